@@ -1,0 +1,164 @@
+"""The documents that cross a process boundary: request, claim, exit record, published scores.
+
+Paths are in ``paths.py``, exit codes in ``problem.py``. Documents carry ``schema``; readers take
+unknown fields in stride.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from suites.files import read_json
+from suites.paths import EvaluationPaths
+from suites.problem import Problem
+
+SCHEMA = 1
+
+
+class SuiteInRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A suite as it was when the evaluation was decided: the job scores this, not what the file says later."""
+
+    name: str
+    tier: str
+    digest: str
+    definition: dict[str, dict[str, Any]]
+    """Slice or task name -> its definition with all defaults filled in."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What a scoring job is asked to do. Lives in ``Paths.attempt(...)/request.json``."""
+
+    schema: int = SCHEMA
+    run_id: str
+    """The attempt's own name, which is also the Slurm job name: eval-<stage>-<step>-<8 hex>."""
+    stage: str
+    """Whose suites, tokenizer and sequence length are used."""
+    source_stage: str
+    """Whose checkpoint it is: another stage for a bridge."""
+    step: int
+    directory: str
+    """``step_2000``; given once, never changed."""
+    checkpoint: str
+    fingerprint: str
+    suites: tuple[SuiteInRequest, ...]
+    tokenizer: str
+    use_fast: bool = True
+    seq_len: int
+    results: str
+    eval_data: str
+    python: str = "python3"
+    """The interpreter that has torch; run by the batch script as ``${python} -m scoring score REQUEST.json``."""
+    backend: str = "direct"
+    command: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    padded_vocab: str = "in_softmax"
+    """Padding rows of the vocabulary: ``in_softmax`` as nanotron has it, or ``masked``."""
+    exports: tuple[str, ...] = ()
+    offline: bool = True
+    status: str | None = None
+    """The daemon's status.json: the job says in its log when nobody is watching any more."""
+
+    @property
+    def evaluation(self) -> str:
+        """``stage1/step_2000``, the name of an evaluation everywhere."""
+        return f"{self.stage}/{self.directory}"
+
+    @property
+    def paths(self) -> EvaluationPaths:
+        """Where this request's results go."""
+        return EvaluationPaths(Path(self.results), self.stage, self.directory)
+
+
+def encode(document: msgspec.Struct) -> bytes:
+    """A contract document as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+
+def read_request(path: Path) -> Request:
+    """Raises Problem (usage) naming the file and the field where it is not a request."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Request)
+    except OSError as error:
+        raise Problem(f"cannot be read ({error.strerror})", where=path, todo="give the path of a REQUEST.json") from error
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise Problem(f"not a request: {error}", where=path, todo="let the watcher write it, or mend that field") from error
+
+
+class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Written by the batch script itself when it ends, since Slurm may forget the job: ``exit.<restart>.json``."""
+
+    schema: int = SCHEMA
+    run_id: str
+    owner: str
+    """``slurm:<job id>`` or ``local:<host>:<pid>:<start time>``, as in the claim."""
+    host: str
+    restart: int
+    start: float
+    end: float
+    code: int
+    signal: str | None = None
+
+
+def read_exit_records(attempt: Path) -> list[ExitRecord]:
+    """All exit records of an attempt, oldest restart first; an unreadable one is left out: no news."""
+    found = []
+    for path in attempt.glob("exit.*.json"):
+        try:
+            found.append(msgspec.json.decode(path.read_bytes(), type=ExitRecord))
+        except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+            continue
+    return sorted(found, key=lambda record: record.restart)
+
+
+class TierVerdict(msgspec.Struct, frozen=True):
+    """What a published tier file is worth to one request."""
+
+    kind: str
+    """``valid``, ``missing``, ``foreign`` (no head of ours), ``stale`` (another fingerprint or suite) or ``invalid``."""
+    why: str = ""
+
+
+def judge_tier_file(path: Path, *, tier: str, fingerprint: str, suite_digest: str, names: tuple[str, ...]) -> TierVerdict:
+    """Only a valid file means success: our head, this checkpoint's content, this suite, a finite score for every name."""
+    try:
+        document = read_json(path)
+    except (ValueError, OSError) as error:
+        return TierVerdict("invalid", str(error))
+    if document is None:
+        return TierVerdict("missing", f"{path}: no such file")
+    if not isinstance(document, dict) or "schema" not in document or not isinstance(document.get("checkpoint"), dict):
+        return TierVerdict("foreign", f"{path}: written by another program")
+    if document.get("tier") != tier:
+        return TierVerdict("invalid", f"{path}: tier is {document.get('tier')!r}, not {tier!r}")
+    if document["checkpoint"].get("fingerprint") != fingerprint:
+        return TierVerdict("stale", f"{path}: scores of another content of this checkpoint")
+    if document.get("suite_digest") != suite_digest:
+        return TierVerdict("stale", f"{path}: scores of another definition of this suite")
+    return _judge_scores(path, document, tier, names)
+
+
+_SCORES = {"tier2_ppl": ("slices", "ppl"), "tier3_cf": ("tasks", "acc")}
+
+
+def _judge_scores(path: Path, document: dict[str, Any], tier: str, names: tuple[str, ...]) -> TierVerdict:
+    if tier not in _SCORES:  # tier 4 has rates, which may be absent where a category has no prompts
+        return (
+            TierVerdict("valid") if isinstance(document.get("summary"), dict) else TierVerdict("invalid", f"{path}: no summary")
+        )
+    section, key = _SCORES[tier]
+    scores = document.get(section)
+    for name in names:
+        entry = scores.get(name) if isinstance(scores, dict) else None
+        value = entry.get(key) if isinstance(entry, dict) else None
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return TierVerdict("invalid", f"{path}: {name} has no finite {key}")
+    return TierVerdict("valid")
+
+
+def canonical(document: Any) -> str:
+    """The one spelling of a JSON document that digests are taken of."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,86 @@
+"""Files that somebody else reads: written aside, fsynced, renamed, their folder fsynced.
+
+What POSIX does not promise, and we therefore do not claim: that a rename is visible to other nodes
+at once, or that fsync reaches the disk behind a network file system's server. Readers must treat a
+missing file as "not yet".
+"""
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the entries of ``folder`` durable. Silent where a file system refuses to fsync folders (EINVAL)."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
+    finally:
+        os.close(fd)
+
+
+def publish(path: Path, data: bytes | str) -> None:
+    """Write ``data`` to ``path`` so that a reader sees the old file, no file or the whole new one.
+
+    Raises OSError (ENOSPC, EROFS, EDQUOT, EACCES ...) with the old file untouched and nothing left aside.
+    """
+    raw = data.encode() if isinstance(data, str) else data
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            view = memoryview(raw)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        aside.replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            aside.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def publish_json(path: Path, document: Any) -> None:
+    """``publish`` a JSON document: UTF-8, two-space indent, NaN and infinities refused (ValueError)."""
+    publish(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def create_once(path: Path, data: str) -> bool:
+    """Create ``path`` with ``data`` if it does not exist; True for exactly one of any number of callers.
+
+    A hard link of a finished file: atomic with its content on POSIX file systems and on NFS, Lustre and
+    GPFS, and no lock is involved. The loser leaves the winner's file untouched and gets False.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    publish(aside, data)
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    finally:
+        aside.unlink()
+    sync_folder(path.parent)
+    return True
+
+
+def read_json(path: Path) -> Any:
+    """The document at ``path``; None where there is no file. ValueError with path and place where it is not JSON."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return json.loads(raw)
+    except ValueError as error:
+        message = f"{path}: not JSON: {error}"
+        raise ValueError(message) from error

@@ -1,0 +1,165 @@
+"""Every path that crosses a process boundary. Nothing else in the project joins these names."""
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from suites.problem import Problem
+
+TIER_FILES = {
+    "tier2_ppl": "tier2_ppl.json",
+    "tier3_cf": "tier3_cf.json",
+    "tier4_sft_native": "tier4_sft_native.json",
+}
+"""Tier name -> the file that holds its published scores."""
+
+
+class EvaluationPaths(msgspec.Struct, frozen=True):
+    """Every file of one evaluation's published results."""
+
+    results: Path
+    stage: str
+    directory: str
+
+    @property
+    def folder(self) -> Path:
+        """${results}/<stage>/by_checkpoint/<directory>."""
+        return self.results / self.stage / "by_checkpoint" / self.directory
+
+    def tier(self, tier: str) -> Path:
+        """The published scores of one tier. KeyError for an unknown tier."""
+        return self.folder / TIER_FILES[tier]
+
+    @property
+    def generations(self) -> Path:
+        """Tier 4's answers, a JSON line each."""
+        return self.folder / "tier4_sft_native_generations.jsonl"
+
+    def items(self, name: str) -> Path:
+        """Per-item (or per-row) rows of one task or slice."""
+        return self.folder / "items" / f"{name}.parquet"
+
+    @property
+    def parts(self) -> Path:
+        """Finished parts, one file each, and their leases."""
+        return self.folder / "parts"
+
+    @property
+    def run(self) -> Path:
+        """Provenance of the newest run, or why it could not be scored."""
+        return self.folder / "run.json"
+
+    @property
+    def fence(self) -> Path:
+        """Which run may publish."""
+        return self.folder / "fence.json"
+
+    @property
+    def progress(self) -> Path:
+        """How far the running job is."""
+        return self.folder / "progress.json"
+
+    @property
+    def compare(self) -> Path:
+        """Comparison with the bridge and other baselines."""
+        return self.folder / "compare.json"
+
+    def set_aside(self, fingerprint: str) -> Path:
+        """Where results of an earlier content of the same step are kept."""
+        return self.folder / "superseded" / fingerprint[:12]
+
+
+class DataPaths(msgspec.Struct, frozen=True):
+    """The data cache that all jobs share."""
+
+    eval_data: Path
+
+    def slice_entry(self, name: str, key: str) -> Path:
+        """Holds packed_tokens.pt and meta.json."""
+        return self.eval_data / "ppl_slices" / name / key
+
+    def task_entry(self, name: str, key: str) -> Path:
+        """Holds examples.jsonl, meta.json and the tokenised requests."""
+        return self.eval_data / "cf_tasks" / name / key
+
+    def tokenizer(self, digest: str) -> Path:
+        """A private copy of a tokenizer's files."""
+        return self.eval_data / "tokenizers" / digest
+
+    def tokenizer_pointer(self, identifier: str) -> Path:
+        """Holds the digest that a tokenizer id or path was resolved to."""
+        safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in identifier)[-80:]
+        return self.eval_data / "tokenizers" / "by_id" / f"{safe}.{hashlib.sha256(identifier.encode()).hexdigest()[:12]}.json"
+
+
+class StatePaths(msgspec.Struct, frozen=True):
+    """The watcher's own files."""
+
+    state: Path
+
+    @property
+    def journal(self) -> Path:
+        """One file per epoch."""
+        return self.state / "journal"
+
+    def epoch(self, number: int) -> Path:
+        """The journal file of one take-over."""
+        return self.journal / f"{number:08d}.jsonl"
+
+    @property
+    def status_json(self) -> Path:
+        """Machine-readable status with the heartbeat."""
+        return self.state / "status.json"
+
+    @property
+    def status_text(self) -> Path:
+        """The same for people."""
+        return self.state / "status.txt"
+
+    @property
+    def requests(self) -> Path:
+        """What the command line asks of the daemon, one file each."""
+        return self.state / "requests"
+
+    @property
+    def lock(self) -> Path:
+        """Who runs."""
+        return self.state / "daemon.lock"
+
+    @property
+    def log(self) -> Path:
+        """The daemon's rotating log."""
+        return self.state / "watcher.log"
+
+    @property
+    def clock(self) -> Path:
+        """Touched to read the file server's clock."""
+        return self.state / "clock"
+
+    @property
+    def setup(self) -> Path:
+        """The config's ``setup`` lines, sourced by the batch scripts."""
+        return self.state / "setup.sh"
+
+    def attempt(self, run_id: str) -> Path:
+        """Folder of one attempt: request.json, claim, exit.<restart>.json."""
+        return self.state / "attempts" / run_id
+
+
+def attempt_log(results: Path, stage: str, step: int, job_id: str) -> tuple[Path, Path]:
+    """The (out, err) logs of one job; ``job_id`` may be Slurm's %j."""
+    folder = results / stage / "eval_logs" / "slurm"
+    return folder / f"eval_{stage}_{step}_{job_id}.out", folder / f"eval_{stage}_{step}_{job_id}.err"
+
+
+def shipped(name: str) -> Path:
+    """A file that comes with the project: ``slurm/score.sbatch``, ``systemd/watcher.service``, ``suites/x.yaml``.
+
+    Looks in the source tree first, then in the installed wheel, where slurm/ and systemd/ lie under watcher/.
+    """
+    root = Path(__file__).resolve().parent.parent
+    for candidate in (root / name, root / "watcher" / "shipped" / name):
+        if candidate.is_file():
+            return candidate
+    raise Problem("not found in this installation", where=name, todo="install checkpoint-watcher again")

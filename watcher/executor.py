@@ -1,0 +1,164 @@
+"""What the watcher asks of whatever runs its jobs: Slurm, or this machine.
+
+One interface, two implementations (``slurm.py``, ``local.py``) and a fake for tests; the same
+contract tests run on all of them. Nothing here polls a single job: ``queue`` answers for all.
+"""
+
+import enum
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+
+class JobState(enum.StrEnum):
+    """What we make of the executor's own word for a job's state."""
+
+    HELD = "held"
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETING = "completing"
+    """Over, but its processes may not be: not yet an end."""
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    NODE_FAIL = "node_fail"
+    """Also BOOT_FAIL, LAUNCH_FAILED, RECONFIG_FAIL: the node's fault."""
+    PREEMPTED = "preempted"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+    """A word that our table does not have; shown as it is, never taken for an end."""
+
+    @property
+    def over(self) -> bool:
+        """No process of this run is left and none will start unless the executor requeues it."""
+        return self in _OVER
+
+
+_OVER = frozenset(
+    {
+        JobState.COMPLETED,
+        JobState.FAILED,
+        JobState.TIMEOUT,
+        JobState.OUT_OF_MEMORY,
+        JobState.NODE_FAIL,
+        JobState.PREEMPTED,
+        JobState.CANCELLED,
+    }
+)
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One job as the executor tells it. Identity is (job_id, name, submit_time): ids are reused."""
+
+    job_id: str
+    name: str
+    """The attempt's run_id."""
+    state: JobState
+    word: str
+    """The executor's own word, e.g. ``REVOKED``."""
+    reason: str = ""
+    """Free text, e.g. ``QOSMaxJobsPerUserLimit``, or who cancelled it."""
+    submit_time: float | None = None
+    start_time: float | None = None
+    end_time: float | None = None
+    restarts: int = 0
+    exit_code: int | None = None
+    exit_signal: int | None = None
+    comment: str = ""
+    """``watcher:<id of the state folder>`` for jobs of ours."""
+
+
+class SubmitKind(enum.StrEnum):
+    """How a submission ended, as far as anybody can tell."""
+
+    SUBMITTED = "submitted"
+    """A parsed job id. The job is held until ``release``."""
+    REFUSED = "refused"
+    """A named refusal that will not change by itself: partition, account, QOS, time limit, gres."""
+    LATER = "later"
+    """A named limit: try again later, it is no failure."""
+    AMBIGUOUS = "ambiguous"
+    """Anything else: the job may exist. Look it up by name before anything is tried again."""
+
+
+class Submitted(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of one submission."""
+
+    kind: SubmitKind
+    job_id: str | None = None
+    message: str = ""
+    """The executor's own words, whole."""
+
+
+class Resources(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job asks for; every unset one is left to the executor's default."""
+
+    account: str | None = None
+    partition: str | None = None
+    qos: str | None = None
+    gres: str | None = "gpu:1"
+    cpus_per_task: int | None = 8
+    time: str | None = None
+    mem: str | None = None
+    extra: tuple[str, ...] = ()
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything needed to submit one attempt. ``name`` has only [A-Za-z0-9_.-] in it."""
+
+    name: str
+    comment: str
+    script: Path
+    """slurm/score.sbatch or slurm/prefill.sbatch, run with ``request`` as its only argument."""
+    request: Path
+    """.../attempts/<name>/request.json; the script's claim and exit records lie beside it."""
+    stdout: Path
+    """May hold %j, the job id; its folder exists."""
+    stderr: Path
+    resources: Resources
+    python: str
+    setup: Path | None = None
+    after: str | None = None
+    """Job id of a prefill job that must succeed first (afterok, kill-on-invalid-dep)."""
+
+
+class Unreachable(Exception):  # noqa: N818  a state of affairs, not a defect
+    """The executor cannot be asked now; its own words. Absence of news is no news."""
+
+
+class Executor(Protocol):
+    """Runs submissions. Every method may raise Unreachable, and none retries by itself."""
+
+    holds: bool
+    """Whether a submitted job waits for ``release``."""
+
+    def submit(self, submission: Submission) -> Submitted:
+        """Submit, held. Never raises for an outcome: what is not certain is AMBIGUOUS."""
+        ...
+
+    def release(self, job: Job) -> None:
+        """Let a held job run. A job that already ended is fine."""
+        ...
+
+    def cancel(self, job: Job) -> None:
+        """Cancel. A job that already ended or is unknown is fine."""
+        ...
+
+    def queue(self) -> Mapping[str, Job]:
+        """All jobs of this user that are in the queue, by name, in one question.
+
+        Slurm also shows jobs here for some minutes after they ended. Names that are not ours are left
+        in: the caller decides by name and comment.
+        """
+        ...
+
+    def history(self, names: Sequence[str], since: float) -> Mapping[str, Job] | None:
+        """What accounting remembers of jobs submitted after ``since`` (unix time), in one question.
+
+        None where there is no accounting. A name it lacks may still come: accounting lags. The same
+        name never stands for two jobs of ours; ghosts of refused submissions are left out.
+        """
+        ...

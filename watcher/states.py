@@ -1,0 +1,125 @@
+"""The life of an evaluation: its states, its record, and what a tick sees and does. Data only.
+
+    owed > waiting(reason) > ready > submitting > queued > running > scored
+    any of the first six > failed(kind) > ready | blocked(reason) | cancelled
+    scored > owed (the checkpoint was rewritten) | lost (its results are gone from disk) > scored
+
+Every arrow is an event in the journal; a record is the fold of its events.
+"""
+
+import enum
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from watcher.executor import Job
+
+
+class State(enum.StrEnum):
+    """Where an evaluation is."""
+
+    OWED = "owed"
+    """Known and not yet looked at; also after a rewrite."""
+    WAITING = "waiting"
+    """Something must happen first; the reason says what: ``checkpoint: ...``, ``seq_len``, ``prefill: ...``, ``retry at ...``."""
+    READY = "ready"
+    """Complete, fingerprinted, to be submitted when limits allow."""
+    SUBMITTING = "submitting"
+    """The intent is journaled; whether a job exists is not known yet."""
+    QUEUED = "queued"
+    """A job id is journaled and the job may run (or is held and about to be released)."""
+    RUNNING = "running"
+    SCORED = "scored"
+    FAILED = "failed"
+    """An attempt ended without results; kind and retry time in the record."""
+    BLOCKED = "blocked"
+    """A person must do something first; the reason says what."""
+    CANCELLED = "cancelled"
+    """By a person; respected until ``retry``."""
+    LOST = "lost"
+    """Scored once, but its result files are gone from disk. Never scored again unasked."""
+
+
+IN_FLIGHT = frozenset({State.SUBMITTING, State.QUEUED, State.RUNNING})
+SETTLED = frozenset({State.SCORED, State.BLOCKED, State.CANCELLED, State.LOST})
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One submission of an evaluation."""
+
+    run_id: str
+    number: int
+    """1 for the first attempt of this evaluation, never reused."""
+    fingerprint: str
+    suites: Mapping[str, str]
+    """Tier -> suite digest asked for."""
+    intended: float
+    job_id: str | None = None
+    submit_time: float | None = None
+    """When it was recorded, unix time; set with ``job_id``."""
+    released: bool = False
+    started: float | None = None
+    restarts: int = 0
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the journal says of one evaluation."""
+
+    stage: str
+    source: str
+    step: int
+    directory: str
+    origin: str
+    """``schedule``, ``bridge`` or ``request``."""
+    checkpoint: str
+    state: State
+    since: float
+    """Unix time of the last change of state or reason."""
+    reason: str = ""
+    fingerprint: str | None = None
+    """Of the content last judged complete; set from READY on."""
+    suites: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """Tier -> suite digest of what was scored last; set in SCORED and LOST."""
+    attempt: Attempt | None = None
+    """The newest attempt; set from SUBMITTING on and kept afterwards."""
+    attempts: int = 0
+    failures: Mapping[str, int] = msgspec.field(default_factory=dict)
+    """Failure kind -> how often in a row since the last success or retry."""
+    retry_at: float | None = None
+    forced: bool = False
+    """``enqueue --force``: an interrupted rewrite or a copy without times is accepted as it is."""
+    times: Mapping[str, float] = msgspec.field(default_factory=dict)
+    """``complete`` (newest mtime), ``detected``, ``submitted``, ``started``, ``scored``: unix times of the last round."""
+    history: tuple[tuple[float, str, str], ...] = ()
+    """(time, state, reason) of every change, oldest first; the last 50."""
+    extra: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    """Fields of newer events that this version does not know, carried along."""
+
+    @property
+    def key(self) -> str:
+        """``stage1/step_2000``."""
+        return f"{self.stage}/{self.directory}"
+
+    def path(self) -> Path:
+        """The checkpoint's folder."""
+        return Path(self.checkpoint)
+
+
+class QueueSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """The executor's queue as it was at ``at``, or why it could not be asked."""
+
+    at: float
+    jobs: Mapping[str, Job] | None
+    """By job name. None: unknown, which is not the same as empty."""
+    history: Mapping[str, Job] | None = None
+    trouble: str = ""
+    """The executor's own words where ``jobs`` is None."""
+
+
+class Skip(msgspec.Struct, frozen=True):
+    """Why nothing is done about an evaluation (or about a folder: ``evaluation`` is then its path)."""
+
+    evaluation: str
+    reason: str
