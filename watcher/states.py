@@ -123,3 +123,41 @@ class Skip(msgspec.Struct, frozen=True):
 
     evaluation: str
     reason: str
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody asked for on the command line: ``requests/<id>.json``, written from any login node, daemon or no daemon."""
+
+    id: str
+    at: float
+    kind: str
+    """``enqueue``, ``retry`` or ``cancel``."""
+    stage: str
+    steps: tuple[int, ...]
+    source: str | None = None
+    """Whose checkpoint: another stage. None: the stage's own."""
+    checkpoint: str | None = None
+    """A folder outside the schedule."""
+    name: str | None = None
+    """The directory's name, given with ``checkpoint``."""
+    bridge: bool = False
+    force: bool = False
+    by: str = ""
+    """user@host, for the journal."""
+    schema: int = 1
+
+
+class DaemonFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is running, for status."""
+
+    host: str
+    pid: int
+    epoch: int
+    started: float
+    version: str
+    poll: float
+    ticks: int = 0
+    calls: Mapping[str, int] = msgspec.field(default_factory=dict)
+    """Executor command -> how often it was run since the start."""
+    notes: tuple[str, ...] = ()
+    """Troubles that are not about one evaluation: a torn journal healed, a full disk, an unreadable folder."""

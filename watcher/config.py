@@ -1,0 +1,116 @@
+"""The config: what is watched, on what schedule, with which suites, and how jobs are run. Types only so far."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from suites.paths import StatePaths
+
+
+class Bridge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whose final checkpoint is this stage's baseline."""
+
+    source: str = msgspec.field(name="from")
+    step: int | None = None
+    """None: the last step of the source's schedule, or its ``final``."""
+    checkpoint: str | None = None
+    """A folder that overrides where the source's checkpoint is looked for."""
+    enabled: bool = True
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage of training, resolved: paths absolute, defaults filled in."""
+
+    name: str
+    checkpoints: Path
+    results: Path
+    steps: tuple[int, ...] = ()
+    every: int | None = None
+    start: int | None = None
+    """``from`` in the file: first step of ``every``; default ``every``."""
+    to: int | None = None
+    final: bool = False
+    """Also the last step, whatever it is: tokens.train_steps of the newest config.yaml."""
+    suites: tuple[str, ...] = ()
+    tokenizer: str | None = None
+    seq_len: int | None = None
+    use_fast: bool = True
+    training_config: Path | None = None
+    """A training config that gives tokenizer and sequence length where the checkpoint's does not."""
+    objectives: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    bridge: Bridge | None = None
+    backend: str = "direct"
+    command: str | None = None
+
+    def wants(self, step: int) -> bool:
+        """Whether ``steps`` or ``every/from/to`` name this step (``final`` is not known here)."""
+        if step in self.steps:
+            return True
+        if self.every is None:
+            return False
+        first = self.every if self.start is None else self.start
+        return step >= first and (step - first) % self.every == 0 and (self.to is None or step <= self.to)
+
+
+class Slurm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How jobs ask for resources; unset ones are left to the cluster."""
+
+    account: str | None = None
+    partition: str | None = None
+    qos: str | None = None
+    gres: str | None = "gpu:1"
+    cpus_per_task: int | None = 8
+    time: str | None = "04:00:00"
+    mem: str | None = None
+    extra: tuple[str, ...] = ()
+    """Further sbatch options, one word each."""
+    setup: tuple[str, ...] = ()
+    """Lines of bash that the job sources first: module load, source venv."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much at once."""
+
+    max_running: int | None = None
+    """Jobs running or allowed to run; None: the executor's own default (local: 1, slurm: no limit)."""
+    max_queued: int = 100
+    slurm_calls_per_minute: int = 10
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is tried again, how often and how soon."""
+
+    attempts: int = 3
+    """Failures of one kind in a row before an evaluation is blocked."""
+    backoff: float = 60.0
+    """Seconds before the first retry; doubled each time, at most an hour."""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole config, resolved. Made only by ``load``."""
+
+    source: str
+    """The file it came from, or ``built-in``."""
+    scratch: Path
+    results: Path
+    eval_data: Path
+    state: Path
+    python: str = "python3"
+    executor: str = "slurm"
+    poll: float = 60.0
+    settle: float = 60.0
+    slurm: Slurm = msgspec.field(default_factory=Slurm)
+    prefill: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    limits: Limits = msgspec.field(default_factory=Limits)
+    retry: Retry = msgspec.field(default_factory=Retry)
+    notify: str | None = None
+    pin: bool = False
+    mirror: Path | None = None
+    stages: Mapping[str, Stage] = msgspec.field(default_factory=dict)
+
+    @property
+    def paths(self) -> StatePaths:
+        """The watcher's own files."""
+        return StatePaths(self.state)
