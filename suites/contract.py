@@ -4,8 +4,10 @@ Paths are in ``paths.py``, exit codes in ``problem.py``. Documents carry ``schem
 unknown fields in stride.
 """
 
+import hashlib
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,33 @@ def read_request(path: Path) -> Request:
         raise Problem(f"cannot be read ({error.strerror})", where=path, todo="give the path of a REQUEST.json") from error
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise Problem(f"not a request: {error}", where=path, todo="let the watcher write it, or mend that field") from error
+
+
+def merge_suites(suites: Iterable[SuiteInRequest]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Tier -> name -> definition, of all suites in their order. Problem (usage) for a name that two of a tier define."""
+    merged: dict[str, dict[str, dict[str, Any]]] = {}
+    for suite in suites:
+        names = merged.setdefault(suite.tier, {})
+        for name, definition in suite.definition.items():
+            if name in names:
+                todo = "rename one of the two, or leave one suite out"
+                raise Problem(f"{name!r} is also in another {suite.tier} suite", where=f"suite {suite.name}", todo=todo)
+            names[name] = definition
+    return merged
+
+
+def tier_digests(suites: Iterable[SuiteInRequest]) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Tier -> (suite_digest of its tier file, names of its slices or tasks).
+
+    The digest is the suite's own where a tier has one suite, else sha256 over theirs, in order, a line each.
+    """
+    suites = tuple(suites)
+    digests: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for tier, names in merge_suites(suites).items():
+        each = [suite.digest for suite in suites if suite.tier == tier]
+        digest = each[0] if len(each) == 1 else hashlib.sha256("\n".join(each).encode()).hexdigest()
+        digests[tier] = (digest, tuple(names))
+    return digests
 
 
 class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):

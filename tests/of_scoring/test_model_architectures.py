@@ -1,0 +1,218 @@
+"""Families that no nanotron checkpoint is at hand for, against transformers' own classes or plain formulas.
+
+Each model is made by transformers with random weights, written in nanotron's layout and loaded back.
+"""
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+    Starcoder2Config,
+    Starcoder2ForCausalLM,
+)
+
+from scoring.checkpoint import load
+from scoring.model import slides
+from support.nanotron_layout import tiny, write_checkpoint
+
+pytestmark = pytest.mark.scoring
+torch.set_num_threads(1)
+
+SIZES = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+QWEN2 = {**SIZES, "is_llama_config": False, "is_qwen2_config": True, "rms_norm_eps": 1e-6, "attention_bias": True}
+TOKENS = torch.arange(2 * 40).view(2, 40) % 96
+
+
+def randomised(model):
+    generator = torch.Generator().manual_seed(7)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.25, generator=generator)
+    return model.eval()
+
+
+def written(tmp_path, model_config, tensors, tp=1, **more):
+    described = tiny(20, model_config=model_config, tp=tp, **more)
+    return load(write_checkpoint(tmp_path / "20", **{**described, "tensors": tensors}), device="cpu")
+
+
+def logits(model, **how):
+    return model.logits(model.hidden_states(TOKENS, **how))
+
+
+@torch.inference_mode()
+def of_transformers(model, **how):
+    return model(TOKENS, **how).logits
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, atol=3e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+@pytest.mark.parametrize("window", [None, 7, 40])
+def test_qwen2_with_bias_and_a_sliding_window(window, tp, tmp_path):
+    config = Qwen2Config(
+        **SIZES, use_sliding_window=window is not None, sliding_window=window, max_window_layers=0, tie_word_embeddings=False
+    )
+    theirs = randomised(Qwen2ForCausalLM(config))
+    ours = written(tmp_path, {**QWEN2, "sliding_window_size": window}, theirs.state_dict(), tp=tp)
+    close(logits(ours), of_transformers(theirs))
+
+
+def test_a_sliding_window_narrows_a_given_mask_by_positions(tmp_path):
+    theirs = randomised(Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=False)))
+    ours = written(tmp_path, {**QWEN2, "sliding_window_size": 7}, theirs.state_dict())
+    causal = torch.ones(1, 40, 40, dtype=torch.bool).tril()
+    close(logits(ours, attention_mask=causal), logits(ours))
+    assert not torch.allclose(logits(ours), of_transformers(theirs), atol=1e-2)
+
+
+def test_layers_without_rope_have_no_sliding_window_either(tmp_path):
+    theirs = randomised(Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=False)))
+    ours = written(tmp_path, {**QWEN2, "sliding_window_size": 7, "no_rope_layer": 2}, theirs.state_dict())
+    assert [slides(ours.architecture, layer) for layer in range(4)] == [True, False, True, False]
+    assert [bool(layer.self_attn.use_rope) for layer in ours.body.layers] == [True, False, True, False]
+
+
+def test_rope_interpolation_divides_positions(tmp_path):
+    theirs = randomised(Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=False)))
+    plain = written(tmp_path / "plain", QWEN2, theirs.state_dict())
+    stretched = written(tmp_path / "stretched", {**QWEN2, "rope_seq_len_interpolation_factor": 4.0}, theirs.state_dict())
+    close(logits(stretched), logits(plain, position_ids=torch.arange(40)[None] / 4))
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_interleaved_rope_is_the_same_model_with_its_rows_permuted(recorded, tmp_path):
+    theirs = randomised(LlamaForCausalLM(LlamaConfig(**SIZES, rms_norm_eps=1e-5)))
+    interleaved = dict(theirs.state_dict())
+    for name, tensor in interleaved.items():
+        if "q_proj" in name or "k_proj" in name:  # halves (j, j + 4) of each head of 8 -> pairs (2j, 2j + 1)
+            interleaved[name] = tensor.view(-1, 2, 4, 32).transpose(1, 2).reshape(tensor.shape)
+    key = {"rope_interleaved": True} if recorded else {}
+    described = tiny(20, model_config=SIZES)
+    described["model_config"] = {
+        name: value for name, value in described["model_config"].items() if name != "rope_interleaved"
+    } | key
+    ours = load(write_checkpoint(tmp_path / "20", **{**described, "tensors": interleaved}), device="cpu")
+    close(logits(ours), of_transformers(theirs))
+
+
+def test_mup_divides_attention_by_head_dim(tmp_path):
+    theirs = randomised(LlamaForCausalLM(LlamaConfig(**SIZES, rms_norm_eps=1e-5)))
+    ours = written(tmp_path, SIZES, theirs.state_dict(), config_extra={"model": {"init_method": {"use_mup": True}}})
+    assert ours.description["mup"]
+    for layer in theirs.model.layers:
+        layer.self_attn.q_proj.weight.data *= 8**-0.5  # head_dim is 8: 1/8 = 8**-0.5 * 8**-0.5
+    close(logits(ours), of_transformers(theirs))
+
+
+@pytest.mark.parametrize("multi_query", [False, True])
+@pytest.mark.parametrize("window", [None, 7])
+def test_starcoder2(window, multi_query, tmp_path):
+    sizes = {**SIZES, "num_key_value_heads": 1 if multi_query else 2}
+    theirs = randomised(Starcoder2ForCausalLM(Starcoder2Config(**sizes, sliding_window=window, tie_word_embeddings=True)))
+    tensors = {}
+    for name, tensor in theirs.state_dict().items():
+        renamed = name.replace("model.layers.", "model.decoder.").replace(".input_layernorm", ".pp_block.ln_1")
+        renamed = renamed.replace(".post_attention_layernorm", ".pp_block.ln_2").replace(".mlp.", ".pp_block.ff.")
+        out = "o" if multi_query else "dense"
+        renamed = renamed.replace(".self_attn.o_proj", f".pp_block.attn.{out}").replace(
+            "model.norm", "model.final_layer_norm.pp_block"
+        )
+        tensors[renamed.replace("model.embed_tokens", "model.token_embeddings.pp_block.token_embedding")] = tensor
+    for layer in range(4):
+        for kind in ("weight", "bias"):
+            q, k, v = (tensors.pop(f"model.decoder.{layer}.self_attn.{part}_proj.{kind}") for part in "qkv")
+            attention = f"model.decoder.{layer}.pp_block.attn"
+            if multi_query:
+                tensors |= {f"{attention}.qkv.q.{kind}": q, f"{attention}.qkv.kv.{kind}": torch.cat([k, v])}
+            else:
+                groups = [torch.cat([q[16 * g : 16 * g + 16], k[8 * g : 8 * g + 8], v[8 * g : 8 * g + 8]]) for g in (0, 1)]
+                tensors[f"{attention}.query_key_value.{kind}"] = torch.cat(groups)
+    tensors.pop("lm_head.weight")
+    model_config = {
+        "is_llama_config": False,
+        "is_starcoder2_config": True,
+        "multi_query": multi_query,
+        "grouped_query": not multi_query,
+        "num_kv_heads": 2,
+        "sliding_window_size": window,
+        "layer_norm_epsilon": 1e-5,
+        **SIZES,
+    }
+    described = {**tiny(20, tp=1 if multi_query else 2), "model_config": model_config, "tensors": tensors}
+    ours = load(write_checkpoint(tmp_path / "20", **described), device="cpu")
+    close(logits(ours), of_transformers(theirs))
+
+
+def test_mixture_of_experts_with_a_shared_expert(tmp_path):
+    config = Qwen2MoeConfig(
+        **SIZES,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=24,
+        norm_topk_prob=False,
+        mlp_only_layers=[1],
+        decoder_sparse_step=1,
+        tie_word_embeddings=False,
+    )
+    theirs = randomised(Qwen2MoeForCausalLM(config))
+    tensors = {}
+    for name, tensor in theirs.state_dict().items():
+        renamed = name.replace(".mlp.gate.weight", ".mlp.router.weight")
+        if name.endswith("experts.gate_up_proj"):
+            renamed, value = renamed.replace("experts.gate_up_proj", "experts.merged_gate_up_proj"), tensor.transpose(1, 2)
+        elif name.endswith("experts.down_proj"):
+            renamed, value = renamed.replace("experts.down_proj", "experts.merged_down_proj"), tensor.transpose(1, 2)
+        else:
+            value = tensor
+        tensors[renamed] = value
+    moe = {
+        "num_experts": 4,
+        "top_k": 2,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 24,
+        "enable_shared_expert": True,
+        "layers": [0, 2, 3],
+    }
+    ours = written(tmp_path, {**QWEN2, "moe_config": moe}, tensors, tp=2)
+    assert ours.description["architecture"] == "qwen2 with experts"
+    close(logits(ours), of_transformers(theirs))
+
+
+def test_mixture_of_experts_without_a_shared_expert_is_the_plain_formula(tmp_path):
+    generator = torch.Generator().manual_seed(3)
+    router, gate_up, down = (torch.randn(*shape, generator=generator) for shape in ((4, 32), (4, 32, 32), (4, 16, 32)))
+    theirs = randomised(Qwen2ForCausalLM(Qwen2Config(**{**SIZES, "num_hidden_layers": 1}, tie_word_embeddings=False)))
+    tensors = {name: tensor for name, tensor in theirs.state_dict().items() if ".mlp." not in name}
+    base = "model.layers.0.mlp"
+    tensors |= {
+        f"{base}.router.weight": router,
+        f"{base}.experts.merged_gate_up_proj": gate_up,
+        f"{base}.experts.merged_down_proj": down,
+    }
+    moe = {"num_experts": 4, "top_k": 2, "moe_intermediate_size": 16, "layers": [-1]}
+    ours = written(tmp_path, {**QWEN2, "num_hidden_layers": 1, "moe_config": moe}, tensors)
+    hidden = torch.randn(1, 5, 32, generator=generator)
+    expected = torch.zeros(5, 32)
+    for row, token in enumerate(hidden[0]):
+        probabilities = functional.softmax(router @ token, dim=0)
+        for expert in probabilities.topk(2).indices:
+            gate, up = (token @ gate_up[expert]).chunk(2)
+            expected[row] += probabilities[expert] * ((functional.silu(gate) * up) @ down[expert])
+    close(ours.body.layers[0].mlp(hidden)[0], expected)
