@@ -25,7 +25,7 @@ Place = tuple[str | int, ...]
 
 _DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>s|m|h|d)?")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_INT = re.compile(r"[-+]?\d+(?:_\d+)*")
+_INT = re.compile(r"[-+]?(?:0|[1-9]\d*(?:_\d+)*)")  # 007 is a name, or a mistake
 _FLOAT = re.compile(r"[-+]?(?:\.\d+|\d+\.\d*|\d+(?=[eE]))(?:[eE][-+]?\d{1,2})?")
 _WORDS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -198,7 +198,7 @@ def _convert(document: Document, value: Any, type_: Any, place: Place) -> Any:
     try:
         return msgspec.convert(value, type_, dec_hook=_hook, strict=True)
     except msgspec.ValidationError as error:
-        what = str(error).partition(" - at `$")[0]
+        what = str(error).partition(" - at `$")[0].replace(" | null`", "`", 1)
         todo = "put it in quotes" if "`str`" in what.split("got")[0] and not isinstance(value, list | dict | None) else None
         todo = todo or ("write 90s, 15m or 2h" if "is not a duration" in what else "write a value of that type")
         raise document.problem(what[:1].lower() + what[1:], place, todo) from error

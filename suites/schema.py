@@ -35,12 +35,20 @@ PRIMARY_METRIC = {
 }
 """Every adapter and the metric that its task is judged by. scoring/adapters.py has one function for each."""
 
+_ACC_NORM_IN_LM_EVAL = {"hellaswag", "piqa", "arc_easy", "arc_challenge", "openbookqa", "sciq"}
 FORMATS = ("ours", "lm_eval")
 ARTICLES = ("wikitext",)
 SHIPPED = Path(__file__).resolve().parent
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+def primary_metric(adapter: str, form: str) -> str:
+    """What a task is judged by: for ``lm_eval``, what lm-evaluation-harness publishes of it."""
+    if form == "lm_eval":
+        return "acc_norm" if adapter in _ACC_NORM_IN_LM_EVAL else "acc"
+    return PRIMARY_METRIC[adapter]
 
 
 class _Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -8,7 +8,15 @@ import pytest
 
 from suites.contract import SuiteInRequest
 from suites.problem import Exit, Problem
-from suites.schema import PRIMARY_METRIC, SliceDefinition, TaskDefinition, load_suite, shipped_suites, template_fields
+from suites.schema import (
+    PRIMARY_METRIC,
+    SliceDefinition,
+    TaskDefinition,
+    load_suite,
+    primary_metric,
+    shipped_suites,
+    template_fields,
+)
 
 ENVIRON = {"DEMO_DATA": "/demo"}
 
@@ -180,3 +188,9 @@ def test_templates_name_plain_columns_only():
     assert template_fields("{a.b}") == []
     assert template_fields("{a!r}") == []
     assert template_fields("{a") == []
+
+
+def test_a_task_in_lm_evals_format_is_judged_by_lm_evals_metric():
+    assert primary_metric("commonsense_qa", "ours") == "acc_uncond"
+    assert primary_metric("commonsense_qa", "lm_eval") == "acc"
+    assert primary_metric("piqa", "lm_eval") == "acc_norm"

@@ -1,0 +1,291 @@
+"""Where rows come from: files here, or a data set on the hub. And documents: one text each, made from rows.
+
+Everything streams; no more than a batch of rows is ever held.
+"""
+
+import contextlib
+import glob
+import gzip
+import hashlib
+import io
+import itertools
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from suites.problem import Exit, Problem
+from suites.schema import SliceDefinition, TaskDefinition, template_fields
+
+_log = logging.getLogger(__name__)
+
+Row = Mapping[str, Any]
+Definition = SliceDefinition | TaskDefinition
+
+_ARTICLE = re.compile(r" = [^=\n](?:.*[^=\n])? = \n?")
+"""wikitext's title lines; " = = Section = = " is none."""
+_CHUNK = 1 << 20
+
+
+class SourceFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One of ``data_files``, as it is now."""
+
+    path: str
+    kind: str
+    size: int
+    sha256: str
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """An opened source: what it is called in messages, what meta.json says of it, and its rows in order."""
+
+    name: str
+    described: dict[str, Any]
+    rows: Callable[[], Iterator[Row]]
+
+
+def _plain(file: Path) -> BinaryIO:
+    return file.open("rb")
+
+
+def _gzipped(file: Path) -> BinaryIO:
+    return io.BufferedReader(gzip.GzipFile(file, "rb"))
+
+
+_KINDS = {
+    ".jsonl": ("jsonl", _plain),
+    ".ndjson": ("jsonl", _plain),
+    ".jsonl.gz": ("jsonl", _gzipped),
+    ".json.gz": ("jsonl", _gzipped),
+    ".parquet": ("parquet", _plain),
+    ".txt": ("txt", _plain),
+    ".txt.gz": ("txt", _gzipped),
+}
+
+
+def _kind(path: Path) -> tuple[str, Callable[[Path], BinaryIO]]:
+    for suffix in ("".join(path.suffixes[-2:]).lower(), path.suffix.lower()):
+        if suffix in _KINDS:
+            return _KINDS[suffix]
+    raise Problem("a kind of file that is not read here", where=path, todo="give one of: " + ", ".join(_KINDS))
+
+
+def source_files(patterns: tuple[str, ...] | str) -> list[SourceFile]:
+    """The files that the paths and globs name, in order (each glob sorted), with size and sha256 of their bytes.
+
+    Raises Problem: data missing (a pattern that names nothing, a file that cannot be read), usage (an unknown suffix).
+    """
+    found: list[SourceFile] = []
+    for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+        paths = [pattern]
+        if glob.has_magic(pattern):
+            paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  Path.glob takes no absolute patterns
+        files = [Path(path) for path in paths if Path(path).is_file()]
+        if not files:
+            raise Problem("no such file", where=pattern, todo="put it there, or mend data_files", code=Exit.DATA_MISSING)
+        for path in files:
+            kind, _ = _kind(path)
+            with _reading(path), path.open("rb") as stream:
+                digest, size = hashlib.sha256(), 0
+                while chunk := stream.read(_CHUNK):
+                    digest.update(chunk)
+                    size += len(chunk)
+            found.append(SourceFile(path=str(path), kind=kind, size=size, sha256=digest.hexdigest()))
+    return found
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise Problem(f"cannot be read ({why})", where=path, todo="mend or replace it", code=Exit.DATA_MISSING) from error
+
+
+def open_files(files: list[SourceFile]) -> Source:
+    """The rows of local files: a JSON object a line, a parquet row, or {"text": the whole file} of a txt."""
+
+    def rows() -> Iterator[Row]:
+        for file in files:
+            path = Path(file.path)
+            kind, opened = _kind(path)
+            with _reading(path):
+                yield from {"jsonl": _jsonl, "parquet": _parquet, "txt": _txt}[kind](path, opened)
+
+    name = files[0].path if len(files) == 1 else f"{files[0].path} and {len(files) - 1} more"
+    return Source(name=name, described={"data_files": [msgspec.to_builtins(file) for file in files]}, rows=rows)
+
+
+def _jsonl(path: Path, opened: Callable[[Path], BinaryIO]) -> Iterator[Row]:
+    with opened(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise _unreadable(f"not JSON: {error}", path, number) from error
+            if not isinstance(row, dict):
+                raise _unreadable("not a JSON object", path, number)
+            yield row
+
+
+def _txt(path: Path, opened: Callable[[Path], BinaryIO]) -> Iterator[Row]:
+    with opened(path) as stream:
+        raw = stream.read()
+    try:
+        yield {"text": raw.decode()}
+    except UnicodeDecodeError as error:
+        raise _unreadable(f"not UTF-8: {error.reason}", path, raw.count(b"\n", 0, error.start) + 1) from error
+
+
+def _parquet(path: Path, opened: Callable[[Path], BinaryIO]) -> Iterator[Row]:
+    del opened
+    import pyarrow as pa  # noqa: PLC0415  only parquet needs it
+    import pyarrow.parquet as pq  # noqa: PLC0415  as above
+
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256):
+                yield from batch.to_pylist()
+    except pa.ArrowException as error:
+        raise Problem(f"not parquet: {error}", where=path, todo="replace it", code=Exit.CANNOT_SCORE) from error
+
+
+def _unreadable(what: str, path: Path, line: int) -> Problem:
+    return Problem(what, where=f"{path}:{line}", todo="mend that line", code=Exit.CANNOT_SCORE)
+
+
+def open_hub(definition: Definition) -> Source:
+    """The rows of a data set on the hub (or of a folder in the hub's layout), at the revision that its name stands for now.
+
+    With ``streaming`` nothing is kept on disk; where streaming fails, the whole data set is fetched instead, and said so.
+    Raises Problem (data missing, or temporary where the network is at fault).
+    """
+    name = str(definition.hf_dataset)
+    called = "/".join(part for part in (name, definition.hf_config, definition.split) if part)
+    revision = definition.revision if Path(name).is_dir() else _revision(name, definition.revision)
+    described = {
+        "hf_dataset": name,
+        "hf_config": definition.hf_config,
+        "split": definition.split,
+        "revision": revision,
+        "streaming": definition.streaming,
+    }
+
+    def rows() -> Iterator[Row]:
+        done = 0
+        if definition.streaming:
+            try:
+                for row in _load(definition, revision, streaming=True):
+                    yield row
+                    done += 1
+            except (GeneratorExit, Problem):
+                raise
+            except Exception as error:  # noqa: BLE001  a dozen file systems and protocols, each with its own errors
+                _log.warning("%s: streaming failed after %d rows (%s); fetching the whole data set", called, done, _first(error))
+                described["streaming"] = f"failed after {done} rows: {_first(error)}"
+            else:
+                return
+        try:
+            yield from itertools.islice(_load(definition, revision, streaming=False), done, None)
+        except (GeneratorExit, Problem):
+            raise
+        except Exception as error:
+            raise _unreachable(called, error) from error
+
+    return Source(name=called, described=described, rows=rows)
+
+
+def _load(definition: Definition, revision: str | None, *, streaming: bool) -> Iterator[Row]:
+    import datasets  # noqa: PLC0415  a second's import, only where something is fetched
+
+    loaded: Any = datasets.load_dataset(
+        str(definition.hf_dataset), definition.hf_config, split=definition.split, revision=revision, streaming=streaming
+    )
+    return iter(loaded)
+
+
+def _revision(name: str, asked: str | None) -> str | None:
+    """The commit that a branch, tag or nothing means now, so that what was scored can be found again."""
+    import huggingface_hub  # noqa: PLC0415  only where something is fetched
+
+    try:
+        return huggingface_hub.HfApi().dataset_info(name, revision=asked).sha
+    except Exception as error:
+        raise _unreachable(name, error) from error
+
+
+def _unreachable(called: str, error: Exception) -> Problem:
+    kind = type(error).__name__
+    if any(word in kind for word in ("Timeout", "Connection", "Connect", "Network", "Offline")):
+        return Problem(
+            f"cannot be fetched ({kind}: {_first(error)})",
+            where=called,
+            todo="try again where there is a network",
+            code=Exit.TEMPORARY,
+        )
+    todo = "check hf_dataset, hf_config, split and revision, and your access to it (huggingface-cli login)"
+    return Problem(f"cannot be loaded ({kind}: {_first(error)})", where=called, todo=todo, code=Exit.DATA_MISSING)
+
+
+def _first(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def documents(definition: SliceDefinition, source: Source) -> Iterator[str]:
+    """The texts of a slice, in the source's order; empty ones are left out.
+
+    Raises Problem (cannot score) naming source, row and the columns found where a column is missing or is not text.
+    """
+    texts = _texts(definition, source)
+    if definition.articles == "wikitext":
+        texts = _articles(texts)
+    for text in texts:
+        if text:
+            yield text.encode(errors="replace").decode()  # a lone surrogate from JSON is no text that a tokenizer takes
+
+
+def _texts(definition: SliceDefinition, source: Source) -> Iterator[str]:
+    where = definition.where or {}
+    template = definition.text_template
+    columns = template_fields(template) if template is not None else [definition.text_field or "text"]
+    for number, row in enumerate(source.rows()):
+        missing = [column for column in (*where, *columns) if column not in row]
+        if missing:
+            what = f"row {number} has no column {missing[0]!r}"
+            raise _columns(what, f"mend the slice's columns (found: {', '.join(map(str, row)) or 'none'})", source)
+        if any(row[column] != value for column, value in where.items()):
+            continue
+        values = {column: row[column] for column in columns}
+        if None in values.values():
+            yield ""
+            continue
+        wrong = [column for column, value in values.items() if not isinstance(value, str)]
+        if wrong:
+            what = f"row {number} holds {type(values[wrong[0]]).__name__} in {wrong[0]!r}, not text"
+            raise _columns(what, "name another column", source)
+        yield template.format_map(values) if template is not None else values[columns[0]]
+
+
+def _columns(what: str, todo: str, source: Source) -> Problem:
+    return Problem(what, where=source.name, todo=todo, code=Exit.CANNOT_SCORE)
+
+
+def _articles(lines: Iterator[str]) -> Iterator[str]:
+    """wikitext: a row is a line; an article begins with its title between blank lines."""
+    article: list[str] = []
+    after_blank = True
+    for line in lines:
+        if after_blank and article and _ARTICLE.fullmatch(line):
+            yield "".join(article).strip()
+            article = []
+        article.append(line if line.endswith("\n") else f"{line}\n")
+        after_blank = not line.strip()
+    yield "".join(article).strip()
