@@ -1,4 +1,4 @@
-"""The config: what is watched, on what schedule, with which suites, and how jobs are run. Types only so far."""
+"""The config: what is watched, on what schedule, with which suites, how jobs are run. Types only: ``settings.py`` loads it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,14 +44,37 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     backend: str = "direct"
     command: str | None = None
 
+    @property
+    def first(self) -> int | None:
+        """The first step of ``every``; None without one."""
+        return self.every if self.start is None else self.start
+
     def wants(self, step: int) -> bool:
         """Whether ``steps`` or ``every/from/to`` name this step (``final`` is not known here)."""
         if step in self.steps:
             return True
-        if self.every is None:
+        if self.every is None or self.first is None:
             return False
-        first = self.every if self.start is None else self.start
-        return step >= first and (step - first) % self.every == 0 and (self.to is None or step <= self.to)
+        return step >= self.first and (step - self.first) % self.every == 0 and (self.to is None or step <= self.to)
+
+    @property
+    def last(self) -> int | None:
+        """The schedule's last step where the config alone tells it: not with ``final``, nor with ``every`` without ``to``."""
+        if self.final or (self.every is not None and self.to is None):
+            return None
+        ends = list(self.steps)
+        if self.every is not None and self.first is not None and self.to is not None and self.first <= self.to:
+            ends.append(self.to - (self.to - self.first) % self.every)
+        return max(ends, default=None)
+
+    def after(self, step: int) -> int | None:
+        """The first scheduled step after ``step`` that the config alone tells; None after the last."""
+        coming = [each for each in self.steps if each > step]
+        if self.every is not None and self.first is not None:
+            following = max(self.first, step + 1 + (self.first - step - 1) % self.every)
+            if self.to is None or following <= self.to:
+                coming.append(following)
+        return min(coming, default=None)
 
 
 class Slurm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

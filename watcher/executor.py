@@ -69,6 +69,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     exit_signal: int | None = None
     comment: str = ""
     """``watcher:<id of the state folder>`` for jobs of ours."""
+    stuck: bool = False
+    """It waits for what will not come by itself (impossible resources, a limit it can never meet); ``reason`` says for what."""
 
 
 class SubmitKind(enum.StrEnum):

@@ -89,7 +89,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Failure kind -> how often in a row since the last success or retry."""
     retry_at: float | None = None
     forced: bool = False
-    """``enqueue --force``: an interrupted rewrite or a copy without times is accepted as it is."""
+    """``--force``: an interrupted rewrite or a copy without times is taken as it is; others' results are set aside."""
+    named: bool = False
+    """The directory's name was given by a person, so stage, source and step alone do not find this record."""
+    markers: str | None = None
+    """The cheap marks of the content last judged complete (``suites.checkpoint.markers``), in one spelling."""
     times: Mapping[str, float] = msgspec.field(default_factory=dict)
     """``complete`` (newest mtime), ``detected``, ``submitted``, ``started``, ``scored``: unix times of the last round."""
     history: tuple[tuple[float, str, str], ...] = ()
@@ -107,6 +111,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return Path(self.checkpoint)
 
 
+class StageFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stage's first own checkpoint said; journaled once, so that a bridge scored later uses the same."""
+
+    tokenizer: str | None = None
+    seq_len: int | None = None
+    checkpoint: str = ""
+
+
 class QueueSeen(msgspec.Struct, frozen=True, kw_only=True):
     """The executor's queue as it was at ``at``, or why it could not be asked."""
 
@@ -114,6 +126,9 @@ class QueueSeen(msgspec.Struct, frozen=True, kw_only=True):
     jobs: Mapping[str, Job] | None
     """By job name. None: unknown, which is not the same as empty."""
     history: Mapping[str, Job] | None = None
+    """What accounting says of names that the queue lacks; None: not asked, no answer, or no accounting."""
+    sure: bool = False
+    """Such names were looked up in accounting too, or there is none: what is in neither is not known to anybody."""
     trouble: str = ""
     """The executor's own words where ``jobs`` is None."""
 
@@ -161,3 +176,8 @@ class DaemonFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Executor command -> how often it was run since the start."""
     notes: tuple[str, ...] = ()
     """Troubles that are not about one evaluation: a torn journal healed, a full disk, an unreadable folder."""
+
+
+def comment_of(state_id: str) -> str:
+    """What marks a job in the queue as one of this state folder's."""
+    return f"watcher:{state_id}"

@@ -1,6 +1,5 @@
 """20 checkpoints over two stages, the daemon killed on the way: each is scored once, and every result is right."""
 
-import math
 import random
 
 import pytest
@@ -10,19 +9,6 @@ from support.scenario import Scenario
 pytestmark = pytest.mark.scoring
 
 STEPS = {"base": list(range(100, 1100, 100)), "anneal": list(range(1100, 2100, 100))}
-
-
-def check_results(scenario: Scenario) -> None:
-    """Every owed evaluation has both tiers, and equal weights have equal scores."""
-    perplexities = {}
-    for evaluation in scenario.expected:
-        ppl = scenario.tier(evaluation, "tier2_ppl.json")
-        cloze = scenario.tier(evaluation, "tier3_cf.json")
-        assert ppl["step"] == int(evaluation.rpartition("_")[2])
-        assert math.isfinite(ppl["summary"]["ppl"])
-        assert 0 <= cloze["tasks"]["ours"]["acc"] <= 1
-        perplexities[evaluation] = round(ppl["summary"]["nll_per_token"], 9)
-    assert len(set(perplexities.values())) == 1, perplexities
 
 
 def test_the_daemon_is_killed_five_times_and_each_checkpoint_is_scored_once(tmp_path):
@@ -38,4 +24,4 @@ def test_the_daemon_is_killed_five_times_and_each_checkpoint_is_scored_once(tmp_
     assert scenario.stop() == 0
     assert scenario.kills == 5
     assert scenario.runs() == dict.fromkeys(scenario.expected, 1)
-    check_results(scenario)
+    scenario.check_results()

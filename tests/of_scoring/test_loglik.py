@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from support.scored import llama, plain_logprobs, reference_tokens
 
-from scoring.loglik import NotFinite, Stretch, token_logprobs
+from scoring.loglik import NotFiniteError, Stretch, token_logprobs
+from support.scored import llama, plain_logprobs, reference_tokens
 
 pytestmark = pytest.mark.scoring
 
@@ -78,5 +78,5 @@ def test_a_token_that_nothing_predicts_is_refused(model, length, first):
 def test_a_log_likelihood_that_is_not_finite_is_an_error(model, monkeypatch):
     whole = model.logits
     monkeypatch.setattr(model, "logits", lambda hidden: torch.full_like(whole(hidden), torch.nan))
-    with pytest.raises(NotFinite, match="sequence 0"):
+    with pytest.raises(NotFiniteError, match="sequence 0"):
         token_logprobs(model, [Stretch(np.arange(5), 1)])

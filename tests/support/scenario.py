@@ -41,8 +41,17 @@ def relabel(source: Path, target: Path, step: int) -> None:
 class Scenario:
     """Folders, config and suites of one run under ``root``, and the daemon that watches it."""
 
-    def __init__(self, root: Path, *, steps: dict[str, list[int]], executor: str = "local", settings: dict | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        steps: dict[str, list[int]],
+        executor: str = "local",
+        settings: dict | None = None,
+        environ: dict | None = None,
+    ) -> None:
         self.root, self.steps = root, steps
+        self.environ = dict(os.environ if environ is None else environ)
         self.state = root / "results" / ".watcher"
         self.results = root / "results"
         self.kills = 0
@@ -107,7 +116,7 @@ class Scenario:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "SCRATCH": str(self.root)},
+                env=self.environ | {"OMP_NUM_THREADS": "1", "SCRATCH": str(self.root)},
             )
 
     def kill(self, after: float = 0.0) -> None:
@@ -153,10 +162,26 @@ class Scenario:
         """Evaluation -> how many scoring runs ended, by the exit records that the batch script left."""
         counts: dict[str, int] = {}
         for record in self.state.glob("attempts/*/exit.*.json"):
-            request = json.loads((record.parent / "request.json").read_text())
-            key = f"{request['stage']}/{request['directory']}"
-            counts[key] = counts.get(key, 0) + 1
+            evaluation = self.evaluation_of(record.parent)
+            counts[evaluation] = counts.get(evaluation, 0) + 1
         return counts
+
+    @staticmethod
+    def evaluation_of(attempt: Path) -> str:
+        """``stage/step_N`` that an attempt was made for."""
+        request = json.loads((attempt / "request.json").read_text())
+        return f"{request['stage']}/{request['directory']}"
+
+    def check_results(self) -> None:
+        """Every owed evaluation has both tiers, and equal weights have equal scores."""
+        seen = set()
+        for evaluation in self.expected:
+            slices, tasks = self.tier(evaluation, "tier2_ppl.json"), self.tier(evaluation, "tier3_cf.json")
+            assert slices["step"] == int(evaluation.rpartition("_")[2])
+            assert set(slices["slices"]) == {"plain", "shout"}
+            assert 0 <= tasks["tasks"]["ours"]["acc"] <= 1
+            seen.add((round(slices["summary"]["nll_per_token"], 9), tasks["tasks"]["ours"]["acc"]))
+        assert len(seen) == 1, seen
 
     def tier(self, evaluation: str, name: str) -> dict:
         """A published tier file."""

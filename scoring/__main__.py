@@ -1,0 +1,177 @@
+"""``python -m scoring``: score a checkpoint, fill the data cache.
+
+What needs torch is imported where it is used, after the environment says whether the network may be asked.
+"""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import structlog
+
+from scoring.by_hand import ByHand, request_by_hand
+from suites.contract import Request, SuiteInRequest, read_request
+from suites.paths import DataPaths
+from suites.problem import Exit, Problem
+from suites.schema import load_suite
+
+OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+def say_it_in_the_log() -> None:
+    """Everything that is logged goes to stderr, a line each, with its time."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for chatty in ("httpx", "huggingface_hub", "fsspec", "datasets"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=False),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Score nanotron checkpoints: perplexity slices and cloze tasks."""
+
+
+@main.command()
+@click.argument("request_file", required=False, type=click.Path(path_type=Path), metavar="[REQUEST.json]")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="The step's folder.")
+@click.option("--suite", "suites", multiple=True, help="A suite's name or file; may be repeated.")
+@click.option("--results", type=click.Path(path_type=Path), help="Where results go.")
+@click.option("--eval-data", type=click.Path(path_type=Path), help="The data cache.")
+@click.option("--tokenizer", help="Folder or id; by default the one in the checkpoint's config.yaml.")
+@click.option("--slow-tokenizer", is_flag=True, help="The tokenizer's slow implementation where there is one.")
+@click.option("--seq-len", type=click.IntRange(min=1), help="By default the one in the checkpoint's config.yaml.")
+@click.option("--stage", help="The folder under --results; by default that of the checkpoint.")
+@click.option("--name", help="The folder of this evaluation; by default step_<STEP>.")
+@click.option("--device", help="cpu, cuda or cuda:N.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="float32 on a CPU, bfloat16 on CUDA.")
+@click.option("--padded-vocab", type=click.Choice(["in_softmax", "masked"]), default="in_softmax", show_default=True)
+@click.option("--backend", type=click.Choice(["direct", "nanotron", "command"]), default="direct", show_default=True)
+@click.option("--export", "exports", multiple=True, type=click.Choice(["lm-eval"]), help="Write results in another form, too.")
+@click.option("--offline", is_flag=True, help="Ask no network: data and tokenizer come from the cache.")
+def score(request_file: Path | None, **options: Any) -> None:
+    """Score one checkpoint: by a REQUEST.json, or by hand."""
+    given = {name: value for name, value in options.items() if value not in (None, (), False)}
+    defaults = {"padded_vocab", "backend"}
+    if request_file is not None and set(given) - defaults:
+        raise click.UsageError("give a REQUEST.json or options, not both: everything is in the request")
+    needed = [f"--{name.replace('_', '-')}" for name in ("checkpoint", "suites", "results", "eval_data") if name not in given]
+    if request_file is None and needed:
+        raise click.UsageError(f"give a REQUEST.json, or also {', '.join(needed).replace('--suites', '--suite')}")
+
+    def run() -> Exit:
+        return score_request(read_request(request_file) if request_file else request_by_hand(ByHand(**options), os.environ))
+
+    sys.exit(guarded(run))
+
+
+def score_request(request: Request) -> Exit:
+    """Score one request and write its run.json. Problems are told there and on stderr."""
+    if request.offline:
+        os.environ.update(dict.fromkeys(OFFLINE, "1"))
+    from scoring.progress import Stop  # noqa: PLC0415  light, and signals should be heard while the rest is imported
+
+    stop = Stop()
+    stop.listen()
+    from scoring import run  # noqa: PLC0415  torch and transformers, which read the environment when they are imported
+
+    job = run.Job(request, environ=os.environ, stop=stop)
+    try:
+        job.score()
+    except Problem as problem:
+        run.publish_report(job, job.report(problem.code, problem))
+        raise
+    except KeyboardInterrupt:
+        pause = Problem("interrupted", where=request.evaluation, todo="start it again: finished parts are kept")
+        run.publish_report(job, job.report(Exit.TEMPORARY, pause))
+        raise
+    except Exception as error:
+        run.publish_report(job, job.report(Exit.BUG, None, bug=f"a bug: {type(error).__name__}: {error}"))
+        raise
+    run.publish_report(job, job.report(Exit.SCORED, None))
+    run.say_if_abandoned(request)
+    structlog.get_logger().info("scored", evaluation=request.evaluation, folder=str(request.paths.folder))
+    return Exit.SCORED
+
+
+@main.command()
+@click.option("--request", "request_file", type=click.Path(path_type=Path), help="Everything that this REQUEST.json needs.")
+@click.option("--suite", "suites", multiple=True, help="A suite's name or file; may be repeated.")
+@click.option("--eval-data", type=click.Path(path_type=Path), help="The data cache.")
+@click.option("--tokenizer", help="Folder or id.")
+@click.option("--slow-tokenizer", is_flag=True, help="The tokenizer's slow implementation where there is one.")
+def prefill(
+    request_file: Path | None, suites: tuple[str, ...], eval_data: Path | None, tokenizer: str | None, slow_tokenizer: bool
+) -> None:
+    """Make the data that suites need, so that jobs without a network find it in the cache."""
+    if request_file is None and not (suites and eval_data and tokenizer):
+        raise click.UsageError("give --request, or --suite, --eval-data and --tokenizer")
+    if request_file is not None and (suites or eval_data or tokenizer or slow_tokenizer):
+        raise click.UsageError("give --request or the other options, not both: everything is in the request")
+
+    def run() -> Exit:
+        if request_file is not None:
+            request = read_request(request_file)
+            return fill(request.suites, Path(request.eval_data), request.tokenizer, use_fast=request.use_fast)
+        wanted = tuple(load_suite(suite, os.environ).in_request() for suite in suites)
+        return fill(wanted, Path(str(eval_data)), str(tokenizer), use_fast=not slow_tokenizer)
+
+    sys.exit(guarded(run))
+
+
+def fill(suites: tuple[SuiteInRequest, ...], eval_data: Path, identifier: str, *, use_fast: bool) -> Exit:
+    """Make every entry that is missing; a line on stdout for each."""
+    from scoring.needs import ensure_entry  # noqa: PLC0415  torch
+    from scoring.progress import Stop  # noqa: PLC0415  as above
+    from scoring.tokens import resolve_tokenizer  # noqa: PLC0415  as above
+
+    stop = Stop()
+    stop.listen()
+    tokenizer = resolve_tokenizer(identifier, DataPaths(eval_data), use_fast=use_fast, offline=False)
+    for suite in suites:
+        for name, definition in suite.definition.items():
+            stop.check()
+            entry = ensure_entry(
+                suite.tier,
+                name,
+                definition,
+                tokenizer=tokenizer,
+                eval_data=eval_data,
+                offline=False,
+                suite=suite.name,
+                stop=stop,
+            )
+            size = f"{entry.meta['tokens']} tokens" if suite.tier == "tier2_ppl" else f"{entry.meta['examples']} items"
+            click.echo(f"{name}: {size} in {entry.folder}")
+    return Exit.SCORED
+
+
+def guarded(action: Callable[[], Exit]) -> int:
+    """The exit code of ``action``; a Problem is one line on stderr, a bug its traceback."""
+    say_it_in_the_log()
+    try:
+        return int(action())
+    except Problem as problem:
+        click.echo(f"scoring: {problem}", err=True)
+        return int(problem.code)
+    except KeyboardInterrupt:
+        click.echo("scoring: interrupted; finished parts are kept", err=True)
+        return int(Exit.TEMPORARY)
+    except Exception:  # noqa: BLE001  whatever it is, it has this exit code
+        traceback.print_exc()
+        return int(Exit.BUG)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m scoring")

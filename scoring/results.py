@@ -1,0 +1,155 @@
+"""Published results: the tier files, the rows behind them, and what is kept of an earlier content of the checkpoint."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from scoring import SCORER_VERSION, choice, parts, perplexity
+from scoring.parts import Finished, Identity, writing
+from suites.contract import Request, judge_tier_file, tier_digests
+from suites.files import publish, publish_json, read_json
+from suites.paths import TIER_FILES, EvaluationPaths
+from suites.problem import Exit, Problem
+
+SCHEMA = 1
+SECTION = {"tier2_ppl": "slices", "tier3_cf": "tasks"}
+"""Tiers that are scored here -> where their file has its entries."""
+
+
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """What the head of every tier file says besides the request."""
+
+    identity: Identity
+    tokenizer: str
+    """As it was asked for: a path or an id."""
+    tokens_seen: int | None
+
+
+class Scored(msgspec.Struct, frozen=True, kw_only=True):
+    """One slice or task with all its parts."""
+
+    tier: str
+    name: str
+    data_key: str
+    parts: Sequence[Finished]
+    primary_metric: str = "acc"
+    format: str = "ours"
+
+    def table(self) -> pa.Table:
+        """The rows of items/<name>.parquet."""
+        return pa.concat_tables([finished.rows for finished in self.parts])
+
+    def entry(self) -> dict[str, Any]:
+        """This name's entry in the tier file."""
+        if self.tier == "tier2_ppl":
+            return {**self.parts[0].meta["entry"], "data_key": self.data_key}
+        figures = choice.summarise(self.table().to_pylist(), primary_metric=self.primary_metric)
+        return {**figures, "format": self.format, "data_key": self.data_key}
+
+
+def refuse_foreign(request: Request) -> None:
+    """Problem (cannot write) where another program's results lie where ours belong: they are never overwritten."""
+    for tier, (digest, names) in tier_digests(request.suites).items():
+        path = request.paths.tier(tier)
+        verdict = judge_tier_file(path, tier=tier, fingerprint=request.fingerprint, suite_digest=digest, names=names)
+        if verdict.kind == "foreign":
+            todo = f"watcher retry {request.stage} {request.step} --force sets it aside"
+            raise Problem("results of another program", where=path, todo=todo, code=Exit.CANNOT_WRITE)
+
+
+def tier_document(request: Request, tier: str, about: About, scored: Sequence[Scored]) -> dict[str, Any]:
+    """One tier file: the head, the summary, and an entry for each slice or task in the suite's order."""
+    entries = {each.name: each.entry() for each in scored}
+    summary = perplexity.summary(entries) if tier == "tier2_ppl" else choice.summary(entries)
+    identity = about.identity
+    return {
+        "schema": SCHEMA,
+        "tier": tier,
+        "stage": request.stage,
+        "step": request.step,
+        "checkpoint": {
+            "path": request.checkpoint,
+            "source_stage": request.source_stage,
+            "fingerprint": request.fingerprint,
+            "tokens_seen": about.tokens_seen,
+        },
+        "suite_digest": tier_digests(request.suites)[tier][0],
+        "suites": [suite.name for suite in request.suites if suite.tier == tier],
+        "tokenizer": {"id": about.tokenizer, "digest": identity.tokenizer},
+        "dtype": identity.dtype,
+        "seq_len": identity.seq_len,
+        "backend": identity.backend,
+        "padded_vocab": identity.padded_vocab,
+        "scorer_version": SCORER_VERSION,
+        "run_id": request.run_id,
+        "summary": summary,
+        SECTION[tier]: entries,
+    }
+
+
+def publish_results(request: Request, about: About, scored: Mapping[str, Sequence[Scored]]) -> dict[str, dict[str, Any]]:
+    """Publish rows, then tier files; the earlier results of another content are kept aside. Tier -> summary.
+
+    Idempotent: the same parts give the same files, so a run that was killed here is simply repeated.
+    """
+    paths = request.paths
+    documents = {tier: tier_document(request, tier, about, each) for tier, each in scored.items()}
+    refuse_foreign(request)
+    with writing(paths.folder):
+        set_aside_others(paths, request.fingerprint, replaced=documents)
+        (paths.folder / "items").mkdir(parents=True, exist_ok=True)
+        for each in (one for of_tier in scored.values() for one in of_tier):
+            publish(paths.items(each.name), parts.parquet(each.table()))
+        for tier, document in documents.items():
+            publish_json(paths.tier(tier), document)
+    return {tier: document["summary"] for tier, document in documents.items()}
+
+
+def set_aside_others(paths: EvaluationPaths, fingerprint: str, *, replaced: Collection[str]) -> None:
+    """Keep results of other contents of this step in ``paths.set_aside``, each with its rows and parts.
+
+    They are copied, and the tier files that are about to be ``replaced`` stay until then, so that no moment is
+    without results. Tiers that nobody scored again are taken away: they say nothing of what lies there now.
+    """
+    for tier in TIER_FILES:
+        path = paths.tier(tier)
+        document = _document(path)
+        old = _fingerprint(document)
+        if old is None or old == fingerprint:
+            continue
+        folder = paths.set_aside(old)
+        names = document.get(SECTION.get(tier, ""), {})
+        kept = [path, paths.compare, *(paths.items(name) for name in names)]
+        kept += [paths.run] if _fingerprint(_document(paths.run)) == old else []
+        kept += [paths.generations] if tier == "tier4_sft_native" else []
+        for file in kept:
+            _keep(file, folder / file.relative_to(paths.folder))
+        for part in parts.of_fingerprint(paths, old):
+            _keep(part, folder / part.relative_to(paths.folder))
+            part.unlink(missing_ok=True)
+        if tier not in replaced:
+            path.unlink(missing_ok=True)
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """What there is to be read; a file that is no JSON is nobody's and is published over."""
+    try:
+        document = read_json(path)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _fingerprint(document: Mapping[str, Any]) -> str | None:
+    head = document.get("checkpoint")
+    found = head.get("fingerprint") if isinstance(head, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _keep(file: Path, copy: Path) -> None:
+    if file.is_file():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        publish(copy, file.read_bytes())

@@ -1,0 +1,295 @@
+"""One evaluation from request to published results: data, parts, model, scores, tier files.
+
+The cheapest refusals come first: the results folder and its fence, what is there already, the checkpoint's fingerprint,
+the device, the data. The model is loaded only where a part is missing.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+import torch
+
+from scoring import SCORER_VERSION, cache, choice, loglik, parts, perplexity, provenance
+from scoring.checkpoint import load
+from scoring.fence import Fence
+from scoring.model import CausalModel
+from scoring.needs import ensure_entry, placed, refuse_unknown
+from scoring.parts import Finished, Identity, Part, Workers, writing
+from scoring.progress import Progress, Stop
+from scoring.results import About, Scored, publish_results, refuse_foreign
+from scoring.tokens import Tokenizer, resolve_tokenizer
+from suites.architecture import Refused
+from suites.checkpoint import take_fingerprint
+from suites.contract import Request, merge_suites
+from suites.files import publish_json
+from suites.paths import DataPaths
+from suites.problem import Exit, Problem
+from suites.run_facts import read_documents
+from suites.schema import PRIMARY_METRIC
+from suites.shards import Torn
+from suites.words import plainly
+
+SCHEMA = 1
+ABANDONED = 900.0
+"""Seconds without a new status.json after which the log says that nobody is watching."""
+
+_log = structlog.get_logger()
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """One slice or task: its definition, its data, its parts."""
+
+    tier: str
+    name: str
+    definition: dict[str, Any]
+    entry: Any
+    """SliceEntry or TaskEntry."""
+    parts: list[Part]
+
+
+class Job:
+    """One run. ``score`` is called once; ``report`` is run.json's content at any time."""
+
+    def __init__(self, request: Request, *, environ: Mapping[str, str], stop: Stop) -> None:
+        self.request, self.environ, self.stop = request, environ, stop
+        self.paths = request.paths
+        self.fence = Fence(self.paths, request.run_id, environ)
+        self.progress = Progress(self.paths, request.run_id, 0)
+        self.device = torch.device("cpu")
+        self.tokenizer: Tokenizer | None = None
+        self.model: CausalModel | None = None
+        self.tokens_seen: int | None = None
+        self.started = time.time()
+        self.timings: dict[str, float] = {}
+        self.scored: list[str] = []
+        self.kept: list[str] = []
+        self.summaries: dict[str, Any] = {}
+
+    def score(self) -> None:
+        """Score what is missing and publish. Problem with its exit code where that cannot be."""
+        request = self.request
+        with writing(self.paths.folder):
+            self.paths.parts.mkdir(parents=True, exist_ok=True)
+            self.fence.take()
+        refuse_unknown(request)
+        refuse_foreign(request)
+        self._refuse_changed()
+        self.tokens_seen = self._read_tokens_seen()
+        device, dtype = placed(request)
+        identity = self._identity(dtype)
+        works = self._works(identity)
+        wanted = [part for work in works.values() for part in work.parts]
+        self.progress = Progress(self.paths, request.run_id, len(wanted))
+        workers = Workers(
+            paths=self.paths,
+            identity=identity,
+            score=lambda part: self._score(works[(part.tier, part.name)], part, device, dtype),
+            before=self._before,
+            wait=self.stop.wait,
+            after=self._after,
+        )
+        with self._phase("parts"):
+            finished = workers.run(wanted)
+        with self._phase("publish"):
+            self._publish(works, finished, identity)
+
+    def _before(self) -> None:
+        self.stop.check()
+        self.fence.check()
+
+    def _after(self, finished: Finished, here: bool) -> None:
+        (self.scored if here else self.kept).append(finished.part.label)
+        self.progress.finished(finished.part.label, here=here)
+
+    def _refuse_changed(self) -> None:
+        now = take_fingerprint(Path(self.request.checkpoint))
+        if now != self.request.fingerprint:
+            raise self._changed("changed since it was judged complete")
+
+    def _changed(self, what: str) -> Problem:
+        todo = "it is scored again when it is complete again"
+        return Problem(what, where=self.request.checkpoint, todo=todo, code=Exit.CHANGED)
+
+    def _read_tokens_seen(self) -> int | None:
+        try:
+            return read_documents(Path(self.request.checkpoint)).tokens_seen
+        except (Torn, Refused, OSError) as error:
+            raise self._changed(f"changed or vanished: {plainly(error)}") from error
+
+    def _identity(self, dtype: str) -> Identity:
+        request = self.request
+        with self._phase("tokenizer"):
+            self.tokenizer = resolve_tokenizer(
+                request.tokenizer, DataPaths(Path(request.eval_data)), use_fast=request.use_fast, offline=request.offline
+            )
+        return Identity(
+            fingerprint=request.fingerprint,
+            tokenizer=self.tokenizer.digest,
+            seq_len=request.seq_len,
+            dtype=dtype,
+            backend=request.backend,
+            padded_vocab=request.padded_vocab,
+        )
+
+    def _works(self, identity: Identity) -> dict[tuple[str, str], Work]:
+        works = {}
+        with self._phase("data"):
+            for tier, names in merge_suites(self.request.suites).items():
+                for name, definition in names.items():
+                    self.stop.check()
+                    entry = self._entry(tier, name, definition)
+                    items = len(entry.items) if isinstance(entry, cache.TaskEntry) else None
+                    planned = parts.plan(tier, name, definition, entry.data_key, identity, items=items)
+                    works[(tier, name)] = Work(tier=tier, name=name, definition=definition, entry=entry, parts=planned)
+        return works
+
+    def _entry(self, tier: str, name: str, definition: dict[str, Any]) -> cache.SliceEntry | cache.TaskEntry:
+        suite = next(suite.name for suite in self.request.suites if suite.tier == tier and name in suite.definition)
+        return ensure_entry(
+            tier,
+            name,
+            definition,
+            tokenizer=self.fitting_tokenizer,
+            eval_data=Path(self.request.eval_data),
+            offline=self.request.offline,
+            suite=suite,
+            stop=self.stop,
+        )
+
+    @property
+    def fitting_tokenizer(self) -> Tokenizer:
+        """The resolved tokenizer; there is none before ``_identity``."""
+        if self.tokenizer is None:
+            raise RuntimeError("no tokenizer was resolved")
+        return self.tokenizer
+
+    def _score(self, work: Work, part: Part, device: str, dtype: str) -> Finished:
+        model = self._loaded(device, dtype)
+        self.progress.begin(part.label)
+        options: dict[str, Any] = {"seq_len": self.request.seq_len, "name": part.name, "between": self._between}
+        before = self.progress.tokens
+        entry = work.entry
+        try:
+            with self._phase("scoring"):
+                if isinstance(entry, cache.SliceEntry):
+                    ends = (self.fitting_tokenizer.bos_id, self.fitting_tokenizer.eos_id)
+                    ids = {token for token in ends if token is not None}
+                    stream = perplexity.Stream(
+                        tokens=entry.tokens.numpy(),
+                        document_starts=entry.document_starts.numpy(),
+                        document_bytes=entry.document_bytes.numpy(),
+                    )
+                    isolate = bool(work.definition.get("isolate_documents"))
+                    found, rows = perplexity.score(model, stream, special=ids, isolate_documents=isolate, **options)
+                else:
+                    found, rows = None, choice.score(model, entry.items[part.start : part.stop], **options)
+        except loglik.NotFiniteError as error:
+            raise loglik.explain(error, where=f"{self.request.checkpoint}, {part.label}") from error
+        except torch.OutOfMemoryError as error:
+            todo = "ask for a GPU with more memory, or one that nobody else uses"
+            raise Problem("the GPU's memory is full", where=part.label, todo=todo, code=Exit.UNAVAILABLE) from error
+        meta = {"entry": found, "tokens": self.progress.tokens - before, "run_id": self.request.run_id}
+        return Finished(part, meta, rows)
+
+    def _between(self, tokens: int) -> None:
+        self.progress.batch(tokens)
+        self.stop.check()
+
+    def _loaded(self, device: str, dtype: str) -> CausalModel:
+        if self.model is None:
+            request = self.request
+            with self._phase("load"):
+                self.model = load(
+                    Path(request.checkpoint),
+                    device=device,
+                    dtype=dtype,
+                    padded_vocab=request.padded_vocab,
+                    expected_fingerprint=request.fingerprint,
+                )
+            self.device = self.model.device
+            _log.info("loaded", **{key: self.model.description.get(key) for key in ("architecture", "bytes", "load_seconds")})
+            self.model.fit_tokenizer(self.fitting_tokenizer.vocab_size)
+        return self.model
+
+    def _publish(self, works: Mapping[tuple[str, str], Work], finished: list[Finished], identity: Identity) -> None:
+        by_key = {each.part.key: each for each in finished}
+        by_tier: dict[str, list[Scored]] = {}
+        for work in works.values():
+            done = [by_key[part.key] for part in work.parts]
+            scored = Scored(tier=work.tier, name=work.name, data_key=work.entry.data_key, parts=done)
+            if isinstance(work.entry, cache.TaskEntry):
+                metric = PRIMARY_METRIC.get(str(work.definition.get("adapter")), "acc_per_char")
+                scored = msgspec.structs.replace(scored, primary_metric=metric, format=work.entry.format)
+            by_tier.setdefault(work.tier, []).append(scored)
+        self._refuse_changed()
+        self._before()
+        about = About(identity=identity, tokenizer=self.request.tokenizer, tokens_seen=self.tokens_seen)
+        self.summaries = publish_results(self.request, about, by_tier)
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.timings[name] = round(self.timings.get(name, 0.0) + time.monotonic() - started, 3)
+
+    def report(self, code: Exit, why: Problem | None, bug: str | None = None) -> dict[str, Any]:
+        """run.json: where the numbers come from, or why there are none."""
+        request, model = self.request, self.model
+        rate = None
+        if model is not None:
+            rate = provenance.throughput(self.progress.tokens, self.timings.get("scoring", 0.0), model.n_params, self.device)
+        return {
+            "schema": SCHEMA,
+            "run_id": request.run_id,
+            "stage": request.stage,
+            "step": request.step,
+            "checkpoint": {"path": request.checkpoint, "source_stage": request.source_stage, "fingerprint": request.fingerprint},
+            "outcome": "scored" if code is Exit.SCORED else code.name.lower(),
+            "code": int(code),
+            "why": bug or (None if why is None else str(why)),
+            "todo": None if why is None else why.todo,
+            "started": self.started,
+            "ended": time.time(),
+            "restart": self.fence.restart,
+            "parts": {"scored": self.scored, "kept": self.kept},
+            "tokens": self.progress.tokens,
+            "throughput": rate,
+            "timings": self.timings,
+            "peak_memory": provenance.peak_memory(self.device),
+            "model": None if model is None else {**model.description, "parameters": model.n_params, "dtype": model.dtype},
+            "summary": self.summaries,
+            "device": provenance.device(self.device),
+            "slurm": provenance.slurm(self.environ),
+            "versions": provenance.versions(),
+            "git_commit": provenance.git_commit(),
+            "scorer_version": SCORER_VERSION,
+        }
+
+
+def publish_report(job: Job, document: dict[str, Any]) -> None:
+    """Write run.json, unless the evaluation is another run's by now. Where it cannot be written, the log has it."""
+    try:
+        job.fence.check()
+        publish_json(job.paths.run, document)
+    except (OSError, Problem) as error:
+        _log.warning("run.json is not written", path=str(job.paths.run), error=str(error))
+
+
+def say_if_abandoned(request: Request) -> None:
+    """The log says when the watcher that asked for this has not been heard of for a while."""
+    if request.status is None:
+        return
+    try:
+        age = time.time() - Path(request.status).stat().st_mtime
+    except OSError as error:
+        _log.warning("the watcher's status cannot be read; is it running?", path=request.status, error=str(error))
+        return
+    if age > ABANDONED:
+        _log.warning("nobody is watching any more: start `watcher run`", path=request.status, minutes=round(age / 60))

@@ -1,0 +1,127 @@
+"""`make bench`: measures, and writes RESULTS.md and results.json beside this file; run.py watcher or scoring: only that."""
+
+import datetime as dt
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from bench import bench_scoring, bench_watcher
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results.json"
+PACKAGES = ("torch", "transformers", "tokenizers", "msgspec", "rich", "watchdog")
+
+
+def machine() -> dict[str, object]:
+    """What the figures were taken on."""
+    model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    memory = int(re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())[1])
+    return {
+        "cpu": model[1] if model else platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory / 2**20),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def table(rows: list[list[object]]) -> str:
+    """Markdown, the first row as its head."""
+    lines = [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def about_watcher(found: dict) -> str:
+    """The daemon's part of RESULTS.md."""
+    head = ["case", "checkpoints", "start, s", "ms a tick", "CPU ms a tick", "CPU s a day", "syscalls a tick", "RSS, MiB"]
+    keys = ("start_s", "tick_wall_ms", "tick_cpu_ms", "cpu_s_a_day_at_60_s", "syscalls_a_tick", "rss_mib")
+    ticks = [[tick["case"], f"{tick['checkpoints']:,}", *(number(tick[key]) for key in keys)] for tick in found["ticks"]]
+    calls = "; ".join(
+        f"{tick['case']} {tick['checkpoints']:,}: " + ", ".join(f"{name} {count}" for name, count in tick["syscalls"].items())
+        for tick in found["ticks"]
+    )
+    status = found["status"]
+    took, bare = (1000 * status[key] for key in ("wall_s", "wall_bare_s"))
+    return f"""## The daemon
+
+`watcher run`, local executor. idle: so many checkpoints on disk, none of them on the schedule. backlog: so many complete
+checkpoints on the schedule, one job running, the others waiting behind it. Start: from exec to the first status.json. A tick:
+the mean of {bench_watcher.MEASURED_TICKS} in a row, after the first {bench_watcher.WARM_TICKS}. CPU s a day: at a poll of 60 s.
+Syscalls: of a real daemon, all threads, by strace, at a poll of {bench_watcher.POLL:.0f} s.
+
+{table([head, *ticks])}
+
+Most frequent system calls a tick: {calls}.
+
+`watcher status`: {status["modules"]} modules imported (a bare interpreter: {status["modules_bare"]}), {took:.0f} ms
+(bare: {bare:.0f} ms), medians of 7.
+"""
+
+
+def about_scoring(found: dict) -> str:
+    """The job's part of RESULTS.md."""
+    head = ["tier", "work", "plain transformers, s", "ours, s", "plain / ours", "plain, tokens/s", "ours, tokens/s"]
+    rows = [
+        [
+            row["tier"],
+            row["work"],
+            number(row["plain_s"]),
+            number(row["ours_s"]),
+            f"{row['plain_s'] / row['ours_s']:.2f}",
+            number(row["tokens"] / row["plain_s"]),
+            number(row["tokens"] / row["ours_s"]),
+        ]
+        for row in found["tiers"]
+    ]
+    return f"""## Scoring
+
+{found["model"]}, fp32, CPU, one thread, warm data cache; medians of {found["repeats"]}, ours and the plain loop in turn.
+The plain loop: transformers' LlamaForCausalLM, windows in batches of {bench_scoring.PLAIN_BATCH}; for tier 3 every choice carries
+its whole context, in right-padded batches sorted by length. Tokens are those of the plain loop in both columns, so that work
+skipped counts as work done.
+
+{table([head, *rows])}
+
+A whole `python -m scoring score` of both tiers, from exec to exit: {found["process_s"]:.1f} s.
+"""
+
+
+def main() -> None:
+    """Measure what is asked for; figures of the other part stay as they were."""
+    wanted = set(sys.argv[1:]) or {"watcher", "scoring"}
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        for part, module in (("watcher", bench_watcher), ("scoring", bench_scoring)):
+            if part in wanted:
+                (Path(folder) / part).mkdir()
+                found[part] = module.measure(Path(folder) / part)
+                found[part]["machine"] = machine()
+                found[part]["date"] = dt.datetime.now(tz=dt.UTC).date().isoformat()
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    parts = []
+    for part, about in (("watcher", about_watcher), ("scoring", about_scoring)):
+        if part in found:
+            on = found[part]["machine"]
+            packages = ", ".join(f"{name} {version}" for name, version in on["packages"].items())
+            parts.append(about(found[part]))
+            parts.append(
+                f"Taken {found[part]['date']} with `make bench` on {on['cores']} cores of {on['cpu']}, {on['memory_gib']} GiB, "
+                f"Linux {on['kernel']}, Python {on['python']}, {packages}.\n"
+            )
+    (HERE / "RESULTS.md").write_text("# Measured\n\n" + "\n".join(parts))
+    print((HERE / "RESULTS.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""`make demo`: a small model is trained while the watcher has its checkpoints scored. Writes only under .demo/.
+
+Three processes: the trainer, `watcher run`, and the scoring jobs that the watcher starts (with --slurm: that a real
+slurmctld starts). Interrupted at any moment, the same command goes on from there.
+"""
+
+import argparse
+import collections
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from demo import corpus
+from demo.show import Board, Expected, read_scores
+from support.slurm_cluster import Cluster
+from support.slurm_install import install
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEDULE = {"stage1": (100, 300, 500, 800), "stage2": (1000, 1200)}
+EXPECTED = [
+    *(Expected("stage1", "stage1", step) for step in SCHEDULE["stage1"]),
+    Expected("stage2", "stage1", SCHEDULE["stage1"][-1]),
+    *(Expected("stage2", "stage2", step) for step in SCHEDULE["stage2"]),
+]
+STUCK = 300.0
+"""Seconds without any news before the demo gives up."""
+BAD_ENDS = {"blocked", "cancelled", "lost"}
+
+
+class Failed(Exception):  # noqa: N818  it is shown as a sentence
+    """The demo did not come to its end; the message says where to look."""
+
+
+def write_config(folder: Path, executor: str) -> Path:
+    """watcher.yaml, as a person would write it."""
+    stages = {
+        stage: {
+            "checkpoints": str(folder / "ckpts" / stage),
+            "steps": list(steps),
+            "suites": [f"demo_{stage}_ppl", f"demo_{stage}_cf"],
+        }
+        for stage, steps in SCHEDULE.items()
+    }
+    stages["stage2"]["bridge"] = {"from": "stage1"}
+    config = {
+        "scratch": str(folder),
+        "results": str(folder / "results"),
+        "python": sys.executable,
+        "executor": executor,
+        "poll": "1s",
+        "settle": "2s",
+        "limits": {"max_running": 1, "slurm_calls_per_minute": 60},
+        "slurm": {"gres": None, "cpus_per_task": 1, "time": "00:10:00"},
+        "stages": stages,
+    }
+    path = folder / "watcher.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
+    """For all three kinds of processes: no network, one thread each, caches under .demo."""
+    return {
+        **os.environ,
+        **more,
+        "DEMO_DATA": str(folder / "data"),
+        "PYTHONPATH": str(ROOT / "tests"),
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HOME": str(folder / "hf"),
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+    }
+
+
+class Child:
+    """A process of the demo, with its log, ended with the demo."""
+
+    def __init__(self, name: str, command: list[str], folder: Path, environ: Mapping[str, str]) -> None:
+        self.name, self.log = name, folder / f"{name}.log"
+        self.news: collections.deque[dict[str, object]] = collections.deque()
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environ, cwd=folder, text=True
+            )
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        """JSON lines are news; anything else goes to the log."""
+        assert self.process.stdout is not None
+        with self.log.open("a", encoding="utf-8") as log:
+            for line in self.process.stdout:
+                log.write(line)
+                with contextlib.suppress(ValueError):
+                    self.news.append(json.loads(line))
+
+    def ended_badly(self) -> bool:
+        """Whether it is over, and should not be."""
+        return self.process.poll() not in {None, 0}
+
+    def tail(self) -> str:
+        """Where to look, and the end of it."""
+        text = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return "\n".join([f"{self.name} ended with {self.process.poll()}; the end of {self.log}:", *text[-15:]])
+
+    def stop(self) -> None:
+        """Ask, wait, insist."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+def end_leftover_watcher(pid_file: Path, config: Path) -> None:
+    """A demo that was killed hard leaves its watcher running: end that one, and no other."""
+    try:
+        pid = int(pid_file.read_text(encoding="utf-8"))
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return
+    if str(config).encode() not in command:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + 20
+    while Path(f"/proc/{pid}/cmdline").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def slurm(folder: Path, *, wanted: bool) -> Iterator[dict[str, str]]:
+    """The environment in which sbatch reaches a Slurm of the demo's own; empty where none is wanted."""
+    if not wanted:
+        yield {}
+        return
+    reason = install()
+    if reason:
+        raise Failed(f"a Slurm of its own cannot be had here: {reason}; make demo runs without")
+    cluster = Cluster(folder / "cluster")
+    cluster.start(nodes=1)
+    try:
+        yield cluster.environment()
+    finally:
+        cluster.halt()
+
+
+def read_states(results: Path) -> dict[str, tuple[str, str]]:
+    """Evaluation -> (state, reason), from the watcher's status.json."""
+    try:
+        document = json.loads((results / ".watcher" / "status.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    entries = [entry for stage in document["stages"].values() for entry in stage["evaluations"]]
+    return {entry["evaluation"]: (entry["state"], entry.get("reason") or "") for entry in entries}
+
+
+def follow(board: Board, folder: Path, trainer: Child, watcher: Child) -> None:
+    """Until everything expected is scored. Raises Failed where that cannot be any more."""
+    heard = time.monotonic()
+    while True:
+        before = (board.training.get("step"), dict(board.states), len(board.scores))
+        while trainer.news:
+            board.training |= trainer.news.popleft()
+        board.states = read_states(folder / "results")
+        for expected in EXPECTED:
+            scores = read_scores(folder / "results", expected)
+            if scores and board.states.get(expected.name, ("",))[0] == "scored":
+                board.scores[expected.name] = scores
+        board.refresh()
+        if len(board.scores) == len(EXPECTED) and trainer.process.poll() == 0:
+            return
+        for child in (trainer, watcher):
+            if child.ended_badly() or (child is watcher and child.process.poll() is not None):
+                raise Failed(child.tail())
+        bad = [f"{name} is {state}: {reason}" for name, (state, reason) in board.states.items() if state in BAD_ENDS]
+        if bad:
+            raise Failed("\n".join(bad))
+        if before != (board.training.get("step"), dict(board.states), len(board.scores)):
+            heard = time.monotonic()
+        elif time.monotonic() - heard > STUCK:
+            raise Failed(f"nothing new for {STUCK:.0f} s; see {trainer.log} and {watcher.log}")
+        time.sleep(0.25)
+
+
+def verdict(board: Board) -> str:
+    """The sentence at the end. Raises Failed where training did not show in the scores."""
+    first, last = (board.scores[EXPECTED[index].name] for index in (0, len(SCHEDULE["stage1"]) - 1))
+    words = (
+        f"stage1, step {SCHEDULE['stage1'][0]} to {SCHEDULE['stage1'][-1]}: perplexity {first.mean_ppl:.1f} to "
+        f"{last.mean_ppl:.1f}, accuracy {first.mean_acc:.3f} to {last.mean_acc:.3f}"
+    )
+    if not (last.mean_ppl < first.mean_ppl and last.mean_acc > first.mean_acc):
+        raise Failed(f"{words}: the last checkpoint should beat the first on both")
+    return words
+
+
+def run(folder: Path, console: Console, *, on_slurm: bool) -> None:
+    """Everything, from the corpus to the table."""
+    began = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    console.print("text, tokenizer and cloze items from the standard library of this Python", highlight=False)
+    corpus.build(folder)
+    config = write_config(folder, "slurm" if on_slurm else "local")
+    pid_file = folder / "watcher.pid"
+    end_leftover_watcher(pid_file, config)
+    with slurm(folder, wanted=on_slurm) as more, contextlib.ExitStack() as stack:
+        environ = environment(folder, more)
+        watch = [str(Path(sys.executable).with_name("watcher")), "run", "--config", str(config)]
+        watcher = Child("watcher", watch, folder, environ)
+        stack.callback(watcher.stop)
+        pid_file.write_text(str(watcher.process.pid), encoding="utf-8")
+        trainer = Child("trainer", [sys.executable, str(ROOT / "tests/demo/train.py"), str(folder)], folder, environ)
+        stack.callback(trainer.stop)
+        console.print(f"training and watching; logs and results: {folder}", highlight=False, soft_wrap=True)
+        with Board(EXPECTED, console) as board:
+            follow(board, folder, trainer, watcher)
+    console.print(board.table())
+    console.print(verdict(board), highlight=False)
+    results, watcher_yaml = (os.path.relpath(path) for path in (folder / "results", config))
+    console.print(f"{time.monotonic() - began:.0f} s. Results are in {results}. Look around:", highlight=False, soft_wrap=True)
+    for words in ("status", "why stage2 800"):
+        console.print(f"  .venv/bin/watcher {words} --config {watcher_yaml}", highlight=False, soft_wrap=True)
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Train a small model and watch its checkpoints being scored.")
+    parser.add_argument("--slurm", action="store_true", help="on a real Slurm, started for this (Debian, root)")
+    parser.add_argument("--folder", type=Path, default=ROOT / ".demo")
+    given = parser.parse_args()
+    folder = given.folder.resolve() / ("on_slurm" if given.slurm else "")
+    console = Console()
+    try:
+        run(folder, console, on_slurm=given.slurm)
+    except KeyboardInterrupt:
+        console.print("\ninterrupted; run it again and it goes on from here")
+        return 130
+    except Failed as error:
+        console.print(str(error), highlight=False, markup=False, soft_wrap=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

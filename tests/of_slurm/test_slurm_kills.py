@@ -1,0 +1,54 @@
+"""The whole path on a real Slurm: 20 checkpoints, the daemon killed 20 times, one run each and nothing left held."""
+
+import random
+
+import pytest
+
+from support.scenario import Scenario
+from support.slurm_labs import SlurmLab
+
+pytestmark = [pytest.mark.slurm, pytest.mark.scoring]
+
+STEPS = {"base": list(range(100, 1100, 100)), "anneal": list(range(1100, 2100, 100))}
+SETTINGS = {
+    "slurm": {"partition": "boost_usr_prod", "gres": None, "cpus_per_task": 2, "mem": "1500", "time": "00:20:00"},
+    "limits": {"slurm_calls_per_minute": 600},
+}
+
+
+@pytest.fixture(params=["slurm", "accounted_slurm"])
+def cluster(request) -> SlurmLab:
+    return request.getfixturevalue(request.param)
+
+
+def jobs_of(lab: SlurmLab, scenario: Scenario) -> dict[str, list[str]]:
+    """Evaluation -> the jobs that ever ran for it, by Slurm's accounting."""
+    rows = lab.cluster.tool("sacct", "-X", "-D", "-n", "-P", "-S", "now-1hours", "-o", "JobID,JobName,Start,State").stdout
+    found: dict[str, list[str]] = {}
+    for row in rows.splitlines():
+        job, name, start, _ = row.split("|")
+        folder = scenario.state / "attempts" / name
+        if start not in {"None", "Unknown"} and folder.is_dir():
+            found.setdefault(scenario.evaluation_of(folder), []).append(job)
+    return found
+
+
+def test_twenty_checkpoints_and_twenty_kills_give_one_run_each(cluster, tmp_path):
+    chance = random.Random(3)
+    scenario = Scenario(tmp_path / "run", steps=STEPS, executor="slurm", settings=SETTINGS, environ=cluster.cluster.environment())
+    scenario.start()
+    for stage, steps in STEPS.items():
+        for step in steps:
+            scenario.write_checkpoint(stage, step)
+            scenario.kill(after=chance.uniform(0.3, 4))
+            scenario.start()
+    scenario.wait(lambda states: set(states) >= scenario.expected and set(states.values()) == {"scored"}, seconds=400)
+    assert scenario.stop() == 0
+    assert scenario.kills == 20
+    assert scenario.runs() == dict.fromkeys(scenario.expected, 1)
+    scenario.check_results()
+    left = cluster.cluster.tool("squeue", "-h", "-t", "PENDING,RUNNING,COMPLETING", "-o", "%j %T %r").stdout
+    assert not [line for line in left.splitlines() if line.startswith("eval-")]
+    if cluster.accounting:
+        ran = jobs_of(cluster, scenario)
+        assert {evaluation: len(set(jobs)) for evaluation, jobs in ran.items()} == dict.fromkeys(scenario.expected, 1)

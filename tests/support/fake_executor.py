@@ -1,0 +1,206 @@
+"""An executor in memory that outlives the watchers it serves, with every fault that a real one was seen to have.
+
+A job runs as the batch script does: it takes its claim first, writes valid tier files, then its exit record. It never
+runs by itself: ``step`` lets time pass for it. ``runs`` holds one entry for each run that took its claim.
+"""
+
+import json
+from collections import Counter, deque
+from pathlib import Path
+
+import msgspec
+
+from suites.contract import ExitRecord, encode, read_request, tier_digests
+from suites.files import create_once, publish
+from watcher.executor import Job, JobState, SubmitKind, Submitted, Unreachable
+
+LIVE = {JobState.HELD, JobState.PENDING, JobState.RUNNING, JobState.COMPLETING}
+
+
+class FakeJob(msgspec.Struct, kw_only=True):
+    """A job, and how its run will end."""
+
+    job_id: str
+    name: str
+    comment: str
+    request: Path
+    submitted: float
+    state: JobState = JobState.HELD
+    word: str = ""
+    reason: str = ""
+    restarts: int = 0
+    ending: object = 0
+    """Exit code; or ``no_record``: dies without one; ``no_results``: exit 0 without tier files; ``hang``: runs for ever."""
+
+
+class FakeExecutor:
+    """In-memory Slurm (``holds``) or local machine."""
+
+    def __init__(self, clock, *, holds=True, accounting=True):
+        self.holds, self.accounting = holds, accounting
+        self.clock = clock
+        self.jobs: dict[str, FakeJob] = {}
+        self.purged: dict[str, FakeJob] = {}
+        self.next_id = 100
+        self.submissions = deque()
+        """How the next submissions end: ``ok``, ``lost_reply``, ``nothing``, ``refused``, ``later``; ``ok`` once used up."""
+        self.endings: dict[str, deque] = {}
+        """Evaluation -> how its next runs end."""
+        self.unreachable = ""
+        self.runs: list[tuple[str, str]] = []
+        """(evaluation, run id) of every run that took its claim."""
+        self.live_at_once: list[str] = []
+        """Evaluations that were seen running twice at once."""
+        self.calls = Counter()
+        self.on_effect = lambda _what: None
+
+    # what the watcher asks
+
+    def submit(self, submission):
+        self.calls["submit"] += 1
+        outcome = self.submissions.popleft() if self.submissions else "ok"
+        if outcome == "refused":
+            return Submitted(kind=SubmitKind.REFUSED, message="Invalid partition name specified")
+        if outcome == "later":
+            return Submitted(kind=SubmitKind.LATER, message="QOSMaxSubmitJobPerUserLimit")
+        if outcome == "nothing":
+            return Submitted(kind=SubmitKind.AMBIGUOUS, message="Socket timed out on send/recv operation")
+        self.next_id += 1
+        assert submission.name not in self.jobs, "one name, one job"
+        assert submission.stdout.parent.is_dir()
+        self.jobs[submission.name] = FakeJob(
+            job_id=str(self.next_id),
+            name=submission.name,
+            comment=submission.comment,
+            request=submission.request,
+            submitted=self.clock(),
+            state=JobState.HELD if self.holds else JobState.PENDING,
+        )
+        self.on_effect("submit: after")
+        if outcome == "lost_reply":
+            return Submitted(kind=SubmitKind.AMBIGUOUS, message="Socket timed out on send/recv operation")
+        return Submitted(kind=SubmitKind.SUBMITTED, job_id=str(self.next_id))
+
+    def release(self, job):
+        self.calls["release"] += 1
+        self._reach()
+        found = self.jobs.get(job.name)
+        if found is not None and found.job_id == job.job_id and found.state is JobState.HELD:
+            found.state = JobState.PENDING
+        self.on_effect("release: after")
+
+    def cancel(self, job):
+        self.calls["cancel"] += 1
+        self._reach()
+        found = self.jobs.get(job.name)
+        if found is not None and found.state in LIVE:
+            found.state, found.reason = JobState.CANCELLED, "by uid 1000"
+
+    def queue(self):
+        self.calls["queue"] += 1
+        self._reach()
+        return {name: self._tell(job) for name, job in self.jobs.items()}
+
+    def history(self, names, since):
+        self.calls["history"] += 1
+        if not self.accounting:
+            return None
+        known = {**self.purged, **{name: job for name, job in self.jobs.items() if job.state is not JobState.HELD}}
+        return {name: self._tell(known[name]) for name in names if name in known and known[name].submitted >= since - 3600}
+
+    # what happens meanwhile
+
+    def step(self):
+        """Every job one state further: pending > running > ended."""
+        for job in list(self.jobs.values()):
+            if job.state is JobState.PENDING:
+                self._start(job)
+            elif job.state is JobState.RUNNING:
+                self._end(job)
+        running = Counter(read_request(job.request).evaluation for job in self.jobs.values() if job.state is JobState.RUNNING)
+        self.live_at_once += [evaluation for evaluation, count in running.items() if count > 1]
+
+    def purge(self):
+        """The queue forgets what ended."""
+        for name, job in list(self.jobs.items()):
+            if job.state not in LIVE:
+                self.purged[name] = self.jobs.pop(name)
+
+    def live(self):
+        return [job for job in self.jobs.values() if job.state in LIVE]
+
+    def _reach(self):
+        if self.unreachable:
+            raise Unreachable(self.unreachable)
+
+    @staticmethod
+    def _tell(job):
+        return Job(
+            job_id=job.job_id,
+            name=job.name,
+            state=job.state,
+            word=job.word or job.state.name,
+            reason=job.reason,
+            submit_time=job.submitted,
+            restarts=job.restarts,
+            comment=job.comment,
+        )
+
+    def _start(self, job):
+        request = read_request(job.request)
+        folder = job.request.parent
+        owner = f"slurm:{job.job_id}"
+        if not create_once(folder / "claim", owner + "\n") and (folder / "claim").read_text().strip() != owner:
+            job.state, job.word = JobState.FAILED, "FAILED"
+            return
+        self.runs.append((request.evaluation, request.run_id))
+        endings = self.endings.get(request.evaluation)
+        job.ending = endings.popleft() if endings else 0
+        job.state = JobState.RUNNING
+
+    def _end(self, job):
+        if job.ending == "hang":
+            return
+        if isinstance(job.ending, JobState):
+            job.state = job.ending
+            return
+        if job.ending == "no_record":
+            job.state = JobState.FAILED
+            return
+        request = read_request(job.request)
+        if job.ending == 0:
+            publish_scores(request)
+        code = 0 if job.ending == "no_results" else job.ending
+        if code not in {0, 70}:
+            request.paths.folder.mkdir(parents=True, exist_ok=True)
+            said = {"schema": 1, "run_id": request.run_id, "why": f"words of exit {code}"}
+            publish(request.paths.run, json.dumps(said))
+        record = ExitRecord(
+            run_id=request.run_id,
+            owner=f"slurm:{job.job_id}",
+            host="node1",
+            restart=job.restarts,
+            start=self.clock(),
+            end=self.clock(),
+            code=code,
+        )
+        publish(job.request.parent / f"exit.{job.restarts}.json", encode(record))
+        job.state = JobState.COMPLETED if code == 0 else JobState.FAILED
+
+
+def publish_scores(request, *, value=1.5):
+    """Valid tier files for a request."""
+    request.paths.folder.mkdir(parents=True, exist_ok=True)
+    for tier, (digest, names) in tier_digests(request.suites).items():
+        section, key = {"tier2_ppl": ("slices", "ppl"), "tier3_cf": ("tasks", "acc")}[tier]
+        document = {
+            "schema": 1,
+            "tier": tier,
+            "stage": request.stage,
+            "step": request.step,
+            "checkpoint": {"fingerprint": request.fingerprint, "source_stage": request.source_stage},
+            "suite_digest": digest,
+            "summary": {},
+            section: {name: {key: value} for name in names},
+        }
+        publish(request.paths.tier(tier), json.dumps(document))

@@ -1,0 +1,254 @@
+"""Act: one deed, announced in the journal before it is done, its outcome journaled after.
+
+Submitting is: request written > intent journaled > submitted, held > job id journaled > released > journaled. A crash
+between any two of these leaves what the next watcher finds by the attempt's name. Before every deed the
+fence is asked: a watcher that was frozen and thawed can at most leave a held job that never runs.
+"""
+
+import contextlib
+import hashlib
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from suites.contract import Request, encode
+from suites.files import create_once, publish, sync_folder
+from suites.paths import EvaluationPaths, attempt_log, shipped
+from watcher.checkpoints import marks_of
+from watcher.config import Config
+from watcher.executor import Executor, Job, JobState, Resources, Submission, SubmitKind, Submitted, Unreachable
+from watcher.ledger import Journal
+from watcher.rest import FOREIGN, later
+from watcher.states import Attempt, Record, comment_of
+from watcher.world import Action, Answer, Cancel, Note, Release, SetAside, Submit, Void
+
+Say = Callable[..., None]
+"""(what, **facts): the log."""
+
+RESULTS_AGAIN = 300.0
+"""Seconds after which a results folder that could not be written is tried again."""
+
+
+class Actor:
+    """Does what was decided. Every method may raise OSError (nothing is lost: the next tick goes on) or Superseded."""
+
+    def __init__(
+        self,
+        config: Config,
+        journal: Journal,
+        executor: Executor,
+        state_id: str,
+        *,
+        clock: Callable[[], float],
+        say: Say,
+    ) -> None:
+        self.config = config
+        self._journal, self._executor, self._state_id, self._clock, self._say = journal, executor, state_id, clock, say
+        self._enough = ""
+        self.notes: list[str] = []
+        """Troubles with the executor in this tick."""
+
+    def new_tick(self) -> None:
+        """Submissions may be tried again."""
+        self._enough, self.notes = "", []
+
+    def perform(self, action: Action) -> None:
+        """Do one action."""
+        if isinstance(action, Note):
+            self._note(action)
+            return
+        self._journal.fence()
+        try:
+            if isinstance(action, Submit):
+                self._submit(action)
+            elif isinstance(action, Release):
+                self._release(action.key, action.run_id, action.job, deed=action.deed)
+            elif isinstance(action, Cancel):
+                self._say("cancel", evaluation=action.key, job=action.job.job_id, reason=action.reason)
+                self._executor.cancel(action.job)
+            elif isinstance(action, Void):
+                self._void(action)
+            elif isinstance(action, SetAside):
+                self._set_aside(action)
+            else:
+                self._answer(action)
+        except Unreachable as error:
+            self.notes.append(str(error))
+            self._say("unreachable", evaluation=action.key, words=str(error))
+
+    def _append(self, event: str, key: str, /, **fields: object) -> None:
+        self._journal.append(event, key, t=self._clock(), **fields)
+        said = {name: value for name, value in fields.items() if name in {"reason", "job_id", "run_id", "kind"} and value}
+        self._say(event, evaluation=key, **said)
+
+    def _note(self, note: Note) -> None:
+        self._append(note.event, note.key, **note.fields)
+
+    def _submit(self, action: Submit) -> None:
+        if self._enough:
+            return
+        record = self._journal.ledger.records[action.key]
+        if marks_of(record.checkpoint) != action.markers:
+            self._append("owed", action.key, reason="the checkpoint moved just before it was submitted")
+            return
+        request = action.request
+        try:
+            logs = attempt_log(Path(request.results), request.stage, request.step, "%j")
+            logs[0].parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            words = f"results: {error.filename} cannot be made: {error.strerror}"
+            self._append("waiting", action.key, reason=words, retry_at=self._clock() + RESULTS_AGAIN)
+            return
+        number, run_id = self._name(record)
+        folder = self.config.paths.attempt(run_id)
+        request = msgspec.structs.replace(request, run_id=run_id)
+        self._prepare(folder, request)
+        suites = {suite.tier: suite.digest for suite in request.suites}
+        attempt = Attempt(run_id=run_id, number=number, fingerprint=request.fingerprint, suites=suites, intended=self._clock())
+        self._append("intended", action.key, run_id=run_id, attempt=attempt, reason=action.reason)
+        self._journal.fence()
+        try:
+            outcome = self._executor.submit(self._submission(run_id, folder, logs))
+        except Unreachable as error:  # whether it got through is not known
+            outcome = Submitted(kind=SubmitKind.AMBIGUOUS, message=str(error))
+        self._after(action.key, attempt, outcome)
+
+    def _name(self, record: Record) -> tuple[int, str]:
+        """Number and name of a new attempt; never one that anybody has a claim on."""
+        number = record.attempts + 1
+        while True:
+            said = f"{self._state_id}\0{record.key}\0{number}\0{self._journal.epoch}"
+            digest = hashlib.sha256(said.encode()).hexdigest()[:8]
+            stage = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in record.stage)
+            run_id = f"eval-{stage}-{record.step}-{digest}"
+            if not (self.config.paths.attempt(run_id) / "claim").exists():
+                return number, run_id
+            number += 1
+
+    def _prepare(self, folder: Path, request: Request) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        publish(folder / "request.json", encode(request))
+        publish(folder / "expected.txt", "".join(f"{request.paths.tier(suite.tier)}\n" for suite in request.suites))
+        sync_folder(folder.parent)
+
+    def _submission(self, run_id: str, folder: Path, logs: tuple[Path, Path]) -> Submission:
+        return Submission(
+            name=run_id,
+            comment=comment_of(self._state_id),
+            script=shipped("slurm/score.sbatch"),
+            request=folder / "request.json",
+            stdout=logs[0],
+            stderr=logs[1],
+            resources=_resources(self.config),
+            python=self.config.python,
+            setup=self._setup(),
+        )
+
+    def _setup(self) -> Path | None:
+        """The file that holds the config's setup lines; None where there are none."""
+        lines = self.config.slurm.setup
+        if not lines:
+            return None
+        path, text = self.config.paths.setup, "".join(f"{line}\n" for line in lines)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            publish(path, text)
+        return path
+
+    def _after(self, key: str, attempt: Attempt, outcome: Submitted) -> None:
+        words, run_id = " ".join(outcome.message.split()), attempt.run_id
+        if outcome.kind is SubmitKind.SUBMITTED and outcome.job_id is not None:
+            reason = f"job {outcome.job_id}"
+            released = not self._executor.holds
+            now = self._clock()
+            self._append(
+                "submitted",
+                key,
+                run_id=run_id,
+                job_id=outcome.job_id,
+                submit_time=now,
+                released=released,
+                attempt=attempt,
+                reason=reason,
+            )
+            if not released:
+                self._journal.fence()
+                job = Job(job_id=outcome.job_id, name=run_id, state=JobState.HELD, word="HELD", submit_time=now)
+                self._release(key, run_id, job, deed=True)
+        elif outcome.kind is SubmitKind.REFUSED:
+            self._append("blocked", key, run_id=run_id, reason=f"refused: {words}; watcher retry once that is mended")
+        elif outcome.kind is SubmitKind.LATER:
+            self._enough = words
+            record = self._journal.ledger.records[key]
+            self._note(later(record, words, self._clock()))
+            _remove(self.config.paths.attempt(run_id))
+        else:
+            self._enough = words
+            self._append("unsure", key, run_id=run_id, reason=f"whether a job exists is not known: {words}")
+
+    def _release(self, key: str, run_id: str, job: Job, *, deed: bool) -> None:
+        if deed:
+            self._executor.release(job)
+        self._append("released", key, run_id=run_id, released=True, reason=f"job {job.job_id}")
+
+    def _void(self, action: Void) -> None:
+        """The claim decides: whoever comes second sees the other's word."""
+        folder = self.config.paths.attempt(action.run_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        claim = folder / "claim"
+        if create_once(claim, f"void: given up by epoch {self._journal.epoch} on {socket.gethostname()}\n"):
+            self._note(action.then)
+        elif claim.read_text(encoding="utf-8", errors="replace").startswith("void"):
+            self._note(action.then)  # by one of us, who did not come to say so
+
+    def _set_aside(self, action: SetAside) -> None:
+        paths = EvaluationPaths(Path(action.results), action.stage, action.directory)
+        for tier, label in action.tiers.items():
+            moving = [paths.tier(tier)]
+            if label != FOREIGN:
+                moving += [paths.generations, paths.compare, paths.run, paths.folder / "items", paths.parts]
+            target = paths.set_aside(label)
+            target.mkdir(parents=True, exist_ok=True)
+            for path in moving:
+                if path.exists():
+                    path.rename(_free(target / path.name))
+            sync_folder(target)
+        sync_folder(paths.folder)
+        self._say("set_aside", evaluation=action.key, reason=action.reason)
+
+    def _answer(self, action: Answer) -> None:
+        if action.id not in self._journal.ledger.answered:
+            self._append("answered", "", id=action.id, outcome=action.reason, reason=action.reason)
+        (self.config.paths.requests / f"{action.id}.json").unlink(missing_ok=True)
+
+
+def _resources(config: Config) -> Resources:
+    asked = config.slurm
+    return Resources(
+        account=asked.account,
+        partition=asked.partition,
+        qos=asked.qos,
+        gres=asked.gres,
+        cpus_per_task=asked.cpus_per_task,
+        time=asked.time,
+        mem=asked.mem,
+        extra=asked.extra,
+    )
+
+
+def _free(path: Path) -> Path:
+    number = 1
+    free = path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}.{number}")
+    return free
+
+
+def _remove(folder: Path) -> None:
+    """Take away the folder of an attempt that was certainly never submitted; what cannot be removed does no harm."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()

@@ -1,0 +1,113 @@
+"""Which checkpoints are looked at now, and how closely; what was seen is remembered while its marks stay."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from suites.checkpoint import Completeness, Inspection, inspect, markers
+from watcher.config import Config
+from watcher.states import Record, State
+from watcher.world import StageSeen
+
+HOURLY = 3600.0
+SLOWLY = 600.0
+"""Seconds between two looks at a folder that seems to be left as it is: unreadable, or quiet for long."""
+
+OPEN = frozenset({State.OWED, State.WAITING, State.READY, State.FAILED})
+"""States in which the checkpoint is being waited for."""
+CHECKPOINT = "checkpoint: "
+"""How a reason begins that is about the checkpoint itself."""
+
+
+class _Looked(msgspec.Struct, frozen=True):
+    inspection: Inspection
+    marks: str | None
+    at: float
+    forced: bool
+
+
+def marks_of(folder: str) -> str | None:
+    """``suites.checkpoint.markers`` in one spelling for the journal."""
+    found = markers(Path(folder))
+    return None if found is None else "-".join(map(str, found))
+
+
+class Checkpoints:
+    """Remembers inspections from one poll to the next."""
+
+    def __init__(self) -> None:
+        self._looked: dict[str, _Looked] = {}
+        self._suspects: set[str] = set()
+        """Folders of settled evaluations whose marks moved and which are not whole again yet."""
+
+    def look(
+        self,
+        records: Iterable[Record],
+        config: Config,
+        stages: Mapping[str, StageSeen],
+        moved: set[str],
+        *,
+        now: float,
+        server_now: float,
+        settled_due: bool,
+    ) -> tuple[dict[str, Inspection], dict[str, str | None]]:
+        """(inspections, marks) by folder. ``moved``: stage folders in which something moved since the last look."""
+        inspections: dict[str, Inspection] = {}
+        marks: dict[str, str | None] = {}
+        listed = {str(stage.checkpoints): stages[stage.name] for stage in config.stages.values()}
+        for record in records:
+            folder = record.checkpoint
+            beside = os.path.dirname(folder)  # noqa: PTH120  a pathlib object costs more than all the rest of this loop
+            if record.state in OPEN:
+                if _absent(record, listed.get(beside)):
+                    self._looked.pop(folder, None)
+                elif record.retry_at is None or record.retry_at <= now:
+                    inspections[folder], marks[folder] = self._inspect(record, config.settle, server_now)
+            elif record.state is State.BLOCKED and record.reason.startswith(CHECKPOINT):
+                if beside in moved or settled_due or self._unreadable_for_long(folder, server_now):
+                    inspections[folder], marks[folder] = self._inspect(record, config.settle, server_now)
+            elif record.state in {State.SCORED, State.BLOCKED} and record.markers is not None:
+                if beside in moved or settled_due or folder in self._suspects:
+                    if marks_of(folder) in {record.markers, None}:
+                        self._suspects.discard(folder)
+                    else:
+                        self._suspects.add(folder)
+                        inspections[folder], marks[folder] = self._inspect(record, config.settle, server_now)
+            else:
+                self._looked.pop(folder, None)
+        return inspections, marks
+
+    def _unreadable_for_long(self, folder: str, server_now: float) -> bool:
+        looked = self._looked.get(folder)
+        return looked is None or (looked.inspection.kind is Completeness.UNREADABLE and server_now - looked.at >= SLOWLY)
+
+    def _inspect(self, record: Record, settle: float, server_now: float) -> tuple[Inspection, str | None]:
+        folder = record.checkpoint
+        marks = marks_of(folder)
+        looked = self._looked.get(folder)
+        if looked is not None and (looked.marks, looked.forced) == (marks, record.forced):
+            age = server_now - looked.at
+            if _at_rest(looked.inspection, server_now) and 0 <= age < SLOWLY:
+                return looked.inspection, marks
+        found = inspect(Path(folder), now=server_now, settle=settle, forced=record.forced)
+        if marks_of(folder) != marks:
+            why = "being written: it moved while it was looked at"
+            found = msgspec.structs.replace(found, kind=Completeness.NOT_YET, why=why, fingerprint=None)
+        self._looked[folder] = _Looked(found, marks, server_now, record.forced)
+        return found, marks
+
+
+def _absent(record: Record, seen: StageSeen | None) -> bool:
+    """Whether a listing says that the folder is not there. Folders that no listing would show are inspected instead."""
+    if seen is None or seen.steps is None or not record.checkpoint.endswith(f"/{record.step}"):
+        return False
+    return record.step not in seen.steps
+
+
+def _at_rest(inspection: Inspection, server_now: float) -> bool:
+    """Whether nothing is expected to change soon."""
+    if inspection.kind is Completeness.NOT_YET:
+        return inspection.newest_mtime is not None and server_now - inspection.newest_mtime > SLOWLY
+    return inspection.kind is not Completeness.GONE

@@ -1,0 +1,216 @@
+"""Commands about single evaluations: enqueue, retry, cancel, why. The first three leave a request; the watcher answers it."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from suites.problem import Problem
+from watcher.cli_common import config_option, environment, stage_named
+from watcher.config import Config, Stage
+from watcher.states import Ask, Record
+
+stage_argument = click.argument("stage")
+steps_argument = click.argument("words", metavar="STEP...", nargs=-1)
+from_option = click.option("--from", "source", metavar="SOURCE", help="Whose checkpoint: another stage.")
+name_option = click.option("--name", metavar="NAME", help="The folder's name among the results.")
+force_option = click.option("--force", is_flag=True)
+
+
+@click.command()
+@stage_argument
+@steps_argument
+@from_option
+@click.option("--checkpoint", type=click.Path(path_type=Path), metavar="DIR", help="A checkpoint that lies elsewhere.")
+@name_option
+@click.option("--bridge", "as_bridge", is_flag=True, help="As the stage's baseline; without STEP the one in the config.")
+@force_option
+@config_option
+def enqueue(
+    stage: str,
+    words: tuple[str, ...],
+    *,
+    source: str | None,
+    checkpoint: Path | None,
+    name: str | None,
+    as_bridge: bool,
+    force: bool,
+    config: Path | None,
+) -> None:
+    """Ask for steps of STAGE to be scored, in the schedule or not. STEP may be a range, both ends included: 1000:50000:1000.
+
+    With --force a scored one is scored again, and an interrupted rewrite or a copy without times is taken as it is.
+    """
+    from watcher import asks  # noqa: PLC0415
+
+    loaded, at = _load(config, stage)
+    steps = asks.steps(words)
+    if source is not None:
+        stage_named(source, loaded, "--from")
+    if checkpoint is not None:
+        checkpoint, steps = _elsewhere(checkpoint, steps)
+    if as_bridge:
+        source, steps = _as_bridge(at, loaded, source, steps)
+    if not steps:
+        raise Problem("no step is named", where=f"enqueue {stage}", todo="give at least one STEP, --bridge or --checkpoint DIR")
+    if name is not None and len(steps) > 1:
+        raise Problem(f"one name for {len(steps)} steps", where="--name", todo="give it with one STEP")
+    _leave(
+        loaded,
+        Ask(
+            **_head(),
+            kind="enqueue",
+            stage=stage,
+            steps=steps,
+            source=source,
+            checkpoint=None if checkpoint is None else str(checkpoint),
+            name=None if name is None else asks.name(name),
+            bridge=as_bridge,
+            force=force,
+        ),
+    )
+
+
+@click.command()
+@stage_argument
+@steps_argument
+@from_option
+@name_option
+@force_option
+@config_option
+def retry(stage: str, words: tuple[str, ...], *, source: str | None, name: str | None, force: bool, config: Path | None) -> None:
+    """Take up again what is blocked, failed, cancelled or lost.
+
+    With --force also what is scored, where another program's results are in the way, and an interrupted rewrite.
+    """
+    _change("retry", stage, words, source=source, name=name, force=force, config=config)
+
+
+@click.command()
+@stage_argument
+@steps_argument
+@from_option
+@name_option
+@config_option
+def cancel(stage: str, words: tuple[str, ...], *, source: str | None, name: str | None, config: Path | None) -> None:
+    """Do not score these, and end their jobs. Respected until `watcher retry`."""
+    _change("cancel", stage, words, source=source, name=name, force=False, config=config)
+
+
+@click.command()
+@stage_argument
+@click.argument("step")
+@from_option
+@config_option
+def why(stage: str, step: str, *, source: str | None, config: Path | None) -> None:
+    """Tell what was seen of an evaluation, what was decided, and what happens next."""
+    from watcher import asks, ledger  # noqa: PLC0415
+    from watcher.evidence import asks as pending  # noqa: PLC0415
+    from watcher.health import judge  # noqa: PLC0415
+    from watcher.why import paragraph, unknown  # noqa: PLC0415
+
+    loaded, at = _load(config, stage)
+    (number,) = _one(asks.steps((step,)))
+    now = time.time()
+    found = _matching(ledger.read(loaded.paths).records, stage, number, source)
+    health = judge(loaded.paths, now)
+    told = [paragraph(record, now) for record in found]
+    if not told:
+        skips = {skip["evaluation"]: skip["reason"] for skip in (health.document or {}).get("skipped", ())}
+        asked = any(ask.kind == "enqueue" and ask.stage == stage and number in ask.steps for ask in pending(loaded.paths)[0])
+        told = [unknown(at, number, source, loaded, skips=skips, asked=asked)]
+    click.echo("\n\n".join(told))
+    if health.verdict != "alive":
+        click.echo(f"\nNo watcher is running, so nothing happens until `watcher run` or `watcher once`.\n{health.line}")
+
+
+def _matching(records: dict[str, Record], stage: str, step: int, source: str | None) -> list[Record]:
+    return [
+        record for record in records.values() if (record.stage, record.step) == (stage, step) and source in {None, record.source}
+    ]
+
+
+def _load(config: Path | None, stage: str) -> tuple[Config, Stage]:
+    from watcher.settings import load  # noqa: PLC0415
+
+    loaded = load(config, environment())
+    return loaded, stage_named(stage, loaded)
+
+
+def _one(steps: tuple[int, ...]) -> tuple[int, ...]:
+    if len(steps) != 1:
+        raise Problem(f"{len(steps)} steps", where="STEP", todo="ask about one at a time")
+    return steps
+
+
+def _elsewhere(checkpoint: Path, steps: tuple[int, ...]) -> tuple[Path, tuple[int, ...]]:
+    folder = checkpoint.expanduser().absolute()
+    if not folder.is_dir():
+        raise Problem("no such folder", where=folder, todo="give --checkpoint the folder of one step, where its config.yaml is")
+    if not steps and folder.name.isascii() and folder.name.isdigit():
+        steps = (int(folder.name),)
+    if len(steps) != 1:
+        what = "which step is it? Its name is no number" if not steps else f"one checkpoint for {len(steps)} steps"
+        raise Problem(what, where=folder, todo="give its STEP")
+    return folder, steps
+
+
+def _as_bridge(stage: Stage, config: Config, source: str | None, steps: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    from watcher import asks  # noqa: PLC0415
+
+    if not steps:
+        in_config, steps = asks.bridge(stage, config)
+        return source or in_config, steps
+    if source is None and stage.bridge is None:
+        todo = "say whose checkpoint it is with --from STAGE"
+        raise Problem("has no bridge in the config", where=f"stages.{stage.name}", todo=todo)
+    return source or (stage.bridge.source if stage.bridge else stage.name), steps
+
+
+def _head() -> dict[str, Any]:
+    from watcher import asks  # noqa: PLC0415
+
+    now = time.time()
+    return {"id": asks.new_id(now), "at": now, "by": asks.me()}
+
+
+def _change(
+    kind: str, stage: str, words: tuple[str, ...], *, source: str | None, name: str | None, force: bool, config: Path | None
+) -> None:
+    from watcher import asks  # noqa: PLC0415
+
+    loaded, _ = _load(config, stage)
+    if source is not None:
+        stage_named(source, loaded, "--from")
+    steps = asks.steps(words)
+    if not steps:
+        raise Problem("no step is named", where=f"{kind} {stage}", todo="give at least one STEP")
+    _leave(loaded, Ask(**_head(), kind=kind, stage=stage, steps=steps, source=source, name=name, force=force))
+
+
+def _leave(config: Config, ask: Ask) -> None:
+    """Leave it, and say what happens and when."""
+    from watcher import asks  # noqa: PLC0415
+    from watcher.health import judge  # noqa: PLC0415
+    from watcher.status_text import ago  # noqa: PLC0415
+
+    asks.leave(ask, config.paths)
+    health = judge(config.paths, time.time())
+    steps = ", ".join(map(str, ask.steps[:8])) + (f" and {len(ask.steps) - 8} more" if len(ask.steps) > 8 else "")  # noqa: PLR2004
+    of = "" if ask.source in {None, ask.stage} else f" of {ask.source}"
+    click.echo(f"{ask.kind} {ask.stage}: {'step' if len(ask.steps) == 1 else 'steps'} {steps}{of}{_remark(ask, health.document)}")
+    if health.verdict == "alive" and health.document is not None:
+        click.echo(f"The watcher on {health.document['host']} takes it up within {ago(health.document['poll'])}.")
+    else:
+        click.echo("No watcher is running: it is taken up when `watcher run` or `watcher once` runs next.")
+
+
+def _remark(ask: Ask, document: dict[str, Any] | None) -> str:
+    """What the last status makes one expect."""
+    rows = (document or {}).get("stages", {}).get(ask.stage, {}).get("evaluations", ())
+    asked = [row for row in rows if row["step"] in ask.steps and ask.source in {None, row["source"]} and ask.name is None]
+    scored = sum(row["state"] == "scored" for row in asked)
+    if ask.kind in {"enqueue", "retry"} and scored and not ask.force and ask.checkpoint is None:
+        return f" ({scored} scored already: --force scores again)"
+    return ""

@@ -1,0 +1,100 @@
+"""What a config file may say: its keys, their types and their defaults. ``settings.py`` makes a ``config.Config`` of it."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from suites.documents import Duration
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Step = Annotated[int, msgspec.Meta(ge=0)]
+Flag = bool | Annotated[int, msgspec.Meta(ge=0, le=1)]
+
+
+class Bridge(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``stages.NAME.bridge``."""
+
+    source: str = msgspec.field(name="from")
+    step: Step | None = None
+    checkpoint: Path | None = None
+    enabled: Flag = True
+
+
+class Stage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``stages.NAME``; what is left out is filled in by ``settings.py``."""
+
+    checkpoints: Path
+    results: Path | None = None
+    steps: tuple[Step, ...] | Step | str | None = None
+    every: Count | None = None
+    start: Step | None = msgspec.field(name="from", default=None)
+    to: Step | None = None
+    final: Flag = False
+    suites: tuple[str, ...] | str
+    tokenizer: str | None = None
+    seq_len: Count | None = None
+    use_fast: Flag = True
+    training_config: Path | None = None
+    objectives: dict[str, Any] | None = None
+    bridge: Bridge | None = None
+    backend: str | None = None
+    command: str | None = None
+
+
+class Slurm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``slurm``: as ``config.Slurm``, and numbers where Slurm takes words."""
+
+    account: str | int | None = None
+    partition: str | int | None = None
+    qos: str | int | None = None
+    gres: str | int | None = "gpu:1"
+    cpus_per_task: Count | None = 8
+    time: str | int | None = "04:00:00"
+    mem: str | int | None = None
+    extra: tuple[str, ...] | str = ()
+    setup: tuple[str, ...] | str = ()
+
+
+class Prefill(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``prefill``: who fills the data cache."""
+
+    where: str = "login"
+    auto: Flag = False
+    partition: str | None = None
+
+
+class Limits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``limits``: as ``config.Limits``."""
+
+    max_running: Count | None = None
+    max_queued: Count = 100
+    slurm_calls_per_minute: Count = 10
+
+
+class Retry(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``retry``: as ``config.Retry``."""
+
+    attempts: Count = 3
+    backoff: Duration = Duration(60)
+
+
+class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    scratch: Path | None = None
+    results: Path | None = None
+    eval_data: Path | None = None
+    state: Path | None = None
+    python: str = "python3"
+    executor: str = "slurm"
+    poll: Duration = Duration(60)
+    settle: Duration = Duration(60)
+    slurm: Slurm | None = None
+    prefill: Prefill | None = None
+    limits: Limits | None = None
+    retry: Retry | None = None
+    notify: str | None = None
+    pin: Flag = False
+    mirror: Path | None = None
+    stages: dict[str, Stage] | None = None

@@ -1,0 +1,255 @@
+"""The daemon: one lock, one journal, one executor, and a tick every poll until it is told to end.
+
+``run`` stays; ``once`` does one tick and is a full substitute from cron, since everything that matters between two
+ticks is on disk. Nothing here imports torch, numpy, pyarrow, datasets or transformers.
+"""
+
+import os
+import random
+import secrets
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from suites.files import create_once
+from suites.problem import Exit, Problem
+from watcher import __version__, logs, status
+from watcher.act import Say
+from watcher.config import Config
+from watcher.executor import Executor
+from watcher.ledger import DryJournal, Journal, Superseded, read
+from watcher.lock import Lock
+from watcher.observe import touch_clock
+from watcher.states import DaemonFacts, Record, Skip, State
+from watcher.tick import Ticker, rehearse
+from watcher.wake import Wake
+
+SUPERSEDED = 5
+"""Exit code of a watcher that another one took over from."""
+_JITTER = 0.1
+_NO_JOURNAL = "none"
+
+Clock = Callable[[], float]
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What one tick did, or would do."""
+
+    actions: list[dict[str, str]]
+    """{"action", "evaluation", "reason"} each."""
+    skipped: list[dict[str, str]]
+    """{"evaluation", "reason"} each."""
+
+
+def make_executor(config: Config, environ: Mapping[str, str]) -> Executor:
+    """The config's executor. Problem where it cannot work as configured."""
+    if config.executor == "local":
+        from watcher.local import LocalExecutor  # noqa: PLC0415  only one of the two is ever needed
+
+        return LocalExecutor(config.paths.attempt("any").parent, environ=environ)
+    if config.executor == "slurm":
+        from watcher.slurm import SlurmExecutor  # noqa: PLC0415
+
+        return SlurmExecutor(per_minute=config.limits.slurm_calls_per_minute, poll=config.poll, environment=environ)
+    raise Problem(f"unknown executor {config.executor!r}", where=config.source, todo="write executor: slurm or local")
+
+
+def state_id(config: Config) -> str:
+    """The random name of a state folder, made once: it marks our jobs in a queue that others use too."""
+    path = config.paths.state / "id"
+    create_once(path, secrets.token_hex(8) + "\n")
+    return path.read_text(encoding="ascii").strip()
+
+
+class Daemon:
+    """Everything between taking the lock and giving it back."""
+
+    def __init__(self, config: Config, *, environ: Mapping[str, str], say: Say, clock: Clock = time.time) -> None:
+        self.config = config
+        self._environ, self._say, self._clock = environ, say, clock
+        self._ticks = 0
+        self._notes: list[str] = []
+        self._trouble_since: float | None = None
+        config.paths.state.mkdir(parents=True, exist_ok=True)
+        server_now = touch_clock(config.paths.clock)
+        self.lock = Lock.acquire(config.paths, lease=10 * config.poll, server_now=server_now)
+        try:
+            config.paths.requests.mkdir(exist_ok=True)
+            self.journal = Journal.open(config.paths)
+            self.lock.enter(self.journal.epoch)
+            me = self.lock.me
+            self.journal.append("opened", t=clock(), host=me.host, pid=me.pid, start=me.start, version=__version__)
+            self._started = clock()
+            self._notes += self.journal.ledger.notes
+            for note in self._notes:
+                say("journal", words=note)
+            self.ticker = Ticker(
+                config,
+                self.journal,
+                make_executor(config, environ),
+                state_id(config),
+                clock=clock,
+                environ=environ,
+                say=say,
+            )
+        except BaseException:
+            self.lock.release()
+            raise
+
+    def tick(self, stopping: Callable[[], bool] = lambda: False) -> None:
+        """One tick and its status. Raises Superseded; every OSError is noted, and the next tick goes on."""
+        try:
+            if not self.lock.beat():
+                message = f"{self.config.paths.lock} is another's by now; this watcher stops"
+                raise Superseded(message)
+            self.ticker.tick(stopping)
+            self._ticks += 1
+            troubles: tuple[str, ...] = self.ticker.notes
+        except OSError as error:
+            troubles = (f"this tick ended early: {error}",)
+            self._say("trouble", words=str(error))
+        try:
+            self._publish(troubles)
+        except OSError as error:
+            self._say("trouble", words=f"status cannot be written: {error}")
+
+    def _publish(self, troubles: tuple[str, ...]) -> None:
+        ticker = self.ticker
+        facts = DaemonFacts(
+            host=self.lock.me.host,
+            pid=self.lock.me.pid,
+            epoch=self.journal.epoch,
+            started=self._started,
+            version=__version__,
+            poll=self.config.poll,
+            ticks=self._ticks,
+            calls=dict(getattr(ticker.executor, "calls", {})),
+            notes=(*self._notes, *troubles),
+        )
+        now = self._clock()
+        if ticker.queue is not None:
+            reached = ticker.queue.jobs is not None
+            self._trouble_since = None if reached else self._trouble_since or now
+        document = status.build(
+            records=self.journal.ledger.records,
+            skips=ticker.skips,
+            queue=ticker.queue,
+            config=self.config,
+            now=now,
+            daemon=facts,
+            queue_trouble_since=self._trouble_since,
+        )
+        status.publish(document, self.config.paths)
+
+    def reload(self, load: Callable[[], Config]) -> None:
+        """Take a new config; an invalid one, or one about another state folder or executor, is refused and the old one kept."""
+        try:
+            config = load()
+        except Problem as problem:
+            self._say("config_refused", words=str(problem))
+            return
+        if (config.state, config.executor) != (self.config.state, self.config.executor):
+            self._say("config_refused", words="state and executor change only with a new start")
+            return
+        self.config = config
+        self.ticker.reconfigure(config)
+        self._say("config_reloaded", source=config.source)
+
+    def close(self) -> None:
+        """Give everything back. Jobs go on."""
+        try:
+            self.journal.close()
+        finally:
+            self.lock.release()
+
+
+def run(config: Config, *, reload: Callable[[], Config], environ: Mapping[str, str]) -> int:
+    """Watch until SIGTERM or SIGINT; SIGHUP re-reads the config. Gives the exit code: 0, or SUPERSEDED."""
+    config.paths.state.mkdir(parents=True, exist_ok=True)
+    say = logs.start(config.paths.log, console=True)
+    wake = Wake()
+    asked = {"stop": False, "reload": False}
+    handlers = {
+        signal.SIGTERM: lambda: asked.update(stop=True),
+        signal.SIGINT: lambda: asked.update(stop=True),
+        signal.SIGHUP: lambda: asked.update(reload=True),
+    }
+    try:
+        with wake.signals(handlers):
+            daemon = Daemon(config, environ=environ, say=say)
+            try:
+                return _loop(daemon, wake, asked, reload, say)
+            finally:
+                daemon.close()
+    finally:
+        wake.close()
+        logs.stop()
+
+
+def _loop(daemon: Daemon, wake: Wake, asked: dict[str, bool], reload: Callable[[], Config], say: Say) -> int:
+    config = daemon.config
+    say("watching", stages=sorted(config.stages), state=str(config.state), epoch=daemon.journal.epoch, pid=os.getpid())
+    words = wake.watch(stage.checkpoints for stage in config.stages.values())
+    if words:
+        say("events", words=words)
+    while True:
+        try:
+            daemon.tick(lambda: asked["stop"])
+        except Superseded as error:
+            say("superseded", words=str(error))
+            return SUPERSEDED
+        jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  so that many watchers do not ask at once
+        wake.sleep(daemon.config.poll * jitter, lambda: asked["stop"] or asked["reload"])
+        if asked["stop"]:
+            say("stopped", reason="told to")
+            return 0
+        if asked["reload"]:
+            asked["reload"] = False
+            daemon.reload(reload)
+
+
+def once(config: Config, *, dry_run: bool, environ: Mapping[str, str]) -> Report:
+    """One tick, under the same lock; a dry run only says what it would do, and writes nothing.
+
+    Raises Problem where a watcher runs already, or the state folder cannot be used.
+    """
+    if dry_run:
+        journal = DryJournal(read(config.paths))
+        told, skips = rehearse(
+            config, journal, make_executor(config, environ), _known_id(config.paths.state), clock=time.time, environ=environ
+        )
+        return _report(told, skips, journal.ledger.records)
+    try:
+        config.paths.state.mkdir(parents=True, exist_ok=True)
+        say = logs.start(config.paths.log, console=False)
+        daemon = Daemon(config, environ=environ, say=say)
+    except OSError as error:
+        raise Problem(
+            f"cannot be used: {error.strerror or error}", where=config.paths.state, todo="mend that", code=Exit.CANNOT_WRITE
+        ) from error
+    try:
+        daemon.tick()
+        return _report(daemon.ticker.told, daemon.ticker.skips, daemon.journal.ledger.records)
+    except Superseded as error:
+        raise Problem(str(error), where=config.paths.state, todo="see which watcher runs", code=Exit.TEMPORARY) from error
+    finally:
+        daemon.close()
+        logs.stop()
+
+
+def _known_id(state: Path) -> str:
+    try:
+        return (state / "id").read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return _NO_JOURNAL
+
+
+def _report(told: list[dict[str, str]], skips: tuple[Skip, ...], records: Mapping[str, Record]) -> Report:
+    skipped = {skip.evaluation: skip.reason for skip in skips}
+    scored = {key: "scored already" for key, record in records.items() if record.state is State.SCORED}
+    done = {action["evaluation"] for action in told}
+    listed = {**{key: why for key, why in scored.items() if key not in done}, **skipped}
+    return Report(told, [{"evaluation": evaluation, "reason": reason} for evaluation, reason in listed.items()])

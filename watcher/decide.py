@@ -1,0 +1,153 @@
+"""Decide: from what was seen and what is journaled to what is done now. Pure: no clock, no I/O.
+
+Order of submission, where not all can go at once: bridges and final steps first, since comparisons wait for them;
+then by the time at which the checkpoint was complete, oldest first; then by step.
+"""
+
+import math
+from collections.abc import Mapping
+
+from watcher.answers import answer
+from watcher.config import Config, Stage
+from watcher.flight import in_flight
+from watcher.fold import Ledger
+from watcher.naming import Wanted, directory, is_final, missing, scheduled, started_at, wanted
+from watcher.rest import settled, unsettled
+from watcher.states import IN_FLIGHT, SETTLED, Record, Skip
+from watcher.strays import strays
+from watcher.world import Action, Cancel, Decision, Note, StageSeen, Submit, World
+
+MOST_UNSCHEDULED = 200
+"""Unscheduled steps of one stage that are named one by one; the rest is counted."""
+
+
+def decide(world: World, ledger: Ledger, config: Config, comment: str) -> Decision:
+    """All actions, in order, and why nothing is done about the rest. ``comment`` marks our jobs in the queue."""
+    asked = [action for ask in world.asks for action in answer(ask, world, config, ledger)]
+    if asked:  # they change what everything else depends on: that is decided at the next look
+        return Decision(actions=tuple(asked))
+    found, unknown_bridges = wanted(config, world.stages)
+    owned = _own(missing(found, ledger), config, ledger)
+    moved = _moved(found, ledger)
+    if owned or moved:
+        return Decision(actions=(*owned, *moved))
+    identities = {want.identity for want in found}
+    outcome: list[Action | Skip] = strays(world, ledger, comment)
+    taken = {item.key for item in outcome if not isinstance(item, Skip | Cancel)}
+    candidates: list[Submit] = []
+    for record in ledger.records.values():
+        if record.key in taken:
+            continue
+        is_wanted = record.origin == "request" or record.named or (record.stage, record.source, record.step) in identities
+        for item in _one(record, world, config, ledger, is_wanted=is_wanted):
+            if isinstance(item, Submit):
+                candidates.append(item)
+            else:
+                outcome.append(item)
+    outcome += _submissions(candidates, world, config, ledger)
+    outcome += _notices(world, config, ledger, unknown_bridges)
+    retries = [r.retry_at for r in ledger.records.values() if r.retry_at is not None and r.state not in SETTLED]
+    return Decision(
+        actions=tuple(item for item in outcome if not isinstance(item, Skip)),
+        skips=tuple(item for item in outcome if isinstance(item, Skip)),
+        due=min(retries, default=math.inf),
+    )
+
+
+def _one(record: Record, world: World, config: Config, ledger: Ledger, *, is_wanted: bool) -> list[Action | Skip]:
+    if record.state in IN_FLIGHT and record.attempt is not None:
+        return [in_flight(record, record.attempt, world, config)]
+    if record.state in SETTLED:
+        found = settled(record, world, config, wanted=is_wanted)
+        return [] if found is None else [found]
+    if not is_wanted:
+        return [Skip(record.key, "no longer in the schedule")]
+    return unsettled(record, world, config, ledger)
+
+
+def _own(wants: list[Wanted], config: Config, ledger: Ledger) -> list[Note]:
+    """Take up what the config asks for and the journal does not know. Own steps first: a plain name is theirs."""
+    taken = set(ledger.records)
+    notes = []
+    for want in sorted(wants, key=lambda want: want.source != want.stage):
+        name = directory(want, config.stages[want.stage], taken)
+        fields = {
+            "stage": want.stage,
+            "source": want.source,
+            "step": want.step,
+            "directory": name,
+            "origin": want.origin,
+            "checkpoint": want.checkpoint,
+            "reason": "in the schedule" if want.origin == "schedule" else f"bridge from {want.source}",
+        }
+        notes.append(Note(event="owned", key=f"{want.stage}/{name}", fields=fields))
+        taken.add(f"{want.stage}/{name}")
+    return notes
+
+
+def _moved(found: list[Wanted], ledger: Ledger) -> list[Note]:
+    """Where the config says by now that a checkpoint lies elsewhere."""
+    known = ledger.by_identity()
+    notes = []
+    for want in found:
+        record = ledger.records[known[want.identity]] if want.identity in known else None
+        if record is None or record.checkpoint == want.checkpoint or record.origin == "request" or record.state in IN_FLIGHT:
+            continue
+        fields = {"checkpoint": want.checkpoint, "reason": f"the config has it at {want.checkpoint}"}
+        notes.append(Note(event="moved", key=record.key, fields=fields))
+    return notes
+
+
+def _submissions(candidates: list[Submit], world: World, config: Config, ledger: Ledger) -> list[Action | Skip]:
+    """As many as limits allow, the most wanted first."""
+    if not candidates:
+        return []
+    if world.queue is None or world.queue.jobs is None:
+        why = "not asked yet" if world.queue is None else f"cannot be asked: {world.queue.trouble}"
+        return [Skip(candidate.key, f"ready; the queue {why}") for candidate in candidates]
+    flying = sum(record.state in IN_FLIGHT for record in ledger.records.values())
+    limits = [
+        (config.limits.max_queued - flying, f"limits.max_queued is {config.limits.max_queued}"),
+    ]
+    most = config.limits.max_running if config.limits.max_running is not None else world.max_running
+    if most is not None:
+        limits.append((most - flying, f"{flying} in flight, limits.max_running is {most}"))
+    if world.submissions_left is not None:
+        limits.append((world.submissions_left, "limits.slurm_calls_per_minute is used up"))
+    room, why = min(limits)
+    ranked = sorted(candidates, key=lambda candidate: _rank(ledger.records[candidate.key], config, world.stages))
+    room = max(0, room)
+    return [*ranked[:room], *(Skip(candidate.key, f"ready; {why}") for candidate in ranked[room:])]
+
+
+def _rank(record: Record, config: Config, seen: Mapping[str, StageSeen]) -> tuple[bool, float, str, int]:
+    stage = config.stages[record.stage]
+    first = record.source != record.stage or is_final(stage, seen.get(stage.name), record.step)
+    return not first, record.times.get("complete", math.inf), record.stage, record.step
+
+
+def _notices(world: World, config: Config, ledger: Ledger, unknown_bridges: Mapping[str, str]) -> list[Skip]:
+    """What nothing is done about, and would otherwise go unsaid."""
+    skips = [Skip(f"{name}/bridge", f"bridge: {why}") for name, why in unknown_bridges.items()]
+    for stage in config.stages.values():
+        seen = world.stages[stage.name]
+        if seen.trouble or seen.absent:
+            skips.append(Skip(str(stage.checkpoints), seen.trouble or "does not exist yet"))
+        skips += _unscheduled(stage, seen, ledger)
+        begun = started_at(stage, config, world.stages)
+        bridges = [r for r in ledger.records.values() if r.origin == "bridge" and r.stage == stage.name]
+        if begun is not None and bridges and all(record.step != begun for record in bridges):
+            said = f"{stage.name} says that it started from step {begun}, its bridge is step {bridges[0].step}"
+            skips.append(Skip(bridges[0].key, said))
+    skips += [Skip(folder, "looks like a stage, and is in no schedule") for folder in world.unscheduled]
+    return skips
+
+
+def _unscheduled(stage: Stage, seen: StageSeen, ledger: Ledger) -> list[Skip]:
+    known = {record.step for record in ledger.records.values() if record.source == stage.name and record.stage == stage.name}
+    known.update(scheduled(stage, seen))
+    left = [step for step in seen.steps or () if step not in known]
+    skips = [Skip(f"{stage.name}/step_{step}", "not in the schedule") for step in left[:MOST_UNSCHEDULED]]
+    if len(left) > MOST_UNSCHEDULED:
+        skips.append(Skip(stage.name, f"{len(left) - MOST_UNSCHEDULED} more steps are not in the schedule"))
+    return skips

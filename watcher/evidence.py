@@ -1,0 +1,157 @@
+"""What the disk says of attempts and results: claims, exit records, tier files. Reads only."""
+
+import contextlib
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from suites.contract import Request, TierVerdict, judge_tier_file, read_exit_records, read_request, tier_digests
+from suites.files import read_json
+from suites.paths import EvaluationPaths, StatePaths
+from suites.problem import Exit, Problem
+from watcher.states import Ask, Attempt
+from watcher.world import AttemptSeen, Results
+
+_WORDS = ("problem", "why", "reason", "error", "message", "what")
+
+
+def attempt_on_disk(paths: StatePaths, results: EvaluationPaths, run_id: str) -> AttemptSeen:
+    """Claim, exit records and, where the newest of them is not a success, what run.json says of it."""
+    folder = paths.attempt(run_id)
+    claim = None
+    try:
+        names = os.listdir(folder)  # noqa: PTH208  names only; listing it makes a file server look again
+    except OSError:
+        return AttemptSeen()
+    if "claim" in names:
+        with contextlib.suppress(OSError):
+            claim = (folder / "claim").read_text(encoding="utf-8", errors="replace").strip() or None
+    exits = tuple(read_exit_records(folder)) if any(name.startswith("exit.") for name in names) else ()
+    words = said(results.run, run_id) if exits and exits[-1].code != Exit.SCORED else ""
+    return AttemptSeen(claim=claim, exits=exits, words=words)
+
+
+def said(run_json: Path, run_id: str) -> str:
+    """Why a run did not score, from its run.json; empty where that is another run's or says nothing."""
+    try:
+        document = read_json(run_json)
+    except (OSError, ValueError):
+        return ""
+    if not isinstance(document, dict) or document.get("run_id", run_id) != run_id:
+        return ""
+    return _words(document)
+
+
+def _words(document: Mapping[str, Any]) -> str:
+    for name in _WORDS:
+        value = document.get(name)
+        if isinstance(value, str) and value:
+            return " ".join(value.split())
+        if isinstance(value, dict):
+            found = _words(value)
+            if found:
+                return found
+    return ""
+
+
+def judge(paths: EvaluationPaths, fingerprint: str, tiers: Mapping[str, tuple[str, tuple[str, ...]]]) -> Results:
+    """Every tier's file for a checkpoint's content and today's suites."""
+    with contextlib.suppress(OSError):
+        os.listdir(paths.folder)  # noqa: PTH208  list the parent before a file is believed absent
+    verdicts: dict[str, TierVerdict] = {}
+    fingerprints: dict[str, str] = {}
+    scores: dict[str, float] = {}
+    for tier, (digest, names) in tiers.items():
+        path = paths.tier(tier)
+        verdicts[tier] = judge_tier_file(path, tier=tier, fingerprint=fingerprint, suite_digest=digest, names=names)
+        if verdicts[tier].kind == "stale":
+            found = _fingerprint(path)
+            if found is not None:
+                fingerprints[tier] = found
+        elif verdicts[tier].kind == "valid":
+            scores |= _headlines(path)
+    return Results(verdicts=verdicts, fingerprints=fingerprints, scores=scores)
+
+
+def _headlines(path: Path) -> dict[str, float]:
+    """``ppl`` and ``primary`` of a tier file's summary, where they are finite numbers."""
+    try:
+        document = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    summary = document.get("summary") if isinstance(document, dict) else None
+    found = summary if isinstance(summary, dict) else {}
+    numbers = {name: found.get(name) for name in ("ppl", "primary")}
+    return {name: float(value) for name, value in numbers.items() if isinstance(value, int | float) and math.isfinite(value)}
+
+
+def _fingerprint(path: Path) -> str | None:
+    try:
+        document = read_json(path)
+    except (OSError, ValueError):
+        return None
+    found = document.get("checkpoint", {}).get("fingerprint") if isinstance(document, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def asked_for(
+    paths: StatePaths, attempt: Attempt, now: Mapping[str, tuple[str, tuple[str, ...]]]
+) -> Mapping[str, tuple[str, tuple[str, ...]]]:
+    """The tiers that an attempt was asked for, as they were then: from its request where the suites' files differ by now."""
+    if all(tier in now and now[tier][0] == digest for tier, digest in attempt.suites.items()):
+        return {tier: now[tier] for tier in attempt.suites}
+    try:
+        then = tier_digests(read_request(paths.attempt(attempt.run_id) / "request.json").suites)
+    except Problem:
+        then = {}
+    return {tier: then.get(tier, (digest, ())) for tier, digest in attempt.suites.items()}
+
+
+def still_there(paths: EvaluationPaths, tiers: Mapping[str, str]) -> Results:
+    """Whether the tier files of a scored evaluation are still on disk; what is in them is not read again."""
+    verdicts = {}
+    for tier in tiers:
+        path = paths.tier(tier)
+        try:
+            os.stat(path)  # noqa: PTH116  as cheap as can be: this is asked of every scored evaluation
+        except FileNotFoundError:
+            verdicts[tier] = TierVerdict("missing", f"{path}: no such file")
+        except OSError:
+            verdicts[tier] = TierVerdict("valid", "cannot be looked at now")
+        else:
+            verdicts[tier] = TierVerdict("valid")
+    return Results(verdicts=verdicts)
+
+
+def stranger(paths: StatePaths, name: str) -> Request | None:
+    """The request of a job that the journal does not know; None where there is none that can be read."""
+    try:
+        return read_request(paths.attempt(name) / "request.json")
+    except Problem:
+        return None
+
+
+def asks(paths: StatePaths) -> tuple[list[Ask], list[str]]:
+    """Requests from the command line, oldest first, and what is wrong with those that cannot be read."""
+    found, wrong = [], []
+    try:
+        names = sorted(name for name in os.listdir(paths.requests) if name.endswith(".json") and not name.startswith("."))  # noqa: PTH208
+    except FileNotFoundError:
+        return [], []
+    for name in names:
+        try:
+            ask = msgspec.json.decode((paths.requests / name).read_bytes(), type=Ask)
+        except FileNotFoundError:
+            continue
+        except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
+            wrong.append(f"{paths.requests / name}: not a request ({error}); remove it and ask again")
+        else:
+            if name == f"{ask.id}.json":
+                found.append(ask)
+            else:
+                wrong.append(f"{paths.requests / name}: its id is {ask.id!r}, which is not its name; remove it and ask again")
+    return sorted(found, key=lambda ask: (ask.at, ask.id)), wrong

@@ -1,0 +1,180 @@
+"""What becomes of an evaluation in flight. Pure.
+
+Only valid result files mean success. Exit records and result files come before the queue, the queue before accounting;
+and absence of news is no news: what nobody knows of is looked up for a while, and its claim is made void before it
+is given up, so that it can never run afterwards.
+"""
+
+from collections.abc import Mapping
+
+from suites.contract import ExitRecord
+from suites.problem import Exit
+from watcher import policy
+from watcher.config import Config
+from watcher.executor import Job, JobState
+from watcher.states import Attempt, Record, Skip, State
+from watcher.world import Action, AttemptSeen, Note, Release, Results, Void, World
+
+SHOWING = 60.0
+"""Seconds that a file server may take to show what a job on another node wrote."""
+GONE_FOR = 300.0
+"""Seconds that a job must be in neither queue nor accounting before it is taken for vanished."""
+ENDING = "ending: "
+"""How a reason begins while an end is being made sure of."""
+
+_INFORMATIVE = frozenset({JobState.TIMEOUT, JobState.OUT_OF_MEMORY})
+_OWN_CODES = frozenset(int(code) for code in Exit)
+_MAY_COME_BACK = frozenset({JobState.NODE_FAIL, JobState.PREEMPTED})
+
+
+def in_flight(record: Record, attempt: Attempt, world: World, config: Config) -> Action | Skip:
+    """The next step of an evaluation whose newest attempt is ``attempt``, or why there is none."""
+    seen = world.attempts.get(attempt.run_id, AttemptSeen())
+    job = job_of(attempt, world)
+    if record.state is State.SUBMITTING:
+        return _submitting(record, attempt, seen, world, config)
+    if job is not None and job.job_id != attempt.job_id and job.job_id:
+        return adopt(record, attempt, job, f"the queue has it as job {job.job_id}, not {attempt.job_id}")
+    last = seen.exits[-1] if seen.exits else None
+    if last is not None and job is not None and job.restarts > last.restart:
+        last = None  # of an earlier run of this job
+    live = job is not None and not job.state.over
+    results = world.results.get(record.key)
+    over = last is not None or (not live and _asked_since(attempt, world))
+    if results is not None and results.valid and over:
+        return scored(record, attempt.fingerprint, attempt.suites, results, reason="valid results", run_id=attempt.run_id)
+    if job is not None and live:
+        return _living(record, attempt, job)
+    if world.queue is None or world.queue.jobs is None:
+        words = "not asked yet" if world.queue is None else world.queue.trouble
+        return Skip(record.key, f"{record.state.value}: the queue cannot be asked: {words}")
+    if not _asked_since(attempt, world):
+        return Skip(record.key, f"{record.state.value}: job {attempt.job_id}")
+    return _over(record, attempt, last, world, config)
+
+
+def _asked_since(attempt: Attempt, world: World) -> bool:
+    """Whether the queue was asked after the job was submitted: an older answer knows nothing of it."""
+    return world.queue is not None and world.queue.jobs is not None and world.queue.at > (attempt.submit_time or attempt.intended)
+
+
+def job_of(attempt: Attempt, world: World) -> Job | None:
+    """The attempt's job as the queue tells it, else as accounting does."""
+    if world.queue is None or world.queue.jobs is None:
+        return None
+    return world.queue.jobs.get(attempt.run_id) or (world.queue.history or {}).get(attempt.run_id)
+
+
+def scored(record: Record, fingerprint: str, suites: Mapping[str, str], results: Results, **fields: object) -> Note:
+    """The end that everything is for. ``suites``: tier -> digest of what was asked for."""
+    said = {"fingerprint": fingerprint, "suites": {**record.suites, **suites}, "scores": results.scores, **fields}
+    return Note(event="scored", key=record.key, fields=said)
+
+
+def adopt(record: Record, attempt: Attempt, job: Job, reason: str) -> Note:
+    """A job that exists although the journal was not sure of it."""
+    return Note(
+        event="adopted",
+        key=record.key,
+        fields={
+            "run_id": attempt.run_id,
+            "job_id": job.job_id,
+            "submit_time": job.submit_time,
+            "released": job.state is not JobState.HELD,
+            "attempt": attempt,
+            "reason": reason,
+        },
+    )
+
+
+def _submitting(record: Record, attempt: Attempt, seen: AttemptSeen, world: World, config: Config) -> Action | Skip:
+    job = job_of(attempt, world)
+    if job is not None:
+        return adopt(record, attempt, job, f"found in the queue as job {job.job_id}")
+    if seen.claim is not None and not seen.claim.startswith("void"):
+        return adopt(record, attempt, _from_claim(attempt, seen.claim), f"found by its claim: {seen.claim}")
+    if world.queue is None or world.queue.jobs is None:
+        return Skip(record.key, "submitting: whether a job exists is not known, and the queue cannot be asked")
+    waited = world.queue.at - attempt.intended
+    if waited < world.lag or not world.queue.sure:
+        return Skip(record.key, "submitting: whether a job exists is not known yet; it is looked up by name")
+    times = record.failures.get("unsure", 0) + 1
+    words = f"no job {attempt.run_id} in queue or accounting after {waited:.0f} s: given up, and made void"
+    fields = {"run_id": attempt.run_id, "kind": "unsure", "reason": words}
+    retry_at = world.now + policy.backoff(config.retry, times)
+    return Void(
+        key=record.key, run_id=attempt.run_id, then=Note(event="voided", key=record.key, fields={**fields, "retry_at": retry_at})
+    )
+
+
+def _from_claim(attempt: Attempt, claim: str) -> Job:
+    """The job that a claim speaks of: ``slurm:<job id>`` or ``local:<host>:<pid>:<start>``."""
+    kind, _, rest = claim.partition(":")
+    job_id = rest.split(":")[1] if kind == "local" and rest.count(":") >= 1 else rest or claim
+    return Job(job_id=job_id, name=attempt.run_id, state=JobState.RUNNING, word="claimed", submit_time=attempt.intended)
+
+
+def _living(record: Record, attempt: Attempt, job: Job) -> Action | Skip:
+    if job.state is JobState.HELD and not attempt.released:
+        return Release(key=record.key, run_id=attempt.run_id, job=job, reason=f"job {job.job_id} is recorded")
+    if job.state is not JobState.HELD and not attempt.released:
+        return Release(key=record.key, run_id=attempt.run_id, job=job, deed=False, reason=f"job {job.job_id} is free to run")
+    fields = {"run_id": attempt.run_id, "restarts": job.restarts}
+    doubted = record.reason.startswith(ENDING)
+    if job.state is JobState.RUNNING and (record.state is not State.RUNNING or job.restarts != attempt.restarts or doubted):
+        started = {**fields, "reason": f"job {job.job_id}"}
+        if job.start_time is not None:
+            started["started"] = job.start_time
+        return Note(event="started", key=record.key, fields=started)
+    if job.state is JobState.PENDING and (record.state is State.RUNNING or doubted):
+        reason = f"job {job.job_id} was put back into the queue{': ' + job.reason if job.reason else ''}"
+        return Note(event="requeued", key=record.key, fields={**fields, "reason": reason})
+    said = f": {job.reason}" if job.reason and job.reason not in {"None", "none"} else ""
+    if job.state is JobState.HELD:
+        return Skip(record.key, f"held: job {job.job_id} was released, but somebody holds it{said}")
+    if job.state is JobState.UNKNOWN:
+        return Skip(record.key, f"{record.state.value}: job {job.job_id} is {job.word}{said}")
+    return Skip(record.key, f"{job.state.value}: job {job.job_id}{said}")
+
+
+def _over(record: Record, attempt: Attempt, last: ExitRecord | None, world: World, config: Config) -> Action | Skip:
+    """Nothing of the attempt lives any more, and its results are not valid. ``last``: the exit record of its newest run."""
+    seen = world.attempts.get(attempt.run_id, AttemptSeen())
+    job = job_of(attempt, world)
+    results = world.results.get(record.key)
+    wrong = "" if results is None else results.wrong()
+    now, retry = world.now, config.retry
+    if job is not None and job.state in _MAY_COME_BACK:
+        words = f"job {job.job_id} is {job.word}; whether it is run again by itself is waited for"
+        return _settling(record, attempt, words, policy.REQUEUE_WINDOW, now) or policy.after_state(record, job, wrong, retry, now)
+    if job is not None and job.state is JobState.CANCELLED and (last is None or last.code != 0):
+        return policy.after_state(record, job, wrong, retry, now)
+    informative = job is not None and job.state in _INFORMATIVE
+    if last is not None and last.code != 0 and not (informative and last.code not in _OWN_CODES):
+        return policy.after_exit(record, last, seen.words, retry, now)
+    if job is not None and job.state is not JobState.COMPLETED and last is None:
+        if job.word == "VANISHED":
+            return policy.vanished(record, retry, now)
+        words = f"job {job.job_id} is {job.word}; its exit record is waited for"
+        return _settling(record, attempt, words, world.lag, now) or policy.after_state(record, job, wrong, retry, now)
+    if last is not None or job is not None:
+        words = f"it ended well, but {wrong or 'results are missing'}; they are waited for"
+        waiting = _settling(record, attempt, words, min(world.lag, SHOWING), now)
+        if waiting is not None:
+            return waiting
+        if job is not None and not (last is not None and last.code == 0):
+            return policy.after_state(record, job, wrong, retry, now)
+        return policy.failed(record, "no_results", f"ended with exit code 0, but {wrong or 'left no results'}", retry, now)
+    waiting = _settling(record, attempt, f"job {attempt.job_id} is not in the queue any more", GONE_FOR, now)
+    if waiting is not None:
+        return waiting
+    end = policy.vanished(record, retry, now)
+    return end if seen.claim is not None else Void(key=record.key, run_id=attempt.run_id, then=end)
+
+
+def _settling(record: Record, attempt: Attempt, words: str, seconds: float, now: float) -> Action | Skip | None:
+    """An end that is not believed at once: noted when first seen, None once ``seconds`` have passed since."""
+    reason = ENDING + words
+    if not record.reason.startswith(ENDING):
+        return Note(event="ending", key=record.key, fields={"run_id": attempt.run_id, "reason": reason})
+    return Skip(record.key, record.reason) if now - record.since < seconds else None

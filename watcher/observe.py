@@ -1,0 +1,218 @@
+"""Observe: one World a look, with no more system calls than what is unsettled needs.
+
+An idle poll stats each stage's folder, its latest.txt and its folder of results, whatever the number of checkpoints.
+What is settled is looked at again only when something moved beside it, and once an hour. The queue is asked at most
+once a tick, and not at all while nothing of ours can be in it.
+"""
+
+import operator
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from suites.checkpoint import Inspection
+from suites.contract import Request
+from suites.paths import EvaluationPaths
+from watcher import evidence
+from watcher.checkpoints import HOURLY, OPEN, Checkpoints
+from watcher.config import Config
+from watcher.executor import Executor, Unreachable
+from watcher.fold import Ledger
+from watcher.listing import RACY, Listings
+from watcher.plans import Plans
+from watcher.states import IN_FLIGHT, Ask, QueueSeen, Record, State, comment_of
+from watcher.world import Results, StagePlan, World
+
+HISTORY_LAG = 60.0
+"""Seconds after which accounting is asked for a name that the queue lacks, and the least between two such questions."""
+STARTING = 5.0
+"""Seconds that a process of this machine may take to claim its attempt."""
+AFTER_VOID = 3600.0
+"""Seconds in which the queue is watched for a job that was given up before it could be found."""
+
+
+def lag_of(executor: Executor) -> float:
+    """Seconds after which a name that the queue lacks is looked up elsewhere. Processes of this machine show at once."""
+    return HISTORY_LAG if executor.holds else STARTING
+
+
+def results_of(config: Config, record: Record) -> EvaluationPaths:
+    """Where an evaluation's results go."""
+    stage = config.stages.get(record.stage)
+    return EvaluationPaths(config.results if stage is None else stage.results, record.stage, record.directory)
+
+
+def touch_clock(path: Path) -> float:
+    """The file server's clock (unix time): the mtime that it stamps on a file of ours."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        os.utime(fd)
+        return os.fstat(fd).st_mtime
+    finally:
+        os.close(fd)
+
+
+class Observer:
+    """Looks at disk and queue, and remembers what need not be looked at again."""
+
+    def __init__(self, state_id: str, environ: Mapping[str, str], *, server_clock: Callable[[Path], float] = touch_clock) -> None:
+        self._server_clock = server_clock
+        self._comment = comment_of(state_id)
+        self._listings, self._plans, self._checkpoints = Listings(), Plans(environ), Checkpoints()
+        self._results_folders: dict[Path, int] = {}
+        self._requests: tuple[int, float] | None = None
+        self._settled_at = self._history_at = float("-inf")
+        self._queue: QueueSeen | None = None
+        self._asked = self._started = False
+        self._standing: tuple[object, ...] = ()
+        self.notes: list[str] = []
+        """Troubles of the last look that are about no one evaluation."""
+
+    def new_tick(self) -> None:
+        """Forget what is good for one tick only: the queue's answer."""
+        self._queue, self._asked = None, False
+
+    def look(self, config: Config, ledger: Ledger, executor: Executor, now: float) -> World:
+        """Everything that deciding needs. Raises OSError where the state folder itself cannot be used."""
+        server_now = self._server_clock(config.paths.clock)
+        stages = {stage.name: self._listings.look(stage, server_now) for stage in config.stages.values()}
+        plans = {stage.name: self._plans.look(stage, now) for stage in config.stages.values()}
+        unscheduled = self._listings.others(config)
+        settled_due = not 0 <= now - self._settled_at < HOURLY
+        inspections, marks = self._checkpoints.look(
+            ledger.records.values(),
+            config,
+            stages,
+            self._listings.moved,
+            now=now,
+            server_now=server_now,
+            settled_due=settled_due,
+        )
+        flying = [record for record in ledger.records.values() if record.state in IN_FLIGHT and record.attempt is not None]
+        attempts = {
+            record.attempt.run_id: evidence.attempt_on_disk(config.paths, results_of(config, record), record.attempt.run_id)
+            for record in flying
+            if record.attempt is not None
+        }
+        results = self._of_settled(config, ledger, settled_due=settled_due)
+        results |= _of_unsettled(config, ledger, inspections, plans)
+        queue, strangers = self._ask_queue(config, ledger, executor, now)
+        asks = self._asks(config, server_now)
+        standing: tuple[object, ...] = (config, *stages.values(), *plans.values(), unscheduled)
+        same = len(standing) == len(self._standing) and all(map(operator.is_, standing, self._standing))
+        moved = not same or bool(inspections or marks or results or queue or asks or flying or self._listings.moved)
+        self._standing = standing
+        self._listings.moved.clear()
+        if settled_due:
+            self._settled_at = now
+        return World(
+            now=now,
+            server_now=server_now,
+            stages=stages,
+            plans=plans,
+            unscheduled=unscheduled,
+            inspections=inspections,
+            marks=marks,
+            results=results,
+            attempts=attempts,
+            queue=queue,
+            strangers=strangers,
+            lag=lag_of(executor),
+            max_running=None if executor.holds else 1,
+            submissions_left=getattr(executor, "submissions_left", None),
+            asks=tuple(asks),
+            moved=moved,
+        )
+
+    def _of_settled(self, config: Config, ledger: Ledger, *, settled_due: bool) -> dict[str, Results]:
+        """Whether the results of what was scored are still there: where the folder around them moved, and once an hour."""
+        moved = set()
+        for stage in config.stages.values():
+            folder = EvaluationPaths(stage.results, stage.name, "any").folder.parent
+            try:
+                mtime = os.stat(folder).st_mtime_ns  # noqa: PTH116  part of the idle poll
+            except OSError:
+                mtime = 0
+            if self._results_folders.get(folder) != mtime or settled_due:
+                self._results_folders[folder] = mtime
+                moved.add(stage.name)
+        if not moved:
+            return {}
+        return {
+            record.key: evidence.still_there(results_of(config, record), record.suites)
+            for record in ledger.records.values()
+            if record.state in {State.SCORED, State.LOST} and record.stage in moved
+        }
+
+    def _ask_queue(
+        self, config: Config, ledger: Ledger, executor: Executor, now: float
+    ) -> tuple[QueueSeen | None, dict[str, Request]]:
+        records = ledger.records.values()
+        flying = [record for record in records if record.state in IN_FLIGHT and record.attempt is not None]
+        if not self._asked:
+            recent = any(now - at < AFTER_VOID for at in ledger.voided.values())
+            wanted = bool(flying) or recent or not self._started or any(record.state is State.READY for record in records)
+            if wanted:
+                self._asked = True
+                self._queue = self._question(executor, flying, now)
+                self._started = self._started or self._queue.jobs is not None
+        seen = self._queue
+        if seen is None or seen.jobs is None:
+            return seen, {}
+        known = {record.attempt.run_id for record in records if record.attempt is not None}
+        ours = [name for name, job in seen.jobs.items() if job.comment == self._comment and name not in known]
+        requests = {name: evidence.stranger(config.paths, name) for name in ours if not seen.jobs[name].state.over}
+        return seen, {name: request for name, request in requests.items() if request is not None}
+
+    def _question(self, executor: Executor, flying: Sequence[Record], now: float) -> QueueSeen:
+        try:
+            jobs = executor.queue()
+        except Unreachable as error:
+            return QueueSeen(at=now, jobs=None, trouble=str(error))
+        lacking = [
+            record.attempt
+            for record in flying
+            if record.attempt is not None
+            and record.attempt.run_id not in jobs
+            and now - record.attempt.intended >= lag_of(executor)
+        ]
+        if not lacking or (executor.holds and 0 <= now - self._history_at < HISTORY_LAG):
+            return QueueSeen(at=now, jobs=jobs)
+        self._history_at = now
+        try:
+            history = executor.history([attempt.run_id for attempt in lacking], min(attempt.intended for attempt in lacking))
+        except Unreachable as error:
+            return QueueSeen(at=now, jobs=jobs, trouble=str(error))
+        return QueueSeen(at=now, jobs=jobs, history=history, sure=True)
+
+    def _asks(self, config: Config, server_now: float) -> list[Ask]:
+        """Requests from the command line. The folder is listed when it moved, or has something left in it."""
+        folder = config.paths.requests
+        try:
+            mtime = os.stat(folder).st_mtime_ns  # noqa: PTH116  part of the idle poll
+        except FileNotFoundError:
+            return []
+        if self._requests is not None and self._requests[0] == mtime and self._requests[1] - mtime / 1e9 > RACY:
+            return []
+        found, self.notes = evidence.asks(config.paths)
+        self._requests = None if found else (mtime, server_now)
+        return found
+
+
+def _of_unsettled(
+    config: Config, ledger: Ledger, inspections: Mapping[str, Inspection], plans: Mapping[str, StagePlan]
+) -> dict[str, Results]:
+    """The tier files of what is in flight, and of what is complete and about to be."""
+    results = {}
+    for record in ledger.records.values():
+        plan = plans.get(record.stage)
+        if record.state in IN_FLIGHT and record.attempt is not None:
+            fingerprint: str | None = record.attempt.fingerprint
+            tiers = evidence.asked_for(config.paths, record.attempt, {} if plan is None else plan.tiers)
+        elif record.state in OPEN and record.checkpoint in inspections and plan is not None:
+            fingerprint, tiers = inspections[record.checkpoint].fingerprint, plan.tiers
+        else:
+            continue
+        if fingerprint is not None and tiers:
+            results[record.key] = evidence.judge(results_of(config, record), fingerprint, tiers)
+    return results

@@ -1,0 +1,105 @@
+"""What a failed attempt is worth: wait, try again, or ask a person. Pure.
+
+========================  ======================================================================
+exit 65                   blocked, in the scorer's words: trying again will not help
+exit 66                   waiting for the data to be prepared; asked again after a while, free
+exit 69, 73               blocked, in the scorer's words
+exit 75                   again with backoff, free: what was finished is kept
+exit 76                   owed: the checkpoint is looked at anew
+any other exit, a signal  failed: again with doubled backoff, ``retry.attempts`` times, then blocked
+COMPLETED, no results     failed, likewise
+TIMEOUT, OUT_OF_MEMORY    failed, likewise: the parts that were finished are kept
+NODE_FAIL, PREEMPTED      again, free, once the executor had its time to run it again by itself
+vanished                  failed, likewise
+CANCELLED                 cancelled: a person's word, respected until ``watcher retry``
+========================  ======================================================================
+"""
+
+from typing import Any
+
+from suites.contract import ExitRecord
+from suites.problem import Exit
+from watcher.config import Retry
+from watcher.executor import Job, JobState
+from watcher.states import Record
+from watcher.world import Note
+
+LONGEST_BACKOFF = 3600.0
+PREFILL_AGAIN = 900.0
+"""Seconds after which it is tried whether missing data have come."""
+LATER_AGAIN = 300.0
+"""Seconds after which a submission that met a limit is tried again."""
+REQUEUE_WINDOW = 300.0
+"""Seconds in which a preempted job, or one whose node failed, may be put back into the queue by itself."""
+
+_BLOCKING = {
+    Exit.CANNOT_SCORE: "cannot be scored",
+    Exit.UNAVAILABLE: "a needed thing is not there",
+    Exit.CANNOT_WRITE: "results cannot be written",
+}
+
+
+def backoff(retry: Retry, times: int) -> float:
+    """Seconds before the ``times``-th repetition (1, 2, ...): doubled each time, at most an hour."""
+    return min(LONGEST_BACKOFF, retry.backoff * 2.0 ** min(max(times - 1, 0), 30))
+
+
+def after_exit(record: Record, exit_record: ExitRecord, words: str, retry: Retry, now: float) -> Note:
+    """The transition after an attempt that left an exit record and no valid results."""
+    code = exit_record.code
+    if code in _BLOCKING:
+        return _note("blocked", record, f"{words or _BLOCKING[Exit(code)]} (exit {code})")
+    if code == Exit.DATA_MISSING:
+        said = words or "an entry of the data cache is missing; run watcher prefill"
+        return _note("waiting", record, f"prefill: {said}", retry_at=now + PREFILL_AGAIN)
+    if code == Exit.TEMPORARY:
+        return again(record, "temporary", words or "the scorer asks to be run again (exit 75)", retry, now)
+    if code == Exit.CHANGED:
+        return _note("owed", record, words or "the checkpoint changed or vanished while it was being scored (exit 76)")
+    if code == 0:
+        return failed(record, "no_results", words or "ended well, but left no valid results", retry, now)
+    if exit_record.signal is not None:
+        return failed(record, "signal", f"ended by SIG{exit_record.signal} on {exit_record.host}", retry, now)
+    return failed(record, "exit", words or f"ended with exit code {code}", retry, now, code=code)
+
+
+def after_state(record: Record, job: Job, wrong: str, retry: Retry, now: float) -> Note:
+    """The transition after an attempt that is over by the executor's word, without exit record and valid results."""
+    word = job.word or job.state.value
+    if job.state is JobState.CANCELLED:
+        who = f": {job.reason}" if job.reason and job.reason != "None" else ""
+        return _note("cancelled", record, f"job {job.job_id} was cancelled{who}; watcher retry to take it up again")
+    if job.state is JobState.COMPLETED:
+        return failed(record, "no_results", f"job {job.job_id} is {word} but {wrong or 'left no valid results'}", retry, now)
+    if job.state in {JobState.NODE_FAIL, JobState.PREEMPTED}:
+        return again(record, job.state.value, f"job {job.job_id} is {word}: again, free", retry, now)
+    how = f" with exit code {job.exit_code}" if job.exit_code else f" by signal {job.exit_signal}" if job.exit_signal else ""
+    kind = job.state.value if job.state in {JobState.TIMEOUT, JobState.OUT_OF_MEMORY} else "exit"
+    return failed(record, kind, f"job {job.job_id} is {word}{how}", retry, now)
+
+
+def vanished(record: Record, retry: Retry, now: float) -> Note:
+    """The transition after an attempt of which neither queue nor accounting nor an exit record tells anything."""
+    job_id = None if record.attempt is None else record.attempt.job_id
+    return failed(record, "vanished", f"job {job_id} vanished: not in the queue, no exit record, no valid results", retry, now)
+
+
+def failed(record: Record, kind: str, words: str, retry: Retry, now: float, **fields: Any) -> Note:
+    """One more failure of ``kind``: again after a backoff, or blocked after ``retry.attempts`` in a row."""
+    times = record.failures.get(kind, 0) + 1
+    if times >= retry.attempts:
+        ending = f" ({times} times in a row); watcher retry to try again" if times > 1 else "; watcher retry to try again"
+        return _note("blocked", record, words + ending, kind=kind, **fields)
+    return _note("failed", record, words, kind=kind, retry_at=now + backoff(retry, times), **fields)
+
+
+def again(record: Record, kind: str, words: str, retry: Retry, now: float) -> Note:
+    """Once more after a backoff; costs nothing, however often."""
+    times = record.failures.get(kind, 0) + 1
+    return _note("waiting", record, words, kind=kind, retry_at=now + backoff(retry, times))
+
+
+def _note(event: str, record: Record, reason: str, **fields: Any) -> Note:
+    run_id = None if record.attempt is None else record.attempt.run_id
+    named = {} if run_id is None else {"run_id": run_id}
+    return Note(event=event, key=record.key, fields={**named, "reason": reason, **fields})

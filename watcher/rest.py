@@ -1,0 +1,217 @@
+"""What becomes of an evaluation that is not in flight. Pure."""
+
+import time
+from pathlib import Path
+
+from suites.checkpoint import Completeness, Inspection
+from suites.contract import Request
+from watcher.checkpoints import CHECKPOINT
+from watcher.config import Config, Stage
+from watcher.flight import scored
+from watcher.fold import Ledger
+from watcher.policy import LATER_AGAIN
+from watcher.states import Record, Skip, StageFacts, State
+from watcher.world import Action, Note, Results, SetAside, Submit, World
+
+FOREIGN = "foreign"
+"""The label under which results of another program are kept."""
+_ASK_A_PERSON = frozenset({Completeness.INTERRUPTED, Completeness.UNSCORABLE, Completeness.UNREADABLE})
+
+
+def unsettled(record: Record, world: World, config: Config, ledger: Ledger) -> list[Action | Skip]:
+    """The next step of an evaluation that waits for its checkpoint. A Submit is a candidate: limits are not looked at here."""
+    if record.retry_at is not None and record.retry_at > world.now:
+        return [Skip(record.key, f"{record.reason}; again at {clock(record.retry_at)}")]
+    if record.stage not in config.stages or record.stage not in world.plans:
+        return [_wait(record, f"stages.{record.stage} is not in the config any more")]
+    seen = _inspection(record, world, config)
+    if isinstance(seen, str):
+        return [_wait(record, CHECKPOINT + seen)]
+    if isinstance(seen, Skip):
+        return [seen]
+    if seen.kind is Completeness.NOT_YET:
+        return [_wait(record, CHECKPOINT + "not complete yet", CHECKPOINT + seen.why)]
+    if seen.kind in _ASK_A_PERSON:
+        todo = "; enqueue --force takes it as it is" if seen.kind is Completeness.INTERRUPTED else ""
+        return [Note(event="blocked", key=record.key, fields={"reason": CHECKPOINT + seen.why + todo})]
+    return _complete(record, seen, world, config, ledger)
+
+
+def _inspection(record: Record, world: World, config: Config) -> Inspection | str | Skip:
+    """The checkpoint as it was seen; the reason where it is not there; a Skip where that is not known."""
+    source, listed = config.stages.get(record.source), world.stages.get(record.source)
+    if source is None or Path(record.checkpoint).parent != source.checkpoints:
+        listed = None  # nothing lists the folder that it lies in
+    if listed is not None and listed.trouble:
+        return Skip(record.key, listed.trouble)
+    seen = world.inspections.get(record.checkpoint)
+    if seen is not None and seen.kind is not Completeness.GONE:
+        return seen
+    if seen is None and listed is not None and record.step in (listed.steps or {}):
+        return Skip(record.key, "just come; looked at next")
+    found = record.times.get("detected")
+    if found is not None:
+        return f"deleted before it was scored; it was whole at {clock(found)}"
+    if listed is not None and listed.absent:
+        return f"{Path(record.checkpoint).parent} does not exist yet"
+    return "not there yet" if listed is not None else f"{record.checkpoint} is not there"
+
+
+def _complete(record: Record, seen: Inspection, world: World, config: Config, ledger: Ledger) -> list[Action | Skip]:
+    stage, plan = config.stages[record.stage], world.plans[record.stage]
+    if plan.trouble or not plan.tiers:
+        return [_wait(record, f"suites: {plan.trouble or f'stages.{stage.name} names none'}")]
+    actions: list[Action | Skip] = []
+    facts = ledger.facts.get(stage.name)
+    own = record.source == record.stage and not record.named
+    if facts is None and own and (plan.tokenizer is None or plan.seq_len is None):
+        facts = StageFacts(tokenizer=seen.tokenizer, seq_len=seen.seq_len, checkpoint=record.checkpoint)
+        actions.append(Note(event="stage_facts", key="", fields={"stage": stage.name, "facts": facts, "reason": record.key}))
+    tokenizer = plan.tokenizer or (facts and facts.tokenizer)
+    seq_len = plan.seq_len or (facts and facts.seq_len)
+    for name, value in (("seq_len", seq_len), ("tokenizer", tokenizer)):
+        if not value:
+            whose = f"{facts.checkpoint} does not say" if facts is not None else f"no checkpoint of {stage.name} yet"
+            return [*actions, _wait(record, f"{name}: {whose}; or set stages.{stage.name}.{name}")]
+    results = world.results.get(record.key)
+    if seen.fingerprint is None or results is None:
+        return [*actions, Skip(record.key, "complete; its results folder is looked at next")]
+    in_the_way = _in_the_way(record, seen.fingerprint, results, stage)
+    if in_the_way is not None:
+        return [*actions, in_the_way]
+    digests = {tier: digest for tier, (digest, _) in plan.tiers.items()}
+    marks = world.marks.get(record.checkpoint)
+    if results.valid:
+        return [
+            *actions,
+            scored(record, seen.fingerprint, digests, results, reason="valid results are there already", markers=marks),
+        ]
+    if record.state is not State.READY or record.fingerprint != seen.fingerprint:
+        fields = {"fingerprint": seen.fingerprint, "markers": marks, "complete": seen.newest_mtime, "reason": "complete"}
+        return [*actions, Note(event="ready", key=record.key, fields=fields)]
+    request = Request(
+        run_id="",
+        stage=record.stage,
+        source_stage=record.source,
+        step=record.step,
+        directory=record.directory,
+        checkpoint=record.checkpoint,
+        fingerprint=seen.fingerprint,
+        suites=tuple(suite for suite in plan.suites if results.verdicts[suite.tier].kind != "valid"),
+        tokenizer=str(tokenizer),
+        use_fast=stage.use_fast,
+        seq_len=int(seq_len or 0),
+        results=str(stage.results),
+        eval_data=str(config.eval_data),
+        python=config.python,
+        backend=stage.backend,
+        command=stage.command,
+        status=str(config.paths.status_json),
+    )
+    return [*actions, Submit(key=record.key, request=request, markers=marks, reason="complete, and not scored")]
+
+
+def _in_the_way(record: Record, fingerprint: str, results: Results, stage: Stage) -> Action | None:
+    """What is done about tier files that are not of this content: kept elsewhere, or a person is asked."""
+    foreign = [tier for tier, verdict in results.verdicts.items() if verdict.kind == "foreign"]
+    older = {tier: found for tier, found in results.fingerprints.items() if found != fingerprint}
+    if foreign and not record.forced:
+        words = f"results of another program: {results.verdicts[foreign[0]].why}; watcher retry --force sets them aside"
+        return Note(event="blocked", key=record.key, fields={"reason": words})
+    labels = {**older, **dict.fromkeys(foreign, FOREIGN)}
+    if not labels:
+        return None
+    reason = "results of another program" if foreign else "scores of an earlier content of this checkpoint"
+    return set_aside(record, stage, labels, f"{reason} are kept aside")
+
+
+def set_aside(record: Record, stage: Stage, labels: dict[str, str], reason: str) -> SetAside:
+    """Move an evaluation's tier files away; ``labels``: tier -> what to keep it under."""
+    return SetAside(
+        key=record.key,
+        results=str(stage.results),
+        stage=record.stage,
+        directory=record.directory,
+        tiers=labels,
+        reason=reason,
+    )
+
+
+def settled(record: Record, world: World, config: Config, *, wanted: bool) -> Action | Skip | None:
+    """What may still happen to what is scored, lost, blocked or cancelled. None: nothing to say."""
+    if record.state is State.CANCELLED:
+        return Skip(record.key, record.reason or "cancelled; watcher retry to take it up again")
+    if record.state is State.BLOCKED:
+        return _blocked(record, world)
+    results = world.results.get(record.key)
+    if record.state is State.LOST:
+        if results is not None and results.valid:
+            return Note(event="found", key=record.key, fields={"reason": "its results are back"})
+        return Skip(record.key, f"lost: {record.reason}")
+    if results is not None and not results.valid:
+        words = f"{results.wrong()}; watcher retry to score it again"
+        return Note(event="lost", key=record.key, fields={"reason": words})
+    rewritten = _rewritten(record, world)
+    if rewritten is not None:
+        return rewritten
+    plan = world.plans.get(record.stage)
+    changed = [] if plan is None or plan.trouble else [t for t, (d, _) in plan.tiers.items() if record.suites.get(t) != d]
+    if not changed or not wanted:
+        return None
+    if _is_gone(record, world, config):
+        return Skip(record.key, f"scored; {', '.join(changed)} changed since, but the checkpoint is gone: the scores stand")
+    return _owed(record, f"the suites of {', '.join(changed)} changed")
+
+
+def _is_gone(record: Record, world: World, config: Config) -> bool:
+    source, seen = config.stages.get(record.source), world.stages.get(record.source)
+    if source is None or seen is None or Path(record.checkpoint).parent != source.checkpoints:
+        return False
+    return seen.steps is not None and record.step not in seen.steps
+
+
+def _blocked(record: Record, world: World) -> Action | Skip:
+    seen = world.inspections.get(record.checkpoint)
+    if record.reason.startswith(CHECKPOINT) and seen is not None:
+        if seen.kind not in _ASK_A_PERSON:
+            return _owed(record, "the checkpoint is not what it was")
+        if not record.reason.startswith(CHECKPOINT + seen.why.partition(";")[0]):
+            return Note(event="blocked", key=record.key, fields={"reason": CHECKPOINT + seen.why})
+    elif seen is not None:
+        return _rewritten(record, world) or Skip(record.key, f"blocked: {record.reason}")
+    return Skip(record.key, f"blocked: {record.reason}")
+
+
+def _rewritten(record: Record, world: World) -> Action | Skip | None:
+    """After the marks moved: another content is owed; the same content has new marks; in between nothing is done."""
+    seen = world.inspections.get(record.checkpoint)
+    if seen is None:
+        return None
+    if seen.kind is not Completeness.COMPLETE or seen.fingerprint is None:
+        return Skip(record.key, f"{record.state.value}; its checkpoint is being rewritten: {seen.why}")
+    if seen.fingerprint != record.fingerprint:
+        return _owed(record, "the checkpoint was rewritten")
+    fields = {"markers": world.marks.get(record.checkpoint), "reason": "the same content"}
+    return Note(event="marked", key=record.key, fields=fields)
+
+
+def _owed(record: Record, reason: str) -> Note:
+    return Note(event="owed", key=record.key, fields={"reason": reason, "fresh": True})
+
+
+def _wait(record: Record, reason: str, detail: str | None = None) -> Action | Skip:
+    """Wait with ``reason``; once it is journaled, a Skip with what is to be said today."""
+    if record.state is State.WAITING and record.reason == reason:
+        return Skip(record.key, detail or reason)
+    return Note(event="waiting", key=record.key, fields={"reason": reason})
+
+
+def later(record: Record, words: str, now: float) -> Note:
+    """A submission that met a limit: no failure, tried again after a while."""
+    fields = {"reason": f"later: {words}", "retry_at": now + LATER_AGAIN}
+    return Note(event="waiting", key=record.key, fields=fields)
+
+
+def clock(t: float) -> str:
+    """A unix time for people, in UTC."""
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(t))

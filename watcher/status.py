@@ -1,0 +1,172 @@
+"""What is going on, as one document: derived from the records at each tick, published atomically, never read back by the daemon.
+
+``build`` is pure. Whether the daemon that wrote a status is alive is for its reader to judge: see ``health.py``.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from suites.files import publish as publish_file
+from suites.paths import StatePaths
+from watcher.config import Config, Stage
+from watcher.states import Attempt, DaemonFacts, QueueSeen, Record, Skip
+from watcher.status_text import render
+
+SCHEMA = 1
+MOST_SKIPS = 200
+"""Skips shown one by one; the rest are counted."""
+LATENCIES = (
+    ("complete", "detected"),
+    ("detected", "submitted"),
+    ("submitted", "started"),
+    ("started", "scored"),
+    ("complete", "scored"),
+)
+
+Document = dict[str, Any]
+
+
+def build(
+    *,
+    records: Mapping[str, Record],
+    skips: Sequence[Skip],
+    queue: QueueSeen | None,
+    config: Config,
+    now: float,
+    daemon: DaemonFacts,
+    queue_trouble_since: float | None = None,
+) -> Document:
+    """The status document at ``now`` (unix time): plain JSON values, no NaN.
+
+    ``queue_trouble_since``: when the executor could first not be asked, where that is still so.
+    """
+    stages: dict[str, list[Record]] = {name: [] for name in config.stages}
+    for record in records.values():
+        stages.setdefault(record.stage, []).append(record)
+    folders = {skip.evaluation: skip.reason for skip in skips}
+    return {
+        "schema": SCHEMA,
+        "heartbeat": now,
+        "poll": daemon.poll,
+        "host": daemon.host,
+        "pid": daemon.pid,
+        "epoch": daemon.epoch,
+        "started": daemon.started,
+        "version": daemon.version,
+        "ticks": daemon.ticks,
+        "calls": dict(daemon.calls),
+        "notes": list(daemon.notes),
+        "config": config.source,
+        "executor": config.executor,
+        "results": str(config.results),
+        "queue": _queue(queue, queue_trouble_since),
+        "counts": _counts(records.values()),
+        "latencies": latencies(records.values()),
+        "stages": {name: _stage(config.stages.get(name), found, folders) for name, found in stages.items()},
+        "skipped": [{"evaluation": skip.evaluation, "reason": skip.reason} for skip in skips[:MOST_SKIPS]],
+        "skipped_count": len(skips),
+    }
+
+
+def publish(document: Document, paths: StatePaths) -> None:
+    """Write status.json and status.txt, each atomically. OSError where the state folder cannot be written."""
+    publish_file(paths.status_text, render(document, document["heartbeat"]))
+    # ASCII, so that a folder's name which is no UTF-8 cannot keep the status from being written
+    publish_file(paths.status_json, json.dumps(document, allow_nan=False, separators=(",", ":")) + "\n")
+
+
+def latencies(records: Iterable[Record]) -> dict[str, dict[str, float]]:
+    """``complete_to_scored`` and the like -> p50 and p95 in seconds (nearest rank) and n; left out where nothing was measured.
+
+    A difference below zero (two clocks) counts as none.
+    """
+    found: dict[str, list[float]] = {}
+    for record in records:
+        for begin, end in LATENCIES:
+            if begin in record.times and end in record.times:
+                found.setdefault(f"{begin}_to_{end}", []).append(max(0.0, record.times[end] - record.times[begin]))
+    return {
+        name: {"p50": _rank(values, 0.5), "p95": _rank(values, 0.95), "n": len(values)}
+        for name, values in ((name, sorted(values)) for name, values in found.items())
+    }
+
+
+def _rank(ascending: list[float], part: float) -> float:
+    return round(ascending[max(0, math.ceil(part * len(ascending)) - 1)], 3)
+
+
+def _counts(records: Iterable[Record]) -> dict[str, int]:
+    return dict(Counter(record.state.value for record in records))
+
+
+def _queue(queue: QueueSeen | None, since: float | None) -> Document | None:
+    if queue is None:
+        return None
+    return {
+        "at": queue.at,
+        "jobs": None if queue.jobs is None else len(queue.jobs),
+        "trouble": queue.trouble,
+        "since": (since if since is not None else queue.at) if queue.jobs is None else None,
+    }
+
+
+def _stage(stage: Stage | None, records: list[Record], folders: Mapping[str, str]) -> Document:
+    rows = [_row(record) for record in sorted(records, key=lambda record: (record.step, record.source, record.directory))]
+    if stage is None:  # it was in an earlier config
+        return {"checkpoints": None, "exists": False, "configured": False, "counts": _counts(records), "evaluations": rows}
+    checkpoints = str(stage.checkpoints)
+    seen = max((record.step for record in records if record.source == stage.name and record.times), default=0)
+    return {
+        "checkpoints": checkpoints,
+        "exists": checkpoints not in folders,
+        "trouble": folders.get(checkpoints, ""),
+        "configured": True,
+        "next": stage.after(seen),
+        "last": stage.last,
+        "counts": _counts(records),
+        "evaluations": rows,
+    }
+
+
+def _row(record: Record) -> Document:
+    scores = record.extra.get("scores")
+    return {
+        "evaluation": record.key,
+        "directory": record.directory,
+        "step": record.step,
+        "source": record.source,
+        "origin": record.origin,
+        "checkpoint": record.checkpoint,
+        "state": record.state.value,
+        "reason": record.reason,
+        "since": record.since,
+        "fingerprint": record.fingerprint,
+        "attempt": None if record.attempt is None else _attempt(record.attempt),
+        "attempts": record.attempts,
+        "retry_at": record.retry_at,
+        "failures": dict(record.failures),
+        "times": dict(record.times),
+        "scores": _finite(scores) if isinstance(scores, Mapping) else {},
+    }
+
+
+def _attempt(attempt: Attempt) -> Document:
+    return {
+        "run_id": attempt.run_id,
+        "number": attempt.number,
+        "job_id": attempt.job_id,
+        "submitted": attempt.submit_time,
+        "started": attempt.started,
+        "restarts": attempt.restarts,
+    }
+
+
+def _finite(scores: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        str(name): float(value)
+        for name, value in scores.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }

@@ -1,0 +1,167 @@
+"""The status document for people: a table for each stage, nothing wider than 100 columns, nothing that a terminal obeys."""
+
+import textwrap
+import time
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+WIDTH = 100
+MOST_SETTLED = 20
+"""Scored evaluations of a stage that are shown one by one: the newest."""
+_SILENT = ("scored", "cancelled")
+_HEADS = ("step", "from", "state", "for", "job", "ppl", "primary", "why")
+_RIGHT = ("step", "for", "ppl", "primary")
+_MOST = {"step": 12, "from": 16, "job": 14}
+_LINES_OF_WHY = 3
+
+Document = Mapping[str, Any]
+
+
+def clean(text: object) -> str:
+    """``text`` on one line without anything that a terminal acts upon: escape sequences, controls, direction marks."""
+    spaced = " ".join(str(text).split())
+    return "".join(character if character.isprintable() else "?" for character in spaced)
+
+
+def ago(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3 h``, ``5 d``; two units below a day: ``1 h 20 min``."""
+    whole = max(0, round(seconds))
+    if whole < 90:  # noqa: PLR2004  under a minute and a half seconds say more
+        return f"{whole} s"
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if minutes < 60:  # noqa: PLR2004
+        return f"{minutes} min"
+    if hours < 24:  # noqa: PLR2004
+        return f"{hours} h {minutes % 60} min" if minutes % 60 else f"{hours} h"
+    return f"{days} d"
+
+
+def clock(at: float) -> str:
+    """Local time of day and date of a unix time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def render(document: Document, now: float) -> str:
+    """status.txt: as of the document's heartbeat; durations are counted up to ``now`` (unix time)."""
+    poll = document["poll"]
+    who = f"the watcher on {clean(document['host'])} (pid {document['pid']}), which looks every {ago(poll)}"
+    head = f"As of {clock(document['heartbeat'])} by {who}: if that is more than {ago(3 * poll)} ago, it is gone."
+    return "\n".join([*_wrapped(head), *body(document, now)]) + "\n"
+
+
+def body(document: Document, now: float) -> list[str]:
+    """Everything below the first line."""
+    counts = ", ".join(f"{number} {state}" for state, number in document.get("counts", {}).items()) or "nothing to do yet"
+    lines = _wrapped(f"{clean(counts)}. Config: {clean(document.get('config', '?'))}")
+    lines += _queue(document.get("queue"), document.get("executor", "the executor"), now)
+    for note in document.get("notes", ()):
+        lines += _wrapped(f"! {clean(note)}")
+    for name, stage in document.get("stages", {}).items():
+        lines += ["", *_stage(name, stage, now)]
+    lines += _skipped(document, now)
+    latency = document.get("latencies", {}).get("complete_to_scored")
+    if latency:
+        p50, p95 = ago(latency["p50"]), ago(latency["p95"])
+        lines += ["", f"From complete to scored: {p50} (median), {p95} (95th percentile), over {latency['n']}."]
+    return lines
+
+
+def _queue(queue: Document | None, executor: str, now: float) -> list[str]:
+    if not queue or queue.get("jobs") is not None:
+        return []
+    since = queue.get("since") or queue["at"]
+    return _wrapped(
+        f"! {clean(executor)} cannot be asked since {clock(since)}, {ago(now - since)} ago: {clean(queue['trouble'])}."
+        " Nothing is lost; what is due goes on when it answers."
+    )
+
+
+def _stage(name: str, stage: Document, now: float) -> list[str]:
+    place = clean(stage["checkpoints"]) if stage.get("checkpoints") else "no longer in the config"
+    lines = _wrapped(f"{clean(name)}: {place}")
+    if stage.get("trouble"):
+        lines += _wrapped(f"  ! {clean(stage['trouble'])}", "    ")
+    rows = stage["evaluations"]
+    settled = [row for row in rows if row["state"] == "scored"]
+    hidden = {row["evaluation"] for row in settled[:-MOST_SETTLED]}
+    if hidden:
+        lines.append(f"  {len(hidden)} earlier ones are scored")
+    shown = [row for row in rows if row["evaluation"] not in hidden]
+    if not shown:
+        return [*lines, "  nothing yet" + (f"; step {stage['next']} is next" if stage.get("next") is not None else "")]
+    return lines + _table([_cells(name, row, now) for row in shown])
+
+
+def _cells(stage: str, row: Document, now: float) -> dict[str, str]:
+    attempt, scores = row.get("attempt") or {}, row.get("scores") or {}
+    source = "" if row["source"] == stage else row["source"]
+    usual = {f"step_{row['step']}", f"step_{row['step']}_from_{row['source']}"}
+    return {
+        "step": str(row["step"]),
+        "from": clean(source if row["directory"] in usual else f"{source} {row['directory']}".strip()),
+        "state": clean(row["state"]),
+        "for": ago(now - row["since"]),
+        "job": clean(attempt.get("job_id") or "") if row["state"] not in _SILENT else "",
+        "ppl": f"{scores['ppl']:.4g}" if "ppl" in scores else "",
+        "primary": f"{scores['primary']:.4f}" if "primary" in scores else "",
+        "why": "" if row["state"] == "scored" else _why(row, now),
+    }
+
+
+def _why(row: Document, now: float) -> str:
+    words = clean(row["reason"])
+    retry = row.get("retry_at")
+    if retry is not None and row["state"] in {"failed", "waiting"}:
+        words += f"{'; ' if words else ''}again {'now' if retry <= now else 'in ' + ago(retry - now)}"
+    number = (row.get("attempt") or {}).get("number", 1)
+    return f"{words}{'; ' if words else ''}attempt {number}" if number > 1 and row["state"] not in _SILENT else words
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    heads = [head for head in _HEADS if head in {"step", "state"} or any(row[head] for row in rows)]
+    widths = {head: max(_wide(head), *(min(_wide(row[head]), _MOST.get(head, 99)) for row in rows)) for head in heads}
+    lines = ["  " + "  ".join(_fit(head, widths[head], right=head in _RIGHT) for head in heads if head != "why").rstrip()]
+    if "why" in heads:
+        lines[0] = f"{lines[0]:<{2 + sum(widths[head] + 2 for head in heads if head != 'why')}}why"
+    for row in rows:
+        left = "  " + "".join(_fit(row[head], widths[head], right=head in _RIGHT) + "  " for head in heads if head != "why")
+        why = row["why"] if "why" in heads else ""
+        if _wide(left) + _wide(why) <= WIDTH:
+            lines.append((left + why).rstrip())
+        else:
+            lines += [left.rstrip(), *_wrapped(" " * 6 + why, " " * 6)[:_LINES_OF_WHY]]
+    return lines
+
+
+def _skipped(document: Document, now: float) -> list[str]:
+    del now
+    shown = {row["evaluation"] for stage in document.get("stages", {}).values() for row in stage["evaluations"]}
+    shown |= {stage.get("checkpoints") for stage in document.get("stages", {}).values()}
+    rest = [skip for skip in document.get("skipped", ()) if skip["evaluation"] not in shown]
+    if not rest:
+        return []
+    lines = ["", "Not looked after:"]
+    for skip in rest[:MOST_SETTLED]:
+        lines += _wrapped(f"  {clean(skip['evaluation'])}: {clean(skip['reason'])}", "    ")
+    more = len(rest) - MOST_SETTLED
+    return [*lines, f"  and {more} more, in status.json"] if more > 0 else lines
+
+
+def _wide(text: str) -> int:
+    """Columns on a terminal."""
+    return sum(
+        2 if unicodedata.east_asian_width(character) in "WF" else not unicodedata.combining(character) for character in text
+    )
+
+
+def _fit(text: str, width: int, *, right: bool) -> str:
+    while _wide(text) > width:
+        text = text[:-2] + "…"
+    space = " " * (width - _wide(text))
+    return space + text if right else text + space
+
+
+def _wrapped(text: str, indent: str = "  ") -> list[str]:
+    width = WIDTH if all(_wide(character) <= 1 for character in text) else WIDTH // 2  # textwrap counts characters, not columns
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False, drop_whitespace=True) or [""]

@@ -1,0 +1,150 @@
+"""One tick: observe, decide, record, act, until nothing is left to do now. Clock, executor and log are arguments."""
+
+from collections.abc import Callable, Mapping
+
+from watcher.act import Actor, Say
+from watcher.config import Config
+from watcher.decide import decide
+from watcher.executor import Executor
+from watcher.ledger import DryJournal, Journal
+from watcher.observe import Observer
+from watcher.states import QueueSeen, Skip, comment_of
+from watcher.world import Action, Cancel, Decision, Note, Release, SetAside, Submit, Void, World
+
+ROUNDS = 12
+"""Looks in one tick, at most: owned, ready, submitted, released are one look each."""
+
+_TOLD = frozenset({"adopted", "scored", "blocked", "failed", "cancelled", "lost", "found"})
+"""Events that a person would call an action; the others are bookkeeping, and what they wait for is told as skipped."""
+
+
+class Ticker:
+    """Runs ticks over one journal and one executor."""
+
+    def __init__(
+        self,
+        config: Config,
+        journal: Journal,
+        executor: Executor,
+        state_id: str,
+        *,
+        clock: Callable[[], float],
+        environ: Mapping[str, str],
+        say: Say,
+    ) -> None:
+        self.config = config
+        self.journal, self.executor = journal, executor
+        self.actor = Actor(config, journal, executor, state_id, clock=clock, say=say)
+        self.observer = Observer(state_id, environ)
+        self.skips: tuple[Skip, ...] = ()
+        self.queue: QueueSeen | None = None
+        self.notes: tuple[str, ...] = ()
+        self.told: list[dict[str, str]] = []
+        """What the last tick did, for people."""
+        self.quiet = False
+        """The last tick saw nothing new and did nothing."""
+        self._comment, self._clock, self._say = comment_of(state_id), clock, say
+        self._standing: tuple[int, Decision] | None = None
+
+    def reconfigure(self, config: Config) -> None:
+        """From the next tick on."""
+        self.config = self.actor.config = config
+
+    def tick(self, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Look and act until nothing is left to do, or ``stopping()``. Raises OSError, or Superseded."""
+        self.observer.new_tick()
+        self.actor.new_tick()
+        self.told = []
+        done: set[tuple[str, str, str]] = set()
+        troubles: list[str] = []
+        for _ in range(ROUNDS):
+            world = self.observer.look(self.config, self.journal.ledger, self.executor, self._clock())
+            decision = self._decide(world)
+            self.skips, self.queue = decision.skips, world.queue
+            fresh = [action for action in decision.actions if identity(action) not in done]
+            for action in fresh:
+                if stopping():
+                    break
+                done.add(identity(action))
+                try:
+                    self.actor.perform(action)
+                except OSError as error:
+                    troubles.append(f"{action.key}: {name_of(action)}: {error}")
+                    self._say("trouble", evaluation=action.key, action=name_of(action), words=str(error))
+                else:
+                    self.told += tell(action)
+            if not fresh or stopping() or troubles:
+                break
+        self.notes = (*self.observer.notes, *self.actor.notes, *troubles)
+
+    def _decide(self, world: World) -> Decision:
+        """The last decision again where neither world nor journal nor the clock asks for another."""
+        events = self.journal.ledger.events
+        if self._standing is not None and not world.moved:
+            at, decision = self._standing
+            if at == events and not decision.actions and world.now < decision.due:
+                self.quiet = True
+                return decision
+        self.quiet = False
+        decision = decide(world, self.journal.ledger, self.config, self._comment)
+        self._standing = (events, decision)
+        return decision
+
+
+def rehearse(
+    config: Config,
+    journal: DryJournal,
+    executor: Executor,
+    state_id: str,
+    *,
+    clock: Callable[[], float],
+    environ: Mapping[str, str],
+) -> tuple[list[dict[str, str]], tuple[Skip, ...]]:
+    """What a tick would do, and what it would not. Nothing is written and nothing is submitted."""
+    observer = Observer(state_id, environ, server_clock=lambda _: clock())
+    told: list[dict[str, str]] = []
+    done: set[tuple[str, str, str]] = set()
+    skips: tuple[Skip, ...] = ()
+    for _ in range(ROUNDS):
+        world = observer.look(config, journal.ledger, executor, clock())
+        decision = decide(world, journal.ledger, config, comment_of(state_id))
+        skips = decision.skips
+        fresh = [action for action in decision.actions if identity(action) not in done]
+        for action in fresh:
+            done.add(identity(action))
+            told += tell(action)
+            if isinstance(action, Note):
+                journal.append(action.event, action.key, t=world.now, **action.fields)
+        if not fresh:
+            break
+    return told, skips
+
+
+def identity(action: Action) -> tuple[str, str, str]:
+    """What makes an action the same one again: it is done once a tick."""
+    if isinstance(action, Cancel):
+        return name_of(action), action.key, action.job.job_id
+    return name_of(action), action.key, action.reason
+
+
+def name_of(action: Action) -> str:
+    """The action in a word."""
+    if isinstance(action, Note):
+        return action.event
+    return _NAMES.get(type(action), "answer")
+
+
+_NAMES: Mapping[type, str] = {
+    Submit: "submit",
+    Release: "release",
+    Cancel: "cancel",
+    Void: "give_up",
+    SetAside: "set_aside",
+}
+
+
+def tell(action: Action) -> list[dict[str, str]]:
+    """The action as ``once --json`` prints it; nothing for bookkeeping."""
+    if isinstance(action, Note) and action.event not in _TOLD:
+        return []
+    return [{"action": name_of(action), "evaluation": action.key, "reason": action.reason}]

@@ -1,0 +1,191 @@
+"""What a tick sees, and what it may decide to do. Data only."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from suites.checkpoint import Inspection
+from suites.contract import ExitRecord, Request, SuiteInRequest, TierVerdict
+from watcher.executor import Job
+from watcher.states import Ask, QueueSeen, Skip
+
+
+class StageSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """A stage's folder of checkpoints. The same object tick after tick while nothing in it moved."""
+
+    steps: Mapping[int, str] | None
+    """Step -> folder; None: unknown, which is not the same as none."""
+    trouble: str = ""
+    """Why ``steps`` is unknown."""
+    absent: bool = False
+    """The folder is not there (yet)."""
+    final: int | None = None
+    """tokens.train_steps of the newest config.yaml."""
+    started_from: str | None = None
+    """The checkpoint that the stage's first config.yaml says it started from."""
+
+
+class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What scoring for a stage needs besides a checkpoint, as its files say now."""
+
+    suites: tuple[SuiteInRequest, ...] = ()
+    tiers: Mapping[str, tuple[str, tuple[str, ...]]] = msgspec.field(default_factory=dict)
+    """Tier -> (digest, names of its slices or tasks)."""
+    tokenizer: str | None = None
+    """From the config or the training config; None: from the stage's first checkpoint."""
+    seq_len: int | None = None
+    trouble: str = ""
+    """Why suites or training config cannot be used, in the words of their reader."""
+
+
+class AttemptSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """What the disk says of one attempt."""
+
+    claim: str | None = None
+    """First line of the claim: ``slurm:<job id>``, ``local:<host>:<pid>:<start>`` or ``void ...``."""
+    exits: tuple[ExitRecord, ...] = ()
+    """Oldest restart first."""
+    words: str = ""
+    """What run.json of this run says went wrong."""
+
+
+class Results(msgspec.Struct, frozen=True, kw_only=True):
+    """The tier files of one evaluation, judged for its newest fingerprint and today's suites."""
+
+    verdicts: Mapping[str, TierVerdict]
+    fingerprints: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """Tier -> the checkpoint's fingerprint that the file names, where it has our head."""
+
+    scores: Mapping[str, float] = msgspec.field(default_factory=dict)
+    """Headlines of the valid ones, for status: ``ppl`` and ``primary``."""
+
+    @property
+    def valid(self) -> bool:
+        """Every tier is there and good."""
+        return bool(self.verdicts) and all(verdict.kind == "valid" for verdict in self.verdicts.values())
+
+    def wrong(self) -> str:
+        """The first tier that is not valid, in words; empty where all are."""
+        return next((f"{tier}: {v.why or v.kind}" for tier, v in self.verdicts.items() if v.kind != "valid"), "")
+
+
+class World(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that was observed, so that deciding needs neither clock nor disk."""
+
+    now: float
+    """Unix time here."""
+    server_now: float
+    """Unix time by the file server's clock."""
+    stages: Mapping[str, StageSeen]
+    plans: Mapping[str, StagePlan]
+    unscheduled: tuple[str, ...] = ()
+    """Folders that look like stages and are in no schedule."""
+    inspections: Mapping[str, Inspection] = msgspec.field(default_factory=dict)
+    """Checkpoint folder -> what it is worth, for those that had to be looked at."""
+    marks: Mapping[str, str | None] = msgspec.field(default_factory=dict)
+    """Checkpoint folder -> its cheap marks just before its inspection; None: one of the two files is not there."""
+    results: Mapping[str, Results] = msgspec.field(default_factory=dict)
+    """Evaluation -> its results, for those that had to be looked at."""
+    attempts: Mapping[str, AttemptSeen] = msgspec.field(default_factory=dict)
+    """Run id -> the attempt on disk, for those in flight."""
+    queue: QueueSeen | None = None
+    """None: not asked, since nothing of ours can be in it."""
+    strangers: Mapping[str, Request] = msgspec.field(default_factory=dict)
+    """Job name -> its request, for jobs of ours in the queue that the journal does not know."""
+    lag: float = 60.0
+    """Seconds after which a submission that nobody knows of may be given up."""
+    max_running: int | None = None
+    """The executor's own limit, where the config has none."""
+    submissions_left: int | None = None
+    """How many more the executor takes now; None: it does not count."""
+    asks: tuple[Ask, ...] = ()
+    moved: bool = True
+    """False: nothing differs from the last look, so only the clock can change a decision."""
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """An event for the journal and nothing else: the transitions."""
+
+    event: str
+    key: str
+    fields: Mapping[str, Any] = msgspec.field(default_factory=dict)
+
+    @property
+    def reason(self) -> str:
+        """The words that go with it."""
+        return str(self.fields.get("reason", ""))
+
+
+class Submit(msgspec.Struct, frozen=True, kw_only=True):
+    """Make an attempt and submit it."""
+
+    key: str
+    request: Request
+    """Whole but for ``run_id``."""
+    markers: str | None
+    """Of the content that was judged complete; submission is called off where they moved."""
+    reason: str = ""
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """Let a recorded job run. ``deed`` False: it runs already, only the journal does not say so yet."""
+
+    key: str
+    run_id: str
+    job: Job
+    deed: bool = True
+    reason: str = ""
+
+
+class Cancel(msgspec.Struct, frozen=True, kw_only=True):
+    """Cancel a job: one that a person gave up, or a stray one."""
+
+    key: str
+    job: Job
+    reason: str
+
+
+class Void(msgspec.Struct, frozen=True, kw_only=True):
+    """Make sure that an attempt of which nothing is known can never run, and only then go on with ``then``."""
+
+    key: str
+    run_id: str
+    then: Note
+
+    @property
+    def reason(self) -> str:
+        """Why it is given up."""
+        return self.then.reason
+
+
+class SetAside(msgspec.Struct, frozen=True, kw_only=True):
+    """Move tier files that are not of this checkpoint's content out of the way, where they are kept."""
+
+    key: str
+    results: str
+    stage: str
+    directory: str
+    tiers: Mapping[str, str]
+    """Tier -> the label to keep it under: the fingerprint it is of, or ``foreign``."""
+    reason: str
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done about a request from the command line; its file goes."""
+
+    id: str
+    key: str
+    reason: str
+
+
+Action = Note | Submit | Release | Cancel | Void | SetAside | Answer
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be done now, in order, and why nothing is done about the rest."""
+
+    actions: tuple[Action, ...] = ()
+    skips: tuple[Skip, ...] = ()
+    due: float = 0.0
+    """Unix time until which the same world gives the same decision; 0: look again at the next tick."""
