@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.scoring]
 
 STEPS = {"base": list(range(100, 1100, 100)), "anneal": list(range(1100, 2100, 100))}
 SETTINGS = {
-    "slurm": {"partition": "boost_usr_prod", "gres": None, "cpus_per_task": 2, "mem": "1500", "time": "00:20:00"},
+    "slurm": {"partition": "short", "gres": None, "cpus_per_task": 2, "mem": "1500", "time": "00:20:00"},
     "limits": {"slurm_calls_per_minute": 600},
 }
 

@@ -154,6 +154,8 @@ class Scenario:
             states = self.states()
             if done(states):
                 return states
+            hopeless = {evaluation for evaluation, state in states.items() if state in {"blocked", "cancelled", "lost"}}
+            assert not hopeless, f"{hopeless}\n{(self.root / 'daemon.log').read_text()[-4000:]}"
             assert self.daemon is None or self.daemon.poll() is None, (self.root / "daemon.log").read_text()[-4000:]
             time.sleep(0.2)
         raise AssertionError(f"not after {seconds} s: {self.states()}\n{(self.root / 'daemon.log').read_text()[-4000:]}")
