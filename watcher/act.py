@@ -107,10 +107,11 @@ class Actor:
         self._prepare(folder, request)
         suites = {suite.tier: suite.digest for suite in request.suites}
         attempt = Attempt(run_id=run_id, number=number, fingerprint=request.fingerprint, suites=suites, intended=self._clock())
+        submission = self._submission(run_id, folder, logs)
         self._append("intended", action.key, run_id=run_id, attempt=attempt, reason=action.reason)
         self._journal.fence()
         try:
-            outcome = self._executor.submit(self._submission(run_id, folder, logs))
+            outcome = self._executor.submit(submission)
         except Unreachable as error:  # whether it got through is not known
             outcome = Submitted(kind=SubmitKind.AMBIGUOUS, message=str(error))
         self._after(action.key, attempt, outcome)

@@ -75,6 +75,7 @@ def _introduce(ask: Ask, step: int, world: World, config: Config, ledger: Ledger
         "origin": origin,
         "checkpoint": folder,
         "forced": ask.force,
+        "asked": True,
         "named": ask.name is not None or ask.checkpoint is not None,
         "reason": f"asked for{f' by {ask.by}' if ask.by else ''}",
     }
@@ -94,7 +95,9 @@ def _change(ask: Ask, stage: Stage, record: Record, world: World) -> tuple[list[
     if record.state in IN_FLIGHT:
         return [], f"{record.state.value} already"
     by = f" by {ask.by}" if ask.by else ""
-    owed = Note(event="owed", key=record.key, fields={"reason": f"{ask.kind}{by}", "fresh": True, "forced": ask.force})
+    owed = Note(
+        event="owed", key=record.key, fields={"reason": f"{ask.kind}{by}", "fresh": True, "forced": ask.force, "asked": True}
+    )
     if record.state is State.SCORED:
         if not ask.force:
             return [], "scored already; --force scores it again"

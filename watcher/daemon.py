@@ -9,6 +9,7 @@ import random
 import secrets
 import signal
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from watcher import __version__, logs, status
 from watcher.act import Say
 from watcher.config import Config
 from watcher.executor import Executor
-from watcher.ledger import DryJournal, Journal, Superseded, read
+from watcher.ledger import OPENED, DryJournal, Journal, Superseded, read
 from watcher.lock import Lock
 from watcher.observe import touch_clock
 from watcher.states import DaemonFacts, Record, Skip, State
@@ -69,7 +70,7 @@ class Daemon:
 
     def __init__(self, config: Config, *, environ: Mapping[str, str], say: Say, clock: Clock = time.time) -> None:
         self.config = config
-        self._environ, self._say, self._clock = environ, say, clock
+        self.say, self._clock = say, clock
         self._ticks = 0
         self._notes: list[str] = []
         self._trouble_since: float | None = None
@@ -81,7 +82,7 @@ class Daemon:
             self.journal = Journal.open(config.paths)
             self.lock.enter(self.journal.epoch)
             me = self.lock.me
-            self.journal.append("opened", t=clock(), host=me.host, pid=me.pid, start=me.start, version=__version__)
+            self.journal.append(OPENED, t=clock(), host=me.host, pid=me.pid, start=me.start, version=__version__)
             self._started = clock()
             self._notes += self.journal.ledger.notes
             for note in self._notes:
@@ -110,11 +111,11 @@ class Daemon:
             troubles: tuple[str, ...] = self.ticker.notes
         except OSError as error:
             troubles = (f"this tick ended early: {error}",)
-            self._say("trouble", words=str(error))
+            self.say("trouble", words=str(error))
         try:
             self._publish(troubles)
         except OSError as error:
-            self._say("trouble", words=f"status cannot be written: {error}")
+            self.say("trouble", words=f"status cannot be written: {error}")
 
     def _publish(self, troubles: tuple[str, ...]) -> None:
         ticker = self.ticker
@@ -149,14 +150,14 @@ class Daemon:
         try:
             config = load()
         except Problem as problem:
-            self._say("config_refused", words=str(problem))
+            self.say("config_refused", words=str(problem))
             return
         if (config.state, config.executor) != (self.config.state, self.config.executor):
-            self._say("config_refused", words="state and executor change only with a new start")
+            self.say("config_refused", words="state and executor change only with a new start")
             return
         self.config = config
         self.ticker.reconfigure(config)
-        self._say("config_reloaded", source=config.source)
+        self.say("config_reloaded", source=config.source)
 
     def close(self) -> None:
         """Give everything back. Jobs go on."""
@@ -168,8 +169,6 @@ class Daemon:
 
 def run(config: Config, *, reload: Callable[[], Config], environ: Mapping[str, str]) -> int:
     """Watch until SIGTERM or SIGINT; SIGHUP re-reads the config. Gives the exit code: 0, or SUPERSEDED."""
-    config.paths.state.mkdir(parents=True, exist_ok=True)
-    say = logs.start(config.paths.log, console=True)
     wake = Wake()
     asked = {"stop": False, "reload": False}
     handlers = {
@@ -179,9 +178,9 @@ def run(config: Config, *, reload: Callable[[], Config], environ: Mapping[str, s
     }
     try:
         with wake.signals(handlers):
-            daemon = Daemon(config, environ=environ, say=say)
+            daemon = _open(config, environ, console=True)
             try:
-                return _loop(daemon, wake, asked, reload, say)
+                return _loop(daemon, wake, asked, reload)
             finally:
                 daemon.close()
     finally:
@@ -189,8 +188,20 @@ def run(config: Config, *, reload: Callable[[], Config], environ: Mapping[str, s
         logs.stop()
 
 
-def _loop(daemon: Daemon, wake: Wake, asked: dict[str, bool], reload: Callable[[], Config], say: Say) -> int:
-    config = daemon.config
+def _open(config: Config, environ: Mapping[str, str], *, console: bool) -> Daemon:
+    """Problem where a watcher runs already, or the state folder cannot be used."""
+    try:
+        config.paths.state.mkdir(parents=True, exist_ok=True)
+        return Daemon(config, environ=environ, say=logs.start(config.paths.log, console=console))
+    except OSError as error:
+        todo = "make it writable, or name another with state:"
+        raise Problem(
+            f"the state folder cannot be used: {error}", where=config.paths.state, todo=todo, code=Exit.CANNOT_WRITE
+        ) from error
+
+
+def _loop(daemon: Daemon, wake: Wake, asked: dict[str, bool], reload: Callable[[], Config]) -> int:
+    config, say = daemon.config, daemon.say
     say("watching", stages=sorted(config.stages), state=str(config.state), epoch=daemon.journal.epoch, pid=os.getpid())
     words = wake.watch(stage.checkpoints for stage in config.stages.values())
     if words:
@@ -201,6 +212,8 @@ def _loop(daemon: Daemon, wake: Wake, asked: dict[str, bool], reload: Callable[[
         except Superseded as error:
             say("superseded", words=str(error))
             return SUPERSEDED
+        except Exception:  # noqa: BLE001  a defect of ours must not end three months of watching: it is told, and readers see a stale status
+            say("defect", words="this tick failed; the next one is tried", traceback=traceback.format_exc())
         jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  so that many watchers do not ask at once
         wake.sleep(daemon.config.poll * jitter, lambda: asked["stop"] or asked["reload"])
         if asked["stop"]:
@@ -222,14 +235,7 @@ def once(config: Config, *, dry_run: bool, environ: Mapping[str, str]) -> Report
             config, journal, make_executor(config, environ), _known_id(config.paths.state), clock=time.time, environ=environ
         )
         return _report(told, skips, journal.ledger.records)
-    try:
-        config.paths.state.mkdir(parents=True, exist_ok=True)
-        say = logs.start(config.paths.log, console=False)
-        daemon = Daemon(config, environ=environ, say=say)
-    except OSError as error:
-        raise Problem(
-            f"cannot be used: {error.strerror or error}", where=config.paths.state, todo="mend that", code=Exit.CANNOT_WRITE
-        ) from error
+    daemon = _open(config, environ, console=False)
     try:
         daemon.tick()
         return _report(daemon.ticker.told, daemon.ticker.skips, daemon.journal.ledger.records)

@@ -38,7 +38,7 @@ def decide(world: World, ledger: Ledger, config: Config, comment: str) -> Decisi
     for record in ledger.records.values():
         if record.key in taken:
             continue
-        is_wanted = record.origin == "request" or record.named or (record.stage, record.source, record.step) in identities
+        is_wanted = record.asked or (record.stage, record.source, record.step) in identities
         for item in _one(record, world, config, ledger, is_wanted=is_wanted):
             if isinstance(item, Submit):
                 candidates.append(item)

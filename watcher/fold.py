@@ -18,7 +18,7 @@ HISTORY = 50
 Event = Mapping[str, Any]
 
 _HEAD = frozenset({"schema", "seq", "epoch", "t", "event", "evaluation"})
-_OWNED = frozenset({"stage", "source", "step", "directory", "origin", "checkpoint", "forced", "named", "reason"})
+_OWNED = frozenset({"stage", "source", "step", "directory", "origin", "checkpoint", "forced", "asked", "named", "reason"})
 
 
 class Ledger(msgspec.Struct, kw_only=True):
@@ -97,6 +97,7 @@ def _owned(event: Event) -> Record:
         origin=event["origin"],
         checkpoint=event["checkpoint"],
         forced=bool(event.get("forced", False)),
+        asked=bool(event.get("asked", False)),
         named=bool(event.get("named", False)),
         state=State.OWED,
         since=t,
@@ -134,8 +135,9 @@ def _owe(record: Record, event: Event) -> Record:
     changes: dict[str, Any] = {}
     if event.get("fresh"):
         changes["failures"] = {}
-    if event.get("forced"):
-        changes["forced"] = True
+    for name in ("forced", "asked"):
+        if event.get(name):
+            changes[name] = True
     return _become(record, event, State.OWED, **changes)
 
 

@@ -18,6 +18,8 @@ from suites.paths import StatePaths
 from watcher.fold import Ledger, apply
 
 SCHEMA = 1
+OPENED = "opened"
+"""The event with which a watcher says who it is."""
 
 _EPOCH = re.compile(r"(\d{8,})\.jsonl")
 
@@ -102,7 +104,7 @@ class Journal:
         self.ledger, self.epoch = ledger, epoch
         self._paths, self._fd = paths, fd
         self._seq = self._size = 0
-        self._torn = False
+        self._torn = self._eventful = False
 
     @classmethod
     def open(cls, paths: StatePaths) -> "Journal":
@@ -127,6 +129,7 @@ class Journal:
         line = msgspec.json.encode(document)
         self._write(line + b"\n")
         self._seq += 1
+        self._eventful = self._eventful or event != OPENED
         apply(self.ledger, msgspec.json.decode(line))  # what a reader will see, and nothing else
 
     def _write(self, line: bytes) -> None:
@@ -153,12 +156,20 @@ class Journal:
             raise Superseded(message)
 
     def close(self) -> None:
-        """Close the file. An unfinished line is cut off where the disk allows."""
-        if self._fd >= 0:
+        """Close the file. One in which nothing was journaled but its opening goes: cron runs a thousand such a day.
+
+        Its number may then be given again, which fences nobody off wrongly: what an earlier watcher knew still holds.
+        """
+        if self._fd < 0:
+            return
+        fd, self._fd = self._fd, -1
+        try:
             if self._torn:
-                os.ftruncate(self._fd, self._size)
-            os.close(self._fd)
-            self._fd = -1
+                os.ftruncate(fd, self._size)
+        finally:
+            os.close(fd)
+        if not self._eventful and not self.superseded():
+            self._paths.epoch(self.epoch).unlink()
 
 
 class DryJournal:

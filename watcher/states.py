@@ -90,6 +90,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: float | None = None
     forced: bool = False
     """``--force``: an interrupted rewrite or a copy without times is taken as it is; others' results are set aside."""
+    asked: bool = False
+    """A person asked for it, so it is wanted whatever the schedule says."""
     named: bool = False
     """The directory's name was given by a person, so stage, source and step alone do not find this record."""
     markers: str | None = None

@@ -124,7 +124,7 @@ def test_the_table_has_every_expected_evaluation_and_says_which_is_the_bridge(tm
     console = Console(width=150, record=True, file=io.StringIO())
     console.print(board.table())
     text = console.export_text()
-    assert "stage1 800 (bridge)" in text
+    assert "stage1 600 (bridge)" in text
     assert all(f" {expected.source} {expected.step}" in text for expected in run.EXPECTED)
     assert "perplexity 900.0 to 897.0, accuracy 0.250 to 0.280" in run.verdict(board)
 
@@ -143,7 +143,7 @@ def test_the_demo_interrupted_in_the_middle_goes_on_when_it_is_run_again(tmp_pat
     command = [sys.executable, run.__file__, "--folder", str(tmp_path)]
     environ = run.environment(tmp_path, {})
     began = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, start_new_session=True)
-    saved = tmp_path / "ckpts" / "stage1" / "300" / "model_config.json"
+    saved = tmp_path / "ckpts" / "stage1" / "200" / "model_config.json"
     end = time.monotonic() + 240
     while not saved.exists() and began.poll() is None and time.monotonic() < end:
         time.sleep(0.2)
@@ -152,5 +152,5 @@ def test_the_demo_interrupted_in_the_middle_goes_on_when_it_is_run_again(tmp_pat
     first = saved.stat().st_mtime_ns
     again = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=600, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "stage1 800 (bridge)" in again.stdout
+    assert "stage1 600 (bridge)" in again.stdout
     assert saved.stat().st_mtime_ns == first

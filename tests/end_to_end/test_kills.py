@@ -25,7 +25,8 @@ from watcher.config import Bridge, Config, Limits, Retry, Stage
 root, steps = Path(sys.argv[1]), tuple(int(word) for word in sys.argv[2].split(","))
 suites = (str(root / "slices.yaml"), str(root / "tasks.yaml"))
 def stage(name, **more):
-    return Stage(name=name, checkpoints=root / "ckpts" / name, results=root / "results", suites=suites, tokenizer="t", seq_len=64, **more)
+    more |= {"tokenizer": "t", "seq_len": 64, "suites": suites}
+    return Stage(name=name, checkpoints=root / "ckpts" / name, results=root / "results", **more)
 stages = {"stage1": stage("stage1", steps=steps), "stage2": stage("stage2", bridge=Bridge(source="stage1"))}
 config = Config(source="test", scratch=root, results=root / "results", eval_data=root / "data", state=root / "state",
                 python=str(root / "scorer"), executor="local", poll=0.1, settle=0.2, retry=Retry(backoff=0.1),

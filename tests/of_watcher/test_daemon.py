@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import random
 import shutil
 from collections import deque
 from pathlib import Path
@@ -13,8 +12,6 @@ import pytest
 from suites.contract import encode, read_request
 from suites.paths import EvaluationPaths
 from support.fake_executor import FakeJob, publish_scores
-from support.nanotron_layout import plan, tiny
-from support.nanotron_layout import steps as writes
 from support.watched import SLICES, Watched
 from watcher.executor import JobState
 from watcher.states import Ask
@@ -64,128 +61,6 @@ def test_the_request_says_everything_that_the_job_needs(watched):
     assert [suite.tier for suite in request.suites] == ["tier2_ppl", "tier3_cf"]
     expected = (attempt / "expected.txt").read_text().splitlines()
     assert expected == [str(request.paths.tier(tier)) for tier in ("tier2_ppl", "tier3_cf")]
-
-
-@pytest.mark.parametrize("shuffled", [None, *range(10)])
-def test_a_checkpoint_being_written_is_never_submitted_early(watched, shuffled):
-    folder = watched.ckpts / "stage1" / "100"
-    order = plan(folder, **tiny(100, tp=2))
-    if shuffled is not None:
-        random.Random(shuffled).shuffle(order)
-    watched.start()
-    for write in order:
-        path = write.perform()
-        os.utime(path, (watched.clock(), watched.clock()))
-        watched.touch("stage1")
-        watched.tick(seconds=5)
-        assert not watched.executor.jobs, f"submitted after {path} was written"
-    watched.tick(seconds=30)
-    assert not watched.executor.jobs, "submitted before it had settled"
-    watched.tick(30)
-    if shuffled is None:
-        assert watched.states()["stage1/step_100"] == "scored"
-    assert len(watched.executor.runs) <= 1
-
-
-def test_the_double_final_save_is_scored_once(watched):
-    folder = watched.checkpoint("stage1", 100, age=20)
-    watched.tick(seconds=30)  # settled in between? no: the rewrite begins at once
-    assert not watched.executor.jobs
-    for path in writes(folder, **tiny(100)):
-        os.utime(path, (watched.clock(), watched.clock()))
-        watched.tick(seconds=1)
-        assert not watched.executor.jobs
-    watched.tick(8)
-    assert watched.states()["stage1/step_100"] == "scored"
-    assert len(watched.executor.runs) == 1
-
-
-def test_a_rewritten_scored_step_is_scored_again_and_the_old_results_are_kept(watched):
-    watched.checkpoint("stage1", 100)
-    watched.tick(4)
-    first = watched.ledger.records["stage1/step_100"].fingerprint
-    watched.checkpoint("stage1", 100, seed=1)
-    watched.tick(6)
-    record = watched.ledger.records["stage1/step_100"]
-    assert record.state == "scored"
-    assert record.fingerprint != first
-    assert len(watched.executor.runs) == 2
-    assert (paths(watched, "stage1/step_100").set_aside(first) / "tier2_ppl.json").is_file()
-
-
-def test_a_rewrite_while_it_is_scored_discards_the_scores(watched):
-    watched.executor.endings["stage1/step_100"] = deque([76])
-    watched.checkpoint("stage1", 100)
-    watched.tick(2)
-    watched.checkpoint("stage1", 100, seed=1)
-    watched.tick(8)
-    assert watched.states()["stage1/step_100"] == "scored"
-    assert len(watched.executor.runs) == 2
-
-
-def test_a_run_that_goes_back_is_noticed_at_the_steps_that_it_writes_again(watched):
-    watched.checkpoint("stage1", 100)
-    watched.checkpoint("stage1", 200)
-    watched.tick(5)
-    assert watched.all_scored()
-    watched.checkpoint("stage1", 100, seed=5)
-    watched.tick(6)
-    assert watched.all_scored()
-    assert [evaluation for evaluation, _ in watched.executor.runs].count("stage1/step_100") == 2
-    assert [evaluation for evaluation, _ in watched.executor.runs].count("stage1/step_200") == 1
-
-
-def test_a_copy_without_times_is_blocked_until_a_person_says_so(watched):
-    folder = watched.checkpoint("stage1", 100, age=2000)
-    os.utime(folder / "config.yaml", (watched.clock() - 1000, watched.clock() - 1000))
-    watched.tick(2)
-    assert watched.states()["stage1/step_100"] == "blocked"
-    assert "lost its times" in watched.reasons()["stage1/step_100"]
-    ask(watched, "enqueue", 100, force=True)
-    watched.tick(4)
-    assert watched.states()["stage1/step_100"] == "scored"
-
-
-def test_a_checkpoint_deleted_while_it_is_owed_is_said_with_when(watched):
-    watched.executor.unreachable = "slurm_load_jobs error: Unable to contact slurm controller"
-    folder = watched.checkpoint("stage1", 100)
-    watched.tick()
-    assert watched.states()["stage1/step_100"] == "ready"
-    shutil.rmtree(folder)
-    watched.touch("stage1")
-    watched.tick()
-    assert watched.reasons()["stage1/step_100"].startswith("checkpoint: deleted before it was scored; it was whole at 2023-")
-    watched.executor.unreachable = ""
-    watched.checkpoint("stage1", 100)
-    watched.tick(5)
-    assert watched.states()["stage1/step_100"] == "scored"
-
-
-def test_a_listing_that_fails_is_unknown_and_not_empty(watched, monkeypatch):
-    watched.checkpoint("stage1", 100)
-    watched.tick(4)
-    listing = watched.daemon.ticker.observer._listings
-
-    def fail(_folder):
-        raise OSError(116, "Stale file handle")
-
-    monkeypatch.setattr("watcher.listing._list", fail)
-    watched.checkpoint("stage1", 300)
-    watched.tick()
-    assert listing._kept[str(watched.ckpts / "stage1")].seen.steps is None
-    assert watched.states() == {"stage1/step_100": "scored", "stage1/step_200": "waiting"}
-    assert watched.reasons()[str(watched.ckpts / "stage1")].endswith("cannot be listed: Stale file handle")
-
-
-def test_a_stage_folder_that_comes_months_later(tmp_path, monkeypatch):
-    watched = Watched(tmp_path, monkeypatch)
-    watched.tick()
-    assert watched.reasons()["stage1/step_100"] == f"checkpoint: {watched.ckpts}/stage1 does not exist yet"
-    watched.tick(seconds=90 * 86400)
-    watched.checkpoint("stage1", 100)
-    watched.tick(5)
-    assert watched.states()["stage1/step_100"] == "scored"
-    watched.daemon.close()
 
 
 def test_steps_and_folders_without_a_schedule_are_told(watched):
@@ -259,26 +134,6 @@ def test_results_of_another_program_block_until_a_person_says_so(watched):
     assert (paths(watched, "stage1/step_100").set_aside("foreign") / "tier2_ppl.json").read_text() == '{"ppl": 12.5}'
 
 
-def test_results_that_a_cleaner_removed_are_lost_and_not_scored_again_unasked(watched):
-    watched.checkpoint("stage1", 100)
-    watched.tick(4)
-    folder = paths(watched, "stage1/step_100").folder
-    kept = watched.root / "kept"
-    shutil.move(folder, kept)
-    watched.tick(3)
-    assert watched.states()["stage1/step_100"] == "lost"
-    assert len(watched.executor.runs) == 1
-    shutil.move(kept, folder)
-    watched.tick(2)
-    assert watched.states()["stage1/step_100"] == "scored"
-    shutil.rmtree(folder)
-    watched.tick(2)
-    ask(watched, "retry", 100)
-    watched.tick(4)
-    assert watched.states()["stage1/step_100"] == "scored"
-    assert len(watched.executor.runs) == 2
-
-
 def test_a_suite_that_changed_is_owed_alone(watched):
     watched.checkpoint("stage1", 100)
     watched.tick(4)
@@ -309,25 +164,6 @@ def test_valid_results_found_on_disk_are_believed(watched):
     watched.tick(2)
     assert watched.states()["stage1/step_100"] == "scored"
     assert len(watched.executor.runs) == 1
-
-
-def test_a_truncated_shard_and_an_unreadable_one_leave_the_others_running(watched):
-    broken = watched.checkpoint("stage1", 200)
-    (broken / "model_config.json").write_text('{"is_other_config": true}')
-    os.utime(broken / "model_config.json", (watched.clock() - 300, watched.clock() - 300))
-    watched.checkpoint("stage1", 100)
-    watched.tick(4)
-    assert watched.states() == {"stage1/step_100": "scored", "stage1/step_200": "blocked"}
-    assert watched.reasons()["stage1/step_200"].startswith("blocked: checkpoint: ")
-
-
-def test_a_blocked_checkpoint_that_is_mended_is_taken_up_again(watched):
-    broken = watched.checkpoint("stage1", 200)
-    (broken / "model_config.json").write_text('{"is_other_config": true}')
-    watched.tick(3)
-    watched.checkpoint("stage1", 200)
-    watched.tick(5)
-    assert watched.states()["stage1/step_200"] == "scored"
 
 
 def test_a_held_job_that_the_journal_does_not_know_is_cancelled(watched):
@@ -399,3 +235,26 @@ def test_published_results_alone_are_not_believed_while_the_queue_is_silent(watc
     assert watched.states()["stage1/step_100"] == "running"
     status = json.loads(watched.config.paths.status_json.read_text())
     assert status["queue"]["trouble"] == "Socket timed out"
+
+
+def test_another_bridge_that_a_person_names_is_scored_whatever_the_config_says(watched):
+    bridge = {"bridge": watched.bridge("stage1"), "seq_len": 64, "tokenizer": "t"}
+    watched.configure(stage1={"steps": (100,)}, stage2={"steps": (300,), **bridge})
+    watched.checkpoint("stage1", 90)
+    watched.tick()
+    ask(watched, "enqueue", 90, stage="stage2", bridge=True)
+    watched.tick(6)
+    assert watched.states()["stage2/step_90"] == "scored"
+    assert watched.ledger.records["stage2/step_90"].source == "stage1"
+
+
+def test_requests_that_cannot_be_read_or_understood_harm_nobody(watched):
+    watched.checkpoint("stage1", 100)
+    watched.start()
+    (watched.config.paths.requests / "torn.json").write_text("{")
+    ask(watched, "enqueue", 5, stage="stage7")
+    ask(watched, "retry", 999)
+    watched.tick(4)
+    assert watched.states()["stage1/step_100"] == "scored"
+    assert sorted(watched.ledger.answered.values()) == ["no stage stage7; nothing is done", "stage1 999: not known"]
+    assert [path.name for path in watched.config.paths.requests.iterdir()] == ["torn.json"]

@@ -51,6 +51,18 @@ def test_what_was_appended_is_what_the_next_watcher_reads(paths):
     second.close()
 
 
+def test_an_epoch_in_which_nothing_happened_leaves_no_file(paths):
+    for _ in range(3):
+        journal = Journal.open(paths)
+        journal.append("opened", t=1.0, host="h", pid=1)
+        journal.close()
+    assert list(paths.journal.iterdir()) == []
+    journal = Journal.open(paths)
+    owned(journal)
+    journal.close()
+    assert [path.name for path in paths.journal.iterdir()] == ["00000001.jsonl"]
+
+
 def test_two_watchers_never_get_the_same_epoch(paths):
     journals = [Journal.open(paths) for _ in range(5)]
     assert [journal.epoch for journal in journals] == [1, 2, 3, 4, 5]
