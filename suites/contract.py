@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from suites.files import read_json
-from suites.paths import EvaluationPaths
+from suites.paths import AttemptPaths, EvaluationPaths
 from suites.problem import Problem
 
 SCHEMA = 1
@@ -31,7 +31,7 @@ class SuiteInRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What a scoring job is asked to do. Lives in ``Paths.attempt(...)/request.json``."""
+    """What a scoring job is asked to do. Lives in ``StatePaths.attempt(run_id).request``."""
 
     schema: int = SCHEMA
     run_id: str
@@ -135,7 +135,7 @@ class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
 def read_exit_records(attempt: Path) -> list[ExitRecord]:
     """All exit records of an attempt, oldest restart first; an unreadable one is left out: no news."""
     found = []
-    for path in attempt.glob("exit.*.json"):
+    for path in AttemptPaths(attempt).exits():
         try:
             found.append(msgspec.json.decode(path.read_bytes(), type=ExitRecord))
         except (OSError, msgspec.DecodeError, msgspec.ValidationError):

@@ -142,9 +142,49 @@ class StatePaths(msgspec.Struct, frozen=True):
         """The config's ``setup`` lines, sourced by the batch scripts."""
         return self.state / "setup.sh"
 
-    def attempt(self, run_id: str) -> Path:
+    @property
+    def attempts(self) -> Path:
+        """A folder for each attempt, named after its run."""
+        return self.state / "attempts"
+
+    def attempt(self, run_id: str) -> "AttemptPaths":
         """Folder of one attempt: request.json, claim, exit.<restart>.json."""
-        return self.state / "attempts" / run_id
+        return AttemptPaths(self.attempts / run_id)
+
+
+class AttemptPaths(msgspec.Struct, frozen=True):
+    """What lies in the folder of one attempt. The batch scripts spell these names, too."""
+
+    folder: Path
+
+    @property
+    def request(self) -> Path:
+        """What the job is asked to do."""
+        return self.folder / "request.json"
+
+    @property
+    def claim(self) -> Path:
+        """Who may run it; made once, never replaced."""
+        return self.folder / "claim"
+
+    @property
+    def expected(self) -> Path:
+        """Files that a success must have left, a path a line."""
+        return self.folder / "expected.txt"
+
+    @property
+    def spawned(self) -> Path:
+        """The process that the local executor made."""
+        return self.folder / "spawned.json"
+
+    @property
+    def cancelled(self) -> Path:
+        """Somebody asked the local executor to end it."""
+        return self.folder / "cancelled.json"
+
+    def exits(self) -> list[Path]:
+        """``exit.<restart>.json``: how each run of it ended."""
+        return list(self.folder.glob("exit.*.json"))
 
 
 def attempt_log(results: Path, stage: str, step: int, job_id: str) -> tuple[Path, Path]:

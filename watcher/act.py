@@ -15,7 +15,7 @@ import msgspec
 
 from suites.contract import Request, encode
 from suites.files import create_once, publish, sync_folder
-from suites.paths import EvaluationPaths, attempt_log, shipped
+from suites.paths import AttemptPaths, EvaluationPaths, attempt_log, shipped
 from watcher.checkpoints import marks_of
 from watcher.config import Config
 from watcher.executor import Executor, Job, JobState, Resources, Submission, SubmitKind, Submitted, Unreachable
@@ -102,12 +102,12 @@ class Actor:
             self._append("waiting", action.key, reason=words, retry_at=self._clock() + RESULTS_AGAIN)
             return
         number, run_id = self._name(record)
-        folder = self.config.paths.attempt(run_id)
+        place = self.config.paths.attempt(run_id)
         request = msgspec.structs.replace(request, run_id=run_id)
-        self._prepare(folder, request)
+        self._prepare(place, request)
         suites = {suite.tier: suite.digest for suite in request.suites}
         attempt = Attempt(run_id=run_id, number=number, fingerprint=request.fingerprint, suites=suites, intended=self._clock())
-        submission = self._submission(run_id, folder, logs)
+        submission = self._submission(run_id, place, logs)
         self._append("intended", action.key, run_id=run_id, attempt=attempt, reason=action.reason)
         self._journal.fence()
         try:
@@ -124,22 +124,22 @@ class Actor:
             digest = hashlib.sha256(said.encode()).hexdigest()[:8]
             stage = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in record.stage)
             run_id = f"eval-{stage}-{record.step}-{digest}"
-            if not (self.config.paths.attempt(run_id) / "claim").exists():
+            if not self.config.paths.attempt(run_id).claim.exists():
                 return number, run_id
             number += 1
 
-    def _prepare(self, folder: Path, request: Request) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        publish(folder / "request.json", encode(request))
-        publish(folder / "expected.txt", "".join(f"{request.paths.tier(suite.tier)}\n" for suite in request.suites))
-        sync_folder(folder.parent)
+    def _prepare(self, place: AttemptPaths, request: Request) -> None:
+        place.folder.mkdir(parents=True, exist_ok=True)
+        publish(place.request, encode(request))
+        publish(place.expected, "".join(f"{request.paths.tier(suite.tier)}\n" for suite in request.suites))
+        sync_folder(place.folder.parent)
 
-    def _submission(self, run_id: str, folder: Path, logs: tuple[Path, Path]) -> Submission:
+    def _submission(self, run_id: str, place: AttemptPaths, logs: tuple[Path, Path]) -> Submission:
         return Submission(
             name=run_id,
             comment=comment_of(self._state_id),
             script=shipped("slurm/score.sbatch"),
-            request=folder / "request.json",
+            request=place.request,
             stdout=logs[0],
             stderr=logs[1],
             resources=_resources(self.config),
@@ -183,7 +183,7 @@ class Actor:
             self._enough = words
             record = self._journal.ledger.records[key]
             self._note(later(record, words, self._clock()))
-            _remove(self.config.paths.attempt(run_id))
+            _remove(self.config.paths.attempt(run_id).folder)
         else:
             self._enough = words
             self._append("unsure", key, run_id=run_id, reason=f"whether a job exists is not known: {words}")
@@ -195,9 +195,9 @@ class Actor:
 
     def _void(self, action: Void) -> None:
         """The claim decides: whoever comes second sees the other's word."""
-        folder = self.config.paths.attempt(action.run_id)
-        folder.mkdir(parents=True, exist_ok=True)
-        claim = folder / "claim"
+        place = self.config.paths.attempt(action.run_id)
+        place.folder.mkdir(parents=True, exist_ok=True)
+        claim = place.claim
         if create_once(claim, f"void: given up by epoch {self._journal.epoch} on {socket.gethostname()}\n"):
             self._note(action.then)
         elif claim.read_text(encoding="utf-8", errors="replace").startswith("void"):

@@ -50,7 +50,7 @@ def make_executor(config: Config, environ: Mapping[str, str]) -> Executor:
     if config.executor == "local":
         from watcher.local import LocalExecutor  # noqa: PLC0415  only one of the two is ever needed
 
-        return LocalExecutor(config.paths.attempt("any").parent, environ=environ)
+        return LocalExecutor(config.paths.attempts, environ=environ)
     if config.executor == "slurm":
         from watcher.slurm import SlurmExecutor  # noqa: PLC0415
 

@@ -21,16 +21,16 @@ _WORDS = ("problem", "why", "reason", "error", "message", "what")
 
 def attempt_on_disk(paths: StatePaths, results: EvaluationPaths, run_id: str) -> AttemptSeen:
     """Claim, exit records and, where the newest of them is not a success, what run.json says of it."""
-    folder = paths.attempt(run_id)
+    place = paths.attempt(run_id)
     claim = None
     try:
-        names = os.listdir(folder)  # noqa: PTH208  names only; listing it makes a file server look again
+        names = os.listdir(place.folder)  # noqa: PTH208  names only; listing it makes a file server look again
     except OSError:
         return AttemptSeen()
-    if "claim" in names:
+    if place.claim.name in names:
         with contextlib.suppress(OSError):
-            claim = (folder / "claim").read_text(encoding="utf-8", errors="replace").strip() or None
-    exits = tuple(read_exit_records(folder)) if any(name.startswith("exit.") for name in names) else ()
+            claim = place.claim.read_text(encoding="utf-8", errors="replace").strip() or None
+    exits = tuple(read_exit_records(place.folder)) if any(name.startswith("exit.") for name in names) else ()
     words = said(results.run, run_id) if exits and exits[-1].code != Exit.SCORED else ""
     return AttemptSeen(claim=claim, exits=exits, words=words)
 
@@ -105,7 +105,7 @@ def asked_for(
     if all(tier in now and now[tier][0] == digest for tier, digest in attempt.suites.items()):
         return {tier: now[tier] for tier in attempt.suites}
     try:
-        then = tier_digests(read_request(paths.attempt(attempt.run_id) / "request.json").suites)
+        then = tier_digests(read_request(paths.attempt(attempt.run_id).request).suites)
     except Problem:
         then = {}
     return {tier: then.get(tier, (digest, ())) for tier, digest in attempt.suites.items()}
@@ -130,7 +130,7 @@ def still_there(paths: EvaluationPaths, tiers: Mapping[str, str]) -> Results:
 def stranger(paths: StatePaths, name: str) -> Request | None:
     """The request of a job that the journal does not know; None where there is none that can be read."""
     try:
-        return read_request(paths.attempt(name) / "request.json")
+        return read_request(paths.attempt(name).request)
     except Problem:
         return None
 

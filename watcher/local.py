@@ -17,9 +17,10 @@ import msgspec
 
 from suites.contract import ExitRecord, encode, read_exit_records
 from suites.files import publish
+from suites.paths import AttemptPaths
 from watcher.executor import Job, JobState, Submission, SubmitKind, Submitted, Unreachable
 from watcher.processes import Process, spawn_session, start_time
-from watcher.traces import CANCELLED, SPAWNED, Cancelled, Spawned, Traces
+from watcher.traces import Cancelled, Spawned, Traces
 
 _LATER = frozenset({errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE})
 """Troubles of the machine, not of the submission."""
@@ -63,7 +64,7 @@ class LocalExecutor:
         if obstacle is not None:
             return obstacle
         spawned = Spawned(host=self._host, at=self._clock(), comment=submission.comment)
-        note = submission.request.parent / SPAWNED
+        note = AttemptPaths(submission.request.parent).spawned
         setup = "" if submission.setup is None else str(submission.setup)
         try:
             publish(note, encode(spawned))
@@ -91,14 +92,14 @@ class LocalExecutor:
 
     def cancel(self, job: Job) -> None:
         """TERM now; KILL at a later call, once the grace is over. Returns at once."""
-        folder = self._attempts / job.name
+        attempt = AttemptPaths(self._attempts / job.name)
         try:
-            traces = Traces.read(folder)
+            traces = Traces.read(attempt)
             process = traces.process
             if process is None or process.host != self._host or not (process.alive() or process.orphans()):
                 return
             if traces.cancelled is None:
-                publish(folder / CANCELLED, encode(Cancelled(at=self._clock())))
+                publish(attempt.cancelled, encode(Cancelled(at=self._clock())))
                 process.send(signal.SIGTERM)
             else:
                 self._press(traces.cancelled, process)
@@ -170,7 +171,7 @@ class LocalExecutor:
         The process is looked at before its exit record is read: one that dies in between has left its record.
         """
         folder = self._attempts / name
-        traces = Traces.read(folder)
+        traces = Traces.read(AttemptPaths(folder))
         process, spawned = traces.process, traces.spawned
         if process is None:
             if traces.claim:

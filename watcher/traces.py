@@ -5,11 +5,10 @@ from typing import TypeVar
 
 import msgspec
 
+from suites.paths import AttemptPaths
 from watcher.processes import Process
 
 _Document = TypeVar("_Document", bound=msgspec.Struct)
-SPAWNED = "spawned.json"
-CANCELLED = "cancelled.json"
 
 
 class Spawned(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,19 +50,19 @@ class Traces(msgspec.Struct, frozen=True, kw_only=True):
         return Process(self.spawned.host, self.spawned.pid, self.spawned.start)
 
     @classmethod
-    def read(cls, folder: Path) -> "Traces":
+    def read(cls, attempt: AttemptPaths) -> "Traces":
         """Raises OSError, or DecodeError where a document is not ours; what is not there is no trace."""
         claim, claimed = "", None
         try:
-            claim = (folder / "claim").read_text(errors="replace").strip()
-            claimed = (folder / "claim").stat().st_mtime
+            claim = attempt.claim.read_text(errors="replace").strip()
+            claimed = attempt.claim.stat().st_mtime
         except (FileNotFoundError, NotADirectoryError):
             pass
         return cls(
             claim=claim,
             claimed=claimed,
-            spawned=_read(folder / SPAWNED, Spawned),
-            cancelled=_read(folder / CANCELLED, Cancelled),
+            spawned=_read(attempt.spawned, Spawned),
+            cancelled=_read(attempt.cancelled, Cancelled),
         )
 
 

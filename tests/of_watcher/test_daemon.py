@@ -55,11 +55,11 @@ def test_the_request_says_everything_that_the_job_needs(watched):
     folder = watched.checkpoint("stage1", 100)
     watched.tick()
     attempt = watched.config.paths.attempt(watched.run_ids()[0])
-    request = read_request(attempt / "request.json")
+    request = read_request(attempt.request)
     assert (request.evaluation, request.source_stage, request.step) == ("stage1/step_100", "stage1", 100)
     assert (request.checkpoint, request.tokenizer, request.seq_len) == (str(folder), "byte-level", 64)
     assert [suite.tier for suite in request.suites] == ["tier2_ppl", "tier3_cf"]
-    expected = (attempt / "expected.txt").read_text().splitlines()
+    expected = attempt.expected.read_text().splitlines()
     assert expected == [str(request.paths.tier(tier)) for tier in ("tier2_ppl", "tier3_cf")]
 
 
@@ -81,7 +81,7 @@ def test_a_bridge_gets_the_last_step_of_its_source_and_waits_for_seq_len(watched
     watched.checkpoint("stage2", 300, seq_len=32, tokenizer="other")
     watched.tick(8)
     assert watched.all_scored()
-    requests = [read_request(watched.config.paths.attempt(run_id) / "request.json") for run_id in watched.run_ids()]
+    requests = [read_request(watched.config.paths.attempt(run_id).request) for run_id in watched.run_ids()]
     bridge = next(request for request in requests if request.evaluation == "stage2/step_100")
     assert (bridge.source_stage, bridge.seq_len, bridge.tokenizer) == ("stage1", 32, "other")
 
@@ -141,7 +141,7 @@ def test_a_suite_that_changed_is_owed_alone(watched):
     watched.tick(12)
     assert watched.states()["stage1/step_100"] == "scored"
     assert len(watched.executor.runs) == 2
-    request = read_request(watched.config.paths.attempt(watched.executor.runs[1][1]) / "request.json")
+    request = read_request(watched.config.paths.attempt(watched.executor.runs[1][1]).request)
     assert [suite.tier for suite in request.suites] == ["tier2_ppl"]
 
 
@@ -229,7 +229,7 @@ def test_published_results_alone_are_not_believed_while_the_queue_is_silent(watc
     watched.checkpoint("stage1", 100)
     watched.executor.endings["stage1/step_100"] = deque(["hang"])
     watched.tick(2)
-    publish_scores(read_request(watched.config.paths.attempt(watched.run_ids()[0]) / "request.json"))
+    publish_scores(read_request(watched.config.paths.attempt(watched.run_ids()[0]).request))
     watched.executor.unreachable = "Socket timed out"
     watched.tick(2)
     assert watched.states()["stage1/step_100"] == "running"

@@ -42,7 +42,7 @@ def test_sbatch_said_timed_out_and_there_is_no_job(watched, accounting):
     assert watched.executor.calls["submit"] == 1, "nothing is tried again before it is sure"
     scored_by_one_run(watched)
     assert watched.executor.calls["submit"] == 2
-    claims = [watched.config.paths.attempt(run_id) / "claim" for run_id in watched.run_ids()]
+    claims = [watched.config.paths.attempt(run_id).claim for run_id in watched.run_ids()]
     assert sorted(claim.read_text()[:4] for claim in claims) == ["slur", "void"]
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from suites.paths import AttemptPaths
 from support.batch_scripts import until
 from support.local_desk import NAME, Desk, over
 from watcher.executor import Executor, Job, JobState, Unreachable
 from watcher.local import LocalExecutor
 from watcher.processes import start_time
-from watcher.traces import SPAWNED, Spawned, Traces
+from watcher.traces import Spawned, Traces
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_a_new_daemon_finds_the_running_job_and_its_end(desk):
 
 def test_a_job_whose_daemon_died_before_noting_its_pid_is_found_by_its_claim(desk):
     _, attempt, before = desk.running()
-    note = attempt.folder / SPAWNED
+    note = attempt.folder / "spawned.json"
     spawned = msgspec.json.decode(note.read_bytes(), type=Spawned)
     note.write_bytes(msgspec.json.encode(msgspec.structs.replace(spawned, pid=None, start=None)))
     assert desk.executor().queue() == {NAME: before}
@@ -139,7 +140,7 @@ def test_attempts_that_nobody_spawned_here_are_not_in_the_queue(desk, claim):
 def test_an_attempt_without_a_claim_is_pending_while_its_process_lives(desk):
     executor, attempt = desk.executor(), desk.attempt()
     me = Spawned(host=os.uname().nodename, pid=os.getpid(), start=start_time(os.getpid()), at=5.0, comment="c")
-    (attempt.folder / SPAWNED).write_bytes(msgspec.json.encode(me))
+    (attempt.folder / "spawned.json").write_bytes(msgspec.json.encode(me))
     job = executor.queue()[NAME]
     assert (job.state, job.submit_time, job.comment) == (JobState.PENDING, 5.0, "c")
 
@@ -163,11 +164,11 @@ def test_attempts_that_cannot_be_listed_are_no_empty_queue(desk):
 def test_an_unreadable_attempt_is_unknown_and_the_others_are_told(desk):
     executor, _, _ = desk.running()
     broken = desk.attempt("eval-stage1-4000-00000000")
-    (broken.folder / SPAWNED).write_text("{")
+    (broken.folder / "spawned.json").write_text("{")
     jobs = executor.queue()
     assert jobs[NAME].state is JobState.RUNNING
     assert (jobs[broken.folder.name].state, jobs[broken.folder.name].word) == (JobState.UNKNOWN, "UNREADABLE")
 
 
 def test_traces_of_an_empty_folder_are_none(tmp_path):
-    assert Traces.read(tmp_path / "nowhere") == Traces()
+    assert Traces.read(AttemptPaths(tmp_path / "nowhere")) == Traces()

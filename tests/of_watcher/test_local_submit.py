@@ -12,10 +12,11 @@ import msgspec
 import pytest
 
 from suites.files import publish
+from suites.paths import AttemptPaths
 from support.batch_scripts import environment, until
 from support.local_desk import NAME, Desk, over
 from watcher.executor import JobState, SubmitKind
-from watcher.traces import CANCELLED, Cancelled, Traces
+from watcher.traces import Cancelled, Traces
 
 SECOND = "eval-stage1-4000-00000001"
 
@@ -126,11 +127,11 @@ def test_a_cancellation_is_finished_by_the_next_daemons_poll(desk):
 def test_a_job_that_succeeds_in_spite_of_its_cancellation_is_completed(desk):
     executor, attempt, job = desk.running(FAKE_STUBBORN="yes")
     executor.cancel(job)
-    assert Traces.read(attempt.folder).cancelled == Cancelled(at=desk.clock.now)
+    assert Traces.read(AttemptPaths(attempt.folder)).cancelled == Cancelled(at=desk.clock.now)
     until((attempt.folder / "signals").exists, "TERM arrived")
     attempt.go()
     assert over(executor).state is JobState.COMPLETED
-    assert (attempt.folder / CANCELLED).exists()
+    assert (attempt.folder / "cancelled.json").exists()
 
 
 _DAEMON = """
@@ -180,7 +181,7 @@ def test_a_poll_looks_only_at_attempts_that_are_not_over(desk, monkeypatch):
     executor.queue()
     looked: list[str] = []
     read = Traces.read
-    monkeypatch.setattr("watcher.local.Traces.read", lambda folder: looked.append(folder.name) or read(folder))
+    monkeypatch.setattr("watcher.local.Traces.read", lambda attempt: looked.append(attempt.folder.name) or read(attempt))
     waiting = desk.attempt(SECOND)
     assert set(executor.queue()) == {NAME, *(f"eval-stage1-{number}-00000000" for number in range(50))}
     assert looked == [waiting.folder.name]

@@ -143,5 +143,5 @@ class Watched:
         return all(record.state in {State.SCORED, State.BLOCKED} for record in self.ledger.records.values())
 
     def run_ids(self):
-        folder = self.config.paths.attempt("x").parent
+        folder = self.config.paths.attempts
         return sorted(path.name for path in folder.iterdir() if re.match("eval-", path.name)) if folder.is_dir() else []
