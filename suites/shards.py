@@ -62,8 +62,10 @@ class Header(msgspec.Struct, frozen=True):
     metadata: Mapping[str, str]
 
 
-def read_header(path: Path) -> Header:
-    """The header of a file with one tensor. Torn where it, or the data it announces, is not whole; Refused for another kind.
+def read_header(path: Path, name: str) -> Header:
+    """The header of a file with one tensor; ``name`` is what messages call it, since dozens of shards share a file name.
+
+    Torn where it, or the data it announces, is not whole; Refused for another kind.
 
     A header can be torn by being written, so only what no half-written file could look like is refused.
     Raises OSError where the file cannot be read.
@@ -71,30 +73,30 @@ def read_header(path: Path) -> Header:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size < _LENGTH_FIELD:
-            message = f"truncated shard: {path.name} has {size} bytes"
+            message = f"truncated shard: {name} has {size} bytes"
             raise Torn(message)
         (length,) = struct.unpack("<Q", file.read(_LENGTH_FIELD))
         if length > size - _LENGTH_FIELD:
-            message = f"truncated shard: {path.name} has {size} bytes, its header alone takes {_LENGTH_FIELD + length}"
+            message = f"truncated shard: {name} has {size} bytes, its header alone takes {_LENGTH_FIELD + length}"
             raise Torn(message)
         if length > LONGEST_HEADER:
-            message = f"{path.name}: a header of {length} bytes is none of nanotron's"
+            message = f"{name}: a header of {length} bytes is none of nanotron's"
             raise Refused(message)
         raw = file.read(length)
     try:
         dtype, shape, end, metadata = _fields(json.loads(raw))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        message = f"torn header: {path.name}: {str(error)[:120] or type(error).__name__}"
+        message = f"torn header: {name}: {str(error)[:120] or type(error).__name__}"
         raise Torn(message) from error
     if dtype not in BYTES_OF:
-        message = f"{path.name}: weights of type {dtype[:20]!r} cannot be scored; {', '.join(BYTES_OF)} can"
+        message = f"{name}: weights of type {dtype[:20]!r} cannot be scored; {', '.join(BYTES_OF)} can"
         raise Refused(message)
     if math.prod(shape) * BYTES_OF[dtype] != end:
-        message = f"torn header: {path.name}: {dtype} {shape} does not take {end} bytes"
+        message = f"torn header: {name}: {dtype} {shape} does not take {end} bytes"
         raise Torn(message)
     if size != _LENGTH_FIELD + length + end:
         kind = "truncated shard" if size < _LENGTH_FIELD + length + end else "shard with something after its data"
-        message = f"{kind}: {path.name} has {size} bytes, its header says {_LENGTH_FIELD + length + end}"
+        message = f"{kind}: {name} has {size} bytes, its header says {_LENGTH_FIELD + length + end}"
         raise Torn(message)
     return Header(dtype, shape, _LENGTH_FIELD + length, metadata)
 
@@ -127,7 +129,7 @@ def check(parameter: Parameter, files: tuple[str, ...], folder: Path) -> tuple[S
     """
     shards = []
     for file in files:
-        header = read_header(folder / file)
+        header = read_header(folder / file, file)
         pieces = _pieces(parameter, header, file, alone=len(files) == 1)
         shards.append(Shard(file, header.dtype, header.shape, header.offset, pieces))
     if len({shard.dtype for shard in shards}) > 1:

@@ -5,10 +5,11 @@ that twice is as good as once.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from watcher.config import Config, Stage
 from watcher.fold import Ledger
-from watcher.naming import Wanted, directory
+from watcher.naming import Wanted, apart, directory
 from watcher.rest import set_aside
 from watcher.states import IN_FLIGHT, Ask, Record, State
 from watcher.world import Action, Answer, Note, StageSeen, World
@@ -25,11 +26,15 @@ def answer(ask: Ask, world: World, config: Config, ledger: Ledger) -> list[Actio
     actions: list[Action] = []
     outcomes: list[str] = []
     for step in ask.steps:
+        more: list[Action] = []
         key = _known(ask, stage, step, ledger.records)
-        if key is None and ask.kind == "enqueue":
+        if key is not None and _is_another(ask, step, ledger.records[key]):
+            record = ledger.records[key]
+            outcome = f"nothing is done: that name is step {record.step}'s, {record.checkpoint}"
+        elif key is None and ask.kind == "enqueue":
             more, outcome = _introduce(ask, step, world, config, ledger)
         elif key is None:
-            more, outcome = [], "not known"
+            outcome = "not known"
         else:
             more, outcome = _change(ask, stage, ledger.records[key], world)
         actions += more
@@ -54,6 +59,11 @@ def _known(ask: Ask, stage: Stage, step: int, records: Mapping[str, Record]) -> 
     return next((record.key for record in sorted(same, key=lambda record: record.source != ask.stage)), None)
 
 
+def _is_another(ask: Ask, step: int, record: Record) -> bool:
+    """Whether a name that is asked for was given to another checkpoint."""
+    return ask.name is not None and (step != record.step or ask.checkpoint not in {None, record.checkpoint})
+
+
 def _source(ask: Ask, stage: Stage) -> str:
     if ask.source is not None:
         return ask.source
@@ -66,7 +76,10 @@ def _introduce(ask: Ask, step: int, world: World, config: Config, ledger: Ledger
     origin = "bridge" if ask.bridge else "request"
     folder = ask.checkpoint or _folder(source, step, world.stages.get(source), config)
     want = Wanted(stage=stage.name, source=source, step=step, origin=origin, checkpoint=folder)
-    name = directory(want, stage, ledger.records, ask.name)
+    if ask.checkpoint is not None and source == stage.name and folder != _folder(source, step, world.stages.get(source), config):
+        name = ask.name or apart(stage.name, step, Path(folder).parent.name, ledger.records)  # step_N is the stage's own
+    else:
+        name = directory(want, stage, ledger.records, ask.name)
     fields = {
         "stage": stage.name,
         "source": source,

@@ -8,7 +8,7 @@ import socket
 from suites.contract import encode
 from suites.files import publish
 from suites.paths import StatePaths
-from suites.problem import Problem
+from suites.problem import Exit, Problem
 from watcher.config import Config, Stage
 from watcher.states import Ask
 
@@ -24,8 +24,9 @@ def leave(ask: Ask, paths: StatePaths) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         publish(path, encode(ask))
     except OSError as error:
-        todo = "make it writable for you, or name another with state:"
-        raise Problem(f"the request cannot be left there ({error.strerror})", where=path.parent, todo=todo) from error
+        todo = "make room, make it writable for you, or name another with state:"
+        what = f"the request cannot be left there ({error.strerror})"
+        raise Problem(what, where=path.parent, todo=todo, code=Exit.CANNOT_WRITE) from error
 
 
 def new_id(now: float) -> str:

@@ -63,7 +63,7 @@ class Checkpoints:
             if record.state in OPEN:
                 if _absent(record, listed.get(beside)):
                     self._looked.pop(folder, None)
-                elif record.retry_at is None or record.retry_at <= now:
+                elif not record.rests(now):
                     inspections[folder], marks[folder] = self._inspect(record, config.settle, server_now)
             elif record.state is State.BLOCKED and record.reason.startswith(CHECKPOINT):
                 if beside in moved or settled_due or self._unreadable_for_long(folder, server_now):

@@ -4,9 +4,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,9 @@ from watcher import __version__
 from watcher.cli_asks import cancel, enqueue, retry, why
 from watcher.cli_common import config_option, environment
 from watcher.cli_setup import init, print_config
+
+if TYPE_CHECKING:
+    from watcher.config import Config
 
 FAILED = 1
 _CLEAR = "\x1b[H\x1b[2J"
@@ -58,7 +61,7 @@ def run(config: Path | None) -> None:
     from watcher.settings import check  # noqa: PLC0415
 
     environ = environment()
-    sys.exit(daemon.run(check(config, environ), reload=lambda: check(config, environ), environ=environ))
+    sys.exit(daemon.run(_loaded(config, environ), reload=lambda: check(config, environ), environ=environ))
 
 
 @main.command()
@@ -68,14 +71,25 @@ def run(config: Path | None) -> None:
 def once(config: Path | None, *, dry_run: bool, as_json: bool) -> None:
     """Look once, do what is due, and end: for cron."""
     from watcher import daemon  # noqa: PLC0415
-    from watcher.settings import check  # noqa: PLC0415
 
     environ = environment()
-    report = daemon.once(check(config, environ), dry_run=dry_run, environ=environ)
+    report = daemon.once(_loaded(config, environ), dry_run=dry_run, environ=environ)
     if as_json:
         click.echo(json.dumps({"actions": report.actions, "skipped": report.skipped}, indent=2))
     else:
         click.echo("\n".join(_told(report.actions, report.skipped, would=dry_run)))
+
+
+def _loaded(path: Path | None, environ: Mapping[str, str]) -> "Config":
+    """The config to start with: a stage whose suites cannot be used waits and is told; it keeps no other from being scored."""
+    from watcher.settings import check, load  # noqa: PLC0415
+
+    config = load(path, environ)
+    try:
+        check(path, environ)
+    except Problem as problem:
+        _complain(f"{problem} (that stage waits for it, the others go on)")
+    return config
 
 
 def _told(actions: list[dict[str, str]], skipped: list[dict[str, str]], *, would: bool) -> list[str]:

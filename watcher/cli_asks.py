@@ -1,5 +1,6 @@
 """Commands about single evaluations: enqueue, retry, cancel, why. The first three leave a request; the watcher answers it."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,9 @@ def why(stage: str, step: str, *, source: str | None, config: Path | None) -> No
     now = time.time()
     found = _matching(ledger.read(loaded.paths).records, stage, number, source)
     health = judge(loaded.paths, now)
-    told = [paragraph(record, now) for record in found]
+    rows = (health.document or {}).get("stages", {}).get(stage, {}).get("evaluations", ())
+    said = {row["evaluation"]: row.get("now", "") for row in rows}
+    told = [paragraph(record, now, said.get(record.key, "")) for record in found]
     if not told:
         skips = {skip["evaluation"]: skip["reason"] for skip in (health.document or {}).get("skipped", ())}
         asked = any(ask.kind == "enqueue" and ask.stage == stage and number in ask.steps for ask in pending(loaded.paths)[0])
@@ -148,6 +151,9 @@ def _elsewhere(checkpoint: Path, steps: tuple[int, ...]) -> tuple[Path, tuple[in
     folder = checkpoint.expanduser().absolute()
     if not folder.is_dir():
         raise Problem("no such folder", where=folder, todo="give --checkpoint the folder of one step, where its config.yaml is")
+    if os.fsencode(folder).decode(errors="replace") != str(folder):
+        todo = "give a link to it whose path is"
+        raise Problem("its path is not UTF-8, as the journal is", where=folder.name, todo=todo)
     if not steps and folder.name.isascii() and folder.name.isdigit():
         steps = (int(folder.name),)
     if len(steps) != 1:
@@ -195,8 +201,13 @@ def _leave(config: Config, ask: Ask) -> None:
     from watcher.health import judge  # noqa: PLC0415
     from watcher.status_text import ago  # noqa: PLC0415
 
-    asks.leave(ask, config.paths)
     health = judge(config.paths, time.time())
+    rows = (health.document or {}).get("stages", {}).get(ask.stage, {}).get("evaluations", ())
+    for row in rows:
+        if ask.name == row["directory"] and (row["step"] not in ask.steps or ask.checkpoint not in {None, row["checkpoint"]}):
+            todo = "give another name, or the step that it has"
+            raise Problem(f"{ask.name!r} is the name of step {row['step']}, {row['checkpoint']}", where="--name", todo=todo)
+    asks.leave(ask, config.paths)
     steps = ", ".join(map(str, ask.steps[:8])) + (f" and {len(ask.steps) - 8} more" if len(ask.steps) > 8 else "")  # noqa: PLR2004
     of = "" if ask.source in {None, ask.stage} else f" of {ask.source}"
     click.echo(f"{ask.kind} {ask.stage}: {'step' if len(ask.steps) == 1 else 'steps'} {steps}{of}{_remark(ask, health.document)}")

@@ -104,7 +104,9 @@ class Daemon:
         """One tick and its status. Raises Superseded; every OSError is noted, and the next tick goes on."""
         try:
             if not self.lock.beat():
-                message = f"{self.config.paths.lock} is another's by now; this watcher stops"
+                lock = self.config.paths.lock
+                found = "another's" if lock.exists() else "gone: somebody removed it, or the state folder,"
+                message = f"{lock} is {found} by now; this watcher stops"
                 raise Superseded(message)
             self.ticker.tick(stopping)
             self._ticks += 1
@@ -214,7 +216,8 @@ def _loop(daemon: Daemon, wake: Wake, asked: dict[str, bool], reload: Callable[[
             return SUPERSEDED
         except Exception:  # noqa: BLE001  a defect of ours must not end three months of watching: it is told, and readers see a stale status
             say("defect", words="this tick failed; the next one is tried", traceback=traceback.format_exc())
-        jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  so that many watchers do not ask at once
+        # so that many watchers do not ask at once; never sooner than a poll, or the limit of calls a minute would skip a turn
+        jitter = random.uniform(1, 1 + _JITTER)  # noqa: S311
         wake.sleep(daemon.config.poll * jitter, lambda: asked["stop"] or asked["reload"])
         if asked["stop"]:
             say("stopped", reason="told to")

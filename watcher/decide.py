@@ -133,6 +133,8 @@ def _notices(world: World, config: Config, ledger: Ledger, unknown_bridges: Mapp
         seen = world.stages[stage.name]
         if seen.trouble or seen.absent:
             skips.append(Skip(str(stage.checkpoints), seen.trouble or "does not exist yet"))
+        if (plan := world.plans.get(stage.name)) is not None and plan.trouble:
+            skips.append(Skip(stage.name, f"suites: {plan.trouble}"))
         skips += _unscheduled(stage, seen, ledger)
         begun = started_at(stage, config, world.stages)
         bridges = [r for r in ledger.records.values() if r.origin == "bridge" and r.stage == stage.name]

@@ -13,6 +13,7 @@ from suites.contract import Request, TierVerdict, judge_tier_file, read_exit_rec
 from suites.files import read_json
 from suites.paths import EvaluationPaths, StatePaths
 from suites.problem import Exit, Problem
+from watcher.asks import name as directory_name
 from watcher.states import Ask, Attempt
 from watcher.world import AttemptSeen, Results
 
@@ -32,6 +33,8 @@ def attempt_on_disk(paths: StatePaths, results: EvaluationPaths, run_id: str) ->
             claim = place.claim.read_text(encoding="utf-8", errors="replace").strip() or None
     exits = tuple(read_exit_records(place.folder)) if any(name.startswith("exit.") for name in names) else ()
     words = said(results.run, run_id) if exits and exits[-1].code != Exit.SCORED else ""
+    if exits and exits[-1].code == Exit.CANNOT_WRITE and not words:  # nor can run.json
+        words = f"{results.folder}: results cannot be written there; make it writable and say watcher retry"
     return AttemptSeen(claim=claim, exits=exits, words=words)
 
 
@@ -78,7 +81,7 @@ def judge(paths: EvaluationPaths, fingerprint: str, tiers: Mapping[str, tuple[st
 
 
 def _headlines(path: Path) -> dict[str, float]:
-    """``ppl`` and ``primary`` of a tier file's summary, where they are finite numbers."""
+    """``ppl`` and ``primary`` of a tier file's summary, where they are finite; ``suspicious``: 1 where its canary says so."""
     try:
         document = read_json(path)
     except (OSError, ValueError):
@@ -86,6 +89,9 @@ def _headlines(path: Path) -> dict[str, float]:
     summary = document.get("summary") if isinstance(document, dict) else None
     found = summary if isinstance(summary, dict) else {}
     numbers = {name: found.get(name) for name in ("ppl", "primary")}
+    canary = document.get("canary") if isinstance(document, dict) else None
+    if isinstance(canary, dict) and canary.get("suspicious") is True:
+        numbers["suspicious"] = 1.0
     return {name: float(value) for name, value in numbers.items() if isinstance(value, int | float) and math.isfinite(value)}
 
 
@@ -135,6 +141,22 @@ def stranger(paths: StatePaths, name: str) -> Request | None:
         return None
 
 
+def _impossible(ask: Ask, file_name: str) -> str:
+    """What no command of ours would have written; empty where nothing is wrong."""
+    if file_name != f"{ask.id}.json":
+        return f"its id is {ask.id!r}, which is not its name"
+    if any(step < 0 for step in ask.steps):
+        return f"step {min(ask.steps)} is below zero"
+    if ask.checkpoint is not None and not Path(ask.checkpoint).is_absolute():
+        return f"checkpoint {ask.checkpoint!r} is no absolute path"
+    if ask.name is not None:
+        try:
+            directory_name(ask.name)
+        except Problem as problem:
+            return problem.what
+    return ""
+
+
 def asks(paths: StatePaths) -> tuple[list[Ask], list[str]]:
     """Requests from the command line, oldest first, and what is wrong with those that cannot be read."""
     found, wrong = [], []
@@ -143,6 +165,9 @@ def asks(paths: StatePaths) -> tuple[list[Ask], list[str]]:
     except FileNotFoundError:
         return [], []
     for name in names:
+        if not (paths.requests / name).is_file():  # a pipe would be waited for, for ever
+            wrong.append(f"{paths.requests / name}: not a request (no file); remove it and ask again")
+            continue
         try:
             ask = msgspec.json.decode((paths.requests / name).read_bytes(), type=Ask)
         except FileNotFoundError:
@@ -150,8 +175,9 @@ def asks(paths: StatePaths) -> tuple[list[Ask], list[str]]:
         except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
             wrong.append(f"{paths.requests / name}: not a request ({error}); remove it and ask again")
         else:
-            if name == f"{ask.id}.json":
-                found.append(ask)
+            trouble = _impossible(ask, name)
+            if trouble:
+                wrong.append(f"{paths.requests / name}: {trouble}; remove it and ask again")
             else:
-                wrong.append(f"{paths.requests / name}: its id is {ask.id!r}, which is not its name; remove it and ask again")
+                found.append(ask)
     return sorted(found, key=lambda ask: (ask.at, ask.id)), wrong

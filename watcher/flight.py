@@ -7,6 +7,8 @@ is given up, so that it can never run afterwards.
 
 from collections.abc import Mapping
 
+import msgspec
+
 from suites.contract import ExitRecord
 from suites.problem import Exit
 from watcher import policy
@@ -19,6 +21,8 @@ SHOWING = 60.0
 """Seconds that a file server may take to show what a job on another node wrote."""
 GONE_FOR = 300.0
 """Seconds that a job must be in neither queue nor accounting before it is taken for vanished."""
+STUCK_FOR = 60.0
+"""Seconds that a job must have waited for what will not come by itself before that is believed."""
 ENDING = "ending: "
 """How a reason begins while an end is being made sure of."""
 
@@ -36,21 +40,27 @@ def in_flight(record: Record, attempt: Attempt, world: World, config: Config) ->
     if job is not None and job.job_id != attempt.job_id and job.job_id:
         return adopt(record, attempt, job, f"the queue has it as job {job.job_id}, not {attempt.job_id}")
     last = seen.exits[-1] if seen.exits else None
-    if last is not None and job is not None and job.restarts > last.restart:
-        last = None  # of an earlier run of this job
+    if last is not None and job is not None and _of_an_earlier_run(last, job):
+        last = None
     live = job is not None and not job.state.over
     results = world.results.get(record.key)
     over = last is not None or (not live and _asked_since(attempt, world))
     if results is not None and results.valid and over:
         return scored(record, attempt.fingerprint, attempt.suites, results, reason="valid results", run_id=attempt.run_id)
     if job is not None and live:
-        return _living(record, attempt, job)
+        return _stuck(record, attempt, job, seen, world) if job.stuck else _living(record, attempt, job)
     if world.queue is None or world.queue.jobs is None:
         words = "not asked yet" if world.queue is None else world.queue.trouble
         return Skip(record.key, f"{record.state.value}: the queue cannot be asked: {words}")
     if not _asked_since(attempt, world):
         return Skip(record.key, f"{record.state.value}: job {attempt.job_id}")
     return _over(record, attempt, last, world, config)
+
+
+def _of_an_earlier_run(last: ExitRecord, job: Job) -> bool:
+    """Whether the job was started again since under its old id; the queue does not count restarts, accounting does."""
+    begun = None if job.state.over else job.start_time
+    return job.restarts > last.restart or (begun is not None and last.end <= begun)
 
 
 def _asked_since(attempt: Attempt, world: World) -> bool:
@@ -102,9 +112,12 @@ def _submitting(record: Record, attempt: Attempt, seen: AttemptSeen, world: Worl
     words = f"no job {attempt.run_id} in queue or accounting after {waited:.0f} s: given up, and made void"
     fields = {"run_id": attempt.run_id, "kind": "unsure", "reason": words}
     retry_at = world.now + policy.backoff(config.retry, times)
-    return Void(
-        key=record.key, run_id=attempt.run_id, then=Note(event="voided", key=record.key, fields={**fields, "retry_at": retry_at})
-    )
+    return _void(record, attempt, Note(event="voided", key=record.key, fields={**fields, "retry_at": retry_at}))
+
+
+def _void(record: Record, attempt: Attempt, then: Note) -> Void:
+    """Give the attempt up; ``void`` in the event has its job cancelled, were it ever to be seen again."""
+    return Void(key=record.key, run_id=attempt.run_id, then=msgspec.structs.replace(then, fields={**then.fields, "void": True}))
 
 
 def _from_claim(attempt: Attempt, claim: str) -> Job:
@@ -112,6 +125,16 @@ def _from_claim(attempt: Attempt, claim: str) -> Job:
     kind, _, rest = claim.partition(":")
     job_id = rest.split(":")[1] if kind == "local" and rest.count(":") >= 1 else rest or claim
     return Job(job_id=job_id, name=attempt.run_id, state=JobState.RUNNING, word="claimed", submit_time=attempt.intended)
+
+
+def _stuck(record: Record, attempt: Attempt, job: Job, seen: AttemptSeen, world: World) -> Action | Skip:
+    """A job that can never run: its evaluation is blocked, then the job cancelled; else that would look like a person's word."""
+    words = f"job {job.job_id} is {job.word}: {job.reason}; whether that stays is waited for"
+    waiting = _settling(record, attempt, words, STUCK_FOR, world.now)
+    if waiting is not None:
+        return waiting
+    end = policy.stuck(record, job)
+    return end if seen.claim is not None else _void(record, attempt, end)
 
 
 def _living(record: Record, attempt: Attempt, job: Job) -> Action | Skip:
@@ -169,7 +192,7 @@ def _over(record: Record, attempt: Attempt, last: ExitRecord | None, world: Worl
     if waiting is not None:
         return waiting
     end = policy.vanished(record, retry, now)
-    return end if seen.claim is not None else Void(key=record.key, run_id=attempt.run_id, then=end)
+    return end if seen.claim is not None else _void(record, attempt, end)
 
 
 def _settling(record: Record, attempt: Attempt, words: str, seconds: float, now: float) -> Action | Skip | None:

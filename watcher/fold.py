@@ -31,7 +31,7 @@ class Ledger(msgspec.Struct, kw_only=True):
     answered: dict[str, str] = msgspec.field(default_factory=dict)
     """Id of a request from the command line -> what was done about it."""
     voided: dict[str, float] = msgspec.field(default_factory=dict)
-    """Attempt that was given up before it could run -> when."""
+    """Attempt that was given up, its claim void if it never ran -> when."""
     epoch: int = 0
     """The newest take-over."""
     events: int = 0
@@ -59,7 +59,7 @@ def apply(ledger: Ledger, event: Event) -> None:
                 ledger.notes.append(f"journal: {kind} of {key}, which nothing introduced, is left out")
                 return
             ledger.records[key] = record
-            if kind == "voided":
+            if kind == "voided" or event.get("void"):
                 ledger.voided[event["run_id"]] = float(event["t"])
     except (KeyError, TypeError, ValueError) as error:  # msgspec's ValidationError is a ValueError
         ledger.notes.append(f"journal: {kind} {key} cannot be understood ({error}); left out")

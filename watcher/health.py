@@ -1,6 +1,7 @@
 """Is the watcher alive? Judged by who reads its status, never by the status itself: a dead daemon's last word is always good."""
 
 import json
+import math
 import os
 from typing import Any
 
@@ -60,10 +61,21 @@ def judge(paths: StatePaths, now: float) -> Health:
     if age < POLLS * poll:
         line = f"alive: the watcher {who} looked {ago(age)} ago, and looks every {ago(poll)}{apart}"
         return Health(verdict="alive", line=line, age=age, document=document)
+    if _beats(paths, now) < POLLS * poll:
+        line = f"STALE: the watcher {who} runs, but its status is {ago(age)} old: can it write {path.parent}? Is a disk full?"
+        return Health(verdict="stale", line=line, age=age, document=document)
     line = (
         f"STALE: nothing heard of the watcher {who} since {clock(now - age)}, {ago(age)} ago; start it with `watcher run`{apart}"
     )
     return Health(verdict="stale", line=line, age=age, document=document)
+
+
+def _beats(paths: StatePaths, now: float) -> float:
+    """Seconds since the watcher touched its lock, which it can on a full disk too."""
+    try:
+        return max(0.0, now - paths.lock.stat().st_mtime)
+    except OSError:
+        return math.inf
 
 
 def _absent(why: str) -> Health:

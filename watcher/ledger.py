@@ -6,6 +6,7 @@ mid-write leaves: its deed was not done, so it is left out. A torn line further 
 ``journal/quarantine.<epoch>.<line>`` and said loudly, and the lines after it still count.
 """
 
+import json
 import os
 import re
 from pathlib import Path
@@ -81,6 +82,14 @@ def _decode(line: bytes) -> dict[str, Any] | None:
     return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
+def _encode(document: dict[str, Any]) -> bytes:
+    """One line of the journal, without its end. A file's name need not be UTF-8: what is none becomes ``?``."""
+    try:
+        return msgspec.json.encode(document)
+    except UnicodeEncodeError:
+        return json.dumps(msgspec.to_builtins(document), ensure_ascii=False).encode(errors="replace")
+
+
 def _damaged(ledger: Ledger, paths: StatePaths, epoch: int, number: int, line: bytes, *, quarantine: bool) -> None:
     aside = paths.journal / f"quarantine.{epoch:08d}.{number}"
     words = f"journal: line {number} of {paths.epoch(epoch).name} is damaged"
@@ -126,7 +135,7 @@ class Journal:
         if key:
             document["evaluation"] = key
         document.update(fields)
-        line = msgspec.json.encode(document)
+        line = _encode(document)
         self._write(line + b"\n")
         self._seq += 1
         self._eventful = self._eventful or event != OPENED
@@ -181,4 +190,4 @@ class DryJournal:
     def append(self, event: str, key: str = "", /, *, t: float, **fields: Any) -> None:
         """Fold one event."""
         document = {"t": t, "event": event, "evaluation": key, **fields}
-        apply(self.ledger, msgspec.json.decode(msgspec.json.encode(document)))
+        apply(self.ledger, msgspec.json.decode(_encode(document)))

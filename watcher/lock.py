@@ -52,7 +52,22 @@ def gone(owner: Owner, me: Owner) -> bool:
     if owner.boot and me.boot and owner.boot != me.boot:
         return True
     start = start_time(owner.pid)
+    if start is None and _alive_unseen(owner.pid):
+        return False
     return start is None or (owner.start is not None and owner.start != start)
+
+
+def _alive_unseen(pid: int) -> bool:
+    """Whether a process is there that /proc does not show us: mounted with hidepid, it hides other people's."""
+    if Path(f"/proc/{pid}").exists():
+        return False  # seen, and dead but for its parent
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 class Lock:

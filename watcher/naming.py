@@ -143,16 +143,20 @@ def directory(want: Wanted, stage: Stage, taken: Container[str], name: str | Non
     if name is not None:
         return name
     plain = f"step_{want.step}"
-    distinct = f"{plain}_from_{_word(want.source)}"
     own = want.source == want.stage
-    candidates = [plain, distinct] if own or not stage.wants(want.step) else [distinct]
-    for candidate in candidates:
-        if f"{want.stage}/{candidate}" not in taken:
-            return candidate
-    number = 2
-    while f"{want.stage}/{distinct}_{number}" in taken:
+    if (own or not stage.wants(want.step)) and f"{want.stage}/{plain}" not in taken:
+        return plain
+    return apart(want.stage, want.step, want.source, taken)
+
+
+def apart(stage: str, step: int, source: str, taken: Container[str]) -> str:
+    """The first free one of ``step_N_from_SOURCE``, ``step_N_from_SOURCE_2`` and so on."""
+    distinct = f"step_{step}_from_{_word(source)}"
+    number, name = 1, distinct
+    while f"{stage}/{name}" in taken:
         number += 1
-    return f"{distinct}_{number}"
+        name = f"{distinct}_{number}"
+    return name
 
 
 def _word(text: str) -> str:

@@ -11,6 +11,7 @@ COMPLETED, no results     failed, likewise
 TIMEOUT, OUT_OF_MEMORY    failed, likewise: the parts that were finished are kept
 NODE_FAIL, PREEMPTED      again, free, once the executor had its time to run it again by itself
 vanished                  failed, likewise
+stuck                     blocked, in the executor's words: it waits for what will not come
 CANCELLED                 cancelled: a person's word, respected until ``watcher retry``
 ========================  ======================================================================
 """
@@ -82,6 +83,12 @@ def vanished(record: Record, retry: Retry, now: float) -> Note:
     """The transition after an attempt of which neither queue nor accounting nor an exit record tells anything."""
     job_id = None if record.attempt is None else record.attempt.job_id
     return failed(record, "vanished", f"job {job_id} vanished: not in the queue, no exit record, no valid results", retry, now)
+
+
+def stuck(record: Record, job: Job) -> Note:
+    """The transition where the job waits for what will not come: resources that no node has, a limit that it exceeds."""
+    words = f"job {job.job_id} can never run: {job.reason}; watcher retry once that is mended"
+    return _note("blocked", record, words)
 
 
 def failed(record: Record, kind: str, words: str, retry: Retry, now: float, **fields: Any) -> Note:

@@ -20,7 +20,7 @@ _ASK_A_PERSON = frozenset({Completeness.INTERRUPTED, Completeness.UNSCORABLE, Co
 
 def unsettled(record: Record, world: World, config: Config, ledger: Ledger) -> list[Action | Skip]:
     """The next step of an evaluation that waits for its checkpoint. A Submit is a candidate: limits are not looked at here."""
-    if record.retry_at is not None and record.retry_at > world.now:
+    if record.retry_at is not None and record.rests(world.now):
         return [Skip(record.key, f"{record.reason}; again at {clock(record.retry_at)}")]
     if record.stage not in config.stages or record.stage not in world.plans:
         return [_wait(record, f"stages.{record.stage} is not in the config any more")]

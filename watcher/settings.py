@@ -220,6 +220,8 @@ def _slurm(slurm: config_file.Slurm) -> Slurm:
 
 
 def _path(base: Path, path: Path | str) -> Path:
+    if "\0" in str(path):
+        raise Problem("a path cannot hold a NUL character", where=str(path).replace("\0", "?"), todo="write it without")
     return Path(os.path.abspath(base / Path(path).expanduser()))  # noqa: PTH100  resolve() would follow links
 
 

@@ -43,6 +43,8 @@ class State(enum.StrEnum):
 
 
 IN_FLIGHT = frozenset({State.SUBMITTING, State.QUEUED, State.RUNNING})
+LONGEST_REST = 3600.0
+"""Seconds that anything is put off at once, at most."""
 SETTLED = frozenset({State.SCORED, State.BLOCKED, State.CANCELLED, State.LOST})
 
 
@@ -107,6 +109,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     def key(self) -> str:
         """``stage1/step_2000``."""
         return f"{self.stage}/{self.directory}"
+
+    def rests(self, now: float) -> bool:
+        """Whether its time to be tried again is still to come. One that is too far off was set by a clock that went wrong."""
+        return self.retry_at is not None and now < self.retry_at <= now + LONGEST_REST
 
     def path(self) -> Path:
         """The checkpoint's folder."""

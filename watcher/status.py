@@ -46,7 +46,9 @@ def build(
     stages: dict[str, list[Record]] = {name: [] for name in config.stages}
     for record in records.values():
         stages.setdefault(record.stage, []).append(record)
-    folders = {skip.evaluation: skip.reason for skip in skips}
+    said: dict[str, str] = {}
+    for skip in skips:
+        said[skip.evaluation] = f"{said[skip.evaluation]}; {skip.reason}" if skip.evaluation in said else skip.reason
     return {
         "schema": SCHEMA,
         "heartbeat": now,
@@ -65,7 +67,7 @@ def build(
         "queue": _queue(queue, queue_trouble_since),
         "counts": _counts(records.values()),
         "latencies": latencies(records.values()),
-        "stages": {name: _stage(config.stages.get(name), found, folders) for name, found in stages.items()},
+        "stages": {name: _stage(config.stages.get(name), found, said) for name, found in stages.items()},
         "skipped": [{"evaluation": skip.evaluation, "reason": skip.reason} for skip in skips[:MOST_SKIPS]],
         "skipped_count": len(skips),
     }
@@ -113,16 +115,17 @@ def _queue(queue: QueueSeen | None, since: float | None) -> Document | None:
     }
 
 
-def _stage(stage: Stage | None, records: list[Record], folders: Mapping[str, str]) -> Document:
-    rows = [_row(record) for record in sorted(records, key=lambda record: (record.step, record.source, record.directory))]
+def _stage(stage: Stage | None, records: list[Record], said: Mapping[str, str]) -> Document:
+    ordered = sorted(records, key=lambda record: (record.step, record.source, record.directory))
+    rows = [_row(record, said.get(record.key, "")) for record in ordered]
     if stage is None:  # it was in an earlier config
         return {"checkpoints": None, "exists": False, "configured": False, "counts": _counts(records), "evaluations": rows}
     checkpoints = str(stage.checkpoints)
     seen = max((record.step for record in records if record.source == stage.name and record.times), default=0)
     return {
         "checkpoints": checkpoints,
-        "exists": checkpoints not in folders,
-        "trouble": folders.get(checkpoints, ""),
+        "exists": checkpoints not in said,
+        "trouble": said.get(checkpoints, ""),
         "configured": True,
         "next": stage.after(seen),
         "last": stage.last,
@@ -131,8 +134,10 @@ def _stage(stage: Stage | None, records: list[Record], folders: Mapping[str, str
     }
 
 
-def _row(record: Record) -> Document:
+def _row(record: Record, said: str) -> Document:
+    """``said``: what the last tick said of it; left out where the journal's reason says the same."""
     scores = record.extra.get("scores")
+    repeated = bool(record.reason) and said.removeprefix(f"{record.state.value}: ").startswith(record.reason)
     return {
         "evaluation": record.key,
         "directory": record.directory,
@@ -142,6 +147,7 @@ def _row(record: Record) -> Document:
         "checkpoint": record.checkpoint,
         "state": record.state.value,
         "reason": record.reason,
+        "now": "" if repeated else said,
         "since": record.since,
         "fingerprint": record.fingerprint,
         "attempt": None if record.attempt is None else _attempt(record.attempt),

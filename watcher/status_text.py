@@ -11,6 +11,7 @@ MOST_SETTLED = 20
 """Scored evaluations of a stage that are shown one by one: the newest."""
 _SILENT = ("scored", "cancelled")
 _HEADS = ("step", "from", "state", "for", "job", "ppl", "primary", "why")
+_SUSPICIOUS = "suspicious: no better than guessing tokens by how often they occur"
 _RIGHT = ("step", "for", "ppl", "primary")
 _MOST = {"step": 12, "from": 16, "job": 14}
 _LINES_OF_WHY = 3
@@ -83,7 +84,7 @@ def _stage(name: str, stage: Document, now: float) -> list[str]:
     if stage.get("trouble"):
         lines += _wrapped(f"  ! {clean(stage['trouble'])}", "    ")
     rows = stage["evaluations"]
-    settled = [row for row in rows if row["state"] == "scored"]
+    settled = [row for row in rows if row["state"] == "scored" and not doubted(row)]
     hidden = {row["evaluation"] for row in settled[:-MOST_SETTLED]}
     if hidden:
         lines.append(f"  {len(hidden)} earlier ones are scored")
@@ -105,12 +106,17 @@ def _cells(stage: str, row: Document, now: float) -> dict[str, str]:
         "job": clean(attempt.get("job_id") or "") if row["state"] not in _SILENT else "",
         "ppl": f"{scores['ppl']:.4g}" if "ppl" in scores else "",
         "primary": f"{scores['primary']:.4f}" if "primary" in scores else "",
-        "why": "" if row["state"] == "scored" else _why(row, now),
+        "why": _why(row, now) if row["state"] != "scored" else _SUSPICIOUS if doubted(row) else clean(row.get("now", "")),
     }
 
 
+def doubted(row: Document) -> bool:
+    """Whether the job that scored it found it no better than the unigram distribution."""
+    return bool((row.get("scores") or {}).get("suspicious"))
+
+
 def _why(row: Document, now: float) -> str:
-    words = clean(row["reason"])
+    words = clean(row.get("now") or ("" if row["state"] == "scored" else row["reason"]))
     retry = row.get("retry_at")
     if retry is not None and row["state"] in {"failed", "waiting"}:
         words += f"{'; ' if words else ''}again {'now' if retry <= now else 'in ' + ago(retry - now)}"

@@ -37,7 +37,7 @@ def _left_over(record: Record, job: Job, ledger: Ledger) -> Action | Skip | None
         return Cancel(key=record.key, job=job, reason="its evaluation was cancelled")
     if job.name in ledger.voided:
         return Cancel(key=record.key, job=job, reason="it was given up before it could be found")
-    if record.state is State.BLOCKED and job.state is JobState.HELD:
+    if record.state is State.BLOCKED and (job.state is JobState.HELD or job.stuck):
         return Cancel(key=record.key, job=job, reason="its evaluation is blocked")
     return adopt(record, record.attempt, job, f"job {job.job_id} is there again")
 

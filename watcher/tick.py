@@ -1,12 +1,13 @@
 """One tick: observe, decide, record, act, until nothing is left to do now. Clock, executor and log are arguments."""
 
+import traceback
 from collections.abc import Callable, Mapping
 
 from watcher.act import Actor, Say
 from watcher.config import Config
 from watcher.decide import decide
 from watcher.executor import Executor
-from watcher.ledger import DryJournal, Journal
+from watcher.ledger import DryJournal, Journal, Superseded
 from watcher.observe import Observer
 from watcher.states import QueueSeen, Skip, comment_of
 from watcher.world import Action, Cancel, Decision, Note, Release, SetAside, Submit, Void, World
@@ -71,6 +72,11 @@ class Ticker:
                 except OSError as error:
                     troubles.append(f"{action.key}: {name_of(action)}: {error}")
                     self._say("trouble", evaluation=action.key, action=name_of(action), words=str(error))
+                except Superseded:
+                    raise
+                except Exception as error:  # noqa: BLE001  a defect about one evaluation must not stop the others
+                    troubles.append(f"{action.key}: {name_of(action)}: a defect of the watcher: {error!r}; its log has more")
+                    self._say("defect", evaluation=action.key, action=name_of(action), traceback=traceback.format_exc())
                 else:
                     self.told += tell(action)
             if not fresh or stopping() or troubles:

@@ -23,9 +23,10 @@ NEXT = {
 _SHOWN = 12
 
 
-def paragraph(record: Record, now: float) -> str:
-    """What the journal says of one evaluation, wrapped to 100 columns."""
-    return _wrap([_what(record), *_story(record), _now(record, now), _next(record, now)])
+def paragraph(record: Record, now: float, said: str = "") -> str:
+    """What the journal says of one evaluation, and ``said`` what the last tick did, wrapped to 100 columns."""
+    last = [f"Of it the last tick said: {clean(said).rstrip('.')}."] if said else []
+    return _wrap([_what(record), *_story(record), _now(record, now), *last, _next(record, now)])
 
 
 def _what(record: Record) -> str:

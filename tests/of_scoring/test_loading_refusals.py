@@ -81,7 +81,7 @@ def test_an_unknown_activation_is_named(folder):
 
 def test_a_truncated_shard_is_named(folder):
     (folder / HEAD).write_bytes((folder / HEAD).read_bytes()[:-1])
-    assert f"truncated shard: {Path(HEAD).name}" in problem(folder, Exit.CANNOT_SCORE)
+    assert f"truncated shard: {HEAD}" in problem(folder, Exit.CANNOT_SCORE)
 
 
 def test_another_content_than_the_expected_has_changed(folder):

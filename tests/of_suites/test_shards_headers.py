@@ -78,12 +78,12 @@ def test_a_header_longer_than_its_file_allocates_nothing(tmp_path):
         file.truncate(1 << 34)
     tracemalloc.start()
     with pytest.raises(Torn, match="truncated shard"):
-        read_header(path)
+        read_header(path, "model/x.safetensors")
     path.write_bytes(file_of(b"{}", length=1 << 33))
     with path.open("r+b") as file:
         file.truncate(1 << 34)
     with pytest.raises(Refused, match="a header of 8589934592 bytes"):
-        read_header(path)
+        read_header(path, "model/x.safetensors")
     assert tracemalloc.get_traced_memory()[1] < LONGEST_HEADER
     tracemalloc.stop()
 

@@ -164,7 +164,7 @@ def test_what_is_scored_already_is_said():
 def test_a_state_folder_that_cannot_be_made_is_one_line(here):
     (here / "results").mkdir()
     (here / "results/.watcher").touch()
-    assert "the request cannot be left there (" in said("enqueue", "stage1", "1", code=2).stderr
+    assert "the request cannot be left there (" in said("enqueue", "stage1", "1", code=73).stderr
 
 
 def test_requests_keep_their_order_and_never_collide():
