@@ -42,7 +42,10 @@ class Daemon:
         for step in range(1, idle + 1):  # never opened: their steps are on no schedule
             folder = checkpoints / str(step)
             folder.mkdir(parents=True)
-            (folder / "config.yaml").write_text("")
+            (folder / "config.yaml").write_text(f"general: {{step: {step}}}\ntokens: {{train_steps: {idle}}}\n")
+        long_ago = time.time() - HOUR  # a folder that moved lately is listed again until its times can be trusted
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        os.utime(checkpoints, (long_ago, long_ago))
         if backlog:
             steps = list(range(1, backlog + 1))
             for step in steps:

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 VOCAB = 2048
 BOS, EOS = "<s>", "</s>"
 KINDS = ("prose", "code", "late")
-ITEMS = 200
+ITEMS = 160
 CHOICES = 4
 CONTEXT_LINES = 6
 _NOT_TEXT = {"test", "tests", "idlelib", "lib2to3", "encodings", "pydoc_data", "site-packages", "dist-packages", "distutils"}

@@ -26,7 +26,7 @@ from support.slurm_cluster import Cluster
 from support.slurm_install import install
 
 ROOT = Path(__file__).resolve().parents[2]
-SCHEDULE = {"stage1": (100, 300, 500, 800), "stage2": (1000, 1200)}
+SCHEDULE = {"stage1": (100, 200, 400, 600), "stage2": (700, 900)}
 EXPECTED = [
     *(Expected("stage1", "stage1", step) for step in SCHEDULE["stage1"]),
     Expected("stage2", "stage1", SCHEDULE["stage1"][-1]),
@@ -59,7 +59,7 @@ def write_config(folder: Path, executor: str) -> Path:
         "executor": executor,
         "poll": "1s",
         "settle": "2s",
-        "limits": {"max_running": 1, "slurm_calls_per_minute": 60},
+        "limits": {"max_running": 1, "slurm_calls_per_minute": 300},
         "slurm": {"gres": None, "cpus_per_task": 1, "time": "00:10:00"},
         "stages": stages,
     }
@@ -188,7 +188,7 @@ def follow(board: Board, folder: Path, trainer: Child, watcher: Child) -> None:
                 raise Failed(child.tail())
         bad = [f"{name} is {state}: {reason}" for name, (state, reason) in board.states.items() if state in BAD_ENDS]
         if bad:
-            raise Failed("\n".join(bad))
+            raise Failed("\n".join([*bad, f"the jobs' logs are in {folder}/results/STAGE/eval_logs/slurm"]))
         if before != (board.training.get("step"), dict(board.states), len(board.scores)):
             heard = time.monotonic()
         elif time.monotonic() - heard > STUCK:
@@ -230,9 +230,11 @@ def run(folder: Path, console: Console, *, on_slurm: bool) -> None:
             follow(board, folder, trainer, watcher)
     console.print(board.table())
     console.print(verdict(board), highlight=False)
-    results, watcher_yaml = (os.path.relpath(path) for path in (folder / "results", config))
+    here = Path.cwd()
+    places = [folder / "results", config]
+    results, watcher_yaml = (path.relative_to(here) if path.is_relative_to(here) else path for path in places)
     console.print(f"{time.monotonic() - began:.0f} s. Results are in {results}. Look around:", highlight=False, soft_wrap=True)
-    for words in ("status", "why stage2 800"):
+    for words in ("status", f"why stage2 {SCHEDULE['stage1'][-1]}"):
         console.print(f"  .venv/bin/watcher {words} --config {watcher_yaml}", highlight=False, soft_wrap=True)
 
 

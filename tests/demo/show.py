@@ -26,7 +26,7 @@ class Expected(NamedTuple):
 
     @property
     def name(self) -> str:
-        """``stage2/step_800``, the bridge's as well."""
+        """``stage2/step_600``, the bridge's as well."""
         return f"{self.stage}/step_{self.step}"
 
     @property
@@ -112,7 +112,7 @@ class Board:
     def _progress(self) -> Table:
         grid = Table.grid(padding=(0, 1))
         done, total = self.training.get("step", 0), self.training.get("of", 1)
-        grid.add_row(ProgressBar(total=float(total), completed=float(done), width=40), self._progress_text())
+        grid.add_row(ProgressBar(total=float(total), completed=float(done), width=16), self._progress_text())
         return grid
 
     def _progress_text(self) -> Text:
@@ -128,7 +128,7 @@ class Board:
         slices = list(dict.fromkeys(name for scores in self.scores.values() for name in scores.ppl))
         tasks = list(dict.fromkeys(name for scores in self.scores.values() for name in scores.acc))
         table = Table(title="ppl: perplexity, lower is better; acc: cloze accuracy, chance is 0.25")
-        table.title_justify, table.box = "left", SIMPLE_HEAD
+        table.title_justify, table.box, table.min_width = "left", SIMPLE_HEAD, 72
         table.add_column("suites", no_wrap=True)
         table.add_column("checkpoint", no_wrap=True)
         for kind, names in (("ppl", slices), ("acc", tasks)):

@@ -23,7 +23,7 @@ from support.nanotron_layout import write_checkpoint
 SEQ_LEN = 128
 EVERY = 100
 """Steps between saves; the schedules of watcher.yaml pick some of them."""
-STAGES = {"stage1": 800, "stage2": 1200}
+STAGES = {"stage1": 600, "stage2": 900}
 """Stage -> its last step. Steps go on counting across stages."""
 MIX = {"stage1": {"prose": 2, "code": 2}, "stage2": {"prose": 1, "code": 1, "late": 2}}
 """Rows of a batch by kind of text."""

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from scoring import sources
-from scoring.sources import documents, open_files, open_hub, source_files
+from scoring import hub
+from scoring.hub import open_hub
+from scoring.sources import documents, open_files, source_files
 from suites.problem import Exit, Problem
 from suites.schema import SliceDefinition
 
@@ -24,7 +25,7 @@ def write_rows(path: Path, rows=ROWS) -> str:
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
     elif path.suffix == ".gz":
-        path.write_bytes(gzip.compress(raw))
+        path.write_bytes(gzip.compress(raw), mtime=0)
     else:
         path.write_bytes(raw)
     return str(path)
@@ -92,7 +93,7 @@ def test_a_lone_surrogate_does_not_stop_a_slice(tmp_path):
         ("a.jsonl", b'{"text": "a"}\n', {"where": {"ok": True}}, "row 0 has no column 'ok'", Exit.CANNOT_SCORE),
         ("a.txt", b"line\n\xff\n", {}, r"a\.txt:2: not UTF-8", Exit.CANNOT_SCORE),
         ("a.jsonl.gz", b"not gzip", {}, r"a\.jsonl\.gz: cannot be read", Exit.DATA_MISSING),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:-20], {}, r"a\.jsonl\.gz: cannot be read", Exit.DATA_MISSING),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-20], {}, r"a\.jsonl\.gz: cannot be read", Exit.DATA_MISSING),
         ("a.parquet", b"PAR1....PAR1", {}, r"a\.parquet: not parquet", Exit.CANNOT_SCORE),
         ("a.csv", b"a,b\n", {}, "a kind of file that is not read here", Exit.USAGE),
         ("a.jsonl", None, {}, r"a\.jsonl: no such file", Exit.DATA_MISSING),
@@ -135,7 +136,7 @@ def test_where_streaming_fails_the_rest_comes_from_the_whole_data_set(tmp_path, 
                 raise ConnectionError("reset by peer")
             yield row
 
-    monkeypatch.setattr(sources, "_load", load)
+    monkeypatch.setattr(hub, "_load", load)
     source = open_hub(hub_folder(tmp_path))
     assert [row["n"] for row in source.rows()] == [1, 2, 3, 4]
     assert asked == [True, False]
@@ -152,7 +153,7 @@ def test_a_data_set_that_cannot_be_loaded_is_named(tmp_path, monkeypatch, error,
         del streaming
         raise error
 
-    monkeypatch.setattr(sources, "_load", load)
+    monkeypatch.setattr(hub, "_load", load)
     with pytest.raises(Problem, match=str(error)) as caught:
         list(open_hub(hub_folder(tmp_path)).rows())
     assert caught.value.code == code
