@@ -25,7 +25,7 @@ def write_rows(path: Path, rows=ROWS) -> str:
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
     elif path.suffix == ".gz":
-        path.write_bytes(gzip.compress(raw), mtime=0)
+        path.write_bytes(gzip.compress(raw))
     else:
         path.write_bytes(raw)
     return str(path)
@@ -93,7 +93,7 @@ def test_a_lone_surrogate_does_not_stop_a_slice(tmp_path):
         ("a.jsonl", b'{"text": "a"}\n', {"where": {"ok": True}}, "row 0 has no column 'ok'", Exit.CANNOT_SCORE),
         ("a.txt", b"line\n\xff\n", {}, r"a\.txt:2: not UTF-8", Exit.CANNOT_SCORE),
         ("a.jsonl.gz", b"not gzip", {}, r"a\.jsonl\.gz: cannot be read", Exit.DATA_MISSING),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-20], {}, r"a\.jsonl\.gz: cannot be read", Exit.DATA_MISSING),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-20], {}, r"a\.jsonl\.gz: cannot", Exit.DATA_MISSING),
         ("a.parquet", b"PAR1....PAR1", {}, r"a\.parquet: not parquet", Exit.CANNOT_SCORE),
         ("a.csv", b"a,b\n", {}, "a kind of file that is not read here", Exit.USAGE),
         ("a.jsonl", None, {}, r"a\.jsonl: no such file", Exit.DATA_MISSING),
