@@ -91,5 +91,5 @@ bench: venv
 	@PYTHONPATH=tests $(BIN)/python tests/bench/run.py
 
 clean:
-	rm -rf $(VENV) $(LOGIN) dist build .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LOGIN) .venv-lm-eval dist build .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

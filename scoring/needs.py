@@ -8,7 +8,8 @@ from typing import Any
 import structlog
 import torch
 
-from scoring import cache
+from scoring import cache, nanotron_backend
+from scoring.export import EXPORTS
 from scoring.progress import Stop
 from scoring.results import SECTION
 from scoring.tokens import Tokenizer
@@ -39,12 +40,14 @@ def refuse_unknown(request: Request) -> None:
             raise Problem(f"tier {suite.tier!r} cannot be scored here", where=f"suite {suite.name}", todo=todo)
     if not request.suites:
         raise Problem("there is nothing to score", where="request", todo="give a suite")
-    if request.backend != "direct":
+    if request.backend == "nanotron":
+        nanotron_backend.refuse(request)
+    elif request.backend != "direct":
         todo = "use --backend direct, which needs nothing else"
         raise Problem(f"backend {request.backend!r} is not here", where="backend", todo=todo, code=Exit.UNAVAILABLE)
-    if request.exports:
-        what = f"no export {', '.join(request.exports)} here"
-        raise Problem(what, where="exports", todo="leave it out", code=Exit.UNAVAILABLE)
+    for form in request.exports:
+        if form not in EXPORTS:
+            raise Problem(f"no export {form!r} here", where="exports", todo=f"give one of: {', '.join(EXPORTS)}")
 
 
 def ensure_entry(
@@ -61,7 +64,7 @@ def ensure_entry(
     """The data of one slice or task, made first where it is missing. Says in the log, now and then, how far that is."""
     said = time.monotonic()
 
-    def tell(what: str, done: int, of: int) -> None:
+    def tell(what: str, done: int, of: int, *_documents_and_bytes: int) -> None:
         nonlocal said
         stop.check()
         if time.monotonic() - said > SAY_EVERY:

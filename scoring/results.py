@@ -1,6 +1,7 @@
 """Published results: the tier files, the rows behind them, and what is kept of an earlier content of the checkpoint."""
 
-from collections.abc import Collection, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: str
     """As it was asked for: a path or an id."""
     tokens_seen: int | None
+    canary: dict[str, Any] | None = None
+    """What ``scoring.canary`` found."""
 
 
 class Scored(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +37,8 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True):
     tier: str
     name: str
     data_key: str
+    data: Path
+    """Its entry in the data cache."""
     parts: Sequence[Finished]
     primary_metric: str = "acc"
     format: str = "ours"
@@ -85,13 +90,20 @@ def tier_document(request: Request, tier: str, about: About, scored: Sequence[Sc
         "padded_vocab": identity.padded_vocab,
         "scorer_version": SCORER_VERSION,
         "run_id": request.run_id,
+        "canary": about.canary,
         "summary": summary,
         SECTION[tier]: entries,
     }
 
 
-def publish_results(request: Request, about: About, scored: Mapping[str, Sequence[Scored]]) -> dict[str, dict[str, Any]]:
-    """Publish rows, then tier files; the earlier results of another content are kept aside. Tier -> summary.
+Exporter = Callable[[Request, About, Mapping[str, dict[str, Any]], Mapping[str, Sequence[Scored]]], None]
+"""Takes tier -> document and tier -> what it is made of; writes them in another form."""
+
+
+def publish_results(
+    request: Request, about: About, scored: Mapping[str, Sequence[Scored]], exporters: Sequence[Exporter] = ()
+) -> dict[str, dict[str, Any]]:
+    """Publish rows and exports, then tier files; the earlier results of another content are kept aside. Tier -> summary.
 
     Idempotent: the same parts give the same files, so a run that was killed here is simply repeated.
     """
@@ -103,6 +115,8 @@ def publish_results(request: Request, about: About, scored: Mapping[str, Sequenc
         (paths.folder / "items").mkdir(parents=True, exist_ok=True)
         for each in (one for of_tier in scored.values() for one in of_tier):
             publish(paths.items(each.name), parts.parquet(each.table()))
+        for export in exporters:
+            export(request, about, documents, scored)
         for tier, document in documents.items():
             publish_json(paths.tier(tier), document)
     return {tier: document["summary"] for tier, document in documents.items()}
@@ -125,11 +139,13 @@ def set_aside_others(paths: EvaluationPaths, fingerprint: str, *, replaced: Coll
         kept = [path, paths.compare, *(paths.items(name) for name in names)]
         kept += [paths.run] if _fingerprint(_document(paths.run)) == old else []
         kept += [paths.generations] if tier == "tier4_sft_native" else []
+        kept += sorted(paths.exports.rglob("*.json*"))
         for file in kept:
             _keep(file, folder / file.relative_to(paths.folder))
         for part in parts.of_fingerprint(paths, old):
             _keep(part, folder / part.relative_to(paths.folder))
             part.unlink(missing_ok=True)
+        shutil.rmtree(paths.exports, ignore_errors=True)
         if tier not in replaced:
             path.unlink(missing_ok=True)
 

@@ -14,10 +14,10 @@ import msgspec
 import structlog
 import torch
 
-from scoring import SCORER_VERSION, cache, choice, loglik, parts, perplexity, provenance
-from scoring.checkpoint import load
+from scoring import SCORER_VERSION, cache, canary, choice, loglik, parts, perplexity, provenance
+from scoring.backends import Loaded, load
+from scoring.export import EXPORTS
 from scoring.fence import Fence
-from scoring.model import CausalModel
 from scoring.needs import ensure_entry, placed, refuse_unknown
 from scoring.parts import Finished, Identity, Part, Workers, writing
 from scoring.progress import Progress, Stop
@@ -30,7 +30,7 @@ from suites.files import publish_json
 from suites.paths import DataPaths
 from suites.problem import Exit, Problem
 from suites.run_facts import read_documents
-from suites.schema import PRIMARY_METRIC
+from suites.schema import primary_metric
 from suites.shards import Torn
 from suites.words import plainly
 
@@ -62,8 +62,9 @@ class Job:
         self.progress = Progress(self.paths, request.run_id, 0)
         self.device = torch.device("cpu")
         self.tokenizer: Tokenizer | None = None
-        self.model: CausalModel | None = None
+        self.model: Loaded | None = None
         self.tokens_seen: int | None = None
+        self.canary: dict[str, Any] | None = None
         self.started = time.time()
         self.timings: dict[str, float] = {}
         self.scored: list[str] = []
@@ -88,7 +89,7 @@ class Job:
         workers = Workers(
             paths=self.paths,
             identity=identity,
-            score=lambda part: self._score(works[(part.tier, part.name)], part, device, dtype),
+            score=lambda part: self._score(works, part, device, dtype),
             before=self._before,
             wait=self.stop.wait,
             after=self._after,
@@ -107,8 +108,7 @@ class Job:
         self.progress.finished(finished.part.label, here=here)
 
     def _refuse_changed(self) -> None:
-        now = take_fingerprint(Path(self.request.checkpoint))
-        if now != self.request.fingerprint:
+        if take_fingerprint(Path(self.request.checkpoint)) != self.request.fingerprint:
             raise self._changed("changed since it was judged complete")
 
     def _changed(self, what: str) -> Problem:
@@ -168,13 +168,13 @@ class Job:
             raise RuntimeError("no tokenizer was resolved")
         return self.tokenizer
 
-    def _score(self, work: Work, part: Part, device: str, dtype: str) -> Finished:
-        model = self._loaded(device, dtype)
+    def _score(self, works: Mapping[tuple[str, str], Work], part: Part, device: str, dtype: str) -> Finished:
+        work, before = works[(part.tier, part.name)], self.progress.tokens
         self.progress.begin(part.label)
         options: dict[str, Any] = {"seq_len": self.request.seq_len, "name": part.name, "between": self._between}
-        before = self.progress.tokens
         entry = work.entry
         try:
+            model = self._loaded(next(iter(works.values())), device, dtype)
             with self._phase("scoring"):
                 if isinstance(entry, cache.SliceEntry):
                     ends = (self.fitting_tokenizer.bos_id, self.fitting_tokenizer.eos_id)
@@ -193,27 +193,23 @@ class Job:
         except torch.OutOfMemoryError as error:
             todo = "ask for a GPU with more memory, or one that nobody else uses"
             raise Problem("the GPU's memory is full", where=part.label, todo=todo, code=Exit.UNAVAILABLE) from error
-        meta = {"entry": found, "tokens": self.progress.tokens - before, "run_id": self.request.run_id}
+        meta = {"entry": found, "tokens": self.progress.tokens - before, "run_id": self.request.run_id, "canary": self.canary}
         return Finished(part, meta, rows)
 
     def _between(self, tokens: int) -> None:
         self.progress.batch(tokens)
         self.stop.check()
 
-    def _loaded(self, device: str, dtype: str) -> CausalModel:
+    def _loaded(self, first: Work, device: str, dtype: str) -> Loaded:
         if self.model is None:
             request = self.request
             with self._phase("load"):
-                self.model = load(
-                    Path(request.checkpoint),
-                    device=device,
-                    dtype=dtype,
-                    padded_vocab=request.padded_vocab,
-                    expected_fingerprint=request.fingerprint,
-                )
+                self.model = load(request, device=device, dtype=dtype)
             self.device = self.model.device
             _log.info("loaded", **{key: self.model.description.get(key) for key in ("architecture", "bytes", "load_seconds")})
             self.model.fit_tokenizer(self.fitting_tokenizer.vocab_size)
+            with self._phase("canary"):
+                self.canary = canary.said(canary.sing(self.model, first.entry, source=first.name, seq_len=request.seq_len))
         return self.model
 
     def _publish(self, works: Mapping[tuple[str, str], Work], finished: list[Finished], identity: Identity) -> None:
@@ -221,15 +217,18 @@ class Job:
         by_tier: dict[str, list[Scored]] = {}
         for work in works.values():
             done = [by_key[part.key] for part in work.parts]
-            scored = Scored(tier=work.tier, name=work.name, data_key=work.entry.data_key, parts=done)
-            if isinstance(work.entry, cache.TaskEntry):
-                metric = PRIMARY_METRIC.get(str(work.definition.get("adapter")), "acc_per_char")
-                scored = msgspec.structs.replace(scored, primary_metric=metric, format=work.entry.format)
+            entry = work.entry
+            scored = Scored(tier=work.tier, name=work.name, data_key=entry.data_key, data=entry.folder, parts=done)
+            if isinstance(entry, cache.TaskEntry):
+                metric = primary_metric(str(work.definition["adapter"]), entry.format)
+                scored = msgspec.structs.replace(scored, primary_metric=metric, format=entry.format)
             by_tier.setdefault(work.tier, []).append(scored)
         self._refuse_changed()
         self._before()
-        about = About(identity=identity, tokenizer=self.request.tokenizer, tokens_seen=self.tokens_seen)
-        self.summaries = publish_results(self.request, about, by_tier)
+        self.canary = next((found for each in finished if (found := each.meta.get("canary"))), None)
+        about = About(identity=identity, tokenizer=self.request.tokenizer, tokens_seen=self.tokens_seen, canary=self.canary)
+        exporters = [EXPORTS[form] for form in self.request.exports]
+        self.summaries = publish_results(self.request, about, by_tier, exporters)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -264,6 +263,8 @@ class Job:
             "timings": self.timings,
             "peak_memory": provenance.peak_memory(self.device),
             "model": None if model is None else {**model.description, "parameters": model.n_params, "dtype": model.dtype},
+            "suspicious": bool(self.canary and self.canary["suspicious"]),
+            "canary": self.canary,
             "summary": self.summaries,
             "device": provenance.device(self.device),
             "slurm": provenance.slurm(self.environ),

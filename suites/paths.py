@@ -65,6 +65,11 @@ class EvaluationPaths(msgspec.Struct, frozen=True):
         """Comparison with the bridge and other baselines."""
         return self.folder / "compare.json"
 
+    @property
+    def exports(self) -> Path:
+        """Results in other programs' forms, a folder each, such as ``lm-eval``."""
+        return self.folder / "exports"
+
     def set_aside(self, fingerprint: str) -> Path:
         """Where results of an earlier content of the same step are kept."""
         return self.folder / "superseded" / fingerprint[:12]

@@ -249,7 +249,6 @@ def test_a_bug_leaves_its_traceback_and_its_code(tmp_path, capsys, monkeypatch):
     [
         (["--device", "cuda"], Exit.UNAVAILABLE),
         (["--backend", "nanotron"], Exit.UNAVAILABLE),
-        (["--export", "lm-eval"], Exit.UNAVAILABLE),
         (["--suite", "no_such_suite"], Exit.USAGE),
         (["--tokenizer", "/nowhere"], Exit.DATA_MISSING),
     ],
