@@ -3,7 +3,7 @@
 What needs torch is imported where it is used, after the environment says whether the network may be asked.
 """
 
-import logging
+import json
 import os
 import sys
 import traceback
@@ -15,27 +15,13 @@ import click
 import structlog
 
 from scoring.by_hand import ByHand, request_by_hand
-from suites.contract import Request, SuiteInRequest, read_request
-from suites.paths import DataPaths
+from scoring.cache_commands import cache
+from scoring.logs import say_it_in_the_log
+from suites.contract import Request, read_request
 from suites.problem import Exit, Problem
 from suites.schema import load_suite
 
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
-
-
-def say_it_in_the_log() -> None:
-    """Everything that is logged goes to stderr, a line each, with its time."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for chatty in ("httpx", "huggingface_hub", "fsspec", "datasets"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=False),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-    )
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -111,8 +97,17 @@ def score_request(request: Request) -> Exit:
 @click.option("--eval-data", type=click.Path(path_type=Path), help="The data cache.")
 @click.option("--tokenizer", help="Folder or id.")
 @click.option("--slow-tokenizer", is_flag=True, help="The tokenizer's slow implementation where there is one.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Entries made at once; by default up to four.")
+@click.option("--refresh", is_flag=True, help="Build also what is there anew, from the data sets as they are now.")
 def prefill(
-    request_file: Path | None, suites: tuple[str, ...], eval_data: Path | None, tokenizer: str | None, slow_tokenizer: bool
+    request_file: Path | None,
+    suites: tuple[str, ...],
+    eval_data: Path | None,
+    tokenizer: str | None,
+    *,
+    slow_tokenizer: bool,
+    jobs: int | None,
+    refresh: bool,
 ) -> None:
     """Make the data that suites need, so that jobs without a network find it in the cache."""
     if request_file is None and not (suites and eval_data and tokenizer):
@@ -121,40 +116,37 @@ def prefill(
         raise click.UsageError("give --request or the other options, not both: everything is in the request")
 
     def run() -> Exit:
+        from scoring.prefill import How, fill  # noqa: PLC0415  torch
+
         if request_file is not None:
-            request = read_request(request_file)
-            return fill(request.suites, Path(request.eval_data), request.tokenizer, use_fast=request.use_fast)
+            asked = read_request(request_file)
+            how = How(eval_data=asked.eval_data, tokenizer=asked.tokenizer, use_fast=asked.use_fast, refresh=refresh)
+            return fill(asked.suites, how, jobs=jobs)
         wanted = tuple(load_suite(suite, os.environ).in_request() for suite in suites)
-        return fill(wanted, Path(str(eval_data)), str(tokenizer), use_fast=not slow_tokenizer)
+        how = How(eval_data=str(eval_data), tokenizer=str(tokenizer), use_fast=not slow_tokenizer, refresh=refresh)
+        return fill(wanted, how, jobs=jobs)
 
     sys.exit(guarded(run))
 
 
-def fill(suites: tuple[SuiteInRequest, ...], eval_data: Path, identifier: str, *, use_fast: bool) -> Exit:
-    """Make every entry that is missing; a line on stdout for each."""
-    from scoring.needs import ensure_entry  # noqa: PLC0415  torch
-    from scoring.progress import Stop  # noqa: PLC0415  as above
-    from scoring.tokens import resolve_tokenizer  # noqa: PLC0415  as above
+@main.command()
+@click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="The step's folder.")
+@click.option("--tokens", type=click.IntRange(min=1), default=1000, show_default=True, help="How many are compared.")
+@click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
+def verify(checkpoint: Path, tokens: int, as_json: bool) -> None:
+    """Compare this loader's logits with nanotron's own, on a GPU. Exit 65 where they differ, 69 where that cannot be done."""
 
-    stop = Stop()
-    stop.listen()
-    tokenizer = resolve_tokenizer(identifier, DataPaths(eval_data), use_fast=use_fast, offline=False)
-    for suite in suites:
-        for name, definition in suite.definition.items():
-            stop.check()
-            entry = ensure_entry(
-                suite.tier,
-                name,
-                definition,
-                tokenizer=tokenizer,
-                eval_data=eval_data,
-                offline=False,
-                suite=suite.name,
-                stop=stop,
-            )
-            size = f"{entry.meta['tokens']} tokens" if suite.tier == "tier2_ppl" else f"{entry.meta['examples']} items"
-            click.echo(f"{name}: {size} in {entry.folder}")
-    return Exit.SCORED
+    def run() -> Exit:
+        from scoring import verify as both  # noqa: PLC0415  torch
+
+        found = both.verify(checkpoint.absolute(), tokens=tokens)
+        click.echo(json.dumps(both.report(checkpoint, found), indent=2) if as_json else found.verdict)
+        return Exit.SCORED if found.agree else Exit.CANNOT_SCORE
+
+    sys.exit(guarded(run))
+
+
+main.add_command(cache)
 
 
 def guarded(action: Callable[[], Exit]) -> int:

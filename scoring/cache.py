@@ -16,20 +16,21 @@ import msgspec
 import numpy as np
 import torch
 
-from scoring.entries import entry_key, obtain
-from scoring.sources import Definition, Source, documents, open_files, open_hub, source_files
+from scoring.entries import obtain
+from scoring.hub import open_hub
+from scoring.sources import Definition, Source, documents, open_files, source_files
 from scoring.tasks import TaskItem, build_task, read_items
 from scoring.tokens import Tokenizer
+from suites.cached import entry_key, made_of
 from suites.paths import DataPaths
 from suites.problem import Exit, Problem
 from suites.schema import SliceDefinition, TaskDefinition
 
 T = TypeVar("T")
-Progress = Callable[[str, int, int], None]
-"""Called with (slice or task, how far, how far it goes): tokens of a slice, items of a task."""
+Progress = Callable[[str, int, int, int, int], None]
+"""Called with (slice or task, how far, how far it goes, documents, bytes of text): tokens of a slice, items of a task."""
 
 TOKENS_FILE = "packed_tokens.pt"
-_NOT_IN_KEY = ("streaming", "isolate_documents")  # how it is fetched and how it is scored: neither changes what is stored
 _BATCH = 32
 
 
@@ -69,6 +70,7 @@ def ensure_slice(
     offline: bool,
     progress: Progress | None = None,
     suite: str = "SUITE",
+    refresh: bool = False,
 ) -> SliceEntry:
     """The entry of a slice, built first where it is missing; offline, only from local files.
 
@@ -83,7 +85,7 @@ def ensure_slice(
     def build(private: Path) -> dict[str, Any]:
         return _build_slice(private, typed, _opened(source, typed), place, progress)
 
-    meta = obtain(folder, build, forbidden=_missing(folder, place) if source is None and offline else None)
+    meta = obtain(folder, build, forbidden=_missing(folder, place) if source is None and offline else None, refresh=refresh)
     stored = torch.load(folder / TOKENS_FILE, weights_only=True, mmap=True, map_location="cpu")
     return SliceEntry(**stored, meta=meta, data_key=meta["data_key"], folder=folder)
 
@@ -97,6 +99,7 @@ def ensure_task(
     offline: bool,
     progress: Progress | None = None,
     suite: str = "SUITE",
+    refresh: bool = False,
 ) -> TaskEntry:
     """The entry of a task, as ``ensure_slice`` does it."""
     typed = msgspec.convert(definition, TaskDefinition)
@@ -106,10 +109,10 @@ def ensure_task(
 
     def build(private: Path) -> dict[str, Any]:
         opened = _opened(source, typed)
-        built = build_task(private, typed, opened, tokenizer, lambda done, of: progress(name, done, of) if progress else None)
+        built = build_task(private, typed, opened, tokenizer, lambda *far: progress(name, *far) if progress else None)
         return {**_head("task", typed, opened, place), **built}
 
-    meta = obtain(folder, build, forbidden=_missing(folder, place) if source is None and offline else None)
+    meta = obtain(folder, build, forbidden=_missing(folder, place) if source is None and offline else None, refresh=refresh)
     return TaskEntry(items=read_items(folder), meta=meta, data_key=meta["data_key"], folder=folder, format=typed.format)
 
 
@@ -125,14 +128,12 @@ class _Place(msgspec.Struct, frozen=True):
 
 def _key_and_source(kind: str, definition: Definition, place: _Place) -> tuple[str, Source | None]:
     """The entry's key, and its source where that is local; the hub is asked only when there is something to build."""
-    plain = msgspec.to_builtins(definition)
-    made_of = {key: value for key, value in plain.items() if value is not None and key not in _NOT_IN_KEY}
-    source = None
+    decides, source = made_of(definition), None
     if definition.data_files is not None:
         files = source_files(definition.data_files)
-        made_of["data_files"] = [[file.kind, file.size, file.sha256] for file in files]
+        decides["data_files"] = [[file.kind, file.size, file.sha256] for file in files]
         source = open_files(files)
-    return entry_key(kind, made_of, place.tokenizer.digest), source
+    return entry_key(kind, decides, place.tokenizer.digest), source
 
 
 def _opened(source: Source | None, definition: Definition) -> Source:
@@ -166,13 +167,14 @@ def _build_slice(
     tokenizer = place.tokenizer
     before = [tokenizer.bos_id] if definition.bos and tokenizer.bos_id is not None else []
     after = [tokenizer.eos_id] if definition.eos and tokenizer.eos_id is not None else []
-    tokens, starts, sizes = array("i"), array("q"), array("q")
+    tokens, starts, sizes, size = array("i"), array("q"), array("q"), 0
     for text, ids in _encoded(documents(definition, source), tokenizer):
         starts.append(len(tokens))
         sizes.append(len(text.encode()))
+        size += sizes[-1]
         tokens.extend([*before, *ids, *after])
         if progress is not None:
-            progress(place.name, min(len(tokens), definition.target_tokens), definition.target_tokens)
+            progress(place.name, min(len(tokens), definition.target_tokens), definition.target_tokens, len(starts), size)
         if len(tokens) >= definition.target_tokens:
             break
     if len(tokens) < 2:  # noqa: PLR2004  the first token is never predicted
@@ -190,7 +192,7 @@ def _build_slice(
     return {
         **_head("slice", definition, source, place),
         "documents": len(starts),
-        "bytes": int(sum(sizes)),
+        "bytes": size,
         "tokens": len(tokens),
         "reached_target": len(tokens) >= definition.target_tokens,
         "data_key": digest.hexdigest(),

@@ -4,12 +4,13 @@ A lease keeps two jobs from doing the same work; that nobody ever reads half an 
 the private folder and the rename alone, so it holds where locks silently do not.
 """
 
+import contextlib
 import errno
 import hashlib
 import logging
 import os
-import secrets
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,40 +18,19 @@ from typing import Any
 
 from filelock import SoftFileLease, Timeout
 
-from suites.contract import canonical
-from suites.files import publish_json, read_json, sync_folder
+from suites.cached import META, whole
+from suites.files import private_name, publish_json, sync_folder
 from suites.problem import Exit, Problem
 
 _log = logging.getLogger(__name__)
 
 SCHEMA = 1
-FORMAT_VERSION = 1
-"""Part of every key. Raised when the same source would give other bytes: entries of before are left to those who use them."""
-
-META = "meta.json"
 LEASE_SECONDS = 30.0
+USE_NOTED_EVERY = 3600.0
 LONGEST_WAIT = 3600.0
 """Seconds after which a job no longer waits for another's build of the same entry, but builds its own."""
 
 Build = Callable[[Path], dict[str, Any]]
-
-
-def entry_key(kind: str, definition: dict[str, Any], tokenizer_digest: str) -> str:
-    """20 hex: what a cache entry is made of. ``definition`` has the digests of local files in place of their names."""
-    made_of = {"format": FORMAT_VERSION, "kind": kind, "definition": definition, "tokenizer": tokenizer_digest}
-    return hashlib.sha256(canonical(made_of).encode()).hexdigest()[:20]
-
-
-def whole(folder: Path) -> dict[str, Any] | None:
-    """meta.json of an entry whose files are all there in their full size; None otherwise. Reads no file but that one."""
-    try:
-        meta = read_json(folder / META)
-        if not isinstance(meta, dict) or not isinstance(meta.get("files"), dict):
-            return None
-        fits = all((folder / name).stat().st_size == file["size"] for name, file in meta["files"].items())
-    except (OSError, ValueError, KeyError, TypeError):  # damaged in some way: as good as not there
-        return None
-    return meta if fits else None
 
 
 def damage(folder: Path) -> list[str]:
@@ -65,14 +45,16 @@ def damage(folder: Path) -> list[str]:
     ]
 
 
-def obtain(folder: Path, build: Build, *, forbidden: Problem | None = None) -> dict[str, Any]:
+def obtain(folder: Path, build: Build, *, forbidden: Problem | None = None, refresh: bool = False) -> dict[str, Any]:
     """meta.json of the entry at ``folder``, which is built first where it is not there whole.
 
     ``build`` writes the entry's files into the folder that it is given and returns meta.json without ``files``.
-    ``forbidden`` is raised instead of building. Raises Problem (cannot write) where the cache cannot be written.
+    ``forbidden`` is raised instead of building. ``refresh`` builds also where there is one: other content takes its place,
+    and equal content only its meta.json. Raises Problem (cannot write) where the cache cannot be written.
     """
     meta = whole(folder)
-    if meta is not None:
+    if meta is not None and not refresh:
+        _note_use(folder)
         return meta
     if forbidden is not None:
         raise forbidden
@@ -80,7 +62,7 @@ def obtain(folder: Path, build: Build, *, forbidden: Problem | None = None) -> d
         folder.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as leases:
             _lease(folder, leases)
-            return whole(folder) or _build(folder, build)
+            return (None if refresh else whole(folder)) or _build(folder, build, refresh=refresh)
     except OSError as error:
         raise Problem(
             f"the data cache cannot be written ({error.strerror or error})",
@@ -92,15 +74,45 @@ def obtain(folder: Path, build: Build, *, forbidden: Problem | None = None) -> d
 
 def _lease(folder: Path, leases: ExitStack) -> None:
     """Wait for whoever builds this entry. Where leases do not work, two jobs build it, and the first one's is used."""
-    lease = SoftFileLease(folder.parent / f".{folder.name}.lease", lease_duration=LEASE_SECONDS, timeout=LONGEST_WAIT)
+    marker = folder.parent / f".{folder.name}.lease"
+    end = time.monotonic() + LONGEST_WAIT
+    while True:
+        before = _nameless(marker)
+        try:
+            leases.enter_context(
+                SoftFileLease(marker, lease_duration=LEASE_SECONDS, timeout=min(2 * LEASE_SECONDS, LONGEST_WAIT))
+            )
+        except Timeout as error:
+            if before is not None and _nameless(marker) == before:
+                marker.unlink(missing_ok=True)  # killed between making it and writing its name into it: it would stay for ever
+            elif time.monotonic() >= end:
+                _log.warning("%s: building it without a lease (%s)", folder, error)
+                return
+        except (NotImplementedError, OSError, ValueError) as error:  # ValueError: a lease of another length
+            _log.warning("%s: building it without a lease (%s)", folder, error)
+            return
+        else:
+            return
+
+
+def _nameless(marker: Path) -> tuple[int, int] | None:
+    """Which file it is, where it is an empty one; None where there is none, or it says whose it is."""
     try:
-        leases.enter_context(lease)
-    except (Timeout, NotImplementedError, OSError) as error:
-        _log.warning("%s: building it without a lease (%s)", folder, error)
+        status = marker.stat()
+    except OSError:
+        return None
+    return (status.st_ino, status.st_mtime_ns) if status.st_size == 0 else None
 
 
-def _build(folder: Path, build: Build) -> dict[str, Any]:
-    private = folder.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}")
+def _note_use(folder: Path) -> None:
+    """The time of meta.json says when the entry was last used, to within an hour; a cache that others own keeps its own time."""
+    with contextlib.suppress(OSError):
+        if time.time() - (folder / META).stat().st_mtime > USE_NOTED_EVERY:
+            os.utime(folder / META)
+
+
+def _build(folder: Path, build: Build, *, refresh: bool) -> dict[str, Any]:
+    private = folder.with_name(private_name(folder))
     private.mkdir()
     try:
         meta = {"schema": SCHEMA, **build(private)}
@@ -113,13 +125,17 @@ def _build(folder: Path, build: Build) -> dict[str, Any]:
         read_back = whole(private)
         if read_back is None:
             raise OSError(errno.EIO, "what was written cannot be read back", str(private))
-        return _into_place(private, folder) or read_back
+        return _into_place(private, folder, replace=refresh) or read_back
     finally:
         shutil.rmtree(private, ignore_errors=True)
 
 
-def _into_place(private: Path, folder: Path) -> dict[str, Any] | None:
-    """Rename a finished entry; the meta of the entry that was there first, or None where ours is the one."""
+def _into_place(private: Path, folder: Path, *, replace: bool) -> dict[str, Any] | None:
+    """Rename a finished entry; the meta of the entry that was there first, or None where ours is the one.
+
+    An entry that is replaced stays aside until gc: jobs on other hosts may have it mapped, and a network file system takes
+    a removed file from under them. Between the two renames there is no entry: who looks just then finds none, and asks again.
+    """
     while True:
         try:
             private.rename(folder)
@@ -129,12 +145,17 @@ def _into_place(private: Path, folder: Path) -> dict[str, Any] | None:
         else:
             sync_folder(folder.parent)
             return None
-        first = whole(folder)
-        if first is not None:
+        first, ours = whole(folder), whole(private)
+        if first is not None and not replace:
             return first
-        torn = folder.with_name(f"{private.name}.torn")  # not whole: damaged since it was built; the bytes are of no use
-        folder.rename(torn)
-        shutil.rmtree(torn, ignore_errors=True)
+        if first is not None and ours is not None and first["files"] == ours["files"]:
+            publish_json(folder / META, ours)
+            return ours
+        aside = folder.with_name(f"{private_name(folder)}.{'torn' if first is None else 'replaced'}")
+        with contextlib.suppress(FileNotFoundError):  # another builder took it away
+            folder.rename(aside)
+        if first is None:  # damaged since it was built: the bytes are of no use
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def file_sha256(path: Path) -> str:

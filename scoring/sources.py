@@ -8,9 +8,7 @@ import glob
 import gzip
 import hashlib
 import io
-import itertools
 import json
-import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,8 +18,6 @@ import msgspec
 
 from suites.problem import Exit, Problem
 from suites.schema import SliceDefinition, TaskDefinition, template_fields
-
-_log = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
 Definition = SliceDefinition | TaskDefinition
@@ -159,84 +155,6 @@ def _parquet(path: Path, opened: Callable[[Path], BinaryIO]) -> Iterator[Row]:
 
 def _unreadable(what: str, path: Path, line: int) -> Problem:
     return Problem(what, where=f"{path}:{line}", todo="mend that line", code=Exit.CANNOT_SCORE)
-
-
-def open_hub(definition: Definition) -> Source:
-    """The rows of a data set on the hub (or of a folder in the hub's layout), at the revision that its name stands for now.
-
-    With ``streaming`` nothing is kept on disk; where streaming fails, the whole data set is fetched instead, and said so.
-    Raises Problem (data missing, or temporary where the network is at fault).
-    """
-    name = str(definition.hf_dataset)
-    called = "/".join(part for part in (name, definition.hf_config, definition.split) if part)
-    revision = definition.revision if Path(name).is_dir() else _revision(name, definition.revision)
-    described = {
-        "hf_dataset": name,
-        "hf_config": definition.hf_config,
-        "split": definition.split,
-        "revision": revision,
-        "streaming": definition.streaming,
-    }
-
-    def rows() -> Iterator[Row]:
-        done = 0
-        if definition.streaming:
-            try:
-                for row in _load(definition, revision, streaming=True):
-                    yield row
-                    done += 1
-            except (GeneratorExit, Problem):
-                raise
-            except Exception as error:  # noqa: BLE001  a dozen file systems and protocols, each with its own errors
-                _log.warning("%s: streaming failed after %d rows (%s); fetching the whole data set", called, done, _first(error))
-                described["streaming"] = f"failed after {done} rows: {_first(error)}"
-            else:
-                return
-        try:
-            yield from itertools.islice(_load(definition, revision, streaming=False), done, None)
-        except (GeneratorExit, Problem):
-            raise
-        except Exception as error:
-            raise _unreachable(called, error) from error
-
-    return Source(name=called, described=described, rows=rows)
-
-
-def _load(definition: Definition, revision: str | None, *, streaming: bool) -> Iterator[Row]:
-    import datasets  # noqa: PLC0415  a second's import, only where something is fetched
-
-    loaded: Any = datasets.load_dataset(
-        str(definition.hf_dataset), definition.hf_config, split=definition.split, revision=revision, streaming=streaming
-    )
-    return iter(loaded)
-
-
-def _revision(name: str, asked: str | None) -> str | None:
-    """The commit that a branch, tag or nothing means now, so that what was scored can be found again."""
-    import huggingface_hub  # noqa: PLC0415  only where something is fetched
-
-    try:
-        return huggingface_hub.HfApi().dataset_info(name, revision=asked).sha
-    except Exception as error:
-        raise _unreachable(name, error) from error
-
-
-def _unreachable(called: str, error: Exception) -> Problem:
-    kind = type(error).__name__
-    if any(word in kind for word in ("Timeout", "Connection", "Connect", "Network", "Offline")):
-        return Problem(
-            f"cannot be fetched ({kind}: {_first(error)})",
-            where=called,
-            todo="try again where there is a network",
-            code=Exit.TEMPORARY,
-        )
-    todo = "check hf_dataset, hf_config, split and revision, and your access to it (huggingface-cli login)"
-    return Problem(f"cannot be loaded ({kind}: {_first(error)})", where=called, todo=todo, code=Exit.DATA_MISSING)
-
-
-def _first(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def documents(definition: SliceDefinition, source: Source) -> Iterator[str]:

@@ -58,7 +58,11 @@ class TaskItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def build_task(
-    private: Path, definition: TaskDefinition, source: Source, tokenizer: Tokenizer, progress: Callable[[int, int], None]
+    private: Path,
+    definition: TaskDefinition,
+    source: Source,
+    tokenizer: Tokenizer,
+    progress: Callable[[int, int, int, int], None],
 ) -> dict[str, Any]:
     """Write examples.jsonl and requests.pt into ``private``; what meta.json says of them.
 
@@ -74,15 +78,16 @@ def build_task(
     examples = _examples(items, taken)
     lines = b"".join(msgspec.json.encode(example) + b"\n" for example in examples)
     (private / EXAMPLES_FILE).write_bytes(lines)
-    stored = _Sequences()
+    stored, written = _Sequences(), 0
     for start in range(0, len(examples), _BATCH):
         batch = examples[start : start + _BATCH]
+        written += sum(len(text.encode()) for example in batch for pair in example.pairs for text in pair)
         for field, column in (("pairs", stored.requests), ("uncond", stored.uncond)):
             of = [example for example in batch for _ in getattr(example, field) or ()]
             flat = [pair for example in batch for pair in getattr(example, field) or ()]
             for request in tokenizer.encode_pairs(flat, item=lambda n, of=of: f"{source.name}: row {of[n].row}"):  # type: ignore[misc]
                 column.append([stored.intern(request.context), stored.intern(request.continuation)])
-        progress(start + len(batch), len(examples))
+        progress(start + len(batch), len(examples), start + len(batch), written)
     tensors = stored.tensors()
     torch.save(tensors, private / REQUESTS_FILE)
     digest = hashlib.sha256(lines)

@@ -15,7 +15,7 @@ import tokenizers
 from suites.files import read_json
 from suites.paths import DataPaths
 from suites.problem import Exit, Problem
-from suites.tokenizer_files import TOKENIZER_FILES, keep_tokenizer, known_digest
+from suites.tokenizer_files import TOKENIZER_FILES, entry_digest, keep_tokenizer, known_digest
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
 
@@ -178,7 +178,7 @@ def load_tokenizer(identifier: str, folder: Path, digest: str, *, use_fast: bool
             encode, facts = _from_json(folder)
         else:
             encode, facts = _from_transformers(folder, use_fast=use_fast)
-            digest = digest if use_fast else f"{digest}-slow"
+            digest = entry_digest(digest, use_fast=use_fast)
     except Problem:
         raise
     except Exception as error:  # both libraries raise bare Exception for a file that they cannot read

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,38 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+_HOST = re.sub(r"[^A-Za-z0-9-]", "-", os.uname().nodename) or "host"
+
+
+def private_name(path: Path) -> str:
+    """A name beside ``path`` that nobody else has, and that says who made it."""
+    return f".{path.name}.{_HOST}.{os.getpid()}.{secrets.token_hex(4)}"
+
+
+def maker_is_dead(name: str) -> bool:
+    """Whether the maker of a ``private_name`` is known to be gone: a process of this host that does not exist."""
+    found = re.search(r"\.([A-Za-z0-9-]+)\.(\d+)\.[0-9a-f]{8}(?:\.[a-z]+)?$", name)
+    return found is not None and found[1] == _HOST and process_is_gone(int(found[2]))
+
+
+def process_is_gone(pid: int) -> bool:
+    """True where this host has no such process. One that took over its number counts as alive."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # somebody else's process, so there is one
+        return False
+    return False
+
+
 def publish(path: Path, data: bytes | str) -> None:
     """Write ``data`` to ``path`` so that a reader sees the old file, no file or the whole new one.
 
     Raises OSError (ENOSPC, EROFS, EDQUOT, EACCES ...) with the old file untouched and nothing left aside.
     """
     raw = data.encode() if isinstance(data, str) else data
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    aside = path.with_name(private_name(path))
     try:
         fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
@@ -61,7 +87,7 @@ def create_once(path: Path, data: str) -> bool:
     A hard link of a finished file: atomic with its content on POSIX file systems and on NFS, Lustre and
     GPFS, and no lock is involved. The loser leaves the winner's file untouched and gets False.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    aside = path.with_name(private_name(path))
     publish(aside, data)
     try:
         os.link(aside, path)

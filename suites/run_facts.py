@@ -5,6 +5,7 @@ caller knows better.
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def _yaml(raw: bytes) -> Any:
 def _parse(path: Path, parser: Callable[[bytes], Any]) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            raw = file.read(LARGEST_DOCUMENT + 1)
+            raw = file.read(min(os.fstat(file.fileno()).st_size, LARGEST_DOCUMENT) + 1)  # read(n) allocates n at once
     except FileNotFoundError as error:
         message = f"{path.name} is not there"
         raise Torn(message) from error

@@ -6,11 +6,10 @@ the pointer that an earlier prefill left in the data cache.
 
 import hashlib
 import os
-import secrets
 import shutil
 from pathlib import Path
 
-from suites.files import publish_json, read_json, sync_folder
+from suites.files import private_name, publish_json, read_json, sync_folder
 from suites.paths import DataPaths
 
 SCHEMA = 1
@@ -58,6 +57,11 @@ def tokenizer_digest(folder: Path) -> str | None:
     return digest.hexdigest()[:24]
 
 
+def entry_digest(digest: str, *, use_fast: bool) -> str:
+    """What stands for a tokenizer in the cache's keys: its digest, and how it is loaded where that may give other tokens."""
+    return digest if use_fast else f"{digest}-slow"
+
+
 def keep_tokenizer(folder: Path, identifier: str, data: DataPaths) -> str | None:
     """Copy the tokenizer of ``folder`` into the data cache, point ``identifier`` at it, and return its digest.
 
@@ -89,7 +93,7 @@ def known_digest(identifier: str, data: DataPaths) -> str | None:
 
 
 def _copy(folder: Path, copy: Path, digest: str) -> None:
-    private = copy.with_name(f".{digest}.{os.getpid()}.{secrets.token_hex(4)}")
+    private = copy.with_name(private_name(copy))
     private.mkdir(parents=True)
     try:
         for source in tokenizer_files(folder):

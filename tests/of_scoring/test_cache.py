@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from scoring.cache import ensure_slice, ensure_task
-from scoring.entries import damage, obtain, whole
+from scoring.entries import damage, obtain
 from scoring.tasks import sample
 from scoring.tokens import load_tokenizer, resolve_tokenizer
+from suites.cached import whole
 from suites.paths import DataPaths
 from suites.problem import Exit, Problem
 
@@ -107,7 +108,7 @@ def test_reading_stops_with_the_document_that_reaches_the_target(tmp_path, data,
     )
     assert entry.tokens.tolist() == [97] * 6 + [98] * 6
     assert entry.meta["reached_target"] is True
-    assert seen == [("s", 6, 7), ("s", 7, 7)]
+    assert seen == [("s", 6, 7, 1, 6), ("s", 7, 7, 2, 12)]
 
 
 def test_an_entry_is_used_again_and_equal_content_has_an_equal_data_key(tmp_path, data, by_bytes):

@@ -2,7 +2,6 @@
 
 import json
 from array import array
-from pathlib import Path
 
 import pytest
 import torch

@@ -1,10 +1,11 @@
 """One real Slurm with accounting and one without, for the whole session and only when a test asks."""
 
 import os
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 
+from support.local_lab import LocalLab
 from support.slurm_labs import FakeBinLab, FakeLab, real_lab
 
 
@@ -40,22 +41,39 @@ def accounted_slurm(with_accounting):
     return ready(with_accounting)
 
 
-@pytest.fixture(
-    params=[
-        "model",
-        "model, no accounting",
-        "fake executables",
-        pytest.param("slurm", marks=pytest.mark.slurm),
-        pytest.param("slurm, accounting", marks=pytest.mark.slurm),
-    ]
-)
+SLURMS = [
+    "model",
+    "model, no accounting",
+    "fake executables",
+    pytest.param("slurm", marks=pytest.mark.slurm),
+    pytest.param("slurm, accounting", marks=pytest.mark.slurm),
+]
+
+
+@pytest.fixture(params=SLURMS)
 def lab(request, tmp_path):
-    """Each place in turn that the contract holds on."""
+    """Each Slurm in turn that the contract holds on."""
+    with opened(request, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(params=["local", *SLURMS])
+def any_lab(request, tmp_path):
+    """Each place in turn, the machine without Slurm too."""
+    with opened(request, tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def opened(request, tmp_path):
     if request.param.startswith("slurm"):
         yield request.getfixturevalue("accounted_slurm" if "accounting" in request.param else "slurm")
         return
-    made = (
-        FakeBinLab(tmp_path) if request.param == "fake executables" else FakeLab(tmp_path, accounting="no" not in request.param)
-    )
+    if request.param == "local":
+        made = LocalLab(tmp_path)
+    elif request.param == "fake executables":
+        made = FakeBinLab(tmp_path)
+    else:
+        made = FakeLab(tmp_path, accounting="no" not in request.param)
     with closing(made):
         yield made

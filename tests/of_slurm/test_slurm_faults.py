@@ -17,6 +17,7 @@ def submitted(executor, submission):
     return executor.queue()[submission.name]
 
 
+@pytest.mark.slow
 def test_without_slurmctld_nothing_is_certain_and_afterwards_all_is_as_before(slurm):
     executor = slurm.executor()
     kept = submitted(executor, slurm.submission(SLEEP))
@@ -65,6 +66,7 @@ def test_a_slurmctld_that_does_not_answer_is_unreachable_in_time(slurm):
         executor.cancel(executor.queue()[submission.name])
 
 
+@pytest.mark.slow
 def test_without_munge_slurms_words_are_told_and_no_job_is_made(slurm):
     executor = slurm.executor()
     submission = slurm.submission(SLEEP)

@@ -44,6 +44,7 @@ def test_a_scored_checkpoint_leaves_claim_record_and_logs(slurm, attempt):
     assert attempt.claim().startswith(f"slurm:{job.job_id}")
 
 
+@pytest.mark.slow
 def test_a_requeued_job_keeps_its_claim_and_adds_a_second_record(slurm, attempt):
     executor = slurm.executor(environment=slurm.cluster.environment(USER) | {"FAKE_WAITS": "1"})
     job = started(slurm, executor, attempt, f"{attempt.folder.name}-r")

@@ -1,0 +1,122 @@
+"""A model that knows no more than how often tokens occur is suspicious, in run.json, in the tier files and in status."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from scoring import canary
+from scoring.cache import SliceEntry
+from suites.contract import tier_digests
+from suites.paths import EvaluationPaths
+from suites.schema import load_suite
+from support.nanotron_layout import tiny_checkpoint
+from support.scored import llama, reference_tokens
+from support.scoring_jobs import by_hand, results, run_here, write_suites
+from watcher.evidence import judge
+from watcher.status_text import body
+
+pytestmark = pytest.mark.scoring
+torch.set_num_threads(1)
+
+
+def entry_of(tokens):
+    tensors = {name: torch.tensor([0]) for name in ("document_starts", "document_bytes")}
+    return SliceEntry(tokens=torch.tensor(np.asarray(tokens, dtype=np.int32)), meta={}, data_key="", folder=None, **tensors)
+
+
+def test_a_model_that_was_trained_on_such_rows_is_not_suspicious():
+    found = canary.sing(llama(), entry_of(reference_tokens().reshape(-1)), source="rows", seq_len=48)
+    assert (found.suspicious, found.rows, found.tokens, found.source) == (False, 1, 48, "rows")
+    assert 1 < found.ppl < found.unigram_ppl
+
+
+def test_its_figures_are_the_plain_ones():
+    tokens = np.asarray([1, 2, 1, 3, 1, 2, 1, 2, 4] * 40)
+    nll = canary._unigram([tokens], 8)
+    counts = np.bincount(tokens, minlength=8) + 1
+    assert nll == pytest.approx(-np.log(counts / counts.sum()))
+    assert np.exp(-nll).sum() == pytest.approx(1)
+    found = canary.judge(np.asarray([1.0, 3.0]), np.asarray([2.0, 2.0]), rows=1, source="x")
+    assert (found.suspicious, found.tokens) == (True, 2)  # as good as the unigram distribution is not better
+    assert found.ppl == found.unigram_ppl == pytest.approx(math.exp(2))
+    assert canary.judge(np.asarray([1e4]), np.asarray([2.0]), rows=1, source="x").ppl is None
+
+
+@pytest.mark.parametrize(("length", "rows"), [(2, 1), (65, 1), (128, 1), (129, 2), (64 * 64 + 1, 64), (100_000, 64)])
+def test_rows_are_spread_and_predict_no_token_twice(length, rows):
+    stream = np.arange(length)
+    found = canary._spread(stream, 64)
+    assert len(found) == rows
+    targets = np.concatenate([row[1:] for row in found])
+    assert len(set(targets)) == len(targets)
+    assert targets.max() >= length - 1 - length // rows
+
+
+def test_a_stream_of_one_token_has_nothing_to_say():
+    assert canary.sing(llama(), entry_of([5]), source="one", seq_len=48) is None
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    """Random weights, scored; and how it ended."""
+    folder = tmp_path_factory.mktemp("noise")
+    checkpoint = tiny_checkpoint(folder / "ckpts" / "20", 20)
+    write_suites(folder, slices={"prose": "the loss falls at every step, " * 40})
+    return folder, checkpoint, run_here(by_hand(folder, checkpoint=checkpoint))
+
+
+def documents(folder):
+    return {name: json.loads((results(folder, 20) / f"{name}.json").read_text()) for name in ("run", "tier2_ppl", "tier3_cf")}
+
+
+def test_noise_is_scored_and_said_to_be_suspicious(noise):
+    folder, _, code = noise
+    assert code == 0
+    found = documents(folder)
+    assert found["run"]["suspicious"] is True
+    assert found["run"]["canary"] == found["tier2_ppl"]["canary"] == found["tier3_cf"]["canary"]
+    assert found["run"]["canary"]["source"] == "prose"
+    assert found["run"]["canary"]["ppl"] > found["run"]["canary"]["unigram_ppl"]
+    assert "canary" in found["run"]["timings"]
+
+
+def test_a_run_that_finds_everything_scored_still_says_so(noise):
+    folder, checkpoint, _ = noise
+    assert run_here(by_hand(folder, checkpoint=checkpoint)) == 0
+    found = documents(folder)
+    assert found["run"]["parts"]["scored"] == []
+    assert found["run"]["suspicious"] is True
+    assert found["tier2_ppl"]["canary"]["suspicious"] is True
+
+
+def test_the_watcher_says_it_in_its_status(noise):
+    folder, _, _ = noise
+    suites = tuple(load_suite(str(folder / name), {}).in_request() for name in ("ppl.yaml", "cf.yaml"))
+    paths = EvaluationPaths(folder / "results", "stage1", "step_20")
+    found = judge(paths, documents(folder)["run"]["checkpoint"]["fingerprint"], tier_digests(suites))
+    assert found.valid
+    assert found.scores["suspicious"] == 1.0
+    row = {
+        "evaluation": "stage1/step_20",
+        "step": 20,
+        "source": "stage1",
+        "directory": "step_20",
+        "state": "scored",
+        "reason": "",
+        "since": 0.0,
+        "scores": found.scores,
+    }
+    others = [{**row, "evaluation": f"stage1/step_{n}", "scores": {}} for n in range(100, 180)]
+    stages = {"stage1": {"checkpoints": "/ckpts", "evaluations": [row, *others]}}
+    assert sum("suspicious: no better than guessing" in line for line in body({"stages": stages}, 10.0)) == 1
+
+
+def test_tasks_alone_give_rows_too(noise, tmp_path):
+    _, checkpoint, _ = noise
+    write_suites(tmp_path)
+    assert run_here(by_hand(tmp_path, checkpoint=checkpoint, suites=("cf.yaml",))) == 0
+    found = json.loads((results(tmp_path, 20) / "run.json").read_text())
+    assert (found["canary"]["source"], found["canary"]["rows"]) == ("ours", 6)
