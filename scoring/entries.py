@@ -18,6 +18,7 @@ from typing import Any
 
 from filelock import SoftFileLease, Timeout
 
+from scoring.leases import nameless
 from suites.cached import META, whole
 from suites.files import private_name, publish_json, sync_folder
 from suites.problem import Exit, Problem
@@ -77,13 +78,13 @@ def _lease(folder: Path, leases: ExitStack) -> None:
     marker = folder.parent / f".{folder.name}.lease"
     end = time.monotonic() + LONGEST_WAIT
     while True:
-        before = _nameless(marker)
+        before = nameless(marker)
         try:
             leases.enter_context(
                 SoftFileLease(marker, lease_duration=LEASE_SECONDS, timeout=min(2 * LEASE_SECONDS, LONGEST_WAIT))
             )
         except Timeout as error:
-            if before is not None and _nameless(marker) == before:
+            if before is not None and nameless(marker) == before:
                 marker.unlink(missing_ok=True)  # killed between making it and writing its name into it: it would stay for ever
             elif time.monotonic() >= end:
                 _log.warning("%s: building it without a lease (%s)", folder, error)
@@ -93,15 +94,6 @@ def _lease(folder: Path, leases: ExitStack) -> None:
             return
         else:
             return
-
-
-def _nameless(marker: Path) -> tuple[int, int] | None:
-    """Which file it is, where it is an empty one; None where there is none, or it says whose it is."""
-    try:
-        status = marker.stat()
-    except OSError:
-        return None
-    return (status.st_ino, status.st_mtime_ns) if status.st_size == 0 else None
 
 
 def _note_use(folder: Path) -> None:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import structlog
 
 from scoring import SCORER_VERSION
+from scoring.leases import Nameless
 from suites.contract import canonical
 from suites.files import publish
 from suites.paths import EvaluationPaths
@@ -163,6 +164,7 @@ class Workers(msgspec.Struct, kw_only=True):
         done: dict[str, Finished] = {}
         # Kept from round to round: a lease judges another's heartbeat by what it saw before.
         leases: dict[str, filelock.SoftFileLease] = {}
+        left_over = Nameless(self.lease_seconds)
         while True:
             progressed = False
             for part in wanted:
@@ -171,7 +173,7 @@ class Workers(msgspec.Struct, kw_only=True):
                 found, here = read(self.paths, part), False
                 if found is None:
                     self.before()
-                    found, here = self._take(part, leases)
+                    found, here = self._take(part, leases, left_over)
                 if found is not None:
                     done[part.key] = found
                     progressed = True
@@ -181,12 +183,13 @@ class Workers(msgspec.Struct, kw_only=True):
             if not progressed:
                 self.wait(min(2.0, self.lease_seconds / 4))
 
-    def _take(self, part: Part, leases: dict[str, filelock.SoftFileLease]) -> tuple[Finished | None, bool]:
+    def _take(self, part: Part, leases: dict[str, filelock.SoftFileLease], left_over: Nameless) -> tuple[Finished | None, bool]:
         lease = leases.setdefault(
             part.key, filelock.SoftFileLease(part.lease(self.paths), lease_duration=self.lease_seconds, timeout=0)
         )
         with held(lease) as ours:
             if not ours:
+                left_over.look(part.lease(self.paths))
                 return None, False
             found = read(self.paths, part)  # its last owner may just have finished it
             if found is not None:

@@ -141,6 +141,20 @@ def test_a_worker_that_stops_without_a_word_is_replaced_when_its_lease_ends(path
     lease.release()
 
 
+def test_a_worker_that_was_killed_before_it_wrote_its_name_blocks_nobody(paths):
+    identity, (part,) = planned()
+    part.lease(paths).touch()
+    waited = []
+
+    def wait(seconds):
+        waited.append(seconds)
+        assert len(waited) < 100, "waits for ever"
+        time.sleep(seconds)
+
+    assert worker(paths, identity, finished, wait=wait).run([part])
+    assert waited
+
+
 def test_where_leases_cannot_be_had_parts_are_scored_without(paths, monkeypatch):
     identity, wanted = planned(2)
 
