@@ -85,7 +85,7 @@ def test_no_model_config_brings_it_down(changes, folder, replaced):
     config = {**BYTE_LEVEL, **changes}
     with suppress(Refused):
         assert understand(config).layers <= MOST_LAYERS
-    if config["num_hidden_layers"] in {1, 2, 3}:  # thousands of layers are slow to list, and nothing else
+    if any(config["num_hidden_layers"] == small for small in (1, 2, 3)):  # thousands of layers are slow to list, and nothing else
         replaced("model_config.json", json.dumps(config).encode())
         judged(folder)
 
