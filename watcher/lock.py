@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from suites.files import create_once, publish
+from suites.files import create_once, process_is_gone, publish
 from suites.paths import StatePaths
 from suites.problem import Exit, Problem
 from watcher.processes import start_time
@@ -59,15 +59,8 @@ def gone(owner: Owner, me: Owner) -> bool:
 
 def _alive_unseen(pid: int) -> bool:
     """Whether a process is there that /proc does not show us: mounted with hidepid, it hides other people's."""
-    if Path(f"/proc/{pid}").exists():
-        return False  # seen, and dead but for its parent
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    seen = Path(f"/proc/{pid}").exists()  # then it is dead, but for its parent
+    return not seen and not process_is_gone(pid)
 
 
 class Lock:
