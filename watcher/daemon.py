@@ -68,14 +68,24 @@ def state_id(config: Config) -> str:
 class Daemon:
     """Everything between taking the lock and giving it back."""
 
-    def __init__(self, config: Config, *, environ: Mapping[str, str], say: Say, clock: Clock = time.time) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        environ: Mapping[str, str],
+        say: Say,
+        clock: Clock = time.time,
+        server_clock: Callable[[Path], float] = touch_clock,
+        executor: Executor | None = None,
+    ) -> None:
+        """``server_clock``: the file server's, asked through a file of ours; ``executor``: another than the config's."""
         self.config = config
         self.say, self._clock = say, clock
         self._ticks = 0
         self._notes: list[str] = []
         self._trouble_since: float | None = None
         config.paths.state.mkdir(parents=True, exist_ok=True)
-        server_now = touch_clock(config.paths.clock)
+        server_now = server_clock(config.paths.clock)
         self.lock = Lock.acquire(config.paths, lease=10 * config.poll, server_now=server_now)
         try:
             config.paths.requests.mkdir(exist_ok=True)
@@ -90,9 +100,10 @@ class Daemon:
             self.ticker = Ticker(
                 config,
                 self.journal,
-                make_executor(config, environ),
+                make_executor(config, environ) if executor is None else executor,
                 state_id(config),
                 clock=clock,
+                server_clock=server_clock,
                 environ=environ,
                 say=say,
             )

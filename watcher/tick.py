@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from watcher.act import Actor, Say
 from watcher.config import Config
@@ -30,13 +31,14 @@ class Ticker:
         state_id: str,
         *,
         clock: Callable[[], float],
+        server_clock: Callable[[Path], float],
         environ: Mapping[str, str],
         say: Say,
     ) -> None:
         self.config = config
         self.journal, self.executor = journal, executor
         self.actor = Actor(config, journal, executor, state_id, clock=clock, say=say)
-        self.observer = Observer(state_id, environ)
+        self.observer = Observer(state_id, environ, server_clock=server_clock)
         self.skips: tuple[Skip, ...] = ()
         self.queue: QueueSeen | None = None
         self.notes: tuple[str, ...] = ()

@@ -5,7 +5,6 @@ from collections import Counter, deque
 import pytest
 
 from support.watched import Watched
-from watcher.daemon import Daemon
 from watcher.executor import JobState, Unreachable
 from watcher.ledger import Superseded
 
@@ -121,8 +120,7 @@ def test_a_job_that_somebody_holds_is_left_held_and_said(watched):
 
 def test_two_watchers_the_frozen_one_stops_at_the_fence(watched):
     old = watched.start()
-    new = Daemon(watched.config, environ={}, say=watched._say, clock=watched.clock)
-    new.ticker.observer._server_clock = watched.clock.server
+    new = watched.another()
     with pytest.raises(Superseded):
         old.tick()
     with pytest.raises(Superseded):  # nor where the lock silently does nothing
@@ -138,8 +136,7 @@ def test_a_frozen_watcher_that_thaws_between_intent_and_submission_leaves_nothin
     made = []
 
     def freeze(submission):
-        new = Daemon(watched.config, environ={}, say=watched._say, clock=watched.clock)
-        new.ticker.observer._server_clock = watched.clock.server
+        new = watched.another()
         watched.daemon = new
         made.append(new)
         watched.executor.submit = real

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import msgspec
 
-import watcher.daemon
 import watcher.lock
 from support.fake_executor import FakeExecutor
 from support.nanotron_layout import set_times, tiny_checkpoint, write_latest
@@ -39,8 +38,6 @@ class Watched:
         self.root = Path(root)
         self.clock = Clock()
         self.executor = FakeExecutor(self.clock, holds=holds, accounting=accounting)
-        monkeypatch.setattr(watcher.daemon, "make_executor", lambda _config, _environ: self.executor)
-        monkeypatch.setattr(watcher.daemon, "touch_clock", self.clock.server)
         monkeypatch.setattr(watcher.lock, "gone", lambda _owner, _me: True)  # the daemons of a test share a process
         monkeypatch.setattr(os, "fsync", lambda _fd: None)  # no power is cut here, and tests wait for disks otherwise
         self.ckpts = self.root / "ckpts"
@@ -92,9 +89,13 @@ class Watched:
         os.utime(self.ckpts / stage, (self.clock(), self.clock()))
 
     def start(self):
-        self.daemon = Daemon(self.config, environ={}, say=self._say, clock=self.clock)
-        self.daemon.ticker.observer._server_clock = self.clock.server
+        self.daemon = self.another()
         return self.daemon
+
+    def another(self):
+        """One more daemon on the same folder, whatever runs there already."""
+        arguments = {"clock": self.clock, "server_clock": self.clock.server, "executor": self.executor}
+        return Daemon(self.config, environ={}, say=self._say, **arguments)
 
     def _say(self, what, **facts):
         self.said.append((what, facts))
