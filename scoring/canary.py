@@ -15,7 +15,6 @@ import msgspec
 import numpy as np
 import structlog
 
-from scoring.cache import SliceEntry, TaskEntry
 from scoring.loglik import Floats, Ints, Model, Stretch, token_logprobs
 
 _log = structlog.get_logger()
@@ -39,21 +38,33 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True):
     """The slice or task that the rows are from."""
 
 
-def sing(model: Model, entry: SliceEntry | TaskEntry, *, source: str, seq_len: int) -> Canary | None:
+class Sample(msgspec.Struct, frozen=True):
+    """What the canary is given."""
+
+    texts: Sequence[Ints]
+    """All that the unigram distribution is counted over."""
+    rows: Sequence[Ints]
+    """What is scored of them."""
+
+
+def of_stream(stream: Ints, seq_len: int) -> Sample:
+    """Stretches of a stream of tokens [T], evenly spread."""
+    return Sample([stream], _spread(stream, min(ROW_TOKENS, seq_len)))
+
+
+def of_texts(texts: Sequence[Sequence[int]], seq_len: int) -> Sample:
+    """The beginnings of texts, evenly spread over them."""
+    arrays = [np.asarray(text, dtype=np.int64) for text in texts]
+    return Sample(arrays, [text[: min(ROW_TOKENS, seq_len) + 1] for text in arrays[:: max(1, len(arrays) // ROWS)][:ROWS]])
+
+
+def sing(model: Model, sample: Sample, *, source: str) -> Canary | None:
     """Score the rows; None where there is nothing to predict. NotFiniteError where a log-likelihood is not a finite number."""
-    texts: list[Ints]
-    if isinstance(entry, SliceEntry):
-        texts = [entry.tokens.numpy()]
-        rows = _spread(texts[0], min(ROW_TOKENS, seq_len))
-    else:
-        pairs = [item.requests[item.gold] for item in entry.items]
-        texts = [np.asarray([*pair.context, *pair.continuation], dtype=np.int64) for pair in pairs]
-        rows = [text[: min(ROW_TOKENS, seq_len) + 1] for text in texts[:: max(1, len(texts) // ROWS)][:ROWS]]
-    rows = [row for row in rows if len(row) > 1]
+    rows = [row for row in sample.rows if len(row) > 1]
     if not rows:
         return None
     found = -np.concatenate(token_logprobs(model, [Stretch(row, 1) for row in rows]))
-    expected = _unigram(texts, model.vocab_size)[np.concatenate([row[1:] for row in rows])]
+    expected = _unigram(sample.texts, model.vocab_size)[np.concatenate([row[1:] for row in rows])]
     canary = judge(found, expected, rows=len(rows), source=source)
     if canary.suspicious:
         _log.warning("suspicious: no better than the unigram distribution", **msgspec.to_builtins(canary))

@@ -21,8 +21,9 @@ from typing import Any
 import msgspec
 
 from scoring import SCORER_VERSION, choice, provenance
-from scoring.results import About, Exporter, Scored
+from scoring.results import About, Exporter
 from scoring.tasks import EXAMPLES_FILE, Example
+from scoring.tier import Scored
 from suites.contract import Request, merge_suites
 from suites.files import publish, publish_json
 
@@ -57,9 +58,9 @@ def lm_eval(request: Request, about: About, documents: Mapping[str, Json], score
     groups: dict[str, list[str]] = {}
     figures_of_groups: Json = {}
     for each in (one for of_tier in scored.values() for one in of_tier):
-        entry = documents[each.tier]["slices" if each.tier == "tier2_ppl" else "tasks"][each.name]
-        definition = merge_suites(request.suites)[each.tier][each.name]
-        found = [_slice(each, entry, definition)] if each.tier == "tier2_ppl" else list(_tasks(each, entry, definition))
+        entry = documents[each.work.tier]["slices" if each.work.tier == "tier2_ppl" else "tasks"][each.work.name]
+        definition = merge_suites(request.suites)[each.work.tier][each.work.name]
+        found = [_slice(each, entry, definition)] if each.work.tier == "tier2_ppl" else list(_tasks(each, entry, definition))
         tasks += found
         if found[0].name != (name := _name(each)):
             groups[name] = [task.name for task in found]
@@ -135,10 +136,10 @@ def _figures(name: str, count: int, values: Mapping[str, Any], metrics: Sequence
 
 def _tasks(each: Scored, entry: Json, definition: Json) -> Iterator[_Task]:
     """The task, or one for each of its subjects, as lm-evaluation-harness has mmlu."""
-    examples = {example.index: example for example in _examples(each.data / EXAMPLES_FILE)}
+    examples = {example.index: example for example in _examples(each.work.entry.folder / EXAMPLES_FILE)}
     metrics = [metric for metric in choice.METRICS if entry[metric] is not None]
     rows, name = each.table().to_pylist(), _name(each)
-    taken = _ITS_VERSION.get(name, 1.0) if each.format == "lm_eval" else SCORER_VERSION
+    taken = _ITS_VERSION.get(name, 1.0) if each.work.format == "lm_eval" else SCORER_VERSION
     subjects: dict[str, str | None] = {
         f"{name}_{re.sub('[^0-9A-Za-z_]', '_', subject)}": subject for subject in entry.get("by_subject", ())
     }
@@ -158,7 +159,7 @@ def _tasks(each: Scored, entry: Json, definition: Json) -> Iterator[_Task]:
 
 
 def _name(each: Scored) -> str:
-    return _ITS_NAME.get(each.name, each.name) if each.format == "lm_eval" else each.name
+    return _ITS_NAME.get(each.work.name, each.work.name) if each.work.format == "lm_eval" else each.work.name
 
 
 def _examples(file: Path) -> Iterator[Example]:
@@ -213,9 +214,9 @@ def _slice(each: Scored, entry: Json, definition: Json) -> _Task:
             )
     lower = dict.fromkeys(metrics, False)
     return _Task(
-        name=each.name,
-        figures=_figures(each.name, len(samples), values, metrics),
-        config=_config(each.name, each, definition, "loglikelihood_rolling", lower),
+        name=each.work.name,
+        figures=_figures(each.work.name, len(samples), values, metrics),
+        config=_config(each.work.name, each, definition, "loglikelihood_rolling", lower),
         version=SCORER_VERSION,
         higher_is_better=lower,
         samples=samples,
@@ -234,7 +235,12 @@ def _config(task: str, each: Scored, definition: Json, output: str, metrics: Map
         "num_fewshot": 0,
         "repeats": 1,
         "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": up} for name, up in metrics.items()],
-        "metadata": {"version": SCORER_VERSION, "format": each.format, "data_key": each.data_key, "definition": definition},
+        "metadata": {
+            "version": SCORER_VERSION,
+            "format": each.work.format,
+            "data_key": each.work.data_key,
+            "definition": definition,
+        },
     }
 
 

@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import pyarrow as pa
 
-from scoring import SCORER_VERSION, choice, parts, perplexity
-from scoring.parts import Finished, Identity, writing
+from scoring import SCORER_VERSION, parts
+from scoring.parts import Identity, writing
+from scoring.tier import Scored
+from scoring.tiers import TIERS
 from suites.contract import Request, judge_tier_file, tier_digests
 from suites.files import publish, publish_json, read_json
 from suites.paths import TIER_FILES, EvaluationPaths
 from suites.problem import Exit, Problem
 
 SCHEMA = 1
-SECTION = {"tier2_ppl": "slices", "tier3_cf": "tasks"}
-"""Tiers that are scored here -> where their file has its entries."""
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,30 +30,6 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     """What ``scoring.canary`` found."""
 
 
-class Scored(msgspec.Struct, frozen=True, kw_only=True):
-    """One slice or task with all its parts."""
-
-    tier: str
-    name: str
-    data_key: str
-    data: Path
-    """Its entry in the data cache."""
-    parts: Sequence[Finished]
-    primary_metric: str = "acc"
-    format: str = "ours"
-
-    def table(self) -> pa.Table:
-        """The rows of items/<name>.parquet."""
-        return pa.concat_tables([finished.rows for finished in self.parts])
-
-    def entry(self) -> dict[str, Any]:
-        """This name's entry in the tier file."""
-        if self.tier == "tier2_ppl":
-            return {**self.parts[0].meta["entry"], "data_key": self.data_key}
-        figures = choice.summarise(self.table().to_pylist(), primary_metric=self.primary_metric)
-        return {**figures, "format": self.format, "data_key": self.data_key}
-
-
 def refuse_foreign(request: Request) -> None:
     """Problem (cannot write) where another program's results lie where ours belong: they are never overwritten."""
     for tier, (digest, names) in tier_digests(request.suites).items():
@@ -66,9 +41,7 @@ def refuse_foreign(request: Request) -> None:
 
 
 def tier_document(request: Request, tier: str, about: About, scored: Sequence[Scored]) -> dict[str, Any]:
-    """One tier file: the head, the summary, and an entry for each slice or task in the suite's order."""
-    entries = {each.name: each.entry() for each in scored}
-    summary = perplexity.summary(entries) if tier == "tier2_ppl" else choice.summary(entries)
+    """One tier file: the head, the summary, and an entry for each name in the suite's order."""
     identity = about.identity
     return {
         "schema": SCHEMA,
@@ -91,8 +64,7 @@ def tier_document(request: Request, tier: str, about: About, scored: Sequence[Sc
         "scorer_version": SCORER_VERSION,
         "run_id": request.run_id,
         "canary": about.canary,
-        "summary": summary,
-        SECTION[tier]: entries,
+        **TIERS[tier].assemble(scored),
     }
 
 
@@ -112,9 +84,10 @@ def publish_results(
     refuse_foreign(request)
     with writing(paths.folder):
         set_aside_others(paths, request.fingerprint, replaced=documents)
-        (paths.folder / "items").mkdir(parents=True, exist_ok=True)
-        for each in (one for of_tier in scored.values() for one in of_tier):
-            publish(paths.items(each.name), parts.parquet(each.table()))
+        for tier, each in scored.items():
+            for path, content in TIERS[tier].files(paths, each):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                publish(path, content)
         for export in exporters:
             export(request, about, documents, scored)
         for tier, document in documents.items():
@@ -135,7 +108,7 @@ def set_aside_others(paths: EvaluationPaths, fingerprint: str, *, replaced: Coll
         if old is None or old == fingerprint:
             continue
         folder = paths.set_aside(old)
-        names = document.get(SECTION.get(tier, ""), {})
+        names = document.get(TIERS[tier].section, {}) if tier in TIERS else {}
         kept = [path, paths.compare, *(paths.items(name) for name in names)]
         kept += [paths.run] if _fingerprint(_document(paths.run)) == old else []
         kept += [paths.generations] if tier == "tier4_sft_native" else []

@@ -10,19 +10,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import structlog
 import torch
 
-from scoring import SCORER_VERSION, cache, canary, choice, loglik, parts, perplexity, provenance
+from scoring import SCORER_VERSION, canary, loglik, provenance
 from scoring.backends import Loaded, load
 from scoring.export import EXPORTS
 from scoring.fence import Fence
-from scoring.needs import ensure_entry, placed, refuse_unknown
+from scoring.needs import placed, refuse_unknown
 from scoring.parts import Finished, Identity, Part, Workers, writing
 from scoring.progress import Progress, Stop
-from scoring.results import About, Scored, publish_results, refuse_foreign
-from scoring.tokens import Tokenizer, resolve_tokenizer
+from scoring.results import About, publish_results, refuse_foreign
+from scoring.tier import Given, Scored, Work
+from scoring.tiers import TIERS
+from scoring.tokens import resolve_tokenizer
 from suites.architecture import Refused
 from suites.checkpoint import take_fingerprint
 from suites.contract import Request, merge_suites
@@ -30,7 +31,6 @@ from suites.files import publish_json
 from suites.paths import DataPaths
 from suites.problem import Exit, Problem
 from suites.run_facts import read_documents
-from suites.schema import primary_metric
 from suites.shards import Torn
 from suites.words import plainly
 
@@ -39,17 +39,6 @@ ABANDONED = 900.0
 """Seconds without a new status.json after which the log says that nobody is watching."""
 
 _log = structlog.get_logger()
-
-
-class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """One slice or task: its definition, its data, its parts."""
-
-    tier: str
-    name: str
-    definition: dict[str, Any]
-    entry: Any
-    """SliceEntry or TaskEntry."""
-    parts: list[Part]
 
 
 class Job:
@@ -61,7 +50,6 @@ class Job:
         self.fence = Fence(self.paths, request.run_id, environ)
         self.progress = Progress(self.paths, request.run_id, 0)
         self.device = torch.device("cpu")
-        self.tokenizer: Tokenizer | None = None
         self.model: Loaded | None = None
         self.tokens_seen: int | None = None
         self.canary: dict[str, Any] | None = None
@@ -82,14 +70,14 @@ class Job:
         self._refuse_changed()
         self.tokens_seen = self._read_tokens_seen()
         device, dtype = placed(request)
-        identity = self._identity(dtype)
-        works = self._works(identity)
+        given = self._given(dtype)
+        works = self._works(given)
         wanted = [part for work in works.values() for part in work.parts]
         self.progress = Progress(self.paths, request.run_id, len(wanted))
         workers = Workers(
             paths=self.paths,
-            identity=identity,
-            score=lambda part: self._score(works, part, device, dtype),
+            identity=given.identity,
+            score=lambda part: self._score(works, part, given, device),
             before=self._before,
             wait=self.stop.wait,
             after=self._after,
@@ -97,7 +85,7 @@ class Job:
         with self._phase("parts"):
             finished = workers.run(wanted)
         with self._phase("publish"):
-            self._publish(works, finished, identity)
+            self._publish(works, finished, given.identity)
 
     def _before(self) -> None:
         self.stop.check()
@@ -121,73 +109,33 @@ class Job:
         except (Torn, Refused, OSError) as error:
             raise self._changed(f"changed or vanished: {plainly(error)}") from error
 
-    def _identity(self, dtype: str) -> Identity:
+    def _given(self, dtype: str) -> Given:
         request = self.request
         with self._phase("tokenizer"):
-            self.tokenizer = resolve_tokenizer(
-                request.tokenizer, DataPaths(Path(request.eval_data)), use_fast=request.use_fast, offline=request.offline
-            )
-        return Identity(
+            data = DataPaths(Path(request.eval_data))
+            tokenizer = resolve_tokenizer(request.tokenizer, data, use_fast=request.use_fast, offline=request.offline)
+        identity = Identity(
             fingerprint=request.fingerprint,
-            tokenizer=self.tokenizer.digest,
+            tokenizer=tokenizer.digest,
             seq_len=request.seq_len,
             dtype=dtype,
             backend=request.backend,
             padded_vocab=request.padded_vocab,
         )
+        return Given(request=request, identity=identity, tokenizer=tokenizer, stop=self.stop)
 
-    def _works(self, identity: Identity) -> dict[tuple[str, str], Work]:
-        works = {}
+    def _works(self, given: Given) -> dict[tuple[str, str], Work]:
         with self._phase("data"):
-            for tier, names in merge_suites(self.request.suites).items():
-                for name, definition in names.items():
-                    self.stop.check()
-                    entry = self._entry(tier, name, definition)
-                    items = len(entry.items) if isinstance(entry, cache.TaskEntry) else None
-                    planned = parts.plan(tier, name, definition, entry.data_key, identity, items=items)
-                    works[(tier, name)] = Work(tier=tier, name=name, definition=definition, entry=entry, parts=planned)
-        return works
+            merged = merge_suites(self.request.suites)
+            return {(tier, work.name): work for tier, names in merged.items() for work in TIERS[tier].works(names, given)}
 
-    def _entry(self, tier: str, name: str, definition: dict[str, Any]) -> cache.SliceEntry | cache.TaskEntry:
-        suite = next(suite.name for suite in self.request.suites if suite.tier == tier and name in suite.definition)
-        return ensure_entry(
-            tier,
-            name,
-            definition,
-            tokenizer=self.fitting_tokenizer,
-            eval_data=Path(self.request.eval_data),
-            offline=self.request.offline,
-            suite=suite,
-            stop=self.stop,
-        )
-
-    @property
-    def fitting_tokenizer(self) -> Tokenizer:
-        """The resolved tokenizer; there is none before ``_identity``."""
-        if self.tokenizer is None:
-            raise RuntimeError("no tokenizer was resolved")
-        return self.tokenizer
-
-    def _score(self, works: Mapping[tuple[str, str], Work], part: Part, device: str, dtype: str) -> Finished:
+    def _score(self, works: Mapping[tuple[str, str], Work], part: Part, given: Given, device: str) -> Finished:
         work, before = works[(part.tier, part.name)], self.progress.tokens
         self.progress.begin(part.label)
-        options: dict[str, Any] = {"seq_len": self.request.seq_len, "name": part.name, "between": self._between}
-        entry = work.entry
         try:
-            model = self._loaded(next(iter(works.values())), device, dtype)
+            model = self._loaded(next(iter(works.values())), given, device)
             with self._phase("scoring"):
-                if isinstance(entry, cache.SliceEntry):
-                    ends = (self.fitting_tokenizer.bos_id, self.fitting_tokenizer.eos_id)
-                    ids = {token for token in ends if token is not None}
-                    stream = perplexity.Stream(
-                        tokens=entry.tokens.numpy(),
-                        document_starts=entry.document_starts.numpy(),
-                        document_bytes=entry.document_bytes.numpy(),
-                    )
-                    isolate = bool(work.definition.get("isolate_documents"))
-                    found, rows = perplexity.score(model, stream, special=ids, isolate_documents=isolate, **options)
-                else:
-                    found, rows = None, choice.score(model, entry.items[part.start : part.stop], **options)
+                found, rows = TIERS[part.tier].score(work, part, model, given, self._between)
         except loglik.NotFiniteError as error:
             raise loglik.explain(error, where=f"{self.request.checkpoint}, {part.label}") from error
         except torch.OutOfMemoryError as error:
@@ -200,29 +148,24 @@ class Job:
         self.progress.batch(tokens)
         self.stop.check()
 
-    def _loaded(self, first: Work, device: str, dtype: str) -> Loaded:
+    def _loaded(self, first: Work, given: Given, device: str) -> Loaded:
         if self.model is None:
             request = self.request
             with self._phase("load"):
-                self.model = load(request, device=device, dtype=dtype)
+                self.model = load(request, device=device, dtype=given.identity.dtype)
             self.device = self.model.device
             _log.info("loaded", **{key: self.model.description.get(key) for key in ("architecture", "bytes", "load_seconds")})
-            self.model.fit_tokenizer(self.fitting_tokenizer.vocab_size)
+            self.model.fit_tokenizer(given.tokenizer.vocab_size)
             with self._phase("canary"):
-                self.canary = canary.said(canary.sing(self.model, first.entry, source=first.name, seq_len=request.seq_len))
+                sample = TIERS[first.tier].sample(first, request.seq_len)
+                self.canary = canary.said(canary.sing(self.model, sample, source=first.name))
         return self.model
 
     def _publish(self, works: Mapping[tuple[str, str], Work], finished: list[Finished], identity: Identity) -> None:
         by_key = {each.part.key: each for each in finished}
         by_tier: dict[str, list[Scored]] = {}
         for work in works.values():
-            done = [by_key[part.key] for part in work.parts]
-            entry = work.entry
-            scored = Scored(tier=work.tier, name=work.name, data_key=entry.data_key, data=entry.folder, parts=done)
-            if isinstance(entry, cache.TaskEntry):
-                metric = primary_metric(str(work.definition["adapter"]), entry.format)
-                scored = msgspec.structs.replace(scored, primary_metric=metric, format=entry.format)
-            by_tier.setdefault(work.tier, []).append(scored)
+            by_tier.setdefault(work.tier, []).append(Scored(work=work, parts=[by_key[part.key] for part in work.parts]))
         self._refuse_changed()
         self._before()
         self.canary = next((found for each in finished if (found := each.meta.get("canary"))), None)

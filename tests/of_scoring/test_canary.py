@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from scoring import canary
-from scoring.cache import SliceEntry
 from suites.contract import tier_digests
 from suites.paths import EvaluationPaths
 from suites.schema import load_suite
@@ -22,13 +21,8 @@ pytestmark = pytest.mark.scoring
 torch.set_num_threads(1)
 
 
-def entry_of(tokens):
-    tensors = {name: torch.tensor([0]) for name in ("document_starts", "document_bytes")}
-    return SliceEntry(tokens=torch.tensor(np.asarray(tokens, dtype=np.int32)), meta={}, data_key="", folder=None, **tensors)
-
-
 def test_a_model_that_was_trained_on_such_rows_is_not_suspicious():
-    found = canary.sing(llama(), entry_of(reference_tokens().reshape(-1)), source="rows", seq_len=48)
+    found = canary.sing(llama(), canary.of_stream(reference_tokens().reshape(-1), 48), source="rows")
     assert (found.suspicious, found.rows, found.tokens, found.source) == (False, 1, 48, "rows")
     assert 1 < found.ppl < found.unigram_ppl
 
@@ -56,7 +50,7 @@ def test_rows_are_spread_and_predict_no_token_twice(length, rows):
 
 
 def test_a_stream_of_one_token_has_nothing_to_say():
-    assert canary.sing(llama(), entry_of([5]), source="one", seq_len=48) is None
+    assert canary.sing(llama(), canary.of_stream(np.asarray([5]), 48), source="one") is None
 
 
 @pytest.fixture(scope="module")
