@@ -147,6 +147,10 @@ class StatePaths(msgspec.Struct, frozen=True):
         """The config's ``setup`` lines, sourced by the batch scripts."""
         return self.state / "setup.sh"
 
+    def compare_request(self, stage: str, directory: str) -> Path:
+        """What the child that compares one evaluation is asked."""
+        return self.state / "compare" / stage / f"{directory}.json"
+
     @property
     def attempts(self) -> Path:
         """A folder for each attempt, named after its run."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from suites.objectives import Objectives
 from suites.paths import StatePaths
 
 
@@ -39,7 +40,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     use_fast: bool = True
     training_config: Path | None = None
     """A training config that gives tokenizer and sequence length where the checkpoint's does not."""
-    objectives: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    objectives: Objectives = msgspec.field(default_factory=Objectives)
     bridge: Bridge | None = None
     backend: str = "direct"
     command: str | None = None

@@ -1,11 +1,12 @@
 """What a config file may say: its keys, their types and their defaults. ``settings.py`` makes a ``config.Config`` of it."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
 from suites.documents import Duration
+from suites.objectives import Margins
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Step = Annotated[int, msgspec.Meta(ge=0)]
@@ -19,6 +20,18 @@ class Bridge(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     step: Step | None = None
     checkpoint: Path | None = None
     enabled: Flag = True
+
+
+Names = tuple[str, ...] | str
+
+
+class Objectives(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``stages.NAME.objectives``: as ``suites.objectives.Objectives``, and one name where lists stand."""
+
+    improve: Names = ()
+    hold: Names = ()
+    groups: dict[str, Names] | None = None
+    margins: Margins | None = None
 
 
 class Stage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -36,7 +49,7 @@ class Stage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     seq_len: Count | None = None
     use_fast: Flag = True
     training_config: Path | None = None
-    objectives: dict[str, Any] | None = None
+    objectives: Objectives | None = None
     bridge: Bridge | None = None
     backend: str | None = None
     command: str | None = None

@@ -37,6 +37,7 @@ _Dumper.add_representer(str, _Dumper.represent_text)
 
 def _stage(stage: Stage) -> dict[str, Any]:
     said = {"from" if key == "start" else key: value for key, value in msgspec.structs.asdict(stage).items() if key != "name"}
+    said["objectives"] = msgspec.to_builtins(stage.objectives)
     if stage.bridge is not None:
         bridge = msgspec.structs.asdict(stage.bridge)
         said["bridge"] = {"from": bridge.pop("source"), **bridge}

@@ -9,6 +9,7 @@ import msgspec
 
 import suites
 from suites.documents import Document, Place, convert, parse, read
+from suites.objectives import RATES, TIERS, Margins, Objectives, check_objectives
 from suites.problem import Problem
 from watcher import config_file
 from watcher.checks import check_places, check_slurm, check_stages, check_values
@@ -40,13 +41,14 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
 
 
 def check(path: Path | None, environ: Mapping[str, str]) -> Config:
-    """``load``, and every stage's suites load too, at most one of a tier."""
+    """``load``, and every stage's suites load too, at most one of a tier, and have what its objectives name."""
     from suites.schema import load_suite  # noqa: PLC0415  `watcher status` does without
 
     config, document = _load(path, environ)
     for name, stage in config.stages.items():
         place = ("stages", name, "suites")
         tiers: dict[str, str] = {}
+        scored: dict[str, tuple[str, ...]] = {}
         for suite in stage.suites:
             try:
                 loaded = load_suite(suite, environ)
@@ -57,6 +59,8 @@ def check(path: Path | None, environ: Mapping[str, str]) -> Config:
                 what = f"{tiers[loaded.tier]!r} and {suite!r} are both of {loaded.tier}"
                 raise document.problem(what, place, "join them in one file with extends")
             tiers[loaded.tier] = suite
+            scored[loaded.tier] = RATES if loaded.tier == TIERS["tier4"] else tuple(loaded.definition)
+        check_objectives(document, ("stages", name, "objectives"), stage.objectives, scored)
     return config
 
 
@@ -173,7 +177,7 @@ def _stage(document: Document, stage: config_file.Stage, place: Place, base: Pat
         seq_len=stage.seq_len,
         use_fast=bool(stage.use_fast),
         training_config=training_config,
-        objectives=stage.objectives or {},
+        objectives=_objectives(stage.objectives),
         bridge=_bridge(base, stage.bridge),
     )
 
@@ -186,6 +190,18 @@ def _steps(document: Document, steps: tuple[int, ...] | int | str | None, place:
             raise document.problem(f"{steps!r} is not a list of steps", place, "write [500, 1500] or 500 1500")
         return tuple(sorted({int(word) for word in words}))
     return tuple(sorted(set((steps,) if isinstance(steps, int) else steps or ())))
+
+
+def _objectives(said: config_file.Objectives | None) -> Objectives:
+    if said is None:
+        return Objectives()
+    groups = {name: _names(members) for name, members in (said.groups or {}).items()}
+    margins = said.margins or Margins()
+    return Objectives(improve=_names(said.improve), hold=_names(said.hold), groups=groups, margins=margins)
+
+
+def _names(said: config_file.Names) -> tuple[str, ...]:
+    return (said,) if isinstance(said, str) else said
 
 
 def _bridge(base: Path, bridge: config_file.Bridge | None) -> Bridge | None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from suites.objectives import Objectives
 from suites.problem import Problem
 from watcher.config import Bridge, Limits, Retry, Slurm
 from watcher.resolved import as_yaml
@@ -195,7 +196,7 @@ stages:
     )
     assert stage.suites == ("stage1_ppl_slices", str(tmp_path / "mine.yaml"), str(tmp_path / "sub/other.yaml"))
     assert (stage.tokenizer, stage.seq_len, stage.use_fast) == (str(tmp_path / "tok"), 4096, False)
-    assert (stage.training_config, stage.objectives) == (tmp_path / "sft.yaml", {"improve": ["tier3"]})
+    assert (stage.training_config, stage.objectives) == (tmp_path / "sft.yaml", Objectives(improve=("tier3",)))
     assert (stage.backend, stage.command) == ("command", "score --step $LIGHTEVAL_STEP")
 
 

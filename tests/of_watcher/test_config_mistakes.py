@@ -119,6 +119,26 @@ def test_a_mistake_in_a_suite_is_told_with_both_places(tmp_path):
     assert said.endswith("unknown key 'hf_datset'; did you mean 'hf_dataset'?")
 
 
+@pytest.mark.parametrize(
+    ("objectives", "loader", "message"),
+    [
+        ("{improve: [tier3], hold: general_wep}", check, ":7: stages.stage1.objectives.hold: no tier, slice, task or group"),
+        (
+            "\n      hold: [a]\n      groups:\n        a: [general_wep]",
+            check,
+            ":10: stages.stage1.objectives.groups.a: the",
+        ),
+        ("{imprve: [tier3]}", load, ":7: stages.stage1.objectives: unknown key 'imprve'; did you mean 'improve'?"),
+        ("{margins: {points: -1}}", load, ":7: stages.stage1.objectives.margins.points: expected `float` >= 0.0"),
+        ("{margins: {ponts: 1}}", load, ":7: stages.stage1.objectives.margins: unknown key 'ponts'; did you mean 'points'?"),
+    ],
+)
+def test_objectives_are_checked_where_they_stand(tmp_path, objectives, loader, message):
+    said = problem(tmp_path, WHOLE + f"    objectives: {objectives}\n", loader)
+    assert said.startswith(message)
+    assert "general_wep" not in said or said.endswith("did you mean 'general_web'?")
+
+
 def test_results_behind_a_link_into_the_checkpoints_are_found(tmp_path):
     (tmp_path / "ckpts").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "ckpts")
