@@ -17,7 +17,9 @@ import structlog
 from scoring.by_hand import ByHand, request_by_hand
 from scoring.cache_commands import cache
 from scoring.logs import say_it_in_the_log
+from scoring.no_network import CUT_OFF, in_empty_network
 from suites.contract import Request, read_request
+from suites.paths import DataPaths
 from suites.problem import Exit, Problem
 from suites.schema import load_suite
 
@@ -125,6 +127,48 @@ def prefill(
         wanted = tuple(load_suite(suite, os.environ).in_request() for suite in suites)
         how = How(eval_data=str(eval_data), tokenizer=str(tokenizer), use_fast=not slow_tokenizer, refresh=refresh)
         return fill(wanted, how, jobs=jobs)
+
+    sys.exit(guarded(run))
+
+
+@main.command()
+@click.option("--offline", is_flag=True, help="What a job without a network needs.")
+@click.option("--suite", "suites", multiple=True, required=True, help="A suite's name or file; may be repeated.")
+@click.option("--eval-data", type=click.Path(path_type=Path), required=True, help="The data cache.")
+@click.option("--tokenizer", required=True, help="Folder or id.")
+@click.option("--slow-tokenizer", is_flag=True, help="The tokenizer's slow implementation where there is one.")
+@click.option("--network", hidden=True, help="How far this process is cut off, said by the one that started it.")
+@click.option("--json", "as_json", is_flag=True, help="What was found as JSON.")
+def doctor(
+    *,
+    offline: bool,
+    suites: tuple[str, ...],
+    eval_data: Path,
+    tokenizer: str,
+    slow_tokenizer: bool,
+    network: str | None,
+    as_json: bool,
+) -> None:
+    """Check that the data of suites are whole in the cache, without a network. Exit 66 where anything is missing."""
+    if not offline:
+        raise click.UsageError("give --offline: nothing else is checked here")
+    os.environ.update(dict.fromkeys(OFFLINE, "1"))
+
+    def run() -> Exit:
+        said = network
+        if said is None:
+            words = ["doctor", "--offline", "--eval-data", str(eval_data), "--tokenizer", tokenizer, "--network", CUT_OFF]
+            words += [word for suite in suites for word in ("--suite", suite)]
+            words += [word for word, asked in (("--slow-tokenizer", slow_tokenizer), ("--json", as_json)) if asked]
+            ended = in_empty_network(words)
+            if isinstance(ended, int):
+                return Exit(ended)
+            said = ended
+        from scoring import doctor as found  # noqa: PLC0415  torch
+
+        wanted = tuple(load_suite(suite, os.environ).in_request() for suite in suites)
+        asked = found.Asked(suites=wanted, data=DataPaths(eval_data), tokenizer=tokenizer, use_fast=not slow_tokenizer)
+        return found.report(found.check(asked, said), as_json=as_json)
 
     sys.exit(guarded(run))
 

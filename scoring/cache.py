@@ -6,11 +6,11 @@ came out: sha256 over its content.
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Required, TypedDict, TypeVar, Unpack, cast
 
 import msgspec
 import numpy as np
@@ -21,10 +21,11 @@ from scoring.hub import open_hub
 from scoring.sources import Definition, Source, documents, open_files, source_files
 from scoring.tasks import TaskItem, build_task, read_items
 from scoring.tokens import Tokenizer
-from suites.cached import entry_key, made_of
+from suites.cached import KINDS, entry_key, made_of, prefill_command
 from suites.paths import DataPaths
 from suites.problem import Exit, Problem
 from suites.schema import SliceDefinition, TaskDefinition
+from suites.tokenizer_files import SLOW
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int, int, int], None]
@@ -61,109 +62,109 @@ class TaskEntry(msgspec.Struct, frozen=True, kw_only=True):
     """``ours`` or ``lm_eval``."""
 
 
-def ensure_slice(
-    name: str,
-    definition: Mapping[str, Any],
-    *,
-    tokenizer: Tokenizer,
-    data: DataPaths,
-    offline: bool,
-    progress: Progress | None = None,
-    suite: str = "SUITE",
-    refresh: bool = False,
-) -> SliceEntry:
+class How(TypedDict, total=False):
+    """What every entry is asked for with."""
+
+    tokenizer: Required[Tokenizer]
+    data: Required[DataPaths]
+    offline: Required[bool]
+    progress: Progress | None
+    suites: Sequence[str]
+    """What ``--suite`` takes, for the command that fetches what is missing."""
+    refresh: bool
+
+
+def ensure_slice(name: str, definition: Mapping[str, Any], **how: Unpack[How]) -> SliceEntry:
     """The entry of a slice, built first where it is missing; offline, only from local files.
 
     Raises Problem: data missing (offline, with the command that fetches it; or a source that is not there), temporary (the
     network), cannot score (rows that do not fit the definition, or no text at all), cannot write (the cache).
     """
-    typed = msgspec.convert(definition, SliceDefinition)
-    place = _Place(name, suite, tokenizer, data, offline)
-    key, source = _key_and_source("slice", typed, place)
-    folder = data.slice_entry(name, key)
-
-    def build(private: Path) -> dict[str, Any]:
-        return _build_slice(private, typed, _opened(source, typed), place, progress)
-
-    meta = obtain(folder, build, forbidden=_missing(folder, place) if source is None and offline else None, refresh=refresh)
-    stored = torch.load(folder / TOKENS_FILE, weights_only=True, mmap=True, map_location="cpu")
-    return SliceEntry(**stored, meta=meta, data_key=meta["data_key"], folder=folder)
+    place, meta = _ensure("tier2_ppl", name, definition, **how)
+    stored = torch.load(place.folder / TOKENS_FILE, weights_only=True, mmap=True, map_location="cpu")
+    return SliceEntry(**stored, meta=meta, data_key=meta["data_key"], folder=place.folder)
 
 
-def ensure_task(
-    name: str,
-    definition: Mapping[str, Any],
-    *,
-    tokenizer: Tokenizer,
-    data: DataPaths,
-    offline: bool,
-    progress: Progress | None = None,
-    suite: str = "SUITE",
-    refresh: bool = False,
-) -> TaskEntry:
+def ensure_task(name: str, definition: Mapping[str, Any], **how: Unpack[How]) -> TaskEntry:
     """The entry of a task, as ``ensure_slice`` does it."""
-    typed = msgspec.convert(definition, TaskDefinition)
-    place = _Place(name, suite, tokenizer, data, offline)
-    key, source = _key_and_source("task", typed, place)
-    folder = data.task_entry(name, key)
-
-    def build(private: Path) -> dict[str, Any]:
-        opened = _opened(source, typed)
-        built = build_task(private, typed, opened, tokenizer, lambda *far: progress(name, *far) if progress else None)
-        return {**_head("task", typed, opened, place), **built}
-
-    meta = obtain(folder, build, forbidden=_missing(folder, place) if source is None and offline else None, refresh=refresh)
-    return TaskEntry(items=read_items(folder), meta=meta, data_key=meta["data_key"], folder=folder, format=typed.format)
-
-
-class _Place(msgspec.Struct, frozen=True):
-    """What stays the same while one entry is made."""
-
-    name: str
-    suite: str
-    tokenizer: Tokenizer
-    data: DataPaths
-    offline: bool
-
-
-def _key_and_source(kind: str, definition: Definition, place: _Place) -> tuple[str, Source | None]:
-    """The entry's key, and its source where that is local; the hub is asked only when there is something to build."""
-    decides, source = made_of(definition), None
-    if definition.data_files is not None:
-        files = source_files(definition.data_files)
-        decides["data_files"] = [[file.kind, file.size, file.sha256] for file in files]
-        source = open_files(files)
-    return entry_key(kind, decides, place.tokenizer.digest), source
-
-
-def _opened(source: Source | None, definition: Definition) -> Source:
-    return source if source is not None else open_hub(definition)
-
-
-def _missing(folder: Path, place: _Place) -> Problem:
-    command = f"python -m scoring prefill --suite {place.suite} --eval-data {place.data.eval_data}"
-    return Problem(
-        f"{place.name} is not in the data cache for this tokenizer, and this job is offline",
-        where=folder,
-        todo=f"where there is a network, run: {command} --tokenizer {place.tokenizer.identifier}",
-        code=Exit.DATA_MISSING,
+    place, meta = _ensure("tier3_cf", name, definition, **how)
+    return TaskEntry(
+        items=read_items(place.folder), meta=meta, data_key=meta["data_key"], folder=place.folder, format=meta["format"]
     )
 
 
-def _head(kind: str, definition: Definition, source: Source, place: _Place) -> dict[str, Any]:
+def ensure_entry(tier: str, name: str, definition: Mapping[str, Any], **how: Unpack[How]) -> SliceEntry | TaskEntry:
+    """The entry of a slice or task, by its tier."""
+    return (ensure_slice if tier == "tier2_ppl" else ensure_task)(name, definition, **how)
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an entry lies, or would; and what it is made of."""
+
+    kind: str
+    name: str
+    definition: Definition
+    tokenizer: Tokenizer
+    folder: Path
+    local: Source | None
+    """Its source where that is local files; the hub is asked only when there is something to build."""
+
+
+def locate(tier: str, name: str, definition: Mapping[str, Any], tokenizer: Tokenizer, data: DataPaths) -> Place:
+    """Where the entry of a slice or task belongs. Reads local files, whose bytes decide; Problem where one is not there."""
+    kind, type_ = KINDS[tier]
+    typed: Definition = msgspec.convert(definition, type_)
+    decides, local = made_of(typed), None
+    if typed.data_files is not None:
+        files = source_files(typed.data_files)
+        decides["data_files"] = [[file.kind, file.size, file.sha256] for file in files]
+        local = open_files(files)
+    key = entry_key(kind, decides, tokenizer.digest)
+    folder = data.slice_entry(name, key) if kind == "slice" else data.task_entry(name, key)
+    return Place(kind=kind, name=name, definition=typed, tokenizer=tokenizer, folder=folder, local=local)
+
+
+def _ensure(tier: str, name: str, definition: Mapping[str, Any], **how: Unpack[How]) -> tuple[Place, dict[str, Any]]:
+    """Where the entry is, and its meta.json."""
+    tokenizer, data, progress = how["tokenizer"], how["data"], how.get("progress")
+    place = locate(tier, name, definition, tokenizer, data)
+
+    def build(private: Path) -> dict[str, Any]:
+        source = place.local if place.local is not None else open_hub(place.definition)
+        built = (_build_slice if place.kind == "slice" else _build_task)(private, source, place, progress)
+        return {**_head(source, place), **built}
+
+    forbidden = None
+    if place.local is None and how["offline"]:
+        slow = tokenizer.digest.endswith(SLOW)
+        command = prefill_command(how.get("suites", ("SUITE",)), data, tokenizer.identifier, use_fast=not slow)
+        forbidden = Problem(
+            f"{name} is not in the data cache for this tokenizer, and this job is offline",
+            where=place.folder,
+            todo=f"where there is a network, run: {command}",
+            code=Exit.DATA_MISSING,
+        )
+    return place, obtain(place.folder, build, forbidden=forbidden, refresh=how.get("refresh", False))
+
+
+def _head(source: Source, place: Place) -> dict[str, Any]:
     return {
-        "kind": kind,
+        "kind": place.kind,
         "name": place.name,
         "source": source.described,
-        "definition": {key: value for key, value in msgspec.to_builtins(definition).items() if value is not None},
+        "definition": {key: value for key, value in msgspec.to_builtins(place.definition).items() if value is not None},
         "tokenizer": {"identifier": place.tokenizer.identifier, "digest": place.tokenizer.digest},
         "versions": {package: version(package) for package in ("tokenizers", "torch")},
     }
 
 
-def _build_slice(
-    private: Path, definition: SliceDefinition, source: Source, place: _Place, progress: Progress | None
-) -> dict[str, Any]:
+def _build_task(private: Path, source: Source, place: Place, progress: Progress | None) -> dict[str, Any]:
+    definition = cast("TaskDefinition", place.definition)
+    return build_task(private, definition, source, place.tokenizer, lambda *far: progress(place.name, *far) if progress else None)
+
+
+def _build_slice(private: Path, source: Source, place: Place, progress: Progress | None) -> dict[str, Any]:
+    definition = cast("SliceDefinition", place.definition)
     tokenizer = place.tokenizer
     before = [tokenizer.bos_id] if definition.bos and tokenizer.bos_id is not None else []
     after = [tokenizer.eos_id] if definition.eos and tokenizer.eos_id is not None else []
@@ -190,7 +191,6 @@ def _build_slice(
         digest.update(f"{key} {value.size}\n".encode())
         digest.update(value.tobytes())
     return {
-        **_head("slice", definition, source, place),
         "documents": len(starts),
         "bytes": size,
         "tokens": len(tokens),

@@ -20,7 +20,7 @@ from filelock import SoftFileLease, Timeout
 
 from scoring.leases import nameless
 from suites.cached import META, whole
-from suites.files import private_name, publish_json, sync_folder
+from suites.files import private_name, publish_json, read_json, sync_folder
 from suites.problem import Exit, Problem
 
 _log = logging.getLogger(__name__)
@@ -35,15 +35,25 @@ Build = Callable[[Path], dict[str, Any]]
 
 
 def damage(folder: Path) -> list[str]:
-    """What is wrong with an entry, every byte read; empty where it is as it was built."""
-    meta = whole(folder)
-    if meta is None:
-        return [f"{folder}: {META} or a file that it names is missing, torn or of another size"]
-    return [
-        f"{folder / name}: its bytes have changed"
-        for name, file in meta["files"].items()
-        if file_sha256(folder / name) != file["sha256"]
-    ]
+    """What is wrong with an entry, each file by its name, every byte read; empty where it is as it was built."""
+    if not folder.is_dir():
+        return [f"{folder}: not there"]
+    try:
+        files = read_json(folder / META)["files"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return [f"{folder / META}: {'torn' if (folder / META).exists() else 'missing'}"]
+    return [f"{folder / name}: {wrong}" for name, file in files if (wrong := _wrong(folder / name, file))]
+
+
+def _wrong(path: Path, file: dict[str, Any]) -> str:
+    try:
+        if path.stat().st_size != file["size"]:
+            return f"{path.stat().st_size} bytes, not {file['size']}"
+        return "" if file_sha256(path) == file["sha256"] else "its bytes have changed"
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
 
 
 def obtain(folder: Path, build: Build, *, forbidden: Problem | None = None, refresh: bool = False) -> dict[str, Any]:

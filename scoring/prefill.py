@@ -34,7 +34,6 @@ _TELL_EVERY = 0.5
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """An entry that some suite needs."""
 
-    suite: str
     tier: str
     name: str
     definition: dict[str, Any]
@@ -63,7 +62,7 @@ def wanted(suites: Iterable[SuiteInRequest]) -> list[Wanted]:
     for suite in suites:
         if suite.tier in KINDS:
             for name, definition in suite.definition.items():
-                entry = Wanted(suite=suite.name, tier=suite.tier, name=name, definition=definition)
+                entry = Wanted(tier=suite.tier, name=name, definition=definition)
                 found.setdefault(canonical([suite.tier, name, definition]), entry)
     return list(found.values())
 
@@ -189,15 +188,14 @@ def _tokenizer(how: How) -> Tokenizer:
 
 
 def _made(entry: Wanted, tokenizer: Tokenizer, how: How, tell: cache.Progress) -> str:
-    make: Callable[..., Any] = cache.ensure_slice if entry.tier == "tier2_ppl" else cache.ensure_task
-    made = make(
+    made = cache.ensure_entry(
+        entry.tier,
         entry.name,
         entry.definition,
         tokenizer=tokenizer,
         data=DataPaths(Path(how.eval_data)),
         offline=False,
         progress=tell,
-        suite=entry.suite,
         refresh=how.refresh,
     )
     meta = made.meta

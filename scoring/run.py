@@ -113,7 +113,10 @@ class Job:
         request = self.request
         with self._phase("tokenizer"):
             data = DataPaths(Path(request.eval_data))
-            tokenizer = resolve_tokenizer(request.tokenizer, data, use_fast=request.use_fast, offline=request.offline)
+            suites = [suite.given for suite in request.suites]
+            tokenizer = resolve_tokenizer(
+                request.tokenizer, data, use_fast=request.use_fast, offline=request.offline, suites=suites
+            )
         identity = Identity(
             fingerprint=request.fingerprint,
             tokenizer=tokenizer.digest,

@@ -34,15 +34,15 @@ def _entry(tier: str, name: str, definition: dict[str, Any], given: Given) -> An
             _log.info("preparing", name=what, done=done, of=of)
 
     given.stop.check()
-    make: Callable[..., Any] = cache.ensure_slice if tier == "tier2_ppl" else cache.ensure_task
-    return make(
+    return cache.ensure_entry(
+        tier,
         name,
         definition,
         tokenizer=given.tokenizer,
         data=DataPaths(Path(request.eval_data)),
         offline=request.offline,
         progress=tell,
-        suite=next(suite.name for suite in request.suites if suite.tier == tier and name in suite.definition),
+        suites=[suite.given for suite in request.suites],
     )
 
 

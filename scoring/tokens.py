@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import tokenizers
 
+from suites.cached import prefill_command
 from suites.files import read_json
 from suites.paths import DataPaths
 from suites.problem import Exit, Problem
@@ -107,13 +108,16 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     prefix: tuple[int, ...]
 
 
-def resolve_tokenizer(identifier: str, data: DataPaths, *, use_fast: bool = True, offline: bool = False) -> Tokenizer:
+def resolve_tokenizer(
+    identifier: str, data: DataPaths, *, use_fast: bool = True, offline: bool = False, suites: Sequence[str] = ("SUITE",)
+) -> Tokenizer:
     """The tokenizer of a folder or hub id, read from its private copy in the data cache.
 
     A folder is looked at each time: when its files change, so does the digest. An id is looked up once; from then on every
     job uses that copy and asks no network. A folder that is gone (or on another machine) is served from its copy, too.
 
-    Raises Problem: data missing (offline and never seen, or nothing to be found), cannot write (the cache).
+    Raises Problem: data missing (offline and never seen, with the command that fetches it for ``suites``; or nothing to be
+    found), cannot write (the cache).
     """
     digest = None
     folder = Path(identifier).expanduser()
@@ -125,7 +129,8 @@ def resolve_tokenizer(identifier: str, data: DataPaths, *, use_fast: bool = True
         else:
             digest = known_digest(identifier, data)
             if digest is None:
-                digest = keep_tokenizer(_fetch(identifier, data, offline=offline), identifier, data)
+                command = prefill_command(suites, data, identifier, use_fast=use_fast)
+                digest = keep_tokenizer(_fetch(identifier, command, offline=offline), identifier, data)
     except OSError as error:
         raise _unwritable(error, data) from error
     if digest is None:
@@ -143,9 +148,8 @@ def _unwritable(error: OSError, data: DataPaths) -> Problem:
     )
 
 
-def _fetch(identifier: str, data: DataPaths, *, offline: bool) -> Path:
+def _fetch(identifier: str, prefill: str, *, offline: bool) -> Path:
     """A folder with the tokenizer's files, from the hub or from the hub's own cache on this machine."""
-    prefill = f"python -m scoring prefill --suite SUITE --eval-data {data.eval_data} --tokenizer {identifier}"
     if identifier.startswith(("/", ".", "~")) or identifier.count("/") > 1:
         raise Problem(
             "no such tokenizer folder, and no copy of it in the cache",

@@ -4,7 +4,9 @@ Both sides compute it, with no network and no library: the job to find its data,
 """
 
 import hashlib
-from collections.abc import Mapping
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +83,10 @@ def lacking(suites: tuple[SuiteInRequest, ...], identifier: str, data: DataPaths
     digest = entry_digest(digest, use_fast=use_fast)
     entries = [(label, hub_entry(tier, name, definition, digest, data)) for label, tier, name, definition in needed]
     return [label for label, folder in entries if folder is not None and whole(folder) is None]
+
+
+def prefill_command(suites: Sequence[str], data: DataPaths, identifier: str, *, use_fast: bool = True) -> str:
+    """What a person types, where there is a network, to fill the cache for ``suites`` (what ``--suite`` takes)."""
+    words = [sys.executable or "python", "-m", "scoring", "prefill", *(word for suite in suites for word in ("--suite", suite))]
+    words += ["--eval-data", str(data.eval_data), "--tokenizer", identifier]
+    return shlex.join(words if use_fast else [*words, "--slow-tokenizer"])

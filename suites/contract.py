@@ -28,6 +28,13 @@ class SuiteInRequest(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     definition: dict[str, dict[str, Any]]
     """Slice or task name -> its definition with all defaults filled in."""
+    source: str | None = None
+    """What ``--suite`` takes to find it again: the name of one that is shipped, or a file's path."""
+
+    @property
+    def given(self) -> str:
+        """The same of a request that does not say it."""
+        return self.source or self.name
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):

@@ -109,7 +109,8 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
 
     def in_request(self) -> SuiteInRequest:
         """As it travels to the job."""
-        return SuiteInRequest(name=self.name, tier=self.tier, digest=self.digest, definition=self.definition)
+        source = self.name if self.path.parent == SHIPPED else str(self.path)
+        return SuiteInRequest(name=self.name, tier=self.tier, digest=self.digest, definition=self.definition, source=source)
 
 
 def load_suite(name_or_path: str, environ: Mapping[str, str], *, base: Path | None = None) -> Suite:

@@ -26,6 +26,8 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "chat_template.jinja",
 )
+SLOW = "-slow"
+"""At the end of what stands for a tokenizer whose slow implementation is asked for."""
 _VOCABULARIES = frozenset(
     {"tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"}
 )
@@ -59,7 +61,7 @@ def tokenizer_digest(folder: Path) -> str | None:
 
 def entry_digest(digest: str, *, use_fast: bool) -> str:
     """What stands for a tokenizer in the cache's keys: its digest, and how it is loaded where that may give other tokens."""
-    return digest if use_fast else f"{digest}-slow"
+    return digest if use_fast else f"{digest}{SLOW}"
 
 
 def keep_tokenizer(folder: Path, identifier: str, data: DataPaths) -> str | None:

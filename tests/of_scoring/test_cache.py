@@ -159,11 +159,12 @@ def test_missing_while_offline_says_the_command_that_fetches_it(data):
                 tokenizer=tokenizer,
                 data=data,
                 offline=True,
-                suite="stage1_ppl_slices",
+                suites=["stage1_ppl_slices", "/my suites/cf.yaml"],
             )
         assert caught.value.code == Exit.DATA_MISSING
-        command = f"python -m scoring prefill --suite stage1_ppl_slices --eval-data {data.eval_data} --tokenizer {BYTES}"
-        assert str(caught.value).endswith(command)
+        suites = "--suite stage1_ppl_slices --suite '/my suites/cf.yaml'"
+        command = f"{sys.executable} -m scoring prefill {suites} --eval-data {data.eval_data} --tokenizer {BYTES}"
+        assert str(caught.value).endswith(f"where there is a network, run: {command}")
 
 
 @pytest.mark.parametrize("damaged", ["tokens cut", "meta torn", "meta gone", "tokens gone"])

@@ -1,7 +1,9 @@
 """Prefill with a network, then scoring without one: in an empty network namespace, and with any one file taken away."""
 
+import json
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -46,8 +48,16 @@ def test_scoring_needs_no_network_and_every_file_of_the_cache(tmp_path):
             assert ended.code == Exit.DATA_MISSING, (file, ended.err)
             (line,) = [line for line in ended.err.splitlines() if line.startswith("scoring: ")]
             name = file.parents[1].name
-            suite = "ppl" if name == "web" else "cf"
             assert f"{name} is not in the data cache" in line
-            assert f"python -m scoring prefill --suite {suite}" in line
-            assert line.endswith(f"--eval-data {tmp_path / 'data'} --tokenizer {BYTE_TOKENIZER}")
+            command = [sys.executable, "-m", "scoring", "prefill", *given, "--eval-data", tmp_path / "data"]
+            command += ["--tokenizer", BYTE_TOKENIZER]
+            assert line.partition(" run: ")[2] == " ".join(map(str, command))
+            ended = offline("doctor", "--offline", *command[4:], "--network", "cut off", "--json")
+            assert ended.code == Exit.DATA_MISSING, (file, ended.err)
+            found = json.loads(ended.out)
+            (entry,) = [entry for entry in found["entries"] if entry["state"] != "whole"]
+            assert (entry["name"], entry["problems"]) == (name, [f"{file}: missing"])
+            assert found["prefill"] == " ".join(map(str, command))
             file.write_bytes(kept)
+        ended = offline("doctor", "--offline", *command[4:])
+        assert (ended.code, ended.out) == (0, "2 whole\n"), ended.err
