@@ -178,13 +178,20 @@ def judge_tier_file(path: Path, *, tier: str, fingerprint: str, suite_digest: st
 
 
 _SCORES = {"tier2_ppl": ("slices", "ppl"), "tier3_cf": ("tasks", "acc")}
+RATES = (
+    "instruction_match_rate",
+    "all_checks_pass_rate",
+    "format_valid_rate",
+    "chat_clean_rate",
+    "code_parse_rate",
+    "json_valid_rate",
+)
+"""Of tier 4's summary: each a share of 1, or null where no prompt could count."""
 
 
 def _judge_scores(path: Path, document: dict[str, Any], tier: str, names: tuple[str, ...]) -> TierVerdict:
-    if tier not in _SCORES:  # tier 4 has rates, which may be absent where a category has no prompts
-        return (
-            TierVerdict("valid") if isinstance(document.get("summary"), dict) else TierVerdict("invalid", f"{path}: no summary")
-        )
+    if tier == "tier4_sft_native":
+        return _judge_prompts(path, document, names)
     section, key = _SCORES[tier]
     scores = document.get(section)
     for name in names:
@@ -192,6 +199,19 @@ def _judge_scores(path: Path, document: dict[str, Any], tier: str, names: tuple[
         value = entry.get(key) if isinstance(entry, dict) else None
         if not isinstance(value, int | float) or not math.isfinite(value):
             return TierVerdict("invalid", f"{path}: {name} has no finite {key}")
+    return TierVerdict("valid")
+
+
+def _judge_prompts(path: Path, document: dict[str, Any], names: tuple[str, ...]) -> TierVerdict:
+    summary, prompts = document.get("summary"), document.get("prompts")
+    for rate in RATES:
+        value = summary.get(rate, math.nan) if isinstance(summary, dict) else math.nan
+        if value is not None and not (type(value) in {int, float} and 0 <= value <= 1):
+            return TierVerdict("invalid", f"{path}: {rate} is no share of 1, and not null")
+    for name in names:
+        entry = prompts.get(name) if isinstance(prompts, dict) else None
+        if not isinstance(entry, dict) or not isinstance(entry.get("passed"), bool):
+            return TierVerdict("invalid", f"{path}: {name} has not passed, and not failed")
     return TierVerdict("valid")
 
 

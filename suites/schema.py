@@ -1,22 +1,22 @@
 """Suites as data: what is scored, from YAML, with the digest that says whether two suites ask for the same scores.
 
 A suite is named by its file (``stage1_ppl_slices``) or by a path. ``extends`` adds to other files of the
-same tier; ``defaults`` fill in the slices or tasks of their own file. Sources are not opened here.
+same tier; ``defaults`` fill in the slices, tasks or prompts of their own file. Sources are not opened here.
 """
 
-import difflib
 import hashlib
 import re
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
 from suites.contract import SuiteInRequest, canonical
-from suites.documents import Document, Place, convert, read
+from suites.documents import Document, Place, convert, nearest, read
 from suites.problem import Problem
+from suites.prompts import PromptDefaults, PromptDefinition, fill_prompt
 
 PRIMARY_METRIC = {
     "hellaswag": "acc_per_char",
@@ -89,9 +89,11 @@ class TaskDefinition(_Source, frozen=True, kw_only=True, forbid_unknown_fields=T
     format: str = "ours"
 
 
-_SECTIONS: dict[str, tuple[str, type[SliceDefinition] | type[TaskDefinition]]] = {
+_Type = type[SliceDefinition] | type[TaskDefinition] | type[PromptDefinition]
+_SECTIONS: dict[str, tuple[str, _Type]] = {
     "tier2_ppl": ("slices", SliceDefinition),
     "tier3_cf": ("tasks", TaskDefinition),
+    "tier4_sft_native": ("prompts", PromptDefinition),
 }
 _ONLY_ON_THE_HUB = ("hf_config", "split", "revision")
 
@@ -104,7 +106,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     """sha256 over tier and definition: equal digests ask for the same scores."""
     definition: dict[str, dict[str, Any]]
-    """Slice or task name -> its definition, defaults filled in, keys without a value left out: plain JSON."""
+    """Slice, task or prompt name -> its definition, defaults filled in, keys without a value left out: plain JSON."""
     path: Path
 
     def in_request(self) -> SuiteInRequest:
@@ -145,17 +147,10 @@ def _find(name_or_path: str, base: Path | None) -> Path:
     return path
 
 
-def nearest(wrong: str, valid: Iterable[str]) -> str:
-    """What to do about a wrong name: the nearest valid one, or all of them."""
-    names = list(valid)
-    near = difflib.get_close_matches(wrong, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else "valid here: " + ", ".join(names)
-
-
 def _load(path: Path, environ: Mapping[str, str], above: tuple[Path, ...]) -> tuple[str, dict[str, dict[str, Any]]]:
     document = read(path, environ)
     if not isinstance(document.data, dict):
-        raise document.problem("not a suite", (), "write tier: and slices: or tasks:")
+        raise document.problem("not a suite", (), "write tier: and slices:, tasks: or prompts:")
     tier, section, type_ = _tier(document)
     for key in document.data:
         if key not in {"tier", "extends", "defaults", section}:
@@ -163,7 +158,7 @@ def _load(path: Path, environ: Mapping[str, str], above: tuple[Path, ...]) -> tu
     definition = _extended(document, path, tier, environ, above)
     defaults = _mapping(document, "defaults")
     if defaults:
-        convert(document, type_, ("defaults",))
+        convert(document, PromptDefaults if type_ is PromptDefinition else type_, ("defaults",))
     own = _mapping(document, section)
     for name, entry in own.items():
         place = (section, name)
@@ -178,7 +173,7 @@ def _load(path: Path, environ: Mapping[str, str], above: tuple[Path, ...]) -> tu
     return tier, definition
 
 
-def _tier(document: Document) -> tuple[str, str, type[SliceDefinition] | type[TaskDefinition]]:
+def _tier(document: Document) -> tuple[str, str, _Type]:
     tier = document.data.get("tier")
     if tier is None:
         raise document.problem("has no tier", (), "write one of: " + ", ".join(f"tier: {name}" for name in _SECTIONS))
@@ -222,14 +217,10 @@ def _extended(
     return definition
 
 
-def _filled(
-    document: Document,
-    place: Place,
-    type_: type[SliceDefinition] | type[TaskDefinition],
-    defaults: dict[str, Any],
-    entry: dict[str, Any],
-) -> dict[str, Any]:
+def _filled(document: Document, place: Place, type_: _Type, defaults: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
     merged, folder = {**defaults, **entry}, Path(document.source).parent
+    if type_ is PromptDefinition:
+        return fill_prompt(document, place, merged)
     if entry.get("hf_dataset") and entry.get("data_files"):
         raise document.problem("has hf_dataset and data_files", place, "keep one of the two")
     if entry.get("data_files") or not merged.get("hf_dataset"):

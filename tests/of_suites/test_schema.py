@@ -8,6 +8,7 @@ import pytest
 
 from suites.contract import SuiteInRequest
 from suites.problem import Exit, Problem
+from suites.prompts import PromptDefinition
 from suites.schema import (
     PRIMARY_METRIC,
     SliceDefinition,
@@ -29,6 +30,7 @@ SHIPPED_COUNTS = {
     "stage2_cf_core": 10,
     "stage3_cf_core": 12,
     "stage4_cf_core": 12,
+    "stage4_sft_native": 125,
     "demo_stage1_ppl": 2,
     "demo_stage2_ppl": 3,
     "demo_stage1_cf": 2,
@@ -40,10 +42,10 @@ SHIPPED_COUNTS = {
 def test_a_shipped_suite_loads_with_as_many_entries_as_promised(name):
     suite = load_suite(name, ENVIRON)
     assert len(suite.definition) == SHIPPED_COUNTS[name]
-    type_ = SliceDefinition if suite.tier == "tier2_ppl" else TaskDefinition
+    types = {"tier2_ppl": SliceDefinition, "tier3_cf": TaskDefinition, "tier4_sft_native": PromptDefinition}
     for definition in suite.definition.values():
-        assert msgspec.convert(definition, type_)
-        assert ("hf_dataset" in definition) != ("data_files" in definition)
+        assert msgspec.convert(definition, types[suite.tier])
+        assert (("hf_dataset" in definition) != ("data_files" in definition)) == (suite.tier != "tier4_sft_native")
     assert set(SHIPPED_COUNTS) == set(shipped_suites())
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from suites.contract import ExitRecord, encode, read_request, tier_digests
+from suites.contract import RATES, ExitRecord, encode, read_request, tier_digests
 from suites.files import create_once, publish
 from watcher.executor import Job, JobState, SubmitKind, Submitted, Unreachable
 
@@ -192,7 +192,11 @@ def publish_scores(request, *, value=1.5):
     """Valid tier files for a request."""
     request.paths.folder.mkdir(parents=True, exist_ok=True)
     for tier, (digest, names) in tier_digests(request.suites).items():
-        section, key = {"tier2_ppl": ("slices", "ppl"), "tier3_cf": ("tasks", "acc")}[tier]
+        section, entry, summary = {
+            "tier2_ppl": ("slices", {"ppl": value}, {}),
+            "tier3_cf": ("tasks", {"acc": value}, {}),
+            "tier4_sft_native": ("prompts", {"passed": True}, dict.fromkeys(RATES, 1.0)),
+        }[tier]
         document = {
             "schema": 1,
             "tier": tier,
@@ -200,7 +204,7 @@ def publish_scores(request, *, value=1.5):
             "step": request.step,
             "checkpoint": {"fingerprint": request.fingerprint, "source_stage": request.source_stage},
             "suite_digest": digest,
-            "summary": {},
-            section: {name: {key: value} for name in names},
+            "summary": summary,
+            section: dict.fromkeys(names, entry),
         }
         publish(request.paths.tier(tier), json.dumps(document))
