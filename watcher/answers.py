@@ -14,12 +14,17 @@ from watcher.rest import set_aside
 from watcher.states import IN_FLIGHT, Ask, Record, State
 from watcher.world import Action, Answer, Note, StageSeen, World
 
+AMENDING = frozenset({"owned", "scored", "lost", "found", "owed", "left_over"})
+"""Events that an audit may ask for."""
+
 
 def answer(ask: Ask, world: World, config: Config, ledger: Ledger) -> list[Action]:
     """Everything that one request leads to, ending with its Answer."""
     stage = config.stages.get(ask.stage)
     if ask.id in ledger.answered:
         return [Answer(id=ask.id, key=ask.stage, reason=ledger.answered[ask.id])]
+    if ask.kind == "amend":
+        return _amend(ask, ledger)
     if stage is None or ask.kind not in {"enqueue", "retry", "cancel"}:
         words = f"no stage {ask.stage}" if stage is None else f"unknown request {ask.kind!r}"
         return [Answer(id=ask.id, key=ask.stage, reason=f"{words}; nothing is done")]
@@ -41,6 +46,24 @@ def answer(ask: Ask, world: World, config: Config, ledger: Ledger) -> list[Actio
         outcomes.append(f"{key or f'{ask.stage} {step}'}: {outcome}")
     told = "; ".join(outcomes[:20]) + (f"; and {len(outcomes) - 20} more" if len(outcomes) > 20 else "")  # noqa: PLR2004
     return [*actions, Answer(id=ask.id, key=ask.stage, reason=told or "nothing asked")]
+
+
+def _amend(ask: Ask, ledger: Ledger) -> list[Action]:
+    """What an audit found: each amendment whole or, where the journal says something else by now, not at all."""
+    actions: list[Action] = []
+    outcomes = []
+    for amendment in ask.amendments:
+        record = ledger.records.get(amendment.key)
+        said = (None, None) if record is None else (record.state.value, record.since)
+        known = all(event.get("event") in AMENDING for event in amendment.events)
+        if said != (amendment.state, amendment.since) or (record is not None and record.state in IN_FLIGHT) or not known:
+            outcomes.append(f"{amendment.key}: the journal says something else by now; nothing is done")
+            continue
+        for event in amendment.events:
+            fields = {name: value for name, value in event.items() if name != "event"}
+            actions.append(Note(event=event["event"], key=amendment.key, fields=fields))
+        outcomes.append(f"{amendment.key or amendment.events[0].get('run_id', '')}: amended")
+    return [*actions, Answer(id=ask.id, key="", reason="; ".join(outcomes) or "nothing asked")]
 
 
 def _known(ask: Ask, stage: Stage, step: int, records: Mapping[str, Record]) -> str | None:

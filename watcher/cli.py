@@ -13,6 +13,7 @@ import click
 from suites.problem import Problem
 from watcher import __version__
 from watcher.cli_asks import cancel, enqueue, retry, why
+from watcher.cli_audit import audit
 from watcher.cli_common import config_option, environment
 from watcher.cli_prefill import prefill
 from watcher.cli_setup import init, print_config
@@ -145,5 +146,5 @@ def _again(look: Callable[[], int], seconds: float = 2.0) -> int:
         return code
 
 
-for command in (enqueue, why, retry, cancel, init, print_config, prefill):
+for command in (enqueue, why, retry, cancel, audit, init, print_config, prefill):
     main.add_command(command)

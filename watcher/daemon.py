@@ -246,7 +246,7 @@ def once(config: Config, *, dry_run: bool, environ: Mapping[str, str]) -> Report
     if dry_run:
         journal = DryJournal(read(config.paths))
         told, skips = rehearse(
-            config, journal, make_executor(config, environ), _known_id(config.paths.state), clock=time.time, environ=environ
+            config, journal, make_executor(config, environ), known_id(config.paths.state), clock=time.time, environ=environ
         )
         return _report(told, skips, journal.ledger.records)
     daemon = _open(config, environ, console=False)
@@ -260,7 +260,8 @@ def once(config: Config, *, dry_run: bool, environ: Mapping[str, str]) -> Report
         logs.stop()
 
 
-def _known_id(state: Path) -> str:
+def known_id(state: Path) -> str:
+    """The name of a state folder, without making one."""
     try:
         return (state / "id").read_text(encoding="ascii").strip()
     except FileNotFoundError:

@@ -50,6 +50,17 @@ def read(paths: StatePaths, *, quarantine: bool = False) -> Ledger:
     return ledger
 
 
+def run_ids(paths: StatePaths) -> set[str]:
+    """Every attempt that the journal ever mentioned; records remember only the newest of theirs. Raises OSError."""
+    found: set[str] = set()
+    for epoch in epochs(paths):
+        for line in paths.epoch(epoch).read_bytes().split(b"\n"):
+            event = _decode(line)
+            if event is not None and isinstance(event.get("run_id"), str):
+                found.add(event["run_id"])
+    return found
+
+
 def _read_epoch(ledger: Ledger, paths: StatePaths, epoch: int, *, quarantine: bool) -> None:
     path = paths.epoch(epoch)
     lines = path.read_bytes().split(b"\n")

@@ -148,15 +148,27 @@ class Skip(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Amendment(msgspec.Struct, frozen=True, kw_only=True):
+    """Events that bring the journal's word on one evaluation in line with disk and queue, if it still says what it did."""
+
+    key: str
+    state: str | None
+    """What the journal said when it was audited; None: it did not know the evaluation."""
+    since: float | None = None
+    events: tuple[Mapping[str, Any], ...]
+    """Each an ``event`` with its fields."""
+
+
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """What somebody asked for on the command line: ``requests/<id>.json``, written from any login node, daemon or no daemon."""
 
     id: str
     at: float
     kind: str
-    """``enqueue``, ``retry`` or ``cancel``."""
-    stage: str
-    steps: tuple[int, ...]
+    """``enqueue``, ``retry``, ``cancel``, or ``amend`` by an audit."""
+    stage: str = ""
+    steps: tuple[int, ...] = ()
+    amendments: tuple[Amendment, ...] = ()
     source: str | None = None
     """Whose checkpoint: another stage. None: the stage's own."""
     checkpoint: str | None = None

@@ -202,7 +202,11 @@ def publish_scores(request, *, value=1.5):
             "tier": tier,
             "stage": request.stage,
             "step": request.step,
-            "checkpoint": {"fingerprint": request.fingerprint, "source_stage": request.source_stage},
+            "checkpoint": {
+                "path": request.checkpoint,
+                "fingerprint": request.fingerprint,
+                "source_stage": request.source_stage,
+            },
             "suite_digest": digest,
             "summary": summary,
             section: dict.fromkeys(names, entry),

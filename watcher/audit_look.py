@@ -1,0 +1,140 @@
+"""Gathers what an audit compares, and carries out what it proposes."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from suites.paths import EvaluationPaths
+from suites.problem import Problem
+from watcher import asks, evidence, ledger, remains
+from watcher.audit import Finding, Truth, differences
+from watcher.config import Config
+from watcher.executor import Executor, Job, Unreachable
+from watcher.fold import Ledger
+from watcher.lock import Lock
+from watcher.observe import results_of, touch_clock
+from watcher.plans import Plans
+from watcher.remains import LeftOver, Tiers, TierSeen
+from watcher.states import IN_FLIGHT, Ask, comment_of
+from watcher.status_text import ago
+
+_POLLS = 2
+"""Polls in which a running watcher sees a change by itself."""
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """What was found, and what could not be looked at."""
+
+    findings: tuple[Finding, ...]
+    queue_trouble: str
+    """Why the queue could not be asked; empty where it was."""
+    notes: tuple[str, ...]
+    """What is wrong with the journal's own files."""
+
+
+def audit(config: Config, executor: Executor, state_id: str, environ: Mapping[str, str], *, now: float, alive: bool) -> Audit:
+    """Compare. Writes nothing, and asks the queue once. Raises OSError where the state folder cannot be read."""
+    journal = ledger.read(config.paths)
+    jobs, trouble = _queue(executor)
+    truth = _truth(config, journal, jobs, environ, now=now, patience=_POLLS * config.poll if alive else 0.0)
+    runs = frozenset(ledger.run_ids(config.paths))
+    return Audit(tuple(differences(truth, journal, runs, config, comment_of(state_id))), trouble, tuple(journal.notes))
+
+
+def _queue(executor: Executor) -> tuple[Mapping[str, Job] | None, str]:
+    try:
+        return executor.queue(), ""
+    except Unreachable as error:
+        return None, f"the queue cannot be asked, so jobs are not compared: {error}"
+
+
+def _truth(
+    config: Config, journal: Ledger, jobs: Mapping[str, Job] | None, environ: Mapping[str, str], *, now: float, patience: float
+) -> Truth:
+    plans = Plans(environ)
+    tiers = {stage.name: plans.look(stage, now).tiers for stage in config.stages.values()}
+    places = {record.key: results_of(config, record) for record in journal.records.values()}
+    for stage in config.stages.values():
+        for name in remains.result_folders(stage.results, stage.name):
+            places.setdefault(f"{stage.name}/{name}", EvaluationPaths(stage.results, stage.name, name))
+    results = {key: remains.tier_files(paths, tiers.get(paths.stage, {})) for key, paths in places.items()}
+    folders = {record.checkpoint for record in journal.records.values()}
+    folders |= {seen.checkpoint for files in results.values() for seen in files.values()}
+    contents = {folder: remains.content(folder) for folder in folders}
+    scores = {key: _scores(places[key], files) for key, files in results.items()}
+    found = remains.attempts(config.paths, now)
+    living = {run for run, job in (jobs or {}).items() if not job.state.over}
+    busy = {record.key for record in journal.records.values() if record.state in IN_FLIGHT}
+    busy |= {attempt.request.evaluation for run, attempt in found.items() if attempt.request is not None and run in living}
+    left: list[LeftOver] = []
+    for key, paths in places.items():
+        if key not in busy:
+            record = journal.records.get(key)
+            of = {seen.fingerprint for seen in results[key].values()}
+            of |= {record.fingerprint or "", contents[record.checkpoint].fingerprint or ""} if record is not None else set()
+            left += remains.left_over(key, paths, frozenset(of), now)
+    for folder in (config.state, config.paths.journal, config.paths.requests):
+        left += remains.private_files("state", folder, now)
+    return Truth(
+        now=now,
+        results=results,
+        contents=contents,
+        scores=scores,
+        tiers=tiers,
+        attempts=found,
+        jobs=jobs,
+        left_over=tuple(left),
+        wrong_requests=tuple(evidence.asks(config.paths)[1]),
+        patience=patience,
+    )
+
+
+def _scores(paths: EvaluationPaths, files: Mapping[str, TierSeen]) -> Mapping[str, float]:
+    fingerprints = {seen.fingerprint for seen in files.values() if seen.kind == "valid"}
+    if len(fingerprints) != 1:
+        return {}
+    tiers: Tiers = {tier: (seen.digest, ()) for tier, seen in files.items()}
+    return evidence.judge(paths, fingerprints.pop(), tiers).scores
+
+
+def repair(config: Config, executor: Executor, findings: Sequence[Finding], *, now: float, alive: bool) -> Iterator[str]:
+    """Do what can be done, and say it.
+
+    The journal is amended by whoever holds it, through a request: within a poll where a watcher is
+    ``alive``. Files and jobs are touched only under the lock.
+    """
+    amendments = tuple(finding.amendment for finding in findings if finding.amendment is not None)
+    if amendments:
+        asks.leave(Ask(id=asks.new_id(now), at=now, kind="amend", by=asks.me(), amendments=amendments), config.paths)
+        when = f"within {ago(config.poll)}" if alive else "when `watcher run` or `watcher once` runs next"
+        yield f"{len(amendments)} for the journal: left as a request, taken up {when}"
+    rest = [finding for finding in findings if finding.remove is not None or finding.cancel is not None]
+    if not rest:
+        return
+    try:
+        lock = Lock.acquire(config.paths, lease=10 * config.poll, server_now=touch_clock(config.paths.clock))
+    except Problem as problem:
+        yield f"{len(rest)} to remove or cancel: not done: {problem}"
+        return
+    try:
+        for finding in rest:
+            yield _do(finding, executor)
+    finally:
+        lock.release()
+
+
+def _do(finding: Finding, executor: Executor) -> str:
+    try:
+        if finding.cancel is not None:
+            executor.cancel(finding.cancel)
+            return f"{finding.key}: job {finding.cancel.job_id} cancelled"
+        if finding.remove is not None and finding.remove.is_dir():
+            shutil.rmtree(finding.remove)
+        elif finding.remove is not None:
+            with contextlib.suppress(FileNotFoundError):
+                finding.remove.unlink()
+    except (OSError, Unreachable) as error:
+        return f"{finding.key}: not done: {error}"
+    return f"{finding.key}: {finding.remove} removed"
