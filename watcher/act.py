@@ -8,7 +8,7 @@ fence is asked: a watcher that was frozen and thawed can at most leave a held jo
 import contextlib
 import hashlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -16,10 +16,12 @@ import msgspec
 from suites.contract import Request, encode
 from suites.files import create_once, publish, sync_folder
 from suites.paths import AttemptPaths, EvaluationPaths, attempt_log, shipped
+from watcher import policy
 from watcher.checkpoints import marks_of
 from watcher.config import Config
 from watcher.executor import Executor, Job, JobState, Resources, Submission, SubmitKind, Submitted, Unreachable
 from watcher.ledger import Journal
+from watcher.resources import asked
 from watcher.rest import FOREIGN, later
 from watcher.states import Attempt, Record, comment_of
 from watcher.world import Action, Answer, Cancel, Note, Release, SetAside, Submit, Void
@@ -106,8 +108,16 @@ class Actor:
         request = msgspec.structs.replace(request, run_id=run_id)
         self._prepare(place, request)
         suites = {suite.tier: suite.digest for suite in request.suites}
-        attempt = Attempt(run_id=run_id, number=number, fingerprint=request.fingerprint, suites=suites, intended=self._clock())
-        submission = self._submission(run_id, place, logs)
+        resources = asked(self.config.slurm, record.raised)
+        attempt = Attempt(
+            run_id=run_id,
+            number=number,
+            fingerprint=request.fingerprint,
+            suites=suites,
+            intended=self._clock(),
+            resources=resources,
+        )
+        submission = self._submission(run_id, place, logs, resources)
         self._append("intended", action.key, run_id=run_id, attempt=attempt, reason=action.reason)
         self._journal.fence()
         try:
@@ -134,7 +144,7 @@ class Actor:
         publish(place.expected, "".join(f"{request.paths.tier(suite.tier)}\n" for suite in request.suites))
         sync_folder(place.folder.parent)
 
-    def _submission(self, run_id: str, place: AttemptPaths, logs: tuple[Path, Path]) -> Submission:
+    def _submission(self, run_id: str, place: AttemptPaths, logs: tuple[Path, Path], wanted: Mapping[str, str]) -> Submission:
         return Submission(
             name=run_id,
             comment=comment_of(self._state_id),
@@ -142,7 +152,7 @@ class Actor:
             request=place.request,
             stdout=logs[0],
             stderr=logs[1],
-            resources=_resources(self.config),
+            resources=_resources(self.config, wanted),
             python=self.config.python,
             setup=self._setup(),
         )
@@ -177,6 +187,8 @@ class Actor:
                 self._journal.fence()
                 job = Job(job_id=outcome.job_id, name=run_id, state=JobState.HELD, word="HELD", submit_time=now)
                 self._release(key, run_id, job, deed=True)
+        elif outcome.kind is SubmitKind.REFUSED and self._journal.ledger.records[key].raised:
+            self._note(policy.modest(self._journal.ledger.records[key], words, self.config.retry, self._clock()))
         elif outcome.kind is SubmitKind.REFUSED:
             self._append("blocked", key, run_id=run_id, reason=f"refused: {words}; watcher retry once that is mended")
         elif outcome.kind is SubmitKind.LATER:
@@ -224,17 +236,17 @@ class Actor:
         (self.config.paths.requests / f"{action.id}.json").unlink(missing_ok=True)
 
 
-def _resources(config: Config) -> Resources:
-    asked = config.slurm
+def _resources(config: Config, wanted: Mapping[str, str]) -> Resources:
+    own = config.slurm
     return Resources(
-        account=asked.account,
-        partition=asked.partition,
-        qos=asked.qos,
-        gres=asked.gres,
-        cpus_per_task=asked.cpus_per_task,
-        time=asked.time,
-        mem=asked.mem,
-        extra=asked.extra,
+        account=own.account,
+        partition=own.partition,
+        qos=own.qos,
+        gres=own.gres,
+        cpus_per_task=own.cpus_per_task,
+        time=wanted.get("time"),
+        mem=wanted.get("mem"),
+        extra=own.extra,
     )
 
 

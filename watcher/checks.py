@@ -6,6 +6,7 @@ from pathlib import Path
 
 from suites.documents import Document, Place, nearest
 from watcher.config import Config, Stage
+from watcher.resources import mebibytes, seconds
 
 EXECUTORS = ("slurm", "local")
 BACKENDS = ("direct", "nanotron", "command")
@@ -33,10 +34,15 @@ def check_values(document: Document, config: Config) -> None:
 
 def check_slurm(document: Document, config: Config) -> None:
     """Problem for an sbatch option that the watcher sets itself, or that is none."""
-    for key in ("account", "partition", "qos", "gres", "time", "mem"):
+    for key in ("account", "partition", "qos", "gres", "time", "mem", "time_max", "mem_max"):
         value = getattr(config.slurm, key)
         if value is not None and not re.fullmatch(r"[^\s-]\S*", value):
             raise document.problem(f"{value!r} is not one word", ("slurm", key), "write one word, or leave it out")
+    for key, measure in (("time_max", seconds), ("mem_max", mebibytes)):
+        value = getattr(config.slurm, key)
+        if value is not None and measure(value) is None:
+            todo = "write 24:00:00 or 1-00:00:00" if key == "time_max" else "write 64G or 64000"
+            raise document.problem(f"{value!r} is no limit", ("slurm", key), todo)
     for word in config.slurm.extra:
         option = word.partition("=")[0]
         if not word.startswith("-"):

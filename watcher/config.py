@@ -88,6 +88,10 @@ class Slurm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     cpus_per_task: int | None = 8
     time: str | None = "04:00:00"
     mem: str | None = None
+    time_max: str | None = None
+    """How far ``time`` is raised after a job whose time was up; None: as far as the partition allows."""
+    mem_max: str | None = None
+    """How far ``mem`` is raised after a job that ran out of memory, likewise."""
     extra: tuple[str, ...] = ()
     """Further sbatch options, one word each."""
     setup: tuple[str, ...] = ()

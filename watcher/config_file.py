@@ -65,6 +65,8 @@ class Slurm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     cpus_per_task: Count | None = 8
     time: str | int | None = "04:00:00"
     mem: str | int | None = None
+    time_max: str | int | None = None
+    mem_max: str | int | None = None
     extra: tuple[str, ...] | str = ()
     setup: tuple[str, ...] | str = ()
 

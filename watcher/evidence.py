@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ import msgspec
 
 from suites.contract import Request, TierVerdict, judge_tier_file, read_exit_records, read_request, tier_digests
 from suites.files import read_json
-from suites.paths import EvaluationPaths, StatePaths
+from suites.paths import EvaluationPaths, StatePaths, attempt_log
 from suites.problem import Exit, Problem
 from watcher.asks import name as directory_name
 from watcher.states import Ask, Attempt
 from watcher.world import AttemptSeen, Results
 
+_TAIL = 16384
+_OUT_OF_MEMORY = re.compile(r"slurmstepd.*(Exceeded (job|step) memory limit|oom[-_]kill event)")
+"""What Slurm writes into a job's log: not every kind of limit makes its state OUT_OF_MEMORY."""
 _WORDS = ("problem", "why", "reason", "error", "message", "what")
 
 
@@ -36,6 +40,33 @@ def attempt_on_disk(paths: StatePaths, results: EvaluationPaths, run_id: str) ->
     if exits and exits[-1].code == Exit.CANNOT_WRITE and not words:  # nor can run.json
         words = f"{results.folder}: results cannot be written there; make it writable and say watcher retry"
     return AttemptSeen(claim=claim, exits=exits, words=words)
+
+
+def what_is_left(seen: AttemptSeen, results: EvaluationPaths, attempt: Attempt, step: int) -> AttemptSeen:
+    """``seen``, with what an attempt that is over left behind besides: the parts it finished, and what its log says of memory."""
+    begun = attempt.submit_time or attempt.intended
+    log = attempt_log(results.results, results.stage, step, attempt.job_id or "")[1]
+    return msgspec.structs.replace(seen, parts=_parts_since(results.parts, begun), memory=_memory(log))
+
+
+def _parts_since(folder: Path, begun: float) -> int:
+    """Finished parts are files, published whole; their times are the file server's."""
+    try:
+        with os.scandir(folder) as entries:
+            return sum(entry.name.endswith(".parquet") and entry.stat().st_mtime >= begun for entry in entries)
+    except OSError:
+        return 0
+
+
+def _memory(log: Path) -> str:
+    """The last line of a job's log in which Slurm says that the host's memory was used up; empty where none does."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return next((" ".join(line.split()) for line in reversed(text.splitlines()) if _OUT_OF_MEMORY.search(line)), "")
 
 
 def said(run_json: Path, run_id: str) -> str:

@@ -127,6 +127,17 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """Job id of a prefill job that must succeed first (afterok, kill-on-invalid-dep)."""
 
 
+class Most(msgspec.Struct, frozen=True, kw_only=True):
+    """The most that a job may ask for, as far as the executor tells."""
+
+    time: float | None = None
+    """Seconds; None: no limit, or none that is told."""
+    mem: int | None = None
+    """MiB a node, likewise."""
+    whose: str = ""
+    """Whose limit that is, such as ``partition gpu``."""
+
+
 class Unreachable(Exception):  # noqa: N818  a state of affairs, not a defect
     """The executor cannot be asked now; its own words. Absence of news is no news."""
 
@@ -163,4 +174,8 @@ class Executor(Protocol):
         None where there is no accounting. A name it lacks may still come: accounting lags. The same
         name never stands for two jobs of ours; ghosts of refused submissions are left out.
         """
+        ...
+
+    def most(self, partition: str | None) -> Most:
+        """The limits of a partition (None: the default one), in one question; remembered for an hour."""
         ...

@@ -14,7 +14,8 @@ from suites.problem import Exit
 from watcher import policy
 from watcher.config import Config
 from watcher.executor import Job, JobState
-from watcher.states import Attempt, Record, Skip, State
+from watcher.shortage import Ended, shortage
+from watcher.states import Attempt, Record, Skip, State, job_of
 from watcher.world import Action, AttemptSeen, Note, Release, Results, Void, World
 
 SHOWING = 60.0
@@ -34,7 +35,7 @@ _MAY_COME_BACK = frozenset({JobState.NODE_FAIL, JobState.PREEMPTED})
 def in_flight(record: Record, attempt: Attempt, world: World, config: Config) -> Action | Skip:
     """The next step of an evaluation whose newest attempt is ``attempt``, or why there is none."""
     seen = world.attempts.get(attempt.run_id, AttemptSeen())
-    job = job_of(attempt, world)
+    job = job_of(attempt, world.queue)
     if record.state is State.SUBMITTING:
         return _submitting(record, attempt, seen, world, config)
     if job is not None and job.job_id != attempt.job_id and job.job_id:
@@ -48,7 +49,7 @@ def in_flight(record: Record, attempt: Attempt, world: World, config: Config) ->
     if results is not None and results.valid and over:
         return scored(record, attempt.fingerprint, attempt.suites, results, reason="valid results", run_id=attempt.run_id)
     if job is not None and live:
-        return _stuck(record, attempt, job, seen, world) if job.stuck else _living(record, attempt, job)
+        return _stuck(record, attempt, job, world, config) if job.stuck else _living(record, attempt, job)
     if world.queue is None or world.queue.jobs is None:
         words = "not asked yet" if world.queue is None else world.queue.trouble
         return Skip(record.key, f"{record.state.value}: the queue cannot be asked: {words}")
@@ -66,13 +67,6 @@ def _of_an_earlier_run(last: ExitRecord, job: Job) -> bool:
 def _asked_since(attempt: Attempt, world: World) -> bool:
     """Whether the queue was asked after the job was submitted: an older answer knows nothing of it."""
     return world.queue is not None and world.queue.jobs is not None and world.queue.at > (attempt.submit_time or attempt.intended)
-
-
-def job_of(attempt: Attempt, world: World) -> Job | None:
-    """The attempt's job as the queue tells it, else as accounting does."""
-    if world.queue is None or world.queue.jobs is None:
-        return None
-    return world.queue.jobs.get(attempt.run_id) or (world.queue.history or {}).get(attempt.run_id)
 
 
 def scored(record: Record, fingerprint: str, suites: Mapping[str, str], results: Results, **fields: object) -> Note:
@@ -98,7 +92,7 @@ def adopt(record: Record, attempt: Attempt, job: Job, reason: str) -> Note:
 
 
 def _submitting(record: Record, attempt: Attempt, seen: AttemptSeen, world: World, config: Config) -> Action | Skip:
-    job = job_of(attempt, world)
+    job = job_of(attempt, world.queue)
     if job is not None:
         return adopt(record, attempt, job, f"found in the queue as job {job.job_id}")
     if seen.claim is not None and not seen.claim.startswith("void"):
@@ -127,14 +121,15 @@ def _from_claim(attempt: Attempt, claim: str) -> Job:
     return Job(job_id=job_id, name=attempt.run_id, state=JobState.RUNNING, word="claimed", submit_time=attempt.intended)
 
 
-def _stuck(record: Record, attempt: Attempt, job: Job, seen: AttemptSeen, world: World) -> Action | Skip:
+def _stuck(record: Record, attempt: Attempt, job: Job, world: World, config: Config) -> Action | Skip:
     """A job that can never run: its evaluation is blocked, then the job cancelled; else that would look like a person's word."""
     words = f"job {job.job_id} is {job.word}: {job.reason}; whether that stays is waited for"
     waiting = _settling(record, attempt, words, STUCK_FOR, world.now)
     if waiting is not None:
         return waiting
-    end = policy.stuck(record, job)
-    return end if seen.claim is not None else _void(record, attempt, end)
+    end = policy.stuck(record, job, config.retry, world.now)
+    claimed = world.attempts.get(attempt.run_id, AttemptSeen()).claim is not None
+    return end if claimed else _void(record, attempt, end)
 
 
 def _living(record: Record, attempt: Attempt, job: Job) -> Action | Skip:
@@ -163,7 +158,7 @@ def _living(record: Record, attempt: Attempt, job: Job) -> Action | Skip:
 def _over(record: Record, attempt: Attempt, last: ExitRecord | None, world: World, config: Config) -> Action | Skip:
     """Nothing of the attempt lives any more, and its results are not valid. ``last``: the exit record of its newest run."""
     seen = world.attempts.get(attempt.run_id, AttemptSeen())
-    job = job_of(attempt, world)
+    job = job_of(attempt, world.queue)
     results = world.results.get(record.key)
     wrong = "" if results is None else results.wrong()
     now, retry = world.now, config.retry
@@ -172,6 +167,10 @@ def _over(record: Record, attempt: Attempt, last: ExitRecord | None, world: Worl
         return _settling(record, attempt, words, policy.REQUEUE_WINDOW, now) or policy.after_state(record, job, wrong, retry, now)
     if job is not None and job.state is JobState.CANCELLED and (last is None or last.code != 0):
         return policy.after_state(record, job, wrong, retry, now)
+    short = shortage(Ended(record, attempt, seen, last, job), world, config)
+    if short is not None:
+        words = f"job {attempt.job_id} is {job.word}; its exit record is waited for" if job is not None and last is None else ""
+        return (_settling(record, attempt, words, world.lag, now) if words else None) or short
     informative = job is not None and job.state in _INFORMATIVE
     if last is not None and last.code != 0 and not (informative and last.code not in _OWN_CODES):
         return policy.after_exit(record, last, seen.words, retry, now)
@@ -189,10 +188,8 @@ def _over(record: Record, attempt: Attempt, last: ExitRecord | None, world: Worl
             return policy.after_state(record, job, wrong, retry, now)
         return policy.failed(record, "no_results", f"ended with exit code 0, but {wrong or 'left no results'}", retry, now)
     waiting = _settling(record, attempt, f"job {attempt.job_id} is not in the queue any more", GONE_FOR, now)
-    if waiting is not None:
-        return waiting
     end = policy.vanished(record, retry, now)
-    return end if seen.claim is not None else _void(record, attempt, end)
+    return waiting or (end if seen.claim is not None else _void(record, attempt, end))
 
 
 def _settling(record: Record, attempt: Attempt, words: str, seconds: float, now: float) -> Action | Skip | None:

@@ -120,6 +120,12 @@ def _become(record: Record, event: Event, state: State, **changes: Any) -> Recor
     t, reason = float(event["t"]), str(event.get("reason", ""))
     if event.get("kind") is not None:
         changes["failures"] = {**record.failures, event["kind"]: record.failures.get(event["kind"], 0) + 1}
+    elif event.get("progressed") is not None:
+        changes["failures"] = {kind: times for kind, times in record.failures.items() if kind != event["progressed"]}
+    if event.get("raised") is not None:
+        changes["raised"] = dict(event["raised"])
+    if event.get("capped") is not None:
+        changes["capped"] = bool(event["capped"])
     if (state, reason) != (record.state, record.reason):
         changes["since"] = t
         changes["history"] = (*record.history, (t, state.value, reason))[-HISTORY:]
@@ -134,7 +140,7 @@ def _times(record: Record, **more: float | None) -> dict[str, float]:
 def _owe(record: Record, event: Event) -> Record:
     changes: dict[str, Any] = {}
     if event.get("fresh"):
-        changes["failures"] = {}
+        changes |= {"failures": {}, "raised": {}, "capped": False}
     for name in ("forced", "asked"):
         if event.get(name):
             changes[name] = True
@@ -182,6 +188,7 @@ def _of_attempt(state: State | None, *fields: str) -> Callable[[Record, Event], 
 
 def _scored(record: Record, event: Event) -> Record:
     changes: dict[str, Any] = {"fingerprint": str(event["fingerprint"]), "suites": dict(event["suites"]), "failures": {}}
+    changes |= {"raised": {}, "capped": False}
     if event.get("markers") is not None:
         changes["markers"] = event["markers"]
     changes["extra"] = {**record.extra, "scores": event.get("scores", {})}

@@ -18,7 +18,7 @@ import msgspec
 from suites.contract import ExitRecord, encode, read_exit_records
 from suites.files import publish
 from suites.paths import AttemptPaths
-from watcher.executor import Job, JobState, Submission, SubmitKind, Submitted, Unreachable
+from watcher.executor import Job, JobState, Most, Submission, SubmitKind, Submitted, Unreachable
 from watcher.processes import Process, spawn_session, start_time
 from watcher.traces import Cancelled, Spawned, Traces
 
@@ -128,6 +128,10 @@ class LocalExecutor:
     def history(self, names: Sequence[str], since: float) -> Mapping[str, Job] | None:  # noqa: ARG002  the interface's
         """There is no accounting."""
         return None
+
+    def most(self, partition: str | None) -> Most:  # noqa: ARG002  the interface's
+        """Nobody limits what runs here."""
+        return Most()
 
     def _prefill_not_done(self, after: str | None) -> Submitted | None:
         """Why a job cannot start yet. A prefill job that is no longer known ended long ago: the scorer will see."""

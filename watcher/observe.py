@@ -16,12 +16,12 @@ from suites.paths import EvaluationPaths
 from watcher import evidence
 from watcher.checkpoints import HOURLY, OPEN, Checkpoints
 from watcher.config import Config
-from watcher.executor import Executor, Unreachable
+from watcher.executor import Executor, Job, JobState, Most, Unreachable
 from watcher.fold import Ledger
 from watcher.listing import RACY, Listings
 from watcher.plans import Plans
-from watcher.states import IN_FLIGHT, Ask, QueueSeen, Record, State, comment_of
-from watcher.world import Results, StagePlan, World
+from watcher.states import IN_FLIGHT, Ask, QueueSeen, Record, State, comment_of, job_of
+from watcher.world import AttemptSeen, Results, StagePlan, World
 
 HISTORY_LAG = 60.0
 """Seconds after which accounting is asked for a name that the queue lacks, and the least between two such questions."""
@@ -97,6 +97,13 @@ class Observer:
         results = self._of_settled(config, ledger, settled_due=settled_due)
         results |= _of_unsettled(config, ledger, inspections, plans)
         queue, strangers = self._ask_queue(config, ledger, executor, now)
+        attempts |= {
+            record.attempt.run_id: evidence.what_is_left(
+                attempts[record.attempt.run_id], results_of(config, record), record.attempt, record.step
+            )
+            for record in flying
+            if record.attempt is not None and _ended_badly(attempts[record.attempt.run_id], job_of(record.attempt, queue))
+        }
         asks = self._asks(config, server_now)
         standing: tuple[object, ...] = (config, *stages.values(), *plans.values(), unscheduled)
         same = len(standing) == len(self._standing) and all(map(operator.is_, standing, self._standing))
@@ -117,6 +124,7 @@ class Observer:
             attempts=attempts,
             queue=queue,
             strangers=strangers,
+            most=_most(executor, config, flying, attempts, queue),
             lag=lag_of(executor),
             max_running=None if executor.holds else 1,
             submissions_left=getattr(executor, "submissions_left", None),
@@ -197,6 +205,31 @@ class Observer:
         found, self.notes = evidence.asks(config.paths)
         self._requests = None if found else (mtime, server_now)
         return found
+
+
+def _ended_badly(seen: AttemptSeen, job: Job | None) -> bool:
+    """Whether what else an attempt left is looked at: it is over, by its own word or the executor's, and not well."""
+    if seen.exits and seen.exits[-1].code != 0:
+        return True
+    return job is not None and job.state.over and job.state is not JobState.COMPLETED
+
+
+def _most(
+    executor: Executor, config: Config, flying: Sequence[Record], attempts: Mapping[str, AttemptSeen], queue: QueueSeen | None
+) -> Most:
+    """The partition's limits, asked for only where an attempt may have run into one."""
+    for record in flying:
+        attempt = record.attempt
+        if attempt is None:
+            continue
+        seen, job = attempts[attempt.run_id], job_of(attempt, queue)
+        warned = bool(seen.exits) and seen.exits[-1].signal == "USR1"
+        if warned or seen.memory or (job is not None and job.state in {JobState.TIMEOUT, JobState.OUT_OF_MEMORY}):
+            try:
+                return executor.most(config.slurm.partition)
+            except Unreachable:
+                return Most()
+    return Most()
 
 
 def _of_unsettled(

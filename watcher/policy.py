@@ -8,10 +8,12 @@ exit 75                   again with backoff, free: what was finished is kept
 exit 76                   owed: the checkpoint is looked at anew
 any other exit, a signal  failed: again with doubled backoff, ``retry.attempts`` times, then blocked
 COMPLETED, no results     failed, likewise
-TIMEOUT, OUT_OF_MEMORY    failed, likewise: the parts that were finished are kept
+its time was up           again with more time; free where parts were finished, else failed, likewise
+out of the host's memory  failed, likewise, and again with more memory
 NODE_FAIL, PREEMPTED      again, free, once the executor had its time to run it again by itself
 vanished                  failed, likewise
 stuck                     blocked, in the executor's words: it waits for what will not come
+stuck or refused for more again, free, with the config's own time and memory, which are not raised any more
 CANCELLED                 cancelled: a person's word, respected until ``watcher retry``
 ========================  ======================================================================
 """
@@ -22,6 +24,7 @@ from suites.contract import ExitRecord
 from suites.problem import Exit
 from watcher.config import Retry
 from watcher.executor import Job, JobState
+from watcher.resources import Raise
 from watcher.states import Record
 from watcher.world import Note
 
@@ -30,6 +33,7 @@ PREFILL_AGAIN = 900.0
 """Seconds after which it is tried whether missing data have come."""
 LATER_AGAIN = 300.0
 """Seconds after which a submission that met a limit is tried again."""
+TIMED_OUT = JobState.TIMEOUT.value
 REQUEUE_WINDOW = 300.0
 """Seconds in which a preempted job, or one whose node failed, may be put back into the queue by itself."""
 
@@ -79,14 +83,38 @@ def after_state(record: Record, job: Job, wrong: str, retry: Retry, now: float) 
     return failed(record, kind, f"job {job.job_id} is {word}{how}", retry, now)
 
 
+def timed_out(record: Record, words: str, parts: int, more: Raise, retry: Retry, *, now: float) -> Note:
+    """The transition after an attempt whose time was up: what is left is scored with more time."""
+    raised = {**record.raised, **more.asks}
+    if parts:
+        said = f"{words}; {parts} part{'s were' if parts > 1 else ' was'} finished, so it is free; {more.words}"
+        return _note("waiting", record, said, progressed=TIMED_OUT, raised=raised, retry_at=now + backoff(retry, 1))
+    return failed(record, TIMED_OUT, f"{words}, and no part was finished; {more.words}", retry, now, raised=raised)
+
+
+def out_of_memory(record: Record, words: str, more: Raise, retry: Retry, now: float) -> Note:
+    """The transition after an attempt that the host's memory did not hold."""
+    raised = {**record.raised, **more.asks}
+    return failed(record, JobState.OUT_OF_MEMORY.value, f"{words}; {more.words}", retry, now, raised=raised)
+
+
+def modest(record: Record, words: str, retry: Retry, now: float) -> Note:
+    """The transition where an attempt cannot have what was asked for beyond the config's: that is all that it asks for now."""
+    asked = " ".join(f"{name}={value}" for name, value in record.raised.items())
+    said = f"{asked} is not to be had: {words}; again with the config's own"
+    return _note("waiting", record, said, raised={}, capped=True, retry_at=now + backoff(retry, 1))
+
+
 def vanished(record: Record, retry: Retry, now: float) -> Note:
     """The transition after an attempt of which neither queue nor accounting nor an exit record tells anything."""
     job_id = None if record.attempt is None else record.attempt.job_id
     return failed(record, "vanished", f"job {job_id} vanished: not in the queue, no exit record, no valid results", retry, now)
 
 
-def stuck(record: Record, job: Job) -> Note:
+def stuck(record: Record, job: Job, retry: Retry, now: float) -> Note:
     """The transition where the job waits for what will not come: resources that no node has, a limit that it exceeds."""
+    if record.raised:
+        return modest(record, f"job {job.job_id} can never run: {job.reason}", retry, now)
     words = f"job {job.job_id} can never run: {job.reason}; watcher retry once that is mended"
     return _note("blocked", record, words)
 

@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from suites.problem import Problem
 from watcher import slurm_words
-from watcher.executor import Job, Submission, SubmitKind, Submitted, Unreachable
+from watcher.executor import Job, Most, Submission, SubmitKind, Submitted, Unreachable
 from watcher.slurm_calls import Budget, Ran, Run, clean_environment, run_command
 
 _TIMEOUTS = {"sbatch": 60.0, "sacct": 60.0}
 _TIMEOUT = 30.0
 """Seconds. slurmctld down is said after 9 to 18 s, a missing slurm.conf after 59 s: that one is cut short."""
-_ACCOUNTING_ASKED_AGAIN = 3600.0
+_ACCOUNTING_ASKED_AGAIN = _LIMITS_ASKED_AGAIN = 3600.0
 _LONGEST_NAMES = 100_000
 """Characters of one argument; Linux allows 131072."""
 
@@ -72,6 +72,7 @@ class SlurmExecutor:
         self._timeouts = _TIMEOUTS | dict(timeouts or {})
         self._budget = Budget(per_minute, queries, clock)
         self._no_accounting_since: float | None = None
+        self._most: dict[str, tuple[float, Most]] = {}
 
     @property
     def submissions_left(self) -> int:
@@ -142,6 +143,20 @@ class SlurmExecutor:
         jobs = _read("sacct", ran, slurm_words.parse_history)
         wanted = set(names)
         return {name: job for name, job in jobs.items() if name in wanted}
+
+    def most(self, partition: str | None) -> Most:
+        """One sinfo, whose answer is good for an hour. Of several partitions the smallest limits; none where it knows none."""
+        kept = self._most.get(partition or "")
+        if kept is not None and self._clock() < kept[0] + _LIMITS_ASKED_AGAIN:
+            return kept[1]
+        layout = slurm_words.SEPARATOR.join(slurm_words.LIMIT_FIELDS)
+        chosen = [f"--partition={partition}"] if partition else []
+        ran = self._ask(["sinfo", "--noheader", *chosen, f"--format={layout}"])
+        if ran.code != 0:
+            raise Unreachable(_complaint("sinfo", ran))
+        found = slurm_words.parse_limits(ran.out, partition)
+        self._most[partition or ""] = (self._clock(), found)
+        return found
 
     def _do(self, command: Sequence[str]) -> None:
         if self._budget.left(deed=True) < 1:

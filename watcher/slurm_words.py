@@ -10,13 +10,16 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 
-from watcher.executor import Job, JobState, SubmitKind, Submitted
+from watcher.executor import Job, JobState, Most, SubmitKind, Submitted
+from watcher.resources import mebibytes, seconds
 
 SEPARATOR = "\x1f"
 """Between fields: ASCII's own unit separator, which nobody types into a job's name."""
 
 QUEUE_FIELDS = ("%A", "%T", "%V", "%S", "%e", "%r", "%j", "%k")
 """squeue -o: id, state, submit, start and end time, and last what may hold anything: reason, name, comment."""
+LIMIT_FIELDS = ("%P", "%l", "%m")
+"""sinfo -o: partition (with * where it is the default one), longest job, MiB of a node."""
 HISTORY_FIELDS = ("JobIDRaw", "State", "ExitCode", "Submit", "Start", "End", "NodeList", "JobName", "Comment")
 
 _STATES = {
@@ -242,6 +245,23 @@ def parse_history(text: str) -> tuple[dict[str, Job], list[str]]:
         if other is None or (job.submit_time or 0) >= (other.submit_time or 0):
             jobs[name] = job
     return jobs, unread
+
+
+def parse_limits(text: str, partition: str | None) -> Most:
+    """The smallest limits in sinfo's lines, of the default partition where none was named."""
+    times, memories, names = [], [], []
+    for line in _lines(text):
+        fields = [field.strip() for field in line.split(SEPARATOR)]
+        if len(fields) != len(LIMIT_FIELDS) or (partition is None and not fields[0].endswith("*")):
+            continue
+        names.append(fields[0].rstrip("*"))
+        times.append(seconds(fields[1]))
+        memories.append(mebibytes(fields[2].rstrip("+")))
+    return Most(
+        time=min((time for time in times if time), default=None),
+        mem=min((memory for memory in memories if memory), default=None),
+        whose=f"partition {', '.join(dict.fromkeys(names))}" if names else "",
+    )
 
 
 def _who(word: str) -> str:

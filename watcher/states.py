@@ -62,6 +62,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     submit_time: float | None = None
     """When it was recorded, unix time; set with ``job_id``."""
     released: bool = False
+    resources: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """``time`` and ``mem`` as they were asked for; left out: the cluster's own."""
     started: float | None = None
     restarts: int = 0
 
@@ -90,6 +92,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     failures: Mapping[str, int] = msgspec.field(default_factory=dict)
     """Failure kind -> how often in a row since the last success or retry."""
     retry_at: float | None = None
+    raised: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """``time`` and ``mem`` that the next attempt asks for, beyond the config's: an earlier one ran out of them."""
+    capped: bool = False
+    """More than the config's was refused: it is not asked for again."""
     forced: bool = False
     """``--force``: an interrupted rewrite or a copy without times is taken as it is; others' results are set aside."""
     asked: bool = False
@@ -196,6 +202,13 @@ class DaemonFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Executor command -> how often it was run since the start."""
     notes: tuple[str, ...] = ()
     """Troubles that are not about one evaluation: a torn journal healed, a full disk, an unreadable folder."""
+
+
+def job_of(attempt: Attempt, queue: QueueSeen | None) -> Job | None:
+    """The attempt's job as the queue tells it, else as accounting does."""
+    if queue is None or queue.jobs is None:
+        return None
+    return queue.jobs.get(attempt.run_id) or (queue.history or {}).get(attempt.run_id)
 
 
 def comment_of(state_id: str) -> str:

@@ -7,7 +7,7 @@ import msgspec
 
 from suites.checkpoint import Inspection
 from suites.contract import ExitRecord, Request, SuiteInRequest, TierVerdict
-from watcher.executor import Job
+from watcher.executor import Job, Most
 from watcher.states import Ask, QueueSeen, Skip
 
 
@@ -48,6 +48,10 @@ class AttemptSeen(msgspec.Struct, frozen=True, kw_only=True):
     """Oldest restart first."""
     words: str = ""
     """What run.json of this run says went wrong."""
+    parts: int = 0
+    """How many parts were finished since it was submitted; looked at once it is over without success."""
+    memory: str = ""
+    """The line of its log that says that it ran out of the host's memory, likewise."""
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +97,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     """None: not asked, since nothing of ours can be in it."""
     strangers: Mapping[str, Request] = msgspec.field(default_factory=dict)
     """Job name -> its request, for jobs of ours in the queue that the journal does not know."""
+    most: Most = Most()
+    """The partition's limits, asked for where an attempt ran out of time or memory."""
     lag: float = 60.0
     """Seconds after which a submission that nobody knows of may be given up."""
     max_running: int | None = None

@@ -6,7 +6,7 @@ import time
 import msgspec
 import pytest
 
-from watcher.executor import JobState, Resources, SubmitKind
+from watcher.executor import JobState, Most, Resources, SubmitKind
 
 SLEEP = "sleep 300"
 
@@ -284,3 +284,12 @@ def test_the_settings_of_a_surrounding_job_reach_no_command(lab):
     job = submitted(executor, lab.submission(SLEEP))
     assert job.state is JobState.HELD
     executor.cancel(job)
+
+
+def test_a_partitions_limits_are_told_in_one_question_an_hour(lab):
+    executor = lab.executor()
+    assert executor.most("short") == Most(time=14400.0, mem=4000, whose="partition short")
+    assert executor.most("short") == executor.most("short")
+    assert executor.most(None) == Most(time=14400.0, mem=4000, whose="partition short")
+    assert executor.most("nosuch") == Most()
+    assert executor.calls["sinfo"] == 3

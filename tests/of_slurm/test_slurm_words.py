@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from watcher.executor import JobState, SubmitKind
+from watcher.executor import JobState, Most, SubmitKind
 from watcher.slurm_words import (
     HISTORY_FIELDS,
     QUEUE_FIELDS,
@@ -13,6 +13,7 @@ from watcher.slurm_words import (
     judge_submission,
     parse_exit_code,
     parse_history,
+    parse_limits,
     parse_queue,
     parse_time,
     reserved_options,
@@ -216,3 +217,11 @@ def test_options_that_would_break_one_attempt_one_job_are_found():
         reserved_options(["--account=x", "-A", "x", "--constraint=a100", "--wckey=k", "--nodes=1", "--exclusive", "--time=1"])
         == []
     )
+
+
+def test_a_partitions_limits_are_the_smallest_that_are_told():
+    text = "a*\x1f4:00:00\x1f4000+\nb\x1f1-00:00:00\x1f64000\nc\x1finfinite\x1f0\n"
+    assert parse_limits(text, None) == Most(time=14400.0, mem=4000, whose="partition a")
+    assert parse_limits(text, "a,b,c") == Most(time=14400.0, mem=4000, whose="partition a, b, c")
+    assert parse_limits("c\x1finfinite\x1f0\n", "c") == Most(whose="partition c")
+    assert parse_limits("", "nosuch") == Most()

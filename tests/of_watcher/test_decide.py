@@ -260,7 +260,9 @@ def test_the_limits_are_told_by_name():
         assert found == [Skip("s/step_0", why)]
 
 
-@pytest.mark.parametrize("module", ["decide", "flight", "rest", "answers", "strays", "policy", "naming", "fold", "world"])
+@pytest.mark.parametrize(
+    "module", ["decide", "flight", "rest", "answers", "strays", "policy", "naming", "fold", "world", "resources", "shortage"]
+)
 def test_deciding_touches_neither_clock_nor_disk(module):
     tree = ast.parse(Path(watcher.__file__).with_name(f"{module}.py").read_text())
     calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}

@@ -12,7 +12,7 @@ import msgspec
 
 from suites.contract import RATES, ExitRecord, encode, read_request, tier_digests
 from suites.files import create_once, publish
-from watcher.executor import Job, JobState, SubmitKind, Submitted, Unreachable
+from watcher.executor import Job, JobState, Most, Resources, SubmitKind, Submitted, Unreachable
 
 LIVE = {JobState.HELD, JobState.PENDING, JobState.RUNNING, JobState.COMPLETING}
 
@@ -52,6 +52,11 @@ class FakeExecutor:
         self.live_at_once: list[str] = []
         """Evaluations that were seen running twice at once."""
         self.calls = Counter()
+        self.limits = Most()
+        self.asked: dict[str, Resources] = {}
+        """Job name -> what it asked for."""
+        self.stuck: dict[str, str] = {}
+        """Job name -> why it waits for ever."""
         self.on_effect = lambda _what: None
 
     # what the watcher asks
@@ -68,6 +73,7 @@ class FakeExecutor:
         self.next_id += 1
         assert submission.name not in self.jobs, "one name, one job"
         assert submission.stdout.parent.is_dir()
+        self.asked[submission.name] = submission.resources
         self.jobs[submission.name] = FakeJob(
             job_id=str(self.next_id),
             name=submission.name,
@@ -108,12 +114,16 @@ class FakeExecutor:
         known = {**self.purged, **{name: job for name, job in self.jobs.items() if job.state is not JobState.HELD}}
         return {name: self._tell(known[name]) for name in names if name in known and known[name].submitted >= since - 3600}
 
+    def most(self, _partition):
+        self.calls["most"] += 1
+        return self.limits
+
     # what happens meanwhile
 
     def step(self):
         """Every job one state further: pending > running > ended."""
         for job in list(self.jobs.values()):
-            if job.state is JobState.PENDING:
+            if job.state is JobState.PENDING and job.name not in self.stuck:
                 self._start(job)
             elif job.state is JobState.RUNNING:
                 self._end(job)
@@ -133,14 +143,15 @@ class FakeExecutor:
         if self.unreachable:
             raise Unreachable(self.unreachable)
 
-    @staticmethod
-    def _tell(job):
+    def _tell(self, job):
+        stuck = job.name in self.stuck and job.state is JobState.PENDING
         return Job(
             job_id=job.job_id,
             name=job.name,
             state=job.state,
             word=job.word or job.state.name,
-            reason=job.reason,
+            reason=self.stuck[job.name] if stuck else job.reason,
+            stuck=stuck,
             submit_time=job.submitted,
             restarts=job.restarts,
             comment=job.comment,

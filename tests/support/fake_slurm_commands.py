@@ -1,4 +1,4 @@
-"""sbatch, squeue, sacct, scontrol and scancel as FakeSlurm answers them, word for word as Slurm 22.05 does.
+"""sbatch, squeue, sacct, sinfo, scontrol and scancel as FakeSlurm answers them, word for word as Slurm 22.05 does.
 
 ``run`` answers in this process, ``main`` is what the fake executables call.
 """
@@ -176,6 +176,14 @@ def _sacct(_fake: FakeSlurm, state: State, words: list[str], environment: Mappin
     return 0, "".join(lines), ""
 
 
+def _sinfo(_fake: FakeSlurm, _state: State, words: list[str], _environment: Mapping[str, str]) -> Answer:
+    options, _ = _split(words)
+    known = {"short": ("short*", "4:00:00"), "closed": ("closed", "1-00:00:00")}
+    chosen = [known[name] for name in known if options.get("partition", name) == name]
+    rows = [{"%P": name, "%l": limit, "%m": "4000"} for name, limit in chosen]
+    return 0, "".join(re.sub("%[A-Za-z]", lambda found, row=row: row[found[0]], options["format"]) + "\n" for row in rows), ""
+
+
 def _scontrol(fake: FakeSlurm, state: State, words: list[str], _environment: Mapping[str, str]) -> Answer:
     verb, number = words
     job: dict[str, Any] | None = state["jobs"].get(number)
@@ -203,4 +211,4 @@ def _scancel(fake: FakeSlurm, state: State, words: list[str], _environment: Mapp
     return 0, "", ""
 
 
-_COMMANDS = {"sbatch": _sbatch, "squeue": _squeue, "sacct": _sacct, "scontrol": _scontrol, "scancel": _scancel}
+_COMMANDS = {"sbatch": _sbatch, "squeue": _squeue, "sacct": _sacct, "scontrol": _scontrol, "scancel": _scancel, "sinfo": _sinfo}

@@ -33,7 +33,7 @@ from support.slurm_conf import Layout, free_ports, write_all, write_secret
 from support.slurm_install import SBIN, install, missing
 from support.slurm_processes import Processes, belonging_to, port_open, send, wait_for
 
-_CLIENTS = ("sbatch", "squeue", "sacct", "scontrol", "scancel")
+_CLIENTS = ("sbatch", "squeue", "sacct", "scontrol", "scancel", "sinfo")
 
 
 class ClusterError(Exception):

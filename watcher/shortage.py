@@ -1,0 +1,68 @@
+"""Attempts that ended for want of time or memory: what that is worth, and what the next one asks for. Pure."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from suites.contract import ExitRecord
+from suites.problem import Exit
+from watcher import policy
+from watcher.config import Config
+from watcher.executor import Job, JobState
+from watcher.resources import Raise, as_time, asked, larger, longer, seconds
+from watcher.states import Attempt, Record
+from watcher.world import AttemptSeen, Note, World
+
+WARNED = 300.0
+"""Seconds before its end at which Slurm may warn a job: two minutes, up to one earlier, looked at every 30 s."""
+OWN_CODES = frozenset(int(code) for code in Exit)
+_REFUSED_BEFORE = Raise({}, "more was refused before")
+
+
+class Ended(NamedTuple):
+    """An attempt of which nothing lives any more, and all that is known of its end."""
+
+    record: Record
+    attempt: Attempt
+    seen: AttemptSeen
+    last: ExitRecord | None
+    """Of its newest run."""
+    job: Job | None
+
+
+def shortage(ended: Ended, world: World, config: Config) -> Note | None:
+    """The transition after an attempt that had too little time or memory; None where it was neither."""
+    record, attempt, seen, last, job = ended
+    had = attempt.resources or asked(config.slurm, record.raised)
+    who = f"job {attempt.job_id}"
+    state = None if job is None else job.state
+    if _time_was_up(last, state, had):
+        ran = _ran(last, job)
+        words = f"{who}: its time was up{f' after {as_time(ran)}' if ran is not None else ''}"
+        more = _REFUSED_BEFORE if record.capped else longer(config.slurm, had, ran, world.most)
+        return policy.timed_out(record, words, seen.parts, more, config.retry, now=world.now)
+    if state is JobState.OUT_OF_MEMORY or (seen.memory and (last is None or last.code not in OWN_CODES)):
+        of = f" of {had['mem']}" if "mem" in had else ""
+        said = f" ({seen.memory})" if seen.memory else ""
+        more = _REFUSED_BEFORE if record.capped else larger(config.slurm, had, world.most)
+        return policy.out_of_memory(record, f"{who} ran out of memory{of}{said}", more, config.retry, world.now)
+    return None
+
+
+def _time_was_up(last: ExitRecord | None, state: JobState | None, had: Mapping[str, str]) -> bool:
+    """By Slurm's word; or it was warned, shortly before its end, kept what was finished and asks to be run again."""
+    warned = last is not None and last.code == Exit.TEMPORARY and last.signal == "USR1"
+    if state is JobState.TIMEOUT:
+        return last is None or warned or last.code not in OWN_CODES
+    if last is None or not warned:
+        return False
+    limit = seconds(had.get("time"))
+    return limit is None or last.end - last.start >= limit - WARNED
+
+
+def _ran(last: ExitRecord | None, job: Job | None) -> float | None:
+    """Seconds for which an attempt ran."""
+    if last is not None:
+        return last.end - last.start
+    if job is not None and job.start_time is not None and job.end_time is not None:
+        return job.end_time - job.start_time
+    return None
