@@ -20,6 +20,8 @@ from suites.words import plainly
 
 _TORCH = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_SAME_AS = {"llama": "LlamaModel", "qwen2": "SmolLM3Model", "starcoder2": "Starcoder2Model"}
+"""Family -> the class of transformers that computes the same (experts apart)."""
 PADDED_VOCAB = ("in_softmax", "masked")
 _TODO_CHANGED = "it is scored again when it is complete again"
 _TODO_CANNOT = "give a whole nanotron checkpoint of a known architecture"
@@ -56,7 +58,7 @@ def load(
         body = build(contents.architecture, mup=contents.facts.mup, device=where)
     except (ValueError, KeyError) as error:
         raise Problem(
-            f"transformers refuses this architecture: {plainly(error)}", where=folder, todo=_TODO_CANNOT, code=Exit.CANNOT_SCORE
+            f"an architecture that is not known here: {plainly(error)}", where=folder, todo=_TODO_CANNOT, code=Exit.CANNOT_SCORE
         ) from error
     head = _fill(body, contents, folder, where, kind)
     if checkpoint.take_fingerprint(folder) != contents.fingerprint:
@@ -170,7 +172,7 @@ def _description(contents: checkpoint.Contents, body: Any, seconds: float) -> di
     files = [shard for shards in contents.tensors.values() for shard in shards]
     return {
         "architecture": a.family if a.experts is None else f"{a.family} with experts",
-        "class": type(body).__name__,
+        "class": _SAME_AS[a.family],
         "layers": a.layers,
         "hidden": a.hidden,
         "heads": a.heads,

@@ -1,13 +1,13 @@
-"""Nanotron's mixture of experts, as a drop-in for a decoder layer's MLP.
+"""Nanotron's mixture of experts, in the place of a decoder layer's MLP.
 
-No class of transformers computes it: there the router's choice comes with a shared expert that cannot be
-left out, and without layers that skip rope.
+A token goes through its own experts whatever stands beside it: nothing is dropped, nothing has a capacity.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers.activations import ACT2FN
 
 from suites.architecture import Experts
 
@@ -15,26 +15,26 @@ from suites.architecture import Experts
 class SharedExpert(nn.Module):
     """The expert that sees every token, behind a gate of its own."""
 
-    def __init__(self, hidden: int, intermediate: int, activation: str) -> None:
+    def __init__(self, hidden: int, intermediate: int, activation: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(hidden, intermediate, bias=False)
-        self.up_proj = nn.Linear(hidden, intermediate, bias=False)
+        self.gate_up_proj = nn.Linear(hidden, 2 * intermediate, bias=False)
         self.down_proj = nn.Linear(intermediate, hidden, bias=False)
-        self.activation = ACT2FN[activation]
+        self.activation = activation
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[N, hidden] -> [N, hidden]."""
-        out: torch.Tensor = self.down_proj(self.activation(self.gate_proj(hidden)) * self.up_proj(hidden))
+        gate, up = self.gate_up_proj(hidden).chunk(2, -1)
+        out: torch.Tensor = self.down_proj(self.activation(gate) * up)
         return out
 
 
 class ExpertsMLP(nn.Module):
     """Softmax over all experts in fp32, the top k of them, their weights not renormalised."""
 
-    def __init__(self, hidden: int, experts: Experts, activation: str) -> None:
+    def __init__(self, hidden: int, experts: Experts, activation: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
         self.top_k = experts.top_k
-        self.activation = ACT2FN[activation]
+        self.activation = activation
         self.router = nn.Linear(hidden, experts.count, bias=False, dtype=torch.float32)
         # used as x @ W, so stored [expert, in, out]
         self.merged_gate_up_proj = nn.Parameter(torch.empty(experts.count, hidden, 2 * experts.intermediate))

@@ -1,7 +1,7 @@
-"""The decoders that nanotron trains, held by transformers' own classes, and the forward pass that scoring needs.
+"""A checkpoint as a model: hidden states under any mask, and fp32 logits.
 
-Two things are done here and not by transformers: attention masks (none at all where plain causal attention
-is meant, so that flash kernels run), and the head, whose logits are fp32 whatever the weights are.
+Two things matter more than the rest: attention masks (none at all where plain causal attention is meant, so that flash
+kernels run), and the head, whose logits are fp32 whatever the weights are.
 """
 
 import re
@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaModel, PreTrainedConfig, SmolLM3Config, SmolLM3Model, Starcoder2Config, Starcoder2Model
 
-from scoring.experts import ExpertsMLP
+from scoring.decoder import ACTIVATIONS, Decoder, slides
 from suites.architecture import Architecture
 from suites.problem import Exit, Problem
 
@@ -29,7 +28,6 @@ _IN_LAYER = {
     "attn.o_proj": "self_attn.o_proj",
     "attn.o": "self_attn.o_proj",
     "attn.dense": "self_attn.o_proj",
-    "attn.qkv.q": "self_attn.q_proj",
     "ln_1": "input_layernorm",
     "ln_2": "post_attention_layernorm",
     "ff.c_fc": "mlp.c_fc",
@@ -96,13 +94,17 @@ class CausalModel:
         if attention_mask is not None and attention_mask.dim() == 3:  # noqa: PLR2004  [B, S, S] lacks the heads' dimension
             attention_mask = attention_mask[:, None]
         hidden: torch.Tensor = self.body.embed_tokens(tokens)  # [B, S, hidden]
-        rotations = self.body.rotary_emb(hidden, positions)
-        narrow = self._narrowed(positions, attention_mask)
-        for index, layer in enumerate(self.body.layers):
-            mask = narrow if slides(self.architecture, index) else attention_mask
-            hidden = layer(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotations, use_cache=False)
+        rotations = self.body.rotations(positions)
+        narrow, wide = (self._added(mask, hidden) for mask in (self._narrowed(positions, attention_mask), attention_mask))
+        for layer in self.body.layers:
+            hidden = layer(hidden, rotations, narrow if layer.slides else wide)
         normed: torch.Tensor = self.body.norm(hidden)
         return normed
+
+    @staticmethod
+    def _added(mask: torch.Tensor | None, hidden: torch.Tensor) -> torch.Tensor | None:
+        """What is added to scores: made once here, where each layer would make it anew of True and False."""
+        return None if mask is None else torch.zeros_like(mask, dtype=hidden.dtype).masked_fill_(~mask, -torch.inf)
 
     def _narrowed(self, positions: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
         """What layers with a sliding window see: keys in (t - window, t]. None where that is plain causal attention."""
@@ -127,66 +129,12 @@ class CausalModel:
         return logits
 
 
-def slides(architecture: Architecture, layer: int) -> bool:
-    """Whether a layer has the sliding window."""
-    return architecture.sliding_window is not None and _has_rope(architecture, layer) and layer not in architecture.global_layers
-
-
-def _has_rope(architecture: Architecture, layer: int) -> bool:
-    return architecture.no_rope_every is None or (layer + 1) % architecture.no_rope_every != 0
-
-
-def build(architecture: Architecture, *, mup: bool, device: torch.device) -> Any:
-    """The decoder without its head: weights on the meta device, rope's frequencies on ``device``."""
-    config = _config(architecture)
-    classes: dict[type, Any] = {LlamaConfig: LlamaModel, SmolLM3Config: SmolLM3Model, Starcoder2Config: Starcoder2Model}
-    config._attn_implementation = "sdpa"  # noqa: SLF001  the only way to say it to a model that is not loaded by transformers
-    with torch.device("meta"):
-        body = classes[type(config)](config)
-        for index, layer in enumerate(body.layers):
-            if architecture.family == "qwen2":
-                layer.self_attn.o_proj.register_parameter("bias", None)  # the bias is of q, k and v alone
-            if mup and architecture.family == "llama":
-                layer.self_attn.scaling = 1 / architecture.head_dim
-            if architecture.experts is not None and index in architecture.experts.layers:
-                layer.mlp = ExpertsMLP(architecture.hidden, architecture.experts, architecture.activation)
-    with torch.device(device):
-        body.rotary_emb = type(body.rotary_emb)(config)
-    return body.eval().requires_grad_(requires_grad=False)
-
-
-def _config(a: Architecture) -> PreTrainedConfig:
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": a.rope_theta}
-    if a.rope_factor != 1:
-        rope |= {"rope_type": "linear", "factor": a.rope_factor}
-    common: dict[str, Any] = {
-        "vocab_size": a.vocab,
-        "hidden_size": a.hidden,
-        "intermediate_size": a.intermediate,
-        "num_hidden_layers": a.layers,
-        "num_attention_heads": a.heads,
-        "num_key_value_heads": a.kv_heads,
-        "hidden_act": a.activation,
-        "max_position_embeddings": a.max_positions,
-        "rope_parameters": rope,
-        "tie_word_embeddings": False,  # the head is held apart
-        "pad_token_id": None,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "use_cache": False,
-    }
-    if a.family == "starcoder2":
-        return Starcoder2Config(**common, norm_epsilon=a.norm_eps)
-    if a.family == "llama":
-        return LlamaConfig(**common, rms_norm_eps=a.norm_eps)
-    layers = [int(_has_rope(a, layer)) for layer in range(a.layers)]
-    return SmolLM3Config(
-        **common,
-        rms_norm_eps=a.norm_eps,
-        attention_bias=a.attention_bias,
-        no_rope_layers=layers,
-        layer_types=["full_attention"] * a.layers,  # masks are made here
-    )
+def build(architecture: Architecture, *, mup: bool, device: torch.device) -> Decoder:
+    """The decoder without its head: weights on the meta device, rope's frequencies on ``device``. ValueError names what is not known."""
+    if architecture.activation not in ACTIVATIONS:
+        raise ValueError(f"activation {architecture.activation!r} is none of {', '.join(ACTIVATIONS)}")
+    scale = 1 / architecture.head_dim if mup and architecture.family == "llama" else None
+    return Decoder(architecture, scale=scale, device=device).eval().requires_grad_(requires_grad=False)
 
 
 def translate(architecture: Architecture, name: str, whole: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
@@ -197,35 +145,26 @@ def translate(architecture: Architecture, name: str, whole: torch.Tensor) -> Ite
         yield f"{_OUTSIDE_LAYERS[module]}.{parameter}", whole
         return
     layer, inner = f"layers.{match[1]}", match[2]
-    attention = f"{layer}.self_attn"
+    attention, a = f"{layer}.self_attn", architecture
     if inner == "attn.qkv_proj":
-        q, k, v = torch.split(whole, [architecture.hidden, architecture.kv_size, architecture.kv_size])
-        yield f"{attention}.q_proj.{parameter}", _halves(architecture, q)
-        yield f"{attention}.k_proj.{parameter}", _halves(architecture, k)
-        yield f"{attention}.v_proj.{parameter}", v
+        turning = a.hidden + a.kv_size
+        if not a.rope_interleaved:
+            whole = torch.cat([_neighbours(a, whole[:turning]), whole[turning:]])
+        yield f"{attention}.qkv_proj.{parameter}", whole
     elif inner == "attn.query_key_value":  # rows grouped by key head: its queries, its key, its value
-        groups = torch.unflatten(
-            whole, 0, (architecture.kv_heads, -1, architecture.head_dim)
-        )  # [kv heads, q per kv + 2, head_dim, ...]
-        yield f"{attention}.q_proj.{parameter}", groups[:, :-2].flatten(0, 2)
-        yield f"{attention}.k_proj.{parameter}", groups[:, -2].flatten(0, 1)
-        yield f"{attention}.v_proj.{parameter}", groups[:, -1].flatten(0, 1)
+        groups = torch.unflatten(whole, 0, (a.kv_heads, -1, a.head_dim))  # [kv heads, q per kv + 2, head_dim, ...]
+        q, k, v = groups[:, :-2].flatten(0, 2), groups[:, -2].flatten(0, 1), groups[:, -1].flatten(0, 1)
+        yield f"{attention}.qkv_proj.{parameter}", torch.cat([_neighbours(a, q), _neighbours(a, k), v])
+    elif inner == "attn.qkv.q":
+        yield f"{attention}.q_proj.{parameter}", _neighbours(a, whole)
     elif inner == "attn.qkv.kv":
         k, v = whole.chunk(2)
-        yield f"{attention}.k_proj.{parameter}", k
-        yield f"{attention}.v_proj.{parameter}", v
-    elif inner.endswith("gate_up_proj"):
-        gate, up = whole.chunk(2)
-        base = f"{layer}.{inner.removesuffix('gate_up_proj')}"
-        yield f"{base}gate_proj.{parameter}", gate
-        yield f"{base}up_proj.{parameter}", up
+        yield f"{attention}.kv_proj.{parameter}", torch.cat([_neighbours(a, k), v])
     else:
         yield f"{layer}.{_IN_LAYER.get(inner, inner)}.{parameter}", whole
 
 
-def _halves(architecture: Architecture, rows: torch.Tensor) -> torch.Tensor:
-    """Rows of q or k whose rope pairs are (2j, 2j + 1) -> pairs (j, j + head_dim / 2), as transformers rotates them."""
-    if not architecture.rope_interleaved:
-        return rows
-    pairs = torch.unflatten(rows, 0, (-1, architecture.head_dim // 2, 2))  # [heads, head_dim / 2, 2, ...]
-    return pairs.transpose(1, 2).flatten(0, 2)
+def _neighbours(architecture: Architecture, rows: torch.Tensor) -> torch.Tensor:
+    """Rows of q or k whose rope pairs are (j, j + head_dim / 2) -> pairs (2j, 2j + 1)."""
+    halves = torch.unflatten(rows, 0, (-1, 2, architecture.head_dim // 2))  # [heads, 2, head_dim / 2, ...]
+    return halves.transpose(1, 2).flatten(0, 2)
