@@ -63,7 +63,7 @@ def load(
     head = _fill(body, contents, folder, where, kind)
     if checkpoint.take_fingerprint(folder) != contents.fingerprint:
         raise Problem("was rewritten while it was loaded", where=folder, todo=_TODO_CHANGED, code=Exit.CHANGED)
-    description = _description(contents, body, time.monotonic() - started)
+    description = _description(contents, time.monotonic() - started)
     return CausalModel(body, head, contents.architecture, padded_vocab, description)
 
 
@@ -166,7 +166,7 @@ def _read(folder: Path, shard: Shard, offset: int, into: torch.Tensor) -> None:
         raise Problem(f"changed or vanished: {plainly(error)}", where=folder, todo=_TODO_CHANGED, code=Exit.CHANGED) from error
 
 
-def _description(contents: checkpoint.Contents, body: Any, seconds: float) -> dict[str, Any]:
+def _description(contents: checkpoint.Contents, seconds: float) -> dict[str, Any]:
     """What run.json says of the model."""
     a = contents.architecture
     files = [shard for shards in contents.tensors.values() for shard in shards]

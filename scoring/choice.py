@@ -125,8 +125,8 @@ def score(
 ) -> pa.Table:
     """Score some items of one task.
 
-    Equal requests are scored once, so that equal choices get equal log-likelihoods. A context that is too long
-    loses its beginning, and the item says so.
+    Equal requests are scored once, so that equal choices get equal log-likelihoods. An item is one tree: its context is
+    computed once. A context that is too long loses its beginning, and the item says so.
 
     Args:
         model: the checkpoint.
@@ -145,13 +145,16 @@ def score(
     """
     places: dict[Key, int] = {}
     stretches: list[Stretch] = []
-    for item in items:
-        for pair in (*item.requests, *(item.uncond or ())):
-            key = _key(pair)
-            if key not in places:
-                places[key] = len(stretches)
-                stretches.append(_stretch(key, seq_len, f"{name}, item {item.id}"))
-    found = token_logprobs(model, stretches, batch_tokens=batch_tokens, between=between)
+    trees: list[int] = []  # an item's choices grow from its context, all unconditional ones from what stands before them
+    for number, item in enumerate(items):
+        for tree, pairs in ((number, item.requests), (-1, item.uncond or ())):
+            for pair in pairs:
+                key = _key(pair)
+                if key not in places:
+                    places[key] = len(stretches)
+                    stretches.append(_stretch(key, seq_len, f"{name}, item {item.id}"))
+                    trees.append(tree)
+    found = token_logprobs(model, stretches, together=trees, batch_tokens=batch_tokens, between=between)
     sums = [math.fsum(values) for values in found]
     rows = [_row(item, lambda pair: sums[places[_key(pair)]], seq_len) for item in items]
     return pa.Table.from_pylist(rows, schema=ROWS)

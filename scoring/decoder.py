@@ -41,7 +41,8 @@ class RMSNorm(nn.Module):
         """[..., size] -> [..., size]."""
         if x.dtype is torch.float32 and x.device.type == "cpu":  # half the time of rms_norm, which has no fused kernel there
             squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
-            return (x * squares.div_(x.shape[-1]).add_(self.eps).rsqrt_()).mul_(self.weight)
+            normed: torch.Tensor = (x * squares.div_(x.shape[-1]).add_(self.eps).rsqrt_()).mul_(self.weight)
+            return normed
         return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
@@ -68,7 +69,9 @@ class Attention(nn.Module):
         qk, v = qkv[:, :, :turning], qkv[:, :, turning:]
         if self.use_rope:
             qk = rotate(qk, rotations)
-        q, k, v = (part.transpose(1, 2) for part in (qk[:, :, : self.heads], qk[:, :, self.heads :], v))  # [B, heads, S, head_dim]
+        q, k, v = (
+            part.transpose(1, 2) for part in (qk[:, :, : self.heads], qk[:, :, self.heads :], v)
+        )  # [B, heads, S, head_dim]
         grouped = self.heads != self.kv_heads
         if grouped and mask is not None and q.is_cuda:  # no CUDA kernel takes both a mask and groups, but the slow one
             k, v = (part.repeat_interleave(self.heads // self.kv_heads, 1) for part in (k, v))
@@ -84,9 +87,9 @@ def rotate(x: torch.Tensor, rotations: Rotations) -> torch.Tensor:
     """Turn the pairs (2j, 2j + 1) of [B, S, heads, head_dim] by their angles, in fp32. ``x`` is used up."""
     cos, sin = rotations
     if x.dtype is torch.float32 and x.device.type == "cpu":
-        torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(torch.complex(cos, sin))
+        torch.view_as_complex(torch.unflatten(x, -1, (-1, 2))).mul_(torch.complex(cos, sin))
         return x
-    pairs = x.float().unflatten(-1, (-1, 2))  # [B, S, heads, head_dim / 2, 2]
+    pairs = torch.unflatten(x.float(), -1, (-1, 2))  # [B, S, heads, head_dim / 2, 2]
     even, odd = pairs[..., 0], pairs[..., 1]
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2).to(x.dtype)
 
@@ -127,7 +130,6 @@ class Layer(nn.Module):
 
     def __init__(self, a: Architecture, index: int, *, scale: float | None) -> None:
         super().__init__()
-        self.slides = slides(a, index)
         self.input_layernorm = _norm(a)
         self.self_attn = Attention(a, use_rope=has_rope(a, index), scale=scale)
         self.post_attention_layernorm = _norm(a)

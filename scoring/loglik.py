@@ -1,33 +1,36 @@
-"""Log-likelihoods of tokens. The only place that shifts by one.
+"""Log-likelihoods of tokens. The only place that shifts by one, with ``scoring.trees``, which lays sequences out.
 
-A row of hidden states at position i says what the model expects at position i + 1; here, and nowhere else,
-the two are brought together. The head and its fp32 log-sum-exp run only on the rows that are asked for, a chunk
-at a time: a [B, S, V] tensor never exists. Every log-probability is a natural logarithm.
+A row of hidden states at position i says what the model expects at position i + 1. The head and its fp32
+log-sum-exp run only on the rows that are asked for, a chunk at a time: a [B, S, V] tensor never exists. Every
+log-probability is a natural logarithm.
 
-What is computed together depends on the sequences alone, never on who computes it: sequences are sorted by
-length (first come first among equals) and cut into batches of a fixed number of token places.
+What is computed together depends on the sequences and the device alone, never on who computes it. On a CPU each batch is
+computed by one thread, several of them at a time: the number of cores changes no bit.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Protocol
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from scoring.budget import Budget
+from scoring.packing import PAD_TO, Batch, Packer
+from scoring.trees import Ints, Stretch, path, plant
 from suites.problem import Exit, Problem
 
-Ints = npt.NDArray[np.integer]
+__all__ = ["PAD_TO", "Bools", "Floats", "Ints", "Model", "NotFiniteError", "Stretch", "explain", "token_logprobs"]
+
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
-"""Token places of one forward pass, padding included."""
-PAD_TO = {"cpu": 8, "cuda": 64}
-"""Lengths are rounded up to a multiple of this, so that few shapes occur."""
-HEAD_VALUES = {"cpu": 1 << 23, "cuda": 1 << 28}
-"""fp32 logits that exist at one time: rows x vocabulary."""
+HEAD_ROWS = {"cpu": 256, "cuda": 16384}
+HEAD_VALUES = {"cpu": 1 << 25, "cuda": 1 << 27}
+"""Rows, and fp32 logits (rows x vocabulary), that exist at one time."""
 
 
 class Model(Protocol):
@@ -43,22 +46,25 @@ class Model(Protocol):
         """Where tokens must be."""
         ...
 
-    def hidden_states(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Int64 [B, S] -> [B, S, hidden], causal."""
+    @property
+    def takes_trees(self) -> bool:
+        """Whether ``hidden_states`` takes ``position_ids`` and ``attention_mask``."""
+        ...
+
+    @property
+    def budget(self) -> Budget:
+        """How much is computed at a time."""
+        ...
+
+    def hidden_states(
+        self, tokens: torch.Tensor, position_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Int64 [B, S] -> [B, S, hidden], causal unless a mask says otherwise."""
         ...
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., hidden] -> float32 [..., V]."""
         ...
-
-
-class Stretch(msgspec.Struct, frozen=True):
-    """A sequence of tokens, and from which of them on their log-probabilities are asked for."""
-
-    tokens: Ints
-    """[n], n >= 2."""
-    first: int
-    """1 <= first < n: the first token of all has nothing before it that could predict it."""
 
 
 class NotFiniteError(ValueError):
@@ -69,6 +75,7 @@ def token_logprobs(
     model: Model,
     sequences: Sequence[Stretch],
     *,
+    together: Sequence[int] | None = None,
     batch_tokens: int | None = None,
     between: Callable[[int], None] = lambda tokens: None,  # noqa: ARG005  what to do with it is the caller's
 ) -> list[Floats]:
@@ -79,7 +86,8 @@ def token_logprobs(
     Args:
         model: gives hidden states and fp32 logits.
         sequences: in any order; the answer keeps it.
-        batch_tokens: token places of a forward pass; by default what suits the device.
+        together: for each sequence the number of a group; those of a group share in one tree what they begin with.
+        batch_tokens: token places of a forward pass; by default what the model's budget says.
         between: called after every batch with the number of input tokens done in it; may raise to stop.
 
     Returns:
@@ -88,60 +96,115 @@ def token_logprobs(
     Raises:
         NotFiniteError: naming the sequence, as soon as a log-probability is not a finite number.
         ValueError: for a sequence that leaves nothing to predict.
+        torch.OutOfMemoryError: where even one row at a time does not fit.
     """
-    results: list[Floats] = [np.empty(0)] * len(sequences)
-    kind = model.device.type
-    places = batch_tokens or BATCH_TOKENS.get(kind, BATCH_TOKENS["cuda"])
-    for batch, width in _batches(sequences, places, PAD_TO.get(kind, 64)):
-        picked = [sequences[index] for index in batch]
-        for index, values in zip(batch, _forward(model, picked, width), strict=True):
-            if not np.isfinite(values).all():
-                raise NotFiniteError(f"sequence {index} has a log-likelihood that is not finite")
-            results[index] = values
-        between(sum(len(sequence.tokens) - 1 for sequence in picked))
-    return results
-
-
-def _batches(sequences: Sequence[Stretch], places: int, pad_to: int) -> Iterator[tuple[list[int], int]]:
-    """(indices, padded length) of each forward pass; longest first, so that memory runs out at once or never."""
     for index, sequence in enumerate(sequences):
         if not 1 <= sequence.first < len(sequence.tokens):
             raise ValueError(f"sequence {index}: {len(sequence.tokens)} tokens, none to predict from {sequence.first} on")
-    order = sorted(range(len(sequences)), key=lambda index: (-len(sequences[index].tokens), index))
-    start = 0
-    while start < len(order):
-        inputs = len(sequences[order[start]].tokens) - 1
-        width = -(-inputs // pad_to) * pad_to
-        rows = max(1, places // width)
-        yield order[start : start + rows], width
-        start += rows
+    if together is None or not model.takes_trees:
+        trees = [path(index, sequence) for index, sequence in enumerate(sequences)]
+    else:
+        groups: dict[int, list[int]] = {}
+        for index, group in enumerate(together):
+            groups.setdefault(group, []).append(index)
+        trees = [tree for members in groups.values() for tree in plant(members, sequences)]
+    packer = Packer(trees, alone=together is None or not model.takes_trees, device=model.device.type)
+    results: list[Floats] = [np.empty(0)] * len(sequences)
+    for batch, found in _computed(model, packer, Budget(batch_tokens) if batch_tokens else model.budget):
+        place = 0
+        for index, count in batch.owners:
+            values = found[place : place + count]
+            place += count
+            if not np.isfinite(values).all():
+                raise NotFiniteError(f"sequence {index} has a log-likelihood that is not finite")
+            results[index] = values
+        between(batch.inputs)
+    return results
+
+
+def _computed(model: Model, packer: Packer, budget: Budget) -> Iterator[tuple[Batch, Floats]]:
+    """Every batch with its log-probabilities [N], in order, while the next ones are under way."""
+    with _lanes(model.device) as (launch, lanes):
+        under_way: deque[tuple[Batch, Callable[[], Floats]]] = deque()
+        while packer or under_way:
+            while packer and len(under_way) < lanes:
+                batch = packer.take(budget.places)
+                try:
+                    under_way.append((batch, launch(model, batch)))
+                except torch.OutOfMemoryError:
+                    packer.give_back(batch)
+                    if under_way:  # what they hold is free once they are done
+                        break
+                    budget.halve(batch.tokens.shape)
+            batch, finish = under_way.popleft()
+            yield batch, finish()
+
+
+Launch = Callable[[Model, Batch], Callable[[], Floats]]
+
+
+@contextmanager
+def _lanes(device: torch.device) -> Iterator[tuple[Launch, int]]:
+    """How a batch is begun (its result is asked for later), and how many are worth being under way at once.
+
+    A GPU computes while the next batch is made. A CPU's threads take a batch each: together on one they would wait for
+    each other at every small operation, and add up in another order.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield (lambda model, batch: _once(_forward(model, batch))), 2
+        return
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            yield (lambda model, batch: pool.submit(lambda: _fetched(_forward(model, batch))).result), 2 * threads
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _once(found: torch.Tensor) -> Callable[[], Floats]:
+    return lambda: _fetched(found)
+
+
+def _fetched(found: torch.Tensor) -> Floats:
+    values: Floats = found.cpu().numpy()
+    return values
 
 
 @torch.inference_mode()
-def _forward(model: Model, sequences: Sequence[Stretch], width: int) -> list[Floats]:
-    inputs = np.zeros((len(sequences), width), dtype=np.int64)  # [B, S]
-    for row, sequence in enumerate(sequences):
-        inputs[row, : len(sequence.tokens) - 1] = sequence.tokens[:-1]
-    hidden = model.hidden_states(torch.from_numpy(inputs).to(model.device))  # [B, S, hidden]
-    # The token at place i is predicted by the hidden state at place i - 1: rows first-1 .. n-2 for targets first .. n-1.
-    wanted = np.concatenate([row * width + np.arange(s.first - 1, len(s.tokens) - 1) for row, s in enumerate(sequences)])
-    targets = np.concatenate([sequence.tokens[sequence.first :] for sequence in sequences]).astype(np.int64)
-    rows = hidden.reshape(-1, hidden.shape[-1])[torch.from_numpy(wanted).to(hidden.device)]  # [N, hidden]
-    flat = _logprobs(model, rows, torch.from_numpy(targets).to(hidden.device))
-    ends = np.cumsum([len(sequence.tokens) - sequence.first for sequence in sequences])
-    return np.split(flat, ends[:-1])
+def _forward(model: Model, batch: Batch) -> torch.Tensor:
+    """float64 [N]: nothing waits for the device."""
+
+    def placed(values: Ints) -> torch.Tensor:
+        return torch.from_numpy(values).to(model.device)
+
+    tokens = placed(batch.tokens)
+    if batch.positions is None or batch.ends is None:
+        hidden = model.hidden_states(tokens)  # [B, S, hidden]
+    else:
+        place, ends = torch.arange(tokens.shape[1], device=tokens.device), placed(batch.ends)
+        mask = (place[None, :] <= place[:, None]) & (place[:, None] < ends[:, None, :])  # [B, S, S]: query, key
+        hidden = model.hidden_states(tokens, position_ids=placed(batch.positions), attention_mask=mask)
+    rows = hidden.flatten(0, 1)[placed(batch.rows)]  # [U, hidden]
+    return _logprobs(model, rows, batch.row_of, placed(batch.targets))
 
 
-def _logprobs(model: Model, hidden: torch.Tensor, targets: torch.Tensor) -> Floats:
-    """[N, hidden], int64 [N] -> float64 [N]: logit of the target minus log-sum-exp of its row, both fp32, subtracted in fp64."""
-    chunk = max(1, HEAD_VALUES.get(hidden.device.type, HEAD_VALUES["cuda"]) // model.vocab_size)
-    parts = []
-    for start in range(0, len(targets), chunk):
+def _logprobs(model: Model, hidden: torch.Tensor, row_of: Ints, targets: torch.Tensor) -> torch.Tensor:
+    """[U, hidden], [N] < U, int64 [N] -> float64 [N]: logits and log-sum-exp are fp32, all after that fp64."""
+    kind = hidden.device.type
+    most = HEAD_VALUES.get(kind, HEAD_VALUES["cuda"]) // model.vocab_size
+    chunk = max(1, min(HEAD_ROWS.get(kind, HEAD_ROWS["cuda"]), most))
+    order = np.argsort(row_of, kind="stable")
+    starts = range(0, len(hidden), chunk)
+    edges = np.searchsorted(row_of[order], [*starts, len(hidden)])
+    found = torch.empty(len(row_of), dtype=torch.float64, device=hidden.device)
+    by_row, places = (torch.from_numpy(values).to(hidden.device) for values in (row_of[order], order))
+    for start, first, last in zip(starts, edges[:-1], edges[1:], strict=True):
         logits = model.logits(hidden[start : start + chunk])  # [n, V]
-        target = logits.gather(1, targets[start : start + chunk, None])[:, 0]
-        parts.append(target.double() - logits.logsumexp(dim=-1).double())
-    values: Floats = torch.cat(parts).cpu().numpy()
-    return values
+        here, where = by_row[first:last] - start, places[first:last]
+        chosen, highest = logits[here, targets[where]].double(), logits.amax(-1, keepdim=True)  # [m], [n, 1]
+        sums = logits.sub_(highest).exp_().sum(-1)  # [n]
+        found[where] = chosen - (highest[:, 0].double() + sums.double().log())[here]
+    return found
 
 
 def explain(error: NotFiniteError, *, where: str) -> Problem:

@@ -4,6 +4,7 @@ Two things matter more than the rest: attention masks (none at all where plain c
 kernels run), and the head, whose logits are fp32 whatever the weights are.
 """
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from scoring.budget import Budget, fitting
 from scoring.decoder import ACTIVATIONS, Decoder, slides
 from suites.architecture import Architecture
 from suites.problem import Exit, Problem
 
 HEAD = "lm_head.weight"
 """The name that ``translate`` gives the head; all others are names within the body."""
+ALIKE = 8
+"""Rows from which on a product's rows do not depend on how many there are: CPU libraries add up fewer in another order."""
 _LAYER = re.compile(r"model\.decoder\.(\d+)\.pp_block\.(.+)")
 _OUTSIDE_LAYERS = {
     "model.token_position_embeddings.pp_block.token_embedding": "embed_tokens",
@@ -49,6 +53,14 @@ class CausalModel:
         parameters = {parameter.data_ptr(): parameter.numel() for parameter in (*body.parameters(), head)}
         self.n_params = sum(parameters.values())
         self.out_dtype = head.dtype is not torch.float32 and head.device.type == "cuda"
+
+    takes_trees = True
+
+    @functools.cached_property
+    def budget(self) -> Budget:
+        """How much is computed at a time; asked for only once the weights are where they belong."""
+        size = self.head.element_size()
+        return fitting(self.architecture, device=self.device, bytes_a_value=size, weights=self.n_params * size)
 
     @property
     def vocab_size(self) -> int:
@@ -96,8 +108,8 @@ class CausalModel:
         hidden: torch.Tensor = self.body.embed_tokens(tokens)  # [B, S, hidden]
         rotations = self.body.rotations(positions)
         narrow, wide = (self._added(mask, hidden) for mask in (self._narrowed(positions, attention_mask), attention_mask))
-        for layer in self.body.layers:
-            hidden = layer(hidden, rotations, narrow if layer.slides else wide)
+        for index, layer in enumerate(self.body.layers):
+            hidden = layer(hidden, rotations, narrow if slides(self.architecture, index) else wide)
         normed: torch.Tensor = self.body.norm(hidden)
         return normed
 
@@ -122,6 +134,10 @@ class CausalModel:
         if self.out_dtype:
             flat = hidden.reshape(-1, hidden.shape[-1])
             logits = torch.mm(flat, self.head.t(), out_dtype=torch.float32).view(*hidden.shape[:-1], -1)
+        elif hidden[..., 0].numel() < ALIKE:
+            few = hidden.flatten(0, -2)
+            padded = functional.pad(few, (0, 0, 0, ALIKE - len(few)))
+            logits = functional.linear(padded.float(), self.head.float())[: len(few)].view(*hidden.shape[:-1], -1)
         else:
             logits = functional.linear(hidden.float(), self.head.float())
         if self.padded_vocab == "masked":
@@ -130,7 +146,10 @@ class CausalModel:
 
 
 def build(architecture: Architecture, *, mup: bool, device: torch.device) -> Decoder:
-    """The decoder without its head: weights on the meta device, rope's frequencies on ``device``. ValueError names what is not known."""
+    """The decoder without its head: weights on the meta device, rope's frequencies on ``device``.
+
+    Raises ValueError for an activation that is not known here.
+    """
     if architecture.activation not in ACTIVATIONS:
         raise ValueError(f"activation {architecture.activation!r} is none of {', '.join(ACTIVATIONS)}")
     scale = 1 / architecture.head_dim if mup and architecture.family == "llama" else None

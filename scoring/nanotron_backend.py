@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from scoring.budget import LEAST, Budget
 from suites import checkpoint
 from suites.architecture import Refused
 from suites.contract import Request
@@ -66,11 +67,13 @@ class NanotronModel:
 
     padded_vocab = "in_softmax"
     dtype = "bfloat16"
+    takes_trees = False
 
     def __init__(self, inner: Any, contents: checkpoint.Contents) -> None:
         self.inner, self.architecture = inner, contents.architecture
         self.n_params = sum(parameter.numel() for parameter in inner.parameters())
         self.real_vocab = contents.architecture.vocab
+        self.budget = Budget(LEAST)  # for cross-checks, not for speed
         self.description: dict[str, Any] = {
             "architecture": contents.architecture.family,
             "class": type(inner).__name__,
@@ -96,8 +99,12 @@ class NanotronModel:
         self.real_vocab = size
 
     @torch.inference_mode()
-    def hidden_states(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Int64 [B, S] -> bfloat16 [B, S, hidden], what nanotron's head is given."""
+    def hidden_states(
+        self, tokens: torch.Tensor, position_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Int64 [B, S] -> bfloat16 [B, S, hidden], what nanotron's head is given. It takes neither positions nor masks."""
+        if position_ids is not None or attention_mask is not None:
+            raise NotImplementedError("nanotron's own forward pass")
         batch, length = tokens.shape
         qwen = self.architecture.family == "qwen2"
         if qwen:  # [B, S]; a 0 begins a document
