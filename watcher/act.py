@@ -152,7 +152,7 @@ class Actor:
             request=place.request,
             stdout=logs[0],
             stderr=logs[1],
-            resources=_resources(self.config, wanted),
+            resources=resources_of(self.config, wanted),
             python=self.config.python,
             setup=self._setup(),
         )
@@ -236,7 +236,8 @@ class Actor:
         (self.config.paths.requests / f"{action.id}.json").unlink(missing_ok=True)
 
 
-def _resources(config: Config, wanted: Mapping[str, str]) -> Resources:
+def resources_of(config: Config, wanted: Mapping[str, str]) -> Resources:
+    """What the config has every job ask for, with the time and memory that are ``wanted``."""
     own = config.slurm
     return Resources(
         account=own.account,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from suites.problem import Problem
 from watcher import slurm_words
-from watcher.executor import Job, Most, Submission, SubmitKind, Submitted, Unreachable
+from watcher.executor import Job, Most, Resources, Submission, SubmitKind, Submitted, Unreachable
 from watcher.slurm_calls import Budget, Ran, Run, clean_environment, run_command
 
 _TIMEOUTS = {"sbatch": 60.0, "sacct": 60.0}
@@ -65,7 +65,7 @@ class SlurmExecutor:
             )
         self.calls: Counter[str] = Counter()
         """Command -> how often it was run."""
-        self._user = user or _own_name()
+        self.user = user or _own_name()
         self._environment = environment
         self._clock = clock
         self._run = run
@@ -104,7 +104,7 @@ class SlurmExecutor:
     def queue(self) -> Mapping[str, Job]:
         """One squeue. Unreachable also where it says nothing but errors with exit 0, as it does for an unknown user."""
         layout = slurm_words.SEPARATOR.join(slurm_words.QUEUE_FIELDS)
-        ran = self._ask(["squeue", "--noheader", "--all", "--states=all", f"--user={self._user}", f"--format={layout}"])
+        ran = self._ask(["squeue", "--noheader", "--all", "--states=all", f"--user={self.user}", f"--format={layout}"])
         return _read("squeue", ran, slurm_words.parse_queue)
 
     def history(self, names: Sequence[str], since: float) -> Mapping[str, Job] | None:
@@ -122,7 +122,7 @@ class SlurmExecutor:
             f"--delimiter={slurm_words.SEPARATOR}",
             "--allocations",
             "--duplicates",
-            f"--user={self._user}",
+            f"--user={self.user}",
             f"--starttime={start}",
             "--endtime=now+7days",  # without an end beyond now, jobs that are not eligible yet are left out
             f"--format={','.join(slurm_words.HISTORY_FIELDS)}",
@@ -185,8 +185,8 @@ class SlurmExecutor:
         return ran if ran.code is not None else ran._replace(err=f"no answer in {timeout:g} s\n{ran.err}")
 
 
-def _sbatch(submission: Submission) -> list[str]:
-    wanted = submission.resources
+def resource_options(wanted: Resources) -> list[str]:
+    """What a job asks for, as sbatch's options."""
     asked = {
         "account": wanted.account,
         "partition": wanted.partition,
@@ -196,7 +196,11 @@ def _sbatch(submission: Submission) -> list[str]:
         "time": wanted.time,
         "mem": wanted.mem,
     }
-    command = ["sbatch", *(f"--{option}={value}" for option, value in asked.items() if value), *wanted.extra]
+    return [*(f"--{option}={value}" for option, value in asked.items() if value), *wanted.extra]
+
+
+def _sbatch(submission: Submission) -> list[str]:
+    command = ["sbatch", *resource_options(submission.resources)]
     # No --export: the default passes this environment on, and every other choice loads a login environment on the node.
     command += [  # last, since the last of two wins
         "--hold",

@@ -1,0 +1,52 @@
+"""`watcher doctor`: everything that the watcher and its jobs rely on, looked at before it is needed."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from watcher.cli_common import config_option, environment
+
+if TYPE_CHECKING:
+    from watcher.checkup import Check
+    from watcher.config import Config
+
+
+@click.command()
+@click.option("--offline", is_flag=True, help="Read the whole data cache too, as a job without a network would.")
+@config_option
+def doctor(config: Path | None, *, offline: bool) -> None:
+    """Check Slurm, file systems, the jobs' Python and data, and this node, a line each. Exits 1 where one is wrong.
+
+    Slurm is asked about ten questions; one, `sbatch --test-only`, uses up a job id. What is written is removed again.
+    """
+    from watcher.checkup import OK, WARNING, WRONG  # noqa: PLC0415
+    from watcher.settings import load  # noqa: PLC0415
+    from watcher.status_text import clean  # noqa: PLC0415
+
+    environ = environment()
+    counts = dict.fromkeys((OK, WARNING, WRONG), 0)
+    begun = time.monotonic()
+    for check in everything(load(config, environ), environ, offline=offline):
+        counts[check.verdict] += 1
+        said = clean(f"{check.name}: {check.words}{'; ' if check.todo else ''}{check.todo}")
+        click.echo(f"{check.verdict:<8} {said}")
+        sys.stdout.flush()
+    took = time.monotonic() - begun
+    click.echo(f"{counts[OK]} ok, {counts[WARNING]} warnings, {counts[WRONG]} wrong, in {took:.0f} s")
+    sys.exit(1 if counts[WRONG] else 0)
+
+
+def everything(config: "Config", environ: Mapping[str, str], *, offline: bool) -> Iterator["Check"]:
+    """Every check, in the order in which things are needed."""
+    from watcher import doctor_disk, doctor_job, doctor_node, doctor_slurm  # noqa: PLC0415
+
+    yield from doctor_node.checks(config, environ)
+    yield doctor_node.requests_folder(config)
+    if config.executor == "slurm":
+        yield from doctor_slurm.checks(config, environ)
+    yield from doctor_disk.checks(config, environ)
+    yield from doctor_job.checks(config, environ, offline=offline)
