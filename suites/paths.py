@@ -138,6 +138,11 @@ class StatePaths(msgspec.Struct, frozen=True):
         return self.state / "watcher.log"
 
     @property
+    def once(self) -> Path:
+        """When `watcher once` ran last: how far apart its runs are."""
+        return self.state / "once.json"
+
+    @property
     def clock(self) -> Path:
         """Touched to read the file server's clock."""
         return self.state / "clock"

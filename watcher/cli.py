@@ -108,7 +108,7 @@ def _told(actions: list[dict[str, str]], skipped: list[dict[str, str]], *, would
 @click.option("--json", "as_json", is_flag=True, help="Print status.json, with health and age_seconds.")
 @click.option("--watch", is_flag=True, help="Show it again and again until interrupted.")
 def status(config: Path | None, *, as_json: bool, watch: bool) -> None:
-    """Is the watcher alive, and what is scored? Exits 0 alive, 3 stale, 4 absent."""
+    """Is the watcher alive, and what is scored? Exits 0 alive, 3 stale or stopped, 4 absent."""
     from watcher.settings import load  # noqa: PLC0415
 
     paths = load(config, environment()).paths

@@ -10,6 +10,7 @@ import secrets
 import signal
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,14 +18,19 @@ import msgspec
 
 from suites.files import create_once
 from suites.problem import Exit, Problem
-from watcher import __version__, logs, status
+from watcher import __version__, logs
 from watcher.act import Say
+from watcher.alerts import unwatched
 from watcher.config import Config
 from watcher.executor import Executor
+from watcher.health import judge
+from watcher.heartbeat import Heartbeat
 from watcher.ledger import OPENED, DryJournal, Journal, Superseded, read
 from watcher.lock import Lock
+from watcher.notify import Notifier
 from watcher.observe import touch_clock
-from watcher.states import DaemonFacts, Record, Skip, State
+from watcher.service import Service, without
+from watcher.states import Record, Skip, State
 from watcher.tick import Ticker, rehearse
 from watcher.wake import Wake
 
@@ -77,23 +83,26 @@ class Daemon:
         clock: Clock = time.time,
         server_clock: Callable[[Path], float] = touch_clock,
         executor: Executor | None = None,
+        mode: str = "run",
     ) -> None:
         """``server_clock``: the file server's, asked through a file of ours; ``executor``: another than the config's."""
         self.config = config
         self.say, self._clock = say, clock
-        self._ticks = 0
         self._notes: list[str] = []
-        self._trouble_since: float | None = None
+        self._refused = ""
         config.paths.state.mkdir(parents=True, exist_ok=True)
         server_now = server_clock(config.paths.clock)
         self.lock = Lock.acquire(config.paths, lease=10 * config.poll, server_now=server_now)
         try:
+            before = judge(config.paths, clock())
+            self.heartbeat = Heartbeat(self.lock.me, mode=mode, paths=config.paths, clock=clock)
             config.paths.requests.mkdir(exist_ok=True)
             self.journal = Journal.open(config.paths)
             self.lock.enter(self.journal.epoch)
             me = self.lock.me
             self.journal.append(OPENED, t=clock(), host=me.host, pid=me.pid, start=me.start, version=__version__)
-            self._started = clock()
+            self.notifier = Notifier(self.journal, environ, clock=clock, say=say)
+            self._unwatched = unwatched(before, clock())
             self._notes += self.journal.ledger.notes
             for note in self._notes:
                 say("journal", words=note)
@@ -111,8 +120,10 @@ class Daemon:
             self.lock.release()
             raise
 
-    def tick(self, stopping: Callable[[], bool] = lambda: False) -> None:
-        """One tick and its status. Raises Superseded; every OSError is noted, and the next tick goes on."""
+    def tick(self, stopping: Callable[[], bool] = lambda: False) -> bool:
+        """One tick, its news and its status; whether all went well. Raises Superseded; every OSError is noted."""
+        troubles: tuple[str, ...] = ()
+        good = True
         try:
             if not self.lock.beat():
                 lock = self.config.paths.lock
@@ -120,61 +131,55 @@ class Daemon:
                 message = f"{lock} is {found} by now; this watcher stops"
                 raise Superseded(message)
             self.ticker.tick(stopping)
-            self._ticks += 1
-            troubles: tuple[str, ...] = self.ticker.notes
+            self.heartbeat.ticks += 1
+            troubles = self.ticker.notes
+            self.notifier.tell((*self._unwatched, *self.ticker.alerts), self.config)
         except OSError as error:
-            troubles = (f"this tick ended early: {error}",)
+            troubles, good = (f"this tick ended early: {error}",), False
             self.say("trouble", words=str(error))
+        return self._publish(troubles) and good
+
+    def _publish(self, troubles: tuple[str, ...], *, stopped: bool = False) -> bool:
+        notes = (*self._notes, *filter(None, (self._refused, self.notifier.trouble)), *troubles)
         try:
-            self._publish(troubles)
+            self.heartbeat.beat(self.ticker, self.config, epoch=self.journal.epoch, notes=notes, stopped=stopped)
         except OSError as error:
             self.say("trouble", words=f"status cannot be written: {error}")
+            return False
+        return True
 
-    def _publish(self, troubles: tuple[str, ...]) -> None:
-        ticker = self.ticker
-        facts = DaemonFacts(
-            host=self.lock.me.host,
-            pid=self.lock.me.pid,
-            epoch=self.journal.epoch,
-            started=self._started,
-            version=__version__,
-            poll=self.config.poll,
-            ticks=self._ticks,
-            calls=dict(getattr(ticker.executor, "calls", {})),
-            notes=(*self._notes, *troubles),
-        )
-        now = self._clock()
-        if ticker.queue is not None:
-            reached = ticker.queue.jobs is not None
-            self._trouble_since = None if reached else self._trouble_since or now
-        document = status.build(
-            records=self.journal.ledger.records,
-            skips=ticker.skips,
-            queue=ticker.queue,
-            config=self.config,
-            now=now,
-            daemon=facts,
-            queue_trouble_since=self._trouble_since,
-        )
-        status.publish(document, self.config.paths)
+    @property
+    def summary(self) -> str:
+        """How many evaluations are in which state, in a line."""
+        counts = Counter(record.state.value for record in self.journal.ledger.records.values())
+        return ", ".join(f"{number} {state}" for state, number in counts.items()) or "nothing to do yet"
+
+    def stop(self) -> None:
+        """The last sign of life: it ended since it was told to."""
+        self._publish(self.ticker.notes, stopped=True)
 
     def reload(self, load: Callable[[], Config]) -> None:
         """Take a new config; an invalid one, or one about another state folder or executor, is refused and the old one kept."""
         try:
             config = load()
         except Problem as problem:
-            self.say("config_refused", words=str(problem))
+            self._refuse(str(problem))
             return
         if (config.state, config.executor) != (self.config.state, self.config.executor):
-            self.say("config_refused", words="state and executor change only with a new start")
+            self._refuse("state and executor change only with a new start")
             return
-        self.config = config
+        self.config, self._refused = config, ""
         self.ticker.reconfigure(config)
         self.say("config_reloaded", source=config.source)
+
+    def _refuse(self, words: str) -> None:
+        self._refused = f"the config was read again and is refused, the one before it stays: {words}"
+        self.say("config_refused", words=words)
 
     def close(self) -> None:
         """Give everything back. Jobs go on."""
         try:
+            self.notifier.close()
             self.journal.close()
         finally:
             self.lock.release()
@@ -182,6 +187,7 @@ class Daemon:
 
 def run(config: Config, *, reload: Callable[[], Config], environ: Mapping[str, str]) -> int:
     """Watch until SIGTERM or SIGINT; SIGHUP re-reads the config. Gives the exit code: 0, or SUPERSEDED."""
+    service, environ = Service(environ), without(environ)
     wake = Wake()
     asked = {"stop": False, "reload": False}
     handlers = {
@@ -193,7 +199,7 @@ def run(config: Config, *, reload: Callable[[], Config], environ: Mapping[str, s
         with wake.signals(handlers):
             daemon = _open(config, environ, console=True)
             try:
-                return _loop(daemon, wake, asked, reload)
+                return _loop(daemon, wake, asked, reload, service)
             finally:
                 daemon.close()
     finally:
@@ -201,11 +207,11 @@ def run(config: Config, *, reload: Callable[[], Config], environ: Mapping[str, s
         logs.stop()
 
 
-def _open(config: Config, environ: Mapping[str, str], *, console: bool) -> Daemon:
+def _open(config: Config, environ: Mapping[str, str], *, console: bool, mode: str = "run") -> Daemon:
     """Problem where a watcher runs already, or the state folder cannot be used."""
     try:
         config.paths.state.mkdir(parents=True, exist_ok=True)
-        return Daemon(config, environ=environ, say=logs.start(config.paths.log, console=console))
+        return Daemon(config, environ=environ, say=logs.start(config.paths.log, console=console), mode=mode)
     except OSError as error:
         todo = "make it writable, or name another with state:"
         raise Problem(
@@ -213,15 +219,19 @@ def _open(config: Config, environ: Mapping[str, str], *, console: bool) -> Daemo
         ) from error
 
 
-def _loop(daemon: Daemon, wake: Wake, asked: dict[str, bool], reload: Callable[[], Config]) -> int:
+def _loop(daemon: Daemon, wake: Wake, asked: dict[str, bool], reload: Callable[[], Config], service: Service) -> int:
     config, say = daemon.config, daemon.say
     say("watching", stages=sorted(config.stages), state=str(config.state), epoch=daemon.journal.epoch, pid=os.getpid())
     words = wake.watch(stage.checkpoints for stage in config.stages.values())
     if words:
         say("events", words=words)
+    words = service.ready(config.poll)
+    if words:
+        say("service", words=words)
     while True:
         try:
-            daemon.tick(lambda: asked["stop"])
+            if daemon.tick(lambda: asked["stop"]):
+                service.ticked(daemon.summary)
         except Superseded as error:
             say("superseded", words=str(error))
             return SUPERSEDED
@@ -231,6 +241,8 @@ def _loop(daemon: Daemon, wake: Wake, asked: dict[str, bool], reload: Callable[[
         jitter = random.uniform(1, 1 + _JITTER)  # noqa: S311
         wake.sleep(daemon.config.poll * jitter, lambda: asked["stop"] or asked["reload"])
         if asked["stop"]:
+            service.stopping()
+            daemon.stop()
             say("stopped", reason="told to")
             return 0
         if asked["reload"]:
@@ -249,7 +261,7 @@ def once(config: Config, *, dry_run: bool, environ: Mapping[str, str]) -> Report
             config, journal, make_executor(config, environ), known_id(config.paths.state), clock=time.time, environ=environ
         )
         return _report(told, skips, journal.ledger.records)
-    daemon = _open(config, environ, console=False)
+    daemon = _open(config, environ, console=False, mode="once")
     try:
         daemon.tick()
         return _report(daemon.ticker.told, daemon.ticker.skips, daemon.journal.ledger.records)

@@ -7,6 +7,7 @@ then by the time at which the checkpoint was complete, oldest first; then by ste
 import math
 from collections.abc import Mapping
 
+from watcher.alerts import alerts
 from watcher.answers import answer
 from watcher.config import Config, Stage
 from watcher.flight import in_flight
@@ -46,10 +47,12 @@ def decide(world: World, ledger: Ledger, config: Config, comment: str) -> Decisi
                 outcome.append(item)
     outcome += _submissions(candidates, world, config, ledger)
     outcome += _notices(world, config, ledger, unknown_bridges)
+    skips = tuple(item for item in outcome if isinstance(item, Skip))
     retries = [r.retry_at for r in ledger.records.values() if r.retry_at is not None and r.state not in SETTLED]
     return Decision(
         actions=tuple(item for item in outcome if not isinstance(item, Skip)),
-        skips=tuple(item for item in outcome if isinstance(item, Skip)),
+        skips=skips,
+        alerts=alerts(world, ledger, config, skips),
         due=min(retries, default=math.inf),
     )
 

@@ -32,6 +32,8 @@ class Ledger(msgspec.Struct, kw_only=True):
     """Id of a request from the command line -> what was done about it."""
     voided: dict[str, float] = msgspec.field(default_factory=dict)
     """Attempt that was given up, its claim void if it never ran -> when."""
+    told: dict[str, float] = msgspec.field(default_factory=dict)
+    """News -> when the ``notify`` command was started for it."""
     epoch: int = 0
     """The newest take-over."""
     events: int = 0
@@ -51,6 +53,8 @@ def apply(ledger: Ledger, event: Event) -> None:
     try:
         if kind == "stage_facts":
             ledger.facts.setdefault(event["stage"], msgspec.convert(event["facts"], StageFacts))
+        elif kind == "told":
+            ledger.told[event["id"]] = float(event["t"])
         elif kind == "answered":
             ledger.answered[event["id"]] = str(event.get("outcome", ""))
         elif key:

@@ -12,14 +12,16 @@ from watcher.status_text import ago, clean, clock
 
 POLLS = 3
 """A heartbeat older than so many polls is stale."""
-EXIT = {"alive": 0, "stale": 3, "absent": 4}
+FIRST = 3600.0
+"""Seconds after the first run by once in which the next one is waited for: how often it comes is not known yet."""
+EXIT = {"alive": 0, "stopped": 3, "stale": 3, "absent": 4}
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict, and what it was made of."""
 
     verdict: str
-    """``alive``, ``stale`` or ``absent``."""
+    """``alive``, ``stopped`` (it was told to), ``stale`` or ``absent``."""
     line: str
     """The verdict for people."""
     age: float | None = None
@@ -29,7 +31,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def exit(self) -> int:
-        """0 alive, 3 stale, 4 absent."""
+        """0 alive, 3 stopped or stale, 4 absent."""
         return EXIT[self.verdict]
 
 
@@ -58,6 +60,11 @@ def judge(paths: StatePaths, now: float) -> Health:
     age = max(now - heartbeat, now - mtime, 0.0)
     skew = heartbeat - mtime if abs(heartbeat - mtime) > POLLS * poll else 0.0
     apart = f"; its clock and the file server's are {ago(abs(skew))} apart" if skew else ""
+    if document.get("stopped"):
+        line = f"stopped: the watcher {who} was told to end {ago(age)} ago, and did; start it with `watcher run`{apart}"
+        return Health(verdict="stopped", line=line, age=age, document=document)
+    if document.get("mode") == "once":
+        return _judge_once(document, age, poll, apart)
     if age < POLLS * poll:
         line = f"alive: the watcher {who} looked {ago(age)} ago, and looks every {ago(poll)}{apart}"
         return Health(verdict="alive", line=line, age=age, document=document)
@@ -67,6 +74,18 @@ def judge(paths: StatePaths, now: float) -> Health:
     line = (
         f"STALE: nothing heard of the watcher {who} since {clock(now - age)}, {ago(age)} ago; start it with `watcher run`{apart}"
     )
+    return Health(verdict="stale", line=line, age=age, document=document)
+
+
+def _judge_once(document: dict[str, Any], age: float, poll: float, apart: str) -> Health:
+    """By how far apart its runs were so far: between two of them nothing is there that could be alive."""
+    found, host = document.get("interval"), clean(document["host"])
+    interval = float(found) if isinstance(found, int | float) else 0.0
+    often = f", and it comes every {ago(interval)}" if interval else ""
+    last = f"last run by `watcher once` on {host} {ago(age)} ago{often}"
+    if age < (POLLS * max(interval, poll) if interval else FIRST):
+        return Health(verdict="alive", line=f"alive: {last}{apart}", age=age, document=document)
+    line = f"STALE: {last}: see what should run it (cron, scrontab, a timer){apart}"
     return Health(verdict="stale", line=line, age=age, document=document)
 
 

@@ -15,6 +15,9 @@ from watcher.world import Action, Note, Results, SetAside, Submit, World
 
 FOREIGN = "foreign"
 """The label under which results of another program are kept."""
+LEFT_BEHIND = 86400.0
+"""Seconds without a write after which a checkpoint that is not whole is said loudly: it will not become so by itself."""
+DELETED = "deleted before it was scored"
 _ASK_A_PERSON = frozenset({Completeness.INTERRUPTED, Completeness.UNSCORABLE, Completeness.UNREADABLE})
 
 
@@ -26,11 +29,15 @@ def unsettled(record: Record, world: World, config: Config, ledger: Ledger) -> l
         return [_wait(record, f"stages.{record.stage} is not in the config any more")]
     seen = _inspection(record, world, config)
     if isinstance(seen, str):
-        return [_wait(record, CHECKPOINT + seen)]
+        waiting = _wait(record, CHECKPOINT + seen)
+        deleted = seen.startswith(DELETED) and isinstance(waiting, Skip)
+        return [Skip(record.key, waiting.reason, loud=True) if deleted else waiting]
     if isinstance(seen, Skip):
         return [seen]
     if seen.kind is Completeness.NOT_YET:
-        return [_wait(record, CHECKPOINT + "not complete yet", CHECKPOINT + seen.why)]
+        waiting = _wait(record, CHECKPOINT + "not complete yet", CHECKPOINT + seen.why)
+        quiet = 0.0 if seen.newest_mtime is None else world.server_now - seen.newest_mtime
+        return [Skip(waiting.evaluation, waiting.reason, loud=quiet > LEFT_BEHIND) if isinstance(waiting, Skip) else waiting]
     if seen.kind in _ASK_A_PERSON:
         todo = "; enqueue --force takes it as it is" if seen.kind is Completeness.INTERRUPTED else ""
         return [Note(event="blocked", key=record.key, fields={"reason": CHECKPOINT + seen.why + todo})]
@@ -51,7 +58,7 @@ def _inspection(record: Record, world: World, config: Config) -> Inspection | st
         return Skip(record.key, "just come; looked at next")
     found = record.times.get("detected")
     if found is not None:
-        return f"deleted before it was scored; it was whole at {clock(found)}"
+        return f"{DELETED}; it was whole at {clock(found)}"
     if listed is not None and listed.absent:
         return f"{Path(record.checkpoint).parent} does not exist yet"
     return "not there yet" if listed is not None else f"{record.checkpoint} is not there"

@@ -152,6 +152,8 @@ class Skip(msgspec.Struct, frozen=True):
 
     evaluation: str
     reason: str
+    loud: bool = False
+    """It does not mend by itself, and nobody waits for it: shown among the troubles, and told."""
 
 
 class Amendment(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,6 +199,12 @@ class DaemonFacts(msgspec.Struct, frozen=True, kw_only=True):
     started: float
     version: str
     poll: float
+    mode: str = "run"
+    """``run``, or ``once``: it comes again and again, and is not there in between."""
+    interval: float | None = None
+    """Seconds between two runs by once, at most; None: not known yet."""
+    stopped: float | None = None
+    """When it was told to end, and did."""
     ticks: int = 0
     calls: Mapping[str, int] = msgspec.field(default_factory=dict)
     """Executor command -> how often it was run since the start."""

@@ -47,7 +47,14 @@ def render(document: Document, now: float) -> str:
     """status.txt: as of the document's heartbeat; durations are counted up to ``now`` (unix time)."""
     poll = document["poll"]
     who = f"the watcher on {clean(document['host'])} (pid {document['pid']}), which looks every {ago(poll)}"
-    head = f"As of {clock(document['heartbeat'])} by {who}: if that is more than {ago(3 * poll)} ago, it is gone."
+    if document.get("mode") == "once":
+        who = f"`watcher once` on {clean(document['host'])}"
+        gone = ""
+    else:
+        gone = f": if that is more than {ago(3 * poll)} ago, it is gone."
+    if document.get("stopped"):
+        gone = ", which was told to end, and did."
+    head = f"As of {clock(document['heartbeat'])} by {who}{gone or '.'}"
     return "\n".join([*_wrapped(head), *body(document, now)]) + "\n"
 
 

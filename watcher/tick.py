@@ -11,7 +11,7 @@ from watcher.executor import Executor
 from watcher.ledger import DryJournal, Journal, Superseded
 from watcher.observe import Observer
 from watcher.states import QueueSeen, Skip, comment_of
-from watcher.world import Action, Cancel, Decision, Note, Release, SetAside, Submit, Void, World
+from watcher.world import Action, Alert, Cancel, Decision, Note, Release, SetAside, Submit, Void, World
 
 ROUNDS = 12
 """Looks in one tick, at most: owned, ready, submitted, released are one look each."""
@@ -40,6 +40,7 @@ class Ticker:
         self.actor = Actor(config, journal, executor, state_id, clock=clock, say=say)
         self.observer = Observer(state_id, environ, server_clock=server_clock)
         self.skips: tuple[Skip, ...] = ()
+        self.alerts: tuple[Alert, ...] = ()
         self.queue: QueueSeen | None = None
         self.notes: tuple[str, ...] = ()
         self.told: list[dict[str, str]] = []
@@ -63,7 +64,7 @@ class Ticker:
         for _ in range(ROUNDS):
             world = self.observer.look(self.config, self.journal.ledger, self.executor, self._clock())
             decision = self._decide(world)
-            self.skips, self.queue = decision.skips, world.queue
+            self.skips, self.alerts, self.queue = decision.skips, decision.alerts, world.queue
             fresh = [action for action in decision.actions if identity(action) not in done]
             for action in fresh:
                 if stopping():

@@ -188,10 +188,24 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 Action = Note | Submit | Release | Cancel | Void | SetAside | Answer
 
 
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """One piece of news."""
+
+    id: str
+    """The same for the same news, whoever sees it and however often."""
+    event: str
+    """``blocked``, ``finished``, ``regressed``, ``waiting``, ``journal`` or ``stale``."""
+    words: str
+    stage: str = ""
+    evaluation: str = ""
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be done now, in order, and why nothing is done about the rest."""
 
     actions: tuple[Action, ...] = ()
     skips: tuple[Skip, ...] = ()
+    alerts: tuple[Alert, ...] = ()
+    """What a person has not been told of yet."""
     due: float = 0.0
     """Unix time until which the same world gives the same decision; 0: look again at the next tick."""

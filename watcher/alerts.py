@@ -1,0 +1,65 @@
+"""What a person is told of, once: decided from what is seen, named so that the same news is never told twice. Pure.
+
+A blocked evaluation, a stage that is finished, an evaluation that is worse than its baseline by the stage's objectives, a
+checkpoint that will not become whole by itself, a damaged journal, and a time in which nobody watched.
+"""
+
+from collections.abc import Iterable
+
+from watcher.config import Config
+from watcher.fold import Ledger
+from watcher.health import Health
+from watcher.naming import is_final
+from watcher.states import SETTLED, Record, Skip, State
+from watcher.status_text import ago
+from watcher.status_text import clock as moment
+from watcher.world import Alert, World
+
+
+def alerts(world: World, ledger: Ledger, config: Config, skips: Iterable[Skip]) -> tuple[Alert, ...]:
+    """All that deserves to be told now and has not been told yet."""
+    found = [_journal(note) for note in ledger.notes if note.startswith("journal: ")]
+    found += [_of("blocked", record, record.reason) for record in ledger.records.values() if record.state is State.BLOCKED]
+    found += [
+        _of("waiting", ledger.records[skip.evaluation], skip.reason)
+        for skip in skips
+        if skip.loud and skip.evaluation in ledger.records
+    ]
+    found += _finished(world, ledger, config)
+    return tuple(alert for alert in found if alert.id not in ledger.told)
+
+
+def unwatched(before: Health, now: float) -> tuple[Alert, ...]:
+    """The time in which nobody watched, as the watcher that begins again finds it: none after a clean end."""
+    if before.verdict != "stale" or before.age is None:
+        return ()
+    since = now - before.age
+    words = f"nobody watched from {moment(since)} to {moment(now)}, {ago(before.age)}: the watcher had not been told to end"
+    return (Alert(id=f"stale {since:.0f}", event="stale", words=words),)
+
+
+def _of(event: str, record: Record, words: str) -> Alert:
+    return Alert(
+        id=f"{event} {record.key} {record.since:.3f}", event=event, words=words, stage=record.stage, evaluation=record.key
+    )
+
+
+def _journal(note: str) -> Alert:
+    return Alert(id=note, event="journal", words=note)
+
+
+def _finished(world: World, ledger: Ledger, config: Config) -> list[Alert]:
+    """Stages whose last step is scored, and of which nothing is owed any more."""
+    found = []
+    for name, stage in config.stages.items():
+        own = [record for record in ledger.records.values() if record.stage == name and record.origin != "request"]
+        if any(record.state not in SETTLED for record in own):
+            continue
+        last = [r for r in own if r.source == name and is_final(stage, world.stages.get(name), r.step)]
+        if any(record.state is State.SCORED for record in last):
+            scored = sum(record.state is State.SCORED for record in own)
+            left = f", {len(own) - scored} not" if scored < len(own) else ""
+            words = f"{name} is finished: {scored} of {len(own)} evaluations are scored{left}"
+            id_ = f"finished {name} {max(record.step for record in last)} {len(own)}"
+            found.append(Alert(id=id_, event="finished", words=words.removesuffix(", 0 not"), stage=name))
+    return found
