@@ -6,7 +6,7 @@ Both sides compute it, with no network and no library: the job to find its data,
 import hashlib
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ FORMAT_VERSION = 1
 """Part of every key. Raised when the same source would give other bytes: entries of before are left to those who use them."""
 
 META = "meta.json"
+TOKENIZER = "tokenizer "
+"""How ``lacking`` begins where it speaks of the tokenizer."""
 KINDS: dict[str, tuple[str, type[SliceDefinition] | type[TaskDefinition]]] = {
     "tier2_ppl": ("slice", SliceDefinition),
     "tier3_cf": ("task", TaskDefinition),
@@ -64,25 +66,39 @@ def whole(folder: Path) -> dict[str, Any] | None:
     return meta if fits else None
 
 
+def of_the_hub(suites: Iterable[SuiteInRequest]) -> list[tuple[str, str, str, dict[str, Any]]]:
+    """(``suite/name``, tier, name, definition) of every entry that only a network can make: a job makes those of local files."""
+    return [
+        (f"{suite.name}/{name}", suite.tier, name, definition)
+        for suite in suites
+        if suite.tier in KINDS
+        for name, definition in suite.definition.items()
+        if definition.get("data_files") is None
+    ]
+
+
+def folders(
+    suites: Iterable[SuiteInRequest], identifier: str, data: DataPaths, *, use_fast: bool = True
+) -> dict[str, Path] | None:
+    """``suite/name`` -> where that entry of the hub lies, or would; None where the tokenizer is in no cache, so nobody knows."""
+    digest = known_digest(identifier, data)
+    if digest is None:
+        return None
+    stands = entry_digest(digest, use_fast=use_fast)
+    entries = ((label, hub_entry(tier, name, of, stands, data)) for label, tier, name, of in of_the_hub(suites))
+    return {label: folder for label, folder in entries if folder is not None}
+
+
 def lacking(suites: tuple[SuiteInRequest, ...], identifier: str, data: DataPaths, *, use_fast: bool = True) -> list[str]:
     """What a job without a network would not find: ``stage1_ppl_slices/general_web``; also ``tokenizer ID``.
 
     Local files are no part of it: a job makes their entries itself.
     """
-    digest = known_digest(identifier, data)
-    needed = [
-        (f"{suite.name}/{name}", suite.tier, name, definition)
-        for suite in suites
-        for name, definition in suite.definition.items()
-    ]
-    if digest is None:
-        return [
-            *([] if Path(identifier).expanduser().is_dir() else [f"tokenizer {identifier}"]),
-            *(label for label, tier, _, definition in needed if tier in KINDS and definition.get("data_files") is None),
-        ]
-    digest = entry_digest(digest, use_fast=use_fast)
-    entries = [(label, hub_entry(tier, name, definition, digest, data)) for label, tier, name, definition in needed]
-    return [label for label, folder in entries if folder is not None and whole(folder) is None]
+    places = folders(suites, identifier, data, use_fast=use_fast)
+    if places is None:
+        tokenizer = [] if Path(identifier).expanduser().is_dir() else [f"{TOKENIZER}{identifier}"]
+        return [*tokenizer, *(label for label, *_ in of_the_hub(suites))]
+    return [label for label, folder in places.items() if whole(folder) is None]
 
 
 def prefill_command(suites: Sequence[str], data: DataPaths, identifier: str, *, use_fast: bool = True) -> str:

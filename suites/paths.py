@@ -161,6 +161,10 @@ class StatePaths(msgspec.Struct, frozen=True):
         """A folder for each attempt, named after its run."""
         return self.state / "attempts"
 
+    def by_hand(self, run_id: str) -> "AttemptPaths":
+        """Folder of a prefill job that a person asked for, and that no journal follows."""
+        return AttemptPaths(self.state / "prefills" / run_id)
+
     def attempt(self, run_id: str) -> "AttemptPaths":
         """Folder of one attempt: request.json, claim, exit.<restart>.json."""
         return AttemptPaths(self.attempts / run_id)
@@ -187,6 +191,11 @@ class AttemptPaths(msgspec.Struct, frozen=True):
         return self.folder / "expected.txt"
 
     @property
+    def prefilled(self) -> Path:
+        """What a prefill job says of how it ended."""
+        return self.folder / "prefill.json"
+
+    @property
     def spawned(self) -> Path:
         """The process that the local executor made."""
         return self.folder / "spawned.json"
@@ -205,6 +214,12 @@ def attempt_log(results: Path, stage: str, step: int, job_id: str) -> tuple[Path
     """The (out, err) logs of one job; ``job_id`` may be Slurm's %j."""
     folder = results / stage / "eval_logs" / "slurm"
     return folder / f"eval_{stage}_{step}_{job_id}.out", folder / f"eval_{stage}_{step}_{job_id}.err"
+
+
+def prefill_log(results: Path, stage: str, job_id: str) -> tuple[Path, Path]:
+    """The (out, err) logs of one prefill job; ``job_id`` may be Slurm's %j."""
+    folder = results / stage / "eval_logs" / "slurm"
+    return folder / f"prefill_{stage}_{job_id}.out", folder / f"prefill_{stage}_{job_id}.err"
 
 
 def shipped(name: str) -> Path:

@@ -19,12 +19,13 @@ from suites.paths import AttemptPaths, EvaluationPaths, attempt_log, shipped
 from watcher import policy
 from watcher.checkpoints import marks_of
 from watcher.config import Config
-from watcher.executor import Executor, Job, JobState, Resources, Submission, SubmitKind, Submitted, Unreachable
+from watcher.executor import Executor, Job, JobState, Submission, SubmitKind, Submitted, Unreachable
 from watcher.ledger import Journal
 from watcher.resources import asked
 from watcher.rest import FOREIGN, later
 from watcher.states import Attempt, Record, comment_of
-from watcher.world import Action, Answer, Cancel, Note, Release, SetAside, Submit, Void
+from watcher.submissions import PREFILL_TIME, prepare_prefill, resources_of, setup_file
+from watcher.world import Action, Answer, Cancel, Note, Prefill, Release, SetAside, Submit, Void
 
 Say = Callable[..., None]
 """(what, **facts): the log."""
@@ -65,6 +66,8 @@ class Actor:
         try:
             if isinstance(action, Submit):
                 self._submit(action)
+            elif isinstance(action, Prefill):
+                self._prefill(action)
             elif isinstance(action, Release):
                 self._release(action.key, action.run_id, action.job, deed=action.deed)
             elif isinstance(action, Cancel):
@@ -103,7 +106,7 @@ class Actor:
             words = f"results: {error.filename} cannot be made: {error.strerror}"
             self._append("waiting", action.key, reason=words, retry_at=self._clock() + RESULTS_AGAIN)
             return
-        number, run_id = self._name(record)
+        number, run_id = self._name(record, f"eval-{record.stage}-{record.step}")
         place = self.config.paths.attempt(run_id)
         request = msgspec.structs.replace(request, run_id=run_id)
         self._prepare(place, request)
@@ -117,23 +120,43 @@ class Actor:
             intended=self._clock(),
             resources=resources,
         )
-        submission = self._submission(run_id, place, logs, resources)
-        self._append("intended", action.key, run_id=run_id, attempt=attempt, reason=action.reason)
+        self._hand_over(action.key, attempt, self._submission(run_id, place, logs, resources), action.reason)
+
+    def _prefill(self, action: Prefill) -> None:
+        if self._enough:
+            return
+        record = self._journal.ledger.prefills[action.key]
+        number, run_id = self._name(record, f"prefill-{action.request.stage}")
+        request = msgspec.structs.replace(action.request, run_id=run_id)
+        place, wanted = self.config.paths.attempt(run_id), {"time": PREFILL_TIME, **record.raised}
+        submission = prepare_prefill(request, place, self.config, comment_of(self._state_id), wanted)
+        attempt = Attempt(
+            run_id=run_id,
+            number=number,
+            fingerprint=request.fingerprint,
+            suites={},
+            intended=self._clock(),
+            resources=wanted,
+        )
+        self._hand_over(action.key, attempt, submission, action.reason)
+
+    def _hand_over(self, key: str, attempt: Attempt, submission: Submission, reason: str) -> None:
+        self._append("intended", key, run_id=attempt.run_id, attempt=attempt, reason=reason)
         self._journal.fence()
         try:
             outcome = self._executor.submit(submission)
         except Unreachable as error:  # whether it got through is not known
             outcome = Submitted(kind=SubmitKind.AMBIGUOUS, message=str(error))
-        self._after(action.key, attempt, outcome)
+        self._after(key, attempt, outcome)
 
-    def _name(self, record: Record) -> tuple[int, str]:
-        """Number and name of a new attempt; never one that anybody has a claim on."""
+    def _name(self, record: Record, of: str) -> tuple[int, str]:
+        """Number and name of a new attempt of ``of``; never one that anybody has a claim on."""
         number = record.attempts + 1
         while True:
             said = f"{self._state_id}\0{record.key}\0{number}\0{self._journal.epoch}"
             digest = hashlib.sha256(said.encode()).hexdigest()[:8]
-            stage = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in record.stage)
-            run_id = f"eval-{stage}-{record.step}-{digest}"
+            safe = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in of)
+            run_id = f"{safe}-{digest}"
             if not self.config.paths.attempt(run_id).claim.exists():
                 return number, run_id
             number += 1
@@ -154,18 +177,8 @@ class Actor:
             stderr=logs[1],
             resources=resources_of(self.config, wanted),
             python=self.config.python,
-            setup=self._setup(),
+            setup=setup_file(self.config),
         )
-
-    def _setup(self) -> Path | None:
-        """The file that holds the config's setup lines; None where there are none."""
-        lines = self.config.slurm.setup
-        if not lines:
-            return None
-        path, text = self.config.paths.setup, "".join(f"{line}\n" for line in lines)
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            publish(path, text)
-        return path
 
     def _after(self, key: str, attempt: Attempt, outcome: Submitted) -> None:
         words, run_id = " ".join(outcome.message.split()), attempt.run_id
@@ -193,7 +206,7 @@ class Actor:
             self._append("blocked", key, run_id=run_id, reason=f"refused: {words}; watcher retry once that is mended")
         elif outcome.kind is SubmitKind.LATER:
             self._enough = words
-            record = self._journal.ledger.records[key]
+            record = self._journal.ledger.of(key)[key]
             self._note(later(record, words, self._clock()))
             _remove(self.config.paths.attempt(run_id).folder)
         else:
@@ -234,21 +247,6 @@ class Actor:
         if action.id not in self._journal.ledger.answered:
             self._append("answered", "", id=action.id, outcome=action.reason, reason=action.reason)
         (self.config.paths.requests / f"{action.id}.json").unlink(missing_ok=True)
-
-
-def resources_of(config: Config, wanted: Mapping[str, str]) -> Resources:
-    """What the config has every job ask for, with the time and memory that are ``wanted``."""
-    own = config.slurm
-    return Resources(
-        account=own.account,
-        partition=own.partition,
-        qos=own.qos,
-        gres=own.gres,
-        cpus_per_task=own.cpus_per_task,
-        time=wanted.get("time"),
-        mem=wanted.get("mem"),
-        extra=own.extra,
-    )
 
 
 def _free(path: Path) -> Path:

@@ -232,7 +232,7 @@ def _jobs(truth: Truth, ledger: Ledger, comment: str) -> Iterator[Finding]:
     requests = {run: found.request for run, found in truth.attempts.items() if found.request is not None}
     queue = QueueSeen(at=truth.now, jobs=truth.jobs)
     world = World(now=truth.now, server_now=truth.now, stages={}, plans={}, queue=queue, strangers=requests)
-    owners = {record.attempt.run_id: record for record in ledger.records.values() if record.attempt is not None}
+    owners = {record.attempt.run_id: record for record in ledger.everything() if record.attempt is not None}
     for name, job in truth.jobs.items():
         owner = owners.get(name)
         if job.comment != comment or job.state.over or (owner is not None and owner.state in IN_FLIGHT):

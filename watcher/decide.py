@@ -13,6 +13,7 @@ from watcher.config import Config, Stage
 from watcher.flight import in_flight
 from watcher.fold import Ledger
 from watcher.naming import Wanted, directory, is_final, missing, scheduled, started_at, wanted
+from watcher.prefills import prefills
 from watcher.rest import settled, unsettled
 from watcher.states import IN_FLIGHT, SETTLED, Record, Skip
 from watcher.strays import strays
@@ -45,10 +46,11 @@ def decide(world: World, ledger: Ledger, config: Config, comment: str) -> Decisi
                 candidates.append(item)
             else:
                 outcome.append(item)
+    outcome += [item for item in prefills(world, ledger, config) if isinstance(item, Skip) or item.key not in taken]
     outcome += _submissions(candidates, world, config, ledger)
     outcome += _notices(world, config, ledger, unknown_bridges)
     skips = tuple(item for item in outcome if isinstance(item, Skip))
-    retries = [r.retry_at for r in ledger.records.values() if r.retry_at is not None and r.state not in SETTLED]
+    retries = [r.retry_at for r in ledger.everything() if r.retry_at is not None and r.state not in SETTLED]
     return Decision(
         actions=tuple(item for item in outcome if not isinstance(item, Skip)),
         skips=skips,

@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator, Mapping
 
 from suites.paths import shipped
-from watcher.act import resources_of
 from watcher.checkup import OK, WARNING, WRONG, Check, asked, last_words
 from watcher.config import Config
 from watcher.executor import Unreachable
 from watcher.slurm import SlurmExecutor, resource_options
 from watcher.slurm_calls import Run, clean_environment, run_command
+from watcher.submissions import resources_of
 
 SECONDS = 15.0
 """That each question may take."""

@@ -36,7 +36,8 @@ def attempt_on_disk(paths: StatePaths, results: EvaluationPaths, run_id: str) ->
         with contextlib.suppress(OSError):
             claim = place.claim.read_text(encoding="utf-8", errors="replace").strip() or None
     exits = tuple(read_exit_records(place.folder)) if any(name.startswith("exit.") for name in names) else ()
-    words = said(results.run, run_id) if exits and exits[-1].code != Exit.SCORED else ""
+    failed = exits and exits[-1].code != Exit.SCORED
+    words = said(results.run, run_id) or said(place.prefilled, run_id) if failed else ""
     if exits and exits[-1].code == Exit.CANNOT_WRITE and not words:  # nor can run.json
         words = f"{results.folder}: results cannot be written there; make it writable and say watcher retry"
     return AttemptSeen(claim=claim, exits=exits, words=words)

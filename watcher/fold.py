@@ -5,13 +5,15 @@ one evaluation, ``evaluation``. Events and fields that this version does not kno
 carried in ``Record.extra`` so that a newer watcher's journal still shows what an older one cannot read.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from watcher.states import Attempt, Record, StageFacts, State
 
+PREFILL_DIRECTORY = "(prefill)"
+"""Stands for a directory in the key of a prefill; no evaluation can have it: names have no parentheses."""
 HISTORY = 50
 """Changes kept in a record."""
 
@@ -26,6 +28,8 @@ class Ledger(msgspec.Struct, kw_only=True):
 
     records: dict[str, Record] = msgspec.field(default_factory=dict)
     """Evaluation -> its record, in the order in which they became known."""
+    prefills: dict[str, Record] = msgspec.field(default_factory=dict)
+    """The same of jobs that fill a stage's data cache: ``stage1/(prefill)`` -> its record; the fingerprint says which data."""
     facts: dict[str, StageFacts] = msgspec.field(default_factory=dict)
     """Stage -> what its first own checkpoint said."""
     answered: dict[str, str] = msgspec.field(default_factory=dict)
@@ -39,6 +43,15 @@ class Ledger(msgspec.Struct, kw_only=True):
     events: int = 0
     notes: list[str] = msgspec.field(default_factory=list)
     """What was wrong with the journal's files."""
+
+    def of(self, key: str) -> dict[str, Record]:
+        """Where the record of that key is, or belongs."""
+        return self.prefills if key.endswith(f"/{PREFILL_DIRECTORY}") else self.records
+
+    def everything(self) -> Iterator[Record]:
+        """Whatever may have a job: evaluations and prefills."""
+        yield from self.records.values()
+        yield from self.prefills.values()
 
     def by_identity(self) -> dict[tuple[str, str, int], str]:
         """(stage, source, step) -> evaluation, without those that a person named."""
@@ -58,11 +71,12 @@ def apply(ledger: Ledger, event: Event) -> None:
         elif kind == "answered":
             ledger.answered[event["id"]] = str(event.get("outcome", ""))
         elif key:
-            record = fold(ledger.records.get(key), event)
+            records = ledger.of(key)
+            record = fold(records.get(key), event)
             if record is None:
                 ledger.notes.append(f"journal: {kind} of {key}, which nothing introduced, is left out")
                 return
-            ledger.records[key] = record
+            records[key] = record
             if kind == "voided" or event.get("void"):
                 ledger.voided[event["run_id"]] = float(event["t"])
     except (KeyError, TypeError, ValueError) as error:  # msgspec's ValidationError is a ValueError

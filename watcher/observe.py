@@ -11,15 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from suites.checkpoint import Inspection
-from suites.contract import Request
+from suites.contract import Request, TierVerdict
 from suites.paths import EvaluationPaths
 from watcher import evidence
+from watcher.caches import Caches
 from watcher.checkpoints import HOURLY, OPEN, Checkpoints
 from watcher.config import Config
 from watcher.executor import Executor, Job, JobState, Most, Unreachable
 from watcher.fold import Ledger
 from watcher.listing import RACY, Listings
 from watcher.plans import Plans
+from watcher.prefills import few
 from watcher.states import IN_FLIGHT, Ask, QueueSeen, Record, State, comment_of, job_of
 from watcher.world import AttemptSeen, Results, StagePlan, World
 
@@ -59,6 +61,7 @@ class Observer:
         self._server_clock = server_clock
         self._comment = comment_of(state_id)
         self._listings, self._plans, self._checkpoints = Listings(), Plans(environ), Checkpoints()
+        self._caches = Caches()
         self._results_folders: dict[Path, int] = {}
         self._requests: tuple[int, float] | None = None
         self._settled_at = self._history_at = float("-inf")
@@ -77,6 +80,7 @@ class Observer:
         server_now = self._server_clock(config.paths.clock)
         stages = {stage.name: self._listings.look(stage, server_now) for stage in config.stages.values()}
         plans = {stage.name: self._plans.look(stage, now) for stage in config.stages.values()}
+        lacking = self._caches.look(config, plans, ledger, now)
         unscheduled = self._listings.others(config)
         settled_due = not 0 <= now - self._settled_at < HOURLY
         inspections, marks = self._checkpoints.look(
@@ -88,7 +92,7 @@ class Observer:
             server_now=server_now,
             settled_due=settled_due,
         )
-        flying = [record for record in ledger.records.values() if record.state in IN_FLIGHT and record.attempt is not None]
+        flying = [record for record in ledger.everything() if record.state in IN_FLIGHT and record.attempt is not None]
         attempts = {
             record.attempt.run_id: evidence.attempt_on_disk(config.paths, results_of(config, record), record.attempt.run_id)
             for record in flying
@@ -96,6 +100,7 @@ class Observer:
         }
         results = self._of_settled(config, ledger, settled_due=settled_due)
         results |= _of_unsettled(config, ledger, inspections, plans)
+        results |= _of_prefills(ledger, lacking)
         queue, strangers = self._ask_queue(config, ledger, executor, now)
         attempts |= {
             record.attempt.run_id: evidence.what_is_left(
@@ -105,7 +110,7 @@ class Observer:
             if record.attempt is not None and _ended_badly(attempts[record.attempt.run_id], job_of(record.attempt, queue))
         }
         asks = self._asks(config, server_now)
-        standing: tuple[object, ...] = (config, *stages.values(), *plans.values(), unscheduled)
+        standing: tuple[object, ...] = (config, *stages.values(), *plans.values(), *lacking.values(), unscheduled)
         same = len(standing) == len(self._standing) and all(map(operator.is_, standing, self._standing))
         moved = not same or bool(inspections or marks or results or queue or asks or flying or self._listings.moved)
         self._standing = standing
@@ -118,6 +123,7 @@ class Observer:
             stages=stages,
             plans=plans,
             unscheduled=unscheduled,
+            lacking=lacking,
             inspections=inspections,
             marks=marks,
             results=results,
@@ -155,7 +161,7 @@ class Observer:
     def _ask_queue(
         self, config: Config, ledger: Ledger, executor: Executor, now: float
     ) -> tuple[QueueSeen | None, dict[str, Request]]:
-        records = ledger.records.values()
+        records = list(ledger.everything())
         flying = [record for record in records if record.state in IN_FLIGHT and record.attempt is not None]
         if not self._asked:
             recent = any(now - at < AFTER_VOID for at in ledger.voided.values())
@@ -249,3 +255,12 @@ def _of_unsettled(
         if fingerprint is not None and tiers:
             results[record.key] = evidence.judge(results_of(config, record), fingerprint, tiers)
     return results
+
+
+def _of_prefills(ledger: Ledger, lacking: Mapping[str, tuple[str, ...]]) -> dict[str, Results]:
+    """What a prefill in flight is for: a cache that lacks nothing."""
+    return {
+        record.key: Results(verdicts={"data cache": TierVerdict(*(("missing", f"lacks {few(lacks)}") if lacks else ("valid",)))})
+        for record in ledger.prefills.values()
+        if record.state in IN_FLIGHT and (lacks := lacking.get(record.stage)) is not None
+    }

@@ -25,7 +25,7 @@ from suites.problem import Exit
 from watcher.config import Retry
 from watcher.executor import Job, JobState
 from watcher.resources import Raise
-from watcher.states import Record
+from watcher.states import PREFILL, Record
 from watcher.world import Note
 
 LONGEST_BACKOFF = 3600.0
@@ -56,7 +56,7 @@ def after_exit(record: Record, exit_record: ExitRecord, words: str, retry: Retry
         return _note("blocked", record, f"{words or _BLOCKING[Exit(code)]} (exit {code})")
     if code == Exit.DATA_MISSING:
         said = words or "an entry of the data cache is missing; run watcher prefill"
-        return _note("waiting", record, f"prefill: {said}", retry_at=now + PREFILL_AGAIN)
+        return _note("waiting", record, PREFILL + said, retry_at=now + PREFILL_AGAIN)
     if code == Exit.TEMPORARY:
         return again(record, "temporary", words or "the scorer asks to be run again (exit 75)", retry, now)
     if code == Exit.CHANGED:

@@ -10,7 +10,8 @@ from watcher.config import Config, Stage
 from watcher.flight import scored
 from watcher.fold import Ledger
 from watcher.policy import LATER_AGAIN
-from watcher.states import Record, Skip, StageFacts, State
+from watcher.prefills import waits_for
+from watcher.states import PREFILL, Record, Skip, StageFacts, State
 from watcher.world import Action, Note, Results, SetAside, Submit, World
 
 FOREIGN = "foreign"
@@ -93,9 +94,14 @@ def _complete(record: Record, seen: Inspection, world: World, config: Config, le
             *actions,
             scored(record, seen.fingerprint, digests, results, reason="valid results are there already", markers=marks),
         ]
-    if record.state is not State.READY or record.fingerprint != seen.fingerprint:
+    suites = tuple(suite for suite in plan.suites if results.verdicts[suite.tier].kind != "valid")
+    lacks = waits_for(stage, suites, world, config)
+    known = record.state is State.READY or (lacks and record.state is State.WAITING and record.reason.startswith(PREFILL))
+    if not known or record.fingerprint != seen.fingerprint:
         fields = {"fingerprint": seen.fingerprint, "markers": marks, "complete": seen.newest_mtime, "reason": "complete"}
         return [*actions, Note(event="ready", key=record.key, fields=fields)]
+    if lacks:
+        return [*actions, _wait(record, lacks)]
     request = Request(
         run_id="",
         stage=record.stage,
@@ -104,7 +110,7 @@ def _complete(record: Record, seen: Inspection, world: World, config: Config, le
         directory=record.directory,
         checkpoint=record.checkpoint,
         fingerprint=seen.fingerprint,
-        suites=tuple(suite for suite in plan.suites if results.verdicts[suite.tier].kind != "valid"),
+        suites=suites,
         tokenizer=str(tokenizer),
         use_fast=stage.use_fast,
         seq_len=int(seq_len or 0),

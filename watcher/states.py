@@ -43,6 +43,8 @@ class State(enum.StrEnum):
 
 
 IN_FLIGHT = frozenset({State.SUBMITTING, State.QUEUED, State.RUNNING})
+PREFILL = "prefill: "
+"""How a reason begins that is about data which are not in the cache."""
 LONGEST_REST = 3600.0
 """Seconds that anything is put off at once, at most."""
 SETTLED = frozenset({State.SCORED, State.BLOCKED, State.CANCELLED, State.LOST})

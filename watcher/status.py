@@ -12,6 +12,7 @@ from typing import Any
 from suites.files import publish as publish_file
 from suites.paths import StatePaths
 from watcher.config import Config, Stage
+from watcher.fold import PREFILL_DIRECTORY
 from watcher.states import Attempt, DaemonFacts, QueueSeen, Record, Skip
 from watcher.status_text import render
 
@@ -129,6 +130,7 @@ def _stage(stage: Stage | None, records: list[Record], said: Mapping[str, str]) 
         "checkpoints": checkpoints,
         "exists": checkpoints not in said,
         "trouble": said.get(checkpoints, ""),
+        "data": said.get(f"{stage.name}/{PREFILL_DIRECTORY}", ""),
         "configured": True,
         "next": stage.after(seen),
         "last": stage.last,

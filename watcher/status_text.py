@@ -90,6 +90,8 @@ def _stage(name: str, stage: Document, now: float) -> list[str]:
     lines = _wrapped(f"{clean(name)}: {place}")
     if stage.get("trouble"):
         lines += _wrapped(f"  ! {clean(stage['trouble'])}", "    ")
+    if stage.get("data"):
+        lines += _wrapped(f"  data: {clean(stage['data'])}", "    ")
     rows = stage["evaluations"]
     settled = [row for row in rows if row["state"] == "scored" and not doubted(row)]
     hidden = {row["evaluation"] for row in settled[:-MOST_SETTLED]}
@@ -151,7 +153,8 @@ def _skipped(document: Document, now: float) -> list[str]:
     del now
     shown = {row["evaluation"] for stage in document.get("stages", {}).values() for row in stage["evaluations"]}
     shown |= {stage.get("checkpoints") for stage in document.get("stages", {}).values()}
-    rest = [skip for skip in document.get("skipped", ()) if skip["evaluation"] not in shown]
+    said = {stage.get("data") for stage in document.get("stages", {}).values()}
+    rest = [skip for skip in document.get("skipped", ()) if skip["evaluation"] not in shown and skip["reason"] not in said]
     if not rest:
         return []
     lines = ["", "Not looked after:"]

@@ -15,7 +15,7 @@ def strays(world: World, ledger: Ledger, comment: str) -> list[Action | Skip]:
     """What is done about each."""
     if world.queue is None or world.queue.jobs is None:
         return []
-    owners = {record.attempt.run_id: record for record in ledger.records.values() if record.attempt is not None}
+    owners = {record.attempt.run_id: record for record in ledger.everything() if record.attempt is not None}
     found: list[Action | Skip] = []
     for name, job in world.queue.jobs.items():
         if job.comment != comment or job.state.over:
@@ -45,7 +45,7 @@ def _left_over(record: Record, job: Job, ledger: Ledger) -> Action | Skip | None
 def _stranger(name: str, job: Job, world: World, ledger: Ledger) -> Action | Skip:
     """A job of ours that the journal does not know."""
     request = world.strangers.get(name)
-    record = None if request is None else ledger.records.get(request.evaluation)
+    record = None if request is None else ledger.of(request.evaluation).get(request.evaluation)
     key = name if record is None else record.key
     if name in ledger.voided:
         return Cancel(key=key, job=job, reason="it was given up before it could be found")

@@ -11,7 +11,7 @@ from watcher.executor import Executor
 from watcher.ledger import DryJournal, Journal, Superseded
 from watcher.observe import Observer
 from watcher.states import QueueSeen, Skip, comment_of
-from watcher.world import Action, Alert, Cancel, Decision, Note, Release, SetAside, Submit, Void, World
+from watcher.world import Action, Alert, Cancel, Decision, Note, Prefill, Release, SetAside, Submit, Void, World
 
 ROUNDS = 12
 """Looks in one tick, at most: owned, ready, submitted, released are one look each."""
@@ -145,6 +145,7 @@ def name_of(action: Action) -> str:
 
 _NAMES: Mapping[type, str] = {
     Submit: "submit",
+    Prefill: "prefill",
     Release: "release",
     Cancel: "cancel",
     Void: "give_up",

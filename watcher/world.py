@@ -85,6 +85,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     plans: Mapping[str, StagePlan]
     unscheduled: tuple[str, ...] = ()
     """Folders that look like stages and are in no schedule."""
+    lacking: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    """Stage -> what its data cache lacks (``suites.cached.lacking``); a stage of which that is not known is not there."""
     inspections: Mapping[str, Inspection] = msgspec.field(default_factory=dict)
     """Checkpoint folder -> what it is worth, for those that had to be looked at."""
     marks: Mapping[str, str | None] = msgspec.field(default_factory=dict)
@@ -131,6 +133,15 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True):
     """Whole but for ``run_id``."""
     markers: str | None
     """Of the content that was judged complete; submission is called off where they moved."""
+    reason: str = ""
+
+
+class Prefill(msgspec.Struct, frozen=True, kw_only=True):
+    """Make an attempt at filling a stage's data cache and submit it."""
+
+    key: str
+    request: Request
+    """Whole but for ``run_id``."""
     reason: str = ""
 
 
@@ -185,7 +196,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-Action = Note | Submit | Release | Cancel | Void | SetAside | Answer
+Action = Note | Submit | Prefill | Release | Cancel | Void | SetAside | Answer
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import msgspec
 
+from suites.cached import META, folders
 from suites.contract import RATES, ExitRecord, encode, read_request, tier_digests
 from suites.files import create_once, publish
+from suites.paths import AttemptPaths, DataPaths
+from suites.tokenizer_files import keep_tokenizer
 from watcher.executor import Job, JobState, Most, Resources, SubmitKind, Submitted, Unreachable
 
 LIVE = {JobState.HELD, JobState.PENDING, JobState.RUNNING, JobState.COMPLETING}
@@ -179,13 +182,15 @@ class FakeExecutor:
             job.state = JobState.FAILED
             return
         request = read_request(job.request)
+        prefill = request.evaluation.endswith("/(prefill)")
         if job.ending == 0:
-            publish_scores(request)
+            (fill_cache if prefill else publish_scores)(request)
         code = 0 if job.ending == "no_results" else job.ending
         if code not in {0, 70}:
-            request.paths.folder.mkdir(parents=True, exist_ok=True)
+            words_in = AttemptPaths(job.request.parent).prefilled if prefill else request.paths.run
+            words_in.parent.mkdir(parents=True, exist_ok=True)
             said = {"schema": 1, "run_id": request.run_id, "why": f"words of exit {code}"}
-            publish(request.paths.run, json.dumps(said))
+            publish(words_in, json.dumps(said))
         record = ExitRecord(
             run_id=request.run_id,
             owner=f"slurm:{job.job_id}",
@@ -197,6 +202,20 @@ class FakeExecutor:
         )
         publish(job.request.parent / f"exit.{job.restarts}.json", encode(record))
         job.state = JobState.COMPLETED if code == 0 else JobState.FAILED
+
+
+def fill_cache(request, *, leave=()):
+    """What prefill leaves: the tokenizer, and every entry of the hub's data sets but those named in ``leave``."""
+    data = DataPaths(Path(request.eval_data))
+    tokenizer = data.eval_data.parent / "a tokenizer"
+    tokenizer.mkdir(parents=True, exist_ok=True)
+    (tokenizer / "tokenizer.json").write_text("{}")
+    keep_tokenizer(tokenizer, request.tokenizer, data)
+    for label, folder in folders(request.suites, request.tokenizer, data, use_fast=request.use_fast).items():
+        if label.rpartition("/")[2] not in leave:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "data").write_text("data")
+            (folder / META).write_text(json.dumps({"files": {"data": {"size": 4}}}))
 
 
 def publish_scores(request, *, value=1.5):

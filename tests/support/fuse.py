@@ -7,6 +7,7 @@ import watcher.act
 import watcher.daemon
 import watcher.ledger
 import watcher.lock
+import watcher.submissions
 
 
 class Killed(BaseException):
@@ -22,6 +23,7 @@ class Fuse:
         executor.on_effect = self.point
         for module, names in (
             (watcher.act, ("publish", "create_once")),
+            (watcher.submissions, ("publish",)),
             (watcher.lock, ("publish", "create_once")),
             (watcher.daemon, ("create_once",)),
         ):

@@ -1,0 +1,153 @@
+"""What becomes of a stage's data cache that lacks something: evaluations wait, and a prefill job may be submitted. Pure.
+
+A prefill job is followed like any other: its record is the fold of the same events, under the key ``stage1/(prefill)``.
+What scoring calls the checkpoint's fingerprint is here the digest of what the cache must hold, and what scoring calls
+valid results is here a cache that lacks nothing.
+"""
+
+import hashlib
+import shlex
+from collections.abc import Iterable
+
+import msgspec
+
+from suites.cached import TOKENIZER
+from suites.contract import Request, SuiteInRequest, canonical
+from suites.problem import Exit
+from watcher import policy
+from watcher.config import Config, Stage
+from watcher.flight import in_flight
+from watcher.fold import PREFILL_DIRECTORY, Ledger
+from watcher.states import IN_FLIGHT, PREFILL, SETTLED, Attempt, Record, Skip, State
+from watcher.world import Action, AttemptSeen, Note, Prefill, World
+
+MOST_NAMES = 3
+
+
+def few(labels: Iterable[str]) -> str:
+    """The first few missing entries by name, and how many more."""
+    names = [label if label.startswith(TOKENIZER) else label.rpartition("/")[2] for label in labels]
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def command(stage: Stage, config: Config) -> str:
+    """What a person types to fill the stage's cache."""
+    given = ["--config", config.source] if "/" in config.source else []
+    return shlex.join(["watcher", "prefill", stage.name, *given])
+
+
+def key_of(stage: str) -> str:
+    """The key of a stage's prefill."""
+    return f"{stage}/{PREFILL_DIRECTORY}"
+
+
+def waits_for(stage: Stage, suites: Iterable[SuiteInRequest], world: World, config: Config) -> str:
+    """Why a job for these suites would miss data, as the reason to wait; empty where it would not."""
+    of = tuple(f"{suite.name}/" for suite in suites)
+    missing = [label for label in world.lacking.get(stage.name, ()) if label.startswith((*of, TOKENIZER))]
+    if not missing:
+        return ""
+    todo = "a job fills it" if config.prefill.get("auto") else f"run: {command(stage, config)}"
+    return f"{PREFILL}the data cache lacks {few(missing)}; {todo}"
+
+
+def prefills(world: World, ledger: Ledger, config: Config) -> list[Action | Skip]:
+    """The next step of every stage's prefill, or why there is none."""
+    found: list[Action | Skip] = []
+    for name in dict.fromkeys((*config.stages, *(record.stage for record in ledger.prefills.values()))):
+        record, stage = ledger.prefills.get(key_of(name)), config.stages.get(name)
+        if record is not None and record.state in IN_FLIGHT and record.attempt is not None:
+            found.append(_flying(record, record.attempt, world, config, ledger))
+        elif stage is not None:
+            found += _at_rest(record, stage, world, config, ledger)
+    return found
+
+
+def _flying(record: Record, attempt: Attempt, world: World, config: Config, ledger: Ledger) -> Action | Skip:
+    action = in_flight(record, attempt, world, config)
+    if isinstance(action, Skip):
+        return Skip(record.key, f"{action.reason}; the data cache lacks {few(world.lacking.get(record.stage, ()))}")
+    if not isinstance(action, Note):
+        return action
+    exits = world.attempts.get(attempt.run_id, AttemptSeen()).exits
+    if action.event == "waiting" and exits and exits[-1].code == Exit.DATA_MISSING:
+        words = world.attempts[attempt.run_id].words or "a data set cannot be had (exit 66)"
+        action = policy.failed(record, "exit", words, config.retry, world.now)
+    if action.event == "scored":
+        return _with(action, reason="the data cache is whole")
+    stage = config.stages.get(record.stage)
+    if stage is None:
+        return action
+    request = _request(stage, world, config, ledger)
+    if action.event in {"failed", "blocked"} and request is not None and request.fingerprint != attempt.fingerprint:
+        return Note(event="owed", key=record.key, fields={"reason": "other data are needed by now", "fresh": True})
+    return _with(action, reason=action.reason.replace("watcher retry", command(stage, config)))
+
+
+def _with(note: Note, **fields: object) -> Note:
+    return msgspec.structs.replace(note, fields={**note.fields, **fields})
+
+
+def _at_rest(record: Record | None, stage: Stage, world: World, config: Config, ledger: Ledger) -> list[Action | Skip]:
+    lacks, request = world.lacking.get(stage.name), _request(stage, world, config, ledger)
+    if lacks is None or request is None:
+        return []
+    key, content = key_of(stage.name), request.fingerprint
+    if not lacks:
+        if record is None or record.state is State.SCORED:
+            return []
+        fields = {"fingerprint": content, "suites": {}, "reason": "the data cache is whole"}
+        return [Note(event="scored", key=key, fields=fields)]
+    words = f"the data cache lacks {few(lacks)}"
+    if not config.prefill.get("auto"):
+        return [Skip(key, f"{words}; run: {command(stage, config)}")]
+    if record is None:
+        head = {"stage": stage.name, "source": stage.name, "step": 0, "directory": PREFILL_DIRECTORY}
+        return [Note(event="owned", key=key, fields={**head, "origin": "prefill", "checkpoint": "", "reason": words})]
+    if record.state in SETTLED:
+        return [_settled(record, content, words)]
+    if record.rests(world.now):
+        return [Skip(key, f"{record.reason}; it is tried again")]
+    if record.state is not State.READY or record.fingerprint != content:
+        return [Note(event="ready", key=key, fields={"fingerprint": content, "reason": words})]
+    if world.queue is None or world.queue.jobs is None:
+        return [Skip(key, f"{words}; the queue {'is asked next' if world.queue is None else 'cannot be asked'}")]
+    return [Prefill(key=key, request=request, reason=words)]
+
+
+def _settled(record: Record, content: str, words: str) -> Action | Skip:
+    if record.state is State.SCORED:
+        return Note(event="owed", key=record.key, fields={"reason": f"{words} again", "fresh": True})
+    if record.fingerprint != content:
+        return Note(event="owed", key=record.key, fields={"reason": "other data are needed by now", "fresh": True})
+    return Skip(record.key, f"{record.state.value}: {record.reason}")
+
+
+def _request(stage: Stage, world: World, config: Config, ledger: Ledger) -> Request | None:
+    """What a prefill job is asked for: all that the stage's suites need. None where that is not known yet."""
+    plan, facts = world.plans.get(stage.name), ledger.facts.get(stage.name)
+    tokenizer = None if plan is None else plan.tokenizer or (facts and facts.tokenizer)
+    return None if plan is None or not tokenizer else request(stage, plan.suites, tokenizer, config)
+
+
+def request(stage: Stage, suites: tuple[SuiteInRequest, ...], tokenizer: str, config: Config) -> Request:
+    """The request of a prefill job for these suites, whole but for ``run_id``."""
+    content = canonical([[[suite.name, suite.digest] for suite in suites], tokenizer, stage.use_fast, str(config.eval_data)])
+    return Request(
+        run_id="",
+        stage=stage.name,
+        source_stage=stage.name,
+        step=0,
+        directory=PREFILL_DIRECTORY,
+        checkpoint="",
+        fingerprint=hashlib.sha256(content.encode()).hexdigest()[:24],
+        suites=suites,
+        tokenizer=tokenizer,
+        use_fast=stage.use_fast,
+        seq_len=0,
+        results=str(stage.results),
+        eval_data=str(config.eval_data),
+        python=config.python,
+        offline=False,
+    )

@@ -1,0 +1,74 @@
+"""What is handed to the executor besides the request: resources, logs, setup lines."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from suites.contract import Request, encode
+from suites.files import publish, sync_folder
+from suites.paths import AttemptPaths, prefill_log, shipped
+from watcher.config import Config
+from watcher.executor import Resources, Submission
+
+PREFILL_CPUS = 4
+"""As many entries are made at once."""
+PREFILL_TIME = "04:00:00"
+"""What serial partitions with a network grant, as a rule; what is finished by then is kept, and the next job goes on."""
+
+
+def resources_of(config: Config, wanted: Mapping[str, str]) -> Resources:
+    """What the config has every scoring job ask for, with the time and memory that are ``wanted``."""
+    own = config.slurm
+    return Resources(
+        account=own.account,
+        partition=own.partition,
+        qos=own.qos,
+        gres=own.gres,
+        cpus_per_task=own.cpus_per_task,
+        time=wanted.get("time"),
+        mem=wanted.get("mem"),
+        extra=own.extra,
+    )
+
+
+def prefill_resources(config: Config, wanted: Mapping[str, str]) -> Resources:
+    """What a prefill job asks for: no GPU, and nothing of what is meant for the GPU partition but the account."""
+    return Resources(
+        account=config.slurm.account,
+        partition=config.prefill.get("partition"),
+        gres=None,
+        cpus_per_task=PREFILL_CPUS,
+        time=wanted.get("time"),
+        mem=wanted.get("mem"),
+    )
+
+
+def setup_file(config: Config) -> Path | None:
+    """The file that holds the config's setup lines, written where it is not there; None where there are none."""
+    lines = config.slurm.setup
+    if not lines:
+        return None
+    path, text = config.paths.setup, "".join(f"{line}\n" for line in lines)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        publish(path, text)
+    return path
+
+
+def prepare_prefill(request: Request, place: AttemptPaths, config: Config, comment: str, wanted: Mapping[str, str]) -> Submission:
+    """Write the folder of a prefill attempt; what to submit. Raises OSError."""
+    logs = prefill_log(Path(request.results), request.stage, "%j")
+    logs[0].parent.mkdir(parents=True, exist_ok=True)
+    place.folder.mkdir(parents=True, exist_ok=True)
+    publish(place.request, encode(request))
+    publish(place.expected, "")  # whether the cache is whole is looked at by whoever needs it
+    sync_folder(place.folder.parent)
+    return Submission(
+        name=request.run_id,
+        comment=comment,
+        script=shipped("slurm/prefill.sbatch"),
+        request=place.request,
+        stdout=logs[0],
+        stderr=logs[1],
+        resources=prefill_resources(config, wanted),
+        python=config.python,
+        setup=setup_file(config),
+    )
