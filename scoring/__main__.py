@@ -118,12 +118,10 @@ def prefill(
         raise click.UsageError("give --request or the other options, not both: everything is in the request")
 
     def run() -> Exit:
-        from scoring.prefill import How, fill  # noqa: PLC0415  torch
+        from scoring.prefill import How, fill, fill_request  # noqa: PLC0415  torch
 
         if request_file is not None:
-            asked = read_request(request_file)
-            how = How(eval_data=asked.eval_data, tokenizer=asked.tokenizer, use_fast=asked.use_fast, refresh=refresh)
-            return fill(asked.suites, how, jobs=jobs)
+            return fill_request(read_request(request_file), request_file.parent, refresh=refresh, jobs=jobs)
         wanted = tuple(load_suite(suite, os.environ).in_request() for suite in suites)
         how = How(eval_data=str(eval_data), tokenizer=str(tokenizer), use_fast=not slow_tokenizer, refresh=refresh)
         return fill(wanted, how, jobs=jobs)

@@ -22,10 +22,12 @@ from scoring.prefill_shown import Shown, size
 from scoring.progress import Stop
 from scoring.tokens import Tokenizer, resolve_tokenizer
 from suites.cached import KINDS
-from suites.contract import SuiteInRequest, canonical
-from suites.paths import DataPaths
+from suites.contract import Request, SuiteInRequest, canonical
+from suites.files import publish_json
+from suites.paths import AttemptPaths, DataPaths
 from suites.problem import Exit, Problem
 
+SCHEMA = 1
 MOST_JOBS = 4
 """Without --jobs: more at once only wait for the same network, and a login node is not ours alone."""
 _TELL_EVERY = 0.5
@@ -67,8 +69,36 @@ def wanted(suites: Iterable[SuiteInRequest]) -> list[Wanted]:
     return list(found.values())
 
 
-def fill(suites: tuple[SuiteInRequest, ...], how: How, *, jobs: int | None = None, stop: Stop | None = None) -> Exit:
-    """Make every entry that is missing; a line on stdout for each.
+def fill_request(request: Request, folder: Path, *, refresh: bool, jobs: int | None) -> Exit:
+    """``fill`` for a request, and what became of it in the request's ``folder``: the watcher says those words to people."""
+    how = How(eval_data=request.eval_data, tokenizer=request.tokenizer, use_fast=request.use_fast, refresh=refresh)
+    problems: list[str] = []
+    code = Exit.BUG
+    try:
+        code = fill(request.suites, how, jobs=jobs, problems=problems)
+    except Problem as problem:
+        problems.append(str(problem))
+        code = problem.code
+        raise
+    finally:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        said = {"schema": SCHEMA, "run_id": request.run_id, "code": int(code), "problems": problems}
+        try:
+            publish_json(AttemptPaths(folder).prefilled, {**said, "why": f"{problems[0]}{more}" if problems else None})
+        except OSError as error:
+            structlog.get_logger().warning("how it ended is not written", path=str(folder), error=str(error))
+    return code
+
+
+def fill(
+    suites: tuple[SuiteInRequest, ...],
+    how: How,
+    *,
+    jobs: int | None = None,
+    stop: Stop | None = None,
+    problems: list[str] | None = None,
+) -> Exit:
+    """Make every entry that is missing; a line on stdout for each. What cannot be made is also added to ``problems``.
 
     An entry that cannot be made keeps no other from being made: each is one line on stderr, and the exit code is that of
     the first that trying again does not help. Raises Problem: temporary (told to stop), and what the tokenizer's says.
@@ -87,7 +117,10 @@ def fill(suites: tuple[SuiteInRequest, ...], how: How, *, jobs: int | None = Non
             return
         what, where, todo, code = made.problem
         codes.append(Exit(code))
-        shown.complaint(f"scoring: {Problem(what, where=where, todo=todo)}")
+        said = str(Problem(what, where=where, todo=todo))
+        shown.complaint(f"scoring: {said}")
+        if problems is not None:
+            problems.append(said)
 
     with Shown(len(entries), interactive=sys.stderr.isatty()) as shown:
         if at_once == 1:

@@ -26,6 +26,10 @@ def check_values(document: Document, config: Config) -> None:
     where = config.prefill["where"]
     if where not in PREFILL:
         raise document.problem(f"unknown place {where!r}", ("prefill", "where"), nearest(where, PREFILL))
+    if config.prefill["auto"] and config.executor == "slurm" and (where != "job" or not config.prefill.get("partition")):
+        what = "the watcher fills the cache by a job, and no partition for it is named"
+        todo = "write where: job and partition: the name of one whose nodes have a network, such as lrd_all_serial"
+        raise document.problem(what, ("prefill", "auto"), todo)
     if config.poll < 1:
         raise document.problem(f"{config.poll:g}s is too often", ("poll",), "write 1s or more; 60s is usual")
     if not config.python.strip():

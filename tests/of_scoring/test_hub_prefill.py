@@ -10,6 +10,7 @@ import torch
 
 from scoring.entries import damage
 from suites.cached import lacking, whole
+from suites.contract import Request, encode
 from suites.paths import DataPaths
 from suites.problem import Exit
 from suites.schema import load_suite
@@ -260,6 +261,34 @@ def test_a_pinned_revision_is_honoured_and_an_unpinned_one_only_moves_with_refre
     assert whole(unpinned)["source"]["revision"] == third
     assert whole(unpinned)["data_key"] != before
     assert damage(unpinned) == []
+
+
+def test_a_job_says_beside_its_request_what_it_could_not_make(hub, scoring, tmp_path, data):
+    hub.push("acme/shut", one_file(texts("shut")))
+    hub.push("acme/free", one_file(texts("free")))
+    hub.gated.add("acme/shut")
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("tier: tier2_ppl\nslices:\n  a: {hf_dataset: acme/shut}\n  b: {hf_dataset: acme/free}\n")
+    head = {"run_id": "r", "stage": "s", "source_stage": "s", "step": 0, "directory": "d", "checkpoint": "", "fingerprint": ""}
+    rest = {"tokenizer": str(BYTES), "seq_len": 1, "results": str(tmp_path), "eval_data": str(data.eval_data)}
+    request = Request(**head, **rest, suites=(load_suite(str(suite), {}).in_request(),))
+    (tmp_path / "request.json").write_bytes(encode(request))
+    ended = scoring("prefill", "--request", tmp_path / "request.json", "--jobs", "1")
+    said = json.loads((tmp_path / "prefill.json").read_text())
+    assert (ended.code, said["code"], said["run_id"]) == (Exit.DATA_MISSING, Exit.DATA_MISSING, "r")
+    assert said["why"] == complaints(ended)[0].removeprefix("scoring: ")
+    hub.gated.clear()
+    assert scoring("prefill", "--request", tmp_path / "request.json", "--jobs", "1").code == 0
+    assert json.loads((tmp_path / "prefill.json").read_text())["why"] is None
+
+
+def test_prompts_of_their_own_need_no_cache(scoring, data):
+    suites = tuple(load_suite(name, {}).in_request() for name in ("stage4_sft_native",))
+    assert lacking(suites, str(BYTES), data) == []
+    given = ("--suite", "stage4_sft_native", "--eval-data", data.eval_data, "--tokenizer", BYTES)
+    assert scoring("prefill", *given).code == 0
+    ended = scoring("doctor", "--offline", *given, "--network", "cut off")
+    assert (ended.code, ended.out) == (0, "no entries are needed\n")
 
 
 def test_a_tokenizer_of_the_hub_is_kept_and_found_again_without_it(hub, scoring, tmp_path, data):

@@ -2,10 +2,16 @@
 
 import json
 import sys
+import time
+from pathlib import Path
 
 from click.testing import CliRunner
 
+from suites.contract import read_exit_records, read_request
+from suites.paths import StatePaths
 from watcher.cli import main
+from watcher.ledger import Journal
+from watcher.states import StageFacts
 
 FAKE = """#!{python}
 import json, sys
@@ -14,14 +20,14 @@ sys.exit({code})
 """
 
 
-def prefill(tmp_path, *argv, code=0, stage="{tokenizer: acme/tok, seq_len: 8, use_fast: false, "):
+def prefill(tmp_path, *argv, code=0, more="", stage="{tokenizer: acme/tok, seq_len: 8, use_fast: false, "):
     python, log, suite = tmp_path / "python", tmp_path / "log", tmp_path / "ours.yaml"
     python.write_text(FAKE.format(python=sys.executable, log=str(log), code=code))
     python.chmod(0o755)
     suite.write_text("tier: tier2_ppl\nslices: {web: {hf_dataset: acme/web}}\n")
     stage += f"checkpoints: {tmp_path}/ckpts, steps: [1], suites: [{suite}]}}"
     config = tmp_path / "watcher.yaml"
-    config.write_text(f"scratch: {tmp_path}\npython: {python}\nexecutor: local\nstages:\n  one: {stage}\n")
+    config.write_text(f"scratch: {tmp_path}\npython: {python}\nexecutor: local\n{more}stages:\n  one: {stage}\n")
     ended = CliRunner().invoke(main, ["prefill", *argv, "--config", str(config)])
     return ended, [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else [], suite
 
@@ -43,3 +49,44 @@ def test_a_stage_without_a_tokenizer_is_said_in_one_line(tmp_path):
     ended, calls, _ = prefill(tmp_path, "one", stage="{")
     assert (ended.exit_code, calls) == (2, [])
     assert "stage one: no tokenizer is known before the stage's first checkpoint; give --tokenizer" in ended.output
+
+
+def test_the_tokenizer_that_the_first_checkpoint_named_is_taken_from_the_journal(tmp_path):
+    paths = StatePaths(tmp_path / "evaluation_results" / ".watcher")
+    journal = Journal.open(paths)
+    journal.append("stage_facts", t=1.0, stage="one", facts=StageFacts(tokenizer="acme/found", seq_len=8))
+    journal.close()
+    ended, (argv,), _ = prefill(tmp_path, "one", stage="{")
+    assert ended.exit_code == 0, ended.output
+    assert argv[argv.index("--tokenizer") + 1] == "acme/found"
+
+
+def wait_for_end(folder):
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        records = read_exit_records(folder)
+        if records:
+            return records
+        time.sleep(0.02)
+    raise AssertionError(list(folder.iterdir()))
+
+
+def test_as_a_job_it_is_submitted_and_leaves_its_end_beside_its_request(tmp_path):
+    ended, _, _ = prefill(tmp_path, "one", code=75, more="prefill: {where: job}\n")
+    assert ended.exit_code == 0, ended.output
+    (folder,) = (tmp_path / "evaluation_results" / ".watcher" / "prefills").iterdir()
+    (record,) = wait_for_end(folder)
+    assert (record.code, record.run_id) == (75, folder.name)
+    assert f"fills the cache; its log: {tmp_path}/evaluation_results/one/eval_logs/slurm/prefill_one_" in ended.output
+    assert Path(ended.output.split()[-1]).is_file()
+    request = read_request(folder / "request.json")
+    assert (request.tokenizer, request.use_fast, request.offline) == ("acme/tok", False, False)
+    assert [suite.source for suite in request.suites] == [str(tmp_path / "ours.yaml")]
+    argv = json.loads((tmp_path / "log").read_text())
+    assert argv == ["-m", "scoring", "prefill", "--request", str(folder / "request.json")]
+
+
+def test_a_job_takes_no_options_of_the_terminal(tmp_path):
+    ended, calls, _ = prefill(tmp_path, "one", "--refresh", more="prefill: {where: job}\n")
+    assert (ended.exit_code, calls) == (2, [])
+    assert "--refresh, --jobs: a prefill job takes neither; leave it out" in ended.output

@@ -41,6 +41,10 @@ def problem(tmp_path, text, loader=load, environ=None):
         (WHOLE + "limits:\n  max_running: 0\n", ":8: limits.max_running: expected `int` >= 1; write a value of that type"),
         (WHOLE + "executor: slrm\n", ":7: executor: unknown executor 'slrm'; did you mean 'slurm'?"),
         (WHOLE + "prefill: {where: moon}\n", ":7: prefill.where: unknown place 'moon'; valid here: login, job"),
+        (
+            WHOLE + "executor: slurm\nprefill: {auto: true}\n",
+            ":8: prefill.auto: the watcher fills the cache by a job, and no partition for it is named; write where: job",
+        ),
         (WHOLE + "eval_data: 5\n", ":7: eval_data: expected a path, got int; write a value of that type"),
         (WHOLE + "eval_data: $SCRATCH/x\n", ":7: eval_data: '$SCRATCH/x' is taken as it stands; write ${SCRATCH}"),
         (WHOLE + "eval_data: ${NONE}/x\n", ":7: eval_data: ${NONE} is not set; export NONE, or write ${NONE:-default}"),

@@ -4,7 +4,7 @@ from collections import Counter, deque
 
 import pytest
 
-from support.fuse import Fuse, Killed
+from support.fuse import Fuse, live_out
 from support.watched import Watched
 from watcher.executor import JobState
 from watcher.states import State
@@ -18,23 +18,6 @@ def scenario(root, monkeypatch, *, holds, accounting, ending):
     if ending is not None:
         watched.executor.endings["stage1/step_100"] = deque([ending])
     return watched
-
-
-def live_out(watched, fuse):
-    """Tick until all is settled; wherever the fuse blows, a new daemon takes over."""
-    killed = False
-    for _ in range(60):
-        try:
-            watched.tick()
-        except Killed:
-            killed = True
-            watched.kill()
-            watched.executor.step()
-            continue
-        if watched.settled() and not watched.executor.live():
-            return killed
-    message = f"not settled: {watched.states()} {watched.reasons()} after {fuse.where}"
-    raise AssertionError(message)
 
 
 def check(watched, fuse, *, runs):

@@ -59,3 +59,20 @@ class Fuse:
             return given
 
         return write
+
+
+def live_out(watched, fuse):
+    """Tick until all is settled; wherever the fuse blows, a new daemon takes over."""
+    killed = False
+    for _ in range(60):
+        try:
+            watched.tick()
+        except Killed:
+            killed = True
+            watched.kill()
+            watched.executor.step()
+            continue
+        if watched.settled() and not watched.executor.live():
+            return killed
+    message = f"not settled: {watched.states()} {watched.reasons()} after {fuse.where}"
+    raise AssertionError(message)
