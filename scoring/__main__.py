@@ -6,6 +6,7 @@ What needs torch is imported where it is used, after the environment says whethe
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -72,9 +73,14 @@ def score_request(request: Request) -> Exit:
 
     stop = Stop()
     stop.listen()
-    from scoring import run  # noqa: PLC0415  torch and transformers, which read the environment when they are imported
+    imported = time.monotonic()
+    import torch  # noqa: F401, PLC0415  by itself first: most of the time until the first batch
+
+    imported = time.monotonic() - imported
+    from scoring import run  # noqa: PLC0415  torch, and libraries that read the environment when they are imported
 
     job = run.Job(request, environ=os.environ, stop=stop)
+    job.timings["import_torch"] = round(imported, 3)
     try:
         job.score()
     except Problem as problem:

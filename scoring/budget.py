@@ -1,16 +1,23 @@
 """How many token places one forward pass has: what fits, known before anything is tried."""
 
+import math
+from pathlib import Path
+
 import structlog
 import torch
 
 from suites.architecture import Architecture
+from suites.problem import Exit, Problem
 
 CPU_PLACES = 1024
 """What a core's caches hold best; measured, see tests/bench."""
 LEAST, MOST = 1024, 65536
 """Of a GPU; beyond MOST nothing gets faster."""
-HEAD = 3 << 30
-"""Bytes on a GPU for the head's chunk of logits, its log-softmax, and the allocator's waste."""
+WIDTH = 4096
+"""Keys of a masked row that room is kept for."""
+HEAD = {"cpu": 512 << 20, "cuda": 3 << 30}
+"""Bytes for the head's chunk of logits and its exponentials, and for the allocator's waste."""
+GIB = 1 << 30
 
 _log = structlog.get_logger()
 
@@ -46,17 +53,16 @@ def bytes_a_place(a: Architecture, bytes_a_value: int, width: int) -> int:
 
 
 def fitting(a: Architecture, *, device: torch.device, bytes_a_value: int, weights: int) -> Budget:
-    """The largest power of two of token places that fits beside the weights.
+    """The largest power of two of token places that fits beside the weights, which are there already.
 
     Taken from what the device has in all, less a tenth, so that equal devices get equal budgets; from what is free where
     others use it, too.
     """
     if device.type != "cuda":
         return Budget(CPU_PLACES)
-    free, total = torch.cuda.mem_get_info(device)
-    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    room = min(free + cached, int(0.9 * total) - weights) - HEAD
-    return Budget(places_in(room, bytes_a_place(a, bytes_a_value, 4096)))
+    _, total = torch.cuda.mem_get_info(device)
+    room = min(free_bytes(device), int(0.9 * total) - weights) - HEAD["cuda"]
+    return Budget(places_in(room, bytes_a_place(a, bytes_a_value, WIDTH)))
 
 
 def places_in(room: int, each: int) -> int:
@@ -65,3 +71,38 @@ def places_in(room: int, each: int) -> int:
     while places < MOST and 2 * places * each <= room:
         places *= 2
     return places
+
+
+def refuse_what_does_not_fit(a: Architecture, *, device: torch.device, bytes_a_value: int, folder: Path) -> None:
+    """Problem (unavailable) with the numbers where weights and the least budget need more memory than is free."""
+    weights = sum(math.prod(parameter.shape) for parameter in a.parameters()) * bytes_a_value
+    least = LEAST * bytes_a_place(a, bytes_a_value, LEAST) + HEAD["cuda" if device.type == "cuda" else "cpu"]
+    free = free_bytes(device)
+    if weights + least > free:
+        needs = f"needs {weights / GIB:.1f} GiB for its weights + {least / GIB:.1f} GiB for one budget of {LEAST} tokens"
+        what = f"{needs}, and {device} has {free / GIB:.1f} GiB free"
+        todo = "ask for a device with more memory" + ("" if bytes_a_value < 4 else ", or --dtype bfloat16")  # noqa: PLR2004  fp32
+        raise Problem(what, where=folder, todo=todo, code=Exit.UNAVAILABLE)
+
+
+def free_bytes(device: torch.device) -> int:
+    """What may still be used: on a GPU by this process, on a CPU within the job's cgroup."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return host_free(Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+
+
+def host_free(meminfo: Path, own: Path, mounted: Path) -> int:
+    """Bytes: the kernel's MemAvailable, or what the limits of this cgroup and those above it leave, caches not counted."""
+    found = [int(line.split()[1]) * 1024 for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:")]
+    names = [line[3:].strip("/") for line in own.read_text().splitlines() if line.startswith("0::")]
+    for group in [mounted / name for name in names] + [parent for name in names for parent in (mounted / name).parents]:
+        try:
+            limit, used = ((group / f"memory.{which}").read_text().strip() for which in ("max", "current"))
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        except OSError:  # no such controller here, or outside of what is mounted
+            continue
+        if limit != "max":
+            found.append(int(limit) - int(used) + int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0)))
+    return min(found)

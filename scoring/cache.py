@@ -7,6 +7,7 @@ came out: sha256 over its content.
 import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from scoring.entries import obtain
 from scoring.hub import open_hub
 from scoring.sources import Definition, Source, documents, open_files, source_files
-from scoring.tasks import TaskItem, build_task, read_items
+from scoring.tasks import StoredItems, TaskItem, build_task
 from scoring.tokens import Tokenizer
 from suites.cached import KINDS, entry_key, made_of, prefill_command
 from suites.paths import DataPaths
@@ -50,16 +51,21 @@ class SliceEntry(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path
 
 
-class TaskEntry(msgspec.Struct, frozen=True, kw_only=True):
+class TaskEntry(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A cloze task as it lies in the cache."""
 
-    items: list[TaskItem]
+    stored: StoredItems
     meta: dict[str, Any]
     data_key: str
     """sha256 (hex) of the items and their tokens."""
     folder: Path
     format: str
     """``ours`` or ``lm_eval``."""
+
+    @cached_property
+    def items(self) -> list[TaskItem]:
+        """In order; made when they are first asked for, since another process may score them all."""
+        return self.stored.items()
 
 
 class How(TypedDict, total=False):
@@ -89,7 +95,7 @@ def ensure_task(name: str, definition: Mapping[str, Any], **how: Unpack[How]) ->
     """The entry of a task, as ``ensure_slice`` does it."""
     place, meta = _ensure("tier3_cf", name, definition, **how)
     return TaskEntry(
-        items=read_items(place.folder), meta=meta, data_key=meta["data_key"], folder=place.folder, format=meta["format"]
+        stored=StoredItems(place.folder), meta=meta, data_key=meta["data_key"], folder=place.folder, format=meta["format"]
     )
 
 

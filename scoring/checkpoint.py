@@ -6,11 +6,15 @@ on in a mapped file that was truncated kills the process where a short read is o
 
 import math
 import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from scoring.budget import refuse_what_does_not_fit
 from scoring.model import HEAD, CausalModel, build, translate
 from suites import checkpoint
 from suites.architecture import Refused
@@ -23,6 +27,8 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _SAME_AS = {"llama": "LlamaModel", "qwen2": "SmolLM3Model", "starcoder2": "Starcoder2Model"}
 """Family -> the class of transformers that computes the same (experts apart)."""
 PADDED_VOCAB = ("in_softmax", "masked")
+READERS = 8
+"""Files read at the same time: a parallel file system gives one reader a fraction of what it has."""
 _TODO_CHANGED = "it is scored again when it is complete again"
 _TODO_CANNOT = "give a whole nanotron checkpoint of a known architecture"
 
@@ -54,17 +60,61 @@ def load(
     if padded_vocab not in PADDED_VOCAB:
         raise Problem(f"padded_vocab is {padded_vocab!r}", where=folder, todo=f"give one of {', '.join(PADDED_VOCAB)}")
     contents = _open(folder, expected_fingerprint)
-    try:
-        body = build(contents.architecture, mup=contents.facts.mup, device=where)
-    except (ValueError, KeyError) as error:
-        raise Problem(
-            f"an architecture that is not known here: {plainly(error)}", where=folder, todo=_TODO_CANNOT, code=Exit.CANNOT_SCORE
-        ) from error
-    head = _fill(body, contents, folder, where, kind)
+    with ThreadPoolExecutor(READERS) as pool:
+        try:
+            whole = _ReadAhead(pool, contents, folder)  # begins at once, while CUDA starts
+            body = _built(contents, folder, where)
+            refuse_what_does_not_fit(contents.architecture, device=where, bytes_a_value=kind.itemsize, folder=folder)
+            head = _fill(body, contents, whole, folder, kind)
+        finally:
+            pool.shutdown(cancel_futures=True)
     if checkpoint.take_fingerprint(folder) != contents.fingerprint:
         raise Problem("was rewritten while it was loaded", where=folder, todo=_TODO_CHANGED, code=Exit.CHANGED)
     description = _description(contents, time.monotonic() - started)
     return CausalModel(body, head, contents.architecture, padded_vocab, description)
+
+
+def _built(contents: checkpoint.Contents, folder: Path, device: torch.device) -> Any:
+    try:
+        return build(contents.architecture, mup=contents.facts.mup, device=device)
+    except (ValueError, KeyError) as error:
+        what = f"an architecture that is not known here: {plainly(error)}"
+        raise Problem(what, where=folder, todo=_TODO_CANNOT, code=Exit.CANNOT_SCORE) from error
+
+
+class _ReadAhead:
+    """Whole tensors in the checkpoint's order, on the CPU, the next ones being read meanwhile.
+
+    What is read and not yet used takes no more than the largest tensor alone.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor, contents: checkpoint.Contents, folder: Path) -> None:
+        self._pool, self._folder, self._tensors = pool, folder, contents.tensors
+        self._shapes = {parameter.name: parameter.shape for parameter in contents.architecture.parameters()}
+        self._waiting = deque(contents.tensors)
+        self._reading: deque[tuple[str, Future[torch.Tensor]]] = deque()
+        self._most = max(map(self._size, self._waiting), default=0)
+        self._held = 0
+        self._more()
+
+    def _size(self, name: str) -> int:
+        return math.prod(self._shapes[name]) * BYTES_OF[self._tensors[name][0].dtype]
+
+    def _more(self) -> None:
+        while self._waiting and (self._held == 0 or self._held + self._size(self._waiting[0]) <= self._most):
+            name = self._waiting.popleft()
+            self._held += self._size(name)
+            self._reading.append((name, self._pool.submit(_merge, self._folder, self._shapes[name], self._tensors[name])))
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        while self._reading:
+            name, reading = self._reading.popleft()
+            whole = reading.result()
+            del reading
+            yield name, whole
+            del whole
+            self._held -= self._size(name)
+            self._more()
 
 
 def _placed(device: str, dtype: str | None) -> tuple[torch.device, torch.dtype]:
@@ -97,18 +147,17 @@ def _open(folder: Path, expected: str | None) -> checkpoint.Contents:
     return contents
 
 
-def _fill(body: Any, contents: checkpoint.Contents, folder: Path, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+def _fill(body: Any, contents: checkpoint.Contents, tensors: _ReadAhead, folder: Path, dtype: torch.dtype) -> torch.Tensor:
     """Give every parameter of ``body`` its values; the head is returned, the embedding itself where they are tied."""
-    shapes = {parameter.name: parameter.shape for parameter in contents.architecture.parameters()}
     wanted = dict(body.named_parameters())
+    device = body.frequencies.device
     head = None
-    for name, shards in contents.tensors.items():
-        whole = _merge(folder, shapes[name], shards)
+    for name, whole in tensors:
         for place, part in translate(contents.architecture, name, whole):
             target = torch.float32 if place.endswith("mlp.router.weight") else dtype
             value = part.to(device=device, dtype=target).contiguous()
             if not all(math.isfinite(bound) for bound in torch.stack(torch.aminmax(value)).tolist()):  # a NaN makes both NaN
-                what = f"{name} has values that are not finite ({shards[0].file})"
+                what = f"{name} has values that are not finite ({contents.tensors[name][0].file})"
                 raise Problem(what, where=folder, todo="look at the training run: it diverged", code=Exit.CANNOT_SCORE)
             if place == HEAD:
                 head = value

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from scoring.experts import ExpertsMLP
+from scoring.experts import ExpertsMLP, Linear
 from suites.architecture import Architecture
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -46,6 +46,13 @@ class RMSNorm(nn.Module):
         return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
+class Embedding(nn.Embedding):
+    """As ``Linear``: without first values."""
+
+    def reset_parameters(self) -> None:
+        """Nothing."""
+
+
 class Attention(nn.Module):
     """Grouped-query attention."""
 
@@ -55,11 +62,11 @@ class Attention(nn.Module):
         self.use_rope, self.scale = use_rope, scale
         self.qkv_proj: nn.Linear | None = None
         if a.multi_query:
-            self.q_proj = nn.Linear(a.hidden, a.hidden, bias=a.attention_bias)
-            self.kv_proj = nn.Linear(a.hidden, 2 * a.kv_size, bias=a.attention_bias)
+            self.q_proj = Linear(a.hidden, a.hidden, bias=a.attention_bias)
+            self.kv_proj = Linear(a.hidden, 2 * a.kv_size, bias=a.attention_bias)
         else:
-            self.qkv_proj = nn.Linear(a.hidden, a.hidden + 2 * a.kv_size, bias=a.attention_bias)
-        self.o_proj = nn.Linear(a.hidden, a.hidden, bias=a.family == "starcoder2")
+            self.qkv_proj = Linear(a.hidden, a.hidden + 2 * a.kv_size, bias=a.attention_bias)
+        self.o_proj = Linear(a.hidden, a.hidden, bias=a.family == "starcoder2")
 
     def forward(self, x: torch.Tensor, rotations: Rotations, mask: torch.Tensor | None) -> torch.Tensor:
         """[B, S, hidden] -> [B, S, hidden]; ``mask`` [B or 1, 1, S, S], None for plain causal attention."""
@@ -99,8 +106,8 @@ class GatedMLP(nn.Module):
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
-        self.gate_up_proj = nn.Linear(a.hidden, 2 * a.intermediate, bias=False)
-        self.down_proj = nn.Linear(a.intermediate, a.hidden, bias=False)
+        self.gate_up_proj = Linear(a.hidden, 2 * a.intermediate, bias=False)
+        self.down_proj = Linear(a.intermediate, a.hidden, bias=False)
         self.activation = ACTIVATIONS[a.activation]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -115,8 +122,8 @@ class MLP(nn.Module):
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(a.hidden, a.intermediate)
-        self.c_proj = nn.Linear(a.intermediate, a.hidden)
+        self.c_fc = Linear(a.hidden, a.intermediate)
+        self.c_proj = Linear(a.intermediate, a.hidden)
         self.activation = ACTIVATIONS[a.activation]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -153,7 +160,7 @@ class Decoder(nn.Module):
         """``scale`` multiplies q k; None is 1 / sqrt(head_dim). Weights are on the meta device."""
         super().__init__()
         with torch.device("meta"):
-            self.embed_tokens = nn.Embedding(a.vocab, a.hidden)
+            self.embed_tokens = Embedding(a.vocab, a.hidden)
             self.layers = nn.ModuleList(Layer(a, index, scale=scale) for index in range(a.layers))
             self.norm = _norm(a)
         frequencies = 1.0 / a.rope_theta ** (torch.arange(0, a.head_dim, 2, dtype=torch.float32) / a.head_dim)

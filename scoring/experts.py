@@ -12,12 +12,19 @@ from torch.nn import functional
 from suites.architecture import Experts
 
 
+class Linear(nn.Linear):
+    """Without first values of its own: they are the checkpoint's, and drawing them on the meta device imports a compiler."""
+
+    def reset_parameters(self) -> None:
+        """Nothing."""
+
+
 class SharedExpert(nn.Module):
     """The expert that sees every token, behind a gate of its own."""
 
     def __init__(self, hidden: int, intermediate: int, activation: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
-        self.gate_up_proj = nn.Linear(hidden, 2 * intermediate, bias=False)
+        self.gate_up_proj = Linear(hidden, 2 * intermediate, bias=False)
         self.down_proj = nn.Linear(intermediate, hidden, bias=False)
         self.activation = activation
 
@@ -35,7 +42,7 @@ class ExpertsMLP(nn.Module):
         super().__init__()
         self.top_k = experts.top_k
         self.activation = activation
-        self.router = nn.Linear(hidden, experts.count, bias=False, dtype=torch.float32)
+        self.router = Linear(hidden, experts.count, bias=False, dtype=torch.float32)
         # used as x @ W, so stored [expert, in, out]
         self.merged_gate_up_proj = nn.Parameter(torch.empty(experts.count, hidden, 2 * experts.intermediate))
         self.merged_down_proj = nn.Parameter(torch.empty(experts.count, experts.intermediate, hidden))
@@ -43,7 +50,7 @@ class ExpertsMLP(nn.Module):
         self.shared_expert_gate: nn.Linear | None = None
         if experts.shared_intermediate is not None:
             self.shared_expert = SharedExpert(hidden, experts.shared_intermediate, activation)
-            self.shared_expert_gate = nn.Linear(hidden, 1, bias=False)
+            self.shared_expert_gate = Linear(hidden, 1, bias=False)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """[B, S, hidden] -> [B, S, hidden]."""

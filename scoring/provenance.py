@@ -71,6 +71,12 @@ def slurm(environ: Mapping[str, str]) -> dict[str, str] | None:
     return found or None
 
 
+def age() -> float:
+    """Seconds since this process was started, as the kernel has it: the interpreter and all imports included."""
+    started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return float(Path("/proc/uptime").read_text().split()[0]) - started
+
+
 def peak_memory(where: torch.device | None) -> dict[str, int]:
     """Bytes: of this process, and of the GPU where one was used."""
     found = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}  # Linux counts KiB

@@ -159,6 +159,7 @@ class Job:
             self.device = self.model.device
             _log.info("loaded", **{key: self.model.description.get(key) for key in ("architecture", "bytes", "load_seconds")})
             self.model.fit_tokenizer(given.tokenizer.vocab_size)
+            self.timings["until_first_batch"] = round(provenance.age(), 3)
             with self._phase("canary"):
                 sample = TIERS[first.tier].sample(first, request.seq_len)
                 self.canary = canary.said(canary.sing(self.model, sample, source=first.name))

@@ -175,17 +175,28 @@ class _Sequences:
         }
 
 
-def read_items(folder: Path) -> list[TaskItem]:
-    """The items of an entry, in order."""
-    stored = torch.load(folder / REQUESTS_FILE, weights_only=True, mmap=True, map_location="cpu")
-    tokens, starts = stored["tokens"].tolist(), stored["starts"].tolist()
-    sequences = [tokens[start:stop] for start, stop in pairwise(starts)]
-    requests, uncond = (
-        iter([TokenRequest(sequences[context], sequences[continuation]) for context, continuation in stored[key].tolist()])
-        for key in ("requests", "uncond")
-    )
-    with (folder / EXAMPLES_FILE).open("rb") as lines:
-        return [_item(msgspec.json.decode(line, type=Example), requests, uncond) for line in lines]
+class StoredItems:
+    """The items of an entry: its files are open from here on, whatever becomes of the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tensors = torch.load(folder / REQUESTS_FILE, weights_only=True, mmap=True, map_location="cpu")
+        self._lines = (folder / EXAMPLES_FILE).read_bytes()
+
+    def items(self) -> list[TaskItem]:
+        """In order."""
+        tokens, starts = self._tensors["tokens"].tolist(), self._tensors["starts"].tolist()
+        sequences = [tokens[start:stop] for start, stop in pairwise(starts)]
+        requests, uncond = (
+            iter(
+                [
+                    TokenRequest(sequences[context], sequences[continuation])
+                    for context, continuation in self._tensors[key].tolist()
+                ]
+            )
+            for key in ("requests", "uncond")
+        )
+        examples = msgspec.json.Decoder(Example)
+        return [_item(examples.decode(line), requests, uncond) for line in self._lines.splitlines()]
 
 
 def _item(example: Example, requests: Any, uncond: Any) -> TaskItem:

@@ -118,7 +118,7 @@ class Cloze:
                 definition=definition,
                 data_key=entry.data_key,
                 entry=entry,
-                parts=parts.plan("tier3_cf", name, definition, entry.data_key, given.identity, items=len(entry.items)),
+                parts=parts.plan("tier3_cf", name, definition, entry.data_key, given.identity, items=entry.meta["examples"]),
                 format=entry.format,
             )
 

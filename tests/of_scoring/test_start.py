@@ -1,0 +1,78 @@
+"""What stands between the start of a job and its first batch."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from scoring import budget
+from scoring.checkpoint import load
+from suites.architecture import understand
+from suites.problem import Exit, Problem
+from support.nanotron_layout import BYTE_LEVEL
+from support.scored import LLAMA
+from support.scoring_jobs import ROOT, by_hand, results, run_here, write_suites
+
+pytestmark = pytest.mark.scoring
+
+SLOW = ("transformers", "datasets", "huggingface_hub", "pandas", "sympy", "torch._dynamo", "torch._inductor")
+"""Each takes from a third of a second to several."""
+
+SCORE = """
+import sys
+from scoring import canary, run
+from scoring.__main__ import main
+sing = canary.sing
+def first_batch(*args, **more):
+    print("loaded", *[name for name in sys.argv[1].split() if name in sys.modules])
+    return sing(*args, **more)
+canary.sing = first_batch
+main(sys.argv[2:], prog_name="scoring")
+"""
+
+
+def test_a_job_with_a_warm_cache_imports_nothing_slow(tmp_path):
+    write_suites(tmp_path)
+    assert run_here(by_hand(tmp_path, "--name", "first")) == Exit.SCORED
+    command = [sys.executable, "-c", SCORE, " ".join(SLOW), *by_hand(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["loaded"]
+    timings = json.loads((results(tmp_path) / "run.json").read_text())["timings"]
+    assert {"import_torch", "tokenizer", "data", "load", "until_first_batch"} <= set(timings)
+    assert timings["until_first_batch"] > timings["load"] > 0
+
+
+def test_a_model_that_does_not_fit_is_refused_with_numbers_before_it_is_loaded(monkeypatch):
+    monkeypatch.setattr(budget, "host_free", lambda *_: 100 << 20)
+    with pytest.raises(
+        Problem, match=r"needs 0\.0 GiB for its weights \+ 0\.5 GiB for one budget.*cpu has 0\.1 GiB free"
+    ) as caught:
+        load(LLAMA, device="cpu")
+    assert caught.value.code is Exit.UNAVAILABLE
+
+
+def test_a_job_has_what_its_cgroup_leaves(tmp_path):
+    group = tmp_path / "slurm" / "job_1"
+    group.mkdir(parents=True)
+    (tmp_path / "own").write_text("0::/slurm/job_1\n")
+    (tmp_path / "meminfo").write_text("MemTotal: 64 kB\nMemAvailable: 10240 kB\n")
+    given = (tmp_path / "meminfo", tmp_path / "own", tmp_path)
+    assert budget.host_free(*given) == 10240 * 1024
+    for name, text in (("max", "max"), ("current", "1000000"), ("stat", "anon 5\nfile 9")):
+        (group / f"memory.{name}").write_text(text)
+    assert budget.host_free(*given) == 10240 * 1024
+    for name, text in (("max", "6000000"), ("current", "5000000"), ("stat", "inactive_file 200000\nactive_file 100000\nanon 1")):
+        (group.parent / f"memory.{name}").write_text(text)
+    assert budget.host_free(*given) == 1_300_000
+
+
+def test_a_budget_is_the_power_of_two_that_fits():
+    assert budget.places_in(0, 1000) == budget.LEAST
+    assert budget.places_in(4096 * 1000, 1000) == 4096
+    assert budget.places_in(8191 * 1000, 1000) == 4096
+    assert budget.places_in(1 << 50, 1000) == budget.MOST
+    small, large = (understand({**BYTE_LEVEL, "hidden_size": size, "intermediate_size": 4 * size}) for size in (64, 128))
+    assert budget.bytes_a_place(large, 2, 0) == 2 * budget.bytes_a_place(small, 2, 0)
