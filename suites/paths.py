@@ -148,6 +148,25 @@ class StatePaths(msgspec.Struct, frozen=True):
         return self.state / "clock"
 
     @property
+    def comparisons(self) -> Path:
+        """What is asked of `python -m scoring compare`, a request an evaluation."""
+        return self.state / "comparisons"
+
+    def comparison(self, stage: str, directory: str) -> Path:
+        """The request whose answer is an evaluation's compare.json."""
+        return self.comparisons / f"{stage}.{directory}.json"
+
+    @property
+    def children_log(self) -> Path:
+        """What the daemon's short processes say: comparisons and the report."""
+        return self.state / "children.log"
+
+    @property
+    def reported(self) -> Path:
+        """What the report was last made of, and which comparisons failed; may be deleted at any time."""
+        return self.state / "reported.json"
+
+    @property
     def setup(self) -> Path:
         """The config's ``setup`` lines, sourced by the batch scripts."""
         return self.state / "setup.sh"
@@ -208,6 +227,11 @@ class AttemptPaths(msgspec.Struct, frozen=True):
     def exits(self) -> list[Path]:
         """``exit.<restart>.json``: how each run of it ended."""
         return list(self.folder.glob("exit.*.json"))
+
+
+def report_page(results: Path) -> Path:
+    """The report for a browser."""
+    return results / "report.html"
 
 
 def attempt_log(results: Path, stage: str, step: int, job_id: str) -> tuple[Path, Path]:

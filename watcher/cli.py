@@ -17,6 +17,7 @@ from watcher.cli_audit import audit
 from watcher.cli_common import config_option, environment
 from watcher.cli_doctor import doctor
 from watcher.cli_prefill import prefill
+from watcher.cli_report import report
 from watcher.cli_setup import init, print_config
 
 if TYPE_CHECKING:
@@ -147,5 +148,5 @@ def _again(look: Callable[[], int], seconds: float = 2.0) -> int:
         return code
 
 
-for command in (enqueue, why, retry, cancel, audit, doctor, init, print_config, prefill):
+for command in (enqueue, why, retry, cancel, audit, doctor, init, print_config, prefill, report):
     main.add_command(command)

@@ -116,6 +116,15 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Seconds before the first retry; doubled each time, at most an hour."""
 
 
+class Reporting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the daemon makes of results."""
+
+    page: bool = True
+    """Write report.html after each new result."""
+    compare: bool = True
+    """Have results compared by ``python`` on the daemon's machine."""
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The whole config, resolved. Made only by ``load``."""
 
@@ -133,6 +142,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     prefill: Mapping[str, Any] = msgspec.field(default_factory=dict)
     limits: Limits = msgspec.field(default_factory=Limits)
     retry: Retry = msgspec.field(default_factory=Retry)
+    report: Reporting = msgspec.field(default_factory=Reporting)
     notify: str | None = None
     pin: bool = False
     mirror: Path | None = None

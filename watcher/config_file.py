@@ -94,6 +94,13 @@ class Retry(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     backoff: Duration = Duration(60)
 
 
+class Reporting(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``report``: as ``config.Reporting``."""
+
+    page: Flag = True
+    compare: Flag = True
+
+
 class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -109,6 +116,7 @@ class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     prefill: Prefill | None = None
     limits: Limits | None = None
     retry: Retry | None = None
+    report: Reporting | None = None
     notify: str | None = None
     pin: Flag = False
     mirror: Path | None = None

@@ -20,6 +20,7 @@ def as_yaml(config: Config) -> str:
     said = {key: value for key, value in msgspec.structs.asdict(config).items() if key not in {"source", "stages"}}
     said["slurm"] = msgspec.structs.asdict(config.slurm)
     said["limits"], said["retry"] = msgspec.structs.asdict(config.limits), msgspec.structs.asdict(config.retry)
+    said["report"] = msgspec.structs.asdict(config.report)
     said["stages"] = {name: _stage(stage) for name, stage in config.stages.items()}
     written = yaml.dump(_plain(said), Dumper=_Dumper, default_flow_style=None, sort_keys=False, allow_unicode=True, width=120)
     return f"# {config.source}\n{written}"

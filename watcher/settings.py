@@ -13,7 +13,7 @@ from suites.objectives import RATES, TIERS, Margins, Objectives, check_objective
 from suites.problem import Problem
 from watcher import config_file
 from watcher.checks import check_places, check_slurm, check_stages, check_values
-from watcher.config import Bridge, Config, Limits, Retry, Slurm, Stage
+from watcher.config import Bridge, Config, Limits, Reporting, Retry, Slurm, Stage
 
 BUILT_IN = "built-in"
 SUITES = Path(suites.__file__).parent
@@ -124,6 +124,10 @@ def _resolve(document: Document, file: config_file.File, stages_in: Document, ba
         limits=Limits(**msgspec.structs.asdict(file.limits or config_file.Limits())),
         retry=Retry(
             attempts=(file.retry or config_file.Retry()).attempts, backoff=float((file.retry or config_file.Retry()).backoff)
+        ),
+        report=Reporting(
+            page=bool((file.report or config_file.Reporting()).page),
+            compare=bool((file.report or config_file.Reporting()).compare),
         ),
         notify=file.notify,
         pin=bool(file.pin),

@@ -1,0 +1,66 @@
+"""Which checkpoints an evaluation is compared with: the stage's bridge, and the stage's own earlier steps. Pure."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from suites.compared import CompareRequest, Place
+from watcher.config import Config, Stage
+from watcher.fold import Ledger
+from watcher.states import Record, State
+
+
+def bridge_of(stage: str, records: Iterable[Record]) -> Record | None:
+    """The stage's baseline: the one that a person asked for last, else the config's newest; None where there is none yet."""
+    found = [record for record in records if record.stage == stage and record.origin == "bridge"]
+    return max(found, key=lambda record: (record.asked, _begun(record)), default=None)
+
+
+def is_own(record: Record) -> bool:
+    """Whether this is one of the stage's own checkpoints, in the stage's own run of training."""
+    return record.origin != "bridge" and record.source == record.stage and not record.named
+
+
+def wanted(config: Config, ledger: Ledger) -> dict[str, CompareRequest]:
+    """Evaluation -> what its compare.json should answer, for every scored one that can be compared with something."""
+    found: dict[str, CompareRequest] = {}
+    records = list(ledger.records.values())
+    for stage in config.stages.values():
+        scored = [record for record in records if record.stage == stage.name and record.state is State.SCORED]
+        places = {record.key: _place(record, stage) for record in scored}
+        own = sorted(filter(is_own, scored), key=lambda record: record.step)
+        bridge = bridge_of(stage.name, records)
+        baseline = None
+        if bridge is not None and bridge.key in places:
+            baseline = msgspec.structs.replace(places[bridge.key], note=another_bridge(bridge, stage))
+        for record in scored:
+            earlier = tuple(places[each.key] for each in own if each.step < record.step) if is_own(record) else ()
+            if record.origin != "bridge" and (baseline is not None or earlier):
+                found[record.key] = CompareRequest(
+                    candidate=places[record.key], bridge=baseline, earlier=earlier, objectives=stage.objectives
+                )
+    return found
+
+
+def _place(record: Record, stage: Stage) -> Place:
+    return Place(
+        results=str(stage.results),
+        stage=record.stage,
+        directory=record.directory,
+        fingerprint=record.fingerprint,
+        suites=dict(record.suites),
+    )
+
+
+def another_bridge(bridge: Record, stage: Stage) -> str | None:
+    """Why this is not the baseline that the config names; None where it is."""
+    if not bridge.asked:
+        return None
+    if stage.bridge is None:
+        return f"{bridge.source} step {bridge.step}, as a person asked; the config has no bridge"
+    same = stage.bridge.source == bridge.source and stage.bridge.step in {None, bridge.step} and not bridge.named
+    return None if same else f"{bridge.source} step {bridge.step} from {bridge.checkpoint}, as a person asked"
+
+
+def _begun(record: Record) -> float:
+    return record.history[0][0] if record.history else record.since
