@@ -29,6 +29,7 @@ from watcher.ledger import OPENED, DryJournal, Journal, Superseded, read
 from watcher.lock import Lock
 from watcher.notify import Notifier
 from watcher.observe import touch_clock
+from watcher.reporter import make_reporter
 from watcher.service import Service, without
 from watcher.states import Record, Skip, State
 from watcher.tick import Ticker, rehearse
@@ -116,6 +117,7 @@ class Daemon:
                 environ=environ,
                 say=say,
             )
+            self.reporter = make_reporter(config, environ, clock=clock, say=say)
         except BaseException:
             self.lock.release()
             raise
@@ -137,7 +139,11 @@ class Daemon:
         except OSError as error:
             troubles, good = (f"this tick ended early: {error}",), False
             self.say("trouble", words=str(error))
-        return self._publish(troubles) and good
+        return self._publish((*troubles, *self.reporter.work(self.journal.ledger))) and good
+
+    def wrap_up(self) -> None:
+        """For a single tick: wait for comparisons and report, a few minutes at most, and say in the status how they ended."""
+        self._publish((*self.ticker.notes, *self.reporter.work(self.journal.ledger, wait=True)))
 
     def _publish(self, troubles: tuple[str, ...], *, stopped: bool = False) -> bool:
         notes = (*self._notes, *filter(None, (self._refused, self.notifier.trouble)), *troubles)
@@ -170,6 +176,7 @@ class Daemon:
             return
         self.config, self._refused = config, ""
         self.ticker.reconfigure(config)
+        self.reporter.config = config
         self.say("config_reloaded", source=config.source)
 
     def _refuse(self, words: str) -> None:
@@ -180,6 +187,7 @@ class Daemon:
         """Give everything back. Jobs go on."""
         try:
             self.notifier.close()
+            self.reporter.close()
             self.journal.close()
         finally:
             self.lock.release()
@@ -264,6 +272,7 @@ def once(config: Config, *, dry_run: bool, environ: Mapping[str, str]) -> Report
     daemon = _open(config, environ, console=False, mode="once")
     try:
         daemon.tick()
+        daemon.wrap_up()
         return _report(daemon.ticker.told, daemon.ticker.skips, daemon.journal.ledger.records)
     except Superseded as error:
         raise Problem(str(error), where=config.paths.state, todo="see which watcher runs", code=Exit.TEMPORARY) from error

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from suites.compared import Comparison, Effect, Role, Verdict
+from suites.compared import Comparison, Effect, Entry, Role, Total, Verdict
 from suites.objectives import RATES
 from watcher.report_data import MAIN, Evaluation, StageReport
 from watcher.report_read import Number
@@ -81,8 +81,9 @@ def number(evaluation: Evaluation, figure: Figure) -> Number | None:
 def changes(comparison: Comparison) -> dict[Figure, Change]:
     """All that a comparison says, by figure."""
     found = {}
-    for one in (*comparison.totals, *comparison.entries):
-        name = getattr(one, "name", "")
+    of_all: tuple[Total | Entry, ...] = (*comparison.totals, *comparison.entries)
+    for one in of_all:
+        name = one.name if isinstance(one, Entry) else ""
         shown = next((one.effects[key] for key in _SHOWN if key in one.effects), one.effect)
         judged = one.effect
         found[Figure(one.tier, name)] = Change(
@@ -109,9 +110,10 @@ def outcome(evaluation: Evaluation) -> str:
 
 def effects(comparison: Comparison) -> Iterator[tuple[str, str, str, Effect]]:
     """(tier, name, key, effect) of every entry and total; a total's name is empty."""
-    for one in (*comparison.totals, *comparison.entries):
+    of_all: tuple[Total | Entry, ...] = (*comparison.totals, *comparison.entries)
+    for one in of_all:
         for key, effect in one.effects.items():
-            yield one.tier, getattr(one, "name", ""), key, effect
+            yield one.tier, one.name if isinstance(one, Entry) else "", key, effect
 
 
 def newest(evaluations: Iterable[Evaluation]) -> Evaluation | None:

@@ -27,9 +27,12 @@ UPLOT = PAGE / "vendor" / "uplot"
 VERDICTS: tuple[Verdict, ...] = ("better", "worse", "no_change_seen", "too_few_items")
 DIGITS = 7
 """Significant digits of a number on the page; --json and --csv have all of them."""
-_PROVENANCE = ("run_id", "outcome", "device", "slurm", "versions", "git_commit", "scorer_version", "timings", "throughput")
-_PROVENANCE += ("peak_memory", "tokens", "model", "suspicious")
+_PROVENANCE = (
+    *("run_id", "outcome", "device", "slurm", "versions", "git_commit", "scorer_version", "timings", "throughput"),
+    *("peak_memory", "tokens", "model", "suspicious"),
+)
 _MOST_SKIPPED = 50
+_NOTHING_ELSE = "img-src data:; base-uri 'none'; form-action 'none'"
 
 Json = dict[str, Any]
 
@@ -57,8 +60,9 @@ def render(report: Report, results: Path) -> str:
     styles = _text(UPLOT / "uPlot.min.css") + _text(PAGE / "report.css")
     scripts = [_text(UPLOT / "uPlot.iife.min.js"), _text(PAGE / "report.js")]
     allowed = " ".join(_digest(script) for script in scripts)
+    policy = f"default-src 'none'; script-src {allowed}; style-src {_digest(styles)}; {_NOTHING_ELSE}"
     parts = {
-        "POLICY": f"default-src 'none'; script-src {allowed}; style-src {_digest(styles)}; img-src data:; base-uri 'none'; form-action 'none'",
+        "POLICY": policy,
         "STYLES": styles,
         "DATA": data,
         "LIBRARY": scripts[0],

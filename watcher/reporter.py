@@ -8,6 +8,7 @@ longer each time, and told; nothing here ever keeps a checkpoint from being scor
 import hashlib
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -105,6 +106,20 @@ class Reporter:
             about = "report.html is not written" if name == PAGE else f"{name} is not compared"
             found.append(f"{about}: {failure.words} ({again}; {self.config.paths.children_log} has more)")
         return tuple(found[:5] + ([f"and {len(found) - 5} more of that kind"] if len(found) > 5 else []))  # noqa: PLR2004
+
+    def work(self, ledger: Ledger, *, wait: bool = False) -> tuple[str, ...]:
+        """Do what is due; what a person should know of it. ``wait``: until it is done. Never raises."""
+        try:
+            if wait:
+                self.drain(ledger)
+            else:
+                self.step(ledger)
+        except OSError as error:
+            return (f"comparisons and report: {error}",)
+        except Exception as error:  # noqa: BLE001  no defect of the report's may keep a checkpoint from being scored
+            self._say("defect", words="comparisons and report", traceback=traceback.format_exc())
+            return (f"comparisons and report: a defect of the watcher: {error!r}; its log has more",)
+        return self.notes
 
     def step(self, ledger: Ledger) -> bool:
         """Do what is due, without waiting; whether a child runs now. Raises OSError where the state folder cannot be written."""

@@ -66,6 +66,7 @@ class Scenario:
             "poll": "1s",
             "settle": "1s",
             "python": sys.executable,
+            "report": {"page": False, "compare": False},
             "stages": {
                 stage: {
                     "checkpoints": str(root / "ckpts" / stage),

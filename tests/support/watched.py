@@ -9,7 +9,7 @@ import msgspec
 import watcher.lock
 from support.fake_executor import FakeExecutor
 from support.nanotron_layout import set_times, tiny_checkpoint, write_latest
-from watcher.config import Bridge, Config, Limits, Retry, Stage
+from watcher.config import Bridge, Config, Limits, Reporting, Retry, Stage
 from watcher.daemon import Daemon
 from watcher.states import State
 
@@ -56,6 +56,7 @@ class Watched:
             settle=60.0,
             limits=Limits(max_running=settings.pop("max_running", None)),
             retry=Retry(attempts=3, backoff=60.0),
+            report=Reporting(page=False, compare=False),
             stages={"stage1": stage},
         )
         self.config = msgspec.structs.replace(self.config, **settings)
