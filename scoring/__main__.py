@@ -19,7 +19,9 @@ from scoring.by_hand import ByHand, request_by_hand
 from scoring.cache_commands import cache
 from scoring.logs import say_it_in_the_log
 from scoring.no_network import CUT_OFF, in_empty_network
-from suites.contract import Request, read_request
+from suites.compared import read_compare_request
+from suites.contract import Request, encode, read_request
+from suites.objectives import Objectives
 from suites.paths import DataPaths
 from suites.problem import Exit, Problem
 from suites.schema import load_suite
@@ -190,6 +192,44 @@ def verify(checkpoint: Path, tokens: int, as_json: bool) -> None:
         found = both.verify(checkpoint.absolute(), tokens=tokens)
         click.echo(json.dumps(both.report(checkpoint, found), indent=2) if as_json else found.verdict)
         return Exit.SCORED if found.agree else Exit.CANNOT_SCORE
+
+    sys.exit(guarded(run))
+
+
+@main.command()
+@click.argument("request_file", required=False, type=click.Path(path_type=Path), metavar="[REQUEST.json]")
+@click.option("--baseline", type=click.Path(path_type=Path), help="The folder of an evaluation's results.")
+@click.option("--candidate", type=click.Path(path_type=Path), help="The same, of what is judged.")
+@click.option(
+    "--improve", multiple=True, help="A tier (tier2, tier3, tier4), slice or task that should be better; may be repeated."
+)
+@click.option("--hold", multiple=True, help="One that must not be worse by more than the usual margins; may be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="The comparison as JSON.")
+def compare(
+    request_file: Path | None,
+    baseline: Path | None,
+    candidate: Path | None,
+    *,
+    improve: tuple[str, ...],
+    hold: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Say whether a checkpoint is better than another: paired, with errors. A REQUEST.json has compare.json written."""
+    if request_file is None and not (baseline and candidate):
+        raise click.UsageError("give --baseline and --candidate, or a REQUEST.json")
+    if request_file is not None and (baseline or candidate or improve or hold):
+        raise click.UsageError("give a REQUEST.json or the other options, not both: everything is in the request")
+
+    def run() -> Exit:
+        from scoring import compare, compare_command  # noqa: PLC0415  numpy and pyarrow
+
+        if request_file is None:
+            objectives = Objectives(improve=improve, hold=hold)
+            return compare_command.by_hand(Path(str(baseline)), Path(str(candidate)), objectives, as_json=as_json)
+        document = compare.run(read_compare_request(request_file))
+        if as_json:
+            click.echo(encode(document), nl=False)
+        return Exit.SCORED
 
     sys.exit(guarded(run))
 
