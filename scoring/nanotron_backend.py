@@ -4,6 +4,7 @@ Nanotron needs CUDA, flash attention and bfloat16, and is imported only here: fr
 it is installed. One process, tp = pp = 1: nanotron's own loader merges the shards of any topology.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -149,7 +150,8 @@ def load(folder: Path, *, expected_fingerprint: str | None = None) -> NanotronMo
     if expected_fingerprint is not None and contents.fingerprint != expected_fingerprint:
         todo = "it is scored again when it is complete again"
         raise Problem("is no longer what was judged complete", where=folder, todo=todo, code=Exit.CHANGED)
-    model = _built(folder)
+    with contextlib.redirect_stdout(sys.stderr):  # nanotron prints, and stdout is for what was asked
+        model = _built(folder)
     if checkpoint.take_fingerprint(folder) != contents.fingerprint:
         todo = "it is scored again when it is complete again"
         raise Problem("was rewritten while it was loaded", where=folder, todo=todo, code=Exit.CHANGED)
@@ -180,6 +182,18 @@ def _built(folder: Path) -> Any:
     except Exception as error:  # its config classes refuse in their own ways
         what = f"nanotron refuses this config.yaml: {type(error).__name__}: {plainly(error)}"
         raise Problem(what, where=folder, todo="use the nanotron that wrote it", code=Exit.CANNOT_SCORE) from error
+    if hasattr(config, "log_attn_probs"):  # on by default; changes no logit, and has flash attention keep [S, S] a head
+        config.log_attn_probs = False
+    try:
+        return _loaded(nanotron, config, folder)
+    except Exception as error:  # names of before 2024-04-24, shapes, kernels: it refuses in its own ways
+        what = f"nanotron cannot load it: {type(error).__name__}: {plainly(error)}"
+        todo = "see what it says; a checkpoint of another version needs the nanotron that wrote it"
+        raise Problem(what, where=folder, todo=todo, code=Exit.CANNOT_SCORE) from error
+
+
+def _loaded(nanotron: Mapping[str, Any], config: Any, folder: Path) -> Any:
+    """The model of a config, built on the current device, with the checkpoint's weights."""
     mode = nanotron["parallel.tensor_parallel.enum"].TensorParallelLinearMode.ALL_REDUCE
     parallel = nanotron["config"].ParallelismArgs(dp=1, pp=1, tp=1, tp_mode=mode, tp_linear_async_communication=False)
     context = nanotron["parallel"].ParallelContext(data_parallel_size=1, pipeline_parallel_size=1, tensor_parallel_size=1)

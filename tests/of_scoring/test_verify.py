@@ -79,6 +79,56 @@ def test_a_nanotron_that_cannot_be_imported_is_unavailable_with_its_own_words(tm
     assert caught.value.code is Exit.UNAVAILABLE
 
 
+FAKE = {
+    "__init__": "",
+    "config": """
+from types import SimpleNamespace
+def get_config_from_file(*_, **__):
+    print("skip_unused_config_keys set")
+    return SimpleNamespace(model=SimpleNamespace(model_config=SimpleNamespace(log_attn_probs=True)))
+ParallelismArgs = SimpleNamespace
+""",
+    "models": "def build_model(model_builder, dtype, parallel_context):\n    return model_builder()\n",
+    "parallel/__init__": "ParallelContext = lambda **_: __import__('types').SimpleNamespace(tp_pg=None)\n",
+    "parallel/tensor_parallel/__init__": "",
+    "parallel/tensor_parallel/enum": "class TensorParallelLinearMode:\n    ALL_REDUCE = 1\n",
+    "random": """
+def set_random_seed(_): pass
+def get_current_random_state(): pass
+def get_synced_random_state(**_): pass
+RandomStates = dict
+""",
+    "serialize": """
+def load_weights(model, parallel_context, root_folder):
+    assert not model.config.log_attn_probs
+    raise ValueError("Could not find any shards")
+""",
+    "trainer": """
+class Model:
+    def __init__(self, config, **_): self.config = config
+CONFIG_TO_MODEL_CLASS = {"SimpleNamespace": Model}
+def mark_tied_parameters(**_): pass
+""",
+}
+
+
+@pytest.mark.usefixtures("gpu_but_no_nanotron")
+def test_a_checkpoint_that_nanotron_itself_cannot_load_is_told_in_its_words_and_stdout_stays_clean(tmp_path, monkeypatch, capsys):
+    for name, text in FAKE.items():
+        path = tmp_path / "src" / "nanotron" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setenv("NANOTRON_ROOT", str(tmp_path))
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
+    with pytest.raises(Problem, match="nanotron cannot load it: ValueError: Could not find any shards") as caught:
+        nanotron_backend.load(LLAMA)
+    assert caught.value.code is Exit.CANNOT_SCORE
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "skip_unused_config_keys set" in said.err
+
+
 @pytest.mark.parametrize(
     ("more", "why"),
     [
