@@ -49,6 +49,7 @@ def main() -> None:
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="float32 on a CPU, bfloat16 on CUDA.")
 @click.option("--padded-vocab", type=click.Choice(["in_softmax", "masked"]), default="in_softmax", show_default=True)
 @click.option("--backend", type=click.Choice(["direct", "nanotron", "command"]), default="direct", show_default=True)
+@click.option("--command", help="Of backend command: a line for bash; by default $LIGHTEVAL_CMD.")
 @click.option("--export", "exports", multiple=True, type=click.Choice(["lm-eval"]), help="Write results in another form, too.")
 @click.option("--offline", is_flag=True, help="Ask no network: data and tokenizer come from the cache.")
 def score(request_file: Path | None, **options: Any) -> None:
@@ -60,6 +61,9 @@ def score(request_file: Path | None, **options: Any) -> None:
     needed = [f"--{name.replace('_', '-')}" for name in ("checkpoint", "suites", "results", "eval_data") if name not in given]
     if request_file is None and needed:
         raise click.UsageError(f"give a REQUEST.json, or also {', '.join(needed).replace('--suites', '--suite')}")
+
+    if "command" in given and given.get("backend") != "command":
+        raise click.UsageError("--command is for --backend command")
 
     def run() -> Exit:
         return score_request(read_request(request_file) if request_file else request_by_hand(ByHand(**options), os.environ))

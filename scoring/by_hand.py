@@ -32,6 +32,7 @@ class ByHand(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str | None
     padded_vocab: str
     backend: str
+    command: str | None
     exports: tuple[str, ...]
     offline: bool
 
@@ -69,6 +70,7 @@ def request_by_hand(options: ByHand, environ: Mapping[str, str]) -> Request:
         results=str(options.results.absolute()),
         eval_data=str(options.eval_data.absolute()),
         backend=options.backend,
+        command=(options.command or environ.get("LIGHTEVAL_CMD")) if options.backend == "command" else None,
         device=options.device,
         dtype=options.dtype,
         padded_vocab=options.padded_vocab,

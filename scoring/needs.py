@@ -2,7 +2,7 @@
 
 import torch
 
-from scoring import nanotron_backend
+from scoring import foreign, nanotron_backend
 from scoring.export import EXPORTS
 from scoring.tiers import TIERS
 from suites.contract import Request
@@ -28,6 +28,8 @@ def refuse_unknown(request: Request) -> None:
         raise Problem("there is nothing to score", where="request", todo="give a suite")
     if request.backend == "nanotron":
         nanotron_backend.refuse(request)
+    elif request.backend == "command":
+        foreign.refuse(request)
     elif request.backend != "direct":
         todo = "use --backend direct, which needs nothing else"
         raise Problem(f"backend {request.backend!r} is not here", where="backend", todo=todo, code=Exit.UNAVAILABLE)

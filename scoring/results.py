@@ -40,8 +40,8 @@ def refuse_foreign(request: Request) -> None:
             raise Problem("results of another program", where=path, todo=todo, code=Exit.CANNOT_WRITE)
 
 
-def tier_document(request: Request, tier: str, about: About, scored: Sequence[Scored]) -> dict[str, Any]:
-    """One tier file: the head, the summary, and an entry for each name in the suite's order."""
+def head(request: Request, tier: str, about: About) -> dict[str, Any]:
+    """How every tier file begins."""
     identity = about.identity
     return {
         "schema": SCHEMA,
@@ -64,8 +64,22 @@ def tier_document(request: Request, tier: str, about: About, scored: Sequence[Sc
         "scorer_version": SCORER_VERSION,
         "run_id": request.run_id,
         "canary": about.canary,
-        **TIERS[tier].assemble(scored),
     }
+
+
+def tier_document(request: Request, tier: str, about: About, scored: Sequence[Scored]) -> dict[str, Any]:
+    """One tier file: the head, the summary, and an entry for each name in the suite's order."""
+    return {**head(request, tier, about), **TIERS[tier].assemble(scored)}
+
+
+def publish_foreign(request: Request, documents: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Publish tier files whose numbers are another program's. Tier -> summary."""
+    refuse_foreign(request)
+    with writing(request.paths.folder):
+        set_aside_others(request.paths, request.fingerprint, replaced=documents)
+        for tier, document in documents.items():
+            publish_json(request.paths.tier(tier), document)
+    return {tier: document["summary"] for tier, document in documents.items()}
 
 
 Exporter = Callable[[Request, About, Mapping[str, dict[str, Any]], Mapping[str, Sequence[Scored]]], None]

@@ -4,6 +4,7 @@ The cheapest refusals come first: the results folder and its fence, what is ther
 the device, the data. The model is loaded only where a part is missing.
 """
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,14 +14,14 @@ from typing import Any
 import structlog
 import torch
 
-from scoring import SCORER_VERSION, canary, loglik, provenance
+from scoring import SCORER_VERSION, canary, foreign, loglik, provenance
 from scoring.backends import Loaded, load
 from scoring.export import EXPORTS
 from scoring.fence import Fence
 from scoring.needs import placed, refuse_unknown
 from scoring.parts import Finished, Identity, Part, Workers, writing
 from scoring.progress import Progress, Stop
-from scoring.results import About, publish_results, refuse_foreign
+from scoring.results import About, head, publish_foreign, publish_results, refuse_foreign
 from scoring.tier import Given, Scored, Work
 from scoring.tiers import TIERS
 from scoring.tokens import resolve_tokenizer
@@ -69,6 +70,13 @@ class Job:
         refuse_foreign(request)
         self._refuse_changed()
         self.tokens_seen = self._read_tokens_seen()
+        if request.backend == "command":
+            self.request, rest = foreign.split(request)
+            if self.request.suites:
+                self._by_command()
+            if not rest.suites:
+                return
+            self.request = rest
         device, dtype = placed(request)
         given = self._given(dtype)
         works = self._works(given)
@@ -86,6 +94,29 @@ class Job:
             finished = workers.run(wanted)
         with self._phase("publish"):
             self._publish(works, finished, given.identity)
+
+    def _by_command(self) -> None:
+        """Have a foreign scorer do it, and publish what it found."""
+        request, given = self.request, self._given(self.request.dtype or "unknown")
+        works = list(self._works(given).values())
+        self.progress = Progress(self.paths, request.run_id, len(works))
+        self.progress.begin("command")
+        places = foreign.prepare(request, works, self.fence.restart)
+        try:
+            environ = foreign.environment(request, given.identity.tokenizer, places, self.environ)
+            with self._phase("command"):
+                foreign.run(request.command or (), environ, told=lambda: self.stop.by, check=self.fence.check)
+            found = foreign.documents(works, places)
+        finally:
+            shutil.rmtree(places.data, ignore_errors=True)
+        with self._phase("publish"):
+            self._refuse_changed()
+            self.fence.check()
+            about = About(identity=given.identity, tokenizer=request.tokenizer, tokens_seen=self.tokens_seen)
+            about_it = {"scorer_version": None, "command": request.command}
+            documents = {tier: {**head(request, tier, about), **about_it, **said} for tier, said in found.items()}
+            self.summaries |= publish_foreign(request, documents)
+        self.scored += [work.name for work in works]
 
     def _before(self) -> None:
         self.stop.check()
@@ -175,7 +206,7 @@ class Job:
         self.canary = next((found for each in finished if (found := each.meta.get("canary"))), None)
         about = About(identity=identity, tokenizer=self.request.tokenizer, tokens_seen=self.tokens_seen, canary=self.canary)
         exporters = [EXPORTS[form] for form in self.request.exports]
-        self.summaries = publish_results(self.request, about, by_tier, exporters)
+        self.summaries |= publish_results(self.request, about, by_tier, exporters)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

@@ -61,7 +61,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     python: str = "python3"
     """The interpreter that has torch; run by the batch script as ``${python} -m scoring score REQUEST.json``."""
     backend: str = "direct"
-    command: str | None = None
+    command: str | tuple[str, ...] | None = None
+    """Of backend ``command``: a line for bash, or a list of arguments."""
     device: str | None = None
     dtype: str | None = None
     padded_vocab: str = "in_softmax"

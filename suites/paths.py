@@ -70,6 +70,10 @@ class EvaluationPaths(msgspec.Struct, frozen=True):
         """Results in other programs' forms, a folder each, such as ``lm-eval``."""
         return self.folder / "exports"
 
+    def foreign(self, run: str) -> Path:
+        """Where a foreign scorer works in one run: what it left stays there until the next."""
+        return self.folder / "foreign" / run
+
     def set_aside(self, fingerprint: str) -> Path:
         """Where results of an earlier content of the same step are kept."""
         return self.folder / "superseded" / fingerprint[:12]

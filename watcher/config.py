@@ -43,7 +43,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     objectives: Objectives = msgspec.field(default_factory=Objectives)
     bridge: Bridge | None = None
     backend: str = "direct"
-    command: str | None = None
+    command: str | tuple[str, ...] | None = None
+    """Of backend ``command``: a line for bash, or a list of arguments."""
 
     @property
     def first(self) -> int | None:

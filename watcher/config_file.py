@@ -52,7 +52,7 @@ class Stage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     objectives: Objectives | None = None
     bridge: Bridge | None = None
     backend: str | None = None
-    command: str | None = None
+    command: str | tuple[str, ...] | None = None
 
 
 class Slurm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -152,7 +152,9 @@ def _stages(document: Document, base: Path, results: Path, environ: Mapping[str,
     }
 
 
-def _scorer(backend: str | None, command: str | None, foreign: str | None) -> dict[str, str | None]:
+def _scorer(
+    backend: str | None, command: str | tuple[str, ...] | None, foreign: str | None
+) -> dict[str, str | tuple[str, ...] | None]:
     """What the file says counts; where it says nothing, $LIGHTEVAL_CMD does."""
     if backend is None:
         backend = "command" if command or foreign else "direct"

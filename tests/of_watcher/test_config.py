@@ -143,6 +143,13 @@ def test_relative_paths_start_at_the_files_folder_and_home_is_known(tmp_path, mo
     assert (config.mirror, config.python) == (Path("/home/me/copy"), str(tmp_path.parent / "venv/bin/python"))
 
 
+def test_a_command_is_a_line_for_bash_or_arguments_as_they_stand(tmp_path):
+    stage = "stages:\n  a: {checkpoints: /c, steps: [1], suites: [stage1_ppl_slices], command: %s}\n"
+    assert written(tmp_path, stage % '"score ${X}"').stages["a"].command == "score ${X}"
+    listed = written(tmp_path, stage % '[/bin/score, "--to=${X}", $Y]').stages["a"]
+    assert (listed.backend, listed.command) == ("command", ("/bin/score", "--to=${X}", "$Y"))
+
+
 def test_all_keys(tmp_path):
     (tmp_path / "sft.yaml").touch()
     (tmp_path / "mine.yaml").touch()
