@@ -1,7 +1,5 @@
 """Which code loads a checkpoint and runs it: ours, or nanotron's own."""
 
-from pathlib import Path
-
 from scoring import nanotron_backend
 from scoring.checkpoint import load as load_direct
 from scoring.model import CausalModel
@@ -13,7 +11,7 @@ Loaded = CausalModel | NanotronModel
 
 def load(request: Request, *, device: str, dtype: str) -> Loaded:
     """The model of a request, by its backend. Problem as the loaders raise it."""
-    folder = Path(request.checkpoint)
+    folder = request.readable()
     if request.backend == "nanotron":
         return nanotron_backend.load(folder, expected_fingerprint=request.fingerprint)
     return load_direct(

@@ -127,7 +127,7 @@ class Job:
         self.progress.finished(finished.part.label, here=here)
 
     def _refuse_changed(self) -> None:
-        if take_fingerprint(Path(self.request.checkpoint)) != self.request.fingerprint:
+        if take_fingerprint(self.request.readable()) != self.request.fingerprint:
             raise self._changed("changed since it was judged complete")
 
     def _changed(self, what: str) -> Problem:
@@ -136,7 +136,7 @@ class Job:
 
     def _read_tokens_seen(self) -> int | None:
         try:
-            return read_documents(Path(self.request.checkpoint)).tokens_seen
+            return read_documents(self.request.readable()).tokens_seen
         except (Torn, Refused, OSError) as error:
             raise self._changed(f"changed or vanished: {plainly(error)}") from error
 

@@ -38,6 +38,7 @@ __all__ = [
     "markers",
     "open_contents",
     "read_training_config",
+    "scoring_files",
     "take_fingerprint",
 ]
 
@@ -129,8 +130,24 @@ def take_fingerprint(folder: Path) -> str:
         listing = list_files(folder)
         return _fingerprint(listing, _select(read_documents(folder), listing))
     except (Torn, Refused, OSError) as error:
-        todo = "it is scored again when it is complete again"
-        raise Problem(f"changed or vanished: {plainly(error)}", where=folder, todo=todo, code=Exit.CHANGED) from error
+        raise _changed(folder, error) from error
+
+
+def _changed(folder: Path, error: Exception) -> Problem:
+    todo = "it is scored again when it is complete again"
+    return Problem(f"changed or vanished: {plainly(error)}", where=folder, todo=todo, code=Exit.CHANGED)
+
+
+def scoring_files(folder: Path) -> dict[str, int]:
+    """Relative name -> bytes of every file that scores depend on: those of the fingerprint.
+
+    Raises Problem (CHANGED) as ``take_fingerprint`` does.
+    """
+    try:
+        listing = list_files(folder)
+        return {name: size for name, (size, _) in _rows(listing, _select(read_documents(folder), listing)).items()}
+    except (Torn, Refused, OSError) as error:
+        raise _changed(folder, error) from error
 
 
 def open_contents(folder: Path) -> Contents:
@@ -267,8 +284,13 @@ def _check(folder: Path, listing: Listing, documents: Documents, selection: Sele
     )
 
 
+def _rows(listing: Listing, selection: Selection) -> dict[str, tuple[int, int]]:
+    """Relative name -> (size, mtime in ns) of the files that scores depend on."""
+    return {**listing.documents} | {file: listing.model[file] for files in selection.files.values() for file in files}
+
+
 def _fingerprint(listing: Listing, selection: Selection) -> str:
-    rows = {**listing.documents} | {file: listing.model[file] for files in selection.files.values() for file in files}
+    rows = _rows(listing, selection)
     digest = hashlib.sha256()
     for name in sorted(rows):
         size, mtime_ns = rows[name]

@@ -52,6 +52,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """``step_2000``; given once, never changed."""
     checkpoint: str
     fingerprint: str
+    pinned: str | None = None
+    """Hard links of the checkpoint's files, to be read where its own folder is gone."""
     suites: tuple[SuiteInRequest, ...]
     tokenizer: str
     use_fast: bool = True
@@ -76,6 +78,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     def evaluation(self) -> str:
         """``stage1/step_2000``, the name of an evaluation everywhere."""
         return f"{self.stage}/{self.directory}"
+
+    def readable(self) -> Path:
+        """Where the checkpoint is read from: its folder, or what is pinned of it where that is gone."""
+        own = Path(self.checkpoint)
+        return own if self.pinned is None or (own / "config.yaml").exists() else Path(self.pinned)
 
     @property
     def paths(self) -> EvaluationPaths:

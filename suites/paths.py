@@ -171,6 +171,11 @@ class StatePaths(msgspec.Struct, frozen=True):
         return self.state / "reported.json"
 
     @property
+    def pins(self) -> Path:
+        """Hard links of checkpoints that are owed a score."""
+        return self.state / "pins"
+
+    @property
     def setup(self) -> Path:
         """The config's ``setup`` lines, sourced by the batch scripts."""
         return self.state / "setup.sh"

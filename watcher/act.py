@@ -10,6 +10,7 @@ import hashlib
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -20,18 +21,13 @@ from watcher import policy
 from watcher.checkpoints import marks_of
 from watcher.config import Config
 from watcher.executor import Executor, Job, JobState, Submission, SubmitKind, Submitted, Unreachable
+from watcher.keep import RESULTS_AGAIN, Keeper, Say
 from watcher.ledger import Journal
 from watcher.resources import asked
 from watcher.rest import FOREIGN, later
 from watcher.states import Attempt, Record, comment_of
 from watcher.submissions import PREFILL_TIME, prepare_prefill, resources_of, setup_file
-from watcher.world import Action, Answer, Cancel, Note, Prefill, Release, SetAside, Submit, Void
-
-Say = Callable[..., None]
-"""(what, **facts): the log."""
-
-RESULTS_AGAIN = 300.0
-"""Seconds after which a results folder that could not be written is tried again."""
+from watcher.world import Action, Answer, Cancel, Link, Mirror, Note, Prefill, Release, SetAside, Submit, Unlink, Void
 
 
 class Actor:
@@ -52,10 +48,23 @@ class Actor:
         self._enough = ""
         self.notes: list[str] = []
         """Troubles with the executor in this tick."""
+        self._keeper = Keeper(journal, state_id, clock=clock, append=self._append, say=say)
+        self._deeds: dict[type, Callable[[Any], None]] = {
+            Submit: self._submit,
+            Prefill: self._prefill,
+            Release: lambda action: self._release(action.key, action.run_id, action.job, deed=action.deed),
+            Cancel: self._cancel,
+            Void: self._void,
+            SetAside: self._set_aside,
+            Link: lambda action: self._keeper.pin(action, self.config),
+            Unlink: self._keeper.unpin,
+            Mirror: lambda action: self._keeper.mirror(action, self.config),
+            Answer: self._answer,
+        }
 
     def new_tick(self) -> None:
         """Submissions may be tried again."""
-        self._enough, self.notes = "", []
+        self._enough, self.notes = "", [*self._keeper.troubles]
 
     def perform(self, action: Action) -> None:
         """Do one action."""
@@ -64,21 +73,7 @@ class Actor:
             return
         self._journal.fence()
         try:
-            if isinstance(action, Submit):
-                self._submit(action)
-            elif isinstance(action, Prefill):
-                self._prefill(action)
-            elif isinstance(action, Release):
-                self._release(action.key, action.run_id, action.job, deed=action.deed)
-            elif isinstance(action, Cancel):
-                self._say("cancel", evaluation=action.key, job=action.job.job_id, reason=action.reason)
-                self._executor.cancel(action.job)
-            elif isinstance(action, Void):
-                self._void(action)
-            elif isinstance(action, SetAside):
-                self._set_aside(action)
-            else:
-                self._answer(action)
+            self._deeds[type(action)](action)
         except Unreachable as error:
             self.notes.append(str(error))
             self._say("unreachable", evaluation=action.key, words=str(error))
@@ -98,7 +93,9 @@ class Actor:
         if marks_of(record.checkpoint) != action.markers:
             self._append("owed", action.key, reason="the checkpoint moved just before it was submitted")
             return
-        request = action.request
+        pin = record.pin
+        pinned = pin.folder if pin is not None and pin.folder and pin.fingerprint == action.request.fingerprint else None
+        request = msgspec.structs.replace(action.request, pinned=pinned)
         try:
             logs = attempt_log(Path(request.results), request.stage, request.step, "%j")
             logs[0].parent.mkdir(parents=True, exist_ok=True)
@@ -217,6 +214,10 @@ class Actor:
         if deed:
             self._executor.release(job)
         self._append("released", key, run_id=run_id, released=True, reason=f"job {job.job_id}")
+
+    def _cancel(self, action: Cancel) -> None:
+        self._say("cancel", evaluation=action.key, job=action.job.job_id, reason=action.reason)
+        self._executor.cancel(action.job)
 
     def _void(self, action: Void) -> None:
         """The claim decides: whoever comes second sees the other's word."""

@@ -61,6 +61,7 @@ class Checkpoints:
             folder = record.checkpoint
             beside = os.path.dirname(folder)  # noqa: PTH120  a pathlib object costs more than all the rest of this loop
             if record.state in OPEN:
+                self._look_at_pin(record, inspections, listed.get(beside), config.settle, server_now)
                 if _absent(record, listed.get(beside)):
                     self._looked.pop(folder, None)
                 elif not record.rests(now):
@@ -78,6 +79,15 @@ class Checkpoints:
             else:
                 self._looked.pop(folder, None)
         return inspections, marks
+
+    def _look_at_pin(
+        self, record: Record, inspections: dict[str, Inspection], listed: StageSeen | None, settle: float, server_now: float
+    ) -> None:
+        """What is pinned of a checkpoint that is gone, or that nothing lists."""
+        if record.pin is None or not record.pin.folder or not (listed is None or _absent(record, listed)):
+            return
+        folder = record.pin.folder
+        inspections[folder] = inspect(Path(folder), now=server_now, settle=settle, forced=record.forced)
 
     def _unreadable_for_long(self, folder: str, server_now: float) -> bool:
         looked = self._looked.get(folder)

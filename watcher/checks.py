@@ -30,6 +30,8 @@ def check_values(document: Document, config: Config) -> None:
         what = "the watcher fills the cache by a job, and no partition for it is named"
         todo = "write where: job and partition: the name of one whose nodes have a network, such as lrd_all_serial"
         raise document.problem(what, ("prefill", "auto"), todo)
+    if config.pin_max == 0:
+        raise document.problem("is no size", ("pin_max",), "write 500G or 2T")
     if config.poll < 1:
         raise document.problem(f"{config.poll:g}s is too often", ("poll",), "write 1s or more; 60s is usual")
     if not config.python.strip():

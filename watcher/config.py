@@ -146,6 +146,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     report: Reporting = msgspec.field(default_factory=Reporting)
     notify: str | None = None
     pin: bool = False
+    pin_max: int = 1 << 40
+    """Bytes that pins may hold on to, all together."""
     mirror: Path | None = None
     stages: Mapping[str, Stage] = msgspec.field(default_factory=dict)
 

@@ -119,5 +119,6 @@ class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     report: Reporting | None = None
     notify: str | None = None
     pin: Flag = False
+    pin_max: str | int = "1T"
     mirror: Path | None = None
     stages: dict[str, Stage] | None = None

@@ -19,12 +19,12 @@ import msgspec
 from suites.files import create_once
 from suites.problem import Exit, Problem
 from watcher import __version__, logs
-from watcher.act import Say
 from watcher.alerts import unwatched
 from watcher.config import Config
 from watcher.executor import Executor
 from watcher.health import judge
 from watcher.heartbeat import Heartbeat
+from watcher.keep import Say
 from watcher.ledger import OPENED, DryJournal, Journal, Superseded, read
 from watcher.lock import Lock
 from watcher.notify import Notifier

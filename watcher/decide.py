@@ -17,7 +17,7 @@ from watcher.prefills import prefills
 from watcher.rest import settled, unsettled
 from watcher.states import IN_FLIGHT, SETTLED, Record, Skip
 from watcher.strays import strays
-from watcher.world import Action, Cancel, Decision, Note, StageSeen, Submit, World
+from watcher.world import Action, Cancel, Decision, Note, StageSeen, Submit, Unlink, World
 
 MOST_UNSCHEDULED = 200
 """Unscheduled steps of one stage that are named one by one; the rest is counted."""
@@ -65,6 +65,8 @@ def _one(record: Record, world: World, config: Config, ledger: Ledger, *, is_wan
     if record.state in SETTLED:
         found = settled(record, world, config, wanted=is_wanted)
         return [] if found is None else [found]
+    if not is_wanted and record.pin is not None:
+        return [Unlink(key=record.key, folder=record.pin.folder, reason="no longer in the schedule")]
     if not is_wanted:
         return [Skip(record.key, "no longer in the schedule")]
     return unsettled(record, world, config, ledger)

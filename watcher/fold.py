@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from watcher.states import Attempt, Record, StageFacts, State
+from watcher.states import Attempt, Pin, Record, StageFacts, State
 
 PREFILL_DIRECTORY = "(prefill)"
 """Stands for a directory in the key of a prefill; no evaluation can have it: names have no parentheses."""
@@ -225,6 +225,18 @@ def _moved(record: Record, event: Event) -> Record:
     return msgspec.structs.replace(record, checkpoint=str(event["checkpoint"]))
 
 
+def _pinned(record: Record, event: Event) -> Record:
+    return msgspec.structs.replace(record, pin=msgspec.convert(event["pin"], Pin))
+
+
+def _unpinned(record: Record, _event: Event) -> Record:
+    return msgspec.structs.replace(record, pin=None)
+
+
+def _mirrored(record: Record, event: Event) -> Record:
+    return msgspec.structs.replace(record, mirrored=str(event["copy"]))
+
+
 _STEPS: dict[str, Callable[[Record, Event], Record]] = {
     "owed": _owe,
     "moved": _moved,
@@ -246,5 +258,9 @@ _STEPS: dict[str, Callable[[Record, Event], Record]] = {
     "scored": _scored,
     "lost": _to(State.LOST),
     "found": _to(State.SCORED),
+    "restored": _to(State.SCORED),
+    "pinned": _pinned,
+    "unpinned": _unpinned,
+    "mirrored": _mirrored,
 }
 """Event -> what it does to a record. ``owned`` makes one."""

@@ -16,8 +16,8 @@ from typing import IO, NamedTuple
 
 import msgspec
 
-from watcher.act import Say
 from watcher.config import Config
+from watcher.keep import Say
 from watcher.ledger import Journal
 from watcher.world import Alert
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from suites.checkpoint import Inspection
 from suites.contract import Request, TierVerdict
 from suites.paths import EvaluationPaths
-from watcher import evidence
+from watcher import evidence, mirror
 from watcher.caches import Caches
 from watcher.checkpoints import HOURLY, OPEN, Checkpoints
 from watcher.config import Config
@@ -23,7 +23,7 @@ from watcher.listing import RACY, Listings
 from watcher.plans import Plans
 from watcher.prefills import few
 from watcher.states import IN_FLIGHT, Ask, QueueSeen, Record, State, comment_of, job_of
-from watcher.world import AttemptSeen, Results, StagePlan, World
+from watcher.world import AttemptSeen, Results, StagePlan, World, usable
 
 HISTORY_LAG = 60.0
 """Seconds after which accounting is asked for a name that the queue lacks, and the least between two such questions."""
@@ -99,6 +99,7 @@ class Observer:
             if record.attempt is not None
         }
         results = self._of_settled(config, ledger, settled_due=settled_due)
+        mirrors, unmirrored = _of_mirror(config, ledger, plans, results, settled_due=settled_due)
         results |= _of_unsettled(config, ledger, inspections, plans)
         results |= _of_prefills(ledger, lacking)
         queue, strangers = self._ask_queue(config, ledger, executor, now)
@@ -127,6 +128,8 @@ class Observer:
             inspections=inspections,
             marks=marks,
             results=results,
+            mirrors=mirrors,
+            unmirrored=unmirrored,
             attempts=attempts,
             queue=queue,
             strangers=strangers,
@@ -238,6 +241,30 @@ def _most(
     return Most()
 
 
+def _of_mirror(
+    config: Config, ledger: Ledger, plans: Mapping[str, StagePlan], results: Mapping[str, Results], *, settled_due: bool
+) -> tuple[dict[str, Results], frozenset[str]]:
+    """What the mirror has of evaluations whose results are not all there; and, once an hour, which copies are behind."""
+    if config.mirror is None:
+        return {}, frozenset()
+    mirrors, behind = {}, set()
+    for key, found in results.items():
+        record = ledger.records[key]
+        copy = EvaluationPaths(config.mirror, record.stage, record.directory)
+        if not found.valid and record.fingerprint is not None:
+            plan = plans.get(record.stage, StagePlan()).tiers
+            tiers = {tier: (digest, _names(plan, tier, digest)) for tier, digest in record.suites.items()}
+            mirrors[key] = evidence.judge(copy, record.fingerprint, tiers)
+        elif found.valid and settled_due and mirror.moved(results_of(config, record), copy):
+            behind.add(key)
+    return mirrors, frozenset(behind)
+
+
+def _names(tiers: Mapping[str, tuple[str, tuple[str, ...]]], tier: str, digest: str) -> tuple[str, ...]:
+    """The names that a tier of that digest has to have scores for; none where the suite is another by now."""
+    return tiers[tier][1] if tier in tiers and tiers[tier][0] == digest else ()
+
+
 def _of_unsettled(
     config: Config, ledger: Ledger, inspections: Mapping[str, Inspection], plans: Mapping[str, StagePlan]
 ) -> dict[str, Results]:
@@ -248,8 +275,8 @@ def _of_unsettled(
         if record.state in IN_FLIGHT and record.attempt is not None:
             fingerprint: str | None = record.attempt.fingerprint
             tiers = evidence.asked_for(config.paths, record.attempt, {} if plan is None else plan.tiers)
-        elif record.state in OPEN and record.checkpoint in inspections and plan is not None:
-            fingerprint, tiers = inspections[record.checkpoint].fingerprint, plan.tiers
+        elif record.state in OPEN and plan is not None and (seen := usable(record, inspections)) is not None:
+            fingerprint, tiers = seen.fingerprint, plan.tiers
         else:
             continue
         if fingerprint is not None and tiers:

@@ -19,6 +19,7 @@ def as_yaml(config: Config) -> str:
     """What the config means, with nothing left to look up: loading this gives the same Config, whatever the environment."""
     said = {key: value for key, value in msgspec.structs.asdict(config).items() if key not in {"source", "stages"}}
     said["slurm"] = msgspec.structs.asdict(config.slurm)
+    said["pin_max"] = f"{config.pin_max // 2**20}M"
     said["limits"], said["retry"] = msgspec.structs.asdict(config.limits), msgspec.structs.asdict(config.retry)
     said["report"] = msgspec.structs.asdict(config.report)
     said["stages"] = {name: _stage(stage) for name, stage in config.stages.items()}

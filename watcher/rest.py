@@ -9,10 +9,11 @@ from watcher.checkpoints import CHECKPOINT
 from watcher.config import Config, Stage
 from watcher.flight import scored
 from watcher.fold import Ledger
+from watcher.mirror import token
 from watcher.policy import LATER_AGAIN
 from watcher.prefills import waits_for
 from watcher.states import PREFILL, Record, Skip, StageFacts, State
-from watcher.world import Action, Note, Results, SetAside, Submit, World
+from watcher.world import Action, Link, Mirror, Note, Results, SetAside, Submit, Unlink, World, usable
 
 FOREIGN = "foreign"
 """The label under which results of another program are kept."""
@@ -52,7 +53,7 @@ def _inspection(record: Record, world: World, config: Config) -> Inspection | st
         listed = None  # nothing lists the folder that it lies in
     if listed is not None and listed.trouble:
         return Skip(record.key, listed.trouble)
-    seen = world.inspections.get(record.checkpoint)
+    seen = usable(record, world.inspections)
     if seen is not None and seen.kind is not Completeness.GONE:
         return seen
     if seen is None and listed is not None and record.step in (listed.steps or {}):
@@ -121,6 +122,10 @@ def _complete(record: Record, seen: Inspection, world: World, config: Config, le
         command=stage.command,
         status=str(config.paths.status_json),
     )
+    if record.pin is not None and record.pin.fingerprint != seen.fingerprint:
+        actions.append(Unlink(key=record.key, folder=record.pin.folder, reason="another content lies there by now"))
+    elif config.pin and record.pin is None:
+        actions.append(Link(key=record.key, checkpoint=record.checkpoint, fingerprint=seen.fingerprint))
     return [*actions, Submit(key=record.key, request=request, markers=marks, reason="complete, and not scored")]
 
 
@@ -152,19 +157,18 @@ def set_aside(record: Record, stage: Stage, labels: dict[str, str], reason: str)
 
 def settled(record: Record, world: World, config: Config, *, wanted: bool) -> Action | Skip | None:
     """What may still happen to what is scored, lost, blocked or cancelled. None: nothing to say."""
+    if record.pin is not None and record.state is not State.BLOCKED:
+        return Unlink(key=record.key, folder=record.pin.folder, reason=f"it is {record.state.value}")
     if record.state is State.CANCELLED:
         return Skip(record.key, record.reason or "cancelled; watcher retry to take it up again")
     if record.state is State.BLOCKED:
         return _blocked(record, world)
-    results = world.results.get(record.key)
-    if record.state is State.LOST:
-        if results is not None and results.valid:
-            return Note(event="found", key=record.key, fields={"reason": "its results are back"})
-        return Skip(record.key, f"lost: {record.reason}")
-    if results is not None and not results.valid:
-        words = f"{results.wrong()}; watcher retry to score it again"
-        return Note(event="lost", key=record.key, fields={"reason": words})
+    gone = _results_gone(record, world)
+    if gone is not None:
+        return gone
     rewritten = _rewritten(record, world)
+    if rewritten is None and config.mirror is not None and (record.mirrored != token(record) or record.key in world.unmirrored):
+        return Mirror(key=record.key, reason=f"to {config.mirror}")
     if rewritten is not None:
         return rewritten
     plan = world.plans.get(record.stage)
@@ -174,6 +178,20 @@ def settled(record: Record, world: World, config: Config, *, wanted: bool) -> Ac
     if _is_gone(record, world, config):
         return Skip(record.key, f"scored; {', '.join(changed)} changed since, but the checkpoint is gone: the scores stand")
     return _owed(record, f"the suites of {', '.join(changed)} changed")
+
+
+def _results_gone(record: Record, world: World) -> Action | Skip | None:
+    """What is done about results that are not where they were published; None where they are."""
+    results = world.results.get(record.key)
+    if results is not None and not results.valid and record.key in world.mirrors and world.mirrors[record.key].valid:
+        return Mirror(key=record.key, back=True, reason=f"{results.wrong()}; the mirror has it")
+    if record.state is State.LOST:
+        if results is not None and results.valid:
+            return Note(event="found", key=record.key, fields={"reason": "its results are back"})
+        return Skip(record.key, f"lost: {record.reason}")
+    if results is not None and not results.valid:
+        return Note(event="lost", key=record.key, fields={"reason": f"{results.wrong()}; watcher retry to score it again"})
+    return None
 
 
 def _is_gone(record: Record, world: World, config: Config) -> bool:

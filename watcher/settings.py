@@ -14,6 +14,7 @@ from suites.problem import Problem
 from watcher import config_file
 from watcher.checks import check_places, check_slurm, check_stages, check_values
 from watcher.config import Bridge, Config, Limits, Reporting, Retry, Slurm, Stage
+from watcher.resources import mebibytes
 
 BUILT_IN = "built-in"
 SUITES = Path(suites.__file__).parent
@@ -131,6 +132,7 @@ def _resolve(document: Document, file: config_file.File, stages_in: Document, ba
         ),
         notify=file.notify,
         pin=bool(file.pin),
+        pin_max=(mebibytes(str(file.pin_max)) or 0) * 2**20,
         mirror=_path(base, file.mirror) if file.mirror else None,
         stages=_stages(stages_in, base, results, environ),
     )

@@ -70,6 +70,16 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
 
 
+class Pin(msgspec.Struct, frozen=True, kw_only=True):
+    """Hard links of a checkpoint's files, or why there are none."""
+
+    fingerprint: str
+    folder: str = ""
+    size: int = 0
+    """Bytes that they hold on to."""
+    why: str = ""
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """All that the journal says of one evaluation."""
 
@@ -98,6 +108,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """``time`` and ``mem`` that the next attempt asks for, beyond the config's: an earlier one ran out of them."""
     capped: bool = False
     """More than the config's was refused: it is not asked for again."""
+    pin: Pin | None = None
+    mirrored: str = ""
+    """What of it was copied to the mirror: see ``mirror.token``."""
     forced: bool = False
     """``--force``: an interrupted rewrite or a copy without times is taken as it is; others' results are set aside."""
     asked: bool = False

@@ -4,14 +4,30 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from watcher.act import Actor, Say
+from watcher.act import Actor
 from watcher.config import Config
 from watcher.decide import decide
 from watcher.executor import Executor
+from watcher.keep import Say
 from watcher.ledger import DryJournal, Journal, Superseded
 from watcher.observe import Observer
 from watcher.states import QueueSeen, Skip, comment_of
-from watcher.world import Action, Alert, Cancel, Decision, Note, Prefill, Release, SetAside, Submit, Void, World
+from watcher.world import (
+    Action,
+    Alert,
+    Cancel,
+    Decision,
+    Link,
+    Mirror,
+    Note,
+    Prefill,
+    Release,
+    SetAside,
+    Submit,
+    Unlink,
+    Void,
+    World,
+)
 
 ROUNDS = 12
 """Looks in one tick, at most: owned, ready, submitted, released are one look each."""
@@ -140,6 +156,8 @@ def name_of(action: Action) -> str:
     """The action in a word."""
     if isinstance(action, Note):
         return action.event
+    if isinstance(action, Mirror):
+        return "restore" if action.back else "mirror"
     return _NAMES.get(type(action), "answer")
 
 
@@ -150,11 +168,13 @@ _NAMES: Mapping[type, str] = {
     Cancel: "cancel",
     Void: "give_up",
     SetAside: "set_aside",
+    Link: "pin",
+    Unlink: "unpin",
 }
 
 
 def tell(action: Action) -> list[dict[str, str]]:
     """The action as ``once --json`` prints it; nothing for bookkeeping."""
-    if isinstance(action, Note) and action.event not in _TOLD:
+    if (isinstance(action, Note) and action.event not in _TOLD) or isinstance(action, Link | Unlink):
         return []
     return [{"action": name_of(action), "evaluation": action.key, "reason": action.reason}]

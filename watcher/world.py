@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 
-from suites.checkpoint import Inspection
+from suites.checkpoint import Completeness, Inspection
 from suites.contract import ExitRecord, Request, SuiteInRequest, TierVerdict
 from watcher.executor import Job, Most
-from watcher.states import Ask, QueueSeen, Skip
+from watcher.states import Ask, QueueSeen, Record, Skip
 
 
 class StageSeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +37,16 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     seq_len: int | None = None
     trouble: str = ""
     """Why suites or training config cannot be used, in the words of their reader."""
+
+
+def usable(record: Record, inspections: Mapping[str, Inspection]) -> Inspection | None:
+    """The checkpoint as it was seen; where it is gone, what is pinned of the same content."""
+    own = inspections.get(record.checkpoint)
+    if record.pin is None or not record.pin.folder or (own is not None and own.kind is not Completeness.GONE):
+        return own
+    pinned = inspections.get(record.pin.folder)
+    whole = pinned is not None and pinned.kind is Completeness.COMPLETE and pinned.fingerprint == record.pin.fingerprint
+    return pinned if whole else own
 
 
 class AttemptSeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +103,10 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     """Checkpoint folder -> its cheap marks just before its inspection; None: one of the two files is not there."""
     results: Mapping[str, Results] = msgspec.field(default_factory=dict)
     """Evaluation -> its results, for those that had to be looked at."""
+    mirrors: Mapping[str, Results] = msgspec.field(default_factory=dict)
+    """Evaluation -> what the mirror has of it, for those whose results are not all there."""
+    unmirrored: frozenset[str] = frozenset()
+    """Evaluations of which something was written after it was mirrored."""
     attempts: Mapping[str, AttemptSeen] = msgspec.field(default_factory=dict)
     """Run id -> the attempt on disk, for those in flight."""
     queue: QueueSeen | None = None
@@ -196,7 +210,32 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-Action = Note | Submit | Prefill | Release | Cancel | Void | SetAside | Answer
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """Pin the checkpoint: hard links against its deletion."""
+
+    key: str
+    checkpoint: str
+    fingerprint: str
+    reason: str = "until it is scored"
+
+
+class Unlink(msgspec.Struct, frozen=True, kw_only=True):
+    """Release a pin."""
+
+    key: str
+    folder: str
+    reason: str
+
+
+class Mirror(msgspec.Struct, frozen=True, kw_only=True):
+    """Copy an evaluation's small results to the mirror, or bring them back from there."""
+
+    key: str
+    back: bool = False
+    reason: str = ""
+
+
+Action = Link | Unlink | Mirror | Note | Submit | Prefill | Release | Cancel | Void | SetAside | Answer
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
