@@ -27,6 +27,8 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 Rotations = tuple[torch.Tensor, torch.Tensor]
 """cos and sin, float32 [B, S, 1, head_dim / 2]."""
+Meet = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values [B, kv heads, S, head_dim] -> those that the same tokens' queries meet."""
 
 
 class RMSNorm(nn.Module):
@@ -68,8 +70,11 @@ class Attention(nn.Module):
             self.qkv_proj = Linear(a.hidden, a.hidden + 2 * a.kv_size, bias=a.attention_bias)
         self.o_proj = Linear(a.hidden, a.hidden, bias=a.family == "starcoder2")
 
-    def forward(self, x: torch.Tensor, rotations: Rotations, mask: torch.Tensor | None) -> torch.Tensor:
-        """[B, S, hidden] -> [B, S, hidden]; ``mask`` [B or 1, 1, S, S], None for plain causal attention."""
+    def forward(self, x: torch.Tensor, rotations: Rotations, mask: torch.Tensor | None, meet: Meet | None = None) -> torch.Tensor:
+        """[B, S, hidden] -> [B, S, hidden]; ``mask`` [B or 1, 1, S, keys], None for plain causal attention.
+
+        ``meet`` takes the keys and values of these tokens and gives those that their queries meet: its own by default.
+        """
         joined = torch.cat([self.q_proj(x), self.kv_proj(x)], -1) if self.qkv_proj is None else self.qkv_proj(x)
         qkv = joined.unflatten(-1, (-1, self.head_dim))  # [B, S, heads + 2 kv heads, head_dim]
         turning = self.heads + self.kv_heads
@@ -79,6 +84,8 @@ class Attention(nn.Module):
         q, k, v = (
             part.transpose(1, 2) for part in (qk[:, :, : self.heads], qk[:, :, self.heads :], v)
         )  # [B, heads, S, head_dim]
+        if meet is not None:
+            k, v = meet(k, v)
         grouped = self.heads != self.kv_heads
         if grouped and mask is not None and q.is_cuda:  # no CUDA kernel takes both a mask and groups, but the slow one
             k, v = (part.repeat_interleave(self.heads // self.kv_heads, 1) for part in (k, v))
@@ -146,9 +153,11 @@ class Layer(nn.Module):
         else:
             self.mlp = MLP(a) if a.family == "starcoder2" else GatedMLP(a)
 
-    def forward(self, hidden: torch.Tensor, rotations: Rotations, mask: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        self, hidden: torch.Tensor, rotations: Rotations, mask: torch.Tensor | None, meet: Meet | None = None
+    ) -> torch.Tensor:
         """[B, S, hidden] -> [B, S, hidden]."""
-        hidden = self.self_attn(self.input_layernorm(hidden), rotations, mask).add_(hidden)
+        hidden = self.self_attn(self.input_layernorm(hidden), rotations, mask, meet).add_(hidden)
         out: torch.Tensor = self.mlp(self.post_attention_layernorm(hidden)).add_(hidden)
         return out
 

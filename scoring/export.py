@@ -53,7 +53,10 @@ class _Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def lm_eval(request: Request, about: About, documents: Mapping[str, Json], scored: Mapping[str, Sequence[Scored]]) -> None:
-    """Write results and samples. OSError where that cannot be done."""
+    """Write results and samples of tiers 2 and 3; tier 4's checks have no like there. OSError where that cannot be done."""
+    scored = {tier: each for tier, each in scored.items() if tier in {"tier2_ppl", "tier3_cf"}}
+    if not scored:
+        return
     tasks: list[_Task] = []
     groups: dict[str, list[str]] = {}
     figures_of_groups: Json = {}

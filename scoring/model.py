@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from scoring.budget import Budget, fitting
 from scoring.decoder import ACTIVATIONS, Decoder, slides
+from scoring.past import Past
 from suites.architecture import Architecture
 from suites.problem import Exit, Problem
 
@@ -89,7 +90,11 @@ class CausalModel:
 
     @torch.inference_mode()
     def hidden_states(
-        self, tokens: torch.Tensor, position_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None
+        self,
+        tokens: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        past: Past | None = None,
     ) -> torch.Tensor:
         """Hidden states after the final norm.
 
@@ -98,6 +103,7 @@ class CausalModel:
             position_ids: int64 [B, S] or [1, S]; 0, 1, ... S-1 by default.
             attention_mask: bool [B, S, S], [1, S, S] or [B, 1, S, S], True where the query of a row sees the
                 key of a column; causal attention by default. A sliding window narrows it further, by positions.
+            past: what was read before, and where this is added.
 
         Returns:
             [B, S, hidden], in the weights' type.
@@ -107,9 +113,11 @@ class CausalModel:
             attention_mask = attention_mask[:, None]
         hidden: torch.Tensor = self.body.embed_tokens(tokens)  # [B, S, hidden]
         rotations = self.body.rotations(positions)
-        narrow, wide = (self._added(mask, hidden) for mask in (self._narrowed(positions, attention_mask), attention_mask))
+        near = self._narrowed(positions, attention_mask, positions if past is None else past.places(positions))
+        narrow, wide = (self._added(mask, hidden) for mask in (near, attention_mask))
         for index, layer in enumerate(self.body.layers):
-            hidden = layer(hidden, rotations, narrow if slides(self.architecture, index) else wide)
+            mask = narrow if slides(self.architecture, index) else wide
+            hidden = layer(hidden, rotations, mask, None if past is None else past.of_layer(index))
         normed: torch.Tensor = self.body.norm(hidden)
         return normed
 
@@ -118,13 +126,13 @@ class CausalModel:
         """What is added to scores: made once here, where each layer would make it anew of True and False."""
         return None if mask is None else torch.zeros_like(mask, dtype=hidden.dtype).masked_fill_(~mask, -torch.inf)
 
-    def _narrowed(self, positions: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
+    def _narrowed(self, positions: torch.Tensor, mask: torch.Tensor | None, keys: torch.Tensor) -> torch.Tensor | None:
         """What layers with a sliding window see: keys in (t - window, t]. None where that is plain causal attention."""
         window = self.architecture.sliding_window
         if window is None or (mask is None and positions.shape[1] <= window):
             return mask
         length = positions.shape[1]
-        near = (positions[:, None, :, None] - positions[:, None, None, :]) < window  # [B, 1, S, S]
+        near = (positions[:, None, :, None] - keys[:, None, None, :]) < window  # [B, 1, S, keys]
         causal = torch.ones(length, length, dtype=torch.bool, device=positions.device).tril() if mask is None else mask
         return near & causal
 

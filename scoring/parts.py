@@ -89,12 +89,16 @@ def plan(
 ) -> list[Part]:
     """The parts of one slice (``items`` is None) or task. The same questions always give the same parts."""
     cuts = [(0, None)] if items is None else [(n, min(n + ITEMS_A_PART, items)) for n in range(0, items, ITEMS_A_PART)]
+    return [part_of(tier, name, definition, data_key, identity, start=start, stop=stop) for start, stop in cuts]
+
+
+def part_of(
+    tier: str, name: str, definition: dict[str, Any], data_key: str, identity: Identity, *, start: int, stop: int | None
+) -> Part:
+    """One part, keyed by all of this."""
     depends = {**msgspec.to_builtins(identity), "definition": definition, "data_key": data_key, "scorer": SCORER_VERSION}
-    parts = []
-    for start, stop in cuts:
-        words = canonical({**depends, "tier": tier, "name": name, "start": start, "stop": stop})
-        parts.append(Part(tier=tier, name=name, start=start, stop=stop, key=hashlib.sha256(words.encode()).hexdigest()))
-    return parts
+    words = canonical({**depends, "tier": tier, "name": name, "start": start, "stop": stop})
+    return Part(tier=tier, name=name, start=start, stop=stop, key=hashlib.sha256(words.encode()).hexdigest())
 
 
 def write(paths: EvaluationPaths, finished: Finished, identity: Identity) -> None:

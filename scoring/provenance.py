@@ -21,6 +21,8 @@ PACKAGES = (
     "numpy",
     "pyarrow",
     "datasets",
+    "jinja2",
+    "jsonschema",
     "msgspec",
     "filelock",
 )

@@ -11,6 +11,7 @@ import structlog
 from scoring import cache, choice, parts, perplexity
 from scoring.backends import Loaded
 from scoring.canary import Sample, of_stream, of_texts
+from scoring.instructions import Instructions
 from scoring.parts import Part
 from scoring.tier import Given, Scored, Tier, Work
 from suites.paths import DataPaths, EvaluationPaths
@@ -149,4 +150,4 @@ class Cloze:
         return _rows(paths, scored)
 
 
-TIERS: Mapping[str, Tier] = {"tier2_ppl": Perplexity(), "tier3_cf": Cloze()}
+TIERS: Mapping[str, Tier] = {"tier2_ppl": Perplexity(), "tier3_cf": Cloze(), "tier4_sft_native": Instructions()}

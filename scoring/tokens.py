@@ -196,7 +196,7 @@ def _from_json(folder: Path) -> tuple[Encode, Facts]:
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     backend.no_truncation()
     backend.no_padding()
-    config = _settings(folder)
+    config = settings(folder)
     bos_id, eos_id = (_special_id(backend, config.get(name)) for name in ("bos_token", "eos_token"))
     backend.encode_special_tokens = False
     prefix = _prefix(backend, config, bos_id)
@@ -209,7 +209,7 @@ def _from_json(folder: Path) -> tuple[Encode, Facts]:
     return encode, Facts(vocab_size=vocab_size, bos_id=bos_id, eos_id=eos_id, prefix=prefix)
 
 
-def _settings(folder: Path) -> Mapping[str, Any]:
+def settings(folder: Path) -> Mapping[str, Any]:
     """tokenizer_config.json over special_tokens_map.json."""
     merged: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
