@@ -10,7 +10,7 @@ from itertools import groupby
 from scoring.verdict import Answer, Verdict, counted, shown
 from suites import checks
 
-_ABBREVIATIONS = frozenset({"mr.", "mrs.", "ms.", "dr.", "prof.", "st.", "e.g.", "i.e.", "vs.", "no.", "approx."})
+_ABBREVIATIONS = frozenset({"mr.", "mrs.", "ms.", "dr.", "prof.", "st.", "e.g.", "i.e.", "vs.", "approx."})
 _AFTER_A_SENTENCE = re.compile(r"(?<=[.!?])[\"')\]*_]*\s+")
 _ITEM = re.compile(r"(?P<indent>\s*)(?P<mark>[-*•]|(?P<number>\d{1,4})[.)])\s+\S")
 _NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
