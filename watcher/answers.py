@@ -42,6 +42,12 @@ def answer(ask: Ask, world: World, config: Config, ledger: Ledger) -> list[Actio
             outcome = "not known"
         else:
             more, outcome = _change(ask, stage, ledger.records[key], world)
+            if ask.bridge:
+                more = [
+                    Note(event="chosen", key=key, fields={"reason": f"the baseline, as asked for by {ask.by or 'a person'}"}),
+                    *more,
+                ]
+                outcome = f"the baseline of {stage.name} from now on; {outcome}"
         actions += more
         outcomes.append(f"{key or f'{ask.stage} {step}'}: {outcome}")
     told = "; ".join(outcomes[:20]) + (f"; and {len(outcomes) - 20} more" if len(outcomes) > 20 else "")  # noqa: PLR2004

@@ -1,6 +1,7 @@
 """Which checkpoints an evaluation is compared with: the stage's bridge, and the stage's own earlier steps. Pure."""
 
 from collections.abc import Iterable
+from pathlib import PurePath
 
 import msgspec
 
@@ -13,7 +14,7 @@ from watcher.states import Record, State
 def bridge_of(stage: str, records: Iterable[Record]) -> Record | None:
     """The stage's baseline: the one that a person asked for last, else the config's newest; None where there is none yet."""
     found = [record for record in records if record.stage == stage and record.origin == "bridge"]
-    return max(found, key=lambda record: (record.asked, _begun(record)), default=None)
+    return max(found, key=lambda record: (record.chosen or 0.0, _begun(record)), default=None)
 
 
 def is_own(record: Record) -> bool:
@@ -32,7 +33,8 @@ def wanted(config: Config, ledger: Ledger) -> dict[str, CompareRequest]:
         bridge = bridge_of(stage.name, records)
         baseline = None
         if bridge is not None and bridge.key in places:
-            baseline = msgspec.structs.replace(places[bridge.key], note=another_bridge(bridge, stage))
+            told = (another_bridge(bridge, stage), elsewhere(stage.name, ledger.begun.get(stage.name), bridge))
+            baseline = msgspec.structs.replace(places[bridge.key], note="; ".join(filter(None, told)) or None)
         for record in scored:
             earlier = tuple(places[each.key] for each in own if each.step < record.step) if is_own(record) else ()
             if record.origin != "bridge" and (baseline is not None or earlier):
@@ -53,13 +55,32 @@ def _place(record: Record, stage: Stage) -> Place:
 
 
 def another_bridge(bridge: Record, stage: Stage) -> str | None:
-    """Why this is not the baseline that the config names; None where it is."""
-    if not bridge.asked:
-        return None
+    """Why this is not the source's own last step; None where it is."""
+    which = f"{bridge.source} step {bridge.step}"
     if stage.bridge is None:
-        return f"{bridge.source} step {bridge.step}, as a person asked; the config has no bridge"
+        return f"{which}{'' if bridge.chosen is None else ', as a person asked'}; the config has no bridge"
+    if not bridge.named and stage.bridge.checkpoint == bridge.checkpoint:
+        return f"{which} from {bridge.checkpoint}, as the config says"
+    if bridge.chosen is None:
+        return None
     same = stage.bridge.source == bridge.source and stage.bridge.step in {None, bridge.step} and not bridge.named
-    return None if same else f"{bridge.source} step {bridge.step} from {bridge.checkpoint}, as a person asked"
+    return None if same else f"{which} from {bridge.checkpoint}, as a person asked"
+
+
+def elsewhere(stage: str, begun: str | None, bridge: Record) -> str | None:
+    """That the stage began from another checkpoint than this bridge; None where it did not, or says nothing.
+
+    ``begun`` is what its own config.yaml says. The same run and step is the same checkpoint, wherever it is mounted; a run's
+    folder without a step stands for any of its steps.
+    """
+    if begun is None:
+        return None
+    said, ours = PurePath(begun), PurePath(bridge.checkpoint)
+    if said.parts[-2:] == ours.parts[-2:] or said.name == ours.parent.name:
+        return None
+    if said.parent.name == ours.parent.name and said.name.isdigit():
+        return f"{stage} says that it started from step {said.name}, its bridge is step {bridge.step}"
+    return f"{stage} says that it started from {begun}, its bridge is {bridge.checkpoint}"
 
 
 def _begun(record: Record) -> float:

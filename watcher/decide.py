@@ -9,10 +9,11 @@ from collections.abc import Mapping
 
 from watcher.alerts import alerts
 from watcher.answers import answer
+from watcher.baselines import bridge_of, elsewhere
 from watcher.config import Config, Stage
 from watcher.flight import in_flight
 from watcher.fold import Ledger
-from watcher.naming import Wanted, directory, is_final, missing, scheduled, started_at, wanted
+from watcher.naming import Wanted, directory, is_final, missing, scheduled, wanted
 from watcher.prefills import prefills
 from watcher.rest import settled, unsettled
 from watcher.states import IN_FLIGHT, SETTLED, Record, Skip
@@ -31,8 +32,9 @@ def decide(world: World, ledger: Ledger, config: Config, comment: str) -> Decisi
     found, unknown_bridges = wanted(config, world.stages)
     owned = _own(missing(found, ledger), config, ledger)
     moved = _moved(found, ledger)
-    if owned or moved:
-        return Decision(actions=(*owned, *moved))
+    began = _began(world, config, ledger)
+    if owned or moved or began:
+        return Decision(actions=(*owned, *moved, *began))
     identities = {want.identity for want in found}
     outcome: list[Action | Skip] = strays(world, ledger, comment)
     taken = {item.key for item in outcome if not isinstance(item, Skip | Cancel)}
@@ -105,6 +107,17 @@ def _moved(found: list[Wanted], ledger: Ledger) -> list[Note]:
     return notes
 
 
+def _began(world: World, config: Config, ledger: Ledger) -> list[Note]:
+    """Where a stage started, as its own config.yaml says: kept for whoever compares when its checkpoints are gone."""
+    notes = []
+    for stage in config.stages.values():
+        begun = world.stages[stage.name].started_from
+        if begun is not None and begun != ledger.begun.get(stage.name):
+            fields = {"stage": stage.name, "checkpoint": begun, "reason": f"{stage.name} says that it started from {begun}"}
+            notes.append(Note(event="began", key="", fields=fields))
+    return notes
+
+
 def _submissions(candidates: list[Submit], world: World, config: Config, ledger: Ledger) -> list[Action | Skip]:
     """As many as limits allow, the most wanted first."""
     if not candidates:
@@ -143,11 +156,10 @@ def _notices(world: World, config: Config, ledger: Ledger, unknown_bridges: Mapp
         if (plan := world.plans.get(stage.name)) is not None and plan.trouble:
             skips.append(Skip(stage.name, f"suites: {plan.trouble}"))
         skips += _unscheduled(stage, seen, ledger)
-        begun = started_at(stage, config, world.stages)
-        bridges = [r for r in ledger.records.values() if r.origin == "bridge" and r.stage == stage.name]
-        if begun is not None and bridges and all(record.step != begun for record in bridges):
-            said = f"{stage.name} says that it started from step {begun}, its bridge is step {bridges[0].step}"
-            skips.append(Skip(bridges[0].key, said))
+        bridge = bridge_of(stage.name, ledger.records.values())
+        apart = None if bridge is None else elsewhere(stage.name, ledger.begun.get(stage.name), bridge)
+        if bridge is not None and apart is not None:
+            skips.append(Skip(bridge.key, apart))
     skips += [Skip(folder, "looks like a stage, and is in no schedule") for folder in world.unscheduled]
     return skips
 

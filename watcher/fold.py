@@ -32,6 +32,8 @@ class Ledger(msgspec.Struct, kw_only=True):
     """The same of jobs that fill a stage's data cache: ``stage1/(prefill)`` -> its record; the fingerprint says which data."""
     facts: dict[str, StageFacts] = msgspec.field(default_factory=dict)
     """Stage -> what its first own checkpoint said."""
+    begun: dict[str, str] = msgspec.field(default_factory=dict)
+    """Stage -> the checkpoint that its own config.yaml says it started from."""
     answered: dict[str, str] = msgspec.field(default_factory=dict)
     """Id of a request from the command line -> what was done about it."""
     voided: dict[str, float] = msgspec.field(default_factory=dict)
@@ -66,6 +68,8 @@ def apply(ledger: Ledger, event: Event) -> None:
     try:
         if kind == "stage_facts":
             ledger.facts.setdefault(event["stage"], msgspec.convert(event["facts"], StageFacts))
+        elif kind == "began":
+            ledger.begun[event["stage"]] = str(event["checkpoint"])
         elif kind == "told":
             ledger.told[event["id"]] = float(event["t"])
         elif kind == "answered":
@@ -117,6 +121,7 @@ def _owned(event: Event) -> Record:
         forced=bool(event.get("forced", False)),
         asked=bool(event.get("asked", False)),
         named=bool(event.get("named", False)),
+        chosen=t if event["origin"] == "bridge" and event.get("asked") else None,
         state=State.OWED,
         since=t,
         reason=reason,
@@ -237,9 +242,14 @@ def _mirrored(record: Record, event: Event) -> Record:
     return msgspec.structs.replace(record, mirrored=str(event["copy"]))
 
 
+def _chosen(record: Record, event: Event) -> Record:
+    return msgspec.structs.replace(record, origin="bridge", asked=True, chosen=float(event["t"]))
+
+
 _STEPS: dict[str, Callable[[Record, Event], Record]] = {
     "owed": _owe,
     "moved": _moved,
+    "chosen": _chosen,
     "waiting": _to(State.WAITING),
     "ready": _ready,
     "marked": _marked,

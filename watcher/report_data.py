@@ -5,7 +5,7 @@ files is in it with what is wrong, and keeps no other from being shown.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import msgspec
 from suites.compared import Compared, CompareRequest, read_compared
 from suites.paths import EvaluationPaths, attempt_log
 from suites.problem import Problem
-from watcher.baselines import another_bridge, bridge_of, is_own, wanted
+from watcher.baselines import another_bridge, bridge_of, elsewhere, is_own, wanted
 from watcher.config import Config, Stage
 from watcher.fold import Ledger
 from watcher.health import Health
@@ -106,14 +106,14 @@ def gather(config: Config, ledger: Ledger, health: Health, now: float, only: str
         health=health.verdict,
         health_line=health.line,
         status=health.document or {},
-        stages=tuple(_stage(name, config, records, asked) for name in names if only in {None, name}),
+        stages=tuple(_stage(name, config, ledger, asked) for name in names if only in {None, name}),
     )
 
 
-def _stage(name: str, config: Config, records: Iterable[Record], asked: Mapping[str, CompareRequest]) -> StageReport:
+def _stage(name: str, config: Config, ledger: Ledger, asked: Mapping[str, CompareRequest]) -> StageReport:
     stage = config.stages.get(name)
     results = config.results if stage is None else stage.results
-    mine = [record for record in records if record.stage == name]
+    mine = [record for record in ledger.records.values() if record.stage == name]
     found = [_known(record, results, asked.get(record.key)) for record in mine]
     found += _on_disk(results, name, {record.directory for record in mine})
     bridge = bridge_of(name, mine)
@@ -123,11 +123,11 @@ def _stage(name: str, config: Config, records: Iterable[Record], asked: Mapping[
         evaluations=tuple(sorted(found, key=lambda each: (each.role == "own", each.step, each.directory))),
         bridge=None if bridge is None else bridge.key,
         objectives={} if stage is None else msgspec.to_builtins(stage.objectives),
-        notes=tuple(_notes(stage, bridge)),
+        notes=tuple(_notes(stage, bridge, ledger.begun.get(name))),
     )
 
 
-def _notes(stage: Stage | None, bridge: Record | None) -> Iterator[str]:
+def _notes(stage: Stage | None, bridge: Record | None, begun: str | None) -> Iterator[str]:
     if stage is None:
         yield "no longer in the config"
         return
@@ -136,6 +136,9 @@ def _notes(stage: Stage | None, bridge: Record | None) -> Iterator[str]:
     note = None if bridge is None else another_bridge(bridge, stage)
     if note:
         yield f"compared with {note}"
+    apart = None if bridge is None else elsewhere(stage.name, begun, bridge)
+    if apart:
+        yield apart
 
 
 def _known(record: Record, results: Path, asked: CompareRequest | None) -> Evaluation:

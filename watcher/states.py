@@ -117,6 +117,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """A person asked for it, so it is wanted whatever the schedule says."""
     named: bool = False
     """The directory's name was given by a person, so stage, source and step alone do not find this record."""
+    chosen: float | None = None
+    """When a person named it the stage's baseline; the last one named is."""
     markers: str | None = None
     """The cheap marks of the content last judged complete (``suites.checkpoint.markers``), in one spelling."""
     times: Mapping[str, float] = msgspec.field(default_factory=dict)

@@ -15,6 +15,7 @@ def scenario(root, monkeypatch, *, holds, accounting, ending):
     bridge = {"steps": (), "bridge": watched.bridge("stage1"), "seq_len": 64, "tokenizer": "t"}
     watched.configure(stage1={"steps": (100,)}, stage2=bridge)
     watched.checkpoint("stage1", 100)
+    watched.checkpoint("stage2", 300, started_from="/elsewhere/100")  # in no schedule: only where it began is journaled
     if ending is not None:
         watched.executor.endings["stage1/step_100"] = deque([ending])
     return watched
