@@ -19,7 +19,7 @@ BIN    := $(VENV)/bin
 PIP    := -m pip --disable-pip-version-check install -qq --progress-bar off
 SHIPPED := $(shell find watcher suites scoring slurm systemd -type f -not -name '*.pyc')
 
-.PHONY: help venv demo check lint login-node slurm test test-all bench clean
+.PHONY: help venv demo check lint login-node slurm browser uplot test test-all bench clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -81,10 +81,19 @@ slurm: venv
 	@if ! $(BIN)/python tests/support/slurm_cluster.py install; then \
 	    if [ -n "$${CI:-}" ]; then exit 1; fi; echo "the tests that need a Slurm will be skipped"; fi
 
-test: venv slurm
+# A browser for the tests of report.html, and the npm packages that they look with; says why where it cannot be had
+browser: venv
+	@if ! $(BIN)/python tests/support/browser.py install; then \
+	    if [ -n "$${CI:-}" ]; then exit 1; fi; echo "the tests that need a browser will be skipped"; fi
+
+# Takes report.html's chart library anew from npm, in the version that tests/support/browser.py names
+uplot: venv
+	@$(BIN)/python tests/support/browser.py uplot
+
+test: venv slurm browser
 	$(BIN)/pytest -n $(JOBS) -m "not slow"
 
-test-all: venv slurm
+test-all: venv slurm browser
 	$(BIN)/pytest -n $(JOBS)
 
 bench: venv

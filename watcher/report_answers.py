@@ -116,40 +116,27 @@ def _lines(path: Path) -> Iterator[tuple[str, str, str, Answer]]:
 
 
 def _answer(row: Mapping[str, Any]) -> Answer:
-    text = row.get("answer", row.get("text", ""))
-    text = text if isinstance(text, str) else json.dumps(text)
+    text = str(row.get("answer", ""))
     checks = tuple(_checks(row.get("checks")))
     outcomes = [passed for _, passed, _ in checks]
-    told = row.get("passed", row.get("all_checks_pass"))
-    passed = told if isinstance(told, bool) else (None if not outcomes or None in outcomes else all(outcomes))
     return Answer(
         text=text[:MOST_CHARACTERS],
         cut=max(0, len(text) - MOST_CHARACTERS),
-        finish=str(row.get("finish_reason", row.get("finish", "")))[:40],
-        passed=passed,
+        finish=str(row.get("finish", ""))[:40],
+        passed=None if not outcomes or None in outcomes else all(outcomes),
         checks=checks,
     )
 
 
 def _checks(raw: object) -> Iterator[tuple[str, bool | None, str]]:
-    """Of a list of objects, or of an object by name."""
-    found = (
-        [{"check": name, **(mapping(each) or {"passed": each})} for name, each in raw.items()] if isinstance(raw, dict) else raw
-    )
-    for each in found if isinstance(found, list) else []:
+    for each in raw if isinstance(raw, list) else []:
         check = mapping(each)
-        passed = check.get("passed", check.get("pass", check.get("ok")))
-        name = str(check.get("check", check.get("name", check.get("kind", "check"))))
-        yield (
-            name[:80],
-            passed if isinstance(passed, bool) else None,
-            str(check.get("evidence", check.get("why", "")) or "")[:200],
-        )
+        passed = check.get("passed")
+        yield str(check.get("check", ""))[:80], passed if isinstance(passed, bool) else None, str(check.get("evidence", ""))[:200]
 
 
 def _prompt(row: Mapping[str, Any]) -> str:
-    prompt = row.get("prompt", row.get("messages", ""))
-    if isinstance(prompt, list):
-        turns = [mapping(turn) for turn in prompt]
-        prompt = "\n\n".join(f"{turn.get('role', '')}: {turn.get('content', '')}" for turn in turns)
-    return str(prompt)[:MOST_CHARACTERS]
+    """The conversation, a turn a paragraph."""
+    turns = row.get("messages")
+    said = [mapping(turn) for turn in turns] if isinstance(turns, list) else []
+    return "\n\n".join(f"{turn.get('role', '')}: {turn.get('content', '')}" for turn in said)[:MOST_CHARACTERS]

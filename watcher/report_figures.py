@@ -13,7 +13,7 @@ from watcher.report_data import MAIN, Evaluation, StageReport
 from watcher.report_read import Number
 
 TIER4 = "tier4_sft_native"
-_OF_CATEGORY = ("all_checks_pass_rate", "pass_rate", "pass", "rate")
+_OF_CATEGORY = "pass"
 _SHOWN = ("ppl", "primary", "rate", "acc")
 """Effects in the units of the figures, the first that there is."""
 
@@ -74,7 +74,7 @@ def number(evaluation: Evaluation, figure: Figure) -> Number | None:
         return tier.totals.get(figure.name)
     entry = tier.entries.get(figure.name, {})
     if figure.tier == TIER4:
-        return next((entry[metric] for metric in _OF_CATEGORY if metric in entry), None)
+        return entry.get(_OF_CATEGORY)
     return entry.get(figure.metric)
 
 
@@ -126,7 +126,7 @@ def comparable(first: Evaluation, second: Evaluation, figure: Figure) -> bool:
     one, other = first.found.tiers.get(figure.tier), second.found.tiers.get(figure.tier)
     if one is None or other is None or _settings(one.settings) != _settings(other.settings):
         return False
-    if figure.name:
+    if figure.name and figure.tier != TIER4:
         return one.data_keys.get(figure.name) == other.data_keys.get(figure.name)
     return one.data_keys == other.data_keys and one.suite_digest == other.suite_digest
 

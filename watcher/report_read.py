@@ -135,7 +135,7 @@ def _tier(name: str, document: Json) -> Tier:
         },
         totals=_with_errors(name, totals, entries),
         entries=entries,
-        data_keys={entry: _text(found["data_key"]) for entry, found in raw.items() if found.get("data_key")},
+        data_keys={entry: _text(key) for entry, found in raw.items() if (key := found.get("data_key", document.get("data_key")))},
         primary_metrics={entry: _text(found["primary_metric"]) for entry, found in raw.items() if found.get("primary_metric")},
     )
 
@@ -152,6 +152,11 @@ def _derive(tier: str, found: Json, numbers: dict[str, Number]) -> None:
     if tier == "tier2_ppl" and "ppl" in numbers and "nll_per_token" in numbers:
         error = numbers["nll_per_token"].error
         numbers["ppl"] = Number(numbers["ppl"].value, None if error is None else error * numbers["ppl"].value)
+    if tier == "tier4_sft_native" and "prompts" in numbers:
+        count = numbers["prompts"].value
+        for rate in ("pass", "format", "clean"):
+            if rate in numbers:
+                numbers[rate] = Number(numbers[rate].value, _binomial(numbers[rate].value, count))
     if tier == "tier3_cf" and "primary" in numbers:
         numbers["primary"] = Number(numbers["primary"].value, finite(found.get(f"{found.get('primary_metric')}_stderr")))
 
@@ -160,7 +165,7 @@ def _with_errors(tier: str, totals: dict[str, Number], entries: Mapping[str, Map
     """The totals with their standard errors, over slices or tasks drawn independently of each other.
 
     NLL a token is a mean weighted by tokens: sqrt(sum((tokens_i * se_i)^2)) / sum(tokens). The tasks' mean is unweighted:
-    sqrt(sum(se_i^2)) / n. None where one of the parts has no error.
+    sqrt(sum(se_i^2)) / n. A share of prompts has the binomial one. None where one of the parts has no error.
     """
     if tier == "tier2_ppl" and "nll_per_token" in totals:
         parts = [(entry.get("tokens"), entry.get("nll_per_token")) for entry in entries.values()]
@@ -178,7 +183,17 @@ def _with_errors(tier: str, totals: dict[str, Number], entries: Mapping[str, Map
             if metric in totals and given and len(given) == len(entries):
                 error = math.sqrt(math.fsum(each**2 for each in given)) / len(given)
                 totals[metric] = Number(totals[metric].value, error)
+    if tier == "tier4_sft_native":
+        prompts = math.fsum(entry["prompts"].value for entry in entries.values() if "prompts" in entry)
+        for rate in ("all_checks_pass_rate", "chat_clean_rate"):  # those that are over all prompts
+            if rate in totals:
+                totals[rate] = Number(totals[rate].value, _binomial(totals[rate].value, prompts))
     return totals
+
+
+def _binomial(share: float, count: float) -> float | None:
+    """Standard error of a share of ``count`` independent prompts: sqrt(p (1 - p) / (n - 1)); None for fewer than two."""
+    return math.sqrt(share * (1 - share) / (count - 1)) if count > 1 and 0 <= share <= 1 else None
 
 
 def _whole(value: object) -> int | None:

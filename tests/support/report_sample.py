@@ -146,11 +146,7 @@ class ReportSample:
             entries["tier3_cf"][name] = {**entry, "acc": value - 0.02, "acc_stderr": error, "acc_norm": value, "examples": 1500}
         for name in CATEGORIES if rates else ():
             value, _ = self.figure(stage, source, step, name)
-            entries["tier4_sft_native"][name] = {
-                "all_checks_pass_rate": value,
-                "format_valid_rate": min(1, value + 0.1),
-                "prompts": 24,
-            }
+            entries["tier4_sft_native"][name] = {"prompts": 24, "pass": value, "format": min(1, value + 0.1), "clean": 1.0}
         for tier, found in entries.items():
             for name, entry in found.items():
                 entry["data_key"] = hashlib.sha256(name.encode()).hexdigest()
@@ -212,21 +208,21 @@ class ReportSample:
                 else f"Bread needs {', '.join(items)}, and so on and so on."
             )
             checks = [
-                {"check": "bulleted_list", "passed": good, "evidence": f"{len(items)} items"},
-                {"check": "ends_by_itself", "passed": source == stage, "evidence": ""},
+                {"check": "bulleted_list", "kind": "format", "passed": good, "evidence": f"{len(items)} items"},
+                {"check": "ends_by_itself", "kind": "clean", "passed": source == stage, "evidence": ""},
             ]
             lines.append(
                 {
                     "name": f"bullets_{number}",
                     "category": CATEGORIES[number % len(CATEGORIES)],
-                    "prompt": [
+                    "messages": [
                         {
                             "role": "user",
                             "content": f"List {len(items)} things that bread number {number} is made of, as bullet points.",
                         }
                     ],
                     "answer": answer,
-                    "finish_reason": "stop" if source == stage else "length",
+                    "finish": "stop_token" if source == stage else "length",
                     "checks": checks,
                 }
             )

@@ -84,6 +84,11 @@ function points(stage, figure) {
   const found = stage.evaluations.map((one, i) => ({one, i, x: view.x === "steps" ? one.step : one.tokens, y: figure.v[i], e: figure.e[i]}));
   return found.filter(point => point.one.role === "own" && known(point.x) && known(point.y)).sort((a, b) => a.x - b.x);
 }
+function evenly(values) {
+  const most = Math.max(...values.filter(known).map(Math.abs));
+  const [size, unit] = [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]].find(([size, unit]) => most >= (unit === "k" ? 1e4 : size)) || [1, ""];
+  return values.map(value => known(value) ? `${+(value / size).toPrecision(4)}${value ? unit : ""}` : "");
+}
 function ticks(value, figure, gap) {
   if (!percent(figure) && Math.abs(value) >= 1e5) return value.toExponential(1);
   const step = percent(figure) ? 100 * gap : gap;
@@ -118,7 +123,7 @@ function draw(plot) {
     ],
     bands: [{series: [2, 3], fill: colour("--band")}],
     axes: [
-      {...axis, size: small ? 22 : 28, gap: 3, space: small ? 52 : 64, values: (_, values) => values.map(big)},
+      {...axis, size: small ? 22 : 28, gap: 3, space: small ? 52 : 64, values: (_, values) => evenly(values)},
       {...axis, size: small ? 46 : 54, gap: 4, space: small ? 26 : 34, values: (_, values, __, ___, gap) => values.map(value => ticks(value, figure, gap))},
     ],
     hooks: {setCursor: [chart => follow(plot, chart.cursor.idx)]},
@@ -293,7 +298,7 @@ function table(stage) {
         h("td", {class: "n"}, big(one.tokens)),
         totals.flatMap(figure => [h("td", {class: "n"}, short(figure.v[i], figure), known(figure.e[i]) ? h("span", {class: "soft"}, ` ± ${plain(figure.e[i], figure)}`) : null), h("td", null, change(changed(stage, i, figure), figure, {interval: true}))]),
         h("td", null, result(stage, i) ? badge(ENDS[result(stage, i)]) : null), h("td", null, stateOf(one)),
-        h("td", {class: "small"}, one.links.map(([text, href]) => [h("a", {href, "aria-label": `${text} of ${label(stage, one)}`}, text), " "]), h("button", {type: "button", class: "plain", "aria-label": `Where the numbers of ${label(stage, one)} come from`, onclick: () => provenance(stage, one)}, "provenance"))),
+        h("td", {class: "small"}, one.links.map(([text, href]) => [h("a", {href, "aria-label": `${text} of ${label(stage, one)}`}, text), " "]), h("button", {type: "button", class: "plain", "aria-label": `provenance of ${label(stage, one)}`, onclick: () => provenance(stage, one)}, "provenance"))),
     }));
     place.replaceChildren(sortable(heads, rows, `Evaluations of ${stage.name}, changes against ${ROLES[view.role]}`));
   };

@@ -1,0 +1,135 @@
+"""A real browser for the page, Debian's chromium, where this is root on Debian; and npm's packages for its tests.
+
+python tests/support/browser.py install      what `make test` does first; says why where it cannot be had
+python tests/support/browser.py uplot        takes the page's chart library anew from npm, in the version below
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("chromium", "chromium-driver", "npm")
+PROGRAMS = ("chromium", "chromedriver", "npm")
+NPM = {"uplot": "1.6.32", "axe-core": "4.14.1"}
+CACHE = Path(sys.prefix) / "share" / "npm"
+VENDOR = ROOT / "watcher" / "page" / "vendor" / "uplot"
+VENDORED = {"uPlot.iife.min.js": "dist/uPlot.iife.min.js", "uPlot.min.css": "dist/uPlot.min.css", "LICENSE": "LICENSE"}
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
+)
+
+
+def missing():
+    """Why there can be no browser here; None where there can."""
+    absent = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+    return f"not installed: {' '.join(absent)} (make browser)" if absent else None
+
+
+def unpacked(name):
+    """The folder of an npm package that was fetched; None where it was not."""
+    folder = CACHE / f"{name}@{NPM[name]}" / "package"
+    return folder if (folder / "package.json").is_file() else None
+
+
+def fetch(name):
+    """Fetch an npm package, without running anything of it."""
+    target = CACHE / f"{name}@{NPM[name]}"
+    if unpacked(name) is None:
+        with tempfile.TemporaryDirectory() as aside:
+            command = ["npm", "pack", "--silent", "--ignore-scripts", f"{name}@{NPM[name]}"]
+            subprocess.run(command, cwd=aside, check=True, stdout=subprocess.DEVNULL, timeout=300)
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir(parents=True)
+            with tarfile.open(next(Path(aside).glob("*.tgz"))) as archive:
+                archive.extractall(target, filter="data")
+    return target / "package"
+
+
+def install():
+    """Install what is missing with apt-get, and fetch npm's packages; the reason where that is not possible."""
+    if any(shutil.which(name) is None for name in PROGRAMS) and os.geteuid() == 0 and shutil.which("apt-get"):
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        wanted = [package for package, program in zip(PACKAGES, PROGRAMS, strict=True) if shutil.which(program) is None]
+        command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *wanted]
+        if subprocess.run(command, env=environment, stdout=sys.stderr, check=False).returncode:
+            subprocess.run(["apt-get", "update", "-q"], env=environment, stdout=sys.stderr, check=False)
+            subprocess.run(command, env=environment, stdout=sys.stderr, check=False)
+    for name in NPM:
+        try:
+            fetch(name)
+        except (OSError, subprocess.SubprocessError, StopIteration) as error:
+            return f"npm cannot fetch {name}: {error}"
+    return missing()
+
+
+def refresh():
+    """Put the chart library of ``NPM`` where the page takes it from."""
+    package = fetch("uplot")
+    for name, path in VENDORED.items():
+        shutil.copyfile(package / path, VENDOR / name)
+    (VENDOR / "VERSION").write_text(json.loads((package / "package.json").read_text())["version"] + "\n")
+
+
+class Browser:
+    """A headless chromium with a profile of its own, that notes what is asked of the network and what its console says."""
+
+    def __init__(self):
+        from selenium import webdriver  # noqa: PLC0415
+        from selenium.webdriver.chrome.service import Service  # noqa: PLC0415
+
+        self.profile = tempfile.mkdtemp(prefix="chromium-")
+        options = webdriver.ChromeOptions()
+        options.binary_location = shutil.which("chromium")
+        for flag in (*FLAGS, f"--user-data-dir={self.profile}"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        self.driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+
+    def show(self, path, *, width=1280, height=900, dark=False):
+        """Open a file as somebody with that window and that taste would."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+        self.noise()
+        self.driver.get(Path(path).resolve().as_uri())
+        return self
+
+    def run(self, script, *arguments):
+        """What a function body gives in the page."""
+        return self.driver.execute_script(script, *arguments)
+
+    def noise(self):
+        """(messages on the console, addresses that were asked for) since the last call."""
+        console = [entry["message"] for entry in self.driver.get_log("browser")]
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+        return console, asked
+
+    def picture(self, path):
+        """Save what the window shows."""
+        Path(path).write_bytes(self.driver.get_screenshot_as_png())
+
+    def close(self):
+        """End it, and forget its profile."""
+        with contextlib.suppress(OSError):
+            self.driver.quit()
+        shutil.rmtree(self.profile, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["uplot"]:
+        refresh()
+    else:
+        reason = install()
+        if reason:
+            print(reason, file=sys.stderr)
+            sys.exit(1)
