@@ -9,6 +9,7 @@ import msgspec
 
 from watcher.report_data import Evaluation, Report
 from watcher.report_figures import effects
+from watcher.status_text import clean
 
 COLUMNS = (
     *("evaluation", "stage", "source", "step", "role", "tokens_seen", "tier", "name", "metric", "value", "error"),
@@ -30,7 +31,9 @@ def rows(report: Report) -> Iterator[Row]:
 
 
 def as_csv(report: Report) -> str:
-    """With a header; numbers as they are spelt in JSON, missing ones empty. Text that a spreadsheet would compute is quoted."""
+    """With a header; numbers as they are spelt in JSON, missing ones empty. Text holds
+    nothing that a terminal obeys or a spreadsheet computes.
+    """
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
@@ -87,5 +90,5 @@ def _differences(evaluation: Evaluation) -> Iterator[Row]:
 def _safe(value: object) -> object:
     if not isinstance(value, str):
         return value
-    text = value.encode("utf-8", "replace").decode("utf-8")
+    text = clean(value)
     return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
