@@ -31,8 +31,9 @@ def rows(report: Report) -> Iterator[Row]:
 
 
 def as_csv(report: Report) -> str:
-    """With a header; numbers as they are spelt in JSON, missing ones empty. Text holds
-    nothing that a terminal obeys or a spreadsheet computes.
+    """With a header; numbers as they are spelt in JSON, missing ones empty.
+
+    Text holds nothing that a terminal obeys or a spreadsheet computes.
     """
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
