@@ -13,8 +13,9 @@ from watcher.audit import Finding, Truth, differences
 from watcher.config import Config
 from watcher.executor import Executor, Job, Unreachable
 from watcher.fold import Ledger
+from watcher.judged import results_of
 from watcher.lock import Lock
-from watcher.observe import results_of, touch_clock
+from watcher.observe import touch_clock
 from watcher.plans import Plans
 from watcher.remains import LeftOver, Tiers, TierSeen
 from watcher.states import IN_FLIGHT, Ask, comment_of

@@ -65,7 +65,8 @@ class Checkpoints:
                 if _absent(record, listed.get(beside)):
                     self._looked.pop(folder, None)
                 elif not record.rests(now):
-                    inspections[folder], marks[folder] = self._inspect(record, config.settle, server_now)
+                    known = None if beside in moved or settled_due else self._waits_its_turn(record, server_now)
+                    inspections[folder], marks[folder] = known or self._inspect(record, config.settle, server_now)
             elif record.state is State.BLOCKED and record.reason.startswith(CHECKPOINT):
                 if beside in moved or settled_due or self._unreadable_for_long(folder, server_now):
                     inspections[folder], marks[folder] = self._inspect(record, config.settle, server_now)
@@ -79,6 +80,14 @@ class Checkpoints:
             else:
                 self._looked.pop(folder, None)
         return inspections, marks
+
+    def _waits_its_turn(self, record: Record, server_now: float) -> tuple[Inspection, str | None] | None:
+        """What was seen of a complete one that only waits for others: its marks are looked at again before it is submitted."""
+        looked = self._looked.get(record.checkpoint)
+        if record.state is not State.READY or looked is None or looked.inspection.kind is not Completeness.COMPLETE:
+            return None
+        fresh = looked.marks == record.markers and 0 <= server_now - looked.at < SLOWLY
+        return (looked.inspection, looked.marks) if fresh else None
 
     def _look_at_pin(
         self, record: Record, inspections: dict[str, Inspection], listed: StageSeen | None, settle: float, server_now: float

@@ -10,20 +10,20 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from suites.checkpoint import Inspection
 from suites.contract import Request, TierVerdict
 from suites.paths import EvaluationPaths
-from watcher import evidence, mirror
+from watcher import evidence
 from watcher.caches import Caches
-from watcher.checkpoints import HOURLY, OPEN, Checkpoints
+from watcher.checkpoints import HOURLY, Checkpoints
 from watcher.config import Config
 from watcher.executor import Executor, Job, JobState, Most, Unreachable
 from watcher.fold import Ledger
+from watcher.judged import Judged, of_mirror, results_of
 from watcher.listing import RACY, Listings
 from watcher.plans import Plans
 from watcher.prefills import few
 from watcher.states import IN_FLIGHT, Ask, QueueSeen, Record, State, comment_of, job_of
-from watcher.world import AttemptSeen, Results, StagePlan, World, usable
+from watcher.world import AttemptSeen, Results, World
 
 HISTORY_LAG = 60.0
 """Seconds after which accounting is asked for a name that the queue lacks, and the least between two such questions."""
@@ -36,12 +36,6 @@ AFTER_VOID = 3600.0
 def lag_of(executor: Executor) -> float:
     """Seconds after which a name that the queue lacks is looked up elsewhere. Processes of this machine show at once."""
     return HISTORY_LAG if executor.holds else STARTING
-
-
-def results_of(config: Config, record: Record) -> EvaluationPaths:
-    """Where an evaluation's results go."""
-    stage = config.stages.get(record.stage)
-    return EvaluationPaths(config.results if stage is None else stage.results, record.stage, record.directory)
 
 
 def touch_clock(path: Path) -> float:
@@ -62,6 +56,7 @@ class Observer:
         self._comment = comment_of(state_id)
         self._listings, self._plans, self._checkpoints = Listings(), Plans(environ), Checkpoints()
         self._caches = Caches()
+        self._judged = Judged()
         self._results_folders: dict[Path, int] = {}
         self._requests: tuple[int, float] | None = None
         self._settled_at = self._history_at = float("-inf")
@@ -99,8 +94,8 @@ class Observer:
             if record.attempt is not None
         }
         results = self._of_settled(config, ledger, settled_due=settled_due)
-        mirrors, unmirrored = _of_mirror(config, ledger, plans, results, settled_due=settled_due)
-        results |= _of_unsettled(config, ledger, inspections, plans)
+        mirrors, unmirrored = of_mirror(config, ledger, plans, results, settled_due=settled_due)
+        results |= self._judged.of_unsettled(config, ledger, inspections, plans, now=now)
         results |= _of_prefills(ledger, lacking)
         queue, strangers = self._ask_queue(config, ledger, executor, now)
         attempts |= {
@@ -239,49 +234,6 @@ def _most(
             except Unreachable:
                 return Most()
     return Most()
-
-
-def _of_mirror(
-    config: Config, ledger: Ledger, plans: Mapping[str, StagePlan], results: Mapping[str, Results], *, settled_due: bool
-) -> tuple[dict[str, Results], frozenset[str]]:
-    """What the mirror has of evaluations whose results are not all there; and, once an hour, which copies are behind."""
-    if config.mirror is None:
-        return {}, frozenset()
-    mirrors, behind = {}, set()
-    for key, found in results.items():
-        record = ledger.records[key]
-        copy = EvaluationPaths(config.mirror, record.stage, record.directory)
-        if not found.valid and record.fingerprint is not None:
-            plan = plans.get(record.stage, StagePlan()).tiers
-            tiers = {tier: (digest, _names(plan, tier, digest)) for tier, digest in record.suites.items()}
-            mirrors[key] = evidence.judge(copy, record.fingerprint, tiers)
-        elif found.valid and settled_due and mirror.moved(results_of(config, record), copy):
-            behind.add(key)
-    return mirrors, frozenset(behind)
-
-
-def _names(tiers: Mapping[str, tuple[str, tuple[str, ...]]], tier: str, digest: str) -> tuple[str, ...]:
-    """The names that a tier of that digest has to have scores for; none where the suite is another by now."""
-    return tiers[tier][1] if tier in tiers and tiers[tier][0] == digest else ()
-
-
-def _of_unsettled(
-    config: Config, ledger: Ledger, inspections: Mapping[str, Inspection], plans: Mapping[str, StagePlan]
-) -> dict[str, Results]:
-    """The tier files of what is in flight, and of what is complete and about to be."""
-    results = {}
-    for record in ledger.records.values():
-        plan = plans.get(record.stage)
-        if record.state in IN_FLIGHT and record.attempt is not None:
-            fingerprint: str | None = record.attempt.fingerprint
-            tiers = evidence.asked_for(config.paths, record.attempt, {} if plan is None else plan.tiers)
-        elif record.state in OPEN and plan is not None and (seen := usable(record, inspections)) is not None:
-            fingerprint, tiers = seen.fingerprint, plan.tiers
-        else:
-            continue
-        if fingerprint is not None and tiers:
-            results[record.key] = evidence.judge(results_of(config, record), fingerprint, tiers)
-    return results
 
 
 def _of_prefills(ledger: Ledger, lacking: Mapping[str, tuple[str, ...]]) -> dict[str, Results]:

@@ -166,6 +166,8 @@ def _skipped(document: Document, now: float) -> list[str]:
 
 def _wide(text: str) -> int:
     """Columns on a terminal."""
+    if text.isascii():  # nearly always, and this is asked of every cell at every tick
+        return len(text)
     return sum(
         2 if unicodedata.east_asian_width(character) in "WF" else not unicodedata.combining(character) for character in text
     )
@@ -179,5 +181,6 @@ def _fit(text: str, width: int, *, right: bool) -> str:
 
 
 def _wrapped(text: str, indent: str = "  ") -> list[str]:
-    width = WIDTH if all(_wide(character) <= 1 for character in text) else WIDTH // 2  # textwrap counts characters, not columns
+    narrow = text.isascii() or all(_wide(character) <= 1 for character in text)
+    width = WIDTH if narrow else WIDTH // 2  # textwrap counts characters, not columns
     return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False, drop_whitespace=True) or [""]

@@ -198,3 +198,26 @@ def test_a_blocked_checkpoint_that_is_mended_is_taken_up_again(watched):
     watched.checkpoint("stage1", 200)
     watched.tick(5)
     assert watched.states()["stage1/step_200"] == "scored"
+
+
+def test_a_backlog_is_not_looked_through_at_each_poll_and_a_rewrite_in_it_is_seen_before_it_is_submitted(tmp_path, monkeypatch):
+    watched = Watched(tmp_path, monkeypatch, steps=(100, 200, 300), max_running=1)
+    for step in (100, 200, 300):
+        watched.checkpoint("stage1", step)
+    watched.executor.endings["stage1/step_300"] = deque(["hang"])
+    watched.tick(5)
+    assert list(watched.states().values()) == ["ready", "ready", "running"]
+    real, looked = os.stat, []
+    monkeypatch.setattr(os, "stat", lambda path, **more: (looked.append(str(path)), real(path, **more))[1])
+    watched.tick()
+    monkeypatch.setattr(os, "stat", real)
+    assert not [path for path in looked if "/200/" in path or "step_200" in path]
+    folder = watched.ckpts / "stage1" / "200"
+    before = watched.ledger.records["stage1/step_200"].fingerprint
+    for path in folder.rglob("*"):  # in place, so that no folder moves
+        os.utime(path, (watched.clock() - 100, watched.clock() - 100))
+    next(iter(watched.executor.jobs.values())).ending = 0
+    watched.tick_until(watched.all_scored)
+    assert watched.ledger.records["stage1/step_200"].fingerprint != before
+    assert [evaluation for evaluation, _ in watched.executor.runs].count("stage1/step_200") == 1
+    watched.daemon.close()
