@@ -22,6 +22,7 @@ from scoring.leases import nameless
 from suites.cached import META, whole
 from suites.files import private_name, publish_json, read_json, sync_folder
 from suites.problem import Exit, Problem
+from suites.sharing import make_folders, share
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def obtain(folder: Path, build: Build, *, forbidden: Problem | None = None, refr
     if forbidden is not None:
         raise forbidden
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(folder.parent)
         with ExitStack() as leases:
             _lease(folder, leases)
             return (None if refresh else whole(folder)) or _build(folder, build, refresh=refresh)
@@ -117,6 +118,7 @@ def _build(folder: Path, build: Build, *, refresh: bool) -> dict[str, Any]:
     private = folder.with_name(private_name(folder))
     private.mkdir()
     try:
+        share(private)
         meta = {"schema": SCHEMA, **build(private)}
         files = sorted(path for path in private.iterdir() if path.name != META)
         for path in files:
@@ -127,6 +129,7 @@ def _build(folder: Path, build: Build, *, refresh: bool) -> dict[str, Any]:
         read_back = whole(private)
         if read_back is None:
             raise OSError(errno.EIO, "what was written cannot be read back", str(private))
+        share(private)
         return _into_place(private, folder, replace=refresh) or read_back
     finally:
         shutil.rmtree(private, ignore_errors=True)
@@ -152,6 +155,7 @@ def _into_place(private: Path, folder: Path, *, replace: bool) -> dict[str, Any]
             return first
         if first is not None and ours is not None and first["files"] == ours["files"]:
             publish_json(folder / META, ours)
+            share(folder / META)
             return ours
         aside = folder.with_name(f"{private_name(folder)}.{'torn' if first is None else 'replaced'}")
         with contextlib.suppress(FileNotFoundError):  # another builder took it away

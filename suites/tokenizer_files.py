@@ -11,6 +11,7 @@ from pathlib import Path
 
 from suites.files import private_name, publish_json, read_json, sync_folder
 from suites.paths import DataPaths
+from suites.sharing import make_folders, share
 
 SCHEMA = 1
 TOKENIZER_FILES = (
@@ -77,8 +78,9 @@ def keep_tokenizer(folder: Path, identifier: str, data: DataPaths) -> str | None
         _copy(folder, copy, digest)
     if known_digest(identifier, data) != digest:
         pointer = data.tokenizer_pointer(identifier)
-        pointer.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(pointer.parent)
         publish_json(pointer, {"schema": SCHEMA, "identifier": identifier, "digest": digest})
+        share(pointer)
     return digest
 
 
@@ -96,13 +98,14 @@ def known_digest(identifier: str, data: DataPaths) -> str | None:
 
 def _copy(folder: Path, copy: Path, digest: str) -> None:
     private = copy.with_name(private_name(copy))
-    private.mkdir(parents=True)
+    make_folders(private)
     try:
         for source in tokenizer_files(folder):
             with (private / source.name).open("wb") as target:
                 target.write(source.read_bytes())
                 target.flush()
                 os.fsync(target.fileno())
+        share(private)
         if copy.exists():  # a damaged copy: the digest in its name says what it should hold
             copy.rename(private.with_name(f"{private.name}.damaged"))
         try:
