@@ -12,7 +12,7 @@ from scoring.cache import ensure_entry
 from scoring.no_network import CUT_OFF, in_empty_network
 from scoring.tokens import resolve_tokenizer
 from suites.paths import DataPaths
-from suites.problem import Exit
+from suites.problem import Exit, Problem
 from suites.schema import load_suite
 from suites.tokenizer_files import keep_tokenizer
 from support.scored import BYTE_TOKENIZER
@@ -114,6 +114,9 @@ def test_any_file_of_a_tokenizer_is_missed(data, tmp_path, capfd):
         assert (code, found["tokenizer"]["digest"]) == (Exit.DATA_MISSING, None)
         said = "missing" if file == pointer else "the copy that it points at has lost or changed a file"
         assert problem == f"{pointer}: {said}"
+        with pytest.raises(Problem) as caught:  # what a job would say
+            resolve_tokenizer("acme/bytes", data, offline=True, suites=[str(tmp_path / "ppl.yaml")])
+        assert (caught.value.code, caught.value.todo.partition(" run: ")[2]) == (Exit.DATA_MISSING, found["prefill"])
         file.write_bytes(kept)
 
 
