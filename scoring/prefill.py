@@ -154,7 +154,7 @@ def _in_processes(
                     done(future.result())
         except BrokenProcessPool as error:
             what = "a process was killed: the memory may have been too little"
-            raise Problem(what, where="prefill", todo="start it again with a smaller --jobs", code=Exit.TEMPORARY) from error
+            raise Problem(what, where="prefill", todo="start it again with a smaller --jobs", code=Exit.BUG) from error
         except BaseException:
             ending.set()
             pool.shutdown(wait=True, cancel_futures=True)
