@@ -27,6 +27,8 @@ from suites.problem import Exit, Problem
 TODAY = datetime(2025, 1, 1, tzinfo=UTC)
 """What a template that writes today's date is told: the same prompt every day."""
 _MARK = "This-is-the-answer"
+_FAILS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What somebody else's template may raise."""
 
 Messages = Sequence[dict[str, str]]
 
@@ -61,7 +63,7 @@ class Chat:
         self.special = frozenset(special.values())
         try:
             self._compiled = _environment().from_string(template)
-        except jinja2.TemplateError as error:
+        except _FAILS as error:
             raise self._refused(error) from error
         self.stop_ids, self.stop_strings = self._ends(tokenizer.eos_id, special)
 
@@ -80,14 +82,14 @@ class Chat:
         folded = False
         try:
             text = self._rendered(messages, answering=True)
-        except jinja2.TemplateError as error:
+        except _FAILS as error:
             if messages[0]["role"] != "system":
                 raise self._refused(error) from error
             system, first, *rest = messages
             folded, messages = True, [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]
             try:
                 text = self._rendered(messages, answering=True)
-            except jinja2.TemplateError as again:
+            except _FAILS as again:
                 raise self._refused(again) from again
         tokens = self._encode(text)
         if tokens[: len(self._prefix)] != self._prefix:
@@ -101,7 +103,7 @@ class Chat:
     def _rendered(self, messages: Messages, *, answering: bool) -> str:
         return self._compiled.render(messages=list(messages), add_generation_prompt=answering, **self._tokens)
 
-    def _refused(self, error: jinja2.TemplateError) -> Problem:
+    def _refused(self, error: Exception) -> Problem:
         what = f"the chat template fails: {error}"
         return Problem(what, where=self.where, todo="mend the template, or the prompt", code=Exit.CANNOT_SCORE)
 
@@ -110,7 +112,7 @@ class Chat:
         ids = set() if eos is None else {eos}
         try:
             text = self._rendered([{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}], answering=False)
-        except jinja2.TemplateError as error:
+        except _FAILS as error:
             raise self._refused(error) from error
         after = text.rpartition(_MARK)[2].strip()
         if _MARK not in text or not after:

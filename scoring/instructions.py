@@ -15,10 +15,10 @@ tier4_sft_native.json says after its head:
         code_parse_rate         of the python_code prompts, those whose Python parses
         json_valid_rate         of the strict_json prompts, those whose whole answer is JSON that fits its schema
 
-tier4_sft_native_generations.jsonl has a line a prompt, in the suite's order and by the same ``name``: the messages, the prompt as
-it was rendered and its tokens, the answer and its tokens, how it ended, every check with its evidence. It is ASCII: what an
-answer holds of escape sequences, markup or other scripts stands there as JSON escapes. Whoever shows it escapes it for
-his medium; lone surrogates were replaced by U+FFFD when the answer was decoded.
+tier4_sft_native_generations.jsonl has a line a prompt, in the suite's order and by the same ``name``: the messages, the prompt
+as it was rendered and its tokens, the answer and its tokens, how it ended, whether it passed, every check with its evidence.
+It is ASCII: what an answer holds of escape sequences, markup or other scripts stands there as JSON escapes. Whoever shows it
+escapes it for his medium; lone surrogates were replaced by U+FFFD when the answer was decoded.
 """
 
 import hashlib
@@ -157,7 +157,7 @@ class Instructions:
         """The generations."""
         (each,) = scored
         messages = {prompt.name: prompt.definition["messages"] for prompt in each.work.entry.prompts}
-        rows = ({"messages": messages[row["name"]], **row} for row in each.table().to_pylist())
+        rows = ({**row, "messages": messages[row["name"]], "passed": _entry(row)["passed"]} for row in each.table().to_pylist())
         lines = (json.dumps(row, ensure_ascii=True, allow_nan=False) + "\n" for row in rows)
         yield paths.generations, "".join(lines).encode("ascii")
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import bench_prefill, bench_scoring, bench_watcher
+from bench import bench_prefill, bench_probes, bench_scoring, bench_watcher
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
@@ -117,10 +117,25 @@ plain / ours, seconds: {found["plain_s"] / found["ours_s"]:.2f}.
 """
 
 
+def about_probes(found: dict) -> str:
+    """Tier 4's part of RESULTS.md."""
+    rates = [[kind, *(f"{row[rate]:.3f}" for rate in found["rates"])] for kind, row in found["models"].items()]
+    row = next(iter(found["models"].values()))
+    return f"""## Instruction probes
+
+SmolLM2-135M-Instruct with its ChatML template, {row["prompts"]} prompts (every third of stage4_sft_native), greedy, fp32,
+answers cut at {bench_probes.NEW_TOKENS} tokens. Each row is one `python -m scoring score`;
+the first wrote {row["answer_tokens"]:,} tokens.
+
+{table([["weights", *found["rates"]], *rates])}
+"""
+
+
 PARTS = {
     "watcher": (bench_watcher, about_watcher),
     "scoring": (bench_scoring, about_scoring),
     "prefill": (bench_prefill, about_prefill),
+    "probes": (bench_probes, about_probes),
 }
 
 
