@@ -118,7 +118,8 @@ def why(stage: str, step: str, *, source: str | None, config: Path | None) -> No
     health = judge(loaded.paths, now)
     rows = (health.document or {}).get("stages", {}).get(stage, {}).get("evaluations", ())
     said = {row["evaluation"]: row.get("now", "") for row in rows}
-    told = [paragraph(record, now, said.get(record.key, "")) for record in found]
+    poll = loaded.poll if health.verdict == "alive" else None
+    told = [paragraph(record, now, said.get(record.key, ""), poll=poll) for record in found]
     if not told:
         skips = {skip["evaluation"]: skip["reason"] for skip in (health.document or {}).get("skipped", ())}
         asked = any(ask.kind == "enqueue" and ask.stage == stage and number in ask.steps for ask in pending(loaded.paths)[0])
@@ -198,8 +199,9 @@ def _change(
 def _leave(config: Config, ask: Ask) -> None:
     """Leave it, and say what happens and when."""
     from watcher import asks  # noqa: PLC0415
+    from watcher.expect import listed, outcomes  # noqa: PLC0415
     from watcher.health import judge  # noqa: PLC0415
-    from watcher.status_text import ago  # noqa: PLC0415
+    from watcher.status_text import ago, clean  # noqa: PLC0415
 
     health = judge(config.paths, time.time())
     rows = (health.document or {}).get("stages", {}).get(ask.stage, {}).get("evaluations", ())
@@ -208,20 +210,12 @@ def _leave(config: Config, ask: Ask) -> None:
             todo = "give another name, or the step that it has"
             raise Problem(f"{ask.name!r} is the name of step {row['step']}, {row['checkpoint']}", where="--name", todo=todo)
     asks.leave(ask, config.paths)
-    steps = ", ".join(map(str, ask.steps[:8])) + (f" and {len(ask.steps) - 8} more" if len(ask.steps) > 8 else "")  # noqa: PLR2004
     of = "" if ask.source in {None, ask.stage} else f" of {ask.source}"
-    click.echo(f"{ask.kind} {ask.stage}: {'step' if len(ask.steps) == 1 else 'steps'} {steps}{of}{_remark(ask, health.document)}")
+    click.echo(f"{ask.kind} {ask.stage}: {'step' if len(ask.steps) == 1 else 'steps'} {listed(ask.steps)}{of}")
+    source = config.stages[ask.source or ask.stage]
+    for line in outcomes(ask, list(rows), lambda step: source.checkpoints / str(step)):
+        click.echo(f"  {clean(line)}")
     if health.verdict == "alive" and health.document is not None:
-        click.echo(f"The watcher on {health.document['host']} takes it up within {ago(health.document['poll'])}.")
+        click.echo(f"The watcher on {clean(health.document['host'])} takes it up within {ago(health.document['poll'])}.")
     else:
         click.echo("No watcher is running: it is taken up when `watcher run` or `watcher once` runs next.")
-
-
-def _remark(ask: Ask, document: dict[str, Any] | None) -> str:
-    """What the last status makes one expect."""
-    rows = (document or {}).get("stages", {}).get(ask.stage, {}).get("evaluations", ())
-    asked = [row for row in rows if row["step"] in ask.steps and ask.source in {None, row["source"]} and ask.name is None]
-    scored = sum(row["state"] == "scored" for row in asked)
-    if ask.kind in {"enqueue", "retry"} and scored and not ask.force and ask.checkpoint is None:
-        return f" ({scored} scored already: --force scores again)"
-    return ""

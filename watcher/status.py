@@ -24,6 +24,8 @@ LATENCIES = (
     ("detected", "submitted"),
     ("submitted", "started"),
     ("started", "scored"),
+    ("complete", "submitted"),
+    ("complete", "started"),
     ("complete", "scored"),
 )
 

@@ -68,11 +68,27 @@ def body(document: Document, now: float) -> list[str]:
     for name, stage in document.get("stages", {}).items():
         lines += ["", *_stage(name, stage, now)]
     lines += _skipped(document, now)
-    latency = document.get("latencies", {}).get("complete_to_scored")
-    if latency:
-        p50, p95 = ago(latency["p50"]), ago(latency["p95"])
-        lines += ["", f"From complete to scored: {p50} (median), {p95} (95th percentile), over {latency['n']}."]
-    return lines
+    return lines + _latencies(document.get("latencies", {}))
+
+
+_LEGS = (
+    ("detected", "complete_to_detected"),
+    ("submitted", "detected_to_submitted"),
+    ("started", "submitted_to_started"),
+    ("scored", "started_to_scored"),
+)
+
+
+def _latencies(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """How long it takes from a whole checkpoint to its scores, and each leg of it."""
+    whole = found.get("complete_to_scored")
+    lines = [""] if found else []
+    if whole:
+        lines.append(
+            f"From complete to scored: {ago(whole['p50'])} (median), {ago(whole['p95'])} (95th percentile), over {whole['n']}."
+        )
+    legs = [f"{name} {ago(found[leg]['p50'])}, {ago(found[leg]['p95'])}" for name, leg in _LEGS if leg in found]
+    return [*lines, *_wrapped(f"Each leg (median, 95th percentile): {'; '.join(legs)}.")] if legs else lines
 
 
 def _queue(queue: Document | None, executor: str, now: float) -> list[str]:

@@ -8,14 +8,14 @@ from watcher.states import Record, State
 from watcher.status_text import WIDTH, ago, clean, clock
 
 NEXT = {
-    State.OWED: "Next it is looked at: is it complete?",
-    State.WAITING: "It is looked at again at every tick, and goes on as soon as that has happened.",
-    State.READY: "It is submitted as soon as the limits allow.",
-    State.SUBMITTING: "Next the queue tells whether the job is there; nothing else is submitted before that is sure.",
-    State.QUEUED: "The job waits for its turn; how it ends is seen within a poll.",
-    State.RUNNING: "How it ends is seen within a poll; only valid result files count as success.",
+    State.OWED: "It is looked at {when}: is it complete?",
+    State.WAITING: "It is looked at again {when}, and goes on as soon as that has happened.",
+    State.READY: "It is submitted {when}, or as soon as the limits allow.",
+    State.SUBMITTING: "The queue is asked {when} whether the job is there; nothing else is submitted before that is sure.",
+    State.QUEUED: "The job waits for its turn; the queue is asked {when}.",
+    State.RUNNING: "Its end is looked for {when}; only valid result files count as success.",
     State.SCORED: "Nothing more is done, unless the checkpoint or its suites change, or somebody asks with --force.",
-    State.FAILED: "It is tried again.",
+    State.FAILED: "It is tried again {when}.",
     State.BLOCKED: "Nothing more happens until somebody mends that and says `{retry}`.",
     State.CANCELLED: "Nothing more happens until somebody says `{retry}`.",
     State.LOST: "It is not scored again unasked: put the files back, or say `{retry} --force`.",
@@ -23,10 +23,16 @@ NEXT = {
 _SHOWN = 12
 
 
-def paragraph(record: Record, now: float, said: str = "") -> str:
-    """What the journal says of one evaluation, and ``said`` what the last tick did, wrapped to 100 columns."""
+_LEGS = (("detected", "seen complete"), ("submitted", "submitted"), ("started", "started"), ("scored", "scored"))
+
+
+def paragraph(record: Record, now: float, said: str = "", *, poll: float | None = None) -> str:
+    """What the journal says of one evaluation, and ``said`` what the last tick did, wrapped to 100 columns.
+
+    ``poll``: seconds between two looks of the watcher that runs; None where none does.
+    """
     last = [f"Of it the last tick said: {clean(said).rstrip('.')}."] if said else []
-    return _wrap([_what(record), *_story(record), _now(record, now), *last, _next(record, now)])
+    return _wrap([_what(record), *_story(record), _now(record, now), *_times(record), *last, _next(record, now, poll)])
 
 
 def _what(record: Record) -> str:
@@ -57,11 +63,20 @@ def _now(record: Record, now: float) -> str:
     return line
 
 
-def _next(record: Record, now: float) -> str:
+def _times(record: Record) -> list[str]:
+    """How long after the checkpoint was complete each thing happened."""
+    begun = record.times.get("complete")
+    if begun is None:
+        return []
+    legs = [f"{words} after {ago(record.times[name] - begun)}" for name, words in _LEGS if name in record.times]
+    return [f"The checkpoint was complete at {clock(begun)}" + (f"; {', '.join(legs)}." if legs else ".")]
+
+
+def _next(record: Record, now: float, poll: float | None) -> str:
     retry = f"watcher retry {record.stage} {record.step}" + ("" if record.source == record.stage else f" --from {record.source}")
-    said = NEXT[record.state].format(retry=retry)
+    said = NEXT[record.state].format(retry=retry, when="when a watcher runs" if poll is None else f"within {ago(poll)}")
     if record.retry_at is not None and record.state in {State.FAILED, State.WAITING}:
-        when = f"in {ago(record.retry_at - now)}, at {clock(record.retry_at)}" if record.retry_at > now else "at the next tick"
+        when = f"in {ago(record.retry_at - now)}, at {clock(record.retry_at)}" if record.retry_at > now else "at the next look"
         return f"It is tried again {when}."
     return said
 

@@ -149,16 +149,19 @@ def test_the_command_says_when_it_is_taken_up():
     leave_status(age=600)
     assert later in said("enqueue", "stage1", "150").output
     leave_status()
-    assert said("retry", "stage1", "100").output == "retry stage1: step 100\nThe watcher on login1 takes it up within 60 s.\n"
+    assert said("retry", "stage1", "100").output == (
+        "retry stage1: step 100\n"
+        "  100: not known to the watcher: nothing is done\n"
+        "The watcher on login1 takes it up within 60 s.\n"
+    )
     assert "steps 10, 20, 30, 40, 50, 60, 70, 80 and 2 more" in said("cancel", "stage1", "10:100:10").output
 
 
 @pytest.mark.usefixtures("here")
 def test_what_is_scored_already_is_said():
     leave_status(record(100, State.SCORED), record(200, State.BLOCKED))
-    assert "(1 scored already: --force scores again)" in said("enqueue", "stage1", "100", "200").output
-    assert "scored" not in said("enqueue", "stage1", "100", "--force").output
-    assert "scored" not in said("cancel", "stage1", "100").output
+    assert "\n  100: scored already: --force scores again\n" in said("enqueue", "stage1", "100", "200").output
+    assert "scored already" not in said("enqueue", "stage1", "100", "--force").output
 
 
 def test_a_state_folder_that_cannot_be_made_is_one_line(here):
@@ -240,3 +243,33 @@ def test_an_ask_survives_its_journey(here):
     asks.leave(ask, load(None, {}).paths)
     assert left() == [ask]
     assert msgspec.json.decode((here / "results/.watcher/requests/1-a.json").read_bytes())["schema"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ("enqueue", "stage1", "100:500:100"),
+            ["100: scored already: --force scores again", "200: queued already: nothing is done"],
+        ),
+        (("enqueue", "stage1", "300"), ["300: taken up again (it is blocked)"]),
+        (("enqueue", "stage1", "400", "500"), ["400: scored next, once complete", "500: scored once its checkpoint is there"]),
+        (("enqueue", "stage1", "100", "--force"), ["100: scored anew; the results of now are kept aside"]),
+        (
+            ("retry", "stage1", "300", "999"),
+            ["300: taken up again (it is blocked)", "999: not known to the watcher: nothing is done"],
+        ),
+        (
+            ("cancel", "stage1", "100", "200", "300"),
+            ["100: scored already: nothing is done", "200: given up, and its job is ended"],
+        ),
+        (("cancel", "stage1", "300"), ["300: given up"]),
+        (("enqueue", "stage3", "10:200:10"), ["10, 20, 30, 40, 50, 60, 70, 80 and 12 more: scored once its checkpoint is there"]),
+    ],
+)
+def test_what_will_happen_is_said_for_each_step(words, expected, here):
+    (here / "ckpts" / "stage1" / "400").mkdir(parents=True)
+    leave_status(record(100, State.SCORED), record(200, State.QUEUED), record(300, State.BLOCKED))
+    lines = said(*words).output.splitlines()
+    assert [line for line in lines if line.strip() in expected] == [f"  {line}" for line in expected]
+    assert lines[-1] == "The watcher on login1 takes it up within 60 s."

@@ -102,6 +102,7 @@ def test_an_unreachable_queue_is_unknown_and_not_empty_and_said_since_when():
 def test_latencies_are_the_nearest_rank_of_what_was_measured():
     records = [record(step, times={"complete": 0.0, "scored": float(step), "started": 1.0}) for step in range(1, 101)]
     assert latencies(records) == {
+        "complete_to_started": {"p50": 1.0, "p95": 1.0, "n": 100},
         "complete_to_scored": {"p50": 50.0, "p95": 95.0, "n": 100},
         "started_to_scored": {"p50": 49.0, "p95": 94.0, "n": 100},
     }
@@ -290,3 +291,13 @@ def test_the_record_of_every_state_has_a_row():
     text = render(built(*states), NOW)
     assert all(f" {state.value} " in text or f" {state.value}\n" in text for state in State)
     assert msgspec.json.encode(built(*states))
+
+
+def test_each_leg_from_complete_to_scored_is_on_the_screen():
+    times = {"complete": 0.0, "detected": 61.0, "submitted": 62.0, "started": 90.0, "scored": 700.0}
+    text = " ".join(render(built(*(record(step, times=times) for step in range(1, 26))), NOW).split())
+    assert "From complete to scored: 11 min (median), 11 min (95th percentile), over 25." in text
+    assert (
+        "Each leg (median, 95th percentile): detected 61 s, 61 s; submitted 1 s, 1 s; started 28 s, 28 s; scored 10 min, 10 min."
+        in text
+    )

@@ -106,3 +106,11 @@ def test_hostile_reasons_reach_no_terminal():
 )
 def test_what_is_not_known_is_explained(step, source, asked, skips, said):
     assert said in flat(unknown(STAGE, step, source, CONFIG, skips=skips, asked=asked))
+
+
+def test_when_each_thing_happened_and_when_the_next_one_will():
+    times = {"complete": NOW - 500, "detected": NOW - 440, "submitted": NOW - 438}
+    text = flat(paragraph(record(State.QUEUED, times=times), NOW, poll=60.0))
+    assert f"The checkpoint was complete at {clock(NOW - 500)}; seen complete after 60 s, submitted after 62 s." in text
+    assert text.endswith("The job waits for its turn; the queue is asked within 60 s.")
+    assert flat(paragraph(record(State.QUEUED), NOW)).endswith("the queue is asked when a watcher runs.")
