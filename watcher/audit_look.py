@@ -8,7 +8,7 @@ import msgspec
 
 from suites.paths import EvaluationPaths
 from suites.problem import Problem
-from watcher import asks, evidence, ledger, remains
+from watcher import asks, evidence, ledger, pins, remains
 from watcher.audit import Finding, Truth, differences
 from watcher.config import Config
 from watcher.executor import Executor, Job, Unreachable
@@ -39,7 +39,7 @@ def audit(config: Config, executor: Executor, state_id: str, environ: Mapping[st
     """Compare. Writes nothing, and asks the queue once. Raises OSError where the state folder cannot be read."""
     journal = ledger.read(config.paths)
     jobs, trouble = _queue(executor)
-    truth = _truth(config, journal, jobs, environ, now=now, patience=_POLLS * config.poll if alive else 0.0)
+    truth = _truth(config, journal, jobs, environ, state_id=state_id, now=now, patience=_POLLS * config.poll if alive else 0.0)
     runs = frozenset(ledger.run_ids(config.paths))
     return Audit(tuple(differences(truth, journal, runs, config, comment_of(state_id))), trouble, tuple(journal.notes))
 
@@ -52,7 +52,14 @@ def _queue(executor: Executor) -> tuple[Mapping[str, Job] | None, str]:
 
 
 def _truth(
-    config: Config, journal: Ledger, jobs: Mapping[str, Job] | None, environ: Mapping[str, str], *, now: float, patience: float
+    config: Config,
+    journal: Ledger,
+    jobs: Mapping[str, Job] | None,
+    environ: Mapping[str, str],
+    *,
+    state_id: str,
+    now: float,
+    patience: float,
 ) -> Truth:
     plans = Plans(environ)
     tiers = {stage.name: plans.look(stage, now).tiers for stage in config.stages.values()}
@@ -76,6 +83,9 @@ def _truth(
             of = {seen.fingerprint for seen in results[key].values()}
             of |= {record.fingerprint or "", contents[record.checkpoint].fingerprint or ""} if record is not None else set()
             left += remains.left_over(key, paths, frozenset(of), now)
+    owned = {record.pin.folder for record in journal.records.values() if record.pin is not None}
+    for path in pins.strays(pins.roots(config, state_id), owned):
+        left.append(LeftOver("/".join(path.parts[-4:-2]), path, "a pin that no evaluation owns"))
     for folder in (config.state, config.paths.journal, config.paths.requests):
         left += remains.private_files("state", folder, now)
     return Truth(

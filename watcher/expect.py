@@ -52,5 +52,7 @@ def _outcome(ask: Ask, step: int, row: Row | None, folder_of: Callable[[int], Pa
     if state in IN_FLIGHT:
         return f"{state} already: nothing is done"
     if state == State.SCORED:
-        return "scored anew; the results of now are kept aside" if ask.force else "scored already: --force scores again"
+        if ask.force:
+            return "scored anew; the results of now are kept aside"
+        return "scored already, and becomes the baseline" if ask.bridge else "scored already: --force scores again"
     return f"taken up again (it is {state})"

@@ -83,9 +83,14 @@ def release(folder: Path) -> None:
 
 
 def sweep(roots: Iterable[Path], owned: set[str]) -> list[Path]:
-    """Remove the pins below ``roots`` that no evaluation owns: of a watcher that was killed between linking and saying so."""
-    strays = [path for root in roots for path in root.glob("*/*/*/*") if path.is_dir() and str(path) not in owned]
-    for path in strays:
+    """Remove the pins below ``roots`` that no evaluation owns."""
+    found = strays(roots, owned)
+    for path in found:
         with contextlib.suppress(OSError, Problem):  # it is tried again at the next start
             release(path)
-    return strays
+    return found
+
+
+def strays(roots: Iterable[Path], owned: set[str]) -> list[Path]:
+    """Pins of a watcher that was killed between linking and saying so."""
+    return [path for root in roots for path in root.glob("*/*/*/*") if path.is_dir() and str(path) not in owned]

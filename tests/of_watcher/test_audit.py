@@ -308,3 +308,13 @@ def test_results_of_another_program_are_shown_and_left_alone(scored):
     finding = only(scored)
     assert (finding.key, finding.repair) == ("stage1/step_777", "none: see whose they are")
     assert mend(scored, look(scored)) == []
+
+
+def test_pins_that_no_evaluation_owns_are_removed(scored):
+    pin = scored.config.paths.pins / "stage1" / "step_100" / "0123456789ab" / "100"
+    (pin / "model").mkdir(parents=True)
+    finding = only(scored)
+    assert (finding.repair, finding.remove) == ("remove it", pin)
+    mend(scored, look(scored))
+    assert not pin.exists()
+    assert look(scored) == ()
