@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import structlog
 
 from scoring.by_hand import ByHand, request_by_hand
@@ -52,7 +53,8 @@ def main() -> None:
 @click.option("--command", help="Of backend command: a line for bash; by default $LIGHTEVAL_CMD.")
 @click.option("--export", "exports", multiple=True, type=click.Choice(["lm-eval"]), help="Write results in another form, too.")
 @click.option("--offline", is_flag=True, help="Ask no network: data and tokenizer come from the cache.")
-def score(request_file: Path | None, **options: Any) -> None:
+@click.option("--processes", type=click.IntRange(min=1), default=1, help="On a CPU: how many share the work. GPUs get one each.")
+def score(request_file: Path | None, processes: int, **options: Any) -> None:
     """Score one checkpoint: by a REQUEST.json, or by hand."""
     given = {name: value for name, value in options.items() if value not in (None, (), False)}
     defaults = {"padded_vocab", "backend"}
@@ -66,18 +68,26 @@ def score(request_file: Path | None, **options: Any) -> None:
         raise click.UsageError("--command is for --backend command")
 
     def run() -> Exit:
-        return score_request(read_request(request_file) if request_file else request_by_hand(ByHand(**options), os.environ))
+        request = read_request(request_file) if request_file else request_by_hand(ByHand(**options), os.environ)
+        return score_request(request, processes=processes)
 
     sys.exit(guarded(run))
 
 
-def score_request(request: Request) -> Exit:
+@main.command(hidden=True)
+@click.argument("number", type=int)
+def work(number: int) -> None:
+    """One of several processes that ``score`` starts: the request comes on stdin."""
+    sys.exit(guarded(lambda: score_request(msgspec.json.decode(sys.stdin.buffer.read(), type=Request), worker=number)))
+
+
+def score_request(request: Request, *, processes: int = 1, worker: int | None = None) -> Exit:
     """Score one request and write its run.json. Problems are told there and on stderr."""
     if request.offline:
         os.environ.update(dict.fromkeys(OFFLINE, "1"))
     from scoring.progress import Stop  # noqa: PLC0415  light, and signals should be heard while the rest is imported
 
-    stop = Stop()
+    stop = Stop() if worker is None else Stop(parent=os.getppid())
     stop.listen()
     imported = time.monotonic()
     import torch  # noqa: F401, PLC0415  by itself first: most of the time until the first batch
@@ -85,7 +95,7 @@ def score_request(request: Request) -> Exit:
     imported = time.monotonic() - imported
     from scoring import run  # noqa: PLC0415  torch, and libraries that read the environment when they are imported
 
-    job = run.Job(request, environ=os.environ, stop=stop)
+    job = run.Job(request, environ=os.environ, stop=stop, processes=processes, worker=worker)
     job.timings["import_torch"] = round(imported, 3)
     try:
         job.score()
@@ -100,6 +110,8 @@ def score_request(request: Request) -> Exit:
         run.publish_report(job, job.report(Exit.BUG, None, bug=f"a bug: {type(error).__name__}: {error}"))
         raise
     run.publish_report(job, job.report(Exit.SCORED, None))
+    if worker is not None:
+        return Exit.SCORED
     run.say_if_abandoned(request)
     structlog.get_logger().info("scored", evaluation=request.evaluation, folder=str(request.paths.folder))
     return Exit.SCORED

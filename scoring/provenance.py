@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from scoring.progress import Speed
+
 PACKAGES = (
     "checkpoint-watcher",
     "torch",
@@ -87,12 +89,15 @@ def peak_memory(where: torch.device | None) -> dict[str, int]:
     return found
 
 
-def throughput(tokens: int, seconds: float, parameters: int, where: torch.device) -> dict[str, float | None]:
-    """Tokens/s, model FLOP/s (2 x parameters a token; attention left out) and their share of the peak where that is known."""
+def speed(parameters: int, where: torch.device) -> Speed:
+    """What a token costs (2 x parameters; attention left out), and the device's peak where that is known."""
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else ""
+    return Speed(2.0 * parameters, next((peak for key, peak in _PEAK.items() if key in name), None))
+
+
+def throughput(tokens: int, seconds: float, speed: Speed) -> dict[str, float | None]:
+    """Tokens/s, model FLOP/s and their share of the peak where that is known."""
     if not tokens or seconds <= 0:
         return {"tokens_per_s": None, "model_flops_per_s": None, "mfu": None}
     rate = tokens / seconds
-    flops = 2.0 * parameters * rate
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else ""
-    peak = next((peak for key, peak in _PEAK.items() if key in name), None)
-    return {"tokens_per_s": rate, "model_flops_per_s": flops, "mfu": flops / peak if peak else None}
+    return {"tokens_per_s": rate, "model_flops_per_s": rate * speed.flop_per_token, "mfu": speed.mfu(rate)}

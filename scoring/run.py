@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 import torch
 
-from scoring import SCORER_VERSION, canary, foreign, loglik, provenance
+from scoring import SCORER_VERSION, canary, foreign, loglik, many, provenance
 from scoring.backends import Loaded, load
 from scoring.export import EXPORTS
 from scoring.fence import Fence
@@ -36,6 +36,8 @@ from suites.shards import Torn
 from suites.words import plainly
 
 SCHEMA = 1
+SHARED = ("outcome", "why", "parts", "tokens", "throughput", "timings", "token_places", "peak_memory", "device")
+"""What run.json says of each of several processes."""
 ABANDONED = 900.0
 """Seconds without a new status.json after which the log says that nobody is watching."""
 
@@ -45,8 +47,13 @@ _log = structlog.get_logger()
 class Job:
     """One run. ``score`` is called once; ``report`` is run.json's content at any time."""
 
-    def __init__(self, request: Request, *, environ: Mapping[str, str], stop: Stop) -> None:
+    def __init__(
+        self, request: Request, *, environ: Mapping[str, str], stop: Stop, processes: int = 1, worker: int | None = None
+    ) -> None:
+        """``processes``: on a CPU, how many share the work. ``worker``: which of them this is: it publishes nothing."""
         self.request, self.environ, self.stop = request, environ, stop
+        self.processes, self.worker = processes, worker
+        self.workers: list[dict[str, Any]] = []
         self.paths = request.paths
         self.fence = Fence(self.paths, request.run_id, environ)
         self.progress = Progress(self.paths, request.run_id, 0)
@@ -81,7 +88,9 @@ class Job:
         given = self._given(dtype)
         works = self._works(given)
         wanted = [part for work in works.values() for part in work.parts]
-        self.progress = Progress(self.paths, request.run_id, len(wanted))
+        sizes = {part.label: work.size(part) for work in works.values() for part in work.parts}
+        self.progress = Progress(self.paths, request.run_id, len(wanted), sizes=sizes, worker=self.worker)
+        self._share_out(wanted, device)
         workers = Workers(
             paths=self.paths,
             identity=given.identity,
@@ -92,6 +101,8 @@ class Job:
         )
         with self._phase("parts"):
             finished = workers.run(wanted)
+        if self.worker is not None:
+            return
         with self._phase("publish"):
             self._publish(works, finished, given.identity)
 
@@ -117,6 +128,19 @@ class Job:
             documents = {tier: {**head(request, tier, about), **about_it, **said} for tier, said in found.items()}
             self.summaries |= publish_foreign(request, documents)
         self.scored += [work.name for work in works]
+
+    def _share_out(self, wanted: list[Part], device: str) -> None:
+        """Let others do the work, where there are several devices and several parts are missing."""
+        if self.worker is not None:
+            return
+        settings = many.devices(self.request, device, self.processes, self.environ)
+        missing = sum(not part.file(self.paths).exists() for part in wanted)
+        if min(len(settings), missing) > 1:
+            with self._phase("workers"):
+                settings = settings[:missing]
+                self.workers = many.share_out(
+                    self.request, settings, stop=self.stop, progress=self.progress, environ=self.environ
+                )
 
     def _before(self) -> None:
         self.stop.check()
@@ -191,6 +215,7 @@ class Job:
             _log.info("loaded", **{key: self.model.description.get(key) for key in ("architecture", "bytes", "load_seconds")})
             self.model.fit_tokenizer(given.tokenizer.vocab_size)
             self.timings["until_first_batch"] = round(provenance.age(), 3)
+            self.progress.loaded(provenance.speed(self.model.n_params, self.device))
             with self._phase("canary"):
                 sample = TIERS[first.tier].sample(first, request.seq_len)
                 self.canary = canary.said(canary.sing(self.model, sample, source=first.name))
@@ -221,7 +246,8 @@ class Job:
         request, model = self.request, self.model
         rate = None
         if model is not None:
-            rate = provenance.throughput(self.progress.tokens, self.timings.get("scoring", 0.0), model.n_params, self.device)
+            speed = provenance.speed(model.n_params, self.device)
+            rate = provenance.throughput(self.progress.tokens, self.timings.get("scoring", 0.0), speed)
         return {
             "schema": SCHEMA,
             "run_id": request.run_id,
@@ -239,6 +265,8 @@ class Job:
             "tokens": self.progress.tokens,
             "throughput": rate,
             "timings": self.timings,
+            "token_places": None if model is None else model.budget.places,
+            "workers": [{key: each[key] for key in SHARED} for each in self.workers],
             "peak_memory": provenance.peak_memory(self.device),
             "model": None if model is None else {**model.description, "parameters": model.n_params, "dtype": model.dtype},
             "suspicious": bool(self.canary and self.canary["suspicious"]),
@@ -256,7 +284,7 @@ def publish_report(job: Job, document: dict[str, Any]) -> None:
     """Write run.json, unless the evaluation is another run's by now. Where it cannot be written, the log has it."""
     try:
         job.fence.check()
-        publish_json(job.paths.run, document)
+        publish_json(job.paths.run if job.worker is None else job.paths.worker(job.worker), document)
     except (OSError, Problem) as error:
         _log.warning("run.json is not written", path=str(job.paths.run), error=str(error))
 

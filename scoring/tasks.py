@@ -182,6 +182,11 @@ class StoredItems:
         self._tensors = torch.load(folder / REQUESTS_FILE, weights_only=True, mmap=True, map_location="cpu")
         self._lines = (folder / EXAMPLES_FILE).read_bytes()
 
+    @property
+    def tokens(self) -> int:
+        """Of all contexts and continuations, equal ones counted once."""
+        return len(self._tensors["tokens"])
+
     def items(self) -> list[TaskItem]:
         """In order."""
         tokens, starts = self._tensors["tokens"].tolist(), self._tensors["starts"].tolist()

@@ -41,6 +41,13 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """The tier's own: a SliceEntry, a TaskEntry ..."""
     parts: list[Part]
     format: str = "ours"
+    tokens: int = 0
+    """About how many are to be computed: what a part of it takes of the time, compared with others."""
+
+    def size(self, part: Part) -> int:
+        """Of ``tokens``, those of one part."""
+        last = self.parts[-1].stop
+        return self.tokens if not last or part.stop is None else self.tokens * (part.stop - part.start) // last
 
 
 class Scored(msgspec.Struct, frozen=True, kw_only=True):

@@ -68,6 +68,7 @@ class Perplexity:
                 data_key=entry.data_key,
                 entry=entry,
                 parts=parts.plan("tier2_ppl", name, definition, entry.data_key, given.identity),
+                tokens=len(entry.tokens),
             )
 
     def sample(self, work: Work, seq_len: int) -> Sample:
@@ -121,6 +122,7 @@ class Cloze:
                 entry=entry,
                 parts=parts.plan("tier3_cf", name, definition, entry.data_key, given.identity, items=entry.meta["examples"]),
                 format=entry.format,
+                tokens=entry.stored.tokens,
             )
 
     def sample(self, work: Work, seq_len: int) -> Sample:

@@ -55,10 +55,18 @@ class EvaluationPaths(msgspec.Struct, frozen=True):
         """Which run may publish."""
         return self.folder / "fence.json"
 
+    def fence_of_task(self, task: str) -> Path:
+        """Which restart of one task of an array may go on."""
+        return self.folder / f"fence.{task}.json"
+
     @property
     def progress(self) -> Path:
         """How far the running job is."""
         return self.folder / "progress.json"
+
+    def worker(self, number: int) -> Path:
+        """The same of one of several processes that share a job; after it, what that process says of its run."""
+        return self.parts / f"worker.{number}.json"
 
     @property
     def compare(self) -> Path:

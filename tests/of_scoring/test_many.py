@@ -1,0 +1,182 @@
+"""Several processes that share one evaluation, and memory that is too little."""
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from scoring import many
+from scoring.budget import Budget
+from scoring.fence import Fence
+from scoring.loglik import Stretch, token_logprobs
+from scoring.progress import Progress, Speed, joined
+from suites.files import read_json
+from suites.paths import EvaluationPaths
+from suites.problem import Exit, Problem
+from support.scored import llama
+from support.scoring_jobs import by_hand, process, results, run_here, write_suites
+
+pytestmark = pytest.mark.scoring
+torch.set_num_threads(1)
+
+SLICES = {f"slice{n}": f"Text number {n} about the loss. " * 300 for n in range(4)}
+
+
+def rows(folder):
+    return {path.name: pq.read_table(path).to_pydict() for path in sorted((folder / "items").iterdir())}
+
+
+def children(pid):
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def until(found, child):
+    while child.poll() is None:
+        if value := found():
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"ended with {child.returncode} before")
+
+
+def test_two_processes_give_the_bits_of_one(tmp_path):
+    write_suites(tmp_path, slices=SLICES, items=30)
+    assert run_here(by_hand(tmp_path, "--name", "step_1")) == Exit.SCORED
+    assert run_here(by_hand(tmp_path, "--processes", "2")) == Exit.SCORED
+    one, two = results(tmp_path, 1), results(tmp_path)
+    assert rows(one) == rows(two)
+    for tier in ("tier2_ppl.json", "tier3_cf.json"):
+        assert json.loads((one / tier).read_text())["summary"] == json.loads((two / tier).read_text())["summary"]
+    run = json.loads((two / "run.json").read_text())
+    assert (run["outcome"], len(run["workers"]), run["parts"]["scored"]) == ("scored", 2, [])
+    shared = [label for worker in run["workers"] for label in worker["parts"]["scored"]]
+    assert sorted(shared) == sorted([*SLICES, "ours[0:30]"])
+    assert run["model"] is None  # the parent loaded none
+
+
+def test_a_worker_that_is_killed_costs_its_part_only(tmp_path):
+    slices = {name: text * 12 for name, text in SLICES.items()}
+    write_suites(tmp_path, slices=slices, items=3)
+    with process(by_hand(tmp_path, "--processes", "2"), tmp_path / "log") as parent:
+        parts = results(tmp_path) / "parts"
+
+        def at_work():
+            for lease in parts.glob("*.lease"):
+                text = lease.read_text() if lease.exists() else ""
+                owner = re.search(r"^pid=(\d+)$", text, re.MULTILINE)
+                if owner and int(owner[1]) in children(parent.pid):
+                    return int(owner[1])
+            return None
+
+        os.kill(until(at_work, parent), signal.SIGKILL)
+        assert parent.wait(timeout=120) == Exit.SCORED, (tmp_path / "log").read_text()[-3000:]
+    assert "a worker ended early" in (tmp_path / "log").read_text()
+    run = json.loads((results(tmp_path) / "run.json").read_text())
+    assert len(run["parts"]["scored"]) <= 1
+    assert set(json.loads((results(tmp_path) / "tier2_ppl.json").read_text())["slices"]) == set(SLICES)
+
+
+def test_a_walltime_that_is_near_stops_all_and_keeps_their_parts(tmp_path):
+    slices = {name: text * 12 for name, text in SLICES.items()}
+    write_suites(tmp_path, slices=slices, items=3)
+    with process(by_hand(tmp_path, "--processes", "2"), tmp_path / "log") as parent:
+        kept = until(lambda: list((results(tmp_path) / "parts").glob("*.parquet")), parent)
+        parent.send_signal(signal.SIGUSR1)
+        assert parent.wait(timeout=60) == Exit.TEMPORARY, (tmp_path / "log").read_text()[-3000:]
+    assert kept[0].exists()
+    assert not list((results(tmp_path) / "parts").glob("*.lease"))
+    assert json.loads((results(tmp_path) / "run.json").read_text())["outcome"] == "temporary"
+
+
+def test_every_gpu_gets_a_process_and_a_named_one_stays_alone(monkeypatch):
+    asked = type("Asked", (), {"backend": "direct"})()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in many.devices(asked, "cuda", 1, {})] == ["0", "1", "2", "3"]
+    there = {"CUDA_VISIBLE_DEVICES": "4,5,GPU-ab,7"}
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in many.devices(asked, "cuda", 1, there)] == ["4", "5", "GPU-ab", "7"]
+    assert len(many.devices(asked, "cuda:1", 1, there)) == 1
+    assert len(many.devices(asked, "cpu", 3, {})) == 3
+
+
+def test_a_task_of_an_array_that_is_requeued_takes_nothing_from_the_others(tmp_path):
+    paths = EvaluationPaths(tmp_path, "stage1", "step_1")
+    paths.folder.mkdir(parents=True)
+    tasks = [Fence(paths, "run", {"SLURM_ARRAY_TASK_ID": str(n)}) for n in range(3)]
+    for task in tasks:
+        task.take()
+    again = Fence(paths, "run", {"SLURM_ARRAY_TASK_ID": "1", "SLURM_RESTART_COUNT": "1"})
+    again.take()
+    for fence in (tasks[0], tasks[2], again):
+        fence.check()
+    with pytest.raises(Problem, match="belongs to run run"):
+        tasks[1].check()
+    with pytest.raises(Problem, match="belongs to run run"):
+        tasks[1].take()
+    Fence(paths, "another", {}).take()
+    for fence in (tasks[0], again):
+        with pytest.raises(Problem, match="belongs to run another"):
+            fence.check()
+
+
+class Full:
+    """A model on a device that holds so many token places."""
+
+    def __init__(self, inner, holds):
+        self.inner, self.holds, self.shapes = inner, holds, []
+        self.budget = Budget(512)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def hidden_states(self, tokens, **more):
+        self.shapes.append(tuple(tokens.shape))
+        if tokens.numel() > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.inner.hidden_states(tokens, **more)
+
+
+def test_out_of_memory_halves_the_budget_and_goes_on():
+    inner = llama()
+    model = Full(inner, 200)
+    sequences = [Stretch(np.arange(length), 1) for length in (30, 60, 20, 61, 62, 63, 9)]
+    found = token_logprobs(model, sequences)
+    assert model.budget.places == 7 * 64 // 2
+    assert [shape for shape in model.shapes if shape[0] * shape[1] > 200] == [(7, 64)]
+    for one, other in zip(found, token_logprobs(inner, sequences), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+def test_out_of_memory_at_one_row_is_said():
+    model = Full(llama(), 10)
+    with pytest.raises(torch.OutOfMemoryError):
+        token_logprobs(model, [Stretch(np.arange(40), 1), Stretch(np.arange(30), 1)])
+
+
+def test_progress_says_how_long_it_takes(tmp_path, monkeypatch):
+    paths = EvaluationPaths(tmp_path, "stage1", "step_1")
+    paths.parts.mkdir(parents=True)
+    now = [100.0]
+    monkeypatch.setattr("scoring.progress.time.monotonic", lambda: now[0])
+    progress = Progress(paths, "r", 3, sizes={"a": 100, "b": 300, "c": 600})
+    progress.begin("a")
+    progress.loaded(Speed(2e6, 1e9))
+    now[0] += 10
+    progress.batch(100)
+    progress.finished("a", here=True)
+    progress.begin("b")
+    now[0] += 60
+    progress.batch(200)
+    said = read_json(paths.progress)
+    assert (said["parts_done"], said["parts"], said["size_done"], said["tokens"]) == (1, 3, 300, 300)
+    assert said["tokens_per_s"] == pytest.approx(300 / 70, abs=0.1)
+    assert said["mfu"] == pytest.approx(300 / 70 * 2e6 / 1e9, abs=1e-3)
+    assert said["seconds_left"] == pytest.approx(700 / (300 / 70), rel=0.02)
+    both = joined([said, {**said, "at": said["at"] + 1, "size_done": 500, "part": "c"}])
+    assert (both["tokens"], both["part"], both["workers"]) == (600, "b, c", 2)
+    assert both["seconds_left"] == pytest.approx(500 / (600 / 70), rel=0.02)
