@@ -8,7 +8,7 @@ import msgspec
 
 from suites.files import publish
 from suites.paths import StatePaths
-from watcher import __version__, status
+from watcher import __version__, running, status
 from watcher.config import Config
 from watcher.lock import Owner
 from watcher.states import DaemonFacts
@@ -57,6 +57,7 @@ class Heartbeat:
             now=now,
             daemon=facts,
             queue_trouble_since=self._trouble_since,
+            progress=running.far(config, ticker.journal.ledger.records.values()),
         )
         status.publish(document, config.paths)
 

@@ -5,6 +5,7 @@
 
 import json
 import math
+import types
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -41,10 +42,12 @@ def build(
     now: float,
     daemon: DaemonFacts,
     queue_trouble_since: float | None = None,
+    progress: Mapping[str, Mapping[str, float]] = types.MappingProxyType({}),
 ) -> Document:
     """The status document at ``now`` (unix time): plain JSON values, no NaN.
 
-    ``queue_trouble_since``: when the executor could first not be asked, where that is still so.
+    ``queue_trouble_since``: when the executor could first not be asked, where that is still so. ``progress``: of evaluations that
+    are running, by key.
     """
     stages: dict[str, list[Record]] = {name: [] for name in config.stages}
     for record in records.values():
@@ -73,7 +76,7 @@ def build(
         "queue": _queue(queue, queue_trouble_since),
         "counts": _counts(records.values()),
         "latencies": latencies(records.values()),
-        "stages": {name: _stage(config.stages.get(name), found, said) for name, found in stages.items()},
+        "stages": {name: _stage(config.stages.get(name), found, said, progress) for name, found in stages.items()},
         "skipped": [{"evaluation": skip.evaluation, "reason": skip.reason} for skip in skips[:MOST_SKIPS]],
         "skipped_count": len(skips),
     }
@@ -121,9 +124,11 @@ def _queue(queue: QueueSeen | None, since: float | None) -> Document | None:
     }
 
 
-def _stage(stage: Stage | None, records: list[Record], said: Mapping[str, str]) -> Document:
+def _stage(
+    stage: Stage | None, records: list[Record], said: Mapping[str, str], progress: Mapping[str, Mapping[str, float]]
+) -> Document:
     ordered = sorted(records, key=lambda record: (record.step, record.source, record.directory))
-    rows = [_row(record, said.get(record.key, "")) for record in ordered]
+    rows = [_row(record, said.get(record.key, "")) | {"progress": dict(progress.get(record.key, {}))} for record in ordered]
     if stage is None:  # it was in an earlier config
         return {"checkpoints": None, "exists": False, "configured": False, "counts": _counts(records), "evaluations": rows}
     checkpoints = str(stage.checkpoints)

@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from suites.files import publish_json
 from suites.paths import StatePaths
 from watcher.config import Config, Stage
 from watcher.executor import Job, JobState
 from watcher.health import judge
+from watcher.observe import results_of
+from watcher.running import far
 from watcher.states import Attempt, DaemonFacts, QueueSeen, Record, Skip, State
 from watcher.status import MOST_SKIPS, build, latencies, publish
 from watcher.status_text import MOST_SETTLED, WIDTH, _wide, ago, body, clean, render
@@ -301,3 +304,37 @@ def test_each_leg_from_complete_to_scored_is_on_the_screen():
         "Each leg (median, 95th percentile): detected 61 s, 61 s; submitted 1 s, 1 s; started 28 s, 28 s; scored 10 min, 10 min."
         in text
     )
+
+
+SAID = {"schema": 1, "run_id": "eval-x", "at": NOW - 60, "parts_done": 3, "parts": 14, "tokens_per_s": 41000.4, "mfu": 0.519}
+
+
+def at_work(state=State.RUNNING, run_id="eval-x"):
+    attempt = Attempt(run_id=run_id, number=1, fingerprint="f", suites={}, intended=NOW, job_id="77", started=NOW - 5)
+    return record(200, state, attempt=attempt, fingerprint="f", reason="job 77")
+
+
+def test_a_running_job_says_how_far_it_is_and_how_long_it_takes(tmp_path):
+    here = config(results=tmp_path)
+    here = msgspec.structs.replace(here, stages={})
+    results_of(here, at_work()).folder.mkdir(parents=True)
+    publish_json(results_of(here, at_work()).progress, SAID | {"seconds_left": 780, "note": "other fields", "part": "c4"})
+    found = far(here, [at_work()])
+    document = built(at_work(), progress=found)
+    assert document["stages"]["stage1"]["evaluations"][0]["progress"]["parts_done"] == 3
+    text = " ".join(" ".join(body(document, NOW)).split())
+    assert "3 of 14 parts, 41,000 tokens/s (MFU 52 %), 12 min left" in text
+
+
+def test_nothing_is_read_of_what_does_not_run_or_of_another_attempt(tmp_path):
+    here = msgspec.structs.replace(config(results=tmp_path), stages={})
+    assert far(here, [at_work()]) == {}
+    file = results_of(here, at_work()).progress
+    file.parent.mkdir(parents=True)
+    publish_json(file, SAID | {"mfu": None, "seconds_left": None})
+    assert far(here, [at_work(State.SCORED)]) == far(here, [at_work(run_id="eval-y")]) == {}
+    assert set(far(here, [at_work()])["stage1/step_200"]) == {"at", "parts_done", "parts", "tokens_per_s"}
+    file.write_text("{torn")
+    assert far(here, [at_work()]) == {}
+    file.write_text('["not", "a", "progress"]')
+    assert far(here, [at_work()]) == {}
