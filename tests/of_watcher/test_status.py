@@ -12,7 +12,7 @@ from suites.paths import StatePaths
 from watcher.config import Config, Stage
 from watcher.executor import Job, JobState
 from watcher.health import judge
-from watcher.observe import results_of
+from watcher.judged import results_of
 from watcher.running import far
 from watcher.states import Attempt, DaemonFacts, QueueSeen, Record, Skip, State
 from watcher.status import MOST_SKIPS, build, latencies, publish
