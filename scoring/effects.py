@@ -91,7 +91,7 @@ class Ratio(msgspec.Struct, frozen=True):
         return math.fsum(sums[0]) / self.tokens, math.fsum(sums[1]) / self.tokens
 
     def figures(self, metric: str) -> Figures:
-        """``nll_per_token`` or ``ppl``, of the rows that are compared."""
+        """``nll_per_token``, ``ppl`` or ``rate``, of the rows that are compared."""
         before, after = self.per_token()
         if metric == "ppl":
             before, after = math.exp(before), math.exp(after)
@@ -188,16 +188,17 @@ class OneSided(msgspec.Struct, frozen=True, kw_only=True):
 Kind = Literal["improve", "hold"]
 
 
-def one_sided(kind: Kind, of: Ratio | Sequence[Answers], margin: float) -> OneSided:
+def one_sided(kind: Kind, of: Ratio | Sequence[Answers], margin: float, *, lower: bool) -> OneSided:
     """The test of one objective.
 
     improve: that the total is better. hold: that it is not worse by ``margin`` (in the total's unit) or more,
     which is non-inferiority (one-sided, as in ICH E9). A single task or rate has exact or score tests, everything
-    else a t test.
+    else a t test. ``lower``: less is better.
     """
     allowed = margin if kind == "hold" else 0.0
     if isinstance(of, Ratio):
-        good = of.estimate("nll_per_token").below(allowed)
+        found = of.estimate("nll_per_token" if lower else "rate")
+        good = (found if lower else msgspec.structs.replace(found, delta=-found.delta)).below(allowed)
         return OneSided(good=good, bad=1 - good, test="one-sided t test of the paired ratio estimator")
     if len(of) > 1:
         mean = joined([discordant(answers) for answers in of])

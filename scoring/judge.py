@@ -47,8 +47,8 @@ def _objective(
     judged = Judged(kind=kind, name=name, outcome="inconclusive", effect=effect, margin=margin, plain=effects.plain_rule(found))
     if effect.p is None:
         return msgspec.structs.replace(judged, why="too few items")
-    of = ratio_of(usable) if named.tier == TIERS["tier2"] else [one.answers[one.primary] for one in usable]
-    tested = effects.one_sided(kind, of, margin)
+    of = ratio_of(usable) if usable[0].rows is not None else [one.answers[one.primary] for one in usable]
+    tested = effects.one_sided(kind, of, margin, lower=effect.better_when == "lower")
     outcome: Outcome = "pass" if tested.good <= LEVEL else "fail" if tested.bad <= LEVEL else "inconclusive"
     unlike_ones = [member for member in gone if member not in absent and member in candidate.entries(named.tier)]
     left_out: str | None = f"without {', '.join(gone)}" if gone else None

@@ -9,7 +9,7 @@ import msgspec
 from scoring import effects
 from scoring.effects import Figures, Ratio
 from scoring.pairs import Answers, Rows, Side, slice_rows, task_answers
-from scoring.probe_rows import rate_answers
+from scoring.probe_rows import left_out, rate_rows
 from scoring.statistics import LEVEL, holm
 from suites.compared import Effect, Entry, Refusal, Total
 from suites.objectives import RATES, TIERS
@@ -20,6 +20,8 @@ KIND: dict[str, Any] = {
     "tier4_sft_native": ("rate", "rate"),
 }
 """Tier -> what its entries are, and which of their effects they are judged by."""
+RATIOS = {"tier2_ppl": ("nll_per_token", "ppl"), "tier4_sft_native": ("rate",)}
+"""Tier -> effects of what is a ratio of sums."""
 
 
 class Paired(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,10 +54,13 @@ def pair(tier: str, name: str, baseline: Side, candidate: Side) -> Paired | Refu
         before = len(next(iter(answers.values())).baseline)
         note = None if before == entry["examples"] else f"over {before} items, of {entry['examples']}, that both have"
         return Paired(tier=tier, name=name, answers=answers, primary=primary, note=note)
-    answers = rate_answers(name, baseline, candidate)
-    if isinstance(answers, str):
-        return _only_figures(tier, name, answers, primary="rate")
-    return Paired(tier=tier, name=name, answers=answers, primary="rate")
+    found = rate_rows(name, baseline, candidate)
+    if isinstance(found, str):
+        return _only_figures(tier, name, found, primary="rate")
+    note = left_out(baseline, candidate)
+    if isinstance(found, Rows):
+        return Paired(tier=tier, name=name, rows=found, primary="rate", note=note)
+    return Paired(tier=tier, name=name, answers=found, primary="rate", note=note)
 
 
 def _only_figures(tier: str, name: str, why: str, *, primary: str = "") -> Paired | Refusal:
@@ -72,7 +77,7 @@ def entry_of(one: Paired, baseline: Side, candidate: Side, family: int) -> Entry
     found: dict[str, Effect] = {}
     if one.rows is not None:
         ratio = Ratio((one.rows,))
-        found = {metric: ratio.effect(metric, level=level) for metric in ("nll_per_token", "ppl")}
+        found = {metric: ratio.effect(metric, level=level) for metric in RATIOS[one.tier]}
     elif one.answers:
         main = one.answers[one.primary]
         found[judged_by] = effects.of_answers(one.primary, main, level=level)
@@ -98,7 +103,7 @@ def entry_of(one: Paired, baseline: Side, candidate: Side, family: int) -> Entry
         judged_by=judged_by,
         plain=effects.plain_rule(found),
         unit=units[kind],  # type: ignore[arg-type]
-        tokens=int(math.fsum(one.rows.tokens)) if one.rows is not None else None,
+        tokens=int(math.fsum(one.rows.tokens)) if one.rows is not None and kind == "slice" else None,
         discordant=None if cells is None else (cells.gained, cells.lost),
         note=one.note,
     )
@@ -164,7 +169,7 @@ def ratio_of(usable: Sequence[Paired]) -> Ratio:
 
 def _single(one: Paired) -> dict[str, Effect]:
     if one.rows is not None:
-        return {metric: Ratio((one.rows,)).effect(metric) for metric in ("nll_per_token", "ppl")}
+        return {metric: Ratio((one.rows,)).effect(metric) for metric in RATIOS[one.tier]}
     key = KIND[one.tier][1]
     found = {key: effects.of_answers(one.primary, one.answers[one.primary])}
     return found | ({"acc": effects.of_answers("acc", one.answers["acc"])} if key == "primary" else {})

@@ -28,8 +28,6 @@ ALIKE = {
 """What must be the same in the heads of both tier files -> in words."""
 ENTRY_ALIKE = {"data_key": "data", "format": "format", "isolate_documents": "definition (isolate_documents)"}
 """The same for an entry."""
-PROMPTS = "tier4_sft_native"
-"""The name of tier 4's rows under items/."""
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,8 +105,8 @@ def unlike(baseline: Mapping[str, Any], candidate: Mapping[str, Any], keys: Mapp
 
 
 def _said(value: Any) -> str:
-    """A tokenizer is its content, wherever it lies."""
-    return str(value.get("digest") if isinstance(value, dict) else value)
+    """A tokenizer, and a chat template, are their content, wherever it lies."""
+    return str(value.get("digest") or value.get("sha256") if isinstance(value, dict) else value)
 
 
 def shared(tier: str, baseline: Side, candidate: Side) -> tuple[list[str], list[Refusal]]:
@@ -142,7 +140,7 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
     tokens: Floats
     """Predicted ones."""
     unit: str
-    """``document``; ``window`` where the slice is one single document: then nothing else is known to vary."""
+    """``document``; ``window`` where a slice is one document: nothing else can vary; ``prompt``, of checks."""
 
 
 def slice_rows(name: str, baseline: Side, candidate: Side) -> Rows | str:

@@ -347,6 +347,91 @@ def test_a_slice_of_a_single_document_is_compared_by_its_windows(tmp_path):
     assert "clustered by window" in found.effect.test
 
 
+# Tier 4
+
+
+def prompts(chance, seed=0):
+    """120 prompts: half with two instructions, a quarter strict_json, a quarter python_code; a clean check each."""
+    draw = np.random.default_rng(seed)
+    made = {}
+    for n in range(120):
+        own = [("at_most_words", "instruction"), ("ends_with", "instruction")]
+        category = "concise_answer"
+        if n % 4 == 0:
+            category, own = "strict_json", [("json_only", "format"), ("json_schema", "format")]
+        elif n % 4 == 1:
+            category, own = "python_code", [("python_parses", "format")]
+        checks = [(check, kind, bool(draw.random() < chance)) for check, kind in own]
+        made[f"prompt{n}"] = (category, [*checks, ("no_role_tags", "clean", bool(draw.random() < 0.9))])
+    return made
+
+
+def test_every_rate_is_paired_by_prompt_and_the_tiers_total_is_the_prompts_that_pass_all(tmp_path):
+    stats = pytest.importorskip("scipy.stats")
+    sides = [
+        publish(EvaluationPaths(tmp_path, "stage4", name), prompts=prompts(chance, seed))
+        for name, chance, seed in (("a", 0.3, 1), ("b", 0.8, 2))
+    ]
+    found = against_bridge(
+        *sides, improve=("tier4", "instruction_match_rate"), hold=("json_valid_rate", "instruction_match_rate")
+    )
+    documents = [json.loads(paths.tier("tier4_sft_native").read_text()) for paths in sides]
+    for each in found.entries:
+        for side, document in zip(("baseline", "candidate"), documents, strict=True):
+            assert getattr(each.effect, side) == pytest.approx(document["summary"][each.name])
+    assert {each.name: each.effect.n for each in found.entries} == {
+        "all_checks_pass_rate": 120,
+        "instruction_match_rate": 120,
+        "format_valid_rate": 60,
+        "chat_clean_rate": 120,
+        "code_parse_rate": 30,
+        "json_valid_rate": 30,
+    }
+    passed = [np.asarray([each["passed"] for each in document["prompts"].values()], dtype=int) for document in documents]
+    gained, lost = int((passed[1] > passed[0]).sum()), int((passed[1] < passed[0]).sum())
+    total = found.total("tier4_sft_native")
+    assert total.names == ("all_checks_pass_rate",)
+    assert total.effect.p == pytest.approx(stats.binomtest(gained, gained + lost).pvalue)
+    assert total.effect.verdict == "better"
+    match = entry(found, "instruction_match_rate")
+    counts = [
+        [sum(check["passed"] for check in each["checks"] if check["kind"] != "clean") for each in document["prompts"].values()]
+        for document in documents
+    ]
+    own = np.asarray([len(each["checks"]) - 1 for each in documents[0]["prompts"].values()])
+    difference = np.asarray(counts[1]) - np.asarray(counts[0])
+    residuals = difference - difference.sum() / own.sum() * own
+    assert match.effect.stderr == pytest.approx(math.sqrt(120 / 119 * (residuals**2).sum()) / own.sum())
+    assert (match.effect.better_when, match.effect.verdict, match.plain) == ("higher", "better", True)
+    assert [one.outcome for one in found.objectives] == ["pass"] * 4
+    backwards = against_bridge(sides[1], sides[0], improve=("tier4", "instruction_match_rate"), hold=("instruction_match_rate",))
+    assert [one.outcome for one in backwards.objectives] == ["fail"] * 3
+
+
+def test_prompts_that_were_changed_are_left_out_of_the_pairs(tmp_path):
+    before, after = prompts(0.3, 1), prompts(0.8, 2)
+    category, checks = after["prompt3"]
+    after["prompt3"] = (category, [("starts_with", "instruction", True), *checks])
+    after["new"] = before["prompt2"]
+    sides = [publish(EvaluationPaths(tmp_path, "stage4", name), prompts=each) for name, each in (("a", before), ("b", after))]
+    edit(sides[1], "tier4_sft_native", lambda document: document.update(data_key="another"))
+    lines = (
+        sides[1]
+        .generations.read_text()
+        .replace('"name": "prompt7", "prompt_tokens": [1', '"name": "prompt7", "prompt_tokens": [9')
+    )
+    sides[1].generations.write_text(lines)
+    found = entry(against_bridge(*sides), "all_checks_pass_rate")
+    assert (found.effect.n, found.note) == (118, "over 118 prompts, of 121, that both were given alike")
+
+
+def test_prompts_under_another_chat_template_are_refused(tmp_path):
+    sides = [publish(EvaluationPaths(tmp_path, "stage4", name), prompts=prompts(0.5)) for name in ("a", "b")]
+    edit(sides[0], "tier4_sft_native", lambda document: document.update(chat_template={"sha256": "old"}))
+    found = against_bridge(*sides)
+    assert [each.reason for each in found.refusals] == ["another chat template: old at the baseline, c at the candidate"]
+
+
 # Baselines
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scoring import choice, perplexity
+from scoring import choice, instructions, perplexity
 from suites.compared import Place
 from suites.paths import EvaluationPaths
 
@@ -33,13 +33,14 @@ def place(paths, **known):
     return Place(results=str(paths.results), stage=paths.stage, directory=paths.directory, **known)
 
 
-def publish(paths, *, slices=None, tasks=None, step=100, source=None, fingerprint=None, **head):
+def publish(paths, *, slices=None, tasks=None, prompts=None, step=100, source=None, fingerprint=None, **head):
     """Write the tier files and rows of one evaluation.
 
     Args:
         paths: of the evaluation.
         slices: name -> (tokens [D], nll [D]).
         tasks: name -> (right [n] bool, subjects or None); or (right, subjects, right by plain acc).
+        prompts: name -> (category, [(check, kind, passed)]).
         step: of the checkpoint.
         source: stage of the checkpoint; by default the suites' own.
         fingerprint: of its content.
@@ -54,7 +55,20 @@ def publish(paths, *, slices=None, tasks=None, step=100, source=None, fingerprin
     if tasks:
         entries = {name: _task(paths, name, *arrays) for name, arrays in tasks.items()}
         _write(paths, "tier3_cf", {**common, "summary": choice.summary(entries), "tasks": entries})
+    if prompts:
+        entries = {name: _prompt(category, checks) for name, (category, checks) in prompts.items()}
+        found = {"summary": instructions.summary(entries), "by_category": instructions.by_category(entries), "prompts": entries}
+        _write(paths, "tier4_sft_native", {**common, "chat_template": {"sha256": "c"}, "data_key": "k", **found})
+        lines = [json.dumps({"name": name, "prompt_tokens": [1, 2, len(name)]}) + "\n" for name in prompts]
+        paths.generations.write_text("".join(lines))
     return paths
+
+
+def _prompt(category, checks):
+    told = [dict(zip(("check", "kind", "passed"), check, strict=True)) for check in checks]
+    of_kind = {kind: [check["passed"] for check in told if check["kind"] == kind] for kind in ("format", "clean")}
+    shares = {kind: all(passed) if passed else None for kind, passed in of_kind.items()}
+    return {"category": category, "passed": all(check["passed"] for check in told), **shares, "checks": told}
 
 
 def edit(paths, tier, change):
