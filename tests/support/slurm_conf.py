@@ -188,6 +188,7 @@ def _slurm_conf(folder: Path, layout: Layout) -> str:
     lines += [
         f"PartitionName=short Nodes={every} Default=YES MaxTime=04:00:00 DefaultTime=00:30:00 PriorityTier=1 State=UP",
         f"PartitionName=urgent Nodes={every} MaxTime=24:00:00 DefaultTime=00:30:00 PriorityTier=10 State=UP",
+        f"PartitionName=fragile Nodes={every} MaxTime=24:00:00 DefaultTime=00:30:00 PriorityTier=1 PreemptMode=CANCEL State=UP",
         f"PartitionName=closed Nodes={every} MaxTime=24:00:00 DefaultTime=00:30:00 PriorityTier=1 State=INACTIVE",
     ]
     return "\n".join(lines) + "\n"
