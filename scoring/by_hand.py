@@ -32,7 +32,7 @@ class ByHand(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str | None
     padded_vocab: str
     backend: str
-    command: str | None
+    command: str | None = None
     exports: tuple[str, ...]
     offline: bool
 

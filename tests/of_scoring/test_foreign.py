@@ -80,6 +80,23 @@ def test_the_simplest_files_are_published_with_our_head(tmp_path, scorer, capfd)
         assert judged.kind == "valid", judged
 
 
+def test_tier_4_is_scored_here_all_the_same(tmp_path, scorer):
+    command = scorer()
+    (tmp_path / "sft.yaml").write_text(
+        "tier: tier4_sft_native\ndefaults: {max_new_tokens: 2, chat_template: '{{ messages[-1].content }}'}\n"
+        "prompts: {a: {category: concise_answer, messages: [{role: user, content: A}], checks: [{check: words, at_most: 9}]}}\n"
+    )
+    suites = ("ppl.yaml", "cf.yaml", "sft.yaml")
+    assert run_here([*by_hand(tmp_path, suites=suites), "--backend", "command", "--command", command]) == 0, why(tmp_path)
+    found = {name: json.loads((results(tmp_path) / name).read_text()) for name in TIER_FILES.values()}
+    assert {name: document["backend"] for name, document in found.items()} == {
+        "tier2_ppl.json": "command",
+        "tier3_cf.json": "command",
+        "tier4_sft_native.json": "direct",
+    }
+    assert set(json.loads((results(tmp_path) / "run.json").read_text())["summary"]) == set(TIER_FILES)
+
+
 @pytest.mark.parametrize(
     "form",
     [
