@@ -155,9 +155,10 @@ def smollm2_plain(smollm2_at, smollm2_tensors):
 
 
 def test_smollm2_from_three_tensor_parallel_shards_scores_as_a_plain_loop_does(smollm2_at, smollm2_plain, tmp_path):
-    short = ("arc_easy", "sciq", "copa", "winogrande")  # 12 items take a busy core half a minute, so no more
-    for rows, examples in scored(tmp_path, smollm2_at, short, 3, "--seq-len", "512").values():
-        assert compare(rows, examples, smollm2_plain.loglik) <= 1e-4
+    short = ("arc_easy", "sciq", "copa", "winogrande")
+    for rows, examples in scored(tmp_path, smollm2_at, short, 10, "--seq-len", "512").values():
+        assert len(rows) == 10
+        assert compare(rows[:3], examples[:3], smollm2_plain.loglik) <= 1e-4  # the plain loop takes most of the time
 
 
 @pytest.mark.slow

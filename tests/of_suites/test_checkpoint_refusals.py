@@ -225,7 +225,8 @@ def test_a_training_config_that_is_none_is_a_problem_with_its_path(data, tmp_pat
         read_training_config(tmp_path / "nothing.yaml")
 
 
-def test_tokens_seen_of_older_versions_are_samples_times_sequence_length(tmp_path):
-    folder = set_times(write_checkpoint(tmp_path / "20", **tiny(20, version="1.3", tp=2)), START)
+@pytest.mark.parametrize("version", ["1.2", "1.3", "1.4"])
+def test_tokens_seen_of_older_versions_are_samples_times_sequence_length(version, tmp_path):
+    folder = set_times(write_checkpoint(tmp_path / "20", **tiny(20, version=version, tp=2)), START)
     found = judge(folder)
     assert (found.kind, found.tokens_seen) == (Completeness.COMPLETE, 20 * 8 * 64)
