@@ -32,7 +32,7 @@ OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Score nanotron checkpoints: perplexity slices and cloze tasks."""
+    """Score nanotron checkpoints: perplexity slices, cloze tasks and instruction probes."""
 
 
 @main.command()
