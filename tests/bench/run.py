@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import bench_prefill, bench_probes, bench_scoring, bench_watcher
+from bench import bench_prefill, bench_probes, bench_report, bench_scoring, bench_watcher
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
@@ -131,11 +131,26 @@ the first wrote {row["answer_tokens"]:,} tokens.
 """
 
 
+def about_report(found: dict) -> str:
+    """The page's part of RESULTS.md."""
+    used = "no browser was there"
+    if "chromium" in found:
+        used = f"headless Chromium {found['chromium']}, no GPU: interactive after {found['interactive_ms']:.0f} ms"
+    return f"""## The report
+
+report.html of {found["evaluations"]} evaluations x {found["figures"]} figures, each compared with its bridge, the step before and
+the best so far: {found["bytes"] / 1e6:.2f} MB. Made by `watcher report --html` in {found["wall_s"]:.2f} s, {found["cpu_s"]:.2f} s of CPU,
+{found["rss_mib"]:.0f} MiB at most, from exec to exit. Opened from disk in {used}.
+Medians of {bench_report.REPEATS}.
+"""
+
+
 PARTS = {
     "watcher": (bench_watcher, about_watcher),
     "scoring": (bench_scoring, about_scoring),
     "prefill": (bench_prefill, about_prefill),
     "probes": (bench_probes, about_probes),
+    "report": (bench_report, about_report),
 }
 
 
