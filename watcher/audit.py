@@ -98,6 +98,9 @@ def _evaluation(record: Record, truth: Truth) -> Finding | None:
         if fingerprint != record.fingerprint:
             return None
         return _amend(record, f"{disk}: its results are back", "found", {"reason": "audit: its results are back"})
+    today = truth.tiers.get(record.stage, {})
+    if any(seen.digest != today[tier][0] for tier, seen in files.items() if tier in today):
+        return None  # scores by suites of before: that more is owed is right
     if not (now.gone or now.fingerprint == fingerprint) or truth.now - record.since < truth.patience:
         return None
     words = f"{disk}{', and the checkpoint is gone' if now.gone else ''}"

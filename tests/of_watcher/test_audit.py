@@ -12,7 +12,7 @@ from suites.contract import encode, read_request
 from suites.files import publish
 from suites.paths import EvaluationPaths
 from support.fake_executor import FakeJob
-from support.watched import Watched
+from support.watched import SLICES, Watched
 from watcher import audit_look
 from watcher.daemon import known_id
 from watcher.executor import JobState
@@ -317,4 +317,12 @@ def test_pins_that_no_evaluation_owns_are_removed(scored):
     assert (finding.repair, finding.remove) == ("remove it", pin)
     mend(scored, look(scored))
     assert not pin.exists()
+    assert look(scored) == ()
+
+
+def test_results_by_the_suites_of_before_do_not_end_what_is_owed_by_todays(scored):
+    (scored.root / "slices.yaml").write_text(SLICES % 2000)
+    journal = Journal.open(scored.config.paths)
+    journal.append("failed", KEY, t=scored.clock(), reason="because", retry_at=scored.clock() + 3000)
+    journal.close()
     assert look(scored) == ()
