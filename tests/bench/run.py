@@ -136,11 +136,12 @@ def about_report(found: dict) -> str:
     used = "no browser was there"
     if "chromium" in found:
         used = f"headless Chromium {found['chromium']}, no GPU: interactive after {found['interactive_ms']:.0f} ms"
+    cost = f"{found['wall_s']:.2f} s, {found['cpu_s']:.2f} s of CPU, {found['rss_mib']:.0f} MiB at most"
     return f"""## The report
 
-report.html of {found["evaluations"]} evaluations x {found["figures"]} figures, each compared with its bridge, the step before and
-the best so far: {found["bytes"] / 1e6:.2f} MB. Made by `watcher report --html` in {found["wall_s"]:.2f} s, {found["cpu_s"]:.2f} s of CPU,
-{found["rss_mib"]:.0f} MiB at most, from exec to exit. Opened from disk in {used}.
+report.html of {found["evaluations"]} evaluations x {found["figures"]} figures, each compared with its bridge, the step
+before and the best so far: {found["bytes"] / 1e6:.2f} MB. Made by `watcher report --html` in {cost}, from exec to exit.
+Opened from disk in {used}.
 Medians of {bench_report.REPEATS}.
 """
 
