@@ -7,6 +7,7 @@ Plain values are what they look like: ``12:00:00`` and ``2023-11-01`` are text, 
 """
 
 import difflib
+import functools
 import re
 import types
 import typing
@@ -210,8 +211,13 @@ def _holds(type_: Any, value: Any) -> bool:
     return isinstance(value, list) and typing.get_origin(type_) in {list, tuple}
 
 
+@functools.cache  # annotations are resolved anew at each call, and suites are read again every hour
+def _fields(type_: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldInfo]:
+    return {field.encode_name: field for field in msgspec.structs.fields(type_)}
+
+
 def _struct(document: Document, value: dict[str, Any], type_: type[msgspec.Struct], place: Place) -> msgspec.Struct:
-    fields = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+    fields = _fields(type_)
     for key in value:
         if key not in fields and type_.__struct_config__.forbid_unknown_fields:
             raise document.unknown(key, place, fields)

@@ -19,6 +19,7 @@ from watcher.cli_doctor import doctor
 from watcher.cli_prefill import prefill
 from watcher.cli_report import report
 from watcher.cli_setup import init, print_config
+from watcher.cli_simulate import simulate
 
 if TYPE_CHECKING:
     from watcher.config import Config
@@ -148,5 +149,5 @@ def _again(look: Callable[[], int], seconds: float = 2.0) -> int:
         return code
 
 
-for command in (enqueue, why, retry, cancel, audit, doctor, init, print_config, prefill, report):
+for command in (enqueue, why, retry, cancel, audit, doctor, init, print_config, prefill, report, simulate):
     main.add_command(command)

@@ -37,7 +37,8 @@ from watcher.wake import Wake
 
 SUPERSEDED = 5
 """Exit code of a watcher that another one took over from."""
-_JITTER = 0.1
+JITTER = 0.1
+"""Part of a poll by which a sleep may be longer."""
 _NO_JOURNAL = "none"
 
 Clock = Callable[[], float]
@@ -246,7 +247,7 @@ def _loop(daemon: Daemon, wake: Wake, asked: dict[str, bool], reload: Callable[[
         except Exception:  # noqa: BLE001  a defect of ours must not end three months of watching: it is told, and readers see a stale status
             say("defect", words="this tick failed; the next one is tried", traceback=traceback.format_exc())
         # so that many watchers do not ask at once; never sooner than a poll, or the limit of calls a minute would skip a turn
-        jitter = random.uniform(1, 1 + _JITTER)  # noqa: S311
+        jitter = random.uniform(1, 1 + JITTER)  # noqa: S311
         wake.sleep(daemon.config.poll * jitter, lambda: asked["stop"] or asked["reload"])
         if asked["stop"]:
             service.stopping()

@@ -175,6 +175,11 @@ class Journal:
             message = f"{self._paths.journal}: a newer watcher has taken over from epoch {self.epoch}; this one stops"
             raise Superseded(message)
 
+    def forget(self) -> int:
+        """Give the open file up as a process that is killed does; its number, for who closes it."""
+        fd, self._fd = self._fd, -1
+        return fd
+
     def close(self) -> None:
         """Close the file. One in which nothing was journaled but its opening goes: cron runs a thousand such a day.
 

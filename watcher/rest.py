@@ -222,8 +222,10 @@ def _rewritten(record: Record, world: World) -> Action | Skip | None:
         return Skip(record.key, f"{record.state.value}; its checkpoint is being rewritten: {seen.why}")
     if seen.fingerprint != record.fingerprint:
         return _owed(record, "the checkpoint was rewritten")
-    fields = {"markers": world.marks.get(record.checkpoint), "reason": "the same content"}
-    return Note(event="marked", key=record.key, fields=fields)
+    marks = world.marks.get(record.checkpoint)
+    if marks == record.markers:  # nothing moved: another evaluation of the same checkpoint had it looked at
+        return None
+    return Note(event="marked", key=record.key, fields={"markers": marks, "reason": "the same content"})
 
 
 def _owed(record: Record, reason: str) -> Note:

@@ -22,6 +22,8 @@ Document = Mapping[str, Any]
 def clean(text: object) -> str:
     """``text`` on one line without anything that a terminal acts upon: escape sequences, controls, direction marks."""
     spaced = " ".join(str(text).split())
+    if spaced.isprintable():
+        return spaced
     return "".join(character if character.isprintable() else "?" for character in spaced)
 
 

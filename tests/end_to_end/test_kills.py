@@ -39,7 +39,7 @@ import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 from suites.contract import read_request
-from support.fake_executor import publish_scores
+from watcher.simulated_work import publish_scores
 request = read_request(Path(sys.argv[-1]))
 with open({root!r} + "/runs", "a") as runs:
     runs.write(request.evaluation + "\\n")

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from suites.contract import read_request
-from support.fake_executor import publish_scores
 from support.watched import Watched
 from watcher.executor import JobState
+from watcher.simulated_work import publish_scores
 
 KEY = "stage1/step_100"
 

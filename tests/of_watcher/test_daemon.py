@@ -11,9 +11,10 @@ import pytest
 
 from suites.contract import encode, read_request
 from suites.paths import EvaluationPaths
-from support.fake_executor import FakeJob, publish_scores
+from support.fake_executor import FakeJob
 from support.watched import SLICES, Watched
 from watcher.executor import JobState
+from watcher.simulated_work import publish_scores
 from watcher.states import Ask
 
 IDS = itertools.count()

@@ -221,3 +221,14 @@ def test_a_backlog_is_not_looked_through_at_each_poll_and_a_rewrite_in_it_is_see
     assert watched.ledger.records["stage1/step_200"].fingerprint != before
     assert [evaluation for evaluation, _ in watched.executor.runs].count("stage1/step_200") == 1
     watched.daemon.close()
+
+
+def test_a_scored_checkpoint_whose_bridge_waits_is_not_journaled_at_every_poll(watched):
+    watched.configure(stage1={"steps": (100,)}, stage2={"steps": (5,), "bridge": watched.bridge("stage1")})
+    watched.checkpoint("stage1", 100)
+    watched.tick_until(lambda: watched.states().get("stage1/step_100") == "scored")
+    assert watched.reasons()["stage2/step_100"].startswith("seq_len: ")
+    watched.tick(2)
+    events = watched.ledger.events
+    watched.tick(20)
+    assert watched.ledger.events == events

@@ -141,6 +141,7 @@ def test_a_killed_one_is_taken_over_at_once(running, tmp_path):
 def watched(tmp_path, monkeypatch):
     made = Watched(tmp_path, monkeypatch)
     monkeypatch.setattr(daemon_module.time, "time", made.clock)
+    monkeypatch.setattr(daemon_module, "make_executor", lambda _config, _environ: made.executor)
     yield made
     if made.daemon is not None:
         made.daemon.close()
@@ -161,7 +162,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(watched):
 
 
 def test_once_submits_and_a_later_once_scores(watched, monkeypatch):
-    monkeypatch.setattr("watcher.tick.Observer", lambda *args: server_clocked(watched, *args))
+    monkeypatch.setattr("watcher.tick.Observer", lambda *args, **_: server_clocked(watched, *args))
     watched.checkpoint("stage1", 100)
     first = once(watched.config, dry_run=False, environ={})
     assert [action["action"] for action in first.actions] == ["submit"]

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-from suites.cached import META, folders
-from suites.contract import RATES, ExitRecord, encode, read_request, tier_digests
+from suites.contract import ExitRecord, encode, read_request
 from suites.files import create_once, publish
-from suites.paths import AttemptPaths, DataPaths
-from suites.tokenizer_files import keep_tokenizer
+from suites.paths import AttemptPaths
 from watcher.executor import Job, JobState, Most, Resources, SubmitKind, Submitted, Unreachable
+from watcher.simulated_work import fill_cache, publish_scores
 
 LIVE = {JobState.HELD, JobState.PENDING, JobState.RUNNING, JobState.COMPLETING}
 
@@ -202,43 +201,3 @@ class FakeExecutor:
         )
         publish(job.request.parent / f"exit.{job.restarts}.json", encode(record))
         job.state = JobState.COMPLETED if code == 0 else JobState.FAILED
-
-
-def fill_cache(request, *, leave=()):
-    """What prefill leaves: the tokenizer, and every entry of the hub's data sets but those named in ``leave``."""
-    data = DataPaths(Path(request.eval_data))
-    tokenizer = data.eval_data.parent / "a tokenizer"
-    tokenizer.mkdir(parents=True, exist_ok=True)
-    (tokenizer / "tokenizer.json").write_text("{}")
-    keep_tokenizer(tokenizer, request.tokenizer, data)
-    for label, folder in folders(request.suites, request.tokenizer, data, use_fast=request.use_fast).items():
-        if label.rpartition("/")[2] not in leave:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "data").write_text("data")
-            (folder / META).write_text(json.dumps({"files": {"data": {"size": 4}}}))
-
-
-def publish_scores(request, *, value=1.5):
-    """Valid tier files for a request."""
-    request.paths.folder.mkdir(parents=True, exist_ok=True)
-    for tier, (digest, names) in tier_digests(request.suites).items():
-        section, entry, summary = {
-            "tier2_ppl": ("slices", {"ppl": value}, {}),
-            "tier3_cf": ("tasks", {"acc": value}, {}),
-            "tier4_sft_native": ("prompts", {"passed": True}, dict.fromkeys(RATES, 1.0)),
-        }[tier]
-        document = {
-            "schema": 1,
-            "tier": tier,
-            "stage": request.stage,
-            "step": request.step,
-            "checkpoint": {
-                "path": request.checkpoint,
-                "fingerprint": request.fingerprint,
-                "source_stage": request.source_stage,
-            },
-            "suite_digest": digest,
-            "summary": summary,
-            section: dict.fromkeys(names, entry),
-        }
-        publish(request.paths.tier(tier), json.dumps(document))

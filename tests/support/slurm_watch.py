@@ -49,7 +49,7 @@ import os, sys, time
 sys.path[:0] = {path!r}
 from pathlib import Path
 from suites.contract import read_request
-from support.fake_executor import publish_scores
+from watcher.simulated_work import publish_scores
 root = Path({root!r})
 request = read_request(Path(sys.argv[-1]))
 with (root / "runs").open("a") as runs:

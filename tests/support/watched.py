@@ -104,8 +104,7 @@ class Watched:
     def kill(self):
         """The daemon is gone between two instructions: nothing of it is closed, flushed or released."""
         if self.daemon is not None:
-            os.close(self.daemon.journal._fd)
-            self.daemon.journal._fd = -1
+            os.close(self.daemon.journal.forget())
         self.daemon = None
 
     def tick(self, count=1, *, seconds=60.0, jobs=True):
