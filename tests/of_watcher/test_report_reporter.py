@@ -261,3 +261,23 @@ def test_a_damaged_memory_of_failures_is_no_obstacle(run):
     run.start()
     assert PAGE in run.ticks()
     assert json.loads(run.sample.config.paths.reported.read_text())["signature"]
+
+
+def test_a_single_tick_from_cron_leaves_nothing_undone_and_nothing_running(run):
+    assert run.reporter.work(run.ledger, wait=True) == ()
+    assert [name for name, _ in run.desk.started][-1] == PAGE
+    assert len(run.desk.started) == 5
+    assert run.desk.closed
+    run.start()
+    run.reporter.work(run.ledger, wait=True)
+    assert len(run.desk.started) == 5
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("a defect")])
+def test_nothing_that_goes_wrong_here_ends_a_tick(run, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("watcher.reporter.publish", fail)
+    (note,) = run.reporter.work(run.ledger)
+    assert str(error.args[-1]) in note
