@@ -1,7 +1,7 @@
 # make demo    trains a small model and watches it being scored; make demo SLURM=1 on a real Slurm (Debian, root)
 # make test    everything the tests need, then all tests but the slow ones; make test-all: those too
 # make check   linters, types, import rules, and the login node's tests on the installed wheel, without torch
-# make bench   measures, and writes tests/bench/RESULTS.md
+# make bench   measures, and writes tests/bench/RESULTS.md; make bench BENCH=speed: only that part
 #
 # PYTHON=/path/to/python3.11 where python3 is older. Every target can be run again: what is done is not done twice.
 
@@ -12,6 +12,7 @@ MAKEFLAGS   += --no-print-directory
 
 PYTHON ?= python3
 SLURM  ?=
+BENCH  ?=
 JOBS   ?= 2
 VENV   := .venv
 LOGIN  := .venv-login
@@ -97,7 +98,7 @@ test-all: venv slurm browser
 	$(BIN)/pytest -n $(JOBS)
 
 bench: venv
-	@PYTHONPATH=tests $(BIN)/python tests/bench/run.py
+	@PYTHONPATH=tests $(BIN)/python tests/bench/run.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) $(LOGIN) .venv-lm-eval dist build .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

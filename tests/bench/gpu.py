@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bench import bench_loading
 from scoring import provenance
 from scoring.checkpoint import load
 from scoring.loglik import Stretch, token_logprobs
-from scoring.model import CausalModel, build
-from suites.architecture import understand
 from support.nanotron_layout import BYTE_LEVEL, tiny_checkpoint
+from support.random_model import random_model
 
 FULL = {
     "hidden_size": 2048,
@@ -49,20 +49,6 @@ TINY = {
 TINY["vocab_size"] = 512
 
 
-def random_model(sizes, *, device, dtype):
-    """Weights made on the device: no checkpoint of gigabytes is written for this."""
-    architecture = understand({**BYTE_LEVEL, **sizes})
-    where = torch.device(device)
-    body = build(architecture, mup=False, device=where)
-    for name, parameter in list(body.named_parameters()):
-        module, _, attribute = name.rpartition(".")
-        value = torch.randn(parameter.shape, device=where, dtype=dtype) * 0.02 if parameter.dim() > 1 else None
-        value = torch.ones(parameter.shape, device=where, dtype=dtype) if value is None else value
-        setattr(body.get_submodule(module), attribute, torch.nn.Parameter(value, requires_grad=False))
-    head = torch.randn(architecture.vocab, architecture.hidden, device=where, dtype=dtype) * 0.02
-    return CausalModel(body, head, architecture, "in_softmax", {})
-
-
 def flop_per_token(architecture, parameters, seq_len):
     """See above."""
     matrices = parameters - architecture.vocab * architecture.hidden  # the embedding
@@ -71,7 +57,7 @@ def flop_per_token(architecture, parameters, seq_len):
 
 def speed(sizes, *, device, dtype, seq_len, rows, repeats):
     """Tokens a second of ``rows`` rows, after one that is not counted."""
-    model = random_model(sizes, device=device, dtype=dtype)
+    model = random_model({**BYTE_LEVEL, **sizes}, device=device, dtype=dtype)
     draw = np.random.default_rng(0)
     stretches = [Stretch(draw.integers(0, model.vocab_size, seq_len + 1), 1) for _ in range(rows)]
     took = []
@@ -95,6 +81,50 @@ def speed(sizes, *, device, dtype, seq_len, rows, repeats):
         "mfu": rate * per_token / peak if peak else None,
         "peak_memory": provenance.peak_memory(torch.device(device)),
     }
+
+
+def trees(sizes, *, device, dtype, items, repeats):
+    """Seconds for items of four choices (120 tokens of context, choices of 2 to 30): as trees, and a request each."""
+    model = random_model({**BYTE_LEVEL, **sizes}, device=device, dtype=dtype)
+    draw = np.random.default_rng(0)
+    sequences, groups = [], []
+    for item in range(items):
+        context = draw.integers(0, model.vocab_size, 120)
+        for _ in range(4):
+            choice = draw.integers(0, model.vocab_size, int(draw.integers(2, 31)))
+            sequences.append(Stretch(np.concatenate([context, choice]), len(context)))
+            groups.append(item)
+    took = {"trees_s": [], "requests_s": []}
+    for _ in range(repeats + 1):
+        for name, how in (("trees_s", {"together": groups}), ("requests_s", {})):
+            started = time.monotonic()
+            token_logprobs(model, sequences, **how)
+            took[name].append(time.monotonic() - started)
+    medians = {name: sorted(values[1:])[repeats // 2] for name, values in took.items()}
+    tokens = sum(len(sequence.tokens) - 1 for sequence in sequences)
+    ratio = medians["requests_s"] / medians["trees_s"]
+    return {"items": items, "request_tokens": tokens, **medians, "ratio": ratio, "tokens_per_s": tokens / medians["trees_s"]}
+
+
+def reading(device, gigabytes):
+    """GB/s of loading a checkpoint that was just written (so from the page cache), and of plainly reading the same files."""
+    with tempfile.TemporaryDirectory() as folder:
+        bench_loading.write(Path(folder) / "20", gigabytes=gigabytes, dtype="bfloat16", tp=2)
+        files = list(Path(folder).rglob("*.safetensors"))
+        size = sum(file.stat().st_size for file in files)
+        load(Path(folder) / "20", device=device, dtype="bfloat16")
+        started = time.monotonic()
+        for file in files:
+            file.read_bytes()
+        plainly = time.monotonic() - started
+        started = time.monotonic()
+        load(Path(folder) / "20", device=device, dtype="bfloat16")
+        took = time.monotonic() - started
+    return {"gb": size / 1e9, "gb_per_s": size / took / 1e9, "plain_gb_per_s": size / plainly / 1e9}
+
+
+STAGE3 = {"tier2_tokens": 70e6, "tier3_tokens": 9.01e6}
+"""Tokens of stage 3's suites; tier 3's as requests that each carry their context."""
 
 
 def parity(device):
@@ -128,9 +158,19 @@ def main(arguments=None):
     size = {"seq_len": 128, "rows": 2, "repeats": 1} if given.tiny else {"seq_len": 4096, "rows": 16, "repeats": 5}
     found = {
         "speed": speed(TINY if given.tiny else FULL, device=given.device, dtype=torch.bfloat16, **size),
+        "trees": trees(
+            TINY if given.tiny else FULL,
+            device=given.device,
+            dtype=torch.bfloat16,
+            items=8 if given.tiny else 2000,
+            repeats=1 if given.tiny else 3,
+        ),
+        "reading": reading(given.device, 0.05 if given.tiny else 3.4),
         "parity": parity(given.device),
         "versions": provenance.versions(),
     }
+    rates = found["speed"]["tokens_per_s"], found["trees"]["tokens_per_s"]
+    found["stage3_minutes"] = (STAGE3["tier2_tokens"] / rates[0] + STAGE3["tier3_tokens"] / rates[1]) / 60
     text = json.dumps(found, indent=2)
     print(text)
     if given.json:

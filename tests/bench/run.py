@@ -1,4 +1,4 @@
-"""`make bench`: measures, and writes RESULTS.md and results.json beside this file; `run.py watcher`: only that part."""
+"""`make bench`: measures, and writes RESULTS.md and results.json beside this file; `make bench BENCH=speed`: only that part."""
 
 import datetime as dt
 import importlib.metadata
@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import bench_prefill, bench_probes, bench_report, bench_scoring, bench_watcher
+from bench import bench_prefill, bench_probes, bench_report, bench_scoring, bench_speed, bench_watcher
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
@@ -146,9 +146,58 @@ Medians of {bench_report.REPEATS}.
 """
 
 
+def about_speed(found: dict) -> str:
+    """The part of RESULTS.md about peers and growth."""
+    head = ["model", "items", "requests", "lm-eval, s", "its batch size", "ours, s", "lm-eval / ours", "tokenising once, s"]
+    rows = [
+        [
+            row["case"],
+            row["items"],
+            f"{row['requests']:,}",
+            number(row["peer_s"]),
+            row["batch"],
+            number(row["ours_s"]),
+            f"{row['peer_s'] / row['ours_s']:.2f}",
+            number(row["making_s"]),
+        ]
+        for row in found["cloze"]
+    ]
+    roll = found["rolling"]
+    perplexity = [
+        ["side", "batch size", "s", "theirs / ours"],
+        ["ours", "", number(roll["ours_s"]), "1"],
+        ["plain transformers loop", roll["plain_batch"], number(roll["plain_s"]), f"{roll['plain_s'] / roll['ours_s']:.2f}"],
+        ["lm-eval, rolling", roll["batch"], number(roll["peer_s"]), f"{roll['peer_s'] / roll['ours_s']:.2f}"],
+    ]
+    growth = [["what grows", "to", "s", "MiB beyond"]]
+    growth += [[row["what"], f"{row['size']:,}", number(row["seconds"]), number(row["bytes"] / 2**20)] for row in found["growth"]]
+    peak = found["peak"]
+    return f"""## Scoring against others
+
+CPU, fp32, {found["threads"]} threads for each side, medians of {found["repeats"]}, the sides in turn, models loaded before.
+lm-evaluation-harness 0.4.13 gets the same requests as text (unconditional ones, too) and tokenises them each time; its best of
+batch sizes {", ".join(map(str, bench_speed.BATCHES))} is taken. Ours reads tokens from the warm cache; tokenising, once for all
+checkpoints, is stated.
+
+{table([head, *rows])}
+
+Perplexity of {roll["tokens"]:,} tokens, GlassLM, windows of 128, each side at its best batch size. lm-eval tokenises each time.
+
+{table(perplexity)}
+
+Cost as the work grows (4 layers of 128, one process; MiB beyond what was there before):
+
+{table(growth)}
+
+Memory of scoring beyond weights of {peak["weights"] / 2**20:.0f} MiB: {peak["used"] / 2**20:.0f} MiB; reckoned for one
+budget a thread: {peak["reckoned"] / 2**20:.0f} MiB.
+"""
+
+
 PARTS = {
     "watcher": (bench_watcher, about_watcher),
     "scoring": (bench_scoring, about_scoring),
+    "speed": (bench_speed, about_speed),
     "prefill": (bench_prefill, about_prefill),
     "probes": (bench_probes, about_probes),
     "report": (bench_report, about_report),
