@@ -18,7 +18,7 @@ import structlog
 
 from scoring.by_hand import ByHand, request_by_hand
 from scoring.cache_commands import cache
-from scoring.logs import say_it_in_the_log
+from scoring.logs import say_if_abandoned, say_it_in_the_log
 from scoring.no_network import CUT_OFF, in_empty_network
 from suites.compared import read_compare_request
 from suites.contract import Request, encode, read_request
@@ -112,7 +112,7 @@ def score_request(request: Request, *, processes: int = 1, worker: int | None = 
     run.publish_report(job, job.report(Exit.SCORED, None))
     if worker is not None:
         return Exit.SCORED
-    run.say_if_abandoned(request)
+    say_if_abandoned(request)
     structlog.get_logger().info("scored", evaluation=request.evaluation, folder=str(request.paths.folder))
     return Exit.SCORED
 

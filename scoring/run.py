@@ -38,8 +38,6 @@ from suites.words import plainly
 SCHEMA = 1
 SHARED = ("outcome", "why", "parts", "tokens", "throughput", "timings", "token_places", "peak_memory", "device")
 """What run.json says of each of several processes."""
-ABANDONED = 900.0
-"""Seconds without a new status.json after which the log says that nobody is watching."""
 
 _log = structlog.get_logger()
 
@@ -287,16 +285,3 @@ def publish_report(job: Job, document: dict[str, Any]) -> None:
         publish_json(job.paths.run if job.worker is None else job.paths.worker(job.worker), document)
     except (OSError, Problem) as error:
         _log.warning("run.json is not written", path=str(job.paths.run), error=str(error))
-
-
-def say_if_abandoned(request: Request) -> None:
-    """The log says when the watcher that asked for this has not been heard of for a while."""
-    if request.status is None:
-        return
-    try:
-        age = time.time() - Path(request.status).stat().st_mtime
-    except OSError as error:
-        _log.warning("the watcher's status cannot be read; is it running?", path=request.status, error=str(error))
-        return
-    if age > ABANDONED:
-        _log.warning("nobody is watching any more: start `watcher run`", path=request.status, minutes=round(age / 60))
