@@ -69,7 +69,9 @@ def brute_score(n, gained, lost, difference):
     return (gained - lost - n * difference) / math.sqrt(n * (2 * q + difference * (1 - difference)))
 
 
-@pytest.mark.parametrize(("n", "gained", "lost"), [(100, 8, 3), (500, 30, 18), (44, 1, 0), (12_000, 400, 520), (100, 0, 0)])
+@pytest.mark.parametrize(
+    ("n", "gained", "lost"), [(100, 8, 3), (500, 30, 18), (44, 1, 0), (44, 0, 1), (12_000, 400, 520), (100, 0, 0)]
+)
 def test_the_score_interval_holds_what_a_numerical_score_test_does_not_refuse(n, gained, lost):
     found = ours.Discordant(n=n, gained=gained, lost=lost)
     low, high = found.interval()
@@ -77,12 +79,6 @@ def test_the_score_interval_holds_what_a_numerical_score_test_does_not_refuse(n,
     assert brute_score(n, gained, lost, low) == pytest.approx(1.959964, abs=2e-3)
     assert brute_score(n, gained, lost, high) == pytest.approx(-1.959964, abs=2e-3)
     assert found.p_worse_by(0.01) == pytest.approx(stats.norm.sf(brute_score(n, gained, lost, -0.01)), abs=1e-3)
-
-
-def test_the_published_interval_of_tangos_example_is_found():
-    """Two treatments of 44 patients (Tango 1998, table II): nobody gained and one lost gives -0.118 to 0.059."""
-    low, high = ours.Discordant(n=44, gained=0, lost=1).interval()
-    assert (round(low, 3), round(high, 3)) == (-0.118, 0.059)
 
 
 def test_the_ratio_estimators_error_is_that_of_a_weighted_regression_with_robust_errors():
