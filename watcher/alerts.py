@@ -4,8 +4,11 @@ A blocked evaluation, a stage that is finished, an evaluation that is worse than
 checkpoint that will not become whole by itself, a damaged journal, and a time in which nobody watched.
 """
 
+import hashlib
 from collections.abc import Iterable
 
+from suites.compared import Comparison
+from suites.contract import encode
 from watcher.config import Config
 from watcher.fold import Ledger
 from watcher.health import Health
@@ -36,6 +39,21 @@ def unwatched(before: Health, now: float) -> tuple[Alert, ...]:
     since = now - before.age
     words = f"nobody watched from {moment(since)} to {moment(now)}, {ago(before.age)}: the watcher had not been told to end"
     return (Alert(id=f"stale {since:.0f}", event="stale", words=words),)
+
+
+def regressed(key: str, stage: str, comparison: Comparison | None) -> Alert | None:
+    """That a comparison with the bridge fails the stage's objectives; named by its content, so that another one is news again."""
+    if comparison is None or comparison.outcome != "fail":
+        return None
+    failed = []
+    for judged in comparison.objectives:
+        if judged.outcome == "fail":
+            effect = judged.effect
+            failed.append(f"{judged.kind} {judged.name}" + (f" ({effect.metric} {effect.delta:+.4g})" if effect else ""))
+    base = comparison.baseline
+    words = f"{key} against {base.source_stage} step {base.step} fails: {', '.join(failed)}"
+    content = hashlib.sha256(encode(comparison)).hexdigest()[:16]
+    return Alert(id=f"regressed {key} {content}", event="regressed", words=words, stage=stage, evaluation=key)
 
 
 def _of(event: str, record: Record, words: str) -> Alert:

@@ -136,7 +136,7 @@ class Daemon:
             self.ticker.tick(stopping)
             self.heartbeat.ticks += 1
             troubles = self.ticker.notes
-            self.notifier.tell((*self._unwatched, *self.ticker.alerts), self.config)
+            self.notifier.tell((*self._unwatched, *self.ticker.alerts, *self.reporter.alerts), self.config)
         except OSError as error:
             troubles, good = (f"this tick ended early: {error}",), False
             self.say("trouble", words=str(error))
@@ -144,7 +144,12 @@ class Daemon:
 
     def wrap_up(self) -> None:
         """For a single tick: wait for comparisons and report, a few minutes at most, and say in the status how they ended."""
-        self._publish((*self.ticker.notes, *self.reporter.work(self.journal.ledger, wait=True)))
+        troubles = self.reporter.work(self.journal.ledger, wait=True)
+        try:
+            self.notifier.tell(self.reporter.alerts, self.config)
+        except OSError as error:
+            troubles = (*troubles, f"notify: {error}")
+        self._publish((*self.ticker.notes, *troubles))
 
     def _publish(self, troubles: tuple[str, ...], *, stopped: bool = False) -> bool:
         notes = (*self._notes, *filter(None, (self._refused, self.notifier.trouble)), *troubles)

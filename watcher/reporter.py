@@ -15,18 +15,20 @@ from typing import Protocol
 
 import msgspec
 
-from suites.compared import CompareRequest, read_compared
+from suites.compared import Compared, CompareRequest, read_compared
 from suites.contract import encode
 from suites.files import publish
 from suites.paths import report_page
 from suites.problem import Exit, Problem
 from watcher import __version__
+from watcher.alerts import regressed
 from watcher.baselines import wanted
 from watcher.children import Children, Ended
 from watcher.config import Config
 from watcher.fold import Ledger
 from watcher.states import SETTLED
 from watcher.status_text import ago
+from watcher.world import Alert
 
 LOOK_AGAIN = 3600.0
 """Seconds after which compare.json files are stat'ed although the journal did not move."""
@@ -58,6 +60,8 @@ class Reported(msgspec.Struct, kw_only=True):
     """Of everything that the last report was made of; with it, no comparison was wanted."""
     failures: dict[str, Failure] = msgspec.field(default_factory=dict)
     """Evaluation, or ``report`` -> how it failed last."""
+    regressed: dict[str, Alert] = msgspec.field(default_factory=dict)
+    """Evaluation -> that it fails its objectives; kept, since a settled run reads no comparison again."""
     unable: Failure | None = None
     """Why nothing can be compared on this machine."""
 
@@ -86,6 +90,7 @@ class Reporter:
         self.config = config
         self._children, self._clock, self._say = children, clock, say
         self._reported = _read(config.paths.reported)
+        self._before = dict(self._reported.regressed)
         self._looked: tuple[int, Config, float] | None = None
         self._known: dict[str, tuple[CompareRequest, int, bool]] = {}
         self._due: dict[str, CompareRequest] = {}
@@ -105,7 +110,13 @@ class Reporter:
             again = f"again in {ago(rest)}" if rest > 0 else "again soon"
             about = "report.html is not written" if name == PAGE else f"{name} is not compared"
             found.append(f"{about}: {failure.words} ({again}; {self.config.paths.children_log} has more)")
-        return tuple(found[:5] + ([f"and {len(found) - 5} more of that kind"] if len(found) > 5 else []))  # noqa: PLR2004
+        worse = [alert.words for alert in self.alerts]
+        return (*_few(found), *_few(worse[::-1]))
+
+    @property
+    def alerts(self) -> tuple[Alert, ...]:
+        """Evaluations that fail their objectives, told or not, in the order of the stages."""
+        return tuple(self._reported.regressed.values())
 
     def work(self, ledger: Ledger, *, wait: bool = False) -> tuple[str, ...]:
         """Do what is due; what a person should know of it. ``wait``: until it is done. Never raises."""
@@ -173,15 +184,21 @@ class Reporter:
             for name, failure in self._reported.failures.items()
             if name == PAGE or self._asked.get(name) == failure.asked
         }
-        if kept != self._reported.failures:
-            self._reported.failures = kept
+        worse = {key: self._reported.regressed[key] for key in asked if key in self._reported.regressed and key not in self._due}
+        if kept != self._reported.failures or worse != self._before:
+            self._reported.failures, self._reported.regressed, self._before = kept, worse, dict(worse)
             self._remember()
 
     def _answered(self, key: str, request: CompareRequest, mtime: int) -> bool:
         """Whether compare.json answers ``request``; it is read again only where one of the two changed."""
         known = self._known.get(key)
         if known is None or known[:2] != (request, mtime):
-            known = self._known[key] = (request, mtime, _answers(request))
+            found = _answer(request)
+            known = self._known[key] = (request, mtime, found is not None)
+            alert = None if found is None else regressed(key, request.candidate.stage, found.against("bridge"))
+            self._reported.regressed.pop(key, None)
+            if alert is not None:
+                self._reported.regressed[key] = alert
         return known[2]
 
     def _next(self, ledger: Ledger) -> tuple[str, list[str]] | None:
@@ -214,7 +231,7 @@ class Reporter:
         name = ended.name
         if ended.code == 0 and name == PAGE:
             self._reported.signature = self._making
-        if ended.code == 0 and name in self._due and not _answers(self._due[name]):
+        if ended.code == 0 and name in self._due and _answer(self._due[name]) is None:
             ended = Ended(name=name, code=int(Exit.BUG), words="it left no answer to what it was asked")
         if ended.code == 0:
             self._reported.unable = None if name != PAGE else self._reported.unable
@@ -242,13 +259,17 @@ def make_reporter(config: Config, environ: Mapping[str, str], *, clock: Callable
     return Reporter(config, Children(config.paths.children_log, environ, clock=clock), clock=clock, say=say)
 
 
-def _answers(request: CompareRequest) -> bool:
-    """Whether compare.json is the answer to ``request``."""
+def _few(found: list[str]) -> list[str]:
+    return found[:5] + ([f"and {len(found) - 5} more of that kind"] if len(found) > 5 else [])  # noqa: PLR2004
+
+
+def _answer(request: CompareRequest) -> Compared | None:
+    """compare.json where it is the answer to ``request``."""
     try:
         found = read_compared(request.candidate.paths.compare)
     except Problem:
-        return False
-    return found is not None and found.request == request
+        return None
+    return found if found is not None and found.request == request else None
 
 
 def _digest(request: CompareRequest) -> str:

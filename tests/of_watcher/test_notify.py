@@ -6,11 +6,17 @@ import shutil
 import time
 from collections import deque
 
+import msgspec
 import pytest
 
+from suites.contract import encode
+from suites.files import publish
+from support.compared_sample import sample_comparison, scores
 from support.watched import Watched
 from watcher import notify
+from watcher.alerts import regressed
 from watcher.ledger import read
+from watcher.reporter import Reported
 
 KEY = "stage1/step_100"
 
@@ -45,6 +51,20 @@ def test_a_blocked_evaluation_is_told_once_and_not_again_after_a_restart(watched
     watched.executor.endings[KEY] = deque([65])
     watched.tick(6)
     assert len(told(watched)) == 2, "blocked anew is news"
+
+
+def test_a_regression_is_told_once_and_not_again_after_a_restart(watched):
+    baseline = scores("stage2", "stage1", 25, "step_25")
+    alert = regressed("stage2/step_30", "stage2", sample_comparison("bridge", "stage2", baseline, gain=-0.3))
+    watched.config.paths.state.mkdir(parents=True)
+    publish(watched.config.paths.reported, encode(Reported(regressed={alert.evaluation: alert})))
+    for _ in range(2):
+        watched.start()
+        assert watched.daemon.reporter.alerts == (alert,)
+        watched.daemon.notifier.tell(watched.daemon.reporter.alerts, watched.config)
+        (message,) = told(watched)
+        assert (message["event"], message["words"]) == ("regressed", alert.words)
+        watched.kill()
 
 
 def test_a_finished_stage_is_told(watched):
@@ -120,8 +140,6 @@ def test_a_time_in_which_nobody_watched_is_told_by_the_one_that_begins_again(wat
 
 
 def test_a_command_that_fails_is_said_in_the_status_until_one_succeeds(watched):
-    import msgspec  # noqa: PLC0415
-
     watched.config = msgspec.structs.replace(watched.config, notify="echo 'no such host' >&2; exit 7")
     watched.executor.endings[KEY] = deque([65, 65])
     watched.checkpoint("stage1", 100)
@@ -139,8 +157,6 @@ def test_a_command_that_fails_is_said_in_the_status_until_one_succeeds(watched):
 
 
 def test_a_command_that_hangs_delays_no_tick_and_is_killed(watched, monkeypatch):
-    import msgspec  # noqa: PLC0415
-
     monkeypatch.setattr(notify, "LIMIT", 0.5)
     watched.config = msgspec.structs.replace(watched.config, notify="sleep 300 & sleep 300")
     watched.executor.endings[KEY] = deque([65])

@@ -13,7 +13,7 @@ from suites.compared import Compared, read_compare_request, read_compared
 from suites.contract import encode
 from suites.files import publish
 from suites.paths import report_page
-from support.compared_sample import scores
+from support.compared_sample import sample_comparison, scores
 from support.report_sample import ReportSample
 from watcher import ledger as journal
 from watcher.baselines import wanted
@@ -93,6 +93,30 @@ def test_every_scored_step_is_compared_once_and_then_the_report_is_written(run):
     assert run.desk.started[-1][0] == PAGE
     assert run.ticks(200) == [name for name, _ in run.desk.started]
     assert len(run.desk.started) == 5
+
+
+def test_what_fails_its_objectives_is_news_by_its_content_and_shown_after_a_restart(run):
+    run.ticks()
+    assert run.reporter.alerts == ()
+    key = "stage2/step_30"
+    request = wanted(run.sample.config, run.ledger)[key]
+    for gain in (-0.3, -0.2):
+        comparison = sample_comparison("bridge", "stage2", scores("stage2", "stage1", 25, "step_25"), gain=gain)
+        assert comparison.outcome == "fail"
+        compared = Compared(candidate=scores("stage2", "stage2", 30, "step_30"), request=request, comparisons=(comparison,))
+        publish(request.candidate.paths.compare, encode(compared))
+        ids = {alert.id for alert in run.reporter.alerts}
+        run.ticks(70)
+        (alert,) = run.reporter.alerts
+        assert (alert.event, alert.stage, alert.evaluation) == ("regressed", "stage2", key)
+        assert alert.id not in ids
+        assert any(note.startswith(f"{key} against stage1 step 25 fails: improve hq (nll") for note in run.reporter.notes)
+    run.start()
+    run.ticks(3)
+    assert run.reporter.alerts == (alert,)
+    answer(request)
+    run.ticks(70)
+    assert run.reporter.alerts == (), "compared anew, and it does not fail"
 
 
 def test_the_command_is_an_argument_list_of_the_configs_python(run):
