@@ -74,7 +74,7 @@ $(LOGIN)/.installed: dist/.built constraints.txt
 login-node: $(LOGIN)/.installed
 	@for unwanted in torch numpy pyarrow datasets transformers tokenizers safetensors; do \
 	    if $(LOGIN)/bin/python -c "import $$unwanted" 2>/dev/null; then echo "a plain install brings $$unwanted" >&2; exit 1; fi; done
-	cd / && EXPECT_INSTALLED=1 $(CURDIR)/$(LOGIN)/bin/pytest -q -p no:cacheprovider -n $(JOBS) -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) \
+	cd / && EXPECT_INSTALLED=1 $(CURDIR)/$(LOGIN)/bin/pytest -q -m "not slow" -p no:cacheprovider -n $(JOBS) -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) \
 	    $(CURDIR)/tests/of_suites $(CURDIR)/tests/of_watcher
 
 # The tests' own Slurm; says why where it cannot be had

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import msgspec
@@ -27,6 +27,7 @@ from suites.paths import DataPaths
 from suites.problem import Exit, Problem
 from suites.schema import load_suite
 
+Axis = Literal["step", "tokens"]
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
@@ -245,6 +246,33 @@ def compare(
         document = compare.run(read_compare_request(request_file))
         if as_json:
             click.echo(encode(document), nl=False)
+        return Exit.SCORED
+
+    sys.exit(guarded(run))
+
+
+@main.command()
+@click.option("--results", type=click.Path(path_type=Path), required=True, help="The results folder of a watcher.")
+@click.option("--stage", "stages", multiple=True, help="Of this stage only; may be repeated.")
+@click.option("--tensorboard", type=click.Path(path_type=Path), help="Write event files under this folder.")
+@click.option("--wandb", type=click.Path(path_type=Path), help="Write offline runs under this folder; `wandb sync` sends them.")
+@click.option("--axis", type=click.Choice(["step", "tokens"]), default="step", show_default=True, help="What curves run over.")
+@click.option("--project", default="checkpoint-watcher", show_default=True, help="W&B's project.")
+def export(
+    results: Path, *, stages: tuple[str, ...], tensorboard: Path | None, wandb: Path | None, axis: Axis, project: str
+) -> None:
+    """Published scores as curves for TensorBoard or W&B. What was exported before is not written again."""
+    if tensorboard is None and wandb is None:
+        raise click.UsageError("give --tensorboard DIR or --wandb DIR")
+
+    def run() -> Exit:
+        from scoring import curves  # noqa: PLC0415  pyarrow
+
+        found = curves.points(results.absolute(), stages)
+        if tensorboard is not None:
+            click.echo(f"{curves.to_tensorboard(found, tensorboard.absolute(), axis)} of {len(found)} event files written")
+        if wandb is not None:
+            click.echo(f"{curves.to_wandb(found, wandb.absolute(), axis, project)} runs written")
         return Exit.SCORED
 
     sys.exit(guarded(run))
