@@ -92,7 +92,7 @@ class Reporter:
         self._reported = _read(config.paths.reported)
         self._before = dict(self._reported.regressed)
         self._looked: tuple[int, Config, float] | None = None
-        self._known: dict[str, tuple[CompareRequest, int, bool]] = {}
+        self._known: dict[str, tuple[CompareRequest, tuple[int, int, int], bool]] = {}
         self._due: dict[str, CompareRequest] = {}
         self._signature = ""
         self._making = ""
@@ -173,11 +173,11 @@ class Reporter:
         for record in ledger.records.values():
             if record.state in SETTLED:
                 seen.update(f"\n{record.key} {record.state} {record.fingerprint} {record.since}".encode(errors="replace"))
-        mtimes = {key: _mtime(request.candidate.paths.compare) for key, request in asked.items()}
-        seen.update("".join(f"\n{key} {mtime}" for key, mtime in mtimes.items()).encode(errors="replace"))
+        marks = {key: _mark(request.candidate.paths.compare) for key, request in asked.items()}
+        seen.update("".join(f"\n{key} {mark}" for key, mark in marks.items()).encode(errors="replace"))
         self._signature = seen.hexdigest()
         settled = self._signature == self._reported.signature and not self._reported.failures and not self._reported.unable
-        self._due = {} if settled else {key: asked[key] for key in asked if not self._answered(key, asked[key], mtimes[key])}
+        self._due = {} if settled else {key: asked[key] for key in asked if not self._answered(key, asked[key], marks[key])}
         self._asked = {key: _digest(request) for key, request in self._due.items()}
         kept = {
             name: failure
@@ -189,12 +189,12 @@ class Reporter:
             self._reported.failures, self._reported.regressed, self._before = kept, worse, dict(worse)
             self._remember()
 
-    def _answered(self, key: str, request: CompareRequest, mtime: int) -> bool:
+    def _answered(self, key: str, request: CompareRequest, mark: tuple[int, int, int]) -> bool:
         """Whether compare.json answers ``request``; it is read again only where one of the two changed."""
         known = self._known.get(key)
-        if known is None or known[:2] != (request, mtime):
+        if known is None or known[:2] != (request, mark):
             found = _answer(request)
-            known = self._known[key] = (request, mtime, found is not None)
+            known = self._known[key] = (request, mark, found is not None)
             alert = None if found is None else regressed(key, request.candidate.stage, found.against("bridge"))
             self._reported.regressed.pop(key, None)
             if alert is not None:
@@ -276,11 +276,13 @@ def _digest(request: CompareRequest) -> str:
     return hashlib.sha256(encode(request)).hexdigest()[:16]
 
 
-def _mtime(path: Path) -> int:
+def _mark(path: Path) -> tuple[int, int, int]:
+    """What changes with every publication: clocks of file systems tick in milliseconds, and two may fall into one."""
     try:
-        return path.stat().st_mtime_ns
+        seen = path.stat()
     except OSError:
-        return 0
+        return (0, 0, 0)
+    return seen.st_mtime_ns, seen.st_ino, seen.st_size
 
 
 def _read(path: Path) -> Reported:
