@@ -225,7 +225,7 @@ def test_nothing_is_started_where_the_config_says_so(run):
 
 def test_an_idle_tick_asks_the_disk_nothing(run, monkeypatch):
     run.ticks()
-    monkeypatch.setattr("watcher.reporter._mtime", lambda _path: pytest.fail("looked"))
+    monkeypatch.setattr("watcher.reporter._mark", lambda _path: pytest.fail("looked"))
     monkeypatch.setattr("watcher.reporter.wanted", lambda *_: pytest.fail("computed"))
     before = len(run.desk.started)
     run.ticks(10, seconds=1.0)
