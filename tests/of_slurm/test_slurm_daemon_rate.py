@@ -4,7 +4,7 @@ import random
 
 from support.watched import Watched
 from watcher.config import Limits
-from watcher.daemon import _JITTER
+from watcher.daemon import JITTER
 from watcher.executor import JobState
 from watcher.slurm import SlurmExecutor
 from watcher.slurm_calls import Ran
@@ -55,7 +55,7 @@ def test_a_burst_of_twenty_is_submitted_in_minutes_within_ten_commands_a_minute(
     began = watched.clock()
     ticks = 0
     while len(commands.jobs) < len(STEPS) or any(reason == "JobHeldUser" for _, _, reason in commands.jobs.values()):
-        watched.tick(seconds=60.0 * draw.uniform(1, 1 + _JITTER), jobs=False)
+        watched.tick(seconds=60.0 * draw.uniform(1, 1 + JITTER), jobs=False)
         ticks += 1
         assert ticks < 30
     minutes = (watched.clock() - began) / 60

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from support.batch_scripts import until
 from support.scenario import Scenario
 from support.slurm_labs import SlurmLab
 
@@ -50,5 +51,7 @@ def test_twenty_checkpoints_and_twenty_kills_give_one_run_each(cluster, tmp_path
     left = cluster.cluster.tool("squeue", "-h", "-t", "PENDING,RUNNING,COMPLETING", "-o", "%j %T %r").stdout
     assert not [line for line in left.splitlines() if line.startswith("eval-")]
     if cluster.accounting:
+        # accounting lags behind the queue by a second or more
+        until(lambda: set(jobs_of(cluster, scenario)) >= scenario.expected, "a job of every evaluation in accounting")
         ran = jobs_of(cluster, scenario)
         assert {evaluation: len(set(jobs)) for evaluation, jobs in ran.items()} == dict.fromkeys(scenario.expected, 1)
