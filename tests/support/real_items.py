@@ -25,20 +25,31 @@ FOLDERS = {
 """Adapter -> where the package has its validation split; mmlu has a folder a subject, and qasc is not there."""
 
 
-def write_items(adapter: str, count: int, file: Path) -> int:
-    """The first ``count`` rows (or all there are) as ``file``; how many."""
-    return _write(FOLDERS[adapter], "validation", count, file)
+def write_items(adapter: str, count: int, file: Path, *, longest: int | None = None) -> int:
+    """The first ``count`` rows (or all there are) as ``file``, if asked for only those of ``longest`` characters; how many."""
+    return _write(FOLDERS[adapter], "validation", count, file, longest)
 
 
-def write_mmlu(subject: str, count: int, file: Path) -> int:
+def write_mmlu(subject: str, count: int, file: Path, *, longest: int | None = None) -> int:
     """The same of one subject's test split."""
-    return _write(f"hails/mmlu_no_train/{subject}", "test", count, file)
+    return _write(f"hails/mmlu_no_train/{subject}", "test", count, file, longest)
 
 
-def _write(place: str, split: str, count: int, file: Path) -> int:
-    table = _table(place, split).slice(0, count).replace_schema_metadata(None)
+def _write(place: str, split: str, count: int, file: Path, longest: int | None) -> int:
+    table = _table(place, split)
+    if longest is not None:
+        table = table.filter(pa.array([_characters(row) <= longest for row in table.to_pylist()]))
+    table = table.slice(0, count).replace_schema_metadata(None)
     pq.write_table(table, file)
     return table.num_rows
+
+
+def _characters(value: object) -> int:
+    """Of all text in a row."""
+    if isinstance(value, str):
+        return len(value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(_characters, inner))
 
 
 def read_items(adapter: str) -> list[dict]:
