@@ -108,6 +108,8 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
     definition: dict[str, dict[str, Any]]
     """Slice, task or prompt name -> its definition, defaults filled in, keys without a value left out: plain JSON."""
     path: Path
+    files: tuple[Path, ...]
+    """Where all of it was read: its own file and those that it extends."""
 
     def in_request(self) -> SuiteInRequest:
         """As it travels to the job."""
@@ -120,9 +122,10 @@ def load_suite(name_or_path: str, environ: Mapping[str, str], *, base: Path | No
 
     Raises Problem (usage) with file, line and the nearest valid name for anything that cannot be meant.
     """
-    path = _find(name_or_path, base)
-    tier, definition = _load(path, environ, ())
-    return Suite(name=path.stem, tier=tier, digest=suite_digest(tier, definition), definition=definition, path=path)
+    path, files = _find(name_or_path, base), dict[Path, None]()
+    tier, definition = _load(path, environ, (), files)
+    digest = suite_digest(tier, definition)
+    return Suite(name=path.stem, tier=tier, digest=digest, definition=definition, path=path, files=tuple(files))
 
 
 def suite_digest(tier: str, definition: Mapping[str, Mapping[str, Any]]) -> str:
@@ -147,15 +150,19 @@ def _find(name_or_path: str, base: Path | None) -> Path:
     return path
 
 
-def _load(path: Path, environ: Mapping[str, str], above: tuple[Path, ...]) -> tuple[str, dict[str, dict[str, Any]]]:
+def _load(
+    path: Path, environ: Mapping[str, str], above: tuple[Path, ...], files: dict[Path, None]
+) -> tuple[str, dict[str, dict[str, Any]]]:
+    """(tier, definition); every file that was read is added to ``files``."""
     document = read(path, environ)
+    files[path] = None
     if not isinstance(document.data, dict):
         raise document.problem("not a suite", (), "write tier: and slices:, tasks: or prompts:")
     tier, section, type_ = _tier(document)
     for key in document.data:
         if key not in {"tier", "extends", "defaults", section}:
             raise document.problem(f"unknown key {key!r}", (key,), nearest(key, ["tier", "extends", "defaults", section]))
-    definition = _extended(document, path, tier, environ, above)
+    definition = _extended(document, tier, environ, (*above, path), files)
     defaults = _mapping(document, "defaults")
     if defaults:
         convert(document, PromptDefaults if type_ is PromptDefinition else type_, ("defaults",))
@@ -192,7 +199,7 @@ def _mapping(document: Document, key: str) -> dict[str, Any]:
 
 
 def _extended(
-    document: Document, path: Path, tier: str, environ: Mapping[str, str], above: tuple[Path, ...]
+    document: Document, tier: str, environ: Mapping[str, str], above: tuple[Path, ...], files: dict[Path, None]
 ) -> dict[str, dict[str, Any]]:
     value = document.data.get("extends")
     names = [] if value is None else [value] if isinstance(value, str) else value
@@ -201,12 +208,12 @@ def _extended(
     definition: dict[str, dict[str, Any]] = {}
     for name in names:
         try:
-            other = _find(name, path.parent)
+            other = _find(name, above[-1].parent)
         except Problem as error:
             raise document.problem(f"{name!r}: {error.what}", ("extends",), error.todo) from error
-        if other in (*above, path):
+        if other in above:
             raise document.problem(f"{name!r} extends this file in turn", ("extends",), "break the circle")
-        other_tier, more = _load(other, environ, (*above, path))
+        other_tier, more = _load(other, environ, above, files)
         if other_tier != tier:
             raise document.problem(
                 f"{name!r} is of {other_tier}, this is {tier}", ("extends",), "extend a suite of the same tier"

@@ -66,6 +66,11 @@ class Observer:
         self.notes: list[str] = []
         """Troubles of the last look that are about no one evaluation."""
 
+    @property
+    def looks_at_all(self) -> float:
+        """Unix time from which the next look is at what is settled too, although nothing seems to have moved."""
+        return self._settled_at + HOURLY
+
     def new_tick(self) -> None:
         """Forget what is good for one tick only: the queue's answer."""
         self._queue, self._asked = None, False

@@ -1,8 +1,9 @@
 """What scoring for a stage needs besides a checkpoint: its suites, tokenizer and sequence length, as the files say now."""
 
-import contextlib
 from collections.abc import Mapping
 from pathlib import Path
+
+import msgspec
 
 from suites.checkpoint import read_training_config
 from suites.contract import tier_digests
@@ -12,9 +13,21 @@ from watcher.config import Stage
 from watcher.world import StagePlan
 
 LOOK_AGAIN = 300.0
-"""Seconds after which the suites' own files are stat'ed."""
-READ_AGAIN = 3600.0
-"""Seconds after which they are read anew whatever their times say: what they extend may have changed."""
+"""Seconds after which the files that a plan was read from are stat'ed."""
+READ_AGAIN = 86400.0
+"""Seconds after which they are read anew whatever their times say: a name may stand for another file by now."""
+
+Times = Mapping[Path, tuple[int, ...] | None]
+"""File -> modification time in ns, inode and size; None where it cannot be seen."""
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    stage: Stage
+    plan: StagePlan
+    times: Times
+    """As they were before the files were read; () for those that were not known before."""
+    looked: float
+    read: float
 
 
 class Plans:
@@ -22,45 +35,50 @@ class Plans:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
-        self._kept: dict[str, tuple[Stage, StagePlan, tuple[int, ...], float, float]] = {}
+        self._kept: dict[str, _Kept] = {}
 
     def look(self, stage: Stage, now: float) -> StagePlan:
         """The stage's plan; the same object as before where nothing differs."""
         kept = self._kept.get(stage.name)
-        if kept is not None and kept[0] == stage:
-            plan, times, looked, read = kept[1:]
-            if 0 <= now - looked < LOOK_AGAIN:
-                return plan
-            if 0 <= now - read < READ_AGAIN and _times(stage) == times and not plan.trouble:
-                self._kept[stage.name] = (stage, plan, times, now, read)
-                return plan
-        times = _times(stage)
-        fresh = _read(stage, self._environ)
-        plan = kept[1] if kept is not None and kept[1] == fresh else fresh
-        self._kept[stage.name] = (stage, plan, times, now, now)
+        same = kept is not None and kept.stage == stage
+        if kept is not None and same and 0 <= now - kept.looked < LOOK_AGAIN:
+            return kept.plan
+        before = {path: _stat(path) for path in (*_named(stage), *(kept.times if kept is not None and same else ()))}
+        if kept is not None and same and before == kept.times and 0 <= now - kept.read < READ_AGAIN and not kept.plan.trouble:
+            self._kept[stage.name] = msgspec.structs.replace(kept, looked=now)
+            return kept.plan
+        fresh, files = _read(stage, self._environ)
+        plan = kept.plan if kept is not None and kept.plan == fresh else fresh
+        times = {path: before.get(path, ()) for path in (*_named(stage), *files)}
+        self._kept[stage.name] = _Kept(stage, plan, times, now, now)
         return plan
 
 
-def _times(stage: Stage) -> tuple[int, ...]:
-    """Modification times in ns of the files that the stage names itself."""
-    found = []
-    paths = [Path(name) for name in stage.suites if "/" in name]
-    if stage.training_config is not None:
-        paths.append(stage.training_config)
-    for path in paths:
-        with contextlib.suppress(OSError):
-            found.append(path.stat().st_mtime_ns)
-    return tuple(found)
+def _named(stage: Stage) -> tuple[Path, ...]:
+    """The files that the stage names itself: links, perhaps, to those that are read."""
+    named = [Path(name) for name in stage.suites if "/" in name]
+    return (*named, stage.training_config) if stage.training_config is not None else tuple(named)
 
 
-def _read(stage: Stage, environ: Mapping[str, str]) -> StagePlan:
+def _stat(path: Path) -> tuple[int, ...] | None:
+    try:
+        seen = path.stat()
+    except OSError:
+        return None
+    return seen.st_mtime_ns, seen.st_ino, seen.st_size
+
+
+def _read(stage: Stage, environ: Mapping[str, str]) -> tuple[StagePlan, list[Path]]:
+    """The plan, and the files of its suites."""
     tokenizer, seq_len = stage.tokenizer, stage.seq_len
     try:
-        suites = tuple(load_suite(name, environ).in_request() for name in stage.suites)
+        loaded = [load_suite(name, environ) for name in stage.suites]
+        suites = tuple(suite.in_request() for suite in loaded)
         if stage.training_config is not None and (tokenizer is None or seq_len is None):
             facts = read_training_config(stage.training_config)
             tokenizer, seq_len = tokenizer or facts.tokenizer, seq_len or facts.seq_len
         tiers = dict(tier_digests(suites))
     except Problem as problem:
-        return StagePlan(tokenizer=tokenizer, seq_len=seq_len, trouble=str(problem))
-    return StagePlan(suites=suites, tiers=tiers, tokenizer=tokenizer, seq_len=seq_len)
+        return StagePlan(tokenizer=tokenizer, seq_len=seq_len, trouble=str(problem)), []
+    files = [path for suite in loaded for path in suite.files]
+    return StagePlan(suites=suites, tiers=tiers, tokenizer=tokenizer, seq_len=seq_len), files

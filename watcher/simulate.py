@@ -18,7 +18,7 @@ import msgspec
 from suites.contract import SCHEMA
 from watcher import asks
 from watcher.checkpoints import CHECKPOINT
-from watcher.config import Config
+from watcher.config import Config, Reporting
 from watcher.daemon import JITTER, Daemon
 from watcher.observe import AFTER_VOID
 from watcher.simulated_promises import Promises
@@ -107,6 +107,7 @@ def moved_to(root: Path, config: Config) -> Config:
         executor="slurm",
         notify=None,
         prefill={**config.prefill, "auto": True},
+        report=Reporting(page=False, compare=False),  # their children would be real ones
         mirror=None if config.mirror is None else root / "mirror",
         stages=stages,
     )
@@ -262,7 +263,8 @@ class _Run:
             return self.now
         if any("being rewritten" in skip.reason for skip in daemon.ticker.skips):
             return self.now
-        until = [self.training.next_event(), self.slurm.next_event(), self.now + DAY, self.end - 10 * self.config.poll]
+        until = [self.training.next_event(), self.slurm.next_event(), self.end - 10 * self.config.poll]
+        until.append(daemon.ticker.observer.looks_at_all)
         until += self.kills[:1] + self.people[:1]
         until += [moment for window in self.away for moment in window if moment > self.now]
         for record in records:

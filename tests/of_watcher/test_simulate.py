@@ -58,11 +58,30 @@ def test_the_same_seed_gives_the_same_run_and_another_another(config_file):
     assert msgspec.structs.replace(other, seed=5) != first
 
 
-def test_polls_that_are_not_made_would_have_changed_nothing(config_file):
-    few, every = play(config_file, 3), play(config_file, 3, every_poll=True)
+@pytest.mark.parametrize(
+    "seed", [3, 239]
+)  # 239: a checkpoint is rewritten while it is scored, in vain, and only the hourly look shows it
+def test_polls_that_are_not_made_would_have_changed_nothing(config_file, seed):
+    few, every = play(config_file, seed), play(config_file, seed, every_poll=True)
     assert few.checked["status_tells_the_last_tick"] < every.checked["status_tells_the_last_tick"] == every.polls == few.polls
-    for name in ("evaluations", "scores", "runs", "gpu_hours", "failures", "restarts", "unfinished"):
+    for name in (
+        "evaluations",
+        "scores",
+        "runs",
+        "gpu_hours",
+        "calls",
+        "failures",
+        "latencies",
+        "restarts",
+        "unfinished",
+        "broken",
+    ):
         assert getattr(few, name) == getattr(every, name), name
+
+
+def test_no_child_is_started_in_a_simulation(config_file, monkeypatch):
+    monkeypatch.setattr("watcher.children.spawn_session", None)
+    assert play(config_file, 1).scores >= 7
 
 
 def test_every_way_to_fail_is_met_and_survived(config_file):
