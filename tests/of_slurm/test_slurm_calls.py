@@ -94,10 +94,10 @@ def test_the_time_format_of_our_questions_reaches_no_job(lab):
 def test_a_hung_command_is_killed_with_its_children(tmp_path):
     marker = tmp_path / "pid"
     began = time.monotonic()
-    ran = run_command(["bash", "-c", f"echo early; sleep 600 & echo $! >{marker}; wait"], os.environ, 0.5)
-    assert time.monotonic() - began < 5
+    ran = run_command(["bash", "-c", f"echo early; sleep 600 & echo $! >{marker}; wait"], os.environ, 2.0)
+    assert time.monotonic() - began < 60
     assert (ran.code, ran.out) == (None, "early\n")
-    assert wait_for(lambda: start_time(int(marker.read_text())) is None, 5)
+    assert wait_for(lambda: start_time(int(marker.read_text())) is None, 60)
 
 
 def test_a_command_that_is_not_there_is_an_os_error():

@@ -50,7 +50,7 @@ def one_job_for_each(watch, lab, *steps):
     watch.until_state("scored", *steps)
     assert len(watch.attempts) == len(watch.started) == len(steps)
     # a result is believed before slurmctld knows of the end, which a node tells it again after a while if it was away
-    watch.until(lambda: {state for _, state in watch.jobs()} <= {"COMPLETED"}, 60)
+    watch.until(lambda: {state for _, state in watch.jobs()} <= {"COMPLETED"})
     assert all([record.code for record in watch.exits(attempt)] == [0] for attempt in watch.attempts)
     if lab.accounting:
         watch.until(lambda: len(watch.accounted()) >= len(steps))
@@ -73,7 +73,7 @@ def test_a_watcher_killed_during_sbatch_gives_one_job(slurm, tmp_path, text):
         watch.tamper("sbatch", text.format(root=watch.root, slurmctld=watch.slurmctld))
         watch.write_checkpoint("base", 100)
         watch.start()
-        watch.daemon.wait(timeout=30)
+        watch.daemon.wait(timeout=90)
         watch.start()
         one_job_for_each(watch, slurm, 100)
 
@@ -104,18 +104,19 @@ def test_slurmctld_and_munge_down_for_a_while_lose_nothing_and_status_says_since
         watch.hold()
         watch.write_checkpoint("base", 100)
         watch.start()
-        watch.until(lambda: watch.started)
+        watch.until_seen_running(100)
         down = time.time()
         for name in ("ctld", "munge"):
             lab.cluster.down(name)
         try:
             watch.write_checkpoint("base", 200)
             watch.until(lambda: watch.status().get("queue") and watch.status()["queue"]["trouble"])
+            noticed = time.time()
             watch.until_state("ready", 200)
             seen = watch.status()["queue"]
             assert seen["trouble"].startswith("squeue: ")
             assert any(words in seen["trouble"] for words in DOWN)
-            assert down <= seen["since"] <= down + 15
+            assert down <= seen["since"] <= noticed
             watch.go()  # the job ends while nobody can be asked about it
             time.sleep(max(0.0, down + seconds - time.time()))
             watch.ticks(1)
@@ -168,7 +169,7 @@ def test_a_slurmctld_that_forgets_a_job_and_gives_its_id_to_another_costs_nothin
         watch.change(slurm=later | {"extra": []})
         watch.daemon.send_signal(signal.SIGHUP)
         (watch.root / "away").unlink()
-        watch.until_state("scored", 100, seconds=60)
+        watch.until_state("scored", 100)
         first, second = sorted(watch.attempts, key=lambda attempt: (attempt / "request.json").stat().st_mtime)
         assert (first / "claim").read_text().startswith("void")
         assert (second / "claim").read_text().startswith("slurm:")

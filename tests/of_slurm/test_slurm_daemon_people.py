@@ -14,7 +14,7 @@ def test_a_users_scancel_is_respected_until_retry(request, tmp_path, lab):
         watch.hold()
         watch.write_checkpoint("base", 100)
         watch.start()
-        watch.until(lambda: watch.started)
+        watch.until_seen_running(100)
         job = watch.row(100)["attempt"]["job_id"]
         lab.cluster.tool("scancel", job).check_returncode()
         watch.until_state("cancelled", 100)

@@ -52,11 +52,17 @@ def test_a_requeued_job_goes_on_where_it_was(accounted_slurm, tmp_path):
     with SlurmWatch(tmp_path / "run", accounted_slurm, steps=[100], scorer=WAITS_AFTER_ITS_FIRST_PART) as watch:
         watch.write_checkpoint("base", 100)
         watch.start()
-        watch.until((watch.root / "one_part").exists, 60)
-        accounted_slurm.cluster.tool("scontrol", "requeue", watch.row(100)["attempt"]["job_id"]).check_returncode()
-        watch.until(lambda: watch.row(100)["state"] == "queued")
-        assert "was put back into the queue" in watch.row(100)["reason"]
-        watch.until_state("scored", 100, seconds=90)
+        watch.until((watch.root / "one_part").exists)
+        watch.until_state("running", 100)
+        tool = accounted_slurm.cluster.tool
+        tool("scontrol", "update", "PartitionName=short", "State=DOWN").check_returncode()  # it stays queued until that is seen
+        try:
+            tool("scontrol", "requeue", watch.row(100)["attempt"]["job_id"]).check_returncode()
+            watch.until(lambda: watch.row(100)["state"] == "queued")
+            assert "was put back into the queue" in watch.row(100)["reason"]
+        finally:
+            tool("scontrol", "update", "PartitionName=short", "State=UP").check_returncode()
+        watch.until_state("scored", 100)
         check(watch)
         said = run_json(watch)
         assert len(said["parts"]["kept"]) == 1
@@ -68,7 +74,8 @@ def test_a_copy_on_a_dead_node_loses_its_fence_and_publishes_nothing(slurm, tmp_
     with SlurmWatch(tmp_path / "run", slurm, steps=[100], scorer=WAITS_AFTER_ITS_FIRST_PART) as watch:
         watch.write_checkpoint("base", 100)
         watch.start()
-        watch.until((watch.root / "one_part").exists, 60)
+        watch.until((watch.root / "one_part").exists)
+        watch.until_state("running", 100)
         job = watch.row(100)["attempt"]["job_id"]
         node = slurm.cluster.tool("squeue", "-h", "-j", job, "-o", "%N").stdout.strip()
         with slurm.cluster.without(node, hard=True):

@@ -48,10 +48,10 @@ def test_a_scored_checkpoint_leaves_claim_record_and_logs(slurm, attempt):
 def test_a_requeued_job_keeps_its_claim_and_adds_a_second_record(slurm, attempt):
     executor = slurm.executor(environment=slurm.cluster.environment(USER) | {"FAKE_WAITS": "1"})
     job = started(slurm, executor, attempt, f"{attempt.folder.name}-r")
-    assert wait_for(attempt.up, 20)
+    assert wait_for(attempt.up, 60)
     (attempt.folder / "up").unlink()
     slurm.requeue(job)
-    assert wait_for(attempt.up, 40)
+    assert wait_for(attempt.up, 60)
     attempt.go()
     slurm.until(executor, job.name, JobState.COMPLETED)
     records = read_exit_records(attempt.folder)
@@ -62,8 +62,8 @@ def test_a_requeued_job_keeps_its_claim_and_adds_a_second_record(slurm, attempt)
 def test_a_cancelled_job_writes_down_its_end(slurm, attempt):
     executor = slurm.executor(environment=slurm.cluster.environment(USER) | {"FAKE_WAITS": "1"})
     job = started(slurm, executor, attempt, f"{attempt.folder.name}-c")
-    assert wait_for(attempt.up, 20)
+    assert wait_for(attempt.up, 60)
     executor.cancel(job)
     slurm.until(executor, job.name, JobState.CANCELLED)
-    assert wait_for(lambda: read_exit_records(attempt.folder), 10)
+    assert wait_for(lambda: read_exit_records(attempt.folder), 60)
     assert attempt.record.code != 0

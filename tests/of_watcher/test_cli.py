@@ -162,7 +162,7 @@ def test_status_watch_goes_on_until_interrupted(here):
     with watcher("status", "--watch", "--json", here=here) as process:
         first, second = process.stdout.readline(), process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        _, complaints = process.communicate(timeout=20)
+        _, complaints = process.communicate(timeout=60)
     assert json.loads(first)["health"] == json.loads(second)["health"] == "alive"
     assert (process.returncode, complaints) == (0, "")
 
@@ -172,7 +172,7 @@ def test_a_reader_that_leaves_early_causes_no_traceback(here):
     with watcher("status", "--watch", here=here) as process:
         process.stdout.readline()
         process.stdout.close()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
         assert "Traceback" not in process.stderr.read()
 
 

@@ -62,7 +62,7 @@ def test_the_tokenizer_that_the_first_checkpoint_named_is_taken_from_the_journal
 
 
 def wait_for_end(folder):
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         records = read_exit_records(folder)
         if records:

@@ -73,7 +73,7 @@ def test_a_running_watcher_tells_its_service_and_a_clean_end_is_called_stopped(t
             assert heard.recv(999) == b"READY=1\nWATCHDOG_USEC=603000000\n"
             assert [heard.recv(999) for _ in range(2)] == [b"WATCHDOG=1\nSTATUS=1 waiting\n"] * 2
             process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=30) == 0
+            assert process.wait(timeout=90) == 0
         finally:
             process.kill()
         rest = heard.recv(999)

@@ -117,12 +117,12 @@ def start(attempt: Attempt, *arguments: str, script: Path = SCORE, **extra: str)
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """(exit code, stderr) of a script; fails after 20 s."""
-    _, words = process.communicate(timeout=20)
+    """(exit code, stderr) of a script; fails after 60 s."""
+    _, words = process.communicate(timeout=60)
     return process.returncode, words
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     """Wait for something that another process does."""
     end = time.monotonic() + seconds
     while not condition():

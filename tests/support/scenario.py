@@ -134,7 +134,7 @@ class Scenario:
         """Ask the daemon to end, as tmux or systemd would; its exit code."""
         assert self.daemon is not None
         self.daemon.send_signal(signal.SIGTERM)
-        return self.daemon.wait(timeout=30)
+        return self.daemon.wait(timeout=90)
 
     def states(self) -> dict[str, str]:
         """Evaluation -> state, from status.json."""

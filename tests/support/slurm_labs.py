@@ -68,7 +68,7 @@ class Lab(abc.ABC):
         }
         return Submission(**given | changed)
 
-    def until(self, executor: SlurmExecutor, name: str, *wanted: JobState, timeout: float = 30) -> Job:
+    def until(self, executor: SlurmExecutor, name: str, *wanted: JobState, timeout: float = 90) -> Job:
         """Ask as the watcher does, the queue first, until the job is in a wanted state (any, where none is given)."""
         end = time.monotonic() + timeout
         while True:

@@ -185,7 +185,7 @@ class SlurmWatch(Scenario):
         skipped = {skip["evaluation"]: skip["reason"] for skip in document.get("skipped", [])}
         return next((row | {"skipped": skipped.get(row["evaluation"], "")} for row in rows if row["step"] == step), {})
 
-    def until(self, done: Callable[[], object], seconds: float = 30.0) -> None:
+    def until(self, done: Callable[[], object], seconds: float = 120.0) -> None:
         """Wait for what the daemon does; with its status and log where it does not."""
         end = time.monotonic() + seconds
         while not done():
@@ -195,14 +195,19 @@ class SlurmWatch(Scenario):
             assert time.monotonic() < end, f"not after {seconds:g} s: {json.dumps(self.status())[-3000:]}\n{log}"
             time.sleep(0.1)
 
-    def until_state(self, state: str, *steps: int, seconds: float = 30.0) -> None:
+    def until_state(self, state: str, *steps: int, seconds: float = 120.0) -> None:
         """Wait until all of ``steps`` are in one state."""
         self.until(lambda: {self.row(step).get("state") for step in steps} == {state}, seconds)
+
+    def until_seen_running(self, step: int) -> None:
+        """Wait until its stand-in runs and the daemon knows: what happens to a job before that happens to a queued one."""
+        self.until(lambda: self.started)
+        self.until_state("running", step)
 
     def ticks(self, count: int) -> None:
         """Wait for that many more whole ticks."""
         wanted = self.status().get("ticks", 0) + count + 1  # the one under way may have looked already
-        self.until(lambda: self.status().get("ticks", 0) >= wanted, 30 + 3 * count)
+        self.until(lambda: self.status().get("ticks", 0) >= wanted, 120 + 3 * count)
 
     @property
     def attempts(self) -> list[Path]:
