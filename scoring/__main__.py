@@ -7,10 +7,8 @@ import json
 import os
 import sys
 import time
-import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 import msgspec
@@ -18,16 +16,15 @@ import structlog
 
 from scoring.by_hand import ByHand, request_by_hand
 from scoring.cache_commands import cache
-from scoring.logs import say_if_abandoned, say_it_in_the_log
+from scoring.guarded import guarded
+from scoring.logs import say_if_abandoned
 from scoring.no_network import CUT_OFF, in_empty_network
-from suites.compared import read_compare_request
-from suites.contract import Request, encode, read_request
-from suites.objectives import Objectives
+from scoring.result_commands import compare, export
+from suites.contract import Request, read_request
 from suites.paths import DataPaths
 from suites.problem import Exit, Problem
 from suites.schema import load_suite
 
-Axis = Literal["step", "tokens"]
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
@@ -213,88 +210,8 @@ def verify(checkpoint: Path, tokens: int, as_json: bool) -> None:
     sys.exit(guarded(run))
 
 
-@main.command()
-@click.argument("request_file", required=False, type=click.Path(path_type=Path), metavar="[REQUEST.json]")
-@click.option("--baseline", type=click.Path(path_type=Path), help="The folder of an evaluation's results.")
-@click.option("--candidate", type=click.Path(path_type=Path), help="The same, of what is judged.")
-@click.option(
-    "--improve", multiple=True, help="A tier (tier2, tier3, tier4), slice or task that should be better; may be repeated."
-)
-@click.option("--hold", multiple=True, help="One that must not be worse by more than the usual margins; may be repeated.")
-@click.option("--json", "as_json", is_flag=True, help="The comparison as JSON.")
-def compare(
-    request_file: Path | None,
-    baseline: Path | None,
-    candidate: Path | None,
-    *,
-    improve: tuple[str, ...],
-    hold: tuple[str, ...],
-    as_json: bool,
-) -> None:
-    """Say whether a checkpoint is better than another: paired, with errors. A REQUEST.json has compare.json written."""
-    if request_file is None and not (baseline and candidate):
-        raise click.UsageError("give --baseline and --candidate, or a REQUEST.json")
-    if request_file is not None and (baseline or candidate or improve or hold):
-        raise click.UsageError("give a REQUEST.json or the other options, not both: everything is in the request")
-
-    def run() -> Exit:
-        from scoring import compare, compare_command  # noqa: PLC0415  numpy and pyarrow
-
-        if request_file is None:
-            objectives = Objectives(improve=improve, hold=hold)
-            return compare_command.by_hand(Path(str(baseline)), Path(str(candidate)), objectives, as_json=as_json)
-        document = compare.run(read_compare_request(request_file))
-        if as_json:
-            click.echo(encode(document), nl=False)
-        return Exit.SCORED
-
-    sys.exit(guarded(run))
-
-
-@main.command()
-@click.option("--results", type=click.Path(path_type=Path), required=True, help="The results folder of a watcher.")
-@click.option("--stage", "stages", multiple=True, help="Of this stage only; may be repeated.")
-@click.option("--tensorboard", type=click.Path(path_type=Path), help="Write event files under this folder.")
-@click.option("--wandb", type=click.Path(path_type=Path), help="Write offline runs under this folder; `wandb sync` sends them.")
-@click.option("--axis", type=click.Choice(["step", "tokens"]), default="step", show_default=True, help="What curves run over.")
-@click.option("--project", default="checkpoint-watcher", show_default=True, help="W&B's project.")
-def export(
-    results: Path, *, stages: tuple[str, ...], tensorboard: Path | None, wandb: Path | None, axis: Axis, project: str
-) -> None:
-    """Published scores as curves for TensorBoard or W&B. What was exported before is not written again."""
-    if tensorboard is None and wandb is None:
-        raise click.UsageError("give --tensorboard DIR or --wandb DIR")
-
-    def run() -> Exit:
-        from scoring import curves  # noqa: PLC0415  pyarrow
-
-        found = curves.points(results.absolute(), stages)
-        if tensorboard is not None:
-            click.echo(f"{curves.to_tensorboard(found, tensorboard.absolute(), axis)} of {len(found)} event files written")
-        if wandb is not None:
-            click.echo(f"{curves.to_wandb(found, wandb.absolute(), axis, project)} runs written")
-        return Exit.SCORED
-
-    sys.exit(guarded(run))
-
-
-main.add_command(cache)
-
-
-def guarded(action: Callable[[], Exit]) -> int:
-    """The exit code of ``action``; a Problem is one line on stderr, a bug its traceback."""
-    say_it_in_the_log()
-    try:
-        return int(action())
-    except Problem as problem:
-        click.echo(f"scoring: {problem}", err=True)
-        return int(problem.code)
-    except KeyboardInterrupt:
-        click.echo("scoring: interrupted; finished parts are kept", err=True)
-        return int(Exit.TEMPORARY)
-    except Exception:  # noqa: BLE001  whatever it is, it has this exit code
-        traceback.print_exc()
-        return int(Exit.BUG)
+for command in (cache, compare, export):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

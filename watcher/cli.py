@@ -75,10 +75,10 @@ def run(config: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def once(config: Path | None, *, dry_run: bool, as_json: bool) -> None:
     """Look once, do what is due, and end: for cron."""
-    from watcher import daemon  # noqa: PLC0415
+    from watcher.once import once as one_tick  # noqa: PLC0415
 
     environ = environment()
-    report = daemon.once(_loaded(config, environ), dry_run=dry_run, environ=environ)
+    report = one_tick(_loaded(config, environ), dry_run=dry_run, environ=environ)
     if as_json:
         click.echo(json.dumps({"actions": report.actions, "skipped": report.skipped}, indent=2))
     else:

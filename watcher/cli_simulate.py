@@ -12,7 +12,7 @@ from suites.problem import Problem
 from watcher.cli_common import config_option, environment
 
 if TYPE_CHECKING:
-    from watcher.simulate import Result
+    from watcher.simulated_result import Result
 
 _LONGEST = 3660
 """Days."""

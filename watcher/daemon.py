@@ -1,7 +1,6 @@
 """The daemon: one lock, one journal, one executor, and a tick every poll until it is told to end.
 
-``run`` stays; ``once`` does one tick and is a full substitute from cron, since everything that matters between two
-ticks is on disk. Nothing here imports torch, numpy, pyarrow, datasets or transformers.
+Everything that matters between two ticks is on disk. Nothing here imports torch, numpy, pyarrow, datasets or transformers.
 """
 
 import os
@@ -14,8 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import msgspec
-
 from suites.files import create_once
 from suites.problem import Exit, Problem
 from watcher import __version__, logs
@@ -25,14 +22,13 @@ from watcher.executor import Executor
 from watcher.health import judge
 from watcher.heartbeat import Heartbeat
 from watcher.keep import Say
-from watcher.ledger import OPENED, DryJournal, Journal, Superseded, read
+from watcher.ledger import OPENED, Journal, Superseded
 from watcher.lock import Lock
 from watcher.notify import Notifier
 from watcher.observe import touch_clock
 from watcher.reporter import make_reporter
 from watcher.service import Service, without
-from watcher.states import Record, Skip, State
-from watcher.tick import Ticker, rehearse
+from watcher.tick import Ticker
 from watcher.wake import Wake
 
 SUPERSEDED = 5
@@ -42,15 +38,6 @@ JITTER = 0.1
 _NO_JOURNAL = "none"
 
 Clock = Callable[[], float]
-
-
-class Report(msgspec.Struct, frozen=True):
-    """What one tick did, or would do."""
-
-    actions: list[dict[str, str]]
-    """{"action", "evaluation", "reason"} each."""
-    skipped: list[dict[str, str]]
-    """{"evaluation", "reason"} each."""
 
 
 def make_executor(config: Config, environ: Mapping[str, str]) -> Executor:
@@ -211,7 +198,7 @@ def run(config: Config, *, reload: Callable[[], Config], environ: Mapping[str, s
     }
     try:
         with wake.signals(handlers):
-            daemon = _open(config, environ, console=True)
+            daemon = open_daemon(config, environ, console=True)
             try:
                 return _loop(daemon, wake, asked, reload, service)
             finally:
@@ -221,7 +208,7 @@ def run(config: Config, *, reload: Callable[[], Config], environ: Mapping[str, s
         logs.stop()
 
 
-def _open(config: Config, environ: Mapping[str, str], *, console: bool, mode: str = "run") -> Daemon:
+def open_daemon(config: Config, environ: Mapping[str, str], *, console: bool, mode: str = "run") -> Daemon:
     """Problem where a watcher runs already, or the state folder cannot be used."""
     try:
         config.paths.state.mkdir(parents=True, exist_ok=True)
@@ -264,40 +251,9 @@ def _loop(daemon: Daemon, wake: Wake, asked: dict[str, bool], reload: Callable[[
             daemon.reload(reload)
 
 
-def once(config: Config, *, dry_run: bool, environ: Mapping[str, str]) -> Report:
-    """One tick, under the same lock; a dry run only says what it would do, and writes nothing.
-
-    Raises Problem where a watcher runs already, or the state folder cannot be used.
-    """
-    if dry_run:
-        journal = DryJournal(read(config.paths))
-        told, skips = rehearse(
-            config, journal, make_executor(config, environ), known_id(config.paths.state), clock=time.time, environ=environ
-        )
-        return _report(told, skips, journal.ledger.records)
-    daemon = _open(config, environ, console=False, mode="once")
-    try:
-        daemon.tick()
-        daemon.wrap_up()
-        return _report(daemon.ticker.told, daemon.ticker.skips, daemon.journal.ledger.records)
-    except Superseded as error:
-        raise Problem(str(error), where=config.paths.state, todo="see which watcher runs", code=Exit.TEMPORARY) from error
-    finally:
-        daemon.close()
-        logs.stop()
-
-
 def known_id(state: Path) -> str:
     """The name of a state folder, without making one."""
     try:
         return (state / "id").read_text(encoding="ascii").strip()
     except FileNotFoundError:
         return _NO_JOURNAL
-
-
-def _report(told: list[dict[str, str]], skips: tuple[Skip, ...], records: Mapping[str, Record]) -> Report:
-    skipped = {skip.evaluation: skip.reason for skip in skips}
-    scored = {key: "scored already" for key, record in records.items() if record.state is State.SCORED}
-    done = {action["evaluation"] for action in told}
-    listed = {**{key: why for key, why in scored.items() if key not in done}, **skipped}
-    return Report(told, [{"evaluation": evaluation, "reason": reason} for evaluation, reason in listed.items()])

@@ -8,20 +8,20 @@ counted and not made: see ``_Run._waits``.
 import os
 import random
 import tempfile
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from suites.contract import SCHEMA
 from watcher import asks
 from watcher.checkpoints import CHECKPOINT
 from watcher.config import Config, Reporting
 from watcher.daemon import JITTER, Daemon
 from watcher.observe import AFTER_VOID
 from watcher.simulated_promises import Promises
+from watcher.simulated_result import Result, gpus_of, most_in_a_minute
 from watcher.simulated_slurm import SimulatedSlurm
 from watcher.simulated_training import Training
 from watcher.simulated_work import ODDS, ScoringJobs
@@ -46,36 +46,6 @@ TROUBLE: Mapping[str, Mapping[str, float]] = {
     "scancel": {"down": 0.02},
 }
 """Command -> how it goes wrong -> how likely."""
-
-
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What a simulation came to."""
-
-    days: float
-    seed: int
-    evaluations: dict[str, int]
-    """State -> how many are in it at the end."""
-    unfinished: dict[str, str]
-    """Evaluation -> its state and reason, where that is not ``scored``."""
-    scores: int
-    """How often something was scored, rewrites included."""
-    runs: int
-    gpu_hours: float
-    polls: int
-    restarts: int
-    """How often the daemon was killed and started again."""
-    calls: dict[str, int]
-    """Slurm command -> how often."""
-    calls_per_minute: dict[str, float]
-    """``mean``, and ``max`` of any 60 seconds."""
-    failures: dict[str, int]
-    """Class of failure -> how often."""
-    latencies: dict[str, dict[str, float]]
-    """As in status: p50 and p95 in seconds, and n."""
-    checked: dict[str, int]
-    """Promise -> how often it was looked at."""
-    broken: list[str]
-    schema: int = SCHEMA
 
 
 def simulate(config: Config, environ: Mapping[str, str], *, days: float, seed: int, every_poll: bool = False) -> Result:
@@ -283,7 +253,7 @@ class _Run:
         calls = Counter(name for _, name in self.slurm.calls)
         most = most_in_a_minute([at for at, _ in self.slurm.calls])
         self.promises.of_calls(most, self.config.limits.slurm_calls_per_minute)
-        gpus = _gpus(self.config.slurm.gres)
+        gpus = gpus_of(self.config.slurm.gres)
         unfinished = {r.key: f"{r.state.value}: {r.reason}" for r in records if r.state is not State.SCORED}
         return Result(
             days=self.days,
@@ -318,20 +288,3 @@ def _not_there(record: Record) -> bool:
     if record.reason.startswith(OF_ANOTHER):
         return True
     return record.reason.startswith(CHECKPOINT) and not Path(record.checkpoint).exists()
-
-
-def _gpus(gres: str | None) -> int:
-    last = (gres or "").rpartition(":")[2]
-    return int(last) if last.isdigit() else 1
-
-
-def most_in_a_minute(times: Iterable[float]) -> int:
-    """The most of them within any 60 seconds."""
-    window: deque[float] = deque()
-    most = 0
-    for at in sorted(times):
-        window.append(at)
-        while window[0] <= at - 60:
-            window.popleft()
-        most = max(most, len(window))
-    return most

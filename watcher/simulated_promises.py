@@ -17,7 +17,7 @@ from watcher.fold import Ledger
 from watcher.judged import results_of
 from watcher.ledger import read
 from watcher.naming import wanted
-from watcher.simulated_slurm import SimulatedJob, SimulatedSlurm
+from watcher.simulated_cluster import SimulatedCluster, SimulatedJob
 from watcher.simulated_training import Training
 from watcher.simulated_work import ScoringJobs
 from watcher.states import SETTLED, Record, State
@@ -38,7 +38,7 @@ class Promises:
         if not holds:
             self.broken.append(f"{name}: {otherwise}")
 
-    def after_a_tick(self, daemon: Daemon, slurm: SimulatedSlurm, calls: Sequence[tuple[float, str]], now: float) -> None:
+    def after_a_tick(self, daemon: Daemon, slurm: SimulatedCluster, calls: Sequence[tuple[float, str]], now: float) -> None:
         """What must hold whenever a tick is over."""
         asked = Counter(name for _, name in calls)
         self.hold("asks_once", asked["squeue"] <= 1 and asked["sacct"] <= 1, f"one tick asked {dict(asked)}")
@@ -52,7 +52,7 @@ class Promises:
         fresh = document["heartbeat"] == now and counts == len(daemon.journal.ledger.records)
         self.hold("status_tells_the_last_tick", fresh, f"{counts} evaluations at {document['heartbeat']}, not at {now}")
 
-    def one_live_submission(self, slurm: SimulatedSlurm) -> None:
+    def one_live_submission(self, slurm: SimulatedCluster) -> None:
         """Never two jobs that may score one evaluation: what is held, or made void, cannot."""
         live: dict[str, SimulatedJob] = {}
         for job in slurm.jobs:

@@ -18,7 +18,7 @@ from suites.paths import DataPaths
 from suites.problem import Exit, Problem
 from suites.tokenizer_files import keep_tokenizer
 from watcher.fold import PREFILL_DIRECTORY
-from watcher.simulated_slurm import Run, SimulatedJob
+from watcher.simulated_cluster import Run, SimulatedJob
 
 ODDS: Mapping[int | str, float] = {
     1: 0.03,

@@ -14,7 +14,8 @@ import pytest
 from suites.problem import Problem
 from support.watched import Watched
 from watcher import daemon as daemon_module
-from watcher.daemon import once
+from watcher import once as once_module
+from watcher.once import once
 
 SCRIPT = """
 FORBIDDEN = "torch numpy pyarrow datasets transformers tokenizers safetensors scoring"
@@ -140,8 +141,9 @@ def test_a_killed_one_is_taken_over_at_once(running, tmp_path):
 @pytest.fixture
 def watched(tmp_path, monkeypatch):
     made = Watched(tmp_path, monkeypatch)
-    monkeypatch.setattr(daemon_module.time, "time", made.clock)
-    monkeypatch.setattr(daemon_module, "make_executor", lambda _config, _environ: made.executor)
+    monkeypatch.setattr(once_module.time, "time", made.clock)
+    for module in (daemon_module, once_module):
+        monkeypatch.setattr(module, "make_executor", lambda _config, _environ: made.executor)
     yield made
     if made.daemon is not None:
         made.daemon.close()

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from support.watched import SLICES, TASKS
 from watcher.cli import main
 from watcher.settings import load
-from watcher.simulate import most_in_a_minute, simulate
+from watcher.simulate import simulate
+from watcher.simulated_result import most_in_a_minute
 from watcher.simulated_work import ODDS
 
 
