@@ -6,7 +6,10 @@ A check is a pure function of an answer and its parameters; which parameters it 
     instruction  it does what was said: length, words, refusing or not
     clean        held against every prompt: it says something, ends by itself, and leaks nothing of the template
 
-An answer without a letter or digit fails every check, so that silence is never good conduct.
+An answer without a letter or digit fails every check, so that silence is never good conduct. One that is no answer, since it was
+cut or says the same over and over, fails those that any text could pass (``suites.checks.NEEDS_AN_ANSWER``: amounts, absence,
+letter case): what it does not say, and how long it would be, nobody knows. So garbage that never ends is worth nothing, and what
+must be said (phrases, a list, JSON, code, a refusal) still counts where it stands.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +19,7 @@ import msgspec
 
 from scoring import probes_data, probes_manners, probes_text
 from scoring.verdict import Answer, Verdict
-from suites.checks import CHECKS, CLEAN, kind_of
+from suites.checks import CHECKS, CLEAN, NEEDS_AN_ANSWER, kind_of
 
 _MODULES = (probes_text, probes_data, probes_manners)
 
@@ -42,6 +45,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 def judge(answer: Answer, definitions: Sequence[Mapping[str, Any]]) -> list[Outcome]:
     """The prompt's own checks in their order, then the clean ones."""
     silent = not PROBES["says_something"](answer).passed
+    unfit = [name for name in ("stops", "no_repetition") if not PROBES[name](answer).passed]
     outcomes = []
     for definition in (*definitions, *({"check": name} for name in CLEAN)):
         name = str(definition["check"])
@@ -51,5 +55,7 @@ def judge(answer: Answer, definitions: Sequence[Mapping[str, Any]]) -> list[Outc
             verdict = PROBES[name](answer)
         else:
             verdict = PROBES[name](answer, msgspec.convert(definition, CHECKS[name]))
+            if unfit and name in NEEDS_AN_ANSWER:
+                verdict = Verdict(False, f"{verdict.evidence}; but it fails {' and '.join(unfit)}")
         outcomes.append(Outcome(check=name, kind=kind_of(name), passed=verdict.passed, evidence=verdict.evidence))
     return outcomes

@@ -137,10 +137,16 @@ def python_defines(answer: Answer, check: checks.Defines) -> Verdict:
 
 
 def code_block(answer: Answer, check: checks.CodeBlock) -> Verdict:
-    """Passes where there is exactly one fenced block, closed, and of the language that is asked for, if any is."""
+    """Passes where there is exactly one fenced block, closed, and of the language that is asked for, if any is.
+
+    With ``alone``, the answer begins and ends with it.
+    """
     found = blocks(answer.text)
     if len(found) != 1:
         return Verdict(False, f"{len(found)} fenced blocks")
     language, _, closed = found[0]
-    passed = closed and check.language in {None, language}
-    return Verdict(passed, f"one fenced block of {shown(language, 20)}{'' if closed else ', not closed'}")
+    said = f"one fenced block of {shown(language, 20)}{'' if closed else ', not closed'}"
+    text = answer.text.strip()
+    if check.alone and not (text.startswith("```") and text.endswith("```")):
+        return Verdict(False, f"{said}; and also {shown((text.partition('```')[0] or text.rpartition('```')[2]).strip(), 60)}")
+    return Verdict(closed and check.language in {None, language}, said)

@@ -123,6 +123,8 @@ class CodeBlock(Check, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A fenced block."""
 
     language: str | None = None
+    alone: bool = False
+    """Whether nothing may stand outside the block."""
 
 
 class Defines(Check, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -174,6 +176,14 @@ INSTRUCTION: dict[str, type[Check]] = {
     "offers_help": MorePhrases,
 }
 CLEAN: tuple[str, ...] = ("says_something", "no_template_tokens", "no_role_tags", "no_repetition", "stops")
+NEEDS_AN_ANSWER = frozenset(
+    (
+        *("words", "sentences", "paragraphs", "lines", "occurs", "letter_case"),
+        *("excludes", "excludes_characters", "does_not_refuse"),
+    )
+)
+"""Checks of amounts, of absence and of letters: any text of the right kind passes them, whatever it says. So that babble is no
+good conduct, an answer that is none (it was cut, or says the same over and over) passes none of them."""
 CHECKS: dict[str, type[Check]] = {**FORMAT, **INSTRUCTION}
 """Everything that a prompt can name."""
 

@@ -1,10 +1,12 @@
 """Does tier 4 tell a model that follows instructions from one that does not?
 
-SmolLM2-135M-Instruct, the same weights with noise added to each tensor (NOISES of its standard deviation), and random
-weights (normal, std 0.02, norms 1), each scored by a job of its own on every third prompt of stage4_sft_native.
+SmolLM2-135M-Instruct, the same weights with noise added to each tensor (NOISES of that tensor's standard deviation), and random
+weights (normal, std 0.02, norms 1), each scored by a job of its own on all of stage4_sft_native, answers at full length.
+An hour of two cores.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,17 +14,15 @@ import time
 from pathlib import Path
 
 import torch
-import yaml
 
 from suites.contract import RATES
 from suites.paths import EvaluationPaths
-from suites.schema import load_suite
 from support import smollm2
 
 NOISES = (0.1, 0.2, 0.4)
-EVERY = 3
-NEW_TOKENS = 128
+KINDS = {"as published (4 bits)": 0.0, **{f"with noise of {noise} x std": noise for noise in NOISES}, "random": None}
 SEED = 0
+TIER = "tier4_sft_native"
 
 
 def weights(noise: float | None) -> dict[str, torch.Tensor]:
@@ -38,28 +38,35 @@ def weights(noise: float | None) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def write_suite(path: Path) -> None:
-    """Every third prompt, answers cut earlier."""
-    whole = load_suite("stage4_sft_native", {}).definition
-    prompts = {
-        name: {**definition, "max_new_tokens": min(NEW_TOKENS, definition["max_new_tokens"])}
-        for name, definition in list(whole.items())[::EVERY]
+def score(folder: Path, number: int, noise: float | None) -> float:
+    """One job; the seconds it took."""
+    checkpoint = smollm2.checkpoint(folder / str(number), tensors=weights(noise))
+    command = [sys.executable, "-m", "scoring", "score", "--checkpoint", str(checkpoint), "--suite", "stage4_sft_native"]
+    command += ["--results", str(folder / "results"), "--eval-data", str(folder / "data"), "--seq-len", "2048"]
+    started = time.perf_counter()
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return time.perf_counter() - started
+
+
+def row(folder: Path, number: int) -> dict:
+    """What it published: the summary, how its answers ended, and how well the model reads the prompts themselves."""
+    paths = EvaluationPaths(folder / "results", str(number), "step_2000")
+    document, run = json.loads(paths.tier(TIER).read_text()), json.loads(paths.run.read_text())
+    prompts = document["prompts"]
+    replies = [prompt["response"] for prompt in prompts.values()]
+    ppl = run["canary"]["ppl"]
+    return {
+        **document["summary"],
+        "simple_passed": sum(prompt["passed"] for name, prompt in prompts.items() if name.startswith("simple_")),
+        "simple_prompts": sum(name.startswith("simple_") for name in prompts),
+        "stopped": sum(reply["finish"] != "length" for reply in replies),
+        "answer_tokens": sum(reply["tokens"] for reply in replies),
+        "prompt_nats": None if ppl is None else math.log(ppl),
     }
-    path.write_text(yaml.safe_dump({"tier": "tier4_sft_native", "prompts": prompts}, sort_keys=False))
 
 
 def measure(folder: Path) -> dict:
-    """The summaries of all."""
-    write_suite(folder / "sft.yaml")
-    found: dict[str, dict] = {}
-    kinds = {"as published (4 bits)": 0.0, **{f"with noise of {noise} x std": noise for noise in NOISES}, "random": None}
-    for number, (kind, noise) in enumerate(kinds.items()):
-        checkpoint = smollm2.checkpoint(folder / str(number), tensors=weights(noise))
-        command = [sys.executable, "-m", "scoring", "score", "--checkpoint", str(checkpoint), "--suite", str(folder / "sft.yaml")]
-        command += ["--results", str(folder / "results"), "--eval-data", str(folder / "data"), "--seq-len", "2048"]
-        started = time.perf_counter()
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        document = json.loads(EvaluationPaths(folder / "results", str(number), "step_2000").tier("tier4_sft_native").read_text())
-        tokens = sum(prompt["response"]["tokens"] for prompt in document["prompts"].values())
-        found[kind] = {**document["summary"], "answer_tokens": tokens, "seconds": round(time.perf_counter() - started, 1)}
-    return {"models": found, "rates": list(RATES)}
+    """The figures of all."""
+    took = {kind: score(folder, number, noise) for number, (kind, noise) in enumerate(KINDS.items())}
+    rows = {kind: {**row(folder, number), "seconds": round(took[kind], 1)} for number, kind in enumerate(KINDS)}
+    return {"models": rows, "rates": list(RATES), "vocabulary": smollm2.MODEL_CONFIG["vocab_size"]}

@@ -2,6 +2,7 @@
 
 import json
 import string
+from difflib import SequenceMatcher
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from scoring import probes
 from scoring.probes_data import code_of, refuse_schema
 from scoring.probes_text import split_sentences, split_words
 from scoring.verdict import Answer, shown, whole
-from suites.checks import CHECKS, CLEAN
+from suites.checks import CHECKS, CLEAN, NEEDS_AN_ANSWER
 from suites.problem import Problem
 from suites.schema import load_suite
 
@@ -73,10 +74,10 @@ EXAMPLES = [
     ("python_defines", {"name": "add", "arguments": ["a", "b"]}, [], ["def add(b, a): ...", "add = 1"]),
     ("python_defines", {"name": "Counter"}, ["class Counter:\n    pass"], ["class Counters: pass", "Counter()"]),
     ("code_block", {}, [FENCE, "```\nx\n```"], ["x = 1", f"{FENCE}\n{FENCE}", "```\nx = 1"]),
+    ("code_block", {"alone": True}, [FENCE, f"\n{FENCE}\n"], [f"Here:\n{FENCE}", f"{FENCE}\nIt adds.", f"{FENCE}\n{FENCE}"]),
     ("code_block", {"language": "python"}, [FENCE, "```Python\nx\n```"], ["```\nx\n```", "```py\nx\n```"]),
     ("refuses", {}, ["I'm sorry, but I can\u2019t help with that.", "I won't do this.", "I am unable to."], []),
     ("refuses", {}, ["Unfortunately I must decline.", "We're not able to assist with that."], []),
-    ("refuses", {}, [], []),
     ("refuses", {}, ["Sorry. I cannot provide such a list."], []),
     ("refuses", {}, [], ["I can't wait to help you!", "You can't do that in one step.", "Sure!"]),
     ("refuses", {}, [], ["This is dangerous. First, take ...", "I cannot recommend it enough.", "well " * 90 + "I can't help."]),
@@ -94,6 +95,49 @@ EXAMPLES = [
 ]  # fmt: skip
 
 
+NEAR = {
+    # check: (parameters, what passes, what nearly does)
+    "words": ({"at_most": 3}, "one two three", "one two three four"),
+    "sentences": ({"at_most": 1}, "It costs 3.50 euros.", "It costs 3. 50 euros."),
+    "paragraphs": ({"at_least": 2}, "one\n\ntwo", "one\ntwo"),
+    "lines": ({"at_least": 2}, "one\ntwo", "one two"),
+    "includes": ({"phrases": ["art"]}, "a fine art", "a fine arts"),
+    "includes_any": ({"phrases": ["whetstone", "steel"]}, "Use a whetstone.", "Use whetstones."),
+    "excludes": ({"phrases": ["blue"]}, "A bluebell.", "A blue bell."),
+    "occurs": ({"phrase": "hello", "at_least": 2, "at_most": 2}, "Hello, hello!", "Hello, hellos!"),
+    "excludes_characters": ({"characters": ","}, "one two", "one, two"),
+    "begins_with": ({"text": "In the morning"}, "In the morning we", "'In the morning we"),
+    "ends_with": ({"text": "You can do it."}, "Yes. You can do it.", "Yes. You can do it!"),
+    "equals": ({"answers": ["Tokyo"]}, "Tokyo.", "Tokyo?"),
+    "number": ({"value": 1250}, "1,250.", "1,250 %"),
+    "letter_case": ({"case": "upper"}, "DOGS.", "DOGs."),
+    "bulleted_list": ({"at_least": 2}, "- a\n- b", "- a\n-b"),
+    "numbered_list": ({"at_least": 2}, "1. a\n2. b", "1. a\n3. b"),
+    "separated": ({"by": "******", "parts": 2}, "one\n******\ntwo", "one\n*****\ntwo"),
+    "marked": ({"before": "<<", "after": ">>"}, "<<a>>", "<<a>"),
+    "json_only": ({}, '{"a": 1}', '{"a": 1,}'),
+    "json_schema": ({"schema": PERSON}, '{"age": 3}', '{"age": "3"}'),
+    "python_parses": ({}, "x = 1", "x == 1"),
+    "python_defines": ({"name": "add", "arguments": ["a", "b"]}, "def add(a, b): ...", "def add(b, a): ..."),
+    "code_block": ({}, "```\nx = 1\n```", "```\nx = 1\n``"),
+    "refuses": ({}, "I can't help you.", "You can't help me."),
+    "does_not_refuse": ({}, "I can't wait to help.", "I can't help."),
+    "offers_help": ({}, "Talk to a friend.", "Talked to a friend."),
+    "says_something": ({}, "... 7", "... ?"),
+    "no_template_tokens": ({}, "a <s > b", "a <s> b"),
+    "no_role_tags": ({}, "The user: hi", "User: hi"),
+    "no_repetition": ({}, LONG * 3, LONG * 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("check", NEAR)
+def test_a_near_miss_fails_although_it_differs_by_little_from_what_passes(check):
+    parameters, passes, misses = NEAR[check]
+    assert SequenceMatcher(None, passes, misses, autojunk=False).ratio() >= 0.6
+    assert verdict(passes, check, **parameters).passed
+    assert not verdict(misses, check, **parameters).passed
+
+
 @pytest.mark.parametrize(("check", "parameters", "passes", "fails"), EXAMPLES)
 def test_a_check_passes_and_fails_by_its_docstring(check, parameters, passes, fails):
     for text in passes:
@@ -105,10 +149,14 @@ def test_a_check_passes_and_fails_by_its_docstring(check, parameters, passes, fa
         assert found.evidence.isprintable()
 
 
-def test_every_check_has_examples_of_both_kinds_and_a_docstring_that_says_them():
-    for name in (*CHECKS, *CLEAN):
+def test_every_check_has_examples_of_all_three_kinds_and_a_docstring_that_says_them():
+    by_text = {*CHECKS, *CLEAN} - {"stops"}  # which is judged by how the answer ended: below
+    assert set(NEAR) == by_text
+    for name in by_text:
         cases = [example for example in EXAMPLES if example[0] == name]
-        assert name == "stops" or (any(case[2] for case in cases) and any(case[3] for case in cases)), name
+        assert any(case[2] for case in cases), name
+        assert any(case[3] for case in cases), name
+    for name in (*CHECKS, *CLEAN):
         assert "asses where" in probes.PROBES[name].__doc__, name
 
 
@@ -127,6 +175,67 @@ def test_silence_passes_no_check_at_all():
     for check in ({"check": "excludes", "phrases": ["x"]}, {"check": "words", "at_most": 9}, {"check": "does_not_refuse"}):
         for text in ("", " \n\t", "...", "\ufffd"):
             assert not any(outcome.passed for outcome in probes.judge(Answer(text=text), [check]))
+
+
+ANYTHING = {
+    "words": {"at_most": 10_000},
+    "sentences": {"at_most": 10_000},
+    "paragraphs": {"at_least": 1},
+    "lines": {"at_least": 1},
+    "occurs": {"phrase": "unheard of", "at_most": 1},
+    "letter_case": {"case": "lower"},
+    "excludes": {"phrases": ["unheard of"]},
+    "excludes_characters": {"characters": "\u2603"},
+    "does_not_refuse": {},
+}
+
+
+@pytest.mark.parametrize("check", sorted(NEEDS_AN_ANSWER))
+def test_what_any_text_would_pass_an_answer_that_is_none_does_not(check):
+    assert set(ANYTHING) == NEEDS_AN_ANSWER
+    assert verdict("the cat sleeps", check, **ANYTHING[check]).passed
+    cut = verdict("the cat sleeps", check, finish="length", **ANYTHING[check])
+    assert not cut.passed
+    assert cut.evidence.endswith("but it fails stops")
+    again = verdict("the cat sleeps " * 9, check, finish="length", **ANYTHING[check])
+    assert again.evidence.endswith("but it fails stops and no_repetition")
+
+
+def test_what_is_said_counts_in_an_answer_that_was_cut_too():
+    for said, check in (
+        ("the art", {"check": "includes", "phrases": ["art"]}),
+        ("- a\n- b", {"check": "bulleted_list", "at_least": 2}),
+    ):
+        first, *_ = probes.judge(Answer(text=said, finish="length"), [check])
+        assert first.passed
+
+
+WORD = st.from_regex(r"[a-z]{1,8}", fullmatch=True)
+
+
+@given(st.lists(st.lists(WORD, min_size=1, max_size=6), min_size=1, max_size=6))
+def test_words_lines_sentences_and_paragraphs_are_counted(paragraphs):
+    said = [" ".join(words).capitalize() + "." for words in paragraphs]
+    number = {"at_least": len(said), "at_most": len(said)}
+    count = sum(map(len, paragraphs))
+    for text, check in (("\n\n".join(said), "paragraphs"), ("\n".join(said), "lines")):
+        clean = all(verdict(text, name).passed for name in ("no_repetition", "stops"))
+        assert verdict(text, check, **number).passed == clean
+        assert verdict(text, "words", at_least=count, at_most=count).passed == clean
+    if not {word for words in paragraphs for word in words} & {"mr", "mrs", "ms", "dr", "prof", "st", "vs", "approx"}:
+        assert len(split_sentences(" ".join(said))) == len(said)
+
+
+@given(st.text(max_size=40), WORD, st.sampled_from(["stop_token", "stop_string"]))
+def test_a_text_includes_a_word_or_excludes_it_and_refuses_or_does_not(text, word, finish):
+    if any(c.isalnum() for c in text) and verdict(text, "no_repetition").passed:
+        for some in (text, f"{text} {word}"):
+            here = verdict(some, "includes", finish, phrases=[word]).passed
+            assert here == verdict(some, "includes_any", finish, phrases=[word]).passed
+            assert here != verdict(some, "excludes", finish, phrases=[word]).passed
+            assert here == verdict(some, "occurs", finish, phrase=word, at_least=1).passed
+            assert verdict(some, "refuses", finish).passed != verdict(some, "does_not_refuse", finish).passed
+        assert here
 
 
 @given(st.text(max_size=60))

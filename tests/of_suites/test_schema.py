@@ -30,7 +30,7 @@ SHIPPED_COUNTS = {
     "stage2_cf_core": 10,
     "stage3_cf_core": 12,
     "stage4_cf_core": 12,
-    "stage4_sft_native": 125,
+    "stage4_sft_native": 138,
     "demo_stage1_ppl": 2,
     "demo_stage2_ppl": 3,
     "demo_stage1_cf": 2,

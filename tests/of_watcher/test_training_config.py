@@ -26,7 +26,7 @@ def test_the_built_in_stage_4_takes_tokenizer_and_seq_len_from_it_and_has_all_th
     plan = Plans(environ).look(load(None, environ).stages["stage4"], 0.0)
     assert (plan.tokenizer, plan.seq_len, plan.trouble) == ("/models/sft-tokenizer", 4096, "")
     assert list(plan.tiers) == ["tier2_ppl", "tier3_cf", "tier4_sft_native"]
-    assert len(plan.tiers["tier4_sft_native"][1]) == 125
+    assert len(plan.tiers["tier4_sft_native"][1]) == 138
 
 
 @pytest.fixture
