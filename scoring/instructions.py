@@ -15,6 +15,9 @@ tier4_sft_native.json says after its head:
         code_parse_rate         of the python_code prompts, those whose Python parses
         json_valid_rate         of the strict_json prompts, those whose whole answer is JSON that fits its schema
 
+The rates of garbage are about 0: a blank answer passes no check, and one that was cut or repeats itself passes none that any
+text could pass (``scoring.probes``). A cut answer is never clean, so it never passes.
+
 tier4_sft_native_generations.jsonl has a line a prompt, in the suite's order and by the same ``name``: the messages, the prompt
 as it was rendered and its tokens, the answer and its tokens, how it ended, whether it passed, every check with its evidence.
 It is ASCII: what an answer holds of escape sequences, markup or other scripts stands there as JSON escapes. Whoever shows it

@@ -65,6 +65,18 @@ def row(folder: Path, number: int) -> dict:
     }
 
 
+def judged(models: dict, nothing: float) -> str:
+    """What of the claim holds: published beats noise of 0.4 x std, and both beat random ones. ``nothing``: ln(vocabulary)."""
+    published, *_, noisy, random = ({**row, "kind": kind} for kind, row in models.items())
+    said = []
+    for better, worse in ((published, noisy), (published, random), (noisy, random)):
+        a, b = better["all_checks_pass_rate"], worse["all_checks_pass_rate"]
+        said.append(f"{better['kind']} {'beats' if a > b else 'does not beat'} {worse['kind']} ({a:.3f}, {b:.3f})")
+    dead = [row["kind"] for row in (noisy, random) if row["prompt_nats"] is None or row["prompt_nats"] >= nothing]
+    why = f" Weights that read the prompts no better than a model that knows nothing: {', '.join(dead)}." if dead else ""
+    return f"all_checks_pass_rate: {'; '.join(said)}.{why}"
+
+
 def measure(folder: Path) -> dict:
     """The figures of all."""
     took = {kind: score(folder, number, noise) for number, (kind, noise) in enumerate(KINDS.items())}

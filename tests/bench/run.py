@@ -3,6 +3,7 @@
 import datetime as dt
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -119,15 +120,31 @@ plain / ours, seconds: {found["plain_s"] / found["ours_s"]:.2f}.
 
 def about_probes(found: dict) -> str:
     """Tier 4's part of RESULTS.md."""
-    rates = [[kind, *(f"{row[rate]:.3f}" for rate in found["rates"])] for kind, row in found["models"].items()]
-    row = next(iter(found["models"].values()))
+    models = found["models"]
+    rates = [[kind, *(f"{row[rate]:.3f}" for rate in found["rates"])] for kind, row in models.items()]
+    alive = [
+        [
+            kind,
+            "more than 700" if row["prompt_nats"] is None else f"{row['prompt_nats']:.2f}",
+            *(f"{row[key]} of {row[of]}" for key, of in (("stopped", "prompts"), ("simple_passed", "simple_prompts"))),
+            f"{row['answer_tokens']:,}",
+        ]
+        for kind, row in models.items()
+    ]
+    row, nothing = next(iter(models.values())), math.log(found["vocabulary"])
     return f"""## Instruction probes
 
-SmolLM2-135M-Instruct with its ChatML template, {row["prompts"]} prompts (every third of stage4_sft_native), greedy, fp32,
-answers cut at {bench_probes.NEW_TOKENS} tokens. Each row is one `python -m scoring score`;
-the first wrote {row["answer_tokens"]:,} tokens.
+SmolLM2-135M-Instruct with its ChatML template, all {row["prompts"]} prompts of stage4_sft_native, greedy, fp32, full length.
+Each row is one `python -m scoring score`.
 
 {table([["weights", *found["rates"]], *rates])}
+
+How alive each is: nats a token of the prompts themselves ({nothing:.2f}, ln of the vocabulary, for a model that knows
+nothing), answers that ended by themselves, simple prompts passed, tokens written.
+
+{table([["weights", "nats a token of the prompts", "ended", "simple prompts passed", "tokens"], *alive])}
+
+{bench_probes.judged(models, nothing)}
 """
 
 
