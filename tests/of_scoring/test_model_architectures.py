@@ -13,6 +13,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen2MoeConfig,
     Qwen2MoeForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
     Starcoder2Config,
     Starcoder2ForCausalLM,
 )
@@ -82,32 +84,56 @@ def test_a_sliding_window_narrows_a_given_mask_by_positions(tmp_path):
 
 
 def test_layers_without_rope_have_no_sliding_window_either(tmp_path):
-    theirs = randomised(Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=False)))
-    ours = written(tmp_path, {**QWEN2, "sliding_window_size": 7, "no_rope_layer": 2}, theirs.state_dict())
+    slide, whole = "sliding_attention", "full_attention"
+    config = SmolLM3Config(
+        **SIZES,
+        no_rope_layer_interval=2,
+        layer_types=[slide, whole, slide, whole],
+        use_sliding_window=True,
+        sliding_window=7,
+        tie_word_embeddings=False,
+        pad_token_id=None,
+    )
+    theirs = randomised(SmolLM3ForCausalLM(config))
+    more = {"attention_bias": False, "rope_theta": config.rope_parameters["rope_theta"]}
+    ours = written(tmp_path, {**QWEN2, **more, "sliding_window_size": 7, "no_rope_layer": 2}, theirs.state_dict())
     assert [slides(ours.architecture, layer) for layer in range(4)] == [True, False, True, False]
-    assert [bool(layer.self_attn.use_rope) for layer in ours.body.layers] == [True, False, True, False]
+    close(logits(ours), of_transformers(theirs))
 
 
-def test_rope_interpolation_divides_positions(tmp_path):
+@pytest.mark.parametrize("factor", [4.0, 3.0])
+def test_rope_interpolation_is_transformers_linear_scaling(factor, tmp_path):
+    rope = {"rope_type": "linear", "factor": factor, "rope_theta": 10_000.0}
+    theirs = randomised(Qwen2ForCausalLM(Qwen2Config(**SIZES, rope_parameters=rope, tie_word_embeddings=False)))
+    ours = written(tmp_path, {**QWEN2, "rope_seq_len_interpolation_factor": factor}, theirs.state_dict())
+    close(logits(ours), of_transformers(theirs))
+
+
+def interleaved(tensors):
+    """Rows of q and k, weights and biases: halves (j, j + 4) of each head of 8 -> pairs (2j, 2j + 1)."""
+    turned = [name for name in tensors if "q_proj" in name or "k_proj" in name]
+    return {
+        **tensors,
+        **{name: torch.unflatten(tensors[name], 0, (-1, 2, 4)).transpose(1, 2).flatten(0, 2) for name in turned},
+    }
+
+
+def test_interleaved_rope_has_its_biases_interleaved_too(tmp_path):
     theirs = randomised(Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=False)))
-    plain = written(tmp_path / "plain", QWEN2, theirs.state_dict())
-    stretched = written(tmp_path / "stretched", {**QWEN2, "rope_seq_len_interpolation_factor": 4.0}, theirs.state_dict())
-    close(logits(stretched), logits(plain, position_ids=torch.arange(40)[None] / 4))
+    ours = written(tmp_path, {**QWEN2, "rope_interleaved": True}, interleaved(theirs.state_dict()), tp=2)
+    close(logits(ours), of_transformers(theirs))
 
 
 @pytest.mark.parametrize("recorded", [True, False])
 def test_interleaved_rope_is_the_same_model_with_its_rows_permuted(recorded, tmp_path):
     theirs = randomised(LlamaForCausalLM(LlamaConfig(**SIZES, rms_norm_eps=1e-5)))
-    interleaved = dict(theirs.state_dict())
-    for name, tensor in interleaved.items():
-        if "q_proj" in name or "k_proj" in name:  # halves (j, j + 4) of each head of 8 -> pairs (2j, 2j + 1)
-            interleaved[name] = tensor.view(-1, 2, 4, 32).transpose(1, 2).reshape(tensor.shape)
+    tensors = interleaved(theirs.state_dict())
     key = {"rope_interleaved": True} if recorded else {}
     described = tiny(20, model_config=SIZES)
     described["model_config"] = {
         name: value for name, value in described["model_config"].items() if name != "rope_interleaved"
     } | key
-    ours = load(write_checkpoint(tmp_path / "20", **{**described, "tensors": interleaved}), device="cpu")
+    ours = load(write_checkpoint(tmp_path / "20", **{**described, "tensors": tensors}), device="cpu")
     close(logits(ours), of_transformers(theirs))
 
 
@@ -120,11 +146,18 @@ def test_mup_divides_attention_by_head_dim(tmp_path):
     close(logits(ours), of_transformers(theirs))
 
 
+def without_a_window(_, args, given):
+    return args, {**given, "attention_mask": None}
+
+
+@pytest.mark.parametrize("tp", [1, 2])
 @pytest.mark.parametrize("multi_query", [False, True])
-@pytest.mark.parametrize("window", [None, 7])
-def test_starcoder2(window, multi_query, tmp_path):
+@pytest.mark.parametrize(("window", "everywhere"), [(None, []), (7, []), (7, [1, 2])])
+def test_starcoder2(window, everywhere, multi_query, tp, tmp_path):
     sizes = {**SIZES, "num_key_value_heads": 1 if multi_query else 2}
     theirs = randomised(Starcoder2ForCausalLM(Starcoder2Config(**sizes, sliding_window=window, tie_word_embeddings=True)))
+    for layer in everywhere:  # a layer that is given no mask sees all that came before
+        theirs.model.layers[layer].register_forward_pre_hook(without_a_window, with_kwargs=True)
     tensors = {}
     for name, tensor in theirs.state_dict().items():
         renamed = name.replace("model.layers.", "model.decoder.").replace(".input_layernorm", ".pp_block.ln_1")
@@ -151,10 +184,11 @@ def test_starcoder2(window, multi_query, tmp_path):
         "grouped_query": not multi_query,
         "num_kv_heads": 2,
         "sliding_window_size": window,
+        "global_attn_layers": everywhere,
         "layer_norm_epsilon": 1e-5,
         **SIZES,
     }
-    described = {**tiny(20, tp=1 if multi_query else 2), "model_config": model_config, "tensors": tensors}
+    described = {**tiny(20, tp=tp), "model_config": model_config, "tensors": tensors}
     ours = load(write_checkpoint(tmp_path / "20", **described), device="cpu")
     close(logits(ours), of_transformers(theirs))
 
@@ -193,6 +227,9 @@ def test_mixture_of_experts_with_a_shared_expert(tmp_path):
     ours = written(tmp_path, {**QWEN2, "moe_config": moe}, tensors, tp=2)
     assert ours.description["architecture"] == "qwen2 with experts"
     close(logits(ours), of_transformers(theirs))
+    rounded = load(tmp_path / "20", device="cpu", dtype="bfloat16")
+    assert rounded.body.layers[0].mlp.router.weight.dtype is torch.float32  # as nanotron keeps it
+    assert (logits(rounded) - of_transformers(theirs)).abs().mean() < 0.05 * of_transformers(theirs).std()
 
 
 def test_mixture_of_experts_without_a_shared_expert_is_the_plain_formula(tmp_path):

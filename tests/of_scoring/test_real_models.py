@@ -27,7 +27,7 @@ MEASURED = {"sciq": 0.72, "piqa": 0.69, "hellaswag": 0.40, "arc_easy": 0.553}
 TASKS = (*FOLDERS, "mmlu")
 SUBJECTS = ("anatomy", "college_physics", "econometrics", "high_school_biology", "philosophy")
 SHORT = 500
-"""Characters of all text in a row; of sciq 61 % of the rows are no longer, of hellaswag 16 %, of every other task nine tenths."""
+"""Characters of all text in a row: 61 % of sciq are no longer, 16 % of hellaswag, nine tenths of every other task."""
 CLOSE = 1e-4
 """Nats: of a log-likelihood."""
 TIE = 2e-5
