@@ -152,7 +152,9 @@ def _fill(body: Any, contents: checkpoint.Contents, tensors: _ReadAhead, folder:
     wanted = dict(body.named_parameters())
     device = body.frequencies.device
     head = None
-    for name, whole in tensors:
+    for name, read in tensors:
+        whole = _onto(device, read)
+        del read  # on a GPU its memory is the next tensor's now
         for place, part in translate(contents.architecture, name, whole):
             target = torch.float32 if place.endswith("mlp.router.weight") else dtype
             value = part.to(device=device, dtype=target).contiguous()
@@ -169,10 +171,16 @@ def _fill(body: Any, contents: checkpoint.Contents, tensors: _ReadAhead, folder:
                 raise Problem(what, where=folder, todo=_TODO_CANNOT, code=Exit.CANNOT_SCORE)
             module, _, attribute = place.rpartition(".")
             setattr(body.get_submodule(module), attribute, torch.nn.Parameter(value, requires_grad=False))
+        del whole, part, value  # or they would outlive the reading of the next ones
     if wanted:
         raise Problem(f"no tensor for {min(wanted)}", where=folder, todo=_TODO_CANNOT, code=Exit.CANNOT_SCORE)
     embedding: torch.Tensor = body.embed_tokens.weight
     return embedding if head is None else head
+
+
+def _onto(device: torch.device, whole: torch.Tensor) -> torch.Tensor:
+    """As it is stored: rows are turned and types changed where it then lies, so that the host holds nothing twice."""
+    return whole.to(device)
 
 
 def _merge(folder: Path, shape: tuple[int, ...], shards: tuple[Shard, ...]) -> torch.Tensor:

@@ -87,7 +87,7 @@ class Attention(nn.Module):
         if meet is not None:
             k, v = meet(k, v)
         grouped = self.heads != self.kv_heads
-        if grouped and mask is not None and q.is_cuda:  # no CUDA kernel takes both a mask and groups, but the slow one
+        if grouped and q.is_cuda and (mask is not None or q.dtype is torch.float32):  # flash takes neither, others no groups
             k, v = (part.repeat_interleave(self.heads // self.kv_heads, 1) for part in (k, v))
             grouped = False
         seen = functional.scaled_dot_product_attention(

@@ -51,8 +51,9 @@ def refuse(request: Request) -> None:
     for name, value, only in asked:
         if value not in {None, only}:
             raise Problem(f"{name} is {value}", where="backend nanotron", todo=f"it knows {only} alone: leave that out")
-    if request.device is not None and not request.device.startswith("cuda"):
-        raise Problem(f"device is {request.device}", where="backend nanotron", todo="it runs on CUDA alone: leave that out")
+    if request.device not in {None, "cuda", "cuda:0"}:
+        todo = "it runs on the first GPU that it sees: leave that out, or set CUDA_VISIBLE_DEVICES"
+        raise Problem(f"device is {request.device}", where="backend nanotron", todo=todo)
 
 
 class _Captured(Exception):  # noqa: N818  not an error: how the forward pass is left before its head

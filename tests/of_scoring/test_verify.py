@@ -135,6 +135,7 @@ def test_a_checkpoint_that_nanotron_itself_cannot_load_is_told_in_its_words_and_
         (("--dtype", "float32", "--device", "cuda"), "dtype is float32"),
         (("--padded-vocab", "masked", "--device", "cuda"), "padded_vocab is masked"),
         (("--device", "cpu"), "device is cpu"),
+        (("--device", "cuda:1"), "device is cuda:1"),
     ],
 )
 def test_what_nanotron_cannot_do_is_refused_before_anything_is_loaded(more, why, tmp_path, capsys, monkeypatch):
