@@ -10,6 +10,7 @@ import msgspec
 
 from suites.checkpoint import Completeness, Inspection, inspect
 from suites.contract import Request, tier_digests
+from suites.data_files import sealed_now
 from suites.problem import Exit, Problem
 from suites.schema import load_suite
 
@@ -51,7 +52,7 @@ def request_by_hand(options: ByHand, environ: Mapping[str, str]) -> Request:
         todo = "give a whole checkpoint: a folder named after its step, with config.yaml in it"
         raise Problem(found.why, where=folder, todo=todo, code=Exit.CANNOT_SCORE)
     step = _needed(int(folder.name) if folder.name.isdigit() else found.step, found, "its step", "name the folder after its step")
-    suites = tuple(load_suite(suite, environ).in_request() for suite in options.suites)
+    suites = tuple(sealed_now(load_suite(suite, environ).in_request()) for suite in options.suites)
     words = found.fingerprint + "".join(digest for digest, _ in tier_digests(suites).values())
     tokenizer = options.tokenizer or _needed(found.tokenizer, found, "a tokenizer", "give --tokenizer")
     stage = options.stage or folder.parent.name

@@ -19,10 +19,11 @@ import torch
 
 from scoring.entries import obtain
 from scoring.hub import open_hub
-from scoring.sources import Definition, Source, documents, open_files, source_files
+from scoring.sources import Definition, Source, documents, open_files
 from scoring.tasks import StoredItems, TaskItem, build_task
 from scoring.tokens import Tokenizer
 from suites.cached import KINDS, entry_key, made_of, prefill_command
+from suites.data_files import data_files
 from suites.paths import DataPaths
 from suites.problem import Exit, Problem
 from suites.schema import SliceDefinition, TaskDefinition
@@ -122,8 +123,8 @@ def locate(tier: str, name: str, definition: Mapping[str, Any], tokenizer: Token
     typed: Definition = msgspec.convert(definition, type_)
     decides, local = made_of(typed), None
     if typed.data_files is not None:
-        files = source_files(typed.data_files)
-        decides["data_files"] = [[file.kind, file.size, file.sha256] for file in files]
+        files = data_files(typed.data_files)
+        decides["data_files"] = [file.mark for file in files]
         local = open_files(files)
     key = entry_key(kind, decides, tokenizer.digest)
     folder = data.slice_entry(name, key) if kind == "slice" else data.task_entry(name, key)

@@ -14,9 +14,9 @@ import msgspec
 
 from scoring.entries import LEASE_SECONDS, damage
 from scoring.prefill_shown import size
-from scoring.sources import source_files
 from suites.cached import KINDS, META, entry_key, made_of, whole
 from suites.contract import Request, SuiteInRequest, read_request
+from suites.data_files import data_files
 from suites.files import maker_is_dead, process_is_gone, read_json
 from suites.paths import DataPaths
 from suites.problem import Exit, Problem
@@ -128,10 +128,10 @@ def _needless(folder: Path, tier: str, meta: dict[str, Any], definitions: list[d
         decides = made_of(typed)
         if typed.data_files is not None:
             try:
-                files = source_files(typed.data_files)
+                files = data_files(typed.data_files)
             except Problem:  # not there now: what was made of them may be all that is left
                 return ""
-            decides["data_files"] = [[file.kind, file.size, file.sha256] for file in files]
+            decides["data_files"] = [file.mark for file in files]
         if entry_key(kind, decides, digest) == folder.name:
             return ""
     return "no suite needs it" if not definitions else "no suite needs it any more: the definition or its files changed"

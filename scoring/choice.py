@@ -14,6 +14,8 @@ A metric's value is the share of items whose pick is the gold choice; its standa
 standard deviation / sqrt(n).
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
@@ -43,6 +45,7 @@ ROWS = pa.schema(
         ("bytes", _COUNTS),
         ("truncated", pa.bool_()),
         *((f"pick_{metric}", pa.int64()) for metric in METRICS),
+        ("key", pa.string()),  # of its tokens and its right choice: the same question, whatever else its task holds
     ]
 )
 """Columns of items/<task>.parquet."""
@@ -196,7 +199,15 @@ def _row(item: Item, loglik: Callable[[Pair], float], seq_len: int) -> dict[str,
     for metric in METRICS:
         values = scores(row, metric)
         row[f"pick_{metric}"] = None if values is None else values.index(max(values))
+    row["key"] = key_of(item)
     return row
+
+
+def key_of(item: Item) -> str:
+    """16 hex of all that an item's scores depend on, its right choice included."""
+    pairs = [[*map(list, (pair.context, pair.continuation))] for pair in (*item.requests, *(item.uncond or ()))]
+    whole = [pairs, item.gold, *map(list, (item.chars, item.chars_with_space, item.bytes))]
+    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:16]
 
 
 _PER = {"acc_norm": "chars", "acc_per_char": "chars_with_space", "acc_per_byte": "bytes", "acc_per_token": "tokens"}

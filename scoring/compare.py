@@ -84,7 +84,7 @@ def best_of(earlier: Sequence[Side], candidate: Side, objectives: Objectives) ->
     wanted = candidate.entries(named.tier) if named.names is None else named.names
     values: dict[int, float] = {}
     for place, side in enumerate(earlier):
-        names, _ = shared(named.tier, side, candidate)
+        names, _ = shared(named.tier, side, candidate, same_data=True)
         if all(name in names for name in wanted if name in candidate.entries(named.tier)):
             values[place] = _value(named, side, [name for name in names if name in wanted])
     if not values:

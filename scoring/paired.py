@@ -43,7 +43,10 @@ def pair(tier: str, name: str, baseline: Side, candidate: Side) -> Paired | Refu
     if tier == TIERS["tier2"]:
         rows = slice_rows(name, baseline, candidate)
         if isinstance(rows, Rows):
-            return Paired(tier=tier, name=name, rows=rows)
+            both = len(rows.tokens)
+            apart = baseline.entries(tier)[name].get("data_key") != entry.get("data_key")
+            note = f"over {both} documents, of {entry['documents']}, that both have" if apart else None
+            return Paired(tier=tier, name=name, rows=rows, note=note)
         return _only_figures(tier, name, rows)
     if tier == TIERS["tier3"]:
         metrics = dict.fromkeys((entry["primary_metric"], "acc"))

@@ -1,5 +1,6 @@
 """Two evaluations side by side: what each published, whether it is alike, and the rows of both in the same order."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,8 +27,9 @@ ALIKE = {
     "chat_template": "chat template",
 }
 """What must be the same in the heads of both tier files -> in words."""
-ENTRY_ALIKE = {"data_key": "data", "format": "format", "isolate_documents": "definition (isolate_documents)"}
-"""The same for an entry."""
+ENTRY_ALIKE = {"format": "format", "isolate_documents": "definition (isolate_documents)", "primary_metric": "primary metric"}
+"""The same for an entry. Where its data are not the same, what both have of them is compared."""
+DATA_ALIKE = {"data_key": "data"}
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,8 +111,11 @@ def _said(value: Any) -> str:
     return str(value.get("digest") or value.get("sha256") if isinstance(value, dict) else value)
 
 
-def shared(tier: str, baseline: Side, candidate: Side) -> tuple[list[str], list[Refusal]]:
-    """The names of a tier that both sides have and that are alike, in the candidate's order; and why the others are left out."""
+def shared(tier: str, baseline: Side, candidate: Side, *, same_data: bool = False) -> tuple[list[str], list[Refusal]]:
+    """The names of a tier that both sides have and that are alike, in the candidate's order; and why the others are left out.
+
+    ``same_data``: only those of which both sides' figures are of the same data.
+    """
     if tier not in candidate.documents or tier not in baseline.documents:
         where = "candidate" if tier not in candidate.documents else "baseline"
         return [], [Refusal(name=tier, reason=f"not scored at the {where}", tier=tier)]
@@ -122,7 +127,7 @@ def shared(tier: str, baseline: Side, candidate: Side) -> tuple[list[str], list[
     for name, entry in after.items():
         reason = "not scored at the baseline" if name not in before else None
         if reason is None and isinstance(entry, dict):
-            reason = unlike(before[name], entry, ENTRY_ALIKE | {"primary_metric": "primary metric"})
+            reason = unlike(before[name], entry, ENTRY_ALIKE | (DATA_ALIKE if same_data else {}))
         if reason is None:
             names.append(name)
         else:
@@ -145,9 +150,12 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
 
 def slice_rows(name: str, baseline: Side, candidate: Side) -> Rows | str:
     """Both sides' documents of a slice; or why they cannot be paired."""
-    sides = _both(name, baseline, candidate)
+    sides = _both("tier2_ppl", name, baseline, candidate)
     if isinstance(sides, str):
         return sides
+    other = _other_data("tier2_ppl", name, baseline, candidate)
+    if other:
+        return _common_documents(sides, other)
     for unit in ("document", "window"):
         tables = [_of_kind(table, unit) for table in sides]
         before, after = ({key: table[key].to_numpy() for key in ("index", "tokens", "nll_sum")} for table in tables)
@@ -158,6 +166,32 @@ def slice_rows(name: str, baseline: Side, candidate: Side) -> Rows | str:
             found = [side["nll_sum"][kept].astype(np.float64) for side in (before, after)]
             return Rows(baseline=found[0], candidate=found[1], tokens=before["tokens"][kept].astype(np.float64), unit=unit)
     raise AssertionError
+
+
+def _common_documents(sides: tuple[pa.Table, pa.Table], other: str) -> Rows | str:
+    """The documents that both have, with all that stands before them in their windows; ``other``: how the data differ."""
+    before, after = (_by_key(_of_kind(table, "document")) for table in sides)
+    common = [key for key in after if key in before and after[key]["tokens"] == before[key]["tokens"] > 0]
+    if len(common) < 2:  # noqa: PLR2004  one document says nothing about how documents differ
+        return other
+    nll = [np.asarray([side[key]["nll_sum"] for key in common], dtype=np.float64) for side in (before, after)]
+    tokens = np.asarray([after[key]["tokens"] for key in common], dtype=np.float64)
+    return Rows(baseline=nll[0], candidate=nll[1], tokens=tokens, unit="document")
+
+
+def _by_key(table: pa.Table) -> dict[str, dict[str, Any]]:
+    """Row by what it is known by, in order; the n-th of equal ones is known as such. Empty for rows of before there were keys."""
+    found: dict[str, dict[str, Any]] = {}
+    seen: Counter[str] = Counter()
+    for row in table.to_pylist() if "key" in table.column_names else ():
+        seen[row["key"]] += 1
+        found[f"{row['key']}.{seen[row['key']]}"] = row
+    return found
+
+
+def _other_data(tier: str, name: str, baseline: Side, candidate: Side) -> str:
+    """How the data of an entry differ, in words; empty where they do not."""
+    return unlike(baseline.entries(tier)[name], candidate.entries(tier)[name], DATA_ALIKE) or ""
 
 
 def _of_kind(table: pa.Table, kind: str) -> pa.Table:
@@ -174,16 +208,17 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
 
 def task_answers(name: str, metrics: Sequence[str], baseline: Side, candidate: Side) -> dict[str, Answers] | str:
     """Metric -> answers to the items that both sides have, without metrics that an item lacks; or why they cannot be paired."""
-    sides = _both(name, baseline, candidate)
+    sides = _both("tier3_cf", name, baseline, candidate)
     if isinstance(sides, str):
         return sides
     columns = {metric: f"pick_{metric}" for metric in metrics}
-    before, after = ({row["index"]: row for row in table.to_pylist()} for table in sides)
-    common = [index for index in sorted(before) if index in after]
-    if any(before[index][key] != after[index][key] for index in common for key in ("id", "gold")):
+    other = _other_data("tier3_cf", name, baseline, candidate)
+    before, after = (_by_key(table) if other else {row["index"]: row for row in table.to_pylist()} for table in sides)
+    common = [index for index in (after if other else sorted(after)) if index in before]
+    if not other and any(before[index][key] != after[index][key] for index in common for key in ("id", "gold")):
         return "its items are not the same ones"
     if not common:
-        return "no item is on both sides"
+        return other or "no item is on both sides"
     found = {}
     for metric, column in columns.items():
         picks = [[side[index][column] for index in common] for side in (before, after)]
@@ -197,8 +232,9 @@ def task_answers(name: str, metrics: Sequence[str], baseline: Side, candidate: S
     return found
 
 
-def _both(name: str, baseline: Side, candidate: Side) -> tuple[pa.Table, pa.Table] | str:
+def _both(tier: str, name: str, baseline: Side, candidate: Side) -> tuple[pa.Table, pa.Table] | str:
     before, after = baseline.rows(name), candidate.rows(name)
     if before is None or after is None:
-        return f"no rows at the {'baseline' if before is None else 'candidate'}: only the figures can be compared"
+        where = "baseline" if before is None else "candidate"
+        return _other_data(tier, name, baseline, candidate) or f"no rows at the {where}: only the figures can be compared"
     return before, after

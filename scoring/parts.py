@@ -85,11 +85,28 @@ class Finished(msgspec.Struct, frozen=True):
 
 
 def plan(
-    tier: str, name: str, definition: dict[str, Any], data_key: str, identity: Identity, *, items: int | None = None
+    tier: str,
+    name: str,
+    definition: dict[str, Any],
+    data_key: str,
+    identity: Identity,
+    *,
+    items: int | None = None,
+    key_of: Callable[[int, int], str] | None = None,
 ) -> list[Part]:
-    """The parts of one slice (``items`` is None) or task. The same questions always give the same parts."""
-    cuts = [(0, None)] if items is None else [(n, min(n + ITEMS_A_PART, items)) for n in range(0, items, ITEMS_A_PART)]
-    return [part_of(tier, name, definition, data_key, identity, start=start, stop=stop) for start, stop in cuts]
+    """The parts of one slice (``items`` is None) or task. The same questions always give the same parts.
+
+    ``key_of``: what items start .. stop-1 are known by, so that a task that gains items owes the stretch that they are in;
+    without it, all are known by ``data_key``.
+    """
+    if items is None:
+        return [part_of(tier, name, definition, data_key, identity, start=0, stop=None)]
+    cuts = [(n, min(n + ITEMS_A_PART, items)) for n in range(0, items, ITEMS_A_PART)]
+    keys = [data_key if key_of is None else key_of(start, stop) for start, stop in cuts]
+    return [
+        part_of(tier, name, definition, key, identity, start=start, stop=stop)
+        for key, (start, stop) in zip(keys, cuts, strict=True)
+    ]
 
 
 def part_of(

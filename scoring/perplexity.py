@@ -11,9 +11,10 @@ text, which can be compared across tokenizers. (Where the tokenizer has no BOS, 
 token are counted although it is not predicted.)
 """
 
+import hashlib
 import math
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -33,6 +34,7 @@ ROWS = pa.schema(
         ("special_tokens", pa.int64()),  # of them, BOS and EOS
         ("special_nll_sum", pa.float64()),
         ("bytes", pa.int64()),  # of text; documents only
+        ("key", pa.string()),  # of all tokens that its figures depend on; documents only
     ]
 )
 """Columns of items/<slice>.parquet."""
@@ -107,6 +109,7 @@ def score(
     per_window = _rows("window", targets, window, len(cuts))
     per_document = _rows("document", targets, document, len(starts))
     per_document["bytes"] = [int(count) for count in stream.document_bytes]
+    per_document["key"] = list(document_keys(tokens, starts, isolated=isolate_documents))
     table = pa.concat_tables([pa.Table.from_pydict(rows, schema=ROWS) for rows in (per_window, per_document)])
     entry = summarise(per_document, per_window) | {"isolate_documents": isolate_documents}
     return entry, table
@@ -133,7 +136,18 @@ def _rows(kind: str, targets: _Targets, owner: Ints, count: int) -> dict[str, An
         "special_tokens": np.bincount(owner, weights=targets.special, minlength=count).astype(np.int64),
         "special_nll_sum": np.bincount(owner, weights=targets.nll * targets.special, minlength=count),
         "bytes": [None] * count,
+        "key": [None] * count,
     }
+
+
+def document_keys(tokens: Ints, starts: Ints, *, isolated: bool) -> Iterator[str]:
+    """16 hex a document: of its tokens and, unless documents are ``isolated``, of all before it: windows hold those, too."""
+    digest = hashlib.sha256()
+    for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
+        if isolated:
+            digest = hashlib.sha256()
+        digest.update(np.ascontiguousarray(tokens[start:stop], dtype="<i4").tobytes())
+        yield digest.hexdigest()[:16]
 
 
 def summarise(per_document: dict[str, Any], per_window: dict[str, Any]) -> dict[str, Any]:

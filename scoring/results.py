@@ -12,6 +12,7 @@ from scoring.parts import Identity, writing
 from scoring.tier import Scored
 from scoring.tiers import TIERS
 from suites.contract import Request, judge_tier_file, tier_digests
+from suites.data_files import asked_marks
 from suites.files import publish, publish_json, read_json
 from suites.paths import TIER_FILES, EvaluationPaths
 from suites.problem import Exit, Problem
@@ -56,6 +57,7 @@ def head(request: Request, tier: str, about: About) -> dict[str, Any]:
         },
         "suite_digest": tier_digests(request.suites)[tier][0],
         "suites": [suite.name for suite in request.suites if suite.tier == tier],
+        "asked": {name: mark for suite in request.suites if suite.tier == tier for name, mark in asked_marks(suite).items()},
         "tokenizer": {"id": about.tokenizer, "digest": identity.tokenizer},
         "dtype": identity.dtype,
         "seq_len": identity.seq_len,
@@ -78,6 +80,7 @@ def publish_foreign(request: Request, documents: Mapping[str, dict[str, Any]]) -
     with writing(request.paths.folder):
         set_aside_others(request.paths, request.fingerprint, replaced=documents)
         for tier, document in documents.items():
+            keep_earlier_suite(request.paths, tier, document)
             publish_json(request.paths.tier(tier), document)
     return {tier: document["summary"] for tier, document in documents.items()}
 
@@ -98,6 +101,8 @@ def publish_results(
     refuse_foreign(request)
     with writing(paths.folder):
         set_aside_others(paths, request.fingerprint, replaced=documents)
+        for tier, document in documents.items():
+            keep_earlier_suite(paths, tier, document)
         for tier, each in scored.items():
             for path, content in TIERS[tier].files(paths, each):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,6 +140,23 @@ def set_aside_others(paths: EvaluationPaths, fingerprint: str, *, replaced: Coll
         shutil.rmtree(paths.exports, ignore_errors=True)
         if tier not in replaced:
             path.unlink(missing_ok=True)
+
+
+def keep_earlier_suite(paths: EvaluationPaths, tier: str, replacing: Mapping[str, Any]) -> None:
+    """Keep a copy of a tier file that another definition of its suite gave, and of the rows that are about to be others."""
+    document = _document(paths.tier(tier))
+    old, suite = _fingerprint(document), document.get("suite_digest")
+    if old is None or old != _fingerprint(replacing) or not isinstance(suite, str) or suite == replacing["suite_digest"]:
+        return
+    folder, section = paths.set_aside(old, suite), TIERS[tier].section
+    after = replacing.get(section, {})
+    changed = [name for name, entry in document.get(section, {}).items() if _data_key(entry) != _data_key(after.get(name))]
+    for file in (paths.tier(tier), paths.compare, *(paths.items(name) for name in changed)):
+        _keep(file, folder / file.relative_to(paths.folder))
+
+
+def _data_key(entry: Any) -> Any:
+    return entry.get("data_key") if isinstance(entry, dict) else None
 
 
 def _document(path: Path) -> dict[str, Any]:

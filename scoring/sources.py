@@ -4,9 +4,7 @@ Everything streams; no more than a batch of rows is ever held.
 """
 
 import contextlib
-import glob
 import gzip
-import hashlib
 import io
 import json
 import re
@@ -16,6 +14,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from suites.data_files import DataFile
 from suites.problem import Exit, Problem
 from suites.schema import SliceDefinition, TaskDefinition, template_fields
 
@@ -24,16 +23,6 @@ Definition = SliceDefinition | TaskDefinition
 
 _ARTICLE = re.compile(r" = [^=\n](?:.*[^=\n])? = \n?")
 """wikitext's title lines; " = = Section = = " is none."""
-_CHUNK = 1 << 20
-
-
-class SourceFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One of ``data_files``, as it is now."""
-
-    path: str
-    kind: str
-    size: int
-    sha256: str
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,46 +41,8 @@ def _gzipped(file: Path) -> BinaryIO:
     return io.BufferedReader(gzip.GzipFile(file, "rb"))
 
 
-_KINDS = {
-    ".jsonl": ("jsonl", _plain),
-    ".ndjson": ("jsonl", _plain),
-    ".jsonl.gz": ("jsonl", _gzipped),
-    ".json.gz": ("jsonl", _gzipped),
-    ".parquet": ("parquet", _plain),
-    ".txt": ("txt", _plain),
-    ".txt.gz": ("txt", _gzipped),
-}
-
-
-def _kind(path: Path) -> tuple[str, Callable[[Path], BinaryIO]]:
-    for suffix in ("".join(path.suffixes[-2:]).lower(), path.suffix.lower()):
-        if suffix in _KINDS:
-            return _KINDS[suffix]
-    raise Problem("a kind of file that is not read here", where=path, todo="give one of: " + ", ".join(_KINDS))
-
-
-def source_files(patterns: tuple[str, ...] | str) -> list[SourceFile]:
-    """The files that the paths and globs name, in order (each glob sorted), with size and sha256 of their bytes.
-
-    Raises Problem: data missing (a pattern that names nothing, a file that cannot be read), usage (an unknown suffix).
-    """
-    found: list[SourceFile] = []
-    for pattern in (patterns,) if isinstance(patterns, str) else patterns:
-        paths = [pattern]
-        if glob.has_magic(pattern):
-            paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  Path.glob takes no absolute patterns
-        files = [Path(path) for path in paths if Path(path).is_file()]
-        if not files:
-            raise Problem("no such file", where=pattern, todo="put it there, or mend data_files", code=Exit.DATA_MISSING)
-        for path in files:
-            kind, _ = _kind(path)
-            with _reading(path), path.open("rb") as stream:
-                digest, size = hashlib.sha256(), 0
-                while chunk := stream.read(_CHUNK):
-                    digest.update(chunk)
-                    size += len(chunk)
-            found.append(SourceFile(path=str(path), kind=kind, size=size, sha256=digest.hexdigest()))
-    return found
+def _opener(path: Path) -> Callable[[Path], BinaryIO]:
+    return _gzipped if path.suffix.lower() == ".gz" else _plain
 
 
 @contextlib.contextmanager
@@ -103,15 +54,14 @@ def _reading(path: Path) -> Iterator[None]:
         raise Problem(f"cannot be read ({why})", where=path, todo="mend or replace it", code=Exit.DATA_MISSING) from error
 
 
-def open_files(files: list[SourceFile]) -> Source:
+def open_files(files: list[DataFile]) -> Source:
     """The rows of local files: a JSON object a line, a parquet row, or {"text": the whole file} of a txt."""
 
     def rows() -> Iterator[Row]:
         for file in files:
             path = Path(file.path)
-            kind, opened = _kind(path)
             with _reading(path):
-                yield from {"jsonl": _jsonl, "parquet": _parquet, "txt": _txt}[kind](path, opened)
+                yield from {"jsonl": _jsonl, "parquet": _parquet, "txt": _txt}[file.kind](path, _opener(path))
 
     name = files[0].path if len(files) == 1 else f"{files[0].path} and {len(files) - 1} more"
     return Source(name=name, described={"data_files": [msgspec.to_builtins(file) for file in files]}, rows=rows)

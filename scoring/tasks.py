@@ -16,6 +16,7 @@ import torch
 from scoring.adapters import Item, to_item
 from scoring.sources import Source
 from scoring.tokens import Tokenizer, TokenRequest
+from suites.cached import FORMAT_VERSION
 from suites.problem import Exit, Problem
 from suites.schema import TaskDefinition
 
@@ -186,6 +187,13 @@ class StoredItems:
     def tokens(self) -> int:
         """Of all contexts and continuations, equal ones counted once."""
         return len(self._tensors["tokens"])
+
+    def key_of(self, start: int, stop: int) -> str:
+        """sha256 (hex) of items start .. stop-1 as text: with the tokenizer, that is all that their scores depend on."""
+        digest = hashlib.sha256(f"{FORMAT_VERSION}\n".encode())
+        for line in self._lines.splitlines(keepends=True)[start:stop]:
+            digest.update(line)
+        return digest.hexdigest()
 
     def items(self) -> list[TaskItem]:
         """In order."""

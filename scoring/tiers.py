@@ -14,7 +14,9 @@ from scoring.canary import Sample, of_stream, of_texts
 from scoring.instructions import Instructions
 from scoring.parts import Part
 from scoring.tier import Given, Scored, Tier, Work
+from suites.contract import Request
 from suites.paths import DataPaths, EvaluationPaths
+from suites.problem import Exit, Problem
 from suites.schema import primary_metric
 
 SAY_EVERY = 10.0
@@ -35,7 +37,7 @@ def _entry(tier: str, name: str, definition: dict[str, Any], given: Given) -> An
             _log.info("preparing", name=what, done=done, of=of)
 
     given.stop.check()
-    return cache.ensure_entry(
+    entry = cache.ensure_entry(
         tier,
         name,
         definition,
@@ -45,6 +47,19 @@ def _entry(tier: str, name: str, definition: dict[str, Any], given: Given) -> An
         progress=tell,
         suites=[suite.given for suite in request.suites],
     )
+    _refuse_other_data(tier, name, entry.meta, request)
+    return entry
+
+
+def _refuse_other_data(tier: str, name: str, meta: Mapping[str, Any], request: Request) -> None:
+    """Problem (changed) where local files do not hold any more what the request was made for."""
+    asked = next((suite.data[name] for suite in request.suites if suite.tier == tier and name in suite.data), None)
+    if asked is None:
+        return
+    found = [(file["kind"], file["size"], file["sha256"]) for file in meta["source"]["data_files"]]
+    if found != [tuple(mark) for mark in asked]:
+        todo = "it is scored with what they hold by then"
+        raise Problem("its data files changed since it was asked for", where=f"{tier}, {name}", todo=todo, code=Exit.CHANGED)
 
 
 def _rows(paths: EvaluationPaths, scored: Sequence[Scored]) -> Iterator[tuple[Path, bytes]]:
@@ -120,7 +135,15 @@ class Cloze:
                 definition=definition,
                 data_key=entry.data_key,
                 entry=entry,
-                parts=parts.plan("tier3_cf", name, definition, entry.data_key, given.identity, items=entry.meta["examples"]),
+                parts=parts.plan(
+                    "tier3_cf",
+                    name,
+                    definition,
+                    entry.data_key,
+                    given.identity,
+                    items=entry.meta["examples"],
+                    key_of=entry.stored.key_of,
+                ),
                 format=entry.format,
                 tokens=entry.stored.tokens,
             )

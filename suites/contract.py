@@ -18,6 +18,8 @@ from suites.paths import AttemptPaths, EvaluationPaths
 from suites.problem import Problem
 
 SCHEMA = 1
+Mark = tuple[str, int, str]
+"""A local file's content: kind, bytes, sha256 (hex)."""
 
 
 class SuiteInRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +30,8 @@ class SuiteInRequest(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     definition: dict[str, dict[str, Any]]
     """Slice or task name -> its definition with all defaults filled in."""
+    data: dict[str, tuple[Mark, ...]] = msgspec.field(default_factory=dict)
+    """Slice or task name -> its ``data_files`` as they were then, which ``digest`` covers; left out where nobody looked."""
     source: str | None = None
     """What ``--suite`` takes to find it again: the name of one that is shipped, or a file's path."""
 

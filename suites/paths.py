@@ -82,9 +82,9 @@ class EvaluationPaths(msgspec.Struct, frozen=True):
         """Where a foreign scorer works in one run: what it left stays there until the next."""
         return self.folder / "foreign" / run
 
-    def set_aside(self, fingerprint: str) -> Path:
-        """Where results of an earlier content of the same step are kept."""
-        return self.folder / "superseded" / fingerprint[:12]
+    def set_aside(self, fingerprint: str, suite_digest: str = "") -> Path:
+        """Where results of an earlier content of the same step are kept, or of the same content by an earlier suite."""
+        return self.folder / "superseded" / ".".join(filter(None, (fingerprint[:12], suite_digest[:12])))
 
 
 class DataPaths(msgspec.Struct, frozen=True):
@@ -172,6 +172,11 @@ class StatePaths(msgspec.Struct, frozen=True):
     def children_log(self) -> Path:
         """What the daemon's short processes say: comparisons and the report."""
         return self.state / "children.log"
+
+    @property
+    def contents(self) -> Path:
+        """What local files of suites hold, so that they are hashed once; may be deleted at any time."""
+        return self.state / "contents.json"
 
     @property
     def reported(self) -> Path:

@@ -11,6 +11,7 @@ from suites.problem import Problem
 from watcher import asks, evidence, ledger, pins, remains
 from watcher.audit import Finding, Truth, differences
 from watcher.config import Config
+from watcher.contents import Contents
 from watcher.executor import Executor, Job, Unreachable
 from watcher.fold import Ledger
 from watcher.judged import results_of
@@ -61,7 +62,7 @@ def _truth(
     now: float,
     patience: float,
 ) -> Truth:
-    plans = Plans(environ)
+    plans = Plans(environ, Contents(config.paths.contents))
     tiers = {stage.name: plans.look(stage, now).tiers for stage in config.stages.values()}
     places = {record.key: results_of(config, record) for record in journal.records.values()}
     for stage in config.stages.values():

@@ -12,6 +12,7 @@ from suites.tokenizer_files import known_digest
 from watcher import __version__, ledger
 from watcher.checkup import OK, WARNING, WRONG, Check, asked, last_words
 from watcher.config import Config, Stage
+from watcher.contents import Contents
 from watcher.plans import Plans
 from watcher.slurm_calls import Run, clean_environment, run_command
 
@@ -45,7 +46,7 @@ def checks(config: Config, environ: Mapping[str, str], *, offline: bool, run: Ru
         shell = ["bash", "-c", _SOURCE, "doctor", str(setup) if config.slurm.setup else ""]
         environment = clean_environment(environ)
         yield from _interpreter(config, [*shell, config.python], environment, run)
-        plans, journal = Plans(environ), ledger.read(config.paths)
+        plans, journal = Plans(environ, Contents(config.paths.contents)), ledger.read(config.paths)
         for stage in config.stages.values():
             plan = plans.look(stage, 0.0)
             if plan.trouble:

@@ -14,8 +14,10 @@ from suites.contract import Request, TierVerdict
 from suites.paths import EvaluationPaths
 from watcher import evidence
 from watcher.caches import Caches
+from watcher.changes import Changes
 from watcher.checkpoints import HOURLY, Checkpoints
 from watcher.config import Config
+from watcher.contents import Contents
 from watcher.executor import Executor, Job, JobState, Most, Unreachable
 from watcher.fold import Ledger
 from watcher.judged import Judged, of_mirror, results_of
@@ -23,7 +25,7 @@ from watcher.listing import RACY, Listings
 from watcher.plans import Plans
 from watcher.prefills import few
 from watcher.states import IN_FLIGHT, Ask, QueueSeen, Record, State, comment_of, job_of
-from watcher.world import AttemptSeen, Results, World
+from watcher.world import AttemptSeen, Results, StagePlan, World
 
 HISTORY_LAG = 60.0
 """Seconds after which accounting is asked for a name that the queue lacks, and the least between two such questions."""
@@ -51,12 +53,20 @@ def touch_clock(path: Path) -> float:
 class Observer:
     """Looks at disk and queue, and remembers what need not be looked at again."""
 
-    def __init__(self, state_id: str, environ: Mapping[str, str], *, server_clock: Callable[[Path], float] = touch_clock) -> None:
+    def __init__(
+        self,
+        state_id: str,
+        environ: Mapping[str, str],
+        *,
+        server_clock: Callable[[Path], float] = touch_clock,
+        contents: Contents | None = None,
+    ) -> None:
         self._server_clock = server_clock
         self._comment = comment_of(state_id)
-        self._listings, self._plans, self._checkpoints = Listings(), Plans(environ), Checkpoints()
+        self._listings, self._plans, self._checkpoints = Listings(), Plans(environ, contents), Checkpoints()
         self._caches = Caches()
         self._judged = Judged()
+        self._changes = Changes()
         self._results_folders: dict[Path, int] = {}
         self._requests: tuple[int, float] | None = None
         self._settled_at = self._history_at = float("-inf")
@@ -79,7 +89,7 @@ class Observer:
         """Everything that deciding needs. Raises OSError where the state folder itself cannot be used."""
         server_now = self._server_clock(config.paths.clock)
         stages = {stage.name: self._listings.look(stage, server_now) for stage in config.stages.values()}
-        plans = {stage.name: self._plans.look(stage, now) for stage in config.stages.values()}
+        plans = self._look_at_plans(config, ledger, now, server_now)
         lacking = self._caches.look(config, plans, ledger, now)
         unscheduled = self._listings.others(config)
         settled_due = not 0 <= now - self._settled_at < HOURLY
@@ -128,6 +138,7 @@ class Observer:
             inspections=inspections,
             marks=marks,
             results=results,
+            changes=self._changes.look(config, ledger, plans),
             mirrors=mirrors,
             unmirrored=unmirrored,
             attempts=attempts,
@@ -140,6 +151,17 @@ class Observer:
             asks=tuple(asks),
             moved=moved,
         )
+
+    def _look_at_plans(self, config: Config, ledger: Ledger, now: float, server_now: float) -> dict[str, StagePlan]:
+        """Every stage's plan; its local data are stat'ed where something moved beside, and before anything is submitted."""
+        ready = {record.stage for record in ledger.records.values() if record.state is State.READY}
+        everywhere = bool(self._listings.moved)
+        return {
+            stage.name: self._plans.look(
+                stage, now, closely=everywhere or stage.name in ready, rest=config.settle, server_now=server_now
+            )
+            for stage in config.stages.values()
+        }
 
     def _of_settled(self, config: Config, ledger: Ledger, *, settled_due: bool) -> dict[str, Results]:
         """Whether the results of what was scored are still there: where the folder around them moved, and once an hour."""

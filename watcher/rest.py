@@ -175,9 +175,10 @@ def settled(record: Record, world: World, config: Config, *, wanted: bool) -> Ac
     changed = [] if plan is None or plan.trouble else [t for t, (d, _) in plan.tiers.items() if record.suites.get(t) != d]
     if not changed or not wanted:
         return None
+    words = world.changes.get(record.key) or f"the suites of {', '.join(changed)} changed"
     if _is_gone(record, world, config):
-        return Skip(record.key, f"scored; {', '.join(changed)} changed since, but the checkpoint is gone: the scores stand")
-    return _owed(record, f"the suites of {', '.join(changed)} changed")
+        return Skip(record.key, f"scored; {words}, but the checkpoint is gone: the scores stand")
+    return _owed(record, f"{words}: that much is scored anew")
 
 
 def _results_gone(record: Record, world: World) -> Action | Skip | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from watcher.act import Actor
 from watcher.config import Config
+from watcher.contents import Contents
 from watcher.decide import decide
 from watcher.executor import Executor
 from watcher.keep import Say
@@ -54,7 +55,9 @@ class Ticker:
         self.config = config
         self.journal, self.executor = journal, executor
         self.actor = Actor(config, journal, executor, state_id, clock=clock, say=say)
-        self.observer = Observer(state_id, environ, server_clock=server_clock)
+        self.observer = Observer(
+            state_id, environ, server_clock=server_clock, contents=Contents(config.paths.contents, write=True)
+        )
         self.skips: tuple[Skip, ...] = ()
         self.alerts: tuple[Alert, ...] = ()
         self.queue: QueueSeen | None = None
@@ -126,7 +129,7 @@ def rehearse(
     environ: Mapping[str, str],
 ) -> tuple[list[dict[str, str]], tuple[Skip, ...]]:
     """What a tick would do, and what it would not. Nothing is written and nothing is submitted."""
-    observer = Observer(state_id, environ, server_clock=lambda _: clock())
+    observer = Observer(state_id, environ, server_clock=lambda _: clock(), contents=Contents(config.paths.contents))
     told: list[dict[str, str]] = []
     done: set[tuple[str, str, str]] = set()
     skips: tuple[Skip, ...] = ()

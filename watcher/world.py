@@ -103,6 +103,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     """Checkpoint folder -> its cheap marks just before its inspection; None: one of the two files is not there."""
     results: Mapping[str, Results] = msgspec.field(default_factory=dict)
     """Evaluation -> its results, for those that had to be looked at."""
+    changes: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """Evaluation -> what of today's suites it was not scored on, in words, for the scored ones of other suites."""
     mirrors: Mapping[str, Results] = msgspec.field(default_factory=dict)
     """Evaluation -> what the mirror has of it, for those whose results are not all there."""
     unmirrored: frozenset[str] = frozenset()

@@ -258,6 +258,62 @@ def made(tmp_path, name, *, shift=0.0, right=0.5, seed=0, **more):
     return publish(paths, slices={"web": (tokens, nll)}, tasks={"ours": (answers,)}, **more)
 
 
+def change(paths, name, keys, data_key="other"):
+    """Other data: what the rows are known by, and the entry's key."""
+    table = pq.read_table(paths.items(name))
+    place_of = table.column_names.index("key")
+    pq.write_table(table.set_column(place_of, "key", [keys]), paths.items(name))
+    tier, section = ("tier3_cf", "tasks") if name == "ours" else ("tier2_ppl", "slices")
+    edit(paths, tier, lambda document: document[section][name].update(data_key=data_key))
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [(10, "over 390 items, of 400, that both have"), (399, "over 1 items, of 400, that both have"), (400, None)],
+)
+def test_a_task_of_other_items_is_compared_over_those_that_both_have(tmp_path, first, said):
+    """The candidate's item n is the baseline's item n + first."""
+    sides = [made(tmp_path, "a", right=0.25), made(tmp_path, "b")]
+    change(sides[1], "ours", [f"item {first + n}" for n in range(400)])
+    found = against_bridge(*sides)
+    if said is None:
+        (refused,) = [each for each in found.refusals if each.name == "ours"]
+        assert refused.reason == "another data: data of ours at the baseline, other at the candidate"
+        return
+    task = entry(found, "ours")
+    assert (task.note, task.effect.n) == (said, 400 - first)
+    assert task.effect.baseline == pytest.approx(max(0, 100 - first) / (400 - first))
+    assert task.effect.candidate == pytest.approx(min(200, 400 - first) / (400 - first))
+
+
+def test_equal_items_are_told_apart_by_how_often_they_came(tmp_path):
+    sides = [made(tmp_path, "a"), made(tmp_path, "b")]
+    for side, tasks in zip(sides, ("one", "other"), strict=True):
+        change(side, "ours", ["the same"] * 200 + [f"{tasks} {n}" for n in range(200)], data_key=tasks)
+    assert entry(against_bridge(*sides), "ours").effect.n == 200
+
+
+def test_a_slice_that_gained_documents_is_compared_over_those_of_before(tmp_path):
+    sides = [made(tmp_path, "a"), made(tmp_path, "b", shift=-0.1, seed=1)]
+    change(sides[0], "web", [f"document {n}" if n < 45 else f"old {n}" for n in range(60)])
+    found = entry(against_bridge(*sides), "web")
+    assert (found.note, found.effect.n, found.unit) == ("over 45 documents, of 60, that both have", 45, "document")
+    rows = [pq.read_table(side.items("web")).to_pydict() for side in sides]
+    tokens = sum(rows[0]["tokens"][:45])
+    for side, each in zip(("baseline", "candidate"), rows, strict=True):
+        assert getattr(found.effect, side) == pytest.approx(sum(each["nll_sum"][:45]) / tokens)
+
+
+def test_the_best_earlier_step_is_chosen_by_figures_of_the_same_data(tmp_path):
+    """Figures of fewer items say nothing about which step was best."""
+    earlier = [made(tmp_path, f"step_{n}", right=right, step=n) for n, right in ((1, 0.9), (2, 0.3), (3, 0.2))]
+    change(earlier[0], "ours", [f"item {n}" for n in range(400)])
+    request = CompareRequest(
+        candidate=place(made(tmp_path, "now")), earlier=tuple(map(place, earlier)), objectives=Objectives(improve=("tier3",))
+    )
+    assert compare(request).against("best").baseline.directory == "step_2"
+
+
 @pytest.mark.parametrize(
     ("shift", "improve", "hold"),
     [

@@ -11,7 +11,8 @@ import pytest
 
 from scoring import hub
 from scoring.hub import open_hub
-from scoring.sources import documents, open_files, source_files
+from scoring.sources import documents, open_files
+from suites.data_files import data_files
 from suites.problem import Exit, Problem
 from suites.schema import SliceDefinition
 
@@ -33,7 +34,7 @@ def write_rows(path: Path, rows=ROWS) -> str:
 
 def texts(*patterns: str, **definition) -> list[str]:
     slice_ = SliceDefinition(data_files=patterns, **definition)
-    return list(documents(slice_, open_files(source_files(patterns))))
+    return list(documents(slice_, open_files(data_files(patterns))))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "a.jsonl.gz", "a.parquet", "b.v2.jsonl"])
@@ -109,7 +110,7 @@ def test_a_source_that_does_not_fit_is_named(tmp_path, *, name, content, definit
 
 def test_a_glob_that_names_nothing_is_named(tmp_path):
     with pytest.raises(Problem, match=re.escape(f"{tmp_path}/*.jsonl: no such file")):
-        source_files(f"{tmp_path}/*.jsonl")
+        data_files(f"{tmp_path}/*.jsonl")
 
 
 def hub_folder(tmp_path: Path) -> SliceDefinition:

@@ -52,7 +52,27 @@ def test_a_suite_that_gains_a_slice_owes_only_that_slice(tmp_path):
     assert after["suite_digest"] != before["suite_digest"]
     assert {name: after["slices"][name] for name in before["slices"]} == before["slices"]
     assert after["summary"]["slices"] == 3
-    assert not (results(tmp_path) / "superseded").exists()
+    (aside,) = results(tmp_path).glob("superseded/*/*")
+    assert load(aside) == before
+
+
+def test_a_task_that_gains_items_owes_only_the_stretch_that_they_are_in(tmp_path, monkeypatch):
+    from scoring import parts  # noqa: PLC0415  where the cut is
+
+    monkeypatch.setattr(parts, "ITEMS_A_PART", 4)
+    write_suites(tmp_path, items=6)
+    assert run_here(by_hand(tmp_path)) == Exit.SCORED
+    before = pq.read_table(results(tmp_path) / "items" / "ours.parquet").to_pylist()
+    with (tmp_path / "items.jsonl").open("a") as items:
+        items.write('{"context": "One more:", "choices": ["a", "b"], "gold": 1}\n')
+    assert run_here(by_hand(tmp_path)) == Exit.SCORED
+    found = load(results(tmp_path) / "run.json")["parts"]
+    assert (found["scored"], found["kept"][-1]) == (["ours[4:7]"], "ours[0:4]")
+    after = pq.read_table(results(tmp_path) / "items" / "ours.parquet").to_pylist()
+    assert [row["key"] for row in after[:6]] == [row["key"] for row in before]
+    assert len({row["key"] for row in after}) == 7
+    (aside,) = results(tmp_path).glob("superseded/*")
+    assert sorted(path.name for path in aside.rglob("*.*")) == ["ours.parquet", "tier3_cf.json"]
 
 
 def test_when_all_parts_are_there_no_model_is_loaded(tmp_path, monkeypatch):

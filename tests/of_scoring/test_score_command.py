@@ -272,3 +272,14 @@ def test_prefill_makes_what_an_offline_job_needs(tmp_path, capsys):
     again = ["prefill", "--suite", str(tmp_path / "cf.yaml"), "--eval-data", str(tmp_path / "data")]
     assert run_here([*again, "--tokenizer", request.tokenizer]) == Exit.SCORED
     assert capsys.readouterr().out.splitlines() == [lines[2]]
+
+
+def test_data_that_changed_since_the_request_was_made_are_not_scored(tmp_path, capsys):
+    write_suites(tmp_path)
+    path = tmp_path / "request.json"
+    path.write_bytes(encode(request_for(tmp_path)))
+    with (tmp_path / "items.jsonl").open("a") as items:
+        items.write('{"context": "One more:", "choices": ["a", "b"], "gold": 1}\n')
+    assert run_here(["score", str(path)]) == Exit.CHANGED
+    assert "tier3_cf, ours: its data files changed since it was asked for" in last_line(capsys)
+    assert not list(results(tmp_path).glob("tier*.json"))

@@ -93,6 +93,7 @@ def _slice(paths, name, tokens, nll):
         "special_tokens": np.zeros(count, dtype=int),
         "special_nll_sum": np.zeros(count),
         "bytes": 4 * np.asarray(tokens),
+        "key": [f"document {index}" for index in range(count)],
     }
     pq.write_table(pa.Table.from_pydict(rows, schema=perplexity.ROWS), paths.items(name))
     return perplexity.summarise(rows, rows) | {"isolate_documents": False, "data_key": f"data of {name}"}
@@ -116,6 +117,7 @@ def _task(paths, name, right, subjects=None, right_by_acc=None):
             "truncated": False,
             **{f"pick_{metric}": int(by_acc[index] if metric == "acc" else right[index]) for metric in choice.METRICS},
             "pick_acc_uncond": None,
+            "key": f"item {index}",
         }
         for index in range(len(right))
     ]
