@@ -1,4 +1,4 @@
-"""Scoring against its peers on this machine's cores: lm-evaluation-harness and a plain transformers loop; and cost as work grows.
+"""Cloze tasks against lm-evaluation-harness on this machine's cores.
 
 Every figure is a ratio of medians of one run in which the sides took turns. lm-evaluation-harness gets the very requests
 that are scored here, as text, at its best of several batch sizes; it tokenises them each time. Here
@@ -9,7 +9,6 @@ import json
 import os
 import statistics
 import subprocess
-import sysconfig
 import time
 from pathlib import Path
 
@@ -17,22 +16,17 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from scoring import cache, choice, perplexity
-from scoring.budget import bytes_a_place
+from scoring import cache, choice
 from scoring.checkpoint import load
-from scoring.loglik import HEAD_ROWS, Stretch, token_logprobs
 from scoring.tokens import resolve_tokenizer
 from suites.paths import DataPaths
 from support import glass, lm_eval_env, smollm2
-from support.nanotron_layout import BYTE_LEVEL
-from support.random_model import random_model
 from support.real_items import FOLDERS, write_items, write_mmlu
 
 REPEATS = 3
 BATCHES = (1, 8, 16, "auto")
 SAMPLE = 12
 """Every so many requests are taken to find the best batch size."""
-ROLLING_TOKENS = 1_000_000
 SUBJECTS = ("anatomy", "college_physics", "econometrics", "high_school_biology", "philosophy")
 CASES = {
     "GlassLM, 0.85M": (glass, (*FOLDERS, "mmlu"), 400),
@@ -168,149 +162,10 @@ def scored(model, entry, task):
     ]
 
 
-def texts_of(tokenizer, tokens):
-    """The standard library's files, one after the other, until there are so many tokens; and the stream that they make."""
-    texts, stream, starts, sizes = [], [], [], []
-    for path in sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py")):
-        text = path.read_text(encoding="utf-8", errors="ignore")
-        ids = tokenizer.encode_document(text)
-        if len(ids) < 1000:
-            continue
-        texts.append(text)
-        starts.append(len(stream))
-        sizes.append(len(text.encode()))
-        stream += ids
-        if len(stream) >= tokens:
-            break
-    held = {"document_starts": np.array(starts), "document_bytes": np.array(sizes)}
-    return texts, perplexity.Stream(tokens=np.array(stream, dtype=np.int32), **held)
-
-
-@torch.inference_mode()
-def plain(theirs, tokens, batch):
-    """Nats of all windows, as anybody would write it."""
-    count, total = (len(tokens) - 1) // glass.SEQ_LEN, 0.0
-    used = torch.from_numpy(tokens[: count * glass.SEQ_LEN + 1].astype(np.int64))
-    inputs, targets = used[:-1].view(count, -1), used[1:].view(count, -1)
-    for first in range(0, count, batch):
-        logits = theirs(input_ids=inputs[first : first + batch], use_cache=False).logits
-        wanted = targets[first : first + batch].flatten()
-        total += torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted, reduction="sum").item()
-    return total
-
-
-def rolling(folder, tokens=ROLLING_TOKENS):
-    """Tier 2 of the small model."""
-    folder.mkdir()
-    checkpoint = glass.checkpoint(folder / "nanotron")
-    theirs = hf_model(glass, folder / "hf")
-    tokenizer = resolve_tokenizer(str(folder / "nanotron" / "tokenizer"), DataPaths(folder / "data"))
-    texts, stream = texts_of(tokenizer, tokens)
-    model = load(checkpoint, device="cpu")
-    few = stream.tokens[: 64 * glass.SEQ_LEN + 1]
-    tried = {}
-    for batch in (1, 8, 16, 64):
-        plain(theirs, few[: 2 * batch * glass.SEQ_LEN + 1], batch)
-        began = time.perf_counter()
-        plain(theirs, few, batch)
-        tried[batch] = time.perf_counter() - began
-    batch = min(tried, key=tried.get)
-    peer = Peer(folder / "hf", glass.SEQ_LEN)
-    peer.choose("loglikelihood_rolling", [[text] for text in texts])
-    seconds = {"ours": [], "plain": [], "peer": []}
-    options = {"seq_len": glass.SEQ_LEN, "special": (), "isolate_documents": False, "name": "text"}
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        entry, _ = perplexity.score(model, stream, **options)
-        seconds["ours"].append(time.perf_counter() - began)
-        began = time.perf_counter()
-        nats = plain(theirs, stream.tokens, batch)
-        seconds["plain"].append(time.perf_counter() - began)
-        seconds["peer"].append(peer.ask("loglikelihood_rolling", [[text] for text in texts], peer.best)["seconds"])
-    peer.close()
-    count = (len(stream.tokens) - 1) // glass.SEQ_LEN * glass.SEQ_LEN
-    if abs(entry["nll_per_token"] - nats / count) > 1e-3 * entry["nll_per_token"]:
-        raise RuntimeError(f"not the same work: {entry['nll_per_token']} here, {nats / count} in the plain loop")
-    medians = {f"{side}_s": statistics.median(values) for side, values in seconds.items()}
-    return {"tokens": len(stream.tokens), "plain_batch": batch, "batch": peer.best, "all": seconds, **medians}
-
-
-SIZES = {
-    "hidden_size": 128,
-    "intermediate_size": 344,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 1024,
-}
-
-
-def cost(action):
-    """(seconds, the most bytes beyond what was there before)."""
-    Path("/proc/self/clear_refs").write_text("5")
-    before = memory("VmRSS")
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began, max(0, memory("VmHWM") - before)
-
-
-def memory(name):
-    """Bytes, of /proc/self/status."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise LookupError(name)
-
-
-def growth():
-    """Rows of (what, how much, seconds, bytes): ten times the tokens, items, parts; larger vocabularies."""
-    rows = []
-    draw = np.random.default_rng(0)
-    options = {"seq_len": 128, "special": (), "isolate_documents": False, "name": "s"}
-    model = random_model({**BYTE_LEVEL, **SIZES})
-
-    def stream(count):
-        starts = np.arange(0, count, 1000)
-        sizes = np.full(len(starts), 4000)
-        return perplexity.Stream(tokens=draw.integers(0, 1024, count), document_starts=starts, document_bytes=sizes)
-
-    perplexity.score(model, stream(20_000), **options)  # warms up
-    for count in (20_000, 200_000):
-        given = stream(count)
-        rows.append(("tokens", count, *cost(lambda given=given: perplexity.score(model, given, **options))))
-    for count in (50, 500):
-        sequences, groups = [], []
-        for item in range(count):
-            context = draw.integers(0, 1024, 60)
-            sequences += [Stretch(np.concatenate([context, draw.integers(0, 1024, 20)]), 60) for _ in range(4)]
-            groups += [item] * 4
-        rows.append(("items", count, *cost(lambda s=sequences, g=groups: token_logprobs(model, s, together=g))))
-    for count in (4, 40):
-        slices = [stream(5000) for _ in range(count)]
-        rows.append(("parts", count, *cost(lambda given=slices: [perplexity.score(model, each, **options) for each in given])))
-    for vocab in (32_768, 131_072, 262_144):
-        wide = random_model({**BYTE_LEVEL, **SIZES, "vocab_size": vocab, "tie_word_embeddings": True})
-        rows.append(("vocabulary", vocab, *cost(lambda wide=wide: perplexity.score(wide, stream(4000), **options))))
-    return [dict(zip(("what", "size", "seconds", "bytes"), row, strict=True)) for row in rows]
-
-
-def peak():
-    """The most bytes that scoring windows takes beyond the weights, and what one budget a thread takes by our own reckoning."""
-    model = random_model({**BYTE_LEVEL, **SIZES, "vocab_size": 32_768, "hidden_size": 512, "intermediate_size": 1408})
-    windows = [Stretch(np.arange(513) % 1000, 1) for _ in range(24)]
-    token_logprobs(model, windows[:1])
-    _, used = cost(lambda: token_logprobs(model, windows))
-    places = max(model.budget.places, 512)
-    one = places * bytes_a_place(model.architecture, 4, 512) + 2 * HEAD_ROWS["cpu"] * model.vocab_size * 4
-    return {"weights": model.n_params * 4, "used": used, "reckoned": one * torch.get_num_threads()}
-
-
 def measure(folder):
     """Everything, on all cores."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    found = {"threads": torch.get_num_threads(), "repeats": REPEATS, "growth": growth(), "peak": peak(), "cloze": []}
-    print("speed: perplexity", flush=True)
-    found["rolling"] = rolling(folder / "rolling")
+    found = {"threads": torch.get_num_threads(), "repeats": REPEATS, "cloze": []}
     for number, name in enumerate(CASES):
         print(f"speed: {name}", flush=True)
         found["cloze"].append(cloze(name, folder / f"cloze{number}"))

@@ -11,7 +11,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import bench_prefill, bench_probes, bench_report, bench_scoring, bench_speed, bench_watcher
+from bench import (
+    bench_growth,
+    bench_perplexity,
+    bench_prefill,
+    bench_probes,
+    bench_report,
+    bench_scoring,
+    bench_speed,
+    bench_watcher,
+)
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
@@ -164,7 +173,7 @@ Medians of {bench_report.REPEATS}.
 
 
 def about_speed(found: dict) -> str:
-    """The part of RESULTS.md about peers and growth."""
+    """Tier 3's part of RESULTS.md."""
     head = ["model", "items", "requests", "lm-eval, s", "its batch size", "ours, s", "lm-eval / ours", "tokenising once, s"]
     rows = [
         [
@@ -179,16 +188,6 @@ def about_speed(found: dict) -> str:
         ]
         for row in found["cloze"]
     ]
-    roll = found["rolling"]
-    perplexity = [
-        ["side", "batch size", "s", "theirs / ours"],
-        ["ours", "", number(roll["ours_s"]), "1"],
-        ["plain transformers loop", roll["plain_batch"], number(roll["plain_s"]), f"{roll['plain_s'] / roll['ours_s']:.2f}"],
-        ["lm-eval, rolling", roll["batch"], number(roll["peer_s"]), f"{roll['peer_s'] / roll['ours_s']:.2f}"],
-    ]
-    growth = [["what grows", "to", "s", "MiB beyond"]]
-    growth += [[row["what"], f"{row['size']:,}", number(row["seconds"]), number(row["bytes"] / 2**20)] for row in found["growth"]]
-    peak = found["peak"]
     return f"""## Scoring against others
 
 CPU, fp32, {found["threads"]} threads for each side, medians of {found["repeats"]}, the sides in turn, models loaded before.
@@ -197,12 +196,48 @@ batch sizes {", ".join(map(str, bench_speed.BATCHES))} is taken. Ours reads toke
 checkpoints, is stated.
 
 {table([head, *rows])}
+"""
 
-Perplexity of {roll["tokens"]:,} tokens, GlassLM, windows of 128, each side at its best batch size. lm-eval tokenises each time.
 
-{table(perplexity)}
+def about_perplexity(found: dict) -> str:
+    """Tier 2's part of RESULTS.md."""
+    tables = []
+    for run, unit in ((found["all"], "s"), (found["one"], "cpu_s")):
+        ours = run[f"ours_{unit}"]
+        sides = (("plain transformers loop", run["plain_batch"], "plain"), ("lm-eval, rolling", run["batch"], "peer"))
+        rows = [["side", "batch size", "CPU s" if unit == "cpu_s" else "s", "theirs / ours"], ["ours", "", number(ours), "1"]]
+        rows += [[name, size, number(run[f"{key}_{unit}"]), f"{run[f'{key}_{unit}'] / ours:.2f}"] for name, size, key in sides]
+        tables.append(table(rows))
+    many, one, tried = found["all"], found["one"], found["compile"]
+    gain = f"{tried['eager_us_a_token']:.1f} us a token without it, {tried['compiled_us_a_token']:.1f} with it"
+    pays = "it never pays" if tried["pays_from_tokens"] is None else f"it pays from {tried['pays_from_tokens']:,.0f} tokens on"
+    return f"""## Perplexity against others
 
-Cost as the work grows (4 layers of 128, one process; MiB beyond what was there before):
+GlassLM (0.85M parameters), fp32, windows of 128, models loaded before, each side at its best batch size (lm-evaluation-harness
+0.4.13: of {", ".join(map(str, found["batches"]))}), the sides in turn. lm-eval tokenises each time.
+The load average before was {found["load_before"]:.1f}.
+
+{many["tokens"]:,} tokens, {many["threads"]} threads for each side, medians of {found["repeats"]} by the clock:
+
+{tables[0]}
+
+{one["tokens"]:,} tokens, one thread, CPU seconds, the least of {found["repeats"]} (says the same when the machine is busy):
+
+{tables[1]}
+
+torch.compile of the layers at one shape, one thread: {tried["compile_s"]:.1f} s until it has compiled; {gain}: {pays}.
+It is off on a CPU.
+"""
+
+
+def about_growth(found: dict) -> str:
+    """What RESULTS.md says of work that grows."""
+    growth = [["what grows", "to", "s", "MiB beyond"]]
+    growth += [[row["what"], f"{row['size']:,}", number(row["seconds"]), number(row["bytes"] / 2**20)] for row in found["growth"]]
+    peak = found["peak"]
+    return f"""## Cost as the work grows
+
+4 layers of 128, one process; MiB beyond what was there before:
 
 {table(growth)}
 
@@ -215,6 +250,8 @@ PARTS = {
     "watcher": (bench_watcher, about_watcher),
     "scoring": (bench_scoring, about_scoring),
     "speed": (bench_speed, about_speed),
+    "perplexity": (bench_perplexity, about_perplexity),
+    "growth": (bench_growth, about_growth),
     "prefill": (bench_prefill, about_prefill),
     "probes": (bench_probes, about_probes),
     "report": (bench_report, about_report),
