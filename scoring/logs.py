@@ -8,9 +8,8 @@ from pathlib import Path
 import structlog
 
 from suites.contract import Request
+from suites.watching import sign_of_life
 
-ABANDONED = 900.0
-"""Seconds without a new status.json after which the log says that nobody is watching."""
 _CHATTY = ("httpx", "httpx2", "httpcore", "huggingface_hub", "fsspec", "datasets", "filelock")
 
 
@@ -31,14 +30,18 @@ def say_it_in_the_log() -> None:
 
 
 def say_if_abandoned(request: Request) -> None:
-    """The log says when the watcher that asked for this has not been heard of for a while."""
+    """The log says when the watcher that asked for this is not there, by the same rule as ``watcher status``."""
     log = structlog.get_logger()
     if request.status is None:
         return
     try:
-        age = time.time() - Path(request.status).stat().st_mtime
-    except OSError as error:
+        sign = sign_of_life(Path(request.status), time.time())
+    except (OSError, ValueError) as error:
         log.warning("the watcher's status cannot be read; is it running?", path=request.status, error=str(error))
         return
-    if age > ABANDONED:
-        log.warning("nobody is watching any more: start `watcher run`", path=request.status, minutes=round(age / 60))
+    minutes = round(sign.age / 60)
+    if sign.verdict == "stopped":
+        log.warning("the watcher was told to end; its next run sees these results", path=request.status, minutes=minutes)
+    elif sign.verdict == "stale":
+        start = "see what should run `watcher once`" if sign.once else "start `watcher run`"
+        log.warning("nobody is watching any more", todo=start, path=request.status, minutes=minutes)
