@@ -42,10 +42,15 @@ def file_of(header: bytes, data: bytes = b"", length: int | None = None) -> byte
 def looked_at(tmp_path, content: bytes) -> str:
     path = tmp_path / "model_weight.safetensors"
     path.write_bytes(content)
+    tracemalloc.start()
     try:
         check(Parameter("model.norm.weight", (8,), sharded=False), (path.name,), tmp_path)
     except (Torn, Refused) as error:
         return str(error)
+    finally:
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 100 * len(content) + (1 << 17)  # an empty list takes 3 bytes in JSON and 64 in Python
     return "fine"
 
 
