@@ -6,7 +6,7 @@ What a job does while it runs is somebody else's: see ``Work``. Slurm's words ab
 import heapq
 import itertools
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,8 @@ import msgspec
 OVER = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"})
 REQUEUE_AFTER = 121.0
 """Seconds that a requeued job waits, by default."""
+BACK_AFTER = 120.0
+"""Seconds that a preempted job which will be run again is shown as PREEMPTED, where a site does so."""
 MIN_JOB_AGE = 300.0
 """Seconds that the queue shows a job after its end."""
 
@@ -47,6 +49,8 @@ class SimulatedJob(msgspec.Struct, kw_only=True):
     """Never released: accounting does not find it by name."""
     ghost: bool = False
     """A refused submission that accounting keeps as FAILED."""
+    returns: bool = False
+    """Shown as over, and about to be put back into the queue."""
     forgotten: bool = False
     """Out of the queue."""
     turn: int = 0
@@ -65,7 +69,7 @@ class SimulatedJob(msgspec.Struct, kw_only=True):
     @property
     def live(self) -> bool:
         """Whether it runs, or may."""
-        return not (self.over or self.ghost or self.held)
+        return self.returns or not (self.over or self.ghost or self.held)
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -73,7 +77,8 @@ class Run(msgspec.Struct, frozen=True):
 
     seconds: float
     ending: int | str = 0
-    """Exit code of its script, or a state (``NODE_FAIL``), or ``requeue``, or ``vanish``: ended, and forgotten at once."""
+    """Exit code of its script, or a state (``NODE_FAIL``), or ``requeue``, or ``preempted``: PREEMPTED, and requeued some time
+    later, or ``vanish``: ended, and forgotten at once."""
 
 
 class Work(Protocol):
@@ -96,6 +101,8 @@ class SimulatedCluster:
     ) -> None:
         self.jobs: list[SimulatedJob] = []
         self.next_id = 1000
+        self.met: Counter[str] = Counter()
+        """What went wrong -> how often it did."""
         self._clock, self._work, self._chance, self._slots, self._wait = clock, work, chance, slots, wait
         self._due: list[tuple[float, int, int, int, str]] = []
         self._serial = itertools.count()
@@ -116,6 +123,8 @@ class SimulatedCluster:
                 self._waiting.append((place, self.jobs[place].turn))
             elif what == "end":
                 self._end(place, at)
+            elif what == "return":
+                self._requeue(place, at)
             else:
                 self.jobs[place].forgotten = True
             self._fill(at)
@@ -138,8 +147,16 @@ class SimulatedCluster:
         job = self.jobs[place]
         run = self._runs.pop(place)
         ending = self._work.end(job, run, now)
+        if isinstance(ending, str):
+            self.met[f"a run ends: {ending}"] += 1
         if ending == "requeue":
             self._requeue(place, now)
+            return
+        if ending == "preempted":
+            self.become(job, "PREEMPTED", now)
+            job.returns = True
+            job.turn += 1  # it is not forgotten
+            self._later(place, now + BACK_AFTER, "return")
             return
         word = ending if isinstance(ending, str) else "COMPLETED" if ending == 0 else "FAILED"
         self.become(job, "FAILED" if word == "vanish" else word, now, code=ending if isinstance(ending, int) else 0)
@@ -148,7 +165,9 @@ class SimulatedCluster:
     def _requeue(self, place: int, now: float) -> None:
         job = self.jobs[place]
         job.turn += 1
-        job.now.end, job.now.word = now, "REQUEUED"
+        if not job.returns:
+            job.now.end, job.now.word = now, "REQUEUED"
+        job.returns = False
         job.earlier.append(job.now)
         job.now, job.reason = Row(word="PENDING", submit=now), "BeginTime"
         self._later(place, now + REQUEUE_AFTER, "start")
@@ -157,6 +176,7 @@ class SimulatedCluster:
         """Put a job into a state; one that is over is forgotten by the queue after a while."""
         place = self.jobs.index(job)
         job.turn += 1
+        job.returns = False
         job.reason, job.now.word, job.now.exit = reason, word, f"{code}:0"
         self._runs.pop(place, None)
         if word in OVER:

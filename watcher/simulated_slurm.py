@@ -51,6 +51,8 @@ class SimulatedSlurm(SimulatedCluster):
         self.calls.append((now, name))
         self.advance(now)
         how = self.trouble(name, now)
+        if how not in {"", "limit", "refused", "denied"}:
+            self.met[f"{name}: {how}"] += 1
         if how in {"down", "lost"}:
             return Ran(1, "", f"{name}: error: {'Batch job submission failed: ' if name == 'sbatch' else ''}{self._words(how)}\n")
         if how == "silent":
@@ -71,6 +73,7 @@ class SimulatedSlurm(SimulatedCluster):
     def sbatch(self, options: Mapping[str, str], words: Sequence[str], _environ: Mapping[str, str], how: str) -> Ran:
         """A new job, held."""
         if how == "limit":
+            self.met["sbatch: limit"] += 1
             return Ran(1, "", f"sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: {_LIMIT}\n")
         now = self._clock()
         job = SimulatedJob(
@@ -83,7 +86,10 @@ class SimulatedSlurm(SimulatedCluster):
             now=Row(word="PENDING", submit=now),
             held="hold" in options,
         )
+        if any(job.job_id == self.next_id for job in self.jobs):
+            self.met["sbatch: an id again"] += 1
         if how == "refused":
+            self.met["sbatch: refused"] += 1
             job.ghost, job.held, job.forgotten = True, False, True
             job.now = Row(word="FAILED", submit=now, end=now, exit="1:0")
         self.add(job)
@@ -94,7 +100,10 @@ class SimulatedSlurm(SimulatedCluster):
         now = self._clock()
         lines = []
         for job in self.jobs:
-            if job.forgotten or now < job.shown:
+            if job.forgotten:
+                continue
+            if now < job.shown:
+                self.met["squeue: late"] += 1
                 continue
             fields = {
                 "%A": str(job.job_id),
@@ -113,18 +122,21 @@ class SimulatedSlurm(SimulatedCluster):
     def sacct(self, options: Mapping[str, str], _words: Sequence[str], environ: Mapping[str, str], _how: str) -> Ran:
         """A row for each run of the named jobs; what is held is not found by name."""
         if not self.accounting:
+            self.met["sacct: absent"] += 1
             return Ran(1, "", "Slurm accounting storage is disabled\n")
         now, names = self._clock(), set(options["name"].split(","))
         lines = []
         for job in self.jobs:
-            if job.name not in names or job.held or now < job.now.submit + self.lag:
+            if job.name not in names or job.held:
+                continue
+            if now < job.now.submit + self.lag:
+                self.met["sacct: lagging"] += 1
                 continue
             for row in (*job.earlier, job.now):
-                known = (
-                    row
-                    if row.end is None or now >= row.end + self.lag
-                    else Row(word="RUNNING", submit=row.submit, start=row.start)
-                )
+                known = row
+                if row.end is not None and now < row.end + self.lag:
+                    self.met["sacct: lagging"] += 1
+                    known = Row(word="RUNNING", submit=row.submit, start=row.start)
                 fields = {
                     "JobIDRaw": str(job.job_id),
                     "State": "CANCELLED by 1000" if known.word == "CANCELLED" else known.word,
@@ -155,6 +167,7 @@ class SimulatedSlurm(SimulatedCluster):
         if job.over:
             return Ran(1, "", f"Job has already finished for job {job.job_id}\n")
         if how == "denied":
+            self.met["scontrol: denied"] += 1
             return Ran(1, "", f"Access/permission denied for job {job.job_id}\n")
         if job.held:
             self.let_go(found)
@@ -163,7 +176,11 @@ class SimulatedSlurm(SimulatedCluster):
     def scancel(self, options: Mapping[str, str], words: Sequence[str], _environ: Mapping[str, str], _how: str) -> Ran:
         """End a job; of unknown and finished ones nothing is said."""
         found = self._with_id(words[0])
-        if found is not None and not self.jobs[found].over and options.get("name") in {None, self.jobs[found].name}:
+        if (
+            found is not None
+            and (self.jobs[found].returns or not self.jobs[found].over)
+            and options.get("name") in {None, self.jobs[found].name}
+        ):
             self.cancel(found)
         return Ran(0, "", "")
 

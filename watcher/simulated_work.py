@@ -27,6 +27,7 @@ ODDS: Mapping[int | str, float] = {
     "requeue": 0.05,
     "NODE_FAIL": 0.02,
     "PREEMPTED": 0.02,
+    "preempted": 0.01,
     "TIMEOUT": 0.02,
     "FAILED": 0.01,
     "COMPLETED": 0.01,
