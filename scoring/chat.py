@@ -26,7 +26,7 @@ from suites.problem import Exit, Problem
 
 TODAY = datetime(2025, 1, 1, tzinfo=UTC)
 """What a template that writes today's date is told: the same prompt every day."""
-_MARK = "This-is-the-answer"
+_MARK = "This-is-a-mark"
 _FAILS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What somebody else's template may raise."""
 
@@ -39,7 +39,7 @@ class Rendered(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     tokens: list[int]
     system_in_user: bool
-    """The template knows no system role: its message stands at the beginning of the first user's."""
+    """The template refuses or ignores a system role: its message stands at the beginning of the first user's."""
 
 
 class Chat:
@@ -65,6 +65,7 @@ class Chat:
             self._compiled = _environment().from_string(template)
         except _FAILS as error:
             raise self._refused(error) from error
+        self._knows_system = self._has_system_role()
         self.stop_ids, self.stop_strings = self._ends(tokenizer.eos_id, special)
 
     @property
@@ -79,18 +80,14 @@ class Chat:
 
     def render(self, messages: Messages) -> Rendered:
         """The conversation up to where the answer begins. Problem (cannot score) where the template refuses it."""
-        folded = False
+        folded = messages[0]["role"] == "system" and not self._knows_system
+        if folded:
+            system, first, *rest = messages
+            messages = [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]
         try:
             text = self._rendered(messages, answering=True)
         except _FAILS as error:
-            if messages[0]["role"] != "system":
-                raise self._refused(error) from error
-            system, first, *rest = messages
-            folded, messages = True, [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]
-            try:
-                text = self._rendered(messages, answering=True)
-            except _FAILS as again:
-                raise self._refused(again) from again
+            raise self._refused(error) from error
         tokens = self._encode(text)
         if tokens[: len(self._prefix)] != self._prefix:
             tokens = [*self._prefix, *tokens]
@@ -106,6 +103,14 @@ class Chat:
     def _refused(self, error: Exception) -> Problem:
         what = f"the chat template fails: {error}"
         return Problem(what, where=self.where, todo="mend the template, or the prompt", code=Exit.CANNOT_SCORE)
+
+    def _has_system_role(self) -> bool:
+        """Some templates refuse a system message, and some leave it out without a word."""
+        try:
+            text = self._rendered([{"role": "system", "content": _MARK}, {"role": "user", "content": "?"}], answering=True)
+        except _FAILS:
+            return False
+        return _MARK in text
 
     def _ends(self, eos: int | None, special: dict[int, str]) -> tuple[frozenset[int], tuple[str, ...]]:
         """EOS, and what the template writes after an answer: a special token, or else its first line as a string."""
@@ -159,7 +164,8 @@ def _of_slow(folder: Path) -> _Coded:
     from transformers import AutoTokenizer  # noqa: PLC0415  a second's import, only for tokenizers without tokenizer.json
 
     loaded: Any = AutoTokenizer.from_pretrained(str(folder), use_fast=False, local_files_only=True, trust_remote_code=False)
-    special = dict(zip(loaded.all_special_ids, loaded.all_special_tokens, strict=True))
+    special = {index: str(token) for index, token in loaded.added_tokens_decoder.items() if token.special}
+    special |= {index: str(loaded.convert_ids_to_tokens(index)) for index in loaded.all_special_ids}
 
     def encode(text: str) -> list[int]:
         return list(loaded.encode(text, add_special_tokens=False))

@@ -59,10 +59,10 @@ def write_tokenizer(folder, template=None, *, bos=True, special=SPECIAL, **setti
     return folder
 
 
-def chat_of(folder, fallback=None):
+def chat_of(folder, fallback=None, *, use_fast=True):
     data = DataPaths(folder.parent / "data")
-    tokenizer = resolve_tokenizer(str(folder), data)
-    return Chat(tokenizer, data.tokenizer(tokenizer.digest), use_fast=True, fallback=fallback)
+    tokenizer = resolve_tokenizer(str(folder), data, use_fast=use_fast)
+    return Chat(tokenizer, data.tokenizer(tokenizer.digest.removesuffix("-slow")), use_fast=use_fast, fallback=fallback)
 
 
 def of_transformers(folder, template, talk):
@@ -116,10 +116,37 @@ def test_where_the_template_s_marks_are_no_tokens_they_end_an_answer_as_strings(
     assert chat.described["stop_strings"] == ["<|im_end|>"]
 
 
-def test_a_template_without_a_system_role_gets_its_message_in_the_first_user_s(tmp_path):
-    found = chat_of(write_tokenizer(tmp_path / "tokenizer", NO_SYSTEM)).render(TALK)
+IGNORES_SYSTEM = NO_SYSTEM.partition("{% endif %}")[2].replace("{% else %}", "{% elif m.role == 'assistant' %}")
+
+
+@pytest.mark.parametrize("template", [NO_SYSTEM, IGNORES_SYSTEM])
+def test_a_template_that_refuses_or_ignores_a_system_role_gets_its_message_in_the_first_user_s(tmp_path, template):
+    chat = chat_of(write_tokenizer(tmp_path / "tokenizer", template))
+    found = chat.render(TALK)
     assert found.system_in_user
     assert found.text.startswith("<s>[INST] Be kind.\n\nHello, \u00e9t\u00e9! [/INST] Hi. </s>")
+    without = chat.render(TALK[1:])
+    assert not without.system_in_user
+    assert without.text == found.text.replace("Be kind.\n\n", "")
+
+
+def test_a_slow_tokenizer_renders_ends_and_decodes_as_the_fast_one_does(tmp_path):
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    vocabulary = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *SPECIAL]
+    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(vocabulary)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    added = {str(vocabulary.index(token)): {"content": token, "special": True, "normalized": False} for token in SPECIAL}
+    ends = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "</s>"}
+    settings = {"tokenizer_class": "GPT2Tokenizer", "added_tokens_decoder": added, "chat_template": CHATML, **ends}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    slow = chat_of(folder, use_fast=False)
+    fast = chat_of(write_tokenizer(tmp_path / "fast", CHATML, bos=False))
+    assert slow.render(TALK) == fast.render(TALK)
+    assert (slow.stop_ids, slow.stop_strings, slow.special) == (fast.stop_ids, fast.stop_strings, fast.special)
+    tokens = [*slow.render(TALK).tokens, *range(200, 256)]
+    assert slow.decode(tokens) == fast.decode(tokens)
+    assert slow.decode(tokens).startswith("<|im_start|>system\nBe kind.<|im_end|>")
 
 
 def test_a_template_in_a_file_of_its_own_or_among_several_is_found(tmp_path):

@@ -7,8 +7,12 @@ from transformers import (
     LlamaForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
     SmolLM3Config,
     SmolLM3ForCausalLM,
+    Starcoder2Config,
+    Starcoder2ForCausalLM,
 )
 
 from scoring import generate as generating
@@ -17,6 +21,7 @@ from scoring.generate import Question, Shape, generate, shape_of
 from scoring.loglik import NotFiniteError
 from scoring.model import CausalModel, build
 from suites.architecture import Architecture, Experts
+from support import hf_to_nanotron
 from support.nanotron_layout import tiny, write_checkpoint
 from support.scored import LLAMA
 
@@ -39,20 +44,54 @@ PROMPTS = [[5], [7, 3, 9, 11, 2], list(range(1, 20)), [40, 41, 42] * 7, [90] * 1
 NEW = 24
 
 
+SEED = 14
+"""Of weights with which no token of FROM_TRANSFORMERS is chosen by less than NEAR: equality is not left to rounding."""
+
+
+def randomised(model):
+    generator = torch.Generator().manual_seed(SEED)
+    for name, parameter in model.named_parameters():
+        parameter.data.normal_(0, 0.25, generator=generator)
+        if "norm" in name and name.endswith("bias"):
+            parameter.data.mul_(0.1)  # a large one at the end says the same token whatever was read
+        elif "norm" in name:
+            parameter.data.add_(1)
+    return model.eval()
+
+
 def llama():
-    return LlamaForCausalLM(LlamaConfig(**SIZES, **ENDS, rms_norm_eps=1e-6, tie_word_embeddings=False)), LLAMA_KEYS
+    model = randomised(LlamaForCausalLM(LlamaConfig(**SIZES, **ENDS, rms_norm_eps=1e-6, tie_word_embeddings=False)))
+    return model, LLAMA_KEYS, model.state_dict()
+
+
+def llama_interleaved_and_tied():
+    model = randomised(LlamaForCausalLM(LlamaConfig(**SIZES, **ENDS, rms_norm_eps=1e-6, tie_word_embeddings=True)))
+    return model, *hf_to_nanotron.convert(model, interleaved=True)
+
+
+def qwen2():
+    model = randomised(Qwen2ForCausalLM(Qwen2Config(**SIZES, **ENDS, rms_norm_eps=1e-6, tie_word_embeddings=False)))
+    return model, {**QWEN2_KEYS, "attention_bias": True}, model.state_dict()
+
+
+def qwen2_tied():
+    model = randomised(Qwen2ForCausalLM(Qwen2Config(**SIZES, **ENDS, rms_norm_eps=1e-6, tie_word_embeddings=True)))
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    return model, {**QWEN2_KEYS, "attention_bias": True, "tie_word_embeddings": True}, tensors
 
 
 def interpolated():
     rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
     config = Qwen2Config(**SIZES, **ENDS, rms_norm_eps=1e-6, tie_word_embeddings=False, rope_parameters=rope)
-    return Qwen2ForCausalLM(config), {**QWEN2_KEYS, "attention_bias": True, "rope_seq_len_interpolation_factor": 4.0}
+    model = randomised(Qwen2ForCausalLM(config))
+    return model, {**QWEN2_KEYS, "attention_bias": True, "rope_seq_len_interpolation_factor": 4.0}, model.state_dict()
 
 
 def sliding():
     window = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 0}
     config = Qwen2Config(**SIZES, **ENDS, **window, rms_norm_eps=1e-6, tie_word_embeddings=False)
-    return Qwen2ForCausalLM(config), {**QWEN2_KEYS, "attention_bias": True, "sliding_window_size": 7}
+    model = randomised(Qwen2ForCausalLM(config))
+    return model, {**QWEN2_KEYS, "attention_bias": True, "sliding_window_size": 7}, model.state_dict()
 
 
 def nope():
@@ -65,14 +104,44 @@ def nope():
         tie_word_embeddings=False,
         rope_parameters={"rope_type": "default", "rope_theta": 1e4},
     )
-    return SmolLM3ForCausalLM(config), {**QWEN2_KEYS, "no_rope_layer": 2}
+    model = randomised(SmolLM3ForCausalLM(config))
+    return model, {**QWEN2_KEYS, "no_rope_layer": 2}, model.state_dict()
 
 
-def randomised(model):
-    generator = torch.Generator().manual_seed(7)
-    for parameter in model.parameters():
-        parameter.data.normal_(0, 0.25, generator=generator)
-    return model.eval()
+def mixture_of_experts():
+    config = Qwen2MoeConfig(
+        **SIZES,
+        **ENDS,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=24,
+        norm_topk_prob=False,
+        mlp_only_layers=[1],
+        decoder_sparse_step=1,
+        tie_word_embeddings=False,
+    )
+    model = randomised(Qwen2MoeForCausalLM(config))
+    moe, tensors = hf_to_nanotron.experts(model)
+    return model, {**QWEN2_KEYS, "attention_bias": True, "moe_config": moe}, tensors
+
+
+def starcoder2():
+    config = Starcoder2Config(**SIZES, **ENDS, sliding_window=7, tie_word_embeddings=True)
+    model = randomised(Starcoder2ForCausalLM(config))
+    return model, *hf_to_nanotron.starcoder2(model, multi_query=False)
+
+
+def starcoder2_multi_query():
+    config = Starcoder2Config(**{**SIZES, "num_key_value_heads": 1}, **ENDS, sliding_window=None, tie_word_embeddings=True)
+    model = randomised(Starcoder2ForCausalLM(config))
+    return model, *hf_to_nanotron.starcoder2(model, multi_query=True)
+
+
+FROM_TRANSFORMERS = (
+    *(llama, llama_interleaved_and_tied, qwen2, qwen2_tied, interpolated, sliding, nope, mixture_of_experts),
+    *(starcoder2, starcoder2_multi_query),
+)
 
 
 def questions(prompts=PROMPTS, new=NEW, **more):
@@ -92,18 +161,20 @@ def of_transformers(model, prompt, new=NEW):
     return made[0, len(prompt) :].tolist()
 
 
-def written(folder, keys, tensors, **more):
-    described = tiny(20, model_config=keys, **more)
-    model = load(write_checkpoint(folder / "20", **{**described, "tensors": tensors}), device="cpu")
+def written(folder, keys, tensors, dtype="float32"):
+    described = tiny(20, model_config=keys)
+    model = load(write_checkpoint(folder / "20", **{**described, "tensors": tensors}), device="cpu", dtype=dtype)
     model.fit_tokenizer(96)
     return model
 
 
-@pytest.mark.parametrize("family", [llama, interpolated, sliding, nope])
+@pytest.mark.parametrize("family", FROM_TRANSFORMERS)
 def test_answers_are_those_of_transformers_generate(family, tmp_path):
-    theirs, keys = family()
-    ours = written(tmp_path, keys, randomised(theirs).state_dict())
-    assert [reply.tokens for reply in answers(ours, questions())] == [of_transformers(theirs, prompt) for prompt in PROMPTS]
+    theirs, keys, tensors = family()
+    found = answers(written(tmp_path, keys, tensors), questions())
+    assert [reply.tokens for reply in found] == [of_transformers(theirs, prompt) for prompt in PROMPTS]
+    assert len({tuple(reply.tokens) for reply in found}) > 1
+    assert sum(reply.near_ties for reply in found) == 0
 
 
 class NoCache:
@@ -164,17 +235,29 @@ def test_what_nanotron_saved_answers_the_same_with_and_without_a_cache(name):
     assert answers(model, asked) == answers(NoCache(model), asked)
 
 
+@pytest.mark.parametrize("family", [llama, sliding, mixture_of_experts, starcoder2])
+def test_in_bf16_an_answer_is_the_same_every_time_and_in_any_company(family, tmp_path):
+    _, keys, tensors = family()
+    model = written(tmp_path, keys, tensors, dtype="bfloat16")
+    shape = shape_of(questions())
+    runs = [generate(model, questions(prompts), shape=shape, decode=str) for prompts in (PROMPTS, PROMPTS, PROMPTS[::-1])]
+    assert runs[0] == runs[1] == runs[2][::-1]
+    alone = [generate(model, questions([prompt]), shape=shape, decode=str)[0] for prompt in PROMPTS[:2]]
+    assert alone == runs[0][:2]
+    assert len({tuple(reply.tokens) for reply in runs[0]}) > 1
+
+
 @pytest.mark.parametrize("rows", [1, 2, 5, 8])
 def test_an_answer_does_not_depend_on_how_many_are_answered_together(rows, tmp_path):
-    theirs, keys = llama()
-    model = written(tmp_path, keys, randomised(theirs).state_dict())
+    _, keys, tensors = llama()
+    model = written(tmp_path, keys, tensors)
     assert answers(model, questions(), rows) == answers(model, questions())
 
 
 def test_company_changes_no_bit_of_what_decides(tmp_path, monkeypatch):
     """With the shapes fixed, logits are equal bit by bit whoever stands in the other rows."""
-    theirs, keys = sliding()
-    model = written(tmp_path, keys, randomised(theirs).state_dict())
+    _, keys, tensors = sliding()
+    model = written(tmp_path, keys, tensors)
     seen = []
     choose = generating._choose
 
@@ -194,8 +277,8 @@ def test_company_changes_no_bit_of_what_decides(tmp_path, monkeypatch):
 
 
 def test_an_answer_ends_at_a_stop_token_which_is_no_part_of_its_text(tmp_path):
-    theirs, keys = llama()
-    model = written(tmp_path, keys, randomised(theirs).state_dict())
+    _, keys, tensors = llama()
+    model = written(tmp_path, keys, tensors)
     (whole,) = answers(model, questions([PROMPTS[1]]))
     stop = whole.tokens[6]
     first = whole.tokens.index(stop)
@@ -205,8 +288,8 @@ def test_an_answer_ends_at_a_stop_token_which_is_no_part_of_its_text(tmp_path):
 
 
 def test_an_answer_ends_at_a_stop_string_even_across_tokens_and_an_early_one_is_no_matter_for_the_others(tmp_path):
-    theirs, keys = llama()
-    model = written(tmp_path, keys, randomised(theirs).state_dict())
+    _, keys, tensors = llama()
+    model = written(tmp_path, keys, tensors)
     plain = answers(model, questions())
     string = " ".join(map(str, plain[1].tokens[8:10]))
     found = answers(model, questions(stop_strings=(string,)))
@@ -219,15 +302,14 @@ def test_an_answer_ends_at_a_stop_string_even_across_tokens_and_an_early_one_is_
 
 
 def test_rows_of_the_head_that_stand_for_no_token_are_never_chosen(tmp_path):
-    theirs, keys = llama()
-    model = written(tmp_path, keys, randomised(theirs).state_dict())
+    _, keys, tensors = llama()
+    model = written(tmp_path, keys, tensors)
     model.fit_tokenizer(10)
     assert all(token < 10 for reply in answers(model, questions()) for token in reply.tokens)
 
 
 def test_a_logit_that_is_not_finite_is_said(tmp_path):
-    theirs, keys = llama()
-    weights = randomised(theirs).state_dict()
+    _, keys, weights = llama()
     weights["lm_head.weight"] = torch.full_like(weights["lm_head.weight"], 3e38)
     model = written(tmp_path, keys, weights)
     with pytest.raises(NotFiniteError):
@@ -235,8 +317,8 @@ def test_a_logit_that_is_not_finite_is_said(tmp_path):
 
 
 def test_between_counts_what_is_put_in_and_may_stop(tmp_path):
-    theirs, keys = llama()
-    model = written(tmp_path, keys, randomised(theirs).state_dict())
+    _, keys, tensors = llama()
+    model = written(tmp_path, keys, tensors)
     asked, counted = questions([[1, 2, 3], [4]], new=3), []
     generate(model, asked, shape=shape_of(asked), decode=str, between=counted.append)
     assert counted == [4, 2, 2]

@@ -21,6 +21,7 @@ from transformers import (
 
 from scoring.checkpoint import load
 from scoring.model import slides
+from support import hf_to_nanotron
 from support.nanotron_layout import tiny, write_checkpoint
 
 pytestmark = pytest.mark.scoring
@@ -158,36 +159,8 @@ def test_starcoder2(window, everywhere, multi_query, tp, tmp_path):
     theirs = randomised(Starcoder2ForCausalLM(Starcoder2Config(**sizes, sliding_window=window, tie_word_embeddings=True)))
     for layer in everywhere:  # a layer that is given no mask sees all that came before
         theirs.model.layers[layer].register_forward_pre_hook(without_a_window, with_kwargs=True)
-    tensors = {}
-    for name, tensor in theirs.state_dict().items():
-        renamed = name.replace("model.layers.", "model.decoder.").replace(".input_layernorm", ".pp_block.ln_1")
-        renamed = renamed.replace(".post_attention_layernorm", ".pp_block.ln_2").replace(".mlp.", ".pp_block.ff.")
-        out = "o" if multi_query else "dense"
-        renamed = renamed.replace(".self_attn.o_proj", f".pp_block.attn.{out}").replace(
-            "model.norm", "model.final_layer_norm.pp_block"
-        )
-        tensors[renamed.replace("model.embed_tokens", "model.token_embeddings.pp_block.token_embedding")] = tensor
-    for layer in range(4):
-        for kind in ("weight", "bias"):
-            q, k, v = (tensors.pop(f"model.decoder.{layer}.self_attn.{part}_proj.{kind}") for part in "qkv")
-            attention = f"model.decoder.{layer}.pp_block.attn"
-            if multi_query:
-                tensors |= {f"{attention}.qkv.q.{kind}": q, f"{attention}.qkv.kv.{kind}": torch.cat([k, v])}
-            else:
-                groups = [torch.cat([q[16 * g : 16 * g + 16], k[8 * g : 8 * g + 8], v[8 * g : 8 * g + 8]]) for g in (0, 1)]
-                tensors[f"{attention}.query_key_value.{kind}"] = torch.cat(groups)
-    tensors.pop("lm_head.weight")
-    model_config = {
-        "is_llama_config": False,
-        "is_starcoder2_config": True,
-        "multi_query": multi_query,
-        "grouped_query": not multi_query,
-        "num_kv_heads": 2,
-        "sliding_window_size": window,
-        "global_attn_layers": everywhere,
-        "layer_norm_epsilon": 1e-5,
-        **SIZES,
-    }
+    model_config, tensors = hf_to_nanotron.starcoder2(theirs, multi_query=multi_query)
+    model_config["global_attn_layers"] = everywhere
     described = {**tiny(20, tp=tp), "model_config": model_config, "tensors": tensors}
     ours = load(write_checkpoint(tmp_path / "20", **described), device="cpu")
     close(logits(ours), of_transformers(theirs))
@@ -206,24 +179,7 @@ def test_mixture_of_experts_with_a_shared_expert(tmp_path):
         tie_word_embeddings=False,
     )
     theirs = randomised(Qwen2MoeForCausalLM(config))
-    tensors = {}
-    for name, tensor in theirs.state_dict().items():
-        renamed = name.replace(".mlp.gate.weight", ".mlp.router.weight")
-        if name.endswith("experts.gate_up_proj"):
-            renamed, value = renamed.replace("experts.gate_up_proj", "experts.merged_gate_up_proj"), tensor.transpose(1, 2)
-        elif name.endswith("experts.down_proj"):
-            renamed, value = renamed.replace("experts.down_proj", "experts.merged_down_proj"), tensor.transpose(1, 2)
-        else:
-            value = tensor
-        tensors[renamed] = value
-    moe = {
-        "num_experts": 4,
-        "top_k": 2,
-        "moe_intermediate_size": 16,
-        "shared_expert_intermediate_size": 24,
-        "enable_shared_expert": True,
-        "layers": [0, 2, 3],
-    }
+    moe, tensors = hf_to_nanotron.experts(theirs)
     ours = written(tmp_path, {**QWEN2, "moe_config": moe}, tensors, tp=2)
     assert ours.description["architecture"] == "qwen2 with experts"
     close(logits(ours), of_transformers(theirs))

@@ -1,4 +1,6 @@
-"""A transformers Llama as a nanotron checkpoint: its config in nanotron's words, its tensors for ``write_checkpoint``."""
+"""A transformers model as a nanotron checkpoint: its config in nanotron's words, its tensors for ``write_checkpoint``."""
+
+import torch
 
 from support.nanotron_layout import write_checkpoint
 
@@ -65,3 +67,73 @@ def _paired(weight, head_dim):
     """Rows j and j + d/2 of every head -> rows 2j and 2j + 1."""
     heads = weight.shape[0] // head_dim
     return weight.view(heads, 2, head_dim // 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
+
+
+_STARCODER2 = {
+    "model.layers.": "model.decoder.",
+    ".input_layernorm": ".pp_block.ln_1",
+    ".post_attention_layernorm": ".pp_block.ln_2",
+    ".mlp.": ".pp_block.ff.",
+    "model.norm": "model.final_layer_norm.pp_block",
+    "model.embed_tokens": "model.token_embeddings.pp_block.token_embedding",
+}
+_SIZES = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    "max_position_embeddings",
+)
+
+
+def starcoder2(model, *, multi_query):
+    """(model_config.json's content, tensors) of a tied Starcoder2ForCausalLM; ``multi_query``: of one kv head."""
+    config = model.config
+    head, groups = config.hidden_size // config.num_attention_heads, config.num_key_value_heads
+    queries = config.num_attention_heads // groups * head  # rows of q in a group
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        renamed = name.replace(".self_attn.o_proj", f".pp_block.attn.{'o' if multi_query else 'dense'}")
+        for theirs, ours in _STARCODER2.items():
+            renamed = renamed.replace(theirs, ours)
+        tensors[renamed] = tensor
+    for layer in range(config.num_hidden_layers):
+        for kind in ("weight", "bias"):
+            q, k, v = (tensors.pop(f"model.decoder.{layer}.self_attn.{part}_proj.{kind}") for part in "qkv")
+            attention = f"model.decoder.{layer}.pp_block.attn"
+            if multi_query:
+                tensors |= {f"{attention}.qkv.q.{kind}": q, f"{attention}.qkv.kv.{kind}": torch.cat([k, v])}
+            else:
+                split = ((q, queries), (k, head), (v, head))
+                parts = [part[size * group : size * (group + 1)] for group in range(groups) for part, size in split]
+                tensors[f"{attention}.query_key_value.{kind}"] = torch.cat(parts)
+    tensors.pop("lm_head.weight")
+    model_config = {
+        **{key: getattr(config, key) for key in _SIZES},
+        "is_llama_config": False,
+        "is_starcoder2_config": True,
+        "multi_query": multi_query,
+        "grouped_query": not multi_query,
+        "num_kv_heads": 2 if multi_query else groups,
+        "sliding_window_size": config.sliding_window,
+        "layer_norm_epsilon": config.norm_epsilon,
+    }
+    return model_config, tensors
+
+
+def experts(model):
+    """(``moe_config``, tensors) of a Qwen2MoeForCausalLM with a shared expert."""
+    config = model.config
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        renamed = name.replace(".mlp.gate.weight", ".mlp.router.weight")
+        merged = name.endswith(("experts.gate_up_proj", "experts.down_proj"))
+        for part in ("gate_up_proj", "down_proj"):
+            renamed = renamed.replace(f".experts.{part}", f".experts.merged_{part}")
+        tensors[renamed] = tensor.transpose(1, 2) if merged else tensor
+    moe = {
+        "num_experts": config.num_experts,
+        "top_k": config.num_experts_per_tok,
+        "moe_intermediate_size": config.moe_intermediate_size,
+        "shared_expert_intermediate_size": config.shared_expert_intermediate_size,
+        "enable_shared_expert": True,
+        "layers": [layer for layer in range(config.num_hidden_layers) if layer not in config.mlp_only_layers],
+    }
+    return moe, tensors
