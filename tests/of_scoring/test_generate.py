@@ -247,9 +247,10 @@ def test_in_bf16_an_answer_is_the_same_every_time_and_in_any_company(family, tmp
     assert len({tuple(reply.tokens) for reply in runs[0]}) > 1
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5, 8])
-def test_an_answer_does_not_depend_on_how_many_are_answered_together(rows, tmp_path):
-    _, keys, tensors = llama()
+@pytest.mark.parametrize("family", [llama, mixture_of_experts])
+@pytest.mark.parametrize("rows", [1, 2, 8])
+def test_an_answer_does_not_depend_on_how_many_are_answered_together(rows, family, tmp_path):
+    _, keys, tensors = family()
     model = written(tmp_path, keys, tensors)
     assert answers(model, questions(), rows) == answers(model, questions())
 
