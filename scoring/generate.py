@@ -4,8 +4,8 @@ An answer must not depend on what it is computed beside. So every forward pass o
 prompts there are: ROWS rows (those without a prompt are computed and thrown away), prompts padded to one width, a cache of one
 width; each row has its own positions and sees its own tokens alone, and the head is fp32. The suite and the sequence length
 decide the shapes, never the device or its memory. (One exception: an expert multiplies as many rows as chose it, so in fp32 the
-last bits of a mixture of experts do depend on the company.) What is left is rounding: of every answer it is counted how often the best
-two tokens were within NEAR of each other, where another device may decide otherwise.
+last bits of a mixture of experts do depend on the company.) What is left is rounding: of every answer it is counted how often
+the best two tokens were within NEAR of each other, where another device may decide otherwise.
 
 The next token is the first of those with the highest logit. Rows of the head that stand for no token are never chosen.
 """
