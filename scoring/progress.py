@@ -8,9 +8,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import msgspec
 import structlog
 
+from scoring.flop import mfu
 from suites.files import publish_json
 from suites.paths import EvaluationPaths
 from suites.problem import Exit, Problem
@@ -56,19 +56,6 @@ class Stop:
         self.check()
 
 
-class Speed(msgspec.Struct, frozen=True):
-    """What a device could do, and what a token costs."""
-
-    flop_per_token: float
-    """2 x parameters; attention left out."""
-    peak: float | None
-    """FLOP/s; None where nobody says."""
-
-    def mfu(self, rate: float | None) -> float | None:
-        """Of ``rate`` tokens/s."""
-        return None if rate is None or self.peak is None else round(rate * self.flop_per_token / self.peak, 4)
-
-
 class Progress:
     """Counts parts and input tokens. A progress.json that cannot be written is said in the log, and no reason to stop."""
 
@@ -89,7 +76,8 @@ class Progress:
         self.done_size = 0
         self.scored_size = 0  # of done_size, by this process
         self.label = ""
-        self.speed: Speed | None = None
+        self.flop = 0.0
+        self.peak: float | None = None
         self.started = self.written = time.monotonic()
         self.begun: float | None = None
         """When the first batch began; what came before says nothing about how long the rest takes."""
@@ -99,13 +87,14 @@ class Progress:
         self.label, self.tokens_here = label, 0
         _log.info("part", part=label, done=self.done, of=self.parts)
 
-    def loaded(self, speed: Speed) -> None:
-        """The model is there: from now on time counts."""
-        self.speed, self.begun = speed, time.monotonic()
+    def loaded(self, peak: float | None) -> None:
+        """The model is there, on a device of so many FLOP/s: from now on time counts."""
+        self.peak, self.begun = peak, time.monotonic()
 
-    def batch(self, tokens: int) -> None:
-        """A batch of that many input tokens is done."""
+    def batch(self, tokens: int, flop: float) -> None:
+        """A batch of that many input tokens is done, which took so many floating-point operations."""
         self.tokens += tokens
+        self.flop += flop
         self.tokens_here += tokens
         if time.monotonic() - self.written >= EVERY:
             found = self.publish()
@@ -143,7 +132,7 @@ class Progress:
             "part_tokens": self.tokens_here,
             "tokens": self.tokens,
             "tokens_per_s": rate,
-            "mfu": None if self.speed is None else self.speed.mfu(rate),
+            "mfu": mfu(self.flop, seconds, self.peak),
             "size": size,
             "size_done": done,
             "size_per_s": round(speed, 1),

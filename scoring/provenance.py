@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from scoring.progress import Speed
+from scoring.flop import mfu
 
 PACKAGES = (
     "checkpoint-watcher",
@@ -29,8 +29,6 @@ PACKAGES = (
     "filelock",
 )
 _SLURM = ("JOB_ID", "JOB_NAME", "RESTART_COUNT", "ARRAY_JOB_ID", "ARRAY_TASK_ID", "JOB_PARTITION", "JOB_NODELIST", "CLUSTER_NAME")
-_PEAK = {"H100": 989e12, "H200": 989e12, "GH200": 989e12, "A100": 312e12}
-"""Dense bf16 FLOP/s from NVIDIA's data sheets (SXM)."""
 
 
 def versions() -> dict[str, str]:
@@ -89,15 +87,8 @@ def peak_memory(where: torch.device | None) -> dict[str, int]:
     return found
 
 
-def speed(parameters: int, where: torch.device) -> Speed:
-    """What a token costs (2 x parameters; attention left out), and the device's peak where that is known."""
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else ""
-    return Speed(2.0 * parameters, next((peak for key, peak in _PEAK.items() if key in name), None))
-
-
-def throughput(tokens: int, seconds: float, speed: Speed) -> dict[str, float | None]:
-    """Tokens/s, model FLOP/s and their share of the peak where that is known."""
+def throughput(tokens: int, flop: float, seconds: float, most: float | None) -> dict[str, float | None]:
+    """Tokens/s, model FLOP/s and their share of the device's peak where that is known."""
     if not tokens or seconds <= 0:
         return {"tokens_per_s": None, "model_flops_per_s": None, "mfu": None}
-    rate = tokens / seconds
-    return {"tokens_per_s": rate, "model_flops_per_s": rate * speed.flop_per_token, "mfu": speed.mfu(rate)}
+    return {"tokens_per_s": tokens / seconds, "model_flops_per_s": flop / seconds, "mfu": mfu(flop, seconds, most)}

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 import torch
 
-from scoring import SCORER_VERSION, canary, foreign, loglik, many, provenance
+from scoring import SCORER_VERSION, canary, flop, foreign, loglik, many, provenance
 from scoring.backends import Loaded, load
 from scoring.export import EXPORTS
 from scoring.fence import Fence
@@ -191,7 +191,9 @@ class Job:
         try:
             model = self._loaded(next(iter(works.values())), given, device)
             with self._phase("scoring"):
-                found, rows = TIERS[part.tier].score(work, part, model, given, self._between)
+                whole_rows = part.tier == "tier2_ppl"
+                cost = flop.flop_per_token(model.architecture, seq_len=given.request.seq_len if whole_rows else None)
+                found, rows = TIERS[part.tier].score(work, part, model, given, lambda tokens: self._between(tokens, cost))
         except loglik.NotFiniteError as error:
             raise loglik.explain(error, where=f"{self.request.checkpoint}, {part.label}") from error
         except torch.OutOfMemoryError as error:
@@ -200,8 +202,8 @@ class Job:
         meta = {"entry": found, "tokens": self.progress.tokens - before, "run_id": self.request.run_id, "canary": self.canary}
         return Finished(part, meta, rows)
 
-    def _between(self, tokens: int) -> None:
-        self.progress.batch(tokens)
+    def _between(self, tokens: int, cost: float) -> None:
+        self.progress.batch(tokens, tokens * cost)
         self.stop.check()
 
     def _loaded(self, first: Work, given: Given, device: str) -> Loaded:
@@ -212,12 +214,19 @@ class Job:
             self.device = self.model.device
             _log.info("loaded", **{key: self.model.description.get(key) for key in ("architecture", "bytes", "load_seconds")})
             self.model.fit_tokenizer(given.tokenizer.vocab_size)
-            self.timings["until_first_batch"] = round(provenance.age(), 3)
-            self.progress.loaded(provenance.speed(self.model.n_params, self.device))
+            self._say_first_batch()
+            self.progress.loaded(flop.peak(self.device))
             with self._phase("canary"):
                 sample = TIERS[first.tier].sample(first, request.seq_len)
                 self.canary = canary.said(canary.sing(self.model, sample, source=first.name))
         return self.model
+
+    def _say_first_batch(self) -> None:
+        """What was between the start of this process and now; ``rest`` is what neither torch nor weights are to blame for."""
+        seconds = provenance.age()
+        rest = seconds - sum(self.timings.get(phase, 0.0) for phase in ("import_torch", "load"))
+        self.timings |= {"until_first_batch": round(seconds, 3), "rest_until_first_batch": round(rest, 3)}
+        _log.info("first batch", **self.timings)
 
     def _publish(self, works: Mapping[tuple[str, str], Work], finished: list[Finished], identity: Identity) -> None:
         by_key = {each.part.key: each for each in finished}
@@ -244,8 +253,8 @@ class Job:
         request, model = self.request, self.model
         rate = None
         if model is not None:
-            speed = provenance.speed(model.n_params, self.device)
-            rate = provenance.throughput(self.progress.tokens, self.timings.get("scoring", 0.0), speed)
+            done, seconds = self.progress, self.timings.get("scoring", 0.0)
+            rate = provenance.throughput(done.tokens, done.flop, seconds, flop.peak(self.device))
         return {
             "schema": SCHEMA,
             "run_id": request.run_id,

@@ -16,7 +16,7 @@ from scoring import many
 from scoring.budget import Budget
 from scoring.fence import Fence
 from scoring.loglik import Stretch, token_logprobs
-from scoring.progress import Progress, Speed, joined
+from scoring.progress import Progress, joined
 from suites.files import read_json
 from suites.paths import EvaluationPaths
 from suites.problem import Exit, Problem
@@ -165,17 +165,17 @@ def test_progress_says_how_long_it_takes(tmp_path, monkeypatch):
     monkeypatch.setattr("scoring.progress.time.monotonic", lambda: now[0])
     progress = Progress(paths, "r", 3, sizes={"a": 100, "b": 300, "c": 600})
     progress.begin("a")
-    progress.loaded(Speed(2e6, 1e9))
+    progress.loaded(1e9)
     now[0] += 10
-    progress.batch(100)
+    progress.batch(100, 1e8)
     progress.finished("a", here=True)
     progress.begin("b")
     now[0] += 60
-    progress.batch(200)
+    progress.batch(200, 5e8)
     said = read_json(paths.progress)
     assert (said["parts_done"], said["parts"], said["size_done"], said["tokens"]) == (1, 3, 300, 300)
     assert said["tokens_per_s"] == pytest.approx(300 / 70, abs=0.1)
-    assert said["mfu"] == pytest.approx(300 / 70 * 2e6 / 1e9, abs=1e-3)
+    assert said["mfu"] == pytest.approx(6e8 / 70 / 1e9, abs=1e-4)
     assert said["seconds_left"] == pytest.approx(700 / (300 / 70), rel=0.02)
     both = joined([said, {**said, "at": said["at"] + 1, "size_done": 500, "part": "c"}])
     assert (both["tokens"], both["part"], both["workers"]) == (600, "b, c", 2)

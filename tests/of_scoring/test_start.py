@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from scoring import budget
+from scoring import budget, checkpoint
 from scoring.checkpoint import load
 from suites.architecture import understand
 from suites.problem import Exit, Problem
@@ -22,6 +23,7 @@ SLOW = ("transformers", "datasets", "huggingface_hub", "pandas", "sympy", "torch
 
 SCORE = """
 import sys
+import threading
 from scoring import canary, run
 from scoring.__main__ import main
 sing = canary.sing
@@ -43,6 +45,27 @@ def test_a_job_with_a_warm_cache_imports_nothing_slow(tmp_path):
     timings = json.loads((results(tmp_path) / "run.json").read_text())["timings"]
     assert {"import_torch", "tokenizer", "data", "load", "until_first_batch"} <= set(timings)
     assert timings["until_first_batch"] > timings["load"] > 0
+    rest = timings["until_first_batch"] - timings["import_torch"] - timings["load"]
+    assert timings["rest_until_first_batch"] == pytest.approx(rest, abs=0.01)
+    (line,) = [line for line in done.stderr.splitlines() if "first batch" in line]
+    assert f"rest_until_first_batch={timings['rest_until_first_batch']}" in line
+
+
+def test_weights_are_being_read_while_the_device_starts(monkeypatch):
+    read, build = threading.Event(), checkpoint.build
+    merge = checkpoint._merge
+
+    def reading(*given):
+        read.set()
+        return merge(*given)
+
+    def starting(*given, **more):
+        assert read.wait(60)
+        return build(*given, **more)
+
+    monkeypatch.setattr(checkpoint, "_merge", reading)
+    monkeypatch.setattr(checkpoint, "build", starting)
+    assert load(LLAMA, device="cpu").n_params > 0
 
 
 def test_a_model_that_does_not_fit_is_refused_with_numbers_before_it_is_loaded(monkeypatch):
