@@ -37,8 +37,3 @@ def _share(a: Architecture, name: str) -> float:
     if "embedding" in name or "lm_head" in name:
         return 0.0
     return a.experts.top_k / a.experts.count if a.experts is not None and ".merged_" in name else 1.0
-
-
-def mfu(flop: float, seconds: float, most: float | None) -> float | None:
-    """Share of ``most`` FLOP/s; None where that is not known."""
-    return None if most is None or seconds <= 0 else round(flop / seconds / most, 4)

@@ -10,7 +10,6 @@ from typing import Any
 
 import structlog
 
-from scoring.flop import mfu
 from suites.files import publish_json
 from suites.paths import EvaluationPaths
 from suites.problem import Exit, Problem
@@ -173,3 +172,8 @@ def publish_progress(file: Path, document: dict[str, Any]) -> None:
         publish_json(file, document)
     except OSError as error:
         _log.warning("progress.json cannot be written", path=str(file), error=str(error))
+
+
+def mfu(flop: float, seconds: float, most: float | None) -> float | None:
+    """Share of ``most`` FLOP/s; None where that is not known."""
+    return None if most is None or seconds <= 0 else round(flop / seconds / most, 4)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from scoring.flop import mfu
+from scoring.progress import mfu
 
 PACKAGES = (
     "checkpoint-watcher",

@@ -1,11 +1,17 @@
-"""What a GPU gives: tokens a second and MFU of a Llama with random weights, and whether its numbers are the CPU's.
+"""What a GPU gives: tokens/s and MFU, trees, a job's start, reading, several GPUs, memory; and whether its numbers are a CPU's.
 
-    PYTHONPATH=tests python tests/bench/gpu.py [--device cuda|cpu] [--tiny] [--json FILE]
+    PYTHONPATH=tests python tests/bench/gpu.py [--scratch DIR]     # everything; `make bench BENCH=gpu` does the same
+    ... gpu.py --device cpu --size tiny --into DIR                 # does this script run?
 
-Model: 1.7B parameters (SmolLM2-1.7B's sizes), bfloat16, rows of 4096 tokens, every token predicted: tier 2's work.
+It prints what it found as JSON, and writes it into results.json, and RESULTS.md anew, in tests/bench or the folder of --into.
+--scratch says where the checkpoint of 3.4 GB is written that reading and whole jobs are measured with: on a GPU node, the
+parallel file system.
 
-    FLOP per token = 2 x parameters of all matrices (the embedding's look-up is none, the head's product is one)
-                   + 2 x S x hidden x layers   (attention's two products, causal: half of 4 x S x hidden)
+Model: a Llama of 1.7B parameters with random weights (SmolLM2-1.7B's sizes), bfloat16, rows of 4096 tokens, every token
+predicted: tier 2's work.
+
+    FLOP per token = 2 x weights of all matrices (the embedding's look-up is none, the head's product is one)
+                   + 2 x S x hidden x layers     (attention's two products, causal: half of 4 x S x hidden)
     MFU            = tokens/s x FLOP per token / the device's dense bfloat16 peak
 
 Parity: a small Llama's log-probabilities on this device against the CPU's in float32: float32 to 1e-3 nats a token at most (other
@@ -22,10 +28,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench import bench_loading
-from scoring import provenance
+from bench import gpu_jobs
+from bench.bench_growth import cost
+from scoring import flop, provenance
+from scoring.budget import HEAD, bytes_a_place
 from scoring.checkpoint import load
 from scoring.loglik import Stretch, token_logprobs
+from scoring.progress import mfu
 from support.nanotron_layout import BYTE_LEVEL, tiny_checkpoint
 from support.random_model import random_model
 
@@ -47,84 +56,78 @@ TINY = {
     "num_key_value_heads": 4,
 }
 TINY["vocab_size"] = 512
+STAGE3 = {"tier2_tokens": 70e6, "tier3_tokens": 9.01e6}
+"""Tokens of stage 3's suites; tier 3's as requests that each carry their context."""
+HOW = {
+    "full": {"model": FULL, "seq_len": 4096, "rows": 64, "repeats": 5, "items": 2000, "slice": 400_000, "compiler": "inductor"},
+    "tiny": {"model": TINY, "seq_len": 128, "rows": 2, "repeats": 1, "items": 8, "slice": 300, "compiler": "eager"},
+}
 
 
-def flop_per_token(architecture, parameters, seq_len):
-    """See above."""
-    matrices = parameters - architecture.vocab * architecture.hidden  # the embedding
-    return 2 * matrices + 2 * seq_len * architecture.hidden * architecture.layers
-
-
-def speed(sizes, *, device, dtype, seq_len, rows, repeats):
-    """Tokens a second of ``rows`` rows, after one that is not counted."""
-    model = random_model({**BYTE_LEVEL, **sizes}, device=device, dtype=dtype)
-    draw = np.random.default_rng(0)
-    stretches = [Stretch(draw.integers(0, model.vocab_size, seq_len + 1), 1) for _ in range(rows)]
+def median(action, repeats):
+    """Seconds of ``action``, after once that is not counted. Its results have to be on the CPU: nothing is still running then."""
     took = []
     for _ in range(repeats + 1):
-        started = time.monotonic()
-        token_logprobs(model, stretches)  # its results are on the CPU: nothing is still running
-        took.append(time.monotonic() - started)
-    seconds = sorted(took[1:])[repeats // 2]
-    per_token = flop_per_token(model.architecture, model.n_params, seq_len)
-    rate = rows * seq_len / seconds
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
-    peak = next((value for key, value in sorted(provenance._PEAK.items(), key=lambda pair: -len(pair[0])) if key in name), None)
-    return {
-        "device": name,
+        began = time.monotonic()
+        action()
+        took.append(time.monotonic() - began)
+    return sorted(took[1:])[repeats // 2]
+
+
+def speed(model, how):
+    """Tokens a second of tier 2's rows, MFU, what torch.compile would change, and the most memory against what was reckoned."""
+    draw, where = np.random.default_rng(0), model.device
+    stretches = [Stretch(draw.integers(0, model.vocab_size, how["seq_len"] + 1), 1) for _ in range(how["rows"])]
+    if where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(where)
+    _, beyond = cost(lambda: token_logprobs(model, stretches))
+    weights = model.n_params * model.head.element_size()
+    used = torch.cuda.max_memory_allocated(where) if where.type == "cuda" else weights + beyond
+    activations = model.budget.places * bytes_a_place(model.architecture, model.head.element_size(), how["seq_len"])
+    seconds = median(lambda: token_logprobs(model, stretches), how["repeats"])
+    tokens, per_token = how["rows"] * how["seq_len"], flop.flop_per_token(model.architecture, seq_len=how["seq_len"])
+    found = {
         "parameters": model.n_params,
-        "dtype": str(dtype).removeprefix("torch."),
-        "seq_len": seq_len,
-        "tokens_per_s": rate,
+        "dtype": model.dtype,
+        "seq_len": how["seq_len"],
+        "token_places": model.budget.places,
+        "tokens_per_s": tokens / seconds,
         "flop_per_token": per_token,
-        "model_flop_per_s": rate * per_token,
-        "mfu": rate * per_token / peak if peak else None,
-        "peak_memory": provenance.peak_memory(torch.device(device)),
+        "model_flop_per_s": tokens * per_token / seconds,
+        "mfu": mfu(tokens * per_token, seconds, flop.peak(where)),
+        "memory": {"peak": used, "weights": weights, "activations": activations, "head": HEAD[where.type]},
     }
+    return found | {"compile": compiled(model, stretches, how, seconds)}
 
 
-def trees(sizes, *, device, dtype, items, repeats):
+def compiled(model, stretches, how, eager):
+    """The same rows with compiled layers: seconds until they are, tokens/s then, and from how many tokens on that pays."""
+    layers, tokens = model.body.layers, how["rows"] * how["seq_len"]
+    model.body.layers = torch.nn.ModuleList(torch.compile(layer, backend=how["compiler"], dynamic=False) for layer in layers)
+    began = time.monotonic()
+    token_logprobs(model, stretches)
+    first = time.monotonic() - began
+    seconds = median(lambda: token_logprobs(model, stretches), how["repeats"])
+    model.body.layers = layers
+    pays = (first - seconds) / (eager - seconds) * tokens if seconds < eager else None
+    return {"compile_s": first - seconds, "tokens_per_s": tokens / seconds, "pays_from_tokens": pays}
+
+
+def trees(model, how):
     """Seconds for items of four choices (120 tokens of context, choices of 2 to 30): as trees, and a request each."""
-    model = random_model({**BYTE_LEVEL, **sizes}, device=device, dtype=dtype)
     draw = np.random.default_rng(0)
     sequences, groups = [], []
-    for item in range(items):
+    for item in range(how["items"]):
         context = draw.integers(0, model.vocab_size, 120)
         for _ in range(4):
             choice = draw.integers(0, model.vocab_size, int(draw.integers(2, 31)))
             sequences.append(Stretch(np.concatenate([context, choice]), len(context)))
             groups.append(item)
-    took = {"trees_s": [], "requests_s": []}
-    for _ in range(repeats + 1):
-        for name, how in (("trees_s", {"together": groups}), ("requests_s", {})):
-            started = time.monotonic()
-            token_logprobs(model, sequences, **how)
-            took[name].append(time.monotonic() - started)
-    medians = {name: sorted(values[1:])[repeats // 2] for name, values in took.items()}
+    together = median(lambda: token_logprobs(model, sequences, together=groups), how["repeats"])
+    apart = median(lambda: token_logprobs(model, sequences), how["repeats"])
     tokens = sum(len(sequence.tokens) - 1 for sequence in sequences)
-    ratio = medians["requests_s"] / medians["trees_s"]
-    return {"items": items, "request_tokens": tokens, **medians, "ratio": ratio, "tokens_per_s": tokens / medians["trees_s"]}
-
-
-def reading(device, gigabytes):
-    """GB/s of loading a checkpoint that was just written (so from the page cache), and of plainly reading the same files."""
-    with tempfile.TemporaryDirectory() as folder:
-        bench_loading.write(Path(folder) / "20", gigabytes=gigabytes, dtype="bfloat16", tp=2)
-        files = list(Path(folder).rglob("*.safetensors"))
-        size = sum(file.stat().st_size for file in files)
-        load(Path(folder) / "20", device=device, dtype="bfloat16")
-        started = time.monotonic()
-        for file in files:
-            file.read_bytes()
-        plainly = time.monotonic() - started
-        started = time.monotonic()
-        load(Path(folder) / "20", device=device, dtype="bfloat16")
-        took = time.monotonic() - started
-    return {"gb": size / 1e9, "gb_per_s": size / took / 1e9, "plain_gb_per_s": size / plainly / 1e9}
-
-
-STAGE3 = {"tier2_tokens": 70e6, "tier3_tokens": 9.01e6}
-"""Tokens of stage 3's suites; tier 3's as requests that each carry their context."""
+    rates = {"ratio": apart / together, "tokens_per_s": tokens / together}
+    return {"items": how["items"], "request_tokens": tokens, "trees_s": together, "requests_s": apart, **rates}
 
 
 def parity(device):
@@ -145,36 +148,39 @@ def parity(device):
     }
 
 
+def measure(folder, device="cuda", size="full"):
+    """Everything. ``folder`` is where checkpoints and results go."""
+    how = HOW[size]
+    model = random_model({**BYTE_LEVEL, **how["model"], "tie_word_embeddings": True}, device=device, dtype=torch.bfloat16)
+    found = {"size": size, "device": provenance.device(model.device), "speed": speed(model, how), "trees": trees(model, how)}
+    del model
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    most = torch.cuda.device_count() if device == "cuda" else 2
+    found |= gpu_jobs.jobs(folder, how["model"], device=device, seq_len=how["seq_len"], tokens=how["slice"], most=most)
+    found |= {"parity": parity(device), "versions": provenance.versions()}
+    tier2, tier3 = found["speed"]["tokens_per_s"], found["trees"]["tokens_per_s"]
+    found["stage3_minutes"] = (STAGE3["tier2_tokens"] / tier2 + STAGE3["tier3_tokens"] / tier3) / 60
+    return found
+
+
 def main(arguments=None):
     """The command line; 1 where parity does not hold, 69 where the device is not there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="a model of almost no size: does this script run?")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--size", choices=HOW, default="full")
+    parser.add_argument("--scratch", type=Path)
+    parser.add_argument("--into", type=Path, default=Path(__file__).resolve().parent)
     given = parser.parse_args(arguments)
     if given.device.startswith("cuda") and not torch.cuda.is_available():
-        print("no CUDA here: nothing is measured (--device cpu --tiny tries the script)", file=sys.stderr)
+        print("no CUDA here: nothing is measured (--device cpu --size tiny tries the script)", file=sys.stderr)
         return 69
-    size = {"seq_len": 128, "rows": 2, "repeats": 1} if given.tiny else {"seq_len": 4096, "rows": 16, "repeats": 5}
-    found = {
-        "speed": speed(TINY if given.tiny else FULL, device=given.device, dtype=torch.bfloat16, **size),
-        "trees": trees(
-            TINY if given.tiny else FULL,
-            device=given.device,
-            dtype=torch.bfloat16,
-            items=8 if given.tiny else 2000,
-            repeats=1 if given.tiny else 3,
-        ),
-        "reading": reading(given.device, 0.05 if given.tiny else 3.4),
-        "parity": parity(given.device),
-        "versions": provenance.versions(),
-    }
-    rates = found["speed"]["tokens_per_s"], found["trees"]["tokens_per_s"]
-    found["stage3_minutes"] = (STAGE3["tier2_tokens"] / rates[0] + STAGE3["tier3_tokens"] / rates[1]) / 60
-    text = json.dumps(found, indent=2)
-    print(text)
-    if given.json:
-        given.json.write_text(text + "\n")
+    from bench import run  # noqa: PLC0415  it imports this
+
+    with tempfile.TemporaryDirectory(dir=given.scratch, prefix="gpu-") as folder:
+        found = measure(Path(folder), given.device, given.size)
+    run.record(given.into, {"gpu": found})
+    print(json.dumps(found, indent=2))
     return int(found["parity"]["float32_largest"] > 1e-3 or found["parity"]["bfloat16_mean"] > 0.05)
 
 

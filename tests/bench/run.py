@@ -9,7 +9,10 @@ import platform
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import torch
 
 from bench import (
     bench_growth,
@@ -20,10 +23,12 @@ from bench import (
     bench_scoring,
     bench_speed,
     bench_watcher,
+    gpu,
 )
+from bench.tables import number, table
+from bench.told import about_gpu, about_growth, about_perplexity
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results.json"
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "msgspec", "rich", "watchdog")
 
 
@@ -39,17 +44,6 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
-
-
-def table(rows: list[list[object]]) -> str:
-    """Markdown, the first row as its head."""
-    lines = [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
-
-
-def number(value: float) -> str:
-    """Three significant digits, without an exponent."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def about_watcher(found: dict) -> str:
@@ -199,88 +193,51 @@ checkpoints, is stated.
 """
 
 
-def about_perplexity(found: dict) -> str:
-    """Tier 2's part of RESULTS.md."""
-    tables = []
-    for run, unit in ((found["all"], "s"), (found["one"], "cpu_s")):
-        ours = run[f"ours_{unit}"]
-        sides = (("plain transformers loop", run["plain_batch"], "plain"), ("lm-eval, rolling", run["batch"], "peer"))
-        rows = [["side", "batch size", "CPU s" if unit == "cpu_s" else "s", "theirs / ours"], ["ours", "", number(ours), "1"]]
-        rows += [[name, size, number(run[f"{key}_{unit}"]), f"{run[f'{key}_{unit}'] / ours:.2f}"] for name, size, key in sides]
-        tables.append(table(rows))
-    many, one, tried = found["all"], found["one"], found["compile"]
-    gain = f"{tried['eager_us_a_token']:.1f} us a token without it, {tried['compiled_us_a_token']:.1f} with it"
-    pays = "it never pays" if tried["pays_from_tokens"] is None else f"it pays from {tried['pays_from_tokens']:,.0f} tokens on"
-    return f"""## Perplexity against others
-
-GlassLM (0.85M parameters), fp32, windows of 128, models loaded before, each side at its best batch size (lm-evaluation-harness
-0.4.13: of {", ".join(map(str, found["batches"]))}), the sides in turn. lm-eval tokenises each time.
-The load average before was {found["load_before"]:.1f}.
-
-{many["tokens"]:,} tokens, {many["threads"]} threads for each side, medians of {found["repeats"]} by the clock:
-
-{tables[0]}
-
-{one["tokens"]:,} tokens, one thread, CPU seconds, the least of {found["repeats"]} (says the same when the machine is busy):
-
-{tables[1]}
-
-torch.compile of the layers at one shape, one thread: {tried["compile_s"]:.1f} s until it has compiled; {gain}: {pays}.
-It is off on a CPU.
-"""
-
-
-def about_growth(found: dict) -> str:
-    """What RESULTS.md says of work that grows."""
-    growth = [["what grows", "to", "s", "MiB beyond"]]
-    growth += [[row["what"], f"{row['size']:,}", number(row["seconds"]), number(row["bytes"] / 2**20)] for row in found["growth"]]
-    peak = found["peak"]
-    return f"""## Cost as the work grows
-
-4 layers of 128, one process; MiB beyond what was there before:
-
-{table(growth)}
-
-Memory of scoring beyond weights of {peak["weights"] / 2**20:.0f} MiB: {peak["used"] / 2**20:.0f} MiB; reckoned for one
-budget a thread: {peak["reckoned"] / 2**20:.0f} MiB.
-"""
-
-
 PARTS = {
     "watcher": (bench_watcher, about_watcher),
     "scoring": (bench_scoring, about_scoring),
     "speed": (bench_speed, about_speed),
     "perplexity": (bench_perplexity, about_perplexity),
     "growth": (bench_growth, about_growth),
+    "gpu": (gpu, about_gpu),
     "prefill": (bench_prefill, about_prefill),
     "probes": (bench_probes, about_probes),
     "report": (bench_report, about_report),
 }
 
 
-def main() -> None:
-    """Measure what is asked for; figures of the other part stay as they were."""
-    wanted = set(sys.argv[1:]) or set(PARTS)
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        for part, (module, _) in PARTS.items():
-            if part in wanted:
-                (Path(folder) / part).mkdir()
-                found[part] = module.measure(Path(folder) / part)
-                found[part]["machine"] = machine()
-                found[part]["date"] = dt.datetime.now(tz=dt.UTC).date().isoformat()
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    parts = []
+def record(into: Path, parts: dict[str, dict]) -> None:
+    """Put the figures of some parts into ``into``/results.json, and write RESULTS.md beside it anew."""
+    file = into / "results.json"
+    found = json.loads(file.read_text()) if file.exists() else {}
+    for part, figures in parts.items():
+        found[part] = {**figures, "machine": machine(), "date": dt.datetime.now(tz=dt.UTC).date().isoformat()}
+    file.write_text(json.dumps(found, indent=1) + "\n")
+    (into / "RESULTS.md").write_text("# Measured\n\n" + "\n".join(_told(found)))
+
+
+def _told(found: dict[str, dict]) -> Iterator[str]:
     for part, (_, about) in PARTS.items():
         if part in found:
             on = found[part]["machine"]
             packages = ", ".join(f"{name} {version}" for name, version in on["packages"].items())
-            parts.append(about(found[part]))
-            parts.append(
+            yield about(found[part])
+            yield (
                 f"Taken {found[part]['date']} with `make bench` on {on['cores']} cores of {on['cpu']}, {on['memory_gib']} GiB, "
                 f"Linux {on['kernel']}, Python {on['python']}, {packages}.\n"
             )
-    (HERE / "RESULTS.md").write_text("# Measured\n\n" + "\n".join(parts))
+
+
+def main() -> None:
+    """Measure what is asked for, or all that can be; figures of the other parts stay as they were."""
+    possible = set(PARTS) if torch.cuda.is_available() else set(PARTS) - {"gpu"}
+    wanted = set(sys.argv[1:]) or possible
+    if wanted - possible:
+        sys.exit(f"there is no such part, or no CUDA for it: {', '.join(sorted(wanted - possible))}")
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        for part in [part for part in PARTS if part in wanted]:
+            (Path(folder) / part).mkdir()
+            record(HERE, {part: PARTS[part][0].measure(Path(folder) / part)})
     print((HERE / "RESULTS.md").read_text())
 
 

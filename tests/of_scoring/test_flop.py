@@ -5,6 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from scoring import flop
+from scoring.progress import mfu
 from suites.architecture import understand
 from support.nanotron_layout import BYTE_LEVEL
 from support.random_model import random_model
@@ -65,5 +66,5 @@ def test_the_peak_is_that_of_the_card(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, name=name: name)
         assert flop.peak(torch.device("cuda")) == most
     assert flop.peak(torch.device("cpu")) is None
-    assert flop.mfu(5e12, 10, 1e12) == 0.5
-    assert flop.mfu(5e12, 10, None) is None
+    assert mfu(5e12, 10, 1e12) == 0.5
+    assert mfu(5e12, 10, None) is None

@@ -51,6 +51,12 @@ def test_a_job_with_a_warm_cache_imports_nothing_slow(tmp_path):
     assert f"rest_until_first_batch={timings['rest_until_first_batch']}" in line
 
 
+def test_signals_are_heard_before_torch_is_imported():
+    words = "import sys, scoring.__main__, scoring.progress; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+
+
 def test_weights_are_being_read_while_the_device_starts(monkeypatch):
     read, build = threading.Event(), checkpoint.build
     merge = checkpoint._merge
