@@ -21,6 +21,7 @@ from scoring.entries import obtain
 from scoring.hub import open_hub
 from scoring.sources import Definition, Source, documents, open_files
 from scoring.tasks import StoredItems, TaskItem, build_task
+from scoring.tensor_files import save_tensors
 from scoring.tokens import Tokenizer
 from suites.cached import KINDS, entry_key, made_of, prefill_command
 from suites.data_files import data_files
@@ -192,7 +193,7 @@ def _build_slice(private: Path, source: Source, place: Place, progress: Progress
         "document_starts": np.frombuffer(starts, dtype=np.int64),
         "document_bytes": np.frombuffer(sizes, dtype=np.int64),
     }
-    torch.save({key: torch.from_numpy(value.copy()) for key, value in arrays.items()}, private / TOKENS_FILE)
+    save_tensors({key: torch.from_numpy(value.copy()) for key, value in arrays.items()}, private / TOKENS_FILE)
     digest = hashlib.sha256()
     for key, value in arrays.items():
         digest.update(f"{key} {value.size}\n".encode())

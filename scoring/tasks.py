@@ -15,6 +15,7 @@ import torch
 
 from scoring.adapters import Item, to_item
 from scoring.sources import Source
+from scoring.tensor_files import save_tensors
 from scoring.tokens import Tokenizer, TokenRequest
 from suites.cached import FORMAT_VERSION
 from suites.problem import Exit, Problem
@@ -90,7 +91,7 @@ def build_task(
                 column.append([stored.intern(request.context), stored.intern(request.continuation)])
         progress(start + len(batch), len(examples), start + len(batch), written)
     tensors = stored.tensors()
-    torch.save(tensors, private / REQUESTS_FILE)
+    save_tensors(tensors, private / REQUESTS_FILE)
     digest = hashlib.sha256(lines)
     for key, tensor in tensors.items():
         digest.update(f"{key} {list(tensor.shape)}\n".encode())

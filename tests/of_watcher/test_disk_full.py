@@ -1,51 +1,12 @@
 """Every write fails in turn, with every error that a disk has: no corrupt file, and all goes on when there is room again."""
 
-import errno
 import json
-import os
 
 import pytest
 
 from suites.files import read_json
+from support.bad_disk import ERRORS, Disk
 from support.watched import Watched
-
-ERRORS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "EDQUOT": errno.EDQUOT, "EROFS": errno.EROFS}
-WRITES = ("write", "fsync", "link", "rename", "replace", "mkdir")
-
-
-class Disk:
-    """Counts the calls that change a disk; ``lasting`` many fail from the ``bad``-th on. Writes leave half."""
-
-    def __init__(self, monkeypatch, root, code):
-        self.count, self.code, self.bad, self.lasting = 0, code, None, 0
-        self.root = str(root)
-        for name in WRITES:
-            monkeypatch.setattr(os, name, self._failing(name, getattr(os, name)))
-        real_open = os.open
-
-        def opened(path, flags, *more, **options):
-            if flags & (os.O_CREAT | os.O_WRONLY | os.O_RDWR) and str(path).startswith(self.root):
-                self._point(str(path))
-            return real_open(path, flags, *more, **options)
-
-        monkeypatch.setattr(os, "open", opened)
-
-    def _point(self, what):
-        self.count += 1
-        if self.bad is not None and self.bad <= self.count < self.bad + self.lasting:
-            raise OSError(self.code, os.strerror(self.code), what)
-
-    def _failing(self, name, real):
-        def call(first, *more, **options):
-            try:
-                self._point(f"{name} {first}")
-            except OSError:
-                if name == "write" and self.code in {errno.ENOSPC, errno.EDQUOT}:
-                    real(first, bytes(more[0])[: len(more[0]) // 2])
-                raise
-            return real(first, *more, **options)
-
-        return call
 
 
 def play(root, monkeypatch, code, bad, lasting):

@@ -85,13 +85,19 @@ class FakeSlurmWatch(Scenario):
     """A scenario whose Slurm is executables over a folder. ``lasts``: seconds that a scoring job takes."""
 
     def __init__(
-        self, root: Path, *, steps: dict[str, list[int]], lasts: float = 0, settings: dict[str, Any] | None = None
+        self,
+        root: Path,
+        *,
+        steps: dict[str, list[int]],
+        lasts: float = 0,
+        settings: dict[str, Any] | None = None,
+        results: Path | None = None,
     ) -> None:
         self.fake = FakeSlurm(root / "slurm")
         path = [str(REPOSITORY), str(REPOSITORY / "tests"), *filter(None, sys.path)]
         environ = os.environ | {"PATH": f"{FAKE_BIN}:{os.environ['PATH']}", "FAKE_SLURM": str(self.fake.folder)}
         more = {"python": str(root / "scorer")} | (settings or {})
-        super().__init__(root, steps=steps, executor="slurm", settings=SETTINGS | more, environ=environ)
+        super().__init__(root, steps=steps, executor="slurm", settings=SETTINGS | more, environ=environ, results=results)
         scorer = self.root / "scorer"
         scorer.write_text(_SCORER.format(python=sys.executable, path=path, root=str(root), seconds=lasts))
         scorer.chmod(0o755)
@@ -160,6 +166,10 @@ class FakeSlurmWatch(Scenario):
         assert ledger.notes == []
         assert {key: record.state.value for key, record in ledger.records.items()} == dict.fromkeys(self.expected, "scored")
         assert list(self.live()) == []
+        self.readable()
+
+    def readable(self) -> None:
+        """No published document is torn."""
         for path in self.results.rglob("*.json"):
             if not path.name.startswith("."):
                 json.loads(path.read_bytes())

@@ -49,11 +49,12 @@ class Scenario:
         executor: str = "local",
         settings: dict | None = None,
         environ: dict | None = None,
+        results: Path | None = None,
     ) -> None:
         self.root, self.steps = root, steps
         self.environ = dict(os.environ if environ is None else environ)
-        self.state = root / "results" / ".watcher"
-        self.results = root / "results"
+        self.results = results or root / "results"
+        self.state = self.results / ".watcher"
         self.kills = 0
         self.daemon: subprocess.Popen | None = None
         root.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,61 @@
+"""A real daemon whose state and results lie on a real disk that fills up, or turns read-only: it says so, and recovers."""
+
+import subprocess
+
+import pytest
+
+from suites.problem import Exit
+from support.bad_disk import fill, small_disk
+from support.fake_slurm_watch import FakeSlurmWatch
+
+FULL, READ_ONLY = "No space left on device", "Read-only file system"
+
+
+@pytest.fixture
+def disk(tmp_path):
+    with small_disk(tmp_path / "small", "8m") as disk:
+        yield disk
+
+
+def remount(disk, how):
+    """Whether it could be done: not while a job still has a file open there."""
+    return subprocess.run(["mount", "-o", f"remount,{how}", disk], capture_output=True, check=False).returncode == 0
+
+
+def test_a_running_daemon_says_that_its_disk_is_full_and_scores_once_there_is_room(tmp_path, disk):
+    watch = FakeSlurmWatch(tmp_path / "run", steps={"base": [10, 20], "anneal": []}, results=disk / "results")
+    daemon = watch.begin()
+    watch.write_checkpoint("base", 10)
+    watch.until(lambda: watch.states().get("base/step_10") == "scored")
+    filler = fill(disk)
+    watch.write_checkpoint("base", 20)
+    watch.until(lambda: watch.log().count(FULL) >= 3)
+    assert daemon.poll() is None
+    watch.readable()
+    assert watch.scored() == {"base/step_10": 1}
+    second = FakeSlurmWatch(tmp_path / "other", steps={"base": [10]}, results=disk / "others")
+    assert second.begin().wait(timeout=90) == Exit.CANNOT_WRITE
+    assert FULL in second.log()
+    filler.unlink()
+    watch.until(lambda: daemon.poll() is not None or watch.settled())
+    assert watch.end(daemon) == 0, watch.log()
+    watch.check()
+
+
+def test_a_daemon_that_finds_its_disk_read_only_ends_with_one_line_and_a_later_one_goes_on(tmp_path, disk):
+    watch = FakeSlurmWatch(tmp_path / "run", steps={"base": [10], "anneal": []}, results=disk / "results")
+    watch.write_checkpoint("base", 10)
+    first = watch.begin()
+    watch.until(lambda: bool(watch.states()))
+    first.kill()
+    first.wait()
+    watch.until(lambda: remount(disk, "ro"))
+    assert watch.begin().wait(timeout=90) == Exit.CANNOT_WRITE
+    said = watch.log().splitlines()[-1]
+    assert READ_ONLY in said
+    assert "make it writable" in said
+    assert remount(disk, "rw")
+    last = watch.begin()
+    watch.until(lambda: last.poll() is not None or (watch.ours(last) and watch.settled()))
+    assert watch.end(last) == 0, watch.log()
+    watch.check()
