@@ -56,6 +56,13 @@ class Plain:
         predicted = self.model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
         return math.fsum(float(predicted[place - 1, ids[place]]) for place in range(len(ids) - count, len(ids)))
 
+    def exact(self, context, continuation):
+        """The same in float64."""
+        self.model.double()
+        found = self.loglik(context, continuation)
+        self.model.float()
+        return found
+
     def logliks(self, pairs):
         """``loglik`` of each (context, continuation)."""
         split = [self.tokens(*pair) for pair in pairs]
