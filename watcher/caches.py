@@ -52,8 +52,8 @@ class Caches:
         """
         found = {}
         for stage in config.stages.values():
-            plan, facts = plans[stage.name], ledger.facts.get(stage.name)
-            tokenizer = plan.tokenizer or (facts and facts.tokenizer)
+            plan = plans[stage.name]
+            tokenizer = plan.settled(ledger.facts.get(stage.name)).tokenizer
             if tokenizer and plan.suites and not plan.trouble:
                 needs = _Needs(stage.name, plan.suites, tokenizer, stage.use_fast, config.eval_data)
                 found[stage.name] = self._of(needs, ledger, now)

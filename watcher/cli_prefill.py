@@ -49,9 +49,7 @@ def _tokenizer(stage: Stage, config: Config, given: str | None) -> str:
     from watcher import ledger  # noqa: PLC0415
     from watcher.plans import Plans  # noqa: PLC0415
 
-    named = given or Plans(environment()).look(stage, 0.0).tokenizer
-    if named is None and (facts := ledger.read(config.paths).facts.get(stage.name)) is not None:
-        named = facts.tokenizer
+    named = given or Plans(environment()).look(stage, 0.0).settled(ledger.read(config.paths).facts.get(stage.name)).tokenizer
     if named is None:
         todo = "give --tokenizer, or set tokenizer or training_config of that stage"
         raise Problem("no tokenizer is known before the stage's first checkpoint", where=f"stage {stage.name}", todo=todo)

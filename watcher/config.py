@@ -39,7 +39,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     seq_len: int | None = None
     use_fast: bool = True
     training_config: Path | None = None
-    """A training config that gives tokenizer and sequence length where the checkpoint's does not."""
+    """A training config that gives tokenizer and sequence length where the stage's first checkpoint does not (yet)."""
     objectives: Objectives = msgspec.field(default_factory=Objectives)
     bridge: Bridge | None = None
     backend: str = "direct"

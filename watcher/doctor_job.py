@@ -52,8 +52,7 @@ def checks(config: Config, environ: Mapping[str, str], *, offline: bool, run: Ru
             if plan.trouble:
                 yield Check(WRONG, f"{stage.name} suites", plan.trouble, "mend that file; the stage waits for it")
                 continue
-            facts = journal.facts.get(stage.name)
-            tokenizer = plan.tokenizer or (facts.tokenizer if facts is not None else None)
+            tokenizer = plan.settled(journal.facts.get(stage.name)).tokenizer
             if tokenizer is None:
                 words = "no tokenizer is known before its first checkpoint"
                 yield Check(OK, f"{stage.name} data", f"{words}; stages.{stage.name}.tokenizer would let prefill run now")

@@ -12,6 +12,7 @@ from suites.problem import Problem
 from suites.schema import load_suite
 from watcher.config import Stage
 from watcher.contents import BeingWritten, Contents, Stamp, stamps
+from watcher.states import StageFacts
 from watcher.world import StagePlan
 
 LOOK_AGAIN = 300.0
@@ -88,8 +89,8 @@ class Plans:
         return found.plan
 
     def _read(self, stage: Stage, rest: float, server_now: float) -> _Read:
-        tokenizer, seq_len = stage.tokenizer, stage.seq_len
-        found = _Read(plan=StagePlan())
+        plan = StagePlan(tokenizer=stage.tokenizer, seq_len=stage.seq_len)
+        found = _Read(plan=plan)
         try:
             loaded = [load_suite(name, self._environ) for name in stage.suites]
             suites = tuple(suite.in_request() for suite in loaded)
@@ -97,15 +98,16 @@ class Plans:
             # stamps before they are read: what comes meanwhile is seen next time
             files = tuple(path for suite in loaded for path in suite.files)
             found = msgspec.structs.replace(found, files=files, patterns=patterns, stamps=stamps(patterns))
-            if stage.training_config is not None and (tokenizer is None or seq_len is None):
+            if stage.training_config is not None and (stage.tokenizer is None or stage.seq_len is None):
                 facts = read_training_config(stage.training_config)
-                tokenizer, seq_len = tokenizer or facts.tokenizer, seq_len or facts.seq_len
+                training = StageFacts(tokenizer=facts.tokenizer, seq_len=facts.seq_len, checkpoint=str(stage.training_config))
+                plan = msgspec.structs.replace(plan, training=training)
             suites = tuple(self._contents.seal(suite, rest=rest, now=server_now) for suite in suites)
             tiers = dict(tier_digests(suites))
         except Problem as problem:
-            plan = StagePlan(tokenizer=tokenizer, seq_len=seq_len, trouble=str(problem))
+            plan = msgspec.structs.replace(plan, trouble=str(problem))
             return msgspec.structs.replace(found, plan=plan, restless=isinstance(problem, BeingWritten))
-        return msgspec.structs.replace(found, plan=StagePlan(suites=suites, tiers=tiers, tokenizer=tokenizer, seq_len=seq_len))
+        return msgspec.structs.replace(found, plan=msgspec.structs.replace(plan, suites=suites, tiers=tiers))
 
 
 def _named(stage: Stage) -> tuple[Path, ...]:

@@ -126,8 +126,8 @@ def _settled(record: Record, content: str, words: str) -> Action | Skip:
 
 def _request(stage: Stage, world: World, config: Config, ledger: Ledger) -> Request | None:
     """What a prefill job is asked for: all that the stage's suites need. None where that is not known yet."""
-    plan, facts = world.plans.get(stage.name), ledger.facts.get(stage.name)
-    tokenizer = None if plan is None else plan.tokenizer or (facts and facts.tokenizer)
+    plan = world.plans.get(stage.name)
+    tokenizer = None if plan is None else plan.settled(ledger.facts.get(stage.name)).tokenizer
     return None if plan is None or not tokenizer else request(stage, plan.suites, tokenizer, config)
 
 

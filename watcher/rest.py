@@ -76,9 +76,8 @@ def _complete(record: Record, seen: Inspection, world: World, config: Config, le
     if facts is None and own and (plan.tokenizer is None or plan.seq_len is None):
         facts = StageFacts(tokenizer=seen.tokenizer, seq_len=seen.seq_len, checkpoint=record.checkpoint)
         actions.append(Note(event="stage_facts", key="", fields={"stage": stage.name, "facts": facts, "reason": record.key}))
-    tokenizer = plan.tokenizer or (facts and facts.tokenizer)
-    seq_len = plan.seq_len or (facts and facts.seq_len)
-    for name, value in (("seq_len", seq_len), ("tokenizer", tokenizer)):
+    settled = plan.settled(facts)
+    for name, value in (("seq_len", settled.seq_len), ("tokenizer", settled.tokenizer)):
         if not value:
             whose = f"{facts.checkpoint} does not say" if facts is not None else f"no checkpoint of {stage.name} yet"
             return [*actions, _wait(record, f"{name}: {whose}; or set stages.{stage.name}.{name}")]
@@ -112,9 +111,9 @@ def _complete(record: Record, seen: Inspection, world: World, config: Config, le
         checkpoint=record.checkpoint,
         fingerprint=seen.fingerprint,
         suites=suites,
-        tokenizer=str(tokenizer),
+        tokenizer=str(settled.tokenizer),
         use_fast=stage.use_fast,
-        seq_len=int(seq_len or 0),
+        seq_len=int(settled.seq_len or 0),
         results=str(stage.results),
         eval_data=str(config.eval_data),
         python=config.python,

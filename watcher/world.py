@@ -8,7 +8,7 @@ import msgspec
 from suites.checkpoint import Completeness, Inspection
 from suites.contract import ExitRecord, Request, SuiteInRequest, TierVerdict
 from watcher.executor import Job, Most
-from watcher.states import Ask, QueueSeen, Record, Skip
+from watcher.states import Ask, QueueSeen, Record, Skip, StageFacts
 
 
 class StageSeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,10 +33,26 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     tiers: Mapping[str, tuple[str, tuple[str, ...]]] = msgspec.field(default_factory=dict)
     """Tier -> (digest, names of its slices or tasks)."""
     tokenizer: str | None = None
-    """From the config or the training config; None: from the stage's first checkpoint."""
+    """As the watcher's config sets it; None: unset."""
     seq_len: int | None = None
+    """Likewise."""
+    training: StageFacts | None = None
+    """What the stage's training config says, for where its first checkpoint does not, or is not there yet."""
     trouble: str = ""
     """Why suites or training config cannot be used, in the words of their reader."""
+
+    def settled(self, own: StageFacts | None) -> StageFacts:
+        """Tokenizer and sequence length for the stage's suites; ``own``: what its first own checkpoint said, once there is one.
+
+        The watcher's config, before the checkpoint, before the training config: a checkpoint says what it was trained with, and
+        a training config may have been edited since, or be another run's.
+        """
+        said = [facts for facts in (own, self.training) if facts is not None]
+        return StageFacts(
+            tokenizer=self.tokenizer or next((facts.tokenizer for facts in said if facts.tokenizer), None),
+            seq_len=self.seq_len or next((facts.seq_len for facts in said if facts.seq_len), None),
+            checkpoint="" if own is None else own.checkpoint,
+        )
 
 
 def usable(record: Record, inspections: Mapping[str, Inspection]) -> Inspection | None:

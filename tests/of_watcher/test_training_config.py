@@ -24,7 +24,8 @@ def test_the_built_in_stage_4_takes_tokenizer_and_seq_len_from_it_and_has_all_th
     path = write_config(tmp_path / "config" / "sft_ours.yaml")
     environ = {"SCRATCH": str(tmp_path), "STAGE4_CONFIG_PATH": str(path)}
     plan = Plans(environ).look(load(None, environ).stages["stage4"], 0.0)
-    assert (plan.tokenizer, plan.seq_len, plan.trouble) == ("/models/sft-tokenizer", 4096, "")
+    assert (plan.tokenizer, plan.seq_len, plan.trouble) == (None, None, "")
+    assert (plan.settled(None).tokenizer, plan.settled(None).seq_len) == ("/models/sft-tokenizer", 4096)
     assert list(plan.tiers) == ["tier2_ppl", "tier3_cf", "tier4_sft_native"]
     assert len(plan.tiers["tier4_sft_native"][1]) == 138
 
@@ -74,6 +75,34 @@ def test_without_it_a_checkpoint_that_says_neither_waits_and_with_it_is_scored(w
         "/models/sft-tokenizer",
         512,
     )
+
+
+def test_what_the_first_checkpoint_says_counts_before_it_and_a_setting_before_both(watched, tmp_path):
+    config = write_config(tmp_path / "sft_config.yaml", seq_len=512)
+    stage = {"steps": (50, 60), "suites": watched.sft, "training_config": config}
+    watched.configure(stage4=stage)
+    first = {"tokenizer": None, "data_stages": None, "tokens": {"sequence_length": 128}}
+    watched.checkpoint("stage4", 50, config_extra=first)
+    watched.tick(8)
+    request = requests(watched)["stage4/step_50"]
+    assert (request.tokenizer, request.seq_len) == ("/models/sft-tokenizer", 128)  # each from where it is said
+    watched.configure(stage4={**stage, "seq_len": 64})
+    watched.checkpoint("stage4", 60)
+    watched.tick(8)
+    assert requests(watched)["stage4/step_60"].seq_len == 64
+
+
+def test_a_later_checkpoint_and_the_bridge_have_what_the_first_checkpoint_said(watched, tmp_path):
+    config = write_config(tmp_path / "sft_config.yaml", seq_len=512)
+    bridge = watched.bridge("stage1", step=100)
+    watched.configure(stage4={"steps": (50, 60), "suites": watched.sft, "bridge": bridge, "training_config": config})
+    watched.checkpoint("stage4", 50, config_extra={"data_stages": None, "tokens": {"sequence_length": 128}})
+    watched.tick(8)
+    watched.checkpoint("stage4", 60, config_extra={"data_stages": None, "tokens": {"sequence_length": 256}})
+    watched.checkpoint("stage1", 100)
+    watched.tick(8)
+    found = {name: request.seq_len for name, request in requests(watched).items() if name.startswith("stage4/")}
+    assert found == {"stage4/step_50": 128, "stage4/step_60": 128, "stage4/step_100": 128}
 
 
 def test_a_job_that_leaves_no_tier_4_file_has_failed(watched, tmp_path):
