@@ -7,7 +7,7 @@ unknown fields in stride.
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import msgspec
 
 from suites.files import read_json
 from suites.paths import AttemptPaths, EvaluationPaths
-from suites.problem import Problem
+from suites.problem import Exit, Problem
 
 SCHEMA = 1
 Mark = tuple[str, int, str]
@@ -75,6 +75,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Padding rows of the vocabulary: ``in_softmax`` as nanotron has it, or ``masked``."""
     exports: tuple[str, ...] = ()
     offline: bool = True
+    tasks: int = 1
+    """How many tasks of a job array share it."""
     status: str | None = None
     """The daemon's status.json: the job says in its log when nobody is watching any more."""
 
@@ -149,6 +151,8 @@ class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
     end: float
     code: int
     signal: str | None = None
+    task: int | None = None
+    """Of a job array."""
 
 
 def read_exit_records(attempt: Path) -> list[ExitRecord]:
@@ -159,7 +163,40 @@ def read_exit_records(attempt: Path) -> list[ExitRecord]:
             found.append(msgspec.json.decode(path.read_bytes(), type=ExitRecord))
         except (OSError, msgspec.DecodeError, msgspec.ValidationError):
             continue
-    return sorted(found, key=lambda record: record.restart)
+    return sorted(found, key=lambda record: (record.restart, record.task or 0))
+
+
+_MILDEST = (Exit.SCORED, Exit.TEMPORARY, Exit.CHANGED, Exit.DATA_MISSING)
+_GRAVEST = (Exit.UNAVAILABLE, Exit.CANNOT_WRITE, Exit.CANNOT_SCORE)
+
+
+def of_the_run(records: Sequence[ExitRecord], tasks: int) -> tuple[ExitRecord, ...]:
+    """What exit records say of an attempt as a whole, oldest restart first.
+
+    Of an array of ``tasks`` that is nothing before each of them has ended; then it ended when the last one did, and as
+    well as the best of them: each can do all of the work.
+    """
+    newest = {record.task: record for record in records}
+    if tasks <= 1 or None in newest:
+        return tuple(record for record in records if record.task is None or tasks <= 1)
+    if len(newest) < tasks:
+        return ()
+    best = min(newest.values(), key=_gravity)
+    return (
+        msgspec.structs.replace(
+            best,
+            start=min(record.start for record in newest.values()),
+            end=max(record.end for record in newest.values()),
+            restart=max(record.restart for record in newest.values()),
+        ),
+    )
+
+
+def _gravity(record: ExitRecord) -> int:
+    for order, codes in ((0, _MILDEST), (len(_MILDEST) + 1, _GRAVEST)):
+        if record.code in codes:
+            return order + codes.index(Exit(record.code))
+    return len(_MILDEST)
 
 
 class TierVerdict(msgspec.Struct, frozen=True):

@@ -247,7 +247,7 @@ class AttemptPaths(msgspec.Struct, frozen=True):
         return self.folder / "cancelled.json"
 
     def exits(self) -> list[Path]:
-        """``exit.<restart>.json``: how each run of it ended."""
+        """``exit.<restart>.json``, or ``exit.<task>.<restart>.json`` of an array: how each run of it ended."""
         return list(self.folder.glob("exit.*.json"))
 
 
@@ -260,6 +260,12 @@ def attempt_log(results: Path, stage: str, step: int, job_id: str) -> tuple[Path
     """The (out, err) logs of one job; ``job_id`` may be Slurm's %j."""
     folder = results / stage / "eval_logs" / "slurm"
     return folder / f"eval_{stage}_{step}_{job_id}.out", folder / f"eval_{stage}_{step}_{job_id}.err"
+
+
+def attempt_logs(results: Path, stage: str, step: int, job_id: str, tasks: int) -> list[tuple[Path, Path]]:
+    """``attempt_log`` of a job, or of each task of an array, whose ``job_id`` may be Slurm's %A."""
+    names = [job_id] if tasks <= 1 else [f"{job_id}_{task}" for task in range(tasks)]
+    return [attempt_log(results, stage, step, name) for name in names]
 
 
 def prefill_log(results: Path, stage: str, job_id: str) -> tuple[Path, Path]:

@@ -8,7 +8,7 @@ fence is asked: a watcher that was frozen and thawed can at most leave a held jo
 import contextlib
 import hashlib
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from watcher.ledger import Journal
 from watcher.resources import asked
 from watcher.rest import FOREIGN, later
 from watcher.states import Attempt, Record, comment_of
-from watcher.submissions import PREFILL_TIME, prepare_prefill, resources_of, setup_file
+from watcher.submissions import PREFILL_TIME, prepare_prefill, resources_of, setup_file, tasks_of
 from watcher.world import Action, Answer, Cancel, Link, Mirror, Note, Prefill, Release, SetAside, Submit, Unlink, Void
 
 
@@ -97,7 +97,8 @@ class Actor:
         pinned = pin.folder if pin is not None and pin.folder and pin.fingerprint == action.request.fingerprint else None
         request = msgspec.structs.replace(action.request, pinned=pinned)
         try:
-            logs = attempt_log(Path(request.results), request.stage, request.step, "%j")
+            tasks = tasks_of(self.config, request)
+            logs = attempt_log(Path(request.results), request.stage, request.step, "%A_%a" if tasks > 1 else "%j")
             logs[0].parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             words = f"results: {error.filename} cannot be made: {error.strerror}"
@@ -105,7 +106,7 @@ class Actor:
             return
         number, run_id = self._name(record, f"eval-{record.stage}-{record.step}")
         place = self.config.paths.attempt(run_id)
-        request = msgspec.structs.replace(request, run_id=run_id)
+        request = msgspec.structs.replace(request, run_id=run_id, tasks=tasks)
         self._prepare(place, request)
         suites = {suite.tier: suite.digest for suite in request.suites}
         resources = asked(self.config.slurm, record.raised)
@@ -116,8 +117,9 @@ class Actor:
             suites=suites,
             intended=self._clock(),
             resources=resources,
+            tasks=tasks,
         )
-        self._hand_over(action.key, attempt, self._submission(run_id, place, logs, resources), action.reason)
+        self._hand_over(action.key, attempt, self._submission(attempt, place, logs), action.reason)
 
     def _prefill(self, action: Prefill) -> None:
         if self._enough:
@@ -164,15 +166,15 @@ class Actor:
         publish(place.expected, "".join(f"{request.paths.tier(suite.tier)}\n" for suite in request.suites))
         sync_folder(place.folder.parent)
 
-    def _submission(self, run_id: str, place: AttemptPaths, logs: tuple[Path, Path], wanted: Mapping[str, str]) -> Submission:
+    def _submission(self, attempt: Attempt, place: AttemptPaths, logs: tuple[Path, Path]) -> Submission:
         return Submission(
-            name=run_id,
+            name=attempt.run_id,
             comment=comment_of(self._state_id),
             script=shipped("slurm/score.sbatch"),
             request=place.request,
             stdout=logs[0],
             stderr=logs[1],
-            resources=resources_of(self.config, wanted),
+            resources=resources_of(self.config, attempt.resources, attempt.tasks),
             python=self.config.python,
             setup=setup_file(self.config),
         )

@@ -93,6 +93,8 @@ class Slurm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How far ``time`` is raised after a job whose time was up; None: as far as the partition allows."""
     mem_max: str | None = None
     """How far ``mem`` is raised after a job that ran out of memory, likewise."""
+    array: int | None = None
+    """Score each checkpoint by an array of so many jobs, which share its parts."""
     extra: tuple[str, ...] = ()
     """Further sbatch options, one word each."""
     setup: tuple[str, ...] = ()

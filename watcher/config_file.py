@@ -67,6 +67,7 @@ class Slurm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     mem: str | int | None = None
     time_max: str | int | None = None
     mem_max: str | int | None = None
+    array: Count | None = None
     extra: tuple[str, ...] | str = ()
     setup: tuple[str, ...] | str = ()
 

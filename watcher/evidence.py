@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from suites.contract import Request, TierVerdict, judge_tier_file, read_exit_records, read_request, tier_digests
+from suites.contract import Request, TierVerdict, judge_tier_file, of_the_run, read_exit_records, read_request, tier_digests
 from suites.files import read_json
-from suites.paths import EvaluationPaths, StatePaths, attempt_log
+from suites.paths import EvaluationPaths, StatePaths, attempt_logs
 from suites.problem import Exit, Problem
 from watcher.asks import name as directory_name
 from watcher.states import Ask, Attempt
@@ -24,7 +24,7 @@ _OUT_OF_MEMORY = re.compile(r"slurmstepd.*(Exceeded (job|step) memory limit|oom[
 _WORDS = ("problem", "why", "reason", "error", "message", "what")
 
 
-def attempt_on_disk(paths: StatePaths, results: EvaluationPaths, run_id: str) -> AttemptSeen:
+def attempt_on_disk(paths: StatePaths, results: EvaluationPaths, run_id: str, tasks: int = 1) -> AttemptSeen:
     """Claim, exit records and, where the newest of them is not a success, what run.json says of it."""
     place = paths.attempt(run_id)
     claim = None
@@ -35,7 +35,7 @@ def attempt_on_disk(paths: StatePaths, results: EvaluationPaths, run_id: str) ->
     if place.claim.name in names:
         with contextlib.suppress(OSError):
             claim = place.claim.read_text(encoding="utf-8", errors="replace").strip() or None
-    exits = tuple(read_exit_records(place.folder)) if any(name.startswith("exit.") for name in names) else ()
+    exits = of_the_run(read_exit_records(place.folder), tasks) if any(name.startswith("exit.") for name in names) else ()
     failed = exits and exits[-1].code != Exit.SCORED
     words = said(results.run, run_id) or said(place.prefilled, run_id) if failed else ""
     if exits and exits[-1].code == Exit.CANNOT_WRITE and not words:  # nor can run.json
@@ -46,8 +46,9 @@ def attempt_on_disk(paths: StatePaths, results: EvaluationPaths, run_id: str) ->
 def what_is_left(seen: AttemptSeen, results: EvaluationPaths, attempt: Attempt, step: int) -> AttemptSeen:
     """``seen``, with what an attempt that is over left behind besides: the parts it finished, and what its log says of memory."""
     begun = attempt.submit_time or attempt.intended
-    log = attempt_log(results.results, results.stage, step, attempt.job_id or "")[1]
-    return msgspec.structs.replace(seen, parts=_parts_since(results.parts, begun), memory=_memory(log))
+    logs = attempt_logs(results.results, results.stage, step, attempt.job_id or "", attempt.tasks)
+    memory = next(filter(None, (_memory(err) for _, err in logs)), "")
+    return msgspec.structs.replace(seen, parts=_parts_since(results.parts, begun), memory=memory)
 
 
 def _parts_since(folder: Path, begun: float) -> int:

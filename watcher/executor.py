@@ -105,6 +105,8 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     cpus_per_task: int | None = 8
     time: str | None = None
     mem: str | None = None
+    tasks: int = 1
+    """More than one: an array of so many, each with all of these."""
     extra: tuple[str, ...] = ()
 
 

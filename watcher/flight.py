@@ -41,9 +41,9 @@ def in_flight(record: Record, attempt: Attempt, world: World, config: Config) ->
     if job is not None and job.job_id != attempt.job_id and job.job_id:
         return adopt(record, attempt, job, f"the queue has it as job {job.job_id}, not {attempt.job_id}")
     last = seen.exits[-1] if seen.exits else None
-    if last is not None and job is not None and _of_an_earlier_run(last, job):
-        last = None
     live = job is not None and not job.state.over
+    if last is not None and job is not None and ((live and attempt.tasks > 1) or _of_an_earlier_run(last, job)):
+        last = None
     results = world.results.get(record.key)
     over = last is not None or (not live and _asked_since(attempt, world))
     if results is not None and results.valid and over:

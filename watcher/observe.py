@@ -104,7 +104,9 @@ class Observer:
         )
         flying = [record for record in ledger.everything() if record.state in IN_FLIGHT and record.attempt is not None]
         attempts = {
-            record.attempt.run_id: evidence.attempt_on_disk(config.paths, results_of(config, record), record.attempt.run_id)
+            record.attempt.run_id: evidence.attempt_on_disk(
+                config.paths, results_of(config, record), record.attempt.run_id, record.attempt.tasks
+            )
             for record in flying
             if record.attempt is not None
         }

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from suites.compared import Compared, CompareRequest, read_compared
-from suites.paths import EvaluationPaths, attempt_log
+from suites.paths import EvaluationPaths, attempt_logs
 from suites.problem import Problem
 from watcher.baselines import another_bridge, bridge_of, elsewhere, is_own, wanted
 from watcher.config import Config, Stage
@@ -179,7 +179,9 @@ def _known(record: Record, results: Path, asked: CompareRequest | None) -> Evalu
 def _logs(record: Record, results: Path) -> tuple[str, ...]:
     if record.attempt is None or record.attempt.job_id is None:
         return ()
-    return tuple(map(str, attempt_log(results, record.stage, record.step, record.attempt.job_id)))
+    attempt = record.attempt
+    logs = attempt_logs(results, record.stage, record.step, attempt.job_id or "", attempt.tasks)
+    return tuple(str(path) for pair in logs for path in pair)
 
 
 def _on_disk(results: Path, stage: str, known: set[str]) -> Iterator[Evaluation]:

@@ -235,7 +235,7 @@ def _tokenizer(base: Path, name: str | None) -> str | None:
 def _slurm(slurm: config_file.Slurm) -> Slurm:
     values = msgspec.structs.asdict(slurm)
     for key, value in values.items():
-        if key != "cpus_per_task" and isinstance(value, int):  # `mem: 64000`: Slurm takes words
+        if key not in {"cpus_per_task", "array"} and isinstance(value, int):  # `mem: 64000`: Slurm takes words
             values[key] = str(value)
     extra, setup = slurm.extra, slurm.setup
     values["extra"] = tuple(extra.split()) if isinstance(extra, str) else extra

@@ -106,7 +106,7 @@ class SimulatedSlurm(SimulatedCluster):
                 self.met["squeue: late"] += 1
                 continue
             fields = {
-                "%A": str(job.job_id),
+                "%F": str(job.job_id),
                 "%T": job.now.word,
                 "%V": _time(job.now.submit, environ, "N/A"),
                 "%S": _time(job.now.start, environ, "N/A"),
@@ -138,7 +138,7 @@ class SimulatedSlurm(SimulatedCluster):
                     self.met["sacct: lagging"] += 1
                     known = Row(word="RUNNING", submit=row.submit, start=row.start)
                 fields = {
-                    "JobIDRaw": str(job.job_id),
+                    "JobID": str(job.job_id),
                     "State": "CANCELLED by 1000" if known.word == "CANCELLED" else known.word,
                     "ExitCode": known.exit,
                     "Submit": _time(known.submit, environ, "Unknown"),

@@ -83,7 +83,9 @@ class SlurmExecutor:
         """One sbatch. LATER also where the minute's commands are used up or there is no sbatch: then nothing was sent."""
         reserved = slurm_words.reserved_options(submission.resources.extra)
         if reserved:
-            words = f"slurm.extra: {' '.join(reserved)} cannot be used: an attempt is one held job on this cluster"
+            words = (
+                f"slurm.extra: {' '.join(reserved)} cannot be used: an attempt is one held job on this cluster, or slurm.array"
+            )
             return Submitted(kind=SubmitKind.REFUSED, message=words)
         if self.submissions_left == 0:
             return Submitted(kind=SubmitKind.LATER, message=str(self._budget))
@@ -196,7 +198,8 @@ def resource_options(wanted: Resources) -> list[str]:
         "time": wanted.time,
         "mem": wanted.mem,
     }
-    return [*(f"--{option}={value}" for option, value in asked.items() if value), *wanted.extra]
+    options = [f"--{option}={value}" for option, value in asked.items() if value]
+    return [*options, *wanted.extra, *([f"--array=0-{wanted.tasks - 1}"] if wanted.tasks > 1 else [])]
 
 
 def _sbatch(submission: Submission) -> list[str]:

@@ -11,16 +11,17 @@ import time
 from collections.abc import Iterable, Sequence
 
 from watcher.executor import Job, JobState, Most, SubmitKind, Submitted
+from watcher.job_arrays import together
 from watcher.resources import mebibytes, seconds
 
 SEPARATOR = "\x1f"
 """Between fields: ASCII's own unit separator, which nobody types into a job's name."""
 
-QUEUE_FIELDS = ("%A", "%T", "%V", "%S", "%e", "%r", "%j", "%k")
-"""squeue -o: id, state, submit, start and end time, and last what may hold anything: reason, name, comment."""
+QUEUE_FIELDS = ("%F", "%T", "%V", "%S", "%e", "%r", "%j", "%k")
+"""squeue -o: id (a task's: its array's), state, submit, start, end, and last what may hold anything: reason, name, comment."""
 LIMIT_FIELDS = ("%P", "%l", "%m")
 """sinfo -o: partition (with * where it is the default one), longest job, MiB of a node."""
-HISTORY_FIELDS = ("JobIDRaw", "State", "ExitCode", "Submit", "Start", "End", "NodeList", "JobName", "Comment")
+HISTORY_FIELDS = ("JobID", "State", "ExitCode", "Submit", "Start", "End", "NodeList", "JobName", "Comment")
 
 _STATES = {
     "PENDING": JobState.PENDING,
@@ -120,6 +121,7 @@ and a partition that does not enforce its limits at submission lets such jobs in
 _RESERVED_LONG = ("--array", "--wrap", "--test-only", "--wait", "--clusters")
 _RESERVED_SHORT = ("-a", "-W", "-M")
 
+_TASK = re.compile(r"(?P<job>\d+)(?:_(?P<task>\d+|\[[^\]]*\]))?")
 _JOB_ID = re.compile(r"(?:Submitted batch job )?(\d+)(?:;\S+)?")
 
 
@@ -169,16 +171,20 @@ def job_state(word: str, reason: str = "") -> JobState:
 def parse_queue(text: str) -> tuple[dict[str, Job], list[str]]:
     """The jobs of squeue's lines by name, and the lines that could not be read.
 
-    Where one user has several jobs of one name (never ours) the one that is not over is kept, then the newest.
+    Tasks of an array, a line each, are one job. Where one user has several jobs of one name (never ours) the one that is
+    not over is kept, then the newest.
     """
-    jobs: dict[str, Job] = {}
+    found: dict[tuple[str, str], list[Job]] = {}
     unread = []
     for line in _lines(text):
         fields = line.split(SEPARATOR, len(QUEUE_FIELDS) - 1)
         if len(fields) != len(QUEUE_FIELDS) or not fields[0].strip().isdigit():
             unread.append(line)
             continue
-        job = _queued_job(fields)
+        task = _queued_job(fields)
+        found.setdefault((task.name, task.job_id), []).append(task)
+    jobs: dict[str, Job] = {}
+    for job in map(together, found.values()):
         other = jobs.get(job.name)
         if other is None or (not job.state.over, int(job.job_id)) > (not other.state.over, int(other.job_id)):
             jobs[job.name] = job
@@ -212,22 +218,25 @@ def parse_history(text: str) -> tuple[dict[str, Job], list[str]]:
     """The jobs of sacct's lines (-X -D) by name, and the lines that could not be read.
 
     A job that was requeued has a line for each run: the last one counts, the others are its restarts.
-    A refused submission may be on record too, as FAILED without a node: it never was a job, and is left out.
+    A refused submission may be on record too, as FAILED without a node: it never was a job, and is left out. Tasks of an
+    array (``12_3``, ``12_[4-7]``) are one job.
     """
-    jobs: dict[str, Job] = {}
+    found: dict[tuple[str, str], dict[str, Job]] = {}
     unread = []
     for line in _lines(text):
         fields = [field.strip() for field in line.split(SEPARATOR, len(HISTORY_FIELDS) - 1)]
-        if len(fields) != len(HISTORY_FIELDS) or not fields[0].isdigit():
+        named = _TASK.fullmatch(fields[0])
+        if len(fields) != len(HISTORY_FIELDS) or named is None:
             unread.append(line)
             continue
-        job_id, word, exit_code, submitted, started, ended, nodes, name, comment = fields
+        job_id, task = named["job"], named["task"] or ""
+        _, word, exit_code, submitted, started, ended, nodes, name, comment = fields
         if word == "FAILED" and nodes == "None assigned":
             continue
         state = job_state(word)
         code, signal = parse_exit_code(exit_code) if state.over else (None, None)
-        other = jobs.get(name)
-        again = other is not None and other.job_id == job_id
+        tasks = found.setdefault((name, job_id), {})
+        other = tasks.get(task)
         job = Job(
             job_id=job_id,
             name=name,
@@ -237,13 +246,19 @@ def parse_history(text: str) -> tuple[dict[str, Job], list[str]]:
             submit_time=parse_time(submitted),
             start_time=parse_time(started),
             end_time=parse_time(ended),
-            restarts=other.restarts + 1 if other is not None and again else 0,
+            restarts=0 if other is None else other.restarts + 1,
             exit_code=code,
             exit_signal=signal,
             comment=comment,
         )
         if other is None or (job.submit_time or 0) >= (other.submit_time or 0):
-            jobs[name] = job
+            tasks[task] = job
+    jobs: dict[str, Job] = {}
+    for each in found.values():
+        job = together(list(each.values()))
+        known = jobs.get(job.name)
+        if known is None or (job.submit_time or 0) >= (known.submit_time or 0):
+            jobs[job.name] = job
     return jobs, unread
 
 

@@ -60,6 +60,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     suites: Mapping[str, str]
     """Tier -> suite digest asked for."""
     intended: float
+    tasks: int = 1
+    """How many tasks it is an array of."""
     job_id: str | None = None
     submit_time: float | None = None
     """When it was recorded, unix time; set with ``job_id``."""

@@ -61,5 +61,6 @@ def _stranger(name: str, job: Job, world: World, ledger: Ledger) -> Action | Ski
         fingerprint=request.fingerprint,
         suites={suite.tier: suite.digest for suite in request.suites},
         intended=job.submit_time or world.now,
+        tasks=request.tasks,
     )
     return adopt(record, attempt, job, f"job {job.job_id} is of this evaluation, although the journal lost it")

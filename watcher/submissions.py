@@ -15,7 +15,13 @@ PREFILL_TIME = "04:00:00"
 """What serial partitions with a network grant, as a rule; what is finished by then is kept, and the next job goes on."""
 
 
-def resources_of(config: Config, wanted: Mapping[str, str]) -> Resources:
+def tasks_of(config: Config, request: Request) -> int:
+    """How many jobs share the work; a foreign scorer knows nothing of parts."""
+    shared = config.executor == "slurm" and request.backend != "command"
+    return config.slurm.array or 1 if shared else 1
+
+
+def resources_of(config: Config, wanted: Mapping[str, str], tasks: int = 1) -> Resources:
     """What the config has every scoring job ask for, with the time and memory that are ``wanted``."""
     own = config.slurm
     return Resources(
@@ -26,6 +32,7 @@ def resources_of(config: Config, wanted: Mapping[str, str]) -> Resources:
         cpus_per_task=own.cpus_per_task,
         time=wanted.get("time"),
         mem=wanted.get("mem"),
+        tasks=tasks,
         extra=own.extra,
     )
 

@@ -168,7 +168,7 @@ def test_a_comment_may_hold_anything():
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_of_two_jobs_of_one_name_the_live_one_then_the_newer_counts(order):
-    rows = [row(**{"%A": "7"}), row(**{"%A": "9", "%T": "FAILED"}), row(**{"%A": "8", "%T": "PENDING"})]
+    rows = [row(**{"%F": "7"}), row(**{"%F": "9", "%T": "FAILED"}), row(**{"%F": "8", "%T": "PENDING"})]
     jobs, _ = parse_queue("\n".join(rows[::order]))
     assert jobs["eval-1"].job_id == "8"
 

@@ -4,7 +4,9 @@ from collections import Counter, deque
 
 import pytest
 
+from suites.contract import read_request
 from support.watched import Watched
+from watcher.config import Slurm
 from watcher.executor import JobState, Unreachable
 from watcher.ledger import Superseded
 
@@ -234,3 +236,19 @@ def test_nothing_is_asked_while_nothing_is_queued(watched):
     before = watched.executor.calls.copy()
     watched.tick(50)
     assert watched.executor.calls == before
+
+
+def test_an_array_is_asked_for_and_remembered_where_the_work_can_be_shared(tmp_path, monkeypatch):
+    watched = Watched(tmp_path, monkeypatch, steps=(100, 200), slurm=Slurm(array=3))
+    watched.checkpoint("stage1", 100)
+    watched.tick(2)
+    (name,) = watched.run_ids()
+    assert watched.executor.asked[name].tasks == 3
+    assert read_request(watched.config.paths.attempt(name).request).tasks == 3
+    (record,) = (record for record in watched.ledger.records.values() if record.step == 100)
+    assert record.attempt.tasks == 3
+    watched.configure(stage1={"steps": (100, 200), "backend": "command", "command": "true"})
+    watched.checkpoint("stage1", 200)
+    watched.tick_until(lambda: len(watched.run_ids()) == 2)
+    (other,) = set(watched.run_ids()) - {name}
+    assert watched.executor.asked[other].tasks == 1, "a foreign scorer knows nothing of parts"

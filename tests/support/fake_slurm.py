@@ -28,6 +28,16 @@ echo $code >"$base.exit.new"; mv "$base.exit.new" "$base.exit"
 """
 
 
+def _log(pattern: str, number: int, task: tuple[str, str] | None) -> str:
+    array, index = task or (str(number), "4294967294")
+    return pattern.replace("%j", str(number)).replace("%A", array).replace("%a", index)
+
+
+def same_job(state: State, number: str) -> list[dict[str, Any]]:
+    """The job of that id, or all tasks of the array of that id."""
+    return [job for job in state["jobs"].values() if number == (job["task"][0] if job["task"] else job["id"])]
+
+
 class FakeSlurm:
     """One cluster. Partitions ``short`` (4 h, 4 GPUs a node) and ``closed``, account ``lab``, QOS ``normal`` and ``few``."""
 
@@ -89,7 +99,8 @@ class FakeSlurm:
     def purge(self, name: str) -> None:
         """Forget a job that is over, as slurmctld does after MinJobAge; accounting remembers it."""
         with self.state() as state:
-            self._named(state, name)["purged"] = True
+            for job in state["jobs"].values():
+                job["purged"] = job["purged"] or job["name"] == name
 
     def stop(self) -> None:
         """Kill whatever runs."""
@@ -113,7 +124,24 @@ class FakeSlurm:
         *,
         ghost: bool = False,
     ) -> dict[str, Any]:
-        """A new job, or the ``ghost`` that a refused one leaves in accounting."""
+        """A new job, or the ``ghost`` that a refused one leaves in accounting; of an array its first task."""
+        if "array" not in options:
+            return self._add(state, options, arguments, environment, ghost=ghost)
+        tasks = range(int(options["array"].partition("-")[2]) + 1)
+        array = str(state["next"])
+        made = [self._add(state, options, arguments, environment, task=(array, str(task))) for task in tasks]
+        return made[0]
+
+    def _add(
+        self,
+        state: State,
+        options: Mapping[str, str],
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        ghost: bool = False,
+        task: tuple[str, str] | None = None,
+    ) -> dict[str, Any]:
         number = state["next"]
         state["next"] = number + 1
         held = "hold" in options
@@ -136,8 +164,9 @@ class FakeSlurm:
             "qos": options.get("qos", "normal"),
             "possible": options.get("gres", "gpu:0") in {"gpu:0", "gpu:1", "gpu:2", "gpu:3", "gpu:4"},
             "after": options.get("dependency", "").removeprefix("afterok:") or None,
-            "out": options.get("output", "slurm-%j.out").replace("%j", str(number)),
-            "err": options.get("error", options.get("output", "slurm-%j.out")).replace("%j", str(number)),
+            "out": _log(options.get("output", "slurm-%j.out"), number, task),
+            "err": _log(options.get("error", options.get("output", "slurm-%j.out")), number, task),
+            "task": task,
             "arguments": list(arguments[1:]),
             "environment": dict(environment),
         }
@@ -178,6 +207,8 @@ class FakeSlurm:
     def _start(self, job: dict[str, Any]) -> None:
         base = self._base(job)
         environment = job["environment"] | {"SLURM_JOB_ID": job["id"], "SLURM_JOB_NAME": job["name"]}
+        if job["task"]:
+            environment |= {"SLURM_ARRAY_JOB_ID": job["task"][0], "SLURM_ARRAY_TASK_ID": job["task"][1]}
         if job["restarts"]:
             environment["SLURM_RESTART_COUNT"] = str(job["restarts"])
         script = str(self.folder / "jobs" / f"{job['id']}.script")

@@ -10,9 +10,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from support.fake_slurm import OVER, FakeSlurm, State
+from support.fake_slurm import OVER, FakeSlurm, State, same_job
 
 Answer = tuple[int | None, str, str]
 
@@ -136,7 +135,7 @@ def _squeue(_fake: FakeSlurm, state: State, words: list[str], environment: Mappi
         if job["purged"]:
             continue
         fields = {
-            "%A": job["id"],
+            "%F": job["task"][0] if job["task"] else job["id"],
             "%T": job["state"],
             "%V": _time(job["submit"], environment, "N/A"),
             "%S": _time(job["start"], environment, "N/A"),
@@ -162,7 +161,7 @@ def _sacct(_fake: FakeSlurm, state: State, words: list[str], environment: Mappin
         last = {"state": word, "submit": job["submit"], "start": job["start"], "end": job["end"], "exit": job["exit"]}
         for row in [*job["earlier"], last]:
             fields = {
-                "JobIDRaw": job["id"],
+                "JobID": "_".join(job["task"]) if job["task"] else job["id"],
                 "State": row["state"],
                 "ExitCode": row.get("exit", "0:0"),
                 "Submit": _time(row["submit"], environment, "Unknown"),
@@ -186,28 +185,30 @@ def _sinfo(_fake: FakeSlurm, _state: State, words: list[str], _environment: Mapp
 
 def _scontrol(fake: FakeSlurm, state: State, words: list[str], _environment: Mapping[str, str]) -> Answer:
     verb, number = words
-    job: dict[str, Any] | None = state["jobs"].get(number)
-    if job is None or job["purged"]:
+    jobs = [job for job in same_job(state, number) if not job["purged"]]
+    if not jobs:
         return 1, "", f"Invalid job id specified for job {number}\nslurm_suspend error: Invalid job id specified\n"
-    if job["state"].split()[0] in OVER:
+    if all(job["state"].split()[0] in OVER for job in jobs):
         return 1, "", f"Job has already finished for job {number}\nslurm_suspend error: Job has already finished\n"
     if verb != "release":
         return 1, "", f"invalid keyword: {verb}\n"
-    if job["reason"] == "JobHeldAdmin":
+    if any(job["reason"] == "JobHeldAdmin" for job in jobs):
         return 1, "", f"Access/permission denied for job {number}\nslurm_suspend error: Access/permission denied\n"
-    if job["state"] == "PENDING":
-        job.update(eligible=True, reason="None")
+    for job in jobs:
+        if job["state"] == "PENDING":
+            job.update(eligible=True, reason="None")
     fake.advance(state)
     return 0, "", ""
 
 
 def _scancel(fake: FakeSlurm, state: State, words: list[str], _environment: Mapping[str, str]) -> Answer:
     options, numbers = _split(words)
-    job = state["jobs"].get(numbers[0])
-    if job is None or job["purged"] or job["state"].split()[0] in OVER:
+    jobs = [job for job in same_job(state, numbers[0]) if not job["purged"] and job["state"].split()[0] not in OVER]
+    if not jobs:
         return 1, "", f"scancel: error: Kill job error on job id {numbers[0]}: Invalid job id specified\n"
-    if options.get("name", job["name"]) == job["name"]:
-        fake.cancel(job)
+    for job in jobs:
+        if options.get("name", job["name"]) == job["name"]:
+            fake.cancel(job)
     return 0, "", ""
 
 
