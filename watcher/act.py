@@ -23,10 +23,10 @@ from watcher.config import Config
 from watcher.executor import Executor, Job, JobState, Submission, SubmitKind, Submitted, Unreachable
 from watcher.keep import RESULTS_AGAIN, Keeper, Say
 from watcher.ledger import Journal
-from watcher.resources import asked
+from watcher.resources import asked, of_prefill
 from watcher.rest import FOREIGN, later
 from watcher.states import Attempt, Record, comment_of
-from watcher.submissions import PREFILL_TIME, prepare_prefill, resources_of, setup_file, tasks_of
+from watcher.submissions import prepare_prefill, resources_of, setup_file, tasks_of
 from watcher.world import Action, Answer, Cancel, Link, Mirror, Note, Prefill, Release, SetAside, Submit, Unlink, Void
 
 
@@ -127,7 +127,7 @@ class Actor:
         record = self._journal.ledger.prefills[action.key]
         number, run_id = self._name(record, f"prefill-{action.request.stage}")
         request = msgspec.structs.replace(action.request, run_id=run_id)
-        place, wanted = self.config.paths.attempt(run_id), {"time": PREFILL_TIME, **record.raised}
+        place, wanted = self.config.paths.attempt(run_id), asked(of_prefill(self.config), record.raised)
         submission = prepare_prefill(request, place, self.config, comment_of(self._state_id), wanted)
         attempt = Attempt(
             run_id=run_id,
@@ -174,7 +174,7 @@ class Actor:
             request=place.request,
             stdout=logs[0],
             stderr=logs[1],
-            resources=resources_of(self.config, attempt.resources, attempt.tasks),
+            resources=resources_of(self.config.slurm, attempt.resources, attempt.tasks),
             python=self.config.python,
             setup=setup_file(self.config),
         )
@@ -199,8 +199,8 @@ class Actor:
                 self._journal.fence()
                 job = Job(job_id=outcome.job_id, name=run_id, state=JobState.HELD, word="HELD", submit_time=now)
                 self._release(key, run_id, job, deed=True)
-        elif outcome.kind is SubmitKind.REFUSED and self._journal.ledger.records[key].raised:
-            self._note(policy.modest(self._journal.ledger.records[key], words, self.config.retry, self._clock()))
+        elif outcome.kind is SubmitKind.REFUSED and self._journal.ledger.of(key)[key].raised:
+            self._note(policy.modest(self._journal.ledger.of(key)[key], words, self.config.retry, self._clock()))
         elif outcome.kind is SubmitKind.REFUSED:
             self._append("blocked", key, run_id=run_id, reason=f"refused: {words}; watcher retry once that is mended")
         elif outcome.kind is SubmitKind.LATER:

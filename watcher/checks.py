@@ -49,6 +49,11 @@ def check_slurm(document: Document, config: Config) -> None:
         if value is not None and measure(value) is None:
             todo = "write 24:00:00 or 1-00:00:00" if key == "time_max" else "write 64G or 64000"
             raise document.problem(f"{value!r} is no limit", ("slurm", key), todo)
+    for key, measure in (("time", seconds), ("mem", mebibytes)):
+        value = config.prefill.get(key)
+        if value is not None and measure(value) is None:
+            todo = "write 04:00:00 or 1-00:00:00" if key == "time" else "write 16G or 16000"
+            raise document.problem(f"{value!r} is none that sbatch takes", ("prefill", key), todo)
     for word in config.slurm.extra:
         option = word.partition("=")[0]
         if not word.startswith("-"):

@@ -71,14 +71,16 @@ def _as_a_job(stage: Stage, tokenizer: str, config: Config) -> int:
     from watcher.daemon import make_executor  # noqa: PLC0415
     from watcher.executor import Job, JobState, SubmitKind, Unreachable  # noqa: PLC0415
     from watcher.prefills import request  # noqa: PLC0415
-    from watcher.submissions import PREFILL_TIME, prepare_prefill  # noqa: PLC0415
+    from watcher.resources import asked as asked_for  # noqa: PLC0415
+    from watcher.resources import of_prefill  # noqa: PLC0415
+    from watcher.submissions import prepare_prefill  # noqa: PLC0415
 
     suites = tuple(load_suite(name, environment()).in_request() for name in stage.suites)
     run_id = f"prefill-{stage.name}-{secrets.token_hex(4)}"
     asked = msgspec.structs.replace(request(stage, suites, tokenizer, config), run_id=run_id)
     place, executor = config.paths.by_hand(run_id), make_executor(config, environment())
     try:
-        submission = prepare_prefill(asked, place, config, "watcher prefill", {"time": PREFILL_TIME})
+        submission = prepare_prefill(asked, place, config, "watcher prefill", asked_for(of_prefill(config), {}))
     except OSError as error:
         todo = "make it writable"
         raise Problem(f"cannot be written ({error.strerror})", where=error.filename or place.folder, todo=todo) from error

@@ -79,6 +79,12 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
         return min(coming, default=None)
 
 
+PREFILL_CPUS = 4
+"""As many entries are made at once."""
+PREFILL_TIME = "04:00:00"
+"""What serial partitions with a network grant, as a rule; what is finished by then is kept, and the next job goes on."""
+
+
 class Slurm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How jobs ask for resources; unset ones are left to the cluster."""
 

@@ -7,6 +7,7 @@ import msgspec
 
 from suites.documents import Duration
 from suites.objectives import Margins
+from watcher.config import PREFILL_CPUS, PREFILL_TIME
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Step = Annotated[int, msgspec.Meta(ge=0)]
@@ -78,6 +79,9 @@ class Prefill(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     where: str = "login"
     auto: Flag = False
     partition: str | None = None
+    cpus_per_task: Count = PREFILL_CPUS
+    time: str | int = PREFILL_TIME
+    mem: str | int | None = None
 
 
 class Limits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

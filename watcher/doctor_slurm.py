@@ -161,7 +161,7 @@ def _qos(config: Config, environment: Mapping[str, str], run: Run) -> Iterator[C
 
 def _test_only(config: Config, environment: Mapping[str, str], run: Run) -> Check:
     wanted = {name: value for name, value in (("time", config.slurm.time), ("mem", config.slurm.mem)) if value}
-    options = resource_options(resources_of(config, wanted))
+    options = resource_options(resources_of(config.slurm, wanted))
     command = ["sbatch", "--test-only", *options, "--job-name=doctor", str(shipped("slurm/score.sbatch")), "/dev/null"]
     ran = asked(command, environment, SECONDS, run)
     said = [line for line in ran.err.splitlines() if line.strip()]

@@ -24,6 +24,7 @@ from watcher.judged import Judged, of_mirror, results_of
 from watcher.listing import RACY, Listings
 from watcher.plans import Plans
 from watcher.prefills import few
+from watcher.resources import slurm_for
 from watcher.states import IN_FLIGHT, Ask, QueueSeen, Record, State, comment_of, job_of
 from watcher.world import AttemptSeen, Results, StagePlan, World
 
@@ -249,8 +250,9 @@ def _ended_badly(seen: AttemptSeen, job: Job | None) -> bool:
 
 def _most(
     executor: Executor, config: Config, flying: Sequence[Record], attempts: Mapping[str, AttemptSeen], queue: QueueSeen | None
-) -> Most:
-    """The partition's limits, asked for only where an attempt may have run into one."""
+) -> dict[str, Most]:
+    """The limits of partitions, asked for only where an attempt may have run into one."""
+    found: dict[str, Most] = {}
     for record in flying:
         attempt = record.attempt
         if attempt is None:
@@ -258,11 +260,13 @@ def _most(
         seen, job = attempts[attempt.run_id], job_of(attempt, queue)
         warned = bool(seen.exits) and seen.exits[-1].signal == "USR1"
         if warned or seen.memory or (job is not None and job.state in {JobState.TIMEOUT, JobState.OUT_OF_MEMORY}):
-            try:
-                return executor.most(config.slurm.partition)
-            except Unreachable:
-                return Most()
-    return Most()
+            partition = slurm_for(config, record).partition
+            if (partition or "") not in found:
+                try:
+                    found[partition or ""] = executor.most(partition)
+                except Unreachable:
+                    found[partition or ""] = Most()
+    return found
 
 
 def _of_prefills(ledger: Ledger, lacking: Mapping[str, tuple[str, ...]]) -> dict[str, Results]:

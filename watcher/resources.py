@@ -9,8 +9,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-from watcher.config import Slurm
+from watcher.config import PREFILL_CPUS, PREFILL_TIME, Config, Slurm
 from watcher.executor import Most
+from watcher.states import Record
 
 LONGER = 2.0
 MORE = 1.5
@@ -55,6 +56,24 @@ def mebibytes(text: str | None) -> int | None:
     """Of sbatch's ``64G`` or ``1500``; None where there is none, and for 0, which is all of a node."""
     found = None if text is None else _MEMORY.fullmatch(text.strip())
     return None if found is None else int(int(found["number"]) * _MEBIBYTES[found["unit"].upper()]) or None
+
+
+def slurm_for(config: Config, record: Record) -> Slurm:
+    """Which resources are a record's: those of scoring, or of prefill jobs."""
+    return of_prefill(config) if record.origin == "prefill" else config.slurm
+
+
+def of_prefill(config: Config) -> Slurm:
+    """What a prefill job asks for: no GPU, and nothing of what is meant for the GPU partition but the account."""
+    own = config.prefill
+    return Slurm(
+        account=config.slurm.account,
+        partition=own.get("partition"),
+        gres=None,
+        cpus_per_task=own.get("cpus_per_task", PREFILL_CPUS),
+        time=own.get("time", PREFILL_TIME),
+        mem=own.get("mem"),
+    )
 
 
 def asked(slurm: Slurm, raised: Mapping[str, str]) -> dict[str, str]:

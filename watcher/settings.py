@@ -118,7 +118,7 @@ def _resolve(document: Document, file: config_file.File, stages_in: Document, ba
         settle=float(file.settle),
         slurm=_slurm(file.slurm or config_file.Slurm()),
         prefill={
-            key: value
+            key: str(value) if key in {"time", "mem"} else value
             for key, value in msgspec.structs.asdict(file.prefill or config_file.Prefill()).items()
             if value is not None
         },

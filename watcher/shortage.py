@@ -7,8 +7,8 @@ from suites.contract import ExitRecord
 from suites.problem import Exit
 from watcher import policy
 from watcher.config import Config
-from watcher.executor import Job, JobState
-from watcher.resources import Raise, as_time, asked, larger, longer, seconds
+from watcher.executor import Job, JobState, Most
+from watcher.resources import Raise, as_time, asked, larger, longer, seconds, slurm_for
 from watcher.states import Attempt, Record
 from watcher.world import AttemptSeen, Note, World
 
@@ -32,18 +32,20 @@ class Ended(NamedTuple):
 def shortage(ended: Ended, world: World, config: Config) -> Note | None:
     """The transition after an attempt that had too little time or memory; None where it was neither."""
     record, attempt, seen, last, job = ended
-    had = attempt.resources or asked(config.slurm, record.raised)
+    slurm = slurm_for(config, record)
+    most = world.most.get(slurm.partition or "", Most())
+    had = attempt.resources or asked(slurm, record.raised)
     who = f"job {attempt.job_id}"
     state = None if job is None else job.state
     if _time_was_up(last, state, had):
         ran = _ran(last, job)
         words = f"{who}: its time was up{f' after {as_time(ran)}' if ran is not None else ''}"
-        more = _REFUSED_BEFORE if record.capped else longer(config.slurm, had, ran, world.most)
+        more = _REFUSED_BEFORE if record.capped else longer(slurm, had, ran, most)
         return policy.timed_out(record, words, seen.parts, more, config.retry, now=world.now)
     if state is JobState.OUT_OF_MEMORY or (seen.memory and (last is None or last.code not in OWN_CODES)):
         of = f" of {had['mem']}" if "mem" in had else ""
         said = f" ({seen.memory})" if seen.memory else ""
-        more = _REFUSED_BEFORE if record.capped else larger(config.slurm, had, world.most)
+        more = _REFUSED_BEFORE if record.capped else larger(slurm, had, most)
         return policy.out_of_memory(record, f"{who} ran out of memory{of}{said}", more, config.retry, world.now)
     return None
 

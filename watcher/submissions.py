@@ -6,13 +6,9 @@ from pathlib import Path
 from suites.contract import Request, encode
 from suites.files import publish, sync_folder
 from suites.paths import AttemptPaths, prefill_log, shipped
-from watcher.config import Config
+from watcher.config import Config, Slurm
 from watcher.executor import Resources, Submission
-
-PREFILL_CPUS = 4
-"""As many entries are made at once."""
-PREFILL_TIME = "04:00:00"
-"""What serial partitions with a network grant, as a rule; what is finished by then is kept, and the next job goes on."""
+from watcher.resources import of_prefill
 
 
 def tasks_of(config: Config, request: Request) -> int:
@@ -21,31 +17,18 @@ def tasks_of(config: Config, request: Request) -> int:
     return config.slurm.array or 1 if shared else 1
 
 
-def resources_of(config: Config, wanted: Mapping[str, str], tasks: int = 1) -> Resources:
-    """What the config has every scoring job ask for, with the time and memory that are ``wanted``."""
-    own = config.slurm
+def resources_of(slurm: Slurm, wanted: Mapping[str, str], tasks: int = 1) -> Resources:
+    """What the config has every such job ask for, with the time and memory that are ``wanted``."""
     return Resources(
-        account=own.account,
-        partition=own.partition,
-        qos=own.qos,
-        gres=own.gres,
-        cpus_per_task=own.cpus_per_task,
+        account=slurm.account,
+        partition=slurm.partition,
+        qos=slurm.qos,
+        gres=slurm.gres,
+        cpus_per_task=slurm.cpus_per_task,
         time=wanted.get("time"),
         mem=wanted.get("mem"),
         tasks=tasks,
-        extra=own.extra,
-    )
-
-
-def prefill_resources(config: Config, wanted: Mapping[str, str]) -> Resources:
-    """What a prefill job asks for: no GPU, and nothing of what is meant for the GPU partition but the account."""
-    return Resources(
-        account=config.slurm.account,
-        partition=config.prefill.get("partition"),
-        gres=None,
-        cpus_per_task=PREFILL_CPUS,
-        time=wanted.get("time"),
-        mem=wanted.get("mem"),
+        extra=slurm.extra,
     )
 
 
@@ -75,7 +58,7 @@ def prepare_prefill(request: Request, place: AttemptPaths, config: Config, comme
         request=place.request,
         stdout=logs[0],
         stderr=logs[1],
-        resources=prefill_resources(config, wanted),
+        resources=resources_of(of_prefill(config), wanted),
         python=config.python,
         setup=setup_file(config),
     )

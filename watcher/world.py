@@ -131,8 +131,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     """None: not asked, since nothing of ours can be in it."""
     strangers: Mapping[str, Request] = msgspec.field(default_factory=dict)
     """Job name -> its request, for jobs of ours in the queue that the journal does not know."""
-    most: Most = Most()
-    """The partition's limits, asked for where an attempt ran out of time or memory."""
+    most: Mapping[str, Most] = msgspec.field(default_factory=dict)
+    """Partition -> its limits, asked for where an attempt in it ran out of time or memory; ``""``: the default one."""
     lag: float = 60.0
     """Seconds after which a submission that nobody knows of may be given up."""
     max_running: int | None = None

@@ -188,7 +188,13 @@ stages:
     assert config.slurm == Slurm(
         account="007", partition="boost", gres=None, time="12:00:00", mem="64000", extra=("--exclusive",), setup=("a ${X}", "b")
     )
-    assert config.prefill == {"where": "job", "auto": True, "partition": "lrd_all_serial"}
+    assert config.prefill == {
+        "where": "job",
+        "auto": True,
+        "partition": "lrd_all_serial",
+        "cpus_per_task": 4,
+        "time": "04:00:00",
+    }
     assert config.limits == Limits(max_running=2, max_queued=5, slurm_calls_per_minute=3)
     assert config.retry == Retry(attempts=1, backoff=3600)
     assert (config.poll, config.settle, config.notify, config.pin) == (90, 120, "mail ${USER}", True)

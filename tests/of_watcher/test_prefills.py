@@ -5,6 +5,7 @@ import shutil
 from collections import Counter, deque
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import watcher.caches
@@ -13,7 +14,8 @@ from suites.schema import load_suite
 from support.fake_executor import fill_cache
 from support.fuse import Fuse, live_out
 from support.watched import Watched
-from watcher.executor import JobState
+from watcher.config import Slurm
+from watcher.executor import JobState, Most
 from watcher.ledger import DryJournal, read
 from watcher.tick import rehearse
 
@@ -173,10 +175,39 @@ def test_the_prefill_job_asks_for_its_own_partition_and_no_gpu(lab, monkeypatch)
     watched.tick()
     (submission,) = asked
     assert submission.script.name == "prefill.sbatch"
+    assert (submission.resources.cpus_per_task, submission.resources.time, submission.resources.mem) == (4, "04:00:00", None)
     assert (submission.resources.partition, submission.resources.gres, submission.resources.qos) == ("serial", None, None)
     request = json.loads(submission.request.read_text())
     assert (request["tokenizer"], request["offline"]) == ("acme/tok", False)
     assert [suite["tier"] for suite in request["suites"]] == ["tier2_ppl", "tier3_cf"]
+
+
+def test_what_a_prefill_job_asks_for_is_the_configs_and_raised_within_its_own_partition(lab):
+    watched = lab(auto=True)
+    own = {**watched.config.prefill, "cpus_per_task": 2, "time": "01:00:00", "mem": "8G"}
+    watched.config = msgspec.structs.replace(watched.config, prefill=own, slurm=Slurm(partition="gpu"))
+    watched.executor.limits = {"serial": Most(time=5400.0, mem=10_000, whose="partition serial"), "gpu": Most(time=86400.0)}
+    watched.executor.endings[KEY] = deque([JobState.TIMEOUT, JobState.OUT_OF_MEMORY])
+    watched.tick_until(watched.all_scored, 60)
+    names = [name for name in watched.executor.asked if name.startswith("prefill")]
+    asked = [watched.executor.asked[name] for name in names]
+    assert [(each.cpus_per_task, each.time, each.mem) for each in asked] == [
+        (2, "01:00:00", "8G"),
+        (2, "01:30:00", "8G"),
+        (2, "01:30:00", "10000M"),
+    ]
+
+
+def test_more_that_is_refused_to_a_prefill_job_is_not_asked_for_again(lab):
+    watched = lab(auto=True)
+    watched.executor.limits = {"serial": Most(time=86400.0)}
+    watched.executor.endings[KEY] = deque([JobState.TIMEOUT])
+    watched.tick_until(lambda: watched.ledger.prefills.get(KEY) and watched.ledger.prefills[KEY].raised, 60)
+    watched.executor.submissions = deque(["refused"])
+    watched.tick_until(watched.all_scored, 60)
+    names = [name for name in watched.executor.asked if name.startswith("prefill")]
+    assert [watched.executor.asked[name].time for name in names] == ["04:00:00", "04:00:00"]
+    assert watched.ledger.prefills[KEY].state == "scored"
 
 
 @pytest.mark.parametrize("ending", [66, 70], ids=["a data set cannot be had", "a bug"])

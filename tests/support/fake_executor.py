@@ -116,9 +116,9 @@ class FakeExecutor:
         known = {**self.purged, **{name: job for name, job in self.jobs.items() if job.state is not JobState.HELD}}
         return {name: self._tell(known[name]) for name in names if name in known and known[name].submitted >= since - 3600}
 
-    def most(self, _partition):
+    def most(self, partition):
         self.calls["most"] += 1
-        return self.limits
+        return self.limits.get(partition, Most()) if isinstance(self.limits, dict) else self.limits
 
     # what happens meanwhile
 
