@@ -1,4 +1,4 @@
-"""The whole path on a real Slurm: 20 checkpoints, the daemon killed 20 times, one run each and nothing left held."""
+"""The whole path on a real Slurm: 20 checkpoints, the daemon killed 20 or 50 times, one run each and nothing left held."""
 
 import random
 
@@ -34,18 +34,20 @@ def jobs_of(lab: SlurmLab, scenario: Scenario) -> dict[str, list[str]]:
     return found
 
 
-def test_twenty_checkpoints_and_twenty_kills_give_one_run_each(cluster, tmp_path):
-    chance = random.Random(3)
+@pytest.mark.parametrize("kills", [20, pytest.param(50, marks=pytest.mark.slow)])
+def test_twenty_checkpoints_and_many_kills_give_one_run_each(cluster, tmp_path, kills):
+    chance = random.Random(kills)
     scenario = Scenario(tmp_path / "run", steps=STEPS, executor="slurm", settings=SETTINGS, environ=cluster.cluster.environment())
     scenario.start()
-    for stage, steps in STEPS.items():
-        for step in steps:
+    checkpoints = [(stage, step) for stage, steps in STEPS.items() for step in steps]
+    for number in range(kills):
+        for stage, step in checkpoints[number * len(checkpoints) // kills : (number + 1) * len(checkpoints) // kills]:
             scenario.write_checkpoint(stage, step)
-            scenario.kill(after=chance.uniform(0.3, 4))
-            scenario.start()
-    scenario.wait(lambda states: set(states) >= scenario.expected and set(states.values()) == {"scored"}, seconds=400)
+        scenario.kill(after=chance.uniform(0.3, 4))
+        scenario.start()
+    scenario.wait(lambda states: set(states) >= scenario.expected and set(states.values()) == {"scored"}, seconds=600)
     assert scenario.stop() == 0
-    assert scenario.kills == 20
+    assert scenario.kills == kills
     assert scenario.runs() == dict.fromkeys(scenario.expected, 1)
     scenario.check_results()
     left = cluster.cluster.tool("squeue", "-h", "-t", "PENDING,RUNNING,COMPLETING", "-o", "%j %T %r").stdout
@@ -55,3 +57,4 @@ def test_twenty_checkpoints_and_twenty_kills_give_one_run_each(cluster, tmp_path
         until(lambda: set(jobs_of(cluster, scenario)) >= scenario.expected, "a job of every evaluation in accounting")
         ran = jobs_of(cluster, scenario)
         assert {evaluation: len(set(jobs)) for evaluation, jobs in ran.items()} == dict.fromkeys(scenario.expected, 1)
+    print(f"{kills} kills of {len(scenario.expected)} evaluations on a real Slurm: 0 duplicates, 0 lost, 0 held jobs left")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ WAITS = {
     "flight.STUCK_FOR": 2.0,
     "policy.REQUEUE_WINDOW": 20.0,
     "rest.LATER_AGAIN": 0.5,
+    "checkpoints.SLOWLY": 0.5,
 }
 """Waits of the daemon's that are minutes outside tests."""
 
@@ -40,8 +41,8 @@ import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 from support.effects import Effects
-from watcher import cli, flight, lock, observe, policy, rest, wake
-modules = {{"flight": flight, "observe": observe, "policy": policy, "rest": rest}}
+from watcher import checkpoints, cli, flight, lock, observe, policy, rest, wake
+modules = {{"checkpoints": checkpoints, "flight": flight, "observe": observe, "policy": policy, "rest": rest}}
 for name, value in {waits!r}.items():
     module, constant = name.split(".")
     assert hasattr(modules[module], constant), name
@@ -109,12 +110,15 @@ class FakeSlurmWatch(Scenario):
         set_times(folder, time.time() - 100)
         return folder
 
-    def begin(self, *, kill_at: int | None = None, locks: str = "as usual") -> subprocess.Popen[bytes]:
-        """One more daemon. ``kill_at``: the effect that is its last. ``locks`` may "do nothing", or their "lease is short"."""
+    def begin(self, *, kill_at: int | None = None, locks: str = "as usual", under: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """One more daemon. ``kill_at``: the effect that is its last. ``locks`` may "do nothing", or their "lease is short".
+
+        ``under``: a command that runs it.
+        """
         command = [sys.executable, self.root / "daemon.py", "" if kill_at is None else str(kill_at), locks]
         with (self.root / "daemon.log").open("ab") as log:
             self.daemon = subprocess.Popen(
-                [*command, "run", "--config", self.config],
+                [*under, *command, "run", "--config", self.config],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
