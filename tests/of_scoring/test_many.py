@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,27 @@ def test_two_processes_give_the_bits_of_one(tmp_path):
     shared = [label for worker in run["workers"] for label in worker["parts"]["scored"]]
     assert sorted(shared) == sorted([*SLICES, "ours[0:30]"])
     assert run["model"] is None  # the parent loaded none
+
+
+def test_four_processes_and_the_tasks_of_an_array_give_the_bits_of_one(tmp_path):
+    write_suites(tmp_path, slices=SLICES, items=30)
+    assert run_here(by_hand(tmp_path, "--name", "alone")) == Exit.SCORED
+    assert run_here(by_hand(tmp_path, "--name", "four", "--processes", "4")) == Exit.SCORED
+    with ExitStack() as stack:
+        command = by_hand(tmp_path, "--name", "array")
+        tasks = [
+            stack.enter_context(process(command, tmp_path / f"log{n}", SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID=str(n)))
+            for n in range(2)
+        ]
+        codes = [task.wait(timeout=120) for task in tasks]
+    assert codes == [0, 0], [(tmp_path / f"log{n}").read_text()[-2000:] for n in range(2)]
+    alone, four, array = (results(tmp_path).parent / name for name in ("alone", "four", "array"))
+    assert rows(alone) == rows(four) == rows(array)
+    for tier in ("tier2_ppl.json", "tier3_cf.json"):
+        figures = [json.loads((folder / tier).read_text()) for folder in (alone, four, array)]
+        assert figures[0]["summary"] == figures[1]["summary"] == figures[2]["summary"]
+    assert len(json.loads((four / "run.json").read_text())["workers"]) == 4
+    assert {path.name for path in array.glob("fence*.json")} == {"fence.json", "fence.0.json", "fence.1.json"}
 
 
 def test_a_worker_that_is_killed_costs_its_part_only(tmp_path):

@@ -61,9 +61,9 @@ def run_here(arguments):
 
 
 @contextmanager
-def process(arguments, log):
+def process(arguments, log, **environ):
     """``python -m scoring ARGUMENTS`` in a process of its own, killed at the end if it is still there."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environ}
     with log.open("wb") as stream:
         child = subprocess.Popen(
             [sys.executable, "-m", "scoring", *arguments], cwd=ROOT, env=environment, stdout=stream, stderr=stream
