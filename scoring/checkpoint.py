@@ -16,6 +16,7 @@ import torch
 
 from scoring.budget import refuse_what_does_not_fit
 from scoring.model import HEAD, CausalModel, build, translate
+from scoring.products import Linear, laid_out
 from suites import checkpoint
 from suites.architecture import Refused
 from suites.problem import Exit, Problem
@@ -170,7 +171,10 @@ def _fill(body: Any, contents: checkpoint.Contents, tensors: _ReadAhead, folder:
                 what = f"{name} gives {place} {tuple(value.shape)}, the architecture has {shape}"
                 raise Problem(what, where=folder, todo=_TODO_CANNOT, code=Exit.CANNOT_SCORE)
             module, _, attribute = place.rpartition(".")
-            setattr(body.get_submodule(module), attribute, torch.nn.Parameter(value, requires_grad=False))
+            owner = body.get_submodule(module)
+            if isinstance(owner, Linear) and attribute == "weight":
+                value = laid_out(value)
+            setattr(owner, attribute, torch.nn.Parameter(value, requires_grad=False))
         del whole, part, value  # or they would outlive the reading of the next ones
     if wanted:
         raise Problem(f"no tensor for {min(wanted)}", where=folder, todo=_TODO_CANNOT, code=Exit.CANNOT_SCORE)

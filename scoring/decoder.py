@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from scoring.experts import ExpertsMLP, Linear
+from scoring.experts import ExpertsMLP
+from scoring.products import Linear
 from suites.architecture import Architecture
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -62,7 +63,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = a.heads, a.kv_heads, a.head_dim
         self.use_rope, self.scale = use_rope, scale
-        self.qkv_proj: nn.Linear | None = None
+        self.qkv_proj: Linear | None = None
         if a.multi_query:
             self.q_proj = Linear(a.hidden, a.hidden, bias=a.attention_bias)
             self.kv_proj = Linear(a.hidden, 2 * a.kv_size, bias=a.attention_bias)
@@ -120,7 +121,7 @@ class GatedMLP(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., hidden] -> [..., hidden]."""
         gate, up = self.gate_up_proj(x).chunk(2, -1)
-        out: torch.Tensor = self.down_proj(self.activation(gate) * up)
+        out: torch.Tensor = self.down_proj(self.activation(gate).mul_(up))
         return out
 
 

@@ -9,14 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from scoring.products import Linear
 from suites.architecture import Experts
-
-
-class Linear(nn.Linear):
-    """Without first values of its own: they are the checkpoint's, and drawing them on the meta device imports a compiler."""
-
-    def reset_parameters(self) -> None:
-        """Nothing."""
 
 
 class SharedExpert(nn.Module):
@@ -25,7 +19,7 @@ class SharedExpert(nn.Module):
     def __init__(self, hidden: int, intermediate: int, activation: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
         self.gate_up_proj = Linear(hidden, 2 * intermediate, bias=False)
-        self.down_proj = nn.Linear(intermediate, hidden, bias=False)
+        self.down_proj = Linear(intermediate, hidden, bias=False)
         self.activation = activation
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -47,7 +41,7 @@ class ExpertsMLP(nn.Module):
         self.merged_gate_up_proj = nn.Parameter(torch.empty(experts.count, hidden, 2 * experts.intermediate))
         self.merged_down_proj = nn.Parameter(torch.empty(experts.count, experts.intermediate, hidden))
         self.shared_expert: SharedExpert | None = None
-        self.shared_expert_gate: nn.Linear | None = None
+        self.shared_expert_gate: Linear | None = None
         if experts.shared_intermediate is not None:
             self.shared_expert = SharedExpert(hidden, experts.shared_intermediate, activation)
             self.shared_expert_gate = Linear(hidden, 1, bias=False)

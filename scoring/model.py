@@ -15,6 +15,7 @@ from torch.nn import functional
 from scoring.budget import Budget, fitting
 from scoring.decoder import ACTIVATIONS, Decoder, slides
 from scoring.past import Past
+from scoring.products import linear
 from suites.architecture import Architecture
 from suites.problem import Exit, Problem
 
@@ -145,9 +146,9 @@ class CausalModel:
         elif hidden[..., 0].numel() < ALIKE:
             few = hidden.flatten(0, -2)
             padded = functional.pad(few, (0, 0, 0, ALIKE - len(few)))
-            logits = functional.linear(padded.float(), self.head.float())[: len(few)].view(*hidden.shape[:-1], -1)
+            logits = linear(padded.float(), self.head.float())[: len(few)].view(*hidden.shape[:-1], -1)
         else:
-            logits = functional.linear(hidden.float(), self.head.float())
+            logits = linear(hidden.float(), self.head.float())
         if self.padded_vocab == "masked":
             logits[..., self.real_vocab :] = -torch.inf
         return logits
