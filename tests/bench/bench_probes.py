@@ -1,8 +1,8 @@
 """Does tier 4 tell a model that follows instructions from one that does not?
 
 SmolLM2-135M-Instruct, the same weights with noise added to each tensor (NOISES of that tensor's standard deviation), and random
-weights (normal, std 0.02, norms 1), each scored by a job of its own on all of stage4_sft_native, answers at full length.
-An hour of two cores.
+weights (normal, std 0.02, norms 1), each scored by a job of its own on the simple prompts of stage4_sft_native and every third of
+the others, answers cut at NEW_TOKENS.
 """
 
 import json
@@ -14,13 +14,16 @@ import time
 from pathlib import Path
 
 import torch
+import yaml
 
 from suites.contract import RATES
 from suites.paths import EvaluationPaths
+from suites.schema import load_suite
 from support import smollm2
 
 NOISES = (0.1, 0.2, 0.4)
 KINDS = {"as published (4 bits)": 0.0, **{f"with noise of {noise} x std": noise for noise in NOISES}, "random": None}
+EVERY, NEW_TOKENS, SIMPLE = 3, 128, "simple_"
 SEED = 0
 TIER = "tier4_sft_native"
 
@@ -38,10 +41,29 @@ def weights(noise: float | None) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def write_suite(path: Path) -> Path:
+    """The prompts that are asked."""
+    whole = load_suite("stage4_sft_native", {}).definition
+    simple = [name for name in whole if name.startswith(SIMPLE)]
+    names = [*[name for name in whole if name not in simple][::EVERY], *simple]
+    prompts = {name: {**whole[name], "max_new_tokens": min(NEW_TOKENS, whole[name]["max_new_tokens"])} for name in names}
+    path.write_text(yaml.safe_dump({"tier": TIER, "prompts": prompts}, sort_keys=False))
+    return path
+
+
 def score(folder: Path, number: int, noise: float | None) -> float:
     """One job; the seconds it took."""
     checkpoint = smollm2.checkpoint(folder / str(number), tensors=weights(noise))
-    command = [sys.executable, "-m", "scoring", "score", "--checkpoint", str(checkpoint), "--suite", "stage4_sft_native"]
+    command = [
+        sys.executable,
+        "-m",
+        "scoring",
+        "score",
+        "--checkpoint",
+        str(checkpoint),
+        "--suite",
+        str(write_suite(folder / f"{number}.yaml")),
+    ]
     command += ["--results", str(folder / "results"), "--eval-data", str(folder / "data"), "--seq-len", "2048"]
     started = time.perf_counter()
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -57,8 +79,8 @@ def row(folder: Path, number: int) -> dict:
     ppl = run["canary"]["ppl"]
     return {
         **document["summary"],
-        "simple_passed": sum(prompt["passed"] for name, prompt in prompts.items() if name.startswith("simple_")),
-        "simple_prompts": sum(name.startswith("simple_") for name in prompts),
+        "simple_passed": sum(prompt["passed"] for name, prompt in prompts.items() if name.startswith(SIMPLE)),
+        "simple_prompts": sum(name.startswith(SIMPLE) for name in prompts),
         "stopped": sum(reply["finish"] != "length" for reply in replies),
         "answer_tokens": sum(reply["tokens"] for reply in replies),
         "prompt_nats": None if ppl is None else math.log(ppl),

@@ -135,9 +135,11 @@ def about_probes(found: dict) -> str:
         for kind, row in models.items()
     ]
     row, nothing = next(iter(models.values())), math.log(found["vocabulary"])
+    simple = row["simple_prompts"]
     return f"""## Instruction probes
 
-SmolLM2-135M-Instruct with its ChatML template, all {row["prompts"]} prompts of stage4_sft_native, greedy, fp32, full length.
+SmolLM2-135M-Instruct with its ChatML template, greedy, fp32, {row["prompts"]} prompts of stage4_sft_native: the {simple} simple
+ones and every third of the others, answers cut at {bench_probes.NEW_TOKENS} tokens.
 Each row is one `python -m scoring score`.
 
 {table([["weights", *found["rates"]], *rates])}
