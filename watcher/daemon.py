@@ -116,10 +116,7 @@ class Daemon:
         good = True
         try:
             if not self.lock.beat():
-                lock = self.config.paths.lock
-                found = "another's" if lock.exists() else "gone: somebody removed it, or the state folder,"
-                message = f"{lock} is {found} by now; this watcher stops"
-                raise Superseded(message)
+                self._without_lock()
             self.ticker.tick(stopping)
             self.heartbeat.ticks += 1
             troubles = self.ticker.notes
@@ -128,6 +125,17 @@ class Daemon:
             troubles, good = (f"this tick ended early: {error}",), False
             self.say("trouble", words=str(error))
         return self._publish((*troubles, *self.reporter.work(self.journal.ledger))) and good
+
+    def _without_lock(self) -> None:
+        """Another's lock ends this watcher; one that is gone is made again, unless somebody took over or all is gone."""
+        lock = self.config.paths.lock
+        if not lock.exists():
+            self.journal.fence()
+            if self.lock.retake():
+                self.say("lock", words=f"{lock} was gone: somebody removed it; it is made again")
+                return
+        message = f"{lock} is another's by now; this watcher stops"
+        raise Superseded(message)
 
     def wrap_up(self) -> None:
         """For a single tick: wait for comparisons and report, a few minutes at most, and say in the status how they ended."""

@@ -15,7 +15,7 @@ from watcher import policy
 from watcher.config import Config
 from watcher.executor import Job, JobState
 from watcher.shortage import Ended, shortage
-from watcher.states import Attempt, Record, Skip, State, job_of
+from watcher.states import Attempt, Record, Skip, State, ahead, job_of
 from watcher.world import Action, AttemptSeen, Note, Release, Results, Void, World
 
 SHOWING = 60.0
@@ -66,7 +66,10 @@ def _of_an_earlier_run(last: ExitRecord, job: Job) -> bool:
 
 def _asked_since(attempt: Attempt, world: World) -> bool:
     """Whether the queue was asked after the job was submitted: an older answer knows nothing of it."""
-    return world.queue is not None and world.queue.jobs is not None and world.queue.at > (attempt.submit_time or attempt.intended)
+    if world.queue is None or world.queue.jobs is None:
+        return False
+    submitted = attempt.submit_time or attempt.intended
+    return world.queue.at > submitted or ahead(submitted, world.queue.at)
 
 
 def scored(record: Record, fingerprint: str, suites: Mapping[str, str], results: Results, **fields: object) -> Note:
@@ -99,7 +102,11 @@ def _submitting(record: Record, attempt: Attempt, seen: AttemptSeen, world: Worl
         return adopt(record, attempt, _from_claim(attempt, seen.claim), f"found by its claim: {seen.claim}")
     if world.queue is None or world.queue.jobs is None:
         return Skip(record.key, "submitting: whether a job exists is not known, and the queue cannot be asked")
-    waited = world.queue.at - attempt.intended
+    begun = record.since if ahead(attempt.intended, world.queue.at) else attempt.intended
+    if ahead(begun, world.queue.at):
+        reason = record.reason or "whether a job exists is not known"
+        return Note(event="unsure", key=record.key, fields={"run_id": attempt.run_id, "reason": reason})
+    waited = world.queue.at - begun
     if waited < world.lag or not world.queue.sure:
         return Skip(record.key, "submitting: whether a job exists is not known yet; it is looked up by name")
     times = record.failures.get("unsure", 0) + 1
@@ -195,6 +202,6 @@ def _over(record: Record, attempt: Attempt, last: ExitRecord | None, world: Worl
 def _settling(record: Record, attempt: Attempt, words: str, seconds: float, now: float) -> Action | Skip | None:
     """An end that is not believed at once: noted when first seen, None once ``seconds`` have passed since."""
     reason = ENDING + words
-    if not record.reason.startswith(ENDING):
+    if not record.reason.startswith(ENDING) or ahead(record.since, now):
         return Note(event="ending", key=record.key, fields={"run_id": attempt.run_id, "reason": reason})
     return Skip(record.key, record.reason) if now - record.since < seconds else None

@@ -149,7 +149,7 @@ def _become(record: Record, event: Event, state: State, **changes: Any) -> Recor
         changes["raised"] = dict(event["raised"])
     if event.get("capped") is not None:
         changes["capped"] = bool(event["capped"])
-    if (state, reason) != (record.state, record.reason):
+    if (state, reason) != (record.state, record.reason) or t < record.since:  # the clock was set back: time counts from here
         changes["since"] = t
         changes["history"] = (*record.history, (t, state.value, reason))[-HISTORY:]
     changes.setdefault("retry_at", event.get("retry_at"))

@@ -6,6 +6,7 @@ mid-write leaves: its deed was not done, so it is left out. A torn line further 
 ``journal/quarantine.<epoch>.<line>`` and said loudly, and the lines after it still count.
 """
 
+import errno
 import json
 import os
 import re
@@ -165,8 +166,14 @@ class Journal:
         self._size += len(line)
 
     def superseded(self) -> bool:
-        """Whether somebody opened a newer epoch. Lists the folder, since a file server may remember that a file is absent."""
+        """Whether somebody opened a newer epoch, or removed ours. Lists the folder: file servers remember that a file is absent.
+
+        Raises OSError where the folder cannot be listed, or is not there: that tells of no other watcher.
+        """
         found = epochs(self._paths)
+        if not found and not self._paths.journal.is_dir():
+            words = "is gone, perhaps with its file system; it is waited for"
+            raise FileNotFoundError(errno.ENOENT, words, str(self._paths.journal))
         return not found or found[-1] != self.epoch
 
     def fence(self) -> None:
@@ -193,7 +200,7 @@ class Journal:
                 os.ftruncate(fd, self._size)
         finally:
             os.close(fd)
-        if not self._eventful and not self.superseded():
+        if not self._eventful and self._paths.journal.is_dir() and not self.superseded():
             self._paths.epoch(self.epoch).unlink()
 
 

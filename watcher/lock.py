@@ -131,6 +131,10 @@ class Lock:
         os.utime(self._path)
         return True
 
+    def retake(self) -> bool:
+        """Make a lock again that somebody removed; False where another took it first."""
+        return create_once(self._path, self._text()) or self.held()
+
     def release(self) -> None:
         """Give the lock back, unless it is another's by now."""
         if self.held():

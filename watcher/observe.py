@@ -25,11 +25,13 @@ from watcher.listing import RACY, Listings
 from watcher.plans import Plans
 from watcher.prefills import few
 from watcher.resources import slurm_for
-from watcher.states import IN_FLIGHT, Ask, QueueSeen, Record, State, comment_of, job_of
+from watcher.states import IN_FLIGHT, Ask, QueueSeen, Record, State, ahead, comment_of, job_of
 from watcher.world import AttemptSeen, Results, StagePlan, World
 
 HISTORY_LAG = 60.0
 """Seconds after which accounting is asked for a name that the queue lacks, and the least between two such questions."""
+LONGEST_BACK = 7 * 86400.0
+"""Seconds that accounting is searched for an attempt whose time was given by a clock that was wrong."""
 STARTING = 5.0
 """Seconds that a process of this machine may take to claim its attempt."""
 AFTER_VOID = 3600.0
@@ -192,7 +194,7 @@ class Observer:
         records = list(ledger.everything())
         flying = [record for record in records if record.state in IN_FLIGHT and record.attempt is not None]
         if not self._asked:
-            recent = any(now - at < AFTER_VOID for at in ledger.voided.values())
+            recent = any(0 <= now - at < AFTER_VOID for at in ledger.voided.values())
             wanted = bool(flying) or recent or not self._started or any(record.state is State.READY for record in records)
             if wanted:
                 self._asked = True
@@ -216,13 +218,14 @@ class Observer:
             for record in flying
             if record.attempt is not None
             and record.attempt.run_id not in jobs
-            and now - record.attempt.intended >= lag_of(executor)
+            and (now - record.attempt.intended >= lag_of(executor) or ahead(record.attempt.intended, now))
         ]
         if not lacking or (executor.holds and 0 <= now - self._history_at < HISTORY_LAG):
             return QueueSeen(at=now, jobs=jobs)
         self._history_at = now
         try:
-            history = executor.history([attempt.run_id for attempt in lacking], min(attempt.intended for attempt in lacking))
+            since = min(now - LONGEST_BACK if ahead(attempt.intended, now) else attempt.intended for attempt in lacking)
+            history = executor.history([attempt.run_id for attempt in lacking], since)
         except Unreachable as error:
             return QueueSeen(at=now, jobs=jobs, trouble=str(error))
         return QueueSeen(at=now, jobs=jobs, history=history, sure=True)

@@ -16,6 +16,14 @@ import msgspec
 
 from watcher.executor import Job
 
+AHEAD = 60.0
+"""Seconds that a journaled time may lie ahead of the clock: login nodes differ a little."""
+
+
+def ahead(t: float, now: float) -> bool:
+    """Whether a journaled time was given by a clock that went wrong since, or goes wrong now: what it says of waiting is void."""
+    return t > now + AHEAD
+
 
 class State(enum.StrEnum):
     """Where an evaluation is."""

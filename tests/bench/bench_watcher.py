@@ -17,10 +17,9 @@ from pathlib import Path
 import yaml
 
 import watcher.daemon
-from support.nanotron_layout import tiny_checkpoint
+from bench.watching import HOUR, Watching, complete, lies_about
 from watcher.settings import check
 
-HOUR = 3600.0
 IDLE_SIZES = (10, 1_000, 10_000)
 BACKLOG_SIZES = (10, 200)
 POLL = 1.0
@@ -32,30 +31,26 @@ slices: {{one: {{data_files: ["{text}"], target_tokens: 1000}}}}
 """
 
 
-class Daemon:
+class Daemon(Watching):
     """`watcher run` over a folder made for it."""
 
     def __init__(self, root: Path, *, backlog: int, idle: int) -> None:
-        self.root, self.state = root, root / "results" / ".watcher"
+        super().__init__(root)
         steps = [10_000_000 + step for step in range(10)]  # scheduled, and not there
         checkpoints = root / "ckpts"
-        for step in range(1, idle + 1):  # never opened: their steps are on no schedule
-            folder = checkpoints / str(step)
-            folder.mkdir(parents=True)
-            (folder / "config.yaml").write_text(f"general: {{step: {step}}}\ntokens: {{train_steps: {idle}}}\n")
+        lies_about(checkpoints, range(1, idle + 1), last=idle)
         long_ago = time.time() - HOUR  # a folder that moved lately is listed again until its times can be trusted
         checkpoints.mkdir(parents=True, exist_ok=True)
         os.utime(checkpoints, (long_ago, long_ago))
         if backlog:
             steps = list(range(1, backlog + 1))
             for step in steps:
-                self._complete(checkpoints / str(step), step)
+                complete(checkpoints / str(step), step)
         (root / "text.jsonl").write_text('{"text": "a"}\n')
         (root / "suite.yaml").write_text(SUITE.format(text=root / "text.jsonl"))
         sleeper = root / "python"  # a job that never ends while it is looked at
         sleeper.write_text("#!/bin/sh\nexec sleep 600\n")
         sleeper.chmod(0o755)
-        self.config = root / "watcher.yaml"
         self.config.write_text(
             yaml.safe_dump(
                 {
@@ -78,64 +73,6 @@ class Daemon:
                 }
             )
         )
-        self.start_seconds = 0.0
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @staticmethod
-    def _complete(folder: Path, step: int) -> None:
-        tiny_checkpoint(folder, step)
-        old = time.time() - HOUR
-        for path in folder.rglob("*"):
-            os.utime(path, (old, old))
-
-    def start(self) -> None:
-        """Start it, and wait for its first status: the daemon's start-up time."""
-        began = time.perf_counter()
-        with (self.root / "daemon.log").open("wb") as log:
-            self.process = subprocess.Popen(
-                [str(Path(sys.executable).with_name("watcher")), "run", "--config", str(self.config)], stdout=log, stderr=log
-            )
-        while not (self.state / "status.json").exists():
-            if self.process.poll() is not None:
-                raise RuntimeError((self.root / "daemon.log").read_text()[-3000:])
-            time.sleep(0.005)
-        self.start_seconds = time.perf_counter() - began
-
-    def ticks(self) -> int:
-        """How many it has made."""
-        return json.loads((self.state / "status.json").read_text())["ticks"]
-
-    def memory(self) -> dict[str, float]:
-        """MiB now, and at most so far."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return {name: int(re.search(rf"{name}:\s+(\d+)", status)[1]) / 1024 for name in ("VmRSS", "VmHWM")}
-
-    def wait_for_ticks(self, more: int) -> None:
-        """Let it make that many."""
-        first = self.ticks()
-        while self.ticks() < first + more:
-            if self.process.poll() is not None:
-                raise RuntimeError((self.root / "daemon.log").read_text()[-3000:])
-            time.sleep(0.02)
-
-    def syscalls(self, seconds: float) -> dict[str, float]:
-        """System calls a tick, by name, over a few seconds (strace -c)."""
-        table = self.root / "strace"
-        before = self.ticks()
-        subprocess.run(
-            ["timeout", "-s", "INT", str(seconds), "strace", "-f", "-c", "-o", str(table), "-p", str(self.process.pid)],
-            check=False,
-            capture_output=True,
-        )
-        made = max(1, self.ticks() - before)
-        rows = re.findall(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", table.read_text(), re.MULTILINE)
-        return {name: int(calls) / made for calls, name in rows if name != "total"}
-
-    def end(self) -> None:
-        """End the daemon; its job goes on."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            self.process.wait(30)
 
     def end_jobs(self) -> None:
         """End the job that the daemon left running."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from bench import (
+    bench_day,
     bench_growth,
     bench_perplexity,
     bench_prefill,
@@ -197,6 +198,7 @@ checkpoints, is stated.
 
 PARTS = {
     "watcher": (bench_watcher, about_watcher),
+    "day": (bench_day, bench_day.about),
     "scoring": (bench_scoring, about_scoring),
     "speed": (bench_speed, about_speed),
     "perplexity": (bench_perplexity, about_perplexity),

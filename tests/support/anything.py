@@ -49,6 +49,8 @@ class Anything(RuleBasedStateMachine):
         shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.folder = Path(tempfile.mkdtemp(dir=shared))
         self.watched = watched = Watched(self.folder / "run", self.patch, steps=STEPS)
+        self.skew = 0.0
+        watched.daemons_clock = lambda: watched.clock() + self.skew
         self.whole, self.half = set(), {}
         self.work = Work(lambda folder: folder in self.whole)
         self.slurm = SimulatedSlurm(watched.clock, self.work, random.Random(0), wait=(30.0, 300.0), trouble=self.trouble)
@@ -216,6 +218,15 @@ class Anything(RuleBasedStateMachine):
         self.watched.clock.at += 1
         ask = Ask(id=asks.new_id(self.watched.clock()), at=self.watched.clock(), kind=kind, stage="stage1", steps=(step,))
         asks.leave(ask, self.watched.config.paths)
+        self.polls()
+
+    @rule(days=st.sampled_from([-1.0, 0.01, 1.0, 30.0]), polls=st.integers(min_value=1, max_value=3), step=STEP)
+    def the_clock_is_wrong_for_a_while(self, days, polls, step):
+        self.saved(step)
+        self.skew = days * 86400.0
+        SEEN["a wrong clock"] += 1
+        self.polls(polls)
+        self.skew = 0.0
         self.polls()
 
     @precondition(lambda self: self.watched.daemon is not None)

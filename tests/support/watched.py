@@ -36,7 +36,7 @@ class Watched:
 
     def __init__(self, root, monkeypatch, *, steps=(100, 200), holds=True, accounting=True, **settings):
         self.root = Path(root)
-        self.clock = Clock()
+        self.clock = self.daemons_clock = Clock()
         self.executor = FakeExecutor(self.clock, holds=holds, accounting=accounting)
         monkeypatch.setattr(watcher.lock, "gone", lambda _owner, _me: True)  # the daemons of a test share a process
         monkeypatch.setattr(os, "fsync", lambda _fd: None)  # no power is cut here, and tests wait for disks otherwise
@@ -95,7 +95,7 @@ class Watched:
 
     def another(self):
         """One more daemon on the same folder, whatever runs there already."""
-        arguments = {"clock": self.clock, "server_clock": self.clock.server, "executor": self.executor}
+        arguments = {"clock": self.daemons_clock, "server_clock": self.clock.server, "executor": self.executor}
         return Daemon(self.config, environ={}, say=self._say, **arguments)
 
     def _say(self, what, **facts):
