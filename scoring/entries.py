@@ -21,7 +21,7 @@ from filelock import SoftFileLease, Timeout
 from scoring.leases import nameless
 from suites.cached import META, whole
 from suites.files import private_name, publish_json, read_json, sync_folder
-from suites.problem import Exit, Problem
+from suites.problem import Problem, of_writing
 from suites.sharing import make_folders, share
 
 _log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def obtain(folder: Path, build: Build, *, forbidden: Problem | None = None, refr
             f"the data cache cannot be written ({error.strerror or error})",
             where=error.filename or folder,
             todo="free space there, or make it writable",
-            code=Exit.CANNOT_WRITE,
+            code=of_writing(error),
         ) from error
 
 

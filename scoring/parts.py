@@ -4,7 +4,6 @@ A part is keyed by everything that its numbers depend on, written atomically, an
 scored. Leases only save work: they expire, and two workers that score the same part write the same file.
 """
 
-import errno
 import hashlib
 import io
 import json
@@ -27,7 +26,7 @@ from scoring.leases import Nameless
 from suites.contract import canonical
 from suites.files import publish
 from suites.paths import EvaluationPaths
-from suites.problem import Exit, Problem
+from suites.problem import Exit, Problem, of_writing
 
 SCHEMA = 1
 ITEMS_A_PART = 1000
@@ -256,6 +255,6 @@ def writing(where: Path) -> Iterator[None]:
         yield
     except OSError as error:
         what = f"cannot be written ({error.strerror or error})"
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        todo = "make room" if full else "make it writable"
-        raise Problem(what, where=error.filename or where, todo=f"{todo}, then retry", code=Exit.CANNOT_WRITE) from error
+        code = of_writing(error)
+        todo = "make room; it is tried again" if code is Exit.TEMPORARY else "make it writable, then retry"
+        raise Problem(what, where=error.filename or where, todo=todo, code=code) from error

@@ -15,7 +15,7 @@ import tokenizers
 from suites.cached import prefill_command
 from suites.files import read_json
 from suites.paths import DataPaths
-from suites.problem import Exit, Problem
+from suites.problem import Exit, Problem, of_writing
 from suites.tokenizer_files import TOKENIZER_FILES, entry_digest, keep_tokenizer, known_digest
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
@@ -144,7 +144,7 @@ def _unwritable(error: OSError, data: DataPaths) -> Problem:
         f"the tokenizer cannot be copied ({error.strerror})",
         where=where,
         todo="make it readable, and the cache writable",
-        code=Exit.CANNOT_WRITE,
+        code=of_writing(error),
     )
 
 

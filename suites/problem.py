@@ -1,6 +1,7 @@
 """How a run ends, and how it is said: exit codes, and one clear line for a person."""
 
 import enum
+import errno
 from pathlib import Path
 
 
@@ -17,10 +18,16 @@ class Exit(enum.IntEnum):
     """A needed thing is not there (nanotron, CUDA)."""
     BUG = 70
     CANNOT_WRITE = 73
+    """For want of a right or of a working disk; one that is only full is temporary."""
     TEMPORARY = 75
     """Try again: what was finished is kept."""
     CHANGED = 76
     """The checkpoint changed or vanished while it was being scored."""
+
+
+def of_writing(error: OSError) -> Exit:
+    """What keeps a run from writing: no room is waited for, anything else is a person's business."""
+    return Exit.TEMPORARY if error.errno in {errno.ENOSPC, errno.EDQUOT} else Exit.CANNOT_WRITE
 
 
 class Problem(Exception):  # noqa: N818  what a person has to deal with, not a kind of Python error

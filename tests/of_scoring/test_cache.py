@@ -200,7 +200,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, data, by_bytes
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(Problem, match=r"the data cache cannot be written \(No space left") as caught:
         ensure_slice("s", {"data_files": [texts(tmp_path / "a.jsonl", "ab")]}, tokenizer=by_bytes, data=data, offline=True)
-    assert caught.value.code == Exit.CANNOT_WRITE
+    assert caught.value.code == Exit.TEMPORARY
     assert list((data.eval_data / "ppl_slices" / "s").iterdir()) == []
 
 
