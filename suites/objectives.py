@@ -4,7 +4,7 @@ A name is a tier (``tier2``, ``tier3``, ``tier4``), a slice, a task or a tier-4 
 ``groups``: several slices, or several tasks, that are judged by their common total.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated
 
 import msgspec
@@ -108,10 +108,18 @@ def check_objectives(document: Document, place: Place, objectives: Objectives, s
         if tiers == {TIERS["tier4"]}:
             raise document.problem("rates have no common total", here, "name each by itself")
     for kind in ("improve", "hold"):
-        names = getattr(objectives, kind)
-        for name in names:
-            if resolve(name, objectives, scored) is None:
-                todo = nearest(name, [*TIERS, *objectives.groups, *known])
-                raise document.problem(f"no tier, slice, task or group {name!r}", (*place, kind), todo)
-        if len(set(names)) < len(names):
-            raise document.problem("names something twice", (*place, kind), "keep one of the two")
+        _check_names(document, (*place, kind), getattr(objectives, kind), objectives, scored)
+
+
+def _check_names(
+    document: Document, here: Place, names: Sequence[str], objectives: Objectives, scored: Mapping[str, Collection[str]]
+) -> None:
+    for name in names:
+        if name in TIERS and TIERS[name] not in scored:
+            todo = f"name one of {', '.join(each for each, tier in TIERS.items() if tier in scored)}, or give it such a suite"
+            raise document.problem(f"the stage has no suite of {name}", here, todo)
+        if resolve(name, objectives, scored) is None:
+            known = [*TIERS, *objectives.groups, *(each for members in scored.values() for each in members)]
+            raise document.problem(f"no tier, slice, task or group {name!r}", here, nearest(name, known))
+    if len(set(names)) < len(names):
+        raise document.problem("names something twice", here, "keep one of the two")

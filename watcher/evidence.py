@@ -10,7 +10,16 @@ from typing import Any
 
 import msgspec
 
-from suites.contract import Request, TierVerdict, judge_tier_file, of_the_run, read_exit_records, read_request, tier_digests
+from suites.contract import (
+    RATES,
+    Request,
+    TierVerdict,
+    judge_tier_file,
+    of_the_run,
+    read_exit_records,
+    read_request,
+    tier_digests,
+)
 from suites.files import read_json
 from suites.paths import EvaluationPaths, StatePaths, attempt_logs
 from suites.problem import Exit, Problem
@@ -114,14 +123,17 @@ def judge(paths: EvaluationPaths, fingerprint: str, tiers: Mapping[str, tuple[st
 
 
 def _headlines(path: Path) -> dict[str, float]:
-    """``ppl`` and ``primary`` of a tier file's summary, where they are finite; ``suspicious``: 1 where its canary says so."""
+    """``ppl``, ``primary`` and ``instruction_match_rate`` of a tier file's summary, where they are finite.
+
+    ``suspicious``: 1 where its canary says so.
+    """
     try:
         document = read_json(path)
     except (OSError, ValueError):
         return {}
     summary = document.get("summary") if isinstance(document, dict) else None
     found = summary if isinstance(summary, dict) else {}
-    numbers = {name: found.get(name) for name in ("ppl", "primary")}
+    numbers = {name: found.get(name) for name in ("ppl", "primary", RATES[0])}
     canary = document.get("canary") if isinstance(document, dict) else None
     if isinstance(canary, dict) and canary.get("suspicious") is True:
         numbers["suspicious"] = 1.0

@@ -172,7 +172,10 @@ def _owe(record: Record, event: Event) -> Record:
 
 def _ready(record: Record, event: Event) -> Record:
     times = _times(msgspec.structs.replace(record, times={}), complete=event.get("complete"), detected=event["t"])
-    return _become(record, event, State.READY, fingerprint=str(event["fingerprint"]), markers=event.get("markers"), times=times)
+    changes = {"fingerprint": str(event["fingerprint"]), "markers": event.get("markers"), "times": times}
+    if event["fingerprint"] != record.fingerprint:  # scores of another content
+        changes["extra"] = {name: value for name, value in record.extra.items() if name != "scores"}
+    return _become(record, event, State.READY, **changes)
 
 
 def _intended(record: Record, event: Event) -> Record:
@@ -214,7 +217,8 @@ def _scored(record: Record, event: Event) -> Record:
     changes |= {"raised": {}, "capped": False}
     if event.get("markers") is not None:
         changes["markers"] = event["markers"]
-    changes["extra"] = {**record.extra, "scores": event.get("scores", {})}
+    before = record.extra.get("scores", {}) if record.fingerprint == event["fingerprint"] else {}  # of tiers not asked for again
+    changes["extra"] = {**record.extra, "scores": {**before, **event.get("scores", {})}}
     return _become(record, event, State.SCORED, times=_times(record, scored=event["t"]), **changes)
 
 

@@ -64,6 +64,8 @@ class StageReport(msgspec.Struct, frozen=True, kw_only=True):
     evaluations: tuple[Evaluation, ...]
     bridge: str | None = None
     """Key of the evaluation that is the baseline."""
+    awaited: str = ""
+    """The config's bridge, in words, while the journal has none."""
     objectives: Mapping[str, Any] = msgspec.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """What a person should know: another bridge than the config's, a bridge that is not scored yet."""
@@ -122,9 +124,17 @@ def _stage(name: str, config: Config, ledger: Ledger, asked: Mapping[str, Compar
         checkpoints="" if stage is None else str(stage.checkpoints),
         evaluations=tuple(sorted(found, key=lambda each: (each.role == "own", each.step, each.directory))),
         bridge=None if bridge is None else bridge.key,
+        awaited="" if stage is None or bridge is not None else _awaited(stage),
         objectives={} if stage is None else msgspec.to_builtins(stage.objectives),
         notes=tuple(_notes(stage, bridge, ledger.begun.get(name))),
     )
+
+
+def _awaited(stage: Stage) -> str:
+    if stage.bridge is None or not stage.bridge.enabled:
+        return ""
+    step = f"step {stage.bridge.step}" if stage.bridge.step is not None else "its last step"
+    return f"{stage.bridge.source} {step}"
 
 
 def _notes(stage: Stage | None, bridge: Record | None, begun: str | None) -> Iterator[str]:

@@ -112,6 +112,7 @@ def _stage(stage: StageReport, results: Path, pool: _Pool) -> Json:
         "notes": list(stage.notes),
         "objectives": stage.objectives,
         "bridge": keys.index(stage.bridge) if stage.bridge in keys else None,
+        "awaited": stage.awaited,
         "evaluations": [_evaluation(each, results, pool) for each in evaluations],
         "figures": [
             {

@@ -81,7 +81,7 @@ def verdict(stage: StageReport) -> tuple[str, list[str]]:
 def _uncompared(evaluation: Evaluation, stage: StageReport) -> Iterator[str]:
     refused = [] if evaluation.compared is None else [one.reason for one in evaluation.compared.refusals if one.name == "bridge"]
     if stage.bridge is None:
-        yield f"{stage.name} has no bridge"
+        yield f"the bridge, {stage.awaited}, is not scored yet" if stage.awaited else f"{stage.name} has no bridge"
     elif refused:
         yield f"not compared with the bridge: {refused[0]}"
     else:
@@ -92,6 +92,8 @@ def _uncompared(evaluation: Evaluation, stage: StageReport) -> Iterator[str]:
 def _stage(stage: StageReport) -> Iterator[RenderableType]:
     base = stage.baseline()
     bridge = "no bridge" if base is None else f"bridge: {base.source} step {base.step}"
+    if base is None and stage.awaited:
+        bridge = f"bridge: {stage.awaited}, not scored yet"
     yield _plain(f"{stage.name}: {bridge}", "bold")
     for note in stage.notes:
         yield _plain(f"  ! {note}", "yellow")

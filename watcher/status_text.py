@@ -6,13 +6,15 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from suites.contract import RATES
+
 WIDTH = 100
 MOST_SETTLED = 20
 """Scored evaluations of a stage that are shown one by one: the newest."""
 _SILENT = ("scored", "cancelled")
-_HEADS = ("step", "from", "state", "for", "job", "ppl", "primary", "why")
+_HEADS = ("step", "from", "state", "for", "job", "ppl", "primary", "match", "why")
 _SUSPICIOUS = "suspicious: no better than guessing tokens by how often they occur"
-_RIGHT = ("step", "for", "ppl", "primary")
+_RIGHT = ("step", "for", "ppl", "primary", "match")
 _MOST = {"step": 12, "from": 16, "job": 14}
 _LINES_OF_WHY = 3
 
@@ -133,6 +135,7 @@ def _cells(stage: str, row: Document, now: float) -> dict[str, str]:
         "job": clean(attempt.get("job_id") or "") if row["state"] not in _SILENT else "",
         "ppl": f"{scores['ppl']:.4g}" if "ppl" in scores else "",
         "primary": f"{scores['primary']:.4f}" if "primary" in scores else "",
+        "match": f"{scores[RATES[0]]:.4f}" if RATES[0] in scores else "",
         "why": _why(row, now) if row["state"] != "scored" else _SUSPICIOUS if doubted(row) else clean(row.get("now", "")),
     }
 

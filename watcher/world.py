@@ -88,7 +88,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     """Tier -> the checkpoint's fingerprint that the file names, where it has our head."""
 
     scores: Mapping[str, float] = msgspec.field(default_factory=dict)
-    """Headlines of the valid ones, for status: ``ppl`` and ``primary``; ``suspicious`` where the job said so."""
+    """Headlines of the valid ones, for status: ``ppl``, ``primary``, ``instruction_match_rate``; ``suspicious``."""
 
     @property
     def valid(self) -> bool:

@@ -7,11 +7,13 @@ import time
 import pytest
 
 from suites.contract import encode
+from support.fuse import Fuse, live_out
 from support.watched import Watched
 from watcher.baselines import another_bridge, bridge_of, elsewhere, wanted
 from watcher.health import judge
 from watcher.ledger import read
 from watcher.report_data import gather
+from watcher.report_text import verdict
 from watcher.settings import load
 from watcher.states import Ask, Record, State
 
@@ -200,3 +202,52 @@ def test_a_bridge_of_a_stage_that_has_none_in_the_config_is_told_as_such(watched
     assert bridge.state is State.SCORED
     said = "stage1 step 100, as a person asked; the config has no bridge"
     assert another_bridge(bridge, watched.config.stages["stage2"]) == said
+
+
+def test_a_bridge_that_is_to_come_is_not_said_to_be_none(tmp_path, monkeypatch):
+    """The journal knows of no bridge while the source has no last step."""
+    watched = Watched(tmp_path, monkeypatch, steps=(100,))
+    watched.configure(
+        stage1={"every": 100, "to": None},
+        stage2={"steps": (300,), "bridge": watched.bridge("stage1"), "seq_len": 64, "tokenizer": "t"},
+    )
+    watched.checkpoint("stage2", 300)
+    watched.tick(6)
+    assert watched.states() == {"stage2/step_300": "scored"}
+    ledger = read(watched.config.paths)
+    report = gather(watched.config, ledger, judge(watched.config.paths, time.time()), time.time())
+    (stage,) = [stage for stage in report.stages if stage.name == "stage2"]
+    assert verdict(stage) == ("none", ["stage2/step_300: the bridge, stage1 its last step, is not scored yet"])
+    (other,) = [stage for stage in report.stages if stage.name == "stage1"]
+    assert other.awaited == ""
+
+
+def test_killed_at_every_effect_of_naming_a_baseline(tmp_path):
+    """A person names another step the baseline; the watcher dies at each effect of that, and the request is answered once."""
+    blow_at = kills = 0
+    while True:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            watched = Watched(tmp_path / str(blow_at), monkeypatch, steps=(100,))
+            bridge = watched.bridge("stage1", step=100)
+            watched.configure(stage2={"steps": (300, 400), "bridge": bridge, "seq_len": 64, "tokenizer": "t"})
+            for stage, step in (("stage1", 50), ("stage1", 100), ("stage2", 300), ("stage2", 400)):
+                watched.checkpoint(stage, step)
+            watched.tick()
+            first = ask(watched, 50, source="stage1")
+            watched.tick(2)
+            watched.tick_until(watched.all_scored)
+            made = ask(watched, 50, source="stage1", bridge=True)
+            fuse = Fuse(monkeypatch, watched.executor, blow_at)
+            killed = live_out(watched, fuse)
+            watched.tick(2)
+            assert baselines(watched)["stage2/step_400"] == "step_50", fuse.where
+            assert watched.ledger.records["stage2/step_50"].chosen is not None
+            assert list(watched.ledger.answered) == [first.id, made.id], fuse.where
+            assert not list(watched.config.paths.requests.glob("*.json")), fuse.where
+            assert len(watched.run_ids()) == 5, "nothing is scored again for it"
+            watched.daemon.close()
+        if not killed:
+            break
+        kills += 1
+        blow_at += 1
+    assert kills >= 4

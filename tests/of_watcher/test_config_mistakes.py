@@ -126,11 +126,16 @@ def test_a_mistake_in_a_suite_is_told_with_both_places(tmp_path):
 @pytest.mark.parametrize(
     ("objectives", "loader", "message"),
     [
-        ("{improve: [tier3], hold: general_wep}", check, ":7: stages.stage1.objectives.hold: no tier, slice, task or group"),
+        ("{improve: [tier2], hold: general_wep}", check, ":7: stages.stage1.objectives.hold: no tier, slice, task or group"),
         (
             "\n      hold: [a]\n      groups:\n        a: [general_wep]",
             check,
             ":10: stages.stage1.objectives.groups.a: the",
+        ),
+        (
+            "{hold: [tier4]}",
+            check,
+            ":7: stages.stage1.objectives.hold: the stage has no suite of tier4; name one of tier2, or",
         ),
         ("{imprve: [tier3]}", load, ":7: stages.stage1.objectives: unknown key 'imprve'; did you mean 'improve'?"),
         ("{margins: {points: -1}}", load, ":7: stages.stage1.objectives.margins.points: expected `float` >= 0.0"),

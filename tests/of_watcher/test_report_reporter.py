@@ -19,6 +19,7 @@ from watcher import ledger as journal
 from watcher.baselines import wanted
 from watcher.children import Children, Ended
 from watcher.config import Reporting
+from watcher.daemon import Daemon
 from watcher.reporter import FIRST_REST, LONGEST_REST, PAGE, UNABLE_REST, Reporter
 
 STEPS = {"stage1": (15, 25), "stage2": (10, 20, 30)}
@@ -305,3 +306,28 @@ def test_nothing_that_goes_wrong_here_ends_a_tick(run, monkeypatch, error):
     monkeypatch.setattr("watcher.reporter.publish", fail)
     (note,) = run.reporter.work(run.ledger)
     assert str(error.args[-1]) in note
+
+
+def test_a_failing_comparison_costs_a_single_tick_from_cron_neither_its_end_nor_its_scores(tmp_path):
+    """`watcher once` with a python that fails to compare: it ends well, says so in the status, and tries again later."""
+    scratch = tmp_path / "run"
+    sample = ReportSample(scratch, steps=STEPS, bridges=BRIDGES, of=lambda _stage: ONE).write()
+    for path in sample.results.glob("*/by_checkpoint/*/compare.json"):
+        path.unlink()
+    failing = tmp_path / "failing"
+    failing.write_text("#!/bin/bash\necho it cannot be compared today >&2\nexit 70\n")
+    failing.chmod(0o755)
+    config = msgspec.structs.replace(sample.config, python=str(failing), report=Reporting(page=False), executor="local")
+    said = []
+    daemon = Daemon(config, environ=dict(os.environ), say=lambda what, **facts: said.append((what, facts)), mode="once")
+    try:
+        assert daemon.tick()
+        daemon.wrap_up()
+        states = [str(record.state) for record in daemon.journal.ledger.records.values()]
+    finally:
+        daemon.close()
+    assert set(states) == {"scored"}
+    document = json.loads(config.paths.status_json.read_text())
+    assert any("it cannot be compared today" in note for note in document["notes"]), document["notes"]
+    assert not list(sample.results.glob("*/by_checkpoint/*/compare.json"))
+    assert json.loads(config.paths.reported.read_text())

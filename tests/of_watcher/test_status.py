@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from suites.files import publish_json
 from suites.paths import StatePaths
+from support.watched import Watched
+from watcher import evidence
 from watcher.config import Config, Stage
 from watcher.executor import Job, JobState
 from watcher.health import judge
@@ -338,3 +340,37 @@ def test_nothing_is_read_of_what_does_not_run_or_of_another_attempt(tmp_path):
     assert far(here, [at_work()]) == {}
     file.write_text('["not", "a", "progress"]')
     assert far(here, [at_work()]) == {}
+
+
+def test_instruction_scores_are_shown_where_there_are_some(tmp_path, monkeypatch):
+    watched = Watched(tmp_path, monkeypatch, steps=(100,))
+    (watched.root / "chat.yaml").write_text(
+        "tier: tier4_sft_native\nprompts:\n  hello: {category: strict_json, messages: [{role: user, content: Say hello.}]}\n"
+    )
+    watched.configure(stage1={"steps": (100,), "suites": tuple(str(watched.root / f"{n}.yaml") for n in ("tasks", "chat"))})
+    watched.checkpoint("stage1", 100)
+    watched.tick_until(watched.all_scored)
+    document = json.loads(watched.config.paths.status_json.read_text())
+    (row,) = document["stages"]["stage1"]["evaluations"]
+    assert row["scores"]["instruction_match_rate"] == 1.0
+    lines = watched.config.paths.status_text.read_text().splitlines()
+    (heads,) = [line for line in lines if line.split()[:2] == ["step", "state"]]
+    (shown,) = [line for line in lines if line.split()[:2] == ["100", "scored"]]
+    assert "match" in heads.split()
+    assert shown.split()[-1] == "1.0000"
+
+
+def test_scores_of_a_tier_that_was_not_asked_for_again_are_still_shown(tmp_path, monkeypatch):
+    watched = Watched(tmp_path, monkeypatch, steps=(100,))
+    watched.checkpoint("stage1", 100)
+    monkeypatch.setattr(evidence, "_headlines", lambda path: {"ppl" if "tier2" in path.name else "primary": 2.0})
+    watched.tick_until(watched.all_scored)
+    (watched.root / "tasks.yaml").write_text((watched.root / "tasks.yaml").read_text().replace("ours", "others"))
+    watched.tick_until(lambda: len(watched.run_ids()) == 2 and watched.all_scored())
+    (record,) = watched.ledger.records.values()
+    assert record.extra["scores"] == {"ppl": 2.0, "primary": 2.0}
+    monkeypatch.setattr(evidence, "_headlines", lambda _path: {"primary": 3.0})
+    watched.checkpoint("stage1", 100, seed=1)
+    watched.tick_until(lambda: len(watched.run_ids()) == 3 and watched.all_scored())
+    (record,) = watched.ledger.records.values()
+    assert record.extra["scores"] == {"primary": 3.0}, "those of another content are gone"

@@ -334,7 +334,7 @@ function stagePart(stage, number) {
   const last = newest(stage), ended = result(stage, last), base = stage.bridge === null ? null : stage.evaluations[stage.bridge];
   const totals = stage.figures.filter(figure => !figure.name), groups = [...new Set(stage.figures.map(figure => figure.tier))];
   return h("section", {id: `stage-${number}`}, h("div", {class: "title"}, h("h2", null, stage.name), ended ? badge(ENDS[ended]) : null),
-    h("p", {class: "meta"}, base ? `Bridge: ${base.source} step ${base.step}. ` : "No bridge. ", h("span", {class: "path"}, stage.checkpoints)),
+    h("p", {class: "meta"}, base ? `Bridge: ${base.source} step ${base.step}. ` : stage.awaited ? `Bridge: ${stage.awaited}, not scored yet. ` : "No bridge. ", h("span", {class: "path"}, stage.checkpoints)),
     stage.notes.map(text => h("p", {class: "note"}, text)), goals(stage, last),
     totals.length ? [h("h3", null, "Totals"), h("div", {class: "plots"}, totals.map((figure, i) => chart(stage, figure, false, i === 0))),
       h("p", {class: "key"}, h("span", null, "checkpoints of this stage"), h("span", {class: "error"}, "± one standard error"), base ? h("span", {class: "bridge"}, "the bridge") : null)] : h("p", {class: "soft"}, "Nothing is scored yet."),
