@@ -16,7 +16,7 @@ from watcher import evidence
 from watcher.caches import Caches
 from watcher.changes import Changes
 from watcher.checkpoints import HOURLY, Checkpoints
-from watcher.config import Config
+from watcher.config import Config, Stage
 from watcher.contents import Contents
 from watcher.executor import Executor, Job, JobState, Most, Unreachable
 from watcher.fold import Ledger
@@ -76,8 +76,13 @@ class Observer:
         self._queue: QueueSeen | None = None
         self._asked = self._started = False
         self._standing: tuple[object, ...] = ()
-        self.notes: list[str] = []
+        self._not_asks: list[str] = []
+        self._away: list[str] = []
+
+    @property
+    def notes(self) -> list[str]:
         """Troubles of the last look that are about no one evaluation."""
+        return [*self._not_asks, *self._away]
 
     @property
     def looks_at_all(self) -> float:
@@ -171,12 +176,16 @@ class Observer:
     def _of_settled(self, config: Config, ledger: Ledger, *, settled_due: bool) -> dict[str, Results]:
         """Whether the results of what was scored are still there: where the folder around them moved, and once an hour."""
         moved = set()
+        self._away = []
         for stage in config.stages.values():
             folder = EvaluationPaths(stage.results, stage.name, "any").folder.parent
             try:
                 mtime = os.stat(folder).st_mtime_ns  # noqa: PTH116  part of the idle poll
             except OSError:
                 mtime = 0
+                if not stage.results.is_dir():  # which tells nothing of what is in it
+                    self._away += _not_there(stage, ledger)
+                    continue
             if self._results_folders.get(folder) != mtime or settled_due:
                 self._results_folders[folder] = mtime
                 moved.add(stage.name)
@@ -239,9 +248,18 @@ class Observer:
             return []
         if self._requests is not None and self._requests[0] == mtime and self._requests[1] - mtime / 1e9 > RACY:
             return []
-        found, self.notes = evidence.asks(config.paths)
+        found, self._not_asks = evidence.asks(config.paths)
         self._requests = None if found else (mtime, server_now)
         return found
+
+
+def _not_there(stage: Stage, ledger: Ledger) -> list[str]:
+    """What to say of a results folder that is away, where anything was scored into it."""
+    count = sum(record.state is State.SCORED and record.stage == stage.name for record in ledger.records.values())
+    words = (
+        f"{stage.results} is not there, perhaps with its file system: whether {count} results of {stage.name} are is not known"
+    )
+    return [words] if count else []
 
 
 def _ended_badly(seen: AttemptSeen, job: Job | None) -> bool:

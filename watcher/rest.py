@@ -59,6 +59,8 @@ def _inspection(record: Record, world: World, config: Config) -> Inspection | st
     if seen is None and listed is not None and record.step in (listed.steps or {}):
         return Skip(record.key, "just come; looked at next")
     found = record.times.get("detected")
+    if found is not None and listed is not None and listed.absent:
+        return f"{Path(record.checkpoint).parent} is gone, perhaps with its file system; it was whole at {clock(found)}"
     if found is not None:
         return f"{DELETED}; it was whole at {clock(found)}"
     if listed is not None and listed.absent:

@@ -64,8 +64,9 @@ class Watched:
         self.said = []
 
     def stage(self, name, **settings):
-        wanted = {"suites": (str(self.root / "slices.yaml"), str(self.root / "tasks.yaml")), **settings}
-        return Stage(name=name, checkpoints=self.ckpts / name, results=self.root / "results", **wanted)
+        suites = (str(self.root / "slices.yaml"), str(self.root / "tasks.yaml"))
+        wanted = {"suites": suites, "results": self.root / "results", **settings}
+        return Stage(name=name, checkpoints=self.ckpts / name, **wanted)
 
     def configure(self, **stages):
         """Replace or add stages, by name."""

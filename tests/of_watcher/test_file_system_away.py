@@ -1,4 +1,4 @@
-"""The state folder goes away with its file system and comes back, or somebody removes the lock: the watcher goes on."""
+"""File systems go away and come back, and somebody removes the lock: the watcher goes on, and takes nothing for deleted."""
 
 import shutil
 
@@ -65,3 +65,39 @@ def test_a_journal_that_was_removed_ends_the_watcher(watched):
     with pytest.raises(Superseded):
         watched.tick()
     watched.daemon = None
+
+
+def test_results_whose_file_system_is_away_are_not_lost(tmp_path, monkeypatch):
+    watched = Watched(tmp_path, monkeypatch, steps=(100,))
+    watched.configure(stage1={"steps": (100,), "results": tmp_path / "elsewhere"})
+    watched.checkpoint("stage1", 100)
+    watched.tick_until(watched.all_scored)
+    (tmp_path / "elsewhere").rename(tmp_path / "away")
+    watched.tick(3, seconds=3700.0)
+    assert watched.all_scored(), "no news is no news"
+    assert "elsewhere is not there, perhaps with its file system" in watched.daemon.ticker.notes[0]
+    (tmp_path / "away").rename(tmp_path / "elsewhere")
+    watched.tick(2, seconds=3700.0)
+    assert watched.all_scored()
+    assert watched.daemon.ticker.notes == ()
+    shutil.rmtree(tmp_path / "elsewhere" / "stage1")
+    watched.tick(seconds=3700.0)
+    assert watched.states() == {"stage1/step_100": "lost"}
+    watched.daemon.close()
+
+
+def test_checkpoints_whose_file_system_is_away_are_not_called_deleted(tmp_path, monkeypatch):
+    watched = Watched(tmp_path, monkeypatch, steps=(100,))
+    watched.checkpoint("stage1", 100)
+    watched.executor.unreachable = "slurmctld is away"
+    watched.tick(2)
+    stage = watched.ckpts / "stage1"
+    stage.rename(tmp_path / "away")
+    watched.tick(2)
+    assert watched.reasons()["stage1/step_100"].startswith(
+        f"checkpoint: {stage} is gone, perhaps with its file system; it was whole"
+    )
+    (tmp_path / "away").rename(stage)
+    watched.executor.unreachable = ""
+    watched.tick_until(watched.all_scored)
+    watched.daemon.close()
