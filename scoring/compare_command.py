@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import msgspec
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -13,6 +14,8 @@ from suites.contract import encode
 from suites.objectives import Objectives
 from suites.problem import Exit, Problem
 
+WIDEST = 1_000
+"""Characters of a table."""
 WORDS = {"no_change_seen": "no change seen", "too_few_items": "too few items"}
 
 
@@ -46,17 +49,20 @@ def by_hand(baseline: Path, candidate: Path, objectives: Objectives, *, as_json:
 
 
 def show(found: Comparison, title: str, console: Console) -> None:
-    """A table for people."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("", overflow="fold")
+    """A table for people. It is as wide as it must be: a number that is cut off is a wrong number."""
+    table = Table(box=SIMPLE)
+    table.add_column("", no_wrap=True)
     for heading in ("baseline", "candidate", "delta", "95 % interval", "p", "p (Holm)", "would see", "n"):
-        table.add_column(heading, justify="right")
-    table.add_column("verdict")
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for entry in found.entries:
         table.add_row(*_row(_named(entry), entry.effect))
     table.add_section()
     for total in found.totals:
         table.add_row(*_row(f"{total.tier}: {len(total.names)} together", total.effect))
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    needed = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
+    console.width = max(console.width, needed)
     console.print(table)
     for judged in found.objectives:
         why = f" ({judged.why})" if judged.why else ""
@@ -67,7 +73,7 @@ def show(found: Comparison, title: str, console: Console) -> None:
 
 
 def _named(entry: Entry) -> str:
-    return f"{entry.name} ({entry.effect.metric})"
+    return entry.name if entry.effect.metric == "rate" else f"{entry.name} ({entry.effect.metric})"
 
 
 def _row(name: str, effect: Effect) -> list[str]:

@@ -76,6 +76,8 @@ def row(folder: Path, number: int) -> dict:
     document, run = json.loads(paths.tier(TIER).read_text()), json.loads(paths.run.read_text())
     prompts = document["prompts"]
     replies = [prompt["response"] for prompt in prompts.values()]
+    lines = [json.loads(line) for line in paths.generations.read_text().splitlines()]
+    answers = [line["answer"].lstrip() for line in lines if line["category"] == "strict_json"]
     ppl = run["canary"]["ppl"]
     return {
         **document["summary"],
@@ -83,6 +85,8 @@ def row(folder: Path, number: int) -> dict:
         "simple_prompts": sum(name.startswith(SIMPLE) for name in prompts),
         "stopped": sum(reply["finish"] != "length" for reply in replies),
         "answer_tokens": sum(reply["tokens"] for reply in replies),
+        "json_answers": len(answers),
+        "json_fences": sum(answer.startswith("```python") for answer in answers),
         "prompt_nats": None if ppl is None else math.log(ppl),
     }
 
@@ -96,7 +100,8 @@ def judged(models: dict, nothing: float) -> str:
         said.append(f"{better['kind']} {'beats' if a > b else 'does not beat'} {worse['kind']} ({a:.3f}, {b:.3f})")
     dead = [row["kind"] for row in (noisy, random) if row["prompt_nats"] is None or row["prompt_nats"] >= nothing]
     why = f" Weights that read the prompts no better than a model that knows nothing: {', '.join(dead)}." if dead else ""
-    return f"all_checks_pass_rate: {'; '.join(said)}.{why}"
+    fences = f"{published['json_fences']} of the published weights' {published['json_answers']} answers to strict_json prompts"
+    return f"all_checks_pass_rate: {'; '.join(said)}.{why} {fences} begin with a fence of Python."
 
 
 def measure(folder: Path) -> dict:

@@ -577,6 +577,9 @@ def test_by_request_it_writes_the_document_and_by_hand_it_tells(tmp_path, capsys
     text = capsys.readouterr().out
     assert "improve tier2: pass" in text
     assert "better" in text
+    delta = told["comparison"]["totals"][0]["effects"]["nll_per_token"]["delta"]
+    assert f" {delta:+.4f} " in text
+    assert "\u2026" not in text  # nothing is cut off, however narrow the terminal
 
 
 def test_what_cannot_be_compared_is_one_line_and_its_exit_code(tmp_path, capsys):
