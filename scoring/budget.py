@@ -15,8 +15,12 @@ LEAST, MOST = 1024, 65536
 """Of a GPU; beyond MOST nothing gets faster."""
 WIDTH = 4096
 """Keys of a masked row that room is kept for."""
-HEAD = {"cpu": 512 << 20, "cuda": 3 << 30}
-"""Bytes for the head's chunk of logits and its exponentials, and for the allocator's waste."""
+HEAD = 3 << 30
+"""Bytes of a GPU for the head's chunk of logits and its exponentials, and for the allocator's waste."""
+CPU_HEAD_ROWS, CPU_HEAD_VALUES = 256, 1 << 25
+"""Rows of logits, and logits, that exist at one time in a thread of a CPU. Two such chunks meet while one is made."""
+WASTE = 1.5
+"""Of a CPU: what a thread's part of the heap keeps of freed blocks; up to 1.31 of what was reckoned was measured."""
 GIB = 1 << 30
 
 _log = structlog.get_logger()
@@ -61,7 +65,7 @@ def fitting(a: Architecture, *, device: torch.device, bytes_a_value: int, weight
     if device.type != "cuda":
         return Budget(CPU_PLACES)
     _, total = torch.cuda.mem_get_info(device)
-    room = min(free_bytes(device), int(0.9 * total) - weights) - HEAD["cuda"]
+    room = min(free_bytes(device), int(0.9 * total) - weights) - HEAD
     return Budget(places_in(room, bytes_a_place(a, bytes_a_value, WIDTH)))
 
 
@@ -73,10 +77,18 @@ def places_in(room: int, each: int) -> int:
     return places
 
 
+def at_most(a: Architecture, *, device: torch.device, bytes_a_value: int, places: int, width: int) -> int:
+    """Bytes that scoring takes beyond the weights at ``places`` token places: on a CPU each thread has so many."""
+    one = places * bytes_a_place(a, bytes_a_value, width)
+    if device.type == "cuda":
+        return one + HEAD
+    return round(torch.get_num_threads() * WASTE * (one + 2 * 4 * min(CPU_HEAD_ROWS * a.vocab, CPU_HEAD_VALUES)))
+
+
 def refuse_what_does_not_fit(a: Architecture, *, device: torch.device, bytes_a_value: int, folder: Path) -> None:
     """Problem (unavailable) with the numbers where weights and the least budget need more memory than is free."""
     weights = sum(math.prod(parameter.shape) for parameter in a.parameters()) * bytes_a_value
-    least = LEAST * bytes_a_place(a, bytes_a_value, LEAST) + HEAD["cuda" if device.type == "cuda" else "cpu"]
+    least = at_most(a, device=device, bytes_a_value=bytes_a_value, places=LEAST, width=LEAST)
     free = free_bytes(device)
     if weights + least > free:
         needs = f"needs {weights / GIB:.1f} GiB for its weights + {least / GIB:.1f} GiB for one budget of {LEAST} tokens"

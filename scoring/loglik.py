@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from scoring.budget import Budget
+from scoring.budget import CPU_HEAD_ROWS, CPU_HEAD_VALUES, Budget
 from scoring.packing import PAD_TO, Batch, Packer
 from scoring.trees import Ints, Stretch, path, plant
 from suites.problem import Exit, Problem
@@ -28,8 +28,8 @@ __all__ = ["PAD_TO", "Bools", "Floats", "Ints", "Model", "NotFiniteError", "Stre
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-HEAD_ROWS = {"cpu": 256, "cuda": 16384}
-HEAD_VALUES = {"cpu": 1 << 25, "cuda": 1 << 27}
+HEAD_ROWS = {"cpu": CPU_HEAD_ROWS, "cuda": 16384}
+HEAD_VALUES = {"cpu": CPU_HEAD_VALUES, "cuda": 1 << 27}
 """Rows, and fp32 logits (rows x vocabulary), that exist at one time."""
 
 

@@ -5,11 +5,16 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import structlog
 import torch
 
 from scoring import perplexity
-from scoring.budget import bytes_a_place
-from scoring.loglik import HEAD_ROWS, Stretch, token_logprobs
+from scoring.budget import at_most
+from scoring.loglik import Stretch, token_logprobs
+from scoring.parts import Finished, Identity, Workers, plan
+from scoring.progress import Progress
+from suites.paths import EvaluationPaths
 from support.nanotron_layout import BYTE_LEVEL
 from support.random_model import random_model
 
@@ -40,7 +45,34 @@ def memory(name):
     raise LookupError(name)
 
 
-def growth():
+def in_parts(count, folder):
+    """So many parts of a row each, taken as a job takes them: leased, written, read again by a second worker."""
+    paths = EvaluationPaths(folder, "stage1", "step_1")
+    paths.parts.mkdir(parents=True)
+    of = {"seq_len": 128, "dtype": "float32", "backend": "direct", "padded_vocab": "in_softmax"}
+    identity = Identity(fingerprint="f", tokenizer="t", **of)
+    wanted = [part for number in range(count) for part in plan("tier2_ppl", f"s{number}", {}, "data", identity)]
+
+    def score(part):
+        return Finished(part, {"entry": {}, "tokens": 1, "run_id": "r"}, pa.table({"x": [1.0]}))
+
+    for _ in range(2):
+        progress = Progress(paths, "r", count, sizes={part.label: 1 for part in wanted})
+        worker = Workers(
+            paths=paths,
+            identity=identity,
+            score=score,
+            before=lambda: None,
+            wait=lambda _: None,
+            after=lambda finished, here, progress=progress: progress.finished(finished.part.label, here=here),
+        )
+        with structlog.testing.capture_logs():
+            worker.run(wanted)
+        if progress.done != count:
+            raise RuntimeError("a part is missing")
+
+
+def growth(folder):
     """Rows of (what, how much, seconds, bytes): ten times the tokens, items, parts; larger vocabularies."""
     rows = []
     draw = np.random.default_rng(0)
@@ -63,27 +95,26 @@ def growth():
             sequences += [Stretch(np.concatenate([context, draw.integers(0, 1024, 20)]), 60) for _ in range(4)]
             groups += [item] * 4
         rows.append(("items", count, *cost(lambda s=sequences, g=groups: token_logprobs(model, s, together=g))))
-    for count in (4, 40):
-        slices = [stream(5000) for _ in range(count)]
-        rows.append(("parts", count, *cost(lambda given=slices: [perplexity.score(model, each, **options) for each in given])))
+    rows += [("parts", count, *cost(lambda count=count: in_parts(count, folder / str(count)))) for count in (40, 400)]
     for vocab in (32_768, 131_072, 262_144):
         wide = random_model({**BYTE_LEVEL, **SIZES, "vocab_size": vocab, "tie_word_embeddings": True})
         rows.append(("vocabulary", vocab, *cost(lambda wide=wide: perplexity.score(wide, stream(4000), **options))))
     return [dict(zip(("what", "size", "seconds", "bytes"), row, strict=True)) for row in rows]
 
 
-def peak():
-    """The most bytes that scoring windows takes beyond the weights, and what one budget a thread takes by our own reckoning."""
-    model = random_model({**BYTE_LEVEL, **SIZES, "vocab_size": 32_768, "hidden_size": 512, "intermediate_size": 1408})
-    windows = [Stretch(np.arange(513) % 1000, 1) for _ in range(24)]
+def peak(threads):
+    """The most bytes that scoring windows takes beyond the weights, of several goes, and the most by our own reckoning."""
+    torch.set_num_threads(threads)
+    model = random_model({**BYTE_LEVEL, **SIZES, "vocab_size": 16_384, "hidden_size": 256, "intermediate_size": 1408})
+    windows = [Stretch(np.arange(513) % 1000, 1) for _ in range(8)]
     token_logprobs(model, windows[:1])
-    _, used = cost(lambda: token_logprobs(model, windows))
-    places = max(model.budget.places, 512)
-    one = places * bytes_a_place(model.architecture, 4, 512) + 2 * HEAD_ROWS["cpu"] * model.vocab_size * 4
-    return {"weights": model.n_params * 4, "used": used, "reckoned": one * torch.get_num_threads()}
+    used = max(cost(lambda: token_logprobs(model, windows))[1] for _ in range(3))
+    allowed = {"device": model.device, "bytes_a_value": 4, "places": max(model.budget.places, 512), "width": 512}
+    return {"threads": threads, "weights": model.n_params * 4, "used": used, "reckoned": at_most(model.architecture, **allowed)}
 
 
-def measure(folder):  # noqa: ARG001  nothing is written
+def measure(folder):
     """Everything, on all cores."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    return {"growth": growth(), "peak": peak()}
+    cores = len(os.sched_getaffinity(0))
+    peaks = [peak(threads) for threads in sorted({1, cores})]
+    return {"growth": growth(folder), "peaks": peaks}

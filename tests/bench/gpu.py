@@ -31,7 +31,7 @@ import torch
 from bench import gpu_jobs
 from bench.bench_growth import cost
 from scoring import flop, provenance
-from scoring.budget import HEAD, bytes_a_place
+from scoring.budget import at_most
 from scoring.checkpoint import load
 from scoring.loglik import Stretch, token_logprobs
 from scoring.progress import mfu
@@ -83,7 +83,9 @@ def speed(model, how):
     _, beyond = cost(lambda: token_logprobs(model, stretches))
     weights = model.n_params * model.head.element_size()
     used = torch.cuda.max_memory_allocated(where) if where.type == "cuda" else weights + beyond
-    activations = model.budget.places * bytes_a_place(model.architecture, model.head.element_size(), how["seq_len"])
+    size, width = model.head.element_size(), how["seq_len"]
+    places = max(model.budget.places, width)
+    allowed = at_most(model.architecture, device=where, bytes_a_value=size, places=places, width=width)
     seconds = median(lambda: token_logprobs(model, stretches), how["repeats"])
     tokens, per_token = how["rows"] * how["seq_len"], flop.flop_per_token(model.architecture, seq_len=how["seq_len"])
     found = {
@@ -95,7 +97,7 @@ def speed(model, how):
         "flop_per_token": per_token,
         "model_flop_per_s": tokens * per_token / seconds,
         "mfu": mfu(tokens * per_token, seconds, flop.peak(where)),
-        "memory": {"peak": used, "weights": weights, "activations": activations, "head": HEAD[where.type]},
+        "memory": {"peak": used, "weights": weights, "reckoned": allowed},
     }
     return found | {"compile": compiled(model, stretches, how, seconds)}
 

@@ -36,17 +36,24 @@ It is off on a CPU.
 
 def about_growth(found: dict) -> str:
     """What RESULTS.md says of work that grows."""
-    growth = [["what grows", "to", "s", "MiB beyond"]]
-    growth += [[row["what"], f"{row['size']:,}", number(row["seconds"]), number(row["bytes"] / 2**20)] for row in found["growth"]]
-    peak = found["peak"]
+    growth = [["what grows", "to", "s", "us each", "MiB beyond"]]
+    for row in found["growth"]:
+        each = number(row["seconds"] / row["size"] * 1e6)
+        growth.append([row["what"], f"{row['size']:,}", number(row["seconds"]), each, number(row["bytes"] / 2**20)])
+    peaks = [["threads", "weights, MiB", "beyond them, MiB", "reckoned, MiB"]]
+    sizes = ("weights", "used", "reckoned")
+    peaks += [[peak["threads"], *(number(peak[key] / 2**20) for key in sizes)] for peak in found["peaks"]]
     return f"""## Cost as the work grows
 
-4 layers of 128, one process; MiB beyond what was there before:
+4 layers of 128, one process; MiB beyond what was there before. Vocabularies: 4,000 tokens each.
+Parts: leased, written and read again, with nothing to compute; a file and its fsyncs each.
 
 {table(growth)}
 
-Memory of scoring beyond weights of {peak["weights"] / 2**20:.0f} MiB: {peak["used"] / 2**20:.0f} MiB; reckoned for one
-budget a thread: {peak["reckoned"] / 2**20:.0f} MiB.
+Memory of scoring rows of 512 on a CPU, 4 layers of 256, vocabulary 16,384, beyond weights and imports, the most of three goes;
+reckoned before loading, from the architecture, for one budget in each thread:
+
+{table(peaks)}
 """
 
 
@@ -78,8 +85,8 @@ that pays {pays}.
 
 Tier 3, {trees["items"]:,} items of four choices: trees {one} s, a request a choice {other} s, ratio {trees["ratio"]:.2f}.
 
-Most memory in tier 2: {gib["peak"]} GiB; weights {gib["weights"]} + {gib["activations"]} for {speed["token_places"]:,}
-token places + {gib["head"]} kept for the head.
+Most memory in tier 2: {gib["peak"]} GiB; weights {gib["weights"]} + at most {gib["reckoned"]} reckoned for one budget of
+{speed["token_places"]:,} token places and the head.
 
 Reading {read["gb"]:.2f} GB of weights: {read["gb_per_s"]:.2f} GB/s; plainly, the same files: {read["plain_gb_per_s"]:.2f} GB/s.
 

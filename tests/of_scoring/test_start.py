@@ -75,12 +75,20 @@ def test_weights_are_being_read_while_the_device_starts(monkeypatch):
 
 
 def test_a_model_that_does_not_fit_is_refused_with_numbers_before_it_is_loaded(monkeypatch):
-    monkeypatch.setattr(budget, "host_free", lambda *_: 100 << 20)
+    monkeypatch.setattr(budget, "host_free", lambda *_: 1 << 20)
     with pytest.raises(
-        Problem, match=r"needs 0\.0 GiB for its weights \+ 0\.5 GiB for one budget.*cpu has 0\.1 GiB free"
+        Problem, match=r"needs 0\.0 GiB for its weights \+ 0\.0 GiB for one budget of 1024 tokens.*cpu has 0\.0 GiB free"
     ) as caught:
         load(LLAMA, device="cpu")
     assert caught.value.code is Exit.UNAVAILABLE
+
+
+def test_what_is_reckoned_before_loading_is_enough():
+    script = "from bench.bench_growth import peak; import json; print(json.dumps(peak(2)))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert 10 << 20 < found["used"] <= found["reckoned"] < 4 * found["used"]
 
 
 def test_a_job_has_what_its_cgroup_leaves(tmp_path):
