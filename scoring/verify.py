@@ -4,6 +4,7 @@ Nanotron runs in bfloat16 only, so the two can only be equal up to its rounding.
 measured, not assumed: the direct model is run in float32 as well, and the difference between its own two types is the yardstick.
 """
 
+import gc
 import math
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def verify(folder: Path, *, tokens: int = TOKENS) -> Comparison:
     ids = sample(theirs_model.vocab_size, theirs_model.architecture.max_positions, tokens)
     theirs = _logits(theirs_model, ids)
     del theirs_model
+    gc.collect()  # modules that know each other
     torch.cuda.empty_cache()
     ours = _logits(checkpoint.load(folder, device="cuda", dtype="bfloat16"), ids)
     torch.cuda.empty_cache()
