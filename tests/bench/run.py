@@ -57,7 +57,7 @@ def about_watcher(found: dict) -> str:
         for tick in found["ticks"]
     )
     status = found["status"]
-    took, bare = (1000 * status[key] for key in ("wall_s", "wall_bare_s"))
+    took, bare, cpu, cpu_bare = (1000 * status[key] for key in ("wall_s", "wall_bare_s", "cpu_s", "cpu_bare_s"))
     return f"""## The daemon
 
 `watcher run`, local executor. idle: so many checkpoints on disk, none of them on the schedule. backlog: so many complete
@@ -70,7 +70,7 @@ Syscalls: of a real daemon, all threads, by strace, at a poll of {bench_watcher.
 Most frequent system calls a tick: {calls}.
 
 `watcher status`: {status["modules"]} modules imported (a bare interpreter: {status["modules_bare"]}), {took:.0f} ms
-(bare: {bare:.0f} ms), medians of 7.
+(bare: {bare:.0f} ms), {cpu:.0f} ms of CPU (bare: {cpu_bare:.0f} ms), medians of 7.
 """
 
 
