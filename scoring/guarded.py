@@ -1,5 +1,6 @@
 """How every command ends: with one exit code per class of failure, and one line for a person."""
 
+import contextlib
 import traceback
 from collections.abc import Callable
 
@@ -12,14 +13,16 @@ from suites.problem import Exit, Problem
 def guarded(action: Callable[[], Exit]) -> int:
     """The exit code of ``action``; a Problem is one line on stderr, a bug its traceback."""
     say_it_in_the_log()
+    code, words = Exit.BUG, ""
     try:
-        return int(action())
+        code = action()
     except Problem as problem:
-        click.echo(f"scoring: {problem}", err=True)
-        return int(problem.code)
+        code, words = problem.code, f"scoring: {problem}"
     except KeyboardInterrupt:
-        click.echo("scoring: interrupted; finished parts are kept", err=True)
-        return int(Exit.TEMPORARY)
+        code, words = Exit.TEMPORARY, "scoring: interrupted; finished parts are kept"
     except Exception:  # noqa: BLE001  whatever it is, it has this exit code
-        traceback.print_exc()
-        return int(Exit.BUG)
+        words = traceback.format_exc().rstrip()
+    if words:
+        with contextlib.suppress(OSError):  # a log without room changes no code
+            click.echo(words, err=True)
+    return int(code)

@@ -1,9 +1,11 @@
 """Where what is logged goes."""
 
+import contextlib
 import logging
 import sys
 import time
 from pathlib import Path
+from typing import TextIO, cast
 
 import structlog
 
@@ -11,6 +13,24 @@ from suites.contract import Request
 from suites.watching import sign_of_life
 
 _CHATTY = ("httpx", "httpx2", "httpcore", "huggingface_hub", "fsspec", "datasets", "filelock")
+
+
+class Heedless:
+    """A stream for the log. A log that has no room left, or whose reader is gone, is no reason to end."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, words: str) -> int:
+        """As the stream does it, if it can."""
+        with contextlib.suppress(OSError):
+            self._stream.write(words)
+        return len(words)
+
+    def flush(self) -> None:
+        """As the stream does it, if it can."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 def say_it_in_the_log() -> None:
@@ -25,7 +45,7 @@ def say_it_in_the_log() -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=False),
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ],
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", Heedless(sys.stderr))),
     )
 
 

@@ -1,5 +1,6 @@
 """How far prefill is: bars where somebody looks on, now and then a line in the log where nobody does."""
 
+import contextlib
 import time
 from types import TracebackType
 from typing import Self
@@ -53,7 +54,7 @@ class Shown:
             self._said = now
             left = (now - begun) * (of - done) / max(done, 1)
             far = f"{done:,} of {of:,}, {documents:,} documents, {size(read)}, {left:.0f} s left"
-            click.echo(f"{name}: {far} ({self.finished} of {self.entries} entries done)", err=True)
+            _echo(f"{name}: {far} ({self.finished} of {self.entries} entries done)", err=True)
 
     def line(self, text: str) -> None:
         """An entry is there."""
@@ -67,10 +68,15 @@ class Shown:
     def _print(self, text: str, *, err: bool) -> None:
         if self._bars is not None and self._bars.live.is_started:
             self._bars.stop()  # the bars are drawn again below what is printed
-            click.echo(text, err=err)
+            _echo(text, err=err)
             self._bars.start()
         else:
-            click.echo(text, err=err)
+            _echo(text, err=err)
+
+
+def _echo(text: str, *, err: bool) -> None:
+    with contextlib.suppress(OSError):  # a log without room is no reason to end
+        click.echo(text, err=err)
 
 
 def _bars() -> Progress:

@@ -1,12 +1,15 @@
 """A real daemon whose state and results lie on a real disk that fills up, or turns read-only: it says so, and recovers."""
 
 import subprocess
+import sys
 
 import pytest
 
+from suites.contract import read_exit_records
 from suites.problem import Exit
 from support.bad_disk import fill, small_disk
 from support.fake_slurm_watch import FakeSlurmWatch
+from support.scenario import Scenario
 
 FULL, READ_ONLY = "No space left on device", "Read-only file system"
 
@@ -59,3 +62,27 @@ def test_a_daemon_that_finds_its_disk_read_only_ends_with_one_line_and_a_later_o
     watch.until(lambda: last.poll() is not None or (watch.ours(last) and watch.settled()))
     assert watch.end(last) == 0, watch.log()
     watch.check()
+
+
+def codes(watch):
+    """How each of its jobs ended."""
+    return [record.code for attempt in watch.state.glob("attempts/*/") for record in read_exit_records(attempt)]
+
+
+@pytest.mark.scoring
+def test_a_job_whose_results_disk_is_full_is_tried_again_until_there_is_room(tmp_path, disk):
+    """State and journal lie elsewhere, so that only the job is short of room: its log, too."""
+    settings = {"python": sys.executable, "state": str(tmp_path / "state")}
+    watch = FakeSlurmWatch(tmp_path / "run", steps={"base": [10]}, results=disk / "results", settings=settings)
+    watch.state = tmp_path / "state"
+    Scenario.write_checkpoint(watch, "base", 10)
+    filler = fill(disk)
+    daemon = watch.begin()
+    watch.until(lambda: len(codes(watch)) >= 2)
+    assert set(codes(watch)) == {Exit.TEMPORARY}
+    filler.unlink()
+    watch.until(lambda: daemon.poll() is not None or watch.settled())
+    assert watch.end(daemon) == 0, watch.log()
+    assert set(codes(watch)) == {Exit.TEMPORARY, Exit.SCORED}
+    assert "blocked" not in watch.log()
+    watch.readable()

@@ -1,7 +1,10 @@
 """A scoring job on a disk that fails at each write in turn, or has room for some pages only: nothing torn, and it recovers."""
 
+import contextlib
 import json
 import os
+import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -101,3 +104,16 @@ def test_a_disk_with_room_for_some_pages_only(tmp_path, right, every):
             folder.rmdir()
     assert codes[-1] == Exit.SCORED
     print(f"{len(codes) - 1} full disks: exit code {int(Exit.TEMPORARY)} each, 0 torn files, all scored once there was room")
+
+
+def test_a_log_without_room_changes_no_code(tmp_path, monkeypatch):
+    write_suites(tmp_path)
+    full = Path("/dev/full").open("w", buffering=1)  # noqa: SIM115  closing it fails, too
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", full)
+        patch.setattr(sys, "stdout", full)
+        assert run_here(by_hand(tmp_path)) == Exit.SCORED
+        (tmp_path / "results" / "stage1" / "by_checkpoint" / "step_60" / "tier2_ppl.json").write_text('{"ppl": 12.5}')
+        assert run_here(by_hand(tmp_path)) == Exit.CANNOT_WRITE
+    with contextlib.suppress(OSError):
+        full.close()

@@ -11,7 +11,7 @@ import pytest
 from suites.contract import read_exit_records
 from suites.paths import shipped
 from suites.problem import Exit
-from support.batch_scripts import Attempt, ended, environment, make_attempt, stand_in, start
+from support.batch_scripts import SCORE, Attempt, ended, environment, make_attempt, stand_in, start
 
 NAME = "eval-stage1-2000-0badcafe"
 ODD = 'it\'s a "folder" $HOME `id` \\n & ü'
@@ -121,6 +121,13 @@ def test_threads_follow_the_cpus_that_slurm_gave(attempt):
 def test_threads_that_a_person_set_are_kept(attempt):
     assert ended(start(attempt, SLURM_JOB_ID="1", SLURM_CPUS_PER_TASK="6", OMP_NUM_THREADS="2"))[0] == 0
     assert variables(attempt)["OMP_NUM_THREADS"] == "2"
+
+
+def test_a_log_without_room_ends_no_job(attempt):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(["bash", SCORE, attempt.request], stdout=full, stderr=full, env=environment(), check=False)
+    assert done.returncode == 0
+    assert (attempt.runs, attempt.record.code) == (1, 0)
 
 
 def test_a_folder_that_takes_no_claim_runs_nothing(attempt):
