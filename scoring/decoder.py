@@ -4,7 +4,8 @@ Products are fused as nanotron stores them (q, k and v in one, gate and up in on
 side, in neighbouring rows of q and k, so that a rotation is one complex product; ``scoring.model.translate`` puts them so.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -26,6 +27,8 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 """Names of config.json -> what they mean."""
 
+STRIP = 64
+"""Queries that a CPU computes together under a mask; measured."""
 Rotations = tuple[torch.Tensor, torch.Tensor]
 """cos and sin, float32 [B, S, 1, head_dim / 2]."""
 Meet = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -91,11 +94,31 @@ class Attention(nn.Module):
         if grouped and q.is_cuda and (mask is not None or q.dtype is torch.float32):  # flash takes neither, others no groups
             k, v = (part.repeat_interleave(self.heads // self.kv_heads, 1) for part in (k, v))
             grouped = False
-        seen = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale, enable_gqa=grouped
-        )
+        attend = functools.partial(functional.scaled_dot_product_attention, scale=self.scale, enable_gqa=grouped)
+        if mask is None:
+            seen = attend(q, k, v, is_causal=True)
+        else:
+            strips = [
+                attend(q[:, :, start:stop], k[:, :, :keys], v[:, :, :keys], attn_mask=mask[..., start:stop, :keys])
+                for start, stop, keys in _strips(q, k)
+            ]
+            seen = torch.cat(strips, 2)
         out: torch.Tensor = self.o_proj(seen.transpose(1, 2).flatten(2))
         return out
+
+
+def _strips(q: torch.Tensor, k: torch.Tensor) -> Iterator[tuple[int, int, int]]:
+    """(start, stop, keys): queries to be computed together, and how many keys they meet.
+
+    No query sees a later place, whatever the mask. A CPU's kernel would compute them and add minus infinity.
+    """
+    queries, keys = q.shape[2], k.shape[2]
+    if queries != keys or q.device.type != "cpu":
+        yield 0, queries, keys
+        return
+    for start in range(0, queries, STRIP):
+        stop = min(start + STRIP, queries)
+        yield start, stop, stop
 
 
 def rotate(x: torch.Tensor, rotations: Rotations) -> torch.Tensor:

@@ -103,7 +103,8 @@ class CausalModel:
             tokens: int64 [B, S].
             position_ids: int64 [B, S] or [1, S]; 0, 1, ... S-1 by default.
             attention_mask: bool [B, S, S], [1, S, S] or [B, 1, S, S], True where the query of a row sees the
-                key of a column; causal attention by default. A sliding window narrows it further, by positions.
+                key of a column; causal attention by default. None sees a later place. A sliding window narrows it
+                further, by positions.
             past: what was read before, and where this is added.
 
         Returns:
