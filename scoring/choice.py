@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from scoring.loglik import Model, Stretch, token_logprobs
+from scoring.loglik import Ints, Model, Stretch, token_logprobs
 from suites.problem import Exit, Problem
 
 METRICS = ("acc", "acc_norm", "acc_per_char", "acc_per_byte", "acc_per_token", "acc_uncond")
@@ -114,9 +114,6 @@ class Item(Protocol):
         ...
 
 
-Key = tuple[tuple[int, ...], tuple[int, ...]]
-
-
 def score(
     model: Model,
     items: Sequence[Item],
@@ -146,50 +143,69 @@ def score(
         Problem: naming the item whose choice is empty, has no context or is longer than the window.
         NotFiniteError: where a log-likelihood is not a finite number.
     """
-    places: dict[Key, int] = {}
-    stretches: list[Stretch] = []
-    trees: list[int] = []  # an item's choices grow from its context, all unconditional ones from what stands before them
+    asked = _Requests(seq_len)
+    conditional: list[list[int]] = []
+    unconditional: list[list[int]] = []
     for number, item in enumerate(items):
-        for tree, pairs in ((number, item.requests), (-1, item.uncond or ())):
-            for pair in pairs:
-                key = _key(pair)
-                if key not in places:
-                    places[key] = len(stretches)
-                    stretches.append(_stretch(key, seq_len, f"{name}, item {item.id}"))
-                    trees.append(tree)
-    found = token_logprobs(model, stretches, together=trees, batch_tokens=batch_tokens, between=between)
-    sums = [math.fsum(values) for values in found]
-    rows = [_row(item, lambda pair: sums[places[_key(pair)]], seq_len) for item in items]
+        where = f"{name}, item {item.id}"
+        conditional.append([asked.number(pair, number, where) for pair in item.requests])
+        unconditional.append([asked.number(pair, -1, where) for pair in item.uncond or ()])
+    found = token_logprobs(model, asked.stretches, together=asked.trees, batch_tokens=batch_tokens, between=between)
+    sums = [math.fsum(values.tolist()) for values in found]
+    rows = [
+        _row(item, [sums[n] for n in given], [sums[n] for n in alone], seq_len)
+        for item, given, alone in zip(items, conditional, unconditional, strict=True)
+    ]
     return pa.Table.from_pylist(rows, schema=ROWS)
 
 
-def _key(pair: Pair) -> Key:
-    return tuple(pair.context), tuple(pair.continuation)
+class _Requests:
+    """Requests numbered as they come, equal ones once. The choices of an item bring the same context, which is read once."""
+
+    def __init__(self, seq_len: int) -> None:
+        self.seq_len = seq_len
+        self.stretches: list[Stretch] = []
+        self.trees: list[int] = []  # an item's choices grow from its context, all unconditional ones from what stands before them
+        self._numbers: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._contexts: dict[tuple[int, ...], int] = {}
+        self._newest: Sequence[int] | None = None
+        self._context, self._tokens = 0, np.empty(0, dtype=np.int64)
+
+    def number(self, pair: Pair, tree: int, where: str) -> int:
+        """That of this request. Problem for one that cannot be scored."""
+        if pair.context is not self._newest:
+            self._context = self._contexts.setdefault(tuple(pair.context), len(self._contexts))
+            self._newest, self._tokens = pair.context, np.asarray(pair.context, dtype=np.int64)
+        key = (self._context, tuple(pair.continuation))
+        known = self._numbers.setdefault(key, len(self.stretches))
+        if known == len(self.stretches):
+            self.stretches.append(_stretch(self._tokens, np.asarray(pair.continuation, dtype=np.int64), self.seq_len, where))
+            self.trees.append(tree)
+        return known
 
 
-def _stretch(key: Key, seq_len: int, where: str) -> Stretch:
-    context, continuation = key
-    if not continuation:
+def _stretch(context: Ints, continuation: Ints, seq_len: int, where: str) -> Stretch:
+    if not len(continuation):
         todo = "look at the item and at the tokenizer"
         raise Problem("a choice without a token", where=where, todo=todo, code=Exit.CANNOT_SCORE)
-    if not context:
+    if not len(context):
         todo = "use a tokenizer with a BOS, or give the item a context"
         raise Problem("nothing stands before the choice", where=where, todo=todo, code=Exit.CANNOT_SCORE)
     if len(continuation) > seq_len:
         what = f"a choice of {len(continuation)} tokens does not fit the window of {seq_len}"
         raise Problem(what, where=where, todo="give a larger seq_len, or leave the item out", code=Exit.CANNOT_SCORE)
-    kept = np.asarray((*context, *continuation)[-(seq_len + 1) :], dtype=np.int64)  # the last token is no input
+    kept = np.concatenate([context, continuation])[-(seq_len + 1) :]  # the last token is no input
     return Stretch(kept, len(kept) - len(continuation))
 
 
-def _row(item: Item, loglik: Callable[[Pair], float], seq_len: int) -> dict[str, Any]:
+def _row(item: Item, ll: list[float], ll_uncond: list[float], seq_len: int) -> dict[str, Any]:
     row: dict[str, Any] = {
         "index": item.index,
         "id": item.id,
         "subject": item.subject,
         "gold": item.gold,
-        "ll": [loglik(pair) for pair in item.requests],
-        "ll_uncond": None if item.uncond is None else [loglik(pair) for pair in item.uncond],
+        "ll": ll,
+        "ll_uncond": None if item.uncond is None else ll_uncond,
         "tokens": [len(pair.continuation) for pair in item.requests],
         "chars": list(item.chars),
         "chars_with_space": list(item.chars_with_space),

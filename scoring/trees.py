@@ -54,23 +54,25 @@ def plant(members: Sequence[int], stretches: Sequence[Stretch]) -> Iterator[Tree
     order = sorted(
         members, key=lambda index: (np.asarray(stretches[index].tokens, dtype=">u4").tobytes(), stretches[index].first)
     )
-    growing = _Growing()
+    most = max((len(stretches[index].tokens) for index in order), default=0)
+    growing = _Growing(most)
     for index in order:
-        if not growing.takes(stretches[index]):
+        shared = growing.shared(stretches[index])
+        if not growing.takes(stretches[index], shared):
             yield growing.tree()
-            growing = _Growing()
-        growing.add(index, stretches[index])
+            growing, shared = _Growing(most), 0
+        growing.add(index, stretches[index], shared)
     if order:
         yield growing.tree()
 
 
 class _Growing:
-    """A tree to which sequences are added in their order."""
+    """A tree to which sequences are added in their order: thousands of them, so each by a handful of array operations."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         self.size = self.longest = 0
         self.last: Ints = np.empty(0, dtype=np.int64)  # the inputs of the newest sequence
-        self.path: Ints = np.empty(0, dtype=np.int64)  # its nodes
+        self.path: Ints = np.empty(most, dtype=np.int64)  # its nodes come first
         self.tokens: list[Ints] = []
         self.depths: list[Ints] = []
         self.closed: list[tuple[Ints, int]] = []
@@ -78,28 +80,32 @@ class _Growing:
         self.targets: list[Ints] = []
         self.owners: list[tuple[int, int]] = []
 
-    def takes(self, stretch: Stretch) -> bool:
-        inputs = stretch.tokens[:-1]
-        grown = self.size + len(inputs) - self._shared(inputs)
-        return not self.owners or grown <= max(SIZE, 2 * max(self.longest, len(inputs)))
+    def shared(self, stretch: Stretch) -> int:
+        """With how many of the newest sequence's inputs it begins."""
+        least = min(len(stretch.tokens) - 1, len(self.last))
+        if not least:
+            return 0
+        apart = stretch.tokens[:least] != self.last[:least]
+        first = int(apart.argmax())
+        return first if apart[first] else least
 
-    def _shared(self, inputs: Ints) -> int:
-        least = min(len(inputs), len(self.last))
-        apart = inputs[:least] != self.last[:least]
-        return int(apart.argmax()) if apart.any() else least
+    def takes(self, stretch: Stretch, shared: int) -> bool:
+        size = len(stretch.tokens) - 1
+        return not self.owners or self.size + size - shared <= max(SIZE, 2 * max(self.longest, size))
 
-    def add(self, index: int, stretch: Stretch) -> None:
+    def add(self, index: int, stretch: Stretch, shared: int) -> None:
         inputs = stretch.tokens[:-1]
-        shared = self._shared(inputs)
-        self.closed.append((self.path[shared:], self.size))
-        grown = self.size + len(inputs) - shared
-        self.path = np.concatenate([self.path[:shared], np.arange(self.size, grown)])
+        size = len(inputs)
+        if shared < len(self.last):
+            self.closed.append((self.path[shared : len(self.last)].copy(), self.size))
+        grown = self.size + size - shared
+        self.path[shared:size] = np.arange(self.size, grown)
         self.tokens.append(inputs[shared:])
-        self.depths.append(np.arange(shared, len(inputs)))
-        self.rows.append(self.path[stretch.first - 1 :])
+        self.depths.append(np.arange(shared, size))
+        self.rows.append(self.path[stretch.first - 1 : size].copy())
         self.targets.append(stretch.tokens[stretch.first :])
-        self.owners.append((index, len(stretch.tokens) - stretch.first))
-        self.size, self.longest, self.last = grown, max(self.longest, len(inputs)), inputs
+        self.owners.append((index, size + 1 - stretch.first))
+        self.size, self.longest, self.last = grown, max(self.longest, size), inputs
 
     def tree(self) -> Tree:
         ends = np.full(self.size, self.size)
