@@ -28,10 +28,6 @@ BATCHES = (1, 8, 16, "auto")
 SAMPLE = 12
 """Every so many requests are taken to find the best batch size."""
 SUBJECTS = ("anatomy", "college_physics", "econometrics", "high_school_biology", "philosophy")
-CASES = {
-    "GlassLM, 0.85M": (glass, (*FOLDERS, "mmlu"), 400),
-    "SmolLM2-135M": (smollm2, ("hellaswag", "arc_easy", "commonsense_qa", "sciq", "mmlu"), 50),
-}
 SEQ_LEN = 512
 
 
@@ -111,10 +107,22 @@ def entries(folder, tokenizer, tasks, items):
     return found, time.perf_counter() - began
 
 
-def cloze(name, folder):
-    """Tier 3 of one model."""
-    source, tasks, items = CASES[name]
-    folder.mkdir()
+class Model:
+    """Tier 3 of one model; each is a part of the benchmark by itself, since one takes minutes."""
+
+    def __init__(self, name, source, tasks, items):
+        self.name, self.source, self.tasks, self.items = name, source, tasks, items
+
+    def measure(self, folder):
+        """On all cores."""
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        print(f"speed: {self.name}", flush=True)
+        return {"threads": torch.get_num_threads(), "repeats": REPEATS, "case": self.name, **cloze(self, folder)}
+
+
+def cloze(of, folder):
+    """Both sides' seconds, and how far their log-likelihoods are apart."""
+    source, tasks, items = of.source, of.tasks, of.items
     checkpoint = source.checkpoint(folder / "nanotron")
     hf_model(source, folder / "hf")
     tokenizer = resolve_tokenizer(str(folder / "nanotron" / "tokenizer"), DataPaths(folder / "data"))
@@ -127,25 +135,26 @@ def cloze(name, folder):
             texts += [*example["pairs"], *(example["uncond"] or ())]
     peer = Peer(folder / "hf", SEQ_LEN)
     peer.choose("loglikelihood", texts)
-    seconds = {"ours": [], "peer": []}
+    seconds = {"ours": [], "peer": [], "ours_cpu": [], "peer_cpu": []}
     for _ in range(REPEATS):
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         rows = [row for task, entry in asked.items() for row in scored(model, entry, task)]
         seconds["ours"].append(time.perf_counter() - began)
+        seconds["ours_cpu"].append(time.process_time() - used)
         found = peer.ask("loglikelihood", texts, peer.best)
         seconds["peer"].append(found["seconds"])
+        seconds["peer_cpu"].append(found["cpu_s"])
+        print({side: [round(value, 1) for value in values] for side, values in seconds.items()}, flush=True)
     peer.close()
     ours = np.array([value for row in rows for value in (*row["ll"], *(row["ll_uncond"] or ()))])
     apart = np.abs(ours - np.array(found["ll"]))
     return {
-        "case": name,
         "items": len(rows),
         "requests": len(texts),
         "batch": peer.best,
         "tried": peer.tried,
         "making_s": making,
-        "ours_s": statistics.median(seconds["ours"]),
-        "peer_s": statistics.median(seconds["peer"]),
+        **{f"{side}_s": statistics.median(values) for side, values in seconds.items()},
         "all": seconds,
         "median_difference": float(np.median(apart)),
         "share_within_1e-3": float((apart < 1e-3).mean()),
@@ -162,11 +171,5 @@ def scored(model, entry, task):
     ]
 
 
-def measure(folder):
-    """Everything, on all cores."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    found = {"threads": torch.get_num_threads(), "repeats": REPEATS, "cloze": []}
-    for number, name in enumerate(CASES):
-        print(f"speed: {name}", flush=True)
-        found["cloze"].append(cloze(name, folder / f"cloze{number}"))
-    return found
+SMALL = Model("GlassLM, 0.85M", glass, (*FOLDERS, "mmlu"), 400)
+LARGER = Model("SmolLM2-135M", smollm2, ("hellaswag", "arc_easy", "commonsense_qa", "sciq", "mmlu"), 50)
