@@ -41,7 +41,7 @@ class SimulatedJob(msgspec.Struct, kw_only=True):
     script: str
     request: Path
     shown: float
-    """Unix time from which squeue shows it."""
+    """Unix time from which squeue shows it, at the latest since it began: what runs is in the controller's memory."""
     now: Row
     earlier: list[Row] = msgspec.field(default_factory=list)
     reason: str = "JobHeldUser"
@@ -140,6 +140,7 @@ class SimulatedCluster:
                 continue
             job.turn += 1
             job.now.word, job.reason, job.now.start = "RUNNING", "None", now
+            job.shown = min(job.shown, now)
             run = self._runs[place] = self._work.begin(job, now)
             self._later(place, now + run.seconds, "end")
 
