@@ -187,16 +187,26 @@ def _over(record: Record, attempt: Attempt, last: ExitRecord | None, world: Worl
         words = f"job {job.job_id} is {job.word}; its exit record is waited for"
         return _settling(record, attempt, words, world.lag, now) or policy.after_state(record, job, wrong, retry, now)
     if last is not None or job is not None:
-        words = f"it ended well, but {wrong or 'results are missing'}; they are waited for"
-        waiting = _settling(record, attempt, words, min(world.lag, SHOWING), now)
-        if waiting is not None:
-            return waiting
-        if job is not None and not (last is not None and last.code == 0):
-            return policy.after_state(record, job, wrong, retry, now)
-        return policy.failed(record, "no_results", f"ended with exit code 0, but {wrong or 'left no results'}", retry, now)
+        return _without_results(record, attempt, last, world, config)
     waiting = _settling(record, attempt, f"job {attempt.job_id} is not in the queue any more", GONE_FOR, now)
     end = policy.vanished(record, retry, now)
     return waiting or (end if seen.claim is not None else _void(record, attempt, end))
+
+
+def _without_results(record: Record, attempt: Attempt, last: ExitRecord | None, world: World, config: Config) -> Action | Skip:
+    """It ended well, by its own word or the executor's; its results are not valid, or cannot be looked at."""
+    results, job = world.results.get(record.key), job_of(attempt, world.queue)
+    if results is None:
+        return Skip(record.key, f"{record.state.value}: it ended well; where its results should be cannot be looked at now")
+    wrong = results.wrong()
+    words = f"it ended well, but {wrong or 'results are missing'}; they are waited for"
+    waiting = _settling(record, attempt, words, min(world.lag, SHOWING), world.now)
+    if waiting is not None:
+        return waiting
+    if job is not None and not (last is not None and last.code == 0):
+        return policy.after_state(record, job, wrong, config.retry, world.now)
+    said = f"ended with exit code 0, but {wrong or 'left no results'}"
+    return policy.failed(record, "no_results", said, config.retry, world.now)
 
 
 def _settling(record: Record, attempt: Attempt, words: str, seconds: float, now: float) -> Action | Skip | None:

@@ -1,6 +1,6 @@
 """What the results folders say of evaluations: judged when they have to be, and remembered meanwhile. Reads only."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from suites.checkpoint import Inspection
 from suites.paths import EvaluationPaths
@@ -31,12 +31,15 @@ class Judged:
         inspections: Mapping[str, Inspection],
         plans: Mapping[str, StagePlan],
         *,
+        away: Collection[str],
         now: float,
     ) -> dict[str, Results]:
-        """The tier files of what is in flight, and of what is complete and about to be."""
+        """The tier files of what is in flight, and of what is complete and about to be. ``away``: stages without their folder."""
         results = {}
         for record in ledger.records.values():
             plan = plans.get(record.stage)
+            if record.state in IN_FLIGHT and record.stage in away:
+                continue
             if record.state in IN_FLIGHT and record.attempt is not None:
                 tiers = evidence.asked_for(config.paths, record.attempt, {} if plan is None else plan.tiers)
                 if tiers:

@@ -77,12 +77,12 @@ class Observer:
         self._asked = self._started = False
         self._standing: tuple[object, ...] = ()
         self._not_asks: list[str] = []
-        self._away: list[str] = []
+        self._away: dict[str, str] = {}
 
     @property
     def notes(self) -> list[str]:
         """Troubles of the last look that are about no one evaluation."""
-        return [*self._not_asks, *self._away]
+        return [*self._not_asks, *filter(None, self._away.values())]
 
     @property
     def looks_at_all(self) -> float:
@@ -120,7 +120,7 @@ class Observer:
         }
         results = self._of_settled(config, ledger, settled_due=settled_due)
         mirrors, unmirrored = of_mirror(config, ledger, plans, results, settled_due=settled_due)
-        results |= self._judged.of_unsettled(config, ledger, inspections, plans, now=now)
+        results |= self._judged.of_unsettled(config, ledger, inspections, plans, away=self._away, now=now)
         results |= _of_prefills(ledger, lacking)
         queue, strangers = self._ask_queue(config, ledger, executor, now)
         attempts |= {
@@ -176,7 +176,7 @@ class Observer:
     def _of_settled(self, config: Config, ledger: Ledger, *, settled_due: bool) -> dict[str, Results]:
         """Whether the results of what was scored are still there: where the folder around them moved, and once an hour."""
         moved = set()
-        self._away = []
+        self._away = {}
         for stage in config.stages.values():
             folder = EvaluationPaths(stage.results, stage.name, "any").folder.parent
             try:
@@ -184,7 +184,7 @@ class Observer:
             except OSError:
                 mtime = 0
                 if not stage.results.is_dir():  # which tells nothing of what is in it
-                    self._away += _not_there(stage, ledger)
+                    self._away[stage.name] = _not_there(stage, ledger)
                     continue
             if self._results_folders.get(folder) != mtime or settled_due:
                 self._results_folders[folder] = mtime
@@ -253,13 +253,11 @@ class Observer:
         return found
 
 
-def _not_there(stage: Stage, ledger: Ledger) -> list[str]:
-    """What to say of a results folder that is away, where anything was scored into it."""
+def _not_there(stage: Stage, ledger: Ledger) -> str:
+    """What to say of a results folder that is away; nothing where nothing was scored into it."""
     count = sum(record.state is State.SCORED and record.stage == stage.name for record in ledger.records.values())
-    words = (
-        f"{stage.results} is not there, perhaps with its file system: whether {count} results of {stage.name} are is not known"
-    )
-    return [words] if count else []
+    words = f"{stage.results} is not there, perhaps with its file system; nothing is known of {count} results of {stage.name}"
+    return words if count else ""
 
 
 def _ended_badly(seen: AttemptSeen, job: Job | None) -> bool:

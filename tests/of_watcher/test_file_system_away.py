@@ -101,3 +101,20 @@ def test_checkpoints_whose_file_system_is_away_are_not_called_deleted(tmp_path, 
     watched.executor.unreachable = ""
     watched.tick_until(watched.all_scored)
     watched.daemon.close()
+
+
+def test_a_job_that_ends_while_its_results_are_away_is_not_run_again(tmp_path, monkeypatch):
+    watched = Watched(tmp_path, monkeypatch, steps=(100,))
+    watched.configure(stage1={"steps": (100,), "results": tmp_path / "elsewhere"})
+    watched.checkpoint("stage1", 100)
+    watched.tick_until(lambda: watched.states().get("stage1/step_100") == "running")
+    watched.executor.step()
+    (tmp_path / "elsewhere").rename(tmp_path / "away")
+    watched.tick(30, seconds=400.0)
+    assert watched.states() == {"stage1/step_100": "running"}
+    assert "cannot be looked at" in watched.reasons()["stage1/step_100"]
+    (tmp_path / "away").rename(tmp_path / "elsewhere")
+    watched.tick()
+    assert watched.all_scored()
+    assert len(watched.executor.runs) == 1
+    watched.daemon.close()
