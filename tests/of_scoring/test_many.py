@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from scoring import many
 from scoring.budget import Budget
 from scoring.fence import Fence
 from scoring.loglik import Stretch, token_logprobs
-from scoring.progress import Progress, joined
+from scoring.progress import SAID, Progress, joined
 from suites.files import read_json
 from suites.paths import EvaluationPaths
 from suites.problem import Exit, Problem
@@ -104,10 +105,11 @@ def test_a_worker_that_is_killed_costs_its_part_only(tmp_path):
     assert set(json.loads((results(tmp_path) / "tier2_ppl.json").read_text())["slices"]) == set(SLICES)
 
 
-def test_a_walltime_that_is_near_stops_all_and_keeps_their_parts(tmp_path):
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_walltime_that_is_near_stops_all_and_keeps_their_parts(processes, tmp_path):
     slices = {name: text * 12 for name, text in SLICES.items()}
     write_suites(tmp_path, slices=slices, items=3)
-    with process(by_hand(tmp_path, "--processes", "2"), tmp_path / "log") as parent:
+    with process(by_hand(tmp_path, "--processes", processes), tmp_path / "log") as parent:
         kept = until(lambda: list((results(tmp_path) / "parts").glob("*.parquet")), parent)
         parent.send_signal(signal.SIGUSR1)
         assert parent.wait(timeout=60) == Exit.TEMPORARY, (tmp_path / "log").read_text()[-3000:]
@@ -192,9 +194,15 @@ def test_progress_says_how_long_it_takes(tmp_path, monkeypatch):
     progress.batch(100, 1e8)
     progress.finished("a", here=True)
     progress.begin("b")
-    now[0] += 60
-    progress.batch(200, 5e8)
+    with capture_logs() as heard:
+        now[0] += 59
+        progress.batch(150, 4e8)
+        assert heard == []
+        now[0] += 1
+        progress.batch(50, 1e8)
     said = read_json(paths.progress)
+    assert [line["event"] for line in heard] == ["progress"]  # once a minute
+    assert {name: heard[0][name] for name in SAID} == {name: said[name] for name in SAID}
     assert (said["parts_done"], said["parts"], said["size_done"], said["tokens"]) == (1, 3, 300, 300)
     assert said["tokens_per_s"] == pytest.approx(300 / 70, abs=0.1)
     assert said["mfu"] == pytest.approx(6e8 / 70 / 1e9, abs=1e-4)

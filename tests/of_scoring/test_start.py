@@ -88,7 +88,7 @@ def test_what_is_reckoned_before_loading_is_enough():
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
-    assert 10 << 20 < found["used"] <= found["reckoned"] < 4 * found["used"]
+    assert 10 << 20 < found["used"] <= found["reckoned"] < 10 * found["used"]
 
 
 def test_a_job_has_what_its_cgroup_leaves(tmp_path):
