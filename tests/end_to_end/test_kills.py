@@ -13,6 +13,7 @@ import textwrap
 import time
 from collections import Counter
 
+from support.batch_scripts import until
 from support.nanotron_layout import set_times, tiny_checkpoint
 
 STEPS = (10, 20, 30, 40, 50, 60)
@@ -57,6 +58,12 @@ def start(root):
         )
 
 
+def watches(root, process):
+    """Whether it has begun: killed before that, nothing is put to the test."""
+    lock = root / "state" / "daemon.lock"
+    return process.poll() is not None or (lock.exists() and json.loads(lock.read_text())["pid"] == process.pid)
+
+
 def states(root, process):
     """Evaluation -> state, as this very daemon says; empty before its first tick."""
     path = root / "state" / "status.json"
@@ -78,7 +85,8 @@ def test_killed_at_random_moments_each_evaluation_runs_once(tmp_path):
         set_times(tiny_checkpoint(tmp_path / "ckpts" / "stage1" / str(step), step), time.time() - 100)
         for _ in range(2):
             process = start(tmp_path)
-            time.sleep(draw.uniform(0.3, 0.9))  # a random moment is the point
+            until(lambda process=process: watches(tmp_path, process), "it has the lock")
+            time.sleep(draw.uniform(0.0, 0.6))  # a random moment is the point
             assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
             process.kill()
             process.wait()
