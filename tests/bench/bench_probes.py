@@ -93,12 +93,13 @@ def row(folder: Path, number: int) -> dict:
 
 def judged(models: dict, nothing: float) -> str:
     """What of the claim holds: published beats noise of 0.4 x std, and both beat random ones. ``nothing``: ln(vocabulary)."""
-    published, *_, noisy, random = ({**row, "kind": kind} for kind, row in models.items())
+    published, *_, noisy, random = ({"kind": kind, **models.get(kind, {})} for kind in KINDS)
     said = []
     for better, worse in ((published, noisy), (published, random), (noisy, random)):
-        a, b = better["all_checks_pass_rate"], worse["all_checks_pass_rate"]
-        said.append(f"{better['kind']} {'beats' if a > b else 'does not beat'} {worse['kind']} ({a:.3f}, {b:.3f})")
-    dead = [row["kind"] for row in (noisy, random) if row["prompt_nats"] is None or row["prompt_nats"] >= nothing]
+        if len(better) > 1 and len(worse) > 1:
+            a, b = better["all_checks_pass_rate"], worse["all_checks_pass_rate"]
+            said.append(f"{better['kind']} {'beats' if a > b else 'does not beat'} {worse['kind']} ({a:.3f}, {b:.3f})")
+    dead = [kind for kind, row in models.items() if row["prompt_nats"] is None or row["prompt_nats"] >= nothing]
     why = f" Weights that read the prompts no better than a model that knows nothing: {', '.join(dead)}." if dead else ""
     fences = f"{published['json_fences']} of the published weights' {published['json_answers']} answers to strict_json prompts"
     return f"all_checks_pass_rate: {'; '.join(said)}.{why} {fences} begin with a fence of Python."
