@@ -98,7 +98,7 @@ def judged(models: dict, nothing: float) -> str:
     for better, worse in ((published, noisy), (published, random), (noisy, random)):
         if len(better) > 1 and len(worse) > 1:
             a, b = better["all_checks_pass_rate"], worse["all_checks_pass_rate"]
-            said.append(f"{better['kind']} {'beats' if a > b else 'does not beat'} {worse['kind']} ({a:.3f}, {b:.3f})")
+            said.append(f'"{better["kind"]}" {"beats" if a > b else "does not beat"} "{worse["kind"]}" ({a:.3f}, {b:.3f})')
     dead = [kind for kind, row in models.items() if row["prompt_nats"] is None or row["prompt_nats"] >= nothing]
     why = f" Weights that read the prompts no better than a model that knows nothing: {', '.join(dead)}." if dead else ""
     fences = f"{published['json_fences']} of the published weights' {published['json_answers']} answers to strict_json prompts"
