@@ -9,6 +9,7 @@ import torch
 
 from scoring import canary
 from suites.contract import tier_digests
+from suites.data_files import sealed_now
 from suites.paths import EvaluationPaths
 from suites.schema import load_suite
 from support.nanotron_layout import tiny_checkpoint
@@ -88,7 +89,7 @@ def test_a_run_that_finds_everything_scored_still_says_so(noise):
 
 def test_the_watcher_says_it_in_its_status(noise):
     folder, _, _ = noise
-    suites = tuple(load_suite(str(folder / name), {}).in_request() for name in ("ppl.yaml", "cf.yaml"))
+    suites = tuple(sealed_now(load_suite(str(folder / name), {}).in_request()) for name in ("ppl.yaml", "cf.yaml"))
     paths = EvaluationPaths(folder / "results", "stage1", "step_20")
     found = judge(paths, documents(folder)["run"]["checkpoint"]["fingerprint"], tier_digests(suites))
     assert found.valid
