@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 ONEDNN = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # noqa: SLF001  is_available() is untyped
-"""The operator is not in torch's documented interface: where a torch has none, its own product is taken."""
+"""The operator is not in torch's documented interface: where a torch has none, its own product is taken; and where a graph is
+compiled, since the compiler takes none but its own."""
 WHOLE, PIECE = 384, 192
 """Values added up in one go: rows up to WHOLE are not cut, longer ones into equal pieces of at most PIECE."""
 
@@ -20,7 +21,7 @@ WHOLE, PIECE = 384, 192
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """[..., in], [out, in], [out] -> [..., out]."""
     size = weight.shape[1]
-    if not (ONEDNN and _plain(x) and _plain(weight)) or (size > WHOLE and weight.stride(0) != 1):
+    if not (ONEDNN and _plain(x) and _plain(weight)) or (size > WHOLE and weight.stride(0) != 1) or torch.compiler.is_compiling():
         return functional.linear(x, weight, bias)
     product = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001  see ONEDNN
     if size <= WHOLE:
