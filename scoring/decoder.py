@@ -45,10 +45,6 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., size] -> [..., size]."""
-        if x.dtype is torch.float32 and x.device.type == "cpu":  # half the time of rms_norm, which has no fused kernel there
-            squares = (x * x).sum(-1, keepdim=True)  # a norm that is squared again has been rounded at its root
-            normed: torch.Tensor = (x * squares.div_(x.shape[-1]).add_(self.eps).rsqrt_()).mul_(self.weight)
-            return normed
         return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
