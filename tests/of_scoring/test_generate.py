@@ -7,8 +7,6 @@ from transformers import (
     LlamaForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
-    Qwen2MoeConfig,
-    Qwen2MoeForCausalLM,
     SmolLM3Config,
     SmolLM3ForCausalLM,
     Starcoder2Config,
@@ -21,7 +19,7 @@ from scoring.generate import Question, Shape, generate, shape_of
 from scoring.loglik import NotFiniteError
 from scoring.model import CausalModel, build
 from suites.architecture import Architecture, Experts
-from support import hf_to_nanotron
+from support import hf_to_nanotron, mixtures
 from support.nanotron_layout import tiny, write_checkpoint
 from support.scored import LLAMA
 
@@ -109,20 +107,14 @@ def nope():
 
 
 def mixture_of_experts():
-    config = Qwen2MoeConfig(
-        **SIZES,
-        **ENDS,
-        num_experts=4,
-        num_experts_per_tok=2,
-        moe_intermediate_size=16,
-        shared_expert_intermediate_size=24,
-        norm_topk_prob=False,
-        mlp_only_layers=[1],
-        decoder_sparse_step=1,
-        tie_word_embeddings=False,
-    )
-    model = randomised(Qwen2MoeForCausalLM(config))
-    moe, tensors = hf_to_nanotron.experts(model)
+    model = randomised(mixtures.qwen2_moe({**SIZES, **ENDS}))
+    moe, tensors = mixtures.as_nanotron(model)
+    return model, {**QWEN2_KEYS, "attention_bias": True, "moe_config": moe}, tensors
+
+
+def mixture_without_a_shared_expert():
+    model = mixtures.without_a_shared_expert(randomised(mixtures.qwen2_moe({**SIZES, **ENDS}, num_experts_per_tok=3)))
+    moe, tensors = mixtures.as_nanotron(model, shared=False)
     return model, {**QWEN2_KEYS, "attention_bias": True, "moe_config": moe}, tensors
 
 
@@ -139,8 +131,8 @@ def starcoder2_multi_query():
 
 
 FROM_TRANSFORMERS = (
-    *(llama, llama_interleaved_and_tied, qwen2, qwen2_tied, interpolated, sliding, nope, mixture_of_experts),
-    *(starcoder2, starcoder2_multi_query),
+    *(llama, llama_interleaved_and_tied, qwen2, qwen2_tied, interpolated, sliding, nope),
+    *(mixture_of_experts, mixture_without_a_shared_expert, starcoder2, starcoder2_multi_query),
 )
 
 

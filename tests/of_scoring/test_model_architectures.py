@@ -1,18 +1,15 @@
-"""Families that no nanotron checkpoint is at hand for, against transformers' own classes or plain formulas.
+"""Families that no nanotron checkpoint is at hand for, against transformers' own classes.
 
 Each model is made by transformers with random weights, written in nanotron's layout and loaded back.
 """
 
 import pytest
 import torch
-from torch.nn import functional
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
-    Qwen2MoeConfig,
-    Qwen2MoeForCausalLM,
     SmolLM3Config,
     SmolLM3ForCausalLM,
     Starcoder2Config,
@@ -164,50 +161,3 @@ def test_starcoder2(window, everywhere, multi_query, tp, tmp_path):
     described = {**tiny(20, tp=tp), "model_config": model_config, "tensors": tensors}
     ours = load(write_checkpoint(tmp_path / "20", **described), device="cpu")
     close(logits(ours), of_transformers(theirs))
-
-
-def test_mixture_of_experts_with_a_shared_expert(tmp_path):
-    config = Qwen2MoeConfig(
-        **SIZES,
-        num_experts=4,
-        num_experts_per_tok=2,
-        moe_intermediate_size=16,
-        shared_expert_intermediate_size=24,
-        norm_topk_prob=False,
-        mlp_only_layers=[1],
-        decoder_sparse_step=1,
-        tie_word_embeddings=False,
-    )
-    theirs = randomised(Qwen2MoeForCausalLM(config))
-    moe, tensors = hf_to_nanotron.experts(theirs)
-    ours = written(tmp_path, {**QWEN2, "moe_config": moe}, tensors, tp=2)
-    assert ours.description["architecture"] == "qwen2 with experts"
-    close(logits(ours), of_transformers(theirs))
-    rounded = load(tmp_path / "20", device="cpu", dtype="bfloat16")
-    assert rounded.body.layers[0].mlp.router.weight.dtype is torch.float32  # as nanotron keeps it
-    assert (logits(rounded) - of_transformers(theirs)).abs().mean() < 0.05 * of_transformers(theirs).std()
-
-
-def test_mixture_of_experts_without_a_shared_expert_is_the_plain_formula(tmp_path):
-    generator = torch.Generator().manual_seed(3)
-    shapes = ((4, 32), (4, 32, 32), (4, 16, 32))
-    # of the size that trained weights have: sums of large numbers that nearly cancel would say more of the processor than of us
-    router, gate_up, down = (torch.randn(*shape, generator=generator) / shape[-2] ** 0.5 for shape in shapes)
-    theirs = randomised(Qwen2ForCausalLM(Qwen2Config(**{**SIZES, "num_hidden_layers": 1}, tie_word_embeddings=False)))
-    tensors = {name: tensor for name, tensor in theirs.state_dict().items() if ".mlp." not in name}
-    base = "model.layers.0.mlp"
-    tensors |= {
-        f"{base}.router.weight": router,
-        f"{base}.experts.merged_gate_up_proj": gate_up,
-        f"{base}.experts.merged_down_proj": down,
-    }
-    moe = {"num_experts": 4, "top_k": 2, "moe_intermediate_size": 16, "layers": [-1]}
-    ours = written(tmp_path, {**QWEN2, "num_hidden_layers": 1, "moe_config": moe}, tensors)
-    hidden = torch.randn(1, 5, 32, generator=generator)
-    expected = torch.zeros(5, 32)
-    for row, token in enumerate(hidden[0]):
-        probabilities = functional.softmax(router @ token, dim=0)
-        for expert in probabilities.topk(2).indices:
-            gate, up = (token @ gate_up[expert]).chunk(2)
-            expected[row] += probabilities[expert] * ((functional.silu(gate) * up) @ down[expert])
-    close(ours.body.layers[0].mlp(hidden)[0], expected)

@@ -116,24 +116,3 @@ def starcoder2(model, *, multi_query):
         "layer_norm_epsilon": config.norm_epsilon,
     }
     return model_config, tensors
-
-
-def experts(model):
-    """(``moe_config``, tensors) of a Qwen2MoeForCausalLM with a shared expert."""
-    config = model.config
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        renamed = name.replace(".mlp.gate.weight", ".mlp.router.weight")
-        merged = name.endswith(("experts.gate_up_proj", "experts.down_proj"))
-        for part in ("gate_up_proj", "down_proj"):
-            renamed = renamed.replace(f".experts.{part}", f".experts.merged_{part}")
-        tensors[renamed] = tensor.transpose(1, 2) if merged else tensor
-    moe = {
-        "num_experts": config.num_experts,
-        "top_k": config.num_experts_per_tok,
-        "moe_intermediate_size": config.moe_intermediate_size,
-        "shared_expert_intermediate_size": config.shared_expert_intermediate_size,
-        "enable_shared_expert": True,
-        "layers": [layer for layer in range(config.num_hidden_layers) if layer not in config.mlp_only_layers],
-    }
-    return moe, tensors
