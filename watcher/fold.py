@@ -170,12 +170,26 @@ def _owe(record: Record, event: Event) -> Record:
     return _become(record, event, State.OWED, **changes)
 
 
-def _ready(record: Record, event: Event) -> Record:
-    times = _times(msgspec.structs.replace(record, times={}), complete=event.get("complete"), detected=event["t"])
-    changes = {"fingerprint": str(event["fingerprint"]), "markers": event.get("markers"), "times": times}
-    if event["fingerprint"] != record.fingerprint:  # scores of another content
+def _whole(record: Record, event: Event) -> dict[str, Any]:
+    """What changes when a checkpoint is seen whole: a new round of times, in which the same content stays as old as it is."""
+    t, same = float(event["t"]), event["fingerprint"] == record.fingerprint
+    before = record.times if same else {}
+    complete = before.get("complete", event.get("complete"))
+    again = before.get("again", t) if "again" in before or "scored" in before else None
+    times = _times(msgspec.structs.replace(record, times={}), complete=complete, detected=before.get("detected", t), again=again)
+    changes: dict[str, Any] = {"fingerprint": str(event["fingerprint"]), "markers": event.get("markers"), "times": times}
+    if not same:  # scores of another content
         changes["extra"] = {name: value for name, value in record.extra.items() if name != "scores"}
-    return _become(record, event, State.READY, **changes)
+    return changes
+
+
+def _ready(record: Record, event: Event) -> Record:
+    return _become(record, event, State.READY, **_whole(record, event))
+
+
+def _seen_as(state: State) -> Callable[[Record, Event], Record]:
+    """A step into ``state`` that says, where the event names a fingerprint, that the checkpoint is whole."""
+    return lambda record, event: _become(record, event, state, **(_whole(record, event) if "fingerprint" in event else {}))
 
 
 def _intended(record: Record, event: Event) -> Record:
@@ -254,7 +268,7 @@ _STEPS: dict[str, Callable[[Record, Event], Record]] = {
     "owed": _owe,
     "moved": _moved,
     "chosen": _chosen,
-    "waiting": _to(State.WAITING),
+    "waiting": _seen_as(State.WAITING),
     "ready": _ready,
     "marked": _marked,
     "intended": _intended,
@@ -267,7 +281,7 @@ _STEPS: dict[str, Callable[[Record, Event], Record]] = {
     "requeued": _of_attempt(State.QUEUED, "restarts"),
     "ending": _of_attempt(None),
     "failed": _to(State.FAILED),
-    "blocked": _to(State.BLOCKED),
+    "blocked": _seen_as(State.BLOCKED),
     "cancelled": _to(State.CANCELLED),
     "scored": _scored,
     "lost": _to(State.LOST),

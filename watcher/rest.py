@@ -1,7 +1,10 @@
 """What becomes of an evaluation that is not in flight. Pure."""
 
 import time
+import types
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from suites.checkpoint import Completeness, Inspection
 from suites.contract import Request
@@ -20,6 +23,7 @@ FOREIGN = "foreign"
 LEFT_BEHIND = 86400.0
 """Seconds without a write after which a checkpoint that is not whole is said loudly: it will not become so by itself."""
 DELETED = "deleted before it was scored"
+_NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 _ASK_A_PERSON = frozenset({Completeness.INTERRUPTED, Completeness.UNSCORABLE, Completeness.UNREADABLE})
 
 
@@ -70,8 +74,10 @@ def _inspection(record: Record, world: World, config: Config) -> Inspection | st
 
 def _complete(record: Record, seen: Inspection, world: World, config: Config, ledger: Ledger) -> list[Action | Skip]:
     stage, plan = config.stages[record.stage], world.plans[record.stage]
+    marks = world.marks.get(record.checkpoint)
+    whole = {"fingerprint": seen.fingerprint, "markers": marks, "complete": seen.newest_mtime} if seen.fingerprint else {}
     if plan.trouble or not plan.tiers:
-        return [_wait(record, f"suites: {plan.trouble or f'stages.{stage.name} names none'}")]
+        return [_wait(record, f"suites: {plan.trouble or f'stages.{stage.name} names none'}", whole=whole)]
     actions: list[Action | Skip] = []
     facts = ledger.facts.get(stage.name)
     own = record.source == record.stage and not record.named
@@ -82,15 +88,14 @@ def _complete(record: Record, seen: Inspection, world: World, config: Config, le
     for name, value in (("seq_len", settled.seq_len), ("tokenizer", settled.tokenizer)):
         if not value:
             whose = f"{facts.checkpoint} does not say" if facts is not None else f"no checkpoint of {stage.name} yet"
-            return [*actions, _wait(record, f"{name}: {whose}; or set stages.{stage.name}.{name}")]
+            return [*actions, _wait(record, f"{name}: {whose}; or set stages.{stage.name}.{name}", whole=whole)]
     results = world.results.get(record.key)
     if seen.fingerprint is None or results is None:
         return [*actions, Skip(record.key, "complete; its results folder is looked at next")]
-    in_the_way = _in_the_way(record, seen.fingerprint, results, stage)
+    in_the_way = _in_the_way(record, whole, results, stage)
     if in_the_way is not None:
         return [*actions, in_the_way]
     digests = {tier: digest for tier, (digest, _) in plan.tiers.items()}
-    marks = world.marks.get(record.checkpoint)
     if results.valid:
         return [
             *actions,
@@ -100,8 +105,7 @@ def _complete(record: Record, seen: Inspection, world: World, config: Config, le
     lacks = waits_for(stage, suites, world, config)
     known = record.state is State.READY or (lacks and record.state is State.WAITING and record.reason.startswith(PREFILL))
     if not known or record.fingerprint != seen.fingerprint:
-        fields = {"fingerprint": seen.fingerprint, "markers": marks, "complete": seen.newest_mtime, "reason": "complete"}
-        return [*actions, Note(event="ready", key=record.key, fields=fields)]
+        return [*actions, Note(event="ready", key=record.key, fields={**whole, "reason": "complete"})]
     if lacks:
         return [*actions, _wait(record, lacks)]
     request = Request(
@@ -130,13 +134,13 @@ def _complete(record: Record, seen: Inspection, world: World, config: Config, le
     return [*actions, Submit(key=record.key, request=request, markers=marks, reason="complete, and not scored")]
 
 
-def _in_the_way(record: Record, fingerprint: str, results: Results, stage: Stage) -> Action | None:
+def _in_the_way(record: Record, whole: Mapping[str, Any], results: Results, stage: Stage) -> Action | None:
     """What is done about tier files that are not of this content: kept elsewhere, or a person is asked."""
     foreign = [tier for tier, verdict in results.verdicts.items() if verdict.kind == "foreign"]
-    older = {tier: found for tier, found in results.fingerprints.items() if found != fingerprint}
+    older = {tier: found for tier, found in results.fingerprints.items() if found != whole["fingerprint"]}
     if foreign and not record.forced:
         words = f"results of another program: {results.verdicts[foreign[0]].why}; watcher retry --force sets them aside"
-        return Note(event="blocked", key=record.key, fields={"reason": words})
+        return Note(event="blocked", key=record.key, fields={**whole, "reason": words})
     labels = {**older, **dict.fromkeys(foreign, FOREIGN)}
     if not labels:
         return None
@@ -234,11 +238,11 @@ def _owed(record: Record, reason: str) -> Note:
     return Note(event="owed", key=record.key, fields={"reason": reason, "fresh": True})
 
 
-def _wait(record: Record, reason: str, detail: str | None = None) -> Action | Skip:
-    """Wait with ``reason``; once it is journaled, a Skip with what is to be said today."""
-    if record.state is State.WAITING and record.reason == reason:
+def _wait(record: Record, reason: str, detail: str | None = None, *, whole: Mapping[str, Any] = _NOTHING) -> Action | Skip:
+    """Wait with ``reason``; once it is journaled, a Skip with what is to be said today. ``whole``: what a whole checkpoint is."""
+    if record.state is State.WAITING and record.reason == reason and whole.get("fingerprint") in {None, record.fingerprint}:
         return Skip(record.key, detail or reason)
-    return Note(event="waiting", key=record.key, fields={"reason": reason})
+    return Note(event="waiting", key=record.key, fields={**whole, "reason": reason})
 
 
 def later(record: Record, words: str, now: float) -> Note:

@@ -132,7 +132,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     markers: str | None = None
     """The cheap marks of the content last judged complete (``suites.checkpoint.markers``), in one spelling."""
     times: Mapping[str, float] = msgspec.field(default_factory=dict)
-    """``complete`` (newest mtime), ``detected``, ``submitted``, ``started``, ``scored``: unix times of the last round."""
+    """``complete`` (newest mtime), ``detected``, ``submitted``, ``started``, ``scored``: unix times of the last round.
+
+    The first two are of when this content was first seen whole, however often it was submitted since. ``again``: it had been
+    scored before this round, which therefore says nothing about how long a checkpoint waits for its scores.
+    """
     history: tuple[tuple[float, str, str], ...] = ()
     """(time, state, reason) of every change, oldest first; the last 50."""
     extra: Mapping[str, Any] = msgspec.field(default_factory=dict)

@@ -92,11 +92,14 @@ def publish(document: Document, paths: StatePaths) -> None:
 def latencies(records: Iterable[Record]) -> dict[str, dict[str, float]]:
     """``complete_to_scored`` and the like -> p50 and p95 in seconds (nearest rank) and n; left out where nothing was measured.
 
-    A difference below zero (two clocks) counts as none.
+    A difference below zero (two clocks) counts as none. Of what was scored before and is scored again, only what the job took
+    counts.
     """
     found: dict[str, list[float]] = {}
     for record in records:
         for begin, end in LATENCIES:
+            if "again" in record.times and begin in {"complete", "detected"}:
+                continue
             if begin in record.times and end in record.times:
                 found.setdefault(f"{begin}_to_{end}", []).append(max(0.0, record.times[end] - record.times[begin]))
     return {
