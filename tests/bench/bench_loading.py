@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from scoring.checkpoint import load
-from support.nanotron_layout import BYTE_LEVEL, tiny_checkpoint, write_checkpoint
+from support.nanotron_layout import BYTE_LEVEL, shapes, tiny_checkpoint, write_checkpoint
 
 MIB = 1 << 20
 SIZES = {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": 32768}
@@ -29,24 +29,11 @@ CASES = (("float32", "float32", 1), ("float32", "float32", 2), ("bfloat16", "flo
 def write(folder, *, gigabytes, dtype, tp):
     """A Llama of about that many GB with random weights."""
     kind = getattr(torch, dtype)
-    hidden, inner, vocab = SIZES["hidden_size"], SIZES["intermediate_size"], SIZES["vocab_size"]
-    layer = {
-        "self_attn.q_proj": (hidden, hidden),
-        "self_attn.k_proj": (hidden // 4, hidden),
-        "self_attn.v_proj": (hidden // 4, hidden),
-        "self_attn.o_proj": (hidden, hidden),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
-        "input_layernorm": (hidden,),
-        "post_attention_layernorm": (hidden,),
-    }
-    outside = {"model.embed_tokens": (vocab, hidden), "lm_head": (vocab, hidden), "model.norm": (hidden,)}
-    fixed, each = (sum(math.prod(shape) for shape in shapes.values()) for shapes in (outside, layer))
-    layers = max(1, round((gigabytes * 1e9 / kind.itemsize - fixed) / each))
-    shapes = outside | {f"model.layers.{n}.{name}": shape for n in range(layers) for name, shape in layer.items()}
-    tensors = {f"{name}.weight": torch.full(shape, 0.01, dtype=kind) for name, shape in shapes.items()}
-    model_config = {**BYTE_LEVEL, **SIZES, "num_hidden_layers": layers}
+    outside, one = ({**BYTE_LEVEL, **SIZES, "num_hidden_layers": layers} for layers in (0, 1))
+    fixed, with_one = (sum(math.prod(shape) for shape in shapes(described).values()) for described in (outside, one))
+    layers = max(1, round((gigabytes * 1e9 / kind.itemsize - fixed) / (with_one - fixed)))
+    model_config = {**one, "num_hidden_layers": layers}
+    tensors = {name: torch.full(shape, 0.01, dtype=kind) for name, shape in shapes(model_config).items()}
     described = {"train_steps": 20, "seq_len": 64, "tokenizer": "byte-level", "tp": tp}
     write_checkpoint(folder, step=20, model_config=model_config, tensors=tensors, **described)
 

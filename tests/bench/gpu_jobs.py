@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from scoring.checkpoint import load
-from support.nanotron_layout import BYTE_LEVEL, write_checkpoint
+from support.nanotron_layout import BYTE_LEVEL, shapes, write_checkpoint
 from support.scored import BYTE_TOKENIZER
 
 SLICES = 8
@@ -19,29 +19,13 @@ SLICES = 8
 
 def write(folder, sizes, tp=2):
     """A Llama of these sizes in bfloat16 with random weights, as nanotron would have saved it, in ``folder``/20."""
-    hidden, inner, heads = (sizes[f"{name}"] for name in ("hidden_size", "intermediate_size", "num_attention_heads"))
-    kv = hidden // heads * sizes["num_key_value_heads"]
-    layer = {
-        "self_attn.q_proj": (hidden, hidden),
-        "self_attn.k_proj": (kv, hidden),
-        "self_attn.v_proj": (kv, hidden),
-        "self_attn.o_proj": (hidden, hidden),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
-        "input_layernorm": (hidden,),
-        "post_attention_layernorm": (hidden,),
-    }
-    shapes = {"model.embed_tokens": (sizes["vocab_size"], hidden), "model.norm": (hidden,)}
-    for number in range(sizes["num_hidden_layers"]):
-        shapes |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
+    model_config = {**BYTE_LEVEL, **sizes, "tie_word_embeddings": True}
     generator = torch.Generator().manual_seed(0)
     tensors = {}
-    for name, shape in shapes.items():
+    for name, shape in shapes(model_config).items():
         drawn = torch.empty(shape, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator)
-        tensors[f"{name}.weight"] = torch.ones(shape, dtype=torch.bfloat16) if len(shape) == 1 else drawn
+        tensors[name] = torch.ones(shape, dtype=torch.bfloat16) if len(shape) == 1 else drawn
     described = {"train_steps": 20, "seq_len": 4096, "tokenizer": str(BYTE_TOKENIZER), "tp": tp}
-    model_config = {**BYTE_LEVEL, **sizes, "tie_word_embeddings": True}
     return write_checkpoint(folder / "20", step=20, model_config=model_config, tensors=tensors, **described)
 
 

@@ -5,6 +5,7 @@ numpy arrays or torch tensors; their names HF's or nanotron's.
 """
 
 import json
+import math
 import os
 import random
 import re
@@ -89,31 +90,33 @@ def tiny(step: int, seed: int = 0, **described) -> dict:
 
 
 def random_tensors(model_config: dict, seed: int) -> dict[str, Raw]:
-    """Llama (or Qwen2 with or without bias) tensors under HF's names, normal with std 0.1; norms are ones."""
+    """``shapes`` filled, normal with std 0.1; norms are ones."""
     draw = random.Random(seed)
+
+    def filled(name, shape):
+        count = math.prod(shape)
+        values = [1.0] * count if "norm" in name else (draw.gauss(0, 0.1) for _ in range(count))
+        return Raw("F32", shape, array("f", values).tobytes())
+
+    return {name: filled(name, shape) for name, shape in shapes(model_config).items()}
+
+
+def shapes(model_config: dict) -> dict[str, tuple[int, ...]]:
+    """Llama's tensors (or Qwen2's with or without bias) under HF's names."""
     hidden, inner, vocab = (model_config[key] for key in ("hidden_size", "intermediate_size", "vocab_size"))
     kv = model_config["num_key_value_heads"] * hidden // model_config["num_attention_heads"]
-
-    def normal(*shape):
-        count = shape[0] * (shape[1] if len(shape) > 1 else 1)
-        return Raw("F32", shape, array("f", (draw.gauss(0, 0.1) for _ in range(count))).tobytes())
-
-    ones = Raw("F32", (hidden,), array("f", [1.0] * hidden).tobytes())
-    tensors = {"model.embed_tokens.weight": normal(vocab, hidden), "model.norm.weight": ones}
+    found = {"model.embed_tokens.weight": (vocab, hidden), "model.norm.weight": (hidden,)}
     for layer in range(model_config["num_hidden_layers"]):
         block = f"model.layers.{layer}"
-        tensors |= {f"{block}.input_layernorm.weight": ones, f"{block}.post_attention_layernorm.weight": ones}
+        found |= {f"{block}.input_layernorm.weight": (hidden,), f"{block}.post_attention_layernorm.weight": (hidden,)}
         for part, rows in (("q", hidden), ("k", kv), ("v", kv)):
-            tensors[f"{block}.self_attn.{part}_proj.weight"] = normal(rows, hidden)
+            found[f"{block}.self_attn.{part}_proj.weight"] = (rows, hidden)
             if model_config.get("attention_bias") and model_config.get("is_qwen2_config"):
-                tensors[f"{block}.self_attn.{part}_proj.bias"] = normal(rows)
-        tensors[f"{block}.self_attn.o_proj.weight"] = normal(hidden, hidden)
-        tensors[f"{block}.mlp.gate_proj.weight"] = normal(inner, hidden)
-        tensors[f"{block}.mlp.up_proj.weight"] = normal(inner, hidden)
-        tensors[f"{block}.mlp.down_proj.weight"] = normal(hidden, inner)
-    if not model_config["tie_word_embeddings"]:
-        tensors["lm_head.weight"] = normal(vocab, hidden)
-    return tensors
+                found[f"{block}.self_attn.{part}_proj.bias"] = (rows,)
+        found[f"{block}.self_attn.o_proj.weight"] = (hidden, hidden)
+        for part, shape in (("gate", (inner, hidden)), ("up", (inner, hidden)), ("down", (hidden, inner))):
+            found[f"{block}.mlp.{part}_proj.weight"] = shape
+    return found if model_config["tie_word_embeddings"] else {**found, "lm_head.weight": (vocab, hidden)}
 
 
 def plan(
