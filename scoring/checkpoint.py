@@ -5,6 +5,7 @@ on in a mapped file that was truncated kills the process where a short read is o
 """
 
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from scoring.model import HEAD, CausalModel, build, translate
 from scoring.products import Linear, laid_out
 from suites import checkpoint
 from suites.architecture import Refused
+from suites.files import open_now
 from suites.problem import Exit, Problem
 from suites.shards import BYTES_OF, Box, Shard, Torn
 from suites.words import plainly
@@ -214,11 +216,11 @@ def _read(folder: Path, shard: Shard, offset: int, into: torch.Tensor) -> None:
     """Fill a contiguous tensor from a place in a file. Problem (CHANGED) where the file ends before."""
     raw = into.view(-1).view(torch.uint8).numpy().data
     try:
-        with (folder / shard.file).open("rb", buffering=0) as file:
-            file.seek(offset)
+        with open_now(folder / shard.file) as file:
+            file.raw.seek(offset, os.SEEK_SET)
             got = 0
             while got < len(raw):
-                count = file.readinto(raw[got:])
+                count = file.raw.readinto(raw[got:])
                 if not count:
                     what = f"truncated while it was loaded: {shard.file}"
                     raise Problem(what, where=folder, todo=_TODO_CHANGED, code=Exit.CHANGED)

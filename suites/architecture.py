@@ -129,9 +129,12 @@ class _Reader:
     def number(self, key: str, default: float | None = None) -> float:
         value = self.data.get(key)
         value = default if value is None else value
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
             raise self.refuse(key)
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # an integer beyond all floats
+            raise self.refuse(key) from None
 
     def flag(self, key: str, *, default: bool) -> bool:
         value = self.data.get(key)

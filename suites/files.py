@@ -7,11 +7,13 @@ missing file as "not yet".
 
 import contextlib
 import errno
+import io
 import json
 import os
 import re
 import secrets
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 
@@ -50,6 +52,18 @@ def process_is_gone(pid: int) -> bool:
     except OSError:  # somebody else's process, so there is one
         return False
     return False
+
+
+def open_now(path: Path) -> io.BufferedReader:
+    """Open for reading what somebody else wrote, and never wait: a pipe has no end, and opening it none either.
+
+    Raises OSError, also where it is no regular file.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115  the caller closes it
+    if not S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return file
 
 
 def publish(path: Path, data: bytes | str) -> None:

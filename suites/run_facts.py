@@ -6,6 +6,7 @@ caller knows better.
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import msgspec
 import yaml
 
 from suites.architecture import Architecture, Refused, understand
+from suites.files import open_now
 from suites.problem import Problem
 from suites.shards import Torn
 from suites.words import plainly
@@ -21,6 +23,10 @@ from suites.words import plainly
 LARGEST_DOCUMENT = 1 << 23
 MOST_RANKS = 1 << 16
 DEEPEST_NESTING = 64
+LONGEST_NUMBER = 4000
+MOST_MERGED = 10_000
+_NUMBER = re.compile(r"[-+0-9a-fA-Fx_:.]+")
+_MERGE = "tag:yaml.org,2002:merge"
 _NOT_A_DOCUMENT = (  # all that PyYAML's constructors and json were seen to raise for odd input
     yaml.YAMLError,
     ValueError,
@@ -113,12 +119,48 @@ def _yaml(raw: bytes) -> Any:
         if depth > DEEPEST_NESTING:
             message = f"nested more than {DEEPEST_NESTING} deep"
             raise ValueError(message)
-    return yaml.load(raw, Loader=_Loader)  # noqa: S506  a safe loader: the C one, or SafeLoader
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > LONGEST_NUMBER and _NUMBER.fullmatch(event.value):
+            message = f"a number of {len(event.value)} digits"  # 1:1:1... takes time by the square of its length
+            raise ValueError(message)
+    loader = _Loader(raw)
+    try:
+        node = loader.get_single_node()
+        _Merges().keys(node)
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+class _Merges:
+    """Counts what a document's ``<<: *other`` come to; ValueError for one that explodes."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, int] = {}
+        self.copied = 0
+
+    def keys(self, node: Any) -> int:
+        """Of a mapping, or of all mappings in a list, with what is merged into them."""
+        if id(node) in self.known or not isinstance(node, yaml.CollectionNode):
+            return self.known.get(id(node), 0)
+        self.known[id(node)] = 0  # in a circle nothing is merged twice
+        if isinstance(node, yaml.SequenceNode):
+            self.known[id(node)] = sum(map(self.keys, node.value))
+            return self.known[id(node)]
+        for key, value in node.value:
+            self.keys(key)
+            size = self.keys(value)
+            merges = key.tag == _MERGE
+            self.known[id(node)] += size if merges else 1
+            self.copied += size if merges else 0
+        if self.copied > MOST_MERGED:
+            message = f"its merges copy more than {MOST_MERGED} keys"
+            raise ValueError(message)
+        return self.known[id(node)]
 
 
 def _parse(path: Path, parser: Callable[[bytes], Any]) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
+        with open_now(path) as file:
             raw = file.read(min(os.fstat(file.fileno()).st_size, LARGEST_DOCUMENT) + 1)  # read(n) allocates n at once
     except FileNotFoundError as error:
         message = f"{path.name} is not there"

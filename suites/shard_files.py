@@ -4,10 +4,11 @@ A folder may also hold files of other topologies, from a run that went on with a
 left-overs of killed or moved saves. They are passed over, and reported.
 """
 
+import errno
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,8 @@ import msgspec
 from suites.architecture import Parameter, Refused
 
 DOCUMENTS = ("config.yaml", "checkpoint_metadata.json", "model_config.json")
+MOST_FOLDERS = 1 << 17
+"""Under model/; the deepest architecture that is known here has half of them."""
 _DEEPEST = 12
 _RANKS = r"_pp-rank-(?P<pp>\d{1,6})-of-(?P<pps>\d{1,6})_tp-rank-(?P<tp>\d{1,6})-of-(?P<tps>\d{1,6})(?P<exp>_exp-rank-\d+-of-\d+)?"
 _MENDED = re.compile(rf"model_(?P<param>[^.]+?)(?:{_RANKS})?\.safetensors", re.ASCII)
@@ -60,7 +63,7 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 def list_files(folder: Path) -> Listing:
-    """Sizes and mtimes of a checkpoint's documents and of all files under its model/. Raises OSError."""
+    """Sizes and mtimes of a checkpoint's documents and of all files under its model/. Raises OSError, or Refused for a maze."""
     with os.scandir(folder) as entries:  # the parent is listed before a file is believed absent
         names = {entry.name for entry in entries}
     documents = {}
@@ -69,23 +72,37 @@ def list_files(folder: Path) -> Listing:
             stats = (folder / name).stat()
             if stat.S_ISREG(stats.st_mode):
                 documents[name] = (stats.st_size, stats.st_mtime_ns)
-    model = {} if "model" not in names else dict(_walk(folder / "model", "model", 0))
+    model = _walk(folder / "model") if "model" in names else {}
     return Listing(documents, model, folder.stat().st_mtime_ns)
 
 
-def _walk(folder: Path, relative: str, depth: int) -> Iterator[tuple[str, tuple[int, int]]]:
-    with os.scandir(folder) as entries:
-        found = list(entries)
-    for entry in found:
-        name = f"{relative}/{entry.name}"
-        try:
-            stats = entry.stat()
-        except FileNotFoundError:  # removed since it was listed, or a link to nothing
-            continue
-        if stat.S_ISREG(stats.st_mode):
-            yield name, (stats.st_size, stats.st_mtime_ns)
-        elif stat.S_ISDIR(stats.st_mode) and depth < _DEEPEST:
-            yield from _walk(folder / entry.name, name, depth + 1)
+def _walk(top: Path) -> dict[str, tuple[int, int]]:
+    """Relative name -> (size, mtime in ns) of all files under model/, through links but in no circles."""
+    found, listed = {}, 0
+    itself = top.stat()
+    waiting = [(top, "model", frozenset({(itself.st_dev, itself.st_ino)}))]
+    while waiting:
+        folder, relative, above = waiting.pop()
+        listed += 1
+        if listed > MOST_FOLDERS:
+            message = f"model/ has more than {MOST_FOLDERS} folders, which is none of nanotron's"
+            raise Refused(message)
+        with os.scandir(folder) as entries:
+            inside = list(entries)
+        for entry in inside:
+            name = f"{relative}/{entry.name}"
+            try:
+                stats = entry.stat()
+            except OSError as error:
+                if error.errno not in {errno.ENOENT, errno.ELOOP}:
+                    raise
+                continue  # removed since it was listed, or a link to nothing
+            here = (stats.st_dev, stats.st_ino)
+            if stat.S_ISREG(stats.st_mode):
+                found[name] = (stats.st_size, stats.st_mtime_ns)
+            elif stat.S_ISDIR(stats.st_mode) and len(above) <= _DEEPEST and here not in above:
+                waiting.append((folder / entry.name, name, above | {here}))
+    return found
 
 
 def parse_name(relative: str) -> FileName | None:

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from suites.architecture import Parameter, Refused
+from suites.files import open_now
 
 BYTES_OF = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 """Safetensors' name of a floating type that weights may have -> bytes an element."""
@@ -70,7 +71,7 @@ def read_header(path: Path, name: str) -> Header:
     A header can be torn by being written, so only what no half-written file could look like is refused.
     Raises OSError where the file cannot be read.
     """
-    with path.open("rb") as file:
+    with open_now(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size < _LENGTH_FIELD:
             message = f"truncated shard: {name} has {size} bytes"
@@ -84,7 +85,7 @@ def read_header(path: Path, name: str) -> Header:
             raise Refused(message)
         raw = file.read(length)
     try:
-        dtype, shape, end, metadata = _fields(json.loads(raw))
+        dtype, shape, end, metadata = _fields(json.loads(raw.decode()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         message = f"torn header: {name}: {str(error)[:120] or type(error).__name__}"
         raise Torn(message) from error
@@ -123,7 +124,7 @@ def _fields(document: Any) -> tuple[str, tuple[int, ...], int, dict[str, str]]:
 
 
 def check(parameter: Parameter, files: tuple[str, ...], folder: Path) -> tuple[Shard, ...]:
-    """Read the headers of a parameter's files and see that together they are the whole tensor, each element once.
+    """Read the headers of a parameter's files and see that together they are the whole tensor, each element of both once.
 
     Raises Torn, Refused or OSError, as ``read_header`` does.
     """
@@ -131,11 +132,12 @@ def check(parameter: Parameter, files: tuple[str, ...], folder: Path) -> tuple[S
     for file in files:
         header = read_header(folder / file, file)
         pieces = _pieces(parameter, header, file, alone=len(files) == 1)
+        _refuse_holes(file, header.shape, [piece.local for piece in pieces])
         shards.append(Shard(file, header.dtype, header.shape, header.offset, pieces))
     if len({shard.dtype for shard in shards}) > 1:
         message = f"{parameter.name}: its shards are of different types: {', '.join(shard.dtype for shard in shards)}"
         raise Refused(message)
-    _refuse_holes(parameter, [piece.whole for shard in shards for piece in shard.pieces])
+    _refuse_holes(parameter.name, parameter.shape, [piece.whole for shard in shards for piece in shard.pieces])
     return tuple(shards)
 
 
@@ -198,11 +200,12 @@ def _box(text: str, shape: tuple[int, ...]) -> Box:
     return tuple(ranges)
 
 
-def _refuse_holes(parameter: Parameter, boxes: list[Box]) -> None:
+def _refuse_holes(name: str, shape: tuple[int, ...], boxes: list[Box]) -> None:
+    """Refused where the boxes are not every element of that shape, once."""
     boxes = [box for box in boxes if all(start < stop for start, stop in box)]
     covered = sum(math.prod(stop - start for start, stop in box) for box in boxes)
-    if len(boxes) > MOST_PIECES or covered != math.prod(parameter.shape):
-        message = f"{parameter.name}: its {len(boxes)} slices hold {covered} of {math.prod(parameter.shape)} elements"
+    if len(boxes) > MOST_PIECES or covered != math.prod(shape):
+        message = f"{name}: its {len(boxes)} slices hold {covered} of {math.prod(shape)} elements"
         raise Refused(message)
     for index, box in enumerate(boxes):
         for other in boxes[:index]:
@@ -210,5 +213,5 @@ def _refuse_holes(parameter: Parameter, boxes: list[Box]) -> None:
                 start < other_stop and other_start < stop
                 for (start, stop), (other_start, other_stop) in zip(box, other, strict=True)
             ):
-                message = f"{parameter.name}: its slices overlap at {box} and {other}"
+                message = f"{name}: its slices overlap at {box} and {other}"
                 raise Refused(message)

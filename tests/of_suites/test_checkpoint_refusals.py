@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from suites import checkpoint
+from suites import checkpoint, shard_files
 from suites.checkpoint import Completeness, inspect, read_training_config, take_fingerprint
 from suites.problem import Exit, Problem
+from suites.run_facts import read_documents
+from suites.shards import Torn, read_header
 from support.nanotron_layout import Raw, safetensors_file, set_times, tiny, tiny_checkpoint, write_checkpoint
 
 START = 1_700_000_000.0
@@ -64,7 +66,12 @@ def test_a_missing_file_is_not_yet_and_named(name, folder):
         "{a: " * 1_000_000,
         "a: !!float x",
         "&a [*a]",
+        "a: " + ":".join(["1"] * 1_000_000),  # to the base of 60: hours of multiplying
+        "a: 0x" + "f" * 5000,
+        "a0: &a0 {k: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{','.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 30)),
+        "a: &a {" + ",".join(f"k{n}: 1" for n in range(5000)) + "}\n" + "".join(f"b{n}: {{<<: *a}}\n" for n in range(5000)),
     ],
+    ids=lambda text: text[:24],
 )
 def test_odd_yaml_is_torn_and_nothing_worse(text, folder):
     rewrite(folder, "config.yaml", text.encode())
@@ -104,6 +111,7 @@ def test_an_unknown_architecture_is_unscorable_and_its_keys_are_named(folder):
         ("num_key_value_heads", 3),
         ("vocab_size", True),
         ("rope_theta", float("nan")),
+        ("rope_theta", 10**400),
     ],
 )
 def test_an_impossible_architecture_is_unscorable(key, value, folder):
@@ -162,16 +170,62 @@ def test_a_fifo_does_not_hang_it(folder):
     assert judge(folder).why.startswith("config.yaml is not there")
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "model_config.json", NORM, HEAD])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "circle"])
+def test_what_is_no_file_is_neither_waited_for_nor_read(kind, name, folder):
+    place = folder / name
+    place.unlink()
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to("/dev/zero" if kind == "device" else place.name)
+    found = judge(folder, after=1e9, forced=True)
+    assert found.kind is Completeness.NOT_YET
+    assert place.name in found.why or ".".join(Path(name).parts[1:3]) in found.why
+    with pytest.raises((Torn, OSError)):  # what takes its place after it was listed
+        read_header(place, name) if place.suffix == ".safetensors" else read_documents(folder)
+
+
+def test_merging_another_mapping_is_no_crime(folder):
+    text = (folder / "config.yaml").read_text()
+    rewrite(folder, "config.yaml", (text + "usual: &usual {dp: 1}\nmore: {<<: *usual, <<: [*usual, *usual], x: 2}\n").encode())
+    assert judge(folder).kind is Completeness.COMPLETE
+
+
+def test_links_in_circles_and_left_overs_that_point_at_themselves_are_passed_over(folder):
+    expected = take_fingerprint(folder)
+    for name in "abc":
+        (folder / "model" / name).symlink_to(folder / "model")
+        (folder / "model" / "model" / "decoder" / name).symlink_to("..")
+    (folder / "model" / "model.lock").symlink_to("model.lock")
+    found = judge(folder)
+    assert (found.kind, found.fingerprint) == (Completeness.COMPLETE, expected)
+
+
+def test_a_maze_of_links_is_refused_and_not_walked_to_its_end(folder, monkeypatch):
+    monkeypatch.setattr(shard_files, "MOST_FOLDERS", 500)
+    for level in range(9):
+        (folder / f"maze{level}").mkdir()
+        for name in "abc":
+            (folder / f"maze{level}" / name).symlink_to(folder / f"maze{level + 1}")
+    (folder / "maze9").mkdir()
+    (folder / "model" / "maze").symlink_to(folder / "maze0")
+    assert judge(folder).why == "model/ has more than 500 folders, which is none of nanotron's"
+    assert judge(folder).kind is Completeness.UNSCORABLE
+
+
 def test_an_unreadable_file_is_named_with_mode_and_owner(folder, monkeypatch):
     (folder / HEAD).chmod(0o000)
-    really_open = Path.open
+    really_open = os.open
 
     def refuse(path, *how, **more):
-        if stat.S_IMODE(path.stat().st_mode) == 0:
+        if stat.S_IMODE(Path(path).stat().st_mode) == 0:
             raise PermissionError(13, "Permission denied", str(path))
         return really_open(path, *how, **more)
 
-    monkeypatch.setattr(Path, "open", refuse)  # root may read everything
+    monkeypatch.setattr(os, "open", refuse)  # root may read everything
     found = judge(folder)
     assert found.kind is Completeness.UNREADABLE
     assert f"{folder / HEAD}: Permission denied (mode 0000, owner " in found.why

@@ -104,6 +104,8 @@ def test_thousands_of_slices_are_refused_before_they_are_compared(tmp_path):
         ("None,None,None#0,4,None", "joins boxes of different sizes"),
         ("0,4,None#0,4,None", "hold 4 of 8 elements"),
         ("0,4,None#0,4,None;4,8,None#2,6,None", "overlap"),
+        ("0,4,None#0,4,None;0,4,None#4,8,None", "overlap"),  # one half of the file twice
+        ("0,2,None#0,2,None;0,2,None#2,4,None;0,2,None#4,6,None;0,2,None#6,8,None", "overlap"),
         ("0,8,None#0,9,None", "does not fit a size of 8"),
         ("0,8,2#0,8,None", "does not fit"),
         ("0,8,None|None,None,None#0,8,None", "does not fit shape"),
@@ -113,6 +115,16 @@ def test_thousands_of_slices_are_refused_before_they_are_compared(tmp_path):
 def test_slices_that_do_not_make_the_tensor_are_refused(pairs, why, tmp_path):
     metadata = {"local_global_slices_pairs": pairs, "unsharded_shape": "(8,)"}
     assert why in looked_at(tmp_path, safetensors_file(Raw("F32", (8,), b"\0" * 32), metadata))
+
+
+@pytest.mark.parametrize("elements", [2, 12])
+def test_slices_that_do_not_make_the_file_are_refused(elements, tmp_path):
+    """A tensor of four times its file, or a file of which a part belongs nowhere."""
+    pairs = "0,8,None#0,8,None" if elements > 8 else ";".join(f"0,2,None#{n},{n + 2},None" for n in (0, 2, 4, 6))
+    metadata = {"local_global_slices_pairs": pairs, "unsharded_shape": "(8,)"}
+    assert f"hold 8 of {elements} elements" in looked_at(
+        tmp_path, safetensors_file(Raw("F32", (elements,), bytes(4 * elements)), metadata)
+    )
 
 
 @pytest.mark.parametrize("shape", ["(8,)", "(np.int64(8),)"])

@@ -11,7 +11,7 @@ HEAD = "model/model/lm_head/pp_block/model_weight_pp-rank-0-of-1_tp-rank-0-of-1.
 ODD = (
     st.none()
     | st.booleans()
-    | st.sampled_from([0, 1, 2, 3, 8, 255, 256, -1, MOST_LAYERS, 2**31, 2**63, 10**40])
+    | st.sampled_from([0, 1, 2, 3, 8, 255, 256, -1, MOST_LAYERS, 2**31, 2**63, 10**40, 10**400])
     | st.floats()
     | st.text(max_size=6)
     | st.lists(st.integers(-2, 5) | st.text(max_size=2), max_size=4)
