@@ -51,7 +51,8 @@ def request_by_hand(options: ByHand, environ: Mapping[str, str]) -> Request:
     if found.kind is not Completeness.COMPLETE or found.fingerprint is None:
         todo = "give a whole checkpoint: a folder named after its step, with config.yaml in it"
         raise Problem(found.why, where=folder, todo=todo, code=Exit.CANNOT_SCORE)
-    step = _needed(int(folder.name) if folder.name.isascii() and folder.name.isdigit() else found.step, found, "its step", "name the folder after its step")
+    named = int(folder.name) if folder.name.isascii() and folder.name.isdigit() else found.step
+    step = _needed(named, found, "its step", "name the folder after its step")
     suites = tuple(sealed_now(load_suite(suite, environ).in_request()) for suite in options.suites)
     words = found.fingerprint + "".join(digest for digest, _ in tier_digests(suites).values())
     tokenizer = options.tokenizer or _needed(found.tokenizer, found, "a tokenizer", "give --tokenizer")

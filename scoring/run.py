@@ -213,6 +213,10 @@ class Job:
                 self.model = load(request, device=device, dtype=given.identity.dtype)
             self.device = self.model.device
             _log.info("loaded", **{key: self.model.description.get(key) for key in ("architecture", "bytes", "load_seconds")})
+            if passed_over := self.model.description.get("ignored"):
+                _log.warning(
+                    "files of another topology or left over are passed over", files=len(passed_over), first=passed_over[0]
+                )
             self.model.fit_tokenizer(given.tokenizer.vocab_size)
             self._say_first_batch()
             self.progress.loaded(flop.peak(self.device))

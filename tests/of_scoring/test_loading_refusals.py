@@ -11,10 +11,12 @@ from scoring.checkpoint import load
 from suites.checkpoint import take_fingerprint
 from suites.problem import Exit, Problem
 from support.nanotron_layout import Raw, random_tensors, safetensors_file, tiny, tiny_checkpoint, write_checkpoint
+from support.scoring_jobs import by_hand, results, run_here, write_suites
 
 pytestmark = pytest.mark.scoring
 torch.set_num_threads(1)
 
+NORM = "model/model/final_layer_norm/pp_block/model_weight.safetensors"
 HEAD = "model/model/lm_head/pp_block/model_weight_pp-rank-0-of-1_tp-rank-0-of-1.safetensors"
 
 
@@ -147,3 +149,36 @@ def test_numpy_arrays_and_torch_tensors_are_written_alike(folder, tmp_path):
     model = load(write_checkpoint(tmp_path / "bf16" / "20", **{**described, "tensors": halved}), device="cpu")
     assert torch.equal(model.head, arrays["lm_head.weight"].bfloat16().float())
     assert random_tensors(described["model_config"], 0).keys() == arrays.keys()
+
+
+def test_a_missing_a_surplus_and_a_misshapen_tensor_are_refused_by_name(tmp_path, capsys):
+    write_suites(tmp_path)
+    one = safetensors_file(Raw("F32", (4, 2), bytes(32)))
+    broken = {
+        "model.lm_head.pp_block.weight": lambda folder: (folder / HEAD).unlink(),
+        "pp_block/model_bias.safetensors": lambda folder: (folder / HEAD).with_name("model_bias.safetensors").write_bytes(one),
+        "model.final_layer_norm.pp_block.weight is (4, 2)": lambda folder: (folder / NORM).write_bytes(one),
+    }
+    for number, (named, breaks) in enumerate(broken.items()):
+        folder = tiny_checkpoint(tmp_path / str(number) / "20", 20)
+        breaks(folder)
+        assert run_here(by_hand(tmp_path, checkpoint=folder)) == Exit.CANNOT_SCORE
+        (line,) = capsys.readouterr().err.splitlines()
+        assert named in line
+    assert not (tmp_path / "results").exists()
+
+
+def test_files_of_another_topology_are_reported_and_change_nothing(tmp_path, capsys):
+    write_suites(tmp_path)
+    surplus = HEAD.replace("tp-rank-0-of-1", "tp-rank-1-of-2")
+    found = {}
+    for name in ("clean", "mixed"):
+        folder = tiny_checkpoint(tmp_path / name / "20", 20)
+        if name == "mixed":
+            (folder / surplus).write_bytes(b"whatever")
+        assert run_here(by_hand(tmp_path, "--name", name, checkpoint=folder)) == 0
+        there = results(tmp_path).with_name(name)
+        assert json.loads((there / "run.json").read_text())["model"]["ignored"] == ([surplus] if name == "mixed" else [])
+        assert ("passed over" in capsys.readouterr().err) == (name == "mixed")
+        found[name] = [json.loads((there / f"{tier}.json").read_text())["summary"] for tier in ("tier2_ppl", "tier3_cf")]
+    assert found["clean"] == found["mixed"]
