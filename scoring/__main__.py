@@ -69,7 +69,7 @@ def score(request_file: Path | None, processes: int, **options: Any) -> None:
         request = read_request(request_file) if request_file else request_by_hand(ByHand(**options), os.environ)
         return score_request(request, processes=processes)
 
-    sys.exit(guarded(run))
+    sys.exit(guarded(run, attempt=None if request_file is None else request_file.absolute().parent))
 
 
 @main.command(hidden=True)

@@ -246,6 +246,10 @@ class AttemptPaths(msgspec.Struct, frozen=True):
         """Somebody asked the local executor to end it."""
         return self.folder / "cancelled.json"
 
+    def why(self, task: int | None) -> Path:
+        """Why the newest run of the attempt, or of one task of it, did not score: the disk of the results may be full."""
+        return self.folder / ("why.json" if task is None else f"why.{task}.json")
+
     def exits(self) -> list[Path]:
         """``exit.<restart>.json``, or ``exit.<task>.<restart>.json`` of an array: how each run of it ended."""
         return list(self.folder.glob("exit.*.json"))

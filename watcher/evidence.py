@@ -3,7 +3,6 @@
 import contextlib
 import math
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import msgspec
 
 from suites.contract import (
     RATES,
+    ExitRecord,
     Request,
     TierVerdict,
     judge_tier_file,
@@ -21,15 +21,14 @@ from suites.contract import (
     tier_digests,
 )
 from suites.files import read_json
-from suites.paths import EvaluationPaths, StatePaths, attempt_logs
+from suites.paths import AttemptPaths, EvaluationPaths, StatePaths, attempt_logs, prefill_log
 from suites.problem import Exit, Problem
 from watcher.asks import name as directory_name
+from watcher.fold import PREFILL_DIRECTORY
+from watcher.job_logs import ending
 from watcher.states import Ask, Attempt
 from watcher.world import AttemptSeen, Results
 
-_TAIL = 16384
-_OUT_OF_MEMORY = re.compile(r"slurmstepd.*(Exceeded (job|step) memory limit|oom[-_]kill event)")
-"""What Slurm writes into a job's log: not every kind of limit makes its state OUT_OF_MEMORY."""
 _WORDS = ("problem", "why", "reason", "error", "message", "what")
 
 
@@ -45,19 +44,39 @@ def attempt_on_disk(paths: StatePaths, results: EvaluationPaths, run_id: str, ta
         with contextlib.suppress(OSError):
             claim = place.claim.read_text(encoding="utf-8", errors="replace").strip() or None
     exits = of_the_run(read_exit_records(place.folder), tasks) if any(name.startswith("exit.") for name in names) else ()
-    failed = exits and exits[-1].code != Exit.SCORED
-    words = said(results.run, run_id) or said(place.prefilled, run_id) if failed else ""
-    if exits and exits[-1].code == Exit.CANNOT_WRITE and not words:  # nor can run.json
-        words = f"{results.folder}: results cannot be written there; make it writable and say watcher retry"
+    last = exits[-1] if exits else None
+    words = "" if last is None or last.code == Exit.SCORED else _said(results, place, last)
     return AttemptSeen(claim=claim, exits=exits, words=words)
 
 
+def _said(results: EvaluationPaths, place: AttemptPaths, last: ExitRecord) -> str:
+    files = (place.why(last.task), results.run, place.prefilled)
+    return next(filter(None, (said(file, last.run_id, last.code) for file in files)), "")
+
+
 def what_is_left(seen: AttemptSeen, results: EvaluationPaths, attempt: Attempt, step: int) -> AttemptSeen:
-    """``seen``, with what an attempt that is over left behind besides: the parts it finished, and what its log says of memory."""
+    """``seen``, with what an attempt that is over left behind besides: the parts it finished, and what its log says.
+
+    The job's own documents come first: where they could not be written, or speak of another task, the log has the words.
+    """
     begun = attempt.submit_time or attempt.intended
-    logs = attempt_logs(results.results, results.stage, step, attempt.job_id or "", attempt.tasks)
-    memory = next(filter(None, (_memory(err) for _, err in logs)), "")
-    return msgspec.structs.replace(seen, parts=_parts_since(results.parts, begun), memory=memory)
+    last = seen.exits[-1] if seen.exits else None
+    if results.directory == PREFILL_DIRECTORY:
+        logs = [prefill_log(results.results, results.stage, attempt.job_id or "")]
+    else:
+        logs = attempt_logs(results.results, results.stage, step, attempt.job_id or "", attempt.tasks)
+    ends = [ending(err) for _, err in logs]
+    own = ends[last.task : last.task + 1] if last is not None and last.task is not None and attempt.tasks > 1 else ends
+    words = seen.words or next((end.words for end in own if end.words), "")
+    if last is not None and last.code == Exit.CANNOT_WRITE and not words:
+        words = f"{results.folder}: results cannot be written there; make it writable and say watcher retry"
+    return msgspec.structs.replace(
+        seen,
+        words=words,
+        logged=next((end.code for end in own if end.code is not None), None),
+        parts=_parts_since(results.parts, begun),
+        memory=next((end.memory for end in ends if end.memory), ""),
+    )
 
 
 def _parts_since(folder: Path, begun: float) -> int:
@@ -69,24 +88,15 @@ def _parts_since(folder: Path, begun: float) -> int:
         return 0
 
 
-def _memory(log: Path) -> str:
-    """The last line of a job's log in which Slurm says that the host's memory was used up; empty where none does."""
+def said(left: Path, run_id: str, code: int) -> str:
+    """Why a run ended with ``code``, from what it left; empty where that is of another run or task, or says nothing."""
     try:
-        with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
-    return next((" ".join(line.split()) for line in reversed(text.splitlines()) if _OUT_OF_MEMORY.search(line)), "")
-
-
-def said(run_json: Path, run_id: str) -> str:
-    """Why a run did not score, from its run.json; empty where that is another run's or says nothing."""
-    try:
-        document = read_json(run_json)
+        document = read_json(left)
     except (OSError, ValueError):
         return ""
     if not isinstance(document, dict) or document.get("run_id", run_id) != run_id:
+        return ""
+    if document.get("code", code) != code:
         return ""
     return _words(document)
 

@@ -171,9 +171,11 @@ def _over(record: Record, attempt: Attempt, last: ExitRecord | None, world: Worl
     now, retry = world.now, config.retry
     if job is not None and job.state in _MAY_COME_BACK:
         words = f"job {job.job_id} is {job.word}; whether it is run again by itself is waited for"
-        return _settling(record, attempt, words, policy.REQUEUE_WINDOW, now) or policy.after_state(record, job, wrong, retry, now)
+        return _settling(record, attempt, words, policy.REQUEUE_WINDOW, now) or policy.after_state(
+            record, job, seen, wrong, retry, now=now
+        )
     if job is not None and job.state is JobState.CANCELLED and (last is None or last.code != 0):
-        return policy.after_state(record, job, wrong, retry, now)
+        return policy.after_state(record, job, seen, wrong, retry, now=now)
     short = shortage(Ended(record, attempt, seen, last, job), world, config)
     if short is not None:
         words = f"job {attempt.job_id} is {job.word}; its exit record is waited for" if job is not None and last is None else ""
@@ -185,7 +187,7 @@ def _over(record: Record, attempt: Attempt, last: ExitRecord | None, world: Worl
         if job.word == "VANISHED":
             return policy.vanished(record, retry, now)
         words = f"job {job.job_id} is {job.word}; its exit record is waited for"
-        return _settling(record, attempt, words, world.lag, now) or policy.after_state(record, job, wrong, retry, now)
+        return _settling(record, attempt, words, world.lag, now) or policy.after_state(record, job, seen, wrong, retry, now=now)
     if last is not None or job is not None:
         return _without_results(record, attempt, last, world, config)
     waiting = _settling(record, attempt, f"job {attempt.job_id} is not in the queue any more", GONE_FOR, now)
@@ -204,7 +206,7 @@ def _without_results(record: Record, attempt: Attempt, last: ExitRecord | None, 
     if waiting is not None:
         return waiting
     if job is not None and not (last is not None and last.code == 0):
-        return policy.after_state(record, job, wrong, config.retry, world.now)
+        return policy.after_state(record, job, AttemptSeen(), wrong, config.retry, now=world.now)
     said = f"ended with exit code 0, but {wrong or 'left no results'}"
     return policy.failed(record, "no_results", said, config.retry, world.now)
 

@@ -18,6 +18,7 @@ CANCELLED                 cancelled: a person's word, respected until ``watcher 
 ========================  ======================================================================
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from suites.contract import ExitRecord
@@ -26,7 +27,7 @@ from watcher.config import Retry
 from watcher.executor import Job, JobState
 from watcher.resources import Raise
 from watcher.states import PREFILL, Record
-from watcher.world import Note
+from watcher.world import AttemptSeen, Note
 
 LONGEST_BACKOFF = 3600.0
 PREFILL_AGAIN = 900.0
@@ -37,11 +38,18 @@ TIMED_OUT = JobState.TIMEOUT.value
 REQUEUE_WINDOW = 300.0
 """Seconds in which a preempted job, or one whose node failed, may be put back into the queue by itself."""
 
-_BLOCKING = {
+_BLOCKING = frozenset({Exit.CANNOT_SCORE, Exit.UNAVAILABLE, Exit.CANNOT_WRITE})
+_MEANING: Mapping[int, str] = {
+    Exit.USAGE: "the job was not started as it should be",
     Exit.CANNOT_SCORE: "cannot be scored",
+    Exit.DATA_MISSING: "an entry of the data cache is missing; run watcher prefill",
     Exit.UNAVAILABLE: "a needed thing is not there",
+    Exit.BUG: "a bug, or a success without the expected files",
     Exit.CANNOT_WRITE: "results cannot be written",
+    Exit.TEMPORARY: "it could not go on for now, and asks to be run again",
+    Exit.CHANGED: "the checkpoint changed or vanished while it was being scored",
 }
+"""Exit code -> what it says by itself, where neither run.json nor the log says more: both lie on the disk that may be full."""
 
 
 def backoff(retry: Retry, times: int) -> float:
@@ -50,26 +58,29 @@ def backoff(retry: Retry, times: int) -> float:
 
 
 def after_exit(record: Record, exit_record: ExitRecord, words: str, retry: Retry, now: float) -> Note:
-    """The transition after an attempt that left an exit record and no valid results."""
+    """The transition after an attempt that left an exit record and no valid results. ``words``: why, as the job said it."""
     code = exit_record.code
+    said = f"{words or _MEANING.get(code, 'it did not say why')} (exit {code})"
     if code in _BLOCKING:
-        return _note("blocked", record, f"{words or _BLOCKING[Exit(code)]} (exit {code})")
+        return _note("blocked", record, said)
     if code == Exit.DATA_MISSING:
-        said = words or "an entry of the data cache is missing; run watcher prefill"
         return _note("waiting", record, PREFILL + said, retry_at=now + PREFILL_AGAIN)
     if code == Exit.TEMPORARY:
-        return again(record, "temporary", words or "the scorer asks to be run again (exit 75)", retry, now)
+        return again(record, "temporary", said, retry, now)
     if code == Exit.CHANGED:
-        return _note("owed", record, words or "the checkpoint changed or vanished while it was being scored (exit 76)")
+        return _note("owed", record, said)
     if code == 0:
         return failed(record, "no_results", words or "ended well, but left no valid results", retry, now)
     if exit_record.signal is not None:
         return failed(record, "signal", f"ended by SIG{exit_record.signal} on {exit_record.host}", retry, now)
-    return failed(record, "exit", words or f"ended with exit code {code}", retry, now, code=code)
+    return failed(record, "exit", said, retry, now, code=code)
 
 
-def after_state(record: Record, job: Job, wrong: str, retry: Retry, now: float) -> Note:
-    """The transition after an attempt that is over by the executor's word, without exit record and valid results."""
+def after_state(record: Record, job: Job, seen: AttemptSeen, wrong: str, retry: Retry, *, now: float) -> Note:
+    """The transition after an attempt that is over by the executor's word, without exit record and valid results.
+
+    A job that has no room for its exit record may still have had some for the log. ``wrong``: what its results lack.
+    """
     word = job.word or job.state.value
     if job.state is JobState.CANCELLED:
         who = f": {job.reason}" if job.reason and job.reason != "None" else ""
@@ -80,7 +91,12 @@ def after_state(record: Record, job: Job, wrong: str, retry: Retry, now: float) 
         return again(record, job.state.value, f"job {job.job_id} is {word}: again, free", retry, now)
     how = f" with exit code {job.exit_code}" if job.exit_code else f" by signal {job.exit_signal}" if job.exit_signal else ""
     kind = job.state.value if job.state in {JobState.TIMEOUT, JobState.OUT_OF_MEMORY} else "exit"
-    return failed(record, kind, f"job {job.job_id} is {word}{how}", retry, now)
+    if kind == "exit" and seen.logged:
+        how = f" (exit {seen.logged}, by its log; it left no exit record)"
+        if seen.logged == Exit.TEMPORARY:
+            return again(record, "temporary", f"{seen.words or _MEANING[Exit.TEMPORARY]}{how}", retry, now)
+    said = f"{seen.words}; " if kind == "exit" and seen.words else ""
+    return failed(record, kind, f"{said}job {job.job_id} is {word}{how}", retry, now)
 
 
 def timed_out(record: Record, words: str, parts: int, more: Raise, retry: Retry, *, now: float) -> Note:

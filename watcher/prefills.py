@@ -72,7 +72,7 @@ def _flying(record: Record, attempt: Attempt, world: World, config: Config, ledg
         return action
     exits = world.attempts.get(attempt.run_id, AttemptSeen()).exits
     if action.event == "waiting" and exits and exits[-1].code == Exit.DATA_MISSING:
-        words = world.attempts[attempt.run_id].words or "a data set cannot be had (exit 66)"
+        words = f"{world.attempts[attempt.run_id].words or 'a data set cannot be had'} (exit {exits[-1].code})"
         action = policy.failed(record, "exit", words, config.retry, world.now)
     if action.event == "scored":
         return _with(action, reason="the data cache is whole")

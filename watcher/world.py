@@ -73,11 +73,13 @@ class AttemptSeen(msgspec.Struct, frozen=True, kw_only=True):
     exits: tuple[ExitRecord, ...] = ()
     """Oldest restart first."""
     words: str = ""
-    """What run.json of this run says went wrong."""
+    """Why it ended as it did, from its run.json or, where that does not say, its log."""
+    logged: int | None = None
+    """The exit code that its log says; looked at once it is over without success, as the rest."""
     parts: int = 0
-    """How many parts were finished since it was submitted; looked at once it is over without success."""
+    """How many parts were finished since it was submitted."""
     memory: str = ""
-    """The line of its log that says that it ran out of the host's memory, likewise."""
+    """The line of its log that says that it ran out of the host's memory."""
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):

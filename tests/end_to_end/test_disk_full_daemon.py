@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from suites.contract import read_exit_records
+from suites.files import read_json
 from suites.problem import Exit
 from support.bad_disk import fill, small_disk
 from support.fake_slurm_watch import FakeSlurmWatch
@@ -69,6 +70,13 @@ def codes(watch):
     return [record.code for attempt in watch.state.glob("attempts/*/") for record in read_exit_records(attempt)]
 
 
+def reason(watch):
+    """What the status says of the one evaluation."""
+    status = read_json(watch.state / "status.json")
+    (row,) = status["stages"]["base"]["evaluations"]
+    return row["reason"] if row["state"] == "waiting" else ""
+
+
 @pytest.mark.scoring
 def test_a_job_whose_results_disk_is_full_is_tried_again_until_there_is_room(tmp_path, disk):
     """State and journal lie elsewhere, so that only the job is short of room: its log, too."""
@@ -80,6 +88,8 @@ def test_a_job_whose_results_disk_is_full_is_tried_again_until_there_is_room(tmp
     daemon = watch.begin()
     watch.until(lambda: len(codes(watch)) >= 2)
     assert set(codes(watch)) == {Exit.TEMPORARY}
+    watch.until(lambda: FULL in reason(watch))
+    assert reason(watch).endswith("(exit 75)")
     filler.unlink()
     watch.until(lambda: daemon.poll() is not None or watch.settled())
     assert watch.end(daemon) == 0, watch.log()

@@ -199,7 +199,7 @@ def test_what_trying_again_will_not_help_blocks_in_the_scorers_words(watched, co
 def test_missing_data_wait_for_prefill_and_temporary_troubles_are_free(watched):
     watched.executor.endings["stage1/step_100"] = deque([66, 75, 75, 75, 75])
     watched.tick(3)
-    assert watched.reasons()["stage1/step_100"].startswith("prefill: words of exit 66; again at ")
+    assert watched.reasons()["stage1/step_100"].startswith("prefill: words of exit 66 (exit 66); again at ")
     watched.tick_until(watched.all_scored, most=400)
     assert len(watched.executor.runs) == 6
 

@@ -14,7 +14,7 @@ from watcher.executor import Job, JobState
 from watcher.fold import Ledger
 from watcher.naming import Wanted, bridge_step, directory, wanted
 from watcher.states import Attempt, QueueSeen, Record, Skip, State
-from watcher.world import Results, StagePlan, StageSeen, World
+from watcher.world import AttemptSeen, Results, StagePlan, StageSeen, World
 
 CKPTS = Path("/s/ckpts")
 
@@ -181,7 +181,7 @@ def test_exit_codes(code, failures, event, retry):
 def test_states_without_an_exit_record(state, event, free):
     job = Job(job_id="7", name="eval-s-5-0", state=state, word=state.name)
     for failures in ({}, {state.value: 50, "exit": 50, "no_results": 50}):
-        note = policy.after_state(record(failures=failures), job, "", Retry(), 1000.0)
+        note = policy.after_state(record(failures=failures), job, AttemptSeen(), "", Retry(), now=1000.0)
         assert note.event == (event if free or not failures else "blocked")
 
 

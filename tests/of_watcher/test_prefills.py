@@ -217,11 +217,11 @@ def test_a_failing_prefill_backs_off_is_limited_and_says_its_words(lab, ending):
     watched.tick_until(lambda: watched.ledger.prefills.get(KEY) and watched.ledger.prefills[KEY].state == "blocked", 60)
     assert runs(watched) == {KEY: 3}
     command = f"watcher prefill stage1 --config {watched.root / 'watcher.yaml'}"
-    words = "words of exit 66" if ending == 66 else "ended with exit code 70"
+    words = "words of exit 66 (exit 66)" if ending == 66 else "a bug, or a success without the expected files (exit 70)"
     assert watched.ledger.prefills[KEY].reason == f"{words} (3 times in a row); {command} to try again"
     watched.tick(100)
     assert runs(watched) == {KEY: 3}
-    assert f"  data: blocked: {words} (3 times in a row); " in watched.config.paths.status_text.read_text()
+    assert f" data: blocked: {words} (3 times in a row); " in " ".join(watched.config.paths.status_text.read_text().split())
     fill(watched)  # a person did
     watched.tick_until(watched.all_scored, 5)
     shutil.rmtree(watched.config.eval_data / "ppl_slices" / "s4")
