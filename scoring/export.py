@@ -38,7 +38,13 @@ _UNKNOWN = (
     *("upper_git_hash", "tokenizer_pad_token", "tokenizer_eos_token", "tokenizer_bos_token", "eot_token_id"),
     *("system_instruction", "system_instruction_sha", "fewshot_as_multiturn", "chat_template", "chat_template_sha"),
 )
-_PER_DOCUMENT = ("byte_perplexity", "bits_per_byte")
+_OF_DOCUMENTS = {
+    "nll_per_token": ("tokens", "weighted_mean"),
+    "token_perplexity": ("tokens", "weighted_perplexity"),
+    "bits_per_byte": ("bytes", "bits_per_byte"),
+    "byte_perplexity": ("bytes", "weighted_perplexity"),
+}
+"""A slice's metric -> what a document's log-likelihood is divided by, and lm-evaluation-harness's word for adding them up."""
 
 
 class _Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +104,10 @@ def _run(request: Request, about: About, parts: Sequence[Mapping[str, Any]]) -> 
         "config": {
             "model": "nanotron",
             "model_args": {"pretrained": request.checkpoint, "dtype": about.identity.dtype, "max_length": request.seq_len},
+            "model_num_parameters": about.weights,
             "model_dtype": f"torch.{about.identity.dtype}",
+            "model_revision": request.directory,
+            "model_sha": request.fingerprint,
             "batch_size": None,
             "batch_sizes": [],
             "device": request.device,
@@ -106,6 +115,7 @@ def _run(request: Request, about: About, parts: Sequence[Mapping[str, Any]]) -> 
             "limit": None,
             "bootstrap_iters": 0,
             "gen_kwargs": {},
+            **dict.fromkeys(("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")),  # nothing here is drawn
         },
         "git_hash": provenance.git_commit(),
         "date": min(part["at"] - part["seconds"] for part in parts),
@@ -200,19 +210,19 @@ def _slice(each: Scored, entry: Json, definition: Json) -> _Task:
     for row in each.table().to_pylist():
         if row["kind"] == "document":
             document = {"document": row["index"], "tokens": row["tokens"], "bytes": row["bytes"]}
-            pair = [-row["nll_sum"], row["bytes"]]
+            answer = str(-row["nll_sum"])
             samples.append(
                 {
                     "doc_id": row["index"],
                     "doc": document,
                     "target": "",
                     "arguments": {"gen_args_0": {"arg_0": ""}},
-                    "resps": [[str(pair[0])]],
-                    "filtered_resps": [str(pair[0])],
+                    "resps": [[answer]],
+                    "filtered_resps": [answer],
                     "filter": "none",
-                    "metrics": list(_PER_DOCUMENT),
+                    "metrics": metrics,
                     **_hashed(document, "", ""),
-                    **dict.fromkeys(_PER_DOCUMENT, pair),
+                    **{metric: [-row["nll_sum"], row[_OF_DOCUMENTS[metric][0]]] for metric in metrics},
                 }
             )
     lower = dict.fromkeys(metrics, False)
@@ -237,7 +247,10 @@ def _config(task: str, each: Scored, definition: Json, output: str, metrics: Map
         "output_type": output,
         "num_fewshot": 0,
         "repeats": 1,
-        "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": up} for name, up in metrics.items()],
+        "metric_list": [
+            {"metric": name, "aggregation": _OF_DOCUMENTS.get(name, ("", "mean"))[1], "higher_is_better": up}
+            for name, up in metrics.items()
+        ],
         "metadata": {
             "version": SCORER_VERSION,
             "format": each.work.format,

@@ -27,6 +27,8 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: str
     """As it was asked for: a path or an id."""
     tokens_seen: int | None
+    weights: int | None = None
+    """How many the checkpoint has."""
     canary: dict[str, Any] | None = None
     """What ``scoring.canary`` found."""
 

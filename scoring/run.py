@@ -58,6 +58,7 @@ class Job:
         self.device = torch.device("cpu")
         self.model: Loaded | None = None
         self.tokens_seen: int | None = None
+        self.weights: int | None = None
         self.canary: dict[str, Any] | None = None
         self.started = time.time()
         self.timings: dict[str, float] = {}
@@ -74,7 +75,7 @@ class Job:
         refuse_unknown(request)
         refuse_foreign(request)
         self._refuse_changed()
-        self.tokens_seen = self._read_tokens_seen()
+        self._read_documents()
         if request.backend == "command":
             self.request, rest = foreign.split(request)
             if self.request.suites:
@@ -156,11 +157,12 @@ class Job:
         todo = "it is scored again when it is complete again"
         return Problem(what, where=self.request.checkpoint, todo=todo, code=Exit.CHANGED)
 
-    def _read_tokens_seen(self) -> int | None:
+    def _read_documents(self) -> None:
         try:
-            return read_documents(self.request.readable()).tokens_seen
+            found = read_documents(self.request.readable())
         except (Torn, Refused, OSError) as error:
             raise self._changed(f"changed or vanished: {plainly(error)}") from error
+        self.tokens_seen, self.weights = found.tokens_seen, found.architecture.n_params
 
     def _given(self, dtype: str) -> Given:
         request = self.request
@@ -212,11 +214,6 @@ class Job:
             with self._phase("load"):
                 self.model = load(request, device=device, dtype=given.identity.dtype)
             self.device = self.model.device
-            _log.info("loaded", **{key: self.model.description.get(key) for key in ("architecture", "bytes", "load_seconds")})
-            if passed_over := self.model.description.get("ignored"):
-                _log.warning(
-                    "files of another topology or left over are passed over", files=len(passed_over), first=passed_over[0]
-                )
             self.model.fit_tokenizer(given.tokenizer.vocab_size)
             self._say_first_batch()
             self.progress.loaded(flop.peak(self.device))
@@ -240,9 +237,11 @@ class Job:
         self._refuse_changed()
         self._before()
         self.canary = next((found for each in finished if (found := each.meta.get("canary"))), None)
-        about = About(identity=identity, tokenizer=self.request.tokenizer, tokens_seen=self.tokens_seen, canary=self.canary)
-        exporters = [EXPORTS[form] for form in self.request.exports]
-        self.summaries |= publish_results(self.request, about, by_tier, exporters)
+        request = self.request
+        about = About(
+            identity=identity, tokenizer=request.tokenizer, tokens_seen=self.tokens_seen, weights=self.weights, canary=self.canary
+        )
+        self.summaries |= publish_results(request, about, by_tier, [EXPORTS[form] for form in request.exports])
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

@@ -79,6 +79,11 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True):
         """Rows of K, and of V."""
         return self.kv_heads * self.head_dim
 
+    @property
+    def n_params(self) -> int:
+        """Weights, a tied embedding counting once."""
+        return sum(math.prod(parameter.shape) for parameter in self.parameters())
+
     def parameters(self) -> tuple[Parameter, ...]:
         """Every tensor that a whole checkpoint of this architecture holds."""
         return tuple(_starcoder2_parameters(self) if self.family == "starcoder2" else _llama_parameters(self))

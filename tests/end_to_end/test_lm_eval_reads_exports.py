@@ -40,7 +40,20 @@ for path in samples:
     frame = pandas.read_json(path, lines=True)
     acc = None if "acc" not in rows.column_names else sum(rows["acc"])
     found["tasks"][utils.get_file_task_name(Path(path).name)] = {"rows": len(rows), "frame": len(frame), "acc": acc}
-print(json.dumps(found))
+
+import huggingface_hub
+from lm_eval.loggers.evaluation_tracker import EvaluationTracker
+
+class Hub:  # a repository of results, as `--hf_hub_log_args` makes one
+    def list_repo_files(self, **asked):
+        return [f"{folder.name}/{path.name}" for path in folder.iterdir()]
+
+huggingface_hub.hf_hub_url = lambda repo_id, filename, repo_type: str(folder.parent / filename)
+huggingface_hub.DatasetCard.push_to_hub = lambda card, *repository, **how: found.update(card=card.data.to_dict(), text=str(card))
+tracker = EvaluationTracker(output_path=str(folder.parent), hub_results_org="here", details_repo_name="kept", public_repo=True)
+tracker.api = Hub()
+tracker.recreate_metadata_card()
+print(json.dumps(found, default=str))
 """
 
 
@@ -63,6 +76,11 @@ def test_its_own_tools_read_every_figure_and_every_sample_back(tmp_path):
     assert "exams" in found["groups"]
     assert found["latest"].endswith(".jsonl")
     assert set(found["tasks"]) == set(samples)
+    configs = {config["config_name"]: config["data_files"] for config in found["card"]["configs"]}
+    # of its own results file, too, the card gets no configuration: its date is read with the suffix
+    assert set(configs) == {f"{folder.name}__{name}" for name in samples}
+    assert all("latest" in {file["split"] for file in files} for files in configs.values())
+    assert f'"acc,none": {document["results"]["ours"]["acc,none"]}' in found["text"]
     for name, read in found["tasks"].items():
         assert read["rows"] == read["frame"] == len(samples[name])
         assert read["acc"] == (sum(sample["acc"] for sample in samples[name]) if "acc" in samples[name][0] else None)

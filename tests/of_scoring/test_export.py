@@ -79,8 +79,15 @@ def test_every_figure_of_the_tier_files_is_in_the_export(folder):
         assert figures["token_perplexity,none"] == entry["ppl"]
         assert figures["byte_perplexity,none"] == pytest.approx(math.exp(entry["nll_sum"] / entry["bytes"]))
         assert figures["nll_per_token_stderr,none"] == ("N/A" if entry["documents"] == 1 else entry["nll_per_token_stderr"])
-        assert math.fsum(sample["bits_per_byte"][0] for sample in samples[name]) == pytest.approx(-entry["nll_sum"])
-        assert sum(sample["bits_per_byte"][1] for sample in samples[name]) == entry["bytes"]
+        for metric, parts in {"bits_per_byte": "bytes", "token_perplexity": "tokens"}.items():
+            assert math.fsum(sample[metric][0] for sample in samples[name]) == pytest.approx(-entry["nll_sum"])
+            assert sum(sample[metric][1] for sample in samples[name]) == entry[parts]
+    for name, config in document["configs"].items():  # tools look each of these up in each sample
+        asked = [metric["metric"] for metric in config["metric_list"]]
+        assert all(sample["metrics"] == asked and sample.keys() >= set(asked) for sample in samples[name])
+    config = document["config"]
+    assert config["model_num_parameters"] == json.loads((results(folder) / "run.json").read_text())["model"]["parameters"]
+    assert (config["model_revision"], config["model_sha"]) == ("step_60", document["checkpoint_watcher"]["fingerprint"])
     head = document["checkpoint_watcher"]
     assert (head["stage"], head["step"], head["fingerprint"]) == (
         "stage1",
