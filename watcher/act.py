@@ -3,19 +3,21 @@
 Submitting is: request written > intent journaled > submitted, held > job id journaled > released > journaled. A crash
 between any two of these leaves what the next watcher finds by the attempt's name. Before every deed the
 fence is asked: a watcher that was frozen and thawed can at most leave a held job that never runs.
+
+While submissions meet a limit, the intent of the first stands for those that are tried after it: a journal must not grow for as
+long as a limit lasts. Should one of them get through and its watcher be killed before it says so, then a job is held of which
+the journal knows nothing; it never runs, and the next watcher cancels it.
 """
 
-import contextlib
 import hashlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from suites.contract import Request, encode
-from suites.files import create_once, publish, sync_folder
+from suites.files import create_once, sync_folder
 from suites.paths import AttemptPaths, EvaluationPaths, attempt_log, shipped
 from watcher import policy
 from watcher.checkpoints import marks_of
@@ -25,9 +27,18 @@ from watcher.keep import RESULTS_AGAIN, Keeper, Say
 from watcher.ledger import Journal
 from watcher.resources import asked, of_prefill
 from watcher.rest import FOREIGN, later
-from watcher.states import Attempt, Record, comment_of
-from watcher.submissions import prepare_prefill, resources_of, setup_file, tasks_of
+from watcher.states import IN_FLIGHT, LATER, Attempt, Record, comment_of
+from watcher.submissions import forget, prepare, prepare_prefill, resources_of, setup_file, tasks_of
 from watcher.world import Action, Answer, Cancel, Link, Mirror, Note, Prefill, Release, SetAside, Submit, Unlink, Void
+
+
+class _Limit(NamedTuple):
+    """What a submission met."""
+
+    words: str
+    since: float
+    flying: int
+    """Attempts in flight just then: where there are fewer, the limit may have room."""
 
 
 class Actor:
@@ -46,6 +57,7 @@ class Actor:
         self.config = config
         self._journal, self._executor, self._state_id, self._clock, self._say = journal, executor, state_id, clock, say
         self._enough = ""
+        self._limit: _Limit | None = None
         self.notes: list[str] = []
         """Troubles with the executor in this tick."""
         self._keeper = Keeper(journal, state_id, clock=clock, append=self._append, say=say)
@@ -65,6 +77,16 @@ class Actor:
     def new_tick(self) -> None:
         """Submissions may be tried again."""
         self._enough, self.notes = "", [*self._keeper.troubles]
+
+    def later(self, now: float) -> str:
+        """The limit that the last submission met, in words; empty where it is time to try again."""
+        limit = self._limit
+        if limit is None or not limit.since <= now < limit.since + policy.LATER_AGAIN or self._flying() < limit.flying:
+            return ""
+        return f"{LATER}{limit.words}; tried again when a job ends, and every {policy.LATER_AGAIN / 60:.0f} min"
+
+    def _flying(self) -> int:
+        return sum(record.state in IN_FLIGHT for record in self._journal.ledger.everything())
 
     def perform(self, action: Action) -> None:
         """Do one action."""
@@ -107,7 +129,7 @@ class Actor:
         number, run_id = self._name(record, f"eval-{record.stage}-{record.step}")
         place = self.config.paths.attempt(run_id)
         request = msgspec.structs.replace(request, run_id=run_id, tasks=tasks)
-        self._prepare(place, request)
+        prepare(request, place)
         suites = {suite.tier: suite.digest for suite in request.suites}
         resources = asked(self.config.slurm, record.raised)
         attempt = Attempt(
@@ -140,31 +162,31 @@ class Actor:
         self._hand_over(action.key, attempt, submission, action.reason)
 
     def _hand_over(self, key: str, attempt: Attempt, submission: Submission, reason: str) -> None:
-        self._append("intended", key, run_id=attempt.run_id, attempt=attempt, reason=reason)
+        stands = self._executor.holds and self._journal.ledger.of(key)[key].met_a_limit
+        if not stands:
+            self._append("intended", key, run_id=attempt.run_id, attempt=attempt, reason=reason)
         self._journal.fence()
         try:
             outcome = self._executor.submit(submission)
         except Unreachable as error:  # whether it got through is not known
             outcome = Submitted(kind=SubmitKind.AMBIGUOUS, message=str(error))
+        self._limit = None
+        if stands and outcome.kind in {SubmitKind.AMBIGUOUS, SubmitKind.REFUSED}:
+            self._append("intended", key, run_id=attempt.run_id, attempt=attempt, reason=reason)
         self._after(key, attempt, outcome)
 
     def _name(self, record: Record, of: str) -> tuple[int, str]:
-        """Number and name of a new attempt of ``of``; never one that anybody has a claim on."""
+        """Number and name of a new attempt of ``of``; never one that anybody has a claim on, or that was asked for before."""
         number = record.attempts + 1
         while True:
             said = f"{self._state_id}\0{record.key}\0{number}\0{self._journal.epoch}"
             digest = hashlib.sha256(said.encode()).hexdigest()[:8]
             safe = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in of)
             run_id = f"{safe}-{digest}"
-            if not self.config.paths.attempt(run_id).claim.exists():
+            place = self.config.paths.attempt(run_id)
+            if not place.claim.exists() and not place.request.exists():
                 return number, run_id
             number += 1
-
-    def _prepare(self, place: AttemptPaths, request: Request) -> None:
-        place.folder.mkdir(parents=True, exist_ok=True)
-        publish(place.request, encode(request))
-        publish(place.expected, "".join(f"{request.paths.tier(suite.tier)}\n" for suite in request.suites))
-        sync_folder(place.folder.parent)
 
     def _submission(self, attempt: Attempt, place: AttemptPaths, logs: tuple[Path, Path]) -> Submission:
         return Submission(
@@ -204,10 +226,12 @@ class Actor:
         elif outcome.kind is SubmitKind.REFUSED:
             self._append("blocked", key, run_id=run_id, reason=f"refused: {words}; watcher retry once that is mended")
         elif outcome.kind is SubmitKind.LATER:
+            forget(self.config.paths.attempt(run_id))
             self._enough = words
-            record = self._journal.ledger.of(key)[key]
-            self._note(later(record, words, self._clock()))
-            _remove(self.config.paths.attempt(run_id).folder)
+            note = later(self._journal.ledger.of(key)[key], words)
+            if note is not None:
+                self._note(note)
+            self._limit = _Limit(words, self._clock(), self._flying())
         else:
             self._enough = words
             self._append("unsure", key, run_id=run_id, reason=f"whether a job exists is not known: {words}")
@@ -259,11 +283,3 @@ def _free(path: Path) -> Path:
         number += 1
         free = path.with_name(f"{path.name}.{number}")
     return free
-
-
-def _remove(folder: Path) -> None:
-    """Take away the folder of an attempt that was certainly never submitted; what cannot be removed does no harm."""
-    with contextlib.suppress(OSError):
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()

@@ -84,7 +84,7 @@ class Checkpoints:
     def _waits_its_turn(self, record: Record, server_now: float) -> tuple[Inspection, str | None] | None:
         """What was seen of a complete one that only waits for others: its marks are looked at again before it is submitted."""
         looked = self._looked.get(record.checkpoint)
-        if record.state is not State.READY or looked is None or looked.inspection.kind is not Completeness.COMPLETE:
+        if not record.waits_its_turn or looked is None or looked.inspection.kind is not Completeness.COMPLETE:
             return None
         fresh = looked.marks == record.markers and 0 <= server_now - looked.at < SLOWLY
         return (looked.inspection, looked.marks) if fresh else None

@@ -16,7 +16,7 @@ from watcher.fold import Ledger
 from watcher.naming import Wanted, directory, is_final, missing, scheduled, wanted
 from watcher.prefills import prefills
 from watcher.rest import settled, unsettled
-from watcher.states import IN_FLIGHT, SETTLED, Record, Skip
+from watcher.states import IN_FLIGHT, LATER, SETTLED, Record, Skip
 from watcher.strays import strays
 from watcher.world import Action, Cancel, Decision, Note, StageSeen, Submit, Unlink, World
 
@@ -132,12 +132,14 @@ def _submissions(candidates: list[Submit], world: World, config: Config, ledger:
     most = config.limits.max_running if config.limits.max_running is not None else world.max_running
     if most is not None:
         limits.append((most - flying, f"{flying} in flight, limits.max_running is {most}"))
+    if world.later:
+        limits.append((0, world.later))
     if world.submissions_left is not None:
         limits.append((world.submissions_left, "limits.slurm_calls_per_minute is used up"))
     room, why = min(limits)
     ranked = sorted(candidates, key=lambda candidate: _rank(ledger.records[candidate.key], config, world.stages))
-    room = max(0, room)
-    return [*ranked[:room], *(Skip(candidate.key, f"ready; {why}") for candidate in ranked[room:])]
+    room, said = max(0, room), why if why.startswith(LATER) else f"ready; {why}"
+    return [*ranked[:room], *(Skip(candidate.key, said) for candidate in ranked[room:])]
 
 
 def _rank(record: Record, config: Config, seen: Mapping[str, StageSeen]) -> tuple[bool, float, str, int]:

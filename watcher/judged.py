@@ -8,7 +8,7 @@ from watcher import evidence, mirror
 from watcher.checkpoints import OPEN, SLOWLY
 from watcher.config import Config
 from watcher.fold import Ledger
-from watcher.states import IN_FLIGHT, Record, State
+from watcher.states import IN_FLIGHT, Record
 from watcher.world import Results, StagePlan, usable
 
 
@@ -56,7 +56,7 @@ class Judged:
         if kept is not None and kept[0] == of and kept[1] is plan and 0 <= now - kept[2] < SLOWLY:
             return kept[3]
         found = evidence.judge(paths, fingerprint, plan.tiers)
-        if record.state is State.READY and all(verdict.kind == "missing" for verdict in found.verdicts.values()):
+        if record.waits_its_turn and all(verdict.kind == "missing" for verdict in found.verdicts.values()):
             self._empty[record.key] = (of, plan, now, found)
         else:
             self._empty.pop(record.key, None)

@@ -164,7 +164,7 @@ class Observer:
 
     def _look_at_plans(self, config: Config, ledger: Ledger, now: float, server_now: float) -> dict[str, StagePlan]:
         """Every stage's plan; its local data are stat'ed where something moved beside, and before anything is submitted."""
-        ready = {record.stage for record in ledger.records.values() if record.state is State.READY}
+        ready = {record.stage for record in ledger.records.values() if record.waits_its_turn}
         everywhere = bool(self._listings.moved)
         return {
             stage.name: self._plans.look(
@@ -204,7 +204,7 @@ class Observer:
         flying = [record for record in records if record.state in IN_FLIGHT and record.attempt is not None]
         if not self._asked:
             recent = any(0 <= now - at < AFTER_VOID for at in ledger.voided.values())
-            wanted = bool(flying) or recent or not self._started or any(record.state is State.READY for record in records)
+            wanted = bool(flying) or recent or not self._started or any(record.waits_its_turn for record in records)
             if wanted:
                 self._asked = True
                 self._queue = self._question(executor, flying, now)

@@ -33,7 +33,7 @@ LONGEST_BACKOFF = 3600.0
 PREFILL_AGAIN = 900.0
 """Seconds after which it is tried whether missing data have come."""
 LATER_AGAIN = 300.0
-"""Seconds after which a submission that met a limit is tried again."""
+"""Seconds after which a submission that met a limit is tried again; sooner where a job of ours ended."""
 TIMED_OUT = JobState.TIMEOUT.value
 REQUEUE_WINDOW = 300.0
 """Seconds in which a preempted job, or one whose node failed, may be put back into the queue by itself."""

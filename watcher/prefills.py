@@ -109,10 +109,12 @@ def _at_rest(record: Record | None, stage: Stage, world: World, config: Config, 
         return [_settled(record, content, words)]
     if record.rests(world.now):
         return [Skip(key, f"{record.reason}; it is tried again")]
-    if record.state is not State.READY or record.fingerprint != content:
+    if not record.waits_its_turn or record.fingerprint != content:
         return [Note(event="ready", key=key, fields={"fingerprint": content, "reason": words})]
-    if world.queue is None or world.queue.jobs is None:
-        return [Skip(key, f"{words}; the queue {'is asked next' if world.queue is None else 'cannot be asked'}")]
+    asked = world.queue is not None and world.queue.jobs is not None
+    held = world.later if asked else f"the queue {'is asked next' if world.queue is None else 'cannot be asked'}"
+    if held:
+        return [Skip(key, f"{words}; {held}")]
     return [Prefill(key=key, request=request, reason=words)]
 
 

@@ -13,9 +13,8 @@ from watcher.config import Config, Stage
 from watcher.flight import scored
 from watcher.fold import Ledger
 from watcher.mirror import token
-from watcher.policy import LATER_AGAIN
 from watcher.prefills import waits_for
-from watcher.states import PREFILL, Record, Skip, StageFacts, State
+from watcher.states import LATER, PREFILL, Record, Skip, StageFacts, State
 from watcher.world import Action, Link, Mirror, Note, Results, SetAside, Submit, Unlink, World, usable
 
 FOREIGN = "foreign"
@@ -103,7 +102,7 @@ def _complete(record: Record, seen: Inspection, world: World, config: Config, le
         ]
     suites = tuple(suite for suite in plan.suites if results.verdicts[suite.tier].kind != "valid")
     lacks = waits_for(stage, suites, world, config)
-    known = record.state is State.READY or (lacks and record.state is State.WAITING and record.reason.startswith(PREFILL))
+    known = record.waits_its_turn or (lacks and record.state is State.WAITING and record.reason.startswith(PREFILL))
     if not known or record.fingerprint != seen.fingerprint:
         return [*actions, Note(event="ready", key=record.key, fields={**whole, "reason": "complete"})]
     if lacks:
@@ -245,10 +244,10 @@ def _wait(record: Record, reason: str, detail: str | None = None, *, whole: Mapp
     return Note(event="waiting", key=record.key, fields={**whole, "reason": reason})
 
 
-def later(record: Record, words: str, now: float) -> Note:
-    """A submission that met a limit: no failure, tried again after a while."""
-    fields = {"reason": f"later: {words}", "retry_at": now + LATER_AGAIN}
-    return Note(event="waiting", key=record.key, fields=fields)
+def later(record: Record, words: str) -> Note | None:
+    """A submission that met a limit: no failure. None where that is journaled already: a limit may last for weeks."""
+    waiting = _wait(record, LATER + words)
+    return waiting if isinstance(waiting, Note) else None
 
 
 def clock(t: float) -> str:

@@ -53,6 +53,8 @@ class State(enum.StrEnum):
 IN_FLIGHT = frozenset({State.SUBMITTING, State.QUEUED, State.RUNNING})
 PREFILL = "prefill: "
 """How a reason begins that is about data which are not in the cache."""
+LATER = "later: "
+"""How a reason begins that is about a submission which met a limit."""
 LONGEST_REST = 3600.0
 """Seconds that anything is put off at once, at most."""
 SETTLED = frozenset({State.SCORED, State.BLOCKED, State.CANCELLED, State.LOST})
@@ -146,6 +148,16 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     def key(self) -> str:
         """``stage1/step_2000``."""
         return f"{self.stage}/{self.directory}"
+
+    @property
+    def waits_its_turn(self) -> bool:
+        """Whether its content is judged complete and it only waits to be submitted, since it became ready or met a limit."""
+        return self.state is State.READY or self.met_a_limit
+
+    @property
+    def met_a_limit(self) -> bool:
+        """Whether the last thing that happened to it is that a submission was certainly not taken, and may be tomorrow."""
+        return self.state is State.WAITING and self.reason.startswith(LATER)
 
     def rests(self, now: float) -> bool:
         """Whether its time to be tried again is still to come. One that is too far off was set by a clock that went wrong."""

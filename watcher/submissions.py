@@ -1,5 +1,6 @@
 """What is handed to the executor besides the request: resources, logs, setup lines."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,14 +44,36 @@ def setup_file(config: Config) -> Path | None:
     return path
 
 
+def prepare(request: Request, place: AttemptPaths) -> None:
+    """Write the folder of an attempt: whole, or not at all. Raises OSError."""
+    files = "".join(f"{request.paths.tier(suite.tier)}\n" for suite in request.suites)
+    _prepare(request, place, expected=files)
+
+
+def _prepare(request: Request, place: AttemptPaths, *, expected: str) -> None:
+    try:
+        place.folder.mkdir(parents=True, exist_ok=True)
+        publish(place.expected, expected)
+        publish(place.request, encode(request))  # last: it takes the name
+        sync_folder(place.folder.parent)
+    except OSError:
+        forget(place)
+        raise
+
+
+def forget(place: AttemptPaths) -> None:
+    """Take away the folder of an attempt that was certainly never submitted; what cannot be removed does no harm."""
+    with contextlib.suppress(OSError):
+        for path in place.folder.iterdir():
+            path.unlink()
+        place.folder.rmdir()
+
+
 def prepare_prefill(request: Request, place: AttemptPaths, config: Config, comment: str, wanted: Mapping[str, str]) -> Submission:
     """Write the folder of a prefill attempt; what to submit. Raises OSError."""
     logs = prefill_log(Path(request.results), request.stage, "%j")
     logs[0].parent.mkdir(parents=True, exist_ok=True)
-    place.folder.mkdir(parents=True, exist_ok=True)
-    publish(place.request, encode(request))
-    publish(place.expected, "")  # whether the cache is whole is looked at by whoever needs it
-    sync_folder(place.folder.parent)
+    _prepare(request, place, expected="")  # whether the cache is whole is looked at by whoever needs it
     return Submission(
         name=request.run_id,
         comment=comment,

@@ -4,6 +4,8 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
+
 from watcher.act import Actor
 from watcher.config import Config
 from watcher.contents import Contents
@@ -82,6 +84,7 @@ class Ticker:
         troubles: list[str] = []
         for _ in range(ROUNDS):
             world = self.observer.look(self.config, self.journal.ledger, self.executor, self._clock())
+            world = msgspec.structs.replace(world, later=self.actor.later(world.now))
             decision = self._decide(world)
             self.skips, self.alerts, self.queue = decision.skips, decision.alerts, world.queue
             fresh = [action for action in decision.actions if identity(action) not in done]

@@ -139,6 +139,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds after which a submission that nobody knows of may be given up."""
     max_running: int | None = None
     """The executor's own limit, where the config has none."""
+    later: str = ""
+    """The limit that the last submission met, in words, while it is not tried again."""
     submissions_left: int | None = None
     """How many more the executor takes now; None: it does not count."""
     asks: tuple[Ask, ...] = ()

@@ -79,16 +79,6 @@ def test_a_named_refusal_blocks_with_slurms_own_words(watched):
     assert watched.executor.calls["submit"] == 1
 
 
-def test_a_submit_limit_means_later(watched):
-    watched.executor.submissions = deque(["later"] * 3)
-    watched.tick()
-    assert watched.states()["stage1/step_100"] == "waiting"
-    assert watched.reasons()["stage1/step_100"].startswith("later: QOSMaxSubmitJobPerUserLimit; again at ")
-    assert watched.run_ids() == []
-    scored_by_one_run(watched)
-    assert watched.executor.calls["submit"] == 4
-
-
 def test_nothing_is_submitted_into_a_queue_that_cannot_be_asked(watched):
     watched.executor.unreachable = "munge down"
     watched.tick(5)

@@ -231,6 +231,19 @@ def test_a_failing_prefill_backs_off_is_limited_and_says_its_words(lab, ending):
     assert watched.ledger.prefills[KEY].state == "scored"
 
 
+def test_a_prefill_that_meets_a_submit_limit_waits_without_a_word_in_the_journal(lab):
+    watched = lab(auto=True)
+    watched.executor.submissions = deque(["later"] * 99)
+    watched.tick(5)
+    said, before = watched.reasons()[KEY], watched.ledger.events
+    assert "; later: QOSMaxSubmitJobPerUserLimit; tried again" in said
+    watched.tick(50)
+    assert watched.ledger.events == before
+    watched.executor.submissions.clear()
+    watched.tick_until(watched.all_scored, 60)
+    assert runs(watched)[KEY] == 1
+
+
 def test_a_prefill_that_ends_well_without_filling_the_cache_has_failed(lab):
     watched = lab(auto=True)
     watched.executor.endings[KEY] = deque(["no_results"] * 9)

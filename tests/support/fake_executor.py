@@ -45,7 +45,8 @@ class FakeExecutor:
         self.purged: dict[str, FakeJob] = {}
         self.next_id = 100
         self.submissions = deque()
-        """How the next submissions end: ``ok``, ``lost_reply``, ``nothing``, ``refused``, ``later``; ``ok`` once used up."""
+        """How the next submissions end: ``ok``, ``lost_reply``, ``nothing``, ``refused``, ``later``, ``later WORDS``; ``ok`` once
+        used up."""
         self.endings: dict[str, deque] = {}
         """Evaluation -> how its next runs end."""
         self.unreachable = ""
@@ -68,8 +69,8 @@ class FakeExecutor:
         outcome = self.submissions.popleft() if self.submissions else "ok"
         if outcome == "refused":
             return Submitted(kind=SubmitKind.REFUSED, message="Invalid partition name specified")
-        if outcome == "later":
-            return Submitted(kind=SubmitKind.LATER, message="QOSMaxSubmitJobPerUserLimit")
+        if outcome.startswith("later"):
+            return Submitted(kind=SubmitKind.LATER, message=outcome.partition(" ")[2] or "QOSMaxSubmitJobPerUserLimit")
         if outcome == "nothing":
             return Submitted(kind=SubmitKind.AMBIGUOUS, message="Socket timed out on send/recv operation")
         self.next_id += 1

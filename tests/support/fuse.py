@@ -22,7 +22,7 @@ class Fuse:
         self.where = ""
         executor.on_effect = self.point
         for module, names in (
-            (watcher.act, ("publish", "create_once")),
+            (watcher.act, ("create_once",)),
             (watcher.submissions, ("publish",)),
             (watcher.lock, ("publish", "create_once")),
             (watcher.daemon, ("create_once",)),
