@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
 import torch
 
-from scoring.progress import EVERY, Progress, Stop, joined, publish_progress
+from scoring.progress import EVERY, Progress, Stop, joined
 from suites.contract import Request
 from suites.files import read_json
 
@@ -37,13 +38,13 @@ def share_out(
     request: Request, settings: Sequence[Mapping[str, str]], *, stop: Stop, progress: Progress, environ: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """Run a worker with each of ``settings`` until all have ended; what they say of their runs (run.json's content)."""
-    files = [request.paths.worker(number) for number in range(len(settings))]
+    files = [request.paths.worker(number, progress.task) for number in range(len(settings))]
     for file in files:
         file.unlink(missing_ok=True)
     children = [_start(request, number, {**environ, **each}) for number, each in enumerate(settings)]
     _log.info("workers", count=len(children), pids=[child.pid for child in children])
     try:
-        _wait(children, request, stop, progress)
+        _wait(children, files, stop, progress)
     finally:
         for child in children:
             if child.poll() is None:
@@ -66,7 +67,7 @@ def _start(request: Request, number: int, environ: Mapping[str, str]) -> subproc
     return child
 
 
-def _wait(children: Sequence[subprocess.Popen[bytes]], request: Request, stop: Stop, progress: Progress) -> None:
+def _wait(children: Sequence[subprocess.Popen[bytes]], files: Sequence[Path], stop: Stop, progress: Progress) -> None:
     told, said = False, time.monotonic()
     while any(child.poll() is None for child in children):
         if stop.by is not None and not told:
@@ -76,10 +77,20 @@ def _wait(children: Sequence[subprocess.Popen[bytes]], request: Request, stop: S
                     child.send_signal(signal.Signals[stop.by])
         if time.monotonic() - said >= EVERY:
             said = time.monotonic()
-            documents = [read_json(request.paths.worker(number)) for number in range(len(children))]
-            shown = [each for each in documents if isinstance(each, dict) and "size_done" in each]
-            if shown:
-                together = joined(shown)
-                publish_progress(progress.file, together)
-                _log.info("progress", **{key: together[key] for key in ("parts_done", "parts", "tokens_per_s", "seconds_left")})
+            _tell(files, progress)
         time.sleep(0.1)
+    _tell(files, progress)
+
+
+def _tell(files: Sequence[Path], progress: Progress) -> None:
+    """progress.json of all workers, those that have ended already among them."""
+    shown = []
+    for each in map(read_json, files):
+        if isinstance(each, dict) and "done" in each:
+            shown.append(each)
+        elif isinstance(each, dict) and "timings" in each:
+            shown.append(progress.of_ended(each))
+    if shown:
+        together = joined(shown)
+        progress.tell(together)
+        _log.info("progress", **{key: together[key] for key in ("parts_done", "parts", "tokens_per_s", "seconds_left")})

@@ -50,7 +50,7 @@ class Job:
     ) -> None:
         """``processes``: on a CPU, how many share the work. ``worker``: which of them this is: it publishes nothing."""
         self.request, self.environ, self.stop = request, environ, stop
-        self.processes, self.worker = processes, worker
+        self.processes, self.worker, self.task = processes, worker, environ.get("SLURM_ARRAY_TASK_ID") or None
         self.workers: list[dict[str, Any]] = []
         self.paths = request.paths
         self.fence = Fence(self.paths, request.run_id, environ)
@@ -88,7 +88,7 @@ class Job:
         works = self._works(given)
         wanted = [part for work in works.values() for part in work.parts]
         sizes = {part.label: work.size(part) for work in works.values() for part in work.parts}
-        self.progress = Progress(self.paths, request.run_id, len(wanted), sizes=sizes, worker=self.worker)
+        self.progress = Progress(self.paths, request.run_id, len(wanted), sizes=sizes, worker=self.worker, task=self.task)
         self._share_out(wanted, device)
         workers = Workers(
             paths=self.paths,
@@ -294,6 +294,6 @@ def publish_report(job: Job, document: dict[str, Any]) -> None:
     """Write run.json, unless the evaluation is another run's by now. Where it cannot be written, the log has it."""
     try:
         job.fence.check()
-        publish_json(job.paths.run if job.worker is None else job.paths.worker(job.worker), document)
+        publish_json(job.paths.run if job.worker is None else job.paths.worker(job.worker, job.task), document)
     except (OSError, Problem) as error:
         _log.warning("run.json is not written", path=str(job.paths.run), error=str(error))

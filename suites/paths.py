@@ -61,12 +61,20 @@ class EvaluationPaths(msgspec.Struct, frozen=True):
 
     @property
     def progress(self) -> Path:
-        """How far the running job is."""
+        """How far the running job is, with all its tasks and processes."""
         return self.folder / "progress.json"
 
-    def worker(self, number: int) -> Path:
+    def progress_of_task(self, task: str) -> Path:
+        """The same of one task of an array."""
+        return self.parts / f"progress.{task}.json"
+
+    def progress_of_tasks(self) -> list[Path]:
+        """The same of each task of an array that has come to say it, of whatever run."""
+        return sorted(self.parts.glob("progress.*.json"))
+
+    def worker(self, number: int, task: str | None) -> Path:
         """The same of one of several processes that share a job; after it, what that process says of its run."""
-        return self.parts / f"worker.{number}.json"
+        return self.parts / ".".join(filter(None, ("worker", task, str(number), "json")))
 
     @property
     def compare(self) -> Path:

@@ -59,6 +59,8 @@ def test_two_processes_give_the_bits_of_one(tmp_path):
     assert (run["outcome"], len(run["workers"]), run["parts"]["scored"]) == ("scored", 2, [])
     shared = [label for worker in run["workers"] for label in worker["parts"]["scored"]]
     assert sorted(shared) == sorted([*SLICES, "ours[0:30]"])
+    told = json.loads((two / "progress.json").read_text())
+    assert (told["parts_done"], told["parts"], told["size_done"]) == (5, 5, told["size"])
     assert run["model"] is None  # the parent loaded none
 
 
@@ -80,6 +82,8 @@ def test_four_processes_and_the_tasks_of_an_array_give_the_bits_of_one(tmp_path)
         figures = [json.loads((folder / tier).read_text()) for folder in (alone, four, array)]
         assert figures[0]["summary"] == figures[1]["summary"] == figures[2]["summary"]
     assert len(json.loads((four / "run.json").read_text())["workers"]) == 4
+    told = joined([json.loads((array / "parts" / f"progress.{task}.json").read_text()) for task in range(2)])
+    assert (told["parts_done"], told["parts"]) == (5, 5)
     assert {path.name for path in array.glob("fence*.json")} == {"fence.json", "fence.0.json", "fence.1.json"}
 
 
@@ -207,6 +211,81 @@ def test_progress_says_how_long_it_takes(tmp_path, monkeypatch):
     assert said["tokens_per_s"] == pytest.approx(300 / 70, abs=0.1)
     assert said["mfu"] == pytest.approx(6e8 / 70 / 1e9, abs=1e-4)
     assert said["seconds_left"] == pytest.approx(700 / (300 / 70), rel=0.02)
-    both = joined([said, {**said, "at": said["at"] + 1, "size_done": 500, "part": "c"}])
+    other = {**said, "at": said["at"] + 1, "part": "c", "under_way": {"c": 200}}
+    both = joined([said, other])
     assert (both["tokens"], both["part"], both["workers"]) == (600, "b, c", 2)
+    assert both["size_done"] == 100 + 200 + 200
     assert both["seconds_left"] == pytest.approx(500 / (600 / 70), rel=0.02)
+
+
+def shared(tmp_path, run_id="r", **which):
+    sizes = {"a": 100, "b": 300, "c": 600, "d": 1000}
+    return Progress(EvaluationPaths(tmp_path, "stage1", "step_1"), run_id, 4, sizes=sizes, **which)
+
+
+def score(progress, *labels):
+    for label in labels:
+        progress.begin(label)
+        progress.loaded(None)
+        progress.batch(progress.sizes[label], 1.0)
+        progress.finished(label, here=True)
+
+
+def said_of_all(tmp_path):
+    said = read_json(EvaluationPaths(tmp_path, "stage1", "step_1").progress)
+    return said["parts_done"], said["parts"], said["size_done"], said["tokens"]
+
+
+def test_progress_of_an_array_is_that_of_all_its_tasks(tmp_path):
+    EvaluationPaths(tmp_path, "stage1", "step_1").parts.mkdir(parents=True)
+    score(shared(tmp_path, "an earlier run", task="7"), "d")
+    first, second = shared(tmp_path, task="0"), shared(tmp_path, task="1")
+    score(first, "a")
+    assert said_of_all(tmp_path) == (1, 4, 100, 100)
+    score(second, "b")
+    assert said_of_all(tmp_path) == (2, 4, 400, 400)
+    second.finished("a", here=False)  # a part that two know of is one
+    score(second, "c")
+    assert said_of_all(tmp_path) == (3, 4, 1000, 1000)
+    again = shared(tmp_path, task="1")  # requeued: it finds what is there
+    for label in "abc":
+        again.finished(label, here=False)
+    score(again, "d")
+    assert said_of_all(tmp_path)[:3] == (4, 4, 2000)
+
+
+def test_progress_of_tasks_that_have_processes_each_is_that_of_all(tmp_path):
+    paths = EvaluationPaths(tmp_path, "stage1", "step_1")
+    paths.parts.mkdir(parents=True)
+    for task, labels in (("0", "ab"), ("1", "cd")):
+        for number, label in enumerate(labels):
+            score(shared(tmp_path, task=task, worker=number), label)
+        many._tell([paths.worker(number, task) for number in range(2)], shared(tmp_path, task=task))
+    assert said_of_all(tmp_path) == (4, 4, 2000, 2000)
+    assert read_json(paths.progress)["workers"] == 4
+
+
+def test_a_worker_that_has_ended_counts_with_what_it_did_and_not_with_its_speed(tmp_path):
+    paths = EvaluationPaths(tmp_path, "stage1", "step_1")
+    paths.parts.mkdir(parents=True)
+    score(shared(tmp_path, worker=0), "a")
+    report = {"timings": {}, "parts": {"scored": ["b"], "kept": ["c"]}, "tokens": 300, "ended": time.time()}
+    paths.worker(1, None).write_text(json.dumps(report))
+    paths.worker(2, None).write_text("[]")
+    many._tell([paths.worker(number, None) for number in range(4)], shared(tmp_path))
+    assert said_of_all(tmp_path) == (3, 4, 1000, 400)
+    alone, both = read_json(paths.worker(0, None)), read_json(paths.progress)
+    assert both["tokens_per_s"] == alone["tokens_per_s"]
+    silent = {**alone, "at": alone["at"] - 3600, "under_way": {"d": 500}}
+    assert joined([silent, {**alone, "done": {"b": 300}}])["size_done"] == 400
+    assert joined([silent, alone])["size_per_s"] == alone["size_per_s"]
+
+
+def test_a_slice_and_a_task_of_one_name_are_two_parts(tmp_path):
+    EvaluationPaths(tmp_path, "stage1", "step_1").parts.mkdir(parents=True)
+    tasks = [shared(tmp_path, task=str(n)) for n in range(2)]
+    for task in tasks:
+        for _ in range(2):
+            task.finished("a", here=False)
+        task.publish()
+    assert said_of_all(tmp_path)[:2] == (2, 4)
