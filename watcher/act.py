@@ -140,6 +140,7 @@ class Actor:
             intended=self._clock(),
             resources=resources,
             tasks=tasks,
+            results=request.results,
         )
         self._hand_over(action.key, attempt, self._submission(attempt, place, logs), action.reason)
 
@@ -158,6 +159,7 @@ class Actor:
             suites={},
             intended=self._clock(),
             resources=wanted,
+            results=request.results,
         )
         self._hand_over(action.key, attempt, submission, action.reason)
 

@@ -32,6 +32,8 @@ class Truth(msgspec.Struct, frozen=True, kw_only=True):
     """Evaluation -> tier -> its file, for every folder of results."""
     contents: Mapping[str, Content]
     """Checkpoint folder -> what it holds now."""
+    places: Mapping[str, str]
+    """Evaluation -> the results folder that they lie in."""
     scores: Mapping[str, Mapping[str, float]]
     """Evaluation -> headlines of its tier files."""
     tiers: Mapping[str, Tiers]
@@ -148,6 +150,7 @@ def _scores(key: str, files: Mapping[str, TierSeen], now: Content, truth: Truth)
         "fingerprint": next(iter(files.values())).fingerprint,
         "suites": {tier: seen.digest for tier, seen in files.items()},
         "scores": dict(truth.scores.get(key, {})),
+        "place": truth.places[key],
         "reason": "audit: valid results are there",
     }
 

@@ -14,9 +14,9 @@ from watcher.config import Config
 from watcher.contents import Contents
 from watcher.executor import Executor, Job, Unreachable
 from watcher.fold import Ledger
-from watcher.judged import results_of
 from watcher.lock import Lock
 from watcher.observe import touch_clock
+from watcher.places import results_of
 from watcher.plans import Plans
 from watcher.remains import LeftOver, Tiers, TierSeen
 from watcher.states import IN_FLIGHT, Ask, comment_of
@@ -92,6 +92,7 @@ def _truth(
     return Truth(
         now=now,
         results=results,
+        places={key: str(paths.results) for key, paths in places.items()},
         contents=contents,
         scores=scores,
         tiers=tiers,

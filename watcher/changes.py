@@ -8,7 +8,7 @@ from suites.files import read_json
 from suites.paths import EvaluationPaths
 from watcher.config import Config
 from watcher.fold import Ledger
-from watcher.judged import results_of
+from watcher.places import results_of
 from watcher.states import State
 from watcher.world import StagePlan
 

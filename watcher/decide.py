@@ -5,7 +5,8 @@ then by the time at which the checkpoint was complete, oldest first; then by ste
 """
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 from watcher.alerts import alerts
 from watcher.answers import answer
@@ -14,9 +15,10 @@ from watcher.config import Config, Stage
 from watcher.flight import in_flight
 from watcher.fold import Ledger
 from watcher.naming import Wanted, directory, is_final, missing, scheduled, wanted
+from watcher.places import folder_of
 from watcher.prefills import prefills
 from watcher.rest import settled, unsettled
-from watcher.states import IN_FLIGHT, LATER, SETTLED, Record, Skip
+from watcher.states import IN_FLIGHT, LATER, SETTLED, Record, Skip, State
 from watcher.strays import strays
 from watcher.world import Action, Cancel, Decision, Note, StageSeen, Submit, Unlink, World
 
@@ -158,12 +160,24 @@ def _notices(world: World, config: Config, ledger: Ledger, unknown_bridges: Mapp
         if (plan := world.plans.get(stage.name)) is not None and plan.trouble:
             skips.append(Skip(stage.name, f"suites: {plan.trouble}"))
         skips += _unscheduled(stage, seen, ledger)
+        skips += _lying_elsewhere(stage, ledger, config)
         bridge = bridge_of(stage.name, ledger.records.values())
         apart = None if bridge is None else elsewhere(stage.name, ledger.begun.get(stage.name), bridge)
         if bridge is not None and apart is not None:
             skips.append(Skip(bridge.key, apart))
     skips += [Skip(folder, "looks like a stage, and is in no schedule") for folder in world.unscheduled]
     return skips
+
+
+def _lying_elsewhere(stage: Stage, ledger: Ledger, config: Config) -> Iterator[Skip]:
+    """After the config's results folder became another: whose are still in the one before, or are being written there."""
+    now = str(stage.results)
+    mine = [record for record in ledger.records.values() if record.stage == stage.name and record.state is not State.LOST]
+    for place, count in Counter(folder_of(config, record) for record in mine).items():
+        if place != now:
+            words = f"is {now} by now; results of {count} evaluation{'s' if count > 1 else ''} are or will be in {place}"
+            todo = f"move {place}/{stage.name}/by_checkpoint there once no job writes to it, or put it back"
+            yield Skip(f"stages.{stage.name}.results", f"{words}; {todo}: comparisons see {now} alone", loud=True)
 
 
 def _unscheduled(stage: Stage, seen: StageSeen, ledger: Ledger) -> list[Skip]:

@@ -47,7 +47,8 @@ def in_flight(record: Record, attempt: Attempt, world: World, config: Config) ->
     results = world.results.get(record.key)
     over = last is not None or (not live and _asked_since(attempt, world))
     if results is not None and results.valid and over:
-        return scored(record, attempt.fingerprint, attempt.suites, results, reason="valid results", run_id=attempt.run_id)
+        ended = {"place": attempt.results, "run_id": attempt.run_id}
+        return scored(record, attempt.fingerprint, attempt.suites, results, reason="valid results", **ended)
     if job is not None and live:
         return _stuck(record, attempt, job, world, config) if job.stuck else _living(record, attempt, job)
     if world.queue is None or world.queue.jobs is None:
@@ -73,7 +74,7 @@ def _asked_since(attempt: Attempt, world: World) -> bool:
 
 
 def scored(record: Record, fingerprint: str, suites: Mapping[str, str], results: Results, **fields: object) -> Note:
-    """The end that everything is for. ``suites``: tier -> digest of what was asked for."""
+    """The end that everything is for. ``suites``: tier -> digest of what was asked for; ``fields``: ``place``, their folder."""
     said = {"fingerprint": fingerprint, "suites": {**record.suites, **suites}, "scores": results.scores, **fields}
     return Note(event="scored", key=record.key, fields=said)
 

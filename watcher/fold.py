@@ -228,12 +228,17 @@ def _of_attempt(state: State | None, *fields: str) -> Callable[[Record, Event], 
 
 def _scored(record: Record, event: Event) -> Record:
     changes: dict[str, Any] = {"fingerprint": str(event["fingerprint"]), "suites": dict(event["suites"]), "failures": {}}
-    changes |= {"raised": {}, "capped": False}
+    changes |= {"raised": {}, "capped": False, "results": str(event.get("place", ""))}
     if event.get("markers") is not None:
         changes["markers"] = event["markers"]
     before = record.extra.get("scores", {}) if record.fingerprint == event["fingerprint"] else {}  # of tiers not asked for again
     changes["extra"] = {**record.extra, "scores": {**before, **event.get("scores", {})}}
     return _become(record, event, State.SCORED, times=_times(record, scored=event["t"]), **changes)
+
+
+def _found(record: Record, event: Event) -> Record:
+    """Its results are where they belong; ``place``: another folder than before."""
+    return _become(record, event, State.SCORED, results=str(event.get("place", record.results)))
 
 
 def _to(state: State) -> Callable[[Record, Event], Record]:
@@ -285,7 +290,7 @@ _STEPS: dict[str, Callable[[Record, Event], Record]] = {
     "cancelled": _to(State.CANCELLED),
     "scored": _scored,
     "lost": _to(State.LOST),
-    "found": _to(State.SCORED),
+    "found": _found,
     "restored": _to(State.SCORED),
     "pinned": _pinned,
     "unpinned": _unpinned,

@@ -1,6 +1,11 @@
 """What the results folders say of evaluations: judged when they have to be, and remembered meanwhile. Reads only."""
 
+import os
+from collections import Counter
 from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import msgspec
 
 from suites.checkpoint import Inspection
 from suites.paths import EvaluationPaths
@@ -8,14 +13,67 @@ from watcher import evidence, mirror
 from watcher.checkpoints import OPEN, SLOWLY
 from watcher.config import Config
 from watcher.fold import Ledger
-from watcher.states import IN_FLIGHT, Record
+from watcher.places import PUBLISHED, configured, folder_of, results_of
+from watcher.states import IN_FLIGHT, Record, State
 from watcher.world import Results, StagePlan, usable
 
 
-def results_of(config: Config, record: Record) -> EvaluationPaths:
-    """Where an evaluation's results go."""
-    stage = config.stages.get(record.stage)
-    return EvaluationPaths(config.results if stage is None else stage.results, record.stage, record.directory)
+class Settled:
+    """Remembers that the folders of results did not move: what was scored is looked for where one did, and once an hour."""
+
+    def __init__(self) -> None:
+        self._mtimes: dict[Path, int] = {}
+        self.away: dict[str, str] = {}
+        """Results folder that is not there -> what to say of it, empty where nothing was scored into it."""
+
+    def look(self, config: Config, ledger: Ledger, *, due: bool) -> dict[str, Results]:
+        """Evaluation -> whether its results are still there, for those around which something moved."""
+        placed = {(stage, configured(config, stage)) for stage in config.stages}
+        records = [record for record in ledger.records.values() if record.stage in config.stages]
+        placed |= {(record.stage, folder_of(config, record)) for record in records}
+        moved = self._moved(placed, ledger, config, due=due)
+        found: dict[str, Results] = {}
+        for record in records if moved else ():
+            own, now = folder_of(config, record), configured(config, record.stage)
+            if record.state in PUBLISHED and {(record.stage, own), (record.stage, now)} & moved:
+                seen = self._wherever(record, own, now)
+                if seen is not None:
+                    found[record.key] = seen
+        return found
+
+    def _wherever(self, record: Record, own: str, now: str) -> Results | None:
+        """Where the config has another folder by now, the results may have been moved there. None: nothing is known."""
+        if now != own:
+            moved = evidence.still_there(EvaluationPaths(Path(now), record.stage, record.directory), record.suites)
+            if moved.valid and now not in self.away:
+                return msgspec.structs.replace(moved, place=now)
+        if own in self.away:
+            return None
+        return evidence.still_there(EvaluationPaths(Path(own), record.stage, record.directory), record.suites)
+
+    def _moved(self, placed: set[tuple[str, str]], ledger: Ledger, config: Config, *, due: bool) -> set[tuple[str, str]]:
+        moved = set()
+        self.away = {}
+        for stage, results in sorted(placed):
+            folder = EvaluationPaths(Path(results), stage, "any").folder.parent
+            try:
+                mtime = os.stat(folder).st_mtime_ns  # noqa: PTH116  part of the idle poll
+            except OSError:
+                mtime = 0
+                if not Path(results).is_dir():  # which tells nothing of what is in it
+                    self.away[results] = _not_there(results, config, ledger)
+                    continue
+            if self._mtimes.get(folder) != mtime or due:
+                self._mtimes[folder] = mtime
+                moved.add((stage, results))
+        return moved
+
+
+def _not_there(results: str, config: Config, ledger: Ledger) -> str:
+    """What to say of a results folder that is away; nothing where nothing was scored into it."""
+    of = Counter(r.stage for r in ledger.records.values() if r.state is State.SCORED and folder_of(config, r) == results)
+    counts = ", ".join(f"{count} results of {stage}" for stage, count in of.items())
+    return f"{results} is not there, perhaps with its file system; nothing is known of {counts}" if counts else ""
 
 
 class Judged:
@@ -34,11 +92,11 @@ class Judged:
         away: Collection[str],
         now: float,
     ) -> dict[str, Results]:
-        """The tier files of what is in flight, and of what is complete and about to be. ``away``: stages without their folder."""
+        """The tier files of what is in flight, and of what is complete and about to be. ``away``: results folders that are."""
         results = {}
         for record in ledger.records.values():
             plan = plans.get(record.stage)
-            if record.state in IN_FLIGHT and record.stage in away:
+            if record.state in IN_FLIGHT and folder_of(config, record) in away:
                 continue
             if record.state in IN_FLIGHT and record.attempt is not None:
                 tiers = evidence.asked_for(config.paths, record.attempt, {} if plan is None else plan.tiers)

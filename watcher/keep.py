@@ -8,6 +8,7 @@ from suites.problem import Problem
 from watcher import mirror, pins
 from watcher.config import Config
 from watcher.ledger import Journal
+from watcher.places import results_of
 from watcher.world import Link, Mirror, Unlink
 
 Say = Callable[..., None]
@@ -60,8 +61,7 @@ class Keeper:
         record, to = self._journal.ledger.records[action.key], config.mirror
         if to is None or self._clock() < self._mirror_again:
             return
-        stage = config.stages.get(record.stage)
-        own = EvaluationPaths(config.results if stage is None else stage.results, record.stage, record.directory)
+        own = results_of(config, record)
         copy = EvaluationPaths(to, record.stage, record.directory)
         try:
             if action.back:

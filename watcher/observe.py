@@ -11,21 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from suites.contract import Request, TierVerdict
-from suites.paths import EvaluationPaths
 from watcher import evidence
 from watcher.caches import Caches
 from watcher.changes import Changes
 from watcher.checkpoints import HOURLY, Checkpoints
-from watcher.config import Config, Stage
+from watcher.config import Config
 from watcher.contents import Contents
 from watcher.executor import Executor, Job, JobState, Most, Unreachable
 from watcher.fold import Ledger
-from watcher.judged import Judged, of_mirror, results_of
+from watcher.judged import Judged, Settled, of_mirror
 from watcher.listing import RACY, Listings
+from watcher.places import results_of
 from watcher.plans import Plans
 from watcher.prefills import few
 from watcher.resources import slurm_for
-from watcher.states import IN_FLIGHT, Ask, QueueSeen, Record, State, ahead, comment_of, job_of
+from watcher.states import IN_FLIGHT, Ask, QueueSeen, Record, ahead, comment_of, job_of
 from watcher.world import AttemptSeen, Results, StagePlan, World
 
 HISTORY_LAG = 60.0
@@ -70,19 +70,18 @@ class Observer:
         self._caches = Caches()
         self._judged = Judged()
         self._changes = Changes()
-        self._results_folders: dict[Path, int] = {}
+        self._settled = Settled()
         self._requests: tuple[int, float] | None = None
         self._settled_at = self._history_at = float("-inf")
         self._queue: QueueSeen | None = None
         self._asked = self._started = False
         self._standing: tuple[object, ...] = ()
         self._not_asks: list[str] = []
-        self._away: dict[str, str] = {}
 
     @property
     def notes(self) -> list[str]:
         """Troubles of the last look that are about no one evaluation."""
-        return [*self._not_asks, *filter(None, self._away.values())]
+        return [*self._not_asks, *filter(None, self._settled.away.values())]
 
     @property
     def looks_at_all(self) -> float:
@@ -118,9 +117,9 @@ class Observer:
             for record in flying
             if record.attempt is not None
         }
-        results = self._of_settled(config, ledger, settled_due=settled_due)
+        results = self._settled.look(config, ledger, due=settled_due)
         mirrors, unmirrored = of_mirror(config, ledger, plans, results, settled_due=settled_due)
-        results |= self._judged.of_unsettled(config, ledger, inspections, plans, away=self._away, now=now)
+        results |= self._judged.of_unsettled(config, ledger, inspections, plans, away=self._settled.away, now=now)
         results |= _of_prefills(ledger, lacking)
         queue, strangers = self._ask_queue(config, ledger, executor, now)
         attempts |= {
@@ -171,30 +170,6 @@ class Observer:
                 stage, now, closely=everywhere or stage.name in ready, rest=config.settle, server_now=server_now
             )
             for stage in config.stages.values()
-        }
-
-    def _of_settled(self, config: Config, ledger: Ledger, *, settled_due: bool) -> dict[str, Results]:
-        """Whether the results of what was scored are still there: where the folder around them moved, and once an hour."""
-        moved = set()
-        self._away = {}
-        for stage in config.stages.values():
-            folder = EvaluationPaths(stage.results, stage.name, "any").folder.parent
-            try:
-                mtime = os.stat(folder).st_mtime_ns  # noqa: PTH116  part of the idle poll
-            except OSError:
-                mtime = 0
-                if not stage.results.is_dir():  # which tells nothing of what is in it
-                    self._away[stage.name] = _not_there(stage, ledger)
-                    continue
-            if self._results_folders.get(folder) != mtime or settled_due:
-                self._results_folders[folder] = mtime
-                moved.add(stage.name)
-        if not moved:
-            return {}
-        return {
-            record.key: evidence.still_there(results_of(config, record), record.suites)
-            for record in ledger.records.values()
-            if record.state in {State.SCORED, State.LOST} and record.stage in moved
         }
 
     def _ask_queue(
@@ -251,13 +226,6 @@ class Observer:
         found, self._not_asks = evidence.asks(config.paths)
         self._requests = None if found else (mtime, server_now)
         return found
-
-
-def _not_there(stage: Stage, ledger: Ledger) -> str:
-    """What to say of a results folder that is away; nothing where nothing was scored into it."""
-    count = sum(record.state is State.SCORED and record.stage == stage.name for record in ledger.records.values())
-    words = f"{stage.results} is not there, perhaps with its file system; nothing is known of {count} results of {stage.name}"
-    return words if count else ""
 
 
 def _ended_badly(seen: AttemptSeen, job: Job | None) -> bool:

@@ -18,6 +18,7 @@ from watcher.baselines import another_bridge, bridge_of, elsewhere, is_own, want
 from watcher.config import Config, Stage
 from watcher.fold import Ledger
 from watcher.health import Health
+from watcher.places import configured, results_of
 from watcher.report_read import Found, look
 from watcher.states import Record
 
@@ -114,9 +115,9 @@ def gather(config: Config, ledger: Ledger, health: Health, now: float, only: str
 
 def _stage(name: str, config: Config, ledger: Ledger, asked: Mapping[str, CompareRequest]) -> StageReport:
     stage = config.stages.get(name)
-    results = config.results if stage is None else stage.results
+    results = Path(configured(config, name))
     mine = [record for record in ledger.records.values() if record.stage == name]
-    found = [_known(record, results, asked.get(record.key)) for record in mine]
+    found = [_known(record, results_of(config, record).results, asked.get(record.key)) for record in mine]
     found += _on_disk(results, name, {record.directory for record in mine})
     bridge = bridge_of(name, mine)
     return StageReport(

@@ -96,10 +96,8 @@ def _complete(record: Record, seen: Inspection, world: World, config: Config, le
         return [*actions, in_the_way]
     digests = {tier: digest for tier, (digest, _) in plan.tiers.items()}
     if results.valid:
-        return [
-            *actions,
-            scored(record, seen.fingerprint, digests, results, reason="valid results are there already", markers=marks),
-        ]
+        about = {"reason": "valid results are there already", "markers": marks, "place": str(stage.results)}
+        return [*actions, scored(record, seen.fingerprint, digests, results, **about)]
     suites = tuple(suite for suite in plan.suites if results.verdicts[suite.tier].kind != "valid")
     lacks = waits_for(stage, suites, world, config)
     known = record.waits_its_turn or (lacks and record.state is State.WAITING and record.reason.startswith(PREFILL))
@@ -190,6 +188,9 @@ def _results_gone(record: Record, world: World) -> Action | Skip | None:
     results = world.results.get(record.key)
     if results is not None and not results.valid and record.key in world.mirrors and world.mirrors[record.key].valid:
         return Mirror(key=record.key, back=True, reason=f"{results.wrong()}; the mirror has it")
+    if results is not None and results.valid and results.place:
+        fields = {"reason": f"its results are in {results.place}", "place": results.place}
+        return Note(event="found", key=record.key, fields=fields)
     if record.state is State.LOST:
         if results is not None and results.valid:
             return Note(event="found", key=record.key, fields={"reason": "its results are back"})

@@ -6,7 +6,7 @@ from typing import Any
 
 from suites.files import read_json
 from watcher.config import Config
-from watcher.judged import results_of
+from watcher.places import results_of
 from watcher.states import Record, State
 
 _NUMBERS = ("at", "parts_done", "parts", "tokens_per_s", "mfu", "seconds_left")

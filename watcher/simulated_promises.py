@@ -14,9 +14,9 @@ from watcher import evidence
 from watcher.config import Config
 from watcher.daemon import Daemon
 from watcher.fold import Ledger
-from watcher.judged import results_of
 from watcher.ledger import read
 from watcher.naming import wanted
+from watcher.places import results_of
 from watcher.simulated_cluster import SimulatedCluster, SimulatedJob
 from watcher.simulated_training import Training
 from watcher.simulated_work import ScoringJobs

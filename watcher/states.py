@@ -76,6 +76,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     submit_time: float | None = None
     """When it was recorded, unix time; set with ``job_id``."""
     released: bool = False
+    results: str = ""
+    """The results folder that it publishes to; empty in journals of before: the stage's."""
     resources: Mapping[str, str] = msgspec.field(default_factory=dict)
     """``time`` and ``mem`` as they were asked for; left out: the cluster's own."""
     started: float | None = None
@@ -110,6 +112,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Of the content last judged complete; set from READY on."""
     suites: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Tier -> suite digest of what was scored last; set in SCORED and LOST."""
+    results: str = ""
+    """The results folder in which they lie; set likewise, and empty in journals of before: the stage's."""
     attempt: Attempt | None = None
     """The newest attempt; set from SUBMITTING on and kept afterwards."""
     attempts: int = 0

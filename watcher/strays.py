@@ -62,5 +62,6 @@ def _stranger(name: str, job: Job, world: World, ledger: Ledger) -> Action | Ski
         suites={suite.tier: suite.digest for suite in request.suites},
         intended=job.submit_time or world.now,
         tasks=request.tasks,
+        results=request.results,
     )
     return adopt(record, attempt, job, f"job {job.job_id} is of this evaluation, although the journal lost it")

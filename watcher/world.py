@@ -89,6 +89,8 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     fingerprints: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Tier -> the checkpoint's fingerprint that the file names, where it has our head."""
 
+    place: str = ""
+    """The results folder that they lie in, where that is not the one of which the record says so."""
     scores: Mapping[str, float] = msgspec.field(default_factory=dict)
     """Headlines of the valid ones, for status: ``ppl``, ``primary``, ``instruction_match_rate``; ``suspicious``."""
 

@@ -261,7 +261,8 @@ def test_the_limits_are_told_by_name():
 
 
 @pytest.mark.parametrize(
-    "module", ["decide", "flight", "rest", "answers", "strays", "policy", "naming", "fold", "world", "resources", "shortage"]
+    "module",
+    ["decide", "flight", "rest", "answers", "strays", "policy", "naming", "fold", "world", "resources", "shortage", "places"],
 )
 def test_deciding_touches_neither_clock_nor_disk(module):
     tree = ast.parse(Path(watcher.__file__).with_name(f"{module}.py").read_text())

@@ -14,7 +14,7 @@ from watcher import evidence
 from watcher.config import Config, Stage
 from watcher.executor import Job, JobState
 from watcher.health import judge
-from watcher.judged import results_of
+from watcher.places import results_of
 from watcher.running import far
 from watcher.states import Attempt, DaemonFacts, QueueSeen, Record, Skip, State
 from watcher.status import MOST_SKIPS, build, latencies, publish
