@@ -5,6 +5,7 @@ Both sides compute it: the job to find its data, the watcher to notice that what
 
 import glob
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -60,14 +61,35 @@ def named(patterns: Sequence[str] | str) -> list[Path]:
     return found
 
 
+class Reading:
+    """One file that is read from end to end, in as many goes as it takes; what moves meanwhile is its owner's affair."""
+
+    def __init__(self, path: Path) -> None:
+        """Problem (usage) for a suffix that is not read."""
+        self.path, self.kind = path, kind_of(path)
+        self.size = 0
+        """Bytes that were read."""
+        self._digest = hashlib.sha256()
+
+    def go_on(self, most: float = math.inf) -> DataFile | None:
+        """Read ``most`` bytes more; None where the file goes on after them. Raises OSError."""
+        until = self.size + most
+        with self.path.open("rb") as stream:
+            stream.seek(self.size)
+            while self.size < until:
+                chunk = stream.read(int(min(_CHUNK, until - self.size)))
+                if not chunk:
+                    return DataFile(path=str(self.path), kind=self.kind, size=self.size, sha256=self._digest.hexdigest())
+                self._digest.update(chunk)
+                self.size += len(chunk)
+        return None
+
+
 def read_mark(path: Path) -> DataFile:
     """One file, read from end to end. Raises OSError, or Problem (usage) for a suffix that is not read."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    return DataFile(path=str(path), kind=kind_of(path), size=size, sha256=digest.hexdigest())
+    found = Reading(path).go_on()
+    assert found is not None  # noqa: S101  nothing held it back
+    return found
 
 
 def data_files(patterns: Sequence[str] | str) -> list[DataFile]:

@@ -1,6 +1,7 @@
 """What the local files that suites name hold: hashed when they moved, remembered meanwhile, also from one start to the next."""
 
 import contextlib
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +9,14 @@ from pathlib import Path
 import msgspec
 
 from suites.contract import Mark, SuiteInRequest
-from suites.data_files import DataFile, local, named, read_mark, sealed
+from suites.data_files import Reading, local, named, sealed
 from suites.files import publish
 from suites.problem import Problem
 
 Stamp = tuple[str, int, int, int]
 """Path, inode, bytes, mtime in ns."""
+READ_A_TICK = 1 << 29
+"""Bytes that a daemon reads in one tick: a second or a few, in which nobody is asked anything and the status stands still."""
 RACY_NS = 2_000_000_000
 """A file that was written that short a time before it was read may be written again in the same tick of the clock."""
 
@@ -25,8 +28,16 @@ class Known(msgspec.Struct, frozen=True):
     files: tuple[tuple[Stamp, Mark], ...]
 
 
-class BeingWritten(Problem):
-    """Data that moved a moment ago: which content will be scored is not known yet."""
+class NotYet(Problem):
+    """Which content will be scored is not known yet: it is looked at again in the next poll."""
+
+
+class BeingWritten(NotYet):
+    """Data that moved a moment ago."""
+
+
+class BeingRead(NotYet):
+    """More data than are read in one tick."""
 
 
 def stamps(patterns: Sequence[str]) -> tuple[Stamp, ...] | None:
@@ -46,18 +57,27 @@ class Contents:
     """Remembers what files hold, while inode, size and time of each stay.
 
     ``keep``: a file for that, so that nothing is read again at each start; it may be deleted at any time. It is only
-    read where ``write`` is False.
+    read where ``write`` is False. ``a_tick``: bytes that are read between two calls of ``new_tick``, at most; what was
+    read of a file is remembered as long as this object.
     """
 
-    def __init__(self, keep: Path | None = None, *, write: bool = False) -> None:
+    def __init__(self, keep: Path | None = None, *, write: bool = False, a_tick: float = math.inf) -> None:
         self._keep, self._write = keep, write
+        self._a_tick = self._left = a_tick
+        self._reading: tuple[Stamp, Reading] | None = None
+        self._read_here: dict[Stamp, Mark] = {}
+        """Of files beside which others are not read yet."""
         self._known: dict[tuple[str, ...], Known] | None = None
+
+    def new_tick(self) -> None:
+        """As much may be read as in the last one."""
+        self._left = self._a_tick
 
     def seal(self, suite: SuiteInRequest, *, rest: float = 0.0, now: float = 0.0) -> SuiteInRequest:
         """The suite with what its local files hold. Files that nobody saw here yet are left out: the job will say.
 
-        Raises BeingWritten where one was written in the ``rest`` seconds before ``now``; Problem where files are gone
-        that were there once, or cannot be read.
+        Raises BeingWritten where one was written in the ``rest`` seconds before ``now``, BeingRead where there is more than is
+        read at once; Problem where files are gone that were there once, or cannot be read.
         """
         data = {}
         for name, patterns in local(suite):
@@ -80,20 +100,37 @@ class Contents:
             raise BeingWritten("is being written", where=path, todo=f"it is looked at again until it has rested {rest:g} s")
         if known is not None and tuple(stamp for stamp, _ in known.files) == seen:
             return tuple(mark for _, mark in known.files)
-        before = {} if known is None else dict(known.files)
-        marks = tuple(before[stamp] if stamp in before else self._read(stamp[0]) for stamp in seen)
+        if self._a_tick < math.inf and 0 <= now - newest < RACY_NS / 1e9:  # it is read in pieces, and has to be at rest for that
+            raise BeingWritten("was written just now", where=label, todo="it is looked at again")
+        before = self._read_here | ({} if known is None else dict(known.files))
+        marks = tuple(before[stamp] if stamp in before else self._read(stamp) for stamp in seen)
+        self._read_here = {stamp: mark for stamp, mark in self._read_here.items() if stamp not in seen}
         if stamps(patterns) != seen:
             raise BeingWritten("moved while it was read", where=label, todo="it is looked at again")
         if not 0 <= now * 1e9 - newest * 1e9 < RACY_NS:
             self._remember(Known(patterns, tuple(zip(seen, marks, strict=True))))
         return marks
 
-    def _read(self, path: str) -> Mark:
+    def _read(self, stamp: Stamp) -> Mark:
+        path = stamp[0]
+        todo = "nothing of this stage is submitted before that; it goes on with each poll"
+        more = BeingRead(f"its {stamp[2]:,} bytes are read to know what they hold", where=path, todo=todo)
+        if self._left <= 0:
+            raise more
+        if self._reading is None or self._reading[0] != stamp:
+            self._reading = stamp, Reading(Path(path))
+        reading = self._reading[1]
+        before = reading.size
         try:
-            found: DataFile = read_mark(Path(path))
+            found = reading.go_on(self._left)
         except OSError as error:
             words = f"cannot be read ({error.strerror or error})"
             raise Problem(words, where=path, todo="make it readable, or mend data_files") from error
+        self._left -= reading.size - before
+        if found is None:
+            raise more
+        self._reading = None
+        self._read_here[stamp] = found.mark
         return found.mark
 
     def _all(self) -> dict[tuple[str, ...], Known]:

@@ -89,8 +89,9 @@ class Observer:
         return self._settled_at + HOURLY
 
     def new_tick(self) -> None:
-        """Forget what is good for one tick only: the queue's answer."""
+        """Forget what is good for one tick only: the queue's answer, and how much was read."""
         self._queue, self._asked = None, False
+        self._plans.new_tick()
 
     def look(self, config: Config, ledger: Ledger, executor: Executor, now: float) -> World:
         """Everything that deciding needs. Raises OSError where the state folder itself cannot be used."""

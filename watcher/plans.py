@@ -11,7 +11,7 @@ from suites.data_files import local
 from suites.problem import Problem
 from suites.schema import load_suite
 from watcher.config import Stage
-from watcher.contents import BeingWritten, Contents, Stamp, stamps
+from watcher.contents import Contents, NotYet, Stamp, stamps
 from watcher.states import StageFacts
 from watcher.world import StagePlan
 
@@ -34,7 +34,7 @@ class _Read(msgspec.Struct, frozen=True, kw_only=True):
     """Of all local data that they name."""
     stamps: tuple[Stamp, ...] | None = None
     restless: bool = False
-    """Data are being written: it is read anew at each look."""
+    """Data are being written, or read: it is read anew at each look."""
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -54,6 +54,10 @@ class Plans:
         self._environ = environ
         self._contents = contents or Contents()
         self._kept: dict[str, _Kept] = {}
+
+    def new_tick(self) -> None:
+        """As much data may be read as in the last one."""
+        self._contents.new_tick()
 
     def look(self, stage: Stage, now: float, *, closely: bool = False, rest: float = 0.0, server_now: float = 0.0) -> StagePlan:
         """The stage's plan; the same object as before where nothing differs.
@@ -106,7 +110,7 @@ class Plans:
             tiers = dict(tier_digests(suites))
         except Problem as problem:
             plan = msgspec.structs.replace(plan, trouble=str(problem))
-            return msgspec.structs.replace(found, plan=plan, restless=isinstance(problem, BeingWritten))
+            return msgspec.structs.replace(found, plan=plan, restless=isinstance(problem, NotYet))
         return msgspec.structs.replace(found, plan=msgspec.structs.replace(plan, suites=suites, tiers=tiers))
 
 

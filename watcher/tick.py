@@ -1,5 +1,6 @@
 """One tick: observe, decide, record, act, until nothing is left to do now. Clock, executor and log are arguments."""
 
+import math
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -53,12 +54,17 @@ class Ticker:
         server_clock: Callable[[Path], float],
         environ: Mapping[str, str],
         say: Say,
+        data_a_tick: float = math.inf,
     ) -> None:
+        """``data_a_tick``: bytes of local data that are read in one, at most."""
         self.config = config
         self.journal, self.executor = journal, executor
         self.actor = Actor(config, journal, executor, state_id, clock=clock, say=say)
         self.observer = Observer(
-            state_id, environ, server_clock=server_clock, contents=Contents(config.paths.contents, write=True)
+            state_id,
+            environ,
+            server_clock=server_clock,
+            contents=Contents(config.paths.contents, write=True, a_tick=data_a_tick),
         )
         self.skips: tuple[Skip, ...] = ()
         self.alerts: tuple[Alert, ...] = ()

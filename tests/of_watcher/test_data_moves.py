@@ -126,7 +126,7 @@ def test_what_files_hold_is_read_once_also_by_the_next_watcher(tmp_path, monkeyp
     os.utime(tmp_path / "a.jsonl", (1000, 1000))
     suite = load_suite(str(tmp_path / "suite.yaml"), {}).in_request()
     read = []
-    monkeypatch.setattr(contents, "read_mark", lambda path: read.append(path) or data_files.read_mark(path))
+    monkeypatch.setattr(contents, "Reading", lambda path: read.append(path) or data_files.Reading(path))
     keep = tmp_path / "contents.json"
     first = Contents(keep, write=True).seal(suite, now=2000.0)
     assert (len(read), first.digest) == (1, data_files.sealed_now(suite).digest)
