@@ -41,7 +41,8 @@ def watched(tmp_path, monkeypatch):
     really = Path.open
 
     def counted(path, mode="r", *more, **named):
-        return Counted(path) if path.suffix == ".jsonl" and mode == "rb" else really(path, mode, *more, **named)
+        data = path.suffix == ".jsonl" and path.parent == made.root
+        return Counted(path) if data and mode == "rb" else really(path, mode, *more, **named)
 
     monkeypatch.setattr(Path, "open", counted)
     Counted.total = 0
