@@ -178,12 +178,12 @@ def _in_flight(record: Record, truth: Truth) -> Finding | None:
             return _finding(record.key, _said(record), words, "none: the watcher sees how it ends")
         return None
     good, disk = _judge(truth.results.get(record.key, {}), set(attempt.suites))
-    ended = on_disk.exits[-1] if on_disk is not None and on_disk.exits else None
-    words = f"its run ended with {ended.code}, {disk}" if ended is not None else f"no end recorded, {disk}"
+    ended = on_disk is not None and bool(on_disk.exits)
+    words = f"{'its run ' if ended else ''}{on_disk.end if on_disk is not None else 'no end recorded'}, {disk}"
     if job is not None:
         queue = f"queue: job {job.job_id} is {job.word}"
     elif truth.jobs is None:
-        if ended is None and not good:
+        if not ended and not good:
             return None  # nothing is known
         queue = "queue: cannot be asked"
     else:
@@ -265,8 +265,8 @@ def _attempts(truth: Truth, known: frozenset[str]) -> Iterator[Finding]:
         request = found.request
         key = run if request is None else request.evaluation
         said = "no such attempt"
-        if found.claim or found.exits:
-            how = f"ended with {found.exits[-1].code}" if found.exits else f"claimed by {found.claim}, no end recorded"
+        if found.claim or found.tasks_ended:
+            how = found.end if found.exits else f"claimed by {found.claim}, {found.end}"
             note = {"event": "left_over", "run_id": run, "reason": f"audit: attempt {run} {how}"}
             amendment = Amendment(key="", state=None, events=(note,))
             repair = "note it in the journal, and keep it"

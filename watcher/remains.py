@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from suites.checkpoint import take_fingerprint
-from suites.contract import ExitRecord, Request, judge_tier_file, read_exit_records, read_request
+from suites.contract import ExitRecord, Request, judge_tier_file, of_the_run, read_exit_records, read_request
 from suites.files import maker_is_dead, read_json
 from suites.paths import TIER_FILES, EvaluationPaths, StatePaths
 from suites.problem import Problem
@@ -56,8 +56,19 @@ class AttemptFound(msgspec.Struct, frozen=True, kw_only=True):
     request: Request | None
     claim: str = ""
     exits: tuple[ExitRecord, ...] = ()
+    """Of the attempt as a whole (``contract.of_the_run``)."""
+    tasks_ended: int = 0
+    """How many tasks of an array left a record; with a task that left none nothing is said of the whole."""
     age: float = 0.0
     """Seconds since something was made in it."""
+
+    @property
+    def end(self) -> str:
+        """How it ended, in words."""
+        if self.exits:
+            return f"ended with {self.exits[-1].code}"
+        of = 1 if self.request is None else self.request.tasks
+        return f"{self.tasks_ended} of its {of} tasks left an end" if self.tasks_ended else "no end recorded"
 
 
 class LeftOver(msgspec.Struct, frozen=True):
@@ -132,7 +143,15 @@ def _attempt(paths: StatePaths, run_id: str, now: float) -> AttemptFound:
         request = None
     claim = place.claim.read_text(encoding="utf-8", errors="replace").strip() if place.claim.exists() else ""
     age = max(0.0, now - place.folder.stat().st_mtime)
-    return AttemptFound(folder=place.folder, request=request, claim=claim, exits=tuple(read_exit_records(place.folder)), age=age)
+    records = read_exit_records(place.folder)
+    return AttemptFound(
+        folder=place.folder,
+        request=request,
+        claim=claim,
+        exits=of_the_run(records, 1 if request is None else request.tasks),
+        tasks_ended=len({record.task for record in records}),
+        age=age,
+    )
 
 
 def left_over(key: str, paths: EvaluationPaths, wanted: frozenset[str], now: float) -> Iterator[LeftOver]:
