@@ -8,7 +8,7 @@ trains. With ``isolate_documents`` windows never cross documents, and no documen
 What a figure is divided by: perplexity is exp(sum of NLL / number of predicted tokens), each token counting the
 same wherever it stands; bits per byte is the sum of NLL in bits over the UTF-8 bytes of all documents'
 text, which can be compared across tokenizers. (Where the tokenizer has no BOS, the bytes of the very first
-token are counted although it is not predicted.)
+token are counted although it is not predicted; with ``isolate_documents``, those of every document's first.)
 """
 
 import hashlib

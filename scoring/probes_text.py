@@ -153,13 +153,27 @@ def separated(answer: Answer, check: checks.Separated) -> Verdict:
 
 
 def marked(answer: Answer, check: checks.Marked) -> Verdict:
-    """Passes where at least so many stretches stand between the two marks, each on one line and not blank."""
-    found = 0
-    for line in answer.text.splitlines():
-        for piece in line.split(check.before)[1:]:
-            inside, mark, _ = piece.partition(check.after)
-            found += bool(mark and inside.strip())
+    """Passes where at least so many stretches stand between the two marks, each on one line and not blank.
+
+    The marks may be the same, as in "*this*": what one has ended, none begins.
+    """
+    stretches = _between_equals if check.before == check.after else _between
+    found = sum(stretches(line, check.before, check.after) for line in answer.text.splitlines())
     return counted("marked stretches", found, check.at_least, None)
+
+
+def _between(line: str, before: str, after: str) -> int:
+    pieces = [piece.partition(after) for piece in line.split(before)[1:]]
+    return sum(bool(mark and inside.strip()) for inside, mark, _ in pieces)
+
+
+def _between_equals(line: str, mark: str, _: str) -> int:
+    found, last = 0, None  # what stands before the first is marked by nothing
+    pieces = line.split(mark)
+    for place, piece in enumerate(pieces[1:-1], start=1):
+        if last != place - 1 and piece.strip():
+            found, last = found + 1, place
+    return found
 
 
 def _items(text: str, *, numbered: bool) -> tuple[list[re.Match[str]], list[str]]:

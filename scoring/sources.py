@@ -74,7 +74,7 @@ def _jsonl(path: Path, opened: Callable[[Path], BinaryIO]) -> Iterator[Row]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise _unreadable(f"not JSON: {error}", path, number) from error
             if not isinstance(row, dict):
                 raise _unreadable("not a JSON object", path, number)

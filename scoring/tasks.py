@@ -215,6 +215,8 @@ class StoredItems:
 
 def _item(example: Example, requests: Any, uncond: Any) -> TaskItem:
     continuations = [continuation for _, continuation in example.pairs]
+    # winogrande scores what follows its options, and that may end with the same word as one of them
+    of_contexts = len(set(continuations)) == 1 < len(set(example.choices))
     return TaskItem(
         index=example.index,
         id=example.id,
@@ -224,7 +226,7 @@ def _item(example: Example, requests: Any, uncond: Any) -> TaskItem:
         requests=[next(requests) for _ in continuations],
         uncond=None if example.uncond is None else [next(uncond) for _ in example.uncond],
         chars=[
-            len(choice if continuation.endswith(choice) else continuation.removeprefix(" "))  # winogrande scores the rest
+            len(choice if continuation.endswith(choice) and not of_contexts else continuation.removeprefix(" "))
             for choice, continuation in zip(example.choices, continuations, strict=True)
         ],
         chars_with_space=[len(continuation) for continuation in continuations],

@@ -58,11 +58,19 @@ class MorePhrases(Check, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     phrases: tuple[str, ...] = ()
 
+    def flaw(self) -> str | None:
+        """A blank one."""
+        return None if all(phrase.strip() for phrase in self.phrases) else "has a blank phrase"
+
 
 class Occurs(Range, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often a phrase occurs."""
 
     phrase: str
+
+    def flaw(self) -> str | None:
+        """A blank phrase, or a range's."""
+        return super().flaw() if self.phrase.strip() else "has a blank phrase"
 
 
 class Text(Check, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,6 +87,10 @@ class Characters(Check, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Some characters, each for itself."""
 
     characters: str
+
+    def flaw(self) -> str | None:
+        """None at all."""
+        return None if self.characters else "has no characters"
 
 
 class Answers(Check, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -110,6 +122,10 @@ class Separated(Check, frozen=True, kw_only=True, forbid_unknown_fields=True):
     by: str
     parts: int
 
+    def flaw(self) -> str | None:
+        """A blank separator, or fewer than one part."""
+        return "has a blank separator" if not self.by.strip() else None if self.parts > 0 else "has no parts"
+
 
 class Marked(Check, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Stretches between two marks."""
@@ -117,6 +133,12 @@ class Marked(Check, frozen=True, kw_only=True, forbid_unknown_fields=True):
     before: str
     after: str
     at_least: int = 1
+
+    def flaw(self) -> str | None:
+        """A blank mark, or a number that any answer has."""
+        if not (self.before.strip() and self.after.strip()):
+            return "has a blank mark"
+        return None if self.at_least > 0 else "has an at_least below 1"
 
 
 class CodeBlock(Check, frozen=True, kw_only=True, forbid_unknown_fields=True):

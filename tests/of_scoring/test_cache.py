@@ -307,6 +307,13 @@ def test_a_task_without_unconditional_requests_has_none(tmp_path, data, by_bytes
     assert [bytes(request.context) for request in item.requests] == [b"A saw B so A", b"A saw B so Bert"]
 
 
+def test_a_sentence_that_ends_with_an_option_is_as_long_for_both(tmp_path, data, by_bytes):
+    rows = [{"sentence": "A saw B so _ ran to Bert", "option1": "A", "option2": "Bert", "answer": "1"}]
+    definition = {"data_files": [write(tmp_path / "a.jsonl", rows)], "adapter": "winogrande"}
+    (item,) = ensure_task("t", definition, tokenizer=by_bytes, data=data, offline=True).items
+    assert item.chars == [11, 11]
+
+
 def test_a_sample_is_recorded_and_in_order(tmp_path, data, by_bytes):
     rows = [{"context": f"{n}?", "choices": ["a", "b"], "gold": 0} for n in range(30)]
     definition = {"data_files": [write(tmp_path / "a.jsonl", rows)], "adapter": "multiple_choice", "subset_size": 10}

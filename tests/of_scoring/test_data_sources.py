@@ -87,6 +87,7 @@ def test_a_lone_surrogate_does_not_stop_a_slice(tmp_path):
     ("name", "content", "definition", "said", "code"),
     [
         ("a.jsonl", b'{"text": "a"}\n{"te', {}, r"a\.jsonl:2: not JSON", Exit.CANNOT_SCORE),
+        ("a.jsonl", b'{"text": "a"}\n' + b"[" * 100_000, {}, r"a\.jsonl:2: not JSON", Exit.CANNOT_SCORE),
         ("a.jsonl", b"[1]\n", {}, r"a\.jsonl:1: not a JSON object", Exit.CANNOT_SCORE),
         ("a.jsonl", b'{"text": "a"}\n{"body": "b"}\n', {}, r"row 1 has no column 'text'.*found: body", Exit.CANNOT_SCORE),
         ("a.jsonl", b'{"text": 3}\n', {}, "row 0 holds int in 'text', not text", Exit.CANNOT_SCORE),

@@ -55,6 +55,8 @@ EXAMPLES = [
     ("separated", {"by": "******", "parts": 2}, ["one\n******\ntwo"], []),
     ("separated", {"by": "******", "parts": 2}, [], ["one\n*****\ntwo", "one\n******\n", "1\n******\n2\n******\n3"]),
     ("marked", {"before": "[", "after": "]", "at_least": 2}, ["[date] at [place]"], ["[date]", "[] []a[", "[a\n]b[c]"]),
+    ("marked", {"before": "*", "after": "*"}, ["a *b* c", "**b**"], ["a * b", "* *", "*a\nb*", "** ** a"]),
+    ("marked", {"before": "**", "after": "**", "at_least": 2}, ["**a** b **c**", "**a**\n**b**"], ["**a** b", "**a** b **c"]),
     ("marked", {"before": "<<", "after": ">>"}, ["<<Title>>\nText"], ["<Title>", "<<Title>"]),
     ("bulleted_list", {"at_least": 3, "at_most": 3}, [THREE, f"Here:\n\n{THREE}\nBye", "* a\n* b\n* c", "• a\n• b\n• c"], []),
     ("bulleted_list", {"at_least": 3, "at_most": 3}, ["- a\n  - inner\n- b\n- c"], []),
