@@ -17,7 +17,7 @@ WIDTH = 4096
 """Keys of a masked row that room is kept for."""
 HEAD = 3 << 30
 """Bytes of a GPU for the head's chunk of logits and its exponentials, and for the allocator's waste."""
-CPU_HEAD_ROWS, CPU_HEAD_VALUES = 256, 1 << 25
+CPU_HEAD_ROWS, CPU_HEAD_VALUES = 256, 1 << 23
 """Rows of logits, and logits, that exist at one time in a thread of a CPU. Two such chunks meet while one is made."""
 WASTE = 1.5
 """Of a CPU: what a thread's part of the heap keeps of freed blocks; up to 1.31 of what was reckoned was measured."""

@@ -5,7 +5,8 @@ side, in neighbouring rows of q and k, so that a rotation is one complex product
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from torch.nn import functional
 
 from scoring.experts import ExpertsMLP
 from scoring.products import Linear
+from scoring.sight import Strip
 from suites.architecture import Architecture
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -27,8 +29,6 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 """Names of config.json -> what they mean."""
 
-STRIP = 64
-"""Queries that a CPU computes together under a mask; measured."""
 Rotations = tuple[torch.Tensor, torch.Tensor]
 """cos and sin, float32 [B, S, 1, head_dim / 2]."""
 Meet = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -70,8 +70,15 @@ class Attention(nn.Module):
             self.qkv_proj = Linear(a.hidden, a.hidden + 2 * a.kv_size, bias=a.attention_bias)
         self.o_proj = Linear(a.hidden, a.hidden, bias=a.family == "starcoder2")
 
-    def forward(self, x: torch.Tensor, rotations: Rotations, mask: torch.Tensor | None, meet: Meet | None = None) -> torch.Tensor:
-        """[B, S, hidden] -> [B, S, hidden]; ``mask`` [B or 1, 1, S, keys], None for plain causal attention.
+    def forward(
+        self,
+        x: torch.Tensor,
+        rotations: Rotations,
+        seen: Sequence[Strip] | None,
+        meet: Meet | None = None,
+        rows: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """[B, S, hidden] -> [B, S, hidden], or [U, hidden] of the places ``rows`` alone; ``seen`` None: plain causal attention.
 
         ``meet`` takes the keys and values of these tokens and gives those that their queries meet: its own by default.
         """
@@ -81,40 +88,28 @@ class Attention(nn.Module):
         qk, v = qkv[:, :, :turning], qkv[:, :, turning:]
         if self.use_rope:
             qk = rotate(qk, rotations)
-        q, k, v = (
-            part.transpose(1, 2) for part in (qk[:, :, : self.heads], qk[:, :, self.heads :], v)
-        )  # [B, heads, S, head_dim]
+        q, k = qk[:, :, : self.heads], qk[:, :, self.heads :]
         if meet is not None:
-            k, v = meet(k, v)
+            k, v = (part.transpose(1, 2) for part in meet(k.transpose(1, 2), v.transpose(1, 2)))
         grouped = self.heads != self.kv_heads
-        if grouped and q.is_cuda and (mask is not None or q.dtype is torch.float32):  # flash takes neither, others no groups
-            k, v = (part.repeat_interleave(self.heads // self.kv_heads, 1) for part in (k, v))
+        if grouped and q.is_cuda and (seen is not None or q.dtype is torch.float32):  # flash takes neither, others no groups
+            k, v = (part.repeat_interleave(self.heads // self.kv_heads, 2) for part in (k, v))
             grouped = False
-        attend = functools.partial(functional.scaled_dot_product_attention, scale=self.scale, enable_gqa=grouped)
-        if mask is None:
-            seen = attend(q, k, v, is_causal=True)
+        attend = functools.partial(_attend, scale=self.scale, enable_gqa=grouped)
+        if seen is None:
+            out = attend(q, k, v, is_causal=True)
         else:
-            strips = [
-                attend(q[:, :, start:stop], k[:, :, :keys], v[:, :, :keys], attn_mask=mask[..., start:stop, :keys])
-                for start, stop, keys in _strips(q, k)
-            ]
-            seen = torch.cat(strips, 2)
-        out: torch.Tensor = self.o_proj(seen.transpose(1, 2).flatten(2))
-        return out
+            parts = [attend(q[:, s.start : s.stop], s.of_keys(k), s.of_keys(v), attn_mask=s.mask) for s in seen]
+            out = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+        flat = out.flatten(2)
+        found: torch.Tensor = self.o_proj(flat if rows is None else flat.flatten(0, 1)[rows])
+        return found
 
 
-def _strips(q: torch.Tensor, k: torch.Tensor) -> Iterator[tuple[int, int, int]]:
-    """(start, stop, keys): queries to be computed together, and how many keys they meet.
-
-    No query sees a later place, whatever the mask. A CPU's kernel would compute them and add minus infinity.
-    """
-    queries, keys = q.shape[2], k.shape[2]
-    if queries != keys or q.device.type != "cpu":
-        yield 0, queries, keys
-        return
-    for start in range(0, queries, STRIP):
-        stop = min(start + STRIP, queries)
-        yield start, stop, stop
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **how: Any) -> torch.Tensor:
+    """[B, S, heads, head_dim] and [B, K, kv heads, head_dim] twice -> [B, S, heads, head_dim]."""
+    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+    return functional.scaled_dot_product_attention(q, k, v, **how).transpose(1, 2)
 
 
 def rotate(x: torch.Tensor, rotations: Rotations) -> torch.Tensor:
@@ -174,10 +169,16 @@ class Layer(nn.Module):
             self.mlp = MLP(a) if a.family == "starcoder2" else GatedMLP(a)
 
     def forward(
-        self, hidden: torch.Tensor, rotations: Rotations, mask: torch.Tensor | None, meet: Meet | None = None
+        self,
+        hidden: torch.Tensor,
+        rotations: Rotations,
+        seen: Sequence[Strip] | None,
+        meet: Meet | None = None,
+        rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """[B, S, hidden] -> [B, S, hidden]."""
-        hidden = self.self_attn(self.input_layernorm(hidden), rotations, mask, meet).add_(hidden)
+        """[B, S, hidden] -> [B, S, hidden], or [U, hidden] of the places ``rows`` alone."""
+        kept = hidden if rows is None else hidden.flatten(0, 1)[rows]
+        hidden = self.self_attn(self.input_layernorm(hidden), rotations, seen, meet, rows).add_(kept)
         out: torch.Tensor = self.mlp(self.post_attention_layernorm(hidden)).add_(hidden)
         return out
 

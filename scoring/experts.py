@@ -47,8 +47,8 @@ class ExpertsMLP(nn.Module):
             self.shared_expert_gate = Linear(hidden, 1, bias=False)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """[B, S, hidden] -> [B, S, hidden]."""
-        hidden = hidden_states.flatten(0, 1)  # [N, hidden]
+        """[..., hidden] -> [..., hidden]."""
+        hidden = hidden_states.flatten(0, -2)  # [N, hidden]
         probabilities = functional.softmax(self.router(hidden.float()), dim=-1)  # [N, experts]
         weights, chosen = probabilities.topk(self.top_k, dim=-1)  # [N, k] both
         out = torch.zeros_like(hidden)

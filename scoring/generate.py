@@ -20,6 +20,7 @@ from scoring.backends import Loaded
 from scoring.loglik import NotFiniteError
 from scoring.model import CausalModel
 from scoring.past import Past
+from scoring.sight import whole
 
 ROWS = 32
 """Of every forward pass."""
@@ -94,7 +95,7 @@ class _Cached:
 
     def add(self, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         seen = self.past.step(places)
-        return self.model.hidden_states(tokens[:, None], places[:, None], seen, past=self.past)[:, 0]
+        return self.model.hidden_states(tokens[:, None], places[:, None], whole(seen), past=self.past)[:, 0]
 
 
 class _Whole:

@@ -8,6 +8,7 @@ What is computed together depends on the sequences and the device alone, never o
 computed by one thread, several of them at a time: the number of cores changes no bit.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ import torch
 
 from scoring.budget import CPU_HEAD_ROWS, CPU_HEAD_VALUES, Budget
 from scoring.packing import PAD_TO, Batch, Packer
+from scoring.sight import Strip, strips
 from scoring.trees import Ints, Stretch, path, plant
 from suites.problem import Exit, Problem
 
@@ -28,6 +30,7 @@ __all__ = ["PAD_TO", "Bools", "Floats", "Ints", "Model", "NotFiniteError", "Stre
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
+LOG2_E = math.log2(math.e)
 HEAD_ROWS = {"cpu": CPU_HEAD_ROWS, "cuda": 16384}
 HEAD_VALUES = {"cpu": CPU_HEAD_VALUES, "cuda": 1 << 27}
 """Rows, and fp32 logits (rows x vocabulary), that exist at one time."""
@@ -48,7 +51,7 @@ class Model(Protocol):
 
     @property
     def takes_trees(self) -> bool:
-        """Whether ``hidden_states`` takes ``position_ids`` and ``attention_mask``."""
+        """Whether ``hidden_states`` takes ``position_ids`` and ``seen``."""
         ...
 
     @property
@@ -57,9 +60,14 @@ class Model(Protocol):
         ...
 
     def hidden_states(
-        self, tokens: torch.Tensor, position_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None
+        self,
+        tokens: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        seen: Sequence[Strip] | None = None,
+        *,
+        rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Int64 [B, S] -> [B, S, hidden], causal unless a mask says otherwise."""
+        """Int64 [B, S] -> [B, S, hidden], or [U, hidden] of int64 [U] places; causal unless ``seen`` says otherwise."""
         ...
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -177,15 +185,12 @@ def _forward(model: Model, batch: Batch) -> torch.Tensor:
     def placed(values: Ints) -> torch.Tensor:
         return torch.from_numpy(values).to(model.device)
 
-    tokens = placed(batch.tokens)
+    tokens, rows = placed(batch.tokens), placed(batch.rows)
     if batch.positions is None or batch.ends is None:
-        hidden = model.hidden_states(tokens)  # [B, S, hidden]
+        hidden = model.hidden_states(tokens, rows=rows)  # [U, hidden]
     else:
-        place, ends = torch.arange(tokens.shape[1], device=tokens.device), placed(batch.ends)
-        mask = (place[None, :] <= place[:, None]) & (place[:, None] < ends[:, None, :])  # [B, S, S]: query, key
-        hidden = model.hidden_states(tokens, position_ids=placed(batch.positions), attention_mask=mask)
-    rows = hidden.flatten(0, 1)[placed(batch.rows)]  # [U, hidden]
-    return _logprobs(model, rows, batch.row_of, placed(batch.targets))
+        hidden = model.hidden_states(tokens, placed(batch.positions), strips(placed(batch.ends)), rows=rows)
+    return _logprobs(model, hidden, batch.row_of, placed(batch.targets))
 
 
 def _logprobs(model: Model, hidden: torch.Tensor, row_of: Ints, targets: torch.Tensor) -> torch.Tensor:
@@ -202,7 +207,7 @@ def _logprobs(model: Model, hidden: torch.Tensor, row_of: Ints, targets: torch.T
         logits = model.logits(hidden[start : start + chunk])  # [n, V]
         here, where = by_row[first:last] - start, places[first:last]
         chosen, highest = logits[here, targets[where]].double(), logits.amax(-1, keepdim=True)  # [m], [n, 1]
-        sums = logits.sub_(highest).exp_().sum(-1)  # [n]
+        sums = logits.sub_(highest).mul_(LOG2_E).exp2_().sum(-1)  # [n]; as exact as exp, which a CPU gives to MKL
         found[where] = chosen - (highest[:, 0].double() + sums.double().log())[here]
     return found
 

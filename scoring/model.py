@@ -6,16 +6,18 @@ kernels run), and the head, whose logits are fp32 whatever the weights are.
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from scoring import sight
 from scoring.budget import Budget, fitting
 from scoring.decoder import ACTIVATIONS, Decoder, slides
 from scoring.past import Past
 from scoring.products import linear
+from scoring.sight import Strip
 from suites.architecture import Architecture
 from suites.problem import Exit, Problem
 
@@ -94,7 +96,9 @@ class CausalModel:
         self,
         tokens: torch.Tensor,
         position_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
+        seen: Sequence[Strip] | None = None,
+        *,
+        rows: torch.Tensor | None = None,
         past: Past | None = None,
     ) -> torch.Tensor:
         """Hidden states after the final norm.
@@ -102,41 +106,39 @@ class CausalModel:
         Args:
             tokens: int64 [B, S].
             position_ids: int64 [B, S] or [1, S]; 0, 1, ... S-1 by default.
-            attention_mask: bool [B, S, S], [1, S, S] or [B, 1, S, S], True where the query of a row sees the
-                key of a column; causal attention by default. None sees a later place. A sliding window narrows it
+            seen: what the queries see; causal attention by default. None sees a later place. A sliding window narrows it
                 further, by positions.
+            rows: int64 [U], which of the B * S places are asked for; all by default.
             past: what was read before, and where this is added.
 
         Returns:
-            [B, S, hidden], in the weights' type.
+            [B, S, hidden], or [U, hidden] of ``rows``, in the weights' type.
         """
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None] if position_ids is None else position_ids
-        if attention_mask is not None and attention_mask.dim() == 3:  # noqa: PLR2004  [B, S, S] lacks the heads' dimension
-            attention_mask = attention_mask[:, None]
         hidden: torch.Tensor = self.body.embed_tokens(tokens)  # [B, S, hidden]
         rotations = self.body.rotations(positions)
-        near = self._narrowed(positions, attention_mask, positions if past is None else past.places(positions))
-        narrow, wide = (self._added(mask, hidden) for mask in (near, attention_mask))
+        near = self._narrowed(positions.expand(tokens.shape), seen, past)
+        narrow, wide = (_added(strips, hidden) for strips in (near, seen))
+        last = len(self.body.layers) - 1
         for index, layer in enumerate(self.body.layers):
-            mask = narrow if slides(self.architecture, index) else wide
-            hidden = layer(hidden, rotations, mask, None if past is None else past.of_layer(index))
+            strips = narrow if slides(self.architecture, index) else wide
+            meet = None if past is None else past.of_layer(index)
+            hidden = layer(hidden, rotations, strips, meet, rows if index == last else None)
         normed: torch.Tensor = self.body.norm(hidden)
         return normed
 
-    @staticmethod
-    def _added(mask: torch.Tensor | None, hidden: torch.Tensor) -> torch.Tensor | None:
-        """What is added to scores: made once here, where each layer would make it anew of True and False."""
-        return None if mask is None else torch.zeros_like(mask, dtype=hidden.dtype).masked_fill_(~mask, -torch.inf)
-
-    def _narrowed(self, positions: torch.Tensor, mask: torch.Tensor | None, keys: torch.Tensor) -> torch.Tensor | None:
+    def _narrowed(self, positions: torch.Tensor, seen: Sequence[Strip] | None, past: Past | None) -> Sequence[Strip] | None:
         """What layers with a sliding window see: keys in (t - window, t]. None where that is plain causal attention."""
-        window = self.architecture.sliding_window
-        if window is None or (mask is None and positions.shape[1] <= window):
-            return mask
-        length = positions.shape[1]
-        near = (positions[:, None, :, None] - keys[:, None, None, :]) < window  # [B, 1, S, keys]
-        causal = torch.ones(length, length, dtype=torch.bool, device=positions.device).tril() if mask is None else mask
-        return near & causal
+        window, length = self.architecture.sliding_window, positions.shape[1]
+        if window is None or (seen is None and length <= window):
+            return seen
+        if seen is None:
+            seen = sight.strips(torch.full_like(positions[:1], length))
+        held = positions if past is None else past.places(positions)
+        return [
+            s._replace(mask=s.mask & ((positions[:, None, s.start : s.stop, None] - s.of_keys(held)[:, None, None]) < window))
+            for s in seen
+        ]
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -153,6 +155,12 @@ class CausalModel:
         if self.padded_vocab == "masked":
             logits[..., self.real_vocab :] = -torch.inf
         return logits
+
+
+def _added(seen: Sequence[Strip] | None, hidden: torch.Tensor) -> Sequence[Strip] | None:
+    """With what is added to scores for masks: made once here, where each layer would make it anew of True and False."""
+    sees, not_sees = hidden.new_zeros(()), hidden.new_full((), -torch.inf)
+    return None if seen is None else [strip._replace(mask=torch.where(strip.mask, sees, not_sees)) for strip in seen]
 
 
 def build(architecture: Architecture, *, mup: bool, device: torch.device) -> Decoder:

@@ -10,13 +10,14 @@ import importlib.util
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
 from scoring.budget import LEAST, Budget
+from scoring.sight import Strip
 from suites import checkpoint
 from suites.architecture import Refused
 from suites.contract import Request
@@ -102,10 +103,15 @@ class NanotronModel:
 
     @torch.inference_mode()
     def hidden_states(
-        self, tokens: torch.Tensor, position_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None
+        self,
+        tokens: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        seen: Sequence[Strip] | None = None,
+        *,
+        rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Int64 [B, S] -> bfloat16 [B, S, hidden], what nanotron's head is given. It takes neither positions nor masks."""
-        if position_ids is not None or attention_mask is not None:
+        """Int64 [B, S] -> bfloat16 [B, S, hidden] or [U, hidden], what nanotron's head is given. No positions, no masks."""
+        if position_ids is not None or seen is not None:
             raise NotImplementedError("nanotron's own forward pass")
         batch, length = tokens.shape
         qwen = self.architecture.family == "qwen2"
@@ -123,7 +129,8 @@ class NanotronModel:
         finally:
             hook.remove()
         # Qwen2's rows are [B * S, hidden], the others' [S, B, hidden]
-        return hidden.view(batch, length, -1) if qwen else hidden.transpose(0, 1)
+        hidden = hidden.view(batch, length, -1) if qwen else hidden.transpose(0, 1)
+        return hidden if rows is None else hidden.flatten(0, 1)[rows]
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

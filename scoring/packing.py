@@ -14,6 +14,8 @@ from scoring.trees import Ints, Tree
 
 PAD_TO = {"cpu": 8, "cuda": 64}
 """Widths are multiples of this, so that few shapes occur."""
+ROWS_TO = 32
+"""The rows that are asked for are a multiple of this: to a library of products, every other number is a shape to prepare for."""
 TREE_WIDTH = {"cpu": 8, "cuda": 512}
 """The least width of a row of trees: on a GPU several share a row, since shapes should not vary; a CPU does not mind."""
 
@@ -28,7 +30,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     ends: Ints | None
     """int64 [B, S]: place q of a row sees place k where k <= q < ends[k]."""
     rows: Ints
-    """[U], rising: which of the B * S places the head sees."""
+    """[U], rising, the last one repeated: which of the B * S places are asked for."""
     row_of: Ints
     """[N]: which of ``rows`` predicts each target."""
     targets: Ints
@@ -103,6 +105,7 @@ def _batch(trees: Sequence[Tree], packed: Sequence[Sequence[int]], width: int, *
             wanted.append(tree.rows + (row * width + start))
             start = stop
     rows, row_of = np.unique(np.concatenate(wanted), return_inverse=True)
+    rows = np.pad(rows, (0, -len(rows) % ROWS_TO), mode="edge")
     return Batch(
         tokens=tokens,
         positions=None if plain else positions,

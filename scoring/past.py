@@ -24,9 +24,9 @@ class Past:
         self._at: torch.Tensor | None = None
 
     def step(self, positions: torch.Tensor) -> torch.Tensor:
-        """From now on each row adds one token, at int64 [rows]. What it sees: bool [rows, 1, 1, width], itself included."""
+        """From now on each row adds one token, at int64 [rows]. What it sees: bool [rows, 1, width], itself included."""
         self._at = positions
-        return (self._places <= positions[:, None])[:, None, None]
+        return (self._places <= positions[:, None])[:, None]
 
     def places(self, positions: torch.Tensor) -> torch.Tensor:
         """Positions of the keys that queries at ``positions`` meet: their own while reading, every place in a step."""

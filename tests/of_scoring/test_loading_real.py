@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from scoring.checkpoint import load
+from scoring.sight import whole
 from suites.checkpoint import take_fingerprint
 from support.real_checkpoints import WHOLE, checkpoint, reference
 
@@ -73,7 +74,7 @@ def test_an_explicit_causal_mask_changes_nothing():
     model = load(checkpoint("qwen2_nope_tied_tp2", 20), device="cpu")
     tokens = torch.arange(40)[None]
     causal = torch.ones(1, 40, 40, dtype=torch.bool).tril()
-    torch.testing.assert_close(model.hidden_states(tokens, attention_mask=causal), model.hidden_states(tokens), atol=2e-6, rtol=0)
+    torch.testing.assert_close(model.hidden_states(tokens, seen=whole(causal)), model.hidden_states(tokens), atol=2e-6, rtol=0)
 
 
 def test_two_documents_in_one_row_score_as_if_alone_with_a_mask_and_restarting_positions():
@@ -82,7 +83,7 @@ def test_two_documents_in_one_row_score_as_if_alone_with_a_mask_and_restarting_p
     document = torch.tensor([0] * 20 + [1] * 30)
     mask = (document[:, None] == document[None, :]).tril()[None]
     positions = torch.cat([torch.arange(20), torch.arange(30)])[None]
-    packed = model.hidden_states(torch.cat([one, two], 1), position_ids=positions, attention_mask=mask)
+    packed = model.hidden_states(torch.cat([one, two], 1), position_ids=positions, seen=whole(mask))
     torch.testing.assert_close(packed[:, :20], model.hidden_states(one), atol=2e-6, rtol=0)
     torch.testing.assert_close(packed[:, 20:], model.hidden_states(two), atol=2e-6, rtol=0)
 
