@@ -31,7 +31,7 @@ WAITS = {
     "flight.GONE_FOR": 4.0,
     "flight.STUCK_FOR": 2.0,
     "policy.REQUEUE_WINDOW": 20.0,
-    "rest.LATER_AGAIN": 0.5,
+    "policy.LATER_AGAIN": 0.5,
     "checkpoints.SLOWLY": 0.5,
 }
 """Waits of the daemon's that are minutes outside tests."""
@@ -41,8 +41,8 @@ import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 from support.effects import Effects
-from watcher import checkpoints, cli, flight, lock, observe, policy, rest, wake
-modules = {{"checkpoints": checkpoints, "flight": flight, "observe": observe, "policy": policy, "rest": rest}}
+from watcher import checkpoints, cli, flight, lock, observe, policy, wake
+modules = {{"checkpoints": checkpoints, "flight": flight, "observe": observe, "policy": policy}}
 for name, value in {waits!r}.items():
     module, constant = name.split(".")
     assert hasattr(modules[module], constant), name

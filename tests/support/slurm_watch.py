@@ -27,15 +27,15 @@ SHORT = {
     "flight.GONE_FOR": 4.0,
     "flight.STUCK_FOR": 2.0,
     "policy.REQUEUE_WINDOW": 60.0,
-    "rest.LATER_AGAIN": 2.0,
+    "policy.LATER_AGAIN": 2.0,
 }
 """Waits of the daemon's that are minutes outside tests."""
 
 _DAEMON = """\
 import sys
 sys.path[:0] = {path!r}
-from watcher import cli, flight, observe, policy, rest, slurm
-modules = {{"flight": flight, "observe": observe, "policy": policy, "rest": rest, "slurm": slurm}}
+from watcher import cli, flight, observe, policy, slurm
+modules = {{"flight": flight, "observe": observe, "policy": policy, "slurm": slurm}}
 for name, value in {constants!r}.items():
     module, constant = name.split(".")
     assert hasattr(modules[module], constant), name
