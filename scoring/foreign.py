@@ -19,6 +19,7 @@ import shutil
 import signal
 import statistics
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,7 @@ def _document(tier: str, works: Sequence[Work], path: Path) -> dict[str, Any]:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise _unfit("the command ended well, but did not leave it", path) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _unfit(f"not JSON that can be read: {error}", path) from error
     said = found.get(section, found) if isinstance(found, dict) else None
     if not isinstance(said, dict):
@@ -209,15 +210,22 @@ def _entry(said: Any, work: Work, score: str, path: Path) -> dict[str, Any]:
         derived = {"nll_per_token": math.log(value), "tokens": meta["tokens"] - 1}
     else:
         derived = {"primary": value, "primary_metric": "acc", "examples": work.entry.meta["examples"]}
+    if not (_is_number(entry.get("tokens")) and entry["tokens"] > 0):
+        entry.pop("tokens", None)
+    try:
+        json.dumps(entry, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError as error:
+        raise _unfit(f"{work.name} holds what cannot be published: {error}", path) from error
     return {**derived, **entry, "data_key": work.data_key}
 
 
 def _shown(value: Any) -> str:
-    return repr(value) if not isinstance(value, str | list | dict) else type(value).__name__
+    return repr(value)[:60] if not isinstance(value, str | list | dict) else type(value).__name__
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    most = sys.float_info.max  # an integer may be larger
+    return isinstance(value, int | float) and not isinstance(value, bool) and -most <= value <= most
 
 
 def _unfit(what: str, path: Path) -> Problem:
@@ -228,7 +236,7 @@ def _unfit(what: str, path: Path) -> Problem:
 
 def _perplexity(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Weighted by predicted tokens: those that the command says, else those of the slice."""
-    weights = {name: entry["tokens"] if _is_number(entry["tokens"]) else 0 for name, entry in entries.items()}
+    weights = {name: entry["tokens"] for name, entry in entries.items()}
     tokens = sum(weights.values())
     nll = sum(weights[name] * math.log(entry["ppl"]) for name, entry in entries.items()) / tokens
     return {"ppl": math.exp(nll), "nll_per_token": nll, "tokens": tokens, "slices": len(entries)}

@@ -103,6 +103,7 @@ def test_tier_4_is_scored_here_all_the_same(tmp_path, scorer):
         '{"slices": {name: 3 for name in slices}}, {"tasks": {name: 0.25 for name in tasks}}',
         '{name: {"ppl": 3, "mine": [1], "odd": float("nan")} for name in slices}, {name: {"acc": 0.25} for name in tasks}',
         "{name: 3 for name in slices}, {name: 0.25 for name in tasks}",
+        '{name: {"ppl": 3, "tokens": [0, None, -1][n % 3]} for n, name in enumerate(slices)}, {name: 0.25 for name in tasks}',
     ],
 )
 def test_other_simple_forms_are_taken_too(tmp_path, scorer, form):
@@ -125,6 +126,11 @@ def test_other_simple_forms_are_taken_too(tmp_path, scorer, form):
         (SIMPLE.replace("2.0 + n", "float('nan')"), "tier2_ppl.json: prose has no perplexity above 0: ppl is nan"),
         (SIMPLE.replace("enumerate(slices)", "enumerate(slices[:1])"), "prose has no perplexity above 0: nothing is said of it"),
         (SIMPLE.replace("0.5", "71.2"), "tier3_cf.json: ours has no accuracy between 0 and 1: acc is 71.2"),
+        (SIMPLE.replace("2.0 + n", "10**400"), "tier2_ppl.json: prose has no perplexity above 0: ppl is 1000"),
+        (SIMPLE.replace("2.0 + n", "[2, [float('inf')]]"), "tier2_ppl.json: prose has no perplexity above 0: ppl is list"),
+        (SIMPLE.replace("0.5", "0.5, 'by': [float('nan')]"), "tier3_cf.json: ours holds what cannot be published"),
+        (SIMPLE.replace("0.5", "0.5, 'by': chr(0xd800)"), "tier3_cf.json: ours holds what cannot be published"),
+        ('(out / "tier2_ppl.json").write_text("[" * 100000)', "tier2_ppl.json: not JSON that can be read"),
         (SIMPLE.replace("0.5", "True"), "tier3_cf.json: ours has no accuracy between 0 and 1: acc is True"),
         (SIMPLE + "sys.exit(3)", "the command ended with exit code 3; its output in the log says why"),
         (SIMPLE + "os.kill(os.getpid(), 9)", "the command ended with SIGKILL; its output in the log says why"),
