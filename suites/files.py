@@ -63,6 +63,7 @@ def open_now(path: Path) -> io.BufferedReader:
     if not S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    os.set_blocking(file.fileno(), True)  # or what lies on tape would be "try again" instead of waited for
     return file
 
 

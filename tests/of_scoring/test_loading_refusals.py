@@ -1,6 +1,7 @@
 """Checkpoints that cannot be loaded: one line with the tensor's name, and the right exit code."""
 
 import json
+import os
 from array import array
 
 import pytest
@@ -98,15 +99,17 @@ def test_an_expected_checkpoint_that_is_being_rewritten_or_removed_has_changed(f
     problem(folder.with_name("40"), Exit.CHANGED, expected_fingerprint=expected)
 
 
-@pytest.mark.parametrize("event", ["truncated", "removed", "rewritten"])
+@pytest.mark.parametrize("event", ["truncated", "removed", "rewritten", "a pipe"])
 def test_a_checkpoint_that_changes_while_it_is_loaded_has_changed(event, folder, monkeypatch):
     really_read = loading._read
 
     def read_meanwhile(place, shard, *how):
         if shard.file == HEAD and event == "truncated":
             (folder / HEAD).write_bytes(b"")
-        elif shard.file == HEAD and event == "removed":
+        elif shard.file == HEAD and event in {"removed", "a pipe"}:
             (folder / HEAD).unlink()
+            if event == "a pipe":
+                os.mkfifo(folder / HEAD)
         elif shard.file == HEAD:
             tiny_checkpoint(folder, 20, seed=1)
         really_read(place, shard, *how)
