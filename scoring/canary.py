@@ -55,7 +55,8 @@ def of_stream(stream: Ints, seq_len: int) -> Sample:
 def of_texts(texts: Sequence[Sequence[int]], seq_len: int) -> Sample:
     """The beginnings of texts, evenly spread over them."""
     arrays = [np.asarray(text, dtype=np.int64) for text in texts]
-    return Sample(arrays, [text[: min(ROW_TOKENS, seq_len) + 1] for text in arrays[:: max(1, len(arrays) // ROWS)][:ROWS]])
+    count = min(ROWS, len(arrays))
+    return Sample(arrays, [arrays[row * len(arrays) // count][: min(ROW_TOKENS, seq_len) + 1] for row in range(count)])
 
 
 def sing(model: Model, sample: Sample, *, source: str) -> Canary | None:

@@ -50,6 +50,16 @@ def test_rows_are_spread_and_predict_no_token_twice(length, rows):
     assert targets.max() >= length - 1 - length // rows
 
 
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 100, 127, 128, 5000])
+def test_beginnings_are_spread_over_all_texts(count):
+    found = canary.of_texts([[n] * 100 for n in range(count)], 48)
+    taken = [int(row[0]) for row in found.rows]
+    assert len(taken) == min(64, count)
+    assert {len(row) for row in found.rows} == {49}
+    assert taken == sorted(set(taken))
+    assert taken[-1] >= count - 1 - count // len(taken)
+
+
 def test_a_stream_of_one_token_has_nothing_to_say():
     assert canary.sing(llama(), canary.of_stream(np.asarray([5]), 48), source="one") is None
 
