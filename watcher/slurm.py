@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from suites.problem import Problem
-from watcher import slurm_words
+from watcher import slurm_answers, slurm_words
 from watcher.executor import Job, Most, Resources, Submission, SubmitKind, Submitted, Unreachable
 from watcher.slurm_calls import Budget, Ran, Run, clean_environment, run_command
 
@@ -81,7 +81,7 @@ class SlurmExecutor:
 
     def submit(self, submission: Submission) -> Submitted:
         """One sbatch. LATER also where the minute's commands are used up or there is no sbatch: then nothing was sent."""
-        reserved = slurm_words.reserved_options(submission.resources.extra)
+        reserved = slurm_answers.reserved_options(submission.resources.extra)
         if reserved:
             words = (
                 f"slurm.extra: {' '.join(reserved)} cannot be used: an attempt is one held job on this cluster, or slurm.array"
@@ -93,7 +93,7 @@ class SlurmExecutor:
             ran = self._call(_sbatch(submission), deed=True)
         except Unreachable as error:
             return Submitted(kind=SubmitKind.LATER, message=str(error))
-        return slurm_words.judge_submission(ran.code, ran.out, ran.err)
+        return slurm_answers.judge_submission(ran.code, ran.out, ran.err)
 
     def release(self, job: Job) -> None:
         """``scontrol release``."""

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from suites.problem import Problem
-from support.fake_slurm import FakeSlurm
+from support.fake_slurm import Asked, FakeSlurm
 from support.fake_slurm_commands import run
 from support.slurm_labs import FakeLab
 from support.slurm_processes import start_time, wait_for
@@ -238,7 +238,7 @@ def test_a_look_at_the_queue_is_one_command_whatever_is_in_it(tmp_path, jobs):
     script.write_text("exit 0\n")
     with fake.state() as state:
         for number in range(jobs):
-            fake.add(state, {"hold": "", "job-name": f"eval-stage1-{number}-0"}, [str(script)], {})
+            fake.add(state, Asked({"hold": "", "job-name": f"eval-stage1-{number}-0"}, [str(script)], {}))
     executor = SlurmExecutor(run=lambda command, environment, _: Ran(*run(fake, command, environment)))
     assert len(executor.queue()) == jobs
     executor.history([f"eval-stage1-{number}-0" for number in range(jobs)] or ["none"], 0)

@@ -5,18 +5,17 @@ import time
 import pytest
 
 from watcher.executor import JobState, Most, SubmitKind
+from watcher.slurm_answers import judge_submission, reserved_options
 from watcher.slurm_words import (
     HISTORY_FIELDS,
     QUEUE_FIELDS,
     SEPARATOR,
     job_state,
-    judge_submission,
     parse_exit_code,
     parse_history,
     parse_limits,
     parse_queue,
     parse_time,
-    reserved_options,
 )
 
 FAILED = "sbatch: error: Batch job submission failed: "

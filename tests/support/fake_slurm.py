@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 State = dict[str, Any]
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
@@ -26,6 +26,15 @@ base=$1 out=$2 err=$3; shift 3
 if { true >>"$out" && true >>"$err"; } 2>/dev/null; then bash "$@" >>"$out" 2>>"$err"; code=$?; else code=53; fi
 echo $code >"$base.exit.new"; mv "$base.exit.new" "$base.exit"
 """
+
+
+class Asked(NamedTuple):
+    """What an sbatch asks for."""
+
+    options: Mapping[str, str]
+    arguments: Sequence[str]
+    """The script and its own."""
+    environment: Mapping[str, str]
 
 
 def _log(pattern: str, number: int, task: tuple[str, str] | None) -> str:
@@ -115,33 +124,17 @@ class FakeSlurm:
 
     # What its commands do
 
-    def add(
-        self,
-        state: State,
-        options: Mapping[str, str],
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        *,
-        ghost: bool = False,
-    ) -> dict[str, Any]:
+    def add(self, state: State, asked: Asked, *, ghost: bool = False) -> dict[str, Any]:
         """A new job, or the ``ghost`` that a refused one leaves in accounting; of an array its first task."""
-        if "array" not in options:
-            return self._add(state, options, arguments, environment, ghost=ghost)
-        tasks = range(int(options["array"].partition("-")[2]) + 1)
+        if "array" not in asked.options:
+            return self._add(state, asked, ghost=ghost)
+        tasks = range(int(asked.options["array"].partition("-")[2]) + 1)
         array = str(state["next"])
-        made = [self._add(state, options, arguments, environment, task=(array, str(task))) for task in tasks]
-        return made[0]
+        first, *_ = [self._add(state, asked, task=(array, str(task))) for task in tasks]
+        return first
 
-    def _add(
-        self,
-        state: State,
-        options: Mapping[str, str],
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        *,
-        ghost: bool = False,
-        task: tuple[str, str] | None = None,
-    ) -> dict[str, Any]:
+    def _add(self, state: State, asked: Asked, *, ghost: bool = False, task: tuple[str, str] | None = None) -> dict[str, Any]:
+        options, arguments, environment = asked
         number = state["next"]
         state["next"] = number + 1
         held = "hold" in options

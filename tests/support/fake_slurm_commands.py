@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from support.fake_slurm import OVER, FakeSlurm, State, same_job
+from support.fake_slurm import OVER, Asked, FakeSlurm, State, same_job
 
 Answer = tuple[int | None, str, str]
 
@@ -85,10 +85,10 @@ def _sbatch(fake: FakeSlurm, state: State, words: list[str], environment: Mappin
     refused = _refusal(state, options, arguments)
     if not refused and "hold" not in options and _gpus(options) > 4:  # a held job is looked at when it is released
         refused = "Batch job submission failed: Requested node configuration is not available"
-        fake.add(state, options, arguments, {}, ghost=True)  # it came as far as an id, and accounting keeps that
+        fake.add(state, Asked(options, arguments, {}), ghost=True)  # it came as far as an id, and accounting keeps that
     if refused:
         return 1, "", f"sbatch: error: {refused}\n"
-    job = fake.add(state, options, arguments, environment)
+    job = fake.add(state, Asked(options, arguments, environment))
     return 0, job["id"] + "\n" if "parsable" in options else f"Submitted batch job {job['id']}\n", ""
 
 

@@ -15,6 +15,7 @@ from suites.paths import StatePaths
 from support.fake_slurm import OVER, FakeSlurm
 from support.nanotron_layout import set_times, tiny_checkpoint
 from support.scenario import REPOSITORY, Scenario
+from support.short_waits import WAITS
 from support.slurm_labs import FAKE_BIN
 from watcher.ledger import read
 
@@ -25,28 +26,14 @@ SETTINGS: dict[str, Any] = {
     "limits": {"slurm_calls_per_minute": 100_000},
     "retry": {"backoff": "0.1s"},
 }
-WAITS = {
-    "observe.HISTORY_LAG": 2.0,
-    "flight.SHOWING": 2.0,
-    "flight.GONE_FOR": 4.0,
-    "flight.STUCK_FOR": 2.0,
-    "policy.REQUEUE_WINDOW": 20.0,
-    "policy.LATER_AGAIN": 0.5,
-    "checkpoints.SLOWLY": 0.5,
-}
-"""Waits of the daemon's that are minutes outside tests."""
-
 _DAEMON = """\
 import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 from support.effects import Effects
-from watcher import checkpoints, cli, flight, lock, observe, policy, wake
-modules = {{"checkpoints": checkpoints, "flight": flight, "observe": observe, "policy": policy}}
-for name, value in {waits!r}.items():
-    module, constant = name.split(".")
-    assert hasattr(modules[module], constant), name
-    setattr(modules[module], constant, value)
+from support.short_waits import shorten
+from watcher import cli, lock, wake
+shorten({waits!r})
 sleep = wake.Wake.sleep
 wake.Wake.sleep = lambda self, seconds, until: sleep(self, seconds / 20, until)
 kill_at, locks = sys.argv.pop(1), sys.argv.pop(1)
@@ -102,7 +89,7 @@ class FakeSlurmWatch(Scenario):
         scorer = self.root / "scorer"
         scorer.write_text(_SCORER.format(python=sys.executable, path=path, root=str(root), seconds=lasts))
         scorer.chmod(0o755)
-        (root / "daemon.py").write_text(_DAEMON.format(path=path, waits=WAITS, root=str(root)))
+        (root / "daemon.py").write_text(_DAEMON.format(path=path, waits=WAITS | {"checkpoints.SLOWLY": 0.5}, root=str(root)))
 
     def write_checkpoint(self, stage: str, step: int, like: str = "") -> Path:  # noqa: ARG002  all are alike here
         """A tiny checkpoint that was finished long ago."""

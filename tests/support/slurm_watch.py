@@ -13,6 +13,7 @@ import yaml
 
 from suites.contract import ExitRecord, read_exit_records
 from support.scenario import REPOSITORY, Scenario
+from support.short_waits import WAITS
 from support.slurm_labs import SlurmLab
 
 SETTINGS: dict[str, Any] = {
@@ -21,25 +22,15 @@ SETTINGS: dict[str, Any] = {
     "retry": {"backoff": "1s"},
 }
 
-SHORT = {
-    "observe.HISTORY_LAG": 3.0,
-    "flight.SHOWING": 2.0,
-    "flight.GONE_FOR": 4.0,
-    "flight.STUCK_FOR": 2.0,
-    "policy.REQUEUE_WINDOW": 60.0,
-    "policy.LATER_AGAIN": 2.0,
-}
-"""Waits of the daemon's that are minutes outside tests."""
+SHORT = WAITS | {"observe.HISTORY_LAG": 3.0, "policy.REQUEUE_WINDOW": 60.0, "policy.LATER_AGAIN": 2.0}
+"""A real controller takes longer."""
 
 _DAEMON = """\
 import sys
 sys.path[:0] = {path!r}
-from watcher import cli, flight, observe, policy, slurm
-modules = {{"flight": flight, "observe": observe, "policy": policy, "slurm": slurm}}
-for name, value in {constants!r}.items():
-    module, constant = name.split(".")
-    assert hasattr(modules[module], constant), name
-    setattr(modules[module], constant, value)
+from support.short_waits import shorten
+from watcher import cli
+shorten({constants!r})
 cli.main(prog_name="watcher")
 """
 
