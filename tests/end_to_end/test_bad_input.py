@@ -70,7 +70,7 @@ ELSEWHERE = {
     "adapter/step_10": ("waiting", "hellaswagg"),
     "tokens/step_10": ("blocked", "(exit 65)"),
     "sealed/step_10": ("waiting", "cannot be made"),
-    "shut/step_10": ("blocked", "shut/by_checkpoint/step_10: results cannot be written there"),
+    "shut/step_10": ("blocked", "shut/by_checkpoint/step_10/parts: cannot be written (Not a directory)"),
     "nodata/step_10": ("waiting", "gone.jsonl"),
 }
 GOOD = ("base/step_100", "base/step_900", "last/step_10")
