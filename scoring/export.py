@@ -104,6 +104,7 @@ def _run(request: Request, about: About, parts: Sequence[Mapping[str, Any]]) -> 
         "config": {
             "model": "nanotron",
             "model_args": {"pretrained": request.checkpoint, "dtype": about.identity.dtype, "max_length": request.seq_len},
+            "model_name": request.checkpoint,  # where leaderboards look for it
             "model_num_parameters": about.weights,
             "model_dtype": f"torch.{about.identity.dtype}",
             "model_revision": request.directory,

@@ -87,6 +87,7 @@ def test_every_figure_of_the_tier_files_is_in_the_export(folder):
         assert all(sample["metrics"] == asked and sample.keys() >= set(asked) for sample in samples[name])
     config = document["config"]
     assert config["model_num_parameters"] == json.loads((results(folder) / "run.json").read_text())["model"]["parameters"]
+    assert (config["model_name"], config["model_dtype"]) == (document["model_name"], "torch.float32")
     assert (config["model_revision"], config["model_sha"]) == ("step_60", document["checkpoint_watcher"]["fingerprint"])
     head = document["checkpoint_watcher"]
     assert (head["stage"], head["step"], head["fingerprint"]) == (
