@@ -36,7 +36,7 @@ Adapter = Callable[[Row, str], Item]
 def _cloze(context: str, choices: Sequence[str], gold: int, *, uncond: bool = True, subject: str | None = None) -> Item:
     continuations = [f" {choice}" for choice in choices]
     return Item(
-        gold=gold,
+        gold=int(gold),
         choices=tuple(choices),
         pairs=tuple((context, continuation) for continuation in continuations),
         uncond=tuple((UNCOND_CONTEXT, continuation) for continuation in continuations) if uncond else None,
@@ -146,10 +146,15 @@ def _multiple_choice(row: Row, form: str) -> Item:
     A space goes between context and choice, unless one of them already has white space there.
     """
     del form
-    context, choices = row["context"] if "context" in row else row["query"], list(row["choices"])
+    context, choices = row["context"] if "context" in row else row["query"], row["choices"]
+    if not isinstance(choices, list | tuple):
+        raise TypeError(f"its choices are {type(choices).__name__}, not a list")
+    gold = row["gold"]
+    if isinstance(gold, bool) or (isinstance(gold, float) and not gold.is_integer()):
+        raise ValueError(f"its gold is {gold}, not the place of a choice")
     continuations = [c if c[:1].isspace() or context[-1:].isspace() else f" {c}" for c in choices]
     return Item(
-        gold=int(row["gold"]),
+        gold=int(gold),
         choices=tuple(choices),
         pairs=tuple((context, continuation) for continuation in continuations),
         uncond=tuple((UNCOND_CONTEXT, c if c[:1].isspace() else f" {c}") for c in choices),
@@ -195,6 +200,10 @@ def to_item(adapter: str, form: str, row: Row, *, source: str, number: int) -> I
         raise _unfit(adapter, row, f"has gold {item.gold} of {len(item.pairs)} choices", source, number)
     if not all(isinstance(choice, str) for choice in item.choices):
         raise _unfit(adapter, row, "has a choice that is not text", source, number)
+    try:
+        "".join(text for pair in item.pairs for text in pair).encode()
+    except UnicodeEncodeError as error:
+        raise _unfit(adapter, row, "has half of a surrogate pair, which is no text", source, number) from error
     if form == "lm_eval":
         item = msgspec.structs.replace(item, pairs=tuple(_spaces_to_continuation(*pair) for pair in item.pairs))
     native = next((row[key] for key in ("id", "ind", "idx") if isinstance(row.get(key), str | int)), None)

@@ -148,6 +148,12 @@ def test_subject_and_native_id_are_kept():
         ("multiple_choice", {"choices": [], "gold": 0}, "row 3 has gold 0 of 0 choices"),
         ("multiple_choice", {"choices": ["a", 2]}, "row 3 does not fit: 'int'|row 3 has a choice that is not text"),
         ("mmlu", {"choices": ["a", None]}, "row 3 has a choice that is not text"),
+        ("multiple_choice", {"choices": "ab"}, "row 3 does not fit: its choices are str, not a list"),
+        ("multiple_choice", {"gold": True}, "row 3 does not fit: its gold is True, not the place of a choice"),
+        ("multiple_choice", {"gold": 0.5}, "row 3 does not fit: its gold is 0.5, not the place of a choice"),
+        ("multiple_choice", {"gold": float("nan")}, "row 3 does not fit: its gold is nan, not the place of a choice"),
+        ("multiple_choice", {"context": "a \ud800"}, "row 3 has half of a surrogate pair"),
+        ("piqa", {"sol1": "a \udfff"}, "row 3 has half of a surrogate pair"),
         ("multiple_choice", {"context": ...}, "row 3 has nothing in column 'query'"),
     ],
 )
