@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from suites.checkpoint import Completeness, Inspection, inspect
-from suites.contract import Request, tier_digests
+from suites.contract import Request, canonical, tier_digests
 from suites.data_files import sealed_now
 from suites.problem import Exit, Problem
 from suites.schema import load_suite
@@ -42,7 +42,7 @@ def request_by_hand(options: ByHand, environ: Mapping[str, str]) -> Request:
     """The request that these options mean.
 
     A checkpoint that somebody names is taken without regard to its files' times, but whole it has to be. The run id
-    says what is scored, not when: two that are started with the same options share the work.
+    says what is scored and how, not when: two that are started with the same options share the work.
 
     Raises Problem: cannot score (not a whole checkpoint), usage (a suite, or what config.yaml does not say).
     """
@@ -54,8 +54,11 @@ def request_by_hand(options: ByHand, environ: Mapping[str, str]) -> Request:
     named = int(folder.name) if folder.name.isascii() and folder.name.isdigit() else found.step
     step = _needed(named, found, "its step", "name the folder after its step")
     suites = tuple(sealed_now(load_suite(suite, environ).in_request()) for suite in options.suites)
-    words = found.fingerprint + "".join(digest for digest, _ in tier_digests(suites).values())
     tokenizer = options.tokenizer or _needed(found.tokenizer, found, "a tokenizer", "give --tokenizer")
+    seq_len = options.seq_len or _needed(found.seq_len, found, "a sequence length", "give --seq-len")
+    how = [tokenizer, options.slow_tokenizer, seq_len, options.dtype, options.padded_vocab, options.backend]
+    kind = (options.device or "").partition(":")[0]  # on which GPU is no difference: two may share the work
+    words = canonical([found.fingerprint, *(digest for digest, _ in tier_digests(suites).values()), *how, kind])
     stage = options.stage or folder.parent.name
     return Request(
         run_id=f"by-hand-{stage}-{step}-{hashlib.sha256(words.encode()).hexdigest()[:8]}",
@@ -68,7 +71,7 @@ def request_by_hand(options: ByHand, environ: Mapping[str, str]) -> Request:
         suites=suites,
         tokenizer=tokenizer if not Path(tokenizer).is_dir() else str(Path(tokenizer).absolute()),
         use_fast=not options.slow_tokenizer,
-        seq_len=options.seq_len or _needed(found.seq_len, found, "a sequence length", "give --seq-len"),
+        seq_len=seq_len,
         results=str(options.results.absolute()),
         eval_data=str(options.eval_data.absolute()),
         backend=options.backend,

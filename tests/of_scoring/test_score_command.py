@@ -283,3 +283,12 @@ def test_data_that_changed_since_the_request_was_made_are_not_scored(tmp_path, c
     assert run_here(["score", str(path)]) == Exit.CHANGED
     assert "tier3_cf, ours: its data files changed since it was asked for" in last_line(capsys)
     assert not list(results(tmp_path).glob("tier*.json"))
+
+
+def test_only_who_asks_for_the_same_numbers_shares_a_run(tmp_path):
+    write_suites(tmp_path)
+    one = request_for(tmp_path).run_id
+    assert {request_for(tmp_path, **same).run_id for same in ({}, {"exports": ("lm-eval",)}, {"offline": False})} == {one}
+    assert request_for(tmp_path, device="cuda:0").run_id == request_for(tmp_path, device="cuda:1").run_id
+    others = [{"dtype": "bfloat16"}, {"seq_len": 32}, {"padded_vocab": "masked"}, {"device": "cuda"}, {"slow_tokenizer": True}]
+    assert len({one, *(request_for(tmp_path, **other).run_id for other in others)}) == 6
