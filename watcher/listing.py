@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from suites.checkpoint import list_steps, read_training_config
+from suites.files import open_now
 from suites.problem import Problem
 from watcher.config import Config, Stage
 from watcher.world import StageSeen
@@ -19,6 +20,8 @@ RELIST = 3600.0
 """Seconds after which a folder is listed although nothing seems to have moved."""
 UNREAD = 600.0
 """Seconds after the last movement in which a config.yaml that cannot be read yet is tried at each poll."""
+LONGEST_STEP = 24
+"""Bytes of a latest.txt that are looked at: whatever lies there, no more is read."""
 RACY = 3.0
 """Seconds in which a second change may leave the same mtime, on file systems with coarse times."""
 
@@ -124,8 +127,9 @@ def _texts(steps: Mapping[int, Path]) -> dict[int, str]:
 def _latest(folder: Path, steps: Mapping[int, Path]) -> int:
     """The step that latest.txt names, where it is there: a run that went back writes smaller steps again."""
     try:
-        word = (folder / "latest.txt").read_text(encoding="utf-8", errors="replace").strip()
+        with open_now(folder / "latest.txt") as file:
+            word = file.read(LONGEST_STEP).strip()
     except OSError:
-        word = ""
-    named = int(word) if word.isascii() and word.isdigit() else -1
+        word = b""
+    named = int(word) if word.isdigit() else -1
     return named if named in steps else max(steps)

@@ -95,3 +95,20 @@ def test_a_retry_that_a_wrong_clock_put_off_for_years_is_due_when_the_clock_is_r
     watched.clock.at = right + 600
     watched.tick(6)
     assert watched.states()["stage1/step_100"] == "scored"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "digits", "other digits", "bytes"])
+def test_whatever_lies_in_the_place_of_latest_txt_stops_nothing(watched, kind):
+    place = watched.checkpoint("stage1", 100).parent / "latest.txt"
+    place.unlink()
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    elif kind == "device":
+        place.symlink_to("/dev/zero")
+    else:
+        place.write_bytes({"digits": b"9" * 100_000, "other digits": "٣".encode(), "bytes": b"\xff\xfe"}[kind])
+    watched.touch("stage1")
+    watched.tick(6)
+    assert watched.states()["stage1/step_100"] == "scored"
