@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from scoring.budget import refuse_what_does_not_fit
-from scoring.model import HEAD, CausalModel, build, translate
+from scoring.model import EMBEDDING, HEAD, CausalModel, build, translate
 from scoring.products import Linear, laid_out
 from suites import checkpoint
 from suites.architecture import Refused
@@ -154,16 +154,19 @@ def _fill(body: Any, contents: checkpoint.Contents, tensors: _ReadAhead, folder:
     """Give every parameter of ``body`` its values; the head is returned, the embedding itself where they are tied."""
     wanted = dict(body.named_parameters())
     device = body.frequencies.device
-    head = None
+    multiplied = {HEAD, *(f"{name}.weight" for name, module in body.named_modules() if isinstance(module, Linear))}
+    if contents.architecture.tied:
+        multiplied.add(EMBEDDING)
+    head: torch.Tensor | None = None
     for name, read in tensors:
         whole = _onto(device, read)
         del read  # on a GPU its memory is the next tensor's now
+        if not all(math.isfinite(bound) for bound in torch.stack(torch.aminmax(whole)).tolist()):  # a NaN makes both NaN
+            what = f"{name} has values that are not finite ({contents.tensors[name][0].file})"
+            raise Problem(what, where=folder, todo="look at the training run: it diverged", code=Exit.CANNOT_SCORE)
         for place, part in translate(contents.architecture, name, whole):
             target = torch.float32 if place.endswith("mlp.router.weight") else dtype
-            value = part.to(device=device, dtype=target).contiguous()
-            if not all(math.isfinite(bound) for bound in torch.stack(torch.aminmax(value)).tolist()):  # a NaN makes both NaN
-                what = f"{name} has values that are not finite ({contents.tensors[name][0].file})"
-                raise Problem(what, where=folder, todo="look at the training run: it diverged", code=Exit.CANNOT_SCORE)
+            value = laid_out(part, target) if place in multiplied else part.to(target).contiguous()
             if place == HEAD:
                 head = value
                 continue
@@ -173,10 +176,7 @@ def _fill(body: Any, contents: checkpoint.Contents, tensors: _ReadAhead, folder:
                 what = f"{name} gives {place} {tuple(value.shape)}, the architecture has {shape}"
                 raise Problem(what, where=folder, todo=_TODO_CANNOT, code=Exit.CANNOT_SCORE)
             module, _, attribute = place.rpartition(".")
-            owner = body.get_submodule(module)
-            if isinstance(owner, Linear) and attribute == "weight":
-                value = laid_out(value)
-            setattr(owner, attribute, torch.nn.Parameter(value, requires_grad=False))
+            setattr(body.get_submodule(module), attribute, torch.nn.Parameter(value, requires_grad=False))
         del whole, part, value  # or they would outlive the reading of the next ones
     if wanted:
         raise Problem(f"no tensor for {min(wanted)}", where=folder, todo=_TODO_CANNOT, code=Exit.CANNOT_SCORE)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from scoring.budget import CPU_HEAD_ROWS, CPU_HEAD_VALUES, Budget
-from scoring.packing import PAD_TO, Batch, Packer
+from scoring.packing import PAD_TO, ROWS_TO, Batch, Packer
 from scoring.sight import Strip, strips
 from scoring.trees import Ints, Stretch, path, plant
 from suites.problem import Exit, Problem
@@ -196,8 +196,8 @@ def _forward(model: Model, batch: Batch) -> torch.Tensor:
 def _logprobs(model: Model, hidden: torch.Tensor, row_of: Ints, targets: torch.Tensor) -> torch.Tensor:
     """[U, hidden], [N] < U, int64 [N] -> float64 [N]: logits and log-sum-exp are fp32, all after that fp64."""
     kind = hidden.device.type
-    most = HEAD_VALUES.get(kind, HEAD_VALUES["cuda"]) // model.vocab_size
-    chunk = max(1, min(HEAD_ROWS.get(kind, HEAD_ROWS["cuda"]), most))
+    most = min(HEAD_ROWS.get(kind, HEAD_ROWS["cuda"]), HEAD_VALUES.get(kind, HEAD_VALUES["cuda"]) // model.vocab_size)
+    chunk = most // ROWS_TO * ROWS_TO or max(1, most)
     order = np.argsort(row_of, kind="stable")
     starts = range(0, len(hidden), chunk)
     edges = np.searchsorted(row_of[order], [*starts, len(hidden)])

@@ -23,6 +23,8 @@ from suites.problem import Exit, Problem
 
 HEAD = "lm_head.weight"
 """The name that ``translate`` gives the head; all others are names within the body."""
+EMBEDDING = "embed_tokens.weight"
+"""The head, too, where they are tied: then it lies as a product wants it, and tokens are looked up from that."""
 ALIKE = 8
 """Rows from which on a product's rows do not depend on how many there are: CPU libraries add up fewer in another order."""
 _LAYER = re.compile(r"model\.decoder\.(\d+)\.pp_block\.(.+)")

@@ -35,9 +35,12 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     return sums
 
 
-def laid_out(weight: torch.Tensor) -> torch.Tensor:
-    """[out, in] as ``linear`` wants it in memory: cut by columns, the pieces of a long row must each be one stretch."""
-    return weight.t().contiguous().t() if ONEDNN and _plain(weight) and weight.shape[1] > WHOLE else weight
+def laid_out(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """[out, in] in ``dtype`` as ``linear`` wants it: a long row's pieces, cut by columns, must each be one stretch of memory."""
+    columns = ONEDNN and weight.device.type == "cpu" and dtype is torch.float32 and weight.shape[1] > WHOLE
+    if not columns:
+        return weight.to(dtype).contiguous()
+    return torch.empty(weight.shape[1], weight.shape[0]).copy_(weight.t()).t()  # at once: nothing is held twice
 
 
 def _plain(x: torch.Tensor) -> bool:
