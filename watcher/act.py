@@ -26,8 +26,8 @@ from watcher.executor import Executor, Job, JobState, Submission, SubmitKind, Su
 from watcher.keep import RESULTS_AGAIN, Keeper, Say
 from watcher.ledger import Journal
 from watcher.resources import asked, of_prefill
-from watcher.rest import FOREIGN, later
-from watcher.states import IN_FLIGHT, LATER, Attempt, Record, comment_of
+from watcher.rest import FOREIGN, put_off
+from watcher.states import IN_FLIGHT, LATER, RESULTS, Attempt, Record, comment_of
 from watcher.submissions import forget, prepare, prepare_prefill, resources_of, setup_file, tasks_of
 from watcher.world import Action, Answer, Cancel, Link, Mirror, Note, Prefill, Release, SetAside, Submit, Unlink, Void
 
@@ -58,6 +58,7 @@ class Actor:
         self._journal, self._executor, self._state_id, self._clock, self._say = journal, executor, state_id, clock, say
         self._enough = ""
         self._limit: _Limit | None = None
+        self._unwritable: dict[str, tuple[str, float]] = {}
         self.notes: list[str] = []
         """Troubles with the executor in this tick."""
         self._keeper = Keeper(journal, state_id, clock=clock, append=self._append, say=say)
@@ -85,6 +86,11 @@ class Actor:
             return ""
         return f"{LATER}{limit.words}; tried again when a job ends, and every {policy.LATER_AGAIN / 60:.0f} min"
 
+    def resting(self, now: float) -> dict[str, str]:
+        """Results folder that could not be made a moment ago -> why."""
+        found = {place: words for place, (words, at) in self._unwritable.items() if 0 <= now - at < RESULTS_AGAIN}
+        return {place: f"{words}; tried again every {RESULTS_AGAIN / 60:.0f} min" for place, words in found.items()}
+
     def _flying(self) -> int:
         return sum(record.state in IN_FLIGHT for record in self._journal.ledger.everything())
 
@@ -105,11 +111,16 @@ class Actor:
         said = {name: value for name, value in fields.items() if name in {"reason", "job_id", "run_id", "kind"} and value}
         self._say(event, evaluation=key, **said)
 
+    def _note_once(self, record: Record, reason: str) -> None:
+        note = put_off(record, reason)
+        if note is not None:
+            self._note(note)
+
     def _note(self, note: Note) -> None:
         self._append(note.event, note.key, **note.fields)
 
     def _submit(self, action: Submit) -> None:
-        if self._enough:
+        if self._enough or action.request.results in self.resting(self._clock()):
             return
         record = self._journal.ledger.records[action.key]
         if marks_of(record.checkpoint) != action.markers:
@@ -123,9 +134,11 @@ class Actor:
             logs = attempt_log(Path(request.results), request.stage, request.step, "%A_%a" if tasks > 1 else "%j")
             logs[0].parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            words = f"results: {error.filename} cannot be made: {error.strerror}"
-            self._append("waiting", action.key, reason=words, retry_at=self._clock() + RESULTS_AGAIN)
+            words = f"{RESULTS}{error.filename} cannot be made: {error.strerror}"
+            self._unwritable[request.results] = words, self._clock()
+            self._note_once(record, words)
             return
+        self._unwritable.pop(request.results, None)
         number, run_id = self._name(record, f"eval-{record.stage}-{record.step}")
         place = self.config.paths.attempt(run_id)
         request = msgspec.structs.replace(request, run_id=run_id, tasks=tasks)
@@ -230,9 +243,7 @@ class Actor:
         elif outcome.kind is SubmitKind.LATER:
             forget(self.config.paths.attempt(run_id))
             self._enough = words
-            note = later(self._journal.ledger.of(key)[key], words)
-            if note is not None:
-                self._note(note)
+            self._note_once(self._journal.ledger.of(key)[key], LATER + words)
             self._limit = _Limit(words, self._clock(), self._flying())
         else:
             self._enough = words

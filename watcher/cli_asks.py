@@ -1,6 +1,7 @@
 """Commands about single evaluations: enqueue, retry, cancel, why. The first three leave a request; the watcher answers it."""
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,18 @@ from watcher.cli_common import config_option, environment, stage_named
 from watcher.config import Config, Stage
 from watcher.states import Ask, Record
 
+
+class AboutSteps(click.Command):
+    """A command about steps: a number below zero is no option that somebody misspelt."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does it. Problem for what can only be meant as a step."""
+        from watcher import asks  # noqa: PLC0415
+
+        asks.steps(tuple(word for word in args if re.fullmatch(r"-[0-9][0-9:-]*", word)))
+        return super().parse_args(ctx, args)
+
+
 stage_argument = click.argument("stage")
 steps_argument = click.argument("words", metavar="STEP...", nargs=-1)
 from_option = click.option("--from", "source", metavar="SOURCE", help="Whose checkpoint: another stage.")
@@ -19,7 +32,7 @@ name_option = click.option("--name", metavar="NAME", help="The folder's name amo
 force_option = click.option("--force", is_flag=True)
 
 
-@click.command()
+@click.command(cls=AboutSteps)
 @stage_argument
 @steps_argument
 @from_option
@@ -73,7 +86,7 @@ def enqueue(
     )
 
 
-@click.command()
+@click.command(cls=AboutSteps)
 @stage_argument
 @steps_argument
 @from_option
@@ -88,7 +101,7 @@ def retry(stage: str, words: tuple[str, ...], *, source: str | None, name: str |
     _change("retry", stage, words, source=source, name=name, force=force, config=config)
 
 
-@click.command()
+@click.command(cls=AboutSteps)
 @stage_argument
 @steps_argument
 @from_option
@@ -99,7 +112,7 @@ def cancel(stage: str, words: tuple[str, ...], *, source: str | None, name: str 
     _change("cancel", stage, words, source=source, name=name, force=False, config=config)
 
 
-@click.command()
+@click.command(cls=AboutSteps)
 @stage_argument
 @click.argument("step")
 @from_option

@@ -46,7 +46,9 @@ def decide(world: World, ledger: Ledger, config: Config, comment: str) -> Decisi
             continue
         is_wanted = record.asked or (record.stage, record.source, record.step) in identities
         for item in _one(record, world, config, ledger, is_wanted=is_wanted):
-            if isinstance(item, Submit):
+            if isinstance(item, Submit) and item.request.results in world.resting:
+                outcome.append(Skip(item.key, world.resting[item.request.results]))
+            elif isinstance(item, Submit):
                 candidates.append(item)
             else:
                 outcome.append(item)

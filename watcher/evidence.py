@@ -200,6 +200,10 @@ def _impossible(ask: Ask, file_name: str) -> str:
     """What no command of ours would have written; empty where nothing is wrong."""
     if file_name != f"{ask.id}.json":
         return f"its id is {ask.id!r}, which is not its name"
+    for event in (event for amendment in ask.amendments for event in amendment.events):
+        name = event.get("directory", "step")
+        if not isinstance(name, str) or "/" in name or name in {"", ".", ".."}:
+            return f"{name!r} is no name of a folder of results"
     if any(step < 0 for step in ask.steps):
         return f"step {min(ask.steps)} is below zero"
     if ask.checkpoint is not None and not Path(ask.checkpoint).is_absolute():

@@ -22,7 +22,8 @@ def outcomes(ask: Ask, rows: list[Row], folder_of: Callable[[int], Path]) -> lis
     """``2000, 4000: scored already ...``; ``rows``: the stage's evaluations in status.json; ``folder_of``: step -> checkpoint."""
     found: dict[str, list[int]] = {}
     for step in ask.steps:
-        found.setdefault(_outcome(ask, step, _row(ask, step, rows), folder_of), []).append(step)
+        words = _outcome(ask, step, _row(ask, step, rows), folder_of)
+        found.setdefault(f"the baseline from now on; {words}" if ask.bridge else words, []).append(step)
     return [f"{listed(steps)}: {words}" for words, steps in found.items()]
 
 
@@ -54,5 +55,5 @@ def _outcome(ask: Ask, step: int, row: Row | None, folder_of: Callable[[int], Pa
     if state == State.SCORED:
         if ask.force:
             return "scored anew; the results of now are kept aside"
-        return "scored already, and becomes the baseline" if ask.bridge else "scored already: --force scores again"
+        return "scored already: --force scores again"
     return f"taken up again (it is {state})"

@@ -14,7 +14,7 @@ from watcher.flight import scored
 from watcher.fold import Ledger
 from watcher.mirror import token
 from watcher.prefills import waits_for
-from watcher.states import LATER, PREFILL, Record, Skip, StageFacts, State
+from watcher.states import PREFILL, Record, Skip, StageFacts, State
 from watcher.world import Action, Link, Mirror, Note, Results, SetAside, Submit, Unlink, World, usable
 
 FOREIGN = "foreign"
@@ -245,9 +245,9 @@ def _wait(record: Record, reason: str, detail: str | None = None, *, whole: Mapp
     return Note(event="waiting", key=record.key, fields={**whole, "reason": reason})
 
 
-def later(record: Record, words: str) -> Note | None:
-    """A submission that met a limit: no failure. None where that is journaled already: a limit may last for weeks."""
-    waiting = _wait(record, LATER + words)
+def put_off(record: Record, reason: str) -> Note | None:
+    """A submission that could not be made: no failure. None where that is journaled already: a limit may last for weeks."""
+    waiting = _wait(record, reason)
     return waiting if isinstance(waiting, Note) else None
 
 

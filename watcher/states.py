@@ -55,6 +55,8 @@ PREFILL = "prefill: "
 """How a reason begins that is about data which are not in the cache."""
 LATER = "later: "
 """How a reason begins that is about a submission which met a limit."""
+RESULTS = "results: "
+"""The same about a results folder that cannot be made."""
 LONGEST_REST = 3600.0
 """Seconds that anything is put off at once, at most."""
 SETTLED = frozenset({State.SCORED, State.BLOCKED, State.CANCELLED, State.LOST})
@@ -155,8 +157,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def waits_its_turn(self) -> bool:
-        """Whether its content is judged complete and it only waits to be submitted, since it became ready or met a limit."""
-        return self.state is State.READY or self.met_a_limit
+        """Whether its content is judged complete and it only waits to be submitted: ready, or put off when it was tried."""
+        return self.state is State.READY or (self.state is State.WAITING and self.reason.startswith((LATER, RESULTS)))
 
     @property
     def met_a_limit(self) -> bool:

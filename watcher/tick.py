@@ -90,7 +90,7 @@ class Ticker:
         troubles: list[str] = []
         for _ in range(ROUNDS):
             world = self.observer.look(self.config, self.journal.ledger, self.executor, self._clock())
-            world = msgspec.structs.replace(world, later=self.actor.later(world.now))
+            world = msgspec.structs.replace(world, later=self.actor.later(world.now), resting=self.actor.resting(world.now))
             decision = self._decide(world)
             self.skips, self.alerts, self.queue = decision.skips, decision.alerts, world.queue
             fresh = [action for action in decision.actions if identity(action) not in done]

@@ -143,6 +143,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     """The executor's own limit, where the config has none."""
     later: str = ""
     """The limit that the last submission met, in words, while it is not tried again."""
+    resting: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """Results folder that could not be made -> why, while it is not tried again."""
     submissions_left: int | None = None
     """How many more the executor takes now; None: it does not count."""
     asks: tuple[Ask, ...] = ()

@@ -8,7 +8,7 @@ import pytest
 
 from suites.contract import encode
 from support.watched import Watched
-from watcher.states import Ask
+from watcher.states import Amendment, Ask
 
 
 @pytest.fixture
@@ -34,6 +34,19 @@ def test_a_pipe_among_the_requests_is_told_and_not_waited_for(watched):
     watched.tick(4)
     assert watched.states()["stage1/step_100"] == "scored"
     assert any(str(pipe) in note for note in watched.daemon.ticker.notes)
+
+
+@pytest.mark.parametrize("name", ["../../../evil", "/evil", "..", "", 7])
+def test_an_amendment_that_names_a_folder_outside_the_results_is_told_and_not_done(watched, name):
+    event = {"event": "owned", "stage": "stage1", "source": "stage1", "step": 5, "directory": name, "origin": "request"}
+    amendment = Amendment(key="stage1/x", state=None, events=({**event, "checkpoint": "/c"},))
+    ask = Ask(id="a1", at=watched.clock(), kind="amend", amendments=(amendment,))
+    folder = watched.config.paths.requests
+    (folder / "a1.json").write_bytes(encode(ask))
+    os.utime(folder, (watched.clock(), watched.clock()))
+    watched.tick(2)
+    assert "stage1/x" not in watched.ledger.records
+    assert any("is no name of a folder of results; remove it" in note for note in watched.daemon.ticker.notes)
 
 
 def test_a_name_that_another_step_has_is_refused_and_said(watched):

@@ -115,6 +115,12 @@ def test_a_checkpoint_elsewhere_is_asked_for_by_its_folder(here):
         (("enqueue", "stage1", "x"), "STEP: 'x' is not a step; write 2000, or a range FIRST:LAST:EVERY, as 1000:50000:1000"),
         (("enqueue", "stage1", "1:2"), "STEP: '1:2' is not a step; write 2000, or a range"),
         (("enqueue", "stage1", "²"), "STEP: '²' is not a step; "),
+        (("enqueue", "stage1", "-5"), "STEP: '-5' is not a step; write 2000, or a range FIRST:LAST:EVERY"),
+        (("enqueue", "stage1", "1", "-10:5:1", "--force"), "STEP: '-10:5:1' is not a step; "),
+        (("cancel", "stage1", "-5"), "STEP: '-5' is not a step; "),
+        (("why", "stage1", "-5"), "STEP: '-5' is not a step; "),
+        (("enqueue", "stage1", "../../x"), "STEP: '../../x' is not a step; "),
+        (("enqueue", "../stage1", "1"), "STAGE: no stage '../stage1' in {here}/watcher.yaml"),
         (("enqueue", "stage1", "9:1:1"), "STEP: '9:1:1' holds no step; write FIRST:LAST:EVERY with FIRST <= LAST"),
         (("enqueue", "stage1", "1:9:0"), "STEP: '1:9:0' holds no step; "),
         (("enqueue", "stage1", "0:9999999:1"), "STEP: '0:9999999:1' holds more than 10000 steps; ask for fewer at a time"),
@@ -264,6 +270,10 @@ def test_an_ask_survives_its_journey(here):
             ["100: scored already: nothing is done", "200: given up, and its job is ended"],
         ),
         (("cancel", "stage1", "300"), ["300: given up"]),
+        (
+            ("enqueue", "stage2", "100", "--bridge"),
+            ["100: the baseline from now on; scored once its checkpoint is there"],
+        ),
         (("enqueue", "stage3", "10:200:10"), ["10, 20, 30, 40, 50, 60, 70, 80 and 12 more: scored once its checkpoint is there"]),
     ],
 )

@@ -153,3 +153,22 @@ def test_killed_at_every_effect_while_a_limit_lasts_and_ends(tmp_path):
             break
         kills, blow_at = kills + 1, blow_at + 1
     assert kills > 15
+
+
+def test_a_results_folder_that_cannot_be_made_is_journaled_once_and_keeps_no_other_stage_waiting(watched):
+    shut = watched.root / "shut"
+    shut.write_text("a file where a folder should be")
+    watched.configure(stage1={"steps": STEPS, "results": shut / "results"})
+    watched.configure(stage2={"steps": (100,), "seq_len": 64, "tokenizer": "t"})
+    for step in STEPS:
+        watched.checkpoint("stage1", step)
+    watched.checkpoint("stage2", 100)
+    watched.tick_until(lambda: watched.states()["stage2/step_100"] == "scored", most=8)
+    watched.tick(12)
+    before = journal(watched)
+    watched.tick(100)
+    assert journal(watched) == before
+    assert all("cannot be made: Not a directory" in watched.reasons()[f"stage1/step_{step}"] for step in STEPS)
+    shut.unlink()
+    watched.tick_until(watched.all_scored)
+    assert Counter(evaluation for evaluation, _ in watched.executor.runs)["stage1/step_100"] == 1
