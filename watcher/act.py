@@ -244,7 +244,8 @@ class Actor:
             forget(self.config.paths.attempt(run_id))
             self._enough = words
             self._note_once(self._journal.ledger.of(key)[key], LATER + words)
-            self._limit = _Limit(words, self._clock(), self._flying())
+            if getattr(self._executor, "submissions_left", None) != 0:  # else it is our own limit, which a minute lifts
+                self._limit = _Limit(words, self._clock(), self._flying())
         else:
             self._enough = words
             self._append("unsure", key, run_id=run_id, reason=f"whether a job exists is not known: {words}")

@@ -7,6 +7,7 @@ import pytest
 
 from support.fuse import Fuse, live_out
 from support.watched import Watched
+from watcher.executor import SubmitKind, Submitted
 from watcher.ledger import read
 
 KEY = "stage1/step_100"
@@ -102,6 +103,24 @@ def test_a_limit_is_tried_again_after_five_minutes_or_where_the_clock_is_wrong(w
     assert watched.daemon.ticker.actor.later(watched.clock())
     assert watched.daemon.ticker.actor.later(watched.clock() + 300) == ""
     assert watched.daemon.ticker.actor.later(watched.clock() - 86400) == "", "the clock was set back: it is tried"
+
+
+def test_commands_of_a_minute_that_are_used_up_hold_back_until_the_next_poll_only(watched, monkeypatch):
+    really = watched.executor.submit
+
+    def used_up(_submission):
+        watched.executor.submissions_left = 0
+        return Submitted(kind=SubmitKind.LATER, message="rate limit: 10 Slurm commands a minute are used up")
+
+    watched.executor.submissions_left = 3
+    monkeypatch.setattr(watched.executor, "submit", used_up)
+    watched.checkpoint("stage1", 100)
+    watched.tick()
+    assert watched.states()[KEY] == "waiting"
+    watched.executor.submissions_left = 3
+    monkeypatch.setattr(watched.executor, "submit", really)
+    watched.tick()
+    assert watched.states()[KEY] == "queued"
 
 
 @pytest.mark.parametrize("outcome", ["lost_reply", "nothing", "refused"])
