@@ -6,11 +6,12 @@ import sys
 import pytest
 
 from suites.contract import read_exit_records
-from suites.files import read_json
+from suites.paths import StatePaths
 from suites.problem import Exit
 from support.bad_disk import fill, small_disk
 from support.fake_slurm_watch import FakeSlurmWatch
 from support.scenario import Scenario
+from watcher.ledger import read
 
 FULL, READ_ONLY = "No space left on device", "Read-only file system"
 
@@ -70,11 +71,10 @@ def codes(watch):
     return [record.code for attempt in watch.state.glob("attempts/*/") for record in read_exit_records(attempt)]
 
 
-def reason(watch):
-    """What the status says of the one evaluation."""
-    status = read_json(watch.state / "status.json")
-    (row,) = status["stages"]["base"]["evaluations"]
-    return row["reason"] if row["state"] == "waiting" else ""
+def reasons(watch):
+    """Why the one evaluation was put off, each time."""
+    (record,) = read(StatePaths(watch.state)).records.values()
+    return [reason for _, state, reason in record.history if state == "waiting"]
 
 
 @pytest.mark.scoring
@@ -88,8 +88,7 @@ def test_a_job_whose_results_disk_is_full_is_tried_again_until_there_is_room(tmp
     daemon = watch.begin()
     watch.until(lambda: len(codes(watch)) >= 2)
     assert set(codes(watch)) == {Exit.TEMPORARY}
-    watch.until(lambda: FULL in reason(watch))
-    assert reason(watch).endswith("(exit 75)")
+    watch.until(lambda: any(FULL in reason and reason.endswith("(exit 75)") for reason in reasons(watch)))
     filler.unlink()
     watch.until(lambda: daemon.poll() is not None or watch.settled())
     assert watch.end(daemon) == 0, watch.log()
