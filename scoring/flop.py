@@ -10,6 +10,9 @@ from suites.architecture import Architecture
 _PEAK = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Part of a device's name -> dense bf16 FLOP/s from NVIDIA's data sheets; the first that fits counts."""
 
+_QKV = ("qkv", "query_key_value")
+"""In the names of matrices that make keys and values."""
+
 
 def peak(where: torch.device) -> float | None:
     """FLOP/s that a device could do; None where nobody says."""
@@ -22,11 +25,14 @@ def flop_per_token(a: Architecture, *, seq_len: int | None) -> float:
 
     With ``seq_len``, of full rows whose every token is predicted, as tier 2 has them: the head's product, and attention's two of
     causal rows, 4 x hidden x the keys that a query sees in the mean, in each layer. Without, neither: the least that it
-    costs, where contexts are of any length and the head sees few rows.
+    costs, where contexts are of any length, and the head and the last layer see few rows (that one still makes keys and values).
     """
-    body = sum(_share(a, parameter.name) * math.prod(parameter.shape) for parameter in a.parameters() if len(parameter.shape) > 1)
+    matrices = [parameter for parameter in a.parameters() if len(parameter.shape) > 1]
+    body = sum(_share(a, matrix.name) * math.prod(matrix.shape) for matrix in matrices)
     if seq_len is None:
-        return 2 * body
+        last = f"model.decoder.{a.layers - 1}."
+        rare = [m for m in matrices if m.name.startswith(last) and not any(part in m.name for part in _QKV)]
+        return 2 * (body - sum(_share(a, matrix.name) * math.prod(matrix.shape) for matrix in rare))
     windows = [a.sliding_window if slides(a, layer) else None for layer in range(a.layers)]
     keys = sum(seq_len / 2 if w is None or w >= seq_len else w - w * w / (2 * seq_len) for w in windows)
     return 2 * body + 2 * a.hidden * a.vocab + 4 * a.hidden * keys
