@@ -26,15 +26,7 @@ from support.scored import LLAMA
 pytestmark = pytest.mark.scoring
 torch.set_num_threads(1)
 
-SIZES = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
+SIZES = hf_to_nanotron.SIZES
 ENDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
 LLAMA_KEYS = {**SIZES, "rope_theta": 1e4, "rms_norm_eps": 1e-6, "is_llama_config": True, "rope_interleaved": False}
 QWEN2_KEYS = {**SIZES, "is_llama_config": False, "is_qwen2_config": True, "rms_norm_eps": 1e-6, "rope_theta": 1e4}

@@ -12,21 +12,13 @@ from transformers.models.olmoe.modeling_olmoe import OlmoeSparseMoeBlock
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
 from scoring.checkpoint import load
-from support import mixtures
+from support import hf_to_nanotron, mixtures
 from support.nanotron_layout import tiny, write_checkpoint
 
 pytestmark = pytest.mark.scoring
 torch.set_num_threads(1)
 
-SIZES = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
+SIZES = {**hf_to_nanotron.SIZES, "num_hidden_layers": 3}
 KEYS = {"is_llama_config": False, "is_qwen2_config": True, "rms_norm_eps": 1e-6, "rope_theta": 1e4}
 TOKENS = torch.arange(2 * 40).view(2, 40) % 96
 EVERY = [(experts, top) for experts in (1, 4, 6) for top in range(1, experts + 1)]

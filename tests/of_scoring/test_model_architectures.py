@@ -25,15 +25,7 @@ from support.nanotron_layout import tiny, write_checkpoint
 pytestmark = pytest.mark.scoring
 torch.set_num_threads(1)
 
-SIZES = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
+SIZES = hf_to_nanotron.SIZES
 QWEN2 = {**SIZES, "is_llama_config": False, "is_qwen2_config": True, "rms_norm_eps": 1e-6, "attention_bias": True}
 TOKENS = torch.arange(2 * 40).view(2, 40) % 96
 

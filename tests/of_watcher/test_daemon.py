@@ -7,12 +7,10 @@ import shutil
 from collections import deque
 from pathlib import Path
 
-import pytest
-
 from suites.contract import encode, read_request
 from suites.paths import EvaluationPaths
 from support.fake_executor import FakeJob
-from support.watched import SLICES, Watched
+from support.watched import SLICES, Watched, watching
 from watcher.executor import JobState
 from watcher.simulated_work import publish_scores
 from watcher.states import Ask
@@ -20,12 +18,7 @@ from watcher.states import Ask
 IDS = itertools.count()
 
 
-@pytest.fixture
-def watched(tmp_path, monkeypatch):
-    made = Watched(tmp_path, monkeypatch)
-    yield made
-    if made.daemon is not None:
-        made.daemon.close()
+watched = watching()
 
 
 def paths(watched, key):

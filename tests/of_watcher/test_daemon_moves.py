@@ -12,18 +12,13 @@ from suites.contract import encode
 from suites.paths import EvaluationPaths
 from support.nanotron_layout import plan, tiny
 from support.nanotron_layout import steps as writes
-from support.watched import Watched
+from support.watched import Watched, watching
 from watcher.states import Ask
 
 IDS = itertools.count()
 
 
-@pytest.fixture
-def watched(tmp_path, monkeypatch):
-    made = Watched(tmp_path, monkeypatch)
-    yield made
-    if made.daemon is not None:
-        made.daemon.close()
+watched = watching()
 
 
 def paths(watched, key):

@@ -6,7 +6,7 @@ from collections import deque
 import msgspec
 import pytest
 
-from support.watched import Watched
+from support.watched import watching
 from watcher.executor import JobState
 from watcher.ledger import read
 from watcher.status import LATENCIES, latencies
@@ -14,12 +14,7 @@ from watcher.status import LATENCIES, latencies
 KEY = "stage1/step_100"
 
 
-@pytest.fixture
-def watched(tmp_path, monkeypatch):
-    made = Watched(tmp_path, monkeypatch, steps=(100,))
-    yield made
-    if made.daemon is not None:
-        made.daemon.close()
+watched = watching(steps=(100,))
 
 
 def times(watched):

@@ -5,17 +5,11 @@ import os
 import pytest
 
 from support.nanotron_layout import set_times, steps, tiny, write_latest
-from support.watched import Watched
+from support.watched import watching
 from watcher.executor import JobState
 from watcher.ledger import read
 
-
-@pytest.fixture
-def watched(tmp_path, monkeypatch):
-    made = Watched(tmp_path, monkeypatch, steps=(100,))
-    yield made
-    if made.daemon is not None:
-        made.daemon.close()
+watched = watching(steps=(100,))
 
 
 def test_nel_watch_detection_1_a_marker_written_first_is_not_completion(watched):

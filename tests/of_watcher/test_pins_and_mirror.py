@@ -13,19 +13,14 @@ import pytest
 from suites.checkpoint import take_fingerprint
 from suites.contract import read_request
 from suites.paths import EvaluationPaths
-from support.watched import Watched
+from support.watched import Watched, watching
 from watcher.ledger import read
 from watcher.states import State
 
 KEY = "stage1/step_100"
 
 
-@pytest.fixture
-def watched(tmp_path, monkeypatch):
-    made = Watched(tmp_path, monkeypatch, steps=(100,), pin=True)
-    yield made
-    if made.daemon is not None:
-        made.daemon.close()
+watched = watching(steps=(100,), pin=True)
 
 
 def record(watched):

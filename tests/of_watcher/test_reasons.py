@@ -8,7 +8,7 @@ import pytest
 
 from suites.contract import ExitRecord, encode, read_request
 from suites.paths import AttemptPaths, EvaluationPaths, StatePaths, attempt_log, prefill_log
-from support.watched import Watched
+from support.watched import watching
 from watcher.evidence import attempt_on_disk, what_is_left
 from watcher.executor import JobState
 from watcher.fold import PREFILL_DIRECTORY
@@ -21,12 +21,7 @@ RUN = "score.sbatch: eval-stage1-100-0a1b2c3d"
 BEGAN = f"{RUN}, restart 0, is run by slurm:7 on node1: python3 -m scoring score /s/request.json"
 
 
-@pytest.fixture
-def watched(tmp_path, monkeypatch):
-    made = Watched(tmp_path, monkeypatch, steps=(100,))
-    yield made
-    if made.daemon is not None:
-        made.daemon.close()
+watched = watching(steps=(100,))
 
 
 @pytest.mark.parametrize(

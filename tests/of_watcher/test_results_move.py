@@ -8,19 +8,14 @@ import pytest
 
 from suites.contract import read_request
 from suites.paths import EvaluationPaths
-from support.watched import Watched
+from support.watched import watching
 from watcher.audit_look import audit
 
 KEY = "stage1/step_100"
 STEPS = (100, 200, 300)
 
 
-@pytest.fixture
-def watched(tmp_path, monkeypatch):
-    made = Watched(tmp_path, monkeypatch, steps=STEPS)
-    yield made
-    if made.daemon is not None:
-        made.daemon.close()
+watched = watching(steps=STEPS)
 
 
 def say(watched, where, steps=STEPS):

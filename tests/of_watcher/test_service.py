@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from suites.paths import StatePaths
-from support.watched import Watched
+from support.watched import watching
 from watcher.daemon import Daemon
 from watcher.health import judge
 from watcher.service import Service, without
@@ -85,12 +85,7 @@ def test_a_running_watcher_tells_its_service_and_a_clean_end_is_called_stopped(t
     assert "which was told to end, and did." in " ".join(paths.status_text.read_text().split())
 
 
-@pytest.fixture
-def watched(tmp_path, monkeypatch):
-    made = Watched(tmp_path, monkeypatch)
-    yield made
-    if made.daemon is not None:
-        made.daemon.close()
+watched = watching()
 
 
 def once(watched):

@@ -6,7 +6,7 @@ from collections import Counter, deque
 import pytest
 
 from support.fuse import Fuse, live_out
-from support.watched import Watched
+from support.watched import Watched, watching
 from watcher.executor import SubmitKind, Submitted
 from watcher.ledger import read
 
@@ -15,12 +15,7 @@ WORDS = "QOSMaxSubmitJobPerUserLimit"
 STEPS = (100, 200, 300)
 
 
-@pytest.fixture
-def watched(tmp_path, monkeypatch):
-    made = Watched(tmp_path, monkeypatch, steps=STEPS)
-    yield made
-    if made.daemon is not None:
-        made.daemon.close()
+watched = watching(steps=STEPS)
 
 
 def limited(watched, *, tries=10_000, steps=STEPS, words=""):

@@ -4,6 +4,16 @@ import torch
 
 from support.nanotron_layout import write_checkpoint
 
+SIZES = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+"""Of the small models that both sides are asked for."""
 _SAME = (
     "bos_token_id",
     "eos_token_id",

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import msgspec
+import pytest
 
 import watcher.lock
 from support.fake_executor import FakeExecutor
@@ -147,3 +148,16 @@ class Watched:
     def run_ids(self):
         folder = self.config.paths.attempts
         return sorted(path.name for path in folder.iterdir() if re.match("eval-", path.name)) if folder.is_dir() else []
+
+
+def watching(**how):
+    """A fixture ``watched``: a ``Watched`` made so, its daemon closed after the test."""
+
+    @pytest.fixture
+    def watched(tmp_path, monkeypatch):
+        made = Watched(tmp_path, monkeypatch, **how)
+        yield made
+        if made.daemon is not None:
+            made.daemon.close()
+
+    return watched
