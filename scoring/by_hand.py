@@ -50,7 +50,7 @@ def request_by_hand(options: ByHand, environ: Mapping[str, str]) -> Request:
     found = inspect(folder, now=time.time(), settle=0.0, forced=True)
     if found.kind is not Completeness.COMPLETE or found.fingerprint is None:
         todo = "give a whole checkpoint: a folder named after its step, with config.yaml in it"
-        raise Problem(found.why, where=folder, todo=todo, code=Exit.CANNOT_SCORE)
+        raise Problem(found.detail, where=folder, todo=todo, code=Exit.CANNOT_SCORE)
     named = int(folder.name) if folder.name.isascii() and folder.name.isdigit() else found.step
     step = _needed(named, found, "its step", "name the folder after its step")
     suites = tuple(sealed_now(load_suite(suite, environ).in_request()) for suite in options.suites)

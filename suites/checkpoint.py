@@ -73,6 +73,8 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """Only where COMPLETE."""
     newest_mtime: float | None = None
     """Of the files that matter for scoring, unix time."""
+    quiet: float | None = None
+    """Seconds without a write, where that is long for a checkpoint that is not whole."""
     tokens_seen: int | None = None
     train_steps: int | None = None
     seq_len: int | None = None
@@ -81,6 +83,11 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """The checkpoint, or folder of checkpoints, that the run began with."""
     ignored: tuple[str, ...] = ()
     """Files under model/ of other topologies, and left-overs."""
+
+    @property
+    def detail(self) -> str:
+        """``why``, and for how long nothing has been written: another text at every look."""
+        return self.why if self.quiet is None else f"{self.why}; nothing was written there for {duration(self.quiet)}"
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,7 +178,7 @@ def inspect(folder: Path, *, now: float, settle: float, forced: bool = False) ->
     try:
         return look.judge()
     except Torn as error:
-        return look.verdict(Completeness.NOT_YET, look.with_quiet(str(error)))
+        return look.verdict(Completeness.NOT_YET, str(error))
     except Refused as error:
         return look.verdict(Completeness.UNSCORABLE, str(error))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -198,9 +205,6 @@ class _Look:
         """Seconds since the newest write."""
         return self.now - self.listing.newest if self.listing is not None else 0.0
 
-    def with_quiet(self, why: str) -> str:
-        return f"{why}; nothing was written there for {duration(self.quiet)}" if self.quiet > QUIET else why
-
     def verdict(self, kind: Completeness, why: str, fingerprint: str | None = None) -> Inspection:
         facts = self.documents.facts if self.documents is not None else Facts()
         return Inspection(
@@ -210,6 +214,7 @@ class _Look:
             step=facts.step,
             fingerprint=fingerprint,
             newest_mtime=self.listing.newest if self.listing is not None else None,
+            quiet=self.quiet if kind in {Completeness.NOT_YET, Completeness.INTERRUPTED} and self.quiet > QUIET else None,
             tokens_seen=self.documents.tokens_seen if self.documents is not None else None,
             train_steps=facts.train_steps,
             seq_len=facts.seq_len,
@@ -255,7 +260,7 @@ class _Look:
         by = duration((first - last) / 1e9)
         if self.quiet > QUIET:
             why = f"interrupted rewrite, or a copy that lost its times: config.yaml is {by} newer than model_config.json"
-            return self.verdict(Completeness.INTERRUPTED, self.with_quiet(why))
+            return self.verdict(Completeness.INTERRUPTED, why)
         return self.verdict(Completeness.NOT_YET, f"being rewritten: config.yaml is {by} newer than model_config.json")
 
 

@@ -25,9 +25,10 @@ from watcher.config import Config
 from watcher.executor import Executor, Job, JobState, Submission, SubmitKind, Submitted, Unreachable
 from watcher.keep import RESULTS_AGAIN, Keeper, Say
 from watcher.ledger import Journal
+from watcher.reasons import ReasonKind
 from watcher.resources import asked, of_prefill
 from watcher.rest import FOREIGN, put_off
-from watcher.states import IN_FLIGHT, LATER, RESULTS, Attempt, Record, comment_of
+from watcher.states import IN_FLIGHT, Attempt, Record, comment_of
 from watcher.submissions import forget, prepare, prepare_prefill, resources_of, setup_file, tasks_of
 from watcher.world import Action, Answer, Cancel, Link, Mirror, Note, Prefill, Release, SetAside, Submit, Unlink, Void
 
@@ -84,7 +85,7 @@ class Actor:
         limit = self._limit
         if limit is None or not limit.since <= now < limit.since + policy.LATER_AGAIN or self._flying() < limit.flying:
             return ""
-        return f"{LATER}{limit.words}; tried again when a job ends, and every {policy.LATER_AGAIN / 60:.0f} min"
+        return f"later: {limit.words}; tried again when a job ends, and every {policy.LATER_AGAIN / 60:.0f} min"
 
     def resting(self, now: float) -> dict[str, str]:
         """Results folder that could not be made a moment ago -> why."""
@@ -108,11 +109,11 @@ class Actor:
 
     def _append(self, event: str, key: str, /, **fields: object) -> None:
         self._journal.append(event, key, t=self._clock(), **fields)
-        said = {name: value for name, value in fields.items() if name in {"reason", "job_id", "run_id", "kind"} and value}
+        said = {name: value for name, value in fields.items() if name in {"reason", "hint", "job_id", "run_id", "kind"} and value}
         self._say(event, evaluation=key, **said)
 
-    def _note_once(self, record: Record, reason: str) -> None:
-        note = put_off(record, reason)
+    def _note_once(self, record: Record, reason: str, kind: ReasonKind) -> None:
+        note = put_off(record, reason, kind)
         if note is not None:
             self._note(note)
 
@@ -134,9 +135,9 @@ class Actor:
             logs = attempt_log(Path(request.results), request.stage, request.step, "%A_%a" if tasks > 1 else "%j")
             logs[0].parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            words = f"{RESULTS}{error.filename} cannot be made: {error.strerror}"
+            words = f"results: {error.filename} cannot be made: {error.strerror}"
             self._unwritable[request.results] = words, self._clock()
-            self._note_once(record, words)
+            self._note_once(record, words, ReasonKind.RESULTS)
             return
         self._unwritable.pop(request.results, None)
         number, run_id = self._name(record, f"eval-{record.stage}-{record.step}")
@@ -237,13 +238,14 @@ class Actor:
                 job = Job(job_id=outcome.job_id, name=run_id, state=JobState.HELD, word="HELD", submit_time=now)
                 self._release(key, run_id, job, deed=True)
         elif outcome.kind is SubmitKind.REFUSED and self._journal.ledger.of(key)[key].raised:
-            self._note(policy.modest(self._journal.ledger.of(key)[key], words, self.config.retry, self._clock()))
+            self._note(policy.modest(self._journal.ledger.of(key)[key], words, policy.Retries(self.config.retry), self._clock()))
         elif outcome.kind is SubmitKind.REFUSED:
-            self._append("blocked", key, run_id=run_id, reason=f"refused: {words}; watcher retry once that is mended")
+            hint = "watcher retry once that is mended"
+            self._append("blocked", key, run_id=run_id, reason=f"refused: {words}", reason_kind=ReasonKind.REFUSED, hint=hint)
         elif outcome.kind is SubmitKind.LATER:
             forget(self.config.paths.attempt(run_id))
             self._enough = words
-            self._note_once(self._journal.ledger.of(key)[key], LATER + words)
+            self._note_once(self._journal.ledger.of(key)[key], f"later: {words}", ReasonKind.SUBMIT_LIMIT)
             if getattr(self._executor, "submissions_left", None) != 0:  # else it is our own limit, which a minute lifts
                 self._limit = _Limit(words, self._clock(), self._flying())
         else:

@@ -22,7 +22,7 @@ from watcher.world import Alert, World
 def alerts(world: World, ledger: Ledger, config: Config, skips: Iterable[Skip]) -> tuple[Alert, ...]:
     """All that deserves to be told now and has not been told yet."""
     found = [_journal(note) for note in ledger.notes if note.startswith("journal: ")]
-    found += [_of("blocked", record, record.reason) for record in ledger.records.values() if record.state is State.BLOCKED]
+    found += [_of("blocked", record, record.text) for record in ledger.records.values() if record.state is State.BLOCKED]
     found += [
         _of("waiting", ledger.records[skip.evaluation], skip.reason)
         for skip in skips

@@ -11,7 +11,7 @@ from suites.contract import SuiteInRequest
 from suites.paths import DataPaths
 from watcher.config import Config
 from watcher.fold import Ledger
-from watcher.states import PREFILL, State
+from watcher.reasons import ReasonKind
 from watcher.world import StagePlan
 
 LOOK_AGAIN = 3600.0
@@ -87,10 +87,7 @@ def _moved(kept: _Kept) -> bool:
 def _doubted(kept: _Kept, ledger: Ledger) -> bool:
     """Whether a job missed data since, although nothing was lacking."""
     return not kept.lacks and any(
-        record.stage == kept.needs.stage
-        and record.state is State.WAITING
-        and record.since > kept.looked
-        and record.reason.startswith(PREFILL)
+        record.stage == kept.needs.stage and record.waits_for(ReasonKind.DATA) and record.since > kept.looked
         for record in ledger.records.values()
     )
 

@@ -8,6 +8,7 @@ import msgspec
 
 from suites.checkpoint import Completeness, Inspection, inspect, markers
 from watcher.config import Config
+from watcher.reasons import ReasonKind
 from watcher.states import Record, State
 from watcher.world import StageSeen
 
@@ -17,8 +18,6 @@ SLOWLY = 600.0
 
 OPEN = frozenset({State.OWED, State.WAITING, State.READY, State.FAILED})
 """States in which the checkpoint is being waited for."""
-CHECKPOINT = "checkpoint: "
-"""How a reason begins that is about the checkpoint itself."""
 
 
 class _Looked(msgspec.Struct, frozen=True):
@@ -67,7 +66,7 @@ class Checkpoints:
                 elif not record.rests(now):
                     known = None if beside in moved or settled_due else self._waits_its_turn(record, server_now)
                     inspections[folder], marks[folder] = known or self._inspect(record, config.settle, server_now)
-            elif record.state is State.BLOCKED and record.reason.startswith(CHECKPOINT):
+            elif record.state is State.BLOCKED and record.reason_kind is ReasonKind.CHECKPOINT:
                 if beside in moved or settled_due or self._unreadable_for_long(folder, server_now):
                     inspections[folder], marks[folder] = self._inspect(record, config.settle, server_now)
             elif record.state in {State.SCORED, State.BLOCKED} and record.markers is not None:

@@ -16,9 +16,10 @@ from watcher.flight import in_flight
 from watcher.fold import Ledger
 from watcher.naming import Wanted, directory, is_final, missing, scheduled, wanted
 from watcher.places import folder_of
+from watcher.policy import Retries
 from watcher.prefills import prefills
 from watcher.rest import settled, unsettled
-from watcher.states import IN_FLIGHT, LATER, SETTLED, Record, Skip, State
+from watcher.states import IN_FLIGHT, SETTLED, Record, Skip, State
 from watcher.strays import strays
 from watcher.world import Action, Cancel, Decision, Note, StageSeen, Submit, Unlink, World
 
@@ -67,7 +68,7 @@ def decide(world: World, ledger: Ledger, config: Config, comment: str) -> Decisi
 
 def _one(record: Record, world: World, config: Config, ledger: Ledger, *, is_wanted: bool) -> list[Action | Skip]:
     if record.state in IN_FLIGHT and record.attempt is not None:
-        return [in_flight(record, record.attempt, world, config)]
+        return [in_flight(record, record.attempt, world, config, Retries(config.retry))]
     if record.state in SETTLED:
         found = settled(record, world, config, wanted=is_wanted)
         return [] if found is None else [found]
@@ -130,20 +131,18 @@ def _submissions(candidates: list[Submit], world: World, config: Config, ledger:
         why = "not asked yet" if world.queue is None else f"cannot be asked: {world.queue.trouble}"
         return [Skip(candidate.key, f"ready; the queue {why}") for candidate in candidates]
     flying = sum(record.state in IN_FLIGHT for record in ledger.records.values())
-    limits = [
-        (config.limits.max_queued - flying, f"limits.max_queued is {config.limits.max_queued}"),
-    ]
+    limits = [(config.limits.max_queued - flying, f"ready; limits.max_queued is {config.limits.max_queued}")]
     most = config.limits.max_running if config.limits.max_running is not None else world.max_running
     if most is not None:
-        limits.append((most - flying, f"{flying} in flight, limits.max_running is {most}"))
+        limits.append((most - flying, f"ready; {flying} in flight, limits.max_running is {most}"))
     if world.later:
-        limits.append((0, world.later))
+        limits.insert(0, (0, world.later))
     if world.submissions_left is not None:
-        limits.append((world.submissions_left, "limits.slurm_calls_per_minute is used up"))
-    room, why = min(limits)
+        limits.append((world.submissions_left, "ready; limits.slurm_calls_per_minute is used up"))
+    room, why = min(limits, key=lambda limit: limit[0])  # of two that leave the same room, the first
     ranked = sorted(candidates, key=lambda candidate: _rank(ledger.records[candidate.key], config, world.stages))
-    room, said = max(0, room), why if why.startswith(LATER) else f"ready; {why}"
-    return [*ranked[:room], *(Skip(candidate.key, said) for candidate in ranked[room:])]
+    room = max(0, room)
+    return [*ranked[:room], *(Skip(candidate.key, why) for candidate in ranked[room:])]
 
 
 def _rank(record: Record, config: Config, seen: Mapping[str, StageSeen]) -> tuple[bool, float, str, int]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from watcher.reasons import ReasonKind, kind_of, with_hint
 from watcher.states import Attempt, Pin, Record, StageFacts, State
 
 PREFILL_DIRECTORY = "(prefill)"
@@ -140,7 +141,8 @@ def _number(value: object, otherwise: int) -> int:
 
 def _become(record: Record, event: Event, state: State, **changes: Any) -> Record:
     """``record`` in ``state`` with the event's reason; ``kind`` in the event counts one more failure of that kind."""
-    t, reason = float(event["t"]), str(event.get("reason", ""))
+    t = float(event["t"])
+    reason, hint, reason_kind = str(event.get("reason", "")), str(event.get("hint", "")), kind_of(event.get("reason_kind"))
     if event.get("kind") is not None:
         changes["failures"] = {**record.failures, event["kind"]: record.failures.get(event["kind"], 0) + 1}
     elif event.get("progressed") is not None:
@@ -149,11 +151,15 @@ def _become(record: Record, event: Event, state: State, **changes: Any) -> Recor
         changes["raised"] = dict(event["raised"])
     if event.get("capped") is not None:
         changes["capped"] = bool(event["capped"])
-    if (state, reason) != (record.state, record.reason) or t < record.since:  # the clock was set back: time counts from here
+    news = (state, (reason_kind, reason, hint)) != (record.state, record.reason_fields)
+    if news or t < record.since:  # the clock was set back: time counts from here
         changes["since"] = t
-        changes["history"] = (*record.history, (t, state.value, reason))[-HISTORY:]
+        changes["history"] = (*record.history, (t, state.value, with_hint(reason, hint)))[-HISTORY:]
     changes.setdefault("retry_at", event.get("retry_at"))
-    return msgspec.structs.replace(record, state=state, reason=reason, **changes)
+    deleted = reason_kind is ReasonKind.CHECKPOINT and bool(event.get("deleted"))
+    return msgspec.structs.replace(
+        record, state=state, reason=reason, reason_kind=reason_kind, hint=hint, deleted=deleted, **changes
+    )
 
 
 def _times(record: Record, **more: float | None) -> dict[str, float]:

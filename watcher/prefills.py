@@ -18,7 +18,7 @@ from watcher import policy
 from watcher.config import Config, Stage
 from watcher.flight import in_flight
 from watcher.fold import PREFILL_DIRECTORY, Ledger
-from watcher.states import IN_FLIGHT, PREFILL, SETTLED, Attempt, Record, Skip, State
+from watcher.states import IN_FLIGHT, SETTLED, Attempt, Record, Skip, State
 from watcher.world import Action, AttemptSeen, Note, Prefill, World
 
 MOST_NAMES = 3
@@ -49,7 +49,7 @@ def waits_for(stage: Stage, suites: Iterable[SuiteInRequest], world: World, conf
     if not missing:
         return ""
     todo = "a job fills it" if config.prefill.get("auto") else f"run: {command(stage, config)}"
-    return f"{PREFILL}the data cache lacks {few(missing)}; {todo}"
+    return f"prefill: the data cache lacks {few(missing)}; {todo}"
 
 
 def prefills(world: World, ledger: Ledger, config: Config) -> list[Action | Skip]:
@@ -65,7 +65,9 @@ def prefills(world: World, ledger: Ledger, config: Config) -> list[Action | Skip
 
 
 def _flying(record: Record, attempt: Attempt, world: World, config: Config, ledger: Ledger) -> Action | Skip:
-    action = in_flight(record, attempt, world, config)
+    stage = config.stages.get(record.stage)
+    retries = policy.Retries(config.retry) if stage is None else policy.Retries(config.retry, command(stage, config))
+    action = in_flight(record, attempt, world, config, retries)
     if isinstance(action, Skip):
         return Skip(record.key, f"{action.reason}; the data cache lacks {few(world.lacking.get(record.stage, ()))}")
     if not isinstance(action, Note):
@@ -73,20 +75,15 @@ def _flying(record: Record, attempt: Attempt, world: World, config: Config, ledg
     exits = world.attempts.get(attempt.run_id, AttemptSeen()).exits
     if action.event == "waiting" and exits and exits[-1].code == Exit.DATA_MISSING:
         words = f"{world.attempts[attempt.run_id].words or 'a data set cannot be had'} (exit {exits[-1].code})"
-        action = policy.failed(record, "exit", words, config.retry, world.now)
+        action = policy.failed(record, "exit", words, retries, world.now)
     if action.event == "scored":
-        return _with(action, reason="the data cache is whole")
-    stage = config.stages.get(record.stage)
+        return msgspec.structs.replace(action, fields={**action.fields, "reason": "the data cache is whole"})
     if stage is None:
         return action
     request = _request(stage, world, config, ledger)
     if action.event in {"failed", "blocked"} and request is not None and request.fingerprint != attempt.fingerprint:
         return Note(event="owed", key=record.key, fields={"reason": "other data are needed by now", "fresh": True})
-    return _with(action, reason=action.reason.replace("watcher retry", command(stage, config)))
-
-
-def _with(note: Note, **fields: object) -> Note:
-    return msgspec.structs.replace(note, fields={**note.fields, **fields})
+    return action
 
 
 def _at_rest(record: Record | None, stage: Stage, world: World, config: Config, ledger: Ledger) -> list[Action | Skip]:
@@ -108,7 +105,7 @@ def _at_rest(record: Record | None, stage: Stage, world: World, config: Config, 
     if record.state in SETTLED:
         return [_settled(record, content, words)]
     if record.rests(world.now):
-        return [Skip(key, f"{record.reason}; it is tried again")]
+        return [Skip(key, f"{record.text}; it is tried again")]
     if not record.waits_its_turn or record.fingerprint != content:
         return [Note(event="ready", key=key, fields={"fingerprint": content, "reason": words})]
     asked = world.queue is not None and world.queue.jobs is not None
@@ -123,7 +120,7 @@ def _settled(record: Record, content: str, words: str) -> Action | Skip:
         return Note(event="owed", key=record.key, fields={"reason": f"{words} again", "fresh": True})
     if record.fingerprint != content:
         return Note(event="owed", key=record.key, fields={"reason": "other data are needed by now", "fresh": True})
-    return Skip(record.key, f"{record.state.value}: {record.reason}")
+    return Skip(record.key, f"{record.state.value}: {record.text}")
 
 
 def _request(stage: Stage, world: World, config: Config, ledger: Ledger) -> Request | None:

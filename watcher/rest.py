@@ -4,24 +4,23 @@ import time
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from suites.checkpoint import Completeness, Inspection
 from suites.contract import Request
-from watcher.checkpoints import CHECKPOINT
 from watcher.config import Config, Stage
 from watcher.flight import scored
 from watcher.fold import Ledger
 from watcher.mirror import token
 from watcher.prefills import waits_for
-from watcher.states import PREFILL, Record, Skip, StageFacts, State
+from watcher.reasons import ReasonKind
+from watcher.states import Record, Skip, StageFacts, State
 from watcher.world import Action, Link, Mirror, Note, Results, SetAside, Submit, Unlink, World, usable
 
 FOREIGN = "foreign"
 """The label under which results of another program are kept."""
 LEFT_BEHIND = 86400.0
 """Seconds without a write after which a checkpoint that is not whole is said loudly: it will not become so by itself."""
-DELETED = "deleted before it was scored"
 _NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 _ASK_A_PERSON = frozenset({Completeness.INTERRUPTED, Completeness.UNSCORABLE, Completeness.UNREADABLE})
 
@@ -29,27 +28,39 @@ _ASK_A_PERSON = frozenset({Completeness.INTERRUPTED, Completeness.UNSCORABLE, Co
 def unsettled(record: Record, world: World, config: Config, ledger: Ledger) -> list[Action | Skip]:
     """The next step of an evaluation that waits for its checkpoint. A Submit is a candidate: limits are not looked at here."""
     if record.retry_at is not None and record.rests(world.now):
-        return [Skip(record.key, f"{record.reason}; again at {clock(record.retry_at)}")]
+        return [Skip(record.key, f"{record.text}; again at {clock(record.retry_at)}", repeats=True)]
     if record.stage not in config.stages or record.stage not in world.plans:
         return [_wait(record, f"stages.{record.stage} is not in the config any more")]
     seen = _inspection(record, world, config)
-    if isinstance(seen, str):
-        waiting = _wait(record, CHECKPOINT + seen)
-        deleted = seen.startswith(DELETED) and isinstance(waiting, Skip)
-        return [Skip(record.key, waiting.reason, loud=True) if deleted else waiting]
+    if isinstance(seen, _Absent):
+        return [_wait(record, seen.reason, kind=ReasonKind.CHECKPOINT, deleted=seen.deleted, loud=seen.deleted)]
     if isinstance(seen, Skip):
         return [seen]
     if seen.kind is Completeness.NOT_YET:
-        waiting = _wait(record, CHECKPOINT + "not complete yet", CHECKPOINT + seen.why)
         quiet = 0.0 if seen.newest_mtime is None else world.server_now - seen.newest_mtime
-        return [Skip(waiting.evaluation, waiting.reason, loud=quiet > LEFT_BEHIND) if isinstance(waiting, Skip) else waiting]
+        reason, detail = "checkpoint: not complete yet", f"checkpoint: {seen.detail}"
+        return [_wait(record, reason, detail, kind=ReasonKind.CHECKPOINT, loud=quiet > LEFT_BEHIND)]
     if seen.kind in _ASK_A_PERSON:
-        todo = "; enqueue --force takes it as it is" if seen.kind is Completeness.INTERRUPTED else ""
-        return [Note(event="blocked", key=record.key, fields={"reason": CHECKPOINT + seen.why + todo})]
+        return [_ask_a_person(record, seen)]
     return _complete(record, seen, world, config, ledger)
 
 
-def _inspection(record: Record, world: World, config: Config) -> Inspection | str | Skip:
+class _Absent(NamedTuple):
+    """A checkpoint that is not there, and what is said of that."""
+
+    reason: str
+    deleted: bool = False
+
+
+def _ask_a_person(record: Record, seen: Inspection) -> Note:
+    """A checkpoint that only a person can judge."""
+    fields = {"reason": f"checkpoint: {seen.why}", "reason_kind": ReasonKind.CHECKPOINT}
+    if seen.kind is Completeness.INTERRUPTED:
+        fields["hint"] = "enqueue --force takes it as it is"
+    return Note(event="blocked", key=record.key, fields=fields)
+
+
+def _inspection(record: Record, world: World, config: Config) -> Inspection | _Absent | Skip:
     """The checkpoint as it was seen; the reason where it is not there; a Skip where that is not known."""
     source, listed = config.stages.get(record.source), world.stages.get(record.source)
     if source is None or Path(record.checkpoint).parent != source.checkpoints:
@@ -63,12 +74,13 @@ def _inspection(record: Record, world: World, config: Config) -> Inspection | st
         return Skip(record.key, "just come; looked at next")
     found = record.times.get("detected")
     if found is not None and listed is not None and listed.absent:
-        return f"{Path(record.checkpoint).parent} is gone, perhaps with its file system; it was whole at {clock(found)}"
+        folder = Path(record.checkpoint).parent
+        return _Absent(f"checkpoint: {folder} is gone, perhaps with its file system; it was whole at {clock(found)}")
     if found is not None:
-        return f"{DELETED}; it was whole at {clock(found)}"
+        return _Absent(f"checkpoint: deleted before it was scored; it was whole at {clock(found)}", deleted=True)
     if listed is not None and listed.absent:
-        return f"{Path(record.checkpoint).parent} does not exist yet"
-    return "not there yet" if listed is not None else f"{record.checkpoint} is not there"
+        return _Absent(f"checkpoint: {Path(record.checkpoint).parent} does not exist yet")
+    return _Absent("checkpoint: not there yet" if listed is not None else f"checkpoint: {record.checkpoint} is not there")
 
 
 def _complete(record: Record, seen: Inspection, world: World, config: Config, ledger: Ledger) -> list[Action | Skip]:
@@ -84,10 +96,13 @@ def _complete(record: Record, seen: Inspection, world: World, config: Config, le
         facts = StageFacts(tokenizer=seen.tokenizer, seq_len=seen.seq_len, checkpoint=record.checkpoint)
         actions.append(Note(event="stage_facts", key="", fields={"stage": stage.name, "facts": facts, "reason": record.key}))
     settled = plan.settled(facts)
-    for name, value in (("seq_len", settled.seq_len), ("tokenizer", settled.tokenizer)):
+    for name, value, kind in (
+        ("seq_len", settled.seq_len, ReasonKind.SETTINGS),
+        ("tokenizer", settled.tokenizer, ReasonKind.TOKENIZER),
+    ):
         if not value:
             whose = f"{facts.checkpoint} does not say" if facts is not None else f"no checkpoint of {stage.name} yet"
-            return [*actions, _wait(record, f"{name}: {whose}; or set stages.{stage.name}.{name}", whole=whole)]
+            return [*actions, _wait(record, f"{name}: {whose}; or set stages.{stage.name}.{name}", whole=whole, kind=kind)]
     results = world.results.get(record.key)
     if seen.fingerprint is None or results is None:
         return [*actions, Skip(record.key, "complete; its results folder is looked at next")]
@@ -100,11 +115,11 @@ def _complete(record: Record, seen: Inspection, world: World, config: Config, le
         return [*actions, scored(record, seen.fingerprint, digests, results, **about)]
     suites = tuple(suite for suite in plan.suites if results.verdicts[suite.tier].kind != "valid")
     lacks = waits_for(stage, suites, world, config)
-    known = record.waits_its_turn or (lacks and record.state is State.WAITING and record.reason.startswith(PREFILL))
+    known = record.waits_its_turn or (lacks and record.waits_for(ReasonKind.DATA))
     if not known or record.fingerprint != seen.fingerprint:
         return [*actions, Note(event="ready", key=record.key, fields={**whole, "reason": "complete"})]
     if lacks:
-        return [*actions, _wait(record, lacks)]
+        return [*actions, _wait(record, lacks, kind=ReasonKind.DATA)]
     request = Request(
         run_id="",
         stage=record.stage,
@@ -136,8 +151,9 @@ def _in_the_way(record: Record, whole: Mapping[str, Any], results: Results, stag
     foreign = [tier for tier, verdict in results.verdicts.items() if verdict.kind == "foreign"]
     older = {tier: found for tier, found in results.fingerprints.items() if found != whole["fingerprint"]}
     if foreign and not record.forced:
-        words = f"results of another program: {results.verdicts[foreign[0]].why}; watcher retry --force sets them aside"
-        return Note(event="blocked", key=record.key, fields={**whole, "reason": words})
+        words = f"results of another program: {results.verdicts[foreign[0]].why}"
+        hint = "watcher retry --force sets them aside"
+        return Note(event="blocked", key=record.key, fields={**whole, "reason": words, "hint": hint})
     labels = {**older, **dict.fromkeys(foreign, FOREIGN)}
     if not labels:
         return None
@@ -162,7 +178,7 @@ def settled(record: Record, world: World, config: Config, *, wanted: bool) -> Ac
     if record.pin is not None and record.state is not State.BLOCKED:
         return Unlink(key=record.key, folder=record.pin.folder, reason=f"it is {record.state.value}")
     if record.state is State.CANCELLED:
-        return Skip(record.key, record.reason or "cancelled; watcher retry to take it up again")
+        return Skip(record.key, record.text or "cancelled; watcher retry to take it up again", repeats=bool(record.reason))
     if record.state is State.BLOCKED:
         return _blocked(record, world)
     gone = _results_gone(record, world)
@@ -194,7 +210,7 @@ def _results_gone(record: Record, world: World) -> Action | Skip | None:
     if record.state is State.LOST:
         if results is not None and results.valid:
             return Note(event="found", key=record.key, fields={"reason": "its results are back"})
-        return Skip(record.key, f"lost: {record.reason}")
+        return Skip(record.key, f"lost: {record.text}", repeats=True)
     if results is not None and not results.valid:
         return Note(event="lost", key=record.key, fields={"reason": f"{results.wrong()}; watcher retry to score it again"})
     return None
@@ -209,14 +225,19 @@ def _is_gone(record: Record, world: World, config: Config) -> bool:
 
 def _blocked(record: Record, world: World) -> Action | Skip:
     seen = world.inspections.get(record.checkpoint)
-    if record.reason.startswith(CHECKPOINT) and seen is not None:
+    if record.reason_kind is ReasonKind.CHECKPOINT and seen is not None:
         if seen.kind not in _ASK_A_PERSON:
             return _owed(record, "the checkpoint is not what it was")
-        if not record.reason.startswith(CHECKPOINT + seen.why.partition(";")[0]):
-            return Note(event="blocked", key=record.key, fields={"reason": CHECKPOINT + seen.why})
+        note = _ask_a_person(record, seen)
+        if note.reason_fields != record.reason_fields:
+            return note
     elif seen is not None:
-        return _rewritten(record, world) or Skip(record.key, f"blocked: {record.reason}")
-    return Skip(record.key, f"blocked: {record.reason}")
+        return _rewritten(record, world) or _still_blocked(record)
+    return _still_blocked(record)
+
+
+def _still_blocked(record: Record) -> Skip:
+    return Skip(record.key, f"blocked: {record.text}", repeats=True)
 
 
 def _rewritten(record: Record, world: World) -> Action | Skip | None:
@@ -225,7 +246,8 @@ def _rewritten(record: Record, world: World) -> Action | Skip | None:
     if seen is None:
         return None
     if seen.kind is not Completeness.COMPLETE or seen.fingerprint is None:
-        return Skip(record.key, f"{record.state.value}; its checkpoint is being rewritten: {seen.why}")
+        words = f"{record.state.value}; its checkpoint is being rewritten: {seen.detail}"
+        return Skip(record.key, words, rewriting=True)
     if seen.fingerprint != record.fingerprint:
         return _owed(record, "the checkpoint was rewritten")
     marks = world.marks.get(record.checkpoint)
@@ -238,16 +260,30 @@ def _owed(record: Record, reason: str) -> Note:
     return Note(event="owed", key=record.key, fields={"reason": reason, "fresh": True})
 
 
-def _wait(record: Record, reason: str, detail: str | None = None, *, whole: Mapping[str, Any] = _NOTHING) -> Action | Skip:
+def _wait(
+    record: Record,
+    reason: str,
+    detail: str | None = None,
+    *,
+    kind: ReasonKind = ReasonKind.OTHER,
+    whole: Mapping[str, Any] = _NOTHING,
+    deleted: bool = False,
+    loud: bool = False,
+) -> Note | Skip:
     """Wait with ``reason``; once it is journaled, a Skip with what is to be said today. ``whole``: what a whole checkpoint is."""
-    if record.state is State.WAITING and record.reason == reason and whole.get("fingerprint") in {None, record.fingerprint}:
-        return Skip(record.key, detail or reason)
-    return Note(event="waiting", key=record.key, fields={**whole, "reason": reason})
+    fields: dict[str, Any] = {**whole, "reason": reason, "reason_kind": kind}
+    if deleted:
+        fields["deleted"] = True
+    note = Note(event="waiting", key=record.key, fields=fields)
+    journaled = record.state is State.WAITING and note.reason_fields == record.reason_fields
+    if journaled and whole.get("fingerprint") in {None, record.fingerprint}:
+        return Skip(record.key, detail or reason, loud=loud, repeats=detail is None)
+    return note
 
 
-def put_off(record: Record, reason: str) -> Note | None:
+def put_off(record: Record, reason: str, kind: ReasonKind) -> Note | None:
     """A submission that could not be made: no failure. None where that is journaled already: a limit may last for weeks."""
-    waiting = _wait(record, reason)
+    waiting = _wait(record, reason, kind=kind)
     return waiting if isinstance(waiting, Note) else None
 
 

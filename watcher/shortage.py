@@ -29,7 +29,7 @@ class Ended(NamedTuple):
     job: Job | None
 
 
-def shortage(ended: Ended, world: World, config: Config) -> Note | None:
+def shortage(ended: Ended, world: World, config: Config, retries: policy.Retries) -> Note | None:
     """The transition after an attempt that had too little time or memory; None where it was neither."""
     record, attempt, seen, last, job = ended
     slurm = slurm_for(config, record)
@@ -41,12 +41,12 @@ def shortage(ended: Ended, world: World, config: Config) -> Note | None:
         ran = _ran(last, job)
         words = f"{who}: its time was up{f' after {as_time(ran)}' if ran is not None else ''}"
         more = _REFUSED_BEFORE if record.capped else longer(slurm, had, ran, most)
-        return policy.timed_out(record, words, seen.parts, more, config.retry, now=world.now)
+        return policy.timed_out(record, words, seen.parts, more, retries, now=world.now)
     if state is JobState.OUT_OF_MEMORY or (seen.memory and (last is None or last.code not in OWN_CODES)):
         of = f" of {had['mem']}" if "mem" in had else ""
         said = f" ({seen.memory})" if seen.memory else ""
         more = _REFUSED_BEFORE if record.capped else larger(slurm, had, most)
-        return policy.out_of_memory(record, f"{who} ran out of memory{of}{said}", more, config.retry, world.now)
+        return policy.out_of_memory(record, f"{who} ran out of memory{of}{said}", more, retries, world.now)
     return None
 
 

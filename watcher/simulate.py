@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 
 from watcher import asks
-from watcher.checkpoints import CHECKPOINT
 from watcher.config import Config, Reporting
 from watcher.daemon import JITTER, Daemon
 from watcher.observe import AFTER_VOID
+from watcher.reasons import ReasonKind
 from watcher.simulated_promises import Promises
 from watcher.simulated_result import Result, gpus_of, most_in_a_minute
 from watcher.simulated_slurm import SimulatedSlurm
@@ -35,7 +35,6 @@ HOUR, DAY = 3600.0, 86400.0
 TRAINS = 0.9
 """Part of the time in which training goes on; in the rest what is left gets its end."""
 
-OF_ANOTHER = ("seq_len: ", "tokenizer: ")
 """How the reason of a bridge begins that waits for its stage's first checkpoint."""
 
 TROUBLE: Mapping[str, Mapping[str, float]] = {
@@ -231,7 +230,7 @@ class _Run:
             return self.now
         if daemon.ticker.queue is not None and daemon.ticker.queue.jobs is None:
             return self.now
-        if any("being rewritten" in skip.reason for skip in daemon.ticker.skips):
+        if any(skip.rewriting for skip in daemon.ticker.skips):
             return self.now
         until = [self.training.next_event(), self.slurm.next_event(), self.end - 10 * self.config.poll]
         until.append(daemon.ticker.observer.looks_at_all)
@@ -254,7 +253,7 @@ class _Run:
         most = most_in_a_minute([at for at, _ in self.slurm.calls])
         self.promises.of_calls(most, self.config.limits.slurm_calls_per_minute)
         gpus = gpus_of(self.config.slurm.gres)
-        unfinished = {r.key: f"{r.state.value}: {r.reason}" for r in records if r.state is not State.SCORED}
+        unfinished = {r.key: f"{r.state.value}: {r.text}" for r in records if r.state is not State.SCORED}
         return Result(
             days=self.days,
             seed=self.seed,
@@ -278,13 +277,11 @@ def _clean(record: Record) -> bool:
     """In flight, and nothing about it waits for time to pass."""
     attempt = record.attempt
     known = attempt is not None and attempt.job_id is not None and attempt.released
-    return known and record.state is not State.SUBMITTING and not record.reason.startswith("ending: ")
+    return known and record.state is not State.SUBMITTING and record.reason_kind is not ReasonKind.CONFIRMING_END
 
 
 def _not_there(record: Record) -> bool:
     """What it waits for is a checkpoint that is to come: its own, or its stage's first."""
-    if record.state is not State.WAITING:
-        return False
-    if record.reason.startswith(OF_ANOTHER):
+    if record.waits_for(ReasonKind.SETTINGS, ReasonKind.TOKENIZER):
         return True
-    return record.reason.startswith(CHECKPOINT) and not Path(record.checkpoint).exists()
+    return record.waits_for(ReasonKind.CHECKPOINT) and not Path(record.checkpoint).exists()

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from watcher.executor import Job
+from watcher.reasons import ReasonKind, with_hint
 
 AHEAD = 60.0
 """Seconds that a journaled time may lie ahead of the clock: login nodes differ a little."""
@@ -31,7 +32,7 @@ class State(enum.StrEnum):
     OWED = "owed"
     """Known and not yet looked at; also after a rewrite."""
     WAITING = "waiting"
-    """Something must happen first; the reason says what: ``checkpoint: ...``, ``seq_len``, ``prefill: ...``, ``retry at ...``."""
+    """Something must happen first; the reason says what, and its kind decides."""
     READY = "ready"
     """Complete, fingerprinted, to be submitted when limits allow."""
     SUBMITTING = "submitting"
@@ -51,12 +52,6 @@ class State(enum.StrEnum):
 
 
 IN_FLIGHT = frozenset({State.SUBMITTING, State.QUEUED, State.RUNNING})
-PREFILL = "prefill: "
-"""How a reason begins that is about data which are not in the cache."""
-LATER = "later: "
-"""How a reason begins that is about a submission which met a limit."""
-RESULTS = "results: "
-"""The same about a results folder that cannot be made."""
 LONGEST_REST = 3600.0
 """Seconds that anything is put off at once, at most."""
 SETTLED = frozenset({State.SCORED, State.BLOCKED, State.CANCELLED, State.LOST})
@@ -110,6 +105,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     since: float
     """Unix time of the last change of state or reason."""
     reason: str = ""
+    """For people: nothing depends on it."""
+    reason_kind: ReasonKind = ReasonKind.OTHER
+    hint: str = ""
+    """What a person can do about it."""
+    deleted: bool = False
+    """With kind CHECKPOINT: it was seen complete, and was deleted before it was scored."""
     fingerprint: str | None = None
     """Of the content last judged complete; set from READY on."""
     suites: Mapping[str, str] = msgspec.field(default_factory=dict)
@@ -156,14 +157,28 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.stage}/{self.directory}"
 
     @property
+    def text(self) -> str:
+        """The reason with its hint, as people read it."""
+        return with_hint(self.reason, self.hint)
+
+    @property
+    def reason_fields(self) -> tuple[ReasonKind, str, str]:
+        """Kind, reason and hint: whether an event would say anything new."""
+        return self.reason_kind, self.reason, self.hint
+
+    def waits_for(self, *kinds: ReasonKind) -> bool:
+        """Whether it waits for a reason of one of these kinds."""
+        return self.state is State.WAITING and self.reason_kind in kinds
+
+    @property
     def waits_its_turn(self) -> bool:
         """Whether its content is judged complete and it only waits to be submitted: ready, or put off when it was tried."""
-        return self.state is State.READY or (self.state is State.WAITING and self.reason.startswith((LATER, RESULTS)))
+        return self.state is State.READY or self.waits_for(ReasonKind.SUBMIT_LIMIT, ReasonKind.RESULTS)
 
     @property
     def met_a_limit(self) -> bool:
         """Whether the last thing that happened to it is that a submission was certainly not taken, and may be tomorrow."""
-        return self.state is State.WAITING and self.reason.startswith(LATER)
+        return self.waits_for(ReasonKind.SUBMIT_LIMIT)
 
     def rests(self, now: float) -> bool:
         """Whether its time to be tried again is still to come. One that is too far off was set by a clock that went wrong."""
@@ -203,6 +218,10 @@ class Skip(msgspec.Struct, frozen=True):
     reason: str
     loud: bool = False
     """It does not mend by itself, and nobody waits for it: shown among the troubles, and told."""
+    repeats: bool = False
+    """It says again what the journal's reason says: a row of the status leaves it out."""
+    rewriting: bool = False
+    """The checkpoint is being rewritten: the next look may see something else."""
 
 
 class Amendment(msgspec.Struct, frozen=True, kw_only=True):

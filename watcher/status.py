@@ -52,9 +52,8 @@ def build(
     stages: dict[str, list[Record]] = {name: [] for name in config.stages}
     for record in records.values():
         stages.setdefault(record.stage, []).append(record)
-    said: dict[str, str] = {}
-    for skip in skips:
-        said[skip.evaluation] = f"{said[skip.evaluation]}; {skip.reason}" if skip.evaluation in said else skip.reason
+    said = _joined(skips)
+    news = _joined(skip for skip in skips if not skip.repeats)
     return {
         "schema": SCHEMA,
         "heartbeat": now,
@@ -76,10 +75,18 @@ def build(
         "queue": _queue(queue, queue_trouble_since),
         "counts": _counts(records.values()),
         "latencies": latencies(records.values()),
-        "stages": {name: _stage(config.stages.get(name), found, said, progress) for name, found in stages.items()},
+        "stages": {name: _stage(config.stages.get(name), found, said, news, progress) for name, found in stages.items()},
         "skipped": [{"evaluation": skip.evaluation, "reason": skip.reason} for skip in skips[:MOST_SKIPS]],
         "skipped_count": len(skips),
     }
+
+
+def _joined(skips: Iterable[Skip]) -> dict[str, str]:
+    """Evaluation -> all that the skips say of it."""
+    reasons: dict[str, list[str]] = {}
+    for skip in skips:
+        reasons.setdefault(skip.evaluation, []).append(skip.reason)
+    return {evaluation: "; ".join(texts) for evaluation, texts in reasons.items()}
 
 
 def publish(document: Document, paths: StatePaths) -> None:
@@ -128,10 +135,14 @@ def _queue(queue: QueueSeen | None, since: float | None) -> Document | None:
 
 
 def _stage(
-    stage: Stage | None, records: list[Record], said: Mapping[str, str], progress: Mapping[str, Mapping[str, float]]
+    stage: Stage | None,
+    records: list[Record],
+    said: Mapping[str, str],
+    news: Mapping[str, str],
+    progress: Mapping[str, Mapping[str, float]],
 ) -> Document:
     ordered = sorted(records, key=lambda record: (record.step, record.source, record.directory))
-    rows = [_row(record, said.get(record.key, "")) | {"progress": dict(progress.get(record.key, {}))} for record in ordered]
+    rows = [_row(record, news.get(record.key, "")) | {"progress": dict(progress.get(record.key, {}))} for record in ordered]
     if stage is None:  # it was in an earlier config
         return {"checkpoints": None, "exists": False, "configured": False, "counts": _counts(records), "evaluations": rows}
     checkpoints = str(stage.checkpoints)
@@ -149,10 +160,9 @@ def _stage(
     }
 
 
-def _row(record: Record, said: str) -> Document:
-    """``said``: what the last tick said of it; left out where the journal's reason says the same."""
+def _row(record: Record, news: str) -> Document:
+    """``news``: what the last tick said of it, beyond the journal's reason."""
     scores = record.extra.get("scores")
-    repeated = bool(record.reason) and said.removeprefix(f"{record.state.value}: ").startswith(record.reason)
     return {
         "evaluation": record.key,
         "directory": record.directory,
@@ -161,8 +171,9 @@ def _row(record: Record, said: str) -> Document:
         "origin": record.origin,
         "checkpoint": record.checkpoint,
         "state": record.state.value,
-        "reason": record.reason,
-        "now": "" if repeated else said,
+        "reason": record.text,
+        "reason_kind": record.reason_kind.value,
+        "now": news,
         "since": record.since,
         "fingerprint": record.fingerprint,
         "attempt": None if record.attempt is None else _attempt(record.attempt),

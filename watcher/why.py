@@ -52,7 +52,7 @@ def _story(record: Record) -> list[str]:
 
 
 def _now(record: Record, now: float) -> str:
-    line = f"Since {clock(record.since)} ({ago(now - record.since)}) it is {record.state.value}{_colon(record.reason)}."
+    line = f"Since {clock(record.since)} ({ago(now - record.since)}) it is {record.state.value}{_colon(record.text)}."
     attempt = record.attempt
     if attempt is not None:
         job = f"job {clean(attempt.job_id)}" if attempt.job_id else "no job known yet"

@@ -8,6 +8,7 @@ import msgspec
 from suites.checkpoint import Completeness, Inspection
 from suites.contract import ExitRecord, Request, SuiteInRequest, TierVerdict
 from watcher.executor import Job, Most
+from watcher.reasons import ReasonKind, kind_of, with_hint
 from watcher.states import Ask, QueueSeen, Record, Skip, StageFacts
 
 
@@ -160,9 +161,15 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     fields: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     @property
+    def reason_fields(self) -> tuple[ReasonKind, str, str]:
+        """Kind, reason and hint, as the record will have them."""
+        return kind_of(self.fields.get("reason_kind")), str(self.fields.get("reason", "")), str(self.fields.get("hint", ""))
+
+    @property
     def reason(self) -> str:
-        """The words that go with it."""
-        return str(self.fields.get("reason", ""))
+        """The text that goes with it, as people read it."""
+        _, reason, hint = self.reason_fields
+        return with_hint(reason, hint)
 
 
 class Submit(msgspec.Struct, frozen=True, kw_only=True):

@@ -47,7 +47,7 @@ def test_metadata_before_the_shards_is_not_complete_with_a_model_config_either(t
     found = inspect(folder, now=SAVED + 1e9, settle=60, forced=True)
     assert found.kind is Completeness.NOT_YET
     assert "lacks the shard of tp rank 1 of 2" in found.why
-    assert "nothing was written there for" in found.why
+    assert "nothing was written there for" in found.detail
 
 
 def test_files_of_another_topology_are_passed_over_and_reported(tmp_path):

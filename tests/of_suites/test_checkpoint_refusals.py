@@ -44,7 +44,7 @@ def test_a_torn_document_is_not_yet_and_named(name, data, why, folder):
     rewrite(folder, name, data)
     assert judge(folder).kind is Completeness.NOT_YET
     assert why.format(name) in judge(folder).why
-    assert "nothing was written there for 3 h" in judge(folder, after=3 * 3600).why
+    assert "nothing was written there for 3 h" in judge(folder, after=3 * 3600).detail
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "checkpoint_metadata.json", "model_config.json", NORM, HEAD])
@@ -90,7 +90,7 @@ def test_a_truncated_shard_is_not_yet_and_said_to_stay_so(folder):
         found = judge(folder)
         assert found.kind is Completeness.NOT_YET
         assert found.why.startswith(f"truncated shard: {HEAD} has {cut} bytes"), found.why
-    assert "nothing was written there for 12 min" in judge(folder, after=720).why
+    assert "nothing was written there for 12 min" in judge(folder, after=720).detail
     rewrite(folder, HEAD, whole + b"?")
     assert "something after its data" in judge(folder).why
 

@@ -13,10 +13,12 @@ from watcher.decide import decide
 from watcher.executor import Job, JobState
 from watcher.fold import Ledger
 from watcher.naming import Wanted, bridge_step, directory, wanted
+from watcher.reasons import ReasonKind
 from watcher.states import Attempt, QueueSeen, Record, Skip, State
 from watcher.world import AttemptSeen, Results, StagePlan, StageSeen, World
 
 CKPTS = Path("/s/ckpts")
+ENDING = ReasonKind.CONFIRMING_END
 
 
 def stage(name, **settings):
@@ -160,7 +162,7 @@ def exit_record(code, **more):
     ],
 )
 def test_exit_codes(code, failures, event, retry):
-    note = policy.after_exit(record(failures=failures), exit_record(code), "", Retry(), 1000.0)
+    note = policy.after_exit(record(failures=failures), exit_record(code), "", policy.Retries(Retry()), 1000.0)
     assert note.event == event
     assert note.fields.get("retry_at") == (None if retry is None else 1000.0 + retry)
     assert note.reason
@@ -181,7 +183,7 @@ def test_exit_codes(code, failures, event, retry):
 def test_states_without_an_exit_record(state, event, free):
     job = Job(job_id="7", name="eval-s-5-0", state=state, word=state.name)
     for failures in ({}, {state.value: 50, "exit": 50, "no_results": 50}):
-        note = policy.after_state(record(failures=failures), job, AttemptSeen(), "", Retry(), now=1000.0)
+        note = policy.after_state(record(failures=failures), job, AttemptSeen(), "", policy.Retries(Retry()), now=1000.0)
         assert note.event == (event if free or not failures else "blocked")
 
 
@@ -222,8 +224,8 @@ MISSING = {"s/step_5": Results(verdicts={"tier2_ppl": TierVerdict("missing", "no
         (record(State.RUNNING), [job(JobState.NODE_FAIL)], MISSING, "ending"),
         (record(State.RUNNING), [], VALID, "scored"),
         (record(State.RUNNING), [], MISSING, "ending"),
-        (record(State.RUNNING, reason="ending: gone", since=500.0), [], MISSING, "Void"),
-        (record(State.RUNNING, reason="ending: gone", since=900.0), [], MISSING, "ending: gone"),
+        (record(State.RUNNING, reason="gone", reason_kind=ENDING, since=500.0), [], MISSING, "Void"),
+        (record(State.RUNNING, reason="gone", reason_kind=ENDING, since=900.0), [], MISSING, "gone"),
         (record(State.QUEUED), [job(JobState.HELD)], MISSING, "held: job 7 was released, but somebody holds it"),
     ],
 )
@@ -260,10 +262,10 @@ def test_the_limits_are_told_by_name():
         assert found == [Skip("s/step_0", why)]
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["decide", "flight", "rest", "answers", "strays", "policy", "naming", "fold", "world", "resources", "shortage", "places"],
-)
+PURE = "decide flight rest answers strays policy naming fold world resources shortage places reasons"
+
+
+@pytest.mark.parametrize("module", PURE.split())
 def test_deciding_touches_neither_clock_nor_disk(module):
     tree = ast.parse(Path(watcher.__file__).with_name(f"{module}.py").read_text())
     calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}

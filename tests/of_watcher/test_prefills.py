@@ -218,7 +218,7 @@ def test_a_failing_prefill_backs_off_is_limited_and_says_its_words(lab, ending):
     assert runs(watched) == {KEY: 3}
     command = f"watcher prefill stage1 --config {watched.root / 'watcher.yaml'}"
     words = "words of exit 66 (exit 66)" if ending == 66 else "a bug, or a success without the expected files (exit 70)"
-    assert watched.ledger.prefills[KEY].reason == f"{words} (3 times in a row); {command} to try again"
+    assert watched.ledger.prefills[KEY].text == f"{words} (3 times in a row); {command} to try again"
     watched.tick(100)
     assert runs(watched) == {KEY: 3}
     assert f" data: blocked: {words} (3 times in a row); " in " ".join(watched.config.paths.status_text.read_text().split())

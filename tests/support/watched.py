@@ -136,7 +136,7 @@ class Watched:
 
     def reasons(self):
         """What is said about each evaluation: its skip, else the record's reason."""
-        said = {key: record.reason for key, record in self.ledger.records.items()}
+        said = {key: record.text for key, record in self.ledger.records.items()}
         return said | {skip.evaluation: skip.reason for skip in self.daemon.ticker.skips}
 
     def all_scored(self):
