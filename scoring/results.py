@@ -57,7 +57,7 @@ def head(request: Request, tier: str, about: About) -> dict[str, Any]:
             "fingerprint": request.fingerprint,
             "tokens_seen": about.tokens_seen,
         },
-        "suite_digest": tier_digests(request.suites)[tier][0],
+        "suite_digest": tier_digests(request.suites)[tier].digest,
         "suites": [suite.name for suite in request.suites if suite.tier == tier],
         "asked": {name: mark for suite in request.suites if suite.tier == tier for name, mark in asked_marks(suite).items()},
         "tokenizer": {"id": about.tokenizer, "digest": identity.tokenizer},

@@ -7,9 +7,9 @@ unknown fields in stride.
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -124,18 +124,32 @@ def merge_suites(suites: Iterable[SuiteInRequest]) -> dict[str, dict[str, dict[s
     return merged
 
 
-def tier_digests(suites: Iterable[SuiteInRequest]) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Tier -> (suite_digest of its tier file, names of its slices or tasks).
+class TierRequirement(NamedTuple):
+    """What a tier's file has to be of."""
+
+    digest: str
+    """Of its suites: ``suite_digest`` in the file."""
+    names: tuple[str, ...] = ()
+    """Of the slices, tasks or prompts that it has scores for."""
+
+
+def tier_digests(suites: Iterable[SuiteInRequest]) -> dict[str, TierRequirement]:
+    """Tier -> what its file has to be of.
 
     The digest is the suite's own where a tier has one suite, else sha256 over theirs, in order, a line each.
     """
     suites = tuple(suites)
-    digests: dict[str, tuple[str, tuple[str, ...]]] = {}
+    digests: dict[str, TierRequirement] = {}
     for tier, names in merge_suites(suites).items():
         each = [suite.digest for suite in suites if suite.tier == tier]
         digest = each[0] if len(each) == 1 else hashlib.sha256("\n".join(each).encode()).hexdigest()
-        digests[tier] = (digest, tuple(names))
+        digests[tier] = TierRequirement(digest, tuple(names))
     return digests
+
+
+def required_names(tiers: Mapping[str, TierRequirement], tier: str, digest: str) -> tuple[str, ...]:
+    """The names that a tier file of that digest has to have scores for; none where today's suites are others."""
+    return tiers[tier].names if tier in tiers and tiers[tier].digest == digest else ()
 
 
 class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ import hashlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, assert_never
 
 import msgspec
 
@@ -30,7 +30,7 @@ from watcher.resources import asked, of_prefill
 from watcher.rest import FOREIGN, put_off
 from watcher.states import IN_FLIGHT, Attempt, Record, comment_of
 from watcher.submissions import forget, prepare, prepare_prefill, resources_of, setup_file, tasks_of
-from watcher.world import Action, Answer, Cancel, Link, Mirror, Note, Prefill, Release, SetAside, Submit, Unlink, Void
+from watcher.world import Action, Answer, Cancel, Effect, Link, Mirror, Note, Prefill, Release, SetAside, Submit, Unlink, Void
 
 
 class _Limit(NamedTuple):
@@ -63,18 +63,6 @@ class Actor:
         self.notes: list[str] = []
         """Troubles with the executor in this tick."""
         self._keeper = Keeper(journal, state_id, clock=clock, append=self._append, say=say)
-        self._deeds: dict[type, Callable[[Any], None]] = {
-            Submit: self._submit,
-            Prefill: self._prefill,
-            Release: lambda action: self._release(action.key, action.run_id, action.job, deed=action.deed),
-            Cancel: self._cancel,
-            Void: self._void,
-            SetAside: self._set_aside,
-            Link: lambda action: self._keeper.pin(action, self.config),
-            Unlink: self._keeper.unpin,
-            Mirror: lambda action: self._keeper.mirror(action, self.config),
-            Answer: self._answer,
-        }
 
     def new_tick(self) -> None:
         """Submissions may be tried again."""
@@ -102,10 +90,35 @@ class Actor:
             return
         self._journal.fence()
         try:
-            self._deeds[type(action)](action)
+            self._carry_out(action)
         except Unreachable as error:
             self.notes.append(str(error))
             self._say("unreachable", evaluation=action.key, words=str(error))
+
+    def _carry_out(self, action: Effect) -> None:
+        match action:
+            case Submit():
+                self._submit(action)
+            case Prefill():
+                self._prefill(action)
+            case Release():
+                self._release(action.key, action.run_id, action.job, deed=action.deed)
+            case Cancel():
+                self._cancel(action)
+            case Void():
+                self._void(action)
+            case SetAside():
+                self._set_aside(action)
+            case Link():
+                self._keeper.pin(action, self.config)
+            case Unlink():
+                self._keeper.unpin(action)
+            case Mirror():
+                self._keeper.mirror(action, self.config)
+            case Answer():
+                self._answer(action)
+            case _:
+                assert_never(action)
 
     def _append(self, event: str, key: str, /, **fields: object) -> None:
         self._journal.append(event, key, t=self._clock(), **fields)
@@ -246,7 +259,7 @@ class Actor:
             forget(self.config.paths.attempt(run_id))
             self._enough = words
             self._note_once(self._journal.ledger.of(key)[key], f"later: {words}", ReasonKind.SUBMIT_LIMIT)
-            if getattr(self._executor, "submissions_left", None) != 0:  # else it is our own limit, which a minute lifts
+            if self._executor.submissions_left != 0:  # else it is our own limit, which a minute lifts
                 self._limit = _Limit(words, self._clock(), self._flying())
         else:
             self._enough = words

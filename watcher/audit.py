@@ -101,7 +101,7 @@ def _evaluation(record: Record, truth: Truth) -> Finding | None:
             return None
         return _amend(record, f"{disk}: its results are back", "found", {"reason": "audit: its results are back"})
     today = truth.tiers.get(record.stage, {})
-    if any(seen.digest != today[tier][0] for tier, seen in files.items() if tier in today):
+    if any(seen.digest != today[tier].digest for tier, seen in files.items() if tier in today):
         return None  # scores by suites of before: that more is owed is right
     if not (now.gone or now.fingerprint == fingerprint) or truth.now - record.since < truth.patience:
         return None

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from suites.contract import TierRequirement
 from suites.paths import EvaluationPaths
 from suites.problem import Problem
 from watcher import asks, evidence, ledger, pins, remains
@@ -108,7 +109,7 @@ def _scores(paths: EvaluationPaths, files: Mapping[str, TierSeen]) -> Mapping[st
     fingerprints = {seen.fingerprint for seen in files.values() if seen.kind == "valid"}
     if len(fingerprints) != 1:
         return {}
-    tiers: Tiers = {tier: (seen.digest, ()) for tier, seen in files.items()}
+    tiers: Tiers = {tier: TierRequirement(seen.digest) for tier, seen in files.items()}
     return evidence.judge(paths, fingerprints.pop(), tiers).scores
 
 

@@ -10,7 +10,7 @@ from watcher.config import Config
 from watcher.fold import Ledger
 from watcher.places import results_of
 from watcher.states import State
-from watcher.world import StagePlan
+from watcher.world import StagePlan, changed_tiers
 
 MOST_NAMES = 3
 
@@ -33,7 +33,7 @@ class Changes:
             plan = plans.get(record.stage)
             if record.state is not State.SCORED or plan is None or plan.trouble:
                 continue
-            changed = [tier for tier, (digest, _) in plan.tiers.items() if record.suites.get(tier) != digest]
+            changed = changed_tiers(record, plan)
             if changed:
                 kept = self._told.get(record.key) if same else None
                 told[record.key] = kept or said(results_of(config, record), plan.suites, changed)

@@ -13,6 +13,7 @@ from suites.contract import (
     RATES,
     ExitRecord,
     Request,
+    TierRequirement,
     TierVerdict,
     judge_tier_file,
     of_the_run,
@@ -113,7 +114,7 @@ def _words(document: Mapping[str, Any]) -> str:
     return ""
 
 
-def judge(paths: EvaluationPaths, fingerprint: str, tiers: Mapping[str, tuple[str, tuple[str, ...]]]) -> Results:
+def judge(paths: EvaluationPaths, fingerprint: str, tiers: Mapping[str, TierRequirement]) -> Results:
     """Every tier's file for a checkpoint's content and today's suites."""
     with contextlib.suppress(OSError):
         os.listdir(paths.folder)  # noqa: PTH208  list the parent before a file is believed absent
@@ -159,17 +160,15 @@ def _fingerprint(path: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def asked_for(
-    paths: StatePaths, attempt: Attempt, now: Mapping[str, tuple[str, tuple[str, ...]]]
-) -> Mapping[str, tuple[str, tuple[str, ...]]]:
+def asked_for(paths: StatePaths, attempt: Attempt, now: Mapping[str, TierRequirement]) -> Mapping[str, TierRequirement]:
     """The tiers that an attempt was asked for, as they were then: from its request where the suites' files differ by now."""
-    if all(tier in now and now[tier][0] == digest for tier, digest in attempt.suites.items()):
+    if all(tier in now and now[tier].digest == digest for tier, digest in attempt.suites.items()):
         return {tier: now[tier] for tier in attempt.suites}
     try:
         then = tier_digests(read_request(paths.attempt(attempt.run_id).request).suites)
     except Problem:
         then = {}
-    return {tier: then.get(tier, (digest, ())) for tier, digest in attempt.suites.items()}
+    return {tier: then.get(tier, TierRequirement(digest)) for tier, digest in attempt.suites.items()}
 
 
 def still_there(paths: EvaluationPaths, tiers: Mapping[str, str]) -> Results:

@@ -150,6 +150,16 @@ class Executor(Protocol):
     holds: bool
     """Whether a submitted job waits for ``release``."""
 
+    @property
+    def calls(self) -> Mapping[str, int]:
+        """Command -> how often it was run since the start."""
+        ...
+
+    @property
+    def submissions_left(self) -> int | None:
+        """How many more submissions it takes in this minute; None: it does not count them."""
+        ...
+
     def submit(self, submission: Submission) -> Submitted:
         """Submit, held. Never raises for an outcome: what is not certain is AMBIGUOUS."""
         ...

@@ -46,7 +46,7 @@ class Heartbeat:
             interval=self._interval,
             stopped=now if stopped else None,
             ticks=self.ticks,
-            calls=dict(getattr(ticker.executor, "calls", {})),
+            calls=dict(ticker.executor.calls),
             notes=tuple(notes),
         )
         document = status.build(

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from suites.checkpoint import Inspection
+from suites.contract import TierRequirement, required_names
 from suites.paths import EvaluationPaths
 from watcher import evidence, mirror
 from watcher.checkpoints import OPEN, SLOWLY
@@ -133,13 +134,8 @@ def of_mirror(
         copy = EvaluationPaths(config.mirror, record.stage, record.directory)
         if not found.valid and record.fingerprint is not None:
             plan = plans.get(record.stage, StagePlan()).tiers
-            tiers = {tier: (digest, _names(plan, tier, digest)) for tier, digest in record.suites.items()}
+            tiers = {tier: TierRequirement(digest, required_names(plan, tier, digest)) for tier, digest in record.suites.items()}
             mirrors[key] = evidence.judge(copy, record.fingerprint, tiers)
         elif found.valid and settled_due and mirror.moved(results_of(config, record), copy):
             behind.add(key)
     return mirrors, frozenset(behind)
-
-
-def _names(tiers: Mapping[str, tuple[str, tuple[str, ...]]], tier: str, digest: str) -> tuple[str, ...]:
-    """The names that a tier of that digest has to have scores for; none where the suite is another by now."""
-    return tiers[tier][1] if tier in tiers and tiers[tier][0] == digest else ()

@@ -46,6 +46,8 @@ class LocalExecutor:
         linger: float = 300.0,
     ) -> None:
         self.holds = False
+        self.calls: Mapping[str, int] = {}
+        self.submissions_left: int | None = None
         self._attempts = attempts
         self._host = host or os.uname().nodename
         self._environ = os.environ if environ is None else environ

@@ -157,7 +157,7 @@ class Observer:
             most=_most(executor, config, flying, attempts, queue),
             lag=lag_of(executor),
             max_running=None if executor.holds else 1,
-            submissions_left=getattr(executor, "submissions_left", None),
+            submissions_left=executor.submissions_left,
             asks=tuple(asks),
             moved=moved,
         )

@@ -8,14 +8,23 @@ from pathlib import Path
 import msgspec
 
 from suites.checkpoint import take_fingerprint
-from suites.contract import ExitRecord, Request, judge_tier_file, of_the_run, read_exit_records, read_request
+from suites.contract import (
+    ExitRecord,
+    Request,
+    TierRequirement,
+    judge_tier_file,
+    of_the_run,
+    read_exit_records,
+    read_request,
+    required_names,
+)
 from suites.files import maker_is_dead, read_json
 from suites.paths import TIER_FILES, EvaluationPaths, StatePaths
 from suites.problem import Problem
 from watcher.checkpoints import marks_of
 
-Tiers = Mapping[str, tuple[str, tuple[str, ...]]]
-"""Tier -> (digest, names), as in ``StagePlan.tiers``."""
+Tiers = Mapping[str, TierRequirement]
+"""As in ``StagePlan.tiers``."""
 
 UNTOUCHED = 86_400.0
 """Seconds after which a private file of another host is taken for left behind."""
@@ -93,7 +102,7 @@ def _tier_file(path: Path, tier: str, tiers: Tiers) -> TierSeen:
     if not isinstance(document, dict) or not isinstance(head, dict):
         return TierSeen(kind="foreign", why=f"{path}: written by another program")
     fingerprint, digest = str(head.get("fingerprint")), str(document.get("suite_digest"))
-    names = tiers[tier][1] if tier in tiers and tiers[tier][0] == digest else ()
+    names = required_names(tiers, tier, digest)
     verdict = judge_tier_file(path, tier=tier, fingerprint=fingerprint, suite_digest=digest, names=names)
     step = document.get("step")
     return TierSeen(

@@ -1,13 +1,14 @@
 """What becomes of an evaluation that is not in flight. Pure."""
 
+import enum
 import time
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from suites.checkpoint import Completeness, Inspection
-from suites.contract import Request
+from suites.contract import Request, SuiteInRequest
 from watcher.config import Config, Stage
 from watcher.flight import scored
 from watcher.fold import Ledger
@@ -15,7 +16,7 @@ from watcher.mirror import token
 from watcher.prefills import waits_for
 from watcher.reasons import ReasonKind
 from watcher.states import Record, Skip, StageFacts, State
-from watcher.world import Action, Link, Mirror, Note, Results, SetAside, Submit, Unlink, World, usable
+from watcher.world import Action, Link, Mirror, Note, Results, SetAside, StagePlan, Submit, Unlink, World, changed_tiers, usable
 
 FOREIGN = "foreign"
 """The label under which results of another program are kept."""
@@ -31,11 +32,13 @@ def unsettled(record: Record, world: World, config: Config, ledger: Ledger) -> l
         return [Skip(record.key, f"{record.text}; again at {clock(record.retry_at)}", repeats=True)]
     if record.stage not in config.stages or record.stage not in world.plans:
         return [_wait(record, f"stages.{record.stage} is not in the config any more")]
-    seen = _inspection(record, world, config)
-    if isinstance(seen, _Absent):
-        return [_wait(record, seen.reason, kind=ReasonKind.CHECKPOINT, deleted=seen.deleted, loud=seen.deleted)]
-    if isinstance(seen, Skip):
-        return [seen]
+    checkpoint = _checkpoint_state(record, world, config)
+    if checkpoint.kind is _Presence.ABSENT:
+        deleted = checkpoint.deleted
+        return [_wait(record, checkpoint.reason, kind=ReasonKind.CHECKPOINT, deleted=deleted, loud=deleted)]
+    seen = checkpoint.inspection
+    if seen is None:
+        return [Skip(record.key, checkpoint.reason)]
     if seen.kind is Completeness.NOT_YET:
         quiet = 0.0 if seen.newest_mtime is None else world.server_now - seen.newest_mtime
         reason, detail = "checkpoint: not complete yet", f"checkpoint: {seen.detail}"
@@ -43,13 +46,6 @@ def unsettled(record: Record, world: World, config: Config, ledger: Ledger) -> l
     if seen.kind in _ASK_A_PERSON:
         return [_ask_a_person(record, seen)]
     return _complete(record, seen, world, config, ledger)
-
-
-class _Absent(NamedTuple):
-    """A checkpoint that is not there, and what is said of that."""
-
-    reason: str
-    deleted: bool = False
 
 
 def _ask_a_person(record: Record, seen: Inspection) -> Note:
@@ -60,78 +56,190 @@ def _ask_a_person(record: Record, seen: Inspection) -> Note:
     return Note(event="blocked", key=record.key, fields=fields)
 
 
-def _inspection(record: Record, world: World, config: Config) -> Inspection | _Absent | Skip:
-    """The checkpoint as it was seen; the reason where it is not there; a Skip where that is not known."""
+class _Presence(enum.Enum):
+    """Whether a checkpoint is there, as far as that is known."""
+
+    PRESENT = enum.auto()
+    ABSENT = enum.auto()
+    UNKNOWN = enum.auto()
+
+
+class _CheckpointState(NamedTuple):
+    """A checkpoint as this tick knows it."""
+
+    kind: _Presence
+    inspection: Inspection | None = None
+    """Where it is present."""
+    reason: str = ""
+    """Where it is absent or unknown."""
+    deleted: bool = False
+    """Where it is absent: it had been seen complete."""
+
+
+def _checkpoint_state(record: Record, world: World, config: Config) -> _CheckpointState:
+    """The checkpoint as it was seen, or why it is absent or unknown."""
     source, listed = config.stages.get(record.source), world.stages.get(record.source)
-    if source is None or Path(record.checkpoint).parent != source.checkpoints:
+    folder = Path(record.checkpoint).parent
+    if source is None or folder != source.checkpoints:
         listed = None  # nothing lists the folder that it lies in
     if listed is not None and listed.trouble:
-        return Skip(record.key, listed.trouble)
+        return _CheckpointState(_Presence.UNKNOWN, reason=listed.trouble)
     seen = usable(record, world.inspections)
     if seen is not None and seen.kind is not Completeness.GONE:
-        return seen
+        return _CheckpointState(_Presence.PRESENT, seen)
     if seen is None and listed is not None and record.step in (listed.steps or {}):
-        return Skip(record.key, "just come; looked at next")
-    found = record.times.get("detected")
-    if found is not None and listed is not None and listed.absent:
-        folder = Path(record.checkpoint).parent
-        return _Absent(f"checkpoint: {folder} is gone, perhaps with its file system; it was whole at {clock(found)}")
-    if found is not None:
-        return _Absent(f"checkpoint: deleted before it was scored; it was whole at {clock(found)}", deleted=True)
-    if listed is not None and listed.absent:
-        return _Absent(f"checkpoint: {Path(record.checkpoint).parent} does not exist yet")
-    return _Absent("checkpoint: not there yet" if listed is not None else f"checkpoint: {record.checkpoint} is not there")
+        return _CheckpointState(_Presence.UNKNOWN, reason="just come; looked at next")
+    detected, no_folder = record.times.get("detected"), listed is not None and listed.absent
+    if detected is not None and no_folder:
+        reason = f"{folder} is gone, perhaps with its file system; it was whole at {clock(detected)}"
+    elif detected is not None:
+        reason = f"deleted before it was scored; it was whole at {clock(detected)}"
+    elif no_folder:
+        reason = f"{folder} does not exist yet"
+    else:
+        reason = "not there yet" if listed is not None else f"{record.checkpoint} is not there"
+    deleted = detected is not None and not no_folder
+    return _CheckpointState(_Presence.ABSENT, reason=f"checkpoint: {reason}", deleted=deleted)
+
+
+class _Complete(NamedTuple):
+    """An evaluation whose checkpoint is complete, and all that its gates look at."""
+
+    record: Record
+    inspection: Inspection
+    stage: Stage
+    plan: StagePlan
+    settings: StageFacts
+    """Tokenizer and sequence length that it is scored with, as far as they are known."""
+    first_checkpoint: str
+    """The stage's first own checkpoint; empty where there is none yet."""
+    content: Mapping[str, Any]
+    """Fields of an event that say what the checkpoint holds."""
+    results: Results | None
+    world: World
+    config: Config
+
+    @property
+    def missing_suites(self) -> tuple[SuiteInRequest, ...]:
+        """The suites of the tiers that have no valid file yet."""
+        verdicts = {} if self.results is None else self.results.verdicts
+        return tuple(suite for suite in self.plan.suites if suite.tier not in verdicts or verdicts[suite.tier].kind != "valid")
+
+    def missing_data(self) -> str:
+        """Why a job would miss data; empty where it would not."""
+        return waits_for(self.stage, self.missing_suites, self.world, self.config)
 
 
 def _complete(record: Record, seen: Inspection, world: World, config: Config, ledger: Ledger) -> list[Action | Skip]:
+    """The first gate that does not let it through, else its submission."""
     stage, plan = config.stages[record.stage], world.plans[record.stage]
     marks = world.marks.get(record.checkpoint)
-    whole = {"fingerprint": seen.fingerprint, "markers": marks, "complete": seen.newest_mtime} if seen.fingerprint else {}
-    if plan.trouble or not plan.tiers:
-        return [_wait(record, f"suites: {plan.trouble or f'stages.{stage.name} names none'}", whole=whole)]
     actions: list[Action | Skip] = []
     facts = ledger.facts.get(stage.name)
     own = record.source == record.stage and not record.named
-    if facts is None and own and (plan.tokenizer is None or plan.seq_len is None):
+    if facts is None and own and plan.is_usable and (plan.tokenizer is None or plan.seq_len is None):
+        # journaled before anything depends on it: a bridge that is scored later uses the same
         facts = StageFacts(tokenizer=seen.tokenizer, seq_len=seen.seq_len, checkpoint=record.checkpoint)
         actions.append(Note(event="stage_facts", key="", fields={"stage": stage.name, "facts": facts, "reason": record.key}))
-    settled = plan.settled(facts)
+    content = {"fingerprint": seen.fingerprint, "markers": marks, "complete": seen.newest_mtime} if seen.fingerprint else {}
+    case = _Complete(
+        record=record,
+        inspection=seen,
+        stage=stage,
+        plan=plan,
+        settings=plan.settled(facts),
+        first_checkpoint="" if facts is None else facts.checkpoint,
+        content=content,
+        results=world.results.get(record.key),
+        world=world,
+        config=config,
+    )
+    for gate in _GATES:
+        stopped = gate(case)
+        if stopped is not None:
+            return [*actions, stopped]
+    submit = Submit(key=record.key, request=_request(case), markers=marks, reason="complete, and not scored")
+    return [*actions, *_pinning(case), submit]
+
+
+def _suites_are_usable(case: _Complete) -> Action | Skip | None:
+    if case.plan.is_usable:
+        return None
+    why = case.plan.trouble or f"stages.{case.stage.name} names none"
+    return _wait(case.record, f"suites: {why}", whole=case.content)
+
+
+def _settings_are_known(case: _Complete) -> Action | Skip | None:
     for name, value, kind in (
-        ("seq_len", settled.seq_len, ReasonKind.SETTINGS),
-        ("tokenizer", settled.tokenizer, ReasonKind.TOKENIZER),
+        ("seq_len", case.settings.seq_len, ReasonKind.SETTINGS),
+        ("tokenizer", case.settings.tokenizer, ReasonKind.TOKENIZER),
     ):
         if not value:
-            whose = f"{facts.checkpoint} does not say" if facts is not None else f"no checkpoint of {stage.name} yet"
-            return [*actions, _wait(record, f"{name}: {whose}; or set stages.{stage.name}.{name}", whole=whole, kind=kind)]
-    results = world.results.get(record.key)
-    if seen.fingerprint is None or results is None:
-        return [*actions, Skip(record.key, "complete; its results folder is looked at next")]
-    in_the_way = _in_the_way(record, whole, results, stage)
-    if in_the_way is not None:
-        return [*actions, in_the_way]
-    digests = {tier: digest for tier, (digest, _) in plan.tiers.items()}
-    if results.valid:
-        about = {"reason": "valid results are there already", "markers": marks, "place": str(stage.results)}
-        return [*actions, scored(record, seen.fingerprint, digests, results, **about)]
-    suites = tuple(suite for suite in plan.suites if results.verdicts[suite.tier].kind != "valid")
-    lacks = waits_for(stage, suites, world, config)
-    known = record.waits_its_turn or (lacks and record.waits_for(ReasonKind.DATA))
-    if not known or record.fingerprint != seen.fingerprint:
-        return [*actions, Note(event="ready", key=record.key, fields={**whole, "reason": "complete"})]
-    if lacks:
-        return [*actions, _wait(record, lacks, kind=ReasonKind.DATA)]
-    request = Request(
+            first, stage = case.first_checkpoint, case.stage.name
+            whose = f"{first} does not say" if first else f"no checkpoint of {stage} yet"
+            return _wait(case.record, f"{name}: {whose}; or set stages.{stage}.{name}", kind=kind, whole=case.content)
+    return None
+
+
+def _results_are_looked_at(case: _Complete) -> Action | Skip | None:
+    if case.inspection.fingerprint is None or case.results is None:
+        return Skip(case.record.key, "complete; its results folder is looked at next")
+    return None
+
+
+def _no_other_results_lie_there(case: _Complete) -> Action | Skip | None:
+    return None if case.results is None else _in_the_way(case.record, case.content, case.results, case.stage)
+
+
+def _is_not_scored_already(case: _Complete) -> Action | Skip | None:
+    if case.results is None or not case.results.valid:
+        return None
+    digests = {tier: required.digest for tier, required in case.plan.tiers.items()}
+    about = {"reason": "valid results are there already", "markers": case.content["markers"], "place": str(case.stage.results)}
+    return scored(case.record, case.content["fingerprint"], digests, case.results, **about)
+
+
+def _is_journaled_as_ready(case: _Complete) -> Action | Skip | None:
+    """Before anything that waits for data or limits, so that the time of detection is that of the checkpoint."""
+    record = case.record
+    known = record.waits_its_turn or (record.waits_for(ReasonKind.DATA) and case.missing_data())
+    if known and record.fingerprint == case.inspection.fingerprint:
+        return None
+    return Note(event="ready", key=record.key, fields={**case.content, "reason": "complete"})
+
+
+def _data_are_cached(case: _Complete) -> Action | Skip | None:
+    missing = case.missing_data()
+    return _wait(case.record, missing, kind=ReasonKind.DATA) if missing else None
+
+
+_GATES: tuple[Callable[[_Complete], Action | Skip | None], ...] = (
+    _suites_are_usable,
+    _settings_are_known,
+    _results_are_looked_at,
+    _no_other_results_lie_there,
+    _is_not_scored_already,
+    _is_journaled_as_ready,
+    _data_are_cached,
+)
+"""What has to be so before a complete checkpoint is submitted, in the order in which it is asked."""
+
+
+def _request(case: _Complete) -> Request:
+    """What the scoring job is asked for, complete but for ``run_id``."""
+    record, stage, config = case.record, case.stage, case.config
+    return Request(
         run_id="",
         stage=record.stage,
         source_stage=record.source,
         step=record.step,
         directory=record.directory,
         checkpoint=record.checkpoint,
-        fingerprint=seen.fingerprint,
-        suites=suites,
-        tokenizer=str(settled.tokenizer),
+        fingerprint=str(case.inspection.fingerprint),
+        suites=case.missing_suites,
+        tokenizer=str(case.settings.tokenizer),
         use_fast=stage.use_fast,
-        seq_len=int(settled.seq_len or 0),
+        seq_len=int(case.settings.seq_len or 0),
         results=str(stage.results),
         eval_data=str(config.eval_data),
         python=config.python,
@@ -139,11 +247,16 @@ def _complete(record: Record, seen: Inspection, world: World, config: Config, le
         command=stage.command,
         status=str(config.paths.status_json),
     )
-    if record.pin is not None and record.pin.fingerprint != seen.fingerprint:
-        actions.append(Unlink(key=record.key, folder=record.pin.folder, reason="another content lies there by now"))
-    elif config.pin and record.pin is None:
-        actions.append(Link(key=record.key, checkpoint=record.checkpoint, fingerprint=seen.fingerprint))
-    return [*actions, Submit(key=record.key, request=request, markers=marks, reason="complete, and not scored")]
+
+
+def _pinning(case: _Complete) -> list[Action | Skip]:
+    """A pin of another content is released; a missing one is made, where the config asks for pins."""
+    record, fingerprint = case.record, str(case.inspection.fingerprint)
+    if record.pin is not None and record.pin.fingerprint != fingerprint:
+        return [Unlink(key=record.key, folder=record.pin.folder, reason="another content lies there by now")]
+    if case.config.pin and record.pin is None:
+        return [Link(key=record.key, checkpoint=record.checkpoint, fingerprint=fingerprint)]
+    return []
 
 
 def _in_the_way(record: Record, whole: Mapping[str, Any], results: Results, stage: Stage) -> Action | None:
@@ -190,7 +303,7 @@ def settled(record: Record, world: World, config: Config, *, wanted: bool) -> Ac
     if rewritten is not None:
         return rewritten
     plan = world.plans.get(record.stage)
-    changed = [] if plan is None or plan.trouble else [t for t, (d, _) in plan.tiers.items() if record.suites.get(t) != d]
+    changed = [] if plan is None or plan.trouble else changed_tiers(record, plan)
     if not changed or not wanted:
         return None
     words = world.changes.get(record.key) or f"the suites of {', '.join(changed)} changed"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from suites.checkpoint import take_fingerprint
-from suites.contract import TierVerdict
+from suites.contract import TierRequirement, TierVerdict
 from suites.paths import StatePaths
 from suites.problem import Problem
 from watcher import evidence
@@ -67,7 +67,7 @@ class Promises:
 
     def scored_means_valid_files(self, record: Record) -> None:
         """What the journal calls scored has tier files of that very content."""
-        tiers = {tier: (digest, ()) for tier, digest in record.suites.items()}
+        tiers = {tier: TierRequirement(digest) for tier, digest in record.suites.items()}
         found = evidence.judge(results_of(self._config, record), record.fingerprint or "", tiers).verdicts
         good = bool(found) and all(verdict == TierVerdict("valid") for verdict in found.values())
         self.hold("scored_means_valid_files", good, f"{record.key}: {found}")

@@ -4,6 +4,7 @@ import math
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import assert_never
 
 import msgspec
 
@@ -19,6 +20,7 @@ from watcher.states import QueueSeen, Skip, comment_of
 from watcher.world import (
     Action,
     Alert,
+    Answer,
     Cancel,
     Decision,
     Link,
@@ -36,8 +38,11 @@ from watcher.world import (
 ROUNDS = 12
 """Looks in one tick, at most: owned, ready, submitted, released are one look each."""
 
-_TOLD = frozenset({"adopted", "scored", "blocked", "failed", "cancelled", "lost", "found"})
-"""Events that a person would call an action; the others are bookkeeping, and what they wait for is told as skipped."""
+_TOLD = frozenset(
+    {"adopted", "scored", "blocked", "failed", "cancelled", "lost", "found"}
+    | {"submit", "prefill", "release", "cancel", "give_up", "set_aside", "mirror", "restore", "answer"}
+)
+"""Events and effects that a person would call an action; what the other events wait for is told as skipped."""
 
 
 class Ticker:
@@ -166,27 +171,36 @@ def identity(action: Action) -> tuple[str, str, str]:
 
 def name_of(action: Action) -> str:
     """The action in a word."""
-    if isinstance(action, Note):
-        return action.event
-    if isinstance(action, Mirror):
-        return "restore" if action.back else "mirror"
-    return _NAMES.get(type(action), "answer")
-
-
-_NAMES: Mapping[type, str] = {
-    Submit: "submit",
-    Prefill: "prefill",
-    Release: "release",
-    Cancel: "cancel",
-    Void: "give_up",
-    SetAside: "set_aside",
-    Link: "pin",
-    Unlink: "unpin",
-}
+    match action:
+        case Note():
+            name = action.event
+        case Submit():
+            name = "submit"
+        case Prefill():
+            name = "prefill"
+        case Release():
+            name = "release"
+        case Cancel():
+            name = "cancel"
+        case Void():
+            name = "give_up"
+        case SetAside():
+            name = "set_aside"
+        case Link():
+            name = "pin"
+        case Unlink():
+            name = "unpin"
+        case Mirror():
+            name = "restore" if action.back else "mirror"
+        case Answer():
+            name = "answer"
+        case _:
+            assert_never(action)
+    return name
 
 
 def tell(action: Action) -> list[dict[str, str]]:
     """The action as ``once --json`` prints it; nothing for bookkeeping."""
-    if (isinstance(action, Note) and action.event not in _TOLD) or isinstance(action, Link | Unlink):
+    if name_of(action) not in _TOLD:
         return []
     return [{"action": name_of(action), "evaluation": action.key, "reason": action.reason}]

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from suites.checkpoint import Completeness, Inspection
-from suites.contract import ExitRecord, Request, SuiteInRequest, TierVerdict
+from suites.contract import ExitRecord, Request, SuiteInRequest, TierRequirement, TierVerdict
 from watcher.executor import Job, Most
 from watcher.reasons import ReasonKind, kind_of, with_hint
 from watcher.states import Ask, QueueSeen, Record, Skip, StageFacts
@@ -31,8 +31,7 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     """What scoring for a stage needs besides a checkpoint, as its files say now."""
 
     suites: tuple[SuiteInRequest, ...] = ()
-    tiers: Mapping[str, tuple[str, tuple[str, ...]]] = msgspec.field(default_factory=dict)
-    """Tier -> (digest, names of its slices or tasks)."""
+    tiers: Mapping[str, TierRequirement] = msgspec.field(default_factory=dict)
     tokenizer: str | None = None
     """As the watcher's config sets it; None: unset."""
     seq_len: int | None = None
@@ -41,6 +40,11 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     """What the stage's training config says, for where its first checkpoint does not, or is not there yet."""
     trouble: str = ""
     """Why suites or training config cannot be used, in the words of their reader."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether there are suites, and they can be read."""
+        return bool(self.tiers) and not self.trouble
 
     def settled(self, own: StageFacts | None) -> StageFacts:
         """Tokenizer and sequence length for the stage's suites; ``own``: what its first own checkpoint said, once there is one.
@@ -54,6 +58,11 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
             seq_len=self.seq_len or next((facts.seq_len for facts in said if facts.seq_len), None),
             checkpoint="" if own is None else own.checkpoint,
         )
+
+
+def changed_tiers(record: Record, plan: StagePlan) -> list[str]:
+    """The tiers of which today's suites are not those that the evaluation was scored on."""
+    return [tier for tier, required in plan.tiers.items() if record.suites.get(tier) != required.digest]
 
 
 def usable(record: Record, inspections: Mapping[str, Inspection]) -> Inspection | None:
@@ -268,7 +277,9 @@ class Mirror(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-Action = Link | Unlink | Mirror | Note | Submit | Prefill | Release | Cancel | Void | SetAside | Answer
+Effect = Link | Unlink | Mirror | Submit | Prefill | Release | Cancel | Void | SetAside | Answer
+"""What does something beyond the journal."""
+Action = Note | Effect
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import watcher
-from suites.contract import ExitRecord, TierVerdict
+from suites.contract import ExitRecord, TierRequirement, TierVerdict
 from watcher import policy
 from watcher.config import Bridge, Config, Limits, Retry, Stage
 from watcher.decide import decide
@@ -189,7 +189,7 @@ def test_states_without_an_exit_record(state, event, free):
 
 def world(*, now=1000.0, jobs=None, queue_at=None, results=None, **more):
     queue = QueueSeen(at=now if queue_at is None else queue_at, jobs={job.name: job for job in jobs or ()}, sure=True)
-    plans = {"s": StagePlan(tiers={"tier2_ppl": ("d", ("web",))}, tokenizer="t", seq_len=64)}
+    plans = {"s": StagePlan(tiers={"tier2_ppl": TierRequirement("d", ("web",))}, tokenizer="t", seq_len=64)}
     base = {"stages": {"s": seen("s", 5)}, "plans": plans, "queue": queue, "results": results or {}}
     return World(now=now, server_now=now, **{**base, **more})
 

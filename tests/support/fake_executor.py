@@ -54,7 +54,7 @@ class FakeExecutor:
         """(evaluation, run id) of every run that took its claim."""
         self.live_at_once: list[str] = []
         """Evaluations that were seen running twice at once."""
-        self.calls = Counter()
+        self.calls, self.submissions_left = Counter(), None
         self.limits = Most()
         self.asked: dict[str, Resources] = {}
         """Job name -> what it asked for."""
