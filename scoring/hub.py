@@ -1,9 +1,10 @@
-"""A data set on the hub: which commit it is, its rows, and what to say where it cannot be had."""
+"""What lies on the hub: a data set's commit and rows, a tokenizer's files, and what to say where they cannot be had."""
 
+import errno
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ _AWAY = ("Timeout", "Connection", "Connect", "Network", "Offline", "ProtocolErro
 _REFUSED = frozenset(
     {"DatasetNotFoundError", "GatedRepoError", "RepositoryNotFoundError", "RevisionNotFoundError", "DisabledRepoError"}
 )
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO})
 _NO_SUCH = ("BuilderConfig", "Unknown split", "Bad split", "trust_remote_code", "scripts are no longer supported")
 
 
@@ -69,6 +71,7 @@ def open_hub(definition: Definition) -> Source:
 
 def _load(definition: Definition, revision: str | None, *, streaming: bool) -> Iterator[Row]:
     import datasets  # noqa: PLC0415  a second's import, only where something is fetched
+    import datasets.utils.logging  # noqa: PLC0415  a submodule is an attribute of its package only once it is imported
 
     datasets.utils.logging.set_verbosity_error()
     datasets.utils.logging.disable_progress_bar()
@@ -88,6 +91,45 @@ def _revision(name: str, asked: str | None) -> str | None:
         return _patiently(name, lambda: huggingface_hub.HfApi().dataset_info(name, revision=asked).sha)
     except Exception as error:
         raise _unreachable(f"{name}@{asked}" if asked else name, error) from error
+
+
+def fetch_tokenizer(identifier: str, patterns: Sequence[str], *, offline: bool, command: str) -> Path:
+    """A folder with the files of a model's repository that match ``patterns``, from the hub or from its cache on this machine.
+
+    ``command``: what a person types where there is a network. Raises Problem (data missing, or temporary where the network is
+    at fault), or OSError where the hub's cache on this machine cannot be used.
+    """
+    # Submodules are imported by their own names: the package has as attributes only those that something imported before.
+    from huggingface_hub import snapshot_download  # noqa: PLC0415  only where something is fetched
+    from huggingface_hub.constants import HF_HUB_OFFLINE  # noqa: PLC0415  as above
+    from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415  as above
+
+    offline, again = offline or HF_HUB_OFFLINE, f"where there is a network, run: {command}"
+    disable_progress_bars()
+
+    def ask() -> str:
+        return snapshot_download(identifier, allow_patterns=list(patterns), local_files_only=offline)
+
+    try:
+        return Path(_patiently(identifier, ask))
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            raise
+        if offline:
+            what = "tokenizer is not in the data cache, and this job is offline"
+            raise Problem(what, where=identifier, todo=again, code=Exit.DATA_MISSING) from error
+        raise _no_tokenizer(identifier, error, again) from error
+
+
+def _no_tokenizer(identifier: str, error: Exception, again: str) -> Problem:
+    root = next((cause for cause in _chain(error) if any(word in type(cause).__name__ for word in _AWAY)), error)
+    words = f"({type(root).__name__}: {_first(root)})"
+    if _away(error):
+        return Problem(f"tokenizer cannot be fetched {words}", where=identifier, todo=again, code=Exit.TEMPORARY)
+    todo = "name a tokenizer's folder, or an id on the hub; where it is private, log in: hf auth login"
+    if _gated(error):
+        todo = f"ask for access at {identifier}, then log in: hf auth login"
+    return Problem(f"tokenizer cannot be fetched {words}", where=identifier, todo=todo, code=Exit.DATA_MISSING)
 
 
 def _patiently(called: str, ask: Callable[[], T]) -> T:
@@ -124,24 +166,36 @@ def _status(error: BaseException) -> tuple[int | None, float | None]:
     return None, None
 
 
+def _kinds(error: BaseException) -> list[str]:
+    return [type(cause).__name__ for cause in _chain(error)]
+
+
+def _away(error: BaseException) -> bool:
+    """Whether the network or a busy hub is at fault, so that another time may help."""
+    return not _final(error) and (_status(error)[0] in _BUSY or any(word in kind for kind in _kinds(error) for word in _AWAY))
+
+
+def _gated(error: BaseException) -> bool:
+    words = " ".join(str(cause) for cause in _chain(error)).lower()
+    return "GatedRepoError" in _kinds(error) or "is a gated dataset" in words
+
+
 def _final(error: BaseException) -> bool:
     """Whether asking in another way would only be told the same."""
     return type(error).__name__ in _REFUSED or any(word in str(error) for word in _NO_SUCH)
 
 
 def _unreachable(called: str, error: Exception) -> Problem:
-    kinds = [type(cause).__name__ for cause in _chain(error)]
-    status, _ = _status(error)
-    if not _final(error) and (status in _BUSY or any(word in kind for kind in kinds for word in _AWAY)):
+    kinds = _kinds(error)
+    if _away(error):
         return Problem(
             f"cannot be fetched ({kinds[0]}: {_first(error)})",
             where=called,
             todo="try again where there is a network",
             code=Exit.TEMPORARY,
         )
-    words = " ".join(str(cause) for cause in _chain(error)).lower()
     todo = "check hf_dataset, hf_config, split and revision"
-    if "GatedRepoError" in kinds or "is a gated dataset" in words:
+    if _gated(error):
         page = "/".join(called.partition("@")[0].split("/")[:2])
         todo = f"ask for access at datasets/{page}, then log in: hf auth login"
     elif "RepositoryNotFoundError" in kinds or "DatasetNotFoundError" in kinds:

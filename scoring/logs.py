@@ -39,6 +39,7 @@ def say_it_in_the_log() -> None:
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)  # a data set without a card is no news
+    logging.getLogger("huggingface_hub._snapshot_download").setLevel(logging.ERROR)  # a repository without a tokenizer is refused
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from scoring.statistics import Bools, Floats
@@ -195,7 +196,7 @@ def _other_data(tier: str, name: str, baseline: Side, candidate: Side) -> str:
 
 
 def _of_kind(table: pa.Table, kind: str) -> pa.Table:
-    return table.filter(pa.compute.equal(table["kind"], kind)).sort_by("index")
+    return table.filter(pc.equal(table["kind"], kind)).sort_by("index")
 
 
 class Answers(msgspec.Struct, frozen=True, kw_only=True):

@@ -106,7 +106,8 @@ def fill(
     if stop is None:
         stop = Stop()
         stop.listen()
-    resolve_tokenizer(how.tokenizer, DataPaths(Path(how.eval_data)), use_fast=how.use_fast, offline=False)
+    data, named = DataPaths(Path(how.eval_data)), [suite.given for suite in suites]
+    resolve_tokenizer(how.tokenizer, data, use_fast=how.use_fast, offline=False, suites=named)
     entries = wanted(suites)
     at_once = max(1, min(jobs or min(MOST_JOBS, len(os.sched_getaffinity(0))), len(entries)))
     codes: list[Exit] = []

@@ -117,7 +117,7 @@ def resolve_tokenizer(
     job uses that copy and asks no network. A folder that is gone (or on another machine) is served from its copy, too.
 
     Raises Problem: data missing (offline and never seen, with the command that fetches it for ``suites``; or nothing to be
-    found), cannot write (the cache).
+    found), temporary (the network is at fault), cannot write (the cache).
     """
     digest = None
     folder = Path(identifier).expanduser()
@@ -157,22 +157,9 @@ def _fetch(identifier: str, prefill: str, *, offline: bool) -> Path:
             todo="give its path",
             code=Exit.DATA_MISSING,
         )
-    import huggingface_hub  # noqa: PLC0415  only here is the network asked
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415  as above
+    from scoring.hub import fetch_tokenizer  # noqa: PLC0415  only here is the network asked
 
-    offline = offline or huggingface_hub.constants.HF_HUB_OFFLINE
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                identifier, allow_patterns=[*TOKENIZER_FILES, "config.json"], local_files_only=offline
-            )
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        what = "is not in the data cache, and this job is offline" if offline else f"cannot be fetched: {first}"
-        raise Problem(
-            f"tokenizer {what}", where=identifier, todo=f"where there is a network, run: {prefill}", code=Exit.DATA_MISSING
-        ) from error
+    return fetch_tokenizer(identifier, [*TOKENIZER_FILES, "config.json"], offline=offline, command=prefill)
 
 
 def load_tokenizer(identifier: str, folder: Path, digest: str, *, use_fast: bool = True) -> Tokenizer:

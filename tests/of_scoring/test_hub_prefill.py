@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from suites.problem import Exit
 from suites.schema import load_suite
 from support.hub import environment, serving
 from support.hub_rows import LAYOUT, Words, encoded, everything, rows_of
-from support.prefill_child import Child
+from support.prefill_child import ROOT, Child
 
 pytestmark = pytest.mark.scoring
 
@@ -305,3 +308,76 @@ def test_a_tokenizer_of_the_hub_is_kept_and_found_again_without_it(hub, scoring,
     asked = len(hub.asked)
     assert scoring("prefill", *given).code == 0
     assert len(hub.asked) == asked  # what is there asks no network
+
+
+@pytest.fixture
+def fresh(hub, tmp_path, data):
+    """Prefill a suite without data in a process of its own: nothing before it has imported anything."""
+
+    def run(tokenizer: str, **variables: str) -> tuple[int, list[str]]:
+        environ = {**environment(hub, tmp_path / "hf_home", os.environ), **variables}
+        words = ("prefill", "--suite", "stage4_sft_native", "--eval-data", str(data.eval_data), "--tokenizer", tokenizer)
+        command = [sys.executable, "-m", "scoring", *words]
+        ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=240, check=False)
+        return ended.returncode, (ended.stdout + ended.stderr).splitlines()
+
+    return run
+
+
+def test_a_tokenizer_of_the_hub_is_fetched_by_a_fresh_process(hub, fresh, data):
+    files = {path.name: path.read_bytes() for path in BYTES.iterdir() if path.is_file()}
+    hub.push("acme/fresh", files, kind="models")
+    assert fresh("acme/fresh") == (0, [])
+    wanted = (load_suite("stage1_ppl_slices", {}).in_request(),)
+    assert "tokenizer acme/fresh" not in lacking(wanted, "acme/fresh", data)
+
+
+def test_without_a_network_a_fresh_process_says_in_one_line_where_the_tokenizer_is_fetched(fresh, data):
+    with socket.socket() as taken:  # bound and not listening: every connection to it is refused
+        taken.bind(("127.0.0.1", 0))
+        code, said = fresh("acme/away", HF_ENDPOINT=f"http://127.0.0.1:{taken.getsockname()[1]}")
+    (line,) = said
+    assert code == Exit.TEMPORARY
+    assert line.startswith("scoring: acme/away: tokenizer cannot be fetched (ConnectError: ")
+    command = f"--suite stage4_sft_native --eval-data {data.eval_data} --tokenizer acme/away"
+    assert line.endswith(f"; where there is a network, run: {sys.executable} -m scoring prefill {command}")
+
+
+def test_a_fresh_process_that_is_told_to_stay_offline_says_so_in_one_line(fresh):
+    code, (line,) = fresh("acme/away", HF_HUB_OFFLINE="1")
+    assert code == Exit.DATA_MISSING
+    assert line.startswith("scoring: acme/away: tokenizer is not in the data cache, and this job is offline; where there is")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "acme/no-such-model",
+            r"cannot be fetched \(RepositoryNotFoundError: 401 .*; name a tokenizer's folder, or an id on",
+        ),
+        ("acme/locked-model", r"cannot be fetched \(GatedRepoError: 401 .*; ask for access at acme/locked-model, then log in"),
+        ("acme/no-tokenizer", r"holds no tokenizer; name another one$"),
+    ],
+)
+def test_a_tokenizer_that_the_hub_does_not_give_is_said_in_one_line(hub, scoring, data, name, said):
+    hub.push("acme/locked-model", {"tokenizer.json": b"{}"}, kind="models")
+    hub.gated.add("acme/locked-model")
+    hub.push("acme/no-tokenizer", {"README.md": b"# A model"}, kind="models")
+    ended = scoring("prefill", "--suite", "stage4_sft_native", "--eval-data", data.eval_data, "--tokenizer", name)
+    (line,) = ended.err.splitlines()
+    assert ended.code == Exit.DATA_MISSING
+    assert re.match(rf"scoring: {name}: (tokenizer )?{said}", line), line
+
+
+def test_a_busy_hub_is_asked_for_the_tokenizer_again_too(hub, scoring, data):
+    hub.push("acme/busy-model", {path.name: path.read_bytes() for path in BYTES.iterdir() if path.is_file()}, kind="models")
+    fault = hub.fault(r"^/api/models/acme/busy-model/", "503", times=1000, retry_after=0.01)
+    given = ("--suite", "stage4_sft_native", "--eval-data", data.eval_data, "--tokenizer", "acme/busy-model")
+    ended = scoring("prefill", *given)
+    assert ended.code == Exit.TEMPORARY, ended.err
+    (line,) = complaints(ended)
+    assert line.startswith("scoring: acme/busy-model: tokenizer cannot be fetched (")
+    assert fault.hits > 1
+    hub.faults.clear()
+    assert scoring("prefill", *given).code == 0
