@@ -13,6 +13,9 @@ POLLS = 3
 FIRST = 3600.0
 """Seconds after the first run by once in which the next one is waited for: how often it comes is not known yet."""
 
+LARGEST = 1e11
+"""Seconds beyond it are taken for damage: as a time it is the year 5138."""
+
 
 class Sign(msgspec.Struct, frozen=True, kw_only=True):
     """A watcher's last sign of life, judged."""
@@ -32,7 +35,7 @@ class Sign(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     pid: int
     document: dict[str, Any]
-    """status.json."""
+    """status.json; heartbeat, poll, host and pid are there and of their kinds."""
 
 
 def sign_of_life(path: Path, now: float) -> Sign:
@@ -45,12 +48,12 @@ def sign_of_life(path: Path, now: float) -> Sign:
         mtime = os.fstat(file.fileno()).st_mtime
         try:
             document = json.loads(file.read())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"is not JSON ({error})") from error
     try:
-        heartbeat, poll = float(document["heartbeat"]), float(document["poll"])
+        heartbeat, poll = _reckonable(document["heartbeat"]), _reckonable(document["poll"])
         host, pid = str(document["host"]), int(document["pid"])
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise ValueError(f"is not a watcher's status ({error!r})") from error
     age = max(now - heartbeat, now - mtime, 0.0)
     once, interval = document.get("mode") == "once", _interval(document)
@@ -64,10 +67,18 @@ def sign_of_life(path: Path, now: float) -> Sign:
         skew=heartbeat - mtime if abs(heartbeat - mtime) > POLLS * poll else 0.0,
         host=host,
         pid=pid,
-        document=document,
+        document=document | {"heartbeat": heartbeat, "poll": poll, "host": host, "pid": pid},
     )
+
+
+def _reckonable(value: Any) -> float:
+    """A time or a duration in seconds that clocks and calendars bear. Raises TypeError or ValueError for anything else."""
+    found = float(value)
+    if not 0 <= found <= LARGEST:  # nor is it NaN
+        raise ValueError(f"{value!r} is no time")
+    return found
 
 
 def _interval(document: Mapping[str, Any]) -> float:
     found = document.get("interval")
-    return float(found) if isinstance(found, int | float) else 0.0
+    return float(found) if isinstance(found, int | float) and 0 <= found <= LARGEST else 0.0

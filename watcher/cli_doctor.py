@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,9 +44,22 @@ def everything(config: "Config", environ: Mapping[str, str], *, offline: bool) -
     """Every check, in the order in which things are needed."""
     from watcher import doctor_disk, doctor_job, doctor_node, doctor_slurm  # noqa: PLC0415
 
-    yield from doctor_node.checks(config, environ)
-    yield doctor_node.requests_folder(config)
-    if config.executor == "slurm":
-        yield from doctor_slurm.checks(config, environ)
-    yield from doctor_disk.checks(config, environ)
-    yield from doctor_job.checks(config, environ, offline=offline)
+    groups: dict[str, Callable[[], Iterable[Check]]] = {
+        "this node": lambda: doctor_node.checks(config, environ),
+        "requests": lambda: [doctor_node.requests_folder(config)],
+        "slurm": lambda: doctor_slurm.checks(config, environ) if config.executor == "slurm" else (),
+        "disks": lambda: doctor_disk.checks(config, environ),
+        "jobs": lambda: doctor_job.checks(config, environ, offline=offline),
+    }
+    for name, checks in groups.items():
+        yield from _made(name, checks)
+
+
+def _made(name: str, checks: Callable[[], Iterable["Check"]]) -> Iterator["Check"]:
+    """The checks of one group. A defect of ours in one is a line of its own, and keeps no other group from being looked at."""
+    from watcher.checkup import WRONG, Check  # noqa: PLC0415
+
+    try:
+        yield from checks()
+    except Exception as error:  # noqa: BLE001  whatever it is, the other checks are made
+        yield Check(WRONG, name, f"a check ended with {error!r}; those of its group after it are not made", "report it as a bug")

@@ -29,13 +29,10 @@ def checks(config: Config, environ: Mapping[str, str], *, run: Run = run_command
         if shutil.which(name, path=environ.get("PATH")) is None:
             yield Check(WRONG, "local executor", f"no {name} on PATH", "install it")
     health = judge(config.paths, time.time())
-    todo = {
-        "alive": "",
-        "stale": "start it with `watcher run`",
-        "absent": "start it with `watcher run`, or `watcher once` from cron",
-    }
-    words = health.line.removesuffix("; start it with `watcher run`")
-    yield Check(OK if health.verdict == "alive" else WARNING, "watcher", words, todo[health.verdict])
+    alive = health.verdict == "alive"
+    todo = "start it with `watcher run`" + (", or `watcher once` from cron" if health.verdict == "absent" else "")
+    words = health.line.replace("; start it with `watcher run`", "")
+    yield Check(OK if alive else WARNING, "watcher", words, "" if alive else todo)
 
 
 def _limits() -> Iterator[Check]:

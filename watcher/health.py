@@ -7,6 +7,7 @@ import msgspec
 
 from suites.paths import StatePaths
 from suites.watching import POLLS, Sign, sign_of_life
+from watcher.status_read import readable
 from watcher.status_text import ago, clean, clock
 
 EXIT = {"alive": 0, "stopped": 3, "stale": 3, "absent": 4}
@@ -22,7 +23,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     age: float | None = None
     """Seconds since the last sign of life; None where there is none."""
     document: dict[str, Any] | None = None
-    """status.json; None where it is absent or cannot be read."""
+    """status.json, with whatever its readers use; None where it is absent or cannot be read."""
 
     @property
     def exit(self) -> int:
@@ -41,7 +42,7 @@ def judge(paths: StatePaths, now: float) -> Health:
         return _absent(f"{path} cannot be read ({error.strerror})")
     except ValueError as error:
         return _absent(f"{path} {clean(error)}")
-    return Health(verdict=sign.verdict, line=_line(sign, paths, now), age=sign.age, document=sign.document)
+    return Health(verdict=sign.verdict, line=_line(sign, paths, now), age=sign.age, document=readable(sign.document))
 
 
 def _line(sign: Sign, paths: StatePaths, now: float) -> str:

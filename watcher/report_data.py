@@ -90,10 +90,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     """Of the config."""
     health: str
-    """``alive``, ``stale`` or ``absent``."""
+    """``alive``, ``stopped``, ``stale`` or ``absent``."""
     health_line: str
     status: Mapping[str, Any]
-    """status.json; empty where there is none."""
+    """status.json as ``status_read`` gives it; empty where there is none."""
     stages: tuple[StageReport, ...]
 
 

@@ -2,8 +2,13 @@
 
 import json
 import os
+import re
 import resource
+import signal
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -12,6 +17,7 @@ from click.testing import CliRunner
 
 from support.nanotron_layout import tiny_checkpoint
 from watcher import doctor_disk, doctor_job, doctor_node, doctor_slurm, holds
+from watcher.checkup import Check
 from watcher.cli import main
 from watcher.doctor_disk import Mount, mount_of, mounts, quotas
 from watcher.doctor_slurm import seconds_of
@@ -89,6 +95,46 @@ MOUNTINFO = r"""
 44 22 0:39 / /home rw - autofs systemd-1 rw
 a line that is none
 """
+
+
+def test_after_a_watcher_that_was_told_to_end_every_check_is_made(here):
+    config(here)
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "watcher"]
+    with subprocess.Popen([*command, "run"], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as daemon:
+        status, end = here / "results" / ".watcher" / "status.json", time.monotonic() + 60
+        while not status.exists() and daemon.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        daemon.send_signal(signal.SIGINT)  # Ctrl-C
+        assert daemon.wait(60) == 0
+    assert json.loads(status.read_text())["stopped"]
+    ran = subprocess.run([*command, "doctor"], env=environ, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.stderr == ""
+    *lines, summary = ran.stdout.splitlines()
+    (line,) = [line for line in lines if "watcher: " in line]
+    said = r"warning  watcher: stopped: the watcher on .* was told to end \d+ s ago, and did; start it with `watcher run`"
+    assert re.fullmatch(said, line)
+    names = [line[9:].partition(":")[0] for line in lines]
+    assert names[names.index("watcher") + 1] == "requests"
+    assert {"file system", "job's python", "stage1 data"} <= set(names), names
+    assert re.fullmatch(r"\d+ ok, \d+ warnings, \d+ wrong, in \d+ s", summary)
+
+
+def test_a_defect_in_one_check_keeps_no_other_from_being_made(here, monkeypatch):
+    def broken(*_given, **_more):
+        yield Check("ok", "the first one", "is fine")
+        raise KeyError("gone")
+
+    monkeypatch.setattr(doctor_node, "checks", broken)
+    monkeypatch.setattr(doctor_disk, "checks", broken)
+    monkeypatch.setattr(doctor_job, "checks", lambda *_given, **_more: [Check("ok", "the last one", "is fine")])
+    config(here)
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 1
+    said = "a check ended with KeyError('gone'); those of its group after it are not made; report it as a bug"
+    assert f"wrong    this node: {said}" in result.output
+    assert f"wrong    disks: {said}" in result.output
+    assert result.output.splitlines()[-2] == "ok       the last one: is fine"
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ function top() {
   setInterval(() => { written.textContent = age(); }, 30000);
   document.getElementById("top").append(h("div", {class: "head"},
     h("div", null, h("h1", null, "Checkpoints"), h("p", null, written, " · ", h("span", {class: "path"}, data.results)),
-      h("p", null, badge(alive ? ["good", "●", "the watcher was alive then"] : ["bad", "●", daemon.verdict === "stale" ? "the watcher had stopped" : "no watcher was running"]), " ", h("a", {href: "#health"}, "queue and health"))),
+      h("p", null, badge(alive ? ["good", "●", "the watcher was alive then"] : ["bad", "●", ({stale: "the watcher had stopped", stopped: "the watcher had been told to end"})[daemon.verdict] ?? "no watcher was running"]), " ", h("a", {href: "#health"}, "queue and health"))),
     h("button", {type: "button", id: "theme", onclick: () => { chosen = document.documentElement.dataset.theme === "dark" ? "light" : "dark"; theme(chosen); }}, "Light or dark")));
   const links = [["#glance", "At a glance"], ["#matrix", "What was forgotten"], ...data.stages.map((stage, i) => [`#stage-${i}`, stage.name]), ...(Object.keys(data.answers).length ? [["#answers", "Answers"]] : []), ["#health", "Health"]];
   document.getElementById("top").after(h("div", {class: "bar"}, h("div", null, h("nav", {"aria-label": "Parts of the report"}, h("ul", null, links.map(([href, text]) => h("li", null, h("a", {href}, text))))), switches())));
