@@ -8,6 +8,7 @@ from typing import assert_never
 
 import msgspec
 
+from suites.contract import TierVerdict
 from watcher.act import Actor
 from watcher.config import Config
 from watcher.contents import Contents
@@ -28,6 +29,7 @@ from watcher.world import (
     Note,
     Prefill,
     Release,
+    Results,
     SetAside,
     Submit,
     Unlink,
@@ -142,24 +144,60 @@ def rehearse(
     clock: Callable[[], float],
     environ: Mapping[str, str],
 ) -> tuple[list[dict[str, str]], tuple[Skip, ...]]:
-    """What a tick would do, and what it would not. Nothing is written and nothing is submitted."""
+    """What a tick would do, and what it would not. Nothing is written and nothing is submitted.
+
+    It goes on as a tick does: events are added to ``journal``, which is in memory alone, and what a deed would change on disk
+    is changed in what is seen at the next look.
+    """
     observer = Observer(state_id, environ, server_clock=lambda _: clock(), contents=Contents(config.paths.contents))
     told: list[dict[str, str]] = []
     done: set[tuple[str, str, str]] = set()
     skips: tuple[Skip, ...] = ()
+    foreseen = _Foreseen()
     for _ in range(ROUNDS):
-        world = observer.look(config, journal.ledger, executor, clock())
+        world = foreseen.after(observer.look(config, journal.ledger, executor, clock()))
         decision = decide(world, journal.ledger, config, comment_of(state_id))
         skips = decision.skips
         fresh = [action for action in decision.actions if identity(action) not in done]
         for action in fresh:
             done.add(identity(action))
             told += tell(action)
+            foreseen.add(action)
             if isinstance(action, Note):
                 journal.append(action.event, action.key, t=world.now, **action.fields)
         if not fresh:
             break
     return told, skips
+
+
+class _Foreseen:
+    """What the deeds of a dry run would have changed of what the next look sees, where that look decides something else."""
+
+    def __init__(self) -> None:
+        self._answered: set[str] = set()
+        self._aside: dict[str, set[str]] = {}
+        """Evaluation -> tiers whose files would have been moved away."""
+
+    def add(self, action: Action) -> None:
+        """That would be done."""
+        if isinstance(action, Answer):
+            self._answered.add(action.id)
+        elif isinstance(action, SetAside):
+            self._aside.setdefault(action.key, set()).update(action.tiers)
+
+    def after(self, world: World) -> World:
+        """``world`` without answered requests, and without results that were set aside."""
+        results = {
+            key: found if key not in self._aside else _without(found, self._aside[key]) for key, found in world.results.items()
+        }
+        asks = tuple(ask for ask in world.asks if ask.id not in self._answered)
+        return msgspec.structs.replace(world, asks=asks, results=results)
+
+
+def _without(results: Results, tiers: set[str]) -> Results:
+    verdicts = {tier: TierVerdict("missing") if tier in tiers else verdict for tier, verdict in results.verdicts.items()}
+    fingerprints = {tier: found for tier, found in results.fingerprints.items() if tier not in tiers}
+    return msgspec.structs.replace(results, verdicts=verdicts, fingerprints=fingerprints)
 
 
 def identity(action: Action) -> tuple[str, str, str]:

@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from suites.paths import StatePaths
+from support.nanotron_layout import set_times, tiny_checkpoint
 from watcher import __version__
 from watcher.cli import main
 from watcher.initial import write
@@ -144,6 +146,42 @@ def test_once_does_what_is_due_and_dry_run_writes_nothing(here):
     assert "stage1/step_100" in said("once", "--dry-run").output
     said("once")
     assert StatePaths(here / "results/.watcher").status_json.exists()
+
+
+DUE = """
+results: results
+executor: local
+settle: 1s
+stages:
+  stage1: {checkpoints: ckpts, steps: [100, 200], suites: [slices.yaml], tokenizer: ./tokenizer, seq_len: 64}
+"""
+
+
+def test_a_dry_run_shows_both_what_was_asked_for_and_what_is_due(here):
+    (here / "watcher.yaml").write_text(DUE)
+    (here / "slices.yaml").write_text("tier: tier2_ppl\nslices:\n  web: {data_files: [web.jsonl], target_tokens: 9}\n")
+    (here / "web.jsonl").write_text('{"text": "some words"}\n')
+    (here / "tokenizer").mkdir()
+    set_times(tiny_checkpoint(here / "ckpts" / "100", 100), time.time() - 300)
+    os.utime(here / "web.jsonl", (0, time.time() - 300))
+
+    def command(*words):
+        process = watcher(*words, here=here)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (0, "")
+        return out.splitlines()
+
+    submits = "submit stage1/step_100: complete, and not scored"
+    assert command("once", "--dry-run") == [submits, "skipped stage1/step_200: checkpoint: not there yet"]
+    command("enqueue", "stage1", "40")
+    before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
+    assert command("once", "--dry-run") == [
+        "answer stage1: stage1 40: taken up",
+        submits,
+        "skipped stage1/step_40: checkpoint: not there yet",
+        "skipped stage1/step_200: checkpoint: not there yet",
+    ]
+    assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before
 
 
 def watcher(*words, here, **options):

@@ -15,7 +15,9 @@ from suites.problem import Problem
 from support.watched import Watched
 from watcher import daemon as daemon_module
 from watcher import once as once_module
+from watcher.asks import leave
 from watcher.once import once
+from watcher.states import Ask
 
 SCRIPT = """
 FORBIDDEN = "torch numpy pyarrow datasets transformers tokenizers safetensors scoring"
@@ -161,6 +163,87 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(watched):
     ]
     assert sorted(watched.root.rglob("*")) == before
     assert not watched.executor.jobs
+
+
+def ask(watched, kind, *steps, **more):
+    head = {"id": f"{kind}-{steps[0]}", "at": watched.clock(), "by": "me@here"}
+    leave(Ask(**head, kind=kind, stage="stage1", steps=steps, **more), watched.config.paths)
+
+
+def rehearsed(watched):
+    """What a dry run tells, after making sure that nothing was written and nothing submitted."""
+    before = {path: path.stat().st_mtime_ns for path in watched.root.rglob("*")}
+    jobs = len(watched.executor.jobs)
+    report = once(watched.config, dry_run=True, environ={})
+    assert {path: path.stat().st_mtime_ns for path in watched.root.rglob("*")} == before
+    assert len(watched.executor.jobs) == jobs
+    return [(told["action"], told["evaluation"], told["reason"]) for told in report.actions], {
+        skip["evaluation"]: skip["reason"] for skip in report.skipped
+    }
+
+
+def test_a_dry_run_goes_on_to_what_is_due_after_the_requests_are_answered(watched):
+    watched.checkpoint("stage1", 100)
+    watched.checkpoint("stage1", 150)
+    ask(watched, "enqueue", 40)
+    ask(watched, "enqueue", 150)
+    ask(watched, "cancel", 77)
+    told, skipped = rehearsed(watched)
+    due = "complete, and not scored"
+    assert sorted(told) == [
+        ("answer", "stage1", "stage1 150: taken up"),
+        ("answer", "stage1", "stage1 40: taken up"),
+        ("answer", "stage1", "stage1 77: not known"),
+        ("submit", "stage1/step_100", due),
+        ("submit", "stage1/step_150", due),
+    ]
+    assert skipped == {"stage1/step_40": "checkpoint: not there yet", "stage1/step_200": "checkpoint: not there yet"}
+
+
+def test_a_dry_run_foresees_that_results_are_set_aside_and_scored_anew(watched):
+    watched.checkpoint("stage1", 100)
+    watched.tick_until(lambda: watched.states().get("stage1/step_100") == "scored")
+    watched.daemon.close()
+    watched.daemon = None
+    ask(watched, "retry", 100, force=True)
+    told, _ = rehearsed(watched)
+    assert [(action, evaluation) for action, evaluation, _ in told] == [
+        ("set_aside", "stage1/step_100"),
+        ("answer", "stage1"),
+        ("submit", "stage1/step_100"),
+    ]
+
+
+def test_a_dry_run_foresees_that_the_job_of_what_is_cancelled_is_ended(watched):
+    watched.checkpoint("stage1", 100)
+    watched.tick(2, jobs=False)
+    watched.daemon.close()
+    watched.daemon = None
+    ask(watched, "cancel", 100)
+    told, skipped = rehearsed(watched)
+    assert [(action, evaluation) for action, evaluation, _ in told] == [
+        ("cancelled", "stage1/step_100"),
+        ("answer", "stage1"),
+        ("cancel", "stage1/step_100"),
+    ]
+    assert skipped["stage1/step_200"] == "checkpoint: not there yet"
+
+
+def test_a_dry_run_goes_on_after_what_is_new_in_config_and_checkpoints(watched):
+    """Newly wanted, moved by the config, and where a stage began: each of them is journaled before anything else is decided."""
+    watched.tick()
+    watched.daemon.close()
+    watched.daemon = None
+    moved = watched.root / "elsewhere"
+    watched.configure(stage2={"steps": (300,), "bridge": watched.bridge("stage1", step=200)})
+    stages = watched.config.stages
+    stages = {**stages, "stage1": msgspec.structs.replace(stages["stage1"], checkpoints=moved)}
+    watched.config = msgspec.structs.replace(watched.config, stages=stages)
+    watched.checkpoint("stage2", 300, started_from=str(moved / "200"))
+    told, skipped = rehearsed(watched)
+    assert told == [("submit", "stage2/step_300", "complete, and not scored")]
+    away = f"checkpoint: {moved} does not exist yet"
+    assert {skipped[f"{stage}/step_{step}"] for stage, step in (("stage1", 100), ("stage1", 200), ("stage2", 200))} == {away}
 
 
 def test_once_submits_and_a_later_once_scores(watched, monkeypatch):
