@@ -1,7 +1,7 @@
 # make demo    trains a small model and watches it being scored; make demo SLURM=1 on a real Slurm (Debian, root)
 # make test    everything the tests need, then all tests but the slow ones; make test-all: those too
 # make check   linters, types, import rules, and the login node's tests on the installed wheel, without torch
-# make bench   measures, and writes tests/bench/RESULTS.md; make bench BENCH=speed: only that part
+# make bench   measures, and writes tests/benchmarks/RESULTS.md; make bench BENCH=speed: only that part
 #
 # PYTHON=/path/to/python3.11 where python3 is older. Every target can be run again: what is done is not done twice.
 
@@ -75,11 +75,11 @@ login-node: $(LOGIN)/.installed
 	@for unwanted in torch numpy pyarrow datasets transformers tokenizers safetensors; do \
 	    if $(LOGIN)/bin/python -c "import $$unwanted" 2>/dev/null; then echo "a plain install brings $$unwanted" >&2; exit 1; fi; done
 	cd / && EXPECT_INSTALLED=1 $(CURDIR)/$(LOGIN)/bin/pytest -q -m "not slow" -p no:cacheprovider -n $(JOBS) -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) \
-	    $(CURDIR)/tests/of_suites $(CURDIR)/tests/of_watcher
+	    $(CURDIR)/tests/unit/suites $(CURDIR)/tests/unit/watcher $(CURDIR)/tests/integration/daemon
 
 # The tests' own Slurm; says why where it cannot be had
 slurm: venv
-	@if ! $(BIN)/python tests/support/slurm_cluster.py install; then \
+	@if ! $(BIN)/python tests/support/slurm_cluster/cluster.py install; then \
 	    if [ -n "$${CI:-}" ]; then exit 1; fi; echo "the tests that need a Slurm will be skipped"; fi
 
 # A browser for the tests of report.html, and the npm packages that they look with; says why where it cannot be had
@@ -98,7 +98,7 @@ test-all: venv slurm browser
 	$(BIN)/pytest -n $(JOBS)
 
 bench: venv
-	@PYTHONPATH=tests $(BIN)/python tests/bench/run.py $(BENCH)
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.run $(BENCH)
 
 clean:
 	rm -rf $(VENV) $(LOGIN) .venv-lm-eval dist build .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

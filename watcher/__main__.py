@@ -1,6 +1,6 @@
 """``python -m watcher``: the same as the command ``watcher``."""
 
-from watcher.cli import main
+from watcher.cli.app import main
 
 if __name__ == "__main__":
     main(prog_name="watcher")

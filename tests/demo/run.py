@@ -22,8 +22,8 @@ from rich.console import Console
 
 from demo import corpus
 from demo.show import Board, Expected, read_scores
-from support.slurm_cluster import Cluster
-from support.slurm_install import install
+from support.slurm_cluster.cluster import Cluster
+from support.slurm_cluster.install import install
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEDULE = {"stage1": (100, 200, 400, 600), "stage2": (700, 900)}

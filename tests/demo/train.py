@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from demo.corpus import VOCAB
-from suites.checkpoint import Completeness, inspect
-from support.nanotron_layout import write_checkpoint
+from suites.checkpoint.completeness import Completeness, inspect
+from support.models.nanotron_checkpoint import write_checkpoint
 
 SEQ_LEN = 128
 EVERY = 100

@@ -19,7 +19,7 @@ PACKAGES = ("chromium", "chromium-driver", "npm")
 PROGRAMS = ("chromium", "chromedriver", "npm")
 NPM = {"uplot": "1.6.32", "axe-core": "4.14.1"}
 CACHE = Path(sys.prefix) / "share" / "npm"
-VENDOR = ROOT / "watcher" / "page" / "vendor" / "uplot"
+VENDOR = ROOT / "watcher" / "report" / "page" / "vendor" / "uplot"
 VENDORED = {"uPlot.iife.min.js": "dist/uPlot.iife.min.js", "uPlot.min.css": "dist/uPlot.min.css", "LICENSE": "LICENSE"}
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),

@@ -1,0 +1,1 @@
+"""Paired comparison of two checkpoints. Knows no model and no torch."""

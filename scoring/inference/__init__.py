@@ -1,0 +1,1 @@
+"""Log-likelihoods and greedy generation over any `Model`."""

@@ -1,0 +1,1 @@
+"""One scoring job from request to published results."""

@@ -1,0 +1,1 @@
+"""Nanotron shards as a torch model. To add an architecture: `suites/checkpoint/architecture.py`, then `decoder.py`."""

@@ -1,0 +1,62 @@
+"""Nanotron's mixture of experts, in the place of a decoder layer's MLP.
+
+A token goes through its own experts whatever stands beside it: nothing is dropped, nothing has a capacity.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from scoring.model.linear import Linear
+from suites.checkpoint.architecture import Experts
+
+
+class SharedExpert(nn.Module):
+    """The expert that sees every token, behind a gate of its own."""
+
+    def __init__(self, hidden: int, intermediate: int, activation: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.gate_up_proj = Linear(hidden, 2 * intermediate, bias=False)
+        self.down_proj = Linear(intermediate, hidden, bias=False)
+        self.activation = activation
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[N, hidden] -> [N, hidden]."""
+        gate, up = self.gate_up_proj(hidden).chunk(2, -1)
+        out: torch.Tensor = self.down_proj(self.activation(gate) * up)
+        return out
+
+
+class ExpertsMLP(nn.Module):
+    """Softmax over all experts in fp32, the top k of them, their weights not renormalised."""
+
+    def __init__(self, hidden: int, experts: Experts, activation: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.top_k = experts.top_k
+        self.activation = activation
+        self.router = Linear(hidden, experts.count, bias=False, dtype=torch.float32)
+        # used as x @ W, so stored [expert, in, out]
+        self.merged_gate_up_proj = nn.Parameter(torch.empty(experts.count, hidden, 2 * experts.intermediate))
+        self.merged_down_proj = nn.Parameter(torch.empty(experts.count, experts.intermediate, hidden))
+        self.shared_expert: SharedExpert | None = None
+        self.shared_expert_gate: Linear | None = None
+        if experts.shared_intermediate is not None:
+            self.shared_expert = SharedExpert(hidden, experts.shared_intermediate, activation)
+            self.shared_expert_gate = Linear(hidden, 1, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """[..., hidden] -> [..., hidden]."""
+        hidden = hidden_states.flatten(0, -2)  # [N, hidden]
+        probabilities = functional.softmax(self.router(hidden.float()), dim=-1)  # [N, experts]
+        weights, chosen = probabilities.topk(self.top_k, dim=-1)  # [N, k] both
+        out = torch.zeros_like(hidden)
+        for expert in range(probabilities.shape[-1]):
+            rows, slots = (chosen == expert).nonzero(as_tuple=True)  # [n] both
+            gate, up = (hidden[rows] @ self.merged_gate_up_proj[expert]).chunk(2, dim=-1)  # [n, intermediate] both
+            part = (self.activation(gate) * up) @ self.merged_down_proj[expert]  # [n, hidden]
+            out.index_add_(0, rows, part * weights[rows, slots, None].to(part.dtype))
+        if self.shared_expert is not None and self.shared_expert_gate is not None:
+            out = out + torch.sigmoid(self.shared_expert_gate(hidden)) * self.shared_expert(hidden)
+        return out.view_as(hidden_states)

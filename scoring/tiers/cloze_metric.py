@@ -1,0 +1,303 @@
+"""Tier 3: cloze tasks, zero-shot. Each choice's log-likelihood after its context, and what is made of them.
+
+A choice's log-likelihood is the sum of the natural-log probabilities of its tokens. From it and the stored
+counts come six ways of picking an answer, each the first of equals:
+
+    acc           ll
+    acc_norm      ll / characters of the choice, without the space before it (lm-evaluation-harness's)
+    acc_per_char  ll / characters with that space (OLMES's)
+    acc_per_byte  ll / UTF-8 bytes with that space
+    acc_per_token ll / tokens
+    acc_uncond    ll - ll of the choice after "Answer:" alone; not for every task
+
+A metric's value is the share of items whose pick is the gold choice; its standard error is the sample's
+standard deviation / sqrt(n).
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from scoring.inference.loglikelihood import Ints, Model, Stretch, token_logprobs
+from suites.common.errors import Exit, Problem
+
+METRICS = ("acc", "acc_norm", "acc_per_char", "acc_per_byte", "acc_per_token", "acc_uncond")
+
+NEAR = 1e-3
+"""Nats: how close the two best choices of a near tie are. Rounding of another device could turn such a pick."""
+
+_FLOATS, _COUNTS = pa.list_(pa.float64()), pa.list_(pa.int64())
+
+ROWS = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("id", pa.string()),
+        ("subject", pa.string()),
+        ("gold", pa.int64()),
+        ("ll", _FLOATS),
+        ("ll_uncond", _FLOATS),  # null where the task has none
+        ("tokens", _COUNTS),
+        ("chars", _COUNTS),  # without the space before the choice
+        ("chars_with_space", _COUNTS),
+        ("bytes", _COUNTS),
+        ("truncated", pa.bool_()),
+        *((f"pick_{metric}", pa.int64()) for metric in METRICS),
+        ("key", pa.string()),  # of its tokens and its right choice: the same question, whatever else its task holds
+    ]
+)
+"""Columns of items/<task>.parquet."""
+
+
+class Pair(Protocol):
+    """A context and what may follow it, as tokens; ``scoring.data.cache.TokenRequest`` is one."""
+
+    @property
+    def context(self) -> Sequence[int]:
+        """What is given."""
+        ...
+
+    @property
+    def continuation(self) -> Sequence[int]:
+        """What is asked for."""
+        ...
+
+
+class Item(Protocol):
+    """One question; ``scoring.data.cache.TaskItem`` is one. All lists have one entry a choice."""
+
+    @property
+    def index(self) -> int:
+        """Place in the task."""
+        ...
+
+    @property
+    def id(self) -> str:
+        """Stable name of the item."""
+        ...
+
+    @property
+    def subject(self) -> str | None:
+        """Of mmlu."""
+        ...
+
+    @property
+    def gold(self) -> int:
+        """Index of the right choice."""
+        ...
+
+    @property
+    def requests(self) -> Sequence[Pair]:
+        """Context and choice."""
+        ...
+
+    @property
+    def uncond(self) -> Sequence[Pair] | None:
+        """The same choices after "Answer:" alone."""
+        ...
+
+    @property
+    def chars(self) -> Sequence[int]:
+        """Characters of the choice, without the space before it."""
+        ...
+
+    @property
+    def chars_with_space(self) -> Sequence[int]:
+        """Characters with it."""
+        ...
+
+    @property
+    def bytes(self) -> Sequence[int]:
+        """UTF-8 bytes with it."""
+        ...
+
+
+def score(
+    model: Model,
+    items: Sequence[Item],
+    *,
+    seq_len: int,
+    name: str,
+    batch_tokens: int | None = None,
+    between: Callable[[int], None] = lambda tokens: None,  # noqa: ARG005  what to do with it is the caller's
+) -> pa.Table:
+    """Score some items of one task.
+
+    Equal requests are scored once, so that equal choices get equal log-likelihoods. An item is one tree: its context is
+    computed once. A context that is too long loses its beginning, and the item says so.
+
+    Args:
+        model: the checkpoint.
+        items: in the task's order.
+        seq_len: input tokens of a full window.
+        name: the task's, for messages.
+        batch_tokens: see ``token_logprobs``.
+        between: see ``token_logprobs``.
+
+    Returns:
+        A row an item, as ROWS has it.
+
+    Raises:
+        Problem: naming the item whose choice is empty, has no context or is longer than the window.
+        NotFiniteError: where a log-likelihood is not a finite number.
+    """
+    asked = _Requests(seq_len)
+    conditional: list[list[int]] = []
+    unconditional: list[list[int]] = []
+    for number, item in enumerate(items):
+        where = f"{name}, item {item.id}"
+        conditional.append([asked.number(pair, number, where) for pair in item.requests])
+        unconditional.append([asked.number(pair, -1, where) for pair in item.uncond or ()])
+    found = token_logprobs(model, asked.stretches, together=asked.trees, batch_tokens=batch_tokens, between=between)
+    sums = [math.fsum(values.tolist()) for values in found]
+    rows = [
+        _row(item, [sums[n] for n in given], [sums[n] for n in alone], seq_len)
+        for item, given, alone in zip(items, conditional, unconditional, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=ROWS)
+
+
+class _Requests:
+    """Requests numbered as they come, equal ones once. The choices of an item bring the same context, which is read once."""
+
+    def __init__(self, seq_len: int) -> None:
+        self.seq_len = seq_len
+        self.stretches: list[Stretch] = []
+        self.trees: list[int] = []  # an item's choices grow from its context, all unconditional ones from what stands before them
+        self._numbers: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._contexts: dict[tuple[int, ...], int] = {}
+        self._newest: Sequence[int] | None = None
+        self._context, self._tokens = 0, np.empty(0, dtype=np.int64)
+
+    def number(self, pair: Pair, tree: int, where: str) -> int:
+        """That of this request. Problem for one that cannot be scored."""
+        if pair.context is not self._newest:
+            self._context = self._contexts.setdefault(tuple(pair.context), len(self._contexts))
+            self._newest, self._tokens = pair.context, np.asarray(pair.context, dtype=np.int64)
+        key = (self._context, tuple(pair.continuation))
+        known = self._numbers.setdefault(key, len(self.stretches))
+        if known == len(self.stretches):
+            self.stretches.append(_stretch(self._tokens, np.asarray(pair.continuation, dtype=np.int64), self.seq_len, where))
+            self.trees.append(tree)
+        return known
+
+
+def _stretch(context: Ints, continuation: Ints, seq_len: int, where: str) -> Stretch:
+    if not len(continuation):
+        todo = "look at the item and at the tokenizer"
+        raise Problem("a choice without a token", where=where, todo=todo, code=Exit.CANNOT_SCORE)
+    if not len(context):
+        todo = "use a tokenizer with a BOS, or give the item a context"
+        raise Problem("nothing stands before the choice", where=where, todo=todo, code=Exit.CANNOT_SCORE)
+    if len(continuation) > seq_len:
+        what = f"a choice of {len(continuation)} tokens does not fit the window of {seq_len}"
+        raise Problem(what, where=where, todo="give a larger seq_len, or leave the item out", code=Exit.CANNOT_SCORE)
+    kept = np.concatenate([context, continuation])[-(seq_len + 1) :]  # the last token is no input
+    return Stretch(kept, len(kept) - len(continuation))
+
+
+def _row(item: Item, ll: list[float], ll_uncond: list[float], seq_len: int) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "index": item.index,
+        "id": item.id,
+        "subject": item.subject,
+        "gold": item.gold,
+        "ll": ll,
+        "ll_uncond": None if item.uncond is None else ll_uncond,
+        "tokens": [len(pair.continuation) for pair in item.requests],
+        "chars": list(item.chars),
+        "chars_with_space": list(item.chars_with_space),
+        "bytes": list(item.bytes),
+        "truncated": any(len(pair.context) + len(pair.continuation) > seq_len + 1 for pair in item.requests),
+    }
+    for metric in METRICS:
+        values = scores(row, metric)
+        row[f"pick_{metric}"] = None if values is None else values.index(max(values))
+    row["key"] = key_of(item)
+    return row
+
+
+def key_of(item: Item) -> str:
+    """16 hex of all that an item's scores depend on, its right choice included."""
+    pairs = [[*map(list, (pair.context, pair.continuation))] for pair in (*item.requests, *(item.uncond or ()))]
+    whole = [pairs, item.gold, *map(list, (item.chars, item.chars_with_space, item.bytes))]
+    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:16]
+
+
+_PER = {"acc_norm": "chars", "acc_per_char": "chars_with_space", "acc_per_byte": "bytes", "acc_per_token": "tokens"}
+
+
+def scores(row: dict[str, Any], metric: str) -> list[float] | None:
+    """What ``metric`` compares, one number a choice; None where this item has no such score."""
+    if metric == "acc":
+        return list(row["ll"])
+    if metric == "acc_uncond":
+        return None if row["ll_uncond"] is None else [a - b for a, b in zip(row["ll"], row["ll_uncond"], strict=True)]
+    return [ll / max(count, 1) for ll, count in zip(row["ll"], row[_PER[metric]], strict=True)]
+
+
+def summarise(rows: Sequence[dict[str, Any]], *, primary_metric: str) -> dict[str, Any]:
+    """A task's entry of tier3_cf.json but for ``format`` and ``data_key``, from the rows of all its items.
+
+    Where items have subjects, ``by_subject`` gives each its accuracies, ``macro`` the means of those and
+    ``micro`` the means over items. The task's own figures, ``primary`` among them, are over items.
+    """
+    overall = _accuracies(rows)
+    if overall[primary_metric] is None:
+        primary_metric = "acc"
+    gaps = [_gap(row["ll"]) for row in rows]
+    entry: dict[str, Any] = {
+        "primary": overall[primary_metric],
+        "primary_metric": primary_metric,
+        **overall,
+        "examples": len(rows),
+        "ties": sum(gap == 0 for gap in gaps),
+        "near_ties": sum(gap <= NEAR for gap in gaps),
+        "truncated": sum(bool(row["truncated"]) for row in rows),
+    }
+    subjects = sorted({row["subject"] for row in rows if row["subject"] is not None})
+    if subjects:
+        of_each = {subject: [row for row in rows if row["subject"] == subject] for subject in subjects}
+        entry["by_subject"] = {subject: {**_accuracies(part), "examples": len(part)} for subject, part in of_each.items()}
+        entry["micro"] = {metric: overall[metric] for metric in METRICS}
+        entry["macro"] = {metric: _mean([part[metric] for part in entry["by_subject"].values()]) for metric in METRICS}
+    return entry
+
+
+def _accuracies(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    return dict(_figures(rows))
+
+
+def _figures(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, float | None]]:
+    for metric in METRICS:
+        picks = [row[f"pick_{metric}"] for row in rows]
+        right = [pick == row["gold"] for pick, row in zip(picks, rows, strict=True)]
+        share = None if not rows or None in picks else sum(right) / len(right)
+        yield metric, share
+        yield f"{metric}_stderr", None if share is None or len(rows) < 2 else _stderr(share, len(rows))  # noqa: PLR2004  n - 1
+
+
+def _stderr(share: float, count: int) -> float:
+    """Of a mean of zeros and ones: the sample's standard deviation (n - 1) / sqrt(n)."""
+    return math.sqrt(share * (1 - share) / (count - 1))
+
+
+def _gap(ll: Sequence[float]) -> float:
+    """Nats between the best and the second best choice; infinite for a single one."""
+    ordered = sorted(ll, reverse=True)
+    return ordered[0] - ordered[1] if len(ordered) > 1 else math.inf
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def summary(tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The tier's figures: means over tasks."""
+    means = {key: _mean([entry[key] for entry in tasks.values()]) for key in ("primary", "acc", "acc_norm")}
+    return {**means, "tasks": len(tasks)}

@@ -1,0 +1,298 @@
+"""What nanotron's model_config.json says: which architecture, and the tensors it implies.
+
+Names are nanotron's own, with dots (``model.decoder.0.pp_block.attn.qkv_proj.weight``): the folders and
+the last part of the file name under ``model/``.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+MOST_LAYERS = 4096
+
+MOST_OF_A_SIZE = 1 << 32
+
+FAMILIES = ("llama", "qwen2", "starcoder2")
+
+
+class Refused(Exception):  # noqa: N818  a verdict on a checkpoint, not a defect
+    """A checkpoint that can never be scored as it is; the message says why in one line."""
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """One tensor that the architecture implies."""
+
+    name: str
+    shape: tuple[int, ...]
+    sharded: bool
+    """Whether tensor parallelism splits it (its files then carry ranks, even at tp = pp = 1)."""
+
+
+class Experts(msgspec.Struct, frozen=True, kw_only=True):
+    """A mixture of experts."""
+
+    count: int
+    top_k: int
+    intermediate: int
+    shared_intermediate: int | None
+    """Size of the shared expert; None where there is none."""
+    layers: tuple[int, ...]
+
+
+class Architecture(msgspec.Struct, frozen=True, kw_only=True):
+    """A decoder as nanotron describes it. Sizes are of the whole model, whatever its tp x pp."""
+
+    family: str
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    vocab: int
+    """With padding rows: nanotron does not record how many of them are real."""
+    tied: bool
+    norm_eps: float
+    activation: str
+    max_positions: int
+    rope_theta: float = 10_000.0
+    rope_interleaved: bool = False
+    rope_factor: float = 1.0
+    """Positions are divided by it."""
+    no_rope_every: int | None = None
+    """Layers with (i + 1) % n == 0 have neither rope nor a sliding window."""
+    sliding_window: int | None = None
+    """A token t sees the keys in (t - window, t]."""
+    global_layers: tuple[int, ...] = ()
+    """Layers without the sliding window (Starcoder2)."""
+    attention_bias: bool = False
+    multi_query: bool = False
+    """Starcoder2 with one key and value head, held apart from the queries."""
+    experts: Experts | None = None
+
+    @property
+    def head_dim(self) -> int:
+        """Always hidden / heads."""
+        return self.hidden // self.heads
+
+    @property
+    def kv_size(self) -> int:
+        """Rows of K, and of V."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def n_params(self) -> int:
+        """Weights, a tied embedding counting once."""
+        return sum(math.prod(parameter.shape) for parameter in self.parameters())
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every tensor that a whole checkpoint of this architecture holds."""
+        return tuple(_starcoder2_parameters(self) if self.family == "starcoder2" else _llama_parameters(self))
+
+
+def understand(model_config: Any) -> Architecture:
+    """The architecture of a parsed model_config.json; Refused names the keys found, or the impossible value."""
+    if not isinstance(model_config, dict):
+        message = "model_config.json holds no mapping"
+        raise Refused(message)
+    families = [name for name in FAMILIES if model_config.get(f"is_{name}_config") is True]
+    if len(families) != 1:
+        found = ", ".join(sorted(str(key) for key in model_config)[:40]) or "none"
+        wanted = ", ".join(f"is_{name}_config" for name in FAMILIES)
+        message = f"unknown architecture: exactly one of {wanted} must be true in model_config.json (keys found: {found})"
+        raise Refused(message)
+    read = _Reader(model_config)
+    architecture = _starcoder2(read) if families == ["starcoder2"] else _llama_like(families[0], read)
+    if architecture.hidden % architecture.heads or architecture.head_dim % 2:
+        message = f"model_config.json: hidden_size {architecture.hidden} does not give {architecture.heads} heads of an even size"
+        raise Refused(message)
+    if architecture.heads % architecture.kv_heads:
+        message = f"model_config.json: {architecture.heads} heads cannot share {architecture.kv_heads} key and value heads"
+        raise Refused(message)
+    return architecture
+
+
+class _Reader:
+    """Values of model_config.json, checked one by one."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.data = data
+
+    def refuse(self, key: str) -> Refused:
+        shown = f"is {str(self.data[key])[:60]!r}" if key in self.data else "is missing"
+        return Refused(f"model_config.json: {key} {shown}, which is not a usable value")
+
+    def size(self, key: str, default: int | None = None, most: int = MOST_OF_A_SIZE) -> int:
+        value = self.data.get(key)
+        value = default if value is None else value
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
+            raise self.refuse(key)
+        return value
+
+    def maybe_size(self, key: str) -> int | None:
+        return None if self.data.get(key) is None else self.size(key)
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.data.get(key)
+        value = default if value is None else value
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise self.refuse(key)
+        try:
+            return float(value)
+        except OverflowError:  # an integer beyond all floats
+            raise self.refuse(key) from None
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        value = self.data.get(key)
+        value = default if value is None else value
+        if not isinstance(value, bool):
+            raise self.refuse(key)
+        return value
+
+    def word(self, key: str, default: str) -> str:
+        value = self.data.get(key, default)
+        if not isinstance(value, str):
+            raise self.refuse(key)
+        return value
+
+    def layers(self, key: str, count: int) -> tuple[int, ...]:
+        value = self.data.get(key) or []
+        if not isinstance(value, list) or not all(type(layer) is int and -1 <= layer < count for layer in value):
+            raise self.refuse(key)
+        return tuple(range(count)) if value == [-1] else tuple(sorted(set(value)))
+
+
+def _llama_like(family: str, read: _Reader) -> Architecture:
+    layers = read.size("num_hidden_layers", most=MOST_LAYERS)
+    heads = read.size("num_attention_heads")
+    qwen = family == "qwen2"
+    return Architecture(
+        family=family,
+        layers=layers,
+        hidden=read.size("hidden_size"),
+        intermediate=read.size("intermediate_size"),
+        heads=heads,
+        kv_heads=read.size("num_key_value_heads", heads),
+        vocab=read.size("vocab_size"),
+        tied=read.flag("tie_word_embeddings", default=False),
+        norm_eps=read.number("rms_norm_eps", 1e-6),
+        activation=read.word("hidden_act", "silu"),
+        max_positions=read.size("max_position_embeddings", 2048),
+        rope_theta=read.number("rope_theta", 10_000.0),
+        # saves that lack the key are older than the key itself, and rotated interleaved pairs
+        rope_interleaved=read.flag("rope_interleaved", default=not qwen),
+        rope_factor=read.number("rope_seq_len_interpolation_factor", 1.0) if qwen else 1.0,
+        no_rope_every=read.maybe_size("no_rope_layer") if qwen else None,
+        sliding_window=read.maybe_size("sliding_window_size") if qwen else None,
+        attention_bias=read.flag("attention_bias", default=False) and qwen,  # nanotron's Llama ignores the key
+        experts=_experts(read, layers) if qwen else None,
+    )
+
+
+def _experts(read: _Reader, layers: int) -> Experts | None:
+    data = read.data.get("moe_config")
+    if data is None:
+        return None
+    if not isinstance(data, dict):
+        raise read.refuse("moe_config")
+    moe = _Reader({"layers": [-1], **data})
+    experts = Experts(
+        count=moe.size("num_experts"),
+        top_k=moe.size("top_k"),
+        intermediate=moe.size("moe_intermediate_size"),
+        shared_intermediate=moe.size("shared_expert_intermediate_size")
+        if moe.flag("enable_shared_expert", default=False)
+        else None,
+        layers=moe.layers("layers", layers),
+    )
+    if experts.top_k > experts.count:
+        raise moe.refuse("top_k")
+    return experts if experts.layers else None
+
+
+def _starcoder2(read: _Reader) -> Architecture:
+    layers = read.size("num_hidden_layers", most=MOST_LAYERS)
+    hidden = read.size("hidden_size")
+    if not read.flag("use_rotary_embeddings", default=True):
+        raise read.refuse("use_rotary_embeddings")
+    multi_query = read.flag("multi_query", default=False) or not read.flag("grouped_query", default=False)
+    return Architecture(
+        family="starcoder2",
+        layers=layers,
+        hidden=hidden,
+        intermediate=read.size("intermediate_size", 4 * hidden),
+        heads=read.size("num_attention_heads"),
+        kv_heads=1 if multi_query else read.size("num_kv_heads"),
+        vocab=read.size("vocab_size"),
+        tied=True,
+        norm_eps=read.number("layer_norm_epsilon", 1e-5),
+        activation=read.word("activation_function", "gelu_pytorch_tanh"),
+        max_positions=read.size("max_position_embeddings", 4096),
+        rope_theta=read.number("rope_theta", 10_000.0),
+        sliding_window=read.maybe_size("sliding_window_size"),
+        global_layers=read.layers("global_attn_layers", layers),
+        attention_bias=True,
+        multi_query=multi_query,
+    )
+
+
+def _llama_parameters(a: Architecture) -> Iterator[Parameter]:
+    yield Parameter("model.token_position_embeddings.pp_block.token_embedding.weight", (a.vocab, a.hidden), sharded=True)
+    for layer in range(a.layers):
+        block = f"model.decoder.{layer}.pp_block"
+        yield Parameter(f"{block}.input_layernorm.weight", (a.hidden,), sharded=False)
+        yield Parameter(f"{block}.attn.qkv_proj.weight", (a.hidden + 2 * a.kv_size, a.hidden), sharded=True)
+        if a.attention_bias:
+            yield Parameter(f"{block}.attn.qkv_proj.bias", (a.hidden + 2 * a.kv_size,), sharded=True)
+        yield Parameter(f"{block}.attn.o_proj.weight", (a.hidden, a.hidden), sharded=True)
+        yield Parameter(f"{block}.post_attention_layernorm.weight", (a.hidden,), sharded=False)
+        if a.experts is not None and layer in a.experts.layers:
+            yield from _expert_parameters(f"{block}.mlp", a.hidden, a.experts)
+        else:
+            yield from _gated_mlp(f"{block}.mlp", a.hidden, a.intermediate)
+    yield Parameter("model.final_layer_norm.pp_block.weight", (a.hidden,), sharded=False)
+    if not a.tied:
+        yield Parameter("model.lm_head.pp_block.weight", (a.vocab, a.hidden), sharded=True)
+
+
+def _gated_mlp(module: str, hidden: int, intermediate: int) -> Iterator[Parameter]:
+    yield Parameter(f"{module}.gate_up_proj.weight", (2 * intermediate, hidden), sharded=True)
+    yield Parameter(f"{module}.down_proj.weight", (hidden, intermediate), sharded=True)
+
+
+def _expert_parameters(module: str, hidden: int, e: Experts) -> Iterator[Parameter]:
+    yield Parameter(f"{module}.router.weight", (e.count, hidden), sharded=False)
+    yield Parameter(f"{module}.experts.merged_gate_up_proj", (e.count, hidden, 2 * e.intermediate), sharded=False)
+    yield Parameter(f"{module}.experts.merged_down_proj", (e.count, e.intermediate, hidden), sharded=False)
+    if e.shared_intermediate is not None:
+        yield from _gated_mlp(f"{module}.shared_expert", hidden, e.shared_intermediate)
+        yield Parameter(f"{module}.shared_expert_gate.weight", (1, hidden), sharded=False)
+
+
+def _starcoder2_parameters(a: Architecture) -> Iterator[Parameter]:
+    yield Parameter("model.token_embeddings.pp_block.token_embedding.weight", (a.vocab, a.hidden), sharded=True)
+    for layer in range(a.layers):
+        block = f"model.decoder.{layer}.pp_block"
+        for norm in ("ln_1", "ln_2"):
+            yield from _with_bias(f"{block}.{norm}", (a.hidden,), sharded=False)
+        if a.multi_query:
+            yield from _with_bias(f"{block}.attn.qkv.q", (a.hidden, a.hidden), sharded=True)
+            yield from _with_bias(f"{block}.attn.qkv.kv", (2 * a.kv_size, a.hidden), sharded=False)
+            yield from _row_linear(f"{block}.attn.o", (a.hidden, a.hidden))
+        else:
+            yield from _with_bias(f"{block}.attn.query_key_value", (a.hidden + 2 * a.kv_size, a.hidden), sharded=True)
+            yield from _row_linear(f"{block}.attn.dense", (a.hidden, a.hidden))
+        yield from _with_bias(f"{block}.ff.c_fc", (a.intermediate, a.hidden), sharded=True)
+        yield from _row_linear(f"{block}.ff.c_proj", (a.hidden, a.intermediate))
+    yield from _with_bias("model.final_layer_norm.pp_block", (a.hidden,), sharded=False)
+
+
+def _with_bias(module: str, shape: tuple[int, ...], *, sharded: bool) -> Iterator[Parameter]:
+    yield Parameter(f"{module}.weight", shape, sharded=sharded)
+    yield Parameter(f"{module}.bias", shape[:1], sharded=sharded)
+
+
+def _row_linear(module: str, shape: tuple[int, ...]) -> Iterator[Parameter]:
+    yield Parameter(f"{module}.weight", shape, sharded=True)
+    yield Parameter(f"{module}.bias", shape[:1], sharded=False)

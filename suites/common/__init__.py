@@ -1,0 +1,1 @@
+"""Small helpers that depend on nothing: errors, atomic files, YAML reader, formatting."""

@@ -1,0 +1,75 @@
+"""Is a published tier file valid for this checkpoint and suite?"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from suites.common.atomic_files import read_json
+
+
+class TierVerdict(msgspec.Struct, frozen=True):
+    """What a published tier file is worth to one request."""
+
+    kind: str
+    """``valid``, ``missing``, ``foreign`` (no head of ours), ``stale`` (another fingerprint or suite) or ``invalid``."""
+    why: str = ""
+
+
+def judge_tier_file(path: Path, *, tier: str, fingerprint: str, suite_digest: str, names: tuple[str, ...]) -> TierVerdict:
+    """Only a valid file means success: our head, this checkpoint's content, this suite, a finite score for every name."""
+    try:
+        document = read_json(path)
+    except (ValueError, OSError) as error:
+        return TierVerdict("invalid", str(error))
+    if document is None:
+        return TierVerdict("missing", f"{path}: no such file")
+    if not isinstance(document, dict) or "schema" not in document or not isinstance(document.get("checkpoint"), dict):
+        return TierVerdict("foreign", f"{path}: written by another program")
+    if document.get("tier") != tier:
+        return TierVerdict("invalid", f"{path}: tier is {document.get('tier')!r}, not {tier!r}")
+    if document["checkpoint"].get("fingerprint") != fingerprint:
+        return TierVerdict("stale", f"{path}: scores of another content of this checkpoint")
+    if document.get("suite_digest") != suite_digest:
+        return TierVerdict("stale", f"{path}: scores of another definition of this suite")
+    return _judge_scores(path, document, tier, names)
+
+
+_SCORES = {"tier2_ppl": ("slices", "ppl"), "tier3_cf": ("tasks", "acc")}
+
+RATES = (
+    "instruction_match_rate",
+    "all_checks_pass_rate",
+    "format_valid_rate",
+    "chat_clean_rate",
+    "code_parse_rate",
+    "json_valid_rate",
+)
+"""Of tier 4's summary: each a share of 1, or null where no prompt could count."""
+
+
+def _judge_scores(path: Path, document: dict[str, Any], tier: str, names: tuple[str, ...]) -> TierVerdict:
+    if tier == "tier4_sft_native":
+        return _judge_prompts(path, document, names)
+    section, key = _SCORES[tier]
+    scores = document.get(section)
+    for name in names:
+        entry = scores.get(name) if isinstance(scores, dict) else None
+        value = entry.get(key) if isinstance(entry, dict) else None
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return TierVerdict("invalid", f"{path}: {name} has no finite {key}")
+    return TierVerdict("valid")
+
+
+def _judge_prompts(path: Path, document: dict[str, Any], names: tuple[str, ...]) -> TierVerdict:
+    summary, prompts = document.get("summary"), document.get("prompts")
+    for rate in RATES:
+        value = summary.get(rate, math.nan) if isinstance(summary, dict) else math.nan
+        if value is not None and not (type(value) in {int, float} and 0 <= value <= 1):
+            return TierVerdict("invalid", f"{path}: {rate} is no share of 1, and not null")
+    for name in names:
+        entry = prompts.get(name) if isinstance(prompts, dict) else None
+        if not isinstance(entry, dict) or not isinstance(entry.get("passed"), bool):
+            return TierVerdict("invalid", f"{path}: {name} has not passed, and not failed")
+    return TierVerdict("valid")

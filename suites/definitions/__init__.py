@@ -1,0 +1,1 @@
+"""Suites as data: what is scored, from YAML, with digests and cache keys."""

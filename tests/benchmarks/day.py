@@ -1,0 +1,171 @@
+"""A quiet day, in which only time passes: 4 stages, 10,000 checkpoints on disk, 20 jobs in flight on a real Slurm.
+
+Its 1,440 polls are made in a row, at a poll of a second: what one costs is measured over some of them, and what an hourly look
+costs beyond that by a clock that is set forward.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+import watcher.daemon.daemon
+from benchmarks.tables import number, table
+from benchmarks.watching import HOUR, Watching, complete, lies_about
+from support.executors.harness import USER, real_lab
+from watcher.config.loader import check
+from watcher.core.clock import touch_clock
+
+STAGES, CHECKPOINTS, FLYING = 4, 10_000, 20
+POLLS_A_DAY, HOURS = 1440, 24
+MEASURED = 60
+SUITE = """\
+tier: tier2_ppl
+slices: {{one: {{data_files: ["{text}"], target_tokens: 1000}}}}
+"""
+
+
+class Day(Watching):
+    """A daemon with jobs that outlast the measurement."""
+
+    def __init__(self, root: Path, environ: dict[str, str]) -> None:
+        super().__init__(root, environ | {"SCRATCH": str(root)})
+        (root / "text.jsonl").write_text('{"text": "a"}\n')
+        (root / "suite.yaml").write_text(SUITE.format(text=root / "text.jsonl"))
+        (root / "python").write_text("#!/bin/sh\nexec sleep 3600\n")
+        (root / "python").chmod(0o755)
+        each, scheduled = CHECKPOINTS // STAGES, FLYING // STAGES
+        stages = {}
+        for place in range(1, STAGES + 1):
+            folder = root / "ckpts" / f"stage{place}"
+            lies_about(folder, range(scheduled + 1, each + 1), last=each)
+            for step in range(1, scheduled + 1):
+                complete(folder / str(step), step)
+            (folder / "latest.txt").write_text(str(each))
+            long_ago = time.time() - HOUR
+            for path in (folder / "latest.txt", folder):
+                os.utime(path, (long_ago, long_ago))
+            stages[f"stage{place}"] = {
+                "checkpoints": str(folder),
+                "steps": list(range(1, scheduled + 1)),
+                "suites": [str(root / "suite.yaml")],
+                "tokenizer": "byte-level",
+                "seq_len": 64,
+            }
+        settings = {
+            "scratch": str(root),
+            "results": str(root / "results"),
+            "python": str(root / "python"),
+            "poll": "1s",
+            "slurm": {"gres": None, "cpus_per_task": 1, "mem": "100", "time": "01:00:00"},
+            "limits": {"slurm_calls_per_minute": 10_000},
+            "report": {"compare": False, "page": False},
+            "stages": stages,
+        }
+        self.config.write_text(yaml.safe_dump(settings))
+
+    def wait_until_all_fly(self) -> None:
+        """Until every job is in the queue, and nothing is done any more."""
+        counts: dict[str, int] = {}
+        while counts.get("queued", 0) + counts.get("running", 0) < FLYING:
+            self.wait_for_ticks(1)
+            counts = self.status()["counts"]
+        self.wait_for_ticks(20)  # jobs start
+
+    def measure(self) -> dict[str, float]:
+        """Of one poll: seconds of CPU, the daemon's own and its children's, and Slurm commands."""
+        ticks, calls, cpu = self.ticks(), self.status()["calls"], self.cpu()
+        self.wait_for_ticks(MEASURED)
+        made, after, used = self.ticks() - ticks, self.status()["calls"], self.cpu()
+        return {
+            "own_s": (used[0] - cpu[0]) / made,
+            "children_s": (used[1] - cpu[1]) / made,
+            "commands": (sum(after.values()) - sum(calls.values())) / made,
+        }
+
+
+def hourly(config: Path) -> dict[str, float]:
+    """Seconds of CPU of a tick in which everything is looked at, and of one that follows it."""
+    environ, now = dict(os.environ), [0.0]
+    daemon = watcher.daemon.daemon.Daemon(
+        check(config, environ),
+        environ=environ,
+        say=lambda *_, **__: None,
+        clock=lambda: time.time() + now[0],
+        server_clock=lambda path: touch_clock(path) + now[0],
+    )
+    looks, others = [], []
+    try:
+        daemon.tick()
+        for _ in range(5):
+            now[0] += HOUR + 1
+            for found in (looks, others):
+                cpu = time.process_time()
+                daemon.tick()
+                found.append(time.process_time() - cpu)
+                now[0] += 60
+    finally:
+        daemon.close()
+    return {"hourly_s": min(looks), "other_s": min(others)}
+
+
+def measure(folder: Path) -> dict[str, object]:
+    """The day."""
+    with real_lab(accounting=False) as lab:
+        slurm = lab()
+        try:
+            day = Day(folder, slurm.cluster.environment())
+            try:
+                day.start()
+                day.wait_until_all_fly()
+                poll, memory, states = day.measure(), day.memory(), day.status()["counts"]
+                calls = day.syscalls(20)
+                day.end()
+                command = [sys.executable, "-P", __file__, day.config]
+                looks = json.loads(subprocess.run(command, check=True, capture_output=True, env=day.environ).stdout)
+            finally:
+                day.end()
+        finally:
+            slurm.cluster.tool("scancel", "--quiet", "--user=root")
+            slurm.cluster.tool("scancel", "--quiet", f"--user={USER}")
+    more = HOURS * max(0.0, looks["hourly_s"] - looks["other_s"])
+    return {
+        "states": states,
+        "own_cpu_s": POLLS_A_DAY * poll["own_s"] + more,
+        "hourly_cpu_s": more,
+        "children_cpu_s": POLLS_A_DAY * poll["children_s"],
+        "commands_a_poll": poll["commands"],
+        "syscalls_a_poll": sum(calls.values()),
+        "syscalls": {name: round(count, 1) for name, count in sorted(calls.items(), key=lambda call: -call[1])[:10]},
+        "rss_mib": memory["VmRSS"],
+        "peak_mib": memory["VmHWM"],
+    }
+
+
+def about(found: dict) -> str:
+    """The day's part of RESULTS.md."""
+    flying = " and ".join(f"{count} {state}" for state, count in found["states"].items())
+    rows = [
+        ["", "measured", "at most"],
+        ["CPU of the daemon, s a day", number(found["own_cpu_s"]), 20],
+        ["CPU of its children (squeue), s a day", number(found["children_cpu_s"]), ""],
+        ["RSS, MiB", number(found["rss_mib"]), 60],
+        ["Slurm commands a minute", number(found["commands_a_poll"]), 10],
+        ["system calls a poll, with all threads and children", number(found["syscalls_a_poll"]), ""],
+    ]
+    return f"""## A quiet day
+
+Polls every 60 s, {STAGES} stages, {CHECKPOINTS:,} checkpoints on disk, {FLYING} jobs in flight ({flying}) on a real Slurm;
+nothing but time passes. Reckoned from {MEASURED} polls of a running daemon, a second apart, and from what an hourly look costs
+beyond a poll: {number(1000 * found["hourly_cpu_s"] / HOURS)} ms.
+
+{table(rows)}
+"""
+
+
+if __name__ == "__main__":
+    print(json.dumps(hourly(Path(sys.argv[1]))))

@@ -1,0 +1,118 @@
+"""Host memory that loading a checkpoint takes beyond imports (and, on a CPU, beyond the weights themselves).
+
+    PYTHONPATH=tests python -m benchmarks.loading [--gigabytes 1] [--device cpu|cuda] [--folder /tmp]
+
+Each load runs in a process of its own that has loaded a tiny checkpoint before, so that imports and first uses are not counted.
+The peak is the kernel's (VmHWM of /proc/self/status, reset before the load).
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from scoring.model.loader import load
+from support.models.nanotron_checkpoint import BYTE_LEVEL, shapes, tiny_checkpoint, write_checkpoint
+
+MIB = 1 << 20
+SIZES = {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": 32768}
+CASES = (("float32", "float32", 1), ("float32", "float32", 2), ("bfloat16", "float32", 2), ("bfloat16", "bfloat16", 2))
+"""(type of the checkpoint, type it is loaded in, tp)."""
+
+
+def write(folder, *, gigabytes, dtype, tp):
+    """A Llama of about that many GB with random weights."""
+    kind = getattr(torch, dtype)
+    outside, one = ({**BYTE_LEVEL, **SIZES, "num_hidden_layers": layers} for layers in (0, 1))
+    fixed, with_one = (sum(math.prod(shape) for shape in shapes(described).values()) for described in (outside, one))
+    layers = max(1, round((gigabytes * 1e9 / kind.itemsize - fixed) / (with_one - fixed)))
+    model_config = {**one, "num_hidden_layers": layers}
+    tensors = {name: torch.full(shape, 0.01, dtype=kind) for name, shape in shapes(model_config).items()}
+    described = {"train_steps": 20, "seq_len": 64, "tokenizer": "byte-level", "tp": tp}
+    write_checkpoint(folder, step=20, model_config=model_config, tensors=tensors, **described)
+
+
+def memory(name):
+    """Bytes, of /proc/self/status."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(name)
+
+
+def measure(folder, warm, *, device, dtype):
+    """Bytes that one load took, in this process."""
+    torch.set_num_threads(1)
+    load(warm, device=device, dtype=dtype)
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is used now
+    before = memory("VmRSS")
+    model = load(folder, device=device, dtype=dtype)
+    peak = memory("VmHWM") - before
+    parameters = {parameter.data_ptr(): parameter for parameter in (*model.body.parameters(), model.head)}
+    sizes = [parameter.numel() * parameter.element_size() for parameter in parameters.values()]
+    weights = sum(sizes) if device == "cpu" else 0
+    largest = max(sizes)
+    return {
+        "peak": peak,
+        "weights": sum(sizes),
+        "beyond": peak - weights,
+        "largest_tensor": largest,
+        "allowed": int(1.2 * largest) + 512 * MIB,
+        "seconds": model.description["load_seconds"],
+        "bytes": model.description["bytes"],
+    }
+
+
+def run(gigabytes, device, base, cases=CASES):
+    """A row for each case."""
+    rows = []
+    for stored, loaded, tp in cases:
+        with tempfile.TemporaryDirectory(dir=base) as folder:
+            here = [sys.executable, "-P", __file__, "--gigabytes", str(gigabytes), "--device", device]
+            case = ["--stored", stored, "--loaded", loaded, "--tp", str(tp)]
+            environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+            subprocess.run([*here, *case, "--write", f"{folder}/big/20"], check=True, env=environment)
+            measuring = [*here, *case, "--measure", f"{folder}/big/20"]
+            done = subprocess.run(measuring, check=True, capture_output=True, text=True, env=environment)
+            rows.append({"stored": stored, "loaded": loaded, "tp": tp, **json.loads(done.stdout.splitlines()[-1])})
+    return rows
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=1.0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--folder", default=None)
+    parser.add_argument("--stored", help=argparse.SUPPRESS)
+    parser.add_argument("--loaded", help=argparse.SUPPRESS)
+    parser.add_argument("--tp", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.write:
+        write(given.write, gigabytes=given.gigabytes, dtype=given.stored, tp=given.tp)
+        return 0
+    if given.measure:
+        warm = tiny_checkpoint(given.measure.parent.parent / "warm" / "20", 20)
+        print(json.dumps(measure(given.measure, warm, device=given.device, dtype=given.loaded)))
+        return 0
+    what = "imports and weights" if given.device == "cpu" else "imports"
+    rows = run(given.gigabytes, given.device, given.folder)
+    for row in rows:
+        print(
+            f"{row['stored']} tp={row['tp']} -> {row['loaded']} on {given.device}: {row['bytes'] / 1e9:.2f} GB in"
+            f" {row['seconds']:.2f} s, {row['beyond'] / MIB:.0f} MiB beyond {what}"
+            f" (largest tensor {row['largest_tensor'] / MIB:.0f} MiB, allowed {row['allowed'] / MIB:.0f} MiB)"
+        )
+    return int(any(row["beyond"] > row["allowed"] for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""`watcher run` in a process of its own, looked at from outside: its ticks, its memory, its CPU, its system calls."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from support.models.nanotron_checkpoint import tiny_checkpoint
+
+HOUR = 3600.0
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+def lies_about(checkpoints: Path, steps: Iterable[int], *, last: int) -> None:
+    """Checkpoints that are on no schedule: they are listed, and never opened."""
+    for step in steps:
+        folder = checkpoints / str(step)
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(f"general: {{step: {step}}}\ntokens: {{train_steps: {last}}}\n")
+
+
+def complete(folder: Path, step: int) -> None:
+    """A whole checkpoint, finished an hour ago."""
+    tiny_checkpoint(folder, step)
+    old = time.time() - HOUR
+    for path in folder.rglob("*"):
+        os.utime(path, (old, old))
+
+
+class Watching:
+    """A daemon over ``root``, by the config in ``watcher.yaml`` there."""
+
+    def __init__(self, root: Path, environ: Mapping[str, str] | None = None) -> None:
+        self.root, self.state, self.config = root, root / "results" / ".watcher", root / "watcher.yaml"
+        self.environ = None if environ is None else dict(environ)
+        self.start_seconds = 0.0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait for its first status: the daemon's start-up time."""
+        began = time.perf_counter()
+        with (self.root / "daemon.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [str(Path(sys.executable).with_name("watcher")), "run", "--config", str(self.config)],
+                stdout=log,
+                stderr=log,
+                env=self.environ,
+            )
+        while not (self.state / "status.json").exists():
+            if self.process.poll() is not None:
+                raise RuntimeError((self.root / "daemon.log").read_text()[-3000:])
+            time.sleep(0.005)
+        self.start_seconds = time.perf_counter() - began
+
+    def ticks(self) -> int:
+        """How many it has made."""
+        return json.loads((self.state / "status.json").read_text())["ticks"]
+
+    def memory(self) -> dict[str, float]:
+        """MiB now, and at most so far."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return {name: int(re.search(rf"{name}:\s+(\d+)", status)[1]) / 1024 for name in ("VmRSS", "VmHWM")}
+
+    def wait_for_ticks(self, more: int) -> None:
+        """Let it make that many."""
+        first = self.ticks()
+        while self.ticks() < first + more:
+            if self.process.poll() is not None:
+                raise RuntimeError((self.root / "daemon.log").read_text()[-3000:])
+            time.sleep(0.02)
+
+    def syscalls(self, seconds: float) -> dict[str, float]:
+        """System calls a tick, by name, over a few seconds (strace -c)."""
+        table = self.root / "strace"
+        before = self.ticks()
+        subprocess.run(
+            ["timeout", "-s", "INT", str(seconds), "strace", "-f", "-c", "-o", str(table), "-p", str(self.process.pid)],
+            check=False,
+            capture_output=True,
+        )
+        made = max(1, self.ticks() - before)
+        rows = re.findall(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", table.read_text(), re.MULTILINE)
+        return {name: int(calls) / made for calls, name in rows if name != "total"}
+
+    def end(self) -> None:
+        """End the daemon; its job goes on."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(30)
+
+    def status(self) -> dict:
+        """status.json."""
+        return json.loads((self.state / "status.json").read_text())
+
+    def cpu(self) -> tuple[float, float]:
+        """CPU seconds so far: its own, and those of its children that are over."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        own, children = (sum(map(int, fields[place : place + 2])) / _TICK for place in (11, 13))
+        return own, children

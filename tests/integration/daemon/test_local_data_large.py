@@ -1,0 +1,174 @@
+"""Local data of many gigabytes are read a piece a tick: meanwhile Slurm is asked, the status is fresh, and nothing is lost."""
+
+import io
+import itertools
+import json
+import os
+from collections import deque
+from pathlib import Path
+
+import pytest
+
+import watcher.daemon.daemon
+from suites.contract.scoring_request import read_request
+from suites.definitions import local_data as data_files
+from suites.definitions.suite import load_suite
+from support.runs.watched_run import Watched
+from watcher.daemon.daemon import Daemon
+from watcher.observe.local_data import BeingRead, Contents
+
+A_TICK = 1000
+
+
+class Counted(io.FileIO):
+    """A file that tells how much of it is read."""
+
+    total = 0
+
+    def read(self, size=-1):
+        found = super().read(size)
+        Counted.total += len(found)
+        return found
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+    made = Watched(tmp_path, monkeypatch, steps=(100, 200))
+    for name in ("slices", "tasks"):
+        text = made.root / f"{name}.yaml"
+        text.write_text(text.read_text().replace("/data/", f"{made.root}/"))
+    monkeypatch.setattr(watcher.daemon.daemon, "READ_A_TICK", A_TICK)
+    really = Path.open
+
+    def counted(path, mode="r", *more, **named):
+        data = path.suffix == ".jsonl" and path.parent == made.root
+        return Counted(path) if data and mode == "rb" else really(path, mode, *more, **named)
+
+    monkeypatch.setattr(Path, "open", counted)
+    Counted.total = 0
+    yield made
+    if made.daemon is not None:
+        made.daemon.close()
+
+
+def write(watched, name, size, *, age=3000.0):
+    path = watched.root / f"{name}.jsonl"
+    path.write_bytes(b"x" * size)
+    os.utime(path, (watched.clock(), watched.clock() - age + size / 1e6))
+    return path
+
+
+def status(watched):
+    return json.loads(watched.config.paths.status_json.read_text())
+
+
+def read_in_each(watched, ticks, **more):
+    """Bytes read in each of so many ticks."""
+    before = [Counted.total]
+    for _ in range(ticks):
+        watched.tick(**more)
+        before.append(Counted.total)
+        assert status(watched)["heartbeat"] == watched.clock()
+    return [b - a for a, b in itertools.pairwise(before)]
+
+
+def test_no_tick_reads_more_than_its_share_and_the_next_goes_on(watched):
+    write(watched, "web", 3500)
+    write(watched, "items", 2200)
+    watched.checkpoint("stage1", 100)
+    assert read_in_each(watched, 7) == [1000, 1000, 1000, 1000, 1000, 700, 0]
+    assert watched.states()["stage1/step_100"] in {"queued", "running"}
+    request = read_request(watched.config.paths.attempt(watched.run_ids()[0]).request)
+    by_name = {name: marks for suite in request.suites for name, marks in suite.data.items()}
+    assert by_name["web"] == (data_files.read_mark(watched.root / "web.jsonl").mark,)
+    assert by_name["ours"] == (data_files.read_mark(watched.root / "items.jsonl").mark,)
+
+
+def test_jobs_are_followed_meanwhile_and_the_journal_does_not_grow(watched):
+    write(watched, "web", 10)
+    write(watched, "items", 10)
+    watched.executor.endings["stage1/step_100"] = deque(["hang"])
+    watched.checkpoint("stage1", 100)
+    watched.tick_until(lambda: watched.states()["stage1/step_100"] == "running")
+    watched.checkpoint("stage1", 200)
+    path = write(watched, "web", 50_000)
+    watched.touch("stage1")
+    watched.tick(2)
+    events, asked = watched.ledger.events, watched.executor.calls["queue"]
+    assert read_in_each(watched, 20) == [1000] * 20
+    assert watched.ledger.events == events
+    assert watched.executor.calls["queue"] == asked + 20
+    words = f"suites: {path}: its 50,000 bytes are read to know what they hold; nothing of this stage is submitted before that"
+    assert watched.reasons()["stage1/step_200"].startswith(words)
+    (running,) = watched.executor.live()
+    running.ending = 0
+    watched.tick(2)
+    assert watched.states()["stage1/step_100"] == "scored"
+    watched.tick_until(watched.all_scored)
+    assert len(watched.executor.runs) >= 2
+
+
+def test_a_file_that_moves_in_the_middle_is_begun_anew(watched):
+    write(watched, "items", 10)
+    write(watched, "web", 2500)
+    watched.checkpoint("stage1", 100)
+    assert read_in_each(watched, 1) == [1000]
+    write(watched, "web", 2600)
+    assert read_in_each(watched, 4) == [1000, 1000, 610, 0]
+    assert len(watched.run_ids()) == 1
+
+
+def test_a_watcher_that_is_killed_in_the_middle_begins_anew(watched):
+    write(watched, "items", 10)
+    write(watched, "web", 2500)
+    watched.checkpoint("stage1", 100)
+    assert read_in_each(watched, 2) == [1000, 1000]
+    watched.kill()
+    assert read_in_each(watched, 4) == [1000, 1000, 510, 0]
+    watched.kill()
+    assert read_in_each(watched, 2) == [0, 0], "what was read whole is remembered"
+    assert len(watched.run_ids()) == 1
+
+
+def test_two_stages_do_not_take_each_others_turn(watched):
+    write(watched, "web", 1500)
+    write(watched, "items", 1500)
+    suites = {"suites": (str(watched.root / "tasks.yaml"),), "tokenizer": "t", "seq_len": 8}
+    watched.configure(stage2={"steps": (100,), **suites})
+    assert sum(read_in_each(watched, 3)) == 3000
+
+
+def test_once_reads_all_in_one_go(watched):
+    write(watched, "web", 5000)
+    write(watched, "items", 5000)
+    watched.checkpoint("stage1", 100)
+    once = Daemon(
+        watched.config,
+        environ={},
+        say=lambda *_args, **_facts: None,
+        clock=watched.clock,
+        server_clock=watched.clock.server,
+        executor=watched.executor,
+        mode="once",
+    )
+    once.tick()
+    once.close()
+    assert Counted.total == 10_000
+    assert len(watched.run_ids()) == 1
+
+
+def test_a_file_written_a_moment_ago_is_not_read_in_pieces(tmp_path):
+
+    (tmp_path / "a.jsonl").write_text("{}\n" * 50)
+    (tmp_path / "suite.yaml").write_text("tier: tier2_ppl\nslices: {a: {data_files: '*.jsonl'}}\n")
+    os.utime(tmp_path / "a.jsonl", (1000, 1000))
+    suite = load_suite(str(tmp_path / "suite.yaml"), {}).in_request()
+    contents = Contents(a_tick=100)
+    with pytest.raises(Exception, match="written just now"):
+        contents.seal(suite, now=1001.0)
+    with pytest.raises(BeingRead, match="150 bytes"):
+        contents.seal(suite, now=1002.5)
+    with pytest.raises(BeingRead, match="150 bytes"):
+        contents.seal(suite, now=1002.5)
+    contents.new_tick()
+    assert contents.seal(suite, now=1003.0).digest == data_files.sealed_now(suite).digest

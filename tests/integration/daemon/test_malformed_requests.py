@@ -1,0 +1,120 @@
+"""Requests as nobody should write them, and names that are given twice: told, and nothing hangs or is scored in silence."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from suites.contract.encoding import encode
+from support.runs.watched_run import Watched
+from watcher.core.request_types import Amendment, Ask
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+    made = Watched(tmp_path / "run", monkeypatch)
+    made.start()
+    yield made
+    if made.daemon is not None:
+        made.daemon.close()
+
+
+def leave(watched, ask_id, **more):
+    ask = Ask(id=ask_id, at=watched.clock(), kind="enqueue", stage="stage1", **more)
+    folder = watched.config.paths.requests
+    (folder / f"{ask_id}.json").write_bytes(encode(ask))
+    os.utime(folder, (watched.clock(), watched.clock()))
+
+
+def test_a_pipe_among_the_requests_is_told_and_not_waited_for(watched):
+    pipe = watched.config.paths.requests / "pipe.json"
+    os.mkfifo(pipe)
+    watched.checkpoint("stage1", 100)
+    watched.tick(4)
+    assert watched.states()["stage1/step_100"] == "scored"
+    assert any(str(pipe) in note for note in watched.daemon.ticker.notes)
+
+
+@pytest.mark.parametrize("name", ["../../../evil", "/evil", "..", "", 7])
+def test_an_amendment_that_names_a_folder_outside_the_results_is_told_and_not_done(watched, name):
+    event = {"event": "owned", "stage": "stage1", "source": "stage1", "step": 5, "directory": name, "origin": "request"}
+    amendment = Amendment(key="stage1/x", state=None, events=({**event, "checkpoint": "/c"},))
+    ask = Ask(id="a1", at=watched.clock(), kind="amend", amendments=(amendment,))
+    folder = watched.config.paths.requests
+    (folder / "a1.json").write_bytes(encode(ask))
+    os.utime(folder, (watched.clock(), watched.clock()))
+    watched.tick(2)
+    assert "stage1/x" not in watched.ledger.records
+    assert any("is no name of a folder of results; remove it" in note for note in watched.daemon.ticker.notes)
+
+
+def test_a_name_that_another_step_has_is_refused_and_said(watched):
+    for step in (100, 300, 400):
+        watched.checkpoint("stage1", step)
+    leave(watched, "a1", steps=(300,), name="mine")
+    watched.tick(4)
+    leave(watched, "a2", steps=(400,), name="mine", force=True)
+    watched.tick(4)
+    record = watched.ledger.records["stage1/mine"]
+    assert (record.step, record.state, len(watched.executor.runs)) == (300, "scored", 2)
+    assert "nothing is done: that name is step 300's" in watched.ledger.answered["a2"]
+
+
+def test_a_checkpoint_elsewhere_never_takes_the_folder_of_the_stages_own_step(watched):
+    elsewhere = watched.checkpoint("other run", 300)
+    watched.checkpoint("stage1", 100)
+    leave(watched, "a1", steps=(300,), checkpoint=str(elsewhere))
+    watched.tick(6)
+    assert watched.ledger.records["stage1/step_300_from_other_run"].state == "scored"
+    own = watched.checkpoint("stage1", 300, seed=1)
+    leave(watched, "a2", steps=(300,))
+    watched.tick(6)
+    record = watched.ledger.records["stage1/step_300"]
+    assert (record.state, record.checkpoint) == ("scored", str(own))
+
+
+def test_a_reason_that_is_no_utf8_stops_nobody(watched):
+    broken = watched.checkpoint("stage1", 200)
+    odd = broken / os.fsdecode(b"model/model/\xff\xfe")
+    odd.mkdir()
+    (odd / "model_weight.safetensors").write_bytes(b"surplus")
+    os.utime(odd / "model_weight.safetensors", (watched.clock() - 400, watched.clock() - 400))
+    watched.checkpoint("stage1", 100)
+    watched.tick(4)
+    assert watched.states() == {"stage1/step_100": "scored", "stage1/step_200": "blocked"}
+    assert "??/model_weight.safetensors" in watched.reasons()["stage1/step_200"]
+
+
+def test_a_defect_about_one_evaluation_stops_no_other(watched, monkeypatch):
+    for step in (100, 200):
+        watched.checkpoint("stage1", step)
+    submit = watched.executor.submit
+
+    def broken(submission):
+        if "-100-" in submission.name:
+            raise KeyError(submission.name)
+        return submit(submission)
+
+    monkeypatch.setattr(watched.executor, "submit", broken)
+    watched.tick(6)
+    assert watched.states()["stage1/step_200"] == "scored"
+    assert any(what == "defect" and facts["evaluation"] == "stage1/step_100" for what, facts in watched.said)
+
+
+def test_a_checkpoint_whose_path_is_no_utf8_is_one_line(tmp_path):
+    folder = tmp_path / os.fsdecode(b"odd\xff") / "99"
+    folder.mkdir(parents=True)
+    config = tmp_path / "watcher.yaml"
+    config.write_text("results: results\nstages:\n  stage1: {checkpoints: ckpts, steps: [1], suites: [stage1_ppl_slices]}\n")
+    command = [
+        sys.executable,
+        "-c",
+        "from watcher.cli.app import main; main(prog_name='watcher')",
+        "enqueue",
+        "stage1",
+        "--checkpoint",
+    ]
+    done = subprocess.run([*command, folder, "--config", config], capture_output=True, check=False)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert b"not UTF-8" in done.stderr

@@ -1,0 +1,305 @@
+"""Checkpoints pinned against deletion while a score is owed, and results that come back from their mirror."""
+
+import errno
+import json
+import os
+import shutil
+from collections import deque
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from suites.checkpoint.completeness import take_fingerprint
+from suites.contract.paths import EvaluationPaths
+from suites.contract.scoring_request import read_request
+from support.runs.watched_run import Watched, watching
+from watcher.core.evaluation import State
+from watcher.journal.journal import read
+
+KEY = "stage1/step_100"
+
+
+watched = watching(steps=(100,), pin=True)
+
+
+def record(watched):
+    return watched.ledger.records[KEY]
+
+
+def pinned(watched):
+    """Every file below the pins."""
+    return sorted(path for path in watched.config.paths.pins.rglob("*") if path.is_file())
+
+
+def vanish(watched, folder):
+    shutil.rmtree(folder)
+    watched.touch("stage1")
+
+
+def test_a_pin_holds_the_files_that_scores_depend_on_until_it_is_scored(watched):
+    folder = watched.checkpoint("stage1", 100)
+    (folder / "optimizer" / "big.safetensors").write_bytes(b"x" * 5000)
+    watched.executor.unreachable = "away"
+    watched.tick(2)
+    pin = record(watched).pin
+    assert take_fingerprint(Path(pin.folder)) == record(watched).fingerprint
+    assert Path(pin.folder).name == "100"
+    assert pin.size == sum(path.stat().st_size for path in pinned(watched)) < 5000 + pin.size
+    assert all(path.stat().st_nlink == 2 for path in pinned(watched))
+    assert not any("optimizer" in str(path) for path in pinned(watched))
+    watched.executor.unreachable = ""
+    watched.tick(6)
+    assert watched.states()[KEY] == "scored"
+    assert record(watched).pin is None
+    assert list(watched.config.paths.pins.iterdir()) == []
+    assert all(path.stat().st_nlink == 1 for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("when", ["ready", "queued"])
+def test_a_checkpoint_that_is_deleted_while_owed_is_scored_from_its_pin(watched, when):
+    folder = watched.checkpoint("stage1", 100)
+    fingerprint = take_fingerprint(folder)
+    if when == "ready":
+        watched.executor.unreachable = "away"
+    watched.tick(2, jobs=False)
+    assert watched.states()[KEY] == when
+    vanish(watched, folder)
+    watched.executor.unreachable = ""
+    watched.tick(3, jobs=False)
+    assert watched.states()[KEY] == "queued"
+    request = read_request(next(iter(watched.executor.jobs.values())).request)
+    assert request.checkpoint == str(folder)
+    assert request.readable() == Path(record(watched).pin.folder)
+    assert take_fingerprint(request.readable()) == request.fingerprint == fingerprint
+    watched.tick(6)
+    assert watched.states()[KEY] == "scored"
+    assert pinned(watched) == []
+
+
+def test_an_attempt_that_saw_its_checkpoint_vanish_is_made_again_from_the_pin(watched):
+    watched.executor.endings[KEY] = deque([76])
+    folder = watched.checkpoint("stage1", 100)
+    watched.tick(2)
+    vanish(watched, folder)
+    watched.tick(8)
+    assert watched.states()[KEY] == "scored"
+    assert len(watched.executor.runs) == 2
+
+
+def test_a_rewrite_is_no_deletion_and_the_pin_of_the_old_content_goes(watched):
+    watched.executor.unreachable = "away"
+    watched.checkpoint("stage1", 100)
+    watched.tick(2)
+    first = record(watched).pin
+    watched.checkpoint("stage1", 100, seed=1)
+    watched.tick(3)
+    assert record(watched).pin.fingerprint == record(watched).fingerprint != first.fingerprint
+    assert not Path(first.folder).exists()
+    watched.executor.unreachable = ""
+    watched.tick(6)
+    assert watched.states()[KEY] == "scored"
+
+
+def test_cancelled_releases_and_blocked_keeps(watched):
+    watched.executor.endings[KEY] = deque([65])
+    watched.checkpoint("stage1", 100)
+    watched.tick(6)
+    assert watched.states()[KEY] == "blocked"
+    assert pinned(watched)
+    watched.daemon.journal.append("cancelled", KEY, t=watched.clock(), reason="a person")
+    watched.tick(2)
+    assert pinned(watched) == []
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EPERM, errno.EDQUOT, errno.EMLINK, errno.ENOSPC])
+def test_where_links_are_refused_it_says_so_once_and_carries_on(watched, monkeypatch, number):
+    real = os.link
+
+    def link(source, target, **more):
+        if "pins" in str(target):
+            raise OSError(number, os.strerror(number))
+        return real(source, target, **more)
+
+    monkeypatch.setattr(os, "link", link)
+    watched.checkpoint("stage1", 100)
+    watched.tick(2)
+    watched.tick()
+    text = " ".join(watched.config.paths.status_text.read_text().split())
+    assert f"is not protected against deletion: hard links are refused: {os.strerror(number)}" in text
+    watched.tick(5)
+    assert watched.states()[KEY] == "scored"
+    assert sum(what == "pinned" for what, _ in watched.said) == 1
+    assert list(watched.config.paths.pins.rglob(".*linking")) == []
+
+
+def test_another_file_system_is_said_too(watched):
+    away = Path("/dev/shm") / f"ckpts-{os.getpid()}"
+    if away.parent.stat().st_dev == watched.root.stat().st_dev:
+        pytest.skip("one file system for all")
+    try:
+        folder = watched.checkpoint("stage1", 100)
+        shutil.copytree(folder.parent, away, copy_function=shutil.copy2)
+        stages = {"stage1": msgspec.structs.replace(watched.config.stages["stage1"], checkpoints=away)}
+        watched.config = msgspec.structs.replace(watched.config, stages=stages)
+        watched.executor.unreachable = "away"
+        watched.tick(2)
+        assert record(watched).pin.why == "no folder of ours is on its file system (state, or scratch)"
+    finally:
+        shutil.rmtree(away, ignore_errors=True)
+
+
+def test_pins_hold_no_more_than_pin_max(watched):
+    watched.config = msgspec.structs.replace(watched.config, pin_max=100)
+    watched.executor.unreachable = "away"
+    watched.checkpoint("stage1", 100)
+    watched.tick(3)
+    assert record(watched).pin.why.endswith("and pin_max leaves 100")
+    assert pinned(watched) == []
+    watched.executor.unreachable = ""
+    watched.tick(5)
+    assert watched.states()[KEY] == "scored"
+
+
+def test_pins_never_lie_among_checkpoints(watched):
+    from watcher.actions.pins import roots  # noqa: PLC0415
+
+    stage = msgspec.structs.replace(watched.config.stages["stage1"], checkpoints=watched.root)
+    assert roots(msgspec.structs.replace(watched.config, stages={"stage1": stage}), "x") == []
+    assert roots(watched.config, "x") == [watched.config.paths.pins, watched.root / ".watcher_pins" / "x"]
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize("event", ["pinned", "unpinned", "mirrored", "restored"])
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+def test_killed_around_each_event(watched, monkeypatch, event, before):
+    watched.config = msgspec.structs.replace(watched.config, mirror=watched.root / "mirror")
+    watched.start()
+    armed = [True]
+
+    def arm(daemon):
+        real = daemon.journal.append
+
+        def append(name, *args, **fields):
+            if name == event and before and armed:
+                armed.pop()
+                raise Killed
+            real(name, *args, **fields)
+            if name == event and armed:
+                armed.pop()
+                raise Killed
+
+        monkeypatch.setattr(daemon.journal, "append", append)
+
+    arm(watched.daemon)
+    watched.checkpoint("stage1", 100)
+    kills = 0
+    for step in range(20):
+        try:
+            watched.tick()
+        except Killed:
+            kills += 1
+            watched.kill()
+        if step == 10:
+            shutil.rmtree(watched.config.results / "stage1" / "by_checkpoint" / "step_100")
+    assert kills == 1
+    assert watched.states()[KEY] == "scored"
+    assert len(watched.executor.runs) == 1
+    assert pinned(watched) == []
+    assert record(watched).pin is None
+    assert (watched.config.results / "stage1" / "by_checkpoint" / "step_100" / "tier2_ppl.json").is_file()
+    assert read(watched.config.paths).records == watched.ledger.records
+
+
+def test_a_pin_that_nobody_owns_is_swept(watched):
+    stray = watched.config.paths.pins / "stage1" / "step_7" / "0123456789ab" / "7"
+    stray.mkdir(parents=True)
+    (stray / "config.yaml").write_text("x")
+    watched.checkpoint("stage1", 100)
+    watched.tick(3)
+    assert not stray.exists()
+
+
+@pytest.fixture
+def mirrored(tmp_path, monkeypatch):
+    made = Watched(tmp_path, monkeypatch, steps=(100,), mirror=tmp_path / "mirror")
+    made.checkpoint("stage1", 100)
+    made.tick(6)
+    yield made
+    if made.daemon is not None:
+        made.daemon.close()
+
+
+def own(watched):
+    return EvaluationPaths(watched.config.results, "stage1", "step_100")
+
+
+def copy(watched):
+    return EvaluationPaths(watched.config.mirror, "stage1", "step_100")
+
+
+def test_what_a_cleaner_took_is_restored(mirrored):
+    before = {path.name: path.read_bytes() for path in own(mirrored).folder.glob("tier*.json")}
+    assert {path.name: path.read_bytes() for path in copy(mirrored).folder.iterdir()} == before
+    shutil.rmtree(own(mirrored).folder)
+    mirrored.tick(3)
+    assert mirrored.states()[KEY] == "scored"
+    assert record(mirrored).reason.startswith("restored from ")
+    assert {path.name: path.read_bytes() for path in own(mirrored).folder.glob("tier*.json")} == before
+    assert len(mirrored.executor.runs) == 1
+
+
+def test_a_copy_of_an_older_content_is_never_restored(mirrored):
+    older = json.loads(copy(mirrored).tier("tier2_ppl").read_text())
+    mirrored.checkpoint("stage1", 100, seed=1)
+    mirrored.tick(8)
+    assert len(mirrored.executor.runs) == 2
+    kept = copy(mirrored).set_aside(older["checkpoint"]["fingerprint"])
+    assert json.loads((kept / "tier2_ppl.json").read_text()) == older
+    copy(mirrored).tier("tier2_ppl").write_text(json.dumps(older))
+    shutil.rmtree(own(mirrored).folder)
+    mirrored.tick(3)
+    assert mirrored.states()[KEY] == "lost"
+
+
+def test_lost_before_there_was_a_mirror_is_restored_when_there_is_one(tmp_path, monkeypatch):
+    watched = Watched(tmp_path, monkeypatch, steps=(100,))
+    watched.checkpoint("stage1", 100)
+    watched.tick(5)
+    shutil.copytree(own(watched).folder, tmp_path / "mirror" / "stage1" / "by_checkpoint" / "step_100")
+    shutil.rmtree(own(watched).folder)
+    watched.tick(3)
+    assert record(watched).state is State.LOST
+    watched.daemon.reload(lambda: msgspec.structs.replace(watched.config, mirror=tmp_path / "mirror"))
+    watched.tick(3, seconds=1900)
+    assert record(watched).state is State.SCORED
+    watched.daemon.close()
+
+
+def test_a_comparison_that_is_written_later_is_mirrored_within_the_hour(mirrored):
+    own(mirrored).compare.write_text('{"verdict": 1}')
+    mirrored.tick(3, seconds=1900)
+    assert copy(mirrored).compare.read_text() == '{"verdict": 1}'
+    calls = [what for what, _ in mirrored.said].count("mirrored")
+    mirrored.tick(4, seconds=1900)
+    assert [what for what, _ in mirrored.said].count("mirrored") == calls
+
+
+def test_a_mirror_that_cannot_be_written_keeps_nothing_else_from_being_done(tmp_path, monkeypatch):
+    (tmp_path / "mirror").write_text("a file")
+    watched = Watched(tmp_path, monkeypatch, steps=(100, 200), mirror=tmp_path / "mirror")
+    watched.checkpoint("stage1", 100)
+    watched.tick(6)
+    watched.checkpoint("stage1", 200)
+    watched.tick(6)
+    assert watched.all_scored()
+    watched.tick()
+    assert "! mirror: stage1/step_" in watched.config.paths.status_text.read_text()
+    (tmp_path / "mirror").unlink()
+    watched.tick(12)
+    assert len(list((tmp_path / "mirror").rglob("tier2_ppl.json"))) == 2
+    assert "! mirror" not in watched.config.paths.status_text.read_text()
+    watched.daemon.close()

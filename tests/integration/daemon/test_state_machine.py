@@ -1,0 +1,63 @@
+"""Anything may go wrong in any order, and no promise is broken: 10,000 steps of it, each named fault at least 30 times.
+
+The steps are the same ones every time; `make test-all` draws new ones.
+"""
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from support.runs.state_machine import SEEN, Anything
+
+FAULTS = {
+    "accepted, but an error": "sbatch: error",
+    "accepted, but no answer": "sbatch: hang",
+    "late in squeue": "squeue: late",
+    "sacct lags": "sacct: lagging",
+    "no sacct": "sacct: absent",
+    "a job id again": "sbatch: an id again",
+    "preempted for good": "a run ends: PREEMPTED",
+    "preempted, and run again": "a run ends: preempted",
+    "a refused release": "scontrol: denied",
+    "a submit limit": "sbatch: limit",
+    "a refused submission's row in sacct": "sbatch: refused",
+    "a checkpoint vanishes": "checkpoint: vanishes",
+    "a checkpoint vanishes in flight": "checkpoint: vanishes in flight",
+    "a late listing": "listing: late",
+    "a stale listing": "listing: stale",
+}
+"""Fault -> how it is counted where it strikes."""
+FLOOR = 30
+
+FEW = settings(
+    max_examples=120,
+    stateful_step_count=100,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def struck():
+    """Fault -> how often it struck; told, with everything else that was seen."""
+    counts = {fault: SEEN[counted] for fault, counted in FAULTS.items()}
+    print(*(f"{count:6} {fault}" for fault, count in sorted(counts.items(), key=lambda item: item[1])), sep="\n")
+    print(dict(sorted(SEEN.items())))
+    return counts
+
+
+def test_ten_thousand_steps_of_anything():
+    SEEN.clear()
+    run_state_machine_as_test(Anything, settings=FEW)
+    counts = struck()
+    assert SEEN["steps"] >= 10_000
+    assert min(SEEN["jobs"], SEEN["runs"]) > SEEN["scores"] > 100
+    assert {fault: count for fault, count in counts.items() if count < FLOOR} == {}
+
+
+@pytest.mark.slow
+def test_thirty_thousand_steps_that_nobody_saw_before():
+    SEEN.clear()
+    run_state_machine_as_test(Anything, settings=settings(FEW, derandomize=False, max_examples=300))
+    assert min(struck().values()) > 0

@@ -1,0 +1,100 @@
+"""From checkpoints to a verdict, by the daemon alone: scored, compared with the bridge by a child, shown in report.html."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from suites.contract.comparison import read_compared
+from suites.contract.paths import report_page
+from support.runs.two_stages import Scenario
+
+pytestmark = pytest.mark.scoring
+PAUSE_MOST = 240.0
+
+
+def data_of(page):
+    """What the page was given."""
+    text = page.read_text(encoding="utf-8")
+    return json.loads(text.split('<script id="data" type="application/json">', 1)[1].split("</script>", 1)[0])
+
+
+def configured(root, **more):
+    settings = {"report": {"page": True, "compare": True}, "limits": {"max_running": 2}, **more}
+    scenario = Scenario(root, steps={"stage1": [10], "stage2": [20, 30]}, settings=settings)
+    config = yaml.safe_load(scenario.config.read_text())
+    config["stages"]["stage2"]["objectives"] = {"improve": ["tier2"], "hold": ["tier3"]}
+    scenario.config.write_text(yaml.safe_dump(config))
+    scenario.write_checkpoint("stage1", 10)
+    scenario.write_checkpoint("stage2", 20)
+    scenario.write_checkpoint("stage2", 30, like="qwen2_bias_tp1/20")
+    return scenario
+
+
+def test_a_run_is_scored_compared_and_reported(tmp_path):
+    scenario = configured(tmp_path / "run")
+    page = report_page(scenario.results)
+
+    def ended(states):
+        if set(states.values()) != {"scored"} or len(states) < len(scenario.expected) or not page.exists():
+            return False
+        (stage,) = [stage for stage in data_of(page)["stages"] if stage["name"] == "stage2"]
+        return all(one["against"].get("bridge") for one in stage["evaluations"] if one["role"] == "own")
+
+    scenario.start()
+    try:
+        scenario.wait(ended, seconds=PAUSE_MOST)
+    finally:
+        assert scenario.stop() == 0
+    folder = scenario.results / "stage2" / "by_checkpoint"
+    compared = read_compared(folder / "step_30" / "compare.json")
+    bridge = compared.against("bridge")
+    assert bridge.baseline.directory == "step_10"
+    before, after = (json.loads((folder / name / "tier2_ppl.json").read_text()) for name in ("step_10", "step_30"))
+    delta = after["summary"]["nll_per_token"] - before["summary"]["nll_per_token"]
+    assert bridge.total("tier2_ppl").effects["nll_per_token"].delta == pytest.approx(delta, abs=1e-9)
+    assert compared.against("previous").baseline.directory == "step_20"
+    (stage,) = [stage for stage in data_of(page)["stages"] if stage["name"] == "stage2"]
+    index = [one["directory"] for one in stage["evaluations"]].index("step_30")
+    total = [figure["name"] for figure in stage["figures"]].index("")
+    shown = stage["changes"]["bridge"][index][total]
+    assert shown[0] == pytest.approx(after["summary"]["ppl"] - before["summary"]["ppl"], rel=1e-5)
+    gate = subprocess.run(
+        [sys.executable, "-m", "watcher", "report", "--check", "stage2", "--config", scenario.config], check=False
+    )
+    assert gate.returncode == {"pass": 0, "fail": 1, "inconclusive": 3}[bridge.outcome]
+
+
+def test_a_python_without_the_scorer_is_told_and_the_report_written_all_the_same(tmp_path):
+    """As on a login node: jobs bring their own environment, and `python` here has nothing."""
+    scenario = configured(tmp_path / "run")
+    bare = tmp_path / "bare"
+    cases = f'*compare*) exec {sys.executable} -I -S -c "import numpy";; *) exec {sys.executable} "$@";;'
+    bare.write_text(f'#!/bin/bash\ncase "$*" in {cases} esac\n')
+    bare.chmod(0o755)
+    config = yaml.safe_load(scenario.config.read_text())
+    scenario.config.write_text(yaml.safe_dump(config | {"python": str(bare)}))
+
+    def told(states):
+        if (
+            len(states) < len(scenario.expected)
+            or set(states.values()) != {"scored"}
+            or not report_page(scenario.results).exists()
+        ):
+            return False
+        notes = json.loads((scenario.state / "status.json").read_text())["notes"]
+        return any("cannot compare results on this machine" in note and "No module named 'numpy'" in note for note in notes)
+
+    scenario.start()
+    try:
+        scenario.wait(told, seconds=PAUSE_MOST)
+    finally:
+        scenario.stop()
+    requests = list(scenario.config.parent.glob("results/.watcher/comparisons/*.json"))
+    assert len(requests) == 1, "one was tried, and the others are not asked for hours"
+    assert not list(Path(scenario.results).glob("*/by_checkpoint/*/compare.json"))
+    assert os.path.getsize(report_page(scenario.results)) > 10_000  # noqa: PTH202

@@ -1,0 +1,156 @@
+"""The demo's parts, quickly; and, among the slow tests, the whole of it, interrupted on the way."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from tokenizers import Tokenizer
+
+from demo import corpus, run, show, train
+from suites.checkpoint.completeness import Completeness, inspect, list_steps
+
+pytestmark = pytest.mark.scoring
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return corpus.documents()
+
+
+def test_no_held_out_document_is_trained_on(documents):
+    training, heldout = corpus.split(documents)
+    trained = {name for kind in corpus.KINDS for name, _ in training[kind]}
+    held = {name for kind in corpus.KINDS for name, _ in heldout[kind]}
+    assert held
+    assert not trained & held
+    paragraphs = {p for _, text in heldout["prose"] for p in text.split("\n\n")}
+    assert not any(p in paragraphs for _, text in training["prose"] for p in text.split("\n\n"))
+
+
+def test_the_gold_choice_is_what_the_document_says(documents):
+    _, heldout = corpus.split(documents)
+    for kind in ("prose", "code"):
+        texts = [text for _, text in heldout[kind]]
+        items = list(corpus.cloze_items(heldout[kind]))
+        assert len(items) == corpus.ITEMS
+        for item in items:
+            choices = item["choices"]
+            assert len(set(choices)) == corpus.CHOICES
+            assert len({tuple(sorted(choice.split(" "))) for choice in choices}) == 1
+            said = f"{item['context']} {choices[item['gold']]}"
+            assert any(said in text for text in texts)
+
+
+def test_the_tokenizer_says_bos_once_and_loses_nothing(tmp_path):
+    tokenizer = corpus.train_tokenizer(["def f(x):\n    return x\n", "Some text, and some more text. é"] * 30)
+    corpus.save_tokenizer(tokenizer, tmp_path)
+    loaded = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    ids = loaded.encode("    return é\n").ids
+    assert ids.count(loaded.token_to_id(corpus.BOS)) == 1
+    assert loaded.decode(ids) == "    return é\n"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A corpus of noise, and a run of fifteen steps."""
+    monkeypatch.setattr(train, "EVERY", 5)
+    monkeypatch.setattr(train, "STAGES", {"stage1": 10, "stage2": 15})
+    (tmp_path / "train").mkdir()
+    rng = np.random.default_rng(0)
+    for kind in corpus.KINDS:
+        np.save(tmp_path / "train" / f"{kind}.npy", rng.integers(0, corpus.VOCAB, 2000, dtype=np.int32))
+    return tmp_path
+
+
+def weights(folder):
+    trainer = train.Trainer(folder)
+    trainer.restore()
+    return trainer.step, trainer.model.state_dict()
+
+
+def test_training_cut_short_between_its_state_and_its_checkpoint_ends_with_the_same_weights(folder, capsys):
+    train.main(folder)
+    step, whole = weights(folder)
+    assert step == 15
+    assert [json.loads(line).get("saved") for line in capsys.readouterr().out.splitlines()].count(None) == 2
+    for path in (folder / "ckpts").rglob("*"):
+        path.touch()
+    (folder / "train" / "state.safetensors").unlink()
+
+    cut = train.Trainer(folder)
+    for _ in range(5):
+        cut.train_step()
+    cut.keep()
+    torn = folder / "ckpts" / "stage1" / "5" / "model_config.json"
+    torn.write_bytes(b"")
+    train.main(folder)
+    _, again = weights(folder)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert torn.stat().st_size
+
+
+def test_its_checkpoints_are_whole_and_steps_go_on_counting_across_stages(folder):
+    train.main(folder)
+    assert {stage: list(list_steps(folder / "ckpts" / stage)) for stage in train.STAGES} == {"stage1": [5, 10], "stage2": [15]}
+    for stage, step in (("stage1", 5), ("stage1", 10), ("stage2", 15)):
+        seen = inspect(folder / "ckpts" / stage / str(step), now=time.time() + 60, settle=1.0)
+        assert seen.kind is Completeness.COMPLETE, seen.why
+        assert (seen.step, seen.seq_len, seen.tokenizer) == (step, train.SEQ_LEN, str(folder / "tokenizer"))
+        assert seen.tokens_seen == step * 4 * train.SEQ_LEN
+
+
+def published(results: Path, expected: show.Expected, ppl: float, acc: float) -> None:
+    folder = results / expected.stage / "by_checkpoint" / f"step_{expected.step}"
+    folder.mkdir(parents=True)
+    tier2 = {"slices": {"prose": {"ppl": ppl}}, "summary": {"ppl": ppl}}
+    tier3 = {"tasks": {"order": {"primary": acc}}, "summary": {"primary": acc}}
+    (folder / "tier2_ppl.json").write_text(json.dumps(tier2))
+    (folder / "tier3_cf.json").write_text(json.dumps(tier3))
+
+
+def test_the_table_has_every_expected_evaluation_and_says_which_is_the_bridge(tmp_path):
+    board = show.Board(run.EXPECTED, Console(width=150))
+    for number, expected in enumerate(run.EXPECTED):
+        published(tmp_path, expected, 900.0 - number, 0.25 + number / 100)
+        board.scores[expected.name] = show.read_scores(tmp_path, expected)
+    console = Console(width=150, record=True, file=io.StringIO())
+    console.print(board.table())
+    text = console.export_text()
+    assert "stage1 600 (bridge)" in text
+    assert all(f" {expected.source} {expected.step}" in text for expected in run.EXPECTED)
+    assert "perplexity 900.0 to 897.0, accuracy 0.250 to 0.280" in run.verdict(board)
+
+
+def test_a_last_checkpoint_that_is_no_better_is_a_failure(tmp_path):
+    board = show.Board(run.EXPECTED, Console())
+    for expected in run.EXPECTED:
+        published(tmp_path, expected, 900.0, 0.25)
+        board.scores[expected.name] = show.read_scores(tmp_path, expected)
+    with pytest.raises(run.Failed, match="should beat the first on both"):
+        run.verdict(board)
+
+
+@pytest.mark.slow
+def test_the_demo_interrupted_in_the_middle_goes_on_when_it_is_run_again(tmp_path):
+    command = [sys.executable, run.__file__, "--folder", str(tmp_path)]
+    environ = run.environment(tmp_path, {})
+    began = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, start_new_session=True)
+    saved = tmp_path / "ckpts" / "stage1" / "200" / "model_config.json"
+    end = time.monotonic() + 240
+    while not saved.exists() and began.poll() is None and time.monotonic() < end:
+        time.sleep(0.2)
+    began.send_signal(signal.SIGINT)
+    assert began.wait(60) == 130
+    first = saved.stat().st_mtime_ns
+    again = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=600, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "stage1 600 (bridge)" in again.stdout
+    assert saved.stat().st_mtime_ns == first

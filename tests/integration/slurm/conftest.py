@@ -1,0 +1,79 @@
+"""One real Slurm with accounting and one without, for the whole session and only when a test asks."""
+
+import os
+from contextlib import closing, contextmanager
+
+import pytest
+
+from support.executors.harness import FakeBinLab, FakeLab, real_lab
+from support.executors.local import LocalLab
+
+
+@pytest.fixture(scope="session")
+def with_accounting():
+    with real_lab(accounting=True) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="session")
+def without_accounting():
+    with real_lab(accounting=False) as lab:
+        yield lab
+
+
+def ready(lab):
+    """The lab; a skip that says why there is none; with CI=true a failure, since a test that never ran shows nothing."""
+    try:
+        return lab()
+    except RuntimeError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"no Slurm: {error}")
+        pytest.skip(f"no Slurm: {error} (python3 tests/support/slurm_cluster/cluster.py install)")
+
+
+@pytest.fixture
+def slurm(without_accounting):
+    return ready(without_accounting)
+
+
+@pytest.fixture
+def accounted_slurm(with_accounting):
+    return ready(with_accounting)
+
+
+SLURMS = [
+    "model",
+    "model, no accounting",
+    "fake executables",
+    pytest.param("slurm", marks=pytest.mark.slurm),
+    pytest.param("slurm, accounting", marks=pytest.mark.slurm),
+]
+
+
+@pytest.fixture(params=SLURMS)
+def lab(request, tmp_path):
+    """Each Slurm in turn that the contract holds on."""
+    with opened(request, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(params=["local", *SLURMS])
+def any_lab(request, tmp_path):
+    """Each place in turn, the machine without Slurm too."""
+    with opened(request, tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def opened(request, tmp_path):
+    if request.param.startswith("slurm"):
+        yield request.getfixturevalue("accounted_slurm" if "accounting" in request.param else "slurm")
+        return
+    if request.param == "local":
+        made = LocalLab(tmp_path)
+    elif request.param == "fake executables":
+        made = FakeBinLab(tmp_path)
+    else:
+        made = FakeLab(tmp_path, accounting="no" not in request.param)
+    with closing(made):
+        yield made

@@ -1,0 +1,177 @@
+"""The batch scripts' surroundings: setup lines, interpreter, paths, broken folders. And the systemd units."""
+
+import configparser
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from suites.common.errors import Exit
+from suites.contract.exit_record import read_exit_records
+from suites.contract.paths import shipped
+from support.executors.batch_scripts import SCORE, Attempt, ended, environment, make_attempt, stand_in, start
+
+NAME = "eval-stage1-2000-0badcafe"
+ODD = 'it\'s a "folder" $HOME `id` \\n & ü'
+
+
+@pytest.fixture
+def attempt(tmp_path: Path) -> Attempt:
+    return make_attempt(tmp_path / "attempts", NAME, stand_in(tmp_path))
+
+
+def variables(attempt: Attempt) -> dict[str, str]:
+    lines = (attempt.folder / "environment").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def test_paths_with_spaces_quotes_and_dollars_work_everywhere(tmp_path):
+    odd = tmp_path / ODD
+    odd.mkdir()
+    attempt = make_attempt(odd / "attempts", ODD, stand_in(odd))
+    setup = odd / "setup.sh"
+    setup.write_text("export FROM_SETUP=yes\n")
+    code, words = ended(start(attempt, str(setup)))
+    assert code == 0, words
+    assert variables(attempt)["FROM_SETUP"] == "yes"
+    assert attempt.record.run_id == ODD
+    assert (attempt.folder / "arguments").read_text().splitlines()[-1] == str(attempt.request)
+
+
+def test_a_relative_request_is_found_after_the_setup_changed_folder(attempt, tmp_path):
+    setup = tmp_path / "setup.sh"
+    setup.write_text("cd /\n")
+    script = str(shipped("slurm/score.sbatch"))
+    command = ["bash", script, f"{NAME}/request.json", str(setup)]
+    done = subprocess.run(command, cwd=attempt.folder.parent, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert attempt.record.run_id == NAME
+
+
+def test_setup_lines_may_be_as_careless_as_module_files_are(attempt, tmp_path):
+    setup = tmp_path / "setup.sh"
+    setup.write_text('echo "$NOT_SET $# arguments"\nfalse\nexport A=1\nno_such_command\n')
+    process = start(attempt, str(setup))
+    out, words = process.communicate(timeout=20)
+    assert process.returncode == 0, words
+    assert out.strip() == "0 arguments"
+    assert "no_such_command: command not found" in words
+    assert f"{setup}: its last command failed with 127; going on" in words
+    assert variables(attempt)["A"] == "1"
+
+
+def test_setup_that_drops_traps_and_options_changes_nothing(attempt, tmp_path):
+    setup = tmp_path / "setup.sh"
+    setup.write_text("trap - EXIT TERM\nset +e\nIFS=x\nexport A=1\n")
+    assert ended(start(attempt, str(setup)))[0] == 0
+    assert attempt.record.code == 0
+
+
+@pytest.mark.parametrize(("line", "code"), [("exit 3", 3), ("exit 0", Exit.BUG)])
+def test_setup_that_exits_is_a_failure(attempt, tmp_path, line, code):
+    setup = tmp_path / "setup.sh"
+    setup.write_text(f"{line}\n")
+    assert ended(start(attempt, str(setup)))[0] == code
+    assert (attempt.record.code, attempt.runs) == (code, 0)
+
+
+def test_a_missing_setup_file_is_named(attempt, tmp_path):
+    code, words = ended(start(attempt, str(tmp_path / "nosuch.sh")))
+    assert code == Exit.UNAVAILABLE
+    assert f"{tmp_path / 'nosuch.sh'}: cannot be read" in words
+    assert attempt.record.code == Exit.UNAVAILABLE
+
+
+def test_a_python_that_is_not_there_is_named(attempt):
+    code, words = ended(start(attempt, "", "/no/such/python"))
+    assert code == Exit.UNAVAILABLE
+    assert "/no/such/python: cannot be run" in words
+    assert attempt.record.code == Exit.UNAVAILABLE
+
+
+def test_python_given_as_an_argument_wins_over_the_requests(attempt, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    attempt.request.write_text('{"python": "/no/such/python"}')
+    assert ended(start(attempt, "", str(stand_in(other))))[0] == 0
+
+
+def test_a_request_that_names_two_pythons_is_refused(attempt):
+    attempt.request.write_text('{"python": "/a", "more": {"python": "/b"}}')
+    code, words = ended(start(attempt))
+    assert code == Exit.USAGE
+    assert "give it as the third argument" in words
+    assert not (attempt.folder / "claim").exists()
+
+
+def test_usage_is_said_when_there_is_no_request(tmp_path):
+    nowhere = Attempt(tmp_path / "nowhere", ())
+    code, words = ended(start(nowhere))
+    assert code == Exit.USAGE
+    assert f"usage: score.sbatch REQUEST.json [SETUP [PYTHON]]; {nowhere.request} is not a file" in words
+
+
+def test_threads_follow_the_cpus_that_slurm_gave(attempt):
+    assert ended(start(attempt, SLURM_JOB_ID="1", SLURM_CPUS_PER_TASK="6", OMP_NUM_THREADS=""))[0] == 0
+    assert variables(attempt)["OMP_NUM_THREADS"] == "6"
+
+
+def test_threads_that_a_person_set_are_kept(attempt):
+    assert ended(start(attempt, SLURM_JOB_ID="1", SLURM_CPUS_PER_TASK="6", OMP_NUM_THREADS="2"))[0] == 0
+    assert variables(attempt)["OMP_NUM_THREADS"] == "2"
+
+
+def test_a_log_without_room_ends_no_job(attempt):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(["bash", SCORE, attempt.request], stdout=full, stderr=full, env=environment(), check=False)
+    assert done.returncode == 0
+    assert (attempt.runs, attempt.record.code) == (1, 0)
+
+
+def test_a_folder_that_takes_no_claim_runs_nothing(attempt):
+    (attempt.folder / "claim").mkdir()  # which root cannot write over either
+    code, words = ended(start(attempt))
+    assert code == Exit.CANNOT_WRITE
+    assert f"{attempt.folder}/claim: cannot be made: " in words
+    assert (attempt.runs, read_exit_records(attempt.folder)) == (0, [])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes into read-only folders")
+def test_a_read_only_folder_is_said_to_be_one(attempt):
+    attempt.folder.chmod(0o555)
+    code, words = ended(start(attempt))
+    attempt.folder.chmod(0o755)
+    assert code == Exit.CANNOT_WRITE
+    assert "cannot be written" in words
+
+
+UNITS = ["watcher.service", "watcher-once.service", "watcher-once.timer"]
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_units_parse_and_let_local_jobs_live(name):
+    unit = configparser.ConfigParser(interpolation=None, strict=True)
+    unit.optionxform = str
+    unit.read_string(shipped(f"systemd/{name}").read_text())
+    assert unit["Unit"]["Description"]
+    if name.endswith(".service"):
+        assert unit["Service"]["KillMode"] == "process"
+        assert unit["Service"]["ExecStart"].startswith("/usr/bin/env watcher ")
+        assert unit["Service"]["EnvironmentFile"] == "%h/.config/checkpoint-watcher/watcher.env"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_systemd_itself_accepts_the_units(tmp_path):
+    for name in UNITS:
+        shutil.copy(shipped(f"systemd/{name}"), tmp_path)
+    command = [
+        "systemd-analyze",
+        "--user",
+        "verify",
+        str(tmp_path / "watcher.service"),
+        str(tmp_path / "watcher-once.timer"),
+    ]
+    done = subprocess.run(command, env=environment(XDG_RUNTIME_DIR=str(tmp_path)), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

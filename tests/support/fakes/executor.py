@@ -1,0 +1,206 @@
+"""An executor in memory that outlives the watchers it serves, with every fault that a real one was seen to have.
+
+A job runs as the batch script does: it takes its claim first, writes valid tier files, then its exit record. It never
+runs by itself: ``step`` lets time pass for it. ``runs`` holds one entry for each run that took its claim.
+"""
+
+import json
+from collections import Counter, deque
+from pathlib import Path
+
+import msgspec
+
+from suites.common.atomic_files import create_once, publish
+from suites.contract.encoding import encode
+from suites.contract.exit_record import ExitRecord
+from suites.contract.paths import AttemptPaths
+from suites.contract.scoring_request import read_request
+from watcher.core.executor import Job, JobState, Most, Resources, SubmitKind, Submitted, Unreachable
+from watcher.simulate.jobs import fill_cache, publish_scores
+
+LIVE = {JobState.HELD, JobState.PENDING, JobState.RUNNING, JobState.COMPLETING}
+
+
+class FakeJob(msgspec.Struct, kw_only=True):
+    """A job, and how its run will end."""
+
+    job_id: str
+    name: str
+    comment: str
+    request: Path
+    submitted: float
+    state: JobState = JobState.HELD
+    word: str = ""
+    reason: str = ""
+    restarts: int = 0
+    ending: object = 0
+    """Exit code; or ``no_record``: dies without one; ``no_results``: exit 0 without tier files; ``hang``: runs for ever."""
+
+
+class FakeExecutor:
+    """In-memory Slurm (``holds``) or local machine."""
+
+    def __init__(self, clock, *, holds=True, accounting=True):
+        self.holds, self.accounting = holds, accounting
+        self.clock = clock
+        self.jobs: dict[str, FakeJob] = {}
+        self.purged: dict[str, FakeJob] = {}
+        self.next_id = 100
+        self.submissions = deque()
+        """How the next submissions end: ``ok``, ``lost_reply``, ``nothing``, ``refused``, ``later``, ``later WORDS``; ``ok`` once
+        used up."""
+        self.endings: dict[str, deque] = {}
+        """Evaluation -> how its next runs end."""
+        self.unreachable = ""
+        self.runs: list[tuple[str, str]] = []
+        """(evaluation, run id) of every run that took its claim."""
+        self.live_at_once: list[str] = []
+        """Evaluations that were seen running twice at once."""
+        self.calls, self.submissions_left = Counter(), None
+        self.limits = Most()
+        self.asked: dict[str, Resources] = {}
+        """Job name -> what it asked for."""
+        self.stuck: dict[str, str] = {}
+        """Job name -> why it waits for ever."""
+        self.on_effect = lambda _what: None
+
+    # what the watcher asks
+
+    def submit(self, submission):
+        self.calls["submit"] += 1
+        outcome = self.submissions.popleft() if self.submissions else "ok"
+        if outcome == "refused":
+            return Submitted(kind=SubmitKind.REFUSED, message="Invalid partition name specified")
+        if outcome.startswith("later"):
+            return Submitted(kind=SubmitKind.LATER, message=outcome.partition(" ")[2] or "QOSMaxSubmitJobPerUserLimit")
+        if outcome == "nothing":
+            return Submitted(kind=SubmitKind.AMBIGUOUS, message="Socket timed out on send/recv operation")
+        self.next_id += 1
+        assert submission.name not in self.jobs, "one name, one job"
+        assert submission.stdout.parent.is_dir()
+        self.asked[submission.name] = submission.resources
+        self.jobs[submission.name] = FakeJob(
+            job_id=str(self.next_id),
+            name=submission.name,
+            comment=submission.comment,
+            request=submission.request,
+            submitted=self.clock(),
+            state=JobState.HELD if self.holds else JobState.PENDING,
+        )
+        self.on_effect("submit: after")
+        if outcome == "lost_reply":
+            return Submitted(kind=SubmitKind.AMBIGUOUS, message="Socket timed out on send/recv operation")
+        return Submitted(kind=SubmitKind.SUBMITTED, job_id=str(self.next_id))
+
+    def release(self, job):
+        self.calls["release"] += 1
+        self._reach()
+        found = self.jobs.get(job.name)
+        if found is not None and found.job_id == job.job_id and found.state is JobState.HELD:
+            found.state = JobState.PENDING
+        self.on_effect("release: after")
+
+    def cancel(self, job):
+        self.calls["cancel"] += 1
+        self._reach()
+        found = self.jobs.get(job.name)
+        if found is not None and found.state in LIVE:
+            found.state, found.reason = JobState.CANCELLED, "by uid 1000"
+
+    def queue(self):
+        self.calls["queue"] += 1
+        self._reach()
+        return {name: self._tell(job) for name, job in self.jobs.items()}
+
+    def history(self, names, since):
+        self.calls["history"] += 1
+        if not self.accounting:
+            return None
+        known = {**self.purged, **{name: job for name, job in self.jobs.items() if job.state is not JobState.HELD}}
+        return {name: self._tell(known[name]) for name in names if name in known and known[name].submitted >= since - 3600}
+
+    def most(self, partition):
+        self.calls["most"] += 1
+        return self.limits.get(partition, Most()) if isinstance(self.limits, dict) else self.limits
+
+    # what happens meanwhile
+
+    def step(self):
+        """Every job one state further: pending > running > ended."""
+        for job in list(self.jobs.values()):
+            if job.state is JobState.PENDING and job.name not in self.stuck:
+                self._start(job)
+            elif job.state is JobState.RUNNING:
+                self._end(job)
+        running = Counter(read_request(job.request).evaluation for job in self.jobs.values() if job.state is JobState.RUNNING)
+        self.live_at_once += [evaluation for evaluation, count in running.items() if count > 1]
+
+    def purge(self):
+        """The queue forgets what ended."""
+        for name, job in list(self.jobs.items()):
+            if job.state not in LIVE:
+                self.purged[name] = self.jobs.pop(name)
+
+    def live(self):
+        return [job for job in self.jobs.values() if job.state in LIVE]
+
+    def _reach(self):
+        if self.unreachable:
+            raise Unreachable(self.unreachable)
+
+    def _tell(self, job):
+        stuck = job.name in self.stuck and job.state is JobState.PENDING
+        return Job(
+            job_id=job.job_id,
+            name=job.name,
+            state=job.state,
+            word=job.word or job.state.name,
+            reason=self.stuck[job.name] if stuck else job.reason,
+            stuck=stuck,
+            submit_time=job.submitted,
+            restarts=job.restarts,
+            comment=job.comment,
+        )
+
+    def _start(self, job):
+        request = read_request(job.request)
+        folder = job.request.parent
+        owner = f"slurm:{job.job_id}"
+        if not create_once(folder / "claim", owner + "\n") and (folder / "claim").read_text().strip() != owner:
+            job.state, job.word = JobState.FAILED, "FAILED"
+            return
+        self.runs.append((request.evaluation, request.run_id))
+        endings = self.endings.get(request.evaluation)
+        job.ending = endings.popleft() if endings else 0
+        job.state = JobState.RUNNING
+
+    def _end(self, job):
+        if job.ending == "hang":
+            return
+        if isinstance(job.ending, JobState):
+            job.state = job.ending
+            return
+        if job.ending == "no_record":
+            job.state = JobState.FAILED
+            return
+        request = read_request(job.request)
+        prefill = request.evaluation.endswith("/(prefill)")
+        if job.ending == 0:
+            (fill_cache if prefill else publish_scores)(request)
+        code = 0 if job.ending == "no_results" else job.ending
+        if code not in {0, 70}:
+            words_in = AttemptPaths(job.request.parent).prefilled if prefill else request.paths.run
+            words_in.parent.mkdir(parents=True, exist_ok=True)
+            said = {"schema": 1, "run_id": request.run_id, "why": f"words of exit {code}"}
+            publish(words_in, json.dumps(said))
+        record = ExitRecord(
+            run_id=request.run_id,
+            owner=f"slurm:{job.job_id}",
+            host="node1",
+            restart=job.restarts,
+            start=self.clock(),
+            end=self.clock(),
+            code=code,
+        )
+        publish(job.request.parent / f"exit.{job.restarts}.json", encode(record))
+        job.state = JobState.COMPLETED if code == 0 else JobState.FAILED

@@ -1,0 +1,215 @@
+"""sbatch, squeue, sacct, sinfo, scontrol and scancel as FakeSlurm answers them, word for word as Slurm 22.05 does.
+
+``run`` answers in this process, ``main`` is what the fake executables call.
+"""
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from support.fakes.slurm import OVER, Asked, FakeSlurm, State, same_job
+
+Answer = tuple[int | None, str, str]
+
+_DOWN = {
+    "sbatch": "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)\n",
+    "squeue": "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n",
+    "scontrol": "slurm_suspend error: Unable to contact slurm controller (connect failure)\n",
+    "scancel": "scancel: error: Kill job error on job id 1: Unable to contact slurm controller (connect failure)\n",
+    "sacct": "sacct: error: slurm_persist_conn_open_without_init: failed to open persistent connection\n"
+    "sacct: error: Problem talking to the database: Connection refused\n",
+}
+_MUNGE = (
+    '{0}: error: If munged is up, restart with --num-threads=10\n{0}: error: Munge encode failed: Failed to access "munge.sock": '
+    "No such file or directory (Did you start munged?)\n{0}: error: failed: Protocol authentication error\n"
+)
+_SOCKET = "{0}: error: Batch job submission failed: Socket timed out on send/recv operation\n"
+
+
+def run(fake: FakeSlurm, command: Sequence[str], environment: Mapping[str, str]) -> Answer:
+    """(exit code, stdout, stderr) of one command; no exit code where it never answers."""
+    name = Path(command[0]).name
+    with fake.state() as state:
+        seen = {"command": list(command), "environment": dict(environment)}
+        with (fake.folder / "calls.jsonl").open("a") as log:
+            log.write(json.dumps(seen) + "\n")
+        fault = next((fault for fault in state["faults"] if fault[0] == name), None)
+        if fault is not None:
+            state["faults"].remove(fault)
+        how = fault[1] if fault else ""
+        if how == "down":
+            return 8 if name == "scancel" else 1, "", _DOWN[name]
+        if how == "munge":
+            return 1, "", _MUNGE.format(name)
+        if how == "silent":
+            return None, "", ""
+        fake.advance(state)
+        answer = _COMMANDS[name](fake, state, list(command[1:]), environment)
+        fake.advance(state)
+    lost: dict[str, Answer] = {
+        "socket": (1, "", _SOCKET.format(name)),
+        "hang": (None, "", ""),
+        "garbage": (0, "moved to Lustre 2\n", ""),
+    }
+    return lost.get(how, answer)
+
+
+def main() -> None:
+    """As an executable: the cluster is the folder in FAKE_SLURM."""
+    code, out, err = run(FakeSlurm(Path(os.environ["FAKE_SLURM"])), sys.argv, os.environ)
+    sys.stdout.write(out)
+    sys.stderr.write(err)
+    sys.stdout.flush()
+    if code is None:
+        time.sleep(3600)
+    sys.exit(code)
+
+
+def _split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """``--option=value`` words up to the first word that is none, and what follows."""
+    options: dict[str, str] = {}
+    for place, word in enumerate(words):
+        if not word.startswith("-"):
+            return options, list(words[place:])
+        name, _, value = word.lstrip("-").partition("=")
+        options[name] = value
+    return options, []
+
+
+def _sbatch(fake: FakeSlurm, state: State, words: list[str], environment: Mapping[str, str]) -> Answer:
+    options, arguments = _split(words)
+    refused = _refusal(state, options, arguments)
+    if not refused and "hold" not in options and _gpus(options) > 4:  # a held job is looked at when it is released
+        refused = "Batch job submission failed: Requested node configuration is not available"
+        fake.add(state, Asked(options, arguments, {}), ghost=True)  # it came as far as an id, and accounting keeps that
+    if refused:
+        return 1, "", f"sbatch: error: {refused}\n"
+    job = fake.add(state, Asked(options, arguments, environment))
+    return 0, job["id"] + "\n" if "parsable" in options else f"Submitted batch job {job['id']}\n", ""
+
+
+def _refusal(state: State, options: Mapping[str, str], arguments: Sequence[str]) -> str:
+    failed = "Batch job submission failed: "
+    script = Path(arguments[0])
+    if not script.is_file():
+        return f"Unable to open file {script}"
+    if options.get("partition", "short") not in {"short", "closed"}:
+        return f"invalid partition specified: {options['partition']}\nsbatch: error: {failed}Invalid partition name specified"
+    if options.get("partition") == "closed":
+        return f"{failed}Required partition not available (inactive or drain)"
+    if state["accounting"] and options.get("account", "lab") != "lab":
+        return f"{failed}Invalid account or account/partition combination specified"
+    if state["accounting"] and options.get("qos", "normal") not in {"normal", "few"}:
+        return f"{failed}Invalid qos specification"
+    if int(options.get("time", "0").split(":")[0]) > 4:
+        return f"{failed}Requested time limit is invalid (missing or exceeds some limit)"
+    if _gpus(options) < 0:
+        return f"{failed}Invalid generic resource (gres) specification"
+    mine = [job for job in state["jobs"].values() if job["qos"] == "few" and job["state"].split()[0] not in OVER]
+    if state["accounting"] and options.get("qos") == "few" and len(mine) >= 2:
+        policy = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+        return f"QOSMaxSubmitJobPerUserLimit\nsbatch: error: {failed}{policy}"
+    return ""
+
+
+def _gpus(options: Mapping[str, str]) -> int:
+    """How many a node are asked for; -1 where it is not gpus."""
+    found = re.fullmatch(r"gpu:(\d+)", options.get("gres", "gpu:0"))
+    return int(found[1]) if found else -1
+
+
+def _time(stamp: float | None, environment: Mapping[str, str], unknown: str) -> str:
+    if stamp is None:
+        return unknown
+    return time.strftime(environment.get("SLURM_TIME_FORMAT", "%Y-%m-%dT%H:%M:%S"), time.localtime(stamp))
+
+
+def _squeue(_fake: FakeSlurm, state: State, words: list[str], environment: Mapping[str, str]) -> Answer:
+    options, _ = _split(words)
+    lines = []
+    for job in state["jobs"].values():
+        if job["purged"]:
+            continue
+        fields = {
+            "%F": job["task"][0] if job["task"] else job["id"],
+            "%T": job["state"],
+            "%V": _time(job["submit"], environment, "N/A"),
+            "%S": _time(job["start"], environment, "N/A"),
+            "%e": _time(job["end"], environment, "N/A"),
+            "%r": job["reason"],
+            "%j": job["name"],
+            "%k": job["comment"],
+        }
+        lines.append(re.sub("%[A-Za-z]", lambda found, fields=fields: fields[found[0]], options["format"]) + "\n")
+    return 0, "".join(lines), ""
+
+
+def _sacct(_fake: FakeSlurm, state: State, words: list[str], environment: Mapping[str, str]) -> Answer:
+    if not state["accounting"]:
+        return 1, "", "Slurm accounting storage is disabled\n"
+    options, _ = _split(words)
+    names = options["name"].split(",")
+    lines = []
+    for job in state["jobs"].values():
+        if job["name"] not in names or not job["eligible"]:  # sacct finds no held job by its name
+            continue
+        word = f"CANCELLED by {job['by']}" if job["state"] == "CANCELLED" and "by" in job else job["state"]
+        last = {"state": word, "submit": job["submit"], "start": job["start"], "end": job["end"], "exit": job["exit"]}
+        for row in [*job["earlier"], last]:
+            fields = {
+                "JobID": "_".join(job["task"]) if job["task"] else job["id"],
+                "State": row["state"],
+                "ExitCode": row.get("exit", "0:0"),
+                "Submit": _time(row["submit"], environment, "Unknown"),
+                "Start": _time(row["start"], environment, "Unknown"),
+                "End": _time(row["end"], environment, "Unknown"),
+                "NodeList": job["node"],
+                "JobName": job["name"],
+                "Comment": "",  # only where AccountingStoreFlags says so
+            }
+            lines.append(options["delimiter"].join(fields[field] for field in options["format"].split(",")) + "\n")
+    return 0, "".join(lines), ""
+
+
+def _sinfo(_fake: FakeSlurm, _state: State, words: list[str], _environment: Mapping[str, str]) -> Answer:
+    options, _ = _split(words)
+    known = {"short": ("short*", "4:00:00"), "closed": ("closed", "1-00:00:00")}
+    chosen = [known[name] for name in known if options.get("partition", name) == name]
+    rows = [{"%P": name, "%l": limit, "%m": "4000"} for name, limit in chosen]
+    return 0, "".join(re.sub("%[A-Za-z]", lambda found, row=row: row[found[0]], options["format"]) + "\n" for row in rows), ""
+
+
+def _scontrol(fake: FakeSlurm, state: State, words: list[str], _environment: Mapping[str, str]) -> Answer:
+    verb, number = words
+    jobs = [job for job in same_job(state, number) if not job["purged"]]
+    if not jobs:
+        return 1, "", f"Invalid job id specified for job {number}\nslurm_suspend error: Invalid job id specified\n"
+    if all(job["state"].split()[0] in OVER for job in jobs):
+        return 1, "", f"Job has already finished for job {number}\nslurm_suspend error: Job has already finished\n"
+    if verb != "release":
+        return 1, "", f"invalid keyword: {verb}\n"
+    if any(job["reason"] == "JobHeldAdmin" for job in jobs):
+        return 1, "", f"Access/permission denied for job {number}\nslurm_suspend error: Access/permission denied\n"
+    for job in jobs:
+        if job["state"] == "PENDING":
+            job.update(eligible=True, reason="None")
+    fake.advance(state)
+    return 0, "", ""
+
+
+def _scancel(fake: FakeSlurm, state: State, words: list[str], _environment: Mapping[str, str]) -> Answer:
+    options, numbers = _split(words)
+    jobs = [job for job in same_job(state, numbers[0]) if not job["purged"] and job["state"].split()[0] not in OVER]
+    if not jobs:
+        return 1, "", f"scancel: error: Kill job error on job id {numbers[0]}: Invalid job id specified\n"
+    for job in jobs:
+        if options.get("name", job["name"]) == job["name"]:
+            fake.cancel(job)
+    return 0, "", ""
+
+
+_COMMANDS = {"sbatch": _sbatch, "squeue": _squeue, "sacct": _sacct, "scontrol": _scontrol, "scancel": _scancel, "sinfo": _sinfo}

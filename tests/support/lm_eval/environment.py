@@ -1,0 +1,53 @@
+"""lm-evaluation-harness in an environment of its own, on top of this one: torch and all that is here is not fetched again."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import filelock
+import pytest
+
+VERSION = "0.4.13"
+ROOT = Path(__file__).resolve().parents[3]
+FOLDER = ROOT / ".venv-lm-eval"
+"""Kept from run to run; `.venv-*` is nobody's source."""
+
+
+def python() -> Path:
+    """Its interpreter. Skips the test with the reason where it cannot be had; fails it under CI."""
+    try:
+        return _ensure()
+    except (OSError, RuntimeError) as error:
+        reason = f"no lm-eval=={VERSION}: {error}"
+        if os.environ.get("CI", "").lower() not in {"", "0", "false"}:
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+def _ensure() -> Path:
+    FOLDER.mkdir(exist_ok=True)
+    here, stamp = FOLDER / "env", FOLDER / "installed"
+    interpreter = here / "bin" / "python"
+    wanted = f"lm-eval {VERSION} on {sys.prefix}, Python {sys.version}\n"
+    with filelock.FileLock(FOLDER / "lock"):
+        if stamp.is_file() and stamp.read_text() == wanted and interpreter.exists():
+            return interpreter
+        shutil.rmtree(here, ignore_errors=True)
+        venv.create(here, with_pip=True)
+        packages = next((here / "lib").glob("python3*")) / "site-packages"
+        (packages / "beneath.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+        pip = [str(interpreter), "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+        _install([*pip, "-c", str(ROOT / "constraints.txt"), f"lm-eval[hf]=={VERSION}"])
+        stamp.write_text(wanted)
+    return interpreter
+
+
+def _install(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if "WARNING" not in line]
+        raise RuntimeError(f"pip says: {' '.join(errors)[-400:]}")

@@ -1,0 +1,82 @@
+"""Things to score: the small real checkpoint, made-up items, and the plainest way to get a log-likelihood."""
+
+import random
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+
+from scoring.model.loader import load
+
+CHECKPOINTS = Path(__file__).resolve().parents[2] / "data" / "checkpoints"
+LLAMA = CHECKPOINTS / "llama_gqa_tp1" / "60"
+REFERENCE = CHECKPOINTS / "llama_gqa_tp1" / "reference" / "60"
+BYTE_TOKENIZER = CHECKPOINTS / "byte_tokenizer"
+
+
+def llama():
+    torch.set_num_threads(1)
+    return load(LLAMA, device="cpu")
+
+
+def reference_tokens():
+    return np.load(REFERENCE / "tokens.npy")
+
+
+def plain_logprobs(model, tokens):
+    """Give log p(token i | before) for i = 1 .. n-1: one sequence, all logits, float64."""
+    ids = torch.tensor([list(map(int, tokens))])
+    logits = model.logits(model.hidden_states(ids))[0].double()
+    return [float(torch.log_softmax(logits[i], -1)[tokens[i + 1]]) for i in range(len(tokens) - 1)]
+
+
+class Pair(msgspec.Struct, frozen=True):
+    context: list[int]
+    continuation: list[int]
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True):
+    index: int
+    id: str
+    subject: str | None = None
+    gold: int
+    requests: list[Pair]
+    uncond: list[Pair] | None = None
+    chars: list[int]
+    chars_with_space: list[int]
+    bytes: list[int]
+
+
+def item(index, context, choices, gold, *, subject=None, uncond=True):
+    """Text as bytes: a token is a byte."""
+    spaced = [f" {choice}".encode() for choice in choices]
+    return Item(
+        index=index,
+        id=f"item-{index}",
+        subject=subject,
+        gold=gold,
+        requests=[Pair(list(context.encode()), list(choice)) for choice in spaced],
+        uncond=[Pair(list(b"Answer:"), list(choice)) for choice in spaced] if uncond else None,
+        chars=[len(choice) for choice in choices],
+        chars_with_space=[len(choice) + 1 for choice in choices],
+        bytes=[len(choice) for choice in spaced],
+    )
+
+
+def items(count, *, seed=0, subjects=(None,)):
+    """Questions of 2 to 5 choices of different lengths, some with two equal choices."""
+    draw = random.Random(seed)
+    words = ["the", "model", "of", "a", "naïve", "train", "loss", "step", "data", "is", "falls", "rises"]
+
+    def phrase(low, high):
+        return " ".join(draw.choice(words) for _ in range(draw.randint(low, high)))
+
+    made = []
+    for index in range(count):
+        choices = [phrase(1, 4) for _ in range(draw.randint(2, 5))]
+        if index % 7 == 3:
+            choices[-1] = choices[0]
+        subject = subjects[index % len(subjects)]
+        made.append(item(index, f"Question: {phrase(2, 9)}\nAnswer:", choices, draw.randrange(len(choices)), subject=subject))
+    return made

@@ -1,0 +1,72 @@
+"""``python -m scoring`` in a process with its own environment, which stays for many commands: importing torch takes seconds."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple, Self
+
+ROOT = Path(__file__).parents[3]
+
+_SERVE = """
+import json, os, sys, traceback
+from scoring.cli.app import main
+
+answers = os.fdopen(os.dup(1), "w")
+for line in sys.stdin:
+    asked = json.loads(line)
+    streams = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for path in (asked["out"], asked["err"])]
+    os.dup2(streams[0], 1)
+    os.dup2(streams[1], 2)
+    try:
+        main(asked["argv"], prog_name="python -m scoring")
+        code = 0
+    except SystemExit as ended:
+        code = ended.code
+    except BaseException:
+        traceback.print_exc()
+        code = -1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for stream in streams:
+        os.close(stream)
+    print(json.dumps(code), file=answers, flush=True)
+"""
+
+
+class Ended(NamedTuple):
+    """What a command said."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Child:
+    """Runs one command after another in the same process."""
+
+    def __init__(self, environ, folder: Path, *, before=()) -> None:
+        self.folder, self.count = folder, 0
+        argv = [*before, sys.executable, "-c", _SERVE]
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(environ), cwd=ROOT
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error) -> None:
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(60)
+
+    def __call__(self, *argv) -> Ended:
+        self.count += 1
+        out, err = (self.folder / f"{self.count}.{name}" for name in ("out", "err"))
+        asked = {"argv": [os.fspath(each) for each in argv], "out": str(out), "err": str(err)}
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        assert answer, f"the process died: {err.read_text() if err.exists() else ''}"
+        return Ended(json.loads(answer), out.read_text(), err.read_text())

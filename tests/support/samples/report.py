@@ -1,0 +1,348 @@
+"""A finished run on disk without scores behind it, for whoever shows results: config, journal, tier files, comparisons, answers.
+
+    sample = ReportSample(root)          # the four stages: 22 checkpoints and 3 bridges
+    sample.write()
+
+Every figure follows a curve of its own, so that differences, intervals and verdicts hang together.
+"""
+
+import hashlib
+import json
+import math
+import random
+import time
+from pathlib import Path
+from unittest.mock import patch
+
+import yaml
+
+from suites.common.atomic_files import publish, publish_json
+from suites.contract.comparison import Compared, Comparison, Entry, Judged, Refusal, Total
+from suites.contract.encoding import encode
+from suites.contract.objectives import RATES
+from suites.contract.paths import EvaluationPaths
+from support.samples.comparison import BRIDGES, OBJECTIVES, STEPS, effect, names, scores
+from watcher.config.loader import load
+from watcher.journal.journal import Journal
+from watcher.reconcile.baselines import wanted
+
+CATEGORIES = ("bulleted_list", "strict_json", "python_code", "safety", "concise_answer")
+TOKENS_A_STEP = 2_097_152
+WHERE = {"tier2_ppl": "slices", "tier3_cf": "tasks", "tier4_sft_native": "by_category"}
+
+
+class ReportSample:
+    """Everything that `watcher report` reads, under ``root``."""
+
+    def __init__(self, root, *, steps=STEPS, of=names, bridges=BRIDGES, prompts=24, now=None):
+        self.root, self.steps, self.of, self.bridges, self.prompts = Path(root), steps, of, bridges, prompts
+        self.now = time.time() if now is None else now
+        self.results = self.root / "results"
+        self.config_file = self.root / "watcher.yaml"
+        self.values: dict[tuple[str, str, int, str], tuple[float, float]] = {}
+        """(stage, source, step, name) -> (figure, standard error): nats a token of slices, shares of the others."""
+
+    def write(self):
+        with patch("os.fsync"):  # no power is cut here
+            self._write()
+        return self
+
+    def _write(self):
+        self.root.mkdir(parents=True, exist_ok=True)
+        stages = {}
+        for stage in self.steps:
+            stages[stage] = {"checkpoints": str(self.root / "ckpts" / stage), "steps": list(self.steps[stage])}
+            stages[stage]["suites"] = [f"{stage}_ppl_slices", f"{stage}_cf_core"]
+            if stage in self.bridges:
+                stages[stage]["bridge"] = {"from": self.bridges[stage][0], "step": self.bridges[stage][1]}
+            objectives = OBJECTIVES.get(stage)
+            if objectives is not None and objectives.improve:
+                stages[stage]["objectives"] = {"improve": list(objectives.improve), "hold": list(objectives.hold)}
+                stages[stage]["objectives"] |= {"groups": {name: list(each) for name, each in objectives.groups.items()}}
+        config = {"scratch": str(self.root), "results": str(self.results), "python": "python3", "stages": stages}
+        self.config_file.write_text(yaml.safe_dump(config, sort_keys=False))
+        self.config = load(self.config_file, {})
+        self.config.paths.state.mkdir(parents=True)
+        self._journal()
+        for stage in self.steps:
+            for source, step in self.evaluations(stage):
+                self._results(stage, source, step)
+        for key, request in wanted(self.config, self.ledger).items():
+            record = self.ledger.records[key]
+            publish(request.candidate.paths.compare, encode(self._compared(record, request)))
+        self._status()
+
+    def evaluations(self, stage):
+        return [*([self.bridges[stage]] if stage in self.bridges else []), *((stage, step) for step in self.steps[stage])]
+
+    def paths(self, stage, step):
+        return EvaluationPaths(self.results, stage, f"step_{step}")
+
+    def figure(self, stage, source, step, name):
+        """(value, standard error) of one slice, task, rate or category."""
+        key = (stage, source, step, name)
+        if key not in self.values:
+            order = list(self.steps)
+            depth = order.index(source) + (self.steps[source].index(step) + 1) / len(self.steps[source])
+            draw = random.Random(f"{name}")
+            noise = random.Random(f"{source} {step} {name}").gauss(0, 1)
+            learnt = 1 - math.exp(-(1.2 + draw.random()) * depth)
+            fades = draw.random() < 0.25 and depth > 2
+            tiers = dict(zip(("slice", "task", "rate"), self.of(stage), strict=True))
+            if name in tiers["slice"]:
+                start = 2.6 + draw.random()
+                value, error = start - 1.3 * learnt + (0.06 * (depth - 2) if fades else 0) + 0.003 * noise, 0.006
+            else:
+                start = 0.22 + 0.15 * draw.random()
+                error = 0.04 if name not in tiers["task"] else 0.004 if name in {"mmlu", "hellaswag"} else 0.012
+                value = start + 0.4 * learnt - (0.05 * (depth - 2) if fades else 0) + 0.4 * error * noise
+            self.values[key] = (value, error)
+        return self.values[key]
+
+    def _journal(self):
+        journal = Journal.open(self.config.paths)
+        at = self.now - 86400.0
+        for stage in self.steps:
+            for source, step in self.evaluations(stage):
+                key = f"{stage}/step_{step}"
+                about = scores(stage, source, step, f"step_{step}")
+                journal.append(
+                    *("owned", key),
+                    t=at,
+                    stage=stage,
+                    source=source,
+                    step=step,
+                    directory=f"step_{step}",
+                    origin="schedule" if source == stage else "bridge",
+                    checkpoint=about.checkpoint,
+                )
+                run_id = f"eval-{stage}-{step}-0a1b2c3d"
+                attempt = {
+                    "run_id": run_id,
+                    "number": 1,
+                    "fingerprint": about.fingerprint,
+                    "suites": about.suites,
+                    "intended": at,
+                }
+                journal.append("intended", key, t=at + 60, run_id=run_id, attempt=attempt)
+                journal.append("submitted", key, t=at + 61, run_id=run_id, job_id=str(4_100_000 + len(journal.ledger.records)))
+                journal.append("scored", key, t=at + 900, fingerprint=about.fingerprint, suites=about.suites, scores={})
+                at += 1200
+        self.ledger = journal.ledger
+        journal.close()
+
+    def _results(self, stage, source, step):
+        paths = self.paths(stage, step)
+        paths.folder.mkdir(parents=True)
+        slices, tasks, rates = self.of(stage)
+        entries = {"tier2_ppl": {}, "tier3_cf": {}, "tier4_sft_native": {}}
+        for name in slices:
+            nll, error = self.figure(stage, source, step, name)
+            sums = {"nll_per_token": nll, "nll_per_token_stderr": error, "nll_sum": nll * 5e6, "tokens": 5_000_000}
+            entries["tier2_ppl"][name] = {"ppl": math.exp(nll), **sums, "bits_per_byte": nll / 3, "bytes": 21_000_000}
+        for name in tasks:
+            value, error = self.figure(stage, source, step, name)
+            entry = {"primary": value, "primary_metric": "acc_per_char", "acc_per_char": value, "acc_per_char_stderr": error}
+            entries["tier3_cf"][name] = {**entry, "acc": value - 0.02, "acc_stderr": error, "acc_norm": value, "examples": 1500}
+        for name in CATEGORIES if rates else ():
+            value, _ = self.figure(stage, source, step, name)
+            entries["tier4_sft_native"][name] = {"prompts": 24, "pass": value, "format": min(1, value + 0.1), "clean": 1.0}
+        for tier, found in entries.items():
+            for name, entry in found.items():
+                entry["data_key"] = hashlib.sha256(name.encode()).hexdigest()
+            if found:
+                publish_json(paths.tier(tier), self._tier_file(tier, stage, source, step, found))
+        run = {"schema": 1, "run_id": f"eval-{stage}-{step}-0a1b2c3d", "outcome": "scored", "scorer_version": 1}
+        run |= {
+            "device": {"type": "cuda", "name": "NVIDIA H100 80GB HBM3", "host": f"node{step % 7}"},
+            "timings": {"load": 21.4, "scoring": 512.9},
+        }
+        run |= {"versions": {"python": "3.11.9", "torch": "2.13.0", "numpy": "2.3.4"}, "git_commit": "3f" * 20}
+        publish_json(paths.run, run)
+        if rates:
+            self._answers(paths, stage, source, step)
+
+    def _tier_file(self, tier, stage, source, step, entries):
+        about = scores(stage, source, step, f"step_{step}")
+        mean = {
+            key: sum(entry[key] for entry in entries.values()) / len(entries)
+            for key in next(iter(entries.values()))
+            if key in {"primary", "acc", "acc_norm", "nll_per_token", "bits_per_byte"}
+        }
+        summary = mean | (
+            {"ppl": math.exp(mean["nll_per_token"]), "tokens": 5_000_000 * len(entries)} if tier == "tier2_ppl" else {}
+        )
+        if tier == "tier4_sft_native":
+            summary = {rate: self.figure(stage, source, step, rate)[0] for rate in RATES}
+        return {
+            "schema": 1,
+            "tier": tier,
+            "stage": stage,
+            "step": step,
+            "checkpoint": {
+                "path": about.checkpoint,
+                "source_stage": source,
+                "fingerprint": about.fingerprint,
+                "tokens_seen": about.tokens_seen,
+            },
+            "suite_digest": about.suites[tier],
+            "suites": [f"{stage}_{tier}"],
+            "tokenizer": {"id": "org/tokenizer", "digest": "77" * 32},
+            "dtype": "bfloat16",
+            "seq_len": 4096,
+            "backend": "direct",
+            "summary": summary,
+            WHERE[tier]: entries,
+        }
+
+    def _answers(self, paths, stage, source, step):
+        draw = random.Random(f"{source} {step}")
+        share = self.figure(stage, source, step, RATES[0])[0]
+        lines = []
+        for number in range(self.prompts):
+            good = draw.random() < share
+            items = ["flour", "warm water", "salt", "yeast"][: 4 if good else 3]
+            answer = (
+                "\n".join(f"- {item}" for item in items)
+                if source == stage
+                else f"Bread needs {', '.join(items)}, and so on and so on."
+            )
+            checks = [
+                {"check": "bulleted_list", "kind": "format", "passed": good, "evidence": f"{len(items)} items"},
+                {"check": "ends_by_itself", "kind": "clean", "passed": source == stage, "evidence": ""},
+            ]
+            lines.append(
+                {
+                    "name": f"bullets_{number}",
+                    "category": CATEGORIES[number % len(CATEGORIES)],
+                    "messages": [
+                        {
+                            "role": "user",
+                            "content": f"List {len(items)} things that bread number {number} is made of, as bullet points.",
+                        }
+                    ],
+                    "answer": answer,
+                    "finish": "stop_token" if source == stage else "length",
+                    "checks": checks,
+                }
+            )
+        publish(paths.generations, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def _compared(self, record, request):
+        slices, tasks, rates = self.of(record.stage)
+        here = scores(record.stage, record.source, record.step, record.directory)
+        comparisons = []
+        baselines = [("bridge", request.bridge)] + (
+            [("previous", request.earlier[-1]), ("best", request.earlier[0])] if request.earlier else []
+        )
+        for role, place in baselines:
+            if place is None:
+                continue
+            other = self.ledger.records[f"{place.stage}/{place.directory}"]
+            entries = [
+                self._entry(kind, name, record, other, slices + tasks + rates)
+                for kind, found in (("slice", slices), ("task", tasks), ("rate", rates))
+                for name in found
+            ]
+            totals = [
+                _total(tier, [entry for entry in entries if entry.tier == tier])
+                for tier in dict.fromkeys(entry.tier for entry in entries)
+            ]
+            judged = tuple(_judged(OBJECTIVES.get(record.stage), entries, totals)) if role == "bridge" else ()
+            outcomes = {one.outcome for one in judged}
+            comparisons.append(
+                Comparison(
+                    role=role,
+                    baseline=scores(record.stage, other.source, other.step, other.directory),
+                    entries=tuple(entries),
+                    totals=tuple(totals),
+                    objectives=judged,
+                    outcome=next((word for word in ("fail", "inconclusive", "pass") if word in outcomes), None),
+                    refusals=(Refusal(name="qasc", reason="data_key differs", tier="tier3_cf"),)
+                    if record.stage == "stage3"
+                    else (),
+                )
+            )
+        return Compared(candidate=here, request=request, comparisons=tuple(comparisons))
+
+    def _entry(self, kind, name, record, other, family):
+        value, error = self.figure(record.stage, record.source, record.step, name)
+        base, _ = self.figure(record.stage, other.source, other.step, name)
+        paired = error / 3
+        if kind == "slice":
+            effects = {"nll_per_token": effect("nll_per_token", base, value - base, paired, 5200, lower=True, family=len(family))}
+            effects["ppl"] = effect(
+                "ppl", math.exp(base), math.exp(value) - math.exp(base), paired * math.exp(base), 5200, lower=True
+            )
+            tier, judged, unit = "tier2_ppl", "nll_per_token", "document"
+        elif kind == "task":
+            effects = {"primary": effect("acc_per_char", base, value - base, paired, 1500, family=len(family))}
+            tier, judged, unit = "tier3_cf", "primary", "item"
+        else:
+            effects = {"rate": effect("rate", base, value - base, paired, 120, family=len(family))}
+            tier, judged, unit = "tier4_sft_native", "rate", "prompt"
+        lower = kind == "slice"
+        plain = (value <= base) if lower else (value >= base)
+        return Entry(tier=tier, kind=kind, name=name, effects=effects, judged_by=judged, plain=plain, unit=unit)
+
+    def _status(self):
+        counts = {"scored": len(self.ledger.records)}
+        status = {
+            "schema": 1,
+            "heartbeat": self.now,
+            "poll": 60.0,
+            "host": "login1",
+            "pid": 4242,
+            "counts": counts,
+            "notes": [],
+            "executor": "slurm",
+        }
+        status |= {
+            "queue": {"at": self.now, "jobs": 1, "trouble": "", "since": None},
+            "skipped": [],
+            "skipped_count": 0,
+            "stages": {},
+        }
+        status |= {"latencies": {"complete_to_scored": {"p50": 912.0, "p95": 1460.0, "n": len(self.ledger.records)}}}
+        publish_json(self.config.paths.status_json, status)
+
+
+def _total(tier, entries):
+    keys = list(entries[0].effects)
+    effects = {}
+    used = entries[:1] if tier == "tier4_sft_native" else entries
+    for key in keys:
+        of = [entry.effects[key] for entry in used]
+        base, delta = (sum(getattr(one, field) for one in of) / len(of) for field in ("baseline", "delta"))
+        error = math.sqrt(sum(one.stderr**2 for one in of)) / len(of)
+        effects[key] = effect(of[0].metric, base, delta, error, sum(one.n for one in of), lower=of[0].better_when == "lower")
+    judged = entries[0].judged_by
+    plain = (effects[judged].delta <= 0) == (effects[judged].better_when == "lower")
+    return Total(tier=tier, effects=effects, judged_by=judged, plain=plain, names=tuple(entry.name for entry in entries))
+
+
+def _judged(objectives, entries, totals):
+    tiers = {"tier2": "tier2_ppl", "tier3": "tier3_cf", "tier4": "tier4_sft_native"}
+    for kind in ("improve", "hold") if objectives is not None else ():
+        for name in getattr(objectives, kind):
+            members = [entry for entry in entries if entry.name in objectives.groups.get(name, (name,))]
+            found = next((total for total in totals if total.tier == tiers.get(name)), None) or (
+                _total(members[0].tier, members) if members else None
+            )
+            if found is None:
+                yield Judged(kind=kind, name=name, outcome="inconclusive", effect=None, why=f"{name} was not scored")
+                continue
+            judged = found.effect
+            margin = 0.0 if kind == "improve" else 0.005 if judged.better_when == "lower" else 0.01
+            worse = judged.delta if judged.better_when == "lower" else -judged.delta
+            z = (worse - margin) / judged.stderr
+            outcome = "pass" if z < -1.645 else "fail" if z > 1.645 else "inconclusive"
+            yield Judged(
+                kind=kind,
+                name=name,
+                outcome=outcome,
+                effect=judged,
+                margin=margin,
+                p=0.5 * math.erfc(-z / math.sqrt(2)),
+                plain=worse <= 0,
+            )

@@ -1,0 +1,296 @@
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+
+from scoring.cli.score_options import ByHand, request_by_hand
+from suites.common.errors import Exit
+from suites.contract.encoding import encode
+from suites.contract.scoring_request import tier_digests
+from suites.contract.tier_files import judge_tier_file
+from support.models.tiny_llama_items import LLAMA, REFERENCE, reference_tokens
+from support.runs.scoring_jobs import ROOT, by_hand, results, run_here, write_suites
+
+pytestmark = pytest.mark.scoring
+
+
+def request_for(folder, checkpoint=LLAMA, **changes):
+    """What the watcher would have written."""
+    options = {
+        "suites": (str(folder / "ppl.yaml"), str(folder / "cf.yaml")),
+        "results": folder / "results",
+        "eval_data": folder / "data",
+        "tokenizer": str(LLAMA.parent.parent / "byte_tokenizer"),
+        "slow_tokenizer": False,
+        "seq_len": 64,
+        "stage": "stage1",
+        "name": None,
+        "device": "cpu",
+        "dtype": None,
+        "padded_vocab": "in_softmax",
+        "backend": "direct",
+        "exports": (),
+        "offline": True,
+        "checkpoint": checkpoint,
+        **changes,
+    }
+    return request_by_hand(ByHand(**options), {})
+
+
+def run_json(folder):
+    return json.loads((results(folder) / "run.json").read_text())
+
+
+def copy_checkpoint(folder):
+    return shutil.copytree(LLAMA, folder / "ckpts" / "60", copy_function=shutil.copy2)
+
+
+def last_line(capsys):
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_by_hand_in_a_process_of_its_own_gives_nanotrons_sums_and_never_imports_datasets(tmp_path):
+    rows = [bytes(row.tolist()).decode("ascii") for row in reference_tokens()]
+    write_suites(tmp_path, slices={f"row{n}": row for n, row in enumerate(rows)})
+    script = (
+        "import sys\nfrom scoring.cli.app import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n"
+        "    sys.exit(99 if 'datasets' in sys.modules or 'watcher' in sys.modules else end.code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *by_hand(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    document = json.loads((results(tmp_path) / "tier2_ppl.json").read_text())
+    expected = json.loads((REFERENCE / "reference.json").read_text())["sum_logprob_per_row"]
+    for n, logprob in enumerate(expected):
+        assert document["slices"][f"row{n}"]["nll_sum"] == pytest.approx(-logprob, abs=2e-3)
+        assert document["slices"][f"row{n}"]["tokens"] == 47
+    assert document["summary"]["nll_per_token"] == pytest.approx(-sum(expected) / 94, abs=1e-4)
+    request = request_for(tmp_path)
+    for tier, (digest, names) in tier_digests(request.suites).items():
+        path = request.paths.tier(tier)
+        verdict = judge_tier_file(path, tier=tier, fingerprint=request.fingerprint, suite_digest=digest, names=names)
+        assert verdict.kind == "valid", verdict
+    assert pq.read_table(results(tmp_path) / "items" / "ours.parquet").num_rows == 6
+    provenance = run_json(tmp_path)
+    assert provenance["outcome"] == "scored"
+    assert provenance["parts"] == {"scored": ["row0", "row1", "ours[0:6]"], "kept": []}
+    assert provenance["versions"]["torch"]
+    assert provenance["throughput"]["tokens_per_s"] > 0
+
+
+def test_a_request_is_scored_and_its_head_says_what_was_asked(tmp_path):
+    write_suites(tmp_path)
+    request = request_for(tmp_path)
+    path = tmp_path / "request.json"
+    path.write_bytes(encode(request))
+    assert run_here(["score", str(path)]) == Exit.SCORED
+    document = json.loads((results(tmp_path) / "tier3_cf.json").read_text())
+    assert {key: document[key] for key in ("schema", "tier", "stage", "step", "dtype", "seq_len", "backend")} == {
+        "schema": 1,
+        "tier": "tier3_cf",
+        "stage": "stage1",
+        "step": 60,
+        "dtype": "float32",
+        "seq_len": 64,
+        "backend": "direct",
+    }
+    assert document["checkpoint"] == {
+        "path": str(LLAMA),
+        "source_stage": "stage1",
+        "fingerprint": request.fingerprint,
+        "tokens_seen": 30720,
+    }
+    assert document["suite_digest"] == request.suites[1].digest
+    assert document["tokenizer"]["id"] == request.tokenizer
+    assert document["summary"]["tasks"] == 1
+    progress = json.loads((results(tmp_path) / "progress.json").read_text())
+    assert (progress["parts_done"], progress["parts"]) == (3, 3)
+
+
+def test_a_checkpoint_that_changed_since_it_was_judged_is_not_scored(tmp_path, capsys):
+    write_suites(tmp_path)
+    checkpoint = copy_checkpoint(tmp_path)
+    path = tmp_path / "request.json"
+    path.write_bytes(encode(request_for(tmp_path, checkpoint)))
+    os.utime(checkpoint / "model_config.json", (1, 1))
+    assert run_here(["score", str(path)]) == Exit.CHANGED
+    assert "changed since it was judged complete" in last_line(capsys)
+    assert "changed" in run_json(tmp_path)["why"]
+    assert not (results(tmp_path) / "tier2_ppl.json").exists()
+    shutil.rmtree(checkpoint)
+    assert run_here(["score", str(path)]) == Exit.CHANGED
+
+
+def test_a_checkpoint_that_changes_while_it_is_scored_is_not_published(tmp_path, monkeypatch):
+    from scoring.tiers import cloze_metric as choice  # noqa: PLC0415  the last thing that is scored
+
+    write_suites(tmp_path)
+    checkpoint = copy_checkpoint(tmp_path)
+    whole = choice.score
+
+    def rewritten(*args, **more):
+        os.utime(checkpoint / "config.yaml", (1, 1))
+        return whole(*args, **more)
+
+    monkeypatch.setattr(choice, "score", rewritten)
+    assert run_here(by_hand(tmp_path, checkpoint=checkpoint)) == Exit.CHANGED
+    assert not list(results(tmp_path).glob("tier*.json"))
+
+
+def nan_weights(folder):
+    import safetensors.torch  # noqa: PLC0415  only here
+
+    checkpoint = copy_checkpoint(folder)
+    file = next((checkpoint / "model" / "model" / "lm_head").rglob("*.safetensors"))
+    raw = file.read_bytes()
+    file.write_bytes(raw[:-4] + b"\x00\x00\xc0\x7f")  # the last float32
+    assert safetensors.torch.load(file.read_bytes())["data"].isnan().any()
+    return checkpoint
+
+
+def truncated_shard(folder):
+    checkpoint = copy_checkpoint(folder)
+    file = next((checkpoint / "model" / "model" / "lm_head").rglob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-100])
+    return checkpoint
+
+
+@pytest.mark.parametrize(
+    ("break_it", "words"),
+    [(nan_weights, "lm_head.pp_block.weight has values that are not finite"), (truncated_shard, "truncated shard")],
+)
+def test_a_checkpoint_that_cannot_be_scored_is_one_clear_line(tmp_path, capsys, break_it, words):
+    write_suites(tmp_path)
+    checkpoint = break_it(tmp_path)
+    assert run_here(by_hand(tmp_path, checkpoint=checkpoint)) == Exit.CANNOT_SCORE
+    line = last_line(capsys)
+    assert line.startswith(f"scoring: {checkpoint}: ")
+    assert words in line
+
+
+def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path, capsys):
+    write_suites(tmp_path)
+    tokenizer = tmp_path / "tokenizer"
+    shutil.copytree(LLAMA.parent.parent / "byte_tokenizer", tokenizer)
+    document = json.loads((tokenizer / "tokenizer.json").read_text())
+    document["added_tokens"] = [
+        {
+            "id": 600,
+            "content": "<x>",
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+    ]
+    document["model"]["vocab"]["<x>"] = 600
+    (tokenizer / "tokenizer.json").write_text(json.dumps(document))
+    assert run_here(by_hand(tmp_path, "--tokenizer", str(tokenizer))) == Exit.CANNOT_SCORE
+    assert "the tokenizer has 601 tokens, the model only 512" in last_line(capsys)
+    assert "601" in run_json(tmp_path)["why"]
+    assert run_json(tmp_path)["code"] == 65
+
+
+def test_results_that_cannot_be_written_are_said(tmp_path, capsys):
+    write_suites(tmp_path)
+    (tmp_path / "results").write_text("a file where the folder should be")
+    assert run_here(by_hand(tmp_path)) == Exit.CANNOT_WRITE
+    assert "results" in last_line(capsys)
+
+
+def test_a_read_only_results_folder_is_said(tmp_path, capsys, monkeypatch):
+    write_suites(tmp_path)
+    (results(tmp_path) / "parts").mkdir(parents=True)
+    whole = os.open
+
+    def read_only(path, flags, *more, **rest):
+        if flags & os.O_CREAT and str(path).startswith(str(tmp_path / "results")):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return whole(path, flags, *more, **rest)
+
+    monkeypatch.setattr(os, "open", read_only)
+    assert run_here(by_hand(tmp_path)) == Exit.CANNOT_WRITE
+    line = last_line(capsys)
+    assert "cannot be written (Read-only file system)" in line
+    assert str(results(tmp_path)) in line
+
+
+def test_another_programs_results_are_left_alone(tmp_path, capsys):
+    write_suites(tmp_path)
+    results(tmp_path).mkdir(parents=True)
+    foreign = '{"ppl": 12.5}'
+    (results(tmp_path) / "tier2_ppl.json").write_text(foreign)
+    assert run_here(by_hand(tmp_path)) == Exit.CANNOT_WRITE
+    line = last_line(capsys)
+    assert "results of another program" in line
+    assert "watcher retry stage1 60 --force" in line
+    assert (results(tmp_path) / "tier2_ppl.json").read_text() == foreign
+    assert "another program" in run_json(tmp_path)["why"]
+
+
+def test_a_bug_leaves_its_traceback_and_its_code(tmp_path, capsys, monkeypatch):
+    from scoring.tiers import perplexity_metric as perplexity  # noqa: PLC0415  what is broken here
+
+    write_suites(tmp_path)
+    monkeypatch.setattr(perplexity, "score", lambda *_, **__: 1 / 0)
+    assert run_here(by_hand(tmp_path)) == Exit.BUG
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert run_json(tmp_path)["why"] == "a bug: ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--device", "cuda"], Exit.UNAVAILABLE),
+        (["--backend", "nanotron"], Exit.UNAVAILABLE),
+        (["--suite", "no_such_suite"], Exit.USAGE),
+        (["--tokenizer", "/nowhere"], Exit.DATA_MISSING),
+    ],
+)
+def test_what_is_not_there_has_its_own_exit_code(tmp_path, arguments, code, monkeypatch):
+    import torch  # noqa: PLC0415  only here
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    write_suites(tmp_path)
+    assert run_here(by_hand(tmp_path, *arguments)) == code
+
+
+def test_prefill_makes_what_an_offline_job_needs(tmp_path, capsys):
+    write_suites(tmp_path)
+    request = request_for(tmp_path)
+    path = tmp_path / "request.json"
+    path.write_bytes(encode(request))
+    assert run_here(["prefill", "--request", str(path)]) == Exit.SCORED
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["prose", "code", "ours"]
+    again = ["prefill", "--suite", str(tmp_path / "cf.yaml"), "--eval-data", str(tmp_path / "data")]
+    assert run_here([*again, "--tokenizer", request.tokenizer]) == Exit.SCORED
+    assert capsys.readouterr().out.splitlines() == [lines[2]]
+
+
+def test_data_that_changed_since_the_request_was_made_are_not_scored(tmp_path, capsys):
+    write_suites(tmp_path)
+    path = tmp_path / "request.json"
+    path.write_bytes(encode(request_for(tmp_path)))
+    with (tmp_path / "items.jsonl").open("a") as items:
+        items.write('{"context": "One more:", "choices": ["a", "b"], "gold": 1}\n')
+    assert run_here(["score", str(path)]) == Exit.CHANGED
+    assert "tier3_cf, ours: its data files changed since it was asked for" in last_line(capsys)
+    assert not list(results(tmp_path).glob("tier*.json"))
+
+
+def test_only_who_asks_for_the_same_numbers_shares_a_run(tmp_path):
+    write_suites(tmp_path)
+    one = request_for(tmp_path).run_id
+    assert {request_for(tmp_path, **same).run_id for same in ({}, {"exports": ("lm-eval",)}, {"offline": False})} == {one}
+    assert request_for(tmp_path, device="cuda:0").run_id == request_for(tmp_path, device="cuda:1").run_id
+    others = [{"dtype": "bfloat16"}, {"seq_len": 32}, {"padded_vocab": "masked"}, {"device": "cuda"}, {"slow_tokenizer": True}]
+    assert len({one, *(request_for(tmp_path, **other).run_id for other in others)}) == 6

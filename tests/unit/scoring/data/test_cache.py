@@ -1,0 +1,363 @@
+"""The data cache: what an entry holds, what its key depends on, and how it survives races, kills and damage."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from scoring.data.cache import ensure_slice, ensure_task
+from scoring.data.cache_entries import damage, obtain
+from scoring.data.cloze_items import sample
+from scoring.data.tokenizer import load_tokenizer, resolve_tokenizer
+from suites.common.errors import Exit, Problem
+from suites.contract.paths import DataPaths
+from suites.definitions.data_cache import whole
+
+pytestmark = pytest.mark.scoring
+
+BYTES = Path(__file__).parents[3] / "data" / "checkpoints" / "byte_tokenizer"
+
+
+@pytest.fixture
+def data(tmp_path):
+    return DataPaths(tmp_path / "eval_data")
+
+
+@pytest.fixture(scope="module")
+def by_bytes():
+    return load_tokenizer("bytes", BYTES, "digest")
+
+
+@pytest.fixture
+def with_ends(tmp_path):
+    """Bytes, with BOS 256 and EOS 257."""
+    document = json.loads((BYTES / "tokenizer.json").read_text())
+    document["added_tokens"] = [
+        {
+            "id": n,
+            "content": text,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for n, text in ((256, "<s>"), (257, "</s>"))
+    ]
+    folder = tmp_path / "with_ends"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
+    return load_tokenizer("ends", folder, "ends")
+
+
+def write(path: Path, rows) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def texts(path: Path, *found: str) -> str:
+    return write(path, [{"text": text} for text in found])
+
+
+def test_a_slice_is_bos_text_eos_of_each_document(tmp_path, data, with_ends):
+    path = texts(tmp_path / "a.jsonl", "ab", "é")
+    entry = ensure_slice("s", {"data_files": [path]}, tokenizer=with_ends, data=data, offline=True)
+    assert entry.tokens.tolist() == [256, 97, 98, 257, 256, 0xC3, 0xA9, 257]
+    assert (entry.tokens.dtype, entry.document_starts.dtype, entry.document_bytes.dtype) == (
+        torch.int32,
+        torch.int64,
+        torch.int64,
+    )
+    assert entry.document_starts.tolist() == [0, 4]
+    assert entry.document_bytes.tolist() == [2, 2]
+    assert {key: entry.meta[key] for key in ("documents", "bytes", "tokens", "reached_target")} == {
+        "documents": 2,
+        "bytes": 4,
+        "tokens": 8,
+        "reached_target": False,
+    }
+    assert entry.meta["tokenizer"] == {"identifier": "ends", "digest": "ends"}
+    assert entry.meta["source"]["data_files"][0]["path"] == path
+    assert entry.folder.parent == data.eval_data / "ppl_slices" / "s"
+    assert sorted(entry.meta["files"]) == ["packed_tokens.pt"]
+    assert damage(entry.folder) == []
+
+
+def test_bos_and_eos_are_left_out_where_the_suite_says_so(tmp_path, data, with_ends):
+    definition = {"data_files": [texts(tmp_path / "a.jsonl", "ab")], "bos": False, "eos": False}
+    assert ensure_slice("s", definition, tokenizer=with_ends, data=data, offline=True).tokens.tolist() == [97, 98]
+
+
+def test_reading_stops_with_the_document_that_reaches_the_target(tmp_path, data, by_bytes):
+    path = texts(tmp_path / "a.jsonl", "a" * 6, "b" * 6, "c" * 6)
+    seen = []
+    entry = ensure_slice(
+        "s",
+        {"data_files": [path], "target_tokens": 7},
+        tokenizer=by_bytes,
+        data=data,
+        offline=True,
+        progress=lambda *call: seen.append(call),
+    )
+    assert entry.tokens.tolist() == [97] * 6 + [98] * 6
+    assert entry.meta["reached_target"] is True
+    assert seen == [("s", 6, 7, 1, 6), ("s", 7, 7, 2, 12)]
+
+
+def test_an_entry_is_used_again_and_equal_content_has_an_equal_data_key(tmp_path, data, by_bytes):
+    path = texts(tmp_path / "a.jsonl", "some text")
+    first = ensure_slice("s", {"data_files": [path]}, tokenizer=by_bytes, data=data, offline=True)
+    inode = (first.folder / "packed_tokens.pt").stat().st_ino
+    again = ensure_slice("s", {"data_files": [path], "isolate_documents": True}, tokenizer=by_bytes, data=data, offline=True)
+    elsewhere = DataPaths(tmp_path / "elsewhere")
+    moved = ensure_slice(
+        "t", {"data_files": [texts(tmp_path / "b.jsonl", "some text")]}, tokenizer=by_bytes, data=elsewhere, offline=True
+    )
+    assert (again.folder / "packed_tokens.pt").stat().st_ino == inode
+    assert first.data_key == again.data_key == moved.data_key
+    assert moved.folder.name == first.folder.name
+    assert first.meta == again.meta
+
+
+@pytest.mark.parametrize("change", [{"bos": False}, {"target_tokens": 3}, {"text_field": "other"}, "file", "tokenizer"])
+def test_whatever_changes_the_tokens_changes_the_key(tmp_path, data, by_bytes, change):
+    path = write(tmp_path / "a.jsonl", [{"text": "abcd", "other": "efgh"}])
+    tokenizer = by_bytes
+    first = ensure_slice("s", {"data_files": [path]}, tokenizer=tokenizer, data=data, offline=True)
+    if change == "file":
+        write(tmp_path / "a.jsonl", [{"text": "abce", "other": "efgh"}])
+    if change == "tokenizer":
+        tokenizer = load_tokenizer("bytes", BYTES, "another digest")
+    more = change if isinstance(change, dict) else {}
+    second = ensure_slice("s", {"data_files": [path], **more}, tokenizer=tokenizer, data=data, offline=True)
+    assert second.folder != first.folder
+    assert whole(first.folder) is not None
+
+
+def test_a_slice_without_text_is_named(tmp_path, data, by_bytes):
+    path = texts(tmp_path / "a.jsonl", "", "")
+    with pytest.raises(Problem, match=r"a\.jsonl: holds no text to score") as caught:
+        ensure_slice("s", {"data_files": [path]}, tokenizer=by_bytes, data=data, offline=True)
+    assert caught.value.code == Exit.CANNOT_SCORE
+    assert list((data.eval_data / "ppl_slices" / "s").iterdir()) == []
+
+
+def test_missing_while_offline_says_the_command_that_fetches_it(data):
+    tokenizer = resolve_tokenizer(str(BYTES), data)
+    for ensure, definition in ((ensure_slice, {}), (ensure_task, {"adapter": "piqa"})):
+        with pytest.raises(Problem) as caught:
+            ensure(
+                "web",
+                {"hf_dataset": "a/b", "split": "train", **definition},
+                tokenizer=tokenizer,
+                data=data,
+                offline=True,
+                suites=["stage1_ppl_slices", "/my suites/cf.yaml"],
+            )
+        assert caught.value.code == Exit.DATA_MISSING
+        suites = "--suite stage1_ppl_slices --suite '/my suites/cf.yaml'"
+        command = f"{sys.executable} -m scoring prefill {suites} --eval-data {data.eval_data} --tokenizer {BYTES}"
+        assert str(caught.value).endswith(f"where there is a network, run: {command}")
+
+
+@pytest.mark.parametrize("damaged", ["tokens cut", "meta torn", "meta gone", "tokens gone"])
+def test_a_damaged_entry_is_built_again(tmp_path, data, by_bytes, damaged):
+    definition = {"data_files": [texts(tmp_path / "a.jsonl", "some text")]}
+    first = ensure_slice("s", definition, tokenizer=by_bytes, data=data, offline=True)
+    kept, tokens, meta = first.data_key, first.folder / "packed_tokens.pt", first.folder / "meta.json"
+    if damaged == "tokens cut":
+        tokens.write_bytes(tokens.read_bytes()[:-10])
+    elif damaged == "meta torn":
+        meta.write_bytes(meta.read_bytes()[:20])
+    else:
+        (meta if damaged == "meta gone" else tokens).unlink()
+    assert damage(first.folder)
+    again = ensure_slice("s", definition, tokenizer=by_bytes, data=data, offline=True)
+    assert again.data_key == kept
+    assert damage(again.folder) == []
+    assert [path.name for path in again.folder.parent.iterdir()] == [again.folder.name]
+
+
+def test_a_changed_byte_is_found_by_verifying(tmp_path, data, by_bytes):
+    entry = ensure_slice("s", {"data_files": [texts(tmp_path / "a.jsonl", "text")]}, tokenizer=by_bytes, data=data, offline=True)
+    raw = bytearray((entry.folder / "packed_tokens.pt").read_bytes())
+    raw[-1] ^= 1
+    (entry.folder / "packed_tokens.pt").write_bytes(raw)
+    assert damage(entry.folder) == [f"{entry.folder / 'packed_tokens.pt'}: its bytes have changed"]
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, data, by_bytes):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device", "packed_tokens.pt")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(Problem, match=r"the data cache cannot be written \(No space left") as caught:
+        ensure_slice("s", {"data_files": [texts(tmp_path / "a.jsonl", "ab")]}, tokenizer=by_bytes, data=data, offline=True)
+    assert caught.value.code == Exit.TEMPORARY
+    assert list((data.eval_data / "ppl_slices" / "s").iterdir()) == []
+
+
+BUILDER = """
+import sys
+from pathlib import Path
+from scoring.data import cache_entries as entries
+
+folder, content, leased = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "leased"
+if not leased:  # as on a file system where every lock succeeds
+    entries._lease = lambda folder, leases: None
+
+def build(private):
+    (private / "data").write_text(content)
+    print("building", flush=True)
+    sys.stdin.readline()
+    return {"data_key": content}
+
+print(entries.obtain(folder, build)["data_key"], flush=True)
+"""
+
+
+def builder(folder: Path, content: str, *, leased: bool) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILDER, str(folder), content, "leased" if leased else "not"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[4],
+    )
+
+
+def test_two_that_build_at_once_end_with_one_whole_entry(tmp_path):
+    folder = tmp_path / "s" / "key"
+    with builder(folder, "first", leased=False) as one, builder(folder, "second", leased=False) as two:
+        assert [one.stdout.readline(), two.stdout.readline()] == ["building\n", "building\n"]
+        assert one.communicate("go\n")[0] == "first\n"
+        assert two.communicate("go\n")[0] == "first\n"
+    assert (folder / "data").read_text() == "first"
+    assert damage(folder) == []
+    assert [path.name for path in folder.parent.iterdir()] == ["key"]
+
+
+def test_with_leases_the_second_waits_and_builds_nothing(tmp_path):
+    folder = tmp_path / "s" / "key"
+    with builder(folder, "first", leased=True) as one:
+        assert one.stdout.readline() == "building\n"
+        with builder(folder, "second", leased=True) as two:
+            assert one.communicate("go\n")[0] == "first\n"
+            assert two.communicate("go\n")[0] == "first\n"
+    assert damage(folder) == []
+
+
+def test_a_killed_builder_leaves_nothing_that_blocks(tmp_path):
+    folder = tmp_path / "s" / "key"
+    with builder(folder, "first", leased=True) as one:
+        assert one.stdout.readline() == "building\n"
+        os.kill(one.pid, signal.SIGKILL)
+        one.wait()
+    assert not folder.exists()
+
+    def build(private: Path):
+        (private / "data").write_text("second")
+        return {"data_key": "second"}
+
+    assert obtain(folder, build)["data_key"] == "second"
+    assert damage(folder) == []
+
+
+ITEMS = [
+    {"id": "x", "context": "One?", "choices": ["a", "bb"], "gold": 1},
+    {"id": "x", "context": "Two?", "choices": ["a", "é", "c"], "gold": 0},
+    {"context": "Three?", "choices": [" d", "a"], "gold": 0},
+]
+
+
+def test_a_task_comes_back_as_it_was_tokenised(tmp_path, data, by_bytes):
+    definition = {"data_files": [write(tmp_path / "a.jsonl", ITEMS)], "adapter": "multiple_choice"}
+    entry = ensure_task("t", definition, tokenizer=by_bytes, data=data, offline=True)
+    again = ensure_task("t", definition, tokenizer=by_bytes, data=data, offline=True)
+    assert again.items == entry.items
+    assert again.data_key == entry.data_key
+    assert entry.format == "ours"
+    assert [item.id for item in entry.items] == ["x#0", "x#1", "2"]
+    two = entry.items[1]
+    assert [bytes(request.context) for request in two.requests] == [b"Two?"] * 3
+    assert [bytes(request.continuation) for request in two.requests] == [b" a", " é".encode(), b" c"]
+    assert [bytes(request.context) for request in two.uncond] == [b"Answer:"] * 3
+    assert (two.chars, two.chars_with_space, two.bytes) == ([1, 1, 1], [2, 2, 2], [2, 3, 2])
+    assert [item.gold for item in entry.items] == [1, 0, 0]
+    assert entry.meta["examples"] == 3
+    assert entry.meta["requests"] == 14
+    lines = [json.loads(line) for line in (entry.folder / "examples.jsonl").read_text().splitlines()]
+    assert lines[2]["pairs"] == [["Three?", " d"], ["Three?", " a"]]
+
+
+def test_a_task_without_unconditional_requests_has_none(tmp_path, data, by_bytes):
+    rows = [{"sentence": "A saw B so _ ran.", "option1": "A", "option2": "Bert", "answer": "2"}]
+    definition = {"data_files": [write(tmp_path / "a.jsonl", rows)], "adapter": "winogrande"}
+    (item,) = ensure_task("t", definition, tokenizer=by_bytes, data=data, offline=True).items
+    assert item.uncond is None
+    assert item.choices == ("A", "Bert")
+    assert item.chars == [4, 4]
+    assert [bytes(request.context) for request in item.requests] == [b"A saw B so A", b"A saw B so Bert"]
+
+
+def test_a_sentence_that_ends_with_an_option_is_as_long_for_both(tmp_path, data, by_bytes):
+    rows = [{"sentence": "A saw B so _ ran to Bert", "option1": "A", "option2": "Bert", "answer": "1"}]
+    definition = {"data_files": [write(tmp_path / "a.jsonl", rows)], "adapter": "winogrande"}
+    (item,) = ensure_task("t", definition, tokenizer=by_bytes, data=data, offline=True).items
+    assert item.chars == [11, 11]
+
+
+def test_a_sample_is_recorded_and_in_order(tmp_path, data, by_bytes):
+    rows = [{"context": f"{n}?", "choices": ["a", "b"], "gold": 0} for n in range(30)]
+    definition = {"data_files": [write(tmp_path / "a.jsonl", rows)], "adapter": "multiple_choice", "subset_size": 10}
+    entry = ensure_task("t", definition, tokenizer=by_bytes, data=data, offline=True)
+    taken = [int(item.id) for item in entry.items]
+    assert taken == sorted(set(taken))
+    assert entry.meta["sample"] == {"seed": 1234, "of": 30, "taken": 10, "stratified": False}
+
+
+def test_rows_that_do_not_fit_are_named_and_nothing_is_kept(tmp_path, data, by_bytes):
+    path = write(tmp_path / "a.jsonl", [*ITEMS, {"body": 1}])
+    with pytest.raises(Problem, match=r"a\.jsonl: row 3 has nothing in column 'query'.*columns found: body"):
+        ensure_task("t", {"data_files": [path], "adapter": "multiple_choice"}, tokenizer=by_bytes, data=data, offline=True)
+    assert list((data.eval_data / "cf_tasks" / "t").iterdir()) == []
+
+
+def test_a_task_without_rows_is_named(tmp_path, data, by_bytes):
+    path = write(tmp_path / "a.jsonl", [])
+    with pytest.raises(Problem, match="holds no rows"):
+        ensure_task("t", {"data_files": [path], "adapter": "piqa"}, tokenizer=by_bytes, data=data, offline=True)
+
+
+def test_the_sample_is_everybodys_own():
+    assert sample([None] * 10, 12) == list(range(10))
+    assert sample([None] * 100, 5) == sorted(random.Random(1234).sample(range(100), 5)) == [0, 11, 14, 56, 99]
+
+
+def test_mmlus_sample_keeps_every_subject_in_proportion():
+    sizes = {f"s{n}": 100 + 27 * (n % 7) for n in range(56)} | {"big": 1534}
+    subjects = [subject for subject, size in sizes.items() for _ in range(size)]
+    taken = sample(subjects, 9000)
+    assert len(taken) == len(set(taken)) == 9000
+    assert taken == sorted(taken)
+    for subject, size in sizes.items():
+        share = sum(subjects[index] == subject for index in taken)
+        assert abs(share - 9000 * size / len(subjects)) < 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "size"), [([1, 1, 1, 97], 50), ([1] * 40, 30), ([1, 9, 90], 99), ([5, 1], 5), ([300, 1, 1], 3)]
+)
+def test_a_stratified_sample_has_its_size_whatever_the_subjects(sizes, size):
+    subjects = [str(n) for n, count in enumerate(sizes) for _ in range(count)]
+    taken = sample(subjects, size)
+    assert len(set(taken)) == size
+    if size >= len(sizes):
+        assert {subjects[index] for index in taken} == {str(n) for n in range(len(sizes))}

@@ -1,0 +1,384 @@
+"""Prefill against a hub on loopback that huggingface_hub and datasets take for the real one, in good and in bad days."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from scoring.data.cache_entries import damage
+from suites.common.errors import Exit
+from suites.contract.encoding import encode
+from suites.contract.paths import DataPaths
+from suites.contract.scoring_request import Request
+from suites.definitions.data_cache import lacking, whole
+from suites.definitions.suite import load_suite
+from support.fakes.hub import environment, serving
+from support.fakes.hub_datasets import LAYOUT, Words, encoded, everything, rows_of
+from support.runs.prefill_process import ROOT, Child
+
+pytestmark = pytest.mark.scoring
+
+BYTES = Path(__file__).parents[3] / "data" / "checkpoints" / "byte_tokenizer"
+STAGES = [f"stage{n}_{kind}" for n in (1, 2, 3, 4) for kind in ("ppl_slices", "cf_core")]
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with serving(everything(count=120)) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def scoring(hub, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("child")
+    environ = environment(hub, folder / "hf_home", os.environ)
+    with Child(environ, folder) as child:
+        yield child
+
+
+@pytest.fixture(autouse=True)
+def a_good_day(hub):
+    yield
+    hub.faults.clear()
+    hub.on_info = None
+
+
+@pytest.fixture
+def data(tmp_path):
+    return DataPaths(tmp_path / "eval_data")
+
+
+def texts(seed: str, count: int = 200) -> list[dict]:
+    of = Words(seed)
+    return [{"text": of.text()} for _ in range(count)]
+
+
+def one_file(rows, path: str = "data/train-00000-of-00001.parquet") -> dict[str, bytes]:
+    return {"README.md": b"# A data set\n", path: encoded(path, rows)}
+
+
+@pytest.fixture
+def fill(tmp_path, scoring, data):
+    """Prefill a suite of one slice."""
+
+    def run(definition: dict, *options: str, tier: str = "tier2_ppl"):
+        suite = tmp_path / "suite.yaml"
+        section = "slices" if tier == "tier2_ppl" else "tasks"
+        suite.write_text(json.dumps({"tier": tier, section: {"web": definition}}))
+        given = ("--suite", suite, "--eval-data", data.eval_data, "--tokenizer", BYTES, "--jobs", "1")
+        return scoring("prefill", *given, *options)
+
+    return run
+
+
+def complaints(ended) -> list[str]:
+    return [line for line in ended.err.splitlines() if line.startswith("scoring: ")]
+
+
+def entries(data, kind: str = "ppl_slices") -> list[Path]:
+    """Everything beside and below the entries, hidden or not."""
+    return sorted((data.eval_data / kind).glob("*/*"))
+
+
+def test_every_data_set_of_all_four_stages_is_served_and_filled(hub, scoring, data):
+    suites = [load_suite(name, {}).in_request() for name in STAGES]
+    named = {definition["hf_dataset"] for suite in suites for definition in suite.definition.values()}
+    assert named == set(LAYOUT)
+    given = [word for name in STAGES for word in ("--suite", name)]
+    ended = scoring("prefill", *given, "--eval-data", data.eval_data, "--tokenizer", BYTES, "--jobs", "1")
+    assert (ended.code, complaints(ended)) == (0, []), ended.err
+    assert len(ended.out.splitlines()) == 14 + 12  # what stages share is made once
+    assert lacking(tuple(suites), str(BYTES), data) == []
+    made = entries(data) + entries(data, "cf_tasks")
+    assert len(made) == 26
+    for folder in made:
+        meta = whole(folder)
+        assert damage(folder) == []
+        assert meta["source"]["revision"] == hub.repos["datasets", meta["source"]["hf_dataset"]][-1][0]
+        assert meta["source"]["streaming"] is True
+
+
+def test_what_was_filled_is_what_the_rows_say(scoring, data):
+    given = ("--suite", "stage3_ppl_slices", "--eval-data", data.eval_data, "--tokenizer", BYTES, "--jobs", "1")
+    assert scoring("prefill", *given).code == 0
+    (folder,) = (data.eval_data / "ppl_slices" / "math_openmathinstruct1").iterdir()
+    tokens = bytes(torch.load(folder / "packed_tokens.pt", weights_only=True)["tokens"].tolist()).decode()
+    rows = [row for row in rows_of("nvidia/OpenMathInstruct-1", "", "train", 120) if row["is_correct"]]
+    assert tokens == "".join(f"{row['question']}\n\n{row['generated_solution']}" for row in rows)
+    assert "WRONG" not in tokens
+
+
+def test_a_busy_hub_is_asked_again_when_it_says(hub, fill, data):
+    hub.push("acme/busy", one_file(texts("busy")))
+    fault = hub.fault(r"^/api/datasets/acme/busy$", "429", times=2, retry_after=0.2)
+    ended = fill({"hf_dataset": "acme/busy"})
+    assert (ended.code, fault.hits, len(entries(data))) == (0, 2, 1), ended.err
+    assert ended.err.count("the hub is busy (429); asking again in 0.2 s") == 2
+
+
+def test_a_hub_that_stays_busy_is_a_reason_to_try_later(hub, fill, data):
+    hub.push("acme/swamped", one_file(texts("swamped")))
+    hub.fault(r"acme/swamped", "429", times=1000, retry_after=0.01, method="*")
+    ended = fill({"hf_dataset": "acme/swamped"})
+    assert ended.code == Exit.TEMPORARY, ended.err
+    (line,) = complaints(ended)
+    assert line.startswith("scoring: acme/swamped: cannot be fetched (HfHubHTTPError: ")
+    assert line.endswith("try again where there is a network")
+    assert entries(data) == []
+
+
+@pytest.mark.parametrize("path", ["data/train-00000-of-00001.parquet", "train.json.gz"])
+def test_a_connection_that_drops_in_a_file_is_taken_up_again(hub, fill, data, path):
+    name = f"acme/drops-{path.rpartition('.')[2]}"
+    rows = texts(name)
+    hub.push(name, one_file(rows, path))
+    fault = hub.fault(rf"{name}/resolve/.*/{path}$", "drop", after=5000, times=1)
+    ended = fill({"hf_dataset": name})
+    assert (ended.code, fault.hits) == (0, 1), ended.err
+    (folder,) = entries(data)
+    assert whole(folder)["bytes"] == sum(len(row["text"]) for row in rows)
+    assert damage(folder) == []
+
+
+def test_a_gated_data_set_is_said_in_one_line_and_keeps_no_other_from_being_filled(hub, scoring, tmp_path, data):
+    hub.push("acme/gated", one_file(texts("gated")))
+    hub.push("acme/open", one_file(texts("open")))
+    hub.gated.add("acme/gated")
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("tier: tier2_ppl\nslices:\n  a: {hf_dataset: acme/gated}\n  b: {hf_dataset: acme/open}\n")
+    given = ("--suite", suite, "--eval-data", data.eval_data, "--tokenizer", BYTES, "--jobs", "1")
+    ended = scoring("prefill", *given)
+    assert ended.code == Exit.DATA_MISSING
+    (line,) = complaints(ended)
+    assert line.startswith("scoring: acme/gated/train: cannot be loaded (DatasetNotFoundError: ")
+    assert line.endswith("ask for access at datasets/acme/gated, then log in: hf auth login")
+    assert [folder.parent.name for folder in entries(data)] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("definition", "said"),
+    [
+        ({"hf_dataset": "acme/nowhere"}, r"acme/nowhere: cannot be loaded \(RepositoryNotFoundError: 401 .*check hf_dataset"),
+        (
+            {"hf_dataset": "allenai/sciq", "split": "validation", "revision": "0123abcd"},
+            r"allenai/sciq@0123abcd: cannot be loaded \(RevisionNotFoundError: 404 .*revision$",
+        ),
+        (
+            {"hf_dataset": "cais/mmlu", "hf_config": "al"},
+            r"cais/mmlu/al/train: cannot be loaded \(ValueError: BuilderConfig 'al'",
+        ),
+        ({"hf_dataset": "allenai/sciq", "split": "tst"}, r"allenai/sciq/tst: cannot be loaded \(ValueError: (Bad|Unknown) split"),
+    ],
+)
+def test_what_is_not_on_the_hub_is_said_in_one_line(fill, data, definition, said):
+    ended = fill(definition)
+    assert ended.code == Exit.DATA_MISSING, ended.err
+    (line,) = complaints(ended)
+    assert re.search(said, line), line
+    assert "Traceback" not in ended.err
+    assert entries(data) == []
+
+
+def test_a_missing_column_is_named_with_those_that_there_are(fill, data):
+    ended = fill({"hf_dataset": "codeparrot/codeparrot-clean", "text_field": "text"})
+    assert ended.code == Exit.CANNOT_SCORE
+    (line,) = complaints(ended)
+    assert line.startswith(
+        "scoring: codeparrot/codeparrot-clean/train: row 0 has no column 'text'; mend the slice's columns (found: "
+    )
+    assert "content" in line
+    assert entries(data) == []
+
+
+def test_a_split_without_text_is_said(hub, fill, data):
+    hub.push("acme/empty", one_file([{"text": ""}] * 3))
+    ended = fill({"hf_dataset": "acme/empty"})
+    assert (ended.code, complaints(ended)) == (
+        Exit.CANNOT_SCORE,
+        ["scoring: acme/empty/train: holds no text to score; mend its source or columns"],
+    )
+    assert entries(data) == []
+
+
+def test_where_streaming_fails_the_whole_data_set_is_fetched_and_that_is_said(hub, fill, data):
+    rows = texts("streams")
+    hub.push("acme/streams", one_file(rows))
+    hub.fault(r"acme/streams/resolve/.*\.parquet$", "404", times=1)  # as a proxy that lets no ranges through
+    ended = fill({"hf_dataset": "acme/streams"})
+    assert ended.code == 0, ended.err
+    assert "acme/streams/train: streaming failed after 0 rows" in ended.err
+    assert "fetching the whole data set" in ended.err
+    (folder,) = entries(data)
+    meta = whole(folder)
+    assert meta["source"]["streaming"].startswith("failed after 0 rows: ")
+    assert (meta["documents"], meta["bytes"]) == (len(rows), sum(len(row["text"]) for row in rows))
+
+
+def test_a_suite_that_does_not_stream_gets_the_same_entry(hub, fill, data):
+    hub.push("acme/both", one_file(texts("both")))
+    assert fill({"hf_dataset": "acme/both", "streaming": False}).code == 0
+    (folder,) = entries(data)
+    kept = whole(folder)
+    assert kept["source"]["streaming"] is False
+    assert fill({"hf_dataset": "acme/both"}, "--refresh").code == 0
+    assert entries(data) == [folder]
+    assert (whole(folder)["data_key"], whole(folder)["source"]["streaming"]) == (kept["data_key"], True)
+
+
+def test_a_data_set_that_moves_while_it_is_read_is_read_as_it_was(hub, fill, data):
+    old, new = texts("old"), texts("new")
+    sha = hub.push("acme/moves", one_file(old))
+    moved = []
+
+    def move(name: str) -> None:
+        if name == "acme/moves" and not moved:
+            moved.append(hub.push("acme/moves", one_file(new)))
+
+    hub.on_info = move
+    assert fill({"hf_dataset": "acme/moves"}).code == 0
+    (folder,) = entries(data)
+    assert moved
+    assert whole(folder)["source"]["revision"] == sha
+    assert whole(folder)["bytes"] == sum(len(row["text"]) for row in old)
+
+
+def test_a_pinned_revision_is_honoured_and_an_unpinned_one_only_moves_with_refresh(hub, fill, data):
+    first = hub.push("acme/pinned", one_file(texts("first")))
+    second = hub.push("acme/pinned", one_file(texts("second")))
+    assert fill({"hf_dataset": "acme/pinned", "revision": first}).code == 0
+    (folder,) = entries(data)
+    assert whole(folder)["source"]["revision"] == first
+    assert fill({"hf_dataset": "acme/pinned"}).code == 0
+    (unpinned,) = set(entries(data)) - {folder}
+    assert whole(unpinned)["source"]["revision"] == second
+    third = hub.push("acme/pinned", one_file(texts("third")))
+    before = whole(unpinned)["data_key"]
+    assert fill({"hf_dataset": "acme/pinned"}).code == 0
+    assert whole(unpinned)["source"]["revision"] == second
+    assert fill({"hf_dataset": "acme/pinned"}, "--refresh").code == 0
+    assert whole(unpinned)["source"]["revision"] == third
+    assert whole(unpinned)["data_key"] != before
+    assert damage(unpinned) == []
+
+
+def test_a_job_says_beside_its_request_what_it_could_not_make(hub, scoring, tmp_path, data):
+    hub.push("acme/shut", one_file(texts("shut")))
+    hub.push("acme/free", one_file(texts("free")))
+    hub.gated.add("acme/shut")
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("tier: tier2_ppl\nslices:\n  a: {hf_dataset: acme/shut}\n  b: {hf_dataset: acme/free}\n")
+    head = {"run_id": "r", "stage": "s", "source_stage": "s", "step": 0, "directory": "d", "checkpoint": "", "fingerprint": ""}
+    rest = {"tokenizer": str(BYTES), "seq_len": 1, "results": str(tmp_path), "eval_data": str(data.eval_data)}
+    request = Request(**head, **rest, suites=(load_suite(str(suite), {}).in_request(),))
+    (tmp_path / "request.json").write_bytes(encode(request))
+    ended = scoring("prefill", "--request", tmp_path / "request.json", "--jobs", "1")
+    said = json.loads((tmp_path / "prefill.json").read_text())
+    assert (ended.code, said["code"], said["run_id"]) == (Exit.DATA_MISSING, Exit.DATA_MISSING, "r")
+    assert said["why"] == complaints(ended)[0].removeprefix("scoring: ")
+    hub.gated.clear()
+    assert scoring("prefill", "--request", tmp_path / "request.json", "--jobs", "1").code == 0
+    assert json.loads((tmp_path / "prefill.json").read_text())["why"] is None
+
+
+def test_prompts_of_their_own_need_no_cache(scoring, data):
+    suites = tuple(load_suite(name, {}).in_request() for name in ("stage4_sft_native",))
+    assert lacking(suites, str(BYTES), data) == []
+    given = ("--suite", "stage4_sft_native", "--eval-data", data.eval_data, "--tokenizer", BYTES)
+    assert scoring("prefill", *given).code == 0
+    ended = scoring("doctor", "--offline", *given, "--network", "cut off")
+    assert (ended.code, ended.out) == (0, "no entries are needed\n")
+
+
+def test_a_tokenizer_of_the_hub_is_kept_and_found_again_without_it(hub, scoring, tmp_path, data):
+    files = {path.name: path.read_bytes() for path in BYTES.iterdir() if path.is_file()}
+    hub.push("acme/bytes", files, kind="models")
+    hub.push("acme/some", one_file(texts("some")))
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("tier: tier2_ppl\nslices: {web: {hf_dataset: acme/some}}\n")
+    wanted = (load_suite(str(suite), {}).in_request(),)
+    assert lacking(wanted, "acme/bytes", data) == ["tokenizer acme/bytes", "suite/web"]
+    given = ("--suite", suite, "--eval-data", data.eval_data, "--tokenizer", "acme/bytes", "--jobs", "1")
+    assert scoring("prefill", *given).code == 0
+    assert lacking(wanted, "acme/bytes", data) == []
+    asked = len(hub.asked)
+    assert scoring("prefill", *given).code == 0
+    assert len(hub.asked) == asked  # what is there asks no network
+
+
+@pytest.fixture
+def fresh(hub, tmp_path, data):
+    """Prefill a suite without data in a process of its own: nothing before it has imported anything."""
+
+    def run(tokenizer: str, **variables: str) -> tuple[int, list[str]]:
+        environ = {**environment(hub, tmp_path / "hf_home", os.environ), **variables}
+        words = ("prefill", "--suite", "stage4_sft_native", "--eval-data", str(data.eval_data), "--tokenizer", tokenizer)
+        command = [sys.executable, "-m", "scoring", *words]
+        ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=240, check=False)
+        return ended.returncode, (ended.stdout + ended.stderr).splitlines()
+
+    return run
+
+
+def test_a_tokenizer_of_the_hub_is_fetched_by_a_fresh_process(hub, fresh, data):
+    files = {path.name: path.read_bytes() for path in BYTES.iterdir() if path.is_file()}
+    hub.push("acme/fresh", files, kind="models")
+    assert fresh("acme/fresh") == (0, [])
+    wanted = (load_suite("stage1_ppl_slices", {}).in_request(),)
+    assert "tokenizer acme/fresh" not in lacking(wanted, "acme/fresh", data)
+
+
+def test_without_a_network_a_fresh_process_says_in_one_line_where_the_tokenizer_is_fetched(fresh, data):
+    with socket.socket() as taken:  # bound and not listening: every connection to it is refused
+        taken.bind(("127.0.0.1", 0))
+        code, said = fresh("acme/away", HF_ENDPOINT=f"http://127.0.0.1:{taken.getsockname()[1]}")
+    (line,) = said
+    assert code == Exit.TEMPORARY
+    assert line.startswith("scoring: acme/away: tokenizer cannot be fetched (ConnectError: ")
+    command = f"--suite stage4_sft_native --eval-data {data.eval_data} --tokenizer acme/away"
+    assert line.endswith(f"; where there is a network, run: {sys.executable} -m scoring prefill {command}")
+
+
+def test_a_fresh_process_that_is_told_to_stay_offline_says_so_in_one_line(fresh):
+    code, (line,) = fresh("acme/away", HF_HUB_OFFLINE="1")
+    assert code == Exit.DATA_MISSING
+    assert line.startswith("scoring: acme/away: tokenizer is not in the data cache, and this job is offline; where there is")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "acme/no-such-model",
+            r"cannot be fetched \(RepositoryNotFoundError: 401 .*; name a tokenizer's folder, or an id on",
+        ),
+        ("acme/locked-model", r"cannot be fetched \(GatedRepoError: 401 .*; ask for access at acme/locked-model, then log in"),
+        ("acme/no-tokenizer", r"holds no tokenizer; name another one$"),
+    ],
+)
+def test_a_tokenizer_that_the_hub_does_not_give_is_said_in_one_line(hub, scoring, data, name, said):
+    hub.push("acme/locked-model", {"tokenizer.json": b"{}"}, kind="models")
+    hub.gated.add("acme/locked-model")
+    hub.push("acme/no-tokenizer", {"README.md": b"# A model"}, kind="models")
+    ended = scoring("prefill", "--suite", "stage4_sft_native", "--eval-data", data.eval_data, "--tokenizer", name)
+    (line,) = ended.err.splitlines()
+    assert ended.code == Exit.DATA_MISSING
+    assert re.match(rf"scoring: {name}: (tokenizer )?{said}", line), line
+
+
+def test_a_busy_hub_is_asked_for_the_tokenizer_again_too(hub, scoring, data):
+    hub.push("acme/busy-model", {path.name: path.read_bytes() for path in BYTES.iterdir() if path.is_file()}, kind="models")
+    fault = hub.fault(r"^/api/models/acme/busy-model/", "503", times=1000, retry_after=0.01)
+    given = ("--suite", "stage4_sft_native", "--eval-data", data.eval_data, "--tokenizer", "acme/busy-model")
+    ended = scoring("prefill", *given)
+    assert ended.code == Exit.TEMPORARY, ended.err
+    (line,) = complaints(ended)
+    assert line.startswith("scoring: acme/busy-model: tokenizer cannot be fetched (")
+    assert fault.hits > 1
+    hub.faults.clear()
+    assert scoring("prefill", *given).code == 0

@@ -1,0 +1,161 @@
+"""Rows from files of every kind and from the hub's layout; documents from rows; every misfit named."""
+
+import gzip
+import json
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from scoring.data import hub
+from scoring.data.hub import open_hub
+from scoring.data.sources import documents, open_files
+from suites.common.errors import Exit, Problem
+from suites.definitions.local_data import data_files
+from suites.definitions.suite import SliceDefinition
+
+pytestmark = pytest.mark.scoring
+
+ROWS = [{"text": "one\n", "n": 1}, {"text": "zwei", "n": 2}, {"text": "", "n": 3}, {"text": "vier", "n": 4}]
+
+
+def write_rows(path: Path, rows=ROWS) -> str:
+    raw = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".gz":
+        path.write_bytes(gzip.compress(raw))
+    else:
+        path.write_bytes(raw)
+    return str(path)
+
+
+def texts(*patterns: str, **definition) -> list[str]:
+    slice_ = SliceDefinition(data_files=patterns, **definition)
+    return list(documents(slice_, open_files(data_files(patterns))))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "a.jsonl.gz", "a.parquet", "b.v2.jsonl"])
+def test_every_kind_of_file_gives_the_same_documents(tmp_path, name):
+    assert texts(write_rows(tmp_path / name)) == ["one\n", "zwei", "vier"]
+
+
+def test_a_text_file_is_one_document_with_its_own_bytes(tmp_path):
+    (tmp_path / "a.txt").write_bytes("é\r\n\n".encode())
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"packed"))
+    assert texts(str(tmp_path / "*.txt*")) == ["é\r\n\n", "packed"]
+
+
+def test_globs_are_sorted_and_patterns_keep_their_order(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("2.txt", "1.txt", "sub/3.txt"):
+        (tmp_path / name).write_text(name)
+    assert texts(str(tmp_path / "sub/*.txt"), str(tmp_path / "?.txt")) == ["sub/3.txt", "1.txt", "2.txt"]
+    assert texts(str(tmp_path / "**/*.txt")) == ["1.txt", "2.txt", "sub/3.txt"]
+
+
+def test_columns_are_joined_filtered_and_rows_without_a_value_left_out(tmp_path):
+    rows = [
+        {"q": "1+1", "a": "2", "ok": True},
+        {"q": "1+2", "a": "4", "ok": False},
+        {"q": "1+3", "a": None, "ok": True},
+        {"q": "2+3", "a": "{5}", "ok": True},
+    ]
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    assert texts(path, text_template="{q}\n\n{a}", where={"ok": True}) == ["1+1\n\n2", "2+3\n\n{5}"]
+
+
+def test_wikitext_lines_are_joined_by_article(tmp_path):
+    lines = ["", " = One = \n", "", " Text of one . \n", " = not a title = \n", "", " = = Part = = \n", "", " More . \n", ""]
+    lines += ["", " = Two = \n", "", " Text of two . \n"]
+    path = write_rows(tmp_path / "a.jsonl", [{"text": line} for line in lines])
+    found = texts(path, articles="wikitext")
+    assert [document.splitlines()[0] for document in found] == ["= One = ", "= Two = "]
+    assert "More ." in found[0]
+    assert "not a title" in found[0]
+    assert "Part" in found[0]
+
+
+def test_a_lone_surrogate_does_not_stop_a_slice(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a\\ud800b"}\n')
+    assert texts(str(tmp_path / "a.jsonl")) == ["a?b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "definition", "said", "code"),
+    [
+        ("a.jsonl", b'{"text": "a"}\n{"te', {}, r"a\.jsonl:2: not JSON", Exit.CANNOT_SCORE),
+        ("a.jsonl", b'{"text": "a"}\n' + b"[" * 100_000, {}, r"a\.jsonl:2: not JSON", Exit.CANNOT_SCORE),
+        ("a.jsonl", b"[1]\n", {}, r"a\.jsonl:1: not a JSON object", Exit.CANNOT_SCORE),
+        ("a.jsonl", b'{"text": "a"}\n{"body": "b"}\n', {}, r"row 1 has no column 'text'.*found: body", Exit.CANNOT_SCORE),
+        ("a.jsonl", b'{"text": 3}\n', {}, "row 0 holds int in 'text', not text", Exit.CANNOT_SCORE),
+        ("a.jsonl", b'{"q": "a"}\n', {"text_template": "{q}{a}"}, "row 0 has no column 'a'", Exit.CANNOT_SCORE),
+        ("a.jsonl", b'{"text": "a"}\n', {"where": {"ok": True}}, "row 0 has no column 'ok'", Exit.CANNOT_SCORE),
+        ("a.txt", b"line\n\xff\n", {}, r"a\.txt:2: not UTF-8", Exit.CANNOT_SCORE),
+        ("a.jsonl.gz", b"not gzip", {}, r"a\.jsonl\.gz: cannot be read", Exit.DATA_MISSING),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-20], {}, r"a\.jsonl\.gz: cannot", Exit.DATA_MISSING),
+        ("a.parquet", b"PAR1....PAR1", {}, r"a\.parquet: not parquet", Exit.CANNOT_SCORE),
+        ("a.csv", b"a,b\n", {}, "a kind of file that is not read here", Exit.USAGE),
+        ("a.jsonl", None, {}, r"a\.jsonl: no such file", Exit.DATA_MISSING),
+    ],
+)
+def test_a_source_that_does_not_fit_is_named(tmp_path, *, name, content, definition, said, code):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(Problem, match=said) as caught:
+        texts(str(tmp_path / name), **definition)
+    assert caught.value.code == code
+
+
+def test_a_glob_that_names_nothing_is_named(tmp_path):
+    with pytest.raises(Problem, match=re.escape(f"{tmp_path}/*.jsonl: no such file")):
+        data_files(f"{tmp_path}/*.jsonl")
+
+
+def hub_folder(tmp_path: Path) -> SliceDefinition:
+    folder = tmp_path / "hub" / "data"
+    folder.mkdir(parents=True)
+    write_rows(folder / "train-00000-of-00001.parquet")
+    return SliceDefinition(hf_dataset=str(folder.parent), split="train")
+
+
+def test_a_data_set_in_the_hubs_layout_is_streamed(tmp_path):
+    definition = hub_folder(tmp_path)
+    source = open_hub(definition)
+    assert [row["n"] for row in source.rows()] == [1, 2, 3, 4]
+    assert source.described["streaming"] is True
+
+
+def test_where_streaming_fails_the_rest_comes_from_the_whole_data_set(tmp_path, monkeypatch, caplog):
+    asked = []
+
+    def load(_definition, _revision, *, streaming):
+        asked.append(streaming)
+        for row in ROWS:
+            if streaming and row["n"] == 3:
+                raise ConnectionError("reset by peer")
+            yield row
+
+    monkeypatch.setattr(hub, "_load", load)
+    source = open_hub(hub_folder(tmp_path))
+    assert [row["n"] for row in source.rows()] == [1, 2, 3, 4]
+    assert asked == [True, False]
+    assert source.described["streaming"] == "failed after 2 rows: reset by peer"
+    assert "streaming failed after 2 rows (reset by peer)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ConnectionError("no route"), Exit.TEMPORARY), (ValueError("Unknown split"), Exit.DATA_MISSING)],
+)
+def test_a_data_set_that_cannot_be_loaded_is_named(tmp_path, monkeypatch, error, code):
+    def load(_definition, _revision, *, streaming):
+        del streaming
+        raise error
+
+    monkeypatch.setattr(hub, "_load", load)
+    with pytest.raises(Problem, match=str(error)) as caught:
+        list(open_hub(hub_folder(tmp_path)).rows())
+    assert caught.value.code == code

@@ -1,0 +1,216 @@
+"""Tokenizers: text is all text, BOS stands once, boundaries are where the tokens say, and a copy serves without a network."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import decoders, models, pre_tokenizers, processors
+
+from scoring.data.tokenizer import load_tokenizer, resolve_tokenizer
+from suites.common.errors import Exit, Problem
+from suites.contract.paths import DataPaths
+from suites.definitions.tokenizer_files import known_digest, tokenizer_digest
+
+pytestmark = pytest.mark.scoring
+
+BYTES = Path(__file__).parents[3] / "data" / "checkpoints" / "byte_tokenizer"
+
+
+@pytest.fixture
+def data(tmp_path):
+    return DataPaths(tmp_path / "eval_data")
+
+
+@pytest.fixture(scope="module")
+def by_bytes():
+    return load_tokenizer("bytes", BYTES, "d")
+
+
+def write_tokenizer(folder: Path, *, post=None, config=None, model=None, pre=None) -> Path:
+    """A byte-level tokenizer with <s> and </s>, or the parts given."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {"<s>": 0, "</s>": 1, **{c: n + 2 for n, c in enumerate(alphabet)}}
+    backend = tokenizers.Tokenizer(model or models.BPE(vocab=vocab, merges=[("t", "h")] if "th" in vocab else []))
+    backend.pre_tokenizer = pre or pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<s>", "</s>"])
+    if post is not None:
+        backend.post_processor = post
+    folder.mkdir(parents=True, exist_ok=True)
+    backend.enable_truncation(4)
+    backend.enable_padding(length=8)
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"bos_token": "<s>", "eos_token": {"content": "</s>"}, **(config or {})})
+    )
+    return folder
+
+
+LLAMA_LIKE = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 0)])
+
+
+def test_text_becomes_its_bytes_and_nothing_is_added(by_bytes):
+    assert by_bytes.encode_document("héllo\n") == list("héllo\n".encode())
+    assert (by_bytes.vocab_size, by_bytes.bos_id, by_bytes.eos_id, by_bytes.prefix) == (256, None, None, ())
+
+
+def test_special_token_text_in_a_document_is_ordinary_text(tmp_path):
+    tokenizer = load_tokenizer("t", write_tokenizer(tmp_path, post=LLAMA_LIKE), "d")
+    ids = tokenizer.encode_document("<s>x</s>")
+    assert len(ids) == len("<s>x</s>")
+    assert {tokenizer.bos_id, tokenizer.eos_id}.isdisjoint(ids)
+
+
+def test_truncation_and_padding_of_the_file_do_not_apply(tmp_path):
+    tokenizer = load_tokenizer("t", write_tokenizer(tmp_path), "d")
+    assert len(tokenizer.encode_document("twelve chars")) == 12
+    assert [len(ids) for ids in tokenizer.encode_documents(["a", "bcd"])] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("post", "config", "prefix"),
+    [
+        (LLAMA_LIKE, {}, (0,)),
+        (LLAMA_LIKE, {"add_bos_token": True}, (0,)),
+        (LLAMA_LIKE, {"add_bos_token": False}, ()),
+        (None, {}, ()),
+        (None, {"add_bos_token": True}, (0,)),
+        (None, {"add_bos_token": True, "bos_token": None}, ()),
+        (None, {"tokenizer_class": "LlamaTokenizerFast"}, (0,)),
+        (None, {"tokenizer_class": "Qwen2Tokenizer"}, ()),
+    ],
+)
+def test_bos_stands_once_where_the_tokenizer_puts_it(tmp_path, post, config, prefix):
+    tokenizer = load_tokenizer("t", write_tokenizer(tmp_path, post=post, config=config), "d")
+    assert tokenizer.prefix == prefix
+    pair = tokenizer.encode_pair("ab", " c", item="x")
+    assert tuple(pair.context) == (*prefix, *tokenizer.encode_document("ab"))
+    assert pair.continuation == tokenizer.encode_document(" c")
+
+
+@given(context=st.text(min_size=1, max_size=20), continuation=st.text(min_size=1, max_size=20))
+def test_context_and_continuation_are_the_tokens_of_the_whole_text(by_bytes, context, continuation):
+    pair = by_bytes.encode_pair(context, continuation, item="x")
+    assert pair.context + pair.continuation == by_bytes.encode_document(context + continuation)
+    assert pair.continuation
+
+
+def merging(tmp_path: Path) -> Path:
+    """``a`` and ``b`` merge, so that the boundary between them lies inside a token."""
+    model = models.BPE(vocab={"a": 0, "b": 1, "c": 2, "ab": 3}, merges=[("a", "b")])
+    return write_tokenizer(tmp_path, model=model)
+
+
+def test_a_token_across_the_boundary_moves_it_back(tmp_path):
+    tokenizer = load_tokenizer("t", merging(tmp_path), "d")
+    pair = tokenizer.encode_pair("ca", "bc", item="x")
+    assert pair.context == tokenizer.encode_document("c")
+    assert pair.continuation == tokenizer.encode_document("abc")
+    assert len(tokenizer.encode_document("ab")) == 1
+
+
+def test_sentencepiece_prefix_space_does_not_come_twice(tmp_path):
+    pieces = [("<unk>", 0.0), ("▁", -3.0), *((c, -4.0) for c in "abc"), ("▁a", -1.0), ("▁b", -1.0)]
+    folder = write_tokenizer(tmp_path, model=models.Unigram(pieces, 0), pre=pre_tokenizers.Metaspace())
+    tokenizer = load_tokenizer("t", folder, "d")
+    pair = tokenizer.encode_pair("a", " b", item="x")
+    assert (pair.context, pair.continuation) == ([5], [6])
+
+
+def test_a_choice_without_a_token_is_named(tmp_path):
+    folder = write_tokenizer(tmp_path)
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.normalizer = tokenizers.normalizers.Strip()
+    backend.save(str(folder / "tokenizer.json"))
+    with pytest.raises(Problem, match=r"^items.jsonl: row 7: a choice has no token of its own") as caught:
+        load_tokenizer("t", folder, "d").encode_pair("a", " ", item="items.jsonl: row 7")
+    assert caught.value.code == Exit.CANNOT_SCORE
+
+
+def test_an_empty_context_is_stood_in_for_by_bos_or_refused(tmp_path, by_bytes):
+    tokenizer = load_tokenizer("t", write_tokenizer(tmp_path), "d")
+    assert tokenizer.encode_pair("", "a", item="x").context == [tokenizer.bos_id]
+    with pytest.raises(Problem, match="x: has an empty context"):
+        by_bytes.encode_pair("", "a", item="x")
+
+
+def test_a_folder_is_copied_once_and_served_when_it_is_gone(tmp_path, data):
+    folder = shutil.copytree(BYTES, tmp_path / "tok")
+    first = resolve_tokenizer(str(folder), data, use_fast=True, offline=False)
+    assert first.digest == tokenizer_digest(data.tokenizer(first.digest))
+    shutil.rmtree(folder)
+    again = resolve_tokenizer(str(folder), data, use_fast=True, offline=True)
+    assert (again.digest, again.encode_document("é")) == (first.digest, list("é".encode()))
+
+
+def test_changed_files_change_the_digest_and_other_files_do_not(tmp_path, data):
+    folder = shutil.copytree(BYTES, tmp_path / "tok")
+    first = resolve_tokenizer(str(folder), data)
+    (folder / "README.md").write_text("unrelated")
+    assert resolve_tokenizer(str(folder), data).digest == first.digest
+    (folder / "tokenizer_config.json").write_text("{}")
+    second = resolve_tokenizer(str(folder), data)
+    assert second.digest != first.digest
+    assert known_digest(str(folder), data) == second.digest
+    assert tokenizer_digest(data.tokenizer(first.digest)) == first.digest
+
+
+def test_a_damaged_copy_is_made_again(data):
+    first = resolve_tokenizer(str(BYTES), data)
+    (data.tokenizer(first.digest) / "tokenizer.json").write_text("{")
+    assert known_digest(str(BYTES), data) is None
+    assert resolve_tokenizer(str(BYTES), data).encode_document("a") == [97]
+    assert [path.name for path in (data.eval_data / "tokenizers").iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_id_never_seen_is_data_missing_offline_and_the_command_is_said(data):
+    with pytest.raises(Problem) as caught:
+        resolve_tokenizer("someone/never-seen", data, use_fast=True, offline=True)
+    assert caught.value.code == Exit.DATA_MISSING
+    assert f"python -m scoring prefill --suite SUITE --eval-data {data.eval_data} --tokenizer someone/never-seen" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize("wrong", ["/nowhere/tok", "./tok"])
+def test_a_missing_folder_is_not_looked_for_on_the_hub(data, wrong):
+    with pytest.raises(Problem, match="no such tokenizer folder"):
+        resolve_tokenizer(wrong, data, offline=False)
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path, data):
+    with pytest.raises(Problem, match="holds no tokenizer"):
+        resolve_tokenizer(str(tmp_path), data)
+
+
+def test_a_torn_tokenizer_is_named(tmp_path, data):
+    (tmp_path / "tokenizer.json").write_text('{"version"')
+    with pytest.raises(Problem, match="not a tokenizer that can be loaded") as caught:
+        resolve_tokenizer(str(tmp_path), data)
+    assert caught.value.code == Exit.CANNOT_SCORE
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc").exists(), reason="needs a place that nobody can write to")
+def test_a_cache_that_cannot_be_written_is_named():
+    with pytest.raises(Problem, match="cannot be copied") as caught:
+        resolve_tokenizer(str(BYTES), DataPaths(Path("/proc/no-cache")))
+    assert caught.value.code == Exit.CANNOT_WRITE
+
+
+def test_a_tokenizer_without_tokenizer_json_is_loaded_by_transformers(tmp_path, data):
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {c: n for n, c in enumerate([*alphabet, "<|endoftext|>"])}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "GPT2Tokenizer", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"})
+    )
+    tokenizer = resolve_tokenizer(str(tmp_path), data)
+    assert len(tokenizer.encode_document("<|endoftext|>")) == len("<|endoftext|>")
+    assert tokenizer.eos_id == vocab["<|endoftext|>"]
+    assert resolve_tokenizer(str(tmp_path), data, use_fast=False).digest == f"{tokenizer.digest}-slow"

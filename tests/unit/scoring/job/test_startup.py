@@ -1,0 +1,117 @@
+"""What stands between the start of a job and its first batch."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from scoring.model import loader as checkpoint
+from scoring.model import memory_budget as budget
+from scoring.model.loader import load
+from suites.checkpoint.architecture import understand
+from suites.common.errors import Exit, Problem
+from support.models.nanotron_checkpoint import BYTE_LEVEL
+from support.models.tiny_llama_items import LLAMA
+from support.runs.scoring_jobs import ROOT, by_hand, results, run_here, write_suites
+
+pytestmark = pytest.mark.scoring
+
+SLOW = ("transformers", "datasets", "huggingface_hub", "pandas", "sympy", "torch._dynamo", "torch._inductor")
+"""Each takes from a third of a second to several."""
+
+SCORE = """
+import sys
+import threading
+from scoring.cli.app import main
+from scoring.job import job
+from scoring.tiers import canary
+sing = canary.sing
+def first_batch(*args, **more):
+    print("loaded", *[name for name in sys.argv[1].split() if name in sys.modules])
+    return sing(*args, **more)
+canary.sing = first_batch
+main(sys.argv[2:], prog_name="scoring")
+"""
+
+
+def test_a_job_with_a_warm_cache_imports_nothing_slow(tmp_path):
+    write_suites(tmp_path)
+    assert run_here(by_hand(tmp_path, "--name", "first")) == Exit.SCORED
+    command = [sys.executable, "-c", SCORE, " ".join(SLOW), *by_hand(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["loaded"]
+    timings = json.loads((results(tmp_path) / "run.json").read_text())["timings"]
+    assert {"import_torch", "tokenizer", "data", "load", "until_first_batch"} <= set(timings)
+    assert timings["until_first_batch"] > timings["load"] > 0
+    rest = timings["until_first_batch"] - timings["import_torch"] - timings["load"]
+    assert timings["rest_until_first_batch"] == pytest.approx(rest, abs=0.01)
+    (line,) = [line for line in done.stderr.splitlines() if "first batch" in line]
+    assert f"rest_until_first_batch={timings['rest_until_first_batch']}" in line
+
+
+def test_signals_are_heard_before_torch_is_imported():
+    words = "import sys, scoring.cli.app, scoring.runtime.stop; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+
+
+def test_weights_are_being_read_while_the_device_starts(monkeypatch):
+    read, build = threading.Event(), checkpoint.build
+    merge = checkpoint._merge
+
+    def reading(*given):
+        read.set()
+        return merge(*given)
+
+    def starting(*given, **more):
+        assert read.wait(60)
+        return build(*given, **more)
+
+    monkeypatch.setattr(checkpoint, "_merge", reading)
+    monkeypatch.setattr(checkpoint, "build", starting)
+    assert load(LLAMA, device="cpu").n_params > 0
+
+
+def test_a_model_that_does_not_fit_is_refused_with_numbers_before_it_is_loaded(monkeypatch):
+    monkeypatch.setattr(budget, "host_free", lambda *_: 1 << 20)
+    with pytest.raises(
+        Problem, match=r"needs 0\.0 GiB for its weights \+ 0\.0 GiB for one budget of 1024 tokens.*cpu has 0\.0 GiB free"
+    ) as caught:
+        load(LLAMA, device="cpu")
+    assert caught.value.code is Exit.UNAVAILABLE
+
+
+def test_what_is_reckoned_before_loading_is_enough():
+    script = "from benchmarks.growth import peak; import json; print(json.dumps(peak(2)))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert 10 << 20 < found["used"] <= found["reckoned"] < 10 * found["used"]
+
+
+def test_a_job_has_what_its_cgroup_leaves(tmp_path):
+    group = tmp_path / "slurm" / "job_1"
+    group.mkdir(parents=True)
+    (tmp_path / "own").write_text("0::/slurm/job_1\n")
+    (tmp_path / "meminfo").write_text("MemTotal: 64 kB\nMemAvailable: 10240 kB\n")
+    given = (tmp_path / "meminfo", tmp_path / "own", tmp_path)
+    assert budget.host_free(*given) == 10240 * 1024
+    for name, text in (("max", "max"), ("current", "1000000"), ("stat", "anon 5\nfile 9")):
+        (group / f"memory.{name}").write_text(text)
+    assert budget.host_free(*given) == 10240 * 1024
+    for name, text in (("max", "6000000"), ("current", "5000000"), ("stat", "inactive_file 200000\nactive_file 100000\nanon 1")):
+        (group.parent / f"memory.{name}").write_text(text)
+    assert budget.host_free(*given) == 1_300_000
+
+
+def test_a_budget_is_the_power_of_two_that_fits():
+    assert budget.places_in(0, 1000) == budget.LEAST
+    assert budget.places_in(4096 * 1000, 1000) == 4096
+    assert budget.places_in(8191 * 1000, 1000) == 4096
+    assert budget.places_in(1 << 50, 1000) == budget.MOST
+    small, large = (understand({**BYTE_LEVEL, "hidden_size": size, "intermediate_size": 4 * size}) for size in (64, 128))
+    assert budget.bytes_a_place(large, 2, 0) == 2 * budget.bytes_a_place(small, 2, 0)

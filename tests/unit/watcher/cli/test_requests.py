@@ -1,0 +1,286 @@
+import os
+import time
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from suites.common.errors import Problem
+from watcher.cli.app import main
+from watcher.config.loader import load
+from watcher.core.evaluation import Record, State
+from watcher.core.request_types import Ask
+from watcher.journal import request_files as asks
+from watcher.journal.journal import Journal
+from watcher.journal.request_files import asks as pending
+from watcher.status.document import DaemonFacts, build, publish
+
+CONFIG = """
+results: results
+executor: local
+stages:
+  stage1: {checkpoints: ckpts/stage1, steps: [100, 200], suites: [demo_stage1_ppl]}
+  stage2: {checkpoints: ckpts/stage2, steps: [100], suites: [demo_stage2_ppl], bridge: {from: stage1}}
+  stage3: {checkpoints: ckpts/stage3, every: 10, suites: [demo_stage2_ppl]}
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("SCRATCH", "WATCHER_CONFIG", "LIGHTEVAL_CMD"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "watcher.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+def said(*words, code=0):
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == code, result.output
+    return result
+
+
+def left():
+    found, wrong = pending(load(None, {}).paths)
+    assert not wrong
+    return found
+
+
+def leave_status(*records, age=0.0):
+    config = load(None, {})
+    daemon = DaemonFacts(host="login1", pid=42, epoch=1, started=0.0, version="x", poll=60.0)
+    config.state.mkdir(parents=True, exist_ok=True)
+    now = time.time() - age
+    known = {record.key: record for record in records}
+    publish(build(records=known, skips=[], queue=None, config=config, now=now, daemon=daemon), config.paths)
+
+
+def record(step, state, stage="stage1"):
+    return Record(
+        stage=stage, source=stage, step=step, directory=f"step_{step}", origin="schedule", checkpoint="/c", state=state, since=0.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("enqueue", "stage1", "150"), {"kind": "enqueue", "stage": "stage1", "steps": (150,), "force": False, "bridge": False}),
+        (("enqueue", "stage1", "100:300:100", "7"), {"steps": (7, 100, 200, 300)}),
+        (
+            ("enqueue", "stage2", "5", "--from", "stage1", "--name", "mine", "--force"),
+            {"source": "stage1", "name": "mine", "force": True},
+        ),
+        (("enqueue", "stage2", "--bridge"), {"source": "stage1", "steps": (200,), "bridge": True}),
+        (("enqueue", "stage2", "150", "--bridge"), {"source": "stage1", "steps": (150,), "bridge": True}),
+        (("enqueue", "stage1", "5", "--bridge", "--from", "stage2"), {"source": "stage2", "steps": (5,), "bridge": True}),
+        (("retry", "stage1", "100", "200"), {"kind": "retry", "steps": (100, 200), "force": False}),
+        (("retry", "stage2", "200", "--from", "stage1", "--force"), {"kind": "retry", "source": "stage1", "force": True}),
+        (("cancel", "stage1", "100"), {"kind": "cancel", "steps": (100,)}),
+        (("cancel", "stage1", "100", "--name", "mine"), {"kind": "cancel", "name": "mine"}),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_what_is_asked_is_left_for_the_watcher(words, expected):
+    before = time.time()
+    said(*words)
+    (ask,) = left()
+    assert {key: getattr(ask, key) for key in expected} == expected
+    assert before - 1 <= ask.at <= time.time() + 1
+    assert "@" in ask.by
+
+
+def test_a_checkpoint_elsewhere_is_asked_for_by_its_folder(here):
+    (here / "old/4000").mkdir(parents=True)
+    (here / "old/best").mkdir()
+    said("enqueue", "stage1", "--checkpoint", "old/4000", "--name", "old_run")
+    said("enqueue", "stage1", "30", "--checkpoint", "old/best")
+    said("enqueue", "stage2", "--bridge", "--checkpoint", "old/4000")
+    first, second, third = left()
+    assert (first.checkpoint, first.steps, first.name) == (f"{here}/old/4000", (4000,), "old_run")
+    assert (second.checkpoint, second.steps) == (f"{here}/old/best", (30,))
+    assert (third.checkpoint, third.steps, third.source, third.bridge) == (f"{here}/old/4000", (4000,), "stage1", True)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("enqueue", "stge1", "1"), "STAGE: no stage 'stge1' in {here}/watcher.yaml; did you mean 'stage1'?"),
+        (
+            ("enqueue", "stage1", "1", "--from", "stag2"),
+            "--from: no stage 'stag2' in {here}/watcher.yaml; did you mean 'stage2'?",
+        ),
+        (("enqueue", "stage1"), "enqueue stage1: no step is named; give at least one STEP, --bridge or --checkpoint DIR"),
+        (("retry", "stage1"), "retry stage1: no step is named; give at least one STEP"),
+        (("enqueue", "stage1", "x"), "STEP: 'x' is not a step; write 2000, or a range FIRST:LAST:EVERY, as 1000:50000:1000"),
+        (("enqueue", "stage1", "1:2"), "STEP: '1:2' is not a step; write 2000, or a range"),
+        (("enqueue", "stage1", "²"), "STEP: '²' is not a step; "),
+        (("enqueue", "stage1", "-5"), "STEP: '-5' is not a step; write 2000, or a range FIRST:LAST:EVERY"),
+        (("enqueue", "stage1", "1", "-10:5:1", "--force"), "STEP: '-10:5:1' is not a step; "),
+        (("cancel", "stage1", "-5"), "STEP: '-5' is not a step; "),
+        (("why", "stage1", "-5"), "STEP: '-5' is not a step; "),
+        (("enqueue", "stage1", "../../x"), "STEP: '../../x' is not a step; "),
+        (("enqueue", "../stage1", "1"), "STAGE: no stage '../stage1' in {here}/watcher.yaml"),
+        (("enqueue", "stage1", "9:1:1"), "STEP: '9:1:1' holds no step; write FIRST:LAST:EVERY with FIRST <= LAST"),
+        (("enqueue", "stage1", "1:9:0"), "STEP: '1:9:0' holds no step; "),
+        (("enqueue", "stage1", "0:9999999:1"), "STEP: '0:9999999:1' holds more than 10000 steps; ask for fewer at a time"),
+        (("enqueue", "stage1", "1", "--name", "a/b"), "--name: 'a/b' cannot be the name of a folder; use up to 100 letters"),
+        (("enqueue", "stage1", "1", "--name", "step_7"), "--name: 'step_7' is like the names that the watcher gives"),
+        (("enqueue", "stage1", "1", "2", "--name", "x"), "--name: one name for 2 steps; give it with one STEP"),
+        (("enqueue", "stage1", "--checkpoint", "none"), "{here}/none: no such folder; give --checkpoint the folder of one step"),
+        (("enqueue", "stage1", "--checkpoint", "."), "{here}: which step is it? Its name is no number; give its STEP"),
+        (("enqueue", "stage1", "1", "2", "--checkpoint", "."), "{here}: one checkpoint for 2 steps; give its STEP"),
+        (
+            ("enqueue", "stage1", "--bridge"),
+            "stages.stage1: has no bridge; write bridge: {{from: STAGE, step: N}}, or use --from",
+        ),
+        (
+            ("enqueue", "stage1", "5", "--bridge"),
+            "stages.stage1: has no bridge in the config; say whose checkpoint it is with --from",
+        ),
+        (("why", "stage1", "1:3:1"), "STEP: 3 steps; ask about one at a time"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line_and_exit_2(here, words, complaint):
+    result = said(*words, code=2)
+    assert result.stderr.startswith(complaint.format(here=here))
+    assert result.stderr.count("\n") == 1
+    assert left() == []
+
+
+@pytest.mark.usefixtures("here")
+def test_the_command_says_when_it_is_taken_up():
+    later = "No watcher is running: it is taken up when `watcher run` or `watcher once` runs next."
+    assert later in said("enqueue", "stage1", "150").output
+    leave_status(age=600)
+    assert later in said("enqueue", "stage1", "150").output
+    leave_status()
+    assert said("retry", "stage1", "100").output == (
+        "retry stage1: step 100\n"
+        "  100: not known to the watcher: nothing is done\n"
+        "The watcher on login1 takes it up within 60 s.\n"
+    )
+    assert "steps 10, 20, 30, 40, 50, 60, 70, 80 and 2 more" in said("cancel", "stage1", "10:100:10").output
+
+
+@pytest.mark.usefixtures("here")
+def test_what_is_scored_already_is_said():
+    leave_status(record(100, State.SCORED), record(200, State.BLOCKED))
+    assert "\n  100: scored already: --force scores again\n" in said("enqueue", "stage1", "100", "200").output
+    assert "scored already" not in said("enqueue", "stage1", "100", "--force").output
+
+
+def test_a_state_folder_that_cannot_be_made_is_one_line(here):
+    (here / "results").mkdir()
+    (here / "results/.watcher").touch()
+    assert "the request cannot be left there (" in said("enqueue", "stage1", "1", code=73).stderr
+
+
+def test_requests_keep_their_order_and_never_collide():
+    ids = [asks.new_id(1_700_000_000.0 + number / 100) for number in range(50)]
+    assert ids == sorted(ids)
+    assert len({asks.new_id(1.0) for _ in range(100)}) == 100
+
+
+def test_a_user_without_a_name_can_ask_too(monkeypatch):
+    def nameless():
+        raise KeyError
+
+    monkeypatch.setattr(asks.getpass, "getuser", nameless)
+    assert asks.me().startswith("somebody@")
+
+
+@given(st.integers(0, 10**6), st.integers(0, 1000), st.integers(1, 100))
+def test_a_range_holds_both_ends_when_it_reaches_the_last(first, more, every):
+    found = asks.steps((f"{first}:{first + more * every}:{every}",))
+    assert found == tuple(range(first, first + more * every + 1, every))
+
+
+@given(st.lists(st.text(alphabet="0123456789:x ", max_size=8), max_size=3))
+def test_any_words_are_steps_or_a_problem(words):
+    try:
+        found = asks.steps(tuple(words))
+    except Problem as problem:
+        assert problem.where == "STEP"  # noqa: PT017  either outcome is fine, a crash is not
+    else:
+        assert list(found) == sorted(set(found))
+
+
+def journaled():
+    paths = load(None, {}).paths
+    paths.journal.mkdir(parents=True)
+    journal = Journal.open(paths)
+    fields = {
+        "stage": "stage1",
+        "source": "stage1",
+        "step": 100,
+        "directory": "step_100",
+        "origin": "schedule",
+        "checkpoint": "/c/100",
+    }
+    journal.append("owned", t=1_700_000_000.0, evaluation="stage1/step_100", reason="in the schedule", **fields)
+    other = fields | {"source": "stage2", "directory": "step_100_from_stage2", "origin": "request"}
+    journal.append("owned", t=1_700_000_000.0, evaluation="stage1/step_100_from_stage2", reason="asked for", **other)
+
+
+@pytest.mark.usefixtures("here")
+def test_why_tells_what_the_journal_knows():
+    journaled()
+    both = said("why", "stage1", "100").output
+    assert "stage1/step_100 (step 100) is asked for by the schedule; the checkpoint is /c/100." in both
+    assert "stage1/step_100_from_stage2" in both
+    one = said("why", "stage1", "100", "--from", "stage2").output
+    assert "a checkpoint of stage2" in one
+    assert "by the schedule" not in one
+    assert "No watcher is running, so nothing happens until" in one
+    leave_status()
+    assert "No watcher is running" not in said("why", "stage1", "100").output
+
+
+def test_why_explains_what_is_not_known(here):
+    assert "It is in the schedule, so the next tick" in " ".join(said("why", "stage1", "100").output.split())
+    said("enqueue", "stage1", "150")
+    assert "it was asked for, and the next tick takes that up" in " ".join(said("why", "stage1", "150").output.split())
+    assert os.listdir(here / "results/.watcher") == ["requests"]  # noqa: PTH208  names only
+
+
+def test_an_ask_survives_its_journey(here):
+    ask = Ask(id="1-a", at=1.5, kind="enqueue", stage="stage1", steps=(1, 2), source="s", checkpoint="/c", name="n", bridge=True)
+    asks.leave(ask, load(None, {}).paths)
+    assert left() == [ask]
+    assert msgspec.json.decode((here / "results/.watcher/requests/1-a.json").read_bytes())["schema"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ("enqueue", "stage1", "100:500:100"),
+            ["100: scored already: --force scores again", "200: queued already: nothing is done"],
+        ),
+        (("enqueue", "stage1", "300"), ["300: taken up again (it is blocked)"]),
+        (("enqueue", "stage1", "400", "500"), ["400: scored next, once complete", "500: scored once its checkpoint is there"]),
+        (("enqueue", "stage1", "100", "--force"), ["100: scored anew; the results of now are kept aside"]),
+        (
+            ("retry", "stage1", "300", "999"),
+            ["300: taken up again (it is blocked)", "999: not known to the watcher: nothing is done"],
+        ),
+        (
+            ("cancel", "stage1", "100", "200", "300"),
+            ["100: scored already: nothing is done", "200: given up, and its job is ended"],
+        ),
+        (("cancel", "stage1", "300"), ["300: given up"]),
+        (
+            ("enqueue", "stage2", "100", "--bridge"),
+            ["100: the baseline from now on; scored once its checkpoint is there"],
+        ),
+        (("enqueue", "stage3", "10:200:10"), ["10, 20, 30, 40, 50, 60, 70, 80 and 12 more: scored once its checkpoint is there"]),
+    ],
+)
+def test_what_will_happen_is_said_for_each_step(words, expected, here):
+    (here / "ckpts" / "stage1" / "400").mkdir(parents=True)
+    leave_status(record(100, State.SCORED), record(200, State.QUEUED), record(300, State.BLOCKED))
+    lines = said(*words).output.splitlines()
+    assert [line for line in lines if line.strip() in expected] == [f"  {line}" for line in expected]
+    assert lines[-1] == "The watcher on login1 takes it up within 60 s."

@@ -1,0 +1,173 @@
+"""Every mistake in a config is one line: file, line, what is wrong, what to do."""
+
+import pytest
+
+from suites.common.errors import Exit, Problem
+from watcher.config.loader import check, load
+
+HEAD = "results: /data/results\n"  # line 1
+STAGE = HEAD + "stages:\n  stage1:\n    checkpoints: /data/ckpts/stage1\n"  # lines 2 to 4
+WHOLE = STAGE + "    steps: [100]\n    suites: [stage1_ppl_slices]\n"  # lines 5 and 6
+SECOND = WHOLE + "  stage2:\n    checkpoints: /data/ckpts/stage2\n    steps: [100]\n    suites: [stage2_ppl_slices]\n"  # 7 to 10
+
+
+def problem(tmp_path, text, loader=load, environ=None):
+    path = tmp_path / "w.yaml"
+    path.write_text(text)
+    with pytest.raises(Problem) as caught:
+        loader(path, environ or {})
+    assert caught.value.code is Exit.USAGE
+    said = str(caught.value)
+    assert "\n" not in said
+    assert said.startswith(str(path))
+    return said.removeprefix(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        # keys
+        (WHOLE + "pol: 60s\n", ":7: unknown key 'pol'; did you mean 'poll'?"),
+        (WHOLE + "    tokeniser: x\n", ":7: stages.stage1: unknown key 'tokeniser'; did you mean 'tokenizer'?"),
+        (WHOLE + "    bridge:\n      form: stage1\n", ":8: stages.stage1.bridge: unknown key 'form'; did you mean 'from'?"),
+        (WHOLE + "slurm: {partiton: x}\n", ":7: slurm: unknown key 'partiton'; did you mean 'partition'?"),
+        (WHOLE + "limits: {max_run: 1}\n", ":7: limits: unknown key 'max_run'; did you mean 'max_running'?"),
+        (WHOLE + "retry: {zzz: 1}\n", ":7: retry: unknown key 'zzz'; valid here: attempts, backoff"),
+        (WHOLE + "poll: 5s\npoll: 6s\n", ":8: poll: stands there twice; keep one of the two"),
+        (WHOLE + "  stage1: {}\n", ":7: stages.stage1: stands there twice; keep one of the two"),
+        # values of the wrong kind
+        (WHOLE + "poll: often\n", ":7: poll: 'often' is not a duration; write 90s, 15m or 2h"),
+        (WHOLE + "poll: 0s\n", ":7: poll: 0s is too often; write 1s or more; 60s is usual"),
+        (WHOLE + "limits:\n  max_running: 0\n", ":8: limits.max_running: expected `int` >= 1; write a value of that type"),
+        (WHOLE + "executor: slrm\n", ":7: executor: unknown executor 'slrm'; did you mean 'slurm'?"),
+        (WHOLE + "prefill: {where: moon}\n", ":7: prefill.where: unknown place 'moon'; valid here: login, job"),
+        (
+            WHOLE + "executor: slurm\nprefill: {auto: true}\n",
+            ":8: prefill.auto: the watcher fills the cache by a job, and no partition for it is named; write where: job",
+        ),
+        (WHOLE + "eval_data: 5\n", ":7: eval_data: expected a path, got int; write a value of that type"),
+        (WHOLE + "eval_data: $SCRATCH/x\n", ":7: eval_data: '$SCRATCH/x' is taken as it stands; write ${SCRATCH}"),
+        (WHOLE + "eval_data: ${NONE}/x\n", ":7: eval_data: ${NONE} is not set; export NONE, or write ${NONE:-default}"),
+        (WHOLE + "    use_fast: 2\n", ":7: stages.stage1.use_fast: expected `int` <= 1; write a value of that type"),
+        (WHOLE + "    seq_len: 0\n", ":7: stages.stage1.seq_len: expected `int` >= 1; write a value of that type"),
+        # slurm
+        (WHOLE + "slurm: {time: 1 day}\n", ":7: slurm.time: '1 day' is not one word; write one word, or leave it out"),
+        (WHOLE + "slurm: {extra: [exclusive]}\n", ":7: slurm.extra: 'exclusive' is not an option; write --name=value"),
+        (WHOLE + "slurm: {extra: [--job-name=x]}\n", ":7: slurm.extra: --job-name is the watcher's own; leave it out"),
+        (WHOLE + "slurm: {extra: [-Jx]}\n", ":7: slurm.extra: -Jx is the watcher's own; leave it out"),
+        (WHOLE + "slurm: {extra: [--mem=4G]}\n", ":7: slurm.extra: --mem has a key of its own; write slurm: mem: instead"),
+        # stages
+        (HEAD + "stages: {}\n", ":2: stages: has no stages; write one, or leave stages: out for the built-in four"),
+        (HEAD + "stages: [a]\n", ":2: stages: expected `object`, got `array`"),
+        (HEAD + "stages:\n  a/b: {checkpoints: /x, steps: [1], suites: [s]}\n", ":3: stages.a/b: not a name for a stage"),
+        (HEAD + "stages:\n  a: {steps: [1], suites: [s]}\n", ":3: stages.a: has no checkpoints; write checkpoints: ..."),
+        (STAGE + "    steps: [100]\n", ":3: stages.stage1: has no suites; write suites: ..."),
+        (STAGE + "    steps: [100]\n    suites: []\n", ":6: stages.stage1.suites: names no suite; name at least one"),
+        (
+            STAGE + "    steps: []\n    suites: [a, b, a]\n",
+            ":6: stages.stage1.suites: 'a' stands there twice; keep one of the two",
+        ),
+        # schedules
+        (STAGE + "    suites: [s]\n", ":3: stages.stage1: has no schedule; write steps:, every: or final: true"),
+        (STAGE + "    suites: [s]\n    steps: [-1]\n", ":6: stages.stage1.steps.0: expected `int` >= 0"),
+        (STAGE + "    suites: [s]\n    steps: 100 2oo\n", ":6: stages.stage1.steps: '100 2oo' is not a list of steps"),
+        (STAGE + "    suites: [s]\n    every: 0\n", ":6: stages.stage1.every: expected `int` >= 1"),
+        (WHOLE + "    to: 500\n", ":7: stages.stage1.to: to without every; write every: N, or leave it out"),
+        (WHOLE + "    from: 500\n", ":7: stages.stage1.from: from without every; write every: N, or leave it out"),
+        (WHOLE + "    every: 100\n    from: 500\n    to: 400\n", ":9: stages.stage1.to: ends at 400, before its first step 500"),
+        (WHOLE + "    every: 100\n    to: 50\n", ":8: stages.stage1.to: ends at 50, before its first step 100; let it end later"),
+        # bridges
+        (SECOND + "    bridge: {from: stge1, step: 1}\n", ":11: stages.stage2.bridge.from: no stage 'stge1'; did you mean"),
+        (SECOND + "    bridge: {from: stage2, step: 1}\n", ":11: stages.stage2.bridge.from: a stage cannot be its own baseline"),
+        (SECOND + "    bridge: {step: 1}\n", ":11: stages.stage2.bridge: has no from; write from: ..."),
+        # foreign scorers
+        (WHOLE + "    backend: comand\n", ":7: stages.stage1.backend: unknown backend 'comand'; did you mean 'command'?"),
+        (WHOLE + "    backend: command\n", ":7: stages.stage1.backend: command without a command; write command:, or export"),
+        (WHOLE + "    backend: direct\n    command: x\n", ":8: stages.stage1.command: is not used by backend direct"),
+        (WHOLE + "    training_config: /none.yaml\n", ":7: stages.stage1.training_config: /none.yaml: no such file"),
+        # places
+        (WHOLE + "state: /data/ckpts/stage1/.watcher\n", ":7: state: /data/ckpts/stage1/.watcher lies inside the checkpoints"),
+        (WHOLE + "mirror: /data/ckpts/stage1\n", ":7: mirror: /data/ckpts/stage1 lies inside the checkpoints of stage1"),
+        (WHOLE + "    results: /data/ckpts/stage1/r\n", ":7: stages.stage1.results: /data/ckpts/stage1/r lies inside"),
+        (WHOLE + "eval_data: /data/x/../ckpts/stage1/r\n", ":7: eval_data: /data/ckpts/stage1/r lies inside"),
+        (SECOND.replace("ckpts/stage2", "ckpts/stage1"), ":8: stages.stage2.checkpoints: watches the same checkpoints as stage1"),
+        # whole files
+        ("- a\n", ":1: not a config; write KEY: value lines; `watcher init` writes an example"),
+        ("results: /x\n", ": has no stages, and the built-in ones need $SCRATCH, which is not set; export SCRATCH"),
+        (WHOLE.removeprefix(HEAD), ":1: has no scratch, and $SCRATCH is not set; export SCRATCH, or write scratch: or results:"),
+        ("a: [\n", ":2: not YAML: "),
+    ],
+)
+def test_a_mistake_is_refused_at_its_line(tmp_path, text, message):
+    said = problem(tmp_path, text)
+    # a file without a line of its own is named with its first
+    assert said.startswith(message) or said.removeprefix(":1").startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("suites", "message"),
+    [
+        ("[stage1_pl_slices]", ":6: stages.stage1.suites: 'stage1_pl_slices': no suite of that name; did you mean 'stage1_"),
+        ("[stage1_ppl_slices, stage2_ppl_slices]", "suites: 'stage1_ppl_slices' and 'stage2_ppl_slices' are both of tier2_ppl"),
+        ("[./none.yaml]", "none.yaml': "),
+    ],
+)
+def test_suites_are_checked_where_they_are_named(tmp_path, suites, message):
+    assert message in problem(tmp_path, STAGE + f"    steps: [100]\n    suites: {suites}\n", check)
+
+
+def test_a_mistake_in_a_suite_is_told_with_both_places(tmp_path):
+    (tmp_path / "mine.yaml").write_text("tier: tier2_ppl\nslices:\n  a: {hf_datset: x}\n")
+    said = problem(tmp_path, STAGE + "    steps: [100]\n    suites: mine\n", check)
+    assert said.startswith(f":6: stages.stage1.suites: '{tmp_path}/mine.yaml': {tmp_path}/mine.yaml:3: ")
+    assert said.endswith("unknown key 'hf_datset'; did you mean 'hf_dataset'?")
+
+
+@pytest.mark.parametrize(
+    ("objectives", "loader", "message"),
+    [
+        ("{improve: [tier2], hold: general_wep}", check, ":7: stages.stage1.objectives.hold: no tier, slice, task or group"),
+        (
+            "\n      hold: [a]\n      groups:\n        a: [general_wep]",
+            check,
+            ":10: stages.stage1.objectives.groups.a: the",
+        ),
+        (
+            "{hold: [tier4]}",
+            check,
+            ":7: stages.stage1.objectives.hold: the stage has no suite of tier4; name one of tier2, or",
+        ),
+        ("{imprve: [tier3]}", load, ":7: stages.stage1.objectives: unknown key 'imprve'; did you mean 'improve'?"),
+        ("{margins: {points: -1}}", load, ":7: stages.stage1.objectives.margins.points: expected `float` >= 0.0"),
+        ("{margins: {ponts: 1}}", load, ":7: stages.stage1.objectives.margins: unknown key 'ponts'; did you mean 'points'?"),
+    ],
+)
+def test_objectives_are_checked_where_they_stand(tmp_path, objectives, loader, message):
+    said = problem(tmp_path, WHOLE + f"    objectives: {objectives}\n", loader)
+    assert said.startswith(message)
+    assert "general_wep" not in said or said.endswith("did you mean 'general_web'?")
+
+
+def test_results_behind_a_link_into_the_checkpoints_are_found(tmp_path):
+    (tmp_path / "ckpts").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "ckpts")
+    text = f"results: {tmp_path}/link/r\nstages:\n  a: {{checkpoints: {tmp_path}/ckpts, steps: [1], suites: [s]}}\n"
+    assert problem(tmp_path, text).startswith(
+        f":1: results: {tmp_path}/link/r lies inside the checkpoints of a, {tmp_path}/ckpts;"
+    )
+
+
+def test_no_scratch_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Problem) as caught:
+        load(None, {"SCRATCH": ""})
+    assert str(caught.value) == (
+        "built-in: $SCRATCH is not set, and the built-in config needs it; export SCRATCH, or write a config with `watcher init`"
+    )
+
+
+def test_a_config_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(Problem, match=r"none\.yaml: cannot be read \(No such file or directory\)"):
+        load(tmp_path / "none.yaml", {})
+    with pytest.raises(Problem, match="cannot be read"):
+        load(None, {"WATCHER_CONFIG": str(tmp_path)})

@@ -1,0 +1,209 @@
+"""News for a person: told once, whatever happens, and never waited for."""
+
+import json
+import os
+import shutil
+import time
+from collections import deque
+
+import msgspec
+import pytest
+
+from suites.common.atomic_files import publish
+from suites.contract.encoding import encode
+from support.runs.watched_run import Watched
+from support.samples.comparison import sample_comparison, scores
+from watcher.daemon import notify
+from watcher.daemon.report_scheduler import Reported
+from watcher.journal.journal import read
+from watcher.reconcile.alerts import regressed
+
+KEY = "stage1/step_100"
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+    made = Watched(tmp_path, monkeypatch, steps=(100,), notify=f"cat >> {tmp_path}/told")
+    yield made
+    if made.daemon is not None:
+        made.daemon.close()
+
+
+def told(watched):
+    """Every message so far; those under way are waited for."""
+    watched.daemon.notifier.close()
+    path = watched.root / "told"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_a_blocked_evaluation_is_told_once_and_not_again_after_a_restart(watched):
+    watched.executor.endings[KEY] = deque([65])
+    watched.checkpoint("stage1", 100)
+    watched.tick(6)
+    (message,) = told(watched)
+    assert (message["event"], message["evaluation"], message["stage"]) == ("blocked", KEY, "stage1")
+    assert message["words"] == "words of exit 65 (exit 65)"
+    assert message["state"] == str(watched.config.state)
+    watched.kill()
+    watched.tick(3)
+    assert len(told(watched)) == 1
+    watched.daemon.journal.append("owed", KEY, t=watched.clock(), reason="retry", fresh=True)
+    watched.executor.endings[KEY] = deque([65])
+    watched.tick(6)
+    assert len(told(watched)) == 2, "blocked anew is news"
+
+
+def test_a_regression_is_told_once_and_not_again_after_a_restart(watched):
+    baseline = scores("stage2", "stage1", 25, "step_25")
+    alert = regressed("stage2/step_30", "stage2", sample_comparison("bridge", "stage2", baseline, gain=-0.3))
+    watched.config.paths.state.mkdir(parents=True)
+    publish(watched.config.paths.reported, encode(Reported(regressed={alert.evaluation: alert})))
+    for _ in range(2):
+        watched.start()
+        assert watched.daemon.reporter.alerts == (alert,)
+        watched.daemon.notifier.tell(watched.daemon.reporter.alerts, watched.config)
+        (message,) = told(watched)
+        assert (message["event"], message["words"]) == ("regressed", alert.words)
+        watched.kill()
+
+
+def test_a_finished_stage_is_told(watched):
+    watched.configure(stage1={"steps": (100, 200)})
+    watched.checkpoint("stage1", 100)
+    watched.tick(5)
+    assert told(watched) == []
+    watched.checkpoint("stage1", 200)
+    watched.tick(5)
+    (message,) = told(watched)
+    assert (message["event"], message["stage"]) == ("finished", "stage1")
+    assert message["words"] == "stage1 is finished: 2 of 2 evaluations are scored"
+
+
+def test_a_damaged_journal_is_told_once(watched):
+    watched.tick()
+    watched.kill()
+    path = watched.config.paths.epoch(1)
+    path.write_bytes(b'{"event": "ow\x00\n' + path.read_bytes())
+    for _ in range(2):
+        watched.tick()
+        assert "is damaged, kept as" in watched.config.paths.status_text.read_text().replace("\n  ", " ")
+        messages = told(watched)
+        watched.kill()
+    assert [message["event"] for message in messages] == ["journal"]
+    assert list(watched.config.paths.journal.glob("quarantine.*"))
+    watched.start()
+
+
+def test_a_torn_checkpoint_that_nobody_writes_any_more_is_told_after_a_day(watched):
+    folder = watched.checkpoint("stage1", 100)
+    shard = next(folder.rglob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    for path in folder.rglob("*"):
+        os.utime(path, (watched.clock(), watched.clock()))
+    watched.tick(3)
+    assert told(watched) == []
+    watched.tick(3, seconds=40000)
+    (message,) = told(watched)
+    assert (message["event"], message["evaluation"]) == ("waiting", KEY)
+    assert "nothing was written there for" in message["words"]
+    text = watched.config.paths.status_text.read_text()
+    assert f"! {KEY}: checkpoint: " in text
+    assert watched.states()[KEY] == "waiting"
+
+
+def test_a_checkpoint_deleted_while_owed_is_told(watched):
+    watched.executor.unreachable = "away"
+    folder = watched.checkpoint("stage1", 100)
+    watched.tick()
+    shutil.rmtree(folder)
+    watched.touch("stage1")
+    watched.tick(3)
+    assert [message["words"] for message in told(watched)] == [watched.reasons()[KEY]]
+    assert "deleted before it was scored; it was whole at" in watched.reasons()[KEY]
+
+
+def test_a_time_in_which_nobody_watched_is_told_by_the_one_that_begins_again(watched):
+    watched.tick()
+    os.utime(watched.config.paths.status_json, (watched.clock(), watched.clock()))
+    watched.kill()
+    watched.clock.at += 7200
+    watched.tick(2)
+    (message,) = told(watched)
+    assert message["event"] == "stale"
+    assert "nobody watched from " in message["words"]
+    watched.daemon.stop()
+    os.utime(watched.config.paths.status_json, (watched.clock(), watched.clock()))
+    watched.kill()
+    watched.clock.at += 7200
+    watched.tick(2)
+    assert len(told(watched)) == 1, "it had been told to end"
+
+
+def test_a_command_that_fails_is_said_in_the_status_until_one_succeeds(watched):
+    watched.config = msgspec.structs.replace(watched.config, notify="echo 'no such host' >&2; exit 7")
+    watched.executor.endings[KEY] = deque([65, 65])
+    watched.checkpoint("stage1", 100)
+    watched.tick(6)
+    told(watched)
+    watched.tick()
+    text = " ".join(watched.config.paths.status_text.read_text().split())
+    assert "(blocked) ended with 7: no such host" in text
+    watched.daemon.reload(lambda: msgspec.structs.replace(watched.config, notify="true"))
+    watched.daemon.journal.append("owed", KEY, t=watched.clock(), reason="retry", fresh=True)
+    watched.tick(6)
+    told(watched)
+    watched.tick()
+    assert "no such host" not in watched.config.paths.status_text.read_text()
+
+
+def test_a_command_that_hangs_delays_no_tick_and_is_killed(watched, monkeypatch):
+    monkeypatch.setattr(notify, "LIMIT", 0.5)
+    watched.config = msgspec.structs.replace(watched.config, notify="sleep 300 & sleep 300")
+    watched.executor.endings[KEY] = deque([65])
+    watched.checkpoint("stage1", 100)
+    begun = time.monotonic()
+    watched.tick(4)
+    child = watched.daemon.notifier._children[0].process
+    assert child.poll() is None or time.monotonic() - begun > 0.5, "the ticks went on beside it"
+    told(watched)
+    assert "did not end within 0.5 s and was killed" in watched.daemon.notifier.trouble
+    assert child.returncode == -9
+
+
+def test_many_news_are_told_a_few_at_a_time(watched, monkeypatch):
+    monkeypatch.setattr(notify, "AT_ONCE", 2)
+    watched.configure(stage1={"steps": tuple(range(100, 600, 100))})
+    for step in range(100, 600, 100):
+        watched.executor.endings[f"stage1/step_{step}"] = deque([65])
+        watched.checkpoint("stage1", step)
+    for _ in range(12):
+        watched.tick()
+        assert len(watched.daemon.notifier._children) <= 2
+        told(watched)
+    assert sorted(message["evaluation"] for message in told(watched)) == [f"stage1/step_{step}" for step in range(100, 600, 100)]
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+def test_killed_around_the_event_it_is_told_at_most_once(watched, monkeypatch, before):
+    class Killed(BaseException):
+        pass
+
+    watched.start()
+    real = watched.daemon.journal.append
+
+    def append(event, *args, **fields):
+        if event == "told" and before:
+            raise Killed
+        real(event, *args, **fields)
+        if event == "told":
+            raise Killed
+
+    monkeypatch.setattr(watched.daemon.journal, "append", append)
+    watched.executor.endings[KEY] = deque([65])
+    watched.checkpoint("stage1", 100)
+    with pytest.raises(Killed):
+        watched.tick(6)
+    watched.kill()
+    watched.tick(3)
+    assert len(told(watched)) == (1 if before else 0)
+    assert len(read(watched.config.paths).told) == 1

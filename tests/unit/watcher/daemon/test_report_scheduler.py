@@ -1,0 +1,333 @@
+"""When a comparison or the report is made: decided from what is on disk, a child at a time, never in the tick's way."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from suites.common.atomic_files import publish
+from suites.contract.comparison import Compared, read_compare_request, read_compared
+from suites.contract.encoding import encode
+from suites.contract.paths import report_page
+from support.samples.comparison import sample_comparison, scores
+from support.samples.report import ReportSample
+from watcher.config.settings import Reporting
+from watcher.daemon.background_process import Children, Ended
+from watcher.daemon.daemon import Daemon
+from watcher.daemon.report_scheduler import FIRST_REST, LONGEST_REST, PAGE, UNABLE_REST, Reporter
+from watcher.journal import journal
+from watcher.reconcile.baselines import wanted
+
+STEPS = {"stage1": (15, 25), "stage2": (10, 20, 30)}
+BRIDGES = {"stage2": ("stage1", 25)}
+ONE = ("general_web",), ("sciq",), ()
+
+
+class Desk:
+    """Children that do at once what their commands ask, or fail as they are told."""
+
+    def __init__(self):
+        self.busy = ""
+        self.started, self.failing, self.closed = [], {}, False
+
+    def start(self, name, command):
+        assert not self.busy
+        self.started.append((name, list(command)))
+        self.busy = name
+
+    def poll(self):
+        name, self.busy = self.busy, ""
+        if not name:
+            return None
+        if name in self.failing:
+            code, words = self.failing[name]
+            return Ended(name=name, code=code, words=words)
+        command = self.started[-1][1]
+        if name == PAGE:
+            publish(self.page, "page")
+        else:
+            answer(read_compare_request(Path(command[-1])))
+        return Ended(name=name, code=0)
+
+    def close(self):
+        self.closed = True
+
+
+def answer(request):
+    about = scores(request.candidate.stage, request.candidate.stage, 1, request.candidate.directory)
+    publish(request.candidate.paths.compare, encode(Compared(candidate=about, request=request)))
+
+
+class Run:
+    def __init__(self, root):
+        self.sample = ReportSample(root, steps=STEPS, bridges=BRIDGES, of=lambda _stage: ONE).write()
+        for path in self.sample.results.glob("*/by_checkpoint/*/compare.json"):
+            path.unlink()
+        self.now, self.desk = 1_800_000_000.0, Desk()
+        self.desk.page = report_page(self.sample.results)
+        self.start()
+
+    def start(self):
+        self.ledger = journal.read(self.sample.config.paths)
+        self.reporter = Reporter(self.sample.config, self.desk, clock=lambda: self.now, say=lambda *_, **__: None)
+
+    def ticks(self, count=12, seconds=60.0):
+        for _ in range(count):
+            self.reporter.step(self.ledger)
+            self.now += seconds
+        return [name for name, _ in self.desk.started]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _fd: None)  # no power is cut here
+    return Run(tmp_path)
+
+
+def test_every_scored_step_is_compared_once_and_then_the_report_is_written(run):
+    expected = ["stage1/step_25", "stage2/step_10", "stage2/step_20", "stage2/step_30"]
+    assert sorted(run.ticks()) == sorted([*expected, PAGE])
+    assert run.desk.started[-1][0] == PAGE
+    assert run.ticks(200) == [name for name, _ in run.desk.started]
+    assert len(run.desk.started) == 5
+
+
+def test_what_fails_its_objectives_is_news_by_its_content_and_shown_after_a_restart(run):
+    run.ticks()
+    assert run.reporter.alerts == ()
+    key = "stage2/step_30"
+    request = wanted(run.sample.config, run.ledger)[key]
+    for gain in (-0.3, -0.2):
+        comparison = sample_comparison("bridge", "stage2", scores("stage2", "stage1", 25, "step_25"), gain=gain)
+        assert comparison.outcome == "fail"
+        compared = Compared(candidate=scores("stage2", "stage2", 30, "step_30"), request=request, comparisons=(comparison,))
+        publish(request.candidate.paths.compare, encode(compared))
+        ids = {alert.id for alert in run.reporter.alerts}
+        run.ticks(70)
+        (alert,) = run.reporter.alerts
+        assert (alert.event, alert.stage, alert.evaluation) == ("regressed", "stage2", key)
+        assert alert.id not in ids
+        assert any(note.startswith(f"{key} against stage1 step 25 fails: improve hq (nll") for note in run.reporter.notes)
+    run.start()
+    run.ticks(3)
+    assert run.reporter.alerts == (alert,)
+    answer(request)
+    run.ticks(70)
+    assert run.reporter.alerts == (), "compared anew, and it does not fail"
+
+
+def test_the_command_is_an_argument_list_of_the_configs_python(run):
+    run.ticks()
+    name, command = run.desk.started[0]
+    assert command[:4] == ["python3", "-m", "scoring", "compare"]
+    request = read_compare_request(Path(command[4]))
+    assert f"{request.candidate.stage}/{request.candidate.directory}" == name
+    assert request == wanted(run.sample.config, run.ledger)[name]
+
+
+def test_the_page_is_made_by_this_very_watcher_with_this_config(run):
+    run.ticks()
+    command = dict(run.desk.started)[PAGE]
+    assert command[:4] == [sys.executable, "-m", "watcher", "report"]
+    assert command[4:] == ["--html", str(run.desk.page), "--config", str(run.sample.config_file)]
+
+
+def test_the_bridge_is_the_baseline_and_earlier_steps_of_the_stage_come_with_it(run):
+    request = wanted(run.sample.config, run.ledger)["stage2/step_30"]
+    assert (request.bridge.stage, request.bridge.directory) == ("stage2", "step_25")
+    assert [place.directory for place in request.earlier] == ["step_10", "step_20"]
+
+
+def test_a_rewritten_checkpoint_makes_all_comparisons_with_it_due_again(run):
+    run.ticks()
+    before = len(run.desk.started)
+    key = "stage2/step_25"
+    run.ledger.records[key] = msgspec.structs.replace(run.ledger.records[key], fingerprint="other")
+    run.ledger.events += 1
+    run.ticks()
+    again = [name for name, _ in run.desk.started[before:]]
+    assert sorted(again[:-1]) == ["stage2/step_10", "stage2/step_20", "stage2/step_30"]
+    assert again[-1] == PAGE
+
+
+def test_a_comparison_that_somebody_removed_is_made_again_within_the_hour(run):
+    run.ticks()
+    before = len(run.desk.started)
+    next(iter(run.sample.results.glob("stage2/by_checkpoint/step_30/compare.json"))).unlink()
+    run.ticks(70)
+    assert [name for name, _ in run.desk.started[before:]] == ["stage2/step_30", PAGE]
+
+
+def test_a_failed_comparison_rests_longer_each_time_and_is_told(run):
+    run.desk.failing["stage2/step_30"] = (65, "no rows")
+    times = []
+    for _ in range(3000):
+        run.reporter.step(run.ledger)
+        run.now += 60
+        times.append(sum(name == "stage2/step_30" for name, _ in run.desk.started))
+    assert 2 <= times[-1] <= 2 + 172_800 / LONGEST_REST + 10
+    assert times[int(FIRST_REST // 60)] == 1
+    assert any("stage2/step_30 is not compared: no rows" in note for note in run.reporter.notes)
+    assert PAGE in dict(run.desk.started)
+
+
+def test_what_failed_is_remembered_by_the_next_watcher(run):
+    run.desk.failing["stage2/step_30"] = (65, "no rows")
+    run.ticks()
+    count = len(run.desk.started)
+    run.start()
+    run.ticks(2)
+    assert len(run.desk.started) == count
+    assert any("no rows" in note for note in run.reporter.notes)
+
+
+def test_another_question_is_asked_at_once_although_the_last_one_failed(run):
+    run.desk.failing["stage2/step_30"] = (65, "no rows")
+    run.ticks()
+    count = sum(name == "stage2/step_30" for name, _ in run.desk.started)
+    key = "stage2/step_10"
+    run.ledger.records[key] = msgspec.structs.replace(run.ledger.records[key], fingerprint="other")
+    run.ledger.events += 1
+    run.ticks(6)
+    assert sum(name == "stage2/step_30" for name, _ in run.desk.started) == count + 1
+
+
+@pytest.mark.parametrize(
+    "how", [(127, "python3: not found"), (1, "ModuleNotFoundError: No module named 'numpy'"), (69, "no numpy")]
+)
+def test_a_python_that_cannot_compare_is_said_once_and_left_alone_for_hours(run, how):
+    run.desk.failing = dict.fromkeys(run.ledger.records, how)
+    run.ticks(int(UNABLE_REST // 60) - 10)
+    comparisons = [name for name, _ in run.desk.started if name != PAGE]
+    assert len(comparisons) == 1
+    assert len([note for note in run.reporter.notes if "cannot compare" in note]) == 1
+    assert run.desk.page.exists()
+    run.desk.failing = {}
+    run.ticks(40)
+    assert not run.reporter.notes
+    assert all(read_compared(request.candidate.paths.compare) for request in wanted(run.sample.config, run.ledger).values())
+
+
+def test_a_comparison_that_leaves_no_answer_is_a_failure(run, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "answer", lambda _request: None)
+    run.ticks(4)
+    assert any("left no answer" in note for note in run.reporter.notes)
+
+
+def test_nothing_is_started_where_the_config_says_so(run):
+    off = msgspec.structs.replace(run.sample.config, report=Reporting(page=False, compare=False))
+    run.reporter.config = off
+    assert run.ticks() == []
+
+
+def test_an_idle_tick_asks_the_disk_nothing(run, monkeypatch):
+    run.ticks()
+    monkeypatch.setattr("watcher.daemon.report_scheduler._mark", lambda _path: pytest.fail("looked"))
+    monkeypatch.setattr("watcher.daemon.report_scheduler.wanted", lambda *_: pytest.fail("computed"))
+    before = len(run.desk.started)
+    run.ticks(10, seconds=1.0)
+    assert len(run.desk.started) == before
+
+
+def wait(children, patience=60.0):
+    end = time.monotonic() + patience
+    while (ended := children.poll()) is None:
+        assert time.monotonic() < end
+        time.sleep(0.01)  # a real process is waited for
+    return ended
+
+
+class Hands:
+    now = 1000.0
+
+
+@pytest.fixture
+def children(tmp_path):
+    hands = Hands()
+    hands.children = Children(tmp_path / "children.log", dict(os.environ), clock=lambda: hands.now, limit=100.0)
+    yield hands
+    hands.children.close()
+
+
+def test_a_real_child_that_fails_says_why_with_its_last_line(children):
+    assert children.children.start("x", [sys.executable, "-c", "print('first'); raise SystemExit('no such thing')"]) is None
+    assert children.children.busy == "x"
+    assert wait(children.children) == Ended(name="x", code=1, words="no such thing")
+    assert children.children.busy == ""
+
+
+def test_a_program_that_is_not_there_is_127(children):
+    assert children.children.start("x", ["/no/such/python", "-m", "scoring"]) is None
+    assert wait(children.children).code == 127
+
+
+def test_a_child_over_its_time_is_told_to_end(children):
+    script = "import sys, time\nsys.stderr.write('on it\\n')\ntime.sleep(600)"
+    children.children.start("x", [sys.executable, "-c", script])
+    assert children.children.poll() is None
+    children.now += 101
+    ended = wait(children.children)
+    assert ended.code != 0
+    assert "told to end after 100 s" in ended.words
+
+
+def test_a_second_child_is_refused_while_one_runs(children):
+    children.children.start("x", ["sleep", "600"])
+    with pytest.raises(RuntimeError, match="x is not over"):
+        children.children.start("y", ["true"])
+
+
+def test_a_damaged_memory_of_failures_is_no_obstacle(run):
+    run.sample.config.paths.reported.write_text("{")
+    run.start()
+    assert PAGE in run.ticks()
+    assert json.loads(run.sample.config.paths.reported.read_text())["signature"]
+
+
+def test_a_single_tick_from_cron_leaves_nothing_undone_and_nothing_running(run):
+    assert run.reporter.work(run.ledger, wait=True) == ()
+    assert [name for name, _ in run.desk.started][-1] == PAGE
+    assert len(run.desk.started) == 5
+    assert run.desk.closed
+    run.start()
+    run.reporter.work(run.ledger, wait=True)
+    assert len(run.desk.started) == 5
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("a defect")])
+def test_nothing_that_goes_wrong_here_ends_a_tick(run, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("watcher.daemon.report_scheduler.publish", fail)
+    (note,) = run.reporter.work(run.ledger)
+    assert str(error.args[-1]) in note
+
+
+def test_a_failing_comparison_costs_a_single_tick_from_cron_neither_its_end_nor_its_scores(tmp_path):
+    """`watcher once` with a python that fails to compare: it ends well, says so in the status, and tries again later."""
+    scratch = tmp_path / "run"
+    sample = ReportSample(scratch, steps=STEPS, bridges=BRIDGES, of=lambda _stage: ONE).write()
+    for path in sample.results.glob("*/by_checkpoint/*/compare.json"):
+        path.unlink()
+    failing = tmp_path / "failing"
+    failing.write_text("#!/bin/bash\necho it cannot be compared today >&2\nexit 70\n")
+    failing.chmod(0o755)
+    config = msgspec.structs.replace(sample.config, python=str(failing), report=Reporting(page=False), executor="local")
+    said = []
+    daemon = Daemon(config, environ=dict(os.environ), say=lambda what, **facts: said.append((what, facts)), mode="once")
+    try:
+        assert daemon.tick()
+        daemon.wrap_up()
+        states = [str(record.state) for record in daemon.journal.ledger.records.values()]
+    finally:
+        daemon.close()
+    assert set(states) == {"scored"}
+    document = json.loads(config.paths.status_json.read_text())
+    assert any("it cannot be compared today" in note for note in document["notes"]), document["notes"]
+    assert not list(sample.results.glob("*/by_checkpoint/*/compare.json"))
+    assert json.loads(config.paths.reported.read_text())

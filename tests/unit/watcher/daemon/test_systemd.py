@@ -1,0 +1,146 @@
+"""What systemd is told, through real sockets, and what a reader makes of a watcher that ended or comes again and again."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import yaml
+
+from suites.contract.paths import StatePaths
+from support.runs.watched_run import watching
+from watcher.daemon.daemon import Daemon
+from watcher.daemon.systemd import Service, without
+from watcher.status.health import judge
+
+
+def listening(name):
+    heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    heard.bind(name)
+    heard.settimeout(30)
+    return closing(heard)
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_ready_signs_of_life_and_the_end_reach_the_socket(tmp_path, abstract):
+    name = f"@watcher-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    with listening("\0" + name[1:] if abstract else name) as heard:
+        service = Service({"NOTIFY_SOCKET": name})
+        assert service.ready(60.0) == service.ticked("3 scored,\n1 waiting") == service.stopping() == ""
+        assert [heard.recv(4096).decode() for _ in range(3)] == [
+            "READY=1\n",
+            "WATCHDOG=1\nSTATUS=3 scored, 1 waiting\n",
+            "STOPPING=1\n",
+        ]
+
+
+def test_without_a_socket_nothing_is_told_and_a_socket_that_is_gone_is_said(tmp_path):
+    assert Service({}).ready(60.0) == ""
+    assert "cannot be told" in Service({"NOTIFY_SOCKET": str(tmp_path / "gone")}).ticked("x")
+
+
+def test_a_watchdog_shorter_than_three_polls_is_made_longer(tmp_path):
+    with listening(str(tmp_path / "n")) as heard:
+        given = {"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "900000000"}
+        Service(given).ready(60.0)
+        Service(given).ready(3600.0)
+        Service(given | {"WATCHDOG_PID": "1"}).ready(3600.0)
+        assert heard.recv(99) == b"READY=1\n"
+        assert heard.recv(99) == b"READY=1\nWATCHDOG_USEC=11400000000\n"
+        assert heard.recv(99) == b"READY=1\n", "somebody else's watchdog"
+
+
+def test_children_are_not_given_the_socket():
+    assert without({"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "PATH": "/bin"}) == {"PATH": "/bin"}
+
+
+def test_a_running_watcher_tells_its_service_and_a_clean_end_is_called_stopped(tmp_path):
+    (tmp_path / "ckpts").mkdir()
+    stage = {"checkpoints": str(tmp_path / "ckpts"), "steps": [1], "suites": ["demo_stage1_ppl"]}
+    config = {"scratch": str(tmp_path), "executor": "local", "poll": "1s", "stages": {"base": stage}}
+    (tmp_path / "watcher.yaml").write_text(yaml.safe_dump(config))
+    with listening(str(tmp_path / "notify")) as heard:
+        process = subprocess.Popen(
+            [Path(sys.executable).with_name("watcher"), "run", "--config", tmp_path / "watcher.yaml"],
+            env=os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000000"},
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            assert heard.recv(999) == b"READY=1\nWATCHDOG_USEC=603000000\n"
+            assert [heard.recv(999) for _ in range(2)] == [b"WATCHDOG=1\nSTATUS=1 waiting\n"] * 2
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=90) == 0
+        finally:
+            process.kill()
+        rest = heard.recv(999)
+        assert rest == b"STOPPING=1\n" or heard.recv(999) == b"STOPPING=1\n"
+    paths = StatePaths(tmp_path / "evaluation_results" / ".watcher")
+    health = judge(paths, paths.status_json.stat().st_mtime + 5)
+    assert (health.verdict, health.exit) == ("stopped", 3)
+    assert "was told to end 5 s ago, and did" in health.line
+    assert "which was told to end, and did." in " ".join(paths.status_text.read_text().split())
+
+
+watched = watching()
+
+
+def once(watched):
+    """A tick as `watcher once` does it, on the test's clock."""
+    daemon = Daemon(
+        watched.config,
+        environ={},
+        say=watched._say,
+        clock=watched.clock,
+        server_clock=watched.clock.server,
+        executor=watched.executor,
+        mode="once",
+    )
+    daemon.tick()
+    daemon.close()
+    os.utime(watched.config.paths.status_json, (watched.clock(), watched.clock()))
+
+
+def verdict(watched, seconds):
+    return judge(watched.config.paths, watched.clock() + seconds).verdict
+
+
+def test_between_two_runs_by_once_nothing_is_stale(watched):
+    once(watched)
+    assert verdict(watched, 3000) == "alive", "how often it comes is not known yet"
+    assert verdict(watched, 3700) == "stale"
+    for _ in range(3):
+        watched.clock.at += 1800
+        once(watched)
+    watched.clock.at += 4
+    once(watched)  # by hand, in between
+    assert verdict(watched, 5000) == "alive"
+    line = judge(watched.config.paths, watched.clock() + 1200).line
+    assert line.startswith("alive: last run by `watcher once` on ")
+    assert line.endswith(" 20 min ago, and it comes every 30 min")
+    assert verdict(watched, 5400) == "stale"
+    assert "see what should run it (cron" in judge(watched.config.paths, watched.clock() + 5400).line
+    text = watched.config.paths.status_text.read_text()
+    assert "it is gone" not in text.splitlines()[0]
+
+
+def test_a_config_that_is_refused_is_said_in_the_status_until_a_good_one_comes(watched):
+    from suites.common.errors import Problem  # noqa: PLC0415
+
+    watched.start()
+
+    def broken():
+        raise Problem("unknown key 'stagse'", where="watcher.yaml:3", todo="write stages")
+
+    watched.daemon.reload(broken)
+    watched.tick()
+    assert (
+        "the one before it stays: watcher.yaml:3: unknown key 'stagse'"
+        in watched.config.paths.status_text.read_text().replace("\n  ", " ")
+    )
+    watched.daemon.reload(lambda: watched.config)
+    watched.tick()
+    assert "stagse" not in watched.config.paths.status_text.read_text()

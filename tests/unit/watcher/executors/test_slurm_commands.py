@@ -1,0 +1,254 @@
+"""How often, how long and in what environment Slurm is asked; and what is said when it does not answer."""
+
+import os
+import time
+
+import pytest
+
+from suites.common.errors import Problem
+from support.executors.harness import FakeLab
+from support.fakes.slurm import Asked, FakeSlurm
+from support.fakes.slurm_commands import run
+from support.slurm_cluster.processes import start_time, wait_for
+from watcher.core.executor import JobState, Resources, SubmitKind, Unreachable
+from watcher.executors.slurm import SlurmExecutor
+from watcher.executors.slurm_commands import Ran, clean_environment, run_command
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def lab(tmp_path):
+    return FakeLab(tmp_path)
+
+
+def test_what_is_sent_to_sbatch(lab):
+    wanted = Resources(
+        account="lab", partition="short", qos="normal", time="01:00:00", mem="4G", extra=("--nice=10", "--job-name=mine")
+    )
+    submission = lab.submission("exit 0", resources=wanted, after="12")
+    lab.executor().submit(submission)
+    command = lab.fake.calls()[0]["command"]
+    assert command == [
+        "sbatch",
+        "--account=lab",
+        "--partition=short",
+        "--qos=normal",
+        "--gres=gpu:1",
+        "--cpus-per-task=8",
+        "--time=01:00:00",
+        "--mem=4G",
+        "--nice=10",
+        "--job-name=mine",
+        "--hold",
+        "--parsable",
+        "--requeue",
+        "--open-mode=append",
+        "--signal=B:USR1@120",
+        f"--job-name={submission.name}",
+        "--comment=watcher:4f2a",
+        f"--output={submission.stdout}",
+        f"--error={submission.stderr}",
+        "--dependency=afterok:12",
+        "--kill-on-invalid-dep=yes",
+        str(submission.script),
+        str(submission.request),
+        "",
+        "python3",
+    ]
+
+
+def test_an_option_that_would_make_several_jobs_is_refused_before_anything_is_sent(lab):
+    executor = lab.executor()
+    done = executor.submit(lab.submission("exit 0", resources=Resources(extra=("--array=1-3",))))
+    assert done.kind is SubmitKind.REFUSED
+    assert "--array=1-3" in done.message
+    assert executor.calls == {}
+
+
+def test_the_environment_is_cleaned():
+    dirty = {"SLURM_CONF": "/c", "SLURM_JOB_ID": "1", "SBATCH_ACCOUNT": "x", "SQUEUE_FORMAT": "x", "SACCT_FORMAT": "x"}
+    dirty |= {"SCANCEL_USER": "x", "SLURM_JWT": "t", "PATH": "/bin", "LC_ALL": "it_IT.UTF-8", "MUNGE_SOCKET": "/m"}
+    assert clean_environment(dirty) == {
+        "SLURM_CONF": "/c",
+        "SLURM_JWT": "t",
+        "PATH": "/bin",
+        "LC_ALL": "C",
+        "MUNGE_SOCKET": "/m",
+    }
+
+
+def test_the_time_format_of_our_questions_reaches_no_job(lab):
+    executor = lab.executor()
+    executor.submit(lab.submission("exit 0"))
+    executor.queue()
+    formats = {call["command"][0]: call["environment"].get("SLURM_TIME_FORMAT") for call in lab.fake.calls()}
+    assert formats == {"sbatch": None, "squeue": "%s"}
+
+
+def test_a_hung_command_is_killed_with_its_children(tmp_path):
+    marker = tmp_path / "pid"
+    began = time.monotonic()
+    ran = run_command(["bash", "-c", f"echo early; sleep 600 & echo $! >{marker}; wait"], os.environ, 2.0)
+    assert time.monotonic() - began < 60
+    assert (ran.code, ran.out) == (None, "early\n")
+    assert wait_for(lambda: start_time(int(marker.read_text())) is None, 60)
+
+
+def test_a_command_that_is_not_there_is_an_os_error():
+    with pytest.raises(FileNotFoundError):
+        run_command(["sbatch"], {"PATH": "/nonexistent"}, 5)
+
+
+def test_without_slurm_on_path_nothing_was_sent(lab):
+    executor = lab.executor(run=run_command, environment={"PATH": "/nonexistent"})
+    done = executor.submit(lab.submission("exit 0"))
+    assert done.kind is SubmitKind.LATER
+    with pytest.raises(Unreachable, match="squeue cannot be run: No such file"):
+        executor.queue()
+    assert executor.history(["eval-1"], time.time()) is None
+
+
+@pytest.mark.parametrize("how", ["hang", "socket", "garbage", "silent", "down", "munge"])
+def test_any_trouble_with_sbatch_is_ambiguous_and_is_not_tried_again(lab, how):
+    lab.fake.fault("sbatch", how)
+    executor = lab.executor()
+    submission = lab.submission("exit 0")
+    done = executor.submit(submission)
+    assert (done.kind, executor.calls["sbatch"]) == (SubmitKind.AMBIGUOUS, 1)
+    assert (submission.name in executor.queue()) == (how in {"hang", "socket", "garbage"})
+
+
+@pytest.mark.parametrize("how", ["down", "munge", "silent"])
+@pytest.mark.parametrize("command", ["squeue", "sacct", "scontrol", "scancel"])
+def test_trouble_with_any_other_command_is_unreachable_in_slurms_words(lab, how, command):
+    executor = lab.executor()
+    submission = lab.submission("exit 0")
+    executor.submit(submission)
+    job = executor.queue()[submission.name]
+    ask = {
+        "squeue": executor.queue,
+        "sacct": lambda: executor.history([job.name], time.time()),
+        "scontrol": lambda: executor.release(job),
+        "scancel": lambda: executor.cancel(job),
+    }[command]
+    lab.fake.fault(command, how)
+    words = {"down": "connect|Connection", "munge": "Did you start munged", "silent": "no answer in"}[how]
+    with pytest.raises(Unreachable, match=words) as caught:
+        ask()
+    assert str(caught.value).startswith(f"{command}: ")
+    ask()
+
+
+@pytest.mark.parametrize(
+    "answer", [Ran(0, "", "squeue: error: Invalid user: x\n"), Ran(0, "under maintenance\n", ""), Ran(1, "", "")]
+)
+def test_an_empty_queue_is_believed_only_without_an_error(answer):
+    executor = SlurmExecutor(run=lambda *_: answer)
+    with pytest.raises(Unreachable, match="squeue: "):
+        executor.queue()
+
+
+def test_an_empty_queue_is_empty():
+    assert SlurmExecutor(run=lambda *_: Ran(0, "", "")).queue() == {}
+
+
+def test_accounting_that_came_is_seen_within_the_hour(lab):
+    clock = Clock()
+    executor = lab.executor(clock=clock)
+    with lab.fake.state() as state:
+        state["accounting"] = False
+    assert executor.history(["eval-1"], 0) is None
+    with lab.fake.state() as state:
+        state["accounting"] = True
+    assert executor.history(["eval-1"], 0) is None
+    clock.now += 3601
+    assert executor.history(["eval-1"], 0) == {}
+
+
+def test_nobody_is_asked_about_nothing(lab):
+    executor = lab.executor()
+    assert executor.history([], 0) == {}
+    assert executor.calls == {}
+
+
+def test_a_poll_always_fits_whatever_else_is_to_be_done(lab):
+    clock = Clock()
+    executor = lab.executor(per_minute=10, poll=60, clock=clock)
+    lab.fake.hold_scheduling()
+    spent = []
+    for _ in range(10):
+        before = sum(executor.calls.values())
+        executor.queue()
+        executor.history(["eval-1"], 0)
+        while executor.submissions_left:
+            submission = lab.submission("exit 0")
+            assert executor.submit(submission).kind is SubmitKind.SUBMITTED
+            executor.release(lab.fake_job(submission.name))
+        late = executor.submit(lab.submission("exit 0"))
+        assert late.kind is SubmitKind.LATER
+        assert "limits.slurm_calls_per_minute" in late.message
+        spent.append(sum(executor.calls.values()) - before)
+        clock.now += 60
+    assert spent == [10] * 10
+
+
+def test_in_no_minute_are_there_more_commands_than_allowed(lab):
+    clock = Clock()
+    executor = lab.executor(per_minute=12, poll=13, clock=clock)
+    lab.fake.hold_scheduling()
+    times = []
+    real = executor._run
+    executor._run = lambda *given: times.append(clock.now) or real(*given)
+    for second in range(300):
+        clock.now = 1000.0 + second
+        if second % 13 == 0:
+            executor.queue()
+        if executor.submissions_left:
+            executor.submit(lab.submission("exit 0"))
+    windows = [sum(start < at <= start + 60 for at in times) for start in times]
+    assert max(windows) <= 12
+
+
+def test_deeds_over_the_limit_are_put_off(lab):
+    executor = lab.executor(per_minute=4, clock=Clock())
+    submission = lab.submission("exit 0")
+    executor.submit(submission)
+    job = executor.queue()[submission.name]
+    executor.release(job)
+    with pytest.raises(Unreachable, match="rate limit"):
+        executor.cancel(job)
+    assert executor.queue()[submission.name].state is not JobState.CANCELLED
+
+
+def test_a_limit_that_cannot_hold_the_poll_is_a_problem():
+    with pytest.raises(Problem, match="do not hold a poll every 5 s"):
+        SlurmExecutor(per_minute=10, poll=5)
+
+
+@pytest.mark.parametrize("jobs", [0, 20, 500])
+def test_a_look_at_the_queue_is_one_command_whatever_is_in_it(tmp_path, jobs):
+    fake = FakeSlurm(tmp_path / "slurm")
+    script = tmp_path / "job"
+    script.write_text("exit 0\n")
+    with fake.state() as state:
+        for number in range(jobs):
+            fake.add(state, Asked({"hold": "", "job-name": f"eval-stage1-{number}-0"}, [str(script)], {}))
+    executor = SlurmExecutor(run=lambda command, environment, _: Ran(*run(fake, command, environment)))
+    assert len(executor.queue()) == jobs
+    executor.history([f"eval-stage1-{number}-0" for number in range(jobs)] or ["none"], 0)
+    assert executor.calls == {"squeue": 1, "sacct": 1}
+
+
+def test_so_many_names_that_no_argument_holds_them_are_still_one_question(lab):
+    executor = lab.executor()
+    names = [f"eval-stage1-{number}-00000000-and-a-name-that-is-rather-long" for number in range(3000)]
+    seen = []
+    executor._run = lambda command, *_: seen.append(command) or Ran(0, "", "")
+    assert executor.history(names, 0) == {}
+    assert max(map(len, seen[0])) < 1000

@@ -1,0 +1,226 @@
+"""Slurm's own words, as measured and from its sources, and what is made of them."""
+
+import time
+
+import pytest
+
+from watcher.core.executor import JobState, Most, SubmitKind
+from watcher.executors.sbatch_response import judge_submission, reserved_options
+from watcher.executors.slurm_parsers import (
+    HISTORY_FIELDS,
+    QUEUE_FIELDS,
+    SEPARATOR,
+    job_state,
+    parse_exit_code,
+    parse_history,
+    parse_limits,
+    parse_queue,
+    parse_time,
+)
+
+FAILED = "sbatch: error: Batch job submission failed: "
+POLICY = f"{FAILED}Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+
+
+@pytest.mark.parametrize(
+    ("code", "out", "job_id"),
+    [
+        (0, "1\n", "1"),
+        (0, "15;lab50f6e9\n", "15"),
+        (0, "Submitted batch job 2\n", "2"),
+        (0, "Welcome to the cluster!\n\n77\n", "77"),
+    ],
+)
+def test_only_one_parsed_id_is_a_submission(code, out, job_id):
+    done = judge_submission(code, out, "")
+    assert (done.kind, done.job_id) == (SubmitKind.SUBMITTED, job_id)
+
+
+@pytest.mark.parametrize(
+    ("code", "out", "err"),
+    [
+        (0, "", ""),
+        (0, "moved to Lustre 2\n", ""),
+        (0, "1\n2\n", ""),
+        (1, "3\n", "sbatch: error: something after the fact\n"),
+        (None, "", "no answer in 60 s\n"),
+        (None, "", f"{FAILED}Invalid qos specification\n"),
+        (-9, "", ""),
+        (1, "", ""),
+        (1, "", f"{FAILED}Socket timed out on send/recv operation\n"),
+        (1, "", f"{FAILED}Unable to contact slurm controller (connect failure)\n"),
+        (1, "", "sbatch: error: Munge encode failed: Failed to access\nfailed: Protocol authentication error\n"),
+        (1, "", f"{FAILED}Zero Bytes were transmitted or received\n"),
+        (1, "", f"{FAILED}A message that nobody has seen before\n"),
+        (1, "", f"sbatch: error: Invalid qos specification\n{FAILED}Socket timed out on send/recv operation\n"),
+    ],
+)
+def test_whatever_is_not_certain_is_ambiguous(code, out, err):
+    done = judge_submission(code, out, err)
+    assert (done.kind, done.job_id) == (SubmitKind.AMBIGUOUS, None)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"sbatch: error: invalid partition specified: nosuch\n{FAILED}Invalid partition name specified",
+        f"{FAILED}Invalid account or account/partition combination specified",
+        f"{FAILED}Invalid qos specification",
+        f"{FAILED}Requested time limit is invalid (missing or exceeds some limit)",
+        f"{FAILED}Node count specification invalid",
+        f"sbatch: error: CPU count per node can not be satisfied\n{FAILED}Requested node configuration is not available",
+        f"{FAILED}Invalid generic resource (gres) specification",
+        f"{FAILED}Invalid feature specification",
+        "Unable to open file nosuch.sh",
+        "sbatch: error: Batch script is empty!",
+        "sbatch: error: This does not look like a batch script.  The first\nsbatch: error: line must start with #!",
+        "sbatch: error: Batch script contains DOS line breaks (\\r\\n)",
+        "sbatch: error: Invalid --time specification",
+        "sbatch: unrecognized option '--bogus'",
+        f"sbatch: error: QOSMaxWallDurationPerJobLimit\n{POLICY}",
+    ],
+)
+def test_a_named_refusal_keeps_its_words(words):
+    done = judge_submission(255 if "unrecognized" in words else 1, "", f"{words}\n")
+    assert (done.kind, done.message) == (SubmitKind.REFUSED, words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"sbatch: error: QOSMaxSubmitJobPerUserLimit\n{POLICY}",
+        f"sbatch: error: AssocMaxSubmitJobLimit\n{POLICY}",
+        f"sbatch: error: AssocGrpSubmitJobsLimit\n{POLICY}",
+        POLICY,
+        f"sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying\n{FAILED}Resource temporarily unavailable",
+        f"{FAILED}Required partition not available (inactive or drain)",
+        f"{FAILED}Job dependency problem",
+    ],
+)
+def test_a_limit_means_later(words):
+    assert judge_submission(1, "", words).kind is SubmitKind.LATER
+
+
+@pytest.mark.parametrize(
+    ("word", "reason", "state"),
+    [
+        ("PENDING", "Priority", JobState.PENDING),
+        ("PENDING", "JobHeldUser", JobState.HELD),
+        ("PENDING", "JobHeldAdmin", JobState.HELD),
+        ("PENDING", "job requeued in held state", JobState.HELD),
+        ("CONFIGURING", "", JobState.PENDING),
+        ("SUSPENDED", "", JobState.RUNNING),
+        ("COMPLETING", "", JobState.COMPLETING),
+        ("CANCELLED by 1000", "", JobState.CANCELLED),
+        ("CANCELLED+", "", JobState.CANCELLED),
+        ("OUT_OF_MEMORY", "", JobState.OUT_OF_MEMORY),
+        ("BOOT_FAIL", "", JobState.NODE_FAIL),
+        ("DEADLINE", "", JobState.TIMEOUT),
+        ("REVOKED", "", JobState.UNKNOWN),
+        ("TELEPORTED", "", JobState.UNKNOWN),
+        ("", "", JobState.UNKNOWN),
+    ],
+)
+def test_states(word, reason, state):
+    assert job_state(word, reason) is state
+
+
+def row(**changed):
+    given = dict(zip(QUEUE_FIELDS, ("7", "RUNNING", "100", "200", "300", "None", "eval-1", "watcher:x"), strict=True))
+    return SEPARATOR.join((given | changed).values())
+
+
+def test_times_that_are_forecasts_are_left_out():
+    jobs, unread = parse_queue("\n".join([row(), row(**{"%j": "eval-2", "%T": "PENDING", "%r": "Priority"})]))
+    assert unread == []
+    assert [(job.submit_time, job.start_time, job.end_time) for job in jobs.values()] == [(100, 200, None), (100, None, None)]
+
+
+def test_a_word_that_is_not_in_the_table_is_shown_as_it_is():
+    jobs, _ = parse_queue(row(**{"%T": "TELEPORTED"}))
+    assert (jobs["eval-1"].state, jobs["eval-1"].word) == (JobState.UNKNOWN, "TELEPORTED")
+
+
+@pytest.mark.parametrize("reason", ["BadConstraints", "PartitionTimeLimit", "QOSMaxWallDurationPerJobLimit", "PartitionConfig"])
+def test_a_job_that_waits_for_ever_is_stuck(reason):
+    jobs, _ = parse_queue(row(**{"%T": "PENDING", "%r": reason}))
+    assert jobs["eval-1"].stuck
+
+
+@pytest.mark.parametrize(
+    "reason", ["Priority", "Resources", "QOSMaxJobsPerUserLimit", "BeginTime", "Dependency", "PartitionDown"]
+)
+def test_a_job_that_waits_for_its_turn_is_not_stuck(reason):
+    jobs, _ = parse_queue(row(**{"%T": "PENDING", "%r": reason}))
+    assert not jobs["eval-1"].stuck
+
+
+def test_lines_that_cannot_be_read_are_told_and_cost_no_other_line():
+    jobs, unread = parse_queue(f"slurm is being upgraded\n{row()}\nof a name with a newline")
+    assert (list(jobs), len(unread)) == (["eval-1"], 2)
+
+
+def test_a_comment_may_hold_anything():
+    jobs, _ = parse_queue(row(**{"%k": f"a{SEPARATOR}b|c/ü\u2028"}))
+    assert jobs["eval-1"].comment == f"a{SEPARATOR}b|c/ü\u2028".strip()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_jobs_of_one_name_the_live_one_then_the_newer_counts(order):
+    rows = [row(**{"%F": "7"}), row(**{"%F": "9", "%T": "FAILED"}), row(**{"%F": "8", "%T": "PENDING"})]
+    jobs, _ = parse_queue("\n".join(rows[::order]))
+    assert jobs["eval-1"].job_id == "8"
+
+
+def past(**changed):
+    values = ("7", "COMPLETED", "0:0", "100", "200", "300", "node1", "eval-1", "")
+    return SEPARATOR.join((dict(zip(HISTORY_FIELDS, values, strict=True)) | changed).values())
+
+
+def test_the_ghost_of_a_refused_submission_is_no_job_of_ours():
+    ghosts = [
+        past(State="FAILED", ExitCode=code, NodeList="None assigned", End=end) for code, end in (("0:0", "Unknown"), ("1:0", "9"))
+    ]
+    assert parse_history("\n".join(ghosts)) == ({}, [])
+    jobs, _ = parse_history(past(State="FAILED", ExitCode="1:0"))
+    assert jobs["eval-1"].exit_code == 1
+
+
+def test_earlier_runs_of_a_requeued_job_are_its_restarts():
+    rows = [past(State="REQUEUED"), past(State="NODE_FAIL", Submit="150"), past(Submit="160", Start="170")]
+    job = parse_history("\n".join(rows))[0]["eval-1"]
+    assert (job.state, job.restarts, job.submit_time) == (JobState.COMPLETED, 2, 160)
+
+
+def test_who_cancelled_is_named():
+    assert parse_history(past(State="CANCELLED by 0"))[0]["eval-1"].reason == "by root (uid 0)"
+    assert parse_history(past(State="CANCELLED by 4294967"))[0]["eval-1"].reason == "by uid 4294967"
+    assert parse_history(past(State="CANCELLED"))[0]["eval-1"].reason == ""
+
+
+@pytest.mark.parametrize(("text", "meant"), [("0:0", (0, None)), ("65:0", (65, None)), ("0:9", (None, 9)), ("", (None, None))])
+def test_exit_codes(text, meant):
+    assert parse_exit_code(text) == meant
+
+
+def test_times():
+    assert parse_time("1795462956") == 1795462956
+    assert parse_time(time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(1795462956))) == 1795462956
+    assert [parse_time(word) for word in ("N/A", "Unknown", "None", "", "NONE")] == [None] * 5
+
+
+def test_options_that_would_break_one_attempt_one_job_are_found():
+    extra = ["--array=1-3", "--arr=1", "-a1-3", "-W", "-Mother", "--clusters=other", "--wrap=true", "--test-only"]
+    assert reserved_options(extra) == extra
+    assert (
+        reserved_options(["--account=x", "-A", "x", "--constraint=a100", "--wckey=k", "--nodes=1", "--exclusive", "--time=1"])
+        == []
+    )
+
+
+def test_a_partitions_limits_are_the_smallest_that_are_told():
+    text = "a*\x1f4:00:00\x1f4000+\nb\x1f1-00:00:00\x1f64000\nc\x1finfinite\x1f0\n"
+    assert parse_limits(text, None) == Most(time=14400.0, mem=4000, whose="partition a")
+    assert parse_limits(text, "a,b,c") == Most(time=14400.0, mem=4000, whose="partition a, b, c")
+    assert parse_limits("c\x1finfinite\x1f0\n", "c") == Most(whose="partition c")
+    assert parse_limits("", "nosuch") == Most()

@@ -1,0 +1,204 @@
+"""`watcher report` in a terminal and for programs: the files' numbers, hostile text made harmless, the gate's exit codes."""
+
+import csv
+import io
+import json
+import math
+import shutil
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from suites.common.atomic_files import publish
+from suites.contract.comparison import Compared, read_compared
+from suites.contract.encoding import encode
+from support.samples.comparison import STEPS, names
+from support.samples.report import ReportSample
+from watcher.cli.app import main
+
+EVIL = "\x1b[2J[red]x[/red]\x9b31m\u202e\ud800\r\nafter"
+
+
+def command(sample, *words, width=150):
+    found = CliRunner(env={"COLUMNS": str(width)}).invoke(main, ["report", *words, "--config", str(sample.config_file)])
+    assert found.exception is None or isinstance(found.exception, SystemExit), found.exception
+    return found
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    return ReportSample(tmp_path_factory.mktemp("run")).write()
+
+
+@pytest.fixture
+def mine(tmp_path):
+    return ReportSample(
+        tmp_path, steps={"stage1": (15, 25), "stage2": (10, 20)}, bridges={"stage2": ("stage1", 25)}, of=small
+    ).write()
+
+
+def small(_stage):
+    slices, tasks, _ = names("stage2")
+    return slices, tasks[:3], ()
+
+
+def test_a_table_has_every_step_with_its_totals_and_their_change_since_the_bridge(sample):
+    said = command(sample, "stage3").output
+    file = json.loads(sample.paths("stage3", 4000).tier("tier2_ppl").read_text())
+    compared = read_compared(sample.paths("stage3", 4000).compare).against("bridge")
+    (line,) = [line for line in said.splitlines() if line.split()[:1] == ["4000"]]
+    assert f"{file['summary']['ppl']:.4g}" in line
+    total = compared.total("tier2_ppl").effects["ppl"]
+    assert f"{total.delta:+.3g} [{total.low:+.3g}, {total.high:+.3g}]" in line
+    assert compared.outcome in line
+    assert "bridge: stage2 step 22000" in said
+
+
+def test_all_stages_are_shown_with_what_was_forgotten(sample):
+    said = command(sample).output
+    assert all(f"{stage}: " in said for stage in STEPS)
+    assert "Forgotten, by more than two standard errors:" in said
+
+
+def test_one_step_shows_every_figure_and_every_objective(sample):
+    said = command(sample, "stage2", "22000").output
+    slices, tasks, _ = names("stage2")
+    assert all(name in said for name in (*slices, *tasks))
+    assert "pass: improve hq" in said
+    assert "log: " in said
+
+
+def test_a_step_that_is_not_there_is_refused_with_those_that_are(sample):
+    found = command(sample, "stage2", "7")
+    assert found.exit_code == 2
+    assert "no evaluation of step 7" in found.stderr
+    assert "22000" in found.stderr
+
+
+def test_csv_has_a_row_for_each_figure_and_each_difference(sample):
+    rows = list(csv.DictReader(io.StringIO(command(sample, "--csv").stdout)))
+    file = json.loads(sample.paths("stage2", 6000).tier("tier3_cf").read_text())
+    wanted = {"evaluation": "stage2/step_6000", "tier": "tier3_cf", "name": "sciq", "metric": "primary", "against": ""}
+    (row,) = [row for row in rows if wanted.items() <= row.items()]
+    assert float(row["value"]) == file["tasks"]["sciq"]["primary"]
+    assert float(row["error"]) == file["tasks"]["sciq"]["acc_per_char_stderr"]
+    effect = read_compared(sample.paths("stage2", 6000).compare).against("previous").total("tier2_ppl").effects["nll_per_token"]
+    wanted |= {"tier": "tier2_ppl", "name": "", "metric": "delta_nll_per_token", "against": "previous"}
+    (row,) = [row for row in rows if wanted.items() <= row.items()]
+    assert (float(row["value"]), float(row["low"]), row["verdict"]) == (effect.delta, effect.low, effect.verdict)
+    assert row["against_evaluation"] == "stage2/step_2000"
+
+
+def test_errors_of_totals_follow_from_those_of_their_parts(sample):
+    rows = list(csv.DictReader(io.StringIO(command(sample, "stage1", "--csv").stdout)))
+    of_step = [row for row in rows if row["step"] == "2000" and not row["against"]]
+    total = next(row for row in of_step if (row["tier"], row["name"], row["metric"]) == ("tier2_ppl", "", "nll_per_token"))
+    parts = [row for row in of_step if row["tier"] == "tier2_ppl" and row["name"] and row["metric"] == "nll_per_token"]
+    expected = math.sqrt(sum((5e6 * float(part["error"])) ** 2 for part in parts)) / (5e6 * len(parts))
+    assert float(total["error"]) == pytest.approx(expected, rel=1e-12)
+    primary = next(row for row in of_step if (row["tier"], row["name"], row["metric"]) == ("tier3_cf", "", "primary"))
+    tasks = [float(row["error"]) for row in of_step if row["tier"] == "tier3_cf" and row["name"] and row["metric"] == "primary"]
+    assert float(primary["error"]) == pytest.approx(math.sqrt(sum(error**2 for error in tasks)) / len(tasks), rel=1e-12)
+
+
+def test_json_is_everything(sample):
+    document = json.loads(command(sample, "--json").stdout)
+    assert [stage["name"] for stage in document["stages"]] == list(STEPS)
+    assert sum(len(stage["evaluations"]) for stage in document["stages"]) == 25
+    assert document["health"] == "alive"
+
+
+def rewrite(sample, step, **changes):
+    path = sample.paths("stage2", step).compare
+    compared = read_compared(path)
+    bridge = msgspec.structs.replace(compared.comparisons[0], **changes)
+    publish(path, encode(msgspec.structs.replace(compared, comparisons=(bridge, *compared.comparisons[1:]))))
+
+
+@pytest.mark.parametrize(("outcome", "code"), [("pass", 0), ("fail", 1), ("inconclusive", 3), (None, 4)])
+def test_the_gate_goes_by_the_newest_steps_objectives(mine, outcome, code):
+    rewrite(mine, 20, outcome=outcome)
+    found = command(mine, "--check", "stage2")
+    assert found.exit_code == code
+    assert "stage2/step_20" in found.output
+
+
+def test_the_gate_says_what_there_is_to_wait_for(mine):
+    assert command(mine, "--check", "stage1").exit_code == 4
+    assert "stage1 has no bridge" in command(mine, "--check", "stage1").output
+    mine.paths("stage2", 20).compare.unlink()
+    found = command(mine, "--check", "stage2")
+    assert found.exit_code == 4
+    assert "not compared with the bridge yet" in found.output
+    assert command(mine, "--check").exit_code == 2
+
+
+def test_the_gate_trusts_no_comparison_that_would_be_made_otherwise_today(mine):
+    text = mine.config_file.read_text()
+    mine.config_file.write_text(text.replace("- tier3\n", "- tier3\n      - general_web\n"))
+    found = command(mine, "--check", "stage2")
+    assert found.exit_code == 4
+    assert "before its baselines, suites or objectives changed" in found.output
+
+
+def test_broken_results_are_told_and_the_others_shown(mine):
+    mine.paths("stage2", 10).tier("tier2_ppl").write_text("{")
+    mine.paths("stage2", 20).compare.write_text('{"schema": 1}')
+    shutil.rmtree(mine.paths("stage1", 15).folder)
+    said = " ".join(command(mine, width=400).output.split())
+    for words in ("tier2_ppl.json: not JSON", "compare.json: not a comparison", "tier3_cf.json: missing"):
+        assert words in said
+    assert f"{json.loads(mine.paths('stage2', 20).tier('tier2_ppl').read_text())['summary']['ppl']:.4g}" in said
+
+
+def test_scores_of_another_content_are_told(mine):
+    path = mine.paths("stage2", 10).tier("tier3_cf")
+    document = json.loads(path.read_text())
+    document["checkpoint"]["fingerprint"] = "0" * 64
+    path.write_text(json.dumps(document))
+    assert "of another content of the checkpoint" in command(mine, width=400).output
+
+
+def test_results_that_the_journal_does_not_know_are_shown_too(mine):
+    for path in mine.config.paths.journal.iterdir():
+        path.unlink()
+    document = json.loads(command(mine, "--json").stdout)
+    (stage,) = [stage for stage in document["stages"] if stage["name"] == "stage2"]
+    assert {(each["step"], each["source"], each["state"]) for each in stage["evaluations"]} == {
+        (10, "stage2", "on disk"),
+        (20, "stage2", "on disk"),
+        (25, "stage1", "on disk"),
+    }
+
+
+@pytest.mark.parametrize("words", [(), ("stage2", "20"), ("--check", "stage2"), ("--csv",), ("--details",)])
+def test_hostile_text_reaches_no_terminal(mine, words):
+    path = mine.paths("stage2", 20)
+    compared = read_compared(path.compare)
+    first = compared.comparisons[0]
+    judged = tuple(msgspec.structs.replace(one, name=EVIL.replace("\ud800", "")) for one in first.objectives)
+    hostile = msgspec.structs.replace(first, objectives=judged, note=EVIL.replace("\ud800", ""))
+    publish(path.compare, encode(Compared(candidate=compared.candidate, request=compared.request, comparisons=(hostile,))))
+    tier3 = path.tier("tier3_cf")
+    document = json.loads(tier3.read_text())
+    document["tasks"][EVIL] = document["tasks"]["piqa"]
+    document["checkpoint"]["path"] = EVIL
+    tier3.write_text(json.dumps(document))
+    status = json.loads(mine.config.paths.status_json.read_text())
+    mine.config.paths.status_json.write_text(json.dumps(status | {"host": EVIL}))
+    found = command(mine, *words)
+    assert found.output
+    assert not set(found.output) & {"\x1b", "\x9b", "\u202e", "\r", "\ud800"}
+
+
+def test_a_stage_that_nobody_knows_is_refused_with_the_nearest_name(sample):
+    found = command(sample, "stage22")
+    assert found.exit_code == 2
+    assert "stage2" in found.stderr
+
+
+def test_a_page_that_cannot_be_written_is_one_line(sample, tmp_path):
+    found = command(sample, "--html", str(tmp_path / "no" / "such" / "report.html"))
+    assert found.exit_code == 73
+    assert "cannot be written" in found.stderr

@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import pytest
+
+from suites.common.formatting import clock
+from watcher.config.settings import Config, Stage
+from watcher.core.evaluation import Attempt, Record, State
+from watcher.status.explain import paragraph, unknown
+
+NOW = 1_700_000_000.0
+STAGE = Stage(name="stage2", checkpoints=Path("/c/stage2"), results=Path("/r"), steps=(100, 200), every=1000, to=5000, final=True)
+OTHER = Stage(name="stage1", checkpoints=Path("/c/stage1"), results=Path("/r"), steps=(100,))
+CONFIG = Config(
+    source="w",
+    scratch=Path("/"),
+    results=Path("/r"),
+    eval_data=Path("/e"),
+    state=Path("/s"),
+    stages={"stage1": OTHER, "stage2": STAGE},
+)
+
+
+def record(state, **changes):
+    fields = {
+        "stage": "stage2",
+        "source": "stage2",
+        "step": 100,
+        "directory": "step_100",
+        "origin": "schedule",
+        "checkpoint": "/c/stage2/100",
+        "since": NOW - 120,
+    }
+    return Record(state=state, **(fields | changes))
+
+
+def flat(text):
+    return " ".join(text.split())
+
+
+def test_the_story_of_a_failure():
+    attempt = Attempt(run_id="eval-stage2-100-abc", number=2, fingerprint="f", suites={}, intended=NOW, job_id="77", restarts=1)
+    text = paragraph(
+        record(
+            State.FAILED,
+            reason="out of memory on node7.",
+            attempt=attempt,
+            failures={"out_of_memory": 2},
+            retry_at=NOW + 300,
+            history=(
+                (NOW - 900, "owed", "in the schedule"),
+                (NOW - 600, "queued", "job 77"),
+                (NOW - 120, "failed", "out of memory on node7."),
+            ),
+        ),
+        NOW,
+    )
+    assert flat(text) == (
+        "stage2/step_100 (step 100) is asked for by the schedule; the checkpoint is /c/stage2/100. "
+        f"{clock(NOW - 900)}: owed: in the schedule. {clock(NOW - 600)}: queued: job 77. "
+        f"Since {clock(NOW - 120)} (2 min) it is failed: out of memory on node7. "
+        "Its newest attempt is number 2, eval-stage2-100-abc (job 77, restarted 1 times). "
+        "Failures in a row: out_of_memory 2. "
+        f"It is tried again in 5 min, at {clock(NOW + 300)}."
+    )
+    assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_every_state_says_what_happens_next(state):
+    text = paragraph(record(state, reason="because"), NOW)
+    assert f"it is {state.value}: because." in flat(text)
+    assert text.rstrip().endswith((".", "?"))
+    assert "{" not in text
+
+
+def test_a_bridge_names_its_source_in_what_to_do():
+    text = flat(paragraph(record(State.BLOCKED, source="stage1", origin="bridge"), NOW))
+    assert "(step 100, a checkpoint of stage1) is the stage's bridge" in text
+    assert "`watcher retry stage2 100 --from stage1`" in text
+
+
+def test_a_long_history_is_shortened():
+    history = tuple((NOW - 100 + number, "waiting", f"reason {number}") for number in range(30))
+    text = flat(paragraph(record(State.WAITING, history=history), NOW))
+    assert "(17 earlier changes are in the journal.)" in text
+    assert "reason 16" not in text
+    assert "reason 17" in text
+
+
+def test_hostile_reasons_reach_no_terminal():
+    text = paragraph(record(State.BLOCKED, reason="\x1b[2Jx\ny", history=((NOW, "owed\x07", "\x9b"), (NOW, "b", ""))), NOW)
+    assert all(character.isprintable() or character == "\n" for character in text)
+
+
+@pytest.mark.parametrize(
+    ("step", "source", "asked", "skips", "said"),
+    [
+        (100, None, False, {}, "It is in the schedule, so the next tick"),
+        (3000, None, False, {}, "It is in the schedule"),
+        (6000, None, False, {}, "not in the schedule of stage2: 100, 200; every 1000 from 1000 to 5000; the final one."),
+        (150, None, False, {"/c/stage2/150": "not complete"}, "Of it the last tick said: not complete."),
+        (150, None, False, {"stage2/step_150": "not wanted"}, "Of it the last tick said: not wanted."),
+        (150, "stage1", False, {}, "would be /c/stage1/150. `watcher enqueue stage2 150 --from stage1` asks for it once."),
+        (150, None, True, {}, "it was asked for, and the next tick takes that up. Its checkpoint would be /c/stage2/150."),
+    ],
+)
+def test_what_is_not_known_is_explained(step, source, asked, skips, said):
+    assert said in flat(unknown(STAGE, step, source, CONFIG, skips=skips, asked=asked))
+
+
+def test_when_each_thing_happened_and_when_the_next_one_will():
+    times = {"complete": NOW - 500, "detected": NOW - 440, "submitted": NOW - 438}
+    text = flat(paragraph(record(State.QUEUED, times=times), NOW, poll=60.0))
+    assert f"The checkpoint was complete at {clock(NOW - 500)}; seen complete after 60 s, submitted after 62 s." in text
+    assert text.endswith("The job waits for its turn; the queue is asked within 60 s.")
+    assert flat(paragraph(record(State.QUEUED), NOW)).endswith("the queue is asked when a watcher runs.")

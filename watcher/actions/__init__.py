@@ -1,0 +1,1 @@
+"""Carries out what was decided. The only room that submits, cancels, moves or deletes."""

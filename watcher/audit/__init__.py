@@ -1,0 +1,1 @@
+"""`watcher audit`: compares journal, disk and queue, and repairs the journal."""

@@ -1,0 +1,1 @@
+"""Commands of `watcher`. One file a command; nothing here decides anything."""

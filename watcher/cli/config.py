@@ -1,0 +1,27 @@
+"""`watcher init` and `watcher config`."""
+
+from pathlib import Path
+
+import click
+
+from watcher.cli.options import config_option, environment
+
+
+@click.command()
+@click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
+def init(folder: Path) -> None:
+    """Write watcher.yaml and watcher.env (for systemd and cron) into DIR. Overwrites nothing."""
+    from watcher.config import scaffold as initial  # noqa: PLC0415
+
+    config, env = initial.write(folder.absolute(), environment())
+    click.echo(f"wrote {config} and {env}\nEdit both, then check them:  watcher config --config {config}")
+
+
+@click.command("config")
+@config_option
+def print_config(config: Path | None) -> None:
+    """Check the config and its suites, and print what they mean. Exits 2 with one line where they cannot be meant."""
+    from watcher.config.dump import as_yaml  # noqa: PLC0415
+    from watcher.config.loader import check  # noqa: PLC0415
+
+    click.echo(as_yaml(check(config, environment())), nl=False)

@@ -1,0 +1,68 @@
+"""`watcher doctor`: everything that the watcher and its jobs rely on, looked at before it is needed."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from watcher.cli.options import config_option, environment
+
+if TYPE_CHECKING:
+    from watcher.config.settings import Config
+    from watcher.doctor.check import Check
+
+
+@click.command()
+@click.option("--offline", is_flag=True, help="Read the whole data cache too, as a job without a network would.")
+@config_option
+def doctor(config: Path | None, *, offline: bool) -> None:
+    """Check Slurm, file systems, the jobs' Python and data, and this node, a line each. Exits 1 where one is wrong.
+
+    Slurm is asked about ten questions; one, `sbatch --test-only`, uses up a job id. What is written is removed again.
+    """
+    from suites.common.formatting import clean  # noqa: PLC0415
+    from watcher.config.loader import load  # noqa: PLC0415
+    from watcher.doctor.check import OK, WARNING, WRONG  # noqa: PLC0415
+
+    environ = environment()
+    counts = dict.fromkeys((OK, WARNING, WRONG), 0)
+    begun = time.monotonic()
+    for check in everything(load(config, environ), environ, offline=offline):
+        counts[check.verdict] += 1
+        said = clean(f"{check.name}: {check.words}{'; ' if check.todo else ''}{check.todo}")
+        click.echo(f"{check.verdict:<8} {said}")
+        sys.stdout.flush()
+    took = time.monotonic() - begun
+    click.echo(f"{counts[OK]} ok, {counts[WARNING]} warnings, {counts[WRONG]} wrong, in {took:.0f} s")
+    sys.exit(1 if counts[WRONG] else 0)
+
+
+def everything(config: "Config", environ: Mapping[str, str], *, offline: bool) -> Iterator["Check"]:
+    """Every check, in the order in which things are needed."""
+    from watcher.doctor import filesystem as doctor_disk  # noqa: PLC0415
+    from watcher.doctor import job_environment as doctor_job  # noqa: PLC0415
+    from watcher.doctor import login_node as doctor_node  # noqa: PLC0415
+    from watcher.doctor import slurm_limits as doctor_slurm  # noqa: PLC0415
+
+    groups: dict[str, Callable[[], Iterable[Check]]] = {
+        "this node": lambda: doctor_node.checks(config, environ),
+        "requests": lambda: [doctor_node.requests_folder(config)],
+        "slurm": lambda: doctor_slurm.checks(config, environ) if config.executor == "slurm" else (),
+        "disks": lambda: doctor_disk.checks(config, environ),
+        "jobs": lambda: doctor_job.checks(config, environ, offline=offline),
+    }
+    for name, checks in groups.items():
+        yield from _made(name, checks)
+
+
+def _made(name: str, checks: Callable[[], Iterable["Check"]]) -> Iterator["Check"]:
+    """The checks of one group. A defect of ours in one is a line of its own, and keeps no other group from being looked at."""
+    from watcher.doctor.check import WRONG, Check  # noqa: PLC0415
+
+    try:
+        yield from checks()
+    except Exception as error:  # noqa: BLE001  whatever it is, the other checks are made
+        yield Check(WRONG, name, f"a check ended with {error!r}; those of its group after it are not made", "report it as a bug")

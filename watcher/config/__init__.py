@@ -1,0 +1,1 @@
+"""watcher.yaml: schema, defaults, loading, validation."""

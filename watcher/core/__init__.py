@@ -1,0 +1,1 @@
+"""Types that all rooms share: evaluation, snapshot, actions, executor interface. No I/O but `processes.py` and `clock.py`."""

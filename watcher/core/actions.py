@@ -1,0 +1,173 @@
+"""What a tick may decide: submit, release, cancel, journal, skip, alert."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from suites.contract.scoring_request import Request
+from watcher.core.executor import Job
+from watcher.core.reasons import ReasonKind, kind_of, with_hint
+
+RESULTS_AGAIN = 300.0
+"""Seconds after which a results folder, or a mirror, that could not be written is tried again."""
+
+FOREIGN = "foreign"
+"""The label under which results of another program are kept."""
+
+
+class Skip(msgspec.Struct, frozen=True):
+    """Why nothing is done about an evaluation (or about a folder: ``evaluation`` is then its path)."""
+
+    evaluation: str
+    reason: str
+    loud: bool = False
+    """It does not mend by itself, and nobody waits for it: shown among the troubles, and told."""
+    repeats: bool = False
+    """It says again what the journal's reason says: a row of the status leaves it out."""
+    rewriting: bool = False
+    """The checkpoint is being rewritten: the next look may see something else."""
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """An event for the journal and nothing else: the transitions."""
+
+    event: str
+    key: str
+    fields: Mapping[str, Any] = msgspec.field(default_factory=dict)
+
+    @property
+    def reason_fields(self) -> tuple[ReasonKind, str, str]:
+        """Kind, reason and hint, as the record will have them."""
+        return kind_of(self.fields.get("reason_kind")), str(self.fields.get("reason", "")), str(self.fields.get("hint", ""))
+
+    @property
+    def reason(self) -> str:
+        """The text that goes with it, as people read it."""
+        _, reason, hint = self.reason_fields
+        return with_hint(reason, hint)
+
+
+class Submit(msgspec.Struct, frozen=True, kw_only=True):
+    """Make an attempt and submit it."""
+
+    key: str
+    request: Request
+    """Whole but for ``run_id``."""
+    markers: str | None
+    """Of the content that was judged complete; submission is called off where they moved."""
+    reason: str = ""
+
+
+class Prefill(msgspec.Struct, frozen=True, kw_only=True):
+    """Make an attempt at filling a stage's data cache and submit it."""
+
+    key: str
+    request: Request
+    """Whole but for ``run_id``."""
+    reason: str = ""
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """Let a recorded job run. ``deed`` False: it runs already, only the journal does not say so yet."""
+
+    key: str
+    run_id: str
+    job: Job
+    deed: bool = True
+    reason: str = ""
+
+
+class Cancel(msgspec.Struct, frozen=True, kw_only=True):
+    """Cancel a job: one that a person gave up, or a stray one."""
+
+    key: str
+    job: Job
+    reason: str
+
+
+class Void(msgspec.Struct, frozen=True, kw_only=True):
+    """Make sure that an attempt of which nothing is known can never run, and only then go on with ``then``."""
+
+    key: str
+    run_id: str
+    then: Note
+
+    @property
+    def reason(self) -> str:
+        """Why it is given up."""
+        return self.then.reason
+
+
+class SetAside(msgspec.Struct, frozen=True, kw_only=True):
+    """Move tier files that are not of this checkpoint's content out of the way, where they are kept."""
+
+    key: str
+    results: str
+    stage: str
+    directory: str
+    tiers: Mapping[str, str]
+    """Tier -> the label to keep it under: the fingerprint it is of, or ``foreign``."""
+    reason: str
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done about a request from the command line; its file goes."""
+
+    id: str
+    key: str
+    reason: str
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """Pin the checkpoint: hard links against its deletion."""
+
+    key: str
+    checkpoint: str
+    fingerprint: str
+    reason: str = "until it is scored"
+
+
+class Unlink(msgspec.Struct, frozen=True, kw_only=True):
+    """Release a pin."""
+
+    key: str
+    folder: str
+    reason: str
+
+
+class Mirror(msgspec.Struct, frozen=True, kw_only=True):
+    """Copy an evaluation's small results to the mirror, or bring them back from there."""
+
+    key: str
+    back: bool = False
+    reason: str = ""
+
+
+Effect = Link | Unlink | Mirror | Submit | Prefill | Release | Cancel | Void | SetAside | Answer
+"""What does something beyond the journal."""
+
+Action = Note | Effect
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """One piece of news."""
+
+    id: str
+    """The same for the same news, whoever sees it and however often."""
+    event: str
+    """``blocked``, ``finished``, ``regressed``, ``waiting``, ``journal`` or ``stale``."""
+    words: str
+    stage: str = ""
+    evaluation: str = ""
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be done now, in order, and why nothing is done about the rest."""
+
+    actions: tuple[Action, ...] = ()
+    skips: tuple[Skip, ...] = ()
+    alerts: tuple[Alert, ...] = ()
+    """What a person has not been told of yet."""
+    due: float = 0.0
+    """Unix time until which the same world gives the same decision; 0: look again at the next tick."""

@@ -1,0 +1,18 @@
+"""The file server's clock; types of the clock and log arguments."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+Say = Callable[..., None]
+"""(what, **facts): the log."""
+
+
+def touch_clock(path: Path) -> float:
+    """The file server's clock (unix time): the mtime that it stamps on a file of ours."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        os.utime(fd)
+        return os.fstat(fd).st_mtime
+    finally:
+        os.close(fd)

@@ -1,0 +1,207 @@
+"""The life of an evaluation: its states, its record, and what a tick sees and does. Data only.
+
+    owed > waiting(reason) > ready > submitting > queued > running > scored
+    any of the first six > failed(kind) > ready | blocked(reason) | cancelled
+    scored > owed (the checkpoint was rewritten) | lost (its results are gone from disk) > scored
+
+Every arrow is an event in the journal; a record is the fold of its events.
+"""
+
+import enum
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from watcher.core.reasons import ReasonKind, with_hint
+
+AHEAD = 60.0
+"""Seconds that a journaled time may lie ahead of the clock: login nodes differ a little."""
+
+
+def ahead(t: float, now: float) -> bool:
+    """Whether a journaled time was given by a clock that went wrong since, or goes wrong now: what it says of waiting is void."""
+    return t > now + AHEAD
+
+
+class State(enum.StrEnum):
+    """Where an evaluation is."""
+
+    OWED = "owed"
+    """Known and not yet looked at; also after a rewrite."""
+    WAITING = "waiting"
+    """Something must happen first; the reason says what, and its kind decides."""
+    READY = "ready"
+    """Complete, fingerprinted, to be submitted when limits allow."""
+    SUBMITTING = "submitting"
+    """The intent is journaled; whether a job exists is not known yet."""
+    QUEUED = "queued"
+    """A job id is journaled and the job may run (or is held and about to be released)."""
+    RUNNING = "running"
+    SCORED = "scored"
+    FAILED = "failed"
+    """An attempt ended without results; kind and retry time in the record."""
+    BLOCKED = "blocked"
+    """A person must do something first; the reason says what."""
+    CANCELLED = "cancelled"
+    """By a person; respected until ``retry``."""
+    LOST = "lost"
+    """Scored once, but its result files are gone from disk. Never scored again unasked."""
+
+
+IN_FLIGHT = frozenset({State.SUBMITTING, State.QUEUED, State.RUNNING})
+
+LONGEST_REST = 3600.0
+"""Seconds that anything is put off at once, at most."""
+
+SETTLED = frozenset({State.SCORED, State.BLOCKED, State.CANCELLED, State.LOST})
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One submission of an evaluation."""
+
+    run_id: str
+    number: int
+    """1 for the first attempt of this evaluation, never reused."""
+    fingerprint: str
+    suites: Mapping[str, str]
+    """Tier -> suite digest asked for."""
+    intended: float
+    tasks: int = 1
+    """How many tasks it is an array of."""
+    job_id: str | None = None
+    submit_time: float | None = None
+    """When it was recorded, unix time; set with ``job_id``."""
+    released: bool = False
+    results: str = ""
+    """The results folder that it publishes to; empty in journals of before: the stage's."""
+    resources: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """``time`` and ``mem`` as they were asked for; left out: the cluster's own."""
+    started: float | None = None
+    restarts: int = 0
+
+
+class Pin(msgspec.Struct, frozen=True, kw_only=True):
+    """Hard links of a checkpoint's files, or why there are none."""
+
+    fingerprint: str
+    folder: str = ""
+    size: int = 0
+    """Bytes that they hold on to."""
+    why: str = ""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the journal says of one evaluation."""
+
+    stage: str
+    source: str
+    step: int
+    directory: str
+    origin: str
+    """``schedule``, ``bridge`` or ``request``."""
+    checkpoint: str
+    state: State
+    since: float
+    """Unix time of the last change of state or reason."""
+    reason: str = ""
+    """For people: nothing depends on it."""
+    reason_kind: ReasonKind = ReasonKind.OTHER
+    hint: str = ""
+    """What a person can do about it."""
+    deleted: bool = False
+    """With kind CHECKPOINT: it was seen complete, and was deleted before it was scored."""
+    fingerprint: str | None = None
+    """Of the content last judged complete; set from READY on."""
+    suites: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """Tier -> suite digest of what was scored last; set in SCORED and LOST."""
+    results: str = ""
+    """The results folder in which they lie; set likewise, and empty in journals of before: the stage's."""
+    attempt: Attempt | None = None
+    """The newest attempt; set from SUBMITTING on and kept afterwards."""
+    attempts: int = 0
+    failures: Mapping[str, int] = msgspec.field(default_factory=dict)
+    """Failure kind -> how often in a row since the last success or retry."""
+    retry_at: float | None = None
+    raised: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """``time`` and ``mem`` that the next attempt asks for, beyond the config's: an earlier one ran out of them."""
+    capped: bool = False
+    """More than the config's was refused: it is not asked for again."""
+    pin: Pin | None = None
+    mirrored: str = ""
+    """What of it was copied to the mirror: see ``token``."""
+    forced: bool = False
+    """``--force``: an interrupted rewrite or a copy without times is taken as it is; others' results are set aside."""
+    asked: bool = False
+    """A person asked for it, so it is wanted whatever the schedule says."""
+    named: bool = False
+    """The directory's name was given by a person, so stage, source and step alone do not find this record."""
+    chosen: float | None = None
+    """When a person named it the stage's baseline; the last one named is."""
+    markers: str | None = None
+    """The cheap marks of the content last judged complete (``completeness.markers``), in one spelling."""
+    times: Mapping[str, float] = msgspec.field(default_factory=dict)
+    """``complete`` (newest mtime), ``detected``, ``submitted``, ``started``, ``scored``: unix times of the last round.
+
+    The first two are of when this content was first seen whole, however often it was submitted since. ``again``: it had been
+    scored before this round, which therefore says nothing about how long a checkpoint waits for its scores.
+    """
+    history: tuple[tuple[float, str, str], ...] = ()
+    """(time, state, reason) of every change, oldest first; the last 50."""
+    extra: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    """Fields of newer events that this version does not know, carried along."""
+
+    @property
+    def key(self) -> str:
+        """``stage1/step_2000``."""
+        return f"{self.stage}/{self.directory}"
+
+    @property
+    def text(self) -> str:
+        """The reason with its hint, as people read it."""
+        return with_hint(self.reason, self.hint)
+
+    @property
+    def reason_fields(self) -> tuple[ReasonKind, str, str]:
+        """Kind, reason and hint: whether an event would say anything new."""
+        return self.reason_kind, self.reason, self.hint
+
+    def waits_for(self, *kinds: ReasonKind) -> bool:
+        """Whether it waits for a reason of one of these kinds."""
+        return self.state is State.WAITING and self.reason_kind in kinds
+
+    @property
+    def waits_its_turn(self) -> bool:
+        """Whether its content is judged complete and it only waits to be submitted: ready, or put off when it was tried."""
+        return self.state is State.READY or self.waits_for(ReasonKind.SUBMIT_LIMIT, ReasonKind.RESULTS)
+
+    @property
+    def met_a_limit(self) -> bool:
+        """Whether the last thing that happened to it is that a submission was certainly not taken, and may be tomorrow."""
+        return self.waits_for(ReasonKind.SUBMIT_LIMIT)
+
+    def rests(self, now: float) -> bool:
+        """Whether its time to be tried again is still to come. One that is too far off was set by a clock that went wrong."""
+        return self.retry_at is not None and now < self.retry_at <= now + LONGEST_REST
+
+    def path(self) -> Path:
+        """The checkpoint's folder."""
+        return Path(self.checkpoint)
+
+
+class StageFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stage's first own checkpoint said; journaled once, so that a bridge scored later uses the same."""
+
+    tokenizer: str | None = None
+    seq_len: int | None = None
+    checkpoint: str = ""
+
+
+PREFILL_DIRECTORY = "(prefill)"
+"""Stands for a directory in the key of a prefill; no evaluation can have it: names have no parentheses."""
+
+
+def token(record: Record) -> str:
+    """What a mirrored copy is a copy of: the content that was scored, and the suites."""
+    return "/".join([str(record.fingerprint)[:16], *(f"{tier}:{digest[:12]}" for tier, digest in sorted(record.suites.items()))])

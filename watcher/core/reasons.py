@@ -1,0 +1,45 @@
+"""The kinds of reason for which an evaluation waits."""
+
+import enum
+
+
+class ReasonKind(enum.StrEnum):
+    """What a reason is about. All that depends on a reason depends on this."""
+
+    CHECKPOINT = "checkpoint"
+    """The checkpoint is not complete, unreadable or deleted."""
+    DATA = "data"
+    """The data cache lacks entries."""
+    SUBMIT_LIMIT = "submit_limit"
+    """sbatch takes no more for now."""
+    RESULTS = "results"
+    """The results folder cannot be written."""
+    CONFIRMING_END = "confirming_end"
+    """The job seems to have ended, which is being confirmed."""
+    SETTINGS = "settings"
+    """The sequence length is unknown."""
+    TOKENIZER = "tokenizer"
+    """The tokenizer is unknown, not cached, or another one than the stage's."""
+    OTHER_OWNER = "other_owner"
+    """The attempt belongs to another user, cluster or executor."""
+    OTHER_RUN = "other_run"
+    """Another training run wrote the checkpoint."""
+    REFUSED = "refused"
+    """sbatch refuses these options."""
+    BUDGET = "budget"
+    PAUSED = "paused"
+    OTHER = "other"
+    """Decides nothing; also a kind that a newer version wrote."""
+
+
+def kind_of(value: object) -> ReasonKind:
+    """The kind as an event names it; OTHER where it names none that this version knows."""
+    try:
+        return ReasonKind(str(value))
+    except ValueError:
+        return ReasonKind.OTHER
+
+
+def with_hint(reason: str, hint: str) -> str:
+    """The text as people read it: the reason, then what they can do about it."""
+    return f"{reason}; {hint}" if hint else reason

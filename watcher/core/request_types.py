@@ -1,0 +1,40 @@
+"""Requests left by the command line, and audit amendments."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+
+class Amendment(msgspec.Struct, frozen=True, kw_only=True):
+    """Events that bring the journal's word on one evaluation in line with disk and queue, if it still says what it did."""
+
+    key: str
+    state: str | None
+    """What the journal said when it was audited; None: it did not know the evaluation."""
+    since: float | None = None
+    events: tuple[Mapping[str, Any], ...]
+    """Each an ``event`` with its fields."""
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody asked for on the command line: ``requests/<id>.json``, written from any login node, daemon or no daemon."""
+
+    id: str
+    at: float
+    kind: str
+    """``enqueue``, ``retry``, ``cancel``, or ``amend`` by an audit."""
+    stage: str = ""
+    steps: tuple[int, ...] = ()
+    amendments: tuple[Amendment, ...] = ()
+    source: str | None = None
+    """Whose checkpoint: another stage. None: the stage's own."""
+    checkpoint: str | None = None
+    """A folder outside the schedule."""
+    name: str | None = None
+    """The directory's name, given with ``checkpoint``."""
+    bridge: bool = False
+    force: bool = False
+    by: str = ""
+    """user@host, for the journal."""
+    schema: int = 1

@@ -1,0 +1,1 @@
+"""The running process: polling loop, one tick, heartbeat, systemd, log, notifications, background jobs."""

@@ -1,0 +1,40 @@
+"""Makes the executor and the id of the state folder."""
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from suites.common.atomic_files import create_once
+from suites.common.errors import Problem
+from watcher.config.settings import Config
+from watcher.core.executor import Executor
+
+_NO_JOURNAL = "none"
+
+
+def make_executor(config: Config, environ: Mapping[str, str]) -> Executor:
+    """The config's executor. Problem where it cannot work as configured."""
+    if config.executor == "local":
+        from watcher.executors.local import LocalExecutor  # noqa: PLC0415  only one of the two is ever needed
+
+        return LocalExecutor(config.paths.attempts, environ=environ)
+    if config.executor == "slurm":
+        from watcher.executors.slurm import SlurmExecutor  # noqa: PLC0415
+
+        return SlurmExecutor(per_minute=config.limits.slurm_calls_per_minute, poll=config.poll, environment=environ)
+    raise Problem(f"unknown executor {config.executor!r}", where=config.source, todo="write executor: slurm or local")
+
+
+def state_id(config: Config) -> str:
+    """The random name of a state folder, made once: it marks our jobs in a queue that others use too."""
+    path = config.paths.state / "id"
+    create_once(path, secrets.token_hex(8) + "\n")
+    return path.read_text(encoding="ascii").strip()
+
+
+def known_id(state: Path) -> str:
+    """The name of a state folder, without making one."""
+    try:
+        return (state / "id").read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return _NO_JOURNAL

@@ -1,0 +1,73 @@
+"""What a local job leaves in its attempt folder until its end: who was spawned, who claimed it, who cancelled it."""
+
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from suites.contract.paths import AttemptPaths
+from watcher.core.processes import Process
+
+_Document = TypeVar("_Document", bound=msgspec.Struct)
+
+
+class Spawned(msgspec.Struct, frozen=True, kw_only=True):
+    """``spawned.json``: written before the process is made (``pid`` None) and again when it has a pid."""
+
+    schema: int = 1
+    host: str
+    pid: int | None = None
+    start: int | None = None
+    """Start time in clock ticks since boot, as in /proc; None where the process ended at once."""
+    at: float
+    comment: str
+
+
+class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
+    """``cancelled.json``: somebody asked for the end of the job, first at ``at`` (unix time)."""
+
+    schema: int = 1
+    at: float
+
+
+class Traces(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attempt folder says, but for the end."""
+
+    claim: str = ""
+    claimed: float | None = None
+    """Modification time of the claim."""
+    spawned: Spawned | None = None
+    cancelled: Cancelled | None = None
+
+    @property
+    def process(self) -> Process | None:
+        """The claim's owner, else what was spawned; None where there is neither, or Slurm has the attempt."""
+        kind, _, owner = self.claim.partition(":")
+        if kind == "local":
+            return Process.parse(owner)
+        if kind == "slurm" or self.spawned is None or self.spawned.pid is None:
+            return None
+        return Process(self.spawned.host, self.spawned.pid, self.spawned.start)
+
+    @classmethod
+    def read(cls, attempt: AttemptPaths) -> "Traces":
+        """Raises OSError, or DecodeError where a document is not ours; what is not there is no trace."""
+        claim, claimed = "", None
+        try:
+            claim = attempt.claim.read_text(errors="replace").strip()
+            claimed = attempt.claim.stat().st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        return cls(
+            claim=claim,
+            claimed=claimed,
+            spawned=_read(attempt.spawned, Spawned),
+            cancelled=_read(attempt.cancelled, Cancelled),
+        )
+
+
+def _read(path: Path, kind: type[_Document]) -> _Document | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (FileNotFoundError, NotADirectoryError):
+        return None

@@ -1,0 +1,216 @@
+"""What Slurm says of jobs: states, and the lines of squeue, sacct and sinfo. Pure functions.
+
+Slurm is asked in its text formats, since its JSON changed shape with every few releases. The words
+below are slurm_strerror's and the job state and reason strings of Slurm 20.11 to 25.05. What is not
+in a table stays what it is: an unknown state is UNKNOWN.
+"""
+
+import pwd
+import re
+import time
+from collections.abc import Iterable, Sequence
+
+from watcher.config.units import mebibytes, seconds
+from watcher.core.executor import Job, JobState, Most
+from watcher.executors.job_arrays import together
+
+SEPARATOR = "\x1f"
+"""Between fields: ASCII's own unit separator, which nobody types into a job's name."""
+
+QUEUE_FIELDS = ("%F", "%T", "%V", "%S", "%e", "%r", "%j", "%k")
+"""squeue -o: id (a task's: its array's), state, submit, start, end, and last what may hold anything: reason, name, comment."""
+
+LIMIT_FIELDS = ("%P", "%l", "%m")
+"""sinfo -o: partition (with * where it is the default one), longest job, MiB of a node."""
+
+HISTORY_FIELDS = ("JobID", "State", "ExitCode", "Submit", "Start", "End", "NodeList", "JobName", "Comment")
+
+_STATES = {
+    "PENDING": JobState.PENDING,
+    "CONFIGURING": JobState.PENDING,
+    "POWER_UP_NODE": JobState.PENDING,
+    "REQUEUED": JobState.PENDING,
+    "REQUEUE_FED": JobState.PENDING,
+    "REQUEUE_HOLD": JobState.HELD,
+    "RESV_DEL_HOLD": JobState.HELD,
+    "SPECIAL_EXIT": JobState.HELD,
+    "RUNNING": JobState.RUNNING,
+    "SUSPENDED": JobState.RUNNING,
+    "STOPPED": JobState.RUNNING,
+    "RESIZING": JobState.RUNNING,
+    "SIGNALING": JobState.RUNNING,
+    "STAGE_OUT": JobState.COMPLETING,
+    "COMPLETING": JobState.COMPLETING,
+    "COMPLETED": JobState.COMPLETED,
+    "FAILED": JobState.FAILED,
+    "TIMEOUT": JobState.TIMEOUT,
+    "DEADLINE": JobState.TIMEOUT,
+    "OUT_OF_MEMORY": JobState.OUT_OF_MEMORY,
+    "NODE_FAIL": JobState.NODE_FAIL,
+    "BOOT_FAIL": JobState.NODE_FAIL,
+    "LAUNCH_FAILED": JobState.NODE_FAIL,
+    "RECONFIG_FAIL": JobState.NODE_FAIL,
+    "PREEMPTED": JobState.PREEMPTED,
+    "CANCELLED": JobState.CANCELLED,
+}
+
+_STUCK = re.compile(
+    r"BadConstraints|PartitionConfig|PartitionTimeLimit|PartitionNodeLimit|DependencyNeverSatisfied|"
+    r"InvalidAccount|InvalidQOS|AccountNotAllowed|QOSNotAllowed|(?:QOS|Assoc)Max\w+PerJob\w*"
+)
+"""Why a job waits for ever. A job submitted with --hold is not checked against the nodes before it is released,
+and a partition that does not enforce its limits at submission lets such jobs in too."""
+
+_TASK = re.compile(r"(?P<job>\d+)(?:_(?P<task>\d+|\[[^\]]*\]))?")
+
+
+def job_state(word: str, reason: str = "") -> JobState:
+    """Our state for Slurm's word, which may carry more: ``CANCELLED by 1000``, ``CANCELLED+``, a reason that says held."""
+    first = word.split(maxsplit=1)[0].rstrip("+") if word.split() else ""
+    state = _STATES.get(first, JobState.UNKNOWN)
+    # JobHeldUser, JobHeldAdmin, "job requeued in held state", "launch failed requeued held"
+    return JobState.HELD if state is JobState.PENDING and "held" in reason.lower() else state
+
+
+def parse_queue(text: str) -> tuple[dict[str, Job], list[str]]:
+    """The jobs of squeue's lines by name, and the lines that could not be read.
+
+    Tasks of an array, a line each, are one job. Where one user has several jobs of one name (never ours) the one that is
+    not over is kept, then the newest.
+    """
+    found: dict[tuple[str, str], list[Job]] = {}
+    unread = []
+    for line in _lines(text):
+        fields = line.split(SEPARATOR, len(QUEUE_FIELDS) - 1)
+        if len(fields) != len(QUEUE_FIELDS) or not fields[0].strip().isdigit():
+            unread.append(line)
+            continue
+        task = _queued_job(fields)
+        found.setdefault((task.name, task.job_id), []).append(task)
+    jobs: dict[str, Job] = {}
+    for job in map(together, found.values()):
+        other = jobs.get(job.name)
+        if other is None or (not job.state.over, int(job.job_id)) > (not other.state.over, int(other.job_id)):
+            jobs[job.name] = job
+    return jobs, unread
+
+
+def _lines(text: str) -> Iterable[str]:
+    """Lines as Slurm ends them: splitlines would also cut at what a comment may hold (U+0085, U+2028)."""
+    return (line for line in text.split("\n") if line)
+
+
+def _queued_job(fields: Sequence[str]) -> Job:
+    job_id, word, submitted, started, ended, reason, name, comment = (field.strip() for field in fields)
+    state = job_state(word, reason)
+    waits = state in {JobState.PENDING, JobState.HELD}
+    return Job(
+        job_id=job_id,
+        name=name,
+        state=state,
+        word=word,
+        reason="" if reason == "None" else reason,
+        submit_time=parse_time(submitted),
+        start_time=None if waits else parse_time(started),  # of a job that waits it is a forecast
+        end_time=parse_time(ended) if state.over else None,
+        comment="" if comment == "(null)" else comment,
+        stuck=state is JobState.PENDING and _STUCK.fullmatch(reason) is not None,
+    )
+
+
+def parse_history(text: str) -> tuple[dict[str, Job], list[str]]:
+    """The jobs of sacct's lines (-X -D) by name, and the lines that could not be read.
+
+    A job that was requeued has a line for each run: the last one counts, the others are its restarts.
+    A refused submission may be on record too, as FAILED without a node: it never was a job, and is left out. Tasks of an
+    array (``12_3``, ``12_[4-7]``) are one job.
+    """
+    found: dict[tuple[str, str], dict[str, Job]] = {}
+    unread = []
+    for line in _lines(text):
+        fields = [field.strip() for field in line.split(SEPARATOR, len(HISTORY_FIELDS) - 1)]
+        named = _TASK.fullmatch(fields[0])
+        if len(fields) != len(HISTORY_FIELDS) or named is None:
+            unread.append(line)
+            continue
+        job_id, task = named["job"], named["task"] or ""
+        _, word, exit_code, submitted, started, ended, nodes, name, comment = fields
+        if word == "FAILED" and nodes == "None assigned":
+            continue
+        state = job_state(word)
+        code, signal = parse_exit_code(exit_code) if state.over else (None, None)
+        tasks = found.setdefault((name, job_id), {})
+        other = tasks.get(task)
+        job = Job(
+            job_id=job_id,
+            name=name,
+            state=state,
+            word=word,
+            reason=_who(word),
+            submit_time=parse_time(submitted),
+            start_time=parse_time(started),
+            end_time=parse_time(ended),
+            restarts=0 if other is None else other.restarts + 1,
+            exit_code=code,
+            exit_signal=signal,
+            comment=comment,
+        )
+        if other is None or (job.submit_time or 0) >= (other.submit_time or 0):
+            tasks[task] = job
+    jobs: dict[str, Job] = {}
+    for each in found.values():
+        job = together(list(each.values()))
+        known = jobs.get(job.name)
+        if known is None or (job.submit_time or 0) >= (known.submit_time or 0):
+            jobs[job.name] = job
+    return jobs, unread
+
+
+def parse_limits(text: str, partition: str | None) -> Most:
+    """The smallest limits in sinfo's lines, of the default partition where none was named."""
+    times, memories, names = [], [], []
+    for line in _lines(text):
+        fields = [field.strip() for field in line.split(SEPARATOR)]
+        if len(fields) != len(LIMIT_FIELDS) or (partition is None and not fields[0].endswith("*")):
+            continue
+        names.append(fields[0].rstrip("*"))
+        times.append(seconds(fields[1]))
+        memories.append(mebibytes(fields[2].rstrip("+")))
+    return Most(
+        time=min((time for time in times if time), default=None),
+        mem=min((memory for memory in memories if memory), default=None),
+        whose=f"partition {', '.join(dict.fromkeys(names))}" if names else "",
+    )
+
+
+def _who(word: str) -> str:
+    """``by lab1 (uid 1001)`` of ``CANCELLED by 1001``."""
+    found = re.fullmatch(r"CANCELLED by (\d+)", word)
+    if found is None:
+        return ""
+    try:
+        return f"by {pwd.getpwuid(int(found[1])).pw_name} (uid {found[1]})"
+    except KeyError:
+        return f"by uid {found[1]}"
+
+
+def parse_exit_code(text: str) -> tuple[int | None, int | None]:
+    """(exit code, signal) of sacct's ``code:signal``; of a job that a signal ended, only the signal.
+
+    Before Slurm 25.11 sacct subtracts 128 from larger codes: exit 137 is told as ``9:0``.
+    """
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    if found is None:
+        return None, None
+    code, signal = int(found[1]), int(found[2])
+    return (code or None, signal) if signal else (code, None)
+
+
+def parse_time(text: str) -> float | None:
+    """Unix time of seconds since the epoch, or of Slurm's standard local time; None for ``N/A``, ``Unknown``, ``None``."""
+    if text.isdigit():
+        return float(text)
+    try:
+        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    except (ValueError, OverflowError):
+        return None

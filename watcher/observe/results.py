@@ -1,0 +1,75 @@
+"""What the disk says of attempts and results: claims, exit records, tier files. Reads only."""
+
+import contextlib
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from suites.common.atomic_files import read_json
+from suites.contract.paths import EvaluationPaths
+from suites.contract.scoring_request import TierRequirement
+from suites.contract.tier_files import RATES, TierVerdict, judge_tier_file
+from watcher.core.snapshot import Results
+
+
+def judge(paths: EvaluationPaths, fingerprint: str, tiers: Mapping[str, TierRequirement]) -> Results:
+    """Every tier's file for a checkpoint's content and today's suites."""
+    with contextlib.suppress(OSError):
+        os.listdir(paths.folder)  # noqa: PTH208  list the parent before a file is believed absent
+    verdicts: dict[str, TierVerdict] = {}
+    fingerprints: dict[str, str] = {}
+    scores: dict[str, float] = {}
+    for tier, (digest, names) in tiers.items():
+        path = paths.tier(tier)
+        verdicts[tier] = judge_tier_file(path, tier=tier, fingerprint=fingerprint, suite_digest=digest, names=names)
+        if verdicts[tier].kind == "stale":
+            found = _fingerprint(path)
+            if found is not None:
+                fingerprints[tier] = found
+        elif verdicts[tier].kind == "valid":
+            scores |= _headlines(path)
+    return Results(verdicts=verdicts, fingerprints=fingerprints, scores=scores)
+
+
+def _headlines(path: Path) -> dict[str, float]:
+    """``ppl``, ``primary`` and ``instruction_match_rate`` of a tier file's summary, where they are finite.
+
+    ``suspicious``: 1 where its canary says so.
+    """
+    try:
+        document = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    summary = document.get("summary") if isinstance(document, dict) else None
+    found = summary if isinstance(summary, dict) else {}
+    numbers = {name: found.get(name) for name in ("ppl", "primary", RATES[0])}
+    canary = document.get("canary") if isinstance(document, dict) else None
+    if isinstance(canary, dict) and canary.get("suspicious") is True:
+        numbers["suspicious"] = 1.0
+    return {name: float(value) for name, value in numbers.items() if isinstance(value, int | float) and math.isfinite(value)}
+
+
+def _fingerprint(path: Path) -> str | None:
+    try:
+        document = read_json(path)
+    except (OSError, ValueError):
+        return None
+    found = document.get("checkpoint", {}).get("fingerprint") if isinstance(document, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def still_there(paths: EvaluationPaths, tiers: Mapping[str, str]) -> Results:
+    """Whether the tier files of a scored evaluation are still on disk; what is in them is not read again."""
+    verdicts = {}
+    for tier in tiers:
+        path = paths.tier(tier)
+        try:
+            os.stat(path)  # noqa: PTH116  as cheap as can be: this is asked of every scored evaluation
+        except FileNotFoundError:
+            verdicts[tier] = TierVerdict("missing", f"{path}: no such file")
+        except OSError:
+            verdicts[tier] = TierVerdict("valid", "cannot be looked at now")
+        else:
+            verdicts[tier] = TierVerdict("valid")
+    return Results(verdicts=verdicts)

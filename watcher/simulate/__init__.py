@@ -1,0 +1,1 @@
+"""`watcher simulate`: the real daemon against a simulated cluster, in seconds."""

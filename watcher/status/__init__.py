@@ -1,0 +1,1 @@
+"""status.json and its readers: the table, liveness, `watcher why`."""
