@@ -8,7 +8,7 @@ Three kinds:
     clean        held against every prompt: it says something, ends by itself, and leaks nothing of the template
 
 An answer without a letter or digit fails every check, so that silence is never good conduct. One that is no answer, since it was
-cut or says the same over and over, fails those that any text could pass (``checks.NEEDS_AN_ANSWER``: amounts, absence,
+cut or says the same over and over, fails those that any text could pass (``checks.CHECKS_NEEDING_ANSWER``: amounts, absence,
 letter case): what it does not say, and how long it would be, nobody knows. So garbage that never ends is worth nothing, and what
 must be said (phrases, a list, JSON, code, a refusal) still counts where it stands.
 """
@@ -18,25 +18,47 @@ from typing import Any
 
 import msgspec
 
-from scoring.answer_checks import behaviour as probes_manners
-from scoring.answer_checks import json_and_code as probes_data
-from scoring.answer_checks import text as probes_text
-from scoring.answer_checks.base import Answer, Verdict
-from suites.definitions.checks import CHECKS, CLEAN, NEEDS_AN_ANSWER, kind_of
+from scoring.answer_checks import behaviour, json_and_code, text
+from scoring.answer_checks.base import CheckVerdict, ModelAnswer
+from suites.definitions.checks import CHECKS_NEEDING_ANSWER, CLEAN_CHECKS, PROMPT_CHECKS, get_check_kind
 
-_MODULES = (probes_text, probes_data, probes_manners)
-
-
-def _function(name: str) -> Callable[..., Verdict]:
-    found: Callable[..., Verdict] = next(getattr(module, name) for module in _MODULES if hasattr(module, name))
-    return found
-
-
-PROBES: Mapping[str, Callable[..., Verdict]] = {name: _function(name) for name in (*CHECKS, *CLEAN)}
+CHECK_FUNCTIONS: Mapping[str, Callable[..., CheckVerdict]] = {
+    "bulleted_list": text.check_bulleted_list,
+    "numbered_list": text.check_numbered_list,
+    "json_only": json_and_code.check_json_only,
+    "json_schema": json_and_code.check_json_schema,
+    "python_parses": json_and_code.check_python_parses,
+    "code_block": json_and_code.check_code_block,
+    "separated": text.check_separated,
+    "marked": text.check_marked,
+    "words": text.check_word_count,
+    "sentences": text.check_sentences,
+    "paragraphs": text.check_paragraphs,
+    "lines": text.check_lines,
+    "includes": text.check_includes,
+    "includes_any": text.check_includes_any,
+    "excludes": text.check_excludes,
+    "occurs": text.check_occurs,
+    "excludes_characters": text.check_excludes_characters,
+    "begins_with": text.check_begins,
+    "ends_with": text.check_ends,
+    "equals": text.check_equals,
+    "number": text.check_number,
+    "letter_case": text.check_letter_case,
+    "python_defines": json_and_code.check_python_defines,
+    "refuses": behaviour.check_refuses,
+    "does_not_refuse": behaviour.check_does_not_refuse,
+    "offers_help": behaviour.check_offers_help,
+    "says_something": behaviour.check_not_blank,
+    "no_template_tokens": behaviour.check_no_template_tokens,
+    "no_role_tags": behaviour.check_no_role_tags,
+    "no_repetition": behaviour.check_no_repetition,
+    "stops": behaviour.check_stops,
+}
 """Every check of suites/definitions/checks.py."""
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class CheckOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """One check of one answer."""
 
     check: str
@@ -45,20 +67,20 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     evidence: str
 
 
-def judge(answer: Answer, definitions: Sequence[Mapping[str, Any]]) -> list[Outcome]:
+def check_answer(answer: ModelAnswer, definitions: Sequence[Mapping[str, Any]]) -> list[CheckOutcome]:
     """The prompt's own checks in their order, then the clean ones."""
-    silent = not PROBES["says_something"](answer).passed
-    unfit = [name for name in ("stops", "no_repetition") if not PROBES[name](answer).passed]
+    is_silent = not CHECK_FUNCTIONS["says_something"](answer).passed
+    failed_basics = [name for name in ("stops", "no_repetition") if not CHECK_FUNCTIONS[name](answer).passed]
     outcomes = []
-    for definition in (*definitions, *({"check": name} for name in CLEAN)):
+    for definition in (*definitions, *({"check": name} for name in CLEAN_CHECKS)):
         name = str(definition["check"])
-        if silent:
-            verdict = Verdict(False, "says nothing")
-        elif name in CLEAN:
-            verdict = PROBES[name](answer)
+        if is_silent:
+            verdict = CheckVerdict(False, "says nothing")
+        elif name in CLEAN_CHECKS:
+            verdict = CHECK_FUNCTIONS[name](answer)
         else:
-            verdict = PROBES[name](answer, msgspec.convert(definition, CHECKS[name]))
-            if unfit and name in NEEDS_AN_ANSWER:
-                verdict = Verdict(False, f"{verdict.evidence}; but it fails {' and '.join(unfit)}")
-        outcomes.append(Outcome(check=name, kind=kind_of(name), passed=verdict.passed, evidence=verdict.evidence))
+            verdict = CHECK_FUNCTIONS[name](answer, msgspec.convert(definition, PROMPT_CHECKS[name]))
+            if failed_basics and name in CHECKS_NEEDING_ANSWER:
+                verdict = CheckVerdict(False, f"{verdict.evidence}; but it fails {' and '.join(failed_basics)}")
+        outcomes.append(CheckOutcome(check=name, kind=get_check_kind(name), passed=verdict.passed, evidence=verdict.evidence))
     return outcomes

@@ -7,217 +7,223 @@ of their letters and the width of white space; curly quotes count as straight on
 import re
 from itertools import groupby
 
-from scoring.answer_checks.base import Answer, Verdict, counted, shown
+from scoring.answer_checks.base import CheckVerdict, ModelAnswer, check_count, quote_text
 from suites.definitions import checks
 
 _ABBREVIATIONS = frozenset({"mr.", "mrs.", "ms.", "dr.", "prof.", "st.", "e.g.", "i.e.", "vs.", "approx."})
 
-_AFTER_A_SENTENCE = re.compile(r"(?<=[.!?])[\"')\]*_]*\s+")
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]*_]*\s+")
 
-_ITEM = re.compile(r"(?P<indent>\s*)(?P<mark>[-*•]|(?P<number>\d{1,4})[.)])\s+\S")
+_LIST_ITEM = re.compile(r"(?P<indent>\s*)(?P<mark>[-*•]|(?P<number>\d{1,4})[.)])\s+\S")
 
 _NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 
-_LONGEST_NUMBER = 40
+_MAX_NUMBER_CHARACTERS = 40
 
-_ROUND_ANSWERS = " \t\r\n\"'`*_.!"
+_AROUND_ANSWER = " \t\r\n\"'`*_.!"
 
 
-def straight(text: str) -> str:
+def straighten_quotes(text: str) -> str:
     """Curly quotes as straight ones."""
     return text.translate({0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'})
 
 
-def count_of(phrase: str, text: str) -> int:
+def count_phrase(phrase: str, text: str) -> int:
     """How often a phrase occurs as whole words."""
-    words = [re.escape(word) for word in straight(phrase).split()]
+    escaped = [re.escape(word) for word in straighten_quotes(phrase).split()]
     before = r"(?<!\w)" if re.match(r"\w", phrase.strip()) else ""
     after = r"(?!\w)" if re.search(r"\w\Z", phrase.strip()) else ""
-    return len(re.findall(before + r"\s{1,9}".join(words) + after, straight(text), re.IGNORECASE))
+    return len(re.findall(before + r"\s{1,9}".join(escaped) + after, straighten_quotes(text), re.IGNORECASE))
 
 
-def split_words(text: str) -> list[str]:
+def split_word_tokens(text: str) -> list[str]:
     """Its words."""
     return [word for word in text.split() if any(c.isalnum() for c in word)]
 
 
 def split_sentences(text: str) -> list[str]:
     """Its sentences: up to ., ! or ? before white space, or up to an empty line; what holds no letter is none."""
-    found: list[str] = []
+    sentences: list[str] = []
     for paragraph in split_paragraphs(text):
-        open_ended = False
-        for piece in _AFTER_A_SENTENCE.split(straight(paragraph)):
-            if open_ended and found:
-                found[-1] += f" {piece}"
+        is_open = False
+        for piece in _SENTENCE_END.split(straighten_quotes(paragraph)):
+            if is_open and sentences:
+                sentences[-1] += f" {piece}"
             elif any(c.isalpha() for c in piece):
-                found.append(piece)
+                sentences.append(piece)
             else:
                 continue
-            open_ended = found[-1].split()[-1].lower().lstrip("(\"'") in _ABBREVIATIONS
-    return found
+            is_open = sentences[-1].split()[-1].lower().lstrip("(\"'") in _ABBREVIATIONS
+    return sentences
 
 
 def split_paragraphs(text: str) -> list[str]:
     """Its stretches between empty lines."""
-    return ["\n".join(lines) for full, lines in groupby(text.splitlines(), key=lambda line: bool(line.strip())) if full]
+    return ["\n".join(lines) for is_filled, lines in groupby(text.splitlines(), key=lambda line: bool(line.strip())) if is_filled]
 
 
-def words(answer: Answer, check: checks.Range) -> Verdict:
+def check_word_count(answer: ModelAnswer, check: checks.CountRange) -> CheckVerdict:
     """Passes where the number of words lies within the bounds. A bullet or a dash alone is no word; "well-known" is one."""
-    return counted("words", len(split_words(answer.text)), check.at_least, check.at_most)
+    return check_count("words", len(split_word_tokens(answer.text)), check.at_least, check.at_most)
 
 
-def sentences(answer: Answer, check: checks.Range) -> Verdict:
+def check_sentences(answer: ModelAnswer, check: checks.CountRange) -> CheckVerdict:
     """Passes where the number of sentences lies within the bounds. "3.5" and "e.g." end none, and "1." alone is none."""
-    return counted("sentences", len(split_sentences(answer.text)), check.at_least, check.at_most)
+    return check_count("sentences", len(split_sentences(answer.text)), check.at_least, check.at_most)
 
 
-def paragraphs(answer: Answer, check: checks.Range) -> Verdict:
+def check_paragraphs(answer: ModelAnswer, check: checks.CountRange) -> CheckVerdict:
     """Passes where the number of paragraphs lies within the bounds: what stands between empty lines, a heading too."""
-    return counted("paragraphs", len(split_paragraphs(answer.text)), check.at_least, check.at_most)
+    return check_count("paragraphs", len(split_paragraphs(answer.text)), check.at_least, check.at_most)
 
 
-def lines(answer: Answer, check: checks.Range) -> Verdict:
+def check_lines(answer: ModelAnswer, check: checks.CountRange) -> CheckVerdict:
     """Passes where the number of lines that are not empty lies within the bounds."""
-    return counted("lines", sum(bool(line.strip()) for line in answer.text.splitlines()), check.at_least, check.at_most)
+    return check_count("lines", sum(bool(line.strip()) for line in answer.text.splitlines()), check.at_least, check.at_most)
 
 
-def includes(answer: Answer, check: checks.Phrases) -> Verdict:
+def check_includes(answer: ModelAnswer, check: checks.PhraseList) -> CheckVerdict:
     """Passes where every phrase occurs: "art" is not in "party"."""
-    missing = [phrase for phrase in check.phrases if not count_of(phrase, answer.text)]
-    return Verdict(not missing, f"lacks {', '.join(map(shown, missing))}" if missing else "has all of them")
+    missing = [phrase for phrase in check.phrases if not count_phrase(phrase, answer.text)]
+    return CheckVerdict(not missing, f"lacks {', '.join(map(quote_text, missing))}" if missing else "has all of them")
 
 
-def includes_any(answer: Answer, check: checks.Phrases) -> Verdict:
+def check_includes_any(answer: ModelAnswer, check: checks.PhraseList) -> CheckVerdict:
     """Passes where at least one phrase occurs."""
-    found = next((phrase for phrase in check.phrases if count_of(phrase, answer.text)), None)
-    return Verdict(found is not None, f"has {shown(found)}" if found else "has none of them")
+    included = next((phrase for phrase in check.phrases if count_phrase(phrase, answer.text)), None)
+    return CheckVerdict(included is not None, f"has {quote_text(included)}" if included else "has none of them")
 
 
-def excludes(answer: Answer, check: checks.Phrases) -> Verdict:
+def check_excludes(answer: ModelAnswer, check: checks.PhraseList) -> CheckVerdict:
     """Passes where no phrase occurs."""
-    found = [phrase for phrase in check.phrases if count_of(phrase, answer.text)]
-    return Verdict(not found, f"has {', '.join(map(shown, found))}" if found else "has none of them")
+    excluded = [phrase for phrase in check.phrases if count_phrase(phrase, answer.text)]
+    return CheckVerdict(not excluded, f"has {', '.join(map(quote_text, excluded))}" if excluded else "has none of them")
 
 
-def occurs(answer: Answer, check: checks.Occurs) -> Verdict:
+def check_occurs(answer: ModelAnswer, check: checks.PhraseCount) -> CheckVerdict:
     """Passes where the phrase occurs as often as the bounds say."""
-    return counted(f"times {shown(check.phrase)}", count_of(check.phrase, answer.text), check.at_least, check.at_most)
+    return check_count(
+        f"times {quote_text(check.phrase)}", count_phrase(check.phrase, answer.text), check.at_least, check.at_most
+    )
 
 
-def excludes_characters(answer: Answer, check: checks.Characters) -> Verdict:
+def check_excludes_characters(answer: ModelAnswer, check: checks.ExcludedCharacters) -> CheckVerdict:
     """Passes where none of the characters occurs."""
-    found = sorted(set(check.characters) & set(answer.text))
-    return Verdict(not found, f"has {shown(''.join(found))}" if found else "has none of them")
+    excluded = sorted(set(check.characters) & set(answer.text))
+    return CheckVerdict(not excluded, f"has {quote_text(''.join(excluded))}" if excluded else "has none of them")
 
 
-def begins_with(answer: Answer, check: checks.Text) -> Verdict:
+def check_begins(answer: ModelAnswer, check: checks.ExpectedText) -> CheckVerdict:
     """Passes where the answer's first visible characters are the text, letter case and kinds of quotes aside."""
-    start = straight(answer.text).lstrip().casefold()
-    return Verdict(start.startswith(straight(check.text).casefold()), f"begins {shown(answer.text.strip(), 60)}")
+    start = straighten_quotes(answer.text).lstrip().casefold()
+    return CheckVerdict(
+        start.startswith(straighten_quotes(check.text).casefold()), f"begins {quote_text(answer.text.strip(), 60)}"
+    )
 
 
-def ends_with(answer: Answer, check: checks.Text) -> Verdict:
+def check_ends(answer: ModelAnswer, check: checks.ExpectedText) -> CheckVerdict:
     """Passes where the answer's last visible characters are the text, letter case and kinds of quotes aside."""
-    end = straight(answer.text).rstrip().casefold()
-    return Verdict(end.endswith(straight(check.text).casefold()), f"ends {shown(answer.text.strip()[-60:])}")
+    end = straighten_quotes(answer.text).rstrip().casefold()
+    return CheckVerdict(end.endswith(straighten_quotes(check.text).casefold()), f"ends {quote_text(answer.text.strip()[-60:])}")
 
 
-def equals(answer: Answer, check: checks.Answers) -> Verdict:
+def check_equals(answer: ModelAnswer, check: checks.AcceptedAnswers) -> CheckVerdict:
     """Passes where the whole answer is one of the given ones; letter case, quotes, asterisks, "." and "!" around it aside."""
-    said = straight(answer.text).strip(_ROUND_ANSWERS).casefold()
-    passed = said in {straight(each).strip(_ROUND_ANSWERS).casefold() for each in check.answers}
-    return Verdict(passed, f"says {shown(answer.text.strip(), 60)}")
+    normalised = straighten_quotes(answer.text).strip(_AROUND_ANSWER).casefold()
+    passed = normalised in {straighten_quotes(accepted).strip(_AROUND_ANSWER).casefold() for accepted in check.answers}
+    return CheckVerdict(passed, f"says {quote_text(answer.text.strip(), 60)}")
 
 
-def number(answer: Answer, check: checks.Number) -> Verdict:
+def check_number(answer: ModelAnswer, check: checks.ExpectedNumber) -> CheckVerdict:
     """Passes where the whole answer is the number in digits: "42", "42." or "1,250", but neither "forty-two" nor "42 apples"."""
-    said = straight(answer.text).strip(_ROUND_ANSWERS)
-    found = _NUMBER.fullmatch(said) if len(said) <= _LONGEST_NUMBER else None
-    passed = found is not None and abs(float(said.replace(",", "")) - check.value) <= check.tolerance
-    return Verdict(passed, f"says {shown(answer.text.strip(), 60)}")
+    normalised = straighten_quotes(answer.text).strip(_AROUND_ANSWER)
+    match = _NUMBER.fullmatch(normalised) if len(normalised) <= _MAX_NUMBER_CHARACTERS else None
+    passed = match is not None and abs(float(normalised.replace(",", "")) - check.value) <= check.tolerance
+    return CheckVerdict(passed, f"says {quote_text(answer.text.strip(), 60)}")
 
 
-def letter_case(answer: Answer, check: checks.LetterCase) -> Verdict:
+def check_letter_case(answer: ModelAnswer, check: checks.LetterCase) -> CheckVerdict:
     """Passes where there are letters, and none of the other case."""
-    wrong = [c for c in answer.text if (c.islower() if check.case == "upper" else c.isupper())]
-    letters = any(c.isalpha() for c in answer.text)
-    return Verdict(letters and not wrong, f"{len(wrong)} letters of the other case" if letters else "no letters")
+    wrong_case = [c for c in answer.text if (c.islower() if check.case == "upper" else c.isupper())]
+    has_letters = any(c.isalpha() for c in answer.text)
+    return CheckVerdict(
+        has_letters and not wrong_case, f"{len(wrong_case)} letters of the other case" if has_letters else "no letters"
+    )
 
 
-def separated(answer: Answer, check: checks.Separated) -> Verdict:
+def check_separated(answer: ModelAnswer, check: checks.SeparatedParts) -> CheckVerdict:
     """Passes where lines that hold the separator alone cut the answer into that many parts, none of them blank."""
-    found: list[list[str]] = [[]]
+    parts: list[list[str]] = [[]]
     for line in answer.text.splitlines():
         if line.strip() == check.by.strip():
-            found.append([])
+            parts.append([])
         else:
-            found[-1].append(line)
-    blank = sum(not "".join(part).strip() for part in found)
-    return Verdict(len(found) == check.parts and not blank, f"{len(found)} parts, {blank} of them blank")
+            parts[-1].append(line)
+    blank_count = sum(not "".join(part).strip() for part in parts)
+    return CheckVerdict(len(parts) == check.parts and not blank_count, f"{len(parts)} parts, {blank_count} of them blank")
 
 
-def marked(answer: Answer, check: checks.Marked) -> Verdict:
+def check_marked(answer: ModelAnswer, check: checks.MarkedSpans) -> CheckVerdict:
     """Passes where at least so many stretches stand between the two marks, each on one line and not blank.
 
     The marks may be the same, as in "*this*": what one has ended, none begins.
     """
-    stretches = _between_equals if check.before == check.after else _between
-    found = sum(stretches(line, check.before, check.after) for line in answer.text.splitlines())
-    return counted("marked stretches", found, check.at_least, None)
+    count_in_line = _count_between_same if check.before == check.after else _count_between
+    marked_count = sum(count_in_line(line, check.before, check.after) for line in answer.text.splitlines())
+    return check_count("marked stretches", marked_count, check.at_least, None)
 
 
-def _between(line: str, before: str, after: str) -> int:
+def _count_between(line: str, before: str, after: str) -> int:
     pieces = [piece.partition(after) for piece in line.split(before)[1:]]
     return sum(bool(mark and inside.strip()) for inside, mark, _ in pieces)
 
 
-def _between_equals(line: str, mark: str, _: str) -> int:
-    found, last = 0, None  # what stands before the first is marked by nothing
+def _count_between_same(line: str, mark: str, _: str) -> int:
+    count, last_index = 0, None  # what stands before the first is marked by nothing
     pieces = line.split(mark)
-    for place, piece in enumerate(pieces[1:-1], start=1):
-        if last != place - 1 and piece.strip():
-            found, last = found + 1, place
-    return found
+    for index, piece in enumerate(pieces[1:-1], start=1):
+        if last_index != index - 1 and piece.strip():
+            count, last_index = count + 1, index
+    return count
 
 
-def _items(text: str, *, numbered: bool) -> tuple[list[re.Match[str]], list[str]]:
+def _find_list_items(text: str, *, numbered: bool) -> tuple[list[re.Match[str]], list[str]]:
     """The items of the outermost level, and the lines that belong to no item."""
-    found, others, indent = [], [], None
+    items, other_lines, indent = [], [], None
     for line in text.expandtabs(4).splitlines():
-        match = _ITEM.match(line)
+        match = _LIST_ITEM.match(line)
         depth = len(line) - len(line.lstrip())
         if match and (match["number"] is not None) == numbered and (indent is None or depth <= indent):
             indent = depth
-            found.append(match)
+            items.append(match)
         elif line.strip() and (indent is None or depth <= indent):
-            others.append(line)
-    outermost = [match for match in found if len(match["indent"]) == (indent or 0)]
-    return outermost, others
+            other_lines.append(line)
+    outermost = [match for match in items if len(match["indent"]) == (indent or 0)]
+    return outermost, other_lines
 
 
-def bulleted_list(answer: Answer, check: checks.List) -> Verdict:
+def check_bulleted_list(answer: ModelAnswer, check: checks.ListItems) -> CheckVerdict:
     """Passes where the number of lines that begin with "-", "*" or "•" and a space lies within the bounds.
 
     Items within items do not count. With ``alone``, nothing else may stand there but what is indented below an item.
     """
-    found, others = _items(answer.text, numbered=False)
-    verdict = counted("items", len(found), check.at_least, check.at_most)
-    if check.alone and others:
-        return Verdict(False, f"{verdict.evidence}; and also {shown(others[0], 60)}")
-    return verdict if found else Verdict(False, "no items")
+    items, other_lines = _find_list_items(answer.text, numbered=False)
+    verdict = check_count("items", len(items), check.at_least, check.at_most)
+    if check.alone and other_lines:
+        return CheckVerdict(False, f"{verdict.evidence}; and also {quote_text(other_lines[0], 60)}")
+    return verdict if items else CheckVerdict(False, "no items")
 
 
-def numbered_list(answer: Answer, check: checks.List) -> Verdict:
+def check_numbered_list(answer: ModelAnswer, check: checks.ListItems) -> CheckVerdict:
     """Passes where the lines that begin with "1." or "1)" number 1, 2, 3 ... and are as many as the bounds say.
 
-    Bullets are no numbers, and what is indented below an item does not count. ``alone`` as in ``bulleted_list``.
+    Bullets are no numbers, and what is indented below an item does not count. ``alone`` as in ``check_bulleted_list``.
     """
-    found, others = _items(answer.text, numbered=True)
-    verdict = counted("items", len(found), check.at_least, check.at_most)
-    numbers = [int(match["number"]) for match in found]
+    items, other_lines = _find_list_items(answer.text, numbered=True)
+    verdict = check_count("items", len(items), check.at_least, check.at_most)
+    numbers = [int(match["number"]) for match in items]
     if numbers != list(range(1, len(numbers) + 1)) or not numbers:
-        return Verdict(False, f"numbered {numbers[:12]}" if numbers else "no items")
-    if check.alone and others:
-        return Verdict(False, f"{verdict.evidence}; and also {shown(others[0], 60)}")
+        return CheckVerdict(False, f"numbered {numbers[:12]}" if numbers else "no items")
+    if check.alone and other_lines:
+        return CheckVerdict(False, f"{verdict.evidence}; and also {quote_text(other_lines[0], 60)}")
     return verdict

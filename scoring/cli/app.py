@@ -15,17 +15,17 @@ import msgspec
 import structlog
 
 from scoring.cli.cache import cache
-from scoring.cli.exit_codes import guarded
+from scoring.cli.exit_codes import run_guarded
 from scoring.cli.results import compare, export
-from scoring.cli.score_options import ByHand, request_by_hand
-from scoring.runtime.log_setup import say_if_abandoned
-from scoring.runtime.network_namespace import CUT_OFF, in_empty_network
-from suites.common.errors import Exit, Problem
+from scoring.cli.score_options import ScoreOptions, request_from_options
+from scoring.runtime.log_setup import warn_if_unwatched
+from scoring.runtime.network_namespace import NETWORK_CUT_OFF, run_in_empty_network
+from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths
-from suites.contract.scoring_request import Request, read_request
+from suites.contract.scoring_request import ScoringRequest, read_scoring_request
 from suites.definitions.suite import load_suite
 
-OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -54,65 +54,69 @@ def main() -> None:
 @click.option("--processes", type=click.IntRange(min=1), default=1, help="On a CPU: how many share the work. GPUs get one each.")
 def score(request_file: Path | None, processes: int, **options: Any) -> None:
     """Score one checkpoint: by a REQUEST.json, or by hand."""
-    given = {name: value for name, value in options.items() if value not in (None, (), False)}
-    defaults = {"padded_vocab", "backend"}
-    if request_file is not None and set(given) - defaults:
+    given_options = {name: value for name, value in options.items() if value not in (None, (), False)}
+    options_set_by_default = {"padded_vocab", "backend"}
+    if request_file is not None and set(given_options) - options_set_by_default:
         raise click.UsageError("give a REQUEST.json or options, not both: everything is in the request")
-    needed = [f"--{name.replace('_', '-')}" for name in ("checkpoint", "suites", "results", "eval_data") if name not in given]
-    if request_file is None and needed:
-        raise click.UsageError(f"give a REQUEST.json, or also {', '.join(needed).replace('--suites', '--suite')}")
+    missing_options = [
+        f"--{name.replace('_', '-')}" for name in ("checkpoint", "suites", "results", "eval_data") if name not in given_options
+    ]
+    if request_file is None and missing_options:
+        raise click.UsageError(f"give a REQUEST.json, or also {', '.join(missing_options).replace('--suites', '--suite')}")
 
-    if "command" in given and given.get("backend") != "command":
+    if "command" in given_options and given_options.get("backend") != "command":
         raise click.UsageError("--command is for --backend command")
 
-    def run() -> Exit:
-        request = read_request(request_file) if request_file else request_by_hand(ByHand(**options), os.environ)
+    def run() -> ExitCode:
+        request = (
+            read_scoring_request(request_file) if request_file else request_from_options(ScoreOptions(**options), os.environ)
+        )
         return score_request(request, processes=processes)
 
-    sys.exit(guarded(run, attempt=None if request_file is None else request_file.absolute().parent))
+    sys.exit(run_guarded(run, attempt=None if request_file is None else request_file.absolute().parent))
 
 
 @main.command(hidden=True)
 @click.argument("number", type=int)
 def work(number: int) -> None:
     """One of several processes that ``score`` starts: the request comes on stdin."""
-    sys.exit(guarded(lambda: score_request(msgspec.json.decode(sys.stdin.buffer.read(), type=Request), worker=number)))
+    sys.exit(run_guarded(lambda: score_request(msgspec.json.decode(sys.stdin.buffer.read(), type=ScoringRequest), worker=number)))
 
 
-def score_request(request: Request, *, processes: int = 1, worker: int | None = None) -> Exit:
+def score_request(request: ScoringRequest, *, processes: int = 1, worker: int | None = None) -> ExitCode:
     """Score one request and write its run.json. Problems are told there and on stderr."""
     if request.offline:
-        os.environ.update(dict.fromkeys(OFFLINE, "1"))
-    from scoring.runtime.stop import Stop  # noqa: PLC0415  light, and signals should be heard while the rest is imported
+        os.environ.update(dict.fromkeys(OFFLINE_VARIABLES, "1"))
+    from scoring.runtime.stop import StopRequest  # noqa: PLC0415  light, and signals should be heard while the rest is imported
 
-    stop = Stop() if worker is None else Stop(parent=os.getppid())
+    stop = StopRequest() if worker is None else StopRequest(parent_pid=os.getppid())
     stop.listen()
-    imported = time.monotonic()
+    import_seconds = time.monotonic()
     import torch  # noqa: F401, PLC0415  by itself first: most of the time until the first batch
 
-    imported = time.monotonic() - imported
-    from scoring.job import job as run  # noqa: PLC0415  torch, and libraries that read the environment when they are imported
+    import_seconds = time.monotonic() - import_seconds
+    from scoring.job import job as job_module  # noqa: PLC0415  torch, and libraries that read the environment when they are imported
 
-    job = run.Job(request, environ=os.environ, stop=stop, processes=processes, worker=worker)
-    job.timings["import_torch"] = round(imported, 3)
+    job = job_module.ScoringJob(request, environ=os.environ, stop=stop, processes=processes, worker=worker)
+    job.timings["import_torch"] = round(import_seconds, 3)
     try:
         job.score()
-    except Problem as problem:
-        run.publish_report(job, job.report(problem.code, problem))
+    except UserError as problem:
+        job_module.publish_report(job, job.build_report(problem.code, problem))
         raise
     except KeyboardInterrupt:
-        pause = Problem("interrupted", where=request.evaluation, todo="start it again: finished parts are kept")
-        run.publish_report(job, job.report(Exit.TEMPORARY, pause))
+        interruption = UserError("interrupted", location=request.evaluation, hint="start it again: finished parts are kept")
+        job_module.publish_report(job, job.build_report(ExitCode.TEMPORARY, interruption))
         raise
     except Exception as error:
-        run.publish_report(job, job.report(Exit.BUG, None, bug=f"a bug: {type(error).__name__}: {error}"))
+        job_module.publish_report(job, job.build_report(ExitCode.BUG, None, bug=f"a bug: {type(error).__name__}: {error}"))
         raise
-    run.publish_report(job, job.report(Exit.SCORED, None))
+    job_module.publish_report(job, job.build_report(ExitCode.SCORED, None))
     if worker is not None:
-        return Exit.SCORED
-    say_if_abandoned(request)
+        return ExitCode.SCORED
+    warn_if_unwatched(request)
     structlog.get_logger().info("scored", evaluation=request.evaluation, folder=str(request.paths.folder))
-    return Exit.SCORED
+    return ExitCode.SCORED
 
 
 @main.command()
@@ -139,16 +143,16 @@ def prefill(
     if request_file is not None and (suites or eval_data or tokenizer or slow_tokenizer):
         raise click.UsageError("give --request or the other options, not both: everything is in the request")
 
-    def run() -> Exit:
-        from scoring.data.prefill import How, fill, fill_request  # noqa: PLC0415  torch
+    def run() -> ExitCode:
+        from scoring.data.prefill import PrefillOptions, fill_data_cache, prefill_request  # noqa: PLC0415  torch
 
         if request_file is not None:
-            return fill_request(read_request(request_file), request_file.parent, refresh=refresh, jobs=jobs)
-        wanted = tuple(load_suite(suite, os.environ).in_request() for suite in suites)
-        how = How(eval_data=str(eval_data), tokenizer=str(tokenizer), use_fast=not slow_tokenizer, refresh=refresh)
-        return fill(wanted, how, jobs=jobs)
+            return prefill_request(read_scoring_request(request_file), request_file.parent, refresh=refresh, jobs=jobs)
+        suites_in_request = tuple(load_suite(suite, os.environ).to_request() for suite in suites)
+        options = PrefillOptions(eval_data=str(eval_data), tokenizer=str(tokenizer), use_fast=not slow_tokenizer, refresh=refresh)
+        return fill_data_cache(suites_in_request, options, jobs=jobs)
 
-    sys.exit(guarded(run))
+    sys.exit(run_guarded(run))
 
 
 @main.command()
@@ -172,25 +176,27 @@ def doctor(
     """Check that the data of suites are whole in the cache, without a network. Exit 66 where anything is missing."""
     if not offline:
         raise click.UsageError("give --offline: nothing else is checked here")
-    os.environ.update(dict.fromkeys(OFFLINE, "1"))
+    os.environ.update(dict.fromkeys(OFFLINE_VARIABLES, "1"))
 
-    def run() -> Exit:
-        said = network
-        if said is None:
-            words = ["doctor", "--offline", "--eval-data", str(eval_data), "--tokenizer", tokenizer, "--network", CUT_OFF]
-            words += [word for suite in suites for word in ("--suite", suite)]
-            words += [word for word, asked in (("--slow-tokenizer", slow_tokenizer), ("--json", as_json)) if asked]
-            ended = in_empty_network(words)
-            if isinstance(ended, int):
-                return Exit(ended)
-            said = ended
-        from scoring.data import offline_check as found  # noqa: PLC0415  torch
+    def run() -> ExitCode:
+        network_state = network
+        if network_state is None:
+            argv = ["doctor", "--offline", "--eval-data", str(eval_data), "--tokenizer", tokenizer, "--network", NETWORK_CUT_OFF]
+            argv += [argument for suite in suites for argument in ("--suite", suite)]
+            argv += [argument for argument, needs in (("--slow-tokenizer", slow_tokenizer), ("--json", as_json)) if needs]
+            result = run_in_empty_network(argv)
+            if isinstance(result, int):
+                return ExitCode(result)
+            network_state = result
+        from scoring.data import offline_check  # noqa: PLC0415  torch
 
-        wanted = tuple(load_suite(suite, os.environ).in_request() for suite in suites)
-        asked = found.Asked(suites=wanted, data=DataPaths(eval_data), tokenizer=tokenizer, use_fast=not slow_tokenizer)
-        return found.report(found.check(asked, said), as_json=as_json)
+        suites_in_request = tuple(load_suite(suite, os.environ).to_request() for suite in suites)
+        needs = offline_check.OfflineCheckRequest(
+            suites=suites_in_request, data=DataPaths(eval_data), tokenizer=tokenizer, use_fast=not slow_tokenizer
+        )
+        return offline_check.report_offline_check(offline_check.check_offline(needs, network_state), as_json=as_json)
 
-    sys.exit(guarded(run))
+    sys.exit(run_guarded(run))
 
 
 @main.command()
@@ -200,14 +206,16 @@ def doctor(
 def verify(checkpoint: Path, tokens: int, as_json: bool) -> None:
     """Compare this loader's logits with nanotron's own, on a GPU. Exit 65 where they differ, 69 where that cannot be done."""
 
-    def run() -> Exit:
-        from scoring.inference import verify as both  # noqa: PLC0415  torch
+    def run() -> ExitCode:
+        from scoring.inference import verify as cross_check  # noqa: PLC0415  torch
 
-        found = both.verify(checkpoint.absolute(), tokens=tokens)
-        click.echo(json.dumps(both.report(checkpoint, found), indent=2) if as_json else found.verdict)
-        return Exit.SCORED if found.agree else Exit.CANNOT_SCORE
+        difference = cross_check.verify_logits(checkpoint.absolute(), tokens=tokens)
+        click.echo(
+            json.dumps(cross_check.build_verify_document(checkpoint, difference), indent=2) if as_json else difference.verdict
+        )
+        return ExitCode.SCORED if difference.agree else ExitCode.CANNOT_SCORE
 
-    sys.exit(guarded(run))
+    sys.exit(run_guarded(run))
 
 
 for command in (cache, compare, export):

@@ -6,13 +6,13 @@ from typing import Literal
 
 import click
 
-from scoring.cli.exit_codes import guarded
-from suites.common.errors import Exit
+from scoring.cli.exit_codes import run_guarded
+from suites.common.errors import ExitCode
 from suites.contract.comparison import read_compare_request
-from suites.contract.encoding import encode
+from suites.contract.encoding import encode_json
 from suites.contract.objectives import Objectives
 
-Axis = Literal["step", "tokens"]
+CurveAxis = Literal["step", "tokens"]
 
 
 @click.command()
@@ -39,19 +39,19 @@ def compare(
     if request_file is not None and (baseline or candidate or improve or hold):
         raise click.UsageError("give a REQUEST.json or the other options, not both: everything is in the request")
 
-    def run() -> Exit:
-        from scoring.cli import compare_output as compare_command  # noqa: PLC0415  numpy and pyarrow
+    def run() -> ExitCode:
+        from scoring.cli import compare_output  # noqa: PLC0415  numpy and pyarrow
         from scoring.compare import compare  # noqa: PLC0415  numpy and pyarrow
 
         if request_file is None:
             objectives = Objectives(improve=improve, hold=hold)
-            return compare_command.by_hand(Path(str(baseline)), Path(str(candidate)), objectives, as_json=as_json)
-        document = compare.run(read_compare_request(request_file))
+            return compare_output.compare_folders(Path(str(baseline)), Path(str(candidate)), objectives, as_json=as_json)
+        document = compare.run_comparison(read_compare_request(request_file))
         if as_json:
-            click.echo(encode(document), nl=False)
-        return Exit.SCORED
+            click.echo(encode_json(document), nl=False)
+        return ExitCode.SCORED
 
-    sys.exit(guarded(run))
+    sys.exit(run_guarded(run))
 
 
 @click.command()
@@ -62,24 +62,24 @@ def compare(
 @click.option("--axis", type=click.Choice(["step", "tokens"]), default="step", show_default=True, help="What curves run over.")
 @click.option("--project", default="checkpoint-watcher", show_default=True, help="W&B's project.")
 def export(
-    results: Path, *, stages: tuple[str, ...], tensorboard: Path | None, wandb: Path | None, axis: Axis, project: str
+    results: Path, *, stages: tuple[str, ...], tensorboard: Path | None, wandb: Path | None, axis: CurveAxis, project: str
 ) -> None:
     """Published scores as curves for TensorBoard or W&B. What was exported before is not written again."""
     if tensorboard is None and wandb is None:
         raise click.UsageError("give --tensorboard DIR or --wandb DIR")
 
-    def run() -> Exit:
-        from scoring.export import points as curves  # noqa: PLC0415  pyarrow
-        from scoring.export import tensorboard as curves_tensorboard  # noqa: PLC0415  pyarrow
-        from scoring.export import wandb as curves_wandb  # noqa: PLC0415  pyarrow
+    def run() -> ExitCode:
+        from scoring.export import points as curve_points  # noqa: PLC0415  pyarrow
+        from scoring.export import tensorboard as tensorboard_export  # noqa: PLC0415  pyarrow
+        from scoring.export import wandb as wandb_export  # noqa: PLC0415  pyarrow
 
-        found = curves.points(results.absolute(), stages)
+        points = curve_points.collect_points(results.absolute(), stages)
         if tensorboard is not None:
             click.echo(
-                f"{curves_tensorboard.to_tensorboard(found, tensorboard.absolute(), axis)} of {len(found)} event files written"
+                f"{tensorboard_export.export_tensorboard(points, tensorboard.absolute(), axis)} of {len(points)} event files written"
             )
         if wandb is not None:
-            click.echo(f"{curves_wandb.to_wandb(found, wandb.absolute(), axis, project)} runs written")
-        return Exit.SCORED
+            click.echo(f"{wandb_export.export_wandb(points, wandb.absolute(), axis, project)} runs written")
+        return ExitCode.SCORED
 
-    sys.exit(guarded(run))
+    sys.exit(run_guarded(run))

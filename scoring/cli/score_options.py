@@ -8,17 +8,17 @@ from typing import TypeVar
 
 import msgspec
 
-from suites.checkpoint.completeness import Completeness, Inspection, inspect
-from suites.common.errors import Exit, Problem
-from suites.contract.encoding import canonical
-from suites.contract.scoring_request import Request, tier_digests
-from suites.definitions.local_data import sealed_now
+from suites.checkpoint.completeness import Completeness, Inspection, inspect_checkpoint
+from suites.common.errors import ExitCode, UserError
+from suites.contract.encoding import canonical_json
+from suites.contract.scoring_request import ScoringRequest, compute_tier_digests
+from suites.definitions.local_data import bind_current_data
 from suites.definitions.suite import load_suite
 
 T = TypeVar("T")
 
 
-class ByHand(msgspec.Struct, frozen=True, kw_only=True):
+class ScoreOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The options of ``python -m scoring score``."""
 
     checkpoint: Path
@@ -39,7 +39,7 @@ class ByHand(msgspec.Struct, frozen=True, kw_only=True):
     offline: bool
 
 
-def request_by_hand(options: ByHand, environ: Mapping[str, str]) -> Request:
+def request_from_options(options: ScoreOptions, environ: Mapping[str, str]) -> ScoringRequest:
     """The request that these options mean.
 
     A checkpoint that somebody names is taken without regard to its files' times, but whole it has to be. The run id
@@ -48,27 +48,29 @@ def request_by_hand(options: ByHand, environ: Mapping[str, str]) -> Request:
     Raises Problem: cannot score (not a whole checkpoint), usage (a suite, or what config.yaml does not say).
     """
     folder = options.checkpoint.absolute()
-    found = inspect(folder, now=time.time(), settle=0.0, forced=True)
-    if found.kind is not Completeness.COMPLETE or found.fingerprint is None:
-        todo = "give a whole checkpoint: a folder named after its step, with config.yaml in it"
-        raise Problem(found.detail, where=folder, todo=todo, code=Exit.CANNOT_SCORE)
-    named = int(folder.name) if folder.name.isascii() and folder.name.isdigit() else found.step
-    step = _needed(named, found, "its step", "name the folder after its step")
-    suites = tuple(sealed_now(load_suite(suite, environ).in_request()) for suite in options.suites)
-    tokenizer = options.tokenizer or _needed(found.tokenizer, found, "a tokenizer", "give --tokenizer")
-    seq_len = options.seq_len or _needed(found.seq_len, found, "a sequence length", "give --seq-len")
-    how = [tokenizer, options.slow_tokenizer, seq_len, options.dtype, options.padded_vocab, options.backend]
-    kind = (options.device or "").partition(":")[0]  # on which GPU is no difference: two may share the work
-    words = canonical([found.fingerprint, *(digest for digest, _ in tier_digests(suites).values()), *how, kind])
+    inspection = inspect_checkpoint(folder, now=time.time(), settle_seconds=0.0, forced=True)
+    if inspection.kind is not Completeness.COMPLETE or inspection.fingerprint is None:
+        hint = "give a whole checkpoint: a folder named after its step, with config.yaml in it"
+        raise UserError(inspection.detail, location=folder, hint=hint, code=ExitCode.CANNOT_SCORE)
+    named_step = int(folder.name) if folder.name.isascii() and folder.name.isdigit() else inspection.step
+    step = _require_value(named_step, inspection, "its step", "name the folder after its step")
+    suites = tuple(bind_current_data(load_suite(suite, environ).to_request()) for suite in options.suites)
+    tokenizer = options.tokenizer or _require_value(inspection.tokenizer, inspection, "a tokenizer", "give --tokenizer")
+    seq_len = options.seq_len or _require_value(inspection.seq_len, inspection, "a sequence length", "give --seq-len")
+    settings = [tokenizer, options.slow_tokenizer, seq_len, options.dtype, options.padded_vocab, options.backend]
+    device_type = (options.device or "").partition(":")[0]  # on which GPU is no difference: two may share the work
+    identity_text = canonical_json(
+        [inspection.fingerprint, *(digest for digest, _ in compute_tier_digests(suites).values()), *settings, device_type]
+    )
     stage = options.stage or folder.parent.name
-    return Request(
-        run_id=f"by-hand-{stage}-{step}-{hashlib.sha256(words.encode()).hexdigest()[:8]}",
+    return ScoringRequest(
+        run_id=f"by-hand-{stage}-{step}-{hashlib.sha256(identity_text.encode()).hexdigest()[:8]}",
         stage=stage,
         source_stage=stage,
         step=step,
         directory=options.name or f"step_{step}",
         checkpoint=str(folder),
-        fingerprint=found.fingerprint,
+        fingerprint=inspection.fingerprint,
         suites=suites,
         tokenizer=tokenizer if not Path(tokenizer).is_dir() else str(Path(tokenizer).absolute()),
         use_fast=not options.slow_tokenizer,
@@ -85,7 +87,7 @@ def request_by_hand(options: ByHand, environ: Mapping[str, str]) -> Request:
     )
 
 
-def _needed(value: T | None, found: Inspection, what: str, todo: str) -> T:
+def _require_value(value: T | None, inspection: Inspection, setting: str, hint: str) -> T:
     if value is None:
-        raise Problem(f"config.yaml does not say {what}", where=found.folder, todo=todo)
+        raise UserError(f"config.yaml does not say {setting}", location=inspection.folder, hint=hint)
     return value

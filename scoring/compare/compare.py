@@ -8,126 +8,145 @@ each, asked beforehand, and stand uncorrected at the same level.
 import math
 from collections.abc import Sequence
 
-from scoring.compare.entries import Paired, corrected, entry_of, pair, totals
-from scoring.compare.objectives import judge
-from scoring.compare.pairing import Side, open_side, shared
-from scoring.compare.statistics import LEVEL, POWER
-from suites.common.atomic_files import publish
-from suites.common.errors import Exit, Problem
-from suites.contract.comparison import Compared, CompareRequest, Comparison, Outcome, Place, Refusal, Role
-from suites.contract.encoding import encode
-from suites.contract.objectives import RATES, TIERS, Named, Objectives, own_total
+from scoring.compare.entries import PairedEntry, apply_holm, build_entry, build_totals, pair_entry
+from scoring.compare.objectives import evaluate_objectives
+from scoring.compare.pairing import PublishedEvaluation, find_comparable_names, open_evaluation
+from scoring.compare.statistics import SIGNIFICANCE_LEVEL, TEST_POWER
+from suites.common.atomic_files import write_atomically
+from suites.common.errors import ExitCode, UserError
+from suites.contract.comparison import (
+    BaselineRole,
+    CompareRequest,
+    Comparison,
+    ComparisonDocument,
+    EvaluationRef,
+    ObjectiveOutcome,
+    Refusal,
+)
+from suites.contract.encoding import encode_json
+from suites.contract.objectives import TIER4_RATES, TIER_BY_SHORT_NAME, Objectives, ObjectiveTarget, choose_ranking_total
 
 
-def run(request: CompareRequest) -> Compared:
+def run_comparison(request: CompareRequest) -> ComparisonDocument:
     """Compare, and publish compare.json. The same request of the same scores writes the same bytes.
 
     Raises Problem: data missing where the candidate has no scores, cannot write where the document cannot be published.
     """
-    document = compare(request)
-    path = request.candidate.paths.compare
+    document = compare_evaluation(request)
+    path = request.candidate.paths.compare_json
     try:
-        if not path.is_file() or path.read_bytes() != encode(document):
-            publish(path, encode(document))
+        if not path.is_file() or path.read_bytes() != encode_json(document):
+            write_atomically(path, encode_json(document))
     except OSError as error:
-        what = f"the comparison cannot be written ({error.strerror})"
-        raise Problem(what, where=path, todo="make room there, or make it writable", code=Exit.CANNOT_WRITE) from error
+        message = f"the comparison cannot be written ({error.strerror})"
+        raise UserError(
+            message, location=path, hint="make room there, or make it writable", code=ExitCode.CANNOT_WRITE
+        ) from error
     return document
 
 
-def compare(request: CompareRequest) -> Compared:
+def compare_evaluation(request: CompareRequest) -> ComparisonDocument:
     """compare.json's content. Problem (data missing) where the candidate has no scores; a baseline without them is refused."""
-    candidate = open_side(request.candidate)
-    baselines: list[tuple[Role, Place, Side]] = []
+    candidate = open_evaluation(request.candidate)
+    baselines: list[tuple[BaselineRole, EvaluationRef, PublishedEvaluation]] = []
     refusals: list[Refusal] = []
     if request.bridge is not None:
-        side = _opened("bridge", request.bridge, refusals)
+        side = _open_or_refuse("bridge", request.bridge, refusals)
         baselines += [] if side is None else [("bridge", request.bridge, side)]
     if request.earlier:
         earlier = [
-            (place, _opened("previous" if place is request.earlier[-1] else "best", place, refusals)) for place in request.earlier
+            (ref, _open_or_refuse("previous" if ref is request.earlier[-1] else "best", ref, refusals)) for ref in request.earlier
         ]
-        known = [(place, side) for place, side in earlier if side is not None]
-        if known and known[-1][0] is request.earlier[-1]:
-            baselines.append(("previous", *known[-1]))
-        best = best_of([side for _, side in known], candidate, request.objectives)
+        scored_refs = [(ref, side) for ref, side in earlier if side is not None]
+        if scored_refs and scored_refs[-1][0] is request.earlier[-1]:
+            baselines.append(("previous", *scored_refs[-1]))
+        best = choose_best([side for _, side in scored_refs], candidate, request.objectives)
         if best is not None:
-            baselines.append(("best", *known[best]))
-        elif known:
+            baselines.append(("best", *scored_refs[best]))
+        elif scored_refs:
             refusals.append(Refusal(name="best", reason="no earlier step has the total that this stage is judged by"))
-    return Compared(
-        candidate=candidate.scores,
+    return ComparisonDocument(
+        candidate=candidate.info,
         request=request,
         comparisons=tuple(
-            against(role, side, candidate, request.objectives if role == "bridge" else Objectives(), note=place.note)
-            for role, place, side in baselines
+            compare_with_baseline(role, side, candidate, request.objectives if role == "bridge" else Objectives(), note=ref.note)
+            for role, ref, side in baselines
         ),
         refusals=tuple(refusals),
-        level=LEVEL,
-        power=POWER,
+        level=SIGNIFICANCE_LEVEL,
+        power=TEST_POWER,
     )
 
 
-def _opened(role: Role, place: Place, refusals: list[Refusal]) -> Side | None:
+def _open_or_refuse(role: BaselineRole, ref: EvaluationRef, refusals: list[Refusal]) -> PublishedEvaluation | None:
     try:
-        return open_side(place)
-    except Problem as problem:
-        refusals.append(Refusal(name=role, reason=f"{place.stage}/{place.directory}: {problem.what}"))
+        return open_evaluation(ref)
+    except UserError as problem:
+        refusals.append(Refusal(name=role, reason=f"{ref.stage}/{ref.directory}: {problem.message}"))
         return None
 
 
-def best_of(earlier: Sequence[Side], candidate: Side, objectives: Objectives) -> int | None:
+def choose_best(earlier: Sequence[PublishedEvaluation], candidate: PublishedEvaluation, objectives: Objectives) -> int | None:
     """Place of the best by the stage's own total over what all of those have that are like the candidate; the first of equals."""
-    named = own_total(objectives, candidate.scored())
-    if named is None:
+    target = choose_ranking_total(objectives, candidate.list_scored_names())
+    if target is None:
         return None
-    wanted = candidate.entries(named.tier) if named.names is None else named.names
+    member_names = candidate.get_entries(target.tier) if target.names is None else target.names
     values: dict[int, float] = {}
-    for place, side in enumerate(earlier):
-        names, _ = shared(named.tier, side, candidate, same_data=True)
-        if all(name in names for name in wanted if name in candidate.entries(named.tier)):
-            values[place] = _value(named, side, [name for name in names if name in wanted])
+    for index, side in enumerate(earlier):
+        names, _ = find_comparable_names(target.tier, side, candidate, same_data=True)
+        if all(name in names for name in member_names if name in candidate.get_entries(target.tier)):
+            values[index] = _compute_total(target, side, [name for name in names if name in member_names])
     if not values:
         return None
-    return min(values, key=values.__getitem__) if named.tier == TIERS["tier2"] else max(values, key=values.__getitem__)
+    return (
+        min(values, key=values.__getitem__) if target.tier == TIER_BY_SHORT_NAME["tier2"] else max(values, key=values.__getitem__)
+    )
 
 
-def _value(named: Named, side: Side, names: Sequence[str]) -> float:
-    entries = side.entries(named.tier)
-    if named.tier == TIERS["tier2"]:
+def _compute_total(target: ObjectiveTarget, side: PublishedEvaluation, names: Sequence[str]) -> float:
+    entries = side.get_entries(target.tier)
+    if target.tier == TIER_BY_SHORT_NAME["tier2"]:
         tokens = sum(int(entries[name]["tokens"]) for name in names)
         return math.fsum(float(entries[name]["nll_sum"]) for name in names) / tokens
-    if named.tier == TIERS["tier3"]:
+    if target.tier == TIER_BY_SHORT_NAME["tier3"]:
         return math.fsum(float(entries[name]["primary"]) for name in names) / len(names)
-    return float(entries[names[0] if named.names else RATES[0]])
+    return float(entries[names[0] if target.names else TIER4_RATES[0]])
 
 
-def against(role: Role, baseline: Side, candidate: Side, objectives: Objectives, *, note: str | None = None) -> Comparison:
+def compare_with_baseline(
+    role: BaselineRole,
+    baseline: PublishedEvaluation,
+    candidate: PublishedEvaluation,
+    objectives: Objectives,
+    *,
+    note: str | None = None,
+) -> Comparison:
     """The candidate against one baseline."""
-    paired: list[Paired] = []
+    paired: list[PairedEntry] = []
     refusals: list[Refusal] = []
-    for tier in TIERS.values():
+    for tier in TIER_BY_SHORT_NAME.values():
         if tier not in candidate.documents and tier not in baseline.documents:
             continue
-        names, refused = shared(tier, baseline, candidate)
+        names, refused = find_comparable_names(tier, baseline, candidate)
         refusals += refused
         for name in names:
-            found = pair(tier, name, baseline, candidate)
-            if isinstance(found, Refusal):
-                refusals.append(found)
+            pairing = pair_entry(tier, name, baseline, candidate)
+            if isinstance(pairing, Refusal):
+                refusals.append(pairing)
             else:
-                paired.append(found)
-    entries = corrected([entry_of(one, baseline, candidate, len(paired)) for one in paired])
-    judged = tuple(judge(objectives, paired, candidate, refusals))
-    outcomes = {one.outcome for one in judged}
-    order: tuple[Outcome, ...] = ("fail", "inconclusive", "pass")
+                paired.append(pairing)
+    entries = apply_holm([build_entry(entry, baseline, candidate, len(paired)) for entry in paired])
+    judged = tuple(evaluate_objectives(objectives, paired, candidate, refusals))
+    outcomes = {entry.outcome for entry in judged}
+    order: tuple[ObjectiveOutcome, ...] = ("fail", "inconclusive", "pass")
     return Comparison(
         role=role,
-        baseline=baseline.scores,
+        baseline=baseline.info,
         entries=tuple(entries),
-        totals=tuple(totals(paired, candidate)),
+        totals=tuple(build_totals(paired, candidate)),
         objectives=judged,
-        outcome=next((word for word in order if word in outcomes), None),
+        outcome=next((outcome for outcome in order if outcome in outcomes), None),
         refusals=tuple(refusals),
         note=note,
     )

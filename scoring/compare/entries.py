@@ -7,173 +7,179 @@ from typing import Any
 import msgspec
 
 from scoring.compare import effects
-from scoring.compare.effects import Figures, Ratio
-from scoring.compare.pairing import Answers, Rows, Side, slice_rows, task_answers
-from scoring.compare.prompt_pairing import left_out, rate_rows
-from scoring.compare.statistics import LEVEL, holm
-from suites.contract.comparison import Effect, Entry, Refusal, Total
-from suites.contract.objectives import RATES, TIERS
+from scoring.compare.effects import MetricPair, SummedRatio
+from scoring.compare.pairing import PairedOutcomes, PairedRows, PublishedEvaluation, pair_slice_rows, pair_task_outcomes
+from scoring.compare.prompt_pairing import describe_left_out, pair_rate_rows
+from scoring.compare.statistics import SIGNIFICANCE_LEVEL, adjust_p_values_holm
+from suites.contract.comparison import ComparedEntry, Effect, Refusal, TierTotal
+from suites.contract.objectives import TIER4_RATES, TIER_BY_SHORT_NAME
 
-KIND: dict[str, Any] = {
+COMPARED_ENTRY_KINDS: dict[str, Any] = {
     "tier2_ppl": ("slice", "nll_per_token"),
     "tier3_cf": ("task", "primary"),
     "tier4_sft_native": ("rate", "rate"),
 }
 """Tier -> what its entries are, and which of their effects they are judged by."""
 
-RATIOS = {"tier2_ppl": ("nll_per_token", "ppl"), "tier4_sft_native": ("rate",)}
+RATIO_METRICS = {"tier2_ppl": ("nll_per_token", "ppl"), "tier4_sft_native": ("rate",)}
 """Tier -> effects of what is a ratio of sums."""
 
 
-class Paired(msgspec.Struct, frozen=True, kw_only=True):
+class PairedEntry(msgspec.Struct, frozen=True, kw_only=True):
     """What one entry is compared by; ``rows`` is null where there are only figures."""
 
     tier: str
     name: str
-    rows: Rows | None = None
-    answers: Mapping[str, Answers] = msgspec.field(default_factory=dict)
+    rows: PairedRows | None = None
+    outcomes: Mapping[str, PairedOutcomes] = msgspec.field(default_factory=dict)
     """Metric -> answers."""
     primary: str = ""
     """Which of them the entry goes by."""
     note: str | None = None
 
 
-def pair(tier: str, name: str, baseline: Side, candidate: Side) -> Paired | Refusal:
+def pair_entry(tier: str, name: str, baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> PairedEntry | Refusal:
     """What one entry of both sides is compared by, or why it is not."""
-    entry: Any = candidate.entries(tier)[name]
-    if tier == TIERS["tier2"]:
-        rows = slice_rows(name, baseline, candidate)
-        if isinstance(rows, Rows):
-            both = len(rows.tokens)
-            apart = baseline.entries(tier)[name].get("data_key") != entry.get("data_key")
-            note = f"over {both} documents, of {entry['documents']}, that both have" if apart else None
-            return Paired(tier=tier, name=name, rows=rows, note=note)
-        return _only_figures(tier, name, rows)
-    if tier == TIERS["tier3"]:
+    entry: Any = candidate.get_entries(tier)[name]
+    if tier == TIER_BY_SHORT_NAME["tier2"]:
+        rows = pair_slice_rows(name, baseline, candidate)
+        if isinstance(rows, PairedRows):
+            common_count = len(rows.tokens)
+            is_other_data = baseline.get_entries(tier)[name].get("data_key") != entry.get("data_key")
+            note = f"over {common_count} documents, of {entry['documents']}, that both have" if is_other_data else None
+            return PairedEntry(tier=tier, name=name, rows=rows, note=note)
+        return _pair_without_rows(tier, name, rows)
+    if tier == TIER_BY_SHORT_NAME["tier3"]:
         metrics = dict.fromkeys((entry["primary_metric"], "acc"))
-        answers = task_answers(name, tuple(metrics), baseline, candidate)
-        if isinstance(answers, str):
-            return _only_figures(tier, name, answers, primary=entry["primary_metric"])
+        outcomes = pair_task_outcomes(name, tuple(metrics), baseline, candidate)
+        if isinstance(outcomes, str):
+            return _pair_without_rows(tier, name, outcomes, primary=entry["primary_metric"])
         primary = entry["primary_metric"]
-        before = len(next(iter(answers.values())).baseline)
-        note = None if before == entry["examples"] else f"over {before} items, of {entry['examples']}, that both have"
-        return Paired(tier=tier, name=name, answers=answers, primary=primary, note=note)
-    found = rate_rows(name, baseline, candidate)
-    if isinstance(found, str):
-        return _only_figures(tier, name, found, primary="rate")
-    note = left_out(baseline, candidate)
-    if isinstance(found, Rows):
-        return Paired(tier=tier, name=name, rows=found, primary="rate", note=note)
-    return Paired(tier=tier, name=name, answers=found, primary="rate", note=note)
+        common_items = len(next(iter(outcomes.values())).baseline)
+        note = None if common_items == entry["examples"] else f"over {common_items} items, of {entry['examples']}, that both have"
+        return PairedEntry(tier=tier, name=name, outcomes=outcomes, primary=primary, note=note)
+    paired_rates = pair_rate_rows(name, baseline, candidate)
+    if isinstance(paired_rates, str):
+        return _pair_without_rows(tier, name, paired_rates, primary="rate")
+    note = describe_left_out(baseline, candidate)
+    if isinstance(paired_rates, PairedRows):
+        return PairedEntry(tier=tier, name=name, rows=paired_rates, primary="rate", note=note)
+    return PairedEntry(tier=tier, name=name, outcomes=paired_rates, primary="rate", note=note)
 
 
-def _only_figures(tier: str, name: str, why: str, *, primary: str = "") -> Paired | Refusal:
+def _pair_without_rows(tier: str, name: str, reason: str, *, primary: str = "") -> PairedEntry | Refusal:
     """Rows that are not there leave the figures to be compared; rows that do not fit, nothing."""
-    if why.startswith("no rows"):
-        return Paired(tier=tier, name=name, primary=primary, note=why)
-    return Refusal(name=name, reason=why, tier=tier)
+    if reason.startswith("no rows"):
+        return PairedEntry(tier=tier, name=name, primary=primary, note=reason)
+    return Refusal(name=name, reason=reason, tier=tier)
 
 
-def entry_of(one: Paired, baseline: Side, candidate: Side, family: int) -> Entry:
-    """Before Holm's correction. ``family`` counts the entries: what the smallest detectable difference must survive."""
-    level = LEVEL / family
-    kind, judged_by = KIND[one.tier]
-    found: dict[str, Effect] = {}
-    if one.rows is not None:
-        ratio = Ratio((one.rows,))
-        found = {metric: ratio.effect(metric, level=level) for metric in RATIOS[one.tier]}
-    elif one.answers:
-        main = one.answers[one.primary]
-        found[judged_by] = effects.of_answers(one.primary, main, level=level)
+def build_entry(
+    paired: PairedEntry, baseline: PublishedEvaluation, candidate: PublishedEvaluation, entry_count: int
+) -> ComparedEntry:
+    """Before Holm's correction. ``entry_count`` counts the entries: what the smallest detectable difference must survive."""
+    level = SIGNIFICANCE_LEVEL / entry_count
+    kind, judged_by = COMPARED_ENTRY_KINDS[paired.tier]
+    effects_by_key: dict[str, Effect] = {}
+    if paired.rows is not None:
+        ratio = SummedRatio((paired.rows,))
+        effects_by_key = {metric: ratio.build_effect(metric, level=level) for metric in RATIO_METRICS[paired.tier]}
+    elif paired.outcomes:
+        primary_outcomes = paired.outcomes[paired.primary]
+        effects_by_key[judged_by] = effects.build_outcome_effect(paired.primary, primary_outcomes, level=level)
         if kind == "task":
-            found["acc"] = effects.of_answers("acc", one.answers["acc"], level=level)
-            macro = effects.of_subjects(one.primary, main, level=level)
-            found |= {} if macro is None else {"primary_macro": macro}
+            effects_by_key["acc"] = effects.build_outcome_effect("acc", paired.outcomes["acc"], level=level)
+            macro = effects.build_subject_effect(paired.primary, primary_outcomes, level=level)
+            effects_by_key |= {} if macro is None else {"primary_macro": macro}
     else:
-        before, after = (side.entries(one.tier)[one.name] for side in (baseline, candidate))
+        baseline_entry, candidate_entry = (side.get_entries(paired.tier)[paired.name] for side in (baseline, candidate))
         if kind == "rate":
-            found["rate"] = effects.bare(Figures(metric="rate", baseline=before, candidate=after))
+            effects_by_key["rate"] = effects.build_bare_effect(
+                MetricPair(metric="rate", baseline=baseline_entry, candidate=candidate_entry)
+            )
         else:
             for key in ("nll_per_token", "ppl") if kind == "slice" else ("primary", "acc"):
-                metric = one.primary if key == "primary" else key
-                found[key] = effects.bare(Figures(metric=metric, baseline=before[key], candidate=after[key]))
-    cells = effects.discordant(one.answers[one.primary]) if one.answers else None
-    units = {"slice": one.rows.unit if one.rows is not None else "document", "task": "item", "rate": "prompt"}
-    return Entry(
-        tier=one.tier,
+                metric = paired.primary if key == "primary" else key
+                effects_by_key[key] = effects.build_bare_effect(
+                    MetricPair(metric=metric, baseline=baseline_entry[key], candidate=candidate_entry[key])
+                )
+    counts = effects.count_discordant(paired.outcomes[paired.primary]) if paired.outcomes else None
+    units = {"slice": paired.rows.unit if paired.rows is not None else "document", "task": "item", "rate": "prompt"}
+    return ComparedEntry(
+        tier=paired.tier,
         kind=kind,
-        name=one.name,
-        effects=found,
+        name=paired.name,
+        effects=effects_by_key,
         judged_by=judged_by,
-        plain=effects.plain_rule(found),
+        plain=effects.is_plain_rule_met(effects_by_key),
         unit=units[kind],  # type: ignore[arg-type]
-        tokens=int(math.fsum(one.rows.tokens)) if one.rows is not None and kind == "slice" else None,
-        discordant=None if cells is None else (cells.gained, cells.lost),
-        note=one.note,
+        tokens=int(math.fsum(paired.rows.tokens)) if paired.rows is not None and kind == "slice" else None,
+        discordant=None if counts is None else (counts.gained, counts.lost),
+        note=paired.note,
     )
 
 
-def corrected(entries: Sequence[Entry]) -> list[Entry]:
+def apply_holm(entries: Sequence[ComparedEntry]) -> list[ComparedEntry]:
     """Holm's over the figures that entries go by; the figures beside them get Bonferroni's, which is never the milder one."""
     tested = [entry.effect.p for entry in entries if entry.effect.p is not None]
-    adjusted = iter(holm(tested))
-    found = []
+    adjusted = iter(adjust_p_values_holm(tested))
+    corrected_entries = []
     for entry in entries:
-        corrected = {}
+        corrected_effects = {}
         for key, effect in entry.effects.items():
             if effect.p is None:
-                corrected[key] = effect
+                corrected_effects[key] = effect
                 continue
             p = next(adjusted) if key == entry.judged_by else min(1.0, effect.p * len(tested))
-            corrected[key] = msgspec.structs.replace(effect, p_holm=p, verdict=effects.verdict(effect, p))
-        found.append(msgspec.structs.replace(entry, effects=corrected))
-    return found
+            corrected_effects[key] = msgspec.structs.replace(effect, p_holm=p, verdict=effects.decide_verdict(effect, p))
+        corrected_entries.append(msgspec.structs.replace(entry, effects=corrected_effects))
+    return corrected_entries
 
 
-def totals(paired: Sequence[Paired], candidate: Side) -> Iterator[Total]:
+def build_totals(paired: Sequence[PairedEntry], candidate: PublishedEvaluation) -> Iterator[TierTotal]:
     """Each tier's total over the entries that have rows."""
-    for tier in TIERS.values():
-        usable = [one for one in paired if one.tier == tier and (one.rows is not None or one.answers)]
-        if tier == TIERS["tier4"]:
-            usable = [one for one in usable if one.name == RATES[0]]
+    for tier in TIER_BY_SHORT_NAME.values():
+        usable = [entry for entry in paired if entry.tier == tier and (entry.rows is not None or entry.outcomes)]
+        if tier == TIER_BY_SHORT_NAME["tier4"]:
+            usable = [entry for entry in usable if entry.name == TIER4_RATES[0]]
         if not usable:
             continue
-        found = total_effects(tier, usable)
-        names = tuple(one.name for one in usable)
-        of_tier = (RATES[0],) if tier == TIERS["tier4"] else tuple(candidate.entries(tier))
-        yield Total(
+        effects_by_key = build_total_effects(tier, usable)
+        names = tuple(entry.name for entry in usable)
+        tier_names = (TIER4_RATES[0],) if tier == TIER_BY_SHORT_NAME["tier4"] else tuple(candidate.get_entries(tier))
+        yield TierTotal(
             tier=tier,
-            effects=found,
-            judged_by=KIND[tier][1],
-            plain=effects.plain_rule(found),
+            effects=effects_by_key,
+            judged_by=COMPARED_ENTRY_KINDS[tier][1],
+            plain=effects.is_plain_rule_met(effects_by_key),
             names=names,
-            left_out=tuple(name for name in of_tier if name not in names),
+            left_out=tuple(name for name in tier_names if name not in names),
         )
 
 
-def total_effects(tier: str, usable: Sequence[Paired]) -> dict[str, Effect]:
+def build_total_effects(tier: str, usable: Sequence[PairedEntry]) -> dict[str, Effect]:
     """Of several entries of a tier together, weighted as the tier's summary; of one, its own. Uncorrected: a single question."""
     if len(usable) == 1:
-        return _single(usable[0])
-    if tier == TIERS["tier2"]:
-        ratio = ratio_of(usable)
-        return {metric: ratio.effect(metric) for metric in ("nll_per_token", "ppl")}
-    if tier == TIERS["tier3"]:
+        return _build_single_effects(usable[0])
+    if tier == TIER_BY_SHORT_NAME["tier2"]:
+        ratio = join_slices(usable)
+        return {metric: ratio.build_effect(metric) for metric in ("nll_per_token", "ppl")}
+    if tier == TIER_BY_SHORT_NAME["tier3"]:
         return {
-            "primary": effects.mean_effect("primary", [one.answers[one.primary] for one in usable]),
-            "acc": effects.mean_effect("acc", [one.answers["acc"] for one in usable]),
+            "primary": effects.build_mean_effect("primary", [entry.outcomes[entry.primary] for entry in usable]),
+            "acc": effects.build_mean_effect("acc", [entry.outcomes["acc"] for entry in usable]),
         }
     raise ValueError(tier)  # rates have no total
 
 
-def ratio_of(usable: Sequence[Paired]) -> Ratio:
+def join_slices(usable: Sequence[PairedEntry]) -> SummedRatio:
     """Their slices as one."""
-    return Ratio(tuple(one.rows for one in usable if one.rows is not None))
+    return SummedRatio(tuple(entry.rows for entry in usable if entry.rows is not None))
 
 
-def _single(one: Paired) -> dict[str, Effect]:
-    if one.rows is not None:
-        return {metric: Ratio((one.rows,)).effect(metric) for metric in RATIOS[one.tier]}
-    key = KIND[one.tier][1]
-    found = {key: effects.of_answers(one.primary, one.answers[one.primary])}
-    return found | ({"acc": effects.of_answers("acc", one.answers["acc"])} if key == "primary" else {})
+def _build_single_effects(paired: PairedEntry) -> dict[str, Effect]:
+    if paired.rows is not None:
+        return {metric: SummedRatio((paired.rows,)).build_effect(metric) for metric in RATIO_METRICS[paired.tier]}
+    key = COMPARED_ENTRY_KINDS[paired.tier][1]
+    effects_by_key = {key: effects.build_outcome_effect(paired.primary, paired.outcomes[paired.primary])}
+    return effects_by_key | ({"acc": effects.build_outcome_effect("acc", paired.outcomes["acc"])} if key == "primary" else {})

@@ -5,54 +5,83 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from scoring.compare import effects
-from scoring.compare.entries import KIND, Paired, ratio_of, total_effects
-from scoring.compare.pairing import Side
-from scoring.compare.statistics import LEVEL
-from suites.contract.comparison import Judged, Outcome, Refusal
-from suites.contract.objectives import RATES, TIERS, Objectives, resolve
+from scoring.compare.entries import COMPARED_ENTRY_KINDS, PairedEntry, build_total_effects, join_slices
+from scoring.compare.pairing import PublishedEvaluation
+from scoring.compare.statistics import SIGNIFICANCE_LEVEL
+from suites.contract.comparison import ObjectiveOutcome, ObjectiveResult, Refusal
+from suites.contract.objectives import TIER4_RATES, TIER_BY_SHORT_NAME, Objectives, resolve_objective
 
 
-def judge(objectives: Objectives, paired: Sequence[Paired], candidate: Side, refusals: Sequence[Refusal]) -> Iterator[Judged]:
+def evaluate_objectives(
+    objectives: Objectives, paired: Sequence[PairedEntry], candidate: PublishedEvaluation, refusals: Sequence[Refusal]
+) -> Iterator[ObjectiveResult]:
     """Every objective of the stage, in the config's order."""
     for kind in ("improve", "hold"):
         for name in getattr(objectives, kind):
-            yield _objective(kind, name, objectives, paired=paired, candidate=candidate, refusals=refusals)
+            yield _evaluate_objective(kind, name, objectives, paired=paired, candidate=candidate, refusals=refusals)
 
 
-def _objective(
-    kind: effects.Kind,
+def _evaluate_objective(
+    kind: effects.ObjectiveKind,
     name: str,
     objectives: Objectives,
     *,
-    paired: Sequence[Paired],
-    candidate: Side,
+    paired: Sequence[PairedEntry],
+    candidate: PublishedEvaluation,
     refusals: Sequence[Refusal],
-) -> Judged:
-    named = resolve(name, objectives, candidate.scored())
-    if named is None or named.tier not in candidate.documents:
-        return Judged(kind=kind, name=name, outcome="inconclusive", effect=None, why=f"{name} is not scored at the candidate")
-    total = (RATES[0],) if named.tier == TIERS["tier4"] else tuple(candidate.entries(named.tier))
-    members = total if named.names is None else named.names
-    usable = [one for one in paired if one.tier == named.tier and one.name in members and (one.rows is not None or one.answers)]
-    compared = {one.name for one in usable}
-    absent = {one.name for one in refusals if one.tier == named.tier and one.reason.startswith("not scored")}
-    gone = [member for member in members if member not in compared]
+) -> ObjectiveResult:
+    target = resolve_objective(name, objectives, candidate.list_scored_names())
+    if target is None or target.tier not in candidate.documents:
+        return ObjectiveResult(
+            kind=kind, name=name, outcome="inconclusive", effect=None, why=f"{name} is not scored at the candidate"
+        )
+    all_names = (TIER4_RATES[0],) if target.tier == TIER_BY_SHORT_NAME["tier4"] else tuple(candidate.get_entries(target.tier))
+    members = all_names if target.names is None else target.names
+    usable = [
+        entry
+        for entry in paired
+        if entry.tier == target.tier and entry.name in members and (entry.rows is not None or entry.outcomes)
+    ]
+    compared = {entry.name for entry in usable}
+    unscored_names = {entry.name for entry in refusals if entry.tier == target.tier and entry.reason.startswith("not scored")}
+    missing_members = [member for member in members if member not in compared]
     if not usable:
-        why = f"nothing of it could be compared: {', '.join(gone)}"
-        return Judged(kind=kind, name=name, outcome="inconclusive", effect=None, why=why)
-    found = total_effects(named.tier, usable)
-    effect = found[KIND[named.tier][1]]
+        reason = f"nothing of it could be compared: {', '.join(missing_members)}"
+        return ObjectiveResult(kind=kind, name=name, outcome="inconclusive", effect=None, why=reason)
+    effects_by_key = build_total_effects(target.tier, usable)
+    effect = effects_by_key[COMPARED_ENTRY_KINDS[target.tier][1]]
     margins = objectives.margins
-    margin = 0.0 if kind == "improve" else margins.nll_per_token if named.tier == TIERS["tier2"] else margins.points / 100
-    judged = Judged(kind=kind, name=name, outcome="inconclusive", effect=effect, margin=margin, plain=effects.plain_rule(found))
+    margin = (
+        0.0
+        if kind == "improve"
+        else margins.nll_per_token
+        if target.tier == TIER_BY_SHORT_NAME["tier2"]
+        else margins.points / 100
+    )
+    result = ObjectiveResult(
+        kind=kind,
+        name=name,
+        outcome="inconclusive",
+        effect=effect,
+        margin=margin,
+        plain=effects.is_plain_rule_met(effects_by_key),
+    )
     if effect.p is None:
-        return msgspec.structs.replace(judged, why="too few items")
-    of = ratio_of(usable) if usable[0].rows is not None else [one.answers[one.primary] for one in usable]
-    tested = effects.one_sided(kind, of, margin, lower=effect.better_when == "lower")
-    outcome: Outcome = "pass" if tested.good <= LEVEL else "fail" if tested.bad <= LEVEL else "inconclusive"
-    unlike_ones = [member for member in gone if member not in absent and member in candidate.entries(named.tier)]
-    left_out: str | None = f"without {', '.join(gone)}" if gone else None
-    if outcome == "pass" and unlike_ones:
-        outcome, left_out = "inconclusive", f"it would pass, but {', '.join(unlike_ones)} could not be compared"
-    test = f"{tested.test}, at {100 * LEVEL:g} %"
-    return msgspec.structs.replace(judged, outcome=outcome, p=tested.good, test=test, why=left_out)
+        return msgspec.structs.replace(result, why="too few items")
+    data = join_slices(usable) if usable[0].rows is not None else [entry.outcomes[entry.primary] for entry in usable]
+    one_sided_test = effects.run_one_sided_test(kind, data, margin, is_lower_better=effect.better_when == "lower")
+    outcome: ObjectiveOutcome = (
+        "pass"
+        if one_sided_test.p_not_met <= SIGNIFICANCE_LEVEL
+        else "fail"
+        if one_sided_test.p_not_missed <= SIGNIFICANCE_LEVEL
+        else "inconclusive"
+    )
+    mismatched_members = [
+        member for member in missing_members if member not in unscored_names and member in candidate.get_entries(target.tier)
+    ]
+    inconclusive_reason: str | None = f"without {', '.join(missing_members)}" if missing_members else None
+    if outcome == "pass" and mismatched_members:
+        outcome, inconclusive_reason = "inconclusive", f"it would pass, but {', '.join(mismatched_members)} could not be compared"
+    test = f"{one_sided_test.test}, at {100 * SIGNIFICANCE_LEVEL:g} %"
+    return msgspec.structs.replace(result, outcome=outcome, p=one_sided_test.p_not_met, test=test, why=inconclusive_reason)

@@ -13,19 +13,19 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-LEVEL = 0.05
+SIGNIFICANCE_LEVEL = 0.05
 
-POWER = 0.8
+TEST_POWER = 0.8
 
-NORMAL = NormalDist()
+STANDARD_NORMAL = NormalDist()
 
 _TINY = 1e-300
 
-_LARGE = 1e5
+_LARGE_DF = 1e5
 
-Floats = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.float64]
 
-Bools = npt.NDArray[np.bool_]
+BoolArray = npt.NDArray[np.bool_]
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,11 +37,11 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     """Degrees of freedom; less than one where nothing can be said."""
 
     @property
-    def known(self) -> bool:
+    def has_stderr(self) -> bool:
         """Whether there is an error to tell the difference from."""
         return self.df >= 1 and math.isfinite(self.stderr)
 
-    def below(self, bound: float = 0.0) -> float:
+    def p_at_least(self, bound: float = 0.0) -> float:
         """One-sided p of 'the difference is ``bound`` or more': small where it is surely less."""
         gap = self.delta - bound
         if self.stderr == 0:
@@ -55,17 +55,19 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
             return float(self.delta == 0)
         return 2 * t_cdf(-abs(self.delta) / self.stderr, self.df)
 
-    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+    def confidence_interval(self, level: float = SIGNIFICANCE_LEVEL) -> tuple[float, float]:
         """Of 1 - ``level``."""
-        reach = t_quantile(1 - level / 2, self.df) * self.stderr
-        return self.delta - reach, self.delta + reach
+        half_width = t_quantile(1 - level / 2, self.df) * self.stderr
+        return self.delta - half_width, self.delta + half_width
 
-    def detectable(self, level: float, power: float = POWER) -> float:
+    def smallest_detectable(self, level: float, power: float = TEST_POWER) -> float:
         """The difference that a two-sided test finds with that power: (t(1 - level/2) + t(power)) * stderr."""
         return (t_quantile(1 - level / 2, self.df) + t_quantile(power, self.df)) * self.stderr
 
 
-def linearised(delta: float, residuals: Sequence[Floats], weights: Sequence[Floats], divisor: float) -> Estimate:
+def estimate_from_residuals(
+    delta: float, residuals: Sequence[FloatArray], weights: Sequence[FloatArray], divisor: float
+) -> Estimate:
     """The error of a figure whose residuals are known for each cluster, stratum by stratum.
 
     variance = sum over strata of D / (D - 1) * sum((e_d - mean e)^2) / divisor^2 (Cochran, Sampling Techniques, 3rd
@@ -79,7 +81,7 @@ def linearised(delta: float, residuals: Sequence[Floats], weights: Sequence[Floa
         weights: [D] for each stratum, as the clusters' sizes.
         divisor: what the sum of residuals is divided by to be in the figure's unit.
     """
-    total, spread = 0.0, 0.0
+    total, df_denominator = 0.0, 0.0
     for values, sizes in zip(residuals, weights, strict=True):
         count = len(values)
         df = math.fsum(sizes) ** 2 / math.fsum(sizes**2) - 1 if count else 0.0
@@ -87,12 +89,14 @@ def linearised(delta: float, residuals: Sequence[Floats], weights: Sequence[Floa
             return Estimate(delta=delta, stderr=math.nan, df=0.0)
         variance = count / (count - 1) * math.fsum((values - values.mean()) ** 2)
         total += variance
-        spread += variance**2 / df
-    least = min(math.fsum(sizes) ** 2 / math.fsum(sizes**2) - 1 for sizes in weights) if weights else 0.0
-    return Estimate(delta=delta, stderr=math.sqrt(total) / divisor, df=total**2 / spread if spread > 0 else least)
+        df_denominator += variance**2 / df
+    min_df = min(math.fsum(sizes) ** 2 / math.fsum(sizes**2) - 1 for sizes in weights) if weights else 0.0
+    return Estimate(
+        delta=delta, stderr=math.sqrt(total) / divisor, df=total**2 / df_denominator if df_denominator > 0 else min_df
+    )
 
 
-class Discordant(msgspec.Struct, frozen=True, kw_only=True):
+class DiscordantCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Two right-or-wrong answers to each of ``n`` questions, and how often exactly one was right."""
 
     n: int
@@ -114,13 +118,13 @@ class Discordant(msgspec.Struct, frozen=True, kw_only=True):
         return math.sqrt((self.gained + self.lost - self.n * self.delta**2) / (self.n - 1) / self.n)
 
     @property
-    def cautious_variance(self) -> float:
+    def agresti_min_variance(self) -> float:
         """Of delta, with half a question added to each of the four cells (Agresti & Min, Statistics in Medicine 24, 2005).
 
         So that a task in which nothing changed is not taken for one in which nothing can change.
         """
-        n, turned, net = self.n + 2, self.gained + self.lost + 1, self.gained - self.lost
-        return (turned - net**2 / n) / n**2
+        n, discordant_count, net = self.n + 2, self.gained + self.lost + 1, self.gained - self.lost
+        return (discordant_count - net**2 / n) / n**2
 
     @property
     def p(self) -> float:
@@ -133,9 +137,9 @@ class Discordant(msgspec.Struct, frozen=True, kw_only=True):
 
     def p_worse_by(self, margin: float) -> float:
         """One-sided, of being worse by ``margin`` or more: Tango's score test of delta <= -margin."""
-        return 1 - NORMAL.cdf(self._score(-margin))
+        return 1 - STANDARD_NORMAL.cdf(self._tango_statistic(-margin))
 
-    def _score(self, difference: float) -> float:
+    def _tango_statistic(self, difference: float) -> float:
         """Tango's statistic (Statistics in Medicine 17, 1998, equation 2.9) of delta = ``difference``."""
         n, gained, lost = self.n, self.gained, self.lost
         a, b = 2 * n, -gained - lost + (2 * n - gained + lost) * difference
@@ -147,94 +151,100 @@ class Discordant(msgspec.Struct, frozen=True, kw_only=True):
             return 0.0 if gap == 0 else math.copysign(math.inf, gap)
         return gap / math.sqrt(variance)
 
-    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+    def confidence_interval(self, level: float = SIGNIFICANCE_LEVEL) -> tuple[float, float]:
         """Tango's score interval of delta: the differences that his test does not refuse. Holds up with few discordant pairs."""
-        z = NORMAL.inv_cdf(1 - level / 2)
-        low = _crossing(lambda difference: self._score(difference) <= z, -1.0, self.delta)
-        high = _crossing(lambda difference: self._score(difference) <= -z, self.delta, 1.0)
+        z = STANDARD_NORMAL.inv_cdf(1 - level / 2)
+        low = _bisect_threshold(lambda difference: self._tango_statistic(difference) <= z, -1.0, self.delta)
+        high = _bisect_threshold(lambda difference: self._tango_statistic(difference) <= -z, self.delta, 1.0)
         return low, high
 
-    def too_few(self, level: float) -> bool:
+    def is_underpowered(self, level: float) -> bool:
         """Whether not even all questions turning the same way would be told from chance."""
         return 2 * 0.5**self.n > level
 
-    def detectable(self, level: float, power: float = POWER) -> float:
+    def smallest_detectable(self, level: float, power: float = TEST_POWER) -> float:
         """The difference that McNemar's exact test finds with that power, given as many discordant pairs as were seen.
 
         Where they are too few for any outcome to be told from chance: as many as that needs, all one way.
         """
-        turned = self.gained + self.lost
-        needed = math.ceil(math.log2(2 / level))
-        if turned < needed:
-            return min(1.0, needed / self.n)
-        return (2 * _odds(turned, level, power) - 1) * turned / self.n
+        discordant_count = self.gained + self.lost
+        needed_count = math.ceil(math.log2(2 / level))
+        if discordant_count < needed_count:
+            return min(1.0, needed_count / self.n)
+        return (2 * _find_gain_probability(discordant_count, level, power) - 1) * discordant_count / self.n
 
 
 @functools.lru_cache(1000)
-def _odds(turned: int, level: float, power: float) -> float:
-    """How likely a discordant pair must be a gain for the exact two-sided test of ``turned`` pairs to have that power."""
-    allowed = int(np.searchsorted(binomial_lower_tails(turned), level / 2, side="right")) - 1  # most losses that are significant
-    return _crossing(lambda chance: binomial_cdf(allowed, turned, 1 - chance) >= power, 0.5, 1.0)
+def _find_gain_probability(discordant_count: int, level: float, power: float) -> float:
+    """How likely a discordant pair must be a gain for the exact two-sided test of ``discordant_count`` pairs to have that power."""
+    allowed_losses = (
+        int(np.searchsorted(binomial_lower_tails(discordant_count), level / 2, side="right")) - 1
+    )  # most losses that are significant
+    return _bisect_threshold(
+        lambda probability: binomial_cdf(allowed_losses, discordant_count, 1 - probability) >= power, 0.5, 1.0
+    )
 
 
-def joined(parts: Sequence[Discordant]) -> Estimate:
+def estimate_mean_difference(parts: Sequence[DiscordantCounts]) -> Estimate:
     """The plain mean of several differences of shares, each counting the same: variances add, over the square of their number.
 
     They are the cautious ones, which the standard error that is shown is not made of.
     """
-    variances = [part.cautious_variance / len(parts) ** 2 for part in parts]
-    spread = math.fsum(one**2 / max(part.n - 1, 1) for one, part in zip(variances, parts, strict=True))
+    variances = [part.agresti_min_variance / len(parts) ** 2 for part in parts]
+    df_denominator = math.fsum(variance**2 / max(part.n - 1, 1) for variance, part in zip(variances, parts, strict=True))
     total = math.fsum(variances)
     delta = math.fsum(part.delta for part in parts) / len(parts)
-    return Estimate(delta=delta, stderr=math.sqrt(total), df=total**2 / spread)
+    return Estimate(delta=delta, stderr=math.sqrt(total), df=total**2 / df_denominator)
 
 
-def plain_stderr(parts: Sequence[Discordant]) -> float:
+def compute_mean_stderr(parts: Sequence[DiscordantCounts]) -> float:
     """Of the same mean, from each one's sample variance."""
     return math.sqrt(math.fsum(part.stderr**2 for part in parts)) / len(parts)
 
 
-def holm(values: Sequence[float]) -> list[float]:
+def adjust_p_values_holm(values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p values (Scandinavian Journal of Statistics 6, 1979), in the given order."""
     order = sorted(range(len(values)), key=values.__getitem__)
     adjusted, highest = [0.0] * len(values), 0.0
-    for place, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(values) - place) * values[index]))
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[index]))
         adjusted[index] = highest
     return adjusted
 
 
-def binomial_lower_tails(trials: int) -> Floats:
+def binomial_lower_tails(trials: int) -> FloatArray:
     """P(X <= k) for k = 0 .. trials, X ~ Binomial(trials, 1/2)."""
-    return _cumulative(trials, 0.5)
+    return _binomial_cumulative(trials, 0.5)
 
 
-def binomial_tail(most: int, trials: int) -> float:
+def binomial_tail(max_successes: int, trials: int) -> float:
     """P(X <= most), X ~ Binomial(trials, 1/2)."""
-    return float(binomial_lower_tails(trials)[most])
+    return float(binomial_lower_tails(trials)[max_successes])
 
 
-def binomial_cdf(most: int, trials: int, chance: float) -> float:
+def binomial_cdf(max_successes: int, trials: int, probability: float) -> float:
     """P(X <= most), X ~ Binomial(trials, chance)."""
-    return float(_cumulative(trials, chance)[most])
+    return float(_binomial_cumulative(trials, probability)[max_successes])
 
 
-def _cumulative(trials: int, chance: float) -> Floats:
-    if chance in {0.0, 1.0}:
-        return np.asarray([float(chance == 0.0 or k == trials) for k in range(trials + 1)])
+def _binomial_cumulative(trials: int, probability: float) -> FloatArray:
+    if probability in {0.0, 1.0}:
+        return np.asarray([float(probability == 0.0 or k == trials) for k in range(trials + 1)])
     factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, trials + 1, dtype=np.float64)))])
     k = np.arange(trials + 1)
-    logs = factorials[trials] - factorials - factorials[::-1] + k * math.log(chance) + (trials - k) * math.log1p(-chance)
-    summed: Floats = np.minimum(np.cumsum(np.exp(logs)), 1.0)
-    return summed
+    log_probabilities = (
+        factorials[trials] - factorials - factorials[::-1] + k * math.log(probability) + (trials - k) * math.log1p(-probability)
+    )
+    cumulative: FloatArray = np.minimum(np.cumsum(np.exp(log_probabilities)), 1.0)
+    return cumulative
 
 
 def t_cdf(value: float, df: float) -> float:
     """P(T <= value) of Student's t: through the incomplete beta function (Abramowitz & Stegun 26.7.1; 26.7.8 for large df)."""
     if math.isinf(value):
         return float(value > 0)
-    if df > _LARGE:
-        return NORMAL.cdf(value * (1 - 1 / (4 * df)) / math.sqrt(1 + value * value / (2 * df)))
+    if df > _LARGE_DF:
+        return STANDARD_NORMAL.cdf(value * (1 - 1 / (4 * df)) / math.sqrt(1 + value * value / (2 * df)))
     square = value * value
     if square < 1:  # of two forms of the same, the one that keeps the digits
         tail = 0.5 * (1 - _incomplete_beta(0.5, df / 2, square / (df + square)))
@@ -244,31 +254,35 @@ def t_cdf(value: float, df: float) -> float:
 
 
 @functools.lru_cache(1000)
-def t_quantile(chance: float, df: float) -> float:
+def t_quantile(probability: float, df: float) -> float:
     """The value below which Student's t lies with that probability: Newton's method from the normal quantile.
 
     Above the median t_cdf is concave and the normal quantile lies below t's, so the steps go up and never too far.
     """
-    if chance < 0.5:  # noqa: PLR2004  symmetry
-        return -t_quantile(1 - chance, df)
-    value = NORMAL.inv_cdf(chance)
-    front = math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2)) / math.sqrt(df * math.pi) if df < _LARGE else None
+    if probability < 0.5:  # noqa: PLR2004  symmetry
+        return -t_quantile(1 - probability, df)
+    value = STANDARD_NORMAL.inv_cdf(probability)
+    density_factor = (
+        math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2)) / math.sqrt(df * math.pi) if df < _LARGE_DF else None
+    )
     for _ in range(100):
-        density = NORMAL.pdf(value) if front is None else front * (1 + value * value / df) ** (-(df + 1) / 2)
-        step = (chance - t_cdf(value, df)) / density
+        density = (
+            STANDARD_NORMAL.pdf(value) if density_factor is None else density_factor * (1 + value * value / df) ** (-(df + 1) / 2)
+        )
+        step = (probability - t_cdf(value, df)) / density
         value += step
         if abs(step) <= 1e-13 * (1 + value):  # no further digit changes
             break
     return value
 
 
-def _crossing(reached: Callable[[float], Any], low: float, high: float) -> float:
-    """Where ``reached``, false below and true above, turns; bisected to the last bit that matters."""
+def _bisect_threshold(is_reached: Callable[[float], Any], low: float, high: float) -> float:
+    """Where ``is_reached``, false below and true above, turns; bisected to the last bit that matters."""
     for _ in range(200):
         middle = (low + high) / 2
         if middle in {low, high}:
             break
-        if reached(middle):
+        if is_reached(middle):
             high = middle
         else:
             low = middle
@@ -282,19 +296,19 @@ def _incomplete_beta(a: float, b: float, x: float) -> float:
     if x > (a + 1) / (a + b + 2):
         return 1 - _incomplete_beta(b, a, 1 - x)
     front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)) / a
-    c, d = 1.0, 1 / _away_from_zero(1 - (a + b) * x / (a + 1))
+    c, d = 1.0, 1 / _clamp_from_zero(1 - (a + b) * x / (a + 1))
     fraction = d
     for m in range(1, 10_000):
         even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
         odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
         for step in (even, odd):
-            d = 1 / _away_from_zero(1 + step * d)
-            c = _away_from_zero(1 + step / c)
+            d = 1 / _clamp_from_zero(1 + step * d)
+            c = _clamp_from_zero(1 + step / c)
             fraction *= c * d
         if abs(c * d - 1) < 1e-15:  # noqa: PLR2004  no further digit changes
             break
     return front * fraction
 
 
-def _away_from_zero(value: float) -> float:
+def _clamp_from_zero(value: float) -> float:
     return value if abs(value) > _TINY else _TINY

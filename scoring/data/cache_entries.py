@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from filelock import SoftFileLease, Timeout
 
-from scoring.runtime.leases import nameless
-from suites.common.atomic_files import private_name, publish_json, read_json, sync_folder
-from suites.common.errors import Problem, of_writing
-from suites.common.group_permissions import make_folders, share
-from suites.definitions.data_cache import META, whole
+from scoring.runtime.leases import identify_empty_lease
+from suites.common.atomic_files import fsync_folder, make_temporary_name, read_json, write_json_atomically
+from suites.common.errors import UserError, classify_write_error
+from suites.common.group_permissions import grant_group_access, make_shared_folders
+from suites.definitions.data_cache import META_FILE, read_complete_meta
 
 _log = logging.getLogger(__name__)
 
@@ -28,26 +28,26 @@ SCHEMA = 1
 
 LEASE_SECONDS = 30.0
 
-USE_NOTED_EVERY = 3600.0
+USE_RECORD_INTERVAL_SECONDS = 3600.0
 
-LONGEST_WAIT = 3600.0
+MAX_WAIT_SECONDS = 3600.0
 """Seconds after which a job no longer waits for another's build of the same entry, but builds its own."""
 
-Build = Callable[[Path], dict[str, Any]]
+EntryBuilder = Callable[[Path], dict[str, Any]]
 
 
-def damage(folder: Path) -> list[str]:
+def find_damage(folder: Path) -> list[str]:
     """What is wrong with an entry, each file by its name, every byte read; empty where it is as it was built."""
     if not folder.is_dir():
         return [f"{folder}: not there"]
     try:
-        files = read_json(folder / META)["files"].items()
+        files = read_json(folder / META_FILE)["files"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return [f"{folder / META}: {'torn' if (folder / META).exists() else 'missing'}"]
-    return [f"{folder / name}: {wrong}" for name, file in files if (wrong := _wrong(folder / name, file))]
+        return [f"{folder / META_FILE}: {'torn' if (folder / META_FILE).exists() else 'missing'}"]
+    return [f"{folder / name}: {problem}" for name, file in files if (problem := _describe_damage(folder / name, file))]
 
 
-def _wrong(path: Path, file: dict[str, Any]) -> str:
+def _describe_damage(path: Path, file: dict[str, Any]) -> str:
     try:
         if path.stat().st_size != file["size"]:
             return f"{path.stat().st_size} bytes, not {file['size']}"
@@ -58,47 +58,51 @@ def _wrong(path: Path, file: dict[str, Any]) -> str:
         return f"cannot be read ({error.strerror})"
 
 
-def obtain(folder: Path, build: Build, *, forbidden: Problem | None = None, refresh: bool = False) -> dict[str, Any]:
+def obtain_entry(
+    folder: Path, build: EntryBuilder, *, offline_error: UserError | None = None, refresh: bool = False
+) -> dict[str, Any]:
     """meta.json of the entry at ``folder``, which is built first where it is not there whole.
 
     ``build`` writes the entry's files into the folder that it is given and returns meta.json without ``files``.
-    ``forbidden`` is raised instead of building. ``refresh`` builds also where there is one: other content takes its place,
+    ``offline_error`` is raised instead of building. ``refresh`` builds also where there is one: other content takes its place,
     and equal content only its meta.json. Raises Problem (cannot write) where the cache cannot be written.
     """
-    meta = whole(folder)
+    meta = read_complete_meta(folder)
     if meta is not None and not refresh:
-        _note_use(folder)
+        _record_use(folder)
         return meta
-    if forbidden is not None:
-        raise forbidden
+    if offline_error is not None:
+        raise offline_error
     try:
-        make_folders(folder.parent)
+        make_shared_folders(folder.parent)
         with ExitStack() as leases:
-            _lease(folder, leases)
-            return (None if refresh else whole(folder)) or _build(folder, build, refresh=refresh)
+            _acquire_lease(folder, leases)
+            return (None if refresh else read_complete_meta(folder)) or _build_entry(folder, build, refresh=refresh)
     except OSError as error:
-        raise Problem(
+        raise UserError(
             f"the data cache cannot be written ({error.strerror or error})",
-            where=error.filename or folder,
-            todo="free space there, or make it writable",
-            code=of_writing(error),
+            location=error.filename or folder,
+            hint="free space there, or make it writable",
+            code=classify_write_error(error),
         ) from error
 
 
-def _lease(folder: Path, leases: ExitStack) -> None:
+def _acquire_lease(folder: Path, leases: ExitStack) -> None:
     """Wait for whoever builds this entry. Where leases do not work, two jobs build it, and the first one's is used."""
-    marker = folder.parent / f".{folder.name}.lease"
-    end = time.monotonic() + LONGEST_WAIT
+    lease_file = folder.parent / f".{folder.name}.lease"
+    deadline = time.monotonic() + MAX_WAIT_SECONDS
     while True:
-        before = nameless(marker)
+        unnamed_before = identify_empty_lease(lease_file)
         try:
             leases.enter_context(
-                SoftFileLease(marker, lease_duration=LEASE_SECONDS, timeout=min(2 * LEASE_SECONDS, LONGEST_WAIT))
+                SoftFileLease(lease_file, lease_duration=LEASE_SECONDS, timeout=min(2 * LEASE_SECONDS, MAX_WAIT_SECONDS))
             )
         except Timeout as error:
-            if before is not None and nameless(marker) == before:
-                marker.unlink(missing_ok=True)  # killed between making it and writing its name into it: it would stay for ever
-            elif time.monotonic() >= end:
+            if unnamed_before is not None and identify_empty_lease(lease_file) == unnamed_before:
+                lease_file.unlink(
+                    missing_ok=True
+                )  # killed between making it and writing its name into it: it would stay for ever
+            elif time.monotonic() >= deadline:
                 _log.warning("%s: building it without a lease (%s)", folder, error)
                 return
         except (NotImplementedError, OSError, ValueError) as error:  # ValueError: a lease of another length
@@ -108,35 +112,35 @@ def _lease(folder: Path, leases: ExitStack) -> None:
             return
 
 
-def _note_use(folder: Path) -> None:
+def _record_use(folder: Path) -> None:
     """The time of meta.json says when the entry was last used, to within an hour; a cache that others own keeps its own time."""
     with contextlib.suppress(OSError):
-        if time.time() - (folder / META).stat().st_mtime > USE_NOTED_EVERY:
-            os.utime(folder / META)
+        if time.time() - (folder / META_FILE).stat().st_mtime > USE_RECORD_INTERVAL_SECONDS:
+            os.utime(folder / META_FILE)
 
 
-def _build(folder: Path, build: Build, *, refresh: bool) -> dict[str, Any]:
-    private = folder.with_name(private_name(folder))
-    private.mkdir()
+def _build_entry(folder: Path, build: EntryBuilder, *, refresh: bool) -> dict[str, Any]:
+    temporary = folder.with_name(make_temporary_name(folder))
+    temporary.mkdir()
     try:
-        share(private)
-        meta = {"schema": SCHEMA, **build(private)}
-        files = sorted(path for path in private.iterdir() if path.name != META)
+        grant_group_access(temporary)
+        meta = {"schema": SCHEMA, **build(temporary)}
+        files = sorted(path for path in temporary.iterdir() if path.name != META_FILE)
         for path in files:
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
         meta["files"] = {path.name: {"size": path.stat().st_size, "sha256": file_sha256(path)} for path in files}
-        publish_json(private / META, meta)
-        read_back = whole(private)
+        write_json_atomically(temporary / META_FILE, meta)
+        read_back = read_complete_meta(temporary)
         if read_back is None:
-            raise OSError(errno.EIO, "what was written cannot be read back", str(private))
-        share(private)
-        return _into_place(private, folder, replace=refresh) or read_back
+            raise OSError(errno.EIO, "what was written cannot be read back", str(temporary))
+        grant_group_access(temporary)
+        return _publish_entry(temporary, folder, replace=refresh) or read_back
     finally:
-        shutil.rmtree(private, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _into_place(private: Path, folder: Path, *, replace: bool) -> dict[str, Any] | None:
+def _publish_entry(temporary: Path, folder: Path, *, replace: bool) -> dict[str, Any] | None:
     """Rename a finished entry; the meta of the entry that was there first, or None where ours is the one.
 
     An entry that is replaced stays aside until gc: jobs on other hosts may have it mapped, and a network file system takes
@@ -144,25 +148,25 @@ def _into_place(private: Path, folder: Path, *, replace: bool) -> dict[str, Any]
     """
     while True:
         try:
-            private.rename(folder)
+            temporary.rename(folder)
         except OSError:
             if not folder.exists():
                 raise
         else:
-            sync_folder(folder.parent)
+            fsync_folder(folder.parent)
             return None
-        first, ours = whole(folder), whole(private)
-        if first is not None and not replace:
-            return first
-        if first is not None and ours is not None and first["files"] == ours["files"]:
-            publish_json(folder / META, ours)
-            share(folder / META)
-            return ours
-        aside = folder.with_name(f"{private_name(folder)}.{'torn' if first is None else 'replaced'}")
+        existing_meta, new_meta = read_complete_meta(folder), read_complete_meta(temporary)
+        if existing_meta is not None and not replace:
+            return existing_meta
+        if existing_meta is not None and new_meta is not None and existing_meta["files"] == new_meta["files"]:
+            write_json_atomically(folder / META_FILE, new_meta)
+            grant_group_access(folder / META_FILE)
+            return new_meta
+        replaced_folder = folder.with_name(f"{make_temporary_name(folder)}.{'torn' if existing_meta is None else 'replaced'}")
         with contextlib.suppress(FileNotFoundError):  # another builder took it away
-            folder.rename(aside)
-        if first is None:  # damaged since it was built: the bytes are of no use
-            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(replaced_folder)
+        if existing_meta is None:  # damaged since it was built: the bytes are of no use
+            shutil.rmtree(replaced_folder, ignore_errors=True)
 
 
 def file_sha256(path: Path) -> str:
@@ -173,6 +177,6 @@ def file_sha256(path: Path) -> str:
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """``torch.save``, but OSError where the disk fails: torch writing the file itself says RuntimeError, and not why."""
-    sink = io.BytesIO()
-    torch.save(dict(tensors), sink)
-    path.write_bytes(sink.getbuffer())
+    buffer = io.BytesIO()
+    torch.save(dict(tensors), buffer)
+    path.write_bytes(buffer.getbuffer())

@@ -20,21 +20,21 @@ import jinja2.sandbox
 import msgspec
 import tokenizers
 
-from scoring.data.tokenizer import Tokenizer, settings
-from suites.common.errors import Exit, Problem
+from scoring.data.tokenizer import Tokenizer, read_tokenizer_settings
+from suites.common.errors import ExitCode, UserError
 
-TODAY = datetime(2025, 1, 1, tzinfo=UTC)
+FIXED_DATE = datetime(2025, 1, 1, tzinfo=UTC)
 """What a template that writes today's date is told: the same prompt every day."""
 
-_MARK = "This-is-a-mark"
+_SENTINEL = "This-is-a-mark"
 
-_FAILS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+_TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What somebody else's template may raise."""
 
 Messages = Sequence[dict[str, str]]
 
 
-class Rendered(msgspec.Struct, frozen=True, kw_only=True):
+class RenderedPrompt(msgspec.Struct, frozen=True, kw_only=True):
     """A prompt as the model reads it."""
 
     text: str
@@ -43,34 +43,34 @@ class Rendered(msgspec.Struct, frozen=True, kw_only=True):
     """The template refuses or ignores a system role: its message stands at the beginning of the first user's."""
 
 
-class Chat:
+class ChatTemplate:
     """One template with one tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer, folder: Path, *, use_fast: bool, fallback: str | None) -> None:
         """``folder`` holds the tokenizer's files. Problem (cannot score) where there is no template, or none that can be read."""
-        facts = settings(folder)
-        own = _own_template(folder, facts.get("chat_template"))
-        template = own if own is not None else fallback
-        self.where = f"tokenizer {tokenizer.identifier}" if own is not None else "chat_template of the suite"
+        settings_values = read_tokenizer_settings(folder)
+        tokenizer_template = _read_tokenizer_template(folder, settings_values.get("chat_template"))
+        template = tokenizer_template if tokenizer_template is not None else fallback
+        self.location = f"tokenizer {tokenizer.identifier}" if tokenizer_template is not None else "chat_template of the suite"
         if template is None:
-            todo = "give the suite a chat_template, or the tokenizer its own"
-            raise Problem("has no chat template", where=self.where, todo=todo, code=Exit.CANNOT_SCORE)
-        self.template, self.source = template, "tokenizer" if own is not None else "suite"
-        self._prefix = list(tokenizer.prefix) if own is None else []
-        self._tokens = {key: _content(value) for key, value in facts.items() if key.endswith("_token")}
-        self._encode, self._decode, special = (_of_json if use_fast and (folder / "tokenizer.json").is_file() else _of_slow)(
-            folder
-        )
-        self.special = frozenset(special.values())
+            hint = "give the suite a chat_template, or the tokenizer its own"
+            raise UserError("has no chat template", location=self.location, hint=hint, code=ExitCode.CANNOT_SCORE)
+        self.template, self.source = template, "tokenizer" if tokenizer_template is not None else "suite"
+        self._prefix = list(tokenizer.prefix) if tokenizer_template is None else []
+        self._tokens = {key: _get_token_content(value) for key, value in settings_values.items() if key.endswith("_token")}
+        self._encode, self._decode, special = (
+            _load_json_codec if use_fast and (folder / "tokenizer.json").is_file() else _load_slow_codec
+        )(folder)
+        self.special_ids = frozenset(special.values())
         try:
-            self._compiled = _environment().from_string(template)
-        except _FAILS as error:
-            raise self._refused(error) from error
-        self._knows_system = self._has_system_role()
-        self.stop_ids, self.stop_strings = self._ends(tokenizer.eos_id, special)
+            self._compiled = _make_environment().from_string(template)
+        except _TEMPLATE_ERRORS as error:
+            raise self._make_error(error) from error
+        self._accepts_system_role = self._detect_system_role()
+        self.stop_ids, self.stop_strings = self._find_stops(tokenizer.eos_id, special)
 
     @property
-    def described(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         """As the tier file has it."""
         return {
             "source": self.source,
@@ -79,49 +79,53 @@ class Chat:
             "stop_strings": list(self.stop_strings),
         }
 
-    def render(self, messages: Messages) -> Rendered:
+    def render(self, messages: Messages) -> RenderedPrompt:
         """The conversation up to where the answer begins. Problem (cannot score) where the template refuses it."""
-        folded = messages[0]["role"] == "system" and not self._knows_system
-        if folded:
-            system, first, *rest = messages
-            messages = [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]
+        is_folded = messages[0]["role"] == "system" and not self._accepts_system_role
+        if is_folded:
+            system, first, *remainder = messages
+            messages = [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *remainder]
         try:
-            text = self._rendered(messages, answering=True)
-        except _FAILS as error:
-            raise self._refused(error) from error
+            text = self._render_text(messages, add_generation_prompt=True)
+        except _TEMPLATE_ERRORS as error:
+            raise self._make_error(error) from error
         tokens = self._encode(text)
         if tokens[: len(self._prefix)] != self._prefix:
             tokens = [*self._prefix, *tokens]
-        return Rendered(text=text, tokens=tokens, system_in_user=folded)
+        return RenderedPrompt(text=text, tokens=tokens, system_in_user=is_folded)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Valid UTF-8; special tokens are spelled out."""
-        return whole(self._decode(tokens))
+        return valid_utf8(self._decode(tokens))
 
-    def _rendered(self, messages: Messages, *, answering: bool) -> str:
-        return self._compiled.render(messages=list(messages), add_generation_prompt=answering, **self._tokens)
+    def _render_text(self, messages: Messages, *, add_generation_prompt: bool) -> str:
+        return self._compiled.render(messages=list(messages), add_generation_prompt=add_generation_prompt, **self._tokens)
 
-    def _refused(self, error: Exception) -> Problem:
-        what = f"the chat template fails: {error}"
-        return Problem(what, where=self.where, todo="mend the template, or the prompt", code=Exit.CANNOT_SCORE)
+    def _make_error(self, error: Exception) -> UserError:
+        message = f"the chat template fails: {error}"
+        return UserError(message, location=self.location, hint="mend the template, or the prompt", code=ExitCode.CANNOT_SCORE)
 
-    def _has_system_role(self) -> bool:
+    def _detect_system_role(self) -> bool:
         """Some templates refuse a system message, and some leave it out without a word."""
         try:
-            text = self._rendered([{"role": "system", "content": _MARK}, {"role": "user", "content": "?"}], answering=True)
-        except _FAILS:
+            text = self._render_text(
+                [{"role": "system", "content": _SENTINEL}, {"role": "user", "content": "?"}], add_generation_prompt=True
+            )
+        except _TEMPLATE_ERRORS:
             return False
-        return _MARK in text
+        return _SENTINEL in text
 
-    def _ends(self, eos: int | None, special: dict[int, str]) -> tuple[frozenset[int], tuple[str, ...]]:
+    def _find_stops(self, eos: int | None, special: dict[int, str]) -> tuple[frozenset[int], tuple[str, ...]]:
         """EOS, and what the template writes after an answer: a special token, or else its first line as a string."""
         ids = set() if eos is None else {eos}
         try:
-            text = self._rendered([{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}], answering=False)
-        except _FAILS as error:
-            raise self._refused(error) from error
-        after = text.rpartition(_MARK)[2].strip()
-        if _MARK not in text or not after:
+            text = self._render_text(
+                [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}], add_generation_prompt=False
+            )
+        except _TEMPLATE_ERRORS as error:
+            raise self._make_error(error) from error
+        after = text.rpartition(_SENTINEL)[2].strip()
+        if _SENTINEL not in text or not after:
             return frozenset(ids), ()
         first = self._encode(after)[0]
         if first in special:
@@ -129,24 +133,24 @@ class Chat:
         return frozenset(ids), (after.splitlines()[0],)
 
 
-def _own_template(folder: Path, configured: Any) -> str | None:
+def _read_tokenizer_template(folder: Path, configured: Any) -> str | None:
     file = folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")
     if isinstance(configured, list):  # several, by name
-        named = {each.get("name"): each.get("template") for each in configured if isinstance(each, dict)}
-        configured = named.get("default")
+        templates_by_name = {variant.get("name"): variant.get("template") for variant in configured if isinstance(variant, dict)}
+        configured = templates_by_name.get("default")
     return configured if isinstance(configured, str) else None
 
 
-def _content(token: Any) -> Any:
+def _get_token_content(token: Any) -> Any:
     return token.get("content") if isinstance(token, dict) else token
 
 
-_Coded = tuple[Callable[[str], list[int]], Callable[[Sequence[int]], str], dict[int, str]]
+_Codec = tuple[Callable[[str], list[int]], Callable[[Sequence[int]], str], dict[int, str]]
 
 
-def _of_json(folder: Path) -> _Coded:
+def _load_json_codec(folder: Path) -> _Codec:
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     backend.no_truncation()
     backend.no_padding()
@@ -161,7 +165,7 @@ def _of_json(folder: Path) -> _Coded:
     return encode, decode, special
 
 
-def _of_slow(folder: Path) -> _Coded:
+def _load_slow_codec(folder: Path) -> _Codec:
     from transformers import AutoTokenizer  # noqa: PLC0415  a second's import, only for tokenizers without tokenizer.json
 
     loaded: Any = AutoTokenizer.from_pretrained(str(folder), use_fast=False, local_files_only=True, trust_remote_code=False)
@@ -177,7 +181,7 @@ def _of_slow(folder: Path) -> _Coded:
     return encode, decode, special
 
 
-class _Generation(jinja2.ext.Extension):
+class _GenerationTag(jinja2.ext.Extension):
     """{% generation %} ... {% endgeneration %}, by which training marks what is learnt: here, only its content."""
 
     tags = {"generation"}  # noqa: RUF012  as jinja2 declares it
@@ -188,10 +192,10 @@ class _Generation(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
+def _make_environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
     """What templates on the hub are written for; they are other people's code, so they run in a sandbox."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
     )
 
     def refuse(message: str) -> NoReturn:
@@ -201,10 +205,10 @@ def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
         return json.dumps(value, ensure_ascii=False, indent=indent)
 
     environment.filters["tojson"] = tojson
-    environment.globals.update(raise_exception=refuse, strftime_now=TODAY.strftime)
+    environment.globals.update(raise_exception=refuse, strftime_now=FIXED_DATE.strftime)
     return environment
 
 
-def whole(text: str) -> str:
+def valid_utf8(text: str) -> str:
     """The text with surrogate pairs joined and lone halves replaced by U+FFFD: valid UTF-8, whatever a decoder made."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

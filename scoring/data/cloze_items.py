@@ -15,19 +15,19 @@ import torch
 
 from scoring.data.cache_entries import save_tensors
 from scoring.data.sources import Source
-from scoring.data.task_adapters import Item, to_item
+from scoring.data.task_adapters import ClozeQuestion, adapt_row
 from scoring.data.tokenizer import Tokenizer, TokenRequest
-from suites.common.errors import Exit, Problem
+from suites.common.errors import ExitCode, UserError
 from suites.definitions.data_cache import FORMAT_VERSION
 from suites.definitions.suite import TaskDefinition
 
-SEED = 1234
+SAMPLE_SEED = 1234
 
 EXAMPLES_FILE = "examples.jsonl"
 
 REQUESTS_FILE = "requests.pt"
 
-_BATCH = 256
+_BATCH_SIZE = 256
 
 
 class Example(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,39 +62,41 @@ class TaskItem(msgspec.Struct, frozen=True, kw_only=True):
     """UTF-8 bytes of the continuation, its space included."""
 
 
-def build_task(
-    private: Path,
+def build_task_entry(
+    temporary: Path,
     definition: TaskDefinition,
     source: Source,
     tokenizer: Tokenizer,
     progress: Callable[[int, int, int, int], None],
 ) -> dict[str, Any]:
-    """Write examples.jsonl and requests.pt into ``private``; what meta.json says of them.
+    """Write examples.jsonl and requests.pt into ``temporary``; what meta.json says of them.
 
     Raises Problem (cannot score) for rows that do not fit, or none at all.
     """
     adapter = str(definition.adapter)
     items = [
-        to_item(adapter, definition.format, row, source=source.name, number=number) for number, row in enumerate(source.rows())
+        adapt_row(adapter, definition.format, row, source=source.name, row_number=number)
+        for number, row in enumerate(source.rows())
     ]
     if not items:
-        raise Problem("holds no rows", where=source.name, todo="mend its source", code=Exit.CANNOT_SCORE)
-    taken = sample([item.subject for item in items], definition.subset_size)
-    examples = _examples(items, taken)
+        raise UserError("holds no rows", location=source.name, hint="mend its source", code=ExitCode.CANNOT_SCORE)
+    sampled_rows = sample_rows([item.subject for item in items], definition.subset_size)
+    examples = _build_examples(items, sampled_rows)
     lines = b"".join(msgspec.json.encode(example) + b"\n" for example in examples)
-    (private / EXAMPLES_FILE).write_bytes(lines)
-    stored, written = _Sequences(), 0
-    for start in range(0, len(examples), _BATCH):
-        batch = examples[start : start + _BATCH]
-        written += sum(len(text.encode()) for example in batch for pair in example.pairs for text in pair)
-        for field, column in (("pairs", stored.requests), ("uncond", stored.uncond)):
-            of = [example for example in batch for _ in getattr(example, field) or ()]
-            flat = [pair for example in batch for pair in getattr(example, field) or ()]
-            for request in tokenizer.encode_pairs(flat, item=lambda n, of=of: f"{source.name}: row {of[n].row}"):  # type: ignore[misc]
-                column.append([stored.intern(request.context), stored.intern(request.continuation)])
-        progress(start + len(batch), len(examples), start + len(batch), written)
-    tensors = stored.tensors()
-    save_tensors(tensors, private / REQUESTS_FILE)
+    (temporary / EXAMPLES_FILE).write_bytes(lines)
+    sequences, text_bytes = _TokenSequencePool(), 0
+    for start in range(0, len(examples), _BATCH_SIZE):
+        batch = examples[start : start + _BATCH_SIZE]
+        text_bytes += sum(len(text.encode()) for example in batch for pair in example.pairs for text in pair)
+        for field, column in (("pairs", sequences.requests), ("uncond", sequences.uncond)):
+            owners = [example for example in batch for _ in getattr(example, field) or ()]
+            flat_pairs = [pair for example in batch for pair in getattr(example, field) or ()]
+            names = [f"{source.name}: row {owner.row}" for owner in owners]
+            for request in tokenizer.encode_pairs(flat_pairs, name_item=names.__getitem__):
+                column.append([sequences.intern(request.context), sequences.intern(request.continuation)])
+        progress(start + len(batch), len(examples), start + len(batch), text_bytes)
+    tensors = sequences.tensors()
+    save_tensors(tensors, temporary / REQUESTS_FILE)
     digest = hashlib.sha256(lines)
     for key, tensor in tensors.items():
         digest.update(f"{key} {list(tensor.shape)}\n".encode())
@@ -102,47 +104,56 @@ def build_task(
     return {
         "format": definition.format,
         "examples": len(examples),
-        "requests": len(stored.requests) + len(stored.uncond),
-        "sample": {"seed": SEED, "of": len(items), "taken": len(taken), "stratified": examples[0].subject is not None},
+        "requests": len(sequences.requests) + len(sequences.uncond),
+        "sample": {
+            "seed": SAMPLE_SEED,
+            "of": len(items),
+            "taken": len(sampled_rows),
+            "stratified": examples[0].subject is not None,
+        },
         "data_key": digest.hexdigest(),
     }
 
 
-def sample(subjects: Sequence[str | None], size: int) -> list[int]:
+def sample_rows(subjects: Sequence[str | None], size: int) -> list[int]:
     """Which of the rows are taken, in their own order: all, or ``size`` of them by ``Random(SEED)``.
 
     Stratified by subject: each gets its share of ``size``, rounded by largest remainder, and at least one while there is room.
     """
     if len(subjects) <= size:
         return list(range(len(subjects)))
-    rng = random.Random(SEED)  # noqa: S311  a sample that anyone can draw again
-    rows_of: dict[str, list[int]] = defaultdict(list)
+    rng = random.Random(SAMPLE_SEED)  # noqa: S311  a sample that anyone can draw again
+    rows_by_subject: dict[str, list[int]] = defaultdict(list)
     for index, subject in enumerate(subjects):
-        rows_of[subject or ""].append(index)
-    names = sorted(rows_of)
-    exact = {name: size * len(rows_of[name]) / len(subjects) for name in names}
-    least = 1 if size >= len(names) else 0
-    share = {name: max(int(exact[name]), least) for name in names}
-    while (gap := size - sum(share.values())) != 0:
-        step = 1 if gap > 0 else -1
-        free = [name for name in names if (share[name] < len(rows_of[name]) if gap > 0 else share[name] > least)]
-        share[max(free, key=lambda name: (step * (exact[name] - share[name]), name))] += step
-    return sorted(index for name in names for index in rng.sample(rows_of[name], share[name]))
+        rows_by_subject[subject or ""].append(index)
+    names = sorted(rows_by_subject)
+    exact_shares = {name: size * len(rows_by_subject[name]) / len(subjects) for name in names}
+    min_share = 1 if size >= len(names) else 0
+    counts = {name: max(int(exact_shares[name]), min_share) for name in names}
+    while (missing_count := size - sum(counts.values())) != 0:
+        step = 1 if missing_count > 0 else -1
+        candidates = [
+            name
+            for name in names
+            if (counts[name] < len(rows_by_subject[name]) if missing_count > 0 else counts[name] > min_share)
+        ]
+        counts[max(candidates, key=lambda name: (step * (exact_shares[name] - counts[name]), name))] += step
+    return sorted(index for name in names for index in rng.sample(rows_by_subject[name], counts[name]))
 
 
-def _examples(items: Sequence[Item], taken: Sequence[int]) -> list[Example]:
-    count = Counter(item.native_id for item in items)
+def _build_examples(items: Sequence[ClozeQuestion], sampled_rows: Sequence[int]) -> list[Example]:
+    id_counts = Counter(item.native_id for item in items)
 
-    def name(row: int) -> str:
-        native = items[row].native_id
-        if native is None:
+    def make_id(row: int) -> str:
+        native_id = items[row].native_id
+        if native_id is None:
             return str(row)
-        return native if count[native] == 1 else f"{native}#{row}"
+        return native_id if id_counts[native_id] == 1 else f"{native_id}#{row}"
 
     return [
         Example(
             index=index,
-            id=name(row),
+            id=make_id(row),
             row=row,
             subject=items[row].subject,
             gold=items[row].gold,
@@ -150,25 +161,25 @@ def _examples(items: Sequence[Item], taken: Sequence[int]) -> list[Example]:
             pairs=items[row].pairs,
             uncond=items[row].uncond,
         )
-        for index, row in enumerate(taken)
+        for index, row in enumerate(sampled_rows)
     ]
 
 
-class _Sequences:
+class _TokenSequencePool:
     """Token sequences, each stored once: the choices of a question share its context."""
 
     def __init__(self) -> None:
         self.tokens, self.starts = array("i"), array("q", [0])
         self.requests: list[list[int]] = []
         self.uncond: list[list[int]] = []
-        self._known: dict[tuple[int, ...], int] = {}
+        self._index_by_ids: dict[tuple[int, ...], int] = {}
 
     def intern(self, ids: Sequence[int]) -> int:
-        known = self._known.setdefault(tuple(ids), len(self._known))
-        if known == len(self.starts) - 1:
+        sequence_index = self._index_by_ids.setdefault(tuple(ids), len(self._index_by_ids))
+        if sequence_index == len(self.starts) - 1:
             self.tokens.extend(ids)
             self.starts.append(len(self.tokens))
-        return known
+        return sequence_index
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """``tokens`` int32 [T], ``starts`` int64 [N + 1]; ``requests``, ``uncond`` int64 [R, 2]: context, continuation."""
@@ -188,18 +199,18 @@ class StoredItems:
         self._lines = (folder / EXAMPLES_FILE).read_bytes()
 
     @property
-    def tokens(self) -> int:
+    def token_count(self) -> int:
         """Of all contexts and continuations, equal ones counted once."""
         return len(self._tensors["tokens"])
 
-    def key_of(self, start: int, stop: int) -> str:
+    def compute_range_key(self, start: int, stop: int) -> str:
         """sha256 (hex) of items start .. stop-1 as text: with the tokenizer, that is all that their scores depend on."""
         digest = hashlib.sha256(f"{FORMAT_VERSION}\n".encode())
         for line in self._lines.splitlines(keepends=True)[start:stop]:
             digest.update(line)
         return digest.hexdigest()
 
-    def items(self) -> list[TaskItem]:
+    def load_items(self) -> list[TaskItem]:
         """In order."""
         tokens, starts = self._tensors["tokens"].tolist(), self._tensors["starts"].tolist()
         sequences = [tokens[start:stop] for start, stop in pairwise(starts)]
@@ -213,13 +224,13 @@ class StoredItems:
             for key in ("requests", "uncond")
         )
         examples = msgspec.json.Decoder(Example)
-        return [_item(examples.decode(line), requests, uncond) for line in self._lines.splitlines()]
+        return [_build_item(examples.decode(line), requests, uncond) for line in self._lines.splitlines()]
 
 
-def _item(example: Example, requests: Any, uncond: Any) -> TaskItem:
+def _build_item(example: Example, requests: Any, uncond: Any) -> TaskItem:
     continuations = [continuation for _, continuation in example.pairs]
     # winogrande scores what follows its options, and that may end with the same word as one of them
-    of_contexts = len(set(continuations)) == 1 < len(set(example.choices))
+    has_shared_continuation = len(set(continuations)) == 1 < len(set(example.choices))
     return TaskItem(
         index=example.index,
         id=example.id,
@@ -229,7 +240,7 @@ def _item(example: Example, requests: Any, uncond: Any) -> TaskItem:
         requests=[next(requests) for _ in continuations],
         uncond=None if example.uncond is None else [next(uncond) for _ in example.uncond],
         chars=[
-            len(choice if continuation.endswith(choice) and not of_contexts else continuation.removeprefix(" "))
+            len(choice if continuation.endswith(choice) and not has_shared_continuation else continuation.removeprefix(" "))
             for choice, continuation in zip(example.choices, continuations, strict=True)
         ],
         chars_with_space=[len(continuation) for continuation in continuations],

@@ -23,21 +23,21 @@ import click
 import msgspec
 
 from scoring.data import cache
-from scoring.data.cache_entries import damage
+from scoring.data.cache_entries import find_damage
 from scoring.data.tokenizer import Tokenizer, load_tokenizer, resolve_tokenizer
-from scoring.runtime.network_namespace import CUT_OFF
-from suites.common.errors import Exit, Problem
+from scoring.runtime.network_namespace import NETWORK_CUT_OFF
+from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths
 from suites.contract.scoring_request import SuiteInRequest
-from suites.definitions.data_cache import KINDS, prefill_command, whole
-from suites.definitions.tokenizer_files import known_digest, tokenizer_digest
+from suites.definitions.data_cache import CACHE_ENTRY_KINDS, build_prefill_command, read_complete_meta
+from suites.definitions.tokenizer_files import compute_tokenizer_digest, read_cached_digest
 
 SCHEMA = 1
 
-_WRONG = frozenset({"missing", "damaged", "unusable"})
+_BAD_STATES = frozenset({"missing", "damaged", "unusable"})
 
 
-class Checked(msgspec.Struct, frozen=True, kw_only=True):
+class EntryCheck(msgspec.Struct, frozen=True, kw_only=True):
     """One slice or task of a suite."""
 
     suite: str
@@ -48,7 +48,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     problems: list[str] = []
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class OfflineCheckRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a job would be given."""
 
     suites: tuple[SuiteInRequest, ...]
@@ -57,90 +57,96 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     use_fast: bool
 
 
-def check(asked: Asked, network: str) -> dict[str, Any]:
+def check_offline(request: OfflineCheckRequest, network: str) -> dict[str, Any]:
     """The document that ``--json`` prints."""
-    tokenizer, problems = _tokenizer(asked)
+    tokenizer, problems = _check_tokenizer(request)
     entries = [
-        _checked(suite, name, definition, tokenizer, asked)
-        for suite in asked.suites
-        if suite.tier in KINDS
+        _check_entry(suite, name, definition, tokenizer, request)
+        for suite in request.suites
+        if suite.tier in CACHE_ENTRY_KINDS
         for name, definition in suite.definition.items()
     ]
-    given = [suite.given for suite in asked.suites]
+    suite_options = [suite.suite_option for suite in request.suites]
     return {
         "schema": SCHEMA,
-        "whole": not problems and not any(entry.state in _WRONG for entry in entries),
+        "whole": not problems and not any(entry.state in _BAD_STATES for entry in entries),
         "network": network,
-        "prefill": prefill_command(given, asked.data, asked.tokenizer, use_fast=asked.use_fast),
-        "tokenizer": {"id": asked.tokenizer, "digest": None if tokenizer is None else tokenizer.digest, "problems": problems},
+        "prefill": build_prefill_command(suite_options, request.data, request.tokenizer, use_fast=request.use_fast),
+        "tokenizer": {"id": request.tokenizer, "digest": None if tokenizer is None else tokenizer.digest, "problems": problems},
         "entries": msgspec.to_builtins(entries),
     }
 
 
-def report(document: dict[str, Any], *, as_json: bool) -> Exit:
+def report_offline_check(document: dict[str, Any], *, as_json: bool) -> ExitCode:
     """Print what was found, for a program or for a person."""
     if as_json:
         click.echo(json.dumps(document, indent=2))
     else:
-        if document["network"] != CUT_OFF:
+        if document["network"] != NETWORK_CUT_OFF:
             click.echo(document["network"])
         for problem in document["tokenizer"]["problems"]:
             click.echo(f"tokenizer {document['tokenizer']['id']}: {problem}")
         for entry in document["entries"]:
-            for problem in entry["problems"] if entry["state"] in _WRONG else ():
+            for problem in entry["problems"] if entry["state"] in _BAD_STATES else ():
                 click.echo(f"{entry['suite']}/{entry['name']}: {entry['state']}: {problem}")
         states = [entry["state"] for entry in document["entries"]]
         click.echo(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "no entries are needed")
         if not document["whole"]:
             click.echo(f"where there is a network, run: {document['prefill']}")
-    return Exit.SCORED if document["whole"] else Exit.DATA_MISSING
+    return ExitCode.SCORED if document["whole"] else ExitCode.DATA_MISSING
 
 
-def _tokenizer(asked: Asked) -> tuple[Tokenizer | None, list[str]]:
+def _check_tokenizer(request: OfflineCheckRequest) -> tuple[Tokenizer | None, list[str]]:
     """As a job would load it, but nothing is copied into the cache."""
-    folder, pointer = Path(asked.tokenizer).expanduser(), asked.data.tokenizer_pointer(asked.tokenizer)
+    folder, pointer = Path(request.tokenizer).expanduser(), request.data.tokenizer_pointer(request.tokenizer)
     try:
-        digest = tokenizer_digest(folder) if folder.is_dir() else known_digest(asked.tokenizer, asked.data)
+        digest = compute_tokenizer_digest(folder) if folder.is_dir() else read_cached_digest(request.tokenizer, request.data)
         if digest is not None:
-            place = folder if folder.is_dir() else asked.data.tokenizer(digest)
-            return load_tokenizer(asked.tokenizer, place, digest, use_fast=asked.use_fast), []
+            tokenizer_folder = folder if folder.is_dir() else request.data.tokenizer(digest)
+            return load_tokenizer(request.tokenizer, tokenizer_folder, digest, use_fast=request.use_fast), []
         with tempfile.TemporaryDirectory(prefix="doctor-") as scratch:  # the hub's own cache on this machine may have it
-            return resolve_tokenizer(asked.tokenizer, DataPaths(Path(scratch)), use_fast=asked.use_fast, offline=True), []
+            return resolve_tokenizer(request.tokenizer, DataPaths(Path(scratch)), use_fast=request.use_fast, offline=True), []
     except OSError as error:
         return None, [f"{error.filename or folder}: cannot be read ({error.strerror})"]
-    except Problem as problem:
-        found = f"{pointer}: the copy that it points at has lost or changed a file" if pointer.exists() else f"{pointer}: missing"
-        return None, [found if problem.code == Exit.DATA_MISSING else f"{problem.where}: {problem.what}"]
+    except UserError as problem:
+        pointer_problem = (
+            f"{pointer}: the copy that it points at has lost or changed a file" if pointer.exists() else f"{pointer}: missing"
+        )
+        return None, [pointer_problem if problem.code == ExitCode.DATA_MISSING else f"{problem.location}: {problem.message}"]
 
 
-def _checked(suite: SuiteInRequest, name: str, definition: dict[str, Any], tokenizer: Tokenizer | None, asked: Asked) -> Checked:
+def _check_entry(
+    suite: SuiteInRequest, name: str, definition: dict[str, Any], tokenizer: Tokenizer | None, request: OfflineCheckRequest
+) -> EntryCheck:
     head: dict[str, Any] = {"suite": suite.name, "tier": suite.tier, "name": name}
     if tokenizer is None:
-        return Checked(**head, state="missing", problems=["its place is not known without the tokenizer"])
+        return EntryCheck(**head, state="missing", problems=["its place is not known without the tokenizer"])
     try:
-        place = cache.locate(suite.tier, name, definition, tokenizer, asked.data)
-    except Problem as problem:
-        return Checked(**head, state="unusable", problems=[f"{problem.where}: {problem.what}"])
-    at = str(place.folder)
-    if place.local is not None and whole(place.folder) is None:
-        return _made(head, at, definition, tokenizer)
-    wrong = damage(place.folder)
-    if wrong:
-        return Checked(**head, folder=at, state="damaged" if place.folder.is_dir() else "missing", problems=wrong)
+        location = cache.locate_entry(suite.tier, name, definition, tokenizer, request.data)
+    except UserError as problem:
+        return EntryCheck(**head, state="unusable", problems=[f"{problem.location}: {problem.message}"])
+    entry_folder = str(location.folder)
+    if location.local_source is not None and read_complete_meta(location.folder) is None:
+        return _check_local_build(head, entry_folder, definition, tokenizer)
+    damaged_files = find_damage(location.folder)
+    if damaged_files:
+        return EntryCheck(
+            **head, folder=entry_folder, state="damaged" if location.folder.is_dir() else "missing", problems=damaged_files
+        )
     try:
-        cache.ensure_entry(suite.tier, name, definition, tokenizer=tokenizer, data=asked.data, offline=True)
+        cache.ensure_entry(suite.tier, name, definition, tokenizer=tokenizer, data=request.data, offline=True)
     except Exception as error:  # noqa: BLE001  whatever keeps a job from reading it is what is asked here
-        return Checked(**head, folder=at, state="damaged", problems=[f"{at}: cannot be read: {error}"])
-    return Checked(**head, folder=at, state="whole")
+        return EntryCheck(**head, folder=entry_folder, state="damaged", problems=[f"{entry_folder}: cannot be read: {error}"])
+    return EntryCheck(**head, folder=entry_folder, state="whole")
 
 
-def _made(head: dict[str, Any], at: str, definition: dict[str, Any], tokenizer: Tokenizer) -> Checked:
+def _check_local_build(head: dict[str, Any], entry_folder: str, definition: dict[str, Any], tokenizer: Tokenizer) -> EntryCheck:
     """Local files, of which the job makes the entry: whether that can be done."""
     with tempfile.TemporaryDirectory(prefix="doctor-") as scratch:
         try:
             cache.ensure_entry(
                 head["tier"], head["name"], definition, tokenizer=tokenizer, data=DataPaths(Path(scratch)), offline=True
             )
-        except Problem as problem:
-            return Checked(**head, folder=at, state="unusable", problems=[f"{problem.where}: {problem.what}"])
-    return Checked(**head, folder=at, state="made by the job")
+        except UserError as problem:
+            return EntryCheck(**head, folder=entry_folder, state="unusable", problems=[f"{problem.location}: {problem.message}"])
+    return EntryCheck(**head, folder=entry_folder, state="made by the job")

@@ -9,20 +9,20 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from suites.common.formatting import size
+from suites.common.formatting import format_bytes
 
-SAY_EVERY = 10.0
+LOG_INTERVAL_SECONDS = 10.0
 
 
-class Shown:
+class PrefillDisplay:
     """Documents, tokens (of a task: items), bytes and time left of each entry that is being made. Results go to stdout."""
 
     def __init__(self, entries: int, *, interactive: bool) -> None:
         self.entries, self.finished = entries, 0
-        self._bars = _bars() if interactive else None
+        self._bars = _make_progress_bars() if interactive else None
         self._tasks: dict[str, TaskID] = {}
-        self._begun: dict[str, float] = {}
-        self._said = time.monotonic()
+        self._start_times: dict[str, float] = {}
+        self._last_logged = time.monotonic()
 
     def __enter__(self) -> Self:
         if self._bars is not None:
@@ -33,27 +33,33 @@ class Shown:
         if self._bars is not None:
             self._bars.stop()
 
-    def update(self, name: str, done: int, of: int, documents: int, read: int) -> None:
+    def update(self, name: str, done: int, total: int, documents: int, text_bytes: int) -> None:
         """An entry got as far as that."""
         now = time.monotonic()
-        begun = self._begun.setdefault(name, now)
+        started = self._start_times.setdefault(name, now)
         if self._bars is not None:
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, documents="", size="")
             task = self._tasks[name]
-            self._bars.update(task, completed=done, total=of, visible=done < of, documents=f"{documents:,}", size=size(read))
-        elif min(now - self._said, 5 * (now - begun)) >= SAY_EVERY:  # two seconds in, the time left means something
-            self._said = now
-            left = (now - begun) * (of - done) / max(done, 1)
-            far = f"{done:,} of {of:,}, {documents:,} documents, {size(read)}, {left:.0f} s left"
-            _echo(f"{name}: {far} ({self.finished} of {self.entries} entries done)", err=True)
+            self._bars.update(
+                task, completed=done, total=total, visible=done < total, documents=f"{documents:,}", size=format_bytes(text_bytes)
+            )
+        elif (
+            min(now - self._last_logged, 5 * (now - started)) >= LOG_INTERVAL_SECONDS
+        ):  # two seconds in, the time left means something
+            self._last_logged = now
+            left_seconds = (now - started) * (total - done) / max(done, 1)
+            progress_text = (
+                f"{done:,} of {total:,}, {documents:,} documents, {format_bytes(text_bytes)}, {left_seconds:.0f} s left"
+            )
+            _echo(f"{name}: {progress_text} ({self.finished} of {self.entries} entries done)", err=True)
 
-    def line(self, text: str) -> None:
+    def print_result(self, text: str) -> None:
         """An entry is there."""
         self.finished += 1
         self._print(text, err=False)
 
-    def complaint(self, text: str) -> None:
+    def print_error(self, text: str) -> None:
         """An entry cannot be made."""
         self._print(text, err=True)
 
@@ -71,7 +77,7 @@ def _echo(text: str, *, err: bool) -> None:
         click.echo(text, err=err)
 
 
-def _bars() -> Progress:
+def _make_progress_bars() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

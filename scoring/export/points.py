@@ -15,14 +15,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from scoring.compare.pairing import Side, open_side
-from suites.common.errors import Exit, Problem
-from suites.contract.comparison import Compared, Place, read_compared
+from scoring.compare.pairing import PublishedEvaluation, open_evaluation
+from suites.common.errors import ExitCode, UserError
+from suites.contract.comparison import ComparisonDocument, EvaluationRef, read_comparison_document
 
 Axis = Literal["step", "tokens"]
 
 
-class Point(msgspec.Struct, frozen=True, kw_only=True):
+class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
     """One evaluation's figures."""
 
     run: str
@@ -30,71 +30,74 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     directory: str
     step: int
     tokens_seen: int | None
-    at: float
+    unix_time: float
     """Unix time of its newest tier file."""
     values: dict[str, float]
     """``tier2_ppl/web/ppl`` and the like, and ``delta_to_bridge/...``."""
 
-    def place(self, axis: Axis) -> int:
+    def get_axis_value(self, axis: Axis) -> int:
         """Where it stands on the axis. Problem where the checkpoint does not tell its tokens."""
         if axis == "step":
             return self.step
         if self.tokens_seen is None:
-            raise Problem("does not say how many tokens were seen", where=f"{self.run}/{self.directory}", todo="use --axis step")
+            raise UserError(
+                "does not say how many tokens were seen", location=f"{self.run}/{self.directory}", hint="use --axis step"
+            )
         return self.tokens_seen
 
 
-def points(results: Path, stages: Iterable[str] = ()) -> list[Point]:
+def collect_points(results: Path, stages: Iterable[str] = ()) -> list[CurvePoint]:
     """Of every evaluation under ``results``, by run and step; ``stages``: of these only. Problem where there is none."""
-    wanted = tuple(stages) or tuple(sorted(path.parent.name for path in results.glob("*/by_checkpoint")))
-    found = []
-    for stage in wanted:
+    stage_names = tuple(stages) or tuple(sorted(path.parent.name for path in results.glob("*/by_checkpoint")))
+    curve_points = []
+    for stage in stage_names:
         for folder in sorted((results / stage / "by_checkpoint").glob("*")):
-            place = Place(results=str(results), stage=stage, directory=folder.name)
+            ref = EvaluationRef(results=str(results), stage=stage, directory=folder.name)
             try:
-                found.append(_point(open_side(place)))
-            except Problem as problem:
-                if problem.what != "no scores":
+                curve_points.append(_build_point(open_evaluation(ref)))
+            except UserError as problem:
+                if problem.message != "no scores":
                     raise
-    if not found:
-        todo = "give the results folder of a watcher, and stages that have scores"
-        raise Problem("no evaluation with scores", where=results, todo=todo, code=Exit.DATA_MISSING)
-    return sorted(found, key=lambda point: (point.run, point.step, point.directory))
+    if not curve_points:
+        hint = "give the results folder of a watcher, and stages that have scores"
+        raise UserError("no evaluation with scores", location=results, hint=hint, code=ExitCode.DATA_MISSING)
+    return sorted(curve_points, key=lambda point: (point.run, point.step, point.directory))
 
 
-def _point(side: Side) -> Point:
-    scores = side.scores
-    values = {name: float(value) for name, value in _values(side.documents) if isinstance(value, int | float)}
-    compared = read_compared(side.paths.compare)
-    values |= {} if compared is None else dict(_deltas(compared))
-    return Point(
-        run=scores.stage if scores.source_stage == scores.stage else f"{scores.stage}_bridge",
-        directory=scores.directory,
-        step=scores.step,
-        tokens_seen=scores.tokens_seen,
-        at=max(side.paths.tier(tier).stat().st_mtime for tier in side.documents),
+def _build_point(evaluation: PublishedEvaluation) -> CurvePoint:
+    info = evaluation.info
+    values = {name: float(value) for name, value in _iter_values(evaluation.documents) if isinstance(value, int | float)}
+    document = read_comparison_document(evaluation.paths.compare_json)
+    values |= {} if document is None else dict(_iter_deltas(document))
+    return CurvePoint(
+        run=info.stage if info.source_stage == info.stage else f"{info.stage}_bridge",
+        directory=info.directory,
+        step=info.step,
+        tokens_seen=info.tokens_seen,
+        unix_time=max(evaluation.paths.tier_json(tier).stat().st_mtime for tier in evaluation.documents),
         values=values,
     )
 
 
-_OF_ENTRY = {"slices": ("ppl", "nll_per_token", "bits_per_byte"), "tasks": ("primary", "acc", "acc_norm")}
+_ENTRY_METRICS = {"slices": ("ppl", "nll_per_token", "bits_per_byte"), "tasks": ("primary", "acc", "acc_norm")}
 
 
-def _values(documents: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
+def _iter_values(documents: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
     for tier, document in documents.items():
         for name, value in document["summary"].items():
             yield f"{tier}/{name}", value
-        for section, metrics in _OF_ENTRY.items():
+        for section, metrics in _ENTRY_METRICS.items():
             for name, entry in document.get(section, {}).items():
                 yield from ((f"{tier}/{name}/{metric}", entry.get(metric)) for metric in metrics)
 
 
-def _deltas(compared: Compared) -> Iterator[tuple[str, float]]:
-    for role, tier, name, key, effect in compared.effects():
+def _iter_deltas(document: ComparisonDocument) -> Iterator[tuple[str, float]]:
+    for role, tier, name, key, effect in document.iter_effects():
         if role == "bridge":
             yield f"delta_to_bridge/{tier}/{key}" if name == tier else f"delta_to_bridge/{tier}/{name}/{key}", effect.delta
 
 
-def _missing(name: str) -> Problem:
-    todo = f"pip install 'checkpoint-watcher[{name}]'"
-    return Problem(f"{name} is not installed", where="export", todo=todo, code=Exit.UNAVAILABLE)
+def make_missing_extra_error(name: str) -> UserError:
+    """The error of an export whose package is not installed."""
+    hint = f"pip install 'checkpoint-watcher[{name}]'"
+    return UserError(f"{name} is not installed", location="export", hint=hint, code=ExitCode.UNAVAILABLE)

@@ -19,13 +19,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from scoring.inference.batching import PAD_TO, ROWS_TO, Batch, Packer
-from scoring.inference.prefix_tree import Ints, Stretch, path, plant
-from scoring.model.attention_mask import Strip, strips
-from scoring.model.memory_budget import CPU_HEAD_ROWS, CPU_HEAD_VALUES, Budget
-from suites.common.errors import Exit, Problem
+from scoring.inference.batching import BATCH_WIDTH_MULTIPLE, OUTPUT_COUNT_MULTIPLE, Batch, TreePacker
+from scoring.inference.prefix_tree import Ints, TokenSpan, build_trees, single_sequence_tree
+from scoring.model.attention_mask import QueryBlock, query_blocks
+from scoring.model.memory_budget import CPU_LOGIT_ROWS, CPU_LOGIT_VALUES, TokenBudget
+from suites.common.errors import ExitCode, UserError
 
-__all__ = ["PAD_TO", "Bools", "Floats", "Ints", "Model", "NotFiniteError", "Stretch", "explain", "token_logprobs"]
+__all__ = [
+    "BATCH_WIDTH_MULTIPLE",
+    "Bools",
+    "Floats",
+    "Ints",
+    "Model",
+    "NotFiniteError",
+    "TokenSpan",
+    "compute_token_logprobs",
+    "explain_not_finite",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -33,9 +43,9 @@ Bools = npt.NDArray[np.bool_]
 
 LOG2_E = math.log2(math.e)
 
-HEAD_ROWS = {"cpu": CPU_HEAD_ROWS, "cuda": 16384}
+MAX_LOGIT_ROWS = {"cpu": CPU_LOGIT_ROWS, "cuda": 16384}
 
-HEAD_VALUES = {"cpu": CPU_HEAD_VALUES, "cuda": 1 << 27}
+MAX_LOGIT_VALUES = {"cpu": CPU_LOGIT_VALUES, "cuda": 1 << 27}
 """Rows, and fp32 logits (rows x vocabulary), that exist at one time."""
 
 
@@ -53,12 +63,12 @@ class Model(Protocol):
         ...
 
     @property
-    def takes_trees(self) -> bool:
+    def can_take_trees(self) -> bool:
         """Whether ``hidden_states`` takes ``position_ids`` and ``seen``."""
         ...
 
     @property
-    def budget(self) -> Budget:
+    def budget(self) -> TokenBudget:
         """How much is computed at a time."""
         ...
 
@@ -66,11 +76,11 @@ class Model(Protocol):
         self,
         tokens: torch.Tensor,
         position_ids: torch.Tensor | None = None,
-        seen: Sequence[Strip] | None = None,
+        mask: Sequence[QueryBlock] | None = None,
         *,
-        rows: torch.Tensor | None = None,
+        output_positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Int64 [B, S] -> [B, S, hidden], or [U, hidden] of int64 [U] places; causal unless ``seen`` says otherwise."""
+        """Int64 [B, S] -> [B, S, hidden], or [U, hidden] of int64 [U] places; causal unless ``mask`` says otherwise."""
         ...
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -82,13 +92,13 @@ class NotFiniteError(ValueError):
     """A log-likelihood is NaN or infinite: weights that are finite, and numbers that are not."""
 
 
-def token_logprobs(
+def compute_token_logprobs(
     model: Model,
-    sequences: Sequence[Stretch],
+    sequences: Sequence[TokenSpan],
     *,
-    together: Sequence[int] | None = None,
+    groups: Sequence[int] | None = None,
     batch_tokens: int | None = None,
-    between: Callable[[int], None] = lambda tokens: None,  # noqa: ARG005  what to do with it is the caller's
+    on_batch: Callable[[int], None] = lambda tokens: None,  # noqa: ARG005  what to do with it is the caller's
 ) -> list[Floats]:
     """Give log p(token i | tokens before i) for i = first .. n-1 of every sequence.
 
@@ -97,9 +107,9 @@ def token_logprobs(
     Args:
         model: gives hidden states and fp32 logits.
         sequences: in any order; the answer keeps it.
-        together: for each sequence the number of a group; those of a group share in one tree what they begin with.
+        groups: for each sequence the number of a group; those of a group share in one tree what they begin with.
         batch_tokens: token places of a forward pass; by default what the model's budget says.
-        between: called after every batch with the number of input tokens done in it; may raise to stop.
+        on_batch: called after every batch with the number of input tokens done in it; may raise to stop.
 
     Returns:
         One float64 [n - first] for each sequence, natural logarithms.
@@ -110,52 +120,54 @@ def token_logprobs(
         torch.OutOfMemoryError: where even one row at a time does not fit.
     """
     for index, sequence in enumerate(sequences):
-        if not 1 <= sequence.first < len(sequence.tokens):
-            raise ValueError(f"sequence {index}: {len(sequence.tokens)} tokens, none to predict from {sequence.first} on")
-    if together is None or not model.takes_trees:
-        trees = [path(index, sequence) for index, sequence in enumerate(sequences)]
+        if not 1 <= sequence.first_predicted < len(sequence.tokens):
+            raise ValueError(
+                f"sequence {index}: {len(sequence.tokens)} tokens, none to predict from {sequence.first_predicted} on"
+            )
+    if groups is None or not model.can_take_trees:
+        trees = [single_sequence_tree(index, sequence) for index, sequence in enumerate(sequences)]
     else:
-        groups: dict[int, list[int]] = {}
-        for index, group in enumerate(together):
-            groups.setdefault(group, []).append(index)
-        trees = [tree for members in groups.values() for tree in plant(members, sequences)]
-    packer = Packer(trees, alone=together is None or not model.takes_trees, device=model.device.type)
+        members_by_group: dict[int, list[int]] = {}
+        for index, group in enumerate(groups):
+            members_by_group.setdefault(group, []).append(index)
+        trees = [tree for members in members_by_group.values() for tree in build_trees(members, sequences)]
+    packer = TreePacker(trees, one_tree_per_row=groups is None or not model.can_take_trees, device=model.device.type)
     results: list[Floats] = [np.empty(0)] * len(sequences)
-    for batch, found in _computed(model, packer, Budget(batch_tokens) if batch_tokens else model.budget):
-        place, finite = 0, np.isfinite(found).all()
-        for index, count in batch.owners:
-            values = found[place : place + count]
-            place += count
-            if not finite and not np.isfinite(values).all():
+    for batch, logprobs in _compute_batches(model, packer, TokenBudget(batch_tokens) if batch_tokens else model.budget):
+        start, is_all_finite = 0, np.isfinite(logprobs).all()
+        for index, count in batch.sequence_counts:
+            values = logprobs[start : start + count]
+            start += count
+            if not is_all_finite and not np.isfinite(values).all():
                 raise NotFiniteError(f"sequence {index} has a log-likelihood that is not finite")
             results[index] = values
-        between(batch.inputs)
+        on_batch(batch.input_tokens)
     return results
 
 
-def _computed(model: Model, packer: Packer, budget: Budget) -> Iterator[tuple[Batch, Floats]]:
+def _compute_batches(model: Model, packer: TreePacker, budget: TokenBudget) -> Iterator[tuple[Batch, Floats]]:
     """Every batch with its log-probabilities [N], in order, while the next ones are under way."""
-    with _lanes(model.device) as (launch, lanes):
-        under_way: deque[tuple[Batch, Callable[[], Floats]]] = deque()
-        while packer or under_way:
-            while packer and len(under_way) < lanes:
-                batch = packer.take(budget.places)
+    with _open_launcher(model.device) as (launch, max_in_progress):
+        in_progress: deque[tuple[Batch, Callable[[], Floats]]] = deque()
+        while packer or in_progress:
+            while packer and len(in_progress) < max_in_progress:
+                batch = packer.take_batch(budget.token_positions)
                 try:
-                    under_way.append((batch, launch(model, batch)))
+                    in_progress.append((batch, launch(model, batch)))
                 except torch.OutOfMemoryError:
-                    packer.give_back(batch)
-                    if under_way:  # what they hold is free once they are done
+                    packer.return_batch(batch)
+                    if in_progress:  # what they hold is free once they are done
                         break
                     budget.halve(batch.tokens.shape)
-            batch, finish = under_way.popleft()
+            batch, finish = in_progress.popleft()
             yield batch, finish()
 
 
-Launch = Callable[[Model, Batch], Callable[[], Floats]]
+LaunchBatch = Callable[[Model, Batch], Callable[[], Floats]]
 
 
 @contextmanager
-def _lanes(device: torch.device) -> Iterator[tuple[Launch, int]]:
+def _open_launcher(device: torch.device) -> Iterator[tuple[LaunchBatch, int]]:
     """How a batch is begun (its result is asked for later), and how many are worth being under way at once.
 
     A GPU computes while the next batch is made. A CPU's threads take a batch each: together on one they would wait for
@@ -163,60 +175,72 @@ def _lanes(device: torch.device) -> Iterator[tuple[Launch, int]]:
     """
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
-        yield (lambda model, batch: _once(_forward(model, batch))), 2
+        yield (lambda model, batch: _defer(_forward_batch(model, batch))), 2
         return
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
-            yield (lambda model, batch: pool.submit(lambda: _fetched(_forward(model, batch))).result), 2 * threads
+            yield (lambda model, batch: pool.submit(lambda: _to_numpy(_forward_batch(model, batch))).result), 2 * threads
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _once(found: torch.Tensor) -> Callable[[], Floats]:
-    return lambda: _fetched(found)
+def _defer(logprobs: torch.Tensor) -> Callable[[], Floats]:
+    return lambda: _to_numpy(logprobs)
 
 
-def _fetched(found: torch.Tensor) -> Floats:
-    values: Floats = found.cpu().numpy()
+def _to_numpy(logprobs: torch.Tensor) -> Floats:
+    values: Floats = logprobs.cpu().numpy()
     return values
 
 
 @torch.inference_mode()
-def _forward(model: Model, batch: Batch) -> torch.Tensor:
+def _forward_batch(model: Model, batch: Batch) -> torch.Tensor:
     """float64 [N]: nothing waits for the device."""
 
-    def placed(values: Ints) -> torch.Tensor:
+    def to_device(values: Ints) -> torch.Tensor:
         return torch.from_numpy(values).to(model.device)
 
-    tokens, rows = placed(batch.tokens), placed(batch.rows)
-    if batch.positions is None or batch.ends is None:
-        hidden = model.hidden_states(tokens, rows=rows)  # [U, hidden]
+    tokens, output_positions = to_device(batch.tokens), to_device(batch.output_positions)
+    if batch.positions is None or batch.subtree_end is None:
+        hidden = model.hidden_states(tokens, output_positions=output_positions)  # [U, hidden]
     else:
-        hidden = model.hidden_states(tokens, placed(batch.positions), strips(placed(batch.ends)), rows=rows)
-    return _logprobs(model, hidden, batch.row_of, placed(batch.targets))
+        hidden = model.hidden_states(
+            tokens, to_device(batch.positions), query_blocks(to_device(batch.subtree_end)), output_positions=output_positions
+        )
+    return _gather_logprobs(model, hidden, batch.output_index, to_device(batch.targets))
 
 
-def _logprobs(model: Model, hidden: torch.Tensor, row_of: Ints, targets: torch.Tensor) -> torch.Tensor:
+def _gather_logprobs(model: Model, hidden: torch.Tensor, output_index: Ints, targets: torch.Tensor) -> torch.Tensor:
     """[U, hidden], [N] < U, int64 [N] -> float64 [N]: logits and log-sum-exp are fp32, all after that fp64."""
-    kind = hidden.device.type
-    most = min(HEAD_ROWS.get(kind, HEAD_ROWS["cuda"]), HEAD_VALUES.get(kind, HEAD_VALUES["cuda"]) // model.vocab_size)
-    chunk = most // ROWS_TO * ROWS_TO or max(1, most)
-    order = np.argsort(row_of, kind="stable")
+    device_type = hidden.device.type
+    max_rows = min(
+        MAX_LOGIT_ROWS.get(device_type, MAX_LOGIT_ROWS["cuda"]),
+        MAX_LOGIT_VALUES.get(device_type, MAX_LOGIT_VALUES["cuda"]) // model.vocab_size,
+    )
+    chunk = max_rows // OUTPUT_COUNT_MULTIPLE * OUTPUT_COUNT_MULTIPLE or max(1, max_rows)
+    order = np.argsort(output_index, kind="stable")
     starts = range(0, len(hidden), chunk)
-    edges = np.searchsorted(row_of[order], [*starts, len(hidden)])
-    found = torch.empty(len(row_of), dtype=torch.float64, device=hidden.device)
-    by_row, places = (torch.from_numpy(values).to(hidden.device) for values in (row_of[order], order))
+    edges = np.searchsorted(output_index[order], [*starts, len(hidden)])
+    logprobs = torch.empty(len(output_index), dtype=torch.float64, device=hidden.device)
+    sorted_rows, sorted_order = (torch.from_numpy(values).to(hidden.device) for values in (output_index[order], order))
     for start, first, last in zip(starts, edges[:-1], edges[1:], strict=True):
         logits = model.logits(hidden[start : start + chunk])  # [n, V]
-        here, where = by_row[first:last] - start, places[first:last]
-        chosen, highest = logits[here, targets[where]].double(), logits.amax(-1, keepdim=True)  # [m], [n, 1]
-        below = logits.sub_(highest)
-        sums = (below.mul_(LOG2_E).exp2_() if kind == "cpu" else below.exp_()).sum(-1)  # [n]; a CPU's exp is MKL's, and slow
-        found[where] = chosen - (highest[:, 0].double() + sums.double().log())[here]
-    return found
+        chunk_rows, target_indices = sorted_rows[first:last] - start, sorted_order[first:last]
+        target_logits, highest = (
+            logits[chunk_rows, targets[target_indices]].double(),
+            logits.amax(-1, keepdim=True),
+        )  # [m], [n, 1]
+        shifted = logits.sub_(highest)
+        sums = (shifted.mul_(LOG2_E).exp2_() if device_type == "cpu" else shifted.exp_()).sum(
+            -1
+        )  # [n]; a CPU's exp is MKL's, and slow
+        logprobs[target_indices] = target_logits - (highest[:, 0].double() + sums.double().log())[chunk_rows]
+    return logprobs
 
 
-def explain(error: NotFiniteError, *, where: str) -> Problem:
+def explain_not_finite(error: NotFiniteError, *, location: str) -> UserError:
     """What a person is told about numbers that are not finite."""
-    what = f"{error}, although every weight is"
-    return Problem(what, where=where, todo="try --dtype float32; else the weights have diverged", code=Exit.CANNOT_SCORE)
+    message = f"{error}, although every weight is"
+    return UserError(
+        message, location=location, hint="try --dtype float32; else the weights have diverged", code=ExitCode.CANNOT_SCORE
+    )

@@ -12,104 +12,110 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.integer]
 
-SIZE = 256
+MAX_TREE_NODES = 256
 """Nodes of a tree, unless one sequence alone needs half as many: what a query does not see is computed all the same."""
 
 
-class Stretch(msgspec.Struct, frozen=True):
+class TokenSpan(msgspec.Struct, frozen=True):
     """A sequence of tokens, and from which of them on their log-probabilities are asked for."""
 
     tokens: Ints
     """[n], n >= 2."""
-    first: int
+    first_predicted: int
     """1 <= first < n: the first token of all has nothing before it that could predict it."""
 
 
-class Tree(msgspec.Struct, frozen=True):
+class PrefixTree(msgspec.Struct, frozen=True):
     """Input tokens [n] of some sequences, and which of their predictions are wanted."""
 
     tokens: Ints
     depths: Ints
-    ends: Ints
+    subtree_end: Ints
     """[n]: one past each node's last descendant."""
-    rows: Ints
+    output_nodes: Ints
     """[m]: the node that predicts each target; a node may predict several."""
     targets: Ints
     """[m], those of a sequence one after the other."""
-    owners: tuple[tuple[int, int], ...]
+    sequence_counts: tuple[tuple[int, int], ...]
     """(sequence, how many targets) in the targets' order."""
 
 
-def path(index: int, stretch: Stretch) -> Tree:
+def single_sequence_tree(index: int, span: TokenSpan) -> PrefixTree:
     """One sequence. The token at place i is predicted by the node at place i - 1."""
-    size = len(stretch.tokens) - 1
-    places = np.arange(size)
-    rows = places[stretch.first - 1 :]
-    ends = np.full(size, size)
-    return Tree(stretch.tokens[:-1], places, ends, rows, stretch.tokens[stretch.first :], ((index, len(rows)),))
+    size = len(span.tokens) - 1
+    nodes = np.arange(size)
+    output_nodes = nodes[span.first_predicted - 1 :]
+    subtree_end = np.full(size, size)
+    return PrefixTree(
+        span.tokens[:-1], nodes, subtree_end, output_nodes, span.tokens[span.first_predicted :], ((index, len(output_nodes)),)
+    )
 
 
-def plant(members: Sequence[int], stretches: Sequence[Stretch]) -> Iterator[Tree]:
+def build_trees(members: Sequence[int], spans: Sequence[TokenSpan]) -> Iterator[PrefixTree]:
     """Trees of the sequences ``members``: in the order of their tokens, a new tree begun where one would get too large."""
     order = sorted(
-        members, key=lambda index: (np.asarray(stretches[index].tokens, dtype=">u4").tobytes(), stretches[index].first)
+        members, key=lambda index: (np.asarray(spans[index].tokens, dtype=">u4").tobytes(), spans[index].first_predicted)
     )
-    most = max((len(stretches[index].tokens) for index in order), default=0)
-    growing = _Growing(most)
+    longest_span = max((len(spans[index].tokens) for index in order), default=0)
+    builder = _TreeBuilder(longest_span)
     for index in order:
-        shared = growing.shared(stretches[index])
-        if not growing.takes(stretches[index], shared):
-            yield growing.tree()
-            growing, shared = _Growing(most), 0
-        growing.add(index, stretches[index], shared)
+        shared_count = builder.count_shared(spans[index])
+        if not builder.has_room(spans[index], shared_count):
+            yield builder.build_tree()
+            builder, shared_count = _TreeBuilder(longest_span), 0
+        builder.add_span(index, spans[index], shared_count)
     if order:
-        yield growing.tree()
+        yield builder.build_tree()
 
 
-class _Growing:
+class _TreeBuilder:
     """A tree to which sequences are added in their order: thousands of them, so each by a handful of array operations."""
 
-    def __init__(self, most: int) -> None:
-        self.size = self.longest = 0
-        self.last: Ints = np.empty(0, dtype=np.int64)  # the inputs of the newest sequence
-        self.path: Ints = np.empty(most, dtype=np.int64)  # its nodes come first
+    def __init__(self, max_inputs: int) -> None:
+        self.node_count = self.longest_inputs = 0
+        self.last_inputs: Ints = np.empty(0, dtype=np.int64)  # the inputs of the newest sequence
+        self.last_path: Ints = np.empty(max_inputs, dtype=np.int64)  # its nodes come first
         self.tokens: list[Ints] = []
         self.depths: list[Ints] = []
-        self.closed: list[tuple[Ints, int]] = []
-        self.rows: list[Ints] = []
+        self.closed_subtrees: list[tuple[Ints, int]] = []
+        self.output_nodes: list[Ints] = []
         self.targets: list[Ints] = []
-        self.owners: list[tuple[int, int]] = []
+        self.sequence_counts: list[tuple[int, int]] = []
 
-    def shared(self, stretch: Stretch) -> int:
+    def count_shared(self, span: TokenSpan) -> int:
         """With how many of the newest sequence's inputs it begins."""
-        least = min(len(stretch.tokens) - 1, len(self.last))
-        if not least:
+        common_length = min(len(span.tokens) - 1, len(self.last_inputs))
+        if not common_length:
             return 0
-        apart = stretch.tokens[:least] != self.last[:least]
-        first = int(apart.argmax())
-        return first if apart[first] else least
+        differs = span.tokens[:common_length] != self.last_inputs[:common_length]
+        first_difference = int(differs.argmax())
+        return first_difference if differs[first_difference] else common_length
 
-    def takes(self, stretch: Stretch, shared: int) -> bool:
-        size = len(stretch.tokens) - 1
-        return not self.owners or self.size + size - shared <= max(SIZE, 2 * max(self.longest, size))
+    def has_room(self, span: TokenSpan, shared_count: int) -> bool:
+        size = len(span.tokens) - 1
+        return not self.sequence_counts or self.node_count + size - shared_count <= max(
+            MAX_TREE_NODES, 2 * max(self.longest_inputs, size)
+        )
 
-    def add(self, index: int, stretch: Stretch, shared: int) -> None:
-        inputs = stretch.tokens[:-1]
+    def add_span(self, index: int, span: TokenSpan, shared_count: int) -> None:
+        inputs = span.tokens[:-1]
         size = len(inputs)
-        if shared < len(self.last):
-            self.closed.append((self.path[shared : len(self.last)].copy(), self.size))
-        grown = self.size + size - shared
-        self.path[shared:size] = np.arange(self.size, grown)
-        self.tokens.append(inputs[shared:])
-        self.depths.append(np.arange(shared, size))
-        self.rows.append(self.path[stretch.first - 1 : size].copy())
-        self.targets.append(stretch.tokens[stretch.first :])
-        self.owners.append((index, size + 1 - stretch.first))
-        self.size, self.longest, self.last = grown, max(self.longest, size), inputs
+        if shared_count < len(self.last_inputs):
+            self.closed_subtrees.append((self.last_path[shared_count : len(self.last_inputs)].copy(), self.node_count))
+        new_node_count = self.node_count + size - shared_count
+        self.last_path[shared_count:size] = np.arange(self.node_count, new_node_count)
+        self.tokens.append(inputs[shared_count:])
+        self.depths.append(np.arange(shared_count, size))
+        self.output_nodes.append(self.last_path[span.first_predicted - 1 : size].copy())
+        self.targets.append(span.tokens[span.first_predicted :])
+        self.sequence_counts.append((index, size + 1 - span.first_predicted))
+        self.node_count, self.longest_inputs, self.last_inputs = new_node_count, max(self.longest_inputs, size), inputs
 
-    def tree(self) -> Tree:
-        ends = np.full(self.size, self.size)
-        for nodes, end in self.closed:
-            ends[nodes] = end
-        tokens, depths, rows, targets = (np.concatenate(p) for p in (self.tokens, self.depths, self.rows, self.targets))
-        return Tree(tokens, depths, ends, rows, targets, tuple(self.owners))
+    def build_tree(self) -> PrefixTree:
+        subtree_end = np.full(self.node_count, self.node_count)
+        for nodes, end in self.closed_subtrees:
+            subtree_end[nodes] = end
+        tokens, depths, output_nodes, targets = (
+            np.concatenate(pieces) for pieces in (self.tokens, self.depths, self.output_nodes, self.targets)
+        )
+        return PrefixTree(tokens, depths, subtree_end, output_nodes, targets, tuple(self.sequence_counts))

@@ -16,171 +16,184 @@ import torch
 
 from scoring import SCORER_VERSION
 from scoring.data.tokenizer import resolve_tokenizer
-from scoring.export.lm_eval import EXPORTS
-from scoring.inference import loglikelihood as loglik
-from scoring.job import external_scorer as foreign
-from scoring.job import workers as many
-from scoring.job.preflight import placed, refuse_unknown
-from scoring.job.publish import head, publish_foreign, publish_results, refuse_foreign
-from scoring.model import flops as flop
-from scoring.model.backends import Loaded, load
+from scoring.export.lm_eval import EXPORTERS
+from scoring.inference import loglikelihood
+from scoring.job import external_scorer, workers
+from scoring.job.preflight import refuse_unsupported_request, resolve_device
+from scoring.job.publish import build_head, publish_external_results, publish_results, refuse_unmanaged_results
+from scoring.model import flops
+from scoring.model.backends import LoadedModel, load_model
 from scoring.runtime import provenance
 from scoring.runtime.fence import Fence
-from scoring.runtime.parts import Finished, Identity, Part, Workers, writing
-from scoring.runtime.progress import Progress
-from scoring.runtime.stop import Stop
+from scoring.runtime.parts import FinishedPart, Part, PartWorker, RunIdentity, convert_write_errors
+from scoring.runtime.progress import JobProgress
+from scoring.runtime.stop import StopRequest
 from scoring.tiers import canary
-from scoring.tiers.base import About, Given, Scored, Work
+from scoring.tiers.base import JobContext, RunInfo, ScoredItem, WorkItem
 from scoring.tiers.registry import TIERS
-from suites.checkpoint.architecture import Refused
-from suites.checkpoint.completeness import take_fingerprint
-from suites.checkpoint.metadata import read_documents
-from suites.checkpoint.shard_headers import Torn
-from suites.common.atomic_files import publish_json
-from suites.common.errors import Exit, Problem
-from suites.common.formatting import plainly
+from suites.checkpoint.architecture import UnscorableCheckpoint
+from suites.checkpoint.completeness import compute_fingerprint
+from suites.checkpoint.metadata import read_checkpoint_metadata
+from suites.checkpoint.shard_headers import IncompleteFile
+from suites.common.atomic_files import write_json_atomically
+from suites.common.errors import ExitCode, UserError
+from suites.common.formatting import describe_error
 from suites.contract.paths import DataPaths
-from suites.contract.scoring_request import Request, merge_suites
+from suites.contract.scoring_request import ScoringRequest, merge_suites
 
-SCHEMA = 1
+RUN_SCHEMA = 1
 
-SHARED = ("outcome", "why", "parts", "tokens", "throughput", "timings", "token_places", "peak_memory", "device")
+WORKER_REPORT_KEYS = ("outcome", "why", "parts", "tokens", "throughput", "timings", "token_places", "peak_memory", "device")
 """What run.json says of each of several processes."""
 
 _log = structlog.get_logger()
 
 
-class Job:
-    """One run. ``score`` is called once; ``report`` is run.json's content at any time."""
+class ScoringJob:
+    """One run. ``score`` is called once; ``build_report`` is run.json's content at any time."""
 
     def __init__(
-        self, request: Request, *, environ: Mapping[str, str], stop: Stop, processes: int = 1, worker: int | None = None
+        self,
+        request: ScoringRequest,
+        *,
+        environ: Mapping[str, str],
+        stop: StopRequest,
+        processes: int = 1,
+        worker: int | None = None,
     ) -> None:
         """``processes``: on a CPU, how many share the work. ``worker``: which of them this is: it publishes nothing."""
         self.request, self.environ, self.stop = request, environ, stop
-        self.processes, self.worker, self.task = processes, worker, environ.get("SLURM_ARRAY_TASK_ID") or None
-        self.workers: list[dict[str, Any]] = []
+        self.processes, self.worker, self.array_task = processes, worker, environ.get("SLURM_ARRAY_TASK_ID") or None
+        self.worker_reports: list[dict[str, Any]] = []
         self.paths = request.paths
         self.fence = Fence(self.paths, request.run_id, environ)
-        self.progress = Progress(self.paths, request.run_id, 0)
+        self.progress = JobProgress(self.paths, request.run_id, 0)
         self.device = torch.device("cpu")
-        self.model: Loaded | None = None
+        self.model: LoadedModel | None = None
         self.tokens_seen: int | None = None
-        self.weights: int | None = None
+        self.parameter_count: int | None = None
         self.canary: dict[str, Any] | None = None
         self.started = time.time()
         self.timings: dict[str, float] = {}
         self.scored: list[str] = []
-        self.kept: list[str] = []
+        self.reused: list[str] = []
         self.summaries: dict[str, Any] = {}
 
     def score(self) -> None:
         """Score what is missing and publish. Problem with its exit code where that cannot be."""
         request = self.request
-        with writing(self.paths.folder):
+        with convert_write_errors(self.paths.folder):
             self.paths.parts.mkdir(parents=True, exist_ok=True)
-            self.fence.take()
-        refuse_unknown(request)
-        refuse_foreign(request)
-        self._refuse_changed()
-        self._read_documents()
+            self.fence.acquire()
+        refuse_unsupported_request(request)
+        refuse_unmanaged_results(request)
+        self._refuse_changed_checkpoint()
+        self._read_checkpoint_metadata()
         if request.backend == "command":
-            self.request, rest = foreign.split(request)
+            self.request, internal_request = external_scorer.split_request(request)
             if self.request.suites:
-                self._by_command()
-            if not rest.suites:
+                self._score_by_command()
+            if not internal_request.suites:
                 return
-            self.request = rest
-        device, dtype = placed(request)
-        given = self._given(dtype)
-        works = self._works(given)
-        wanted = [part for work in works.values() for part in work.parts]
-        sizes = {part.label: work.size(part) for work in works.values() for part in work.parts}
-        self.progress = Progress(self.paths, request.run_id, len(wanted), sizes=sizes, worker=self.worker, task=self.task)
-        self._share_out(wanted, device)
-        workers = Workers(
-            paths=self.paths,
-            identity=given.identity,
-            score=lambda part: self._score(works, part, given, device),
-            before=self._before,
-            wait=self.stop.wait,
-            after=self._after,
+            self.request = internal_request
+        device, dtype = resolve_device(request)
+        context = self._build_context(dtype)
+        work_items = self._plan_work(context)
+        parts = [part for work_item in work_items.values() for part in work_item.parts]
+        sizes = {
+            part.label: work_item.estimate_part_tokens(part) for work_item in work_items.values() for part in work_item.parts
+        }
+        self.progress = JobProgress(
+            self.paths, request.run_id, len(parts), part_sizes=sizes, worker=self.worker, array_task=self.array_task
         )
-        with self._phase("parts"):
-            finished = workers.run(wanted)
+        self._run_workers(parts, device)
+        part_worker = PartWorker(
+            paths=self.paths,
+            identity=context.identity,
+            score_part=lambda part: self._score_part(work_items, part, context, device),
+            before_part=self._before_part,
+            sleep=self.stop.wait,
+            after_part=self._after_part,
+        )
+        with self._time_phase("parts"):
+            finished = part_worker.score_parts(parts)
         if self.worker is not None:
             return
-        with self._phase("publish"):
-            self._publish(works, finished, given.identity)
+        with self._time_phase("publish"):
+            self._publish(work_items, finished, context.identity)
 
-    def _by_command(self) -> None:
+    def _score_by_command(self) -> None:
         """Have a foreign scorer do it, and publish what it found."""
-        request, given = self.request, self._given(self.request.dtype or "unknown")
-        works = list(self._works(given).values())
-        self.progress = Progress(self.paths, request.run_id, len(works))
-        self.progress.begin("command")
-        places = foreign.prepare(request, works, self.fence.restart)
+        request, context = self.request, self._build_context(self.request.dtype or "unknown")
+        work_items = list(self._plan_work(context).values())
+        self.progress = JobProgress(self.paths, request.run_id, len(work_items))
+        self.progress.begin_part("command")
+        folders = external_scorer.prepare_folders(request, work_items, self.fence.restart)
         try:
-            environ = foreign.environment(request, given.identity.tokenizer, places, self.environ)
-            with self._phase("command"):
-                foreign.run(request.command or (), environ, told=lambda: self.stop.by, check=self.fence.check)
-            found = foreign.documents(works, places)
+            environ = external_scorer.build_environment(request, context.identity.tokenizer, folders, self.environ)
+            with self._time_phase("command"):
+                external_scorer.run_scorer_command(
+                    request.command or (), environ, get_signal_name=lambda: self.stop.requested_by, check_fence=self.fence.check
+                )
+            scores_by_tier = external_scorer.read_command_results(work_items, folders)
         finally:
-            shutil.rmtree(places.data, ignore_errors=True)
-        with self._phase("publish"):
-            self._refuse_changed()
+            shutil.rmtree(folders.data, ignore_errors=True)
+        with self._time_phase("publish"):
+            self._refuse_changed_checkpoint()
             self.fence.check()
-            about = About(identity=given.identity, tokenizer=request.tokenizer, tokens_seen=self.tokens_seen)
-            about_it = {"scorer_version": None, "command": request.command}
-            documents = {tier: {**head(request, tier, about), **about_it, **said} for tier, said in found.items()}
-            self.summaries |= publish_foreign(request, documents)
-        self.scored += [work.name for work in works]
+            run_info = RunInfo(identity=context.identity, tokenizer=request.tokenizer, tokens_seen=self.tokens_seen)
+            overrides = {"scorer_version": None, "command": request.command}
+            documents = {
+                tier: {**build_head(request, tier, run_info), **overrides, **scores} for tier, scores in scores_by_tier.items()
+            }
+            self.summaries |= publish_external_results(request, documents)
+        self.scored += [work_item.name for work_item in work_items]
 
-    def _share_out(self, wanted: list[Part], device: str) -> None:
+    def _run_workers(self, parts: list[Part], device: str) -> None:
         """Let others do the work, where there are several devices and several parts are missing."""
         if self.worker is not None:
             return
-        settings = many.devices(self.request, device, self.processes, self.environ)
-        missing = sum(not part.file(self.paths).exists() for part in wanted)
-        if min(len(settings), missing) > 1:
-            with self._phase("workers"):
-                settings = settings[:missing]
-                self.workers = many.share_out(
+        settings = workers.list_worker_environments(self.request, device, self.processes, self.environ)
+        missing_count = sum(not part.result_path(self.paths).exists() for part in parts)
+        if min(len(settings), missing_count) > 1:
+            with self._time_phase("workers"):
+                settings = settings[:missing_count]
+                self.worker_reports = workers.run_workers(
                     self.request, settings, stop=self.stop, progress=self.progress, environ=self.environ
                 )
 
-    def _before(self) -> None:
+    def _before_part(self) -> None:
         self.stop.check()
         self.fence.check()
 
-    def _after(self, finished: Finished, here: bool) -> None:
-        (self.scored if here else self.kept).append(finished.part.label)
-        self.progress.finished(finished.part.label, here=here)
+    def _after_part(self, finished: FinishedPart, is_ours: bool) -> None:
+        (self.scored if is_ours else self.reused).append(finished.part.label)
+        self.progress.finish_part(finished.part.label, is_ours=is_ours)
 
-    def _refuse_changed(self) -> None:
-        if take_fingerprint(self.request.readable()) != self.request.fingerprint:
-            raise self._changed("changed since it was judged complete")
+    def _refuse_changed_checkpoint(self) -> None:
+        if compute_fingerprint(self.request.resolve_checkpoint_folder()) != self.request.fingerprint:
+            raise self._build_changed_error("changed since it was judged complete")
 
-    def _changed(self, what: str) -> Problem:
-        todo = "it is scored again when it is complete again"
-        return Problem(what, where=self.request.checkpoint, todo=todo, code=Exit.CHANGED)
+    def _build_changed_error(self, message: str) -> UserError:
+        hint = "it is scored again when it is complete again"
+        return UserError(message, location=self.request.checkpoint, hint=hint, code=ExitCode.CHANGED)
 
-    def _read_documents(self) -> None:
+    def _read_checkpoint_metadata(self) -> None:
         try:
-            found = read_documents(self.request.readable())
-        except (Torn, Refused, OSError) as error:
-            raise self._changed(f"changed or vanished: {plainly(error)}") from error
-        self.tokens_seen, self.weights = found.tokens_seen, found.architecture.n_params
+            metadata = read_checkpoint_metadata(self.request.resolve_checkpoint_folder())
+        except (IncompleteFile, UnscorableCheckpoint, OSError) as error:
+            raise self._build_changed_error(f"changed or vanished: {describe_error(error)}") from error
+        self.tokens_seen, self.parameter_count = metadata.tokens_seen, metadata.architecture.n_params
 
-    def _given(self, dtype: str) -> Given:
+    def _build_context(self, dtype: str) -> JobContext:
         request = self.request
-        with self._phase("tokenizer"):
+        with self._time_phase("tokenizer"):
             data = DataPaths(Path(request.eval_data))
-            suites = [suite.given for suite in request.suites]
+            suites = [suite.suite_option for suite in request.suites]
             tokenizer = resolve_tokenizer(
                 request.tokenizer, data, use_fast=request.use_fast, offline=request.offline, suites=suites
             )
-        identity = Identity(
+        identity = RunIdentity(
             fingerprint=request.fingerprint,
             tokenizer=tokenizer.digest,
             seq_len=request.seq_len,
@@ -188,120 +201,147 @@ class Job:
             backend=request.backend,
             padded_vocab=request.padded_vocab,
         )
-        return Given(request=request, identity=identity, tokenizer=tokenizer, stop=self.stop)
+        return JobContext(request=request, identity=identity, tokenizer=tokenizer, stop=self.stop)
 
-    def _works(self, given: Given) -> dict[tuple[str, str], Work]:
-        with self._phase("data"):
+    def _plan_work(self, context: JobContext) -> dict[tuple[str, str], WorkItem]:
+        with self._time_phase("data"):
             merged = merge_suites(self.request.suites)
-            return {(tier, work.name): work for tier, names in merged.items() for work in TIERS[tier].works(names, given)}
+            return {
+                (tier, work_item.name): work_item
+                for tier, definitions in merged.items()
+                for work_item in TIERS[tier].plan_work(definitions, context)
+            }
 
-    def _score(self, works: Mapping[tuple[str, str], Work], part: Part, given: Given, device: str) -> Finished:
-        work, before = works[(part.tier, part.name)], self.progress.tokens
-        self.progress.begin(part.label)
+    def _score_part(
+        self, work_items: Mapping[tuple[str, str], WorkItem], part: Part, context: JobContext, device: str
+    ) -> FinishedPart:
+        work_item, tokens_before = work_items[(part.tier, part.name)], self.progress.tokens
+        self.progress.begin_part(part.label)
         try:
-            model = self._loaded(next(iter(works.values())), given, device)
-            with self._phase("scoring"):
-                whole_rows = part.tier == "tier2_ppl"
-                cost = flop.flop_per_token(model.architecture, seq_len=given.request.seq_len if whole_rows else None)
-                found, rows = TIERS[part.tier].score(work, part, model, given, lambda tokens: self._between(tokens, cost))
-        except loglik.NotFiniteError as error:
-            raise loglik.explain(error, where=f"{self.request.checkpoint}, {part.label}") from error
+            model = self._get_model(next(iter(work_items.values())), context, device)
+            with self._time_phase("scoring"):
+                has_full_rows = part.tier == "tier2_ppl"
+                flop_per_token = flops.count_flop_per_token(
+                    model.architecture, seq_len=context.request.seq_len if has_full_rows else None
+                )
+                entry, rows = TIERS[part.tier].score_part(
+                    work_item, part, model, context, lambda tokens: self._on_batch(tokens, flop_per_token)
+                )
+        except loglikelihood.NotFiniteError as error:
+            raise loglikelihood.explain_not_finite(error, location=f"{self.request.checkpoint}, {part.label}") from error
         except torch.OutOfMemoryError as error:
-            todo = "ask for a GPU with more memory, or one that nobody else uses"
-            raise Problem("the GPU's memory is full", where=part.label, todo=todo, code=Exit.UNAVAILABLE) from error
-        meta = {"entry": found, "tokens": self.progress.tokens - before, "run_id": self.request.run_id, "canary": self.canary}
-        return Finished(part, meta, rows)
+            hint = "ask for a GPU with more memory, or one that nobody else uses"
+            raise UserError("the GPU's memory is full", location=part.label, hint=hint, code=ExitCode.UNAVAILABLE) from error
+        meta = {
+            "entry": entry,
+            "tokens": self.progress.tokens - tokens_before,
+            "run_id": self.request.run_id,
+            "canary": self.canary,
+        }
+        return FinishedPart(part, meta, rows)
 
-    def _between(self, tokens: int, cost: float) -> None:
-        self.progress.batch(tokens, tokens * cost)
+    def _on_batch(self, tokens: int, flop_per_token: float) -> None:
+        self.progress.finish_batch(tokens, tokens * flop_per_token)
         self.stop.check()
 
-    def _loaded(self, first: Work, given: Given, device: str) -> Loaded:
+    def _get_model(self, first_item: WorkItem, context: JobContext, device: str) -> LoadedModel:
         if self.model is None:
             request = self.request
-            with self._phase("load"):
-                self.model = load(request, device=device, dtype=given.identity.dtype)
+            with self._time_phase("load"):
+                self.model = load_model(request, device=device, dtype=context.identity.dtype)
             self.device = self.model.device
-            self.model.fit_tokenizer(given.tokenizer.vocab_size)
-            self._say_first_batch()
-            self.progress.loaded(flop.peak(self.device))
-            with self._phase("canary"):
-                sample = TIERS[first.tier].sample(first, request.seq_len)
-                self.canary = canary.said(canary.sing(self.model, sample, source=first.name))
+            self.model.fit_tokenizer(context.tokenizer.vocab_size)
+            self._log_first_batch()
+            self.progress.start_timing(flops.get_peak_flops(self.device))
+            with self._time_phase("canary"):
+                sample = TIERS[first_item.tier].sample_for_canary(first_item, request.seq_len)
+                self.canary = canary.encode_canary(canary.run_canary(self.model, sample, source=first_item.name))
         return self.model
 
-    def _say_first_batch(self) -> None:
+    def _log_first_batch(self) -> None:
         """What was between the start of this process and now; ``rest`` is what neither torch nor weights are to blame for."""
-        seconds = provenance.age()
-        rest = seconds - sum(self.timings.get(phase, 0.0) for phase in ("import_torch", "load"))
-        self.timings |= {"until_first_batch": round(seconds, 3), "rest_until_first_batch": round(rest, 3)}
+        age_seconds = provenance.get_process_age_seconds()
+        other_seconds = age_seconds - sum(self.timings.get(phase, 0.0) for phase in ("import_torch", "load"))
+        self.timings |= {"until_first_batch": round(age_seconds, 3), "rest_until_first_batch": round(other_seconds, 3)}
         _log.info("first batch", **self.timings)
 
-    def _publish(self, works: Mapping[tuple[str, str], Work], finished: list[Finished], identity: Identity) -> None:
-        by_key = {each.part.key: each for each in finished}
-        by_tier: dict[str, list[Scored]] = {}
-        for work in works.values():
-            by_tier.setdefault(work.tier, []).append(Scored(work=work, parts=[by_key[part.key] for part in work.parts]))
-        self._refuse_changed()
-        self._before()
-        self.canary = next((found for each in finished if (found := each.meta.get("canary"))), None)
-        request = self.request
-        about = About(
-            identity=identity, tokenizer=request.tokenizer, tokens_seen=self.tokens_seen, weights=self.weights, canary=self.canary
+    def _publish(
+        self, work_items: Mapping[tuple[str, str], WorkItem], finished: list[FinishedPart], identity: RunIdentity
+    ) -> None:
+        by_key = {finished_part.part.key: finished_part for finished_part in finished}
+        by_tier: dict[str, list[ScoredItem]] = {}
+        for work_item in work_items.values():
+            by_tier.setdefault(work_item.tier, []).append(
+                ScoredItem(work_item=work_item, parts=[by_key[part.key] for part in work_item.parts])
+            )
+        self._refuse_changed_checkpoint()
+        self._before_part()
+        self.canary = next(
+            (canary_result for finished_part in finished if (canary_result := finished_part.meta.get("canary"))), None
         )
-        self.summaries |= publish_results(request, about, by_tier, [EXPORTS[form] for form in request.exports])
+        request = self.request
+        run_info = RunInfo(
+            identity=identity,
+            tokenizer=request.tokenizer,
+            tokens_seen=self.tokens_seen,
+            parameter_count=self.parameter_count,
+            canary=self.canary,
+        )
+        self.summaries |= publish_results(request, run_info, by_tier, [EXPORTERS[export_name] for export_name in request.exports])
 
     @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
+    def _time_phase(self, name: str) -> Iterator[None]:
         started = time.monotonic()
         try:
             yield
         finally:
             self.timings[name] = round(self.timings.get(name, 0.0) + time.monotonic() - started, 3)
 
-    def report(self, code: Exit, why: Problem | None, bug: str | None = None) -> dict[str, Any]:
+    def build_report(self, code: ExitCode, problem: UserError | None, bug: str | None = None) -> dict[str, Any]:
         """run.json: where the numbers come from, or why there are none."""
         request, model = self.request, self.model
         rate = None
         if model is not None:
-            done, seconds = self.progress, self.timings.get("scoring", 0.0)
-            rate = provenance.throughput(done.tokens, done.flop, seconds, flop.peak(self.device))
+            progress, seconds = self.progress, self.timings.get("scoring", 0.0)
+            rate = provenance.compute_throughput(progress.tokens, progress.flop, seconds, flops.get_peak_flops(self.device))
         return {
-            "schema": SCHEMA,
+            "schema": RUN_SCHEMA,
             "run_id": request.run_id,
             "stage": request.stage,
             "step": request.step,
             "checkpoint": {"path": request.checkpoint, "source_stage": request.source_stage, "fingerprint": request.fingerprint},
-            "outcome": "scored" if code is Exit.SCORED else code.name.lower(),
+            "outcome": "scored" if code is ExitCode.SCORED else code.name.lower(),
             "code": int(code),
-            "why": bug or (None if why is None else str(why)),
-            "todo": None if why is None else why.todo,
+            "why": bug or (None if problem is None else str(problem)),
+            "todo": None if problem is None else problem.hint,
             "started": self.started,
             "ended": time.time(),
             "restart": self.fence.restart,
-            "parts": {"scored": self.scored, "kept": self.kept},
+            "parts": {"scored": self.scored, "kept": self.reused},
             "tokens": self.progress.tokens,
             "throughput": rate,
             "timings": self.timings,
-            "token_places": None if model is None else model.budget.places,
-            "workers": [{key: each[key] for key in SHARED} for each in self.workers],
-            "peak_memory": provenance.peak_memory(self.device),
-            "model": None if model is None else {**model.description, "parameters": model.n_params, "dtype": model.dtype},
+            "token_places": None if model is None else model.budget.token_positions,
+            "workers": [{key: worker_report[key] for key in WORKER_REPORT_KEYS} for worker_report in self.worker_reports],
+            "peak_memory": provenance.measure_peak_memory(self.device),
+            "model": None if model is None else {**model.description, "parameters": model.parameter_count, "dtype": model.dtype},
             "suspicious": bool(self.canary and self.canary["suspicious"]),
             "canary": self.canary,
             "summary": self.summaries,
-            "device": provenance.device(self.device),
-            "slurm": provenance.slurm(self.environ),
-            "versions": provenance.versions(),
-            "git_commit": provenance.git_commit(),
+            "device": provenance.describe_device(self.device),
+            "slurm": provenance.describe_slurm_job(self.environ),
+            "versions": provenance.collect_versions(),
+            "git_commit": provenance.read_git_commit(),
             "scorer_version": SCORER_VERSION,
         }
 
 
-def publish_report(job: Job, document: dict[str, Any]) -> None:
+def publish_report(job: ScoringJob, document: dict[str, Any]) -> None:
     """Write run.json, unless the evaluation is another run's by now. Where it cannot be written, the log has it."""
     try:
         job.fence.check()
-        publish_json(job.paths.run if job.worker is None else job.paths.worker(job.worker, job.task), document)
-    except (OSError, Problem) as error:
-        _log.warning("run.json is not written", path=str(job.paths.run), error=str(error))
+        write_json_atomically(
+            job.paths.run_json if job.worker is None else job.paths.worker_json(job.worker, job.array_task), document
+        )
+    except (OSError, UserError) as error:
+        _log.warning("run.json is not written", path=str(job.paths.run_json), error=str(error))

@@ -16,36 +16,43 @@ import msgspec
 import structlog
 import torch
 
-from scoring.runtime.progress import EVERY, Progress, joined
-from scoring.runtime.stop import Stop
+from scoring.runtime.progress import PROGRESS_INTERVAL_SECONDS, JobProgress, merge_progress
+from scoring.runtime.stop import StopRequest
 from suites.common.atomic_files import read_json
-from suites.contract.scoring_request import Request
+from suites.contract.scoring_request import ScoringRequest
 
 _log = structlog.get_logger()
 
 
-def devices(request: Request, device: str, processes: int, environ: Mapping[str, str]) -> list[dict[str, str]]:
+def list_worker_environments(
+    request: ScoringRequest, device: str, processes: int, environ: Mapping[str, str]
+) -> list[dict[str, str]]:
     """What to set in the environment of each process: a GPU each, unless one is named; on a CPU as many as were asked for."""
     if device == "cuda" and request.backend == "direct":
-        named = environ.get("CUDA_VISIBLE_DEVICES")
+        visible_devices = environ.get("CUDA_VISIBLE_DEVICES")
         count = torch.cuda.device_count()  # asks the driver, starts nothing
-        visible = named.split(",") if named else [str(number) for number in range(count)]
-        return [{"CUDA_VISIBLE_DEVICES": name} for name in visible[:count]]
+        device_names = visible_devices.split(",") if visible_devices else [str(number) for number in range(count)]
+        return [{"CUDA_VISIBLE_DEVICES": name} for name in device_names[:count]]
     threads = str(max(1, torch.get_num_threads() // max(1, processes)))
     return [{"OMP_NUM_THREADS": threads}] * processes
 
 
-def share_out(
-    request: Request, settings: Sequence[Mapping[str, str]], *, stop: Stop, progress: Progress, environ: Mapping[str, str]
+def run_workers(
+    request: ScoringRequest,
+    settings: Sequence[Mapping[str, str]],
+    *,
+    stop: StopRequest,
+    progress: JobProgress,
+    environ: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """Run a worker with each of ``settings`` until all have ended; what they say of their runs (run.json's content)."""
-    files = [request.paths.worker(number, progress.task) for number in range(len(settings))]
+    files = [request.paths.worker_json(number, progress.array_task) for number in range(len(settings))]
     for file in files:
         file.unlink(missing_ok=True)
-    children = [_start(request, number, {**environ, **each}) for number, each in enumerate(settings)]
+    children = [_start_worker(request, number, {**environ, **setting}) for number, setting in enumerate(settings)]
     _log.info("workers", count=len(children), pids=[child.pid for child in children])
     try:
-        _wait(children, files, stop, progress)
+        _wait_for_workers(children, files, stop, progress)
     finally:
         for child in children:
             if child.poll() is None:
@@ -55,11 +62,11 @@ def share_out(
     for number, child in enumerate(children):
         if child.returncode != 0:
             _log.warning("a worker ended early; its part is taken by another", worker=number, code=child.returncode)
-    found = [read_json(file) for file in files]
-    return [each for each in found if isinstance(each, dict) and "timings" in each]
+    reports = [read_json(file) for file in files]
+    return [setting for setting in reports if isinstance(setting, dict) and "timings" in setting]
 
 
-def _start(request: Request, number: int, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start_worker(request: ScoringRequest, number: int, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "scoring", "work", str(number)]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, env=dict(environ))
     assert child.stdin is not None  # noqa: S101  it was asked for
@@ -68,30 +75,32 @@ def _start(request: Request, number: int, environ: Mapping[str, str]) -> subproc
     return child
 
 
-def _wait(children: Sequence[subprocess.Popen[bytes]], files: Sequence[Path], stop: Stop, progress: Progress) -> None:
-    told, said = False, time.monotonic()
+def _wait_for_workers(
+    children: Sequence[subprocess.Popen[bytes]], files: Sequence[Path], stop: StopRequest, progress: JobProgress
+) -> None:
+    is_signalled, last_updated = False, time.monotonic()
     while any(child.poll() is None for child in children):
-        if stop.by is not None and not told:
-            told = True
+        if stop.requested_by is not None and not is_signalled:
+            is_signalled = True
             for child in children:
                 if child.poll() is None:
-                    child.send_signal(signal.Signals[stop.by])
-        if time.monotonic() - said >= EVERY:
-            said = time.monotonic()
-            _tell(files, progress)
+                    child.send_signal(signal.Signals[stop.requested_by])
+        if time.monotonic() - last_updated >= PROGRESS_INTERVAL_SECONDS:
+            last_updated = time.monotonic()
+            _update_progress(files, progress)
         time.sleep(0.1)
-    _tell(files, progress)
+    _update_progress(files, progress)
 
 
-def _tell(files: Sequence[Path], progress: Progress) -> None:
+def _update_progress(files: Sequence[Path], progress: JobProgress) -> None:
     """progress.json of all workers, those that have ended already among them."""
-    shown = []
-    for each in map(read_json, files):
-        if isinstance(each, dict) and "done" in each:
-            shown.append(each)
-        elif isinstance(each, dict) and "timings" in each:
-            shown.append(progress.of_ended(each))
-    if shown:
-        together = joined(shown)
-        progress.tell(together)
-        _log.info("progress", **{key: together[key] for key in ("parts_done", "parts", "tokens_per_s", "seconds_left")})
+    documents = []
+    for document in map(read_json, files):
+        if isinstance(document, dict) and "done" in document:
+            documents.append(document)
+        elif isinstance(document, dict) and "timings" in document:
+            documents.append(progress.build_ended_document(document))
+    if documents:
+        merged = merge_progress(documents)
+        progress.publish_document(merged)
+        _log.info("progress", **{key: merged[key] for key in ("parts_done", "parts", "tokens_per_s", "seconds_left")})

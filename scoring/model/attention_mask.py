@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 import torch
 
-STRIP = 32
+BLOCK_QUERIES = 32
 """Queries of a strip on a CPU: torch's kernel takes so many at a time."""
 
-ROUND = 8
+KEY_COUNT_MULTIPLE = 8
 """How many keys are gathered is a multiple of this, and so many must be saved by it."""
 
 
-class Strip(NamedTuple):
+class QueryBlock(NamedTuple):
     """The queries at places start .. stop - 1 of every row."""
 
     start: int
@@ -25,37 +25,44 @@ class Strip(NamedTuple):
     mask: torch.Tensor
     """[B or 1, 1, stop - start, K]: True where a query sees a key; or what is added to their score."""
 
-    def of_keys(self, places: torch.Tensor) -> torch.Tensor:
+    def gather_keys(self, values: torch.Tensor) -> torch.Tensor:
         """[B, S, ...] -> [B, K, ...]: of what every place has, what the keys have."""
         if self.keys is None:
-            return places[:, : self.mask.shape[-1]]
-        found = places.flatten(0, 1).index_select(0, self.keys)
-        return found.view(len(places), -1, *places.shape[2:])
+            return values[:, : self.mask.shape[-1]]
+        gathered = values.flatten(0, 1).index_select(0, self.keys)
+        return gathered.view(len(values), -1, *values.shape[2:])
 
 
-def whole(mask: torch.Tensor) -> list[Strip]:
+def full_mask(mask: torch.Tensor) -> list[QueryBlock]:
     """One strip of bool [B or 1, queries, K]."""
-    return [Strip(0, mask.shape[1], None, mask[:, None])]
+    return [QueryBlock(0, mask.shape[1], None, mask[:, None])]
 
 
-def strips(ends: torch.Tensor) -> list[Strip]:
+def query_blocks(subtree_end: torch.Tensor) -> list[QueryBlock]:
     """Of int64 [B, S]: place q of a row sees place k where k <= q < ends[k]; every place sees itself."""
-    width = ends.shape[1]
-    places = torch.arange(width, device=ends.device)
-    if ends.device.type != "cpu":
-        return whole((places[None, :] <= places[:, None]) & (places[:, None] < ends[:, None, :]))
-    return [_strip(ends, places, start, min(start + STRIP, width)) for start in range(0, width, STRIP)]
+    width = subtree_end.shape[1]
+    positions = torch.arange(width, device=subtree_end.device)
+    if subtree_end.device.type != "cpu":
+        return full_mask((positions[None, :] <= positions[:, None]) & (positions[:, None] < subtree_end[:, None, :]))
+    return [
+        _build_query_block(subtree_end, positions, start, min(start + BLOCK_QUERIES, width))
+        for start in range(0, width, BLOCK_QUERIES)
+    ]
 
 
-def _strip(ends: torch.Tensor, places: torch.Tensor, start: int, stop: int) -> Strip:
-    queries, keys = places[start:stop, None], places[None, :stop]
-    older = ends[:, :start] > start  # seen by the strip's first query; what that one does not see, no later one does
-    most = -(-int(older.sum(1).max()) // ROUND) * ROUND if start else 0
-    if most + ROUND > start:
-        return Strip(start, stop, None, ((keys <= queries) & (queries < ends[:, None, :stop]))[:, None])
-    first = torch.sort(older, dim=1, descending=True, stable=True).indices[:, :most]  # and up to ROUND - 1 that no query sees
-    keys = torch.cat([first, keys[:, start:].expand(len(ends), -1)], 1)  # [B, K]
-    until = ends.gather(1, keys)
-    mask = (keys[:, None] <= queries) & (queries < until[:, None])
-    rows = torch.arange(len(ends), device=ends.device)[:, None]
-    return Strip(start, stop, (keys + rows * len(places)).flatten(), mask[:, None])
+def _build_query_block(subtree_end: torch.Tensor, positions: torch.Tensor, start: int, stop: int) -> QueryBlock:
+    queries, keys = positions[start:stop, None], positions[None, :stop]
+    visible_earlier = (
+        subtree_end[:, :start] > start
+    )  # seen by the strip's first query; what that one does not see, no later one does
+    gathered_count = -(-int(visible_earlier.sum(1).max()) // KEY_COUNT_MULTIPLE) * KEY_COUNT_MULTIPLE if start else 0
+    if gathered_count + KEY_COUNT_MULTIPLE > start:
+        return QueryBlock(start, stop, None, ((keys <= queries) & (queries < subtree_end[:, None, :stop]))[:, None])
+    gathered = torch.sort(visible_earlier, dim=1, descending=True, stable=True).indices[
+        :, :gathered_count
+    ]  # and up to ROUND - 1 that no query sees
+    keys = torch.cat([gathered, keys[:, start:].expand(len(subtree_end), -1)], 1)  # [B, K]
+    key_ends = subtree_end.gather(1, keys)
+    mask = (keys[:, None] <= queries) & (queries < key_ends[:, None])
+    row_index = torch.arange(len(subtree_end), device=subtree_end.device)[:, None]
+    return QueryBlock(start, stop, (keys + row_index * len(positions)).flatten(), mask[:, None])

@@ -1,7 +1,7 @@
 """The decoders that nanotron trains: Llama, its Qwen2 class and Starcoder2, as few operations as they need.
 
 Products are fused as nanotron stores them (q, k and v in one, gate and up in one). The values of a rope pair lie side by
-side, in neighbouring rows of q and k, so that a rotation is one complex product; ``causal_lm.translate`` puts them so.
+side, in neighbouring rows of q and k, so that a rotation is one complex product; ``causal_lm.convert_tensor`` puts them so.
 """
 
 import functools
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from scoring.model.attention_mask import Strip
+from scoring.model.attention_mask import QueryBlock
 from scoring.model.linear import Linear
 from scoring.model.moe import ExpertsMLP
 from suites.checkpoint.architecture import Architecture
@@ -29,10 +29,10 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 """Names of config.json -> what they mean."""
 
-Rotations = tuple[torch.Tensor, torch.Tensor]
+RopeCosSin = tuple[torch.Tensor, torch.Tensor]
 """cos and sin, float32 [B, S, 1, head_dim / 2]."""
 
-Meet = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+UpdateKV = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 """Keys and values [B, kv heads, S, head_dim] -> those that the same tokens' queries meet."""
 
 
@@ -59,61 +59,64 @@ class Embedding(nn.Embedding):
 class Attention(nn.Module):
     """Grouped-query attention."""
 
-    def __init__(self, a: Architecture, *, use_rope: bool, scale: float | None) -> None:
+    def __init__(self, arch: Architecture, *, use_rope: bool, scale: float | None) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = a.heads, a.kv_heads, a.head_dim
+        self.heads, self.kv_heads, self.head_dim = arch.heads, arch.kv_heads, arch.head_dim
         self.use_rope, self.scale = use_rope, scale
         self.qkv_proj: Linear | None = None
-        if a.multi_query:
-            self.q_proj = Linear(a.hidden, a.hidden, bias=a.attention_bias)
-            self.kv_proj = Linear(a.hidden, 2 * a.kv_size, bias=a.attention_bias)
+        if arch.multi_query:
+            self.q_proj = Linear(arch.hidden, arch.hidden, bias=arch.attention_bias)
+            self.kv_proj = Linear(arch.hidden, 2 * arch.kv_size, bias=arch.attention_bias)
         else:
-            self.qkv_proj = Linear(a.hidden, a.hidden + 2 * a.kv_size, bias=a.attention_bias)
-        self.o_proj = Linear(a.hidden, a.hidden, bias=a.family == "starcoder2")
+            self.qkv_proj = Linear(arch.hidden, arch.hidden + 2 * arch.kv_size, bias=arch.attention_bias)
+        self.o_proj = Linear(arch.hidden, arch.hidden, bias=arch.family == "starcoder2")
 
     def forward(
         self,
         x: torch.Tensor,
-        rotations: Rotations,
-        seen: Sequence[Strip] | None,
-        meet: Meet | None = None,
-        rows: torch.Tensor | None = None,
+        rotations: RopeCosSin,
+        mask: Sequence[QueryBlock] | None,
+        update: UpdateKV | None = None,
+        output_positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """[B, S, hidden] -> [B, S, hidden], or [U, hidden] of the places ``rows`` alone; ``seen`` None: plain causal attention.
+        """[B, S, hidden] -> [B, S, hidden], or [U, hidden] of the places ``output_positions`` alone; ``mask`` None: plain causal attention.
 
-        ``meet`` takes the keys and values of these tokens and gives those that their queries meet: its own by default.
+        ``update`` takes the keys and values of these tokens and gives those that their queries meet: its own by default.
         """
-        joined = torch.cat([self.q_proj(x), self.kv_proj(x)], -1) if self.qkv_proj is None else self.qkv_proj(x)
-        qkv = joined.unflatten(-1, (-1, self.head_dim))  # [B, S, heads + 2 kv heads, head_dim]
-        turning = self.heads + self.kv_heads
-        qk, v = qkv[:, :, :turning], qkv[:, :, turning:]
+        projections = torch.cat([self.q_proj(x), self.kv_proj(x)], -1) if self.qkv_proj is None else self.qkv_proj(x)
+        qkv = projections.unflatten(-1, (-1, self.head_dim))  # [B, S, heads + 2 kv heads, head_dim]
+        rope_heads = self.heads + self.kv_heads
+        qk, v = qkv[:, :, :rope_heads], qkv[:, :, rope_heads:]
         if self.use_rope:
-            qk = rotate(qk, rotations)
+            qk = apply_rope(qk, rotations)
         q, k = qk[:, :, : self.heads], qk[:, :, self.heads :]
-        if meet is not None:
-            k, v = (part.transpose(1, 2) for part in meet(k.transpose(1, 2), v.transpose(1, 2)))
-        grouped = self.heads != self.kv_heads
-        if grouped and q.is_cuda and (seen is not None or q.dtype is torch.float32):  # flash takes neither, others no groups
+        if update is not None:
+            k, v = (part.transpose(1, 2) for part in update(k.transpose(1, 2), v.transpose(1, 2)))
+        is_grouped = self.heads != self.kv_heads
+        if is_grouped and q.is_cuda and (mask is not None or q.dtype is torch.float32):  # flash takes neither, others no groups
             k, v = (part.repeat_interleave(self.heads // self.kv_heads, 2) for part in (k, v))
-            grouped = False
-        attend = functools.partial(_attend, scale=self.scale, enable_gqa=grouped)
-        if seen is None:
+            is_grouped = False
+        attend = functools.partial(_scaled_dot_product_attention, scale=self.scale, enable_gqa=is_grouped)
+        if mask is None:
             out = attend(q, k, v, is_causal=True)
         else:
-            parts = [attend(q[:, s.start : s.stop], s.of_keys(k), s.of_keys(v), attn_mask=s.mask) for s in seen]
+            parts = [
+                attend(q[:, block.start : block.stop], block.gather_keys(k), block.gather_keys(v), attn_mask=block.mask)
+                for block in mask
+            ]
             out = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
         flat = out.flatten(2)
-        found: torch.Tensor = self.o_proj(flat if rows is None else flat.flatten(0, 1)[rows])
-        return found
+        projected: torch.Tensor = self.o_proj(flat if output_positions is None else flat.flatten(0, 1)[output_positions])
+        return projected
 
 
-def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **how: Any) -> torch.Tensor:
+def _scaled_dot_product_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> torch.Tensor:
     """[B, S, heads, head_dim] and [B, K, kv heads, head_dim] twice -> [B, S, heads, head_dim]."""
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-    return functional.scaled_dot_product_attention(q, k, v, **how).transpose(1, 2)
+    return functional.scaled_dot_product_attention(q, k, v, **options).transpose(1, 2)
 
 
-def rotate(x: torch.Tensor, rotations: Rotations) -> torch.Tensor:
+def apply_rope(x: torch.Tensor, rotations: RopeCosSin) -> torch.Tensor:
     """Turn the pairs (2j, 2j + 1) of [B, S, heads, head_dim] by their angles, in fp32. ``x`` is used up."""
     cos, sin = rotations
     if x.dtype is torch.float32 and x.device.type == "cpu":
@@ -127,11 +130,11 @@ def rotate(x: torch.Tensor, rotations: Rotations) -> torch.Tensor:
 class GatedMLP(nn.Module):
     """down(activation(gate) * up)."""
 
-    def __init__(self, a: Architecture) -> None:
+    def __init__(self, arch: Architecture) -> None:
         super().__init__()
-        self.gate_up_proj = Linear(a.hidden, 2 * a.intermediate, bias=False)
-        self.down_proj = Linear(a.intermediate, a.hidden, bias=False)
-        self.activation = ACTIVATIONS[a.activation]
+        self.gate_up_proj = Linear(arch.hidden, 2 * arch.intermediate, bias=False)
+        self.down_proj = Linear(arch.intermediate, arch.hidden, bias=False)
+        self.activation = ACTIVATIONS[arch.activation]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., hidden] -> [..., hidden]."""
@@ -143,11 +146,11 @@ class GatedMLP(nn.Module):
 class MLP(nn.Module):
     """Starcoder2's: two layers with biases."""
 
-    def __init__(self, a: Architecture) -> None:
+    def __init__(self, arch: Architecture) -> None:
         super().__init__()
-        self.c_fc = Linear(a.hidden, a.intermediate)
-        self.c_proj = Linear(a.intermediate, a.hidden)
-        self.activation = ACTIVATIONS[a.activation]
+        self.c_fc = Linear(arch.hidden, arch.intermediate)
+        self.c_proj = Linear(arch.intermediate, arch.hidden)
+        self.activation = ACTIVATIONS[arch.activation]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., hidden] -> [..., hidden]."""
@@ -155,31 +158,31 @@ class MLP(nn.Module):
         return out
 
 
-class Layer(nn.Module):
+class DecoderLayer(nn.Module):
     """Attention, then MLP, each normed before and added to what it was made of."""
 
-    def __init__(self, a: Architecture, index: int, *, scale: float | None) -> None:
+    def __init__(self, arch: Architecture, index: int, *, scale: float | None) -> None:
         super().__init__()
-        self.input_layernorm = _norm(a)
-        self.self_attn = Attention(a, use_rope=has_rope(a, index), scale=scale)
-        self.post_attention_layernorm = _norm(a)
+        self.input_layernorm = _build_norm(arch)
+        self.self_attn = Attention(arch, use_rope=has_rope(arch, index), scale=scale)
+        self.post_attention_layernorm = _build_norm(arch)
         self.mlp: nn.Module
-        if a.experts is not None and index in a.experts.layers:
-            self.mlp = ExpertsMLP(a.hidden, a.experts, ACTIVATIONS[a.activation])
+        if arch.experts is not None and index in arch.experts.layers:
+            self.mlp = ExpertsMLP(arch.hidden, arch.experts, ACTIVATIONS[arch.activation])
         else:
-            self.mlp = MLP(a) if a.family == "starcoder2" else GatedMLP(a)
+            self.mlp = MLP(arch) if arch.family == "starcoder2" else GatedMLP(arch)
 
     def forward(
         self,
         hidden: torch.Tensor,
-        rotations: Rotations,
-        seen: Sequence[Strip] | None,
-        meet: Meet | None = None,
-        rows: torch.Tensor | None = None,
+        rotations: RopeCosSin,
+        mask: Sequence[QueryBlock] | None,
+        update: UpdateKV | None = None,
+        output_positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """[B, S, hidden] -> [B, S, hidden], or [U, hidden] of the places ``rows`` alone."""
-        kept = hidden if rows is None else hidden.flatten(0, 1)[rows]
-        hidden = self.self_attn(self.input_layernorm(hidden), rotations, seen, meet, rows).add_(kept)
+        """[B, S, hidden] -> [B, S, hidden], or [U, hidden] of the places ``output_positions`` alone."""
+        residual = hidden if output_positions is None else hidden.flatten(0, 1)[output_positions]
+        hidden = self.self_attn(self.input_layernorm(hidden), rotations, mask, update, output_positions).add_(residual)
         out: torch.Tensor = self.mlp(self.post_attention_layernorm(hidden)).add_(hidden)
         return out
 
@@ -187,31 +190,31 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     """A decoder without its head. Its angles are computed on the CPU, so that every device turns by the same."""
 
-    def __init__(self, a: Architecture, *, scale: float | None, device: torch.device) -> None:
+    def __init__(self, arch: Architecture, *, scale: float | None, device: torch.device) -> None:
         """``scale`` multiplies q k; None is 1 / sqrt(head_dim). Weights are on the meta device."""
         super().__init__()
         with torch.device("meta"):
-            self.embed_tokens = Embedding(a.vocab, a.hidden)
-            self.layers = nn.ModuleList(Layer(a, index, scale=scale) for index in range(a.layers))
-            self.norm = _norm(a)
-        frequencies = 1.0 / a.rope_theta ** (torch.arange(0, a.head_dim, 2, dtype=torch.float32) / a.head_dim)
-        self.frequencies = (frequencies / a.rope_factor).to(device)
+            self.embed_tokens = Embedding(arch.vocab, arch.hidden)
+            self.layers = nn.ModuleList(DecoderLayer(arch, index, scale=scale) for index in range(arch.layers))
+            self.norm = _build_norm(arch)
+        frequencies = 1.0 / arch.rope_theta ** (torch.arange(0, arch.head_dim, 2, dtype=torch.float32) / arch.head_dim)
+        self.frequencies = (frequencies / arch.rope_factor).to(device)
 
-    def rotations(self, positions: torch.Tensor) -> Rotations:
+    def rotations(self, positions: torch.Tensor) -> RopeCosSin:
         """Of positions [B, S]."""
         angles = positions[..., None, None].float() * self.frequencies  # [B, S, 1, head_dim / 2]
         return angles.cos(), angles.sin()
 
 
-def _norm(a: Architecture) -> nn.Module:
-    return nn.LayerNorm(a.hidden, a.norm_eps) if a.family == "starcoder2" else RMSNorm(a.hidden, a.norm_eps)
+def _build_norm(arch: Architecture) -> nn.Module:
+    return nn.LayerNorm(arch.hidden, arch.norm_eps) if arch.family == "starcoder2" else RMSNorm(arch.hidden, arch.norm_eps)
 
 
-def has_rope(a: Architecture, layer: int) -> bool:
+def has_rope(arch: Architecture, layer: int) -> bool:
     """Whether a layer turns its queries and keys."""
-    return a.no_rope_every is None or (layer + 1) % a.no_rope_every != 0
+    return arch.no_rope_every is None or (layer + 1) % arch.no_rope_every != 0
 
 
-def slides(a: Architecture, layer: int) -> bool:
+def has_sliding_window(arch: Architecture, layer: int) -> bool:
     """Whether a layer has the sliding window."""
-    return a.sliding_window is not None and has_rope(a, layer) and layer not in a.global_layers
+    return arch.sliding_window is not None and has_rope(arch, layer) and layer not in arch.global_layers

@@ -6,11 +6,11 @@ without gaps, the shapes of a step never change, and what right padding left beh
 
 import torch
 
-from scoring.model.decoder import Meet
+from scoring.model.decoder import UpdateKV
 from suites.checkpoint.architecture import Architecture
 
 
-class Past:
+class KVCache:
     """[rows, kv heads, width, head_dim] keys and values for each layer."""
 
     def __init__(self, architecture: Architecture, *, rows: int, width: int, like: torch.Tensor) -> None:
@@ -19,28 +19,31 @@ class Past:
         self.rows, self.width = rows, width
         self._keys = [like.new_zeros(shape) for _ in range(architecture.layers)]
         self._values = [like.new_zeros(shape) for _ in range(architecture.layers)]
-        self._row = torch.arange(rows, device=like.device)
-        self._places = torch.arange(width, device=like.device)[None]  # [1, width]
-        self._at: torch.Tensor | None = None
+        self._row_index = torch.arange(rows, device=like.device)
+        self._all_positions = torch.arange(width, device=like.device)[None]  # [1, width]
+        self._step_positions: torch.Tensor | None = None
 
-    def step(self, positions: torch.Tensor) -> torch.Tensor:
+    def begin_step(self, positions: torch.Tensor) -> torch.Tensor:
         """From now on each row adds one token, at int64 [rows]. What it sees: bool [rows, 1, width], itself included."""
-        self._at = positions
-        return (self._places <= positions[:, None])[:, None]
+        self._step_positions = positions
+        return (self._all_positions <= positions[:, None])[:, None]
 
-    def places(self, positions: torch.Tensor) -> torch.Tensor:
+    def get_key_positions(self, positions: torch.Tensor) -> torch.Tensor:
         """Positions of the keys that queries at ``positions`` meet: their own while reading, every place in a step."""
-        return positions if self._at is None else self._places
+        return positions if self._step_positions is None else self._all_positions
 
-    def of_layer(self, layer: int) -> Meet:
+    def get_layer_update(self, layer: int) -> UpdateKV:
         """What a layer's attention is given: it adds keys and values, and gives back those that their queries meet."""
         keys, values = self._keys[layer], self._values[layer]
 
-        def meet(key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            if self._at is None:
+        def update(key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            if self._step_positions is None:
                 keys[:, :, : key.shape[2]], values[:, :, : value.shape[2]] = key, value
                 return key, value
-            keys[self._row, :, self._at], values[self._row, :, self._at] = key[:, :, 0], value[:, :, 0]
+            keys[self._row_index, :, self._step_positions], values[self._row_index, :, self._step_positions] = (
+                key[:, :, 0],
+                value[:, :, 0],
+            )
             return keys, values
 
-        return meet
+        return update

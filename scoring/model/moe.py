@@ -50,13 +50,13 @@ class ExpertsMLP(nn.Module):
         """[..., hidden] -> [..., hidden]."""
         hidden = hidden_states.flatten(0, -2)  # [N, hidden]
         probabilities = functional.softmax(self.router(hidden.float()), dim=-1)  # [N, experts]
-        weights, chosen = probabilities.topk(self.top_k, dim=-1)  # [N, k] both
+        weights, expert_index = probabilities.topk(self.top_k, dim=-1)  # [N, k] both
         out = torch.zeros_like(hidden)
         for expert in range(probabilities.shape[-1]):
-            rows, slots = (chosen == expert).nonzero(as_tuple=True)  # [n] both
+            rows, slots = (expert_index == expert).nonzero(as_tuple=True)  # [n] both
             gate, up = (hidden[rows] @ self.merged_gate_up_proj[expert]).chunk(2, dim=-1)  # [n, intermediate] both
-            part = (self.activation(gate) * up) @ self.merged_down_proj[expert]  # [n, hidden]
-            out.index_add_(0, rows, part * weights[rows, slots, None].to(part.dtype))
+            expert_out = (self.activation(gate) * up) @ self.merged_down_proj[expert]  # [n, hidden]
+            out.index_add_(0, rows, expert_out * weights[rows, slots, None].to(expert_out.dtype))
         if self.shared_expert is not None and self.shared_expert_gate is not None:
             out = out + torch.sigmoid(self.shared_expert_gate(hidden)) * self.shared_expert(hidden)
         return out.view_as(hidden_states)

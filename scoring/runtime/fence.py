@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from suites.common.atomic_files import publish_json, read_json
-from suites.common.errors import Exit, Problem
+from suites.common.atomic_files import read_json, write_json_atomically
+from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import EvaluationPaths
 
 SCHEMA = 1
@@ -27,21 +27,23 @@ class Fence:
         self.run_id = run_id
         self.restart = int(environ.get("SLURM_RESTART_COUNT") or 0)
         task = environ.get("SLURM_ARRAY_TASK_ID")
-        self._words = {paths.fence: self.restart} if not task else {paths.fence: 0, paths.fence_of_task(task): self.restart}
+        self._restart_by_path = (
+            {paths.fence_json: self.restart} if not task else {paths.fence_json: 0, paths.task_fence_json(task): self.restart}
+        )
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Write our word, unless it stands there already. Problem (temporary) where a later restart of this run has begun."""
-        for path, restart in self._words.items():
-            self._take(path, restart)
+        for path, restart in self._restart_by_path.items():
+            self._acquire_file(path, restart)
 
-    def _take(self, path: Path, restart: int) -> None:
-        there = self._read(path)
-        if there.get("run_id") == self.run_id:
-            if there.get("restart") == restart:
+    def _acquire_file(self, path: Path, restart: int) -> None:
+        document = self._read(path)
+        if document.get("run_id") == self.run_id:
+            if document.get("restart") == restart:
                 return
-            if isinstance(there.get("restart"), int) and there["restart"] > restart:
-                raise self._lost(path, there)
-        publish_json(
+            if isinstance(document.get("restart"), int) and document["restart"] > restart:
+                raise self._build_lost_error(path, document)
+        write_json_atomically(
             path,
             {
                 "schema": SCHEMA,
@@ -55,10 +57,10 @@ class Fence:
 
     def check(self) -> None:
         """Problem (temporary) where the fence is no longer ours."""
-        for path, restart in self._words.items():
-            there = self._read(path)
-            if (there.get("run_id"), there.get("restart")) != (self.run_id, restart):
-                raise self._lost(path, there)
+        for path, restart in self._restart_by_path.items():
+            document = self._read(path)
+            if (document.get("run_id"), document.get("restart")) != (self.run_id, restart):
+                raise self._build_lost_error(path, document)
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
@@ -67,7 +69,11 @@ class Fence:
             return {}
         return document if isinstance(document, dict) else {}
 
-    def _lost(self, path: Path, there: dict[str, Any]) -> Problem:
-        by = f"run {there['run_id']} (restart {there.get('restart')}, {there.get('host')})" if "run_id" in there else "nobody"
-        todo = "nothing was published; what this run finished is kept for the other"
-        return Problem(f"the evaluation now belongs to {by}", where=path, todo=todo, code=Exit.TEMPORARY)
+    def _build_lost_error(self, path: Path, document: dict[str, Any]) -> UserError:
+        owner = (
+            f"run {document['run_id']} (restart {document.get('restart')}, {document.get('host')})"
+            if "run_id" in document
+            else "nobody"
+        )
+        hint = "nothing was published; what this run finished is kept for the other"
+        return UserError(f"the evaluation now belongs to {owner}", location=path, hint=hint, code=ExitCode.TEMPORARY)

@@ -9,23 +9,23 @@ from typing import TextIO, cast
 
 import structlog
 
-from suites.contract.liveness import sign_of_life
-from suites.contract.scoring_request import Request
+from suites.contract.liveness import read_liveness
+from suites.contract.scoring_request import ScoringRequest
 
-_CHATTY = ("httpx", "httpx2", "httpcore", "huggingface_hub", "fsspec", "datasets", "filelock")
+_VERBOSE_LOGGERS = ("httpx", "httpx2", "httpcore", "huggingface_hub", "fsspec", "datasets", "filelock")
 
 
-class Heedless:
+class BestEffortStream:
     """A stream for the log. A log that has no room left, or whose reader is gone, is no reason to end."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def write(self, words: str) -> int:
+    def write(self, text: str) -> int:
         """As the stream does it, if it can."""
         with contextlib.suppress(OSError):
-            self._stream.write(words)
-        return len(words)
+            self._stream.write(text)
+        return len(text)
 
     def flush(self) -> None:
         """As the stream does it, if it can."""
@@ -33,10 +33,10 @@ class Heedless:
             self._stream.flush()
 
 
-def say_it_in_the_log() -> None:
+def configure_scoring_log() -> None:
     """Everything that is logged goes to stderr, a line each, with its time."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for name in _CHATTY:
+    for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)  # a data set without a card is no news
     logging.getLogger("huggingface_hub._snapshot_download").setLevel(logging.ERROR)  # a repository without a tokenizer is refused
@@ -46,23 +46,23 @@ def say_it_in_the_log() -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=False),
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ],
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", Heedless(sys.stderr))),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", BestEffortStream(sys.stderr))),
     )
 
 
-def say_if_abandoned(request: Request) -> None:
+def warn_if_unwatched(request: ScoringRequest) -> None:
     """The log says when the watcher that asked for this is not there, by the same rule as ``watcher status``."""
     log = structlog.get_logger()
     if request.status is None:
         return
     try:
-        sign = sign_of_life(Path(request.status), time.time())
+        liveness = read_liveness(Path(request.status), time.time())
     except (OSError, ValueError) as error:
         log.warning("the watcher's status cannot be read; is it running?", path=request.status, error=str(error))
         return
-    minutes = round(sign.age / 60)
-    if sign.verdict == "stopped":
+    minutes = round(liveness.age_seconds / 60)
+    if liveness.verdict == "stopped":
         log.warning("the watcher was told to end; its next run sees these results", path=request.status, minutes=minutes)
-    elif sign.verdict == "stale":
-        start = "see what should run `watcher once`" if sign.once else "start `watcher run`"
-        log.warning("nobody is watching any more", todo=start, path=request.status, minutes=minutes)
+    elif liveness.verdict == "stale":
+        hint = "see what should run `watcher once`" if liveness.is_once_mode else "start `watcher run`"
+        log.warning("nobody is watching any more", todo=hint, path=request.status, minutes=minutes)

@@ -4,21 +4,21 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-CUT_OFF = "cut off"
+NETWORK_CUT_OFF = "cut off"
 
-_NO_NETWORK = (("unshare", "--net"), ("unshare", "--map-root-user", "--net"))
+_UNSHARE_COMMANDS = (("unshare", "--net"), ("unshare", "--map-root-user", "--net"))
 """As root, and as anybody where user namespaces are permitted."""
 
 
-def in_empty_network(argv: Sequence[str]) -> int | str:
+def run_in_empty_network(argv: Sequence[str]) -> int | str:
     """The exit code of ``python -m scoring ARGV`` in a network namespace with nothing in it; why not, where that cannot be."""
-    why = "no `unshare` here"
-    for prefix in _NO_NETWORK:
+    reason = "no `unshare` here"
+    for prefix in _UNSHARE_COMMANDS:
         try:
             probe = subprocess.run([*prefix, "true"], capture_output=True, text=True, check=False)
         except OSError:
             continue
         if probe.returncode == 0:
             return subprocess.run([*prefix, sys.executable, "-m", "scoring", *argv], check=False).returncode
-        why = " ".join(probe.stderr.split()) or why
-    return f"not cut off: {why}"
+        reason = " ".join(probe.stderr.split()) or reason
+    return f"not cut off: {reason}"

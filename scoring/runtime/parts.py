@@ -22,25 +22,25 @@ import pyarrow.parquet as pq
 import structlog
 
 from scoring import SCORER_VERSION
-from scoring.runtime.leases import Nameless
-from suites.common.atomic_files import publish
-from suites.common.errors import Exit, Problem, of_writing
-from suites.contract.encoding import canonical
+from scoring.runtime.leases import StaleLeaseCleaner
+from suites.common.atomic_files import write_atomically
+from suites.common.errors import ExitCode, UserError, classify_write_error
+from suites.contract.encoding import canonical_json
 from suites.contract.paths import EvaluationPaths
 
-SCHEMA = 1
+PART_SCHEMA = 1
 
-ITEMS_A_PART = 1000
+ITEMS_PER_PART = 1000
 
-LEASE = 60.0
+PART_LEASE_SECONDS = 60.0
 """Seconds without a heartbeat after which another host may take a lease; on the same host a dead owner's is taken at once."""
 
-_META = b"part"
+_META_KEY = b"part"
 
 _log = structlog.get_logger()
 
 
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
+class RunIdentity(msgspec.Struct, frozen=True, kw_only=True):
     """What every part of a run has in common."""
 
     fingerprint: str
@@ -68,16 +68,16 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
         """For logs: ``mmlu[0:1000]``."""
         return self.name if self.stop is None else f"{self.name}[{self.start}:{self.stop}]"
 
-    def file(self, paths: EvaluationPaths) -> Path:
+    def result_path(self, paths: EvaluationPaths) -> Path:
         """Rows as parquet, the rest as JSON in its metadata: one file, so that it is there whole or not at all."""
         return paths.parts / f"{self.name}.{self.key[:16]}.parquet"
 
-    def lease(self, paths: EvaluationPaths) -> Path:
+    def lease_path(self, paths: EvaluationPaths) -> Path:
         """Exists while somebody scores this part."""
         return paths.parts / f"{self.name}.{self.key[:16]}.lease"
 
 
-class Finished(msgspec.Struct, frozen=True):
+class FinishedPart(msgspec.Struct, frozen=True):
     """A scored part."""
 
     part: Part
@@ -86,152 +86,155 @@ class Finished(msgspec.Struct, frozen=True):
     rows: pa.Table
 
 
-def plan(
+def plan_parts(
     tier: str,
     name: str,
     definition: dict[str, Any],
     data_key: str,
-    identity: Identity,
+    identity: RunIdentity,
     *,
     items: int | None = None,
-    key_of: Callable[[int, int], str] | None = None,
+    get_range_key: Callable[[int, int], str] | None = None,
 ) -> list[Part]:
     """The parts of one slice (``items`` is None) or task. The same questions always give the same parts.
 
-    ``key_of``: what items start .. stop-1 are known by, so that a task that gains items owes the stretch that they are in;
+    ``get_range_key``: what items start .. stop-1 are known by, so that a task that gains items owes the stretch that they are in;
     without it, all are known by ``data_key``.
     """
     if items is None:
-        return [part_of(tier, name, definition, data_key, identity, start=0, stop=None)]
-    cuts = [(n, min(n + ITEMS_A_PART, items)) for n in range(0, items, ITEMS_A_PART)]
-    keys = [data_key if key_of is None else key_of(start, stop) for start, stop in cuts]
+        return [build_part(tier, name, definition, data_key, identity, start=0, stop=None)]
+    ranges = [(start_item, min(start_item + ITEMS_PER_PART, items)) for start_item in range(0, items, ITEMS_PER_PART)]
+    keys = [data_key if get_range_key is None else get_range_key(start, stop) for start, stop in ranges]
     return [
-        part_of(tier, name, definition, key, identity, start=start, stop=stop)
-        for key, (start, stop) in zip(keys, cuts, strict=True)
+        build_part(tier, name, definition, key, identity, start=start, stop=stop)
+        for key, (start, stop) in zip(keys, ranges, strict=True)
     ]
 
 
-def part_of(
-    tier: str, name: str, definition: dict[str, Any], data_key: str, identity: Identity, *, start: int, stop: int | None
+def build_part(
+    tier: str, name: str, definition: dict[str, Any], data_key: str, identity: RunIdentity, *, start: int, stop: int | None
 ) -> Part:
     """One part, keyed by all of this."""
-    depends = {**msgspec.to_builtins(identity), "definition": definition, "data_key": data_key, "scorer": SCORER_VERSION}
-    words = canonical({**depends, "tier": tier, "name": name, "start": start, "stop": stop})
-    return Part(tier=tier, name=name, start=start, stop=stop, key=hashlib.sha256(words.encode()).hexdigest())
+    key_fields = {**msgspec.to_builtins(identity), "definition": definition, "data_key": data_key, "scorer": SCORER_VERSION}
+    key_text = canonical_json({**key_fields, "tier": tier, "name": name, "start": start, "stop": stop})
+    return Part(tier=tier, name=name, start=start, stop=stop, key=hashlib.sha256(key_text.encode()).hexdigest())
 
 
-def write(paths: EvaluationPaths, finished: Finished, identity: Identity) -> None:
+def write_part(paths: EvaluationPaths, finished: FinishedPart, identity: RunIdentity) -> None:
     """Publish a part. Problem (cannot write) where that cannot be done."""
     meta = {
-        "schema": SCHEMA,
+        "schema": PART_SCHEMA,
         **finished.meta,
         "key": finished.part.key,
         "name": finished.part.name,
         "fingerprint": identity.fingerprint,
     }
-    with writing(paths.parts):
-        publish(
-            finished.part.file(paths), parquet(finished.rows.replace_schema_metadata({_META: json.dumps(meta, allow_nan=False)}))
+    with convert_write_errors(paths.parts):
+        write_atomically(
+            finished.part.result_path(paths),
+            encode_parquet(finished.rows.replace_schema_metadata({_META_KEY: json.dumps(meta, allow_nan=False)})),
         )
 
 
-def parquet(table: pa.Table) -> bytes:
+def encode_parquet(table: pa.Table) -> bytes:
     """A table as a file."""
     sink = io.BytesIO()
     pq.write_table(table, sink)
     return sink.getvalue()
 
 
-def read(paths: EvaluationPaths, part: Part) -> Finished | None:
+def read_part(paths: EvaluationPaths, part: Part) -> FinishedPart | None:
     """A finished part; None where there is none. One that cannot be read is as good as none, and the log says so."""
-    path = part.file(paths)
+    path = part.result_path(paths)
     try:
         table = pq.read_table(io.BytesIO(path.read_bytes()))
-        meta = json.loads((table.schema.metadata or {})[_META])
+        meta = json.loads((table.schema.metadata or {})[_META_KEY])
     except FileNotFoundError:
         return None
     except (pa.ArrowException, ValueError, KeyError, OSError) as error:
         _log.warning("part cannot be read and is scored again", path=str(path), error=str(error))
         return None
-    return Finished(part, meta, table.replace_schema_metadata(None)) if meta.get("key") == part.key else None
+    return FinishedPart(part, meta, table.replace_schema_metadata(None)) if meta.get("key") == part.key else None
 
 
-def of_fingerprint(paths: EvaluationPaths, fingerprint: str) -> Iterator[Path]:
+def find_parts_by_fingerprint(paths: EvaluationPaths, fingerprint: str) -> Iterator[Path]:
     """Finished parts of another content of the checkpoint, to be kept with its results."""
     for path in sorted(paths.parts.glob("*.parquet")):
         try:
-            meta = json.loads((pq.read_schema(path).metadata or {})[_META])
+            meta = json.loads((pq.read_schema(path).metadata or {})[_META_KEY])
         except (pa.ArrowException, ValueError, KeyError, OSError):
             continue  # not to be read, so not known to be that one's
         if meta.get("fingerprint") == fingerprint:
             yield path
 
 
-class Workers(msgspec.Struct, kw_only=True):
+class PartWorker(msgspec.Struct, kw_only=True):
     """How one worker takes its share. Everything that waits or fails is the caller's."""
 
     paths: EvaluationPaths
-    identity: Identity
-    score: Callable[[Part], Finished]
-    before: Callable[[], None]
+    identity: RunIdentity
+    score_part: Callable[[Part], FinishedPart]
+    before_part: Callable[[], None]
     """Called before each part; raises to stop."""
-    wait: Callable[[float], None]
+    sleep: Callable[[float], None]
     """Sleeps; raises to stop."""
-    after: Callable[[Finished, bool], None] = lambda finished, scored: None  # noqa: ARG005  nobody has to listen
+    after_part: Callable[[FinishedPart, bool], None] = lambda finished, scored: None  # noqa: ARG005  nobody has to listen
     """Called once for every part, with whether it was scored here."""
-    lease_seconds: float = LEASE
+    lease_seconds: float = PART_LEASE_SECONDS
 
-    def run(self, parts: Iterable[Part]) -> list[Finished]:
+    def score_parts(self, parts: Iterable[Part]) -> list[FinishedPart]:
         """Take parts until none is missing, and wait for those that others score. All of them, in order."""
-        wanted = list(parts)
-        done: dict[str, Finished] = {}
+        all_parts = list(parts)
+        done: dict[str, FinishedPart] = {}
         # Kept from round to round: a lease judges another's heartbeat by what it saw before.
         leases: dict[str, filelock.SoftFileLease] = {}
-        left_over = Nameless(self.lease_seconds)
+        lease_cleaner = StaleLeaseCleaner(self.lease_seconds)
         while True:
-            progressed = False
-            for part in wanted:
+            has_progressed = False
+            for part in all_parts:
                 if part.key in done:
                     continue
-                found, here = read(self.paths, part), False
-                if found is None:
-                    self.before()
-                    found, here = self._take(part, leases, left_over)
-                if found is not None:
-                    done[part.key] = found
-                    progressed = True
-                    self.after(found, here)
-            if len(done) == len({part.key for part in wanted}):
-                return [done[part.key] for part in wanted]
-            if not progressed:
-                self.wait(min(2.0, self.lease_seconds / 4))
+                finished, is_ours = read_part(self.paths, part), False
+                if finished is None:
+                    self.before_part()
+                    finished, is_ours = self._score_if_free(part, leases, lease_cleaner)
+                if finished is not None:
+                    done[part.key] = finished
+                    has_progressed = True
+                    self.after_part(finished, is_ours)
+            if len(done) == len({part.key for part in all_parts}):
+                return [done[part.key] for part in all_parts]
+            if not has_progressed:
+                self.sleep(min(2.0, self.lease_seconds / 4))
 
-    def _take(self, part: Part, leases: dict[str, filelock.SoftFileLease], left_over: Nameless) -> tuple[Finished | None, bool]:
+    def _score_if_free(
+        self, part: Part, leases: dict[str, filelock.SoftFileLease], lease_cleaner: StaleLeaseCleaner
+    ) -> tuple[FinishedPart | None, bool]:
         lease = leases.setdefault(
-            part.key, filelock.SoftFileLease(part.lease(self.paths), lease_duration=self.lease_seconds, timeout=0)
+            part.key, filelock.SoftFileLease(part.lease_path(self.paths), lease_duration=self.lease_seconds, timeout=0)
         )
-        with held(lease) as ours:
-            if not ours:
-                left_over.look(part.lease(self.paths))
+        with hold_lease(lease) as is_acquired:
+            if not is_acquired:
+                lease_cleaner.remove_if_stale(part.lease_path(self.paths))
                 return None, False
-            found = read(self.paths, part)  # its last owner may just have finished it
-            if found is not None:
-                return found, False
+            earlier = read_part(self.paths, part)  # its last owner may just have finished it
+            if earlier is not None:
+                return earlier, False
             started = time.monotonic()
-            finished = self.score(part)
-            about = {
+            finished = self.score_part(part)
+            provenance = {
                 "seconds": round(time.monotonic() - started, 3),
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "at": time.time(),
             }
-            finished = Finished(part, {**finished.meta, **about}, finished.rows)
-            write(self.paths, finished, self.identity)
+            finished = FinishedPart(part, {**finished.meta, **provenance}, finished.rows)
+            write_part(self.paths, finished, self.identity)
             return finished, True
 
 
 @contextmanager
-def held(lease: filelock.SoftFileLease) -> Iterator[bool]:
+def hold_lease(lease: filelock.SoftFileLease) -> Iterator[bool]:
     """Whether the part may be scored now. Where a file system knows no such leases, it may: then only work is lost."""
     try:
         lease.acquire()
@@ -252,12 +255,12 @@ def held(lease: filelock.SoftFileLease) -> Iterator[bool]:
 
 
 @contextmanager
-def writing(where: Path) -> Iterator[None]:
-    """Failures to write below ``where`` as one clear line."""
+def convert_write_errors(path: Path) -> Iterator[None]:
+    """Failures to write below ``path`` as one clear line."""
     try:
         yield
     except OSError as error:
-        what = f"cannot be written ({error.strerror or error})"
-        code = of_writing(error)
-        todo = "make room; it is tried again" if code is Exit.TEMPORARY else "make it writable, then retry"
-        raise Problem(what, where=error.filename or where, todo=todo, code=code) from error
+        message = f"cannot be written ({error.strerror or error})"
+        code = classify_write_error(error)
+        hint = "make room; it is tried again" if code is ExitCode.TEMPORARY else "make it writable, then retry"
+        raise UserError(message, location=error.filename or path, hint=hint, code=code) from error

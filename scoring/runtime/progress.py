@@ -9,25 +9,25 @@ from typing import Any
 
 import structlog
 
-from suites.common.atomic_files import publish_json, read_json
+from suites.common.atomic_files import read_json, write_json_atomically
 from suites.contract.paths import EvaluationPaths
 
-SCHEMA = 1
+PROGRESS_SCHEMA = 1
 
-EVERY = 60.0
+PROGRESS_INTERVAL_SECONDS = 60.0
 """Seconds between two writings of progress.json within a part."""
 
-LATELY = 3 * EVERY
+STALE_SECONDS = 3 * PROGRESS_INTERVAL_SECONDS
 """Seconds without a word after which a worker or task counts as one that does nothing any more."""
 
-_NONE: Mapping[str, int] = types.MappingProxyType({})
+_NO_PARTS: Mapping[str, int] = types.MappingProxyType({})
 
-SAID = ("parts_done", "parts", "tokens_per_s", "mfu", "seconds_left")
+LOGGED_KEYS = ("parts_done", "parts", "tokens_per_s", "mfu", "seconds_left")
 
 _log = structlog.get_logger()
 
 
-class Progress:
+class JobProgress:
     """Counts parts and input tokens. A progress.json that cannot be written is said in the log, and no reason to stop."""
 
     def __init__(
@@ -36,185 +36,195 @@ class Progress:
         run_id: str,
         parts: int,
         *,
-        sizes: Mapping[str, int] | None = None,
+        part_sizes: Mapping[str, int] | None = None,
         worker: int | None = None,
-        task: str | None = None,
+        array_task: str | None = None,
     ) -> None:
-        """``sizes``: about how many tokens each part has, by label. ``worker``, ``task``: which of several this process is."""
-        self.paths, self.worker, self.task = paths, worker, task
+        """``part_sizes``: about how many tokens each part has, by label. ``worker``, ``array_task``: which of several this process is."""
+        self.paths, self.worker, self.array_task = paths, worker, array_task
         self.run_id, self.parts = run_id, parts
-        self.sizes = dict(sizes or {})
-        self.tokens = self.tokens_here = 0
+        self.part_sizes = dict(part_sizes or {})
+        self.tokens = self.part_tokens = 0
         self.parts_done: dict[str, int] = {}
         """Name of each part that is done, by whomever -> its size."""
-        self.scored_size = 0  # of them, by this process
+        self.scored_tokens = 0  # of them, by this process
         self.label = ""
         self.flop = 0.0
-        self.peak: float | None = None
-        self.started = self.written = time.monotonic()
-        self.begun: float | None = None
+        self.peak_flops: float | None = None
+        self.started = self.last_written = time.monotonic()
+        self.first_batch_started: float | None = None
         """When the first batch began; what came before says nothing about how long the rest takes."""
 
     @property
-    def done(self) -> int:
+    def done_count(self) -> int:
         """Parts that this process knows to be done."""
         return len(self.parts_done)
 
     @property
-    def file(self) -> Path:
+    def path(self) -> Path:
         """What this process alone writes."""
         if self.worker is not None:
-            return self.paths.worker(self.worker, self.task)
-        return self.paths.progress if self.task is None else self.paths.progress_of_task(self.task)
+            return self.paths.worker_json(self.worker, self.array_task)
+        return self.paths.progress_json if self.array_task is None else self.paths.task_progress_json(self.array_task)
 
-    def begin(self, label: str) -> None:
+    def begin_part(self, label: str) -> None:
         """A part is being scored."""
-        self.label, self.tokens_here = label, 0
-        _log.info("part", part=label, done=self.done, of=self.parts)
+        self.label, self.part_tokens = label, 0
+        _log.info("part", part=label, done=self.done_count, of=self.parts)
 
-    def loaded(self, peak: float | None) -> None:
+    def start_timing(self, peak_flops: float | None) -> None:
         """The model is there, on a device of so many FLOP/s: from now on time counts."""
-        self.peak, self.begun = peak, time.monotonic()
+        self.peak_flops, self.first_batch_started = peak_flops, time.monotonic()
 
-    def batch(self, tokens: int, flop: float) -> None:
+    def finish_batch(self, tokens: int, flop: float) -> None:
         """A batch of that many input tokens is done, which took so many floating-point operations."""
         self.tokens += tokens
         self.flop += flop
-        self.tokens_here += tokens
-        if time.monotonic() - self.written >= EVERY:
-            found = self.publish()
-            _log.info("progress", part=self.label, part_tokens=self.tokens_here, **{key: found[key] for key in SAID})
+        self.part_tokens += tokens
+        if time.monotonic() - self.last_written >= PROGRESS_INTERVAL_SECONDS:
+            document = self.publish()
+            _log.info("progress", part=self.label, part_tokens=self.part_tokens, **{key: document[key] for key in LOGGED_KEYS})
 
-    def finished(self, label: str, *, here: bool) -> None:
+    def finish_part(self, label: str, *, is_ours: bool) -> None:
         """A part is done, by this process or by whoever did it."""
-        self.parts_done = counted([label], self.sizes, self.parts_done)
-        if here:
-            self.scored_size += self.sizes.get(label, 0)
-            self.label, self.tokens_here = "", 0
+        self.parts_done = add_parts([label], self.part_sizes, self.parts_done)
+        if is_ours:
+            self.scored_tokens += self.part_sizes.get(label, 0)
+            self.label, self.part_tokens = "", 0
             self.publish()
-        _log.info("part done" if here else "part was done", part=label, done=self.done, of=self.parts, tokens_per_s=self.rate)
+        _log.info(
+            "part done" if is_ours else "part was done",
+            part=label,
+            done=self.done_count,
+            of=self.parts,
+            tokens_per_s=self.tokens_per_second,
+        )
 
     @property
-    def rate(self) -> float | None:
+    def tokens_per_second(self) -> float | None:
         """Input tokens a second since the model was there."""
-        seconds = time.monotonic() - (self.begun or self.started)
+        seconds = time.monotonic() - (self.first_batch_started or self.started)
         return round(self.tokens / seconds, 1) if seconds > 0 else None
 
-    def document(self) -> dict[str, Any]:
+    def build_document(self) -> dict[str, Any]:
         """What this process says of itself."""
-        here = min(self.tokens_here, self.sizes.get(self.label, 0))
-        size, done, rate = sum(self.sizes.values()), sum(self.parts_done.values()) + here, self.rate
-        seconds = time.monotonic() - (self.begun or self.started)
-        speed = (self.scored_size + here) / seconds if seconds > 0 else 0.0
+        part_done = min(self.part_tokens, self.part_sizes.get(self.label, 0))
+        size, done, tokens_per_second = (
+            sum(self.part_sizes.values()),
+            sum(self.parts_done.values()) + part_done,
+            self.tokens_per_second,
+        )
+        seconds = time.monotonic() - (self.first_batch_started or self.started)
+        size_per_second = (self.scored_tokens + part_done) / seconds if seconds > 0 else 0.0
         return {
-            "schema": SCHEMA,
+            "schema": PROGRESS_SCHEMA,
             "run_id": self.run_id,
             "at": time.time(),
-            "parts_done": self.done,
+            "parts_done": self.done_count,
             "parts": self.parts,
             "part": self.label,
-            "part_tokens": self.tokens_here,
+            "part_tokens": self.part_tokens,
             "tokens": self.tokens,
-            "tokens_per_s": rate,
-            "mfu": mfu(self.flop, seconds, self.peak),
+            "tokens_per_s": tokens_per_second,
+            "mfu": compute_mfu(self.flop, seconds, self.peak_flops),
             "size": size,
             "size_done": done,
-            "size_per_s": round(speed, 1),
-            "seconds_left": round((size - done) / speed) if speed > 0 else None,
+            "size_per_s": round(size_per_second, 1),
+            "seconds_left": round((size - done) / size_per_second) if size_per_second > 0 else None,
             "done": self.parts_done,
-            "under_way": {self.label: here} if self.label else {},
+            "under_way": {self.label: part_done} if self.label else {},
         }
 
     def publish(self) -> dict[str, Any]:
         """Write progress.json; what this process says of itself."""
-        self.written = time.monotonic()
-        document = self.document()
-        self.tell(document)
+        self.last_written = time.monotonic()
+        document = self.build_document()
+        self.publish_document(document)
         return document
 
-    def tell(self, document: dict[str, Any]) -> None:
+    def publish_document(self, document: dict[str, Any]) -> None:
         """Write what this process, or those that it started, say; a task of an array joins it with what the others said."""
-        publish_progress(self.file, document)
-        if self.task is None or self.worker is not None:
+        publish_progress(self.path, document)
+        if self.array_task is None or self.worker is not None:
             return
-        own, tasks = self.file, [document]
-        for file in self.paths.progress_of_tasks():
-            said = _read(file)
-            if file != own and said is not None and said.get("run_id") == self.run_id and "done" in said:
-                tasks.append(said)
-        publish_progress(self.paths.progress, joined(tasks))
+        process_path, documents = self.path, [document]
+        for other_path in self.paths.list_task_progress():
+            other = _read_progress(other_path)
+            if other_path != process_path and other is not None and other.get("run_id") == self.run_id and "done" in other:
+                documents.append(other)
+        publish_progress(self.paths.progress_json, merge_progress(documents))
 
-    def of_ended(self, report: Mapping[str, Any]) -> dict[str, Any]:
+    def build_ended_document(self, report: Mapping[str, Any]) -> dict[str, Any]:
         """What a process that has ended did, from what it says of its run."""
-        nothing = {"part": "", "part_tokens": 0, "tokens_per_s": 0.0, "mfu": None, "size_per_s": 0.0, "under_way": {}}
+        idle_fields = {"part": "", "part_tokens": 0, "tokens_per_s": 0.0, "mfu": None, "size_per_s": 0.0, "under_way": {}}
         labels = [*report["parts"]["scored"], *report["parts"]["kept"]]
-        done = counted(labels, self.sizes)
-        return {**self.document(), **nothing, "at": report["ended"], "tokens": report["tokens"], "done": done}
+        done = add_parts(labels, self.part_sizes)
+        return {**self.build_document(), **idle_fields, "at": report["ended"], "tokens": report["tokens"], "done": done}
 
 
-def counted(labels: Iterable[str], sizes: Mapping[str, int], before: Mapping[str, int] = _NONE) -> dict[str, int]:
+def add_parts(labels: Iterable[str], sizes: Mapping[str, int], counted_parts: Mapping[str, int] = _NO_PARTS) -> dict[str, int]:
     """Name of each part -> its size. A slice and a task may have one name: then it is numbered."""
-    found = dict(before)
+    sizes_by_name = dict(counted_parts)
     for label in labels:
-        number = next(number for number in itertools.count(1) if _name(label, number) not in found)
-        found[_name(label, number)] = sizes.get(label, 0)
-    return found
+        number = next(number for number in itertools.count(1) if _number_label(label, number) not in sizes_by_name)
+        sizes_by_name[_number_label(label, number)] = sizes.get(label, 0)
+    return sizes_by_name
 
 
-def _name(label: str, number: int) -> str:
+def _number_label(label: str, number: int) -> str:
     return label if number == 1 else f"{label} ({number})"
 
 
-def joined(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def merge_progress(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What several workers or tasks that share one evaluation say, as one: a part that any of them knows to be done is done.
 
     Speed is of those that said something lately: who has ended, or waits for others, adds nothing to it.
     """
-    newest = max(documents, key=lambda each: each["at"])
-    live = [each for each in documents if each["at"] > newest["at"] - LATELY]
+    newest = max(documents, key=lambda document: document["at"])
+    recent = [document for document in documents if document["at"] > newest["at"] - STALE_SECONDS]
     done: dict[str, int] = {}
-    under_way: dict[str, int] = {}
-    for each in documents:
-        done |= each["done"]
-    for each in live:
-        for label, size in each["under_way"].items():
-            under_way[label] = max(size, under_way.get(label, 0))
-    size_done = sum(done.values()) + sum(size for label, size in under_way.items() if label not in done)
-    speed = sum(each["size_per_s"] for each in live)
-    mfus = [each["mfu"] for each in live if each["mfu"] is not None]
+    in_progress: dict[str, int] = {}
+    for document in documents:
+        done |= document["done"]
+    for document in recent:
+        for label, size in document["under_way"].items():
+            in_progress[label] = max(size, in_progress.get(label, 0))
+    size_done = sum(done.values()) + sum(size for label, size in in_progress.items() if label not in done)
+    size_per_second = sum(document["size_per_s"] for document in recent)
+    mfus = [document["mfu"] for document in recent if document["mfu"] is not None]
     return {
         **newest,
         "parts_done": len(done),
-        "part": ", ".join(dict.fromkeys(each["part"] for each in live if each["part"])),
-        "part_tokens": sum(each["part_tokens"] for each in live),
-        "tokens": sum(each["tokens"] for each in documents),
-        "tokens_per_s": round(sum(each["tokens_per_s"] or 0.0 for each in live), 1),
+        "part": ", ".join(dict.fromkeys(document["part"] for document in recent if document["part"])),
+        "part_tokens": sum(document["part_tokens"] for document in recent),
+        "tokens": sum(document["tokens"] for document in documents),
+        "tokens_per_s": round(sum(document["tokens_per_s"] or 0.0 for document in recent), 1),
         "mfu": round(sum(mfus) / len(mfus), 4) if mfus else None,
         "size_done": size_done,
-        "size_per_s": round(speed, 1),
-        "seconds_left": round(max(0, newest["size"] - size_done) / speed) if speed > 0 else None,
-        "workers": sum(each.get("workers", 1) for each in live),
+        "size_per_s": round(size_per_second, 1),
+        "seconds_left": round(max(0, newest["size"] - size_done) / size_per_second) if size_per_second > 0 else None,
+        "workers": sum(document.get("workers", 1) for document in recent),
         "done": done,
-        "under_way": under_way,
+        "under_way": in_progress,
     }
 
 
-def _read(file: Path) -> dict[str, Any] | None:
+def _read_progress(file: Path) -> dict[str, Any] | None:
     try:
-        said = read_json(file)
+        document = read_json(file)
     except (OSError, ValueError):  # no news
         return None
-    return said if isinstance(said, dict) else None
+    return document if isinstance(document, dict) else None
 
 
 def publish_progress(file: Path, document: dict[str, Any]) -> None:
     """Write it, or say in the log why not."""
     try:
-        publish_json(file, document)
+        write_json_atomically(file, document)
     except OSError as error:
         _log.warning("progress.json cannot be written", path=str(file), error=str(error))
 
 
-def mfu(flop: float, seconds: float, most: float | None) -> float | None:
-    """Share of ``most`` FLOP/s; None where that is not known."""
-    return None if most is None or seconds <= 0 else round(flop / seconds / most, 4)
+def compute_mfu(flop: float, seconds: float, peak_flops: float | None) -> float | None:
+    """Share of ``peak_flops`` FLOP/s; None where that is not known."""
+    return None if peak_flops is None or seconds <= 0 else round(flop / seconds / peak_flops, 4)

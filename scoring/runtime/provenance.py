@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from scoring.runtime.progress import mfu
+from scoring.runtime.progress import compute_mfu
 
-PACKAGES = (
+VERSIONED_PACKAGES = (
     "checkpoint-watcher",
     "torch",
     "transformers",
@@ -29,67 +29,76 @@ PACKAGES = (
     "filelock",
 )
 
-_SLURM = ("JOB_ID", "JOB_NAME", "RESTART_COUNT", "ARRAY_JOB_ID", "ARRAY_TASK_ID", "JOB_PARTITION", "JOB_NODELIST", "CLUSTER_NAME")
+_SLURM_VARIABLES = (
+    "JOB_ID",
+    "JOB_NAME",
+    "RESTART_COUNT",
+    "ARRAY_JOB_ID",
+    "ARRAY_TASK_ID",
+    "JOB_PARTITION",
+    "JOB_NODELIST",
+    "CLUSTER_NAME",
+)
 
 
-def versions() -> dict[str, str]:
+def collect_versions() -> dict[str, str]:
     """Of Python and of the packages that numbers may depend on, as far as they are installed."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    installed = {"python": platform.python_version()}
+    for name in VERSIONED_PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
-def git_commit() -> str | None:
+def read_git_commit() -> str | None:
     """The commit of the source tree that this runs from; None for an installed wheel."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:
-        answer = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip() or None
+    return result.stdout.strip() or None
 
 
-def device(where: torch.device) -> dict[str, Any]:
+def describe_device(torch_device: torch.device) -> dict[str, Any]:
     """What was computed on."""
-    about: dict[str, Any] = {"type": where.type, "host": socket.gethostname(), "threads": torch.get_num_threads()}
-    if where.type == "cuda":
-        properties = torch.cuda.get_device_properties(where)
-        about |= {"name": properties.name, "memory": properties.total_memory, "cuda": torch.version.cuda}
+    description: dict[str, Any] = {"type": torch_device.type, "host": socket.gethostname(), "threads": torch.get_num_threads()}
+    if torch_device.type == "cuda":
+        properties = torch.cuda.get_device_properties(torch_device)
+        description |= {"name": properties.name, "memory": properties.total_memory, "cuda": torch.version.cuda}
     else:
-        about |= {"name": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0))}
-    return about
+        description |= {"name": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0))}
+    return description
 
 
-def slurm(environ: Mapping[str, str]) -> dict[str, str] | None:
+def describe_slurm_job(environ: Mapping[str, str]) -> dict[str, str] | None:
     """The job, where there is one."""
-    found = {name.lower(): environ[f"SLURM_{name}"] for name in _SLURM if environ.get(f"SLURM_{name}")}
-    return found or None
+    variables = {name.lower(): environ[f"SLURM_{name}"] for name in _SLURM_VARIABLES if environ.get(f"SLURM_{name}")}
+    return variables or None
 
 
-def age() -> float:
+def get_process_age_seconds() -> float:
     """Seconds since this process was started, as the kernel has it: the interpreter and all imports included."""
-    started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
-    return float(Path("/proc/uptime").read_text().split()[0]) - started
+    started_seconds = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return float(Path("/proc/uptime").read_text().split()[0]) - started_seconds
 
 
-def peak_memory(where: torch.device | None) -> dict[str, int]:
+def measure_peak_memory(torch_device: torch.device | None) -> dict[str, int]:
     """Bytes: of this process, and of the GPU where one was used."""
-    found = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}  # Linux counts KiB
-    if where is not None and where.type == "cuda":
-        found["device"] = torch.cuda.max_memory_allocated(where)
-    return found
+    peak_bytes = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}  # Linux counts KiB
+    if torch_device is not None and torch_device.type == "cuda":
+        peak_bytes["device"] = torch.cuda.max_memory_allocated(torch_device)
+    return peak_bytes
 
 
-def throughput(tokens: int, flop: float, seconds: float, most: float | None) -> dict[str, float | None]:
+def compute_throughput(tokens: int, flop: float, seconds: float, peak_flops: float | None) -> dict[str, float | None]:
     """Tokens/s, model FLOP/s and their share of the device's peak where that is known."""
     if not tokens or seconds <= 0:
         return {"tokens_per_s": None, "model_flops_per_s": None, "mfu": None}
-    return {"tokens_per_s": tokens / seconds, "model_flops_per_s": flop / seconds, "mfu": mfu(flop, seconds, most)}
+    return {"tokens_per_s": tokens / seconds, "model_flops_per_s": flop / seconds, "mfu": compute_mfu(flop, seconds, peak_flops)}

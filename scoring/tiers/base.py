@@ -12,24 +12,24 @@ import msgspec
 import pyarrow as pa
 
 from scoring.data.tokenizer import Tokenizer
-from scoring.model.backends import Loaded
-from scoring.runtime.parts import Finished, Identity, Part
-from scoring.runtime.stop import Stop
-from scoring.tiers.canary import Sample
+from scoring.model.backends import LoadedModel
+from scoring.runtime.parts import FinishedPart, Part, RunIdentity
+from scoring.runtime.stop import StopRequest
+from scoring.tiers.canary import CanarySample
 from suites.contract.paths import EvaluationPaths
-from suites.contract.scoring_request import Request
+from suites.contract.scoring_request import ScoringRequest
 
 
-class Given(msgspec.Struct, frozen=True, kw_only=True):
+class JobContext(msgspec.Struct, frozen=True, kw_only=True):
     """What is the same for all work of a run."""
 
-    request: Request
-    identity: Identity
+    request: ScoringRequest
+    identity: RunIdentity
     tokenizer: Tokenizer
-    stop: Stop
+    stop: StopRequest
 
 
-class Work(msgspec.Struct, frozen=True, kw_only=True):
+class WorkItem(msgspec.Struct, frozen=True, kw_only=True):
     """What is planned, scored and published together: a slice, a task, or all prompts of tier 4."""
 
     tier: str
@@ -41,24 +41,28 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """The tier's own: a SliceEntry, a TaskEntry ..."""
     parts: list[Part]
     format: str = "ours"
-    tokens: int = 0
+    estimated_tokens: int = 0
     """About how many are to be computed: what a part of it takes of the time, compared with others."""
 
-    def size(self, part: Part) -> int:
-        """Of ``tokens``, those of one part."""
-        last = self.parts[-1].stop
-        return self.tokens if not last or part.stop is None else self.tokens * (part.stop - part.start) // last
+    def estimate_part_tokens(self, part: Part) -> int:
+        """Of ``estimated_tokens``, those of one part."""
+        item_count = self.parts[-1].stop
+        return (
+            self.estimated_tokens
+            if not item_count or part.stop is None
+            else self.estimated_tokens * (part.stop - part.start) // item_count
+        )
 
 
-class Scored(msgspec.Struct, frozen=True, kw_only=True):
+class ScoredItem(msgspec.Struct, frozen=True, kw_only=True):
     """Work with all its parts."""
 
-    work: Work
-    parts: Sequence[Finished]
+    work_item: WorkItem
+    parts: Sequence[FinishedPart]
 
-    def table(self) -> pa.Table:
+    def concat_rows(self) -> pa.Table:
         """The rows of all parts, in order."""
-        return pa.concat_tables([finished.rows for finished in self.parts])
+        return pa.concat_tables([finished_part.rows for finished_part in self.parts])
 
 
 class Tier(Protocol):
@@ -69,41 +73,41 @@ class Tier(Protocol):
         """Where its document has an entry for each name of its suites."""
         ...
 
-    def works(self, names: Mapping[str, dict[str, Any]], given: Given) -> Iterator[Work]:
+    def plan_work(self, definitions: Mapping[str, dict[str, Any]], context: JobContext) -> Iterator[WorkItem]:
         """Its work, in the suites' order, from name -> definition. Makes the data that is missing; Problem where it cannot."""
         ...
 
-    def sample(self, work: Work, seq_len: int) -> Sample:
+    def sample_for_canary(self, work_item: WorkItem, seq_len: int) -> CanarySample:
         """Rows for the canary, should this work be the request's first."""
         ...
 
-    def score(
-        self, work: Work, part: Part, model: Loaded, given: Given, between: Callable[[int], None]
+    def score_part(
+        self, work_item: WorkItem, part: Part, model: LoadedModel, context: JobContext, on_batch: Callable[[int], None]
     ) -> tuple[dict[str, Any] | None, pa.Table]:
-        """(figures that are no sums over rows, rows) of one part. ``between`` is called with the input tokens of each batch."""
+        """(figures that are no sums over rows, rows) of one part. ``on_batch`` is called with the input tokens of each batch."""
         ...
 
-    def assemble(self, scored: Sequence[Scored]) -> dict[str, Any]:
+    def build_sections(self, scored_items: Sequence[ScoredItem]) -> dict[str, Any]:
         """What the document says after its head: ``summary``, the section, and whatever else the tier has to say."""
         ...
 
-    def files(self, paths: EvaluationPaths, scored: Sequence[Scored]) -> Iterator[tuple[Path, bytes]]:
+    def encode_files(self, paths: EvaluationPaths, scored_items: Sequence[ScoredItem]) -> Iterator[tuple[Path, bytes]]:
         """What is published before the document: rows, answers."""
         ...
 
 
-class About(msgspec.Struct, frozen=True, kw_only=True):
+class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What the head of every tier file says besides the request."""
 
-    identity: Identity
+    identity: RunIdentity
     tokenizer: str
     """As it was asked for: a path or an id."""
     tokens_seen: int | None
-    weights: int | None = None
+    parameter_count: int | None = None
     """How many the checkpoint has."""
     canary: dict[str, Any] | None = None
     """What ``canary`` found."""
 
 
-Exporter = Callable[[Request, About, Mapping[str, dict[str, Any]], Mapping[str, Sequence[Scored]]], None]
+Exporter = Callable[[ScoringRequest, RunInfo, Mapping[str, dict[str, Any]], Mapping[str, Sequence[ScoredItem]]], None]
 """Takes tier -> document and tier -> what it is made of; writes them in another form."""

@@ -9,54 +9,57 @@ import structlog
 
 from scoring.data import cache
 from scoring.runtime import parts
-from scoring.tiers.base import Given, Scored
-from suites.common.errors import Exit, Problem
+from scoring.tiers.base import JobContext, ScoredItem
+from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths, EvaluationPaths
-from suites.contract.scoring_request import Request
+from suites.contract.scoring_request import ScoringRequest
 
-SAY_EVERY = 10.0
+DATA_LOG_INTERVAL_SECONDS = 10.0
 """Seconds between two lines of the log about data that is being prepared."""
 
 _log = structlog.get_logger()
 
 
-def _entry(tier: str, name: str, definition: dict[str, Any], given: Given) -> Any:
+def ensure_cached_entry(tier: str, name: str, definition: dict[str, Any], context: JobContext) -> Any:
     """The data of one slice or task, made first where it is missing. Says in the log, now and then, how far that is."""
-    request, said = given.request, time.monotonic()
+    request, last_logged = context.request, time.monotonic()
 
-    def tell(what: str, done: int, of: int, *_documents_and_bytes: int) -> None:
-        nonlocal said
-        given.stop.check()
-        if time.monotonic() - said > SAY_EVERY:
-            said = time.monotonic()
-            _log.info("preparing", name=what, done=done, of=of)
+    def report_progress(entry_name: str, done_count: int, total: int, *_counts: int) -> None:
+        nonlocal last_logged
+        context.stop.check()
+        if time.monotonic() - last_logged > DATA_LOG_INTERVAL_SECONDS:
+            last_logged = time.monotonic()
+            _log.info("preparing", name=entry_name, done=done_count, of=total)
 
-    given.stop.check()
+    context.stop.check()
     entry = cache.ensure_entry(
         tier,
         name,
         definition,
-        tokenizer=given.tokenizer,
+        tokenizer=context.tokenizer,
         data=DataPaths(Path(request.eval_data)),
         offline=request.offline,
-        progress=tell,
-        suites=[suite.given for suite in request.suites],
+        progress=report_progress,
+        suites=[suite.suite_option for suite in request.suites],
     )
-    _refuse_other_data(tier, name, entry.meta, request)
+    _refuse_changed_data(tier, name, entry.meta, request)
     return entry
 
 
-def _refuse_other_data(tier: str, name: str, meta: Mapping[str, Any], request: Request) -> None:
+def _refuse_changed_data(tier: str, name: str, meta: Mapping[str, Any], request: ScoringRequest) -> None:
     """Problem (changed) where local files do not hold any more what the request was made for."""
-    asked = next((suite.data[name] for suite in request.suites if suite.tier == tier and name in suite.data), None)
-    if asked is None:
+    requested = next((suite.data[name] for suite in request.suites if suite.tier == tier and name in suite.data), None)
+    if requested is None:
         return
-    found = [(file["kind"], file["size"], file["sha256"]) for file in meta["source"]["data_files"]]
-    if found != [tuple(mark) for mark in asked]:
-        todo = "it is scored with what they hold by then"
-        raise Problem("its data files changed since it was asked for", where=f"{tier}, {name}", todo=todo, code=Exit.CHANGED)
+    current = [(file["kind"], file["size"], file["sha256"]) for file in meta["source"]["data_files"]]
+    if current != [tuple(requested_file) for requested_file in requested]:
+        hint = "it is scored with what they hold by then"
+        raise UserError(
+            "its data files changed since it was asked for", location=f"{tier}, {name}", hint=hint, code=ExitCode.CHANGED
+        )
 
 
-def _rows(paths: EvaluationPaths, scored: Sequence[Scored]) -> Iterator[tuple[Path, bytes]]:
-    for each in scored:
-        yield paths.items(each.work.name), parts.parquet(each.table())
+def encode_item_rows(paths: EvaluationPaths, scored_items: Sequence[ScoredItem]) -> Iterator[tuple[Path, bytes]]:
+    """Path and parquet bytes of every item's rows."""
+    for scored_item in scored_items:
+        yield paths.items_parquet(scored_item.work_item.name), parts.encode_parquet(scored_item.concat_rows())

@@ -15,17 +15,17 @@ import msgspec
 import numpy as np
 import structlog
 
-from scoring.inference.loglikelihood import Floats, Ints, Model, Stretch, token_logprobs
+from scoring.inference.loglikelihood import Floats, Ints, Model, TokenSpan, compute_token_logprobs
 
 _log = structlog.get_logger()
 
-ROWS = 64
+CANARY_ROWS = 64
 
-ROW_TOKENS = 64
+CANARY_ROW_TOKENS = 64
 """Predicted tokens of a row; a batch of a CPU holds all rows."""
 
 
-class Canary(msgspec.Struct, frozen=True, kw_only=True):
+class CanaryResult(msgspec.Struct, frozen=True, kw_only=True):
     """What it found. Perplexities are exp(mean of NLL, nats) over the same targets."""
 
     suspicious: bool
@@ -39,7 +39,7 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True):
     """The slice or task that the rows are from."""
 
 
-class Sample(msgspec.Struct, frozen=True):
+class CanarySample(msgspec.Struct, frozen=True):
     """What the canary is given."""
 
     texts: Sequence[Ints]
@@ -48,53 +48,55 @@ class Sample(msgspec.Struct, frozen=True):
     """What is scored of them."""
 
 
-def of_stream(stream: Ints, seq_len: int) -> Sample:
+def sample_stream(stream: Ints, seq_len: int) -> CanarySample:
     """Stretches of a stream of tokens [T], evenly spread."""
-    return Sample([stream], _spread(stream, min(ROW_TOKENS, seq_len)))
+    return CanarySample([stream], _spread_rows(stream, min(CANARY_ROW_TOKENS, seq_len)))
 
 
-def of_texts(texts: Sequence[Sequence[int]], seq_len: int) -> Sample:
+def sample_texts(texts: Sequence[Sequence[int]], seq_len: int) -> CanarySample:
     """The beginnings of texts, evenly spread over them."""
     arrays = [np.asarray(text, dtype=np.int64) for text in texts]
-    count = min(ROWS, len(arrays))
-    return Sample(arrays, [arrays[row * len(arrays) // count][: min(ROW_TOKENS, seq_len) + 1] for row in range(count)])
+    count = min(CANARY_ROWS, len(arrays))
+    return CanarySample(
+        arrays, [arrays[row * len(arrays) // count][: min(CANARY_ROW_TOKENS, seq_len) + 1] for row in range(count)]
+    )
 
 
-def sing(model: Model, sample: Sample, *, source: str) -> Canary | None:
+def run_canary(model: Model, sample: CanarySample, *, source: str) -> CanaryResult | None:
     """Score the rows; None where there is nothing to predict. NotFiniteError where a log-likelihood is not a finite number."""
     rows = [row for row in sample.rows if len(row) > 1]
     if not rows:
         return None
-    found = -np.concatenate(token_logprobs(model, [Stretch(row, 1) for row in rows]))
-    expected = _unigram(sample.texts, model.vocab_size)[np.concatenate([row[1:] for row in rows])]
-    canary = judge(found, expected, rows=len(rows), source=source)
-    if canary.suspicious:
-        _log.warning("suspicious: no better than the unigram distribution", **msgspec.to_builtins(canary))
-    return canary
+    model_nll = -np.concatenate(compute_token_logprobs(model, [TokenSpan(row, 1) for row in rows]))
+    unigram_nll = _compute_unigram_nll(sample.texts, model.vocab_size)[np.concatenate([row[1:] for row in rows])]
+    result = compare_with_unigram(model_nll, unigram_nll, rows=len(rows), source=source)
+    if result.suspicious:
+        _log.warning("suspicious: no better than the unigram distribution", **msgspec.to_builtins(result))
+    return result
 
 
-def judge(found: Floats, expected: Floats, *, rows: int, source: str) -> Canary:
+def compare_with_unigram(model_nll: Floats, unigram_nll: Floats, *, rows: int, source: str) -> CanaryResult:
     """The verdict on the model's NLL (nats, [N]) given the unigram distribution's of the same targets."""
-    ours, theirs = math.fsum(found) / len(found), math.fsum(expected) / len(expected)
-    finite = ours < math.log(np.finfo(np.float64).max)
-    return Canary(
-        suspicious=ours >= theirs,
-        ppl=math.exp(ours) if finite else None,
-        unigram_ppl=math.exp(theirs),
+    model_mean, unigram_mean = math.fsum(model_nll) / len(model_nll), math.fsum(unigram_nll) / len(unigram_nll)
+    is_finite = model_mean < math.log(np.finfo(np.float64).max)
+    return CanaryResult(
+        suspicious=model_mean >= unigram_mean,
+        ppl=math.exp(model_mean) if is_finite else None,
+        unigram_ppl=math.exp(unigram_mean),
         rows=rows,
-        tokens=len(found),
+        tokens=len(model_nll),
         source=source,
     )
 
 
-def _spread(stream: Ints, length: int) -> list[Ints]:
+def _spread_rows(stream: Ints, length: int) -> list[Ints]:
     """Up to ROWS stretches of ``length`` + 1 tokens, evenly over the stream, none overlapping another's targets."""
-    count = max(1, min(ROWS, (len(stream) - 1) // length))
-    apart = (len(stream) - 1) // count
-    return [stream[row * apart : row * apart + length + 1] for row in range(count)]
+    count = max(1, min(CANARY_ROWS, (len(stream) - 1) // length))
+    stride = (len(stream) - 1) // count
+    return [stream[row * stride : row * stride + length + 1] for row in range(count)]
 
 
-def _unigram(texts: Sequence[Ints], vocabulary: int) -> Floats:
+def _compute_unigram_nll(texts: Sequence[Ints], vocabulary: int) -> Floats:
     """-log of each token's share of all texts, in nats [vocabulary]; every token is counted once more than it occurs."""
     counts = np.ones(vocabulary)
     for text in texts:
@@ -103,6 +105,6 @@ def _unigram(texts: Sequence[Ints], vocabulary: int) -> Floats:
     return nll
 
 
-def said(canary: Canary | None) -> dict[str, Any] | None:
+def encode_canary(result: CanaryResult | None) -> dict[str, Any] | None:
     """As run.json and the tier files have it."""
-    return None if canary is None else msgspec.to_builtins(canary)
+    return None if result is None else msgspec.to_builtins(result)

@@ -23,17 +23,17 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from scoring.inference.loglikelihood import Ints, Model, Stretch, token_logprobs
-from suites.common.errors import Exit, Problem
+from scoring.inference.loglikelihood import Ints, Model, TokenSpan, compute_token_logprobs
+from suites.common.errors import ExitCode, UserError
 
-METRICS = ("acc", "acc_norm", "acc_per_char", "acc_per_byte", "acc_per_token", "acc_uncond")
+CLOZE_METRICS = ("acc", "acc_norm", "acc_per_char", "acc_per_byte", "acc_per_token", "acc_uncond")
 
-NEAR = 1e-3
+NEAR_TIE_NATS = 1e-3
 """Nats: how close the two best choices of a near tie are. Rounding of another device could turn such a pick."""
 
 _FLOATS, _COUNTS = pa.list_(pa.float64()), pa.list_(pa.int64())
 
-ROWS = pa.schema(
+TASK_ROW_SCHEMA = pa.schema(
     [
         ("index", pa.int64()),
         ("id", pa.string()),
@@ -46,14 +46,14 @@ ROWS = pa.schema(
         ("chars_with_space", _COUNTS),
         ("bytes", _COUNTS),
         ("truncated", pa.bool_()),
-        *((f"pick_{metric}", pa.int64()) for metric in METRICS),
+        *((f"pick_{metric}", pa.int64()) for metric in CLOZE_METRICS),
         ("key", pa.string()),  # of its tokens and its right choice: the same question, whatever else its task holds
     ]
 )
 """Columns of items/<task>.parquet."""
 
 
-class Pair(Protocol):
+class ContextAndChoice(Protocol):
     """A context and what may follow it, as tokens; ``scoring.data.cache.TokenRequest`` is one."""
 
     @property
@@ -67,7 +67,7 @@ class Pair(Protocol):
         ...
 
 
-class Item(Protocol):
+class ClozeItem(Protocol):
     """One question; ``scoring.data.cache.TaskItem`` is one. All lists have one entry a choice."""
 
     @property
@@ -91,12 +91,12 @@ class Item(Protocol):
         ...
 
     @property
-    def requests(self) -> Sequence[Pair]:
+    def requests(self) -> Sequence[ContextAndChoice]:
         """Context and choice."""
         ...
 
     @property
-    def uncond(self) -> Sequence[Pair] | None:
+    def uncond(self) -> Sequence[ContextAndChoice] | None:
         """The same choices after "Answer:" alone."""
         ...
 
@@ -116,14 +116,14 @@ class Item(Protocol):
         ...
 
 
-def score(
+def score_items(
     model: Model,
-    items: Sequence[Item],
+    items: Sequence[ClozeItem],
     *,
     seq_len: int,
     name: str,
     batch_tokens: int | None = None,
-    between: Callable[[int], None] = lambda tokens: None,  # noqa: ARG005  what to do with it is the caller's
+    on_batch: Callable[[int], None] = lambda tokens: None,  # noqa: ARG005  what to do with it is the caller's
 ) -> pa.Table:
     """Score some items of one task.
 
@@ -135,8 +135,8 @@ def score(
         items: in the task's order.
         seq_len: input tokens of a full window.
         name: the task's, for messages.
-        batch_tokens: see ``token_logprobs``.
-        between: see ``token_logprobs``.
+        batch_tokens: see ``compute_token_logprobs``.
+        on_batch: see ``compute_token_logprobs``.
 
     Returns:
         A row an item, as ROWS has it.
@@ -145,62 +145,70 @@ def score(
         Problem: naming the item whose choice is empty, has no context or is longer than the window.
         NotFiniteError: where a log-likelihood is not a finite number.
     """
-    asked = _Requests(seq_len)
+    span_index = _SpanIndex(seq_len)
     conditional: list[list[int]] = []
     unconditional: list[list[int]] = []
-    for number, item in enumerate(items):
-        where = f"{name}, item {item.id}"
-        conditional.append([asked.number(pair, number, where) for pair in item.requests])
-        unconditional.append([asked.number(pair, -1, where) for pair in item.uncond or ()])
-    found = token_logprobs(model, asked.stretches, together=asked.trees, batch_tokens=batch_tokens, between=between)
-    sums = [math.fsum(values.tolist()) for values in found]
+    for item_number, item in enumerate(items):
+        location = f"{name}, item {item.id}"
+        conditional.append([span_index.add(pair, item_number, location) for pair in item.requests])
+        unconditional.append([span_index.add(pair, -1, location) for pair in item.uncond or ()])
+    logprobs = compute_token_logprobs(
+        model, span_index.spans, groups=span_index.groups, batch_tokens=batch_tokens, on_batch=on_batch
+    )
+    sums = [math.fsum(values.tolist()) for values in logprobs]
     rows = [
-        _row(item, [sums[n] for n in given], [sums[n] for n in alone], seq_len)
-        for item, given, alone in zip(items, conditional, unconditional, strict=True)
+        _build_row(item, [sums[n] for n in choice_numbers], [sums[n] for n in uncond_numbers], seq_len)
+        for item, choice_numbers, uncond_numbers in zip(items, conditional, unconditional, strict=True)
     ]
-    return pa.Table.from_pylist(rows, schema=ROWS)
+    return pa.Table.from_pylist(rows, schema=TASK_ROW_SCHEMA)
 
 
-class _Requests:
+class _SpanIndex:
     """Requests numbered as they come, equal ones once. The choices of an item bring the same context, which is read once."""
 
     def __init__(self, seq_len: int) -> None:
         self.seq_len = seq_len
-        self.stretches: list[Stretch] = []
-        self.trees: list[int] = []  # an item's choices grow from its context, all unconditional ones from what stands before them
+        self.spans: list[TokenSpan] = []
+        self.groups: list[
+            int
+        ] = []  # an item's choices grow from its context, all unconditional ones from what stands before them
         self._numbers: dict[tuple[int, tuple[int, ...]], int] = {}
         self._contexts: dict[tuple[int, ...], int] = {}
-        self._newest: Sequence[int] | None = None
-        self._context, self._tokens = 0, np.empty(0, dtype=np.int64)
+        self._last_context: Sequence[int] | None = None
+        self._context_number, self._context_tokens = 0, np.empty(0, dtype=np.int64)
 
-    def number(self, pair: Pair, tree: int, where: str) -> int:
+    def add(self, pair: ContextAndChoice, group: int, location: str) -> int:
         """That of this request. Problem for one that cannot be scored."""
-        if pair.context is not self._newest:
-            self._context = self._contexts.setdefault(tuple(pair.context), len(self._contexts))
-            self._newest, self._tokens = pair.context, np.asarray(pair.context, dtype=np.int64)
-        key = (self._context, tuple(pair.continuation))
-        known = self._numbers.setdefault(key, len(self.stretches))
-        if known == len(self.stretches):
-            self.stretches.append(_stretch(self._tokens, np.asarray(pair.continuation, dtype=np.int64), self.seq_len, where))
-            self.trees.append(tree)
-        return known
+        if pair.context is not self._last_context:
+            self._context_number = self._contexts.setdefault(tuple(pair.context), len(self._contexts))
+            self._last_context, self._context_tokens = pair.context, np.asarray(pair.context, dtype=np.int64)
+        key = (self._context_number, tuple(pair.continuation))
+        number = self._numbers.setdefault(key, len(self.spans))
+        if number == len(self.spans):
+            self.spans.append(
+                _build_span(self._context_tokens, np.asarray(pair.continuation, dtype=np.int64), self.seq_len, location)
+            )
+            self.groups.append(group)
+        return number
 
 
-def _stretch(context: Ints, continuation: Ints, seq_len: int, where: str) -> Stretch:
+def _build_span(context: Ints, continuation: Ints, seq_len: int, location: str) -> TokenSpan:
     if not len(continuation):
-        todo = "look at the item and at the tokenizer"
-        raise Problem("a choice without a token", where=where, todo=todo, code=Exit.CANNOT_SCORE)
+        hint = "look at the item and at the tokenizer"
+        raise UserError("a choice without a token", location=location, hint=hint, code=ExitCode.CANNOT_SCORE)
     if not len(context):
-        todo = "use a tokenizer with a BOS, or give the item a context"
-        raise Problem("nothing stands before the choice", where=where, todo=todo, code=Exit.CANNOT_SCORE)
+        hint = "use a tokenizer with a BOS, or give the item a context"
+        raise UserError("nothing stands before the choice", location=location, hint=hint, code=ExitCode.CANNOT_SCORE)
     if len(continuation) > seq_len:
-        what = f"a choice of {len(continuation)} tokens does not fit the window of {seq_len}"
-        raise Problem(what, where=where, todo="give a larger seq_len, or leave the item out", code=Exit.CANNOT_SCORE)
-    kept = np.concatenate([context, continuation])[-(seq_len + 1) :]  # the last token is no input
-    return Stretch(kept, len(kept) - len(continuation))
+        message = f"a choice of {len(continuation)} tokens does not fit the window of {seq_len}"
+        raise UserError(
+            message, location=location, hint="give a larger seq_len, or leave the item out", code=ExitCode.CANNOT_SCORE
+        )
+    tokens = np.concatenate([context, continuation])[-(seq_len + 1) :]  # the last token is no input
+    return TokenSpan(tokens, len(tokens) - len(continuation))
 
 
-def _row(item: Item, ll: list[float], ll_uncond: list[float], seq_len: int) -> dict[str, Any]:
+def _build_row(item: ClozeItem, ll: list[float], ll_uncond: list[float], seq_len: int) -> dict[str, Any]:
     row: dict[str, Any] = {
         "index": item.index,
         "id": item.id,
@@ -214,90 +222,100 @@ def _row(item: Item, ll: list[float], ll_uncond: list[float], seq_len: int) -> d
         "bytes": list(item.bytes),
         "truncated": any(len(pair.context) + len(pair.continuation) > seq_len + 1 for pair in item.requests),
     }
-    for metric in METRICS:
-        values = scores(row, metric)
+    for metric in CLOZE_METRICS:
+        values = compute_choice_scores(row, metric)
         row[f"pick_{metric}"] = None if values is None else values.index(max(values))
-    row["key"] = key_of(item)
+    row["key"] = hash_item(item)
     return row
 
 
-def key_of(item: Item) -> str:
+def hash_item(item: ClozeItem) -> str:
     """16 hex of all that an item's scores depend on, its right choice included."""
     pairs = [[*map(list, (pair.context, pair.continuation))] for pair in (*item.requests, *(item.uncond or ()))]
-    whole = [pairs, item.gold, *map(list, (item.chars, item.chars_with_space, item.bytes))]
-    return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:16]
+    content = [pairs, item.gold, *map(list, (item.chars, item.chars_with_space, item.bytes))]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-_PER = {"acc_norm": "chars", "acc_per_char": "chars_with_space", "acc_per_byte": "bytes", "acc_per_token": "tokens"}
+_LENGTH_COLUMNS = {"acc_norm": "chars", "acc_per_char": "chars_with_space", "acc_per_byte": "bytes", "acc_per_token": "tokens"}
 
 
-def scores(row: dict[str, Any], metric: str) -> list[float] | None:
+def compute_choice_scores(row: dict[str, Any], metric: str) -> list[float] | None:
     """What ``metric`` compares, one number a choice; None where this item has no such score."""
     if metric == "acc":
         return list(row["ll"])
     if metric == "acc_uncond":
-        return None if row["ll_uncond"] is None else [a - b for a, b in zip(row["ll"], row["ll_uncond"], strict=True)]
-    return [ll / max(count, 1) for ll, count in zip(row["ll"], row[_PER[metric]], strict=True)]
+        return (
+            None
+            if row["ll_uncond"] is None
+            else [conditional - unconditional for conditional, unconditional in zip(row["ll"], row["ll_uncond"], strict=True)]
+        )
+    return [ll / max(count, 1) for ll, count in zip(row["ll"], row[_LENGTH_COLUMNS[metric]], strict=True)]
 
 
-def summarise(rows: Sequence[dict[str, Any]], *, primary_metric: str) -> dict[str, Any]:
+def summarise_task(rows: Sequence[dict[str, Any]], *, primary_metric: str) -> dict[str, Any]:
     """A task's entry of tier3_cf.json but for ``format`` and ``data_key``, from the rows of all its items.
 
     Where items have subjects, ``by_subject`` gives each its accuracies, ``macro`` the means of those and
     ``micro`` the means over items. The task's own figures, ``primary`` among them, are over items.
     """
-    overall = _accuracies(rows)
+    overall = _compute_accuracies(rows)
     if overall[primary_metric] is None:
         primary_metric = "acc"
-    gaps = [_gap(row["ll"]) for row in rows]
+    gaps = [_compute_best_gap(row["ll"]) for row in rows]
     entry: dict[str, Any] = {
         "primary": overall[primary_metric],
         "primary_metric": primary_metric,
         **overall,
         "examples": len(rows),
         "ties": sum(gap == 0 for gap in gaps),
-        "near_ties": sum(gap <= NEAR for gap in gaps),
+        "near_ties": sum(gap <= NEAR_TIE_NATS for gap in gaps),
         "truncated": sum(bool(row["truncated"]) for row in rows),
     }
     subjects = sorted({row["subject"] for row in rows if row["subject"] is not None})
     if subjects:
-        of_each = {subject: [row for row in rows if row["subject"] == subject] for subject in subjects}
-        entry["by_subject"] = {subject: {**_accuracies(part), "examples": len(part)} for subject, part in of_each.items()}
-        entry["micro"] = {metric: overall[metric] for metric in METRICS}
-        entry["macro"] = {metric: _mean([part[metric] for part in entry["by_subject"].values()]) for metric in METRICS}
+        rows_by_subject = {subject: [row for row in rows if row["subject"] == subject] for subject in subjects}
+        entry["by_subject"] = {
+            subject: {**_compute_accuracies(subject_group), "examples": len(subject_group)}
+            for subject, subject_group in rows_by_subject.items()
+        }
+        entry["micro"] = {metric: overall[metric] for metric in CLOZE_METRICS}
+        entry["macro"] = {
+            metric: _mean_if_complete([subject_group[metric] for subject_group in entry["by_subject"].values()])
+            for metric in CLOZE_METRICS
+        }
     return entry
 
 
-def _accuracies(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    return dict(_figures(rows))
+def _compute_accuracies(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    return dict(_iter_accuracies(rows))
 
 
-def _figures(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, float | None]]:
-    for metric in METRICS:
+def _iter_accuracies(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, float | None]]:
+    for metric in CLOZE_METRICS:
         picks = [row[f"pick_{metric}"] for row in rows]
-        right = [pick == row["gold"] for pick, row in zip(picks, rows, strict=True)]
-        share = None if not rows or None in picks else sum(right) / len(right)
+        is_right = [pick == row["gold"] for pick, row in zip(picks, rows, strict=True)]
+        share = None if not rows or None in picks else sum(is_right) / len(is_right)
         yield metric, share
-        yield f"{metric}_stderr", None if share is None or len(rows) < 2 else _stderr(share, len(rows))  # noqa: PLR2004  n - 1
+        yield f"{metric}_stderr", None if share is None or len(rows) < 2 else _compute_share_stderr(share, len(rows))  # noqa: PLR2004  n - 1
 
 
-def _stderr(share: float, count: int) -> float:
+def _compute_share_stderr(share: float, count: int) -> float:
     """Of a mean of zeros and ones: the sample's standard deviation (n - 1) / sqrt(n)."""
     return math.sqrt(share * (1 - share) / (count - 1))
 
 
-def _gap(ll: Sequence[float]) -> float:
+def _compute_best_gap(ll: Sequence[float]) -> float:
     """Nats between the best and the second best choice; infinite for a single one."""
     ordered = sorted(ll, reverse=True)
     return ordered[0] - ordered[1] if len(ordered) > 1 else math.inf
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _mean_if_complete(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(values) else None
 
 
-def summary(tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def summarise_tasks(tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The tier's figures: means over tasks."""
-    means = {key: _mean([entry[key] for entry in tasks.values()]) for key in ("primary", "acc", "acc_norm")}
+    means = {key: _mean_if_complete([entry[key] for entry in tasks.values()]) for key in ("primary", "acc", "acc_norm")}
     return {**means, "tasks": len(tasks)}

@@ -33,32 +33,32 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from scoring.answer_checks import registry as probes
-from scoring.answer_checks.base import Answer
+from scoring.answer_checks import registry as check_registry
+from scoring.answer_checks.base import ModelAnswer
 from scoring.answer_checks.json_and_code import refuse_schema
-from scoring.answer_checks.text import split_words
-from scoring.data.chat_template import Chat, Rendered
-from scoring.inference.generation import Question, Shape, generate, shape_of
-from scoring.model.backends import Loaded
-from scoring.runtime.parts import Part, part_of
-from scoring.tiers.base import Given, Scored, Work
-from scoring.tiers.canary import Sample, of_texts
-from suites.common.errors import Exit, Problem
-from suites.contract.encoding import canonical
+from scoring.answer_checks.text import split_word_tokens
+from scoring.data.chat_template import ChatTemplate, RenderedPrompt
+from scoring.inference.generation import GenerationRequest, GenerationShape, fit_shape, generate_answers
+from scoring.model.backends import LoadedModel
+from scoring.runtime.parts import Part, build_part
+from scoring.tiers.base import JobContext, ScoredItem, WorkItem
+from scoring.tiers.canary import CanarySample, sample_texts
+from suites.common.errors import ExitCode, UserError
+from suites.contract.encoding import canonical_json
 from suites.contract.paths import DataPaths, EvaluationPaths
 from suites.definitions.prompts import PromptDefinition
 
 TIER = "tier4_sft_native"
 
-NAME = "prompts"
+WORK_ITEM_NAME = "prompts"
 
-PROMPTS_A_PART = 32
+PROMPTS_PER_PART = 32
 
 _TOKENS = pa.list_(pa.int32())
 
-_CHECK = pa.struct([("check", pa.string()), ("kind", pa.string()), ("passed", pa.bool_()), ("evidence", pa.string())])
+_CHECK_TYPE = pa.struct([("check", pa.string()), ("kind", pa.string()), ("passed", pa.bool_()), ("evidence", pa.string())])
 
-ROWS = pa.schema(
+PROMPT_ROW_SCHEMA = pa.schema(
     [
         ("name", pa.string()),
         ("category", pa.string()),
@@ -69,27 +69,27 @@ ROWS = pa.schema(
         ("tokens", _TOKENS),
         ("finish", pa.string()),
         ("near_ties", pa.int64()),
-        ("checks", pa.list_(_CHECK)),
+        ("checks", pa.list_(_CHECK_TYPE)),
     ]
 )
 """Columns of a part."""
 
 
-class Prompt(msgspec.Struct, frozen=True, kw_only=True):
+class PreparedPrompt(msgspec.Struct, frozen=True, kw_only=True):
     """One prompt, ready to be answered."""
 
     name: str
     definition: dict[str, Any]
-    rendered: Rendered
-    question: Question
-    chat: Chat
+    rendered: RenderedPrompt
+    generation_request: GenerationRequest
+    chat: ChatTemplate
 
 
-class Prompts(msgspec.Struct, frozen=True):
+class PreparedPrompts(msgspec.Struct, frozen=True):
     """All prompts of a run, and the shape of every forward pass."""
 
-    prompts: list[Prompt]
-    shape: Shape
+    prompts: list[PreparedPrompt]
+    shape: GenerationShape
 
 
 class Instructions:
@@ -97,40 +97,45 @@ class Instructions:
 
     section = "prompts"
 
-    def works(self, names: Mapping[str, dict[str, Any]], given: Given) -> Iterator[Work]:
+    def plan_work(self, definitions: Mapping[str, dict[str, Any]], context: JobContext) -> Iterator[WorkItem]:
         """One work, of all prompts. Problem where a prompt cannot be rendered, or leaves no room for an answer."""
-        given.stop.check()
-        chats: dict[str | None, Chat] = {}
-        prompts = [_prompt(name, definition, chats, given) for name, definition in names.items()]
-        templates = canonical([chat.described for chat in chats.values()])
-        data_key = hashlib.sha256((templates + canonical([prompt.rendered.tokens for prompt in prompts])).encode()).hexdigest()
+        context.stop.check()
+        chats: dict[str | None, ChatTemplate] = {}
+        prompts = [_prepare_prompt(name, definition, chats, context) for name, definition in definitions.items()]
+        templates = canonical_json([chat.description for chat in chats.values()])
+        data_key = hashlib.sha256(
+            (templates + canonical_json([prompt.rendered.tokens for prompt in prompts])).encode()
+        ).hexdigest()
         parts = []
-        for start in range(0, len(prompts), PROMPTS_A_PART):
-            stretch = prompts[start : start + PROMPTS_A_PART]
+        for start in range(0, len(prompts), PROMPTS_PER_PART):
+            part_prompts = prompts[start : start + PROMPTS_PER_PART]
             # by what is asked, not by the whole suite: a suite that grows at its end re-owes only its end
-            definition = {each.name: {**each.definition, "tokens": each.rendered.tokens} for each in stretch}
-            stop = start + len(stretch)
-            parts.append(part_of(TIER, NAME, definition, templates, given.identity, start=start, stop=stop))
-        entry = Prompts(prompts, shape_of([prompt.question for prompt in prompts]))
-        yield Work(tier=TIER, name=NAME, definition=dict(names), data_key=data_key, entry=entry, parts=parts)
+            definition = {
+                part_prompt.name: {**part_prompt.definition, "tokens": part_prompt.rendered.tokens}
+                for part_prompt in part_prompts
+            }
+            stop = start + len(part_prompts)
+            parts.append(build_part(TIER, WORK_ITEM_NAME, definition, templates, context.identity, start=start, stop=stop))
+        entry = PreparedPrompts(prompts, fit_shape([prompt.generation_request for prompt in prompts]))
+        yield WorkItem(tier=TIER, name=WORK_ITEM_NAME, definition=dict(definitions), data_key=data_key, entry=entry, parts=parts)
 
-    def sample(self, work: Work, seq_len: int) -> Sample:
+    def sample_for_canary(self, work_item: WorkItem, seq_len: int) -> CanarySample:
         """The prompts as they are rendered."""
-        return of_texts([prompt.rendered.tokens for prompt in work.entry.prompts], seq_len)
+        return sample_texts([prompt.rendered.tokens for prompt in work_item.entry.prompts], seq_len)
 
-    def score(
-        self, work: Work, part: Part, model: Loaded, given: Given, between: Callable[[int], None]
+    def score_part(
+        self, work_item: WorkItem, part: Part, model: LoadedModel, context: JobContext, on_batch: Callable[[int], None]
     ) -> tuple[dict[str, Any] | None, pa.Table]:
         """Answers and their checks."""
-        del given
-        entry: Prompts = work.entry
+        del context
+        entry: PreparedPrompts = work_item.entry
         prompts = entry.prompts[part.start : part.stop]
-        questions = [prompt.question for prompt in prompts]
-        replies = generate(model, questions, shape=entry.shape, decode=prompts[0].chat.decode, between=between)
+        requests = [prompt.generation_request for prompt in prompts]
+        results = generate_answers(model, requests, shape=entry.shape, decode=prompts[0].chat.decode, on_batch=on_batch)
         rows = []
-        for prompt, reply in zip(prompts, replies, strict=True):
-            answer = Answer(text=reply.text, finish=reply.finish, special=prompt.chat.special)
-            outcomes = probes.judge(answer, prompt.definition["checks"])
+        for prompt, result in zip(prompts, results, strict=True):
+            answer = ModelAnswer(text=result.text, finish=result.finish, special_tokens=prompt.chat.special_ids)
+            outcomes = check_registry.check_answer(answer, prompt.definition["checks"])
             rows.append(
                 {
                     "name": prompt.name,
@@ -138,126 +143,143 @@ class Instructions:
                     "rendered": prompt.rendered.text,
                     "system_in_user": prompt.rendered.system_in_user,
                     "prompt_tokens": prompt.rendered.tokens,
-                    "answer": reply.text,
-                    "tokens": reply.tokens,
-                    "finish": reply.finish,
-                    "near_ties": reply.near_ties,
+                    "answer": result.text,
+                    "tokens": result.tokens,
+                    "finish": result.finish,
+                    "near_ties": result.near_ties,
                     "checks": msgspec.to_builtins(outcomes),
                 }
             )
-        return None, pa.Table.from_pylist(rows, schema=ROWS)
+        return None, pa.Table.from_pylist(rows, schema=PROMPT_ROW_SCHEMA)
 
-    def assemble(self, scored: Sequence[Scored]) -> dict[str, Any]:
-        """``summary``, ``by_category``, ``chat_template``, ``prompts``."""
-        (each,) = scored
-        first: Prompt = each.work.entry.prompts[0]
-        prompts = {row["name"]: _entry(row) for row in each.table().to_pylist()}
+    def build_sections(self, scored_items: Sequence[ScoredItem]) -> dict[str, Any]:
+        """``summarise_prompts``, ``summarise_categories``, ``chat_template``, ``prompts``."""
+        (scored_item,) = scored_items
+        first_prompt: PreparedPrompt = scored_item.work_item.entry.prompts[0]
+        prompts = {row["name"]: _build_entry(row) for row in scored_item.concat_rows().to_pylist()}
         return {
-            "summary": summary(prompts),
-            "by_category": by_category(prompts),
-            "chat_template": first.chat.described,
-            "data_key": each.work.data_key,
+            "summary": summarise_prompts(prompts),
+            "by_category": summarise_categories(prompts),
+            "chat_template": first_prompt.chat.description,
+            "data_key": scored_item.work_item.data_key,
             self.section: prompts,
         }
 
-    def files(self, paths: EvaluationPaths, scored: Sequence[Scored]) -> Iterator[tuple[Path, bytes]]:
+    def encode_files(self, paths: EvaluationPaths, scored_items: Sequence[ScoredItem]) -> Iterator[tuple[Path, bytes]]:
         """The generations."""
-        (each,) = scored
-        messages = {prompt.name: prompt.definition["messages"] for prompt in each.work.entry.prompts}
-        rows = ({**row, "messages": messages[row["name"]], "passed": _entry(row)["passed"]} for row in each.table().to_pylist())
+        (scored_item,) = scored_items
+        messages = {prompt.name: prompt.definition["messages"] for prompt in scored_item.work_item.entry.prompts}
+        rows = (
+            {**row, "messages": messages[row["name"]], "passed": _build_entry(row)["passed"]}
+            for row in scored_item.concat_rows().to_pylist()
+        )
         lines = (json.dumps(row, ensure_ascii=True, allow_nan=False) + "\n" for row in rows)
         yield paths.generations, "".join(lines).encode("ascii")
 
 
-def _prompt(name: str, definition: dict[str, Any], chats: dict[str | None, Chat], given: Given) -> Prompt:
-    typed = msgspec.convert(definition, PromptDefinition)
-    for check in typed.checks:
+def _prepare_prompt(
+    name: str, definition: dict[str, Any], chats: dict[str | None, ChatTemplate], context: JobContext
+) -> PreparedPrompt:
+    prompt_definition = msgspec.convert(definition, PromptDefinition)
+    for check in prompt_definition.checks:
         if check["check"] == "json_schema":
-            refuse_schema(check["schema"], where=f"prompt {name}")
-    request, tokenizer = given.request, given.tokenizer
-    if typed.chat_template not in chats:
+            refuse_schema(check["schema"], location=f"prompt {name}")
+    request, tokenizer = context.request, context.tokenizer
+    if prompt_definition.chat_template not in chats:
         folder = DataPaths(Path(request.eval_data)).tokenizer(tokenizer.digest.removesuffix("-slow"))
-        chats[typed.chat_template] = Chat(tokenizer, folder, use_fast=request.use_fast, fallback=typed.chat_template)
-    chat = chats[typed.chat_template]
-    rendered = chat.render([msgspec.to_builtins(message) for message in typed.messages])
-    room = request.seq_len - len(rendered.tokens)
-    if room < 1 or not rendered.tokens:
-        what = f"takes {len(rendered.tokens)} tokens of a sequence length of {request.seq_len}: no room for an answer"
-        todo = "give a larger seq_len, or leave the prompt out"
-        raise Problem(what, where=f"prompt {name}", todo=todo, code=Exit.CANNOT_SCORE)
-    question = Question(
+        chats[prompt_definition.chat_template] = ChatTemplate(
+            tokenizer, folder, use_fast=request.use_fast, fallback=prompt_definition.chat_template
+        )
+    chat = chats[prompt_definition.chat_template]
+    rendered = chat.render([msgspec.to_builtins(message) for message in prompt_definition.messages])
+    max_answer_tokens = request.seq_len - len(rendered.tokens)
+    if max_answer_tokens < 1 or not rendered.tokens:
+        detail = f"takes {len(rendered.tokens)} tokens of a sequence length of {request.seq_len}: no room for an answer"
+        hint = "give a larger seq_len, or leave the prompt out"
+        raise UserError(detail, location=f"prompt {name}", hint=hint, code=ExitCode.CANNOT_SCORE)
+    generation_request = GenerationRequest(
         tokens=rendered.tokens,
-        max_new_tokens=min(typed.max_new_tokens, room),
+        max_new_tokens=min(prompt_definition.max_new_tokens, max_answer_tokens),
         stop_ids=chat.stop_ids,
-        stop_strings=(*typed.stop, *chat.stop_strings),
+        stop_strings=(*prompt_definition.stop, *chat.stop_strings),
     )
-    return Prompt(name=name, definition=definition, rendered=rendered, question=question, chat=chat)
+    return PreparedPrompt(name=name, definition=definition, rendered=rendered, generation_request=generation_request, chat=chat)
 
 
-def _entry(row: Mapping[str, Any]) -> dict[str, Any]:
+def _build_entry(row: Mapping[str, Any]) -> dict[str, Any]:
     """A prompt's entry in the tier file."""
     checks = [{key: check[key] for key in ("check", "kind", "passed")} for check in row["checks"]]
     answer = row["answer"]
     return {
         "category": row["category"],
         "passed": all(check["passed"] for check in checks),
-        "format": _all_of(checks, "format"),
-        "clean": _all_of(checks, "clean"),
+        "format": _all_pass(checks, "format"),
+        "clean": _all_pass(checks, "clean"),
         "checks": checks,
         "response": {
             "tokens": len(row["tokens"]),
             "characters": len(answer),
-            "words": len(split_words(answer)),
+            "words": len(split_word_tokens(answer)),
             "finish": row["finish"],
             "near_ties": row["near_ties"],
         },
     }
 
 
-def _all_of(checks: Sequence[Mapping[str, Any]], kind: str) -> bool | None:
+def _all_pass(checks: Sequence[Mapping[str, Any]], kind: str) -> bool | None:
     passed = [bool(check["passed"]) for check in checks if check["kind"] == kind]
     return all(passed) if passed else None
 
 
-def _share(values: Sequence[bool | None]) -> float | None:
+def _compute_share(values: Sequence[bool | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 
-def _shares(prompts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _compute_shares(prompts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "prompts": len(prompts),
-        "pass": _share([prompt["passed"] for prompt in prompts]),
-        "format": _share([prompt["format"] for prompt in prompts]),
-        "clean": _share([prompt["clean"] for prompt in prompts]),
+        "pass": _compute_share([prompt["passed"] for prompt in prompts]),
+        "format": _compute_share([prompt["format"] for prompt in prompts]),
+        "clean": _compute_share([prompt["clean"] for prompt in prompts]),
     }
 
 
-def by_category(prompts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def summarise_categories(prompts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """``prompts``, ``pass``, ``format``, ``clean`` of each category, in the order in which they come."""
     names = dict.fromkeys(prompt["category"] for prompt in prompts.values())
-    return {name: _shares([prompt for prompt in prompts.values() if prompt["category"] == name]) for name in names}
+    return {name: _compute_shares([prompt for prompt in prompts.values() if prompt["category"] == name]) for name in names}
 
 
-def summary(prompts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def summarise_prompts(prompts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The tier's figures, as the module says."""
-    of_all = list(prompts.values())
-    own = [check["passed"] for prompt in of_all for check in prompt["checks"] if check["kind"] != "clean"]
-    shares = _shares(of_all)
+    all_prompts = list(prompts.values())
+    instruction_passes = [check["passed"] for prompt in all_prompts for check in prompt["checks"] if check["kind"] != "clean"]
+    shares = _compute_shares(all_prompts)
     return {
-        "instruction_match_rate": _share(own),
+        "instruction_match_rate": _compute_share(instruction_passes),
         "all_checks_pass_rate": shares["pass"],
         "format_valid_rate": shares["format"],
         "chat_clean_rate": shares["clean"],
-        "code_parse_rate": _share([_holds(each, "python_parses") for each in of_all if each["category"] == "python_code"]),
-        "json_valid_rate": _share(
-            [_holds(each, "json_only", "json_schema") for each in of_all if each["category"] == "strict_json"]
+        "code_parse_rate": _compute_share(
+            [
+                _named_checks_pass(prompt_entry, "python_parses")
+                for prompt_entry in all_prompts
+                if prompt_entry["category"] == "python_code"
+            ]
         ),
-        "prompts": len(of_all),
+        "json_valid_rate": _compute_share(
+            [
+                _named_checks_pass(prompt_entry, "json_only", "json_schema")
+                for prompt_entry in all_prompts
+                if prompt_entry["category"] == "strict_json"
+            ]
+        ),
+        "prompts": len(all_prompts),
     }
 
 
-def _holds(prompt: Mapping[str, Any], *names: str) -> bool | None:
+def _named_checks_pass(prompt: Mapping[str, Any], *names: str) -> bool | None:
     """Whether its checks of these names pass; None where it has none of them."""
     passed = [bool(check["passed"]) for check in prompt["checks"] if check["check"] in names]
     return all(passed) if passed else None

@@ -7,13 +7,13 @@ from typing import Any
 import pyarrow as pa
 
 from scoring.data import cache
-from scoring.model.backends import Loaded
+from scoring.model.backends import LoadedModel
 from scoring.runtime import parts
 from scoring.runtime.parts import Part
-from scoring.tiers import perplexity_metric as perplexity
-from scoring.tiers.base import Given, Scored, Work
-from scoring.tiers.cached_data import _entry, _rows
-from scoring.tiers.canary import Sample, of_stream
+from scoring.tiers import perplexity_metric
+from scoring.tiers.base import JobContext, ScoredItem, WorkItem
+from scoring.tiers.cached_data import encode_item_rows, ensure_cached_entry
+from scoring.tiers.canary import CanarySample, sample_stream
 from suites.contract.paths import EvaluationPaths
 
 
@@ -22,49 +22,52 @@ class Perplexity:
 
     section = "slices"
 
-    def works(self, names: Mapping[str, dict[str, Any]], given: Given) -> Iterator[Work]:
+    def plan_work(self, definitions: Mapping[str, dict[str, Any]], context: JobContext) -> Iterator[WorkItem]:
         """A slice each."""
-        for name, definition in names.items():
-            entry: cache.SliceEntry = _entry("tier2_ppl", name, definition, given)
-            yield Work(
+        for name, definition in definitions.items():
+            entry: cache.SliceEntry = ensure_cached_entry("tier2_ppl", name, definition, context)
+            yield WorkItem(
                 tier="tier2_ppl",
                 name=name,
                 definition=definition,
                 data_key=entry.data_key,
                 entry=entry,
-                parts=parts.plan("tier2_ppl", name, definition, entry.data_key, given.identity),
-                tokens=len(entry.tokens),
+                parts=parts.plan_parts("tier2_ppl", name, definition, entry.data_key, context.identity),
+                estimated_tokens=len(entry.tokens),
             )
 
-    def sample(self, work: Work, seq_len: int) -> Sample:
+    def sample_for_canary(self, work_item: WorkItem, seq_len: int) -> CanarySample:
         """Stretches of the slice."""
-        return of_stream(work.entry.tokens.numpy(), seq_len)
+        return sample_stream(work_item.entry.tokens.numpy(), seq_len)
 
-    def score(
-        self, work: Work, part: Part, model: Loaded, given: Given, between: Callable[[int], None]
+    def score_part(
+        self, work_item: WorkItem, part: Part, model: LoadedModel, context: JobContext, on_batch: Callable[[int], None]
     ) -> tuple[dict[str, Any] | None, pa.Table]:
         """The slice's entry, and its windows and documents."""
-        entry, ends = work.entry, (given.tokenizer.bos_id, given.tokenizer.eos_id)
-        stream = perplexity.Stream(
+        entry, bos_and_eos = work_item.entry, (context.tokenizer.bos_id, context.tokenizer.eos_id)
+        stream = perplexity_metric.TokenStream(
             tokens=entry.tokens.numpy(),
             document_starts=entry.document_starts.numpy(),
             document_bytes=entry.document_bytes.numpy(),
         )
-        return perplexity.score(
+        return perplexity_metric.score_slice(
             model,
             stream,
-            seq_len=given.request.seq_len,
-            special={token for token in ends if token is not None},
-            isolate_documents=bool(work.definition.get("isolate_documents")),
+            seq_len=context.request.seq_len,
+            special_ids={token for token in bos_and_eos if token is not None},
+            isolate_documents=bool(work_item.definition.get("isolate_documents")),
             name=part.name,
-            between=between,
+            on_batch=on_batch,
         )
 
-    def assemble(self, scored: Sequence[Scored]) -> dict[str, Any]:
+    def build_sections(self, scored_items: Sequence[ScoredItem]) -> dict[str, Any]:
         """``slices``."""
-        entries = {each.work.name: {**each.parts[0].meta["entry"], "data_key": each.work.data_key} for each in scored}
-        return {"summary": perplexity.summary(entries), self.section: entries}
+        entries = {
+            scored_item.work_item.name: {**scored_item.parts[0].meta["entry"], "data_key": scored_item.work_item.data_key}
+            for scored_item in scored_items
+        }
+        return {"summary": perplexity_metric.summarise_slices(entries), self.section: entries}
 
-    def files(self, paths: EvaluationPaths, scored: Sequence[Scored]) -> Iterator[tuple[Path, bytes]]:
+    def encode_files(self, paths: EvaluationPaths, scored_items: Sequence[ScoredItem]) -> Iterator[tuple[Path, bytes]]:
         """items/<slice>.parquet."""
-        return _rows(paths, scored)
+        return encode_item_rows(paths, scored_items)

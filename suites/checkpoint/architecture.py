@@ -10,18 +10,18 @@ from typing import Any
 
 import msgspec
 
-MOST_LAYERS = 4096
+MAX_LAYERS = 4096
 
-MOST_OF_A_SIZE = 1 << 32
+MAX_DIMENSION_SIZE = 1 << 32
 
-FAMILIES = ("llama", "qwen2", "starcoder2")
+MODEL_FAMILIES = ("llama", "qwen2", "starcoder2")
 
 
-class Refused(Exception):  # noqa: N818  a verdict on a checkpoint, not a defect
+class UnscorableCheckpoint(Exception):  # noqa: N818  a verdict on a checkpoint, not a defect
     """A checkpoint that can never be scored as it is; the message says why in one line."""
 
 
-class Parameter(msgspec.Struct, frozen=True):
+class ParameterSpec(msgspec.Struct, frozen=True):
     """One tensor that the architecture implies."""
 
     name: str
@@ -86,213 +86,217 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True):
         """Weights, a tied embedding counting once."""
         return sum(math.prod(parameter.shape) for parameter in self.parameters())
 
-    def parameters(self) -> tuple[Parameter, ...]:
+    def parameters(self) -> tuple[ParameterSpec, ...]:
         """Every tensor that a whole checkpoint of this architecture holds."""
         return tuple(_starcoder2_parameters(self) if self.family == "starcoder2" else _llama_parameters(self))
 
 
-def understand(model_config: Any) -> Architecture:
+def parse_architecture(model_config: Any) -> Architecture:
     """The architecture of a parsed model_config.json; Refused names the keys found, or the impossible value."""
     if not isinstance(model_config, dict):
         message = "model_config.json holds no mapping"
-        raise Refused(message)
-    families = [name for name in FAMILIES if model_config.get(f"is_{name}_config") is True]
+        raise UnscorableCheckpoint(message)
+    families = [name for name in MODEL_FAMILIES if model_config.get(f"is_{name}_config") is True]
     if len(families) != 1:
-        found = ", ".join(sorted(str(key) for key in model_config)[:40]) or "none"
-        wanted = ", ".join(f"is_{name}_config" for name in FAMILIES)
-        message = f"unknown architecture: exactly one of {wanted} must be true in model_config.json (keys found: {found})"
-        raise Refused(message)
-    read = _Reader(model_config)
-    architecture = _starcoder2(read) if families == ["starcoder2"] else _llama_like(families[0], read)
+        present_keys = ", ".join(sorted(str(key) for key in model_config)[:40]) or "none"
+        family_flags = ", ".join(f"is_{name}_config" for name in MODEL_FAMILIES)
+        message = (
+            f"unknown architecture: exactly one of {family_flags} must be true in model_config.json (keys found: {present_keys})"
+        )
+        raise UnscorableCheckpoint(message)
+    reader = _ConfigReader(model_config)
+    architecture = _parse_starcoder2(reader) if families == ["starcoder2"] else _parse_llama_like(families[0], reader)
     if architecture.hidden % architecture.heads or architecture.head_dim % 2:
         message = f"model_config.json: hidden_size {architecture.hidden} does not give {architecture.heads} heads of an even size"
-        raise Refused(message)
+        raise UnscorableCheckpoint(message)
     if architecture.heads % architecture.kv_heads:
         message = f"model_config.json: {architecture.heads} heads cannot share {architecture.kv_heads} key and value heads"
-        raise Refused(message)
+        raise UnscorableCheckpoint(message)
     return architecture
 
 
-class _Reader:
+class _ConfigReader:
     """Values of model_config.json, checked one by one."""
 
     def __init__(self, data: dict[str, Any]) -> None:
         self.data = data
 
-    def refuse(self, key: str) -> Refused:
-        shown = f"is {str(self.data[key])[:60]!r}" if key in self.data else "is missing"
-        return Refused(f"model_config.json: {key} {shown}, which is not a usable value")
+    def make_error(self, key: str) -> UnscorableCheckpoint:
+        description = f"is {str(self.data[key])[:60]!r}" if key in self.data else "is missing"
+        return UnscorableCheckpoint(f"model_config.json: {key} {description}, which is not a usable value")
 
-    def size(self, key: str, default: int | None = None, most: int = MOST_OF_A_SIZE) -> int:
+    def read_size(self, key: str, default: int | None = None, maximum: int = MAX_DIMENSION_SIZE) -> int:
         value = self.data.get(key)
         value = default if value is None else value
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
-            raise self.refuse(key)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= maximum:
+            raise self.make_error(key)
         return value
 
-    def maybe_size(self, key: str) -> int | None:
-        return None if self.data.get(key) is None else self.size(key)
+    def read_optional_size(self, key: str) -> int | None:
+        return None if self.data.get(key) is None else self.read_size(key)
 
-    def number(self, key: str, default: float | None = None) -> float:
+    def read_number(self, key: str, default: float | None = None) -> float:
         value = self.data.get(key)
         value = default if value is None else value
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise self.refuse(key)
+            raise self.make_error(key)
         try:
             return float(value)
         except OverflowError:  # an integer beyond all floats
-            raise self.refuse(key) from None
+            raise self.make_error(key) from None
 
-    def flag(self, key: str, *, default: bool) -> bool:
+    def read_flag(self, key: str, *, default: bool) -> bool:
         value = self.data.get(key)
         value = default if value is None else value
         if not isinstance(value, bool):
-            raise self.refuse(key)
+            raise self.make_error(key)
         return value
 
-    def word(self, key: str, default: str) -> str:
+    def read_text(self, key: str, default: str) -> str:
         value = self.data.get(key, default)
         if not isinstance(value, str):
-            raise self.refuse(key)
+            raise self.make_error(key)
         return value
 
-    def layers(self, key: str, count: int) -> tuple[int, ...]:
+    def read_layers(self, key: str, count: int) -> tuple[int, ...]:
         value = self.data.get(key) or []
         if not isinstance(value, list) or not all(type(layer) is int and -1 <= layer < count for layer in value):
-            raise self.refuse(key)
+            raise self.make_error(key)
         return tuple(range(count)) if value == [-1] else tuple(sorted(set(value)))
 
 
-def _llama_like(family: str, read: _Reader) -> Architecture:
-    layers = read.size("num_hidden_layers", most=MOST_LAYERS)
-    heads = read.size("num_attention_heads")
-    qwen = family == "qwen2"
+def _parse_llama_like(family: str, reader: _ConfigReader) -> Architecture:
+    layers = reader.read_size("num_hidden_layers", maximum=MAX_LAYERS)
+    heads = reader.read_size("num_attention_heads")
+    is_qwen = family == "qwen2"
     return Architecture(
         family=family,
         layers=layers,
-        hidden=read.size("hidden_size"),
-        intermediate=read.size("intermediate_size"),
+        hidden=reader.read_size("hidden_size"),
+        intermediate=reader.read_size("intermediate_size"),
         heads=heads,
-        kv_heads=read.size("num_key_value_heads", heads),
-        vocab=read.size("vocab_size"),
-        tied=read.flag("tie_word_embeddings", default=False),
-        norm_eps=read.number("rms_norm_eps", 1e-6),
-        activation=read.word("hidden_act", "silu"),
-        max_positions=read.size("max_position_embeddings", 2048),
-        rope_theta=read.number("rope_theta", 10_000.0),
+        kv_heads=reader.read_size("num_key_value_heads", heads),
+        vocab=reader.read_size("vocab_size"),
+        tied=reader.read_flag("tie_word_embeddings", default=False),
+        norm_eps=reader.read_number("rms_norm_eps", 1e-6),
+        activation=reader.read_text("hidden_act", "silu"),
+        max_positions=reader.read_size("max_position_embeddings", 2048),
+        rope_theta=reader.read_number("rope_theta", 10_000.0),
         # saves that lack the key are older than the key itself, and rotated interleaved pairs
-        rope_interleaved=read.flag("rope_interleaved", default=not qwen),
-        rope_factor=read.number("rope_seq_len_interpolation_factor", 1.0) if qwen else 1.0,
-        no_rope_every=read.maybe_size("no_rope_layer") if qwen else None,
-        sliding_window=read.maybe_size("sliding_window_size") if qwen else None,
-        attention_bias=read.flag("attention_bias", default=False) and qwen,  # nanotron's Llama ignores the key
-        experts=_experts(read, layers) if qwen else None,
+        rope_interleaved=reader.read_flag("rope_interleaved", default=not is_qwen),
+        rope_factor=reader.read_number("rope_seq_len_interpolation_factor", 1.0) if is_qwen else 1.0,
+        no_rope_every=reader.read_optional_size("no_rope_layer") if is_qwen else None,
+        sliding_window=reader.read_optional_size("sliding_window_size") if is_qwen else None,
+        attention_bias=reader.read_flag("attention_bias", default=False) and is_qwen,  # nanotron's Llama ignores the key
+        experts=_parse_experts(reader, layers) if is_qwen else None,
     )
 
 
-def _experts(read: _Reader, layers: int) -> Experts | None:
-    data = read.data.get("moe_config")
+def _parse_experts(reader: _ConfigReader, layer_count: int) -> Experts | None:
+    data = reader.data.get("moe_config")
     if data is None:
         return None
     if not isinstance(data, dict):
-        raise read.refuse("moe_config")
-    moe = _Reader({"layers": [-1], **data})
+        raise reader.make_error("moe_config")
+    moe_reader = _ConfigReader({"layers": [-1], **data})
     experts = Experts(
-        count=moe.size("num_experts"),
-        top_k=moe.size("top_k"),
-        intermediate=moe.size("moe_intermediate_size"),
-        shared_intermediate=moe.size("shared_expert_intermediate_size")
-        if moe.flag("enable_shared_expert", default=False)
+        count=moe_reader.read_size("num_experts"),
+        top_k=moe_reader.read_size("top_k"),
+        intermediate=moe_reader.read_size("moe_intermediate_size"),
+        shared_intermediate=moe_reader.read_size("shared_expert_intermediate_size")
+        if moe_reader.read_flag("enable_shared_expert", default=False)
         else None,
-        layers=moe.layers("layers", layers),
+        layers=moe_reader.read_layers("layers", layer_count),
     )
     if experts.top_k > experts.count:
-        raise moe.refuse("top_k")
+        raise moe_reader.make_error("top_k")
     return experts if experts.layers else None
 
 
-def _starcoder2(read: _Reader) -> Architecture:
-    layers = read.size("num_hidden_layers", most=MOST_LAYERS)
-    hidden = read.size("hidden_size")
-    if not read.flag("use_rotary_embeddings", default=True):
-        raise read.refuse("use_rotary_embeddings")
-    multi_query = read.flag("multi_query", default=False) or not read.flag("grouped_query", default=False)
+def _parse_starcoder2(reader: _ConfigReader) -> Architecture:
+    layers = reader.read_size("num_hidden_layers", maximum=MAX_LAYERS)
+    hidden = reader.read_size("hidden_size")
+    if not reader.read_flag("use_rotary_embeddings", default=True):
+        raise reader.make_error("use_rotary_embeddings")
+    multi_query = reader.read_flag("multi_query", default=False) or not reader.read_flag("grouped_query", default=False)
     return Architecture(
         family="starcoder2",
         layers=layers,
         hidden=hidden,
-        intermediate=read.size("intermediate_size", 4 * hidden),
-        heads=read.size("num_attention_heads"),
-        kv_heads=1 if multi_query else read.size("num_kv_heads"),
-        vocab=read.size("vocab_size"),
+        intermediate=reader.read_size("intermediate_size", 4 * hidden),
+        heads=reader.read_size("num_attention_heads"),
+        kv_heads=1 if multi_query else reader.read_size("num_kv_heads"),
+        vocab=reader.read_size("vocab_size"),
         tied=True,
-        norm_eps=read.number("layer_norm_epsilon", 1e-5),
-        activation=read.word("activation_function", "gelu_pytorch_tanh"),
-        max_positions=read.size("max_position_embeddings", 4096),
-        rope_theta=read.number("rope_theta", 10_000.0),
-        sliding_window=read.maybe_size("sliding_window_size"),
-        global_layers=read.layers("global_attn_layers", layers),
+        norm_eps=reader.read_number("layer_norm_epsilon", 1e-5),
+        activation=reader.read_text("activation_function", "gelu_pytorch_tanh"),
+        max_positions=reader.read_size("max_position_embeddings", 4096),
+        rope_theta=reader.read_number("rope_theta", 10_000.0),
+        sliding_window=reader.read_optional_size("sliding_window_size"),
+        global_layers=reader.read_layers("global_attn_layers", layers),
         attention_bias=True,
         multi_query=multi_query,
     )
 
 
-def _llama_parameters(a: Architecture) -> Iterator[Parameter]:
-    yield Parameter("model.token_position_embeddings.pp_block.token_embedding.weight", (a.vocab, a.hidden), sharded=True)
+def _llama_parameters(a: Architecture) -> Iterator[ParameterSpec]:
+    yield ParameterSpec("model.token_position_embeddings.pp_block.token_embedding.weight", (a.vocab, a.hidden), sharded=True)
     for layer in range(a.layers):
         block = f"model.decoder.{layer}.pp_block"
-        yield Parameter(f"{block}.input_layernorm.weight", (a.hidden,), sharded=False)
-        yield Parameter(f"{block}.attn.qkv_proj.weight", (a.hidden + 2 * a.kv_size, a.hidden), sharded=True)
+        yield ParameterSpec(f"{block}.input_layernorm.weight", (a.hidden,), sharded=False)
+        yield ParameterSpec(f"{block}.attn.qkv_proj.weight", (a.hidden + 2 * a.kv_size, a.hidden), sharded=True)
         if a.attention_bias:
-            yield Parameter(f"{block}.attn.qkv_proj.bias", (a.hidden + 2 * a.kv_size,), sharded=True)
-        yield Parameter(f"{block}.attn.o_proj.weight", (a.hidden, a.hidden), sharded=True)
-        yield Parameter(f"{block}.post_attention_layernorm.weight", (a.hidden,), sharded=False)
+            yield ParameterSpec(f"{block}.attn.qkv_proj.bias", (a.hidden + 2 * a.kv_size,), sharded=True)
+        yield ParameterSpec(f"{block}.attn.o_proj.weight", (a.hidden, a.hidden), sharded=True)
+        yield ParameterSpec(f"{block}.post_attention_layernorm.weight", (a.hidden,), sharded=False)
         if a.experts is not None and layer in a.experts.layers:
             yield from _expert_parameters(f"{block}.mlp", a.hidden, a.experts)
         else:
-            yield from _gated_mlp(f"{block}.mlp", a.hidden, a.intermediate)
-    yield Parameter("model.final_layer_norm.pp_block.weight", (a.hidden,), sharded=False)
+            yield from _gated_mlp_parameters(f"{block}.mlp", a.hidden, a.intermediate)
+    yield ParameterSpec("model.final_layer_norm.pp_block.weight", (a.hidden,), sharded=False)
     if not a.tied:
-        yield Parameter("model.lm_head.pp_block.weight", (a.vocab, a.hidden), sharded=True)
+        yield ParameterSpec("model.lm_head.pp_block.weight", (a.vocab, a.hidden), sharded=True)
 
 
-def _gated_mlp(module: str, hidden: int, intermediate: int) -> Iterator[Parameter]:
-    yield Parameter(f"{module}.gate_up_proj.weight", (2 * intermediate, hidden), sharded=True)
-    yield Parameter(f"{module}.down_proj.weight", (hidden, intermediate), sharded=True)
+def _gated_mlp_parameters(module: str, hidden: int, intermediate: int) -> Iterator[ParameterSpec]:
+    yield ParameterSpec(f"{module}.gate_up_proj.weight", (2 * intermediate, hidden), sharded=True)
+    yield ParameterSpec(f"{module}.down_proj.weight", (hidden, intermediate), sharded=True)
 
 
-def _expert_parameters(module: str, hidden: int, e: Experts) -> Iterator[Parameter]:
-    yield Parameter(f"{module}.router.weight", (e.count, hidden), sharded=False)
-    yield Parameter(f"{module}.experts.merged_gate_up_proj", (e.count, hidden, 2 * e.intermediate), sharded=False)
-    yield Parameter(f"{module}.experts.merged_down_proj", (e.count, e.intermediate, hidden), sharded=False)
+def _expert_parameters(module: str, hidden: int, e: Experts) -> Iterator[ParameterSpec]:
+    yield ParameterSpec(f"{module}.router.weight", (e.count, hidden), sharded=False)
+    yield ParameterSpec(f"{module}.experts.merged_gate_up_proj", (e.count, hidden, 2 * e.intermediate), sharded=False)
+    yield ParameterSpec(f"{module}.experts.merged_down_proj", (e.count, e.intermediate, hidden), sharded=False)
     if e.shared_intermediate is not None:
-        yield from _gated_mlp(f"{module}.shared_expert", hidden, e.shared_intermediate)
-        yield Parameter(f"{module}.shared_expert_gate.weight", (1, hidden), sharded=False)
+        yield from _gated_mlp_parameters(f"{module}.shared_expert", hidden, e.shared_intermediate)
+        yield ParameterSpec(f"{module}.shared_expert_gate.weight", (1, hidden), sharded=False)
 
 
-def _starcoder2_parameters(a: Architecture) -> Iterator[Parameter]:
-    yield Parameter("model.token_embeddings.pp_block.token_embedding.weight", (a.vocab, a.hidden), sharded=True)
+def _starcoder2_parameters(a: Architecture) -> Iterator[ParameterSpec]:
+    yield ParameterSpec("model.token_embeddings.pp_block.token_embedding.weight", (a.vocab, a.hidden), sharded=True)
     for layer in range(a.layers):
         block = f"model.decoder.{layer}.pp_block"
         for norm in ("ln_1", "ln_2"):
-            yield from _with_bias(f"{block}.{norm}", (a.hidden,), sharded=False)
+            yield from _weight_and_bias_parameters(f"{block}.{norm}", (a.hidden,), sharded=False)
         if a.multi_query:
-            yield from _with_bias(f"{block}.attn.qkv.q", (a.hidden, a.hidden), sharded=True)
-            yield from _with_bias(f"{block}.attn.qkv.kv", (2 * a.kv_size, a.hidden), sharded=False)
-            yield from _row_linear(f"{block}.attn.o", (a.hidden, a.hidden))
+            yield from _weight_and_bias_parameters(f"{block}.attn.qkv.q", (a.hidden, a.hidden), sharded=True)
+            yield from _weight_and_bias_parameters(f"{block}.attn.qkv.kv", (2 * a.kv_size, a.hidden), sharded=False)
+            yield from _row_linear_parameters(f"{block}.attn.o", (a.hidden, a.hidden))
         else:
-            yield from _with_bias(f"{block}.attn.query_key_value", (a.hidden + 2 * a.kv_size, a.hidden), sharded=True)
-            yield from _row_linear(f"{block}.attn.dense", (a.hidden, a.hidden))
-        yield from _with_bias(f"{block}.ff.c_fc", (a.intermediate, a.hidden), sharded=True)
-        yield from _row_linear(f"{block}.ff.c_proj", (a.hidden, a.intermediate))
-    yield from _with_bias("model.final_layer_norm.pp_block", (a.hidden,), sharded=False)
+            yield from _weight_and_bias_parameters(
+                f"{block}.attn.query_key_value", (a.hidden + 2 * a.kv_size, a.hidden), sharded=True
+            )
+            yield from _row_linear_parameters(f"{block}.attn.dense", (a.hidden, a.hidden))
+        yield from _weight_and_bias_parameters(f"{block}.ff.c_fc", (a.intermediate, a.hidden), sharded=True)
+        yield from _row_linear_parameters(f"{block}.ff.c_proj", (a.hidden, a.intermediate))
+    yield from _weight_and_bias_parameters("model.final_layer_norm.pp_block", (a.hidden,), sharded=False)
 
 
-def _with_bias(module: str, shape: tuple[int, ...], *, sharded: bool) -> Iterator[Parameter]:
-    yield Parameter(f"{module}.weight", shape, sharded=sharded)
-    yield Parameter(f"{module}.bias", shape[:1], sharded=sharded)
+def _weight_and_bias_parameters(module: str, shape: tuple[int, ...], *, sharded: bool) -> Iterator[ParameterSpec]:
+    yield ParameterSpec(f"{module}.weight", shape, sharded=sharded)
+    yield ParameterSpec(f"{module}.bias", shape[:1], sharded=sharded)
 
 
-def _row_linear(module: str, shape: tuple[int, ...]) -> Iterator[Parameter]:
-    yield Parameter(f"{module}.weight", shape, sharded=True)
-    yield Parameter(f"{module}.bias", shape[:1], sharded=False)
+def _row_linear_parameters(module: str, shape: tuple[int, ...]) -> Iterator[ParameterSpec]:
+    yield ParameterSpec(f"{module}.weight", shape, sharded=True)
+    yield ParameterSpec(f"{module}.bias", shape[:1], sharded=False)

@@ -17,7 +17,7 @@ from stat import S_ISREG
 from typing import Any
 
 
-def sync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Make the entries of ``folder`` durable. Silent where a file system refuses to fsync folders (EINVAL)."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -29,21 +29,21 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-_HOST = re.sub(r"[^A-Za-z0-9-]", "-", os.uname().nodename) or "host"
+_HOST_NAME = re.sub(r"[^A-Za-z0-9-]", "-", os.uname().nodename) or "host"
 
 
-def private_name(path: Path) -> str:
+def make_temporary_name(path: Path) -> str:
     """A name beside ``path`` that nobody else has, and that says who made it."""
-    return f".{path.name}.{_HOST}.{os.getpid()}.{secrets.token_hex(4)}"
+    return f".{path.name}.{_HOST_NAME}.{os.getpid()}.{secrets.token_hex(4)}"
 
 
-def maker_is_dead(name: str) -> bool:
-    """Whether the maker of a ``private_name`` is known to be gone: a process of this host that does not exist."""
-    found = re.search(r"\.([A-Za-z0-9-]+)\.(\d+)\.[0-9a-f]{8}(?:\.[a-z]+)?$", name)
-    return found is not None and found[1] == _HOST and process_is_gone(int(found[2]))
+def is_creator_dead(name: str) -> bool:
+    """Whether the maker of a ``make_temporary_name`` is known to be gone: a process of this host that does not exist."""
+    match = re.search(r"\.([A-Za-z0-9-]+)\.(\d+)\.[0-9a-f]{8}(?:\.[a-z]+)?$", name)
+    return match is not None and match[1] == _HOST_NAME and is_process_gone(int(match[2]))
 
 
-def process_is_gone(pid: int) -> bool:
+def is_process_gone(pid: int) -> bool:
     """True where this host has no such process. One that took over its number counts as alive."""
     try:
         os.kill(pid, 0)
@@ -54,7 +54,7 @@ def process_is_gone(pid: int) -> bool:
     return False
 
 
-def open_now(path: Path) -> io.BufferedReader:
+def open_without_blocking(path: Path) -> io.BufferedReader:
     """Open for reading what somebody else wrote, and never wait: a pipe has no end, and opening it none either.
 
     Raises OSError, also where it is no regular file.
@@ -67,33 +67,33 @@ def open_now(path: Path) -> io.BufferedReader:
     return file
 
 
-def publish(path: Path, data: bytes | str) -> None:
+def write_atomically(path: Path, data: bytes | str) -> None:
     """Write ``data`` to ``path`` so that a reader sees the old file, no file or the whole new one.
 
     Raises OSError (ENOSPC, EROFS, EDQUOT, EACCES ...) with the old file untouched and nothing left aside.
     """
-    raw = data.encode() if isinstance(data, str) else data
-    aside = path.with_name(private_name(path))
+    content = data.encode() if isinstance(data, str) else data
+    temporary = path.with_name(make_temporary_name(path))
     try:
-        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            view = memoryview(raw)
-            while view:
-                view = view[os.write(fd, view) :]
+            remaining = memoryview(content)
+            while remaining:
+                remaining = remaining[os.write(fd, remaining) :]
             os.fsync(fd)
         finally:
             os.close(fd)
-        aside.replace(path)
+        temporary.replace(path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            aside.unlink()
+            temporary.unlink()
         raise
-    sync_folder(path.parent)
+    fsync_folder(path.parent)
 
 
-def publish_json(path: Path, document: Any) -> None:
-    """``publish`` a JSON document: UTF-8, two-space indent, NaN and infinities refused (ValueError)."""
-    publish(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json_atomically(path: Path, document: Any) -> None:
+    """``write_atomically`` a JSON document: UTF-8, two-space indent, NaN and infinities refused (ValueError)."""
+    write_atomically(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def create_once(path: Path, data: str) -> bool:
@@ -102,26 +102,26 @@ def create_once(path: Path, data: str) -> bool:
     A hard link of a finished file: atomic with its content on POSIX file systems and on NFS, Lustre and
     GPFS, and no lock is involved. The loser leaves the winner's file untouched and gets False.
     """
-    aside = path.with_name(private_name(path))
-    publish(aside, data)
+    temporary = path.with_name(make_temporary_name(path))
+    write_atomically(temporary, data)
     try:
-        os.link(aside, path)
+        os.link(temporary, path)
     except FileExistsError:
         return False
     finally:
-        aside.unlink()
-    sync_folder(path.parent)
+        temporary.unlink()
+    fsync_folder(path.parent)
     return True
 
 
 def read_json(path: Path) -> Any:
     """The document at ``path``; None where there is no file. ValueError with path and place where it is not JSON."""
     try:
-        raw = path.read_bytes()
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
     try:
-        return json.loads(raw)
+        return json.loads(content)
     except ValueError as error:
         message = f"{path}: not JSON: {error}"
         raise ValueError(message) from error

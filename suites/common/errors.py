@@ -5,7 +5,7 @@ import errno
 from pathlib import Path
 
 
-class Exit(enum.IntEnum):
+class ExitCode(enum.IntEnum):
     """Exit codes of ``python -m scoring`` (after sysexits.h)."""
 
     SCORED = 0
@@ -25,14 +25,14 @@ class Exit(enum.IntEnum):
     """The checkpoint changed or vanished while it was being scored."""
 
 
-def of_writing(error: OSError) -> Exit:
+def classify_write_error(error: OSError) -> ExitCode:
     """What keeps a run from writing: no room is waited for, anything else is a person's business."""
-    return Exit.TEMPORARY if error.errno in {errno.ENOSPC, errno.EDQUOT} else Exit.CANNOT_WRITE
+    return ExitCode.TEMPORARY if error.errno in {errno.ENOSPC, errno.EDQUOT} else ExitCode.CANNOT_WRITE
 
 
-class Problem(Exception):  # noqa: N818  what a person has to deal with, not a kind of Python error
+class UserError(Exception):
     """One clear line for a person: what is wrong, where, and what to do; with the exit code that says so."""
 
-    def __init__(self, what: str, *, where: str | Path, todo: str, code: Exit = Exit.USAGE) -> None:
-        self.what, self.where, self.todo, self.code = what, str(where), todo, code
-        super().__init__(f"{where}: {what}; {todo}")
+    def __init__(self, message: str, *, location: str | Path, hint: str, code: ExitCode = ExitCode.USAGE) -> None:
+        self.message, self.location, self.hint, self.code = message, str(location), hint, code
+        super().__init__(f"{location}: {message}; {hint}")

@@ -18,32 +18,34 @@ from typing import Any, TypeVar
 import msgspec
 import yaml
 
-from suites.common.errors import Problem
-from suites.common.variables import expand
+from suites.common.errors import UserError
+from suites.common.variables import expand_variables
 
 T = TypeVar("T")
 
-Place = tuple[str | int, ...]
+YamlPath = tuple[str | int, ...]
 
-_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>s|m|h|d)?")
+_DURATION_PATTERN = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>s|m|h|d)?")
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SECONDS_PER_UNIT = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
-_INT = re.compile(r"[-+]?(?:0|[1-9]\d*(?:_\d+)*)")  # 007 is a name, or a mistake
+_INT_PATTERN = re.compile(r"[-+]?(?:0|[1-9]\d*(?:_\d+)*)")  # 007 is a name, or a mistake
 
-_FLOAT = re.compile(r"[-+]?(?:\.\d+|\d+\.\d*|\d+(?=[eE]))(?:[eE][-+]?\d{1,2})?")
+_FLOAT_PATTERN = re.compile(r"[-+]?(?:\.\d+|\d+\.\d*|\d+(?=[eE]))(?:[eE][-+]?\d{1,2})?")
 
-_WORDS = {
+_PLAIN_CONSTANTS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON"), True),
     **dict.fromkeys(("false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF"), False),
 }
 
-_TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp", "merge", "value"))
+_ALLOWED_TAGS = tuple(
+    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp", "merge", "value")
+)
 
-_MOST_NODES = 100_000
+_MAX_NODES = 100_000
 
-_IN_A_LOOP = "an alias that contains itself, or far too many values"
+_LOOP_MESSAGE = "an alias that contains itself, or far too many values"
 
 
 class Duration(float):
@@ -52,60 +54,64 @@ class Duration(float):
     @classmethod
     def parse(cls, value: object) -> "Duration":
         """ValueError where it is not a duration."""
-        match = None if isinstance(value, bool) else _DURATION.fullmatch(str(value).strip())
+        match = None if isinstance(value, bool) else _DURATION_PATTERN.fullmatch(str(value).strip())
         if match is None:
             message = f"{value!r} is not a duration"
             raise ValueError(message)
-        return cls(float(match["number"]) * _UNITS[match["unit"] or "s"])
+        return cls(float(match["number"]) * _SECONDS_PER_UNIT[match["unit"] or "s"])
 
 
-class Document:
+class YamlDocument:
     """A parsed YAML file and the line on which each of its values stands."""
 
-    def __init__(self, data: Any, lines: dict[Place, int], source: str) -> None:
+    def __init__(self, data: Any, lines: dict[YamlPath, int], source: str) -> None:
         self.data, self.lines, self.source = data, lines, source
-        self.defaulted: set[Place] = set()
+        self.defaulted_locations: set[YamlPath] = set()
         """Values that hold the default of a variable which is not set."""
-        self.left = _MOST_NODES
+        self.remaining_nodes = _MAX_NODES
 
-    def at(self, place: Place) -> Any:
+    def get_value(self, location: YamlPath) -> Any:
         """The value there. KeyError, IndexError or TypeError where there is none."""
         data = self.data
-        for step in place:
-            data = data[step]
+        for key in location:
+            data = data[key]
         return data
 
-    def where(self, place: Place = ()) -> str:
+    def format_location(self, location: YamlPath = ()) -> str:
         """``file:line`` of a value, or of the nearest thing around it."""
-        for length in range(len(place), -1, -1):
-            line = self.lines.get(place[:length])
+        for length in range(len(location), -1, -1):
+            line = self.lines.get(location[:length])
             if line is not None:
                 return f"{self.source}:{line}"
         return self.source
 
-    def problem(self, what: str, place: Place, todo: str) -> Problem:
+    def make_error(self, message: str, location: YamlPath, hint: str) -> UserError:
         """A Problem at a value's line."""
-        return Problem(f"{dotted(place)}: {what}" if place else what, where=self.where(place), todo=todo)
+        return UserError(
+            f"{format_yaml_path(location)}: {message}" if location else message,
+            location=self.format_location(location),
+            hint=hint,
+        )
 
-    def unknown(self, key: str, place: Place, valid: Iterable[str]) -> Problem:
-        """The Problem of a key that is not known at ``place``, at the key's own line."""
-        what = f"{dotted(place)}: unknown key {key!r}" if place else f"unknown key {key!r}"
-        return Problem(what, where=self.where((*place, key)), todo=nearest(key, valid))
+    def make_unknown_key_error(self, key: str, location: YamlPath, valid: Iterable[str]) -> UserError:
+        """The Problem of a key that is not known at ``location``, at the key's own line."""
+        message = f"{format_yaml_path(location)}: unknown key {key!r}" if location else f"unknown key {key!r}"
+        return UserError(message, location=self.format_location((*location, key)), hint=suggest_name(key, valid))
 
 
-def dotted(place: Place) -> str:
+def format_yaml_path(location: YamlPath) -> str:
     """``stages.stage1.steps.0``; a key that could break the line is quoted."""
-    return ".".join(str(step) if str(step).isprintable() else repr(step) for step in place)
+    return ".".join(str(key) if str(key).isprintable() else repr(key) for key in location)
 
 
-def nearest(wrong: str, valid: Iterable[str]) -> str:
+def suggest_name(name: str, valid: Iterable[str]) -> str:
     """What to do about a wrong name: the nearest valid one, or all of them."""
     names = list(valid)
-    near = difflib.get_close_matches(wrong, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else "valid here: " + ", ".join(names)
+    matches = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {matches[0]!r}?" if matches else "valid here: " + ", ".join(names)
 
 
-def parse(text: str, source: str, environ: Mapping[str, str], *, verbatim: Collection[str] = ()) -> Document:
+def parse_yaml(text: str, source: str, environ: Mapping[str, str], *, verbatim: Collection[str] = ()) -> YamlDocument:
     """Parse YAML; Problem at file:line for bad syntax, a duplicate key or an unset ${VAR} without a default.
 
     Values under a key in ``verbatim`` keep their ${...}: they are shell, and expand when they run.
@@ -114,134 +120,144 @@ def parse(text: str, source: str, environ: Mapping[str, str], *, verbatim: Colle
         root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         line = (error.problem_mark.line + 1) if error.problem_mark else 1
-        raise Problem(f"not YAML: {error.problem}", where=f"{source}:{line}", todo="mend the syntax there") from error
+        raise UserError(f"not YAML: {error.problem}", location=f"{source}:{line}", hint="mend the syntax there") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise Problem(f"not YAML: {str(error).splitlines()[0]}", where=source, todo="save it as UTF-8 text") from error
+        raise UserError(f"not YAML: {str(error).splitlines()[0]}", location=source, hint="save it as UTF-8 text") from error
     except RecursionError as error:
-        raise Problem("not YAML that a person wrote: nested too deeply", where=source, todo="write it flatter") from error
-    document = Document(None, {}, source)
-    document.data = None if root is None else _build(root, (), document, environ, frozenset(verbatim))
+        raise UserError("not YAML that a person wrote: nested too deeply", location=source, hint="write it flatter") from error
+    document = YamlDocument(None, {}, source)
+    document.data = None if root is None else _build_value(root, (), document, environ, frozenset(verbatim))
     return document
 
 
-def read(path: Path, environ: Mapping[str, str], *, verbatim: Collection[str] = ()) -> Document:
-    """``parse`` a file."""
+def read_yaml(path: Path, environ: Mapping[str, str], *, verbatim: Collection[str] = ()) -> YamlDocument:
+    """``parse_yaml`` a file."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise Problem(f"cannot be read ({error.strerror})", where=path, todo="give the path of a readable file") from error
+        raise UserError(f"cannot be read ({error.strerror})", location=path, hint="give the path of a readable file") from error
     except UnicodeDecodeError as error:
-        raise Problem("is not UTF-8 text", where=path, todo="save it as UTF-8") from error
-    return parse(text, str(path), environ, verbatim=verbatim)
+        raise UserError("is not UTF-8 text", location=path, hint="save it as UTF-8") from error
+    return parse_yaml(text, str(path), environ, verbatim=verbatim)
 
 
-def _build(node: yaml.Node, place: Place, document: Document, environ: Mapping[str, str], verbatim: frozenset[str]) -> Any:
-    document.lines.setdefault(place, node.start_mark.line + 1)
-    document.left -= 1
-    if document.left < 0 or len(place) > 50:  # noqa: PLR2004  no document of ours is a tenth as deep
-        raise document.problem(_IN_A_LOOP, (), "write each value out")
+def _build_value(
+    node: yaml.Node, location: YamlPath, document: YamlDocument, environ: Mapping[str, str], verbatim: frozenset[str]
+) -> Any:
+    document.lines.setdefault(location, node.start_mark.line + 1)
+    document.remaining_nodes -= 1
+    if document.remaining_nodes < 0 or len(location) > 50:  # noqa: PLR2004  no document of ours is a tenth as deep
+        raise document.make_error(_LOOP_MESSAGE, (), "write each value out")
     if isinstance(node, yaml.MappingNode):
         built: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise document.problem("a key must be a plain word", place, "write it as KEY: value")
+                raise document.make_error("a key must be a plain word", location, "write it as KEY: value")
             key = str(key_node.value)
-            here = (*place, key)
-            twice = key in built
-            document.lines[here] = key_node.start_mark.line + 1
-            if twice:
-                raise document.problem("stands there twice", here, "keep one of the two")
-            built[key] = _build(value_node, here, document, environ, verbatim)
+            key_location = (*location, key)
+            is_duplicate = key in built
+            document.lines[key_location] = key_node.start_mark.line + 1
+            if is_duplicate:
+                raise document.make_error("stands there twice", key_location, "keep one of the two")
+            built[key] = _build_value(value_node, key_location, document, environ, verbatim)
         return built
     if isinstance(node, yaml.SequenceNode):
-        return [_build(child, (*place, index), document, environ, verbatim) for index, child in enumerate(node.value)]
-    if node.tag not in _TAGS:
-        raise document.problem(f"tag {node.tag!r} means nothing here", place, "leave it out")
+        return [_build_value(child, (*location, index), document, environ, verbatim) for index, child in enumerate(node.value)]
+    if node.tag not in _ALLOWED_TAGS:
+        raise document.make_error(f"tag {node.tag!r} means nothing here", location, "leave it out")
     text = str(node.value)
-    if not verbatim.intersection(place):
-        text = _expanded(text, place, document, environ)
-    return text if typing.cast("yaml.ScalarNode", node).style else plain(text)  # libyaml calls the plain style '', PyYAML None
+    if not verbatim.intersection(location):
+        text = _expand_scalar(text, location, document, environ)
+    return (
+        text if typing.cast("yaml.ScalarNode", node).style else parse_plain_scalar(text)
+    )  # libyaml calls the plain style '', PyYAML None
 
 
-def plain(text: str) -> str | float | bool | None:
+def parse_plain_scalar(text: str) -> str | float | bool | None:
     """What an unquoted YAML value means: null, a boolean, a number or text."""
-    if text in _WORDS:
-        return _WORDS[text]
-    if _INT.fullmatch(text) and len(text) < 40:  # noqa: PLR2004  a longer one is no number of ours
+    if text in _PLAIN_CONSTANTS:
+        return _PLAIN_CONSTANTS[text]
+    if _INT_PATTERN.fullmatch(text) and len(text) < 40:  # noqa: PLR2004  a longer one is no number of ours
         return int(text)
-    return float(text) if _FLOAT.fullmatch(text) else text
+    return float(text) if _FLOAT_PATTERN.fullmatch(text) else text
 
 
-def _expanded(text: str, place: Place, document: Document, environ: Mapping[str, str]) -> str:
+def _expand_scalar(text: str, location: YamlPath, document: YamlDocument, environ: Mapping[str, str]) -> str:
     try:
-        expanded, defaulted = expand(text, environ)
+        expanded, defaulted = expand_variables(text, environ)
     except LookupError as error:
         name = error.args[0]
-        todo = f"export {name}, or write ${{{name}:-default}}"
-        raise document.problem(f"${{{name}}} is not set", place, todo) from error
+        hint = f"export {name}, or write ${{{name}:-default}}"
+        raise document.make_error(f"${{{name}}} is not set", location, hint) from error
     except ValueError as error:
-        raise document.problem(str(error), place, "write ${VAR} or ${VAR:-default}, and $${ for ${ itself") from error
+        raise document.make_error(str(error), location, "write ${VAR} or ${VAR:-default}, and $${ for ${ itself") from error
     if defaulted:
-        document.defaulted.add(place)
+        document.defaulted_locations.add(location)
     return expanded
 
 
-def convert(document: Document, type_: type[T], place: Place = ()) -> T:
-    """``document.data`` (or what is at ``place``) as a msgspec type; Problem with line, key and nearest valid name."""
-    return typing.cast("T", _convert(document, document.at(place), type_, place))
+def convert_document(document: YamlDocument, type_: type[T], location: YamlPath = ()) -> T:
+    """``document.data`` (or what is at ``location``) as a msgspec type; Problem with line, key and nearest valid name."""
+    return typing.cast("T", _convert_value(document, document.get_value(location), type_, location))
 
 
-def _convert(document: Document, value: Any, type_: Any, place: Place) -> Any:
+def _convert_value(document: YamlDocument, value: Any, type_: Any, location: YamlPath) -> Any:
     origin, arguments = typing.get_origin(type_), typing.get_args(type_)
     if isinstance(type_, type) and issubclass(type_, msgspec.Struct) and isinstance(value, dict):
-        return _struct(document, value, type_, place)
+        return _convert_struct(document, value, type_, location)
     if origin in {types.UnionType, typing.Union}:
         for argument in arguments:  # the one that this value may be a part-by-part instance of
-            if _holds(argument, value):
-                return _convert(document, value, argument, place)
-    elif isinstance(value, dict) and _holds(type_, value):
-        return {key: _convert(document, each, arguments[1], (*place, key)) for key, each in value.items()} if arguments else value
-    elif isinstance(value, list) and _holds(type_, value) and arguments:
-        items = [_convert(document, each, arguments[0], (*place, index)) for index, each in enumerate(value)]
+            if _is_matching_container(argument, value):
+                return _convert_value(document, value, argument, location)
+    elif isinstance(value, dict) and _is_matching_container(type_, value):
+        return (
+            {key: _convert_value(document, item, arguments[1], (*location, key)) for key, item in value.items()}
+            if arguments
+            else value
+        )
+    elif isinstance(value, list) and _is_matching_container(type_, value) and arguments:
+        items = [_convert_value(document, item, arguments[0], (*location, index)) for index, item in enumerate(value)]
         return items if origin is list else tuple(items)
     try:
-        return msgspec.convert(value, type_, dec_hook=_hook, strict=True)
+        return msgspec.convert(value, type_, dec_hook=_decode_hook, strict=True)
     except msgspec.ValidationError as error:
-        what = str(error).partition(" - at `$")[0].replace(" | null`", "`", 1)
-        todo = "put it in quotes" if "`str`" in what.split("got")[0] and not isinstance(value, list | dict | None) else None
-        todo = todo or ("write 90s, 15m or 2h" if "is not a duration" in what else "write a value of that type")
-        raise document.problem(what[:1].lower() + what[1:], place, todo) from error
+        message = str(error).partition(" - at `$")[0].replace(" | null`", "`", 1)
+        hint = "put it in quotes" if "`str`" in message.split("got")[0] and not isinstance(value, list | dict | None) else None
+        hint = hint or ("write 90s, 15m or 2h" if "is not a duration" in message else "write a value of that type")
+        raise document.make_error(message[:1].lower() + message[1:], location, hint) from error
 
 
-def _holds(type_: Any, value: Any) -> bool:
+def _is_matching_container(type_: Any, value: Any) -> bool:
     if isinstance(value, dict):
         return (isinstance(type_, type) and issubclass(type_, msgspec.Struct)) or typing.get_origin(type_) in {dict, Mapping}
     return isinstance(value, list) and typing.get_origin(type_) in {list, tuple}
 
 
 @functools.cache  # annotations are resolved anew at each call, and suites are read again every hour
-def _fields(type_: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldInfo]:
+def _get_struct_fields(type_: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldInfo]:
     return {field.encode_name: field for field in msgspec.structs.fields(type_)}
 
 
-def _struct(document: Document, value: dict[str, Any], type_: type[msgspec.Struct], place: Place) -> msgspec.Struct:
-    fields = _fields(type_)
+def _convert_struct(
+    document: YamlDocument, value: dict[str, Any], type_: type[msgspec.Struct], location: YamlPath
+) -> msgspec.Struct:
+    fields = _get_struct_fields(type_)
     for key in value:
         if key not in fields and type_.__struct_config__.forbid_unknown_fields:
-            raise document.unknown(key, place, fields)
+            raise document.make_unknown_key_error(key, location, fields)
     for name, field in fields.items():
         if field.required and name not in value:
-            raise document.problem(f"has no {name}", place, f"write {name}: ...")
+            raise document.make_error(f"has no {name}", location, f"write {name}: ...")
     return type_(
         **{
-            field.name: _convert(document, value[name], field.type, (*place, name))
+            field.name: _convert_value(document, value[name], field.type, (*location, name))
             for name, field in fields.items()
             if name in value
         }
     )
 
 
-def _hook(type_: type, value: object) -> object:
+def _decode_hook(type_: type, value: object) -> object:
     if type_ is Duration:
         return Duration.parse(value)
     if type_ is Path:

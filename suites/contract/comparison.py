@@ -1,6 +1,6 @@
 """The contract of compare.json: one document an evaluation, with its comparisons against earlier checkpoints.
 
-``python -m scoring compare REQUEST.json`` writes it at ``EvaluationPaths.compare``; the watcher only renders it.
+``python -m scoring compare REQUEST.json`` writes it at ``EvaluationPaths.compare_json``; the watcher only renders it.
 
 Signs and units. ``delta`` is always candidate minus baseline. Perplexities and nats a token are better when they
 fall, accuracies and rates (shares, 0 to 1) when they rise; ``Effect.better_when`` says which. Every pair of
@@ -13,22 +13,22 @@ from typing import Literal
 
 import msgspec
 
-from suites.common.errors import Problem
+from suites.common.errors import UserError
 from suites.contract.objectives import Objectives
 from suites.contract.paths import EvaluationPaths
 
 SCHEMA = 1
 
-Role = Literal["bridge", "previous", "best"]
+BaselineRole = Literal["bridge", "previous", "best"]
 
-ROLES: tuple[Role, ...] = ("bridge", "previous", "best")
+BASELINE_ROLES: tuple[BaselineRole, ...] = ("bridge", "previous", "best")
 
-Verdict = Literal["better", "worse", "no_change_seen", "too_few_items"]
+EffectVerdict = Literal["better", "worse", "no_change_seen", "too_few_items"]
 
-Outcome = Literal["pass", "fail", "inconclusive"]
+ObjectiveOutcome = Literal["pass", "fail", "inconclusive"]
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
+class EvaluationRef(msgspec.Struct, frozen=True, kw_only=True):
     """An evaluation in a CompareRequest."""
 
     results: str
@@ -51,16 +51,16 @@ class CompareRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What ``python -m scoring compare REQUEST.json`` is asked. Equal requests give equal documents, to the byte."""
 
     schema: int = SCHEMA
-    candidate: Place
-    bridge: Place | None = None
-    earlier: tuple[Place, ...] = ()
+    candidate: EvaluationRef
+    bridge: EvaluationRef | None = None
+    earlier: tuple[EvaluationRef, ...] = ()
     """The stage's own steps before the candidate's that are scored, ascending. The last is ``previous``; ``best`` is
     chosen among them by ``objectives.own_total``."""
     objectives: Objectives = msgspec.field(default_factory=Objectives)
     """Judged against the bridge only."""
 
 
-class Scores(msgspec.Struct, frozen=True, kw_only=True):
+class EvaluationInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Whose scores they are."""
 
     stage: str
@@ -104,10 +104,10 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     """What was drawn independently: documents (or windows), items or prompts."""
     test: str = ""
     """Which test gave p, in words."""
-    verdict: Verdict = "too_few_items"
+    verdict: EffectVerdict = "too_few_items"
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class ComparedEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One slice, one task, or one rate of tier 4."""
 
     tier: str
@@ -134,7 +134,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         return self.effects[self.judged_by]
 
 
-class Total(msgspec.Struct, frozen=True, kw_only=True):
+class TierTotal(msgspec.Struct, frozen=True, kw_only=True):
     """A tier's total over the entries that both sides have, weighted as the tier's own summary is."""
 
     tier: str
@@ -163,13 +163,13 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     tier: str | None = None
 
 
-class Judged(msgspec.Struct, frozen=True, kw_only=True):
+class ObjectiveResult(msgspec.Struct, frozen=True, kw_only=True):
     """One objective and how it came out."""
 
     kind: Literal["improve", "hold"]
     name: str
     """As the config has it."""
-    outcome: Outcome
+    outcome: ObjectiveOutcome
     effect: Effect | None
     """Of the named total; null where nothing of it could be compared."""
     margin: float = 0.0
@@ -187,33 +187,33 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """The candidate against one baseline."""
 
-    role: Role
-    baseline: Scores
-    entries: tuple[Entry, ...] = ()
+    role: BaselineRole
+    baseline: EvaluationInfo
+    entries: tuple[ComparedEntry, ...] = ()
     """In the order of the candidate's tier files: slices, tasks, rates."""
-    totals: tuple[Total, ...] = ()
-    objectives: tuple[Judged, ...] = ()
+    totals: tuple[TierTotal, ...] = ()
+    objectives: tuple[ObjectiveResult, ...] = ()
     """Of the bridge only."""
-    outcome: Outcome | None = None
+    outcome: ObjectiveOutcome | None = None
     """Of all objectives: fail if one fails, else inconclusive if one is, else pass. Null where there are none."""
     refusals: tuple[Refusal, ...] = ()
     note: str | None = None
     """The request's, about this baseline."""
 
-    def total(self, tier: str) -> Total | None:
+    def get_total(self, tier: str) -> TierTotal | None:
         """A tier's total; None where nothing of it was compared."""
         return next((total for total in self.totals if total.tier == tier), None)
 
 
-class Compared(msgspec.Struct, frozen=True, kw_only=True):
+class ComparisonDocument(msgspec.Struct, frozen=True, kw_only=True):
     """compare.json."""
 
     schema: int = SCHEMA
-    candidate: Scores
+    candidate: EvaluationInfo
     request: CompareRequest
     """What it answers: where it equals the one that would be asked now, nothing need be compared again."""
     comparisons: tuple[Comparison, ...] = ()
-    """In the order of ``ROLES``; previous and best may be the same evaluation."""
+    """In the order of ``BASELINE_ROLES``; previous and best may be the same evaluation."""
     refusals: tuple[Refusal, ...] = ()
     """Baselines that could not be compared at all; ``name`` is the role."""
     level: float = 0.05
@@ -221,28 +221,28 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     power: float = 0.8
     """Of every ``smallest_detectable``."""
 
-    def against(self, role: Role) -> Comparison | None:
+    def get_comparison(self, role: BaselineRole) -> Comparison | None:
         """The comparison with the baseline of that role."""
         return next((comparison for comparison in self.comparisons if comparison.role == role), None)
 
-    def effects(self) -> Iterator[tuple[Role, str, str, str, Effect]]:
+    def iter_effects(self) -> Iterator[tuple[BaselineRole, str, str, str, Effect]]:
         """(role, tier, name, key, effect) of every entry and total; a total's name is its tier's."""
         for comparison in self.comparisons:
-            named = [(one.tier, one.name, one.effects) for one in comparison.entries]
-            named += [(one.tier, one.tier, one.effects) for one in comparison.totals]
-            for tier, name, effects in named:
+            named_effects = [(compared.tier, compared.name, compared.effects) for compared in comparison.entries]
+            named_effects += [(compared.tier, compared.tier, compared.effects) for compared in comparison.totals]
+            for tier, name, effects in named_effects:
                 for key, effect in effects.items():
                     yield comparison.role, tier, name, key, effect
 
 
-def read_compared(path: Path) -> Compared | None:
+def read_comparison_document(path: Path) -> ComparisonDocument | None:
     """The document at ``path``; None where there is none. Problem where it cannot be read as one."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Compared)
+        return msgspec.json.decode(path.read_bytes(), type=ComparisonDocument)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise Problem(f"not a comparison: {error}", where=path, todo="delete it: it is made again") from error
+        raise UserError(f"not a comparison: {error}", location=path, hint="delete it: it is made again") from error
 
 
 def read_compare_request(path: Path) -> CompareRequest:
@@ -250,6 +250,6 @@ def read_compare_request(path: Path) -> CompareRequest:
     try:
         return msgspec.json.decode(path.read_bytes(), type=CompareRequest)
     except OSError as error:
-        raise Problem(f"cannot be read ({error.strerror})", where=path, todo="give the path of a request") from error
+        raise UserError(f"cannot be read ({error.strerror})", location=path, hint="give the path of a request") from error
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise Problem(f"not a request to compare: {error}", where=path, todo="mend that field") from error
+        raise UserError(f"not a request to compare: {error}", location=path, hint="mend that field") from error

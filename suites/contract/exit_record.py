@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from suites.common.errors import Exit
+from suites.common.errors import ExitCode
 from suites.contract.encoding import SCHEMA
 from suites.contract.paths import AttemptPaths
 
@@ -29,32 +29,32 @@ class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_exit_records(attempt: Path) -> list[ExitRecord]:
     """All exit records of an attempt, oldest restart first; an unreadable one is left out: no news."""
-    found = []
-    for path in AttemptPaths(attempt).exits():
+    records = []
+    for path in AttemptPaths(attempt).list_exit_files():
         try:
-            found.append(msgspec.json.decode(path.read_bytes(), type=ExitRecord))
+            records.append(msgspec.json.decode(path.read_bytes(), type=ExitRecord))
         except (OSError, msgspec.DecodeError, msgspec.ValidationError):
             continue
-    return sorted(found, key=lambda record: (record.restart, record.task or 0))
+    return sorted(records, key=lambda record: (record.restart, record.task or 0))
 
 
-_MILDEST = (Exit.SCORED, Exit.TEMPORARY, Exit.CHANGED, Exit.DATA_MISSING)
+_MILDEST_CODES = (ExitCode.SCORED, ExitCode.TEMPORARY, ExitCode.CHANGED, ExitCode.DATA_MISSING)
 
-_GRAVEST = (Exit.UNAVAILABLE, Exit.CANNOT_WRITE, Exit.CANNOT_SCORE)
+_GRAVEST_CODES = (ExitCode.UNAVAILABLE, ExitCode.CANNOT_WRITE, ExitCode.CANNOT_SCORE)
 
 
-def of_the_run(records: Sequence[ExitRecord], tasks: int) -> tuple[ExitRecord, ...]:
+def combine_exit_records(records: Sequence[ExitRecord], task_count: int) -> tuple[ExitRecord, ...]:
     """What exit records say of an attempt as a whole, oldest restart first.
 
-    Of an array of ``tasks`` that is nothing before each of them has ended; then it ended when the last one did, and as
+    Of an array of ``task_count`` that is nothing before each of them has ended; then it ended when the last one did, and as
     well as the best of them: each can do all of the work.
     """
     newest = {record.task: record for record in records}
-    if tasks <= 1 or None in newest:
-        return tuple(record for record in records if record.task is None or tasks <= 1)
-    if len(newest) < tasks:
+    if task_count <= 1 or None in newest:
+        return tuple(record for record in records if record.task is None or task_count <= 1)
+    if len(newest) < task_count:
         return ()
-    best = min(newest.values(), key=_gravity)
+    best = min(newest.values(), key=_rank_severity)
     return (
         msgspec.structs.replace(
             best,
@@ -65,8 +65,8 @@ def of_the_run(records: Sequence[ExitRecord], tasks: int) -> tuple[ExitRecord, .
     )
 
 
-def _gravity(record: ExitRecord) -> int:
-    for order, codes in ((0, _MILDEST), (len(_MILDEST) + 1, _GRAVEST)):
+def _rank_severity(record: ExitRecord) -> int:
+    for order, codes in ((0, _MILDEST_CODES), (len(_MILDEST_CODES) + 1, _GRAVEST_CODES)):
         if record.code in codes:
-            return order + codes.index(Exit(record.code))
-    return len(_MILDEST)
+            return order + codes.index(ExitCode(record.code))
+    return len(_MILDEST_CODES)

@@ -8,30 +8,30 @@ from typing import Any
 
 import msgspec
 
-POLLS = 3
+STALE_AFTER_POLLS = 3
 """A heartbeat older than so many polls is stale."""
 
-FIRST = 3600.0
+FIRST_INTERVAL_SECONDS = 3600.0
 """Seconds after the first run by once in which the next one is waited for: how often it comes is not known yet."""
 
 LARGEST = 1e11
 """Seconds beyond it are taken for damage: as a time it is the year 5138."""
 
 
-class Sign(msgspec.Struct, frozen=True, kw_only=True):
+class WatcherLiveness(msgspec.Struct, frozen=True, kw_only=True):
     """A watcher's last sign of life, judged."""
 
     verdict: str
     """``alive``, ``stopped`` (it was told to) or ``stale``."""
-    age: float
+    age_seconds: float
     """Seconds since it."""
-    poll: float
+    poll_seconds: float
     """Seconds between two looks."""
-    once: bool
+    is_once_mode: bool
     """It comes by ``watcher once``, and is not there in between."""
-    interval: float
+    interval_seconds: float
     """Seconds between two runs by once, at most; 0: not known."""
-    skew: float
+    clock_skew_seconds: float
     """Seconds that its clock is ahead of the file server's, where that is more than the rule bears; else 0."""
     host: str
     pid: int
@@ -39,7 +39,7 @@ class Sign(msgspec.Struct, frozen=True, kw_only=True):
     """status.json; heartbeat, poll, host and pid are there and of their kinds."""
 
 
-def sign_of_life(path: Path, now: float) -> Sign:
+def read_liveness(path: Path, now: float) -> WatcherLiveness:
     """What status.json says at ``now``, the reader's own clock. Raises OSError, or ValueError for what is no status.
 
     Both the heartbeat (the watcher's clock) and the file's mtime (the file server's) must be fresh: a watcher whose clock
@@ -52,23 +52,29 @@ def sign_of_life(path: Path, now: float) -> Sign:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"is not JSON ({error})") from error
     try:
-        heartbeat, poll = _reckonable(document["heartbeat"]), _reckonable(document["poll"])
+        heartbeat, poll_seconds = _reckonable(document["heartbeat"]), _reckonable(document["poll"])
         host, pid = str(document["host"]), int(document["pid"])
     except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise ValueError(f"is not a watcher's status ({error!r})") from error
-    age = max(now - heartbeat, now - mtime, 0.0)
-    once, interval = document.get("mode") == "once", _interval(document)
-    patience = POLLS * poll if not once else POLLS * max(interval, poll) if interval else FIRST
-    return Sign(
-        verdict="stopped" if document.get("stopped") else "alive" if age < patience else "stale",
-        age=age,
-        poll=poll,
-        once=once,
-        interval=interval,
-        skew=heartbeat - mtime if abs(heartbeat - mtime) > POLLS * poll else 0.0,
+    age_seconds = max(now - heartbeat, now - mtime, 0.0)
+    is_once_mode, interval_seconds = document.get("mode") == "once", _read_interval(document)
+    stale_after_seconds = (
+        STALE_AFTER_POLLS * poll_seconds
+        if not is_once_mode
+        else STALE_AFTER_POLLS * max(interval_seconds, poll_seconds)
+        if interval_seconds
+        else FIRST_INTERVAL_SECONDS
+    )
+    return WatcherLiveness(
+        verdict="stopped" if document.get("stopped") else "alive" if age_seconds < stale_after_seconds else "stale",
+        age_seconds=age_seconds,
+        poll_seconds=poll_seconds,
+        is_once_mode=is_once_mode,
+        interval_seconds=interval_seconds,
+        clock_skew_seconds=heartbeat - mtime if abs(heartbeat - mtime) > STALE_AFTER_POLLS * poll_seconds else 0.0,
         host=host,
         pid=pid,
-        document=document | {"heartbeat": heartbeat, "poll": poll, "host": host, "pid": pid},
+        document=document | {"heartbeat": heartbeat, "poll": poll_seconds, "host": host, "pid": pid},
     )
 
 
@@ -80,6 +86,6 @@ def _reckonable(value: Any) -> float:
     return found
 
 
-def _interval(document: Mapping[str, Any]) -> float:
-    found = document.get("interval")
-    return float(found) if isinstance(found, int | float) and 0 <= found <= LARGEST else 0.0
+def _read_interval(document: Mapping[str, Any]) -> float:
+    interval = document.get("interval")
+    return float(interval) if isinstance(interval, int | float) and 0 <= interval <= LARGEST else 0.0

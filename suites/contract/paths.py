@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from suites.common.errors import Problem
+from suites.common.errors import UserError
 
 TIER_FILES = {
     "tier2_ppl": "tier2_ppl.json",
@@ -27,7 +27,7 @@ class EvaluationPaths(msgspec.Struct, frozen=True):
         """${results}/<stage>/by_checkpoint/<directory>."""
         return self.results / self.stage / "by_checkpoint" / self.directory
 
-    def tier(self, tier: str) -> Path:
+    def tier_json(self, tier: str) -> Path:
         """The published scores of one tier. KeyError for an unknown tier."""
         return self.folder / TIER_FILES[tier]
 
@@ -36,7 +36,7 @@ class EvaluationPaths(msgspec.Struct, frozen=True):
         """Tier 4's answers, a JSON line each."""
         return self.folder / "tier4_sft_native_generations.jsonl"
 
-    def items(self, name: str) -> Path:
+    def items_parquet(self, name: str) -> Path:
         """Per-item (or per-row) rows of one task or slice."""
         return self.folder / "items" / f"{name}.parquet"
 
@@ -46,38 +46,38 @@ class EvaluationPaths(msgspec.Struct, frozen=True):
         return self.folder / "parts"
 
     @property
-    def run(self) -> Path:
+    def run_json(self) -> Path:
         """Provenance of the newest run, or why it could not be scored."""
         return self.folder / "run.json"
 
     @property
-    def fence(self) -> Path:
+    def fence_json(self) -> Path:
         """Which run may publish."""
         return self.folder / "fence.json"
 
-    def fence_of_task(self, task: str) -> Path:
+    def task_fence_json(self, task: str) -> Path:
         """Which restart of one task of an array may go on."""
         return self.folder / f"fence.{task}.json"
 
     @property
-    def progress(self) -> Path:
+    def progress_json(self) -> Path:
         """How far the running job is, with all its tasks and processes."""
         return self.folder / "progress.json"
 
-    def progress_of_task(self, task: str) -> Path:
+    def task_progress_json(self, task: str) -> Path:
         """The same of one task of an array."""
         return self.parts / f"progress.{task}.json"
 
-    def progress_of_tasks(self) -> list[Path]:
+    def list_task_progress(self) -> list[Path]:
         """The same of each task of an array that has come to say it, of whatever run."""
         return sorted(self.parts.glob("progress.*.json"))
 
-    def worker(self, number: int, task: str | None) -> Path:
+    def worker_json(self, number: int, task: str | None) -> Path:
         """The same of one of several processes that share a job; after it, what that process says of its run."""
         return self.parts / ".".join(filter(None, ("worker", task, str(number), "json")))
 
     @property
-    def compare(self) -> Path:
+    def compare_json(self) -> Path:
         """Comparison with the bridge and other baselines."""
         return self.folder / "compare.json"
 
@@ -86,11 +86,11 @@ class EvaluationPaths(msgspec.Struct, frozen=True):
         """Results in other programs' forms, a folder each, such as ``lm-eval``."""
         return self.folder / "exports"
 
-    def foreign(self, run: str) -> Path:
+    def external_folder(self, run_name: str) -> Path:
         """Where a foreign scorer works in one run: what it left stays there until the next."""
-        return self.folder / "foreign" / run
+        return self.folder / "foreign" / run_name
 
-    def set_aside(self, fingerprint: str, suite_digest: str = "") -> Path:
+    def superseded_folder(self, fingerprint: str, suite_digest: str = "") -> Path:
         """Where results of an earlier content of the same step are kept, or of the same content by an earlier suite."""
         return self.folder / "superseded" / ".".join(filter(None, (fingerprint[:12], suite_digest[:12])))
 
@@ -114,8 +114,10 @@ class DataPaths(msgspec.Struct, frozen=True):
 
     def tokenizer_pointer(self, identifier: str) -> Path:
         """Holds the digest that a tokenizer id or path was resolved to."""
-        safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in identifier)[-80:]
-        return self.eval_data / "tokenizers" / "by_id" / f"{safe}.{hashlib.sha256(identifier.encode()).hexdigest()[:12]}.json"
+        safe_name = "".join(character if character.isalnum() or character in "-_." else "_" for character in identifier)[-80:]
+        return (
+            self.eval_data / "tokenizers" / "by_id" / f"{safe_name}.{hashlib.sha256(identifier.encode()).hexdigest()[:12]}.json"
+        )
 
 
 class StatePaths(msgspec.Struct, frozen=True):
@@ -128,7 +130,7 @@ class StatePaths(msgspec.Struct, frozen=True):
         """One file per epoch."""
         return self.state / "journal"
 
-    def epoch(self, number: int) -> Path:
+    def epoch_journal(self, number: int) -> Path:
         """The journal file of one take-over."""
         return self.journal / f"{number:08d}.jsonl"
 
@@ -158,23 +160,23 @@ class StatePaths(msgspec.Struct, frozen=True):
         return self.state / "watcher.log"
 
     @property
-    def once(self) -> Path:
+    def once_json(self) -> Path:
         """When `watcher once` ran last: how far apart its runs are."""
         return self.state / "once.json"
 
     @property
-    def clock(self) -> Path:
+    def clock_file(self) -> Path:
         """Touched to read the file server's clock."""
         return self.state / "clock"
 
     @property
-    def comparisons(self) -> Path:
+    def comparison_requests(self) -> Path:
         """What is asked of `python -m scoring compare`, a request an evaluation."""
         return self.state / "comparisons"
 
-    def comparison(self, stage: str, directory: str) -> Path:
+    def comparison_request(self, stage: str, directory: str) -> Path:
         """The request whose answer is an evaluation's compare.json."""
-        return self.comparisons / f"{stage}.{directory}.json"
+        return self.comparison_requests / f"{stage}.{directory}.json"
 
     @property
     def children_log(self) -> Path:
@@ -182,12 +184,12 @@ class StatePaths(msgspec.Struct, frozen=True):
         return self.state / "children.log"
 
     @property
-    def contents(self) -> Path:
+    def contents_json(self) -> Path:
         """What local files of suites hold, so that they are hashed once; may be deleted at any time."""
         return self.state / "contents.json"
 
     @property
-    def reported(self) -> Path:
+    def reported_json(self) -> Path:
         """What the report was last made of, and which comparisons failed; may be deleted at any time."""
         return self.state / "reported.json"
 
@@ -197,8 +199,8 @@ class StatePaths(msgspec.Struct, frozen=True):
         return self.state / "pins"
 
     @property
-    def setup(self) -> Path:
-        """The config's ``setup`` lines, sourced by the batch scripts."""
+    def setup_script(self) -> Path:
+        """The config's ``setup_script`` lines, sourced by the batch scripts."""
         return self.state / "setup.sh"
 
     def compare_request(self, stage: str, directory: str) -> Path:
@@ -210,7 +212,7 @@ class StatePaths(msgspec.Struct, frozen=True):
         """A folder for each attempt, named after its run."""
         return self.state / "attempts"
 
-    def by_hand(self, run_id: str) -> "AttemptPaths":
+    def manual_prefill(self, run_id: str) -> "AttemptPaths":
         """Folder of a prefill job that a person asked for, and that no journal follows."""
         return AttemptPaths(self.state / "prefills" / run_id)
 
@@ -235,58 +237,58 @@ class AttemptPaths(msgspec.Struct, frozen=True):
         return self.folder / "claim"
 
     @property
-    def expected(self) -> Path:
+    def expected_files(self) -> Path:
         """Files that a success must have left, a path a line."""
         return self.folder / "expected.txt"
 
     @property
-    def prefilled(self) -> Path:
+    def prefill_json(self) -> Path:
         """What a prefill job says of how it ended."""
         return self.folder / "prefill.json"
 
     @property
-    def spawned(self) -> Path:
+    def spawned_json(self) -> Path:
         """The process that the local executor made."""
         return self.folder / "spawned.json"
 
     @property
-    def cancelled(self) -> Path:
+    def cancelled_json(self) -> Path:
         """Somebody asked the local executor to end it."""
         return self.folder / "cancelled.json"
 
-    def why(self, task: int | None) -> Path:
+    def failure_reason_json(self, task: int | None) -> Path:
         """Why the newest run of the attempt, or of one task of it, did not score: the disk of the results may be full."""
         return self.folder / ("why.json" if task is None else f"why.{task}.json")
 
-    def exits(self) -> list[Path]:
+    def list_exit_files(self) -> list[Path]:
         """``exit.<restart>.json``, or ``exit.<task>.<restart>.json`` of an array: how each run of it ended."""
         return list(self.folder.glob("exit.*.json"))
 
 
-def report_page(results: Path) -> Path:
+def report_html_path(results: Path) -> Path:
     """The report for a browser."""
     return results / "report.html"
 
 
-def attempt_log(results: Path, stage: str, step: int, job_id: str) -> tuple[Path, Path]:
+def attempt_log_paths(results: Path, stage: str, step: int, job_id: str) -> tuple[Path, Path]:
     """The (out, err) logs of one job; ``job_id`` may be Slurm's %j."""
     folder = results / stage / "eval_logs" / "slurm"
     return folder / f"eval_{stage}_{step}_{job_id}.out", folder / f"eval_{stage}_{step}_{job_id}.err"
 
 
-def attempt_logs(results: Path, stage: str, step: int, job_id: str, tasks: int) -> list[tuple[Path, Path]]:
-    """``attempt_log`` of a job, or of each task of an array, whose ``job_id`` may be Slurm's %A."""
-    names = [job_id] if tasks <= 1 else [f"{job_id}_{task}" for task in range(tasks)]
-    return [attempt_log(results, stage, step, name) for name in names]
+def list_attempt_log_paths(results: Path, stage: str, step: int, job_id: str, task_count: int) -> list[tuple[Path, Path]]:
+    """``attempt_log_paths`` of a job, or of each task of an array, whose ``job_id`` may be Slurm's %A."""
+    job_ids = [job_id] if task_count <= 1 else [f"{job_id}_{task}" for task in range(task_count)]
+    return [attempt_log_paths(results, stage, step, task_job_id) for task_job_id in job_ids]
 
 
-def prefill_log(results: Path, stage: str, job_id: str) -> tuple[Path, Path]:
+def prefill_log_paths(results: Path, stage: str, job_id: str) -> tuple[Path, Path]:
     """The (out, err) logs of one prefill job; ``job_id`` may be Slurm's %j."""
     folder = results / stage / "eval_logs" / "slurm"
     return folder / f"prefill_{stage}_{job_id}.out", folder / f"prefill_{stage}_{job_id}.err"
 
 
-def shipped(name: str) -> Path:
+def find_shipped_file(name: str) -> Path:
     """A file that comes with the project: ``slurm/score.sbatch``, ``systemd/watcher.service``, ``suites/x.yaml``.
 
     Looks in the source tree first, then in the installed wheel, where slurm/ and systemd/ lie under watcher/.
@@ -295,4 +297,4 @@ def shipped(name: str) -> Path:
     for candidate in (root / name, root / "watcher" / "shipped" / name):
         if candidate.is_file():
             return candidate
-    raise Problem("not found in this installation", where=name, todo="install checkpoint-watcher again")
+    raise UserError("not found in this installation", location=name, hint="install checkpoint-watcher again")

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from suites.common.errors import Problem
+from suites.common.errors import UserError
 from suites.contract.encoding import SCHEMA
 from suites.contract.paths import EvaluationPaths
 
-Mark = tuple[str, int, str]
+FileDigest = tuple[str, int, str]
 """A local file's content: kind, bytes, sha256 (hex)."""
 
 
@@ -27,18 +27,18 @@ class SuiteInRequest(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     definition: dict[str, dict[str, Any]]
     """Slice or task name -> its definition with all defaults filled in."""
-    data: dict[str, tuple[Mark, ...]] = msgspec.field(default_factory=dict)
-    """Slice or task name -> its ``data_files`` as they were then, which ``digest`` covers; left out where nobody looked."""
+    data: dict[str, tuple[FileDigest, ...]] = msgspec.field(default_factory=dict)
+    """Slice or task name -> its ``hash_data_files`` as they were then, which ``digest`` covers; left out where nobody looked."""
     source: str | None = None
     """What ``--suite`` takes to find it again: the name of one that is shipped, or a file's path."""
 
     @property
-    def given(self) -> str:
+    def suite_option(self) -> str:
         """The same of a request that does not say it."""
         return self.source or self.name
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class ScoringRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a scoring job is asked to do. Lives in ``StatePaths.attempt(run_id).request``."""
 
     schema: int = SCHEMA
@@ -82,10 +82,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         """``stage1/step_2000``, the name of an evaluation everywhere."""
         return f"{self.stage}/{self.directory}"
 
-    def readable(self) -> Path:
+    def resolve_checkpoint_folder(self) -> Path:
         """Where the checkpoint is read from: its folder, or what is pinned of it where that is gone."""
-        own = Path(self.checkpoint)
-        return own if self.pinned is None or (own / "config.yaml").exists() else Path(self.pinned)
+        folder = Path(self.checkpoint)
+        return folder if self.pinned is None or (folder / "config.yaml").exists() else Path(self.pinned)
 
     @property
     def paths(self) -> EvaluationPaths:
@@ -93,14 +93,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return EvaluationPaths(Path(self.results), self.stage, self.directory)
 
 
-def read_request(path: Path) -> Request:
+def read_scoring_request(path: Path) -> ScoringRequest:
     """Raises Problem (usage) naming the file and the field where it is not a request."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Request)
+        return msgspec.json.decode(path.read_bytes(), type=ScoringRequest)
     except OSError as error:
-        raise Problem(f"cannot be read ({error.strerror})", where=path, todo="give the path of a REQUEST.json") from error
+        raise UserError(f"cannot be read ({error.strerror})", location=path, hint="give the path of a REQUEST.json") from error
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise Problem(f"not a request: {error}", where=path, todo="let the watcher write it, or mend that field") from error
+        raise UserError(f"not a request: {error}", location=path, hint="let the watcher write it, or mend that field") from error
 
 
 def merge_suites(suites: Iterable[SuiteInRequest]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -110,8 +110,8 @@ def merge_suites(suites: Iterable[SuiteInRequest]) -> dict[str, dict[str, dict[s
         names = merged.setdefault(suite.tier, {})
         for name, definition in suite.definition.items():
             if name in names:
-                todo = "rename one of the two, or leave one suite out"
-                raise Problem(f"{name!r} is also in another {suite.tier} suite", where=f"suite {suite.name}", todo=todo)
+                hint = "rename one of the two, or leave one suite out"
+                raise UserError(f"{name!r} is also in another {suite.tier} suite", location=f"suite {suite.name}", hint=hint)
             names[name] = definition
     return merged
 
@@ -120,12 +120,12 @@ class TierRequirement(NamedTuple):
     """What a tier's file has to be of."""
 
     digest: str
-    """Of its suites: ``suite_digest`` in the file."""
+    """Of its suites: ``compute_suite_digest`` in the file."""
     names: tuple[str, ...] = ()
     """Of the slices, tasks or prompts that it has scores for."""
 
 
-def tier_digests(suites: Iterable[SuiteInRequest]) -> dict[str, TierRequirement]:
+def compute_tier_digests(suites: Iterable[SuiteInRequest]) -> dict[str, TierRequirement]:
     """Tier -> what its file has to be of.
 
     The digest is the suite's own where a tier has one suite, else sha256 over theirs, in order, a line each.
@@ -133,8 +133,8 @@ def tier_digests(suites: Iterable[SuiteInRequest]) -> dict[str, TierRequirement]
     suites = tuple(suites)
     digests: dict[str, TierRequirement] = {}
     for tier, names in merge_suites(suites).items():
-        each = [suite.digest for suite in suites if suite.tier == tier]
-        digest = each[0] if len(each) == 1 else hashlib.sha256("\n".join(each).encode()).hexdigest()
+        suite_digests = [suite.digest for suite in suites if suite.tier == tier]
+        digest = suite_digests[0] if len(suite_digests) == 1 else hashlib.sha256("\n".join(suite_digests).encode()).hexdigest()
         digests[tier] = TierRequirement(digest, tuple(names))
     return digests
 

@@ -14,10 +14,10 @@ class TierVerdict(msgspec.Struct, frozen=True):
 
     kind: str
     """``valid``, ``missing``, ``foreign`` (no head of ours), ``stale`` (another fingerprint or suite) or ``invalid``."""
-    why: str = ""
+    reason: str = ""
 
 
-def judge_tier_file(path: Path, *, tier: str, fingerprint: str, suite_digest: str, names: tuple[str, ...]) -> TierVerdict:
+def check_tier_file(path: Path, *, tier: str, fingerprint: str, suite_digest: str, names: tuple[str, ...]) -> TierVerdict:
     """Only a valid file means success: our head, this checkpoint's content, this suite, a finite score for every name."""
     try:
         document = read_json(path)
@@ -33,12 +33,12 @@ def judge_tier_file(path: Path, *, tier: str, fingerprint: str, suite_digest: st
         return TierVerdict("stale", f"{path}: scores of another content of this checkpoint")
     if document.get("suite_digest") != suite_digest:
         return TierVerdict("stale", f"{path}: scores of another definition of this suite")
-    return _judge_scores(path, document, tier, names)
+    return _check_scores(path, document, tier, names)
 
 
-_SCORES = {"tier2_ppl": ("slices", "ppl"), "tier3_cf": ("tasks", "acc")}
+_SCORE_KEYS = {"tier2_ppl": ("slices", "ppl"), "tier3_cf": ("tasks", "acc")}
 
-RATES = (
+SUMMARY_RATES = (
     "instruction_match_rate",
     "all_checks_pass_rate",
     "format_valid_rate",
@@ -49,10 +49,10 @@ RATES = (
 """Of tier 4's summary: each a share of 1, or null where no prompt could count."""
 
 
-def _judge_scores(path: Path, document: dict[str, Any], tier: str, names: tuple[str, ...]) -> TierVerdict:
+def _check_scores(path: Path, document: dict[str, Any], tier: str, names: tuple[str, ...]) -> TierVerdict:
     if tier == "tier4_sft_native":
-        return _judge_prompts(path, document, names)
-    section, key = _SCORES[tier]
+        return _check_prompts(path, document, names)
+    section, key = _SCORE_KEYS[tier]
     scores = document.get(section)
     for name in names:
         entry = scores.get(name) if isinstance(scores, dict) else None
@@ -62,9 +62,9 @@ def _judge_scores(path: Path, document: dict[str, Any], tier: str, names: tuple[
     return TierVerdict("valid")
 
 
-def _judge_prompts(path: Path, document: dict[str, Any], names: tuple[str, ...]) -> TierVerdict:
+def _check_prompts(path: Path, document: dict[str, Any], names: tuple[str, ...]) -> TierVerdict:
     summary, prompts = document.get("summary"), document.get("prompts")
-    for rate in RATES:
+    for rate in SUMMARY_RATES:
         value = summary.get(rate, math.nan) if isinstance(summary, dict) else math.nan
         if value is not None and not (type(value) in {int, float} and 0 <= value <= 1):
             return TierVerdict("invalid", f"{path}: {rate} is no share of 1, and not null")

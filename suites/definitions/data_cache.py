@@ -13,109 +13,118 @@ from typing import Any
 import msgspec
 
 from suites.common.atomic_files import read_json
-from suites.contract.encoding import canonical
+from suites.contract.encoding import canonical_json
 from suites.contract.paths import DataPaths
 from suites.contract.scoring_request import SuiteInRequest
 from suites.definitions.suite import SliceDefinition, TaskDefinition
-from suites.definitions.tokenizer_files import entry_digest, known_digest
+from suites.definitions.tokenizer_files import make_cache_digest, read_cached_digest
 
 FORMAT_VERSION = 1
 """Part of every key. Raised when the same source would give other bytes: entries of before are left to those who use them."""
 
-META = "meta.json"
+META_FILE = "meta.json"
 
-TOKENIZER = "tokenizer "
-"""How ``lacking`` begins where it speaks of the tokenizer."""
+TOKENIZER_PREFIX = "tokenizer "
+"""How ``missing_entries`` begins where it speaks of the tokenizer."""
 
-KINDS: dict[str, tuple[str, type[SliceDefinition] | type[TaskDefinition]]] = {
+CACHE_ENTRY_KINDS: dict[str, tuple[str, type[SliceDefinition] | type[TaskDefinition]]] = {
     "tier2_ppl": ("slice", SliceDefinition),
     "tier3_cf": ("task", TaskDefinition),
 }
 """Tier -> (kind of its entries, what defines one). Other tiers have no entries."""
 
-_NOT_IN_KEY = ("streaming", "isolate_documents")  # how it is fetched and how it is scored: neither changes what is stored
+_FIELDS_NOT_IN_KEY = ("streaming", "isolate_documents")  # how it is fetched and how it is scored: neither changes what is stored
 
 
-def made_of(definition: SliceDefinition | TaskDefinition) -> dict[str, Any]:
-    """What of a definition decides an entry's content. ``data_files`` are still names: their digests belong in their place."""
-    plain = msgspec.to_builtins(definition)
-    return {key: value for key, value in plain.items() if value is not None and key not in _NOT_IN_KEY}
+def extract_key_fields(definition: SliceDefinition | TaskDefinition) -> dict[str, Any]:
+    """What of a definition decides an entry's content. ``hash_data_files`` are still names: their digests belong in their place."""
+    fields = msgspec.to_builtins(definition)
+    return {key: value for key, value in fields.items() if value is not None and key not in _FIELDS_NOT_IN_KEY}
 
 
-def entry_key(kind: str, definition: dict[str, Any], tokenizer_digest: str) -> str:
+def compute_entry_key(kind: str, definition: dict[str, Any], tokenizer_digest: str) -> str:
     """20 hex: what a cache entry is made of. ``definition`` has the digests of local files in place of their names."""
-    whole_of = {"format": FORMAT_VERSION, "kind": kind, "definition": definition, "tokenizer": tokenizer_digest}
-    return hashlib.sha256(canonical(whole_of).encode()).hexdigest()[:20]
+    key_document = {"format": FORMAT_VERSION, "kind": kind, "definition": definition, "tokenizer": tokenizer_digest}
+    return hashlib.sha256(canonical_json(key_document).encode()).hexdigest()[:20]
 
 
-def hub_entry(tier: str, name: str, definition: Mapping[str, Any], digest: str, data: DataPaths) -> Path | None:
+def locate_hub_entry(tier: str, name: str, definition: Mapping[str, Any], digest: str, data: DataPaths) -> Path | None:
     """Where the entry of a slice or task of the hub lies; None for local files, whose key needs their bytes, and other tiers."""
-    if tier not in KINDS or definition.get("data_files") is not None:
+    if tier not in CACHE_ENTRY_KINDS or definition.get("data_files") is not None:
         return None
-    kind, type_ = KINDS[tier]
-    key = entry_key(kind, made_of(msgspec.convert(definition, type_)), digest)
+    kind, type_ = CACHE_ENTRY_KINDS[tier]
+    key = compute_entry_key(kind, extract_key_fields(msgspec.convert(definition, type_)), digest)
     return data.slice_entry(name, key) if kind == "slice" else data.task_entry(name, key)
 
 
-def whole(folder: Path) -> dict[str, Any] | None:
+def read_complete_meta(folder: Path) -> dict[str, Any] | None:
     """meta.json of an entry whose files are all there in their full size; None otherwise. Reads no file but that one."""
     try:
-        meta = read_json(folder / META)
+        meta = read_json(folder / META_FILE)
         if not isinstance(meta, dict) or not isinstance(meta.get("files"), dict):
             return None
-        fits = all((folder / name).stat().st_size == file["size"] for name, file in meta["files"].items())
+        has_all_sizes = all((folder / name).stat().st_size == file["size"] for name, file in meta["files"].items())
     except (OSError, ValueError, KeyError, TypeError):  # damaged in some way: as good as not there
         return None
-    return meta if fits else None
+    return meta if has_all_sizes else None
 
 
-def of_the_hub(suites: Iterable[SuiteInRequest]) -> list[tuple[str, str, str, dict[str, Any]]]:
+def list_hub_entries(suites: Iterable[SuiteInRequest]) -> list[tuple[str, str, str, dict[str, Any]]]:
     """(``suite/name``, tier, name, definition) of every entry that only a network can make: a job makes those of local files."""
     return [
         (f"{suite.name}/{name}", suite.tier, name, definition)
         for suite in suites
-        if suite.tier in KINDS
+        if suite.tier in CACHE_ENTRY_KINDS
         for name, definition in suite.definition.items()
         if definition.get("data_files") is None
     ]
 
 
-def folders(
+def locate_hub_entries(
     suites: Iterable[SuiteInRequest], identifier: str, data: DataPaths, *, use_fast: bool = True
 ) -> dict[str, Path] | None:
     """``suite/name`` -> where that entry of the hub lies, or would; None where the tokenizer is in no cache, so nobody knows."""
-    digest = known_digest(identifier, data)
-    if digest is None:
+    tokenizer_digest = read_cached_digest(identifier, data)
+    if tokenizer_digest is None:
         return None
-    stands = entry_digest(digest, use_fast=use_fast)
-    entries = ((label, hub_entry(tier, name, of, stands, data)) for label, tier, name, of in of_the_hub(suites))
+    cache_digest = make_cache_digest(tokenizer_digest, use_fast=use_fast)
+    entries = (
+        (label, locate_hub_entry(tier, name, definition, cache_digest, data))
+        for label, tier, name, definition in list_hub_entries(suites)
+    )
     return {label: folder for label, folder in entries if folder is not None}
 
 
-def lacking(suites: tuple[SuiteInRequest, ...], identifier: str, data: DataPaths, *, use_fast: bool = True) -> list[str]:
+def missing_entries(suites: tuple[SuiteInRequest, ...], identifier: str, data: DataPaths, *, use_fast: bool = True) -> list[str]:
     """What a job without a network would not find: ``stage1_ppl_slices/general_web``; also ``tokenizer ID``.
 
     Local files are no part of it: a job makes their entries itself.
     """
-    places = folders(suites, identifier, data, use_fast=use_fast)
-    if places is None:
-        tokenizer = [] if Path(identifier).expanduser().is_dir() else [f"{TOKENIZER}{identifier}"]
-        return [*tokenizer, *(label for label, *_ in of_the_hub(suites))]
-    return [label for label, folder in places.items() if whole(folder) is None]
+    entry_folders = locate_hub_entries(suites, identifier, data, use_fast=use_fast)
+    if entry_folders is None:
+        tokenizer = [] if Path(identifier).expanduser().is_dir() else [f"{TOKENIZER_PREFIX}{identifier}"]
+        return [*tokenizer, *(label for label, *_ in list_hub_entries(suites))]
+    return [label for label, folder in entry_folders.items() if read_complete_meta(folder) is None]
 
 
-def prefill_command(suites: Sequence[str], data: DataPaths, identifier: str, *, use_fast: bool = True) -> str:
+def build_prefill_command(suites: Sequence[str], data: DataPaths, identifier: str, *, use_fast: bool = True) -> str:
     """What a person types, where there is a network, to fill the cache for ``suites`` (what ``--suite`` takes)."""
-    words = [sys.executable or "python", "-m", "scoring", "prefill", *(word for suite in suites for word in ("--suite", suite))]
-    words += ["--eval-data", str(data.eval_data), "--tokenizer", identifier]
-    return shlex.join(words if use_fast else [*words, "--slow-tokenizer"])
+    arguments = [
+        sys.executable or "python",
+        "-m",
+        "scoring",
+        "prefill",
+        *(option for suite in suites for option in ("--suite", suite)),
+    ]
+    arguments += ["--eval-data", str(data.eval_data), "--tokenizer", identifier]
+    return shlex.join(arguments if use_fast else [*arguments, "--slow-tokenizer"])
 
 
-MOST_NAMES = 3
+MAX_SHOWN_NAMES = 3
 
 
-def few(labels: Iterable[str]) -> str:
+def summarize_names(labels: Iterable[str]) -> str:
     """The first few missing entries by name, and how many more."""
-    names = [label if label.startswith(TOKENIZER) else label.rpartition("/")[2] for label in labels]
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+    names = [label if label.startswith(TOKENIZER_PREFIX) else label.rpartition("/")[2] for label in labels]
+    hidden_count = len(names) - MAX_SHOWN_NAMES
+    return ", ".join(names[:MAX_SHOWN_NAMES]) + (f" and {hidden_count} more" if hidden_count > 0 else "")

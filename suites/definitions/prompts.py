@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from suites.common.yaml_reader import Document, Place, convert, nearest
-from suites.definitions.checks import CHECKS, CLEAN
+from suites.common.yaml_reader import YamlDocument, YamlPath, convert_document, suggest_name
+from suites.definitions.checks import CLEAN_CHECKS, PROMPT_CHECKS
 
-CATEGORIES = (
+PROMPT_CATEGORIES = (
     "bulleted_list",
     "numbered_list",
     "strict_json",
@@ -20,14 +20,14 @@ CATEGORIES = (
     "length_and_keyword",
 )
 
-MOST_NEW_TOKENS = 2048
+MAX_NEW_TOKENS = 2048
 
-NewTokens = Annotated[int, msgspec.Meta(ge=1, le=MOST_NEW_TOKENS)]
+NewTokens = Annotated[int, msgspec.Meta(ge=1, le=MAX_NEW_TOKENS)]
 
-_WORD = re.compile(r"\w")
+_WORD_PATTERN = re.compile(r"\w")
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ChatMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant"]
@@ -50,52 +50,62 @@ class PromptDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class PromptDefinition(PromptDefaults, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One prompt and what its answer is held to."""
 
-    messages: tuple[Message, ...] = ()
+    messages: tuple[ChatMessage, ...] = ()
     """At most one system message, first; then user and assistant in turn; a user's last."""
     checks: tuple[dict[str, Any], ...] = ()
     """``check`` and its parameters, all written out. Those of ``checks.CLEAN`` are held against every prompt anyway."""
 
 
-def fill_prompt(document: Document, place: Place, merged: dict[str, Any]) -> dict[str, Any]:
+def fill_prompt(document: YamlDocument, location: YamlPath, merged: dict[str, Any]) -> dict[str, Any]:
     """A prompt's definition, defaults filled in. Problem at file:line for anything that cannot be meant."""
     category = merged.get("category")
     if category is None:
-        raise document.problem("has no category", place, "give one of: " + ", ".join(CATEGORIES))
-    if category not in CATEGORIES:
-        raise document.problem(f"unknown category {category!r}", (*place, "category"), nearest(str(category), CATEGORIES))
+        raise document.make_error("has no category", location, "give one of: " + ", ".join(PROMPT_CATEGORIES))
+    if category not in PROMPT_CATEGORIES:
+        raise document.make_error(
+            f"unknown category {category!r}", (*location, "category"), suggest_name(str(category), PROMPT_CATEGORIES)
+        )
     if not merged.get("messages"):
-        raise document.problem("has no messages", place, "write messages: [{role: user, content: ...}]")
+        raise document.make_error("has no messages", location, "write messages: [{role: user, content: ...}]")
     for index, message in enumerate(merged["messages"]):
-        _refuse_turn(document, (*place, "messages", index), merged["messages"], index, message)
+        _check_turn(document, (*location, "messages", index), merged["messages"], index, message)
     if merged["messages"][-1]["role"] != "user":
-        raise document.problem("ends with no user's message", (*place, "messages"), "let the last message be the user's")
+        raise document.make_error("ends with no user's message", (*location, "messages"), "let the last message be the user's")
     if not all(merged.get("stop") or ("x",)):
-        raise document.problem("holds an empty string", (*place, "stop"), "leave it out")
-    checks = [_check(document, (*place, "checks", index), check) for index, check in enumerate(merged.get("checks") or ())]
-    whole = msgspec.json.decode(msgspec.json.encode(msgspec.convert({**merged, "checks": checks}, PromptDefinition)))
-    return {key: value for key, value in whole.items() if value is not None}
+        raise document.make_error("holds an empty string", (*location, "stop"), "leave it out")
+    checks = [
+        _fill_check(document, (*location, "checks", index), check) for index, check in enumerate(merged.get("checks") or ())
+    ]
+    filled = msgspec.json.decode(msgspec.json.encode(msgspec.convert({**merged, "checks": checks}, PromptDefinition)))
+    return {key: value for key, value in filled.items() if value is not None}
 
 
-def _refuse_turn(document: Document, place: Place, messages: list[dict[str, Any]], index: int, message: dict[str, Any]) -> None:
+def _check_turn(
+    document: YamlDocument, location: YamlPath, messages: list[dict[str, Any]], index: int, message: dict[str, Any]
+) -> None:
     role = message["role"]
-    before = messages[index - 1]["role"] if index else None
+    previous_role = messages[index - 1]["role"] if index else None
     if role == "system" and index:
-        raise document.problem("a system message stands first, or nowhere", place, "move it, or drop it")
-    if role not in {"system", "assistant" if before == "user" else "user"}:
-        raise document.problem(f"{role} after {before or 'nothing'}", place, "let user and assistant take turns, the user first")
-    if not _WORD.search(message["content"]):
-        raise document.problem("says nothing", place, "give it a content")
+        raise document.make_error("a system message stands first, or nowhere", location, "move it, or drop it")
+    if role not in {"system", "assistant" if previous_role == "user" else "user"}:
+        raise document.make_error(
+            f"{role} after {previous_role or 'nothing'}", location, "let user and assistant take turns, the user first"
+        )
+    if not _WORD_PATTERN.search(message["content"]):
+        raise document.make_error("says nothing", location, "give it a content")
 
 
-def _check(document: Document, place: Place, entry: dict[str, Any]) -> dict[str, Any]:
+def _fill_check(document: YamlDocument, location: YamlPath, entry: dict[str, Any]) -> dict[str, Any]:
     name = entry.get("check")
-    if name in CLEAN:
-        raise document.problem(f"{name} is held against every prompt", place, "leave it out")
-    if not isinstance(name, str) or name not in CHECKS:
-        said = "has no check" if name is None else f"unknown check {name!r}"
-        raise document.problem(said, place if name is None else (*place, "check"), nearest(str(name), CHECKS))
-    check = convert(document, CHECKS[name], place)
-    flaw = check.flaw()
+    if name in CLEAN_CHECKS:
+        raise document.make_error(f"{name} is held against every prompt", location, "leave it out")
+    if not isinstance(name, str) or name not in PROMPT_CHECKS:
+        message = "has no check" if name is None else f"unknown check {name!r}"
+        raise document.make_error(
+            message, location if name is None else (*location, "check"), suggest_name(str(name), PROMPT_CHECKS)
+        )
+    check = convert_document(document, PROMPT_CHECKS[name], location)
+    flaw = check.find_flaw()
     if flaw is not None:
-        raise document.problem(f"{name} {flaw}", place, "mend it")
+        raise document.make_error(f"{name} {flaw}", location, "mend it")
     return {key: value for key, value in msgspec.json.decode(msgspec.json.encode(check)).items() if value is not None}

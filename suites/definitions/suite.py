@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from suites.common.errors import Problem
-from suites.common.yaml_reader import Document, Place, convert, nearest, read
-from suites.contract.encoding import canonical
+from suites.common.errors import UserError
+from suites.common.yaml_reader import YamlDocument, YamlPath, convert_document, read_yaml, suggest_name
+from suites.contract.encoding import canonical_json
 from suites.contract.scoring_request import SuiteInRequest
 from suites.definitions.prompts import PromptDefaults, PromptDefinition, fill_prompt
 
@@ -38,25 +38,25 @@ PRIMARY_METRIC = {
 
 _ACC_NORM_IN_LM_EVAL = {"hellaswag", "piqa", "arc_easy", "arc_challenge", "openbookqa", "sciq"}
 
-FORMATS = ("ours", "lm_eval")
+TASK_FORMATS = ("ours", "lm_eval")
 
-ARTICLES = ("wikitext",)
+ARTICLE_STYLES = ("wikitext",)
 
-SHIPPED = Path(__file__).resolve().parents[1]
+SHIPPED_SUITES_FOLDER = Path(__file__).resolve().parents[1]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
+PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 
 
-def primary_metric(adapter: str, form: str) -> str:
-    """What a task is judged by: for ``lm_eval``, what lm-evaluation-harness publishes of it."""
-    if form == "lm_eval":
+def get_primary_metric(adapter: str, task_format: str) -> str:
+    """What a task is judged by: for ``export_lm_eval``, what lm-evaluation-harness publishes of it."""
+    if task_format == "lm_eval":
         return "acc_norm" if adapter in _ACC_NORM_IN_LM_EVAL else "acc"
     return PRIMARY_METRIC[adapter]
 
 
-class _Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _DataSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where rows come from: a data set on the hub, or files here."""
 
     hf_dataset: str | None = None
@@ -69,7 +69,7 @@ class _Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     streaming: bool = True
 
 
-class SliceDefinition(_Source, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SliceDefinition(_DataSource, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One perplexity slice."""
 
     text_field: str | None = None
@@ -80,29 +80,29 @@ class SliceDefinition(_Source, frozen=True, kw_only=True, forbid_unknown_fields=
     """Only rows whose columns equal these values."""
     articles: str | None = None
     """``wikitext``: rows are lines; those of one article make one document."""
-    target_tokens: Count = 5_000_000
+    target_tokens: PositiveInt = 5_000_000
     bos: bool = True
     eos: bool = True
     isolate_documents: bool = False
 
 
-class TaskDefinition(_Source, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TaskDefinition(_DataSource, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One cloze task."""
 
     adapter: str | None = None
-    subset_size: Count = 12_000
+    subset_size: PositiveInt = 12_000
     format: str = "ours"
 
 
-_Type = type[SliceDefinition] | type[TaskDefinition] | type[PromptDefinition]
+_DefinitionType = type[SliceDefinition] | type[TaskDefinition] | type[PromptDefinition]
 
-_SECTIONS: dict[str, tuple[str, _Type]] = {
+_SECTION_BY_TIER: dict[str, tuple[str, _DefinitionType]] = {
     "tier2_ppl": ("slices", SliceDefinition),
     "tier3_cf": ("tasks", TaskDefinition),
     "tier4_sft_native": ("prompts", PromptDefinition),
 }
 
-_ONLY_ON_THE_HUB = ("hf_config", "split", "revision")
+_HUB_ONLY_KEYS = ("hf_config", "split", "revision")
 
 
 class Suite(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,9 +118,9 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[Path, ...]
     """Where all of it was read: its own file and those that it extends."""
 
-    def in_request(self) -> SuiteInRequest:
+    def to_request(self) -> SuiteInRequest:
         """As it travels to the job."""
-        source = self.name if self.path.parent == SHIPPED else str(self.path)
+        source = self.name if self.path.parent == SHIPPED_SUITES_FOLDER else str(self.path)
         return SuiteInRequest(name=self.name, tier=self.tier, digest=self.digest, definition=self.definition, source=source)
 
 
@@ -129,167 +129,181 @@ def load_suite(name_or_path: str, environ: Mapping[str, str], *, base: Path | No
 
     Raises Problem (usage) with file, line and the nearest valid name for anything that cannot be meant.
     """
-    path, files = _find(name_or_path, base), dict[Path, None]()
-    tier, definition = _load(path, environ, (), files)
-    digest = suite_digest(tier, definition)
+    path, files = _find_suite_file(name_or_path, base), dict[Path, None]()
+    tier, definition = _load_definition(path, environ, (), files)
+    digest = compute_suite_digest(tier, definition)
     return Suite(name=path.stem, tier=tier, digest=digest, definition=definition, path=path, files=tuple(files))
 
 
-def suite_digest(tier: str, definition: Mapping[str, Mapping[str, Any]]) -> str:
+def compute_suite_digest(tier: str, definition: Mapping[str, Mapping[str, Any]]) -> str:
     """sha256 (hex) of the canonical JSON of tier and definition."""
-    return hashlib.sha256(canonical({"tier": tier, "definition": definition}).encode()).hexdigest()
+    return hashlib.sha256(canonical_json({"tier": tier, "definition": definition}).encode()).hexdigest()
 
 
-def shipped_suites() -> list[str]:
+def list_shipped_suites() -> list[str]:
     """The names of the suites that come with the project."""
-    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+    return sorted(path.stem for path in SHIPPED_SUITES_FOLDER.glob("*.yaml"))
 
 
-def _find(name_or_path: str, base: Path | None) -> Path:
+def _find_suite_file(name_or_path: str, base: Path | None) -> Path:
     if "/" not in name_or_path and not name_or_path.endswith((".yaml", ".yml")):
-        for folder in (SHIPPED, base):
+        for folder in (SHIPPED_SUITES_FOLDER, base):
             if folder is not None and (folder / f"{name_or_path}.yaml").is_file():
                 return (folder / f"{name_or_path}.yaml").resolve()
-        raise Problem("no suite of that name", where=name_or_path, todo=nearest(name_or_path, shipped_suites()))
+        raise UserError("no suite of that name", location=name_or_path, hint=suggest_name(name_or_path, list_shipped_suites()))
     path = ((base or Path.cwd()) / Path(name_or_path).expanduser()).resolve()
     if not path.is_file():
-        raise Problem("no such file", where=path, todo="give the path of a suite, or a name: " + ", ".join(shipped_suites()))
+        raise UserError(
+            "no such file", location=path, hint="give the path of a suite, or a name: " + ", ".join(list_shipped_suites())
+        )
     return path
 
 
-def _load(
-    path: Path, environ: Mapping[str, str], above: tuple[Path, ...], files: dict[Path, None]
+def _load_definition(
+    path: Path, environ: Mapping[str, str], ancestors: tuple[Path, ...], files: dict[Path, None]
 ) -> tuple[str, dict[str, dict[str, Any]]]:
     """(tier, definition); every file that was read is added to ``files``."""
-    document = read(path, environ)
+    document = read_yaml(path, environ)
     files[path] = None
     if not isinstance(document.data, dict):
-        raise document.problem("not a suite", (), "write tier: and slices:, tasks: or prompts:")
-    tier, section, type_ = _tier(document)
+        raise document.make_error("not a suite", (), "write tier: and slices:, tasks: or prompts:")
+    tier, section, type_ = _read_tier(document)
     for key in document.data:
         if key not in {"tier", "extends", "defaults", section}:
-            raise document.problem(f"unknown key {key!r}", (key,), nearest(key, ["tier", "extends", "defaults", section]))
-    definition = _extended(document, tier, environ, (*above, path), files)
-    defaults = _mapping(document, "defaults")
+            raise document.make_error(f"unknown key {key!r}", (key,), suggest_name(key, ["tier", "extends", "defaults", section]))
+    definition = _load_extended_suites(document, tier, environ, (*ancestors, path), files)
+    defaults = _read_mapping(document, "defaults")
     if defaults:
-        convert(document, PromptDefaults if type_ is PromptDefinition else type_, ("defaults",))
-    own = _mapping(document, section)
-    for name, entry in own.items():
-        place = (section, name)
-        if not _NAME.fullmatch(name):
-            raise document.problem("not a name", place, "use letters, digits, _ . and -, beginning with a letter or digit")
+        convert_document(document, PromptDefaults if type_ is PromptDefinition else type_, ("defaults",))
+    entries = _read_mapping(document, section)
+    for name, entry in entries.items():
+        location = (section, name)
+        if not _NAME_PATTERN.fullmatch(name):
+            raise document.make_error("not a name", location, "use letters, digits, _ . and -, beginning with a letter or digit")
         if name in definition:
-            raise document.problem("is already in a suite that this one extends", place, "give it another name")
-        convert(document, type_, place)
-        definition[name] = _filled(document, place, type_, defaults, entry)
+            raise document.make_error("is already in a suite that this one extends", location, "give it another name")
+        convert_document(document, type_, location)
+        definition[name] = _fill_definition(document, location, type_, defaults, entry)
     if not definition:
-        raise document.problem(f"has no {section}", (), f"write them under {section}:")
+        raise document.make_error(f"has no {section}", (), f"write them under {section}:")
     return tier, definition
 
 
-def _tier(document: Document) -> tuple[str, str, _Type]:
+def _read_tier(document: YamlDocument) -> tuple[str, str, _DefinitionType]:
     tier = document.data.get("tier")
     if tier is None:
-        raise document.problem("has no tier", (), "write one of: " + ", ".join(f"tier: {name}" for name in _SECTIONS))
-    if not isinstance(tier, str) or tier not in _SECTIONS:
-        raise document.problem(f"unknown tier {tier!r}", ("tier",), nearest(str(tier), _SECTIONS))
-    return tier, *_SECTIONS[tier]
+        raise document.make_error("has no tier", (), "write one of: " + ", ".join(f"tier: {name}" for name in _SECTION_BY_TIER))
+    if not isinstance(tier, str) or tier not in _SECTION_BY_TIER:
+        raise document.make_error(f"unknown tier {tier!r}", ("tier",), suggest_name(str(tier), _SECTION_BY_TIER))
+    return tier, *_SECTION_BY_TIER[tier]
 
 
-def _mapping(document: Document, key: str) -> dict[str, Any]:
+def _read_mapping(document: YamlDocument, key: str) -> dict[str, Any]:
     value = document.data.get(key)
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise document.problem(f"expected names and values, got {type(value).__name__}", (key,), "write KEY: value lines")
+        raise document.make_error(f"expected names and values, got {type(value).__name__}", (key,), "write KEY: value lines")
     return value
 
 
-def _extended(
-    document: Document, tier: str, environ: Mapping[str, str], above: tuple[Path, ...], files: dict[Path, None]
+def _load_extended_suites(
+    document: YamlDocument, tier: str, environ: Mapping[str, str], ancestors: tuple[Path, ...], files: dict[Path, None]
 ) -> dict[str, dict[str, Any]]:
     value = document.data.get("extends")
     names = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise document.problem("expected the name or path of a suite, or a list of them", ("extends",), "write extends: NAME")
+        raise document.make_error("expected the name or path of a suite, or a list of them", ("extends",), "write extends: NAME")
     definition: dict[str, dict[str, Any]] = {}
     for name in names:
         try:
-            other = _find(name, above[-1].parent)
-        except Problem as error:
-            raise document.problem(f"{name!r}: {error.what}", ("extends",), error.todo) from error
-        if other in above:
-            raise document.problem(f"{name!r} extends this file in turn", ("extends",), "break the circle")
-        other_tier, more = _load(other, environ, above, files)
-        if other_tier != tier:
-            raise document.problem(
-                f"{name!r} is of {other_tier}, this is {tier}", ("extends",), "extend a suite of the same tier"
+            extended_path = _find_suite_file(name, ancestors[-1].parent)
+        except UserError as error:
+            raise document.make_error(f"{name!r}: {error.message}", ("extends",), error.hint) from error
+        if extended_path in ancestors:
+            raise document.make_error(f"{name!r} extends this file in turn", ("extends",), "break the circle")
+        extended_tier, extended_definition = _load_definition(extended_path, environ, ancestors, files)
+        if extended_tier != tier:
+            raise document.make_error(
+                f"{name!r} is of {extended_tier}, this is {tier}", ("extends",), "extend a suite of the same tier"
             )
-        for key, entry in more.items():
+        for key, entry in extended_definition.items():
             if definition.setdefault(key, entry) != entry:
-                raise document.problem(f"two of these suites define {key!r}, differently", ("extends",), "extend one of them")
+                raise document.make_error(f"two of these suites define {key!r}, differently", ("extends",), "extend one of them")
     return definition
 
 
-def _filled(document: Document, place: Place, type_: _Type, defaults: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+def _fill_definition(
+    document: YamlDocument, location: YamlPath, type_: _DefinitionType, defaults: dict[str, Any], entry: dict[str, Any]
+) -> dict[str, Any]:
     merged, folder = {**defaults, **entry}, Path(document.source).parent
     if type_ is PromptDefinition:
-        return fill_prompt(document, place, merged)
+        return fill_prompt(document, location, merged)
     if entry.get("hf_dataset") and entry.get("data_files"):
-        raise document.problem("has hf_dataset and data_files", place, "keep one of the two")
+        raise document.make_error("has hf_dataset and data_files", location, "keep one of the two")
     if entry.get("data_files") or not merged.get("hf_dataset"):
         merged.pop("hf_dataset", None)
     else:
         merged.pop("data_files", None)
     if merged.get("data_files"):
-        for key in _ONLY_ON_THE_HUB:
+        for key in _HUB_ONLY_KEYS:
             if entry.get(key) is not None:
-                raise document.problem(f"{key} says nothing about data_files", (*place, key), "leave it out, or use hf_dataset")
+                raise document.make_error(
+                    f"{key} says nothing about data_files", (*location, key), "leave it out, or use hf_dataset"
+                )
             merged.pop(key, None)
         files = merged["data_files"]
         merged["data_files"] = [str(folder / Path(file).expanduser()) for file in ([files] if isinstance(files, str) else files)]
     elif merged.get("hf_dataset"):
         merged["split"] = merged.get("split") or "train"
     else:
-        raise document.problem("has no source", place, "give hf_dataset or data_files")
-    (_fill_slice if type_ is SliceDefinition else _fill_task)(document, place, merged, entry)
-    whole = msgspec.json.decode(msgspec.json.encode(msgspec.convert(merged, type_)))
-    return {key: value for key, value in whole.items() if value is not None}
+        raise document.make_error("has no source", location, "give hf_dataset or data_files")
+    (_fill_slice if type_ is SliceDefinition else _fill_task)(document, location, merged, entry)
+    filled = msgspec.json.decode(msgspec.json.encode(msgspec.convert(merged, type_)))
+    return {key: value for key, value in filled.items() if value is not None}
 
 
-def _fill_slice(document: Document, place: Place, merged: dict[str, Any], entry: dict[str, Any]) -> None:
+def _fill_slice(document: YamlDocument, location: YamlPath, merged: dict[str, Any], entry: dict[str, Any]) -> None:
     if merged.get("text_template") is None:
         merged["text_field"] = merged.get("text_field") or "text"
     elif entry.get("text_field") and entry.get("text_template"):
-        raise document.problem("has text_field and text_template", place, "keep one of the two")
+        raise document.make_error("has text_field and text_template", location, "keep one of the two")
     elif entry.get("text_field"):
         merged.pop("text_template")
     else:
         merged.pop("text_field", None)
-        if not template_fields(merged["text_template"]):
-            raise document.problem("names no column", (*place, "text_template"), "write columns as {name}, braces as {{ and }}")
+        if not parse_template_fields(merged["text_template"]):
+            raise document.make_error(
+                "names no column", (*location, "text_template"), "write columns as {name}, braces as {{ and }}"
+            )
     articles = merged.get("articles")
-    if articles is not None and articles not in ARTICLES:
-        raise document.problem(f"unknown way to join articles {articles!r}", (*place, "articles"), nearest(articles, ARTICLES))
+    if articles is not None and articles not in ARTICLE_STYLES:
+        raise document.make_error(
+            f"unknown way to join articles {articles!r}", (*location, "articles"), suggest_name(articles, ARTICLE_STYLES)
+        )
 
 
-def _fill_task(document: Document, place: Place, merged: dict[str, Any], entry: dict[str, Any]) -> None:
+def _fill_task(document: YamlDocument, location: YamlPath, merged: dict[str, Any], entry: dict[str, Any]) -> None:
     del entry
-    adapter, form = merged.get("adapter"), merged.get("format", "ours")
+    adapter, task_format = merged.get("adapter"), merged.get("format", "ours")
     if adapter is None:
-        raise document.problem("has no adapter", place, "give one of: " + ", ".join(PRIMARY_METRIC))
+        raise document.make_error("has no adapter", location, "give one of: " + ", ".join(PRIMARY_METRIC))
     if adapter not in PRIMARY_METRIC:
-        raise document.problem(f"unknown adapter {adapter!r}", (*place, "adapter"), nearest(adapter, PRIMARY_METRIC))
-    if form not in FORMATS:
-        raise document.problem(f"unknown format {form!r}", (*place, "format"), nearest(form, FORMATS))
+        raise document.make_error(f"unknown adapter {adapter!r}", (*location, "adapter"), suggest_name(adapter, PRIMARY_METRIC))
+    if task_format not in TASK_FORMATS:
+        raise document.make_error(
+            f"unknown format {task_format!r}", (*location, "format"), suggest_name(task_format, TASK_FORMATS)
+        )
 
 
-def template_fields(template: str) -> list[str]:
+def parse_template_fields(template: str) -> list[str]:
     """The columns that a text_template names, in order; empty where it is not a template of plain columns."""
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError:
         return []
     fields = [field for _, field, _, _ in parsed if field is not None]
-    plain = all(field.isidentifier() for field in fields) and not any(spec or conversion for _, _, spec, conversion in parsed)
-    return fields if plain else []
+    has_only_names = all(field.isidentifier() for field in fields) and not any(
+        spec or conversion for _, _, spec, conversion in parsed
+    )
+    return fields if has_only_names else []

@@ -9,8 +9,8 @@ import os
 import shutil
 from pathlib import Path
 
-from suites.common.atomic_files import private_name, publish_json, read_json, sync_folder
-from suites.common.group_permissions import make_folders, share
+from suites.common.atomic_files import fsync_folder, make_temporary_name, read_json, write_json_atomically
+from suites.common.group_permissions import grant_group_access, make_shared_folders
 from suites.contract.paths import DataPaths
 
 SCHEMA = 1
@@ -29,30 +29,30 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 
-SLOW = "-slow"
+SLOW_SUFFIX = "-slow"
 """At the end of what stands for a tokenizer whose slow implementation is asked for."""
 
-_VOCABULARIES = frozenset(
+_VOCABULARY_FILES = frozenset(
     {"tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"}
 )
 
 
-def tokenizer_files(folder: Path) -> list[Path]:
+def list_tokenizer_files(folder: Path) -> list[Path]:
     """The files of ``folder`` that make its tokenizer, in name order; empty where there is no vocabulary among them.
 
     config.json counts only where nothing else names the tokenizer's class: it changes for reasons of its own.
     """
-    found = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    if not _VOCABULARIES & {path.name for path in found}:
+    files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if not _VOCABULARY_FILES & {path.name for path in files}:
         return []
-    if not {"tokenizer.json", "tokenizer_config.json"} & {path.name for path in found} and (folder / "config.json").is_file():
-        found.append(folder / "config.json")
-    return sorted(found, key=lambda path: path.name)
+    if not {"tokenizer.json", "tokenizer_config.json"} & {path.name for path in files} and (folder / "config.json").is_file():
+        files.append(folder / "config.json")
+    return sorted(files, key=lambda path: path.name)
 
 
-def tokenizer_digest(folder: Path) -> str | None:
-    """sha256 (24 hex) over names and bytes of ``tokenizer_files``; None where there is no tokenizer."""
-    files = tokenizer_files(folder)
+def compute_tokenizer_digest(folder: Path) -> str | None:
+    """sha256 (24 hex) over names and bytes of ``list_tokenizer_files``; None where there is no tokenizer."""
+    files = list_tokenizer_files(folder)
     if not files:
         return None
     digest = hashlib.sha256()
@@ -63,60 +63,60 @@ def tokenizer_digest(folder: Path) -> str | None:
     return digest.hexdigest()[:24]
 
 
-def entry_digest(digest: str, *, use_fast: bool) -> str:
+def make_cache_digest(digest: str, *, use_fast: bool) -> str:
     """What stands for a tokenizer in the cache's keys: its digest, and how it is loaded where that may give other tokens."""
-    return digest if use_fast else f"{digest}{SLOW}"
+    return digest if use_fast else f"{digest}{SLOW_SUFFIX}"
 
 
-def keep_tokenizer(folder: Path, identifier: str, data: DataPaths) -> str | None:
+def store_tokenizer(folder: Path, identifier: str, data: DataPaths) -> str | None:
     """Copy the tokenizer of ``folder`` into the data cache, point ``identifier`` at it, and return its digest.
 
     None where the folder holds no tokenizer. Raises OSError where the cache cannot be written.
     """
-    digest = tokenizer_digest(folder)
+    digest = compute_tokenizer_digest(folder)
     if digest is None:
         return None
-    copy = data.tokenizer(digest)
-    if tokenizer_digest(copy) != digest:
-        _copy(folder, copy, digest)
-    if known_digest(identifier, data) != digest:
+    stored_copy = data.tokenizer(digest)
+    if compute_tokenizer_digest(stored_copy) != digest:
+        _copy_tokenizer(folder, stored_copy, digest)
+    if read_cached_digest(identifier, data) != digest:
         pointer = data.tokenizer_pointer(identifier)
-        make_folders(pointer.parent)
-        publish_json(pointer, {"schema": SCHEMA, "identifier": identifier, "digest": digest})
-        share(pointer)
+        make_shared_folders(pointer.parent)
+        write_json_atomically(pointer, {"schema": SCHEMA, "identifier": identifier, "digest": digest})
+        grant_group_access(pointer)
     return digest
 
 
-def known_digest(identifier: str, data: DataPaths) -> str | None:
+def read_cached_digest(identifier: str, data: DataPaths) -> str | None:
     """The digest that ``identifier`` was last resolved to, if its copy is whole; None otherwise."""
     try:
         pointer = read_json(data.tokenizer_pointer(identifier))
     except ValueError:  # a torn pointer is no pointer: resolving again mends it
         return None
     digest = pointer.get("digest") if isinstance(pointer, dict) else None
-    if not isinstance(digest, str) or tokenizer_digest(data.tokenizer(digest)) != digest:
+    if not isinstance(digest, str) or compute_tokenizer_digest(data.tokenizer(digest)) != digest:
         return None
     return digest
 
 
-def _copy(folder: Path, copy: Path, digest: str) -> None:
-    private = copy.with_name(private_name(copy))
-    make_folders(private)
+def _copy_tokenizer(folder: Path, stored_copy: Path, digest: str) -> None:
+    temporary = stored_copy.with_name(make_temporary_name(stored_copy))
+    make_shared_folders(temporary)
     try:
-        for source in tokenizer_files(folder):
-            with (private / source.name).open("wb") as target:
+        for source in list_tokenizer_files(folder):
+            with (temporary / source.name).open("wb") as target:
                 target.write(source.read_bytes())
                 target.flush()
                 os.fsync(target.fileno())
-        share(private)
-        if copy.exists():  # a damaged copy: the digest in its name says what it should hold
-            copy.rename(private.with_name(f"{private.name}.damaged"))
+        grant_group_access(temporary)
+        if stored_copy.exists():  # a damaged copy: the digest in its name says what it should hold
+            stored_copy.rename(temporary.with_name(f"{temporary.name}.damaged"))
         try:
-            private.rename(copy)
+            temporary.rename(stored_copy)
         except OSError:  # somebody else's copy came first: the same bytes, or the cache cannot be written
-            if tokenizer_digest(copy) != digest:
+            if compute_tokenizer_digest(stored_copy) != digest:
                 raise
-        sync_folder(copy.parent)
+        fsync_folder(stored_copy.parent)
     finally:
-        shutil.rmtree(private, ignore_errors=True)
-        shutil.rmtree(private.with_name(f"{private.name}.damaged"), ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary.with_name(f"{temporary.name}.damaged"), ignore_errors=True)

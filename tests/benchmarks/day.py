@@ -14,22 +14,22 @@ from pathlib import Path
 import yaml
 
 import watcher.daemon.daemon
-from benchmarks.tables import number, table
-from benchmarks.watching import HOUR, Watching, complete, lies_about
-from support.executors.harness import USER, real_lab
-from watcher.config.loader import check
+from benchmarks.tables import format_number, render_markdown_table
+from benchmarks.watching import HOUR_SECONDS, MeasuredDaemon, write_complete_checkpoint, write_unscheduled_checkpoints
+from support.executors.harness import USER, start_slurm_cluster_harness
+from watcher.config.loader import check_config
 from watcher.core.clock import touch_clock
 
-STAGES, CHECKPOINTS, FLYING = 4, 10_000, 20
+STAGES, CHECKPOINTS, JOBS_IN_FLIGHT = 4, 10_000, 20
 POLLS_A_DAY, HOURS = 1440, 24
-MEASURED = 60
+MEASURED_POLLS = 60
 SUITE = """\
 tier: tier2_ppl
 slices: {{one: {{data_files: ["{text}"], target_tokens: 1000}}}}
 """
 
 
-class Day(Watching):
+class DayBenchmark(MeasuredDaemon):
     """A daemon with jobs that outlast the measurement."""
 
     def __init__(self, root: Path, environ: dict[str, str]) -> None:
@@ -38,15 +38,15 @@ class Day(Watching):
         (root / "suite.yaml").write_text(SUITE.format(text=root / "text.jsonl"))
         (root / "python").write_text("#!/bin/sh\nexec sleep 3600\n")
         (root / "python").chmod(0o755)
-        each, scheduled = CHECKPOINTS // STAGES, FLYING // STAGES
+        each, scheduled = CHECKPOINTS // STAGES, JOBS_IN_FLIGHT // STAGES
         stages = {}
         for place in range(1, STAGES + 1):
             folder = root / "ckpts" / f"stage{place}"
-            lies_about(folder, range(scheduled + 1, each + 1), last=each)
+            write_unscheduled_checkpoints(folder, range(scheduled + 1, each + 1), last=each)
             for step in range(1, scheduled + 1):
-                complete(folder / str(step), step)
+                write_complete_checkpoint(folder / str(step), step)
             (folder / "latest.txt").write_text(str(each))
-            long_ago = time.time() - HOUR
+            long_ago = time.time() - HOUR_SECONDS
             for path in (folder / "latest.txt", folder):
                 os.utime(path, (long_ago, long_ago))
             stages[f"stage{place}"] = {
@@ -68,19 +68,19 @@ class Day(Watching):
         }
         self.config.write_text(yaml.safe_dump(settings))
 
-    def wait_until_all_fly(self) -> None:
+    def wait_until_all_in_flight(self) -> None:
         """Until every job is in the queue, and nothing is done any more."""
         counts: dict[str, int] = {}
-        while counts.get("queued", 0) + counts.get("running", 0) < FLYING:
+        while counts.get("queued", 0) + counts.get("running", 0) < JOBS_IN_FLIGHT:
             self.wait_for_ticks(1)
-            counts = self.status()["counts"]
+            counts = self.read_status()["counts"]
         self.wait_for_ticks(20)  # jobs start
 
     def measure(self) -> dict[str, float]:
         """Of one poll: seconds of CPU, the daemon's own and its children's, and Slurm commands."""
-        ticks, calls, cpu = self.ticks(), self.status()["calls"], self.cpu()
-        self.wait_for_ticks(MEASURED)
-        made, after, used = self.ticks() - ticks, self.status()["calls"], self.cpu()
+        ticks, calls, cpu = self.count_ticks(), self.read_status()["calls"], self.read_cpu_seconds()
+        self.wait_for_ticks(MEASURED_POLLS)
+        made, after, used = self.count_ticks() - ticks, self.read_status()["calls"], self.read_cpu_seconds()
         return {
             "own_s": (used[0] - cpu[0]) / made,
             "children_s": (used[1] - cpu[1]) / made,
@@ -88,13 +88,13 @@ class Day(Watching):
         }
 
 
-def hourly(config: Path) -> dict[str, float]:
+def measure_hourly_tick(config: Path) -> dict[str, float]:
     """Seconds of CPU of a tick in which everything is looked at, and of one that follows it."""
     environ, now = dict(os.environ), [0.0]
     daemon = watcher.daemon.daemon.Daemon(
-        check(config, environ),
+        check_config(config, environ),
         environ=environ,
-        say=lambda *_, **__: None,
+        log=lambda *_, **__: None,
         clock=lambda: time.time() + now[0],
         server_clock=lambda path: touch_clock(path) + now[0],
     )
@@ -102,7 +102,7 @@ def hourly(config: Path) -> dict[str, float]:
     try:
         daemon.tick()
         for _ in range(5):
-            now[0] += HOUR + 1
+            now[0] += HOUR_SECONDS + 1
             for found in (looks, others):
                 cpu = time.process_time()
                 daemon.tick()
@@ -113,25 +113,25 @@ def hourly(config: Path) -> dict[str, float]:
     return {"hourly_s": min(looks), "other_s": min(others)}
 
 
-def measure(folder: Path) -> dict[str, object]:
+def measure_day(folder: Path) -> dict[str, object]:
     """The day."""
-    with real_lab(accounting=False) as lab:
+    with start_slurm_cluster_harness(accounting=False) as lab:
         slurm = lab()
         try:
-            day = Day(folder, slurm.cluster.environment())
+            day = DayBenchmark(folder, slurm.cluster.environment())
             try:
-                day.start()
-                day.wait_until_all_fly()
-                poll, memory, states = day.measure(), day.memory(), day.status()["counts"]
-                calls = day.syscalls(20)
-                day.end()
+                day.start_daemon()
+                day.wait_until_all_in_flight()
+                poll, memory, states = day.measure(), day.read_memory_mib(), day.read_status()["counts"]
+                calls = day.count_syscalls(20)
+                day.stop_daemon()
                 command = [sys.executable, "-P", __file__, day.config]
                 looks = json.loads(subprocess.run(command, check=True, capture_output=True, env=day.environ).stdout)
             finally:
-                day.end()
+                day.stop_daemon()
         finally:
-            slurm.cluster.tool("scancel", "--quiet", "--user=root")
-            slurm.cluster.tool("scancel", "--quiet", f"--user={USER}")
+            slurm.cluster.run_slurm_command("scancel", "--quiet", "--user=root")
+            slurm.cluster.run_slurm_command("scancel", "--quiet", f"--user={USER}")
     more = HOURS * max(0.0, looks["hourly_s"] - looks["other_s"])
     return {
         "states": states,
@@ -146,26 +146,26 @@ def measure(folder: Path) -> dict[str, object]:
     }
 
 
-def about(found: dict) -> str:
+def render_day(figures: dict) -> str:
     """The day's part of RESULTS.md."""
-    flying = " and ".join(f"{count} {state}" for state, count in found["states"].items())
+    flying = " and ".join(f"{count} {state}" for state, count in figures["states"].items())
     rows = [
         ["", "measured", "at most"],
-        ["CPU of the daemon, s a day", number(found["own_cpu_s"]), 20],
-        ["CPU of its children (squeue), s a day", number(found["children_cpu_s"]), ""],
-        ["RSS, MiB", number(found["rss_mib"]), 60],
-        ["Slurm commands a minute", number(found["commands_a_poll"]), 10],
-        ["system calls a poll, with all threads and children", number(found["syscalls_a_poll"]), ""],
+        ["CPU of the daemon, s a day", format_number(figures["own_cpu_s"]), 20],
+        ["CPU of its children (squeue), s a day", format_number(figures["children_cpu_s"]), ""],
+        ["RSS, MiB", format_number(figures["rss_mib"]), 60],
+        ["Slurm commands a minute", format_number(figures["commands_a_poll"]), 10],
+        ["system calls a poll, with all threads and children", format_number(figures["syscalls_a_poll"]), ""],
     ]
     return f"""## A quiet day
 
-Polls every 60 s, {STAGES} stages, {CHECKPOINTS:,} checkpoints on disk, {FLYING} jobs in flight ({flying}) on a real Slurm;
-nothing but time passes. Reckoned from {MEASURED} polls of a running daemon, a second apart, and from what an hourly look costs
-beyond a poll: {number(1000 * found["hourly_cpu_s"] / HOURS)} ms.
+Polls every 60 s, {STAGES} stages, {CHECKPOINTS:,} checkpoints on disk, {JOBS_IN_FLIGHT} jobs in flight ({flying}) on a real Slurm;
+nothing but time passes. Reckoned from {MEASURED_POLLS} polls of a running daemon, a second apart, and from what an hourly look costs
+beyond a poll: {format_number(1000 * figures["hourly_cpu_s"] / HOURS)} ms.
 
-{table(rows)}
+{render_markdown_table(rows)}
 """
 
 
 if __name__ == "__main__":
-    print(json.dumps(hourly(Path(sys.argv[1]))))
+    print(json.dumps(measure_hourly_tick(Path(sys.argv[1]))))

@@ -11,8 +11,8 @@ import numpy as np
 
 from scoring.data import cache
 from scoring.data.tokenizer import resolve_tokenizer
-from scoring.inference.loglikelihood import Stretch, token_logprobs
-from scoring.model.loader import load
+from scoring.inference.loglikelihood import TokenSpan, compute_token_logprobs
+from scoring.model.loader import load_causal_lm
 from scoring.tiers import cloze_metric as choice
 from suites.contract.paths import DataPaths
 from support.datasets.benchmark_items import write_items
@@ -23,13 +23,13 @@ DTYPES = ("float32", "bfloat16")
 SEQ_LEN = 512
 
 
-def differences(folder, *, items, tokens, device):
+def compare_dtypes(folder, *, items, tokens, device):
     """Lines for a person."""
-    checkpoint = smollm2.checkpoint(folder / "smollm2")
+    checkpoint = smollm2.write_smollm2_checkpoint(folder / "smollm2")
     tokenizer = resolve_tokenizer(str(checkpoint.parent / "tokenizer"), DataPaths(folder))
     text = Path(argparse.__file__).read_text()  # the standard library: real code and prose, everywhere the same kind
     stream = np.asarray(tokenizer.encode_document(text)[: tokens + 1])
-    rows = [Stretch(stream[start : start + SEQ_LEN + 1], 1) for start in range(0, len(stream) - 1, SEQ_LEN)]
+    rows = [TokenSpan(stream[start : start + SEQ_LEN + 1], 1) for start in range(0, len(stream) - 1, SEQ_LEN)]
     entries = {}
     for task in TASKS:
         write_items(task, 20_000, folder / f"{task}.parquet")
@@ -37,10 +37,11 @@ def differences(folder, *, items, tokens, device):
         entries[task] = cache.ensure_task(task, definition, tokenizer=tokenizer, data=DataPaths(folder), offline=True)
     logprobs, scored = {}, {}
     for dtype in DTYPES:
-        model = load(checkpoint, device=device, dtype=dtype)
-        logprobs[dtype] = np.concatenate(token_logprobs(model, rows))
+        model = load_causal_lm(checkpoint, device=device, dtype=dtype)
+        logprobs[dtype] = np.concatenate(compute_token_logprobs(model, rows))
         scored[dtype] = {
-            task: choice.score(model, entry.items, seq_len=SEQ_LEN, name=task).to_pylist() for task, entry in entries.items()
+            task: choice.score_items(model, entry.items, seq_len=SEQ_LEN, name=task).to_pylist()
+            for task, entry in entries.items()
         }
     return [*_of_tokens(*(logprobs[dtype] for dtype in DTYPES)), *_of_tasks(*(scored[dtype] for dtype in DTYPES))]
 
@@ -77,7 +78,7 @@ def main():
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for line in differences(Path(folder), items=given.items, tokens=given.tokens, device=given.device):
+        for line in compare_dtypes(Path(folder), items=given.items, tokens=given.tokens, device=given.device):
             print(line)
 
 

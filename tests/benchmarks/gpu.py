@@ -29,17 +29,17 @@ import numpy as np
 import torch
 
 from benchmarks import gpu_jobs
-from benchmarks.growth import cost
-from scoring.inference.loglikelihood import Stretch, token_logprobs
+from benchmarks.growth import measure_cost
+from scoring.inference.loglikelihood import TokenSpan, compute_token_logprobs
 from scoring.model import flops as flop
-from scoring.model.loader import load
-from scoring.model.memory_budget import at_most
+from scoring.model.loader import load_causal_lm
+from scoring.model.memory_budget import estimate_peak_bytes
 from scoring.runtime import provenance
-from scoring.runtime.progress import mfu
-from support.models.nanotron_checkpoint import BYTE_LEVEL, tiny_checkpoint
-from support.models.random_weights import random_model
+from scoring.runtime.progress import compute_mfu
+from support.models.nanotron_checkpoint import BYTE_LEVEL_CONFIG, write_tiny_checkpoint
+from support.models.random_weights import make_random_model
 
-FULL = {
+FULL_SIZES = {
     "hidden_size": 2048,
     "intermediate_size": 8192,
     "num_attention_heads": 32,
@@ -48,24 +48,32 @@ FULL = {
     "vocab_size": 49152,
     "max_position_embeddings": 8192,
 }
-TINY = {
-    **FULL,
+TINY_SIZES = {
+    **FULL_SIZES,
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_attention_heads": 4,
     "num_hidden_layers": 2,
     "num_key_value_heads": 4,
 }
-TINY["vocab_size"] = 512
-STAGE3 = {"tier2_tokens": 70e6, "tier3_tokens": 9.01e6}
+TINY_SIZES["vocab_size"] = 512
+STAGE3_TOKENS = {"tier2_tokens": 70e6, "tier3_tokens": 9.01e6}
 """Tokens of stage 3's suites; tier 3's as requests that each carry their context."""
-HOW = {
-    "full": {"model": FULL, "seq_len": 4096, "rows": 64, "repeats": 5, "items": 2000, "slice": 400_000, "compiler": "inductor"},
-    "tiny": {"model": TINY, "seq_len": 128, "rows": 2, "repeats": 1, "items": 8, "slice": 300, "compiler": "eager"},
+GPU_CONFIGS = {
+    "full": {
+        "model": FULL_SIZES,
+        "seq_len": 4096,
+        "rows": 64,
+        "repeats": 5,
+        "items": 2000,
+        "slice": 400_000,
+        "compiler": "inductor",
+    },
+    "tiny": {"model": TINY_SIZES, "seq_len": 128, "rows": 2, "repeats": 1, "items": 8, "slice": 300, "compiler": "eager"},
 }
 
 
-def median(action, repeats):
+def measure_median_seconds(action, repeats):
     """Seconds of ``action``, after once that is not counted. Its results have to be on the CPU: nothing is still running then."""
     took = []
     for _ in range(repeats + 1):
@@ -75,48 +83,48 @@ def median(action, repeats):
     return sorted(took[1:])[repeats // 2]
 
 
-def speed(model, how):
+def measure_tier2_speed(model, how):
     """Tokens a second of tier 2's rows, MFU, what torch.compile would change, and the most memory against what was reckoned."""
     draw, where = np.random.default_rng(0), model.device
-    stretches = [Stretch(draw.integers(0, model.vocab_size, how["seq_len"] + 1), 1) for _ in range(how["rows"])]
+    stretches = [TokenSpan(draw.integers(0, model.vocab_size, how["seq_len"] + 1), 1) for _ in range(how["rows"])]
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
-    _, beyond = cost(lambda: token_logprobs(model, stretches))
-    weights = model.n_params * model.head.element_size()
+    _, beyond = measure_cost(lambda: compute_token_logprobs(model, stretches))
+    weights = model.parameter_count * model.head.element_size()
     used = torch.cuda.max_memory_allocated(where) if where.type == "cuda" else weights + beyond
     size, width = model.head.element_size(), how["seq_len"]
-    places = max(model.budget.places, width)
-    allowed = at_most(model.architecture, device=where, bytes_a_value=size, places=places, width=width)
-    seconds = median(lambda: token_logprobs(model, stretches), how["repeats"])
-    tokens, per_token = how["rows"] * how["seq_len"], flop.flop_per_token(model.architecture, seq_len=how["seq_len"])
+    places = max(model.budget.token_positions, width)
+    allowed = estimate_peak_bytes(model.architecture, device=where, bytes_per_value=size, token_positions=places, key_count=width)
+    seconds = measure_median_seconds(lambda: compute_token_logprobs(model, stretches), how["repeats"])
+    tokens, per_token = how["rows"] * how["seq_len"], flop.count_flop_per_token(model.architecture, seq_len=how["seq_len"])
     found = {
-        "parameters": model.n_params,
+        "parameters": model.parameter_count,
         "dtype": model.dtype,
         "seq_len": how["seq_len"],
-        "token_places": model.budget.places,
+        "token_places": model.budget.token_positions,
         "tokens_per_s": tokens / seconds,
         "flop_per_token": per_token,
         "model_flop_per_s": tokens * per_token / seconds,
-        "mfu": mfu(tokens * per_token, seconds, flop.peak(where)),
+        "mfu": compute_mfu(tokens * per_token, seconds, flop.get_peak_flops(where)),
         "memory": {"peak": used, "weights": weights, "reckoned": allowed},
     }
-    return found | {"compile": compiled(model, stretches, how, seconds)}
+    return found | {"compile": measure_compiled_layers(model, stretches, how, seconds)}
 
 
-def compiled(model, stretches, how, eager):
+def measure_compiled_layers(model, spans, how, eager):
     """The same rows with compiled layers: seconds until they are, tokens/s then, and from how many tokens on that pays."""
     layers, tokens = model.body.layers, how["rows"] * how["seq_len"]
     model.body.layers = torch.nn.ModuleList(torch.compile(layer, backend=how["compiler"], dynamic=False) for layer in layers)
     began = time.monotonic()
-    token_logprobs(model, stretches)
+    compute_token_logprobs(model, spans)
     first = time.monotonic() - began
-    seconds = median(lambda: token_logprobs(model, stretches), how["repeats"])
+    seconds = measure_median_seconds(lambda: compute_token_logprobs(model, spans), how["repeats"])
     model.body.layers = layers
     pays = (first - seconds) / (eager - seconds) * tokens if seconds < eager else None
     return {"compile_s": first - seconds, "tokens_per_s": tokens / seconds, "pays_from_tokens": pays}
 
 
-def trees(model, how):
+def measure_prefix_trees(model, how):
     """Seconds for items of four choices (120 tokens of context, choices of 2 to 30): as trees, and a request each."""
     draw = np.random.default_rng(0)
     sequences, groups = [], []
@@ -124,24 +132,24 @@ def trees(model, how):
         context = draw.integers(0, model.vocab_size, 120)
         for _ in range(4):
             choice = draw.integers(0, model.vocab_size, int(draw.integers(2, 31)))
-            sequences.append(Stretch(np.concatenate([context, choice]), len(context)))
+            sequences.append(TokenSpan(np.concatenate([context, choice]), len(context)))
             groups.append(item)
-    together = median(lambda: token_logprobs(model, sequences, together=groups), how["repeats"])
-    apart = median(lambda: token_logprobs(model, sequences), how["repeats"])
+    together = measure_median_seconds(lambda: compute_token_logprobs(model, sequences, groups=groups), how["repeats"])
+    apart = measure_median_seconds(lambda: compute_token_logprobs(model, sequences), how["repeats"])
     tokens = sum(len(sequence.tokens) - 1 for sequence in sequences)
     rates = {"ratio": apart / together, "tokens_per_s": tokens / together}
     return {"items": how["items"], "request_tokens": tokens, "trees_s": together, "requests_s": apart, **rates}
 
 
-def parity(device):
+def measure_dtype_parity(device):
     """Differences of log-probabilities from the CPU's float32 ones, nats: (float32 largest, bfloat16 mean)."""
-    sizes = {**TINY, "max_position_embeddings": 256}
+    sizes = {**TINY_SIZES, "max_position_embeddings": 256}
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = tiny_checkpoint(Path(folder) / "20", 20, model_config=sizes, tp=2)
+        checkpoint = write_tiny_checkpoint(Path(folder) / "20", 20, model_config=sizes, tp=2)
         draw = np.random.default_rng(1)
-        rows = [Stretch(draw.integers(0, sizes["vocab_size"], length), 1) for length in (257, 40, 129)]
+        rows = [TokenSpan(draw.integers(0, sizes["vocab_size"], length), 1) for length in (257, 40, 129)]
         found = {
-            (where, dtype): np.concatenate(token_logprobs(load(checkpoint, device=where, dtype=dtype), rows))
+            (where, dtype): np.concatenate(compute_token_logprobs(load_causal_lm(checkpoint, device=where, dtype=dtype), rows))
             for where, dtype in (("cpu", "float32"), (device, "float32"), (device, "bfloat16"))
         }
     exact = found["cpu", "float32"]
@@ -151,19 +159,28 @@ def parity(device):
     }
 
 
-def measure(folder, device="cuda", size="full"):
+def measure_gpu(folder, device="cuda", size="full"):
     """Everything. ``folder`` is where checkpoints and results go."""
-    how = HOW[size]
-    model = random_model({**BYTE_LEVEL, **how["model"], "tie_word_embeddings": True}, device=device, dtype=torch.bfloat16)
-    found = {"size": size, "device": provenance.device(model.device), "speed": speed(model, how), "trees": trees(model, how)}
+    how = GPU_CONFIGS[size]
+    model = make_random_model(
+        {**BYTE_LEVEL_CONFIG, **how["model"], "tie_word_embeddings": True}, device=device, dtype=torch.bfloat16
+    )
+    found = {
+        "size": size,
+        "device": provenance.describe_device(model.device),
+        "speed": measure_tier2_speed(model, how),
+        "trees": measure_prefix_trees(model, how),
+    }
     del model
     if device == "cuda":
         torch.cuda.empty_cache()
     most = torch.cuda.device_count() if device == "cuda" else 2
-    found |= gpu_jobs.jobs(folder, how["model"], device=device, seq_len=how["seq_len"], tokens=how["slice"], most=most)
-    found |= {"parity": parity(device), "versions": provenance.versions()}
+    found |= gpu_jobs.measure_gpu_jobs(
+        folder, how["model"], device=device, seq_len=how["seq_len"], tokens=how["slice"], max_devices=most
+    )
+    found |= {"parity": measure_dtype_parity(device), "versions": provenance.collect_versions()}
     tier2, tier3 = found["speed"]["tokens_per_s"], found["trees"]["tokens_per_s"]
-    found["stage3_minutes"] = (STAGE3["tier2_tokens"] / tier2 + STAGE3["tier3_tokens"] / tier3) / 60
+    found["stage3_minutes"] = (STAGE3_TOKENS["tier2_tokens"] / tier2 + STAGE3_TOKENS["tier3_tokens"] / tier3) / 60
     return found
 
 
@@ -171,7 +188,7 @@ def main(arguments=None):
     """The command line; 1 where parity does not hold, 69 where the device is not there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--size", choices=HOW, default="full")
+    parser.add_argument("--size", choices=GPU_CONFIGS, default="full")
     parser.add_argument("--scratch", type=Path)
     parser.add_argument("--into", type=Path, default=Path(__file__).resolve().parent)
     given = parser.parse_args(arguments)
@@ -181,7 +198,7 @@ def main(arguments=None):
     from bench import run  # noqa: PLC0415  it imports this
 
     with tempfile.TemporaryDirectory(dir=given.scratch, prefix="gpu-") as folder:
-        found = measure(Path(folder), given.device, given.size)
+        found = measure_gpu(Path(folder), given.device, given.size)
     run.record(given.into, {"gpu": found})
     print(json.dumps(found, indent=2))
     return int(found["parity"]["float32_largest"] > 1e-3 or found["parity"]["bfloat16_mean"] > 0.05)

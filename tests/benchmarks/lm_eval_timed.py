@@ -10,23 +10,23 @@ logging.disable(logging.WARNING)
 from lm_eval.api.instance import Instance  # noqa: E402  says much while it is imported
 from lm_eval.models.huggingface import HFLM  # noqa: E402  as above
 
-MODELS = {}
+MODEL_CACHE = {}
 
 
-def answer(asked):
+def run_timed_request(request):
     """``kind`` loglikelihood (pairs) or loglikelihood_rolling (texts), with one batch size; loading is not counted."""
-    batch = asked["batch"]
-    if batch not in MODELS:
-        MODELS.clear()
-        more = {"device": "cpu", "dtype": "float32", "max_length": asked["max_length"], "add_bos_token": False}
-        MODELS[batch] = HFLM(pretrained=asked["model"], batch_size=batch, **more)
-    arguments = [tuple(each) for each in asked["requests"]]
-    requests = [Instance(asked["kind"], {}, each, number) for number, each in enumerate(arguments)]
+    batch = request["batch"]
+    if batch not in MODEL_CACHE:
+        MODEL_CACHE.clear()
+        more = {"device": "cpu", "dtype": "float32", "max_length": request["max_length"], "add_bos_token": False}
+        MODEL_CACHE[batch] = HFLM(pretrained=request["model"], batch_size=batch, **more)
+    arguments = [tuple(each) for each in request["requests"]]
+    requests = [Instance(request["kind"], {}, each, number) for number, each in enumerate(arguments)]
     began, busy = time.perf_counter(), time.process_time()
-    found = getattr(MODELS[batch], asked["kind"])(requests, disable_tqdm=True)
+    found = getattr(MODEL_CACHE[batch], request["kind"])(requests, disable_tqdm=True)
     seconds, cpu = time.perf_counter() - began, time.process_time() - busy
     return {"seconds": seconds, "cpu_s": cpu, "ll": [each[0] if isinstance(each, tuple) else each for each in found]}
 
 
 for line in sys.stdin:
-    print("found:" + json.dumps(answer(json.loads(line))), flush=True)
+    print("found:" + json.dumps(run_timed_request(json.loads(line))), flush=True)

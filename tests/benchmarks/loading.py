@@ -17,28 +17,34 @@ from pathlib import Path
 
 import torch
 
-from scoring.model.loader import load
-from support.models.nanotron_checkpoint import BYTE_LEVEL, shapes, tiny_checkpoint, write_checkpoint
+from scoring.model.loader import load_causal_lm
+from support.models.nanotron_checkpoint import BYTE_LEVEL_CONFIG, list_tensor_shapes, write_checkpoint, write_tiny_checkpoint
 
 MIB = 1 << 20
-SIZES = {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": 32768}
-CASES = (("float32", "float32", 1), ("float32", "float32", 2), ("bfloat16", "float32", 2), ("bfloat16", "bfloat16", 2))
+MODEL_SIZES = {
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "vocab_size": 32768,
+}
+LOADING_CASES = (("float32", "float32", 1), ("float32", "float32", 2), ("bfloat16", "float32", 2), ("bfloat16", "bfloat16", 2))
 """(type of the checkpoint, type it is loaded in, tp)."""
 
 
-def write(folder, *, gigabytes, dtype, tp):
+def write_large_checkpoint(folder, *, gigabytes, dtype, tp):
     """A Llama of about that many GB with random weights."""
     kind = getattr(torch, dtype)
-    outside, one = ({**BYTE_LEVEL, **SIZES, "num_hidden_layers": layers} for layers in (0, 1))
-    fixed, with_one = (sum(math.prod(shape) for shape in shapes(described).values()) for described in (outside, one))
+    outside, one = ({**BYTE_LEVEL_CONFIG, **MODEL_SIZES, "num_hidden_layers": layers} for layers in (0, 1))
+    fixed, with_one = (sum(math.prod(shape) for shape in list_tensor_shapes(described).values()) for described in (outside, one))
     layers = max(1, round((gigabytes * 1e9 / kind.itemsize - fixed) / (with_one - fixed)))
     model_config = {**one, "num_hidden_layers": layers}
-    tensors = {name: torch.full(shape, 0.01, dtype=kind) for name, shape in shapes(model_config).items()}
+    tensors = {name: torch.full(shape, 0.01, dtype=kind) for name, shape in list_tensor_shapes(model_config).items()}
     described = {"train_steps": 20, "seq_len": 64, "tokenizer": "byte-level", "tp": tp}
     write_checkpoint(folder, step=20, model_config=model_config, tensors=tensors, **described)
 
 
-def memory(name):
+def read_memory_bytes(name):
     """Bytes, of /proc/self/status."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
@@ -46,14 +52,14 @@ def memory(name):
     raise LookupError(name)
 
 
-def measure(folder, warm, *, device, dtype):
+def measure_load_memory(folder, warm, *, device, dtype):
     """Bytes that one load took, in this process."""
     torch.set_num_threads(1)
-    load(warm, device=device, dtype=dtype)
+    load_causal_lm(warm, device=device, dtype=dtype)
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is used now
-    before = memory("VmRSS")
-    model = load(folder, device=device, dtype=dtype)
-    peak = memory("VmHWM") - before
+    before = read_memory_bytes("VmRSS")
+    model = load_causal_lm(folder, device=device, dtype=dtype)
+    peak = read_memory_bytes("VmHWM") - before
     parameters = {parameter.data_ptr(): parameter for parameter in (*model.body.parameters(), model.head)}
     sizes = [parameter.numel() * parameter.element_size() for parameter in parameters.values()]
     weights = sum(sizes) if device == "cpu" else 0
@@ -69,7 +75,7 @@ def measure(folder, warm, *, device, dtype):
     }
 
 
-def run(gigabytes, device, base, cases=CASES):
+def measure_loading_cases(gigabytes, device, base, cases=LOADING_CASES):
     """A row for each case."""
     rows = []
     for stored, loaded, tp in cases:
@@ -97,14 +103,14 @@ def main():
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.write:
-        write(given.write, gigabytes=given.gigabytes, dtype=given.stored, tp=given.tp)
+        write_large_checkpoint(given.write, gigabytes=given.gigabytes, dtype=given.stored, tp=given.tp)
         return 0
     if given.measure:
-        warm = tiny_checkpoint(given.measure.parent.parent / "warm" / "20", 20)
-        print(json.dumps(measure(given.measure, warm, device=given.device, dtype=given.loaded)))
+        warm = write_tiny_checkpoint(given.measure.parent.parent / "warm" / "20", 20)
+        print(json.dumps(measure_load_memory(given.measure, warm, device=given.device, dtype=given.start_timing)))
         return 0
     what = "imports and weights" if given.device == "cpu" else "imports"
-    rows = run(given.gigabytes, given.device, given.folder)
+    rows = measure_loading_cases(given.gigabytes, given.device, given.folder)
     for row in rows:
         print(
             f"{row['stored']} tp={row['tp']} -> {row['loaded']} on {given.device}: {row['bytes'] / 1e9:.2f} GB in"

@@ -14,23 +14,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from demo import corpus
-from support.fakes.hub import Hub, environment, serving
+from support.fakes.hub import FakeHub, make_hub_environment, serve_hub
 
-ROWS = 300_000
-FILES = 4
-LONGEST = 600
+ROW_COUNT = 300_000
+FILE_COUNT = 4
+MAX_CHARACTERS = 600
 """Characters of a row's text, at most."""
-NAME = "bench/large"
+DATASET_NAME = "bench/large"
 
 _TELL = """
 import atexit, sys
 atexit.register(lambda: print(open("/proc/self/status").read(), file=sys.stderr))
 """
-OURS = """
+PREFILL_PROGRAM = """
 from scoring.cli.app import main
 main(sys.argv[1:])
 """
-PLAIN = """
+PLAIN_PROGRAM = """
 from array import array
 import datasets
 from tokenizers import Tokenizer
@@ -50,24 +50,24 @@ print(len(tokens))
 """
 
 
-def push(hub: Hub, folder: Path, rows: int) -> int:
+def push_dataset(hub: FakeHub, folder: Path, rows: int) -> int:
     """A data set of ``rows`` stretches of the demo's corpus, in parquet files; bytes of text."""
     text = "\n".join(json.loads(line)["text"] for line in (folder / "data" / "prose_heldout.jsonl").read_text().splitlines())
     rng, size, files = random.Random(0), 0, {"README.md": b"# Large\n"}
-    for number in range(FILES):
+    for number in range(FILE_COUNT):
         texts = []
-        for _ in range(rows // FILES):
-            start = rng.randrange(max(1, len(text) - LONGEST))
-            texts.append(text[start : start + rng.randint(LONGEST // 10, LONGEST)])
+        for _ in range(rows // FILE_COUNT):
+            start = rng.randrange(max(1, len(text) - MAX_CHARACTERS))
+            texts.append(text[start : start + rng.randint(MAX_CHARACTERS // 10, MAX_CHARACTERS)])
         size += sum(len(each.encode()) for each in texts)
         stream = io.BytesIO()
         pq.write_table(pa.table({"text": texts}), stream, row_group_size=1000)
-        files[f"data/train-{number:05d}-of-{FILES:05d}.parquet"] = stream.getvalue()
-    hub.push(NAME, files)
+        files[f"data/train-{number:05d}-of-{FILE_COUNT:05d}.parquet"] = stream.getvalue()
+    hub.push_commit(DATASET_NAME, files)
     return size
 
 
-def child(program: str, argv: list[str], environ: dict[str, str]) -> tuple[str, float, float]:
+def run_python_process(program: str, argv: list[str], environ: dict[str, str]) -> tuple[str, float, float]:
     """(stdout, seconds, peak memory in MiB) of a python process: VmHWM, since ru_maxrss also knows who forked it."""
     began = time.perf_counter()
     ended = subprocess.run(
@@ -78,20 +78,23 @@ def child(program: str, argv: list[str], environ: dict[str, str]) -> tuple[str, 
     return ended.stdout, seconds, int(re.findall(r"VmHWM:\s+(\d+) kB", ended.stderr)[-1]) / 1024
 
 
-def measure(folder: Path, rows: int = ROWS) -> dict:
+def measure_prefill(folder: Path, rows: int = ROW_COUNT) -> dict:
     """Both over the same rows, from a hub on loopback, one thread each."""
-    corpus.build(folder)
+    corpus.build_corpus(folder)
     suite = folder / "large.yaml"
-    slices = {"large": {"hf_dataset": NAME, "target_tokens": 10**9, "bos": False, "eos": False}}
+    slices = {"large": {"hf_dataset": DATASET_NAME, "target_tokens": 10**9, "bos": False, "eos": False}}
     suite.write_text(json.dumps({"tier": "tier2_ppl", "slices": slices}))
-    hub, tokenizer = Hub(), folder / "tokenizer"
-    size = push(hub, folder, rows)
-    with serving(hub):
-        environ = environment(hub, folder / "hf_home", os.environ) | {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "true"}
+    hub, tokenizer = FakeHub(), folder / "tokenizer"
+    size = push_dataset(hub, folder, rows)
+    with serve_hub(hub):
+        environ = make_hub_environment(hub, folder / "hf_home", os.environ) | {
+            "RAYON_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "true",
+        }
         given = ["prefill", "--suite", str(suite), "--eval-data", str(folder / "eval_data"), "--tokenizer", str(tokenizer)]
-        _, ours_s, ours_mib = child(OURS, [*given, "--jobs", "1"], environ)
-        plain, plain_s, plain_mib = child(PLAIN, [NAME, str(tokenizer / "tokenizer.json")], environ)
-        imports_mib = child("import torch, datasets, scoring.data.prefill", [], environ)[2]
+        _, ours_s, ours_mib = run_python_process(PREFILL_PROGRAM, [*given, "--jobs", "1"], environ)
+        plain, plain_s, plain_mib = run_python_process(PLAIN_PROGRAM, [DATASET_NAME, str(tokenizer / "tokenizer.json")], environ)
+        imports_mib = run_python_process("import torch, datasets, scoring.data.prefill", [], environ)[2]
     (meta,) = (folder / "eval_data" / "ppl_slices" / "large").glob("*/meta.json")
     made = json.loads(meta.read_text())
     tokens = int(plain)

@@ -17,20 +17,20 @@ import torch
 import yaml
 
 from suites.contract.paths import EvaluationPaths
-from suites.contract.tier_files import RATES
+from suites.contract.tier_files import SUMMARY_RATES
 from suites.definitions.suite import load_suite
 from support.models import smollm2
 
-NOISES = (0.1, 0.2, 0.4)
-KINDS = {"as published (4 bits)": 0.0, **{f"with noise of {noise} x std": noise for noise in NOISES}, "random": None}
-EVERY, NEW_TOKENS, SIMPLE = 3, 128, "simple_"
+NOISE_STDS = (0.1, 0.2, 0.4)
+MODEL_KINDS = {"as published (4 bits)": 0.0, **{f"with noise of {noise} x std": noise for noise in NOISE_STDS}, "random": None}
+PROMPT_STRIDE, NEW_TOKENS, SIMPLE_PREFIX = 3, 128, "simple_"
 SEED = 0
 TIER = "tier4_sft_native"
 
 
-def weights(noise: float | None) -> dict[str, torch.Tensor]:
+def make_noisy_weights(noise: float | None) -> dict[str, torch.Tensor]:
     """fp32 tensors under HF's names; random ones where ``noise`` is None."""
-    tensors = smollm2.hf_tensors()
+    tensors = smollm2.load_hf_tensors()
     generator = torch.Generator().manual_seed(SEED)
     for name, tensor in tensors.items():
         drawn = torch.randn(tensor.shape, generator=generator)
@@ -44,16 +44,16 @@ def weights(noise: float | None) -> dict[str, torch.Tensor]:
 def write_suite(path: Path) -> Path:
     """The prompts that are asked."""
     whole = load_suite("stage4_sft_native", {}).definition
-    simple = [name for name in whole if name.startswith(SIMPLE)]
-    names = [*[name for name in whole if name not in simple][::EVERY], *simple]
+    simple = [name for name in whole if name.startswith(SIMPLE_PREFIX)]
+    names = [*[name for name in whole if name not in simple][::PROMPT_STRIDE], *simple]
     prompts = {name: {**whole[name], "max_new_tokens": min(NEW_TOKENS, whole[name]["max_new_tokens"])} for name in names}
     path.write_text(yaml.safe_dump({"tier": TIER, "prompts": prompts}, sort_keys=False))
     return path
 
 
-def score(folder: Path, number: int, noise: float | None) -> float:
+def score_model(folder: Path, number: int, noise: float | None) -> float:
     """One job; the seconds it took."""
-    checkpoint = smollm2.checkpoint(folder / str(number), tensors=weights(noise))
+    checkpoint = smollm2.write_smollm2_checkpoint(folder / str(number), tensors=make_noisy_weights(noise))
     command = [
         sys.executable,
         "-m",
@@ -70,10 +70,10 @@ def score(folder: Path, number: int, noise: float | None) -> float:
     return time.perf_counter() - started
 
 
-def row(folder: Path, number: int) -> dict:
+def read_model_row(folder: Path, number: int) -> dict:
     """What it published: the summary, how its answers ended, and how well the model reads the prompts themselves."""
     paths = EvaluationPaths(folder / "results", str(number), "step_2000")
-    document, run = json.loads(paths.tier(TIER).read_text()), json.loads(paths.run.read_text())
+    document, run = json.loads(paths.tier_json(TIER).read_text()), json.loads(paths.run_json.read_text())
     prompts = document["prompts"]
     replies = [prompt["response"] for prompt in prompts.values()]
     lines = [json.loads(line) for line in paths.generations.read_text().splitlines()]
@@ -81,8 +81,8 @@ def row(folder: Path, number: int) -> dict:
     ppl = run["canary"]["ppl"]
     return {
         **document["summary"],
-        "simple_passed": sum(prompt["passed"] for name, prompt in prompts.items() if name.startswith(SIMPLE)),
-        "simple_prompts": sum(name.startswith(SIMPLE) for name in prompts),
+        "simple_passed": sum(prompt["passed"] for name, prompt in prompts.items() if name.startswith(SIMPLE_PREFIX)),
+        "simple_prompts": sum(name.startswith(SIMPLE_PREFIX) for name in prompts),
         "stopped": sum(reply["finish"] != "length" for reply in replies),
         "answer_tokens": sum(reply["tokens"] for reply in replies),
         "json_answers": len(answers),
@@ -91,22 +91,22 @@ def row(folder: Path, number: int) -> dict:
     }
 
 
-def judged(models: dict, nothing: float) -> str:
-    """What of the claim holds: published beats noise of 0.4 x std, and both beat random ones. ``nothing``: ln(vocabulary)."""
-    published, *_, noisy, random = ({"kind": kind, **models.get(kind, {})} for kind in KINDS)
+def check_ordering(models: dict, uniform_nll: float) -> str:
+    """What of the claim holds: published beats noise of 0.4 x std, and both beat random ones. ``uniform_nll``: ln(vocabulary)."""
+    published, *_, noisy, random = ({"kind": kind, **models.get(kind, {})} for kind in MODEL_KINDS)
     said = []
     for better, worse in ((published, noisy), (published, random), (noisy, random)):
         if len(better) > 1 and len(worse) > 1:
             a, b = better["all_checks_pass_rate"], worse["all_checks_pass_rate"]
             said.append(f'"{better["kind"]}" {"beats" if a > b else "does not beat"} "{worse["kind"]}" ({a:.3f}, {b:.3f})')
-    dead = [kind for kind, row in models.items() if row["prompt_nats"] is None or row["prompt_nats"] >= nothing]
+    dead = [kind for kind, row in models.items() if row["prompt_nats"] is None or row["prompt_nats"] >= uniform_nll]
     why = f" Weights that read the prompts no better than a model that knows nothing: {', '.join(dead)}." if dead else ""
     fences = f"{published['json_fences']} of the published weights' {published['json_answers']} answers to strict_json prompts"
     return f"all_checks_pass_rate: {'; '.join(said)}.{why} {fences} begin with a fence of Python."
 
 
-def measure(folder: Path) -> dict:
+def measure_answer_checks(folder: Path) -> dict:
     """The figures of all."""
-    took = {kind: score(folder, number, noise) for number, (kind, noise) in enumerate(KINDS.items())}
-    rows = {kind: {**row(folder, number), "seconds": round(took[kind], 1)} for number, kind in enumerate(KINDS)}
-    return {"models": rows, "rates": list(RATES), "vocabulary": smollm2.MODEL_CONFIG["vocab_size"]}
+    took = {kind: score_model(folder, number, noise) for number, (kind, noise) in enumerate(MODEL_KINDS.items())}
+    rows = {kind: {**read_model_row(folder, number), "seconds": round(took[kind], 1)} for number, kind in enumerate(MODEL_KINDS)}
+    return {"models": rows, "rates": list(SUMMARY_RATES), "vocabulary": smollm2.MODEL_CONFIG["vocab_size"]}

@@ -10,12 +10,12 @@ from pathlib import Path
 from support import browser
 from support.samples.report import ReportSample
 
-STEPS = {"stage1": tuple(range(1000, 101_000, 1000)), "stage2": tuple(range(500, 50_000, 500))}
+STAGE_STEPS = {"stage1": tuple(range(1000, 101_000, 1000)), "stage2": tuple(range(500, 50_000, 500))}
 BRIDGES = {"stage2": ("stage1", 100_000)}
-NAMES = tuple(f"slice_{number}" for number in range(16)), tuple(f"task_{number}" for number in range(14)), ()
-TIMES = "const all = performance.getEntriesByType('navigation')[0]; return [all.domInteractive, all.loadEventEnd];"
+FIGURE_NAMES = tuple(f"slice_{number}" for number in range(16)), tuple(f"task_{number}" for number in range(14)), ()
+PAGE_TIMES_SCRIPT = "const all = performance.getEntriesByType('navigation')[0]; return [all.domInteractive, all.loadEventEnd];"
 REPEATS = 7
-PEAK = """
+PEAK_MEMORY_PROGRAM = """
 import sys
 from pathlib import Path
 from watcher.cli import main
@@ -24,11 +24,11 @@ print(next(line for line in Path("/proc/self/status").read_text().splitlines() i
 """
 
 
-def measure(folder: Path) -> dict:
+def measure_report(folder: Path) -> dict:
     """Medians of REPEATS, each a process or a page load of its own."""
-    sample = ReportSample(folder / "run", steps=STEPS, of=lambda _stage: NAMES, bridges=BRIDGES).write()
+    sample = ReportSample(folder / "run", steps=STAGE_STEPS, of=lambda _stage: FIGURE_NAMES, bridges=BRIDGES).write_sample()
     page = sample.results / "report.html"
-    command = [sys.executable, "-c", PEAK, "report", "--html", str(page), "--config", str(sample.config_file)]
+    command = [sys.executable, "-c", PEAK_MEMORY_PROGRAM, "report", "--html", str(page), "--config", str(sample.config_file)]
     walls, cpus = [], []
     for _ in range(REPEATS):
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -37,17 +37,17 @@ def measure(folder: Path) -> dict:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpus.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     found = {
-        "evaluations": sum(len(sample.evaluations(stage)) for stage in STEPS),
-        "figures": sum(map(len, NAMES)),
+        "evaluations": sum(len(sample.list_evaluations(stage)) for stage in STAGE_STEPS),
+        "figures": sum(map(len, FIGURE_NAMES)),
         "bytes": page.stat().st_size,
         "wall_s": statistics.median(walls),
         "cpu_s": statistics.median(cpus),
         "rss_mib": int(said.split()[-1]) / 1024,
     }
-    if browser.missing() is None:
-        chromium = browser.Browser()
+    if browser.find_missing_requirement() is None:
+        chromium = browser.ChromiumBrowser()
         try:
-            loads = [chromium.show(page).run(TIMES) for _ in range(REPEATS)]
+            loads = [chromium.open_file(page).run(PAGE_TIMES_SCRIPT) for _ in range(REPEATS)]
             found["chromium"] = chromium.driver.capabilities["browserVersion"]
         finally:
             chromium.close()

@@ -24,14 +24,14 @@ from benchmarks import report as bench_report
 from benchmarks import scoring as bench_scoring
 from benchmarks import speed as bench_speed
 from benchmarks import watcher as bench_watcher
-from benchmarks.tables import number, table
-from benchmarks.told import about_gpu, about_growth, about_perplexity
+from benchmarks.tables import format_number, render_markdown_table
+from benchmarks.told import render_gpu, render_growth, render_perplexity
 
-HERE = Path(__file__).resolve().parent
+BENCHMARKS_FOLDER = Path(__file__).resolve().parent
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "msgspec", "rich", "watchdog")
 
 
-def machine() -> dict[str, object]:
+def describe_machine() -> dict[str, object]:
     """What the figures were taken on."""
     model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory = int(re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())[1])
@@ -45,25 +45,25 @@ def machine() -> dict[str, object]:
     }
 
 
-def about_watcher(found: dict) -> str:
+def render_watcher(figures: dict) -> str:
     """The daemon's part of RESULTS.md."""
     head = ["case", "checkpoints", "start, s", "ms a tick", "CPU ms a tick", "CPU s a day", "syscalls a tick", "RSS, MiB"]
     keys = ("start_s", "tick_wall_ms", "tick_cpu_ms", "cpu_s_a_day_at_60_s", "syscalls_a_tick", "rss_mib")
-    ticks = [[tick["case"], f"{tick['checkpoints']:,}", *(number(tick[key]) for key in keys)] for tick in found["ticks"]]
+    ticks = [[tick["case"], f"{tick['checkpoints']:,}", *(format_number(tick[key]) for key in keys)] for tick in figures["ticks"]]
     calls = "; ".join(
         f"{tick['case']} {tick['checkpoints']:,}: " + ", ".join(f"{name} {count}" for name, count in tick["syscalls"].items())
-        for tick in found["ticks"]
+        for tick in figures["ticks"]
     )
-    status = found["status"]
+    status = figures["status"]
     took, bare, cpu, cpu_bare = (1000 * status[key] for key in ("wall_s", "wall_bare_s", "cpu_s", "cpu_bare_s"))
     return f"""## The daemon
 
 `watcher run`, local executor. idle: so many checkpoints on disk, none of them on the schedule. backlog: so many complete
 checkpoints on the schedule, one job running, the others waiting behind it. Start: from exec to the first status.json. A tick:
 the mean of {bench_watcher.MEASURED_TICKS} in a row, after the first {bench_watcher.WARM_TICKS}. CPU s a day: at a poll of 60 s.
-Syscalls: of a real daemon, all threads, by strace, at a poll of {bench_watcher.POLL:.0f} s.
+Syscalls: of a real daemon, all threads, by strace, at a poll of {bench_watcher.POLL_SECONDS:.0f} s.
 
-{table([head, *ticks])}
+{render_markdown_table([head, *ticks])}
 
 Most frequent system calls a tick: {calls}.
 
@@ -72,58 +72,58 @@ Most frequent system calls a tick: {calls}.
 """
 
 
-def about_scoring(found: dict) -> str:
+def render_scoring(figures: dict) -> str:
     """The job's part of RESULTS.md."""
     head = ["tier", "work", "plain transformers, s", "ours, s", "plain / ours", "plain, tokens/s", "ours, tokens/s"]
     rows = [
         [
             row["tier"],
             row["work"],
-            number(row["plain_s"]),
-            number(row["ours_s"]),
+            format_number(row["plain_s"]),
+            format_number(row["ours_s"]),
             f"{row['plain_s'] / row['ours_s']:.2f}",
-            number(row["tokens"] / row["plain_s"]),
-            number(row["tokens"] / row["ours_s"]),
+            format_number(row["tokens"] / row["plain_s"]),
+            format_number(row["tokens"] / row["ours_s"]),
         ]
-        for row in found["tiers"]
+        for row in figures["tiers"]
     ]
     return f"""## Scoring
 
-{found["model"]}, fp32, CPU, one thread, warm data cache; medians of {found["repeats"]}, ours and the plain loop in turn.
+{figures["model"]}, fp32, CPU, one thread, warm data cache; medians of {figures["repeats"]}, ours and the plain loop in turn.
 The plain loop: transformers' LlamaForCausalLM, windows in batches of {bench_scoring.PLAIN_BATCH}; for tier 3 every choice carries
 its whole context, in right-padded batches sorted by length. Tokens are those of the plain loop in both columns, so that work
 skipped counts as work done.
 
-{table([head, *rows])}
+{render_markdown_table([head, *rows])}
 
-A whole `python -m scoring score` of both tiers, from exec to exit: {found["process_s"]:.1f} s.
+A whole `python -m scoring score` of both tiers, from exec to exit: {figures["process_s"]:.1f} s.
 """
 
 
-def about_prefill(found: dict) -> str:
+def render_prefill(figures: dict) -> str:
     """The data cache's part of RESULTS.md."""
     rows = [["", "seconds", "tokens/s", "MB of text/s", "peak memory, MiB"]]
     for name, key in (("ours", "ours"), ("plain datasets.map", "plain")):
-        seconds = found[f"{key}_s"]
-        rates = (number(found["tokens"] / seconds), number(found["bytes"] / 1e6 / seconds))
-        rows.append([name, number(seconds), *rates, number(found[f"{key}_mib"])])
+        seconds = figures[f"{key}_s"]
+        rates = (format_number(figures["tokens"] / seconds), format_number(figures["bytes"] / 1e6 / seconds))
+        rows.append([name, format_number(seconds), *rates, format_number(figures[f"{key}_mib"])])
     return f"""## Prefill
 
-One slice of {found["rows"]:,} rows ({found["bytes"] / 1e6:.0f} MB of text, {found["tokens"]:,} tokens), streamed as parquet from
+One slice of {figures["rows"]:,} rows ({figures["bytes"] / 1e6:.0f} MB of text, {figures["tokens"]:,} tokens), streamed as parquet from
 a hub on loopback, read to its end; one thread of the demo's tokenizer, which both use. Plain: load_dataset(streaming=True),
 map in batches of 1000, the ids kept in an array. Whole processes, from exec to exit; importing torch and datasets alone takes
-{found["imports_mib"]:.0f} MiB. Ours also checks, digests and fsyncs what it wrote.
+{figures["imports_mib"]:.0f} MiB. Ours also checks, digests and fsyncs what it wrote.
 
-{table(rows)}
+{render_markdown_table(rows)}
 
-plain / ours, seconds: {found["plain_s"] / found["ours_s"]:.2f}.
+plain / ours, seconds: {figures["plain_s"] / figures["ours_s"]:.2f}.
 """
 
 
-def about_probes(found: dict) -> str:
+def render_answer_checks(figures: dict) -> str:
     """Tier 4's part of RESULTS.md."""
-    models = found["models"]
-    rates = [[kind, *(f"{row[rate]:.3f}" for rate in found["rates"])] for kind, row in models.items()]
+    models = figures["models"]
+    rates = [[kind, *(f"{row[rate]:.3f}" for rate in figures["rates"])] for kind, row in models.items()]
     alive = [
         [
             kind,
@@ -133,7 +133,7 @@ def about_probes(found: dict) -> str:
         ]
         for kind, row in models.items()
     ]
-    row, nothing = next(iter(models.values())), math.log(found["vocabulary"])
+    row, nothing = next(iter(models.values())), math.log(figures["vocabulary"])
     simple = row["simple_prompts"]
     return f"""## Instruction probes
 
@@ -141,86 +141,86 @@ SmolLM2-135M-Instruct with its ChatML template, greedy, fp32, {row["prompts"]} p
 ones and every third of the others, answers cut at {bench_probes.NEW_TOKENS} tokens.
 Each row is one `python -m scoring score`.
 
-{table([["weights", *found["rates"]], *rates])}
+{render_markdown_table([["weights", *figures["rates"]], *rates])}
 
 How alive each is: nats a token of the prompts themselves ({nothing:.2f}, ln of the vocabulary, for a model that knows
 nothing), answers that ended by themselves, simple prompts passed, tokens written.
 
-{table([["weights", "nats a token of the prompts", "ended", "simple prompts passed", "tokens"], *alive])}
+{render_markdown_table([["weights", "nats a token of the prompts", "ended", "simple prompts passed", "tokens"], *alive])}
 
-{bench_probes.judged(models, nothing)}
+{bench_probes.check_ordering(models, nothing)}
 """
 
 
-def about_report(found: dict) -> str:
+def render_report(figures: dict) -> str:
     """The page's part of RESULTS.md."""
     used = "no browser was there"
-    if "chromium" in found:
-        used = f"headless Chromium {found['chromium']}, no GPU: interactive after {found['interactive_ms']:.0f} ms"
-    cost = f"{found['wall_s']:.2f} s, {found['cpu_s']:.2f} s of CPU, {found['rss_mib']:.0f} MiB at most"
+    if "chromium" in figures:
+        used = f"headless Chromium {figures['chromium']}, no GPU: interactive after {figures['interactive_ms']:.0f} ms"
+    cost = f"{figures['wall_s']:.2f} s, {figures['cpu_s']:.2f} s of CPU, {figures['rss_mib']:.0f} MiB at most"
     return f"""## The report
 
-report.html of {found["evaluations"]} evaluations x {found["figures"]} figures, each compared with its bridge, the step
-before and the best so far: {found["bytes"] / 1e6:.2f} MB. Made by `watcher report --html` in {cost}, from exec to exit.
+report.html of {figures["evaluations"]} evaluations x {figures["figures"]} figures, each compared with its bridge, the step
+before and the best so far: {figures["bytes"] / 1e6:.2f} MB. Made by `watcher report --html` in {cost}, from exec to exit.
 Opened from disk in {used}.
 Medians of {bench_report.REPEATS}.
 """
 
 
-def about_speed(found: dict) -> str:
+def render_speed(figures: dict) -> str:
     """Tier 3's part of RESULTS.md."""
     head = ["", "lm-eval", "ours", "lm-eval / ours"]
     rows = [
         [
             what,
-            number(found[f"peer{kind}_s"]),
-            number(found[f"ours{kind}_s"]),
-            f"{found[f'peer{kind}_s'] / found[f'ours{kind}_s']:.2f}",
+            format_number(figures[f"peer{kind}_s"]),
+            format_number(figures[f"ours{kind}_s"]),
+            f"{figures[f'peer{kind}_s'] / figures[f'ours{kind}_s']:.2f}",
         ]
         for what, kind in (("seconds", ""), ("CPU seconds of all threads", "_cpu"))
     ]
-    tried = ", ".join(f"{batch}: {number(seconds)} s" for batch, seconds in found["tried"].items())
-    return f"""## Tier 3 against lm-evaluation-harness: {found["case"]}
+    tried = ", ".join(f"{batch}: {format_number(seconds)} s" for batch, seconds in figures["tried"].items())
+    return f"""## Tier 3 against lm-evaluation-harness: {figures["case"]}
 
-{found["items"]:,} real items, {found["requests"]:,} requests. CPU, fp32, {found["threads"]} threads for each side, medians of
-{found["repeats"]}, the sides in turn, models loaded before. lm-evaluation-harness 0.4.13 gets the same requests as text
-(unconditional ones, too) and tokenises them each time, in batches of {found["batch"]}: the best of those tried on every
-{bench_speed.SAMPLE}th request ({tried}). Ours reads tokens from the warm cache; making it, once for all checkpoints, took
-{number(found["making_s"])} s.
+{figures["items"]:,} real items, {figures["requests"]:,} requests. CPU, fp32, {figures["threads"]} threads for each side, medians of
+{figures["repeats"]}, the sides in turn, models loaded before. lm-evaluation-harness 0.4.13 gets the same requests as text
+(unconditional ones, too) and tokenises them each time, in batches of {figures["batch"]}: the best of those tried on every
+{bench_speed.SAMPLE_BATCHES}th request ({tried}). Ours reads tokens from the warm cache; making it, once for all checkpoints, took
+{format_number(figures["making_s"])} s.
 
-{table([head, *rows])}
+{render_markdown_table([head, *rows])}
 
-{found["share_within_1e-3"]:.1%} of the log-likelihoods are within 1e-3 nats of each other.
+{figures["share_within_1e-3"]:.1%} of the log-likelihoods are within 1e-3 nats of each other.
 """
 
 
-PARTS = {
-    "watcher": (bench_watcher, about_watcher),
-    "day": (bench_day, bench_day.about),
-    "scoring": (bench_scoring, about_scoring),
-    "speed": (bench_speed.SMALL, about_speed),
-    "speed_135m": (bench_speed.LARGER, about_speed),
-    "perplexity": (bench_perplexity, about_perplexity),
-    "growth": (bench_growth, about_growth),
-    "gpu": (gpu, about_gpu),
-    "prefill": (bench_prefill, about_prefill),
-    "probes": (bench_probes, about_probes),
-    "report": (bench_report, about_report),
+BENCHMARK_PARTS = {
+    "watcher": (bench_watcher, render_watcher),
+    "day": (bench_day, bench_day.render_day),
+    "scoring": (bench_scoring, render_scoring),
+    "speed": (bench_speed.SMALL_MODEL, render_speed),
+    "speed_135m": (bench_speed.LARGER_MODEL, render_speed),
+    "perplexity": (bench_perplexity, render_perplexity),
+    "growth": (bench_growth, render_growth),
+    "gpu": (gpu, render_gpu),
+    "prefill": (bench_prefill, render_prefill),
+    "probes": (bench_probes, render_answer_checks),
+    "report": (bench_report, render_report),
 }
 
 
-def record(into: Path, parts: dict[str, dict]) -> None:
-    """Put the figures of some parts into ``into``/results.json, and write RESULTS.md beside it anew."""
-    file = into / "results.json"
+def write_results(folder: Path, parts: dict[str, dict]) -> None:
+    """Put the figures of some parts into ``folder``/results.json, and write RESULTS.md beside it anew."""
+    file = folder / "results.json"
     found = json.loads(file.read_text()) if file.exists() else {}
     for part, figures in parts.items():
-        found[part] = {**figures, "machine": machine(), "date": dt.datetime.now(tz=dt.UTC).date().isoformat()}
+        found[part] = {**figures, "machine": describe_machine(), "date": dt.datetime.now(tz=dt.UTC).date().isoformat()}
     file.write_text(json.dumps(found, indent=1) + "\n")
-    (into / "RESULTS.md").write_text("# Measured\n\n" + "\n".join(_told(found)))
+    (folder / "RESULTS.md").write_text("# Measured\n\n" + "\n".join(_render_results(found)))
 
 
-def _told(found: dict[str, dict]) -> Iterator[str]:
-    for part, (_, about) in PARTS.items():
+def _render_results(found: dict[str, dict]) -> Iterator[str]:
+    for part, (_, about) in BENCHMARK_PARTS.items():
         if part in found:
             try:
                 text = about(found[part])
@@ -239,15 +239,15 @@ def _told(found: dict[str, dict]) -> Iterator[str]:
 
 def main() -> None:
     """Measure what is asked for, or all that can be; figures of the other parts stay as they were."""
-    possible = set(PARTS) if torch.cuda.is_available() else set(PARTS) - {"gpu"}
+    possible = set(BENCHMARK_PARTS) if torch.cuda.is_available() else set(BENCHMARK_PARTS) - {"gpu"}
     wanted = set(sys.argv[1:]) or possible
     if wanted - possible:
         sys.exit(f"there is no such part, or no CUDA for it: {', '.join(sorted(wanted - possible))}")
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        for part in [part for part in PARTS if part in wanted]:
+        for part in [part for part in BENCHMARK_PARTS if part in wanted]:
             (Path(folder) / part).mkdir()
-            record(HERE, {part: PARTS[part][0].measure(Path(folder) / part)})
-    print((HERE / "RESULTS.md").read_text())
+            write_results(BENCHMARKS_FOLDER, {part: BENCHMARK_PARTS[part][0].measure(Path(folder) / part)})
+    print((BENCHMARKS_FOLDER / "RESULTS.md").read_text())
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ PLAIN_BATCH = 16
 TARGET_TOKENS = 40_000
 
 
-def prepare(folder: Path) -> LlamaForCausalLM:
+def prepare_scoring_benchmark(folder: Path) -> LlamaForCausalLM:
     """Corpus, suites and a checkpoint of random weights under ``folder``; the same model for the plain loop."""
-    corpus.build(folder)
+    corpus.build_corpus(folder)
     torch.manual_seed(0)
-    model = LlamaForCausalLM(train.config()).eval()
+    model = LlamaForCausalLM(train.make_llama_config()).eval()
     write_checkpoint(
         folder / "ckpts" / "100",
         step=100,
@@ -34,7 +34,7 @@ def prepare(folder: Path) -> LlamaForCausalLM:
         train_steps=100,
         seq_len=train.SEQ_LEN,
         tokenizer=str(folder / "tokenizer"),
-        tp=train.TP,
+        tp=train.TENSOR_PARALLEL_SIZE,
     )
     prose = {"data_files": [str(folder / "data" / "prose_heldout.jsonl")], "target_tokens": TARGET_TOKENS}
     cloze = {"data_files": [str(folder / "data" / "prose_cloze.jsonl")], "adapter": "multiple_choice"}
@@ -43,7 +43,7 @@ def prepare(folder: Path) -> LlamaForCausalLM:
     return model
 
 
-def ours(folder: Path, tiers: tuple[str, ...], run: str) -> dict[str, object]:
+def run_scoring_job(folder: Path, tiers: tuple[str, ...], run: str) -> dict[str, object]:
     """A process of its own, results in a folder of their own; run.json, and the seconds from exec to exit."""
     command = [sys.executable, "-m", "scoring", "score", "--checkpoint", str(folder / "ckpts" / "100"), "--device", "cpu"]
     command += [word for tier in tiers for word in ("--suite", str(folder / f"{tier}.yaml"))]
@@ -55,7 +55,7 @@ def ours(folder: Path, tiers: tuple[str, ...], run: str) -> dict[str, object]:
     return {"seconds": seconds, **report}
 
 
-def plain_tier2(model: LlamaForCausalLM, stream: torch.Tensor) -> tuple[int, float]:
+def score_tier2_plainly(model: LlamaForCausalLM, stream: torch.Tensor) -> tuple[int, float]:
     """(tokens predicted, perplexity): windows in batches."""
     count = (len(stream) - 1) // train.SEQ_LEN
     inputs = stream[: count * train.SEQ_LEN].view(count, train.SEQ_LEN)
@@ -69,7 +69,7 @@ def plain_tier2(model: LlamaForCausalLM, stream: torch.Tensor) -> tuple[int, flo
     return targets.numel(), float(torch.tensor(total / targets.numel()).exp())
 
 
-def plain_tier3(model: LlamaForCausalLM, requests: list[tuple[list[int], int]]) -> list[float]:
+def score_tier3_plainly(model: LlamaForCausalLM, requests: list[tuple[list[int], int]]) -> list[float]:
     """The log-likelihood of each (tokens, length of the continuation)."""
     order = sorted(range(len(requests)), key=lambda index: -len(requests[index][0]))
     found = [0.0] * len(requests)
@@ -85,7 +85,7 @@ def plain_tier3(model: LlamaForCausalLM, requests: list[tuple[list[int], int]]) 
     return found
 
 
-def plain_requests(tokenizer: Tokenizer, path: Path) -> list[tuple[list[int], int]]:
+def make_plain_requests(tokenizer: Tokenizer, path: Path) -> list[tuple[list[int], int]]:
     """Every choice with its context, cut from the left to the model's window."""
     requests = []
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -97,7 +97,7 @@ def plain_requests(tokenizer: Tokenizer, path: Path) -> list[tuple[list[int], in
     return requests
 
 
-def plain_stream(tokenizer: Tokenizer, path: Path) -> torch.Tensor:
+def make_plain_stream(tokenizer: Tokenizer, path: Path) -> torch.Tensor:
     """Documents one after the other, each with BOS and EOS, up to the target."""
     ids: list[int] = []
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -107,34 +107,34 @@ def plain_stream(tokenizer: Tokenizer, path: Path) -> torch.Tensor:
     return torch.tensor(ids)
 
 
-def measure(folder: Path) -> dict[str, object]:
+def measure_scoring(folder: Path) -> dict[str, object]:
     """Everything about scoring."""
     torch.set_num_threads(1)
     print("scoring: preparing", flush=True)
-    model = prepare(folder)
+    model = prepare_scoring_benchmark(folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
-    stream = plain_stream(tokenizer, folder / "data" / "prose_heldout.jsonl")
-    requests = plain_requests(tokenizer, folder / "data" / "prose_cloze.jsonl")
-    whole = ours(folder, ("tier2", "tier3"), "fills_the_cache")
+    stream = make_plain_stream(tokenizer, folder / "data" / "prose_heldout.jsonl")
+    requests = make_plain_requests(tokenizer, folder / "data" / "prose_cloze.jsonl")
+    whole = run_scoring_job(folder, ("tier2", "tier3"), "fills_the_cache")
     seconds: dict[str, list[float]] = {"plain2": [], "plain3": [], "ours2": [], "ours3": [], "process": []}
     plain_ppl = 0.0
     tokens = 0
     for repeat in range(REPEATS):
         print(f"scoring: {repeat + 1} of {REPEATS}", flush=True)
         began = time.perf_counter()
-        tokens, plain_ppl = plain_tier2(model, stream)
+        tokens, plain_ppl = score_tier2_plainly(model, stream)
         seconds["plain2"].append(time.perf_counter() - began)
-        seconds["ours2"].append(ours(folder, ("tier2",), f"tier2_{repeat}")["timings"]["scoring"])
+        seconds["ours2"].append(run_scoring_job(folder, ("tier2",), f"tier2_{repeat}")["timings"]["scoring"])
         began = time.perf_counter()
-        plain_tier3(model, requests)
+        score_tier3_plainly(model, requests)
         seconds["plain3"].append(time.perf_counter() - began)
-        seconds["ours3"].append(ours(folder, ("tier3",), f"tier3_{repeat}")["timings"]["scoring"])
-        seconds["process"].append(ours(folder, ("tier2", "tier3"), f"both_{repeat}")["seconds"])
+        seconds["ours3"].append(run_scoring_job(folder, ("tier3",), f"tier3_{repeat}")["timings"]["scoring"])
+        seconds["process"].append(run_scoring_job(folder, ("tier2", "tier3"), f"both_{repeat}")["seconds"])
     ours_ppl = whole["summary"]["tier2_ppl"]["ppl"]
     if abs(ours_ppl - plain_ppl) > 0.01 * plain_ppl:
         raise RuntimeError(f"not the same work: perplexity {ours_ppl} here, {plain_ppl} in the plain loop")
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    work3 = f"{len(requests) // corpus.CHOICES} items of {corpus.CHOICES} choices"
+    work3 = f"{len(requests) // corpus.CHOICE_COUNT} items of {corpus.CHOICE_COUNT} choices"
     return {
         "model": f"Llama of {sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f}M parameters",
         "repeats": REPEATS,

@@ -18,35 +18,35 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from scoring.data import cache
 from scoring.data.tokenizer import resolve_tokenizer
-from scoring.model.loader import load
+from scoring.model.loader import load_causal_lm
 from scoring.tiers import cloze_metric as choice
 from suites.contract.paths import DataPaths
-from support.datasets.benchmark_items import FOLDERS, write_items, write_mmlu
+from support.datasets.benchmark_items import BENCHMARK_FOLDERS, write_items, write_mmlu
 from support.lm_eval import environment as lm_eval_env
 from support.models import glasslm as glass
 from support.models import smollm2
 
 REPEATS = 3
-BATCHES = (1, 8, 16, "auto")
-SAMPLE = 12
+BATCH_SIZES = (1, 8, 16, "auto")
+SAMPLE_BATCHES = 12
 """Every so many requests are taken to find the best batch size."""
 SUBJECTS = ("anatomy", "college_physics", "econometrics", "high_school_biology", "philosophy")
 SEQ_LEN = 512
 
 
-class Peer:
+class LmEvalProcess:
     """lm-evaluation-harness in a process of its own, which keeps its model."""
 
     def __init__(self, model, max_length):
         self.model, self.max_length = str(model), max_length
-        self.best = None
-        self.tried = {}
+        self.best_batch_sizes = None
+        self.batch_timings = {}
         script = Path(__file__).with_name("lm_eval_timed.py")
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
         pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-        self.process = subprocess.Popen([str(lm_eval_env.python()), str(script)], env=environment, **pipe)
+        self.process = subprocess.Popen([str(lm_eval_env.ensure_lm_eval_python()), str(script)], env=environment, **pipe)
 
-    def ask(self, kind, requests, batch):
+    def run_requests(self, kind, requests, batch):
         """Seconds and log-likelihoods."""
         asked = {"kind": kind, "requests": requests, "batch": batch, "model": self.model, "max_length": self.max_length}
         self.process.stdin.write(json.dumps(asked) + "\n")
@@ -56,13 +56,13 @@ class Peer:
                 return json.loads(line.removeprefix("found:"))
         raise RuntimeError("lm_eval ended")
 
-    def choose(self, kind, requests):
+    def find_best_batch_size(self, kind, requests):
         """Its best batch size for such requests."""
-        self.tried = {}
-        for batch in BATCHES:
-            self.ask(kind, requests[: 2 * SAMPLE : SAMPLE], batch)  # loads, and warms up
-            self.tried[str(batch)] = self.ask(kind, requests[::SAMPLE], batch)["seconds"]
-        self.best = min(BATCHES, key=lambda batch: self.tried[str(batch)])
+        self.batch_timings = {}
+        for batch in BATCH_SIZES:
+            self.run_requests(kind, requests[: 2 * SAMPLE_BATCHES : SAMPLE_BATCHES], batch)  # loads, and warms up
+            self.batch_timings[str(batch)] = self.run_requests(kind, requests[::SAMPLE_BATCHES], batch)["seconds"]
+        self.best_batch_sizes = min(BATCH_SIZES, key=lambda batch: self.batch_timings[str(batch)])
 
     def close(self):
         """End it."""
@@ -70,7 +70,7 @@ class Peer:
         self.process.wait()
 
 
-def hf_model(source, folder):
+def write_hf_model(source, folder):
     """The same model as transformers has it, with its tokenizer, for both peers."""
     config = source.MODEL_CONFIG
     names = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "vocab_size")
@@ -83,7 +83,7 @@ def hf_model(source, folder):
             tie_word_embeddings=True,
         )
     ).eval()
-    tensors = glass.tensors(interleaved=False) if source is glass else smollm2.hf_tensors()
+    tensors = glass.load_hf_tensors(interleaved=False) if source is glass else smollm2.load_hf_tensors()
     theirs.load_state_dict(tensors, strict=False)
     theirs.tie_weights()
     theirs.save_pretrained(folder)
@@ -94,7 +94,7 @@ def hf_model(source, folder):
     return theirs
 
 
-def entries(folder, tokenizer, tasks, items):
+def make_cache_entries(folder, tokenizer, tasks, items):
     """Task -> its cache entry; and the seconds that making them took, tokenising mostly."""
     found = {}
     for task in tasks:
@@ -110,7 +110,7 @@ def entries(folder, tokenizer, tasks, items):
     return found, time.perf_counter() - began
 
 
-class Model:
+class SpeedBenchmark:
     """Tier 3 of one model; each is a part of the benchmark by itself, since one takes minutes."""
 
     def __init__(self, name, source, tasks, items):
@@ -120,31 +120,31 @@ class Model:
         """On all cores."""
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         print(f"speed: {self.name}", flush=True)
-        return {"threads": torch.get_num_threads(), "repeats": REPEATS, "case": self.name, **cloze(self, folder)}
+        return {"threads": torch.get_num_threads(), "repeats": REPEATS, "case": self.name, **compare_cloze_speed(self, folder)}
 
 
-def cloze(of, folder):
+def compare_cloze_speed(of, folder):
     """Both sides' seconds, and how far their log-likelihoods are apart."""
     source, tasks, items = of.source, of.tasks, of.items
     checkpoint = source.checkpoint(folder / "nanotron")
-    hf_model(source, folder / "hf")
+    write_hf_model(source, folder / "hf")
     tokenizer = resolve_tokenizer(str(folder / "nanotron" / "tokenizer"), DataPaths(folder / "data"))
-    asked, making = entries(folder, tokenizer, tasks, items)
-    model = load(checkpoint, device="cpu")
+    asked, making = make_cache_entries(folder, tokenizer, tasks, items)
+    model = load_causal_lm(checkpoint, device="cpu")
     texts = []
     for entry in asked.values():
         for line in (entry.folder / "examples.jsonl").read_text().splitlines():
             example = json.loads(line)
             texts += [*example["pairs"], *(example["uncond"] or ())]
-    peer = Peer(folder / "hf", SEQ_LEN)
-    peer.choose("loglikelihood", texts)
+    peer = LmEvalProcess(folder / "hf", SEQ_LEN)
+    peer.find_best_batch_size("loglikelihood", texts)
     seconds = {"ours": [], "peer": [], "ours_cpu": [], "peer_cpu": []}
     for _ in range(REPEATS):
         began, used = time.perf_counter(), time.process_time()
-        rows = [row for task, entry in asked.items() for row in scored(model, entry, task)]
+        rows = [row for task, entry in asked.items() for row in score_task(model, entry, task)]
         seconds["ours"].append(time.perf_counter() - began)
         seconds["ours_cpu"].append(time.process_time() - used)
-        found = peer.ask("loglikelihood", texts, peer.best)
+        found = peer.run_requests("loglikelihood", texts, peer.best_batch_sizes)
         seconds["peer"].append(found["seconds"])
         seconds["peer_cpu"].append(found["cpu_s"])
         print({side: [round(value, 1) for value in values] for side, values in seconds.items()}, flush=True)
@@ -154,8 +154,8 @@ def cloze(of, folder):
     return {
         "items": len(rows),
         "requests": len(texts),
-        "batch": peer.best,
-        "tried": peer.tried,
+        "batch": peer.best_batch_sizes,
+        "tried": peer.batch_timings,
         "making_s": making,
         **{f"{side}_s": statistics.median(values) for side, values in seconds.items()},
         "all": seconds,
@@ -164,15 +164,15 @@ def cloze(of, folder):
     }
 
 
-def scored(model, entry, task):
+def score_task(model, entry, task):
     """Rows of a task in parts of a thousand items, as a job takes them."""
     parts = range(0, len(entry.items), 1000)
     return [
         row
         for start in parts
-        for row in choice.score(model, entry.items[start : start + 1000], seq_len=SEQ_LEN, name=task).to_pylist()
+        for row in choice.score_items(model, entry.items[start : start + 1000], seq_len=SEQ_LEN, name=task).to_pylist()
     ]
 
 
-SMALL = Model("GlassLM, 0.85M", glass, (*FOLDERS, "mmlu"), 400)
-LARGER = Model("SmolLM2-135M", smollm2, ("hellaswag", "arc_easy", "commonsense_qa", "sciq", "mmlu"), 50)
+SMALL_MODEL = SpeedBenchmark("GlassLM, 0.85M", glass, (*BENCHMARK_FOLDERS, "mmlu"), 400)
+LARGER_MODEL = SpeedBenchmark("SmolLM2-135M", smollm2, ("hellaswag", "arc_easy", "commonsense_qa", "sciq", "mmlu"), 50)

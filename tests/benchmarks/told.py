@@ -1,31 +1,36 @@
 """What RESULTS.md says of tier 2, of work that grows, and of GPUs."""
 
-from benchmarks.tables import number, table
+from benchmarks.tables import format_number, render_markdown_table
 
 
-def about_perplexity(found: dict) -> str:
+def render_perplexity(figures: dict) -> str:
     """Tier 2's part of RESULTS.md."""
     tables = []
-    for run, unit in ((found["all"], "s"), (found["one"], "cpu_s")):
+    for run, unit in ((figures["all"], "s"), (figures["one"], "cpu_s")):
         ours = run[f"ours_{unit}"]
         sides = (("plain transformers loop", run["plain_batch"], "plain"), ("lm-eval, rolling", run["batch"], "peer"))
-        rows = [["side", "batch size", "CPU s" if unit == "cpu_s" else "s", "theirs / ours"], ["ours", "", number(ours), "1"]]
-        rows += [[name, size, number(run[f"{key}_{unit}"]), f"{run[f'{key}_{unit}'] / ours:.2f}"] for name, size, key in sides]
-        tables.append(table(rows))
-    many, one, tried = found["all"], found["one"], found["compile"]
+        rows = [
+            ["side", "batch size", "CPU s" if unit == "cpu_s" else "s", "theirs / ours"],
+            ["ours", "", format_number(ours), "1"],
+        ]
+        rows += [
+            [name, size, format_number(run[f"{key}_{unit}"]), f"{run[f'{key}_{unit}'] / ours:.2f}"] for name, size, key in sides
+        ]
+        tables.append(render_markdown_table(rows))
+    many, one, tried = figures["all"], figures["one"], figures["compile"]
     gain = f"{tried['eager_us_a_token']:.1f} us a token without it, {tried['compiled_us_a_token']:.1f} with it"
     pays = "it never pays" if tried["pays_from_tokens"] is None else f"it pays from {tried['pays_from_tokens']:,.0f} tokens on"
     return f"""## Perplexity against others
 
 GlassLM (0.85M parameters), fp32, windows of 128, models loaded before, each side at its best batch size (lm-evaluation-harness
-0.4.13: of {", ".join(map(str, found["batches"]))}), the sides in turn. lm-eval tokenises each time.
-The load average before was {found["load_before"]:.1f}.
+0.4.13: of {", ".join(map(str, figures["batches"]))}), the sides in turn. lm-eval tokenises each time.
+The load average before was {figures["load_before"]:.1f}.
 
-{many["tokens"]:,} tokens, {many["threads"]} threads for each side, medians of {found["repeats"]} by the clock:
+{many["tokens"]:,} tokens, {many["threads"]} threads for each side, medians of {figures["repeats"]} by the clock:
 
 {tables[0]}
 
-{one["tokens"]:,} tokens, one thread, CPU seconds, the least of {found["repeats"]} (says the same when the machine is busy):
+{one["tokens"]:,} tokens, one thread, CPU seconds, the least of {figures["repeats"]} (says the same when the machine is busy):
 
 {tables[1]}
 
@@ -34,48 +39,50 @@ It is off on a CPU.
 """
 
 
-def about_growth(found: dict) -> str:
+def render_growth(figures: dict) -> str:
     """What RESULTS.md says of work that grows."""
     growth = [["what grows", "to", "s", "us each", "MiB beyond"]]
-    for row in found["growth"]:
-        each = number(row["seconds"] / row["size"] * 1e6)
-        growth.append([row["what"], f"{row['size']:,}", number(row["seconds"]), each, number(row["bytes"] / 2**20)])
+    for row in figures["growth"]:
+        each = format_number(row["seconds"] / row["size"] * 1e6)
+        growth.append([row["what"], f"{row['size']:,}", format_number(row["seconds"]), each, format_number(row["bytes"] / 2**20)])
     peaks = [["threads", "weights, MiB", "beyond them, MiB", "reckoned, MiB"]]
     sizes = ("weights", "used", "reckoned")
-    peaks += [[peak["threads"], *(number(peak[key] / 2**20) for key in sizes)] for peak in found["peaks"]]
+    peaks += [[peak["threads"], *(format_number(peak[key] / 2**20) for key in sizes)] for peak in figures["peaks"]]
     return f"""## Cost as the work grows
 
 4 layers of 128, one process; MiB beyond what was there before. Vocabularies: 4,000 tokens each.
 Parts: leased, written and read again, with nothing to compute; a file and its fsyncs each.
 
-{table(growth)}
+{render_markdown_table(growth)}
 
 Memory of scoring rows of 512 on a CPU, 4 layers of 256, vocabulary 16,384, beyond weights and imports, the most of three goes;
 reckoned before loading, from the architecture, for one budget in each thread:
 
-{table(peaks)}
+{render_markdown_table(peaks)}
 """
 
 
-def about_gpu(found: dict) -> str:
+def render_gpu(figures: dict) -> str:
     """The part of RESULTS.md that needs a GPU."""
-    speed, trees, start, read = (found[key] for key in ("speed", "trees", "start", "reading"))
-    memory, compiled, on = speed["memory"], speed["compile"], found["device"]
+    speed, trees, start, read = (figures[key] for key in ("speed", "trees", "start", "reading"))
+    memory, compiled, on = speed["memory"], speed["compile"], figures["device"]
     mfu = "of a device whose peak nobody says" if speed["mfu"] is None else f"MFU {speed['mfu']:.1%}"
     pays = "never" if compiled["pays_from_tokens"] is None else f"from {compiled['pays_from_tokens']:,.0f} tokens on"
     gib = {key: f"{value / 2**30:.2f}" for key, value in memory.items()}
     phases = [["phase until the first batch", "s"]]
-    phases += [[name, number(start[name])] for name in ("import_torch", "load", "rest_until_first_batch", "until_first_batch")]
-    first = found["scaling"][0]["tokens_per_s"]
+    phases += [
+        [name, format_number(start[name])] for name in ("import_torch", "load", "rest_until_first_batch", "until_first_batch")
+    ]
+    first = figures["scaling"][0]["tokens_per_s"]
     scaling = [["processes", "exec to exit, s", "scoring, s", "tokens/s", "of one"]]
-    for row in found["scaling"]:
-        rates = (number(row["tokens_per_s"]), f"{row['tokens_per_s'] / first:.2f}")
-        scaling.append([row["devices"], number(row["seconds"]), number(row["scoring_s"]), *rates])
-    one, other = number(trees["trees_s"]), number(trees["requests_s"])
-    far = found["parity"]
+    for row in figures["scaling"]:
+        rates = (format_number(row["tokens_per_s"]), f"{row['tokens_per_s'] / first:.2f}")
+        scaling.append([row["devices"], format_number(row["seconds"]), format_number(row["scoring_s"]), *rates])
+    one, other = format_number(trees["trees_s"]), format_number(trees["requests_s"])
+    far = figures["parity"]
     return f"""## A GPU
 
-`PYTHONPATH=tests python -m benchmarks.gpu`, size {found["size"]}, on {on["name"]}: a Llama of
+`PYTHONPATH=tests python -m benchmarks.gpu`, size {figures["size"]}, on {on["name"]}: a Llama of
 {speed["parameters"] / 1e6:,.1f}M parameters with random weights, {speed["dtype"]}, rows of {speed["seq_len"]}.
 FLOP a token: {speed["flop_per_token"]:.3g} (2 x matrices, the head among them, + causal attention).
 
@@ -90,11 +97,11 @@ Most memory in tier 2: {gib["peak"]} GiB; weights {gib["weights"]} + at most {gi
 
 Reading {read["gb"]:.2f} GB of weights: {read["gb_per_s"]:.2f} GB/s; plainly, the same files: {read["plain_gb_per_s"]:.2f} GB/s.
 
-{table(phases)}
+{render_markdown_table(phases)}
 
-{table(scaling)}
+{render_markdown_table(scaling)}
 
-Each count of processes gave the same bits. Stage 3's suites at these rates on one device: {found["stage3_minutes"]:.1f} minutes
+Each count of processes gave the same bits. Stage 3's suites at these rates on one device: {figures["stage3_minutes"]:.1f} minutes
 a checkpoint. Against the CPU's float32, nats a token: float32 {far["float32_largest"]:.2g} at most, bfloat16
 {far["bfloat16_mean"]:.2g} in the mean.
 """

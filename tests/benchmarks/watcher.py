@@ -18,12 +18,12 @@ from pathlib import Path
 import yaml
 
 import watcher.daemon.daemon
-from benchmarks.watching import HOUR, Watching, complete, lies_about
-from watcher.config.loader import check
+from benchmarks.watching import HOUR_SECONDS, MeasuredDaemon, write_complete_checkpoint, write_unscheduled_checkpoints
+from watcher.config.loader import check_config
 
 IDLE_SIZES = (10, 1_000, 10_000)
 BACKLOG_SIZES = (10, 200)
-POLL = 1.0
+POLL_SECONDS = 1.0
 WARM_TICKS = 6
 MEASURED_TICKS = 50
 SUITE = """\
@@ -32,21 +32,21 @@ slices: {{one: {{data_files: ["{text}"], target_tokens: 1000}}}}
 """
 
 
-class Daemon(Watching):
+class DaemonBenchmark(MeasuredDaemon):
     """`watcher run` over a folder made for it."""
 
     def __init__(self, root: Path, *, backlog: int, idle: int) -> None:
         super().__init__(root)
         steps = [10_000_000 + step for step in range(10)]  # scheduled, and not there
         checkpoints = root / "ckpts"
-        lies_about(checkpoints, range(1, idle + 1), last=idle)
-        long_ago = time.time() - HOUR  # a folder that moved lately is listed again until its times can be trusted
+        write_unscheduled_checkpoints(checkpoints, range(1, idle + 1), last=idle)
+        long_ago = time.time() - HOUR_SECONDS  # a folder that moved lately is listed again until its times can be trusted
         checkpoints.mkdir(parents=True, exist_ok=True)
         os.utime(checkpoints, (long_ago, long_ago))
         if backlog:
             steps = list(range(1, backlog + 1))
             for step in steps:
-                complete(checkpoints / str(step), step)
+                write_complete_checkpoint(checkpoints / str(step), step)
         (root / "text.jsonl").write_text('{"text": "a"}\n')
         (root / "suite.yaml").write_text(SUITE.format(text=root / "text.jsonl"))
         sleeper = root / "python"  # a job that never ends while it is looked at
@@ -59,7 +59,7 @@ class Daemon(Watching):
                     "results": str(root / "results"),
                     "executor": "local",
                     "python": str(sleeper),
-                    "poll": f"{POLL}s",
+                    "poll": f"{POLL_SECONDS}s",
                     "settle": "1s",
                     "limits": {"max_running": 1},
                     "stages": {
@@ -87,7 +87,7 @@ class Daemon(Watching):
 def time_ticks(config: Path) -> dict[str, float]:
     """Mean wall and CPU milliseconds of a tick, its status included, one after the other in this process."""
     environ = dict(os.environ)
-    daemon = watcher.daemon.daemon.Daemon(check(config, environ), environ=environ, say=lambda *_, **__: None)
+    daemon = watcher.daemon.daemon.Daemon(check_config(config, environ), environ=environ, log=lambda *_, **__: None)
     try:
         for _ in range(WARM_TICKS):  # the first ones list, inspect and submit
             daemon.tick()
@@ -102,17 +102,17 @@ def time_ticks(config: Path) -> dict[str, float]:
 
 def measure_tick(root: Path, *, backlog: int = 0, idle: int = 0) -> dict[str, object]:
     """One line of the table."""
-    daemon = Daemon(root, backlog=backlog, idle=idle)
+    daemon = DaemonBenchmark(root, backlog=backlog, idle=idle)
     try:
-        daemon.start()
+        daemon.start_daemon()
         daemon.wait_for_ticks(WARM_TICKS)
-        calls, memory = daemon.syscalls(8 * POLL), daemon.memory()
-        daemon.end()
+        calls, memory = daemon.count_syscalls(8 * POLL_SECONDS), daemon.read_memory_mib()
+        daemon.stop_daemon()
         times = json.loads(
             subprocess.run([sys.executable, "-P", __file__, daemon.config], check=True, capture_output=True).stdout
         )
     finally:
-        daemon.end()
+        daemon.stop_daemon()
         daemon.end_jobs()
     return {
         "checkpoints": backlog or idle,
@@ -129,7 +129,7 @@ def measure_tick(root: Path, *, backlog: int = 0, idle: int = 0) -> dict[str, ob
 
 def measure_status(root: Path, repeats: int = 7) -> dict[str, object]:
     """`watcher status` where no daemon is, over a bare interpreter."""
-    daemon = Daemon(root, backlog=0, idle=10)
+    daemon = DaemonBenchmark(root, backlog=0, idle=10)
     watcher = str(Path(sys.executable).with_name("watcher"))
     environ = os.environ | {"PYTHONPATH": ""}
 
@@ -161,7 +161,7 @@ def measure_status(root: Path, repeats: int = 7) -> dict[str, object]:
     }
 
 
-def measure(folder: Path) -> dict[str, object]:
+def measure_watcher(folder: Path) -> dict[str, object]:
     """Everything about the watcher."""
     ticks = []
     cases = [{"idle": size} for size in IDLE_SIZES] + [{"backlog": size} for size in BACKLOG_SIZES]

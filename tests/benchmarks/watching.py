@@ -10,13 +10,13 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from support.models.nanotron_checkpoint import tiny_checkpoint
+from support.models.nanotron_checkpoint import write_tiny_checkpoint
 
-HOUR = 3600.0
+HOUR_SECONDS = 3600.0
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
-def lies_about(checkpoints: Path, steps: Iterable[int], *, last: int) -> None:
+def write_unscheduled_checkpoints(checkpoints: Path, steps: Iterable[int], *, last: int) -> None:
     """Checkpoints that are on no schedule: they are listed, and never opened."""
     for step in steps:
         folder = checkpoints / str(step)
@@ -24,15 +24,15 @@ def lies_about(checkpoints: Path, steps: Iterable[int], *, last: int) -> None:
         (folder / "config.yaml").write_text(f"general: {{step: {step}}}\ntokens: {{train_steps: {last}}}\n")
 
 
-def complete(folder: Path, step: int) -> None:
+def write_complete_checkpoint(folder: Path, step: int) -> None:
     """A whole checkpoint, finished an hour ago."""
-    tiny_checkpoint(folder, step)
-    old = time.time() - HOUR
+    write_tiny_checkpoint(folder, step)
+    old = time.time() - HOUR_SECONDS
     for path in folder.rglob("*"):
         os.utime(path, (old, old))
 
 
-class Watching:
+class MeasuredDaemon:
     """A daemon over ``root``, by the config in ``watcher.yaml`` there."""
 
     def __init__(self, root: Path, environ: Mapping[str, str] | None = None) -> None:
@@ -41,7 +41,7 @@ class Watching:
         self.start_seconds = 0.0
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start_daemon(self) -> None:
         """Start it, and wait for its first status: the daemon's start-up time."""
         began = time.perf_counter()
         with (self.root / "daemon.log").open("wb") as log:
@@ -57,47 +57,47 @@ class Watching:
             time.sleep(0.005)
         self.start_seconds = time.perf_counter() - began
 
-    def ticks(self) -> int:
+    def count_ticks(self) -> int:
         """How many it has made."""
         return json.loads((self.state / "status.json").read_text())["ticks"]
 
-    def memory(self) -> dict[str, float]:
+    def read_memory_mib(self) -> dict[str, float]:
         """MiB now, and at most so far."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return {name: int(re.search(rf"{name}:\s+(\d+)", status)[1]) / 1024 for name in ("VmRSS", "VmHWM")}
 
     def wait_for_ticks(self, more: int) -> None:
         """Let it make that many."""
-        first = self.ticks()
-        while self.ticks() < first + more:
+        first = self.count_ticks()
+        while self.count_ticks() < first + more:
             if self.process.poll() is not None:
                 raise RuntimeError((self.root / "daemon.log").read_text()[-3000:])
             time.sleep(0.02)
 
-    def syscalls(self, seconds: float) -> dict[str, float]:
+    def count_syscalls(self, seconds: float) -> dict[str, float]:
         """System calls a tick, by name, over a few seconds (strace -c)."""
         table = self.root / "strace"
-        before = self.ticks()
+        before = self.count_ticks()
         subprocess.run(
             ["timeout", "-s", "INT", str(seconds), "strace", "-f", "-c", "-o", str(table), "-p", str(self.process.pid)],
             check=False,
             capture_output=True,
         )
-        made = max(1, self.ticks() - before)
+        made = max(1, self.count_ticks() - before)
         rows = re.findall(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", table.read_text(), re.MULTILINE)
         return {name: int(calls) / made for calls, name in rows if name != "total"}
 
-    def end(self) -> None:
+    def stop_daemon(self) -> None:
         """End the daemon; its job goes on."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(30)
 
-    def status(self) -> dict:
+    def read_status(self) -> dict:
         """status.json."""
         return json.loads((self.state / "status.json").read_text())
 
-    def cpu(self) -> tuple[float, float]:
+    def read_cpu_seconds(self) -> tuple[float, float]:
         """CPU seconds so far: its own, and those of its children that are over."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         own, children = (sum(map(int, fields[place : place + 2])) / _TICK for place in (11, 13))

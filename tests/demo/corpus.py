@@ -19,11 +19,11 @@ from pydoc_data import topics
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-VOCAB = 2048
+VOCAB_SIZE = 2048
 BOS, EOS = "<s>", "</s>"
-KINDS = ("prose", "code", "late")
-ITEMS = 160
-CHOICES = 4
+DOCUMENT_KINDS = ("prose", "code", "late")
+ITEM_COUNT = 160
+CHOICE_COUNT = 4
 CONTEXT_LINES = 6
 _NOT_TEXT = {"test", "tests", "idlelib", "lib2to3", "encodings", "pydoc_data", "site-packages", "dist-packages", "distutils"}
 _TRAIN_CHARS = {"prose": 2_500_000, "code": 2_500_000, "late": 2_000_000}
@@ -34,23 +34,23 @@ Documents = dict[str, list[tuple[str, str]]]
 """Kind -> (name, text) of its documents."""
 
 
-def build(folder: Path) -> None:
+def build_corpus(folder: Path) -> None:
     """Write training tokens, held-out documents, cloze items and the tokenizer under ``folder``; once."""
     done = folder / "done"
     if done.exists():
         return
     for name in ("data", "tokenizer", "train"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    train, heldout = split(documents())
-    for kind in KINDS:
+    train, heldout = split_documents(collect_documents())
+    for kind in DOCUMENT_KINDS:
         fitting = [(name, text) for name, text in heldout[kind] if len(text) in _HELDOUT_CHARS]
         random.Random(0).shuffle(fitting)
         write_jsonl(folder / "data" / f"{kind}_heldout.jsonl", ({"name": name, "text": text} for name, text in fitting))
     for kind in ("prose", "code"):
-        write_jsonl(folder / "data" / f"{kind}_cloze.jsonl", cloze_items(heldout[kind]))
-    tokenizer = train_tokenizer([text for kind in KINDS for _, text in train[kind]])
+        write_jsonl(folder / "data" / f"{kind}_cloze.jsonl", make_cloze_items(heldout[kind]))
+    tokenizer = train_tokenizer([text for kind in DOCUMENT_KINDS for _, text in train[kind]])
     save_tokenizer(tokenizer, folder / "tokenizer")
-    for kind in KINDS:
+    for kind in DOCUMENT_KINDS:
         encodings = tokenizer.encode_batch([text for _, text in train[kind]], add_special_tokens=False)
         bos, eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
         stream = [token for encoding in encodings for token in (bos, *encoding.ids, eos)]
@@ -58,9 +58,9 @@ def build(folder: Path) -> None:
     done.write_text("", encoding="utf-8")
 
 
-def documents() -> Documents:
+def collect_documents() -> Documents:
     """Every document of the running interpreter's library, by kind, in a fixed order."""
-    found: Documents = {kind: [] for kind in KINDS}
+    found: Documents = {kind: [] for kind in DOCUMENT_KINDS}
     found["prose"] = [(f"topic:{name}", text) for name, text in sorted(topics.topics.items())]
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(_python_files(root)):
@@ -90,13 +90,13 @@ def _docstrings(text: str) -> Iterator[str]:
                 yield docstring
 
 
-def split(found: Documents) -> tuple[Documents, Documents]:
+def split_documents(documents_by_kind: Documents) -> tuple[Documents, Documents]:
     """(training, held-out): every eighth document by the checksum of its name, whatever else there is."""
-    heldout = {kind: [entry for entry in entries if _held_out(entry[0])] for kind, entries in found.items()}
+    heldout = {kind: [entry for entry in entries if _held_out(entry[0])] for kind, entries in documents_by_kind.items()}
     # Topics repeat each other's paragraphs: those that a held-out one has are taken out of the others.
     seen = {paragraph for _, text in heldout["prose"] for paragraph in text.split("\n\n")}
     train: Documents = {}
-    for kind, entries in found.items():
+    for kind, entries in documents_by_kind.items():
         kept, chars = [], 0
         for name, text in random.Random(0).sample(entries, len(entries)):
             if _held_out(name) or chars > _TRAIN_CHARS[kind]:
@@ -112,23 +112,23 @@ def _held_out(name: str) -> bool:
     return zlib.crc32(name.encode()) % 8 == 0
 
 
-def cloze_items(entries: list[tuple[str, str]]) -> Iterator[dict[str, object]]:
-    """``ITEMS`` rows {context, choices, gold}: in which order do the last words of this line stand?
+def make_cloze_items(entries: list[tuple[str, str]]) -> Iterator[dict[str, object]]:
+    """``ITEM_COUNT`` rows {context, choices, gold}: in which order do the last words of this line stand?
 
     A cloze task scores " " + choice after the context, so context + " " + the true choice is the document's own text;
     the other choices have two of the words exchanged.
     """
     rng = random.Random(0)
     places = [place for _, text in entries for place in _places(text)]
-    for context, words in rng.sample(places, min(ITEMS, len(places))):
+    for context, words in rng.sample(places, min(ITEM_COUNT, len(places))):
         line = " ".join(words)
         choices = {line}
-        while len(choices) < CHOICES:
+        while len(choices) < CHOICE_COUNT:
             swapped = words.copy()
             one, other = rng.sample(range(len(words)), 2)
             swapped[one], swapped[other] = words[other], words[one]
             choices.add(" ".join(swapped))
-        shuffled = rng.sample(sorted(choices), CHOICES)
+        shuffled = rng.sample(sorted(choices), CHOICE_COUNT)
         yield {"context": context, "choices": shuffled, "gold": shuffled.index(line)}
 
 
@@ -138,17 +138,19 @@ def _places(text: str) -> Iterator[tuple[str, list[str]]]:
         words = lines[index].split(" ")
         indent = next((n for n, word in enumerate(words) if word), len(words))
         head, rest = words[: indent + 2], words[indent + 2 :]
-        if "" not in rest and len(set(rest)) > CHOICES and len(" ".join(rest)) in _ENDING_CHARS:
+        if "" not in rest and len(set(rest)) > CHOICE_COUNT and len(" ".join(rest)) in _ENDING_CHARS:
             yield "\n".join([*lines[index - CONTEXT_LINES : index], " ".join(head)]), rest
 
 
 def train_tokenizer(texts: list[str]) -> Tokenizer:
-    """A byte-level BPE of ``VOCAB`` entries that puts BOS before every text, as Llama's does."""
+    """A byte-level BPE of ``VOCAB_SIZE`` entries that puts BOS before every text, as Llama's does."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=VOCAB, special_tokens=[BOS, EOS], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE, special_tokens=[BOS, EOS], initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(texts[::3], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]

@@ -21,23 +21,23 @@ import yaml
 from rich.console import Console
 
 from demo import corpus
-from demo.show import Board, Expected, read_scores
-from support.slurm_cluster.cluster import Cluster
-from support.slurm_cluster.install import install
+from demo.show import ExpectedEvaluation, ProgressBoard, read_scores
+from support.slurm_cluster.cluster import SlurmCluster
+from support.slurm_cluster.install import install_slurm
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEDULE = {"stage1": (100, 200, 400, 600), "stage2": (700, 900)}
 EXPECTED = [
-    *(Expected("stage1", "stage1", step) for step in SCHEDULE["stage1"]),
-    Expected("stage2", "stage1", SCHEDULE["stage1"][-1]),
-    *(Expected("stage2", "stage2", step) for step in SCHEDULE["stage2"]),
+    *(ExpectedEvaluation("stage1", "stage1", step) for step in SCHEDULE["stage1"]),
+    ExpectedEvaluation("stage2", "stage1", SCHEDULE["stage1"][-1]),
+    *(ExpectedEvaluation("stage2", "stage2", step) for step in SCHEDULE["stage2"]),
 ]
-STUCK = 300.0
+STUCK_SECONDS = 300.0
 """Seconds without any news before the demo gives up."""
-BAD_ENDS = {"blocked", "cancelled", "lost"}
+FAILED_STATES = {"blocked", "cancelled", "lost"}
 
 
-class Failed(Exception):  # noqa: N818  it is shown as a sentence
+class DemoFailed(Exception):  # noqa: N818  it is shown as a sentence
     """The demo did not come to its end; the message says where to look."""
 
 
@@ -68,7 +68,7 @@ def write_config(folder: Path, executor: str) -> Path:
     return path
 
 
-def environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
+def make_process_environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
     """For all three kinds of processes: no network, one thread each, caches under .demo."""
     return {
         **os.environ,
@@ -84,12 +84,12 @@ def environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-class Child:
+class DemoProcess:
     """A process of the demo, with its log, ended with the demo."""
 
     def __init__(self, name: str, command: list[str], folder: Path, environ: Mapping[str, str]) -> None:
         self.name, self.log = name, folder / f"{name}.log"
-        self.news: collections.deque[dict[str, object]] = collections.deque()
+        self.messages: collections.deque[dict[str, object]] = collections.deque()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environ, cwd=folder, text=True
@@ -103,13 +103,13 @@ class Child:
             for line in self.process.stdout:
                 log.write(line)
                 with contextlib.suppress(ValueError):
-                    self.news.append(json.loads(line))
+                    self.messages.append(json.loads(line))
 
-    def ended_badly(self) -> bool:
+    def has_failed(self) -> bool:
         """Whether it is over, and should not be."""
         return self.process.poll() not in {None, 0}
 
-    def tail(self) -> str:
+    def read_log_tail(self) -> str:
         """Where to look, and the end of it."""
         text = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return "\n".join([f"{self.name} ended with {self.process.poll()}; the end of {self.log}:", *text[-15:]])
@@ -142,15 +142,15 @@ def end_leftover_watcher(pid_file: Path, config: Path) -> None:
 
 
 @contextlib.contextmanager
-def slurm(folder: Path, *, wanted: bool) -> Iterator[dict[str, str]]:
+def start_demo_slurm(folder: Path, *, with_slurm: bool) -> Iterator[dict[str, str]]:
     """The environment in which sbatch reaches a Slurm of the demo's own; empty where none is wanted."""
-    if not wanted:
+    if not with_slurm:
         yield {}
         return
-    reason = install()
+    reason = install_slurm()
     if reason:
-        raise Failed(f"a Slurm of its own cannot be had here: {reason}; make demo runs without")
-    cluster = Cluster(folder / "cluster")
+        raise DemoFailed(f"a Slurm of its own cannot be had here: {reason}; make demo runs without")
+    cluster = SlurmCluster(folder / "cluster")
     cluster.start(nodes=1)
     try:
         yield cluster.environment()
@@ -168,13 +168,13 @@ def read_states(results: Path) -> dict[str, tuple[str, str]]:
     return {entry["evaluation"]: (entry["state"], entry.get("reason") or "") for entry in entries}
 
 
-def follow(board: Board, folder: Path, trainer: Child, watcher: Child) -> None:
+def follow_progress(board: ProgressBoard, folder: Path, trainer: DemoProcess, watcher: DemoProcess) -> None:
     """Until everything expected is scored. Raises Failed where that cannot be any more."""
     heard = time.monotonic()
     while True:
         before = (board.training.get("step"), dict(board.states), len(board.scores))
-        while trainer.news:
-            board.training |= trainer.news.popleft()
+        while trainer.messages:
+            board.training |= trainer.messages.popleft()
         board.states = read_states(folder / "results")
         for expected in EXPECTED:
             scores = read_scores(folder / "results", expected)
@@ -184,19 +184,19 @@ def follow(board: Board, folder: Path, trainer: Child, watcher: Child) -> None:
         if len(board.scores) == len(EXPECTED) and trainer.process.poll() == 0:
             return
         for child in (trainer, watcher):
-            if child.ended_badly() or (child is watcher and child.process.poll() is not None):
-                raise Failed(child.tail())
-        bad = [f"{name} is {state}: {reason}" for name, (state, reason) in board.states.items() if state in BAD_ENDS]
+            if child.has_failed() or (child is watcher and child.process.poll() is not None):
+                raise DemoFailed(child.read_log_tail())
+        bad = [f"{name} is {state}: {reason}" for name, (state, reason) in board.states.items() if state in FAILED_STATES]
         if bad:
-            raise Failed("\n".join([*bad, f"the jobs' logs are in {folder}/results/STAGE/eval_logs/slurm"]))
+            raise DemoFailed("\n".join([*bad, f"the jobs' logs are in {folder}/results/STAGE/eval_logs/slurm"]))
         if before != (board.training.get("step"), dict(board.states), len(board.scores)):
             heard = time.monotonic()
-        elif time.monotonic() - heard > STUCK:
-            raise Failed(f"nothing new for {STUCK:.0f} s; see {trainer.log} and {watcher.log}")
+        elif time.monotonic() - heard > STUCK_SECONDS:
+            raise DemoFailed(f"nothing new for {STUCK_SECONDS:.0f} s; see {trainer.log} and {watcher.log}")
         time.sleep(0.25)
 
 
-def verdict(board: Board) -> str:
+def summarize_scores(board: ProgressBoard) -> str:
     """The sentence at the end. Raises Failed where training did not show in the scores."""
     first, last = (board.scores[EXPECTED[index].name] for index in (0, len(SCHEDULE["stage1"]) - 1))
     words = (
@@ -204,32 +204,32 @@ def verdict(board: Board) -> str:
         f"{last.mean_ppl:.1f}, accuracy {first.mean_acc:.3f} to {last.mean_acc:.3f}"
     )
     if not (last.mean_ppl < first.mean_ppl and last.mean_acc > first.mean_acc):
-        raise Failed(f"{words}: the last checkpoint should beat the first on both")
+        raise DemoFailed(f"{words}: the last checkpoint should beat the first on both")
     return words
 
 
-def run(folder: Path, console: Console, *, on_slurm: bool) -> None:
+def run_demo(folder: Path, console: Console, *, on_slurm: bool) -> None:
     """Everything, from the corpus to the table."""
     began = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     console.print("text, tokenizer and cloze items from the standard library of this Python", highlight=False)
-    corpus.build(folder)
+    corpus.build_corpus(folder)
     config = write_config(folder, "slurm" if on_slurm else "local")
     pid_file = folder / "watcher.pid"
     end_leftover_watcher(pid_file, config)
-    with slurm(folder, wanted=on_slurm) as more, contextlib.ExitStack() as stack:
-        environ = environment(folder, more)
+    with start_demo_slurm(folder, with_slurm=on_slurm) as more, contextlib.ExitStack() as stack:
+        environ = make_process_environment(folder, more)
         watch = [str(Path(sys.executable).with_name("watcher")), "run", "--config", str(config)]
-        watcher = Child("watcher", watch, folder, environ)
+        watcher = DemoProcess("watcher", watch, folder, environ)
         stack.callback(watcher.stop)
         pid_file.write_text(str(watcher.process.pid), encoding="utf-8")
-        trainer = Child("trainer", [sys.executable, str(ROOT / "tests/demo/train.py"), str(folder)], folder, environ)
+        trainer = DemoProcess("trainer", [sys.executable, str(ROOT / "tests/demo/train.py"), str(folder)], folder, environ)
         stack.callback(trainer.stop)
         console.print(f"training and watching; logs and results: {folder}", highlight=False, soft_wrap=True)
-        with Board(EXPECTED, console) as board:
-            follow(board, folder, trainer, watcher)
-    console.print(board.table())
-    console.print(verdict(board), highlight=False)
+        with ProgressBoard(EXPECTED, console) as board:
+            follow_progress(board, folder, trainer, watcher)
+    console.print(board.render_table())
+    console.print(summarize_scores(board), highlight=False)
     here = Path.cwd()
     places = [folder / "results", config]
     results, watcher_yaml = (path.relative_to(here) if path.is_relative_to(here) else path for path in places)
@@ -247,11 +247,11 @@ def main() -> int:
     folder = given.folder.resolve() / ("on_slurm" if given.slurm else "")
     console = Console()
     try:
-        run(folder, console, on_slurm=given.slurm)
+        run_demo(folder, console, on_slurm=given.slurm)
     except KeyboardInterrupt:
         console.print("\ninterrupted; run it again and it goes on from here")
         return 130
-    except Failed as error:
+    except DemoFailed as error:
         console.print(str(error), highlight=False, markup=False, soft_wrap=True)
         return 1
     return 0

@@ -13,11 +13,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-QUIET_LINES = 10.0
+QUIET_LINE_SECONDS = 10.0
 """Seconds between two lines of progress where there is no terminal."""
 
 
-class Expected(NamedTuple):
+class ExpectedEvaluation(NamedTuple):
     """One evaluation that must be there in the end."""
 
     stage: str
@@ -35,7 +35,7 @@ class Expected(NamedTuple):
         return self.stage != self.source
 
 
-class Scores(NamedTuple):
+class PublishedScores(NamedTuple):
     """What one evaluation published."""
 
     ppl: Mapping[str, float]
@@ -46,7 +46,7 @@ class Scores(NamedTuple):
     mean_acc: float
 
 
-def read_scores(results: Path, expected: Expected) -> Scores | None:
+def read_scores(results: Path, expected: ExpectedEvaluation) -> PublishedScores | None:
     """The published scores; None while a tier is missing."""
     folder = results / expected.stage / "by_checkpoint" / f"step_{expected.step}"
     try:
@@ -54,7 +54,7 @@ def read_scores(results: Path, expected: Expected) -> Scores | None:
         tier3 = json.loads((folder / "tier3_cf.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return Scores(
+    return PublishedScores(
         ppl={name: entry["ppl"] for name, entry in tier2["slices"].items()},
         acc={name: entry["primary"] for name, entry in tier3["tasks"].items()},
         mean_ppl=tier2["summary"]["ppl"],
@@ -62,15 +62,15 @@ def read_scores(results: Path, expected: Expected) -> Scores | None:
     )
 
 
-class Board:
+class ProgressBoard:
     """Takes what is known; shows what is new. ``shown`` is the plan: all expected evaluations, in order."""
 
-    def __init__(self, expected: Sequence[Expected], console: Console) -> None:
+    def __init__(self, expected: Sequence[ExpectedEvaluation], console: Console) -> None:
         self.expected, self.console = expected, console
         self.training: dict[str, object] = {}
         self.states: Mapping[str, tuple[str, str]] = {}
         """Evaluation -> (state, reason)."""
-        self.scores: dict[str, Scores] = {}
+        self.scores: dict[str, PublishedScores] = {}
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         self._began = time.monotonic()
         self._said: dict[str, str] = {}
@@ -88,7 +88,7 @@ class Board:
     def refresh(self) -> None:
         """Show the state of things now."""
         if self._live:
-            self._live.update(Group(self._progress(), self.table()))
+            self._live.update(Group(self._progress(), self.render_table()))
             return
         for expected in self.expected:
             state, reason = self.states.get(expected.name, ("", ""))
@@ -102,7 +102,7 @@ class Board:
             if state and state.split(" ago")[0] != self._said.get(expected.name):
                 self._said[expected.name] = state.split(" ago")[0]
                 self._line(f"{expected.name}{' (bridge)' if expected.bridge else ''} {state}")
-        if time.monotonic() - self._last_line > QUIET_LINES:
+        if time.monotonic() - self._last_line > QUIET_LINE_SECONDS:
             self._line(self._progress_text().plain)
 
     def _line(self, text: str) -> None:
@@ -123,7 +123,7 @@ class Board:
             words += f" ({self.training['stage']}), loss {self.training['loss']}, {self.training['tokens_per_s']} tokens/s"
         return Text(f"{words}; {len(self.scores)} of {len(self.expected)} evaluations scored")
 
-    def table(self) -> Table:
+    def render_table(self) -> Table:
         """One row an evaluation, a column a slice and a task."""
         slices = list(dict.fromkeys(name for scores in self.scores.values() for name in scores.ppl))
         tasks = list(dict.fromkeys(name for scores in self.scores.values() for name in scores.acc))

@@ -17,34 +17,34 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("chromium", "chromium-driver", "npm")
 PROGRAMS = ("chromium", "chromedriver", "npm")
-NPM = {"uplot": "1.6.32", "axe-core": "4.14.1"}
+NPM_VERSIONS = {"uplot": "1.6.32", "axe-core": "4.14.1"}
 CACHE = Path(sys.prefix) / "share" / "npm"
 VENDOR = ROOT / "watcher" / "report" / "page" / "vendor" / "uplot"
 VENDORED = {"uPlot.iife.min.js": "dist/uPlot.iife.min.js", "uPlot.min.css": "dist/uPlot.min.css", "LICENSE": "LICENSE"}
-FLAGS = (
+CHROMIUM_FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
 )
 
 
-def missing():
+def find_missing_requirement():
     """Why there can be no browser here; None where there can."""
     absent = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
     return f"not installed: {' '.join(absent)} (make browser)" if absent else None
 
 
-def unpacked(name):
+def find_npm_package(name):
     """The folder of an npm package that was fetched; None where it was not."""
-    folder = CACHE / f"{name}@{NPM[name]}" / "package"
+    folder = CACHE / f"{name}@{NPM_VERSIONS[name]}" / "package"
     return folder if (folder / "package.json").is_file() else None
 
 
-def fetch(name):
+def fetch_npm_package(name):
     """Fetch an npm package, without running anything of it."""
-    target = CACHE / f"{name}@{NPM[name]}"
-    if unpacked(name) is None:
+    target = CACHE / f"{name}@{NPM_VERSIONS[name]}"
+    if find_npm_package(name) is None:
         with tempfile.TemporaryDirectory() as aside:
-            command = ["npm", "pack", "--silent", "--ignore-scripts", f"{name}@{NPM[name]}"]
+            command = ["npm", "pack", "--silent", "--ignore-scripts", f"{name}@{NPM_VERSIONS[name]}"]
             subprocess.run(command, cwd=aside, check=True, stdout=subprocess.DEVNULL, timeout=300)
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir(parents=True)
@@ -53,7 +53,7 @@ def fetch(name):
     return target / "package"
 
 
-def install():
+def install_browser():
     """Install what is missing with apt-get, and fetch npm's packages; the reason where that is not possible."""
     if any(shutil.which(name) is None for name in PROGRAMS) and os.geteuid() == 0 and shutil.which("apt-get"):
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
@@ -62,23 +62,23 @@ def install():
         if subprocess.run(command, env=environment, stdout=sys.stderr, check=False).returncode:
             subprocess.run(["apt-get", "update", "-q"], env=environment, stdout=sys.stderr, check=False)
             subprocess.run(command, env=environment, stdout=sys.stderr, check=False)
-    for name in NPM:
+    for name in NPM_VERSIONS:
         try:
-            fetch(name)
+            fetch_npm_package(name)
         except (OSError, subprocess.SubprocessError, StopIteration) as error:
             return f"npm cannot fetch {name}: {error}"
-    return missing()
+    return find_missing_requirement()
 
 
-def refresh():
-    """Put the chart library of ``NPM`` where the page takes it from."""
-    package = fetch("uplot")
+def refresh_vendored_scripts():
+    """Put the chart library of ``NPM_VERSIONS`` where the page takes it from."""
+    package = fetch_npm_package("uplot")
     for name, path in VENDORED.items():
         shutil.copyfile(package / path, VENDOR / name)
     (VENDOR / "VERSION").write_text(json.loads((package / "package.json").read_text())["version"] + "\n")
 
 
-class Browser:
+class ChromiumBrowser:
     """A headless chromium with a profile of its own, that notes what is asked of the network and what its console says."""
 
     def __init__(self):
@@ -88,18 +88,18 @@ class Browser:
         self.profile = tempfile.mkdtemp(prefix="chromium-")
         options = webdriver.ChromeOptions()
         options.binary_location = shutil.which("chromium")
-        for flag in (*FLAGS, f"--user-data-dir={self.profile}"):
+        for flag in (*CHROMIUM_FLAGS, f"--user-data-dir={self.profile}"):
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
 
-    def show(self, path, *, width=1280, height=900, dark=False):
+    def open_file(self, path, *, width=1280, height=900, dark=False):
         """Open a file as somebody with that window and that taste would."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
-        self.noise()
+        self.take_console_and_requests()
         self.driver.get(Path(path).resolve().as_uri())
         return self
 
@@ -107,14 +107,14 @@ class Browser:
         """What a function body gives in the page."""
         return self.driver.execute_script(script, *arguments)
 
-    def noise(self):
+    def take_console_and_requests(self):
         """(messages on the console, addresses that were asked for) since the last call."""
         console = [entry["message"] for entry in self.driver.get_log("browser")]
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
         return console, asked
 
-    def picture(self, path):
+    def save_screenshot(self, path):
         """Save what the window shows."""
         Path(path).write_bytes(self.driver.get_screenshot_as_png())
 
@@ -127,9 +127,9 @@ class Browser:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["uplot"]:
-        refresh()
+        refresh_vendored_scripts()
     else:
-        reason = install()
+        reason = install_browser()
         if reason:
             print(reason, file=sys.stderr)
             sys.exit(1)

@@ -17,46 +17,53 @@ from typing import NamedTuple, assert_never
 
 import msgspec
 
-from suites.common.atomic_files import create_once, sync_folder
-from suites.contract.paths import AttemptPaths, EvaluationPaths, attempt_log, shipped
-from watcher.actions.retention import Keeper
-from watcher.actions.submission import forget, prepare, prepare_prefill, resources_of, setup_file, tasks_of
+from suites.common.atomic_files import create_once, fsync_folder
+from suites.contract.paths import AttemptPaths, EvaluationPaths, attempt_log_paths, find_shipped_file
+from watcher.actions.retention import RetentionActions
+from watcher.actions.submission import (
+    build_resources,
+    count_tasks,
+    prepare_prefill_attempt,
+    prepare_scoring_attempt,
+    remove_attempt_folder,
+    write_setup_file,
+)
 from watcher.config.settings import Config
 from watcher.core.actions import (
-    FOREIGN,
-    RESULTS_AGAIN,
+    RESULTS_RETRY_SECONDS,
+    UNMANAGED,
+    AbandonAttempt,
     Action,
-    Answer,
-    Cancel,
+    ArchiveResults,
+    CancelJob,
+    CloseRequest,
     Effect,
-    Link,
-    Mirror,
-    Note,
-    Prefill,
-    Release,
-    SetAside,
-    Submit,
-    Unlink,
-    Void,
+    JournalEvent,
+    MirrorResults,
+    PinCheckpoint,
+    ReleaseJob,
+    SubmitEvaluation,
+    SubmitPrefill,
+    UnpinCheckpoint,
 )
-from watcher.core.clock import Say
-from watcher.core.evaluation import IN_FLIGHT, Attempt, Record
-from watcher.core.executor import Executor, Job, JobState, Submission, SubmitKind, Submitted, Unreachable
+from watcher.core.clock import LogFn
+from watcher.core.evaluation import IN_FLIGHT_STATES, Attempt, EvaluationRecord
+from watcher.core.executor import Executor, ExecutorUnreachable, Job, JobState, Submission, SubmissionResult, SubmitKind
 from watcher.core.reasons import ReasonKind
-from watcher.core.resources import asked, of_prefill
-from watcher.core.snapshot import comment_of
+from watcher.core.resources import build_prefill_settings, resolve_resources
+from watcher.core.snapshot import format_job_comment
 from watcher.journal.journal import Journal
-from watcher.observe.checkpoints import marks_of
+from watcher.observe.checkpoints import encode_mtimes
 from watcher.reconcile import retry_policy as policy
-from watcher.reconcile.journal_events import put_off
+from watcher.reconcile.journal_events import postpone
 
 
-class _Limit(NamedTuple):
+class _SubmitLimit(NamedTuple):
     """What a submission met."""
 
-    words: str
+    message: str
     since: float
-    flying: int
+    in_flight_count: int
     """Attempts in flight just then: where there are fewer, the limit may have room."""
 
 
@@ -71,112 +78,120 @@ class Actor:
         state_id: str,
         *,
         clock: Callable[[], float],
-        say: Say,
+        log: LogFn,
     ) -> None:
         self.config = config
-        self._journal, self._executor, self._state_id, self._clock, self._say = journal, executor, state_id, clock, say
-        self._enough = ""
-        self._limit: _Limit | None = None
-        self._unwritable: dict[str, tuple[str, float]] = {}
-        self.notes: list[str] = []
+        self._journal, self._executor, self._state_id, self._clock, self._log = journal, executor, state_id, clock, log
+        self._submissions_stopped = ""
+        self._last_limit: _SubmitLimit | None = None
+        self._unwritable_folders: dict[str, tuple[str, float]] = {}
+        self.warnings: list[str] = []
         """Troubles with the executor in this tick."""
-        self._keeper = Keeper(journal, state_id, clock=clock, append=self._append, say=say)
+        self._retention = RetentionActions(journal, state_id, clock=clock, append=self._append, log=log)
 
     def new_tick(self) -> None:
         """Submissions may be tried again."""
-        self._enough, self.notes = "", [*self._keeper.troubles]
+        self._submissions_stopped, self.warnings = "", [*self._retention.errors]
 
-    def later(self, now: float) -> str:
+    def submit_limit(self, now: float) -> str:
         """The limit that the last submission met, in words; empty where it is time to try again."""
-        limit = self._limit
-        if limit is None or not limit.since <= now < limit.since + policy.LATER_AGAIN or self._flying() < limit.flying:
+        limit = self._last_limit
+        if (
+            limit is None
+            or not limit.since <= now < limit.since + policy.SUBMIT_LIMIT_RETRY_SECONDS
+            or self._count_in_flight() < limit.in_flight_count
+        ):
             return ""
-        return f"later: {limit.words}; tried again when a job ends, and every {policy.LATER_AGAIN / 60:.0f} min"
+        return f"later: {limit.message}; tried again when a job ends, and every {policy.SUBMIT_LIMIT_RETRY_SECONDS / 60:.0f} min"
 
-    def resting(self, now: float) -> dict[str, str]:
+    def unwritable_results(self, now: float) -> dict[str, str]:
         """Results folder that could not be made a moment ago -> why."""
-        found = {place: words for place, (words, at) in self._unwritable.items() if 0 <= now - at < RESULTS_AGAIN}
-        return {place: f"{words}; tried again every {RESULTS_AGAIN / 60:.0f} min" for place, words in found.items()}
+        recent = {
+            folder: reason for folder, (reason, at) in self._unwritable_folders.items() if 0 <= now - at < RESULTS_RETRY_SECONDS
+        }
+        return {folder: f"{reason}; tried again every {RESULTS_RETRY_SECONDS / 60:.0f} min" for folder, reason in recent.items()}
 
-    def _flying(self) -> int:
-        return sum(record.state in IN_FLIGHT for record in self._journal.ledger.everything())
+    def _count_in_flight(self) -> int:
+        return sum(record.state in IN_FLIGHT_STATES for record in self._journal.state.iter_all_records())
 
     def perform(self, action: Action) -> None:
         """Do one action."""
-        if isinstance(action, Note):
-            self._note(action)
+        if isinstance(action, JournalEvent):
+            self._append_event(action)
             return
         self._journal.fence()
         try:
-            self._carry_out(action)
-        except Unreachable as error:
-            self.notes.append(str(error))
-            self._say("unreachable", evaluation=action.key, words=str(error))
+            self._perform_effect(action)
+        except ExecutorUnreachable as error:
+            self.warnings.append(str(error))
+            self._log("unreachable", evaluation=action.key, words=str(error))
 
-    def _carry_out(self, action: Effect) -> None:
+    def _perform_effect(self, action: Effect) -> None:
         match action:
-            case Submit():
+            case SubmitEvaluation():
                 self._submit(action)
-            case Prefill():
-                self._prefill(action)
-            case Release():
-                self._release(action.key, action.run_id, action.job, deed=action.deed)
-            case Cancel():
+            case SubmitPrefill():
+                self._submit_prefill(action)
+            case ReleaseJob():
+                self._release(action.key, action.run_id, action.job, needs_release=action.deed)
+            case CancelJob():
                 self._cancel(action)
-            case Void():
-                self._void(action)
-            case SetAside():
-                self._set_aside(action)
-            case Link():
-                self._keeper.pin(action, self.config)
-            case Unlink():
-                self._keeper.unpin(action)
-            case Mirror():
-                self._keeper.mirror(action, self.config)
-            case Answer():
-                self._answer(action)
+            case AbandonAttempt():
+                self._abandon_attempt(action)
+            case ArchiveResults():
+                self._archive_results(action)
+            case PinCheckpoint():
+                self._retention.pin(action, self.config)
+            case UnpinCheckpoint():
+                self._retention.unpin(action)
+            case MirrorResults():
+                self._retention.mirror(action, self.config)
+            case CloseRequest():
+                self._close_request(action)
             case _:
                 assert_never(action)
 
     def _append(self, event: str, key: str, /, **fields: object) -> None:
         self._journal.append(event, key, t=self._clock(), **fields)
-        said = {name: value for name, value in fields.items() if name in {"reason", "hint", "job_id", "run_id", "kind"} and value}
-        self._say(event, evaluation=key, **said)
+        log_fields = {
+            name: value for name, value in fields.items() if name in {"reason", "hint", "job_id", "run_id", "kind"} and value
+        }
+        self._log(event, evaluation=key, **log_fields)
 
-    def _note_once(self, record: Record, reason: str, kind: ReasonKind) -> None:
-        note = put_off(record, reason, kind)
-        if note is not None:
-            self._note(note)
+    def _postpone(self, record: EvaluationRecord, reason: str, kind: ReasonKind) -> None:
+        event = postpone(record, reason, kind)
+        if event is not None:
+            self._append_event(event)
 
-    def _note(self, note: Note) -> None:
-        self._append(note.event, note.key, **note.fields)
+    def _append_event(self, event: JournalEvent) -> None:
+        self._append(event.event, event.key, **event.fields)
 
-    def _submit(self, action: Submit) -> None:
-        if self._enough or action.request.results in self.resting(self._clock()):
+    def _submit(self, action: SubmitEvaluation) -> None:
+        if self._submissions_stopped or action.request.results in self.unwritable_results(self._clock()):
             return
-        record = self._journal.ledger.records[action.key]
-        if marks_of(record.checkpoint) != action.markers:
+        record = self._journal.state.records[action.key]
+        if encode_mtimes(record.checkpoint) != action.mtimes:
             self._append("owed", action.key, reason="the checkpoint moved just before it was submitted")
             return
         pin = record.pin
         pinned = pin.folder if pin is not None and pin.folder and pin.fingerprint == action.request.fingerprint else None
         request = msgspec.structs.replace(action.request, pinned=pinned)
         try:
-            tasks = tasks_of(self.config, request)
-            logs = attempt_log(Path(request.results), request.stage, request.step, "%A_%a" if tasks > 1 else "%j")
+            tasks = count_tasks(self.config, request)
+            logs = attempt_log_paths(Path(request.results), request.stage, request.step, "%A_%a" if tasks > 1 else "%j")
             logs[0].parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            words = f"results: {error.filename} cannot be made: {error.strerror}"
-            self._unwritable[request.results] = words, self._clock()
-            self._note_once(record, words, ReasonKind.RESULTS)
+            reason = f"results: {error.filename} cannot be made: {error.strerror}"
+            self._unwritable_folders[request.results] = reason, self._clock()
+            self._postpone(record, reason, ReasonKind.RESULTS)
             return
-        self._unwritable.pop(request.results, None)
-        number, run_id = self._name(record, f"eval-{record.stage}-{record.step}")
-        place = self.config.paths.attempt(run_id)
+        self._unwritable_folders.pop(request.results, None)
+        number, run_id = self._choose_run_id(record, f"eval-{record.stage}-{record.step}")
+        attempt_paths = self.config.paths.attempt(run_id)
         request = msgspec.structs.replace(request, run_id=run_id, tasks=tasks)
-        prepare(request, place)
+        prepare_scoring_attempt(request, attempt_paths)
         suites = {suite.tier: suite.digest for suite in request.suites}
-        resources = asked(self.config.slurm, record.raised)
+        resources = resolve_resources(self.config.slurm, record.raised_resources)
         attempt = Attempt(
             run_id=run_id,
             number=number,
@@ -187,72 +202,75 @@ class Actor:
             tasks=tasks,
             results=request.results,
         )
-        self._hand_over(action.key, attempt, self._submission(attempt, place, logs), action.reason)
+        self._submit_attempt(action.key, attempt, self._build_submission(attempt, attempt_paths, logs), action.reason)
 
-    def _prefill(self, action: Prefill) -> None:
-        if self._enough:
+    def _submit_prefill(self, action: SubmitPrefill) -> None:
+        if self._submissions_stopped:
             return
-        record = self._journal.ledger.prefills[action.key]
-        number, run_id = self._name(record, f"prefill-{action.request.stage}")
+        record = self._journal.state.prefills[action.key]
+        number, run_id = self._choose_run_id(record, f"prefill-{action.request.stage}")
         request = msgspec.structs.replace(action.request, run_id=run_id)
-        place, wanted = self.config.paths.attempt(run_id), asked(of_prefill(self.config), record.raised)
-        submission = prepare_prefill(request, place, self.config, comment_of(self._state_id), wanted)
+        attempt_paths, resources = (
+            self.config.paths.attempt(run_id),
+            resolve_resources(build_prefill_settings(self.config), record.raised_resources),
+        )
+        submission = prepare_prefill_attempt(request, attempt_paths, self.config, format_job_comment(self._state_id), resources)
         attempt = Attempt(
             run_id=run_id,
             number=number,
             fingerprint=request.fingerprint,
             suites={},
             intended=self._clock(),
-            resources=wanted,
+            resources=resources,
             results=request.results,
         )
-        self._hand_over(action.key, attempt, submission, action.reason)
+        self._submit_attempt(action.key, attempt, submission, action.reason)
 
-    def _hand_over(self, key: str, attempt: Attempt, submission: Submission, reason: str) -> None:
-        stands = self._executor.holds and self._journal.ledger.of(key)[key].met_a_limit
-        if not stands:
+    def _submit_attempt(self, key: str, attempt: Attempt, submission: Submission, reason: str) -> None:
+        is_intent_journaled = self._executor.submits_held and self._journal.state.get_records(key)[key].hit_submit_limit
+        if not is_intent_journaled:
             self._append("intended", key, run_id=attempt.run_id, attempt=attempt, reason=reason)
         self._journal.fence()
         try:
             outcome = self._executor.submit(submission)
-        except Unreachable as error:  # whether it got through is not known
-            outcome = Submitted(kind=SubmitKind.AMBIGUOUS, message=str(error))
-        self._limit = None
-        if stands and outcome.kind in {SubmitKind.AMBIGUOUS, SubmitKind.REFUSED}:
+        except ExecutorUnreachable as error:  # whether it got through is not known
+            outcome = SubmissionResult(kind=SubmitKind.AMBIGUOUS, message=str(error))
+        self._last_limit = None
+        if is_intent_journaled and outcome.kind in {SubmitKind.AMBIGUOUS, SubmitKind.REFUSED}:
             self._append("intended", key, run_id=attempt.run_id, attempt=attempt, reason=reason)
-        self._after(key, attempt, outcome)
+        self._record_outcome(key, attempt, outcome)
 
-    def _name(self, record: Record, of: str) -> tuple[int, str]:
-        """Number and name of a new attempt of ``of``; never one that anybody has a claim on, or that was asked for before."""
+    def _choose_run_id(self, record: EvaluationRecord, prefix: str) -> tuple[int, str]:
+        """Number and name of a new attempt of ``prefix``; never one that anybody has a claim on, or that was asked for before."""
         number = record.attempts + 1
         while True:
-            said = f"{self._state_id}\0{record.key}\0{number}\0{self._journal.epoch}"
-            digest = hashlib.sha256(said.encode()).hexdigest()[:8]
-            safe = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in of)
-            run_id = f"{safe}-{digest}"
-            place = self.config.paths.attempt(run_id)
-            if not place.claim.exists() and not place.request.exists():
+            seed = f"{self._state_id}\0{record.key}\0{number}\0{self._journal.epoch}"
+            digest = hashlib.sha256(seed.encode()).hexdigest()[:8]
+            safe_prefix = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in prefix)
+            run_id = f"{safe_prefix}-{digest}"
+            attempt_paths = self.config.paths.attempt(run_id)
+            if not attempt_paths.claim.exists() and not attempt_paths.request.exists():
                 return number, run_id
             number += 1
 
-    def _submission(self, attempt: Attempt, place: AttemptPaths, logs: tuple[Path, Path]) -> Submission:
+    def _build_submission(self, attempt: Attempt, attempt_paths: AttemptPaths, logs: tuple[Path, Path]) -> Submission:
         return Submission(
             name=attempt.run_id,
-            comment=comment_of(self._state_id),
-            script=shipped("slurm/score.sbatch"),
-            request=place.request,
+            comment=format_job_comment(self._state_id),
+            script=find_shipped_file("slurm/score.sbatch"),
+            request=attempt_paths.request,
             stdout=logs[0],
             stderr=logs[1],
-            resources=resources_of(self.config.slurm, attempt.resources, attempt.tasks),
+            resources=build_resources(self.config.slurm, attempt.resources, attempt.tasks),
             python=self.config.python,
-            setup=setup_file(self.config),
+            setup=write_setup_file(self.config),
         )
 
-    def _after(self, key: str, attempt: Attempt, outcome: Submitted) -> None:
-        words, run_id = " ".join(outcome.message.split()), attempt.run_id
+    def _record_outcome(self, key: str, attempt: Attempt, outcome: SubmissionResult) -> None:
+        message, run_id = " ".join(outcome.message.split()), attempt.run_id
         if outcome.kind is SubmitKind.SUBMITTED and outcome.job_id is not None:
             reason = f"job {outcome.job_id}"
-            released = not self._executor.holds
+            released = not self._executor.submits_held
             now = self._clock()
             self._append(
                 "submitted",
@@ -266,67 +284,71 @@ class Actor:
             )
             if not released:
                 self._journal.fence()
-                job = Job(job_id=outcome.job_id, name=run_id, state=JobState.HELD, word="HELD", submit_time=now)
-                self._release(key, run_id, job, deed=True)
-        elif outcome.kind is SubmitKind.REFUSED and self._journal.ledger.of(key)[key].raised:
-            self._note(policy.modest(self._journal.ledger.of(key)[key], words, policy.Retries(self.config.retry), self._clock()))
+                job = Job(job_id=outcome.job_id, name=run_id, state=JobState.HELD, raw_state="HELD", submit_time=now)
+                self._release(key, run_id, job, needs_release=True)
+        elif outcome.kind is SubmitKind.REFUSED and self._journal.state.get_records(key)[key].raised_resources:
+            self._append_event(
+                policy.without_raise(
+                    self._journal.state.get_records(key)[key], message, policy.RetryRules(self.config.retry), self._clock()
+                )
+            )
         elif outcome.kind is SubmitKind.REFUSED:
             hint = "watcher retry once that is mended"
-            self._append("blocked", key, run_id=run_id, reason=f"refused: {words}", reason_kind=ReasonKind.REFUSED, hint=hint)
+            self._append("blocked", key, run_id=run_id, reason=f"refused: {message}", reason_kind=ReasonKind.REFUSED, hint=hint)
         elif outcome.kind is SubmitKind.LATER:
-            forget(self.config.paths.attempt(run_id))
-            self._enough = words
-            self._note_once(self._journal.ledger.of(key)[key], f"later: {words}", ReasonKind.SUBMIT_LIMIT)
+            remove_attempt_folder(self.config.paths.attempt(run_id))
+            self._submissions_stopped = message
+            self._postpone(self._journal.state.get_records(key)[key], f"later: {message}", ReasonKind.SUBMIT_LIMIT)
             if self._executor.submissions_left != 0:  # else it is our own limit, which a minute lifts
-                self._limit = _Limit(words, self._clock(), self._flying())
+                self._last_limit = _SubmitLimit(message, self._clock(), self._count_in_flight())
         else:
-            self._enough = words
-            self._append("unsure", key, run_id=run_id, reason=f"whether a job exists is not known: {words}")
+            self._submissions_stopped = message
+            self._append("unsure", key, run_id=run_id, reason=f"whether a job exists is not known: {message}")
 
-    def _release(self, key: str, run_id: str, job: Job, *, deed: bool) -> None:
-        if deed:
+    def _release(self, key: str, run_id: str, job: Job, *, needs_release: bool) -> None:
+        if needs_release:
             self._executor.release(job)
         self._append("released", key, run_id=run_id, released=True, reason=f"job {job.job_id}")
 
-    def _cancel(self, action: Cancel) -> None:
-        self._say("cancel", evaluation=action.key, job=action.job.job_id, reason=action.reason)
+    def _cancel(self, action: CancelJob) -> None:
+        self._log("cancel", evaluation=action.key, job=action.job.job_id, reason=action.reason)
         self._executor.cancel(action.job)
 
-    def _void(self, action: Void) -> None:
+    def _abandon_attempt(self, action: AbandonAttempt) -> None:
         """The claim decides: whoever comes second sees the other's word."""
-        place = self.config.paths.attempt(action.run_id)
-        place.folder.mkdir(parents=True, exist_ok=True)
-        claim = place.claim
+        attempt_paths = self.config.paths.attempt(action.run_id)
+        attempt_paths.folder.mkdir(parents=True, exist_ok=True)
+        claim = attempt_paths.claim
         if create_once(claim, f"void: given up by epoch {self._journal.epoch} on {socket.gethostname()}\n"):
-            self._note(action.then)
+            self._append_event(action.next_event)
         elif claim.read_text(encoding="utf-8", errors="replace").startswith("void"):
-            self._note(action.then)  # by one of us, who did not come to say so
+            self._append_event(action.next_event)  # by one of us, who did not come to say so
 
-    def _set_aside(self, action: SetAside) -> None:
-        paths = EvaluationPaths(Path(action.results), action.stage, action.directory)
+    def _archive_results(self, action: ArchiveResults) -> None:
+        paths = EvaluationPaths(Path(action.results_folder), action.stage, action.directory)
         for tier, label in action.tiers.items():
-            moving = [paths.tier(tier)]
-            if label != FOREIGN:
-                moving += [paths.generations, paths.compare, paths.run, paths.folder / "items", paths.parts]
-            target = paths.set_aside(label)
+            moved_paths = [paths.tier_json(tier)]
+            if label != UNMANAGED:
+                moved_paths += [paths.generations, paths.compare_json, paths.run_json, paths.folder / "items", paths.parts]
+            target = paths.superseded_folder(label)
             target.mkdir(parents=True, exist_ok=True)
-            for path in moving:
+            for path in moved_paths:
                 if path.exists():
-                    path.rename(_free(target / path.name))
-            sync_folder(target)
-        sync_folder(paths.folder)
-        self._say("set_aside", evaluation=action.key, reason=action.reason)
+                    path.rename(_find_free_path(target / path.name))
+            fsync_folder(target)
+        fsync_folder(paths.folder)
+        self._log("set_aside", evaluation=action.key, reason=action.reason)
 
-    def _answer(self, action: Answer) -> None:
-        if action.id not in self._journal.ledger.answered:
+    def _close_request(self, action: CloseRequest) -> None:
+        if action.id not in self._journal.state.closed_requests:
             self._append("answered", "", id=action.id, outcome=action.reason, reason=action.reason)
         (self.config.paths.requests / f"{action.id}.json").unlink(missing_ok=True)
 
 
-def _free(path: Path) -> Path:
+def _find_free_path(path: Path) -> Path:
     number = 1
-    free = path
-    while free.exists():
+    candidate = path
+    while candidate.exists():
         number += 1
-        free = path.with_name(f"{path.name}.{number}")
-    return free
+        candidate = path.with_name(f"{path.name}.{number}")
+    return candidate

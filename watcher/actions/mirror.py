@@ -8,59 +8,59 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from suites.common.atomic_files import publish, read_json, sync_folder
+from suites.common.atomic_files import fsync_folder, read_json, write_atomically
 from suites.contract.paths import EvaluationPaths
 
 
-def small_files(paths: EvaluationPaths, tiers: Iterable[str]) -> list[Path]:
+def list_mirrored_files(paths: EvaluationPaths, tiers: Iterable[str]) -> list[Path]:
     """Those that are mirrored, there or not."""
-    return [*(paths.tier(tier) for tier in tiers), paths.run, paths.compare]
+    return [*(paths.tier_json(tier) for tier in tiers), paths.run_json, paths.compare_json]
 
 
-def copy(source: EvaluationPaths, target: EvaluationPaths, tiers: Iterable[str], fingerprint: str) -> None:
+def copy_to_mirror(source: EvaluationPaths, target: EvaluationPaths, tiers: Iterable[str], fingerprint: str) -> None:
     """Mirror an evaluation. Results of another content that lie there are kept beside. Raises OSError."""
     tiers = list(tiers)
     target.folder.mkdir(parents=True, exist_ok=True)
-    _keep_older(target, tiers, fingerprint)
-    for path in small_files(source, tiers):
+    _archive_older(target, tiers, fingerprint)
+    for path in list_mirrored_files(source, tiers):
         with contextlib.suppress(FileNotFoundError):
-            _copy(path, target.folder / path.name)
+            _copy_file(path, target.folder / path.name)
 
 
-def restore(source: EvaluationPaths, target: EvaluationPaths, tiers: Iterable[str]) -> None:
+def restore_from_mirror(source: EvaluationPaths, target: EvaluationPaths, tiers: Iterable[str]) -> None:
     """Bring back what ``target`` lacks, the tier files last: they are what makes results of it. Raises OSError."""
     target.folder.mkdir(parents=True, exist_ok=True)
-    for path in reversed(small_files(source, tiers)):
-        back = target.folder / path.name
-        if not back.exists():
+    for path in reversed(list_mirrored_files(source, tiers)):
+        destination = target.folder / path.name
+        if not destination.exists():
             with contextlib.suppress(FileNotFoundError):
-                _copy(path, back)
+                _copy_file(path, destination)
 
 
-def _copy(path: Path, target: Path) -> None:
+def _copy_file(path: Path, target: Path) -> None:
     with path.open("rb") as file:
-        stats, raw = os.fstat(file.fileno()), file.read()
-    publish(target, raw)
+        stats, content = os.fstat(file.fileno()), file.read()
+    write_atomically(target, content)
     os.utime(target, ns=(stats.st_atime_ns, stats.st_mtime_ns))
 
 
-def _keep_older(target: EvaluationPaths, tiers: Iterable[str], fingerprint: str) -> None:
+def _archive_older(target: EvaluationPaths, tiers: Iterable[str], fingerprint: str) -> None:
     for tier in tiers:
-        old = _fingerprint(target.tier(tier))
-        if old is None or old == fingerprint:
+        old_fingerprint = _read_fingerprint(target.tier_json(tier))
+        if old_fingerprint is None or old_fingerprint == fingerprint:
             continue
-        kept = target.set_aside(old)
-        kept.mkdir(parents=True, exist_ok=True)
-        for path in small_files(target, [tier]):
+        archive = target.superseded_folder(old_fingerprint)
+        archive.mkdir(parents=True, exist_ok=True)
+        for path in list_mirrored_files(target, [tier]):
             with contextlib.suppress(FileNotFoundError):
-                path.rename(kept / path.name)
-        sync_folder(kept)
+                path.rename(archive / path.name)
+        fsync_folder(archive)
 
 
-def _fingerprint(path: Path) -> str | None:
+def _read_fingerprint(path: Path) -> str | None:
     try:
         document = read_json(path)
     except ValueError:
         return None
-    found = document.get("checkpoint", {}).get("fingerprint") if isinstance(document, dict) else None
-    return found if isinstance(found, str) else None
+    fingerprint = document.get("checkpoint", {}).get("fingerprint") if isinstance(document, dict) else None
+    return fingerprint if isinstance(fingerprint, str) else None

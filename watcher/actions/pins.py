@@ -12,68 +12,70 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from suites.checkpoint.completeness import scoring_files, take_fingerprint
-from suites.common.atomic_files import sync_folder
-from suites.common.errors import Problem
+from suites.checkpoint.completeness import compute_fingerprint, list_scoring_files
+from suites.common.atomic_files import fsync_folder
+from suites.common.errors import UserError
 from watcher.config.settings import Config
 from watcher.core.evaluation import Pin
 
-_GONE = (errno.ENOENT, errno.ESTALE)
+_GONE_ERRNOS = (errno.ENOENT, errno.ESTALE)
 
 
-def roots(config: Config, state_id: str) -> list[Path]:
+def list_pin_roots(config: Config, state_id: str) -> list[Path]:
     """Where pins may lie, the most wanted first: the state folder, or one of ours in scratch."""
     candidates = [config.paths.pins, config.scratch / ".watcher_pins" / state_id]
     checkpoints = [Path(os.path.realpath(stage.checkpoints)) for stage in config.stages.values()]
-    real = {root: Path(os.path.realpath(root)) for root in candidates}
-    return [root for root in candidates if not any(folder in (real[root], *real[root].parents) for folder in checkpoints)]
+    real_paths = {root: Path(os.path.realpath(root)) for root in candidates}
+    return [
+        root for root in candidates if not any(folder in (real_paths[root], *real_paths[root].parents) for folder in checkpoints)
+    ]
 
 
-def pin(checkpoint: Path, fingerprint: str, place: str, roots: Iterable[Path], room: int) -> Pin:
-    """Link the files that scores depend on. ``place``: ``stage/directory``; ``room``: bytes that may still be pinned.
+def pin_checkpoint(checkpoint: Path, fingerprint: str, key: str, roots: Iterable[Path], available_bytes: int) -> Pin:
+    """Link the files that scores depend on. ``key``: ``stage/directory``; ``available_bytes``: bytes that may still be pinned.
 
     A Pin without a folder says why there is none. Raises OSError, or Problem (changed), where the checkpoint itself is going.
     """
-    files = scoring_files(checkpoint)
-    size = sum(files.values())
-    if size > room:
-        return Pin(fingerprint=fingerprint, why=f"it has {size} bytes, and pin_max leaves {max(0, room)}")
+    files = list_scoring_files(checkpoint)
+    size_bytes = sum(files.values())
+    if size_bytes > available_bytes:
+        return Pin(fingerprint=fingerprint, why=f"it has {size_bytes} bytes, and pin_max leaves {max(0, available_bytes)}")
     device = checkpoint.stat().st_dev
     for root in roots:
         try:
             root.mkdir(parents=True, exist_ok=True)
             if root.stat().st_dev != device:
                 continue
-            folder = root / place / fingerprint[:12] / checkpoint.name
-            _link(checkpoint, files, folder)
+            folder = root / key / fingerprint[:12] / checkpoint.name
+            _link_files(checkpoint, files, folder)
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in _GONE_ERRNOS:
                 raise
             return Pin(fingerprint=fingerprint, why=f"hard links are refused: {error.strerror or error}")
-        if take_fingerprint(folder) != fingerprint:
-            release(folder)
+        if compute_fingerprint(folder) != fingerprint:
+            release_pin(folder)
             return Pin(fingerprint=fingerprint, why="it changed while it was pinned")
-        return Pin(fingerprint=fingerprint, folder=str(folder), size=size)
+        return Pin(fingerprint=fingerprint, folder=str(folder), size=size_bytes)
     return Pin(fingerprint=fingerprint, why="no folder of ours is on its file system (state, or scratch)")
 
 
-def _link(checkpoint: Path, files: Iterable[str], folder: Path) -> None:
+def _link_files(checkpoint: Path, files: Iterable[str], folder: Path) -> None:
     """Aside first: a folder of that name is whole."""
-    aside = folder.with_name(f".{folder.name}.linking")
-    shutil.rmtree(aside, ignore_errors=True)
+    temporary = folder.with_name(f".{folder.name}.linking")
+    shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)  # of a watcher that was killed before it could say so
     try:
         for name in files:
-            (aside / name).parent.mkdir(parents=True, exist_ok=True)
-            os.link(os.path.realpath(checkpoint / name), aside / name)
-        aside.rename(folder)
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            os.link(os.path.realpath(checkpoint / name), temporary / name)
+        temporary.rename(folder)
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
-    sync_folder(folder.parent)
+    fsync_folder(folder.parent)
 
 
-def release(folder: Path) -> None:
+def release_pin(folder: Path) -> None:
     """Take a pin away, and the folders around it that are empty then. One that is gone is fine. Raises OSError."""
     if folder.exists():
         shutil.rmtree(folder)
@@ -82,15 +84,15 @@ def release(folder: Path) -> None:
             parent.rmdir()
 
 
-def sweep(roots: Iterable[Path], owned: set[str]) -> list[Path]:
+def remove_orphan_pins(roots: Iterable[Path], pinned_folders: set[str]) -> list[Path]:
     """Remove the pins below ``roots`` that no evaluation owns."""
-    found = strays(roots, owned)
-    for path in found:
-        with contextlib.suppress(OSError, Problem):  # it is tried again at the next start
-            release(path)
-    return found
+    orphans = find_orphan_pins(roots, pinned_folders)
+    for path in orphans:
+        with contextlib.suppress(OSError, UserError):  # it is tried again at the next start
+            release_pin(path)
+    return orphans
 
 
-def strays(roots: Iterable[Path], owned: set[str]) -> list[Path]:
+def find_orphan_pins(roots: Iterable[Path], pinned_folders: set[str]) -> list[Path]:
     """Pins of a watcher that was killed between linking and saying so."""
-    return [path for root in roots for path in root.glob("*/*/*/*") if path.is_dir() and str(path) not in owned]
+    return [path for root in roots for path in root.glob("*/*/*/*") if path.is_dir() and str(path) not in pinned_folders]

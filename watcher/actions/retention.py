@@ -3,74 +3,76 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from suites.common.errors import Problem
+from suites.common.errors import UserError
 from suites.contract.paths import EvaluationPaths
 from watcher.actions import mirror, pins
 from watcher.config.settings import Config
 from watcher.core import evaluation as mirror_evaluation
-from watcher.core.actions import RESULTS_AGAIN, Link, Mirror, Unlink
-from watcher.core.clock import Say
-from watcher.core.result_paths import results_of
+from watcher.core.actions import RESULTS_RETRY_SECONDS, MirrorResults, PinCheckpoint, UnpinCheckpoint
+from watcher.core.clock import LogFn
+from watcher.core.result_paths import get_evaluation_paths
 from watcher.journal.journal import Journal
 
 
-class Keeper:
+class RetentionActions:
     """Does it for one watcher. ``append`` journals an event."""
 
     def __init__(
-        self, journal: Journal, state_id: str, *, clock: Callable[[], float], append: Callable[..., None], say: Say
+        self, journal: Journal, state_id: str, *, clock: Callable[[], float], append: Callable[..., None], log: LogFn
     ) -> None:
-        self._journal, self._state_id, self._clock, self._append, self._say = journal, state_id, clock, append, say
-        self._pin_trouble = self._mirror_trouble = ""
-        self._mirror_again = 0.0
-        self._swept = False
+        self._journal, self._state_id, self._clock, self._append, self._log = journal, state_id, clock, append, log
+        self._pin_error = self._mirror_error = ""
+        self._mirror_retry_at = 0.0
+        self._orphans_removed = False
 
     @property
-    def troubles(self) -> list[str]:
+    def errors(self) -> list[str]:
         """What cannot be kept, for the status."""
-        return [words for words in (self._pin_trouble, self._mirror_trouble) if words]
+        return [error for error in (self._pin_error, self._mirror_error) if error]
 
-    def pin(self, action: Link, config: Config) -> None:
+    def pin(self, action: PinCheckpoint, config: Config) -> None:
         """Where links are refused that is said once, and the evaluation goes on without."""
-        records = self._journal.ledger.records.values()
-        roots = pins.roots(config, self._state_id)
-        if not self._swept:
-            self._swept = True
-            for stray in pins.sweep(roots, {record.pin.folder for record in records if record.pin is not None}):
-                self._say("pin_swept", folder=str(stray))
-        room = config.pin_max - sum(record.pin.size for record in records if record.pin is not None)
+        records = self._journal.state.records.values()
+        roots = pins.list_pin_roots(config, self._state_id)
+        if not self._orphans_removed:
+            self._orphans_removed = True
+            for orphan in pins.remove_orphan_pins(roots, {record.pin.folder for record in records if record.pin is not None}):
+                self._log("pin_swept", folder=str(orphan))
+        available_bytes = config.pin_max - sum(record.pin.size for record in records if record.pin is not None)
         try:
-            pin = pins.pin(Path(action.checkpoint), action.fingerprint, action.key, roots, room)
-        except Problem:  # it is going just now: the next look says so
+            pin = pins.pin_checkpoint(Path(action.checkpoint), action.fingerprint, action.key, roots, available_bytes)
+        except UserError:  # it is going just now: the next look says so
             return
         self._append("pinned", action.key, pin=pin, reason=pin.why or pin.folder)
-        self._pin_trouble = f"pin: {action.key} is not protected against deletion: {pin.why}" if pin.why else ""
+        self._pin_error = f"pin: {action.key} is not protected against deletion: {pin.why}" if pin.why else ""
 
-    def unpin(self, action: Unlink) -> None:
+    def unpin(self, action: UnpinCheckpoint) -> None:
         """Release a pin, and say so. One that is gone already is fine."""
         if action.folder:
-            pins.release(Path(action.folder))
+            pins.release_pin(Path(action.folder))
         self._append("unpinned", action.key, reason=action.reason)
 
-    def mirror(self, action: Mirror, config: Config) -> None:
+    def mirror(self, action: MirrorResults, config: Config) -> None:
         """A mirror that cannot be written is said, tried again after a while, and keeps nothing else from being done."""
-        record, to = self._journal.ledger.records[action.key], config.mirror
-        if to is None or self._clock() < self._mirror_again:
+        record, mirror_root = self._journal.state.records[action.key], config.mirror
+        if mirror_root is None or self._clock() < self._mirror_retry_at:
             return
-        own = results_of(config, record)
-        copy = EvaluationPaths(to, record.stage, record.directory)
+        results_paths = get_evaluation_paths(config, record)
+        mirror_paths = EvaluationPaths(mirror_root, record.stage, record.directory)
         try:
-            if action.back:
-                mirror.restore(copy, own, record.suites)
+            if action.restore:
+                mirror.restore_from_mirror(mirror_paths, results_paths, record.suites)
             else:
-                mirror.copy(own, copy, record.suites, str(record.fingerprint))
+                mirror.copy_to_mirror(results_paths, mirror_paths, record.suites, str(record.fingerprint))
         except OSError as error:
-            self._mirror_trouble = f"mirror: {action.key}: {error}; tried again in {RESULTS_AGAIN / 60:.0f} min"
-            self._mirror_again = self._clock() + RESULTS_AGAIN
-            self._say("trouble", words=self._mirror_trouble)
+            self._mirror_error = f"mirror: {action.key}: {error}; tried again in {RESULTS_RETRY_SECONDS / 60:.0f} min"
+            self._mirror_retry_at = self._clock() + RESULTS_RETRY_SECONDS
+            self._log("trouble", words=self._mirror_error)
             return
-        self._mirror_trouble = ""
-        if action.back:
-            self._append("restored", action.key, reason=f"restored from {copy.folder}")
+        self._mirror_error = ""
+        if action.restore:
+            self._append("restored", action.key, reason=f"restored from {mirror_paths.folder}")
         else:
-            self._append("mirrored", action.key, copy=mirror_evaluation.token(record), reason=str(copy.folder))
+            self._append(
+                "mirrored", action.key, copy=mirror_evaluation.build_mirror_token(record), reason=str(mirror_paths.folder)
+            )

@@ -4,85 +4,87 @@ import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from suites.common.atomic_files import publish, sync_folder
-from suites.contract.encoding import encode
-from suites.contract.paths import AttemptPaths, prefill_log, shipped
-from suites.contract.scoring_request import Request
-from watcher.config.settings import Config, Slurm
+from suites.common.atomic_files import fsync_folder, write_atomically
+from suites.contract.encoding import encode_json
+from suites.contract.paths import AttemptPaths, find_shipped_file, prefill_log_paths
+from suites.contract.scoring_request import ScoringRequest
+from watcher.config.settings import Config, SlurmSettings
 from watcher.core.executor import Resources, Submission
-from watcher.core.resources import of_prefill
+from watcher.core.resources import build_prefill_settings
 
 
-def tasks_of(config: Config, request: Request) -> int:
+def count_tasks(config: Config, request: ScoringRequest) -> int:
     """How many jobs share the work; a foreign scorer knows nothing of parts."""
-    shared = config.executor == "slurm" and request.backend != "command"
-    return config.slurm.array or 1 if shared else 1
+    is_shared = config.executor == "slurm" and request.backend != "command"
+    return config.slurm.array or 1 if is_shared else 1
 
 
-def resources_of(slurm: Slurm, wanted: Mapping[str, str], tasks: int = 1) -> Resources:
-    """What the config has every such job ask for, with the time and memory that are ``wanted``."""
+def build_resources(slurm: SlurmSettings, time_and_memory: Mapping[str, str], tasks: int = 1) -> Resources:
+    """What the config has every such job ask for, with the time and memory that are ``time_and_memory``."""
     return Resources(
         account=slurm.account,
         partition=slurm.partition,
         qos=slurm.qos,
         gres=slurm.gres,
         cpus_per_task=slurm.cpus_per_task,
-        time=wanted.get("time"),
-        mem=wanted.get("mem"),
+        time=time_and_memory.get("time"),
+        mem=time_and_memory.get("mem"),
         tasks=tasks,
         extra=slurm.extra,
     )
 
 
-def setup_file(config: Config) -> Path | None:
+def write_setup_file(config: Config) -> Path | None:
     """The file that holds the config's setup lines, written where it is not there; None where there are none."""
     lines = config.slurm.setup
     if not lines:
         return None
-    path, text = config.paths.setup, "".join(f"{line}\n" for line in lines)
+    path, text = config.paths.setup_script, "".join(f"{line}\n" for line in lines)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        publish(path, text)
+        write_atomically(path, text)
     return path
 
 
-def prepare(request: Request, place: AttemptPaths) -> None:
+def prepare_scoring_attempt(request: ScoringRequest, attempt_paths: AttemptPaths) -> None:
     """Write the folder of an attempt: whole, or not at all. Raises OSError."""
-    files = "".join(f"{request.paths.tier(suite.tier)}\n" for suite in request.suites)
-    _prepare(request, place, expected=files)
+    expected_files = "".join(f"{request.paths.tier_json(suite.tier)}\n" for suite in request.suites)
+    _write_attempt_folder(request, attempt_paths, expected=expected_files)
 
 
-def _prepare(request: Request, place: AttemptPaths, *, expected: str) -> None:
+def _write_attempt_folder(request: ScoringRequest, attempt_paths: AttemptPaths, *, expected: str) -> None:
     try:
-        place.folder.mkdir(parents=True, exist_ok=True)
-        publish(place.expected, expected)
-        publish(place.request, encode(request))  # last: it takes the name
-        sync_folder(place.folder.parent)
+        attempt_paths.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(attempt_paths.expected_files, expected)
+        write_atomically(attempt_paths.request, encode_json(request))  # last: it takes the name
+        fsync_folder(attempt_paths.folder.parent)
     except OSError:
-        forget(place)
+        remove_attempt_folder(attempt_paths)
         raise
 
 
-def forget(place: AttemptPaths) -> None:
+def remove_attempt_folder(attempt_paths: AttemptPaths) -> None:
     """Take away the folder of an attempt that was certainly never submitted; what cannot be removed does no harm."""
     with contextlib.suppress(OSError):
-        for path in place.folder.iterdir():
+        for path in attempt_paths.folder.iterdir():
             path.unlink()
-        place.folder.rmdir()
+        attempt_paths.folder.rmdir()
 
 
-def prepare_prefill(request: Request, place: AttemptPaths, config: Config, comment: str, wanted: Mapping[str, str]) -> Submission:
+def prepare_prefill_attempt(
+    request: ScoringRequest, attempt_paths: AttemptPaths, config: Config, comment: str, time_and_memory: Mapping[str, str]
+) -> Submission:
     """Write the folder of a prefill attempt; what to submit. Raises OSError."""
-    logs = prefill_log(Path(request.results), request.stage, "%j")
+    logs = prefill_log_paths(Path(request.results), request.stage, "%j")
     logs[0].parent.mkdir(parents=True, exist_ok=True)
-    _prepare(request, place, expected="")  # whether the cache is whole is looked at by whoever needs it
+    _write_attempt_folder(request, attempt_paths, expected="")  # whether the cache is whole is looked at by whoever needs it
     return Submission(
         name=request.run_id,
         comment=comment,
-        script=shipped("slurm/prefill.sbatch"),
-        request=place.request,
+        script=find_shipped_file("slurm/prefill.sbatch"),
+        request=attempt_paths.request,
         stdout=logs[0],
         stderr=logs[1],
-        resources=resources_of(of_prefill(config), wanted),
+        resources=build_resources(build_prefill_settings(config), time_and_memory),
         python=config.python,
-        setup=setup_file(config),
+        setup=write_setup_file(config),
     )

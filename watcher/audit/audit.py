@@ -8,105 +8,127 @@ from suites.contract.paths import EvaluationPaths
 from suites.contract.scoring_request import TierRequirement
 from watcher.actions import pins
 from watcher.audit import disk_scan as remains
-from watcher.audit.differences import Finding, Truth, differences
-from watcher.audit.disk_scan import LeftOver, Tiers, TierSeen
+from watcher.audit.differences import Difference, ObservedState, find_differences
+from watcher.audit.disk_scan import LeftoverFile, TierDefinitions, TierFileState
 from watcher.config.settings import Config
-from watcher.core.evaluation import IN_FLIGHT
-from watcher.core.executor import Executor, Job, Unreachable
-from watcher.core.result_paths import results_of
-from watcher.core.snapshot import comment_of
+from watcher.core.evaluation import IN_FLIGHT_STATES
+from watcher.core.executor import Executor, ExecutorUnreachable, Job
+from watcher.core.result_paths import get_evaluation_paths
+from watcher.core.snapshot import format_job_comment
 from watcher.journal import journal as ledger
 from watcher.journal import request_files as evidence_request_files
-from watcher.journal.replay import Ledger
+from watcher.journal.replay import JournalState
 from watcher.observe import results as evidence
-from watcher.observe.local_data import Contents
-from watcher.observe.stage_plans import Plans
+from watcher.observe.local_data import LocalDataHashes
+from watcher.observe.stage_plans import StageRequirementsCache
 
-_POLLS = 2
+_GRACE_POLLS = 2
 """Polls in which a running watcher sees a change by itself."""
 
 
-class Audit(msgspec.Struct, frozen=True):
+class AuditResult(msgspec.Struct, frozen=True):
     """What was found, and what could not be looked at."""
 
-    findings: tuple[Finding, ...]
-    queue_trouble: str
+    differences: tuple[Difference, ...]
+    queue_error: str
     """Why the queue could not be asked; empty where it was."""
-    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
     """What is wrong with the journal's own files."""
 
 
-def audit(config: Config, executor: Executor, state_id: str, environ: Mapping[str, str], *, now: float, alive: bool) -> Audit:
+def run_audit(
+    config: Config, executor: Executor, state_id: str, environ: Mapping[str, str], *, now: float, alive: bool
+) -> AuditResult:
     """Compare. Writes nothing, and asks the queue once. Raises OSError where the state folder cannot be read."""
-    journal = ledger.read(config.paths)
-    jobs, trouble = _queue(executor)
-    truth = _truth(config, journal, jobs, environ, state_id=state_id, now=now, patience=_POLLS * config.poll if alive else 0.0)
-    runs = frozenset(ledger.run_ids(config.paths))
-    return Audit(tuple(differences(truth, journal, runs, config, comment_of(state_id))), trouble, tuple(journal.notes))
+    journal_state = ledger.read_journal(config.paths)
+    jobs, queue_error = _read_queue(executor)
+    observed = _observe_state(
+        config,
+        journal_state,
+        jobs,
+        environ,
+        state_id=state_id,
+        now=now,
+        grace_seconds=_GRACE_POLLS * config.poll if alive else 0.0,
+    )
+    known_run_ids = frozenset(ledger.list_run_ids(config.paths))
+    return AuditResult(
+        tuple(find_differences(observed, journal_state, known_run_ids, config, format_job_comment(state_id))),
+        queue_error,
+        tuple(journal_state.warnings),
+    )
 
 
-def _queue(executor: Executor) -> tuple[Mapping[str, Job] | None, str]:
+def _read_queue(executor: Executor) -> tuple[Mapping[str, Job] | None, str]:
     try:
-        return executor.queue(), ""
-    except Unreachable as error:
+        return executor.query_queue(), ""
+    except ExecutorUnreachable as error:
         return None, f"the queue cannot be asked, so jobs are not compared: {error}"
 
 
-def _truth(
+def _observe_state(
     config: Config,
-    journal: Ledger,
+    journal_state: JournalState,
     jobs: Mapping[str, Job] | None,
     environ: Mapping[str, str],
     *,
     state_id: str,
     now: float,
-    patience: float,
-) -> Truth:
-    plans = Plans(environ, Contents(config.paths.contents))
-    tiers = {stage.name: plans.look(stage, now).tiers for stage in config.stages.values()}
-    places = {record.key: results_of(config, record) for record in journal.records.values()}
+    grace_seconds: float,
+) -> ObservedState:
+    plans = StageRequirementsCache(environ, LocalDataHashes(config.paths.contents_json))
+    tiers = {stage.name: plans.get_requirements(stage, now).tiers for stage in config.stages.values()}
+    evaluation_paths = {record.key: get_evaluation_paths(config, record) for record in journal_state.records.values()}
     for stage in config.stages.values():
-        for name in remains.result_folders(stage.results, stage.name):
-            places.setdefault(f"{stage.name}/{name}", EvaluationPaths(stage.results, stage.name, name))
-    results = {key: remains.tier_files(paths, tiers.get(paths.stage, {})) for key, paths in places.items()}
-    folders = {record.checkpoint for record in journal.records.values()}
-    folders |= {seen.checkpoint for files in results.values() for seen in files.values()}
-    contents = {folder: remains.content(folder) for folder in folders}
-    scores = {key: _scores(places[key], files) for key, files in results.items()}
-    found = remains.attempts(config.paths, now)
-    living = {run for run, job in (jobs or {}).items() if not job.state.over}
-    busy = {record.key for record in journal.records.values() if record.state in IN_FLIGHT}
-    busy |= {attempt.request.evaluation for run, attempt in found.items() if attempt.request is not None and run in living}
-    left: list[LeftOver] = []
-    for key, paths in places.items():
-        if key not in busy:
-            record = journal.records.get(key)
-            of = {seen.fingerprint for seen in results[key].values()}
-            of |= {record.fingerprint or "", contents[record.checkpoint].fingerprint or ""} if record is not None else set()
-            left += remains.left_over(key, paths, frozenset(of), now)
-    owned = {record.pin.folder for record in journal.records.values() if record.pin is not None}
-    for path in pins.strays(pins.roots(config, state_id), owned):
-        left.append(LeftOver("/".join(path.parts[-4:-2]), path, "a pin that no evaluation owns"))
+        for name in remains.list_result_folders(stage.results, stage.name):
+            evaluation_paths.setdefault(f"{stage.name}/{name}", EvaluationPaths(stage.results, stage.name, name))
+    results = {key: remains.read_tier_files(paths, tiers.get(paths.stage, {})) for key, paths in evaluation_paths.items()}
+    checkpoint_folders = {record.checkpoint for record in journal_state.records.values()}
+    checkpoint_folders |= {tier_file.checkpoint for tier_files in results.values() for tier_file in tier_files.values()}
+    checkpoint_states = {folder: remains.read_checkpoint_state(folder) for folder in checkpoint_folders}
+    scores = {key: _read_headline_scores(evaluation_paths[key], tier_files) for key, tier_files in results.items()}
+    attempt_folders = remains.scan_attempts(config.paths, now)
+    live_run_ids = {run_id for run_id, job in (jobs or {}).items() if not job.state.is_terminal}
+    in_flight_keys = {record.key for record in journal_state.records.values() if record.state in IN_FLIGHT_STATES}
+    in_flight_keys |= {
+        attempt.request.evaluation
+        for run_id, attempt in attempt_folders.items()
+        if attempt.request is not None and run_id in live_run_ids
+    }
+    leftovers: list[LeftoverFile] = []
+    for key, paths in evaluation_paths.items():
+        if key not in in_flight_keys:
+            record = journal_state.records.get(key)
+            fingerprints = {tier_file.fingerprint for tier_file in results[key].values()}
+            fingerprints |= (
+                {record.fingerprint or "", checkpoint_states[record.checkpoint].fingerprint or ""}
+                if record is not None
+                else set()
+            )
+            leftovers += remains.find_leftover_files(key, paths, frozenset(fingerprints), now)
+    pinned_folders = {record.pin.folder for record in journal_state.records.values() if record.pin is not None}
+    for path in pins.find_orphan_pins(pins.list_pin_roots(config, state_id), pinned_folders):
+        leftovers.append(LeftoverFile("/".join(path.parts[-4:-2]), path, "a pin that no evaluation owns"))
     for folder in (config.state, config.paths.journal, config.paths.requests):
-        left += remains.private_files("state", folder, now)
-    return Truth(
+        leftovers += remains.find_temporary_files("state", folder, now)
+    return ObservedState(
         now=now,
         results=results,
-        places={key: str(paths.results) for key, paths in places.items()},
-        contents=contents,
+        result_folders={key: str(paths.results) for key, paths in evaluation_paths.items()},
+        checkpoint_states=checkpoint_states,
         scores=scores,
         tiers=tiers,
-        attempts=found,
+        attempts=attempt_folders,
         jobs=jobs,
-        left_over=tuple(left),
-        wrong_requests=tuple(evidence_request_files.asks(config.paths)[1]),
-        patience=patience,
+        leftovers=tuple(leftovers),
+        invalid_requests=tuple(evidence_request_files.read_requests(config.paths)[1]),
+        grace_seconds=grace_seconds,
     )
 
 
-def _scores(paths: EvaluationPaths, files: Mapping[str, TierSeen]) -> Mapping[str, float]:
-    fingerprints = {seen.fingerprint for seen in files.values() if seen.kind == "valid"}
+def _read_headline_scores(paths: EvaluationPaths, tier_files: Mapping[str, TierFileState]) -> Mapping[str, float]:
+    fingerprints = {tier_file.fingerprint for tier_file in tier_files.values() if tier_file.kind == "valid"}
     if len(fingerprints) != 1:
         return {}
-    tiers: Tiers = {tier: TierRequirement(seen.digest) for tier, seen in files.items()}
-    return evidence.judge(paths, fingerprints.pop(), tiers).scores
+    tiers: TierDefinitions = {tier: TierRequirement(tier_file.digest) for tier, tier_file in tier_files.items()}
+    return evidence.check_results(paths, fingerprints.pop(), tiers).scores

@@ -10,271 +10,346 @@ from typing import Any
 
 import msgspec
 
-from watcher.audit.disk_scan import AttemptFound, Content, LeftOver, Tiers, TierSeen
+from watcher.audit.disk_scan import AttemptFolder, CheckpointState, LeftoverFile, TierDefinitions, TierFileState
 from watcher.config.settings import Config
-from watcher.core.actions import Cancel, Note
-from watcher.core.evaluation import IN_FLIGHT, Record, State
+from watcher.core.actions import CancelJob, JournalEvent
+from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationRecord, EvaluationState
 from watcher.core.executor import Job
 from watcher.core.request_types import Amendment
-from watcher.core.snapshot import QueueSeen, World
-from watcher.journal.replay import Ledger
-from watcher.reconcile.orphan_jobs import strays
-from watcher.reconcile.schedule import Wanted, directory
+from watcher.core.snapshot import QueueSnapshot, Snapshot
+from watcher.journal.replay import JournalState
+from watcher.reconcile.orphan_jobs import resolve_orphan_jobs
+from watcher.reconcile.schedule import ScheduledEvaluation, choose_directory
 
-NEXT_TICK = "none needed: the watcher's next tick sees it"
+LEFT_TO_NEXT_TICK = "none needed: the watcher's next tick sees it"
 
-YOUNG = 3600.0
+NEW_ATTEMPT_SECONDS = 3600.0
 """Seconds in which an attempt's folder may be one that is just being submitted."""
 
 
-class Truth(msgspec.Struct, frozen=True, kw_only=True):
+class ObservedState(msgspec.Struct, frozen=True, kw_only=True):
     """Disk and queue, with the journal ignored."""
 
     now: float
-    results: Mapping[str, Mapping[str, TierSeen]]
+    results: Mapping[str, Mapping[str, TierFileState]]
     """Evaluation -> tier -> its file, for every folder of results."""
-    contents: Mapping[str, Content]
+    checkpoint_states: Mapping[str, CheckpointState]
     """Checkpoint folder -> what it holds now."""
-    places: Mapping[str, str]
+    result_folders: Mapping[str, str]
     """Evaluation -> the results folder that they lie in."""
     scores: Mapping[str, Mapping[str, float]]
     """Evaluation -> headlines of its tier files."""
-    tiers: Mapping[str, Tiers]
+    tiers: Mapping[str, TierDefinitions]
     """Stage -> what its suites are today."""
-    attempts: Mapping[str, AttemptFound]
+    attempts: Mapping[str, AttemptFolder]
     jobs: Mapping[str, Job] | None
     """By name; None: the queue cannot be asked, and nothing is said about jobs."""
-    left_over: tuple[LeftOver, ...] = ()
-    wrong_requests: tuple[str, ...] = ()
-    patience: float = 0.0
+    leftovers: tuple[LeftoverFile, ...] = ()
+    invalid_requests: tuple[str, ...] = ()
+    grace_seconds: float = 0.0
     """Seconds that a running watcher is given to see something itself."""
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """One difference. At most one of the last three is set; none: nothing is done about it here."""
 
     key: str
-    journal: str
-    truth: str
+    journal_state: str
+    observed: str
     repair: str
     amendment: Amendment | None = None
-    remove: Path | None = None
-    cancel: Job | None = None
+    path_to_remove: Path | None = None
+    job_to_cancel: Job | None = None
 
 
-def differences(truth: Truth, ledger: Ledger, known_runs: frozenset[str], config: Config, comment: str) -> list[Finding]:
-    """All of them, evaluations first. ``known_runs``: every attempt that the journal mentions; ``comment`` marks our jobs."""
-    found: list[Finding] = []
-    for record in ledger.records.values():
-        finding = _evaluation(record, truth)
-        if finding is not None:
-            found.append(finding)
-    found += [finding for key in truth.results if (finding := _unknown(key, truth, ledger, config)) is not None]
-    found += _jobs(truth, ledger, comment)
-    found += _attempts(truth, known_runs)
-    found += [_left_over(item) for item in truth.left_over]
-    found += [_finding("requests", "not read", words, "none: remove it yourself") for words in truth.wrong_requests]
-    return found
+def find_differences(
+    observed: ObservedState, journal_state: JournalState, known_run_ids: frozenset[str], config: Config, job_comment: str
+) -> list[Difference]:
+    """All of them, evaluations first. ``known_run_ids``: every attempt that the journal mentions; ``job_comment`` marks our jobs."""
+    results: list[Difference] = []
+    for record in journal_state.records.values():
+        difference = _check_evaluation(record, observed)
+        if difference is not None:
+            results.append(difference)
+    results += [
+        difference
+        for key in observed.results
+        if (difference := _check_unknown_results(key, observed, journal_state, config)) is not None
+    ]
+    results += _check_jobs(observed, journal_state, job_comment)
+    results += _check_attempts(observed, known_run_ids)
+    results += [_check_leftover(item) for item in observed.leftovers]
+    results += [
+        _report_only("requests", "not read", message, "none: remove it yourself") for message in observed.invalid_requests
+    ]
+    return results
 
 
-def _finding(key: str, journal: str, words: str, repair: str) -> Finding:
+def _report_only(key: str, journal_state: str, observed: str, repair: str) -> Difference:
     """One that nothing is done about here."""
-    return Finding(key=key, journal=journal, truth=words, repair=repair)
+    return Difference(key=key, journal_state=journal_state, observed=observed, repair=repair)
 
 
-def _left_over(item: LeftOver) -> Finding:
-    said = "nothing of it is being scored"
-    return Finding(key=item.key, journal=said, truth=f"disk: {item.path}: {item.words}", repair="remove it", remove=item.path)
+def _check_leftover(item: LeftoverFile) -> Difference:
+    journal_state = "nothing of it is being scored"
+    return Difference(
+        key=item.key,
+        journal_state=journal_state,
+        observed=f"disk: {item.path}: {item.reason}",
+        repair="remove it",
+        path_to_remove=item.path,
+    )
 
 
-def _evaluation(record: Record, truth: Truth) -> Finding | None:
-    if record.state in IN_FLIGHT:
-        return _in_flight(record, truth)
-    wanted = set(record.suites) if record.state in {State.SCORED, State.LOST} else set(truth.tiers.get(record.stage, {}))
-    files = truth.results.get(record.key, {})
-    good, disk = _judge(files, wanted)
-    now = truth.contents[record.checkpoint]
-    if record.state is State.SCORED:
-        return _scored(record, files, now, truth, good=good, disk=disk)
-    if not good:
+def _check_evaluation(record: EvaluationRecord, observed: ObservedState) -> Difference | None:
+    if record.state in IN_FLIGHT_STATES:
+        return _check_in_flight(record, observed)
+    required_tiers = (
+        set(record.suites)
+        if record.state in {EvaluationState.SCORED, EvaluationState.LOST}
+        else set(observed.tiers.get(record.stage, {}))
+    )
+    tier_files = observed.results.get(record.key, {})
+    is_valid, disk_state = _check_tier_files(tier_files, required_tiers)
+    checkpoint = observed.checkpoint_states[record.checkpoint]
+    if record.state is EvaluationState.SCORED:
+        return _check_scored(record, tier_files, checkpoint, observed, is_valid=is_valid, disk_state=disk_state)
+    if not is_valid:
         return None
-    fingerprint = next(iter(files.values())).fingerprint
-    if record.state is State.LOST:
+    fingerprint = next(iter(tier_files.values())).fingerprint
+    if record.state is EvaluationState.LOST:
         if fingerprint != record.fingerprint:
             return None
-        return _amend(record, f"{disk}: its results are back", "found", {"reason": "audit: its results are back"})
-    today = truth.tiers.get(record.stage, {})
-    if any(seen.digest != today[tier].digest for tier, seen in files.items() if tier in today):
+        return _propose_amendment(
+            record, f"{disk_state}: its results are back", "found", {"reason": "audit: its results are back"}
+        )
+    current_tiers = observed.tiers.get(record.stage, {})
+    if any(tier_file.digest != current_tiers[tier].digest for tier, tier_file in tier_files.items() if tier in current_tiers):
         return None  # scores by suites of before: that more is owed is right
-    if not (now.gone or now.fingerprint == fingerprint) or truth.now - record.since < truth.patience:
+    if (
+        not (checkpoint.is_deleted or checkpoint.fingerprint == fingerprint)
+        or observed.now - record.since < observed.grace_seconds
+    ):
         return None
-    words = f"{disk}{', and the checkpoint is gone' if now.gone else ''}"
-    return _amend(record, words, "scored", _scores(record.key, files, now, truth))
+    message = f"{disk_state}{', and the checkpoint is gone' if checkpoint.is_deleted else ''}"
+    return _propose_amendment(record, message, "scored", _build_scored_fields(record.key, tier_files, checkpoint, observed))
 
 
-def _judge(files: Mapping[str, TierSeen], wanted: set[str]) -> tuple[bool, str]:
-    """Whether the tier files that are ``wanted`` are whole and of one content, and that in words."""
-    if not files:
+def _check_tier_files(tier_files: Mapping[str, TierFileState], required_tiers: set[str]) -> tuple[bool, str]:
+    """Whether the tier files that are ``required_tiers`` are whole and of one content, and that in words."""
+    if not tier_files:
         return False, "no results"
-    bad = next((f"{tier} is {seen.kind} ({seen.why})" for tier, seen in files.items() if seen.kind != "valid"), "")
-    missing = sorted(wanted - set(files))
-    if bad or missing:
-        return False, bad or f"no {missing[0]}"
-    if len({seen.fingerprint for seen in files.values()}) != 1:
+    invalid = next(
+        (
+            f"{tier} is {tier_file.kind} ({tier_file.reason})"
+            for tier, tier_file in tier_files.items()
+            if tier_file.kind != "valid"
+        ),
+        "",
+    )
+    missing = sorted(required_tiers - set(tier_files))
+    if invalid or missing:
+        return False, invalid or f"no {missing[0]}"
+    if len({tier_file.fingerprint for tier_file in tier_files.values()}) != 1:
         return False, "results of two contents of the checkpoint"
-    return True, f"valid results of {next(iter(files.values())).fingerprint[:12]}"
+    return True, f"valid results of {next(iter(tier_files.values())).fingerprint[:12]}"
 
 
-def _scored(
-    record: Record, files: Mapping[str, TierSeen], now: Content, truth: Truth, *, good: bool, disk: str
-) -> Finding | None:
-    def lost(words: str) -> Finding:
-        reason = f"audit: {words}; watcher retry --force scores it again"
-        return _amend(record, words, "lost", {"reason": reason})
+def _check_scored(
+    record: EvaluationRecord,
+    tier_files: Mapping[str, TierFileState],
+    checkpoint: CheckpointState,
+    observed: ObservedState,
+    *,
+    is_valid: bool,
+    disk_state: str,
+) -> Difference | None:
+    def amend_as_lost(message: str) -> Difference:
+        reason = f"audit: {message}; watcher retry --force scores it again"
+        return _propose_amendment(record, message, "lost", {"reason": reason})
 
-    if not good:
-        return lost(disk)
-    fingerprint = next(iter(files.values())).fingerprint
+    if not is_valid:
+        return amend_as_lost(disk_state)
+    fingerprint = next(iter(tier_files.values())).fingerprint
     if fingerprint != record.fingerprint:
-        if now.fingerprint == fingerprint:
-            return _amend(record, f"{disk}, which is the checkpoint's", "scored", _scores(record.key, files, now, truth))
-        return lost(f"results of another content ({fingerprint[:12]}, not {str(record.fingerprint)[:12]})")
-    if any(seen.digest != record.suites[tier] for tier, seen in files.items() if tier in record.suites):
-        return _amend(record, f"{disk}, by other suites", "scored", _scores(record.key, files, now, truth))
-    if now.fingerprint not in {None, fingerprint}:
-        words = f"{disk}, but the checkpoint was rewritten ({str(now.fingerprint)[:12]})"
-        return _amend(record, words, "owed", {"reason": "audit: the checkpoint was rewritten", "fresh": True})
+        if checkpoint.fingerprint == fingerprint:
+            return _propose_amendment(
+                record,
+                f"{disk_state}, which is the checkpoint's",
+                "scored",
+                _build_scored_fields(record.key, tier_files, checkpoint, observed),
+            )
+        return amend_as_lost(f"results of another content ({fingerprint[:12]}, not {str(record.fingerprint)[:12]})")
+    if any(tier_file.digest != record.suites[tier] for tier, tier_file in tier_files.items() if tier in record.suites):
+        return _propose_amendment(
+            record, f"{disk_state}, by other suites", "scored", _build_scored_fields(record.key, tier_files, checkpoint, observed)
+        )
+    if checkpoint.fingerprint not in {None, fingerprint}:
+        message = f"{disk_state}, but the checkpoint was rewritten ({str(checkpoint.fingerprint)[:12]})"
+        return _propose_amendment(record, message, "owed", {"reason": "audit: the checkpoint was rewritten", "fresh": True})
     return None
 
 
-def _scores(key: str, files: Mapping[str, TierSeen], now: Content, truth: Truth) -> dict[str, Any]:
+def _build_scored_fields(
+    key: str, tier_files: Mapping[str, TierFileState], checkpoint: CheckpointState, observed: ObservedState
+) -> dict[str, Any]:
     return {
-        "markers": now.marks,
-        "fingerprint": next(iter(files.values())).fingerprint,
-        "suites": {tier: seen.digest for tier, seen in files.items()},
-        "scores": dict(truth.scores.get(key, {})),
-        "place": truth.places[key],
+        "markers": checkpoint.mtimes,
+        "fingerprint": next(iter(tier_files.values())).fingerprint,
+        "suites": {tier: tier_file.digest for tier, tier_file in tier_files.items()},
+        "scores": dict(observed.scores.get(key, {})),
+        "place": observed.result_folders[key],
         "reason": "audit: valid results are there",
     }
 
 
-def _amend(record: Record, words: str, event: str, fields: dict[str, Any]) -> Finding:
+def _propose_amendment(record: EvaluationRecord, message: str, event: str, fields: dict[str, Any]) -> Difference:
     amendment = Amendment(key=record.key, state=record.state.value, since=record.since, events=({"event": event, **fields},))
     repair = {"found": "journal it as scored", "owed": "have it scored anew"}.get(event, f"journal it as {event}")
-    return Finding(key=record.key, journal=_said(record), truth=f"disk: {words}", repair=repair, amendment=amendment)
+    return Difference(
+        key=record.key, journal_state=_describe_record(record), observed=f"disk: {message}", repair=repair, amendment=amendment
+    )
 
 
-def _said(record: Record) -> str:
-    job = record.attempt.job_id if record.attempt is not None and record.state in IN_FLIGHT else None
+def _describe_record(record: EvaluationRecord) -> str:
+    job = record.attempt.job_id if record.attempt is not None and record.state in IN_FLIGHT_STATES else None
     return record.state.value + (f", job {job}" if job else "")
 
 
-def _in_flight(record: Record, truth: Truth) -> Finding | None:
+def _check_in_flight(record: EvaluationRecord, observed: ObservedState) -> Difference | None:
     attempt = record.attempt
-    if attempt is None or truth.now - record.since < truth.patience:
+    if attempt is None or observed.now - record.since < observed.grace_seconds:
         return None
-    job = None if truth.jobs is None else truth.jobs.get(attempt.run_id)
-    on_disk = truth.attempts.get(attempt.run_id)
-    if job is not None and not job.state.over:
-        if on_disk is None:
-            words = f"queue: job {job.job_id} is {job.word}; disk: its folder {attempt.run_id} is gone, so it cannot score"
-            return _finding(record.key, _said(record), words, "none: the watcher sees how it ends")
+    job = None if observed.jobs is None else observed.jobs.get(attempt.run_id)
+    attempt_folder = observed.attempts.get(attempt.run_id)
+    if job is not None and not job.state.is_terminal:
+        if attempt_folder is None:
+            message = f"queue: job {job.job_id} is {job.raw_state}; disk: its folder {attempt.run_id} is gone, so it cannot score"
+            return _report_only(record.key, _describe_record(record), message, "none: the watcher sees how it ends")
         return None
-    good, disk = _judge(truth.results.get(record.key, {}), set(attempt.suites))
-    ended = on_disk is not None and bool(on_disk.exits)
-    words = f"{'its run ' if ended else ''}{on_disk.end if on_disk is not None else 'no end recorded'}, {disk}"
+    is_valid, disk_state = _check_tier_files(observed.results.get(record.key, {}), set(attempt.suites))
+    has_ended = attempt_folder is not None and bool(attempt_folder.exit_records)
+    message = f"{'its run ' if has_ended else ''}{attempt_folder.outcome if attempt_folder is not None else 'no end recorded'}, {disk_state}"
     if job is not None:
-        queue = f"queue: job {job.job_id} is {job.word}"
-    elif truth.jobs is None:
-        if not ended and not good:
+        queue_state = f"queue: job {job.job_id} is {job.raw_state}"
+    elif observed.jobs is None:
+        if not has_ended and not is_valid:
             return None  # nothing is known
-        queue = "queue: cannot be asked"
+        queue_state = "queue: cannot be asked"
     else:
-        queue = f"queue: no job {attempt.run_id}"
-    return _finding(record.key, _said(record), f"{queue}; disk: {words}", NEXT_TICK)
+        queue_state = f"queue: no job {attempt.run_id}"
+    return _report_only(record.key, _describe_record(record), f"{queue_state}; disk: {message}", LEFT_TO_NEXT_TICK)
 
 
-def _unknown(key: str, truth: Truth, ledger: Ledger, config: Config) -> Finding | None:
+def _check_unknown_results(key: str, observed: ObservedState, journal_state: JournalState, config: Config) -> Difference | None:
     """Results in a folder that the journal does not know."""
-    if key in ledger.records:
+    if key in journal_state.records:
         return None
-    files = truth.results[key]
-    if not files:
+    tier_files = observed.results[key]
+    if not tier_files:
         return None
     stage_name, _, name = key.partition("/")
-    good, disk = _judge(files, set())
-    first = next(iter(files.values()))
+    is_valid, disk_state = _check_tier_files(tier_files, set())
+    first_file = next(iter(tier_files.values()))
     stage = config.stages[stage_name]
-    said = "not known"
-    if not good or first.step is None:
-        return _finding(key, said, f"disk: {disk}", "none: see whose they are")
-    now = truth.contents[first.checkpoint]
-    want = Wanted(
-        stage=stage_name, source=first.source or stage_name, step=first.step, origin="request", checkpoint=first.checkpoint
+    record_state = "not known"
+    if not is_valid or first_file.step is None:
+        return _report_only(key, record_state, f"disk: {disk_state}", "none: see whose they are")
+    checkpoint = observed.checkpoint_states[first_file.checkpoint]
+    scheduled_evaluation = ScheduledEvaluation(
+        stage=stage_name,
+        source=first_file.source or stage_name,
+        step=first_file.step,
+        origin="request",
+        checkpoint=first_file.checkpoint,
     )
-    named = directory(want, stage, ledger.records) != name
-    scheduled = want.source == stage_name and stage.wants(want.step) and not named
-    if not now.gone:
-        if scheduled:
-            return _finding(key, said, f"disk: {disk}", NEXT_TICK)
-        if now.fingerprint != first.fingerprint:
-            return _finding(key, said, f"disk: {disk}, not the checkpoint's", "none: enqueue scores it")
-    owned = {
+    custom_directory = choose_directory(scheduled_evaluation, stage, journal_state.records) != name
+    is_scheduled = (
+        scheduled_evaluation.source == stage_name and stage.is_scheduled(scheduled_evaluation.step) and not custom_directory
+    )
+    if not checkpoint.is_deleted:
+        if is_scheduled:
+            return _report_only(key, record_state, f"disk: {disk_state}", LEFT_TO_NEXT_TICK)
+        if checkpoint.fingerprint != first_file.fingerprint:
+            return _report_only(key, record_state, f"disk: {disk_state}, not the checkpoint's", "none: enqueue scores it")
+    created_event = {
         "event": "owned",
         "stage": stage_name,
-        "source": want.source,
-        "step": want.step,
+        "source": scheduled_evaluation.source,
+        "step": scheduled_evaluation.step,
         "directory": name,
-        "origin": "schedule" if scheduled else "request",
-        "checkpoint": want.checkpoint,
-        "named": named,
+        "origin": "schedule" if is_scheduled else "request",
+        "checkpoint": scheduled_evaluation.checkpoint,
+        "named": custom_directory,
         "reason": "audit: its results are on disk",
     }
-    amendment = Amendment(key=key, state=None, events=(owned, {"event": "scored", **_scores(key, files, now, truth)}))
-    return Finding(key=key, journal=said, truth=f"disk: {disk}", repair="journal it as scored", amendment=amendment)
+    amendment = Amendment(
+        key=key,
+        state=None,
+        events=(created_event, {"event": "scored", **_build_scored_fields(key, tier_files, checkpoint, observed)}),
+    )
+    return Difference(
+        key=key, journal_state=record_state, observed=f"disk: {disk_state}", repair="journal it as scored", amendment=amendment
+    )
 
 
-def _jobs(truth: Truth, ledger: Ledger, comment: str) -> Iterator[Finding]:
+def _check_jobs(observed: ObservedState, journal_state: JournalState, job_comment: str) -> Iterator[Difference]:
     """Jobs of ours that no evaluation in flight stands for."""
-    if truth.jobs is None:
+    if observed.jobs is None:
         return
-    requests = {run: found.request for run, found in truth.attempts.items() if found.request is not None}
-    queue = QueueSeen(at=truth.now, jobs=truth.jobs)
-    world = World(now=truth.now, server_now=truth.now, stages={}, plans={}, queue=queue, strangers=requests)
-    owners = {record.attempt.run_id: record for record in ledger.everything() if record.attempt is not None}
-    for name, job in truth.jobs.items():
-        owner = owners.get(name)
-        if job.comment != comment or job.state.over or (owner is not None and owner.state in IN_FLIGHT):
+    requests = {run_id: attempt.request for run_id, attempt in observed.attempts.items() if attempt.request is not None}
+    queue = QueueSnapshot(at=observed.now, jobs=observed.jobs)
+    snapshot = Snapshot(now=observed.now, server_now=observed.now, stages={}, requirements={}, queue=queue, unknown_jobs=requests)
+    records_by_run_id = {
+        record.attempt.run_id: record for record in journal_state.iter_all_records() if record.attempt is not None
+    }
+    for name, job in observed.jobs.items():
+        owner = records_by_run_id.get(name)
+        if job.comment != job_comment or job.state.is_terminal or (owner is not None and owner.state in IN_FLIGHT_STATES):
             continue
         request = requests.get(name)
         key = owner.key if owner is not None else request.evaluation if request is not None else name
-        said = owner.state.value if owner is not None else "no such job"
-        words = f"queue: job {job.job_id}, {name}, is {job.word}"
-        alone = msgspec.structs.replace(world, queue=QueueSeen(at=truth.now, jobs={name: job}))
-        planned = [action for action in strays(alone, ledger, comment) if isinstance(action, Note | Cancel)]
-        if planned:
-            what = "cancels it" if isinstance(planned[0], Cancel) else "takes it up again"
-            yield _finding(key, said, words, f"none needed: the watcher's next tick {what}")
+        record_state = owner.state.value if owner is not None else "no such job"
+        message = f"queue: job {job.job_id}, {name}, is {job.raw_state}"
+        single_job_snapshot = msgspec.structs.replace(snapshot, queue=QueueSnapshot(at=observed.now, jobs={name: job}))
+        actions = [
+            action
+            for action in resolve_orphan_jobs(single_job_snapshot, journal_state, job_comment)
+            if isinstance(action, JournalEvent | CancelJob)
+        ]
+        if actions:
+            effect = "cancels it" if isinstance(actions[0], CancelJob) else "takes it up again"
+            yield _report_only(key, record_state, message, f"none needed: the watcher's next tick {effect}")
         else:
-            yield Finding(key=key, journal=said, truth=words, repair="cancel it", cancel=job)
+            yield Difference(key=key, journal_state=record_state, observed=message, repair="cancel it", job_to_cancel=job)
 
 
-def _attempts(truth: Truth, known: frozenset[str]) -> Iterator[Finding]:
+def _check_attempts(observed: ObservedState, known_run_ids: frozenset[str]) -> Iterator[Difference]:
     """Folders of attempts that the journal never mentioned."""
-    for run, found in truth.attempts.items():
-        job = (truth.jobs or {}).get(run)
-        if run in known or (job is not None and not job.state.over):
+    for run_id, attempt in observed.attempts.items():
+        job = (observed.jobs or {}).get(run_id)
+        if run_id in known_run_ids or (job is not None and not job.state.is_terminal):
             continue
-        request = found.request
-        key = run if request is None else request.evaluation
-        said = "no such attempt"
-        if found.claim or found.tasks_ended:
-            how = found.end if found.exits else f"claimed by {found.claim}, {found.end}"
-            note = {"event": "left_over", "run_id": run, "reason": f"audit: attempt {run} {how}"}
-            amendment = Amendment(key="", state=None, events=(note,))
+        request = attempt.request
+        key = run_id if request is None else request.evaluation
+        record_state = "no such attempt"
+        if attempt.claim or attempt.tasks_ended:
+            outcome = attempt.outcome if attempt.exit_records else f"claimed by {attempt.claim}, {attempt.outcome}"
+            event = {"event": "left_over", "run_id": run_id, "reason": f"audit: attempt {run_id} {outcome}"}
+            amendment = Amendment(key="", state=None, events=(event,))
             repair = "note it in the journal, and keep it"
-            yield Finding(key=key, journal=said, truth=f"disk: attempt {run} {how}", repair=repair, amendment=amendment)
-        elif found.age > YOUNG and truth.jobs is not None:
-            yield Finding(
-                key=key, journal=said, truth=f"disk: attempt {run} was never run", repair="remove it", remove=found.folder
+            yield Difference(
+                key=key,
+                journal_state=record_state,
+                observed=f"disk: attempt {run_id} {outcome}",
+                repair=repair,
+                amendment=amendment,
+            )
+        elif attempt.age_seconds > NEW_ATTEMPT_SECONDS and observed.jobs is not None:
+            yield Difference(
+                key=key,
+                journal_state=record_state,
+                observed=f"disk: attempt {run_id} was never run",
+                repair="remove it",
+                path_to_remove=attempt.folder,
             )

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from suites.common.errors import Problem
+from suites.common.errors import UserError
 from watcher import __version__
 from watcher.cli.audit import audit
 from watcher.cli.config import init, print_config
@@ -19,32 +19,32 @@ from watcher.cli.requests import cancel, enqueue, retry
 from watcher.cli.simulate import simulate
 from watcher.cli.status import status, why
 
-FAILED = 1
+EXIT_FAILED = 1
 
 
-class Watcher(click.Group):
+class WatcherGroup(click.Group):
     """Says a Problem in one line, and exits with its code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; 1 for what the operating system refuses."""
         try:
             return super().invoke(ctx)
-        except Problem as problem:
+        except UserError as problem:
             _complain(str(problem))
             ctx.exit(int(problem.code))
         except BrokenPipeError:  # `watcher status | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(FAILED)
+            ctx.exit(EXIT_FAILED)
         except OSError as error:
             _complain(f"{error.filename or 'watcher'}: {error.strerror or error}; see to that and try again")
-            ctx.exit(FAILED)
+            ctx.exit(EXIT_FAILED)
 
 
-@click.group(cls=Watcher, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=WatcherGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="watcher")
 def main() -> None:
     """Score every scheduled checkpoint once, soon after it is complete."""
 
 
-for command in (run, once, status, enqueue, why, retry, cancel, audit, doctor, init, print_config, prefill, report, simulate):
-    main.add_command(command)
+for subcommand in (run, once, status, enqueue, why, retry, cancel, audit, doctor, init, print_config, prefill, report, simulate):
+    main.add_command(subcommand)

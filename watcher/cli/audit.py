@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from watcher.cli.options import config_option, environment
+from watcher.cli.options import config_option, copy_environment
 
-DIFFERENCES = 1
+EXIT_DIFFERENCES = 1
 
 
 @click.command()
@@ -19,27 +19,27 @@ def audit(config: Path | None, *, repair: bool) -> None:
 
     Without --repair nothing is written. What the watcher's next tick sees by itself is left to it.
     """
-    from suites.common.formatting import clean  # noqa: PLC0415
+    from suites.common.formatting import strip_control_characters  # noqa: PLC0415
     from watcher.audit import audit as audit_look  # noqa: PLC0415
     from watcher.audit import repair as audit_look_repair  # noqa: PLC0415
-    from watcher.config.loader import load  # noqa: PLC0415
-    from watcher.daemon.setup import known_id, make_executor  # noqa: PLC0415
-    from watcher.status.health import judge  # noqa: PLC0415
+    from watcher.config.loader import load_config  # noqa: PLC0415
+    from watcher.daemon.setup import make_executor, read_state_id  # noqa: PLC0415
+    from watcher.status.health import check_liveness  # noqa: PLC0415
 
-    environ = environment()
-    loaded = load(config, environ)
+    environ = copy_environment()
+    loaded = load_config(config, environ)
     executor = make_executor(loaded, environ)
     now = time.time()
-    alive = judge(loaded.paths, now).verdict == "alive"
-    found = audit_look.audit(loaded, executor, known_id(loaded.state), environ, now=now, alive=alive)
-    for note in filter(None, (*found.notes, found.queue_trouble)):
-        click.echo(f"! {clean(note)}")
-    for finding in found.findings:
-        said = f"{finding.key}: journal: {finding.journal}; {finding.truth}; repair: {finding.repair}"
-        click.echo(clean(said))
-    if not found.findings and not found.queue_trouble:
+    alive = check_liveness(loaded.paths, now).verdict == "alive"
+    result = audit_look.run_audit(loaded, executor, read_state_id(loaded.state), environ, now=now, alive=alive)
+    for warning in filter(None, (*result.warnings, result.queue_error)):
+        click.echo(f"! {strip_control_characters(warning)}")
+    for difference in result.differences:
+        message = f"{difference.key}: journal: {difference.journal_state}; {difference.observed}; repair: {difference.repair}"
+        click.echo(strip_control_characters(message))
+    if not result.differences and not result.queue_error:
         click.echo("Journal, disk and queue agree.")
     if repair:
-        for line in audit_look_repair.repair(loaded, executor, found.findings, now=now, alive=alive):
-            click.echo(clean(line))
-    sys.exit(DIFFERENCES if found.findings or found.queue_trouble else 0)
+        for line in audit_look_repair.repair_differences(loaded, executor, result.differences, now=now, alive=alive):
+            click.echo(strip_control_characters(line))
+    sys.exit(EXIT_DIFFERENCES if result.differences or result.queue_error else 0)

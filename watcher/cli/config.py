@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from watcher.cli.options import config_option, environment
+from watcher.cli.options import config_option, copy_environment
 
 
 @click.command()
@@ -13,15 +13,15 @@ def init(folder: Path) -> None:
     """Write watcher.yaml and watcher.env (for systemd and cron) into DIR. Overwrites nothing."""
     from watcher.config import scaffold as initial  # noqa: PLC0415
 
-    config, env = initial.write(folder.absolute(), environment())
-    click.echo(f"wrote {config} and {env}\nEdit both, then check them:  watcher config --config {config}")
+    config_path, env_path = initial.write_config_files(folder.absolute(), copy_environment())
+    click.echo(f"wrote {config_path} and {env_path}\nEdit both, then check them:  watcher config --config {config_path}")
 
 
 @click.command("config")
 @config_option
 def print_config(config: Path | None) -> None:
     """Check the config and its suites, and print what they mean. Exits 2 with one line where they cannot be meant."""
-    from watcher.config.dump import as_yaml  # noqa: PLC0415
-    from watcher.config.loader import check  # noqa: PLC0415
+    from watcher.config.dump import dump_config  # noqa: PLC0415
+    from watcher.config.loader import check_config  # noqa: PLC0415
 
-    click.echo(as_yaml(check(config, environment())), nl=False)
+    click.echo(dump_config(check_config(config, copy_environment())), nl=False)

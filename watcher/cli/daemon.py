@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from suites.common.errors import Problem
-from watcher.cli.options import _complain, config_option, environment
+from suites.common.errors import UserError
+from watcher.cli.options import _complain, config_option, copy_environment
 
 if TYPE_CHECKING:
     from watcher.config.settings import Config
@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 @config_option
 def run(config: Path | None) -> None:
     """Watch until told to stop (Ctrl-C, SIGTERM); SIGHUP re-reads the config."""
-    from watcher.config.loader import check  # noqa: PLC0415
+    from watcher.config.loader import check_config  # noqa: PLC0415
     from watcher.daemon import daemon  # noqa: PLC0415
 
-    environ = environment()
-    sys.exit(daemon.run(_loaded(config, environ), reload=lambda: check(config, environ), environ=environ))
+    environ = copy_environment()
+    sys.exit(
+        daemon.run_daemon(
+            _load_config_leniently(config, environ), load_config=lambda: check_config(config, environ), environ=environ
+        )
+    )
 
 
 @click.command()
@@ -32,31 +36,36 @@ def run(config: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def once(config: Path | None, *, dry_run: bool, as_json: bool) -> None:
     """Look once, do what is due, and end: for cron."""
-    from watcher.daemon.once import once as one_tick  # noqa: PLC0415
+    from watcher.daemon.once import run_once as one_tick  # noqa: PLC0415
 
-    environ = environment()
-    report = one_tick(_loaded(config, environ), dry_run=dry_run, environ=environ)
+    environ = copy_environment()
+    tick_report = one_tick(_load_config_leniently(config, environ), dry_run=dry_run, environ=environ)
     if as_json:
-        click.echo(json.dumps({"actions": report.actions, "skipped": report.skipped}, indent=2))
+        click.echo(json.dumps({"actions": tick_report.actions, "skipped": tick_report.skipped}, indent=2))
     else:
-        click.echo("\n".join(_told(report.actions, report.skipped, would=dry_run)))
+        click.echo("\n".join(_format_tick_report(tick_report.actions, tick_report.skipped, dry_run=dry_run)))
 
 
-def _loaded(path: Path | None, environ: Mapping[str, str]) -> "Config":
+def _load_config_leniently(path: Path | None, environ: Mapping[str, str]) -> "Config":
     """The config to start with: a stage whose suites cannot be used waits and is told; it keeps no other from being scored."""
-    from watcher.config.loader import check, load  # noqa: PLC0415
+    from watcher.config.loader import check_config, load_config  # noqa: PLC0415
 
-    config = load(path, environ)
+    config = load_config(path, environ)
     try:
-        check(path, environ)
-    except Problem as problem:
+        check_config(path, environ)
+    except UserError as problem:
         _complain(f"{problem} (that stage waits for it, the others go on)")
     return config
 
 
-def _told(actions: list[dict[str, str]], skipped: list[dict[str, str]], *, would: bool) -> list[str]:
-    from suites.common.formatting import clean  # noqa: PLC0415
+def _format_tick_report(actions: list[dict[str, str]], skipped: list[dict[str, str]], *, dry_run: bool) -> list[str]:
+    from suites.common.formatting import strip_control_characters  # noqa: PLC0415
 
-    lines = [f"{clean(a['action'])} {clean(a['evaluation'])}: {clean(a['reason'])}" for a in actions]
-    lines = lines or ["Nothing to do." if would else "Nothing was to be done."]
-    return lines + [f"skipped {clean(skip['evaluation'])}: {clean(skip['reason'])}" for skip in skipped]
+    lines = [
+        f"{strip_control_characters(action['action'])} {strip_control_characters(action['evaluation'])}: {strip_control_characters(action['reason'])}"
+        for action in actions
+    ]
+    lines = lines or ["Nothing to do." if dry_run else "Nothing was to be done."]
+    return lines + [
+        f"skipped {strip_control_characters(skip['evaluation'])}: {strip_control_characters(skip['reason'])}" for skip in skipped
+    ]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from watcher.cli.options import config_option, environment
+from watcher.cli.options import config_option, copy_environment
 
 if TYPE_CHECKING:
     from watcher.config.settings import Config
-    from watcher.doctor.check import Check
+    from watcher.doctor.check import DoctorCheck
 
 
 @click.command()
@@ -23,46 +23,48 @@ def doctor(config: Path | None, *, offline: bool) -> None:
 
     Slurm is asked about ten questions; one, `sbatch --test-only`, uses up a job id. What is written is removed again.
     """
-    from suites.common.formatting import clean  # noqa: PLC0415
-    from watcher.config.loader import load  # noqa: PLC0415
+    from suites.common.formatting import strip_control_characters  # noqa: PLC0415
+    from watcher.config.loader import load_config  # noqa: PLC0415
     from watcher.doctor.check import OK, WARNING, WRONG  # noqa: PLC0415
 
-    environ = environment()
+    environ = copy_environment()
     counts = dict.fromkeys((OK, WARNING, WRONG), 0)
-    begun = time.monotonic()
-    for check in everything(load(config, environ), environ, offline=offline):
+    started = time.monotonic()
+    for check in run_all_checks(load_config(config, environ), environ, offline=offline):
         counts[check.verdict] += 1
-        said = clean(f"{check.name}: {check.words}{'; ' if check.todo else ''}{check.todo}")
-        click.echo(f"{check.verdict:<8} {said}")
+        message = strip_control_characters(f"{check.name}: {check.message}{'; ' if check.hint else ''}{check.hint}")
+        click.echo(f"{check.verdict:<8} {message}")
         sys.stdout.flush()
-    took = time.monotonic() - begun
-    click.echo(f"{counts[OK]} ok, {counts[WARNING]} warnings, {counts[WRONG]} wrong, in {took:.0f} s")
+    elapsed_seconds = time.monotonic() - started
+    click.echo(f"{counts[OK]} ok, {counts[WARNING]} warnings, {counts[WRONG]} wrong, in {elapsed_seconds:.0f} s")
     sys.exit(1 if counts[WRONG] else 0)
 
 
-def everything(config: "Config", environ: Mapping[str, str], *, offline: bool) -> Iterator["Check"]:
+def run_all_checks(config: "Config", environ: Mapping[str, str], *, offline: bool) -> Iterator["DoctorCheck"]:
     """Every check, in the order in which things are needed."""
     from watcher.doctor import filesystem as doctor_disk  # noqa: PLC0415
     from watcher.doctor import job_environment as doctor_job  # noqa: PLC0415
     from watcher.doctor import login_node as doctor_node  # noqa: PLC0415
     from watcher.doctor import slurm_limits as doctor_slurm  # noqa: PLC0415
 
-    groups: dict[str, Callable[[], Iterable[Check]]] = {
-        "this node": lambda: doctor_node.checks(config, environ),
-        "requests": lambda: [doctor_node.requests_folder(config)],
-        "slurm": lambda: doctor_slurm.checks(config, environ) if config.executor == "slurm" else (),
-        "disks": lambda: doctor_disk.checks(config, environ),
-        "jobs": lambda: doctor_job.checks(config, environ, offline=offline),
+    groups: dict[str, Callable[[], Iterable[DoctorCheck]]] = {
+        "this node": lambda: doctor_node.check_login_node(config, environ),
+        "requests": lambda: [doctor_node.check_requests_folder(config)],
+        "slurm": lambda: doctor_slurm.check_slurm_limits(config, environ) if config.executor == "slurm" else (),
+        "disks": lambda: doctor_disk.check_filesystems(config, environ),
+        "jobs": lambda: doctor_job.check_job_environment(config, environ, offline=offline),
     }
     for name, checks in groups.items():
         yield from _made(name, checks)
 
 
-def _made(name: str, checks: Callable[[], Iterable["Check"]]) -> Iterator["Check"]:
+def _made(name: str, checks: Callable[[], Iterable["DoctorCheck"]]) -> Iterator["DoctorCheck"]:
     """The checks of one group. A defect of ours in one is a line of its own, and keeps no other group from being looked at."""
-    from watcher.doctor.check import WRONG, Check  # noqa: PLC0415
+    from watcher.doctor.check import WRONG, DoctorCheck  # noqa: PLC0415
 
     try:
         yield from checks()
     except Exception as error:  # noqa: BLE001  whatever it is, the other checks are made
-        yield Check(WRONG, name, f"a check ended with {error!r}; those of its group after it are not made", "report it as a bug")
+        yield DoctorCheck(
+            WRONG, name, f"a check ended with {error!r}; those of its group after it are not made", "report it as a bug"
+        )

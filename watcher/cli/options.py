@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from suites.common.errors import Problem
-from suites.common.yaml_reader import nearest
+from suites.common.errors import UserError
+from suites.common.yaml_reader import suggest_name
 from watcher.config.settings import Config, Stage
 
 config_option = click.option(
@@ -18,19 +18,19 @@ config_option = click.option(
 )
 
 
-def environment() -> Mapping[str, str]:
+def copy_environment() -> Mapping[str, str]:
     """The environment as it was when the command began."""
     return dict(os.environ)
 
 
-def stage_named(name: str, config: Config, where: str = "STAGE") -> Stage:
+def get_stage(name: str, config: Config, location: str = "STAGE") -> Stage:
     """The stage of that name. Problem with the nearest one where there is none."""
     if name not in config.stages:
-        raise Problem(f"no stage {name!r} in {config.source}", where=where, todo=nearest(name, config.stages))
+        raise UserError(f"no stage {name!r} in {config.source}", location=location, hint=suggest_name(name, config.stages))
     return config.stages[name]
 
 
 def _complain(line: str) -> None:
-    from suites.common.formatting import clean  # noqa: PLC0415
+    from suites.common.formatting import strip_control_characters  # noqa: PLC0415
 
-    click.echo(clean(line), err=True)
+    click.echo(strip_control_characters(line), err=True)

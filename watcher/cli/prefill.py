@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from suites.common.errors import Exit, Problem
-from watcher.cli.options import config_option, environment, stage_named
+from suites.common.errors import ExitCode, UserError
+from watcher.cli.options import config_option, copy_environment, get_stage
 from watcher.config.settings import Config, Stage
 
 
@@ -25,77 +25,91 @@ def prefill(stage: str | None, *, refresh: bool, tokenizer: str | None, jobs: in
     Here, as a process of this terminal; with `prefill: {where: job, partition: NAME}` in the config, as a job there.
     Finished entries are kept: started again, it goes on with the missing ones.
     """
-    from watcher.config.loader import load  # noqa: PLC0415
+    from watcher.config.loader import load_config  # noqa: PLC0415
 
-    loaded = load(config, environment())
-    stages = [stage_named(stage, loaded)] if stage is not None else list(loaded.stages.values())
-    named = {each.name: _tokenizer(each, loaded, tokenizer) for each in stages}
+    loaded = load_config(config, copy_environment())
+    stages = [get_stage(stage, loaded)] if stage is not None else list(loaded.stages.values())
+    tokenizers = {target_stage.name: _find_tokenizer(target_stage, loaded, tokenizer) for target_stage in stages}
     if loaded.prefill.get("where") == "job":
         if refresh or jobs is not None:
-            todo = "leave it out, or set prefill: {where: login} and run it where there is a network"
-            raise Problem("a prefill job takes neither", where="--refresh, --jobs", todo=todo)
-        codes = [_as_a_job(each, named[each.name], loaded) for each in stages]
+            hint = "leave it out, or set prefill: {where: login} and run it where there is a network"
+            raise UserError("a prefill job takes neither", location="--refresh, --jobs", hint=hint)
+        exit_codes = [_submit_prefill_job(target_stage, tokenizers[target_stage.name], loaded) for target_stage in stages]
     else:
-        codes = []
-        for each in stages:
-            argv = command(each, loaded, tokenizer=named[each.name], refresh=refresh, jobs=jobs)
-            click.echo(f"{each.name}: {' '.join(argv)}", err=True)
-            codes.append(subprocess.run(argv, check=False).returncode)
-    sys.exit(next((code for code in codes if code), 0))
+        exit_codes = []
+        for target_stage in stages:
+            argv = build_prefill_argv(target_stage, loaded, tokenizer=tokenizers[target_stage.name], refresh=refresh, jobs=jobs)
+            click.echo(f"{target_stage.name}: {' '.join(argv)}", err=True)
+            exit_codes.append(subprocess.run(argv, check=False).returncode)
+    sys.exit(next((code for code in exit_codes if code), 0))
 
 
-def _tokenizer(stage: Stage, config: Config, given: str | None) -> str:
+def _find_tokenizer(stage: Stage, config: Config, explicit_tokenizer: str | None) -> str:
     """The stage's, as the daemon would take it. Problem (usage) where nothing says which."""
     from watcher.journal import journal as ledger  # noqa: PLC0415
-    from watcher.observe.stage_plans import Plans  # noqa: PLC0415
+    from watcher.observe.stage_plans import StageRequirementsCache  # noqa: PLC0415
 
-    named = given or Plans(environment()).look(stage, 0.0).settled(ledger.read(config.paths).facts.get(stage.name)).tokenizer
-    if named is None:
-        todo = "give --tokenizer, or set tokenizer or training_config of that stage"
-        raise Problem("no tokenizer is known before the stage's first checkpoint", where=f"stage {stage.name}", todo=todo)
-    return named
+    tokenizer = (
+        explicit_tokenizer
+        or StageRequirementsCache(copy_environment())
+        .get_requirements(stage, 0.0)
+        .resolve_settings(ledger.read_journal(config.paths).stage_settings.get(stage.name))
+        .tokenizer
+    )
+    if tokenizer is None:
+        hint = "give --tokenizer, or set tokenizer or training_config of that stage"
+        raise UserError("no tokenizer is known before the stage's first checkpoint", location=f"stage {stage.name}", hint=hint)
+    return tokenizer
 
 
-def command(stage: Stage, config: Config, *, tokenizer: str, refresh: bool, jobs: int | None) -> list[str]:
+def build_prefill_argv(stage: Stage, config: Config, *, tokenizer: str, refresh: bool, jobs: int | None) -> list[str]:
     """What fills the cache for a stage."""
     argv = [config.python, "-m", "scoring", "prefill", "--eval-data", str(config.eval_data), "--tokenizer", tokenizer]
-    argv += [word for suite in stage.suites for word in ("--suite", suite)]
+    argv += [argument for suite in stage.suites for argument in ("--suite", suite)]
     argv += ["--slow-tokenizer"] if not stage.use_fast else []
     argv += ["--jobs", str(jobs)] if jobs is not None else []
     return [*argv, "--refresh"] if refresh else argv
 
 
-def _as_a_job(stage: Stage, tokenizer: str, config: Config) -> int:
+def _submit_prefill_job(stage: Stage, tokenizer: str, config: Config) -> int:
     """Submit it; the exit code. No daemon follows such a job: its own cache and its log say what became of it."""
     from suites.definitions.suite import load_suite  # noqa: PLC0415
-    from watcher.actions.submission import prepare_prefill  # noqa: PLC0415
-    from watcher.core.executor import Job, JobState, SubmitKind, Unreachable  # noqa: PLC0415
-    from watcher.core.resources import asked as asked_for  # noqa: PLC0415
-    from watcher.core.resources import of_prefill  # noqa: PLC0415
+    from watcher.actions.submission import prepare_prefill_attempt  # noqa: PLC0415
+    from watcher.core.executor import ExecutorUnreachable, Job, JobState, SubmitKind  # noqa: PLC0415
+    from watcher.core.resources import build_prefill_settings  # noqa: PLC0415
+    from watcher.core.resources import resolve_resources as asked_for  # noqa: PLC0415
     from watcher.daemon.setup import make_executor  # noqa: PLC0415
-    from watcher.reconcile.prefill_job import request  # noqa: PLC0415
+    from watcher.reconcile.prefill_job import build_prefill_request  # noqa: PLC0415
 
-    suites = tuple(load_suite(name, environment()).in_request() for name in stage.suites)
+    suites = tuple(load_suite(name, copy_environment()).to_request() for name in stage.suites)
     run_id = f"prefill-{stage.name}-{secrets.token_hex(4)}"
-    asked = msgspec.structs.replace(request(stage, suites, tokenizer, config), run_id=run_id)
-    place, executor = config.paths.by_hand(run_id), make_executor(config, environment())
+    scoring_request = msgspec.structs.replace(build_prefill_request(stage, suites, tokenizer, config), run_id=run_id)
+    attempt_paths, executor = config.paths.manual_prefill(run_id), make_executor(config, copy_environment())
     try:
-        submission = prepare_prefill(asked, place, config, "watcher prefill", asked_for(of_prefill(config), {}))
+        submission = prepare_prefill_attempt(
+            scoring_request, attempt_paths, config, "watcher prefill", asked_for(build_prefill_settings(config), {})
+        )
     except OSError as error:
-        todo = "make it writable"
-        raise Problem(f"cannot be written ({error.strerror})", where=error.filename or place.folder, todo=todo) from error
+        hint = "make it writable"
+        raise UserError(
+            f"cannot be written ({error.strerror})", location=error.filename or attempt_paths.folder, hint=hint
+        ) from error
     outcome = executor.submit(submission)
-    words = " ".join(outcome.message.split())
+    message = " ".join(outcome.message.split())
     if outcome.kind is SubmitKind.REFUSED:
-        raise Problem(f"the job was refused: {words}", where=f"stage {stage.name}", todo="mend prefill: or slurm: in the config")
+        raise UserError(
+            f"the job was refused: {message}", location=f"stage {stage.name}", hint="mend prefill: or slurm: in the config"
+        )
     if outcome.job_id is None:
-        sure = "try again later" if outcome.kind is SubmitKind.LATER else f"look for {run_id} in the queue before trying again"
-        raise Problem(f"not submitted: {words}", where=f"stage {stage.name}", todo=sure, code=Exit.TEMPORARY)
+        next_step = (
+            "try again later" if outcome.kind is SubmitKind.LATER else f"look for {run_id} in the queue before trying again"
+        )
+        raise UserError(f"not submitted: {message}", location=f"stage {stage.name}", hint=next_step, code=ExitCode.TEMPORARY)
     try:
-        executor.release(Job(job_id=outcome.job_id, name=run_id, state=JobState.HELD, word="HELD"))
-    except Unreachable as error:
-        todo = f"release it: scontrol release {outcome.job_id}"
-        raise Problem(f"job {outcome.job_id} is held: {error}", where=f"stage {stage.name}", todo=todo) from error
-    log = str(submission.stderr).replace("%j", outcome.job_id)
-    click.echo(f"{stage.name}: job {outcome.job_id} ({run_id}) fills the cache; its log: {log}")
+        executor.release(Job(job_id=outcome.job_id, name=run_id, state=JobState.HELD, raw_state="HELD"))
+    except ExecutorUnreachable as error:
+        hint = f"release it: scontrol release {outcome.job_id}"
+        raise UserError(f"job {outcome.job_id} is held: {error}", location=f"stage {stage.name}", hint=hint) from error
+    log_path = str(submission.stderr).replace("%j", outcome.job_id)
+    click.echo(f"{stage.name}: job {outcome.job_id} ({run_id}) fills the cache; its log: {log_path}")
     return 0

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from suites.common.atomic_files import publish
-from suites.common.errors import Exit, Problem
-from watcher.cli.options import config_option, environment, stage_named
+from suites.common.atomic_files import write_atomically
+from suites.common.errors import ExitCode, UserError
+from watcher.cli.options import config_option, copy_environment, get_stage
 
 if TYPE_CHECKING:
     from watcher.report import data as report_data
 
-GATE = {"pass": 0, "fail": 1, "inconclusive": 3, "none": 4}
+CHECK_EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3, "none": 4}
 """Exit codes of --check."""
 
 
@@ -35,72 +35,72 @@ def report(
     stage: str | None, step: int | None, *, details: bool, form: str | None, html: Path | None, check: bool, config: Path | None
 ) -> None:
     """Show the results: of all stages, of STAGE, or of its STEP in full."""
-    from watcher.config.loader import load  # noqa: PLC0415
+    from watcher.config.loader import load_config  # noqa: PLC0415
     from watcher.journal import journal as ledger  # noqa: PLC0415
-    from watcher.report.data import gather  # noqa: PLC0415
-    from watcher.status.health import judge  # noqa: PLC0415
+    from watcher.report.data import build_report  # noqa: PLC0415
+    from watcher.status.health import check_liveness  # noqa: PLC0415
 
     if check and stage is None:
-        raise Problem("which stage?", where="report --check", todo="give one: watcher report STAGE --check")
+        raise UserError("which stage?", location="report --check", hint="give one: watcher report STAGE --check")
     if check + bool(form) + bool(html) + details > 1:
-        raise Problem("one at a time", where="report", todo="give one of --details, --json, --csv, --html and --check")
-    loaded = load(config, environment())
+        raise UserError("one at a time", location="report", hint="give one of --details, --json, --csv, --html and --check")
+    loaded = load_config(config, copy_environment())
     now = time.time()
-    known = ledger.read(loaded.paths)
-    if stage is not None and not any(record.stage == stage for record in known.records.values()):
-        stage_named(stage, loaded)
-    gathered = gather(loaded, known, judge(loaded.paths, now), now, stage)
+    journal_state = ledger.read_journal(loaded.paths)
+    if stage is not None and not any(record.stage == stage for record in journal_state.records.values()):
+        get_stage(stage, loaded)
+    full_report = build_report(loaded, journal_state, check_liveness(loaded.paths, now), now, stage)
     if html is not None:
-        _write_page(gathered, html)
+        _write_page(full_report, html)
     elif form is not None:
-        _write_table(gathered, form)
+        _print_csv_or_json(full_report, form)
     elif check:
-        _gate(gathered.stages[0])
+        _exit_by_objectives(full_report.stages[0])
     else:
-        _show(gathered, step, details=details)
+        _print_report(full_report, step, details=details)
 
 
-def _write_page(gathered: "report_data.Report", html: Path) -> None:
-    from watcher.report.html import render  # noqa: PLC0415
+def _write_page(full_report: "report_data.Report", html: Path) -> None:
+    from watcher.report.html import render_html  # noqa: PLC0415
 
     path = html.absolute()
     try:
-        publish(path, render(gathered, path.parent))
+        write_atomically(path, render_html(full_report, path.parent))
     except OSError as error:
-        todo = "name a file in a folder of yours"
-        raise Problem(f"cannot be written ({error.strerror})", where=path, todo=todo, code=Exit.CANNOT_WRITE) from error
+        hint = "name a file in a folder of yours"
+        raise UserError(f"cannot be written ({error.strerror})", location=path, hint=hint, code=ExitCode.CANNOT_WRITE) from error
     click.echo(f"written: {path}")
 
 
-def _write_table(gathered: "report_data.Report", form: str) -> None:
-    from watcher.report.tables import as_csv, as_json  # noqa: PLC0415
+def _print_csv_or_json(full_report: "report_data.Report", form: str) -> None:
+    from watcher.report.tables import render_csv, render_json  # noqa: PLC0415
 
-    click.echo(as_csv(gathered) if form == "csv" else as_json(gathered), nl=form != "csv")
-
-
-def _gate(stage: "report_data.StageReport") -> None:
-    from suites.common.formatting import clean  # noqa: PLC0415
-    from watcher.report.terminal import verdict  # noqa: PLC0415
-
-    word, why = verdict(stage)
-    for line in why:
-        click.echo(("  " if line.startswith("  ") else "") + clean(line))
-    sys.exit(GATE[word])
+    click.echo(render_csv(full_report) if form == "csv" else render_json(full_report), nl=form != "csv")
 
 
-def _show(gathered: "report_data.Report", step: int | None, *, details: bool) -> None:
+def _exit_by_objectives(stage: "report_data.StageReport") -> None:
+    from suites.common.formatting import strip_control_characters  # noqa: PLC0415
+    from watcher.report.terminal import summarize_objectives  # noqa: PLC0415
+
+    outcome, reasons = summarize_objectives(stage)
+    for line in reasons:
+        click.echo(("  " if line.startswith("  ") else "") + strip_control_characters(line))
+    sys.exit(CHECK_EXIT_CODES[outcome])
+
+
+def _print_report(full_report: "report_data.Report", step: int | None, *, details: bool) -> None:
     from rich.console import Console  # noqa: PLC0415
 
-    from watcher.report.terminal import show, show_one  # noqa: PLC0415
+    from watcher.report.terminal import print_evaluation, print_report  # noqa: PLC0415
 
     console = Console(highlight=False, emoji=False, markup=False, soft_wrap=False)
     if step is None:
-        show(gathered, console, details=details)
+        print_report(full_report, console, details=details)
         return
-    stage = gathered.stages[0]
-    found = [each for each in stage.evaluations if each.step == step]
-    if not found:
-        steps = ", ".join(str(each.step) for each in stage.evaluations) or "none yet"
-        raise Problem(f"{stage.name} has no evaluation of step {step}", where="STEP", todo=f"it has {steps}")
-    for each in found:
-        show_one(each, stage, console)
+    stage = full_report.stages[0]
+    matches = [evaluation for evaluation in stage.evaluations if evaluation.step == step]
+    if not matches:
+        steps = ", ".join(str(evaluation.step) for evaluation in stage.evaluations) or "none yet"
+        raise UserError(f"{stage.name} has no evaluation of step {step}", location="STEP", hint=f"it has {steps}")
+    for evaluation in matches:
+        print_evaluation(evaluation, stage, console)

@@ -8,20 +8,20 @@ from typing import Any
 
 import click
 
-from suites.common.errors import Problem
-from watcher.cli.options import config_option, environment, stage_named
+from suites.common.errors import UserError
+from watcher.cli.options import config_option, copy_environment, get_stage
 from watcher.config.settings import Config, Stage
-from watcher.core.request_types import Ask
+from watcher.core.request_types import Request
 
 
-class AboutSteps(click.Command):
+class StepsCommand(click.Command):
     """A command about steps: a number below zero is no option that somebody misspelt."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does it. Problem for what can only be meant as a step."""
         from watcher.journal import request_files as asks  # noqa: PLC0415
 
-        asks.steps(tuple(word for word in args if re.fullmatch(r"-[0-9][0-9:-]*", word)))
+        asks.parse_steps(tuple(argument for argument in args if re.fullmatch(r"-[0-9][0-9:-]*", argument)))
         return super().parse_args(ctx, args)
 
 
@@ -36,7 +36,7 @@ name_option = click.option("--name", metavar="NAME", help="The folder's name amo
 force_option = click.option("--force", is_flag=True)
 
 
-@click.command(cls=AboutSteps)
+@click.command(cls=StepsCommand)
 @stage_argument
 @steps_argument
 @from_option
@@ -62,35 +62,37 @@ def enqueue(
     """
     from watcher.journal import request_files as asks  # noqa: PLC0415
 
-    loaded, at = _load(config, stage)
-    steps = asks.steps(words)
+    loaded, target_stage = _load_stage(config, stage)
+    steps = asks.parse_steps(words)
     if source is not None:
-        stage_named(source, loaded, "--from")
+        get_stage(source, loaded, "--from")
     if checkpoint is not None:
-        checkpoint, steps = _elsewhere(checkpoint, steps)
+        checkpoint, steps = _resolve_checkpoint(checkpoint, steps)
     if as_bridge:
-        source, steps = _as_bridge(at, loaded, source, steps)
+        source, steps = _resolve_bridge(target_stage, loaded, source, steps)
     if not steps:
-        raise Problem("no step is named", where=f"enqueue {stage}", todo="give at least one STEP, --bridge or --checkpoint DIR")
+        raise UserError(
+            "no step is named", location=f"enqueue {stage}", hint="give at least one STEP, --bridge or --checkpoint DIR"
+        )
     if name is not None and len(steps) > 1:
-        raise Problem(f"one name for {len(steps)} steps", where="--name", todo="give it with one STEP")
-    _leave(
+        raise UserError(f"one name for {len(steps)} steps", location="--name", hint="give it with one STEP")
+    _leave_request(
         loaded,
-        Ask(
-            **_head(),
+        Request(
+            **_new_request_fields(),
             kind="enqueue",
             stage=stage,
             steps=steps,
             source=source,
             checkpoint=None if checkpoint is None else str(checkpoint),
-            name=None if name is None else asks.name(name),
+            name=None if name is None else asks.parse_directory_name(name),
             bridge=as_bridge,
             force=force,
         ),
     )
 
 
-@click.command(cls=AboutSteps)
+@click.command(cls=StepsCommand)
 @stage_argument
 @steps_argument
 @from_option
@@ -102,10 +104,10 @@ def retry(stage: str, words: tuple[str, ...], *, source: str | None, name: str |
 
     With --force also what is scored, where another program's results are in the way, and an interrupted rewrite.
     """
-    _change("retry", stage, words, source=source, name=name, force=force, config=config)
+    _request_change("retry", stage, words, source=source, name=name, force=force, config=config)
 
 
-@click.command(cls=AboutSteps)
+@click.command(cls=StepsCommand)
 @stage_argument
 @steps_argument
 @from_option
@@ -113,90 +115,109 @@ def retry(stage: str, words: tuple[str, ...], *, source: str | None, name: str |
 @config_option
 def cancel(stage: str, words: tuple[str, ...], *, source: str | None, name: str | None, config: Path | None) -> None:
     """Do not score these, and end their jobs. Respected until `watcher retry`."""
-    _change("cancel", stage, words, source=source, name=name, force=False, config=config)
+    _request_change("cancel", stage, words, source=source, name=name, force=False, config=config)
 
 
-def _load(config: Path | None, stage: str) -> tuple[Config, Stage]:
-    from watcher.config.loader import load  # noqa: PLC0415
+def _load_stage(config: Path | None, stage: str) -> tuple[Config, Stage]:
+    from watcher.config.loader import load_config  # noqa: PLC0415
 
-    loaded = load(config, environment())
-    return loaded, stage_named(stage, loaded)
+    loaded = load_config(config, copy_environment())
+    return loaded, get_stage(stage, loaded)
 
 
-def _one(steps: tuple[int, ...]) -> tuple[int, ...]:
+def _require_one_step(steps: tuple[int, ...]) -> tuple[int, ...]:
     if len(steps) != 1:
-        raise Problem(f"{len(steps)} steps", where="STEP", todo="ask about one at a time")
+        raise UserError(f"{len(steps)} steps", location="STEP", hint="ask about one at a time")
     return steps
 
 
-def _elsewhere(checkpoint: Path, steps: tuple[int, ...]) -> tuple[Path, tuple[int, ...]]:
+def _resolve_checkpoint(checkpoint: Path, steps: tuple[int, ...]) -> tuple[Path, tuple[int, ...]]:
     folder = checkpoint.expanduser().absolute()
     if not folder.is_dir():
-        raise Problem("no such folder", where=folder, todo="give --checkpoint the folder of one step, where its config.yaml is")
+        raise UserError(
+            "no such folder", location=folder, hint="give --checkpoint the folder of one step, where its config.yaml is"
+        )
     if os.fsencode(folder).decode(errors="replace") != str(folder):
-        todo = "give a link to it whose path is"
-        raise Problem("its path is not UTF-8, as the journal is", where=folder.name, todo=todo)
+        hint = "give a link to it whose path is"
+        raise UserError("its path is not UTF-8, as the journal is", location=folder.name, hint=hint)
     if not steps and folder.name.isascii() and folder.name.isdigit():
         steps = (int(folder.name),)
     if len(steps) != 1:
-        what = "which step is it? Its name is no number" if not steps else f"one checkpoint for {len(steps)} steps"
-        raise Problem(what, where=folder, todo="give its STEP")
+        message = "which step is it? Its name is no number" if not steps else f"one checkpoint for {len(steps)} steps"
+        raise UserError(message, location=folder, hint="give its STEP")
     return folder, steps
 
 
-def _as_bridge(stage: Stage, config: Config, source: str | None, steps: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+def _resolve_bridge(stage: Stage, config: Config, source: str | None, steps: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
     from watcher.journal import request_files as asks  # noqa: PLC0415
 
     if not steps:
-        in_config, steps = asks.bridge(stage, config)
-        return source or in_config, steps
+        configured_source, steps = asks.resolve_bridge(stage, config)
+        return source or configured_source, steps
     if source is None and stage.bridge is None:
-        todo = "say whose checkpoint it is with --from STAGE"
-        raise Problem("has no bridge in the config", where=f"stages.{stage.name}", todo=todo)
+        hint = "say whose checkpoint it is with --from STAGE"
+        raise UserError("has no bridge in the config", location=f"stages.{stage.name}", hint=hint)
     return source or (stage.bridge.source if stage.bridge else stage.name), steps
 
 
-def _head() -> dict[str, Any]:
+def _new_request_fields() -> dict[str, Any]:
     from watcher.journal import request_files as asks  # noqa: PLC0415
 
     now = time.time()
-    return {"id": asks.new_id(now), "at": now, "by": asks.me()}
+    return {"id": asks.make_request_id(now), "at": now, "by": asks.get_user_at_host()}
 
 
-def _change(
-    kind: str, stage: str, words: tuple[str, ...], *, source: str | None, name: str | None, force: bool, config: Path | None
+def _request_change(
+    kind: str,
+    stage: str,
+    step_arguments: tuple[str, ...],
+    *,
+    source: str | None,
+    name: str | None,
+    force: bool,
+    config: Path | None,
 ) -> None:
     from watcher.journal import request_files as asks  # noqa: PLC0415
 
-    loaded, _ = _load(config, stage)
+    loaded, _ = _load_stage(config, stage)
     if source is not None:
-        stage_named(source, loaded, "--from")
-    steps = asks.steps(words)
+        get_stage(source, loaded, "--from")
+    steps = asks.parse_steps(step_arguments)
     if not steps:
-        raise Problem("no step is named", where=f"{kind} {stage}", todo="give at least one STEP")
-    _leave(loaded, Ask(**_head(), kind=kind, stage=stage, steps=steps, source=source, name=name, force=force))
+        raise UserError("no step is named", location=f"{kind} {stage}", hint="give at least one STEP")
+    _leave_request(
+        loaded, Request(**_new_request_fields(), kind=kind, stage=stage, steps=steps, source=source, name=name, force=force)
+    )
 
 
-def _leave(config: Config, ask: Ask) -> None:
+def _leave_request(config: Config, request: Request) -> None:
     """Leave it, and say what happens and when."""
-    from suites.common.formatting import ago, clean  # noqa: PLC0415
+    from suites.common.formatting import format_elapsed, strip_control_characters  # noqa: PLC0415
     from watcher.journal import request_files as asks  # noqa: PLC0415
-    from watcher.status.health import judge  # noqa: PLC0415
-    from watcher.status.request_preview import listed, outcomes  # noqa: PLC0415
+    from watcher.status.health import check_liveness  # noqa: PLC0415
+    from watcher.status.request_preview import format_steps, preview_outcomes  # noqa: PLC0415
 
-    health = judge(config.paths, time.time())
-    rows = (health.document or {}).get("stages", {}).get(ask.stage, {}).get("evaluations", ())
+    health = check_liveness(config.paths, time.time())
+    rows = (health.document or {}).get("stages", {}).get(request.stage, {}).get("evaluations", ())
     for row in rows:
-        if ask.name == row["directory"] and (row["step"] not in ask.steps or ask.checkpoint not in {None, row["checkpoint"]}):
-            todo = "give another name, or the step that it has"
-            raise Problem(f"{ask.name!r} is the name of step {row['step']}, {row['checkpoint']}", where="--name", todo=todo)
-    asks.leave(ask, config.paths)
-    of = "" if ask.source in {None, ask.stage} else f" of {ask.source}"
-    click.echo(f"{ask.kind} {ask.stage}: {'step' if len(ask.steps) == 1 else 'steps'} {listed(ask.steps)}{of}")
-    source = config.stages[ask.source or ask.stage]
-    for line in outcomes(ask, list(rows), lambda step: source.checkpoints / str(step)):
-        click.echo(f"  {clean(line)}")
+        if request.name == row["directory"] and (
+            row["step"] not in request.steps or request.checkpoint not in {None, row["checkpoint"]}
+        ):
+            hint = "give another name, or the step that it has"
+            raise UserError(
+                f"{request.name!r} is the name of step {row['step']}, {row['checkpoint']}", location="--name", hint=hint
+            )
+    asks.write_request(request, config.paths)
+    source_suffix = "" if request.source in {None, request.stage} else f" of {request.source}"
+    click.echo(
+        f"{request.kind} {request.stage}: {'step' if len(request.steps) == 1 else 'steps'} {format_steps(request.steps)}{source_suffix}"
+    )
+    source_stage = config.stages[request.source or request.stage]
+    for line in preview_outcomes(request, list(rows), lambda step: source_stage.checkpoints / str(step)):
+        click.echo(f"  {strip_control_characters(line)}")
     if health.verdict == "alive" and health.document is not None:
-        click.echo(f"The watcher on {clean(health.document['host'])} takes it up within {ago(health.document['poll'])}.")
+        click.echo(
+            f"The watcher on {strip_control_characters(health.document['host'])} takes it up within {format_elapsed(health.document['poll'])}."
+        )
     else:
         click.echo("No watcher is running: it is taken up when `watcher run` or `watcher once` runs next.")

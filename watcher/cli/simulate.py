@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from suites.common.errors import Problem
-from watcher.cli.options import config_option, environment
+from suites.common.errors import UserError
+from watcher.cli.options import config_option, copy_environment
 
 if TYPE_CHECKING:
-    from watcher.simulate.summary import Result
+    from watcher.simulate.summary import SimulationResult
 
-_LONGEST = 3660
+_MAX_DAYS = 3660
 """Days."""
 
 
 @click.command()
 @config_option
 @click.option(
-    "--days", type=click.FloatRange(min=1, max=_LONGEST), default=90, show_default=True, help="How long training takes."
+    "--days", type=click.FloatRange(min=1, max=_MAX_DAYS), default=90, show_default=True, help="How long training takes."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same run.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
@@ -30,44 +30,46 @@ def simulate(config: Path | None, *, days: float, seed: int, as_json: bool) -> N
 
     Nothing of the config's own folders is read or written, and no Slurm is asked.
     """
-    from watcher.config.loader import check  # noqa: PLC0415
-    from watcher.simulate.simulation import simulate as run  # noqa: PLC0415
+    from watcher.config.loader import check_config  # noqa: PLC0415
+    from watcher.simulate.simulation import run_simulation as run  # noqa: PLC0415
 
-    environ = environment()
-    loaded = check(config, environ if environ.get("SCRATCH") else {**environ, "SCRATCH": os.sep + "scratch"})
+    environ = copy_environment()
+    loaded = check_config(config, environ if environ.get("SCRATCH") else {**environ, "SCRATCH": os.sep + "scratch"})
     if not any(stage.steps or stage.every or stage.final for stage in loaded.stages.values()):
-        raise Problem("no stage has a schedule", where=loaded.source, todo="write steps, every or final")
+        raise UserError("no stage has a schedule", location=loaded.source, hint="write steps, every or final")
     result = run(loaded, environ, days=days, seed=seed)
     if as_json:
         import msgspec  # noqa: PLC0415
 
         click.echo(json.dumps(msgspec.to_builtins(result), indent=2))
     else:
-        click.echo("\n".join(lines(result)))
+        click.echo("\n".join(render_simulation_summary(result)))
     sys.exit(1 if result.broken else 0)
 
 
-def lines(result: "Result") -> list[str]:
+def render_simulation_summary(result: "SimulationResult") -> list[str]:
     """The result for people."""
-    from suites.common.formatting import ago, clean  # noqa: PLC0415
+    from suites.common.formatting import format_elapsed, strip_control_characters  # noqa: PLC0415
 
     states = ", ".join(f"{count} {state}" for state, count in result.evaluations.items())
-    rate, waits = result.calls_per_minute, result.latencies.get("complete_to_scored", {})
-    told = [
+    call_rate, latency = result.calls_per_minute, result.latencies.get("complete_to_scored", {})
+    output_lines = [
         f"{result.days:g} days, seed {result.seed}: {result.polls} polls, {result.restarts} times killed and started again",
         f"evaluations: {states}",
-        *(f"  {clean(key)}: {clean(words)}" for key, words in result.unfinished.items()),
+        *(f"  {strip_control_characters(key)}: {strip_control_characters(text)}" for key, text in result.unfinished.items()),
         f"scores: {result.scores} by {result.runs} runs, {result.gpu_hours:g} GPU hours",
-        f"Slurm: {sum(result.calls.values())} commands ({_counts(result.calls)})",
-        f"Slurm commands a minute: {rate['mean']:g} (mean), {rate['max']:g} (most)",
-        f"failures: {_counts(result.failures) or 'none'}",
+        f"Slurm: {sum(result.calls.values())} commands ({_format_counts(result.calls)})",
+        f"Slurm commands a minute: {call_rate['mean']:g} (mean), {call_rate['max']:g} (most)",
+        f"failures: {_format_counts(result.failures) or 'none'}",
     ]
-    if waits:
-        told.append(f"from complete to scored: {ago(waits['p50'])} (p50), {ago(waits['p95'])} (p95)")
-    told.append(f"promises looked at: {_counts(result.checked)}")
-    told.append(f"broken: {len(result.broken)}")
-    return told + [f"  {clean(words)}" for words in result.broken]
+    if latency:
+        output_lines.append(
+            f"from complete to scored: {format_elapsed(latency['p50'])} (p50), {format_elapsed(latency['p95'])} (p95)"
+        )
+    output_lines.append(f"promises looked at: {_format_counts(result.checked)}")
+    output_lines.append(f"broken: {len(result.broken)}")
+    return output_lines + [f"  {strip_control_characters(text)}" for text in result.broken]
 
 
-def _counts(counted: dict[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counted.items())
+def _format_counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from watcher.cli.options import config_option, environment
-from watcher.cli.requests import AboutSteps, _load, _one, from_option, stage_argument
-from watcher.core.evaluation import Record
+from watcher.cli.options import config_option, copy_environment
+from watcher.cli.requests import StepsCommand, _load_stage, _require_one_step, from_option, stage_argument
+from watcher.core.evaluation import EvaluationRecord
 
-_CLEAR = "\x1b[H\x1b[2J"
+_CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 
 @click.command()
@@ -22,45 +22,45 @@ _CLEAR = "\x1b[H\x1b[2J"
 @click.option("--watch", is_flag=True, help="Show it again and again until interrupted.")
 def status(config: Path | None, *, as_json: bool, watch: bool) -> None:
     """Is the watcher alive, and what is scored? Exits 0 alive, 3 stale or stopped, 4 absent."""
-    from watcher.config.loader import load  # noqa: PLC0415
+    from watcher.config.loader import load_config  # noqa: PLC0415
 
-    paths = load(config, environment()).paths
+    paths = load_config(config, copy_environment()).paths
 
-    def look() -> int:
-        from watcher.status.health import judge  # noqa: PLC0415
+    def print_status() -> int:
+        from watcher.status.health import check_liveness  # noqa: PLC0415
 
-        health = judge(paths, time.time())
+        health = check_liveness(paths, time.time())
         if as_json:
-            document = health.document or {"schema": 1, "why": health.line}
-            age = None if health.age is None else round(health.age, 3)
+            document = health.document or {"schema": 1, "why": health.summary}
+            age = None if health.age_seconds is None else round(health.age_seconds, 3)
             click.echo(json.dumps({**document, "health": health.verdict, "age_seconds": age}))
         else:
-            click.echo("\n".join(_lines(health.line, health.document)))
-        return health.exit
+            click.echo("\n".join(_lines(health.summary, health.document)))
+        return health.exit_code
 
-    sys.exit(_again(look) if watch else look())
-
-
-def _lines(first: str, document: dict[str, Any] | None) -> list[str]:
-    from watcher.status.text import body  # noqa: PLC0415
-
-    return [first, *([] if document is None else body(document, time.time()))]
+    sys.exit(_repeat_until_interrupted(print_status) if watch else print_status())
 
 
-def _again(look: Callable[[], int], seconds: float = 2.0) -> int:
-    code = 0
+def _lines(health_line: str, document: dict[str, Any] | None) -> list[str]:
+    from watcher.status.text import render_status_body  # noqa: PLC0415
+
+    return [health_line, *([] if document is None else render_status_body(document, time.time()))]
+
+
+def _repeat_until_interrupted(print_once: Callable[[], int], interval_seconds: float = 2.0) -> int:
+    exit_code = 0
     try:
         while True:
             if sys.stdout.isatty():
-                click.echo(_CLEAR, nl=False)
-            code = look()
+                click.echo(_CLEAR_SCREEN, nl=False)
+            exit_code = print_once()
             sys.stdout.flush()
-            time.sleep(seconds)
+            time.sleep(interval_seconds)
     except KeyboardInterrupt:
-        return code
+        return exit_code
 
 
-@click.command(cls=AboutSteps)
+@click.command(cls=StepsCommand)
 @stage_argument
 @click.argument("step")
 @from_option
@@ -69,29 +69,32 @@ def why(stage: str, step: str, *, source: str | None, config: Path | None) -> No
     """Tell what was seen of an evaluation, what was decided, and what happens next."""
     from watcher.journal import journal as ledger  # noqa: PLC0415
     from watcher.journal import request_files as asks  # noqa: PLC0415
-    from watcher.journal.request_files import asks as pending  # noqa: PLC0415
-    from watcher.status.explain import paragraph, unknown  # noqa: PLC0415
-    from watcher.status.health import judge  # noqa: PLC0415
+    from watcher.journal.request_files import read_requests as pending  # noqa: PLC0415
+    from watcher.status.explain import explain_evaluation, explain_unknown_step  # noqa: PLC0415
+    from watcher.status.health import check_liveness  # noqa: PLC0415
 
-    loaded, at = _load(config, stage)
-    (number,) = _one(asks.steps((step,)))
+    loaded, target_stage = _load_stage(config, stage)
+    (step_number,) = _require_one_step(asks.parse_steps((step,)))
     now = time.time()
-    found = _matching(ledger.read(loaded.paths).records, stage, number, source)
-    health = judge(loaded.paths, now)
+    records = _find_records(ledger.read_journal(loaded.paths).records, stage, step_number, source)
+    health = check_liveness(loaded.paths, now)
     rows = (health.document or {}).get("stages", {}).get(stage, {}).get("evaluations", ())
-    said = {row["evaluation"]: row.get("now", "") for row in rows}
+    details = {row["evaluation"]: row.get("now", "") for row in rows}
     poll = loaded.poll if health.verdict == "alive" else None
-    told = [paragraph(record, now, said.get(record.key, ""), poll=poll) for record in found]
-    if not told:
+    paragraphs = [explain_evaluation(record, now, details.get(record.key, ""), poll_seconds=poll) for record in records]
+    if not paragraphs:
         skips = {skip["evaluation"]: skip["reason"] for skip in (health.document or {}).get("skipped", ())}
-        asked = any(ask.kind == "enqueue" and ask.stage == stage and number in ask.steps for ask in pending(loaded.paths)[0])
-        told = [unknown(at, number, source, loaded, skips=skips, asked=asked)]
-    click.echo("\n\n".join(told))
+        is_requested = any(
+            request.kind == "enqueue" and request.stage == stage and step_number in request.steps
+            for request in pending(loaded.paths)[0]
+        )
+        paragraphs = [explain_unknown_step(target_stage, step_number, source, loaded, skips=skips, is_requested=is_requested)]
+    click.echo("\n\n".join(paragraphs))
     if health.verdict != "alive":
-        click.echo(f"\nNo watcher is running, so nothing happens until `watcher run` or `watcher once`.\n{health.line}")
+        click.echo(f"\nNo watcher is running, so nothing happens until `watcher run` or `watcher once`.\n{health.summary}")
 
 
-def _matching(records: dict[str, Record], stage: str, step: int, source: str | None) -> list[Record]:
+def _find_records(records: dict[str, EvaluationRecord], stage: str, step: int, source: str | None) -> list[EvaluationRecord]:
     return [
         record for record in records.values() if (record.stage, record.step) == (stage, step) and source in {None, record.source}
     ]

@@ -9,106 +9,106 @@ from suites.common.yaml_reader import Duration
 from suites.contract.objectives import Margins
 from watcher.config.settings import PREFILL_CPUS, PREFILL_TIME
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
+PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 
-Step = Annotated[int, msgspec.Meta(ge=0)]
+StepNumber = Annotated[int, msgspec.Meta(ge=0)]
 
 Flag = bool | Annotated[int, msgspec.Meta(ge=0, le=1)]
 
 
-class Bridge(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class BridgeSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """``stages.NAME.bridge``."""
 
     source: str = msgspec.field(name="from")
-    step: Step | None = None
+    step: StepNumber | None = None
     checkpoint: Path | None = None
     enabled: Flag = True
 
 
-Names = tuple[str, ...] | str
+NameList = tuple[str, ...] | str
 
 
-class Objectives(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class ObjectivesSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """``stages.NAME.objectives``: as ``suites.objectives.Objectives``, and one name where lists stand."""
 
-    improve: Names = ()
-    hold: Names = ()
-    groups: dict[str, Names] | None = None
+    improve: NameList = ()
+    hold: NameList = ()
+    groups: dict[str, NameList] | None = None
     margins: Margins | None = None
 
 
-class Stage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class StageSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """``stages.NAME``; what is left out is filled in by ``loader.py``."""
 
     checkpoints: Path
     results: Path | None = None
-    steps: tuple[Step, ...] | Step | str | None = None
-    every: Count | None = None
-    start: Step | None = msgspec.field(name="from", default=None)
-    to: Step | None = None
+    steps: tuple[StepNumber, ...] | StepNumber | str | None = None
+    every: PositiveInt | None = None
+    start: StepNumber | None = msgspec.field(name="from", default=None)
+    to: StepNumber | None = None
     final: Flag = False
     suites: tuple[str, ...] | str
     tokenizer: str | None = None
-    seq_len: Count | None = None
+    seq_len: PositiveInt | None = None
     use_fast: Flag = True
     training_config: Path | None = None
-    objectives: Objectives | None = None
-    bridge: Bridge | None = None
+    objectives: ObjectivesSection | None = None
+    bridge: BridgeSection | None = None
     backend: str | None = None
     command: str | tuple[str, ...] | None = None
 
 
-class Slurm(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """``slurm``: as ``settings.Slurm``, and numbers where Slurm takes words."""
+class SlurmSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``slurm``: as ``settings.SlurmSettings``, and numbers where Slurm takes words."""
 
     account: str | int | None = None
     partition: str | int | None = None
     qos: str | int | None = None
     gres: str | int | None = "gpu:1"
-    cpus_per_task: Count | None = 8
+    cpus_per_task: PositiveInt | None = 8
     time: str | int | None = "04:00:00"
     mem: str | int | None = None
     time_max: str | int | None = None
     mem_max: str | int | None = None
-    array: Count | None = None
+    array: PositiveInt | None = None
     extra: tuple[str, ...] | str = ()
     setup: tuple[str, ...] | str = ()
 
 
-class Prefill(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class PrefillSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """``prefill``: who fills the data cache."""
 
     where: str = "login"
     auto: Flag = False
     partition: str | None = None
-    cpus_per_task: Count = PREFILL_CPUS
+    cpus_per_task: PositiveInt = PREFILL_CPUS
     time: str | int = PREFILL_TIME
     mem: str | int | None = None
 
 
-class Limits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """``limits``: as ``settings.Limits``."""
+class LimitsSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``limits``: as ``settings.LimitSettings``."""
 
-    max_running: Count | None = None
-    max_queued: Count = 100
-    slurm_calls_per_minute: Count = 10
+    max_running: PositiveInt | None = None
+    max_queued: PositiveInt = 100
+    slurm_calls_per_minute: PositiveInt = 10
 
 
-class Retry(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """``retry``: as ``settings.Retry``."""
+class RetrySection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``retry``: as ``settings.RetrySettings``."""
 
-    attempts: Count = 3
+    attempts: PositiveInt = 3
     backoff: Duration = Duration(60)
 
 
-class Reporting(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """``report``: as ``settings.Reporting``."""
+class ReportSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``report``: as ``settings.ReportSettings``."""
 
     page: Flag = True
     compare: Flag = True
 
 
-class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class ConfigFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""
 
     scratch: Path | None = None
@@ -119,13 +119,13 @@ class File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     executor: str = "slurm"
     poll: Duration = Duration(60)
     settle: Duration = Duration(60)
-    slurm: Slurm | None = None
-    prefill: Prefill | None = None
-    limits: Limits | None = None
-    retry: Retry | None = None
-    report: Reporting | None = None
+    slurm: SlurmSection | None = None
+    prefill: PrefillSection | None = None
+    limits: LimitsSection | None = None
+    retry: RetrySection | None = None
+    report: ReportSection | None = None
     notify: str | None = None
     pin: Flag = False
     pin_max: str | int = "1T"
     mirror: Path | None = None
-    stages: dict[str, Stage] | None = None
+    stages: dict[str, StageSection] | None = None

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from suites.common.atomic_files import create_once
-from suites.common.errors import Problem
-from watcher.config.loader import DEFAULT
+from suites.common.errors import UserError
+from watcher.config.loader import DEFAULT_CONFIG_FILE
 
-_ENVIRONMENT = """\
+_ENVIRONMENT_TEMPLATE = """\
 # What systemd (EnvironmentFile=) and cron, which know nothing of your login shell, have to be told.
 # From cron:  set -a; . {here}; set +a; watcher once
 {variables}
@@ -30,24 +30,26 @@ _ENVIRONMENT = """\
 """
 
 
-def write(folder: Path, environ: Mapping[str, str]) -> tuple[Path, Path]:
+def write_config_files(folder: Path, environ: Mapping[str, str]) -> tuple[Path, Path]:
     """watcher.yaml and watcher.env in ``folder``, which is made. Problem where one is there already or cannot be written."""
-    config, environment = folder / "watcher.yaml", folder / "watcher.env"
-    for path in (config, environment):
+    config_file, environment_file = folder / "watcher.yaml", folder / "watcher.env"
+    for path in (config_file, environment_file):
         if path.exists() or path.is_symlink():
-            raise Problem("is there already, and nothing is overwritten", where=path, todo="move it away, or name another folder")
-    text = _ENVIRONMENT.format(here=environment, variables=_variables(config, environ))
+            raise UserError(
+                "is there already, and nothing is overwritten", location=path, hint="move it away, or name another folder"
+            )
+    text = _ENVIRONMENT_TEMPLATE.format(here=environment_file, variables=_format_variables(config_file, environ))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        made = [create_once(config, DEFAULT.read_text(encoding="utf-8")), create_once(environment, text)]
+        created = [create_once(config_file, DEFAULT_CONFIG_FILE.read_text(encoding="utf-8")), create_once(environment_file, text)]
     except OSError as error:
-        raise Problem(f"cannot be written ({error.strerror})", where=folder, todo="name a folder of yours") from error
-    if not all(made):
-        raise Problem("somebody else wrote it just now", where=folder, todo="look what is there")
-    return config, environment
+        raise UserError(f"cannot be written ({error.strerror})", location=folder, hint="name a folder of yours") from error
+    if not all(created):
+        raise UserError("somebody else wrote it just now", location=folder, hint="look what is there")
+    return config_file, environment_file
 
 
-def _variables(config: Path, environ: Mapping[str, str]) -> str:
+def _format_variables(config_file: Path, environ: Mapping[str, str]) -> str:
     lines = []
     for name in ("SCRATCH", "PATH"):
         value = environ.get(name, "")
@@ -55,4 +57,4 @@ def _variables(config: Path, environ: Mapping[str, str]) -> str:
             lines.append(f"{name}={shlex.quote(value)}")
         else:
             lines.append(f"# {name}=    (write it here)")
-    return "\n".join([*lines, f"WATCHER_CONFIG={shlex.quote(str(config))}"])
+    return "\n".join([*lines, f"WATCHER_CONFIG={shlex.quote(str(config_file))}"])

@@ -47,36 +47,36 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     """Of backend ``command``: a line for bash, or a list of arguments."""
 
     @property
-    def first(self) -> int | None:
+    def first_step(self) -> int | None:
         """The first step of ``every``; None without one."""
         return self.every if self.start is None else self.start
 
-    def wants(self, step: int) -> bool:
+    def is_scheduled(self, step: int) -> bool:
         """Whether ``steps`` or ``every/from/to`` name this step (``final`` is not known here)."""
         if step in self.steps:
             return True
-        if self.every is None or self.first is None:
+        if self.every is None or self.first_step is None:
             return False
-        return step >= self.first and (step - self.first) % self.every == 0 and (self.to is None or step <= self.to)
+        return step >= self.first_step and (step - self.first_step) % self.every == 0 and (self.to is None or step <= self.to)
 
     @property
-    def last(self) -> int | None:
+    def last_step(self) -> int | None:
         """The schedule's last step where the config alone tells it: not with ``final``, nor with ``every`` without ``to``."""
         if self.final or (self.every is not None and self.to is None):
             return None
-        ends = list(self.steps)
-        if self.every is not None and self.first is not None and self.to is not None and self.first <= self.to:
-            ends.append(self.to - (self.to - self.first) % self.every)
-        return max(ends, default=None)
+        last_steps = list(self.steps)
+        if self.every is not None and self.first_step is not None and self.to is not None and self.first_step <= self.to:
+            last_steps.append(self.to - (self.to - self.first_step) % self.every)
+        return max(last_steps, default=None)
 
-    def after(self, step: int) -> int | None:
+    def find_next_step(self, step: int) -> int | None:
         """The first scheduled step after ``step`` that the config alone tells; None after the last."""
-        coming = [each for each in self.steps if each > step]
-        if self.every is not None and self.first is not None:
-            following = max(self.first, step + 1 + (self.first - step - 1) % self.every)
+        candidates = [scheduled_step for scheduled_step in self.steps if scheduled_step > step]
+        if self.every is not None and self.first_step is not None:
+            following = max(self.first_step, step + 1 + (self.first_step - step - 1) % self.every)
             if self.to is None or following <= self.to:
-                coming.append(following)
-        return min(coming, default=None)
+                candidates.append(following)
+        return min(candidates, default=None)
 
 
 PREFILL_CPUS = 4
@@ -86,7 +86,7 @@ PREFILL_TIME = "04:00:00"
 """What serial partitions with a network grant, as a rule; what is finished by then is kept, and the next job goes on."""
 
 
-class Slurm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SlurmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How jobs ask for resources; unset ones are left to the cluster."""
 
     account: str | None = None
@@ -108,7 +108,7 @@ class Slurm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Lines of bash that the job sources first: module load, source venv."""
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LimitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much at once."""
 
     max_running: int | None = None
@@ -117,7 +117,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     slurm_calls_per_minute: int = 10
 
 
-class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is tried again, how often and how soon."""
 
     attempts: int = 3
@@ -126,7 +126,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Seconds before the first retry; doubled each time, at most an hour."""
 
 
-class Reporting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ReportSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the daemon makes of results."""
 
     page: bool = True
@@ -148,11 +148,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     executor: str = "slurm"
     poll: float = 60.0
     settle: float = 60.0
-    slurm: Slurm = msgspec.field(default_factory=Slurm)
+    slurm: SlurmSettings = msgspec.field(default_factory=SlurmSettings)
     prefill: Mapping[str, Any] = msgspec.field(default_factory=dict)
-    limits: Limits = msgspec.field(default_factory=Limits)
-    retry: Retry = msgspec.field(default_factory=Retry)
-    report: Reporting = msgspec.field(default_factory=Reporting)
+    limits: LimitSettings = msgspec.field(default_factory=LimitSettings)
+    retry: RetrySettings = msgspec.field(default_factory=RetrySettings)
+    report: ReportSettings = msgspec.field(default_factory=ReportSettings)
     notify: str | None = None
     pin: bool = False
     pin_max: int = 1 << 40

@@ -2,37 +2,37 @@
 
 import re
 
-_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})")
+_SLURM_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})")
 
-_MEMORY = re.compile(r"(?P<number>\d+)(?P<unit>[KMGT]?)B?", re.IGNORECASE)
+_SLURM_MEMORY = re.compile(r"(?P<number>\d+)(?P<unit>[KMGT]?)B?", re.IGNORECASE)
 
-_MEBIBYTES = {"K": 1 / 1024, "": 1, "M": 1, "G": 1024, "T": 1024**2}
+_MEBIBYTES_PER_UNIT = {"K": 1 / 1024, "": 1, "M": 1, "G": 1024, "T": 1024**2}
 
 
-def seconds(text: str | None) -> float | None:
+def parse_slurm_time(text: str | None) -> float | None:
     """Of Slurm's ``minutes[:seconds]``, ``hours:minutes:seconds``, ``days-hours[:minutes[:seconds]]``; None: no limit."""
-    found = None if text is None else _TIME.fullmatch(text.strip())
-    if found is None:
+    match = None if text is None else _SLURM_TIME.fullmatch(text.strip())
+    if match is None:
         return None
-    numbers = [int(number) for number in found["rest"].split(":")]
-    if found["days"] is not None:
-        hours, minutes, rest = (*numbers, 0, 0)[:3]
-        return float(int(found["days"]) * 86400 + hours * 3600 + minutes * 60 + rest)
+    numbers = [int(number) for number in match["rest"].split(":")]
+    if match["days"] is not None:
+        hours, minutes, seconds = (*numbers, 0, 0)[:3]
+        return float(int(match["days"]) * 86400 + hours * 3600 + minutes * 60 + seconds)
     if len(numbers) < 3:  # noqa: PLR2004  minutes, or minutes and seconds
-        minutes, rest = (*numbers, 0)[:2]
-        return float(minutes * 60 + rest)
+        minutes, seconds = (*numbers, 0)[:2]
+        return float(minutes * 60 + seconds)
     return float(numbers[0] * 3600 + numbers[1] * 60 + numbers[2])
 
 
-def as_time(number: float) -> str:
+def format_slurm_time(seconds: float) -> str:
     """``hours:minutes:seconds`` up to a day, else ``days-hours:minutes:seconds``."""
-    whole = round(number)
-    days, rest = divmod(whole, 86400)
-    clock = f"{rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}"
-    return f"{days}-{clock}" if days else clock
+    total_seconds = round(seconds)
+    days, remainder = divmod(total_seconds, 86400)
+    clock_text = f"{remainder // 3600:02d}:{remainder // 60 % 60:02d}:{remainder % 60:02d}"
+    return f"{days}-{clock_text}" if days else clock_text
 
 
-def mebibytes(text: str | None) -> int | None:
+def parse_memory_mib(text: str | None) -> int | None:
     """Of sbatch's ``64G`` or ``1500``; None where there is none, and for 0, which is all of a node."""
-    found = None if text is None else _MEMORY.fullmatch(text.strip())
-    return None if found is None else int(int(found["number"]) * _MEBIBYTES[found["unit"].upper()]) or None
+    match = None if text is None else _SLURM_MEMORY.fullmatch(text.strip())
+    return None if match is None else int(int(match["number"]) * _MEBIBYTES_PER_UNIT[match["unit"].upper()]) or None

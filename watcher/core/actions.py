@@ -5,14 +5,14 @@ from typing import Any
 
 import msgspec
 
-from suites.contract.scoring_request import Request
+from suites.contract.scoring_request import ScoringRequest
 from watcher.core.executor import Job
-from watcher.core.reasons import ReasonKind, kind_of, with_hint
+from watcher.core.reasons import ReasonKind, join_hint, parse_reason_kind
 
-RESULTS_AGAIN = 300.0
+RESULTS_RETRY_SECONDS = 300.0
 """Seconds after which a results folder, or a mirror, that could not be written is tried again."""
 
-FOREIGN = "foreign"
+UNMANAGED = "foreign"
 """The label under which results of another program are kept."""
 
 
@@ -21,15 +21,15 @@ class Skip(msgspec.Struct, frozen=True):
 
     evaluation: str
     reason: str
-    loud: bool = False
+    needs_attention: bool = False
     """It does not mend by itself, and nobody waits for it: shown among the troubles, and told."""
-    repeats: bool = False
+    repeats_reason: bool = False
     """It says again what the journal's reason says: a row of the status leaves it out."""
-    rewriting: bool = False
+    is_being_rewritten: bool = False
     """The checkpoint is being rewritten: the next look may see something else."""
 
 
-class Note(msgspec.Struct, frozen=True, kw_only=True):
+class JournalEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An event for the journal and nothing else: the transitions."""
 
     event: str
@@ -39,36 +39,40 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def reason_fields(self) -> tuple[ReasonKind, str, str]:
         """Kind, reason and hint, as the record will have them."""
-        return kind_of(self.fields.get("reason_kind")), str(self.fields.get("reason", "")), str(self.fields.get("hint", ""))
+        return (
+            parse_reason_kind(self.fields.get("reason_kind")),
+            str(self.fields.get("reason", "")),
+            str(self.fields.get("hint", "")),
+        )
 
     @property
     def reason(self) -> str:
         """The text that goes with it, as people read it."""
         _, reason, hint = self.reason_fields
-        return with_hint(reason, hint)
+        return join_hint(reason, hint)
 
 
-class Submit(msgspec.Struct, frozen=True, kw_only=True):
+class SubmitEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Make an attempt and submit it."""
 
     key: str
-    request: Request
+    request: ScoringRequest
     """Whole but for ``run_id``."""
-    markers: str | None
+    mtimes: str | None
     """Of the content that was judged complete; submission is called off where they moved."""
     reason: str = ""
 
 
-class Prefill(msgspec.Struct, frozen=True, kw_only=True):
+class SubmitPrefill(msgspec.Struct, frozen=True, kw_only=True):
     """Make an attempt at filling a stage's data cache and submit it."""
 
     key: str
-    request: Request
+    request: ScoringRequest
     """Whole but for ``run_id``."""
     reason: str = ""
 
 
-class Release(msgspec.Struct, frozen=True, kw_only=True):
+class ReleaseJob(msgspec.Struct, frozen=True, kw_only=True):
     """Let a recorded job run. ``deed`` False: it runs already, only the journal does not say so yet."""
 
     key: str
@@ -78,7 +82,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class Cancel(msgspec.Struct, frozen=True, kw_only=True):
+class CancelJob(msgspec.Struct, frozen=True, kw_only=True):
     """Cancel a job: one that a person gave up, or a stray one."""
 
     key: str
@@ -86,24 +90,24 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-class Void(msgspec.Struct, frozen=True, kw_only=True):
-    """Make sure that an attempt of which nothing is known can never run, and only then go on with ``then``."""
+class AbandonAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """Make sure that an attempt of which nothing is known can never run, and only then go on with ``next_event``."""
 
     key: str
     run_id: str
-    then: Note
+    next_event: JournalEvent
 
     @property
     def reason(self) -> str:
         """Why it is given up."""
-        return self.then.reason
+        return self.next_event.reason
 
 
-class SetAside(msgspec.Struct, frozen=True, kw_only=True):
+class ArchiveResults(msgspec.Struct, frozen=True, kw_only=True):
     """Move tier files that are not of this checkpoint's content out of the way, where they are kept."""
 
     key: str
-    results: str
+    results_folder: str
     stage: str
     directory: str
     tiers: Mapping[str, str]
@@ -111,7 +115,7 @@ class SetAside(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class CloseRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What was done about a request from the command line; its file goes."""
 
     id: str
@@ -119,7 +123,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-class Link(msgspec.Struct, frozen=True, kw_only=True):
+class PinCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Pin the checkpoint: hard links against its deletion."""
 
     key: str
@@ -128,7 +132,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = "until it is scored"
 
 
-class Unlink(msgspec.Struct, frozen=True, kw_only=True):
+class UnpinCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Release a pin."""
 
     key: str
@@ -136,18 +140,29 @@ class Unlink(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-class Mirror(msgspec.Struct, frozen=True, kw_only=True):
+class MirrorResults(msgspec.Struct, frozen=True, kw_only=True):
     """Copy an evaluation's small results to the mirror, or bring them back from there."""
 
     key: str
-    back: bool = False
+    restore: bool = False
     reason: str = ""
 
 
-Effect = Link | Unlink | Mirror | Submit | Prefill | Release | Cancel | Void | SetAside | Answer
+Effect = (
+    PinCheckpoint
+    | UnpinCheckpoint
+    | MirrorResults
+    | SubmitEvaluation
+    | SubmitPrefill
+    | ReleaseJob
+    | CancelJob
+    | AbandonAttempt
+    | ArchiveResults
+    | CloseRequest
+)
 """What does something beyond the journal."""
 
-Action = Note | Effect
+Action = JournalEvent | Effect
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,5 +184,5 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     skips: tuple[Skip, ...] = ()
     alerts: tuple[Alert, ...] = ()
     """What a person has not been told of yet."""
-    due: float = 0.0
+    valid_until: float = 0.0
     """Unix time until which the same world gives the same decision; 0: look again at the next tick."""

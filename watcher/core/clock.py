@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-Say = Callable[..., None]
+LogFn = Callable[..., None]
 """(what, **facts): the log."""
 
 

@@ -14,21 +14,21 @@ from typing import Any
 
 import msgspec
 
-from watcher.core.reasons import ReasonKind, with_hint
+from watcher.core.reasons import ReasonKind, join_hint
 
-AHEAD = 60.0
+MAX_CLOCK_SKEW_SECONDS = 60.0
 """Seconds that a journaled time may lie ahead of the clock: login nodes differ a little."""
 
 
-def ahead(t: float, now: float) -> bool:
+def is_in_future(t: float, now: float) -> bool:
     """Whether a journaled time was given by a clock that went wrong since, or goes wrong now: what it says of waiting is void."""
-    return t > now + AHEAD
+    return t > now + MAX_CLOCK_SKEW_SECONDS
 
 
-class State(enum.StrEnum):
+class EvaluationState(enum.StrEnum):
     """Where an evaluation is."""
 
-    OWED = "owed"
+    PENDING = "owed"
     """Known and not yet looked at; also after a rewrite."""
     WAITING = "waiting"
     """Something must happen first; the reason says what, and its kind decides."""
@@ -50,12 +50,12 @@ class State(enum.StrEnum):
     """Scored once, but its result files are gone from disk. Never scored again unasked."""
 
 
-IN_FLIGHT = frozenset({State.SUBMITTING, State.QUEUED, State.RUNNING})
+IN_FLIGHT_STATES = frozenset({EvaluationState.SUBMITTING, EvaluationState.QUEUED, EvaluationState.RUNNING})
 
-LONGEST_REST = 3600.0
+MAX_POSTPONEMENT_SECONDS = 3600.0
 """Seconds that anything is put off at once, at most."""
 
-SETTLED = frozenset({State.SCORED, State.BLOCKED, State.CANCELLED, State.LOST})
+SETTLED_STATES = frozenset({EvaluationState.SCORED, EvaluationState.BLOCKED, EvaluationState.CANCELLED, EvaluationState.LOST})
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +92,7 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     """All that the journal says of one evaluation."""
 
     stage: str
@@ -102,7 +102,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     """``schedule``, ``bridge`` or ``request``."""
     checkpoint: str
-    state: State
+    state: EvaluationState
     since: float
     """Unix time of the last change of state or reason."""
     reason: str = ""
@@ -124,23 +124,23 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     failures: Mapping[str, int] = msgspec.field(default_factory=dict)
     """Failure kind -> how often in a row since the last success or retry."""
     retry_at: float | None = None
-    raised: Mapping[str, str] = msgspec.field(default_factory=dict)
+    raised_resources: Mapping[str, str] = msgspec.field(default_factory=dict)
     """``time`` and ``mem`` that the next attempt asks for, beyond the config's: an earlier one ran out of them."""
-    capped: bool = False
+    raise_refused: bool = False
     """More than the config's was refused: it is not asked for again."""
     pin: Pin | None = None
-    mirrored: str = ""
-    """What of it was copied to the mirror: see ``token``."""
+    mirror_token: str = ""
+    """What of it was copied to the mirror: see ``build_mirror_token``."""
     forced: bool = False
     """``--force``: an interrupted rewrite or a copy without times is taken as it is; others' results are set aside."""
-    asked: bool = False
+    requested: bool = False
     """A person asked for it, so it is wanted whatever the schedule says."""
-    named: bool = False
+    custom_directory: bool = False
     """The directory's name was given by a person, so stage, source and step alone do not find this record."""
-    chosen: float | None = None
+    baseline_selected_at: float | None = None
     """When a person named it the stage's baseline; the last one named is."""
-    markers: str | None = None
-    """The cheap marks of the content last judged complete (``completeness.markers``), in one spelling."""
+    mtimes: str | None = None
+    """The cheap marks of the content last judged complete (``completeness.read_mtimes``), in one spelling."""
     times: Mapping[str, float] = msgspec.field(default_factory=dict)
     """``complete`` (newest mtime), ``detected``, ``submitted``, ``started``, ``scored``: unix times of the last round.
 
@@ -158,39 +158,39 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.stage}/{self.directory}"
 
     @property
-    def text(self) -> str:
+    def full_reason(self) -> str:
         """The reason with its hint, as people read it."""
-        return with_hint(self.reason, self.hint)
+        return join_hint(self.reason, self.hint)
 
     @property
     def reason_fields(self) -> tuple[ReasonKind, str, str]:
         """Kind, reason and hint: whether an event would say anything new."""
         return self.reason_kind, self.reason, self.hint
 
-    def waits_for(self, *kinds: ReasonKind) -> bool:
+    def is_waiting_for(self, *kinds: ReasonKind) -> bool:
         """Whether it waits for a reason of one of these kinds."""
-        return self.state is State.WAITING and self.reason_kind in kinds
+        return self.state is EvaluationState.WAITING and self.reason_kind in kinds
 
     @property
-    def waits_its_turn(self) -> bool:
+    def is_ready_to_submit(self) -> bool:
         """Whether its content is judged complete and it only waits to be submitted: ready, or put off when it was tried."""
-        return self.state is State.READY or self.waits_for(ReasonKind.SUBMIT_LIMIT, ReasonKind.RESULTS)
+        return self.state is EvaluationState.READY or self.is_waiting_for(ReasonKind.SUBMIT_LIMIT, ReasonKind.RESULTS)
 
     @property
-    def met_a_limit(self) -> bool:
+    def hit_submit_limit(self) -> bool:
         """Whether the last thing that happened to it is that a submission was certainly not taken, and may be tomorrow."""
-        return self.waits_for(ReasonKind.SUBMIT_LIMIT)
+        return self.is_waiting_for(ReasonKind.SUBMIT_LIMIT)
 
-    def rests(self, now: float) -> bool:
+    def is_backing_off(self, now: float) -> bool:
         """Whether its time to be tried again is still to come. One that is too far off was set by a clock that went wrong."""
-        return self.retry_at is not None and now < self.retry_at <= now + LONGEST_REST
+        return self.retry_at is not None and now < self.retry_at <= now + MAX_POSTPONEMENT_SECONDS
 
-    def path(self) -> Path:
+    def checkpoint_path(self) -> Path:
         """The checkpoint's folder."""
         return Path(self.checkpoint)
 
 
-class StageFacts(msgspec.Struct, frozen=True, kw_only=True):
+class StageSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a stage's first own checkpoint said; journaled once, so that a bridge scored later uses the same."""
 
     tokenizer: str | None = None
@@ -202,6 +202,6 @@ PREFILL_DIRECTORY = "(prefill)"
 """Stands for a directory in the key of a prefill; no evaluation can have it: names have no parentheses."""
 
 
-def token(record: Record) -> str:
+def build_mirror_token(record: EvaluationRecord) -> str:
     """What a mirrored copy is a copy of: the content that was scored, and the suites."""
     return "/".join([str(record.fingerprint)[:16], *(f"{tier}:{digest[:12]}" for tier, digest in sorted(record.suites.items()))])

@@ -32,12 +32,12 @@ class JobState(enum.StrEnum):
     """A word that our table does not have; shown as it is, never taken for an end."""
 
     @property
-    def over(self) -> bool:
+    def is_terminal(self) -> bool:
         """No process of this run is left and none will start unless the executor requeues it."""
-        return self in _OVER
+        return self in _TERMINAL_STATES
 
 
-_OVER = frozenset(
+_TERMINAL_STATES = frozenset(
     {
         JobState.COMPLETED,
         JobState.FAILED,
@@ -57,7 +57,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """The attempt's run_id."""
     state: JobState
-    word: str
+    raw_state: str
     """The executor's own word, e.g. ``REVOKED``."""
     reason: str = ""
     """Free text, e.g. ``QOSMaxJobsPerUserLimit``, or who cancelled it."""
@@ -86,7 +86,7 @@ class SubmitKind(enum.StrEnum):
     """Anything else: the job may exist. Look it up by name before anything is tried again."""
 
 
-class Submitted(msgspec.Struct, frozen=True, kw_only=True):
+class SubmissionResult(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of one submission."""
 
     kind: SubmitKind
@@ -129,25 +129,25 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """Job id of a prefill job that must succeed first (afterok, kill-on-invalid-dep)."""
 
 
-class Most(msgspec.Struct, frozen=True, kw_only=True):
+class PartitionLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The most that a job may ask for, as far as the executor tells."""
 
-    time: float | None = None
+    time_seconds: float | None = None
     """Seconds; None: no limit, or none that is told."""
-    mem: int | None = None
+    memory_mib: int | None = None
     """MiB a node, likewise."""
-    whose: str = ""
+    source: str = ""
     """Whose limit that is, such as ``partition gpu``."""
 
 
-class Unreachable(Exception):  # noqa: N818  a state of affairs, not a defect
+class ExecutorUnreachable(Exception):  # noqa: N818  a state of affairs, not a defect
     """The executor cannot be asked now; its own words. Absence of news is no news."""
 
 
 class Executor(Protocol):
     """Runs submissions. Every method may raise Unreachable, and none retries by itself."""
 
-    holds: bool
+    submits_held: bool
     """Whether a submitted job waits for ``release``."""
 
     @property
@@ -160,7 +160,7 @@ class Executor(Protocol):
         """How many more submissions it takes in this minute; None: it does not count them."""
         ...
 
-    def submit(self, submission: Submission) -> Submitted:
+    def submit(self, submission: Submission) -> SubmissionResult:
         """Submit, held. Never raises for an outcome: what is not certain is AMBIGUOUS."""
         ...
 
@@ -172,7 +172,7 @@ class Executor(Protocol):
         """Cancel. A job that already ended or is unknown is fine."""
         ...
 
-    def queue(self) -> Mapping[str, Job]:
+    def query_queue(self) -> Mapping[str, Job]:
         """All jobs of this user that are in the queue, by name, in one question.
 
         Slurm also shows jobs here for some minutes after they ended. Names that are not ours are left
@@ -180,7 +180,7 @@ class Executor(Protocol):
         """
         ...
 
-    def history(self, names: Sequence[str], since: float) -> Mapping[str, Job] | None:
+    def query_accounting(self, names: Sequence[str], since: float) -> Mapping[str, Job] | None:
         """What accounting remembers of jobs submitted after ``since`` (unix time), in one question.
 
         None where there is no accounting. A name it lacks may still come: accounting lags. The same
@@ -188,6 +188,6 @@ class Executor(Protocol):
         """
         ...
 
-    def most(self, partition: str | None) -> Most:
+    def query_partition_limits(self, partition: str | None) -> PartitionLimits:
         """The limits of a partition (None: the default one), in one question; remembered for an hour."""
         ...

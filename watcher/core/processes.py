@@ -10,10 +10,10 @@ import msgspec
 
 _PROC = Path("/proc")
 
-_STATE, _GROUP, _START = 0, 2, 19
+_STAT_STATE, _STAT_GROUP, _STAT_START = 0, 2, 19
 """Fields of /proc/PID/stat, counted after the command's closing parenthesis (proc(5): fields 3, 5 and 22)."""
 
-_DEAD = frozenset("ZXx")
+_DEAD_STATES = frozenset("ZXx")
 """Zombies answer ``kill -0`` for as long as nobody reaps them."""
 
 _NICENESS = "5"
@@ -24,7 +24,7 @@ class Process(msgspec.Struct, frozen=True):
 
     host: str
     pid: int
-    start: int | None
+    start_ticks: int | None
     """Clock ticks since boot; None: it ended before anybody could look."""
 
     @classmethod
@@ -33,38 +33,40 @@ class Process(msgspec.Struct, frozen=True):
         host, pid, start = [*text.split(":"), "", ""][:3]
         return cls(host, int(pid), int(start)) if pid.isdecimal() and start.isdecimal() else None
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether this very process is there (on this machine) and no zombie."""
-        return self.start is not None and start_time(self.pid) == self.start
+        return self.start_ticks is not None and read_start_ticks(self.pid) == self.start_ticks
 
-    def orphans(self) -> bool:
+    def has_orphans(self) -> bool:
         """Whether others of the group that this process led are left although it is gone.
 
         A pid that was given to another process means that the group was empty by then.
         """
-        if start_time(self.pid) is not None:
+        if read_start_ticks(self.pid) is not None:
             return False
         group = str(self.pid)
-        stats = (_stat(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal())
-        return any(fields is not None and fields[_GROUP] == group and fields[_STATE] not in _DEAD for fields in stats)
+        stats = (_read_stat_fields(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal())
+        return any(
+            fields is not None and fields[_STAT_GROUP] == group and fields[_STAT_STATE] not in _DEAD_STATES for fields in stats
+        )
 
-    def send(self, number: signal.Signals) -> None:
+    def send_signal(self, signal_number: signal.Signals) -> None:
         """Signal the group that this process leads, or it alone where it leads none. One that is gone is fine."""
         try:
-            os.killpg(self.pid, number)
+            os.killpg(self.pid, signal_number)
         except ProcessLookupError:
-            if self.alive():
+            if self.is_alive():
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(self.pid, number)
+                    os.kill(self.pid, signal_number)
 
 
-def start_time(pid: int) -> int | None:
+def read_start_ticks(pid: int) -> int | None:
     """When a process started, in clock ticks since boot; None where there is none, or a zombie."""
-    fields = _stat(str(pid))
-    return None if fields is None or fields[_STATE] in _DEAD else int(fields[_START])
+    fields = _read_stat_fields(str(pid))
+    return None if fields is None or fields[_STAT_STATE] in _DEAD_STATES else int(fields[_STAT_START])
 
 
-def _stat(pid: str) -> list[str] | None:
+def _read_stat_fields(pid: str) -> list[str] | None:
     try:
         text = (_PROC / pid / "stat").read_text(encoding="latin-1")  # a command's name may be any bytes
     except (FileNotFoundError, ProcessLookupError):
@@ -79,12 +81,12 @@ def spawn_session(command: Sequence[str], environ: Mapping[str, str], *, logs: t
     pid exists already. Raises OSError where a log cannot be opened or nothing can be started. Not
     subprocess.Popen: that one objects to children that are left alone.
     """
-    aside = [Path(str(log).replace("%j", name)) for log in logs]  # the pid is not known yet
-    with contextlib.ExitStack() as opened:
+    temporary_logs = [Path(str(log).replace("%j", name)) for log in logs]  # the pid is not known yet
+    with contextlib.ExitStack() as cleanup:
         descriptors = []
-        for path in aside:
+        for path in temporary_logs:
             descriptors.append(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666))
-            opened.callback(os.close, descriptors[-1])
+            cleanup.callback(os.close, descriptors[-1])
         pid = os.posix_spawnp(
             "nice",
             ["nice", "-n", _NICENESS, *command],
@@ -98,9 +100,9 @@ def spawn_session(command: Sequence[str], environ: Mapping[str, str], *, logs: t
             # bash cannot trap what it inherits as ignored
             setsigdef=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE, signal.SIGXFSZ],
         )
-    for log, path in zip(logs, aside, strict=True):
-        final = Path(str(log).replace("%j", str(pid)))
+    for log, path in zip(logs, temporary_logs, strict=True):
+        final_path = Path(str(log).replace("%j", str(pid)))
         with contextlib.suppress(OSError):  # the log goes on under its first name
-            if not final.exists():
-                path.rename(final)
+            if not final_path.exists():
+                path.rename(final_path)
     return pid

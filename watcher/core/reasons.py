@@ -32,7 +32,7 @@ class ReasonKind(enum.StrEnum):
     """Decides nothing; also a kind that a newer version wrote."""
 
 
-def kind_of(value: object) -> ReasonKind:
+def parse_reason_kind(value: object) -> ReasonKind:
     """The kind as an event names it; OTHER where it names none that this version knows."""
     try:
         return ReasonKind(str(value))
@@ -40,6 +40,6 @@ def kind_of(value: object) -> ReasonKind:
         return ReasonKind.OTHER
 
 
-def with_hint(reason: str, hint: str) -> str:
+def join_hint(reason: str, hint: str) -> str:
     """The text as people read it: the reason, then what they can do about it."""
     return f"{reason}; {hint}" if hint else reason

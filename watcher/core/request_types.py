@@ -17,7 +17,7 @@ class Amendment(msgspec.Struct, frozen=True, kw_only=True):
     """Each an ``event`` with its fields."""
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
+class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What somebody asked for on the command line: ``requests/<id>.json``, written from any login node, daemon or no daemon."""
 
     id: str

@@ -8,73 +8,94 @@ from collections.abc import Mapping
 
 import msgspec
 
-from watcher.config.settings import PREFILL_CPUS, PREFILL_TIME, Config, Slurm
-from watcher.config.units import as_time, mebibytes, seconds
-from watcher.core.evaluation import Record
-from watcher.core.executor import Most
+from watcher.config.settings import PREFILL_CPUS, PREFILL_TIME, Config, SlurmSettings
+from watcher.config.units import format_slurm_time, parse_memory_mib, parse_slurm_time
+from watcher.core.evaluation import EvaluationRecord
+from watcher.core.executor import PartitionLimits
 
-LONGER = 2.0
+TIME_RAISE_FACTOR = 2.0
 
-MORE = 1.5
+MEMORY_RAISE_FACTOR = 1.5
 
 
-class Raise(msgspec.Struct, frozen=True):
+class ResourceRaise(msgspec.Struct, frozen=True):
     """What the next attempt asks for beyond the config, and how that is said."""
 
-    asks: Mapping[str, str]
+    requested: Mapping[str, str]
     """``time`` and ``mem`` as sbatch takes them; only those that differ from the config's."""
-    words: str
+    message: str
 
 
-def slurm_for(config: Config, record: Record) -> Slurm:
+def get_slurm_settings(config: Config, record: EvaluationRecord) -> SlurmSettings:
     """Which resources are a record's: those of scoring, or of prefill jobs."""
-    return of_prefill(config) if record.origin == "prefill" else config.slurm
+    return build_prefill_settings(config) if record.origin == "prefill" else config.slurm
 
 
-def of_prefill(config: Config) -> Slurm:
+def build_prefill_settings(config: Config) -> SlurmSettings:
     """What a prefill job asks for: no GPU, and nothing of what is meant for the GPU partition but the account."""
-    own = config.prefill
-    return Slurm(
+    prefill = config.prefill
+    return SlurmSettings(
         account=config.slurm.account,
-        partition=own.get("partition"),
+        partition=prefill.get("partition"),
         gres=None,
-        cpus_per_task=own.get("cpus_per_task", PREFILL_CPUS),
-        time=own.get("time", PREFILL_TIME),
-        mem=own.get("mem"),
+        cpus_per_task=prefill.get("cpus_per_task", PREFILL_CPUS),
+        time=prefill.get("time", PREFILL_TIME),
+        mem=prefill.get("mem"),
     )
 
 
-def asked(slurm: Slurm, raised: Mapping[str, str]) -> dict[str, str]:
+def resolve_resources(slurm: SlurmSettings, raised: Mapping[str, str]) -> dict[str, str]:
     """``time`` and ``mem`` of the next attempt: the config's, or what was ``raised`` where that is more."""
-    found = {name: value for name, value in (("time", slurm.time), ("mem", slurm.mem)) if value is not None}
-    for name, measure in (("time", seconds), ("mem", mebibytes)):
-        more, own = measure(raised.get(name)), measure(found.get(name))
-        if more is not None and (own is None or more > own):
-            found[name] = raised[name]
-    return found
+    requested = {name: value for name, value in (("time", slurm.time), ("mem", slurm.mem)) if value is not None}
+    for name, parse in (("time", parse_slurm_time), ("mem", parse_memory_mib)):
+        raised_value, requested_value = parse(raised.get(name)), parse(requested.get(name))
+        if raised_value is not None and (requested_value is None or raised_value > requested_value):
+            requested[name] = raised[name]
+    return requested
 
 
-def longer(slurm: Slurm, had: Mapping[str, str], ran: float | None, most: Most) -> Raise:
-    """After an attempt that asked for ``had`` and ran for ``ran`` seconds until its time was up."""
-    own = seconds(had.get("time")) or ran
-    limit, whose = (seconds(slurm.time_max), "slurm.time_max") if slurm.time_max else (most.time, most.whose)
-    if own is None:
-        return Raise({}, "how much time it had is not known; set slurm.time to have it raised")
-    wanted = own * LONGER if limit is None else min(own * LONGER, limit)
-    if limit is not None and wanted <= own:
-        return Raise({"time": had["time"]} if "time" in had else {}, f"it had the most that {whose} allows, {as_time(limit)}")
-    bound = f", of at most {as_time(limit)} by {whose}" if limit is not None else ""
-    return Raise({"time": as_time(wanted)}, f"next with {as_time(wanted)}{bound}")
+def more_time(
+    slurm: SlurmSettings, requested: Mapping[str, str], ran_seconds: float | None, partition_limits: PartitionLimits
+) -> ResourceRaise:
+    """After an attempt that asked for ``requested`` and ran for ``ran_seconds`` seconds until its time was up."""
+    allotted_seconds = parse_slurm_time(requested.get("time")) or ran_seconds
+    limit_seconds, limit_source = (
+        (parse_slurm_time(slurm.time_max), "slurm.time_max")
+        if slurm.time_max
+        else (partition_limits.time_seconds, partition_limits.source)
+    )
+    if allotted_seconds is None:
+        return ResourceRaise({}, "how much time it had is not known; set slurm.time to have it raised")
+    raised_seconds = (
+        allotted_seconds * TIME_RAISE_FACTOR
+        if limit_seconds is None
+        else min(allotted_seconds * TIME_RAISE_FACTOR, limit_seconds)
+    )
+    if limit_seconds is not None and raised_seconds <= allotted_seconds:
+        return ResourceRaise(
+            {"time": requested["time"]} if "time" in requested else {},
+            f"it had the most that {limit_source} allows, {format_slurm_time(limit_seconds)}",
+        )
+    limit_text = f", of at most {format_slurm_time(limit_seconds)} by {limit_source}" if limit_seconds is not None else ""
+    return ResourceRaise(
+        {"time": format_slurm_time(raised_seconds)}, f"next with {format_slurm_time(raised_seconds)}{limit_text}"
+    )
 
 
-def larger(slurm: Slurm, had: Mapping[str, str], most: Most) -> Raise:
-    """After an attempt that asked for ``had`` and was ended since it used more memory."""
-    own = mebibytes(had.get("mem"))
-    limit, whose = (mebibytes(slurm.mem_max), "slurm.mem_max") if slurm.mem_max else (most.mem, most.whose)
-    if own is None:
-        return Raise({}, "set slurm.mem to have it raised")
-    wanted = int(own * MORE) if limit is None else min(int(own * MORE), limit)
-    if limit is not None and wanted <= own:
-        return Raise({"mem": had["mem"]}, f"it had the most that {whose} allows, {limit}M")
-    bound = f", of at most {limit}M by {whose}" if limit is not None else ""
-    return Raise({"mem": f"{wanted}M"}, f"next with {wanted}M{bound}")
+def more_memory(slurm: SlurmSettings, requested: Mapping[str, str], partition_limits: PartitionLimits) -> ResourceRaise:
+    """After an attempt that asked for ``requested`` and was ended since it used more memory."""
+    allotted_mib = parse_memory_mib(requested.get("mem"))
+    limit_mib, limit_source = (
+        (parse_memory_mib(slurm.mem_max), "slurm.mem_max")
+        if slurm.mem_max
+        else (partition_limits.memory_mib, partition_limits.source)
+    )
+    if allotted_mib is None:
+        return ResourceRaise({}, "set slurm.mem to have it raised")
+    raised_mib = (
+        int(allotted_mib * MEMORY_RAISE_FACTOR) if limit_mib is None else min(int(allotted_mib * MEMORY_RAISE_FACTOR), limit_mib)
+    )
+    if limit_mib is not None and raised_mib <= allotted_mib:
+        return ResourceRaise({"mem": requested["mem"]}, f"it had the most that {limit_source} allows, {limit_mib}M")
+    limit_text = f", of at most {limit_mib}M by {limit_source}" if limit_mib is not None else ""
+    return ResourceRaise({"mem": f"{raised_mib}M"}, f"next with {raised_mib}M{limit_text}")

@@ -11,64 +11,71 @@ from pathlib import Path
 
 import msgspec
 
-from watcher.core.processes import Process, spawn_session, start_time
+from watcher.core.processes import Process, read_start_ticks, spawn_session
 
-LIMIT = 900.0
+CHILD_TIME_LIMIT_SECONDS = 900.0
 """Seconds that a child may take before it is told to end, and, as long again, before it is made to."""
 
-LARGEST_LOG = 1_000_000
+MAX_CHILD_LOG_BYTES = 1_000_000
 """Bytes after which the children's log is begun anew; the one before is kept beside it."""
 
-_WORDS = 2000
+_LOG_TAIL_BYTES = 2000
 """Bytes at the end of a child's log that may say why it failed."""
 
 
-class Ended(msgspec.Struct, frozen=True, kw_only=True):
+class ProcessExit(msgspec.Struct, frozen=True, kw_only=True):
     """How a child ended."""
 
     name: str
     code: int
     """Exit code; minus the signal that ended it; 127 where there was nothing to start."""
-    words: str = ""
+    message: str = ""
     """The last line that it wrote, where it failed."""
 
 
-class _Running(msgspec.Struct, kw_only=True):
+class _RunningProcess(msgspec.Struct, kw_only=True):
     name: str
     process: Process
-    since: float
-    mark: int
+    started_at: float
+    log_offset: int
     """Where in the log its own words begin."""
-    told: bool = False
+    is_terminating: bool = False
 
 
-class Children:
+class BackgroundProcess:
     """At most one child at a time."""
 
-    def __init__(self, log: Path, environ: Mapping[str, str], *, clock: Callable[[], float], limit: float = LIMIT) -> None:
-        self._log, self._environ, self._clock, self._limit = log, environ, clock, limit
-        self._running: _Running | None = None
+    def __init__(
+        self,
+        log_path: Path,
+        environ: Mapping[str, str],
+        *,
+        clock: Callable[[], float],
+        limit_seconds: float = CHILD_TIME_LIMIT_SECONDS,
+    ) -> None:
+        self._log_path, self._environ, self._clock, self._limit_seconds = log_path, environ, clock, limit_seconds
+        self._running: _RunningProcess | None = None
 
     @property
     def busy(self) -> str:
         """The name of the child that runs; empty where none does."""
         return "" if self._running is None else self._running.name
 
-    def start(self, name: str, command: Sequence[str]) -> Ended | None:
+    def start(self, name: str, command: Sequence[str]) -> ProcessExit | None:
         """Start ``command``; its end, where it cannot be started. RuntimeError where one runs already."""
         if self._running is not None:
             message = f"{self._running.name} is not over"
             raise RuntimeError(message)
         try:
-            mark = self._turn_over()
-            pid = spawn_session(command, self._environ, logs=(self._log, self._log), name=name)
+            log_offset = self._rotate_log()
+            pid = spawn_session(command, self._environ, logs=(self._log_path, self._log_path), name=name)
         except OSError as error:
-            return Ended(name=name, code=127, words=f"{error.filename or command[0]}: {error.strerror}")
-        process = Process(os.uname().nodename, pid, start_time(pid))
-        self._running = _Running(name=name, process=process, since=self._clock(), mark=mark)
+            return ProcessExit(name=name, code=127, message=f"{error.filename or command[0]}: {error.strerror}")
+        process = Process(os.uname().nodename, pid, read_start_ticks(pid))
+        self._running = _RunningProcess(name=name, process=process, started_at=self._clock(), log_offset=log_offset)
         return None
 
-    def poll(self) -> Ended | None:
+    def poll(self) -> ProcessExit | None:
         """The end of the child, once; None while it runs, or where there is none."""
         running = self._running
         if running is None:
@@ -78,39 +85,39 @@ class Children:
         except ChildProcessError:  # somebody else reaped it
             reaped, status = running.process.pid, 0
         if not reaped:
-            self._press(running)
+            self._enforce_time_limit(running)
             return None
         self._running = None
         code = os.waitstatus_to_exitcode(status)
-        return Ended(name=running.name, code=code, words=self._last_words(running) if code else "")
+        return ProcessExit(name=running.name, code=code, message=self._read_last_line(running) if code else "")
 
     def close(self) -> None:
         """Tell the child to end. It may be started again at any time."""
         if self._running is not None:
-            self._running.process.send(signal.SIGTERM)
+            self._running.process.send_signal(signal.SIGTERM)
 
-    def _turn_over(self) -> int:
+    def _rotate_log(self) -> int:
         """Keep the log small; its size."""
-        size = self._log.stat().st_size if self._log.exists() else 0
-        if size <= LARGEST_LOG:
-            return size
-        self._log.replace(self._log.with_name(f"{self._log.name}.1"))
+        size_bytes = self._log_path.stat().st_size if self._log_path.exists() else 0
+        if size_bytes <= MAX_CHILD_LOG_BYTES:
+            return size_bytes
+        self._log_path.replace(self._log_path.with_name(f"{self._log_path.name}.1"))
         return 0
 
-    def _press(self, running: _Running) -> None:
-        age = self._clock() - running.since
-        if age > 2 * self._limit:
-            running.process.send(signal.SIGKILL)
-        elif age > self._limit and not running.told:
-            running.told = True
-            running.process.send(signal.SIGTERM)
+    def _enforce_time_limit(self, running: _RunningProcess) -> None:
+        age_seconds = self._clock() - running.started_at
+        if age_seconds > 2 * self._limit_seconds:
+            running.process.send_signal(signal.SIGKILL)
+        elif age_seconds > self._limit_seconds and not running.is_terminating:
+            running.is_terminating = True
+            running.process.send_signal(signal.SIGTERM)
 
-    def _last_words(self, running: _Running) -> str:
-        late = f"told to end after {self._limit:.0f} s; " if running.told else ""
+    def _read_last_line(self, running: _RunningProcess) -> str:
+        timeout_text = f"told to end after {self._limit_seconds:.0f} s; " if running.is_terminating else ""
         try:
-            with self._log.open("rb") as log:
-                log.seek(max(running.mark, self._log.stat().st_size - _WORDS))
-                lines = log.read().decode(errors="replace").strip().splitlines()
+            with self._log_path.open("rb") as log_file:
+                log_file.seek(max(running.log_offset, self._log_path.stat().st_size - _LOG_TAIL_BYTES))
+                lines = log_file.read().decode(errors="replace").strip().splitlines()
         except OSError:
             lines = []
-        return late + (lines[-1].strip() if lines else "it said nothing")
+        return timeout_text + (lines[-1].strip() if lines else "it said nothing")

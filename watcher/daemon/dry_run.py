@@ -3,17 +3,17 @@
 from collections.abc import Callable, Mapping
 
 from watcher.config.settings import Config
-from watcher.core.actions import Note, Skip
+from watcher.core.actions import JournalEvent, Skip
 from watcher.core.executor import Executor
-from watcher.core.snapshot import comment_of
-from watcher.daemon.tick import ROUNDS, _Foreseen, identity, tell
+from watcher.core.snapshot import format_job_comment
+from watcher.daemon.tick import MAX_ROUNDS, _Foreseen, describe_action, identify_action
 from watcher.journal.journal import DryJournal
-from watcher.observe.local_data import Contents
+from watcher.observe.local_data import LocalDataHashes
 from watcher.observe.observer import Observer
-from watcher.reconcile.reconciler import decide
+from watcher.reconcile.reconciler import reconcile
 
 
-def rehearse(
+def preview_tick(
     config: Config,
     journal: DryJournal,
     executor: Executor,
@@ -27,22 +27,24 @@ def rehearse(
     It goes on as a tick does: events are added to ``journal``, which is in memory alone, and what a deed would change on disk
     is changed in what is seen at the next look.
     """
-    observer = Observer(state_id, environ, server_clock=lambda _: clock(), contents=Contents(config.paths.contents))
-    told: list[dict[str, str]] = []
+    observer = Observer(
+        state_id, environ, server_clock=lambda _: clock(), data_hashes=LocalDataHashes(config.paths.contents_json)
+    )
+    descriptions: list[dict[str, str]] = []
     done: set[tuple[str, str, str]] = set()
     skips: tuple[Skip, ...] = ()
     foreseen = _Foreseen()
-    for _ in range(ROUNDS):
-        world = foreseen.after(observer.look(config, journal.ledger, executor, clock()))
-        decision = decide(world, journal.ledger, config, comment_of(state_id))
+    for _ in range(MAX_ROUNDS):
+        snapshot = foreseen.after(observer.take_snapshot(config, journal.state, executor, clock()))
+        decision = reconcile(snapshot, journal.state, config, format_job_comment(state_id))
         skips = decision.skips
-        fresh = [action for action in decision.actions if identity(action) not in done]
-        for action in fresh:
-            done.add(identity(action))
-            told += tell(action)
+        new_actions = [action for action in decision.actions if identify_action(action) not in done]
+        for action in new_actions:
+            done.add(identify_action(action))
+            descriptions += describe_action(action)
             foreseen.add(action)
-            if isinstance(action, Note):
-                journal.append(action.event, action.key, t=world.now, **action.fields)
-        if not fresh:
+            if isinstance(action, JournalEvent):
+                journal.append(action.event, action.key, t=snapshot.now, **action.fields)
+        if not new_actions:
             break
-    return told, skips
+    return descriptions, skips

@@ -6,70 +6,74 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from suites.common.atomic_files import publish
+from suites.common.atomic_files import write_atomically
 from suites.contract.paths import StatePaths
 from watcher import __version__
 from watcher.config.settings import Config
-from watcher.daemon.tick import Ticker
-from watcher.journal.lock import Owner
+from watcher.daemon.tick import TickRunner
+from watcher.journal.lock import LockOwner
 from watcher.status import document as status
 from watcher.status import job_progress as running
 from watcher.status.document import DaemonFacts
 
-KEPT = 6
+KEPT_ONCE_RUNS = 6
 """Runs by `watcher once` that are remembered, to know how far apart they are."""
 
 
 class Heartbeat:
     """Who beats, since when, and by which command: ``run`` stays, ``once`` comes again and again."""
 
-    def __init__(self, me: Owner, *, mode: str, paths: StatePaths, clock: Callable[[], float]) -> None:
-        self.me, self.mode = me, mode
+    def __init__(self, owner: LockOwner, *, mode: str, paths: StatePaths, clock: Callable[[], float]) -> None:
+        self.owner, self.mode = owner, mode
         self._clock = clock
-        self._started = clock()
-        self._trouble_since: float | None = None
-        self._interval = _apart(paths, self._started) if mode == "once" else None
+        self._started_at = clock()
+        self._queue_error_since: float | None = None
+        self._interval_seconds = _measure_once_interval_seconds(paths, self._started_at) if mode == "once" else None
         self.ticks = 0
 
-    def beat(self, ticker: Ticker, config: Config, *, epoch: int, notes: Sequence[str], stopped: bool = False) -> None:
+    def beat(
+        self, tick_runner: TickRunner, config: Config, *, epoch: int, warnings: Sequence[str], stopped: bool = False
+    ) -> None:
         """Publish the status. Raises OSError where the state folder cannot be written."""
         now = self._clock()
-        if ticker.queue is not None:
-            reached = ticker.queue.jobs is not None
-            self._trouble_since = None if reached else self._trouble_since or now
+        if tick_runner.queue is not None:
+            is_reachable = tick_runner.queue.jobs is not None
+            self._queue_error_since = None if is_reachable else self._queue_error_since or now
         facts = DaemonFacts(
-            host=self.me.host,
-            pid=self.me.pid,
+            host=self.owner.host,
+            pid=self.owner.pid,
             epoch=epoch,
-            started=self._started,
+            started_at=self._started_at,
             version=__version__,
-            poll=config.poll,
+            poll_seconds=config.poll,
             mode=self.mode,
-            interval=self._interval,
-            stopped=now if stopped else None,
+            interval_seconds=self._interval_seconds,
+            stopped_at=now if stopped else None,
             ticks=self.ticks,
-            calls=dict(ticker.executor.calls),
-            notes=tuple(notes),
+            slurm_calls=dict(tick_runner.executor.calls),
+            warnings=tuple(warnings),
         )
-        document = status.build(
-            records=ticker.journal.ledger.records,
-            skips=ticker.skips,
-            queue=ticker.queue,
+        document = status.build_status(
+            records=tick_runner.journal.state.records,
+            skips=tick_runner.skips,
+            queue=tick_runner.queue,
             config=config,
             now=now,
             daemon=facts,
-            queue_trouble_since=self._trouble_since,
-            progress=running.far(config, ticker.journal.ledger.records.values()),
+            queue_error_since=self._queue_error_since,
+            progress=running.read_job_progress(config, tick_runner.journal.state.records.values()),
         )
-        status.publish(document, config.paths)
+        status.publish_status(document, config.paths)
 
 
-def _apart(paths: StatePaths, now: float) -> float | None:
+def _measure_once_interval_seconds(paths: StatePaths, now: float) -> float | None:
     """The longest time between two of the last runs by once, in seconds; None where this is the first. Remembers this one."""
-    runs: list[float] = []
+    run_times: list[float] = []
     with contextlib.suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):  # not there, or damaged: begun anew
-        runs = [run for run in msgspec.json.decode(paths.once.read_bytes(), type=list[float]) if run < now]
-    runs = [*runs, now][-KEPT:]
+        run_times = [
+            run_time for run_time in msgspec.json.decode(paths.once_json.read_bytes(), type=list[float]) if run_time < now
+        ]
+    run_times = [*run_times, now][-KEPT_ONCE_RUNS:]
     with contextlib.suppress(OSError):  # a full disk is said by the status, which cannot be written either
-        publish(paths.once, msgspec.json.encode(runs))
-    return max((later - earlier for earlier, later in itertools.pairwise(runs)), default=None)
+        write_atomically(paths.once_json, msgspec.json.encode(run_times))
+    return max((later - earlier for earlier, later in itertools.pairwise(run_times)), default=None)

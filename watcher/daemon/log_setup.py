@@ -8,62 +8,64 @@ from pathlib import Path
 
 import structlog
 
-LARGEST = 5_000_000
+MAX_DAEMON_LOG_BYTES = 5_000_000
 
-KEPT = 3
+KEPT_LOG_FILES = 3
 
-_NAME = "watcher"
+_LOGGER_NAME = "watcher"
 
 
-def start(file: Path, *, console: bool) -> Callable[..., None]:
+def start_daemon_log(path: Path, *, console: bool) -> Callable[..., None]:
     """Set the log up and give what writes to it: ``say(what, **facts)``.
 
     A log that cannot be written (a full disk) never stops the daemon: the line is lost and the next one is tried.
     """
     logging.raiseExceptions = False
-    logger = logging.getLogger(_NAME)
+    logger = logging.getLogger(_LOGGER_NAME)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    stop()
-    shared: list[structlog.typing.Processor] = [
+    stop_daemon_log()
+    processors: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    pretty = sys.stderr.isatty()
-    terminal = logging.StreamHandler(sys.stderr)
-    rendered: structlog.typing.Processor = (
+    is_terminal = sys.stderr.isatty()
+    console_handler = logging.StreamHandler(sys.stderr)
+    console_renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-        if pretty
+        if is_terminal
         else structlog.processors.JSONRenderer()
     )
-    terminal.setFormatter(_formatter(shared, rendered))
+    console_handler.setFormatter(_make_formatter(processors, console_renderer))
     if console:
-        logger.addHandler(terminal)
-    rotating = logging.handlers.RotatingFileHandler(file, maxBytes=LARGEST, backupCount=KEPT, encoding="utf-8", delay=True)
-    rotating.setFormatter(_formatter(shared, structlog.processors.JSONRenderer()))
-    logger.addHandler(rotating)
-    bound = structlog.wrap_logger(
+        logger.addHandler(console_handler)
+    file_handler = logging.handlers.RotatingFileHandler(
+        path, maxBytes=MAX_DAEMON_LOG_BYTES, backupCount=KEPT_LOG_FILES, encoding="utf-8", delay=True
+    )
+    file_handler.setFormatter(_make_formatter(processors, structlog.processors.JSONRenderer()))
+    logger.addHandler(file_handler)
+    structured_logger = structlog.wrap_logger(
         logger,
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*processors, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.stdlib.BoundLogger,
     )
 
-    def say(what: str, **facts: object) -> None:
-        bound.info(what, **facts)
+    def log(event: str, **facts: object) -> None:
+        structured_logger.info(event, **facts)
 
-    return say
+    return log
 
 
-def stop() -> None:
+def stop_daemon_log() -> None:
     """Close the log's files."""
-    logger = logging.getLogger(_NAME)
+    logger = logging.getLogger(_LOGGER_NAME)
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
 
 
-def _formatter(shared: list[structlog.typing.Processor], renderer: structlog.typing.Processor) -> logging.Formatter:
+def _make_formatter(processors: list[structlog.typing.Processor], renderer: structlog.typing.Processor) -> logging.Formatter:
     return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared,
+        foreign_pre_chain=processors,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.format_exc_info, renderer],
     )

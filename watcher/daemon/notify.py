@@ -18,105 +18,107 @@ import msgspec
 
 from watcher.config.settings import Config
 from watcher.core.actions import Alert
-from watcher.core.clock import Say
+from watcher.core.clock import LogFn
 from watcher.journal.journal import Journal
 
-LIMIT = 30.0
+NOTIFY_TIMEOUT_SECONDS = 30.0
 """Seconds that one command may take."""
 
-AT_ONCE = 5
+MAX_CONCURRENT_COMMANDS = 5
 """Commands that run at the same time, at most: the others wait for the next tick."""
 
-LONGEST = 4000
+MAX_MESSAGE_CHARACTERS = 4000
 """Characters of the words that go into one message."""
 
 
-class _Child(NamedTuple):
+class _NotifyProcess(NamedTuple):
     process: subprocess.Popen[bytes]
     alert: Alert
-    end: float
-    errors: IO[bytes]
+    deadline: float
+    stderr: IO[bytes]
 
 
 class Notifier:
     """Runs the commands of one watcher."""
 
-    def __init__(self, journal: Journal, environ: Mapping[str, str], *, clock: Callable[[], float], say: Say) -> None:
-        self._journal, self._environ, self._clock, self._say = journal, dict(environ), clock, say
-        self._children: list[_Child] = []
-        self.trouble = ""
+    def __init__(self, journal: Journal, environ: Mapping[str, str], *, clock: Callable[[], float], log: LogFn) -> None:
+        self._journal, self._environ, self._clock, self._log = journal, dict(environ), clock, log
+        self._processes: list[_NotifyProcess] = []
+        self.last_error = ""
         """What the last command that failed said, until one succeeds."""
 
-    def tell(self, alerts: tuple[Alert, ...], config: Config) -> None:
+    def notify(self, alerts: tuple[Alert, ...], config: Config) -> None:
         """Start a command for each of ``alerts`` that nobody told yet, as many as may run at once. Raises OSError, Superseded."""
-        self.look()
-        fresh = [alert for alert in alerts if alert.id not in self._journal.ledger.told]
-        if not fresh or config.notify is None:
+        self.reap()
+        new_alerts = [alert for alert in alerts if alert.id not in self._journal.state.notified]
+        if not new_alerts or config.notify is None:
             return
         self._journal.fence()
-        for alert in fresh[: AT_ONCE - len(self._children)]:
-            self._journal.append("told", t=self._clock(), id=alert.id, about=alert.evaluation, reason=alert.words[:LONGEST])
-            self._start(alert, config.notify, config)
+        for alert in new_alerts[: MAX_CONCURRENT_COMMANDS - len(self._processes)]:
+            self._journal.append(
+                "told", t=self._clock(), id=alert.id, about=alert.evaluation, reason=alert.words[:MAX_MESSAGE_CHARACTERS]
+            )
+            self._start_command(alert, config.notify, config)
 
-    def _start(self, alert: Alert, command: str, config: Config) -> None:
+    def _start_command(self, alert: Alert, command: str, config: Config) -> None:
         document = {
             "schema": 1,
             **msgspec.to_builtins(alert),
-            "words": alert.words[:LONGEST],
+            "words": alert.words[:MAX_MESSAGE_CHARACTERS],
             "at": self._clock(),
             "host": os.uname().nodename,
             "state": str(config.state),
             "results": str(config.results),
         }
-        errors = tempfile.TemporaryFile()  # noqa: SIM115  closed when the child has ended
+        stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed when the child has ended
         try:
-            with tempfile.TemporaryFile() as told:  # a pipe could fill up, or break, and would have to be waited for
-                told.write(json.dumps(document).encode() + b"\n")
-                told.seek(0)
+            with tempfile.TemporaryFile() as stdin:  # a pipe could fill up, or break, and would have to be waited for
+                stdin.write(json.dumps(document).encode() + b"\n")
+                stdin.seek(0)
                 process = subprocess.Popen(
                     ["/bin/sh", "-c", command],
-                    stdin=told,
+                    stdin=stdin,
                     stdout=subprocess.DEVNULL,
-                    stderr=errors,
+                    stderr=stderr,
                     env=self._environ,
                     cwd=config.state if config.state.is_dir() else Path("/"),
                     start_new_session=True,
                 )
         except OSError as error:
-            errors.close()
-            self._failed(alert, f"cannot be started: {error}")
+            stderr.close()
+            self._record_failure(alert, f"cannot be started: {error}")
             return
-        self._say("notify", event_told=alert.event, about=alert.evaluation, words=alert.words)
-        self._children.append(_Child(process, alert, time.monotonic() + LIMIT, errors))
+        self._log("notify", event_told=alert.event, about=alert.evaluation, words=alert.words)
+        self._processes.append(_NotifyProcess(process, alert, time.monotonic() + NOTIFY_TIMEOUT_SECONDS, stderr))
 
-    def look(self) -> None:
+    def reap(self) -> None:
         """Take in what ended, and end what takes too long. Never waits."""
-        for child in list(self._children):
+        for child in list(self._processes):
             code = child.process.poll()
-            if code is None and time.monotonic() < child.end:
+            if code is None and time.monotonic() < child.deadline:
                 continue
             if code is None:
                 os.killpg(child.process.pid, signal.SIGKILL)
                 child.process.wait()
-            self._children.remove(child)
-            child.errors.seek(0)
-            last = child.errors.read().decode(errors="replace").strip().splitlines()[-1:]
-            child.errors.close()
+            self._processes.remove(child)
+            child.stderr.seek(0)
+            last_line = child.stderr.read().decode(errors="replace").strip().splitlines()[-1:]
+            child.stderr.close()
             if code is None:
-                self._failed(child.alert, f"did not end within {LIMIT:g} s and was killed")
+                self._record_failure(child.alert, f"did not end within {NOTIFY_TIMEOUT_SECONDS:g} s and was killed")
             elif code != 0:
-                self._failed(child.alert, f"ended with {code}{': ' + last[0] if last else ''}")
+                self._record_failure(child.alert, f"ended with {code}{': ' + last_line[0] if last_line else ''}")
             else:
-                self.trouble = ""
+                self.last_error = ""
 
-    def _failed(self, alert: Alert, how: str) -> None:
-        about = f" of {alert.evaluation}" if alert.evaluation else ""
-        self.trouble = f"notify: the command that should have told{about} ({alert.event}) {how}"
-        self._say("trouble", words=self.trouble)
+    def _record_failure(self, alert: Alert, detail: str) -> None:
+        evaluation_text = f" of {alert.evaluation}" if alert.evaluation else ""
+        self.last_error = f"notify: the command that should have told{evaluation_text} ({alert.event}) {detail}"
+        self._log("trouble", words=self.last_error)
 
     def close(self) -> None:
         """Let what was started end, within its time."""
-        while self._children:
-            self.look()
-            if self._children:
+        while self._processes:
+            self.reap()
+            if self._processes:
                 time.sleep(0.05)

@@ -5,18 +5,18 @@ from collections.abc import Mapping
 
 import msgspec
 
-from suites.common.errors import Exit, Problem
+from suites.common.errors import ExitCode, UserError
 from watcher.config.settings import Config
 from watcher.core.actions import Skip
-from watcher.core.evaluation import Record, State
+from watcher.core.evaluation import EvaluationRecord, EvaluationState
 from watcher.daemon import log_setup as logs
 from watcher.daemon.daemon import open_daemon
-from watcher.daemon.dry_run import rehearse
-from watcher.daemon.setup import known_id, make_executor
-from watcher.journal.journal import DryJournal, Superseded, read
+from watcher.daemon.dry_run import preview_tick
+from watcher.daemon.setup import make_executor, read_state_id
+from watcher.journal.journal import DryJournal, JournalSuperseded, read_journal
 
 
-class Report(msgspec.Struct, frozen=True):
+class TickReport(msgspec.Struct, frozen=True):
     """What one tick did, or would do."""
 
     actions: list[dict[str, str]]
@@ -25,32 +25,36 @@ class Report(msgspec.Struct, frozen=True):
     """{"evaluation", "reason"} each."""
 
 
-def once(config: Config, *, dry_run: bool, environ: Mapping[str, str]) -> Report:
+def run_once(config: Config, *, dry_run: bool, environ: Mapping[str, str]) -> TickReport:
     """One tick, under the same lock; a dry run only says what it would do, and writes nothing.
 
     Raises Problem where a watcher runs already, or the state folder cannot be used.
     """
     if dry_run:
-        journal = DryJournal(read(config.paths))
-        told, skips = rehearse(
-            config, journal, make_executor(config, environ), known_id(config.paths.state), clock=time.time, environ=environ
+        journal = DryJournal(read_journal(config.paths))
+        actions, skips = preview_tick(
+            config, journal, make_executor(config, environ), read_state_id(config.paths.state), clock=time.time, environ=environ
         )
-        return _report(told, skips, journal.ledger.records)
+        return _build_tick_report(actions, skips, journal.state.records)
     daemon = open_daemon(config, environ, console=False, mode="once")
     try:
         daemon.tick()
-        daemon.wrap_up()
-        return _report(daemon.ticker.told, daemon.ticker.skips, daemon.journal.ledger.records)
-    except Superseded as error:
-        raise Problem(str(error), where=config.paths.state, todo="see which watcher runs", code=Exit.TEMPORARY) from error
+        daemon.finish_reports()
+        return _build_tick_report(daemon.tick_runner.performed_actions, daemon.tick_runner.skips, daemon.journal.state.records)
+    except JournalSuperseded as error:
+        raise UserError(
+            str(error), location=config.paths.state, hint="see which watcher runs", code=ExitCode.TEMPORARY
+        ) from error
     finally:
         daemon.close()
-        logs.stop()
+        logs.stop_daemon_log()
 
 
-def _report(told: list[dict[str, str]], skips: tuple[Skip, ...], records: Mapping[str, Record]) -> Report:
+def _build_tick_report(
+    actions: list[dict[str, str]], skips: tuple[Skip, ...], records: Mapping[str, EvaluationRecord]
+) -> TickReport:
     skipped = {skip.evaluation: skip.reason for skip in skips}
-    scored = {key: "scored already" for key, record in records.items() if record.state is State.SCORED}
-    done = {action["evaluation"] for action in told}
-    listed = {**{key: why for key, why in scored.items() if key not in done}, **skipped}
-    return Report(told, [{"evaluation": evaluation, "reason": reason} for evaluation, reason in listed.items()])
+    scored = {key: "scored already" for key, record in records.items() if record.state is EvaluationState.SCORED}
+    handled_keys = {action["evaluation"] for action in actions}
+    reasons = {**{key: reason_text for key, reason_text in scored.items() if key not in handled_keys}, **skipped}
+    return TickReport(actions, [{"evaluation": evaluation, "reason": reason} for evaluation, reason in reasons.items()])

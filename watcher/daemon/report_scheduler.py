@@ -15,38 +15,38 @@ from typing import Protocol
 
 import msgspec
 
-from suites.common.atomic_files import publish
-from suites.common.errors import Exit, Problem
-from suites.common.formatting import ago
-from suites.contract.comparison import Compared, CompareRequest, read_compared
-from suites.contract.encoding import encode
-from suites.contract.paths import report_page
+from suites.common.atomic_files import write_atomically
+from suites.common.errors import ExitCode, UserError
+from suites.common.formatting import format_elapsed
+from suites.contract.comparison import CompareRequest, ComparisonDocument, read_comparison_document
+from suites.contract.encoding import encode_json
+from suites.contract.paths import report_html_path
 from watcher import __version__
 from watcher.config.settings import Config
 from watcher.core.actions import Alert
-from watcher.core.evaluation import SETTLED
-from watcher.daemon.background_process import Children, Ended
-from watcher.journal.replay import Ledger
-from watcher.reconcile.alerts import regressed
-from watcher.reconcile.baselines import wanted
+from watcher.core.evaluation import SETTLED_STATES
+from watcher.daemon.background_process import BackgroundProcess, ProcessExit
+from watcher.journal.replay import JournalState
+from watcher.reconcile.alerts import make_regression_alert
+from watcher.reconcile.baselines import build_comparison_requests
 
-LOOK_AGAIN = 3600.0
+RECHECK_SECONDS = 3600.0
 """Seconds after which compare.json files are stat'ed although the journal did not move."""
 
-FIRST_REST, LONGEST_REST = 300.0, 86_400.0
+MIN_CHILD_BACKOFF_SECONDS, MAX_CHILD_BACKOFF_SECONDS = 300.0, 86_400.0
 """Seconds until a failed comparison is tried again: doubled each time, up to a day."""
 
-UNABLE_REST = 21_600.0
+CANNOT_COMPARE_RETRY_SECONDS = 21_600.0
 """Seconds until a python that cannot compare at all is tried again."""
 
-PAGE = "report"
+REPORT_TASK = "report"
 
-_UNABLE = frozenset({126, 127, int(Exit.UNAVAILABLE)})
+_CANNOT_COMPARE_EXIT_CODES = frozenset({126, 127, int(ExitCode.UNAVAILABLE)})
 
-Say = Callable[..., None]
+LogFn = Callable[..., None]
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
+class ChildFailure(msgspec.Struct, frozen=True, kw_only=True):
     """A child that failed."""
 
     count: int
@@ -56,241 +56,266 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """Digest of the request that failed; another request is tried at once."""
 
 
-class Reported(msgspec.Struct, kw_only=True):
+class ReportState(msgspec.Struct, kw_only=True):
     """``reported.json``: kept so that `watcher once` from cron neither starts over nor forgets a failure."""
 
     schema: int = 1
     signature: str = ""
     """Of everything that the last report was made of; with it, no comparison was wanted."""
-    failures: dict[str, Failure] = msgspec.field(default_factory=dict)
+    failures: dict[str, ChildFailure] = msgspec.field(default_factory=dict)
     """Evaluation, or ``report`` -> how it failed last."""
     regressed: dict[str, Alert] = msgspec.field(default_factory=dict)
     """Evaluation -> that it fails its objectives; kept, since a settled run reads no comparison again."""
-    unable: Failure | None = None
+    unable: ChildFailure | None = None
     """Why nothing can be compared on this machine."""
 
 
-class Workers(Protocol):
-    """What the reporter needs of ``Children``."""
+class ProcessRunner(Protocol):
+    """What the reporter needs of ``BackgroundProcess``."""
 
     @property
     def busy(self) -> str:
         """The name of the one that runs."""
 
-    def start(self, name: str, command: Sequence[str]) -> Ended | None:
+    def start(self, name: str, command: Sequence[str]) -> ProcessExit | None:
         """Start it; its end, where it cannot be started."""
 
-    def poll(self) -> Ended | None:
+    def poll(self) -> ProcessExit | None:
         """Its end, once."""
 
     def close(self) -> None:
         """Tell it to end."""
 
 
-class Reporter:
+class ReportScheduler:
     """Has comparisons and the report made, a child at a time."""
 
-    def __init__(self, config: Config, children: Workers, *, clock: Callable[[], float], say: Say) -> None:
+    def __init__(self, config: Config, runner: ProcessRunner, *, clock: Callable[[], float], log: LogFn) -> None:
         self.config = config
-        self._children, self._clock, self._say = children, clock, say
-        self._reported = _read(config.paths.reported)
-        self._before = dict(self._reported.regressed)
-        self._looked: tuple[int, Config, float] | None = None
-        self._known: dict[str, tuple[CompareRequest, tuple[int, int, int], bool]] = {}
-        self._due: dict[str, CompareRequest] = {}
+        self._runner, self._clock, self._log = runner, clock, log
+        self._state = _read_report_state(config.paths.reported_json)
+        self._saved_regressions = dict(self._state.regressed)
+        self._last_check: tuple[int, Config, float] | None = None
+        self._compare_cache: dict[str, tuple[CompareRequest, tuple[int, int, int], bool]] = {}
+        self._due_comparisons: dict[str, CompareRequest] = {}
         self._signature = ""
-        self._making = ""
-        self._asked: dict[str, str] = {}
+        self._page_signature = ""
+        self._request_digests: dict[str, str] = {}
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """What a person should know, for status."""
-        found = []
-        if self._reported.unable is not None:
-            todo = "let `python` in the config name one that has the [scoring] extra, or say report: {compare: false}"
-            found.append(f"{self.config.python} cannot compare results on this machine: {self._reported.unable.words}; {todo}")
-        for name, failure in self._reported.failures.items():
-            rest = failure.retry_at - self._clock()
-            again = f"again in {ago(rest)}" if rest > 0 else "again soon"
-            about = "report.html is not written" if name == PAGE else f"{name} is not compared"
-            found.append(f"{about}: {failure.words} ({again}; {self.config.paths.children_log} has more)")
-        worse = [alert.words for alert in self.alerts]
-        return (*_few(found), *_few(worse[::-1]))
+        messages = []
+        if self._state.unable is not None:
+            hint = "let `python` in the config name one that has the [scoring] extra, or say report: {compare: false}"
+            messages.append(f"{self.config.python} cannot compare results on this machine: {self._state.unable.words}; {hint}")
+        for name, failure in self._state.failures.items():
+            remaining_seconds = failure.retry_at - self._clock()
+            retry_text = f"again in {format_elapsed(remaining_seconds)}" if remaining_seconds > 0 else "again soon"
+            subject = "report.html is not written" if name == REPORT_TASK else f"{name} is not compared"
+            messages.append(f"{subject}: {failure.words} ({retry_text}; {self.config.paths.children_log} has more)")
+        regressions = [alert.words for alert in self.alerts]
+        return (*_shorten_list(messages), *_shorten_list(regressions[::-1]))
 
     @property
     def alerts(self) -> tuple[Alert, ...]:
         """Evaluations that fail their objectives, told or not, in the order of the stages."""
-        return tuple(self._reported.regressed.values())
+        return tuple(self._state.regressed.values())
 
-    def work(self, ledger: Ledger, *, wait: bool = False) -> tuple[str, ...]:
+    def run_pending(self, journal_state: JournalState, *, wait: bool = False) -> tuple[str, ...]:
         """Do what is due; what a person should know of it. ``wait``: until it is done. Never raises."""
         try:
             if wait:
-                self.drain(ledger)
+                self.drain(journal_state)
             else:
-                self.step(ledger)
+                self.start_next(journal_state)
         except OSError as error:
             return (f"comparisons and report: {error}",)
         except Exception as error:  # noqa: BLE001  no defect of the report's may keep a checkpoint from being scored
-            self._say("defect", words="comparisons and report", traceback=traceback.format_exc())
+            self._log("defect", words="comparisons and report", traceback=traceback.format_exc())
             return (f"comparisons and report: a defect of the watcher: {error!r}; its log has more",)
-        return self.notes
+        return self.warnings
 
-    def step(self, ledger: Ledger) -> bool:
+    def start_next(self, journal_state: JournalState) -> bool:
         """Do what is due, without waiting; whether a child runs now. Raises OSError where the state folder cannot be written."""
-        ended = self._children.poll()
-        if ended is not None:
-            self._take(ended)
-        if self._children.busy:
+        finished = self._runner.poll()
+        if finished is not None:
+            self._record_exit(finished)
+        if self._runner.busy:
             return True
-        self._look(ledger)
-        while (action := self._next(ledger)) is not None:
+        self._find_due_comparisons(journal_state)
+        while (action := self._next_command(journal_state)) is not None:
             name, command = action
-            self._say("child", name=name, words=" ".join(command))
-            refused = self._children.start(name, command)
-            if refused is None:
+            self._log("child", name=name, words=" ".join(command))
+            failed_start = self._runner.start(name, command)
+            if failed_start is None:
                 return True
-            self._take(refused)
+            self._record_exit(failed_start)
         return False
 
-    def drain(self, ledger: Ledger, *, seconds: float = 300.0, pause: Callable[[float], None] = time.sleep) -> None:
-        """Do what is due and wait for it, ``seconds`` at most: for `watcher once`, which leaves nothing behind."""
-        end = time.monotonic() + seconds
-        while self.step(ledger) and time.monotonic() < end:
+    def drain(
+        self, journal_state: JournalState, *, timeout_seconds: float = 300.0, pause: Callable[[float], None] = time.sleep
+    ) -> None:
+        """Do what is due and wait for it, ``timeout_seconds`` at most: for `watcher once`, which leaves nothing behind."""
+        deadline = time.monotonic() + timeout_seconds
+        while self.start_next(journal_state) and time.monotonic() < deadline:
             pause(0.05)
-        self._children.close()
+        self._runner.close()
 
     def close(self) -> None:
         """End what runs: it is started again when a watcher is."""
-        self._children.close()
+        self._runner.close()
 
-    def _look(self, ledger: Ledger) -> None:
+    def _find_due_comparisons(self, journal_state: JournalState) -> None:
         """Which comparisons are wanted, and what a report would be made of now."""
         now = self._clock()
-        if self._looked is not None:
-            events, config, at = self._looked
-            if events == ledger.events and config is self.config and 0 <= now - at < LOOK_AGAIN:
+        if self._last_check is not None:
+            events, config, at = self._last_check
+            if events == journal_state.event_count and config is self.config and 0 <= now - at < RECHECK_SECONDS:
                 return
-        self._looked = (ledger.events, self.config, now)
-        asked = wanted(self.config, ledger) if self.config.report.compare else {}
-        seen = hashlib.sha256(f"{__version__}\n{self.config.stages!r}".encode(errors="replace"))
-        for record in ledger.records.values():
-            if record.state in SETTLED:
-                seen.update(f"\n{record.key} {record.state} {record.fingerprint} {record.since}".encode(errors="replace"))
-        marks = {key: _mark(request.candidate.paths.compare) for key, request in asked.items()}
-        seen.update("".join(f"\n{key} {mark}" for key, mark in marks.items()).encode(errors="replace"))
-        self._signature = seen.hexdigest()
-        settled = self._signature == self._reported.signature and not self._reported.failures and not self._reported.unable
-        self._due = {} if settled else {key: asked[key] for key in asked if not self._answered(key, asked[key], marks[key])}
-        self._asked = {key: _digest(request) for key, request in self._due.items()}
-        kept = {
-            name: failure
-            for name, failure in self._reported.failures.items()
-            if name == PAGE or self._asked.get(name) == failure.asked
-        }
-        worse = {key: self._reported.regressed[key] for key in asked if key in self._reported.regressed and key not in self._due}
-        if kept != self._reported.failures or worse != self._before:
-            self._reported.failures, self._reported.regressed, self._before = kept, worse, dict(worse)
-            self._remember()
-
-    def _answered(self, key: str, request: CompareRequest, mark: tuple[int, int, int]) -> bool:
-        """Whether compare.json answers ``request``; it is read again only where one of the two changed."""
-        known = self._known.get(key)
-        if known is None or known[:2] != (request, mark):
-            found = _answer(request)
-            known = self._known[key] = (request, mark, found is not None)
-            alert = None if found is None else regressed(key, request.candidate.stage, found.against("bridge"))
-            self._reported.regressed.pop(key, None)
-            if alert is not None:
-                self._reported.regressed[key] = alert
-        return known[2]
-
-    def _next(self, ledger: Ledger) -> tuple[str, list[str]] | None:
-        now, paths = self._clock(), self.config.paths
-        unable = self._reported.unable
-        able = unable is None or not now < unable.retry_at <= now + UNABLE_REST
-        for key, request in self._due.items() if able else ():
-            if self._rests(key, now):
-                continue
-            record = ledger.records[key]
-            path = paths.comparison(record.stage, record.directory)
-            path.parent.mkdir(exist_ok=True)
-            publish(path, encode(request))
-            return key, [self.config.python, "-m", "scoring", "compare", str(path)]
-        page = report_page(self.config.results)
-        fresh = self._signature == self._reported.signature and page.exists()
-        if not self.config.report.page or fresh or not ledger.records or self._rests(PAGE, now):
-            return None
-        self._making = self._signature
-        where = [] if self.config.source == "built-in" else ["--config", self.config.source]
-        return PAGE, [sys.executable, "-m", "watcher", "report", "--html", str(page), *where]
-
-    def _rests(self, name: str, now: float) -> bool:
-        failure = self._reported.failures.get(name)
-        return failure is not None and now < failure.retry_at <= now + LONGEST_REST
-
-    def _take(self, ended: Ended) -> None:
-        """Remember how a child ended."""
-        self._looked = None
-        name = ended.name
-        if ended.code == 0 and name == PAGE:
-            self._reported.signature = self._making
-        if ended.code == 0 and name in self._due and _answer(self._due[name]) is None:
-            ended = Ended(name=name, code=int(Exit.BUG), words="it left no answer to what it was asked")
-        if ended.code == 0:
-            self._reported.unable = None if name != PAGE else self._reported.unable
-            self._reported.failures.pop(name, None)
-            self._remember()
-            return
-        self._say("child_failed", name=name, code=ended.code, words=ended.words)
-        if name != PAGE and (ended.code in _UNABLE or "No module named" in ended.words):
-            self._reported.unable = Failure(count=1, retry_at=self._clock() + UNABLE_REST, words=ended.words)
-            self._remember()
-            return
-        count = 1 + (self._reported.failures[name].count if name in self._reported.failures else 0)
-        rest = min(FIRST_REST * 2 ** min(count - 1, 20), LONGEST_REST)
-        self._reported.failures[name] = Failure(
-            count=count, retry_at=self._clock() + rest, words=ended.words, asked=self._asked.get(name, "")
+        self._last_check = (journal_state.event_count, self.config, now)
+        requests = build_comparison_requests(self.config, journal_state) if self.config.report.compare else {}
+        signature = hashlib.sha256(f"{__version__}\n{self.config.stages!r}".encode(errors="replace"))
+        for record in journal_state.records.values():
+            if record.state in SETTLED_STATES:
+                signature.update(f"\n{record.key} {record.state} {record.fingerprint} {record.since}".encode(errors="replace"))
+        stamps = {key: _read_file_stamp(request.candidate.paths.compare_json) for key, request in requests.items()}
+        signature.update("".join(f"\n{key} {stamp}" for key, stamp in stamps.items()).encode(errors="replace"))
+        self._signature = signature.hexdigest()
+        is_unchanged = self._signature == self._state.signature and not self._state.failures and not self._state.unable
+        self._due_comparisons = (
+            {}
+            if is_unchanged
+            else {key: requests[key] for key in requests if not self._is_up_to_date(key, requests[key], stamps[key])}
         )
-        self._remember()
+        self._request_digests = {key: _digest_request(request) for key, request in self._due_comparisons.items()}
+        kept_failures = {
+            name: failure
+            for name, failure in self._state.failures.items()
+            if name == REPORT_TASK or self._request_digests.get(name) == failure.asked
+        }
+        regressions = {
+            key: self._state.regressed[key]
+            for key in requests
+            if key in self._state.regressed and key not in self._due_comparisons
+        }
+        if kept_failures != self._state.failures or regressions != self._saved_regressions:
+            self._state.failures, self._state.regressed, self._saved_regressions = kept_failures, regressions, dict(regressions)
+            self._save_state()
 
-    def _remember(self) -> None:
-        publish(self.config.paths.reported, encode(self._reported))
+    def _is_up_to_date(self, key: str, request: CompareRequest, stamp: tuple[int, int, int]) -> bool:
+        """Whether compare.json answers ``request``; it is read again only where one of the two changed."""
+        cached = self._compare_cache.get(key)
+        if cached is None or cached[:2] != (request, stamp):
+            comparison = _read_matching_comparison(request)
+            cached = self._compare_cache[key] = (request, stamp, comparison is not None)
+            alert = (
+                None
+                if comparison is None
+                else make_regression_alert(key, request.candidate.stage, comparison.get_comparison("bridge"))
+            )
+            self._state.regressed.pop(key, None)
+            if alert is not None:
+                self._state.regressed[key] = alert
+        return cached[2]
+
+    def _next_command(self, journal_state: JournalState) -> tuple[str, list[str]] | None:
+        now, paths = self._clock(), self.config.paths
+        failure = self._state.unable
+        can_compare = failure is None or not now < failure.retry_at <= now + CANNOT_COMPARE_RETRY_SECONDS
+        for key, request in self._due_comparisons.items() if can_compare else ():
+            if self._is_backing_off(key, now):
+                continue
+            record = journal_state.records[key]
+            path = paths.comparison_request(record.stage, record.directory)
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, encode_json(request))
+            return key, [self.config.python, "-m", "scoring", "compare", str(path)]
+        page = report_html_path(self.config.results)
+        is_current = self._signature == self._state.signature and page.exists()
+        if not self.config.report.page or is_current or not journal_state.records or self._is_backing_off(REPORT_TASK, now):
+            return None
+        self._page_signature = self._signature
+        config_options = [] if self.config.source == "built-in" else ["--config", self.config.source]
+        return REPORT_TASK, [sys.executable, "-m", "watcher", "report", "--html", str(page), *config_options]
+
+    def _is_backing_off(self, name: str, now: float) -> bool:
+        failure = self._state.failures.get(name)
+        return failure is not None and now < failure.retry_at <= now + MAX_CHILD_BACKOFF_SECONDS
+
+    def _record_exit(self, finished: ProcessExit) -> None:
+        """Remember how a child ended."""
+        self._last_check = None
+        name = finished.name
+        if finished.code == 0 and name == REPORT_TASK:
+            self._state.signature = self._page_signature
+        if (
+            finished.code == 0
+            and name in self._due_comparisons
+            and _read_matching_comparison(self._due_comparisons[name]) is None
+        ):
+            finished = ProcessExit(name=name, code=int(ExitCode.BUG), message="it left no answer to what it was asked")
+        if finished.code == 0:
+            self._state.unable = None if name != REPORT_TASK else self._state.unable
+            self._state.failures.pop(name, None)
+            self._save_state()
+            return
+        self._log("child_failed", name=name, code=finished.code, words=finished.message)
+        if name != REPORT_TASK and (finished.code in _CANNOT_COMPARE_EXIT_CODES or "No module named" in finished.message):
+            self._state.unable = ChildFailure(
+                count=1, retry_at=self._clock() + CANNOT_COMPARE_RETRY_SECONDS, words=finished.message
+            )
+            self._save_state()
+            return
+        count = 1 + (self._state.failures[name].count if name in self._state.failures else 0)
+        backoff_seconds = min(MIN_CHILD_BACKOFF_SECONDS * 2 ** min(count - 1, 20), MAX_CHILD_BACKOFF_SECONDS)
+        self._state.failures[name] = ChildFailure(
+            count=count,
+            retry_at=self._clock() + backoff_seconds,
+            words=finished.message,
+            asked=self._request_digests.get(name, ""),
+        )
+        self._save_state()
+
+    def _save_state(self) -> None:
+        write_atomically(self.config.paths.reported_json, encode_json(self._state))
 
 
-def make_reporter(config: Config, environ: Mapping[str, str], *, clock: Callable[[], float], say: Say) -> Reporter:
+def make_report_scheduler(
+    config: Config, environ: Mapping[str, str], *, clock: Callable[[], float], log: LogFn
+) -> ReportScheduler:
     """The daemon's."""
-    return Reporter(config, Children(config.paths.children_log, environ, clock=clock), clock=clock, say=say)
+    return ReportScheduler(config, BackgroundProcess(config.paths.children_log, environ, clock=clock), clock=clock, log=log)
 
 
-def _few(found: list[str]) -> list[str]:
-    return found[:5] + ([f"and {len(found) - 5} more of that kind"] if len(found) > 5 else [])  # noqa: PLR2004
+def _shorten_list(messages: list[str]) -> list[str]:
+    return messages[:5] + ([f"and {len(messages) - 5} more of that kind"] if len(messages) > 5 else [])  # noqa: PLR2004
 
 
-def _answer(request: CompareRequest) -> Compared | None:
+def _read_matching_comparison(request: CompareRequest) -> ComparisonDocument | None:
     """compare.json where it is the answer to ``request``."""
     try:
-        found = read_compared(request.candidate.paths.compare)
-    except Problem:
+        comparison = read_comparison_document(request.candidate.paths.compare_json)
+    except UserError:
         return None
-    return found if found is not None and found.request == request else None
+    return comparison if comparison is not None and comparison.request == request else None
 
 
-def _digest(request: CompareRequest) -> str:
-    return hashlib.sha256(encode(request)).hexdigest()[:16]
+def _digest_request(request: CompareRequest) -> str:
+    return hashlib.sha256(encode_json(request)).hexdigest()[:16]
 
 
-def _mark(path: Path) -> tuple[int, int, int]:
+def _read_file_stamp(path: Path) -> tuple[int, int, int]:
     """What changes with every publication: clocks of file systems tick in milliseconds, and two may fall into one."""
     try:
-        seen = path.stat()
+        stats = path.stat()
     except OSError:
         return (0, 0, 0)
-    return seen.st_mtime_ns, seen.st_ino, seen.st_size
+    return stats.st_mtime_ns, stats.st_ino, stats.st_size
 
 
-def _read(path: Path) -> Reported:
+def _read_report_state(path: Path) -> ReportState:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Reported)
+        return msgspec.json.decode(path.read_bytes(), type=ReportState)
     except (OSError, msgspec.DecodeError, msgspec.ValidationError):  # nothing is lost but the patience with what fails
-        return Reported()
+        return ReportState()

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from suites.common.atomic_files import create_once
-from suites.common.errors import Problem
+from suites.common.errors import UserError
 from watcher.config.settings import Config
 from watcher.core.executor import Executor
 
-_NO_JOURNAL = "none"
+_NO_STATE_ID = "none"
 
 
 def make_executor(config: Config, environ: Mapping[str, str]) -> Executor:
@@ -21,20 +21,20 @@ def make_executor(config: Config, environ: Mapping[str, str]) -> Executor:
     if config.executor == "slurm":
         from watcher.executors.slurm import SlurmExecutor  # noqa: PLC0415
 
-        return SlurmExecutor(per_minute=config.limits.slurm_calls_per_minute, poll=config.poll, environment=environ)
-    raise Problem(f"unknown executor {config.executor!r}", where=config.source, todo="write executor: slurm or local")
+        return SlurmExecutor(per_minute=config.limits.slurm_calls_per_minute, poll_seconds=config.poll, environment=environ)
+    raise UserError(f"unknown executor {config.executor!r}", location=config.source, hint="write executor: slurm or local")
 
 
-def state_id(config: Config) -> str:
+def ensure_state_id(config: Config) -> str:
     """The random name of a state folder, made once: it marks our jobs in a queue that others use too."""
     path = config.paths.state / "id"
     create_once(path, secrets.token_hex(8) + "\n")
     return path.read_text(encoding="ascii").strip()
 
 
-def known_id(state: Path) -> str:
+def read_state_id(state: Path) -> str:
     """The name of a state folder, without making one."""
     try:
         return (state / "id").read_text(encoding="ascii").strip()
     except FileNotFoundError:
-        return _NO_JOURNAL
+        return _NO_STATE_ID

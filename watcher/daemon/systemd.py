@@ -8,53 +8,53 @@ import os
 import socket
 from collections.abc import Mapping
 
-_OURS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+_SYSTEMD_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
-LONG_TICK = 600.0
+LONG_TICK_SECONDS = 600.0
 """Seconds that a tick may take where Slurm answers nothing before its commands' time limits."""
 
 
-class Service:
+class SystemdNotifier:
     """The way to whoever supervises this process."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         name = environ.get("NOTIFY_SOCKET", "")
         self.address = "\0" + name[1:] if name.startswith("@") else name
-        watches = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        is_watched = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         microseconds = environ.get("WATCHDOG_USEC", "")
-        self.watchdog = int(microseconds) / 1e6 if watches and microseconds.isdigit() else None
+        self.watchdog_seconds = int(microseconds) / 1e6 if is_watched and microseconds.isdigit() else None
         """Seconds without a sign of life after which this process is ended and started again; None: never."""
 
-    def ready(self, poll: float) -> str:
-        """Everything is open. A watchdog that is shorter than three polls of ``poll`` seconds and a slow tick is made longer."""
-        told = {"READY": "1"}
-        least = 3 * poll + LONG_TICK
-        if self.watchdog is not None and self.watchdog < least:
-            told["WATCHDOG_USEC"] = str(round(least * 1e6))
-        return self.tell(**told)
+    def notify_ready(self, poll_seconds: float) -> str:
+        """Everything is open. A watchdog that is shorter than three polls of ``poll_seconds`` seconds and a slow tick is made longer."""
+        fields = {"READY": "1"}
+        min_watchdog_seconds = 3 * poll_seconds + LONG_TICK_SECONDS
+        if self.watchdog_seconds is not None and self.watchdog_seconds < min_watchdog_seconds:
+            fields["WATCHDOG_USEC"] = str(round(min_watchdog_seconds * 1e6))
+        return self.send(**fields)
 
-    def ticked(self, words: str) -> str:
-        """A good tick ended. ``words`` is what `systemctl status` shows."""
-        return self.tell(WATCHDOG="1", STATUS=" ".join(words.split()))
+    def notify_tick(self, status: str) -> str:
+        """A good tick ended. ``status`` is what `systemctl status` shows."""
+        return self.send(WATCHDOG="1", STATUS=" ".join(status.split()))
 
-    def stopping(self) -> str:
+    def notify_stopping(self) -> str:
         """The end begins."""
-        return self.tell(STOPPING="1")
+        return self.send(STOPPING="1")
 
-    def tell(self, **fields: str) -> str:
+    def send(self, **fields: str) -> str:
         """Send ``fields``; in words, why that could not be done."""
         if not self.address:
             return ""
         message = "".join(f"{name}={value}\n" for name, value in fields.items()).encode(errors="replace")
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as away:
-                away.setblocking(False)
-                away.sendto(message, self.address)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as datagram_socket:
+                datagram_socket.setblocking(False)
+                datagram_socket.sendto(message, self.address)
         except OSError as error:
             return f"$NOTIFY_SOCKET cannot be told: {error}"
         return ""
 
 
-def without(environ: Mapping[str, str]) -> dict[str, str]:
+def strip_systemd_variables(environ: Mapping[str, str]) -> dict[str, str]:
     """``environ`` for children: what they do is not what this service does."""
-    return {name: value for name, value in environ.items() if name not in _OURS}
+    return {name: value for name, value in environ.items() if name not in _SYSTEMD_VARIABLES}

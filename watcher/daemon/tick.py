@@ -12,41 +12,41 @@ from suites.contract.tier_files import TierVerdict
 from watcher.actions.actor import Actor
 from watcher.config.settings import Config
 from watcher.core.actions import (
+    AbandonAttempt,
     Action,
     Alert,
-    Answer,
-    Cancel,
+    ArchiveResults,
+    CancelJob,
+    CloseRequest,
     Decision,
-    Link,
-    Mirror,
-    Note,
-    Prefill,
-    Release,
-    SetAside,
+    JournalEvent,
+    MirrorResults,
+    PinCheckpoint,
+    ReleaseJob,
     Skip,
-    Submit,
-    Unlink,
-    Void,
+    SubmitEvaluation,
+    SubmitPrefill,
+    UnpinCheckpoint,
 )
-from watcher.core.clock import Say
+from watcher.core.clock import LogFn
 from watcher.core.executor import Executor
-from watcher.core.snapshot import QueueSeen, Results, World, comment_of
-from watcher.journal.journal import Journal, Superseded
-from watcher.observe.local_data import Contents
+from watcher.core.snapshot import EvaluationResults, QueueSnapshot, Snapshot, format_job_comment
+from watcher.journal.journal import Journal, JournalSuperseded
+from watcher.observe.local_data import LocalDataHashes
 from watcher.observe.observer import Observer
-from watcher.reconcile.reconciler import decide
+from watcher.reconcile.reconciler import reconcile
 
-ROUNDS = 12
+MAX_ROUNDS = 12
 """Looks in one tick, at most: owned, ready, submitted, released are one look each."""
 
-_TOLD = frozenset(
+_SHOWN_EVENTS = frozenset(
     {"adopted", "scored", "blocked", "failed", "cancelled", "lost", "found"}
     | {"submit", "prefill", "release", "cancel", "give_up", "set_aside", "mirror", "restore", "answer"}
 )
 """Events and effects that a person would call an action; what the other events wait for is told as skipped."""
 
 
-class Ticker:
+class TickRunner:
     """Runs ticks over one journal and one executor."""
 
     def __init__(
@@ -59,78 +59,84 @@ class Ticker:
         clock: Callable[[], float],
         server_clock: Callable[[Path], float],
         environ: Mapping[str, str],
-        say: Say,
-        data_a_tick: float = math.inf,
+        log: LogFn,
+        data_bytes_per_tick: float = math.inf,
     ) -> None:
-        """``data_a_tick``: bytes of local data that are read in one, at most."""
+        """``data_bytes_per_tick``: bytes of local data that are read in one, at most."""
         self.config = config
         self.journal, self.executor = journal, executor
-        self.actor = Actor(config, journal, executor, state_id, clock=clock, say=say)
+        self.actor = Actor(config, journal, executor, state_id, clock=clock, log=log)
         self.observer = Observer(
             state_id,
             environ,
             server_clock=server_clock,
-            contents=Contents(config.paths.contents, write=True, a_tick=data_a_tick),
+            data_hashes=LocalDataHashes(config.paths.contents_json, can_write=True, bytes_per_tick=data_bytes_per_tick),
         )
         self.skips: tuple[Skip, ...] = ()
         self.alerts: tuple[Alert, ...] = ()
-        self.queue: QueueSeen | None = None
-        self.notes: tuple[str, ...] = ()
-        self.told: list[dict[str, str]] = []
+        self.queue: QueueSnapshot | None = None
+        self.warnings: tuple[str, ...] = ()
+        self.performed_actions: list[dict[str, str]] = []
         """What the last tick did, for people."""
-        self.quiet = False
+        self.is_idle = False
         """The last tick saw nothing new and did nothing."""
-        self._comment, self._clock, self._say = comment_of(state_id), clock, say
-        self._standing: tuple[int, Decision] | None = None
+        self._job_comment, self._clock, self._log = format_job_comment(state_id), clock, log
+        self._last_decision: tuple[int, Decision] | None = None
 
     def reconfigure(self, config: Config) -> None:
         """From the next tick on."""
         self.config = self.actor.config = config
 
-    def tick(self, stopping: Callable[[], bool] = lambda: False) -> None:
-        """Look and act until nothing is left to do, or ``stopping()``. Raises OSError, or Superseded."""
+    def tick(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
+        """Look and act until nothing is left to do, or ``is_stopping()``. Raises OSError, or Superseded."""
         self.observer.new_tick()
         self.actor.new_tick()
-        self.told = []
+        self.performed_actions = []
         done: set[tuple[str, str, str]] = set()
-        troubles: list[str] = []
-        for _ in range(ROUNDS):
-            world = self.observer.look(self.config, self.journal.ledger, self.executor, self._clock())
-            world = msgspec.structs.replace(world, later=self.actor.later(world.now), resting=self.actor.resting(world.now))
-            decision = self._decide(world)
-            self.skips, self.alerts, self.queue = decision.skips, decision.alerts, world.queue
-            fresh = [action for action in decision.actions if identity(action) not in done]
-            for action in fresh:
-                if stopping():
+        errors: list[str] = []
+        for _ in range(MAX_ROUNDS):
+            snapshot = self.observer.take_snapshot(self.config, self.journal.state, self.executor, self._clock())
+            snapshot = msgspec.structs.replace(
+                snapshot,
+                submit_limit=self.actor.submit_limit(snapshot.now),
+                unwritable_results=self.actor.unwritable_results(snapshot.now),
+            )
+            decision = self._reconcile_if_changed(snapshot)
+            self.skips, self.alerts, self.queue = decision.skips, decision.alerts, snapshot.queue
+            new_actions = [action for action in decision.actions if identify_action(action) not in done]
+            for action in new_actions:
+                if is_stopping():
                     break
-                done.add(identity(action))
+                done.add(identify_action(action))
                 try:
                     self.actor.perform(action)
                 except OSError as error:
-                    troubles.append(f"{action.key}: {name_of(action)}: {error}")
-                    self._say("trouble", evaluation=action.key, action=name_of(action), words=str(error))
-                except Superseded:
+                    errors.append(f"{action.key}: {get_action_name(action)}: {error}")
+                    self._log("trouble", evaluation=action.key, action=get_action_name(action), words=str(error))
+                except JournalSuperseded:
                     raise
                 except Exception as error:  # noqa: BLE001  a defect about one evaluation must not stop the others
-                    troubles.append(f"{action.key}: {name_of(action)}: a defect of the watcher: {error!r}; its log has more")
-                    self._say("defect", evaluation=action.key, action=name_of(action), traceback=traceback.format_exc())
+                    errors.append(
+                        f"{action.key}: {get_action_name(action)}: a defect of the watcher: {error!r}; its log has more"
+                    )
+                    self._log("defect", evaluation=action.key, action=get_action_name(action), traceback=traceback.format_exc())
                 else:
-                    self.told += tell(action)
-            if not fresh or stopping() or troubles:
+                    self.performed_actions += describe_action(action)
+            if not new_actions or is_stopping() or errors:
                 break
-        self.notes = (*self.observer.notes, *self.actor.notes, *troubles)
+        self.warnings = (*self.observer.warnings, *self.actor.warnings, *errors)
 
-    def _decide(self, world: World) -> Decision:
+    def _reconcile_if_changed(self, snapshot: Snapshot) -> Decision:
         """The last decision again where neither world nor journal nor the clock asks for another."""
-        events = self.journal.ledger.events
-        if self._standing is not None and not world.moved:
-            at, decision = self._standing
-            if at == events and not decision.actions and world.now < decision.due:
-                self.quiet = True
+        event_count = self.journal.state.event_count
+        if self._last_decision is not None and not snapshot.has_changed:
+            event_count_at_decision, decision = self._last_decision
+            if event_count_at_decision == event_count and not decision.actions and snapshot.now < decision.valid_until:
+                self.is_idle = True
                 return decision
-        self.quiet = False
-        decision = decide(world, self.journal.ledger, self.config, self._comment)
-        self._standing = (events, decision)
+        self.is_idle = False
+        decision = reconcile(snapshot, self.journal.state, self.config, self._job_comment)
+        self._last_decision = (event_count, decision)
         return decision
 
 
@@ -144,65 +150,65 @@ class _Foreseen:
 
     def add(self, action: Action) -> None:
         """That would be done."""
-        if isinstance(action, Answer):
+        if isinstance(action, CloseRequest):
             self._answered.add(action.id)
-        elif isinstance(action, SetAside):
+        elif isinstance(action, ArchiveResults):
             self._aside.setdefault(action.key, set()).update(action.tiers)
 
-    def after(self, world: World) -> World:
+    def after(self, world: Snapshot) -> Snapshot:
         """``world`` without answered requests, and without results that were set aside."""
         results = {
             key: found if key not in self._aside else _without(found, self._aside[key]) for key, found in world.results.items()
         }
-        asks = tuple(ask for ask in world.asks if ask.id not in self._answered)
-        return msgspec.structs.replace(world, asks=asks, results=results)
+        asks = tuple(ask for ask in world.requests if ask.id not in self._answered)
+        return msgspec.structs.replace(world, requests=asks, results=results)
 
 
-def _without(results: Results, tiers: set[str]) -> Results:
+def _without(results: EvaluationResults, tiers: set[str]) -> EvaluationResults:
     verdicts = {tier: TierVerdict("missing") if tier in tiers else verdict for tier, verdict in results.verdicts.items()}
     fingerprints = {tier: found for tier, found in results.fingerprints.items() if tier not in tiers}
     return msgspec.structs.replace(results, verdicts=verdicts, fingerprints=fingerprints)
 
 
-def identity(action: Action) -> tuple[str, str, str]:
+def identify_action(action: Action) -> tuple[str, str, str]:
     """What makes an action the same one again: it is done once a tick."""
-    if isinstance(action, Cancel):
-        return name_of(action), action.key, action.job.job_id
-    return name_of(action), action.key, action.reason
+    if isinstance(action, CancelJob):
+        return get_action_name(action), action.key, action.job.job_id
+    return get_action_name(action), action.key, action.reason
 
 
-def name_of(action: Action) -> str:
+def get_action_name(action: Action) -> str:
     """The action in a word."""
     match action:
-        case Note():
+        case JournalEvent():
             name = action.event
-        case Submit():
+        case SubmitEvaluation():
             name = "submit"
-        case Prefill():
+        case SubmitPrefill():
             name = "prefill"
-        case Release():
+        case ReleaseJob():
             name = "release"
-        case Cancel():
+        case CancelJob():
             name = "cancel"
-        case Void():
+        case AbandonAttempt():
             name = "give_up"
-        case SetAside():
+        case ArchiveResults():
             name = "set_aside"
-        case Link():
+        case PinCheckpoint():
             name = "pin"
-        case Unlink():
+        case UnpinCheckpoint():
             name = "unpin"
-        case Mirror():
-            name = "restore" if action.back else "mirror"
-        case Answer():
+        case MirrorResults():
+            name = "restore" if action.restore else "mirror"
+        case CloseRequest():
             name = "answer"
         case _:
             assert_never(action)
     return name
 
 
-def tell(action: Action) -> list[dict[str, str]]:
+def describe_action(action: Action) -> list[dict[str, str]]:
     """The action as ``once --json`` prints it; nothing for bookkeeping."""
-    if name_of(action) not in _TOLD:
+    if get_action_name(action) not in _SHOWN_EVENTS:
         return []
-    return [{"action": name_of(action), "evaluation": action.key, "reason": action.reason}]
+    return [{"action": get_action_name(action), "evaluation": action.key, "reason": action.reason}]

@@ -13,49 +13,49 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-EARLIEST = 1.0
+MIN_POLL_SECONDS = 1.0
 """Seconds between two polls, at least, however many events there are."""
 
 
-class Wake:
+class Wakeup:
     """A pipe that ends a sleep. Signals and threads may write to it at any time."""
 
     def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(self._write, False)
+        self._read_fd, self._write_fd = os.pipe()
+        os.set_blocking(self._read_fd, False)
+        os.set_blocking(self._write_fd, False)
         self._observer: Any = None
 
-    def ring(self) -> None:
+    def interrupt(self) -> None:
         """End the sleep, or the next one."""
         with contextlib.suppress(BlockingIOError, OSError):
-            os.write(self._write, b"!")
+            os.write(self._write_fd, b"!")
 
-    def sleep(self, seconds: float, urgent: Callable[[], bool]) -> None:
-        """Sleep, at most ``seconds``; at least ``EARLIEST`` of them unless ``urgent()``."""
-        end = time.monotonic() + max(0.0, seconds)
-        soonest = time.monotonic() + min(EARLIEST, max(0.0, seconds))
-        while not urgent():
-            rung, _, _ = select.select([self._read], [], [], max(0.0, end - time.monotonic()))
-            if not rung:
+    def sleep(self, seconds: float, is_urgent: Callable[[], bool]) -> None:
+        """Sleep, at most ``seconds``; at least ``MIN_POLL_SECONDS`` of them unless ``is_urgent()``."""
+        deadline = time.monotonic() + max(0.0, seconds)
+        earliest_end = time.monotonic() + min(MIN_POLL_SECONDS, max(0.0, seconds))
+        while not is_urgent():
+            readable, _, _ = select.select([self._read_fd], [], [], max(0.0, deadline - time.monotonic()))
+            if not readable:
                 return
             with contextlib.suppress(BlockingIOError):
-                os.read(self._read, 4096)
-            if urgent():
+                os.read(self._read_fd, 4096)
+            if is_urgent():
                 return
-            end = min(end, max(soonest, time.monotonic()))
+            deadline = min(deadline, max(earliest_end, time.monotonic()))
 
-    def watch(self, folders: Iterable[Path]) -> str:
+    def watch_folders(self, folders: Iterable[Path]) -> str:
         """Ring when something is made in one of the folders. Gives the reason where that does not work."""
         try:
             from watchdog.events import FileSystemEventHandler  # noqa: PLC0415  optional, and a cost at start
             from watchdog.observers import Observer  # noqa: PLC0415
 
-            class Ring(FileSystemEventHandler):
+            class WakeHandler(FileSystemEventHandler):
                 def dispatch(_self, _event: object) -> None:  # noqa: N805  ``self`` is the Wake
-                    self.ring()
+                    self.interrupt()
 
-            handler = Ring()
+            handler = WakeHandler()
             self._observer = Observer()
             self._observer.daemon = True
             for folder in {folder for folder in folders if folder.is_dir()}:
@@ -67,20 +67,20 @@ class Wake:
         return ""
 
     @contextlib.contextmanager
-    def signals(self, handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+    def handle_signals(self, handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
         """Call a handler, and ring, when its signal comes. The old handlers come back at the end."""
 
-        def handle(number: int, _frame: object) -> None:
-            handlers[signal.Signals(number)]()
+        def handle(signal_number: int, _frame: object) -> None:
+            handlers[signal.Signals(signal_number)]()
 
-        old = {number: signal.signal(number, handle) for number in handlers}
-        old_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        previous_handlers = {signal_number: signal.signal(signal_number, handle) for signal_number in handlers}
+        previous_wakeup_fd = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         try:
             yield
         finally:
-            signal.set_wakeup_fd(old_fd)
-            for number, handler in old.items():
-                signal.signal(number, handler)
+            signal.set_wakeup_fd(previous_wakeup_fd)
+            for signal_number, handler in previous_handlers.items():
+                signal.signal(signal_number, handler)
 
     def close(self) -> None:
         """Stop watching."""
@@ -88,6 +88,6 @@ class Wake:
             self._observer.stop()
             self._observer.join(timeout=5)
             self._observer = None
-        os.close(self._read)
-        os.close(self._write)
-        self._read = self._write = -1
+        os.close(self._read_fd)
+        os.close(self._write_fd)
+        self._read_fd = self._write_fd = -1

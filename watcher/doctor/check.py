@@ -4,32 +4,34 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from watcher.executors.slurm_commands import Ran, Run, run_command
+from watcher.executors.slurm_commands import CommandResult, CommandRunner, run_command
 
 OK, WARNING, WRONG = "ok", "warning", "wrong"
 
 
-class Check(msgspec.Struct, frozen=True):
-    """One verdict. ``todo`` is empty where it is ok."""
+class DoctorCheck(msgspec.Struct, frozen=True):
+    """One verdict. ``hint`` is empty where it is ok."""
 
     verdict: str
     """``ok``, ``warning`` (it works, but) or ``wrong`` (it will not work)."""
     name: str
-    words: str
-    todo: str = ""
+    message: str
+    hint: str = ""
 
 
-def asked(command: Sequence[str], environ: Mapping[str, str], seconds: float, run: Run = run_command) -> Ran:
-    """A child's answer. One that cannot be started, or gives none in ``seconds``, has no exit code, and its words say why."""
+def run_with_timeout(
+    command: Sequence[str], environ: Mapping[str, str], timeout_seconds: float, run: CommandRunner = run_command
+) -> CommandResult:
+    """A child's answer. One that cannot be started, or gives none in ``timeout_seconds``, has no exit code, and its words say why."""
     try:
-        ran = run(command, environ, seconds)
+        result = run(command, environ, timeout_seconds)
     except OSError as error:
-        return Ran(None, "", f"{command[0]} cannot be run: {error.strerror}")
-    return ran if ran.code is not None else ran._replace(err=f"no answer in {seconds:g} s")
+        return CommandResult(None, "", f"{command[0]} cannot be run: {error.strerror}")
+    return result if result.exit_code is not None else result._replace(stderr=f"no answer in {timeout_seconds:g} s")
 
 
-def last_words(ran: Ran) -> str:
+def get_last_output_line(result: CommandResult) -> str:
     """The last line that a child said, its complaints first."""
-    lines = [line.strip() for text in (ran.err, ran.out) for line in text.splitlines() if line.strip()]
-    errors = [line for line in (ran.err or "").splitlines() if line.strip()]
-    return (errors or lines or [f"exit code {ran.code} without a word"])[-1].strip()
+    lines = [line.strip() for text in (result.stderr, result.stdout) for line in text.splitlines() if line.strip()]
+    errors = [line for line in (result.stderr or "").splitlines() if line.strip()]
+    return (errors or lines or [f"exit code {result.exit_code} without a word"])[-1].strip()

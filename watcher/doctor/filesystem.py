@@ -11,260 +11,291 @@ from pathlib import Path
 
 import msgspec
 
-from suites.common.atomic_files import publish
-from suites.common.errors import Problem
-from suites.common.formatting import ago
+from suites.common.atomic_files import write_atomically
+from suites.common.errors import UserError
+from suites.common.formatting import format_elapsed
 from watcher.config.settings import Config
 from watcher.core.clock import touch_clock
-from watcher.daemon.wakeup import Wake
+from watcher.daemon.wakeup import Wakeup
 from watcher.doctor import lock_probe as holds
-from watcher.doctor.check import OK, WARNING, WRONG, Check, asked
-from watcher.executors.slurm_commands import Run, clean_environment, run_command
+from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck, run_with_timeout
+from watcher.executors.slurm_commands import CommandRunner, clean_environment, run_command
 
-SHARED = frozenset({"lustre", "gpfs", "nfs", "nfs4", "beegfs", "cephfs", "ceph", "panfs", "wekafs", "pvfs2", "afs", "9p", "cifs"})
+SHARED_FILESYSTEMS = frozenset(
+    {"lustre", "gpfs", "nfs", "nfs4", "beegfs", "cephfs", "ceph", "panfs", "wekafs", "pvfs2", "afs", "9p", "cifs"}
+)
 """File systems on which inotify sees nothing of what other nodes write."""
 
-FORGETFUL = frozenset({"tmpfs", "ramfs"})
+VOLATILE_FILESYSTEMS = frozenset({"tmpfs", "ramfs"})
 
-COUNT, SECONDS, DEADLINE = 40, 2.0, 30.0
+LOCK_PROBE_COUNT, LOCK_PROBE_SECONDS, LOCK_PROBE_TIMEOUT_SECONDS = 40, 2.0, 30.0
 """Holds of each of the two processes at most, how long they go on, and when they are given up."""
 
-LOW, VERY_LOW = 20 * 2**30, 2**30
+LOW_SPACE_BYTES, VERY_LOW_SPACE_BYTES = 20 * 2**30, 2**30
 """Bytes."""
 
-FULL = 0.9
+QUOTA_WARNING_FRACTION = 0.9
 
-_SKEW, _LARGE_SKEW = 5.0, 60.0
+_SKEW_WARNING_SECONDS, _SKEW_FAILURE_SECONDS = 5.0, 60.0
 
-_OCTAL = re.compile(r"\\([0-7]{3})")
+_OCTAL_ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 class Mount(msgspec.Struct, frozen=True):
     """Where a folder lies."""
 
-    point: Path
-    kind: str
+    mount_point: Path
+    fs_type: str
 
 
-def mounts(mountinfo: str) -> list[Mount]:
+def parse_mountinfo(mountinfo: str) -> list[Mount]:
     """What /proc/self/mountinfo says (proc_pid_mountinfo(5)): mount point and file system, in its order."""
-    found = []
+    parsed_mounts = []
     for line in mountinfo.splitlines():
         before, dash, after = line.partition(" - ")
         fields = before.split()
         if dash and len(fields) > 4 and after.split():  # noqa: PLR2004  the fifth field is the mount point
-            point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4])
-            found.append(Mount(Path(point), after.split()[0]))
-    return found
+            point = _OCTAL_ESCAPE.sub(lambda match: chr(int(match[1], 8)), fields[4])
+            parsed_mounts.append(Mount(Path(point), after.split()[0]))
+    return parsed_mounts
 
 
-def mount_of(path: Path, known: Iterable[Mount]) -> Mount:
+def find_mount(path: Path, known_mounts: Iterable[Mount]) -> Mount:
     """The mount that a path lies on: the deepest, and of several on one point the last."""
     real = Path(os.path.realpath(path))
     best = Mount(Path("/"), "?")
-    for mount in known:
-        if mount.point in (real, *real.parents) and len(mount.point.parts) >= len(best.point.parts):
+    for mount in known_mounts:
+        if mount.mount_point in (real, *real.parents) and len(mount.mount_point.parts) >= len(best.mount_point.parts):
             best = mount
     return best
 
 
-def places(config: Config) -> dict[str, Path]:
+def list_configured_folders(config: Config) -> dict[str, Path]:
     """Name -> folder of everything that the watcher and its jobs write, and of the checkpoints."""
-    found = {"state": config.state, "results": config.results, "eval_data": config.eval_data}
+    folders = {"state": config.state, "results": config.results, "eval_data": config.eval_data}
     for stage in config.stages.values():
         if stage.results != config.results:
-            found[f"results of {stage.name}"] = stage.results
-        found[f"checkpoints of {stage.name}"] = stage.checkpoints
-    return found if config.mirror is None else found | {"mirror": config.mirror}
+            folders[f"results of {stage.name}"] = stage.results
+        folders[f"checkpoints of {stage.name}"] = stage.checkpoints
+    return folders if config.mirror is None else folders | {"mirror": config.mirror}
 
 
-def nearest(path: Path) -> Path:
+def find_existing_parent(path: Path) -> Path:
     """The folder itself, or what it would be made in."""
-    return next(each for each in (path, *path.parents) if each.is_dir())
+    return next(candidate for candidate in (path, *path.parents) if candidate.is_dir())
 
 
-def checks(config: Config, environ: Mapping[str, str], *, run: Run = run_command) -> Iterator[Check]:
+def check_filesystems(config: Config, environ: Mapping[str, str], *, run: CommandRunner = run_command) -> Iterator[DoctorCheck]:
     """File systems, then what is measured where state and results lie, then room."""
-    known = mounts(Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace"))
-    where = places(config)
+    known_mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace"))
+    folders = list_configured_folders(config)
     by_mount: dict[Mount, list[str]] = {}
-    for name, folder in where.items():
-        by_mount.setdefault(mount_of(folder, known), []).append(name)
+    for name, folder in folders.items():
+        by_mount.setdefault(find_mount(folder, known_mounts), []).append(name)
     for mount, names in by_mount.items():
-        yield _kind(mount, names)
-    yield from (_writable(name, folder) for name, folder in where.items() if not name.startswith("checkpoints"))
-    yield from (_readable(name, folder) for name, folder in where.items() if name.startswith("checkpoints"))
-    measured = {mount_of(where[name], known): nearest(where[name]) for name in ("state", "results")}
-    for mount, folder in measured.items():
+        yield _check_fs_type(mount, names)
+    yield from (_check_writable(name, folder) for name, folder in folders.items() if not name.startswith("checkpoints"))
+    yield from (_check_readable(name, folder) for name, folder in folders.items() if name.startswith("checkpoints"))
+    probe_folders = {
+        find_mount(folders[name], known_mounts): find_existing_parent(folders[name]) for name in ("state", "results")
+    }
+    for mount, folder in probe_folders.items():
         if os.access(folder, os.W_OK | os.X_OK):
-            yield from _measured(folder, mount)
-    yield from _room(by_mount, where, environ, run)
-    yield _events(config, known)
+            yield from _run_probes(folder, mount)
+    yield from _check_free_space(by_mount, folders, environ, run)
+    yield _check_file_events(config, known_mounts)
 
 
-def _kind(mount: Mount, names: list[str]) -> Check:
-    said = f"{mount.kind} ({mount.point}): {', '.join(names)}"
-    if mount.kind in FORGETFUL and not all(name.startswith("checkpoints") for name in names):
-        return Check(WARNING, "file system", said, "nothing of it survives a restart of this machine: name another folder")
-    if mount.kind.startswith("fuse.sshfs"):
-        return Check(WARNING, "file system", said, "it keeps no promises about renames and links: watch from where the files are")
-    return Check(OK, "file system", said)
+def _check_fs_type(mount: Mount, names: list[str]) -> DoctorCheck:
+    message = f"{mount.fs_type} ({mount.mount_point}): {', '.join(names)}"
+    if mount.fs_type in VOLATILE_FILESYSTEMS and not all(name.startswith("checkpoints") for name in names):
+        return DoctorCheck(
+            WARNING, "file system", message, "nothing of it survives a restart of this machine: name another folder"
+        )
+    if mount.fs_type.startswith("fuse.sshfs"):
+        return DoctorCheck(
+            WARNING, "file system", message, "it keeps no promises about renames and links: watch from where the files are"
+        )
+    return DoctorCheck(OK, "file system", message)
 
 
-def _writable(name: str, folder: Path) -> Check:
-    there = nearest(folder)
-    words = f"{folder}" if there == folder else f"{folder} does not exist yet; {there}"
+def _check_writable(name: str, folder: Path) -> DoctorCheck:
+    existing_folder = find_existing_parent(folder)
+    message = f"{folder}" if existing_folder == folder else f"{folder} does not exist yet; {existing_folder}"
     try:
-        with tempfile.NamedTemporaryFile(dir=there, prefix=".doctor-"):
+        with tempfile.NamedTemporaryFile(dir=existing_folder, prefix=".doctor-"):
             pass
     except OSError as error:
-        return Check(WRONG, name, f"{words} cannot be written ({error.strerror})", "make it writable, or name another")
-    return Check(OK, name, f"{words} can be written")
+        return DoctorCheck(WRONG, name, f"{message} cannot be written ({error.strerror})", "make it writable, or name another")
+    return DoctorCheck(OK, name, f"{message} can be written")
 
 
-def _readable(name: str, folder: Path) -> Check:
+def _check_readable(name: str, folder: Path) -> DoctorCheck:
     """The newest step's files, as the watcher and the jobs will read them."""
     try:
         steps = sorted((int(entry.name), Path(entry.path)) for entry in os.scandir(folder) if entry.name.isdecimal())
     except FileNotFoundError:
-        return Check(OK, name, f"{folder} does not exist yet")
+        return DoctorCheck(OK, name, f"{folder} does not exist yet")
     except OSError as error:
-        return Check(WRONG, name, f"{folder} cannot be listed ({error.strerror})", "ask its owner for read access")
+        return DoctorCheck(WRONG, name, f"{folder} cannot be listed ({error.strerror})", "ask its owner for read access")
     if not steps:
-        return Check(OK, name, f"{folder}: no step yet")
-    shut = next((path for path in _files(steps[-1][1]) if not os.access(path, os.R_OK)), None)
-    if shut is not None:
-        owner = _owner(shut)
-        return Check(WRONG, name, f"{shut}, of {owner}, cannot be read", f"ask {owner} for `chmod -R a+rX {steps[-1][1]}`")
-    return Check(OK, name, f"{folder}: {len(steps)} steps, the newest is {steps[-1][0]} and can be read")
+        return DoctorCheck(OK, name, f"{folder}: no step yet")
+    unreadable_path = next((path for path in _walk_paths(steps[-1][1]) if not os.access(path, os.R_OK)), None)
+    if unreadable_path is not None:
+        owner = _get_owner_name(unreadable_path)
+        return DoctorCheck(
+            WRONG, name, f"{unreadable_path}, of {owner}, cannot be read", f"ask {owner} for `chmod -R a+rX {steps[-1][1]}`"
+        )
+    return DoctorCheck(OK, name, f"{folder}: {len(steps)} steps, the newest is {steps[-1][0]} and can be read")
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _walk_paths(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         yield from (Path(parent) / name for name in (*folders, *names))
 
 
-def _owner(path: Path) -> str:
+def _get_owner_name(path: Path) -> str:
     try:
         return path.owner()
     except (KeyError, OSError):
         return "another user"
 
 
-def _measured(folder: Path, mount: Mount) -> Iterator[Check]:
+def _run_probes(folder: Path, mount: Mount) -> Iterator[DoctorCheck]:
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".doctor-") as scratch:
-            yield _renames(Path(scratch), mount)
-            for kind in holds.KINDS:
-                yield _lock(kind, Path(scratch), mount)
-            yield _clock(Path(scratch), mount)
+            yield _check_rename_and_fsync(Path(scratch), mount)
+            for kind in holds.LOCK_KINDS:
+                yield _check_lock(kind, Path(scratch), mount)
+            yield _check_clock(Path(scratch), mount)
     except OSError as error:
-        yield Check(WRONG, "locks", f"{folder}: {error.strerror or error}", "see whether it can be written")
+        yield DoctorCheck(WRONG, "locks", f"{folder}: {error.strerror or error}", "see whether it can be written")
 
 
-def _renames(folder: Path, mount: Mount) -> Check:
-    took = []
+def _check_rename_and_fsync(folder: Path, mount: Mount) -> DoctorCheck:
+    durations_seconds = []
     for number in range(10):
-        begun = time.monotonic()
-        publish(folder / "published", f"{number}\n" * 1000)
-        took.append(time.monotonic() - begun)
-    median = sorted(took)[len(took) // 2]
-    words = f"{mount.kind} ({mount.point}): a file is written, fsynced and renamed in {median * 1000:.1f} ms"
-    slow = median > 1.0
-    return Check(WARNING if slow else OK, "rename and fsync", words, "every event of the journal takes that long" if slow else "")
+        started = time.monotonic()
+        write_atomically(folder / "published", f"{number}\n" * 1000)
+        durations_seconds.append(time.monotonic() - started)
+    median_seconds = sorted(durations_seconds)[len(durations_seconds) // 2]
+    message = f"{mount.fs_type} ({mount.mount_point}): a file is written, fsynced and renamed in {median_seconds * 1000:.1f} ms"
+    is_slow = median_seconds > 1.0
+    return DoctorCheck(
+        WARNING if is_slow else OK, "rename and fsync", message, "every event of the journal takes that long" if is_slow else ""
+    )
 
 
-_MEANING = {
+_LOCK_CONSEQUENCES = {
     "link": ("claims", "two processes could both run one attempt: take another file system for state"),
     "lease": ("leases", "two jobs may score the same part, which costs time and is not wrong"),
     "flock": ("flock", "libraries that lock with it may collide in the data cache: prefill from one place at a time"),
 }
 
 
-def _lock(kind: str, folder: Path, mount: Mount) -> Check:
-    name, meaning = _MEANING[kind]
-    at = f"{mount.kind} ({mount.point})"
-    bad = WRONG if kind == "link" else WARNING
+def _check_lock(kind: str, folder: Path, mount: Mount) -> DoctorCheck:
+    name, consequence = _LOCK_CONSEQUENCES[kind]
+    mount_description = f"{mount.fs_type} ({mount.mount_point})"
+    failure_verdict = WRONG if kind == "link" else WARNING
     try:
-        first, second = holds.two(kind, folder / kind, COUNT, SECONDS, DEADLINE)
+        first_holds, second_holds = holds.run_two_probes(
+            kind, folder / kind, LOCK_PROBE_COUNT, LOCK_PROBE_SECONDS, LOCK_PROBE_TIMEOUT_SECONDS
+        )
     except RuntimeError as error:
-        return Check(bad, name, f"{at}: {error}", meaning)
+        return DoctorCheck(failure_verdict, name, f"{mount_description}: {error}", consequence)
     if kind == "link":
-        twice, total = len(set(map(str, first)) & set(map(str, second))), len(first) + len(second)
-        words = f"{at}: {total} of {COUNT} claims made by two processes of this node, {twice} twice"
-        return Check(OK if not twice and total == COUNT else bad, name, words, "" if not twice and total == COUNT else meaning)
-    both = holds.overlaps(first, second)
-    words = f"{at}: held {len(first)} and {len(second)} times by two processes of this node, {both} times both at once"
-    fine = not both and bool(first) and bool(second)
-    return Check(OK if fine else bad, name, words, "" if fine else meaning)
+        duplicate_count, claim_count = (
+            len(set(map(str, first_holds)) & set(map(str, second_holds))),
+            len(first_holds) + len(second_holds),
+        )
+        message = f"{mount_description}: {claim_count} of {LOCK_PROBE_COUNT} claims made by two processes of this node, {duplicate_count} twice"
+        return DoctorCheck(
+            OK if not duplicate_count and claim_count == LOCK_PROBE_COUNT else failure_verdict,
+            name,
+            message,
+            "" if not duplicate_count and claim_count == LOCK_PROBE_COUNT else consequence,
+        )
+    overlap_count = holds.count_overlaps(first_holds, second_holds)
+    message = f"{mount_description}: held {len(first_holds)} and {len(second_holds)} times by two processes of this node, {overlap_count} times both at once"
+    is_exclusive = not overlap_count and bool(first_holds) and bool(second_holds)
+    return DoctorCheck(OK if is_exclusive else failure_verdict, name, message, "" if is_exclusive else consequence)
 
 
-def _clock(folder: Path, mount: Mount) -> Check:
-    skew = touch_clock(folder / "clock") - time.time()
-    words = f"{mount.kind} ({mount.point}): the file server's differs by {abs(skew):.1f} s"
-    if abs(skew) > _LARGE_SKEW:
-        return Check(WRONG, "clock", words, "have one of the two set: settle times and heartbeats are read from both")
-    return Check(WARNING if abs(skew) > _SKEW else OK, "clock", words, "have one of the two set" if abs(skew) > _SKEW else "")
+def _check_clock(folder: Path, mount: Mount) -> DoctorCheck:
+    skew_seconds = touch_clock(folder / "clock") - time.time()
+    message = f"{mount.fs_type} ({mount.mount_point}): the file server's differs by {abs(skew_seconds):.1f} s"
+    if abs(skew_seconds) > _SKEW_FAILURE_SECONDS:
+        return DoctorCheck(WRONG, "clock", message, "have one of the two set: settle times and heartbeats are read from both")
+    return DoctorCheck(
+        WARNING if abs(skew_seconds) > _SKEW_WARNING_SECONDS else OK,
+        "clock",
+        message,
+        "have one of the two set" if abs(skew_seconds) > _SKEW_WARNING_SECONDS else "",
+    )
 
 
-def _room(
-    by_mount: Mapping[Mount, list[str]], where: Mapping[str, Path], environ: Mapping[str, str], run: Run
-) -> Iterator[Check]:
+def _check_free_space(
+    by_mount: Mapping[Mount, list[str]], folders: Mapping[str, Path], environ: Mapping[str, str], run: CommandRunner
+) -> Iterator[DoctorCheck]:
     for mount, names in by_mount.items():
-        ours = [name for name in names if not name.startswith("checkpoints")]
-        if not ours:
+        written_names = [name for name in names if not name.startswith("checkpoints")]
+        if not written_names:
             continue
-        folder = nearest(where[ours[0]])
-        free, inodes = shutil.disk_usage(folder).free, os.statvfs(folder)
-        words = f"{mount.point}: {free / 2**30:.1f} GiB free"
-        few = inodes.f_files > 0 and inodes.f_favail < 10_000  # noqa: PLR2004  a stage makes some hundred files
-        if few:
-            words += f", {inodes.f_favail} files"
-        verdict = WRONG if free < VERY_LOW or few else WARNING if free < LOW else OK
-        yield Check(verdict, "room", words, "make room: the data cache takes some 10 GiB" if verdict != OK else "")
-        yield from _quota(mount, folder, environ, run)
+        folder = find_existing_parent(folders[written_names[0]])
+        free_bytes, filesystem_stats = shutil.disk_usage(folder).free, os.statvfs(folder)
+        message = f"{mount.mount_point}: {free_bytes / 2**30:.1f} GiB free"
+        is_short_of_inodes = filesystem_stats.f_files > 0 and filesystem_stats.f_favail < 10_000  # noqa: PLR2004  a stage makes some hundred files
+        if is_short_of_inodes:
+            message += f", {filesystem_stats.f_favail} files"
+        verdict = (
+            WRONG if free_bytes < VERY_LOW_SPACE_BYTES or is_short_of_inodes else WARNING if free_bytes < LOW_SPACE_BYTES else OK
+        )
+        yield DoctorCheck(verdict, "room", message, "make room: the data cache takes some 10 GiB" if verdict != OK else "")
+        yield from _check_quota(mount, folder, environ, run)
 
 
-def _quota(mount: Mount, folder: Path, environ: Mapping[str, str], run: Run) -> Iterator[Check]:
-    command = ["lfs", "quota", "-q", "-u", str(os.getuid()), str(folder)] if mount.kind == "lustre" else ["quota", "-w"]
+def _check_quota(mount: Mount, folder: Path, environ: Mapping[str, str], run: CommandRunner) -> Iterator[DoctorCheck]:
+    command = ["lfs", "quota", "-q", "-u", str(os.getuid()), str(folder)] if mount.fs_type == "lustre" else ["quota", "-w"]
     if shutil.which(command[0], path=environ.get("PATH")) is None:
         return
-    ran = asked(command, clean_environment(environ), 15.0, run)
-    for where, used, limit, files, most in quotas(ran.out):
-        parts = [f"{used / 2**20:.1f} of {limit / 2**20:.1f} GiB"] if limit else []
-        parts += [f"{files} of {most} files"] if most else []
+    result = run_with_timeout(command, clean_environment(environ), 15.0, run)
+    for filesystem, used_kib, limit_kib, file_count, file_limit in parse_quotas(result.stdout):
+        parts = [f"{used_kib / 2**20:.1f} of {limit_kib / 2**20:.1f} GiB"] if limit_kib else []
+        parts += [f"{file_count} of {file_limit} files"] if file_limit else []
         if parts:
-            full = (limit and used > FULL * limit) or (most and files > FULL * most)
-            todo = "make room, or ask for more: a full quota stops jobs in mid-write" if full else ""
-            yield Check(WARNING if full else OK, "quota", f"{where}: {', '.join(parts)}", todo)
+            is_nearly_full = (limit_kib and used_kib > QUOTA_WARNING_FRACTION * limit_kib) or (
+                file_limit and file_count > QUOTA_WARNING_FRACTION * file_limit
+            )
+            hint = "make room, or ask for more: a full quota stops jobs in mid-write" if is_nearly_full else ""
+            yield DoctorCheck(WARNING if is_nearly_full else OK, "quota", f"{filesystem}: {', '.join(parts)}", hint)
 
 
-def quotas(text: str) -> list[tuple[str, int, int, int, int]]:
+def parse_quotas(text: str) -> list[tuple[str, int, int, int, int]]:
     """(file system, KiB used, KiB limit, files, limit of files) of ``lfs quota -q`` or ``quota -w``; 0: no limit.
 
     Columns: name, blocks, quota, limit, [grace,] files, quota, limit[, grace]; a ``*`` marks what is over; grace may be left out.
     """
-    found = []
+    parsed_rows = []
     for line in text.splitlines():
-        name, *rest = line.split() or [""]
-        numbers = [int(word.rstrip("*")) for word in rest if re.fullmatch(r"\d+\*?", word)]
+        name, *columns = line.split() or [""]
+        numbers = [int(column.rstrip("*")) for column in columns if re.fullmatch(r"\d+\*?", column)]
         if len(numbers) >= 6 and name:  # noqa: PLR2004  used, soft and hard limit of both
-            blocks, soft, hard, files, few, most = numbers[:6]
-            found.append((name, blocks, hard or soft, files, most or few))
-    return found
+            used_kib, soft_limit_kib, hard_limit_kib, file_count, soft_file_limit, hard_file_limit = numbers[:6]
+            parsed_rows.append((name, used_kib, hard_limit_kib or soft_limit_kib, file_count, hard_file_limit or soft_file_limit))
+    return parsed_rows
 
 
-def _events(config: Config, known: list[Mount]) -> Check:
-    kinds = {mount_of(stage.checkpoints, known).kind for stage in config.stages.values()}
-    remote = sorted(kinds & SHARED)
-    if remote:
-        words = f"none from other nodes on {', '.join(remote)}: checkpoints are seen by polling, every {ago(config.poll)}"
-        return Check(OK, "file events", words)
-    wake = Wake()
+def _check_file_events(config: Config, known_mounts: list[Mount]) -> DoctorCheck:
+    fs_types = {find_mount(stage.checkpoints, known_mounts).fs_type for stage in config.stages.values()}
+    shared_types = sorted(fs_types & SHARED_FILESYSTEMS)
+    if shared_types:
+        message = f"none from other nodes on {', '.join(shared_types)}: checkpoints are seen by polling, every {format_elapsed(config.poll)}"
+        return DoctorCheck(OK, "file events", message)
+    wake = Wakeup()
     try:
-        folders = {nearest(stage.checkpoints) for stage in config.stages.values()}
-        trouble = wake.watch(folders)
+        folders = {find_existing_parent(stage.checkpoints) for stage in config.stages.values()}
+        watch_error = wake.watch_folders(folders)
     finally:
-        with contextlib.suppress(OSError, Problem):
+        with contextlib.suppress(OSError, UserError):
             wake.close()
-    return Check(OK, "file events", trouble or "inotify works; polling is the truth all the same")
+    return DoctorCheck(OK, "file events", watch_error or "inotify works; polling is the truth all the same")

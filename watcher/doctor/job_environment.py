@@ -7,23 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from suites.contract.paths import DataPaths
-from suites.definitions.data_cache import lacking, prefill_command
-from suites.definitions.tokenizer_files import known_digest
+from suites.definitions.data_cache import build_prefill_command, missing_entries
+from suites.definitions.tokenizer_files import read_cached_digest
 from watcher import __version__
 from watcher.config.settings import Config, Stage
-from watcher.doctor.check import OK, WARNING, WRONG, Check, asked, last_words
-from watcher.executors.slurm_commands import Run, clean_environment, run_command
+from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck, get_last_output_line, run_with_timeout
+from watcher.executors.slurm_commands import CommandRunner, clean_environment, run_command
 from watcher.journal import journal as ledger
-from watcher.observe.local_data import Contents
-from watcher.observe.stage_plans import Plans
+from watcher.observe.local_data import LocalDataHashes
+from watcher.observe.stage_plans import StageRequirementsCache
 
-IMPORTS, READING = 180.0, 1800.0
+IMPORT_TIMEOUT_SECONDS, CACHE_READ_TIMEOUT_SECONDS = 180.0, 1800.0
 """Seconds: torch from a cold file server takes minutes; --offline reads the whole cache."""
 
-_SOURCE = 'if [ -n "$1" ]; then source "$1"; fi; shift; exec "$@"'
+_SETUP_SCRIPT = 'if [ -n "$1" ]; then source "$1"; fi; shift; exec "$@"'
 """As the batch script does it."""
 
-_LOOK = """
+_INTERPRETER_PROBE = """
 import importlib, json, sys
 found = {"python": sys.version.split()[0], "executable": sys.executable}
 for name in "torch numpy transformers tokenizers datasets pyarrow safetensors scoring suites watcher".split():
@@ -41,110 +41,130 @@ print(json.dumps(found))
 """
 
 
-def checks(config: Config, environ: Mapping[str, str], *, offline: bool, run: Run = run_command) -> Iterator[Check]:
+def check_job_environment(
+    config: Config, environ: Mapping[str, str], *, offline: bool, run: CommandRunner = run_command
+) -> Iterator[DoctorCheck]:
     """The interpreter, then each stage's suites, tokenizer and data."""
     with tempfile.TemporaryDirectory(prefix="doctor-") as scratch:
         setup = Path(scratch) / "setup.sh"
         setup.write_text("".join(f"{line}\n" for line in config.slurm.setup), encoding="utf-8")
-        shell = ["bash", "-c", _SOURCE, "doctor", str(setup) if config.slurm.setup else ""]
+        shell = ["bash", "-c", _SETUP_SCRIPT, "doctor", str(setup) if config.slurm.setup else ""]
         environment = clean_environment(environ)
-        yield from _interpreter(config, [*shell, config.python], environment, run)
-        plans, journal = Plans(environ, Contents(config.paths.contents)), ledger.read(config.paths)
+        yield from _check_interpreter(config, [*shell, config.python], environment, run)
+        plans, journal_state = (
+            StageRequirementsCache(environ, LocalDataHashes(config.paths.contents_json)),
+            ledger.read_journal(config.paths),
+        )
         for stage in config.stages.values():
-            plan = plans.look(stage, 0.0)
-            if plan.trouble:
-                yield Check(WRONG, f"{stage.name} suites", plan.trouble, "mend that file; the stage waits for it")
+            plan = plans.get_requirements(stage, 0.0)
+            if plan.error:
+                yield DoctorCheck(WRONG, f"{stage.name} suites", plan.error, "mend that file; the stage waits for it")
                 continue
-            tokenizer = plan.settled(journal.facts.get(stage.name)).tokenizer
+            tokenizer = plan.resolve_settings(journal_state.stage_settings.get(stage.name)).tokenizer
             if tokenizer is None:
-                words = "no tokenizer is known before its first checkpoint"
-                yield Check(OK, f"{stage.name} data", f"{words}; stages.{stage.name}.tokenizer would let prefill run now")
+                message = "no tokenizer is known before its first checkpoint"
+                yield DoctorCheck(OK, f"{stage.name} data", f"{message}; stages.{stage.name}.tokenizer would let prefill run now")
                 continue
-            yield _cache(config, stage, tokenizer, plans)
+            yield _check_data_cache(config, stage, tokenizer, plans)
             if offline:
-                yield _offline(config, stage, tokenizer, [*shell, config.python], environment=environment, run=run)
+                yield _check_offline_read(config, stage, tokenizer, [*shell, config.python], environment=environment, run=run)
 
 
-def _interpreter(config: Config, shell: list[str], environment: Mapping[str, str], run: Run) -> Iterator[Check]:
-    ran = asked([*shell, "-c", _LOOK], environment, IMPORTS, run)
-    found = _document(ran.out)
-    if found is None:
-        todo = "check python: and slurm: setup: in the config"
-        yield Check(WRONG, "job's python", f"{config.python}: {last_words(ran)}", todo)
+def _check_interpreter(
+    config: Config, shell: list[str], environment: Mapping[str, str], run: CommandRunner
+) -> Iterator[DoctorCheck]:
+    result = run_with_timeout([*shell, "-c", _INTERPRETER_PROBE], environment, IMPORT_TIMEOUT_SECONDS, run)
+    interpreter_info = _parse_json_output(result.stdout)
+    if interpreter_info is None:
+        hint = "check python: and slurm: setup: in the config"
+        yield DoctorCheck(WRONG, "job's python", f"{config.python}: {get_last_output_line(result)}", hint)
         return
-    absent = {name: words for name, words in found.get("errors", {}).items() if name != "watcher"}
-    versions = ", ".join(f"{name} {found[name]}" for name in ("torch", "transformers", "datasets") if found.get(name))
-    said = f"{found['executable']} {found['python']}" + (f", {versions}" if versions else "")
-    if absent:
-        name, words = next(iter(absent.items()))
-        todo = "pip install 'checkpoint-watcher[scoring]' there, or name another python:"
-        yield Check(WRONG, "job's python", f"{said}: cannot import {', '.join(absent)} ({name}: {words})", todo)
+    import_errors = {name: import_error for name, import_error in interpreter_info.get("errors", {}).items() if name != "watcher"}
+    versions = ", ".join(
+        f"{name} {interpreter_info[name]}" for name in ("torch", "transformers", "datasets") if interpreter_info.get(name)
+    )
+    description = f"{interpreter_info['executable']} {interpreter_info['python']}" + (f", {versions}" if versions else "")
+    if import_errors:
+        name, import_error = next(iter(import_errors.items()))
+        hint = "pip install 'checkpoint-watcher[scoring]' there, or name another python:"
+        yield DoctorCheck(
+            WRONG, "job's python", f"{description}: cannot import {', '.join(import_errors)} ({name}: {import_error})", hint
+        )
         return
-    other = found.get("watcher")
-    if other not in {None, __version__}:
-        yield Check(
-            WARNING, "job's python", f"{said}: checkpoint-watcher {other}, here {__version__}", "install the same in both"
+    job_version = interpreter_info.get("watcher")
+    if job_version not in {None, __version__}:
+        yield DoctorCheck(
+            WARNING,
+            "job's python",
+            f"{description}: checkpoint-watcher {job_version}, here {__version__}",
+            "install the same in both",
         )
     else:
-        yield Check(OK, "job's python", said)
-    yield _cuda(config, found)
+        yield DoctorCheck(OK, "job's python", description)
+    yield _check_cuda(config, interpreter_info)
 
 
-def _cuda(config: Config, found: Mapping[str, Any]) -> Check:
-    if found["cuda"]:
-        return Check(OK, "cuda", f"{len(found['cuda'])} x {found['cuda'][0]}")
-    if not found["built_for"]:
-        todo = "" if config.executor == "local" else "install a torch with CUDA: on a GPU node this one would score on its CPUs"
-        return Check(OK if config.executor == "local" else WARNING, "cuda", "this torch is built without it", todo)
+def _check_cuda(config: Config, interpreter_info: Mapping[str, Any]) -> DoctorCheck:
+    if interpreter_info["cuda"]:
+        return DoctorCheck(OK, "cuda", f"{len(interpreter_info['cuda'])} x {interpreter_info['cuda'][0]}")
+    if not interpreter_info["built_for"]:
+        hint = "" if config.executor == "local" else "install a torch with CUDA: on a GPU node this one would score on its CPUs"
+        return DoctorCheck(OK if config.executor == "local" else WARNING, "cuda", "this torch is built without it", hint)
     if config.executor == "local":
-        return Check(WARNING, "cuda", "no GPU here, and jobs run here: on CPUs", "executor: slurm, where there is one")
-    return Check(OK, "cuda", f"torch for {found['built_for']}; no GPU here, jobs see theirs")
+        return DoctorCheck(WARNING, "cuda", "no GPU here, and jobs run here: on CPUs", "executor: slurm, where there is one")
+    return DoctorCheck(OK, "cuda", f"torch for {interpreter_info['built_for']}; no GPU here, jobs see theirs")
 
 
-def _cache(config: Config, stage: Stage, tokenizer: str, plans: Plans) -> Check:
-    plan, data = plans.look(stage, 0.0), DataPaths(config.eval_data)
-    entries = sum(len(suite.definition) for suite in plan.suites)
-    absent = lacking(plan.suites, tokenizer, data, use_fast=stage.use_fast)
+def _check_data_cache(config: Config, stage: Stage, tokenizer: str, plans: StageRequirementsCache) -> DoctorCheck:
+    plan, data_paths = plans.get_requirements(stage, 0.0), DataPaths(config.eval_data)
+    entry_count = sum(len(suite.definition) for suite in plan.suites)
+    missing_labels = missing_entries(plan.suites, tokenizer, data_paths, use_fast=stage.use_fast)
     name = f"{stage.name} data"
-    if absent:
-        shown = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more" if len(absent) > 3 else "")  # noqa: PLR2004
-        return Check(
-            WARNING, name, f"{len(absent)} of {entries} are not in the cache: {shown}", f"`watcher prefill {stage.name}`"
+    if missing_labels:
+        shown = ", ".join(missing_labels[:3]) + (f" and {len(missing_labels) - 3} more" if len(missing_labels) > 3 else "")  # noqa: PLR2004
+        return DoctorCheck(
+            WARNING,
+            name,
+            f"{len(missing_labels)} of {entry_count} are not in the cache: {shown}",
+            f"`watcher prefill {stage.name}`",
         )
-    kept = "in the cache" if known_digest(tokenizer, data) else "made by the jobs, from local files"
-    return Check(OK, name, f"{entries} slices, tasks and prompts, tokenizer {tokenizer}: {kept}")
+    source = "in the cache" if read_cached_digest(tokenizer, data_paths) else "made by the jobs, from local files"
+    return DoctorCheck(OK, name, f"{entry_count} slices, tasks and prompts, tokenizer {tokenizer}: {source}")
 
 
-def _offline(
-    config: Config, stage: Stage, tokenizer: str, shell: list[str], *, environment: Mapping[str, str], run: Run
-) -> Check:
+def _check_offline_read(
+    config: Config, stage: Stage, tokenizer: str, shell: list[str], *, environment: Mapping[str, str], run: CommandRunner
+) -> DoctorCheck:
     """Every byte, as a job without a network would read it."""
     command = [*shell, "-m", "scoring", "doctor", "--offline", "--json", "--eval-data", str(config.eval_data)]
-    command += ["--tokenizer", tokenizer, *(word for suite in stage.suites for word in ("--suite", suite))]
+    command += ["--tokenizer", tokenizer, *(argument for suite in stage.suites for argument in ("--suite", suite))]
     command += [] if stage.use_fast else ["--slow-tokenizer"]
-    ran = asked(command, environment, READING, run)
+    result = run_with_timeout(command, environment, CACHE_READ_TIMEOUT_SECONDS, run)
     name = f"{stage.name} offline"
-    found = _document(ran.out)
-    if found is None:
-        return Check(WRONG, name, last_words(ran), "see that python can run `python -m scoring doctor`")
-    wrong = [entry for entry in found["entries"] if entry["state"] not in {"whole", "made by the job"}]
-    troubles = [*found["tokenizer"]["problems"], *(f"{entry['suite']}/{entry['name']} is {entry['state']}" for entry in wrong)]
-    if ran.code != 0 or troubles:
-        todo = found.get("prefill") or prefill_command(
+    document = _parse_json_output(result.stdout)
+    if document is None:
+        return DoctorCheck(WRONG, name, get_last_output_line(result), "see that python can run `python -m scoring doctor`")
+    bad_entries = [entry for entry in document["entries"] if entry["state"] not in {"whole", "made by the job"}]
+    errors = [
+        *document["tokenizer"]["problems"],
+        *(f"{entry['suite']}/{entry['name']} is {entry['state']}" for entry in bad_entries),
+    ]
+    if result.exit_code != 0 or errors:
+        hint = document.get("prefill") or build_prefill_command(
             stage.suites, DataPaths(config.eval_data), tokenizer, use_fast=stage.use_fast
         )
-        more = f" and {len(troubles) - 3} more" if len(troubles) > 3 else ""  # noqa: PLR2004
-        return Check(WRONG, name, ", ".join(troubles[:3]) + more or last_words(ran), todo)
-    return Check(OK, name, f"{len(found['entries'])} entries read whole, network {found['network']}")
+        remainder = f" and {len(errors) - 3} more" if len(errors) > 3 else ""  # noqa: PLR2004
+        return DoctorCheck(WRONG, name, ", ".join(errors[:3]) + remainder or get_last_output_line(result), hint)
+    return DoctorCheck(OK, name, f"{len(document['entries'])} entries read whole, network {document['network']}")
 
 
-def _document(out: str) -> dict[str, Any] | None:
+def _parse_json_output(stdout: str) -> dict[str, Any] | None:
     """The JSON document that a child printed, after whatever its setup lines said."""
-    for start in (out.rfind("\n{") + 1, out.find("{")):
+    for start in (stdout.rfind("\n{") + 1, stdout.find("{")):
         try:
-            found = json.loads(out[start:])
+            document = json.loads(stdout[start:])
         except ValueError:
             continue
-        if isinstance(found, dict):
-            return found
+        if isinstance(document, dict):
+            return document
     return None

@@ -6,10 +6,10 @@ import msgspec
 
 from watcher.core.executor import Job, JobState
 
-_LIVING = (JobState.RUNNING, JobState.COMPLETING, JobState.UNKNOWN, JobState.PENDING, JobState.HELD)
+_LIVE_STATES = (JobState.RUNNING, JobState.COMPLETING, JobState.UNKNOWN, JobState.PENDING, JobState.HELD)
 """The state of an array is the first of these that one of its tasks has."""
 
-_ENDED = (
+_ENDED_STATES = (
     JobState.TIMEOUT,
     JobState.OUT_OF_MEMORY,
     JobState.NODE_FAIL,
@@ -21,41 +21,41 @@ _ENDED = (
 """The same of one that is over, unless its last task was cancelled: that is a person's word about all that was left."""
 
 
-def together(tasks: Sequence[Job]) -> Job:
+def merge_array_tasks(tasks: Sequence[Job]) -> Job:
     """The tasks of one array, or the one job that is none, as one job. Tasks that wait may be one line for several."""
     if len(tasks) == 1:
         return tasks[0]
-    living = [task for task in tasks if not task.state.over]
+    live_tasks = [task for task in tasks if not task.state.is_terminal]
     starts = [task.start_time for task in tasks if task.start_time is not None]
     ends = [task.end_time for task in tasks if task.end_time is not None]
     submits = [task.submit_time for task in tasks if task.submit_time is not None]
-    shown = _living(living) if living else _ended(tasks, max(ends, default=None))
-    state = shown.state
-    if state is JobState.PENDING and len(living) < len(tasks):
+    representative = _pick_live_task(live_tasks) if live_tasks else _pick_ended_task(tasks, max(ends, default=None))
+    state = representative.state
+    if state is JobState.PENDING and len(live_tasks) < len(tasks):
         state = JobState.RUNNING  # it has begun: what waits is a rest of it, or a task that runs again
     return msgspec.structs.replace(
-        shown,
+        representative,
         state=state,
-        reason=_reason(shown, tasks) if living else shown.reason,
+        reason=_describe_tasks(representative, tasks) if live_tasks else representative.reason,
         submit_time=min(submits, default=None),
         start_time=min(starts, default=None),
-        end_time=None if living else max(ends, default=None),
+        end_time=None if live_tasks else max(ends, default=None),
         restarts=max(task.restarts for task in tasks),
-        stuck=bool(living) and len(living) == len(tasks) and all(task.stuck for task in living),
+        stuck=bool(live_tasks) and len(live_tasks) == len(tasks) and all(task.stuck for task in live_tasks),
     )
 
 
-def _living(living: Sequence[Job]) -> Job:
-    return min(living, key=lambda task: _LIVING.index(task.state))
+def _pick_live_task(live_tasks: Sequence[Job]) -> Job:
+    return min(live_tasks, key=lambda task: _LIVE_STATES.index(task.state))
 
 
-def _ended(tasks: Sequence[Job], last: float | None) -> Job:
+def _pick_ended_task(tasks: Sequence[Job], last_end: float | None) -> Job:
     cancelled = [task for task in tasks if task.state is JobState.CANCELLED]
-    if cancelled and last is not None and any(task.end_time == last for task in cancelled):
+    if cancelled and last_end is not None and any(task.end_time == last_end for task in cancelled):
         return cancelled[0]
-    return min(tasks, key=lambda task: _ENDED.index(task.state))
+    return min(tasks, key=lambda task: _ENDED_STATES.index(task.state))
 
 
-def _reason(shown: Job, tasks: Sequence[Job]) -> str:
-    words = ", ".join(dict.fromkeys(task.word for task in tasks))
-    return f"tasks are {words}{': ' + shown.reason if shown.reason else ''}"
+def _describe_tasks(representative: Job, tasks: Sequence[Job]) -> str:
+    states = ", ".join(dict.fromkeys(task.raw_state for task in tasks))
+    return f"tasks are {states}{': ' + representative.reason if representative.reason else ''}"

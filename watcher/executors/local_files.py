@@ -11,7 +11,7 @@ from watcher.core.processes import Process
 _Document = TypeVar("_Document", bound=msgspec.Struct)
 
 
-class Spawned(msgspec.Struct, frozen=True, kw_only=True):
+class SpawnRecord(msgspec.Struct, frozen=True, kw_only=True):
     """``spawned.json``: written before the process is made (``pid`` None) and again when it has a pid."""
 
     schema: int = 1
@@ -23,21 +23,21 @@ class Spawned(msgspec.Struct, frozen=True, kw_only=True):
     comment: str
 
 
-class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
+class CancelRecord(msgspec.Struct, frozen=True, kw_only=True):
     """``cancelled.json``: somebody asked for the end of the job, first at ``at`` (unix time)."""
 
     schema: int = 1
     at: float
 
 
-class Traces(msgspec.Struct, frozen=True, kw_only=True):
+class LocalAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """What an attempt folder says, but for the end."""
 
     claim: str = ""
-    claimed: float | None = None
+    claimed_at: float | None = None
     """Modification time of the claim."""
-    spawned: Spawned | None = None
-    cancelled: Cancelled | None = None
+    spawned: SpawnRecord | None = None
+    cancelled: CancelRecord | None = None
 
     @property
     def process(self) -> Process | None:
@@ -50,23 +50,23 @@ class Traces(msgspec.Struct, frozen=True, kw_only=True):
         return Process(self.spawned.host, self.spawned.pid, self.spawned.start)
 
     @classmethod
-    def read(cls, attempt: AttemptPaths) -> "Traces":
+    def read(cls, attempt: AttemptPaths) -> "LocalAttempt":
         """Raises OSError, or DecodeError where a document is not ours; what is not there is no trace."""
-        claim, claimed = "", None
+        claim, claimed_at = "", None
         try:
             claim = attempt.claim.read_text(errors="replace").strip()
-            claimed = attempt.claim.stat().st_mtime
+            claimed_at = attempt.claim.stat().st_mtime
         except (FileNotFoundError, NotADirectoryError):
             pass
         return cls(
             claim=claim,
-            claimed=claimed,
-            spawned=_read(attempt.spawned, Spawned),
-            cancelled=_read(attempt.cancelled, Cancelled),
+            claimed_at=claimed_at,
+            spawned=_read_document(attempt.spawned_json, SpawnRecord),
+            cancelled=_read_document(attempt.cancelled_json, CancelRecord),
         )
 
 
-def _read(path: Path, kind: type[_Document]) -> _Document | None:
+def _read_document(path: Path, kind: type[_Document]) -> _Document | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (FileNotFoundError, NotADirectoryError):

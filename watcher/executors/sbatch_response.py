@@ -6,9 +6,9 @@ The words below are slurm_strerror's of Slurm 20.11 to 25.05. An answer that is 
 import re
 from collections.abc import Iterable
 
-from watcher.core.executor import SubmitKind, Submitted
+from watcher.core.executor import SubmissionResult, SubmitKind
 
-_UNCERTAIN = (
+_AMBIGUOUS_MESSAGES = (
     "Socket timed out",
     "Unable to contact slurm controller",
     "Zero Bytes were transmitted",
@@ -18,7 +18,7 @@ _UNCERTAIN = (
 )
 """The question or its answer was lost on the way: whatever else was said, the job may be there."""
 
-_LATER = (
+_TRY_LATER_MESSAGES = (
     "MaxSubmitJob",  # AssocMaxSubmitJobLimit, QOSMaxSubmitJobPerUserLimit, QOSMaxSubmitJobPerAccountLimit
     "GrpSubmitJob",  # AssocGrpSubmitJobsLimit, QOSGrpSubmitJobsLimit
     "Slurm temporarily unable to accept job",  # MaxJobCount
@@ -30,7 +30,7 @@ _LATER = (
 )
 """Certainly not submitted, and different tomorrow without anybody's doing."""
 
-_REFUSED = (
+_REFUSAL_MESSAGES = (
     "Invalid partition name specified",
     "No partition specified or system default partition",
     "Invalid account or account/partition combination specified",
@@ -63,7 +63,7 @@ _REFUSED = (
 )
 """Certainly not submitted, and a person must change something first."""
 
-_POLICY = "Job violates accounting/QOS policy"
+_POLICY_VIOLATION = "Job violates accounting/QOS policy"
 """Either a submit limit or a size that the QOS never grants; the line before it names which, mostly."""
 
 _SIZE_LIMIT = re.compile(r"(?:QOS|Assoc)\w*(?:Wall|CPU|Cpu|Mem|GRES|Gres|Node|Tres|TRES|Billing)\w*")
@@ -75,36 +75,36 @@ _RESERVED_SHORT = ("-a", "-W", "-M")
 _JOB_ID = re.compile(r"(?:Submitted batch job )?(\d+)(?:;\S+)?")
 
 
-def reserved_options(extra: Iterable[str]) -> list[str]:
+def find_reserved_options(extra: Iterable[str]) -> list[str]:
     """Those of the user's own sbatch options, abbreviated or not, that would break 'one attempt, one job, one answer'."""
 
-    def reserved(word: str) -> bool:
-        if not word.startswith("--"):
-            return word.startswith(_RESERVED_SHORT)
-        name = word.split("=", maxsplit=1)[0]
+    def is_reserved(argument: str) -> bool:
+        if not argument.startswith("--"):
+            return argument.startswith(_RESERVED_SHORT)
+        name = argument.split("=", maxsplit=1)[0]
         return any(option.startswith(name) for option in _RESERVED_LONG)
 
-    return [word for word in extra if reserved(word)]
+    return [argument for argument in extra if is_reserved(argument)]
 
 
-def judge_submission(code: int | None, out: str, err: str) -> Submitted:
+def parse_sbatch_response(exit_code: int | None, stdout: str, stderr: str) -> SubmissionResult:
     """What an sbatch did, from its exit code (None: it had to be killed) and its words."""
-    message = "\n".join(part.strip() for part in (err, out) if part.strip())
-    ids = [found[1] for line in out.splitlines() if (found := _JOB_ID.fullmatch(line.strip()))]
-    if code == 0 and len(ids) == 1:
-        return Submitted(kind=SubmitKind.SUBMITTED, job_id=ids[0], message=err.strip())
-    if code is None or code <= 0 or ids:
-        return Submitted(kind=SubmitKind.AMBIGUOUS, message=message)
-    return Submitted(kind=_judge_refusal(message), message=message)
+    message = "\n".join(part.strip() for part in (stderr, stdout) if part.strip())
+    ids = [match[1] for line in stdout.splitlines() if (match := _JOB_ID.fullmatch(line.strip()))]
+    if exit_code == 0 and len(ids) == 1:
+        return SubmissionResult(kind=SubmitKind.SUBMITTED, job_id=ids[0], message=stderr.strip())
+    if exit_code is None or exit_code <= 0 or ids:
+        return SubmissionResult(kind=SubmitKind.AMBIGUOUS, message=message)
+    return SubmissionResult(kind=_classify_refusal(message), message=message)
 
 
-def _judge_refusal(message: str) -> SubmitKind:
-    if any(words in message for words in _UNCERTAIN):
+def _classify_refusal(message: str) -> SubmitKind:
+    if any(known_message in message for known_message in _AMBIGUOUS_MESSAGES):
         return SubmitKind.AMBIGUOUS
-    if any(words in message for words in _LATER):
+    if any(known_message in message for known_message in _TRY_LATER_MESSAGES):
         return SubmitKind.LATER
-    if any(words in message for words in _REFUSED):
+    if any(known_message in message for known_message in _REFUSAL_MESSAGES):
         return SubmitKind.REFUSED
-    if _POLICY in message:
+    if _POLICY_VIOLATION in message:
         return SubmitKind.REFUSED if _SIZE_LIMIT.search(message) else SubmitKind.LATER
     return SubmitKind.AMBIGUOUS

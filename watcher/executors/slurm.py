@@ -12,23 +12,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from suites.common.errors import Problem
-from watcher.core.executor import Job, Most, Resources, Submission, SubmitKind, Submitted, Unreachable
+from suites.common.errors import UserError
+from watcher.core.executor import ExecutorUnreachable, Job, PartitionLimits, Resources, Submission, SubmissionResult, SubmitKind
 from watcher.executors import sbatch_response as slurm_answers
 from watcher.executors import slurm_parsers as slurm_words
-from watcher.executors.slurm_commands import Budget, Ran, Run, clean_environment, run_command
+from watcher.executors.slurm_commands import CommandBudget, CommandResult, CommandRunner, clean_environment, run_command
 
-_TIMEOUTS = {"sbatch": 60.0, "sacct": 60.0}
+_TIMEOUT_SECONDS_BY_COMMAND = {"sbatch": 60.0, "sacct": 60.0}
 
-_TIMEOUT = 30.0
+_DEFAULT_TIMEOUT_SECONDS = 30.0
 """Seconds. slurmctld down is said after 9 to 18 s, a missing slurm.conf after 59 s: that one is cut short."""
 
-_ACCOUNTING_ASKED_AGAIN = _LIMITS_ASKED_AGAIN = 3600.0
+_ACCOUNTING_RETRY_SECONDS = _LIMITS_MAX_AGE_SECONDS = 3600.0
 
-_LONGEST_NAMES = 100_000
+_MAX_NAMES_CHARACTERS = 100_000
 """Characters of one argument; Linux allows 131072."""
 
-_FINE = (
+_HARMLESS_MESSAGES = (
     "Job has already finished",
     "Invalid job id specified",
     "Job/step already completing or completed",
@@ -37,178 +37,182 @@ _FINE = (
 )
 """What scontrol and scancel complain of where nothing is left to be done."""
 
-_NO_ACCOUNTING = ("accounting storage is disabled", "not running a supported accounting_storage plugin")
+_NO_ACCOUNTING_MESSAGES = ("accounting storage is disabled", "not running a supported accounting_storage plugin")
 
 
 class SlurmExecutor:
     """Runs submissions with sbatch and friends.
 
-    ``poll`` (seconds) and ``per_minute`` share out the commands: see ``Budget``. Raises Problem where so
+    ``poll`` (seconds) and ``per_minute`` share out the commands: see ``CommandBudget``. Raises Problem where so
     frequent a poll leaves no room for a submission. ``clock`` only measures the minute; ``run`` and
     ``environment`` are how tests put another Slurm in place.
     """
 
-    holds = True
+    submits_held = True
 
     def __init__(
         self,
         *,
         per_minute: int = 10,
-        poll: float = 60.0,
+        poll_seconds: float = 60.0,
         user: str | None = None,
         environment: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
-        run: Run = run_command,
+        run: CommandRunner = run_command,
         timeouts: Mapping[str, float] | None = None,
     ) -> None:
-        queries = math.ceil(60 / poll) + 1  # one squeue a poll, and one sacct a minute
+        queries = math.ceil(60 / poll_seconds) + 1  # one squeue a poll, and one sacct a minute
         if per_minute < queries + 2:
-            raise Problem(
-                f"{per_minute} Slurm commands a minute do not hold a poll every {poll:g} s ({queries}) and a submission (2)",
-                where="limits.slurm_calls_per_minute",
-                todo="raise it, or poll less often",
+            raise UserError(
+                f"{per_minute} Slurm commands a minute do not hold a poll every {poll_seconds:g} s ({queries}) and a submission (2)",
+                location="limits.slurm_calls_per_minute",
+                hint="raise it, or poll less often",
             )
         self.calls: Counter[str] = Counter()
         """Command -> how often it was run."""
-        self.user = user or _own_name()
+        self.user = user or _get_user_name()
         self._environment = environment
         self._clock = clock
         self._run = run
-        self._timeouts = _TIMEOUTS | dict(timeouts or {})
-        self._budget = Budget(per_minute, queries, clock)
+        self._timeouts = _TIMEOUT_SECONDS_BY_COMMAND | dict(timeouts or {})
+        self._budget = CommandBudget(per_minute, queries, clock)
         self._no_accounting_since: float | None = None
-        self._most: dict[str, tuple[float, Most]] = {}
+        self._partition_limits: dict[str, tuple[float, PartitionLimits]] = {}
 
     @property
     def submissions_left(self) -> int:
         """How many submissions, with their releases, fit into the minute."""
-        return max(0, self._budget.left(deed=True) // 2)
+        return max(0, self._budget.count_remaining(mutating=True) // 2)
 
-    def submit(self, submission: Submission) -> Submitted:
+    def submit(self, submission: Submission) -> SubmissionResult:
         """One sbatch. LATER also where the minute's commands are used up or there is no sbatch: then nothing was sent."""
-        reserved = slurm_answers.reserved_options(submission.resources.extra)
+        reserved = slurm_answers.find_reserved_options(submission.resources.extra)
         if reserved:
-            words = (
+            message = (
                 f"slurm.extra: {' '.join(reserved)} cannot be used: an attempt is one held job on this cluster, or slurm.array"
             )
-            return Submitted(kind=SubmitKind.REFUSED, message=words)
+            return SubmissionResult(kind=SubmitKind.REFUSED, message=message)
         if self.submissions_left == 0:
-            return Submitted(kind=SubmitKind.LATER, message=str(self._budget))
+            return SubmissionResult(kind=SubmitKind.LATER, message=str(self._budget))
         try:
-            ran = self._call(_sbatch(submission), deed=True)
-        except Unreachable as error:
-            return Submitted(kind=SubmitKind.LATER, message=str(error))
-        return slurm_answers.judge_submission(ran.code, ran.out, ran.err)
+            result = self._execute(_build_sbatch_command(submission), mutating=True)
+        except ExecutorUnreachable as error:
+            return SubmissionResult(kind=SubmitKind.LATER, message=str(error))
+        return slurm_answers.parse_sbatch_response(result.exit_code, result.stdout, result.stderr)
 
     def release(self, job: Job) -> None:
         """``scontrol release``."""
-        self._do(["scontrol", "release", job.job_id])
+        self._change_job(["scontrol", "release", job.job_id])
 
     def cancel(self, job: Job) -> None:
         """``scancel`` of this id under this name: were the id another job's by now, that one is left alone."""
-        self._do(["scancel", f"--name={job.name}", job.job_id])
+        self._change_job(["scancel", f"--name={job.name}", job.job_id])
 
-    def queue(self) -> Mapping[str, Job]:
+    def query_queue(self) -> Mapping[str, Job]:
         """One squeue. Unreachable also where it says nothing but errors with exit 0, as it does for an unknown user."""
-        layout = slurm_words.SEPARATOR.join(slurm_words.QUEUE_FIELDS)
-        ran = self._ask(["squeue", "--noheader", "--all", "--states=all", f"--user={self.user}", f"--format={layout}"])
-        return _read("squeue", ran, slurm_words.parse_queue)
+        layout = slurm_words.FIELD_SEPARATOR.join(slurm_words.QUEUE_FIELDS)
+        result = self._query(["squeue", "--noheader", "--all", "--states=all", f"--user={self.user}", f"--format={layout}"])
+        return _parse_jobs("squeue", result, slurm_words.parse_queue)
 
-    def history(self, names: Sequence[str], since: float) -> Mapping[str, Job] | None:
+    def query_accounting(self, names: Sequence[str], since: float) -> Mapping[str, Job] | None:
         """One sacct, in a window an hour wider than ``since``; that there is no accounting is remembered for an hour."""
         if not names:
             return {}
-        asked = self._no_accounting_since
-        if asked is not None and self._clock() < asked + _ACCOUNTING_ASKED_AGAIN:
+        unavailable_since = self._no_accounting_since
+        if unavailable_since is not None and self._clock() < unavailable_since + _ACCOUNTING_RETRY_SECONDS:
             return None
         start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since - 3600))
         command = [
             "sacct",
             "--noheader",
             "--parsable2",
-            f"--delimiter={slurm_words.SEPARATOR}",
+            f"--delimiter={slurm_words.FIELD_SEPARATOR}",
             "--allocations",
             "--duplicates",
             f"--user={self.user}",
             f"--starttime={start}",
             "--endtime=now+7days",  # without an end beyond now, jobs that are not eligible yet are left out
-            f"--format={','.join(slurm_words.HISTORY_FIELDS)}",
+            f"--format={','.join(slurm_words.ACCOUNTING_FIELDS)}",
         ]
-        listed = ",".join(names)
-        if len(listed) < _LONGEST_NAMES:
-            command.append(f"--name={listed}")
+        joined_names = ",".join(names)
+        if len(joined_names) < _MAX_NAMES_CHARACTERS:
+            command.append(f"--name={joined_names}")
         try:
-            ran = self._ask(command)
-        except Unreachable as error:
+            result = self._query(command)
+        except ExecutorUnreachable as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
-            ran = Ran(1, "", _NO_ACCOUNTING[0])  # no sacct installed
-        if any(words in ran.err for words in _NO_ACCOUNTING):
+            result = CommandResult(1, "", _NO_ACCOUNTING_MESSAGES[0])  # no sacct installed
+        if any(known_message in result.stderr for known_message in _NO_ACCOUNTING_MESSAGES):
             self._no_accounting_since = self._clock()
             return None
         self._no_accounting_since = None
-        jobs = _read("sacct", ran, slurm_words.parse_history)
-        wanted = set(names)
-        return {name: job for name, job in jobs.items() if name in wanted}
+        jobs = _parse_jobs("sacct", result, slurm_words.parse_accounting)
+        requested_names = set(names)
+        return {name: job for name, job in jobs.items() if name in requested_names}
 
-    def most(self, partition: str | None) -> Most:
+    def query_partition_limits(self, partition: str | None) -> PartitionLimits:
         """One sinfo, whose answer is good for an hour. Of several partitions the smallest limits; none where it knows none."""
-        kept = self._most.get(partition or "")
-        if kept is not None and self._clock() < kept[0] + _LIMITS_ASKED_AGAIN:
-            return kept[1]
-        layout = slurm_words.SEPARATOR.join(slurm_words.LIMIT_FIELDS)
-        chosen = [f"--partition={partition}"] if partition else []
-        ran = self._ask(["sinfo", "--noheader", *chosen, f"--format={layout}"])
-        if ran.code != 0:
-            raise Unreachable(_complaint("sinfo", ran))
-        found = slurm_words.parse_limits(ran.out, partition)
-        self._most[partition or ""] = (self._clock(), found)
-        return found
+        cached = self._partition_limits.get(partition or "")
+        if cached is not None and self._clock() < cached[0] + _LIMITS_MAX_AGE_SECONDS:
+            return cached[1]
+        layout = slurm_words.FIELD_SEPARATOR.join(slurm_words.LIMIT_FIELDS)
+        partition_option = [f"--partition={partition}"] if partition else []
+        result = self._query(["sinfo", "--noheader", *partition_option, f"--format={layout}"])
+        if result.exit_code != 0:
+            raise ExecutorUnreachable(_format_failure("sinfo", result))
+        limits = slurm_words.parse_partition_limits(result.stdout, partition)
+        self._partition_limits[partition or ""] = (self._clock(), limits)
+        return limits
 
-    def _do(self, command: Sequence[str]) -> None:
-        if self._budget.left(deed=True) < 1:
-            raise Unreachable(str(self._budget))
-        ran = self._call(command, deed=True)
-        if ran.code != 0 and not any(words in ran.err for words in _FINE):
-            raise Unreachable(_complaint(command[0], ran))
+    def _change_job(self, command: Sequence[str]) -> None:
+        if self._budget.count_remaining(mutating=True) < 1:
+            raise ExecutorUnreachable(str(self._budget))
+        result = self._execute(command, mutating=True)
+        if result.exit_code != 0 and not any(known_message in result.stderr for known_message in _HARMLESS_MESSAGES):
+            raise ExecutorUnreachable(_format_failure(command[0], result))
 
-    def _ask(self, command: Sequence[str]) -> Ran:
-        if self._budget.left(deed=False) < 1:
-            raise Unreachable(str(self._budget))
-        return self._call(command, deed=False)
+    def _query(self, command: Sequence[str]) -> CommandResult:
+        if self._budget.count_remaining(mutating=False) < 1:
+            raise ExecutorUnreachable(str(self._budget))
+        return self._execute(command, mutating=False)
 
-    def _call(self, command: Sequence[str], *, deed: bool) -> Ran:
+    def _execute(self, command: Sequence[str], *, mutating: bool) -> CommandResult:
         """Run one command. Raises Unreachable where it cannot be started: nothing was sent then."""
         environment = clean_environment(os.environ if self._environment is None else self._environment)
-        if not deed:  # local times are ambiguous for an hour each autumn; a job must not inherit this, so only here
+        if not mutating:  # local times are ambiguous for an hour each autumn; a job must not inherit this, so only here
             environment["SLURM_TIME_FORMAT"] = "%s"
-        self._budget.spend(deed=deed)
+        self._budget.spend(mutating=mutating)
         self.calls[command[0]] += 1
-        timeout = self._timeouts.get(command[0], _TIMEOUT)
+        timeout_seconds = self._timeouts.get(command[0], _DEFAULT_TIMEOUT_SECONDS)
         try:
-            ran = self._run(command, environment, timeout)
+            result = self._run(command, environment, timeout_seconds)
         except OSError as error:
-            raise Unreachable(f"{command[0]} cannot be run: {error.strerror}") from error
-        return ran if ran.code is not None else ran._replace(err=f"no answer in {timeout:g} s\n{ran.err}")
+            raise ExecutorUnreachable(f"{command[0]} cannot be run: {error.strerror}") from error
+        return (
+            result
+            if result.exit_code is not None
+            else result._replace(stderr=f"no answer in {timeout_seconds:g} s\n{result.stderr}")
+        )
 
 
-def resource_options(wanted: Resources) -> list[str]:
+def format_resource_options(resources: Resources) -> list[str]:
     """What a job asks for, as sbatch's options."""
-    asked = {
-        "account": wanted.account,
-        "partition": wanted.partition,
-        "qos": wanted.qos,
-        "gres": wanted.gres,
-        "cpus-per-task": wanted.cpus_per_task,
-        "time": wanted.time,
-        "mem": wanted.mem,
+    values = {
+        "account": resources.account,
+        "partition": resources.partition,
+        "qos": resources.qos,
+        "gres": resources.gres,
+        "cpus-per-task": resources.cpus_per_task,
+        "time": resources.time,
+        "mem": resources.mem,
     }
-    options = [f"--{option}={value}" for option, value in asked.items() if value]
-    return [*options, *wanted.extra, *([f"--array=0-{wanted.tasks - 1}"] if wanted.tasks > 1 else [])]
+    options = [f"--{option}={value}" for option, value in values.items() if value]
+    return [*options, *resources.extra, *([f"--array=0-{resources.tasks - 1}"] if resources.tasks > 1 else [])]
 
 
-def _sbatch(submission: Submission) -> list[str]:
-    command = ["sbatch", *resource_options(submission.resources)]
+def _build_sbatch_command(submission: Submission) -> list[str]:
+    command = ["sbatch", *format_resource_options(submission.resources)]
     # No --export: the default passes this environment on, and every other choice loads a login environment on the node.
     command += [  # last, since the last of two wins
         "--hold",
@@ -227,22 +231,22 @@ def _sbatch(submission: Submission) -> list[str]:
     return [*command, str(submission.script), str(submission.request), setup, submission.python]
 
 
-def _read(command: str, ran: Ran, parse: Callable[[str], tuple[dict[str, Job], list[str]]]) -> dict[str, Job]:
+def _parse_jobs(command: str, result: CommandResult, parse: Callable[[str], tuple[dict[str, Job], list[str]]]) -> dict[str, Job]:
     """The jobs in an answer. Raises Unreachable where it is none: no news is not an empty queue."""
-    if ran.code != 0 or (not ran.out.strip() and "error" in ran.err):
-        raise Unreachable(_complaint(command, ran))
-    jobs, unread = parse(ran.out)
-    if unread and not jobs:
-        raise Unreachable(f"{command}: cannot be read: {unread[0]!r}")
+    if result.exit_code != 0 or (not result.stdout.strip() and "error" in result.stderr):
+        raise ExecutorUnreachable(_format_failure(command, result))
+    jobs, unreadable_lines = parse(result.stdout)
+    if unreadable_lines and not jobs:
+        raise ExecutorUnreachable(f"{command}: cannot be read: {unreadable_lines[0]!r}")
     return jobs
 
 
-def _complaint(command: str, ran: Ran) -> str:
-    words = "; ".join(line.strip() for line in (ran.err or ran.out).splitlines() if line.strip())
-    return f"{command}: {words or f'exit code {ran.code} without a word'}"
+def _format_failure(command: str, result: CommandResult) -> str:
+    detail = "; ".join(line.strip() for line in (result.stderr or result.stdout).splitlines() if line.strip())
+    return f"{command}: {detail or f'exit code {result.exit_code} without a word'}"
 
 
-def _own_name() -> str:
+def _get_user_name() -> str:
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:  # a container without this user: squeue takes the number too

@@ -8,28 +8,28 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-_FOREIGN = ("SLURM_", "SLURMD_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SALLOC_", "SRUN_")
+_SLURM_PREFIXES = ("SLURM_", "SLURMD_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SALLOC_", "SRUN_")
 
-_KEPT = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"})
+_ALLOWED_VARIABLES = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"})
 """How the cluster is found and who we are; everything else would change what our commands mean."""
 
-_MINUTE = 60.0
+_WINDOW_SECONDS = 60.0
 
 
-class Ran(NamedTuple):
+class CommandResult(NamedTuple):
     """How a command ended."""
 
-    code: int | None
+    exit_code: int | None
     """None: it gave no answer in time and was killed."""
-    out: str
-    err: str
+    stdout: str
+    stderr: str
 
 
-Run = Callable[[Sequence[str], Mapping[str, str], float], Ran]
+CommandRunner = Callable[[Sequence[str], Mapping[str, str], float], CommandResult]
 
 
-def run_command(command: Sequence[str], environment: Mapping[str, str], timeout: float) -> Ran:
-    """Run a command in a process group of its own, which is killed whole after ``timeout`` seconds.
+def run_command(command: Sequence[str], environment: Mapping[str, str], timeout_seconds: float) -> CommandResult:
+    """Run a command in a process group of its own, which is killed whole after ``timeout_seconds`` seconds.
 
     Raises OSError where it cannot be started at all: then nothing was sent to anybody.
     """
@@ -41,17 +41,17 @@ def run_command(command: Sequence[str], environment: Mapping[str, str], timeout:
         stderr=subprocess.PIPE,
         start_new_session=True,
     ) as process:
-        code: int | None = None
+        exit_code: int | None = None
         try:
-            out, err = process.communicate(timeout=timeout)
-            code = process.returncode
+            stdout, stderr = process.communicate(timeout=timeout_seconds)
+            exit_code = process.returncode
         except subprocess.TimeoutExpired:
             _kill_group(process.pid)
-            out, err = process.communicate()
+            stdout, stderr = process.communicate()
         except BaseException:  # a signal that ends the daemon must not leave a command behind
             _kill_group(process.pid)
             raise
-    return Ran(code, out.decode(errors="replace"), err.decode(errors="replace"))
+    return CommandResult(exit_code, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
 
 def _kill_group(leader: int) -> None:
@@ -61,11 +61,13 @@ def _kill_group(leader: int) -> None:
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """``environment`` without settings meant for another job or a person's own commands, in the C locale."""
-    kept = {name: value for name, value in environment.items() if name in _KEPT or not name.startswith(_FOREIGN)}
-    return kept | {"LC_ALL": "C"}
+    variables = {
+        name: value for name, value in environment.items() if name in _ALLOWED_VARIABLES or not name.startswith(_SLURM_PREFIXES)
+    }
+    return variables | {"LC_ALL": "C"}
 
 
-class Budget:
+class CommandBudget:
     """At most ``per_minute`` commands in any 60 seconds, of which ``queries`` are kept free for asking.
 
     So the poll always fits, however many jobs are to be submitted: what does not fit waits for the next one.
@@ -75,17 +77,21 @@ class Budget:
         self._per_minute, self._queries, self._clock = per_minute, queries, clock
         self._recent: deque[tuple[float, bool]] = deque()
 
-    def left(self, *, deed: bool) -> int:
+    def count_remaining(self, *, mutating: bool) -> int:
         """How many more deeds (submit, release, cancel) or questions fit now."""
         now = self._clock()
-        while self._recent and self._recent[0][0] <= now - _MINUTE:
+        while self._recent and self._recent[0][0] <= now - _WINDOW_SECONDS:
             self._recent.popleft()
-        left = self._per_minute - len(self._recent)
-        return min(left, self._per_minute - self._queries - sum(was_deed for _, was_deed in self._recent)) if deed else left
+        remaining = self._per_minute - len(self._recent)
+        return (
+            min(remaining, self._per_minute - self._queries - sum(was_mutating for _, was_mutating in self._recent))
+            if mutating
+            else remaining
+        )
 
-    def spend(self, *, deed: bool) -> None:
+    def spend(self, *, mutating: bool) -> None:
         """Count one command."""
-        self._recent.append((self._clock(), deed))
+        self._recent.append((self._clock(), mutating))
 
     def __str__(self) -> str:
         return f"rate limit: {self._per_minute} Slurm commands a minute are used up (limits.slurm_calls_per_minute)"

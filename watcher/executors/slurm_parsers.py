@@ -10,11 +10,11 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 
-from watcher.config.units import mebibytes, seconds
-from watcher.core.executor import Job, JobState, Most
-from watcher.executors.job_arrays import together
+from watcher.config.units import parse_memory_mib, parse_slurm_time
+from watcher.core.executor import Job, JobState, PartitionLimits
+from watcher.executors.job_arrays import merge_array_tasks
 
-SEPARATOR = "\x1f"
+FIELD_SEPARATOR = "\x1f"
 """Between fields: ASCII's own unit separator, which nobody types into a job's name."""
 
 QUEUE_FIELDS = ("%F", "%T", "%V", "%S", "%e", "%r", "%j", "%k")
@@ -23,9 +23,9 @@ QUEUE_FIELDS = ("%F", "%T", "%V", "%S", "%e", "%r", "%j", "%k")
 LIMIT_FIELDS = ("%P", "%l", "%m")
 """sinfo -o: partition (with * where it is the default one), longest job, MiB of a node."""
 
-HISTORY_FIELDS = ("JobID", "State", "ExitCode", "Submit", "Start", "End", "NodeList", "JobName", "Comment")
+ACCOUNTING_FIELDS = ("JobID", "State", "ExitCode", "Submit", "Start", "End", "NodeList", "JobName", "Comment")
 
-_STATES = {
+_JOB_STATES = {
     "PENDING": JobState.PENDING,
     "CONFIGURING": JobState.PENDING,
     "POWER_UP_NODE": JobState.PENDING,
@@ -54,20 +54,20 @@ _STATES = {
     "CANCELLED": JobState.CANCELLED,
 }
 
-_STUCK = re.compile(
+_STUCK_REASON = re.compile(
     r"BadConstraints|PartitionConfig|PartitionTimeLimit|PartitionNodeLimit|DependencyNeverSatisfied|"
     r"InvalidAccount|InvalidQOS|AccountNotAllowed|QOSNotAllowed|(?:QOS|Assoc)Max\w+PerJob\w*"
 )
 """Why a job waits for ever. A job submitted with --hold is not checked against the nodes before it is released,
 and a partition that does not enforce its limits at submission lets such jobs in too."""
 
-_TASK = re.compile(r"(?P<job>\d+)(?:_(?P<task>\d+|\[[^\]]*\]))?")
+_TASK_ID = re.compile(r"(?P<job>\d+)(?:_(?P<task>\d+|\[[^\]]*\]))?")
 
 
-def job_state(word: str, reason: str = "") -> JobState:
+def parse_job_state(raw_state: str, reason: str = "") -> JobState:
     """Our state for Slurm's word, which may carry more: ``CANCELLED by 1000``, ``CANCELLED+``, a reason that says held."""
-    first = word.split(maxsplit=1)[0].rstrip("+") if word.split() else ""
-    state = _STATES.get(first, JobState.UNKNOWN)
+    state_name = raw_state.split(maxsplit=1)[0].rstrip("+") if raw_state.split() else ""
+    state = _JOB_STATES.get(state_name, JobState.UNKNOWN)
     # JobHeldUser, JobHeldAdmin, "job requeued in held state", "launch failed requeued held"
     return JobState.HELD if state is JobState.PENDING and "held" in reason.lower() else state
 
@@ -78,78 +78,78 @@ def parse_queue(text: str) -> tuple[dict[str, Job], list[str]]:
     Tasks of an array, a line each, are one job. Where one user has several jobs of one name (never ours) the one that is
     not over is kept, then the newest.
     """
-    found: dict[tuple[str, str], list[Job]] = {}
-    unread = []
-    for line in _lines(text):
-        fields = line.split(SEPARATOR, len(QUEUE_FIELDS) - 1)
+    tasks_by_job: dict[tuple[str, str], list[Job]] = {}
+    unreadable_lines = []
+    for line in _split_lines(text):
+        fields = line.split(FIELD_SEPARATOR, len(QUEUE_FIELDS) - 1)
         if len(fields) != len(QUEUE_FIELDS) or not fields[0].strip().isdigit():
-            unread.append(line)
+            unreadable_lines.append(line)
             continue
-        task = _queued_job(fields)
-        found.setdefault((task.name, task.job_id), []).append(task)
+        task = _parse_queue_fields(fields)
+        tasks_by_job.setdefault((task.name, task.job_id), []).append(task)
     jobs: dict[str, Job] = {}
-    for job in map(together, found.values()):
+    for job in map(merge_array_tasks, tasks_by_job.values()):
         other = jobs.get(job.name)
-        if other is None or (not job.state.over, int(job.job_id)) > (not other.state.over, int(other.job_id)):
+        if other is None or (not job.state.is_terminal, int(job.job_id)) > (not other.state.is_terminal, int(other.job_id)):
             jobs[job.name] = job
-    return jobs, unread
+    return jobs, unreadable_lines
 
 
-def _lines(text: str) -> Iterable[str]:
+def _split_lines(text: str) -> Iterable[str]:
     """Lines as Slurm ends them: splitlines would also cut at what a comment may hold (U+0085, U+2028)."""
     return (line for line in text.split("\n") if line)
 
 
-def _queued_job(fields: Sequence[str]) -> Job:
-    job_id, word, submitted, started, ended, reason, name, comment = (field.strip() for field in fields)
-    state = job_state(word, reason)
-    waits = state in {JobState.PENDING, JobState.HELD}
+def _parse_queue_fields(fields: Sequence[str]) -> Job:
+    job_id, raw_state, submitted, started, ended, reason, name, comment = (field.strip() for field in fields)
+    state = parse_job_state(raw_state, reason)
+    is_waiting = state in {JobState.PENDING, JobState.HELD}
     return Job(
         job_id=job_id,
         name=name,
         state=state,
-        word=word,
+        raw_state=raw_state,
         reason="" if reason == "None" else reason,
-        submit_time=parse_time(submitted),
-        start_time=None if waits else parse_time(started),  # of a job that waits it is a forecast
-        end_time=parse_time(ended) if state.over else None,
+        submit_time=parse_timestamp(submitted),
+        start_time=None if is_waiting else parse_timestamp(started),  # of a job that waits it is a forecast
+        end_time=parse_timestamp(ended) if state.is_terminal else None,
         comment="" if comment == "(null)" else comment,
-        stuck=state is JobState.PENDING and _STUCK.fullmatch(reason) is not None,
+        stuck=state is JobState.PENDING and _STUCK_REASON.fullmatch(reason) is not None,
     )
 
 
-def parse_history(text: str) -> tuple[dict[str, Job], list[str]]:
+def parse_accounting(text: str) -> tuple[dict[str, Job], list[str]]:
     """The jobs of sacct's lines (-X -D) by name, and the lines that could not be read.
 
     A job that was requeued has a line for each run: the last one counts, the others are its restarts.
     A refused submission may be on record too, as FAILED without a node: it never was a job, and is left out. Tasks of an
     array (``12_3``, ``12_[4-7]``) are one job.
     """
-    found: dict[tuple[str, str], dict[str, Job]] = {}
-    unread = []
-    for line in _lines(text):
-        fields = [field.strip() for field in line.split(SEPARATOR, len(HISTORY_FIELDS) - 1)]
-        named = _TASK.fullmatch(fields[0])
-        if len(fields) != len(HISTORY_FIELDS) or named is None:
-            unread.append(line)
+    tasks_by_job: dict[tuple[str, str], dict[str, Job]] = {}
+    unreadable_lines = []
+    for line in _split_lines(text):
+        fields = [field.strip() for field in line.split(FIELD_SEPARATOR, len(ACCOUNTING_FIELDS) - 1)]
+        match = _TASK_ID.fullmatch(fields[0])
+        if len(fields) != len(ACCOUNTING_FIELDS) or match is None:
+            unreadable_lines.append(line)
             continue
-        job_id, task = named["job"], named["task"] or ""
-        _, word, exit_code, submitted, started, ended, nodes, name, comment = fields
-        if word == "FAILED" and nodes == "None assigned":
+        job_id, task = match["job"], match["task"] or ""
+        _, raw_state, exit_code, submitted, started, ended, nodes, name, comment = fields
+        if raw_state == "FAILED" and nodes == "None assigned":
             continue
-        state = job_state(word)
-        code, signal = parse_exit_code(exit_code) if state.over else (None, None)
-        tasks = found.setdefault((name, job_id), {})
+        state = parse_job_state(raw_state)
+        code, signal = parse_exit_code(exit_code) if state.is_terminal else (None, None)
+        tasks = tasks_by_job.setdefault((name, job_id), {})
         other = tasks.get(task)
         job = Job(
             job_id=job_id,
             name=name,
             state=state,
-            word=word,
-            reason=_who(word),
-            submit_time=parse_time(submitted),
-            start_time=parse_time(started),
-            end_time=parse_time(ended),
+            raw_state=raw_state,
+            reason=_parse_canceller(raw_state),
+            submit_time=parse_timestamp(submitted),
+            start_time=parse_timestamp(started),
+            end_time=parse_timestamp(ended),
             restarts=0 if other is None else other.restarts + 1,
             exit_code=code,
             exit_signal=signal,
@@ -158,40 +158,40 @@ def parse_history(text: str) -> tuple[dict[str, Job], list[str]]:
         if other is None or (job.submit_time or 0) >= (other.submit_time or 0):
             tasks[task] = job
     jobs: dict[str, Job] = {}
-    for each in found.values():
-        job = together(list(each.values()))
+    for array_tasks in tasks_by_job.values():
+        job = merge_array_tasks(list(array_tasks.values()))
         known = jobs.get(job.name)
         if known is None or (job.submit_time or 0) >= (known.submit_time or 0):
             jobs[job.name] = job
-    return jobs, unread
+    return jobs, unreadable_lines
 
 
-def parse_limits(text: str, partition: str | None) -> Most:
+def parse_partition_limits(text: str, partition: str | None) -> PartitionLimits:
     """The smallest limits in sinfo's lines, of the default partition where none was named."""
     times, memories, names = [], [], []
-    for line in _lines(text):
-        fields = [field.strip() for field in line.split(SEPARATOR)]
+    for line in _split_lines(text):
+        fields = [field.strip() for field in line.split(FIELD_SEPARATOR)]
         if len(fields) != len(LIMIT_FIELDS) or (partition is None and not fields[0].endswith("*")):
             continue
         names.append(fields[0].rstrip("*"))
-        times.append(seconds(fields[1]))
-        memories.append(mebibytes(fields[2].rstrip("+")))
-    return Most(
-        time=min((time for time in times if time), default=None),
-        mem=min((memory for memory in memories if memory), default=None),
-        whose=f"partition {', '.join(dict.fromkeys(names))}" if names else "",
+        times.append(parse_slurm_time(fields[1]))
+        memories.append(parse_memory_mib(fields[2].rstrip("+")))
+    return PartitionLimits(
+        time_seconds=min((time for time in times if time), default=None),
+        memory_mib=min((memory for memory in memories if memory), default=None),
+        source=f"partition {', '.join(dict.fromkeys(names))}" if names else "",
     )
 
 
-def _who(word: str) -> str:
+def _parse_canceller(raw_state: str) -> str:
     """``by lab1 (uid 1001)`` of ``CANCELLED by 1001``."""
-    found = re.fullmatch(r"CANCELLED by (\d+)", word)
-    if found is None:
+    match = re.fullmatch(r"CANCELLED by (\d+)", raw_state)
+    if match is None:
         return ""
     try:
-        return f"by {pwd.getpwuid(int(found[1])).pw_name} (uid {found[1]})"
+        return f"by {pwd.getpwuid(int(match[1])).pw_name} (uid {match[1]})"
     except KeyError:
-        return f"by uid {found[1]}"
+        return f"by uid {match[1]}"
 
 
 def parse_exit_code(text: str) -> tuple[int | None, int | None]:
@@ -199,14 +199,14 @@ def parse_exit_code(text: str) -> tuple[int | None, int | None]:
 
     Before Slurm 25.11 sacct subtracts 128 from larger codes: exit 137 is told as ``9:0``.
     """
-    found = re.fullmatch(r"(\d+):(\d+)", text)
-    if found is None:
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if match is None:
         return None, None
-    code, signal = int(found[1]), int(found[2])
+    code, signal = int(match[1]), int(match[2])
     return (code or None, signal) if signal else (code, None)
 
 
-def parse_time(text: str) -> float | None:
+def parse_timestamp(text: str) -> float | None:
     """Unix time of seconds since the epoch, or of Slurm's standard local time; None for ``N/A``, ``Unknown``, ``None``."""
     if text.isdigit():
         return float(text)

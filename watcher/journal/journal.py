@@ -1,7 +1,7 @@
 """The journal: one line of JSON per event, one file per take-over, each line on disk before the deed that it announces.
 
 Whoever takes the watcher over opens the next file (O_EXCL, highest number + 1), so two watchers never append to
-one file, and the higher number fences the lower: see ``Journal.superseded``. A torn last line is what a crash in
+one file, and the higher number fences the lower: see ``Journal.is_superseded``. A torn last line is what a crash in
 mid-write leaves: its deed was not done, so it is left out. A torn line further up is damage: it is copied to
 ``journal/quarantine.<epoch>.<line>`` and said loudly, and the lines after it still count.
 """
@@ -15,79 +15,79 @@ from typing import Any
 
 import msgspec
 
-from suites.common.atomic_files import publish, sync_folder
+from suites.common.atomic_files import fsync_folder, write_atomically
 from suites.contract.paths import StatePaths
-from watcher.journal.replay import Ledger, apply
+from watcher.journal.replay import JournalState, replay
 
 SCHEMA = 1
 
-OPENED = "opened"
+OPENED_EVENT = "opened"
 """The event with which a watcher says who it is."""
 
-_EPOCH = re.compile(r"(\d{8,})\.jsonl")
+_EPOCH_FILE_NAME = re.compile(r"(\d{8,})\.jsonl")
 
 
-class Superseded(Exception):  # noqa: N818  a state of affairs: another watcher took over
+class JournalSuperseded(Exception):  # noqa: N818  a state of affairs: another watcher took over
     """Another watcher has taken this state folder over: nothing may be done in its name any more."""
 
 
-def epochs(paths: StatePaths) -> list[int]:
+def list_epochs(paths: StatePaths) -> list[int]:
     """The numbers of all take-overs, ascending. Empty where there is no journal; raises OSError where it cannot be listed."""
     try:
         names = os.listdir(paths.journal)  # noqa: PTH208  names are all that is needed
     except FileNotFoundError:
         return []
-    return sorted(int(match[1]) for match in map(_EPOCH.fullmatch, names) if match)
+    return sorted(int(match[1]) for match in map(_EPOCH_FILE_NAME.fullmatch, names) if match)
 
 
-def read(paths: StatePaths, *, quarantine: bool = False) -> Ledger:
+def read_journal(paths: StatePaths, *, quarantine: bool = False) -> JournalState:
     """Everything that was journaled. Another watcher may be appending meanwhile: its unfinished line is left out.
 
     With ``quarantine``, damaged lines are copied aside; else they are only noted. Raises OSError.
     """
-    ledger = Ledger()
-    for epoch in epochs(paths):
-        ledger.epoch = max(ledger.epoch, epoch)
-        _read_epoch(ledger, paths, epoch, quarantine=quarantine)
-    return ledger
+    journal_state = JournalState()
+    for epoch in list_epochs(paths):
+        journal_state.epoch = max(journal_state.epoch, epoch)
+        _read_epoch(journal_state, paths, epoch, quarantine=quarantine)
+    return journal_state
 
 
-def run_ids(paths: StatePaths) -> set[str]:
+def list_run_ids(paths: StatePaths) -> set[str]:
     """Every attempt that the journal ever mentioned; records remember only the newest of theirs. Raises OSError."""
-    found: set[str] = set()
-    for epoch in epochs(paths):
-        for line in paths.epoch(epoch).read_bytes().split(b"\n"):
-            event = _decode(line)
+    run_ids: set[str] = set()
+    for epoch in list_epochs(paths):
+        for line in paths.epoch_journal(epoch).read_bytes().split(b"\n"):
+            event = _decode_event(line)
             if event is not None and isinstance(event.get("run_id"), str):
-                found.add(event["run_id"])
-    return found
+                run_ids.add(event["run_id"])
+    return run_ids
 
 
-def _read_epoch(ledger: Ledger, paths: StatePaths, epoch: int, *, quarantine: bool) -> None:
-    path = paths.epoch(epoch)
+def _read_epoch(journal_state: JournalState, paths: StatePaths, epoch: int, *, quarantine: bool) -> None:
+    path = paths.epoch_journal(epoch)
     lines = path.read_bytes().split(b"\n")
-    torn = lines.pop()  # empty where the last line is whole
-    if torn and quarantine:
-        ledger.notes.append(
+    torn_line = lines.pop()  # empty where the last line is whole
+    if torn_line and quarantine:
+        journal_state.warnings.append(
             f"journal: {path.name} ends in the middle of a line; what it announced was not done, so it is left out"
         )
-    expected = 0
+    expected_seq = 0
     for number, line in enumerate(lines, start=1):
         if not line:
             continue  # a newline that closes a line which could not be finished
-        event = _decode(line)
+        event = _decode_event(line)
         if event is None:
-            _damaged(ledger, paths, epoch, number, line, quarantine=quarantine)
+            _record_damaged_line(journal_state, paths, epoch, number, line, quarantine=quarantine)
             continue
         seq = event.get("seq")
         if isinstance(seq, int):
-            if seq > expected:
-                ledger.notes.append(f"journal: {path.name} lacks {seq - expected} events before line {number}")
-            expected = seq + 1
-        apply(ledger, event)
+            if seq > expected_seq:
+                journal_state.warnings.append(f"journal: {path.name} lacks {seq - expected_seq} events before line {number}")
+            expected_seq = seq + 1
+        replay(journal_state, event)
 
 
-def _decode(line: bytes) -> dict[str, Any] | None:
+def _decode_event(line: bytes) -> dict[str, Any] | None:
     try:
         event = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -95,7 +95,7 @@ def _decode(line: bytes) -> dict[str, Any] | None:
     return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
-def _encode(document: dict[str, Any]) -> bytes:
+def _encode_event(document: dict[str, Any]) -> bytes:
     """One line of the journal, without its end. A file's name need not be UTF-8: what is none becomes ``?``."""
     try:
         return msgspec.json.encode(document)
@@ -103,17 +103,19 @@ def _encode(document: dict[str, Any]) -> bytes:
         return json.dumps(msgspec.to_builtins(document), ensure_ascii=False).encode(errors="replace")
 
 
-def _damaged(ledger: Ledger, paths: StatePaths, epoch: int, number: int, line: bytes, *, quarantine: bool) -> None:
-    aside = paths.journal / f"quarantine.{epoch:08d}.{number}"
-    words = f"journal: line {number} of {paths.epoch(epoch).name} is damaged"
+def _record_damaged_line(
+    journal_state: JournalState, paths: StatePaths, epoch: int, number: int, line: bytes, *, quarantine: bool
+) -> None:
+    quarantine_file = paths.journal / f"quarantine.{epoch:08d}.{number}"
+    message = f"journal: line {number} of {paths.epoch_journal(epoch).name} is damaged"
     if quarantine:
-        words += f", kept as {aside}" if _copied(aside, line) else " and cannot be copied aside"
-    ledger.notes.append(f"{words}; the lines after it count, the queue and the results folder say the rest")
+        message += f", kept as {quarantine_file}" if _copy_damaged_line(quarantine_file, line) else " and cannot be copied aside"
+    journal_state.warnings.append(f"{message}; the lines after it count, the queue and the results folder say the rest")
 
 
-def _copied(aside: Path, line: bytes) -> bool:
+def _copy_damaged_line(quarantine_file: Path, line: bytes) -> bool:
     try:
-        publish(aside, line)
+        write_atomically(quarantine_file, line)
     except OSError:  # a full disk must not keep the watcher from starting: the damaged line stays where it is
         return False
     return True
@@ -122,25 +124,25 @@ def _copied(aside: Path, line: bytes) -> bool:
 class Journal:
     """The open journal of one watcher: what was, and where to write what is. Not for two threads."""
 
-    def __init__(self, paths: StatePaths, ledger: Ledger, epoch: int, fd: int) -> None:
-        self.ledger, self.epoch = ledger, epoch
+    def __init__(self, paths: StatePaths, state: JournalState, epoch: int, fd: int) -> None:
+        self.state, self.epoch = state, epoch
         self._paths, self._fd = paths, fd
-        self._seq = self._size = 0
-        self._torn = self._eventful = False
+        self._seq = self._size_bytes = 0
+        self._has_torn_line = self._has_events = False
 
     @classmethod
     def open(cls, paths: StatePaths) -> "Journal":
         """Read what there is and open the next epoch. Raises OSError."""
         paths.journal.mkdir(parents=True, exist_ok=True)
         while True:
-            ledger = read(paths, quarantine=True)
-            epoch = ledger.epoch + 1
+            journal_state = read_journal(paths, quarantine=True)
+            epoch = journal_state.epoch + 1
             try:
-                fd = os.open(paths.epoch(epoch), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
+                fd = os.open(paths.epoch_journal(epoch), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
             except FileExistsError:
                 continue
-            sync_folder(paths.journal)
-            return cls(paths, ledger, epoch, fd)
+            fsync_folder(paths.journal)
+            return cls(paths, journal_state, epoch, fd)
 
     def append(self, event: str, key: str = "", /, *, t: float, **fields: Any) -> None:
         """Make one event durable, then fold it. Raises OSError with nothing folded and the file healed or to be healed."""
@@ -148,42 +150,42 @@ class Journal:
         if key:
             document["evaluation"] = key
         document.update(fields)
-        line = _encode(document)
+        line = _encode_event(document)
         self._write(line + b"\n")
         self._seq += 1
-        self._eventful = self._eventful or event != OPENED
-        apply(self.ledger, msgspec.json.decode(line))  # what a reader will see, and nothing else
+        self._has_events = self._has_events or event != OPENED_EVENT
+        replay(self.state, msgspec.json.decode(line))  # what a reader will see, and nothing else
 
     def _write(self, line: bytes) -> None:
-        if self._torn:
-            os.ftruncate(self._fd, self._size)
-            self._torn = False
-        self._torn = True  # until it is known to be whole
+        if self._has_torn_line:
+            os.ftruncate(self._fd, self._size_bytes)
+            self._has_torn_line = False
+        self._has_torn_line = True  # until it is known to be whole
         if os.write(self._fd, line) != len(line):
-            message = f"{self._paths.epoch(self.epoch)}: no room for a whole line"
+            message = f"{self._paths.epoch_journal(self.epoch)}: no room for a whole line"
             raise OSError(message)
         os.fsync(self._fd)
-        self._torn = False
-        self._size += len(line)
+        self._has_torn_line = False
+        self._size_bytes += len(line)
 
-    def superseded(self) -> bool:
+    def is_superseded(self) -> bool:
         """Whether somebody opened a newer epoch, or removed ours. Lists the folder: file servers remember that a file is absent.
 
         Raises OSError where the folder cannot be listed, or is not there: that tells of no other watcher.
         """
-        found = epochs(self._paths)
-        if not found and not self._paths.journal.is_dir():
-            words = "is gone, perhaps with its file system; it is waited for"
-            raise FileNotFoundError(errno.ENOENT, words, str(self._paths.journal))
-        return not found or found[-1] != self.epoch
+        epochs = list_epochs(self._paths)
+        if not epochs and not self._paths.journal.is_dir():
+            message = "is gone, perhaps with its file system; it is waited for"
+            raise FileNotFoundError(errno.ENOENT, message, str(self._paths.journal))
+        return not epochs or epochs[-1] != self.epoch
 
     def fence(self) -> None:
         """Raises Superseded where a newer watcher has taken over; to be asked before every deed."""
-        if self.superseded():
+        if self.is_superseded():
             message = f"{self._paths.journal}: a newer watcher has taken over from epoch {self.epoch}; this one stops"
-            raise Superseded(message)
+            raise JournalSuperseded(message)
 
-    def forget(self) -> int:
+    def detach(self) -> int:
         """Give the open file up as a process that is killed does; its number, for who closes it."""
         fd, self._fd = self._fd, -1
         return fd
@@ -197,21 +199,21 @@ class Journal:
             return
         fd, self._fd = self._fd, -1
         try:
-            if self._torn:
-                os.ftruncate(fd, self._size)
+            if self._has_torn_line:
+                os.ftruncate(fd, self._size_bytes)
         finally:
             os.close(fd)
-        if not self._eventful and self._paths.journal.is_dir() and not self.superseded():
-            self._paths.epoch(self.epoch).unlink()
+        if not self._has_events and self._paths.journal.is_dir() and not self.is_superseded():
+            self._paths.epoch_journal(self.epoch).unlink()
 
 
 class DryJournal:
     """The same, and nothing is written: what would be journaled lasts as long as this object."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger, self.epoch = ledger, ledger.epoch
+    def __init__(self, state: JournalState) -> None:
+        self.state, self.epoch = state, state.epoch
 
     def append(self, event: str, key: str = "", /, *, t: float, **fields: Any) -> None:
         """Fold one event."""
         document = {"t": t, "event": event, "evaluation": key, **fields}
-        apply(self.ledger, msgspec.json.decode(_encode(document)))
+        replay(self.state, msgspec.json.decode(_encode_event(document)))

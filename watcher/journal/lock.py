@@ -14,16 +14,16 @@ from pathlib import Path
 
 import msgspec
 
-from suites.common.atomic_files import create_once, process_is_gone, publish
-from suites.common.errors import Exit, Problem
+from suites.common.atomic_files import create_once, is_process_gone, write_atomically
+from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import StatePaths
-from watcher.core.processes import start_time
+from watcher.core.processes import read_start_ticks
 
-MIN_LEASE = 600.0
+MIN_LEASE_SECONDS = 600.0
 """Seconds without a heartbeat after which a watcher on another host counts as gone, at least."""
 
 
-class Owner(msgspec.Struct, frozen=True, kw_only=True):
+class LockOwner(msgspec.Struct, frozen=True, kw_only=True):
     """Who holds the lock."""
 
     host: str
@@ -37,105 +37,111 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = 1
 
 
-def myself() -> Owner:
+def make_lock_owner() -> LockOwner:
     """This process as an owner."""
     boot = ""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return Owner(host=socket.gethostname(), pid=os.getpid(), start=start_time(os.getpid()), boot=boot, token=secrets.token_hex(8))
+    return LockOwner(
+        host=socket.gethostname(), pid=os.getpid(), start=read_start_ticks(os.getpid()), boot=boot, token=secrets.token_hex(8)
+    )
 
 
-def gone(owner: Owner, me: Owner) -> bool:
+def is_owner_gone(owner: LockOwner, current: LockOwner) -> bool:
     """Whether ``owner`` is provably no more: only its own host can tell."""
-    if owner.host != me.host:
+    if owner.host != current.host:
         return False
-    if owner.boot and me.boot and owner.boot != me.boot:
+    if owner.boot and current.boot and owner.boot != current.boot:
         return True
-    start = start_time(owner.pid)
-    if start is None and _alive_unseen(owner.pid):
+    start = read_start_ticks(owner.pid)
+    if start is None and _is_hidden_process(owner.pid):
         return False
     return start is None or (owner.start is not None and owner.start != start)
 
 
-def _alive_unseen(pid: int) -> bool:
+def _is_hidden_process(pid: int) -> bool:
     """Whether a process is there that /proc does not show us: mounted with hidepid, it hides other people's."""
-    seen = Path(f"/proc/{pid}").exists()  # then it is dead, but for its parent
-    return not seen and not process_is_gone(pid)
+    visible = Path(f"/proc/{pid}").exists()  # then it is dead, but for its parent
+    return not visible and not is_process_gone(pid)
 
 
-class Lock:
+class DaemonLock:
     """The lock of one state folder, held from ``acquire`` to ``release``."""
 
-    def __init__(self, paths: StatePaths, me: Owner) -> None:
-        self.me = me
+    def __init__(self, paths: StatePaths, owner: LockOwner) -> None:
+        self.owner = owner
         self._path = paths.lock
 
     @classmethod
-    def acquire(cls, paths: StatePaths, *, lease: float, server_now: float) -> "Lock":
-        """Take the lock. ``lease`` in seconds; ``server_now`` is the file server's clock, which stamps the heartbeat.
+    def acquire(cls, paths: StatePaths, *, lease_seconds: float, server_now: float) -> "DaemonLock":
+        """Take the lock. ``lease_seconds`` in seconds; ``server_now`` is the file server's clock, which stamps the heartbeat.
 
         Raises Problem (temporary) naming host and pid where another watcher runs, OSError where the folder cannot be written.
         """
-        lock = cls(paths, myself())
+        lock = cls(paths, make_lock_owner())
         for _ in range(10):
-            if create_once(lock._path, lock._text()):
+            if create_once(lock._path, lock._encode_owner()):
                 return lock
-            owner, beat = lock._read()
-            if owner is not None and not gone(owner, lock.me) and server_now - beat <= max(lease, MIN_LEASE):
-                raise Problem(
-                    f"a watcher already runs here: pid {owner.pid} on {owner.host}, seen {max(0.0, server_now - beat):.0f} s ago",
-                    where=paths.state,
-                    todo="let it run, stop it there, or give this one another state folder",
-                    code=Exit.TEMPORARY,
+            owner, heartbeat = lock._read_owner()
+            if (
+                owner is not None
+                and not is_owner_gone(owner, lock.owner)
+                and server_now - heartbeat <= max(lease_seconds, MIN_LEASE_SECONDS)
+            ):
+                raise UserError(
+                    f"a watcher already runs here: pid {owner.pid} on {owner.host}, seen {max(0.0, server_now - heartbeat):.0f} s ago",
+                    location=paths.state,
+                    hint="let it run, stop it there, or give this one another state folder",
+                    code=ExitCode.TEMPORARY,
                 )
-            publish(lock._path, lock._text())
-            if lock.held():
+            write_atomically(lock._path, lock._encode_owner())
+            if lock.is_held():
                 return lock
-        raise Problem(
-            "others take this lock again and again", where=lock._path, todo="see which watchers run", code=Exit.TEMPORARY
+        raise UserError(
+            "others take this lock again and again", location=lock._path, hint="see which watchers run", code=ExitCode.TEMPORARY
         )
 
-    def _text(self) -> str:
-        return msgspec.json.encode(self.me).decode() + "\n"
+    def _encode_owner(self) -> str:
+        return msgspec.json.encode(self.owner).decode() + "\n"
 
-    def _read(self) -> tuple[Owner | None, float]:
+    def _read_owner(self) -> tuple[LockOwner | None, float]:
         """The owner and its last heartbeat (mtime, unix time). None where the lock cannot be read as one: nobody's."""
         try:
             fd = os.open(self._path, os.O_RDONLY)
         except FileNotFoundError:
             return None, 0.0
         try:
-            beat = os.fstat(fd).st_mtime
+            heartbeat = os.fstat(fd).st_mtime
             raw = os.read(fd, 65536)
         finally:
             os.close(fd)
         try:
-            return msgspec.json.decode(raw, type=Owner), beat
+            return msgspec.json.decode(raw, type=LockOwner), heartbeat
         except (msgspec.DecodeError, msgspec.ValidationError):
-            return None, beat
+            return None, heartbeat
 
-    def held(self) -> bool:
+    def is_held(self) -> bool:
         """Whether the lock still names us."""
-        owner, _ = self._read()
-        return owner is not None and owner.token == self.me.token
+        owner, _ = self._read_owner()
+        return owner is not None and owner.token == self.owner.token
 
-    def enter(self, epoch: int) -> None:
+    def write_epoch(self, epoch: int) -> None:
         """Write the epoch of our journal into the lock."""
-        self.me = msgspec.structs.replace(self.me, epoch=epoch)
-        publish(self._path, self._text())
+        self.owner = msgspec.structs.replace(self.owner, epoch=epoch)
+        write_atomically(self._path, self._encode_owner())
 
-    def beat(self) -> bool:
+    def renew_heartbeat(self) -> bool:
         """Renew the heartbeat; False where the lock is not ours any more."""
-        if not self.held():
+        if not self.is_held():
             return False
         os.utime(self._path)
         return True
 
-    def retake(self) -> bool:
+    def recreate(self) -> bool:
         """Make a lock again that somebody removed; False where another took it first."""
-        return create_once(self._path, self._text()) or self.held()
+        return create_once(self._path, self._encode_owner()) or self.is_held()
 
     def release(self) -> None:
         """Give the lock back, unless it is another's by now."""
-        if self.held():
+        if self.is_held():
             self._path.unlink(missing_ok=True)

@@ -9,38 +9,38 @@ from pathlib import Path
 
 import msgspec
 
-from suites.common.atomic_files import publish
-from suites.common.errors import Exit, Problem
-from suites.contract.encoding import encode
+from suites.common.atomic_files import write_atomically
+from suites.common.errors import ExitCode, UserError
+from suites.contract.encoding import encode_json
 from suites.contract.paths import StatePaths
 from watcher.config.settings import Config, Stage
-from watcher.core.request_types import Ask
+from watcher.core.request_types import Request
 
-MOST_STEPS = 10_000
+MAX_STEPS_PER_RANGE = 10_000
 
-_STEP = re.compile(r"[0-9]{1,15}")
+_STEP_NUMBER = re.compile(r"[0-9]{1,15}")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_DIRECTORY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-def leave(ask: Ask, paths: StatePaths) -> None:
+def write_request(request: Request, paths: StatePaths) -> None:
     """Publish one request. Problem where the state folder cannot be written."""
-    path = paths.requests / f"{ask.id}.json"
+    path = paths.requests / f"{request.id}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        publish(path, encode(ask))
+        write_atomically(path, encode_json(request))
     except OSError as error:
-        todo = "make room, make it writable for you, or name another with state:"
-        what = f"the request cannot be left there ({error.strerror})"
-        raise Problem(what, where=path.parent, todo=todo, code=Exit.CANNOT_WRITE) from error
+        hint = "make room, make it writable for you, or name another with state:"
+        message = f"the request cannot be left there ({error.strerror})"
+        raise UserError(message, location=path.parent, hint=hint, code=ExitCode.CANNOT_WRITE) from error
 
 
-def new_id(now: float) -> str:
+def make_request_id(now: float) -> str:
     """A name for a request that nobody else gives, in order of time."""
     return f"{int(now * 1000):014d}-{secrets.token_hex(4)}"
 
 
-def me() -> str:
+def get_user_at_host() -> str:
     """user@host, for the journal."""
     try:
         user = getpass.getuser()
@@ -49,86 +49,92 @@ def me() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def steps(words: tuple[str, ...]) -> tuple[int, ...]:
+def parse_steps(texts: tuple[str, ...]) -> tuple[int, ...]:
     """``2000`` and ranges ``1000:50000:1000`` (both ends included), each once, ascending. Problem where a word is neither."""
-    found: set[int] = set()
-    for word in words:
-        parts = word.split(":")
-        if len(parts) not in {1, 3} or not all(_STEP.fullmatch(part) for part in parts):
-            raise Problem(
-                f"{word!r} is not a step", where="STEP", todo="write 2000, or a range FIRST:LAST:EVERY, as 1000:50000:1000"
+    numbers: set[int] = set()
+    for text in texts:
+        parts = text.split(":")
+        if len(parts) not in {1, 3} or not all(_STEP_NUMBER.fullmatch(part) for part in parts):
+            raise UserError(
+                f"{text!r} is not a step", location="STEP", hint="write 2000, or a range FIRST:LAST:EVERY, as 1000:50000:1000"
             )
         first, last, every = (int(parts[0]), int(parts[0]), 1) if len(parts) == 1 else (int(part) for part in parts)
         if not every or last < first:
-            raise Problem(f"{word!r} holds no step", where="STEP", todo="write FIRST:LAST:EVERY with FIRST <= LAST and EVERY > 0")
-        if (last - first) // every >= MOST_STEPS:
-            raise Problem(f"{word!r} holds more than {MOST_STEPS} steps", where="STEP", todo="ask for fewer at a time")
-        found.update(range(first, last + 1, every))
-    return tuple(sorted(found))
+            raise UserError(
+                f"{text!r} holds no step", location="STEP", hint="write FIRST:LAST:EVERY with FIRST <= LAST and EVERY > 0"
+            )
+        if (last - first) // every >= MAX_STEPS_PER_RANGE:
+            raise UserError(
+                f"{text!r} holds more than {MAX_STEPS_PER_RANGE} steps", location="STEP", hint="ask for fewer at a time"
+            )
+        numbers.update(range(first, last + 1, every))
+    return tuple(sorted(numbers))
 
 
-def name(word: str) -> str:
+def parse_directory_name(text: str) -> str:
     """A directory's name that a person gives. Problem where it is none, or could be taken for the watcher's own."""
-    if not _NAME.fullmatch(word) or len(word) > 100:  # noqa: PLR2004  it is part of file and job names
-        todo = "use up to 100 letters, digits, _ . and -, beginning with a letter or digit"
-        raise Problem(f"{word!r} cannot be the name of a folder", where="--name", todo=todo)
-    if re.fullmatch(r"step_\d+(_from_.*)?", word):
-        raise Problem(f"{word!r} is like the names that the watcher gives", where="--name", todo="let it begin otherwise")
-    return word
+    if not _DIRECTORY_NAME.fullmatch(text) or len(text) > 100:  # noqa: PLR2004  it is part of file and job names
+        hint = "use up to 100 letters, digits, _ . and -, beginning with a letter or digit"
+        raise UserError(f"{text!r} cannot be the name of a folder", location="--name", hint=hint)
+    if re.fullmatch(r"step_\d+(_from_.*)?", text):
+        raise UserError(f"{text!r} is like the names that the watcher gives", location="--name", hint="let it begin otherwise")
+    return text
 
 
-def bridge(stage: Stage, config: Config) -> tuple[str, tuple[int, ...]]:
+def resolve_bridge(stage: Stage, config: Config) -> tuple[str, tuple[int, ...]]:
     """(source stage, steps) of a stage's bridge as the config has it. Problem where the config does not tell the step."""
-    where = f"stages.{stage.name}"
+    location = f"stages.{stage.name}"
     if stage.bridge is None:
-        raise Problem("has no bridge", where=where, todo="write bridge: {from: STAGE, step: N}, or use --from STAGE with a step")
-    step = stage.bridge.step if stage.bridge.step is not None else config.stages[stage.bridge.source].last
+        raise UserError(
+            "has no bridge", location=location, hint="write bridge: {from: STAGE, step: N}, or use --from STAGE with a step"
+        )
+    step = stage.bridge.step if stage.bridge.step is not None else config.stages[stage.bridge.source].last_step
     if step is None:
-        raise Problem("the step of its bridge is not known", where=where, todo="give it: enqueue STAGE STEP --bridge")
+        raise UserError("the step of its bridge is not known", location=location, hint="give it: enqueue STAGE STEP --bridge")
     return stage.bridge.source, (step,)
 
 
-def _impossible(ask: Ask, file_name: str) -> str:
+def _find_impossible_value(request: Request, file_name: str) -> str:
     """What no command of ours would have written; empty where nothing is wrong."""
-    if file_name != f"{ask.id}.json":
-        return f"its id is {ask.id!r}, which is not its name"
-    for event in (event for amendment in ask.amendments for event in amendment.events):
+    if file_name != f"{request.id}.json":
+        return f"its id is {request.id!r}, which is not its name"
+    for event in (event for amendment in request.amendments for event in amendment.events):
         directory = event.get("directory", "step")
         if not isinstance(directory, str) or "/" in directory or directory in {"", ".", ".."}:
             return f"{directory!r} is no name of a folder of results"
-    if any(step < 0 for step in ask.steps):
-        return f"step {min(ask.steps)} is below zero"
-    if ask.checkpoint is not None and not Path(ask.checkpoint).is_absolute():
-        return f"checkpoint {ask.checkpoint!r} is no absolute path"
-    if ask.name is not None:
+    if any(step < 0 for step in request.steps):
+        return f"step {min(request.steps)} is below zero"
+    if request.checkpoint is not None and not Path(request.checkpoint).is_absolute():
+        return f"checkpoint {request.checkpoint!r} is no absolute path"
+    if request.name is not None:
         try:
-            name(ask.name)
-        except Problem as problem:
-            return problem.what
+            parse_directory_name(request.name)
+        except UserError as error:
+            return error.message
     return ""
 
 
-def asks(paths: StatePaths) -> tuple[list[Ask], list[str]]:
+def read_requests(paths: StatePaths) -> tuple[list[Request], list[str]]:
     """Requests from the command line, oldest first, and what is wrong with those that cannot be read."""
-    found, wrong = [], []
+    requests, errors = [], []
     try:
         names = sorted(name for name in os.listdir(paths.requests) if name.endswith(".json") and not name.startswith("."))  # noqa: PTH208
     except FileNotFoundError:
         return [], []
     for name in names:
         if not (paths.requests / name).is_file():  # a pipe would be waited for, for ever
-            wrong.append(f"{paths.requests / name}: not a request (no file); remove it and ask again")
+            errors.append(f"{paths.requests / name}: not a request (no file); remove it and ask again")
             continue
         try:
-            ask = msgspec.json.decode((paths.requests / name).read_bytes(), type=Ask)
+            request = msgspec.json.decode((paths.requests / name).read_bytes(), type=Request)
         except FileNotFoundError:
             continue
         except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
-            wrong.append(f"{paths.requests / name}: not a request ({error}); remove it and ask again")
+            errors.append(f"{paths.requests / name}: not a request ({error}); remove it and ask again")
         else:
-            trouble = _impossible(ask, name)
-            if trouble:
-                wrong.append(f"{paths.requests / name}: {trouble}; remove it and ask again")
+            reason = _find_impossible_value(request, name)
+            if reason:
+                errors.append(f"{paths.requests / name}: {reason}; remove it and ask again")
             else:
-                found.append(ask)
-    return sorted(found, key=lambda ask: (ask.at, ask.id)), wrong
+                requests.append(request)
+    return sorted(requests, key=lambda request: (request.at, request.id)), errors

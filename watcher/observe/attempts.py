@@ -9,112 +9,126 @@ from typing import Any
 import msgspec
 
 from suites.common.atomic_files import read_json
-from suites.common.errors import Exit, Problem
-from suites.contract.exit_record import ExitRecord, of_the_run, read_exit_records
-from suites.contract.paths import AttemptPaths, EvaluationPaths, StatePaths, attempt_logs, prefill_log
-from suites.contract.scoring_request import Request, TierRequirement, read_request, tier_digests
+from suites.common.errors import ExitCode, UserError
+from suites.contract.exit_record import ExitRecord, combine_exit_records, read_exit_records
+from suites.contract.paths import AttemptPaths, EvaluationPaths, StatePaths, list_attempt_log_paths, prefill_log_paths
+from suites.contract.scoring_request import ScoringRequest, TierRequirement, compute_tier_digests, read_scoring_request
 from watcher.core.evaluation import PREFILL_DIRECTORY, Attempt
-from watcher.core.snapshot import AttemptSeen
-from watcher.observe.job_logs import ending
+from watcher.core.snapshot import AttemptFiles
+from watcher.observe.job_logs import read_log_ending
 
-_WORDS = ("problem", "why", "reason", "error", "message", "what")
+_REASON_KEYS = ("problem", "why", "reason", "error", "message", "what")
 
 
-def attempt_on_disk(paths: StatePaths, results: EvaluationPaths, run_id: str, tasks: int = 1) -> AttemptSeen:
+def read_attempt_files(paths: StatePaths, results: EvaluationPaths, run_id: str, tasks: int = 1) -> AttemptFiles:
     """Claim, exit records and, where the newest of them is not a success, what run.json says of it."""
-    place = paths.attempt(run_id)
+    attempt_paths = paths.attempt(run_id)
     claim = None
     try:
-        names = os.listdir(place.folder)  # noqa: PTH208  names only; listing it makes a file server look again
+        names = os.listdir(attempt_paths.folder)  # noqa: PTH208  names only; listing it makes a file server look again
     except OSError:
-        return AttemptSeen()
-    if place.claim.name in names:
+        return AttemptFiles()
+    if attempt_paths.claim.name in names:
         with contextlib.suppress(OSError):
-            claim = place.claim.read_text(encoding="utf-8", errors="replace").strip() or None
-    exits = of_the_run(read_exit_records(place.folder), tasks) if any(name.startswith("exit.") for name in names) else ()
-    last = exits[-1] if exits else None
-    words = "" if last is None or last.code == Exit.SCORED else _said(results, place, last)
-    return AttemptSeen(claim=claim, exits=exits, words=words)
+            claim = attempt_paths.claim.read_text(encoding="utf-8", errors="replace").strip() or None
+    exit_records = (
+        combine_exit_records(read_exit_records(attempt_paths.folder), tasks)
+        if any(name.startswith("exit.") for name in names)
+        else ()
+    )
+    last_record = exit_records[-1] if exit_records else None
+    reason = (
+        ""
+        if last_record is None or last_record.code == ExitCode.SCORED
+        else _read_job_reason(results, attempt_paths, last_record)
+    )
+    return AttemptFiles(claim=claim, exit_records=exit_records, failure_reason=reason)
 
 
-def _said(results: EvaluationPaths, place: AttemptPaths, last: ExitRecord) -> str:
-    files = (place.why(last.task), results.run, place.prefilled)
-    return next(filter(None, (said(file, last.run_id, last.code) for file in files)), "")
+def _read_job_reason(results: EvaluationPaths, attempt_paths: AttemptPaths, last_record: ExitRecord) -> str:
+    files = (attempt_paths.failure_reason_json(last_record.task), results.run_json, attempt_paths.prefill_json)
+    return next(filter(None, (read_failure_reason(file, last_record.run_id, last_record.code) for file in files)), "")
 
 
-def what_is_left(seen: AttemptSeen, results: EvaluationPaths, attempt: Attempt, step: int) -> AttemptSeen:
-    """``seen``, with what an attempt that is over left behind besides: the parts it finished, and what its log says.
+def add_failure_details(attempt_files: AttemptFiles, results: EvaluationPaths, attempt: Attempt, step: int) -> AttemptFiles:
+    """``attempt_files``, with what an attempt that is over left behind besides: the parts it finished, and what its log says.
 
     The job's own documents come first: where they could not be written, or speak of another task, the log has the words.
     """
-    begun = attempt.submit_time or attempt.intended
-    last = seen.exits[-1] if seen.exits else None
+    submitted_at = attempt.submit_time or attempt.intended
+    last_record = attempt_files.exit_records[-1] if attempt_files.exit_records else None
     if results.directory == PREFILL_DIRECTORY:
-        logs = [prefill_log(results.results, results.stage, attempt.job_id or "")]
+        logs = [prefill_log_paths(results.results, results.stage, attempt.job_id or "")]
     else:
-        logs = attempt_logs(results.results, results.stage, step, attempt.job_id or "", attempt.tasks)
-    ends = [ending(err) for _, err in logs]
-    own = ends[last.task : last.task + 1] if last is not None and last.task is not None and attempt.tasks > 1 else ends
-    words = seen.words or next((end.words for end in own if end.words), "")
-    if last is not None and last.code == Exit.CANNOT_WRITE and not words:
-        words = f"{results.folder}: results cannot be written there; make it writable and say watcher retry"
+        logs = list_attempt_log_paths(results.results, results.stage, step, attempt.job_id or "", attempt.tasks)
+    endings = [read_log_ending(stderr_log) for _, stderr_log in logs]
+    task_endings = (
+        endings[last_record.task : last_record.task + 1]
+        if last_record is not None and last_record.task is not None and attempt.tasks > 1
+        else endings
+    )
+    reason = attempt_files.failure_reason or next((ending.reason for ending in task_endings if ending.reason), "")
+    if last_record is not None and last_record.code == ExitCode.CANNOT_WRITE and not reason:
+        reason = f"{results.folder}: results cannot be written there; make it writable and say watcher retry"
     return msgspec.structs.replace(
-        seen,
-        words=words,
-        logged=next((end.code for end in own if end.code is not None), None),
-        parts=_parts_since(results.parts, begun),
-        memory=next((end.memory for end in ends if end.memory), ""),
+        attempt_files,
+        failure_reason=reason,
+        logged_exit_code=next((ending.exit_code for ending in task_endings if ending.exit_code is not None), None),
+        finished_parts=_count_finished_parts(results.parts, submitted_at),
+        out_of_memory_line=next((ending.out_of_memory_line for ending in endings if ending.out_of_memory_line), ""),
     )
 
 
-def _parts_since(folder: Path, begun: float) -> int:
+def _count_finished_parts(folder: Path, since: float) -> int:
     """Finished parts are files, published whole; their times are the file server's."""
     try:
         with os.scandir(folder) as entries:
-            return sum(entry.name.endswith(".parquet") and entry.stat().st_mtime >= begun for entry in entries)
+            return sum(entry.name.endswith(".parquet") and entry.stat().st_mtime >= since for entry in entries)
     except OSError:
         return 0
 
 
-def said(left: Path, run_id: str, code: int) -> str:
+def read_failure_reason(path: Path, run_id: str, code: int) -> str:
     """Why a run ended with ``code``, from what it left; empty where that is of another run or task, or says nothing."""
     try:
-        document = read_json(left)
+        document = read_json(path)
     except (OSError, ValueError):
         return ""
     if not isinstance(document, dict) or document.get("run_id", run_id) != run_id:
         return ""
     if document.get("code", code) != code:
         return ""
-    return _words(document)
+    return _find_reason_text(document)
 
 
-def _words(document: Mapping[str, Any]) -> str:
-    for name in _WORDS:
+def _find_reason_text(document: Mapping[str, Any]) -> str:
+    for name in _REASON_KEYS:
         value = document.get(name)
         if isinstance(value, str) and value:
             return " ".join(value.split())
         if isinstance(value, dict):
-            found = _words(value)
-            if found:
-                return found
+            text = _find_reason_text(value)
+            if text:
+                return text
     return ""
 
 
-def asked_for(paths: StatePaths, attempt: Attempt, now: Mapping[str, TierRequirement]) -> Mapping[str, TierRequirement]:
+def read_requested_tiers(
+    paths: StatePaths, attempt: Attempt, current_tiers: Mapping[str, TierRequirement]
+) -> Mapping[str, TierRequirement]:
     """The tiers that an attempt was asked for, as they were then: from its request where the suites' files differ by now."""
-    if all(tier in now and now[tier].digest == digest for tier, digest in attempt.suites.items()):
-        return {tier: now[tier] for tier in attempt.suites}
+    if all(tier in current_tiers and current_tiers[tier].digest == digest for tier, digest in attempt.suites.items()):
+        return {tier: current_tiers[tier] for tier in attempt.suites}
     try:
-        then = tier_digests(read_request(paths.attempt(attempt.run_id).request).suites)
-    except Problem:
-        then = {}
-    return {tier: then.get(tier, TierRequirement(digest)) for tier, digest in attempt.suites.items()}
+        requested_tiers = compute_tier_digests(read_scoring_request(paths.attempt(attempt.run_id).request).suites)
+    except UserError:
+        requested_tiers = {}
+    return {tier: requested_tiers.get(tier, TierRequirement(digest)) for tier, digest in attempt.suites.items()}
 
 
-def stranger(paths: StatePaths, name: str) -> Request | None:
+def read_unknown_job(paths: StatePaths, name: str) -> ScoringRequest | None:
     """The request of a job that the journal does not know; None where there is none that can be read."""
     try:
-        return read_request(paths.attempt(name).request)
-    except Problem:
+        return read_scoring_request(paths.attempt(name).request)
+    except UserError:
         return None

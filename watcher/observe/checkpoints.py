@@ -6,127 +6,140 @@ from pathlib import Path
 
 import msgspec
 
-from suites.checkpoint.completeness import Completeness, Inspection, inspect, markers
+from suites.checkpoint.completeness import Completeness, Inspection, inspect_checkpoint, read_mtimes
 from watcher.config.settings import Config
-from watcher.core.evaluation import Record, State
+from watcher.core.evaluation import EvaluationRecord, EvaluationState
 from watcher.core.reasons import ReasonKind
-from watcher.core.snapshot import StageSeen
+from watcher.core.snapshot import StageFolder
 
-HOURLY = 3600.0
+FULL_SCAN_SECONDS = 3600.0
 
-SLOWLY = 600.0
+SLOW_CHECK_SECONDS = 600.0
 """Seconds between two looks at a folder that seems to be left as it is: unreadable, or quiet for long."""
 
-OPEN = frozenset({State.OWED, State.WAITING, State.READY, State.FAILED})
+OPEN_STATES = frozenset({EvaluationState.PENDING, EvaluationState.WAITING, EvaluationState.READY, EvaluationState.FAILED})
 """States in which the checkpoint is being waited for."""
 
 
-class _Looked(msgspec.Struct, frozen=True):
+class _CachedInspection(msgspec.Struct, frozen=True):
     inspection: Inspection
-    marks: str | None
-    at: float
+    mtimes: str | None
+    inspected_at: float
     forced: bool
 
 
-def marks_of(folder: str) -> str | None:
-    """``completeness.markers`` in one spelling for the journal."""
-    found = markers(Path(folder))
-    return None if found is None else "-".join(map(str, found))
+def encode_mtimes(folder: str) -> str | None:
+    """``completeness.read_mtimes`` in one spelling for the journal."""
+    numbers = read_mtimes(Path(folder))
+    return None if numbers is None else "-".join(map(str, numbers))
 
 
-class Checkpoints:
+class InspectionCache:
     """Remembers inspections from one poll to the next."""
 
     def __init__(self) -> None:
-        self._looked: dict[str, _Looked] = {}
+        self._cached: dict[str, _CachedInspection] = {}
         self._suspects: set[str] = set()
         """Folders of settled evaluations whose marks moved and which are not whole again yet."""
 
-    def look(
+    def inspect_checkpoints(
         self,
-        records: Iterable[Record],
+        records: Iterable[EvaluationRecord],
         config: Config,
-        stages: Mapping[str, StageSeen],
-        moved: set[str],
+        stages: Mapping[str, StageFolder],
+        changed_folders: set[str],
         *,
         now: float,
         server_now: float,
-        settled_due: bool,
+        full_scan_due: bool,
     ) -> tuple[dict[str, Inspection], dict[str, str | None]]:
-        """(inspections, marks) by folder. ``moved``: stage folders in which something moved since the last look."""
+        """(inspections, marks) by folder. ``changed_folders``: stage folders in which something moved since the last look."""
         inspections: dict[str, Inspection] = {}
-        marks: dict[str, str | None] = {}
-        listed = {str(stage.checkpoints): stages[stage.name] for stage in config.stages.values()}
+        mtimes: dict[str, str | None] = {}
+        stage_folders = {str(stage.checkpoints): stages[stage.name] for stage in config.stages.values()}
         for record in records:
             folder = record.checkpoint
-            beside = os.path.dirname(folder)  # noqa: PTH120  a pathlib object costs more than all the rest of this loop
-            if record.state in OPEN:
-                self._look_at_pin(record, inspections, listed.get(beside), config.settle, server_now)
-                if _absent(record, listed.get(beside)):
-                    self._looked.pop(folder, None)
-                elif not record.rests(now):
-                    known = None if beside in moved or settled_due else self._waits_its_turn(record, server_now)
-                    inspections[folder], marks[folder] = known or self._inspect(record, config.settle, server_now)
-            elif record.state is State.BLOCKED and record.reason_kind is ReasonKind.CHECKPOINT:
-                if beside in moved or settled_due or self._unreadable_for_long(folder, server_now):
-                    inspections[folder], marks[folder] = self._inspect(record, config.settle, server_now)
-            elif record.state in {State.SCORED, State.BLOCKED} and record.markers is not None:
-                if beside in moved or settled_due or folder in self._suspects:
-                    if marks_of(folder) in {record.markers, None}:
+            parent = os.path.dirname(folder)  # noqa: PTH120  a pathlib object costs more than all the rest of this loop
+            if record.state in OPEN_STATES:
+                self._inspect_pin(record, inspections, stage_folders.get(parent), config.settle, server_now)
+                if _is_absent(record, stage_folders.get(parent)):
+                    self._cached.pop(folder, None)
+                elif not record.is_backing_off(now):
+                    cached = (
+                        None
+                        if parent in changed_folders or full_scan_due
+                        else self._reuse_complete_inspection(record, server_now)
+                    )
+                    inspections[folder], mtimes[folder] = cached or self._inspect(record, config.settle, server_now)
+            elif record.state is EvaluationState.BLOCKED and record.reason_kind is ReasonKind.CHECKPOINT:
+                if parent in changed_folders or full_scan_due or self._is_unreadable_for_long(folder, server_now):
+                    inspections[folder], mtimes[folder] = self._inspect(record, config.settle, server_now)
+            elif record.state in {EvaluationState.SCORED, EvaluationState.BLOCKED} and record.mtimes is not None:
+                if parent in changed_folders or full_scan_due or folder in self._suspects:
+                    if encode_mtimes(folder) in {record.mtimes, None}:
                         self._suspects.discard(folder)
                     else:
                         self._suspects.add(folder)
-                        inspections[folder], marks[folder] = self._inspect(record, config.settle, server_now)
+                        inspections[folder], mtimes[folder] = self._inspect(record, config.settle, server_now)
             else:
-                self._looked.pop(folder, None)
-        return inspections, marks
+                self._cached.pop(folder, None)
+        return inspections, mtimes
 
-    def _waits_its_turn(self, record: Record, server_now: float) -> tuple[Inspection, str | None] | None:
+    def _reuse_complete_inspection(self, record: EvaluationRecord, server_now: float) -> tuple[Inspection, str | None] | None:
         """What was seen of a complete one that only waits for others: its marks are looked at again before it is submitted."""
-        looked = self._looked.get(record.checkpoint)
-        if not record.waits_its_turn or looked is None or looked.inspection.kind is not Completeness.COMPLETE:
+        cached = self._cached.get(record.checkpoint)
+        if not record.is_ready_to_submit or cached is None or cached.inspection.kind is not Completeness.COMPLETE:
             return None
-        fresh = looked.marks == record.markers and 0 <= server_now - looked.at < SLOWLY
-        return (looked.inspection, looked.marks) if fresh else None
+        is_fresh = cached.mtimes == record.mtimes and 0 <= server_now - cached.inspected_at < SLOW_CHECK_SECONDS
+        return (cached.inspection, cached.mtimes) if is_fresh else None
 
-    def _look_at_pin(
-        self, record: Record, inspections: dict[str, Inspection], listed: StageSeen | None, settle: float, server_now: float
+    def _inspect_pin(
+        self,
+        record: EvaluationRecord,
+        inspections: dict[str, Inspection],
+        stage_folder: StageFolder | None,
+        settle_seconds: float,
+        server_now: float,
     ) -> None:
         """What is pinned of a checkpoint that is gone, or that nothing lists."""
-        if record.pin is None or not record.pin.folder or not (listed is None or _absent(record, listed)):
+        if record.pin is None or not record.pin.folder or not (stage_folder is None or _is_absent(record, stage_folder)):
             return
         folder = record.pin.folder
-        inspections[folder] = inspect(Path(folder), now=server_now, settle=settle, forced=record.forced)
+        inspections[folder] = inspect_checkpoint(
+            Path(folder), now=server_now, settle_seconds=settle_seconds, forced=record.forced
+        )
 
-    def _unreadable_for_long(self, folder: str, server_now: float) -> bool:
-        looked = self._looked.get(folder)
-        return looked is None or (looked.inspection.kind is Completeness.UNREADABLE and server_now - looked.at >= SLOWLY)
+    def _is_unreadable_for_long(self, folder: str, server_now: float) -> bool:
+        cached = self._cached.get(folder)
+        return cached is None or (
+            cached.inspection.kind is Completeness.UNREADABLE and server_now - cached.inspected_at >= SLOW_CHECK_SECONDS
+        )
 
-    def _inspect(self, record: Record, settle: float, server_now: float) -> tuple[Inspection, str | None]:
+    def _inspect(self, record: EvaluationRecord, settle_seconds: float, server_now: float) -> tuple[Inspection, str | None]:
         folder = record.checkpoint
-        marks = marks_of(folder)
-        looked = self._looked.get(folder)
-        if looked is not None and (looked.marks, looked.forced) == (marks, record.forced):
-            age = server_now - looked.at
-            if _at_rest(looked.inspection, server_now) and 0 <= age < SLOWLY:
-                return looked.inspection, marks
-        found = inspect(Path(folder), now=server_now, settle=settle, forced=record.forced)
-        if marks_of(folder) != marks:
-            why = "being written: it moved while it was looked at"
-            found = msgspec.structs.replace(found, kind=Completeness.NOT_YET, why=why, fingerprint=None)
-        self._looked[folder] = _Looked(found, marks, server_now, record.forced)
-        return found, marks
+        mtimes = encode_mtimes(folder)
+        cached = self._cached.get(folder)
+        if cached is not None and (cached.mtimes, cached.forced) == (mtimes, record.forced):
+            age_seconds = server_now - cached.inspected_at
+            if _is_stable(cached.inspection, server_now) and 0 <= age_seconds < SLOW_CHECK_SECONDS:
+                return cached.inspection, mtimes
+        inspection = inspect_checkpoint(Path(folder), now=server_now, settle_seconds=settle_seconds, forced=record.forced)
+        if encode_mtimes(folder) != mtimes:
+            reason = "being written: it moved while it was looked at"
+            inspection = msgspec.structs.replace(inspection, kind=Completeness.NOT_YET, reason=reason, fingerprint=None)
+        self._cached[folder] = _CachedInspection(inspection, mtimes, server_now, record.forced)
+        return inspection, mtimes
 
 
-def _absent(record: Record, seen: StageSeen | None) -> bool:
+def _is_absent(record: EvaluationRecord, stage_folder: StageFolder | None) -> bool:
     """Whether a listing says that the folder is not there. Folders that no listing would show are inspected instead."""
-    if seen is None or seen.steps is None or not record.checkpoint.endswith(f"/{record.step}"):
+    if stage_folder is None or stage_folder.steps is None or not record.checkpoint.endswith(f"/{record.step}"):
         return False
-    return record.step not in seen.steps
+    return record.step not in stage_folder.steps
 
 
-def _at_rest(inspection: Inspection, server_now: float) -> bool:
+def _is_stable(inspection: Inspection, server_now: float) -> bool:
     """Whether nothing is expected to change soon."""
     if inspection.kind is Completeness.NOT_YET:
-        return inspection.newest_mtime is not None and server_now - inspection.newest_mtime > SLOWLY
+        return inspection.newest_mtime is not None and server_now - inspection.newest_mtime > SLOW_CHECK_SECONDS
     return inspection.kind is not Completeness.GONE

@@ -8,19 +8,19 @@ import msgspec
 
 from suites.contract.paths import DataPaths
 from suites.contract.scoring_request import SuiteInRequest
-from suites.definitions.data_cache import folders, lacking, of_the_hub
+from suites.definitions.data_cache import list_hub_entries, locate_hub_entries, missing_entries
 from watcher.config.settings import Config
 from watcher.core.reasons import ReasonKind
-from watcher.core.snapshot import StagePlan
-from watcher.journal.replay import Ledger
+from watcher.core.snapshot import StageRequirements
+from watcher.journal.replay import JournalState
 
-LOOK_AGAIN = 3600.0
+DATA_CACHE_RECHECK_SECONDS = 3600.0
 """Seconds after which also what was whole is looked at again: somebody may have cleaned up."""
 
-Stamp = tuple[int, int] | None
+EntryStamp = tuple[int, int] | None
 
 
-class _Needs(msgspec.Struct, frozen=True):
+class _CacheKey(msgspec.Struct, frozen=True):
     """What the answer depends on, but for the disk."""
 
     stage: str
@@ -30,71 +30,75 @@ class _Needs(msgspec.Struct, frozen=True):
     eval_data: Path
 
 
-class _Kept(msgspec.Struct, frozen=True):
-    needs: _Needs
-    lacks: tuple[str, ...]
-    stamps: Mapping[Path, Stamp]
+class _CachedEntries(msgspec.Struct, frozen=True):
+    key: _CacheKey
+    missing_entries: tuple[str, ...]
+    stamps: Mapping[Path, EntryStamp]
     """What would change first once the missing come."""
-    looked: float
+    checked_at: float
 
 
-class Caches:
+class MissingEntriesCache:
     """Remembers what every stage's cache lacks."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, _Kept] = {}
+        self._cached: dict[str, _CachedEntries] = {}
 
-    def look(self, config: Config, plans: Mapping[str, StagePlan], ledger: Ledger, now: float) -> dict[str, tuple[str, ...]]:
+    def find_missing_entries(
+        self, config: Config, requirements: Mapping[str, StageRequirements], journal_state: JournalState, now: float
+    ) -> dict[str, tuple[str, ...]]:
         """Stage -> what its jobs would not find (``data_cache.lacking``); the same object as before where nothing differs.
 
         A stage whose tokenizer or suites are not known yet is left out. One whose suites all read local files lacks nothing:
         its jobs make their data themselves.
         """
-        found = {}
+        missing_entries = {}
         for stage in config.stages.values():
-            plan = plans[stage.name]
-            tokenizer = plan.settled(ledger.facts.get(stage.name)).tokenizer
-            if tokenizer and plan.suites and not plan.trouble:
-                needs = _Needs(stage.name, plan.suites, tokenizer, stage.use_fast, config.eval_data)
-                found[stage.name] = self._of(needs, ledger, now)
-        return found
+            stage_requirements = requirements[stage.name]
+            tokenizer = stage_requirements.resolve_settings(journal_state.stage_settings.get(stage.name)).tokenizer
+            if tokenizer and stage_requirements.suites and not stage_requirements.error:
+                key = _CacheKey(stage.name, stage_requirements.suites, tokenizer, stage.use_fast, config.eval_data)
+                missing_entries[stage.name] = self._find_for_stage(key, journal_state, now)
+        return missing_entries
 
-    def _of(self, needs: _Needs, ledger: Ledger, now: float) -> tuple[str, ...]:
-        if not of_the_hub(needs.suites):
+    def _find_for_stage(self, key: _CacheKey, journal_state: JournalState, now: float) -> tuple[str, ...]:
+        if not list_hub_entries(key.suites):
             return ()
-        kept = self._kept.get(needs.stage)
-        fresh = kept is not None and kept.needs == needs and 0 <= now - kept.looked < LOOK_AGAIN
-        if kept is not None and fresh and not _moved(kept) and not _doubted(kept, ledger):
-            return kept.lacks
-        data = DataPaths(needs.eval_data)
-        places = folders(needs.suites, needs.tokenizer, data, use_fast=needs.use_fast)
-        watched = [data.tokenizer_pointer(needs.tokenizer)] if places is None else list(places.values())
-        stamps = {path: _stamp(path) for path in watched}  # before the look itself: what comes meanwhile is seen next time
-        lacks = tuple(lacking(needs.suites, needs.tokenizer, data, use_fast=needs.use_fast))
-        if places is not None:
-            missing = {places[label] for label in lacks if label in places}
-            stamps = {path: stamp for path, stamp in stamps.items() if path in missing}
-        if kept is not None and kept.lacks == lacks:
-            lacks = kept.lacks
-        self._kept[needs.stage] = _Kept(needs, lacks, stamps, now)
-        return lacks
+        cached = self._cached.get(key.stage)
+        is_fresh = cached is not None and cached.key == key and 0 <= now - cached.checked_at < DATA_CACHE_RECHECK_SECONDS
+        if cached is not None and is_fresh and not _has_changed(cached) and not _has_data_failure_since(cached, journal_state):
+            return cached.missing_entries
+        data = DataPaths(key.eval_data)
+        entry_folders = locate_hub_entries(key.suites, key.tokenizer, data, use_fast=key.use_fast)
+        watched_paths = [data.tokenizer_pointer(key.tokenizer)] if entry_folders is None else list(entry_folders.values())
+        stamps = {
+            path: _read_stamp(path) for path in watched_paths
+        }  # before the look itself: what comes meanwhile is seen next time
+        missing_labels = tuple(missing_entries(key.suites, key.tokenizer, data, use_fast=key.use_fast))
+        if entry_folders is not None:
+            missing_folders = {entry_folders[label] for label in missing_labels if label in entry_folders}
+            stamps = {path: stamp for path, stamp in stamps.items() if path in missing_folders}
+        if cached is not None and cached.missing_entries == missing_labels:
+            missing_labels = cached.missing_entries
+        self._cached[key.stage] = _CachedEntries(key, missing_labels, stamps, now)
+        return missing_labels
 
 
-def _moved(kept: _Kept) -> bool:
-    return any(_stamp(path) != stamp for path, stamp in kept.stamps.items())
+def _has_changed(cached: _CachedEntries) -> bool:
+    return any(_read_stamp(path) != stamp for path, stamp in cached.stamps.items())
 
 
-def _doubted(kept: _Kept, ledger: Ledger) -> bool:
+def _has_data_failure_since(cached: _CachedEntries, journal_state: JournalState) -> bool:
     """Whether a job missed data since, although nothing was lacking."""
-    return not kept.lacks and any(
-        record.stage == kept.needs.stage and record.waits_for(ReasonKind.DATA) and record.since > kept.looked
-        for record in ledger.records.values()
+    return not cached.missing_entries and any(
+        record.stage == cached.key.stage and record.is_waiting_for(ReasonKind.DATA) and record.since > cached.checked_at
+        for record in journal_state.records.values()
     )
 
 
-def _stamp(path: Path) -> Stamp:
+def _read_stamp(path: Path) -> EntryStamp:
     try:
-        found = os.stat(path)  # noqa: PTH116  part of the idle poll
+        stats = os.stat(path)  # noqa: PTH116  part of the idle poll
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns
+    return stats.st_ino, stats.st_mtime_ns

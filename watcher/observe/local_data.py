@@ -8,54 +8,54 @@ from pathlib import Path
 
 import msgspec
 
-from suites.common.atomic_files import publish
-from suites.common.errors import Problem
-from suites.contract.scoring_request import Mark, SuiteInRequest
-from suites.definitions.local_data import Reading, local, named, sealed
+from suites.common.atomic_files import write_atomically
+from suites.common.errors import UserError
+from suites.contract.scoring_request import FileDigest, SuiteInRequest
+from suites.definitions.local_data import FileHasher, bind_data_digests, expand_patterns, iter_local_patterns
 
-Stamp = tuple[str, int, int, int]
+DataFileStamp = tuple[str, int, int, int]
 """Path, inode, bytes, mtime in ns."""
 
-READ_A_TICK = 1 << 29
+MAX_BYTES_PER_TICK = 1 << 29
 """Bytes that a daemon reads in one tick: a second or a few, in which nobody is asked anything and the status stands still."""
 
-RACY_NS = 2_000_000_000
+RACY_WINDOW_NS = 2_000_000_000
 """A file that was written that short a time before it was read may be written again in the same tick of the clock."""
 
 
-class Known(msgspec.Struct, frozen=True):
+class HashedDataFiles(msgspec.Struct, frozen=True):
     """Paths and globs of one slice or task, and what they were when they were last looked at."""
 
     patterns: tuple[str, ...]
-    files: tuple[tuple[Stamp, Mark], ...]
+    files: tuple[tuple[DataFileStamp, FileDigest], ...]
 
 
-class NotYet(Problem):
+class DataNotReadyError(UserError):
     """Which content will be scored is not known yet: it is looked at again in the next poll."""
 
 
-class BeingWritten(NotYet):
+class DataBeingWrittenError(DataNotReadyError):
     """Data that moved a moment ago."""
 
 
-class BeingRead(NotYet):
+class DataBeingHashedError(DataNotReadyError):
     """More data than are read in one tick."""
 
 
-def stamps(patterns: Sequence[str]) -> tuple[Stamp, ...] | None:
+def read_stamps(patterns: Sequence[str]) -> tuple[DataFileStamp, ...] | None:
     """A stat for each file; None where one of ``patterns`` names nothing that is there."""
     try:
-        return tuple(_stamp(path) for path in named(patterns))
-    except (Problem, OSError):
+        return tuple(_read_stamp(path) for path in expand_patterns(patterns))
+    except (UserError, OSError):
         return None
 
 
-def _stamp(path: Path) -> Stamp:
-    found = os.stat(path)  # noqa: PTH116  part of a poll
-    return str(path), found.st_ino, found.st_size, found.st_mtime_ns
+def _read_stamp(path: Path) -> DataFileStamp:
+    stats = os.stat(path)  # noqa: PTH116  part of a poll
+    return str(path), stats.st_ino, stats.st_size, stats.st_mtime_ns
 
 
-class Contents:
+class LocalDataHashes:
     """Remembers what files hold, while inode, size and time of each stay.
 
     ``keep``: a file for that, so that nothing is read again at each start; it may be deleted at any time. It is only
@@ -63,91 +63,97 @@ class Contents:
     read of a file is remembered as long as this object.
     """
 
-    def __init__(self, keep: Path | None = None, *, write: bool = False, a_tick: float = math.inf) -> None:
-        self._keep, self._write = keep, write
-        self._a_tick = self._left = a_tick
-        self._reading: tuple[Stamp, Reading] | None = None
-        self._read_here: dict[Stamp, Mark] = {}
+    def __init__(self, cache_file: Path | None = None, *, can_write: bool = False, bytes_per_tick: float = math.inf) -> None:
+        self._cache_file, self._can_write = cache_file, can_write
+        self._bytes_per_tick = self._bytes_left = bytes_per_tick
+        self._reading: tuple[DataFileStamp, FileHasher] | None = None
+        self._uncached_hashes: dict[DataFileStamp, FileDigest] = {}
         """Of files beside which others are not read yet."""
-        self._known: dict[tuple[str, ...], Known] | None = None
+        self._cached: dict[tuple[str, ...], HashedDataFiles] | None = None
 
     def new_tick(self) -> None:
         """As much may be read as in the last one."""
-        self._left = self._a_tick
+        self._bytes_left = self._bytes_per_tick
 
-    def seal(self, suite: SuiteInRequest, *, rest: float = 0.0, now: float = 0.0) -> SuiteInRequest:
+    def add_data_hashes(self, suite: SuiteInRequest, *, settle_seconds: float = 0.0, now: float = 0.0) -> SuiteInRequest:
         """The suite with what its local files hold. Files that nobody saw here yet are left out: the job will say.
 
-        Raises BeingWritten where one was written in the ``rest`` seconds before ``now``, BeingRead where there is more than is
+        Raises BeingWritten where one was written in the ``settle_seconds`` seconds before ``now``, BeingRead where there is more than is
         read at once; Problem where files are gone that were there once, or cannot be read.
         """
         data = {}
-        for name, patterns in local(suite):
-            marks = self._marks(f"{suite.name}/{name}", patterns, rest, now)
-            if marks is not None:
-                data[name] = marks
-        return sealed(suite, data)
+        for name, patterns in iter_local_patterns(suite):
+            hashes = self._hash_files(f"{suite.name}/{name}", patterns, settle_seconds, now)
+            if hashes is not None:
+                data[name] = hashes
+        return bind_data_digests(suite, data)
 
-    def _marks(self, label: str, patterns: tuple[str, ...], rest: float, now: float) -> tuple[Mark, ...] | None:
-        known = self._all().get(patterns)
-        seen = stamps(patterns)
-        if seen is None and known is None:
+    def _hash_files(
+        self, label: str, patterns: tuple[str, ...], settle_seconds: float, now: float
+    ) -> tuple[FileDigest, ...] | None:
+        cached = self._load_cache().get(patterns)
+        stamps = read_stamps(patterns)
+        if stamps is None and cached is None:
             return None
-        if seen is None:
-            todo = "put it back, or mend data_files: until then nothing of this stage is scored"
-            raise Problem("its data files were there, and are gone", where=f"{label}: {', '.join(patterns)}", todo=todo)
-        newest = max(mtime for *_, mtime in seen) / 1e9
-        if 0 <= now - newest < rest:
-            path = max(seen, key=lambda stamp: stamp[3])[0]
-            raise BeingWritten("is being written", where=path, todo=f"it is looked at again until it has rested {rest:g} s")
-        if known is not None and tuple(stamp for stamp, _ in known.files) == seen:
-            return tuple(mark for _, mark in known.files)
-        if self._a_tick < math.inf and 0 <= now - newest < RACY_NS / 1e9:  # it is read in pieces, and has to be at rest for that
-            raise BeingWritten("was written just now", where=label, todo="it is looked at again")
-        before = self._read_here | ({} if known is None else dict(known.files))
-        marks = tuple(before[stamp] if stamp in before else self._read(stamp) for stamp in seen)
-        self._read_here = {stamp: mark for stamp, mark in self._read_here.items() if stamp not in seen}
-        if stamps(patterns) != seen:
-            raise BeingWritten("moved while it was read", where=label, todo="it is looked at again")
-        if not 0 <= now * 1e9 - newest * 1e9 < RACY_NS:
-            self._remember(Known(patterns, tuple(zip(seen, marks, strict=True))))
-        return marks
+        if stamps is None:
+            hint = "put it back, or mend data_files: until then nothing of this stage is scored"
+            raise UserError("its data files were there, and are gone", location=f"{label}: {', '.join(patterns)}", hint=hint)
+        newest_mtime = max(mtime for *_, mtime in stamps) / 1e9
+        if 0 <= now - newest_mtime < settle_seconds:
+            path = max(stamps, key=lambda stamp: stamp[3])[0]
+            raise DataBeingWrittenError(
+                "is being written", location=path, hint=f"it is looked at again until it has rested {settle_seconds:g} s"
+            )
+        if cached is not None and tuple(stamp for stamp, _ in cached.files) == stamps:
+            return tuple(mark for _, mark in cached.files)
+        if (
+            self._bytes_per_tick < math.inf and 0 <= now - newest_mtime < RACY_WINDOW_NS / 1e9
+        ):  # it is read in pieces, and has to be at rest for that
+            raise DataBeingWrittenError("was written just now", location=label, hint="it is looked at again")
+        known_hashes = self._uncached_hashes | ({} if cached is None else dict(cached.files))
+        hashes = tuple(known_hashes[stamp] if stamp in known_hashes else self._hash_file(stamp) for stamp in stamps)
+        self._uncached_hashes = {stamp: mark for stamp, mark in self._uncached_hashes.items() if stamp not in stamps}
+        if read_stamps(patterns) != stamps:
+            raise DataBeingWrittenError("moved while it was read", location=label, hint="it is looked at again")
+        if not 0 <= now * 1e9 - newest_mtime * 1e9 < RACY_WINDOW_NS:
+            self._remember(HashedDataFiles(patterns, tuple(zip(stamps, hashes, strict=True))))
+        return hashes
 
-    def _read(self, stamp: Stamp) -> Mark:
+    def _hash_file(self, stamp: DataFileStamp) -> FileDigest:
         path = stamp[0]
-        todo = "nothing of this stage is submitted before that; it goes on with each poll"
-        more = BeingRead(f"its {stamp[2]:,} bytes are read to know what they hold", where=path, todo=todo)
-        if self._left <= 0:
-            raise more
+        hint = "nothing of this stage is submitted before that; it goes on with each poll"
+        unfinished = DataBeingHashedError(f"its {stamp[2]:,} bytes are read to know what they hold", location=path, hint=hint)
+        if self._bytes_left <= 0:
+            raise unfinished
         if self._reading is None or self._reading[0] != stamp:
-            self._reading = stamp, Reading(Path(path))
+            self._reading = stamp, FileHasher(Path(path))
         reading = self._reading[1]
-        before = reading.size
+        size_before = reading.bytes_read
         try:
-            found = reading.go_on(self._left)
+            data_file = reading.read_more(self._bytes_left)
         except OSError as error:
-            words = f"cannot be read ({error.strerror or error})"
-            raise Problem(words, where=path, todo="make it readable, or mend data_files") from error
-        self._left -= reading.size - before
-        if found is None:
-            raise more
+            message = f"cannot be read ({error.strerror or error})"
+            raise UserError(message, location=path, hint="make it readable, or mend data_files") from error
+        self._bytes_left -= reading.bytes_read - size_before
+        if data_file is None:
+            raise unfinished
         self._reading = None
-        self._read_here[stamp] = found.mark
-        return found.mark
+        self._uncached_hashes[stamp] = data_file.digest
+        return data_file.digest
 
-    def _all(self) -> dict[tuple[str, ...], Known]:
-        if self._known is None:
-            self._known = {}
-            if self._keep is not None:
+    def _load_cache(self) -> dict[tuple[str, ...], HashedDataFiles]:
+        if self._cached is None:
+            self._cached = {}
+            if self._cache_file is not None:
                 try:
-                    kept = msgspec.json.decode(self._keep.read_bytes(), type=list[Known])
-                    self._known = {known.patterns: known for known in kept}
+                    records = msgspec.json.decode(self._cache_file.read_bytes(), type=list[HashedDataFiles])
+                    self._cached = {record.patterns: record for record in records}
                 except (OSError, msgspec.DecodeError, msgspec.ValidationError):  # nothing remembered: all is read again
-                    self._known = {}
-        return self._known
+                    self._cached = {}
+        return self._cached
 
-    def _remember(self, known: Known) -> None:
-        self._all()[known.patterns] = known
-        if self._keep is not None and self._write:
+    def _remember(self, record: HashedDataFiles) -> None:
+        self._load_cache()[record.patterns] = record
+        if self._cache_file is not None and self._can_write:
             with contextlib.suppress(OSError):  # what is not kept is read again after the next start
-                publish(self._keep, msgspec.json.encode(list(self._all().values())))
+                write_atomically(self._cache_file, msgspec.json.encode(list(self._load_cache().values())))

@@ -10,44 +10,52 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from suites.contract.scoring_request import Request
+from suites.contract.scoring_request import ScoringRequest
 from suites.contract.tier_files import TierVerdict
-from suites.definitions.data_cache import few
+from suites.definitions.data_cache import summarize_names
 from watcher.config.settings import Config
 from watcher.core.clock import touch_clock
-from watcher.core.evaluation import IN_FLIGHT, Record, ahead
-from watcher.core.executor import Executor, Job, JobState, Most, Unreachable
-from watcher.core.request_types import Ask
-from watcher.core.resources import slurm_for
-from watcher.core.result_paths import results_of
-from watcher.core.snapshot import AttemptSeen, QueueSeen, Results, StagePlan, World, comment_of, job_of
+from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationRecord, is_in_future
+from watcher.core.executor import Executor, ExecutorUnreachable, Job, JobState, PartitionLimits
+from watcher.core.request_types import Request
+from watcher.core.resources import get_slurm_settings
+from watcher.core.result_paths import get_evaluation_paths
+from watcher.core.snapshot import (
+    AttemptFiles,
+    EvaluationResults,
+    QueueSnapshot,
+    Snapshot,
+    StageRequirements,
+    find_job,
+    format_job_comment,
+)
 from watcher.journal import request_files as evidence_request_files
-from watcher.journal.replay import Ledger
+from watcher.journal.replay import JournalState
 from watcher.observe import attempts as evidence_attempts
-from watcher.observe.checkpoints import HOURLY, Checkpoints
-from watcher.observe.data_cache import Caches
-from watcher.observe.local_data import Contents
-from watcher.observe.result_cache import Judged, Settled, of_mirror
-from watcher.observe.stage_folders import RACY, Listings
-from watcher.observe.stage_plans import Plans
-from watcher.observe.suite_changes import Changes
+from watcher.observe.checkpoints import FULL_SCAN_SECONDS, InspectionCache
+from watcher.observe.data_cache import MissingEntriesCache
+from watcher.observe.local_data import LocalDataHashes
+from watcher.observe.result_cache import PendingResultsCache, PublishedResultsCache, check_mirrors
+from watcher.observe.stage_folders import RACY_MTIME_SECONDS, StageFolderCache
+from watcher.observe.stage_plans import StageRequirementsCache
+from watcher.observe.suite_changes import SuiteChangesCache
 
-HISTORY_LAG = 60.0
+ACCOUNTING_LAG_SECONDS = 60.0
 """Seconds after which accounting is asked for a name that the queue lacks, and the least between two such questions."""
 
-LONGEST_BACK = 7 * 86400.0
+MAX_ACCOUNTING_WINDOW_SECONDS = 7 * 86400.0
 """Seconds that accounting is searched for an attempt whose time was given by a clock that was wrong."""
 
-STARTING = 5.0
+LOCAL_START_SECONDS = 5.0
 """Seconds that a process of this machine may take to claim its attempt."""
 
-AFTER_VOID = 3600.0
+ABANDONED_WATCH_SECONDS = 3600.0
 """Seconds in which the queue is watched for a job that was given up before it could be found."""
 
 
-def lag_of(executor: Executor) -> float:
+def get_accounting_lag(executor: Executor) -> float:
     """Seconds after which a name that the queue lacks is looked up elsewhere. Processes of this machine show at once."""
-    return HISTORY_LAG if executor.holds else STARTING
+    return ACCOUNTING_LAG_SECONDS if executor.submits_held else LOCAL_START_SECONDS
 
 
 class Observer:
@@ -59,205 +67,251 @@ class Observer:
         environ: Mapping[str, str],
         *,
         server_clock: Callable[[Path], float] = touch_clock,
-        contents: Contents | None = None,
+        data_hashes: LocalDataHashes | None = None,
     ) -> None:
         self._server_clock = server_clock
-        self._comment = comment_of(state_id)
-        self._listings, self._plans, self._checkpoints = Listings(), Plans(environ, contents), Checkpoints()
-        self._caches = Caches()
-        self._judged = Judged()
-        self._changes = Changes()
-        self._settled = Settled()
-        self._requests: tuple[int, float] | None = None
-        self._settled_at = self._history_at = float("-inf")
-        self._queue: QueueSeen | None = None
-        self._asked = self._started = False
-        self._standing: tuple[object, ...] = ()
-        self._not_asks: list[str] = []
+        self._comment = format_job_comment(state_id)
+        self._stage_folders, self._requirements, self._inspections = (
+            StageFolderCache(),
+            StageRequirementsCache(environ, data_hashes),
+            InspectionCache(),
+        )
+        self._missing_entries = MissingEntriesCache()
+        self._pending_results = PendingResultsCache()
+        self._suite_changes = SuiteChangesCache()
+        self._published_results = PublishedResultsCache()
+        self._requests_listed: tuple[int, float] | None = None
+        self._full_scan_at = self._accounting_queried_at = float("-inf")
+        self._queue: QueueSnapshot | None = None
+        self._queue_queried = self._queue_answered = False
+        self._last_inputs: tuple[object, ...] = ()
+        self._request_errors: list[str] = []
 
     @property
-    def notes(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Troubles of the last look that are about no one evaluation."""
-        return [*self._not_asks, *filter(None, self._settled.away.values())]
+        return [*self._request_errors, *filter(None, self._published_results.missing_folders.values())]
 
     @property
-    def looks_at_all(self) -> float:
+    def next_full_scan(self) -> float:
         """Unix time from which the next look is at what is settled too, although nothing seems to have moved."""
-        return self._settled_at + HOURLY
+        return self._full_scan_at + FULL_SCAN_SECONDS
 
     def new_tick(self) -> None:
         """Forget what is good for one tick only: the queue's answer, and how much was read."""
-        self._queue, self._asked = None, False
-        self._plans.new_tick()
+        self._queue, self._queue_queried = None, False
+        self._requirements.new_tick()
 
-    def look(self, config: Config, ledger: Ledger, executor: Executor, now: float) -> World:
+    def take_snapshot(self, config: Config, journal_state: JournalState, executor: Executor, now: float) -> Snapshot:
         """Everything that deciding needs. Raises OSError where the state folder itself cannot be used."""
-        server_now = self._server_clock(config.paths.clock)
-        stages = {stage.name: self._listings.look(stage, server_now) for stage in config.stages.values()}
-        plans = self._look_at_plans(config, ledger, now, server_now)
-        lacking = self._caches.look(config, plans, ledger, now)
-        unscheduled = self._listings.others(config)
-        settled_due = not 0 <= now - self._settled_at < HOURLY
-        inspections, marks = self._checkpoints.look(
-            ledger.records.values(),
+        server_now = self._server_clock(config.paths.clock_file)
+        stages = {stage.name: self._stage_folders.list_stage(stage, server_now) for stage in config.stages.values()}
+        requirements = self._read_requirements(config, journal_state, now, server_now)
+        missing_entries = self._missing_entries.find_missing_entries(config, requirements, journal_state, now)
+        unscheduled = self._stage_folders.find_unscheduled(config)
+        full_scan_due = not 0 <= now - self._full_scan_at < FULL_SCAN_SECONDS
+        inspections, mtimes = self._inspections.inspect_checkpoints(
+            journal_state.records.values(),
             config,
             stages,
-            self._listings.moved,
+            self._stage_folders.changed_folders,
             now=now,
             server_now=server_now,
-            settled_due=settled_due,
+            full_scan_due=full_scan_due,
         )
-        flying = [record for record in ledger.everything() if record.state in IN_FLIGHT and record.attempt is not None]
+        in_flight = [
+            record
+            for record in journal_state.iter_all_records()
+            if record.state in IN_FLIGHT_STATES and record.attempt is not None
+        ]
         attempts = {
-            record.attempt.run_id: evidence_attempts.attempt_on_disk(
-                config.paths, results_of(config, record), record.attempt.run_id, record.attempt.tasks
+            record.attempt.run_id: evidence_attempts.read_attempt_files(
+                config.paths, get_evaluation_paths(config, record), record.attempt.run_id, record.attempt.tasks
             )
-            for record in flying
+            for record in in_flight
             if record.attempt is not None
         }
-        results = self._settled.look(config, ledger, due=settled_due)
-        mirrors, unmirrored = of_mirror(config, ledger, plans, results, settled_due=settled_due)
-        results |= self._judged.of_unsettled(config, ledger, inspections, plans, away=self._settled.away, now=now)
-        results |= _of_prefills(ledger, lacking)
-        queue, strangers = self._ask_queue(config, ledger, executor, now)
+        results = self._published_results.check_published(config, journal_state, full_scan_due=full_scan_due)
+        mirrors, stale_mirrors = check_mirrors(config, journal_state, requirements, results, full_scan_due=full_scan_due)
+        results |= self._pending_results.check_pending(
+            config, journal_state, inspections, requirements, missing_folders=self._published_results.missing_folders, now=now
+        )
+        results |= _check_prefill_results(journal_state, missing_entries)
+        queue, unknown_jobs = self._observe_queue(config, journal_state, executor, now)
         attempts |= {
-            record.attempt.run_id: evidence_attempts.what_is_left(
-                attempts[record.attempt.run_id], results_of(config, record), record.attempt, record.step
+            record.attempt.run_id: evidence_attempts.add_failure_details(
+                attempts[record.attempt.run_id], get_evaluation_paths(config, record), record.attempt, record.step
             )
-            for record in flying
-            if record.attempt is not None and _ended_badly(attempts[record.attempt.run_id], job_of(record.attempt, queue))
+            for record in in_flight
+            if record.attempt is not None and _has_failed(attempts[record.attempt.run_id], find_job(record.attempt, queue))
         }
-        asks = self._asks(config, server_now)
-        standing: tuple[object, ...] = (config, *stages.values(), *plans.values(), *lacking.values(), unscheduled)
-        same = len(standing) == len(self._standing) and all(map(operator.is_, standing, self._standing))
-        moved = not same or bool(inspections or marks or results or queue or asks or flying or self._listings.moved)
-        self._standing = standing
-        self._listings.moved.clear()
-        if settled_due:
-            self._settled_at = now
-        return World(
+        requests = self._read_requests(config, server_now)
+        inputs: tuple[object, ...] = (config, *stages.values(), *requirements.values(), *missing_entries.values(), unscheduled)
+        unchanged = len(inputs) == len(self._last_inputs) and all(map(operator.is_, inputs, self._last_inputs))
+        has_changed = not unchanged or bool(
+            inspections or mtimes or results or queue or requests or in_flight or self._stage_folders.changed_folders
+        )
+        self._last_inputs = inputs
+        self._stage_folders.changed_folders.clear()
+        if full_scan_due:
+            self._full_scan_at = now
+        return Snapshot(
             now=now,
             server_now=server_now,
             stages=stages,
-            plans=plans,
+            requirements=requirements,
             unscheduled=unscheduled,
-            lacking=lacking,
+            missing_entries=missing_entries,
             inspections=inspections,
-            marks=marks,
+            mtimes=mtimes,
             results=results,
-            changes=self._changes.look(config, ledger, plans),
+            suite_changes=self._suite_changes.describe_changed_records(config, journal_state, requirements),
             mirrors=mirrors,
-            unmirrored=unmirrored,
+            stale_mirrors=stale_mirrors,
             attempts=attempts,
             queue=queue,
-            strangers=strangers,
-            most=_most(executor, config, flying, attempts, queue),
-            lag=lag_of(executor),
-            max_running=None if executor.holds else 1,
+            unknown_jobs=unknown_jobs,
+            partition_limits=_query_partition_limits(executor, config, in_flight, attempts, queue),
+            accounting_lag_seconds=get_accounting_lag(executor),
+            max_running=None if executor.submits_held else 1,
             submissions_left=executor.submissions_left,
-            asks=tuple(asks),
-            moved=moved,
+            requests=tuple(requests),
+            has_changed=has_changed,
         )
 
-    def _look_at_plans(self, config: Config, ledger: Ledger, now: float, server_now: float) -> dict[str, StagePlan]:
+    def _read_requirements(
+        self, config: Config, journal_state: JournalState, now: float, server_now: float
+    ) -> dict[str, StageRequirements]:
         """Every stage's plan; its local data are stat'ed where something moved beside, and before anything is submitted."""
-        ready = {record.stage for record in ledger.records.values() if record.waits_its_turn}
-        everywhere = bool(self._listings.moved)
+        ready_stages = {record.stage for record in journal_state.records.values() if record.is_ready_to_submit}
+        any_folder_changed = bool(self._stage_folders.changed_folders)
         return {
-            stage.name: self._plans.look(
-                stage, now, closely=everywhere or stage.name in ready, rest=config.settle, server_now=server_now
+            stage.name: self._requirements.get_requirements(
+                stage,
+                now,
+                check_data=any_folder_changed or stage.name in ready_stages,
+                settle_seconds=config.settle,
+                server_now=server_now,
             )
             for stage in config.stages.values()
         }
 
-    def _ask_queue(
-        self, config: Config, ledger: Ledger, executor: Executor, now: float
-    ) -> tuple[QueueSeen | None, dict[str, Request]]:
-        records = list(ledger.everything())
-        flying = [record for record in records if record.state in IN_FLIGHT and record.attempt is not None]
-        if not self._asked:
-            recent = any(0 <= now - at < AFTER_VOID for at in ledger.voided.values())
-            wanted = bool(flying) or recent or not self._started or any(record.waits_its_turn for record in records)
-            if wanted:
-                self._asked = True
-                self._queue = self._question(executor, flying, now)
-                self._started = self._started or self._queue.jobs is not None
-        seen = self._queue
-        if seen is None or seen.jobs is None:
-            return seen, {}
-        known = {record.attempt.run_id for record in records if record.attempt is not None}
-        ours = [name for name, job in seen.jobs.items() if job.comment == self._comment and name not in known]
-        requests = {name: evidence_attempts.stranger(config.paths, name) for name in ours if not seen.jobs[name].state.over}
-        return seen, {name: request for name, request in requests.items() if request is not None}
+    def _observe_queue(
+        self, config: Config, journal_state: JournalState, executor: Executor, now: float
+    ) -> tuple[QueueSnapshot | None, dict[str, ScoringRequest]]:
+        records = list(journal_state.iter_all_records())
+        in_flight = [record for record in records if record.state in IN_FLIGHT_STATES and record.attempt is not None]
+        if not self._queue_queried:
+            recently_abandoned = any(0 <= now - at < ABANDONED_WATCH_SECONDS for at in journal_state.abandoned.values())
+            should_query = (
+                bool(in_flight)
+                or recently_abandoned
+                or not self._queue_answered
+                or any(record.is_ready_to_submit for record in records)
+            )
+            if should_query:
+                self._queue_queried = True
+                self._queue = self._query_queue(executor, in_flight, now)
+                self._queue_answered = self._queue_answered or self._queue.jobs is not None
+        queue = self._queue
+        if queue is None or queue.jobs is None:
+            return queue, {}
+        known_run_ids = {record.attempt.run_id for record in records if record.attempt is not None}
+        unknown_names = [name for name, job in queue.jobs.items() if job.comment == self._comment and name not in known_run_ids]
+        requests = {
+            name: evidence_attempts.read_unknown_job(config.paths, name)
+            for name in unknown_names
+            if not queue.jobs[name].state.is_terminal
+        }
+        return queue, {name: request for name, request in requests.items() if request is not None}
 
-    def _question(self, executor: Executor, flying: Sequence[Record], now: float) -> QueueSeen:
+    def _query_queue(self, executor: Executor, in_flight: Sequence[EvaluationRecord], now: float) -> QueueSnapshot:
         try:
-            jobs = executor.queue()
-        except Unreachable as error:
-            return QueueSeen(at=now, jobs=None, trouble=str(error))
-        lacking = [
+            jobs = executor.query_queue()
+        except ExecutorUnreachable as error:
+            return QueueSnapshot(at=now, jobs=None, error=str(error))
+        missing_attempts = [
             record.attempt
-            for record in flying
+            for record in in_flight
             if record.attempt is not None
             and record.attempt.run_id not in jobs
-            and (now - record.attempt.intended >= lag_of(executor) or ahead(record.attempt.intended, now))
+            and (now - record.attempt.intended >= get_accounting_lag(executor) or is_in_future(record.attempt.intended, now))
         ]
-        if not lacking or (executor.holds and 0 <= now - self._history_at < HISTORY_LAG):
-            return QueueSeen(at=now, jobs=jobs)
-        self._history_at = now
+        if not missing_attempts or (executor.submits_held and 0 <= now - self._accounting_queried_at < ACCOUNTING_LAG_SECONDS):
+            return QueueSnapshot(at=now, jobs=jobs)
+        self._accounting_queried_at = now
         try:
-            since = min(now - LONGEST_BACK if ahead(attempt.intended, now) else attempt.intended for attempt in lacking)
-            history = executor.history([attempt.run_id for attempt in lacking], since)
-        except Unreachable as error:
-            return QueueSeen(at=now, jobs=jobs, trouble=str(error))
-        return QueueSeen(at=now, jobs=jobs, history=history, sure=True)
+            since = min(
+                now - MAX_ACCOUNTING_WINDOW_SECONDS if is_in_future(attempt.intended, now) else attempt.intended
+                for attempt in missing_attempts
+            )
+            history = executor.query_accounting([attempt.run_id for attempt in missing_attempts], since)
+        except ExecutorUnreachable as error:
+            return QueueSnapshot(at=now, jobs=jobs, error=str(error))
+        return QueueSnapshot(at=now, jobs=jobs, history=history, accounting_checked=True)
 
-    def _asks(self, config: Config, server_now: float) -> list[Ask]:
+    def _read_requests(self, config: Config, server_now: float) -> list[Request]:
         """Requests from the command line. The folder is listed when it moved, or has something left in it."""
         folder = config.paths.requests
         try:
             mtime = os.stat(folder).st_mtime_ns  # noqa: PTH116  part of the idle poll
         except FileNotFoundError:
             return []
-        if self._requests is not None and self._requests[0] == mtime and self._requests[1] - mtime / 1e9 > RACY:
+        if (
+            self._requests_listed is not None
+            and self._requests_listed[0] == mtime
+            and self._requests_listed[1] - mtime / 1e9 > RACY_MTIME_SECONDS
+        ):
             return []
-        found, self._not_asks = evidence_request_files.asks(config.paths)
-        self._requests = None if found else (mtime, server_now)
-        return found
+        requests, self._request_errors = evidence_request_files.read_requests(config.paths)
+        self._requests_listed = None if requests else (mtime, server_now)
+        return requests
 
 
-def _ended_badly(seen: AttemptSeen, job: Job | None) -> bool:
+def _has_failed(attempt_files: AttemptFiles, job: Job | None) -> bool:
     """Whether what else an attempt left is looked at: it is over, by its own word or the executor's, and not well."""
-    if seen.exits and seen.exits[-1].code != 0:
+    if attempt_files.exit_records and attempt_files.exit_records[-1].code != 0:
         return True
-    return job is not None and job.state.over and job.state is not JobState.COMPLETED
+    return job is not None and job.state.is_terminal and job.state is not JobState.COMPLETED
 
 
-def _most(
-    executor: Executor, config: Config, flying: Sequence[Record], attempts: Mapping[str, AttemptSeen], queue: QueueSeen | None
-) -> dict[str, Most]:
+def _query_partition_limits(
+    executor: Executor,
+    config: Config,
+    in_flight: Sequence[EvaluationRecord],
+    attempts: Mapping[str, AttemptFiles],
+    queue: QueueSnapshot | None,
+) -> dict[str, PartitionLimits]:
     """The limits of partitions, asked for only where an attempt may have run into one."""
-    found: dict[str, Most] = {}
-    for record in flying:
+    limits: dict[str, PartitionLimits] = {}
+    for record in in_flight:
         attempt = record.attempt
         if attempt is None:
             continue
-        seen, job = attempts[attempt.run_id], job_of(attempt, queue)
-        warned = bool(seen.exits) and seen.exits[-1].signal == "USR1"
-        if warned or seen.memory or (job is not None and job.state in {JobState.TIMEOUT, JobState.OUT_OF_MEMORY}):
-            partition = slurm_for(config, record).partition
-            if (partition or "") not in found:
+        attempt_files, job = attempts[attempt.run_id], find_job(attempt, queue)
+        was_warned = bool(attempt_files.exit_records) and attempt_files.exit_records[-1].signal == "USR1"
+        if (
+            was_warned
+            or attempt_files.out_of_memory_line
+            or (job is not None and job.state in {JobState.TIMEOUT, JobState.OUT_OF_MEMORY})
+        ):
+            partition = get_slurm_settings(config, record).partition
+            if (partition or "") not in limits:
                 try:
-                    found[partition or ""] = executor.most(partition)
-                except Unreachable:
-                    found[partition or ""] = Most()
-    return found
+                    limits[partition or ""] = executor.query_partition_limits(partition)
+                except ExecutorUnreachable:
+                    limits[partition or ""] = PartitionLimits()
+    return limits
 
 
-def _of_prefills(ledger: Ledger, lacking: Mapping[str, tuple[str, ...]]) -> dict[str, Results]:
+def _check_prefill_results(
+    journal_state: JournalState, missing_entries: Mapping[str, tuple[str, ...]]
+) -> dict[str, EvaluationResults]:
     """What a prefill in flight is for: a cache that lacks nothing."""
     return {
-        record.key: Results(verdicts={"data cache": TierVerdict(*(("missing", f"lacks {few(lacks)}") if lacks else ("valid",)))})
-        for record in ledger.prefills.values()
-        if record.state in IN_FLIGHT and (lacks := lacking.get(record.stage)) is not None
+        record.key: EvaluationResults(
+            verdicts={"data cache": TierVerdict(*(("missing", f"lacks {summarize_names(missing)}") if missing else ("valid",)))}
+        )
+        for record in journal_state.prefills.values()
+        if record.state in IN_FLIGHT_STATES and (missing := missing_entries.get(record.stage)) is not None
     }

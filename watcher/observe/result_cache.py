@@ -11,140 +11,187 @@ from suites.checkpoint.completeness import Inspection
 from suites.contract.paths import EvaluationPaths
 from suites.contract.scoring_request import TierRequirement, required_names
 from watcher.config.settings import Config
-from watcher.core.evaluation import IN_FLIGHT, Record, State
-from watcher.core.result_paths import PUBLISHED, configured, folder_of, results_of
-from watcher.core.snapshot import Results, StagePlan, usable
-from watcher.journal.replay import Ledger
+from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationRecord, EvaluationState
+from watcher.core.result_paths import PUBLISHED_STATES, get_configured_results_folder, get_evaluation_paths, get_results_folder
+from watcher.core.snapshot import EvaluationResults, StageRequirements, select_inspection
+from watcher.journal.replay import JournalState
 from watcher.observe import attempts as evidence_attempts
 from watcher.observe import results as evidence
-from watcher.observe.checkpoints import OPEN, SLOWLY
+from watcher.observe.checkpoints import OPEN_STATES, SLOW_CHECK_SECONDS
 
 
-class Settled:
+class PublishedResultsCache:
     """Remembers that the folders of results did not move: what was scored is looked for where one did, and once an hour."""
 
     def __init__(self) -> None:
         self._mtimes: dict[Path, int] = {}
-        self.away: dict[str, str] = {}
+        self.missing_folders: dict[str, str] = {}
         """Results folder that is not there -> what to say of it, empty where nothing was scored into it."""
 
-    def look(self, config: Config, ledger: Ledger, *, due: bool) -> dict[str, Results]:
+    def check_published(
+        self, config: Config, journal_state: JournalState, *, full_scan_due: bool
+    ) -> dict[str, EvaluationResults]:
         """Evaluation -> whether its results are still there, for those around which something moved."""
-        placed = {(stage, configured(config, stage)) for stage in config.stages}
-        records = [record for record in ledger.records.values() if record.stage in config.stages]
-        placed |= {(record.stage, folder_of(config, record)) for record in records}
-        moved = self._moved(placed, ledger, config, due=due)
-        found: dict[str, Results] = {}
-        for record in records if moved else ():
-            own, now = folder_of(config, record), configured(config, record.stage)
-            if record.state in PUBLISHED and {(record.stage, own), (record.stage, now)} & moved:
-                seen = self._wherever(record, own, now)
-                if seen is not None:
-                    found[record.key] = seen
-        return found
+        watched_folders = {(stage, get_configured_results_folder(config, stage)) for stage in config.stages}
+        records = [record for record in journal_state.records.values() if record.stage in config.stages]
+        watched_folders |= {(record.stage, get_results_folder(config, record)) for record in records}
+        changed = self._find_changed(watched_folders, journal_state, config, full_scan_due=full_scan_due)
+        results: dict[str, EvaluationResults] = {}
+        for record in records if changed else ():
+            recorded_folder, configured_folder = (
+                get_results_folder(config, record),
+                get_configured_results_folder(config, record.stage),
+            )
+            if (
+                record.state in PUBLISHED_STATES
+                and {(record.stage, recorded_folder), (record.stage, configured_folder)} & changed
+            ):
+                record_results = self._check_record(record, recorded_folder, configured_folder)
+                if record_results is not None:
+                    results[record.key] = record_results
+        return results
 
-    def _wherever(self, record: Record, own: str, now: str) -> Results | None:
+    def _check_record(self, record: EvaluationRecord, recorded_folder: str, configured_folder: str) -> EvaluationResults | None:
         """Where the config has another folder by now, the results may have been moved there. None: nothing is known."""
-        if now != own:
-            moved = evidence.still_there(EvaluationPaths(Path(now), record.stage, record.directory), record.suites)
-            if moved.valid and now not in self.away:
-                return msgspec.structs.replace(moved, place=now)
-        if own in self.away:
+        if configured_folder != recorded_folder:
+            moved_results = evidence.results_exist(
+                EvaluationPaths(Path(configured_folder), record.stage, record.directory), record.suites
+            )
+            if moved_results.is_valid and configured_folder not in self.missing_folders:
+                return msgspec.structs.replace(moved_results, results_folder=configured_folder)
+        if recorded_folder in self.missing_folders:
             return None
-        return evidence.still_there(EvaluationPaths(Path(own), record.stage, record.directory), record.suites)
+        return evidence.results_exist(EvaluationPaths(Path(recorded_folder), record.stage, record.directory), record.suites)
 
-    def _moved(self, placed: set[tuple[str, str]], ledger: Ledger, config: Config, *, due: bool) -> set[tuple[str, str]]:
-        moved = set()
-        self.away = {}
-        for stage, results in sorted(placed):
-            folder = EvaluationPaths(Path(results), stage, "any").folder.parent
+    def _find_changed(
+        self, watched_folders: set[tuple[str, str]], journal_state: JournalState, config: Config, *, full_scan_due: bool
+    ) -> set[tuple[str, str]]:
+        changed = set()
+        self.missing_folders = {}
+        for stage, results_folder in sorted(watched_folders):
+            folder = EvaluationPaths(Path(results_folder), stage, "any").folder.parent
             try:
                 mtime = os.stat(folder).st_mtime_ns  # noqa: PTH116  part of the idle poll
             except OSError:
                 mtime = 0
-                if not Path(results).is_dir():  # which tells nothing of what is in it
-                    self.away[results] = _not_there(results, config, ledger)
+                if not Path(results_folder).is_dir():  # which tells nothing of what is in it
+                    self.missing_folders[results_folder] = _describe_missing_folder(results_folder, config, journal_state)
                     continue
-            if self._mtimes.get(folder) != mtime or due:
+            if self._mtimes.get(folder) != mtime or full_scan_due:
                 self._mtimes[folder] = mtime
-                moved.add((stage, results))
-        return moved
+                changed.add((stage, results_folder))
+        return changed
 
 
-def _not_there(results: str, config: Config, ledger: Ledger) -> str:
+def _describe_missing_folder(results_folder: str, config: Config, journal_state: JournalState) -> str:
     """What to say of a results folder that is away; nothing where nothing was scored into it."""
-    of = Counter(r.stage for r in ledger.records.values() if r.state is State.SCORED and folder_of(config, r) == results)
-    counts = ", ".join(f"{count} results of {stage}" for stage, count in of.items())
-    return f"{results} is not there, perhaps with its file system; nothing is known of {counts}" if counts else ""
+    counts_by_stage = Counter(
+        record.stage
+        for record in journal_state.records.values()
+        if record.state is EvaluationState.SCORED and get_results_folder(config, record) == results_folder
+    )
+    counts = ", ".join(f"{count} results of {stage}" for stage, count in counts_by_stage.items())
+    return f"{results_folder} is not there, perhaps with its file system; nothing is known of {counts}" if counts else ""
 
 
-class Judged:
+class PendingResultsCache:
     """Remembers that what waits for its turn has no results yet: a backlog is not looked through at each poll."""
 
     def __init__(self) -> None:
-        self._empty: dict[str, tuple[tuple[float, str], StagePlan, float, Results]] = {}
+        self._cached: dict[str, tuple[tuple[float, str], StageRequirements, float, EvaluationResults]] = {}
 
-    def of_unsettled(
+    def check_pending(
         self,
         config: Config,
-        ledger: Ledger,
+        journal_state: JournalState,
         inspections: Mapping[str, Inspection],
-        plans: Mapping[str, StagePlan],
+        requirements: Mapping[str, StageRequirements],
         *,
-        away: Collection[str],
+        missing_folders: Collection[str],
         now: float,
-    ) -> dict[str, Results]:
-        """The tier files of what is in flight, and of what is complete and about to be. ``away``: results folders that are."""
+    ) -> dict[str, EvaluationResults]:
+        """The tier files of what is in flight, and of what is complete and about to be. ``missing_folders``: results folders that are."""
         results = {}
-        for record in ledger.records.values():
-            plan = plans.get(record.stage)
-            if record.state in IN_FLIGHT and folder_of(config, record) in away:
+        for record in journal_state.records.values():
+            stage_requirements = requirements.get(record.stage)
+            if record.state in IN_FLIGHT_STATES and get_results_folder(config, record) in missing_folders:
                 continue
-            if record.state in IN_FLIGHT and record.attempt is not None:
-                tiers = evidence_attempts.asked_for(config.paths, record.attempt, {} if plan is None else plan.tiers)
+            if record.state in IN_FLIGHT_STATES and record.attempt is not None:
+                tiers = evidence_attempts.read_requested_tiers(
+                    config.paths, record.attempt, {} if stage_requirements is None else stage_requirements.tiers
+                )
                 if tiers:
-                    results[record.key] = evidence.judge(results_of(config, record), record.attempt.fingerprint, tiers)
-            elif record.state in OPEN and plan is not None and plan.tiers:
-                seen = usable(record, inspections)
-                if seen is not None and seen.fingerprint is not None:
-                    results[record.key] = self._of_open(record, results_of(config, record), seen.fingerprint, plan, now=now)
+                    results[record.key] = evidence.check_results(
+                        get_evaluation_paths(config, record), record.attempt.fingerprint, tiers
+                    )
+            elif record.state in OPEN_STATES and stage_requirements is not None and stage_requirements.tiers:
+                inspection = select_inspection(record, inspections)
+                if inspection is not None and inspection.fingerprint is not None:
+                    results[record.key] = self._check_open_record(
+                        record, get_evaluation_paths(config, record), inspection.fingerprint, stage_requirements, now=now
+                    )
         return results
 
-    def _of_open(self, record: Record, paths: EvaluationPaths, fingerprint: str, plan: StagePlan, *, now: float) -> Results:
-        of = (record.since, fingerprint)
-        kept = self._empty.get(record.key)
-        if kept is not None and kept[0] == of and kept[1] is plan and 0 <= now - kept[2] < SLOWLY:
-            return kept[3]
-        found = evidence.judge(paths, fingerprint, plan.tiers)
-        if record.waits_its_turn and all(verdict.kind == "missing" for verdict in found.verdicts.values()):
-            self._empty[record.key] = (of, plan, now, found)
+    def _check_open_record(
+        self,
+        record: EvaluationRecord,
+        paths: EvaluationPaths,
+        fingerprint: str,
+        stage_requirements: StageRequirements,
+        *,
+        now: float,
+    ) -> EvaluationResults:
+        key = (record.since, fingerprint)
+        cached = self._cached.get(record.key)
+        if (
+            cached is not None
+            and cached[0] == key
+            and cached[1] is stage_requirements
+            and 0 <= now - cached[2] < SLOW_CHECK_SECONDS
+        ):
+            return cached[3]
+        results = evidence.check_results(paths, fingerprint, stage_requirements.tiers)
+        if record.is_ready_to_submit and all(verdict.kind == "missing" for verdict in results.verdicts.values()):
+            self._cached[record.key] = (key, stage_requirements, now, results)
         else:
-            self._empty.pop(record.key, None)
-        return found
+            self._cached.pop(record.key, None)
+        return results
 
 
-def of_mirror(
-    config: Config, ledger: Ledger, plans: Mapping[str, StagePlan], results: Mapping[str, Results], *, settled_due: bool
-) -> tuple[dict[str, Results], frozenset[str]]:
+def check_mirrors(
+    config: Config,
+    journal_state: JournalState,
+    requirements: Mapping[str, StageRequirements],
+    results: Mapping[str, EvaluationResults],
+    *,
+    full_scan_due: bool,
+) -> tuple[dict[str, EvaluationResults], frozenset[str]]:
     """What the mirror has of evaluations whose results are not all there; and, once an hour, which copies are behind."""
     if config.mirror is None:
         return {}, frozenset()
-    mirrors, behind = {}, set()
-    for key, found in results.items():
-        record = ledger.records[key]
-        copy = EvaluationPaths(config.mirror, record.stage, record.directory)
-        if not found.valid and record.fingerprint is not None:
-            plan = plans.get(record.stage, StagePlan()).tiers
-            tiers = {tier: TierRequirement(digest, required_names(plan, tier, digest)) for tier, digest in record.suites.items()}
-            mirrors[key] = evidence.judge(copy, record.fingerprint, tiers)
-        elif found.valid and settled_due and moved(results_of(config, record), copy):
-            behind.add(key)
-    return mirrors, frozenset(behind)
+    mirrors, stale = {}, set()
+    for key, record_results in results.items():
+        record = journal_state.records[key]
+        mirror_paths = EvaluationPaths(config.mirror, record.stage, record.directory)
+        if not record_results.is_valid and record.fingerprint is not None:
+            current_tiers = requirements.get(record.stage, StageRequirements()).tiers
+            tiers = {
+                tier: TierRequirement(digest, required_names(current_tiers, tier, digest))
+                for tier, digest in record.suites.items()
+            }
+            mirrors[key] = evidence.check_results(mirror_paths, record.fingerprint, tiers)
+        elif (
+            record_results.is_valid
+            and full_scan_due
+            and has_comparison_changed(get_evaluation_paths(config, record), mirror_paths)
+        ):
+            stale.add(key)
+    return mirrors, frozenset(stale)
 
 
-def moved(source: EvaluationPaths, target: EvaluationPaths) -> bool:
+def has_comparison_changed(source: EvaluationPaths, target: EvaluationPaths) -> bool:
     """Whether compare.json, which is written again after scoring, differs from its copy."""
     try:
-        return source.compare.stat().st_mtime_ns != target.compare.stat().st_mtime_ns
+        return source.compare_json.stat().st_mtime_ns != target.compare_json.stat().st_mtime_ns
     except FileNotFoundError:
-        return source.compare.exists()
+        return source.compare_json.exists()

@@ -9,11 +9,11 @@ from pathlib import Path
 from suites.common.atomic_files import read_json
 from suites.contract.paths import EvaluationPaths
 from suites.contract.scoring_request import TierRequirement
-from suites.contract.tier_files import RATES, TierVerdict, judge_tier_file
-from watcher.core.snapshot import Results
+from suites.contract.tier_files import SUMMARY_RATES, TierVerdict, check_tier_file
+from watcher.core.snapshot import EvaluationResults
 
 
-def judge(paths: EvaluationPaths, fingerprint: str, tiers: Mapping[str, TierRequirement]) -> Results:
+def check_results(paths: EvaluationPaths, fingerprint: str, tiers: Mapping[str, TierRequirement]) -> EvaluationResults:
     """Every tier's file for a checkpoint's content and today's suites."""
     with contextlib.suppress(OSError):
         os.listdir(paths.folder)  # noqa: PTH208  list the parent before a file is believed absent
@@ -21,18 +21,18 @@ def judge(paths: EvaluationPaths, fingerprint: str, tiers: Mapping[str, TierRequ
     fingerprints: dict[str, str] = {}
     scores: dict[str, float] = {}
     for tier, (digest, names) in tiers.items():
-        path = paths.tier(tier)
-        verdicts[tier] = judge_tier_file(path, tier=tier, fingerprint=fingerprint, suite_digest=digest, names=names)
+        path = paths.tier_json(tier)
+        verdicts[tier] = check_tier_file(path, tier=tier, fingerprint=fingerprint, suite_digest=digest, names=names)
         if verdicts[tier].kind == "stale":
-            found = _fingerprint(path)
-            if found is not None:
-                fingerprints[tier] = found
+            file_fingerprint = _read_fingerprint(path)
+            if file_fingerprint is not None:
+                fingerprints[tier] = file_fingerprint
         elif verdicts[tier].kind == "valid":
-            scores |= _headlines(path)
-    return Results(verdicts=verdicts, fingerprints=fingerprints, scores=scores)
+            scores |= _read_headline_scores(path)
+    return EvaluationResults(verdicts=verdicts, fingerprints=fingerprints, scores=scores)
 
 
-def _headlines(path: Path) -> dict[str, float]:
+def _read_headline_scores(path: Path) -> dict[str, float]:
     """``ppl``, ``primary`` and ``instruction_match_rate`` of a tier file's summary, where they are finite.
 
     ``suspicious``: 1 where its canary says so.
@@ -42,28 +42,28 @@ def _headlines(path: Path) -> dict[str, float]:
     except (OSError, ValueError):
         return {}
     summary = document.get("summary") if isinstance(document, dict) else None
-    found = summary if isinstance(summary, dict) else {}
-    numbers = {name: found.get(name) for name in ("ppl", "primary", RATES[0])}
+    fields = summary if isinstance(summary, dict) else {}
+    numbers = {name: fields.get(name) for name in ("ppl", "primary", SUMMARY_RATES[0])}
     canary = document.get("canary") if isinstance(document, dict) else None
     if isinstance(canary, dict) and canary.get("suspicious") is True:
         numbers["suspicious"] = 1.0
     return {name: float(value) for name, value in numbers.items() if isinstance(value, int | float) and math.isfinite(value)}
 
 
-def _fingerprint(path: Path) -> str | None:
+def _read_fingerprint(path: Path) -> str | None:
     try:
         document = read_json(path)
     except (OSError, ValueError):
         return None
-    found = document.get("checkpoint", {}).get("fingerprint") if isinstance(document, dict) else None
-    return found if isinstance(found, str) else None
+    fingerprint = document.get("checkpoint", {}).get("fingerprint") if isinstance(document, dict) else None
+    return fingerprint if isinstance(fingerprint, str) else None
 
 
-def still_there(paths: EvaluationPaths, tiers: Mapping[str, str]) -> Results:
+def results_exist(paths: EvaluationPaths, tiers: Mapping[str, str]) -> EvaluationResults:
     """Whether the tier files of a scored evaluation are still on disk; what is in them is not read again."""
     verdicts = {}
     for tier in tiers:
-        path = paths.tier(tier)
+        path = paths.tier_json(tier)
         try:
             os.stat(path)  # noqa: PTH116  as cheap as can be: this is asked of every scored evaluation
         except FileNotFoundError:
@@ -72,4 +72,4 @@ def still_there(paths: EvaluationPaths, tiers: Mapping[str, str]) -> Results:
             verdicts[tier] = TierVerdict("valid", "cannot be looked at now")
         else:
             verdicts[tier] = TierVerdict("valid")
-    return Results(verdicts=verdicts)
+    return EvaluationResults(verdicts=verdicts)

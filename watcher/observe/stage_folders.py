@@ -11,95 +11,101 @@ from pathlib import Path
 import msgspec
 
 from suites.checkpoint.completeness import list_steps, read_training_config
-from suites.common.atomic_files import open_now
-from suites.common.errors import Problem
+from suites.common.atomic_files import open_without_blocking
+from suites.common.errors import UserError
 from watcher.config.settings import Config, Stage
-from watcher.core.snapshot import StageSeen
+from watcher.core.snapshot import StageFolder
 
-RELIST = 3600.0
+RELIST_SECONDS = 3600.0
 """Seconds after which a folder is listed although nothing seems to have moved."""
 
-UNREAD = 600.0
+UNREADABLE_RETRY_SECONDS = 600.0
 """Seconds after the last movement in which a config.yaml that cannot be read yet is tried at each poll."""
 
-LONGEST_STEP = 24
+MAX_LATEST_BYTES = 24
 """Bytes of a latest.txt that are looked at: whatever lies there, no more is read."""
 
-RACY = 3.0
+RACY_MTIME_SECONDS = 3.0
 """Seconds in which a second change may leave the same mtime, on file systems with coarse times."""
 
-Marks = tuple[int, ...] | None
+FolderStamp = tuple[int, ...] | None
 
 
-class _Kept(msgspec.Struct, frozen=True):
+class _CachedFolder(msgspec.Struct, frozen=True):
     """What was seen, and the times that it holds for."""
 
-    seen: StageSeen
-    marks: Marks
-    latest: Marks
-    listed: float
-    sure: bool
+    stage_folder: StageFolder
+    stamp: FolderStamp
+    latest_stamp: FolderStamp
+    listed_at: float
+    is_reliable: bool
     """Whether a further change would show in the marks."""
 
 
-class Listings:
+class StageFolderCache:
     """Remembers every stage's folder from one poll to the next."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, _Kept] = {}
-        self._others: tuple[Marks, tuple[str, ...], tuple[str, ...]] | None = None
-        self.moved: set[str] = set()
-        """Folders (as text) that were listed anew since ``moved`` was last cleared."""
+        self._cached: dict[str, _CachedFolder] = {}
+        self._unscheduled: tuple[FolderStamp, tuple[str, ...], tuple[str, ...]] | None = None
+        self.changed_folders: set[str] = set()
+        """Folders (as text) that were listed anew since ``changed_folders`` was last cleared."""
 
-    def look(self, stage: Stage, server_now: float) -> StageSeen:
+    def list_stage(self, stage: Stage, server_now: float) -> StageFolder:
         """The stage's folder now; the same object as before where nothing moved."""
-        folder, text = stage.checkpoints, str(stage.checkpoints)
-        kept = self._kept.get(text)
+        folder, folder_name = stage.checkpoints, str(stage.checkpoints)
+        cached = self._cached.get(folder_name)
         try:
-            marks = _stat(folder)
-            latest = _stat(folder / "latest.txt") if marks is not None else None
+            stamp = _read_stamp(folder)
+            latest_stamp = _read_stamp(folder / "latest.txt") if stamp is not None else None
             if (
-                kept is not None
-                and kept.sure
-                and kept.seen.steps is not None
-                and (kept.marks, kept.latest) == (marks, latest)
-                and 0 <= server_now - kept.listed < RELIST
+                cached is not None
+                and cached.is_reliable
+                and cached.stage_folder.steps is not None
+                and (cached.stamp, cached.latest_stamp) == (stamp, latest_stamp)
+                and 0 <= server_now - cached.listed_at < RELIST_SECONDS
             ):
-                return kept.seen
-            seen, sure = (StageSeen(steps={}, absent=True), True) if marks is None else _list(folder)
+                return cached.stage_folder
+            stage_folder, is_reliable = (StageFolder(steps={}, absent=True), True) if stamp is None else _list_checkpoints(folder)
         except FileNotFoundError:  # it went away between two looks at it
-            seen, marks, latest, sure = StageSeen(steps={}, absent=True), None, None, True
+            stage_folder, stamp, latest_stamp, is_reliable = StageFolder(steps={}, absent=True), None, None, True
         except OSError as error:
-            trouble = f"{folder}: cannot be listed: {error.strerror or error}"
-            seen, marks, latest, sure = StageSeen(steps=None, trouble=trouble), None, None, False
-        newest = max((times[0] for times in (marks, latest) if times is not None), default=0) / 1e9
-        same = kept is not None and kept.seen == seen
-        if kept is None or not same or (kept.marks, kept.latest) != (marks, latest):
-            self.moved.add(text)
-        if kept is not None and same:
-            seen = kept.seen
-        age = server_now - newest
-        self._kept[text] = _Kept(seen, marks, latest, server_now, age > (RACY if sure else UNREAD))
-        return seen
+            message = f"{folder}: cannot be listed: {error.strerror or error}"
+            stage_folder, stamp, latest_stamp, is_reliable = StageFolder(steps=None, error=message), None, None, False
+        newest_mtime = max((file_stamp[0] for file_stamp in (stamp, latest_stamp) if file_stamp is not None), default=0) / 1e9
+        unchanged = cached is not None and cached.stage_folder == stage_folder
+        if cached is None or not unchanged or (cached.stamp, cached.latest_stamp) != (stamp, latest_stamp):
+            self.changed_folders.add(folder_name)
+        if cached is not None and unchanged:
+            stage_folder = cached.stage_folder
+        age_seconds = server_now - newest_mtime
+        self._cached[folder_name] = _CachedFolder(
+            stage_folder,
+            stamp,
+            latest_stamp,
+            server_now,
+            age_seconds > (RACY_MTIME_SECONDS if is_reliable else UNREADABLE_RETRY_SECONDS),
+        )
+        return stage_folder
 
-    def others(self, config: Config) -> tuple[str, ...]:
+    def find_unscheduled(self, config: Config) -> tuple[str, ...]:
         """stage*/ folders under ${scratch}/ckpts that no stage of the config is about."""
         folder = config.scratch / "ckpts"
         watched = tuple(str(stage.checkpoints) for stage in config.stages.values())
         try:
-            marks = _stat(folder)
-            if self._others is not None and self._others[:2] == (marks, watched):
-                return self._others[2]
+            stamp = _read_stamp(folder)
+            if self._unscheduled is not None and self._unscheduled[:2] == (stamp, watched):
+                return self._unscheduled[2]
             with os.scandir(folder) as entries:
                 names = sorted(entry.path for entry in entries if entry.name.startswith("stage") and entry.is_dir())
         except OSError:  # said for each stage that lies in it, by look()
             return ()
-        found = tuple(name for name in names if name not in watched)
-        self._others = (marks, watched, found)
-        return found
+        unscheduled = tuple(name for name in names if name not in watched)
+        self._unscheduled = (stamp, watched, unscheduled)
+        return unscheduled
 
 
-def _stat(path: Path) -> Marks:
+def _read_stamp(path: Path) -> FolderStamp:
     """(mtime in ns, inode, size); None where nothing is there. Raises OSError for every other failure."""
     try:
         stats = os.stat(path)  # noqa: PTH116  one call in the idle poll, and Path.stat is a slower spelling of it
@@ -108,31 +114,31 @@ def _stat(path: Path) -> Marks:
     return stats.st_mtime_ns, stats.st_ino, stats.st_size
 
 
-def _list(folder: Path) -> tuple[StageSeen, bool]:
+def _list_checkpoints(folder: Path) -> tuple[StageFolder, bool]:
     """What is in ``folder``, and whether its documents could be read (else look again at the next poll)."""
     steps = list_steps(folder)
     if not steps:
-        return StageSeen(steps={}), True
-    newest = _latest(folder, steps)
-    first = min(steps)
+        return StageFolder(steps={}), True
+    newest_step = _read_latest_step(folder, steps)
+    first_step = min(steps)
     try:
-        facts = read_training_config(steps[newest] / "config.yaml")
-        began = facts if first == newest else read_training_config(steps[first] / "config.yaml")
-    except Problem:  # being written: an empty or torn file is "not yet"
-        return StageSeen(steps=_texts(steps)), False
-    return StageSeen(steps=_texts(steps), final=facts.train_steps, started_from=began.started_from), True
+        newest_config = read_training_config(steps[newest_step] / "config.yaml")
+        first_config = newest_config if first_step == newest_step else read_training_config(steps[first_step] / "config.yaml")
+    except UserError:  # being written: an empty or torn file is "not yet"
+        return StageFolder(steps=_to_text(steps)), False
+    return StageFolder(steps=_to_text(steps), final_step=newest_config.train_steps, started_from=first_config.started_from), True
 
 
-def _texts(steps: Mapping[int, Path]) -> dict[int, str]:
+def _to_text(steps: Mapping[int, Path]) -> dict[int, str]:
     return {step: str(path) for step, path in steps.items()}
 
 
-def _latest(folder: Path, steps: Mapping[int, Path]) -> int:
+def _read_latest_step(folder: Path, steps: Mapping[int, Path]) -> int:
     """The step that latest.txt names, where it is there: a run that went back writes smaller steps again."""
     try:
-        with open_now(folder / "latest.txt") as file:
-            word = file.read(LONGEST_STEP).strip()
+        with open_without_blocking(folder / "latest.txt") as file:
+            text = file.read(MAX_LATEST_BYTES).strip()
     except OSError:
-        word = b""
-    named = int(word) if word.isdigit() else -1
-    return named if named in steps else max(steps)
+        text = b""
+    latest_step = int(text) if text.isdigit() else -1
+    return latest_step if latest_step in steps else max(steps)

@@ -6,125 +6,141 @@ from pathlib import Path
 import msgspec
 
 from suites.checkpoint.completeness import read_training_config
-from suites.common.errors import Problem
-from suites.contract.scoring_request import tier_digests
-from suites.definitions.local_data import local
+from suites.common.errors import UserError
+from suites.contract.scoring_request import compute_tier_digests
+from suites.definitions.local_data import iter_local_patterns
 from suites.definitions.suite import load_suite
 from watcher.config.settings import Stage
-from watcher.core.evaluation import StageFacts
-from watcher.core.snapshot import StagePlan
-from watcher.observe.local_data import Contents, NotYet, Stamp, stamps
+from watcher.core.evaluation import StageSettings
+from watcher.core.snapshot import StageRequirements
+from watcher.observe.local_data import DataFileStamp, DataNotReadyError, LocalDataHashes, read_stamps
 
-LOOK_AGAIN = 300.0
+FILES_CHECK_SECONDS = 300.0
 """Seconds after which the files that a plan was read from are stat'ed."""
 
-DATA_AGAIN = 3600.0
+DATA_CHECK_SECONDS = 3600.0
 """The same of local data that its suites name."""
 
-READ_AGAIN = 86400.0
+REREAD_SECONDS = 86400.0
 """Seconds after which they are read anew whatever their times say: a name may stand for another file by now."""
 
-Times = Mapping[Path, tuple[int, ...] | None]
+FileStamps = Mapping[Path, tuple[int, ...] | None]
 """File -> modification time in ns, inode and size; None where it cannot be seen."""
 
 
-class _Read(msgspec.Struct, frozen=True, kw_only=True):
-    plan: StagePlan
+class _LoadedRequirements(msgspec.Struct, frozen=True, kw_only=True):
+    requirements: StageRequirements
     files: tuple[Path, ...] = ()
     """Of its suites."""
     patterns: tuple[str, ...] = ()
     """Of all local data that they name."""
-    stamps: tuple[Stamp, ...] | None = None
-    restless: bool = False
+    data_stamps: tuple[DataFileStamp, ...] | None = None
+    is_changing: bool = False
     """Data are being written, or read: it is read anew at each look."""
 
 
-class _Kept(msgspec.Struct, frozen=True):
+class _CachedRequirements(msgspec.Struct, frozen=True):
     stage: Stage
-    found: _Read
-    times: Times
+    loaded: _LoadedRequirements
+    file_stamps: FileStamps
     """As they were before the files were read; () for those that were not known before."""
-    looked: float
-    at_data: float
-    read: float
+    files_checked_at: float
+    data_checked_at: float
+    read_at: float
 
 
-class Plans:
+class StageRequirementsCache:
     """Remembers every stage's plan; reads it anew where its files moved, and where the stage's config did."""
 
-    def __init__(self, environ: Mapping[str, str], contents: Contents | None = None) -> None:
+    def __init__(self, environ: Mapping[str, str], data_hashes: LocalDataHashes | None = None) -> None:
         self._environ = environ
-        self._contents = contents or Contents()
-        self._kept: dict[str, _Kept] = {}
+        self._data_hashes = data_hashes or LocalDataHashes()
+        self._cached: dict[str, _CachedRequirements] = {}
 
     def new_tick(self) -> None:
         """As much data may be read as in the last one."""
-        self._contents.new_tick()
+        self._data_hashes.new_tick()
 
-    def look(self, stage: Stage, now: float, *, closely: bool = False, rest: float = 0.0, server_now: float = 0.0) -> StagePlan:
+    def get_requirements(
+        self, stage: Stage, now: float, *, check_data: bool = False, settle_seconds: float = 0.0, server_now: float = 0.0
+    ) -> StageRequirements:
         """The stage's plan; the same object as before where nothing differs.
 
-        ``closely``: also stat the local data that the suites name, which is otherwise done once an hour. Such a file has to
-        have been left alone for ``rest`` seconds by the file server's clock.
+        ``check_data``: also stat the local data that the suites name, which is otherwise done once an hour. Such a file has to
+        have been left alone for ``settle_seconds`` seconds by the file server's clock.
         """
-        kept = self._kept.get(stage.name)
-        if kept is None or kept.stage != stage:
-            return self._anew(stage, None, now, rest, server_now)
-        at_data, moved = kept.at_data, kept.found.restless
-        if kept.found.patterns and (closely or not 0 <= now - at_data < DATA_AGAIN):
-            at_data, moved = now, moved or stamps(kept.found.patterns) != kept.found.stamps
-        if moved:
-            return self._anew(stage, kept, now, rest, server_now)
-        looked = kept.looked
-        if not 0 <= now - looked < LOOK_AGAIN:
-            looked = now
-            fresh = 0 <= now - kept.read < READ_AGAIN and not kept.found.plan.trouble
-            if not fresh or {path: _stat(path) for path in kept.times} != kept.times:
-                return self._anew(stage, kept, now, rest, server_now)
-        if (looked, at_data) != (kept.looked, kept.at_data):
-            self._kept[stage.name] = msgspec.structs.replace(kept, looked=looked, at_data=at_data)
-        return kept.found.plan
+        cached = self._cached.get(stage.name)
+        if cached is None or cached.stage != stage:
+            return self._reload(stage, None, now, settle_seconds, server_now)
+        data_checked_at, has_changed = cached.data_checked_at, cached.loaded.is_changing
+        if cached.loaded.patterns and (check_data or not 0 <= now - data_checked_at < DATA_CHECK_SECONDS):
+            data_checked_at, has_changed = now, has_changed or read_stamps(cached.loaded.patterns) != cached.loaded.data_stamps
+        if has_changed:
+            return self._reload(stage, cached, now, settle_seconds, server_now)
+        files_checked_at = cached.files_checked_at
+        if not 0 <= now - files_checked_at < FILES_CHECK_SECONDS:
+            files_checked_at = now
+            is_fresh = 0 <= now - cached.read_at < REREAD_SECONDS and not cached.loaded.requirements.error
+            if not is_fresh or {path: _read_stamp(path) for path in cached.file_stamps} != cached.file_stamps:
+                return self._reload(stage, cached, now, settle_seconds, server_now)
+        if (files_checked_at, data_checked_at) != (cached.files_checked_at, cached.data_checked_at):
+            self._cached[stage.name] = msgspec.structs.replace(
+                cached, files_checked_at=files_checked_at, data_checked_at=data_checked_at
+            )
+        return cached.loaded.requirements
 
-    def _anew(self, stage: Stage, kept: _Kept | None, now: float, rest: float, server_now: float) -> StagePlan:
-        before = {path: _stat(path) for path in (*_named(stage), *(() if kept is None else kept.times))}
-        found = self._read(stage, rest, server_now)
-        if kept is not None and kept.found.plan == found.plan:
-            found = msgspec.structs.replace(found, plan=kept.found.plan)
-        times = {path: before.get(path, ()) for path in (*_named(stage), *found.files)}
-        self._kept[stage.name] = _Kept(stage, found, times, now, now, now)
-        return found.plan
+    def _reload(
+        self, stage: Stage, cached: _CachedRequirements | None, now: float, settle_seconds: float, server_now: float
+    ) -> StageRequirements:
+        stamps_before = {
+            path: _read_stamp(path) for path in (*_list_named_files(stage), *(() if cached is None else cached.file_stamps))
+        }
+        loaded = self._load_requirements(stage, settle_seconds, server_now)
+        if cached is not None and cached.loaded.requirements == loaded.requirements:
+            loaded = msgspec.structs.replace(loaded, requirements=cached.loaded.requirements)
+        file_stamps = {path: stamps_before.get(path, ()) for path in (*_list_named_files(stage), *loaded.files)}
+        self._cached[stage.name] = _CachedRequirements(stage, loaded, file_stamps, now, now, now)
+        return loaded.requirements
 
-    def _read(self, stage: Stage, rest: float, server_now: float) -> _Read:
-        plan = StagePlan(tokenizer=stage.tokenizer, seq_len=stage.seq_len)
-        found = _Read(plan=plan)
+    def _load_requirements(self, stage: Stage, settle_seconds: float, server_now: float) -> _LoadedRequirements:
+        requirements = StageRequirements(tokenizer=stage.tokenizer, seq_len=stage.seq_len)
+        result = _LoadedRequirements(requirements=requirements)
         try:
-            loaded = [load_suite(name, self._environ) for name in stage.suites]
-            suites = tuple(suite.in_request() for suite in loaded)
-            patterns = tuple(dict.fromkeys(pattern for suite in suites for _, of in local(suite) for pattern in of))
+            loaded_suites = [load_suite(name, self._environ) for name in stage.suites]
+            suites = tuple(suite.to_request() for suite in loaded_suites)
+            patterns = tuple(
+                dict.fromkeys(
+                    pattern for suite in suites for _, suite_patterns in iter_local_patterns(suite) for pattern in suite_patterns
+                )
+            )
             # stamps before they are read: what comes meanwhile is seen next time
-            files = tuple(path for suite in loaded for path in suite.files)
-            found = msgspec.structs.replace(found, files=files, patterns=patterns, stamps=stamps(patterns))
+            files = tuple(path for suite in loaded_suites for path in suite.files)
+            result = msgspec.structs.replace(result, files=files, patterns=patterns, data_stamps=read_stamps(patterns))
             if stage.training_config is not None and (stage.tokenizer is None or stage.seq_len is None):
-                facts = read_training_config(stage.training_config)
-                training = StageFacts(tokenizer=facts.tokenizer, seq_len=facts.seq_len, checkpoint=str(stage.training_config))
-                plan = msgspec.structs.replace(plan, training=training)
-            suites = tuple(self._contents.seal(suite, rest=rest, now=server_now) for suite in suites)
-            tiers = dict(tier_digests(suites))
-        except Problem as problem:
-            plan = msgspec.structs.replace(plan, trouble=str(problem))
-            return msgspec.structs.replace(found, plan=plan, restless=isinstance(problem, NotYet))
-        return msgspec.structs.replace(found, plan=msgspec.structs.replace(plan, suites=suites, tiers=tiers))
+                training_config = read_training_config(stage.training_config)
+                training_settings = StageSettings(
+                    tokenizer=training_config.tokenizer, seq_len=training_config.seq_len, checkpoint=str(stage.training_config)
+                )
+                requirements = msgspec.structs.replace(requirements, training_settings=training_settings)
+            suites = tuple(
+                self._data_hashes.add_data_hashes(suite, settle_seconds=settle_seconds, now=server_now) for suite in suites
+            )
+            tiers = dict(compute_tier_digests(suites))
+        except UserError as error:
+            requirements = msgspec.structs.replace(requirements, error=str(error))
+            return msgspec.structs.replace(result, requirements=requirements, is_changing=isinstance(error, DataNotReadyError))
+        return msgspec.structs.replace(result, requirements=msgspec.structs.replace(requirements, suites=suites, tiers=tiers))
 
 
-def _named(stage: Stage) -> tuple[Path, ...]:
+def _list_named_files(stage: Stage) -> tuple[Path, ...]:
     """The files that the stage names itself: links, perhaps, to those that are read."""
-    named = [Path(name) for name in stage.suites if "/" in name]
-    return (*named, stage.training_config) if stage.training_config is not None else tuple(named)
+    files = [Path(name) for name in stage.suites if "/" in name]
+    return (*files, stage.training_config) if stage.training_config is not None else tuple(files)
 
 
-def _stat(path: Path) -> tuple[int, ...] | None:
+def _read_stamp(path: Path) -> tuple[int, ...] | None:
     try:
-        seen = path.stat()
+        stats = path.stat()
     except OSError:
         return None
-    return seen.st_mtime_ns, seen.st_ino, seen.st_size
+    return stats.st_mtime_ns, stats.st_ino, stats.st_size

@@ -5,75 +5,85 @@ from collections.abc import Iterable, Mapping
 from suites.common.atomic_files import read_json
 from suites.contract.paths import EvaluationPaths
 from suites.contract.scoring_request import SuiteInRequest
-from suites.definitions.local_data import asked_marks
+from suites.definitions.local_data import compute_definition_digests
 from watcher.config.settings import Config
-from watcher.core.evaluation import State
-from watcher.core.result_paths import results_of
-from watcher.core.snapshot import StagePlan, changed_tiers
-from watcher.journal.replay import Ledger
+from watcher.core.evaluation import EvaluationState
+from watcher.core.result_paths import get_evaluation_paths
+from watcher.core.snapshot import StageRequirements, find_outdated_tiers
+from watcher.journal.replay import JournalState
 
-MOST_NAMES = 3
+MAX_NAMES = 3
 
 
-class Changes:
+class SuiteChangesCache:
     """Remembers them until the journal or a plan says something else."""
 
     def __init__(self) -> None:
-        self._events = -1
-        self._plans: Mapping[str, StagePlan] = {}
-        self._told: dict[str, str] = {}
+        self._event_count = -1
+        self._requirements: Mapping[str, StageRequirements] = {}
+        self._descriptions: dict[str, str] = {}
 
-    def look(self, config: Config, ledger: Ledger, plans: Mapping[str, StagePlan]) -> Mapping[str, str]:
+    def describe_changed_records(
+        self, config: Config, journal_state: JournalState, requirements: Mapping[str, StageRequirements]
+    ) -> Mapping[str, str]:
         """Evaluation -> what of it is owed anew, for the scored ones whose suites are others by now."""
-        same = self._plans.keys() == plans.keys() and all(plans[name] is plan for name, plan in self._plans.items())
-        if same and self._events == ledger.events:
-            return self._told
-        told = {}
-        for record in ledger.records.values():
-            plan = plans.get(record.stage)
-            if record.state is not State.SCORED or plan is None or plan.trouble:
+        unchanged = self._requirements.keys() == requirements.keys() and all(
+            requirements[name] is stage_requirements for name, stage_requirements in self._requirements.items()
+        )
+        if unchanged and self._event_count == journal_state.event_count:
+            return self._descriptions
+        descriptions = {}
+        for record in journal_state.records.values():
+            stage_requirements = requirements.get(record.stage)
+            if record.state is not EvaluationState.SCORED or stage_requirements is None or stage_requirements.error:
                 continue
-            changed = changed_tiers(record, plan)
+            changed = find_outdated_tiers(record, stage_requirements)
             if changed:
-                kept = self._told.get(record.key) if same else None
-                told[record.key] = kept or said(results_of(config, record), plan.suites, changed)
-        self._events, self._plans, self._told = ledger.events, plans, told
-        return told
+                cached = self._descriptions.get(record.key) if unchanged else None
+                descriptions[record.key] = cached or describe_changes(
+                    get_evaluation_paths(config, record), stage_requirements.suites, changed
+                )
+        self._event_count, self._requirements, self._descriptions = journal_state.event_count, requirements, descriptions
+        return descriptions
 
 
-def said(paths: EvaluationPaths, suites: Iterable[SuiteInRequest], tiers: Iterable[str]) -> str:
+def describe_changes(paths: EvaluationPaths, suites: Iterable[SuiteInRequest], tiers: Iterable[str]) -> str:
     """``tier3_cf: ours has other data; tier2_ppl: code is new``, by what the published tier files were asked for."""
     suites = tuple(suites)
-    words = []
+    descriptions = []
     for tier in tiers:
-        wanted = {name: mark for suite in suites if suite.tier == tier for name, mark in asked_marks(suite).items()}
+        current_digests = {
+            name: digest for suite in suites if suite.tier == tier for name, digest in compute_definition_digests(suite).items()
+        }
         try:
-            document = read_json(paths.tier(tier))
+            document = read_json(paths.tier_json(tier))
         except (OSError, ValueError):
             document = None
-        asked = document.get("asked") if isinstance(document, dict) else None
-        words.append(f"{tier}: {_compared(asked, wanted) if isinstance(asked, dict) else 'its suites changed'}")
-    return "; ".join(words)
+        published_digests = document.get("asked") if isinstance(document, dict) else None
+        descriptions.append(
+            f"{tier}: {_describe_differences(published_digests, current_digests) if isinstance(published_digests, dict) else 'its suites changed'}"
+        )
+    return "; ".join(descriptions)
 
 
-def _compared(asked: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+def _describe_differences(published_digests: Mapping[str, str], current_digests: Mapping[str, str]) -> str:
     kinds: dict[str, list[str]] = {}
-    for name, mark in wanted.items():
-        before = str(asked.get(name, ""))
-        if before == mark:
+    for name, digest in current_digests.items():
+        published_digest = str(published_digests.get(name, ""))
+        if published_digest == digest:
             continue
-        same_definition = before.partition(".")[0] == mark.partition(".")[0]
-        kind = "new" if not before else "of other data" if same_definition else "defined otherwise"
+        same_definition = published_digest.partition(".")[0] == digest.partition(".")[0]
+        kind = "new" if not published_digest else "of other data" if same_definition else "defined otherwise"
         kinds.setdefault(kind, []).append(name)
-    gone = [name for name in asked if name not in wanted]
-    if gone:
-        kinds["not asked for any more"] = gone
+    removed = [name for name in published_digests if name not in current_digests]
+    if removed:
+        kinds["not asked for any more"] = removed
     return (
-        ", ".join(f"{_few(names)} {'is' if len(names) == 1 else 'are'} {kind}" for kind, names in kinds.items())
+        ", ".join(f"{_format_names(names)} {'is' if len(names) == 1 else 'are'} {kind}" for kind, names in kinds.items())
         or "in another order"
     )
 
 
-def _few(names: list[str]) -> str:
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+def _format_names(names: list[str]) -> str:
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -8,65 +8,73 @@ import hashlib
 from collections.abc import Iterable
 
 from suites.contract.comparison import Comparison
-from suites.contract.encoding import encode
+from suites.contract.encoding import encode_json
 from watcher.config.settings import Config
 from watcher.core.actions import Alert, Skip
-from watcher.core.evaluation import SETTLED, Record, State
-from watcher.core.snapshot import World
-from watcher.journal.replay import Ledger
-from watcher.reconcile.schedule import is_final
+from watcher.core.evaluation import SETTLED_STATES, EvaluationRecord, EvaluationState
+from watcher.core.snapshot import Snapshot
+from watcher.journal.replay import JournalState
+from watcher.reconcile.schedule import is_final_step
 
 
-def alerts(world: World, ledger: Ledger, config: Config, skips: Iterable[Skip]) -> tuple[Alert, ...]:
+def collect_alerts(snapshot: Snapshot, journal_state: JournalState, config: Config, skips: Iterable[Skip]) -> tuple[Alert, ...]:
     """All that deserves to be told now and has not been told yet."""
-    found = [_journal(note) for note in ledger.notes if note.startswith("journal: ")]
-    found += [_of("blocked", record, record.text) for record in ledger.records.values() if record.state is State.BLOCKED]
-    found += [
-        _of("waiting", ledger.records[skip.evaluation], skip.reason)
-        for skip in skips
-        if skip.loud and skip.evaluation in ledger.records
+    candidates = [_make_journal_alert(warning) for warning in journal_state.warnings if warning.startswith("journal: ")]
+    candidates += [
+        _make_record_alert("blocked", record, record.full_reason)
+        for record in journal_state.records.values()
+        if record.state is EvaluationState.BLOCKED
     ]
-    found += _finished(world, ledger, config)
-    return tuple(alert for alert in found if alert.id not in ledger.told)
+    candidates += [
+        _make_record_alert("waiting", journal_state.records[skip.evaluation], skip.reason)
+        for skip in skips
+        if skip.needs_attention and skip.evaluation in journal_state.records
+    ]
+    candidates += _find_finished_stages(snapshot, journal_state, config)
+    return tuple(alert for alert in candidates if alert.id not in journal_state.notified)
 
 
-def regressed(key: str, stage: str, comparison: Comparison | None) -> Alert | None:
+def make_regression_alert(key: str, stage: str, comparison: Comparison | None) -> Alert | None:
     """That a comparison with the bridge fails the stage's objectives; named by its content, so that another one is news again."""
     if comparison is None or comparison.outcome != "fail":
         return None
-    failed = []
-    for judged in comparison.objectives:
-        if judged.outcome == "fail":
-            effect = judged.effect
-            failed.append(f"{judged.kind} {judged.name}" + (f" ({effect.metric} {effect.delta:+.4g})" if effect else ""))
-    base = comparison.baseline
-    words = f"{key} against {base.source_stage} step {base.step} fails: {', '.join(failed)}"
-    content = hashlib.sha256(encode(comparison)).hexdigest()[:16]
-    return Alert(id=f"regressed {key} {content}", event="regressed", words=words, stage=stage, evaluation=key)
+    failed_objectives = []
+    for objective in comparison.objectives:
+        if objective.outcome == "fail":
+            effect = objective.effect
+            failed_objectives.append(
+                f"{objective.kind} {objective.name}" + (f" ({effect.metric} {effect.delta:+.4g})" if effect else "")
+            )
+    baseline = comparison.baseline
+    message = f"{key} against {baseline.source_stage} step {baseline.step} fails: {', '.join(failed_objectives)}"
+    content_digest = hashlib.sha256(encode_json(comparison)).hexdigest()[:16]
+    return Alert(id=f"regressed {key} {content_digest}", event="regressed", words=message, stage=stage, evaluation=key)
 
 
-def _of(event: str, record: Record, words: str) -> Alert:
+def _make_record_alert(event: str, record: EvaluationRecord, message: str) -> Alert:
     return Alert(
-        id=f"{event} {record.key} {record.since:.3f}", event=event, words=words, stage=record.stage, evaluation=record.key
+        id=f"{event} {record.key} {record.since:.3f}", event=event, words=message, stage=record.stage, evaluation=record.key
     )
 
 
-def _journal(note: str) -> Alert:
-    return Alert(id=note, event="journal", words=note)
+def _make_journal_alert(warning: str) -> Alert:
+    return Alert(id=warning, event="journal", words=warning)
 
 
-def _finished(world: World, ledger: Ledger, config: Config) -> list[Alert]:
+def _find_finished_stages(snapshot: Snapshot, journal_state: JournalState, config: Config) -> list[Alert]:
     """Stages whose last step is scored, and of which nothing is owed any more."""
-    found = []
+    finished = []
     for name, stage in config.stages.items():
-        own = [record for record in ledger.records.values() if record.stage == name and record.origin != "request"]
-        if any(record.state not in SETTLED for record in own):
+        stage_records = [
+            record for record in journal_state.records.values() if record.stage == name and record.origin != "request"
+        ]
+        if any(record.state not in SETTLED_STATES for record in stage_records):
             continue
-        last = [r for r in own if r.source == name and is_final(stage, world.stages.get(name), r.step)]
-        if any(record.state is State.SCORED for record in last):
-            scored = sum(record.state is State.SCORED for record in own)
-            left = f", {len(own) - scored} not" if scored < len(own) else ""
-            words = f"{name} is finished: {scored} of {len(own)} evaluations are scored{left}"
-            id_ = f"finished {name} {max(record.step for record in last)} {len(own)}"
-            found.append(Alert(id=id_, event="finished", words=words.removesuffix(", 0 not"), stage=name))
-    return found
+        final_records = [r for r in stage_records if r.source == name and is_final_step(stage, snapshot.stages.get(name), r.step)]
+        if any(record.state is EvaluationState.SCORED for record in final_records):
+            scored_count = sum(record.state is EvaluationState.SCORED for record in stage_records)
+            remainder = f", {len(stage_records) - scored_count} not" if scored_count < len(stage_records) else ""
+            message = f"{name} is finished: {scored_count} of {len(stage_records)} evaluations are scored{remainder}"
+            alert_id = f"finished {name} {max(record.step for record in final_records)} {len(stage_records)}"
+            finished.append(Alert(id=alert_id, event="finished", words=message.removesuffix(", 0 not"), stage=name))
+    return finished

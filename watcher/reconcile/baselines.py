@@ -5,47 +5,54 @@ from pathlib import PurePath
 
 import msgspec
 
-from suites.contract.comparison import CompareRequest, Place
+from suites.contract.comparison import CompareRequest, EvaluationRef
 from watcher.config.settings import Config, Stage
-from watcher.core.evaluation import Record, State
-from watcher.journal.replay import Ledger
+from watcher.core.evaluation import EvaluationRecord, EvaluationState
+from watcher.journal.replay import JournalState
 
 
-def bridge_of(stage: str, records: Iterable[Record]) -> Record | None:
+def find_bridge(stage: str, records: Iterable[EvaluationRecord]) -> EvaluationRecord | None:
     """The stage's baseline: the one that a person asked for last, else the config's newest; None where there is none yet."""
-    found = [record for record in records if record.stage == stage and record.origin == "bridge"]
-    return max(found, key=lambda record: (record.chosen or 0.0, _begun(record)), default=None)
+    bridges = [record for record in records if record.stage == stage and record.origin == "bridge"]
+    return max(bridges, key=lambda record: (record.baseline_selected_at or 0.0, _get_creation_time(record)), default=None)
 
 
-def is_own(record: Record) -> bool:
+def is_stage_checkpoint(record: EvaluationRecord) -> bool:
     """Whether this is one of the stage's own checkpoints, in the stage's own run of training."""
-    return record.origin != "bridge" and record.source == record.stage and not record.named
+    return record.origin != "bridge" and record.source == record.stage and not record.custom_directory
 
 
-def wanted(config: Config, ledger: Ledger) -> dict[str, CompareRequest]:
+def build_comparison_requests(config: Config, journal_state: JournalState) -> dict[str, CompareRequest]:
     """Evaluation -> what its compare.json should answer, for every scored one that can be compared with something."""
-    found: dict[str, CompareRequest] = {}
-    records = list(ledger.records.values())
+    requests: dict[str, CompareRequest] = {}
+    records = list(journal_state.records.values())
     for stage in config.stages.values():
-        scored = [record for record in records if record.stage == stage.name and record.state is State.SCORED]
-        places = {record.key: _place(record, stage) for record in scored}
-        own = sorted(filter(is_own, scored), key=lambda record: record.step)
-        bridge = bridge_of(stage.name, records)
+        scored = [record for record in records if record.stage == stage.name and record.state is EvaluationState.SCORED]
+        evaluation_refs = {record.key: _make_evaluation_ref(record, stage) for record in scored}
+        stage_checkpoints = sorted(filter(is_stage_checkpoint, scored), key=lambda record: record.step)
+        bridge = find_bridge(stage.name, records)
         baseline = None
-        if bridge is not None and bridge.key in places:
-            told = (another_bridge(bridge, stage), elsewhere(stage.name, ledger.begun.get(stage.name), bridge))
-            baseline = msgspec.structs.replace(places[bridge.key], note="; ".join(filter(None, told)) or None)
+        if bridge is not None and bridge.key in evaluation_refs:
+            bridge_notes = (
+                describe_bridge_override(bridge, stage),
+                describe_start_mismatch(stage.name, journal_state.started_from.get(stage.name), bridge),
+            )
+            baseline = msgspec.structs.replace(evaluation_refs[bridge.key], note="; ".join(filter(None, bridge_notes)) or None)
         for record in scored:
-            earlier = tuple(places[each.key] for each in own if each.step < record.step) if is_own(record) else ()
+            earlier = (
+                tuple(evaluation_refs[previous.key] for previous in stage_checkpoints if previous.step < record.step)
+                if is_stage_checkpoint(record)
+                else ()
+            )
             if record.origin != "bridge" and (baseline is not None or earlier):
-                found[record.key] = CompareRequest(
-                    candidate=places[record.key], bridge=baseline, earlier=earlier, objectives=stage.objectives
+                requests[record.key] = CompareRequest(
+                    candidate=evaluation_refs[record.key], bridge=baseline, earlier=earlier, objectives=stage.objectives
                 )
-    return found
+    return requests
 
 
-def _place(record: Record, stage: Stage) -> Place:
-    return Place(
+def _make_evaluation_ref(record: EvaluationRecord, stage: Stage) -> EvaluationRef:
+    return EvaluationRef(
         results=str(stage.results),
         stage=record.stage,
         directory=record.directory,
@@ -54,34 +61,36 @@ def _place(record: Record, stage: Stage) -> Place:
     )
 
 
-def another_bridge(bridge: Record, stage: Stage) -> str | None:
+def describe_bridge_override(bridge: EvaluationRecord, stage: Stage) -> str | None:
     """Why this is not the source's own last step; None where it is."""
-    which = f"{bridge.source} step {bridge.step}"
+    label = f"{bridge.source} step {bridge.step}"
     if stage.bridge is None:
-        return f"{which}{'' if bridge.chosen is None else ', as a person asked'}; the config has no bridge"
-    if not bridge.named and stage.bridge.checkpoint == bridge.checkpoint:
-        return f"{which} from {bridge.checkpoint}, as the config says"
-    if bridge.chosen is None:
+        return f"{label}{'' if bridge.baseline_selected_at is None else ', as a person asked'}; the config has no bridge"
+    if not bridge.custom_directory and stage.bridge.checkpoint == bridge.checkpoint:
+        return f"{label} from {bridge.checkpoint}, as the config says"
+    if bridge.baseline_selected_at is None:
         return None
-    same = stage.bridge.source == bridge.source and stage.bridge.step in {None, bridge.step} and not bridge.named
-    return None if same else f"{which} from {bridge.checkpoint}, as a person asked"
+    is_configured = (
+        stage.bridge.source == bridge.source and stage.bridge.step in {None, bridge.step} and not bridge.custom_directory
+    )
+    return None if is_configured else f"{label} from {bridge.checkpoint}, as a person asked"
 
 
-def elsewhere(stage: str, begun: str | None, bridge: Record) -> str | None:
+def describe_start_mismatch(stage: str, started_from: str | None, bridge: EvaluationRecord) -> str | None:
     """That the stage began from another checkpoint than this bridge; None where it did not, or says nothing.
 
-    ``begun`` is what its own config.yaml says. The same run and step is the same checkpoint, wherever it is mounted; a run's
+    ``started_from`` is what its own config.yaml says. The same run and step is the same checkpoint, wherever it is mounted; a run's
     folder without a step stands for any of its steps.
     """
-    if begun is None:
+    if started_from is None:
         return None
-    said, ours = PurePath(begun), PurePath(bridge.checkpoint)
-    if said.parts[-2:] == ours.parts[-2:] or said.name == ours.parent.name:
+    start_path, bridge_path = PurePath(started_from), PurePath(bridge.checkpoint)
+    if start_path.parts[-2:] == bridge_path.parts[-2:] or start_path.name == bridge_path.parent.name:
         return None
-    if said.parent.name == ours.parent.name and said.name.isdigit():
-        return f"{stage} says that it started from step {said.name}, its bridge is step {bridge.step}"
-    return f"{stage} says that it started from {begun}, its bridge is {bridge.checkpoint}"
+    if start_path.parent.name == bridge_path.parent.name and start_path.name.isdigit():
+        return f"{stage} says that it started from step {start_path.name}, its bridge is step {bridge.step}"
+    return f"{stage} says that it started from {started_from}, its bridge is {bridge.checkpoint}"
 
 
-def _begun(record: Record) -> float:
+def _get_creation_time(record: EvaluationRecord) -> float:
     return record.history[0][0] if record.history else record.since

@@ -7,197 +7,225 @@ is given up, so that it can never run afterwards.
 
 import msgspec
 
-from suites.common.errors import Exit
+from suites.common.errors import ExitCode
 from suites.contract.exit_record import ExitRecord
 from watcher.config.settings import Config
-from watcher.core.actions import Action, Note, Release, Skip, Void
-from watcher.core.evaluation import Attempt, Record, State, ahead
+from watcher.core.actions import AbandonAttempt, Action, JournalEvent, ReleaseJob, Skip
+from watcher.core.evaluation import Attempt, EvaluationRecord, EvaluationState, is_in_future
 from watcher.core.executor import Job, JobState
 from watcher.core.reasons import ReasonKind
-from watcher.core.snapshot import AttemptSeen, World, job_of
+from watcher.core.snapshot import AttemptFiles, Snapshot, find_job
 from watcher.reconcile import retry_policy as policy
-from watcher.reconcile.journal_events import adopt, scored
-from watcher.reconcile.out_of_resources import Ended, shortage
+from watcher.reconcile.journal_events import make_adopted_event, make_scored_event
+from watcher.reconcile.out_of_resources import EndedAttempt, decide_after_out_of_resources
 
-SHOWING = 60.0
+FILE_VISIBILITY_SECONDS = 60.0
 """Seconds that a file server may take to show what a job on another node wrote."""
 
-GONE_FOR = 300.0
+VANISHED_AFTER_SECONDS = 300.0
 """Seconds that a job must be in neither queue nor accounting before it is taken for vanished."""
 
-STUCK_FOR = 60.0
+STUCK_AFTER_SECONDS = 60.0
 """Seconds that a job must have waited for what will not come by itself before that is believed."""
 
-_INFORMATIVE = frozenset({JobState.TIMEOUT, JobState.OUT_OF_MEMORY})
+_RESOURCE_LIMIT_STATES = frozenset({JobState.TIMEOUT, JobState.OUT_OF_MEMORY})
 
-_OWN_CODES = frozenset(int(code) for code in Exit)
+_SCORER_EXIT_CODES = frozenset(int(code) for code in ExitCode)
 
-_MAY_COME_BACK = frozenset({JobState.NODE_FAIL, JobState.PREEMPTED})
+_REQUEUABLE_STATES = frozenset({JobState.NODE_FAIL, JobState.PREEMPTED})
 
 
-def in_flight(record: Record, attempt: Attempt, world: World, config: Config, retries: policy.Retries) -> Action | Skip:
+def next_action_in_flight(
+    record: EvaluationRecord, attempt: Attempt, snapshot: Snapshot, config: Config, retries: policy.RetryRules
+) -> Action | Skip:
     """The next step of an evaluation whose newest attempt is ``attempt``, or why there is none."""
-    seen = world.attempts.get(attempt.run_id, AttemptSeen())
-    job = job_of(attempt, world.queue)
-    if record.state is State.SUBMITTING:
-        return _submitting(record, attempt, seen, world, retries)
+    attempt_files = snapshot.attempts.get(attempt.run_id, AttemptFiles())
+    job = find_job(attempt, snapshot.queue)
+    if record.state is EvaluationState.SUBMITTING:
+        return _next_action_submitting(record, attempt, attempt_files, snapshot, retries)
     if job is not None and job.job_id != attempt.job_id and job.job_id:
-        return adopt(record, attempt, job, f"the queue has it as job {job.job_id}, not {attempt.job_id}")
-    last = seen.exits[-1] if seen.exits else None
-    live = job is not None and not job.state.over
-    if last is not None and job is not None and ((live and attempt.tasks > 1) or _of_an_earlier_run(last, job)):
-        last = None
-    results = world.results.get(record.key)
-    over = last is not None or (not live and _asked_since(attempt, world))
-    if results is not None and results.valid and over:
-        ended = {"place": attempt.results, "run_id": attempt.run_id}
-        return scored(record, attempt.fingerprint, attempt.suites, results, reason="valid results", **ended)
-    if job is not None and live:
-        return _stuck(record, attempt, job, world, retries) if job.stuck else _living(record, attempt, job)
-    if world.queue is None or world.queue.jobs is None:
-        words = "not asked yet" if world.queue is None else world.queue.trouble
-        return Skip(record.key, f"{record.state.value}: the queue cannot be asked: {words}")
-    if not _asked_since(attempt, world):
-        return Skip(record.key, f"{record.state.value}: job {attempt.job_id}", repeats=True)
-    return _over(Ended(record, attempt, seen, last, job), world, config, retries)
-
-
-def _of_an_earlier_run(last: ExitRecord, job: Job) -> bool:
-    """Whether the job was started again since under its old id; the queue does not count restarts, accounting does."""
-    begun = None if job.state.over else job.start_time
-    return job.restarts > last.restart or (begun is not None and last.end <= begun)
-
-
-def _asked_since(attempt: Attempt, world: World) -> bool:
-    """Whether the queue was asked after the job was submitted: an older answer knows nothing of it."""
-    if world.queue is None or world.queue.jobs is None:
-        return False
-    submitted = attempt.submit_time or attempt.intended
-    return world.queue.at > submitted or ahead(submitted, world.queue.at)
-
-
-def _submitting(record: Record, attempt: Attempt, seen: AttemptSeen, world: World, retries: policy.Retries) -> Action | Skip:
-    job = job_of(attempt, world.queue)
-    if job is not None:
-        return adopt(record, attempt, job, f"found in the queue as job {job.job_id}")
-    if seen.claim is not None and not seen.claim.startswith("void"):
-        return adopt(record, attempt, _from_claim(attempt, seen.claim), f"found by its claim: {seen.claim}")
-    if world.queue is None or world.queue.jobs is None:
-        return Skip(record.key, "submitting: whether a job exists is not known, and the queue cannot be asked")
-    begun = record.since if ahead(attempt.intended, world.queue.at) else attempt.intended
-    if ahead(begun, world.queue.at):
-        reason = record.reason or "whether a job exists is not known"
-        return Note(event="unsure", key=record.key, fields={"run_id": attempt.run_id, "reason": reason})
-    waited = world.queue.at - begun
-    if waited < world.lag or not world.queue.sure:
-        return Skip(record.key, "submitting: whether a job exists is not known yet; it is looked up by name")
-    times = record.failures.get("unsure", 0) + 1
-    words = f"no job {attempt.run_id} in queue or accounting after {waited:.0f} s: given up, and made void"
-    fields = {"run_id": attempt.run_id, "kind": "unsure", "reason": words}
-    retry_at = world.now + policy.backoff(retries.retry, times)
-    return _void(record, attempt, Note(event="voided", key=record.key, fields={**fields, "retry_at": retry_at}))
-
-
-def _void(record: Record, attempt: Attempt, then: Note) -> Void:
-    """Give the attempt up; ``void`` in the event has its job cancelled, were it ever to be seen again."""
-    return Void(key=record.key, run_id=attempt.run_id, then=msgspec.structs.replace(then, fields={**then.fields, "void": True}))
-
-
-def _from_claim(attempt: Attempt, claim: str) -> Job:
-    """The job that a claim speaks of: ``slurm:<job id>`` or ``local:<host>:<pid>:<start>``."""
-    kind, _, rest = claim.partition(":")
-    job_id = rest.split(":")[1] if kind == "local" and rest.count(":") >= 1 else rest or claim
-    return Job(job_id=job_id, name=attempt.run_id, state=JobState.RUNNING, word="claimed", submit_time=attempt.intended)
-
-
-def _stuck(record: Record, attempt: Attempt, job: Job, world: World, retries: policy.Retries) -> Action | Skip:
-    """A job that can never run: its evaluation is blocked, then the job cancelled; else that would look like a person's word."""
-    words = f"job {job.job_id} is {job.word}: {job.reason}; whether that stays is waited for"
-    waiting = _settling(record, attempt, words, STUCK_FOR, world.now)
-    if waiting is not None:
-        return waiting
-    end = policy.stuck(record, job, retries, world.now)
-    claimed = world.attempts.get(attempt.run_id, AttemptSeen()).claim is not None
-    return end if claimed else _void(record, attempt, end)
-
-
-def _living(record: Record, attempt: Attempt, job: Job) -> Action | Skip:
-    if job.state is JobState.HELD and not attempt.released:
-        return Release(key=record.key, run_id=attempt.run_id, job=job, reason=f"job {job.job_id} is recorded")
-    if job.state is not JobState.HELD and not attempt.released:
-        return Release(key=record.key, run_id=attempt.run_id, job=job, deed=False, reason=f"job {job.job_id} is free to run")
-    fields = {"run_id": attempt.run_id, "restarts": job.restarts}
-    doubted = record.reason_kind is ReasonKind.CONFIRMING_END
-    if job.state is JobState.RUNNING and (record.state is not State.RUNNING or job.restarts != attempt.restarts or doubted):
-        started = {**fields, "reason": f"job {job.job_id}"}
-        if job.start_time is not None:
-            started["started"] = job.start_time
-        return Note(event="started", key=record.key, fields=started)
-    if job.state is JobState.PENDING and (record.state is State.RUNNING or doubted):
-        reason = f"job {job.job_id} was put back into the queue{': ' + job.reason if job.reason else ''}"
-        return Note(event="requeued", key=record.key, fields={**fields, "reason": reason})
-    said = f": {job.reason}" if job.reason and job.reason not in {"None", "none"} else ""
-    if job.state is JobState.HELD:
-        return Skip(record.key, f"held: job {job.job_id} was released, but somebody holds it{said}")
-    if job.state is JobState.UNKNOWN:
-        return Skip(record.key, f"{record.state.value}: job {job.job_id} is {job.word}{said}")
-    repeats = job.state is JobState.RUNNING and record.state is State.RUNNING
-    return Skip(record.key, f"{job.state.value}: job {job.job_id}{said}", repeats=repeats)
-
-
-def _over(ended: Ended, world: World, config: Config, retries: policy.Retries) -> Action | Skip:
-    """Nothing of the attempt lives any more, and its results are not valid."""
-    record, attempt, seen, last, job = ended
-    results = world.results.get(record.key)
-    wrong = "" if results is None else results.wrong()
-    now = world.now
-    if job is not None and job.state in _MAY_COME_BACK:
-        words = f"job {job.job_id} is {job.word}; whether it is run again by itself is waited for"
-        return _settling(record, attempt, words, policy.REQUEUE_WINDOW, now) or policy.after_state(
-            record, job, seen, wrong, retries, now=now
+        return make_adopted_event(record, attempt, job, f"the queue has it as job {job.job_id}, not {attempt.job_id}")
+    last_exit = attempt_files.exit_records[-1] if attempt_files.exit_records else None
+    is_alive = job is not None and not job.state.is_terminal
+    if last_exit is not None and job is not None and ((is_alive and attempt.tasks > 1) or _is_from_earlier_run(last_exit, job)):
+        last_exit = None
+    results = snapshot.results.get(record.key)
+    is_over = last_exit is not None or (not is_alive and _is_queue_newer(attempt, snapshot))
+    if results is not None and results.is_valid and is_over:
+        event_fields = {"place": attempt.results, "run_id": attempt.run_id}
+        return make_scored_event(record, attempt.fingerprint, attempt.suites, results, reason="valid results", **event_fields)
+    if job is not None and is_alive:
+        return (
+            _next_action_stuck(record, attempt, job, snapshot, retries) if job.stuck else _next_action_alive(record, attempt, job)
         )
-    if job is not None and job.state is JobState.CANCELLED and (last is None or last.code != 0):
-        return policy.after_state(record, job, seen, wrong, retries, now=now)
-    short = shortage(ended, world, config, retries)
-    if short is not None:
-        words = f"job {attempt.job_id} is {job.word}; its exit record is waited for" if job is not None and last is None else ""
-        return (_settling(record, attempt, words, world.lag, now) if words else None) or short
-    informative = job is not None and job.state in _INFORMATIVE
-    if last is not None and last.code != 0 and not (informative and last.code not in _OWN_CODES):
-        return policy.after_exit(record, last, seen.words, retries, now)
-    if job is not None and job.state is not JobState.COMPLETED and last is None:
-        if job.word == "VANISHED":
-            return policy.vanished(record, retries, now)
-        words = f"job {job.job_id} is {job.word}; its exit record is waited for"
-        return _settling(record, attempt, words, world.lag, now) or policy.after_state(record, job, seen, wrong, retries, now=now)
-    if last is not None or job is not None:
-        return _without_results(record, attempt, last, world, retries)
-    waiting = _settling(record, attempt, f"job {attempt.job_id} is not in the queue any more", GONE_FOR, now)
-    end = policy.vanished(record, retries, now)
-    return waiting or (end if seen.claim is not None else _void(record, attempt, end))
+    if snapshot.queue is None or snapshot.queue.jobs is None:
+        reason = "not asked yet" if snapshot.queue is None else snapshot.queue.error
+        return Skip(record.key, f"{record.state.value}: the queue cannot be asked: {reason}")
+    if not _is_queue_newer(attempt, snapshot):
+        return Skip(record.key, f"{record.state.value}: job {attempt.job_id}", repeats_reason=True)
+    return _next_action_ended(EndedAttempt(record, attempt, attempt_files, last_exit, job), snapshot, config, retries)
 
 
-def _without_results(
-    record: Record, attempt: Attempt, last: ExitRecord | None, world: World, retries: policy.Retries
+def _is_from_earlier_run(last_exit: ExitRecord, job: Job) -> bool:
+    """Whether the job was started again since under its old id; the queue does not count restarts, accounting does."""
+    job_start = None if job.state.is_terminal else job.start_time
+    return job.restarts > last_exit.restart or (job_start is not None and last_exit.end <= job_start)
+
+
+def _is_queue_newer(attempt: Attempt, snapshot: Snapshot) -> bool:
+    """Whether the queue was asked after the job was submitted: an older answer knows nothing of it."""
+    if snapshot.queue is None or snapshot.queue.jobs is None:
+        return False
+    submitted_at = attempt.submit_time or attempt.intended
+    return snapshot.queue.at > submitted_at or is_in_future(submitted_at, snapshot.queue.at)
+
+
+def _next_action_submitting(
+    record: EvaluationRecord, attempt: Attempt, attempt_files: AttemptFiles, snapshot: Snapshot, retries: policy.RetryRules
+) -> Action | Skip:
+    job = find_job(attempt, snapshot.queue)
+    if job is not None:
+        return make_adopted_event(record, attempt, job, f"found in the queue as job {job.job_id}")
+    if attempt_files.claim is not None and not attempt_files.claim.startswith("void"):
+        return make_adopted_event(
+            record, attempt, _parse_claim_job(attempt, attempt_files.claim), f"found by its claim: {attempt_files.claim}"
+        )
+    if snapshot.queue is None or snapshot.queue.jobs is None:
+        return Skip(record.key, "submitting: whether a job exists is not known, and the queue cannot be asked")
+    lookup_since = record.since if is_in_future(attempt.intended, snapshot.queue.at) else attempt.intended
+    if is_in_future(lookup_since, snapshot.queue.at):
+        reason = record.reason or "whether a job exists is not known"
+        return JournalEvent(event="unsure", key=record.key, fields={"run_id": attempt.run_id, "reason": reason})
+    waited_seconds = snapshot.queue.at - lookup_since
+    if waited_seconds < snapshot.accounting_lag_seconds or not snapshot.queue.accounting_checked:
+        return Skip(record.key, "submitting: whether a job exists is not known yet; it is looked up by name")
+    failure_count = record.failures.get("unsure", 0) + 1
+    abandon_reason = f"no job {attempt.run_id} in queue or accounting after {waited_seconds:.0f} s: given up, and made void"
+    fields = {"run_id": attempt.run_id, "kind": "unsure", "reason": abandon_reason}
+    retry_at = snapshot.now + policy.compute_backoff_seconds(retries.retry, failure_count)
+    return _abandon(record, attempt, JournalEvent(event="voided", key=record.key, fields={**fields, "retry_at": retry_at}))
+
+
+def _abandon(record: EvaluationRecord, attempt: Attempt, event: JournalEvent) -> AbandonAttempt:
+    """Give the attempt up; ``void`` in the event has its job cancelled, were it ever to be seen again."""
+    return AbandonAttempt(
+        key=record.key, run_id=attempt.run_id, next_event=msgspec.structs.replace(event, fields={**event.fields, "void": True})
+    )
+
+
+def _parse_claim_job(attempt: Attempt, claim: str) -> Job:
+    """The job that a claim speaks of: ``slurm:<job id>`` or ``local:<host>:<pid>:<start>``."""
+    kind, _, remainder = claim.partition(":")
+    job_id = remainder.split(":")[1] if kind == "local" and remainder.count(":") >= 1 else remainder or claim
+    return Job(job_id=job_id, name=attempt.run_id, state=JobState.RUNNING, raw_state="claimed", submit_time=attempt.intended)
+
+
+def _next_action_stuck(
+    record: EvaluationRecord, attempt: Attempt, job: Job, snapshot: Snapshot, retries: policy.RetryRules
+) -> Action | Skip:
+    """A job that can never run: its evaluation is blocked, then the job cancelled; else that would look like a person's word."""
+    reason = f"job {job.job_id} is {job.raw_state}: {job.reason}; whether that stays is waited for"
+    confirmation = _confirm_end(record, attempt, reason, STUCK_AFTER_SECONDS, snapshot.now)
+    if confirmation is not None:
+        return confirmation
+    event = policy.decide_after_stuck(record, job, retries, snapshot.now)
+    is_claimed = snapshot.attempts.get(attempt.run_id, AttemptFiles()).claim is not None
+    return event if is_claimed else _abandon(record, attempt, event)
+
+
+def _next_action_alive(record: EvaluationRecord, attempt: Attempt, job: Job) -> Action | Skip:
+    if job.state is JobState.HELD and not attempt.released:
+        return ReleaseJob(key=record.key, run_id=attempt.run_id, job=job, reason=f"job {job.job_id} is recorded")
+    if job.state is not JobState.HELD and not attempt.released:
+        return ReleaseJob(key=record.key, run_id=attempt.run_id, job=job, deed=False, reason=f"job {job.job_id} is free to run")
+    fields = {"run_id": attempt.run_id, "restarts": job.restarts}
+    was_confirming_end = record.reason_kind is ReasonKind.CONFIRMING_END
+    if job.state is JobState.RUNNING and (
+        record.state is not EvaluationState.RUNNING or job.restarts != attempt.restarts or was_confirming_end
+    ):
+        started_fields = {**fields, "reason": f"job {job.job_id}"}
+        if job.start_time is not None:
+            started_fields["started"] = job.start_time
+        return JournalEvent(event="started", key=record.key, fields=started_fields)
+    if job.state is JobState.PENDING and (record.state is EvaluationState.RUNNING or was_confirming_end):
+        reason = f"job {job.job_id} was put back into the queue{': ' + job.reason if job.reason else ''}"
+        return JournalEvent(event="requeued", key=record.key, fields={**fields, "reason": reason})
+    reason_suffix = f": {job.reason}" if job.reason and job.reason not in {"None", "none"} else ""
+    if job.state is JobState.HELD:
+        return Skip(record.key, f"held: job {job.job_id} was released, but somebody holds it{reason_suffix}")
+    if job.state is JobState.UNKNOWN:
+        return Skip(record.key, f"{record.state.value}: job {job.job_id} is {job.raw_state}{reason_suffix}")
+    repeats = job.state is JobState.RUNNING and record.state is EvaluationState.RUNNING
+    return Skip(record.key, f"{job.state.value}: job {job.job_id}{reason_suffix}", repeats_reason=repeats)
+
+
+def _next_action_ended(ended: EndedAttempt, snapshot: Snapshot, config: Config, retries: policy.RetryRules) -> Action | Skip:
+    """Nothing of the attempt lives any more, and its results are not valid."""
+    record, attempt, attempt_files, last_exit, job = ended
+    results = snapshot.results.get(record.key)
+    results_error = "" if results is None else results.describe_first_invalid()
+    now = snapshot.now
+    if job is not None and job.state in _REQUEUABLE_STATES:
+        reason = f"job {job.job_id} is {job.raw_state}; whether it is run again by itself is waited for"
+        return _confirm_end(record, attempt, reason, policy.REQUEUE_WINDOW_SECONDS, now) or policy.decide_after_job_state(
+            record, job, attempt_files, results_error, retries, now=now
+        )
+    if job is not None and job.state is JobState.CANCELLED and (last_exit is None or last_exit.code != 0):
+        return policy.decide_after_job_state(record, job, attempt_files, results_error, retries, now=now)
+    shortage_event = decide_after_out_of_resources(ended, snapshot, config, retries)
+    if shortage_event is not None:
+        reason = (
+            f"job {attempt.job_id} is {job.raw_state}; its exit record is waited for"
+            if job is not None and last_exit is None
+            else ""
+        )
+        return (_confirm_end(record, attempt, reason, snapshot.accounting_lag_seconds, now) if reason else None) or shortage_event
+    has_resource_limit_state = job is not None and job.state in _RESOURCE_LIMIT_STATES
+    if (
+        last_exit is not None
+        and last_exit.code != 0
+        and not (has_resource_limit_state and last_exit.code not in _SCORER_EXIT_CODES)
+    ):
+        return policy.decide_after_exit(record, last_exit, attempt_files.failure_reason, retries, now)
+    if job is not None and job.state is not JobState.COMPLETED and last_exit is None:
+        if job.raw_state == "VANISHED":
+            return policy.decide_after_vanished(record, retries, now)
+        reason = f"job {job.job_id} is {job.raw_state}; its exit record is waited for"
+        return _confirm_end(record, attempt, reason, snapshot.accounting_lag_seconds, now) or policy.decide_after_job_state(
+            record, job, attempt_files, results_error, retries, now=now
+        )
+    if last_exit is not None or job is not None:
+        return _next_action_without_results(record, attempt, last_exit, snapshot, retries)
+    confirmation = _confirm_end(
+        record, attempt, f"job {attempt.job_id} is not in the queue any more", VANISHED_AFTER_SECONDS, now
+    )
+    event = policy.decide_after_vanished(record, retries, now)
+    return confirmation or (event if attempt_files.claim is not None else _abandon(record, attempt, event))
+
+
+def _next_action_without_results(
+    record: EvaluationRecord, attempt: Attempt, last_exit: ExitRecord | None, snapshot: Snapshot, retries: policy.RetryRules
 ) -> Action | Skip:
     """It ended well, by its own word or the executor's; its results are not valid, or cannot be looked at."""
-    results, job = world.results.get(record.key), job_of(attempt, world.queue)
+    results, job = snapshot.results.get(record.key), find_job(attempt, snapshot.queue)
     if results is None:
         return Skip(record.key, f"{record.state.value}: it ended well; where its results should be cannot be looked at now")
-    wrong = results.wrong()
-    words = f"it ended well, but {wrong or 'results are missing'}; they are waited for"
-    waiting = _settling(record, attempt, words, min(world.lag, SHOWING), world.now)
-    if waiting is not None:
-        return waiting
-    if job is not None and not (last is not None and last.code == 0):
-        return policy.after_state(record, job, AttemptSeen(), wrong, retries, now=world.now)
-    said = f"ended with exit code 0, but {wrong or 'left no results'}"
-    return policy.failed(record, "no_results", said, retries, world.now)
+    results_error = results.describe_first_invalid()
+    reason = f"it ended well, but {results_error or 'results are missing'}; they are waited for"
+    confirmation = _confirm_end(
+        record, attempt, reason, min(snapshot.accounting_lag_seconds, FILE_VISIBILITY_SECONDS), snapshot.now
+    )
+    if confirmation is not None:
+        return confirmation
+    if job is not None and not (last_exit is not None and last_exit.code == 0):
+        return policy.decide_after_job_state(record, job, AttemptFiles(), results_error, retries, now=snapshot.now)
+    failure_reason = f"ended with exit code 0, but {results_error or 'left no results'}"
+    return policy.fail_or_block(record, "no_results", failure_reason, retries, snapshot.now)
 
 
-def _settling(record: Record, attempt: Attempt, words: str, seconds: float, now: float) -> Action | Skip | None:
+def _confirm_end(record: EvaluationRecord, attempt: Attempt, detail: str, seconds: float, now: float) -> Action | Skip | None:
     """An end that is not believed at once: noted when first seen, None once ``seconds`` have passed since."""
-    if record.reason_kind is not ReasonKind.CONFIRMING_END or ahead(record.since, now):
-        fields = {"run_id": attempt.run_id, "reason": f"ending: {words}", "reason_kind": ReasonKind.CONFIRMING_END}
-        return Note(event="ending", key=record.key, fields=fields)
-    return Skip(record.key, record.text, repeats=True) if now - record.since < seconds else None
+    if record.reason_kind is not ReasonKind.CONFIRMING_END or is_in_future(record.since, now):
+        fields = {"run_id": attempt.run_id, "reason": f"ending: {detail}", "reason_kind": ReasonKind.CONFIRMING_END}
+        return JournalEvent(event="ending", key=record.key, fields=fields)
+    return Skip(record.key, record.full_reason, repeats_reason=True) if now - record.since < seconds else None

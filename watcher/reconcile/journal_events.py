@@ -7,22 +7,24 @@ from typing import Any
 
 from suites.checkpoint.completeness import Completeness, Inspection
 from watcher.config.settings import Stage
-from watcher.core.actions import Note, SetAside, Skip
-from watcher.core.evaluation import Attempt, Record, State
+from watcher.core.actions import ArchiveResults, JournalEvent, Skip
+from watcher.core.evaluation import Attempt, EvaluationRecord, EvaluationState
 from watcher.core.executor import Job, JobState
 from watcher.core.reasons import ReasonKind
-from watcher.core.snapshot import Results
+from watcher.core.snapshot import EvaluationResults
 
 
-def scored(record: Record, fingerprint: str, suites: Mapping[str, str], results: Results, **fields: object) -> Note:
+def make_scored_event(
+    record: EvaluationRecord, fingerprint: str, suites: Mapping[str, str], results: EvaluationResults, **fields: object
+) -> JournalEvent:
     """The end that everything is for. ``suites``: tier -> digest of what was asked for; ``fields``: ``place``, their folder."""
-    said = {"fingerprint": fingerprint, "suites": {**record.suites, **suites}, "scores": results.scores, **fields}
-    return Note(event="scored", key=record.key, fields=said)
+    event_fields = {"fingerprint": fingerprint, "suites": {**record.suites, **suites}, "scores": results.scores, **fields}
+    return JournalEvent(event="scored", key=record.key, fields=event_fields)
 
 
-def adopt(record: Record, attempt: Attempt, job: Job, reason: str) -> Note:
+def make_adopted_event(record: EvaluationRecord, attempt: Attempt, job: Job, reason: str) -> JournalEvent:
     """A job that exists although the journal was not sure of it."""
-    return Note(
+    return JournalEvent(
         event="adopted",
         key=record.key,
         fields={
@@ -36,24 +38,24 @@ def adopt(record: Record, attempt: Attempt, job: Job, reason: str) -> Note:
     )
 
 
-_NOTHING: Mapping[str, Any] = types.MappingProxyType({})
+_NO_FIELDS: Mapping[str, Any] = types.MappingProxyType({})
 
-_ASK_A_PERSON = frozenset({Completeness.INTERRUPTED, Completeness.UNSCORABLE, Completeness.UNREADABLE})
+BLOCKING_COMPLETENESS = frozenset({Completeness.INTERRUPTED, Completeness.UNSCORABLE, Completeness.UNREADABLE})
 
 
-def _ask_a_person(record: Record, seen: Inspection) -> Note:
+def block_on_checkpoint(record: EvaluationRecord, seen: Inspection) -> JournalEvent:
     """A checkpoint that only a person can judge."""
-    fields = {"reason": f"checkpoint: {seen.why}", "reason_kind": ReasonKind.CHECKPOINT}
+    fields = {"reason": f"checkpoint: {seen.reason}", "reason_kind": ReasonKind.CHECKPOINT}
     if seen.kind is Completeness.INTERRUPTED:
         fields["hint"] = "enqueue --force takes it as it is"
-    return Note(event="blocked", key=record.key, fields=fields)
+    return JournalEvent(event="blocked", key=record.key, fields=fields)
 
 
-def set_aside(record: Record, stage: Stage, labels: dict[str, str], reason: str) -> SetAside:
+def make_archive_action(record: EvaluationRecord, stage: Stage, labels: dict[str, str], reason: str) -> ArchiveResults:
     """Move an evaluation's tier files away; ``labels``: tier -> what to keep it under."""
-    return SetAside(
+    return ArchiveResults(
         key=record.key,
-        results=str(stage.results),
+        results_folder=str(stage.results),
         stage=record.stage,
         directory=record.directory,
         tiers=labels,
@@ -61,37 +63,38 @@ def set_aside(record: Record, stage: Stage, labels: dict[str, str], reason: str)
     )
 
 
-def _owed(record: Record, reason: str) -> Note:
-    return Note(event="owed", key=record.key, fields={"reason": reason, "fresh": True})
+def make_pending_event(record: EvaluationRecord, reason: str) -> JournalEvent:
+    """The evaluation is looked at anew, and earlier failures no longer count."""
+    return JournalEvent(event="owed", key=record.key, fields={"reason": reason, "fresh": True})
 
 
-def _wait(
-    record: Record,
+def wait_or_skip(
+    record: EvaluationRecord,
     reason: str,
     detail: str | None = None,
     *,
     kind: ReasonKind = ReasonKind.OTHER,
-    whole: Mapping[str, Any] = _NOTHING,
+    checkpoint_fields: Mapping[str, Any] = _NO_FIELDS,
     deleted: bool = False,
     loud: bool = False,
-) -> Note | Skip:
-    """Wait with ``reason``; once it is journaled, a Skip with what is to be said today. ``whole``: what a whole checkpoint is."""
-    fields: dict[str, Any] = {**whole, "reason": reason, "reason_kind": kind}
+) -> JournalEvent | Skip:
+    """Wait with ``reason``; once it is journaled, a Skip with what is to be said today. ``checkpoint_fields``: what a whole checkpoint is."""
+    fields: dict[str, Any] = {**checkpoint_fields, "reason": reason, "reason_kind": kind}
     if deleted:
         fields["deleted"] = True
-    note = Note(event="waiting", key=record.key, fields=fields)
-    journaled = record.state is State.WAITING and note.reason_fields == record.reason_fields
-    if journaled and whole.get("fingerprint") in {None, record.fingerprint}:
-        return Skip(record.key, detail or reason, loud=loud, repeats=detail is None)
+    note = JournalEvent(event="waiting", key=record.key, fields=fields)
+    journaled = record.state is EvaluationState.WAITING and note.reason_fields == record.reason_fields
+    if journaled and checkpoint_fields.get("fingerprint") in {None, record.fingerprint}:
+        return Skip(record.key, detail or reason, needs_attention=loud, repeats_reason=detail is None)
     return note
 
 
-def put_off(record: Record, reason: str, kind: ReasonKind) -> Note | None:
+def postpone(record: EvaluationRecord, reason: str, kind: ReasonKind) -> JournalEvent | None:
     """A submission that could not be made: no failure. None where that is journaled already: a limit may last for weeks."""
-    waiting = _wait(record, reason, kind=kind)
-    return waiting if isinstance(waiting, Note) else None
+    outcome = wait_or_skip(record, reason, kind=kind)
+    return outcome if isinstance(outcome, JournalEvent) else None
 
 
-def clock(t: float) -> str:
+def format_utc(timestamp: float) -> str:
     """A unix time for people, in UTC."""
-    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(t))
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(timestamp))

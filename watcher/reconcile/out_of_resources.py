@@ -3,72 +3,80 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from suites.common.errors import Exit
+from suites.common.errors import ExitCode
 from suites.contract.exit_record import ExitRecord
 from watcher.config.settings import Config
-from watcher.config.units import as_time, seconds
-from watcher.core.actions import Note
-from watcher.core.evaluation import Attempt, Record
-from watcher.core.executor import Job, JobState, Most
-from watcher.core.resources import Raise, asked, larger, longer, slurm_for
-from watcher.core.snapshot import AttemptSeen, World
+from watcher.config.units import format_slurm_time, parse_slurm_time
+from watcher.core.actions import JournalEvent
+from watcher.core.evaluation import Attempt, EvaluationRecord
+from watcher.core.executor import Job, JobState, PartitionLimits
+from watcher.core.resources import ResourceRaise, get_slurm_settings, more_memory, more_time, resolve_resources
+from watcher.core.snapshot import AttemptFiles, Snapshot
 from watcher.reconcile import retry_policy as policy
 
-WARNED = 300.0
+WARNING_LEAD_SECONDS = 300.0
 """Seconds before its end at which Slurm may warn a job: two minutes, up to one earlier, looked at every 30 s."""
 
-OWN_CODES = frozenset(int(code) for code in Exit)
+SCORER_EXIT_CODES = frozenset(int(code) for code in ExitCode)
 
-_REFUSED_BEFORE = Raise({}, "more was refused before")
+_RAISE_REFUSED = ResourceRaise({}, "more was refused before")
 
 
-class Ended(NamedTuple):
+class EndedAttempt(NamedTuple):
     """An attempt of which nothing lives any more, and all that is known of its end."""
 
-    record: Record
+    record: EvaluationRecord
     attempt: Attempt
-    seen: AttemptSeen
-    last: ExitRecord | None
+    attempt_files: AttemptFiles
+    last_exit: ExitRecord | None
     """Of its newest run."""
     job: Job | None
 
 
-def shortage(ended: Ended, world: World, config: Config, retries: policy.Retries) -> Note | None:
+def decide_after_out_of_resources(
+    ended: EndedAttempt, snapshot: Snapshot, config: Config, retries: policy.RetryRules
+) -> JournalEvent | None:
     """The transition after an attempt that had too little time or memory; None where it was neither."""
-    record, attempt, seen, last, job = ended
-    slurm = slurm_for(config, record)
-    most = world.most.get(slurm.partition or "", Most())
-    had = attempt.resources or asked(slurm, record.raised)
-    who = f"job {attempt.job_id}"
-    state = None if job is None else job.state
-    if _time_was_up(last, state, had):
-        ran = _ran(last, job)
-        words = f"{who}: its time was up{f' after {as_time(ran)}' if ran is not None else ''}"
-        more = _REFUSED_BEFORE if record.capped else longer(slurm, had, ran, most)
-        return policy.timed_out(record, words, seen.parts, more, retries, now=world.now)
-    if state is JobState.OUT_OF_MEMORY or (seen.memory and (last is None or last.code not in OWN_CODES)):
-        of = f" of {had['mem']}" if "mem" in had else ""
-        said = f" ({seen.memory})" if seen.memory else ""
-        more = _REFUSED_BEFORE if record.capped else larger(slurm, had, most)
-        return policy.out_of_memory(record, f"{who} ran out of memory{of}{said}", more, retries, world.now)
+    record, attempt, attempt_files, last_exit, job = ended
+    slurm = get_slurm_settings(config, record)
+    limits = snapshot.partition_limits.get(slurm.partition or "", PartitionLimits())
+    resources = attempt.resources or resolve_resources(slurm, record.raised_resources)
+    job_label = f"job {attempt.job_id}"
+    job_state = None if job is None else job.state
+    if _is_timeout(last_exit, job_state, resources):
+        run_seconds = _measure_run_seconds(last_exit, job)
+        reason = f"{job_label}: its time was up{f' after {format_slurm_time(run_seconds)}' if run_seconds is not None else ''}"
+        resource_raise = _RAISE_REFUSED if record.raise_refused else more_time(slurm, resources, run_seconds, limits)
+        return policy.decide_after_timeout(
+            record, reason, attempt_files.finished_parts, resource_raise, retries, now=snapshot.now
+        )
+    if job_state is JobState.OUT_OF_MEMORY or (
+        attempt_files.out_of_memory_line and (last_exit is None or last_exit.code not in SCORER_EXIT_CODES)
+    ):
+        memory_suffix = f" of {resources['mem']}" if "mem" in resources else ""
+        log_suffix = f" ({attempt_files.out_of_memory_line})" if attempt_files.out_of_memory_line else ""
+        resource_raise = _RAISE_REFUSED if record.raise_refused else more_memory(slurm, resources, limits)
+        return policy.decide_after_out_of_memory(
+            record, f"{job_label} ran out of memory{memory_suffix}{log_suffix}", resource_raise, retries, snapshot.now
+        )
     return None
 
 
-def _time_was_up(last: ExitRecord | None, state: JobState | None, had: Mapping[str, str]) -> bool:
+def _is_timeout(last_exit: ExitRecord | None, job_state: JobState | None, resources: Mapping[str, str]) -> bool:
     """By Slurm's word; or it was warned, shortly before its end, kept what was finished and asks to be run again."""
-    warned = last is not None and last.code == Exit.TEMPORARY and last.signal == "USR1"
-    if state is JobState.TIMEOUT:
-        return last is None or warned or last.code not in OWN_CODES
-    if last is None or not warned:
+    was_warned = last_exit is not None and last_exit.code == ExitCode.TEMPORARY and last_exit.signal == "USR1"
+    if job_state is JobState.TIMEOUT:
+        return last_exit is None or was_warned or last_exit.code not in SCORER_EXIT_CODES
+    if last_exit is None or not was_warned:
         return False
-    limit = seconds(had.get("time"))
-    return limit is None or last.end - last.start >= limit - WARNED
+    limit_seconds = parse_slurm_time(resources.get("time"))
+    return limit_seconds is None or last_exit.end - last_exit.start >= limit_seconds - WARNING_LEAD_SECONDS
 
 
-def _ran(last: ExitRecord | None, job: Job | None) -> float | None:
+def _measure_run_seconds(last_exit: ExitRecord | None, job: Job | None) -> float | None:
     """Seconds for which an attempt ran."""
-    if last is not None:
-        return last.end - last.start
+    if last_exit is not None:
+        return last_exit.end - last_exit.start
     if job is not None and job.start_time is not None and job.end_time is not None:
         return job.end_time - job.start_time
     return None

@@ -11,122 +11,158 @@ from collections.abc import Iterable
 
 import msgspec
 
-from suites.common.errors import Exit
-from suites.contract.encoding import canonical
-from suites.contract.scoring_request import Request, SuiteInRequest
-from suites.definitions.data_cache import TOKENIZER, few
+from suites.common.errors import ExitCode
+from suites.contract.encoding import canonical_json
+from suites.contract.scoring_request import ScoringRequest, SuiteInRequest
+from suites.definitions.data_cache import TOKENIZER_PREFIX, summarize_names
 from watcher.config.settings import Config, Stage
-from watcher.core.actions import Action, Note, Prefill, Skip
-from watcher.core.evaluation import IN_FLIGHT, PREFILL_DIRECTORY, SETTLED, Attempt, Record, State
-from watcher.core.snapshot import AttemptSeen, World
-from watcher.journal.replay import Ledger
+from watcher.core.actions import Action, JournalEvent, Skip, SubmitPrefill
+from watcher.core.evaluation import (
+    IN_FLIGHT_STATES,
+    PREFILL_DIRECTORY,
+    SETTLED_STATES,
+    Attempt,
+    EvaluationRecord,
+    EvaluationState,
+)
+from watcher.core.snapshot import AttemptFiles, Snapshot
+from watcher.journal.replay import JournalState
 from watcher.reconcile import retry_policy as policy
-from watcher.reconcile.in_flight import in_flight
+from watcher.reconcile.in_flight import next_action_in_flight
 
 
-def command(stage: Stage, config: Config) -> str:
+def format_prefill_command(stage: Stage, config: Config) -> str:
     """What a person types to fill the stage's cache."""
-    given = ["--config", config.source] if "/" in config.source else []
-    return shlex.join(["watcher", "prefill", stage.name, *given])
+    config_options = ["--config", config.source] if "/" in config.source else []
+    return shlex.join(["watcher", "prefill", stage.name, *config_options])
 
 
-def key_of(stage: str) -> str:
+def make_prefill_key(stage: str) -> str:
     """The key of a stage's prefill."""
     return f"{stage}/{PREFILL_DIRECTORY}"
 
 
-def waits_for(stage: Stage, suites: Iterable[SuiteInRequest], world: World, config: Config) -> str:
+def describe_missing_data(stage: Stage, suites: Iterable[SuiteInRequest], snapshot: Snapshot, config: Config) -> str:
     """Why a job for these suites would miss data, as the reason to wait; empty where it would not."""
-    of = tuple(f"{suite.name}/" for suite in suites)
-    missing = [label for label in world.lacking.get(stage.name, ()) if label.startswith((*of, TOKENIZER))]
-    if not missing:
+    prefixes = tuple(f"{suite.name}/" for suite in suites)
+    missing_entries = [
+        entry for entry in snapshot.missing_entries.get(stage.name, ()) if entry.startswith((*prefixes, TOKENIZER_PREFIX))
+    ]
+    if not missing_entries:
         return ""
-    todo = "a job fills it" if config.prefill.get("auto") else f"run: {command(stage, config)}"
-    return f"prefill: the data cache lacks {few(missing)}; {todo}"
+    hint = "a job fills it" if config.prefill.get("auto") else f"run: {format_prefill_command(stage, config)}"
+    return f"prefill: the data cache lacks {summarize_names(missing_entries)}; {hint}"
 
 
-def prefills(world: World, ledger: Ledger, config: Config) -> list[Action | Skip]:
+def next_prefill_actions(snapshot: Snapshot, journal_state: JournalState, config: Config) -> list[Action | Skip]:
     """The next step of every stage's prefill, or why there is none."""
-    found: list[Action | Skip] = []
-    for name in dict.fromkeys((*config.stages, *(record.stage for record in ledger.prefills.values()))):
-        record, stage = ledger.prefills.get(key_of(name)), config.stages.get(name)
-        if record is not None and record.state in IN_FLIGHT and record.attempt is not None:
-            found.append(_flying(record, record.attempt, world, config, ledger))
+    outcomes: list[Action | Skip] = []
+    for name in dict.fromkeys((*config.stages, *(record.stage for record in journal_state.prefills.values()))):
+        record, stage = journal_state.prefills.get(make_prefill_key(name)), config.stages.get(name)
+        if record is not None and record.state in IN_FLIGHT_STATES and record.attempt is not None:
+            outcomes.append(_next_action_in_flight_prefill(record, record.attempt, snapshot, config, journal_state))
         elif stage is not None:
-            found += _at_rest(record, stage, world, config, ledger)
-    return found
+            outcomes += _next_actions_idle_prefill(record, stage, snapshot, config, journal_state)
+    return outcomes
 
 
-def _flying(record: Record, attempt: Attempt, world: World, config: Config, ledger: Ledger) -> Action | Skip:
+def _next_action_in_flight_prefill(
+    record: EvaluationRecord, attempt: Attempt, snapshot: Snapshot, config: Config, journal_state: JournalState
+) -> Action | Skip:
     stage = config.stages.get(record.stage)
-    retries = policy.Retries(config.retry) if stage is None else policy.Retries(config.retry, command(stage, config))
-    action = in_flight(record, attempt, world, config, retries)
+    retries = (
+        policy.RetryRules(config.retry)
+        if stage is None
+        else policy.RetryRules(config.retry, format_prefill_command(stage, config))
+    )
+    action = next_action_in_flight(record, attempt, snapshot, config, retries)
     if isinstance(action, Skip):
-        return Skip(record.key, f"{action.reason}; the data cache lacks {few(world.lacking.get(record.stage, ()))}")
-    if not isinstance(action, Note):
+        return Skip(
+            record.key, f"{action.reason}; the data cache lacks {summarize_names(snapshot.missing_entries.get(record.stage, ()))}"
+        )
+    if not isinstance(action, JournalEvent):
         return action
-    exits = world.attempts.get(attempt.run_id, AttemptSeen()).exits
-    if action.event == "waiting" and exits and exits[-1].code == Exit.DATA_MISSING:
-        words = f"{world.attempts[attempt.run_id].words or 'a data set cannot be had'} (exit {exits[-1].code})"
-        action = policy.failed(record, "exit", words, retries, world.now)
+    exit_records = snapshot.attempts.get(attempt.run_id, AttemptFiles()).exit_records
+    if action.event == "waiting" and exit_records and exit_records[-1].code == ExitCode.DATA_MISSING:
+        reason = (
+            f"{snapshot.attempts[attempt.run_id].failure_reason or 'a data set cannot be had'} (exit {exit_records[-1].code})"
+        )
+        action = policy.fail_or_block(record, "exit", reason, retries, snapshot.now)
     if action.event == "scored":
         return msgspec.structs.replace(action, fields={**action.fields, "reason": "the data cache is whole"})
     if stage is None:
         return action
-    request = _request(stage, world, config, ledger)
+    request = _build_current_request(stage, snapshot, config, journal_state)
     if action.event in {"failed", "blocked"} and request is not None and request.fingerprint != attempt.fingerprint:
-        return Note(event="owed", key=record.key, fields={"reason": "other data are needed by now", "fresh": True})
+        return JournalEvent(event="owed", key=record.key, fields={"reason": "other data are needed by now", "fresh": True})
     return action
 
 
-def _at_rest(record: Record | None, stage: Stage, world: World, config: Config, ledger: Ledger) -> list[Action | Skip]:
-    lacks, request = world.lacking.get(stage.name), _request(stage, world, config, ledger)
-    if lacks is None or request is None:
+def _next_actions_idle_prefill(
+    record: EvaluationRecord | None, stage: Stage, snapshot: Snapshot, config: Config, journal_state: JournalState
+) -> list[Action | Skip]:
+    missing_entries, request = (
+        snapshot.missing_entries.get(stage.name),
+        _build_current_request(stage, snapshot, config, journal_state),
+    )
+    if missing_entries is None or request is None:
         return []
-    key, content = key_of(stage.name), request.fingerprint
-    if not lacks:
-        if record is None or record.state is State.SCORED:
+    key, content_digest = make_prefill_key(stage.name), request.fingerprint
+    if not missing_entries:
+        if record is None or record.state is EvaluationState.SCORED:
             return []
-        fields = {"fingerprint": content, "suites": {}, "reason": "the data cache is whole"}
-        return [Note(event="scored", key=key, fields=fields)]
-    words = f"the data cache lacks {few(lacks)}"
+        fields = {"fingerprint": content_digest, "suites": {}, "reason": "the data cache is whole"}
+        return [JournalEvent(event="scored", key=key, fields=fields)]
+    reason = f"the data cache lacks {summarize_names(missing_entries)}"
     if not config.prefill.get("auto"):
-        return [Skip(key, f"{words}; run: {command(stage, config)}")]
+        return [Skip(key, f"{reason}; run: {format_prefill_command(stage, config)}")]
     if record is None:
-        head = {"stage": stage.name, "source": stage.name, "step": 0, "directory": PREFILL_DIRECTORY}
-        return [Note(event="owned", key=key, fields={**head, "origin": "prefill", "checkpoint": "", "reason": words})]
-    if record.state in SETTLED:
-        return [_settled(record, content, words)]
-    if record.rests(world.now):
-        return [Skip(key, f"{record.text}; it is tried again")]
-    if not record.waits_its_turn or record.fingerprint != content:
-        return [Note(event="ready", key=key, fields={"fingerprint": content, "reason": words})]
-    asked = world.queue is not None and world.queue.jobs is not None
-    held = world.later if asked else f"the queue {'is asked next' if world.queue is None else 'cannot be asked'}"
-    if held:
-        return [Skip(key, f"{words}; {held}")]
-    return [Prefill(key=key, request=request, reason=words)]
+        identity_fields = {"stage": stage.name, "source": stage.name, "step": 0, "directory": PREFILL_DIRECTORY}
+        return [
+            JournalEvent(
+                event="owned", key=key, fields={**identity_fields, "origin": "prefill", "checkpoint": "", "reason": reason}
+            )
+        ]
+    if record.state in SETTLED_STATES:
+        return [_next_action_settled_prefill(record, content_digest, reason)]
+    if record.is_backing_off(snapshot.now):
+        return [Skip(key, f"{record.full_reason}; it is tried again")]
+    if not record.is_ready_to_submit or record.fingerprint != content_digest:
+        return [JournalEvent(event="ready", key=key, fields={"fingerprint": content_digest, "reason": reason})]
+    is_queue_known = snapshot.queue is not None and snapshot.queue.jobs is not None
+    hold_reason = (
+        snapshot.submit_limit
+        if is_queue_known
+        else f"the queue {'is asked next' if snapshot.queue is None else 'cannot be asked'}"
+    )
+    if hold_reason:
+        return [Skip(key, f"{reason}; {hold_reason}")]
+    return [SubmitPrefill(key=key, request=request, reason=reason)]
 
 
-def _settled(record: Record, content: str, words: str) -> Action | Skip:
-    if record.state is State.SCORED:
-        return Note(event="owed", key=record.key, fields={"reason": f"{words} again", "fresh": True})
-    if record.fingerprint != content:
-        return Note(event="owed", key=record.key, fields={"reason": "other data are needed by now", "fresh": True})
-    return Skip(record.key, f"{record.state.value}: {record.text}")
+def _next_action_settled_prefill(record: EvaluationRecord, content_digest: str, reason: str) -> Action | Skip:
+    if record.state is EvaluationState.SCORED:
+        return JournalEvent(event="owed", key=record.key, fields={"reason": f"{reason} again", "fresh": True})
+    if record.fingerprint != content_digest:
+        return JournalEvent(event="owed", key=record.key, fields={"reason": "other data are needed by now", "fresh": True})
+    return Skip(record.key, f"{record.state.value}: {record.full_reason}")
 
 
-def _request(stage: Stage, world: World, config: Config, ledger: Ledger) -> Request | None:
+def _build_current_request(
+    stage: Stage, snapshot: Snapshot, config: Config, journal_state: JournalState
+) -> ScoringRequest | None:
     """What a prefill job is asked for: all that the stage's suites need. None where that is not known yet."""
-    plan = world.plans.get(stage.name)
-    tokenizer = None if plan is None else plan.settled(ledger.facts.get(stage.name)).tokenizer
-    return None if plan is None or not tokenizer else request(stage, plan.suites, tokenizer, config)
+    requirements = snapshot.requirements.get(stage.name)
+    tokenizer = (
+        None if requirements is None else requirements.resolve_settings(journal_state.stage_settings.get(stage.name)).tokenizer
+    )
+    return None if requirements is None or not tokenizer else build_prefill_request(stage, requirements.suites, tokenizer, config)
 
 
-def request(stage: Stage, suites: tuple[SuiteInRequest, ...], tokenizer: str, config: Config) -> Request:
+def build_prefill_request(stage: Stage, suites: tuple[SuiteInRequest, ...], tokenizer: str, config: Config) -> ScoringRequest:
     """The request of a prefill job for these suites, whole but for ``run_id``."""
-    content = canonical([[[suite.name, suite.digest] for suite in suites], tokenizer, stage.use_fast, str(config.eval_data)])
-    return Request(
+    content = canonical_json([[[suite.name, suite.digest] for suite in suites], tokenizer, stage.use_fast, str(config.eval_data)])
+    return ScoringRequest(
         run_id="",
         stage=stage.name,
         source_stage=stage.name,

@@ -9,185 +9,233 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from watcher.config.settings import Config, Stage
-from watcher.core.actions import Action, Cancel, Decision, Note, Skip, Submit, Unlink
-from watcher.core.evaluation import IN_FLIGHT, SETTLED, Record, State
-from watcher.core.result_paths import folder_of
-from watcher.core.snapshot import StageSeen, World
-from watcher.journal.replay import Ledger
-from watcher.reconcile.alerts import alerts
-from watcher.reconcile.baselines import bridge_of, elsewhere
-from watcher.reconcile.in_flight import in_flight
-from watcher.reconcile.orphan_jobs import strays
-from watcher.reconcile.pending import unsettled
-from watcher.reconcile.prefill_job import prefills
-from watcher.reconcile.request_answers import answer
-from watcher.reconcile.retry_policy import Retries
-from watcher.reconcile.schedule import Wanted, directory, is_final, missing, scheduled, wanted
-from watcher.reconcile.settled import settled
+from watcher.core.actions import Action, CancelJob, Decision, JournalEvent, Skip, SubmitEvaluation, UnpinCheckpoint
+from watcher.core.evaluation import IN_FLIGHT_STATES, SETTLED_STATES, EvaluationRecord, EvaluationState
+from watcher.core.result_paths import get_results_folder
+from watcher.core.snapshot import Snapshot, StageFolder
+from watcher.journal.replay import JournalState
+from watcher.reconcile.alerts import collect_alerts
+from watcher.reconcile.baselines import describe_start_mismatch, find_bridge
+from watcher.reconcile.in_flight import next_action_in_flight
+from watcher.reconcile.orphan_jobs import resolve_orphan_jobs
+from watcher.reconcile.pending import next_action_pending
+from watcher.reconcile.prefill_job import next_prefill_actions
+from watcher.reconcile.request_answers import answer_request
+from watcher.reconcile.retry_policy import RetryRules
+from watcher.reconcile.schedule import (
+    ScheduledEvaluation,
+    choose_directory,
+    is_final_step,
+    list_scheduled_steps,
+    scheduled_evaluations,
+    select_unknown_evaluations,
+)
+from watcher.reconcile.settled import next_action_settled
 
-MOST_UNSCHEDULED = 200
+MAX_UNSCHEDULED_SHOWN = 200
 """Unscheduled steps of one stage that are named one by one; the rest is counted."""
 
 
-def decide(world: World, ledger: Ledger, config: Config, comment: str) -> Decision:
+def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, comment: str) -> Decision:
     """All actions, in order, and why nothing is done about the rest. ``comment`` marks our jobs in the queue."""
-    asked = [action for ask in world.asks for action in answer(ask, world, config, ledger)]
-    if asked:  # they change what everything else depends on: that is decided at the next look
-        return Decision(actions=tuple(asked))
-    found, unknown_bridges = wanted(config, world.stages)
-    owned = _own(missing(found, ledger), config, ledger)
-    moved = _moved(found, ledger)
-    began = _began(world, config, ledger)
-    if owned or moved or began:
-        return Decision(actions=(*owned, *moved, *began))
-    identities = {want.identity for want in found}
-    outcome: list[Action | Skip] = strays(world, ledger, comment)
-    taken = {item.key for item in outcome if not isinstance(item, Skip | Cancel)}
-    candidates: list[Submit] = []
-    for record in ledger.records.values():
-        if record.key in taken:
+    request_actions = [
+        action for request in snapshot.requests for action in answer_request(request, snapshot, config, journal_state)
+    ]
+    if request_actions:  # they change what everything else depends on: that is decided at the next look
+        return Decision(actions=tuple(request_actions))
+    evaluations, unknown_bridges = scheduled_evaluations(config, snapshot.stages)
+    created = _make_created_events(select_unknown_evaluations(evaluations, journal_state), config, journal_state)
+    moved = _make_moved_events(evaluations, journal_state)
+    stage_starts = _make_stage_start_events(snapshot, config, journal_state)
+    if created or moved or stage_starts:
+        return Decision(actions=(*created, *moved, *stage_starts))
+    identities = {evaluation.identity for evaluation in evaluations}
+    outcomes: list[Action | Skip] = resolve_orphan_jobs(snapshot, journal_state, comment)
+    handled_keys = {item.key for item in outcomes if not isinstance(item, Skip | CancelJob)}
+    candidates: list[SubmitEvaluation] = []
+    for record in journal_state.records.values():
+        if record.key in handled_keys:
             continue
-        is_wanted = record.asked or (record.stage, record.source, record.step) in identities
-        for item in _one(record, world, config, ledger, is_wanted=is_wanted):
-            if isinstance(item, Submit) and item.request.results in world.resting:
-                outcome.append(Skip(item.key, world.resting[item.request.results]))
-            elif isinstance(item, Submit):
+        is_scheduled = record.requested or (record.stage, record.source, record.step) in identities
+        for item in _next_actions(record, snapshot, config, journal_state, is_scheduled=is_scheduled):
+            if isinstance(item, SubmitEvaluation) and item.request.results in snapshot.unwritable_results:
+                outcomes.append(Skip(item.key, snapshot.unwritable_results[item.request.results]))
+            elif isinstance(item, SubmitEvaluation):
                 candidates.append(item)
             else:
-                outcome.append(item)
-    outcome += [item for item in prefills(world, ledger, config) if isinstance(item, Skip) or item.key not in taken]
-    outcome += _submissions(candidates, world, config, ledger)
-    outcome += _notices(world, config, ledger, unknown_bridges)
-    skips = tuple(item for item in outcome if isinstance(item, Skip))
-    retries = [r.retry_at for r in ledger.everything() if r.retry_at is not None and r.state not in SETTLED]
+                outcomes.append(item)
+    outcomes += [
+        item
+        for item in next_prefill_actions(snapshot, journal_state, config)
+        if isinstance(item, Skip) or item.key not in handled_keys
+    ]
+    outcomes += _select_submissions(candidates, snapshot, config, journal_state)
+    outcomes += _collect_skips(snapshot, config, journal_state, unknown_bridges)
+    skips = tuple(item for item in outcomes if isinstance(item, Skip))
+    retry_times = [
+        r.retry_at for r in journal_state.iter_all_records() if r.retry_at is not None and r.state not in SETTLED_STATES
+    ]
     return Decision(
-        actions=tuple(item for item in outcome if not isinstance(item, Skip)),
+        actions=tuple(item for item in outcomes if not isinstance(item, Skip)),
         skips=skips,
-        alerts=alerts(world, ledger, config, skips),
-        due=min(retries, default=math.inf),
+        alerts=collect_alerts(snapshot, journal_state, config, skips),
+        valid_until=min(retry_times, default=math.inf),
     )
 
 
-def _one(record: Record, world: World, config: Config, ledger: Ledger, *, is_wanted: bool) -> list[Action | Skip]:
-    if record.state in IN_FLIGHT and record.attempt is not None:
-        return [in_flight(record, record.attempt, world, config, Retries(config.retry))]
-    if record.state in SETTLED:
-        found = settled(record, world, config, wanted=is_wanted)
-        return [] if found is None else [found]
-    if not is_wanted and record.pin is not None:
-        return [Unlink(key=record.key, folder=record.pin.folder, reason="no longer in the schedule")]
-    if not is_wanted:
+def _next_actions(
+    record: EvaluationRecord, snapshot: Snapshot, config: Config, journal_state: JournalState, *, is_scheduled: bool
+) -> list[Action | Skip]:
+    if record.state in IN_FLIGHT_STATES and record.attempt is not None:
+        return [next_action_in_flight(record, record.attempt, snapshot, config, RetryRules(config.retry))]
+    if record.state in SETTLED_STATES:
+        outcome = next_action_settled(record, snapshot, config, is_scheduled=is_scheduled)
+        return [] if outcome is None else [outcome]
+    if not is_scheduled and record.pin is not None:
+        return [UnpinCheckpoint(key=record.key, folder=record.pin.folder, reason="no longer in the schedule")]
+    if not is_scheduled:
         return [Skip(record.key, "no longer in the schedule")]
-    return unsettled(record, world, config, ledger)
+    return next_action_pending(record, snapshot, config, journal_state)
 
 
-def _own(wants: list[Wanted], config: Config, ledger: Ledger) -> list[Note]:
+def _make_created_events(
+    evaluations: list[ScheduledEvaluation], config: Config, journal_state: JournalState
+) -> list[JournalEvent]:
     """Take up what the config asks for and the journal does not know. Own steps first: a plain name is theirs."""
-    taken = set(ledger.records)
-    notes = []
-    for want in sorted(wants, key=lambda want: want.source != want.stage):
-        name = directory(want, config.stages[want.stage], taken)
+    taken_keys = set(journal_state.records)
+    events = []
+    for evaluation in sorted(evaluations, key=lambda evaluation: evaluation.source != evaluation.stage):
+        name = choose_directory(evaluation, config.stages[evaluation.stage], taken_keys)
         fields = {
-            "stage": want.stage,
-            "source": want.source,
-            "step": want.step,
+            "stage": evaluation.stage,
+            "source": evaluation.source,
+            "step": evaluation.step,
             "directory": name,
-            "origin": want.origin,
-            "checkpoint": want.checkpoint,
-            "reason": "in the schedule" if want.origin == "schedule" else f"bridge from {want.source}",
+            "origin": evaluation.origin,
+            "checkpoint": evaluation.checkpoint,
+            "reason": "in the schedule" if evaluation.origin == "schedule" else f"bridge from {evaluation.source}",
         }
-        notes.append(Note(event="owned", key=f"{want.stage}/{name}", fields=fields))
-        taken.add(f"{want.stage}/{name}")
-    return notes
+        events.append(JournalEvent(event="owned", key=f"{evaluation.stage}/{name}", fields=fields))
+        taken_keys.add(f"{evaluation.stage}/{name}")
+    return events
 
 
-def _moved(found: list[Wanted], ledger: Ledger) -> list[Note]:
+def _make_moved_events(evaluations: list[ScheduledEvaluation], journal_state: JournalState) -> list[JournalEvent]:
     """Where the config says by now that a checkpoint lies elsewhere."""
-    known = ledger.by_identity()
-    notes = []
-    for want in found:
-        record = ledger.records[known[want.identity]] if want.identity in known else None
-        if record is None or record.checkpoint == want.checkpoint or record.origin == "request" or record.state in IN_FLIGHT:
+    known_keys = journal_state.index_by_identity()
+    events = []
+    for evaluation in evaluations:
+        record = journal_state.records[known_keys[evaluation.identity]] if evaluation.identity in known_keys else None
+        if (
+            record is None
+            or record.checkpoint == evaluation.checkpoint
+            or record.origin == "request"
+            or record.state in IN_FLIGHT_STATES
+        ):
             continue
-        fields = {"checkpoint": want.checkpoint, "reason": f"the config has it at {want.checkpoint}"}
-        notes.append(Note(event="moved", key=record.key, fields=fields))
-    return notes
+        fields = {"checkpoint": evaluation.checkpoint, "reason": f"the config has it at {evaluation.checkpoint}"}
+        events.append(JournalEvent(event="moved", key=record.key, fields=fields))
+    return events
 
 
-def _began(world: World, config: Config, ledger: Ledger) -> list[Note]:
+def _make_stage_start_events(snapshot: Snapshot, config: Config, journal_state: JournalState) -> list[JournalEvent]:
     """Where a stage started, as its own config.yaml says: kept for whoever compares when its checkpoints are gone."""
-    notes = []
+    events = []
     for stage in config.stages.values():
-        begun = world.stages[stage.name].started_from
-        if begun is not None and begun != ledger.begun.get(stage.name):
-            fields = {"stage": stage.name, "checkpoint": begun, "reason": f"{stage.name} says that it started from {begun}"}
-            notes.append(Note(event="began", key="", fields=fields))
-    return notes
+        started_from = snapshot.stages[stage.name].started_from
+        if started_from is not None and started_from != journal_state.started_from.get(stage.name):
+            fields = {
+                "stage": stage.name,
+                "checkpoint": started_from,
+                "reason": f"{stage.name} says that it started from {started_from}",
+            }
+            events.append(JournalEvent(event="began", key="", fields=fields))
+    return events
 
 
-def _submissions(candidates: list[Submit], world: World, config: Config, ledger: Ledger) -> list[Action | Skip]:
+def _select_submissions(
+    candidates: list[SubmitEvaluation], snapshot: Snapshot, config: Config, journal_state: JournalState
+) -> list[Action | Skip]:
     """As many as limits allow, the most wanted first."""
     if not candidates:
         return []
-    if world.queue is None or world.queue.jobs is None:
-        why = "not asked yet" if world.queue is None else f"cannot be asked: {world.queue.trouble}"
-        return [Skip(candidate.key, f"ready; the queue {why}") for candidate in candidates]
-    flying = sum(record.state in IN_FLIGHT for record in ledger.records.values())
-    limits = [(config.limits.max_queued - flying, f"ready; limits.max_queued is {config.limits.max_queued}")]
-    most = config.limits.max_running if config.limits.max_running is not None else world.max_running
-    if most is not None:
-        limits.append((most - flying, f"ready; {flying} in flight, limits.max_running is {most}"))
-    if world.later:
-        limits.insert(0, (0, world.later))
-    if world.submissions_left is not None:
-        limits.append((world.submissions_left, "ready; limits.slurm_calls_per_minute is used up"))
-    room, why = min(limits, key=lambda limit: limit[0])  # of two that leave the same room, the first
-    ranked = sorted(candidates, key=lambda candidate: _rank(ledger.records[candidate.key], config, world.stages))
-    room = max(0, room)
-    return [*ranked[:room], *(Skip(candidate.key, why) for candidate in ranked[room:])]
+    if snapshot.queue is None or snapshot.queue.jobs is None:
+        reason = "not asked yet" if snapshot.queue is None else f"cannot be asked: {snapshot.queue.error}"
+        return [Skip(candidate.key, f"ready; the queue {reason}") for candidate in candidates]
+    in_flight_count = sum(record.state in IN_FLIGHT_STATES for record in journal_state.records.values())
+    limits = [(config.limits.max_queued - in_flight_count, f"ready; limits.max_queued is {config.limits.max_queued}")]
+    max_running = config.limits.max_running if config.limits.max_running is not None else snapshot.max_running
+    if max_running is not None:
+        limits.append((max_running - in_flight_count, f"ready; {in_flight_count} in flight, limits.max_running is {max_running}"))
+    if snapshot.submit_limit:
+        limits.insert(0, (0, snapshot.submit_limit))
+    if snapshot.submissions_left is not None:
+        limits.append((snapshot.submissions_left, "ready; limits.slurm_calls_per_minute is used up"))
+    available, reason = min(limits, key=lambda limit: limit[0])  # of two that leave the same room, the first
+    ranked = sorted(
+        candidates, key=lambda candidate: _make_priority_key(journal_state.records[candidate.key], config, snapshot.stages)
+    )
+    available = max(0, available)
+    return [*ranked[:available], *(Skip(candidate.key, reason) for candidate in ranked[available:])]
 
 
-def _rank(record: Record, config: Config, seen: Mapping[str, StageSeen]) -> tuple[bool, float, str, int]:
+def _make_priority_key(
+    record: EvaluationRecord, config: Config, stage_folders: Mapping[str, StageFolder]
+) -> tuple[bool, float, str, int]:
     stage = config.stages[record.stage]
-    first = record.source != record.stage or is_final(stage, seen.get(stage.name), record.step)
-    return not first, record.times.get("complete", math.inf), record.stage, record.step
+    is_first = record.source != record.stage or is_final_step(stage, stage_folders.get(stage.name), record.step)
+    return not is_first, record.times.get("complete", math.inf), record.stage, record.step
 
 
-def _notices(world: World, config: Config, ledger: Ledger, unknown_bridges: Mapping[str, str]) -> list[Skip]:
+def _collect_skips(
+    snapshot: Snapshot, config: Config, journal_state: JournalState, unknown_bridges: Mapping[str, str]
+) -> list[Skip]:
     """What nothing is done about, and would otherwise go unsaid."""
-    skips = [Skip(f"{name}/bridge", f"bridge: {why}") for name, why in unknown_bridges.items()]
+    skips = [Skip(f"{name}/bridge", f"bridge: {reason}") for name, reason in unknown_bridges.items()]
     for stage in config.stages.values():
-        seen = world.stages[stage.name]
-        if seen.trouble or seen.absent:
-            skips.append(Skip(str(stage.checkpoints), seen.trouble or "does not exist yet"))
-        if (plan := world.plans.get(stage.name)) is not None and plan.trouble:
-            skips.append(Skip(stage.name, f"suites: {plan.trouble}"))
-        skips += _unscheduled(stage, seen, ledger)
-        skips += _lying_elsewhere(stage, ledger, config)
-        bridge = bridge_of(stage.name, ledger.records.values())
-        apart = None if bridge is None else elsewhere(stage.name, ledger.begun.get(stage.name), bridge)
-        if bridge is not None and apart is not None:
-            skips.append(Skip(bridge.key, apart))
-    skips += [Skip(folder, "looks like a stage, and is in no schedule") for folder in world.unscheduled]
+        stage_folder = snapshot.stages[stage.name]
+        if stage_folder.error or stage_folder.absent:
+            skips.append(Skip(str(stage.checkpoints), stage_folder.error or "does not exist yet"))
+        if (requirements := snapshot.requirements.get(stage.name)) is not None and requirements.error:
+            skips.append(Skip(stage.name, f"suites: {requirements.error}"))
+        skips += _skip_unscheduled_steps(stage, stage_folder, journal_state)
+        skips += _skip_results_in_other_folders(stage, journal_state, config)
+        bridge = find_bridge(stage.name, journal_state.records.values())
+        mismatch = (
+            None if bridge is None else describe_start_mismatch(stage.name, journal_state.started_from.get(stage.name), bridge)
+        )
+        if bridge is not None and mismatch is not None:
+            skips.append(Skip(bridge.key, mismatch))
+    skips += [Skip(folder, "looks like a stage, and is in no schedule") for folder in snapshot.unscheduled]
     return skips
 
 
-def _lying_elsewhere(stage: Stage, ledger: Ledger, config: Config) -> Iterator[Skip]:
+def _skip_results_in_other_folders(stage: Stage, journal_state: JournalState, config: Config) -> Iterator[Skip]:
     """After the config's results folder became another: whose are still in the one before, or are being written there."""
-    now = str(stage.results)
-    mine = [record for record in ledger.records.values() if record.stage == stage.name and record.state is not State.LOST]
-    for place, count in Counter(folder_of(config, record) for record in mine).items():
-        if place != now:
-            words = f"is {now} by now; results of {count} evaluation{'s' if count > 1 else ''} are or will be in {place}"
-            todo = f"move {place}/{stage.name}/by_checkpoint there once no job writes to it, or put it back"
-            yield Skip(f"stages.{stage.name}.results", f"{words}; {todo}: comparisons see {now} alone", loud=True)
+    current_folder = str(stage.results)
+    stage_records = [
+        record
+        for record in journal_state.records.values()
+        if record.stage == stage.name and record.state is not EvaluationState.LOST
+    ]
+    for folder, count in Counter(get_results_folder(config, record) for record in stage_records).items():
+        if folder != current_folder:
+            message = (
+                f"is {current_folder} by now; results of {count} evaluation{'s' if count > 1 else ''} are or will be in {folder}"
+            )
+            hint = f"move {folder}/{stage.name}/by_checkpoint there once no job writes to it, or put it back"
+            yield Skip(
+                f"stages.{stage.name}.results", f"{message}; {hint}: comparisons see {current_folder} alone", needs_attention=True
+            )
 
 
-def _unscheduled(stage: Stage, seen: StageSeen, ledger: Ledger) -> list[Skip]:
-    known = {record.step for record in ledger.records.values() if record.source == stage.name and record.stage == stage.name}
-    known.update(scheduled(stage, seen))
-    left = [step for step in seen.steps or () if step not in known]
-    skips = [Skip(f"{stage.name}/step_{step}", "not in the schedule") for step in left[:MOST_UNSCHEDULED]]
-    if len(left) > MOST_UNSCHEDULED:
-        skips.append(Skip(stage.name, f"{len(left) - MOST_UNSCHEDULED} more steps are not in the schedule"))
+def _skip_unscheduled_steps(stage: Stage, stage_folder: StageFolder, journal_state: JournalState) -> list[Skip]:
+    known_steps = {
+        record.step for record in journal_state.records.values() if record.source == stage.name and record.stage == stage.name
+    }
+    known_steps.update(list_scheduled_steps(stage, stage_folder))
+    unscheduled_steps = [step for step in stage_folder.steps or () if step not in known_steps]
+    skips = [Skip(f"{stage.name}/step_{step}", "not in the schedule") for step in unscheduled_steps[:MAX_UNSCHEDULED_SHOWN]]
+    if len(unscheduled_steps) > MAX_UNSCHEDULED_SHOWN:
+        skips.append(Skip(stage.name, f"{len(unscheduled_steps) - MAX_UNSCHEDULED_SHOWN} more steps are not in the schedule"))
     return skips

@@ -8,109 +8,123 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from watcher.config.settings import Config, Stage
-from watcher.core.actions import Action, Answer, Note
-from watcher.core.evaluation import IN_FLIGHT, Record, State
-from watcher.core.request_types import Ask
-from watcher.core.snapshot import StageSeen, World
-from watcher.journal.replay import Ledger
-from watcher.reconcile.journal_events import set_aside
-from watcher.reconcile.schedule import Wanted, apart, directory
+from watcher.core.actions import Action, CloseRequest, JournalEvent
+from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationRecord, EvaluationState
+from watcher.core.request_types import Request
+from watcher.core.snapshot import Snapshot, StageFolder
+from watcher.journal.replay import JournalState
+from watcher.reconcile.journal_events import make_archive_action
+from watcher.reconcile.schedule import ScheduledEvaluation, choose_directory, make_distinct_directory
 
-AMENDING = frozenset({"owned", "scored", "lost", "found", "owed", "left_over"})
+AMENDABLE_EVENTS = frozenset({"owned", "scored", "lost", "found", "owed", "left_over"})
 """Events that an audit may ask for."""
 
 
-def answer(ask: Ask, world: World, config: Config, ledger: Ledger) -> list[Action]:
+def answer_request(request: Request, snapshot: Snapshot, config: Config, journal_state: JournalState) -> list[Action]:
     """Everything that one request leads to, ending with its Answer."""
-    stage = config.stages.get(ask.stage)
-    if ask.id in ledger.answered:
-        return [Answer(id=ask.id, key=ask.stage, reason=ledger.answered[ask.id])]
-    if ask.kind == "amend":
-        return _amend(ask, ledger)
-    if stage is None or ask.kind not in {"enqueue", "retry", "cancel"}:
-        words = f"no stage {ask.stage}" if stage is None else f"unknown request {ask.kind!r}"
-        return [Answer(id=ask.id, key=ask.stage, reason=f"{words}; nothing is done")]
+    stage = config.stages.get(request.stage)
+    if request.id in journal_state.closed_requests:
+        return [CloseRequest(id=request.id, key=request.stage, reason=journal_state.closed_requests[request.id])]
+    if request.kind == "amend":
+        return _apply_amendments(request, journal_state)
+    if stage is None or request.kind not in {"enqueue", "retry", "cancel"}:
+        message = f"no stage {request.stage}" if stage is None else f"unknown request {request.kind!r}"
+        return [CloseRequest(id=request.id, key=request.stage, reason=f"{message}; nothing is done")]
     actions: list[Action] = []
     outcomes: list[str] = []
-    for step in ask.steps:
-        more: list[Action] = []
-        key = _known(ask, stage, step, ledger.records)
-        if key is not None and _is_another(ask, step, ledger.records[key]):
-            record = ledger.records[key]
+    for step in request.steps:
+        step_actions: list[Action] = []
+        key = _find_evaluation(request, stage, step, journal_state.records)
+        if key is not None and _is_name_taken(request, step, journal_state.records[key]):
+            record = journal_state.records[key]
             outcome = f"nothing is done: that name is step {record.step}'s, {record.checkpoint}"
-        elif key is None and ask.kind == "enqueue":
-            more, outcome = _introduce(ask, step, world, config, ledger)
+        elif key is None and request.kind == "enqueue":
+            step_actions, outcome = _create_evaluation(request, step, snapshot, config, journal_state)
         elif key is None:
             outcome = "not known"
         else:
-            more, outcome = _change(ask, stage, ledger.records[key], world)
-            if ask.bridge:
-                more = [
-                    Note(event="chosen", key=key, fields={"reason": f"the baseline, as asked for by {ask.by or 'a person'}"}),
-                    *more,
+            step_actions, outcome = _change_evaluation(request, stage, journal_state.records[key], snapshot)
+            if request.bridge:
+                step_actions = [
+                    JournalEvent(
+                        event="chosen", key=key, fields={"reason": f"the baseline, as asked for by {request.by or 'a person'}"}
+                    ),
+                    *step_actions,
                 ]
                 outcome = f"the baseline of {stage.name} from now on; {outcome}"
-        actions += more
-        outcomes.append(f"{key or f'{ask.stage} {step}'}: {outcome}")
-    told = "; ".join(outcomes[:20]) + (f"; and {len(outcomes) - 20} more" if len(outcomes) > 20 else "")  # noqa: PLR2004
-    return [*actions, Answer(id=ask.id, key=ask.stage, reason=told or "nothing asked")]
+        actions += step_actions
+        outcomes.append(f"{key or f'{request.stage} {step}'}: {outcome}")
+    summary = "; ".join(outcomes[:20]) + (f"; and {len(outcomes) - 20} more" if len(outcomes) > 20 else "")  # noqa: PLR2004
+    return [*actions, CloseRequest(id=request.id, key=request.stage, reason=summary or "nothing asked")]
 
 
-def _amend(ask: Ask, ledger: Ledger) -> list[Action]:
+def _apply_amendments(request: Request, journal_state: JournalState) -> list[Action]:
     """What an audit found: each amendment whole or, where the journal says something else by now, not at all."""
     actions: list[Action] = []
     outcomes = []
-    for amendment in ask.amendments:
-        record = ledger.records.get(amendment.key)
-        said = (None, None) if record is None else (record.state.value, record.since)
-        known = all(event.get("event") in AMENDING for event in amendment.events)
-        if said != (amendment.state, amendment.since) or (record is not None and record.state in IN_FLIGHT) or not known:
+    for amendment in request.amendments:
+        record = journal_state.records.get(amendment.key)
+        current = (None, None) if record is None else (record.state.value, record.since)
+        is_amendable = all(event.get("event") in AMENDABLE_EVENTS for event in amendment.events)
+        if (
+            current != (amendment.state, amendment.since)
+            or (record is not None and record.state in IN_FLIGHT_STATES)
+            or not is_amendable
+        ):
             outcomes.append(f"{amendment.key}: the journal says something else by now; nothing is done")
             continue
         for event in amendment.events:
             fields = {name: value for name, value in event.items() if name != "event"}
-            actions.append(Note(event=event["event"], key=amendment.key, fields=fields))
+            actions.append(JournalEvent(event=event["event"], key=amendment.key, fields=fields))
         outcomes.append(f"{amendment.key or amendment.events[0].get('run_id', '')}: amended")
-    return [*actions, Answer(id=ask.id, key="", reason="; ".join(outcomes) or "nothing asked")]
+    return [*actions, CloseRequest(id=request.id, key="", reason="; ".join(outcomes) or "nothing asked")]
 
 
-def _known(ask: Ask, stage: Stage, step: int, records: Mapping[str, Record]) -> str | None:
+def _find_evaluation(request: Request, stage: Stage, step: int, records: Mapping[str, EvaluationRecord]) -> str | None:
     """The evaluation that is meant: by its given name, else by step and source, the stage's own first."""
-    if ask.name is not None:
-        key = f"{ask.stage}/{ask.name}"
+    if request.name is not None:
+        key = f"{request.stage}/{request.name}"
         return key if key in records else None
-    same = [record for record in records.values() if (record.stage, record.step) == (ask.stage, step)]
-    if ask.checkpoint is not None:
-        return next((record.key for record in same if record.checkpoint == ask.checkpoint), None)
-    if ask.source is not None:
-        return next((record.key for record in same if record.source == ask.source), None)
-    if ask.kind == "enqueue":
-        source = _source(ask, stage)
-        return next((record.key for record in same if record.source == source and not record.named), None)
-    return next((record.key for record in sorted(same, key=lambda record: record.source != ask.stage)), None)
+    same_step = [record for record in records.values() if (record.stage, record.step) == (request.stage, step)]
+    if request.checkpoint is not None:
+        return next((record.key for record in same_step if record.checkpoint == request.checkpoint), None)
+    if request.source is not None:
+        return next((record.key for record in same_step if record.source == request.source), None)
+    if request.kind == "enqueue":
+        source = _resolve_source(request, stage)
+        return next((record.key for record in same_step if record.source == source and not record.custom_directory), None)
+    return next((record.key for record in sorted(same_step, key=lambda record: record.source != request.stage)), None)
 
 
-def _is_another(ask: Ask, step: int, record: Record) -> bool:
+def _is_name_taken(request: Request, step: int, record: EvaluationRecord) -> bool:
     """Whether a name that is asked for was given to another checkpoint."""
-    return ask.name is not None and (step != record.step or ask.checkpoint not in {None, record.checkpoint})
+    return request.name is not None and (step != record.step or request.checkpoint not in {None, record.checkpoint})
 
 
-def _source(ask: Ask, stage: Stage) -> str:
-    if ask.source is not None:
-        return ask.source
-    return stage.bridge.source if ask.bridge and stage.bridge is not None else stage.name
+def _resolve_source(request: Request, stage: Stage) -> str:
+    if request.source is not None:
+        return request.source
+    return stage.bridge.source if request.bridge and stage.bridge is not None else stage.name
 
 
-def _introduce(ask: Ask, step: int, world: World, config: Config, ledger: Ledger) -> tuple[list[Action], str]:
-    stage = config.stages[ask.stage]
-    source = _source(ask, stage)
-    origin = "bridge" if ask.bridge else "request"
-    folder = ask.checkpoint or _folder(source, step, world.stages.get(source), config)
-    want = Wanted(stage=stage.name, source=source, step=step, origin=origin, checkpoint=folder)
-    if ask.checkpoint is not None and source == stage.name and folder != _folder(source, step, world.stages.get(source), config):
-        name = ask.name or apart(stage.name, step, Path(folder).parent.name, ledger.records)  # step_N is the stage's own
+def _create_evaluation(
+    request: Request, step: int, snapshot: Snapshot, config: Config, journal_state: JournalState
+) -> tuple[list[Action], str]:
+    stage = config.stages[request.stage]
+    source = _resolve_source(request, stage)
+    origin = "bridge" if request.bridge else "request"
+    folder = request.checkpoint or _find_checkpoint_folder(source, step, snapshot.stages.get(source), config)
+    evaluation = ScheduledEvaluation(stage=stage.name, source=source, step=step, origin=origin, checkpoint=folder)
+    if (
+        request.checkpoint is not None
+        and source == stage.name
+        and folder != _find_checkpoint_folder(source, step, snapshot.stages.get(source), config)
+    ):
+        name = request.name or make_distinct_directory(
+            stage.name, step, Path(folder).parent.name, journal_state.records
+        )  # step_N is the stage's own
     else:
-        name = directory(want, stage, ledger.records, ask.name)
+        name = choose_directory(evaluation, stage, journal_state.records, request.name)
     fields = {
         "stage": stage.name,
         "source": source,
@@ -118,44 +132,49 @@ def _introduce(ask: Ask, step: int, world: World, config: Config, ledger: Ledger
         "directory": name,
         "origin": origin,
         "checkpoint": folder,
-        "forced": ask.force,
+        "forced": request.force,
         "asked": True,
-        "named": ask.name is not None or ask.checkpoint is not None,
-        "reason": f"asked for{f' by {ask.by}' if ask.by else ''}",
+        "named": request.name is not None or request.checkpoint is not None,
+        "reason": f"asked for{f' by {request.by}' if request.by else ''}",
     }
-    return [Note(event="owned", key=f"{stage.name}/{name}", fields=fields)], "taken up"
+    return [JournalEvent(event="owned", key=f"{stage.name}/{name}", fields=fields)], "taken up"
 
 
-def _folder(source: str, step: int, seen: StageSeen | None, config: Config) -> str:
-    if seen is not None and seen.steps is not None and step in seen.steps:
-        return seen.steps[step]
+def _find_checkpoint_folder(source: str, step: int, stage_folder: StageFolder | None, config: Config) -> str:
+    if stage_folder is not None and stage_folder.steps is not None and step in stage_folder.steps:
+        return stage_folder.steps[step]
     stage = config.stages.get(source)
     return str((config.scratch / "ckpts" / source if stage is None else stage.checkpoints) / str(step))
 
 
-def _change(ask: Ask, stage: Stage, record: Record, world: World) -> tuple[list[Action], str]:
-    if ask.kind == "cancel":
-        return _cancel(ask, record)
-    if record.state in IN_FLIGHT:
+def _change_evaluation(request: Request, stage: Stage, record: EvaluationRecord, snapshot: Snapshot) -> tuple[list[Action], str]:
+    if request.kind == "cancel":
+        return _cancel_evaluation(request, record)
+    if record.state in IN_FLIGHT_STATES:
         return [], f"{record.state.value} already"
-    by = f" by {ask.by}" if ask.by else ""
-    owed = Note(
-        event="owed", key=record.key, fields={"reason": f"{ask.kind}{by}", "fresh": True, "forced": ask.force, "asked": True}
+    requester = f" by {request.by}" if request.by else ""
+    pending_event = JournalEvent(
+        event="owed",
+        key=record.key,
+        fields={"reason": f"{request.kind}{requester}", "fresh": True, "forced": request.force, "asked": True},
     )
-    if record.state is State.SCORED:
-        if not ask.force:
+    if record.state is EvaluationState.SCORED:
+        if not request.force:
             return [], "scored already; --force scores it again"
-        labels = dict.fromkeys(record.suites, f"ask{int(world.now):x}")
-        return [set_aside(record, stage, labels, f"{ask.kind} --force{by}"), owed], "scored again; its results are kept aside"
-    return [owed], "taken up again"
+        labels = dict.fromkeys(record.suites, f"ask{int(snapshot.now):x}")
+        return [
+            make_archive_action(record, stage, labels, f"{request.kind} --force{requester}"),
+            pending_event,
+        ], "scored again; its results are kept aside"
+    return [pending_event], "taken up again"
 
 
-def _cancel(ask: Ask, record: Record) -> tuple[list[Action], str]:
+def _cancel_evaluation(request: Request, record: EvaluationRecord) -> tuple[list[Action], str]:
     """Only the word: a job that lives although its evaluation is cancelled is a stray one, and is cancelled as such."""
-    if record.state in {State.SCORED, State.LOST, State.CANCELLED}:
+    if record.state in {EvaluationState.SCORED, EvaluationState.LOST, EvaluationState.CANCELLED}:
         return [], f"{record.state.value} already"
-    run_id = None if record.attempt is None or record.state not in IN_FLIGHT else record.attempt.run_id
-    fields = {"reason": f"cancelled by {ask.by or 'a person'}; watcher retry to take it up again"}
+    run_id = None if record.attempt is None or record.state not in IN_FLIGHT_STATES else record.attempt.run_id
+    fields = {"reason": f"cancelled by {request.by or 'a person'}; watcher retry to take it up again"}
     if run_id is not None:
         fields["run_id"] = run_id
-    return [Note(event="cancelled", key=record.key, fields=fields)], "cancelled"
+    return [JournalEvent(event="cancelled", key=record.key, fields=fields)], "cancelled"

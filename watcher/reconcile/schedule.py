@@ -11,11 +11,11 @@ from pathlib import Path
 import msgspec
 
 from watcher.config.settings import Bridge, Config, Stage
-from watcher.core.snapshot import StageSeen
-from watcher.journal.replay import Ledger
+from watcher.core.snapshot import StageFolder
+from watcher.journal.replay import JournalState
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class ScheduledEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     """An evaluation that the config asks for."""
 
     stage: str
@@ -30,26 +30,30 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         return self.stage, self.source, self.step
 
 
-def wanted(config: Config, seen: Mapping[str, StageSeen]) -> tuple[list[Wanted], dict[str, str]]:
+def scheduled_evaluations(
+    config: Config, stage_folders: Mapping[str, StageFolder]
+) -> tuple[list[ScheduledEvaluation], dict[str, str]]:
     """All that the schedules and bridges ask for, and, by stage, why a bridge's step is not known yet.
 
     Steps that are written out are wanted before they exist. Those of ``every`` and ``final`` only when they do: nobody
     knows whether training gets that far.
     """
-    found: list[Wanted] = []
-    unknown: dict[str, str] = {}
+    evaluations: list[ScheduledEvaluation] = []
+    unknown_bridges: dict[str, str] = {}
     for stage in config.stages.values():
-        here = seen.get(stage.name)
-        found += [_own(stage, here, step) for step in scheduled(stage, here)]
+        stage_folder = stage_folders.get(stage.name)
+        evaluations += [
+            _make_scheduled_evaluation(stage, stage_folder, step) for step in list_scheduled_steps(stage, stage_folder)
+        ]
         if stage.bridge is None or not stage.bridge.enabled:
             continue
-        step_of_bridge, why = bridge_step(stage, config, seen)
+        step_of_bridge, reason = resolve_bridge_step(stage, config, stage_folders)
         if step_of_bridge is None:
-            unknown[stage.name] = why
+            unknown_bridges[stage.name] = reason
         else:
-            checkpoint = bridge_checkpoint(stage.bridge, step_of_bridge, config, seen)
-            found.append(
-                Wanted(
+            checkpoint = resolve_bridge_checkpoint(stage.bridge, step_of_bridge, config, stage_folders)
+            evaluations.append(
+                ScheduledEvaluation(
                     stage=stage.name,
                     source=stage.bridge.source,
                     step=step_of_bridge,
@@ -57,39 +61,44 @@ def wanted(config: Config, seen: Mapping[str, StageSeen]) -> tuple[list[Wanted],
                     checkpoint=checkpoint,
                 )
             )
-    return found, unknown
+    return evaluations, unknown_bridges
 
 
-def scheduled(stage: Stage, here: StageSeen | None) -> list[int]:
+def list_scheduled_steps(stage: Stage, stage_folder: StageFolder | None) -> list[int]:
     """The stage's own steps, ascending: those written out, and of what is there, those of ``every`` and ``final``."""
-    present = {} if here is None or here.steps is None else here.steps
+    present_steps = {} if stage_folder is None or stage_folder.steps is None else stage_folder.steps
     steps = set(stage.steps)
     if stage.every is not None:
-        steps.update(step for step in present if stage.wants(step))
-    if stage.final and here is not None and here.final is not None and here.final in present:
-        steps.add(here.final)
+        steps.update(step for step in present_steps if stage.is_scheduled(step))
+    if (
+        stage.final
+        and stage_folder is not None
+        and stage_folder.final_step is not None
+        and stage_folder.final_step in present_steps
+    ):
+        steps.add(stage_folder.final_step)
     return sorted(steps)
 
 
-def is_final(stage: Stage, here: StageSeen | None, step: int) -> bool:
+def is_final_step(stage: Stage, stage_folder: StageFolder | None, step: int) -> bool:
     """Whether ``step`` ends the stage, as far as one can tell: its schedule's last, or train_steps."""
-    if here is not None and here.final is not None and step == here.final:
+    if stage_folder is not None and stage_folder.final_step is not None and step == stage_folder.final_step:
         return True
-    return step == stage.last
+    return step == stage.last_step
 
 
-def _own(stage: Stage, here: StageSeen | None, step: int) -> Wanted:
-    there = None if here is None or here.steps is None else here.steps.get(step)
-    return Wanted(
+def _make_scheduled_evaluation(stage: Stage, stage_folder: StageFolder | None, step: int) -> ScheduledEvaluation:
+    checkpoint = None if stage_folder is None or stage_folder.steps is None else stage_folder.steps.get(step)
+    return ScheduledEvaluation(
         stage=stage.name,
         source=stage.name,
         step=step,
         origin="schedule",
-        checkpoint=there or str(stage.checkpoints / str(step)),
+        checkpoint=checkpoint or str(stage.checkpoints / str(step)),
     )
 
 
-def bridge_step(stage: Stage, config: Config, seen: Mapping[str, StageSeen]) -> tuple[int | None, str]:
+def resolve_bridge_step(stage: Stage, config: Config, stage_folders: Mapping[str, StageFolder]) -> tuple[int | None, str]:
     """The step of ``stage``'s bridge, or why it is not known yet.
 
     The config's; else the last of the source's schedule; else where this stage's config.yaml says that it
@@ -105,65 +114,65 @@ def bridge_step(stage: Stage, config: Config, seen: Mapping[str, StageSeen]) -> 
     source = config.stages.get(bridge.source)
     if source is None:
         return None, f"stages.{bridge.source} is not in the config: give the bridge its step"
-    if source.last is not None:
-        return source.last, ""
-    begun = started_at(stage, config, seen)
-    if begun is not None:
-        return begun, ""
-    there = seen.get(source.name)
-    if there is not None and there.final is not None:
-        return there.final, ""
+    if source.last_step is not None:
+        return source.last_step, ""
+    start_step = find_start_step(stage, config, stage_folders)
+    if start_step is not None:
+        return start_step, ""
+    source_folder = stage_folders.get(source.name)
+    if source_folder is not None and source_folder.final_step is not None:
+        return source_folder.final_step, ""
     return None, f"the last step of {bridge.source} is not known yet"
 
 
-def started_at(stage: Stage, config: Config, seen: Mapping[str, StageSeen]) -> int | None:
+def find_start_step(stage: Stage, config: Config, stage_folders: Mapping[str, StageFolder]) -> int | None:
     """The step of the bridge's source that this stage's own config.yaml says it started from; None where it says none."""
-    here = seen.get(stage.name)
+    stage_folder = stage_folders.get(stage.name)
     source = None if stage.bridge is None else config.stages.get(stage.bridge.source)
-    if here is None or here.started_from is None or source is None:
+    if stage_folder is None or stage_folder.started_from is None or source is None:
         return None
-    path = Path(here.started_from)
+    path = Path(stage_folder.started_from)
     return int(path.name) if path.name.isdigit() and path.parent.name == source.checkpoints.name else None
 
 
-def bridge_checkpoint(bridge: Bridge, step: int, config: Config, seen: Mapping[str, StageSeen]) -> str:
+def resolve_bridge_checkpoint(bridge: Bridge, step: int, config: Config, stage_folders: Mapping[str, StageFolder]) -> str:
     """Where the bridge's checkpoint lies."""
     if bridge.checkpoint is not None:
         return bridge.checkpoint
-    there = seen.get(bridge.source)
-    if there is not None and there.steps is not None and step in there.steps:
-        return there.steps[step]
+    source_folder = stage_folders.get(bridge.source)
+    if source_folder is not None and source_folder.steps is not None and step in source_folder.steps:
+        return source_folder.steps[step]
     source = config.stages.get(bridge.source)
     folder = config.scratch / "ckpts" / bridge.source if source is None else source.checkpoints
     return str(folder / str(step))
 
 
-def directory(want: Wanted, stage: Stage, taken: Container[str], name: str | None = None) -> str:
+def choose_directory(evaluation: ScheduledEvaluation, stage: Stage, taken: Container[str], name: str | None = None) -> str:
     """The directory of a new evaluation: the given name, or the first of its own that is not among ``taken`` evaluations."""
     if name is not None:
         return name
-    plain = f"step_{want.step}"
-    own = want.source == want.stage
-    if (own or not stage.wants(want.step)) and f"{want.stage}/{plain}" not in taken:
-        return plain
-    return apart(want.stage, want.step, want.source, taken)
+    plain_name = f"step_{evaluation.step}"
+    is_stage_checkpoint = evaluation.source == evaluation.stage
+    if (is_stage_checkpoint or not stage.is_scheduled(evaluation.step)) and f"{evaluation.stage}/{plain_name}" not in taken:
+        return plain_name
+    return make_distinct_directory(evaluation.stage, evaluation.step, evaluation.source, taken)
 
 
-def apart(stage: str, step: int, source: str, taken: Container[str]) -> str:
+def make_distinct_directory(stage: str, step: int, source: str, taken: Container[str]) -> str:
     """The first free one of ``step_N_from_SOURCE``, ``step_N_from_SOURCE_2`` and so on."""
-    distinct = f"step_{step}_from_{_word(source)}"
-    number, name = 1, distinct
+    base_name = f"step_{step}_from_{_sanitize_name(source)}"
+    number, name = 1, base_name
     while f"{stage}/{name}" in taken:
         number += 1
-        name = f"{distinct}_{number}"
+        name = f"{base_name}_{number}"
     return name
 
 
-def _word(text: str) -> str:
+def _sanitize_name(text: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text)
 
 
-def missing(found: list[Wanted], ledger: Ledger) -> list[Wanted]:
-    """Those of ``found`` that the journal does not know."""
-    known = ledger.by_identity()
-    return [want for want in found if want.identity not in known]
+def select_unknown_evaluations(evaluations: list[ScheduledEvaluation], journal_state: JournalState) -> list[ScheduledEvaluation]:
+    """Those of ``evaluations`` that the journal does not know."""
+    known_identities = journal_state.index_by_identity()
+    return [evaluation for evaluation in evaluations if evaluation.identity not in known_identities]

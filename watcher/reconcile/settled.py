@@ -4,91 +4,103 @@ from pathlib import Path
 
 from suites.checkpoint.completeness import Completeness
 from watcher.config.settings import Config
-from watcher.core.actions import Action, Mirror, Note, Skip, Unlink
-from watcher.core.evaluation import Record, State, token
+from watcher.core.actions import Action, JournalEvent, MirrorResults, Skip, UnpinCheckpoint
+from watcher.core.evaluation import EvaluationRecord, EvaluationState, build_mirror_token
 from watcher.core.reasons import ReasonKind
-from watcher.core.snapshot import World, changed_tiers
-from watcher.reconcile.journal_events import _ASK_A_PERSON, _ask_a_person, _owed
+from watcher.core.snapshot import Snapshot, find_outdated_tiers
+from watcher.reconcile.journal_events import BLOCKING_COMPLETENESS, block_on_checkpoint, make_pending_event
 
 
-def settled(record: Record, world: World, config: Config, *, wanted: bool) -> Action | Skip | None:
+def next_action_settled(
+    record: EvaluationRecord, snapshot: Snapshot, config: Config, *, is_scheduled: bool
+) -> Action | Skip | None:
     """What may still happen to what is scored, lost, blocked or cancelled. None: nothing to say."""
-    if record.pin is not None and record.state is not State.BLOCKED:
-        return Unlink(key=record.key, folder=record.pin.folder, reason=f"it is {record.state.value}")
-    if record.state is State.CANCELLED:
-        return Skip(record.key, record.text or "cancelled; watcher retry to take it up again", repeats=bool(record.reason))
-    if record.state is State.BLOCKED:
-        return _blocked(record, world)
-    gone = _results_gone(record, world)
-    if gone is not None:
-        return gone
-    rewritten = _rewritten(record, world)
-    if rewritten is None and config.mirror is not None and (record.mirrored != token(record) or record.key in world.unmirrored):
-        return Mirror(key=record.key, reason=f"to {config.mirror}")
-    if rewritten is not None:
-        return rewritten
-    plan = world.plans.get(record.stage)
-    changed = [] if plan is None or plan.trouble else changed_tiers(record, plan)
-    if not changed or not wanted:
+    if record.pin is not None and record.state is not EvaluationState.BLOCKED:
+        return UnpinCheckpoint(key=record.key, folder=record.pin.folder, reason=f"it is {record.state.value}")
+    if record.state is EvaluationState.CANCELLED:
+        return Skip(
+            record.key, record.full_reason or "cancelled; watcher retry to take it up again", repeats_reason=bool(record.reason)
+        )
+    if record.state is EvaluationState.BLOCKED:
+        return _next_action_blocked(record, snapshot)
+    results_action = _next_action_missing_results(record, snapshot)
+    if results_action is not None:
+        return results_action
+    rewrite_action = _next_action_rewritten(record, snapshot)
+    if (
+        rewrite_action is None
+        and config.mirror is not None
+        and (record.mirror_token != build_mirror_token(record) or record.key in snapshot.stale_mirrors)
+    ):
+        return MirrorResults(key=record.key, reason=f"to {config.mirror}")
+    if rewrite_action is not None:
+        return rewrite_action
+    requirements = snapshot.requirements.get(record.stage)
+    outdated_tiers = [] if requirements is None or requirements.error else find_outdated_tiers(record, requirements)
+    if not outdated_tiers or not is_scheduled:
         return None
-    words = world.changes.get(record.key) or f"the suites of {', '.join(changed)} changed"
-    if _is_gone(record, world, config):
-        return Skip(record.key, f"scored; {words}, but the checkpoint is gone: the scores stand")
-    return _owed(record, f"{words}: that much is scored anew")
+    reason = snapshot.suite_changes.get(record.key) or f"the suites of {', '.join(outdated_tiers)} changed"
+    if _is_checkpoint_gone(record, snapshot, config):
+        return Skip(record.key, f"scored; {reason}, but the checkpoint is gone: the scores stand")
+    return make_pending_event(record, f"{reason}: that much is scored anew")
 
 
-def _results_gone(record: Record, world: World) -> Action | Skip | None:
+def _next_action_missing_results(record: EvaluationRecord, snapshot: Snapshot) -> Action | Skip | None:
     """What is done about results that are not where they were published; None where they are."""
-    results = world.results.get(record.key)
-    if results is not None and not results.valid and record.key in world.mirrors and world.mirrors[record.key].valid:
-        return Mirror(key=record.key, back=True, reason=f"{results.wrong()}; the mirror has it")
-    if results is not None and results.valid and results.place:
-        fields = {"reason": f"its results are in {results.place}", "place": results.place}
-        return Note(event="found", key=record.key, fields=fields)
-    if record.state is State.LOST:
-        if results is not None and results.valid:
-            return Note(event="found", key=record.key, fields={"reason": "its results are back"})
-        return Skip(record.key, f"lost: {record.text}", repeats=True)
-    if results is not None and not results.valid:
-        return Note(event="lost", key=record.key, fields={"reason": f"{results.wrong()}; watcher retry to score it again"})
+    results = snapshot.results.get(record.key)
+    if results is not None and not results.is_valid and record.key in snapshot.mirrors and snapshot.mirrors[record.key].is_valid:
+        return MirrorResults(key=record.key, restore=True, reason=f"{results.describe_first_invalid()}; the mirror has it")
+    if results is not None and results.is_valid and results.results_folder:
+        fields = {"reason": f"its results are in {results.results_folder}", "place": results.results_folder}
+        return JournalEvent(event="found", key=record.key, fields=fields)
+    if record.state is EvaluationState.LOST:
+        if results is not None and results.is_valid:
+            return JournalEvent(event="found", key=record.key, fields={"reason": "its results are back"})
+        return Skip(record.key, f"lost: {record.full_reason}", repeats_reason=True)
+    if results is not None and not results.is_valid:
+        return JournalEvent(
+            event="lost",
+            key=record.key,
+            fields={"reason": f"{results.describe_first_invalid()}; watcher retry to score it again"},
+        )
     return None
 
 
-def _is_gone(record: Record, world: World, config: Config) -> bool:
-    source, seen = config.stages.get(record.source), world.stages.get(record.source)
-    if source is None or seen is None or Path(record.checkpoint).parent != source.checkpoints:
+def _is_checkpoint_gone(record: EvaluationRecord, snapshot: Snapshot, config: Config) -> bool:
+    source, stage_folder = config.stages.get(record.source), snapshot.stages.get(record.source)
+    if source is None or stage_folder is None or Path(record.checkpoint).parent != source.checkpoints:
         return False
-    return seen.steps is not None and record.step not in seen.steps
+    return stage_folder.steps is not None and record.step not in stage_folder.steps
 
 
-def _blocked(record: Record, world: World) -> Action | Skip:
-    seen = world.inspections.get(record.checkpoint)
-    if record.reason_kind is ReasonKind.CHECKPOINT and seen is not None:
-        if seen.kind not in _ASK_A_PERSON:
-            return _owed(record, "the checkpoint is not what it was")
-        note = _ask_a_person(record, seen)
+def _next_action_blocked(record: EvaluationRecord, snapshot: Snapshot) -> Action | Skip:
+    inspection = snapshot.inspections.get(record.checkpoint)
+    if record.reason_kind is ReasonKind.CHECKPOINT and inspection is not None:
+        if inspection.kind not in BLOCKING_COMPLETENESS:
+            return make_pending_event(record, "the checkpoint is not what it was")
+        note = block_on_checkpoint(record, inspection)
         if note.reason_fields != record.reason_fields:
             return note
-    elif seen is not None:
-        return _rewritten(record, world) or _still_blocked(record)
-    return _still_blocked(record)
+    elif inspection is not None:
+        return _next_action_rewritten(record, snapshot) or _skip_blocked(record)
+    return _skip_blocked(record)
 
 
-def _still_blocked(record: Record) -> Skip:
-    return Skip(record.key, f"blocked: {record.text}", repeats=True)
+def _skip_blocked(record: EvaluationRecord) -> Skip:
+    return Skip(record.key, f"blocked: {record.full_reason}", repeats_reason=True)
 
 
-def _rewritten(record: Record, world: World) -> Action | Skip | None:
+def _next_action_rewritten(record: EvaluationRecord, snapshot: Snapshot) -> Action | Skip | None:
     """After the marks moved: another content is owed; the same content has new marks; in between nothing is done."""
-    seen = world.inspections.get(record.checkpoint)
-    if seen is None:
+    inspection = snapshot.inspections.get(record.checkpoint)
+    if inspection is None:
         return None
-    if seen.kind is not Completeness.COMPLETE or seen.fingerprint is None:
-        words = f"{record.state.value}; its checkpoint is being rewritten: {seen.detail}"
-        return Skip(record.key, words, rewriting=True)
-    if seen.fingerprint != record.fingerprint:
-        return _owed(record, "the checkpoint was rewritten")
-    marks = world.marks.get(record.checkpoint)
-    if marks == record.markers:  # nothing moved: another evaluation of the same checkpoint had it looked at
+    if inspection.kind is not Completeness.COMPLETE or inspection.fingerprint is None:
+        words = f"{record.state.value}; its checkpoint is being rewritten: {inspection.detail}"
+        return Skip(record.key, words, is_being_rewritten=True)
+    if inspection.fingerprint != record.fingerprint:
+        return make_pending_event(record, "the checkpoint was rewritten")
+    mtimes = snapshot.mtimes.get(record.checkpoint)
+    if mtimes == record.mtimes:  # nothing moved: another evaluation of the same checkpoint had it looked at
         return None
-    return Note(event="marked", key=record.key, fields={"markers": marks, "reason": "the same content"})
+    return JournalEvent(event="marked", key=record.key, fields={"markers": mtimes, "reason": "the same content"})

@@ -11,26 +11,32 @@ from typing import Any
 
 import msgspec
 
-from suites.common.errors import Problem
-from suites.contract.comparison import Compared, CompareRequest, read_compared
-from suites.contract.paths import EvaluationPaths, attempt_logs
+from suites.common.errors import UserError
+from suites.contract.comparison import CompareRequest, ComparisonDocument, read_comparison_document
+from suites.contract.paths import EvaluationPaths, list_attempt_log_paths
 from watcher.config.settings import Config, Stage
-from watcher.core.evaluation import Record
-from watcher.core.result_paths import configured, results_of
-from watcher.journal.replay import Ledger
-from watcher.reconcile.baselines import another_bridge, bridge_of, elsewhere, is_own, wanted
-from watcher.report.result_files import Found, look
+from watcher.core.evaluation import EvaluationRecord
+from watcher.core.result_paths import get_configured_results_folder, get_evaluation_paths
+from watcher.journal.replay import JournalState
+from watcher.reconcile.baselines import (
+    build_comparison_requests,
+    describe_bridge_override,
+    describe_start_mismatch,
+    find_bridge,
+    is_stage_checkpoint,
+)
+from watcher.report.result_files import ResultFiles, read_result_files
 from watcher.status.health import Health
 
-SCHEMA = 1
+REPORT_SCHEMA = 1
 
-MAIN = {"tier2_ppl": "ppl", "tier3_cf": "primary", "tier4_sft_native": "all_checks_pass_rate"}
+HEADLINE_METRICS = {"tier2_ppl": "ppl", "tier3_cf": "primary", "tier4_sft_native": "all_checks_pass_rate"}
 """Tier -> the figure that it is shown by."""
 
-SHORT = {"tier2_ppl": "tier 2", "tier3_cf": "tier 3", "tier4_sft_native": "tier 4"}
+TIER_LABELS = {"tier2_ppl": "tier 2", "tier3_cf": "tier 3", "tier4_sft_native": "tier 4"}
 
 
-class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+class ReportedEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     """One checkpoint on one stage's suites."""
 
     key: str
@@ -50,8 +56,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     suspicious: bool = False
     logs: tuple[str, ...] = ()
     """Paths of the newest attempt's logs."""
-    found: Found
-    compared: Compared | None = None
+    found: ResultFiles
+    compared: ComparisonDocument | None = None
     outdated: bool = False
     """The comparison is there, but by now it would be made with other baselines, suites or objectives."""
     troubles: tuple[str, ...] = ()
@@ -64,7 +70,7 @@ class StageReport(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     checkpoints: str
-    evaluations: tuple[Evaluation, ...]
+    evaluations: tuple[ReportedEvaluation, ...]
     bridge: str | None = None
     """Key of the evaluation that is the baseline."""
     awaited: str = ""
@@ -73,11 +79,11 @@ class StageReport(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     """What a person should know: another bridge than the config's, a bridge that is not scored yet."""
 
-    def own(self) -> Iterator[Evaluation]:
+    def iter_stage_evaluations(self) -> Iterator[ReportedEvaluation]:
         """The stage's own, ascending."""
         return (evaluation for evaluation in self.evaluations if evaluation.role == "own")
 
-    def baseline(self) -> Evaluation | None:
+    def find_baseline(self) -> ReportedEvaluation | None:
         """The bridge, where there is one."""
         return next((evaluation for evaluation in self.evaluations if evaluation.key == self.bridge), None)
 
@@ -85,7 +91,7 @@ class StageReport(msgspec.Struct, frozen=True, kw_only=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is shown."""
 
-    schema: int = SCHEMA
+    schema: int = REPORT_SCHEMA
     at: float
     """When it was read, unix time."""
     results: str
@@ -99,105 +105,114 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     stages: tuple[StageReport, ...]
 
 
-def gather(config: Config, ledger: Ledger, health: Health, now: float, only: str | None = None) -> Report:
-    """Read everything; ``only``: one stage."""
-    records = list(ledger.records.values())
-    asked = wanted(config, ledger)
+def build_report(
+    config: Config, journal_state: JournalState, health: Health, now: float, only_stage: str | None = None
+) -> Report:
+    """Read everything; ``only_stage``: one stage."""
+    records = list(journal_state.records.values())
+    compare_requests = build_comparison_requests(config, journal_state)
     names = [*config.stages, *dict.fromkeys(record.stage for record in records if record.stage not in config.stages)]
     return Report(
         at=now,
         results=str(config.results),
         source=config.source,
         health=health.verdict,
-        health_line=health.line,
+        health_line=health.summary,
         status=health.document or {},
-        stages=tuple(_stage(name, config, ledger, asked) for name in names if only in {None, name}),
+        stages=tuple(_build_stage(name, config, journal_state, compare_requests) for name in names if only_stage in {None, name}),
     )
 
 
-def _stage(name: str, config: Config, ledger: Ledger, asked: Mapping[str, CompareRequest]) -> StageReport:
+def _build_stage(
+    name: str, config: Config, journal_state: JournalState, compare_requests: Mapping[str, CompareRequest]
+) -> StageReport:
     stage = config.stages.get(name)
-    results = Path(configured(config, name))
-    mine = [record for record in ledger.records.values() if record.stage == name]
-    found = [_known(record, results_of(config, record).results, asked.get(record.key)) for record in mine]
-    found += _on_disk(results, name, {record.directory for record in mine})
-    bridge = bridge_of(name, mine)
+    results = Path(get_configured_results_folder(config, name))
+    stage_records = [record for record in journal_state.records.values() if record.stage == name]
+    evaluations = [
+        _build_from_record(record, get_evaluation_paths(config, record).results, compare_requests.get(record.key))
+        for record in stage_records
+    ]
+    evaluations += _find_unjournaled(results, name, {record.directory for record in stage_records})
+    bridge = find_bridge(name, stage_records)
     return StageReport(
         name=name,
         checkpoints="" if stage is None else str(stage.checkpoints),
-        evaluations=tuple(sorted(found, key=lambda each: (each.role == "own", each.step, each.directory))),
+        evaluations=tuple(
+            sorted(evaluations, key=lambda evaluation: (evaluation.role == "own", evaluation.step, evaluation.directory))
+        ),
         bridge=None if bridge is None else bridge.key,
-        awaited="" if stage is None or bridge is not None else _awaited(stage),
+        awaited="" if stage is None or bridge is not None else _describe_awaited_bridge(stage),
         objectives={} if stage is None else msgspec.to_builtins(stage.objectives),
-        notes=tuple(_notes(stage, bridge, ledger.begun.get(name))),
+        notes=tuple(_collect_notes(stage, bridge, journal_state.started_from.get(name))),
     )
 
 
-def _awaited(stage: Stage) -> str:
+def _describe_awaited_bridge(stage: Stage) -> str:
     if stage.bridge is None or not stage.bridge.enabled:
         return ""
     step = f"step {stage.bridge.step}" if stage.bridge.step is not None else "its last step"
     return f"{stage.bridge.source} {step}"
 
 
-def _notes(stage: Stage | None, bridge: Record | None, begun: str | None) -> Iterator[str]:
+def _collect_notes(stage: Stage | None, bridge: EvaluationRecord | None, started_from: str | None) -> Iterator[str]:
     if stage is None:
         yield "no longer in the config"
         return
     if bridge is not None and bridge.state != "scored":
         yield f"the bridge, {bridge.source} step {bridge.step}, is {bridge.state}{f': {bridge.reason}' if bridge.reason else ''}"
-    note = None if bridge is None else another_bridge(bridge, stage)
+    note = None if bridge is None else describe_bridge_override(bridge, stage)
     if note:
         yield f"compared with {note}"
-    apart = None if bridge is None else elsewhere(stage.name, begun, bridge)
-    if apart:
-        yield apart
+    elsewhere_note = None if bridge is None else describe_start_mismatch(stage.name, started_from, bridge)
+    if elsewhere_note:
+        yield elsewhere_note
 
 
-def _known(record: Record, results: Path, asked: CompareRequest | None) -> Evaluation:
+def _build_from_record(record: EvaluationRecord, results: Path, compare_request: CompareRequest | None) -> ReportedEvaluation:
     paths = EvaluationPaths(results, record.stage, record.directory)
-    found = look(paths)
-    troubles = list(found.troubles)
+    result_files = read_result_files(paths)
+    errors = list(result_files.troubles)
     if record.state == "scored":
-        troubles += [f"{paths.tier(tier).name}: missing" for tier in record.suites if tier not in found.tiers]
-        troubles += [
-            f"{paths.tier(name).name}: of another content of the checkpoint"
-            for name, tier in found.tiers.items()
+        errors += [f"{paths.tier_json(tier).name}: missing" for tier in record.suites if tier not in result_files.tiers]
+        errors += [
+            f"{paths.tier_json(name).name}: of another content of the checkpoint"
+            for name, tier in result_files.tiers.items()
             if record.fingerprint and tier.fingerprint != record.fingerprint
         ]
     scores = record.extra.get("scores")
-    compared = _compared(paths, found, troubles)
-    return Evaluation(
+    compared = _read_comparison(paths, result_files, errors)
+    return ReportedEvaluation(
         key=record.key,
         stage=record.stage,
         source=record.source,
         step=record.step,
         results=str(results),
         directory=record.directory,
-        role="bridge" if record.origin == "bridge" else "own" if is_own(record) else "other",
+        role="bridge" if record.origin == "bridge" else "own" if is_stage_checkpoint(record) else "other",
         state=str(record.state),
         reason=record.reason,
         since=record.since,
         checkpoint=record.checkpoint,
         suspicious=isinstance(scores, Mapping) and bool(scores.get("suspicious")),
-        logs=_logs(record, results),
-        found=found,
+        logs=_list_logs(record, results),
+        found=result_files,
         compared=compared,
-        outdated=compared is not None and asked is not None and compared.request != asked,
-        troubles=tuple(dict.fromkeys(troubles)),
+        outdated=compared is not None and compare_request is not None and compared.request != compare_request,
+        troubles=tuple(dict.fromkeys(errors)),
         times=record.times,
     )
 
 
-def _logs(record: Record, results: Path) -> tuple[str, ...]:
+def _list_logs(record: EvaluationRecord, results: Path) -> tuple[str, ...]:
     if record.attempt is None or record.attempt.job_id is None:
         return ()
     attempt = record.attempt
-    logs = attempt_logs(results, record.stage, record.step, attempt.job_id or "", attempt.tasks)
+    logs = list_attempt_log_paths(results, record.stage, record.step, attempt.job_id or "", attempt.tasks)
     return tuple(str(path) for pair in logs for path in pair)
 
 
-def _on_disk(results: Path, stage: str, known: set[str]) -> Iterator[Evaluation]:
+def _find_unjournaled(results: Path, stage: str, known_directories: set[str]) -> Iterator[ReportedEvaluation]:
     """Results that were made by hand, or before a journal that is gone."""
     folder = EvaluationPaths(results, stage, "any").folder.parent
     try:
@@ -206,35 +221,35 @@ def _on_disk(results: Path, stage: str, known: set[str]) -> Iterator[Evaluation]
         return
     for name in names:
         paths = EvaluationPaths(results, stage, name)
-        found = look(paths) if name not in known else None
-        if found is None or not (found.tiers or found.troubles):
+        result_files = read_result_files(paths) if name not in known_directories else None
+        if result_files is None or not (result_files.tiers or result_files.troubles):
             continue
-        troubles = list(found.troubles)
-        yield Evaluation(
+        errors = list(result_files.troubles)
+        yield ReportedEvaluation(
             key=f"{stage}/{name}",
             stage=stage,
-            source=found.source or stage,
-            step=found.step if found.step is not None else -1,
+            source=result_files.source or stage,
+            step=result_files.step if result_files.step is not None else -1,
             results=str(results),
             directory=name,
-            role="own" if found.source == stage and name == f"step_{found.step}" else "other",
+            role="own" if result_files.source == stage and name == f"step_{result_files.step}" else "other",
             state="on disk",
-            checkpoint=found.checkpoint,
-            found=found,
-            compared=_compared(paths, found, troubles),
-            troubles=tuple(dict.fromkeys(troubles)),
+            checkpoint=result_files.checkpoint,
+            found=result_files,
+            compared=_read_comparison(paths, result_files, errors),
+            troubles=tuple(dict.fromkeys(errors)),
         )
 
 
-def _compared(paths: EvaluationPaths, found: Found, troubles: list[str]) -> Compared | None:
+def _read_comparison(paths: EvaluationPaths, result_files: ResultFiles, errors: list[str]) -> ComparisonDocument | None:
     """compare.json, where it is about the figures that are there."""
     try:
-        compared = read_compared(paths.compare)
-    except Problem as problem:
-        troubles.append(f"{paths.compare.name}: {problem.what}")
+        compared = read_comparison_document(paths.compare_json)
+    except UserError as problem:
+        errors.append(f"{paths.compare_json.name}: {problem.message}")
         return None
-    fingerprints = {tier.fingerprint for tier in found.tiers.values()}
+    fingerprints = {tier.fingerprint for tier in result_files.tiers.values()}
     if compared is not None and fingerprints and compared.candidate.fingerprint not in fingerprints:
-        troubles.append(f"{paths.compare.name}: of another content of the checkpoint")
+        errors.append(f"{paths.compare_json.name}: of another content of the checkpoint")
         return None
     return compared

@@ -10,42 +10,51 @@ from collections.abc import Sequence
 
 import msgspec
 
-from watcher.report.data import Evaluation, Report
-from watcher.report.figures import Change, Figure, against, changes, comparable, figures_of, newest, number
-from watcher.report.result_files import Number
+from watcher.report.data import Report, ReportedEvaluation
+from watcher.report.figures import (
+    Figure,
+    FigureChange,
+    collect_changes,
+    find_comparison,
+    find_newest,
+    get_figure_value,
+    is_comparable,
+    list_figures,
+)
+from watcher.report.result_files import FigureValue
 
-ERRORS = 2.0
+FORGETTING_THRESHOLD_STDERRS = 2.0
 """Standard errors of a difference from which on it is called forgetting."""
 
 
-class Forgotten(msgspec.Struct, frozen=True):
+class ForgottenFigure(msgspec.Struct, frozen=True):
     """An earlier stage knew it better."""
 
     stage: str
-    was: float
-    lost: float
+    best_value: float
+    loss: float
     """Always positive."""
 
 
-class Cell(msgspec.Struct, frozen=True, kw_only=True):
+class MatrixCell(msgspec.Struct, frozen=True, kw_only=True):
     """One figure at the end of one stage."""
 
     evaluation: str
-    number: Number
-    change: Change | None = None
+    figure_value: FigureValue
+    change: FigureChange | None = None
     """Against the stage's bridge."""
-    forgotten: Forgotten | None = None
+    forgotten: ForgottenFigure | None = None
 
 
-class Matrix(msgspec.Struct, frozen=True, kw_only=True):
+class StageMatrix(msgspec.Struct, frozen=True, kw_only=True):
     """Rows are figures, columns stages; a cell is None where the stage's suites do not have it."""
 
     stages: tuple[str, ...]
-    at: tuple[str | None, ...]
+    evaluations: tuple[str | None, ...]
     """Which evaluation stands for the stage: its newest."""
-    rows: tuple[tuple[Figure, tuple[Cell | None, ...]], ...]
+    rows: tuple[tuple[Figure, tuple[MatrixCell | None, ...]], ...]
 
-    def forgotten(self) -> list[tuple[Figure, str, Forgotten]]:
+    def list_forgotten(self) -> list[tuple[Figure, str, ForgottenFigure]]:
         """(figure, stage, what) of all that was forgotten, the total of a tier left out."""
         return [
             (figure, stage, cell.forgotten)
@@ -56,47 +65,70 @@ class Matrix(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
 
-def matrix(report: Report) -> Matrix:
+def build_matrix(report: Report) -> StageMatrix:
     """The whole run at a glance."""
-    last = [newest(stage.own()) for stage in report.stages]
+    newest_evaluations = [find_newest(stage.iter_stage_evaluations()) for stage in report.stages]
     rows: dict[Figure, None] = {}
     for stage in report.stages:
-        rows |= dict.fromkeys(figures_of(stage))
-    found = [{} if each is None or (one := against(each, "bridge")) is None else changes(one) for each in last]
+        rows |= dict.fromkeys(list_figures(stage))
+    changes_by_stage = [
+        {} if evaluation is None or (comparison := find_comparison(evaluation, "bridge")) is None else collect_changes(comparison)
+        for evaluation in newest_evaluations
+    ]
     ordered = sorted(rows, key=lambda figure: (figure.tier, figure.name != ""))
-    return Matrix(
+    return StageMatrix(
         stages=tuple(stage.name for stage in report.stages),
-        at=tuple(None if each is None else each.key for each in last),
+        evaluations=tuple(None if evaluation is None else evaluation.key for evaluation in newest_evaluations),
         rows=tuple(
-            (figure, tuple(_cell(figure, column, last, found[column]) for column in range(len(last)))) for figure in ordered
+            (
+                figure,
+                tuple(
+                    _build_cell(figure, column, newest_evaluations, changes_by_stage[column])
+                    for column in range(len(newest_evaluations))
+                ),
+            )
+            for figure in ordered
         ),
     )
 
 
-def _cell(figure: Figure, column: int, last: Sequence[Evaluation | None], changed: dict[Figure, Change]) -> Cell | None:
-    evaluation = last[column]
-    here = None if evaluation is None else number(evaluation, figure)
-    if evaluation is None or here is None:
+def _build_cell(
+    figure: Figure,
+    column: int,
+    newest_evaluations: Sequence[ReportedEvaluation | None],
+    changes_by_figure: dict[Figure, FigureChange],
+) -> MatrixCell | None:
+    evaluation = newest_evaluations[column]
+    value = None if evaluation is None else get_figure_value(evaluation, figure)
+    if evaluation is None or value is None:
         return None
-    return Cell(
+    return MatrixCell(
         evaluation=evaluation.key,
-        number=here,
-        change=changed.get(figure),
-        forgotten=_forgotten(figure, evaluation, here, last[:column]),
+        figure_value=value,
+        change=changes_by_figure.get(figure),
+        forgotten=_find_forgetting(figure, evaluation, value, newest_evaluations[:column]),
     )
 
 
-def _forgotten(figure: Figure, evaluation: Evaluation, here: Number, before: Sequence[Evaluation | None]) -> Forgotten | None:
-    known = [
-        (each, there)
-        for each in before
-        if each is not None and comparable(each, evaluation, figure) and (there := number(each, figure)) is not None
+def _find_forgetting(
+    figure: Figure, evaluation: ReportedEvaluation, value: FigureValue, earlier_evaluations: Sequence[ReportedEvaluation | None]
+) -> ForgottenFigure | None:
+    earlier_values = [
+        (earlier, earlier_value)
+        for earlier in earlier_evaluations
+        if earlier is not None
+        and is_comparable(earlier, evaluation, figure)
+        and (earlier_value := get_figure_value(earlier, figure)) is not None
     ]
-    if not known:
+    if not earlier_values:
         return None
     sign = 1.0 if figure.lower_is_better else -1.0
-    best, there = min(known, key=lambda pair: sign * pair[1].value)
-    lost = sign * (here.value - there.value)
-    if here.error is None or there.error is None or lost <= ERRORS * math.hypot(here.error, there.error):
+    best_evaluation, earlier_value = min(earlier_values, key=lambda pair: sign * pair[1].value)
+    loss = sign * (value.value - earlier_value.value)
+    if (
+        value.error is None
+        or earlier_value.error is None
+        or loss <= FORGETTING_THRESHOLD_STDERRS * math.hypot(value.error, earlier_value.error)
+    ):
         return None
-    return Forgotten(best.stage, there.value, lost)
+    return ForgottenFigure(best_evaluation.stage, earlier_value.value, loss)

@@ -14,72 +14,72 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from suites.contract.comparison import ROLES, Comparison, Role, Verdict
+from suites.contract.comparison import BASELINE_ROLES, BaselineRole, Comparison, EffectVerdict
 from watcher import __version__
-from watcher.report.answers import Answers, answers_of
-from watcher.report.data import Evaluation, Report, StageReport
-from watcher.report.figures import Change, Figure, changes, figures_of, number
-from watcher.report.forgetting import Cell, matrix
-from watcher.report.result_files import mapping
+from watcher.report.answers import StageAnswers, read_stage_answers
+from watcher.report.data import Report, ReportedEvaluation, StageReport
+from watcher.report.figures import Figure, FigureChange, collect_changes, get_figure_value, list_figures
+from watcher.report.forgetting import MatrixCell, build_matrix
+from watcher.report.result_files import as_json_object
 
-PAGE = Path(__file__).with_name("page")
+PAGE_FOLDER = Path(__file__).with_name("page")
 
-UPLOT = PAGE / "vendor" / "uplot"
+UPLOT_FOLDER = PAGE_FOLDER / "vendor" / "uplot"
 
-VERDICTS: tuple[Verdict, ...] = ("better", "worse", "no_change_seen", "too_few_items")
+VERDICTS: tuple[EffectVerdict, ...] = ("better", "worse", "no_change_seen", "too_few_items")
 
-DIGITS = 7
+SIGNIFICANT_DIGITS = 7
 """Significant digits of a number on the page; --json and --csv have all of them."""
 
-_PROVENANCE = (
+_PROVENANCE_KEYS = (
     *("run_id", "outcome", "device", "slurm", "versions", "git_commit", "scorer_version", "timings", "throughput"),
     *("peak_memory", "tokens", "model", "suspicious"),
 )
 
-_MOST_SKIPPED = 50
+_MAX_SKIPPED = 50
 
-_NOTHING_ELSE = "img-src data:; base-uri 'none'; form-action 'none'"
+_POLICY_DENIALS = "img-src data:; base-uri 'none'; form-action 'none'"
 
-Json = dict[str, Any]
+PageData = dict[str, Any]
 
 
-class _Pool:
+class _ProvenancePool:
     """What many runs have in common, held once."""
 
     def __init__(self) -> None:
-        self.entries: list[Json] = []
-        self._places: dict[str, int] = {}
+        self.entries: list[PageData] = []
+        self._indices: dict[str, int] = {}
 
-    def place(self, entry: Json) -> int:
+    def add(self, entry: PageData) -> int:
         """Where ``entry`` is in ``entries``."""
-        spelt = json.dumps(entry, sort_keys=True)
-        if spelt not in self._places:
-            self._places[spelt] = len(self.entries)
+        serialized = json.dumps(entry, sort_keys=True)
+        if serialized not in self._indices:
+            self._indices[serialized] = len(self.entries)
             self.entries.append(entry)
-        return self._places[spelt]
+        return self._indices[serialized]
 
 
-def render(report: Report, results: Path) -> str:
+def render_html(report: Report, results: Path) -> str:
     """The page, for a file in ``results``: links to logs are relative to it."""
-    data = json.dumps(document(report, results), allow_nan=False, separators=(",", ":"))
+    data = json.dumps(build_page_data(report, results), allow_nan=False, separators=(",", ":"))
     data = data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-    styles = _text(UPLOT / "uPlot.min.css") + _text(PAGE / "report.css")
-    scripts = [_text(UPLOT / "uPlot.iife.min.js"), _text(PAGE / "report.js")]
-    allowed = " ".join(_digest(script) for script in scripts)
-    policy = f"default-src 'none'; script-src {allowed}; style-src {_digest(styles)}; {_NOTHING_ELSE}"
-    parts = {
+    styles = _read_text(UPLOT_FOLDER / "uPlot.min.css") + _read_text(PAGE_FOLDER / "report.css")
+    scripts = [_read_text(UPLOT_FOLDER / "uPlot.iife.min.js"), _read_text(PAGE_FOLDER / "report.js")]
+    script_digests = " ".join(_compute_csp_digest(script) for script in scripts)
+    policy = f"default-src 'none'; script-src {script_digests}; style-src {_compute_csp_digest(styles)}; {_POLICY_DENIALS}"
+    substitutions = {
         "POLICY": policy,
         "STYLES": styles,
         "DATA": data,
         "LIBRARY": scripts[0],
         "PROGRAM": scripts[1],
     }
-    return re.sub(r"@@([A-Z]+)@@", lambda found: parts[found[1]], _text(PAGE / "report.html"))
+    return re.sub(r"@@([A-Z]+)@@", lambda match: substitutions[match[1]], _read_text(PAGE_FOLDER / "report.html"))
 
 
-def document(report: Report, results: Path) -> Json:
+def build_page_data(report: Report, results: Path) -> PageData:
     """What the page's program reads: every list of a stage's figures runs along its ``evaluations``."""
-    pool = _Pool()
+    pool = _ProvenancePool()
     status = report.status
     return {
         "schema": 1,
@@ -90,28 +90,32 @@ def document(report: Report, results: Path) -> Json:
         "daemon": {
             "verdict": report.health,
             "line": report.health_line,
-            "heartbeat": _round(status.get("heartbeat")),
+            "heartbeat": _round_number(status.get("heartbeat")),
             "poll": status.get("poll"),
             "executor": status.get("executor"),
         },
-        "notes": [str(note) for note in _list(status.get("notes"))],
-        "queue": mapping(status.get("queue")),
-        "counts": mapping(status.get("counts")),
-        "latencies": mapping(status.get("latencies")),
-        "skipped": [mapping(skip) for skip in _list(status.get("skipped"))[:_MOST_SKIPPED]],
+        "notes": [str(note) for note in _as_list(status.get("notes"))],
+        "queue": as_json_object(status.get("queue")),
+        "counts": as_json_object(status.get("counts")),
+        "latencies": as_json_object(status.get("latencies")),
+        "skipped": [as_json_object(skip) for skip in _as_list(status.get("skipped"))[:_MAX_SKIPPED]],
         "skipped_count": status.get("skipped_count", 0),
         "verdicts": list(VERDICTS),
-        "stages": [_stage(stage, results, pool) for stage in report.stages],
-        "matrix": _matrix(report),
-        "answers": {stage.name: _answers(found) for stage in report.stages if (found := answers_of(stage)) is not None},
+        "stages": [_build_stage_data(stage, results, pool) for stage in report.stages],
+        "matrix": _build_matrix_data(report),
+        "answers": {
+            stage.name: _build_answers_data(stage_answers)
+            for stage in report.stages
+            if (stage_answers := read_stage_answers(stage)) is not None
+        },
         "provenance": pool.entries,
     }
 
 
-def _stage(stage: StageReport, results: Path, pool: _Pool) -> Json:
+def _build_stage_data(stage: StageReport, results: Path, pool: _ProvenancePool) -> PageData:
     evaluations = stage.evaluations
-    figures = figures_of(stage)
-    keys = [each.key for each in evaluations]
+    figures = list_figures(stage)
+    keys = [evaluation.key for evaluation in evaluations]
     return {
         "name": stage.name,
         "checkpoints": stage.checkpoints,
@@ -119,179 +123,207 @@ def _stage(stage: StageReport, results: Path, pool: _Pool) -> Json:
         "objectives": stage.objectives,
         "bridge": keys.index(stage.bridge) if stage.bridge in keys else None,
         "awaited": stage.awaited,
-        "evaluations": [_evaluation(each, results, pool) for each in evaluations],
+        "evaluations": [_build_evaluation_data(evaluation, results, pool) for evaluation in evaluations],
         "figures": [
             {
                 "tier": figure.tier,
                 "name": figure.name,
                 "metric": figure.metric,
                 "lower": figure.lower_is_better,
-                "v": [_round(None if (n := number(each, figure)) is None else n.value) for each in evaluations],
-                "e": [_round(None if (n := number(each, figure)) is None else n.error) for each in evaluations],
+                "v": [
+                    _round_number(None if (figure_value := get_figure_value(evaluation, figure)) is None else figure_value.value)
+                    for evaluation in evaluations
+                ],
+                "e": [
+                    _round_number(None if (figure_value := get_figure_value(evaluation, figure)) is None else figure_value.error)
+                    for evaluation in evaluations
+                ],
             }
             for figure in figures
         ],
-        "changes": {role: [_changes(each, role, figures) for each in evaluations] for role in ROLES},
+        "changes": {
+            role: [_build_changes_data(evaluation, role, figures) for evaluation in evaluations] for role in BASELINE_ROLES
+        },
     }
 
 
-def _evaluation(each: Evaluation, results: Path, pool: _Pool) -> Json:
+def _build_evaluation_data(evaluation: ReportedEvaluation, results: Path, pool: _ProvenancePool) -> PageData:
     return {
-        "key": each.key,
-        "directory": each.directory,
-        "step": each.step,
-        "source": each.source,
-        "role": each.role,
-        "state": each.state,
-        "reason": each.reason,
-        "since": _round(each.since, 13),
-        "tokens": each.found.tokens_seen,
-        "checkpoint": each.checkpoint,
-        "suspicious": each.suspicious,
-        "troubles": list(each.troubles),
-        "outdated": each.outdated,
-        "links": _links(each, results),
-        "provenance": _provenance(each, pool),
-        "against": {} if each.compared is None else {one.role: _against(one) for one in each.compared.comparisons},
-        "refused": [] if each.compared is None else [[one.name, one.reason] for one in each.compared.refusals],
+        "key": evaluation.key,
+        "directory": evaluation.directory,
+        "step": evaluation.step,
+        "source": evaluation.source,
+        "role": evaluation.role,
+        "state": evaluation.state,
+        "reason": evaluation.reason,
+        "since": _round_number(evaluation.since, 13),
+        "tokens": evaluation.found.tokens_seen,
+        "checkpoint": evaluation.checkpoint,
+        "suspicious": evaluation.suspicious,
+        "troubles": list(evaluation.troubles),
+        "outdated": evaluation.outdated,
+        "links": _build_links(evaluation, results),
+        "provenance": _pool_provenance(evaluation, pool),
+        "against": {}
+        if evaluation.compared is None
+        else {item.role: _build_comparison_data(item) for item in evaluation.compared.comparisons},
+        "refused": [] if evaluation.compared is None else [[item.name, item.reason] for item in evaluation.compared.refusals],
     }
 
 
-def _against(comparison: Comparison) -> Json:
+def _build_comparison_data(comparison: Comparison) -> PageData:
     """What is said of a comparison besides its figures."""
-    base = comparison.baseline
+    baseline = comparison.baseline
     return {
-        "key": f"{base.stage}/{base.directory}",
-        "step": base.step,
-        "source": base.source_stage,
+        "key": f"{baseline.stage}/{baseline.directory}",
+        "step": baseline.step,
+        "source": baseline.source_stage,
         "outcome": comparison.outcome,
         "note": comparison.note,
-        "refusals": [[one.name, one.reason] for one in comparison.refusals],
+        "refusals": [[item.name, item.reason] for item in comparison.refusals],
         "objectives": [
             {
-                "kind": one.kind,
-                "name": one.name,
-                "outcome": one.outcome,
-                "delta": None if one.effect is None else _round(one.effect.delta),
-                "low": None if one.effect is None else _round(one.effect.low),
-                "high": None if one.effect is None else _round(one.effect.high),
-                "metric": None if one.effect is None else one.effect.metric,
-                "margin": _round(one.margin),
-                "p": _round(one.p),
-                "plain": one.plain,
-                "why": one.why,
+                "kind": item.kind,
+                "name": item.name,
+                "outcome": item.outcome,
+                "delta": None if item.effect is None else _round_number(item.effect.delta),
+                "low": None if item.effect is None else _round_number(item.effect.low),
+                "high": None if item.effect is None else _round_number(item.effect.high),
+                "metric": None if item.effect is None else item.effect.metric,
+                "margin": _round_number(item.margin),
+                "p": _round_number(item.p),
+                "plain": item.plain,
+                "why": item.why,
             }
-            for one in comparison.objectives
+            for item in comparison.objectives
         ],
     }
 
 
-def _changes(each: Evaluation, role: Role, figures: Sequence[Figure]) -> list[Any] | None:
+def _build_changes_data(evaluation: ReportedEvaluation, role: BaselineRole, figures: Sequence[Figure]) -> list[Any] | None:
     """By figure: [delta, low, high, p, index of the verdict], or null; null where there is no such comparison."""
-    comparison = None if each.compared is None else each.compared.against(role)
+    comparison = None if evaluation.compared is None else evaluation.compared.get_comparison(role)
     if comparison is None:
         return None
-    found = changes(comparison)
-    return [_change(found.get(figure)) for figure in figures]
+    changes_by_figure = collect_changes(comparison)
+    return [_encode_change(changes_by_figure.get(figure)) for figure in figures]
 
 
-def _change(change: Change | None) -> list[Any] | None:
+def _encode_change(change: FigureChange | None) -> list[Any] | None:
     if change is None:
         return None
     numbers = (change.value, change.low, change.high, change.p)
-    return [*(_round(each) for each in numbers), VERDICTS.index(change.verdict)]
+    return [*(_round_number(value) for value in numbers), VERDICTS.index(change.verdict)]
 
 
-def _links(each: Evaluation, results: Path) -> list[list[str]]:
+def _build_links(evaluation: ReportedEvaluation, results: Path) -> list[list[str]]:
     """[what, address] of logs and results; relative, so that they hold wherever the file system is mounted."""
-    folder = Path(each.results) / each.stage / "by_checkpoint" / each.directory
+    folder = Path(evaluation.results) / evaluation.stage / "by_checkpoint" / evaluation.directory
     labels = {".out": "log", ".err": "errors"}
-    found = [[labels.get(Path(log).suffix, "log"), log] for log in each.logs] + [["results", f"{folder}/"]]
-    return [[label, _relative(path, results)] for label, path in found]
+    links = [[labels.get(Path(log).suffix, "log"), log] for log in evaluation.logs] + [["results", f"{folder}/"]]
+    return [[label, _make_relative_url(path, results)] for label, path in links]
 
 
-def _relative(path: str, results: Path) -> str:
+def _make_relative_url(path: str, results: Path) -> str:
     relative = os.path.relpath(path, results)
     slash = "/" if path.endswith("/") else ""
     return "./" + quote(os.fsencode(relative)) + slash
 
 
-def _provenance(each: Evaluation, pool: _Pool) -> list[int]:
+def _pool_provenance(evaluation: ReportedEvaluation, pool: _ProvenancePool) -> list[int]:
     """Indices into the pool."""
-    run = {name: value for name in _PROVENANCE if (value := each.found.run.get(name)) not in (None, {}, "")}
-    heads = {
-        tier: {"fingerprint": one.fingerprint, "suite": one.suite_digest, "suites": list(one.suites), **one.settings}
-        for tier, one in each.found.tiers.items()
+    run_fields = {name: value for name in _PROVENANCE_KEYS if (value := evaluation.found.run.get(name)) not in (None, {}, "")}
+    tier_heads = {
+        tier: {
+            "fingerprint": tier_figures.fingerprint,
+            "suite": tier_figures.suite_digest,
+            "suites": list(tier_figures.suites),
+            **tier_figures.settings,
+        }
+        for tier, tier_figures in evaluation.found.tiers.items()
     }
-    parts = [{name: _rounded(value)} for name, value in run.items()] + [{"tier files": heads}] * bool(heads)
-    return [pool.place(part) for part in parts]
+    parts = [{name: _round_nested(value)} for name, value in run_fields.items()] + [{"tier files": tier_heads}] * bool(tier_heads)
+    return [pool.add(part) for part in parts]
 
 
-def _matrix(report: Report) -> Json:
-    found = matrix(report)
+def _build_matrix_data(report: Report) -> PageData:
+    stage_matrix = build_matrix(report)
     return {
-        "stages": list(found.stages),
-        "at": list(found.at),
+        "stages": list(stage_matrix.stages),
+        "at": list(stage_matrix.evaluations),
         "rows": [
-            {"tier": figure.tier, "name": figure.name, "lower": figure.lower_is_better, "cells": [_cell(cell) for cell in cells]}
-            for figure, cells in found.rows
+            {
+                "tier": figure.tier,
+                "name": figure.name,
+                "lower": figure.lower_is_better,
+                "cells": [_encode_cell(cell) for cell in cells],
+            }
+            for figure, cells in stage_matrix.rows
         ],
     }
 
 
-def _cell(cell: Cell | None) -> Json | None:
+def _encode_cell(cell: MatrixCell | None) -> PageData | None:
     if cell is None:
         return None
-    lost = cell.forgotten
+    forgotten = cell.forgotten
     return {
-        "v": _round(cell.number.value),
-        "e": _round(cell.number.error),
-        "change": _change(cell.change),
-        "forgotten": None if lost is None else [lost.stage, _round(lost.was), _round(lost.lost)],
+        "v": _round_number(cell.figure_value.value),
+        "e": _round_number(cell.figure_value.error),
+        "change": _encode_change(cell.change),
+        "forgotten": None
+        if forgotten is None
+        else [forgotten.stage, _round_number(forgotten.best_value), _round_number(forgotten.loss)],
     }
 
 
-def _answers(found: Answers) -> Json:
+def _build_answers_data(answers: StageAnswers) -> PageData:
     return {
-        "bridge": found.bridge,
-        "evaluations": list(found.evaluations),
-        "left_out": list(found.left_out),
+        "bridge": answers.bridge,
+        "evaluations": list(answers.evaluations),
+        "left_out": list(answers.left_out),
         "prompts": [
             {
                 "name": prompt.name,
                 "category": prompt.category,
                 "text": prompt.text,
                 "answers": {
-                    key: [one.text, one.cut, one.finish, one.passed, [list(check) for check in one.checks]]
-                    for key, one in prompt.answers.items()
+                    key: [
+                        answer.text,
+                        answer.omitted_characters,
+                        answer.finish_reason,
+                        answer.passed,
+                        [list(check) for check in answer.checks],
+                    ]
+                    for key, answer in prompt.answers.items()
                 },
             }
-            for prompt in found.prompts
+            for prompt in answers.prompts
         ],
     }
 
 
-def _round(value: object, digits: int = DIGITS) -> float | int | None:
+def _round_number(value: object, digits: int = SIGNIFICANT_DIGITS) -> float | int | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if isinstance(value, int) else float(f"{value:.{digits}g}")
 
 
-def _rounded(value: object) -> object:
+def _round_nested(value: object) -> object:
     if isinstance(value, Mapping):
-        return {str(key): _rounded(each) for key, each in value.items()}
+        return {str(key): _round_nested(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_rounded(each) for each in value]
-    return _round(value) if isinstance(value, float) else value
+        return [_round_nested(item) for item in value]
+    return _round_number(value) if isinstance(value, float) else value
 
 
-def _list(value: object) -> list[Any]:
+def _as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _digest(text: str) -> str:
+def _compute_csp_digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8")

@@ -7,48 +7,48 @@ from collections.abc import Iterator
 
 import msgspec
 
-from suites.common.formatting import clean
-from watcher.report.data import Evaluation, Report
-from watcher.report.figures import effects
+from suites.common.formatting import strip_control_characters
+from watcher.report.data import Report, ReportedEvaluation
+from watcher.report.figures import iter_effects
 
-COLUMNS = (
+CSV_COLUMNS = (
     *("evaluation", "stage", "source", "step", "role", "tokens_seen", "tier", "name", "metric", "value", "error"),
     *("against", "against_evaluation", "low", "high", "p", "p_holm", "verdict"),
 )
 
-Row = dict[str, object]
+ReportRow = dict[str, object]
 
 
-def rows(report: Report) -> Iterator[Row]:
+def iter_report_rows(report: Report) -> Iterator[ReportRow]:
     """One row an evaluation, metric and value; ``name`` is empty for a tier's total.
 
     With ``against`` empty ``value`` is the figure itself; else it is the paired difference to that baseline.
     """
     for stage in report.stages:
         for evaluation in stage.evaluations:
-            yield from _figures(evaluation)
-            yield from _differences(evaluation)
+            yield from _iter_figure_rows(evaluation)
+            yield from _iter_difference_rows(evaluation)
 
 
-def as_csv(report: Report) -> str:
+def render_csv(report: Report) -> str:
     """With a header; numbers as they are spelt in JSON, missing ones empty.
 
     Text holds nothing that a terminal obeys or a spreadsheet computes.
     """
     out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
+    writer = csv.DictWriter(out, CSV_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    for row in rows(report):
-        writer.writerow({key: _safe(value) for key, value in row.items() if value is not None})
+    for row in iter_report_rows(report):
+        writer.writerow({key: _escape_cell(value) for key, value in row.items() if value is not None})
     return out.getvalue()
 
 
-def as_json(report: Report) -> str:
+def render_json(report: Report) -> str:
     """The whole report; ASCII, so that no name keeps it from being printed."""
     return json.dumps(msgspec.to_builtins(report), allow_nan=False, indent=1)
 
 
-def _head(evaluation: Evaluation) -> Row:
+def _build_key_columns(evaluation: ReportedEvaluation) -> ReportRow:
     return {
         "evaluation": evaluation.key,
         "stage": evaluation.stage,
@@ -59,19 +59,19 @@ def _head(evaluation: Evaluation) -> Row:
     }
 
 
-def _figures(evaluation: Evaluation) -> Iterator[Row]:
-    head = _head(evaluation)
-    for tier, found in evaluation.found.tiers.items():
-        for name, numbers in {"": found.totals, **found.entries}.items():
+def _iter_figure_rows(evaluation: ReportedEvaluation) -> Iterator[ReportRow]:
+    head = _build_key_columns(evaluation)
+    for tier, tier_figures in evaluation.found.tiers.items():
+        for name, numbers in {"": tier_figures.totals, **tier_figures.entries}.items():
             for metric, number in numbers.items():
                 yield head | {"tier": tier, "name": name, "metric": metric, "value": number.value, "error": number.error}
 
 
-def _differences(evaluation: Evaluation) -> Iterator[Row]:
-    head = _head(evaluation)
+def _iter_difference_rows(evaluation: ReportedEvaluation) -> Iterator[ReportRow]:
+    head = _build_key_columns(evaluation)
     for comparison in () if evaluation.compared is None else evaluation.compared.comparisons:
-        base = comparison.baseline
-        for tier, name, key, effect in effects(comparison):
+        baseline = comparison.baseline
+        for tier, name, key, effect in iter_effects(comparison):
             yield head | {
                 "tier": tier,
                 "name": name,
@@ -79,7 +79,7 @@ def _differences(evaluation: Evaluation) -> Iterator[Row]:
                 "value": effect.delta,
                 "error": effect.stderr,
                 "against": comparison.role,
-                "against_evaluation": f"{base.stage}/{base.directory}",
+                "against_evaluation": f"{baseline.stage}/{baseline.directory}",
                 "low": effect.low,
                 "high": effect.high,
                 "p": effect.p,
@@ -88,8 +88,8 @@ def _differences(evaluation: Evaluation) -> Iterator[Row]:
             }
 
 
-def _safe(value: object) -> object:
+def _escape_cell(value: object) -> object:
     if not isinstance(value, str):
         return value
-    text = clean(value)
+    text = strip_control_characters(value)
     return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text

@@ -7,201 +7,228 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from suites.common.formatting import clean
-from suites.contract.comparison import Comparison, Effect, Judged
-from watcher.report.data import SHORT, Evaluation, Report, StageReport
-from watcher.report.figures import Figure, against, changes, figures_of, number, outcome
-from watcher.report.forgetting import matrix
-from watcher.report.result_files import Number
+from suites.common.formatting import strip_control_characters
+from suites.contract.comparison import Comparison, Effect, ObjectiveResult
+from watcher.report.data import TIER_LABELS, Report, ReportedEvaluation, StageReport
+from watcher.report.figures import (
+    Figure,
+    collect_changes,
+    find_comparison,
+    get_figure_value,
+    get_objectives_outcome,
+    list_figures,
+)
+from watcher.report.forgetting import build_matrix
+from watcher.report.result_files import FigureValue
 
 _STYLES = {"better": "green", "worse": "red", "pass": "green", "fail": "red"}
 
 _SIGNS = {"better": "▲", "worse": "▼", "no_change_seen": "=", "too_few_items": "?"}
 
-_WORDS = {"no_change_seen": "no change seen", "too_few_items": "too few items"}
+_VERDICT_TEXTS = {"no_change_seen": "no change seen", "too_few_items": "too few items"}
 
 
-def show(report: Report, console: Console, *, details: bool) -> None:
+def print_report(report: Report, console: Console, *, details: bool) -> None:
     """Every stage; with ``details`` every figure of every evaluation."""
-    console.print(_plain(report.health_line))
+    console.print(_make_plain_text(report.health_line))
     for stage in report.stages:
         console.print()
-        for part in _stage(stage):
+        for part in _render_stage(stage):
             console.print(part)
         if details:
             for evaluation in stage.evaluations:
-                show_one(evaluation, stage, console)
-    lost = matrix(report).forgotten() if len(report.stages) > 1 else []
-    if lost:
-        console.print(_plain("\nForgotten, by more than two standard errors:"))
-    for figure, stage_name, what in lost:
-        size = _size(what.lost, figure)
-        console.print(_plain(f"  {figure.name}: at the end of {stage_name} {size} worse than at the end of {what.stage}"))
+                print_evaluation(evaluation, stage, console)
+    forgotten_figures = build_matrix(report).list_forgotten() if len(report.stages) > 1 else []
+    if forgotten_figures:
+        console.print(_make_plain_text("\nForgotten, by more than two standard errors:"))
+    for figure, stage_name, forgotten in forgotten_figures:
+        amount = _format_loss(forgotten.loss, figure)
+        console.print(
+            _make_plain_text(f"  {figure.name}: at the end of {stage_name} {amount} worse than at the end of {forgotten.stage}")
+        )
 
 
-def show_one(evaluation: Evaluation, stage: StageReport, console: Console) -> None:
+def print_evaluation(evaluation: ReportedEvaluation, stage: StageReport, console: Console) -> None:
     """All figures of one evaluation, and its comparisons."""
-    console.print(_plain(f"\n{evaluation.key}: {evaluation.source} step {evaluation.step}, {evaluation.state}", "bold"))
-    for line in _about(evaluation):
-        console.print(_plain(f"  {line}"))
-    figures = [figure for figure in figures_of(stage) if number(evaluation, figure) is not None]
+    console.print(_make_plain_text(f"\n{evaluation.key}: {evaluation.source} step {evaluation.step}, {evaluation.state}", "bold"))
+    for line in _describe_evaluation(evaluation):
+        console.print(_make_plain_text(f"  {line}"))
+    figures = [figure for figure in list_figures(stage) if get_figure_value(evaluation, figure) is not None]
     if not figures:
         return
     compared = [] if evaluation.compared is None else list(evaluation.compared.comparisons)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for head in ("figure", "value", *(f"to {one.role} [95 %]" for one in compared)):
-        table.add_column(_plain(head), justify="right" if head == "value" else "left")
-    found = [changes(one) for one in compared]
+    for heading in ("figure", "value", *(f"to {comparison.role} [95 %]" for comparison in compared)):
+        table.add_column(_make_plain_text(heading), justify="right" if heading == "value" else "left")
+    changes_by_comparison = [collect_changes(comparison) for comparison in compared]
     for figure in figures:
-        name = _plain(figure.name or f"{SHORT[figure.tier]} total", "" if figure.name else "bold")
-        cells = [_change(each[figure], figure) if figure in each else Text() for each in found]
-        table.add_row(name, _value(number(evaluation, figure), figure), *cells)
+        name = _make_plain_text(figure.name or f"{TIER_LABELS[figure.tier]} total", "" if figure.name else "bold")
+        cells = [
+            _render_change(comparison_changes[figure], figure) if figure in comparison_changes else Text()
+            for comparison_changes in changes_by_comparison
+        ]
+        table.add_row(name, _render_value(get_figure_value(evaluation, figure), figure), *cells)
     console.print(table)
-    for one in compared:
-        for judged in one.objectives:
-            console.print(_objective(judged))
+    for comparison in compared:
+        for objective in comparison.objectives:
+            console.print(_render_objective(objective))
 
 
-def verdict(stage: StageReport) -> tuple[str, list[str]]:
+def summarize_objectives(stage: StageReport) -> tuple[str, list[str]]:
     """(``pass``, ``fail``, ``inconclusive`` or ``none``, why) for the newest scored step of a stage, by its objectives."""
-    scored = [each for each in stage.own() if each.found.tiers]
+    scored = [evaluation for evaluation in stage.iter_stage_evaluations() if evaluation.found.tiers]
     if not scored:
         return "none", [f"{stage.name}: no step of its own is scored yet"]
-    last = scored[-1]
-    comparison = against(last, "bridge")
+    newest_scored = scored[-1]
+    comparison = find_comparison(newest_scored, "bridge")
     if comparison is None:
-        return "none", [f"{last.key}: {'; '.join(_uncompared(last, stage))}"]
-    if last.outdated:
-        return "none", [f"{last.key}: was compared before its baselines, suites or objectives changed, and is about to be again"]
+        return "none", [f"{newest_scored.key}: {'; '.join(_explain_missing_comparison(newest_scored, stage))}"]
+    if newest_scored.outdated:
+        return "none", [
+            f"{newest_scored.key}: was compared before its baselines, suites or objectives changed, and is about to be again"
+        ]
     if not comparison.outcome:
-        return "none", [f"{last.key}: {stage.name} has no objectives in the config"]
-    base = f"{comparison.baseline.source_stage} step {comparison.baseline.step}"
-    lines = [f"{last.key} against {base}: {comparison.outcome}"]
-    return comparison.outcome, lines + [f"  {_objective(judged).plain}" for judged in comparison.objectives]
+        return "none", [f"{newest_scored.key}: {stage.name} has no objectives in the config"]
+    baseline_text = f"{comparison.baseline.source_stage} step {comparison.baseline.step}"
+    lines = [f"{newest_scored.key} against {baseline_text}: {comparison.outcome}"]
+    return comparison.outcome, lines + [f"  {_render_objective(objective).plain}" for objective in comparison.objectives]
 
 
-def _uncompared(evaluation: Evaluation, stage: StageReport) -> Iterator[str]:
-    refused = [] if evaluation.compared is None else [one.reason for one in evaluation.compared.refusals if one.name == "bridge"]
+def _explain_missing_comparison(evaluation: ReportedEvaluation, stage: StageReport) -> Iterator[str]:
+    refusal_reasons = (
+        []
+        if evaluation.compared is None
+        else [refusal.reason for refusal in evaluation.compared.refusals if refusal.name == "bridge"]
+    )
     if stage.bridge is None:
         yield f"the bridge, {stage.awaited}, is not scored yet" if stage.awaited else f"{stage.name} has no bridge"
-    elif refused:
-        yield f"not compared with the bridge: {refused[0]}"
+    elif refusal_reasons:
+        yield f"not compared with the bridge: {refusal_reasons[0]}"
     else:
         yield "not compared with the bridge yet"
         yield from stage.notes
 
 
-def _stage(stage: StageReport) -> Iterator[RenderableType]:
-    base = stage.baseline()
-    bridge = "no bridge" if base is None else f"bridge: {base.source} step {base.step}"
-    if base is None and stage.awaited:
-        bridge = f"bridge: {stage.awaited}, not scored yet"
-    yield _plain(f"{stage.name}: {bridge}", "bold")
+def _render_stage(stage: StageReport) -> Iterator[RenderableType]:
+    baseline = stage.find_baseline()
+    bridge_text = "no bridge" if baseline is None else f"bridge: {baseline.source} step {baseline.step}"
+    if baseline is None and stage.awaited:
+        bridge_text = f"bridge: {stage.awaited}, not scored yet"
+    yield _make_plain_text(f"{stage.name}: {bridge_text}", "bold")
     for note in stage.notes:
-        yield _plain(f"  ! {note}", "yellow")
-    totals = [figure for figure in figures_of(stage) if not figure.name]
+        yield _make_plain_text(f"  ! {note}", "yellow")
+    totals = [figure for figure in list_figures(stage) if not figure.name]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("step", justify="right", no_wrap=True)
     for figure in totals:
-        table.add_column(f"{SHORT[figure.tier]} {figure.metric.replace('all_checks_pass_rate', 'passed')}", justify="right")
+        table.add_column(f"{TIER_LABELS[figure.tier]} {figure.metric.replace('all_checks_pass_rate', 'passed')}", justify="right")
         table.add_column("to bridge [95 %]")
     table.add_column("objectives")
     table.add_column("state", overflow="fold")
-    for each in stage.evaluations:
-        comparison = against(each, "bridge")
-        found = {} if comparison is None else changes(comparison)
+    for evaluation in stage.evaluations:
+        comparison = find_comparison(evaluation, "bridge")
+        changes_by_figure = {} if comparison is None else collect_changes(comparison)
         cells = [
             cell
             for figure in totals
             for cell in (
-                _value(number(each, figure), figure),
-                _change(found[figure], figure)
-                if figure in found
-                else _plain("bridge" if each.key == stage.bridge else "", "dim"),
+                _render_value(get_figure_value(evaluation, figure), figure),
+                _render_change(changes_by_figure[figure], figure)
+                if figure in changes_by_figure
+                else _make_plain_text("bridge" if evaluation.key == stage.bridge else "", "dim"),
             )
         ]
-        ended = outcome(each)
-        table.add_row(_step(each, stage), *cells, _plain(ended, _STYLES.get(ended, "")), _state(each))
-    yield table if stage.evaluations else _plain("  nothing yet")
+        objectives_outcome = get_objectives_outcome(evaluation)
+        table.add_row(
+            _render_step(evaluation, stage),
+            *cells,
+            _make_plain_text(objectives_outcome, _STYLES.get(objectives_outcome, "")),
+            _render_state(evaluation),
+        )
+    yield table if stage.evaluations else _make_plain_text("  nothing yet")
 
 
-def _step(evaluation: Evaluation, stage: StageReport) -> Text:
+def _render_step(evaluation: ReportedEvaluation, stage: StageReport) -> Text:
     source = "" if evaluation.source == stage.name else f"{evaluation.source} "
-    named = f" {evaluation.directory}" if evaluation.role == "other" else ""
-    return _plain(f"{source}{evaluation.step}{named}")
+    directory_suffix = f" {evaluation.directory}" if evaluation.role == "other" else ""
+    return _make_plain_text(f"{source}{evaluation.step}{directory_suffix}")
 
 
-def _state(evaluation: Evaluation) -> Text:
-    words = [] if evaluation.state == "scored" else [evaluation.state, *([evaluation.reason] if evaluation.reason else [])]
-    words += ["suspicious"] if evaluation.suspicious else []
-    words += ["compared before its baselines changed"] if evaluation.outdated else []
-    bad = [*words, *evaluation.troubles]
-    return _plain("; ".join(bad), "red" if evaluation.troubles or evaluation.suspicious else "")
+def _render_state(evaluation: ReportedEvaluation) -> Text:
+    remarks = [] if evaluation.state == "scored" else [evaluation.state, *([evaluation.reason] if evaluation.reason else [])]
+    remarks += ["suspicious"] if evaluation.suspicious else []
+    remarks += ["compared before its baselines changed"] if evaluation.outdated else []
+    messages = [*remarks, *evaluation.troubles]
+    return _make_plain_text("; ".join(messages), "red" if evaluation.troubles or evaluation.suspicious else "")
 
 
-def _about(evaluation: Evaluation) -> Iterator[str]:
+def _describe_evaluation(evaluation: ReportedEvaluation) -> Iterator[str]:
     yield f"checkpoint: {evaluation.checkpoint}"
     if evaluation.found.tokens_seen is not None:
         yield f"tokens seen: {evaluation.found.tokens_seen}"
     yield from (f"log: {log}" for log in evaluation.logs)
-    yield from (f"! {trouble}" for trouble in evaluation.troubles)
+    yield from (f"! {error}" for error in evaluation.troubles)
     for comparison in () if evaluation.compared is None else evaluation.compared.comparisons:
-        yield from _about_comparison(comparison)
+        yield from _describe_comparison(comparison)
     for refusal in () if evaluation.compared is None else evaluation.compared.refusals:
         yield f"not compared with {refusal.name}: {refusal.reason}"
 
 
-def _about_comparison(comparison: Comparison) -> Iterator[str]:
-    base, note = comparison.baseline, f"; {comparison.note}" if comparison.note else ""
-    yield f"{comparison.role}: {base.stage}/{base.directory}, {base.source_stage} step {base.step}{note}"
+def _describe_comparison(comparison: Comparison) -> Iterator[str]:
+    baseline, note = comparison.baseline, f"; {comparison.note}" if comparison.note else ""
+    yield f"{comparison.role}: {baseline.stage}/{baseline.directory}, {baseline.source_stage} step {baseline.step}{note}"
     for refusal in comparison.refusals:
         yield f"  {refusal.name} is not compared: {refusal.reason}"
 
 
-def _value(found: Number | None, figure: Figure) -> Text:
-    if found is None:
+def _render_value(figure_value: FigureValue | None, figure: Figure) -> Text:
+    if figure_value is None:
         return Text()
-    error = "" if found.error is None else f" ± {_error(found.error, figure)}"
-    return _plain(f"{found.value:.4g}{error}" if figure.tier == "tier2_ppl" else f"{found.value:.4f}{error}")
+    error = "" if figure_value.error is None else f" ± {_format_stderr(figure_value.error, figure)}"
+    return _make_plain_text(
+        f"{figure_value.value:.4g}{error}" if figure.tier == "tier2_ppl" else f"{figure_value.value:.4f}{error}"
+    )
 
 
-def _error(value: float, figure: Figure) -> str:
+def _format_stderr(value: float, figure: Figure) -> str:
     return f"{value:.2g}" if figure.tier == "tier2_ppl" else f"{value:.4f}"
 
 
-def _size(value: float, figure: Figure) -> str:
+def _format_loss(value: float, figure: Figure) -> str:
     return f"{value:.3g}" if figure.tier == "tier2_ppl" else f"{100 * value:.1f} points"
 
 
-def _change(found: object, figure: Figure) -> Text:
-    value, low, high = (getattr(found, name) for name in ("value", "low", "high"))
-    word = str(getattr(found, "verdict", ""))
-    form = "+.3g" if figure.tier == "tier2_ppl" else "+.4f"
-    interval = f" [{low:{form}}, {high:{form}}]" if low is not None and high is not None else ""
-    return _plain(f"{_SIGNS.get(word, '')} {value:{form}}{interval}", _STYLES.get(word, "dim"))
+def _render_change(change: object, figure: Figure) -> Text:
+    value, low, high = (getattr(change, name) for name in ("value", "low", "high"))
+    verdict_name = str(getattr(change, "verdict", ""))
+    format_spec = "+.3g" if figure.tier == "tier2_ppl" else "+.4f"
+    interval = f" [{low:{format_spec}}, {high:{format_spec}}]" if low is not None and high is not None else ""
+    return _make_plain_text(f"{_SIGNS.get(verdict_name, '')} {value:{format_spec}}{interval}", _STYLES.get(verdict_name, "dim"))
 
 
-def _objective(judged: Judged) -> Text:
-    words = f"{judged.outcome}: {judged.kind} {judged.name}"
-    effect = judged.effect
+def _render_objective(objective: ObjectiveResult) -> Text:
+    text = f"{objective.outcome}: {objective.kind} {objective.name}"
+    effect = objective.effect
     if effect is not None:
-        words += f": {_WORDS.get(effect.metric, effect.metric)} {effect.delta:+.4g}{_interval(effect)}"
-        words += f", margin {judged.margin:g}" if judged.kind == "hold" else ""
-    words += "" if judged.p is None else f", one-sided p {judged.p:.3g}"
-    words += f"; {judged.why}" if judged.why else ""
-    words += "" if judged.plain is None else f" (plain rule: {'kept' if judged.plain else 'broken'})"
-    return _plain(words, _STYLES.get(judged.outcome, ""))
+        text += f": {_VERDICT_TEXTS.get(effect.metric, effect.metric)} {effect.delta:+.4g}{_format_interval(effect)}"
+        text += f", margin {objective.margin:g}" if objective.kind == "hold" else ""
+    text += "" if objective.p is None else f", one-sided p {objective.p:.3g}"
+    text += f"; {objective.why}" if objective.why else ""
+    text += "" if objective.plain is None else f" (plain rule: {'kept' if objective.plain else 'broken'})"
+    return _make_plain_text(text, _STYLES.get(objective.outcome, ""))
 
 
-def _interval(effect: Effect) -> str:
+def _format_interval(effect: Effect) -> str:
     return "" if effect.low is None or effect.high is None else f" [{effect.low:+.4g}, {effect.high:+.4g}]"
 
 
-def _plain(text: str, style: str = "") -> Text:
+def _make_plain_text(text: str, style: str = "") -> Text:
     """Text that is shown as it is: no markup, no control characters."""
-    return Text("\n".join(clean(line) if line.strip() else "" for line in _lines(text)), style=style)
+    return Text(
+        "\n".join(strip_control_characters(line) if line.strip() else "" for line in _split_leading_newline(text)), style=style
+    )
 
 
-def _lines(text: str) -> Sequence[str]:
+def _split_leading_newline(text: str) -> Sequence[str]:
     """Only a leading line break of ours makes a line."""
     return ["", text[1:]] if text.startswith("\n") else [text]

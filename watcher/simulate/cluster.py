@@ -1,6 +1,6 @@
 """A cluster in memory, whose clock is an argument: jobs, and what time does to them.
 
-What a job does while it runs is somebody else's: see ``Work``. Slurm's words about them are in ``simulated_slurm``.
+What a job does while it runs is somebody else's: see ``JobBehaviour``. Slurm's words about them are in ``simulated_slurm``.
 """
 
 import heapq
@@ -13,26 +13,26 @@ from typing import Protocol
 
 import msgspec
 
-OVER = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"})
+TERMINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"})
 
-REQUEUE_AFTER = 121.0
+REQUEUE_DELAY_SECONDS = 121.0
 """Seconds that a requeued job waits, by default."""
 
-BACK_AFTER = 120.0
+PREEMPTION_REQUEUE_DELAY_SECONDS = 120.0
 """Seconds that a preempted job which will be run again is shown as PREEMPTED, where a site does so."""
 
-MIN_JOB_AGE = 300.0
+MIN_JOB_AGE_SECONDS = 300.0
 """Seconds that the queue shows a job after its end."""
 
 
-class Row(msgspec.Struct, kw_only=True):
+class AccountingRow(msgspec.Struct, kw_only=True):
     """One run of a job, as accounting keeps it."""
 
-    word: str
+    state: str
     submit: float
     start: float | None = None
     end: float | None = None
-    exit: str = "0:0"
+    exit_code: str = "0:0"
 
 
 class SimulatedJob(msgspec.Struct, kw_only=True):
@@ -43,55 +43,55 @@ class SimulatedJob(msgspec.Struct, kw_only=True):
     comment: str
     script: str
     request: Path
-    shown: float
+    visible_at: float
     """Unix time from which squeue shows it, at the latest since it began: what runs is in the controller's memory."""
-    now: Row
-    earlier: list[Row] = msgspec.field(default_factory=list)
+    current_run: AccountingRow
+    earlier_runs: list[AccountingRow] = msgspec.field(default_factory=list)
     reason: str = "JobHeldUser"
     held: bool = True
     """Never released: accounting does not find it by name."""
-    ghost: bool = False
+    accounting_only: bool = False
     """A refused submission that accounting keeps as FAILED."""
-    returns: bool = False
+    will_requeue: bool = False
     """Shown as over, and about to be put back into the queue."""
-    forgotten: bool = False
+    is_purged: bool = False
     """Out of the queue."""
-    turn: int = 0
+    revision: int = 0
     """Raised with every change, so that what was to happen to it before does not any more."""
 
     @property
     def restarts(self) -> int:
         """How often it was put back into the queue."""
-        return len(self.earlier)
+        return len(self.earlier_runs)
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether it ended."""
-        return self.now.word in OVER
+        return self.current_run.state in TERMINAL_STATES
 
     @property
-    def live(self) -> bool:
+    def is_live(self) -> bool:
         """Whether it runs, or may."""
-        return self.returns or not (self.over or self.ghost or self.held)
+        return self.will_requeue or not (self.is_over or self.accounting_only or self.held)
 
 
-class Run(msgspec.Struct, frozen=True):
+class SimulatedRun(msgspec.Struct, frozen=True):
     """How a run will go."""
 
-    seconds: float
+    duration_seconds: float
     ending: int | str = 0
     """Exit code of its script, or a state (``NODE_FAIL``), or ``requeue``, or ``preempted``: PREEMPTED, and requeued some time
     later, or ``vanish``: ended, and forgotten at once."""
 
 
-class Work(Protocol):
+class JobBehaviour(Protocol):
     """What jobs do."""
 
-    def begin(self, job: SimulatedJob, now: float) -> Run:
+    def begin(self, job: SimulatedJob, now: float) -> SimulatedRun:
         """Its script starts."""
         ...
 
-    def end(self, job: SimulatedJob, run: Run, now: float) -> int | str:
+    def end(self, job: SimulatedJob, run: SimulatedRun, now: float) -> int | str:
         """Its run ends: leave what it leaves; the ending as it turned out."""
         ...
 
@@ -100,111 +100,123 @@ class SimulatedCluster:
     """``slots`` jobs at once; a job that is free to run waits ``wait`` seconds, drawn between the two, before it may."""
 
     def __init__(
-        self, clock: Callable[[], float], work: Work, chance: random.Random, *, slots: int, wait: tuple[float, float]
+        self,
+        clock: Callable[[], float],
+        behaviour: JobBehaviour,
+        rng: random.Random,
+        *,
+        slots: int,
+        wait_range_seconds: tuple[float, float],
     ) -> None:
         self.jobs: list[SimulatedJob] = []
         self.next_id = 1000
-        self.met: Counter[str] = Counter()
+        self.fault_counts: Counter[str] = Counter()
         """What went wrong -> how often it did."""
-        self._clock, self._work, self._chance, self._slots, self._wait = clock, work, chance, slots, wait
-        self._due: list[tuple[float, int, int, int, str]] = []
+        self._clock, self._behaviour, self._rng, self._slots, self._wait_range_seconds = (
+            clock,
+            behaviour,
+            rng,
+            slots,
+            wait_range_seconds,
+        )
+        self._events: list[tuple[float, int, int, int, str]] = []
         self._serial = itertools.count()
-        self._runs: dict[int, Run] = {}
-        self._waiting: deque[tuple[int, int]] = deque()
+        self._runs: dict[int, SimulatedRun] = {}
+        self._pending: deque[tuple[int, int]] = deque()
 
-    def next_event(self) -> float:
+    def find_next_event_time(self) -> float:
         """Unix time at which something happens by itself; infinite where nothing will."""
-        while self._due and self.jobs[self._due[0][2]].turn != self._due[0][3]:
-            heapq.heappop(self._due)
-        return self._due[0][0] if self._due else float("inf")
+        while self._events and self.jobs[self._events[0][2]].revision != self._events[0][3]:
+            heapq.heappop(self._events)
+        return self._events[0][0] if self._events else float("inf")
 
     def advance(self, now: float) -> None:
         """Let everything happen that was to happen until ``now``."""
-        while self.next_event() <= now:
-            at, _, place, _, what = heapq.heappop(self._due)
-            if what == "start":
-                self._waiting.append((place, self.jobs[place].turn))
-            elif what == "end":
-                self._end(place, at)
-            elif what == "return":
-                self._requeue(place, at)
+        while self.find_next_event_time() <= now:
+            at, _, index, _, event = heapq.heappop(self._events)
+            if event == "start":
+                self._pending.append((index, self.jobs[index].revision))
+            elif event == "end":
+                self._end_run(index, at)
+            elif event == "return":
+                self._requeue(index, at)
             else:
-                self.jobs[place].forgotten = True
-            self._fill(at)
+                self.jobs[index].is_purged = True
+            self._start_pending_jobs(at)
 
-    def _later(self, place: int, at: float, what: str) -> None:
-        heapq.heappush(self._due, (at, next(self._serial), place, self.jobs[place].turn, what))
+    def _schedule_event(self, index: int, at: float, event: str) -> None:
+        heapq.heappush(self._events, (at, next(self._serial), index, self.jobs[index].revision, event))
 
-    def _fill(self, now: float) -> None:
-        while self._waiting and len(self._runs) < self._slots:
-            place, turn = self._waiting.popleft()
-            job = self.jobs[place]
-            if job.turn != turn:
+    def _start_pending_jobs(self, now: float) -> None:
+        while self._pending and len(self._runs) < self._slots:
+            index, revision = self._pending.popleft()
+            job = self.jobs[index]
+            if job.revision != revision:
                 continue
-            job.turn += 1
-            job.now.word, job.reason, job.now.start = "RUNNING", "None", now
-            job.shown = min(job.shown, now)
-            run = self._runs[place] = self._work.begin(job, now)
-            self._later(place, now + run.seconds, "end")
+            job.revision += 1
+            job.current_run.state, job.reason, job.current_run.start = "RUNNING", "None", now
+            job.visible_at = min(job.visible_at, now)
+            run = self._runs[index] = self._behaviour.begin(job, now)
+            self._schedule_event(index, now + run.duration_seconds, "end")
 
-    def _end(self, place: int, now: float) -> None:
-        job = self.jobs[place]
-        run = self._runs.pop(place)
-        ending = self._work.end(job, run, now)
+    def _end_run(self, index: int, now: float) -> None:
+        job = self.jobs[index]
+        run = self._runs.pop(index)
+        ending = self._behaviour.end(job, run, now)
         if isinstance(ending, str):
-            self.met[f"a run ends: {ending}"] += 1
+            self.fault_counts[f"a run ends: {ending}"] += 1
         if ending == "requeue":
-            self._requeue(place, now)
+            self._requeue(index, now)
             return
         if ending == "preempted":
-            self.become(job, "PREEMPTED", now)
-            job.returns = True
-            job.turn += 1  # it is not forgotten
-            self._later(place, now + BACK_AFTER, "return")
+            self.set_state(job, "PREEMPTED", now)
+            job.will_requeue = True
+            job.revision += 1  # it is not forgotten
+            self._schedule_event(index, now + PREEMPTION_REQUEUE_DELAY_SECONDS, "return")
             return
-        word = ending if isinstance(ending, str) else "COMPLETED" if ending == 0 else "FAILED"
-        self.become(job, "FAILED" if word == "vanish" else word, now, code=ending if isinstance(ending, int) else 0)
-        job.forgotten = word == "vanish"
+        state = ending if isinstance(ending, str) else "COMPLETED" if ending == 0 else "FAILED"
+        self.set_state(job, "FAILED" if state == "vanish" else state, now, exit_code=ending if isinstance(ending, int) else 0)
+        job.is_purged = state == "vanish"
 
-    def _requeue(self, place: int, now: float) -> None:
-        job = self.jobs[place]
-        job.turn += 1
-        if not job.returns:
-            job.now.end, job.now.word = now, "REQUEUED"
-        job.returns = False
-        job.earlier.append(job.now)
-        job.now, job.reason = Row(word="PENDING", submit=now), "BeginTime"
-        self._later(place, now + REQUEUE_AFTER, "start")
+    def _requeue(self, index: int, now: float) -> None:
+        job = self.jobs[index]
+        job.revision += 1
+        if not job.will_requeue:
+            job.current_run.end, job.current_run.state = now, "REQUEUED"
+        job.will_requeue = False
+        job.earlier_runs.append(job.current_run)
+        job.current_run, job.reason = AccountingRow(state="PENDING", submit=now), "BeginTime"
+        self._schedule_event(index, now + REQUEUE_DELAY_SECONDS, "start")
 
-    def become(self, job: SimulatedJob, word: str, now: float, *, reason: str = "None", code: int = 0) -> None:
+    def set_state(self, job: SimulatedJob, state: str, now: float, *, reason: str = "None", exit_code: int = 0) -> None:
         """Put a job into a state; one that is over is forgotten by the queue after a while."""
-        place = self.jobs.index(job)
-        job.turn += 1
-        job.returns = False
-        job.reason, job.now.word, job.now.exit = reason, word, f"{code}:0"
-        self._runs.pop(place, None)
-        if word in OVER:
-            job.now.end = now
-            self._later(place, now + MIN_JOB_AGE, "forget")
+        index = self.jobs.index(job)
+        job.revision += 1
+        job.will_requeue = False
+        job.reason, job.current_run.state, job.current_run.exit_code = reason, state, f"{exit_code}:0"
+        self._runs.pop(index, None)
+        if state in TERMINAL_STATES:
+            job.current_run.end = now
+            self._schedule_event(index, now + MIN_JOB_AGE_SECONDS, "forget")
 
     def add(self, job: SimulatedJob) -> None:
         """One more job; a ghost is no more than its row in accounting."""
         self.jobs.append(job)
         self.next_id += 1
-        if not (job.held or job.ghost):
-            self.let_go(len(self.jobs) - 1)
+        if not (job.held or job.accounting_only):
+            self.release_job(len(self.jobs) - 1)
 
-    def let_go(self, place: int) -> None:
+    def release_job(self, index: int) -> None:
         """It may run."""
-        job = self.jobs[place]
+        job = self.jobs[index]
         job.held, job.reason = False, "Priority"
-        job.turn += 1
-        self._later(place, self._clock() + self._chance.uniform(*self._wait), "start")
+        job.revision += 1
+        self._schedule_event(index, self._clock() + self._rng.uniform(*self._wait_range_seconds), "start")
 
-    def cancel(self, place: int) -> None:
+    def cancel(self, index: int) -> None:
         """End a job, whatever it does."""
-        job, now = self.jobs[place], self._clock()
-        if place in self._runs:
-            self._work.end(job, Run(0.0, "CANCELLED"), now)
-        self.become(job, "CANCELLED", now)
-        self._fill(now)
+        job, now = self.jobs[index], self._clock()
+        if index in self._runs:
+            self._behaviour.end(job, SimulatedRun(0.0, "CANCELLED"), now)
+        self.set_state(job, "CANCELLED", now)
+        self._start_pending_jobs(now)

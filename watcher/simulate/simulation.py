@@ -2,7 +2,7 @@
 
 Everything from the tick down to the words of squeue is what runs on a login node; only the clock, the cluster, the training and
 the scorer are not. Chance comes from one seed, so the same seed gives the same run. Polls in which nothing can have changed are
-counted and not made: see ``_Run._waits``.
+counted and not made: see ``_Simulation._find_next_poll_time``.
 """
 
 import os
@@ -15,31 +15,31 @@ from typing import Any
 
 import msgspec
 
-from watcher.config.settings import Config, Reporting
-from watcher.core.evaluation import IN_FLIGHT, SETTLED, Record, State
+from watcher.config.settings import Config, ReportSettings
+from watcher.core.evaluation import IN_FLIGHT_STATES, SETTLED_STATES, EvaluationRecord, EvaluationState
 from watcher.core.reasons import ReasonKind
-from watcher.core.request_types import Ask
-from watcher.daemon.daemon import JITTER, Daemon
+from watcher.core.request_types import Request
+from watcher.daemon.daemon import POLL_JITTER_FRACTION, Daemon
 from watcher.executors.slurm import SlurmExecutor
 from watcher.journal import request_files as asks
-from watcher.observe.observer import AFTER_VOID
-from watcher.simulate.invariants import Promises
-from watcher.simulate.jobs import ODDS, ScoringJobs
+from watcher.observe.observer import ABANDONED_WATCH_SECONDS
+from watcher.simulate.invariants import Invariants
+from watcher.simulate.jobs import ENDING_PROBABILITIES, SimulatedScoringJobs
 from watcher.simulate.slurm_commands import SimulatedSlurm
-from watcher.simulate.summary import Result, gpus_of, most_in_a_minute
-from watcher.simulate.training import Training
-from watcher.status.document import latencies
+from watcher.simulate.summary import SimulationResult, count_max_per_minute, parse_gpu_count
+from watcher.simulate.training import SimulatedTraining
+from watcher.status.document import compute_latencies
 
-BEGIN = 2_000_000_000.0
+SIMULATION_START = 2_000_000_000.0
 """Unix time at which every simulation begins (2033), later than any file that was really written."""
 
-HOUR, DAY = 3600.0, 86400.0
+HOUR_SECONDS, DAY_SECONDS = 3600.0, 86400.0
 
-TRAINS = 0.9
+TRAINING_FRACTION = 0.9
 """Part of the time in which training goes on; in the rest what is left gets its end."""
 """How the reason of a bridge begins that waits for its stage's first checkpoint."""
 
-TROUBLE: Mapping[str, Mapping[str, float]] = {
+FAULT_PROBABILITIES: Mapping[str, Mapping[str, float]] = {
     "sbatch": {"error": 0.02, "hang": 0.01, "lost": 0.02, "down": 0.02, "limit": 0.03, "silent": 0.005, "garbage": 0.005},
     "squeue": {"down": 0.002, "lost": 0.002, "silent": 0.001, "garbage": 0.001},
     "sacct": {"down": 0.05, "silent": 0.01},
@@ -49,18 +49,22 @@ TROUBLE: Mapping[str, Mapping[str, float]] = {
 """Command -> how it goes wrong -> how likely."""
 
 
-def simulate(config: Config, environ: Mapping[str, str], *, days: float, seed: int, every_poll: bool = False) -> Result:
+def run_simulation(
+    config: Config, environ: Mapping[str, str], *, days: float, seed: int, every_poll: bool = False
+) -> SimulationResult:
     """Run ``config``'s stages for so many days. ``every_poll``: also the polls that cannot matter. Raises OSError.
 
     Nothing of the config's own folders is touched: all of it lies in a temporary folder, in memory where there is one.
     """
-    shared = Path("/dev/shm")  # noqa: S108  a folder in memory, in which a private one is made
-    with tempfile.TemporaryDirectory(prefix="watcher-", dir=shared if os.access(shared, os.W_OK) else None) as folder:
-        run = _Run(moved_to(Path(folder), config), environ, days=days, seed=seed, every_poll=every_poll)
-        return run.to_the_end()
+    memory_folder = Path("/dev/shm")  # noqa: S108  a folder in memory, in which a private one is made
+    with tempfile.TemporaryDirectory(
+        prefix="watcher-", dir=memory_folder if os.access(memory_folder, os.W_OK) else None
+    ) as folder:
+        run = _Simulation(relocate_config(Path(folder), config), environ, days=days, seed=seed, every_poll=every_poll)
+        return run.run()
 
 
-def moved_to(root: Path, config: Config) -> Config:
+def relocate_config(root: Path, config: Config) -> Config:
     """The same config with every folder under ``root``, and Slurm for its executor."""
     folders = {stage.checkpoints: root / "ckpts" / f"{n}" for n, stage in enumerate(config.stages.values())}
     stages = {}
@@ -78,38 +82,52 @@ def moved_to(root: Path, config: Config) -> Config:
         executor="slurm",
         notify=None,
         prefill={**config.prefill, "auto": True},
-        report=Reporting(page=False, compare=False),  # their children would be real ones
+        report=ReportSettings(page=False, compare=False),  # their children would be real ones
         mirror=None if config.mirror is None else root / "mirror",
         stages=stages,
     )
 
 
-class _Run:
+class _Simulation:
     def __init__(self, config: Config, environ: Mapping[str, str], *, days: float, seed: int, every_poll: bool) -> None:
         self.config, self.environ, self.days, self.seed, self.every_poll = config, environ, days, seed, every_poll
-        self.now, self.end = BEGIN, BEGIN + days * DAY
-        dice = random.Random(seed)  # noqa: S311  a die, not a key
-        self.training = Training(config, random.Random(dice.random()), begin=BEGIN + HOUR, seconds=TRAINS * days * DAY - 2 * HOUR)  # noqa: S311
-        self.work = ScoringJobs(random.Random(dice.random()), whole=self.training.whole.__contains__, odds=ODDS)  # noqa: S311
-        self.slurm = SimulatedSlurm(self.clock, self.work, random.Random(dice.random()), trouble=self._trouble)  # noqa: S311
-        self.chance, self.polling = (random.Random(dice.random()) for _ in range(2))  # noqa: S311
-        self.kinds: Counter[str] = Counter()
-        self.promises = Promises(config)
-        self.polls = self.restarts = 0
-        self.away = self._windows(every=2 * DAY, lasting=(600.0, 3 * HOUR))
-        self.kills = self._moments(every=DAY)
-        self.people = self._moments(every=DAY, spread=0.0)
-        self.flying, self.events_before = False, 0
+        self.now, self.end_time = SIMULATION_START, SIMULATION_START + days * DAY_SECONDS
+        seed_rng = random.Random(seed)  # noqa: S311  a die, not a key
+        self.training = SimulatedTraining(
+            config,
+            random.Random(seed_rng.random()),  # noqa: S311
+            start_time=SIMULATION_START + HOUR_SECONDS,
+            duration_seconds=TRAINING_FRACTION * days * DAY_SECONDS - 2 * HOUR_SECONDS,
+        )
+        self.scoring_jobs = SimulatedScoringJobs(
+            random.Random(seed_rng.random()),  # noqa: S311
+            is_complete=self.training.complete_folders.__contains__,
+            ending_probabilities=ENDING_PROBABILITIES,
+        )
+        self.slurm = SimulatedSlurm(
+            self.read_clock,
+            self.scoring_jobs,
+            random.Random(seed_rng.random()),  # noqa: S311
+            choose_fault=self._choose_fault,
+        )
+        self.rng, self.poll_rng = (random.Random(seed_rng.random()) for _ in range(2))  # noqa: S311
+        self.failure_counts: Counter[str] = Counter()
+        self.invariants = Invariants(config)
+        self.poll_count = self.restart_count = 0
+        self.outages = self._draw_outages(interval_seconds=2 * DAY_SECONDS, duration_range_seconds=(600.0, 3 * HOUR_SECONDS))
+        self.kill_times = self._draw_times(interval_seconds=DAY_SECONDS)
+        self.operator_times = self._draw_times(interval_seconds=DAY_SECONDS, spread=0.0)
+        self.has_jobs_in_flight, self.events_before = False, 0
         self.executor = self._new_executor()
         self.daemon: Daemon | None = None
         for folder in {stage.checkpoints.parent for stage in config.stages.values()}:
             folder.mkdir(parents=True, exist_ok=True)
 
-    def clock(self) -> float:
+    def read_clock(self) -> float:
         """Unix time."""
         return self.now
 
-    def server_clock(self, path: Path) -> float:
+    def read_server_clock(self, path: Path) -> float:
         """The file server's."""
         path.touch()
         return self.now
@@ -118,172 +136,184 @@ class _Run:
         limits = self.config.limits
         return SlurmExecutor(
             per_minute=limits.slurm_calls_per_minute,
-            poll=self.config.poll,
+            poll_seconds=self.config.poll,
             user="me",
             environment={},
-            clock=self.clock,
+            clock=self.read_clock,
             run=self.slurm.run,
         )
 
-    def _windows(self, *, every: float, lasting: tuple[float, float]) -> list[tuple[float, float]]:
+    def _draw_outages(self, *, interval_seconds: float, duration_range_seconds: tuple[float, float]) -> list[tuple[float, float]]:
         """(begin, end) of the times in which Slurm is away."""
-        return [(at, at + self.chance.uniform(*lasting)) for at in self._moments(every=every)]
+        return [
+            (at, at + self.rng.uniform(*duration_range_seconds)) for at in self._draw_times(interval_seconds=interval_seconds)
+        ]
 
-    def _moments(self, *, every: float, spread: float = 1.0) -> list[float]:
-        count = int(self.days * DAY * TRAINS / every)
-        return [BEGIN + every * (place + 0.5 + spread * (self.chance.random() - 0.5)) for place in range(count)]
+    def _draw_times(self, *, interval_seconds: float, spread: float = 1.0) -> list[float]:
+        count = int(self.days * DAY_SECONDS * TRAINING_FRACTION / interval_seconds)
+        return [
+            SIMULATION_START + interval_seconds * (index + 0.5 + spread * (self.rng.random() - 0.5)) for index in range(count)
+        ]
 
-    def _trouble(self, command: str, now: float) -> str:
-        if any(begin <= now < end for begin, end in self.away):
+    def _choose_fault(self, command: str, now: float) -> str:
+        if any(begin <= now < end for begin, end in self.outages):
             return "down"
-        if now > BEGIN + TRAINS * self.days * DAY:  # so that what is left gets its end
+        if now > SIMULATION_START + TRAINING_FRACTION * self.days * DAY_SECONDS:  # so that what is left gets its end
             return ""
-        drawn = random.Random(f"{self.seed} {command} {now}").random()  # noqa: S311  whatever was asked before
-        for how, odds in TROUBLE.get(command, {}).items():
-            drawn -= odds
-            if drawn < 0:
-                return how
+        draw = random.Random(f"{self.seed} {command} {now}").random()  # noqa: S311  whatever was asked before
+        for fault, probability in FAULT_PROBABILITIES.get(command, {}).items():
+            draw -= probability
+            if draw < 0:
+                return fault
         return ""
 
-    def say(self, _what: str, **facts: Any) -> None:
+    def log(self, _event: str, **fields: Any) -> None:
         """The log: failures are counted."""
-        if facts.get("kind"):
-            self.kinds[str(facts["kind"])] += 1
+        if fields.get("kind"):
+            self.failure_counts[str(fields["kind"])] += 1
 
-    def to_the_end(self) -> Result:
+    def run(self) -> SimulationResult:
         """Poll after poll."""
-        earliest = self.now
-        while self.now < self.end:
-            self.now += self.config.poll * self.polling.uniform(1.0, 1.0 + JITTER)
-            if self.now < earliest:
-                self._not_made()
+        next_poll_time = self.now
+        while self.now < self.end_time:
+            self.now += self.config.poll * self.poll_rng.uniform(1.0, 1.0 + POLL_JITTER_FRACTION)
+            if self.now < next_poll_time:
+                self._skip_poll()
                 continue
-            self._world()
-            self._poll()
-            earliest = self.now if self.every_poll else self._waits()
-        daemon = self._running()
-        ledger = daemon.journal.ledger
-        self.promises.at_the_end(ledger, self.config.paths, self.work, self.training)
-        records = ledger.records.values()
+            self._advance_environment()
+            self._run_poll()
+            next_poll_time = self.now if self.every_poll else self._find_next_poll_time()
+        daemon = self._ensure_daemon()
+        journal_state = daemon.journal.state
+        self.invariants.check_final_state(journal_state, self.config.paths, self.scoring_jobs, self.training)
+        records = journal_state.records.values()
         daemon.close()
-        return self._result(records)
+        return self._build_result(records)
 
-    def _world(self) -> None:
+    def _advance_environment(self) -> None:
         """Everything else that happens until now, in order."""
-        while (at := min(self.training.next_event(), self.slurm.next_event())) <= self.now:
+        while (at := min(self.training.find_next_event_time(), self.slurm.find_next_event_time())) <= self.now:
             self.training.advance(at)
             self.slurm.advance(at)
-        if self.kills and self.kills[0] <= self.now:
-            self.kills.pop(0)
-            self._kill()
-        if self.people and self.people[0] <= self.now and self.daemon is not None:
-            self.people.pop(0)
-            self._person(self.daemon.journal.ledger.records.values())
+        if self.kill_times and self.kill_times[0] <= self.now:
+            self.kill_times.pop(0)
+            self._kill_daemon()
+        if self.operator_times and self.operator_times[0] <= self.now and self.daemon is not None:
+            self.operator_times.pop(0)
+            self._retry_blocked(self.daemon.journal.state.records.values())
 
-    def _kill(self) -> None:
+    def _kill_daemon(self) -> None:
         """As kill -9 does: nothing is closed, and the lock stays until it is seen that its owner is gone."""
         if self.daemon is not None:
-            os.close(self.daemon.journal.forget())
+            os.close(self.daemon.journal.detach())
             self.config.paths.lock.unlink()
             self.daemon, self.executor = None, self._new_executor()
-            self.restarts += 1
+            self.restart_count += 1
 
-    def _person(self, records: Iterable[Record]) -> None:
+    def _retry_blocked(self, records: Iterable[EvaluationRecord]) -> None:
         """Somebody looks once a day and tries again what is blocked."""
-        for place, record in enumerate(records):
-            if record.state is State.BLOCKED:
-                name = f"{int(self.now * 1000):014d}-{place:08x}"
-                asks.leave(
-                    Ask(id=name, at=self.now, kind="retry", stage=record.stage, steps=(record.step,), source=record.source),
+        for index, record in enumerate(records):
+            if record.state is EvaluationState.BLOCKED:
+                request_id = f"{int(self.now * 1000):014d}-{index:08x}"
+                asks.write_request(
+                    Request(
+                        id=request_id, at=self.now, kind="retry", stage=record.stage, steps=(record.step,), source=record.source
+                    ),
                     self.config.paths,
                 )
 
-    def _running(self) -> Daemon:
+    def _ensure_daemon(self) -> Daemon:
         if self.daemon is None:
             self.daemon = Daemon(
                 self.config,
                 environ=self.environ,
-                say=self.say,
-                clock=self.clock,
-                server_clock=self.server_clock,
+                log=self.log,
+                clock=self.read_clock,
+                server_clock=self.read_server_clock,
                 executor=self.executor,
             )
         return self.daemon
 
-    def _poll(self) -> None:
-        self.polls += 1
-        daemon, before = self._running(), len(self.slurm.calls)
-        self.events_before = daemon.journal.ledger.events
+    def _run_poll(self) -> None:
+        self.poll_count += 1
+        daemon, calls_before = self._ensure_daemon(), len(self.slurm.calls)
+        self.events_before = daemon.journal.state.event_count
         daemon.tick()
-        self.promises.after_a_tick(daemon, self.slurm, self.slurm.calls[before:], self.now)
+        self.invariants.check_tick(daemon, self.slurm, self.slurm.calls[calls_before:], self.now)
 
-    def _not_made(self) -> None:
-        self.polls += 1
-        if self.flying:
+    def _skip_poll(self) -> None:
+        self.poll_count += 1
+        if self.has_jobs_in_flight:
             self.slurm.calls.append((self.now, "squeue"))
 
-    def _waits(self) -> float:
+    def _find_next_poll_time(self) -> float:
         """Until when no poll can see or do anything: the next event anywhere; now, where something waits for time to pass."""
-        daemon = self._running()
-        ledger = daemon.journal.ledger
-        records = ledger.records.values()
-        self.flying = any(record.state in IN_FLIGHT for record in records)
-        if ledger.events != self.events_before or any(self.now - at < AFTER_VOID for at in ledger.voided.values()):
+        daemon = self._ensure_daemon()
+        journal_state = daemon.journal.state
+        records = journal_state.records.values()
+        self.has_jobs_in_flight = any(record.state in IN_FLIGHT_STATES for record in records)
+        if journal_state.event_count != self.events_before or any(
+            self.now - at < ABANDONED_WATCH_SECONDS for at in journal_state.abandoned.values()
+        ):
             return self.now
-        if daemon.ticker.queue is not None and daemon.ticker.queue.jobs is None:
+        if daemon.tick_runner.queue is not None and daemon.tick_runner.queue.jobs is None:
             return self.now
-        if any(skip.rewriting for skip in daemon.ticker.skips):
+        if any(skip.is_being_rewritten for skip in daemon.tick_runner.skips):
             return self.now
-        until = [self.training.next_event(), self.slurm.next_event(), self.end - 10 * self.config.poll]
-        until.append(daemon.ticker.observer.looks_at_all)
-        until += self.kills[:1] + self.people[:1]
-        until += [moment for window in self.away for moment in window if moment > self.now]
+        candidate_times = [
+            self.training.find_next_event_time(),
+            self.slurm.find_next_event_time(),
+            self.end_time - 10 * self.config.poll,
+        ]
+        candidate_times.append(daemon.tick_runner.observer.next_full_scan)
+        candidate_times += self.kill_times[:1] + self.operator_times[:1]
+        candidate_times += [boundary for window in self.outages for boundary in window if boundary > self.now]
         for record in records:
-            rests = record.retry_at is not None and record.rests(self.now)
-            if record.state in IN_FLIGHT and not _clean(record):
+            is_backing_off = record.retry_at is not None and record.is_backing_off(self.now)
+            if record.state in IN_FLIGHT_STATES and not _is_steady(record):
                 return self.now
-            if record.state in IN_FLIGHT or record.state in SETTLED or _not_there(record):
+            if record.state in IN_FLIGHT_STATES or record.state in SETTLED_STATES or _is_waiting_for_checkpoint(record):
                 continue
-            if not rests or record.retry_at is None:
+            if not is_backing_off or record.retry_at is None:
                 return self.now
-            until.append(record.retry_at)
-        return min(until)
+            candidate_times.append(record.retry_at)
+        return min(candidate_times)
 
-    def _result(self, records: Iterable[Record]) -> Result:
+    def _build_result(self, records: Iterable[EvaluationRecord]) -> SimulationResult:
         records = list(records)
         calls = Counter(name for _, name in self.slurm.calls)
-        most = most_in_a_minute([at for at, _ in self.slurm.calls])
-        self.promises.of_calls(most, self.config.limits.slurm_calls_per_minute)
-        gpus = gpus_of(self.config.slurm.gres)
-        unfinished = {r.key: f"{r.state.value}: {r.text}" for r in records if r.state is not State.SCORED}
-        return Result(
+        max_per_minute = count_max_per_minute([at for at, _ in self.slurm.calls])
+        self.invariants.check_call_rate(max_per_minute, self.config.limits.slurm_calls_per_minute)
+        gpu_count = parse_gpu_count(self.config.slurm.gres)
+        unfinished = {r.key: f"{r.state.value}: {r.full_reason}" for r in records if r.state is not EvaluationState.SCORED}
+        return SimulationResult(
             days=self.days,
             seed=self.seed,
             evaluations=dict(sorted(Counter(record.state.value for record in records).items())),
-            unfinished={key: words.replace(str(self.config.scratch), "") for key, words in unfinished.items()},
-            scores=self.work.published.total(),
-            runs=self.work.started,
-            gpu_hours=round(gpus * self.work.seconds / HOUR, 3),
-            polls=self.polls,
-            restarts=self.restarts,
+            unfinished={key: text.replace(str(self.config.scratch), "") for key, text in unfinished.items()},
+            scores=self.scoring_jobs.publish_counts.total(),
+            runs=self.scoring_jobs.started_count,
+            gpu_hours=round(gpu_count * self.scoring_jobs.total_seconds / HOUR_SECONDS, 3),
+            polls=self.poll_count,
+            restarts=self.restart_count,
             calls=dict(sorted(calls.items())),
-            calls_per_minute={"mean": round(calls.total() / (self.days * DAY / 60), 4), "max": most},
-            failures=dict(sorted(self.kinds.items())),
-            latencies=latencies(records),
-            checked=dict(sorted(self.promises.checked.items())),
-            broken=[*self.promises.broken, *self.work.broken],
+            calls_per_minute={"mean": round(calls.total() / (self.days * DAY_SECONDS / 60), 4), "max": max_per_minute},
+            failures=dict(sorted(self.failure_counts.items())),
+            latencies=compute_latencies(records),
+            checked=dict(sorted(self.invariants.check_counts.items())),
+            broken=[*self.invariants.violations, *self.scoring_jobs.violations],
         )
 
 
-def _clean(record: Record) -> bool:
+def _is_steady(record: EvaluationRecord) -> bool:
     """In flight, and nothing about it waits for time to pass."""
     attempt = record.attempt
-    known = attempt is not None and attempt.job_id is not None and attempt.released
-    return known and record.state is not State.SUBMITTING and record.reason_kind is not ReasonKind.CONFIRMING_END
+    is_released = attempt is not None and attempt.job_id is not None and attempt.released
+    return is_released and record.state is not EvaluationState.SUBMITTING and record.reason_kind is not ReasonKind.CONFIRMING_END
 
 
-def _not_there(record: Record) -> bool:
+def _is_waiting_for_checkpoint(record: EvaluationRecord) -> bool:
     """What it waits for is a checkpoint that is to come: its own, or its stage's first."""
-    if record.waits_for(ReasonKind.SETTINGS, ReasonKind.TOKENIZER):
+    if record.is_waiting_for(ReasonKind.SETTINGS, ReasonKind.TOKENIZER):
         return True
-    return record.waits_for(ReasonKind.CHECKPOINT) and not Path(record.checkpoint).exists()
+    return record.is_waiting_for(ReasonKind.CHECKPOINT) and not Path(record.checkpoint).exists()

@@ -8,7 +8,7 @@ import msgspec
 from suites.contract.encoding import SCHEMA
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
+class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a simulation came to."""
 
     days: float
@@ -38,19 +38,19 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = SCHEMA
 
 
-def gpus_of(gres: str | None) -> int:
+def parse_gpu_count(gres: str | None) -> int:
     """GPUs of one job."""
-    last = (gres or "").rpartition(":")[2]
-    return int(last) if last.isdigit() else 1
+    count_text = (gres or "").rpartition(":")[2]
+    return int(count_text) if count_text.isdigit() else 1
 
 
-def most_in_a_minute(times: Iterable[float]) -> int:
+def count_max_per_minute(times: Iterable[float]) -> int:
     """The most of them within any 60 seconds."""
     window: deque[float] = deque()
-    most = 0
+    maximum = 0
     for at in sorted(times):
         window.append(at)
         while window[0] <= at - 60:
             window.popleft()
-        most = max(most, len(window))
-    return most
+        maximum = max(maximum, len(window))
+    return maximum

@@ -12,13 +12,13 @@ import msgspec
 
 from watcher.config.settings import Config, Stage
 
-REWRITTEN = 0.05
+REWRITE_PROBABILITY = 0.05
 """How likely a checkpoint is to be written once more."""
 
-OPEN_ENDED = 20
+OPEN_ENDED_CHECKPOINTS = 20
 """Checkpoints of a stage whose ``every`` has no end."""
 
-_MODEL = {
+_MODEL_CONFIG = {
     "bos_token_id": 1,
     "eos_token_id": 2,
     "hidden_act": "silu",
@@ -37,144 +37,152 @@ _MODEL = {
     "vocab_size": 8,
 }
 
-_WHOLE = "|None,None,None"
+_FULL_SLICE = "|None,None,None"
 
-_ROWS, _COLUMNS = "None,None,None{w}#0,{n},None{w}", "None,None,None|None,None,None#None,None,None|0,{n},None"
+_ROW_SLICES, _COLUMN_SLICES = "None,None,None{w}#0,{n},None{w}", "None,None,None|None,None,None#None,None,None|0,{n},None"
 
-_RANKS = "_pp-rank-0-of-1_tp-rank-0-of-1.safetensors"
+_RANK_SUFFIX = "_pp-rank-0-of-1_tp-rank-0-of-1.safetensors"
 
 _TENSORS: dict[str, tuple[tuple[int, ...], str]] = {
-    "token_position_embeddings/pp_block/token_embedding": ((8, 8), _ROWS.format(n=8, w=_WHOLE)),
+    "token_position_embeddings/pp_block/token_embedding": ((8, 8), _ROW_SLICES.format(n=8, w=_FULL_SLICE)),
     "decoder/0/pp_block/input_layernorm": ((8,), ""),
     "decoder/0/pp_block/attn/qkv_proj": (
         (24, 8),
-        ";".join(f"{n},{n + 8},None{_WHOLE}#{n},{n + 8},None{_WHOLE}" for n in (0, 8, 16)),
+        ";".join(f"{n},{n + 8},None{_FULL_SLICE}#{n},{n + 8},None{_FULL_SLICE}" for n in (0, 8, 16)),
     ),
-    "decoder/0/pp_block/attn/o_proj": ((8, 8), _COLUMNS.format(n=8)),
+    "decoder/0/pp_block/attn/o_proj": ((8, 8), _COLUMN_SLICES.format(n=8)),
     "decoder/0/pp_block/post_attention_layernorm": ((8,), ""),
     "decoder/0/pp_block/mlp/gate_up_proj": (
         (16, 8),
-        ";".join(f"{n},{n + 8},None{_WHOLE}#{n},{n + 8},None{_WHOLE}" for n in (0, 8)),
+        ";".join(f"{n},{n + 8},None{_FULL_SLICE}#{n},{n + 8},None{_FULL_SLICE}" for n in (0, 8)),
     ),
-    "decoder/0/pp_block/mlp/down_proj": ((8, 8), _COLUMNS.format(n=8)),
+    "decoder/0/pp_block/mlp/down_proj": ((8, 8), _COLUMN_SLICES.format(n=8)),
     "final_layer_norm/pp_block": ((8,), ""),
 }
 """Module under model/model -> (shape, nanotron's slices; empty: not sharded)."""
 
 
-class Moment(msgspec.Struct, frozen=True, order=True):
+class SaveEvent(msgspec.Struct, frozen=True, order=True):
     """Something that training does."""
 
     at: float
     order: int
     stage: str
     step: int
-    begins: bool
+    is_first_half: bool
     """The first half of a save; else the rest of it."""
 
 
-class Training:
+class SimulatedTraining:
     """Writes what ``config``'s stages wait for, one stage after the other, within ``seconds`` from ``begin`` (unix time)."""
 
-    def __init__(self, config: Config, chance: random.Random, *, begin: float, seconds: float) -> None:
+    def __init__(self, config: Config, rng: random.Random, *, start_time: float, duration_seconds: float) -> None:
         self._stages = config.stages
-        self._due: list[Moment] = []
-        self.saves: dict[tuple[str, int], int] = {}
+        self._events: list[SaveEvent] = []
+        self.save_counts: dict[tuple[str, int], int] = {}
         """(stage, step) -> how often it was begun."""
-        self.whole: set[str] = set()
+        self.complete_folders: set[str] = set()
         """Folders that are complete now."""
-        self._plan(chance, begin, seconds)
+        self._plan_saves(rng, start_time, duration_seconds)
 
-    def _plan(self, chance: random.Random, begin: float, seconds: float) -> None:
-        steps = [(stage.name, step) for stage in self._stages.values() for step in schedule(stage)]
-        each = seconds / max(1, len(steps))
-        for place, (stage, step) in enumerate(steps):
-            at = begin + each * (place + chance.random())
-            self._save(at, chance.uniform(20.0, 900.0), stage, step)
-            if chance.random() < REWRITTEN:  # the run went back and came by again
-                again = min(at + chance.uniform(0.2, 3.0) * each, begin + seconds)
-                self._save(again, chance.uniform(20.0, 900.0), stage, step)
+    def _plan_saves(self, rng: random.Random, start_time: float, duration_seconds: float) -> None:
+        steps = [(stage.name, step) for stage in self._stages.values() for step in list_training_steps(stage)]
+        interval_seconds = duration_seconds / max(1, len(steps))
+        for index, (stage, step) in enumerate(steps):
+            at = start_time + interval_seconds * (index + rng.random())
+            self._schedule_save(at, rng.uniform(20.0, 900.0), stage, step)
+            if rng.random() < REWRITE_PROBABILITY:  # the run went back and came by again
+                rewritten_at = min(at + rng.uniform(0.2, 3.0) * interval_seconds, start_time + duration_seconds)
+                self._schedule_save(rewritten_at, rng.uniform(20.0, 900.0), stage, step)
 
-    def _save(self, at: float, takes: float, stage: str, step: int) -> None:
-        for when, begins in ((at, True), (at + takes, False)):
-            heapq.heappush(self._due, Moment(when, len(self._due), stage, step, begins))
+    def _schedule_save(self, at: float, duration_seconds: float, stage: str, step: int) -> None:
+        for event_time, is_first_half in ((at, True), (at + duration_seconds, False)):
+            heapq.heappush(self._events, SaveEvent(event_time, len(self._events), stage, step, is_first_half))
 
-    def next_event(self) -> float:
+    def find_next_event_time(self) -> float:
         """Unix time of what is written next; infinite after the end."""
-        return self._due[0].at if self._due else float("inf")
+        return self._events[0].at if self._events else float("inf")
 
     def advance(self, now: float) -> None:
         """Write everything that was to be written until ``now``."""
-        while self.next_event() <= now:
-            moment = heapq.heappop(self._due)
-            stage = self._stages[moment.stage]
-            folder = stage.checkpoints / str(moment.step)
-            if moment.begins:
-                self.whole.discard(str(folder))
-                self.saves[stage.name, moment.step] = self.saves.get((stage.name, moment.step), 0) + 1
-                write_first_half(folder, moment.step, max(schedule(stage)), self._started_from(stage), moment.at)
+        while self.find_next_event_time() <= now:
+            event = heapq.heappop(self._events)
+            stage = self._stages[event.stage]
+            folder = stage.checkpoints / str(event.step)
+            if event.is_first_half:
+                self.complete_folders.discard(str(folder))
+                self.save_counts[stage.name, event.step] = self.save_counts.get((stage.name, event.step), 0) + 1
+                write_first_half(
+                    folder, event.step, max(list_training_steps(stage)), self._find_parent_checkpoint(stage), event.at
+                )
             else:
-                write_second_half(folder, moment.step, moment.at)
-                self.whole.add(str(folder))
+                write_second_half(folder, event.step, event.at)
+                self.complete_folders.add(str(folder))
 
-    def _started_from(self, stage: Stage) -> str | None:
+    def _find_parent_checkpoint(self, stage: Stage) -> str | None:
         source = None if stage.bridge is None else self._stages.get(stage.bridge.source)
-        return None if source is None or not schedule(source) else str(source.checkpoints / str(max(schedule(source))))
+        return (
+            None
+            if source is None or not list_training_steps(source)
+            else str(source.checkpoints / str(max(list_training_steps(source))))
+        )
 
 
-def schedule(stage: Stage) -> tuple[int, ...]:
+def list_training_steps(stage: Stage) -> tuple[int, ...]:
     """The steps that a stage will have, ascending; of an endless schedule the first few."""
     steps = set(stage.steps)
-    if stage.every is not None and stage.first is not None:
-        last = stage.first + stage.every * (OPEN_ENDED - 1) if stage.to is None else stage.to
-        steps.update(range(stage.first, last + 1, stage.every))
+    if stage.every is not None and stage.first_step is not None:
+        last_step = stage.first_step + stage.every * (OPEN_ENDED_CHECKPOINTS - 1) if stage.to is None else stage.to
+        steps.update(range(stage.first_step, last_step + 1, stage.every))
     return tuple(sorted(steps)) or ((1000,) if stage.final else ())
 
 
-def write_first_half(folder: Path, step: int, last: int, started_from: str | None, at: float) -> None:
+def write_first_half(folder: Path, step: int, last_step: int, started_from: str | None, at: float) -> None:
     """config.yaml and half of the tensors, as they are a while after a save began."""
     config = {
         "checkpoints": {"resume_checkpoint_path": started_from, "checkpoints_path": str(folder.parent)},
         "general": {"run": folder.parent.name, "step": step, "seed": 42},
-        "model": {"dtype": "float32", "model_config": _MODEL},
+        "model": {"dtype": "float32", "model_config": _MODEL_CONFIG},
         "parallelism": {"dp": 1, "pp": 1, "tp": 1, "expert_parallel_size": 1, "context_parallel_size": 1},
         "tokenizer": {"tokenizer_name_or_path": "simulated"},
-        "tokens": {"micro_batch_size": 8, "sequence_length": 64, "train_steps": last},
+        "tokens": {"micro_batch_size": 8, "sequence_length": 64, "train_steps": last_step},
     }
     new = not folder.exists()
-    _write(folder / "config.yaml", json.dumps(config).encode(), at)  # JSON is YAML, and quicker to write
-    _tensors(folder, sorted(_TENSORS)[:4], at)
+    _write_file(folder / "config.yaml", json.dumps(config).encode(), at)  # JSON is YAML, and quicker to write
+    _write_tensors(folder, sorted(_TENSORS)[:4], at)
     if new:
-        _stamp((folder, folder.parent), at)
+        _set_mtimes((folder, folder.parent), at)
 
 
 def write_second_half(folder: Path, step: int, at: float) -> None:
     """The other tensors, the metadata, latest.txt and, last, model_config.json."""
-    _tensors(folder, sorted(_TENSORS)[4:], at)
+    _write_tensors(folder, sorted(_TENSORS)[4:], at)
     metas = {"consumed_train_samples": step, "last_train_step": step}
-    _write(folder / "checkpoint_metadata.json", json.dumps({"version": "1.5", "tp": 1, "dp": 1, "metas": metas}).encode(), at)
-    _write(folder.parent / "latest.txt", str(step).encode(), at)
-    _write(folder / "model_config.json", json.dumps(_MODEL).encode(), at)
+    _write_file(
+        folder / "checkpoint_metadata.json", json.dumps({"version": "1.5", "tp": 1, "dp": 1, "metas": metas}).encode(), at
+    )
+    _write_file(folder.parent / "latest.txt", str(step).encode(), at)
+    _write_file(folder / "model_config.json", json.dumps(_MODEL_CONFIG).encode(), at)
 
 
-def _tensors(folder: Path, modules: Iterable[str], at: float) -> None:
+def _write_tensors(folder: Path, modules: Iterable[str], at: float) -> None:
     for module in modules:
         shape, slices = _TENSORS[module]
-        length = 4 * shape[0] * (shape[1] if len(shape) > 1 else 1)
-        said = {"version": "1.5", "unsharded_shape": str(shape), "local_global_slices_pairs": slices} if slices else {}
-        tensor = {"dtype": "F32", "shape": list(shape), "data_offsets": [0, length]}
-        header = json.dumps({"__metadata__": said, "data": tensor}).encode()
+        data_bytes = 4 * shape[0] * (shape[1] if len(shape) > 1 else 1)
+        metadata = {"version": "1.5", "unsharded_shape": str(shape), "local_global_slices_pairs": slices} if slices else {}
+        tensor = {"dtype": "F32", "shape": list(shape), "data_offsets": [0, data_bytes]}
+        header = json.dumps({"__metadata__": metadata, "data": tensor}).encode()
         header += b" " * (-len(header) % 8)
-        name = f"model_weight{_RANKS}" if slices else "model_weight.safetensors"
-        _write(folder / "model" / "model" / module / name, struct.pack("<Q", len(header)) + header + bytes(length), at)
+        name = f"model_weight{_RANK_SUFFIX}" if slices else "model_weight.safetensors"
+        _write_file(folder / "model" / "model" / module / name, struct.pack("<Q", len(header)) + header + bytes(data_bytes), at)
 
 
-def _write(path: Path, data: bytes, at: float) -> None:
+def _write_file(path: Path, data: bytes, at: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-    _stamp((path,), at)
+    _set_mtimes((path,), at)
 
 
-def _stamp(paths: Iterable[Path], at: float) -> None:
+def _set_mtimes(paths: Iterable[Path], at: float) -> None:
     for path in paths:
         os.utime(path, (at, at))

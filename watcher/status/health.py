@@ -5,14 +5,14 @@ from typing import Any
 
 import msgspec
 
-from suites.common.formatting import ago, clean, clock
-from suites.common.formatting import clock as moment
-from suites.contract.liveness import POLLS, Sign, sign_of_life
+from suites.common.formatting import format_elapsed, format_local_time, strip_control_characters
+from suites.common.formatting import format_local_time as moment
+from suites.contract.liveness import STALE_AFTER_POLLS, WatcherLiveness, read_liveness
 from suites.contract.paths import StatePaths
 from watcher.core.actions import Alert
 from watcher.status.reader import readable
 
-EXIT = {"alive": 0, "stopped": 3, "stale": 3, "absent": 4}
+EXIT_CODES = {"alive": 0, "stopped": 3, "stale": 3, "absent": 4}
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,54 +20,61 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
     verdict: str
     """``alive``, ``stopped`` (it was told to), ``stale`` or ``absent``."""
-    line: str
+    summary: str
     """The verdict for people."""
-    age: float | None = None
+    age_seconds: float | None = None
     """Seconds since the last sign of life; None where there is none."""
     document: dict[str, Any] | None = None
     """status.json, with whatever its readers use; None where it is absent or cannot be read."""
 
     @property
-    def exit(self) -> int:
+    def exit_code(self) -> int:
         """0 alive, 3 stopped or stale, 4 absent."""
-        return EXIT[self.verdict]
+        return EXIT_CODES[self.verdict]
 
 
-def judge(paths: StatePaths, now: float) -> Health:
+def check_liveness(paths: StatePaths, now: float) -> Health:
     """Read status.json and judge it at ``now``, the reader's own clock, by the rule of ``suites.contract.liveness``."""
     path = paths.status_json
     try:
-        sign = sign_of_life(path, now)
+        sign = read_liveness(path, now)
     except FileNotFoundError:
-        return _absent(f"{path} does not exist; start it with `watcher run`")
+        return _make_absent_health(f"{path} does not exist; start it with `watcher run`")
     except OSError as error:
-        return _absent(f"{path} cannot be read ({error.strerror})")
+        return _make_absent_health(f"{path} cannot be read ({error.strerror})")
     except ValueError as error:
-        return _absent(f"{path} {clean(error)}")
-    return Health(verdict=sign.verdict, line=_line(sign, paths, now), age=sign.age, document=readable(sign.document))
-
-
-def _line(sign: Sign, paths: StatePaths, now: float) -> str:
-    who, age = f"on {clean(sign.host)} (pid {sign.pid})", sign.age
-    apart = f"; its clock and the file server's are {ago(abs(sign.skew))} apart" if sign.skew else ""
-    if sign.verdict == "stopped":
-        return f"stopped: the watcher {who} was told to end {ago(age)} ago, and did; start it with `watcher run`{apart}"
-    if sign.once:
-        often = f", and it comes every {ago(sign.interval)}" if sign.interval else ""
-        last = f"last run by `watcher once` on {clean(sign.host)} {ago(age)} ago{often}"
-        if sign.verdict == "alive":
-            return f"alive: {last}{apart}"
-        return f"STALE: {last}: see what should run it (cron, scrontab, a timer){apart}"
-    if sign.verdict == "alive":
-        return f"alive: the watcher {who} looked {ago(age)} ago, and looks every {ago(sign.poll)}{apart}"
-    if _beats(paths, now) < POLLS * sign.poll:
-        return f"STALE: the watcher {who} runs, but its status is {ago(age)} old: can it write {paths.state}? Is a disk full?"
-    return (
-        f"STALE: nothing heard of the watcher {who} since {clock(now - age)}, {ago(age)} ago; start it with `watcher run`{apart}"
+        return _make_absent_health(f"{path} {strip_control_characters(error)}")
+    return Health(
+        verdict=sign.verdict,
+        summary=_format_summary(sign, paths, now),
+        age_seconds=sign.age_seconds,
+        document=readable(sign.document),
     )
 
 
-def _beats(paths: StatePaths, now: float) -> float:
+def _format_summary(sign: WatcherLiveness, paths: StatePaths, now: float) -> str:
+    watcher_text, age_seconds = f"on {strip_control_characters(sign.host)} (pid {sign.pid})", sign.age_seconds
+    clock_skew_text = (
+        f"; its clock and the file server's are {format_elapsed(abs(sign.clock_skew_seconds))} apart"
+        if sign.clock_skew_seconds
+        else ""
+    )
+    if sign.verdict == "stopped":
+        return f"stopped: the watcher {watcher_text} was told to end {format_elapsed(age_seconds)} ago, and did; start it with `watcher run`{clock_skew_text}"
+    if sign.is_once_mode:
+        interval_text = f", and it comes every {format_elapsed(sign.interval_seconds)}" if sign.interval_seconds else ""
+        last_run = f"last run by `watcher once` on {strip_control_characters(sign.host)} {format_elapsed(age_seconds)} ago{interval_text}"
+        if sign.verdict == "alive":
+            return f"alive: {last_run}{clock_skew_text}"
+        return f"STALE: {last_run}: see what should run it (cron, scrontab, a timer){clock_skew_text}"
+    if sign.verdict == "alive":
+        return f"alive: the watcher {watcher_text} looked {format_elapsed(age_seconds)} ago, and looks every {format_elapsed(sign.poll_seconds)}{clock_skew_text}"
+    if _measure_lock_age_seconds(paths, now) < STALE_AFTER_POLLS * sign.poll_seconds:
+        return f"STALE: the watcher {watcher_text} runs, but its status is {format_elapsed(age_seconds)} old: can it write {paths.state}? Is a disk full?"
+    return f"STALE: nothing heard of the watcher {watcher_text} since {format_local_time(now - age_seconds)}, {format_elapsed(age_seconds)} ago; start it with `watcher run`{clock_skew_text}"
+
+
+def _measure_lock_age_seconds(paths: StatePaths, now: float) -> float:
     """Seconds since the watcher touched its lock, which it can on a full disk too."""
     try:
         return max(0.0, now - paths.lock.stat().st_mtime)
@@ -75,14 +82,14 @@ def _beats(paths: StatePaths, now: float) -> float:
         return math.inf
 
 
-def _absent(why: str) -> Health:
-    return Health(verdict="absent", line=f"absent: no watcher has left a sign of life here: {why}")
+def _make_absent_health(reason: str) -> Health:
+    return Health(verdict="absent", summary=f"absent: no watcher has left a sign of life here: {reason}")
 
 
-def unwatched(before: Health, now: float) -> tuple[Alert, ...]:
+def make_downtime_alerts(previous: Health, now: float) -> tuple[Alert, ...]:
     """The time in which nobody watched, as the watcher that begins again finds it: none after a clean end."""
-    if before.verdict != "stale" or before.age is None:
+    if previous.verdict != "stale" or previous.age_seconds is None:
         return ()
-    since = now - before.age
-    words = f"nobody watched from {moment(since)} to {moment(now)}, {ago(before.age)}: the watcher had not been told to end"
-    return (Alert(id=f"stale {since:.0f}", event="stale", words=words),)
+    since = now - previous.age_seconds
+    message = f"nobody watched from {moment(since)} to {moment(now)}, {format_elapsed(previous.age_seconds)}: the watcher had not been told to end"
+    return (Alert(id=f"stale {since:.0f}", event="stale", words=message),)

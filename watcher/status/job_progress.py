@@ -6,30 +6,30 @@ from typing import Any
 
 from suites.common.atomic_files import read_json
 from watcher.config.settings import Config
-from watcher.core.evaluation import Record, State
-from watcher.core.result_paths import results_of
+from watcher.core.evaluation import EvaluationRecord, EvaluationState
+from watcher.core.result_paths import get_evaluation_paths
 
-_NUMBERS = ("at", "parts_done", "parts", "tokens_per_s", "mfu", "seconds_left")
+_PROGRESS_FIELDS = ("at", "parts_done", "parts", "tokens_per_s", "mfu", "seconds_left")
 
 
-def far(config: Config, records: Iterable[Record]) -> dict[str, dict[str, float]]:
+def read_job_progress(config: Config, records: Iterable[EvaluationRecord]) -> dict[str, dict[str, float]]:
     """Evaluation -> its progress: one small file for each that is running now; nothing where none was written by this attempt."""
-    found = {}
+    progress = {}
     for record in records:
-        if record.state is not State.RUNNING or record.attempt is None:
+        if record.state is not EvaluationState.RUNNING or record.attempt is None:
             continue
         try:
-            said = read_json(results_of(config, record).progress)
+            document = read_json(get_evaluation_paths(config, record).progress_json)
         except (ValueError, OSError):
             continue  # no news
-        if isinstance(said, Mapping) and said.get("run_id") == record.attempt.run_id:
-            found[record.key] = _numbers(said)
-    return found
+        if isinstance(document, Mapping) and document.get("run_id") == record.attempt.run_id:
+            progress[record.key] = _select_numbers(document)
+    return progress
 
 
-def _numbers(said: Mapping[str, Any]) -> dict[str, float]:
+def _select_numbers(document: Mapping[str, Any]) -> dict[str, float]:
     return {
         name: value
-        for name in _NUMBERS
-        if isinstance(value := said.get(name), int | float) and not isinstance(value, bool) and math.isfinite(value)
+        for name in _PROGRESS_FIELDS
+        if isinstance(value := document.get(name), int | float) and not isinstance(value, bool) and math.isfinite(value)
     }

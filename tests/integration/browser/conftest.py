@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 def pytest_collection_modifyitems(items):
     """In CI a missing browser is a failure of the tests that need it, not a skip."""
-    reason = browser.missing()
+    reason = browser.find_missing_requirement()
     if reason is None or os.environ.get("CI"):
         return
     for item in items:
@@ -25,14 +25,14 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def chromium():
-    made = browser.Browser()
+    made = browser.ChromiumBrowser()
     yield made
     made.close()
 
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory):
-    return ReportSample(tmp_path_factory.mktemp("run")).write()
+    return ReportSample(tmp_path_factory.mktemp("run")).write_sample()
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ return window.report.plots.map(plot => ({key: plot.key, xs: plot.chart.data[0], 
 
 
 def findings(chromium):
-    package = browser.unpacked("axe-core")
+    package = browser.find_npm_package("axe-core")
     if package is None:
         pytest.skip("axe-core was not fetched (make browser)")
     chromium.run((package / "axe.min.js").read_text(encoding="utf-8") + "; window.axe = axe;")
@@ -26,22 +26,22 @@ def findings(chromium):
 
 
 def test_no_message_on_the_console_and_no_request_leaves_the_page(chromium, page):
-    chromium.show(page)
+    chromium.open_file(page)
     chromium.run("window.report.drawAll(); document.querySelectorAll('details').forEach(each => { each.open = true; });")
     assert chromium.run("return document.documentElement.dataset.ready") == "true"
-    console, asked = chromium.noise()
+    console, asked = chromium.take_console_and_requests()
     assert console == []
     assert [address for address in asked if address != page.resolve().as_uri() and not address.startswith("data:")] == []
 
 
 def test_the_curves_are_what_the_tier_files_say(chromium, page, sample):
-    found = {one["key"]: one for one in chromium.show(page).run(POINTS)}
+    found = {one["key"]: one for one in chromium.open_file(page).run(POINTS)}
     checked = 0
     for stage in sample.steps:
-        slices, tasks, _ = sample.of(stage)
+        slices, tasks, _ = sample.checkpoint_counts(stage)
         for tier, names, metric in (("tier2_ppl", slices, "ppl"), ("tier3_cf", tasks, "primary")):
             section = "slices" if tier == "tier2_ppl" else "tasks"
-            files = [json.loads(sample.paths(stage, step).tier(tier).read_text()) for step in sample.steps[stage]]
+            files = [json.loads(sample.get_paths(stage, step).tier_json(tier).read_text()) for step in sample.steps[stage]]
             for name in names:
                 curve = found[f"{stage}/{tier}/{name}"]
                 entries = [file[section][name] for file in files]
@@ -64,27 +64,27 @@ def test_the_curves_are_what_the_tier_files_say(chromium, page, sample):
 
 
 def test_the_bridge_is_a_line_at_its_own_score(chromium, page, sample):
-    found = {one["key"]: one for one in chromium.show(page).run(POINTS)}
-    bridge = json.loads(sample.paths("stage3", 22000).tier("tier2_ppl").read_text())
+    found = {one["key"]: one for one in chromium.open_file(page).run(POINTS)}
+    bridge = json.loads(sample.get_paths("stage3", 22000).tier_json("tier2_ppl").read_text())
     line = found["stage3/tier2_ppl/code"]["bridge"]
     assert line == pytest.approx([bridge["slices"]["code"]["ppl"]] * 6, rel=1e-6)
     assert set(found["stage1/tier2_ppl/code"]["bridge"]) == {None}
 
 
 def test_tokens_and_other_baselines_are_a_click_away(chromium, page, sample):
-    chromium.show(page)
+    chromium.open_file(page)
     before = chromium.run("return document.querySelector('#stage-2 .plots .now').textContent")
     chromium.run(
         "document.querySelector('input[value=tokens]').click(); document.querySelector('input[value=previous]').click();"
     )
     curve = next(one for one in chromium.run(POINTS) if one["key"] == "stage3/tier3_cf/sciq")
-    file = json.loads(sample.paths("stage3", 12000).tier("tier3_cf").read_text())
+    file = json.loads(sample.get_paths("stage3", 12000).tier_json("tier3_cf").read_text())
     assert curve["xs"][-1] == file["checkpoint"]["tokens_seen"]
     assert chromium.run("return document.querySelector('#stage-2 .plots .now').textContent") != before
 
 
 def test_a_table_sorts_by_any_column_up_and_down(chromium, page):
-    chromium.show(page)
+    chromium.open_file(page)
     script = """
       const table = [...document.querySelectorAll('#stage-1 table')].find(each => each.textContent.includes('objectives'));
       const button = [...table.querySelectorAll('thead button')].find(each => each.textContent === 'Perplexity');
@@ -101,7 +101,7 @@ def test_a_table_sorts_by_any_column_up_and_down(chromium, page):
 def test_a_chart_is_read_with_the_arrow_keys(chromium, page):
     from selenium.webdriver.common.keys import Keys  # noqa: PLC0415
 
-    chromium.show(page)
+    chromium.open_file(page)
     plot = chromium.driver.find_element("css selector", "#stage-2 .plots .plot")
     plot.send_keys(Keys.ARROW_RIGHT)
     plot.send_keys(Keys.ARROW_RIGHT)
@@ -113,7 +113,7 @@ def test_a_chart_is_read_with_the_arrow_keys(chromium, page):
 
 
 def test_answers_stand_side_by_side_with_the_bridges_and_differences_are_marked(chromium, page):
-    chromium.show(page)
+    chromium.open_file(page)
     script = """
       const box = document.querySelector('#answers details.prompt'); box.open = true;
       return new Promise(done => requestAnimationFrame(() => setTimeout(() => done([
@@ -130,7 +130,7 @@ def test_answers_stand_side_by_side_with_the_bridges_and_differences_are_marked(
 def test_provenance_opens_on_demand_and_closes_with_escape(chromium, page):
     from selenium.webdriver.common.keys import Keys  # noqa: PLC0415
 
-    chromium.show(page)
+    chromium.open_file(page)
     chromium.run("document.querySelector('#stage-1 tbody button.plain').click()")
     said = chromium.run("return document.querySelector('dialog').textContent")
     assert "NVIDIA H100" in said
@@ -141,17 +141,17 @@ def test_provenance_opens_on_demand_and_closes_with_escape(chromium, page):
 
 
 def test_links_to_logs_are_relative_and_stay_in_the_results(chromium, page, sample):
-    chromium.show(page)
+    chromium.open_file(page)
     links = chromium.run("return [...document.querySelectorAll('section a[href]')].map(each => each.getAttribute('href'))")
     logs = [link for link in links if link.endswith(".out")]
     assert "./stage2/eval_logs/slurm/eval_stage2_22000_4100013.out" in logs
     assert all(link.startswith("./stage") for link in links if not link.startswith("#"))
-    assert len(logs) == sum(len(sample.evaluations(stage)) for stage in sample.steps)
+    assert len(logs) == sum(len(sample.list_evaluations(stage)) for stage in sample.steps)
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing_serious(chromium, page, dark):
-    chromium.show(page, dark=dark)
+    chromium.open_file(page, dark=dark)
     chromium.run(
         "window.report.drawAll(); document.querySelectorAll('details').forEach((each, i) => { each.open = i % 9 === 0; });"
     )
@@ -161,14 +161,14 @@ def test_axe_finds_nothing_serious(chromium, page, dark):
 
 @pytest.mark.parametrize("width", [360, 800])
 def test_a_narrow_window_scrolls_only_down(chromium, page, width):
-    chromium.show(page, width=width, height=780)
+    chromium.open_file(page, width=width, height=780)
     wide = "return [document.documentElement.scrollWidth, window.innerWidth]"
     content, window = chromium.run(wide)
     assert content <= window
 
 
 def test_dark_follows_the_reader_and_print_is_light(chromium, page):
-    chromium.show(page, dark=True)
+    chromium.open_file(page, dark=True)
     paper = "return getComputedStyle(document.documentElement).getPropertyValue('--paper').trim()"
     assert chromium.run(paper) == "#12161c"
     chromium.run("window.dispatchEvent(new Event('beforeprint'))")

@@ -14,59 +14,59 @@ EVIL = "</script><script>window.broken = 1</script><img src=x onerror='window.br
 
 @pytest.fixture(scope="module")
 def evil(tmp_path_factory, render):
-    sample = ReportSample(tmp_path_factory.mktemp("evil"), prompts=6).write()
-    path = sample.paths("stage4", 5000)
+    sample = ReportSample(tmp_path_factory.mktemp("evil"), prompts=6).write_sample()
+    path = sample.get_paths("stage4", 5000)
     lines = [json.loads(line) for line in path.generations.read_text().splitlines()]
     lines[0] |= {"name": EVIL, "category": EVIL, "answer": EVIL, "finish": EVIL, "messages": [{"role": EVIL, "content": EVIL}]}
     lines[1] |= {"answer": "a" * 1_000_000}
     lines[2] |= {"checks": [{"check": EVIL, "passed": False, "evidence": EVIL}]}
     path.generations.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    tier3 = path.tier("tier3_cf")
+    tier3 = path.tier_json("tier3_cf")
     document = json.loads(tier3.read_text())
     document["tasks"][EVIL] = document["tasks"]["sciq"]
     tier3.write_text(json.dumps(document))
-    run = json.loads(path.run.read_text())
-    path.run.write_text(json.dumps(run | {"git_commit": EVIL}))
+    run = json.loads(path.run_json.read_text())
+    path.run_json.write_text(json.dumps(run | {"git_commit": EVIL}))
     status = json.loads(sample.config.paths.status_json.read_text())
     status |= {"notes": [EVIL], "host": EVIL, "skipped": [{"evaluation": EVIL, "reason": EVIL}], "skipped_count": 1}
     sample.config.paths.status_json.write_text(json.dumps(status))
-    sample.paths("stage2", 2000).tier("tier2_ppl").write_text("{ not json")
-    shutil.rmtree(sample.paths("stage2", 6000).folder)
-    sample.paths("stage2", 10000).tier("tier2_ppl").write_text('{"results": {"ppl": 3}}')
-    sample.paths("stage2", 14000).compare.write_text("[]")
-    sample.paths("stage2", 18000).tier("tier3_cf").write_text(
+    sample.get_paths("stage2", 2000).tier_json("tier2_ppl").write_text("{ not json")
+    shutil.rmtree(sample.get_paths("stage2", 6000).folder)
+    sample.get_paths("stage2", 10000).tier_json("tier2_ppl").write_text('{"results": {"ppl": 3}}')
+    sample.get_paths("stage2", 14000).compare_json.write_text("[]")
+    sample.get_paths("stage2", 18000).tier_json("tier3_cf").write_text(
         json.dumps({"schema": 1, "checkpoint": {}, "tasks": {"x": [1e999, None]}})
     )
     return render(sample)
 
 
 def test_hostile_text_is_shown_and_never_run(chromium, evil):
-    chromium.show(evil)
+    chromium.open_file(evil)
     chromium.run("window.report.drawAll(); document.querySelectorAll('details').forEach(each => { each.open = true; });")
     assert chromium.run("return document.documentElement.dataset.ready") == "true"
     assert chromium.run("return window.broken") is None
     assert chromium.run("return document.querySelectorAll('script').length") == 3
     assert chromium.run("return document.querySelectorAll('img').length") == 0
     assert chromium.run("return document.body.innerText.includes('<img src=x onerror=')")
-    console, asked = chromium.noise()
+    console, asked = chromium.take_console_and_requests()
     assert console == []
     assert [address for address in asked if address != evil.resolve().as_uri() and not address.startswith("data:")] == []
 
 
 def test_the_pages_policy_stops_a_script_that_got_in_all_the_same(chromium, evil):
-    chromium.show(evil)
+    chromium.open_file(evil)
     script = """
       const script = document.createElement('script'); script.textContent = 'window.broken = 3'; document.body.append(script);
       const image = document.createElement('img'); image.src = 'https://example.invalid/x.png'; document.body.append(image);
       return fetch('https://example.invalid/').then(() => 'out', () => 'refused').then(said => [said, window.broken ?? null]);
     """
     assert chromium.run(script) == ["refused", None]
-    console, _ = chromium.noise()
+    console, _ = chromium.take_console_and_requests()
     assert sum("Content Security Policy" in message for message in console) >= 2
 
 
 def test_broken_results_are_said_and_the_rest_is_shown(chromium, evil):
-    said = chromium.show(evil).run("return document.querySelector('#stage-1').innerText")
+    said = chromium.open_file(evil).run("return document.querySelector('#stage-1').innerText")
     for words in (
         "tier2_ppl.json: not JSON",
         "tier2_ppl.json: missing",
@@ -102,9 +102,9 @@ def test_two_hundred_evaluations_of_thirty_figures_stay_under_three_megabytes(ch
     sample = ReportSample(
         tmp_path_factory.mktemp("large"), steps=steps, of=lambda _stage: names, bridges={"stage2": ("stage1", 100_000)}
     )
-    page = render(sample.write())
+    page = render(sample.write_sample())
     assert page.stat().st_size < 3_000_000
-    chromium.show(page)
+    chromium.open_file(page)
     assert chromium.run("return document.documentElement.dataset.ready") == "true"
     assert chromium.run("return window.report.plots.length") == 2 * 32
     assert chromium.run("return window.report.data.stages.reduce((sum, stage) => sum + stage.evaluations.length, 0)") == 200
@@ -113,21 +113,21 @@ def test_two_hundred_evaluations_of_thirty_figures_stay_under_three_megabytes(ch
 def test_an_empty_run_says_so(chromium, tmp_path_factory, render):
     sample = ReportSample(
         tmp_path_factory.mktemp("empty"), steps={"stage1": (10,)}, bridges={}, of=lambda _stage: (("code",), (), ())
-    ).write()
+    ).write_sample()
     for path in (*sample.config.paths.journal.iterdir(), sample.config.paths.status_json):
         path.unlink()
     shutil.rmtree(sample.results / "stage1")
-    said = chromium.show(render(sample)).run("return document.body.innerText")
+    said = chromium.open_file(render(sample)).run("return document.body.innerText")
     assert "Nothing is scored yet." in said
     assert "no watcher was running" in said
-    console, _ = chromium.noise()
+    console, _ = chromium.take_console_and_requests()
     assert console == []
 
 
 def test_the_vendored_chart_library_is_npms():
-    package = browser.unpacked("uplot")
+    package = browser.find_npm_package("uplot")
     if package is None:
         pytest.skip("uplot was not fetched from npm (make browser)")
     for name, path in browser.VENDORED.items():
         assert (browser.VENDOR / name).read_bytes() == (package / path).read_bytes()
-    assert (browser.VENDOR / "VERSION").read_text().strip() == browser.NPM["uplot"]
+    assert (browser.VENDOR / "VERSION").read_text().strip() == browser.NPM_VERSIONS["uplot"]

@@ -6,86 +6,87 @@ import time
 
 import pytest
 
-from suites.contract.encoding import encode
-from support.faults.kill_points import Fuse, live_out
-from support.runs.watched_run import Watched
-from watcher.config.loader import load
-from watcher.core.evaluation import Record, State
-from watcher.core.request_types import Ask
-from watcher.journal.journal import read
-from watcher.reconcile.baselines import another_bridge, bridge_of, elsewhere, wanted
-from watcher.report.data import gather
-from watcher.report.terminal import verdict
-from watcher.status.health import judge
+from suites.contract.encoding import encode_json
+from support.faults.kill_points import KillPoint, tick_until_settled
+from support.runs.watched_run import WatchedRun
+from watcher.config.loader import load_config
+from watcher.core.evaluation import EvaluationRecord, EvaluationState
+from watcher.core.request_types import Request
+from watcher.journal.journal import read_journal
+from watcher.reconcile.baselines import build_comparison_requests, describe_bridge_override, describe_start_mismatch, find_bridge
+from watcher.report.data import build_report
+from watcher.report.terminal import summarize_objectives
+from watcher.status.health import check_liveness
 
 IDS = itertools.count()
 
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch):
-    made = Watched(tmp_path, monkeypatch)
+    made = WatchedRun(tmp_path, monkeypatch)
     made.configure(
-        stage1={"steps": (100,)}, stage2={"steps": (300, 400), "bridge": made.bridge("stage1"), "seq_len": 64, "tokenizer": "t"}
+        stage1={"steps": (100,)},
+        stage2={"steps": (300, 400), "bridge": made.make_bridge("stage1"), "seq_len": 64, "tokenizer": "t"},
     )
     return made
 
 
 def ask(watched, *steps, **more):
-    made = Ask(id=f"ask{next(IDS)}", at=watched.clock(), kind="enqueue", stage="stage2", steps=steps, by="ann", **more)
+    made = Request(id=f"ask{next(IDS)}", at=watched.clock(), kind="enqueue", stage="stage2", steps=steps, by="ann", **more)
     folder = watched.config.paths.requests
-    (folder / f"{made.id}.json").write_bytes(encode(made))
+    (folder / f"{made.id}.json").write_bytes(encode_json(made))
     os.utime(folder, (watched.clock(), watched.clock()))
     return made
 
 
 def notes(watched):
     """What the report says of stage 2 besides its figures."""
-    ledger = read(watched.config.paths)
-    report = gather(watched.config, ledger, judge(watched.config.paths, time.time()), time.time())
+    ledger = read_journal(watched.config.paths)
+    report = build_report(watched.config, ledger, check_liveness(watched.config.paths, time.time()), time.time())
     return next(stage for stage in report.stages if stage.name == "stage2").notes
 
 
 def baselines(watched):
     """Evaluation -> the folder of the bridge that it is to be compared with."""
-    found = wanted(watched.config, watched.ledger)
+    found = build_comparison_requests(watched.config, watched.journal_state)
     return {key: None if request.bridge is None else request.bridge.directory for key, request in found.items()}
 
 
 def test_a_bridge_that_comes_late_is_compared_with_when_it_does(watched):
-    watched.checkpoint("stage2", 300)
-    watched.checkpoint("stage2", 400)
+    watched.write_checkpoint("stage2", 300)
+    watched.write_checkpoint("stage2", 400)
     watched.tick(6)
-    assert watched.states()["stage2/step_400"] == "scored"
+    assert watched.list_states()["stage2/step_400"] == "scored"
     assert baselines(watched) == {"stage2/step_400": None}
     assert notes(watched)[0].startswith("the bridge, stage1 step 100, is waiting")
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(6)
     assert baselines(watched) == {"stage2/step_300": "step_100", "stage2/step_400": "step_100"}
     assert notes(watched) == ()
 
 
 def test_a_person_names_another_baseline_and_everybody_says_which(watched, tmp_path):
-    watched.checkpoint("stage1", 100)
-    watched.checkpoint("stage2", 300)
-    watched.checkpoint("elsewhere", 90)
+    watched.write_checkpoint("stage1", 100)
+    watched.write_checkpoint("stage2", 300)
+    watched.write_checkpoint("elsewhere", 90)
     watched.tick(6)
     assert baselines(watched) == {"stage2/step_300": "step_100"}
     folder = str(tmp_path / "ckpts" / "elsewhere" / "90")
     ask(watched, 90, source="stage1", checkpoint=folder, bridge=True)
     watched.tick(6)
-    assert watched.states()["stage2/step_90"] == "scored"
-    request = wanted(watched.config, watched.ledger)["stage2/step_300"]
+    assert watched.list_states()["stage2/step_90"] == "scored"
+    request = build_comparison_requests(watched.config, watched.journal_state)["stage2/step_300"]
     assert (request.bridge.directory, request.bridge.note) == ("step_90", f"stage1 step 90 from {folder}, as a person asked")
     assert notes(watched) == (f"compared with stage1 step 90 from {folder}, as a person asked",)
-    watched.kill()
+    watched.kill_daemon()
     watched.tick()
     assert baselines(watched) == {"stage2/step_300": "step_90"}
 
 
 def test_the_configs_own_bridge_is_the_baseline_again_when_a_person_asks_for_it(watched):
-    watched.checkpoint("stage1", 90)
-    watched.checkpoint("stage1", 100)
-    watched.checkpoint("stage2", 300)
+    watched.write_checkpoint("stage1", 90)
+    watched.write_checkpoint("stage1", 100)
+    watched.write_checkpoint("stage2", 300)
     watched.tick(6)
     ask(watched, 90, bridge=True)
     watched.tick(6)
@@ -93,13 +94,15 @@ def test_the_configs_own_bridge_is_the_baseline_again_when_a_person_asks_for_it(
     again = ask(watched, 100, bridge=True)
     watched.tick(2)
     assert baselines(watched) == {"stage2/step_300": "step_100"}
-    assert watched.ledger.answered[again.id].startswith("stage2/step_100: the baseline of stage2 from now on; scored already")
+    assert watched.journal_state.closed_requests[again.id].startswith(
+        "stage2/step_100: the baseline of stage2 from now on; scored already"
+    )
     assert notes(watched) == ()
 
 
 def test_a_checkpoint_that_is_scored_already_becomes_the_baseline_without_being_scored_again(watched):
-    watched.checkpoint("stage1", 90)
-    watched.checkpoint("stage2", 300)
+    watched.write_checkpoint("stage1", 90)
+    watched.write_checkpoint("stage2", 300)
     watched.tick(3)
     ask(watched, 90, source="stage1")
     watched.tick(6)
@@ -112,18 +115,18 @@ def test_a_checkpoint_that_is_scored_already_becomes_the_baseline_without_being_
 
 
 def test_where_training_began_elsewhere_status_report_and_comparison_say_so_also_when_the_checkpoint_is_gone(watched):
-    watched.checkpoint("stage1", 100)
-    watched.checkpoint("stage2", 300, started_from="/other/stage1_long/100")
+    watched.write_checkpoint("stage1", 100)
+    watched.write_checkpoint("stage2", 300, started_from="/other/stage1_long/100")
     watched.tick(6)
     said = f"stage2 says that it started from /other/stage1_long/100, its bridge is {watched.ckpts}/stage1/100"
-    assert watched.reasons()["stage2/step_100"] == said
+    assert watched.list_reasons()["stage2/step_100"] == said
     assert notes(watched) == (said,)
-    assert wanted(watched.config, watched.ledger)["stage2/step_300"].bridge.note == said
+    assert build_comparison_requests(watched.config, watched.journal_state)["stage2/step_300"].bridge.note == said
     began = [entry for entry in watched.config.paths.journal.glob("*.jsonl") if '"began"' in entry.read_text()]
     assert len(began) == 1
-    watched.kill()
+    watched.kill_daemon()
     watched.tick()
-    assert watched.reasons()["stage2/step_100"] == said
+    assert watched.list_reasons()["stage2/step_100"] == said
     assert sum(path.read_text().count('"event":"began"') for path in watched.config.paths.journal.glob("*.jsonl")) == 1
 
 
@@ -140,28 +143,30 @@ def test_where_training_began_elsewhere_status_report_and_comparison_say_so_also
     ],
 )
 def test_another_start_is_told_from_the_same_one_at_another_mount(begun, said):
-    record = Record(
+    record = EvaluationRecord(
         stage="stage2",
         source="stage1",
         step=100,
         directory="step_100",
         origin="bridge",
         checkpoint="/ckpts/stage1/100",
-        state=State.SCORED,
+        state=EvaluationState.SCORED,
         since=0.0,
     )
-    assert elsewhere("stage2", begun, record) == said
+    assert describe_start_mismatch("stage2", begun, record) == said
 
 
 def test_a_bridge_at_another_place_is_scored_there_and_said(tmp_path, monkeypatch):
-    watched = Watched(tmp_path, monkeypatch)
-    folder = watched.checkpoint("copies", 100)
+    watched = WatchedRun(tmp_path, monkeypatch)
+    folder = watched.write_checkpoint("copies", 100)
     stage2 = {"steps": (300,), "seq_len": 64, "tokenizer": "t"}
-    watched.configure(stage1={"steps": (100,)}, stage2={**stage2, "bridge": watched.bridge("stage1", checkpoint=str(folder))})
-    watched.checkpoint("stage2", 300)
+    watched.configure(
+        stage1={"steps": (100,)}, stage2={**stage2, "bridge": watched.make_bridge("stage1", checkpoint=str(folder))}
+    )
+    watched.write_checkpoint("stage2", 300)
     watched.tick(6)
-    assert watched.ledger.records["stage2/step_100"].checkpoint == str(folder)
-    assert watched.states()["stage2/step_100"] == "scored"
+    assert watched.journal_state.records["stage2/step_100"].checkpoint == str(folder)
+    assert watched.list_states()["stage2/step_100"] == "scored"
     assert notes(watched) == (f"compared with stage1 step 100 from {folder}, as the config says",)
 
 
@@ -176,49 +181,49 @@ def test_a_bridge_at_another_place_is_scored_there_and_said(tmp_path, monkeypatc
 )
 def test_the_built_in_stages_take_their_bridges_from_the_environment(tmp_path, monkeypatch, environ, expected):
     monkeypatch.chdir(tmp_path)
-    config = load(None, {"SCRATCH": "/s", **environ})
+    config = load_config(None, {"SCRATCH": "/s", **environ})
     bridge = config.stages["stage2"].bridge
     assert (bridge.enabled, bridge.step, bridge.checkpoint) == expected
 
 
 def test_a_disabled_bridge_leaves_a_stage_to_its_own_steps(tmp_path, monkeypatch):
-    watched = Watched(tmp_path, monkeypatch)
-    bridge = watched.bridge("stage1", enabled=False)
+    watched = WatchedRun(tmp_path, monkeypatch)
+    bridge = watched.make_bridge("stage1", enabled=False)
     watched.configure(stage1={"steps": (100,)}, stage2={"steps": (300, 400), "bridge": bridge, "seq_len": 64, "tokenizer": "t"})
     for stage, step in (("stage1", 100), ("stage2", 300), ("stage2", 400)):
-        watched.checkpoint(stage, step)
+        watched.write_checkpoint(stage, step)
     watched.tick(9)
-    assert set(watched.states()) == {"stage1/step_100", "stage2/step_300", "stage2/step_400"}
+    assert set(watched.list_states()) == {"stage1/step_100", "stage2/step_300", "stage2/step_400"}
     assert baselines(watched) == {"stage2/step_400": None}
-    assert bridge_of("stage2", watched.ledger.records.values()) is None
+    assert find_bridge("stage2", watched.journal_state.records.values()) is None
 
 
 def test_a_bridge_of_a_stage_that_has_none_in_the_config_is_told_as_such(watched):
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.configure(stage2={"steps": (300,), "seq_len": 64, "tokenizer": "t"})
-    watched.start()
+    watched.start_daemon()
     ask(watched, 100, source="stage1", bridge=True)
     watched.tick(6)
-    bridge = bridge_of("stage2", watched.ledger.records.values())
-    assert bridge.state is State.SCORED
+    bridge = find_bridge("stage2", watched.journal_state.records.values())
+    assert bridge.state is EvaluationState.SCORED
     said = "stage1 step 100, as a person asked; the config has no bridge"
-    assert another_bridge(bridge, watched.config.stages["stage2"]) == said
+    assert describe_bridge_override(bridge, watched.config.stages["stage2"]) == said
 
 
 def test_a_bridge_that_is_to_come_is_not_said_to_be_none(tmp_path, monkeypatch):
     """The journal knows of no bridge while the source has no last step."""
-    watched = Watched(tmp_path, monkeypatch, steps=(100,))
+    watched = WatchedRun(tmp_path, monkeypatch, steps=(100,))
     watched.configure(
         stage1={"every": 100, "to": None},
-        stage2={"steps": (300,), "bridge": watched.bridge("stage1"), "seq_len": 64, "tokenizer": "t"},
+        stage2={"steps": (300,), "bridge": watched.make_bridge("stage1"), "seq_len": 64, "tokenizer": "t"},
     )
-    watched.checkpoint("stage2", 300)
+    watched.write_checkpoint("stage2", 300)
     watched.tick(6)
-    assert watched.states() == {"stage2/step_300": "scored"}
-    ledger = read(watched.config.paths)
-    report = gather(watched.config, ledger, judge(watched.config.paths, time.time()), time.time())
+    assert watched.list_states() == {"stage2/step_300": "scored"}
+    ledger = read_journal(watched.config.paths)
+    report = build_report(watched.config, ledger, check_liveness(watched.config.paths, time.time()), time.time())
     (stage,) = [stage for stage in report.stages if stage.name == "stage2"]
-    assert verdict(stage) == ("none", ["stage2/step_300: the bridge, stage1 its last step, is not scored yet"])
+    assert summarize_objectives(stage) == ("none", ["stage2/step_300: the bridge, stage1 its last step, is not scored yet"])
     (other,) = [stage for stage in report.stages if stage.name == "stage1"]
     assert other.awaited == ""
 
@@ -228,23 +233,23 @@ def test_killed_at_every_effect_of_naming_a_baseline(tmp_path):
     blow_at = kills = 0
     while True:
         with pytest.MonkeyPatch.context() as monkeypatch:
-            watched = Watched(tmp_path / str(blow_at), monkeypatch, steps=(100,))
-            bridge = watched.bridge("stage1", step=100)
+            watched = WatchedRun(tmp_path / str(blow_at), monkeypatch, steps=(100,))
+            bridge = watched.make_bridge("stage1", step=100)
             watched.configure(stage2={"steps": (300, 400), "bridge": bridge, "seq_len": 64, "tokenizer": "t"})
             for stage, step in (("stage1", 50), ("stage1", 100), ("stage2", 300), ("stage2", 400)):
-                watched.checkpoint(stage, step)
+                watched.write_checkpoint(stage, step)
             watched.tick()
             first = ask(watched, 50, source="stage1")
             watched.tick(2)
-            watched.tick_until(watched.all_scored)
+            watched.tick_until(watched.are_all_scored)
             made = ask(watched, 50, source="stage1", bridge=True)
-            fuse = Fuse(monkeypatch, watched.executor, blow_at)
-            killed = live_out(watched, fuse)
+            fuse = KillPoint(monkeypatch, watched.executor, blow_at)
+            killed = tick_until_settled(watched, fuse)
             watched.tick(2)
-            assert baselines(watched)["stage2/step_400"] == "step_50", fuse.where
-            assert watched.ledger.records["stage2/step_50"].chosen is not None
-            assert list(watched.ledger.answered) == [first.id, made.id], fuse.where
-            assert not list(watched.config.paths.requests.glob("*.json")), fuse.where
+            assert baselines(watched)["stage2/step_400"] == "step_50", fuse.effect_names
+            assert watched.journal_state.records["stage2/step_50"].baseline_selected_at is not None
+            assert list(watched.journal_state.closed_requests) == [first.id, made.id], fuse.effect_names
+            assert not list(watched.config.paths.requests.glob("*.json")), fuse.effect_names
             assert len(watched.run_ids()) == 5, "nothing is scored again for it"
             watched.daemon.close()
         if not killed:

@@ -7,16 +7,16 @@ from collections import deque
 
 import pytest
 
-from support.models.nanotron_checkpoint import plan, tiny
-from support.runs.watched_run import Watched
+from support.models.nanotron_checkpoint import make_tiny_checkpoint_arguments, plan_writes
+from support.runs.watched_run import WatchedRun
 
 SETTLED = 90.0  # more than the settle time, less than the ten minutes after which a person is asked
 
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch):
-    made = Watched(tmp_path, monkeypatch)
-    made.start()
+    made = WatchedRun(tmp_path, monkeypatch)
+    made.start_daemon()
     yield made
     made.daemon.close()
 
@@ -25,7 +25,7 @@ def watched(tmp_path, monkeypatch):
 @pytest.mark.parametrize("shuffled", [None, *range(10)])
 def test_settling_after_each_write_never_hides_what_is_missing(watched, shuffled, tp):
     folder = watched.ckpts / "stage1" / "100"
-    order = plan(folder, **tiny(100, tp=tp))
+    order = plan_writes(folder, **make_tiny_checkpoint_arguments(100, tp=tp))
     if shuffled is not None:
         order = list({write.path: write for write in order if write.data}.values())
         random.Random(shuffled).shuffle(order)
@@ -42,7 +42,7 @@ def test_settling_after_each_write_never_hides_what_is_missing(watched, shuffled
             assert whole or not watched.executor.jobs, f"submitted after {len(data)} bytes of {path}"
     watched.tick(6, seconds=SETTLED)
     config, last = (contents_at(folder, name) for name in ("config.yaml", "model_config.json"))
-    assert watched.states()["stage1/step_100"] == ("scored" if config <= last else "waiting")
+    assert watched.list_states()["stage1/step_100"] == ("scored" if config <= last else "waiting")
 
 
 def contents_at(folder, name):
@@ -60,46 +60,46 @@ def odd_folders(root):
 def test_a_stage_folder_that_is_a_file_a_loop_or_a_dangling_link_is_told_and_the_others_go_on(watched):
     words = odd_folders(watched.ckpts)
     watched.configure(**{name: {"steps": (100,)} for name in words})
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(4)
-    assert watched.states()["stage1/step_100"] == "scored"
-    told = watched.reasons()
+    assert watched.list_states()["stage1/step_100"] == "scored"
+    told = watched.list_reasons()
     assert {name: word for name, word in words.items() if word not in told[str(watched.ckpts / name)]} == {}
     real = watched.ckpts / "nowhere"  # the link's target comes at last
-    watched.checkpoint("nowhere", 100)
+    watched.write_checkpoint("nowhere", 100)
     assert real.is_dir()
     watched.configure(dangling={"steps": (100,), "tokenizer": "t", "seq_len": 64})
     watched.tick(6)
-    assert watched.states()["dangling/step_100"] == "scored"
+    assert watched.list_states()["dangling/step_100"] == "scored"
 
 
 def test_a_checkpoint_that_is_deleted_while_its_job_is_queued_blocks_nobody(watched):
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(2, jobs=False)
-    assert watched.states()["stage1/step_100"] in {"queued", "running"}
+    assert watched.list_states()["stage1/step_100"] in {"queued", "running"}
     shutil.rmtree(watched.ckpts / "stage1" / "100")
     watched.touch("stage1")
     watched.executor.endings["stage1/step_100"] = deque([76])
-    watched.checkpoint("stage1", 200)
+    watched.write_checkpoint("stage1", 200)
     watched.tick(8)
-    assert watched.states()["stage1/step_200"] == "scored"
-    assert "deleted before it was scored" in watched.reasons()["stage1/step_100"]
+    assert watched.list_states()["stage1/step_200"] == "scored"
+    assert "deleted before it was scored" in watched.list_reasons()["stage1/step_100"]
 
 
 def test_a_retry_that_a_wrong_clock_put_off_for_years_is_due_when_the_clock_is_right_again(watched):
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     right = watched.clock.at
     watched.clock.at += 10 * 365 * 86400
     watched.executor.endings["stage1/step_100"] = deque([75])
-    watched.tick_until(lambda: watched.ledger.records["stage1/step_100"].retry_at is not None, most=10)
+    watched.tick_until(lambda: watched.journal_state.records["stage1/step_100"].retry_at is not None, max_ticks=10)
     watched.clock.at = right + 600
     watched.tick(6)
-    assert watched.states()["stage1/step_100"] == "scored"
+    assert watched.list_states()["stage1/step_100"] == "scored"
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "digits", "other digits", "bytes"])
 def test_whatever_lies_in_the_place_of_latest_txt_stops_nothing(watched, kind):
-    place = watched.checkpoint("stage1", 100).parent / "latest.txt"
+    place = watched.write_checkpoint("stage1", 100).parent / "latest.txt"
     place.unlink()
     if kind == "pipe":
         os.mkfifo(place)
@@ -111,4 +111,4 @@ def test_whatever_lies_in_the_place_of_latest_txt_stops_nothing(watched, kind):
         place.write_bytes({"digits": b"9" * 100_000, "other digits": "٣".encode(), "bytes": b"\xff\xfe"}[kind])
     watched.touch("stage1")
     watched.tick(6)
-    assert watched.states()["stage1/step_100"] == "scored"
+    assert watched.list_states()["stage1/step_100"] == "scored"

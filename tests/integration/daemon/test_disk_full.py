@@ -5,20 +5,20 @@ import json
 import pytest
 
 from suites.common.atomic_files import read_json
-from support.faults.failing_disk import ERRORS, Disk
-from support.runs.watched_run import Watched
+from support.faults.failing_disk import ERROR_CODES, FailingDisk
+from support.runs.watched_run import WatchedRun
 
 
 def play(root, monkeypatch, code, bad, lasting):
-    watched = Watched(root, monkeypatch, steps=(100,))
-    watched.checkpoint("stage1", 100)
-    disk = Disk(monkeypatch, watched.root / "results", code)
-    disk.bad, disk.lasting = bad, lasting
-    step = watched.executor.step
+    watched = WatchedRun(root, monkeypatch, steps=(100,))
+    watched.write_checkpoint("stage1", 100)
+    disk = FailingDisk(monkeypatch, watched.root / "results", code)
+    disk.first_failing_call, disk.failing_count = bad, lasting
+    step = watched.executor.advance_jobs
     for _ in range(60):
-        kept, disk.bad = disk.bad, None
+        kept, disk.first_failing_call = disk.first_failing_call, None
         step()  # jobs have a disk of their own here
-        disk.bad = kept
+        disk.first_failing_call = kept
         try:
             watched.tick(jobs=False)
         except OSError:
@@ -26,13 +26,13 @@ def play(root, monkeypatch, code, bad, lasting):
             watched.config.paths.lock.unlink(missing_ok=True)
             continue
         no_corrupt_file(watched.root / "results")
-        if watched.states().get("stage1/step_100") == "scored" and not watched.executor.live():
+        if watched.list_states().get("stage1/step_100") == "scored" and not watched.executor.live():
             break
     try:
-        assert watched.states() == {"stage1/step_100": "scored"}, watched.reasons()
+        assert watched.list_states() == {"stage1/step_100": "scored"}, watched.list_reasons()
         assert len(watched.executor.runs) == 1
         assert not watched.executor.live_at_once
-        disk.bad = None  # there is room again
+        disk.first_failing_call = None  # there is room again
         watched.tick(2)
         status = read_json(watched.config.paths.status_json)
         assert status["counts"] == {"scored": 1}
@@ -54,7 +54,7 @@ def test_every_write_fails_once_and_for_a_while(tmp_path, every):
         writes = play(tmp_path / "count", patch, 0, None, 0)
     assert writes > 40
     met = 0
-    for number, code in enumerate(ERRORS.values()):
+    for number, code in enumerate(ERROR_CODES.values()):
         for bad in range(1 + number, writes, every):
             for lasting in (1, 25):
                 with pytest.MonkeyPatch.context() as patch:

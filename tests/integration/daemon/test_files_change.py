@@ -8,17 +8,17 @@ from collections import deque
 
 import pytest
 
-from suites.contract.encoding import encode
+from suites.contract.encoding import encode_json
 from suites.contract.paths import EvaluationPaths
-from support.models.nanotron_checkpoint import plan, tiny
-from support.models.nanotron_checkpoint import steps as writes
-from support.runs.watched_run import Watched, watching
-from watcher.core.request_types import Ask
+from support.models.nanotron_checkpoint import make_tiny_checkpoint_arguments, plan_writes
+from support.models.nanotron_checkpoint import write_checkpoint_stepwise as writes
+from support.runs.watched_run import WatchedRun, make_watched_fixture
+from watcher.core.request_types import Request
 
 IDS = itertools.count()
 
 
-watched = watching()
+watched = make_watched_fixture()
 
 
 def paths(watched, key):
@@ -27,9 +27,9 @@ def paths(watched, key):
 
 
 def ask(watched, kind, *steps, stage="stage1", **more):
-    made = Ask(id=f"ask{next(IDS)}", at=watched.clock(), kind=kind, stage=stage, steps=steps, **more)
+    made = Request(id=f"ask{next(IDS)}", at=watched.clock(), kind=kind, stage=stage, steps=steps, **more)
     folder = watched.config.paths.requests
-    (folder / f"{made.id}.json").write_bytes(encode(made))
+    (folder / f"{made.id}.json").write_bytes(encode_json(made))
     os.utime(folder, (watched.clock(), watched.clock()))
     return made.id
 
@@ -37,10 +37,10 @@ def ask(watched, kind, *steps, stage="stage1", **more):
 @pytest.mark.parametrize("shuffled", [None, *range(10)])
 def test_a_checkpoint_being_written_is_never_submitted_early(watched, shuffled):
     folder = watched.ckpts / "stage1" / "100"
-    order = plan(folder, **tiny(100, tp=2))
+    order = plan_writes(folder, **make_tiny_checkpoint_arguments(100, tp=2))
     if shuffled is not None:
         random.Random(shuffled).shuffle(order)
-    watched.start()
+    watched.start_daemon()
     for write in order:
         path = write.perform()
         os.utime(path, (watched.clock(), watched.clock()))
@@ -51,179 +51,179 @@ def test_a_checkpoint_being_written_is_never_submitted_early(watched, shuffled):
     assert not watched.executor.jobs, "submitted before it had settled"
     watched.tick(30)
     if shuffled is None:
-        assert watched.states()["stage1/step_100"] == "scored"
+        assert watched.list_states()["stage1/step_100"] == "scored"
     assert len(watched.executor.runs) <= 1
 
 
 def test_the_double_final_save_is_scored_once(watched):
-    folder = watched.checkpoint("stage1", 100, age=20)
+    folder = watched.write_checkpoint("stage1", 100, age=20)
     watched.tick(seconds=30)  # settled in between? no: the rewrite begins at once
     assert not watched.executor.jobs
-    for path in writes(folder, **tiny(100)):
+    for path in writes(folder, **make_tiny_checkpoint_arguments(100)):
         os.utime(path, (watched.clock(), watched.clock()))
         watched.tick(seconds=1)
         assert not watched.executor.jobs
     watched.tick(8)
-    assert watched.states()["stage1/step_100"] == "scored"
+    assert watched.list_states()["stage1/step_100"] == "scored"
     assert len(watched.executor.runs) == 1
 
 
 def test_a_rewritten_scored_step_is_scored_again_and_the_old_results_are_kept(watched):
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(4)
-    first = watched.ledger.records["stage1/step_100"].fingerprint
-    watched.checkpoint("stage1", 100, seed=1)
+    first = watched.journal_state.records["stage1/step_100"].fingerprint
+    watched.write_checkpoint("stage1", 100, seed=1)
     watched.tick(6)
-    record = watched.ledger.records["stage1/step_100"]
+    record = watched.journal_state.records["stage1/step_100"]
     assert record.state == "scored"
     assert record.fingerprint != first
     assert len(watched.executor.runs) == 2
-    assert (paths(watched, "stage1/step_100").set_aside(first) / "tier2_ppl.json").is_file()
+    assert (paths(watched, "stage1/step_100").superseded_folder(first) / "tier2_ppl.json").is_file()
 
 
 def test_a_rewrite_while_it_is_scored_discards_the_scores(watched):
     watched.executor.endings["stage1/step_100"] = deque([76])
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(2)
-    watched.checkpoint("stage1", 100, seed=1)
+    watched.write_checkpoint("stage1", 100, seed=1)
     watched.tick(8)
-    assert watched.states()["stage1/step_100"] == "scored"
+    assert watched.list_states()["stage1/step_100"] == "scored"
     assert len(watched.executor.runs) == 2
 
 
 def test_a_run_that_goes_back_is_noticed_at_the_steps_that_it_writes_again(watched):
-    watched.checkpoint("stage1", 100)
-    watched.checkpoint("stage1", 200)
+    watched.write_checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 200)
     watched.tick(5)
-    assert watched.all_scored()
-    watched.checkpoint("stage1", 100, seed=5)
+    assert watched.are_all_scored()
+    watched.write_checkpoint("stage1", 100, seed=5)
     watched.tick(6)
-    assert watched.all_scored()
+    assert watched.are_all_scored()
     assert [evaluation for evaluation, _ in watched.executor.runs].count("stage1/step_100") == 2
     assert [evaluation for evaluation, _ in watched.executor.runs].count("stage1/step_200") == 1
 
 
 def test_a_copy_without_times_is_blocked_until_a_person_says_so(watched):
-    folder = watched.checkpoint("stage1", 100, age=2000)
+    folder = watched.write_checkpoint("stage1", 100, age=2000)
     os.utime(folder / "config.yaml", (watched.clock() - 1000, watched.clock() - 1000))
     watched.tick(2)
-    assert watched.states()["stage1/step_100"] == "blocked"
-    assert "lost its times" in watched.reasons()["stage1/step_100"]
+    assert watched.list_states()["stage1/step_100"] == "blocked"
+    assert "lost its times" in watched.list_reasons()["stage1/step_100"]
     ask(watched, "enqueue", 100, force=True)
     watched.tick(4)
-    assert watched.states()["stage1/step_100"] == "scored"
+    assert watched.list_states()["stage1/step_100"] == "scored"
 
 
 def test_a_checkpoint_deleted_while_it_is_owed_is_said_with_when(watched):
     watched.executor.unreachable = "slurm_load_jobs error: Unable to contact slurm controller"
-    folder = watched.checkpoint("stage1", 100)
+    folder = watched.write_checkpoint("stage1", 100)
     watched.tick()
-    assert watched.states()["stage1/step_100"] == "ready"
+    assert watched.list_states()["stage1/step_100"] == "ready"
     shutil.rmtree(folder)
     watched.touch("stage1")
     watched.tick()
-    assert watched.reasons()["stage1/step_100"].startswith("checkpoint: deleted before it was scored; it was whole at 2023-")
+    assert watched.list_reasons()["stage1/step_100"].startswith("checkpoint: deleted before it was scored; it was whole at 2023-")
     watched.executor.unreachable = ""
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(5)
-    assert watched.states()["stage1/step_100"] == "scored"
+    assert watched.list_states()["stage1/step_100"] == "scored"
 
 
 def test_a_listing_that_fails_is_unknown_and_not_empty(watched, monkeypatch):
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(4)
-    listing = watched.daemon.ticker.observer._listings
+    listing = watched.daemon.tick_runner.observer._stage_folders
 
     def fail(_folder):
         raise OSError(116, "Stale file handle")
 
-    monkeypatch.setattr("watcher.observe.stage_folders._list", fail)
-    watched.checkpoint("stage1", 300)
+    monkeypatch.setattr("watcher.observe.stage_folders._list_checkpoints", fail)
+    watched.write_checkpoint("stage1", 300)
     watched.tick()
-    assert listing._kept[str(watched.ckpts / "stage1")].seen.steps is None
-    assert watched.states() == {"stage1/step_100": "scored", "stage1/step_200": "waiting"}
-    assert watched.reasons()[str(watched.ckpts / "stage1")].endswith("cannot be listed: Stale file handle")
+    assert listing._cached[str(watched.ckpts / "stage1")].stage_folder.steps is None
+    assert watched.list_states() == {"stage1/step_100": "scored", "stage1/step_200": "waiting"}
+    assert watched.list_reasons()[str(watched.ckpts / "stage1")].endswith("cannot be listed: Stale file handle")
 
 
 def test_a_stage_folder_that_comes_months_later(tmp_path, monkeypatch):
-    watched = Watched(tmp_path, monkeypatch)
+    watched = WatchedRun(tmp_path, monkeypatch)
     watched.tick()
-    assert watched.reasons()["stage1/step_100"] == f"checkpoint: {watched.ckpts}/stage1 does not exist yet"
+    assert watched.list_reasons()["stage1/step_100"] == f"checkpoint: {watched.ckpts}/stage1 does not exist yet"
     watched.tick(seconds=90 * 86400)
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(5)
-    assert watched.states()["stage1/step_100"] == "scored"
+    assert watched.list_states()["stage1/step_100"] == "scored"
     watched.daemon.close()
 
 
 def test_results_that_a_cleaner_removed_are_lost_and_not_scored_again_unasked(watched):
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(4)
     folder = paths(watched, "stage1/step_100").folder
     kept = watched.root / "kept"
     shutil.move(folder, kept)
     watched.tick(3)
-    assert watched.states()["stage1/step_100"] == "lost"
+    assert watched.list_states()["stage1/step_100"] == "lost"
     assert len(watched.executor.runs) == 1
     shutil.move(kept, folder)
     watched.tick(2)
-    assert watched.states()["stage1/step_100"] == "scored"
+    assert watched.list_states()["stage1/step_100"] == "scored"
     shutil.rmtree(folder)
     watched.tick(2)
     ask(watched, "retry", 100)
     watched.tick(4)
-    assert watched.states()["stage1/step_100"] == "scored"
+    assert watched.list_states()["stage1/step_100"] == "scored"
     assert len(watched.executor.runs) == 2
 
 
 def test_a_truncated_shard_and_an_unreadable_one_leave_the_others_running(watched):
-    broken = watched.checkpoint("stage1", 200)
+    broken = watched.write_checkpoint("stage1", 200)
     (broken / "model_config.json").write_text('{"is_other_config": true}')
     os.utime(broken / "model_config.json", (watched.clock() - 300, watched.clock() - 300))
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(4)
-    assert watched.states() == {"stage1/step_100": "scored", "stage1/step_200": "blocked"}
-    assert watched.reasons()["stage1/step_200"].startswith("blocked: checkpoint: ")
+    assert watched.list_states() == {"stage1/step_100": "scored", "stage1/step_200": "blocked"}
+    assert watched.list_reasons()["stage1/step_200"].startswith("blocked: checkpoint: ")
 
 
 def test_a_blocked_checkpoint_that_is_mended_is_taken_up_again(watched):
-    broken = watched.checkpoint("stage1", 200)
+    broken = watched.write_checkpoint("stage1", 200)
     (broken / "model_config.json").write_text('{"is_other_config": true}')
     watched.tick(3)
-    watched.checkpoint("stage1", 200)
+    watched.write_checkpoint("stage1", 200)
     watched.tick(5)
-    assert watched.states()["stage1/step_200"] == "scored"
+    assert watched.list_states()["stage1/step_200"] == "scored"
 
 
 def test_a_backlog_is_not_looked_through_at_each_poll_and_a_rewrite_in_it_is_seen_before_it_is_submitted(tmp_path, monkeypatch):
-    watched = Watched(tmp_path, monkeypatch, steps=(100, 200, 300), max_running=1)
+    watched = WatchedRun(tmp_path, monkeypatch, steps=(100, 200, 300), max_running=1)
     for step in (100, 200, 300):
-        watched.checkpoint("stage1", step)
+        watched.write_checkpoint("stage1", step)
     watched.executor.endings["stage1/step_300"] = deque(["hang"])
     watched.tick(5)
-    assert list(watched.states().values()) == ["ready", "ready", "running"]
+    assert list(watched.list_states().values()) == ["ready", "ready", "running"]
     real, looked = os.stat, []
     monkeypatch.setattr(os, "stat", lambda path, **more: (looked.append(str(path)), real(path, **more))[1])
     watched.tick()
     monkeypatch.setattr(os, "stat", real)
     assert not [path for path in looked if "/200/" in path or "step_200" in path]
     folder = watched.ckpts / "stage1" / "200"
-    before = watched.ledger.records["stage1/step_200"].fingerprint
+    before = watched.journal_state.records["stage1/step_200"].fingerprint
     for path in folder.rglob("*"):  # in place, so that no folder moves
         os.utime(path, (watched.clock() - 100, watched.clock() - 100))
     next(iter(watched.executor.jobs.values())).ending = 0
-    watched.tick_until(watched.all_scored)
-    assert watched.ledger.records["stage1/step_200"].fingerprint != before
+    watched.tick_until(watched.are_all_scored)
+    assert watched.journal_state.records["stage1/step_200"].fingerprint != before
     assert [evaluation for evaluation, _ in watched.executor.runs].count("stage1/step_200") == 1
     watched.daemon.close()
 
 
 def test_a_scored_checkpoint_whose_bridge_waits_is_not_journaled_at_every_poll(watched):
-    watched.configure(stage1={"steps": (100,)}, stage2={"steps": (5,), "bridge": watched.bridge("stage1")})
-    watched.checkpoint("stage1", 100)
-    watched.tick_until(lambda: watched.states().get("stage1/step_100") == "scored")
-    assert watched.reasons()["stage2/step_100"].startswith("seq_len: ")
+    watched.configure(stage1={"steps": (100,)}, stage2={"steps": (5,), "bridge": watched.make_bridge("stage1")})
+    watched.write_checkpoint("stage1", 100)
+    watched.tick_until(lambda: watched.list_states().get("stage1/step_100") == "scored")
+    assert watched.list_reasons()["stage2/step_100"].startswith("seq_len: ")
     watched.tick(2)
-    events = watched.ledger.events
+    events = watched.journal_state.event_count
     watched.tick(20)
-    assert watched.ledger.events == events
+    assert watched.journal_state.event_count == events

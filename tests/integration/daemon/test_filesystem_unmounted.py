@@ -4,14 +4,14 @@ import shutil
 
 import pytest
 
-from support.runs.watched_run import Watched
-from watcher.journal.journal import Superseded
+from support.runs.watched_run import WatchedRun
+from watcher.journal.journal import JournalSuperseded
 
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch):
-    made = Watched(tmp_path, monkeypatch, steps=(100,))
-    made.checkpoint("stage1", 100)
+    made = WatchedRun(tmp_path, monkeypatch, steps=(100,))
+    made.write_checkpoint("stage1", 100)
     made.tick()
     yield made
     if made.daemon is not None:
@@ -19,7 +19,7 @@ def watched(tmp_path, monkeypatch):
 
 
 def troubles(watched):
-    return [facts["words"] for what, facts in watched.said if what == "trouble"]
+    return [facts["words"] for what, facts in watched.log_events if what == "trouble"]
 
 
 def test_a_state_folder_that_is_away_for_a_while_is_waited_for(watched):
@@ -29,29 +29,29 @@ def test_a_state_folder_that_is_away_for_a_while_is_waited_for(watched):
     assert "is gone, perhaps with its file system; it is waited for" in troubles(watched)[0]
     assert not watched.config.state.exists(), "nothing is begun anew where it was"
     away.rename(watched.config.state)
-    watched.tick_until(watched.all_scored)
+    watched.tick_until(watched.are_all_scored)
     assert len(watched.executor.runs) == 1
 
 
 def test_a_watcher_whose_state_folder_is_away_can_be_told_to_end(watched):
     watched.config.state.rename(watched.root / "away")
     watched.tick(jobs=False)
-    watched.daemon.stop()
+    watched.daemon.publish_stopped()
     watched.daemon.close()
     watched.daemon = None
 
 
 def test_a_lock_that_somebody_removed_is_made_again(watched):
     watched.config.paths.lock.unlink()
-    watched.tick_until(watched.all_scored)
-    assert watched.daemon.lock.held()
-    assert [what for what, _ in watched.said].count("lock") == 1
+    watched.tick_until(watched.are_all_scored)
+    assert watched.daemon.lock.is_held()
+    assert [what for what, _ in watched.log_events].count("lock") == 1
 
 
 def test_a_lock_that_is_gone_after_somebody_took_over_ends_the_watcher(watched):
-    other = watched.another()
+    other = watched.start_second_daemon()
     watched.config.paths.lock.unlink()
-    with pytest.raises(Superseded, match="newer watcher"):
+    with pytest.raises(JournalSuperseded, match="newer watcher"):
         watched.tick()
     assert not watched.config.paths.lock.exists()
     other.close()
@@ -62,59 +62,59 @@ def test_a_journal_that_was_removed_ends_the_watcher(watched):
     watched.config.paths.lock.unlink()
     shutil.rmtree(watched.config.paths.journal)
     watched.config.paths.journal.mkdir()
-    with pytest.raises(Superseded):
+    with pytest.raises(JournalSuperseded):
         watched.tick()
     watched.daemon = None
 
 
 def test_results_whose_file_system_is_away_are_not_lost(tmp_path, monkeypatch):
-    watched = Watched(tmp_path, monkeypatch, steps=(100,))
+    watched = WatchedRun(tmp_path, monkeypatch, steps=(100,))
     watched.configure(stage1={"steps": (100,), "results": tmp_path / "elsewhere"})
-    watched.checkpoint("stage1", 100)
-    watched.tick_until(watched.all_scored)
+    watched.write_checkpoint("stage1", 100)
+    watched.tick_until(watched.are_all_scored)
     (tmp_path / "elsewhere").rename(tmp_path / "away")
     watched.tick(3, seconds=3700.0)
-    assert watched.all_scored(), "no news is no news"
-    assert "elsewhere is not there, perhaps with its file system" in watched.daemon.ticker.notes[0]
+    assert watched.are_all_scored(), "no news is no news"
+    assert "elsewhere is not there, perhaps with its file system" in watched.daemon.tick_runner.warnings[0]
     (tmp_path / "away").rename(tmp_path / "elsewhere")
     watched.tick(2, seconds=3700.0)
-    assert watched.all_scored()
-    assert watched.daemon.ticker.notes == ()
+    assert watched.are_all_scored()
+    assert watched.daemon.tick_runner.warnings == ()
     shutil.rmtree(tmp_path / "elsewhere" / "stage1")
     watched.tick(seconds=3700.0)
-    assert watched.states() == {"stage1/step_100": "lost"}
+    assert watched.list_states() == {"stage1/step_100": "lost"}
     watched.daemon.close()
 
 
 def test_checkpoints_whose_file_system_is_away_are_not_called_deleted(tmp_path, monkeypatch):
-    watched = Watched(tmp_path, monkeypatch, steps=(100,))
-    watched.checkpoint("stage1", 100)
+    watched = WatchedRun(tmp_path, monkeypatch, steps=(100,))
+    watched.write_checkpoint("stage1", 100)
     watched.executor.unreachable = "slurmctld is away"
     watched.tick(2)
     stage = watched.ckpts / "stage1"
     stage.rename(tmp_path / "away")
     watched.tick(2)
-    assert watched.reasons()["stage1/step_100"].startswith(
+    assert watched.list_reasons()["stage1/step_100"].startswith(
         f"checkpoint: {stage} is gone, perhaps with its file system; it was whole"
     )
     (tmp_path / "away").rename(stage)
     watched.executor.unreachable = ""
-    watched.tick_until(watched.all_scored)
+    watched.tick_until(watched.are_all_scored)
     watched.daemon.close()
 
 
 def test_a_job_that_ends_while_its_results_are_away_is_not_run_again(tmp_path, monkeypatch):
-    watched = Watched(tmp_path, monkeypatch, steps=(100,))
+    watched = WatchedRun(tmp_path, monkeypatch, steps=(100,))
     watched.configure(stage1={"steps": (100,), "results": tmp_path / "elsewhere"})
-    watched.checkpoint("stage1", 100)
-    watched.tick_until(lambda: watched.states().get("stage1/step_100") == "running")
-    watched.executor.step()
+    watched.write_checkpoint("stage1", 100)
+    watched.tick_until(lambda: watched.list_states().get("stage1/step_100") == "running")
+    watched.executor.advance_jobs()
     (tmp_path / "elsewhere").rename(tmp_path / "away")
     watched.tick(30, seconds=400.0)
-    assert watched.states() == {"stage1/step_100": "running"}
-    assert "cannot be looked at" in watched.reasons()["stage1/step_100"]
+    assert watched.list_states() == {"stage1/step_100": "running"}
+    assert "cannot be looked at" in watched.list_reasons()["stage1/step_100"]
     (tmp_path / "away").rename(tmp_path / "elsewhere")
     watched.tick()
-    assert watched.all_scored()
+    assert watched.are_all_scored()
     assert len(watched.executor.runs) == 1
     watched.daemon.close()

@@ -4,17 +4,17 @@ import os
 
 import pytest
 
-from support.models.nanotron_checkpoint import set_times, steps, tiny, write_latest
-from support.runs.watched_run import watching
+from support.models.nanotron_checkpoint import make_tiny_checkpoint_arguments, set_times, write_checkpoint_stepwise, write_latest
+from support.runs.watched_run import make_watched_fixture
 from watcher.core.executor import JobState
-from watcher.journal.journal import read
+from watcher.journal.journal import read_journal
 
-watched = watching(steps=(100,))
+watched = make_watched_fixture(steps=(100,))
 
 
 def test_nel_watch_detection_1_a_marker_written_first_is_not_completion(watched):
     folder = watched.ckpts / "stage1" / "100"
-    for written in steps(folder, **tiny(100)):
+    for written in write_checkpoint_stepwise(folder, **make_tiny_checkpoint_arguments(100)):
         if written.name == "model_config.json" and written.stat().st_size:
             break
         for path in folder.rglob("*"):
@@ -24,12 +24,12 @@ def test_nel_watch_detection_1_a_marker_written_first_is_not_completion(watched)
         assert not watched.executor.jobs, f"submitted after {written.name} was written"
     set_times(folder, watched.clock() - 300)
     write_latest(folder.parent, 100)
-    watched.tick_until(lambda: watched.states()["stage1/step_100"] == "scored", most=15)
+    watched.tick_until(lambda: watched.list_states()["stage1/step_100"] == "scored", max_ticks=15)
 
 
 def test_nel_watch_detection_5_a_failed_listing_is_not_no_checkpoints(watched, monkeypatch):
-    watched.checkpoint("stage1", 100)
-    watched.tick_until(lambda: watched.states()["stage1/step_100"] == "scored", most=10)
+    watched.write_checkpoint("stage1", 100)
+    watched.tick_until(lambda: watched.list_states()["stage1/step_100"] == "scored", max_ticks=10)
     real = os.scandir
 
     def fails(path="."):
@@ -41,17 +41,17 @@ def test_nel_watch_detection_5_a_failed_listing_is_not_no_checkpoints(watched, m
         broken.setattr(os, "scandir", fails)
         watched.touch("stage1")
         watched.tick(3)
-        said = watched.reasons()[str(watched.ckpts / "stage1")]
+        said = watched.list_reasons()[str(watched.ckpts / "stage1")]
         assert "cannot be listed: Input/output error" in said
-        assert watched.states() == {"stage1/step_100": "scored"}
+        assert watched.list_states() == {"stage1/step_100": "scored"}
     watched.tick(2)
-    assert watched.states() == {"stage1/step_100": "scored"}
+    assert watched.list_states() == {"stage1/step_100": "scored"}
     assert len(watched.executor.runs) == 1
 
 
 def test_nel_watch_submission_3_death_between_submitting_and_recording_submits_once(watched):
-    watched.checkpoint("stage1", 100)
-    watched.start()
+    watched.write_checkpoint("stage1", 100)
+    watched.start_daemon()
     real = watched.executor.submit
 
     class Dead(BaseException):
@@ -65,42 +65,42 @@ def test_nel_watch_submission_3_death_between_submitting_and_recording_submits_o
     with pytest.raises(Dead):
         watched.tick()
     watched.executor.submit = real
-    watched.kill()
-    watched.tick_until(lambda: watched.states()["stage1/step_100"] == "scored", most=15)
+    watched.kill_daemon()
+    watched.tick_until(lambda: watched.list_states()["stage1/step_100"] == "scored", max_ticks=15)
     assert len(watched.executor.jobs) == 1
     assert len(watched.executor.runs) == 1
 
 
 def test_nel_watch_submission_4_the_second_of_two_suites_is_tried_again(watched):
     watched.configure(
-        stage1={"steps": (100,)}, stage2={"steps": (), "bridge": watched.bridge("stage1"), "seq_len": 64, "tokenizer": "t"}
+        stage1={"steps": (100,)}, stage2={"steps": (), "bridge": watched.make_bridge("stage1"), "seq_len": 64, "tokenizer": "t"}
     )
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.executor.submissions.extend(["ok", "nothing"])
-    watched.tick_until(lambda: set(watched.states().values()) == {"scored"}, most=40)
+    watched.tick_until(lambda: set(watched.list_states().values()) == {"scored"}, max_ticks=40)
     assert sorted(evaluation for evaluation, _ in watched.executor.runs) == ["stage1/step_100", "stage2/step_100"]
 
 
 def test_nel_watch_state_1_a_torn_last_line_swallows_no_record(watched):
-    watched.checkpoint("stage1", 100)
-    watched.tick_until(lambda: watched.states()["stage1/step_100"] == "scored", most=10)
-    path = watched.config.paths.epoch(watched.daemon.journal.epoch)
-    watched.kill()
+    watched.write_checkpoint("stage1", 100)
+    watched.tick_until(lambda: watched.list_states()["stage1/step_100"] == "scored", max_ticks=10)
+    path = watched.config.paths.epoch_journal(watched.daemon.journal.epoch)
+    watched.kill_daemon()
     with path.open("ab") as journal:
         journal.write(b'{"schema": 1, "seq": 99, "event": "fai')
     watched.tick(2)
-    assert watched.states() == {"stage1/step_100": "scored"}
+    assert watched.list_states() == {"stage1/step_100": "scored"}
     assert len(watched.executor.runs) == 1
-    assert any("middle of a line" in note for note in watched.daemon.journal.ledger.notes)
+    assert any("middle of a line" in note for note in watched.daemon.journal.state.warnings)
 
 
 def test_nel_watch_state_1_one_unknown_field_does_not_keep_the_watcher_from_starting(watched):
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(jobs=False)
-    path = watched.config.paths.epoch(watched.daemon.journal.epoch)
-    watched.kill()
+    path = watched.config.paths.epoch_journal(watched.daemon.journal.epoch)
+    watched.kill_daemon()
     text = path.read_text().replace('"event":"owned"', '"event":"owned","colour":"blue"')
     path.write_text(text + '{"schema":2,"seq":50,"t":1.0,"event":"blessed","evaluation":"stage1/step_100","by":"a newer one"}\n')
-    assert read(watched.config.paths).records["stage1/step_100"].extra["colour"] == "blue"
-    watched.tick_until(lambda: watched.states()["stage1/step_100"] == "scored", most=10)
+    assert read_journal(watched.config.paths).records["stage1/step_100"].extra["colour"] == "blue"
+    watched.tick_until(lambda: watched.list_states()["stage1/step_100"] == "scored", max_ticks=10)
     assert [job.state for job in watched.executor.jobs.values()] == [JobState.COMPLETED]

@@ -5,17 +5,17 @@ import os
 
 import pytest
 
-from suites.contract.scoring_request import read_request
+from suites.contract.scoring_request import read_scoring_request
 from suites.definitions import local_data as data_files
 from suites.definitions.suite import load_suite
-from support.runs.watched_run import Watched
+from support.runs.watched_run import WatchedRun
 from watcher.observe import local_data as contents
-from watcher.observe.local_data import BeingWritten, Contents
+from watcher.observe.local_data import DataBeingWrittenError, LocalDataHashes
 
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch):
-    found = Watched(tmp_path, monkeypatch, steps=(100,))
+    found = WatchedRun(tmp_path, monkeypatch, steps=(100,))
     for name in ("web", "items"):
         text = found.root / f"{name.replace('web', 'slices').replace('items', 'tasks')}.yaml"
         text.write_text(text.read_text().replace("/data/", f"{found.root}/"))
@@ -32,9 +32,9 @@ def write(watched, name, rows, *, age=3000.0):
 
 
 def scored(watched):
-    watched.checkpoint("stage1", 100)
-    watched.tick_until(watched.all_scored)
-    (record,) = watched.ledger.records.values()
+    watched.write_checkpoint("stage1", 100)
+    watched.tick_until(watched.are_all_scored)
+    (record,) = watched.journal_state.records.values()
     return dict(record.suites)
 
 
@@ -42,16 +42,16 @@ def test_rows_that_come_are_owed_within_the_hour_and_only_their_tier_is_asked_fo
     before = scored(watched)
     write(watched, "items", 6)
     watched.tick(2, seconds=60.0)
-    assert watched.states() == {"stage1/step_100": "scored"}, "an idle poll looks at no data"
-    watched.tick_until(lambda: len(watched.run_ids()) == 2 and watched.all_scored(), most=80)
-    (record,) = watched.ledger.records.values()
+    assert watched.list_states() == {"stage1/step_100": "scored"}, "an idle poll looks at no data"
+    watched.tick_until(lambda: len(watched.run_ids()) == 2 and watched.are_all_scored(), max_ticks=80)
+    (record,) = watched.journal_state.records.values()
     assert record.suites["tier2_ppl"] == before["tier2_ppl"]
     assert record.suites["tier3_cf"] != before["tier3_cf"]
     assert any("tier3_cf" in reason and "scored anew" in reason for _, state, reason in record.history if state == "owed")
-    request = read_request(watched.config.paths.attempt(record.attempt.run_id).request)
+    request = read_scoring_request(watched.config.paths.attempt(record.attempt.run_id).request)
     assert [suite.name for suite in request.suites] == ["tasks"]
     (marks,) = request.suites[0].data.values()
-    assert marks == (data_files.read_mark(watched.root / "items.jsonl").mark,)
+    assert marks == (data_files.hash_file(watched.root / "items.jsonl").digest,)
 
 
 def test_something_that_moves_beside_has_them_looked_at(watched):
@@ -64,14 +64,14 @@ def test_something_that_moves_beside_has_them_looked_at(watched):
 
 def test_rows_that_come_before_the_submission_are_what_is_submitted(watched):
     watched.executor.unreachable = "no controller"
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(3)
     assert watched.run_ids() == []
     path = write(watched, "web", 9)
     watched.executor.unreachable = ""
     watched.tick_until(lambda: len(watched.run_ids()) == 1)
-    request = read_request(watched.config.paths.attempt(watched.run_ids()[0]).request)
-    assert request.suites[0].data["web"] == (data_files.read_mark(path).mark,)
+    request = read_scoring_request(watched.config.paths.attempt(watched.run_ids()[0]).request)
+    assert request.suites[0].data["web"] == (data_files.hash_file(path).digest,)
 
 
 def test_other_times_are_not_another_content(watched):
@@ -87,9 +87,9 @@ def test_data_that_are_being_written_are_waited_for(watched):
     write(watched, "items", 7, age=0.0)
     watched.touch("stage1")
     watched.tick(1, seconds=30.0)
-    assert watched.states() == {"stage1/step_100": "scored"}
-    assert "items.jsonl: is being written" in watched.reasons()["stage1"]
-    watched.tick_until(lambda: len(watched.run_ids()) == 2 and watched.all_scored(), most=8)
+    assert watched.list_states() == {"stage1/step_100": "scored"}
+    assert "items.jsonl: is being written" in watched.list_reasons()["stage1"]
+    watched.tick_until(lambda: len(watched.run_ids()) == 2 and watched.are_all_scored(), max_ticks=8)
 
 
 def test_data_that_are_gone_are_said_and_nothing_is_owed_for_it(watched):
@@ -98,15 +98,15 @@ def test_data_that_are_gone_are_said_and_nothing_is_owed_for_it(watched):
     path.unlink()
     watched.touch("stage1")
     watched.tick(2)
-    assert "tasks/ours" in watched.reasons()["stage1"]
-    assert "were there, and are gone" in watched.reasons()["stage1"]
-    watched.kill()  # and the next one knows as much
+    assert "tasks/ours" in watched.list_reasons()["stage1"]
+    assert "were there, and are gone" in watched.list_reasons()["stage1"]
+    watched.kill_daemon()  # and the next one knows as much
     watched.tick(2)
-    assert "were there, and are gone" in watched.reasons()["stage1"]
+    assert "were there, and are gone" in watched.list_reasons()["stage1"]
     assert len(watched.run_ids()) == 1
     write(watched, "items", 5)
     watched.tick(70)
-    assert "stage1" not in watched.reasons()
+    assert "stage1" not in watched.list_reasons()
     assert len(watched.run_ids()) == 1
 
 
@@ -116,36 +116,36 @@ def test_a_checkpoint_that_is_gone_keeps_its_scores_and_that_is_said(watched):
     write(watched, "items", 6)
     watched.touch("stage1")
     watched.tick(3)
-    assert watched.states() == {"stage1/step_100": "scored"}
-    assert "but the checkpoint is gone: the scores stand" in watched.reasons()["stage1/step_100"]
+    assert watched.list_states() == {"stage1/step_100": "scored"}
+    assert "but the checkpoint is gone: the scores stand" in watched.list_reasons()["stage1/step_100"]
 
 
 def test_what_files_hold_is_read_once_also_by_the_next_watcher(tmp_path, monkeypatch):
     (tmp_path / "a.jsonl").write_text("{}\n")
     (tmp_path / "suite.yaml").write_text("tier: tier2_ppl\nslices: {a: {data_files: '*.jsonl'}}\n")
     os.utime(tmp_path / "a.jsonl", (1000, 1000))
-    suite = load_suite(str(tmp_path / "suite.yaml"), {}).in_request()
+    suite = load_suite(str(tmp_path / "suite.yaml"), {}).to_request()
     read = []
-    monkeypatch.setattr(contents, "Reading", lambda path: read.append(path) or data_files.Reading(path))
+    monkeypatch.setattr(contents, "FileHasher", lambda path: read.append(path) or data_files.FileHasher(path))
     keep = tmp_path / "contents.json"
-    first = Contents(keep, write=True).seal(suite, now=2000.0)
-    assert (len(read), first.digest) == (1, data_files.sealed_now(suite).digest)
-    assert Contents(keep).seal(suite, now=2000.0) == first
+    first = LocalDataHashes(keep, can_write=True).add_data_hashes(suite, now=2000.0)
+    assert (len(read), first.digest) == (1, data_files.bind_current_data(suite).digest)
+    assert LocalDataHashes(keep).add_data_hashes(suite, now=2000.0) == first
     assert len(read) == 1
     (tmp_path / "b.jsonl").write_text("{}\n")
     os.utime(tmp_path / "b.jsonl", (1999.5, 1999.5))
-    second = Contents(keep, write=True).seal(suite, now=2000.0)
+    second = LocalDataHashes(keep, can_write=True).add_data_hashes(suite, now=2000.0)
     assert second.data["a"] == (*first.data["a"], *first.data["a"])
     assert len(read) == 2, "only what is new is read"
-    Contents(keep).seal(suite, now=2100.0)
+    LocalDataHashes(keep).add_data_hashes(suite, now=2100.0)
     assert len(read) == 3, "what was written in the same tick of the clock is not believed"
     keep.write_text("{torn")
-    assert Contents(keep).seal(suite, now=2100.0) == second
-    with pytest.raises(BeingWritten, match=r"b.jsonl: is being written"):
-        Contents(keep).seal(suite, rest=60.0, now=2000.0)
+    assert LocalDataHashes(keep).add_data_hashes(suite, now=2100.0) == second
+    with pytest.raises(DataBeingWrittenError, match=r"b.jsonl: is being written"):
+        LocalDataHashes(keep).add_data_hashes(suite, settle_seconds=60.0, now=2000.0)
 
 
 def test_a_suite_without_local_files_keeps_its_digest_and_files_never_seen_are_the_jobs_affair(tmp_path):
     (tmp_path / "suite.yaml").write_text("tier: tier2_ppl\nslices: {a: {data_files: nowhere.jsonl}, b: {hf_dataset: x/y}}\n")
-    suite = load_suite(str(tmp_path / "suite.yaml"), {}).in_request()
-    assert Contents().seal(suite) == suite
+    suite = load_suite(str(tmp_path / "suite.yaml"), {}).to_request()
+    assert LocalDataHashes().add_data_hashes(suite) == suite

@@ -6,89 +6,89 @@ import sys
 
 import pytest
 
-from suites.contract.encoding import encode
-from support.runs.watched_run import Watched
-from watcher.core.request_types import Amendment, Ask
+from suites.contract.encoding import encode_json
+from support.runs.watched_run import WatchedRun
+from watcher.core.request_types import Amendment, Request
 
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch):
-    made = Watched(tmp_path / "run", monkeypatch)
-    made.start()
+    made = WatchedRun(tmp_path / "run", monkeypatch)
+    made.start_daemon()
     yield made
     if made.daemon is not None:
         made.daemon.close()
 
 
 def leave(watched, ask_id, **more):
-    ask = Ask(id=ask_id, at=watched.clock(), kind="enqueue", stage="stage1", **more)
+    ask = Request(id=ask_id, at=watched.clock(), kind="enqueue", stage="stage1", **more)
     folder = watched.config.paths.requests
-    (folder / f"{ask_id}.json").write_bytes(encode(ask))
+    (folder / f"{ask_id}.json").write_bytes(encode_json(ask))
     os.utime(folder, (watched.clock(), watched.clock()))
 
 
 def test_a_pipe_among_the_requests_is_told_and_not_waited_for(watched):
     pipe = watched.config.paths.requests / "pipe.json"
     os.mkfifo(pipe)
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(4)
-    assert watched.states()["stage1/step_100"] == "scored"
-    assert any(str(pipe) in note for note in watched.daemon.ticker.notes)
+    assert watched.list_states()["stage1/step_100"] == "scored"
+    assert any(str(pipe) in note for note in watched.daemon.tick_runner.warnings)
 
 
 @pytest.mark.parametrize("name", ["../../../evil", "/evil", "..", "", 7])
 def test_an_amendment_that_names_a_folder_outside_the_results_is_told_and_not_done(watched, name):
     event = {"event": "owned", "stage": "stage1", "source": "stage1", "step": 5, "directory": name, "origin": "request"}
     amendment = Amendment(key="stage1/x", state=None, events=({**event, "checkpoint": "/c"},))
-    ask = Ask(id="a1", at=watched.clock(), kind="amend", amendments=(amendment,))
+    ask = Request(id="a1", at=watched.clock(), kind="amend", amendments=(amendment,))
     folder = watched.config.paths.requests
-    (folder / "a1.json").write_bytes(encode(ask))
+    (folder / "a1.json").write_bytes(encode_json(ask))
     os.utime(folder, (watched.clock(), watched.clock()))
     watched.tick(2)
-    assert "stage1/x" not in watched.ledger.records
-    assert any("is no name of a folder of results; remove it" in note for note in watched.daemon.ticker.notes)
+    assert "stage1/x" not in watched.journal_state.records
+    assert any("is no name of a folder of results; remove it" in note for note in watched.daemon.tick_runner.warnings)
 
 
 def test_a_name_that_another_step_has_is_refused_and_said(watched):
     for step in (100, 300, 400):
-        watched.checkpoint("stage1", step)
+        watched.write_checkpoint("stage1", step)
     leave(watched, "a1", steps=(300,), name="mine")
     watched.tick(4)
     leave(watched, "a2", steps=(400,), name="mine", force=True)
     watched.tick(4)
-    record = watched.ledger.records["stage1/mine"]
+    record = watched.journal_state.records["stage1/mine"]
     assert (record.step, record.state, len(watched.executor.runs)) == (300, "scored", 2)
-    assert "nothing is done: that name is step 300's" in watched.ledger.answered["a2"]
+    assert "nothing is done: that name is step 300's" in watched.journal_state.closed_requests["a2"]
 
 
 def test_a_checkpoint_elsewhere_never_takes_the_folder_of_the_stages_own_step(watched):
-    elsewhere = watched.checkpoint("other run", 300)
-    watched.checkpoint("stage1", 100)
+    elsewhere = watched.write_checkpoint("other run", 300)
+    watched.write_checkpoint("stage1", 100)
     leave(watched, "a1", steps=(300,), checkpoint=str(elsewhere))
     watched.tick(6)
-    assert watched.ledger.records["stage1/step_300_from_other_run"].state == "scored"
-    own = watched.checkpoint("stage1", 300, seed=1)
+    assert watched.journal_state.records["stage1/step_300_from_other_run"].state == "scored"
+    own = watched.write_checkpoint("stage1", 300, seed=1)
     leave(watched, "a2", steps=(300,))
     watched.tick(6)
-    record = watched.ledger.records["stage1/step_300"]
+    record = watched.journal_state.records["stage1/step_300"]
     assert (record.state, record.checkpoint) == ("scored", str(own))
 
 
 def test_a_reason_that_is_no_utf8_stops_nobody(watched):
-    broken = watched.checkpoint("stage1", 200)
+    broken = watched.write_checkpoint("stage1", 200)
     odd = broken / os.fsdecode(b"model/model/\xff\xfe")
     odd.mkdir()
     (odd / "model_weight.safetensors").write_bytes(b"surplus")
     os.utime(odd / "model_weight.safetensors", (watched.clock() - 400, watched.clock() - 400))
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(4)
-    assert watched.states() == {"stage1/step_100": "scored", "stage1/step_200": "blocked"}
-    assert "??/model_weight.safetensors" in watched.reasons()["stage1/step_200"]
+    assert watched.list_states() == {"stage1/step_100": "scored", "stage1/step_200": "blocked"}
+    assert "??/model_weight.safetensors" in watched.list_reasons()["stage1/step_200"]
 
 
 def test_a_defect_about_one_evaluation_stops_no_other(watched, monkeypatch):
     for step in (100, 200):
-        watched.checkpoint("stage1", step)
+        watched.write_checkpoint("stage1", step)
     submit = watched.executor.submit
 
     def broken(submission):
@@ -98,8 +98,8 @@ def test_a_defect_about_one_evaluation_stops_no_other(watched, monkeypatch):
 
     monkeypatch.setattr(watched.executor, "submit", broken)
     watched.tick(6)
-    assert watched.states()["stage1/step_200"] == "scored"
-    assert any(what == "defect" and facts["evaluation"] == "stage1/step_100" for what, facts in watched.said)
+    assert watched.list_states()["stage1/step_200"] == "scored"
+    assert any(what == "defect" and facts["evaluation"] == "stage1/step_100" for what, facts in watched.log_events)
 
 
 def test_a_checkpoint_whose_path_is_no_utf8_is_one_line(tmp_path):

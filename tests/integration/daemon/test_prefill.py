@@ -9,15 +9,15 @@ import msgspec
 import pytest
 
 import watcher.observe.data_cache
-from suites.contract.scoring_request import Request
+from suites.contract.scoring_request import ScoringRequest
 from suites.definitions.suite import load_suite
 from support.fakes.executor import fill_cache
-from support.faults.kill_points import Fuse, live_out
-from support.runs.watched_run import Watched
-from watcher.config.settings import Slurm
-from watcher.core.executor import JobState, Most
-from watcher.daemon.dry_run import rehearse
-from watcher.journal.journal import DryJournal, read
+from support.faults.kill_points import KillPoint, tick_until_settled
+from support.runs.watched_run import WatchedRun
+from watcher.config.settings import SlurmSettings
+from watcher.core.executor import JobState, PartitionLimits
+from watcher.daemon.dry_run import preview_tick
+from watcher.journal.journal import DryJournal, read_journal
 
 SLICES = "tier: tier2_ppl\nslices:\n" + "".join(f"  s{n}: {{hf_dataset: acme/s{n}}}\n" for n in range(5))
 LOCAL = "  ours: {data_files: [/data/web.jsonl]}\n"
@@ -25,14 +25,14 @@ KEY = "stage1/(prefill)"
 
 
 def make(root, monkeypatch, *, slices=SLICES, auto=False, steps=(100,), holds=True, accounting=True):
-    watched = Watched(
+    watched = WatchedRun(
         root, monkeypatch, steps=steps, holds=holds, accounting=accounting, source=str(Path(root) / "watcher.yaml"),
         prefill={"where": "job", "auto": auto, "partition": "serial"},
     )  # fmt: skip
     (watched.root / "slices.yaml").write_text(slices)
     watched.configure(stage1={"steps": steps, "tokenizer": "acme/tok", "seq_len": 64})
     for step in steps:
-        watched.checkpoint("stage1", step)
+        watched.write_checkpoint("stage1", step)
     return watched
 
 
@@ -54,10 +54,10 @@ def lab(tmp_path, monkeypatch):
 def fill(watched, *, leave=()):
     """As a person does it."""
     stage = watched.config.stages["stage1"]
-    suites = tuple(load_suite(name, {}).in_request() for name in stage.suites)
+    suites = tuple(load_suite(name, {}).to_request() for name in stage.suites)
     head = {"run_id": "r", "stage": "stage1", "source_stage": "stage1", "step": 0, "directory": KEY, "checkpoint": ""}
     rest = {"fingerprint": "", "tokenizer": stage.tokenizer, "seq_len": 1, "results": str(stage.results)}
-    fill_cache(Request(**head, **rest, suites=suites, eval_data=str(watched.config.eval_data)), leave=leave)
+    fill_cache(ScoringRequest(**head, **rest, suites=suites, eval_data=str(watched.config.eval_data)), skipped_names=leave)
 
 
 def runs(watched):
@@ -69,58 +69,62 @@ def test_evaluations_wait_by_name_with_the_command_and_go_on_by_themselves(lab):
     watched.tick(3)
     command = f"watcher prefill stage1 --config {watched.root / 'watcher.yaml'}"
     said = f"prefill: the data cache lacks tokenizer acme/tok, s0, s1 and 3 more; run: {command}"
-    assert (watched.states(), watched.reasons()["stage1/step_100"]) == ({"stage1/step_100": "waiting"}, said)
+    assert (watched.states(), watched.list_reasons()["stage1/step_100"]) == ({"stage1/step_100": "waiting"}, said)
     assert watched.executor.calls["submit"] == 0
     assert watched.ledger.records["stage1/step_100"].times["detected"], "that it was whole is remembered while it waits"
     fill(watched, leave={"s3"})
     watched.tick()
-    assert watched.reasons()["stage1/step_100"] == f"prefill: the data cache lacks s3; run: {command}"
+    assert watched.list_reasons()["stage1/step_100"] == f"prefill: the data cache lacks s3; run: {command}"
     fill(watched)
-    watched.tick_until(watched.all_scored, 5)
+    watched.tick_until(watched.are_all_scored, 5)
     assert runs(watched) == {"stage1/step_100": 1}
 
 
 def test_what_is_lacking_is_said_before_the_first_checkpoint_comes(lab):
     watched = lab(steps=())
     watched.tick()
-    assert watched.reasons()[KEY].startswith("the data cache lacks tokenizer acme/tok, s0, s1 and 3 more; run: watcher prefill")
+    assert watched.list_reasons()[KEY].startswith(
+        "the data cache lacks tokenizer acme/tok, s0, s1 and 3 more; run: watcher prefill"
+    )
     document = json.loads(watched.config.paths.status_json.read_text())
-    assert document["stages"]["stage1"]["data"] == watched.reasons()[KEY]
+    assert document["stages"]["stage1"]["data"] == watched.list_reasons()[KEY]
     assert "\n  data: the data cache lacks tokenizer acme/tok" in watched.config.paths.status_text.read_text()
 
 
 def test_suites_of_local_files_alone_are_never_held_back(lab):
     watched = lab(slices="tier: tier2_ppl\nslices:\n" + LOCAL)
-    watched.tick_until(watched.all_scored, 5)
+    watched.tick_until(watched.are_all_scored, 5)
 
 
 def test_local_files_beside_the_hubs_are_not_waited_for(lab):
     watched = lab(slices=SLICES + LOCAL)
     fill(watched)
-    watched.tick_until(watched.all_scored, 5)
+    watched.tick_until(watched.are_all_scored, 5)
 
 
 def test_a_suite_whose_scores_are_there_is_not_waited_for(lab):
     watched = lab()
     fill(watched)
-    watched.tick_until(watched.all_scored, 5)
+    watched.tick_until(watched.are_all_scored, 5)
     shutil.rmtree(watched.config.eval_data / "ppl_slices")
     (watched.root / "tasks.yaml").write_text(
         "tier: tier3_cf\ntasks: {more: {data_files: [/d.jsonl], adapter: multiple_choice}}\n"
     )
     watched.tick(70)
     assert runs(watched) == {"stage1/step_100": 2}
-    assert watched.all_scored()
+    assert watched.are_all_scored()
 
 
 def test_idle_polls_open_nothing_of_the_cache(lab, monkeypatch):
     watched, looks = lab(), []
-    real = watcher.observe.data_cache.lacking
-    monkeypatch.setattr(watcher.observe.data_cache, "lacking", lambda *given, **how: looks.append(1) or real(*given, **how))
+    real = watcher.observe.data_cache.missing_entries
+    monkeypatch.setattr(
+        watcher.observe.data_cache, "missing_entries", lambda *given, **how: looks.append(1) or real(*given, **how)
+    )
     watched.tick(50)
     assert len(looks) == 1
     fill(watched)
-    watched.tick_until(watched.all_scored, 5)
+    watched.tick_until(watched.are_all_scored, 5)
     assert len(looks) == 2
     watched.tick(50)
     assert len(looks) == 2
@@ -133,10 +137,10 @@ def test_an_entry_that_is_there_and_damaged_is_missed_and_its_repair_noticed(lab
     kept = meta.read_text()
     meta.write_text(kept[:9])
     watched.tick(2)
-    assert "lacks s2; run" in watched.reasons()["stage1/step_100"]
+    assert "lacks s2; run" in watched.list_reasons()["stage1/step_100"]
     meta.unlink()
     meta.write_text(kept)
-    watched.tick_until(watched.all_scored, 5)
+    watched.tick_until(watched.are_all_scored, 5)
 
 
 def test_a_job_that_missed_data_makes_the_cache_be_looked_at_again(lab):
@@ -145,22 +149,22 @@ def test_a_job_that_missed_data_makes_the_cache_be_looked_at_again(lab):
     watched.executor.endings["stage1/step_100"] = deque([66])
     watched.tick(2)
     shutil.rmtree(watched.config.eval_data / "ppl_slices" / "s4")
-    watched.tick_until(lambda: "lacks s4; run" in watched.reasons()["stage1/step_100"], 30)
+    watched.tick_until(lambda: "lacks s4; run" in watched.list_reasons()["stage1/step_100"], 30)
     fill(watched)
-    watched.tick_until(watched.all_scored, 5)
+    watched.tick_until(watched.are_all_scored, 5)
     assert runs(watched) == {"stage1/step_100": 2}
 
 
 def test_auto_submits_one_prefill_job_and_the_scoring_jobs_after_it(lab):
     watched = lab(auto=True, steps=(100, 200))
     watched.tick()
-    assert watched.reasons()["stage1/step_100"].endswith("s0, s1 and 3 more; a job fills it")
+    assert watched.list_reasons()["stage1/step_100"].endswith("s0, s1 and 3 more; a job fills it")
     (job,) = watched.executor.live()
     assert job.name.startswith("prefill-stage1-")
     assert not any(evaluation != KEY for evaluation, _ in watched.executor.runs)
     watched.tick()
-    assert watched.reasons()[KEY].startswith(f"running: job {job.job_id}; the data cache lacks")
-    watched.tick_until(watched.all_scored, 9)
+    assert watched.list_reasons()[KEY].startswith(f"running: job {job.job_id}; the data cache lacks")
+    watched.tick_until(watched.are_all_scored, 9)
     assert runs(watched) == {KEY: 1, "stage1/step_100": 1, "stage1/step_200": 1}
     assert watched.executor.runs[0][0] == KEY
     assert watched.ledger.prefills[KEY].reason == "the data cache is whole"
@@ -185,10 +189,13 @@ def test_the_prefill_job_asks_for_its_own_partition_and_no_gpu(lab, monkeypatch)
 def test_what_a_prefill_job_asks_for_is_the_configs_and_raised_within_its_own_partition(lab):
     watched = lab(auto=True)
     own = {**watched.config.prefill, "cpus_per_task": 2, "time": "01:00:00", "mem": "8G"}
-    watched.config = msgspec.structs.replace(watched.config, prefill=own, slurm=Slurm(partition="gpu"))
-    watched.executor.limits = {"serial": Most(time=5400.0, mem=10_000, whose="partition serial"), "gpu": Most(time=86400.0)}
+    watched.config = msgspec.structs.replace(watched.config, prefill=own, slurm=SlurmSettings(partition="gpu"))
+    watched.executor.limits = {
+        "serial": PartitionLimits(time_seconds=5400.0, memory_mib=10_000, source="partition serial"),
+        "gpu": PartitionLimits(time_seconds=86400.0),
+    }
     watched.executor.endings[KEY] = deque([JobState.TIMEOUT, JobState.OUT_OF_MEMORY])
-    watched.tick_until(watched.all_scored, 60)
+    watched.tick_until(watched.are_all_scored, 60)
     names = [name for name in watched.executor.asked if name.startswith("prefill")]
     asked = [watched.executor.asked[name] for name in names]
     assert [(each.cpus_per_task, each.time, each.mem) for each in asked] == [
@@ -200,11 +207,11 @@ def test_what_a_prefill_job_asks_for_is_the_configs_and_raised_within_its_own_pa
 
 def test_more_that_is_refused_to_a_prefill_job_is_not_asked_for_again(lab):
     watched = lab(auto=True)
-    watched.executor.limits = {"serial": Most(time=86400.0)}
+    watched.executor.limits = {"serial": PartitionLimits(time_seconds=86400.0)}
     watched.executor.endings[KEY] = deque([JobState.TIMEOUT])
-    watched.tick_until(lambda: watched.ledger.prefills.get(KEY) and watched.ledger.prefills[KEY].raised, 60)
+    watched.tick_until(lambda: watched.ledger.prefills.get(KEY) and watched.ledger.prefills[KEY].raised_resources, 60)
     watched.executor.submissions = deque(["refused"])
-    watched.tick_until(watched.all_scored, 60)
+    watched.tick_until(watched.are_all_scored, 60)
     names = [name for name in watched.executor.asked if name.startswith("prefill")]
     assert [watched.executor.asked[name].time for name in names] == ["04:00:00", "04:00:00"]
     assert watched.ledger.prefills[KEY].state == "scored"
@@ -223,7 +230,7 @@ def test_a_failing_prefill_backs_off_is_limited_and_says_its_words(lab, ending):
     assert runs(watched) == {KEY: 3}
     assert f" data: blocked: {words} (3 times in a row); " in " ".join(watched.config.paths.status_text.read_text().split())
     fill(watched)  # a person did
-    watched.tick_until(watched.all_scored, 5)
+    watched.tick_until(watched.are_all_scored, 5)
     shutil.rmtree(watched.config.eval_data / "ppl_slices" / "s4")
     watched.executor.endings[KEY].clear()
     watched.tick_until(lambda: runs(watched)[KEY] == 4, 70)  # whole in between: what failed before is forgotten
@@ -235,12 +242,12 @@ def test_a_prefill_that_meets_a_submit_limit_waits_without_a_word_in_the_journal
     watched = lab(auto=True)
     watched.executor.submissions = deque(["later"] * 99)
     watched.tick(5)
-    said, before = watched.reasons()[KEY], watched.ledger.events
+    said, before = watched.list_reasons()[KEY], watched.ledger.events
     assert "; later: QOSMaxSubmitJobPerUserLimit; tried again" in said
     watched.tick(50)
     assert watched.ledger.events == before
     watched.executor.submissions.clear()
-    watched.tick_until(watched.all_scored, 60)
+    watched.tick_until(watched.are_all_scored, 60)
     assert runs(watched)[KEY] == 1
 
 
@@ -258,14 +265,14 @@ def test_a_prefill_that_somebody_cancels_stays_cancelled_until_other_data_are_ne
     watched.tick(20)
     assert (runs(watched), watched.ledger.prefills[KEY].state) == ({KEY: 1}, "cancelled")
     (watched.root / "slices.yaml").write_text(SLICES + "  s5: {hf_dataset: acme/s5}\n")
-    watched.tick_until(watched.all_scored, 70)
+    watched.tick_until(watched.are_all_scored, 70)
     assert runs(watched) == {KEY: 2, "stage1/step_100": 1}
 
 
 def test_a_prefill_whose_submission_was_lost_is_found_by_its_name(lab):
     watched = lab(auto=True)
     watched.executor.submissions = deque(["lost_reply"])
-    watched.tick_until(watched.all_scored, 9)
+    watched.tick_until(watched.are_all_scored, 9)
     assert runs(watched) == {KEY: 1, "stage1/step_100": 1}
 
 
@@ -274,15 +281,15 @@ def test_stages_that_need_other_data_have_a_prefill_each(lab):
     other = watched.root / "other.yaml"
     other.write_text("tier: tier2_ppl\nslices: {o: {hf_dataset: acme/o}}\n")
     watched.configure(stage2={"steps": (), "suites": (str(other),), "tokenizer": "acme/tok", "seq_len": 64})
-    watched.tick_until(watched.all_scored, 9)
+    watched.tick_until(watched.are_all_scored, 9)
     watched.tick(5)
     assert runs(watched) == {KEY: 1, "stage2/(prefill)": 1, "stage1/step_100": 1}
 
 
 def test_a_dry_run_says_that_it_would_submit_one(lab):
     watched = lab(auto=True)
-    told, skips = rehearse(
-        watched.config, DryJournal(read(watched.config.paths)), watched.executor, "id", clock=watched.clock, environ={}
+    told, skips = preview_tick(
+        watched.config, DryJournal(read_journal(watched.config.paths)), watched.executor, "id", clock=watched.clock, environ={}
     )
     assert [(action["action"], action["evaluation"]) for action in told] == [("prefill", KEY)]
     assert {skip.evaluation: skip.reason for skip in skips}["stage1/step_100"].endswith("; a job fills it")
@@ -299,11 +306,11 @@ def test_killed_at_every_effect(tmp_path, holds, accounting, ending):
         with pytest.MonkeyPatch.context() as monkeypatch:
             watched = make(tmp_path / str(blow_at), monkeypatch, auto=True, holds=holds, accounting=accounting)
             watched.executor.endings[KEY] = deque([] if ending is None else [ending])
-            fuse = Fuse(monkeypatch, watched.executor, blow_at)
-            killed = live_out(watched, fuse)
-            where = fuse.where
+            fuse = KillPoint(monkeypatch, watched.executor, blow_at)
+            killed = tick_until_settled(watched, fuse)
+            where = fuse.effect_names
             assert runs(watched) == {KEY: 1 if ending is None else 2, "stage1/step_100": 1}, where
-            assert watched.ledger.prefills[KEY].state == "scored", where
+            assert watched.journal_state.prefills[KEY].state == "scored", where
             assert not watched.executor.live(), where
             assert not watched.executor.live_at_once, where
             watched.daemon.close()

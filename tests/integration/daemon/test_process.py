@@ -11,13 +11,13 @@ import time
 import msgspec
 import pytest
 
-from suites.common.errors import Problem
-from support.runs.watched_run import Watched
-from watcher.core.request_types import Ask
+from suites.common.errors import UserError
+from support.runs.watched_run import WatchedRun
+from watcher.core.request_types import Request
 from watcher.daemon import daemon as daemon_module
 from watcher.daemon import once as once_module
-from watcher.daemon.once import once
-from watcher.journal.request_files import leave
+from watcher.daemon.once import run_once
+from watcher.journal.request_files import write_request
 
 SCRIPT = """
 FORBIDDEN = "torch numpy pyarrow datasets transformers tokenizers safetensors scoring"
@@ -31,8 +31,8 @@ root = Path(sys.argv[1])
 steps = tuple(int(word) for word in sys.argv[2].split(","))
 def load():
     if (root / "broken").exists():
-        from suites.common.errors import Problem
-        raise Problem("is broken", where="watcher.yaml", todo="mend it")
+        from suites.common.errors import UserError
+        raise UserError("is broken", where="watcher.yaml", todo="mend it")
     more = (900,) if (root / "more").exists() else ()
     stage = Stage(name="stage1", checkpoints=root / "ckpts" / "stage1", results=root / "results", steps=steps + more)
     return Config(source="test", scratch=root, results=root / "results", eval_data=root / "data", state=root / "state",
@@ -142,7 +142,7 @@ def test_a_killed_one_is_taken_over_at_once(running, tmp_path):
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch):
-    made = Watched(tmp_path, monkeypatch)
+    made = WatchedRun(tmp_path, monkeypatch)
     monkeypatch.setattr(once_module.time, "time", made.clock)
     for module in (daemon_module, once_module):
         monkeypatch.setattr(module, "make_executor", lambda _config, _environ: made.executor)
@@ -152,10 +152,10 @@ def watched(tmp_path, monkeypatch):
 
 
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(watched):
-    watched.checkpoint("stage1", 100)
-    watched.checkpoint("stage1", 150)
+    watched.write_checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 150)
     before = sorted(watched.root.rglob("*"))
-    report = once(watched.config, dry_run=True, environ={})
+    report = run_once(watched.config, dry_run=True, environ={})
     assert report.actions == [{"action": "submit", "evaluation": "stage1/step_100", "reason": "complete, and not scored"}]
     assert report.skipped == [
         {"evaluation": "stage1/step_200", "reason": "checkpoint: not there yet"},
@@ -167,14 +167,14 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(watched):
 
 def ask(watched, kind, *steps, **more):
     head = {"id": f"{kind}-{steps[0]}", "at": watched.clock(), "by": "me@here"}
-    leave(Ask(**head, kind=kind, stage="stage1", steps=steps, **more), watched.config.paths)
+    write_request(Request(**head, kind=kind, stage="stage1", steps=steps, **more), watched.config.paths)
 
 
 def rehearsed(watched):
     """What a dry run tells, after making sure that nothing was written and nothing submitted."""
     before = {path: path.stat().st_mtime_ns for path in watched.root.rglob("*")}
     jobs = len(watched.executor.jobs)
-    report = once(watched.config, dry_run=True, environ={})
+    report = run_once(watched.config, dry_run=True, environ={})
     assert {path: path.stat().st_mtime_ns for path in watched.root.rglob("*")} == before
     assert len(watched.executor.jobs) == jobs
     return [(told["action"], told["evaluation"], told["reason"]) for told in report.actions], {
@@ -183,8 +183,8 @@ def rehearsed(watched):
 
 
 def test_a_dry_run_goes_on_to_what_is_due_after_the_requests_are_answered(watched):
-    watched.checkpoint("stage1", 100)
-    watched.checkpoint("stage1", 150)
+    watched.write_checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 150)
     ask(watched, "enqueue", 40)
     ask(watched, "enqueue", 150)
     ask(watched, "cancel", 77)
@@ -201,8 +201,8 @@ def test_a_dry_run_goes_on_to_what_is_due_after_the_requests_are_answered(watche
 
 
 def test_a_dry_run_foresees_that_results_are_set_aside_and_scored_anew(watched):
-    watched.checkpoint("stage1", 100)
-    watched.tick_until(lambda: watched.states().get("stage1/step_100") == "scored")
+    watched.write_checkpoint("stage1", 100)
+    watched.tick_until(lambda: watched.list_states().get("stage1/step_100") == "scored")
     watched.daemon.close()
     watched.daemon = None
     ask(watched, "retry", 100, force=True)
@@ -215,7 +215,7 @@ def test_a_dry_run_foresees_that_results_are_set_aside_and_scored_anew(watched):
 
 
 def test_a_dry_run_foresees_that_the_job_of_what_is_cancelled_is_ended(watched):
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(2, jobs=False)
     watched.daemon.close()
     watched.daemon = None
@@ -235,11 +235,11 @@ def test_a_dry_run_goes_on_after_what_is_new_in_config_and_checkpoints(watched):
     watched.daemon.close()
     watched.daemon = None
     moved = watched.root / "elsewhere"
-    watched.configure(stage2={"steps": (300,), "bridge": watched.bridge("stage1", step=200)})
+    watched.configure(stage2={"steps": (300,), "bridge": watched.make_bridge("stage1", step=200)})
     stages = watched.config.stages
     stages = {**stages, "stage1": msgspec.structs.replace(stages["stage1"], checkpoints=moved)}
     watched.config = msgspec.structs.replace(watched.config, stages=stages)
-    watched.checkpoint("stage2", 300, started_from=str(moved / "200"))
+    watched.write_checkpoint("stage2", 300, started_from=str(moved / "200"))
     told, skipped = rehearsed(watched)
     assert told == [("submit", "stage2/step_300", "complete, and not scored")]
     away = f"checkpoint: {moved} does not exist yet"
@@ -248,16 +248,16 @@ def test_a_dry_run_goes_on_after_what_is_new_in_config_and_checkpoints(watched):
 
 def test_once_submits_and_a_later_once_scores(watched, monkeypatch):
     monkeypatch.setattr("watcher.daemon.tick.Observer", lambda *args, **_: server_clocked(watched, *args))
-    watched.checkpoint("stage1", 100)
-    first = once(watched.config, dry_run=False, environ={})
+    watched.write_checkpoint("stage1", 100)
+    first = run_once(watched.config, dry_run=False, environ={})
     assert [action["action"] for action in first.actions] == ["submit"]
     assert {"evaluation": "stage1/step_200", "reason": "checkpoint: not there yet"} in first.skipped
     for _ in range(2):
-        watched.executor.step()
+        watched.executor.advance_jobs()
     watched.clock.at += 60
-    second = once(watched.config, dry_run=False, environ={})
+    second = run_once(watched.config, dry_run=False, environ={})
     assert [action["action"] for action in second.actions] == ["scored"]
-    third = once(watched.config, dry_run=False, environ={})
+    third = run_once(watched.config, dry_run=False, environ={})
     assert third.actions == []
     assert {"evaluation": "stage1/step_100", "reason": "scored already"} in third.skipped
     assert len(list(watched.config.paths.journal.glob("*.jsonl"))) == 2, "nothing happened in the third"
@@ -267,19 +267,19 @@ def test_once_submits_and_a_later_once_scores(watched, monkeypatch):
 def server_clocked(watched, *args):
     from watcher.observe.observer import Observer  # noqa: PLC0415  the real one, before it is replaced
 
-    return Observer(*args, server_clock=watched.clock.server)
+    return Observer(*args, server_clock=watched.clock.read_server_time)
 
 
 def test_once_in_a_state_folder_that_cannot_be_made_is_one_line(watched, tmp_path):
     (tmp_path / "results").write_text("a file")
-    with pytest.raises(Problem, match="cannot be used"):
-        once(watched.config, dry_run=False, environ={})
+    with pytest.raises(UserError, match="cannot be used"):
+        run_once(watched.config, dry_run=False, environ={})
 
 
 @pytest.mark.parametrize("trouble", [OSError(28, "No space left on device"), OSError(5, "Input/output error")])
 def test_a_tick_that_cannot_write_is_noted_and_the_next_one_goes_on(watched, monkeypatch, trouble):
-    watched.checkpoint("stage1", 100)
-    watched.start()
+    watched.write_checkpoint("stage1", 100)
+    watched.start_daemon()
     real = os.write
     broken = [True]
 
@@ -291,34 +291,34 @@ def test_a_tick_that_cannot_write_is_noted_and_the_next_one_goes_on(watched, mon
     monkeypatch.setattr(os, "write", write)
     watched.tick(3)
     assert not watched.executor.jobs
-    assert any(what == "trouble" for what, _ in watched.said)
+    assert any(what == "trouble" for what, _ in watched.log_events)
     broken[0] = False
-    watched.tick_until(lambda: watched.states().get("stage1/step_100") == "scored", most=10)
+    watched.tick_until(lambda: watched.list_states().get("stage1/step_100") == "scored", max_ticks=10)
     assert len(watched.executor.runs) == 1
 
 
 def test_a_read_only_results_folder_leaves_the_other_stages_running(watched, tmp_path):
     results = tmp_path / "elsewhere"
     results.write_text("not a folder, as good as one that cannot be written")
-    stage = watched.stage("stage2", steps=(300,))
+    stage = watched.make_stage("stage2", steps=(300,))
     watched.configure(stage2={"steps": (300,)})
     watched.config = msgspec.structs.replace(
         watched.config,
         stages={**watched.config.stages, "stage2": msgspec.structs.replace(stage, results=results)},
     )
-    watched.checkpoint("stage1", 100)
-    watched.checkpoint("stage2", 300)
+    watched.write_checkpoint("stage1", 100)
+    watched.write_checkpoint("stage2", 300)
     watched.tick(4)
-    assert watched.states()["stage1/step_100"] == "scored"
-    assert watched.states()["stage2/step_300"] == "waiting"
-    assert watched.reasons()["stage2/step_300"].startswith(f"results: {results}")
+    assert watched.list_states()["stage1/step_100"] == "scored"
+    assert watched.list_states()["stage2/step_300"] == "waiting"
+    assert watched.list_reasons()["stage2/step_300"].startswith(f"results: {results}")
 
 
 @pytest.mark.parametrize("count", [3, 400])
 def test_an_idle_poll_costs_the_same_whatever_the_number_of_checkpoints(watched, monkeypatch, count):
     for step in range(1000, 1000 + count):
         (watched.ckpts / "stage1" / str(step)).mkdir(parents=True)
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(8)
     calls = []
     for name in ("stat", "open", "listdir", "scandir", "utime"):
@@ -327,6 +327,6 @@ def test_an_idle_poll_costs_the_same_whatever_the_number_of_checkpoints(watched,
             os, name, lambda *args, _real=real, _name=name, **more: (calls.append(_name), _real(*args, **more))[1]
         )
     watched.tick(jobs=False)
-    assert watched.daemon.ticker.quiet
+    assert watched.daemon.tick_runner.is_idle
     assert calls.count("scandir") == 0
     assert len(calls) <= 25, calls

@@ -7,15 +7,15 @@ from collections import Counter, deque
 import pytest
 
 from suites.contract.paths import EvaluationPaths
-from suites.contract.scoring_request import read_request
-from support.runs.watched_run import watching
-from watcher.audit.audit import audit
+from suites.contract.scoring_request import read_scoring_request
+from support.runs.watched_run import make_watched_fixture
+from watcher.audit.audit import run_audit
 
 KEY = "stage1/step_100"
 STEPS = (100, 200, 300)
 
 
-watched = watching(steps=STEPS)
+watched = make_watched_fixture(steps=STEPS)
 
 
 def say(watched, where, steps=STEPS):
@@ -23,11 +23,11 @@ def say(watched, where, steps=STEPS):
 
 
 def there(where, step):
-    return EvaluationPaths(where, "stage1", f"step_{step}").tier("tier2_ppl").exists()
+    return EvaluationPaths(where, "stage1", f"step_{step}").tier_json("tier2_ppl").exists()
 
 
 def line(watched):
-    found = [note for note in watched.daemon.ticker.skips if note.evaluation == "stages.stage1.results"]
+    found = [note for note in watched.daemon.tick_runner.skips if note.evaluation == "stages.stage1.results"]
     assert len(found) <= 1
     return found[0].reason if found else ""
 
@@ -38,10 +38,10 @@ def runs(watched):
 
 def one_scored_and_one_in_flight(watched):
     old, new = watched.root / "results", watched.root / "new"
-    watched.checkpoint("stage1", 100)
-    watched.tick_until(lambda: watched.states().get(KEY) == "scored")
-    watched.checkpoint("stage1", 200)
-    watched.tick_until(lambda: watched.states()["stage1/step_200"] == "running")
+    watched.write_checkpoint("stage1", 100)
+    watched.tick_until(lambda: watched.list_states().get(KEY) == "scored")
+    watched.write_checkpoint("stage1", 200)
+    watched.tick_until(lambda: watched.list_states()["stage1/step_200"] == "running")
     say(watched, new)
     return old, new
 
@@ -51,14 +51,14 @@ def test_a_job_in_flight_publishes_where_it_was_told_to_and_is_scored_by_that(wa
     old, new = one_scored_and_one_in_flight(watched)
     if restarted:
         watched.daemon.close()
-        watched.start()
-    watched.checkpoint("stage1", 300)
-    watched.tick_until(watched.all_scored)
+        watched.start_daemon()
+    watched.write_checkpoint("stage1", 300)
+    watched.tick_until(watched.are_all_scored)
     assert runs(watched) == {f"stage1/step_{step}": 1 for step in STEPS}
     assert [there(old, step) for step in STEPS] == [True, True, False]
     assert [there(new, step) for step in STEPS] == [False, False, True]
     watched.tick(3, seconds=3700.0)
-    assert watched.all_scored(), "what lies in the folder of before is not lost"
+    assert watched.are_all_scored(), "what lies in the folder of before is not lost"
     words = f"is {new} by now; results of 2 evaluations are or will be in {old}; move {old}/stage1/by_checkpoint there once"
     assert line(watched).startswith(words)
     status = json.loads(watched.config.paths.status_json.read_text())
@@ -67,16 +67,16 @@ def test_a_job_in_flight_publishes_where_it_was_told_to_and_is_scored_by_that(wa
 
 def test_results_that_are_moved_along_are_found_there_and_the_line_goes(watched):
     old, new = one_scored_and_one_in_flight(watched)
-    watched.tick_until(lambda: watched.states()["stage1/step_200"] == "scored")
+    watched.tick_until(lambda: watched.list_states()["stage1/step_200"] == "scored")
     assert line(watched)
     new.mkdir(exist_ok=True)
     (old / "stage1").rename(new / "stage1")
     watched.tick(2)
-    assert Counter(watched.states().values()) == {"scored": 2, "waiting": 1}
+    assert Counter(watched.list_states().values()) == {"scored": 2, "waiting": 1}
     assert line(watched) == ""
-    assert {record.results for record in watched.ledger.records.values() if record.results} == {str(new)}
+    assert {record.results for record in watched.journal_state.records.values() if record.results} == {str(new)}
     watched.daemon.close()
-    watched.start()
+    watched.start_daemon()
     watched.tick(2, seconds=3700.0)
     assert line(watched) == ""
     assert runs(watched) == {KEY: 1, "stage1/step_200": 1}
@@ -85,18 +85,18 @@ def test_results_that_are_moved_along_are_found_there_and_the_line_goes(watched)
 def test_a_folder_that_is_put_back_leaves_no_trace(watched):
     old, _ = one_scored_and_one_in_flight(watched)
     watched.tick(2)
-    before = watched.ledger.records[KEY]
+    before = watched.journal_state.records[KEY]
     say(watched, old)
     watched.tick(3, seconds=3700.0)
-    assert (line(watched), watched.ledger.records[KEY]) == ("", before)
+    assert (line(watched), watched.journal_state.records[KEY]) == ("", before)
     assert runs(watched) == {KEY: 1, "stage1/step_200": 1}
 
 
 def test_a_job_that_fails_there_is_tried_again_into_the_new_folder(watched):
     watched.executor.endings["stage1/step_200"] = deque([70])
     old, new = one_scored_and_one_in_flight(watched)
-    watched.tick_until(lambda: watched.states()["stage1/step_200"] == "scored")
-    requests = [read_request(watched.config.paths.attempt(run).request) for run in watched.run_ids()]
+    watched.tick_until(lambda: watched.list_states()["stage1/step_200"] == "scored")
+    requests = [read_scoring_request(watched.config.paths.attempt(run).request) for run in watched.run_ids()]
     assert Counter(request.results for request in requests if request.step == 200) == {str(old): 1, str(new): 1}
     assert there(new, 200)
     assert "results of 1 evaluation are or will be in" in line(watched)
@@ -104,47 +104,47 @@ def test_a_job_that_fails_there_is_tried_again_into_the_new_folder(watched):
 
 def test_results_that_are_gone_from_the_folder_of_before_are_lost_and_come_back(watched):
     old, _ = one_scored_and_one_in_flight(watched)
-    watched.tick_until(lambda: watched.states()["stage1/step_200"] == "scored")
+    watched.tick_until(lambda: watched.list_states()["stage1/step_200"] == "scored")
     aside = watched.root / "aside"
     (old / "stage1" / "by_checkpoint" / "step_100").rename(aside)
     watched.tick(2, seconds=3700.0)
-    assert watched.states()[KEY] == "lost"
-    assert str(old) in watched.ledger.records[KEY].reason
+    assert watched.list_states()[KEY] == "lost"
+    assert str(old) in watched.journal_state.records[KEY].reason
     aside.rename(old / "stage1" / "by_checkpoint" / "step_100")
     watched.tick(2, seconds=3700.0)
-    assert watched.states()[KEY] == "scored"
+    assert watched.list_states()[KEY] == "scored"
 
 
 def test_a_folder_of_before_that_is_away_tells_nothing(watched):
     old = watched.root / "first"
     say(watched, old)
-    watched.checkpoint("stage1", 100)
-    watched.tick_until(lambda: watched.states().get(KEY) == "scored")
+    watched.write_checkpoint("stage1", 100)
+    watched.tick_until(lambda: watched.list_states().get(KEY) == "scored")
     say(watched, watched.root / "second")
     old.rename(watched.root / "away")
     watched.tick(3, seconds=3700.0)
-    assert watched.states()[KEY] == "scored"
+    assert watched.list_states()[KEY] == "scored"
     assert (
         f"{old} is not there, perhaps with its file system; nothing is known of 1 results of stage1"
-        in watched.daemon.ticker.notes
+        in watched.daemon.tick_runner.warnings
     )
 
 
 def test_an_audit_looks_where_the_results_are(watched):
     old, new = one_scored_and_one_in_flight(watched)
-    watched.tick_until(lambda: watched.states()["stage1/step_200"] == "scored")
-    found = audit(watched.config, watched.executor, "x", {}, now=watched.clock(), alive=False).findings
+    watched.tick_until(lambda: watched.list_states()["stage1/step_200"] == "scored")
+    found = run_audit(watched.config, watched.executor, "x", {}, now=watched.clock(), alive=False).differences
     assert [finding for finding in found if finding.key.startswith("stage1/step_")] == []
     shutil.copytree(old / "stage1", new / "stage1")
     watched.tick(2)
-    assert watched.ledger.records[KEY].results == str(new)
+    assert watched.journal_state.records[KEY].results == str(new)
 
 
 def test_what_is_scored_anew_is_scored_into_the_new_folder(watched):
     old, new = one_scored_and_one_in_flight(watched)
-    watched.tick_until(lambda: watched.states()["stage1/step_200"] == "scored")
-    watched.checkpoint("stage1", 100, seed=1)
-    watched.tick_until(lambda: runs(watched)[KEY] == 2 and watched.states()[KEY] == "scored")
+    watched.tick_until(lambda: watched.list_states()["stage1/step_200"] == "scored")
+    watched.write_checkpoint("stage1", 100, seed=1)
+    watched.tick_until(lambda: runs(watched)[KEY] == 2 and watched.list_states()[KEY] == "scored")
     assert there(old, 100)
     assert there(new, 100)
-    assert watched.ledger.records[KEY].results == str(new)
+    assert watched.journal_state.records[KEY].results == str(new)

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from support.runs.watched_run import Watched
+from support.runs.watched_run import WatchedRun
 from watcher.core.executor import JobState
-from watcher.daemon.daemon import JITTER, _loop
-from watcher.observe.observer import HISTORY_LAG
+from watcher.daemon.daemon import POLL_JITTER_FRACTION, _run_poll_loop
+from watcher.observe.observer import ACCOUNTING_LAG_SECONDS
 
 POLLS = 200
 
@@ -26,25 +26,25 @@ def sleeps_of_a_run(poll):
     ends = {"stop": lambda: None, "say": lambda *_, **__: None, "tick": lambda _stopping: True}
     daemon = SimpleNamespace(config=config, journal=SimpleNamespace(epoch=1), summary="", **ends)
     service = SimpleNamespace(ready=lambda _poll: "", ticked=lambda _words: None, stopping=lambda: None)
-    assert _loop(daemon, SimpleNamespace(watch=lambda _folders: "", sleep=sleep), asked, lambda: config, service) == 0
+    assert _run_poll_loop(daemon, SimpleNamespace(watch=lambda _folders: "", sleep=sleep), asked, lambda: config, service) == 0
     return slept
 
 
 def test_polls_are_jittered_and_never_sooner_than_asked_for():
     slept = sleeps_of_a_run(60.0)
-    assert all(60.0 <= seconds <= 60.0 * (1 + JITTER) for seconds in slept)
+    assert all(60.0 <= seconds <= 60.0 * (1 + POLL_JITTER_FRACTION) for seconds in slept)
     assert len({round(seconds, 6) for seconds in slept}) > POLLS * 0.9, "no two watchers keep step"
-    assert max(slept) - min(slept) > 60.0 * JITTER / 2
+    assert max(slept) - min(slept) > 60.0 * POLL_JITTER_FRACTION / 2
 
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch):
-    made = Watched(tmp_path, monkeypatch, steps=(100, 200, 300, 400))
+    made = WatchedRun(tmp_path, monkeypatch, steps=(100, 200, 300, 400))
     for step in (100, 200, 300, 400):
-        made.checkpoint("stage1", step)
+        made.write_checkpoint("stage1", step)
     made.tick(1)
     made.tick(2, jobs=False)
-    assert set(made.states().values()) == {"queued"} or set(made.states().values()) == {"running"}
+    assert set(made.list_states().values()) == {"queued"} or set(made.list_states().values()) == {"running"}
     yield made
     made.daemon.close()
 
@@ -52,19 +52,19 @@ def watched(tmp_path, monkeypatch):
 def asked_of_accounting(watched, monkeypatch):
     """Names of each question to sacct, and when."""
     asked = []
-    real = watched.executor.history
+    real = watched.executor.query_accounting
 
     def history(names, since):
         asked.append((watched.clock(), sorted(names)))
         return real(names, since)
 
-    monkeypatch.setattr(watched.executor, "history", history)
+    monkeypatch.setattr(watched.executor, "query_accounting", history)
     return asked
 
 
 def vanish(watched, *steps):
     """The queue forgets jobs, and nothing of them is to be found."""
-    names = [record.attempt.run_id for record in watched.ledger.records.values() if record.step in steps]
+    names = [record.attempt.run_id for record in watched.journal_state.records.values() if record.step in steps]
     for name in names:
         del watched.executor.jobs[name]
     return sorted(names)
@@ -83,7 +83,7 @@ def test_accounting_is_asked_in_one_question_about_what_the_queue_lacks_and_noth
     watched.tick(4, jobs=False)
     assert {tuple(names) for _, names in asked} == {tuple(gone)}
     assert watched.executor.calls["queue"] - before == 4, "one squeue a poll, for all"
-    assert all(later - earlier >= HISTORY_LAG for (earlier, _), (later, _) in itertools.pairwise(asked))
+    assert all(later - earlier >= ACCOUNTING_LAG_SECONDS for (earlier, _), (later, _) in itertools.pairwise(asked))
 
 
 def test_why_a_job_waits_is_said_in_slurms_word(watched, monkeypatch):
@@ -92,11 +92,11 @@ def test_why_a_job_waits_is_said_in_slurms_word(watched, monkeypatch):
     tell = watched.executor._tell
     monkeypatch.setattr(watched.executor, "_tell", lambda job: _waits(tell(job), "AssocGrpGRESMinutes"))
     watched.tick(1, jobs=False)
-    assert {reason.rpartition(": ")[2] for reason in watched.reasons().values()} == {"AssocGrpGRESMinutes"}
+    assert {reason.rpartition(": ")[2] for reason in watched.list_reasons().values()} == {"AssocGrpGRESMinutes"}
     assert "AssocGrpGRESMinutes" in watched.config.paths.status_text.read_text()
     watched.tick(200, jobs=False)
-    assert set(watched.states().values()) == {"queued"}, "a limit of the group is lifted when others end"
+    assert set(watched.list_states().values()) == {"queued"}, "a limit of the group is lifted when others end"
 
 
 def _waits(job, reason):
-    return msgspec.structs.replace(job, state=JobState.PENDING, word="PENDING", reason=reason, start_time=None)
+    return msgspec.structs.replace(job, state=JobState.PENDING, raw_state="PENDING", reason=reason, start_time=None)

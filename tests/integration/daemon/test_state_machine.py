@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from support.runs.state_machine import SEEN, Anything
+from support.runs.state_machine import EVENT_COUNTS, DaemonStateMachine
 
 FAULTS = {
     "accepted, but an error": "sbatch: error",
@@ -41,23 +41,23 @@ FEW = settings(
 
 def struck():
     """Fault -> how often it struck; told, with everything else that was seen."""
-    counts = {fault: SEEN[counted] for fault, counted in FAULTS.items()}
+    counts = {fault: EVENT_COUNTS[counted] for fault, counted in FAULTS.items()}
     print(*(f"{count:6} {fault}" for fault, count in sorted(counts.items(), key=lambda item: item[1])), sep="\n")
-    print(dict(sorted(SEEN.items())))
+    print(dict(sorted(EVENT_COUNTS.items())))
     return counts
 
 
 def test_ten_thousand_steps_of_anything():
-    SEEN.clear()
-    run_state_machine_as_test(Anything, settings=FEW)
+    EVENT_COUNTS.clear()
+    run_state_machine_as_test(DaemonStateMachine, settings=FEW)
     counts = struck()
-    assert SEEN["steps"] >= 10_000
-    assert min(SEEN["jobs"], SEEN["runs"]) > SEEN["scores"] > 100
+    assert EVENT_COUNTS["steps"] >= 10_000
+    assert min(EVENT_COUNTS["jobs"], EVENT_COUNTS["runs"]) > EVENT_COUNTS["scores"] > 100
     assert {fault: count for fault, count in counts.items() if count < FLOOR} == {}
 
 
 @pytest.mark.slow
 def test_thirty_thousand_steps_that_nobody_saw_before():
-    SEEN.clear()
-    run_state_machine_as_test(Anything, settings=settings(FEW, derandomize=False, max_examples=300))
+    EVENT_COUNTS.clear()
+    run_state_machine_as_test(DaemonStateMachine, settings=settings(FEW, derandomize=False, max_examples=300))
     assert min(struck().values()) > 0

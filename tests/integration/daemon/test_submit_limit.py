@@ -5,23 +5,23 @@ from collections import Counter, deque
 
 import pytest
 
-from support.faults.kill_points import Fuse, live_out
-from support.runs.watched_run import Watched, watching
-from watcher.core.executor import SubmitKind, Submitted
-from watcher.journal.journal import read
+from support.faults.kill_points import KillPoint, tick_until_settled
+from support.runs.watched_run import WatchedRun, make_watched_fixture
+from watcher.core.executor import SubmissionResult, SubmitKind
+from watcher.journal.journal import read_journal
 
 KEY = "stage1/step_100"
 WORDS = "QOSMaxSubmitJobPerUserLimit"
 STEPS = (100, 200, 300)
 
 
-watched = watching(steps=STEPS)
+watched = make_watched_fixture(steps=STEPS)
 
 
 def limited(watched, *, tries=10_000, steps=STEPS, words=""):
     watched.executor.submissions = deque([f"later {words}".strip()] * tries)
     for step in steps:
-        watched.checkpoint("stage1", step)
+        watched.write_checkpoint("stage1", step)
     watched.tick(5)
 
 
@@ -39,19 +39,19 @@ def each_was_scored_by_one_run(watched, steps=STEPS):
 def test_the_journal_does_not_grow_with_polls_and_grows_when_the_limit_ends(watched):
     limited(watched)
     first = "stage1/step_300"  # the final step goes before the others
-    assert watched.states() == {KEY: "ready", "stage1/step_200": "ready", first: "waiting"}
-    assert watched.ledger.records[first].reason == f"later: {WORDS}"
-    assert set(watched.reasons().values()) == {f"later: {WORDS}; tried again when a job ends, and every 5 min"}
+    assert watched.list_states() == {KEY: "ready", "stage1/step_200": "ready", first: "waiting"}
+    assert watched.journal_state.records[first].reason == f"later: {WORDS}"
+    assert set(watched.list_reasons().values()) == {f"later: {WORDS}; tried again when a job ends, and every 5 min"}
     before, tried = journal(watched), watched.executor.calls["submit"]
     watched.tick(500)
     assert journal(watched) == before
     assert watched.executor.calls["submit"] - tried == 100, "once in five minutes, whatever waits"
     assert watched.run_ids() == []
     watched.executor.submissions.clear()
-    watched.tick_until(watched.all_scored)
+    watched.tick_until(watched.are_all_scored)
     assert journal(watched) > before
     each_was_scored_by_one_run(watched)
-    assert all(record.failures == {} for record in watched.ledger.records.values())
+    assert all(record.failures == {} for record in watched.journal_state.records.values())
 
 
 def test_it_is_journaled_when_the_limit_becomes_another(watched):
@@ -60,7 +60,7 @@ def test_it_is_journaled_when_the_limit_becomes_another(watched):
     watched.executor.submissions = deque(["later AssocGrpSubmitJobsLimit"] * 10_000)
     watched.tick(50)
     assert journal(watched) == before + 1
-    assert watched.ledger.records[KEY].reason == "later: AssocGrpSubmitJobsLimit"
+    assert watched.journal_state.records[KEY].reason == "later: AssocGrpSubmitJobsLimit"
 
 
 def test_the_journal_does_not_grow_with_runs_by_cron_either(watched):
@@ -68,19 +68,19 @@ def test_the_journal_does_not_grow_with_runs_by_cron_either(watched):
     watched.daemon.close()
     before = journal(watched)
     for _ in range(50):
-        watched.start()
+        watched.start_daemon()
         watched.tick()
         watched.daemon.close()
     assert journal(watched) == before
     watched.executor.submissions.clear()
-    watched.start()
-    watched.tick_until(watched.all_scored)
+    watched.start_daemon()
+    watched.tick_until(watched.are_all_scored)
     each_was_scored_by_one_run(watched)
 
 
 def test_a_job_that_ends_has_the_next_one_tried_at_once(watched):
     watched.executor.endings[KEY] = deque(["hang"])
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(3)
     limited(watched, steps=(200,))
     tried = watched.executor.calls["submit"]
@@ -88,16 +88,16 @@ def test_a_job_that_ends_has_the_next_one_tried_at_once(watched):
     watched.executor.submissions.clear()
     (running,) = watched.executor.live()
     running.ending = 0
-    watched.executor.step()
+    watched.executor.advance_jobs()
     watched.tick()  # one poll after the last try, not five minutes
-    assert watched.states() == {KEY: "scored", "stage1/step_200": "queued", "stage1/step_300": "waiting"}
+    assert watched.list_states() == {KEY: "scored", "stage1/step_200": "queued", "stage1/step_300": "waiting"}
 
 
 def test_a_limit_is_tried_again_after_five_minutes_or_where_the_clock_is_wrong(watched):
     limited(watched)
-    assert watched.daemon.ticker.actor.later(watched.clock())
-    assert watched.daemon.ticker.actor.later(watched.clock() + 300) == ""
-    assert watched.daemon.ticker.actor.later(watched.clock() - 86400) == "", "the clock was set back: it is tried"
+    assert watched.daemon.tick_runner.actor.submit_limit(watched.clock())
+    assert watched.daemon.tick_runner.actor.submit_limit(watched.clock() + 300) == ""
+    assert watched.daemon.tick_runner.actor.submit_limit(watched.clock() - 86400) == "", "the clock was set back: it is tried"
 
 
 def test_commands_of_a_minute_that_are_used_up_hold_back_until_the_next_poll_only(watched, monkeypatch):
@@ -105,17 +105,17 @@ def test_commands_of_a_minute_that_are_used_up_hold_back_until_the_next_poll_onl
 
     def used_up(_submission):
         watched.executor.submissions_left = 0
-        return Submitted(kind=SubmitKind.LATER, message="rate limit: 10 Slurm commands a minute are used up")
+        return SubmissionResult(kind=SubmitKind.LATER, message="rate limit: 10 Slurm commands a minute are used up")
 
     watched.executor.submissions_left = 3
     monkeypatch.setattr(watched.executor, "submit", used_up)
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick()
-    assert watched.states()[KEY] == "waiting"
+    assert watched.list_states()[KEY] == "waiting"
     watched.executor.submissions_left = 3
     monkeypatch.setattr(watched.executor, "submit", really)
     watched.tick()
-    assert watched.states()[KEY] == "queued"
+    assert watched.list_states()[KEY] == "queued"
 
 
 @pytest.mark.parametrize("outcome", ["lost_reply", "nothing", "refused"])
@@ -124,9 +124,9 @@ def test_whatever_else_comes_of_a_try_is_journaled_with_its_intent(watched, outc
     watched.executor.submissions.append(outcome)
     if outcome == "refused":
         watched.tick(10)
-        assert watched.states()[KEY] == "blocked"
+        assert watched.list_states()[KEY] == "blocked"
         return
-    watched.tick_until(lambda: watched.states()[KEY] == "scored")
+    watched.tick_until(lambda: watched.list_states()[KEY] == "scored")
     each_was_scored_by_one_run(watched, (100,))
 
 
@@ -146,7 +146,7 @@ def test_a_submission_that_got_through_and_could_not_be_journaled_is_not_made_tw
     assert len(names) == len(set(names)) > 0
     assert watched.executor.runs == []
     monkeypatch.setattr(watched.daemon.journal, "append", real)
-    watched.tick_until(lambda: watched.states()[KEY] == "scored")
+    watched.tick_until(lambda: watched.list_states()[KEY] == "scored")
     each_was_scored_by_one_run(watched, (100,))
 
 
@@ -154,14 +154,14 @@ def test_killed_at_every_effect_while_a_limit_lasts_and_ends(tmp_path):
     blow_at = kills = 0
     while True:
         with pytest.MonkeyPatch.context() as monkeypatch:
-            watched = Watched(tmp_path / str(blow_at), monkeypatch, steps=(100,))
+            watched = WatchedRun(tmp_path / str(blow_at), monkeypatch, steps=(100,))
             watched.executor.submissions = deque(["later", "later"])
-            watched.checkpoint("stage1", 100)
-            fuse = Fuse(monkeypatch, watched.executor, blow_at)
-            killed = live_out(watched, fuse)
-            assert watched.states() == {KEY: "scored"}, fuse.where
+            watched.write_checkpoint("stage1", 100)
+            fuse = KillPoint(monkeypatch, watched.executor, blow_at)
+            killed = tick_until_settled(watched, fuse)
+            assert watched.list_states() == {KEY: "scored"}, fuse.effect_names
             each_was_scored_by_one_run(watched, (100,))
-            assert read(watched.config.paths).records == watched.ledger.records, fuse.where
+            assert read_journal(watched.config.paths).records == watched.journal_state.records, fuse.effect_names
             watched.daemon.close()
         if not killed:
             break
@@ -175,14 +175,14 @@ def test_a_results_folder_that_cannot_be_made_is_journaled_once_and_keeps_no_oth
     watched.configure(stage1={"steps": STEPS, "results": shut / "results"})
     watched.configure(stage2={"steps": (100,), "seq_len": 64, "tokenizer": "t"})
     for step in STEPS:
-        watched.checkpoint("stage1", step)
-    watched.checkpoint("stage2", 100)
-    watched.tick_until(lambda: watched.states()["stage2/step_100"] == "scored", most=8)
+        watched.write_checkpoint("stage1", step)
+    watched.write_checkpoint("stage2", 100)
+    watched.tick_until(lambda: watched.list_states()["stage2/step_100"] == "scored", max_ticks=8)
     watched.tick(12)
     before = journal(watched)
     watched.tick(100)
     assert journal(watched) == before
-    assert all("cannot be made: Not a directory" in watched.reasons()[f"stage1/step_{step}"] for step in STEPS)
+    assert all("cannot be made: Not a directory" in watched.list_reasons()[f"stage1/step_{step}"] for step in STEPS)
     shut.unlink()
-    watched.tick_until(watched.all_scored)
+    watched.tick_until(watched.are_all_scored)
     assert Counter(evaluation for evaluation, _ in watched.executor.runs)["stage1/step_100"] == 1

@@ -7,19 +7,19 @@ import shutil
 from collections import deque
 from pathlib import Path
 
-from suites.contract.encoding import encode
+from suites.contract.encoding import encode_json
 from suites.contract.paths import EvaluationPaths
-from suites.contract.scoring_request import read_request
+from suites.contract.scoring_request import read_scoring_request
 from support.fakes.executor import FakeJob
-from support.runs.watched_run import SLICES, Watched, watching
+from support.runs.watched_run import SLICES_SUITE, WatchedRun, make_watched_fixture
 from watcher.core.executor import JobState
-from watcher.core.request_types import Ask
+from watcher.core.request_types import Request
 from watcher.simulate.jobs import publish_scores
 
 IDS = itertools.count()
 
 
-watched = watching()
+watched = make_watched_fixture()
 
 
 def paths(watched, key):
@@ -28,63 +28,63 @@ def paths(watched, key):
 
 
 def ask(watched, kind, *steps, stage="stage1", **more):
-    made = Ask(id=f"ask{next(IDS)}", at=watched.clock(), kind=kind, stage=stage, steps=steps, **more)
+    made = Request(id=f"ask{next(IDS)}", at=watched.clock(), kind=kind, stage=stage, steps=steps, **more)
     folder = watched.config.paths.requests
-    (folder / f"{made.id}.json").write_bytes(encode(made))
+    (folder / f"{made.id}.json").write_bytes(encode_json(made))
     os.utime(folder, (watched.clock(), watched.clock()))
     return made.id
 
 
 def test_a_complete_checkpoint_is_submitted_once_and_scored(watched):
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick()
-    assert watched.states() == {"stage1/step_100": "queued", "stage1/step_200": "waiting"}
-    watched.tick_until(lambda: watched.states()["stage1/step_100"] == "scored", most=5)
+    assert watched.list_states() == {"stage1/step_100": "queued", "stage1/step_200": "waiting"}
+    watched.tick_until(lambda: watched.list_states()["stage1/step_100"] == "scored", max_ticks=5)
     assert watched.executor.runs == [("stage1/step_100", watched.run_ids()[0])]
-    assert watched.reasons()["stage1/step_200"] == "checkpoint: not there yet"
+    assert watched.list_reasons()["stage1/step_200"] == "checkpoint: not there yet"
     status = json.loads(watched.config.paths.status_json.read_text())
     assert status["counts"] == {"scored": 1, "waiting": 1}
 
 
 def test_the_request_says_everything_that_the_job_needs(watched):
-    folder = watched.checkpoint("stage1", 100)
+    folder = watched.write_checkpoint("stage1", 100)
     watched.tick()
     attempt = watched.config.paths.attempt(watched.run_ids()[0])
-    request = read_request(attempt.request)
+    request = read_scoring_request(attempt.request)
     assert (request.evaluation, request.source_stage, request.step) == ("stage1/step_100", "stage1", 100)
     assert (request.checkpoint, request.tokenizer, request.seq_len) == (str(folder), "byte-level", 64)
     assert [suite.tier for suite in request.suites] == ["tier2_ppl", "tier3_cf"]
-    expected = attempt.expected.read_text().splitlines()
-    assert expected == [str(request.paths.tier(tier)) for tier in ("tier2_ppl", "tier3_cf")]
+    expected = attempt.expected_files.read_text().splitlines()
+    assert expected == [str(request.paths.tier_json(tier)) for tier in ("tier2_ppl", "tier3_cf")]
 
 
 def test_steps_and_folders_without_a_schedule_are_told(watched):
-    watched.checkpoint("stage1", 150)
+    watched.write_checkpoint("stage1", 150)
     (watched.ckpts / "stage9").mkdir()
     watched.tick()
-    assert watched.reasons()["stage1/step_150"] == "not in the schedule"
-    assert watched.reasons()[str(watched.ckpts / "stage9")] == "looks like a stage, and is in no schedule"
+    assert watched.list_reasons()["stage1/step_150"] == "not in the schedule"
+    assert watched.list_reasons()[str(watched.ckpts / "stage9")] == "looks like a stage, and is in no schedule"
     assert not watched.executor.jobs
 
 
 def test_a_bridge_gets_the_last_step_of_its_source_and_waits_for_seq_len(watched):
-    watched.configure(stage1={"steps": (100,)}, stage2={"steps": (300,), "bridge": watched.bridge("stage1")})
-    watched.checkpoint("stage1", 100)
+    watched.configure(stage1={"steps": (100,)}, stage2={"steps": (300,), "bridge": watched.make_bridge("stage1")})
+    watched.write_checkpoint("stage1", 100)
     watched.tick(3)
-    assert watched.states() == {"stage1/step_100": "scored", "stage2/step_300": "waiting", "stage2/step_100": "waiting"}
-    assert watched.reasons()["stage2/step_100"].startswith("seq_len: no checkpoint of stage2 yet")
-    watched.checkpoint("stage2", 300, seq_len=32, tokenizer="other")
+    assert watched.list_states() == {"stage1/step_100": "scored", "stage2/step_300": "waiting", "stage2/step_100": "waiting"}
+    assert watched.list_reasons()["stage2/step_100"].startswith("seq_len: no checkpoint of stage2 yet")
+    watched.write_checkpoint("stage2", 300, seq_len=32, tokenizer="other")
     watched.tick(8)
-    assert watched.all_scored()
-    requests = [read_request(watched.config.paths.attempt(run_id).request) for run_id in watched.run_ids()]
+    assert watched.are_all_scored()
+    requests = [read_scoring_request(watched.config.paths.attempt(run_id).request) for run_id in watched.run_ids()]
     bridge = next(request for request in requests if request.evaluation == "stage2/step_100")
     assert (bridge.source_stage, bridge.seq_len, bridge.tokenizer) == ("stage1", 32, "other")
 
 
 def test_a_bridge_whose_step_the_stage_could_produce_is_named_after_its_source(watched):
-    watched.configure(stage1={"steps": (100,)}, stage2={"steps": (100, 200), "bridge": watched.bridge("stage1")})
+    watched.configure(stage1={"steps": (100,)}, stage2={"steps": (100, 200), "bridge": watched.make_bridge("stage1")})
     watched.tick()
-    assert set(watched.states()) == {
+    assert set(watched.list_states()) == {
         "stage1/step_100",
         "stage1/step_200",  # of the config before; no longer in the schedule
         "stage2/step_100",
@@ -95,75 +95,76 @@ def test_a_bridge_whose_step_the_stage_could_produce_is_named_after_its_source(w
 
 def test_where_a_stage_started_from_another_checkpoint_than_its_bridge_it_is_said(watched):
     watched.configure(
-        stage1={"steps": (100,)}, stage2={"steps": (300,), "bridge": watched.bridge("stage1"), "seq_len": 64, "tokenizer": "t"}
+        stage1={"steps": (100,)},
+        stage2={"steps": (300,), "bridge": watched.make_bridge("stage1"), "seq_len": 64, "tokenizer": "t"},
     )
-    watched.checkpoint("stage1", 90)
-    watched.checkpoint("stage2", 300, started_from=str(watched.ckpts / "stage1" / "90"))
+    watched.write_checkpoint("stage1", 90)
+    watched.write_checkpoint("stage2", 300, started_from=str(watched.ckpts / "stage1" / "90"))
     watched.tick()
-    assert watched.reasons()["stage2/step_100"] == "stage2 says that it started from step 90, its bridge is step 100"
+    assert watched.list_reasons()["stage2/step_100"] == "stage2 says that it started from step 90, its bridge is step 100"
 
 
 def test_final_is_the_last_step_that_training_says(watched):
     watched.configure(stage1={"steps": (), "every": 50, "start": 50, "to": 60, "final": True})
-    watched.checkpoint("stage1", 50, train_steps=77)
-    watched.checkpoint("stage1", 70, train_steps=77)
+    watched.write_checkpoint("stage1", 50, train_steps=77)
+    watched.write_checkpoint("stage1", 70, train_steps=77)
     watched.tick(4)
-    assert watched.states() == {"stage1/step_50": "scored"}
-    watched.checkpoint("stage1", 77, train_steps=77)
+    assert watched.list_states() == {"stage1/step_50": "scored"}
+    watched.write_checkpoint("stage1", 77, train_steps=77)
     watched.tick(4)
-    assert watched.states() == {"stage1/step_50": "scored", "stage1/step_77": "scored"}
+    assert watched.list_states() == {"stage1/step_50": "scored", "stage1/step_77": "scored"}
 
 
 def test_results_of_another_program_block_until_a_person_says_so(watched):
-    watched.checkpoint("stage1", 100)
-    tier2 = paths(watched, "stage1/step_100").tier("tier2_ppl")
+    watched.write_checkpoint("stage1", 100)
+    tier2 = paths(watched, "stage1/step_100").tier_json("tier2_ppl")
     tier2.parent.mkdir(parents=True)
     tier2.write_text('{"ppl": 12.5}')
     watched.tick(2)
-    assert watched.states()["stage1/step_100"] == "blocked"
-    assert "results of another program" in watched.reasons()["stage1/step_100"]
+    assert watched.list_states()["stage1/step_100"] == "blocked"
+    assert "results of another program" in watched.list_reasons()["stage1/step_100"]
     assert tier2.read_text() == '{"ppl": 12.5}'
     ask(watched, "retry", 100, force=True)
     watched.tick(4)
-    assert watched.states()["stage1/step_100"] == "scored"
-    assert (paths(watched, "stage1/step_100").set_aside("foreign") / "tier2_ppl.json").read_text() == '{"ppl": 12.5}'
+    assert watched.list_states()["stage1/step_100"] == "scored"
+    assert (paths(watched, "stage1/step_100").superseded_folder("foreign") / "tier2_ppl.json").read_text() == '{"ppl": 12.5}'
 
 
 def test_a_suite_that_changed_is_owed_alone(watched):
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(4)
-    (watched.root / "slices.yaml").write_text(SLICES % 2000)
+    (watched.root / "slices.yaml").write_text(SLICES_SUITE % 2000)
     watched.tick(12)
-    assert watched.states()["stage1/step_100"] == "scored"
+    assert watched.list_states()["stage1/step_100"] == "scored"
     assert len(watched.executor.runs) == 2
-    request = read_request(watched.config.paths.attempt(watched.executor.runs[1][1]).request)
+    request = read_scoring_request(watched.config.paths.attempt(watched.executor.runs[1][1]).request)
     assert [suite.tier for suite in request.suites] == ["tier2_ppl"]
 
 
 def test_a_broken_suite_stops_its_own_stage_only(watched):
     watched.configure(stage2={"steps": (300,), "suites": (str(watched.root / "none.yaml"),)})
-    watched.checkpoint("stage1", 100)
-    watched.checkpoint("stage2", 300)
+    watched.write_checkpoint("stage1", 100)
+    watched.write_checkpoint("stage2", 300)
     watched.tick(4)
-    assert watched.states()["stage1/step_100"] == "scored"
-    assert watched.states()["stage2/step_300"] == "waiting"
-    assert "none.yaml" in watched.reasons()["stage2/step_300"]
+    assert watched.list_states()["stage1/step_100"] == "scored"
+    assert watched.list_states()["stage2/step_300"] == "waiting"
+    assert "none.yaml" in watched.list_reasons()["stage2/step_300"]
 
 
 def test_valid_results_found_on_disk_are_believed(watched):
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(4)
     watched.daemon.close()
     watched.daemon = None
     shutil.rmtree(watched.config.paths.state)
     watched.tick(2)
-    assert watched.states()["stage1/step_100"] == "scored"
+    assert watched.list_states()["stage1/step_100"] == "scored"
     assert len(watched.executor.runs) == 1
 
 
 def test_a_held_job_that_the_journal_does_not_know_is_cancelled(watched):
-    watched.start()
-    comment = watched.daemon.ticker._comment
+    watched.start_daemon()
+    comment = watched.daemon.tick_runner._job_comment
     watched.executor.jobs["eval-stage1-100-deadbeef"] = FakeJob(
         job_id="7", name="eval-stage1-100-deadbeef", comment=comment, request=Path("none"), submitted=0.0
     )
@@ -175,81 +176,81 @@ def test_a_held_job_that_the_journal_does_not_know_is_cancelled(watched):
 
 def test_cancel_and_retry(watched):
     watched.executor.endings["stage1/step_100"] = deque(["hang", 0])
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(2)
     ask(watched, "cancel", 100, by="me")
     watched.tick(3)
-    assert watched.states()["stage1/step_100"] == "cancelled"
+    assert watched.list_states()["stage1/step_100"] == "cancelled"
     assert not watched.executor.live()
     assert not list(watched.config.paths.requests.glob("*.json"))
     ask(watched, "retry", 100)
     watched.tick(4)
-    assert watched.states()["stage1/step_100"] == "scored"
+    assert watched.list_states()["stage1/step_100"] == "scored"
 
 
 def test_enqueue_of_a_step_outside_the_schedule_and_of_a_folder_elsewhere(watched):
-    watched.checkpoint("stage1", 150)
-    elsewhere = watched.checkpoint("elsewhere", 7)
+    watched.write_checkpoint("stage1", 150)
+    elsewhere = watched.write_checkpoint("elsewhere", 7)
     watched.tick()
     ask(watched, "enqueue", 150)
     ask(watched, "enqueue", 7, checkpoint=str(elsewhere), name="soup")
     watched.tick(8)
-    assert watched.states()["stage1/step_150"] == "scored"
-    assert watched.states()["stage1/soup"] == "scored"
-    assert sorted(watched.ledger.answered.values()) == ["stage1 150: taken up", "stage1 7: taken up"]
+    assert watched.list_states()["stage1/step_150"] == "scored"
+    assert watched.list_states()["stage1/soup"] == "scored"
+    assert sorted(watched.journal_state.closed_requests.values()) == ["stage1 150: taken up", "stage1 7: taken up"]
 
 
 def test_several_at_once_keep_to_the_limit_and_go_in_order(tmp_path, monkeypatch):
-    watched = Watched(tmp_path, monkeypatch, steps=(100, 200, 300), holds=False)
+    watched = WatchedRun(tmp_path, monkeypatch, steps=(100, 200, 300), holds=False)
     for step, age in ((200, 900), (300, 300), (100, 500)):
-        watched.checkpoint("stage1", step, age=age, train_steps=300)
+        watched.write_checkpoint("stage1", step, age=age, train_steps=300)
     watched.tick()
-    assert sorted(watched.states().values()) == ["queued", "ready", "ready"]
-    assert watched.reasons()["stage1/step_100"] == "ready; 1 in flight, limits.max_running is 1"
-    watched.tick_until(watched.all_scored, most=12)
+    assert sorted(watched.list_states().values()) == ["queued", "ready", "ready"]
+    assert watched.list_reasons()["stage1/step_100"] == "ready; 1 in flight, limits.max_running is 1"
+    watched.tick_until(watched.are_all_scored, max_ticks=12)
     assert [evaluation for evaluation, _ in watched.executor.runs] == [f"stage1/step_{step}" for step in (300, 200, 100)]
     watched.daemon.close()
 
 
 def test_results_of_a_publishing_job_without_news_from_the_queue(watched):
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(2)
     watched.executor.unreachable = "Socket timed out"
-    watched.executor.step()
+    watched.executor.advance_jobs()
     watched.tick()
-    assert watched.states()["stage1/step_100"] == "scored", "exit record and valid results come before the queue"
+    assert watched.list_states()["stage1/step_100"] == "scored", "exit record and valid results come before the queue"
 
 
 def test_published_results_alone_are_not_believed_while_the_queue_is_silent(watched):
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.executor.endings["stage1/step_100"] = deque(["hang"])
     watched.tick(2)
-    publish_scores(read_request(watched.config.paths.attempt(watched.run_ids()[0]).request))
+    publish_scores(read_scoring_request(watched.config.paths.attempt(watched.run_ids()[0]).request))
     watched.executor.unreachable = "Socket timed out"
     watched.tick(2)
-    assert watched.states()["stage1/step_100"] == "running"
+    assert watched.list_states()["stage1/step_100"] == "running"
     status = json.loads(watched.config.paths.status_json.read_text())
     assert status["queue"]["trouble"] == "Socket timed out"
 
 
 def test_another_bridge_that_a_person_names_is_scored_whatever_the_config_says(watched):
-    bridge = {"bridge": watched.bridge("stage1"), "seq_len": 64, "tokenizer": "t"}
+    bridge = {"bridge": watched.make_bridge("stage1"), "seq_len": 64, "tokenizer": "t"}
     watched.configure(stage1={"steps": (100,)}, stage2={"steps": (300,), **bridge})
-    watched.checkpoint("stage1", 90)
+    watched.write_checkpoint("stage1", 90)
     watched.tick()
     ask(watched, "enqueue", 90, stage="stage2", bridge=True)
     watched.tick(6)
-    assert watched.states()["stage2/step_90"] == "scored"
-    assert watched.ledger.records["stage2/step_90"].source == "stage1"
+    assert watched.list_states()["stage2/step_90"] == "scored"
+    assert watched.journal_state.records["stage2/step_90"].source == "stage1"
 
 
 def test_requests_that_cannot_be_read_or_understood_harm_nobody(watched):
-    watched.checkpoint("stage1", 100)
-    watched.start()
+    watched.write_checkpoint("stage1", 100)
+    watched.start_daemon()
     (watched.config.paths.requests / "torn.json").write_text("{")
     ask(watched, "enqueue", 5, stage="stage7")
     ask(watched, "retry", 999)
     watched.tick(4)
-    assert watched.states()["stage1/step_100"] == "scored"
-    assert sorted(watched.ledger.answered.values()) == ["no stage stage7; nothing is done", "stage1 999: not known"]
+    assert watched.list_states()["stage1/step_100"] == "scored"
+    assert sorted(watched.journal_state.closed_requests.values()) == ["no stage stage7; nothing is done", "stage1 999: not known"]
     assert [path.name for path in watched.config.paths.requests.iterdir()] == ["torn.json"]

@@ -2,17 +2,17 @@
 
 import pytest
 
-from support.runs.watched_run import Watched
+from support.runs.watched_run import WatchedRun
 
 DAY = 86_400.0
 
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch):
-    made = Watched(tmp_path, monkeypatch, steps=(100,))
+    made = WatchedRun(tmp_path, monkeypatch, steps=(100,))
     made.skew = 0.0
     made.daemons_clock = lambda: made.clock() + made.skew
-    made.checkpoint("stage1", 100)
+    made.write_checkpoint("stage1", 100)
     yield made
     if made.daemon is not None:
         made.daemon.close()
@@ -21,9 +21,9 @@ def watched(tmp_path, monkeypatch):
 def until_settled(watched):
     for _ in range(60):
         watched.tick()
-        if watched.settled():
+        if watched.is_settled():
             return
-    raise AssertionError(watched.reasons())
+    raise AssertionError(watched.list_reasons())
 
 
 @pytest.mark.parametrize("days", [-30, -1, 1, 30])
@@ -31,19 +31,19 @@ def test_a_submission_whose_answer_was_lost_is_looked_up_soon(watched, days):
     watched.skew = days * DAY
     watched.executor.submissions.append("nothing")
     watched.tick(jobs=False)
-    assert watched.states() == {"stage1/step_100": "submitting"}
+    assert watched.list_states() == {"stage1/step_100": "submitting"}
     watched.skew = 0.0
     until_settled(watched)
-    assert watched.all_scored()
+    assert watched.are_all_scored()
 
 
 @pytest.mark.parametrize("days", [-30, -1, 1, 30])
 def test_a_job_that_vanished_is_given_up_soon(watched, days):
     watched.skew = days * DAY
     watched.tick(jobs=False)
-    assert watched.states() == {"stage1/step_100": "queued"}
+    assert watched.list_states() == {"stage1/step_100": "queued"}
     watched.executor.jobs.clear()
     watched.tick(jobs=False)
     watched.skew = 0.0
     until_settled(watched)
-    assert watched.all_scored()
+    assert watched.are_all_scored()

@@ -8,7 +8,7 @@ import time
 import pytest
 import yaml
 
-from support.runs.two_stages import REAL, Scenario
+from support.runs.two_stages import REAL_CHECKPOINTS, TwoStagesRun
 
 pytestmark = pytest.mark.scoring
 
@@ -83,7 +83,7 @@ def write_suite(path, tier, section, **entries):
 
 def large_tokenizer(folder):
     """The byte tokenizer with more tokens than any of the models has rows."""
-    shutil.copytree(REAL / "byte_tokenizer", folder)
+    shutil.copytree(REAL_CHECKPOINTS / "byte_tokenizer", folder)
     document = json.loads((folder / "tokenizer.json").read_text())
     document["model"]["vocab"] |= {f"<more{n}>": len(document["model"]["vocab"]) + n for n in range(5000)}
     (folder / "tokenizer.json").write_text(json.dumps(document))
@@ -92,7 +92,7 @@ def large_tokenizer(folder):
 
 def scenario_of_all(root):
     steps = {"base": [100, *BROKEN, 900], **{key.partition("/")[0]: [10] for key in ELSEWHERE}, "last": [10]}
-    scenario = Scenario(root, steps=steps, settings={"limits": {"max_running": 2}})
+    scenario = TwoStagesRun(root, steps=steps, settings={"limits": {"max_running": 2}})
     config = yaml.safe_load(scenario.config.read_text())
     stages = config["stages"]
     for stage in stages.values():
@@ -133,7 +133,7 @@ def test_each_bad_input_is_one_clear_line_and_everything_else_goes_on(tmp_path):
     scenario.write_checkpoint("base", 100)
     for stage in (*(key.partition("/")[0] for key in ELSEWHERE), "last"):
         scenario.write_checkpoint(stage, 10)
-    scenario.start()
+    scenario.start_daemon()
     end, rows, said = time.monotonic() + 120, {}, {}
     later = False
     while time.monotonic() < end:
@@ -146,7 +146,7 @@ def test_each_bad_input_is_one_clear_line_and_everything_else_goes_on(tmp_path):
         if all(key in said and said[key][0] == state and words in said[key][1] for key, (state, words) in expected.items()):
             break
         time.sleep(0.2)
-    assert scenario.stop() == 0
+    assert scenario.stop_daemon() == 0
     print("\n".join(f"{key}: {state}: {reason}" for key, (state, reason) in said.items()))
     wrong = {key: (said.get(key), want) for key, want in expected.items() if said.get(key, ("",))[0] != want[0]}
     assert not wrong
@@ -158,5 +158,5 @@ def test_each_bad_input_is_one_clear_line_and_everything_else_goes_on(tmp_path):
     assert "Traceback" not in log, log[-4000:]
     assert json.loads(foreign.read_text()) == {"ppl": 12.5}
     for evaluation in GOOD:
-        assert set(scenario.tier(evaluation, "tier2_ppl.json")["slices"]) == {"plain", "shout"}
+        assert set(scenario.read_tier_file(evaluation, "tier2_ppl.json")["slices"]) == {"plain", "shout"}
     assert not list((scenario.results / "base" / "by_checkpoint").glob("step_1[1-9]0/tier*"))

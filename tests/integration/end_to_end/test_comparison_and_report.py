@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from suites.contract.comparison import read_compared
-from suites.contract.paths import report_page
-from support.runs.two_stages import Scenario
+from suites.contract.comparison import read_comparison_document
+from suites.contract.paths import report_html_path
+from support.runs.two_stages import TwoStagesRun
 
 pytestmark = pytest.mark.scoring
 PAUSE_MOST = 240.0
@@ -25,7 +25,7 @@ def data_of(page):
 
 def configured(root, **more):
     settings = {"report": {"page": True, "compare": True}, "limits": {"max_running": 2}, **more}
-    scenario = Scenario(root, steps={"stage1": [10], "stage2": [20, 30]}, settings=settings)
+    scenario = TwoStagesRun(root, steps={"stage1": [10], "stage2": [20, 30]}, settings=settings)
     config = yaml.safe_load(scenario.config.read_text())
     config["stages"]["stage2"]["objectives"] = {"improve": ["tier2"], "hold": ["tier3"]}
     scenario.config.write_text(yaml.safe_dump(config))
@@ -37,27 +37,27 @@ def configured(root, **more):
 
 def test_a_run_is_scored_compared_and_reported(tmp_path):
     scenario = configured(tmp_path / "run")
-    page = report_page(scenario.results)
+    page = report_html_path(scenario.results)
 
     def ended(states):
-        if set(states.values()) != {"scored"} or len(states) < len(scenario.expected) or not page.exists():
+        if set(states.values()) != {"scored"} or len(states) < len(scenario.expected_evaluations) or not page.exists():
             return False
         (stage,) = [stage for stage in data_of(page)["stages"] if stage["name"] == "stage2"]
         return all(one["against"].get("bridge") for one in stage["evaluations"] if one["role"] == "own")
 
-    scenario.start()
+    scenario.start_daemon()
     try:
-        scenario.wait(ended, seconds=PAUSE_MOST)
+        scenario.wait_for_states(ended, seconds=PAUSE_MOST)
     finally:
-        assert scenario.stop() == 0
+        assert scenario.stop_daemon() == 0
     folder = scenario.results / "stage2" / "by_checkpoint"
-    compared = read_compared(folder / "step_30" / "compare.json")
-    bridge = compared.against("bridge")
+    compared = read_comparison_document(folder / "step_30" / "compare.json")
+    bridge = compared.get_comparison("bridge")
     assert bridge.baseline.directory == "step_10"
     before, after = (json.loads((folder / name / "tier2_ppl.json").read_text()) for name in ("step_10", "step_30"))
     delta = after["summary"]["nll_per_token"] - before["summary"]["nll_per_token"]
-    assert bridge.total("tier2_ppl").effects["nll_per_token"].delta == pytest.approx(delta, abs=1e-9)
-    assert compared.against("previous").baseline.directory == "step_20"
+    assert bridge.get_total("tier2_ppl").effects["nll_per_token"].delta == pytest.approx(delta, abs=1e-9)
+    assert compared.get_comparison("previous").baseline.directory == "step_20"
     (stage,) = [stage for stage in data_of(page)["stages"] if stage["name"] == "stage2"]
     index = [one["directory"] for one in stage["evaluations"]].index("step_30")
     total = [figure["name"] for figure in stage["figures"]].index("")
@@ -81,20 +81,20 @@ def test_a_python_without_the_scorer_is_told_and_the_report_written_all_the_same
 
     def told(states):
         if (
-            len(states) < len(scenario.expected)
+            len(states) < len(scenario.expected_evaluations)
             or set(states.values()) != {"scored"}
-            or not report_page(scenario.results).exists()
+            or not report_html_path(scenario.results).exists()
         ):
             return False
         notes = json.loads((scenario.state / "status.json").read_text())["notes"]
         return any("cannot compare results on this machine" in note and "No module named 'numpy'" in note for note in notes)
 
-    scenario.start()
+    scenario.start_daemon()
     try:
-        scenario.wait(told, seconds=PAUSE_MOST)
+        scenario.wait_for_states(told, seconds=PAUSE_MOST)
     finally:
-        scenario.stop()
+        scenario.stop_daemon()
     requests = list(scenario.config.parent.glob("results/.watcher/comparisons/*.json"))
     assert len(requests) == 1, "one was tried, and the others are not asked for hours"
     assert not list(Path(scenario.results).glob("*/by_checkpoint/*/compare.json"))
-    assert os.path.getsize(report_page(scenario.results)) > 10_000  # noqa: PTH202
+    assert os.path.getsize(report_html_path(scenario.results)) > 10_000  # noqa: PTH202

@@ -8,11 +8,11 @@ from collections import Counter
 
 import pytest
 
-from suites.common.errors import Exit
-from support.fakes.slurm_daemon import FakeSlurmWatch
-from watcher.daemon.daemon import SUPERSEDED
+from suites.common.errors import ExitCode
+from support.fakes.slurm_daemon import FakeSlurmRun
+from watcher.daemon.daemon import SUPERSEDED_EXIT_CODE
 
-ENDS = {int(Exit.TEMPORARY): "told that another one runs", SUPERSEDED: "superseded"}
+ENDS = {int(ExitCode.TEMPORARY): "told that another one runs", SUPERSEDED_EXIT_CODE: "superseded"}
 
 
 class Crowd:
@@ -26,7 +26,7 @@ class Crowd:
 
     def begin(self):
         self.counts["begun"] += 1
-        return self.watch.begin(locks=self.locks)
+        return self.watch.start_another_daemon(locks=self.locks)
 
     @property
     def take_overs(self):
@@ -40,7 +40,7 @@ class Crowd:
         for place, daemon in enumerate(self.daemons):
             code = daemon.poll()
             if code is not None:
-                assert code in ENDS, f"{code}\n{self.watch.log()}"
+                assert code in ENDS, f"{code}\n{self.watch.read_log_tail()}"
                 self.counts[ENDS[code]] += 1
                 self.daemons[place] = self.begin()
                 self.thaw_at.pop(daemon, None)
@@ -60,12 +60,14 @@ class Crowd:
                 with contextlib.suppress(ProcessLookupError):
                     daemon.send_signal(number)
         for daemon in self.daemons:
-            assert daemon.wait(timeout=90) in {0, -signal.SIGTERM, *ENDS}, self.watch.log()  # it may not have got to listen yet
+            assert daemon.wait(timeout=90) in {0, -signal.SIGTERM, *ENDS}, (
+                self.watch.read_log_tail()
+            )  # it may not have got to listen yet
 
 
 def play(root, draw, *, number, steps, locks):
     """Checkpoints appear while daemons are frozen and thawed; in the end one daemon alone. What happened, counted."""
-    watch = FakeSlurmWatch(root, steps={"base": list(range(10, 10 * steps + 1, 10)), "anneal": []}, lasts=0.3)
+    watch = FakeSlurmRun(root, steps={"base": list(range(10, 10 * steps + 1, 10)), "anneal": []}, job_seconds=0.3)
     crowd = Crowd(watch, draw, number=number, locks=locks)
     try:
         for step in watch.steps["base"]:
@@ -73,14 +75,14 @@ def play(root, draw, *, number, steps, locks):
             wanted = crowd.take_overs + 2
             end = time.monotonic() + 120
             while crowd.take_overs < wanted:
-                assert time.monotonic() < end, watch.log()
+                assert time.monotonic() < end, watch.read_log_tail()
                 crowd.stir()
     finally:
         crowd.end()
-    last = watch.begin()
-    watch.until(lambda: last.poll() is not None or (watch.ours(last) and watch.settled()))
-    assert watch.end(last) == 0, watch.log()
-    watch.check()
+    last = watch.start_another_daemon()
+    watch.wait_until(lambda: last.poll() is not None or (watch.is_status_of(last) and watch.is_settled()))
+    assert watch.end_daemon(last) == 0, watch.read_log_tail()
+    watch.check_invariants()
     return crowd.counts | {"take-overs": crowd.take_overs}
 
 

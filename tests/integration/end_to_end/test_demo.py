@@ -15,20 +15,20 @@ from rich.console import Console
 from tokenizers import Tokenizer
 
 from demo import corpus, run, show, train
-from suites.checkpoint.completeness import Completeness, inspect, list_steps
+from suites.checkpoint.completeness import Completeness, inspect_checkpoint, list_steps
 
 pytestmark = pytest.mark.scoring
 
 
 @pytest.fixture(scope="module")
 def documents():
-    return corpus.documents()
+    return corpus.collect_documents()
 
 
 def test_no_held_out_document_is_trained_on(documents):
-    training, heldout = corpus.split(documents)
-    trained = {name for kind in corpus.KINDS for name, _ in training[kind]}
-    held = {name for kind in corpus.KINDS for name, _ in heldout[kind]}
+    training, heldout = corpus.split_documents(documents)
+    trained = {name for kind in corpus.DOCUMENT_KINDS for name, _ in training[kind]}
+    held = {name for kind in corpus.DOCUMENT_KINDS for name, _ in heldout[kind]}
     assert held
     assert not trained & held
     paragraphs = {p for _, text in heldout["prose"] for p in text.split("\n\n")}
@@ -36,14 +36,14 @@ def test_no_held_out_document_is_trained_on(documents):
 
 
 def test_the_gold_choice_is_what_the_document_says(documents):
-    _, heldout = corpus.split(documents)
+    _, heldout = corpus.split_documents(documents)
     for kind in ("prose", "code"):
         texts = [text for _, text in heldout[kind]]
-        items = list(corpus.cloze_items(heldout[kind]))
-        assert len(items) == corpus.ITEMS
+        items = list(corpus.make_cloze_items(heldout[kind]))
+        assert len(items) == corpus.ITEM_COUNT
         for item in items:
             choices = item["choices"]
-            assert len(set(choices)) == corpus.CHOICES
+            assert len(set(choices)) == corpus.CHOICE_COUNT
             assert len({tuple(sorted(choice.split(" "))) for choice in choices}) == 1
             said = f"{item['context']} {choices[item['gold']]}"
             assert any(said in text for text in texts)
@@ -61,18 +61,18 @@ def test_the_tokenizer_says_bos_once_and_loses_nothing(tmp_path):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A corpus of noise, and a run of fifteen steps."""
-    monkeypatch.setattr(train, "EVERY", 5)
+    monkeypatch.setattr(train, "SAVE_INTERVAL_STEPS", 5)
     monkeypatch.setattr(train, "STAGES", {"stage1": 10, "stage2": 15})
     (tmp_path / "train").mkdir()
     rng = np.random.default_rng(0)
-    for kind in corpus.KINDS:
-        np.save(tmp_path / "train" / f"{kind}.npy", rng.integers(0, corpus.VOCAB, 2000, dtype=np.int32))
+    for kind in corpus.DOCUMENT_KINDS:
+        np.save(tmp_path / "train" / f"{kind}.npy", rng.integers(0, corpus.VOCAB_SIZE, 2000, dtype=np.int32))
     return tmp_path
 
 
 def weights(folder):
     trainer = train.Trainer(folder)
-    trainer.restore()
+    trainer.restore_training_state()
     return trainer.step, trainer.model.state_dict()
 
 
@@ -88,7 +88,7 @@ def test_training_cut_short_between_its_state_and_its_checkpoint_ends_with_the_s
     cut = train.Trainer(folder)
     for _ in range(5):
         cut.train_step()
-    cut.keep()
+    cut.save_training_state()
     torn = folder / "ckpts" / "stage1" / "5" / "model_config.json"
     torn.write_bytes(b"")
     train.main(folder)
@@ -101,13 +101,13 @@ def test_its_checkpoints_are_whole_and_steps_go_on_counting_across_stages(folder
     train.main(folder)
     assert {stage: list(list_steps(folder / "ckpts" / stage)) for stage in train.STAGES} == {"stage1": [5, 10], "stage2": [15]}
     for stage, step in (("stage1", 5), ("stage1", 10), ("stage2", 15)):
-        seen = inspect(folder / "ckpts" / stage / str(step), now=time.time() + 60, settle=1.0)
-        assert seen.kind is Completeness.COMPLETE, seen.why
+        seen = inspect_checkpoint(folder / "ckpts" / stage / str(step), now=time.time() + 60, settle_seconds=1.0)
+        assert seen.kind is Completeness.COMPLETE, seen.reason
         assert (seen.step, seen.seq_len, seen.tokenizer) == (step, train.SEQ_LEN, str(folder / "tokenizer"))
         assert seen.tokens_seen == step * 4 * train.SEQ_LEN
 
 
-def published(results: Path, expected: show.Expected, ppl: float, acc: float) -> None:
+def published(results: Path, expected: show.ExpectedEvaluation, ppl: float, acc: float) -> None:
     folder = results / expected.stage / "by_checkpoint" / f"step_{expected.step}"
     folder.mkdir(parents=True)
     tier2 = {"slices": {"prose": {"ppl": ppl}}, "summary": {"ppl": ppl}}
@@ -117,31 +117,31 @@ def published(results: Path, expected: show.Expected, ppl: float, acc: float) ->
 
 
 def test_the_table_has_every_expected_evaluation_and_says_which_is_the_bridge(tmp_path):
-    board = show.Board(run.EXPECTED, Console(width=150))
+    board = show.ProgressBoard(run.EXPECTED, Console(width=150))
     for number, expected in enumerate(run.EXPECTED):
         published(tmp_path, expected, 900.0 - number, 0.25 + number / 100)
         board.scores[expected.name] = show.read_scores(tmp_path, expected)
     console = Console(width=150, record=True, file=io.StringIO())
-    console.print(board.table())
+    console.print(board.render_table())
     text = console.export_text()
     assert "stage1 600 (bridge)" in text
     assert all(f" {expected.source} {expected.step}" in text for expected in run.EXPECTED)
-    assert "perplexity 900.0 to 897.0, accuracy 0.250 to 0.280" in run.verdict(board)
+    assert "perplexity 900.0 to 897.0, accuracy 0.250 to 0.280" in run.summarize_scores(board)
 
 
 def test_a_last_checkpoint_that_is_no_better_is_a_failure(tmp_path):
-    board = show.Board(run.EXPECTED, Console())
+    board = show.ProgressBoard(run.EXPECTED, Console())
     for expected in run.EXPECTED:
         published(tmp_path, expected, 900.0, 0.25)
         board.scores[expected.name] = show.read_scores(tmp_path, expected)
-    with pytest.raises(run.Failed, match="should beat the first on both"):
-        run.verdict(board)
+    with pytest.raises(run.DemoFailed, match="should beat the first on both"):
+        run.summarize_scores(board)
 
 
 @pytest.mark.slow
 def test_the_demo_interrupted_in_the_middle_goes_on_when_it_is_run_again(tmp_path):
     command = [sys.executable, run.__file__, "--folder", str(tmp_path)]
-    environ = run.environment(tmp_path, {})
+    environ = run.make_process_environment(tmp_path, {})
     began = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, start_new_session=True)
     saved = tmp_path / "ckpts" / "stage1" / "200" / "model_config.json"
     end = time.monotonic() + 240

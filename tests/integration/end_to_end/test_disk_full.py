@@ -5,20 +5,20 @@ import sys
 
 import pytest
 
-from suites.common.errors import Exit
+from suites.common.errors import ExitCode
 from suites.contract.exit_record import read_exit_records
 from suites.contract.paths import StatePaths
-from support.fakes.slurm_daemon import FakeSlurmWatch
-from support.faults.failing_disk import fill, small_disk
-from support.runs.two_stages import Scenario
-from watcher.journal.journal import read
+from support.fakes.slurm_daemon import FakeSlurmRun
+from support.faults.failing_disk import fill_disk, mount_small_disk
+from support.runs.two_stages import TwoStagesRun
+from watcher.journal.journal import read_journal
 
 FULL, READ_ONLY = "No space left on device", "Read-only file system"
 
 
 @pytest.fixture
 def disk(tmp_path):
-    with small_disk(tmp_path / "small", "8m") as disk:
+    with mount_small_disk(tmp_path / "small", "8m") as disk:
         yield disk
 
 
@@ -28,42 +28,42 @@ def remount(disk, how):
 
 
 def test_a_running_daemon_says_that_its_disk_is_full_and_scores_once_there_is_room(tmp_path, disk):
-    watch = FakeSlurmWatch(tmp_path / "run", steps={"base": [10, 20], "anneal": []}, results=disk / "results")
-    daemon = watch.begin()
+    watch = FakeSlurmRun(tmp_path / "run", steps={"base": [10, 20], "anneal": []}, results=disk / "results")
+    daemon = watch.start_another_daemon()
     watch.write_checkpoint("base", 10)
-    watch.until(lambda: watch.states().get("base/step_10") == "scored")
-    filler = fill(disk)
+    watch.wait_until(lambda: watch.read_states().get("base/step_10") == "scored")
+    filler = fill_disk(disk)
     watch.write_checkpoint("base", 20)
-    watch.until(lambda: watch.log().count(FULL) >= 3)
+    watch.wait_until(lambda: watch.read_log_tail().count(FULL) >= 3)
     assert daemon.poll() is None
-    watch.readable()
-    assert watch.scored() == {"base/step_10": 1}
-    second = FakeSlurmWatch(tmp_path / "other", steps={"base": [10]}, results=disk / "others")
-    assert second.begin().wait(timeout=90) == Exit.CANNOT_WRITE
-    assert FULL in second.log()
+    watch.check_documents()
+    assert watch.count_scoring_runs() == {"base/step_10": 1}
+    second = FakeSlurmRun(tmp_path / "other", steps={"base": [10]}, results=disk / "others")
+    assert second.start_another_daemon().wait(timeout=90) == ExitCode.CANNOT_WRITE
+    assert FULL in second.read_log_tail()
     filler.unlink()
-    watch.until(lambda: daemon.poll() is not None or watch.settled())
-    assert watch.end(daemon) == 0, watch.log()
-    watch.check()
+    watch.wait_until(lambda: daemon.poll() is not None or watch.is_settled())
+    assert watch.end_daemon(daemon) == 0, watch.read_log_tail()
+    watch.check_invariants()
 
 
 def test_a_daemon_that_finds_its_disk_read_only_ends_with_one_line_and_a_later_one_goes_on(tmp_path, disk):
-    watch = FakeSlurmWatch(tmp_path / "run", steps={"base": [10], "anneal": []}, results=disk / "results")
+    watch = FakeSlurmRun(tmp_path / "run", steps={"base": [10], "anneal": []}, results=disk / "results")
     watch.write_checkpoint("base", 10)
-    first = watch.begin()
-    watch.until(lambda: bool(watch.states()))
+    first = watch.start_another_daemon()
+    watch.wait_until(lambda: bool(watch.read_states()))
     first.kill()
     first.wait()
-    watch.until(lambda: remount(disk, "ro"))
-    assert watch.begin().wait(timeout=90) == Exit.CANNOT_WRITE
-    said = watch.log().splitlines()[-1]
+    watch.wait_until(lambda: remount(disk, "ro"))
+    assert watch.start_another_daemon().wait(timeout=90) == ExitCode.CANNOT_WRITE
+    said = watch.read_log_tail().splitlines()[-1]
     assert READ_ONLY in said
     assert "make it writable" in said
     assert remount(disk, "rw")
-    last = watch.begin()
-    watch.until(lambda: last.poll() is not None or (watch.ours(last) and watch.settled()))
-    assert watch.end(last) == 0, watch.log()
-    watch.check()
+    last = watch.start_another_daemon()
+    watch.wait_until(lambda: last.poll() is not None or (watch.is_status_of(last) and watch.is_settled()))
+    assert watch.end_daemon(last) == 0, watch.read_log_tail()
+    watch.check_invariants()
 
 
 def codes(watch):
@@ -73,7 +73,7 @@ def codes(watch):
 
 def reasons(watch):
     """Why the one evaluation was put off, each time."""
-    (record,) = read(StatePaths(watch.state)).records.values()
+    (record,) = read_journal(StatePaths(watch.state)).records.values()
     return [reason for _, state, reason in record.history if state == "waiting"]
 
 
@@ -81,17 +81,17 @@ def reasons(watch):
 def test_a_job_whose_results_disk_is_full_is_tried_again_until_there_is_room(tmp_path, disk):
     """State and journal lie elsewhere, so that only the job is short of room: its log, too."""
     settings = {"python": sys.executable, "state": str(tmp_path / "state")}
-    watch = FakeSlurmWatch(tmp_path / "run", steps={"base": [10]}, results=disk / "results", settings=settings)
+    watch = FakeSlurmRun(tmp_path / "run", steps={"base": [10]}, results=disk / "results", settings=settings)
     watch.state = tmp_path / "state"
-    Scenario.write_checkpoint(watch, "base", 10)
-    filler = fill(disk)
-    daemon = watch.begin()
-    watch.until(lambda: len(codes(watch)) >= 2)
-    assert set(codes(watch)) == {Exit.TEMPORARY}
-    watch.until(lambda: any(FULL in reason and reason.endswith("(exit 75)") for reason in reasons(watch)))
+    TwoStagesRun.write_checkpoint(watch, "base", 10)
+    filler = fill_disk(disk)
+    daemon = watch.start_another_daemon()
+    watch.wait_until(lambda: len(codes(watch)) >= 2)
+    assert set(codes(watch)) == {ExitCode.TEMPORARY}
+    watch.wait_until(lambda: any(FULL in reason and reason.endswith("(exit 75)") for reason in reasons(watch)))
     filler.unlink()
-    watch.until(lambda: daemon.poll() is not None or watch.settled())
-    assert watch.end(daemon) == 0, watch.log()
-    assert set(codes(watch)) == {Exit.TEMPORARY, Exit.SCORED}
-    assert "blocked" not in watch.log()
-    watch.readable()
+    watch.wait_until(lambda: daemon.poll() is not None or watch.is_settled())
+    assert watch.end_daemon(daemon) == 0, watch.read_log_tail()
+    assert set(codes(watch)) == {ExitCode.TEMPORARY, ExitCode.SCORED}
+    assert "blocked" not in watch.read_log_tail()
+    watch.check_documents()

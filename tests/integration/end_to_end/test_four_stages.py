@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from suites.contract.paths import report_page
-from support.runs.four_stages import FourStages
+from suites.contract.paths import report_html_path
+from support.runs.four_stages import FourStagesRun
 
 pytestmark = [pytest.mark.scoring, pytest.mark.slow]
 
@@ -116,31 +116,35 @@ def reported(scenario):
 
 def everything_is_told(scenario, states):
     """All scored, all compared with what there is to compare with by now, and the page knows it."""
-    if set(states) != scenario.expected or set(states.values()) != {"scored"} or not report_page(scenario.results).exists():
+    if (
+        set(states) != scenario.expected_evaluations
+        or set(states.values()) != {"scored"}
+        or not report_html_path(scenario.results).exists()
+    ):
         return False
     own = [(name, each) for name, stage in reported(scenario).items() for each in stage["evaluations"] if each["role"] == "own"]
     told = all(
         each["compared"] is not None and not each["outdated"] for name, each in own if (name, each["step"]) != ("stage1", 2000)
     )
-    stages = data_of(report_page(scenario.results))["stages"]
+    stages = data_of(report_html_path(scenario.results))["stages"]
     shown = [each for stage in stages if stage["name"] in BRIDGES for each in stage["evaluations"] if each["role"] == "own"]
     return told and all(each["against"].get("bridge") for each in shown)
 
 
 def test_the_default_run_is_scored_compared_and_reported_with_the_right_figures(tmp_path):
-    scenario = FourStages(tmp_path / "run")
-    scenario.start()
+    scenario = FourStagesRun(tmp_path / "run")
+    scenario.start_daemon()
     for stage, steps in scenario.steps.items():
         for step in steps:
             scenario.write_checkpoint(stage, step)
     try:
-        scenario.wait(functools.partial(everything_is_told, scenario), seconds=900)
+        scenario.wait_for_states(functools.partial(everything_is_told, scenario), seconds=900)
     finally:
-        assert scenario.stop() == 0
-    assert scenario.runs() == dict.fromkeys(scenario.expected, 1)
+        assert scenario.stop_daemon() == 0
+    assert scenario.count_runs() == dict.fromkeys(scenario.expected_evaluations, 1)
     stages = reported(scenario)
     evaluations = [each for stage in stages.values() for each in stage["evaluations"]]
-    assert len(evaluations) == len(scenario.expected) == 25
+    assert len(evaluations) == len(scenario.expected_evaluations) == 25
     assert {each["key"] for each in evaluations if each["role"] == "bridge"} == {f"{a}/{b}" for a, b in BRIDGES.items()}
     assert sum(each["role"] == "own" for each in evaluations) == 22
     checked = check_figures(scenario, stages)

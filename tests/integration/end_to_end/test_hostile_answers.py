@@ -10,13 +10,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from scoring.data.chat_template import whole
-from scoring.inference.generation import Reply
+from scoring.data.chat_template import valid_utf8
+from scoring.inference.generation import GenerationResult
 from scoring.tiers import instructions
-from suites.common.errors import Exit
+from suites.common.errors import ExitCode
 from support import browser
-from support.models.tiny_llama_items import LLAMA
-from support.runs.scoring_jobs import by_hand, results, run_here
+from support.models.tiny_llama_items import LLAMA_CHECKPOINT
+from support.runs.scoring_jobs import get_results_folder, make_score_arguments, run_scoring_in_process
 from watcher.cli.app import main
 
 pytestmark = pytest.mark.scoring
@@ -25,7 +25,7 @@ HOSTILE = {
     "html": "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 2'>&amp;<!--",
     "ansi": "\x1b[2J\x1b]0;owned\x07\x9b31m red\r\n\u202eback\u2028",
     "megabyte": "a" * 1_000_000,
-    "halves": whole("one \ud800 two \udfff three \ud83d\ude00"),
+    "halves": valid_utf8("one \ud800 two \udfff three \ud83d\ude00"),
 }
 CHECK = "{check: includes, phrases: [one]}"
 EXCLUDED = {"\u202e", "\u2028", "\ud800"}
@@ -38,9 +38,9 @@ def run(tmp_path, monkeypatch):
     def generate(_model, questions, *, shape, decode, between):
         del shape, decode
         between(len(questions))
-        return [Reply(tokens=[1], text=text, finish="stop_token", near_ties=0) for text in HOSTILE.values()]
+        return [GenerationResult(tokens=[1], text=text, finish="stop_token", near_ties=0) for text in HOSTILE.values()]
 
-    monkeypatch.setattr(instructions, "generate", generate)
+    monkeypatch.setattr(instructions, "generate_answers", generate)
     prompts = "".join(
         f"  {name}: {{category: safety, messages: [{{role: user, content: x}}], checks: [{CHECK}]}}\n" for name in HOSTILE
     )
@@ -51,11 +51,13 @@ def run(tmp_path, monkeypatch):
         "results": str(tmp_path / "results"),
         "executor": "local",
         "report": {"page": False, "compare": False},
-        "stages": {"stage1": {"checkpoints": str(LLAMA.parent), "steps": [60], "suites": [str(tmp_path / "sft.yaml")]}},
+        "stages": {
+            "stage1": {"checkpoints": str(LLAMA_CHECKPOINT.parent), "steps": [60], "suites": [str(tmp_path / "sft.yaml")]}
+        },
     }
     (tmp_path / "watcher.yaml").write_text(yaml.safe_dump(config))
-    assert run_here(by_hand(tmp_path, suites=("sft.yaml",))) == Exit.SCORED
-    return tmp_path / "watcher.yaml", results(tmp_path)
+    assert run_scoring_in_process(make_score_arguments(tmp_path, suites=("sft.yaml",))) == ExitCode.SCORED
+    return tmp_path / "watcher.yaml", get_results_folder(tmp_path)
 
 
 def said(*words):
@@ -95,11 +97,11 @@ def test_the_page_shows_them_as_text_and_runs_none_of_them(run, tmp_path):
     assert not set(data) & set("<>&\x1b")
     assert page.stat().st_size < 600_000
     assert len(json.loads(data)["answers"]["stage1"]["prompts"]) == len(HOSTILE)
-    if browser.missing():
-        pytest.skip(browser.missing())
-    window = browser.Browser()
+    if browser.find_missing_requirement():
+        pytest.skip(browser.find_missing_requirement())
+    window = browser.ChromiumBrowser()
     try:
-        window.show(page)
+        window.open_file(page)
         window.run("document.querySelectorAll('details').forEach(each => { each.open = true; });")
         assert window.run("return window.broken ?? null") is None
         assert window.run("return document.querySelectorAll('script').length") == 3
@@ -108,7 +110,7 @@ def test_the_page_shows_them_as_text_and_runs_none_of_them(run, tmp_path):
         assert "<img src=x onerror=" in shown
         assert "one \ufffd two \ufffd three" in shown
         assert "998800 characters more" in shown.replace(",", "").replace("\u202f", "")
-        console, _ = window.noise()
+        console, _ = window.take_console_and_requests()
         assert console == []
     finally:
         window.close()

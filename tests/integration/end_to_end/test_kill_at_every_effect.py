@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from support.fakes.slurm_daemon import FakeSlurmWatch
+from support.fakes.slurm_daemon import FakeSlurmRun
 
 STEPS = {"base": [10], "anneal": []}
 """A checkpoint of the first stage, which is the second one's bridge."""
@@ -16,21 +16,21 @@ def life(root, kill_at):
 
     The effect is "" where all was scored, and the daemon had ended, before that one.
     """
-    watch = FakeSlurmWatch(
+    watch = FakeSlurmRun(
         root, steps=STEPS, settings={"pin": True, "mirror": str(root / "mirror"), "notify": f"cat >>{root}/told"}
     )
     watch.write_checkpoint("base", 10)
-    first = watch.begin(kill_at=kill_at)
-    watch.until(lambda: first.poll() is not None or watch.settled())
+    first = watch.start_another_daemon(kill_at=kill_at)
+    watch.wait_until(lambda: first.poll() is not None or watch.is_settled())
     if first.poll() is None:
-        watch.end(first)  # it may be killed while it ends
-    assert first.returncode in {0, -signal.SIGKILL}, watch.log()
+        watch.end_daemon(first)  # it may be killed while it ends
+    assert first.returncode in {0, -signal.SIGKILL}, watch.read_log_tail()
     number, _, last = watch.last_effect.partition(" ")
     if first.returncode:
-        second = watch.begin()
-        watch.until(lambda: second.poll() is not None or (watch.ours(second) and watch.settled()))
-        assert watch.end(second) == 0, watch.log()
-    watch.check()
+        second = watch.start_another_daemon()
+        watch.wait_until(lambda: second.poll() is not None or (watch.is_status_of(second) and watch.is_settled()))
+        assert watch.end_daemon(second) == 0, watch.read_log_tail()
+    watch.check_invariants()
     told = (root / "told").read_text().splitlines() if (root / "told").exists() else []
     news = [json.loads(line)["id"] for line in told]
     assert len(news) == len(set(news)), f"told twice: {news}"

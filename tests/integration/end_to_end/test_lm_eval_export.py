@@ -5,9 +5,9 @@ import subprocess
 
 import pytest
 
-from suites.common.errors import Exit
+from suites.common.errors import ExitCode
 from support.lm_eval import environment as lm_eval_env
-from support.runs.scoring_jobs import by_hand, run_here
+from support.runs.scoring_jobs import make_score_arguments, run_scoring_in_process
 from unit.scoring.export.test_lm_eval import EXPORT, exported, suites_with_subjects
 
 pytestmark = pytest.mark.scoring
@@ -58,9 +58,9 @@ print(json.dumps(found, default=str))
 
 
 def test_its_own_tools_read_every_figure_and_every_sample_back(tmp_path):
-    python = lm_eval_env.python()
+    python = lm_eval_env.ensure_lm_eval_python()
     suites_with_subjects(tmp_path)
-    assert run_here(by_hand(tmp_path, *EXPORT)) == Exit.SCORED
+    assert run_scoring_in_process(make_score_arguments(tmp_path, *EXPORT)) == ExitCode.SCORED
     document, samples, folder = exported(tmp_path)
     command = [str(python), "-c", READER, str(folder), str(tmp_path / "hf")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -13,8 +13,8 @@ from transformers import AutoTokenizer
 
 from support.lm_eval import environment as lm_eval_env
 from support.lm_eval import run as lm_eval_side
-from support.models.hf_to_nanotron import checkpoint_of
-from support.models.small_llama import SEQ_LEN, TEXT, scored, small_llama, write_suite
+from support.models.hf_to_nanotron import write_hf_checkpoint
+from support.models.small_llama import SEQ_LEN, TEXT_FOLDER, score_suite, write_small_llama, write_suite
 
 pytestmark = pytest.mark.scoring
 
@@ -61,7 +61,7 @@ def windowed_loglik(model, tokens):
 
 def text_of(tokenizer, count):
     """Real text of exactly ``count`` tokens."""
-    for path in sorted(TEXT.glob("*.py")):
+    for path in sorted(TEXT_FOLDER.glob("*.py")):
         ids = tokenizer.encode(path.read_text(errors="replace"), add_special_tokens=False)[:count]
         text = tokenizer.decode(ids)
         if len(ids) == count and tokenizer.encode(text, add_special_tokens=False) == ids:
@@ -72,22 +72,22 @@ def text_of(tokenizer, count):
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """The model, its checkpoint, and what lm-evaluation-harness says, all runs in one process."""
-    python, folder = lm_eval_env.python(), tmp_path_factory.mktemp("traps")
-    model = small_llama(folder / "hf")
+    python, folder = lm_eval_env.ensure_lm_eval_python(), tmp_path_factory.mktemp("traps")
+    model = write_small_llama(folder / "hf")
     tokenizer = AutoTokenizer.from_pretrained(folder / "hf")
     rows = one_token_trap(tokenizer)
     (folder / "trap.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     asked = {"output_type": "multiple_choice", "doc_to_text": "{{context}}", "doc_to_choice": "{{choices}}"}
     # its delimiter is a space; the choices here bring their own
     asked |= {"doc_to_target": "gold", "target_delimiter": "", "metric_list": [{"metric": "acc"}]}
-    trap = [lm_eval_side.task_file(folder, "trap", folder / "trap.jsonl", **asked)]
+    trap = [lm_eval_side.write_task_file(folder, "trap", folder / "trap.jsonl", **asked)]
     text = text_of(tokenizer, 3 * SEQ_LEN)  # whole windows: it gives a shorter last one context from the window before
     (folder / "text.jsonl").write_text(json.dumps({"text": text}) + "\n")
     asked = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{text}}"}
     asked["metric_list"] = [{"metric": metric} for metric in ("word_perplexity", "byte_perplexity", "bits_per_byte")]
-    rolling = [lm_eval_side.task_file(folder, "text", folder / "text.jsonl", **asked)]
+    rolling = [lm_eval_side.write_task_file(folder, "text", folder / "text.jsonl", **asked)]
     exact = {"softmax_dtype": "float64"}
-    runs = lm_eval_side.run(
+    runs = lm_eval_side.run_lm_eval(
         python,
         folder / "hf",
         folder,
@@ -98,13 +98,16 @@ def both(tmp_path_factory):
             "once": (rolling, {**exact, "add_bos_token": False}),
         },
     )
-    checkpoint = checkpoint_of(model, folder / "ckpts" / "100", tokenizer=folder / "hf", seq_len=SEQ_LEN)
+    checkpoint = write_hf_checkpoint(model, folder / "ckpts" / "100", tokenizer=folder / "hf", seq_len=SEQ_LEN)
     return Both(model, tokenizer, folder, checkpoint, runs, rows, text)
 
 
 def test_where_it_shares_logits_between_different_splits_ours_are_the_models(both):
     model, tokenizer, folder, checkpoint, runs, rows, _ = both
-    found = {name: [lm_eval_side.logliks(record) for record in runs[name].samples["here_trap"]] for name in ("shared", "alone")}
+    found = {
+        name: [lm_eval_side.get_loglikelihoods(record) for record in runs[name].samples["here_trap"]]
+        for name in ("shared", "alone")
+    }
     right = [
         [
             plain_loglik(model, tokenizer.encode(row["context"] + choice), len(tokenizer.encode(choice)) - 1)
@@ -113,7 +116,7 @@ def test_where_it_shares_logits_between_different_splits_ours_are_the_models(bot
         for row in rows
     ]
     source = {"data_files": str(folder / "trap.jsonl"), "adapter": "multiple_choice"}
-    published = scored(folder, checkpoint, write_suite(folder, "tier3_cf", "trap_suite", {"trap": source}))
+    published = score_suite(folder, checkpoint, write_suite(folder, "tier3_cf", "trap_suite", {"trap": source}))
     ours = pq.read_table(published / "items" / "trap.parquet")["ll"].to_pylist()
     print("numbers", json.dumps({"right": right, "ours": ours, **found}))
     np.testing.assert_allclose(ours, right, rtol=0, atol=1e-5)
@@ -124,7 +127,7 @@ def test_where_it_shares_logits_between_different_splits_ours_are_the_models(bot
 def test_rolling_perplexity_agrees_once_the_second_bos_is_taken_out(both):
     model, tokenizer, folder, checkpoint, runs, _, text = both
     source = {"data_files": str(folder / "text.jsonl"), "eos": False}
-    published = scored(folder, checkpoint, write_suite(folder, "tier2_ppl", "text_suite", {"text": source}))
+    published = score_suite(folder, checkpoint, write_suite(folder, "tier2_ppl", "text_suite", {"text": source}))
     ours = json.loads((published / "tier2_ppl.json").read_text())["slices"]["text"]
     assert ours["tokens"] == 3 * SEQ_LEN
     found = {name: float(runs[name].samples["here_text"][0]["filtered_resps"][0]) for name in ("twice", "once")}

@@ -10,8 +10,8 @@ import pytest
 from support.datasets import benchmark_items as real_items
 from support.lm_eval import environment as lm_eval_env
 from support.lm_eval import run as lm_eval_side
-from support.models.hf_to_nanotron import checkpoint_of
-from support.models.small_llama import SEQ_LEN, scored, small_llama, write_suite
+from support.models.hf_to_nanotron import write_hf_checkpoint
+from support.models.small_llama import SEQ_LEN, score_suite, write_small_llama, write_suite
 
 pytestmark = pytest.mark.scoring
 
@@ -36,7 +36,7 @@ def compare(name, published, records, theirs):
     largest = 0.0
     for row, record in zip(rows, records, strict=True):
         assert row["gold"] == gold_of(name, record)
-        difference = np.abs(np.subtract(row["ll"], lm_eval_side.logliks(record))).max()
+        difference = np.abs(np.subtract(row["ll"], lm_eval_side.get_loglikelihoods(record))).max()
         assert difference <= 1e-4, (name, row["id"], row["ll"], record["filtered_resps"])
         largest = max(largest, float(difference))
         for metric in set(record["metrics"]):
@@ -51,7 +51,7 @@ def compare(name, published, records, theirs):
 
 def compare_exports(theirs, folder, names):
     """Every key that lm-evaluation-harness writes, and where it says something of items or prompts, the same."""
-    ours = lm_eval_side.read(folder)
+    ours = lm_eval_side.read_lm_eval_output(folder)
     assert set(theirs.results) - set(ours.results) == set()
     assert set(theirs.results["config"]) - set(ours.results["config"]) == set()
     expected = [name for name in theirs.samples if name.removeprefix("here_").startswith(tuple(names))]
@@ -71,7 +71,9 @@ def compare_exports(theirs, folder, names):
             assert ["".join(pair) for pair in scored_as] == ["".join(pair) for pair in prompts]
             if prompts == scored_as:  # a prompt's trailing spaces are scored with the choice
                 assert mine["prompt_hash"] == record["prompt_hash"]
-            np.testing.assert_allclose(lm_eval_side.logliks(mine), lm_eval_side.logliks(record), rtol=0, atol=1e-4)
+            np.testing.assert_allclose(
+                lm_eval_side.get_loglikelihoods(mine), lm_eval_side.get_loglikelihoods(record), rtol=0, atol=1e-4
+            )
     group, mine = theirs.results["groups"]["here_mmlu"], ours.results["groups"]["mmlu"]
     assert set(group) <= set(mine)
     assert mine["acc,none"] == pytest.approx(group["acc,none"], abs=1e-12)
@@ -80,34 +82,38 @@ def compare_exports(theirs, folder, names):
 
 
 def test_every_item_of_every_task_agrees_with_lm_evaluation_harness(tmp_path):
-    python = lm_eval_env.python()
-    model = small_llama(tmp_path / "hf")
+    python = lm_eval_env.ensure_lm_eval_python()
+    model = write_small_llama(tmp_path / "hf")
     tasks, definition = [], {}
-    for adapter, shipped in lm_eval_side.SHIPPED.items():
+    for adapter, shipped in lm_eval_side.SHIPPED_TASKS.items():
         file = tmp_path / f"{adapter}.parquet"
         assert real_items.write_items(adapter, ITEMS, file) == (100 if adapter == "copa" else ITEMS)  # copa has no more
-        tasks.append(lm_eval_side.task_file(tmp_path, adapter, file, include=lm_eval_side.shipped(python, shipped)))
+        tasks.append(
+            lm_eval_side.write_task_file(tmp_path, adapter, file, include=lm_eval_side.find_shipped_task(python, shipped))
+        )
         definition[adapter] = {"data_files": str(file), "adapter": adapter, "format": "lm_eval"}
     subjects = [tmp_path / f"mmlu_{subject}.parquet" for subject in SUBJECTS]
     for subject, file in zip(SUBJECTS, subjects, strict=True):
         assert real_items.write_mmlu(subject, ITEMS // len(SUBJECTS), file) == ITEMS // len(SUBJECTS)
-        include = lm_eval_side.shipped(python, f"mmlu/default/mmlu_{subject}.yaml")
-        lm_eval_side.task_file(tmp_path, f"mmlu_{subject}", file, include=include)
-    tasks.append(lm_eval_side.group_file(tmp_path, "mmlu", [f"here_mmlu_{subject}" for subject in SUBJECTS]))
+        include = lm_eval_side.find_shipped_task(python, f"mmlu/default/mmlu_{subject}.yaml")
+        lm_eval_side.write_task_file(tmp_path, f"mmlu_{subject}", file, include=include)
+    tasks.append(lm_eval_side.write_group_file(tmp_path, "mmlu", [f"here_mmlu_{subject}" for subject in SUBJECTS]))
     definition["mmlu"] = {"data_files": [str(file) for file in subjects], "adapter": "mmlu", "format": "lm_eval"}
 
     # Its own fp32 sum of a choice of 2,000 nats is no finer than 2.4e-4; the model runs in fp32 all the same.
     started = time.monotonic()
-    (theirs,) = lm_eval_side.run(python, tmp_path / "hf", tmp_path, {"theirs": (tasks, {"softmax_dtype": "float64"})}).values()
+    (theirs,) = lm_eval_side.run_lm_eval(
+        python, tmp_path / "hf", tmp_path, {"theirs": (tasks, {"softmax_dtype": "float64"})}
+    ).values()
     print("lm_eval_seconds", round(time.monotonic() - started, 1))
-    records = {adapter: theirs.samples[f"here_{adapter}"] for adapter in lm_eval_side.SHIPPED}
+    records = {adapter: theirs.samples[f"here_{adapter}"] for adapter in lm_eval_side.SHIPPED_TASKS}
     records["mmlu"] = [record for subject in SUBJECTS for record in theirs.samples[f"here_mmlu_{subject}"]]
 
     for tp in (2, 1):
-        checkpoint = checkpoint_of(model, tmp_path / f"tp{tp}" / "100", tokenizer=tmp_path / "hf", seq_len=SEQ_LEN, tp=tp)
+        checkpoint = write_hf_checkpoint(model, tmp_path / f"tp{tp}" / "100", tokenizer=tmp_path / "hf", seq_len=SEQ_LEN, tp=tp)
         suite = write_suite(tmp_path, "tier3_cf", f"tp{tp}", definition)
         started = time.monotonic()
-        published = scored(tmp_path, checkpoint, suite)
+        published = score_suite(tmp_path, checkpoint, suite)
         print(f"tp{tp}_seconds", round(time.monotonic() - started, 1))
         for name in definition:
             largest = compare(name, published, records[name], theirs.results["results"][f"here_{name}"])
@@ -121,8 +127,8 @@ def test_every_item_of_every_task_agrees_with_lm_evaluation_harness(tmp_path):
         truncated = json.loads((published / "tier3_cf.json").read_text())["tasks"]["sciq"]["truncated"]
         assert truncated > 10
     (folder,) = (published / "exports" / "lm-eval").iterdir()
-    read = lm_eval_side.read_by_its_tools(python, folder, tmp_path)
-    names = ["social_iqa" if adapter == "social_i_qa" else adapter for adapter in lm_eval_side.SHIPPED]
+    read = lm_eval_side.read_with_lm_eval(python, folder, tmp_path)
+    names = ["social_iqa" if adapter == "social_i_qa" else adapter for adapter in lm_eval_side.SHIPPED_TASKS]
     expected_rows = dict.fromkeys(names, ITEMS) | {f"mmlu_{subject}": ITEMS // len(SUBJECTS) for subject in SUBJECTS}
     assert read["rows"] == expected_rows | {"copa": 100}
     assert len(read["times"]) == 1

@@ -13,15 +13,15 @@ import textwrap
 import time
 from collections import Counter
 
-from support.executors.batch_scripts import until
-from support.models.nanotron_checkpoint import set_times, tiny_checkpoint
+from support.executors.batch_scripts import wait_until
+from support.models.nanotron_checkpoint import set_times, write_tiny_checkpoint
 
 STEPS = (10, 20, 30, 40, 50, 60)
 
 DAEMON = """
 import os, sys
 from pathlib import Path
-from watcher.config.settings import Bridge, Config, Limits, Retry, Stage
+from watcher.config.settings import Bridge, Config, LimitSettings, RetrySettings, Stage
 from watcher.daemon import daemon
 root, steps = Path(sys.argv[1]), tuple(int(word) for word in sys.argv[2].split(","))
 suites = (str(root / "slices.yaml"), str(root / "tasks.yaml"))
@@ -30,8 +30,8 @@ def stage(name, **more):
     return Stage(name=name, checkpoints=root / "ckpts" / name, results=root / "results", **more)
 stages = {"stage1": stage("stage1", steps=steps), "stage2": stage("stage2", bridge=Bridge(source="stage1"))}
 config = Config(source="test", scratch=root, results=root / "results", eval_data=root / "data", state=root / "state",
-                python=str(root / "scorer"), executor="local", poll=0.1, settle=0.2, retry=Retry(backoff=0.1),
-                limits=Limits(max_running=3), stages=stages)
+                python=str(root / "scorer"), executor="local", poll=0.1, settle=0.2, retry=RetrySettings(backoff=0.1),
+                limits=LimitSettings(max_running=3), stages=stages)
 sys.exit(daemon.run(config, reload=lambda: config, environ=dict(os.environ)))
 """
 
@@ -39,9 +39,9 @@ SCORER = """#!{python}
 import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
-from suites.contract.scoring_request import read_request
+from suites.contract.scoring_request import read_scoring_request
 from watcher.simulate.jobs import publish_scores
-request = read_request(Path(sys.argv[-1]))
+request = read_scoring_request(Path(sys.argv[-1]))
 with open({root!r} + "/runs", "a") as runs:
     runs.write(request.evaluation + "\\n")
 publish_scores(request)
@@ -82,10 +82,10 @@ def test_killed_at_random_moments_each_evaluation_runs_once(tmp_path):
     draw = random.Random(0)
     kills = 0
     for step in STEPS:
-        set_times(tiny_checkpoint(tmp_path / "ckpts" / "stage1" / str(step), step), time.time() - 100)
+        set_times(write_tiny_checkpoint(tmp_path / "ckpts" / "stage1" / str(step), step), time.time() - 100)
         for _ in range(2):
             process = start(tmp_path)
-            until(lambda process=process: watches(tmp_path, process), "it has the lock")
+            wait_until(lambda process=process: watches(tmp_path, process), "it has the lock")
             time.sleep(draw.uniform(0.0, 0.6))  # a random moment is the point
             assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
             process.kill()

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from suites.contract.comparison import read_compared
-from support.runs.two_stages import Scenario
+from suites.contract.comparison import read_comparison_document
+from support.runs.two_stages import TwoStagesRun
 
 pytestmark = pytest.mark.scoring
 MOST = 240.0
@@ -28,9 +28,9 @@ def once(scenario, until):
             command, env=scenario.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        if until(scenario.states()):
+        if until(scenario.read_states()):
             return
-        assert time.monotonic() < end, (scenario.states(), done.stdout, done.stderr)
+        assert time.monotonic() < end, (scenario.read_states(), done.stdout, done.stderr)
         time.sleep(0.3)
 
 
@@ -42,7 +42,7 @@ def answers(folder):
 
 
 def test_what_a_suite_gains_is_owed_and_nothing_else(tmp_path):
-    scenario = Scenario(tmp_path / "run", steps={"stage1": [10, 20]}, settings={"report": {"page": False, "compare": True}})
+    scenario = TwoStagesRun(tmp_path / "run", steps={"stage1": [10, 20]}, settings={"report": {"page": False, "compare": True}})
     tasks = yaml.safe_load((scenario.root / "tasks.yaml").read_text())
     shutil.copyfile(scenario.root / "items.jsonl", scenario.root / "others.jsonl")
     tasks["tasks"]["others"] = {**tasks["tasks"]["ours"], "data_files": [str(scenario.root / "others.jsonl")]}
@@ -66,7 +66,7 @@ def test_what_a_suite_gains_is_owed_and_nothing_else(tmp_path):
         os.utime(scenario.root / name, (time.time() - 30, time.time() - 30))
 
     def grown(states):
-        compared = read_compared(folders[20] / "compare.json")
+        compared = read_comparison_document(folders[20] / "compare.json")
         return set(states.values()) == {"scored"} and "third" in _slices(folders[20]) and len(compared.request.earlier) == 1
 
     once(scenario, lambda states: grown(states) and "third" in json.dumps(read_refusals(folders[20])))
@@ -95,7 +95,7 @@ def test_what_a_suite_gains_is_owed_and_nothing_else(tmp_path):
     status = json.loads((scenario.state / "status.json").read_text())
     assert any("the checkpoint is gone: the scores stand" in skip["reason"] for skip in status["skipped"])
 
-    compared = read_compared(folders[20] / "compare.json").against("previous")
+    compared = read_comparison_document(folders[20] / "compare.json").get_comparison("previous")
     assert {entry.name for entry in compared.entries} == {"plain", "shout", "ours", "others"}
     (ours,) = [entry for entry in compared.entries if entry.name == "ours"]
     assert ours.note == "over 6 items, of 10, that both have"
@@ -111,5 +111,5 @@ def _slices(folder):
 
 
 def read_refusals(folder):
-    found = read_compared(folder / "compare.json").against("previous")
+    found = read_comparison_document(folder / "compare.json").get_comparison("previous")
     return [(refusal.name, refusal.reason) for refusal in found.refusals]

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from support.runs.two_stages import Scenario
+from support.runs.two_stages import TwoStagesRun
 
 pytestmark = pytest.mark.scoring
 
@@ -13,15 +13,17 @@ STEPS = {"base": list(range(100, 1100, 100)), "anneal": list(range(1100, 2100, 1
 
 def test_the_daemon_is_killed_five_times_and_each_checkpoint_is_scored_once(tmp_path):
     chance = random.Random(20)
-    scenario = Scenario(tmp_path / "run", steps=STEPS, settings={"limits": {"max_running": 2}})
-    scenario.start()
+    scenario = TwoStagesRun(tmp_path / "run", steps=STEPS, settings={"limits": {"max_running": 2}})
+    scenario.start_daemon()
     for number, (stage, step) in enumerate([(stage, step) for stage, steps in STEPS.items() for step in steps], 1):
         scenario.write_checkpoint(stage, step)
         if number % 4 == 0:
-            scenario.kill(after=chance.uniform(0.5, 5))
-            scenario.start()
-    scenario.wait(lambda states: set(states) >= scenario.expected and set(states.values()) == {"scored"}, seconds=300)
-    assert scenario.stop() == 0
+            scenario.kill_daemon(after=chance.uniform(0.5, 5))
+            scenario.start_daemon()
+    scenario.wait_for_states(
+        lambda states: set(states) >= scenario.expected_evaluations and set(states.values()) == {"scored"}, seconds=300
+    )
+    assert scenario.stop_daemon() == 0
     assert scenario.kills == 5
-    assert scenario.runs() == dict.fromkeys(scenario.expected, 1)
+    assert scenario.count_runs() == dict.fromkeys(scenario.expected_evaluations, 1)
     scenario.check_results()

@@ -5,19 +5,19 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from support.executors.harness import FakeBinLab, FakeLab, real_lab
-from support.executors.local import LocalLab
+from support.executors.harness import FakeCommandsHarness, FakeSlurmHarness, start_slurm_cluster_harness
+from support.executors.local import LocalHarness
 
 
 @pytest.fixture(scope="session")
 def with_accounting():
-    with real_lab(accounting=True) as lab:
+    with start_slurm_cluster_harness(accounting=True) as lab:
         yield lab
 
 
 @pytest.fixture(scope="session")
 def without_accounting():
-    with real_lab(accounting=False) as lab:
+    with start_slurm_cluster_harness(accounting=False) as lab:
         yield lab
 
 
@@ -70,10 +70,10 @@ def opened(request, tmp_path):
         yield request.getfixturevalue("accounted_slurm" if "accounting" in request.param else "slurm")
         return
     if request.param == "local":
-        made = LocalLab(tmp_path)
+        made = LocalHarness(tmp_path)
     elif request.param == "fake executables":
-        made = FakeBinLab(tmp_path)
+        made = FakeCommandsHarness(tmp_path)
     else:
-        made = FakeLab(tmp_path, accounting="no" not in request.param)
+        made = FakeSlurmHarness(tmp_path, accounting="no" not in request.param)
     with closing(made):
         yield made

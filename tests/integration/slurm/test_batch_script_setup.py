@@ -8,21 +8,29 @@ from pathlib import Path
 
 import pytest
 
-from suites.common.errors import Exit
+from suites.common.errors import ExitCode
 from suites.contract.exit_record import read_exit_records
-from suites.contract.paths import shipped
-from support.executors.batch_scripts import SCORE, Attempt, ended, environment, make_attempt, stand_in, start
+from suites.contract.paths import find_shipped_file
+from support.executors.batch_scripts import (
+    SCORE_SCRIPT,
+    AttemptFolder,
+    copy_non_slurm_environment,
+    make_attempt,
+    start_script,
+    wait_for_script,
+    write_stand_in,
+)
 
 NAME = "eval-stage1-2000-0badcafe"
 ODD = 'it\'s a "folder" $HOME `id` \\n & ü'
 
 
 @pytest.fixture
-def attempt(tmp_path: Path) -> Attempt:
-    return make_attempt(tmp_path / "attempts", NAME, stand_in(tmp_path))
+def attempt(tmp_path: Path) -> AttemptFolder:
+    return make_attempt(tmp_path / "attempts", NAME, write_stand_in(tmp_path))
 
 
-def variables(attempt: Attempt) -> dict[str, str]:
+def variables(attempt: AttemptFolder) -> dict[str, str]:
     lines = (attempt.folder / "environment").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line)
 
@@ -30,30 +38,32 @@ def variables(attempt: Attempt) -> dict[str, str]:
 def test_paths_with_spaces_quotes_and_dollars_work_everywhere(tmp_path):
     odd = tmp_path / ODD
     odd.mkdir()
-    attempt = make_attempt(odd / "attempts", ODD, stand_in(odd))
+    attempt = make_attempt(odd / "attempts", ODD, write_stand_in(odd))
     setup = odd / "setup.sh"
     setup.write_text("export FROM_SETUP=yes\n")
-    code, words = ended(start(attempt, str(setup)))
+    code, words = wait_for_script(start_script(attempt, str(setup)))
     assert code == 0, words
     assert variables(attempt)["FROM_SETUP"] == "yes"
-    assert attempt.record.run_id == ODD
+    assert attempt.exit_record.run_id == ODD
     assert (attempt.folder / "arguments").read_text().splitlines()[-1] == str(attempt.request)
 
 
 def test_a_relative_request_is_found_after_the_setup_changed_folder(attempt, tmp_path):
     setup = tmp_path / "setup.sh"
     setup.write_text("cd /\n")
-    script = str(shipped("slurm/score.sbatch"))
+    script = str(find_shipped_file("slurm/score.sbatch"))
     command = ["bash", script, f"{NAME}/request.json", str(setup)]
-    done = subprocess.run(command, cwd=attempt.folder.parent, env=environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=attempt.folder.parent, env=copy_non_slurm_environment(), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
-    assert attempt.record.run_id == NAME
+    assert attempt.exit_record.run_id == NAME
 
 
 def test_setup_lines_may_be_as_careless_as_module_files_are(attempt, tmp_path):
     setup = tmp_path / "setup.sh"
     setup.write_text('echo "$NOT_SET $# arguments"\nfalse\nexport A=1\nno_such_command\n')
-    process = start(attempt, str(setup))
+    process = start_script(attempt, str(setup))
     out, words = process.communicate(timeout=20)
     assert process.returncode == 0, words
     assert out.strip() == "0 arguments"
@@ -65,85 +75,87 @@ def test_setup_lines_may_be_as_careless_as_module_files_are(attempt, tmp_path):
 def test_setup_that_drops_traps_and_options_changes_nothing(attempt, tmp_path):
     setup = tmp_path / "setup.sh"
     setup.write_text("trap - EXIT TERM\nset +e\nIFS=x\nexport A=1\n")
-    assert ended(start(attempt, str(setup)))[0] == 0
-    assert attempt.record.code == 0
+    assert wait_for_script(start_script(attempt, str(setup)))[0] == 0
+    assert attempt.exit_record.code == 0
 
 
-@pytest.mark.parametrize(("line", "code"), [("exit 3", 3), ("exit 0", Exit.BUG)])
+@pytest.mark.parametrize(("line", "code"), [("exit 3", 3), ("exit 0", ExitCode.BUG)])
 def test_setup_that_exits_is_a_failure(attempt, tmp_path, line, code):
     setup = tmp_path / "setup.sh"
     setup.write_text(f"{line}\n")
-    assert ended(start(attempt, str(setup)))[0] == code
-    assert (attempt.record.code, attempt.runs) == (code, 0)
+    assert wait_for_script(start_script(attempt, str(setup)))[0] == code
+    assert (attempt.exit_record.code, attempt.run_count) == (code, 0)
 
 
 def test_a_missing_setup_file_is_named(attempt, tmp_path):
-    code, words = ended(start(attempt, str(tmp_path / "nosuch.sh")))
-    assert code == Exit.UNAVAILABLE
+    code, words = wait_for_script(start_script(attempt, str(tmp_path / "nosuch.sh")))
+    assert code == ExitCode.UNAVAILABLE
     assert f"{tmp_path / 'nosuch.sh'}: cannot be read" in words
-    assert attempt.record.code == Exit.UNAVAILABLE
+    assert attempt.exit_record.code == ExitCode.UNAVAILABLE
 
 
 def test_a_python_that_is_not_there_is_named(attempt):
-    code, words = ended(start(attempt, "", "/no/such/python"))
-    assert code == Exit.UNAVAILABLE
+    code, words = wait_for_script(start_script(attempt, "", "/no/such/python"))
+    assert code == ExitCode.UNAVAILABLE
     assert "/no/such/python: cannot be run" in words
-    assert attempt.record.code == Exit.UNAVAILABLE
+    assert attempt.exit_record.code == ExitCode.UNAVAILABLE
 
 
 def test_python_given_as_an_argument_wins_over_the_requests(attempt, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     attempt.request.write_text('{"python": "/no/such/python"}')
-    assert ended(start(attempt, "", str(stand_in(other))))[0] == 0
+    assert wait_for_script(start_script(attempt, "", str(write_stand_in(other))))[0] == 0
 
 
 def test_a_request_that_names_two_pythons_is_refused(attempt):
     attempt.request.write_text('{"python": "/a", "more": {"python": "/b"}}')
-    code, words = ended(start(attempt))
-    assert code == Exit.USAGE
+    code, words = wait_for_script(start_script(attempt))
+    assert code == ExitCode.USAGE
     assert "give it as the third argument" in words
     assert not (attempt.folder / "claim").exists()
 
 
 def test_usage_is_said_when_there_is_no_request(tmp_path):
-    nowhere = Attempt(tmp_path / "nowhere", ())
-    code, words = ended(start(nowhere))
-    assert code == Exit.USAGE
+    nowhere = AttemptFolder(tmp_path / "nowhere", ())
+    code, words = wait_for_script(start_script(nowhere))
+    assert code == ExitCode.USAGE
     assert f"usage: score.sbatch REQUEST.json [SETUP [PYTHON]]; {nowhere.request} is not a file" in words
 
 
 def test_threads_follow_the_cpus_that_slurm_gave(attempt):
-    assert ended(start(attempt, SLURM_JOB_ID="1", SLURM_CPUS_PER_TASK="6", OMP_NUM_THREADS=""))[0] == 0
+    assert wait_for_script(start_script(attempt, SLURM_JOB_ID="1", SLURM_CPUS_PER_TASK="6", OMP_NUM_THREADS=""))[0] == 0
     assert variables(attempt)["OMP_NUM_THREADS"] == "6"
 
 
 def test_threads_that_a_person_set_are_kept(attempt):
-    assert ended(start(attempt, SLURM_JOB_ID="1", SLURM_CPUS_PER_TASK="6", OMP_NUM_THREADS="2"))[0] == 0
+    assert wait_for_script(start_script(attempt, SLURM_JOB_ID="1", SLURM_CPUS_PER_TASK="6", OMP_NUM_THREADS="2"))[0] == 0
     assert variables(attempt)["OMP_NUM_THREADS"] == "2"
 
 
 def test_a_log_without_room_ends_no_job(attempt):
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(["bash", SCORE, attempt.request], stdout=full, stderr=full, env=environment(), check=False)
+        done = subprocess.run(
+            ["bash", SCORE_SCRIPT, attempt.request], stdout=full, stderr=full, env=copy_non_slurm_environment(), check=False
+        )
     assert done.returncode == 0
-    assert (attempt.runs, attempt.record.code) == (1, 0)
+    assert (attempt.run_count, attempt.exit_record.code) == (1, 0)
 
 
 def test_a_folder_that_takes_no_claim_runs_nothing(attempt):
     (attempt.folder / "claim").mkdir()  # which root cannot write over either
-    code, words = ended(start(attempt))
-    assert code == Exit.CANNOT_WRITE
+    code, words = wait_for_script(start_script(attempt))
+    assert code == ExitCode.CANNOT_WRITE
     assert f"{attempt.folder}/claim: cannot be made: " in words
-    assert (attempt.runs, read_exit_records(attempt.folder)) == (0, [])
+    assert (attempt.run_count, read_exit_records(attempt.folder)) == (0, [])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes into read-only folders")
 def test_a_read_only_folder_is_said_to_be_one(attempt):
     attempt.folder.chmod(0o555)
-    code, words = ended(start(attempt))
+    code, words = wait_for_script(start_script(attempt))
     attempt.folder.chmod(0o755)
-    assert code == Exit.CANNOT_WRITE
+    assert code == ExitCode.CANNOT_WRITE
     assert "cannot be written" in words
 
 
@@ -154,7 +166,7 @@ UNITS = ["watcher.service", "watcher-once.service", "watcher-once.timer"]
 def test_systemd_units_parse_and_let_local_jobs_live(name):
     unit = configparser.ConfigParser(interpolation=None, strict=True)
     unit.optionxform = str
-    unit.read_string(shipped(f"systemd/{name}").read_text())
+    unit.read_string(find_shipped_file(f"systemd/{name}").read_text())
     assert unit["Unit"]["Description"]
     if name.endswith(".service"):
         assert unit["Service"]["KillMode"] == "process"
@@ -165,7 +177,7 @@ def test_systemd_units_parse_and_let_local_jobs_live(name):
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
 def test_systemd_itself_accepts_the_units(tmp_path):
     for name in UNITS:
-        shutil.copy(shipped(f"systemd/{name}"), tmp_path)
+        shutil.copy(find_shipped_file(f"systemd/{name}"), tmp_path)
     command = [
         "systemd-analyze",
         "--user",
@@ -173,5 +185,7 @@ def test_systemd_itself_accepts_the_units(tmp_path):
         str(tmp_path / "watcher.service"),
         str(tmp_path / "watcher-once.timer"),
     ]
-    done = subprocess.run(command, env=environment(XDG_RUNTIME_DIR=str(tmp_path)), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=copy_non_slurm_environment(XDG_RUNTIME_DIR=str(tmp_path)), capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")

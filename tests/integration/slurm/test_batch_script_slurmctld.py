@@ -6,7 +6,7 @@ import time
 import pytest
 
 from suites.contract.exit_record import read_exit_records
-from support.executors.batch_scripts import SCORE, make_attempt, stand_in
+from support.executors.batch_scripts import SCORE_SCRIPT, make_attempt, write_stand_in
 from support.executors.harness import USER
 from support.slurm_cluster.processes import wait_for
 from watcher.core.executor import JobState
@@ -18,18 +18,18 @@ pytestmark = pytest.mark.slurm
 def attempt(slurm):
     folder = slurm.folder / f"attempts-{time.monotonic_ns()}"
     folder.mkdir()
-    made = make_attempt(folder, "eval-stage1-2000-0a1b2c3d", stand_in(folder))
+    made = make_attempt(folder, "eval-stage1-2000-0a1b2c3d", write_stand_in(folder))
     for path in [folder, *folder.rglob("*")]:
         shutil.chown(path, USER, USER)
     return made
 
 
 def started(slurm, executor, attempt, name):
-    submission = slurm.submission(
-        "", script=SCORE, request=attempt.request, python=str(attempt.folder.parent / "python3"), name=name
+    submission = slurm.make_submission(
+        "", script=SCORE_SCRIPT, request=attempt.request, python=str(attempt.folder.parent / "python3"), name=name
     )
     executor.submit(submission)
-    job = executor.queue()[name]
+    job = executor.query_queue()[name]
     executor.release(job)
     return job
 
@@ -37,10 +37,10 @@ def started(slurm, executor, attempt, name):
 def test_a_scored_checkpoint_leaves_claim_record_and_logs(slurm, attempt):
     executor = slurm.executor()
     job = started(slurm, executor, attempt, attempt.folder.name)
-    over = slurm.until(executor, job.name, JobState.COMPLETED, JobState.FAILED)
+    over = slurm.wait_until(executor, job.name, JobState.COMPLETED, JobState.FAILED)
     said = (slurm.folder / f"{job.name}_{job.job_id}.err").read_text()
     assert over.state is JobState.COMPLETED, said
-    assert (attempt.record.code, attempt.record.owner, attempt.runs) == (0, f"slurm:{job.job_id}", 1)
+    assert (attempt.exit_record.code, attempt.exit_record.owner, attempt.run_count) == (0, f"slurm:{job.job_id}", 1)
     assert attempt.claim().startswith(f"slurm:{job.job_id}")
 
 
@@ -48,22 +48,22 @@ def test_a_scored_checkpoint_leaves_claim_record_and_logs(slurm, attempt):
 def test_a_requeued_job_keeps_its_claim_and_adds_a_second_record(slurm, attempt):
     executor = slurm.executor(environment=slurm.cluster.environment(USER) | {"FAKE_WAITS": "1"})
     job = started(slurm, executor, attempt, f"{attempt.folder.name}-r")
-    assert wait_for(attempt.up, 60)
+    assert wait_for(attempt.is_running, 60)
     (attempt.folder / "up").unlink()
-    slurm.requeue(job)
-    assert wait_for(attempt.up, 60)
-    attempt.go()
-    slurm.until(executor, job.name, JobState.COMPLETED)
+    slurm.requeue_job(job)
+    assert wait_for(attempt.is_running, 60)
+    attempt.let_end()
+    slurm.wait_until(executor, job.name, JobState.COMPLETED)
     records = read_exit_records(attempt.folder)
     assert [record.restart for record in records][-1] == 1
-    assert (records[-1].code, {record.owner for record in records}, attempt.runs) == (0, {f"slurm:{job.job_id}"}, 2)
+    assert (records[-1].code, {record.owner for record in records}, attempt.run_count) == (0, {f"slurm:{job.job_id}"}, 2)
 
 
 def test_a_cancelled_job_writes_down_its_end(slurm, attempt):
     executor = slurm.executor(environment=slurm.cluster.environment(USER) | {"FAKE_WAITS": "1"})
     job = started(slurm, executor, attempt, f"{attempt.folder.name}-c")
-    assert wait_for(attempt.up, 60)
+    assert wait_for(attempt.is_running, 60)
     executor.cancel(job)
-    slurm.until(executor, job.name, JobState.CANCELLED)
+    slurm.wait_until(executor, job.name, JobState.CANCELLED)
     assert wait_for(lambda: read_exit_records(attempt.folder), 60)
-    assert attempt.record.code != 0
+    assert attempt.exit_record.code != 0

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from support.slurm_cluster.daemon import SlurmWatch
+from support.slurm_cluster.daemon import SlurmRun
 
 pytestmark = pytest.mark.slurm
 
@@ -47,21 +47,21 @@ def lab(request):
 
 def one_job_for_each(watch, lab, *steps):
     """Every evaluation had one attempt, one job and one run, and nothing is left in the queue."""
-    watch.until_state("scored", *steps)
-    assert len(watch.attempts) == len(watch.started) == len(steps)
+    watch.wait_for_state("scored", *steps)
+    assert len(watch.attempts) == len(watch.stand_in_runs) == len(steps)
     # a result is believed before slurmctld knows of the end, which a node tells it again after a while if it was away
-    watch.until(lambda: {state for _, state in watch.jobs()} <= {"COMPLETED"})
-    assert all([record.code for record in watch.exits(attempt)] == [0] for attempt in watch.attempts)
+    watch.wait_until(lambda: {state for _, state in watch.list_jobs()} <= {"COMPLETED"})
+    assert all([record.code for record in watch.read_exit_codes(attempt)] == [0] for attempt in watch.attempts)
     if lab.accounting:
-        watch.until(lambda: len(watch.accounted()) >= len(steps))
-        assert len(watch.accounted()) == len(steps)
+        watch.wait_until(lambda: len(watch.list_accounted_jobs()) >= len(steps))
+        assert len(watch.list_accounted_jobs()) == len(steps)
 
 
 def test_a_slurmctld_frozen_during_sbatch_gives_one_job(lab, tmp_path):
-    with SlurmWatch(tmp_path / "run", lab, steps=[100]) as watch:
-        watch.tamper("sbatch", FREEZES_SLURMCTLD.format(root=watch.root, slurmctld=watch.slurmctld))
+    with SlurmRun(tmp_path / "run", lab, steps=[100]) as watch:
+        watch.wrap_slurm_command("sbatch", FREEZES_SLURMCTLD.format(root=watch.root, slurmctld=watch.slurmctld_pid))
         watch.write_checkpoint("base", 100)
-        watch.start()
+        watch.start_daemon()
         one_job_for_each(watch, lab, 100)
         assert (watch.root / "tampered").read_text() == "1\n"
         assert "Socket timed out" in (watch.root / "daemon.log").read_text()
@@ -69,29 +69,29 @@ def test_a_slurmctld_frozen_during_sbatch_gives_one_job(lab, tmp_path):
 
 @pytest.mark.parametrize("text", [FREEZES_SLURMCTLD_AND_KILLS_THE_WATCHER, KILLS_THE_WATCHER_AFTERWARDS], ids=["asking", "asked"])
 def test_a_watcher_killed_during_sbatch_gives_one_job(slurm, tmp_path, text):
-    with SlurmWatch(tmp_path / "run", slurm, steps=[100]) as watch:
-        watch.tamper("sbatch", text.format(root=watch.root, slurmctld=watch.slurmctld))
+    with SlurmRun(tmp_path / "run", slurm, steps=[100]) as watch:
+        watch.wrap_slurm_command("sbatch", text.format(root=watch.root, slurmctld=watch.slurmctld_pid))
         watch.write_checkpoint("base", 100)
-        watch.start()
+        watch.start_daemon()
         watch.daemon.wait(timeout=90)
-        watch.start()
+        watch.start_daemon()
         one_job_for_each(watch, slurm, 100)
 
 
 def test_our_own_time_limit_on_sbatch_gives_one_job(slurm, tmp_path):
-    with SlurmWatch(tmp_path / "run", slurm, steps=[100], constants={"executors.slurm._TIMEOUTS": {"sbatch": 1.0}}) as watch:
+    with SlurmRun(tmp_path / "run", slurm, steps=[100], constants={"executors.slurm._TIMEOUTS": {"sbatch": 1.0}}) as watch:
         # killed with its process group, the wrapper cannot thaw slurmctld itself
-        thaw = f"(sleep 2; kill -CONT {watch.slurmctld}) & disown"
-        watch.tamper(
+        thaw = f"(sleep 2; kill -CONT {watch.slurmctld_pid}) & disown"
+        watch.wrap_slurm_command(
             "sbatch",
             f'[ -e "{watch.root}/tampered" ] && exec "$real" "$@"\ntouch "{watch.root}/tampered"\n'
-            f'kill -STOP {watch.slurmctld}\nsetsid bash -c "{thaw}" </dev/null >/dev/null 2>&1\nexec "$real" "$@"',
+            f'kill -STOP {watch.slurmctld_pid}\nsetsid bash -c "{thaw}" </dev/null >/dev/null 2>&1\nexec "$real" "$@"',
         )
         watch.write_checkpoint("base", 100)
-        watch.start()
-        watch.until(lambda: "no answer in 1 s" in (watch.root / "daemon.log").read_text())
-        watch.until_state("scored", 100)
-        assert len(watch.started) == 1
+        watch.start_daemon()
+        watch.wait_until(lambda: "no answer in 1 s" in (watch.root / "daemon.log").read_text())
+        watch.wait_for_state("scored", 100)
+        assert len(watch.stand_in_runs) == 1
 
 
 @pytest.mark.parametrize(
@@ -100,78 +100,80 @@ def test_our_own_time_limit_on_sbatch_gives_one_job(slurm, tmp_path):
     indirect=["lab"],
 )
 def test_slurmctld_and_munge_down_for_a_while_lose_nothing_and_status_says_since_when(lab, tmp_path, seconds):
-    with SlurmWatch(tmp_path / "run", lab, steps=[100, 200, 300]) as watch:
-        watch.hold()
+    with SlurmRun(tmp_path / "run", lab, steps=[100, 200, 300]) as watch:
+        watch.hold_stand_in()
         watch.write_checkpoint("base", 100)
-        watch.start()
-        watch.until_seen_running(100)
+        watch.start_daemon()
+        watch.wait_until_running(100)
         down = time.time()
         for name in ("ctld", "munge"):
-            lab.cluster.down(name)
+            lab.cluster.stop_process(name)
         try:
             watch.write_checkpoint("base", 200)
-            watch.until(lambda: watch.status().get("queue") and watch.status()["queue"]["trouble"])
+            watch.wait_until(lambda: watch.read_status().get("queue") and watch.read_status()["queue"]["trouble"])
             noticed = time.time()
-            watch.until_state("ready", 200)
-            seen = watch.status()["queue"]
+            watch.wait_for_state("ready", 200)
+            seen = watch.read_status()["queue"]
             assert seen["trouble"].startswith("squeue: ")
             assert any(words in seen["trouble"] for words in DOWN)
             assert down <= seen["since"] <= noticed
-            watch.go()  # the job ends while nobody can be asked about it
+            watch.release_stand_in()  # the job ends while nobody can be asked about it
             time.sleep(max(0.0, down + seconds - time.time()))
-            watch.ticks(1)
-            assert watch.status()["queue"]["since"] == seen["since"]
+            watch.wait_for_ticks(1)
+            assert watch.read_status()["queue"]["since"] == seen["since"]
             text = " ".join((watch.state / "status.txt").read_text().split())
             assert any(words in text for words in DOWN), text
         finally:
             for name in ("munge", "ctld"):
                 lab.cluster.up(name)
         watch.write_checkpoint("base", 300)
-        watch.until(lambda: not watch.status()["queue"]["trouble"])
+        watch.wait_until(lambda: not watch.read_status()["queue"]["trouble"])
         one_job_for_each(watch, lab, 100, 200, 300)
-        assert watch.status()["queue"] is None or watch.status()["queue"]["since"] is None
+        assert watch.read_status()["queue"] is None or watch.read_status()["queue"]["since"] is None
 
 
 def test_a_missing_slurm_conf_is_said_and_nothing_is_submitted(slurm, tmp_path):
     environ = {"SLURM_CONF": "/nonexistent/slurm.conf"}
-    with SlurmWatch(tmp_path / "run", slurm, steps=[100], environ=environ, constants={"executors.slurm._TIMEOUT": 2.0}) as watch:
+    with SlurmRun(tmp_path / "run", slurm, steps=[100], environ=environ, constants={"executors.slurm._TIMEOUT": 2.0}) as watch:
         watch.write_checkpoint("base", 100)
-        watch.start()
-        watch.until_state("ready", 100)
-        watch.until(lambda: watch.status()["queue"]["trouble"])
-        assert "/nonexistent/slurm.conf: No such file or directory" in watch.status()["queue"]["trouble"]
-        assert "/nonexistent/slurm.conf" in watch.row(100)["skipped"]
+        watch.start_daemon()
+        watch.wait_for_state("ready", 100)
+        watch.wait_until(lambda: watch.read_status()["queue"]["trouble"])
+        assert "/nonexistent/slurm.conf: No such file or directory" in watch.read_status()["queue"]["trouble"]
+        assert "/nonexistent/slurm.conf" in watch.read_status_row(100)["skipped"]
         assert watch.attempts == []
 
 
 def test_a_slurmctld_that_forgets_a_job_and_gives_its_id_to_another_costs_nothing(slurm, tmp_path):
     """It saves its state every five seconds at most: killed before that, it has never heard of the last submissions."""
     later = {"partition": "short", "gres": None, "cpus_per_task": 1, "mem": "100", "extra": ["--begin=now+1hour"]}
-    with SlurmWatch(tmp_path / "run", slurm, steps=[100], settings={"slurm": later}) as watch:
-        watch.tamper("squeue", f'[ -e "{watch.root}/away" ] && {{ echo "error: away" >&2; exit 1; }}\nexec "$real" "$@"')
+    with SlurmRun(tmp_path / "run", slurm, steps=[100], settings={"slurm": later}) as watch:
+        watch.wrap_slurm_command(
+            "squeue", f'[ -e "{watch.root}/away" ] && {{ echo "error: away" >&2; exit 1; }}\nexec "$real" "$@"'
+        )
         state = slurm.cluster.folder / "state"
         shutil.copytree(state, watch.root / "saved")
         watch.write_checkpoint("base", 100)
-        watch.start()
-        watch.until(lambda: "BeginTime" in watch.row(100).get("skipped", ""))
-        job = watch.row(100)["attempt"]["job_id"]
+        watch.start_daemon()
+        watch.wait_until(lambda: "BeginTime" in watch.read_status_row(100).get("skipped", ""))
+        job = watch.read_status_row(100)["attempt"]["job_id"]
         (watch.root / "away").touch()  # the watcher looks again when the id is another job's
-        slurm.cluster.down("ctld", hard=True)
+        slurm.cluster.stop_process("ctld", hard=True)
         shutil.rmtree(state)
         shutil.copytree(watch.root / "saved", state)
-        with slurm.cluster.without("ctld"):
+        with slurm.cluster.process_stopped("ctld"):
             pass
         other = "0"
         while int(other) < int(job):
-            asked = slurm.cluster.tool("sbatch", "--hold", "--parsable", "--job-name=other", "--wrap=true")
+            asked = slurm.cluster.run_slurm_command("sbatch", "--hold", "--parsable", "--job-name=other", "--wrap=true")
             other = asked.stdout.strip()
         assert other == job
-        watch.change(slurm=later | {"extra": []})
+        watch.change_settings(slurm=later | {"extra": []})
         watch.daemon.send_signal(signal.SIGHUP)
         (watch.root / "away").unlink()
-        watch.until_state("scored", 100)
+        watch.wait_for_state("scored", 100)
         first, second = sorted(watch.attempts, key=lambda attempt: (attempt / "request.json").stat().st_mtime)
         assert (first / "claim").read_text().startswith("void")
         assert (second / "claim").read_text().startswith("slurm:")
-        assert len(watch.started) == 1
-        assert slurm.cluster.tool("squeue", "-h", "-j", other, "-o", "%T %j").stdout == "PENDING other\n"
+        assert len(watch.stand_in_runs) == 1
+        assert slurm.cluster.run_slurm_command("squeue", "-h", "-j", other, "-o", "%T %j").stdout == "PENDING other\n"

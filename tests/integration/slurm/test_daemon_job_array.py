@@ -8,15 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from suites.common.atomic_files import read_json
-from support.slurm_cluster.daemon import SETTINGS, SlurmWatch
+from support.slurm_cluster.daemon import SLURM_CONFIG, SlurmRun
 
 pytestmark = [pytest.mark.slurm, pytest.mark.scoring]
 
-ARRAY = {"slurm": SETTINGS["slurm"] | {"array": 2, "cpus_per_task": 1}}
+ARRAY = {"slurm": SLURM_CONFIG["slurm"] | {"array": 2, "cpus_per_task": 1}}
 MEETS_THE_OTHER_AND_TASK_1_IS_KILLED = """\
 import signal
 task = os.environ["SLURM_ARRAY_TASK_ID"]
-def score(self, works, part, given, device, then=scoring.job.job.Job._score):
+def score(self, works, part, given, device, then=scoring.job.job.ScoringJob._score_part):
     (root / f"at_work.{task}").touch()
     while len(list(root.glob("at_work.*"))) < 2:
         time.sleep(0.05)
@@ -24,17 +24,17 @@ def score(self, works, part, given, device, then=scoring.job.job.Job._score):
         os.kill(os.getppid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
     return then(self, works, part, given, device)
-scoring.job.job.Job._score = score
+scoring.job.job.ScoringJob._score_part = score
 """
 TASK_1_WAITS = """\
 task = os.environ["SLURM_ARRAY_TASK_ID"]
-def score(self, works, part, given, device, then=scoring.job.job.Job._score):
+def score(self, works, part, given, device, then=scoring.job.job.ScoringJob._score_part):
     (root / f"at_work.{task}.{restart}").touch()
     while not (root / "at_work.1.0").exists() or (task == "1" and restart == "0") or (task == "0" and not (root / "go").exists()):
         time.sleep(0.05)
         self._before()
     return then(self, works, part, given, device)
-scoring.job.job.Job._score = score
+scoring.job.job.ScoringJob._score_part = score
 """
 
 
@@ -59,14 +59,14 @@ def alone(watch):
 
 def test_a_task_that_is_killed_costs_its_part_and_the_bits_are_those_of_one_process(accounted_slurm, tmp_path):
     patch = MEETS_THE_OTHER_AND_TASK_1_IS_KILLED
-    with SlurmWatch(tmp_path / "run", accounted_slurm, steps=[100], scorer=patch, settings=ARRAY) as watch:
+    with SlurmRun(tmp_path / "run", accounted_slurm, steps=[100], scorer=patch, settings=ARRAY) as watch:
         watch.write_checkpoint("base", 100)
-        watch.start()
-        watch.until_state("scored", 100, seconds=240)
+        watch.start_daemon()
+        watch.wait_for_state("scored", 100, seconds=240)
         (attempt,) = watch.attempts
-        job = watch.row(100)["attempt"]["job_id"]
+        job = watch.read_status_row(100)["attempt"]["job_id"]
         assert (attempt / "claim").read_text() == f"slurm:{job}\n"
-        assert [(each.task, each.code) for each in watch.exits(attempt)] == [(0, 0)]
+        assert [(each.task, each.code) for each in watch.read_exit_codes(attempt)] == [(0, 0)]
         assert len(list((watch.results / "base" / "eval_logs" / "slurm").glob(f"eval_base_100_{job}_*.err"))) == 2
         assert read_json(folder(watch) / "fence.json")["restart"] == 0
         found = alone(watch)
@@ -77,20 +77,24 @@ def test_a_task_that_is_killed_costs_its_part_and_the_bits_are_those_of_one_proc
 
 @pytest.mark.slow
 def test_a_task_that_is_requeued_takes_nothing_from_the_others(accounted_slurm, tmp_path):
-    with SlurmWatch(tmp_path / "run", accounted_slurm, steps=[100], scorer=TASK_1_WAITS, settings=ARRAY) as watch:
+    with SlurmRun(tmp_path / "run", accounted_slurm, steps=[100], scorer=TASK_1_WAITS, settings=ARRAY) as watch:
         watch.write_checkpoint("base", 100)
-        watch.start()
-        watch.until(lambda: len(list(watch.root.glob("at_work.*.0"))) == 2)
-        watch.until_state("running", 100)
-        job = watch.row(100)["attempt"]["job_id"]
-        accounted_slurm.cluster.tool("scontrol", "requeue", f"{job}_1").check_returncode()
+        watch.start_daemon()
+        watch.wait_until(lambda: len(list(watch.root.glob("at_work.*.0"))) == 2)
+        watch.wait_for_state("running", 100)
+        job = watch.read_status_row(100)["attempt"]["job_id"]
+        accounted_slurm.cluster.run_slurm_command("scontrol", "requeue", f"{job}_1").check_returncode()
         (attempt,) = watch.attempts
-        watch.until(lambda: any(each.task == 1 for each in watch.exits(attempt)))
-        watch.ticks(2)
-        assert watch.row(100)["state"] == "running", "one task's end is not the run's"
+        watch.wait_until(lambda: any(each.task == 1 for each in watch.read_exit_codes(attempt)))
+        watch.wait_for_ticks(2)
+        assert watch.read_status_row(100)["state"] == "running", "one task's end is not the run's"
         (watch.root / "go").touch()
-        watch.until_state("scored", 100, seconds=240)
-        assert sorted((each.task, each.restart, each.code) for each in watch.exits(attempt)) == [(0, 0, 0), (1, 0, 75), (1, 1, 0)]
+        watch.wait_for_state("scored", 100, seconds=240)
+        assert sorted((each.task, each.restart, each.code) for each in watch.read_exit_codes(attempt)) == [
+            (0, 0, 0),
+            (1, 0, 75),
+            (1, 1, 0),
+        ]
         assert len(watch.attempts) == 1
         assert (read_json(folder(watch) / "fence.json")["restart"], read_json(folder(watch) / "fence.1.json")["restart"]) == (
             0,

@@ -5,8 +5,8 @@ from collections import deque
 import msgspec
 import pytest
 
-from suites.contract.scoring_request import read_request
-from support.runs.watched_run import Watched
+from suites.contract.scoring_request import read_scoring_request
+from support.runs.watched_run import WatchedRun
 from watcher.core.executor import JobState
 from watcher.simulate.jobs import publish_scores
 
@@ -15,8 +15,8 @@ KEY = "stage1/step_100"
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch):
-    made = Watched(tmp_path, monkeypatch, steps=(100,))
-    made.checkpoint("stage1", 100)
+    made = WatchedRun(tmp_path, monkeypatch, steps=(100,))
+    made.write_checkpoint("stage1", 100)
     yield made
     if made.daemon is not None:
         made.daemon.close()
@@ -26,7 +26,7 @@ def watched(tmp_path, monkeypatch):
 def stuck(watched, monkeypatch):
     """The names of jobs that the queue says will wait for ever."""
     names = set()
-    real = watched.executor.queue
+    real = watched.executor.query_queue
 
     def queue():
         return {
@@ -36,7 +36,7 @@ def stuck(watched, monkeypatch):
             for name, job in real().items()
         }
 
-    monkeypatch.setattr(watched.executor, "queue", queue)
+    monkeypatch.setattr(watched.executor, "query_queue", queue)
     return names
 
 
@@ -45,15 +45,15 @@ def test_a_stuck_job_is_given_a_minute_then_blocks_and_is_cancelled(watched, stu
     (name,) = watched.run_ids()
     stuck.add(name)
     watched.tick(seconds=1, jobs=False)
-    assert watched.states()[KEY] == "queued"
-    assert "BadConstraints; whether that stays is waited for" in watched.reasons()[KEY]
+    assert watched.list_states()[KEY] == "queued"
+    assert "BadConstraints; whether that stays is waited for" in watched.list_reasons()[KEY]
     watched.tick(jobs=False)
-    assert watched.states()[KEY] == "blocked"
-    assert "can never run: BadConstraints; watcher retry" in watched.reasons()[KEY]
+    assert watched.list_states()[KEY] == "blocked"
+    assert "can never run: BadConstraints; watcher retry" in watched.list_reasons()[KEY]
     assert watched.executor.jobs[name].state is JobState.CANCELLED
     assert watched.config.paths.attempt(name).claim.read_text().startswith("void")
     watched.tick(5)
-    assert watched.states()[KEY] == "blocked"
+    assert watched.list_states()[KEY] == "blocked"
     assert watched.executor.calls["submit"] == 1
 
 
@@ -63,7 +63,7 @@ def test_a_job_that_was_stuck_for_a_moment_runs(watched, stuck):
     stuck.add(name)
     watched.tick(seconds=1, jobs=False)
     stuck.clear()
-    watched.tick_until(watched.all_scored)
+    watched.tick_until(watched.are_all_scored)
     assert [run_id for _, run_id in watched.executor.runs] == [name]
 
 
@@ -72,7 +72,7 @@ def test_a_cancel_of_a_stuck_job_that_does_not_get_through_is_done_later(watched
     (name,) = watched.run_ids()
     stuck.add(name)
     watched.tick(seconds=1, jobs=False)
-    watched.kill()
+    watched.kill_daemon()
     real = watched.executor.cancel
     watched.executor.cancel = lambda _job: None  # scancel says nothing where it could do nothing
     watched.tick(jobs=False)
@@ -80,7 +80,7 @@ def test_a_cancel_of_a_stuck_job_that_does_not_get_through_is_done_later(watched
     watched.executor.cancel = real
     watched.tick(jobs=False)
     assert watched.executor.jobs[name].state is JobState.CANCELLED
-    assert watched.states()[KEY] == "blocked"
+    assert watched.list_states()[KEY] == "blocked"
 
 
 def test_a_forgotten_job_is_made_void_tried_again_and_cancelled_where_it_comes_back(watched):
@@ -91,7 +91,7 @@ def test_a_forgotten_job_is_made_void_tried_again_and_cancelled_where_it_comes_b
     watched.tick(8, jobs=False)
     assert len(watched.run_ids()) == 2
     watched.executor.jobs[name] = hidden
-    watched.tick_until(watched.all_scored)
+    watched.tick_until(watched.are_all_scored)
     assert hidden.state in {JobState.CANCELLED, JobState.FAILED}
     assert name not in {run_id for _, run_id in watched.executor.runs}
 
@@ -100,22 +100,22 @@ def test_results_of_a_job_that_was_started_again_count_once_this_run_is_over(wat
     """The queue does not count restarts, so an exit record of the run before is told by its time."""
     watched.executor.endings[KEY] = deque([75, "hang"])
     watched.tick(3, jobs=False)
-    watched.executor.step()
-    watched.executor.step()
+    watched.executor.advance_jobs()
+    watched.executor.advance_jobs()
     (job,) = watched.executor.jobs.values()
-    real = watched.executor.queue
+    real = watched.executor.query_queue
 
     def queue():
         return {name: msgspec.structs.replace(each, restarts=0, start_time=watched.clock()) for name, each in real().items()}
 
-    monkeypatch.setattr(watched.executor, "queue", queue)
+    monkeypatch.setattr(watched.executor, "query_queue", queue)
     job.state, job.restarts = JobState.PENDING, 1
-    watched.executor.step()
+    watched.executor.advance_jobs()
     assert job.state is JobState.RUNNING
-    publish_scores(read_request(job.request))
+    publish_scores(read_scoring_request(job.request))
     watched.tick(3, jobs=False)
-    assert watched.states()[KEY] == "running"
+    assert watched.list_states()[KEY] == "running"
     job.ending = 0
-    watched.executor.step()
-    watched.tick_until(watched.all_scored)
+    watched.executor.advance_jobs()
+    watched.tick_until(watched.are_all_scored)
     assert watched.executor.calls["submit"] == 1

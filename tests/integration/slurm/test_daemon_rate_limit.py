@@ -2,13 +2,13 @@
 
 import random
 
-from support.runs.watched_run import Watched
-from watcher.config.settings import Limits
+from support.runs.watched_run import WatchedRun
+from watcher.config.settings import LimitSettings
 from watcher.core.executor import JobState
-from watcher.daemon.daemon import JITTER
+from watcher.daemon.daemon import POLL_JITTER_FRACTION
 from watcher.executors.slurm import SlurmExecutor
-from watcher.executors.slurm_commands import Ran
-from watcher.executors.slurm_parsers import SEPARATOR
+from watcher.executors.slurm_commands import CommandResult
+from watcher.executors.slurm_parsers import FIELD_SEPARATOR
 
 STEPS = tuple(range(100, 2100, 100))
 
@@ -28,15 +28,15 @@ class Commands:
         if command[0] == "sbatch":
             number = str(len(self.jobs) + 1)
             self.jobs[number] = [options["--job-name"], options["--comment"], "JobHeldUser"]
-            return Ran(0, f"{number}\n", "")
+            return CommandResult(0, f"{number}\n", "")
         if command[0] == "scontrol":
             self.jobs[command[2]][2] = "Resources"
-            return Ran(0, "", "")
+            return CommandResult(0, "", "")
         rows = [
-            SEPARATOR.join([number, "PENDING", "1700000000", "N/A", "N/A", reason, name, comment])
+            FIELD_SEPARATOR.join([number, "PENDING", "1700000000", "N/A", "N/A", reason, name, comment])
             for number, (name, comment, reason) in self.jobs.items()
         ]
-        return Ran(0, "".join(f"{row}\n" for row in rows), "")
+        return CommandResult(0, "".join(f"{row}\n" for row in rows), "")
 
     def most_in_a_minute(self):
         """However the minute is laid."""
@@ -45,25 +45,25 @@ class Commands:
 
 def test_a_burst_of_twenty_is_submitted_in_minutes_within_ten_commands_a_minute(tmp_path, monkeypatch):
     draw = random.Random(0)
-    watched = Watched(tmp_path, monkeypatch, steps=STEPS)
+    watched = WatchedRun(tmp_path, monkeypatch, steps=STEPS)
     commands = Commands(watched.clock)
     watched.executor = SlurmExecutor(
-        per_minute=Limits().slurm_calls_per_minute, poll=60.0, environment={}, clock=watched.clock, run=commands
+        per_minute=LimitSettings().slurm_calls_per_minute, poll_seconds=60.0, environment={}, clock=watched.clock, run=commands
     )
     for step in STEPS:
-        watched.checkpoint("stage1", step)
+        watched.write_checkpoint("stage1", step)
     began = watched.clock()
     ticks = 0
     while len(commands.jobs) < len(STEPS) or any(reason == "JobHeldUser" for _, _, reason in commands.jobs.values()):
-        watched.tick(seconds=60.0 * draw.uniform(1, 1 + JITTER), jobs=False)
+        watched.tick(seconds=60.0 * draw.uniform(1, 1 + POLL_JITTER_FRACTION), jobs=False)
         ticks += 1
         assert ticks < 30
     minutes = (watched.clock() - began) / 60
     print(f"20 checkpoints in {minutes:.1f} min and {ticks} polls, at most {commands.most_in_a_minute()} commands in a minute")
     assert commands.most_in_a_minute() <= 10
     assert minutes < 6
-    assert set(watched.states().values()) == {"queued"}
-    assert all(job.state is JobState.PENDING for job in watched.executor.queue().values())
-    waiting = [reason for reason in watched.reasons().values() if reason.startswith("later: ")]
+    assert set(watched.list_states().values()) == {"queued"}
+    assert all(job.state is JobState.PENDING for job in watched.executor.query_queue().values())
+    waiting = [reason for reason in watched.list_reasons().values() if reason.startswith("later: ")]
     assert waiting == [], "the limit is a reason to wait for the next poll, not for a refusal's"
     watched.daemon.close()

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from support.executors.harness import USER
-from watcher.config.settings import Config, Slurm
+from watcher.config.settings import Config, SlurmSettings
 from watcher.doctor import slurm_limits as doctor_slurm
 from watcher.executors import slurm
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slurm
 
 @pytest.fixture
 def as_user(monkeypatch):
-    monkeypatch.setattr(slurm, "_own_name", lambda: USER)
+    monkeypatch.setattr(slurm, "_get_user_name", lambda: USER)
 
 
 def checks(lab, **changed):
@@ -23,9 +23,9 @@ def checks(lab, **changed):
         results=lab.folder,
         eval_data=lab.folder,
         state=lab.folder,
-        slurm=msgspec.structs.replace(Slurm(cpus_per_task=1), **changed),
+        slurm=msgspec.structs.replace(SlurmSettings(cpus_per_task=1), **changed),
     )
-    return list(doctor_slurm.checks(config, lab.cluster.environment(USER)))
+    return list(doctor_slurm.check_slurm_limits(config, lab.cluster.environment(USER)))
 
 
 def wrong(found):
@@ -77,8 +77,8 @@ def test_without_accounting_the_rest_is_still_checked(slurm):
 
 @pytest.mark.usefixtures("as_user")
 def test_a_controller_that_hangs_ends_the_questions(slurm, monkeypatch):
-    monkeypatch.setattr(doctor_slurm, "SECONDS", 2.0)
-    with slurm.cluster.frozen("ctld"):
+    monkeypatch.setattr(doctor_slurm, "COMMAND_TIMEOUT_SECONDS", 2.0)
+    with slurm.cluster.process_frozen("ctld"):
         found = checks(slurm)
     assert list(wrong(found)) == ["slurm"]
     assert len(found) == 1

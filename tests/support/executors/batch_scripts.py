@@ -8,12 +8,12 @@ from pathlib import Path
 
 import msgspec
 
-from suites.contract.encoding import encode
+from suites.contract.encoding import encode_json
 from suites.contract.exit_record import ExitRecord, read_exit_records
-from suites.contract.paths import shipped
-from suites.contract.scoring_request import Request, SuiteInRequest
+from suites.contract.paths import find_shipped_file
+from suites.contract.scoring_request import ScoringRequest, SuiteInRequest
 
-SCORE, PREFILL = shipped("slurm/score.sbatch"), shipped("slurm/prefill.sbatch")
+SCORE_SCRIPT, PREFILL_SCRIPT = find_shipped_file("slurm/score.sbatch"), find_shipped_file("slurm/prefill.sbatch")
 
 _STAND_IN = """#!/bin/bash
 # Writes down how it was run, writes the expected files, and ends as the FAKE_ variables say.
@@ -33,7 +33,7 @@ exit "${FAKE_CODE:-0}"
 """
 
 
-class Attempt(msgspec.Struct, frozen=True):
+class AttemptFolder(msgspec.Struct, frozen=True):
     """One attempt folder with its request and expected.txt."""
 
     folder: Path
@@ -44,13 +44,13 @@ class Attempt(msgspec.Struct, frozen=True):
         return self.folder / "request.json"
 
     @property
-    def runs(self) -> int:
+    def run_count(self) -> int:
         """How often the stand-in was run."""
         path = self.folder / "runs"
         return len(path.read_text().split()) if path.exists() else 0
 
     @property
-    def record(self) -> ExitRecord:
+    def exit_record(self) -> ExitRecord:
         """The only exit record."""
         (record,) = read_exit_records(self.folder)
         return record
@@ -58,16 +58,16 @@ class Attempt(msgspec.Struct, frozen=True):
     def claim(self) -> str:
         return (self.folder / "claim").read_text().strip()
 
-    def up(self) -> bool:
+    def is_running(self) -> bool:
         """Whether the stand-in is running, its traps set."""
         return (self.folder / "up").exists()
 
-    def go(self) -> None:
+    def let_end(self) -> None:
         """Let a waiting stand-in end."""
         (self.folder / "go").touch()
 
 
-def stand_in(folder: Path) -> Path:
+def write_stand_in(folder: Path) -> Path:
     """The stand-in for ``${python}``, made in ``folder``."""
     path = folder / "python3"
     path.write_text(_STAND_IN)
@@ -75,12 +75,12 @@ def stand_in(folder: Path) -> Path:
     return path
 
 
-def make_attempt(attempts: Path, name: str, python: Path) -> Attempt:
+def make_attempt(attempts: Path, name: str, python: Path) -> AttemptFolder:
     folder = attempts / name
     folder.mkdir(parents=True)
     expected = (folder / "tier2_ppl.json", folder / "tier3_cf.json")
     suite = SuiteInRequest(name="stage1_ppl", tier="tier2_ppl", digest="0", definition={"python": {"text_field": "text"}})
-    request = Request(
+    request = ScoringRequest(
         run_id=name,
         stage="stage1",
         source_stage="stage1",
@@ -95,21 +95,21 @@ def make_attempt(attempts: Path, name: str, python: Path) -> Attempt:
         eval_data=str(attempts),
         python=str(python),
     )
-    (folder / "request.json").write_bytes(encode(request))
+    (folder / "request.json").write_bytes(encode_json(request))
     (folder / "expected.txt").write_text("".join(f"{path}\n" for path in expected))
-    return Attempt(folder, expected)
+    return AttemptFolder(folder, expected)
 
 
-def environment(**extra: str) -> dict[str, str]:
+def copy_non_slurm_environment(**extra: str) -> dict[str, str]:
     """Ours without any Slurm job's."""
     return {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")} | extra
 
 
-def start(attempt: Attempt, *arguments: str, script: Path = SCORE, **extra: str) -> subprocess.Popen[str]:
+def start_script(attempt: AttemptFolder, *arguments: str, script: Path = SCORE_SCRIPT, **extra: str) -> subprocess.Popen[str]:
     """The script by hand, in a session of its own; its words on stderr."""
     return subprocess.Popen(
         ["bash", str(script), str(attempt.request), *arguments],
-        env=environment(**extra),
+        env=copy_non_slurm_environment(**extra),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -118,15 +118,15 @@ def start(attempt: Attempt, *arguments: str, script: Path = SCORE, **extra: str)
     )
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+def wait_for_script(process: subprocess.Popen[str]) -> tuple[int, str]:
     """(exit code, stderr) of a script; fails after 60 s."""
     _, words = process.communicate(timeout=60)
     return process.returncode, words
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+def wait_until(condition: Callable[[], bool], description: str, timeout_seconds: float = 60.0) -> None:
     """Wait for something that another process does."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + timeout_seconds
     while not condition():
-        assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
+        assert time.monotonic() < end, f"not within {timeout_seconds:g} s: {description}"
         time.sleep(0.01)

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from support.fakes.slurm import FakeSlurm
-from support.fakes.slurm_commands import run
-from support.slurm_cluster.cluster import Cluster
-from support.slurm_cluster.install import ensure_user, missing
+from support.fakes.slurm_commands import run_fake_command
+from support.slurm_cluster.cluster import SlurmCluster
+from support.slurm_cluster.install import ensure_unix_user, find_missing_program
 from watcher.core.executor import Job, JobState, Resources, Submission
 from watcher.executors.slurm import SlurmExecutor
-from watcher.executors.slurm_commands import Ran
+from watcher.executors.slurm_commands import CommandResult
 
 USER = "lab1"
-FAKE_BIN = Path(__file__).parents[1] / "fakes" / "bin"
-SETTINGS = {"MessageTimeout": "3", "EnforcePartLimits": "ALL"}
+FAKE_COMMANDS_FOLDER = Path(__file__).parents[1] / "fakes" / "bin"
+SLURM_SETTINGS = {"MessageTimeout": "3", "EnforcePartLimits": "ALL"}
 
 
-class Lab(abc.ABC):
+class ExecutorHarness(abc.ABC):
     """Somewhere to run jobs: an executor, a folder that its jobs can write to, and ways to break it."""
 
     accounting = True
@@ -34,22 +34,22 @@ class Lab(abc.ABC):
         self._names = 0
 
     @abc.abstractmethod
-    def executor(self, **changed: Any) -> SlurmExecutor:
+    def make_executor(self, **changed: Any) -> SlurmExecutor:
         """A new executor on this lab, with no limit on its calls unless one is given."""
 
     @abc.abstractmethod
-    def losing_answers(self) -> AbstractContextManager[None]:
+    def lose_responses(self) -> AbstractContextManager[None]:
         """While the block runs, a submission arrives and its answer does not."""
 
     @abc.abstractmethod
-    def requeue(self, job: Job) -> None:
+    def requeue_job(self, job: Job) -> None:
         """As a person or a lost node does."""
 
     @abc.abstractmethod
-    def forget(self, job: Job) -> None:
+    def purge_job(self, job: Job) -> None:
         """Make sure that the queue no longer shows a job that is over."""
 
-    def submission(self, text: str, **changed: Any) -> Submission:
+    def make_submission(self, text: str, **changed: Any) -> Submission:
         """One attempt that runs ``text`` in bash, under a name of its own."""
         self._names += 1
         name = changed.get("name", f"eval-stage1-2000-{self._names:08x}-{os.getpid()}")
@@ -68,20 +68,20 @@ class Lab(abc.ABC):
         }
         return Submission(**given | changed)
 
-    def until(self, executor: SlurmExecutor, name: str, *wanted: JobState, timeout: float = 90) -> Job:
+    def wait_until(self, executor: SlurmExecutor, name: str, *wanted: JobState, timeout: float = 90) -> Job:
         """Ask as the watcher does, the queue first, until the job is in a wanted state (any, where none is given)."""
         end = time.monotonic() + timeout
         while True:
-            job = executor.queue().get(name)
+            job = executor.query_queue().get(name)
             if job is None:
-                job = (executor.history([name], time.time() - 60) or {}).get(name)
+                job = (executor.query_accounting([name], time.time() - 60) or {}).get(name)
             if job is not None and (not wanted or job.state in wanted):
                 return job
             assert time.monotonic() < end, f"{name} is {job}, not {wanted}, after {timeout} s"
             time.sleep(0.1)
 
 
-class FakeLab(Lab):
+class FakeSlurmHarness(ExecutorHarness):
     """The model, asked in this process."""
 
     def __init__(self, folder: Path, *, accounting: bool = True) -> None:
@@ -89,95 +89,97 @@ class FakeLab(Lab):
         self.accounting = accounting
         self.fake = FakeSlurm(folder / "slurm", accounting=accounting)
 
-    def executor(self, **changed: Any) -> SlurmExecutor:
+    def make_executor(self, **changed: Any) -> SlurmExecutor:
         return SlurmExecutor(**{"per_minute": 100_000, "run": self._run, "environment": os.environ} | changed)
 
-    def _run(self, command: Any, environment: Any, _timeout: float) -> Ran:
-        return Ran(*run(self.fake, command, environment))
+    def _run(self, command: Any, environment: Any, _timeout: float) -> CommandResult:
+        return CommandResult(*run_fake_command(self.fake, command, environment))
 
     @contextmanager
-    def losing_answers(self) -> Iterator[None]:
-        self.fake.fault("sbatch", "socket")
+    def lose_responses(self) -> Iterator[None]:
+        self.fake.add_fault("sbatch", "socket")
         yield
-        self.fake.heal()
+        self.fake.clear_faults()
 
-    def requeue(self, job: Job) -> None:
-        self.fake.requeue(job.name)
+    def requeue_job(self, job: Job) -> None:
+        self.fake.requeue_job(job.name)
 
-    def forget(self, job: Job) -> None:
-        self.fake.purge(job.name)
+    def purge_job(self, job: Job) -> None:
+        self.fake.purge_job(job.name)
 
-    def fake_job(self, name: str) -> Job:
+    def find_fake_job(self, name: str) -> Job:
         """What a release needs, without asking for it."""
         with self.fake.state() as state:
             number = next(job["id"] for job in state["jobs"].values() if job["name"] == name)
-        return Job(job_id=number, name=name, state=JobState.HELD, word="PENDING")
+        return Job(job_id=number, name=name, state=JobState.HELD, raw_state="PENDING")
 
     def close(self) -> None:
         """Nothing of it runs any more."""
-        self.fake.stop()
+        self.fake.kill_all()
 
 
-class FakeBinLab(FakeLab):
+class FakeCommandsHarness(FakeSlurmHarness):
     """The model, asked through executables as Slurm is."""
 
-    def executor(self, **changed: Any) -> SlurmExecutor:
-        environment = os.environ | {"PATH": f"{FAKE_BIN}:{os.environ['PATH']}", "FAKE_SLURM": str(self.fake.folder)}
+    def make_executor(self, **changed: Any) -> SlurmExecutor:
+        environment = os.environ | {"PATH": f"{FAKE_COMMANDS_FOLDER}:{os.environ['PATH']}", "FAKE_SLURM": str(self.fake.folder)}
         return SlurmExecutor(**{"per_minute": 100_000, "environment": environment} | changed)
 
 
-class SlurmLab(Lab):
+class SlurmClusterHarness(ExecutorHarness):
     """A real cluster, its commands run as an ordinary user."""
 
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
+    def __init__(self, cluster: SlurmCluster, folder: Path) -> None:
         super().__init__(folder)
         self.cluster = cluster
         self.accounting = cluster.layout.accounting
 
-    def executor(self, **changed: Any) -> SlurmExecutor:
+    def make_executor(self, **changed: Any) -> SlurmExecutor:
         given = {"per_minute": 100_000, "user": USER, "environment": self.cluster.environment(USER)}
         return SlurmExecutor(**given | changed)
 
-    def losing_answers(self) -> AbstractContextManager[None]:
-        return self.cluster.frozen("ctld")
+    def lose_responses(self) -> AbstractContextManager[None]:
+        return self.cluster.process_frozen("ctld")
 
-    def requeue(self, job: Job) -> None:
-        self.cluster.tool("scontrol", "requeue", job.job_id, user=USER).check_returncode()
+    def requeue_job(self, job: Job) -> None:
+        self.cluster.run_slurm_command("scontrol", "requeue", job.job_id, user=USER).check_returncode()
 
-    def forget(self, job: Job) -> None:
+    def purge_job(self, job: Job) -> None:
         """It does so by itself after MinJobAge."""
-        executor = self.executor()
+        executor = self.make_executor()
         end = time.monotonic() + 60
-        while job.name in executor.queue():
+        while job.name in executor.query_queue():
             assert time.monotonic() < end, f"{job.name} is still in the queue"
             time.sleep(0.5)
 
 
 @contextmanager
-def real_lab(*, accounting: bool) -> Iterator[Callable[[], SlurmLab]]:
+def start_slurm_cluster_harness(*, accounting: bool) -> Iterator[Callable[[], SlurmClusterHarness]]:
     """A cluster for as long as the block runs, brought up at the first call. RuntimeError where there can be none."""
-    made: list[SlurmLab] = []
+    made: list[SlurmClusterHarness] = []
     folder = Path(tempfile.mkdtemp(prefix="of-slurm-"))
 
-    def lab() -> SlurmLab:
+    def lab() -> SlurmClusterHarness:
         if not made:
-            reason = missing()
+            reason = find_missing_program()
             if reason:
                 raise RuntimeError(reason)
-            ensure_user(USER)
+            ensure_unix_user(USER)
             folder.chmod(0o755)
             jobs = folder / "jobs"
             jobs.mkdir()
             about = pwd.getpwnam(USER)
             os.chown(jobs, about.pw_uid, about.pw_gid)
-            cluster = Cluster(folder / "cluster")
+            cluster = SlurmCluster(folder / "cluster")
             # short memory only where accounting remembers for it
-            cluster.start(accounting=accounting, users=[USER], settings=SETTINGS | ({"MinJobAge": "2"} if accounting else {}))
-            made.append(SlurmLab(cluster, jobs))
+            cluster.start(
+                accounting=accounting, users=[USER], settings=SLURM_SETTINGS | ({"MinJobAge": "2"} if accounting else {})
+            )
+            made.append(SlurmClusterHarness(cluster, jobs))
         return made[0]
 
     try:
         yield lab
     finally:
-        Cluster(folder / "cluster").stop()
+        SlurmCluster(folder / "cluster").stop()
         shutil.rmtree(folder)

@@ -7,14 +7,21 @@ import time
 from pathlib import Path
 from typing import Self
 
-from support.executors.batch_scripts import SCORE, Attempt, environment, make_attempt, stand_in, until
-from watcher.core.executor import Job, Resources, Submission, SubmitKind, Submitted
+from support.executors.batch_scripts import (
+    SCORE_SCRIPT,
+    AttemptFolder,
+    copy_non_slurm_environment,
+    make_attempt,
+    wait_until,
+    write_stand_in,
+)
+from watcher.core.executor import Job, Resources, Submission, SubmissionResult, SubmitKind
 from watcher.executors.local import LocalExecutor
 
-NAME = "eval-stage1-2000-0badcafe"
+RUN_ID = "eval-stage1-2000-0badcafe"
 
 
-class Clock:
+class OffsetClock:
     """Time that passes when it is told to, from now on: exit records have the real one."""
 
     def __init__(self):
@@ -24,12 +31,12 @@ class Clock:
         return self.now
 
 
-class Desk:
+class LocalAttempts:
     """One attempts folder, its executors and their jobs; every job is killed at the end."""
 
     def __init__(self, root: Path):
-        self.root, self.attempts, self.clock = root, root / "attempts", Clock()
-        self.python = stand_in(root)
+        self.root, self.attempts, self.clock = root, root / "attempts", OffsetClock()
+        self.python = write_stand_in(root)
         self.pids: list[int] = []
         (root / "logs").mkdir(exist_ok=True)
 
@@ -41,17 +48,19 @@ class Desk:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
 
-    def executor(self, **extra: str) -> LocalExecutor:
-        return LocalExecutor(self.attempts, environ=environment(**extra), clock=self.clock, grace=30.0, linger=300.0)
+    def make_executor(self, **extra: str) -> LocalExecutor:
+        return LocalExecutor(
+            self.attempts, environ=copy_non_slurm_environment(**extra), clock=self.clock, grace_seconds=30.0, linger_seconds=300.0
+        )
 
-    def attempt(self, name: str = NAME) -> Attempt:
+    def make_attempt(self, name: str = RUN_ID) -> AttemptFolder:
         return make_attempt(self.attempts, name, self.python)
 
-    def submission(self, attempt: Attempt) -> Submission:
+    def make_submission(self, attempt: AttemptFolder) -> Submission:
         return Submission(
             name=attempt.folder.name,
             comment="watcher:abc",
-            script=SCORE,
+            script=SCORE_SCRIPT,
             request=attempt.request,
             stdout=self.root / "logs" / "eval_%j.out",
             stderr=self.root / "logs" / "eval_%j.err",
@@ -59,20 +68,20 @@ class Desk:
             python=str(self.python),
         )
 
-    def submit(self, executor: LocalExecutor, attempt: Attempt) -> Submitted:
-        outcome = executor.submit(self.submission(attempt))
+    def submit(self, executor: LocalExecutor, attempt: AttemptFolder) -> SubmissionResult:
+        outcome = executor.submit(self.make_submission(attempt))
         assert outcome.kind is SubmitKind.SUBMITTED, outcome
         self.pids.append(int(outcome.job_id))
         return outcome
 
-    def running(self, **extra: str) -> tuple[LocalExecutor, Attempt, Job]:
+    def start_waiting_job(self, **extra: str) -> tuple[LocalExecutor, AttemptFolder, Job]:
         """A job whose scorer waits."""
-        executor, attempt = self.executor(FAKE_WAITS="yes", **extra), self.attempt()
+        executor, attempt = self.make_executor(FAKE_WAITS="yes", **extra), self.make_attempt()
         self.submit(executor, attempt)
-        until(attempt.up, "the scorer runs")
-        return executor, attempt, executor.queue()[NAME]
+        wait_until(attempt.is_running, "the scorer runs")
+        return executor, attempt, executor.query_queue()[RUN_ID]
 
 
-def over(executor: LocalExecutor, name: str = NAME) -> Job:
-    until(lambda: executor.queue()[name].state.over, f"{name} is over")
-    return executor.queue()[name]
+def wait_until_over(executor: LocalExecutor, name: str = RUN_ID) -> Job:
+    wait_until(lambda: executor.query_queue()[name].state.is_terminal, f"{name} is over")
+    return executor.query_queue()[name]

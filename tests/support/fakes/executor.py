@@ -10,15 +10,15 @@ from pathlib import Path
 
 import msgspec
 
-from suites.common.atomic_files import create_once, publish
-from suites.contract.encoding import encode
+from suites.common.atomic_files import create_once, write_atomically
+from suites.contract.encoding import encode_json
 from suites.contract.exit_record import ExitRecord
 from suites.contract.paths import AttemptPaths
-from suites.contract.scoring_request import read_request
-from watcher.core.executor import Job, JobState, Most, Resources, SubmitKind, Submitted, Unreachable
+from suites.contract.scoring_request import read_scoring_request
+from watcher.core.executor import ExecutorUnreachable, Job, JobState, PartitionLimits, Resources, SubmissionResult, SubmitKind
 from watcher.simulate.jobs import fill_cache, publish_scores
 
-LIVE = {JobState.HELD, JobState.PENDING, JobState.RUNNING, JobState.COMPLETING}
+LIVE_STATES = {JobState.HELD, JobState.PENDING, JobState.RUNNING, JobState.COMPLETING}
 
 
 class FakeJob(msgspec.Struct, kw_only=True):
@@ -30,7 +30,7 @@ class FakeJob(msgspec.Struct, kw_only=True):
     request: Path
     submitted: float
     state: JobState = JobState.HELD
-    word: str = ""
+    state_name: str = ""
     reason: str = ""
     restarts: int = 0
     ending: object = 0
@@ -57,10 +57,10 @@ class FakeExecutor:
         self.live_at_once: list[str] = []
         """Evaluations that were seen running twice at once."""
         self.calls, self.submissions_left = Counter(), None
-        self.limits = Most()
-        self.asked: dict[str, Resources] = {}
+        self.limits = PartitionLimits()
+        self.queries: dict[str, Resources] = {}
         """Job name -> what it asked for."""
-        self.stuck: dict[str, str] = {}
+        self.stuck_jobs: dict[str, str] = {}
         """Job name -> why it waits for ever."""
         self.on_effect = lambda _what: None
 
@@ -70,15 +70,15 @@ class FakeExecutor:
         self.calls["submit"] += 1
         outcome = self.submissions.popleft() if self.submissions else "ok"
         if outcome == "refused":
-            return Submitted(kind=SubmitKind.REFUSED, message="Invalid partition name specified")
+            return SubmissionResult(kind=SubmitKind.REFUSED, message="Invalid partition name specified")
         if outcome.startswith("later"):
-            return Submitted(kind=SubmitKind.LATER, message=outcome.partition(" ")[2] or "QOSMaxSubmitJobPerUserLimit")
+            return SubmissionResult(kind=SubmitKind.LATER, message=outcome.partition(" ")[2] or "QOSMaxSubmitJobPerUserLimit")
         if outcome == "nothing":
-            return Submitted(kind=SubmitKind.AMBIGUOUS, message="Socket timed out on send/recv operation")
+            return SubmissionResult(kind=SubmitKind.AMBIGUOUS, message="Socket timed out on send/recv operation")
         self.next_id += 1
         assert submission.name not in self.jobs, "one name, one job"
         assert submission.stdout.parent.is_dir()
-        self.asked[submission.name] = submission.resources
+        self.queries[submission.name] = submission.resources
         self.jobs[submission.name] = FakeJob(
             job_id=str(self.next_id),
             name=submission.name,
@@ -89,8 +89,8 @@ class FakeExecutor:
         )
         self.on_effect("submit: after")
         if outcome == "lost_reply":
-            return Submitted(kind=SubmitKind.AMBIGUOUS, message="Socket timed out on send/recv operation")
-        return Submitted(kind=SubmitKind.SUBMITTED, job_id=str(self.next_id))
+            return SubmissionResult(kind=SubmitKind.AMBIGUOUS, message="Socket timed out on send/recv operation")
+        return SubmissionResult(kind=SubmitKind.SUBMITTED, job_id=str(self.next_id))
 
     def release(self, job):
         self.calls["release"] += 1
@@ -104,58 +104,60 @@ class FakeExecutor:
         self.calls["cancel"] += 1
         self._reach()
         found = self.jobs.get(job.name)
-        if found is not None and found.state in LIVE:
+        if found is not None and found.state in LIVE_STATES:
             found.state, found.reason = JobState.CANCELLED, "by uid 1000"
 
-    def queue(self):
+    def query_queue(self):
         self.calls["queue"] += 1
         self._reach()
         return {name: self._tell(job) for name, job in self.jobs.items()}
 
-    def history(self, names, since):
+    def query_accounting(self, names, since):
         self.calls["history"] += 1
         if not self.accounting:
             return None
         known = {**self.purged, **{name: job for name, job in self.jobs.items() if job.state is not JobState.HELD}}
         return {name: self._tell(known[name]) for name in names if name in known and known[name].submitted >= since - 3600}
 
-    def most(self, partition):
+    def query_partition_limits(self, partition):
         self.calls["most"] += 1
-        return self.limits.get(partition, Most()) if isinstance(self.limits, dict) else self.limits
+        return self.limits.get(partition, PartitionLimits()) if isinstance(self.limits, dict) else self.limits
 
     # what happens meanwhile
 
-    def step(self):
+    def advance_jobs(self):
         """Every job one state further: pending > running > ended."""
         for job in list(self.jobs.values()):
-            if job.state is JobState.PENDING and job.name not in self.stuck:
+            if job.state is JobState.PENDING and job.name not in self.stuck_jobs:
                 self._start(job)
             elif job.state is JobState.RUNNING:
                 self._end(job)
-        running = Counter(read_request(job.request).evaluation for job in self.jobs.values() if job.state is JobState.RUNNING)
+        running = Counter(
+            read_scoring_request(job.request).evaluation for job in self.jobs.values() if job.state is JobState.RUNNING
+        )
         self.live_at_once += [evaluation for evaluation, count in running.items() if count > 1]
 
     def purge(self):
         """The queue forgets what ended."""
         for name, job in list(self.jobs.items()):
-            if job.state not in LIVE:
+            if job.state not in LIVE_STATES:
                 self.purged[name] = self.jobs.pop(name)
 
     def live(self):
-        return [job for job in self.jobs.values() if job.state in LIVE]
+        return [job for job in self.jobs.values() if job.state in LIVE_STATES]
 
     def _reach(self):
         if self.unreachable:
-            raise Unreachable(self.unreachable)
+            raise ExecutorUnreachable(self.unreachable)
 
     def _tell(self, job):
-        stuck = job.name in self.stuck and job.state is JobState.PENDING
+        stuck = job.name in self.stuck_jobs and job.state is JobState.PENDING
         return Job(
             job_id=job.job_id,
             name=job.name,
             state=job.state,
-            word=job.word or job.state.name,
-            reason=self.stuck[job.name] if stuck else job.reason,
+            raw_state=job.raw_state or job.state.name,
+            reason=self.stuck_jobs[job.name] if stuck else job.reason,
             stuck=stuck,
             submit_time=job.submitted,
             restarts=job.restarts,
@@ -163,11 +165,11 @@ class FakeExecutor:
         )
 
     def _start(self, job):
-        request = read_request(job.request)
+        request = read_scoring_request(job.request)
         folder = job.request.parent
         owner = f"slurm:{job.job_id}"
         if not create_once(folder / "claim", owner + "\n") and (folder / "claim").read_text().strip() != owner:
-            job.state, job.word = JobState.FAILED, "FAILED"
+            job.state, job.raw_state = JobState.FAILED, "FAILED"
             return
         self.runs.append((request.evaluation, request.run_id))
         endings = self.endings.get(request.evaluation)
@@ -183,16 +185,16 @@ class FakeExecutor:
         if job.ending == "no_record":
             job.state = JobState.FAILED
             return
-        request = read_request(job.request)
+        request = read_scoring_request(job.request)
         prefill = request.evaluation.endswith("/(prefill)")
         if job.ending == 0:
             (fill_cache if prefill else publish_scores)(request)
         code = 0 if job.ending == "no_results" else job.ending
         if code not in {0, 70}:
-            words_in = AttemptPaths(job.request.parent).prefilled if prefill else request.paths.run
+            words_in = AttemptPaths(job.request.parent).prefill_json if prefill else request.paths.run_json
             words_in.parent.mkdir(parents=True, exist_ok=True)
             said = {"schema": 1, "run_id": request.run_id, "why": f"words of exit {code}"}
-            publish(words_in, json.dumps(said))
+            write_atomically(words_in, json.dumps(said))
         record = ExitRecord(
             run_id=request.run_id,
             owner=f"slurm:{job.job_id}",
@@ -202,5 +204,5 @@ class FakeExecutor:
             end=self.clock(),
             code=code,
         )
-        publish(job.request.parent / f"exit.{job.restarts}.json", encode(record))
+        write_atomically(job.request.parent / f"exit.{job.restarts}.json", encode_json(record))
         job.state = JobState.COMPLETED if code == 0 else JobState.FAILED

@@ -1,6 +1,6 @@
 """A Hub on loopback: enough of its API for huggingface_hub and datasets themselves, and the faults of a real one.
 
-Repositories have commits; a revision is ``main`` or a commit's sha. ``Hub.fault`` makes the next answers to matching
+Repositories have commits; a revision is ``main`` or a commit's sha. ``FakeHub.add_fault`` makes the next answers to matching
 requests go wrong.
 """
 
@@ -18,18 +18,18 @@ _API = re.compile(r"/api/(datasets|models)/([^/]+/[^/]+)(?:/(revision|tree|paths
 _RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
-class Fault:
+class HubFault:
     """What happens to the next ``times`` requests whose method and path match ``pattern``."""
 
     def __init__(
         self, pattern: str, kind: str, *, times: float = 1, after: int = 0, retry_after: float = 0.1, method: str = "GET"
     ):
-        self.pattern, self.kind, self.left = re.compile(pattern), kind, times
-        self.after, self.retry_after, self.method = after, retry_after, method
+        self.pattern, self.kind, self.remaining = re.compile(pattern), kind, times
+        self.after_bytes, self.retry_after, self.method = after, retry_after, method
         self.hits = 0
 
 
-class Asked(NamedTuple):
+class HubRequest(NamedTuple):
     """A request that the server got."""
 
     method: str
@@ -44,20 +44,20 @@ class _Refused(Exception):  # noqa: N818  an answer, not an error of ours
         self.status, self.code, self.headers = status, code, headers
 
 
-class Hub:
+class FakeHub:
     """The repositories, what was asked, and what goes wrong."""
 
     def __init__(self) -> None:
         self.repos: dict[tuple[str, str], list[tuple[str, dict[str, bytes]]]] = {}
         self.gated: set[str] = set()
-        self.asked: list[Asked] = []
-        self.faults: list[Fault] = []
+        self.requests: list[HubRequest] = []
+        self.faults: list[HubFault] = []
         self.on_info = None
         """Called with the id when a repository's info has been given: for what moves just then."""
         self.lock = threading.Lock()
         self.endpoint = ""
 
-    def push(self, name: str, files: Mapping[str, bytes], kind: str = "datasets") -> str:
+    def push_commit(self, name: str, files: Mapping[str, bytes], kind: str = "datasets") -> str:
         """A new commit that main points at; its sha."""
         commits = self.repos.setdefault((kind, name), [])
         digest = hashlib.sha1(f"{name} {len(commits)}".encode(), usedforsecurity=False)
@@ -67,22 +67,22 @@ class Hub:
         commits.append((digest.hexdigest(), dict(files)))
         return digest.hexdigest()
 
-    def fault(self, pattern: str, kind: str, **options) -> Fault:
+    def add_fault(self, pattern: str, kind: str, **options) -> HubFault:
         """``kind``: 404, 429, 500, 503; ``drop``: it ends after ``after`` bytes of the body; ``refuse``: before a word."""
-        fault = Fault(pattern, kind, **options)
+        fault = HubFault(pattern, kind, **options)
         self.faults.append(fault)
         return fault
 
-    def failing(self, method: str, path: str) -> Fault | None:
+    def find_fault(self, method: str, path: str) -> HubFault | None:
         with self.lock:
             for fault in self.faults:
-                if fault.left > 0 and fault.method in (method, "*") and fault.pattern.search(path):
-                    fault.left -= 1
+                if fault.remaining > 0 and fault.method in (method, "*") and fault.pattern.search(path):
+                    fault.remaining -= 1
                     fault.hits += 1
                     return fault
         return None
 
-    def commit(self, kind: str, name: str, revision: str) -> tuple[str, dict[str, bytes]]:
+    def find_commit(self, kind: str, name: str, revision: str) -> tuple[str, dict[str, bytes]]:
         """Raises what the Hub answers for repositories and revisions that it does not have, or not for everybody."""
         commits = self.repos.get((kind, name))
         if commits is None:
@@ -94,8 +94,8 @@ class Hub:
                 return sha, files
         raise _Refused(404, "RevisionNotFound", **{"X-Error-Message": f"Invalid rev id: {revision}"})
 
-    def file(self, kind: str, name: str, revision: str, path: str) -> tuple[str, bytes]:
-        sha, files = self.commit(kind, name, revision)
+    def find_file(self, kind: str, name: str, revision: str, path: str) -> tuple[str, bytes]:
+        sha, files = self.find_commit(kind, name, revision)
         if name in self.gated:
             message = f"Access to dataset {name} is restricted. You must have access to it and be authenticated to access it."
             raise _Refused(401, "GatedRepo", **{"X-Error-Message": message})
@@ -133,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: "_Server"
 
     def log_message(self, *_args) -> None:
-        """Everything is in ``Hub.asked``."""
+        """Everything is in ``FakeHub.requests``."""
 
     def do_GET(self) -> None:
         self._answer()
@@ -147,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         hub, path = self.server.hub, unquote(urlsplit(self.path).path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = hub.failing(self.command, path)
+        fault = hub.find_fault(self.command, path)
         try:
             if fault is not None and fault.kind == "refuse":
                 self._noted(0)
@@ -161,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):  # the reader had enough: a slice ends where its target is reached
             self.close_connection = True
 
-    def _page(self, path: str, body: bytes, fault: Fault | None) -> None:
+    def _page(self, path: str, body: bytes, fault: HubFault | None) -> None:
         if fault is not None and fault.kind != "drop":
             headers = {"Retry-After": str(fault.retry_after), "X-Error-Message": "slow down"}
             raise _Refused(int(fault.kind), "TooManyRequests" if fault.kind == "429" else "", **headers)
@@ -175,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _api(self, asked: re.Match[str], body: bytes) -> None:
         hub = self.server.hub
         kind, name, what, revision, path = asked.groups()
-        sha, files = hub.commit(kind, name, revision or "main")
+        sha, files = hub.find_commit(kind, name, revision or "main")
         if what in (None, "revision"):
             document = {
                 "_id": "0" * 24,
@@ -196,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
                 hub.on_info(name)
             return
         if name in hub.gated:
-            hub.file(kind, name, sha, "")
+            hub.find_file(kind, name, sha, "")
         if what == "tree":
             listed = _folders(
                 files, path or "", parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() == "true"
@@ -209,8 +209,8 @@ class _Handler(BaseHTTPRequestHandler):
         paths = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode()).get("paths", [])
         self._json([everything[path] for path in paths if path in everything])
 
-    def _file(self, kind: str, name: str, revision: str, path: str, fault: Fault | None) -> None:
-        sha, content = self.server.hub.file(kind, name, revision, path)
+    def _file(self, kind: str, name: str, revision: str, path: str, fault: HubFault | None) -> None:
+        sha, content = self.server.hub.find_file(kind, name, revision, path)
         headers = {"X-Repo-Commit": sha, "ETag": f'"{_etag(content)}"', "Accept-Ranges": "bytes"}
         status, part = 200, content
         if found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
@@ -220,14 +220,14 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             status, part = 206, content[start : stop + 1]
             headers["Content-Range"] = f"bytes {start}-{stop}/{len(content)}"
-        self._send(status, part, cut=None if fault is None else fault.after, **headers)
+        self._send(status, part, cut=None if fault is None else fault.after_bytes, **headers)
 
     def _json(self, document) -> None:
         self._send(200, json.dumps(document).encode(), **{"Content-Type": "application/json"})
 
     def _noted(self, status: int) -> None:
         with self.server.hub.lock:
-            self.server.hub.asked.append(Asked(self.command, unquote(self.path), self.headers.get("Range"), status))
+            self.server.hub.requests.append(HubRequest(self.command, unquote(self.path), self.headers.get("Range"), status))
 
     def _send(self, status: int, body: bytes, *, cut: int | None = None, **headers: str) -> None:
         self._noted(status)
@@ -245,14 +245,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    hub: Hub
+    hub: FakeHub
 
     def handle_error(self, *_args) -> None:
         """A client that went away is no news."""
 
 
 @contextmanager
-def serving(hub: Hub):
+def serve_hub(hub: FakeHub):
     """Serve it on a free port of loopback; ``hub.endpoint`` is then what HF_ENDPOINT should be."""
     with _Server(("127.0.0.1", 0), _Handler) as server:
         server.hub = hub
@@ -266,7 +266,7 @@ def serving(hub: Hub):
             thread.join()
 
 
-def environment(hub: Hub, home, base: Mapping[str, str]) -> dict[str, str]:
+def make_hub_environment(hub: FakeHub, home, base: Mapping[str, str]) -> dict[str, str]:
     """``base`` as a child needs it that asks this hub and nothing else. ``home``: its HF_HOME."""
     offline = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
     kept = {

@@ -7,19 +7,19 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from support.fakes.hub import Hub
+from support.fakes.hub import FakeHub
 from support.fakes.hub_rows import (
-    Words,
+    SentenceGenerator,
     code_reasoning,
     codeparrot,
     copa,
     fineweb,
     hellaswag,
-    labelled,
+    make_labelled_row,
+    make_statement_row,
     math_instruct,
     math_reasoning,
     mmlu,
-    said,
     sciq,
     siqa,
     stackv2,
@@ -28,7 +28,7 @@ from support.fakes.hub_rows import (
     winogrande,
 )
 
-LAYOUT = {  # id -> config -> split -> (file, rows); the first config without a name is datasets' "default"
+DATASET_LAYOUT = {  # id -> config -> split -> (file, rows); the first config without a name is datasets' "default"
     "allenai/c4": {
         "en": {
             "train": (
@@ -94,11 +94,17 @@ LAYOUT = {  # id -> config -> split -> (file, rows); the first config without a 
         for name in ("winogrande_xl", "winogrande_s")
     },
     "allenai/ai2_arc": {
-        name: {"test": (f"{name}/test-00000-of-00001.parquet", labelled("question"))} for name in ("ARC-Easy", "ARC-Challenge")
+        name: {"test": (f"{name}/test-00000-of-00001.parquet", make_labelled_row("question"))}
+        for name in ("ARC-Easy", "ARC-Challenge")
     },
-    "allenai/openbookqa": {"main": {"test": ("main/test-00000-of-00001.parquet", labelled("question_stem"))}},
+    "allenai/openbookqa": {"main": {"test": ("main/test-00000-of-00001.parquet", make_labelled_row("question_stem"))}},
     "tau/commonsense_qa": {
-        "": {"validation": ("data/validation-00000-of-00001.parquet", labelled("question", question_concept=said("of")))}
+        "": {
+            "validation": (
+                "data/validation-00000-of-00001.parquet",
+                make_labelled_row("question", question_concept=make_statement_row("of")),
+            )
+        }
     },
     "lighteval/siqa": {"": {"validation": ("data/validation-00000-of-00001.parquet", siqa)}},
     "allenai/sciq": {"": {"validation": ("data/validation-00000-of-00001.parquet", sciq)}},
@@ -106,7 +112,12 @@ LAYOUT = {  # id -> config -> split -> (file, rows); the first config without a 
         "": {
             "validation": (
                 "data/validation-00000-of-00001.parquet",
-                labelled("question", fact1=said("secret"), fact2=said("secret"), combinedfact=said("secret")),
+                make_labelled_row(
+                    "question",
+                    fact1=make_statement_row("secret"),
+                    fact2=make_statement_row("secret"),
+                    combinedfact=make_statement_row("secret"),
+                ),
             )
         }
     },
@@ -118,13 +129,13 @@ LAYOUT = {  # id -> config -> split -> (file, rows); the first config without a 
 }
 
 
-def rows_of(name: str, config: str, split: str, count: int = 300) -> list[dict]:
+def make_rows(name: str, config: str, split: str, count: int = 300) -> list[dict]:
     """The rows that are served for one split."""
-    make, of = LAYOUT[name][config][split][1], Words(f"{name} {config} {split}")
+    make, of = DATASET_LAYOUT[name][config][split][1], SentenceGenerator(f"{name} {config} {split}")
     return [make(of, n) for n in range(count)]
 
 
-def encoded(path: str, rows: list[dict]) -> bytes:
+def encode_rows(path: str, rows: list[dict]) -> bytes:
     """Rows as the file that its name says it is."""
     if path.endswith(".parquet"):
         stream = io.BytesIO()
@@ -134,9 +145,9 @@ def encoded(path: str, rows: list[dict]) -> bytes:
     return gzip.compress(raw, mtime=0) if path.endswith(".gz") else raw
 
 
-def card(name: str) -> bytes:
+def make_dataset_card(name: str) -> bytes:
     """README.md with the configs, as the Hub has it; none where the files' names say enough."""
-    configs = {config: splits for config, splits in LAYOUT[name].items() if config}
+    configs = {config: splits for config, splits in DATASET_LAYOUT[name].items() if config}
     if not configs:
         return b"# A data set\n"
     listed = [
@@ -146,18 +157,18 @@ def card(name: str) -> bytes:
     return f"---\nconfigs: {json.dumps(listed)}\n---\n# A data set\n".encode()
 
 
-def files_of(name: str, count: int = 300) -> dict[str, bytes]:
+def make_dataset_files(name: str, count: int = 300) -> dict[str, bytes]:
     """All files of one repository."""
-    files = {"README.md": card(name), ".gitattributes": b"*.parquet filter=lfs\n"}
-    for config, splits in LAYOUT[name].items():
+    files = {"README.md": make_dataset_card(name), ".gitattributes": b"*.parquet filter=lfs\n"}
+    for config, splits in DATASET_LAYOUT[name].items():
         for split, (path, _) in splits.items():
-            files[path] = encoded(path, rows_of(name, config, split, count))
+            files[path] = encode_rows(path, make_rows(name, config, split, count))
     return files
 
 
-def everything(count: int = 300) -> Hub:
+def make_full_hub(count: int = 300) -> FakeHub:
     """A hub with every data set of the suites."""
-    hub = Hub()
-    for name in LAYOUT:
-        hub.push(name, files_of(name, count))
+    hub = FakeHub()
+    for name in DATASET_LAYOUT:
+        hub.push_commit(name, make_dataset_files(name, count))
     return hub

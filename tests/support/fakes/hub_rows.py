@@ -36,33 +36,33 @@ _WORDS = [
 ]
 
 
-class Words:
+class SentenceGenerator:
     """Sentences from a seed: the same rows in every run."""
 
     def __init__(self, seed: str) -> None:
         self.rng = random.Random(seed)
 
-    def words(self, least: int, most: int) -> str:
+    def make_text_of_length(self, least: int, most: int) -> str:
         return " ".join(self.rng.choices(_WORDS, k=self.rng.randint(least, most)))
 
-    def sentence(self) -> str:
-        return self.words(5, 12).capitalize() + "."
+    def make_sentence(self) -> str:
+        return self.make_text_of_length(5, 12).capitalize() + "."
 
-    def text(self) -> str:
+    def make_text(self) -> str:
         return "\n\n".join(
-            " ".join(self.sentence() for _ in range(self.rng.randint(2, 5))) for _ in range(self.rng.randint(1, 3))
+            " ".join(self.make_sentence() for _ in range(self.rng.randint(2, 5))) for _ in range(self.rng.randint(1, 3))
         )
 
-    def one(self, options):
+    def choose(self, options):
         return self.rng.choice(options)
 
 
-def some_choices(of: Words, count: int, labels: str = "ABCDE") -> dict:
-    return {"text": [of.words(1, 3) for _ in range(count)], "label": list(labels[:count])}
+def make_choices(of: SentenceGenerator, count: int, labels: str = "ABCDE") -> dict:
+    return {"text": [of.make_text_of_length(1, 3) for _ in range(count)], "label": list(labels[:count])}
 
 
-def web(of: Words, n: int) -> dict:
-    text = of.text()
+def web(of: SentenceGenerator, n: int) -> dict:
+    text = of.make_text()
     return {
         "url": f"https://example.org/{n}",
         "fetch_time": 1_600_000_000 + n,
@@ -70,15 +70,15 @@ def web(of: Words, n: int) -> dict:
         "token_count": len(text) // 4,
         "char_count": len(text),
         "score": of.rng.uniform(3, 5),
-        "int_score": of.one([3, 4]),
+        "int_score": of.choose([3, 4]),
         "language": "en",
         "language_score": 0.98,
     }
 
 
-def fineweb(of: Words, n: int) -> dict:
+def fineweb(of: SentenceGenerator, n: int) -> dict:
     return {
-        "text": of.text(),
+        "text": of.make_text(),
         "id": f"<urn:uuid:{n}>",
         "dump": "CC-MAIN-2024-10",
         "url": f"https://example.org/{n}",
@@ -91,13 +91,13 @@ def fineweb(of: Words, n: int) -> dict:
     }
 
 
-def codeparrot(of: Words, n: int) -> dict:
+def codeparrot(of: SentenceGenerator, n: int) -> dict:
     return {
         "repo_name": f"a/{n}",
         "path": "setup.py",
         "copies": "1",
         "size": "100",
-        "content": "".join(f"def {of.one(_WORDS)}():\n    return {n}\n\n\n" for _ in range(5)),
+        "content": "".join(f"def {of.choose(_WORDS)}():\n    return {n}\n\n\n" for _ in range(5)),
         "license": "mit",
         "hash": n,
         "line_mean": 20.5,
@@ -111,25 +111,30 @@ def codeparrot(of: Words, n: int) -> dict:
     }
 
 
-def stackv2(of: Words, n: int) -> dict:
+def stackv2(of: SentenceGenerator, n: int) -> dict:
     metadata = {"license": "MIT", "repo_name": f"a/{n}", "path": "a.py", "language": "Python", "edu_score": 3.5}
-    return {"id": str(n), "text": f"def f_{n}():\n    return '{of.words(3, 9)}'\n" * 5, "source": "stackv2", "metadata": metadata}
+    return {
+        "id": str(n),
+        "text": f"def f_{n}():\n    return '{of.make_text_of_length(3, 9)}'\n" * 5,
+        "source": "stackv2",
+        "metadata": metadata,
+    }
 
 
-def math_reasoning(of: Words, n: int) -> dict:
+def math_reasoning(of: SentenceGenerator, n: int) -> dict:
     return {
         "expected_answer": str(n),
         "problem_type": "has_answer_extracted",
         "problem_source": "forum",
         "generation_model": "model",
         "pass_rate_72b_tir": "0.5",
-        "problem": f"What is {n} + 1? {of.sentence()}",
-        "generated_solution": f"<think>\n{of.text()}\n</think>\nIt is {n + 1}.",
+        "problem": f"What is {n} + 1? {of.make_sentence()}",
+        "generated_solution": f"<think>\n{of.make_text()}\n</think>\nIt is {n + 1}.",
         "inference_mode": "cot",
     }
 
 
-def math_instruct(of: Words, n: int) -> dict:
+def math_instruct(of: SentenceGenerator, n: int) -> dict:
     return {
         "question": f"What is {n} times 2?",
         "expected_answer": str(2 * n),
@@ -138,15 +143,15 @@ def math_instruct(of: Words, n: int) -> dict:
         "is_correct": bool(n % 3),
         "generation_type": "without_reference_solution",
         "dataset": "gsm8k",
-        "generated_solution": f"{of.sentence()} WRONG" if n % 3 == 0 else f"{of.sentence()} It is {2 * n}.",
+        "generated_solution": f"{of.make_sentence()} WRONG" if n % 3 == 0 else f"{of.make_sentence()} It is {2 * n}.",
     }
 
 
-def code_reasoning(of: Words, n: int) -> dict:
+def code_reasoning(of: SentenceGenerator, n: int) -> dict:
     return {
         "id": f"{n:032x}",
-        "input": f"Write f that returns {n}. {of.sentence()}",
-        "output": f"<think>\n{of.text()}\n</think>\n```python\ndef f():\n    return {n}\n```",
+        "input": f"Write f that returns {n}. {of.make_sentence()}",
+        "output": f"<think>\n{of.make_text()}\n</think>\n```python\ndef f():\n    return {n}\n```",
         "source": "s",
         "license": "cc-by-4.0",
         "dataset": "d",
@@ -156,22 +161,24 @@ def code_reasoning(of: Words, n: int) -> dict:
     }
 
 
-def wikitext(of: Words, n: int) -> dict:
+def wikitext(of: SentenceGenerator, n: int) -> dict:
     place = n % 8
-    title = f" = {of.words(1, 3).title()} = \n"
-    line = ["", title, "", f" {of.sentence()} \n", "", f" = = {of.one(_WORDS)} = = \n", "", f" {of.sentence()} \n"][place]
+    title = f" = {of.make_text_of_length(1, 3).title()} = \n"
+    line = ["", title, "", f" {of.make_sentence()} \n", "", f" = = {of.choose(_WORDS)} = = \n", "", f" {of.make_sentence()} \n"][
+        place
+    ]
     return {"text": line}
 
 
-def hellaswag(of: Words, n: int) -> dict:
-    a, b = of.sentence(), of.words(1, 2)
+def hellaswag(of: SentenceGenerator, n: int) -> dict:
+    a, b = of.make_sentence(), of.make_text_of_length(1, 2)
     return {
         "ind": n,
-        "activity_label": of.words(1, 2).title(),
-        "ctx_a": f"{a} [title] {of.words(2, 4)}",
+        "activity_label": of.make_text_of_length(1, 2).title(),
+        "ctx_a": f"{a} [title] {of.make_text_of_length(2, 4)}",
         "ctx_b": b,
         "ctx": f"{a} {b}",
-        "endings": [f"{of.words(3, 6)} [step]." for _ in range(4)],
+        "endings": [f"{of.make_text_of_length(3, 6)} [step]." for _ in range(4)],
         "source_id": f"x~{n}",
         "split": "val",
         "split_type": "indomain",
@@ -179,57 +186,67 @@ def hellaswag(of: Words, n: int) -> dict:
     }
 
 
-def labelled(question: str, **more):
-    def row(of: Words, n: int) -> dict:
+def make_labelled_row(question: str, **more):
+    def row(of: SentenceGenerator, n: int) -> dict:
         counts = [3, 4, 5] if question == "question" and not more else [4]
-        choices = some_choices(of, of.one(counts), "12345" if n % 5 == 0 and not more else "ABCDE")
+        choices = make_choices(of, of.choose(counts), "12345" if n % 5 == 0 and not more else "ABCDE")
         extra = {key: value(of) for key, value in more.items()}
-        return {"id": f"q{n}", question: f"{of.words(3, 8)}?", "choices": choices, **extra, "answerKey": of.one(choices["label"])}
+        return {
+            "id": f"q{n}",
+            question: f"{of.make_text_of_length(3, 8)}?",
+            "choices": choices,
+            **extra,
+            "answerKey": of.choose(choices["label"]),
+        }
 
     return row
 
 
-def winogrande(of: Words, n: int) -> dict:
+def winogrande(of: SentenceGenerator, n: int) -> dict:
     one, two = of.rng.sample(["Ada", "Ben", "Cleo", "Dov"], 2)
-    sentence = f"{one} called {two} because _ {of.words(2, 5)}."
+    sentence = f"{one} called {two} because _ {of.make_text_of_length(2, 5)}."
     return {"sentence": sentence, "option1": one, "option2": two, "answer": str(1 + n % 2)}
 
 
-def siqa(of: Words, n: int) -> dict:
+def siqa(of: SentenceGenerator, n: int) -> dict:
     return {
-        "context": of.sentence(),
-        "question": f"Why {of.words(1, 3)}?",
-        "answerA": of.words(1, 4),
-        "answerB": of.words(1, 4),
-        "answerC": of.words(1, 4),
+        "context": of.make_sentence(),
+        "question": f"Why {of.make_text_of_length(1, 3)}?",
+        "answerA": of.make_text_of_length(1, 4),
+        "answerB": of.make_text_of_length(1, 4),
+        "answerC": of.make_text_of_length(1, 4),
         "label": str(1 + n % 3),
     }
 
 
-def sciq(of: Words, n: int) -> dict:
+def sciq(of: SentenceGenerator, n: int) -> dict:
     names = ("distractor3", "distractor1", "distractor2", "correct_answer")
-    return {"question": f"{of.words(3, 8)} {n}?", **{name: of.words(1, 2) for name in names}, "support": of.sentence()}
-
-
-def copa(of: Words, n: int) -> dict:
     return {
-        "premise": of.sentence(),
-        "choice1": of.sentence(),
-        "choice2": of.sentence(),
+        "question": f"{of.make_text_of_length(3, 8)} {n}?",
+        **{name: of.make_text_of_length(1, 2) for name in names},
+        "support": of.make_sentence(),
+    }
+
+
+def copa(of: SentenceGenerator, n: int) -> dict:
+    return {
+        "premise": of.make_sentence(),
+        "choice1": of.make_sentence(),
+        "choice2": of.make_sentence(),
         "question": ("cause", "effect")[n % 2],
         "idx": n,
         "label": n % 2,
     }
 
 
-def mmlu(of: Words, n: int) -> dict:
+def mmlu(of: SentenceGenerator, n: int) -> dict:
     return {
-        "question": f"{of.words(4, 9)}?",
+        "question": f"{of.make_text_of_length(4, 9)}?",
         "subject": ("abstract_algebra", "anatomy", "world_religions")[n % 3],
-        "choices": [of.words(1, 3) for _ in range(4)],
+        "choices": [of.make_text_of_length(1, 3) for _ in range(4)],
         "answer": n % 4,
     }
 
 
-def said(question: str):
+def make_statement_row(question: str):
     return lambda of: f"{question} {of.words(2, 3)}"

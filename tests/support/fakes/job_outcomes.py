@@ -3,19 +3,21 @@
 import random
 from collections import deque
 
-from watcher.simulate.jobs import ScoringJobs
+from watcher.simulate.jobs import SimulatedScoringJobs
 
-SBATCH = (*3 * ("error", "hang", "limit", "refused"), "lost", "down", "silent", "garbage")
-STATES = ("NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY", "FAILED", "COMPLETED", "vanish", "CANCELLED")
-ENDINGS = (0, 0, 0, 0, 1, 66, 75, *8 * ("PREEMPTED", "preempted"), "requeue", *STATES)
+SBATCH_FAULTS = (*3 * ("error", "hang", "limit", "refused"), "lost", "down", "silent", "garbage")
+ENDING_STATES = ("NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY", "FAILED", "COMPLETED", "vanish", "CANCELLED")
+RUN_ENDINGS = (0, 0, 0, 0, 1, 66, 75, *8 * ("PREEMPTED", "preempted"), "requeue", *ENDING_STATES)
 
 
-class Work(ScoringJobs):
+class ScriptedScoringJobs(SimulatedScoringJobs):
     """Runs end as the machine says."""
 
-    def __init__(self, whole):
-        super().__init__(random.Random(0), whole=whole, odds={}, seconds=(300.0, 3000.0))
+    def __init__(self, is_complete):
+        super().__init__(
+            random.Random(0), is_complete=is_complete, ending_probabilities={}, duration_range_seconds=(300.0, 3000.0)
+        )
         self.endings = deque()
 
-    def _draw(self):
+    def _draw_ending(self):
         return self.endings.popleft() if self.endings else 0

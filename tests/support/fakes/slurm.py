@@ -18,7 +18,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 State = dict[str, Any]
-OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+TERMINAL_STATES = (
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "PREEMPTED",
+    "OUT_OF_MEMORY",
+    "BOOT_FAIL",
+    "DEADLINE",
+)
 
 _RUN = """
 echo $$ >"$1.pid.new"; mv "$1.pid.new" "$1.pid"
@@ -28,7 +38,7 @@ echo $code >"$base.exit.new"; mv "$base.exit.new" "$base.exit"
 """
 
 
-class Asked(NamedTuple):
+class SbatchRequest(NamedTuple):
     """What an sbatch asks for."""
 
     options: Mapping[str, str]
@@ -42,7 +52,7 @@ def _log(pattern: str, number: int, task: tuple[str, str] | None) -> str:
     return pattern.replace("%j", str(number)).replace("%A", array).replace("%a", index)
 
 
-def same_job(state: State, number: str) -> list[dict[str, Any]]:
+def find_job_tasks(state: State, number: str) -> list[dict[str, Any]]:
     """The job of that id, or all tasks of the array of that id."""
     return [job for job in state["jobs"].values() if number == (job["task"][0] if job["task"] else job["id"])]
 
@@ -74,13 +84,13 @@ class FakeSlurm:
 
     # What a test does to the cluster
 
-    def fault(self, command: str, how: str, times: int = 1) -> None:
+    def add_fault(self, command: str, how: str, times: int = 1) -> None:
         """The next ``times`` runs of ``command`` fail: how is ``down``, ``munge``, ``socket`` (done, but the answer is lost),
         ``hang`` (done, and no answer), ``garbage`` (done, and an answer that is none) or ``silent`` (not done, no answer)."""  # noqa: D205, D209  one sentence
         with self.state() as state:
             state["faults"] += [[command, how]] * times
 
-    def heal(self) -> None:
+    def clear_faults(self) -> None:
         """No more faults."""
         with self.state() as state:
             state["faults"] = []
@@ -90,14 +100,19 @@ class FakeSlurm:
         with self.state() as state:
             state["scheduling"] = False
 
-    def become(self, name: str, word: str, *, reason: str = "None", exit_code: str = "0:0") -> None:
+    def set_state(self, name: str, word: str, *, reason: str = "None", exit_code: str = "0:0") -> None:
         """Put a job into any state, with any word; its processes are killed."""
         with self.state() as state:
             job = self._named(state, name)
             self._kill(job)
-            job.update(state=word, reason=reason, exit=exit_code, end=self.clock() if word.split(maxsplit=1)[0] in OVER else None)
+            job.update(
+                state=word,
+                reason=reason,
+                exit=exit_code,
+                end=self.clock() if word.split(maxsplit=1)[0] in TERMINAL_STATES else None,
+            )
 
-    def requeue(self, name: str) -> None:
+    def requeue_job(self, name: str) -> None:
         """As after a lost node or a preemption: killed, pending again under the same id, its submit time anew."""
         with self.state() as state:
             job = self._named(state, name)
@@ -105,13 +120,13 @@ class FakeSlurm:
             job["earlier"].append({**{key: job[key] for key in ("submit", "start")}, "end": self.clock(), "state": "REQUEUED"})
             job.update(state="PENDING", reason="BeginTime", restarts=job["restarts"] + 1, submit=self.clock(), start=None)
 
-    def purge(self, name: str) -> None:
+    def purge_job(self, name: str) -> None:
         """Forget a job that is over, as slurmctld does after MinJobAge; accounting remembers it."""
         with self.state() as state:
             for job in state["jobs"].values():
                 job["purged"] = job["purged"] or job["name"] == name
 
-    def stop(self) -> None:
+    def kill_all(self) -> None:
         """Kill whatever runs."""
         with self.state() as state:
             for job in state["jobs"].values():
@@ -124,16 +139,18 @@ class FakeSlurm:
 
     # What its commands do
 
-    def add(self, state: State, asked: Asked, *, ghost: bool = False) -> dict[str, Any]:
-        """A new job, or the ``ghost`` that a refused one leaves in accounting; of an array its first task."""
-        if "array" not in asked.options:
-            return self._add(state, asked, ghost=ghost)
-        tasks = range(int(asked.options["array"].partition("-")[2]) + 1)
+    def add_job(self, state: State, request: SbatchRequest, *, accounting_only: bool = False) -> dict[str, Any]:
+        """A new job, or the ``accounting_only`` that a refused one leaves in accounting; of an array its first task."""
+        if "array" not in request.options:
+            return self._add(state, request, ghost=accounting_only)
+        tasks = range(int(request.options["array"].partition("-")[2]) + 1)
         array = str(state["next"])
-        first, *_ = [self._add(state, asked, task=(array, str(task))) for task in tasks]
+        first, *_ = [self._add(state, request, task=(array, str(task))) for task in tasks]
         return first
 
-    def _add(self, state: State, asked: Asked, *, ghost: bool = False, task: tuple[str, str] | None = None) -> dict[str, Any]:
+    def _add(
+        self, state: State, asked: SbatchRequest, *, ghost: bool = False, task: tuple[str, str] | None = None
+    ) -> dict[str, Any]:
         options, arguments, environment = asked
         number = state["next"]
         state["next"] = number + 1
@@ -180,13 +197,13 @@ class FakeSlurm:
                 if code == 53:
                     done["reason"] = "JobLaunchFailure"
                 ended = base.with_suffix(".exit").stat().st_mtime if self.clock is time.time else self.clock()
-                job.update(done, exit=f"0:{code}" if code == 53 else f"{code}:0", end=ended)
+                job.update(done, exit_code=f"0:{code}" if code == 53 else f"{code}:0", end=ended)
             elif job["state"] == "PENDING" and job["eligible"] and not job["ghost"]:
                 self._try_to_start(state, job)
 
     def _try_to_start(self, state: State, job: dict[str, Any]) -> None:
         before = state["jobs"].get(job["after"] or "")
-        if before is not None and before["state"].split()[0] in OVER and before["state"] != "COMPLETED":
+        if before is not None and before["state"].split()[0] in TERMINAL_STATES and before["state"] != "COMPLETED":
             job.update(state="CANCELLED", reason="DependencyNeverSatisfied", end=self.clock())
         elif before is not None and before["state"] != "COMPLETED":
             job["reason"] = "Dependency"
@@ -217,7 +234,7 @@ class FakeSlurm:
         )
         job.update(state="RUNNING", reason="None", start=self.clock(), node="node1")
 
-    def cancel(self, job: dict[str, Any]) -> None:
+    def cancel_job(self, job: dict[str, Any]) -> None:
         """As scancel by this user does."""
         waited = job["state"] == "PENDING"
         self._kill(job)

@@ -1,6 +1,6 @@
 """sbatch, squeue, sacct, sinfo, scontrol and scancel as FakeSlurm answers them, word for word as Slurm 22.05 does.
 
-``run`` answers in this process, ``main`` is what the fake executables call.
+``run_fake_command`` answers in this process, ``main`` is what the fake executables call.
 """
 
 import json
@@ -11,9 +11,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from support.fakes.slurm import OVER, Asked, FakeSlurm, State, same_job
+from support.fakes.slurm import TERMINAL_STATES, FakeSlurm, SbatchRequest, State, find_job_tasks
 
-Answer = tuple[int | None, str, str]
+CommandOutput = tuple[int | None, str, str]
 
 _DOWN = {
     "sbatch": "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)\n",
@@ -30,7 +30,7 @@ _MUNGE = (
 _SOCKET = "{0}: error: Batch job submission failed: Socket timed out on send/recv operation\n"
 
 
-def run(fake: FakeSlurm, command: Sequence[str], environment: Mapping[str, str]) -> Answer:
+def run_fake_command(fake: FakeSlurm, command: Sequence[str], environment: Mapping[str, str]) -> CommandOutput:
     """(exit code, stdout, stderr) of one command; no exit code where it never answers."""
     name = Path(command[0]).name
     with fake.state() as state:
@@ -50,7 +50,7 @@ def run(fake: FakeSlurm, command: Sequence[str], environment: Mapping[str, str])
         fake.advance(state)
         answer = _COMMANDS[name](fake, state, list(command[1:]), environment)
         fake.advance(state)
-    lost: dict[str, Answer] = {
+    lost: dict[str, CommandOutput] = {
         "socket": (1, "", _SOCKET.format(name)),
         "hang": (None, "", ""),
         "garbage": (0, "moved to Lustre 2\n", ""),
@@ -60,7 +60,7 @@ def run(fake: FakeSlurm, command: Sequence[str], environment: Mapping[str, str])
 
 def main() -> None:
     """As an executable: the cluster is the folder in FAKE_SLURM."""
-    code, out, err = run(FakeSlurm(Path(os.environ["FAKE_SLURM"])), sys.argv, os.environ)
+    code, out, err = run_fake_command(FakeSlurm(Path(os.environ["FAKE_SLURM"])), sys.argv, os.environ)
     sys.stdout.write(out)
     sys.stderr.write(err)
     sys.stdout.flush()
@@ -80,15 +80,17 @@ def _split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return options, []
 
 
-def _sbatch(fake: FakeSlurm, state: State, words: list[str], environment: Mapping[str, str]) -> Answer:
+def _sbatch(fake: FakeSlurm, state: State, words: list[str], environment: Mapping[str, str]) -> CommandOutput:
     options, arguments = _split(words)
     refused = _refusal(state, options, arguments)
     if not refused and "hold" not in options and _gpus(options) > 4:  # a held job is looked at when it is released
         refused = "Batch job submission failed: Requested node configuration is not available"
-        fake.add(state, Asked(options, arguments, {}), ghost=True)  # it came as far as an id, and accounting keeps that
+        fake.add_job(
+            state, SbatchRequest(options, arguments, {}), accounting_only=True
+        )  # it came as far as an id, and accounting keeps that
     if refused:
         return 1, "", f"sbatch: error: {refused}\n"
-    job = fake.add(state, Asked(options, arguments, environment))
+    job = fake.add_job(state, SbatchRequest(options, arguments, environment))
     return 0, job["id"] + "\n" if "parsable" in options else f"Submitted batch job {job['id']}\n", ""
 
 
@@ -109,7 +111,7 @@ def _refusal(state: State, options: Mapping[str, str], arguments: Sequence[str])
         return f"{failed}Requested time limit is invalid (missing or exceeds some limit)"
     if _gpus(options) < 0:
         return f"{failed}Invalid generic resource (gres) specification"
-    mine = [job for job in state["jobs"].values() if job["qos"] == "few" and job["state"].split()[0] not in OVER]
+    mine = [job for job in state["jobs"].values() if job["qos"] == "few" and job["state"].split()[0] not in TERMINAL_STATES]
     if state["accounting"] and options.get("qos") == "few" and len(mine) >= 2:
         policy = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
         return f"QOSMaxSubmitJobPerUserLimit\nsbatch: error: {failed}{policy}"
@@ -128,7 +130,7 @@ def _time(stamp: float | None, environment: Mapping[str, str], unknown: str) -> 
     return time.strftime(environment.get("SLURM_TIME_FORMAT", "%Y-%m-%dT%H:%M:%S"), time.localtime(stamp))
 
 
-def _squeue(_fake: FakeSlurm, state: State, words: list[str], environment: Mapping[str, str]) -> Answer:
+def _squeue(_fake: FakeSlurm, state: State, words: list[str], environment: Mapping[str, str]) -> CommandOutput:
     options, _ = _split(words)
     lines = []
     for job in state["jobs"].values():
@@ -148,7 +150,7 @@ def _squeue(_fake: FakeSlurm, state: State, words: list[str], environment: Mappi
     return 0, "".join(lines), ""
 
 
-def _sacct(_fake: FakeSlurm, state: State, words: list[str], environment: Mapping[str, str]) -> Answer:
+def _sacct(_fake: FakeSlurm, state: State, words: list[str], environment: Mapping[str, str]) -> CommandOutput:
     if not state["accounting"]:
         return 1, "", "Slurm accounting storage is disabled\n"
     options, _ = _split(words)
@@ -175,7 +177,7 @@ def _sacct(_fake: FakeSlurm, state: State, words: list[str], environment: Mappin
     return 0, "".join(lines), ""
 
 
-def _sinfo(_fake: FakeSlurm, _state: State, words: list[str], _environment: Mapping[str, str]) -> Answer:
+def _sinfo(_fake: FakeSlurm, _state: State, words: list[str], _environment: Mapping[str, str]) -> CommandOutput:
     options, _ = _split(words)
     known = {"short": ("short*", "4:00:00"), "closed": ("closed", "1-00:00:00")}
     chosen = [known[name] for name in known if options.get("partition", name) == name]
@@ -183,12 +185,12 @@ def _sinfo(_fake: FakeSlurm, _state: State, words: list[str], _environment: Mapp
     return 0, "".join(re.sub("%[A-Za-z]", lambda found, row=row: row[found[0]], options["format"]) + "\n" for row in rows), ""
 
 
-def _scontrol(fake: FakeSlurm, state: State, words: list[str], _environment: Mapping[str, str]) -> Answer:
+def _scontrol(fake: FakeSlurm, state: State, words: list[str], _environment: Mapping[str, str]) -> CommandOutput:
     verb, number = words
-    jobs = [job for job in same_job(state, number) if not job["purged"]]
+    jobs = [job for job in find_job_tasks(state, number) if not job["purged"]]
     if not jobs:
         return 1, "", f"Invalid job id specified for job {number}\nslurm_suspend error: Invalid job id specified\n"
-    if all(job["state"].split()[0] in OVER for job in jobs):
+    if all(job["state"].split()[0] in TERMINAL_STATES for job in jobs):
         return 1, "", f"Job has already finished for job {number}\nslurm_suspend error: Job has already finished\n"
     if verb != "release":
         return 1, "", f"invalid keyword: {verb}\n"
@@ -201,14 +203,16 @@ def _scontrol(fake: FakeSlurm, state: State, words: list[str], _environment: Map
     return 0, "", ""
 
 
-def _scancel(fake: FakeSlurm, state: State, words: list[str], _environment: Mapping[str, str]) -> Answer:
+def _scancel(fake: FakeSlurm, state: State, words: list[str], _environment: Mapping[str, str]) -> CommandOutput:
     options, numbers = _split(words)
-    jobs = [job for job in same_job(state, numbers[0]) if not job["purged"] and job["state"].split()[0] not in OVER]
+    jobs = [
+        job for job in find_job_tasks(state, numbers[0]) if not job["purged"] and job["state"].split()[0] not in TERMINAL_STATES
+    ]
     if not jobs:
         return 1, "", f"scancel: error: Kill job error on job id {numbers[0]}: Invalid job id specified\n"
     for job in jobs:
         if options.get("name", job["name"]) == job["name"]:
-            fake.cancel(job)
+            fake.cancel_job(job)
     return 0, "", ""
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from suites.contract.paths import StatePaths
-from support.executors.harness import FAKE_BIN
-from support.fakes.slurm import OVER, FakeSlurm
-from support.models.nanotron_checkpoint import set_times, tiny_checkpoint
-from support.runs.short_timeouts import WAITS
-from support.runs.two_stages import REPOSITORY, Scenario
-from watcher.journal.journal import read
+from support.executors.harness import FAKE_COMMANDS_FOLDER
+from support.fakes.slurm import TERMINAL_STATES, FakeSlurm
+from support.models.nanotron_checkpoint import set_times, write_tiny_checkpoint
+from support.runs.short_timeouts import SHORT_TIMEOUTS
+from support.runs.two_stages import REPOSITORY_ROOT, TwoStagesRun
+from watcher.journal.journal import read_journal
 
-SETTINGS: dict[str, Any] = {
+DAEMON_SETTINGS: dict[str, Any] = {
     "poll": "1s",
     "settle": "0s",
     "slurm": {"partition": "short", "gres": None, "cpus_per_task": 1, "mem": "100", "time": "00:20:00"},
@@ -30,12 +30,12 @@ _DAEMON = """\
 import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
-from support.faults.kill_after_effect import Effects
-from support.runs.short_timeouts import shorten
+from support.faults.kill_after_effect import EffectCounter
+from support.runs.short_timeouts import apply_short_timeouts
 from watcher.cli.app import main
 from watcher.daemon import wakeup as wake
 from watcher.journal import lock
-shorten({waits!r})
+apply_short_timeouts({waits!r})
 sleep = wake.Wake.sleep
 wake.Wake.sleep = lambda self, seconds, until: sleep(self, seconds / 20, until)
 kill_at, locks = sys.argv.pop(1), sys.argv.pop(1)
@@ -47,7 +47,7 @@ if locks == "do nothing":
 elif locks == "lease is short":
     lock.MIN_LEASE = 0.3
     lock.Lock.acquire = lambda paths, *, lease, server_now: take(paths, lease=0.3, server_now=server_now)
-effects = Effects(Path({root!r}), int(kill_at) if kill_at else None, Path({root!r} + "-effects"))
+effects = EffectCounter(Path({root!r}), int(kill_at) if kill_at else None, Path({root!r} + "-effects"))
 effects.install()
 try:
     main(prog_name="watcher")
@@ -60,10 +60,10 @@ _SCORER = """\
 import os, sys, time
 sys.path[:0] = {path!r}
 from pathlib import Path
-from suites.contract.scoring_request import read_request
+from suites.contract.scoring_request import read_scoring_request
 from watcher.simulate.jobs import publish_scores
 root = Path({root!r})
-request = read_request(Path(sys.argv[-1]))
+request = read_scoring_request(Path(sys.argv[-1]))
 with (root / "runs").open("a") as runs:
     runs.write(request.evaluation + "\\n")
 time.sleep({seconds})
@@ -71,7 +71,7 @@ publish_scores(request)
 """
 
 
-class FakeSlurmWatch(Scenario):
+class FakeSlurmRun(TwoStagesRun):
     """A scenario whose Slurm is executables over a folder. ``lasts``: seconds that a scoring job takes."""
 
     def __init__(
@@ -79,29 +79,31 @@ class FakeSlurmWatch(Scenario):
         root: Path,
         *,
         steps: dict[str, list[int]],
-        lasts: float = 0,
+        job_seconds: float = 0,
         settings: dict[str, Any] | None = None,
         results: Path | None = None,
     ) -> None:
         self.fake = FakeSlurm(root / "slurm")
-        path = [str(REPOSITORY), str(REPOSITORY / "tests"), *filter(None, sys.path)]
-        environ = os.environ | {"PATH": f"{FAKE_BIN}:{os.environ['PATH']}", "FAKE_SLURM": str(self.fake.folder)}
+        path = [str(REPOSITORY_ROOT), str(REPOSITORY_ROOT / "tests"), *filter(None, sys.path)]
+        environ = os.environ | {"PATH": f"{FAKE_COMMANDS_FOLDER}:{os.environ['PATH']}", "FAKE_SLURM": str(self.fake.folder)}
         more = {"python": str(root / "scorer")} | (settings or {})
-        super().__init__(root, steps=steps, executor="slurm", settings=SETTINGS | more, environ=environ, results=results)
+        super().__init__(root, steps=steps, executor="slurm", settings=DAEMON_SETTINGS | more, environ=environ, results=results)
         scorer = self.root / "scorer"
-        scorer.write_text(_SCORER.format(python=sys.executable, path=path, root=str(root), seconds=lasts))
+        scorer.write_text(_SCORER.format(python=sys.executable, path=path, root=str(root), seconds=job_seconds))
         scorer.chmod(0o755)
         (root / "daemon.py").write_text(
-            _DAEMON.format(path=path, waits=WAITS | {"observe.checkpoints.SLOWLY": 0.5}, root=str(root))
+            _DAEMON.format(path=path, waits=SHORT_TIMEOUTS | {"observe.checkpoints.SLOWLY": 0.5}, root=str(root))
         )
 
     def write_checkpoint(self, stage: str, step: int, like: str = "") -> Path:  # noqa: ARG002  all are alike here
         """A tiny checkpoint that was finished long ago."""
-        folder = tiny_checkpoint(self.root / "ckpts" / stage / str(step), step)
+        folder = write_tiny_checkpoint(self.root / "ckpts" / stage / str(step), step)
         set_times(folder, time.time() - 100)
         return folder
 
-    def begin(self, *, kill_at: int | None = None, locks: str = "as usual", under: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    def start_another_daemon(
+        self, *, kill_at: int | None = None, locks: str = "as usual", under: Sequence[str] = ()
+    ) -> subprocess.Popen[bytes]:
         """One more daemon. ``kill_at``: the effect that is its last. ``locks`` may "do nothing", or their "lease is short".
 
         ``under``: a command that runs it.
@@ -122,54 +124,58 @@ class FakeSlurmWatch(Scenario):
         """What the newest daemon that was killed, or ended, did last: ``number words``."""
         return self.root.with_name(f"{self.root.name}-effects").read_text().splitlines()[-1]
 
-    def until(self, done: Callable[[], bool], seconds: float = 120.0) -> None:
+    def wait_until(self, done: Callable[[], bool], seconds: float = 120.0) -> None:
         """Wait for what daemons do, with the log of all where they do not."""
         end = time.monotonic() + seconds
         while not done():
-            assert time.monotonic() < end, f"not after {seconds:g} s: {self.states()}\n{self.log()}"
+            assert time.monotonic() < end, f"not after {seconds:g} s: {self.read_states()}\n{self.read_log_tail()}"
             time.sleep(0.02)
 
-    def log(self) -> str:
+    def read_log_tail(self) -> str:
         """The end of what all daemons said."""
         return (self.root / "daemon.log").read_text()[-6000:]
 
-    def ours(self, daemon: subprocess.Popen[bytes]) -> bool:
+    def is_status_of(self, daemon: subprocess.Popen[bytes]) -> bool:
         """Whether the status is this very daemon's."""
         path = self.state / "status.json"
         return path.exists() and json.loads(path.read_text())["pid"] == daemon.pid
 
-    def settled(self) -> bool:
+    def is_settled(self) -> bool:
         """Whether all is scored, as far as status says, and Slurm has no job any more that might still do something."""
-        states = self.states()
-        return set(states) >= self.expected and set(states.values()) == {"scored"} and not list(self.live())
+        states = self.read_states()
+        return set(states) >= self.expected_evaluations and set(states.values()) == {"scored"} and not list(self.list_live_jobs())
 
-    def live(self) -> Iterator[dict[str, Any]]:
+    def list_live_jobs(self) -> Iterator[dict[str, Any]]:
         """Jobs that wait, are held or run."""
         with self.fake.state() as state:
             self.fake.advance(state)
-            yield from [job for job in state["jobs"].values() if job["state"].split()[0] not in OVER]
+            yield from [job for job in state["jobs"].values() if job["state"].split()[0] not in TERMINAL_STATES]
 
-    def scored(self) -> Counter[str]:
+    def count_scoring_runs(self) -> Counter[str]:
         """Evaluation -> how often its scorer was run."""
         path = self.root / "runs"
         return Counter(path.read_text().split() if path.exists() else ())
 
-    def check(self) -> None:
+    def check_invariants(self) -> None:
         """The invariants: nothing ran twice, nothing is lost, nothing is left in Slurm, every file can be read."""
-        assert self.scored() == dict.fromkeys(self.expected, 1), f"{self.last_effect}\n{self.log()}"
-        ledger = read(StatePaths(self.state))
-        assert ledger.notes == []
-        assert {key: record.state.value for key, record in ledger.records.items()} == dict.fromkeys(self.expected, "scored")
-        assert list(self.live()) == []
-        self.readable()
+        assert self.count_scoring_runs() == dict.fromkeys(self.expected_evaluations, 1), (
+            f"{self.last_effect}\n{self.read_log_tail()}"
+        )
+        ledger = read_journal(StatePaths(self.state))
+        assert ledger.warnings == []
+        assert {key: record.state.value for key, record in ledger.records.items()} == dict.fromkeys(
+            self.expected_evaluations, "scored"
+        )
+        assert list(self.list_live_jobs()) == []
+        self.check_documents()
 
-    def readable(self) -> None:
+    def check_documents(self) -> None:
         """No published document is torn."""
         for path in self.results.rglob("*.json"):
             if not path.name.startswith("."):
                 json.loads(path.read_bytes())
 
-    def end(self, daemon: subprocess.Popen[bytes]) -> int:
+    def end_daemon(self, daemon: subprocess.Popen[bytes]) -> int:
         """Tell one to end; its exit code."""
         daemon.send_signal(signal.SIGTERM)
         return daemon.wait(timeout=90)

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-ERRORS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "EDQUOT": errno.EDQUOT, "EROFS": errno.EROFS}
-WRITES = ("write", "fsync", "link", "rename", "replace", "mkdir", "ftruncate")
-PAGE = 4096
+ERROR_CODES = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "EDQUOT": errno.EDQUOT, "EROFS": errno.EROFS}
+WRITING_CALLS = ("write", "fsync", "link", "rename", "replace", "mkdir", "ftruncate")
+PAGE_BYTES = 4096
 
 
-class Disk:
-    """Counts the calls that change a disk; ``lasting`` many fail from the ``bad``-th on. Writes leave half."""
+class FailingDisk:
+    """Counts the calls that change a disk; ``failing_count`` many fail from the ``first_failing_call``-th on. Writes leave half."""
 
     def __init__(self, monkeypatch, root, code):
-        self.count, self.code, self.bad, self.lasting = 0, code, None, 0
+        self.count, self.code, self.first_failing_call, self.failing_count = 0, code, None, 0
         self.root = str(root)
-        for name in WRITES:
+        for name in WRITING_CALLS:
             monkeypatch.setattr(os, name, self._failing(name, getattr(os, name)))
         real_open, real_file = os.open, io.open
 
@@ -46,7 +46,10 @@ class Disk:
 
     def _point(self, what):
         self.count += 1
-        if self.bad is not None and self.bad <= self.count < self.bad + self.lasting:
+        if (
+            self.first_failing_call is not None
+            and self.first_failing_call <= self.count < self.first_failing_call + self.failing_count
+        ):
             raise OSError(self.code, os.strerror(self.code), what)
 
     def _failing(self, name, real):
@@ -63,7 +66,7 @@ class Disk:
 
 
 @contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
+def mount_small_disk(folder: Path, size: str) -> Iterator[Path]:
     """A file system of its own at ``folder``, of that size in mount's words. Skips where none may be mounted."""
     folder.mkdir(parents=True)
     done = subprocess.run(
@@ -77,14 +80,14 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def fill(disk: Path, *, leave: int = 0) -> Path:
-    """Take all the room but ``leave`` pages; the file that takes it."""
+def fill_disk(disk: Path, *, free_pages: int = 0) -> Path:
+    """Take all the room but ``free_pages`` pages; the file that takes it."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as stream:
         try:
             while True:
-                stream.write(bytes(PAGE))
+                stream.write(bytes(PAGE_BYTES))
         except OSError as error:
             assert error.errno == errno.ENOSPC  # noqa: PT017  any other would be another disk's
-    os.truncate(filler, max(0, filler.stat().st_size - leave * PAGE))
+    os.truncate(filler, max(0, filler.stat().st_size - free_pages * PAGE_BYTES))
     return filler

@@ -18,13 +18,13 @@ _TOLD = frozenset(f"os.{name}" for name in _CHANGES) | {"open", "subprocess.Pope
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
-class Effects:
+class EffectCounter:
     """Effects of this process below ``root``, and its commands. The ``kill_at``-th (from 0) is its last; None: it lives."""
 
-    def __init__(self, root: Path, kill_at: int | None, said: Path) -> None:
-        """``said``: where the number of effects, and the last one, are written down when it is killed or asks for it."""
+    def __init__(self, root: Path, kill_at: int | None, effect_file: Path) -> None:
+        """``effect_file``: where the number of effects, and the last one, are written down when it is killed or asks for it."""
         self.count = 0
-        self._root, self._kill_at, self._said = f"{root}/", kill_at, os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._root, self._kill_at, self._said = f"{root}/", kill_at, os.open(effect_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._busy = False
         self._really_write = os.write
 
@@ -35,27 +35,27 @@ class Effects:
         def half_or_whole(fd: int, data: Any) -> int:
             if not self._ours(fd):
                 return write(fd, data)
-            self.point(f"half a write of {len(data)} bytes", lambda: write(fd, bytes(data)[: len(data) // 2]))
+            self.record_effect(f"half a write of {len(data)} bytes", lambda: write(fd, bytes(data)[: len(data) // 2]))
             return write(fd, data)
 
         def begun(process: Any, *given: Any) -> None:
             execute(process, *given)
-            self.point(f"begun: {process.args[0]}")
+            self.record_effect(f"begun: {process.args[0]}")
 
         os.write = half_or_whole
         subprocess.Popen._execute_child = begun  # type: ignore[attr-defined]
         sys.addaudithook(self._hear)
 
-    def tell(self) -> None:
+    def write_count(self) -> None:
         """Write down how many there were."""
         self._really_write(self._said, f"{self.count} lived\n".encode())
 
-    def point(self, what: str, last: Callable[[], object] | None = None) -> None:
+    def record_effect(self, effect: str, last: Callable[[], object] | None = None) -> None:
         """An effect is about to be, or has been; ``last`` is done before the process dies of it."""
         if self.count == self._kill_at:
             if last is not None:
                 last()
-            self._really_write(self._said, f"{self.count} {what}\n".encode())
+            self._really_write(self._said, f"{self.count} {effect}\n".encode())
             os.kill(os.getpid(), signal.SIGKILL)
         self.count += 1
 
@@ -78,7 +78,7 @@ class Effects:
         if isinstance(name, int) or os.fsdecode(name).startswith(self._root):
             self._busy = True  # what is done to say so is none of its effects
             try:
-                self.point(f"before {event} {given[0]!s}")
+                self.record_effect(f"before {event} {given[0]!s}")
             finally:
                 self._busy = False
 

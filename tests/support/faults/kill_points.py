@@ -10,17 +10,17 @@ import watcher.journal.journal
 import watcher.journal.lock
 
 
-class Killed(BaseException):
+class ProcessKilled(BaseException):
     """The process is gone; nothing catches this."""
 
 
-class Fuse:
-    """Counts effects and blows at one of them. ``blow_at`` None: it only counts."""
+class KillPoint:
+    """Counts effects and blows at one of them. ``kill_at`` None: it only counts."""
 
-    def __init__(self, monkeypatch, executor, blow_at=None):
-        self.blow_at, self.count = blow_at, 0
-        self.where = ""
-        executor.on_effect = self.point
+    def __init__(self, monkeypatch, executor, kill_at=None):
+        self.kill_at, self.count = kill_at, 0
+        self.effect_names = ""
+        executor.on_effect = self.record_effect
         for module, names in (
             (watcher.actions.actor, ("create_once",)),
             (watcher.actions.submission, ("publish",)),
@@ -31,18 +31,18 @@ class Fuse:
                 monkeypatch.setattr(module, name, self._around(name, getattr(module, name)))
         monkeypatch.setattr(watcher.journal.journal.os, "write", self._torn(watcher.journal.journal.os.write))
 
-    def point(self, what):
+    def record_effect(self, effect):
         """An effect is about to be, or has been."""
-        if self.count == self.blow_at:
-            self.blow_at = None
-            self.where = what
-            raise Killed(what)
+        if self.count == self.kill_at:
+            self.kill_at = None
+            self.effect_names = effect
+            raise ProcessKilled(effect)
         self.count += 1
 
     def _around(self, name, real):
         def call(path, data):
             given = real(path, data)
-            self.point(f"{name} {path}: after")
+            self.record_effect(f"{name} {path}: after")
             return given
 
         return call
@@ -51,28 +51,28 @@ class Fuse:
         def write(fd, data):
             if not bytes(data[:10]).startswith(b'{"schema"') or b'"seq"' not in bytes(data[:40]):
                 return real(fd, data)
-            if self.count == self.blow_at:
+            if self.count == self.kill_at:
                 real(fd, bytes(data)[: len(data) // 2])
-            self.point(f"journal {bytes(data)!r}: in the middle")
+            self.record_effect(f"journal {bytes(data)!r}: in the middle")
             given = real(fd, data)
-            self.point(f"journal {bytes(data)!r}: after")
+            self.record_effect(f"journal {bytes(data)!r}: after")
             return given
 
         return write
 
 
-def live_out(watched, fuse):
+def tick_until_settled(watched, kill_point):
     """Tick until all is settled; wherever the fuse blows, a new daemon takes over."""
     killed = False
     for _ in range(60):
         try:
             watched.tick()
-        except Killed:
+        except ProcessKilled:
             killed = True
-            watched.kill()
-            watched.executor.step()
+            watched.kill_daemon()
+            watched.executor.advance_jobs()
             continue
-        if watched.settled() and not watched.executor.live():
+        if watched.is_settled() and not watched.executor.live():
             return killed
-    message = f"not settled: {watched.states()} {watched.reasons()} after {fuse.where}"
+    message = f"not settled: {watched.list_states()} {watched.list_reasons()} after {kill_point.effect_names}"
     raise AssertionError(message)

@@ -1,7 +1,7 @@
 """What a file server shows of a directory that other nodes write: not yet what is there, and still what is gone."""
 
 
-class Gone:
+class StaleEntry:
     """An entry of a directory that is shown although it is gone."""
 
     def __init__(self, path):
@@ -11,7 +11,7 @@ class Gone:
         return True
 
 
-class Listed:
+class StaleListing:
     """A directory's entries without the late ones, and with the stale ones."""
 
     def __init__(self, entries, late, stale):

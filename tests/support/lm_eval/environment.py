@@ -11,29 +11,29 @@ from pathlib import Path
 import filelock
 import pytest
 
-VERSION = "0.4.13"
-ROOT = Path(__file__).resolve().parents[3]
-FOLDER = ROOT / ".venv-lm-eval"
+LM_EVAL_VERSION = "0.4.13"
+REPOSITORY_ROOT = Path(__file__).resolve().parents[3]
+ENVIRONMENT_FOLDER = REPOSITORY_ROOT / ".venv-lm-eval"
 """Kept from run to run; `.venv-*` is nobody's source."""
 
 
-def python() -> Path:
+def ensure_lm_eval_python() -> Path:
     """Its interpreter. Skips the test with the reason where it cannot be had; fails it under CI."""
     try:
         return _ensure()
     except (OSError, RuntimeError) as error:
-        reason = f"no lm-eval=={VERSION}: {error}"
+        reason = f"no lm-eval=={LM_EVAL_VERSION}: {error}"
         if os.environ.get("CI", "").lower() not in {"", "0", "false"}:
             pytest.fail(reason)
         pytest.skip(reason)
 
 
 def _ensure() -> Path:
-    FOLDER.mkdir(exist_ok=True)
-    here, stamp = FOLDER / "env", FOLDER / "installed"
+    ENVIRONMENT_FOLDER.mkdir(exist_ok=True)
+    here, stamp = ENVIRONMENT_FOLDER / "env", ENVIRONMENT_FOLDER / "installed"
     interpreter = here / "bin" / "python"
-    wanted = f"lm-eval {VERSION} on {sys.prefix}, Python {sys.version}\n"
-    with filelock.FileLock(FOLDER / "lock"):
+    wanted = f"lm-eval {LM_EVAL_VERSION} on {sys.prefix}, Python {sys.version}\n"
+    with filelock.FileLock(ENVIRONMENT_FOLDER / "lock"):
         if stamp.is_file() and stamp.read_text() == wanted and interpreter.exists():
             return interpreter
         shutil.rmtree(here, ignore_errors=True)
@@ -41,7 +41,7 @@ def _ensure() -> Path:
         packages = next((here / "lib").glob("python3*")) / "site-packages"
         (packages / "beneath.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
         pip = [str(interpreter), "-m", "pip", "--disable-pip-version-check", "install", "-q"]
-        _install([*pip, "-c", str(ROOT / "constraints.txt"), f"lm-eval[hf]=={VERSION}"])
+        _install([*pip, "-c", str(REPOSITORY_ROOT / "constraints.txt"), f"lm-eval[hf]=={LM_EVAL_VERSION}"])
         stamp.write_text(wanted)
     return interpreter
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-SHIPPED = {
+SHIPPED_TASKS = {
     "hellaswag": "hellaswag/hellaswag.yaml",
     "piqa": "piqa/piqa.yaml",
     "winogrande": "winogrande/default.yaml",
@@ -24,8 +24,8 @@ SHIPPED = {
 """Adapter -> lm-evaluation-harness's file of that task."""
 
 
-class Run(NamedTuple):
-    """What one run of ``lm_eval`` wrote."""
+class LmEvalRun(NamedTuple):
+    """What one run of ``export_lm_eval`` wrote."""
 
     results: dict[str, Any]
     samples: dict[str, list[dict[str, Any]]]
@@ -34,7 +34,7 @@ class Run(NamedTuple):
     """Where its files are."""
 
 
-def task_file(folder: Path, name: str, rows: Path, *, include: str | None = None, **more: Any) -> str:
+def write_task_file(folder: Path, name: str, rows: Path, *, include: str | None = None, **more: Any) -> str:
     """Write ``here_NAME.yaml``: a shipped definition (under lm_eval/tasks) over other rows; the task's name."""
     task = f"here_{name}"
     kind = {".parquet": "parquet", ".jsonl": "json"}[rows.suffix]
@@ -57,7 +57,7 @@ def task_file(folder: Path, name: str, rows: Path, *, include: str | None = None
     return task
 
 
-def group_file(folder: Path, name: str, tasks: Sequence[str]) -> str:
+def write_group_file(folder: Path, name: str, tasks: Sequence[str]) -> str:
     """Write ``here_NAME.yaml``: a group as mmlu is one; its name."""
     group = f"here_{name}"
     aggregate = [{"metric": "acc", "weight_by_size": True}]
@@ -66,26 +66,28 @@ def group_file(folder: Path, name: str, tasks: Sequence[str]) -> str:
     return group
 
 
-def shipped(python: Path, task: str) -> str:
+def find_shipped_task(python: Path, task: str) -> str:
     """Path of lm-evaluation-harness's own definition."""
     tasks = next((python.parent.parent / "lib").glob("python3*/site-packages/lm_eval/tasks"))
     return str(tasks / task)
 
 
-def run(python: Path, model: Path, folder: Path, asked: Mapping[str, tuple[Sequence[str], dict[str, Any]]]) -> dict[str, Run]:
-    """``lm_eval`` of a transformers model on the CPU in fp32: run's name -> (tasks, more model arguments).
+def run_lm_eval(
+    python: Path, model: Path, folder: Path, requested_runs: Mapping[str, tuple[Sequence[str], dict[str, Any]]]
+) -> dict[str, LmEvalRun]:
+    """``export_lm_eval`` of a transformers model on the CPU in fp32: run's name -> (tasks, more model arguments).
 
     The task files lie in ``folder``. All runs are of one process: most of a small run is imports.
     """
     commands = []
-    for name, (tasks, more) in asked.items():
+    for name, (tasks, more) in requested_runs.items():
         arguments = {"pretrained": str(model), "dtype": "float32", **more}
         command = ["lm_eval", "run", "--model", "hf", "--device", "cpu", "--batch_size", "16", "--log_samples"]
         command += ["--model_args", ",".join(f"{key}={value}" for key, value in arguments.items())]
         command += ["--tasks", ",".join(tasks), "--include_path", str(folder), "--output_path", str(folder / f"out_{name}")]
         commands.append(command)
-    python_run(python, _MANY, json.dumps(commands), folder)
-    return {name: read(folder / f"out_{name}") for name in asked}
+    run_script(python, _MANY, json.dumps(commands), folder)
+    return {name: read_lm_eval_output(folder / f"out_{name}") for name in requested_runs}
 
 
 _MANY = """
@@ -96,27 +98,33 @@ for sys.argv in json.load(sys.stdin):
 """
 
 
-def python_run(python: Path, script: str, given: str, folder: Path) -> str:
-    """Stdout of a script in lm-evaluation-harness's environment, which reads ``given``."""
+def run_script(python: Path, script: str, input_document: str, folder: Path) -> str:
+    """Stdout of a script in lm-evaluation-harness's environment, which reads ``input_document``."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(folder / "hf_home"), "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(
-        [str(python), "-c", script], input=given, env=environment, cwd=folder, capture_output=True, text=True, check=False
+        [str(python), "-c", script],
+        input=input_document,
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise AssertionError(f"lm_eval failed: {done.stderr[-3000:]}")
     return done.stdout
 
 
-def read(out: Path) -> Run:
-    """The newest results and samples under ``out``, as whoever wrote them left them."""
-    results = max(out.glob("*/results_*.json"))
+def read_lm_eval_output(folder: Path) -> LmEvalRun:
+    """The newest results and samples under ``folder``, as whoever wrote them left them."""
+    results = max(folder.glob("*/results_*.json"))
     stamp = results.stem.removeprefix("results_")
     samples = {}
     for path in results.parent.glob(f"samples_*_{stamp}.jsonl"):
         lines = path.read_text().strip().split("\n")  # not splitlines(): a text may hold U+2028
         samples[path.name.removeprefix("samples_").removesuffix(f"_{stamp}.jsonl")] = [json.loads(line) for line in lines]
     ordered = {task: sorted(records, key=lambda record: record["doc_id"]) for task, records in samples.items()}
-    return Run(json.loads(results.read_text()), ordered, results.parent)
+    return LmEvalRun(json.loads(results.read_text()), ordered, results.parent)
 
 
 _READ = """
@@ -141,15 +149,15 @@ print("found:" + json.dumps(found))
 """
 
 
-def read_by_its_tools(python: Path, folder: Path, scratch: Path) -> dict[str, Any]:
+def read_with_lm_eval(python: Path, folder: Path, scratch: Path) -> dict[str, Any]:
     """What lm-evaluation-harness's own readers make of a model's folder of results and samples."""
     files = [str(path) for path in sorted(folder.iterdir())]
-    said = python_run(python, _READ, json.dumps({"files": files}), scratch)
+    said = run_script(python, _READ, json.dumps({"files": files}), scratch)
     line = next(line for line in said.splitlines() if line.startswith("found:"))
     found: dict[str, Any] = json.loads(line.removeprefix("found:"))
     return found
 
 
-def logliks(record: Mapping[str, Any]) -> list[float]:
+def get_loglikelihoods(record: Mapping[str, Any]) -> list[float]:
     """Of the choices of one item."""
     return [float(value[0]) for value in record["filtered_resps"]]

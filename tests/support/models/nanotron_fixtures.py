@@ -7,7 +7,7 @@ from support.models.nanotron_checkpoint import set_times
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "data" / "checkpoints"
 BYTE_TOKENIZER = CHECKPOINTS / "byte_tokenizer"
-WHOLE = (
+COMPLETE_CHECKPOINTS = (
     ("llama_gqa_tp1", 20),
     ("llama_gqa_tp1", 40),
     ("llama_gqa_tp1", 60),
@@ -20,21 +20,21 @@ WHOLE = (
     ("qwen2_nope_tied_tp2", 20),
     ("mixed_topology", 60),
 )
-PARTIAL = ("partial_meta_before_shards", 60)
+PARTIAL_CHECKPOINT = ("partial_meta_before_shards", 60)
 
 
-def checkpoint(name: str, step: int) -> Path:
+def find_checkpoint(name: str, step: int) -> Path:
     """Where it lies. Do not write there."""
     return CHECKPOINTS / name / str(step)
 
 
-def reference(name: str, step: int) -> Path:
+def find_reference(name: str, step: int) -> Path:
     """Folder of its tokens.npy, logits_nanotron_fp32.npy and reference.json."""
     return CHECKPOINTS / name / "reference" / str(step)
 
 
-def copy_of(name: str, step: int, into: Path, newest: float) -> Path:
+def copy_checkpoint(name: str, step: int, into: Path, newest: float) -> Path:
     """A copy in ``into/STEP`` with the times of a save that ended at ``newest``."""
     folder = into / str(step)
-    shutil.copytree(checkpoint(name, step), folder, copy_function=shutil.copyfile)
+    shutil.copytree(find_checkpoint(name, step), folder, copy_function=shutil.copyfile)
     return set_times(folder, newest)

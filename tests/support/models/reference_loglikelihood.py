@@ -21,7 +21,7 @@ _SIZES = (
 )
 
 
-class Plain:
+class ReferenceModel:
     """A tied Llama of transformers: log p(continuation | context), natural logarithms, summed in float64."""
 
     def __init__(self, model_config, tensors, tokenizer, seq_len):
@@ -42,7 +42,7 @@ class Plain:
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer / "tokenizer.json"))
         self.seq_len = seq_len
 
-    def tokens(self, context, continuation):
+    def tokenize_pair(self, context, continuation):
         """(token ids, how many of the last are the continuation), the beginning cut off where the window is too short."""
         before = self.tokenizer(context, add_special_tokens=False)["input_ids"]
         whole = self.tokenizer(context + continuation, add_special_tokens=False)["input_ids"]
@@ -50,22 +50,22 @@ class Plain:
         return whole[-(self.seq_len + 1) :], len(whole) - len(before)
 
     @torch.inference_mode()
-    def loglik(self, context, continuation):
+    def compute_loglikelihood(self, context, continuation):
         """The plainest way."""
-        ids, count = self.tokens(context, continuation)
+        ids, count = self.tokenize_pair(context, continuation)
         predicted = self.model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
         return math.fsum(float(predicted[place - 1, ids[place]]) for place in range(len(ids) - count, len(ids)))
 
-    def exact(self, context, continuation):
+    def compute_float64_loglikelihood(self, context, continuation):
         """The same in float64."""
         self.model.double()
-        found = self.loglik(context, continuation)
+        found = self.compute_loglikelihood(context, continuation)
         self.model.float()
         return found
 
-    def logliks(self, pairs):
-        """``loglik`` of each (context, continuation)."""
-        split = [self.tokens(*pair) for pair in pairs]
+    def compute_loglikelihoods(self, pairs):
+        """``compute_loglikelihood`` of each (context, continuation)."""
+        split = [self.tokenize_pair(*pair) for pair in pairs]
         following = {}
         for ids, count in split:
             following.setdefault(tuple(ids[:-count]), {})[tuple(ids[-count:])] = None
@@ -89,13 +89,13 @@ class Plain:
         }
 
 
-def judged(example, plain):
+def score_example(example, model):
     """An item (a line of examples.jsonl) by the loop: (ll, ll_uncond or None, {metric: one number a choice})."""
-    ll = plain.logliks(example["pairs"])
-    uncond = None if example["uncond"] is None else plain.logliks(example["uncond"])
+    ll = model.compute_loglikelihoods(example["pairs"])
+    uncond = None if example["uncond"] is None else model.compute_loglikelihoods(example["uncond"])
     texts = [continuation for _, continuation in example["pairs"]]
     assert all(text.startswith(" ") for text in texts)
-    tokens = [plain.tokens(*pair)[1] for pair in example["pairs"]]
+    tokens = [model.tokenize_pair(*pair)[1] for pair in example["pairs"]]
     metrics = {
         "acc": ll,
         "acc_norm": [value / (len(text) - 1) for value, text in zip(ll, texts, strict=True)],

@@ -9,15 +9,15 @@ import torch
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from suites.common.errors import Exit
-from support.runs.scoring_jobs import run_here
+from suites.common.errors import ExitCode
+from support.runs.scoring_jobs import run_scoring_in_process
 
 VOCAB, SEQ_LEN = 2048, 384
-TEXT = Path(sysconfig.get_paths()["stdlib"])
+TEXT_FOLDER = Path(sysconfig.get_paths()["stdlib"])
 """Docstrings and comments are English enough for a tokenizer."""
 
 
-def small_llama(folder: Path, *, tied: bool = False, seed: int = 0) -> LlamaForCausalLM:
+def write_small_llama(folder: Path, *, tied: bool = False, seed: int = 0) -> LlamaForCausalLM:
     """Random weights wide enough that choices differ by nats; saved with its tokenizer as transformers has it."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -38,11 +38,11 @@ def small_llama(folder: Path, *, tied: bool = False, seed: int = 0) -> LlamaForC
     )
     model = LlamaForCausalLM(config).eval()
     model.save_pretrained(folder)
-    bpe_tokenizer(folder)
+    write_bpe_tokenizer(folder)
     return model
 
 
-def bpe_tokenizer(folder: Path) -> None:
+def write_bpe_tokenizer(folder: Path) -> None:
     """A byte-level BPE trained on the standard library, which puts <s> before a text."""
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -51,7 +51,7 @@ def bpe_tokenizer(folder: Path) -> None:
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
     )
-    files = sorted(path for path in TEXT.glob("*.py") if path.stat().st_size > 40_000)[:20]
+    files = sorted(path for path in TEXT_FOLDER.glob("*.py") if path.stat().st_size > 40_000)[:20]
     backend.train_from_iterator((path.read_text(encoding="utf-8", errors="replace") for path in files), trainer)
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 0)])
     ends = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -66,9 +66,9 @@ def write_suite(folder, tier, name, definition):
     return path
 
 
-def scored(folder, checkpoint, suite):
+def score_suite(folder, checkpoint, suite):
     """Folder of the published results."""
     command = ["score", "--checkpoint", str(checkpoint), "--suite", str(suite), "--results", str(folder / "results")]
     command += ["--eval-data", str(folder / "data"), "--device", "cpu", "--dtype", "float32", "--export", "lm-eval"]
-    assert run_here(command) == Exit.SCORED
+    assert run_scoring_in_process(command) == ExitCode.SCORED
     return folder / "results" / checkpoint.parent.name / "by_checkpoint" / f"step_{checkpoint.name}"

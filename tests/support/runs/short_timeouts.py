@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Mapping
 
-WAITS = {
+SHORT_TIMEOUTS = {
     "observe.observer.HISTORY_LAG": 2.0,
     "reconcile.in_flight.SHOWING": 2.0,
     "reconcile.in_flight.GONE_FOR": 4.0,
@@ -13,9 +13,9 @@ WAITS = {
 }
 
 
-def shorten(waits: Mapping[str, float]) -> None:
+def apply_short_timeouts(timeouts: Mapping[str, float]) -> None:
     """Set ``module.CONSTANT`` of the watcher's modules in this process, to seconds. One that is not there any more is said."""
-    for name, value in waits.items():
+    for name, value in timeouts.items():
         module, constant = name.rsplit(".", 1)
         found = importlib.import_module(f"watcher.{module}")
         assert hasattr(found, constant), name

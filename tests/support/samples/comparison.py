@@ -11,19 +11,46 @@ import random
 from pathlib import Path
 from statistics import NormalDist
 
-from suites.common.atomic_files import publish
-from suites.contract.comparison import Compared, CompareRequest, Comparison, Effect, Entry, Judged, Place, Refusal, Scores, Total
-from suites.contract.encoding import encode
-from suites.contract.objectives import RATES, Objectives
+from suites.common.atomic_files import write_atomically
+from suites.contract.comparison import (
+    ComparedEntry,
+    CompareRequest,
+    Comparison,
+    ComparisonDocument,
+    Effect,
+    EvaluationInfo,
+    EvaluationRef,
+    ObjectiveResult,
+    Refusal,
+    TierTotal,
+)
+from suites.contract.encoding import encode_json
+from suites.contract.objectives import TIER4_RATES, Objectives
 
 NORMAL = NormalDist()
-STAGE1 = ("general_web", "code", "books_newslike", "math_finemath3plus", "math_infiwebmath3plus")
-STAGE1 += ("web_fineweb_edu_sample10bt", "wiki_en_20231101")
-HQ = ("math_finemath4plus", "math_infiwebmath4plus", "code_stackv2_edu_filtered", "code_starcoder2data_extras_lhq")
-REASONING = ("math_openmathreasoning", "math_openmathinstruct1", "code_opencodereasoning")
-EASY = ("hellaswag", "piqa", "winogrande", "arc_easy", "openbookqa", "commonsense_qa", "social_i_qa", "sciq", "qasc", "copa")
-HARD = ("arc_challenge", "mmlu")
-STEPS = {
+STAGE1_SLICES = ("general_web", "code", "books_newslike", "math_finemath3plus", "math_infiwebmath3plus")
+STAGE1_SLICES += ("web_fineweb_edu_sample10bt", "wiki_en_20231101")
+HIGH_QUALITY_SLICES = (
+    "math_finemath4plus",
+    "math_infiwebmath4plus",
+    "code_stackv2_edu_filtered",
+    "code_starcoder2data_extras_lhq",
+)
+REASONING_SLICES = ("math_openmathreasoning", "math_openmathinstruct1", "code_opencodereasoning")
+EASY_TASKS = (
+    "hellaswag",
+    "piqa",
+    "winogrande",
+    "arc_easy",
+    "openbookqa",
+    "commonsense_qa",
+    "social_i_qa",
+    "sciq",
+    "qasc",
+    "copa",
+)
+HARD_TASKS = ("arc_challenge", "mmlu")
+STAGE_STEPS = {
     "stage1": (2000, 10000, 20000, 32000, 40000, 50000),
     "stage2": (2000, 6000, 10000, 14000, 18000, 22000),
     "stage3": (2000, 4000, 6000, 8000, 10000, 12000),
@@ -32,19 +59,25 @@ STEPS = {
 BRIDGES = {"stage2": ("stage1", 50000), "stage3": ("stage2", 22000), "stage4": ("stage3", 12000)}
 OBJECTIVES = {
     "stage1": Objectives(),
-    "stage2": Objectives(improve=("hq",), hold=("anchors", "tier3"), groups={"hq": HQ, "anchors": STAGE1}),
+    "stage2": Objectives(
+        improve=("hq",), hold=("anchors", "tier3"), groups={"hq": HIGH_QUALITY_SLICES, "anchors": STAGE1_SLICES}
+    ),
     "stage3": Objectives(improve=("tier3",), hold=("tier2",)),
     "stage4": Objectives(improve=("tier4",), hold=("tier3", "tier2")),
 }
 
 
-def names(stage):
-    slices = STAGE1 + (HQ if stage != "stage1" else ()) + (REASONING if stage in {"stage3", "stage4"} else ())
-    tasks = EASY + (HARD if stage in {"stage3", "stage4"} else ())
-    return slices, tasks, RATES if stage == "stage4" else ()
+def list_slices(stage):
+    slices = (
+        STAGE1_SLICES
+        + (HIGH_QUALITY_SLICES if stage != "stage1" else ())
+        + (REASONING_SLICES if stage in {"stage3", "stage4"} else ())
+    )
+    tasks = EASY_TASKS + (HARD_TASKS if stage in {"stage3", "stage4"} else ())
+    return slices, tasks, TIER4_RATES if stage == "stage4" else ()
 
 
-def effect(metric, baseline, delta, stderr, n, *, lower=False, family=1):
+def make_effect(metric, baseline, delta, stderr, n, *, lower=False, family=1):
     z = delta / stderr
     p = 2 * (1 - NORMAL.cdf(abs(z)))
     holm = min(1.0, p * family)
@@ -70,11 +103,11 @@ def effect(metric, baseline, delta, stderr, n, *, lower=False, family=1):
 
 def _slice(name, draw, gain, family):
     base = 2.0 + draw.random()
-    nll = effect(
+    nll = make_effect(
         "nll_per_token", base, -gain * (0.5 + draw.random()) + draw.gauss(0, 0.004), 0.004, 5200, lower=True, family=family
     )
-    ppl = effect("ppl", math.exp(base), math.exp(nll.candidate) - math.exp(base), 0.004 * math.exp(base), 5200, lower=True)
-    return Entry(
+    ppl = make_effect("ppl", math.exp(base), math.exp(nll.candidate) - math.exp(base), 0.004 * math.exp(base), 5200, lower=True)
+    return ComparedEntry(
         tier="tier2_ppl",
         kind="slice",
         name=name,
@@ -90,13 +123,13 @@ def _task(name, draw, gain, family):
     n = {"copa": 100, "mmlu": 12000, "hellaswag": 10042}.get(name, 1500)
     stderr = 0.3 / math.sqrt(n)
     base = 0.3 + 0.4 * draw.random()
-    primary = effect("acc_per_char", base, gain / 4 + draw.gauss(0, stderr), stderr, n, family=family)
-    acc = effect("acc", base - 0.02, gain / 5 + draw.gauss(0, stderr), stderr, n)
+    primary = make_effect("acc_per_char", base, gain / 4 + draw.gauss(0, stderr), stderr, n, family=family)
+    acc = make_effect("acc", base - 0.02, gain / 5 + draw.gauss(0, stderr), stderr, n)
     effects = {"primary": primary, "acc": acc}
     if name == "mmlu":
-        effects["primary_macro"] = effect("acc_per_char", base - 0.003, primary.delta - 0.001, 1.2 * stderr, n)
+        effects["primary_macro"] = make_effect("acc_per_char", base - 0.003, primary.delta - 0.001, 1.2 * stderr, n)
     up = int(n * 0.05)
-    return Entry(
+    return ComparedEntry(
         tier="tier3_cf",
         kind="task",
         name=name,
@@ -110,8 +143,8 @@ def _task(name, draw, gain, family):
 
 def _rate(name, draw, gain, family):
     base = 0.2 + 0.3 * draw.random()
-    rate = effect("rate", base, min(4 * gain + draw.gauss(0, 0.04), 0.95 - base), 0.04, 120, family=family)
-    return Entry(
+    rate = make_effect("rate", base, min(4 * gain + draw.gauss(0, 0.04), 0.95 - base), 0.04, 120, family=family)
+    return ComparedEntry(
         tier="tier4_sft_native",
         kind="rate",
         name=name,
@@ -129,11 +162,11 @@ def _total(tier, entries):
         of = [entry.effects[key] for entry in entries][: 1 if tier == "tier4_sft_native" else None]
         mean = [sum(getattr(one, field) for one in of) / len(of) for field in ("baseline", "delta", "stderr")]
         first = of[0]
-        effects[key] = effect(
+        effects[key] = make_effect(
             "primary" if key == "primary" else first.metric, *mean, sum(one.n for one in of), lower=first.better_when == "lower"
         )
     judged = entries[0].judged_by
-    return Total(
+    return TierTotal(
         tier=tier,
         effects=effects,
         judged_by=judged,
@@ -150,14 +183,14 @@ def _objectives(objectives, totals, entries):
             if name in objectives.groups:
                 found = _total(tier, [entry for entry in entries if entry.name in objectives.groups[name]])
             if found is None:
-                yield Judged(kind=kind, name=name, outcome="inconclusive", effect=None, why=f"{name} was not scored")
+                yield ObjectiveResult(kind=kind, name=name, outcome="inconclusive", effect=None, why=f"{name} was not scored")
                 continue
             judged = found.effect
             margin = 0.0 if kind == "improve" else 0.005 if tier == "tier2_ppl" else 0.01
             sign = 1 if judged.better_when == "lower" else -1
             p = NORMAL.cdf((sign * judged.delta - margin) / judged.stderr)
             outcome = "pass" if p <= 0.05 else "fail" if p >= 0.95 else "inconclusive"
-            yield Judged(
+            yield ObjectiveResult(
                 kind=kind,
                 name=name,
                 outcome=outcome,
@@ -169,8 +202,8 @@ def _objectives(objectives, totals, entries):
             )
 
 
-def scores(stage, source, step, directory):
-    return Scores(
+def make_evaluation_scores(stage, source, step, directory):
+    return EvaluationInfo(
         stage=stage,
         source_stage=source,
         step=step,
@@ -182,13 +215,13 @@ def scores(stage, source, step, directory):
     )
 
 
-def sample_comparison(role, stage, baseline, *, gain, seed=0, note=None):
+def make_sample_comparison(role, stage, baseline, *, gain, seed=0, note=None):
     """One comparison; ``gain`` is about how many nats a token better the candidate is (and a quarter of it in accuracy)."""
     draw = random.Random(f"{seed} {stage} {role} {gain}")
-    slices, tasks, rates = names(stage)
+    slices, tasks, rates = list_slices(stage)
     family = len(slices) + len(tasks) + len(rates)
     anchors_lose = stage == "stage2"
-    of_slices = [_slice(name, draw, -0.15 * gain if anchors_lose and name in STAGE1 else gain, family) for name in slices]
+    of_slices = [_slice(name, draw, -0.15 * gain if anchors_lose and name in STAGE1_SLICES else gain, family) for name in slices]
     of_tasks = [_task(name, draw, gain, family) for name in tasks]
     of_rates = [_rate(name, draw, gain, family) for name in rates]
     entries = [*of_slices, *of_tasks, *of_rates]
@@ -209,13 +242,13 @@ def sample_comparison(role, stage, baseline, *, gain, seed=0, note=None):
     )
 
 
-def sample(stage, step, results="/scratch/evaluation_results", *, seed=0):
+def make_sample_document(stage, step, results="/scratch/evaluation_results", *, seed=0):
     """The compare.json of one scheduled step: against the bridge, the previous step and the best one, as far as there are any."""
-    steps = STEPS[stage]
+    steps = STAGE_STEPS[stage]
     place = steps.index(step)
 
     def where(directory):
-        return Place(results=str(results), stage=stage, directory=directory)
+        return EvaluationRef(results=str(results), stage=stage, directory=directory)
 
     gain = 0.05 * (place + 1) / len(steps) if stage != "stage1" else 0.3
     comparisons = []
@@ -223,15 +256,15 @@ def sample(stage, step, results="/scratch/evaluation_results", *, seed=0):
     if stage in BRIDGES:
         source, at = BRIDGES[stage]
         note = f"{stage} began from {source} 21000, not from this one" if stage == "stage3" else None
-        bridge = scores(stage, source, at, f"step_{at}")
-        comparisons.append(sample_comparison("bridge", stage, bridge, gain=gain, seed=seed, note=note))
+        bridge = make_evaluation_scores(stage, source, at, f"step_{at}")
+        comparisons.append(make_sample_comparison("bridge", stage, bridge, gain=gain, seed=seed, note=note))
     if place:
-        before = scores(stage, stage, steps[place - 1], f"step_{steps[place - 1]}")
-        comparisons.append(sample_comparison("previous", stage, before, gain=0.01, seed=seed))
-        best = scores(stage, stage, steps[max(0, place - 2)], f"step_{steps[max(0, place - 2)]}")
-        comparisons.append(sample_comparison("best", stage, best, gain=0.004, seed=seed))
-    return Compared(
-        candidate=scores(stage, stage, step, f"step_{step}"),
+        before = make_evaluation_scores(stage, stage, steps[place - 1], f"step_{steps[place - 1]}")
+        comparisons.append(make_sample_comparison("previous", stage, before, gain=0.01, seed=seed))
+        best = make_evaluation_scores(stage, stage, steps[max(0, place - 2)], f"step_{steps[max(0, place - 2)]}")
+        comparisons.append(make_sample_comparison("best", stage, best, gain=0.004, seed=seed))
+    return ComparisonDocument(
+        candidate=make_evaluation_scores(stage, stage, step, f"step_{step}"),
         request=CompareRequest(
             candidate=where(f"step_{step}"),
             bridge=where(f"step_{BRIDGES[stage][1]}") if stage in BRIDGES else None,
@@ -242,15 +275,15 @@ def sample(stage, step, results="/scratch/evaluation_results", *, seed=0):
     )
 
 
-def sample_run(results):
+def write_sample_run(results):
     """Write the compare.json of every scheduled step of the four stages; (stage, step) -> document."""
     documents = {}
-    for stage, steps in STEPS.items():
+    for stage, steps in STAGE_STEPS.items():
         for step in steps:
-            document = sample(stage, step, results)
-            path = document.request.candidate.paths.compare
+            document = make_sample_document(stage, step, results)
+            path = document.request.candidate.paths.compare_json
             path.parent.mkdir(parents=True, exist_ok=True)
-            publish(path, encode(document))
+            write_atomically(path, encode_json(document))
             documents[stage, step] = document
     return documents
 
@@ -258,4 +291,4 @@ def sample_run(results):
 if __name__ == "__main__":
     import sys
 
-    print(len(sample_run(Path(sys.argv[1]))), "written")
+    print(len(write_sample_run(Path(sys.argv[1]))), "written")

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 from scoring.tiers import cloze_metric as choice
 from scoring.tiers import instructions
 from scoring.tiers import perplexity_metric as perplexity
-from suites.contract.comparison import Place
+from suites.contract.comparison import EvaluationRef
 from suites.contract.paths import EvaluationPaths
 
-REAL = Path(__file__).resolve().parents[2] / "data" / "scored"
+REAL_RESULTS = Path(__file__).resolve().parents[2] / "data" / "scored"
 """Steps 20, 40 and 60 of a real run on real text: see tests/data/README.md."""
-HEAD = {
+TIER_FILE_HEAD = {
     "schema": 1,
     "suite_digest": "5" * 64,
     "tokenizer": {"id": "t", "digest": "d"},
@@ -27,15 +27,15 @@ HEAD = {
 }
 
 
-def real(step, stage="stage1"):
-    return EvaluationPaths(REAL, stage, f"step_{step}")
+def find_real_results(step, stage="stage1"):
+    return EvaluationPaths(REAL_RESULTS, stage, f"step_{step}")
 
 
-def place(paths, **known):
-    return Place(results=str(paths.results), stage=paths.stage, directory=paths.directory, **known)
+def make_evaluation_ref(paths, **known):
+    return EvaluationRef(results=str(paths.results), stage=paths.stage, directory=paths.directory, **known)
 
 
-def publish(paths, *, slices=None, tasks=None, prompts=None, step=100, source=None, fingerprint=None, **head):
+def publish_sample_results(paths, *, slices=None, tasks=None, prompts=None, step=100, source=None, fingerprint=None, **head):
     """Write the tier files and rows of one evaluation.
 
     Args:
@@ -50,16 +50,20 @@ def publish(paths, *, slices=None, tasks=None, prompts=None, step=100, source=No
     """
     (paths.folder / "items").mkdir(parents=True, exist_ok=True)
     who = {"path": f"/ckpts/{step}", "source_stage": source or paths.stage, "fingerprint": fingerprint or f"{step:064x}"}
-    common = {**HEAD, "stage": paths.stage, "step": step, "checkpoint": {**who, "tokens_seen": step * 1000}, **head}
+    common = {**TIER_FILE_HEAD, "stage": paths.stage, "step": step, "checkpoint": {**who, "tokens_seen": step * 1000}, **head}
     if slices:
         entries = {name: _slice(paths, name, *arrays) for name, arrays in slices.items()}
-        _write(paths, "tier2_ppl", {**common, "summary": perplexity.summary(entries), "slices": entries})
+        _write(paths, "tier2_ppl", {**common, "summary": perplexity.summarise_slices(entries), "slices": entries})
     if tasks:
         entries = {name: _task(paths, name, *arrays) for name, arrays in tasks.items()}
-        _write(paths, "tier3_cf", {**common, "summary": choice.summary(entries), "tasks": entries})
+        _write(paths, "tier3_cf", {**common, "summary": choice.summarise_tasks(entries), "tasks": entries})
     if prompts:
         entries = {name: _prompt(category, checks) for name, (category, checks) in prompts.items()}
-        found = {"summary": instructions.summary(entries), "by_category": instructions.by_category(entries), "prompts": entries}
+        found = {
+            "summary": instructions.summarise_prompts(entries),
+            "by_category": instructions.summarise_categories(entries),
+            "prompts": entries,
+        }
         _write(paths, "tier4_sft_native", {**common, "chat_template": {"sha256": "c"}, "data_key": "k", **found})
         lines = [json.dumps({"name": name, "prompt_tokens": [1, 2, len(name)]}) + "\n" for name in prompts]
         paths.generations.write_text("".join(lines))
@@ -73,15 +77,15 @@ def _prompt(category, checks):
     return {"category": category, "passed": all(check["passed"] for check in told), **shares, "checks": told}
 
 
-def edit(paths, tier, change):
+def edit_tier_file(paths, tier, change):
     """Change a published tier file: ``change`` is given the document."""
-    document = json.loads(paths.tier(tier).read_text())
+    document = json.loads(paths.tier_json(tier).read_text())
     change(document)
-    paths.tier(tier).write_text(json.dumps(document))
+    paths.tier_json(tier).write_text(json.dumps(document))
 
 
 def _write(paths, tier, document):
-    paths.tier(tier).write_text(json.dumps({"tier": tier, **document}))
+    paths.tier_json(tier).write_text(json.dumps({"tier": tier, **document}))
 
 
 def _slice(paths, name, tokens, nll):
@@ -97,8 +101,8 @@ def _slice(paths, name, tokens, nll):
         "bytes": 4 * np.asarray(tokens),
         "key": [f"document {index}" for index in range(count)],
     }
-    pq.write_table(pa.Table.from_pydict(rows, schema=perplexity.ROWS), paths.items(name))
-    return perplexity.summarise(rows, rows) | {"isolate_documents": False, "data_key": f"data of {name}"}
+    pq.write_table(pa.Table.from_pydict(rows, schema=perplexity.SLICE_ROW_SCHEMA), paths.items_parquet(name))
+    return perplexity.summarise_slice(rows, rows) | {"isolate_documents": False, "data_key": f"data of {name}"}
 
 
 def _task(paths, name, right, subjects=None, right_by_acc=None):
@@ -117,11 +121,11 @@ def _task(paths, name, right, subjects=None, right_by_acc=None):
             "chars_with_space": [2, 2],
             "bytes": [2, 2],
             "truncated": False,
-            **{f"pick_{metric}": int(by_acc[index] if metric == "acc" else right[index]) for metric in choice.METRICS},
+            **{f"pick_{metric}": int(by_acc[index] if metric == "acc" else right[index]) for metric in choice.CLOZE_METRICS},
             "pick_acc_uncond": None,
             "key": f"item {index}",
         }
         for index in range(len(right))
     ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=choice.ROWS), paths.items(name))
-    return choice.summarise(rows, primary_metric="acc_per_char") | {"format": "ours", "data_key": f"data of {name}"}
+    pq.write_table(pa.Table.from_pylist(rows, schema=choice.TASK_ROW_SCHEMA), paths.items_parquet(name))
+    return choice.summarise_task(rows, primary_metric="acc_per_char") | {"format": "ours", "data_key": f"data of {name}"}

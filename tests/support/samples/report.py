@@ -16,33 +16,33 @@ from unittest.mock import patch
 
 import yaml
 
-from suites.common.atomic_files import publish, publish_json
-from suites.contract.comparison import Compared, Comparison, Entry, Judged, Refusal, Total
-from suites.contract.encoding import encode
-from suites.contract.objectives import RATES
+from suites.common.atomic_files import write_atomically, write_json_atomically
+from suites.contract.comparison import ComparedEntry, Comparison, ComparisonDocument, ObjectiveResult, Refusal, TierTotal
+from suites.contract.encoding import encode_json
+from suites.contract.objectives import TIER4_RATES
 from suites.contract.paths import EvaluationPaths
-from support.samples.comparison import BRIDGES, OBJECTIVES, STEPS, effect, names, scores
-from watcher.config.loader import load
+from support.samples.comparison import BRIDGES, OBJECTIVES, STAGE_STEPS, list_slices, make_effect, make_evaluation_scores
+from watcher.config.loader import load_config
 from watcher.journal.journal import Journal
-from watcher.reconcile.baselines import wanted
+from watcher.reconcile.baselines import build_comparison_requests
 
 CATEGORIES = ("bulleted_list", "strict_json", "python_code", "safety", "concise_answer")
-TOKENS_A_STEP = 2_097_152
-WHERE = {"tier2_ppl": "slices", "tier3_cf": "tasks", "tier4_sft_native": "by_category"}
+TOKENS_PER_STEP = 2_097_152
+TIER_SECTIONS = {"tier2_ppl": "slices", "tier3_cf": "tasks", "tier4_sft_native": "by_category"}
 
 
 class ReportSample:
     """Everything that `watcher report` reads, under ``root``."""
 
-    def __init__(self, root, *, steps=STEPS, of=names, bridges=BRIDGES, prompts=24, now=None):
-        self.root, self.steps, self.of, self.bridges, self.prompts = Path(root), steps, of, bridges, prompts
+    def __init__(self, root, *, steps=STAGE_STEPS, of=list_slices, bridges=BRIDGES, prompts=24, now=None):
+        self.root, self.steps, self.checkpoint_counts, self.bridges, self.prompts = Path(root), steps, of, bridges, prompts
         self.now = time.time() if now is None else now
         self.results = self.root / "results"
         self.config_file = self.root / "watcher.yaml"
         self.values: dict[tuple[str, str, int, str], tuple[float, float]] = {}
         """(stage, source, step, name) -> (figure, standard error): nats a token of slices, shares of the others."""
 
-    def write(self):
+    def write_sample(self):
         with patch("os.fsync"):  # no power is cut here
             self._write()
         return self
@@ -61,24 +61,24 @@ class ReportSample:
                 stages[stage]["objectives"] |= {"groups": {name: list(each) for name, each in objectives.groups.items()}}
         config = {"scratch": str(self.root), "results": str(self.results), "python": "python3", "stages": stages}
         self.config_file.write_text(yaml.safe_dump(config, sort_keys=False))
-        self.config = load(self.config_file, {})
+        self.config = load_config(self.config_file, {})
         self.config.paths.state.mkdir(parents=True)
         self._journal()
         for stage in self.steps:
-            for source, step in self.evaluations(stage):
+            for source, step in self.list_evaluations(stage):
                 self._results(stage, source, step)
-        for key, request in wanted(self.config, self.ledger).items():
-            record = self.ledger.records[key]
-            publish(request.candidate.paths.compare, encode(self._compared(record, request)))
+        for key, request in build_comparison_requests(self.config, self.journal_state).items():
+            record = self.journal_state.records[key]
+            write_atomically(request.candidate.paths.compare_json, encode_json(self._compared(record, request)))
         self._status()
 
-    def evaluations(self, stage):
+    def list_evaluations(self, stage):
         return [*([self.bridges[stage]] if stage in self.bridges else []), *((stage, step) for step in self.steps[stage])]
 
-    def paths(self, stage, step):
+    def get_paths(self, stage, step):
         return EvaluationPaths(self.results, stage, f"step_{step}")
 
-    def figure(self, stage, source, step, name):
+    def make_figure(self, stage, source, step, name):
         """(value, standard error) of one slice, task, rate or category."""
         key = (stage, source, step, name)
         if key not in self.values:
@@ -88,7 +88,7 @@ class ReportSample:
             noise = random.Random(f"{source} {step} {name}").gauss(0, 1)
             learnt = 1 - math.exp(-(1.2 + draw.random()) * depth)
             fades = draw.random() < 0.25 and depth > 2
-            tiers = dict(zip(("slice", "task", "rate"), self.of(stage), strict=True))
+            tiers = dict(zip(("slice", "task", "rate"), self.checkpoint_counts(stage), strict=True))
             if name in tiers["slice"]:
                 start = 2.6 + draw.random()
                 value, error = start - 1.3 * learnt + (0.06 * (depth - 2) if fades else 0) + 0.003 * noise, 0.006
@@ -103,9 +103,9 @@ class ReportSample:
         journal = Journal.open(self.config.paths)
         at = self.now - 86400.0
         for stage in self.steps:
-            for source, step in self.evaluations(stage):
+            for source, step in self.list_evaluations(stage):
                 key = f"{stage}/step_{step}"
-                about = scores(stage, source, step, f"step_{step}")
+                about = make_evaluation_scores(stage, source, step, f"step_{step}")
                 journal.append(
                     *("owned", key),
                     t=at,
@@ -125,45 +125,45 @@ class ReportSample:
                     "intended": at,
                 }
                 journal.append("intended", key, t=at + 60, run_id=run_id, attempt=attempt)
-                journal.append("submitted", key, t=at + 61, run_id=run_id, job_id=str(4_100_000 + len(journal.ledger.records)))
+                journal.append("submitted", key, t=at + 61, run_id=run_id, job_id=str(4_100_000 + len(journal.state.records)))
                 journal.append("scored", key, t=at + 900, fingerprint=about.fingerprint, suites=about.suites, scores={})
                 at += 1200
-        self.ledger = journal.ledger
+        self.journal_state = journal.state
         journal.close()
 
     def _results(self, stage, source, step):
-        paths = self.paths(stage, step)
+        paths = self.get_paths(stage, step)
         paths.folder.mkdir(parents=True)
-        slices, tasks, rates = self.of(stage)
+        slices, tasks, rates = self.checkpoint_counts(stage)
         entries = {"tier2_ppl": {}, "tier3_cf": {}, "tier4_sft_native": {}}
         for name in slices:
-            nll, error = self.figure(stage, source, step, name)
+            nll, error = self.make_figure(stage, source, step, name)
             sums = {"nll_per_token": nll, "nll_per_token_stderr": error, "nll_sum": nll * 5e6, "tokens": 5_000_000}
             entries["tier2_ppl"][name] = {"ppl": math.exp(nll), **sums, "bits_per_byte": nll / 3, "bytes": 21_000_000}
         for name in tasks:
-            value, error = self.figure(stage, source, step, name)
+            value, error = self.make_figure(stage, source, step, name)
             entry = {"primary": value, "primary_metric": "acc_per_char", "acc_per_char": value, "acc_per_char_stderr": error}
             entries["tier3_cf"][name] = {**entry, "acc": value - 0.02, "acc_stderr": error, "acc_norm": value, "examples": 1500}
         for name in CATEGORIES if rates else ():
-            value, _ = self.figure(stage, source, step, name)
+            value, _ = self.make_figure(stage, source, step, name)
             entries["tier4_sft_native"][name] = {"prompts": 24, "pass": value, "format": min(1, value + 0.1), "clean": 1.0}
         for tier, found in entries.items():
             for name, entry in found.items():
                 entry["data_key"] = hashlib.sha256(name.encode()).hexdigest()
             if found:
-                publish_json(paths.tier(tier), self._tier_file(tier, stage, source, step, found))
+                write_json_atomically(paths.tier_json(tier), self._tier_file(tier, stage, source, step, found))
         run = {"schema": 1, "run_id": f"eval-{stage}-{step}-0a1b2c3d", "outcome": "scored", "scorer_version": 1}
         run |= {
             "device": {"type": "cuda", "name": "NVIDIA H100 80GB HBM3", "host": f"node{step % 7}"},
             "timings": {"load": 21.4, "scoring": 512.9},
         }
         run |= {"versions": {"python": "3.11.9", "torch": "2.13.0", "numpy": "2.3.4"}, "git_commit": "3f" * 20}
-        publish_json(paths.run, run)
+        write_json_atomically(paths.run_json, run)
         if rates:
             self._answers(paths, stage, source, step)
 
     def _tier_file(self, tier, stage, source, step, entries):
-        about = scores(stage, source, step, f"step_{step}")
+        about = make_evaluation_scores(stage, source, step, f"step_{step}")
         mean = {
             key: sum(entry[key] for entry in entries.values()) / len(entries)
             for key in next(iter(entries.values()))
@@ -173,7 +173,7 @@ class ReportSample:
             {"ppl": math.exp(mean["nll_per_token"]), "tokens": 5_000_000 * len(entries)} if tier == "tier2_ppl" else {}
         )
         if tier == "tier4_sft_native":
-            summary = {rate: self.figure(stage, source, step, rate)[0] for rate in RATES}
+            summary = {rate: self.make_figure(stage, source, step, rate)[0] for rate in TIER4_RATES}
         return {
             "schema": 1,
             "tier": tier,
@@ -192,12 +192,12 @@ class ReportSample:
             "seq_len": 4096,
             "backend": "direct",
             "summary": summary,
-            WHERE[tier]: entries,
+            TIER_SECTIONS[tier]: entries,
         }
 
     def _answers(self, paths, stage, source, step):
         draw = random.Random(f"{source} {step}")
-        share = self.figure(stage, source, step, RATES[0])[0]
+        share = self.make_figure(stage, source, step, TIER4_RATES[0])[0]
         lines = []
         for number in range(self.prompts):
             good = draw.random() < share
@@ -226,11 +226,11 @@ class ReportSample:
                     "checks": checks,
                 }
             )
-        publish(paths.generations, "".join(json.dumps(line) + "\n" for line in lines))
+        write_atomically(paths.generations, "".join(json.dumps(line) + "\n" for line in lines))
 
     def _compared(self, record, request):
-        slices, tasks, rates = self.of(record.stage)
-        here = scores(record.stage, record.source, record.step, record.directory)
+        slices, tasks, rates = self.checkpoint_counts(record.stage)
+        here = make_evaluation_scores(record.stage, record.source, record.step, record.directory)
         comparisons = []
         baselines = [("bridge", request.bridge)] + (
             [("previous", request.earlier[-1]), ("best", request.earlier[0])] if request.earlier else []
@@ -238,7 +238,7 @@ class ReportSample:
         for role, place in baselines:
             if place is None:
                 continue
-            other = self.ledger.records[f"{place.stage}/{place.directory}"]
+            other = self.journal_state.records[f"{place.stage}/{place.directory}"]
             entries = [
                 self._entry(kind, name, record, other, slices + tasks + rates)
                 for kind, found in (("slice", slices), ("task", tasks), ("rate", rates))
@@ -253,7 +253,7 @@ class ReportSample:
             comparisons.append(
                 Comparison(
                     role=role,
-                    baseline=scores(record.stage, other.source, other.step, other.directory),
+                    baseline=make_evaluation_scores(record.stage, other.source, other.step, other.directory),
                     entries=tuple(entries),
                     totals=tuple(totals),
                     objectives=judged,
@@ -263,30 +263,32 @@ class ReportSample:
                     else (),
                 )
             )
-        return Compared(candidate=here, request=request, comparisons=tuple(comparisons))
+        return ComparisonDocument(candidate=here, request=request, comparisons=tuple(comparisons))
 
     def _entry(self, kind, name, record, other, family):
-        value, error = self.figure(record.stage, record.source, record.step, name)
-        base, _ = self.figure(record.stage, other.source, other.step, name)
+        value, error = self.make_figure(record.stage, record.source, record.step, name)
+        base, _ = self.make_figure(record.stage, other.source, other.step, name)
         paired = error / 3
         if kind == "slice":
-            effects = {"nll_per_token": effect("nll_per_token", base, value - base, paired, 5200, lower=True, family=len(family))}
-            effects["ppl"] = effect(
+            effects = {
+                "nll_per_token": make_effect("nll_per_token", base, value - base, paired, 5200, lower=True, family=len(family))
+            }
+            effects["ppl"] = make_effect(
                 "ppl", math.exp(base), math.exp(value) - math.exp(base), paired * math.exp(base), 5200, lower=True
             )
             tier, judged, unit = "tier2_ppl", "nll_per_token", "document"
         elif kind == "task":
-            effects = {"primary": effect("acc_per_char", base, value - base, paired, 1500, family=len(family))}
+            effects = {"primary": make_effect("acc_per_char", base, value - base, paired, 1500, family=len(family))}
             tier, judged, unit = "tier3_cf", "primary", "item"
         else:
-            effects = {"rate": effect("rate", base, value - base, paired, 120, family=len(family))}
+            effects = {"rate": make_effect("rate", base, value - base, paired, 120, family=len(family))}
             tier, judged, unit = "tier4_sft_native", "rate", "prompt"
         lower = kind == "slice"
         plain = (value <= base) if lower else (value >= base)
-        return Entry(tier=tier, kind=kind, name=name, effects=effects, judged_by=judged, plain=plain, unit=unit)
+        return ComparedEntry(tier=tier, kind=kind, name=name, effects=effects, judged_by=judged, plain=plain, unit=unit)
 
     def _status(self):
-        counts = {"scored": len(self.ledger.records)}
+        counts = {"scored": len(self.journal_state.records)}
         status = {
             "schema": 1,
             "heartbeat": self.now,
@@ -303,8 +305,8 @@ class ReportSample:
             "skipped_count": 0,
             "stages": {},
         }
-        status |= {"latencies": {"complete_to_scored": {"p50": 912.0, "p95": 1460.0, "n": len(self.ledger.records)}}}
-        publish_json(self.config.paths.status_json, status)
+        status |= {"latencies": {"complete_to_scored": {"p50": 912.0, "p95": 1460.0, "n": len(self.journal_state.records)}}}
+        write_json_atomically(self.config.paths.status_json, status)
 
 
 def _total(tier, entries):
@@ -315,10 +317,10 @@ def _total(tier, entries):
         of = [entry.effects[key] for entry in used]
         base, delta = (sum(getattr(one, field) for one in of) / len(of) for field in ("baseline", "delta"))
         error = math.sqrt(sum(one.stderr**2 for one in of)) / len(of)
-        effects[key] = effect(of[0].metric, base, delta, error, sum(one.n for one in of), lower=of[0].better_when == "lower")
+        effects[key] = make_effect(of[0].metric, base, delta, error, sum(one.n for one in of), lower=of[0].better_when == "lower")
     judged = entries[0].judged_by
     plain = (effects[judged].delta <= 0) == (effects[judged].better_when == "lower")
-    return Total(tier=tier, effects=effects, judged_by=judged, plain=plain, names=tuple(entry.name for entry in entries))
+    return TierTotal(tier=tier, effects=effects, judged_by=judged, plain=plain, names=tuple(entry.name for entry in entries))
 
 
 def _judged(objectives, entries, totals):
@@ -330,14 +332,14 @@ def _judged(objectives, entries, totals):
                 _total(members[0].tier, members) if members else None
             )
             if found is None:
-                yield Judged(kind=kind, name=name, outcome="inconclusive", effect=None, why=f"{name} was not scored")
+                yield ObjectiveResult(kind=kind, name=name, outcome="inconclusive", effect=None, why=f"{name} was not scored")
                 continue
             judged = found.effect
             margin = 0.0 if kind == "improve" else 0.005 if judged.better_when == "lower" else 0.01
             worse = judged.delta if judged.better_when == "lower" else -judged.delta
             z = (worse - margin) / judged.stderr
             outcome = "pass" if z < -1.645 else "fail" if z > 1.645 else "inconclusive"
-            yield Judged(
+            yield ObjectiveResult(
                 kind=kind,
                 name=name,
                 outcome=outcome,

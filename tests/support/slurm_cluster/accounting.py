@@ -4,14 +4,14 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from support.slurm_cluster.conf import Layout, write_secret
+from support.slurm_cluster.conf import ClusterLayout, write_secret
 
 ACCOUNT = "lab"
 QOS_FEW = "few"
 """A QOS that takes two jobs of a user at a time, of half an hour at most."""
 
 
-def mariadb_command(folder: Path, layout: Layout) -> list[str]:
+def mariadb_command(folder: Path, layout: ClusterLayout) -> list[str]:
     """How the server starts; the first time, its data folder is made. CalledProcessError where that fails."""
     data = folder / "sql"
     if not data.is_dir():
@@ -59,7 +59,7 @@ def mariadb_command(folder: Path, layout: Layout) -> list[str]:
     ]
 
 
-def fill_accounts(folder: Path, layout: Layout, tool: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def fill_accounts(folder: Path, layout: ClusterLayout, tool: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     """The cluster, two QOS, one account and its users; done once. CalledProcessError with sacctmgr's words.
 
     One sacctmgr with its commands on stdin: a process each would cost up to 0.6 s each.

@@ -29,9 +29,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from support.slurm_cluster.accounting import fill_accounts, mariadb_command
-from support.slurm_cluster.conf import Layout, free_ports, write_all, write_secret
-from support.slurm_cluster.install import SBIN, install, missing
-from support.slurm_cluster.processes import Processes, belonging_to, port_open, send, wait_for
+from support.slurm_cluster.conf import ClusterLayout, find_free_ports, write_conf_files, write_secret
+from support.slurm_cluster.install import SBIN, find_missing_program, install_slurm
+from support.slurm_cluster.processes import ProcessGroup, find_processes, is_port_open, send_signal, wait_for
 
 _CLIENTS = ("sbatch", "squeue", "sacct", "scontrol", "scancel", "sinfo")
 
@@ -40,19 +40,19 @@ class ClusterError(Exception):
     """The cluster cannot be brought up; the end of its logs is in the message."""
 
 
-class Cluster:
+class SlurmCluster:
     """One cluster in one folder. Its daemons outlive this object: ``stop`` ends them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
-        self.processes = Processes(self.folder)
+        self.processes = ProcessGroup(self.folder)
         self._about = self.folder / "cluster.json"
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> ClusterLayout:
         """What it was made as. FileNotFoundError where it never was."""
         known = json.loads(self._about.read_text())
-        return Layout(**known | {"nodes": tuple(known["nodes"]), "users": tuple(known["users"])})
+        return ClusterLayout(**known | {"nodes": tuple(known["nodes"]), "users": tuple(known["users"])})
 
     @property
     def daemons(self) -> list[str]:
@@ -72,7 +72,7 @@ class Cluster:
         self, *, accounting: bool = False, nodes: int = 2, users: Sequence[str] = (), settings: Mapping[str, str] | None = None
     ) -> None:
         """Bring up what is not up. Raises ClusterError with the log of what failed; everything is stopped then."""
-        reason = missing()
+        reason = find_missing_program()
         if reason:
             raise ClusterError(reason)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ class Cluster:
                 self._make(accounting=accounting, nodes=nodes, users=users, settings=settings or {})
             try:
                 for name in self.daemons:
-                    self.up(name)
+                    self.start_process(name)
                 self._await("ctld", self._nodes_idle, 30)
             except BaseException:
                 self.halt()
@@ -92,17 +92,17 @@ class Cluster:
         for name in ("", "etc", "run", "pid", "log", "state", "spool", "dev", "as"):
             (self.folder / name).mkdir(exist_ok=True)
             (self.folder / name).chmod(0o755)  # jobs of other users reach the socket, the config and their node's files
-        layout = Layout(
+        layout = ClusterLayout(
             name=f"test{secrets.token_hex(3)}",
             host=socket.gethostname().split(".")[0],
             accounting=accounting,
             nodes=tuple(f"node{number}" for number in range(1, nodes + 1)),
             users=tuple(users),
-            first_port=free_ports(nodes + 3),
+            first_port=find_free_ports(nodes + 3),
             sql_password=secrets.token_hex(8) if accounting else "",
             settings=dict(settings),
         )
-        write_all(self.folder, layout)
+        write_conf_files(self.folder, layout)
         for user in users:
             self._make_commands(user)
         write_secret(self._about, json.dumps(dataclasses.asdict(layout), indent=1).encode())
@@ -117,7 +117,7 @@ class Cluster:
             )
             command.chmod(0o755)
 
-    def up(self, name: str) -> None:
+    def start_process(self, name: str) -> None:
         """Start one daemon and wait until it answers (a node: until it is started)."""
         if self.processes.pid(name) is not None:
             return
@@ -133,43 +133,43 @@ class Cluster:
             self._await(name, munge.exists, 5)
         elif name == "mariadb":
             self._start(name, mariadb_command(folder, layout))
-            self._await(name, lambda: port_open(layout.sql_port), 30)
+            self._await(name, lambda: is_port_open(layout.sql_port), 30)
         elif name == "dbd":
             self._start(name, ["slurmdbd", "-D"])
-            self._await(name, lambda: port_open(layout.dbd_port), 30)
-            fill_accounts(folder, layout, self.tool)
+            self._await(name, lambda: is_port_open(layout.dbd_port), 30)
+            fill_accounts(folder, layout, self.run_slurm_command)
         elif name == "ctld":
             self._start(name, ["slurmctld", "-D", "-f", str(conf)])
-            self._await(name, lambda: port_open(layout.controller_port), 10)
+            self._await(name, lambda: is_port_open(layout.controller_port), 10)
         else:
             (folder / "spool" / name).mkdir(exist_ok=True)
             self._start(name, ["slurmd", "-D", "-N", name, "-f", str(conf)])
 
-    def down(self, name: str, *, hard: bool = False) -> None:
+    def stop_process(self, name: str, *, hard: bool = False) -> None:
         """End one daemon; ``hard``: as a crash does."""
         self.processes.end(name, hard=hard)
 
     @contextlib.contextmanager
-    def without(self, name: str, *, hard: bool = False) -> Iterator[None]:
+    def process_stopped(self, name: str, *, hard: bool = False) -> Iterator[None]:
         """While the block runs, that daemon does not."""
-        self.down(name, hard=hard)
+        self.stop_process(name, hard=hard)
         try:
             yield
         finally:
-            self.up(name)
+            self.start_process(name)
             self._await("ctld", self._nodes_idle, 60)
 
     @contextlib.contextmanager
-    def frozen(self, name: str) -> Iterator[None]:
+    def process_frozen(self, name: str) -> Iterator[None]:
         """While the block runs, that daemon takes connections (the kernel does) and never answers."""
         pid = self.processes.pid(name)
         if pid is None:
             raise ClusterError(f"{name} is not running")
-        send(pid, signal.SIGSTOP)
+        send_signal(pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            send(pid, signal.SIGCONT)
+            send_signal(pid, signal.SIGCONT)
 
     def _start(self, name: str, command: Sequence[str]) -> None:
         environment = self.environment()
@@ -189,11 +189,13 @@ class Cluster:
             raise ClusterError("\n".join([f"{name} is not up within {timeout:g} s", *texts]))
 
     def _nodes_idle(self) -> bool:
-        ran = self.tool("sinfo", "--noheader", "--Node", "--format=%N %t")
+        ran = self.run_slurm_command("sinfo", "--noheader", "--Node", "--format=%N %t")
         states = dict(words for line in ran.stdout.splitlines() if len(words := line.split()) == 2)
         return set(states) == set(self.layout.nodes) and set(states.values()) <= {"idle", "mix", "alloc", "comp"}
 
-    def tool(self, *command: str, user: str | None = None, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    def run_slurm_command(
+        self, *command: str, user: str | None = None, text: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run one of Slurm's commands on this cluster; its exit code is the caller's to judge."""
         return subprocess.run(
             command, env=self.environment(user), text=True, input=text or "", capture_output=True, timeout=60, check=False
@@ -205,16 +207,16 @@ class Cluster:
         running = {name: pid for name in self.daemons if (pid := self.processes.pid(name)) is not None}
         if {"ctld", "munge", layout.nodes[0]} <= running.keys():
             for user in {"root", *layout.users}:
-                self.tool("scancel", "--quiet", f"--user={user}")
-            wait_for(lambda: not self.tool("squeue", "--noheader", "--states=R,CG,S,CF").stdout.strip(), 5, 0.1)
+                self.run_slurm_command("scancel", "--quiet", f"--user={user}")
+            wait_for(lambda: not self.run_slurm_command("squeue", "--noheader", "--states=R,CG,S,CF").stdout.strip(), 5, 0.1)
         for name in ("ctld", *layout.nodes):
             self.processes.end(name, timeout=5)
         markers = (f"SLURM_CLUSTER_NAME={layout.name}".encode(),)
         spare = {os.getpid(), os.getppid(), *running.values()}
         for what in (signal.SIGTERM, signal.SIGKILL):  # what a job left behind in sessions of its own
-            for pid in belonging_to(markers, self.folder, spare):
-                send(pid, what)
-            wait_for(lambda: not belonging_to(markers, self.folder, spare), 2, 0.1)
+            for pid in find_processes(markers, self.folder, spare):
+                send_signal(pid, what)
+            wait_for(lambda: not find_processes(markers, self.folder, spare), 2, 0.1)
         for name in reversed(self.daemons[: -len(layout.nodes) - 1]):
             self.processes.end(name, timeout=20)
 
@@ -245,12 +247,12 @@ def main() -> int:
     parser.add_argument("--hard", action="store_true")
     given = parser.parse_args()
     if given.command == "install":
-        reason = install()
+        reason = install_slurm()
         print(reason or "Slurm is installed", file=sys.stderr)
         return 1 if reason else 0
-    if given.folder is None or (given.command in {"down", "up"} and given.what is None):
+    if given.folder is None or (given.command in {"down", "up"} and given.message is None):
         parser.error(f"{given.command} what?")
-    cluster = Cluster(given.folder)
+    cluster = SlurmCluster(given.folder)
     if given.command == "start":
         settings = dict(line.split("=", 1) for line in given.set)
         cluster.start(accounting=given.accounting, nodes=given.nodes, users=given.user, settings=settings)
@@ -262,9 +264,9 @@ def main() -> int:
     elif given.command == "status":
         return cluster.status()
     elif given.command == "down":
-        cluster.down(given.what, hard=given.hard)
+        cluster.stop_process(given.message, hard=given.hard)
     else:
-        cluster.up(given.what)
+        cluster.start_process(given.message)
     return 0
 
 

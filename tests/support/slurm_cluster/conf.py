@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Layout:
+class ClusterLayout:
     """What a cluster was made as; kept in its folder as cluster.json."""
 
     name: str
@@ -52,7 +52,7 @@ class Layout:
         return self.first_port + 3 + self.nodes.index(node)
 
 
-def free_ports(count: int) -> int:
+def find_free_ports(count: int) -> int:
     """The first of ``count`` free consecutive ports below the ephemeral range.
 
     What was handed out in the last two minutes is remembered in a locked file, so that clusters that
@@ -92,7 +92,7 @@ def write_secret(path: Path, data: bytes, mode: int = 0o600) -> None:
         os.close(fd)
 
 
-def write_all(folder: Path, layout: Layout) -> None:
+def write_conf_files(folder: Path, layout: ClusterLayout) -> None:
     """Every file that the daemons read, below ``folder``/etc."""
     etc = folder / "etc"
     write_secret(etc / "munge.key", secrets.token_bytes(128), 0o400)
@@ -118,7 +118,7 @@ def _gres_conf(folder: Path, gpus: int) -> str:
     return "AutoDetect=off\n" + "".join(f"Name=gpu File={device}\n" for device in devices)
 
 
-def _slurm_conf(folder: Path, layout: Layout) -> str:
+def _slurm_conf(folder: Path, layout: ClusterLayout) -> str:
     munge = folder / "run" / "munge.sock"
     settings = {
         "ClusterName": layout.name,
@@ -194,7 +194,7 @@ def _slurm_conf(folder: Path, layout: Layout) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _slurmdbd_conf(folder: Path, layout: Layout) -> str:
+def _slurmdbd_conf(folder: Path, layout: ClusterLayout) -> str:
     settings = {
         "AuthType": "auth/munge",
         "AuthInfo": f"socket={folder}/run/munge.sock",

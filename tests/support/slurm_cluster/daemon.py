@@ -12,17 +12,17 @@ from typing import Any, Self
 import yaml
 
 from suites.contract.exit_record import ExitRecord, read_exit_records
-from support.executors.harness import SlurmLab
-from support.runs.short_timeouts import WAITS
-from support.runs.two_stages import REPOSITORY, Scenario
+from support.executors.harness import SlurmClusterHarness
+from support.runs.short_timeouts import SHORT_TIMEOUTS
+from support.runs.two_stages import REPOSITORY_ROOT, TwoStagesRun
 
-SETTINGS: dict[str, Any] = {
+SLURM_CONFIG: dict[str, Any] = {
     "slurm": {"partition": "short", "gres": None, "cpus_per_task": 2, "mem": "1500", "time": "00:20:00"},
     "limits": {"slurm_calls_per_minute": 600},
     "retry": {"backoff": "1s"},
 }
 
-SHORT = WAITS | {
+SHORT_SLURM_TIMEOUTS = SHORT_TIMEOUTS | {
     "observe.observer.HISTORY_LAG": 3.0,
     "reconcile.retry_policy.REQUEUE_WINDOW": 60.0,
     "reconcile.retry_policy.LATER_AGAIN": 2.0,
@@ -32,9 +32,9 @@ SHORT = WAITS | {
 _DAEMON = """\
 import sys
 sys.path[:0] = {path!r}
-from support.runs.short_timeouts import shorten
+from support.runs.short_timeouts import apply_short_timeouts
 from watcher.cli.app import main
-shorten({constants!r})
+apply_short_timeouts({constants!r})
 main(prog_name="watcher")
 """
 
@@ -43,10 +43,10 @@ _SCORER = """\
 import os, sys, time
 sys.path[:0] = {path!r}
 from pathlib import Path
-from suites.contract.scoring_request import read_request
+from suites.contract.scoring_request import read_scoring_request
 from watcher.simulate.jobs import publish_scores
 root = Path({root!r})
-request = read_request(Path(sys.argv[-1]))
+request = read_scoring_request(Path(sys.argv[-1]))
 with (root / "runs").open("a") as runs:
     runs.write(f"{{request.evaluation}} {{os.environ.get('SLURM_JOB_ID')}} {{os.environ.get('FROM_SETUP', '-')}}\\n")
 while (root / "hold").exists():
@@ -69,13 +69,13 @@ main()
 """
 
 
-class SlurmWatch(Scenario):
-    """A scenario on ``lab``. ``steps`` of one stage, ``base``; nothing of it is left in the queue after the block."""
+class SlurmRun(TwoStagesRun):
+    """A scenario on ``harness``. ``steps`` of one stage, ``base``; nothing of it is left in the queue after the block."""
 
     def __init__(
         self,
         root: Path,
-        lab: SlurmLab,
+        lab: SlurmClusterHarness,
         *,
         steps: list[int],
         settings: dict[str, Any] | None = None,
@@ -83,21 +83,21 @@ class SlurmWatch(Scenario):
         constants: dict[str, float] | None = None,
         scorer: str | None = None,
     ) -> None:
-        """``scorer``: lines run before the real one; None: a stand-in that writes valid tier files once ``hold`` is gone."""
-        self.lab = lab
-        self._path = [str(REPOSITORY), str(REPOSITORY / "tests"), *sys.path]
+        """``scorer``: lines run before the real one; None: a stand-in that writes valid tier files once ``hold_stand_in`` is gone."""
+        self.harness = lab
+        self._path = [str(REPOSITORY_ROOT), str(REPOSITORY_ROOT / "tests"), *sys.path]
         more = {"python": str(root / "scorer")} | (settings or {})
         super().__init__(
             root,
             steps={"base": steps},
             executor="slurm",
-            settings=SETTINGS | more,
+            settings=SLURM_CONFIG | more,
             environ=lab.cluster.environment() | (environ or {}),
         )
         template = _SCORER if scorer is None else _PATCHED_SCORER
         given = {"python": sys.executable, "path": self._path, "root": str(root), "patch": scorer}
         self._executable("scorer", template.format(**given))
-        self._constants = SHORT | (constants or {})
+        self._constants = SHORT_SLURM_TIMEOUTS | (constants or {})
         (root / "bin").mkdir()
 
     def __enter__(self) -> Self:
@@ -107,7 +107,7 @@ class SlurmWatch(Scenario):
         if self.daemon is not None and self.daemon.poll() is None:
             self.daemon.kill()
             self.daemon.wait()
-        self.lab.cluster.tool("scancel", "--quiet", "--user=root")
+        self.harness.cluster.run_slurm_command("scancel", "--quiet", "--user=root")
 
     def _executable(self, name: str, text: str) -> Path:
         path = self.root / name
@@ -115,19 +115,19 @@ class SlurmWatch(Scenario):
         path.chmod(0o755)
         return path
 
-    def tamper(self, command: str, text: str) -> None:
+    def wrap_slurm_command(self, command: str, text: str) -> None:
         """Put a bash script before a command of Slurm's; ``$real`` is the real one."""
         real = shutil.which(command)
         self._executable(f"bin/{command}", f"#!/bin/bash\nreal={real}\n{text}\n")
 
     @property
-    def slurmctld(self) -> int:
+    def slurmctld_pid(self) -> int:
         """Its pid."""
-        pid = self.lab.cluster.processes.pid("ctld")
+        pid = self.harness.cluster.processes.pid("ctld")
         assert pid is not None
         return pid
 
-    def start(self) -> None:
+    def start_daemon(self) -> None:
         """Start ``watcher run`` with its waits shortened."""
         self._executable("daemon.py", _DAEMON.format(path=self._path, constants=self._constants))
         environment = self.environ | {"SCRATCH": str(self.root), "PATH": f"{self.root}/bin:{self.environ['PATH']}"}
@@ -140,7 +140,7 @@ class SlurmWatch(Scenario):
                 env=environment,
             )
 
-    def ask(self, *words: str) -> None:
+    def run_watcher_command(self, *words: str) -> None:
         """``watcher WORDS``, as a person says it."""
         subprocess.run(
             [Path(sys.executable).with_name("watcher"), *words, "--config", self.config],
@@ -149,78 +149,82 @@ class SlurmWatch(Scenario):
             check=True,
         )
 
-    def change(self, **settings: Any) -> None:
+    def change_settings(self, **settings: Any) -> None:
         """Other settings, in the file only."""
         self.config.write_text(yaml.safe_dump(yaml.safe_load(self.config.read_text()) | settings))
 
-    def hold(self) -> None:
+    def hold_stand_in(self) -> None:
         """Let the stand-in wait before it writes its results."""
         (self.root / "hold").touch()
 
-    def go(self) -> None:
+    def release_stand_in(self) -> None:
         """Let it end."""
         (self.root / "hold").unlink()
 
     @property
-    def started(self) -> list[str]:
+    def stand_in_runs(self) -> list[str]:
         """A line for each run of the stand-in: evaluation, job id, $FROM_SETUP."""
         path = self.root / "runs"
         return path.read_text().splitlines() if path.exists() else []
 
-    def status(self) -> dict[str, Any]:
+    def read_status(self) -> dict[str, Any]:
         """status.json of this very daemon; empty before its first tick."""
         path = self.state / "status.json"
         document = json.loads(path.read_text()) if path.exists() else {}
         return document if self.daemon is not None and document.get("pid") == self.daemon.pid else {}
 
-    def row(self, step: int) -> dict[str, Any]:
+    def read_status_row(self, step: int) -> dict[str, Any]:
         """What status says of one evaluation, ``skipped`` being what it says is not done about it; empty where it is unknown."""
-        document = self.status()
+        document = self.read_status()
         rows = document["stages"]["base"]["evaluations"] if document else []
         skipped = {skip["evaluation"]: skip["reason"] for skip in document.get("skipped", [])}
         return next((row | {"skipped": skipped.get(row["evaluation"], "")} for row in rows if row["step"] == step), {})
 
-    def until(self, done: Callable[[], object], seconds: float = 120.0) -> None:
+    def wait_until(self, done: Callable[[], object], seconds: float = 120.0) -> None:
         """Wait for what the daemon does; with its status and log where it does not."""
         end = time.monotonic() + seconds
         while not done():
             log = (self.root / "daemon.log").read_text()[-4000:]
             assert self.daemon is not None
             assert self.daemon.poll() is None, log
-            assert time.monotonic() < end, f"not after {seconds:g} s: {json.dumps(self.status())[-3000:]}\n{log}"
+            assert time.monotonic() < end, f"not after {seconds:g} s: {json.dumps(self.read_status())[-3000:]}\n{log}"
             time.sleep(0.1)
 
-    def until_state(self, state: str, *steps: int, seconds: float = 120.0) -> None:
+    def wait_for_state(self, state: str, *steps: int, seconds: float = 120.0) -> None:
         """Wait until all of ``steps`` are in one state."""
-        self.until(lambda: {self.row(step).get("state") for step in steps} == {state}, seconds)
+        self.wait_until(lambda: {self.read_status_row(step).get("state") for step in steps} == {state}, seconds)
 
-    def until_seen_running(self, step: int) -> None:
+    def wait_until_running(self, step: int) -> None:
         """Wait until its stand-in runs and the daemon knows: what happens to a job before that happens to a queued one."""
-        self.until(lambda: self.started)
-        self.until_state("running", step)
+        self.wait_until(lambda: self.stand_in_runs)
+        self.wait_for_state("running", step)
 
-    def ticks(self, count: int) -> None:
+    def wait_for_ticks(self, count: int) -> None:
         """Wait for that many more whole ticks."""
-        wanted = self.status().get("ticks", 0) + count + 1  # the one under way may have looked already
-        self.until(lambda: self.status().get("ticks", 0) >= wanted, 120 + 3 * count)
+        wanted = self.read_status().get("ticks", 0) + count + 1  # the one under way may have looked already
+        self.wait_until(lambda: self.read_status().get("ticks", 0) >= wanted, 120 + 3 * count)
 
     @property
     def attempts(self) -> list[Path]:
         """Every attempt's folder."""
         return sorted(self.state.glob("attempts/*/"))
 
-    def exits(self, attempt: Path) -> list[ExitRecord]:
+    def read_exit_codes(self, attempt: Path) -> list[ExitRecord]:
         """How its runs ended."""
         return list(read_exit_records(attempt))
 
-    def jobs(self) -> list[tuple[str, str]]:
+    def list_jobs(self) -> list[tuple[str, str]]:
         """(id, state) of every job of ours that the queue still knows."""
-        listed = self.lab.cluster.tool("squeue", "--noheader", "--states=all", "--user=root", "--format=%A %T %j").stdout
+        listed = self.harness.cluster.run_slurm_command(
+            "squeue", "--noheader", "--states=all", "--user=root", "--format=%A %T %j"
+        ).stdout
         names = {attempt.name for attempt in self.attempts}
         return [(job, state) for job, state, name in map(str.split, listed.splitlines()) if name in names]
 
-    def accounted(self) -> list[str]:
+    def list_accounted_jobs(self) -> list[str]:
         """Ids of all jobs of ours that accounting knows."""
         names = {attempt.name for attempt in self.attempts}
-        listed = self.lab.cluster.tool("sacct", "-X", "-n", "-P", "-S", "now-1hours", "-o", "JobID,JobName").stdout
+        listed = self.harness.cluster.run_slurm_command(
+            "sacct", "-X", "-n", "-P", "-S", "now-1hours", "-o", "JobID,JobName"
+        ).stdout
         return [job for job, _, name in (line.partition("|") for line in listed.splitlines()) if name in names]

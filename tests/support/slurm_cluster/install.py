@@ -16,7 +16,7 @@ SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where the daemons are, and an ordinary PATH does not look."""
 
 
-def missing() -> str | None:
+def find_missing_program() -> str | None:
     """Why there can be no cluster here; None where there can."""
     if os.geteuid() != 0:
         return "not root"
@@ -25,9 +25,9 @@ def missing() -> str | None:
     return f"not installed: {' '.join(absent)}" if absent else None
 
 
-def install() -> str | None:
+def install_slurm() -> str | None:
     """Install what is missing with apt-get, its services not started; the reason where that is not possible."""
-    reason = missing()
+    reason = find_missing_program()
     if reason is None or os.geteuid() != 0:
         return reason
     if shutil.which("apt-get") is None:
@@ -46,10 +46,10 @@ def install() -> str | None:
     finally:
         if ours:
             policy.unlink()
-    return missing()
+    return find_missing_program()
 
 
-def ensure_user(name: str) -> None:
+def ensure_unix_user(name: str) -> None:
     """An ordinary user: limits of partitions and QOS do not bind root."""
     with contextlib.suppress(KeyError):
         pwd.getpwnam(name)

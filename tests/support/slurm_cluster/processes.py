@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 
-def start_time(pid: int) -> str | None:
+def read_start_ticks(pid: int) -> str | None:
     """When ``pid`` started, in the kernel's ticks; None where nothing runs under it (a zombie is nothing)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -29,14 +29,14 @@ def wait_for(condition: Callable[[], object], timeout: float, step: float = 0.02
     return True
 
 
-def port_open(port: int) -> bool:
+def is_port_open(port: int) -> bool:
     """Whether something listens on 127.0.0.1:``port``."""
     with contextlib.closing(socket.socket()) as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-class Processes:
+class ProcessGroup:
     """Starts, finds and ends daemons by name; survives its own process, since all it knows is on disk."""
 
     def __init__(self, folder: Path) -> None:
@@ -48,7 +48,7 @@ class Processes:
             pid, started = (self._pids / name).read_text().split()
         except (OSError, ValueError):
             return None
-        return int(pid) if start_time(int(pid)) == started else None
+        return int(pid) if read_start_ticks(int(pid)) == started else None
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start a daemon in its own session, unless it runs."""
@@ -58,17 +58,17 @@ class Processes:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, cwd=self._run, start_new_session=True
             )
-        (self._pids / name).write_text(f"{process.pid} {start_time(process.pid)}\n")
+        (self._pids / name).write_text(f"{process.pid} {read_start_ticks(process.pid)}\n")
         process.returncode = 0  # it is init's to reap and ours to find by pid: not to be complained about when collected
 
     def end(self, name: str, *, hard: bool = False, timeout: float = 10) -> None:
         """SIGTERM, and SIGKILL after ``timeout`` seconds or at once when ``hard``; a frozen one is thawed first."""
         pid = self.pid(name)
         if pid is not None:
-            send(pid, signal.SIGKILL if hard else signal.SIGTERM)
-            send(pid, signal.SIGCONT)
+            send_signal(pid, signal.SIGKILL if hard else signal.SIGTERM)
+            send_signal(pid, signal.SIGCONT)
             if not self._gone(name, pid, timeout):
-                send(pid, signal.SIGKILL)
+                send_signal(pid, signal.SIGKILL)
                 self._gone(name, pid, 5)
         (self._pids / name).unlink(missing_ok=True)
 
@@ -81,14 +81,14 @@ class Processes:
         return wait_for(gone, timeout)
 
 
-def send(pid: int, what: signal.Signals) -> None:
+def send_signal(pid: int, signal_number: signal.Signals) -> None:
     """A signal to a process that may just have ended."""
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, what)
+        os.kill(pid, signal_number)
 
 
-def belonging_to(markers: Sequence[bytes], folder: Path, spare: set[int]) -> list[int]:
-    """Processes with one of ``markers`` in their environment, and slurmstepds that work below ``folder``."""
+def find_processes(environment_markers: Sequence[bytes], folder: Path, spare: set[int]) -> list[int]:
+    """Processes with one of ``environment_markers`` in their environment, and slurmstepds that work below ``folder``."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) in spare:
@@ -98,6 +98,8 @@ def belonging_to(markers: Sequence[bytes], folder: Path, spare: set[int]) -> lis
             step = b"slurmstepd" in (entry / "cmdline").read_bytes() and (entry / "cwd").readlink().is_relative_to(folder)
         except OSError:
             continue
-        if (step or any(marker in environment for marker in markers)) and start_time(int(entry.name)) is not None:
+        if (step or any(marker in environment for marker in environment_markers)) and read_start_ticks(
+            int(entry.name)
+        ) is not None:
             found.append(int(entry.name))
     return found

@@ -9,20 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scoring.answer_checks import registry as probes
-from scoring.answer_checks.base import Answer, shown
-from scoring.answer_checks.json_and_code import code_of, refuse_schema
-from scoring.answer_checks.text import split_sentences, split_words
-from scoring.data.chat_template import whole
-from suites.common.errors import Problem
-from suites.definitions.checks import CHECKS, CLEAN, NEEDS_AN_ANSWER
+from scoring.answer_checks.base import ModelAnswer, quote_text
+from scoring.answer_checks.json_and_code import extract_python, refuse_schema
+from scoring.answer_checks.text import split_sentences, split_word_tokens
+from scoring.data.chat_template import valid_utf8
+from suites.common.errors import UserError
+from suites.definitions.checks import CHECKS_NEEDING_ANSWER, CLEAN_CHECKS, PROMPT_CHECKS
 from suites.definitions.suite import load_suite
 
 pytestmark = pytest.mark.scoring
 
 
 def verdict(said, check, finish="stop_token", special=frozenset(), **parameters):
-    answer = Answer(text=said, finish=finish, special=special)
-    outcomes = probes.judge(answer, [] if check in CLEAN else [{"check": check, **parameters}])
+    answer = ModelAnswer(text=said, finish=finish, special_tokens=special)
+    outcomes = probes.check_answer(answer, [] if check in CLEAN_CHECKS else [{"check": check, **parameters}])
     return next(outcome for outcome in outcomes if outcome.check == check)
 
 
@@ -153,14 +153,14 @@ def test_a_check_passes_and_fails_by_its_docstring(check, parameters, passes, fa
 
 
 def test_every_check_has_examples_of_all_three_kinds_and_a_docstring_that_says_them():
-    by_text = {*CHECKS, *CLEAN} - {"stops"}  # which is judged by how the answer ended: below
+    by_text = {*PROMPT_CHECKS, *CLEAN_CHECKS} - {"stops"}  # which is judged by how the answer ended: below
     assert set(NEAR) == by_text
     for name in by_text:
         cases = [example for example in EXAMPLES if example[0] == name]
         assert any(case[2] for case in cases), name
         assert any(case[3] for case in cases), name
-    for name in (*CHECKS, *CLEAN):
-        assert "asses where" in probes.PROBES[name].__doc__, name
+    for name in (*PROMPT_CHECKS, *CLEAN_CHECKS):
+        assert "asses where" in probes.CHECK_FUNCTIONS[name].__doc__, name
 
 
 def test_an_answer_that_was_cut_does_not_stop_by_itself():
@@ -177,7 +177,7 @@ def test_a_special_token_of_the_tokenizer_is_no_clean_answer():
 def test_silence_passes_no_check_at_all():
     for check in ({"check": "excludes", "phrases": ["x"]}, {"check": "words", "at_most": 9}, {"check": "does_not_refuse"}):
         for text in ("", " \n\t", "...", "\ufffd"):
-            assert not any(outcome.passed for outcome in probes.judge(Answer(text=text), [check]))
+            assert not any(outcome.passed for outcome in probes.check_answer(ModelAnswer(text=text), [check]))
 
 
 ANYTHING = {
@@ -193,9 +193,9 @@ ANYTHING = {
 }
 
 
-@pytest.mark.parametrize("check", sorted(NEEDS_AN_ANSWER))
+@pytest.mark.parametrize("check", sorted(CHECKS_NEEDING_ANSWER))
 def test_what_any_text_would_pass_an_answer_that_is_none_does_not(check):
-    assert set(ANYTHING) == NEEDS_AN_ANSWER
+    assert set(ANYTHING) == CHECKS_NEEDING_ANSWER
     assert verdict("the cat sleeps", check, **ANYTHING[check]).passed
     cut = verdict("the cat sleeps", check, finish="length", **ANYTHING[check])
     assert not cut.passed
@@ -209,7 +209,7 @@ def test_what_is_said_counts_in_an_answer_that_was_cut_too():
         ("the art", {"check": "includes", "phrases": ["art"]}),
         ("- a\n- b", {"check": "bulleted_list", "at_least": 2}),
     ):
-        first, *_ = probes.judge(Answer(text=said, finish="length"), [check])
+        first, *_ = probes.check_answer(ModelAnswer(text=said, finish="length"), [check])
         assert first.passed
 
 
@@ -274,7 +274,7 @@ def test_lists_are_counted_whatever_their_items(items):
         assert verdict(text, check, at_least=len(items), at_most=len(items), alone=True).passed
         assert not verdict(text, check, at_least=len(items) + 1).passed
         assert not verdict(text + "\nThat is all.", check, at_least=1, alone=True).passed
-    assert len(split_words("\n".join(f"- {item}" for item in items))) == len(items)
+    assert len(split_word_tokens("\n".join(f"- {item}" for item in items))) == len(items)
 
 
 @settings(max_examples=30)
@@ -282,7 +282,7 @@ def test_lists_are_counted_whatever_their_items(items):
 def test_no_text_breaks_any_check_and_all_evidence_is_printable(text):
     for definition in load_suite("stage4_sft_native", {}).definition.values():
         if definition["category"] in {"strict_json", "python_code", "length_and_keyword"}:
-            outcomes = probes.judge(Answer(text=whole(text)), definition["checks"])
+            outcomes = probes.check_answer(ModelAnswer(text=valid_utf8(text)), definition["checks"])
             assert all(outcome.evidence.isprintable() for outcome in outcomes)
 
 
@@ -311,16 +311,16 @@ HOSTILE = [
 
 @pytest.mark.parametrize("number", range(len(HOSTILE)))
 def test_hostile_answers_end_in_verdicts_with_evidence_that_harms_nobody(number):
-    answer = Answer(text=whole(HOSTILE[number]))
+    answer = ModelAnswer(text=valid_utf8(HOSTILE[number]))
     answer.text.encode()
     samples = {"phrases": ("x",), "phrase": "x", "text": "x", "characters": "x", "answers": ("x",), "value": 1.0, "case": "upper"}
     samples |= {"by": "x", "parts": 2, "before": "[", "after": "]", "name": "f", "schema": {"enum": ["x"]}, "at_most": 1}
     definitions = []
-    for name, type_ in CHECKS.items():
+    for name, type_ in PROMPT_CHECKS.items():
         fields = set(type_.__struct_fields__)
         definitions.append({"check": name, **{key: value for key, value in samples.items() if key in fields}})
-    outcomes = probes.judge(answer, definitions)
-    assert len(outcomes) == len(CHECKS) + len(CLEAN)
+    outcomes = probes.check_answer(answer, definitions)
+    assert len(outcomes) == len(PROMPT_CHECKS) + len(CLEAN_CHECKS)
     for outcome in outcomes:
         assert outcome.evidence.isprintable()
         assert len(outcome.evidence) < 1000
@@ -332,14 +332,14 @@ def test_code_is_parsed_and_never_run(tmp_path):
     code = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\ndef add(a, b): ..."
     assert verdict(code, "python_defines", name="add").passed
     assert not mark.exists()
-    assert code_of(f"text\n```python\n{code}\n```\nmore") == code
+    assert extract_python(f"text\n```python\n{code}\n```\nmore") == code
 
 
 def test_text_is_mended_and_shown_without_harm():
-    assert whole("\ud83d\ude00") == "\U0001f600"
-    assert whole("a\ud800b\udc00") == "a\ufffdb\ufffd"
-    assert shown("\x1b[2J\ud800", 10) == "'\\x1b[2J\\ud800'"
-    assert shown("y" * 500, 5) == "'yyyyy'... (500 characters)"
+    assert valid_utf8("\ud83d\ude00") == "\U0001f600"
+    assert valid_utf8("a\ud800b\udc00") == "a\ufffdb\ufffd"
+    assert quote_text("\x1b[2J\ud800", 10) == "'\\x1b[2J\\ud800'"
+    assert quote_text("y" * 500, 5) == "'yyyyy'... (500 characters)"
 
 
 def test_sentences_end_where_people_say_they_do():
@@ -352,7 +352,7 @@ def test_sentences_end_where_people_say_they_do():
 
 
 def test_a_schema_that_is_none_or_points_elsewhere_is_refused_by_name():
-    refuse_schema({"type": "object"}, where="prompt x")
+    refuse_schema({"type": "object"}, location="prompt x")
     for schema in ({"type": "objekt"}, {"minimum": "3"}, {"$ref": "https://example.org/schema.json"}, {"$ref": "#/$defs/none"}):
-        with pytest.raises(Problem, match="json_schema"):
-            refuse_schema(schema, where="prompt x")
+        with pytest.raises(UserError, match="json_schema"):
+            refuse_schema(schema, location="prompt x")

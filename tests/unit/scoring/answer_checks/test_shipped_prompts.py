@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from scoring.answer_checks import registry as probes
-from scoring.answer_checks.base import Answer
-from scoring.tiers.instructions import summary
+from scoring.answer_checks.base import ModelAnswer
+from scoring.tiers.instructions import summarise_prompts
 from suites.definitions.suite import load_suite
 
 pytestmark = pytest.mark.scoring
@@ -32,7 +32,7 @@ IDLE = (
 
 
 def passes(name, text, finish="stop_token"):
-    return all(outcome.passed for outcome in probes.judge(Answer(text=text, finish=finish), SUITE[name]["checks"]))
+    return all(outcome.passed for outcome in probes.check_answer(ModelAnswer(text=text, finish=finish), SUITE[name]["checks"]))
 
 
 def rates(answers, finish):
@@ -40,7 +40,7 @@ def rates(answers, finish):
     for name, text in answers.items():
         checks = [
             {"check": found.check, "kind": found.kind, "passed": found.passed}
-            for found in probes.judge(Answer(text=text, finish=finish), SUITE[name]["checks"])
+            for found in probes.check_answer(ModelAnswer(text=text, finish=finish), SUITE[name]["checks"])
         ]
         kinds = {kind: [each["passed"] for each in checks if each["kind"] == kind] for kind in ("format", "clean")}
         prompts[name] = {
@@ -50,13 +50,13 @@ def rates(answers, finish):
             "format": all(kinds["format"]) if kinds["format"] else None,
             "clean": all(kinds["clean"]),
         }
-    return summary(prompts)
+    return summarise_prompts(prompts)
 
 
 def test_a_good_answer_to_every_prompt_passes_all_its_checks():
     assert list(GOOD) == list(SUITE)
     for name, text in GOOD.items():
-        failed = [outcome for outcome in probes.judge(Answer(text=text), SUITE[name]["checks"]) if not outcome.passed]
+        failed = [outcome for outcome in probes.check_answer(ModelAnswer(text=text), SUITE[name]["checks"]) if not outcome.passed]
         assert not failed, (name, failed)
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from scoring.cli.app import main
 from scoring.data.cache import ensure_slice
 from scoring.data.tokenizer import resolve_tokenizer
-from suites.common.errors import Exit
+from suites.common.errors import ExitCode
 from suites.contract.paths import DataPaths
 
 pytestmark = pytest.mark.scoring
@@ -63,7 +63,7 @@ def test_verify_names_what_changed(made):
     raw[-1] ^= 1
     tokens.write_bytes(raw)
     code, said = cache("verify", "--eval-data", data.eval_data)
-    assert code == Exit.DATA_MISSING
+    assert code == ExitCode.DATA_MISSING
     assert said.splitlines()[0] == f"{tokens}: its bytes have changed"
     assert "2 whole, 1 damaged" in said
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from scoring.cli.exit_codes import guarded
-from suites.common.errors import Exit, Problem
+from scoring.cli.exit_codes import run_guarded
+from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import AttemptPaths
-from watcher.observe.attempts import said
+from watcher.observe.attempts import read_failure_reason
 
 pytestmark = pytest.mark.scoring
 
@@ -14,21 +14,25 @@ def ended(folder, error):
     def run():
         raise error
 
-    return guarded(run, attempt=folder)
+    return run_guarded(run, attempt=folder)
 
 
 @pytest.mark.parametrize("task", [None, 3])
 def test_a_scorer_leaves_its_line_beside_the_claim(tmp_path, monkeypatch, task):
     if task is not None:
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(task))
-    problem = Problem("No space left on device", where="/results", todo="make room", code=Exit.TEMPORARY)
+    problem = UserError("No space left on device", location="/results", hint="make room", code=ExitCode.TEMPORARY)
     place = AttemptPaths(tmp_path / "eval-1")
     place.folder.mkdir()
     assert ended(place.folder, problem) == 75
-    assert not place.why(task).exists(), "nobody's attempt: a request that a person wrote"
+    assert not place.failure_reason_json(task).exists(), "nobody's attempt: a request that a person wrote"
     place.claim.write_text("slurm:1\n")
     assert ended(place.folder, problem) == 75
-    assert said(place.why(task), "eval-1", 75) == "/results: No space left on device; make room"
-    assert said(place.why(task), "eval-1", 65) == said(place.why(task), "eval-2", 75) == ""
+    assert read_failure_reason(place.failure_reason_json(task), "eval-1", 75) == "/results: No space left on device; make room"
+    assert (
+        read_failure_reason(place.failure_reason_json(task), "eval-1", 65)
+        == read_failure_reason(place.failure_reason_json(task), "eval-2", 75)
+        == ""
+    )
     assert ended(place.folder, KeyError("web")) == 70
-    assert said(place.why(task), "eval-1", 70) == "KeyError: 'web'"
+    assert read_failure_reason(place.failure_reason_json(task), "eval-1", 70) == "KeyError: 'web'"

@@ -8,24 +8,30 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-from scoring.cli.score_options import ByHand, request_by_hand
-from suites.common.errors import Exit
-from suites.contract.encoding import encode
-from suites.contract.scoring_request import tier_digests
-from suites.contract.tier_files import judge_tier_file
-from support.models.tiny_llama_items import LLAMA, REFERENCE, reference_tokens
-from support.runs.scoring_jobs import ROOT, by_hand, results, run_here, write_suites
+from scoring.cli.score_options import ScoreOptions, request_from_options
+from suites.common.errors import ExitCode
+from suites.contract.encoding import encode_json
+from suites.contract.scoring_request import compute_tier_digests
+from suites.contract.tier_files import check_tier_file
+from support.models.tiny_llama_items import LLAMA_CHECKPOINT, REFERENCE_FOLDER, load_reference_tokens
+from support.runs.scoring_jobs import (
+    REPOSITORY_ROOT,
+    get_results_folder,
+    make_score_arguments,
+    run_scoring_in_process,
+    write_suites,
+)
 
 pytestmark = pytest.mark.scoring
 
 
-def request_for(folder, checkpoint=LLAMA, **changes):
+def request_for(folder, checkpoint=LLAMA_CHECKPOINT, **changes):
     """What the watcher would have written."""
     options = {
         "suites": (str(folder / "ppl.yaml"), str(folder / "cf.yaml")),
         "results": folder / "results",
         "eval_data": folder / "data",
-        "tokenizer": str(LLAMA.parent.parent / "byte_tokenizer"),
+        "tokenizer": str(LLAMA_CHECKPOINT.parent.parent / "byte_tokenizer"),
         "slow_tokenizer": False,
         "seq_len": 64,
         "stage": "stage1",
@@ -39,15 +45,15 @@ def request_for(folder, checkpoint=LLAMA, **changes):
         "checkpoint": checkpoint,
         **changes,
     }
-    return request_by_hand(ByHand(**options), {})
+    return request_from_options(ScoreOptions(**options), {})
 
 
 def run_json(folder):
-    return json.loads((results(folder) / "run.json").read_text())
+    return json.loads((get_results_folder(folder) / "run.json").read_text())
 
 
 def copy_checkpoint(folder):
-    return shutil.copytree(LLAMA, folder / "ckpts" / "60", copy_function=shutil.copy2)
+    return shutil.copytree(LLAMA_CHECKPOINT, folder / "ckpts" / "60", copy_function=shutil.copy2)
 
 
 def last_line(capsys):
@@ -55,7 +61,7 @@ def last_line(capsys):
 
 
 def test_by_hand_in_a_process_of_its_own_gives_nanotrons_sums_and_never_imports_datasets(tmp_path):
-    rows = [bytes(row.tolist()).decode("ascii") for row in reference_tokens()]
+    rows = [bytes(row.tolist()).decode("ascii") for row in load_reference_tokens()]
     write_suites(tmp_path, slices={f"row{n}": row for n, row in enumerate(rows)})
     script = (
         "import sys\nfrom scoring.cli.app import main\n"
@@ -63,21 +69,25 @@ def test_by_hand_in_a_process_of_its_own_gives_nanotrons_sums_and_never_imports_
         "    sys.exit(99 if 'datasets' in sys.modules or 'watcher' in sys.modules else end.code)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, *by_hand(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script, *make_score_arguments(tmp_path)],
+        cwd=REPOSITORY_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    document = json.loads((results(tmp_path) / "tier2_ppl.json").read_text())
-    expected = json.loads((REFERENCE / "reference.json").read_text())["sum_logprob_per_row"]
+    document = json.loads((get_results_folder(tmp_path) / "tier2_ppl.json").read_text())
+    expected = json.loads((REFERENCE_FOLDER / "reference.json").read_text())["sum_logprob_per_row"]
     for n, logprob in enumerate(expected):
         assert document["slices"][f"row{n}"]["nll_sum"] == pytest.approx(-logprob, abs=2e-3)
         assert document["slices"][f"row{n}"]["tokens"] == 47
     assert document["summary"]["nll_per_token"] == pytest.approx(-sum(expected) / 94, abs=1e-4)
     request = request_for(tmp_path)
-    for tier, (digest, names) in tier_digests(request.suites).items():
-        path = request.paths.tier(tier)
-        verdict = judge_tier_file(path, tier=tier, fingerprint=request.fingerprint, suite_digest=digest, names=names)
+    for tier, (digest, names) in compute_tier_digests(request.suites).items():
+        path = request.paths.tier_json(tier)
+        verdict = check_tier_file(path, tier=tier, fingerprint=request.fingerprint, suite_digest=digest, names=names)
         assert verdict.kind == "valid", verdict
-    assert pq.read_table(results(tmp_path) / "items" / "ours.parquet").num_rows == 6
+    assert pq.read_table(get_results_folder(tmp_path) / "items" / "ours.parquet").num_rows == 6
     provenance = run_json(tmp_path)
     assert provenance["outcome"] == "scored"
     assert provenance["parts"] == {"scored": ["row0", "row1", "ours[0:6]"], "kept": []}
@@ -89,9 +99,9 @@ def test_a_request_is_scored_and_its_head_says_what_was_asked(tmp_path):
     write_suites(tmp_path)
     request = request_for(tmp_path)
     path = tmp_path / "request.json"
-    path.write_bytes(encode(request))
-    assert run_here(["score", str(path)]) == Exit.SCORED
-    document = json.loads((results(tmp_path) / "tier3_cf.json").read_text())
+    path.write_bytes(encode_json(request))
+    assert run_scoring_in_process(["score", str(path)]) == ExitCode.SCORED
+    document = json.loads((get_results_folder(tmp_path) / "tier3_cf.json").read_text())
     assert {key: document[key] for key in ("schema", "tier", "stage", "step", "dtype", "seq_len", "backend")} == {
         "schema": 1,
         "tier": "tier3_cf",
@@ -102,7 +112,7 @@ def test_a_request_is_scored_and_its_head_says_what_was_asked(tmp_path):
         "backend": "direct",
     }
     assert document["checkpoint"] == {
-        "path": str(LLAMA),
+        "path": str(LLAMA_CHECKPOINT),
         "source_stage": "stage1",
         "fingerprint": request.fingerprint,
         "tokens_seen": 30720,
@@ -110,7 +120,7 @@ def test_a_request_is_scored_and_its_head_says_what_was_asked(tmp_path):
     assert document["suite_digest"] == request.suites[1].digest
     assert document["tokenizer"]["id"] == request.tokenizer
     assert document["summary"]["tasks"] == 1
-    progress = json.loads((results(tmp_path) / "progress.json").read_text())
+    progress = json.loads((get_results_folder(tmp_path) / "progress.json").read_text())
     assert (progress["parts_done"], progress["parts"]) == (3, 3)
 
 
@@ -118,14 +128,14 @@ def test_a_checkpoint_that_changed_since_it_was_judged_is_not_scored(tmp_path, c
     write_suites(tmp_path)
     checkpoint = copy_checkpoint(tmp_path)
     path = tmp_path / "request.json"
-    path.write_bytes(encode(request_for(tmp_path, checkpoint)))
+    path.write_bytes(encode_json(request_for(tmp_path, checkpoint)))
     os.utime(checkpoint / "model_config.json", (1, 1))
-    assert run_here(["score", str(path)]) == Exit.CHANGED
+    assert run_scoring_in_process(["score", str(path)]) == ExitCode.CHANGED
     assert "changed since it was judged complete" in last_line(capsys)
     assert "changed" in run_json(tmp_path)["why"]
-    assert not (results(tmp_path) / "tier2_ppl.json").exists()
+    assert not (get_results_folder(tmp_path) / "tier2_ppl.json").exists()
     shutil.rmtree(checkpoint)
-    assert run_here(["score", str(path)]) == Exit.CHANGED
+    assert run_scoring_in_process(["score", str(path)]) == ExitCode.CHANGED
 
 
 def test_a_checkpoint_that_changes_while_it_is_scored_is_not_published(tmp_path, monkeypatch):
@@ -133,15 +143,15 @@ def test_a_checkpoint_that_changes_while_it_is_scored_is_not_published(tmp_path,
 
     write_suites(tmp_path)
     checkpoint = copy_checkpoint(tmp_path)
-    whole = choice.score
+    whole = choice.score_items
 
     def rewritten(*args, **more):
         os.utime(checkpoint / "config.yaml", (1, 1))
         return whole(*args, **more)
 
-    monkeypatch.setattr(choice, "score", rewritten)
-    assert run_here(by_hand(tmp_path, checkpoint=checkpoint)) == Exit.CHANGED
-    assert not list(results(tmp_path).glob("tier*.json"))
+    monkeypatch.setattr(choice, "score_items", rewritten)
+    assert run_scoring_in_process(make_score_arguments(tmp_path, checkpoint=checkpoint)) == ExitCode.CHANGED
+    assert not list(get_results_folder(tmp_path).glob("tier*.json"))
 
 
 def nan_weights(folder):
@@ -169,7 +179,7 @@ def truncated_shard(folder):
 def test_a_checkpoint_that_cannot_be_scored_is_one_clear_line(tmp_path, capsys, break_it, words):
     write_suites(tmp_path)
     checkpoint = break_it(tmp_path)
-    assert run_here(by_hand(tmp_path, checkpoint=checkpoint)) == Exit.CANNOT_SCORE
+    assert run_scoring_in_process(make_score_arguments(tmp_path, checkpoint=checkpoint)) == ExitCode.CANNOT_SCORE
     line = last_line(capsys)
     assert line.startswith(f"scoring: {checkpoint}: ")
     assert words in line
@@ -178,7 +188,7 @@ def test_a_checkpoint_that_cannot_be_scored_is_one_clear_line(tmp_path, capsys, 
 def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path, capsys):
     write_suites(tmp_path)
     tokenizer = tmp_path / "tokenizer"
-    shutil.copytree(LLAMA.parent.parent / "byte_tokenizer", tokenizer)
+    shutil.copytree(LLAMA_CHECKPOINT.parent.parent / "byte_tokenizer", tokenizer)
     document = json.loads((tokenizer / "tokenizer.json").read_text())
     document["added_tokens"] = [
         {
@@ -193,7 +203,7 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path, capsys):
     ]
     document["model"]["vocab"]["<x>"] = 600
     (tokenizer / "tokenizer.json").write_text(json.dumps(document))
-    assert run_here(by_hand(tmp_path, "--tokenizer", str(tokenizer))) == Exit.CANNOT_SCORE
+    assert run_scoring_in_process(make_score_arguments(tmp_path, "--tokenizer", str(tokenizer))) == ExitCode.CANNOT_SCORE
     assert "the tokenizer has 601 tokens, the model only 512" in last_line(capsys)
     assert "601" in run_json(tmp_path)["why"]
     assert run_json(tmp_path)["code"] == 65
@@ -202,13 +212,13 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path, capsys):
 def test_results_that_cannot_be_written_are_said(tmp_path, capsys):
     write_suites(tmp_path)
     (tmp_path / "results").write_text("a file where the folder should be")
-    assert run_here(by_hand(tmp_path)) == Exit.CANNOT_WRITE
+    assert run_scoring_in_process(make_score_arguments(tmp_path)) == ExitCode.CANNOT_WRITE
     assert "results" in last_line(capsys)
 
 
 def test_a_read_only_results_folder_is_said(tmp_path, capsys, monkeypatch):
     write_suites(tmp_path)
-    (results(tmp_path) / "parts").mkdir(parents=True)
+    (get_results_folder(tmp_path) / "parts").mkdir(parents=True)
     whole = os.open
 
     def read_only(path, flags, *more, **rest):
@@ -217,22 +227,22 @@ def test_a_read_only_results_folder_is_said(tmp_path, capsys, monkeypatch):
         return whole(path, flags, *more, **rest)
 
     monkeypatch.setattr(os, "open", read_only)
-    assert run_here(by_hand(tmp_path)) == Exit.CANNOT_WRITE
+    assert run_scoring_in_process(make_score_arguments(tmp_path)) == ExitCode.CANNOT_WRITE
     line = last_line(capsys)
     assert "cannot be written (Read-only file system)" in line
-    assert str(results(tmp_path)) in line
+    assert str(get_results_folder(tmp_path)) in line
 
 
 def test_another_programs_results_are_left_alone(tmp_path, capsys):
     write_suites(tmp_path)
-    results(tmp_path).mkdir(parents=True)
+    get_results_folder(tmp_path).mkdir(parents=True)
     foreign = '{"ppl": 12.5}'
-    (results(tmp_path) / "tier2_ppl.json").write_text(foreign)
-    assert run_here(by_hand(tmp_path)) == Exit.CANNOT_WRITE
+    (get_results_folder(tmp_path) / "tier2_ppl.json").write_text(foreign)
+    assert run_scoring_in_process(make_score_arguments(tmp_path)) == ExitCode.CANNOT_WRITE
     line = last_line(capsys)
     assert "results of another program" in line
     assert "watcher retry stage1 60 --force" in line
-    assert (results(tmp_path) / "tier2_ppl.json").read_text() == foreign
+    assert (get_results_folder(tmp_path) / "tier2_ppl.json").read_text() == foreign
     assert "another program" in run_json(tmp_path)["why"]
 
 
@@ -240,8 +250,8 @@ def test_a_bug_leaves_its_traceback_and_its_code(tmp_path, capsys, monkeypatch):
     from scoring.tiers import perplexity_metric as perplexity  # noqa: PLC0415  what is broken here
 
     write_suites(tmp_path)
-    monkeypatch.setattr(perplexity, "score", lambda *_, **__: 1 / 0)
-    assert run_here(by_hand(tmp_path)) == Exit.BUG
+    monkeypatch.setattr(perplexity, "score_slice", lambda *_, **__: 1 / 0)
+    assert run_scoring_in_process(make_score_arguments(tmp_path)) == ExitCode.BUG
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert run_json(tmp_path)["why"] == "a bug: ZeroDivisionError: division by zero"
 
@@ -249,10 +259,10 @@ def test_a_bug_leaves_its_traceback_and_its_code(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (["--device", "cuda"], Exit.UNAVAILABLE),
-        (["--backend", "nanotron"], Exit.UNAVAILABLE),
-        (["--suite", "no_such_suite"], Exit.USAGE),
-        (["--tokenizer", "/nowhere"], Exit.DATA_MISSING),
+        (["--device", "cuda"], ExitCode.UNAVAILABLE),
+        (["--backend", "nanotron"], ExitCode.UNAVAILABLE),
+        (["--suite", "no_such_suite"], ExitCode.USAGE),
+        (["--tokenizer", "/nowhere"], ExitCode.DATA_MISSING),
     ],
 )
 def test_what_is_not_there_has_its_own_exit_code(tmp_path, arguments, code, monkeypatch):
@@ -260,31 +270,31 @@ def test_what_is_not_there_has_its_own_exit_code(tmp_path, arguments, code, monk
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     write_suites(tmp_path)
-    assert run_here(by_hand(tmp_path, *arguments)) == code
+    assert run_scoring_in_process(make_score_arguments(tmp_path, *arguments)) == code
 
 
 def test_prefill_makes_what_an_offline_job_needs(tmp_path, capsys):
     write_suites(tmp_path)
     request = request_for(tmp_path)
     path = tmp_path / "request.json"
-    path.write_bytes(encode(request))
-    assert run_here(["prefill", "--request", str(path)]) == Exit.SCORED
+    path.write_bytes(encode_json(request))
+    assert run_scoring_in_process(["prefill", "--request", str(path)]) == ExitCode.SCORED
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["prose", "code", "ours"]
     again = ["prefill", "--suite", str(tmp_path / "cf.yaml"), "--eval-data", str(tmp_path / "data")]
-    assert run_here([*again, "--tokenizer", request.tokenizer]) == Exit.SCORED
+    assert run_scoring_in_process([*again, "--tokenizer", request.tokenizer]) == ExitCode.SCORED
     assert capsys.readouterr().out.splitlines() == [lines[2]]
 
 
 def test_data_that_changed_since_the_request_was_made_are_not_scored(tmp_path, capsys):
     write_suites(tmp_path)
     path = tmp_path / "request.json"
-    path.write_bytes(encode(request_for(tmp_path)))
+    path.write_bytes(encode_json(request_for(tmp_path)))
     with (tmp_path / "items.jsonl").open("a") as items:
         items.write('{"context": "One more:", "choices": ["a", "b"], "gold": 1}\n')
-    assert run_here(["score", str(path)]) == Exit.CHANGED
+    assert run_scoring_in_process(["score", str(path)]) == ExitCode.CHANGED
     assert "tier3_cf, ours: its data files changed since it was asked for" in last_line(capsys)
-    assert not list(results(tmp_path).glob("tier*.json"))
+    assert not list(get_results_folder(tmp_path).glob("tier*.json"))
 
 
 def test_only_who_asks_for_the_same_numbers_shares_a_run(tmp_path):

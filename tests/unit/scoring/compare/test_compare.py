@@ -12,25 +12,27 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from scoring.compare.compare import compare, run
-from scoring.compare.pairing import open_side
-from suites.common.errors import Exit, Problem
-from suites.contract.comparison import CompareRequest, Place, read_compared
-from suites.contract.encoding import encode
+from scoring.compare.compare import compare_evaluation, run_comparison
+from scoring.compare.pairing import open_evaluation
+from suites.common.errors import ExitCode, UserError
+from suites.contract.comparison import CompareRequest, EvaluationRef, read_comparison_document
+from suites.contract.encoding import encode_json
 from suites.contract.objectives import Margins, Objectives
 from suites.contract.paths import EvaluationPaths
-from support.runs.scoring_jobs import ROOT, run_here
+from support.runs.scoring_jobs import REPOSITORY_ROOT, run_scoring_in_process
 from support.samples import published_results as published
-from support.samples.published_results import edit, place, publish, real
+from support.samples.published_results import edit_tier_file, find_real_results, make_evaluation_ref, publish_sample_results
 
 pytestmark = pytest.mark.scoring
 
 
 def against_bridge(baseline, candidate, **objectives):
     request = CompareRequest(
-        candidate=place(candidate), bridge=place(baseline), objectives=Objectives(**objectives) if objectives else Objectives()
+        candidate=make_evaluation_ref(candidate),
+        bridge=make_evaluation_ref(baseline),
+        objectives=Objectives(**objectives) if objectives else Objectives(),
     )
-    found = compare(request).against("bridge")
+    found = compare_evaluation(request).get_comparison("bridge")
     assert found is not None
     return found
 
@@ -40,16 +42,16 @@ def entry(found, name):
 
 
 def documents(name, step):
-    rows = pq.read_table(real(step).items(name)).to_pydict()
+    rows = pq.read_table(find_real_results(step).items_parquet(name)).to_pydict()
     kept = [n for n, kind in enumerate(rows["kind"]) if kind == "document" and rows["tokens"][n]]
     return np.asarray([rows["nll_sum"][n] for n in kept]), np.asarray([rows["tokens"][n] for n in kept], dtype=float)
 
 
 def test_figures_are_those_of_the_tier_files():
-    found = against_bridge(real(20), real(60))
+    found = against_bridge(find_real_results(20), find_real_results(60))
     for side, step in (("baseline", 20), ("candidate", 60)):
-        tier2 = json.loads(real(step).tier("tier2_ppl").read_text())
-        tier3 = json.loads(real(step).tier("tier3_cf").read_text())
+        tier2 = json.loads(find_real_results(step).tier_json("tier2_ppl").read_text())
+        tier3 = json.loads(find_real_results(step).tier_json("tier3_cf").read_text())
         for name, scores in tier2["slices"].items():
             for key in ("ppl", "nll_per_token"):
                 assert getattr(entry(found, name).effects[key], side) == pytest.approx(scores[key], rel=1e-12)
@@ -73,7 +75,7 @@ def test_errors_of_a_slice_are_a_weighted_regressions_and_of_perplexity_the_jack
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         api = pytest.importorskip("statsmodels.api")
-    found = against_bridge(real(40), real(60))
+    found = against_bridge(find_real_results(40), find_real_results(60))
     for name in ("prose", "code", "late"):
         (before, tokens), (after, _) = documents(name, 40), documents(name, 60)
         peer = api.WLS((after - before) / tokens, np.ones(len(tokens)), weights=tokens).fit(cov_type="HC1")
@@ -93,9 +95,9 @@ def test_errors_of_a_slice_are_a_weighted_regressions_and_of_perplexity_the_jack
 
 def test_errors_of_a_task_are_scipys_and_statsmodels():
     stats = pytest.importorskip("scipy.stats")
-    found = against_bridge(real(20), real(60))
+    found = against_bridge(find_real_results(20), find_real_results(60))
     for name in ("prose_order", "code_order"):
-        sides = [pq.read_table(real(step).items(name)).to_pylist() for step in (20, 60)]
+        sides = [pq.read_table(find_real_results(step).items_parquet(name)).to_pylist() for step in (20, 60)]
         right = [np.asarray([row["pick_acc_per_char"] == row["gold"] for row in rows], dtype=float) for rows in sides]
         effect = entry(found, name).effect
         assert effect.delta == pytest.approx(right[1].mean() - right[0].mean(), abs=1e-12)
@@ -106,7 +108,7 @@ def test_errors_of_a_task_are_scipys_and_statsmodels():
 
 
 def test_the_tiers_error_agrees_with_a_bootstrap_within_slices_and_with_tasks_that_add_up():
-    found = against_bridge(real(40), real(60))
+    found = against_bridge(find_real_results(40), find_real_results(60))
     rng, draws = np.random.default_rng(0), []
     rows = [(documents(name, 40), documents(name, 60)[0]) for name in ("prose", "code", "late")]
     for _ in range(2000):
@@ -115,16 +117,16 @@ def test_the_tiers_error_agrees_with_a_bootstrap_within_slices_and_with_tasks_th
             taken = rng.integers(0, len(size), len(size))
             difference, tokens = difference + (after - before)[taken].sum(), tokens + size[taken].sum()
         draws.append(difference / tokens)
-    assert found.total("tier2_ppl").effect.stderr == pytest.approx(np.std(draws), rel=0.06)
+    assert found.get_total("tier2_ppl").effect.stderr == pytest.approx(np.std(draws), rel=0.06)
     errors = [entry(found, name).effect.stderr for name in ("prose_order", "code_order")]
-    assert found.total("tier3_cf").effect.stderr == pytest.approx(math.hypot(*errors) / 2, rel=1e-12)
+    assert found.get_total("tier3_cf").effect.stderr == pytest.approx(math.hypot(*errors) / 2, rel=1e-12)
 
 
 def test_p_values_of_a_comparison_are_corrected_together():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         multitest = pytest.importorskip("statsmodels.stats.multitest")
-    found = against_bridge(real(40), real(60))
+    found = against_bridge(find_real_results(40), find_real_results(60))
     expected = multitest.multipletests([each.effect.p for each in found.entries], method="holm")[1]
     assert [each.effect.p_holm for each in found.entries] == pytest.approx(list(expected), rel=1e-9)
     assert [each.effect.verdict for each in found.entries] == ["better"] * 3 + ["no_change_seen"] * 2
@@ -137,7 +139,7 @@ def test_p_values_of_a_comparison_are_corrected_together():
 @pytest.fixture
 def pair(tmp_path):
     """Two published evaluations that may be changed: step 40 and step 60."""
-    shutil.copytree(published.REAL, tmp_path / "results")
+    shutil.copytree(published.REAL_RESULTS, tmp_path / "results")
     return [EvaluationPaths(tmp_path / "results", "stage1", f"step_{step}") for step in (40, 60)]
 
 
@@ -153,7 +155,7 @@ def pair(tmp_path):
     ],
 )
 def test_a_tier_that_was_scored_otherwise_is_refused(pair, key, value, said):
-    edit(pair[1], "tier2_ppl", lambda document: document.update({key: value}))
+    edit_tier_file(pair[1], "tier2_ppl", lambda document: document.update({key: value}))
     found = against_bridge(*pair, hold=("tier2",))
     assert [each.tier for each in found.entries] == ["tier3_cf"] * 2
     assert len(found.refusals) == 1
@@ -174,12 +176,12 @@ def test_a_tier_that_was_scored_otherwise_is_refused(pair, key, value, said):
 )
 def test_an_entry_that_is_another_thing_is_refused_and_nothing_passes_that_named_it(pair, name, key, value, said):
     tier, section, whole = ("tier3_cf", "tasks", "tier3") if "order" in name else ("tier2_ppl", "slices", "tier2")
-    edit(pair[1], tier, lambda document: document[section][name].update({key: value}))
+    edit_tier_file(pair[1], tier, lambda document: document[section][name].update({key: value}))
     found = against_bridge(*pair, hold=(whole,), margins=Margins(points=30.0))
     assert name not in [each.name for each in found.entries]
     assert [(each.name, each.tier) for each in found.refusals] == [(name, tier)]
     assert found.refusals[0].reason.startswith(said)
-    assert found.total(tier).left_out == (name,)
+    assert found.get_total(tier).left_out == (name,)
     assert found.objectives[0].outcome == "inconclusive"
     assert found.objectives[0].why == f"it would pass, but {name} could not be compared"
 
@@ -188,9 +190,9 @@ def test_a_suite_that_gained_a_slice_is_compared_over_what_both_have(pair):
     def without_code(document):
         del document["slices"]["code"]
 
-    edit(pair[0], "tier2_ppl", without_code)
+    edit_tier_file(pair[0], "tier2_ppl", without_code)
     found = against_bridge(*pair, improve=("tier2",))
-    total = found.total("tier2_ppl")
+    total = found.get_total("tier2_ppl")
     assert (total.names, total.left_out) == (("prose", "late"), ("code",))
     sums = [documents(name, step) for step in (40, 60) for name in ("prose", "late")]
     tokens = sums[0][1].sum() + sums[1][1].sum()
@@ -233,15 +235,15 @@ def test_rows_that_do_not_fit_are_refused_and_rows_that_are_not_there_leave_the_
     assert late.note == "no rows at the candidate: only the figures can be compared"
     assert late.plain is True
     assert entry(found, "code_order").effect.delta == pytest.approx(-0.0125)
-    assert found.total("tier2_ppl").names == ("prose",)
+    assert found.get_total("tier2_ppl").names == ("prose",)
     assert all(each.effect.p_holm is not None for each in found.entries if each.effect.p is not None)
 
 
 def test_rows_that_cannot_be_read_are_a_problem_with_their_path(pair):
     pair[1].items("code").write_bytes(b"PAR1 torn")
-    with pytest.raises(Problem, match=r"code\.parquet: rows that cannot be read") as caught:
+    with pytest.raises(UserError, match=r"code\.parquet: rows that cannot be read") as caught:
         against_bridge(*pair)
-    assert caught.value.code == Exit.DATA_MISSING
+    assert caught.value.code == ExitCode.DATA_MISSING
 
 
 # Made-up figures
@@ -255,16 +257,16 @@ def made(tmp_path, name, *, shift=0.0, right=0.5, seed=0, **more):
     nll = tokens * (3.0 + rng.normal(0, 0.2, 60) + shift + noise)
     answers = np.arange(400) < 400 * right
     paths = EvaluationPaths(tmp_path, "stage2", name)
-    return publish(paths, slices={"web": (tokens, nll)}, tasks={"ours": (answers,)}, **more)
+    return publish_sample_results(paths, slices={"web": (tokens, nll)}, tasks={"ours": (answers,)}, **more)
 
 
 def change(paths, name, keys, data_key="other"):
     """Other data: what the rows are known by, and the entry's key."""
-    table = pq.read_table(paths.items(name))
+    table = pq.read_table(paths.items_parquet(name))
     place_of = table.column_names.index("key")
-    pq.write_table(table.set_column(place_of, "key", [keys]), paths.items(name))
+    pq.write_table(table.set_column(place_of, "key", [keys]), paths.items_parquet(name))
     tier, section = ("tier3_cf", "tasks") if name == "ours" else ("tier2_ppl", "slices")
-    edit(paths, tier, lambda document: document[section][name].update(data_key=data_key))
+    edit_tier_file(paths, tier, lambda document: document[section][name].update(data_key=data_key))
 
 
 @pytest.mark.parametrize(
@@ -298,7 +300,7 @@ def test_a_slice_that_gained_documents_is_compared_over_those_of_before(tmp_path
     change(sides[0], "web", [f"document {n}" if n < 45 else f"old {n}" for n in range(60)])
     found = entry(against_bridge(*sides), "web")
     assert (found.note, found.effect.n, found.unit) == ("over 45 documents, of 60, that both have", 45, "document")
-    rows = [pq.read_table(side.items("web")).to_pydict() for side in sides]
+    rows = [pq.read_table(side.items_parquet("web")).to_pydict() for side in sides]
     tokens = sum(rows[0]["tokens"][:45])
     for side, each in zip(("baseline", "candidate"), rows, strict=True):
         assert getattr(found.effect, side) == pytest.approx(sum(each["nll_sum"][:45]) / tokens)
@@ -309,9 +311,11 @@ def test_the_best_earlier_step_is_chosen_by_figures_of_the_same_data(tmp_path):
     earlier = [made(tmp_path, f"step_{n}", right=right, step=n) for n, right in ((1, 0.9), (2, 0.3), (3, 0.2))]
     change(earlier[0], "ours", [f"item {n}" for n in range(400)])
     request = CompareRequest(
-        candidate=place(made(tmp_path, "now")), earlier=tuple(map(place, earlier)), objectives=Objectives(improve=("tier3",))
+        candidate=make_evaluation_ref(made(tmp_path, "now")),
+        earlier=tuple(map(make_evaluation_ref, earlier)),
+        objectives=Objectives(improve=("tier3",)),
     )
-    assert compare(request).against("best").baseline.directory == "step_2"
+    assert compare_evaluation(request).get_comparison("best").baseline.directory == "step_2"
 
 
 @pytest.mark.parametrize(
@@ -355,7 +359,7 @@ def test_a_task_is_improved_or_held_by_its_margin_in_points(tmp_path, right, poi
 def test_ten_items_are_too_few_and_so_are_ten_documents(tmp_path):
     tokens = np.full(9, 100)
     sides = [
-        publish(
+        publish_sample_results(
             EvaluationPaths(tmp_path, "stage2", name),
             slices={"web": (tokens, tokens * value)},
             tasks={"ours": (np.full(5, right),)},
@@ -373,12 +377,12 @@ def test_subjects_are_averaged_as_they_are_and_as_one(tmp_path):
     rng = np.random.default_rng(3)
     right = [rng.random(400) < np.asarray([0.4] * 300 + [0.6] * 100), rng.random(400) < np.asarray([0.5] * 300 + [0.9] * 100)]
     sides = [
-        publish(EvaluationPaths(tmp_path, "stage3", name), tasks={"mmlu": (answers, subjects)})
+        publish_sample_results(EvaluationPaths(tmp_path, "stage3", name), tasks={"mmlu": (answers, subjects)})
         for name, answers in zip(("x", "y"), right, strict=True)
     ]
     found = entry(against_bridge(*sides), "mmlu")
     for side, paths in zip(("baseline", "candidate"), sides, strict=True):
-        scores = json.loads(paths.tier("tier3_cf").read_text())["tasks"]["mmlu"]
+        scores = json.loads(paths.tier_json("tier3_cf").read_text())["tasks"]["mmlu"]
         assert getattr(found.effects["primary"], side) == pytest.approx(scores["micro"]["acc_per_char"])
         assert getattr(found.effects["primary_macro"], side) == pytest.approx(scores["macro"]["acc_per_char"])
     differences = right[1].astype(float) - right[0]
@@ -390,13 +394,13 @@ def test_a_slice_of_a_single_document_is_compared_by_its_windows(tmp_path):
     rng = np.random.default_rng(0)
     sides = []
     for name, shift in (("a", 0.0), ("b", -0.3)):
-        paths = publish(
+        paths = publish_sample_results(
             EvaluationPaths(tmp_path, "s", name), slices={"web": (np.asarray([4000]), np.asarray([12_000.0 + shift]))}
         )
-        table = pq.read_table(paths.items("web")).to_pylist()
+        table = pq.read_table(paths.items_parquet("web")).to_pylist()
         nll = 100 * (3 + shift + rng.normal(0, 0.05, 40))
         table += [{**table[0], "kind": "window", "index": n, "tokens": 100, "nll_sum": nll[n], "bytes": None} for n in range(40)]
-        pq.write_table(pq.read_table(paths.items("web")).from_pylist(table), paths.items("web"))
+        pq.write_table(pq.read_table(paths.items_parquet("web")).from_pylist(table), paths.items_parquet("web"))
         sides.append(paths)
     found = entry(against_bridge(*sides), "web")
     assert (found.unit, found.effect.n, found.effect.verdict) == ("window", 40, "better")
@@ -425,13 +429,13 @@ def prompts(chance, seed=0):
 def test_every_rate_is_paired_by_prompt_and_the_tiers_total_is_the_prompts_that_pass_all(tmp_path):
     stats = pytest.importorskip("scipy.stats")
     sides = [
-        publish(EvaluationPaths(tmp_path, "stage4", name), prompts=prompts(chance, seed))
+        publish_sample_results(EvaluationPaths(tmp_path, "stage4", name), prompts=prompts(chance, seed))
         for name, chance, seed in (("a", 0.3, 1), ("b", 0.8, 2))
     ]
     found = against_bridge(
         *sides, improve=("tier4", "instruction_match_rate"), hold=("json_valid_rate", "instruction_match_rate")
     )
-    documents = [json.loads(paths.tier("tier4_sft_native").read_text()) for paths in sides]
+    documents = [json.loads(paths.tier_json("tier4_sft_native").read_text()) for paths in sides]
     for each in found.entries:
         for side, document in zip(("baseline", "candidate"), documents, strict=True):
             assert getattr(each.effect, side) == pytest.approx(document["summary"][each.name])
@@ -445,7 +449,7 @@ def test_every_rate_is_paired_by_prompt_and_the_tiers_total_is_the_prompts_that_
     }
     passed = [np.asarray([each["passed"] for each in document["prompts"].values()], dtype=int) for document in documents]
     gained, lost = int((passed[1] > passed[0]).sum()), int((passed[1] < passed[0]).sum())
-    total = found.total("tier4_sft_native")
+    total = found.get_total("tier4_sft_native")
     assert total.names == ("all_checks_pass_rate",)
     assert total.effect.p == pytest.approx(stats.binomtest(gained, gained + lost).pvalue)
     assert total.effect.verdict == "better"
@@ -469,8 +473,11 @@ def test_prompts_that_were_changed_are_left_out_of_the_pairs(tmp_path):
     category, checks = after["prompt3"]
     after["prompt3"] = (category, [("starts_with", "instruction", True), *checks])
     after["new"] = before["prompt2"]
-    sides = [publish(EvaluationPaths(tmp_path, "stage4", name), prompts=each) for name, each in (("a", before), ("b", after))]
-    edit(sides[1], "tier4_sft_native", lambda document: document.update(data_key="another"))
+    sides = [
+        publish_sample_results(EvaluationPaths(tmp_path, "stage4", name), prompts=each)
+        for name, each in (("a", before), ("b", after))
+    ]
+    edit_tier_file(sides[1], "tier4_sft_native", lambda document: document.update(data_key="another"))
     lines = (
         sides[1]
         .generations.read_text()
@@ -482,8 +489,8 @@ def test_prompts_that_were_changed_are_left_out_of_the_pairs(tmp_path):
 
 
 def test_prompts_under_another_chat_template_are_refused(tmp_path):
-    sides = [publish(EvaluationPaths(tmp_path, "stage4", name), prompts=prompts(0.5)) for name in ("a", "b")]
-    edit(sides[0], "tier4_sft_native", lambda document: document.update(chat_template={"sha256": "old"}))
+    sides = [publish_sample_results(EvaluationPaths(tmp_path, "stage4", name), prompts=prompts(0.5)) for name in ("a", "b")]
+    edit_tier_file(sides[0], "tier4_sft_native", lambda document: document.update(chat_template={"sha256": "old"}))
     found = against_bridge(*sides)
     assert [each.reason for each in found.refusals] == ["another chat template: old at the baseline, c at the candidate"]
 
@@ -499,39 +506,47 @@ def test_the_previous_and_the_best_step_are_found_and_the_bridge_says_which_it_i
     bridge = made(tmp_path, "step_900", step=900, source="stage1")
     first, best, last, candidate = steps(tmp_path, (0.1, -0.2, 0.0, -0.1))
     request = CompareRequest(
-        candidate=place(candidate),
-        bridge=place(bridge, note="asked for with watcher enqueue"),
-        earlier=(place(first), place(best), place(last)),
+        candidate=make_evaluation_ref(candidate),
+        bridge=make_evaluation_ref(bridge, note="asked for with watcher enqueue"),
+        earlier=(make_evaluation_ref(first), make_evaluation_ref(best), make_evaluation_ref(last)),
         objectives=Objectives(improve=("web",)),
     )
-    document = compare(request)
+    document = compare_evaluation(request)
     assert [(each.role, each.baseline.directory) for each in document.comparisons] == [
         ("bridge", "step_900"),
         ("previous", "step_3"),
         ("best", "step_2"),
     ]
-    assert document.against("bridge").note == "asked for with watcher enqueue"
-    assert document.against("bridge").baseline.source_stage == "stage1"
+    assert document.get_comparison("bridge").note == "asked for with watcher enqueue"
+    assert document.get_comparison("bridge").baseline.source_stage == "stage1"
     assert [len(each.objectives) for each in document.comparisons] == [1, 0, 0]
-    assert document.against("best").total("tier2_ppl").effect.verdict == "worse"
+    assert document.get_comparison("best").get_total("tier2_ppl").effect.verdict == "worse"
     assert document.candidate.tokens_seen == 4000
     by_accuracy = msgspec.structs.replace(request, objectives=Objectives(improve=("tier3",)))
-    assert compare(by_accuracy).against("best").baseline.directory == "step_1"  # the first of equals
+    assert compare_evaluation(by_accuracy).get_comparison("best").baseline.directory == "step_1"  # the first of equals
 
 
 def test_a_step_that_is_not_like_the_candidate_is_not_the_best(tmp_path):
     first, better, candidate = steps(tmp_path, (0.1, -0.2, 0.0))
-    edit(better, "tier2_ppl", lambda document: document.update(seq_len=4096))
-    document = compare(CompareRequest(candidate=place(candidate), earlier=(place(first), place(better))))
-    assert document.against("best").baseline.directory == "step_1"
-    assert document.against("previous").refusals[0].reason.startswith("another sequence length")
+    edit_tier_file(better, "tier2_ppl", lambda document: document.update(seq_len=4096))
+    document = compare_evaluation(
+        CompareRequest(
+            candidate=make_evaluation_ref(candidate), earlier=(make_evaluation_ref(first), make_evaluation_ref(better))
+        )
+    )
+    assert document.get_comparison("best").baseline.directory == "step_1"
+    assert document.get_comparison("previous").refusals[0].reason.startswith("another sequence length")
 
 
 def test_a_baseline_that_is_gone_or_of_another_content_is_told_and_the_others_are_compared(tmp_path):
     first, last, candidate = steps(tmp_path, (0.1, 0.0, -0.1))
-    gone = Place(results=str(tmp_path), stage="stage1", directory="step_50000")
-    document = compare(
-        CompareRequest(candidate=place(candidate), bridge=gone, earlier=(place(first), place(last, fingerprint="f" * 64)))
+    gone = EvaluationRef(results=str(tmp_path), stage="stage1", directory="step_50000")
+    document = compare_evaluation(
+        CompareRequest(
+            candidate=make_evaluation_ref(candidate),
+            bridge=gone,
+            earlier=(make_evaluation_ref(first), make_evaluation_ref(last, fingerprint="f" * 64)),
+        )
     )
     assert [(each.name, each.reason) for each in document.refusals] == [
         ("bridge", "stage1/step_50000: no scores"),
@@ -541,21 +556,21 @@ def test_a_baseline_that_is_gone_or_of_another_content_is_told_and_the_others_ar
 
 
 def test_a_candidate_without_scores_is_a_problem(tmp_path):
-    with pytest.raises(Problem, match="no scores; score it first") as caught:
-        compare(CompareRequest(candidate=Place(results=str(tmp_path), stage="stage1", directory="step_1")))
-    assert caught.value.code == Exit.DATA_MISSING
+    with pytest.raises(UserError, match="no scores; score it first") as caught:
+        compare_evaluation(CompareRequest(candidate=EvaluationRef(results=str(tmp_path), stage="stage1", directory="step_1")))
+    assert caught.value.code == ExitCode.DATA_MISSING
 
 
 def test_the_same_request_writes_the_same_bytes_and_leaves_the_file_alone(tmp_path):
     first, candidate = steps(tmp_path, (0.1, 0.0))
-    request = CompareRequest(candidate=place(candidate), earlier=(place(first),))
-    document = run(request)
-    path = candidate.compare
-    assert read_compared(path) == document
+    request = CompareRequest(candidate=make_evaluation_ref(candidate), earlier=(make_evaluation_ref(first),))
+    document = run_comparison(request)
+    path = candidate.compare_json
+    assert read_comparison_document(path) == document
     before = path.stat()
-    assert run(request) == document
+    assert run_comparison(request) == document
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert read_compared(path).request == request
+    assert read_comparison_document(path).request == request
 
 
 # The command
@@ -564,16 +579,16 @@ def test_the_same_request_writes_the_same_bytes_and_leaves_the_file_alone(tmp_pa
 def test_by_request_it_writes_the_document_and_by_hand_it_tells(tmp_path, capsys):
     bridge, candidate = made(tmp_path, "step_900", step=900), made(tmp_path, "step_1", shift=-0.1, step=1)
     path = tmp_path / "request.json"
-    path.write_bytes(encode(CompareRequest(candidate=place(candidate), bridge=place(bridge))))
-    assert run_here(["compare", str(path)]) == Exit.SCORED
-    assert read_compared(candidate.compare).against("bridge").baseline.step == 900
+    path.write_bytes(encode_json(CompareRequest(candidate=make_evaluation_ref(candidate), bridge=make_evaluation_ref(bridge))))
+    assert run_scoring_in_process(["compare", str(path)]) == ExitCode.SCORED
+    assert read_comparison_document(candidate.compare_json).get_comparison("bridge").baseline.step == 900
     capsys.readouterr()
     arguments = ["compare", "--baseline", str(bridge.folder), "--candidate", str(candidate.folder), "--improve", "tier2"]
-    assert run_here([*arguments, "--json"]) == Exit.SCORED
+    assert run_scoring_in_process([*arguments, "--json"]) == ExitCode.SCORED
     told = json.loads(capsys.readouterr().out)
     assert told["candidate"]["step"] == 1
     assert told["comparison"]["totals"][0]["effects"]["nll_per_token"]["verdict"] == "better"
-    assert run_here(arguments) == Exit.SCORED
+    assert run_scoring_in_process(arguments) == ExitCode.SCORED
     text = capsys.readouterr().out
     assert "improve tier2: pass" in text
     assert "better" in text
@@ -585,21 +600,24 @@ def test_by_request_it_writes_the_document_and_by_hand_it_tells(tmp_path, capsys
 def test_what_cannot_be_compared_is_one_line_and_its_exit_code(tmp_path, capsys):
     made(tmp_path, "step_1")
     folder = EvaluationPaths(tmp_path, "stage2", "step_1").folder
-    assert run_here(["compare", "--baseline", str(tmp_path), "--candidate", str(folder)]) == Exit.USAGE
+    assert run_scoring_in_process(["compare", "--baseline", str(tmp_path), "--candidate", str(folder)]) == ExitCode.USAGE
     assert "is not the folder of an evaluation's results" in capsys.readouterr().err
     (folder.parent / "step_2").mkdir()
-    assert run_here(["compare", "--baseline", str(folder.parent / "step_2"), "--candidate", str(folder)]) == Exit.DATA_MISSING
+    assert (
+        run_scoring_in_process(["compare", "--baseline", str(folder.parent / "step_2"), "--candidate", str(folder)])
+        == ExitCode.DATA_MISSING
+    )
     assert "no scores" in capsys.readouterr().err
-    assert run_here(["compare", str(tmp_path / "none.json")]) == Exit.USAGE
+    assert run_scoring_in_process(["compare", str(tmp_path / "none.json")]) == ExitCode.USAGE
 
 
 def test_it_needs_no_torch():
     """It runs on the login node, after every score."""
     code = "import sys; from scoring.cli import compare_output; sys.exit(int(bool({'torch', 'transformers'} & set(sys.modules))))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY_ROOT, check=False).returncode == 0
 
 
 def test_a_side_says_whose_scores_they_are():
-    scores = open_side(place(real(60))).scores
+    scores = open_evaluation(make_evaluation_ref(find_real_results(60))).info
     assert (scores.stage, scores.step, scores.directory, scores.tokens_seen) == ("stage1", 60, "step_60", 30_720)
     assert set(scores.suites) == {"tier2_ppl", "tier3_cf"}

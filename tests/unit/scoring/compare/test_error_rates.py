@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from scoring.compare.entries import Paired, corrected, entry_of, totals
-from scoring.compare.objectives import judge
-from scoring.compare.pairing import Answers, Rows, open_side, slice_rows, task_answers
+from scoring.compare.entries import PairedEntry, apply_holm, build_entry, build_totals
+from scoring.compare.objectives import evaluate_objectives
+from scoring.compare.pairing import PairedOutcomes, PairedRows, open_evaluation, pair_slice_rows, pair_task_outcomes
 from suites.contract.objectives import Objectives
-from support.samples.published_results import place, real
+from support.samples.published_results import find_real_results, make_evaluation_ref
 
 pytestmark = pytest.mark.scoring
 SLICES, TASKS = ("prose", "code", "late"), ("prose_order", "code_order")
@@ -26,10 +26,14 @@ class Real:
     """Both sides, and their paired rows."""
 
     def __init__(self):
-        self.baseline, self.candidate = open_side(place(real(40))), open_side(place(real(60)))
-        self.rows = {name: slice_rows(name, self.baseline, self.candidate) for name in SLICES}
+        self.baseline, self.candidate = (
+            open_evaluation(make_evaluation_ref(find_real_results(40))),
+            open_evaluation(make_evaluation_ref(find_real_results(60))),
+        )
+        self.rows = {name: pair_slice_rows(name, self.baseline, self.candidate) for name in SLICES}
         self.answers = {
-            name: task_answers(name, ("acc_per_char", "acc"), self.baseline, self.candidate)["acc_per_char"] for name in TASKS
+            name: pair_task_outcomes(name, ("acc_per_char", "acc"), self.baseline, self.candidate)["acc_per_char"]
+            for name in TASKS
         }
 
     def drawn(self, rng, *, nats=(0.0, 0.0, 0.0), odds=0.5):
@@ -37,29 +41,29 @@ class Real:
         for name, shift in zip(SLICES, nats, strict=True):
             rows = self.rows[name]
             difference = (rows.candidate - rows.baseline) * rng.choice((-1, 1), len(rows.tokens))
-            moved = Rows(
+            moved = PairedRows(
                 baseline=rows.baseline,
                 candidate=rows.baseline + difference + shift * rows.tokens,
                 tokens=rows.tokens,
                 unit=rows.unit,
             )
-            yield Paired(tier="tier2_ppl", name=name, rows=moved)
+            yield PairedEntry(tier="tier2_ppl", name=name, rows=moved)
         for name in TASKS:
             answers = self.answers[name]
             changed = answers.baseline != answers.candidate
             gained = rng.random(len(changed)) < odds
             before, after = np.where(changed, ~gained, answers.baseline), np.where(changed, gained, answers.baseline)
-            drawn = Answers(baseline=before, candidate=after)
-            yield Paired(tier="tier3_cf", name=name, answers={"acc_per_char": drawn, "acc": drawn}, primary="acc_per_char")
+            drawn = PairedOutcomes(baseline=before, candidate=after)
+            yield PairedEntry(tier="tier3_cf", name=name, outcomes={"acc_per_char": drawn, "acc": drawn}, primary="acc_per_char")
 
     def told(self, paired):
         """(verdicts of entries, verdicts of totals, outcome by objective) of one draw, as compare gives them."""
         paired = list(paired)
-        entries = corrected([entry_of(one, self.baseline, self.candidate, len(paired)) for one in paired])
-        judged = judge(OBJECTIVES, paired, self.candidate, ())
+        entries = apply_holm([build_entry(one, self.baseline, self.candidate, len(paired)) for one in paired])
+        judged = evaluate_objectives(OBJECTIVES, paired, self.candidate, ())
         return (
             {entry.name: entry.effect.verdict for entry in entries},
-            {total.tier: total.effect.verdict for total in totals(paired, self.candidate)},
+            {total.tier: total.effect.verdict for total in build_totals(paired, self.candidate)},
             {(one.kind, one.name): one.outcome for one in judged},
         )
 
@@ -115,7 +119,7 @@ def test_the_smallest_detectable_difference_of_a_slice_is_found_with_the_stated_
     """A family of five, of which one slice moved: Holm's correction is then Bonferroni's, which is what it allows for."""
     rng = np.random.default_rng(11)
     least = np.median(
-        [entry_of(next(both.drawn(rng)), both.baseline, both.candidate, 5).effect.smallest_detectable for _ in range(20)]
+        [build_entry(next(both.drawn(rng)), both.baseline, both.candidate, 5).effect.smallest_detectable for _ in range(20)]
     )
     found = sum(both.told(both.drawn(rng, nats=(-least, 0.0, 0.0)))[0]["prose"] == "better" for _ in range(draws))
     print(f"\nprose moved by {least:.4f} nats a token: found in {100 * found / draws:.1f} % of {draws}, 80 % were promised")
@@ -126,7 +130,7 @@ def test_the_smallest_detectable_difference_of_a_slice_is_found_with_the_stated_
 def test_the_smallest_detectable_difference_of_a_task_is_found_with_the_stated_power(both, draws):
     rng = np.random.default_rng(12)
     paired = next(one for one in both.drawn(rng) if one.name == "code_order")
-    least = entry_of(paired, both.baseline, both.candidate, 5).effect.smallest_detectable
+    least = build_entry(paired, both.baseline, both.candidate, 5).effect.smallest_detectable
     answers = both.answers["code_order"]
     odds = (least / np.mean(answers.baseline != answers.candidate) + 1) / 2
     found = 0
@@ -147,6 +151,6 @@ def test_the_signs_are_what_is_drawn_and_nothing_else(both):
             was = both.rows[one.name]
             assert np.abs(one.rows.candidate - one.rows.baseline) == pytest.approx(np.abs(was.candidate - was.baseline), abs=1e-9)
         else:
-            was, now = both.answers[one.name], one.answers["acc"]
+            was, now = both.answers[one.name], one.outcomes["acc"]
             assert ((now.baseline != now.candidate) == (was.baseline != was.candidate)).all()
     assert msgspec.to_builtins(OBJECTIVES)["margins"] == {"nll_per_token": 0.005, "points": 1.0}

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from scoring.data.cache import ensure_slice, ensure_task
-from scoring.data.cache_entries import damage, obtain
-from scoring.data.cloze_items import sample
+from scoring.data.cache_entries import find_damage, obtain_entry
+from scoring.data.cloze_items import sample_rows
 from scoring.data.tokenizer import load_tokenizer, resolve_tokenizer
-from suites.common.errors import Exit, Problem
+from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths
-from suites.definitions.data_cache import whole
+from suites.definitions.data_cache import read_complete_meta
 
 pytestmark = pytest.mark.scoring
 
@@ -87,7 +87,7 @@ def test_a_slice_is_bos_text_eos_of_each_document(tmp_path, data, with_ends):
     assert entry.meta["source"]["data_files"][0]["path"] == path
     assert entry.folder.parent == data.eval_data / "ppl_slices" / "s"
     assert sorted(entry.meta["files"]) == ["packed_tokens.pt"]
-    assert damage(entry.folder) == []
+    assert find_damage(entry.folder) == []
 
 
 def test_bos_and_eos_are_left_out_where_the_suite_says_so(tmp_path, data, with_ends):
@@ -138,21 +138,21 @@ def test_whatever_changes_the_tokens_changes_the_key(tmp_path, data, by_bytes, c
     more = change if isinstance(change, dict) else {}
     second = ensure_slice("s", {"data_files": [path], **more}, tokenizer=tokenizer, data=data, offline=True)
     assert second.folder != first.folder
-    assert whole(first.folder) is not None
+    assert read_complete_meta(first.folder) is not None
 
 
 def test_a_slice_without_text_is_named(tmp_path, data, by_bytes):
     path = texts(tmp_path / "a.jsonl", "", "")
-    with pytest.raises(Problem, match=r"a\.jsonl: holds no text to score") as caught:
+    with pytest.raises(UserError, match=r"a\.jsonl: holds no text to score") as caught:
         ensure_slice("s", {"data_files": [path]}, tokenizer=by_bytes, data=data, offline=True)
-    assert caught.value.code == Exit.CANNOT_SCORE
+    assert caught.value.code == ExitCode.CANNOT_SCORE
     assert list((data.eval_data / "ppl_slices" / "s").iterdir()) == []
 
 
 def test_missing_while_offline_says_the_command_that_fetches_it(data):
     tokenizer = resolve_tokenizer(str(BYTES), data)
     for ensure, definition in ((ensure_slice, {}), (ensure_task, {"adapter": "piqa"})):
-        with pytest.raises(Problem) as caught:
+        with pytest.raises(UserError) as caught:
             ensure(
                 "web",
                 {"hf_dataset": "a/b", "split": "train", **definition},
@@ -161,7 +161,7 @@ def test_missing_while_offline_says_the_command_that_fetches_it(data):
                 offline=True,
                 suites=["stage1_ppl_slices", "/my suites/cf.yaml"],
             )
-        assert caught.value.code == Exit.DATA_MISSING
+        assert caught.value.code == ExitCode.DATA_MISSING
         suites = "--suite stage1_ppl_slices --suite '/my suites/cf.yaml'"
         command = f"{sys.executable} -m scoring prefill {suites} --eval-data {data.eval_data} --tokenizer {BYTES}"
         assert str(caught.value).endswith(f"where there is a network, run: {command}")
@@ -178,10 +178,10 @@ def test_a_damaged_entry_is_built_again(tmp_path, data, by_bytes, damaged):
         meta.write_bytes(meta.read_bytes()[:20])
     else:
         (meta if damaged == "meta gone" else tokens).unlink()
-    assert damage(first.folder)
+    assert find_damage(first.folder)
     again = ensure_slice("s", definition, tokenizer=by_bytes, data=data, offline=True)
     assert again.data_key == kept
-    assert damage(again.folder) == []
+    assert find_damage(again.folder) == []
     assert [path.name for path in again.folder.parent.iterdir()] == [again.folder.name]
 
 
@@ -190,7 +190,7 @@ def test_a_changed_byte_is_found_by_verifying(tmp_path, data, by_bytes):
     raw = bytearray((entry.folder / "packed_tokens.pt").read_bytes())
     raw[-1] ^= 1
     (entry.folder / "packed_tokens.pt").write_bytes(raw)
-    assert damage(entry.folder) == [f"{entry.folder / 'packed_tokens.pt'}: its bytes have changed"]
+    assert find_damage(entry.folder) == [f"{entry.folder / 'packed_tokens.pt'}: its bytes have changed"]
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, data, by_bytes):
@@ -198,9 +198,9 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, data, by_bytes
         raise OSError(28, "No space left on device", "packed_tokens.pt")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(Problem, match=r"the data cache cannot be written \(No space left") as caught:
+    with pytest.raises(UserError, match=r"the data cache cannot be written \(No space left") as caught:
         ensure_slice("s", {"data_files": [texts(tmp_path / "a.jsonl", "ab")]}, tokenizer=by_bytes, data=data, offline=True)
-    assert caught.value.code == Exit.TEMPORARY
+    assert caught.value.code == ExitCode.TEMPORARY
     assert list((data.eval_data / "ppl_slices" / "s").iterdir()) == []
 
 
@@ -240,7 +240,7 @@ def test_two_that_build_at_once_end_with_one_whole_entry(tmp_path):
         assert one.communicate("go\n")[0] == "first\n"
         assert two.communicate("go\n")[0] == "first\n"
     assert (folder / "data").read_text() == "first"
-    assert damage(folder) == []
+    assert find_damage(folder) == []
     assert [path.name for path in folder.parent.iterdir()] == ["key"]
 
 
@@ -251,7 +251,7 @@ def test_with_leases_the_second_waits_and_builds_nothing(tmp_path):
         with builder(folder, "second", leased=True) as two:
             assert one.communicate("go\n")[0] == "first\n"
             assert two.communicate("go\n")[0] == "first\n"
-    assert damage(folder) == []
+    assert find_damage(folder) == []
 
 
 def test_a_killed_builder_leaves_nothing_that_blocks(tmp_path):
@@ -266,8 +266,8 @@ def test_a_killed_builder_leaves_nothing_that_blocks(tmp_path):
         (private / "data").write_text("second")
         return {"data_key": "second"}
 
-    assert obtain(folder, build)["data_key"] == "second"
-    assert damage(folder) == []
+    assert obtain_entry(folder, build)["data_key"] == "second"
+    assert find_damage(folder) == []
 
 
 ITEMS = [
@@ -325,26 +325,26 @@ def test_a_sample_is_recorded_and_in_order(tmp_path, data, by_bytes):
 
 def test_rows_that_do_not_fit_are_named_and_nothing_is_kept(tmp_path, data, by_bytes):
     path = write(tmp_path / "a.jsonl", [*ITEMS, {"body": 1}])
-    with pytest.raises(Problem, match=r"a\.jsonl: row 3 has nothing in column 'query'.*columns found: body"):
+    with pytest.raises(UserError, match=r"a\.jsonl: row 3 has nothing in column 'query'.*columns found: body"):
         ensure_task("t", {"data_files": [path], "adapter": "multiple_choice"}, tokenizer=by_bytes, data=data, offline=True)
     assert list((data.eval_data / "cf_tasks" / "t").iterdir()) == []
 
 
 def test_a_task_without_rows_is_named(tmp_path, data, by_bytes):
     path = write(tmp_path / "a.jsonl", [])
-    with pytest.raises(Problem, match="holds no rows"):
+    with pytest.raises(UserError, match="holds no rows"):
         ensure_task("t", {"data_files": [path], "adapter": "piqa"}, tokenizer=by_bytes, data=data, offline=True)
 
 
 def test_the_sample_is_everybodys_own():
-    assert sample([None] * 10, 12) == list(range(10))
-    assert sample([None] * 100, 5) == sorted(random.Random(1234).sample(range(100), 5)) == [0, 11, 14, 56, 99]
+    assert sample_rows([None] * 10, 12) == list(range(10))
+    assert sample_rows([None] * 100, 5) == sorted(random.Random(1234).sample(range(100), 5)) == [0, 11, 14, 56, 99]
 
 
 def test_mmlus_sample_keeps_every_subject_in_proportion():
     sizes = {f"s{n}": 100 + 27 * (n % 7) for n in range(56)} | {"big": 1534}
     subjects = [subject for subject, size in sizes.items() for _ in range(size)]
-    taken = sample(subjects, 9000)
+    taken = sample_rows(subjects, 9000)
     assert len(taken) == len(set(taken)) == 9000
     assert taken == sorted(taken)
     for subject, size in sizes.items():
@@ -357,7 +357,7 @@ def test_mmlus_sample_keeps_every_subject_in_proportion():
 )
 def test_a_stratified_sample_has_its_size_whatever_the_subjects(sizes, size):
     subjects = [str(n) for n, count in enumerate(sizes) for _ in range(count)]
-    taken = sample(subjects, size)
+    taken = sample_rows(subjects, size)
     assert len(set(taken)) == size
     if size >= len(sizes):
         assert {subjects[index] for index in taken} == {str(n) for n in range(len(sizes))}

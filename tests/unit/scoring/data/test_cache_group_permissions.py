@@ -11,8 +11,8 @@ from scoring.cli.cache import _remove
 from scoring.data.cache import ensure_slice
 from scoring.data.tokenizer import load_tokenizer
 from suites.contract.paths import DataPaths
-from suites.definitions.data_cache import whole
-from suites.definitions.tokenizer_files import keep_tokenizer, tokenizer_digest
+from suites.definitions.data_cache import read_complete_meta
+from suites.definitions.tokenizer_files import compute_tokenizer_digest, store_tokenizer
 from support.models.tiny_llama_items import BYTE_TOKENIZER
 
 pytestmark = [
@@ -59,13 +59,13 @@ def shared(tmp_path):
 @pytest.fixture(scope="module")
 def tokenizer():
     """Read while we may: the others see no part of this user's home."""
-    return load_tokenizer(str(BYTE_TOKENIZER), BYTE_TOKENIZER, str(tokenizer_digest(BYTE_TOKENIZER)))
+    return load_tokenizer(str(BYTE_TOKENIZER), BYTE_TOKENIZER, str(compute_tokenizer_digest(BYTE_TOKENIZER)))
 
 
 @pytest.mark.parametrize("mode", [0o2775, 0o0775], ids=["setgid", "group-writable"])
 def test_what_either_makes_the_other_can_mend_and_replace(tmp_path, shared, tokenizer, mode):
     shared.eval_data.chmod(mode)
-    digest = str(tokenizer_digest(BYTE_TOKENIZER))
+    digest = str(compute_tokenizer_digest(BYTE_TOKENIZER))
     copied = tmp_path / "tokenizer"
     copied.mkdir()
     for file in BYTE_TOKENIZER.iterdir():
@@ -76,7 +76,7 @@ def test_what_either_makes_the_other_can_mend_and_replace(tmp_path, shared, toke
         return ensure_slice("web", definition, tokenizer=tokenizer, data=shared, offline=True, **how)
 
     def use():
-        assert keep_tokenizer(copied, "acme/bytes", shared) == digest
+        assert store_tokenizer(copied, "acme/bytes", shared) == digest
 
     as_user(ANNA, lambda: (make("a"), use()))
     made = make("a").folder
@@ -91,7 +91,7 @@ def test_what_either_makes_the_other_can_mend_and_replace(tmp_path, shared, toke
     (tokens,) = shared.tokenizer(digest).glob("tokenizer.json")
     tokens.unlink()
     as_user(BERT, lambda: (make("a"), use()))
-    assert whole(made) is not None
+    assert read_complete_meta(made) is not None
     assert sorted(path.name for path in made.parent.iterdir() if path.name.startswith(".")) == []
     assert {path.stat().st_uid for path in made.rglob("*")} == {BERT}
     as_user(ANNA, lambda: _remove(made))

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from scoring.cli.cache import cache
 from scoring.data import cache_entries as entries
-from scoring.data.cache_entries import damage, obtain
+from scoring.data.cache_entries import find_damage, obtain_entry
 from support.runs.prefill_process import ROOT
 
 pytestmark = pytest.mark.scoring
@@ -94,7 +94,7 @@ def test_where_no_lock_works_many_build_and_all_read_one_whole_entry(tmp_path):
     read = [line for line in log if "read" in line]
     assert len(read) == MANY
     assert len({line["read"] for line in read} | {line["meta"] for line in read}) == 1
-    assert damage(folder) == []
+    assert find_damage(folder) == []
     assert [path.name for path in folder.parent.iterdir()] == ["key"]
 
 
@@ -178,14 +178,14 @@ def test_a_builder_killed_at_any_step_stops_nobody_and_leaves_nothing_after_gc(t
 
     if how == "refresh":
         for number in range(1, 50):
-            obtain(folder_of(number), build)
+            obtain_entry(folder_of(number), build)
     killed = []
     for folder, where in victims(folder_of, how):
         killed.append(where)
         begun = time.monotonic()
-        assert obtain(folder, build)["data_key"] == "k", where
+        assert obtain_entry(folder, build)["data_key"] == "k", where
         assert time.monotonic() - begun < 10, where
-        assert damage(folder) == [], where
+        assert find_damage(folder) == [], where
         for lease in folder.parent.glob(".*.lease"):
             os.utime(lease, (time.time() - 3600, time.time() - 3600))
         eval_data = folder.parents[2]

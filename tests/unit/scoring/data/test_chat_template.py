@@ -7,9 +7,9 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from scoring.data.chat_template import Chat
+from scoring.data.chat_template import ChatTemplate
 from scoring.data.tokenizer import resolve_tokenizer
-from suites.common.errors import Exit, Problem
+from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths
 from suites.definitions.suite import load_suite
 from support.models.tiny_llama_items import BYTE_TOKENIZER
@@ -62,7 +62,7 @@ def write_tokenizer(folder, template=None, *, bos=True, special=SPECIAL, **setti
 def chat_of(folder, fallback=None, *, use_fast=True):
     data = DataPaths(folder.parent / "data")
     tokenizer = resolve_tokenizer(str(folder), data, use_fast=use_fast)
-    return Chat(tokenizer, data.tokenizer(tokenizer.digest.removesuffix("-slow")), use_fast=use_fast, fallback=fallback)
+    return ChatTemplate(tokenizer, data.tokenizer(tokenizer.digest.removesuffix("-slow")), use_fast=use_fast, fallback=fallback)
 
 
 def of_transformers(folder, template, talk):
@@ -86,17 +86,17 @@ def test_there_is_one_bos_and_it_is_the_template_s(tmp_path):
     bos = len(SPECIAL) + 256 - 7
     assert tokens[0] == bos
     assert tokens.count(bos) == 1
-    assert "<s>" in chat.special
+    assert "<s>" in chat.special_ids
 
 
 def test_before_the_suite_s_template_stands_what_the_tokenizer_itself_would_write(tmp_path):
     chat = chat_of(write_tokenizer(tmp_path / "tokenizer"), fallback=CHATML)
-    assert chat.described["source"] == "suite"
+    assert chat.description["source"] == "suite"
     assert chat.decode(chat.render(TALK).tokens).startswith("<s><|im_start|>system\nBe kind.<|im_end|>")
     without = chat_of(write_tokenizer(tmp_path / "without", bos=False), fallback=CHATML)
     assert without.decode(without.render(TALK).tokens).startswith("<|im_start|>")
     own = chat_of(write_tokenizer(tmp_path / "own", CHATML), fallback=HEADERS)
-    assert own.described["source"] == "tokenizer"
+    assert own.description["source"] == "tokenizer"
     assert own.decode(own.render(TALK).tokens).startswith("<|im_start|>")
 
 
@@ -113,7 +113,7 @@ def test_the_token_after_an_answer_ends_it_and_so_does_eos(tmp_path, template, t
 def test_where_the_template_s_marks_are_no_tokens_they_end_an_answer_as_strings(tmp_path):
     chat = chat_of(write_tokenizer(tmp_path / "tokenizer", special=["<s>", "</s>"]), fallback=CHATML)
     assert chat.stop_strings == ("<|im_end|>",)
-    assert chat.described["stop_strings"] == ["<|im_end|>"]
+    assert chat.description["stop_strings"] == ["<|im_end|>"]
 
 
 IGNORES_SYSTEM = NO_SYSTEM.partition("{% endif %}")[2].replace("{% else %}", "{% elif m.role == 'assistant' %}")
@@ -143,7 +143,7 @@ def test_a_slow_tokenizer_renders_ends_and_decodes_as_the_fast_one_does(tmp_path
     slow = chat_of(folder, use_fast=False)
     fast = chat_of(write_tokenizer(tmp_path / "fast", CHATML, bos=False))
     assert slow.render(TALK) == fast.render(TALK)
-    assert (slow.stop_ids, slow.stop_strings, slow.special) == (fast.stop_ids, fast.stop_strings, fast.special)
+    assert (slow.stop_ids, slow.stop_strings, slow.special_ids) == (fast.stop_ids, fast.stop_strings, fast.special_ids)
     tokens = [*slow.render(TALK).tokens, *range(200, 256)]
     assert slow.decode(tokens) == fast.decode(tokens)
     assert slow.decode(tokens).startswith("<|im_start|>system\nBe kind.<|im_end|>")
@@ -173,16 +173,16 @@ def test_the_same_prompt_is_rendered_every_day(tmp_path):
     ],
 )
 def test_a_template_that_fails_or_reaches_out_is_one_clear_line(tmp_path, template):
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         chat_of(write_tokenizer(tmp_path / "tokenizer", template)).render(TALK)
-    assert caught.value.code is Exit.CANNOT_SCORE
+    assert caught.value.code is ExitCode.CANNOT_SCORE
     assert "chat template" in str(caught.value)
-    assert "tokenizer" in caught.value.where
+    assert "tokenizer" in caught.value.location
 
 
 def test_without_any_template_nothing_is_made_up(tmp_path):
     shutil.copytree(BYTE_TOKENIZER, tmp_path / "tokenizer")
-    with pytest.raises(Problem, match="has no chat template"):
+    with pytest.raises(UserError, match="has no chat template"):
         chat_of(tmp_path / "tokenizer")
 
 

@@ -10,11 +10,11 @@ import pytest
 from scoring.cli.app import main
 from scoring.data.cache import ensure_entry
 from scoring.data.tokenizer import resolve_tokenizer
-from scoring.runtime.network_namespace import CUT_OFF, in_empty_network
-from suites.common.errors import Exit, Problem
+from scoring.runtime.network_namespace import NETWORK_CUT_OFF, run_in_empty_network
+from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths
 from suites.definitions.suite import load_suite
-from suites.definitions.tokenizer_files import keep_tokenizer
+from suites.definitions.tokenizer_files import store_tokenizer
 from support.models.tiny_llama_items import BYTE_TOKENIZER
 
 pytestmark = pytest.mark.scoring
@@ -38,7 +38,7 @@ def local(tmp_path):
 def doctor(data, suites, *more, tokenizer=BYTE_TOKENIZER, capfd):
     """(exit code, document)."""
     given = [str(word) for suite in suites for word in ("--suite", suite)]
-    given += ["--eval-data", str(data.eval_data), "--tokenizer", str(tokenizer), "--network", CUT_OFF, "--json", *more]
+    given += ["--eval-data", str(data.eval_data), "--tokenizer", str(tokenizer), "--network", NETWORK_CUT_OFF, "--json", *more]
     capfd.readouterr()
     with pytest.MonkeyPatch.context() as monkeypatch:
         for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
@@ -70,7 +70,7 @@ def test_local_files_that_are_gone_or_not_what_the_suite_says_are_named(tmp_path
     (tmp_path / "texts.jsonl").unlink()
     (tmp_path / "items.jsonl").write_text('{"question": "?"}\n')
     code, found = doctor(data, local, capfd=capfd)
-    assert (code, found["whole"]) == (Exit.DATA_MISSING, False)
+    assert (code, found["whole"]) == (ExitCode.DATA_MISSING, False)
     web, ours = (states(found)[name] for name in ("web", "ours"))
     assert web == ("unusable", [f"{tmp_path / 'texts.jsonl'}: no such file"])
     assert ours[0] == "unusable"
@@ -93,16 +93,16 @@ def test_a_changed_byte_is_named_and_a_lost_file_of_ours_made_again(data, local,
     (ours.folder / "requests.pt").unlink()
     code, found = doctor(data, local, capfd=capfd)
     assert (code, states(found)) == (
-        Exit.DATA_MISSING,
+        ExitCode.DATA_MISSING,
         {"web": ("damaged", [f"{tokens}: its bytes have changed"]), "ours": ("made by the job", [])},
     )
 
 
 def test_any_file_of_a_tokenizer_is_missed(data, tmp_path, capfd):
     (tmp_path / "ppl.yaml").write_text("tier: tier2_ppl\nslices: {web: {hf_dataset: acme/web}}\n")
-    digest = keep_tokenizer(BYTE_TOKENIZER, "acme/bytes", data)
+    digest = store_tokenizer(BYTE_TOKENIZER, "acme/bytes", data)
     code, found = doctor(data, [tmp_path / "ppl.yaml"], tokenizer="acme/bytes", capfd=capfd)
-    assert (code, found["tokenizer"]) == (Exit.DATA_MISSING, {"id": "acme/bytes", "digest": digest, "problems": []})
+    assert (code, found["tokenizer"]) == (ExitCode.DATA_MISSING, {"id": "acme/bytes", "digest": digest, "problems": []})
     (state, (problem,)) = states(found)["web"]
     assert (state, problem.endswith(": not there")) == ("missing", True)
     pointer = data.tokenizer_pointer("acme/bytes")
@@ -111,28 +111,28 @@ def test_any_file_of_a_tokenizer_is_missed(data, tmp_path, capfd):
         file.unlink()
         code, found = doctor(data, [tmp_path / "ppl.yaml"], tokenizer="acme/bytes", capfd=capfd)
         (problem,) = found["tokenizer"]["problems"]
-        assert (code, found["tokenizer"]["digest"]) == (Exit.DATA_MISSING, None)
+        assert (code, found["tokenizer"]["digest"]) == (ExitCode.DATA_MISSING, None)
         said = "missing" if file == pointer else "the copy that it points at has lost or changed a file"
         assert problem == f"{pointer}: {said}"
-        with pytest.raises(Problem) as caught:  # what a job would say
+        with pytest.raises(UserError) as caught:  # what a job would say
             resolve_tokenizer("acme/bytes", data, offline=True, suites=[str(tmp_path / "ppl.yaml")])
-        assert (caught.value.code, caught.value.todo.partition(" run: ")[2]) == (Exit.DATA_MISSING, found["prefill"])
+        assert (caught.value.code, caught.value.hint.partition(" run: ")[2]) == (ExitCode.DATA_MISSING, found["prefill"])
         file.write_bytes(kept)
 
 
 def test_where_the_network_cannot_be_cut_off_it_is_said(monkeypatch):
     monkeypatch.setattr(
-        "scoring.runtime.network_namespace._NO_NETWORK", ((sys.executable, "-c", "import sys; sys.exit('not permitted')"),)
+        "scoring.runtime.network_namespace._UNSHARE_COMMANDS", ((sys.executable, "-c", "import sys; sys.exit('not permitted')"),)
     )
-    assert in_empty_network(["doctor"]) == "not cut off: not permitted"
-    monkeypatch.setattr("scoring.runtime.network_namespace._NO_NETWORK", (("no-such-command",),))
-    assert in_empty_network(["doctor"]) == "not cut off: no `unshare` here"
+    assert run_in_empty_network(["doctor"]) == "not cut off: not permitted"
+    monkeypatch.setattr("scoring.runtime.network_namespace._UNSHARE_COMMANDS", (("no-such-command",),))
+    assert run_in_empty_network(["doctor"]) == "not cut off: no `unshare` here"
 
 
 def test_it_goes_where_there_is_no_network(data, local):
     given = [str(word) for suite in local for word in ("--suite", suite)]
     given += ["--eval-data", str(data.eval_data), "--tokenizer", str(BYTE_TOKENIZER)]
-    code = in_empty_network(["--help"])
+    code = run_in_empty_network(["--help"])
     if not isinstance(code, int):
         pytest.skip(code)
     ended = subprocess.run(

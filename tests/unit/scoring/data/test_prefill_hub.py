@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from scoring.data.cache_entries import damage
-from suites.common.errors import Exit
-from suites.contract.encoding import encode
+from scoring.data.cache_entries import find_damage
+from suites.common.errors import ExitCode
+from suites.contract.encoding import encode_json
 from suites.contract.paths import DataPaths
-from suites.contract.scoring_request import Request
-from suites.definitions.data_cache import lacking, whole
+from suites.contract.scoring_request import ScoringRequest
+from suites.definitions.data_cache import missing_entries, read_complete_meta
 from suites.definitions.suite import load_suite
-from support.fakes.hub import environment, serving
-from support.fakes.hub_datasets import LAYOUT, Words, encoded, everything, rows_of
-from support.runs.prefill_process import ROOT, Child
+from support.fakes.hub import make_hub_environment, serve_hub
+from support.fakes.hub_datasets import DATASET_LAYOUT, SentenceGenerator, encode_rows, make_full_hub, make_rows
+from support.runs.prefill_process import ROOT, CommandProcess
 
 pytestmark = pytest.mark.scoring
 
@@ -30,15 +30,15 @@ STAGES = [f"stage{n}_{kind}" for n in (1, 2, 3, 4) for kind in ("ppl_slices", "c
 
 @pytest.fixture(scope="module")
 def hub():
-    with serving(everything(count=120)) as served:
+    with serve_hub(make_full_hub(count=120)) as served:
         yield served
 
 
 @pytest.fixture(scope="module")
 def scoring(hub, tmp_path_factory):
     folder = tmp_path_factory.mktemp("child")
-    environ = environment(hub, folder / "hf_home", os.environ)
-    with Child(environ, folder) as child:
+    environ = make_hub_environment(hub, folder / "hf_home", os.environ)
+    with CommandProcess(environ, folder) as child:
         yield child
 
 
@@ -55,12 +55,12 @@ def data(tmp_path):
 
 
 def texts(seed: str, count: int = 200) -> list[dict]:
-    of = Words(seed)
-    return [{"text": of.text()} for _ in range(count)]
+    of = SentenceGenerator(seed)
+    return [{"text": of.make_text()} for _ in range(count)]
 
 
 def one_file(rows, path: str = "data/train-00000-of-00001.parquet") -> dict[str, bytes]:
-    return {"README.md": b"# A data set\n", path: encoded(path, rows)}
+    return {"README.md": b"# A data set\n", path: encode_rows(path, rows)}
 
 
 @pytest.fixture
@@ -87,19 +87,19 @@ def entries(data, kind: str = "ppl_slices") -> list[Path]:
 
 
 def test_every_data_set_of_all_four_stages_is_served_and_filled(hub, scoring, data):
-    suites = [load_suite(name, {}).in_request() for name in STAGES]
+    suites = [load_suite(name, {}).to_request() for name in STAGES]
     named = {definition["hf_dataset"] for suite in suites for definition in suite.definition.values()}
-    assert named == set(LAYOUT)
+    assert named == set(DATASET_LAYOUT)
     given = [word for name in STAGES for word in ("--suite", name)]
     ended = scoring("prefill", *given, "--eval-data", data.eval_data, "--tokenizer", BYTES, "--jobs", "1")
-    assert (ended.code, complaints(ended)) == (0, []), ended.err
-    assert len(ended.out.splitlines()) == 14 + 12  # what stages share is made once
-    assert lacking(tuple(suites), str(BYTES), data) == []
+    assert (ended.code, complaints(ended)) == (0, []), ended.stderr
+    assert len(ended.stdout.splitlines()) == 14 + 12  # what stages share is made once
+    assert missing_entries(tuple(suites), str(BYTES), data) == []
     made = entries(data) + entries(data, "cf_tasks")
     assert len(made) == 26
     for folder in made:
-        meta = whole(folder)
-        assert damage(folder) == []
+        meta = read_complete_meta(folder)
+        assert find_damage(folder) == []
         assert meta["source"]["revision"] == hub.repos["datasets", meta["source"]["hf_dataset"]][-1][0]
         assert meta["source"]["streaming"] is True
 
@@ -109,24 +109,24 @@ def test_what_was_filled_is_what_the_rows_say(scoring, data):
     assert scoring("prefill", *given).code == 0
     (folder,) = (data.eval_data / "ppl_slices" / "math_openmathinstruct1").iterdir()
     tokens = bytes(torch.load(folder / "packed_tokens.pt", weights_only=True)["tokens"].tolist()).decode()
-    rows = [row for row in rows_of("nvidia/OpenMathInstruct-1", "", "train", 120) if row["is_correct"]]
+    rows = [row for row in make_rows("nvidia/OpenMathInstruct-1", "", "train", 120) if row["is_correct"]]
     assert tokens == "".join(f"{row['question']}\n\n{row['generated_solution']}" for row in rows)
     assert "WRONG" not in tokens
 
 
 def test_a_busy_hub_is_asked_again_when_it_says(hub, fill, data):
-    hub.push("acme/busy", one_file(texts("busy")))
-    fault = hub.fault(r"^/api/datasets/acme/busy$", "429", times=2, retry_after=0.2)
+    hub.push_commit("acme/busy", one_file(texts("busy")))
+    fault = hub.add_fault(r"^/api/datasets/acme/busy$", "429", times=2, retry_after=0.2)
     ended = fill({"hf_dataset": "acme/busy"})
     assert (ended.code, fault.hits, len(entries(data))) == (0, 2, 1), ended.err
     assert ended.err.count("the hub is busy (429); asking again in 0.2 s") == 2
 
 
 def test_a_hub_that_stays_busy_is_a_reason_to_try_later(hub, fill, data):
-    hub.push("acme/swamped", one_file(texts("swamped")))
-    hub.fault(r"acme/swamped", "429", times=1000, retry_after=0.01, method="*")
+    hub.push_commit("acme/swamped", one_file(texts("swamped")))
+    hub.add_fault(r"acme/swamped", "429", times=1000, retry_after=0.01, method="*")
     ended = fill({"hf_dataset": "acme/swamped"})
-    assert ended.code == Exit.TEMPORARY, ended.err
+    assert ended.code == ExitCode.TEMPORARY, ended.err
     (line,) = complaints(ended)
     assert line.startswith("scoring: acme/swamped: cannot be fetched (HfHubHTTPError: ")
     assert line.endswith("try again where there is a network")
@@ -137,24 +137,24 @@ def test_a_hub_that_stays_busy_is_a_reason_to_try_later(hub, fill, data):
 def test_a_connection_that_drops_in_a_file_is_taken_up_again(hub, fill, data, path):
     name = f"acme/drops-{path.rpartition('.')[2]}"
     rows = texts(name)
-    hub.push(name, one_file(rows, path))
-    fault = hub.fault(rf"{name}/resolve/.*/{path}$", "drop", after=5000, times=1)
+    hub.push_commit(name, one_file(rows, path))
+    fault = hub.add_fault(rf"{name}/resolve/.*/{path}$", "drop", after=5000, times=1)
     ended = fill({"hf_dataset": name})
     assert (ended.code, fault.hits) == (0, 1), ended.err
     (folder,) = entries(data)
-    assert whole(folder)["bytes"] == sum(len(row["text"]) for row in rows)
-    assert damage(folder) == []
+    assert read_complete_meta(folder)["bytes"] == sum(len(row["text"]) for row in rows)
+    assert find_damage(folder) == []
 
 
 def test_a_gated_data_set_is_said_in_one_line_and_keeps_no_other_from_being_filled(hub, scoring, tmp_path, data):
-    hub.push("acme/gated", one_file(texts("gated")))
-    hub.push("acme/open", one_file(texts("open")))
+    hub.push_commit("acme/gated", one_file(texts("gated")))
+    hub.push_commit("acme/open", one_file(texts("open")))
     hub.gated.add("acme/gated")
     suite = tmp_path / "suite.yaml"
     suite.write_text("tier: tier2_ppl\nslices:\n  a: {hf_dataset: acme/gated}\n  b: {hf_dataset: acme/open}\n")
     given = ("--suite", suite, "--eval-data", data.eval_data, "--tokenizer", BYTES, "--jobs", "1")
     ended = scoring("prefill", *given)
-    assert ended.code == Exit.DATA_MISSING
+    assert ended.code == ExitCode.DATA_MISSING
     (line,) = complaints(ended)
     assert line.startswith("scoring: acme/gated/train: cannot be loaded (DatasetNotFoundError: ")
     assert line.endswith("ask for access at datasets/acme/gated, then log in: hf auth login")
@@ -178,7 +178,7 @@ def test_a_gated_data_set_is_said_in_one_line_and_keeps_no_other_from_being_fill
 )
 def test_what_is_not_on_the_hub_is_said_in_one_line(fill, data, definition, said):
     ended = fill(definition)
-    assert ended.code == Exit.DATA_MISSING, ended.err
+    assert ended.code == ExitCode.DATA_MISSING, ended.err
     (line,) = complaints(ended)
     assert re.search(said, line), line
     assert "Traceback" not in ended.err
@@ -187,7 +187,7 @@ def test_what_is_not_on_the_hub_is_said_in_one_line(fill, data, definition, said
 
 def test_a_missing_column_is_named_with_those_that_there_are(fill, data):
     ended = fill({"hf_dataset": "codeparrot/codeparrot-clean", "text_field": "text"})
-    assert ended.code == Exit.CANNOT_SCORE
+    assert ended.code == ExitCode.CANNOT_SCORE
     (line,) = complaints(ended)
     assert line.startswith(
         "scoring: codeparrot/codeparrot-clean/train: row 0 has no column 'text'; mend the slice's columns (found: "
@@ -197,10 +197,10 @@ def test_a_missing_column_is_named_with_those_that_there_are(fill, data):
 
 
 def test_a_split_without_text_is_said(hub, fill, data):
-    hub.push("acme/empty", one_file([{"text": ""}] * 3))
+    hub.push_commit("acme/empty", one_file([{"text": ""}] * 3))
     ended = fill({"hf_dataset": "acme/empty"})
     assert (ended.code, complaints(ended)) == (
-        Exit.CANNOT_SCORE,
+        ExitCode.CANNOT_SCORE,
         ["scoring: acme/empty/train: holds no text to score; mend its source or columns"],
     )
     assert entries(data) == []
@@ -208,78 +208,78 @@ def test_a_split_without_text_is_said(hub, fill, data):
 
 def test_where_streaming_fails_the_whole_data_set_is_fetched_and_that_is_said(hub, fill, data):
     rows = texts("streams")
-    hub.push("acme/streams", one_file(rows))
-    hub.fault(r"acme/streams/resolve/.*\.parquet$", "404", times=1)  # as a proxy that lets no ranges through
+    hub.push_commit("acme/streams", one_file(rows))
+    hub.add_fault(r"acme/streams/resolve/.*\.parquet$", "404", times=1)  # as a proxy that lets no ranges through
     ended = fill({"hf_dataset": "acme/streams"})
     assert ended.code == 0, ended.err
     assert "acme/streams/train: streaming failed after 0 rows" in ended.err
     assert "fetching the whole data set" in ended.err
     (folder,) = entries(data)
-    meta = whole(folder)
+    meta = read_complete_meta(folder)
     assert meta["source"]["streaming"].startswith("failed after 0 rows: ")
     assert (meta["documents"], meta["bytes"]) == (len(rows), sum(len(row["text"]) for row in rows))
 
 
 def test_a_suite_that_does_not_stream_gets_the_same_entry(hub, fill, data):
-    hub.push("acme/both", one_file(texts("both")))
+    hub.push_commit("acme/both", one_file(texts("both")))
     assert fill({"hf_dataset": "acme/both", "streaming": False}).code == 0
     (folder,) = entries(data)
-    kept = whole(folder)
+    kept = read_complete_meta(folder)
     assert kept["source"]["streaming"] is False
     assert fill({"hf_dataset": "acme/both"}, "--refresh").code == 0
     assert entries(data) == [folder]
-    assert (whole(folder)["data_key"], whole(folder)["source"]["streaming"]) == (kept["data_key"], True)
+    assert (read_complete_meta(folder)["data_key"], read_complete_meta(folder)["source"]["streaming"]) == (kept["data_key"], True)
 
 
 def test_a_data_set_that_moves_while_it_is_read_is_read_as_it_was(hub, fill, data):
     old, new = texts("old"), texts("new")
-    sha = hub.push("acme/moves", one_file(old))
+    sha = hub.push_commit("acme/moves", one_file(old))
     moved = []
 
     def move(name: str) -> None:
         if name == "acme/moves" and not moved:
-            moved.append(hub.push("acme/moves", one_file(new)))
+            moved.append(hub.push_commit("acme/moves", one_file(new)))
 
     hub.on_info = move
     assert fill({"hf_dataset": "acme/moves"}).code == 0
     (folder,) = entries(data)
     assert moved
-    assert whole(folder)["source"]["revision"] == sha
-    assert whole(folder)["bytes"] == sum(len(row["text"]) for row in old)
+    assert read_complete_meta(folder)["source"]["revision"] == sha
+    assert read_complete_meta(folder)["bytes"] == sum(len(row["text"]) for row in old)
 
 
 def test_a_pinned_revision_is_honoured_and_an_unpinned_one_only_moves_with_refresh(hub, fill, data):
-    first = hub.push("acme/pinned", one_file(texts("first")))
-    second = hub.push("acme/pinned", one_file(texts("second")))
+    first = hub.push_commit("acme/pinned", one_file(texts("first")))
+    second = hub.push_commit("acme/pinned", one_file(texts("second")))
     assert fill({"hf_dataset": "acme/pinned", "revision": first}).code == 0
     (folder,) = entries(data)
-    assert whole(folder)["source"]["revision"] == first
+    assert read_complete_meta(folder)["source"]["revision"] == first
     assert fill({"hf_dataset": "acme/pinned"}).code == 0
     (unpinned,) = set(entries(data)) - {folder}
-    assert whole(unpinned)["source"]["revision"] == second
-    third = hub.push("acme/pinned", one_file(texts("third")))
-    before = whole(unpinned)["data_key"]
+    assert read_complete_meta(unpinned)["source"]["revision"] == second
+    third = hub.push_commit("acme/pinned", one_file(texts("third")))
+    before = read_complete_meta(unpinned)["data_key"]
     assert fill({"hf_dataset": "acme/pinned"}).code == 0
-    assert whole(unpinned)["source"]["revision"] == second
+    assert read_complete_meta(unpinned)["source"]["revision"] == second
     assert fill({"hf_dataset": "acme/pinned"}, "--refresh").code == 0
-    assert whole(unpinned)["source"]["revision"] == third
-    assert whole(unpinned)["data_key"] != before
-    assert damage(unpinned) == []
+    assert read_complete_meta(unpinned)["source"]["revision"] == third
+    assert read_complete_meta(unpinned)["data_key"] != before
+    assert find_damage(unpinned) == []
 
 
 def test_a_job_says_beside_its_request_what_it_could_not_make(hub, scoring, tmp_path, data):
-    hub.push("acme/shut", one_file(texts("shut")))
-    hub.push("acme/free", one_file(texts("free")))
+    hub.push_commit("acme/shut", one_file(texts("shut")))
+    hub.push_commit("acme/free", one_file(texts("free")))
     hub.gated.add("acme/shut")
     suite = tmp_path / "suite.yaml"
     suite.write_text("tier: tier2_ppl\nslices:\n  a: {hf_dataset: acme/shut}\n  b: {hf_dataset: acme/free}\n")
     head = {"run_id": "r", "stage": "s", "source_stage": "s", "step": 0, "directory": "d", "checkpoint": "", "fingerprint": ""}
     rest = {"tokenizer": str(BYTES), "seq_len": 1, "results": str(tmp_path), "eval_data": str(data.eval_data)}
-    request = Request(**head, **rest, suites=(load_suite(str(suite), {}).in_request(),))
-    (tmp_path / "request.json").write_bytes(encode(request))
+    request = ScoringRequest(**head, **rest, suites=(load_suite(str(suite), {}).to_request(),))
+    (tmp_path / "request.json").write_bytes(encode_json(request))
     ended = scoring("prefill", "--request", tmp_path / "request.json", "--jobs", "1")
     said = json.loads((tmp_path / "prefill.json").read_text())
-    assert (ended.code, said["code"], said["run_id"]) == (Exit.DATA_MISSING, Exit.DATA_MISSING, "r")
+    assert (ended.code, said["code"], said["run_id"]) == (ExitCode.DATA_MISSING, ExitCode.DATA_MISSING, "r")
     assert said["why"] == complaints(ended)[0].removeprefix("scoring: ")
     hub.gated.clear()
     assert scoring("prefill", "--request", tmp_path / "request.json", "--jobs", "1").code == 0
@@ -287,28 +287,28 @@ def test_a_job_says_beside_its_request_what_it_could_not_make(hub, scoring, tmp_
 
 
 def test_prompts_of_their_own_need_no_cache(scoring, data):
-    suites = tuple(load_suite(name, {}).in_request() for name in ("stage4_sft_native",))
-    assert lacking(suites, str(BYTES), data) == []
+    suites = tuple(load_suite(name, {}).to_request() for name in ("stage4_sft_native",))
+    assert missing_entries(suites, str(BYTES), data) == []
     given = ("--suite", "stage4_sft_native", "--eval-data", data.eval_data, "--tokenizer", BYTES)
     assert scoring("prefill", *given).code == 0
     ended = scoring("doctor", "--offline", *given, "--network", "cut off")
-    assert (ended.code, ended.out) == (0, "no entries are needed\n")
+    assert (ended.code, ended.stdout) == (0, "no entries are needed\n")
 
 
 def test_a_tokenizer_of_the_hub_is_kept_and_found_again_without_it(hub, scoring, tmp_path, data):
     files = {path.name: path.read_bytes() for path in BYTES.iterdir() if path.is_file()}
-    hub.push("acme/bytes", files, kind="models")
-    hub.push("acme/some", one_file(texts("some")))
+    hub.push_commit("acme/bytes", files, kind="models")
+    hub.push_commit("acme/some", one_file(texts("some")))
     suite = tmp_path / "suite.yaml"
     suite.write_text("tier: tier2_ppl\nslices: {web: {hf_dataset: acme/some}}\n")
-    wanted = (load_suite(str(suite), {}).in_request(),)
-    assert lacking(wanted, "acme/bytes", data) == ["tokenizer acme/bytes", "suite/web"]
+    wanted = (load_suite(str(suite), {}).to_request(),)
+    assert missing_entries(wanted, "acme/bytes", data) == ["tokenizer acme/bytes", "suite/web"]
     given = ("--suite", suite, "--eval-data", data.eval_data, "--tokenizer", "acme/bytes", "--jobs", "1")
     assert scoring("prefill", *given).code == 0
-    assert lacking(wanted, "acme/bytes", data) == []
-    asked = len(hub.asked)
+    assert missing_entries(wanted, "acme/bytes", data) == []
+    asked = len(hub.requests)
     assert scoring("prefill", *given).code == 0
-    assert len(hub.asked) == asked  # what is there asks no network
+    assert len(hub.requests) == asked  # what is there asks no network
 
 
 @pytest.fixture
@@ -316,7 +316,7 @@ def fresh(hub, tmp_path, data):
     """Prefill a suite without data in a process of its own: nothing before it has imported anything."""
 
     def run(tokenizer: str, **variables: str) -> tuple[int, list[str]]:
-        environ = {**environment(hub, tmp_path / "hf_home", os.environ), **variables}
+        environ = {**make_hub_environment(hub, tmp_path / "hf_home", os.environ), **variables}
         words = ("prefill", "--suite", "stage4_sft_native", "--eval-data", str(data.eval_data), "--tokenizer", tokenizer)
         command = [sys.executable, "-m", "scoring", *words]
         ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=240, check=False)
@@ -327,10 +327,10 @@ def fresh(hub, tmp_path, data):
 
 def test_a_tokenizer_of_the_hub_is_fetched_by_a_fresh_process(hub, fresh, data):
     files = {path.name: path.read_bytes() for path in BYTES.iterdir() if path.is_file()}
-    hub.push("acme/fresh", files, kind="models")
+    hub.push_commit("acme/fresh", files, kind="models")
     assert fresh("acme/fresh") == (0, [])
-    wanted = (load_suite("stage1_ppl_slices", {}).in_request(),)
-    assert "tokenizer acme/fresh" not in lacking(wanted, "acme/fresh", data)
+    wanted = (load_suite("stage1_ppl_slices", {}).to_request(),)
+    assert "tokenizer acme/fresh" not in missing_entries(wanted, "acme/fresh", data)
 
 
 def test_without_a_network_a_fresh_process_says_in_one_line_where_the_tokenizer_is_fetched(fresh, data):
@@ -338,7 +338,7 @@ def test_without_a_network_a_fresh_process_says_in_one_line_where_the_tokenizer_
         taken.bind(("127.0.0.1", 0))
         code, said = fresh("acme/away", HF_ENDPOINT=f"http://127.0.0.1:{taken.getsockname()[1]}")
     (line,) = said
-    assert code == Exit.TEMPORARY
+    assert code == ExitCode.TEMPORARY
     assert line.startswith("scoring: acme/away: tokenizer cannot be fetched (ConnectError: ")
     command = f"--suite stage4_sft_native --eval-data {data.eval_data} --tokenizer acme/away"
     assert line.endswith(f"; where there is a network, run: {sys.executable} -m scoring prefill {command}")
@@ -346,7 +346,7 @@ def test_without_a_network_a_fresh_process_says_in_one_line_where_the_tokenizer_
 
 def test_a_fresh_process_that_is_told_to_stay_offline_says_so_in_one_line(fresh):
     code, (line,) = fresh("acme/away", HF_HUB_OFFLINE="1")
-    assert code == Exit.DATA_MISSING
+    assert code == ExitCode.DATA_MISSING
     assert line.startswith("scoring: acme/away: tokenizer is not in the data cache, and this job is offline; where there is")
 
 
@@ -362,21 +362,23 @@ def test_a_fresh_process_that_is_told_to_stay_offline_says_so_in_one_line(fresh)
     ],
 )
 def test_a_tokenizer_that_the_hub_does_not_give_is_said_in_one_line(hub, scoring, data, name, said):
-    hub.push("acme/locked-model", {"tokenizer.json": b"{}"}, kind="models")
+    hub.push_commit("acme/locked-model", {"tokenizer.json": b"{}"}, kind="models")
     hub.gated.add("acme/locked-model")
-    hub.push("acme/no-tokenizer", {"README.md": b"# A model"}, kind="models")
+    hub.push_commit("acme/no-tokenizer", {"README.md": b"# A model"}, kind="models")
     ended = scoring("prefill", "--suite", "stage4_sft_native", "--eval-data", data.eval_data, "--tokenizer", name)
-    (line,) = ended.err.splitlines()
-    assert ended.code == Exit.DATA_MISSING
+    (line,) = ended.stderr.splitlines()
+    assert ended.code == ExitCode.DATA_MISSING
     assert re.match(rf"scoring: {name}: (tokenizer )?{said}", line), line
 
 
 def test_a_busy_hub_is_asked_for_the_tokenizer_again_too(hub, scoring, data):
-    hub.push("acme/busy-model", {path.name: path.read_bytes() for path in BYTES.iterdir() if path.is_file()}, kind="models")
-    fault = hub.fault(r"^/api/models/acme/busy-model/", "503", times=1000, retry_after=0.01)
+    hub.push_commit(
+        "acme/busy-model", {path.name: path.read_bytes() for path in BYTES.iterdir() if path.is_file()}, kind="models"
+    )
+    fault = hub.add_fault(r"^/api/models/acme/busy-model/", "503", times=1000, retry_after=0.01)
     given = ("--suite", "stage4_sft_native", "--eval-data", data.eval_data, "--tokenizer", "acme/busy-model")
     ended = scoring("prefill", *given)
-    assert ended.code == Exit.TEMPORARY, ended.err
+    assert ended.code == ExitCode.TEMPORARY, ended.stderr
     (line,) = complaints(ended)
     assert line.startswith("scoring: acme/busy-model: tokenizer cannot be fetched (")
     assert fault.hits > 1

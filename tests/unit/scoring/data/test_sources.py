@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from scoring.data import hub
-from scoring.data.hub import open_hub
-from scoring.data.sources import documents, open_files
-from suites.common.errors import Exit, Problem
-from suites.definitions.local_data import data_files
+from scoring.data.hub import open_hub_source
+from scoring.data.sources import iter_documents, open_local_files
+from suites.common.errors import ExitCode, UserError
+from suites.definitions.local_data import hash_data_files
 from suites.definitions.suite import SliceDefinition
 
 pytestmark = pytest.mark.scoring
@@ -34,7 +34,7 @@ def write_rows(path: Path, rows=ROWS) -> str:
 
 def texts(*patterns: str, **definition) -> list[str]:
     slice_ = SliceDefinition(data_files=patterns, **definition)
-    return list(documents(slice_, open_files(data_files(patterns))))
+    return list(iter_documents(slice_, open_local_files(hash_data_files(patterns))))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "a.jsonl.gz", "a.parquet", "b.v2.jsonl"])
@@ -86,32 +86,32 @@ def test_a_lone_surrogate_does_not_stop_a_slice(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "definition", "said", "code"),
     [
-        ("a.jsonl", b'{"text": "a"}\n{"te', {}, r"a\.jsonl:2: not JSON", Exit.CANNOT_SCORE),
-        ("a.jsonl", b'{"text": "a"}\n' + b"[" * 100_000, {}, r"a\.jsonl:2: not JSON", Exit.CANNOT_SCORE),
-        ("a.jsonl", b"[1]\n", {}, r"a\.jsonl:1: not a JSON object", Exit.CANNOT_SCORE),
-        ("a.jsonl", b'{"text": "a"}\n{"body": "b"}\n', {}, r"row 1 has no column 'text'.*found: body", Exit.CANNOT_SCORE),
-        ("a.jsonl", b'{"text": 3}\n', {}, "row 0 holds int in 'text', not text", Exit.CANNOT_SCORE),
-        ("a.jsonl", b'{"q": "a"}\n', {"text_template": "{q}{a}"}, "row 0 has no column 'a'", Exit.CANNOT_SCORE),
-        ("a.jsonl", b'{"text": "a"}\n', {"where": {"ok": True}}, "row 0 has no column 'ok'", Exit.CANNOT_SCORE),
-        ("a.txt", b"line\n\xff\n", {}, r"a\.txt:2: not UTF-8", Exit.CANNOT_SCORE),
-        ("a.jsonl.gz", b"not gzip", {}, r"a\.jsonl\.gz: cannot be read", Exit.DATA_MISSING),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-20], {}, r"a\.jsonl\.gz: cannot", Exit.DATA_MISSING),
-        ("a.parquet", b"PAR1....PAR1", {}, r"a\.parquet: not parquet", Exit.CANNOT_SCORE),
-        ("a.csv", b"a,b\n", {}, "a kind of file that is not read here", Exit.USAGE),
-        ("a.jsonl", None, {}, r"a\.jsonl: no such file", Exit.DATA_MISSING),
+        ("a.jsonl", b'{"text": "a"}\n{"te', {}, r"a\.jsonl:2: not JSON", ExitCode.CANNOT_SCORE),
+        ("a.jsonl", b'{"text": "a"}\n' + b"[" * 100_000, {}, r"a\.jsonl:2: not JSON", ExitCode.CANNOT_SCORE),
+        ("a.jsonl", b"[1]\n", {}, r"a\.jsonl:1: not a JSON object", ExitCode.CANNOT_SCORE),
+        ("a.jsonl", b'{"text": "a"}\n{"body": "b"}\n', {}, r"row 1 has no column 'text'.*found: body", ExitCode.CANNOT_SCORE),
+        ("a.jsonl", b'{"text": 3}\n', {}, "row 0 holds int in 'text', not text", ExitCode.CANNOT_SCORE),
+        ("a.jsonl", b'{"q": "a"}\n', {"text_template": "{q}{a}"}, "row 0 has no column 'a'", ExitCode.CANNOT_SCORE),
+        ("a.jsonl", b'{"text": "a"}\n', {"where": {"ok": True}}, "row 0 has no column 'ok'", ExitCode.CANNOT_SCORE),
+        ("a.txt", b"line\n\xff\n", {}, r"a\.txt:2: not UTF-8", ExitCode.CANNOT_SCORE),
+        ("a.jsonl.gz", b"not gzip", {}, r"a\.jsonl\.gz: cannot be read", ExitCode.DATA_MISSING),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-20], {}, r"a\.jsonl\.gz: cannot", ExitCode.DATA_MISSING),
+        ("a.parquet", b"PAR1....PAR1", {}, r"a\.parquet: not parquet", ExitCode.CANNOT_SCORE),
+        ("a.csv", b"a,b\n", {}, "a kind of file that is not read here", ExitCode.USAGE),
+        ("a.jsonl", None, {}, r"a\.jsonl: no such file", ExitCode.DATA_MISSING),
     ],
 )
 def test_a_source_that_does_not_fit_is_named(tmp_path, *, name, content, definition, said, code):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(Problem, match=said) as caught:
+    with pytest.raises(UserError, match=said) as caught:
         texts(str(tmp_path / name), **definition)
     assert caught.value.code == code
 
 
 def test_a_glob_that_names_nothing_is_named(tmp_path):
-    with pytest.raises(Problem, match=re.escape(f"{tmp_path}/*.jsonl: no such file")):
-        data_files(f"{tmp_path}/*.jsonl")
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path}/*.jsonl: no such file")):
+        hash_data_files(f"{tmp_path}/*.jsonl")
 
 
 def hub_folder(tmp_path: Path) -> SliceDefinition:
@@ -123,9 +123,9 @@ def hub_folder(tmp_path: Path) -> SliceDefinition:
 
 def test_a_data_set_in_the_hubs_layout_is_streamed(tmp_path):
     definition = hub_folder(tmp_path)
-    source = open_hub(definition)
+    source = open_hub_source(definition)
     assert [row["n"] for row in source.rows()] == [1, 2, 3, 4]
-    assert source.described["streaming"] is True
+    assert source.description["streaming"] is True
 
 
 def test_where_streaming_fails_the_rest_comes_from_the_whole_data_set(tmp_path, monkeypatch, caplog):
@@ -138,24 +138,24 @@ def test_where_streaming_fails_the_rest_comes_from_the_whole_data_set(tmp_path, 
                 raise ConnectionError("reset by peer")
             yield row
 
-    monkeypatch.setattr(hub, "_load", load)
-    source = open_hub(hub_folder(tmp_path))
+    monkeypatch.setattr(hub, "_load_rows", load)
+    source = open_hub_source(hub_folder(tmp_path))
     assert [row["n"] for row in source.rows()] == [1, 2, 3, 4]
     assert asked == [True, False]
-    assert source.described["streaming"] == "failed after 2 rows: reset by peer"
+    assert source.description["streaming"] == "failed after 2 rows: reset by peer"
     assert "streaming failed after 2 rows (reset by peer)" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(ConnectionError("no route"), Exit.TEMPORARY), (ValueError("Unknown split"), Exit.DATA_MISSING)],
+    [(ConnectionError("no route"), ExitCode.TEMPORARY), (ValueError("Unknown split"), ExitCode.DATA_MISSING)],
 )
 def test_a_data_set_that_cannot_be_loaded_is_named(tmp_path, monkeypatch, error, code):
     def load(_definition, _revision, *, streaming):
         del streaming
         raise error
 
-    monkeypatch.setattr(hub, "_load", load)
-    with pytest.raises(Problem, match=str(error)) as caught:
-        list(open_hub(hub_folder(tmp_path)).rows())
+    monkeypatch.setattr(hub, "_load_rows", load)
+    with pytest.raises(UserError, match=str(error)) as caught:
+        list(open_hub_source(hub_folder(tmp_path)).rows())
     assert caught.value.code == code

@@ -2,8 +2,8 @@
 
 import pytest
 
-from scoring.data.task_adapters import ADAPTERS, to_item
-from suites.common.errors import Exit, Problem
+from scoring.data.task_adapters import TASK_ADAPTERS, adapt_row
+from suites.common.errors import ExitCode, UserError
 from suites.definitions.suite import PRIMARY_METRIC
 
 pytestmark = pytest.mark.scoring
@@ -83,38 +83,38 @@ EXPECTED = {  # adapter, format -> context of the first choice, continuations, g
 
 
 def test_the_schema_knows_the_adapters():
-    assert set(ADAPTERS) == set(PRIMARY_METRIC) == set(ROWS) == {adapter for adapter, _ in EXPECTED}
+    assert set(TASK_ADAPTERS) == set(PRIMARY_METRIC) == set(ROWS) == {adapter for adapter, _ in EXPECTED}
 
 
 @pytest.mark.parametrize(("adapter", "form"), EXPECTED)
 def test_a_row_becomes_the_prompt_of_its_definition(adapter, form):
     context, continuations, gold = EXPECTED[adapter, form]
-    item = to_item(adapter, form, ROWS[adapter], source="rows", number=0)
+    item = adapt_row(adapter, form, ROWS[adapter], source="rows", row_number=0)
     assert item.pairs[0][0] == context
     assert [continuation for _, continuation in item.pairs] == continuations
     assert item.gold == gold
 
 
 def test_winogrande_scores_one_continuation_after_two_contexts():
-    item = to_item("winogrande", "ours", ROWS["winogrande"], source="rows", number=0)
+    item = adapt_row("winogrande", "ours", ROWS["winogrande"], source="rows", row_number=0)
     assert [context for context, _ in item.pairs] == ["Sarah beat Maria so Sarah", "Sarah beat Maria so Maria"]
 
 
 @pytest.mark.parametrize("adapter", sorted(set(ROWS) - {"winogrande", "copa", "multiple_choice"}))
 def test_choices_are_also_asked_for_after_answer_alone(adapter):
-    item = to_item(adapter, "ours", ROWS[adapter], source="rows", number=0)
+    item = adapt_row(adapter, "ours", ROWS[adapter], source="rows", row_number=0)
     assert item.uncond == tuple(("Answer:", continuation) for _, continuation in item.pairs)
 
 
 @pytest.mark.parametrize("adapter", ["winogrande", "copa"])
 def test_where_answer_alone_says_nothing_it_is_not_asked(adapter):
-    assert to_item(adapter, "ours", ROWS[adapter], source="rows", number=0).uncond is None
+    assert adapt_row(adapter, "ours", ROWS[adapter], source="rows", row_number=0).uncond is None
 
 
 def test_rows_of_ones_own_get_a_space_unless_they_bring_white_space():
     def pairs(context, choice):
         row = {"query": context, "choices": [choice, "x"], "gold": 1}
-        return to_item("multiple_choice", "ours", row, source="rows", number=0).pairs[0]
+        return adapt_row("multiple_choice", "ours", row, source="rows", row_number=0).pairs[0]
 
     assert pairs("a", "b") == ("a", " b")
     assert pairs("a", "\tb") == ("a", "\tb")
@@ -123,13 +123,13 @@ def test_rows_of_ones_own_get_a_space_unless_they_bring_white_space():
 
 def test_lm_eval_scores_a_contexts_trailing_space_with_the_choice():
     row = {**ROWS["openbookqa"], "question_stem": "Fish are "}
-    assert to_item("openbookqa", "lm_eval", row, source="rows", number=0).pairs[0] == ("Fish are", "  bank")
+    assert adapt_row("openbookqa", "lm_eval", row, source="rows", row_number=0).pairs[0] == ("Fish are", "  bank")
 
 
 def test_subject_and_native_id_are_kept():
-    assert to_item("mmlu", "ours", ROWS["mmlu"], source="rows", number=0).subject == "abstract_algebra"
-    assert to_item("arc_easy", "ours", ROWS["arc_easy"], source="rows", number=0).native_id == "M_1"
-    assert to_item("hellaswag", "ours", ROWS["hellaswag"], source="rows", number=0).native_id == "24"
+    assert adapt_row("mmlu", "ours", ROWS["mmlu"], source="rows", row_number=0).subject == "abstract_algebra"
+    assert adapt_row("arc_easy", "ours", ROWS["arc_easy"], source="rows", row_number=0).native_id == "M_1"
+    assert adapt_row("hellaswag", "ours", ROWS["hellaswag"], source="rows", row_number=0).native_id == "24"
 
 
 @pytest.mark.parametrize(
@@ -159,6 +159,6 @@ def test_subject_and_native_id_are_kept():
 )
 def test_a_row_of_another_schema_is_named_with_its_columns(adapter, change, said):
     row = {key: value for key, value in {**ROWS[adapter], **change}.items() if value is not ...}
-    with pytest.raises(Problem, match=said) as caught:
-        to_item(adapter, "ours", row, source="rows", number=3)
-    assert caught.value.code == Exit.CANNOT_SCORE
+    with pytest.raises(UserError, match=said) as caught:
+        adapt_row(adapter, "ours", row, source="rows", row_number=3)
+    assert caught.value.code == ExitCode.CANNOT_SCORE

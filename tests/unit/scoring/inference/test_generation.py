@@ -14,20 +14,20 @@ from transformers import (
 )
 
 from scoring.inference import generation as generating
-from scoring.inference.generation import Question, Shape, generate, shape_of
+from scoring.inference.generation import GenerationRequest, GenerationShape, fit_shape, generate_answers
 from scoring.inference.loglikelihood import NotFiniteError
-from scoring.model.causal_lm import CausalModel, build
-from scoring.model.loader import load
+from scoring.model.causal_lm import CausalModel, build_decoder
+from scoring.model.loader import load_causal_lm
 from suites.checkpoint.architecture import Architecture, Experts
 from support.models import hf_to_nanotron
 from support.models import moe as mixtures
-from support.models.nanotron_checkpoint import tiny, write_checkpoint
-from support.models.tiny_llama_items import LLAMA
+from support.models.nanotron_checkpoint import make_tiny_checkpoint_arguments, write_checkpoint
+from support.models.tiny_llama_items import LLAMA_CHECKPOINT
 
 pytestmark = pytest.mark.scoring
 torch.set_num_threads(1)
 
-SIZES = hf_to_nanotron.SIZES
+SIZES = hf_to_nanotron.TINY_SIZES
 ENDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
 LLAMA_KEYS = {**SIZES, "rope_theta": 1e4, "rms_norm_eps": 1e-6, "is_llama_config": True, "rope_interleaved": False}
 QWEN2_KEYS = {**SIZES, "is_llama_config": False, "is_qwen2_config": True, "rms_norm_eps": 1e-6, "rope_theta": 1e4}
@@ -57,7 +57,7 @@ def llama():
 
 def llama_interleaved_and_tied():
     model = randomised(LlamaForCausalLM(LlamaConfig(**SIZES, **ENDS, rms_norm_eps=1e-6, tie_word_embeddings=True)))
-    return model, *hf_to_nanotron.convert(model, interleaved=True)
+    return model, *hf_to_nanotron.convert_llama(model, interleaved=True)
 
 
 def qwen2():
@@ -100,27 +100,27 @@ def nope():
 
 
 def mixture_of_experts():
-    model = randomised(mixtures.qwen2_moe({**SIZES, **ENDS}))
-    moe, tensors = mixtures.as_nanotron(model)
+    model = randomised(mixtures.make_qwen2_moe({**SIZES, **ENDS}))
+    moe, tensors = mixtures.convert_moe(model)
     return model, {**QWEN2_KEYS, "attention_bias": True, "moe_config": moe}, tensors
 
 
 def mixture_without_a_shared_expert():
-    model = mixtures.without_a_shared_expert(randomised(mixtures.qwen2_moe({**SIZES, **ENDS}, num_experts_per_tok=3)))
-    moe, tensors = mixtures.as_nanotron(model, shared=False)
+    model = mixtures.zero_shared_experts(randomised(mixtures.make_qwen2_moe({**SIZES, **ENDS}, num_experts_per_tok=3)))
+    moe, tensors = mixtures.convert_moe(model, shared=False)
     return model, {**QWEN2_KEYS, "attention_bias": True, "moe_config": moe}, tensors
 
 
 def starcoder2():
     config = Starcoder2Config(**SIZES, **ENDS, sliding_window=7, tie_word_embeddings=True)
     model = randomised(Starcoder2ForCausalLM(config))
-    return model, *hf_to_nanotron.starcoder2(model, multi_query=False)
+    return model, *hf_to_nanotron.convert_starcoder2(model, multi_query=False)
 
 
 def starcoder2_multi_query():
     config = Starcoder2Config(**{**SIZES, "num_key_value_heads": 1}, **ENDS, sliding_window=None, tie_word_embeddings=True)
     model = randomised(Starcoder2ForCausalLM(config))
-    return model, *hf_to_nanotron.starcoder2(model, multi_query=True)
+    return model, *hf_to_nanotron.convert_starcoder2(model, multi_query=True)
 
 
 FROM_TRANSFORMERS = (
@@ -130,13 +130,13 @@ FROM_TRANSFORMERS = (
 
 
 def questions(prompts=PROMPTS, new=NEW, **more):
-    return [Question(tokens=list(prompt), max_new_tokens=new, **more) for prompt in prompts]
+    return [GenerationRequest(tokens=list(prompt), max_new_tokens=new, **more) for prompt in prompts]
 
 
 def answers(model, asked, rows=None):
-    found = shape_of(asked)
-    shape = found if rows is None else Shape(rows=rows, prompt=found.prompt, width=found.width)
-    return generate(model, asked, shape=shape, decode=lambda tokens: " ".join(map(str, tokens)))
+    found = fit_shape(asked)
+    shape = found if rows is None else GenerationShape(rows=rows, prompt_width=found.prompt_width, width=found.width)
+    return generate_answers(model, asked, shape=shape, decode=lambda tokens: " ".join(map(str, tokens)))
 
 
 def of_transformers(model, prompt, new=NEW):
@@ -147,8 +147,8 @@ def of_transformers(model, prompt, new=NEW):
 
 
 def written(folder, keys, tensors, dtype="float32"):
-    described = tiny(20, model_config=keys)
-    model = load(write_checkpoint(folder / "20", **{**described, "tensors": tensors}), device="cpu", dtype=dtype)
+    described = make_tiny_checkpoint_arguments(20, model_config=keys)
+    model = load_causal_lm(write_checkpoint(folder / "20", **{**described, "tensors": tensors}), device="cpu", dtype=dtype)
     model.fit_tokenizer(96)
     return model
 
@@ -179,7 +179,7 @@ def decoder(**keys):
     """A model with random weights, straight from what an architecture says."""
     common = {"layers": 4, "hidden": 32, "intermediate": 48, "heads": 4, "vocab": 96, "norm_eps": 1e-5, "max_positions": 128}
     architecture = Architecture(**{**common, "tied": False, "activation": "silu", "kv_heads": 2, **keys})
-    body = build(architecture, mup=False, device=torch.device("cpu")).to_empty(device="cpu")
+    body = build_decoder(architecture, mup=False, device=torch.device("cpu")).to_empty(device="cpu")
     made = CausalModel(
         randomised(body), torch.randn(96, 32, generator=torch.Generator().manual_seed(3)), architecture, "masked", {}
     )
@@ -214,7 +214,7 @@ def test_a_cache_changes_no_answer_of_any_family(family):
 
 @pytest.mark.parametrize("name", ["llama_gqa_tp2_pp2", "llama_rope_interleaved", "qwen2_bias_tp1", "qwen2_nope_tied_tp2"])
 def test_what_nanotron_saved_answers_the_same_with_and_without_a_cache(name):
-    model = load(max((LLAMA.parent.parent / name).glob("[0-9]*")), device="cpu")
+    model = load_causal_lm(max((LLAMA_CHECKPOINT.parent.parent / name).glob("[0-9]*")), device="cpu")
     model.fit_tokenizer(model.vocab_size)
     asked = questions([[5], [7, 3, 9, 11, 2], list(range(1, 20))], new=20)
     assert answers(model, asked) == answers(NoCache(model), asked)
@@ -224,10 +224,10 @@ def test_what_nanotron_saved_answers_the_same_with_and_without_a_cache(name):
 def test_in_bf16_an_answer_is_the_same_every_time_and_in_any_company(family, tmp_path):
     _, keys, tensors = family()
     model = written(tmp_path, keys, tensors, dtype="bfloat16")
-    shape = shape_of(questions())
-    runs = [generate(model, questions(prompts), shape=shape, decode=str) for prompts in (PROMPTS, PROMPTS, PROMPTS[::-1])]
+    shape = fit_shape(questions())
+    runs = [generate_answers(model, questions(prompts), shape=shape, decode=str) for prompts in (PROMPTS, PROMPTS, PROMPTS[::-1])]
     assert runs[0] == runs[1] == runs[2][::-1]
-    alone = [generate(model, questions([prompt]), shape=shape, decode=str)[0] for prompt in PROMPTS[:2]]
+    alone = [generate_answers(model, questions([prompt]), shape=shape, decode=str)[0] for prompt in PROMPTS[:2]]
     assert alone == runs[0][:2]
     assert len({tuple(reply.tokens) for reply in runs[0]}) > 1
 
@@ -245,18 +245,18 @@ def test_company_changes_no_bit_of_what_decides(tmp_path, monkeypatch):
     _, keys, tensors = sliding()
     model = written(tmp_path, keys, tensors)
     seen = []
-    choose = generating._choose
+    choose = generating._choose_tokens
 
     def listen(of, hidden):
         seen.append(of.logits(hidden)[:, : of.real_vocab].clone())
         return choose(of, hidden)
 
-    monkeypatch.setattr(generating, "_choose", listen)
-    shape = shape_of(questions())
+    monkeypatch.setattr(generating, "_choose_tokens", listen)
+    shape = fit_shape(questions())
     runs = []
     for company in ([], [[1, 2, 3]] * 4, PROMPTS):
         seen.clear()
-        generate(model, questions([PROMPTS[1], *company]), shape=shape, decode=str)
+        generate_answers(model, questions([PROMPTS[1], *company]), shape=shape, decode=str)
         runs.append([logits[0].clone() for logits in seen[:NEW]])
     for other in runs[1:]:
         assert all(torch.equal(one, two) for one, two in zip(runs[0], other, strict=True))
@@ -306,11 +306,11 @@ def test_between_counts_what_is_put_in_and_may_stop(tmp_path):
     _, keys, tensors = llama()
     model = written(tmp_path, keys, tensors)
     asked, counted = questions([[1, 2, 3], [4]], new=3), []
-    generate(model, asked, shape=shape_of(asked), decode=str, between=counted.append)
+    generate_answers(model, asked, shape=fit_shape(asked), decode=str, on_batch=counted.append)
     assert counted == [4, 2, 2]
 
     def stop(tokens):
         raise InterruptedError(tokens)
 
     with pytest.raises(InterruptedError):
-        generate(model, asked, shape=shape_of(asked), decode=str, between=stop)
+        generate_answers(model, asked, shape=fit_shape(asked), decode=str, on_batch=stop)

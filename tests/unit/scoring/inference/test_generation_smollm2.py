@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from scoring.data.chat_template import Chat
+from scoring.data.chat_template import ChatTemplate
 from scoring.data.tokenizer import resolve_tokenizer
-from scoring.inference.generation import Question, generate, shape_of
-from scoring.model.loader import load
+from scoring.inference.generation import GenerationRequest, fit_shape, generate_answers
+from scoring.model.loader import load_causal_lm
 from suites.contract.paths import DataPaths
 from suites.definitions.suite import load_suite
 from support.models import smollm2
@@ -20,12 +20,12 @@ FEW = ("concise_capital", "clean_hello", "json_sum")
 def both(tmp_path_factory):
     """(our model, transformers', the chat) of the same weights."""
     folder = tmp_path_factory.mktemp("smollm2")
-    tensors = smollm2.hf_tensors()
-    checkpoint = smollm2.checkpoint(folder, tensors=tensors)
+    tensors = smollm2.load_hf_tensors()
+    checkpoint = smollm2.write_smollm2_checkpoint(folder, tensors=tensors)
     tokenizer = resolve_tokenizer(str(folder / "tokenizer"), DataPaths(folder))
     template = load_suite("stage4_sft_native", {}).definition["clean_hello"]["chat_template"]
-    chat = Chat(tokenizer, DataPaths(folder).tokenizer(tokenizer.digest), use_fast=True, fallback=template)
-    ours = load(checkpoint, device="cpu")
+    chat = ChatTemplate(tokenizer, DataPaths(folder).tokenizer(tokenizer.digest), use_fast=True, fallback=template)
+    ours = load_causal_lm(checkpoint, device="cpu")
     ours.fit_tokenizer(tokenizer.vocab_size)
     names = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "vocab_size")
     config = LlamaConfig(
@@ -52,10 +52,10 @@ def compare(both, names, most, rows=None):
     for name in names:
         tokens = chat.render(suite[name]["messages"]).tokens
         new = min(most, suite[name]["max_new_tokens"])
-        asked.append(Question(tokens=tokens, max_new_tokens=new, stop_ids=chat.stop_ids))
-    shape = shape_of(asked)
-    shape = type(shape)(rows=rows or len(asked), prompt=shape.prompt, width=shape.width)
-    replies = generate(ours, asked, shape=shape, decode=chat.decode)
+        asked.append(GenerationRequest(tokens=tokens, max_new_tokens=new, stop_ids=chat.stop_ids))
+    shape = fit_shape(asked)
+    shape = type(shape)(rows=rows or len(asked), prompt_width=shape.prompt_width, width=shape.width)
+    replies = generate_answers(ours, asked, shape=shape, decode=chat.decode)
     for name, question, reply in zip(names, asked, replies, strict=True):
         ids = torch.tensor([question.tokens])
         with torch.inference_mode():

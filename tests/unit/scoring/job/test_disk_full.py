@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from suites.common.errors import Exit
+from suites.common.errors import ExitCode
 from suites.contract.paths import TIER_FILES
-from support.faults.failing_disk import ERRORS, Disk, fill, small_disk
-from support.runs.scoring_jobs import by_hand, results, run_here, write_suites
+from support.faults.failing_disk import ERROR_CODES, FailingDisk, fill_disk, mount_small_disk
+from support.runs.scoring_jobs import get_results_folder, make_score_arguments, run_scoring_in_process, write_suites
 
 pytestmark = pytest.mark.scoring
 FULL = {"ENOSPC", "EDQUOT"}
@@ -34,7 +34,7 @@ def figures(folder):
         if not path.name.startswith("."):
             pq.read_table(path)
     for tier, name in TIER_FILES.items():
-        path = results(folder) / name
+        path = get_results_folder(folder) / name
         if path.exists():
             document = json.loads(path.read_bytes())
             found[tier] = {key: document[key] for key in NUMBERS if key in document}
@@ -48,8 +48,8 @@ def right(tmp_path):
     folder.mkdir()
     write_suites(folder)
     with pytest.MonkeyPatch.context() as patch:
-        disk = Disk(patch, folder, 0)
-        assert run_here(by_hand(folder)) == Exit.SCORED
+        disk = FailingDisk(patch, folder, 0)
+        assert run_scoring_in_process(make_score_arguments(folder)) == ExitCode.SCORED
     found = figures(folder)
     assert set(found) == {"tier2_ppl", "tier3_cf"}
     assert disk.count > 50
@@ -60,22 +60,22 @@ def right(tmp_path):
 def test_every_write_fails_once_and_for_good(tmp_path, right, every):
     wanted, writes = right
     codes = {}
-    for number, (name, code) in enumerate(ERRORS.items()):
+    for number, (name, code) in enumerate(ERROR_CODES.items()):
         for bad in range(1 + 5 * number, writes, every):
             for lasting in (1, 1_000_000):
                 folder = tmp_path / f"{name}-{bad}-{lasting}"
                 folder.mkdir()
                 write_suites(folder)
                 with pytest.MonkeyPatch.context() as patch:
-                    disk = Disk(patch, folder, code)
-                    disk.bad, disk.lasting = bad, lasting
-                    ended = run_here(by_hand(folder))
+                    disk = FailingDisk(patch, folder, code)
+                    disk.first_failing_call, disk.failing_count = bad, lasting
+                    ended = run_scoring_in_process(make_score_arguments(folder))
                 codes[ended] = codes.get(ended, 0) + 1
                 where = f"{name} at write {bad} for {lasting}: {ended}"
-                assert ended in {Exit.SCORED, Exit.TEMPORARY if name in FULL else Exit.CANNOT_WRITE}, where
+                assert ended in {ExitCode.SCORED, ExitCode.TEMPORARY if name in FULL else ExitCode.CANNOT_WRITE}, where
                 assert figures(folder).items() <= wanted.items(), where
-                assert (ended == Exit.SCORED) <= (figures(folder) == wanted), where
-                assert run_here(by_hand(folder)) == Exit.SCORED, where
+                assert (ended == ExitCode.SCORED) <= (figures(folder) == wanted), where
+                assert run_scoring_in_process(make_score_arguments(folder)) == ExitCode.SCORED, where
                 assert figures(folder) == wanted, where
     print(f"{sum(codes.values())} failing disks, {writes} writes each: exit codes {codes}, 0 torn files, all scored afterwards")
 
@@ -84,26 +84,26 @@ def test_every_write_fails_once_and_for_good(tmp_path, right, every):
 def test_a_disk_with_room_for_some_pages_only(tmp_path, right, every):
     wanted, _ = right
     codes = []
-    with small_disk(tmp_path / "small", "2m") as disk:
+    with mount_small_disk(tmp_path / "small", "2m") as disk:
         for leave in range(0, 1000, every):
             folder = disk / "run"
             folder.mkdir()
             write_suites(folder)
-            filler = fill(disk, leave=leave)
-            ended = run_here(by_hand(folder))
+            filler = fill_disk(disk, free_pages=leave)
+            ended = run_scoring_in_process(make_score_arguments(folder))
             codes.append(ended)
-            assert ended in {Exit.SCORED, Exit.TEMPORARY}, f"{leave} pages left"
+            assert ended in {ExitCode.SCORED, ExitCode.TEMPORARY}, f"{leave} pages left"
             assert figures(folder).items() <= wanted.items()
             filler.unlink()
-            if ended == Exit.SCORED:
+            if ended == ExitCode.SCORED:
                 break
-            assert run_here(by_hand(folder)) == Exit.SCORED
+            assert run_scoring_in_process(make_score_arguments(folder)) == ExitCode.SCORED
             assert figures(folder) == wanted
             for path in sorted(folder.rglob("*"), reverse=True):
                 path.rmdir() if path.is_dir() else path.unlink()
             folder.rmdir()
-    assert codes[-1] == Exit.SCORED
-    print(f"{len(codes) - 1} full disks: exit code {int(Exit.TEMPORARY)} each, 0 torn files, all scored once there was room")
+    assert codes[-1] == ExitCode.SCORED
+    print(f"{len(codes) - 1} full disks: exit code {int(ExitCode.TEMPORARY)} each, 0 torn files, all scored once there was room")
 
 
 def test_a_log_without_room_changes_no_code(tmp_path, monkeypatch):
@@ -112,8 +112,8 @@ def test_a_log_without_room_changes_no_code(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", full)
         patch.setattr(sys, "stdout", full)
-        assert run_here(by_hand(tmp_path)) == Exit.SCORED
+        assert run_scoring_in_process(make_score_arguments(tmp_path)) == ExitCode.SCORED
         (tmp_path / "results" / "stage1" / "by_checkpoint" / "step_60" / "tier2_ppl.json").write_text('{"ppl": 12.5}')
-        assert run_here(by_hand(tmp_path)) == Exit.CANNOT_WRITE
+        assert run_scoring_in_process(make_score_arguments(tmp_path)) == ExitCode.CANNOT_WRITE
     with contextlib.suppress(OSError):
         full.close()

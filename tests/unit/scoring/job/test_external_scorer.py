@@ -10,15 +10,21 @@ import time
 import msgspec
 import pytest
 
-from scoring.cli.score_options import ByHand, request_by_hand
-from scoring.job.external_scorer import environment, prepare
-from suites.common.errors import Exit
-from suites.contract.encoding import encode
+from scoring.cli.score_options import ScoreOptions, request_from_options
+from scoring.job.external_scorer import build_environment, prepare_folders
+from suites.common.errors import ExitCode
+from suites.contract.encoding import encode_json
 from suites.contract.paths import TIER_FILES, EvaluationPaths
-from suites.contract.scoring_request import tier_digests
-from suites.contract.tier_files import judge_tier_file
-from support.models.tiny_llama_items import BYTE_TOKENIZER, LLAMA
-from support.runs.scoring_jobs import by_hand, process, results, run_here, write_suites
+from suites.contract.scoring_request import compute_tier_digests
+from suites.contract.tier_files import check_tier_file
+from support.models.tiny_llama_items import BYTE_TOKENIZER, LLAMA_CHECKPOINT
+from support.runs.scoring_jobs import (
+    get_results_folder,
+    make_score_arguments,
+    run_scoring_in_process,
+    start_scoring_process,
+    write_suites,
+)
 
 pytestmark = pytest.mark.scoring
 
@@ -50,17 +56,17 @@ def scorer(tmp_path):
 
 
 def score(tmp_path, command, *more):
-    return run_here([*by_hand(tmp_path), "--backend", "command", "--command", command, *more])
+    return run_scoring_in_process([*make_score_arguments(tmp_path), "--backend", "command", "--command", command, *more])
 
 
 def why(tmp_path):
-    return json.loads((results(tmp_path) / "run.json").read_text())["why"]
+    return json.loads((get_results_folder(tmp_path) / "run.json").read_text())["why"]
 
 
 def test_the_simplest_files_are_published_with_our_head(tmp_path, scorer, capfd):
     assert score(tmp_path, scorer()) == 0
     assert "scorer says ['code', 'prose'] ['ours']" in capfd.readouterr().out
-    ppl, cf = (json.loads((results(tmp_path) / name).read_text()) for name in ("tier2_ppl.json", "tier3_cf.json"))
+    ppl, cf = (json.loads((get_results_folder(tmp_path) / name).read_text()) for name in ("tier2_ppl.json", "tier3_cf.json"))
     assert (ppl["backend"], ppl["step"], ppl["seq_len"], ppl["dtype"], ppl["scorer_version"]) == (
         "command",
         60,
@@ -74,11 +80,11 @@ def test_the_simplest_files_are_published_with_our_head(tmp_path, scorer, capfd)
     assert ppl["summary"]["ppl"] == pytest.approx(expected, rel=1e-12)
     assert cf["summary"] == {"primary": 0.5, "acc": 0.5, "tasks": 1}
     assert len(cf["tasks"]["ours"]["data_key"]) == 64
-    assert not list(results(tmp_path).glob("foreign/*/eval_data"))
+    assert not list(get_results_folder(tmp_path).glob("foreign/*/eval_data"))
     request = request_by_hand_(tmp_path)
-    for tier, (digest, names) in tier_digests(request.suites).items():
-        path = request.paths.tier(tier)
-        judged = judge_tier_file(path, tier=tier, fingerprint=request.fingerprint, suite_digest=digest, names=names)
+    for tier, (digest, names) in compute_tier_digests(request.suites).items():
+        path = request.paths.tier_json(tier)
+        judged = check_tier_file(path, tier=tier, fingerprint=request.fingerprint, suite_digest=digest, names=names)
         assert judged.kind == "valid", judged
 
 
@@ -89,14 +95,17 @@ def test_tier_4_is_scored_here_all_the_same(tmp_path, scorer):
         "prompts: {a: {category: concise_answer, messages: [{role: user, content: A}], checks: [{check: words, at_most: 9}]}}\n"
     )
     suites = ("ppl.yaml", "cf.yaml", "sft.yaml")
-    assert run_here([*by_hand(tmp_path, suites=suites), "--backend", "command", "--command", command]) == 0, why(tmp_path)
-    found = {name: json.loads((results(tmp_path) / name).read_text()) for name in TIER_FILES.values()}
+    assert (
+        run_scoring_in_process([*make_score_arguments(tmp_path, suites=suites), "--backend", "command", "--command", command])
+        == 0
+    ), why(tmp_path)
+    found = {name: json.loads((get_results_folder(tmp_path) / name).read_text()) for name in TIER_FILES.values()}
     assert {name: document["backend"] for name, document in found.items()} == {
         "tier2_ppl.json": "command",
         "tier3_cf.json": "command",
         "tier4_sft_native.json": "direct",
     }
-    assert set(json.loads((results(tmp_path) / "run.json").read_text())["summary"]) == set(TIER_FILES)
+    assert set(json.loads((get_results_folder(tmp_path) / "run.json").read_text())["summary"]) == set(TIER_FILES)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +123,7 @@ def test_other_simple_forms_are_taken_too(tmp_path, scorer, form):
             (out / name).write_text(json.dumps(document))
         """)
     assert score(tmp_path, command) == 0, why(tmp_path)
-    ppl = json.loads((results(tmp_path) / "tier2_ppl.json").read_text())
+    ppl = json.loads((get_results_folder(tmp_path) / "tier2_ppl.json").read_text())
     assert ppl["summary"]["ppl"] == pytest.approx(3)
     assert ppl["slices"]["code"].get("mine", [1]) == [1]
 
@@ -139,19 +148,23 @@ def test_other_simple_forms_are_taken_too(tmp_path, scorer, form):
     ],
 )
 def test_whatever_else_it_leaves_fails_with_one_clear_line(tmp_path, scorer, rest, words, capfd):
-    assert score(tmp_path, f"exec {scorer(rest)}") == Exit.BUG
+    assert score(tmp_path, f"exec {scorer(rest)}") == ExitCode.BUG
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("scoring: ")]
     assert words in line
     assert words in why(tmp_path)
-    assert not (results(tmp_path) / "tier2_ppl.json").exists()
-    assert not (results(tmp_path) / "tier3_cf.json").exists()
+    assert not (get_results_folder(tmp_path) / "tier2_ppl.json").exists()
+    assert not (get_results_folder(tmp_path) / "tier3_cf.json").exists()
 
 
 def request_by_hand_(folder, **more):
-    given = {"checkpoint": LLAMA, "suites": (str(folder / "ppl.yaml"), str(folder / "cf.yaml")), "results": folder / "results"}
+    given = {
+        "checkpoint": LLAMA_CHECKPOINT,
+        "suites": (str(folder / "ppl.yaml"), str(folder / "cf.yaml")),
+        "results": folder / "results",
+    }
     given |= {"eval_data": folder / "data", "tokenizer": str(BYTE_TOKENIZER), "seq_len": 64, "stage": "stage1", "offline": False}
     given |= {"slow_tokenizer": False, "name": None, "device": None, "dtype": None, "padded_vocab": "in_softmax", "exports": ()}
-    return request_by_hand(ByHand(**given, **{"backend": "command", "command": "true", **more}), {})
+    return request_from_options(ScoreOptions(**given, **{"backend": "command", "command": "true", **more}), {})
 
 
 def test_a_list_is_arguments_and_a_line_is_the_users_own_bash(tmp_path, scorer):
@@ -160,10 +173,10 @@ def test_a_list_is_arguments_and_a_line_is_the_users_own_bash(tmp_path, scorer):
     code = f"import os, sys; open({str(said)!r}, 'w').write(repr(sys.argv[1:]))"
     argv = (sys.executable, "-c", code, "$HOME; echo", "two words")
     request = msgspec.structs.replace(request_by_hand_(tmp_path), command=argv)
-    (tmp_path / "request.json").write_bytes(encode(request))
-    assert run_here(["score", str(tmp_path / "request.json")]) == Exit.BUG
+    (tmp_path / "request.json").write_bytes(encode_json(request))
+    assert run_scoring_in_process(["score", str(tmp_path / "request.json")]) == ExitCode.BUG
     assert said.read_text() == "['$HOME; echo', 'two words']"
-    assert score(tmp_path, f'echo "step $LIGHTEVAL_STEP of {{a,b}}" >{said}') == Exit.BUG
+    assert score(tmp_path, f'echo "step $LIGHTEVAL_STEP of {{a,b}}" >{said}') == ExitCode.BUG
     assert said.read_text() == "step 60 of {a,b}\n"
 
 
@@ -182,11 +195,11 @@ def test_it_is_told_everything_in_its_environment(tmp_path, scorer):
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("NANOTRON_ROOT", "/src/nanotron")
         monkeypatch.setenv("LIGHTEVAL_CMD", command)
-        assert run_here([*by_hand(tmp_path), "--backend", "command"]) == 0, why(tmp_path)
-    (left,) = results(tmp_path).glob("foreign/*/results")
+        assert run_scoring_in_process([*make_score_arguments(tmp_path), "--backend", "command"]) == 0, why(tmp_path)
+    (left,) = get_results_folder(tmp_path).glob("foreign/*/results")
     told = json.loads((left / "environment.json").read_text())
     assert told == {
-        "LIGHTEVAL_CHECKPOINT_PATH": str(LLAMA),
+        "LIGHTEVAL_CHECKPOINT_PATH": str(LLAMA_CHECKPOINT),
         "LIGHTEVAL_STEP": "60",
         "LIGHTEVAL_TOKENIZER": str(BYTE_TOKENIZER),
         "LIGHTEVAL_SEQ_LEN": "64",
@@ -206,7 +219,7 @@ def test_it_is_told_everything_in_its_environment(tmp_path, scorer):
 
 def test_a_tokenizer_of_the_hub_is_told_as_its_copy(tmp_path):
     request = msgspec.structs.replace(_bare(tmp_path), tokenizer="acme/tok")
-    told = environment(request, "0123", prepare(request, [], 0), {})
+    told = build_environment(request, "0123", prepare_folders(request, [], 0), {})
     assert told["LIGHTEVAL_TOKENIZER"] == str(tmp_path / "data" / "tokenizers" / "0123")
 
 
@@ -218,7 +231,7 @@ def _bare(tmp_path):
 def test_what_an_earlier_run_left_is_no_result_of_this_one(tmp_path, scorer):
     assert score(tmp_path, scorer()) == 0
     request = request_by_hand_(tmp_path)
-    places = prepare(msgspec.structs.replace(request, run_id="another"), [], 0)
+    places = prepare_folders(msgspec.structs.replace(request, run_id="another"), [], 0)
     assert [path.name for path in places.folder.parent.iterdir()] == [places.folder.name]
     assert list(places.results.iterdir()) == []
 
@@ -231,21 +244,23 @@ def test_signals_are_passed_on_and_mean_another_time(tmp_path, scorer):
         pathlib.Path({str(started)!r}).touch()
         time.sleep(60)
         """)
-    with process([*by_hand(tmp_path), "--backend", "command", "--command", command], tmp_path / "log") as child:
+    with start_scoring_process(
+        [*make_score_arguments(tmp_path), "--backend", "command", "--command", command], tmp_path / "log"
+    ) as child:
         end = time.monotonic() + 60
         while not started.exists():
             assert time.monotonic() < end, (tmp_path / "log").read_text()
             assert child.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.05)
         child.send_signal(signal.SIGUSR1)
-        assert child.wait(timeout=30) == Exit.TEMPORARY, (tmp_path / "log").read_text()
+        assert child.wait(timeout=30) == ExitCode.TEMPORARY, (tmp_path / "log").read_text()
     assert (tmp_path / "heard").read_text() == "heard"
     assert "stopped by SIGUSR1; start it again: it begins anew" in (tmp_path / "log").read_text()
 
 
 def test_a_run_that_lost_its_fence_ends_the_command_and_publishes_nothing(tmp_path, scorer, monkeypatch):
-    monkeypatch.setattr("scoring.job.external_scorer.CHECK", 0.0)
-    fence = EvaluationPaths(tmp_path / "results", "stage1", "step_60").fence
+    monkeypatch.setattr("scoring.job.external_scorer.FENCE_CHECK_SECONDS", 0.0)
+    fence = EvaluationPaths(tmp_path / "results", "stage1", "step_60").fence_json
     command = scorer(f"""
         import time
         {SIMPLE.strip().replace(chr(10), chr(10) + "        ")}
@@ -253,15 +268,15 @@ def test_a_run_that_lost_its_fence_ends_the_command_and_publishes_nothing(tmp_pa
         pathlib.Path({str(fence)!r}).write_text(json.dumps(dict(run_id="another", restart=0)))
         time.sleep(60)
         """)
-    assert score(tmp_path, f"exec {command}") == Exit.TEMPORARY
+    assert score(tmp_path, f"exec {command}") == ExitCode.TEMPORARY
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
-    assert not any((results(tmp_path) / name).exists() for name in TIER_FILES.values())
+    assert not any((get_results_folder(tmp_path) / name).exists() for name in TIER_FILES.values())
 
 
 def test_a_missing_command_and_one_without_backend_are_said(tmp_path, capfd):
     write_suites(tmp_path)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.delenv("LIGHTEVAL_CMD", raising=False)
-        assert run_here([*by_hand(tmp_path), "--backend", "command"]) == Exit.USAGE
+        assert run_scoring_in_process([*make_score_arguments(tmp_path), "--backend", "command"]) == ExitCode.USAGE
     assert "backend command: there is no command; give --command, write command: in the config" in capfd.readouterr().err

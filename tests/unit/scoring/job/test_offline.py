@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from suites.common.errors import Exit
-from support.fakes.hub import environment, serving
-from support.fakes.hub_datasets import everything
+from suites.common.errors import ExitCode
+from support.fakes.hub import make_hub_environment, serve_hub
+from support.fakes.hub_datasets import make_full_hub
 from support.models.tiny_llama_items import BYTE_TOKENIZER
-from support.runs.prefill_process import Child
-from support.runs.scoring_jobs import by_hand, results
+from support.runs.prefill_process import CommandProcess
+from support.runs.scoring_jobs import get_results_folder, make_score_arguments
 
 pytestmark = pytest.mark.scoring
 
@@ -30,34 +30,34 @@ def test_scoring_needs_no_network_and_every_file_of_the_cache(tmp_path):
     for name, text in SUITES.items():
         (tmp_path / name).write_text(text)
     given = [word for name in SUITES for word in ("--suite", str(tmp_path / name))]
-    with serving(everything(count=40)) as hub:
-        environ = environment(hub, tmp_path / "hf_home", os.environ)
-        with Child(environ, tmp_path) as online:
+    with serve_hub(make_full_hub(count=40)) as hub:
+        environ = make_hub_environment(hub, tmp_path / "hf_home", os.environ)
+        with CommandProcess(environ, tmp_path) as online:
             ended = online("prefill", *given, "--eval-data", tmp_path / "data", "--tokenizer", BYTE_TOKENIZER, "--jobs", "1")
-        assert ended.code == 0, ended.err
-    with Child(environ, tmp_path, before=NO_NETWORK) as offline:
-        ended = offline(*by_hand(tmp_path, "--offline"))
-        assert ended.code == 0, ended.err
-        assert (results(tmp_path) / "tier2_ppl.json").is_file()
+        assert ended.code == 0, ended.stderr
+    with CommandProcess(environ, tmp_path, before=NO_NETWORK) as offline:
+        ended = offline(*make_score_arguments(tmp_path, "--offline"))
+        assert ended.code == 0, ended.stderr
+        assert (get_results_folder(tmp_path) / "tier2_ppl.json").is_file()
         files = sorted(path for place in ("ppl_slices", "cf_tasks") for path in (tmp_path / "data" / place).glob("*/*/*"))
         assert len(files) == 5
         for file in files:
             kept = file.read_bytes()
             file.unlink()
-            ended = offline(*by_hand(tmp_path, "--offline", "--name", "again"))
-            assert ended.code == Exit.DATA_MISSING, (file, ended.err)
-            (line,) = [line for line in ended.err.splitlines() if line.startswith("scoring: ")]
+            ended = offline(*make_score_arguments(tmp_path, "--offline", "--name", "again"))
+            assert ended.code == ExitCode.DATA_MISSING, (file, ended.stderr)
+            (line,) = [line for line in ended.stderr.splitlines() if line.startswith("scoring: ")]
             name = file.parents[1].name
             assert f"{name} is not in the data cache" in line
             command = [sys.executable, "-m", "scoring", "prefill", *given, "--eval-data", tmp_path / "data"]
             command += ["--tokenizer", BYTE_TOKENIZER]
             assert line.partition(" run: ")[2] == " ".join(map(str, command))
             ended = offline("doctor", "--offline", *command[4:], "--network", "cut off", "--json")
-            assert ended.code == Exit.DATA_MISSING, (file, ended.err)
-            found = json.loads(ended.out)
+            assert ended.code == ExitCode.DATA_MISSING, (file, ended.stderr)
+            found = json.loads(ended.stdout)
             (entry,) = [entry for entry in found["entries"] if entry["state"] != "whole"]
             assert (entry["name"], entry["problems"]) == (name, [f"{file}: missing"])
             assert found["prefill"] == " ".join(map(str, command))
             file.write_bytes(kept)
         ended = offline("doctor", "--offline", *command[4:])
-        assert (ended.code, ended.out) == (0, "2 whole\n"), ended.err
+        assert (ended.code, ended.stdout) == (0, "2 whole\n"), ended.stderr

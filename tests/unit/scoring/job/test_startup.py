@@ -10,12 +10,18 @@ import pytest
 
 from scoring.model import loader as checkpoint
 from scoring.model import memory_budget as budget
-from scoring.model.loader import load
-from suites.checkpoint.architecture import understand
-from suites.common.errors import Exit, Problem
-from support.models.nanotron_checkpoint import BYTE_LEVEL
-from support.models.tiny_llama_items import LLAMA
-from support.runs.scoring_jobs import ROOT, by_hand, results, run_here, write_suites
+from scoring.model.loader import load_causal_lm
+from suites.checkpoint.architecture import parse_architecture
+from suites.common.errors import ExitCode, UserError
+from support.models.nanotron_checkpoint import BYTE_LEVEL_CONFIG
+from support.models.tiny_llama_items import LLAMA_CHECKPOINT
+from support.runs.scoring_jobs import (
+    REPOSITORY_ROOT,
+    get_results_folder,
+    make_score_arguments,
+    run_scoring_in_process,
+    write_suites,
+)
 
 pytestmark = pytest.mark.scoring
 
@@ -39,12 +45,12 @@ main(sys.argv[2:], prog_name="scoring")
 
 def test_a_job_with_a_warm_cache_imports_nothing_slow(tmp_path):
     write_suites(tmp_path)
-    assert run_here(by_hand(tmp_path, "--name", "first")) == Exit.SCORED
-    command = [sys.executable, "-c", SCORE, " ".join(SLOW), *by_hand(tmp_path)]
+    assert run_scoring_in_process(make_score_arguments(tmp_path, "--name", "first")) == ExitCode.SCORED
+    command = [sys.executable, "-c", SCORE, " ".join(SLOW), *make_score_arguments(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=REPOSITORY_ROOT, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["loaded"]
-    timings = json.loads((results(tmp_path) / "run.json").read_text())["timings"]
+    timings = json.loads((get_results_folder(tmp_path) / "run.json").read_text())["timings"]
     assert {"import_torch", "tokenizer", "data", "load", "until_first_batch"} <= set(timings)
     assert timings["until_first_batch"] > timings["load"] > 0
     rest = timings["until_first_batch"] - timings["import_torch"] - timings["load"]
@@ -55,13 +61,13 @@ def test_a_job_with_a_warm_cache_imports_nothing_slow(tmp_path):
 
 def test_signals_are_heard_before_torch_is_imported():
     words = "import sys, scoring.cli.app, scoring.runtime.stop; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", words], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", words], cwd=REPOSITORY_ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]
 
 
 def test_weights_are_being_read_while_the_device_starts(monkeypatch):
-    read, build = threading.Event(), checkpoint.build
-    merge = checkpoint._merge
+    read, build = threading.Event(), checkpoint.build_decoder
+    merge = checkpoint._merge_shards
 
     def reading(*given):
         read.set()
@@ -71,24 +77,26 @@ def test_weights_are_being_read_while_the_device_starts(monkeypatch):
         assert read.wait(60)
         return build(*given, **more)
 
-    monkeypatch.setattr(checkpoint, "_merge", reading)
-    monkeypatch.setattr(checkpoint, "build", starting)
-    assert load(LLAMA, device="cpu").n_params > 0
+    monkeypatch.setattr(checkpoint, "_merge_shards", reading)
+    monkeypatch.setattr(checkpoint, "build_decoder", starting)
+    assert load_causal_lm(LLAMA_CHECKPOINT, device="cpu").parameter_count > 0
 
 
 def test_a_model_that_does_not_fit_is_refused_with_numbers_before_it_is_loaded(monkeypatch):
-    monkeypatch.setattr(budget, "host_free", lambda *_: 1 << 20)
+    monkeypatch.setattr(budget, "get_host_free_bytes", lambda *_: 1 << 20)
     with pytest.raises(
-        Problem, match=r"needs 0\.0 GiB for its weights \+ 0\.0 GiB for one budget of 1024 tokens.*cpu has 0\.0 GiB free"
+        UserError, match=r"needs 0\.0 GiB for its weights \+ 0\.0 GiB for one budget of 1024 tokens.*cpu has 0\.0 GiB free"
     ) as caught:
-        load(LLAMA, device="cpu")
-    assert caught.value.code is Exit.UNAVAILABLE
+        load_causal_lm(LLAMA_CHECKPOINT, device="cpu")
+    assert caught.value.code is ExitCode.UNAVAILABLE
 
 
 def test_what_is_reckoned_before_loading_is_enough():
-    script = "from benchmarks.growth import peak; import json; print(json.dumps(peak(2)))"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    script = "from benchmarks.growth import measure_peak_memory; import json; print(json.dumps(measure_peak_memory(2)))"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY_ROOT / "tests")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY_ROOT, env=environment, capture_output=True, text=True, check=True
+    )
     found = json.loads(done.stdout)
     assert 10 << 20 < found["used"] <= found["reckoned"] < 10 * found["used"]
 
@@ -99,19 +107,21 @@ def test_a_job_has_what_its_cgroup_leaves(tmp_path):
     (tmp_path / "own").write_text("0::/slurm/job_1\n")
     (tmp_path / "meminfo").write_text("MemTotal: 64 kB\nMemAvailable: 10240 kB\n")
     given = (tmp_path / "meminfo", tmp_path / "own", tmp_path)
-    assert budget.host_free(*given) == 10240 * 1024
+    assert budget.get_host_free_bytes(*given) == 10240 * 1024
     for name, text in (("max", "max"), ("current", "1000000"), ("stat", "anon 5\nfile 9")):
         (group / f"memory.{name}").write_text(text)
-    assert budget.host_free(*given) == 10240 * 1024
+    assert budget.get_host_free_bytes(*given) == 10240 * 1024
     for name, text in (("max", "6000000"), ("current", "5000000"), ("stat", "inactive_file 200000\nactive_file 100000\nanon 1")):
         (group.parent / f"memory.{name}").write_text(text)
-    assert budget.host_free(*given) == 1_300_000
+    assert budget.get_host_free_bytes(*given) == 1_300_000
 
 
 def test_a_budget_is_the_power_of_two_that_fits():
-    assert budget.places_in(0, 1000) == budget.LEAST
-    assert budget.places_in(4096 * 1000, 1000) == 4096
-    assert budget.places_in(8191 * 1000, 1000) == 4096
-    assert budget.places_in(1 << 50, 1000) == budget.MOST
-    small, large = (understand({**BYTE_LEVEL, "hidden_size": size, "intermediate_size": 4 * size}) for size in (64, 128))
-    assert budget.bytes_a_place(large, 2, 0) == 2 * budget.bytes_a_place(small, 2, 0)
+    assert budget.fit_token_positions(0, 1000) == budget.MIN_TOKEN_POSITIONS
+    assert budget.fit_token_positions(4096 * 1000, 1000) == 4096
+    assert budget.fit_token_positions(8191 * 1000, 1000) == 4096
+    assert budget.fit_token_positions(1 << 50, 1000) == budget.MAX_TOKEN_POSITIONS
+    small, large = (
+        parse_architecture({**BYTE_LEVEL_CONFIG, "hidden_size": size, "intermediate_size": 4 * size}) for size in (64, 128)
+    )
+    assert budget.estimate_bytes_per_position(large, 2, 0) == 2 * budget.estimate_bytes_per_position(small, 2, 0)

@@ -16,16 +16,16 @@ from transformers import (
     Starcoder2ForCausalLM,
 )
 
-from scoring.model.attention_mask import whole
-from scoring.model.causal_lm import slides
-from scoring.model.loader import load
+from scoring.model.attention_mask import full_mask
+from scoring.model.causal_lm import has_sliding_window
+from scoring.model.loader import load_causal_lm
 from support.models import hf_to_nanotron
-from support.models.nanotron_checkpoint import tiny, write_checkpoint
+from support.models.nanotron_checkpoint import make_tiny_checkpoint_arguments, write_checkpoint
 
 pytestmark = pytest.mark.scoring
 torch.set_num_threads(1)
 
-SIZES = hf_to_nanotron.SIZES
+SIZES = hf_to_nanotron.TINY_SIZES
 QWEN2 = {**SIZES, "is_llama_config": False, "is_qwen2_config": True, "rms_norm_eps": 1e-6, "attention_bias": True}
 TOKENS = torch.arange(2 * 40).view(2, 40) % 96
 
@@ -38,8 +38,8 @@ def randomised(model):
 
 
 def written(tmp_path, model_config, tensors, tp=1, **more):
-    described = tiny(20, model_config=model_config, tp=tp, **more)
-    return load(write_checkpoint(tmp_path / "20", **{**described, "tensors": tensors}), device="cpu")
+    described = make_tiny_checkpoint_arguments(20, model_config=model_config, tp=tp, **more)
+    return load_causal_lm(write_checkpoint(tmp_path / "20", **{**described, "tensors": tensors}), device="cpu")
 
 
 def logits(model, **how):
@@ -70,7 +70,7 @@ def test_a_sliding_window_narrows_a_given_mask_by_positions(tmp_path):
     theirs = randomised(Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=False)))
     ours = written(tmp_path, {**QWEN2, "sliding_window_size": 7}, theirs.state_dict())
     causal = torch.ones(1, 40, 40, dtype=torch.bool).tril()
-    close(logits(ours, seen=whole(causal)), logits(ours))
+    close(logits(ours, mask=full_mask(causal)), logits(ours))
     assert not torch.allclose(logits(ours), of_transformers(theirs), atol=1e-2)
 
 
@@ -88,7 +88,7 @@ def test_layers_without_rope_have_no_sliding_window_either(tmp_path):
     theirs = randomised(SmolLM3ForCausalLM(config))
     more = {"attention_bias": False, "rope_theta": config.rope_parameters["rope_theta"]}
     ours = written(tmp_path, {**QWEN2, **more, "sliding_window_size": 7, "no_rope_layer": 2}, theirs.state_dict())
-    assert [slides(ours.architecture, layer) for layer in range(4)] == [True, False, True, False]
+    assert [has_sliding_window(ours.architecture, layer) for layer in range(4)] == [True, False, True, False]
     close(logits(ours), of_transformers(theirs))
 
 
@@ -120,11 +120,11 @@ def test_interleaved_rope_is_the_same_model_with_its_rows_permuted(recorded, tmp
     theirs = randomised(LlamaForCausalLM(LlamaConfig(**SIZES, rms_norm_eps=1e-5)))
     tensors = interleaved(theirs.state_dict())
     key = {"rope_interleaved": True} if recorded else {}
-    described = tiny(20, model_config=SIZES)
+    described = make_tiny_checkpoint_arguments(20, model_config=SIZES)
     described["model_config"] = {
         name: value for name, value in described["model_config"].items() if name != "rope_interleaved"
     } | key
-    ours = load(write_checkpoint(tmp_path / "20", **{**described, "tensors": tensors}), device="cpu")
+    ours = load_causal_lm(write_checkpoint(tmp_path / "20", **{**described, "tensors": tensors}), device="cpu")
     close(logits(ours), of_transformers(theirs))
 
 
@@ -149,8 +149,8 @@ def test_starcoder2(window, everywhere, multi_query, tp, tmp_path):
     theirs = randomised(Starcoder2ForCausalLM(Starcoder2Config(**sizes, sliding_window=window, tie_word_embeddings=True)))
     for layer in everywhere:  # a layer that is given no mask sees all that came before
         theirs.model.layers[layer].register_forward_pre_hook(without_a_window, with_kwargs=True)
-    model_config, tensors = hf_to_nanotron.starcoder2(theirs, multi_query=multi_query)
+    model_config, tensors = hf_to_nanotron.convert_starcoder2(theirs, multi_query=multi_query)
     model_config["global_attn_layers"] = everywhere
-    described = {**tiny(20, tp=tp), "model_config": model_config, "tensors": tensors}
-    ours = load(write_checkpoint(tmp_path / "20", **described), device="cpu")
+    described = {**make_tiny_checkpoint_arguments(20, tp=tp), "model_config": model_config, "tensors": tensors}
+    ours = load_causal_lm(write_checkpoint(tmp_path / "20", **described), device="cpu")
     close(logits(ours), of_transformers(theirs))

@@ -7,17 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from scoring.inference.batching import Packer
-from scoring.inference.loglikelihood import Stretch
-from scoring.inference.prefix_tree import plant
-from scoring.model.attention_mask import STRIP, strips, whole
-from support.models.nanotron_checkpoint import BYTE_LEVEL
-from support.models.random_weights import random_model
+from scoring.inference.batching import TreePacker
+from scoring.inference.loglikelihood import TokenSpan
+from scoring.inference.prefix_tree import build_trees
+from scoring.model.attention_mask import BLOCK_QUERIES, full_mask, query_blocks
+from support.models.nanotron_checkpoint import BYTE_LEVEL_CONFIG
+from support.models.random_weights import make_random_model
 
 pytestmark = pytest.mark.scoring
 
 LLAMA = {
-    **BYTE_LEVEL,
+    **BYTE_LEVEL_CONFIG,
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 3,
@@ -37,9 +37,9 @@ def batch_of(seed, items, longest, choices):
         begun = len(stretches)
         for _ in range(choices):
             more = draw.integers(0, 96, int(draw.integers(1, longest)))
-            stretches.append(Stretch(np.concatenate([context, more]), len(context)))
-        trees += plant(range(begun, len(stretches)), stretches)
-    return Packer(trees, alone=False, device="cpu").take(10_000)
+            stretches.append(TokenSpan(np.concatenate([context, more]), len(context)))
+        trees += build_trees(range(begun, len(stretches)), stretches)
+    return TreePacker(trees, one_tree_per_row=False, device="cpu").take_batch(10_000)
 
 
 def plain_mask(ends):
@@ -53,12 +53,12 @@ def plain_mask(ends):
 def test_each_query_meets_each_key_that_it_sees_once(seed, items, longest, choices):
     batch = batch_of(seed, items, longest, choices)
     rows, width = batch.tokens.shape
-    expected, places = plain_mask(batch.ends), torch.arange(rows * width).view(rows, width)
+    expected, places = plain_mask(batch.subtree_end), torch.arange(rows * width).view(rows, width)
     after = 0
-    for strip in strips(torch.from_numpy(batch.ends)):
+    for strip in query_blocks(torch.from_numpy(batch.subtree_end)):
         assert strip.start == after
         after = strip.stop
-        keys = strip.of_keys(places).expand(rows, -1) - places[:, :1]  # their places within the row
+        keys = strip.gather_keys(places).expand(rows, -1) - places[:, :1]  # their places within the row
         found = torch.zeros(rows, strip.stop - strip.start, width, dtype=torch.int64)
         index = keys[:, None].expand(-1, strip.stop - strip.start, -1)
         found.scatter_add_(2, index, strip.mask[:, 0].long())
@@ -68,8 +68,8 @@ def test_each_query_meets_each_key_that_it_sees_once(seed, items, longest, choic
 
 def test_keys_that_no_query_sees_are_left_out_of_strips():
     batch = batch_of(3, 1, 60, 6)
-    found = strips(torch.from_numpy(batch.ends))
-    assert len(found) == -(-batch.tokens.shape[1] // STRIP) > 4
+    found = query_blocks(torch.from_numpy(batch.subtree_end))
+    assert len(found) == -(-batch.tokens.shape[1] // BLOCK_QUERIES) > 4
     assert any(strip.keys is not None for strip in found)
     met = sum(strip.mask.numel() for strip in found)
     assert met < 0.8 * sum((strip.stop - strip.start) * strip.stop for strip in found)
@@ -77,15 +77,15 @@ def test_keys_that_no_query_sees_are_left_out_of_strips():
 
 @pytest.mark.parametrize("config", [LLAMA, QWEN2], ids=["llama", "sliding window"])
 def test_hidden_states_by_strips_are_those_of_one_mask(config):
-    model = random_model(config, spread=0.25)
+    model = make_random_model(config, weight_std=0.25)
     batch = batch_of(5, 3, 60, 4)
-    tokens, positions, ends = (torch.from_numpy(values) for values in (batch.tokens, batch.positions, batch.ends))
-    cut = strips(ends)
+    tokens, positions, ends = (torch.from_numpy(values) for values in (batch.tokens, batch.positions, batch.subtree_end))
+    cut = query_blocks(ends)
     assert any(strip.keys is not None for strip in cut)
-    found, expected = (model.hidden_states(tokens, positions, seen) for seen in (cut, whole(plain_mask(batch.ends))))
+    found, expected = (model.hidden_states(tokens, positions, seen) for seen in (cut, full_mask(plain_mask(batch.subtree_end))))
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
-    some = torch.from_numpy(batch.rows)
-    asked = model.hidden_states(tokens, positions, cut, rows=some)
+    some = torch.from_numpy(batch.output_positions)
+    asked = model.hidden_states(tokens, positions, cut, output_positions=some)
     torch.testing.assert_close(asked, expected.flatten(0, 1)[some], atol=2e-5, rtol=0)
 
 
@@ -94,9 +94,9 @@ def test_attention_over_a_strip_is_attention_over_its_keys():
     rows, width = batch.tokens.shape
     q, k, v = (torch.randn(rows, width, 2, 8, generator=torch.Generator().manual_seed(1)) for _ in range(3))
     whole_of = functional.scaled_dot_product_attention(
-        *(part.transpose(1, 2) for part in (q, k, v)), attn_mask=plain_mask(batch.ends)[:, None]
+        *(part.transpose(1, 2) for part in (q, k, v)), attn_mask=plain_mask(batch.subtree_end)[:, None]
     )
-    for strip in strips(torch.from_numpy(batch.ends)):
-        parts = (part.transpose(1, 2) for part in (q[:, strip.start : strip.stop], strip.of_keys(k), strip.of_keys(v)))
+    for strip in query_blocks(torch.from_numpy(batch.subtree_end)):
+        parts = (part.transpose(1, 2) for part in (q[:, strip.start : strip.stop], strip.gather_keys(k), strip.gather_keys(v)))
         found = functional.scaled_dot_product_attention(*parts, attn_mask=strip.mask)
         torch.testing.assert_close(found, whole_of[:, :, strip.start : strip.stop], atol=1e-5, rtol=0)

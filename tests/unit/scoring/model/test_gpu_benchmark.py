@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from scoring.model.flops import flop_per_token
-from suites.checkpoint.architecture import understand
-from support.models.nanotron_checkpoint import BYTE_LEVEL
+from scoring.model.flops import count_flop_per_token
+from suites.checkpoint.architecture import parse_architecture
+from support.models.nanotron_checkpoint import BYTE_LEVEL_CONFIG
 
 pytestmark = pytest.mark.scoring
 torch.set_num_threads(1)
@@ -39,8 +39,8 @@ def test_without_cuda_it_says_so(monkeypatch, capsys):
 
 
 def test_flop_of_a_token_are_twice_the_weights_of_its_products():
-    architecture = understand({**BYTE_LEVEL, **gpu.FULL})
+    architecture = parse_architecture({**BYTE_LEVEL_CONFIG, **gpu.FULL_SIZES})
     hidden, inner, layers, vocab = 2048, 8192, 24, 49152
     products = layers * (4 * hidden * hidden + 3 * hidden * inner) + vocab * hidden
     scores_and_values = layers * 2 * 2 * (4096 / 2) * hidden
-    assert flop_per_token(architecture, seq_len=4096) == 2 * products + scores_and_values
+    assert count_flop_per_token(architecture, seq_len=4096) == 2 * products + scores_and_values

@@ -8,27 +8,27 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.loading import MIB, memory
-from scoring.model.loader import load
-from suites.common.errors import Problem
-from support.faults.fuzzed_files import HEAD, KEYS, MOE, ODD, PAIRS, SHAPES
-from support.models.nanotron_checkpoint import BYTE_LEVEL, Raw, safetensors_file, tiny_checkpoint
+from benchmarks.loading import MIB, read_memory_bytes
+from scoring.model.loader import load_causal_lm
+from suites.common.errors import UserError
+from support.faults.fuzzed_files import HEAD_SHARD, MODEL_CONFIG_KEYS, MOE_CONFIGS, ODD_VALUES, SHAPE_TEXTS, SLICE_PAIR_TEXTS
+from support.models.nanotron_checkpoint import BYTE_LEVEL_CONFIG, RawTensor, encode_safetensors, write_tiny_checkpoint
 
 pytestmark = pytest.mark.scoring
 QUIETLY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-PLAUSIBLE = ODD | st.sampled_from([1e-6, 0.5, 4.0, 1e6, "gelu", "relu", [0], [-1]])
+PLAUSIBLE = ODD_VALUES | st.sampled_from([1e-6, 0.5, 4.0, 1e6, "gelu", "relu", [0], [-1]])
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return tiny_checkpoint(tmp_path_factory.mktemp("loaded") / "20", 20)
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("loaded") / "20", 20)
 
 
 @pytest.fixture
 def folder(whole):
     """Loaded once; its files are as they were after the test."""
-    kept = {name: (whole / name).read_bytes() for name in ("model_config.json", HEAD)}
-    load(whole, device="cpu")
+    kept = {name: (whole / name).read_bytes() for name in ("model_config.json", HEAD_SHARD)}
+    load_causal_lm(whole, device="cpu")
     yield whole
     for name, content in kept.items():
         (whole / name).write_bytes(content)
@@ -39,12 +39,12 @@ def loaded(folder):
     grown = []
     while not grown or (grown[-1] >= 16 * MIB and len(grown) < 3):  # what is made once is not the load's
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is used now
-        before, model, refused = memory("VmRSS"), None, ""
+        before, model, refused = read_memory_bytes("VmRSS"), None, ""
         try:
-            model = load(folder, device="cpu")
-        except Problem as problem:
+            model = load_causal_lm(folder, device="cpu")
+        except UserError as problem:
             refused = str(problem)
-        grown.append(memory("VmHWM") - before)
+        grown.append(read_memory_bytes("VmHWM") - before)
     assert min(grown) < 16 * MIB, grown
     assert "\n" not in refused
     if model is None:
@@ -55,9 +55,9 @@ def loaded(folder):
 
 
 @QUIETLY
-@given(changes=st.dictionaries(KEYS, PLAUSIBLE | MOE, min_size=1, max_size=3))
+@given(changes=st.dictionaries(MODEL_CONFIG_KEYS, PLAUSIBLE | MOE_CONFIGS, min_size=1, max_size=3))
 def test_no_model_config_brings_a_load_down(changes, folder):
-    config = {**BYTE_LEVEL, **changes}
+    config = {**BYTE_LEVEL_CONFIG, **changes}
     if config["num_hidden_layers"] in (1, 2, 3):
         (folder / "model_config.json").write_text(json.dumps(config))
         loaded(folder)
@@ -65,12 +65,13 @@ def test_no_model_config_brings_a_load_down(changes, folder):
 
 @QUIETLY
 @given(
-    pairs=PAIRS | st.just("0,128,None|None,None,None#128,256,None|None,None,None;128,256,None|0,8,None#0,128,None|0,8,1"),
-    shape=SHAPES,
+    pairs=SLICE_PAIR_TEXTS
+    | st.just("0,128,None|None,None,None#128,256,None|None,None,None;128,256,None|0,8,None#0,128,None|0,8,1"),
+    shape=SHAPE_TEXTS,
 )
 def test_no_slices_bring_a_load_down(pairs, shape, folder):
     metadata = {"local_global_slices_pairs": pairs, "unsharded_shape": shape}
-    (folder / HEAD).write_bytes(safetensors_file(Raw("F32", (256, 8), bytes(8192)), metadata))
+    (folder / HEAD_SHARD).write_bytes(encode_safetensors(RawTensor("F32", (256, 8), bytes(8192)), metadata))
     loaded(folder)
 
 
@@ -81,6 +82,6 @@ def test_no_slices_bring_a_load_down(pairs, shape, folder):
 )
 def test_no_type_or_shape_of_a_shard_brings_a_load_down(dtype, shape, folder):
     size = 2048 * {"F64": 8, "I64": 8, "F32": 4, "F8_E4M3": 1}.get(dtype, 2)
-    (folder / HEAD).write_bytes(safetensors_file(Raw(dtype, shape, bytes(size))))
+    (folder / HEAD_SHARD).write_bytes(encode_safetensors(RawTensor(dtype, shape, bytes(size))))
     found = loaded(folder)
     assert (found is not None) == (dtype in {"F64", "F32", "BF16", "F16"} and shape == (256, 8))

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, SmolLM3Config, SmolLM3ForCausalLM
 
-from scoring.model.loader import load
-from suites.checkpoint.completeness import Completeness, inspect
-from support.models.hf_to_nanotron import checkpoint_of
-from support.models.nanotron_checkpoint import tiny, write_checkpoint
+from scoring.model.loader import load_causal_lm
+from suites.checkpoint.completeness import Completeness, inspect_checkpoint
+from support.models.hf_to_nanotron import write_hf_checkpoint
+from support.models.nanotron_checkpoint import make_tiny_checkpoint_arguments, write_checkpoint
 
 pytestmark = pytest.mark.scoring
 torch.set_num_threads(1)
@@ -40,7 +40,7 @@ def llama(*, kv_heads=2, tied=False, **more):
 
 @torch.inference_mode()
 def same(folder, theirs, **how):
-    ours = load(folder, device="cpu", **how)
+    ours = load_causal_lm(folder, device="cpu", **how)
     torch.testing.assert_close(ours.logits(ours.hidden_states(TOKENS)), theirs(TOKENS).logits, atol=3e-5, rtol=1e-5)
     return ours
 
@@ -50,7 +50,7 @@ def same(folder, theirs, **how):
 @pytest.mark.parametrize("tied", [False, True])
 def test_any_topology_tied_or_not_with_either_rope(tied, tp, pp, interleaved, tmp_path):
     theirs = llama(kv_heads=4, tied=tied)
-    folder = checkpoint_of(theirs, tmp_path / "20", tokenizer="t", seq_len=64, tp=tp, pp=pp, interleaved=interleaved)
+    folder = write_hf_checkpoint(theirs, tmp_path / "20", tokenizer="t", seq_len=64, tp=tp, pp=pp, interleaved=interleaved)
     ours = same(folder, theirs)
     assert (ours.description["tp"], ours.description["pp"], ours.description["tied"]) == (tp, pp, tied)
 
@@ -58,14 +58,14 @@ def test_any_topology_tied_or_not_with_either_rope(tied, tp, pp, interleaved, tm
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_one_or_some_or_all_key_heads_in_the_oldest_spelling(kv_heads, tmp_path):
     theirs = llama(kv_heads=kv_heads)
-    folder = checkpoint_of(theirs, tmp_path / "20", tokenizer="t", seq_len=64, tp=1, version="1.3")
+    folder = write_hf_checkpoint(theirs, tmp_path / "20", tokenizer="t", seq_len=64, tp=1, version="1.3")
     assert list(folder.rglob("model_model_weight.safetensors_pp-rank-*"))
     same(folder, theirs)
 
 
 def test_headers_as_numpy_2_writes_them(tmp_path):
     theirs = llama()
-    folder = checkpoint_of(theirs, tmp_path / "20", tokenizer="t", seq_len=64, tp=2)
+    folder = write_hf_checkpoint(theirs, tmp_path / "20", tokenizer="t", seq_len=64, tp=2)
     for file in folder.rglob("model_*tp-rank-*.safetensors"):
         raw = file.read_bytes()
         (length,) = struct.unpack("<Q", raw[:8])
@@ -79,10 +79,10 @@ def test_headers_as_numpy_2_writes_them(tmp_path):
 
 def test_what_zero_1_leaves_beside_the_weights_is_none_of_ours(tmp_path):
     theirs = llama()
-    folder = checkpoint_of(theirs, tmp_path / "20", tokenizer="t", seq_len=64, tp=2)
+    folder = write_hf_checkpoint(theirs, tmp_path / "20", tokenizer="t", seq_len=64, tp=2)
     for rank in range(4):
         (folder / "optimizer" / f"optimizer_pp-0-of-1_dp-{rank}-of-4_tp-0-of-2_exp-0-of-1.pt").write_bytes(b"sharded over dp")
-    assert inspect(folder, now=2e9, settle=0.0, forced=True).kind is Completeness.COMPLETE
+    assert inspect_checkpoint(folder, now=2e9, settle_seconds=0.0, forced=True).kind is Completeness.COMPLETE
     assert same(folder, theirs).description["ignored"] == []
 
 
@@ -90,7 +90,7 @@ def test_bfloat16_weights_are_exact_in_float32(tmp_path):
     theirs = llama(tied=True)
     for parameter in theirs.parameters():
         parameter.data = parameter.data.bfloat16()
-    folder = checkpoint_of(theirs, tmp_path / "20", tokenizer="t", seq_len=64, tp=2, pp=2)
+    folder = write_hf_checkpoint(theirs, tmp_path / "20", tokenizer="t", seq_len=64, tp=2, pp=2)
     for parameter in theirs.parameters():
         parameter.data = parameter.data.float()
     assert same(folder, theirs).description["checkpoint_dtypes"] == ["BF16"]
@@ -99,7 +99,7 @@ def test_bfloat16_weights_are_exact_in_float32(tmp_path):
 def test_keys_that_are_absent_mean_what_nanotron_meant(tmp_path):
     """Saves before the keys existed: theta 1e4, interleaved pairs, as many key heads as heads."""
     theirs = llama(kv_heads=4, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0})
-    folder = checkpoint_of(theirs, tmp_path / "20", tokenizer="t", seq_len=64, interleaved=True)
+    folder = write_hf_checkpoint(theirs, tmp_path / "20", tokenizer="t", seq_len=64, interleaved=True)
     path = folder / "model_config.json"
     kept = json.loads(path.read_text())
     for key in ("rope_theta", "rope_interleaved", "num_key_value_heads"):
@@ -129,5 +129,5 @@ def test_layers_without_rope_are_transformers_smollm3(tp, tmp_path):
         "rope_theta": config.rope_parameters["rope_theta"],
         "tie_word_embeddings": True,
     }
-    described = tiny(20, model_config=model_config, tp=tp)
+    described = make_tiny_checkpoint_arguments(20, model_config=model_config, tp=tp)
     same(write_checkpoint(tmp_path / "20", **{**described, "tensors": theirs.state_dict()}), theirs)

@@ -11,15 +11,15 @@ from transformers import MixtralConfig, MixtralForCausalLM, OlmoeConfig, Qwen3Mo
 from transformers.models.olmoe.modeling_olmoe import OlmoeSparseMoeBlock
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
-from scoring.model.loader import load
+from scoring.model.loader import load_causal_lm
 from support.models import hf_to_nanotron
 from support.models import moe as mixtures
-from support.models.nanotron_checkpoint import tiny, write_checkpoint
+from support.models.nanotron_checkpoint import make_tiny_checkpoint_arguments, write_checkpoint
 
 pytestmark = pytest.mark.scoring
 torch.set_num_threads(1)
 
-SIZES = {**hf_to_nanotron.SIZES, "num_hidden_layers": 3}
+SIZES = {**hf_to_nanotron.TINY_SIZES, "num_hidden_layers": 3}
 KEYS = {"is_llama_config": False, "is_qwen2_config": True, "rms_norm_eps": 1e-6, "rope_theta": 1e4}
 TOKENS = torch.arange(2 * 40).view(2, 40) % 96
 EVERY = [(experts, top) for experts in (1, 4, 6) for top in range(1, experts + 1)]
@@ -35,8 +35,8 @@ def randomised(model):
 
 
 def written(tmp_path, moe, tensors, *, tp=1, **keys):
-    described = tiny(20, model_config={**SIZES, **KEYS, **keys, "moe_config": moe}, tp=tp)
-    return load(write_checkpoint(tmp_path / "20", **{**described, "tensors": tensors}), device="cpu")
+    described = make_tiny_checkpoint_arguments(20, model_config={**SIZES, **KEYS, **keys, "moe_config": moe}, tp=tp)
+    return load_causal_lm(write_checkpoint(tmp_path / "20", **{**described, "tensors": tensors}), device="cpu")
 
 
 def logits(model):
@@ -55,27 +55,27 @@ def close(found, expected):
 @pytest.mark.parametrize("tp", [1, 2])
 @pytest.mark.parametrize("activation", ["silu", "gelu"])
 def test_with_a_shared_expert_it_is_qwen2_moe(activation, tp, tmp_path):
-    theirs = randomised(mixtures.qwen2_moe(SIZES, hidden_act=activation))
-    moe, tensors = mixtures.as_nanotron(theirs)
+    theirs = randomised(mixtures.make_qwen2_moe(SIZES, hidden_act=activation))
+    moe, tensors = mixtures.convert_moe(theirs)
     ours = written(tmp_path, moe, tensors, tp=tp, attention_bias=True, hidden_act=activation)
     assert ours.description["architecture"] == "qwen2 with experts"
     close(logits(ours), of_transformers(theirs))
 
 
 def test_in_bf16_the_router_stays_fp32_as_nanotron_keeps_it(tmp_path):
-    theirs = randomised(mixtures.qwen2_moe(SIZES))
-    moe, tensors = mixtures.as_nanotron(theirs)
+    theirs = randomised(mixtures.make_qwen2_moe(SIZES))
+    moe, tensors = mixtures.convert_moe(theirs)
     written(tmp_path, moe, tensors, attention_bias=True)
-    rounded = load(tmp_path / "20", device="cpu", dtype="bfloat16")
+    rounded = load_causal_lm(tmp_path / "20", device="cpu", dtype="bfloat16")
     assert rounded.body.layers[0].mlp.router.weight.dtype is torch.float32
     assert (logits(rounded) - of_transformers(theirs)).abs().mean() < 0.05 * of_transformers(theirs).std()
 
 
 @pytest.mark.parametrize(("experts", "top"), EVERY)
 def test_without_a_shared_expert_it_is_qwen2_moe_whose_shared_expert_adds_nothing(experts, top, tmp_path):
-    theirs = randomised(mixtures.qwen2_moe(SIZES, num_experts=experts, num_experts_per_tok=top))
+    theirs = randomised(mixtures.make_qwen2_moe(SIZES, num_experts=experts, num_experts_per_tok=top))
     with_it = of_transformers(theirs)
-    moe, tensors = mixtures.as_nanotron(mixtures.without_a_shared_expert(theirs), shared=False)
+    moe, tensors = mixtures.convert_moe(mixtures.zero_shared_experts(theirs), shared=False)
     ours = written(tmp_path, moe, tensors, attention_bias=True)
     assert not hasattr(ours.body.layers[1].mlp, "router")
     close(logits(ours), of_transformers(theirs))
@@ -86,8 +86,8 @@ def test_without_a_shared_expert_it_is_qwen2_moe_whose_shared_expert_adds_nothin
     ("written_as", "dense"), [([-1], []), (None, []), ([0, 1, 2], []), ([2, 0], [1]), ([1], [0, 2]), ([], [0, 1, 2])]
 )
 def test_layers_says_which_have_experts(written_as, dense, tmp_path):
-    theirs = mixtures.without_a_shared_expert(randomised(mixtures.qwen2_moe(SIZES, mlp_only_layers=dense)))
-    moe, tensors = mixtures.as_nanotron(theirs, shared=False)
+    theirs = mixtures.zero_shared_experts(randomised(mixtures.make_qwen2_moe(SIZES, mlp_only_layers=dense)))
+    moe, tensors = mixtures.convert_moe(theirs, shared=False)
     moe = {**moe, "layers": written_as} if written_as is not None else {key: moe[key] for key in moe if key != "layers"}
     ours = written(tmp_path, moe, tensors, attention_bias=True)
     assert [index for index, layer in enumerate(ours.body.layers) if not hasattr(layer.mlp, "router")] == dense
@@ -99,7 +99,7 @@ def test_with_all_experts_taken_it_is_mixtral_and_with_fewer_it_is_not(tmp_path)
     rope = {"rope_type": "default", "rope_theta": 1e4}
     config = MixtralConfig(**sizes, num_local_experts=4, num_experts_per_tok=4, sliding_window=None, rope_parameters=rope)
     theirs = randomised(MixtralForCausalLM(config))
-    moe, tensors = mixtures.as_nanotron(theirs, shared=False)
+    moe, tensors = mixtures.convert_moe(theirs, shared=False)
     close(logits(written(tmp_path / "all", moe, tensors)), of_transformers(theirs))
     for layer in theirs.model.layers:
         layer.mlp.gate.top_k = 2
@@ -115,9 +115,9 @@ def test_its_block_is_that_of_olmoe_and_qwen3_moe_without_renormalising(family, 
         block = randomised(OlmoeSparseMoeBlock(OlmoeConfig(**{**SIZES, "intermediate_size": 16}, **more)))
     else:
         block = randomised(Qwen3MoeSparseMoeBlock(Qwen3MoeConfig(**SIZES, moe_intermediate_size=16, **more)))
-    layer = randomised(mixtures.qwen2_moe({**SIZES, "num_hidden_layers": 1}, **more, mlp_only_layers=[]))
+    layer = randomised(mixtures.make_qwen2_moe({**SIZES, "num_hidden_layers": 1}, **more, mlp_only_layers=[]))
     layer.model.layers[0].mlp.load_state_dict(block.state_dict(), strict=False)
-    moe, tensors = mixtures.as_nanotron(layer, shared=False)
+    moe, tensors = mixtures.convert_moe(layer, shared=False)
     ours = written(tmp_path, moe, tensors, num_hidden_layers=1, attention_bias=True)
     hidden = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():

@@ -7,24 +7,24 @@ import pytest
 import torch
 
 from scoring.data.tokenizer import resolve_tokenizer
-from scoring.model.loader import load
+from scoring.model.loader import load_causal_lm
 from suites.contract.paths import DataPaths
-from support.models.nanotron_fixtures import BYTE_TOKENIZER, checkpoint
-from support.runs.scoring_jobs import by_hand, results, run_here, write_suites
+from support.models.nanotron_fixtures import BYTE_TOKENIZER, find_checkpoint
+from support.runs.scoring_jobs import get_results_folder, make_score_arguments, run_scoring_in_process, write_suites
 
 pytestmark = pytest.mark.scoring
 torch.set_num_threads(1)
 
-PADDED = checkpoint("llama_tied_bf16_tp2_padvocab", 20)
+PADDED = find_checkpoint("llama_tied_bf16_tp2_padvocab", 20)
 
 
 def scored(folder, switch):
     folder.mkdir(exist_ok=True)
     write_suites(folder)
     more = () if switch == "in_softmax" else ("--padded-vocab", switch)
-    assert run_here(by_hand(folder, *more, checkpoint=PADDED)) == 0
-    document = json.loads((results(folder, 20) / "tier2_ppl.json").read_text())
-    return document, pq.read_table(results(folder, 20) / "items" / "ours.parquet").to_pylist()
+    assert run_scoring_in_process(make_score_arguments(folder, *more, checkpoint=PADDED)) == 0
+    document = json.loads((get_results_folder(folder, 20) / "tier2_ppl.json").read_text())
+    return document, pq.read_table(get_results_folder(folder, 20) / "items" / "ours.parquet").to_pylist()
 
 
 @torch.inference_mode()
@@ -33,7 +33,7 @@ def by_formula(folder, text, rows):
     tokenizer = resolve_tokenizer(str(BYTE_TOKENIZER), DataPaths(folder / "data"))
     ends = [[] if token is None else [token] for token in (tokenizer.bos_id, tokenizer.eos_id)]
     ids = torch.tensor([[*ends[0], *tokenizer.encode_document(text), *ends[1]]])
-    model = load(PADDED, device="cpu")
+    model = load_causal_lm(PADDED, device="cpu")
     predicted = model.logits(model.hidden_states(ids))[0, :-1, :rows].double().log_softmax(-1)
     return -float(predicted.gather(-1, ids[0, 1:, None]).sum())
 

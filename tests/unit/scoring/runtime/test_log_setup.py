@@ -7,8 +7,8 @@ import time
 import pytest
 import structlog
 
-from scoring.runtime.log_setup import say_if_abandoned
-from suites.contract.scoring_request import Request
+from scoring.runtime.log_setup import warn_if_unwatched
+from suites.contract.scoring_request import ScoringRequest
 
 pytestmark = pytest.mark.scoring
 
@@ -17,7 +17,7 @@ def said(path):
     fields = {"run_id": "r", "stage": "s", "source_stage": "s", "step": 1, "directory": "step_1", "checkpoint": "/c"}
     fields |= {"fingerprint": "f", "suites": (), "tokenizer": "t", "seq_len": 8, "results": "/r", "eval_data": "/d"}
     with structlog.testing.capture_logs() as logs:
-        say_if_abandoned(Request(**fields, status=None if path is None else str(path)))
+        warn_if_unwatched(ScoringRequest(**fields, status=None if path is None else str(path)))
     return [(log["event"], log.get("todo"), log.get("minutes")) for log in logs]
 
 

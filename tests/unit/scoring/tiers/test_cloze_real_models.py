@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from scoring.tiers.cloze_metric import METRICS
-from support.datasets.benchmark_items import FOLDERS, write_items, write_mmlu
+from scoring.tiers.cloze_metric import CLOZE_METRICS
+from support.datasets.benchmark_items import BENCHMARK_FOLDERS, write_items, write_mmlu
 from support.models import glasslm as glass
 from support.models import smollm2
-from support.models.reference_loglikelihood import Plain, judged
-from support.runs.scoring_jobs import by_hand, results, run_here
+from support.models.reference_loglikelihood import ReferenceModel, score_example
+from support.runs.scoring_jobs import get_results_folder, make_score_arguments, run_scoring_in_process
 
 pytestmark = pytest.mark.scoring
 torch.set_num_threads(1)
@@ -25,7 +25,7 @@ MEASURED = {"sciq": 0.72, "piqa": 0.69, "hellaswag": 0.40, "arc_easy": 0.553}
 """What this model got elsewhere, from other code, with these weights; sciq with its supporting paragraph."""
 
 
-TASKS = (*FOLDERS, "mmlu")
+TASKS = (*BENCHMARK_FOLDERS, "mmlu")
 SUBJECTS = ("anatomy", "college_physics", "econometrics", "high_school_biology", "philosophy")
 SHORT = 500
 """Characters of all text in a row: 61 % of sciq are no longer, 16 % of hellaswag, nine tenths of every other task."""
@@ -53,11 +53,11 @@ def write_suite(folder, tasks, items, more, longest):
 def scored(folder, checkpoint, tasks, items, *more, formats=None, longest=None):
     """Task -> (rows as published, items as text), by the command line."""
     write_suite(folder, tasks, items, {task: f", format: {form}" for task, form in (formats or {}).items()}, longest)
-    arguments = by_hand(folder, *more, checkpoint=checkpoint, suites=("real_cf.yaml",))
-    assert run_here([*arguments, "--tokenizer", str(checkpoint.parent / "tokenizer")]) == 0
+    arguments = make_score_arguments(folder, *more, checkpoint=checkpoint, suites=("real_cf.yaml",))
+    assert run_scoring_in_process([*arguments, "--tokenizer", str(checkpoint.parent / "tokenizer")]) == 0
     found = {}
     for task in tasks:
-        rows = pq.read_table(results(folder, checkpoint.name) / "items" / f"{task}.parquet").to_pylist()
+        rows = pq.read_table(get_results_folder(folder, checkpoint.name) / "items" / f"{task}.parquet").to_pylist()
         (examples,) = (folder / "data" / "cf_tasks" / task).glob("*/examples.jsonl")
         found[task] = rows, [json.loads(line) for line in examples.read_text().splitlines()]
     return found
@@ -82,15 +82,15 @@ def same(entry, rows, examples, plain, relative=0.0):
 
     Two sums of many float32 logarithms may lie further apart than either from what is right: there float64 decides.
     """
-    found, right = [], dict.fromkeys(METRICS, 0)
+    found, right = [], dict.fromkeys(CLOZE_METRICS, 0)
     for row, example in zip(rows, examples, strict=True):
-        ll, uncond, metrics = judged(example, plain)
+        ll, uncond, metrics = score_example(example, plain)
         found.append(apart(row, example, ll, uncond))
         for pair, ours, theirs in differences(row, example, ll, uncond):
             if abs(ours - theirs) > CLOSE:
-                exact = plain.exact(*pair)
+                exact = plain.compute_float64_loglikelihood(*pair)
                 assert abs(ours - exact) <= CLOSE - relative * exact, (pair, ours, theirs, exact)
-        for metric in METRICS:
+        for metric in CLOZE_METRICS:
             if metric not in metrics:
                 assert row[f"pick_{metric}"] is None
                 continue
@@ -98,7 +98,7 @@ def same(entry, rows, examples, plain, relative=0.0):
             right[metric] += pick == example["gold"]
             assert max(values) - values[pick] <= TIE, (example["id"], metric, values, pick)
     assert entry["examples"] == len(rows)
-    for metric in METRICS:
+    for metric in CLOZE_METRICS:
         none = entry[metric] is None
         assert none == (metric not in metrics)
         assert none or entry[metric] == pytest.approx(right[metric] / len(rows), abs=1e-12)
@@ -106,12 +106,12 @@ def same(entry, rows, examples, plain, relative=0.0):
 
 
 def tier3(folder, step):
-    return json.loads((results(folder, step) / "tier3_cf.json").read_text())["tasks"]
+    return json.loads((get_results_folder(folder, step) / "tier3_cf.json").read_text())["tasks"]
 
 
 @pytest.fixture(scope="module")
 def glass_at(tmp_path_factory):
-    return glass.checkpoint(tmp_path_factory.mktemp("glass"))
+    return glass.write_checkpoint_of_glasslm(tmp_path_factory.mktemp("glass"))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,9 @@ def glass_scores(glass_at, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def glass_plain(glass_at):
-    return Plain(glass.MODEL_CONFIG, glass.tensors(interleaved=False), glass_at.parent / "tokenizer", glass.SEQ_LEN)
+    return ReferenceModel(
+        glass.MODEL_CONFIG, glass.load_hf_tensors(interleaved=False), glass_at.parent / "tokenizer", glass.SEQ_LEN
+    )
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -135,11 +137,13 @@ def test_the_small_model_scores_every_task_as_a_plain_loop_does(task, glass_plai
 def test_a_loop_that_reads_each_context_once_is_one_that_asks_for_each_choice_alone(task, glass_plain, glass_scores):
     _, found = glass_scores
     pairs = [pair for example in found[task][1][:3] for pair in (*example["pairs"], *(example["uncond"] or ()))]
-    np.testing.assert_allclose(glass_plain.logliks(pairs), [glass_plain.loglik(*pair) for pair in pairs], rtol=0, atol=5e-5)
+    np.testing.assert_allclose(
+        glass_plain.compute_loglikelihoods(pairs), [glass_plain.compute_loglikelihood(*pair) for pair in pairs], rtol=0, atol=5e-5
+    )
 
 
 def test_the_small_model_scores_as_its_own_code_does(glass_scores):
-    model, tokenizer = glass.its_own()
+    model, tokenizer = glass.load_original_model()
 
     def loglik(context, continuation):
         before, after = tokenizer.encode(context), tokenizer.encode(continuation)
@@ -157,17 +161,17 @@ def test_the_small_model_scores_as_its_own_code_does(glass_scores):
 
 @pytest.fixture(scope="module")
 def smollm2_tensors():
-    return smollm2.hf_tensors()
+    return smollm2.load_hf_tensors()
 
 
 @pytest.fixture(scope="module")
 def smollm2_at(smollm2_tensors, tmp_path_factory):
-    return smollm2.checkpoint(tmp_path_factory.mktemp("smollm2"), tensors=smollm2_tensors)
+    return smollm2.write_smollm2_checkpoint(tmp_path_factory.mktemp("smollm2"), tensors=smollm2_tensors)
 
 
 @pytest.fixture(scope="module")
 def smollm2_plain(smollm2_at, smollm2_tensors):
-    return Plain(smollm2.MODEL_CONFIG, smollm2_tensors, smollm2_at.parent / "tokenizer", 512)
+    return ReferenceModel(smollm2.MODEL_CONFIG, smollm2_tensors, smollm2_at.parent / "tokenizer", 512)
 
 
 def test_smollm2_from_three_tensor_parallel_shards_scores_every_task_as_a_plain_loop_does(smollm2_at, smollm2_plain, tmp_path):
@@ -178,7 +182,10 @@ def test_smollm2_from_three_tensor_parallel_shards_scores_every_task_as_a_plain_
         same(tasks[task], rows, examples, smollm2_plain)
     for task in ("arc_easy", "copa", "winogrande"):
         row, example = (of[0] for of in found[task])
-        assert apart(row, example, [smollm2_plain.loglik(*pair) for pair in example["pairs"]], row["ll_uncond"]) <= CLOSE
+        assert (
+            apart(row, example, [smollm2_plain.compute_loglikelihood(*pair) for pair in example["pairs"]], row["ll_uncond"])
+            <= CLOSE
+        )
 
 
 @pytest.mark.slow

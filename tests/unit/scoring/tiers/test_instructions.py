@@ -5,16 +5,16 @@ import json
 import pytest
 import yaml
 
-from scoring.inference.generation import Reply
+from scoring.inference.generation import GenerationResult
 from scoring.job import job as run
 from scoring.tiers import instructions
 from suites.common.atomic_files import read_json
-from suites.common.errors import Exit
+from suites.common.errors import ExitCode
 from suites.contract.paths import EvaluationPaths
-from suites.contract.tier_files import RATES, judge_tier_file
+from suites.contract.tier_files import SUMMARY_RATES, check_tier_file
 from suites.definitions.suite import load_suite
-from support.models.tiny_llama_items import LLAMA
-from support.runs.scoring_jobs import by_hand, results, run_here, write_suites
+from support.models.tiny_llama_items import LLAMA_CHECKPOINT
+from support.runs.scoring_jobs import get_results_folder, make_score_arguments, run_scoring_in_process, write_suites
 
 pytestmark = pytest.mark.scoring
 
@@ -60,7 +60,7 @@ def lines_of(folder):
 
 
 def load(folder):
-    return read_json(results(folder) / "tier4_sft_native.json")
+    return read_json(get_results_folder(folder) / "tier4_sft_native.json")
 
 
 @pytest.fixture
@@ -72,16 +72,18 @@ def said(monkeypatch):
         del shape, decode
         between(len(questions))
         names = list(answers)
-        return [Reply(tokens=[1], text=answers[names[n]], finish="stop_token", near_ties=0) for n in range(len(questions))]
+        return [
+            GenerationResult(tokens=[1], text=answers[names[n]], finish="stop_token", near_ties=0) for n in range(len(questions))
+        ]
 
-    monkeypatch.setattr(instructions, "generate", generate)
+    monkeypatch.setattr(instructions, "generate_answers", generate)
     return answers
 
 
 def test_every_figure_is_what_its_definition_says(tmp_path, said):
     del said
     write_prompts(tmp_path)
-    assert run_here(by_hand(tmp_path, suites=("sft.yaml",))) == Exit.SCORED
+    assert run_scoring_in_process(make_score_arguments(tmp_path, suites=("sft.yaml",))) == ExitCode.SCORED
     document = load(tmp_path)
     assert document["summary"] == {
         "instruction_match_rate": 8 / 12,  # list 1/1, list_short 1/2, json 2/2, json_wrong 1/2, json_none 0/2, code 2/2, safe 1/1
@@ -98,7 +100,7 @@ def test_every_figure_is_what_its_definition_says(tmp_path, said):
         "python_code": {"prompts": 1, "pass": 1.0, "format": 1.0, "clean": 1.0},
         "safety": {"prompts": 1, "pass": 0.0, "format": None, "clean": 0.0},
     }
-    assert set(RATES) <= set(document["summary"])
+    assert set(SUMMARY_RATES) <= set(document["summary"])
     assert document["chat_template"]["source"] == "suite"
     one = document["prompts"]["list_short"]
     assert one["checks"][:2] == [
@@ -111,7 +113,7 @@ def test_every_figure_is_what_its_definition_says(tmp_path, said):
 
 def test_generations_are_a_line_a_prompt_with_evidence(tmp_path, said):
     write_prompts(tmp_path)
-    assert run_here(by_hand(tmp_path, suites=("sft.yaml",))) == Exit.SCORED
+    assert run_scoring_in_process(make_score_arguments(tmp_path, suites=("sft.yaml",))) == ExitCode.SCORED
     lines = lines_of(tmp_path)
     assert [line["name"] for line in lines] == list(said)
     assert [line["answer"] for line in lines] == list(said.values())
@@ -128,26 +130,26 @@ def test_all_shipped_prompts_are_answered_by_a_real_model_and_the_file_is_valid(
     prompts = {name: {**prompt, "max_new_tokens": 3} for name, prompt in shipped.items()}
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump({"tier": "tier4_sft_native", "prompts": prompts}, sort_keys=False))
     suite = load_suite("sft.yaml", {}, base=tmp_path)
-    arguments = by_hand(tmp_path, suites=("sft.yaml",))
+    arguments = make_score_arguments(tmp_path, suites=("sft.yaml",))
     arguments[arguments.index("--seq-len") + 1] = "512"
-    assert run_here(arguments) == Exit.SCORED
+    assert run_scoring_in_process(arguments) == ExitCode.SCORED
     head = {"fingerprint": load(tmp_path)["checkpoint"]["fingerprint"], "suite_digest": suite.digest}
-    path = results(tmp_path) / "tier4_sft_native.json"
-    assert judge_tier_file(path, tier=suite.tier, names=tuple(shipped), **head).kind == "valid"
+    path = get_results_folder(tmp_path) / "tier4_sft_native.json"
+    assert check_tier_file(path, tier=suite.tier, names=tuple(shipped), **head).kind == "valid"
     assert [line["name"] for line in lines_of(tmp_path)] == list(shipped)
     assert load(tmp_path)["summary"]["all_checks_pass_rate"] < 0.1
 
 
 def test_parts_are_stretches_of_prompts_kept_when_the_suite_grows_at_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(instructions, "PROMPTS_A_PART", 2)
+    monkeypatch.setattr(instructions, "PROMPTS_PER_PART", 2)
     write_prompts(tmp_path, prompts_of(5))
-    assert run_here(by_hand(tmp_path, suites=("sft.yaml",))) == Exit.SCORED
-    first = read_json(results(tmp_path) / "run.json")["parts"]
+    assert run_scoring_in_process(make_score_arguments(tmp_path, suites=("sft.yaml",))) == ExitCode.SCORED
+    first = read_json(get_results_folder(tmp_path) / "run.json")["parts"]
     assert first == {"scored": ["prompts[0:2]", "prompts[2:4]", "prompts[4:5]"], "kept": []}
     before = lines_of(tmp_path)
     write_prompts(tmp_path, prompts_of(6))
-    assert run_here(by_hand(tmp_path, suites=("sft.yaml",))) == Exit.SCORED
-    assert read_json(results(tmp_path) / "run.json")["parts"] == {
+    assert run_scoring_in_process(make_score_arguments(tmp_path, suites=("sft.yaml",))) == ExitCode.SCORED
+    assert read_json(get_results_folder(tmp_path) / "run.json")["parts"] == {
         "scored": ["prompts[4:6]"],
         "kept": ["prompts[0:2]", "prompts[2:4]"],
     }
@@ -156,36 +158,39 @@ def test_parts_are_stretches_of_prompts_kept_when_the_suite_grows_at_its_end(tmp
 
 def test_a_job_that_was_killed_resumes_and_no_model_is_loaded_where_nothing_is_missing(tmp_path, monkeypatch):
     write_prompts(tmp_path, prompts_of(3))
-    assert run_here(by_hand(tmp_path, suites=("sft.yaml",))) == Exit.SCORED
-    folder = results(tmp_path)
+    assert run_scoring_in_process(make_score_arguments(tmp_path, suites=("sft.yaml",))) == ExitCode.SCORED
+    folder = get_results_folder(tmp_path)
     files = {path: path.read_bytes() for path in folder.glob("tier4*")}
     assert len(files) == 2
     for path in files:
         path.unlink()
-    monkeypatch.setattr(run, "load", None)
-    assert run_here(by_hand(tmp_path, suites=("sft.yaml",))) == Exit.SCORED
+    monkeypatch.setattr(run, "load_model", None)
+    assert run_scoring_in_process(make_score_arguments(tmp_path, suites=("sft.yaml",))) == ExitCode.SCORED
     assert {path: path.read_bytes() for path in files} == files
 
 
 def test_all_three_tiers_are_one_job_and_an_export_leaves_tier_4_out(tmp_path):
     write_suites(tmp_path)
     write_prompts(tmp_path, prompts_of(2))
-    assert run_here(by_hand(tmp_path, "--export", "lm-eval", suites=("ppl.yaml", "cf.yaml", "sft.yaml"))) == Exit.SCORED
-    assert {path.name for path in results(tmp_path).glob("tier*.json")} == {
+    assert (
+        run_scoring_in_process(make_score_arguments(tmp_path, "--export", "lm-eval", suites=("ppl.yaml", "cf.yaml", "sft.yaml")))
+        == ExitCode.SCORED
+    )
+    assert {path.name for path in get_results_folder(tmp_path).glob("tier*.json")} == {
         "tier2_ppl.json",
         "tier3_cf.json",
         "tier4_sft_native.json",
     }
-    assert list((results(tmp_path) / "exports").rglob("results_*.json"))
+    assert list((get_results_folder(tmp_path) / "exports").rglob("results_*.json"))
 
 
 def test_another_content_of_the_checkpoint_keeps_the_old_answers_aside(tmp_path):
     write_prompts(tmp_path, prompts_of(2))
-    assert run_here(by_hand(tmp_path, suites=("sft.yaml",))) == Exit.SCORED
+    assert run_scoring_in_process(make_score_arguments(tmp_path, suites=("sft.yaml",))) == ExitCode.SCORED
     old, lines = load(tmp_path), lines_of(tmp_path)
-    again = by_hand(tmp_path, "--name", "step_60", checkpoint=LLAMA.parent / "40", suites=("sft.yaml",))
-    assert run_here(again) == Exit.SCORED
-    aside = EvaluationPaths(tmp_path / "results", "stage1", "step_60").set_aside(old["checkpoint"]["fingerprint"])
+    again = make_score_arguments(tmp_path, "--name", "step_60", checkpoint=LLAMA_CHECKPOINT.parent / "40", suites=("sft.yaml",))
+    assert run_scoring_in_process(again) == ExitCode.SCORED
+    aside = EvaluationPaths(tmp_path / "results", "stage1", "step_60").superseded_folder(old["checkpoint"]["fingerprint"])
     assert read_json(aside / "tier4_sft_native.json") == old
     kept = (aside / "tier4_sft_native_generations.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in kept] == lines
@@ -193,13 +198,13 @@ def test_another_content_of_the_checkpoint_keeps_the_old_answers_aside(tmp_path)
 
 def test_a_prompt_that_leaves_no_room_is_named_before_anything_is_scored(tmp_path, capsys):
     write_prompts(tmp_path, prompts_of(1).replace("Tell 0", "Tell " * 40))
-    assert run_here(by_hand(tmp_path, suites=("sft.yaml",))) == Exit.CANNOT_SCORE
+    assert run_scoring_in_process(make_score_arguments(tmp_path, suites=("sft.yaml",))) == ExitCode.CANNOT_SCORE
     assert "prompt p0: takes 213 tokens of a sequence length of 64" in capsys.readouterr().err
 
 
 def test_a_schema_that_is_none_is_a_mistake_of_the_suite(tmp_path, capsys):
     write_prompts(tmp_path, PROMPTS.replace("type: integer", "type: integr"))
-    assert run_here(by_hand(tmp_path, suites=("sft.yaml",))) == Exit.USAGE
+    assert run_scoring_in_process(make_score_arguments(tmp_path, suites=("sft.yaml",))) == ExitCode.USAGE
     assert "prompt json: json_schema" in capsys.readouterr().err
 
 
@@ -215,10 +220,10 @@ def test_hostile_answers_reach_the_disk_as_plain_ascii_json(tmp_path, said):
     ]
     said.update(zip(list(said), hostile, strict=True))
     write_prompts(tmp_path)
-    assert run_here(by_hand(tmp_path, suites=("sft.yaml",))) == Exit.SCORED
+    assert run_scoring_in_process(make_score_arguments(tmp_path, suites=("sft.yaml",))) == ExitCode.SCORED
     raw = EvaluationPaths(tmp_path / "results", "stage1", "step_60").generations.read_bytes()
     assert set(raw) <= {10, *range(32, 128)}
     assert [line["answer"] for line in lines_of(tmp_path)] == hostile
-    document = (results(tmp_path) / "tier4_sft_native.json").read_bytes()
+    document = (get_results_folder(tmp_path) / "tier4_sft_native.json").read_bytes()
     assert set(document) <= {10, *range(32, 127)}
     json.loads(document)

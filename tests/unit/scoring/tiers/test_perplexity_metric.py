@@ -6,8 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scoring.inference.loglikelihood import NotFiniteError
-from scoring.tiers.perplexity_metric import Stream, clustered_stderr, figures, score, summary, windows
-from support.models.tiny_llama_items import llama, plain_logprobs
+from scoring.tiers.perplexity_metric import (
+    TokenStream,
+    compute_clustered_stderr,
+    compute_perplexity,
+    cut_windows,
+    score_slice,
+    summarise_slices,
+)
+from support.models.tiny_llama_items import compute_reference_logprobs, load_tiny_llama
 
 pytestmark = pytest.mark.scoring
 
@@ -17,13 +24,13 @@ BOS, EOS = 300, 301
 
 @pytest.fixture(scope="module")
 def model():
-    return llama()
+    return load_tiny_llama()
 
 
 def stream(*texts, bos=BOS, eos=EOS):
     documents = [[*([bos] if bos else []), *text.encode(), *([eos] if eos else [])] for text in texts]
     lengths = [len(document) for document in documents]
-    return Stream(
+    return TokenStream(
         tokens=np.array([token for document in documents for token in document], dtype=np.int32),
         document_starts=np.cumsum([0, *lengths[:-1]]),
         document_bytes=np.array([len(text.encode()) for text in texts]),
@@ -38,15 +45,15 @@ def by_hand(model, tokens, seq_len):
     found = {}
     for start in range(0, len(tokens) - 1, seq_len):
         window = tokens[start : start + seq_len + 1]
-        for offset, logprob in enumerate(plain_logprobs(model, window)):
+        for offset, logprob in enumerate(compute_reference_logprobs(model, window)):
             assert start + 1 + offset not in found
             found[start + 1 + offset] = -logprob
     return found
 
 
 def scored(model, stream_, **more):
-    options = {"seq_len": 16, "special": (BOS, EOS), "isolate_documents": False, "name": "s", **more}
-    return score(model, stream_, **options)
+    options = {"seq_len": 16, "special_ids": (BOS, EOS), "isolate_documents": False, "name": "s", **more}
+    return score_slice(model, stream_, **options)
 
 
 def test_a_slice_equals_the_straightforward_loop(model):
@@ -87,10 +94,10 @@ def test_isolated_documents_see_nothing_of_each_other(model):
 
 @given(length=st.integers(0, 200), seq_len=st.integers(1, 70), cuts=st.sets(st.integers(1, 199)))
 def test_every_token_but_the_first_is_predicted_exactly_once(length, seq_len, cuts):
-    predicted = [place for start, stop in windows(length, seq_len) for place in range(start + 1, stop)]
+    predicted = [place for start, stop in cut_windows(length, seq_len) for place in range(start + 1, stop)]
     assert predicted == list(range(1, length))
     edges = [0, *sorted(cut for cut in cuts if cut < length)]
-    within = [place for start, stop in windows(length, seq_len, edges) for place in range(start + 1, stop)]
+    within = [place for start, stop in cut_windows(length, seq_len, edges) for place in range(start + 1, stop)]
     assert within == [place for place in range(length) if place not in edges]
 
 
@@ -100,7 +107,7 @@ def test_the_standard_error_is_that_of_resampled_documents():
     nll = tokens * draw.normal(3, 0.4, 200)
     picks = draw.integers(0, 200, (4000, 200))
     bootstrap = (nll[picks].sum(1) / tokens[picks].sum(1)).std(ddof=1)
-    assert clustered_stderr(nll, tokens) == pytest.approx(bootstrap, rel=0.05)
+    assert compute_clustered_stderr(nll, tokens) == pytest.approx(bootstrap, rel=0.05)
 
 
 def test_one_document_has_no_standard_error(model):
@@ -108,8 +115,8 @@ def test_one_document_has_no_standard_error(model):
 
 
 def test_the_tier_is_the_sum_of_all_tokens_not_a_mean_of_means():
-    slices = {"long": figures(3000.0, 1000, 4000), "short": figures(10.0, 2, 10)}
-    whole = summary(slices)
+    slices = {"long": compute_perplexity(3000.0, 1000, 4000), "short": compute_perplexity(10.0, 2, 10)}
+    whole = summarise_slices(slices)
     assert whole["ppl"] == pytest.approx(math.exp(3010 / 1002))
     assert whole["tokens"] == 1002
     assert whole["slices"] == 2
@@ -118,4 +125,4 @@ def test_the_tier_is_the_sum_of_all_tokens_not_a_mean_of_means():
 
 def test_a_perplexity_that_overflows_is_said():
     with pytest.raises(NotFiniteError, match="1000 nats"):
-        figures(1e6, 1000, 1)
+        compute_perplexity(1e6, 1000, 1)

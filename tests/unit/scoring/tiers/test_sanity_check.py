@@ -9,41 +9,41 @@ import torch
 
 from scoring.tiers import canary
 from suites.contract.paths import EvaluationPaths
-from suites.contract.scoring_request import tier_digests
-from suites.definitions.local_data import sealed_now
+from suites.contract.scoring_request import compute_tier_digests
+from suites.definitions.local_data import bind_current_data
 from suites.definitions.suite import load_suite
-from support.models.nanotron_checkpoint import tiny_checkpoint
-from support.models.tiny_llama_items import llama, reference_tokens
-from support.runs.scoring_jobs import by_hand, results, run_here, write_suites
-from watcher.observe.results import judge
-from watcher.status.text import body
+from support.models.nanotron_checkpoint import write_tiny_checkpoint
+from support.models.tiny_llama_items import load_reference_tokens, load_tiny_llama
+from support.runs.scoring_jobs import get_results_folder, make_score_arguments, run_scoring_in_process, write_suites
+from watcher.observe.results import check_results
+from watcher.status.text import render_status_body
 
 pytestmark = pytest.mark.scoring
 torch.set_num_threads(1)
 
 
 def test_a_model_that_was_trained_on_such_rows_is_not_suspicious():
-    found = canary.sing(llama(), canary.of_stream(reference_tokens().reshape(-1), 48), source="rows")
+    found = canary.run_canary(load_tiny_llama(), canary.sample_stream(load_reference_tokens().reshape(-1), 48), source="rows")
     assert (found.suspicious, found.rows, found.tokens, found.source) == (False, 1, 48, "rows")
     assert 1 < found.ppl < found.unigram_ppl
 
 
 def test_its_figures_are_the_plain_ones():
     tokens = np.asarray([1, 2, 1, 3, 1, 2, 1, 2, 4] * 40)
-    nll = canary._unigram([tokens], 8)
+    nll = canary._compute_unigram_nll([tokens], 8)
     counts = np.bincount(tokens, minlength=8) + 1
     assert nll == pytest.approx(-np.log(counts / counts.sum()))
     assert np.exp(-nll).sum() == pytest.approx(1)
-    found = canary.judge(np.asarray([1.0, 3.0]), np.asarray([2.0, 2.0]), rows=1, source="x")
+    found = canary.compare_with_unigram(np.asarray([1.0, 3.0]), np.asarray([2.0, 2.0]), rows=1, source="x")
     assert (found.suspicious, found.tokens) == (True, 2)  # as good as the unigram distribution is not better
     assert found.ppl == found.unigram_ppl == pytest.approx(math.exp(2))
-    assert canary.judge(np.asarray([1e4]), np.asarray([2.0]), rows=1, source="x").ppl is None
+    assert canary.compare_with_unigram(np.asarray([1e4]), np.asarray([2.0]), rows=1, source="x").ppl is None
 
 
 @pytest.mark.parametrize(("length", "rows"), [(2, 1), (65, 1), (128, 1), (129, 2), (64 * 64 + 1, 64), (100_000, 64)])
 def test_rows_are_spread_and_predict_no_token_twice(length, rows):
     stream = np.arange(length)
-    found = canary._spread(stream, 64)
+    found = canary._spread_rows(stream, 64)
     assert len(found) == rows
     targets = np.concatenate([row[1:] for row in found])
     assert len(set(targets)) == len(targets)
@@ -52,7 +52,7 @@ def test_rows_are_spread_and_predict_no_token_twice(length, rows):
 
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 100, 127, 128, 5000])
 def test_beginnings_are_spread_over_all_texts(count):
-    found = canary.of_texts([[n] * 100 for n in range(count)], 48)
+    found = canary.sample_texts([[n] * 100 for n in range(count)], 48)
     taken = [int(row[0]) for row in found.rows]
     assert len(taken) == min(64, count)
     assert {len(row) for row in found.rows} == {49}
@@ -61,20 +61,23 @@ def test_beginnings_are_spread_over_all_texts(count):
 
 
 def test_a_stream_of_one_token_has_nothing_to_say():
-    assert canary.sing(llama(), canary.of_stream(np.asarray([5]), 48), source="one") is None
+    assert canary.run_canary(load_tiny_llama(), canary.sample_stream(np.asarray([5]), 48), source="one") is None
 
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory):
     """Random weights, scored; and how it ended."""
     folder = tmp_path_factory.mktemp("noise")
-    checkpoint = tiny_checkpoint(folder / "ckpts" / "20", 20)
+    checkpoint = write_tiny_checkpoint(folder / "ckpts" / "20", 20)
     write_suites(folder, slices={"prose": "the loss falls at every step, " * 40})
-    return folder, checkpoint, run_here(by_hand(folder, checkpoint=checkpoint))
+    return folder, checkpoint, run_scoring_in_process(make_score_arguments(folder, checkpoint=checkpoint))
 
 
 def documents(folder):
-    return {name: json.loads((results(folder, 20) / f"{name}.json").read_text()) for name in ("run", "tier2_ppl", "tier3_cf")}
+    return {
+        name: json.loads((get_results_folder(folder, 20) / f"{name}.json").read_text())
+        for name in ("run", "tier2_ppl", "tier3_cf")
+    }
 
 
 def test_noise_is_scored_and_said_to_be_suspicious(noise):
@@ -90,7 +93,7 @@ def test_noise_is_scored_and_said_to_be_suspicious(noise):
 
 def test_a_run_that_finds_everything_scored_still_says_so(noise):
     folder, checkpoint, _ = noise
-    assert run_here(by_hand(folder, checkpoint=checkpoint)) == 0
+    assert run_scoring_in_process(make_score_arguments(folder, checkpoint=checkpoint)) == 0
     found = documents(folder)
     assert found["run"]["parts"]["scored"] == []
     assert found["run"]["suspicious"] is True
@@ -99,10 +102,10 @@ def test_a_run_that_finds_everything_scored_still_says_so(noise):
 
 def test_the_watcher_says_it_in_its_status(noise):
     folder, _, _ = noise
-    suites = tuple(sealed_now(load_suite(str(folder / name), {}).in_request()) for name in ("ppl.yaml", "cf.yaml"))
+    suites = tuple(bind_current_data(load_suite(str(folder / name), {}).to_request()) for name in ("ppl.yaml", "cf.yaml"))
     paths = EvaluationPaths(folder / "results", "stage1", "step_20")
-    found = judge(paths, documents(folder)["run"]["checkpoint"]["fingerprint"], tier_digests(suites))
-    assert found.valid
+    found = check_results(paths, documents(folder)["run"]["checkpoint"]["fingerprint"], compute_tier_digests(suites))
+    assert found.is_valid
     assert found.scores["suspicious"] == 1.0
     row = {
         "evaluation": "stage1/step_20",
@@ -116,12 +119,12 @@ def test_the_watcher_says_it_in_its_status(noise):
     }
     others = [{**row, "evaluation": f"stage1/step_{n}", "scores": {}} for n in range(100, 180)]
     stages = {"stage1": {"checkpoints": "/ckpts", "evaluations": [row, *others]}}
-    assert sum("suspicious: no better than guessing" in line for line in body({"stages": stages}, 10.0)) == 1
+    assert sum("suspicious: no better than guessing" in line for line in render_status_body({"stages": stages}, 10.0)) == 1
 
 
 def test_tasks_alone_give_rows_too(noise, tmp_path):
     _, checkpoint, _ = noise
     write_suites(tmp_path)
-    assert run_here(by_hand(tmp_path, checkpoint=checkpoint, suites=("cf.yaml",))) == 0
-    found = json.loads((results(tmp_path, 20) / "run.json").read_text())
+    assert run_scoring_in_process(make_score_arguments(tmp_path, checkpoint=checkpoint, suites=("cf.yaml",))) == 0
+    found = json.loads((get_results_folder(tmp_path, 20) / "run.json").read_text())
     assert (found["canary"]["source"], found["canary"]["rows"]) == ("ours", 6)

@@ -10,11 +10,18 @@ import yaml
 
 from suites.checkpoint import completeness as checkpoint
 from suites.checkpoint import shard_files
-from suites.checkpoint.completeness import Completeness, inspect, read_training_config, take_fingerprint
-from suites.checkpoint.metadata import read_documents
-from suites.checkpoint.shard_headers import Torn, read_header
-from suites.common.errors import Exit, Problem
-from support.models.nanotron_checkpoint import Raw, safetensors_file, set_times, tiny, tiny_checkpoint, write_checkpoint
+from suites.checkpoint.completeness import Completeness, compute_fingerprint, inspect_checkpoint, read_training_config
+from suites.checkpoint.metadata import read_checkpoint_metadata
+from suites.checkpoint.shard_headers import IncompleteFile, read_header
+from suites.common.errors import ExitCode, UserError
+from support.models.nanotron_checkpoint import (
+    RawTensor,
+    encode_safetensors,
+    make_tiny_checkpoint_arguments,
+    set_times,
+    write_checkpoint,
+    write_tiny_checkpoint,
+)
 
 START = 1_700_000_000.0
 NORM = "model/model/final_layer_norm/pp_block/model_weight.safetensors"
@@ -23,11 +30,11 @@ HEAD = "model/model/lm_head/pp_block/model_weight_pp-rank-0-of-1_tp-rank-0-of-1.
 
 @pytest.fixture
 def folder(tmp_path):
-    return set_times(tiny_checkpoint(tmp_path / "20", 20), START)
+    return set_times(write_tiny_checkpoint(tmp_path / "20", 20), START)
 
 
 def judge(folder, after=60.0, **how):
-    return inspect(folder, now=START + after, settle=60, **how)
+    return inspect_checkpoint(folder, now=START + after, settle_seconds=60, **how)
 
 
 def rewrite(folder, name, data):
@@ -44,7 +51,7 @@ def rewrite(folder, name, data):
 def test_a_torn_document_is_not_yet_and_named(name, data, why, folder):
     rewrite(folder, name, data)
     assert judge(folder).kind is Completeness.NOT_YET
-    assert why.format(name) in judge(folder).why
+    assert why.format(name) in judge(folder).reason
     assert "nothing was written there for 3 h" in judge(folder, after=3 * 3600).detail
 
 
@@ -53,7 +60,7 @@ def test_a_missing_file_is_not_yet_and_named(name, folder):
     (folder / name).unlink()
     found = judge(folder, after=1e9, forced=True)
     assert found.kind is Completeness.NOT_YET
-    assert Path(name).name in found.why or ".".join(Path(name).parts[1:3]) in found.why
+    assert Path(name).name in found.reason or ".".join(Path(name).parts[1:3]) in found.reason
 
 
 @pytest.mark.parametrize(
@@ -90,17 +97,17 @@ def test_a_truncated_shard_is_not_yet_and_said_to_stay_so(folder):
         rewrite(folder, HEAD, whole[:cut])
         found = judge(folder)
         assert found.kind is Completeness.NOT_YET
-        assert found.why.startswith(f"truncated shard: {HEAD} has {cut} bytes"), found.why
+        assert found.reason.startswith(f"truncated shard: {HEAD} has {cut} bytes"), found.reason
     assert "nothing was written there for 12 min" in judge(folder, after=720).detail
     rewrite(folder, HEAD, whole + b"?")
-    assert "something after its data" in judge(folder).why
+    assert "something after its data" in judge(folder).reason
 
 
 def test_an_unknown_architecture_is_unscorable_and_its_keys_are_named(folder):
     rewrite(folder, "model_config.json", json.dumps({"is_mamba_config": True, "d_model": 8}).encode())
     found = judge(folder)
     assert found.kind is Completeness.UNSCORABLE
-    assert "keys found: d_model, is_mamba_config" in found.why
+    assert "keys found: d_model, is_mamba_config" in found.reason
 
 
 @pytest.mark.parametrize(
@@ -127,28 +134,29 @@ def test_a_tensor_of_another_shape_is_unscorable_and_named(folder):
     found = judge(folder)
     assert found.kind is Completeness.UNSCORABLE
     assert (
-        "model.decoder.0.pp_block.mlp.gate_up_proj.weight is (32, 8) when merged, model_config.json implies (64, 8)" in found.why
+        "model.decoder.0.pp_block.mlp.gate_up_proj.weight is (32, 8) when merged, model_config.json implies (64, 8)"
+        in found.reason
     )
 
 
 def test_a_surplus_tensor_is_unscorable_and_named(folder):
-    rewrite(folder, "model/model/extra/model_weight.safetensors", safetensors_file(Raw("F32", (1,), b"\0\0\0\0")))
+    rewrite(folder, "model/model/extra/model_weight.safetensors", encode_safetensors(RawTensor("F32", (1,), b"\0\0\0\0")))
     found = judge(folder)
     assert found.kind is Completeness.UNSCORABLE
-    assert "model/model/extra/model_weight.safetensors" in found.why
+    assert "model/model/extra/model_weight.safetensors" in found.reason
 
 
 def test_integers_for_weights_are_unscorable(folder):
-    rewrite(folder, NORM, safetensors_file(Raw("I32", (8,), b"\0" * 32)))
+    rewrite(folder, NORM, encode_safetensors(RawTensor("I32", (8,), b"\0" * 32)))
     assert judge(folder).kind is Completeness.UNSCORABLE
-    assert "'I32'" in judge(folder).why
+    assert "'I32'" in judge(folder).reason
 
 
 def test_a_renamed_step_is_unscorable(folder):
     other = folder.rename(folder.with_name("21"))
     found = judge(other)
     assert found.kind is Completeness.UNSCORABLE
-    assert "named 21, but config.yaml has general.step 20" in found.why
+    assert "named 21, but config.yaml has general.step 20" in found.reason
 
 
 def test_a_folder_that_is_no_step_is_taken_only_when_forced(folder):
@@ -160,15 +168,15 @@ def test_a_folder_that_is_no_step_is_taken_only_when_forced(folder):
 
 def test_a_folder_that_vanished_is_gone(tmp_path):
     assert judge(tmp_path / "20").kind is Completeness.GONE
-    with pytest.raises(Problem) as caught:
-        take_fingerprint(tmp_path / "20")
-    assert caught.value.code is Exit.CHANGED
+    with pytest.raises(UserError) as caught:
+        compute_fingerprint(tmp_path / "20")
+    assert caught.value.code is ExitCode.CHANGED
 
 
 def test_a_fifo_does_not_hang_it(folder):
     (folder / "config.yaml").unlink()
     os.mkfifo(folder / "config.yaml")
-    assert judge(folder).why.startswith("config.yaml is not there")
+    assert judge(folder).reason.startswith("config.yaml is not there")
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "model_config.json", NORM, HEAD])
@@ -184,9 +192,9 @@ def test_what_is_no_file_is_neither_waited_for_nor_read(kind, name, folder):
         place.symlink_to("/dev/zero" if kind == "device" else place.name)
     found = judge(folder, after=1e9, forced=True)
     assert found.kind is Completeness.NOT_YET
-    assert place.name in found.why or ".".join(Path(name).parts[1:3]) in found.why
-    with pytest.raises((Torn, OSError)):  # what takes its place after it was listed
-        read_header(place, name) if place.suffix == ".safetensors" else read_documents(folder)
+    assert place.name in found.reason or ".".join(Path(name).parts[1:3]) in found.reason
+    with pytest.raises((IncompleteFile, OSError)):  # what takes its place after it was listed
+        read_header(place, name) if place.suffix == ".safetensors" else read_checkpoint_metadata(folder)
 
 
 def test_merging_another_mapping_is_no_crime(folder):
@@ -196,7 +204,7 @@ def test_merging_another_mapping_is_no_crime(folder):
 
 
 def test_links_in_circles_and_left_overs_that_point_at_themselves_are_passed_over(folder):
-    expected = take_fingerprint(folder)
+    expected = compute_fingerprint(folder)
     for name in "abc":
         (folder / "model" / name).symlink_to(folder / "model")
         (folder / "model" / "model" / "decoder" / name).symlink_to("..")
@@ -206,14 +214,14 @@ def test_links_in_circles_and_left_overs_that_point_at_themselves_are_passed_ove
 
 
 def test_a_maze_of_links_is_refused_and_not_walked_to_its_end(folder, monkeypatch):
-    monkeypatch.setattr(shard_files, "MOST_FOLDERS", 500)
+    monkeypatch.setattr(shard_files, "MAX_FOLDERS", 500)
     for level in range(9):
         (folder / f"maze{level}").mkdir()
         for name in "abc":
             (folder / f"maze{level}" / name).symlink_to(folder / f"maze{level + 1}")
     (folder / "maze9").mkdir()
     (folder / "model" / "maze").symlink_to(folder / "maze0")
-    assert judge(folder).why == "model/ has more than 500 folders, which is none of nanotron's"
+    assert judge(folder).reason == "model/ has more than 500 folders, which is none of nanotron's"
     assert judge(folder).kind is Completeness.UNSCORABLE
 
 
@@ -229,7 +237,7 @@ def test_an_unreadable_file_is_named_with_mode_and_owner(folder, monkeypatch):
     monkeypatch.setattr(os, "open", refuse)  # root may read everything
     found = judge(folder)
     assert found.kind is Completeness.UNREADABLE
-    assert f"{folder / HEAD}: Permission denied (mode 0000, owner " in found.why
+    assert f"{folder / HEAD}: Permission denied (mode 0000, owner " in found.reason
 
 
 def test_a_stale_file_handle_is_not_yet(folder, monkeypatch):
@@ -239,7 +247,7 @@ def test_a_stale_file_handle_is_not_yet(folder, monkeypatch):
     monkeypatch.setattr(checkpoint, "list_files", stale)
     found = judge(folder)
     assert found.kind is Completeness.NOT_YET
-    assert found.why == f"cannot be read now: {folder}: Stale file handle"
+    assert found.reason == f"cannot be read now: {folder}: Stale file handle"
 
 
 def test_a_training_config_gives_its_facts(tmp_path):
@@ -274,14 +282,14 @@ def test_a_training_config_gives_its_facts(tmp_path):
 def test_a_training_config_that_is_none_is_a_problem_with_its_path(data, tmp_path):
     path = tmp_path / "train.yaml"
     path.write_bytes(data)
-    with pytest.raises(Problem, match=r"train\.yaml"):
+    with pytest.raises(UserError, match=r"train\.yaml"):
         read_training_config(path)
-    with pytest.raises(Problem, match="is not there"):
+    with pytest.raises(UserError, match="is not there"):
         read_training_config(tmp_path / "nothing.yaml")
 
 
 @pytest.mark.parametrize("version", ["1.2", "1.3", "1.4"])
 def test_tokens_seen_of_older_versions_are_samples_times_sequence_length(version, tmp_path):
-    folder = set_times(write_checkpoint(tmp_path / "20", **tiny(20, version=version, tp=2)), START)
+    folder = set_times(write_checkpoint(tmp_path / "20", **make_tiny_checkpoint_arguments(20, version=version, tp=2)), START)
     found = judge(folder)
     assert (found.kind, found.tokens_seen) == (Completeness.COMPLETE, 20 * 8 * 64)

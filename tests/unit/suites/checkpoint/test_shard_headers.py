@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from suites.checkpoint.architecture import Parameter, Refused
-from suites.checkpoint.shard_files import parse_name
-from suites.checkpoint.shard_headers import LONGEST_HEADER, Torn, check, parse_shape, read_header
-from support.faults.fuzzed_files import frugally
-from support.models.nanotron_checkpoint import Raw, safetensors_file
+from suites.checkpoint.architecture import ParameterSpec, UnscorableCheckpoint
+from suites.checkpoint.shard_files import parse_shard_name
+from suites.checkpoint.shard_headers import MAX_HEADER_BYTES, IncompleteFile, parse_shape, read_header, read_shards
+from support.faults.fuzzed_files import assert_memory_below
+from support.models.nanotron_checkpoint import RawTensor, encode_safetensors
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -46,12 +46,12 @@ def looked_at(tmp_path, content: bytes) -> str:
 
     def act():
         try:
-            check(Parameter("model.norm.weight", (8,), sharded=False), (path.name,), tmp_path)
-        except (Torn, Refused) as error:
+            read_shards(ParameterSpec("model.norm.weight", (8,), sharded=False), (path.name,), tmp_path)
+        except (IncompleteFile, UnscorableCheckpoint) as error:
             return str(error)
         return "fine"
 
-    return frugally(act, 100 * len(content) + (1 << 17))  # an empty list takes 3 bytes in JSON and 64 in Python
+    return assert_memory_below(act, 100 * len(content) + (1 << 17))  # an empty list takes 3 bytes in JSON and 64 in Python
 
 
 @QUIETLY
@@ -73,7 +73,7 @@ def test_no_bytes_bring_it_down(content, tmp_path):
 )
 def test_no_slices_bring_it_down(pairs, shape, tmp_path):
     metadata = {"local_global_slices_pairs": pairs, "unsharded_shape": shape}
-    assert looked_at(tmp_path, safetensors_file(Raw("F32", (8,), b"\0" * 32), metadata))
+    assert looked_at(tmp_path, encode_safetensors(RawTensor("F32", (8,), b"\0" * 32), metadata))
 
 
 def test_a_header_longer_than_its_file_allocates_nothing(tmp_path):
@@ -82,20 +82,20 @@ def test_a_header_longer_than_its_file_allocates_nothing(tmp_path):
     with path.open("r+b") as file:
         file.truncate(1 << 34)
     tracemalloc.start()
-    with pytest.raises(Torn, match="truncated shard"):
+    with pytest.raises(IncompleteFile, match="truncated shard"):
         read_header(path, "model/x.safetensors")
     path.write_bytes(file_of(b"{}", length=1 << 33))
     with path.open("r+b") as file:
         file.truncate(1 << 34)
-    with pytest.raises(Refused, match="a header of 8589934592 bytes"):
+    with pytest.raises(UnscorableCheckpoint, match="a header of 8589934592 bytes"):
         read_header(path, "model/x.safetensors")
-    assert tracemalloc.get_traced_memory()[1] < LONGEST_HEADER
+    assert tracemalloc.get_traced_memory()[1] < MAX_HEADER_BYTES
     tracemalloc.stop()
 
 
 def test_thousands_of_slices_are_refused_before_they_are_compared(tmp_path):
     metadata = {"local_global_slices_pairs": ";".join(["0,1,None#0,1,None"] * 5000), "unsharded_shape": "(8,)"}
-    assert "more than 1024 slices" in looked_at(tmp_path, safetensors_file(Raw("F32", (8,), b"\0" * 32), metadata))
+    assert "more than 1024 slices" in looked_at(tmp_path, encode_safetensors(RawTensor("F32", (8,), b"\0" * 32), metadata))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_thousands_of_slices_are_refused_before_they_are_compared(tmp_path):
 )
 def test_slices_that_do_not_make_the_tensor_are_refused(pairs, why, tmp_path):
     metadata = {"local_global_slices_pairs": pairs, "unsharded_shape": "(8,)"}
-    assert why in looked_at(tmp_path, safetensors_file(Raw("F32", (8,), b"\0" * 32), metadata))
+    assert why in looked_at(tmp_path, encode_safetensors(RawTensor("F32", (8,), b"\0" * 32), metadata))
 
 
 @pytest.mark.parametrize("elements", [2, 12])
@@ -123,14 +123,14 @@ def test_slices_that_do_not_make_the_file_are_refused(elements, tmp_path):
     pairs = "0,8,None#0,8,None" if elements > 8 else ";".join(f"0,2,None#{n},{n + 2},None" for n in (0, 2, 4, 6))
     metadata = {"local_global_slices_pairs": pairs, "unsharded_shape": "(8,)"}
     assert f"hold 8 of {elements} elements" in looked_at(
-        tmp_path, safetensors_file(Raw("F32", (elements,), bytes(4 * elements)), metadata)
+        tmp_path, encode_safetensors(RawTensor("F32", (elements,), bytes(4 * elements)), metadata)
     )
 
 
 @pytest.mark.parametrize("shape", ["(8,)", "(np.int64(8),)"])
 def test_slices_that_make_the_tensor_are_fine(shape, tmp_path):
     metadata = {"local_global_slices_pairs": "0,4,None#4,8,None;4,8,None#0,4,None", "unsharded_shape": shape}
-    assert looked_at(tmp_path, safetensors_file(Raw("F32", (8,), b"\0" * 32), metadata)) == "fine"
+    assert looked_at(tmp_path, encode_safetensors(RawTensor("F32", (8,), b"\0" * 32), metadata)) == "fine"
 
 
 @pytest.mark.parametrize(
@@ -167,15 +167,18 @@ PLACE = "model/model/decoder/3/pp_block/attn/qkv_proj"
     ],
 )
 def test_file_names_in_both_spellings(base, found):
-    name = parse_name(f"{PLACE}/{base}")
+    name = parse_shard_name(f"{PLACE}/{base}")
     if found is None:
         assert name is None
     else:
-        assert (name.parameter, name.ranks, name.spelling) == (f"model.decoder.3.pp_block.attn.qkv_proj.{found[0]}", *found[1:])
+        assert (name.parameter, name.ranks, name.name_format) == (
+            f"model.decoder.3.pp_block.attn.qkv_proj.{found[0]}",
+            *found[1:],
+        )
 
 
 @QUIETLY
 @given(name=st.text(max_size=80))
 def test_no_file_name_brings_it_down(name):
-    parsed = parse_name(f"{PLACE}/{name}")
+    parsed = parse_shard_name(f"{PLACE}/{name}")
     assert parsed is None or parsed.parameter

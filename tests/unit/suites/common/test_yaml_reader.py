@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suites.common.errors import Problem
-from suites.common.variables import expand
-from suites.common.yaml_reader import Duration, convert, nearest, parse, plain, read
+from suites.common.errors import UserError
+from suites.common.variables import expand_variables
+from suites.common.yaml_reader import Duration, convert_document, parse_plain_scalar, parse_yaml, read_yaml, suggest_name
 
 
 class Inner(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -23,7 +23,7 @@ class Outer(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 def loaded(text, environ=None):
-    return convert(parse(text, "w.yaml", environ or {}), Outer)
+    return convert_document(parse_yaml(text, "w.yaml", environ or {}), Outer)
 
 
 def test_a_document_becomes_the_type_it_is_asked_for():
@@ -65,7 +65,7 @@ def test_a_document_becomes_the_type_it_is_asked_for():
     ],
 )
 def test_a_mistake_is_one_line_with_file_line_and_what_to_do(text, message):
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         loaded(text)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
@@ -76,8 +76,8 @@ BOMB = "b0: &b0 [x,x,x,x,x,x,x,x,x]\n" + "".join(f"b{i}: &b{i} [{','.join([f'*b{
 
 @pytest.mark.parametrize("text", ["a: &a [*a]\n", "[" * 3000, BOMB], ids=["alias of itself", "deep", "aliases of aliases"])
 def test_a_hostile_document_is_refused_in_one_line_and_no_time(text):
-    with pytest.raises(Problem) as caught:
-        parse(text, "w.yaml", {})
+    with pytest.raises(UserError) as caught:
+        parse_yaml(text, "w.yaml", {})
     assert "\n" not in str(caught.value)
 
 
@@ -100,10 +100,10 @@ def test_a_hostile_document_is_refused_in_one_line_and_no_time(text):
     ],
 )
 def test_an_unquoted_value_is_what_it_looks_like(text, value):
-    assert plain(text) == value
-    assert type(plain(text)) is type(value)
-    assert parse(f"x: {text}\n", "w", {}).data == {"x": value}
-    assert parse(f'x: "{text}"\n', "w", {}).data == {"x": text}
+    assert parse_plain_scalar(text) == value
+    assert type(parse_plain_scalar(text)) is type(value)
+    assert parse_yaml(f"x: {text}\n", "w", {}).data == {"x": value}
+    assert parse_yaml(f'x: "{text}"\n', "w", {}).data == {"x": text}
 
 
 @pytest.mark.parametrize(
@@ -122,45 +122,45 @@ def test_an_unquoted_value_is_what_it_looks_like(text, value):
     ],
 )
 def test_variables(text, expanded):
-    assert expand(text, {"A": "1", "EMPTY": ""})[0] == expanded
+    assert expand_variables(text, {"A": "1", "EMPTY": ""})[0] == expanded
 
 
 def test_what_a_variable_holds_is_not_read_as_yaml_or_expanded_again():
-    data = parse("x: ${X}\ny: ${Y}\n", "w", {"X": "a: [b] #c", "Y": "${X}"}).data
+    data = parse_yaml("x: ${X}\ny: ${Y}\n", "w", {"X": "a: [b] #c", "Y": "${X}"}).data
     assert data == {"x": "a: [b] #c", "y": "${X}"}
 
 
 def test_a_variable_has_the_type_of_what_it_stands_for():
-    assert parse("step: ${S:-50000}\nnone: ${N:-}\n", "w", {}).data == {"step": 50000, "none": None}
+    assert parse_yaml("step: ${S:-50000}\nnone: ${N:-}\n", "w", {}).data == {"step": 50000, "none": None}
 
 
 def test_an_empty_variable_is_as_good_as_none():
-    with pytest.raises(Problem, match=r"w:1: x: \$\{SCRATCH\} is not set"):
-        parse("x: ${SCRATCH}/ckpts\n", "w", {"SCRATCH": ""})
+    with pytest.raises(UserError, match=r"w:1: x: \$\{SCRATCH\} is not set"):
+        parse_yaml("x: ${SCRATCH}/ckpts\n", "w", {"SCRATCH": ""})
 
 
 def test_shell_keeps_its_own_variables():
-    document = parse("setup:\n- echo ${HOME}\nx: ${HOME}\n", "w", {"HOME": "/h"}, verbatim=("setup",))
+    document = parse_yaml("setup:\n- echo ${HOME}\nx: ${HOME}\n", "w", {"HOME": "/h"}, verbatim=("setup",))
     assert document.data == {"setup": ["echo ${HOME}"], "x": "/h"}
 
 
 def test_it_is_known_which_values_are_defaults():
-    document = parse("a: ${A:-x}\nb: ${B:-x}\n", "w", {"A": "1"})
-    assert document.defaulted == {("b",)}
+    document = parse_yaml("a: ${A:-x}\nb: ${B:-x}\n", "w", {"A": "1"})
+    assert document.defaulted_locations == {("b",)}
 
 
 @given(st.text())
 def test_any_text_is_a_document_or_a_problem_of_one_line(text):
     try:
-        parse(text, "w", {})
-    except Problem as problem:
+        parse_yaml(text, "w", {})
+    except UserError as problem:
         assert len(str(problem).split("\n")) == 1  # noqa: PT017  either outcome is fine, a crash is not
 
 
 @given(st.text(alphabet="${}:-AB_ x"))
 def test_any_use_of_dollars_and_braces_is_text_or_one_of_two_errors(text):
     try:
-        expanded, _ = expand(text, {"A": "1", "B": "2"})
+        expanded, _ = expand_variables(text, {"A": "1", "B": "2"})
     except (ValueError, LookupError) as error:
         assert error.args  # noqa: PT017  either outcome is fine, a crash is not
     else:
@@ -181,15 +181,15 @@ def test_what_is_no_duration(written):
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(Problem, match=r"none\.yaml: cannot be read \(No such file or directory\)"):
-        read(tmp_path / "none.yaml", {})
+    with pytest.raises(UserError, match=r"none\.yaml: cannot be read \(No such file or directory\)"):
+        read_yaml(tmp_path / "none.yaml", {})
     (tmp_path / "latin.yaml").write_bytes(b"x: \xe9\n")
-    with pytest.raises(Problem, match=r"latin\.yaml: is not UTF-8 text"):
-        read(tmp_path / "latin.yaml", {})
+    with pytest.raises(UserError, match=r"latin\.yaml: is not UTF-8 text"):
+        read_yaml(tmp_path / "latin.yaml", {})
     (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbfx: 1\n")
-    assert read(tmp_path / "bom.yaml", {}).data == {"x": 1}
+    assert read_yaml(tmp_path / "bom.yaml", {}).data == {"x": 1}
 
 
 def test_the_nearest_name_or_all_of_them():
-    assert nearest("stge1", ["stage1", "other"]) == "did you mean 'stage1'?"
-    assert nearest("zzz", ["stage1", "other"]) == "valid here: stage1, other"
+    assert suggest_name("stge1", ["stage1", "other"]) == "did you mean 'stage1'?"
+    assert suggest_name("zzz", ["stage1", "other"]) == "valid here: stage1, other"

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from suites.contract.liveness import sign_of_life
+from suites.contract.liveness import read_liveness
 
 POLL, AT = 60.0, 1_700_000_000.0
 
@@ -32,11 +32,11 @@ def status(path, **said):
     ],
 )
 def test_a_sign_of_life_is_judged_by_how_often_one_comes(tmp_path, said, after, verdict):
-    assert sign_of_life(status(tmp_path / "status.json", **said), AT + after).verdict == verdict
+    assert read_liveness(status(tmp_path / "status.json", **said), AT + after).verdict == verdict
 
 
 @pytest.mark.parametrize("text", ["{torn", "[]", '{"heartbeat": 1}', '{"heartbeat": 1, "poll": "x", "host": "h", "pid": 1}'])
 def test_what_is_no_status_is_said(tmp_path, text):
     (tmp_path / "status.json").write_text(text)
     with pytest.raises(ValueError, match=r"is not"):
-        sign_of_life(tmp_path / "status.json", AT)
+        read_liveness(tmp_path / "status.json", AT)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from suites.common.errors import Exit, Problem
+from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths
-from suites.contract.tier_files import RATES, judge_tier_file
-from suites.definitions.checks import CHECKS, CLEAN, kind_of
-from suites.definitions.data_cache import lacking
-from suites.definitions.prompts import CATEGORIES
+from suites.contract.tier_files import SUMMARY_RATES, check_tier_file
+from suites.definitions.checks import CLEAN_CHECKS, PROMPT_CHECKS, get_check_kind
+from suites.definitions.data_cache import missing_entries
+from suites.definitions.prompts import PROMPT_CATEGORIES
 from suites.definitions.suite import load_suite
 
 WHOLE = """\
@@ -35,9 +35,9 @@ def load(tmp_path, text):
 def test_the_shipped_prompts_are_spread_over_all_categories_and_use_every_check():
     definition = load_suite("stage4_sft_native", {}).definition
     counts = Counter(prompt["category"] for prompt in definition.values())
-    assert set(counts) == set(CATEGORIES)
+    assert set(counts) == set(PROMPT_CATEGORIES)
     assert min(counts.values()) >= 12
-    assert {check["check"] for prompt in definition.values() for check in prompt["checks"]} == set(CHECKS)
+    assert {check["check"] for prompt in definition.values() for check in prompt["checks"]} == set(PROMPT_CHECKS)
     assert all(prompt["checks"] for prompt in definition.values())
     assert len({json.dumps(prompt["messages"]) for prompt in definition.values()}) == len(definition)
 
@@ -50,9 +50,9 @@ def test_every_json_prompt_has_a_schema_and_every_code_prompt_is_parsed():
 
 
 def test_kinds_are_three():
-    assert {kind_of(name) for name in CHECKS} == {"format", "instruction"}
-    assert {kind_of(name) for name in CLEAN} == {"clean"}
-    assert not set(CLEAN) & set(CHECKS)
+    assert {get_check_kind(name) for name in PROMPT_CHECKS} == {"format", "instruction"}
+    assert {get_check_kind(name) for name in CLEAN_CHECKS} == {"clean"}
+    assert not set(CLEAN_CHECKS) & set(PROMPT_CHECKS)
 
 
 def test_defaults_are_filled_in_and_left_out_where_a_prompt_says_otherwise(tmp_path):
@@ -104,9 +104,9 @@ def test_defaults_are_filled_in_and_left_out_where_a_prompt_says_otherwise(tmp_p
 )
 def test_a_mistake_is_named_with_file_and_line(tmp_path, old, new, line, words):
     assert old in WHOLE
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         load(tmp_path, WHOLE.replace(old, new))
-    assert caught.value.code is Exit.USAGE
+    assert caught.value.code is ExitCode.USAGE
     said = str(caught.value)
     assert f"ours.yaml:{line}: " in said
     assert words in said
@@ -114,31 +114,31 @@ def test_a_mistake_is_named_with_file_and_line(tmp_path, old, new, line, words):
 
 def test_two_users_messages_in_a_row_are_refused(tmp_path):
     again = '      - {role: user, content: "And now?"}\n    checks:'
-    with pytest.raises(Problem, match="user after user"):
+    with pytest.raises(UserError, match="user after user"):
         load(tmp_path, WHOLE.replace("    checks:", again))
 
 
 def test_a_job_without_a_network_lacks_no_prompts(tmp_path):
-    suite = load_suite("stage4_sft_native", {}).in_request()
-    assert lacking((suite,), "some/tokenizer", DataPaths(tmp_path)) == ["tokenizer some/tokenizer"]
+    suite = load_suite("stage4_sft_native", {}).to_request()
+    assert missing_entries((suite,), "some/tokenizer", DataPaths(tmp_path)) == ["tokenizer some/tokenizer"]
 
 
 def published(folder: Path, **changes):
     head = {"schema": 1, "tier": "tier4_sft_native", "checkpoint": {"fingerprint": "f"}, "suite_digest": "d"}
     document = {
         **head,
-        "summary": dict.fromkeys(RATES, 0.5),
+        "summary": dict.fromkeys(SUMMARY_RATES, 0.5),
         "prompts": {"one": {"passed": True}, "two": {"passed": False}},
         **changes,
     }
     path = folder / "tier4_sft_native.json"
     path.write_text(json.dumps(document))
-    return judge_tier_file(path, tier="tier4_sft_native", fingerprint="f", suite_digest="d", names=("one", "two"))
+    return check_tier_file(path, tier="tier4_sft_native", fingerprint="f", suite_digest="d", names=("one", "two"))
 
 
 @pytest.mark.parametrize("value", [0.5, 0, 1, None])
 def test_a_document_with_all_prompts_and_rates_is_valid(tmp_path, value):
-    assert published(tmp_path, summary={**dict.fromkeys(RATES, 0.5), "code_parse_rate": value}).kind == "valid"
+    assert published(tmp_path, summary={**dict.fromkeys(SUMMARY_RATES, 0.5), "code_parse_rate": value}).kind == "valid"
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,11 @@ def test_a_document_with_all_prompts_and_rates_is_valid(tmp_path, value):
     [
         {"summary": {}},
         {"summary": None},
-        {"summary": dict.fromkeys(RATES[:-1], 0.5)},
-        *({"summary": {**dict.fromkeys(RATES, 0.5), "chat_clean_rate": value}} for value in ("1", True, 1.5, -0.1, float("nan"))),
+        {"summary": dict.fromkeys(SUMMARY_RATES[:-1], 0.5)},
+        *(
+            {"summary": {**dict.fromkeys(SUMMARY_RATES, 0.5), "chat_clean_rate": value}}
+            for value in ("1", True, 1.5, -0.1, float("nan"))
+        ),
         {"prompts": {"one": {"passed": True}}},
         {"prompts": {"one": {"passed": True}, "two": {"passed": None}}},
         {"prompts": {"one": {"passed": True}, "two": 1}},

@@ -6,17 +6,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from suites.common.errors import Exit, Problem
+from suites.common.errors import ExitCode, UserError
 from suites.contract.scoring_request import SuiteInRequest
 from suites.definitions.prompts import PromptDefinition
 from suites.definitions.suite import (
     PRIMARY_METRIC,
     SliceDefinition,
     TaskDefinition,
+    get_primary_metric,
+    list_shipped_suites,
     load_suite,
-    primary_metric,
-    shipped_suites,
-    template_fields,
+    parse_template_fields,
 )
 
 ENVIRON = {"DEMO_DATA": "/demo"}
@@ -38,7 +38,7 @@ SHIPPED_COUNTS = {
 }
 
 
-@pytest.mark.parametrize("name", shipped_suites())
+@pytest.mark.parametrize("name", list_shipped_suites())
 def test_a_shipped_suite_loads_with_as_many_entries_as_promised(name):
     suite = load_suite(name, ENVIRON)
     assert len(suite.definition) == SHIPPED_COUNTS[name]
@@ -46,7 +46,7 @@ def test_a_shipped_suite_loads_with_as_many_entries_as_promised(name):
     for definition in suite.definition.values():
         assert msgspec.convert(definition, types[suite.tier])
         assert (("hf_dataset" in definition) != ("data_files" in definition)) == (suite.tier != "tier4_sft_native")
-    assert set(SHIPPED_COUNTS) == set(shipped_suites())
+    assert set(SHIPPED_COUNTS) == set(list_shipped_suites())
 
 
 def test_each_stage_scores_what_the_stage_before_it_scores():
@@ -70,8 +70,8 @@ def test_equal_definitions_have_one_digest_and_a_gained_slice_another():
 
 def test_a_suite_survives_its_journey_in_a_request():
     suite = load_suite("stage3_ppl_slices", {})
-    travelled = msgspec.json.decode(msgspec.json.encode(suite.in_request()), type=SuiteInRequest)
-    assert travelled == suite.in_request()
+    travelled = msgspec.json.decode(msgspec.json.encode(suite.to_request()), type=SuiteInRequest)
+    assert travelled == suite.to_request()
     assert travelled.definition["math_openmathreasoning"]["text_template"] == "{problem}\n\n{generated_solution}"
     assert travelled.definition["math_openmathinstruct1"]["where"] == {"is_correct": True}
 
@@ -167,32 +167,32 @@ TASK = "tier: tier3_cf\ntasks:\n  one: "
 )
 def test_a_mistake_is_named_with_file_line_and_what_to_do(tmp_path, text, line, said):
     path = write(tmp_path, text)
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         load_suite(str(path), {})
     assert said in str(caught.value)
-    assert caught.value.where == (f"{path}:{line}" if line else str(path))
-    assert caught.value.code == Exit.USAGE
+    assert caught.value.location == (f"{path}:{line}" if line else str(path))
+    assert caught.value.code == ExitCode.USAGE
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
-    with pytest.raises(Problem, match=r"stage1_ppl_slice: no suite of that name; did you mean 'stage1_ppl_slices'\?"):
+    with pytest.raises(UserError, match=r"stage1_ppl_slice: no suite of that name; did you mean 'stage1_ppl_slices'\?"):
         load_suite("stage1_ppl_slice", {})
 
 
 def test_a_missing_path_is_named(tmp_path):
-    with pytest.raises(Problem, match=r"gone\.yaml: no such file"):
+    with pytest.raises(UserError, match=r"gone\.yaml: no such file"):
         load_suite("./gone.yaml", {}, base=tmp_path)
 
 
 def test_templates_name_plain_columns_only():
-    assert template_fields("{a}\n\n{b}") == ["a", "b"]
-    assert template_fields("{{a}}") == []
-    assert template_fields("{a.b}") == []
-    assert template_fields("{a!r}") == []
-    assert template_fields("{a") == []
+    assert parse_template_fields("{a}\n\n{b}") == ["a", "b"]
+    assert parse_template_fields("{{a}}") == []
+    assert parse_template_fields("{a.b}") == []
+    assert parse_template_fields("{a!r}") == []
+    assert parse_template_fields("{a") == []
 
 
 def test_a_task_in_lm_evals_format_is_judged_by_lm_evals_metric():
-    assert primary_metric("commonsense_qa", "ours") == "acc_uncond"
-    assert primary_metric("commonsense_qa", "lm_eval") == "acc"
-    assert primary_metric("piqa", "lm_eval") == "acc_norm"
+    assert get_primary_metric("commonsense_qa", "ours") == "acc_uncond"
+    assert get_primary_metric("commonsense_qa", "lm_eval") == "acc"
+    assert get_primary_metric("piqa", "lm_eval") == "acc_norm"

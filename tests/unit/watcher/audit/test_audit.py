@@ -8,17 +8,17 @@ from collections import deque
 import msgspec
 import pytest
 
-from suites.common.atomic_files import publish
-from suites.contract.encoding import encode
+from suites.common.atomic_files import write_atomically
+from suites.contract.encoding import encode_json
 from suites.contract.paths import EvaluationPaths
-from suites.contract.scoring_request import read_request
+from suites.contract.scoring_request import read_scoring_request
 from support.fakes.executor import FakeJob
-from support.runs.watched_run import SLICES, Watched
+from support.runs.watched_run import SLICES_SUITE, WatchedRun
 from watcher.audit import audit as audit_look
 from watcher.audit import repair as audit_look_repair
 from watcher.core.executor import JobState
-from watcher.core.snapshot import comment_of
-from watcher.daemon.setup import known_id
+from watcher.core.snapshot import format_job_comment
+from watcher.daemon.setup import read_state_id
 from watcher.journal.journal import Journal
 
 KEY = "stage1/step_100"
@@ -26,8 +26,8 @@ KEY = "stage1/step_100"
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch):
-    made = Watched(tmp_path, monkeypatch, steps=(100,))
-    made.checkpoint("stage1", 100)
+    made = WatchedRun(tmp_path, monkeypatch, steps=(100,))
+    made.write_checkpoint("stage1", 100)
     yield made
     if made.daemon is not None:
         made.daemon.close()
@@ -35,7 +35,7 @@ def watched(tmp_path, monkeypatch):
 
 @pytest.fixture
 def scored(watched):
-    watched.tick_until(watched.all_scored, most=6)
+    watched.tick_until(watched.are_all_scored, max_ticks=6)
     watched.executor.purge()
     stop(watched)
     return watched
@@ -52,20 +52,22 @@ def paths(watched, key=KEY):
 
 
 def look(watched, *, alive=False):
-    found = audit_look.audit(
-        watched.config, watched.executor, known_id(watched.config.state), {}, now=watched.clock(), alive=alive
+    found = audit_look.run_audit(
+        watched.config, watched.executor, read_state_id(watched.config.state), {}, now=watched.clock(), alive=alive
     )
-    return found.findings
+    return found.differences
 
 
 def only(watched, **given):
     (finding,) = look(watched, **given)
-    assert "\n" not in f"{finding.journal}{finding.truth}{finding.repair}"
+    assert "\n" not in f"{finding.journal_state}{finding.observed}{finding.repair}"
     return finding
 
 
 def mend(watched, findings, *, alive=False):
-    return list(audit_look_repair.repair(watched.config, watched.executor, findings, now=watched.clock(), alive=alive))
+    return list(
+        audit_look_repair.repair_differences(watched.config, watched.executor, findings, now=watched.clock(), alive=alive)
+    )
 
 
 def amend(watched):
@@ -73,9 +75,9 @@ def amend(watched):
     (said,) = mend(watched, look(watched))
     assert "left as a request, taken up when `watcher run` or `watcher once` runs next" in said
     os.utime(watched.config.paths.requests, (watched.clock(), watched.clock()))
-    watched.start()
+    watched.start_daemon()
     watched.tick(jobs=False)
-    states = watched.states()
+    states = watched.list_states()
     stop(watched)
     return states
 
@@ -92,8 +94,8 @@ def test_valid_results_that_the_journal_does_not_know_are_journaled(scored):
     shutil.rmtree(scored.config.paths.attempts)
     shutil.rmtree(scored.ckpts / "stage1" / "100")  # so that no tick could judge them
     finding = only(scored)
-    assert (finding.key, finding.journal, finding.repair) == (KEY, "not known", "journal it as scored")
-    assert "valid results of" in finding.truth
+    assert (finding.key, finding.journal_state, finding.repair) == (KEY, "not known", "journal it as scored")
+    assert "valid results of" in finding.observed
     assert amend(scored) == {KEY: "scored"}
     assert look(scored) == ()
     assert len(scored.executor.runs) == 1
@@ -104,7 +106,7 @@ def test_results_in_the_schedule_are_left_to_the_next_tick(scored):
     shutil.rmtree(scored.config.paths.attempts)
     assert only(scored).repair == "none needed: the watcher's next tick sees it"
     scored.tick(2)
-    assert scored.states() == {KEY: "scored"}
+    assert scored.list_states() == {KEY: "scored"}
     assert look(scored) == ()
 
 
@@ -114,14 +116,14 @@ def test_valid_results_of_what_the_journal_gave_up_are_journaled(scored, event):
     journal.append(event, KEY, t=scored.clock(), reason="because", retry_at=scored.clock() + 3000)
     journal.close()
     finding = only(scored)
-    assert (finding.journal, finding.repair) == (event, "journal it as scored")
+    assert (finding.journal_state, finding.repair) == (event, "journal it as scored")
     assert amend(scored) == {KEY: "scored"}
     assert look(scored) == ()
     assert scored.executor.calls["submit"] == 1
 
 
 def spoil(watched, how):
-    file = paths(watched).tier("tier3_cf")
+    file = paths(watched).tier_json("tier3_cf")
     if how == "gone":
         file.unlink()
         return "no tier3_cf"
@@ -135,11 +137,11 @@ def spoil(watched, how):
         document = {"acc": 1}
     else:
         for tier in ("tier2_ppl", "tier3_cf"):
-            other = json.loads(paths(watched).tier(tier).read_text())
+            other = json.loads(paths(watched).tier_json(tier).read_text())
             other["checkpoint"]["fingerprint"] = "0" * 64
-            publish(paths(watched).tier(tier), json.dumps(other))
+            write_atomically(paths(watched).tier_json(tier), json.dumps(other))
         return "results of another content (000000000000, not "
-    publish(file, json.dumps(document))
+    write_atomically(file, json.dumps(document))
     return "no finite acc" if how == "invalid" else "written by another program"
 
 
@@ -147,18 +149,18 @@ def spoil(watched, how):
 def test_a_scored_one_whose_results_are_no_good_becomes_lost_and_is_not_scored_again_unasked(scored, how):
     words = spoil(scored, how)
     finding = only(scored)
-    assert (finding.key, finding.journal, finding.repair) == (KEY, "scored", "journal it as lost")
-    assert words in finding.truth
+    assert (finding.key, finding.journal_state, finding.repair) == (KEY, "scored", "journal it as lost")
+    assert words in finding.observed
     assert amend(scored)[KEY] == "lost"
     assert scored.executor.calls["submit"] == 1
 
 
 def test_lost_results_that_are_back_are_found(scored):
-    kept = paths(scored).tier("tier3_cf").read_bytes()
+    kept = paths(scored).tier_json("tier3_cf").read_bytes()
     spoil(scored, "gone")
     assert amend(scored) == {KEY: "lost"}
     assert look(scored) == ()
-    publish(paths(scored).tier("tier3_cf"), kept)
+    write_atomically(paths(scored).tier_json("tier3_cf"), kept)
     assert only(scored).repair == "journal it as scored"
     assert amend(scored) == {KEY: "scored"}
 
@@ -174,22 +176,22 @@ def test_a_checkpoint_whose_shards_changed_behind_its_marks_is_scored_anew(score
 def test_a_job_that_the_journal_believes_to_run_and_nobody_knows_is_told(watched):
     watched.executor.endings[KEY] = deque(["hang"])
     watched.tick(3)
-    assert watched.states() == {KEY: "running"}
+    assert watched.list_states() == {KEY: "running"}
     assert look(watched) == ()
     watched.executor.jobs.clear()
     assert look(watched, alive=True) == ()  # a watcher that runs is given two polls to see it
     finding = only(watched)
-    assert finding.journal == "running, job 101"
-    assert finding.truth.startswith("queue: no job eval-stage1-100-")
+    assert finding.journal_state == "running, job 101"
+    assert finding.observed.startswith("queue: no job eval-stage1-100-")
     assert finding.repair == "none needed: the watcher's next tick sees it"
 
 
 def test_an_end_that_no_watcher_saw_is_told(watched):
     watched.tick(2)
-    watched.executor.step()
-    watched.executor.step()
+    watched.executor.advance_jobs()
+    watched.executor.advance_jobs()
     finding = only(watched)
-    assert "its run ended with 0, valid results of" in finding.truth
+    assert "its run ended with 0, valid results of" in finding.observed
     assert finding.repair.startswith("none needed")
 
 
@@ -197,9 +199,9 @@ def orphan(watched, name="eval-stage1-100-0badcafe", state=JobState.RUNNING, *, 
     place = watched.config.paths.attempt(name)
     place.folder.mkdir(parents=True)
     if like is not None:
-        request = read_request(watched.config.paths.attempt(like).request)
-        publish(place.request, encode(msgspec.structs.replace(request, run_id=name)))
-    comment = comment_of(known_id(watched.config.state))
+        request = read_scoring_request(watched.config.paths.attempt(like).request)
+        write_atomically(place.request, encode_json(msgspec.structs.replace(request, run_id=name)))
+    comment = format_job_comment(read_state_id(watched.config.state))
     watched.executor.jobs[name] = FakeJob(
         job_id="900", name=name, comment=comment, request=place.request, submitted=watched.clock(), state=state
     )
@@ -210,7 +212,7 @@ def test_a_job_of_ours_for_what_is_scored_already_is_cancelled_while_no_watcher_
     job = orphan(scored, like=scored.run_ids()[0])
     findings = look(scored)
     assert [(finding.key, finding.repair) for finding in findings] == [(KEY, "cancel it")]
-    assert "job 900" in findings[0].truth
+    assert "job 900" in findings[0].observed
     assert mend(scored, findings) == [f"{KEY}: job 900 cancelled"]
     assert job.state is JobState.CANCELLED
     assert not scored.config.paths.lock.exists()
@@ -231,7 +233,7 @@ def test_nothing_is_removed_behind_a_running_watchers_back(scored, monkeypatch):
     monkeypatch.undo()  # two watchers, and the first is alive
     (scored.config.paths.requests / ".x.json.host.1.00000000").touch()
     os.utime(scored.config.paths.requests / ".x.json.host.1.00000000", (0, 0))
-    publish(scored.config.paths.lock, json.dumps({"host": "another", "pid": 1, "start": 1}))
+    write_atomically(scored.config.paths.lock, json.dumps({"host": "another", "pid": 1, "start": 1}))
     findings = look(scored)
     (said,) = mend(scored, findings)
     assert "1 to remove or cancel: not done" in said
@@ -251,8 +253,8 @@ def test_attempts_that_the_journal_never_mentioned(scored):
     assert not place.folder.exists()
     shutil.copytree(scored.config.paths.attempt(scored.run_ids()[0]).folder, place.folder)
     finding = only(scored)
-    assert (finding.journal, finding.repair) == ("no such attempt", "note it in the journal, and keep it")
-    assert "ended with 0" in finding.truth
+    assert (finding.journal_state, finding.repair) == ("no such attempt", "note it in the journal, and keep it")
+    assert "ended with 0" in finding.observed
     amend(scored)
     assert look(scored) == ()
     assert place.claim.exists()
@@ -269,14 +271,14 @@ def part(watched, name, fingerprint):
 
 @pytest.mark.scoring
 def test_parts_of_contents_that_are_gone_and_leases_of_the_dead_are_removed(scored):
-    fingerprint = json.loads(paths(scored).tier("tier2_ppl").read_text())["checkpoint"]["fingerprint"]
+    fingerprint = json.loads(paths(scored).tier_json("tier2_ppl").read_text())["checkpoint"]["fingerprint"]
     kept, old = part(scored, "web.1", fingerprint), part(scored, "web.2", "f" * 64)
     lease, fresh = old.with_name("web.3.lease"), old.with_name("web.4.lease")
     for path, age in ((lease, 700), (fresh, 10)):
         path.write_text("x")
         os.utime(path, (scored.clock() - age, scored.clock() - age))
     findings = look(scored)
-    assert {finding.remove for finding in findings} == {old, lease}
+    assert {finding.path_to_remove for finding in findings} == {old, lease}
     mend(scored, findings)
     assert sorted(path.name for path in old.parent.iterdir()) == [kept.name, fresh.name]
     assert look(scored) == ()
@@ -284,9 +286,9 @@ def test_parts_of_contents_that_are_gone_and_leases_of_the_dead_are_removed(scor
 
 def test_without_a_queue_jobs_are_not_compared_and_that_is_said(scored):
     scored.executor.unreachable = "Unable to contact slurm controller"
-    found = audit_look.audit(scored.config, scored.executor, "none", {}, now=scored.clock(), alive=False)
-    assert found.findings == ()
-    assert "Unable to contact slurm controller" in found.queue_trouble
+    found = audit_look.run_audit(scored.config, scored.executor, "none", {}, now=scored.clock(), alive=False)
+    assert found.differences == ()
+    assert "Unable to contact slurm controller" in found.queue_error
 
 
 def test_an_amendment_that_comes_too_late_does_nothing(scored):
@@ -296,15 +298,15 @@ def test_an_amendment_that_comes_too_late_does_nothing(scored):
     journal.append("owed", KEY, t=scored.clock() + 1, reason="somebody asked meanwhile")
     journal.close()
     os.utime(scored.config.paths.requests, (scored.clock(), scored.clock()))
-    scored.start()
+    scored.start_daemon()
     scored.tick(jobs=False)
-    assert scored.states() == {KEY: "queued"}
-    (outcome,) = scored.ledger.answered.values()
+    assert scored.list_states() == {KEY: "queued"}
+    (outcome,) = scored.journal_state.closed_requests.values()
     assert outcome == f"{KEY}: the journal says something else by now; nothing is done"
 
 
 def test_results_of_another_program_are_shown_and_left_alone(scored):
-    other = paths(scored, "stage1/step_777").tier("tier2_ppl")
+    other = paths(scored, "stage1/step_777").tier_json("tier2_ppl")
     other.parent.mkdir()
     other.write_text("{}")
     finding = only(scored)
@@ -316,14 +318,14 @@ def test_pins_that_no_evaluation_owns_are_removed(scored):
     pin = scored.config.paths.pins / "stage1" / "step_100" / "0123456789ab" / "100"
     (pin / "model").mkdir(parents=True)
     finding = only(scored)
-    assert (finding.repair, finding.remove) == ("remove it", pin)
+    assert (finding.repair, finding.path_to_remove) == ("remove it", pin)
     mend(scored, look(scored))
     assert not pin.exists()
     assert look(scored) == ()
 
 
 def test_results_by_the_suites_of_before_do_not_end_what_is_owed_by_todays(scored):
-    (scored.root / "slices.yaml").write_text(SLICES % 2000)
+    (scored.root / "slices.yaml").write_text(SLICES_SUITE % 2000)
     journal = Journal.open(scored.config.paths)
     journal.append("failed", KEY, t=scored.clock(), reason="because", retry_at=scored.clock() + 3000)
     journal.close()

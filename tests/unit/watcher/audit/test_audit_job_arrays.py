@@ -3,24 +3,24 @@
 import msgspec
 import pytest
 
-from suites.common.atomic_files import publish
-from suites.contract.encoding import encode
+from suites.common.atomic_files import write_atomically
+from suites.contract.encoding import encode_json
 from suites.contract.exit_record import ExitRecord
-from suites.contract.scoring_request import read_request
-from support.runs.watched_run import Watched
+from suites.contract.scoring_request import read_scoring_request
+from support.runs.watched_run import WatchedRun
 from watcher.audit import audit as audit_look
-from watcher.config.settings import Slurm
-from watcher.core.result_paths import results_of
-from watcher.daemon.setup import known_id
-from watcher.observe.attempts import attempt_on_disk
+from watcher.config.settings import SlurmSettings
+from watcher.core.result_paths import get_evaluation_paths
+from watcher.daemon.setup import read_state_id
+from watcher.observe.attempts import read_attempt_files
 
 KEY = "stage1/step_100"
 
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch):
-    made = Watched(tmp_path, monkeypatch, steps=(100,), slurm=Slurm(array=3))
-    made.checkpoint("stage1", 100)
+    made = WatchedRun(tmp_path, monkeypatch, steps=(100,), slurm=SlurmSettings(array=3))
+    made.write_checkpoint("stage1", 100)
     made.tick(2, jobs=False)
     yield made
     if made.daemon is not None:
@@ -31,18 +31,22 @@ def leave(watched, *ends):
     """Exit records, each (task, restart, code), of the one attempt that there is."""
     (run,) = watched.run_ids()
     place = watched.config.paths.attempt(run)
-    assert read_request(place.request).tasks == 3
+    assert read_scoring_request(place.request).tasks == 3
     (place.folder / "claim").write_text("slurm:101\n")
     for task, restart, code in ends:
         about = {"run_id": run, "owner": "slurm:101", "host": "n", "start": 1.0, "end": 2.0}
-        publish(place.folder / f"exit.{task}.{restart}.json", encode(ExitRecord(**about, task=task, restart=restart, code=code)))
+        write_atomically(
+            place.folder / f"exit.{task}.{restart}.json", encode_json(ExitRecord(**about, task=task, restart=restart, code=code))
+        )
 
 
 def told(watched):
     """What the audit says of the evaluation once no job of it is in the queue."""
     watched.executor.jobs.clear()
     config = watched.config
-    (finding,) = audit_look.audit(config, watched.executor, known_id(config.state), {}, now=watched.clock(), alive=False).findings
+    (finding,) = audit_look.run_audit(
+        config, watched.executor, read_state_id(config.state), {}, now=watched.clock(), alive=False
+    ).differences
     return finding
 
 
@@ -63,7 +67,7 @@ OUTCOMES = [
 def test_of_an_attempt_in_flight(watched, ends, words):
     leave(watched, *ends)
     finding = told(watched)
-    assert finding.truth.endswith(f"; disk: {words}, no results")
+    assert finding.observed.endswith(f"; disk: {words}, no results")
     assert finding.amendment is None, "the next tick sees it"
 
 
@@ -74,18 +78,23 @@ def test_of_an_attempt_that_the_journal_does_not_know(watched, ends, words):
     place = watched.config.paths.attempt(run)
     other = place.folder.with_name("eval-stage1-100-ffffffff")
     place.folder.rename(other)
-    publish(other / "request.json", encode(msgspec.structs.replace(read_request(other / "request.json"), run_id=other.name)))
+    write_atomically(
+        other / "request.json",
+        encode_json(msgspec.structs.replace(read_scoring_request(other / "request.json"), run_id=other.name)),
+    )
     config = watched.config
-    findings = audit_look.audit(config, watched.executor, known_id(config.state), {}, now=watched.clock(), alive=False).findings
-    (finding,) = [each for each in findings if other.name in each.truth]
+    findings = audit_look.run_audit(
+        config, watched.executor, read_state_id(config.state), {}, now=watched.clock(), alive=False
+    ).differences
+    (finding,) = [each for each in findings if other.name in each.observed]
     said = words.removeprefix("its run ")
     how = said if said.startswith("ended") else f"claimed by slurm:101, {said}"
-    assert finding.truth == f"disk: attempt {other.name} {how}"
+    assert finding.observed == f"disk: attempt {other.name} {how}"
 
 
 @pytest.mark.parametrize(("ends", "words"), OUTCOMES)
 def test_the_daemon_takes_the_same_end_for_the_end(watched, ends, words):
     leave(watched, *ends)
-    results = results_of(watched.config, watched.ledger.records[KEY])
-    seen = attempt_on_disk(watched.config.paths, results, watched.run_ids()[0], 3)
-    assert [f"its run ended with {each.code}" for each in seen.exits] == [words] * words.startswith("its run")
+    results = get_evaluation_paths(watched.config, watched.journal_state.records[KEY])
+    seen = read_attempt_files(watched.config.paths, results, watched.run_ids()[0], 3)
+    assert [f"its run ended with {each.code}" for each in seen.exit_records] == [words] * words.startswith("its run")

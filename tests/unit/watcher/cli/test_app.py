@@ -9,12 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from suites.contract.paths import StatePaths
-from support.models.nanotron_checkpoint import set_times, tiny_checkpoint
+from support.models.nanotron_checkpoint import set_times, write_tiny_checkpoint
 from watcher import __version__
 from watcher.cli.app import main
-from watcher.config.loader import check, load
-from watcher.config.scaffold import write
-from watcher.status.document import DaemonFacts, build, publish
+from watcher.config.loader import check_config, load_config
+from watcher.config.scaffold import write_config_files
+from watcher.status.document import DaemonFacts, build_status, publish_status
 
 COMMANDS = ("run", "once", "status", "enqueue", "why", "retry", "cancel", "init", "config")
 CONFIG = """
@@ -41,11 +41,11 @@ def said(*words, code=0):
 
 
 def leave_status(*, age=0.0):
-    config = load(None, {})
-    daemon = DaemonFacts(host="login1", pid=42, epoch=1, started=0.0, version="x", poll=60.0)
+    config = load_config(None, {})
+    daemon = DaemonFacts(host="login1", pid=42, epoch=1, started_at=0.0, version="x", poll_seconds=60.0)
     now = time.time() - age
     config.state.mkdir(parents=True, exist_ok=True)
-    publish(build(records={}, skips=[], queue=None, config=config, now=now, daemon=daemon), config.paths)
+    publish_status(build_status(records={}, skips=[], queue=None, config=config, now=now, daemon=daemon), config.paths)
 
 
 @pytest.mark.usefixtures("here")
@@ -90,7 +90,7 @@ def test_config_checks_the_suites_too(here):
 def test_init_writes_a_config_that_loads_and_overwrites_nothing(here):
     output = said("init", "new").output
     assert f"wrote {here}/new/watcher.yaml and {here}/new/watcher.env" in output
-    config = check(here / "new/watcher.yaml", {"SCRATCH": "/s"})
+    config = check_config(here / "new/watcher.yaml", {"SCRATCH": "/s"})
     assert list(config.stages) == ["stage1", "stage2", "stage3", "stage4"]
     assert "is there already, and nothing is overwritten" in said("init", "new", code=2).stderr
     assert "is there already" in said("init", code=2).stderr
@@ -99,14 +99,14 @@ def test_init_writes_a_config_that_loads_and_overwrites_nothing(here):
 
 def test_init_s_environment_is_what_the_shell_reads(here):
     environ = {"SCRATCH": "/scratch with space/me", "PATH": "/bin:/usr/bin"}
-    _, path = write(here / "new", environ)
+    _, path = write_config_files(here / "new", environ)
     script = f"set -a; . '{path}'; set +a; exec env"
     lines = subprocess.run(["/bin/sh", "-c", script], env={}, capture_output=True, text=True, check=True).stdout.splitlines()
     assert {f"{key}={value}" for key, value in environ.items()} | {f"WATCHER_CONFIG={here}/new/watcher.yaml"} <= set(lines)
 
 
 def test_init_leaves_out_what_no_reader_of_such_files_agrees_on(here):
-    _, path = write(here / "new", {"SCRATCH": "/a'b\n"})
+    _, path = write_config_files(here / "new", {"SCRATCH": "/a'b\n"})
     assert "# SCRATCH=    (write it here)" in path.read_text()
 
 
@@ -161,7 +161,7 @@ def test_a_dry_run_shows_both_what_was_asked_for_and_what_is_due(here):
     (here / "slices.yaml").write_text("tier: tier2_ppl\nslices:\n  web: {data_files: [web.jsonl], target_tokens: 9}\n")
     (here / "web.jsonl").write_text('{"text": "some words"}\n')
     (here / "tokenizer").mkdir()
-    set_times(tiny_checkpoint(here / "ckpts" / "100", 100), time.time() - 300)
+    set_times(write_tiny_checkpoint(here / "ckpts" / "100", 100), time.time() - 300)
     os.utime(here / "web.jsonl", (0, time.time() - 300))
 
     def command(*words):

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from suites.contract.exit_record import read_exit_records
 from suites.contract.paths import StatePaths
-from suites.contract.scoring_request import read_request
+from suites.contract.scoring_request import read_scoring_request
 from watcher.cli.app import main
-from watcher.core.evaluation import StageFacts
+from watcher.core.evaluation import StageSettings
 from watcher.journal.journal import Journal
 
 FAKE = """#!{python}
@@ -55,7 +55,7 @@ def test_a_stage_without_a_tokenizer_is_said_in_one_line(tmp_path):
 def test_the_tokenizer_that_the_first_checkpoint_named_is_taken_from_the_journal(tmp_path):
     paths = StatePaths(tmp_path / "evaluation_results" / ".watcher")
     journal = Journal.open(paths)
-    journal.append("stage_facts", t=1.0, stage="one", facts=StageFacts(tokenizer="acme/found", seq_len=8))
+    journal.append("stage_facts", t=1.0, stage="one", facts=StageSettings(tokenizer="acme/found", seq_len=8))
     journal.close()
     ended, (argv,), _ = prefill(tmp_path, "one", stage="{")
     assert ended.exit_code == 0, ended.output
@@ -80,7 +80,7 @@ def test_as_a_job_it_is_submitted_and_leaves_its_end_beside_its_request(tmp_path
     assert (record.code, record.run_id) == (75, folder.name)
     assert f"fills the cache; its log: {tmp_path}/evaluation_results/one/eval_logs/slurm/prefill_one_" in ended.output
     assert Path(ended.output.split()[-1]).is_file()
-    request = read_request(folder / "request.json")
+    request = read_scoring_request(folder / "request.json")
     assert (request.tokenizer, request.use_fast, request.offline) == ("acme/tok", False, False)
     assert [suite.source for suite in request.suites] == [str(tmp_path / "ours.yaml")]
     argv = json.loads((tmp_path / "log").read_text())

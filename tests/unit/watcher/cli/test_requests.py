@@ -7,15 +7,15 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suites.common.errors import Problem
+from suites.common.errors import UserError
 from watcher.cli.app import main
-from watcher.config.loader import load
-from watcher.core.evaluation import Record, State
-from watcher.core.request_types import Ask
+from watcher.config.loader import load_config
+from watcher.core.evaluation import EvaluationRecord, EvaluationState
+from watcher.core.request_types import Request
 from watcher.journal import request_files as asks
 from watcher.journal.journal import Journal
-from watcher.journal.request_files import asks as pending
-from watcher.status.document import DaemonFacts, build, publish
+from watcher.journal.request_files import read_requests as pending
+from watcher.status.document import DaemonFacts, build_status, publish_status
 
 CONFIG = """
 results: results
@@ -43,22 +43,22 @@ def said(*words, code=0):
 
 
 def left():
-    found, wrong = pending(load(None, {}).paths)
+    found, wrong = pending(load_config(None, {}).paths)
     assert not wrong
     return found
 
 
 def leave_status(*records, age=0.0):
-    config = load(None, {})
-    daemon = DaemonFacts(host="login1", pid=42, epoch=1, started=0.0, version="x", poll=60.0)
+    config = load_config(None, {})
+    daemon = DaemonFacts(host="login1", pid=42, epoch=1, started_at=0.0, version="x", poll_seconds=60.0)
     config.state.mkdir(parents=True, exist_ok=True)
     now = time.time() - age
     known = {record.key: record for record in records}
-    publish(build(records=known, skips=[], queue=None, config=config, now=now, daemon=daemon), config.paths)
+    publish_status(build_status(records=known, skips=[], queue=None, config=config, now=now, daemon=daemon), config.paths)
 
 
 def record(step, state, stage="stage1"):
-    return Record(
+    return EvaluationRecord(
         stage=stage, source=stage, step=step, directory=f"step_{step}", origin="schedule", checkpoint="/c", state=state, since=0.0
     )
 
@@ -166,7 +166,7 @@ def test_the_command_says_when_it_is_taken_up():
 
 @pytest.mark.usefixtures("here")
 def test_what_is_scored_already_is_said():
-    leave_status(record(100, State.SCORED), record(200, State.BLOCKED))
+    leave_status(record(100, EvaluationState.SCORED), record(200, EvaluationState.BLOCKED))
     assert "\n  100: scored already: --force scores again\n" in said("enqueue", "stage1", "100", "200").output
     assert "scored already" not in said("enqueue", "stage1", "100", "--force").output
 
@@ -178,9 +178,9 @@ def test_a_state_folder_that_cannot_be_made_is_one_line(here):
 
 
 def test_requests_keep_their_order_and_never_collide():
-    ids = [asks.new_id(1_700_000_000.0 + number / 100) for number in range(50)]
+    ids = [asks.make_request_id(1_700_000_000.0 + number / 100) for number in range(50)]
     assert ids == sorted(ids)
-    assert len({asks.new_id(1.0) for _ in range(100)}) == 100
+    assert len({asks.make_request_id(1.0) for _ in range(100)}) == 100
 
 
 def test_a_user_without_a_name_can_ask_too(monkeypatch):
@@ -188,27 +188,27 @@ def test_a_user_without_a_name_can_ask_too(monkeypatch):
         raise KeyError
 
     monkeypatch.setattr(asks.getpass, "getuser", nameless)
-    assert asks.me().startswith("somebody@")
+    assert asks.get_user_at_host().startswith("somebody@")
 
 
 @given(st.integers(0, 10**6), st.integers(0, 1000), st.integers(1, 100))
 def test_a_range_holds_both_ends_when_it_reaches_the_last(first, more, every):
-    found = asks.steps((f"{first}:{first + more * every}:{every}",))
+    found = asks.parse_steps((f"{first}:{first + more * every}:{every}",))
     assert found == tuple(range(first, first + more * every + 1, every))
 
 
 @given(st.lists(st.text(alphabet="0123456789:x ", max_size=8), max_size=3))
 def test_any_words_are_steps_or_a_problem(words):
     try:
-        found = asks.steps(tuple(words))
-    except Problem as problem:
-        assert problem.where == "STEP"  # noqa: PT017  either outcome is fine, a crash is not
+        found = asks.parse_steps(tuple(words))
+    except UserError as problem:
+        assert problem.location == "STEP"  # noqa: PT017  either outcome is fine, a crash is not
     else:
         assert list(found) == sorted(set(found))
 
 
 def journaled():
-    paths = load(None, {}).paths
+    paths = load_config(None, {}).paths
     paths.journal.mkdir(parents=True)
     journal = Journal.open(paths)
     fields = {
@@ -246,8 +246,10 @@ def test_why_explains_what_is_not_known(here):
 
 
 def test_an_ask_survives_its_journey(here):
-    ask = Ask(id="1-a", at=1.5, kind="enqueue", stage="stage1", steps=(1, 2), source="s", checkpoint="/c", name="n", bridge=True)
-    asks.leave(ask, load(None, {}).paths)
+    ask = Request(
+        id="1-a", at=1.5, kind="enqueue", stage="stage1", steps=(1, 2), source="s", checkpoint="/c", name="n", bridge=True
+    )
+    asks.write_request(ask, load_config(None, {}).paths)
     assert left() == [ask]
     assert msgspec.json.decode((here / "results/.watcher/requests/1-a.json").read_bytes())["schema"] == 1
 
@@ -280,7 +282,7 @@ def test_an_ask_survives_its_journey(here):
 )
 def test_what_will_happen_is_said_for_each_step(words, expected, here):
     (here / "ckpts" / "stage1" / "400").mkdir(parents=True)
-    leave_status(record(100, State.SCORED), record(200, State.QUEUED), record(300, State.BLOCKED))
+    leave_status(record(100, EvaluationState.SCORED), record(200, EvaluationState.QUEUED), record(300, EvaluationState.BLOCKED))
     lines = said(*words).output.splitlines()
     assert [line for line in lines if line.strip() in expected] == [f"  {line}" for line in expected]
     assert lines[-1] == "The watcher on login1 takes it up within 60 s."

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from suites.common.errors import Problem
+from suites.common.errors import UserError
 from suites.contract.objectives import Objectives
-from watcher.config.dump import as_yaml
-from watcher.config.loader import check, load
-from watcher.config.settings import Bridge, Limits, Retry, Slurm
+from watcher.config.dump import dump_config
+from watcher.config.loader import check_config, load_config
+from watcher.config.settings import Bridge, LimitSettings, RetrySettings, SlurmSettings
 
 STAGE = "stages:\n  a: {checkpoints: c, steps: [1], suites: [stage1_ppl_slices]}\n"
 SCRATCH = {"SCRATCH": "/s"}
@@ -23,11 +23,11 @@ def _an_empty_working_folder(tmp_path, monkeypatch):
 
 def written(tmp_path, text, environ=SCRATCH):
     (tmp_path / "w.yaml").write_text(text)
-    return load(tmp_path / "w.yaml", environ)
+    return load_config(tmp_path / "w.yaml", environ)
 
 
 def test_the_built_in_config_is_the_four_stage_run():
-    config = check(None, SCRATCH)
+    config = check_config(None, SCRATCH)
     assert (config.source, config.results, config.eval_data, config.state) == (
         "built-in",
         Path("/s/evaluation_results"),
@@ -78,43 +78,43 @@ def test_the_built_in_config_is_the_four_stage_run():
     ],
 )
 def test_the_environment_overrides_the_built_in_config(variables, stage, expected):
-    found = load(None, SCRATCH | variables).stages[stage]
+    found = load_config(None, SCRATCH | variables).stages[stage]
     assert {key: getattr(found, key) for key in expected} == expected
 
 
 def test_the_environment_names_the_data_cache():
-    assert load(None, SCRATCH | {"EVAL_DATA_DIR": "/d"}).eval_data == Path("/d")
+    assert load_config(None, SCRATCH | {"EVAL_DATA_DIR": "/d"}).eval_data == Path("/d")
 
 
 def test_stage_4_s_training_config_is_used_where_it_exists(tmp_path):
-    assert load(None, SCRATCH).stages["stage4"].training_config is None
-    with pytest.raises(Problem, match=r"built-in:\d+: stages.stage4.training_config: /none: no such file"):
-        load(None, SCRATCH | {"STAGE4_CONFIG_PATH": "/none"})
+    assert load_config(None, SCRATCH).stages["stage4"].training_config is None
+    with pytest.raises(UserError, match=r"built-in:\d+: stages.stage4.training_config: /none: no such file"):
+        load_config(None, SCRATCH | {"STAGE4_CONFIG_PATH": "/none"})
     (tmp_path / "config").mkdir()
     (tmp_path / "config/sft_stage3_smoltalk.yaml").touch()
-    assert load(None, SCRATCH).stages["stage4"].training_config == tmp_path / "config/sft_stage3_smoltalk.yaml"
+    assert load_config(None, SCRATCH).stages["stage4"].training_config == tmp_path / "config/sft_stage3_smoltalk.yaml"
 
 
 @pytest.mark.parametrize("value", ["maybe", "2", "-1"])
 def test_a_switch_in_the_environment_is_0_or_1(value):
-    with pytest.raises(Problem, match=r"built-in:\d+: stages\.stage2\.bridge\.enabled: expected"):
-        load(None, SCRATCH | {"STAGE2_INCLUDE_STAGE1_BRIDGE": value})
+    with pytest.raises(UserError, match=r"built-in:\d+: stages\.stage2\.bridge\.enabled: expected"):
+        load_config(None, SCRATCH | {"STAGE2_INCLUDE_STAGE1_BRIDGE": value})
 
 
 def test_the_option_counts_before_the_variable_before_the_folder_before_the_built_in_one(tmp_path):
     for name in ("option", "variable", "watcher"):
         (tmp_path / f"{name}.yaml").write_text(f"state: /{name}\n")
     environ = {**SCRATCH, "WATCHER_CONFIG": "variable.yaml"}
-    assert load(Path("option.yaml"), environ).state == Path("/option")
-    assert load(None, environ).state == Path("/variable")
-    assert load(None, {**SCRATCH, "WATCHER_CONFIG": ""}).state == Path("/watcher")
+    assert load_config(Path("option.yaml"), environ).state == Path("/option")
+    assert load_config(None, environ).state == Path("/variable")
+    assert load_config(None, {**SCRATCH, "WATCHER_CONFIG": ""}).state == Path("/watcher")
     (tmp_path / "watcher.yaml").unlink()
-    assert load(None, SCRATCH).source == "built-in"
+    assert load_config(None, SCRATCH).source == "built-in"
 
 
 def test_an_empty_file_is_the_built_in_config(tmp_path):
     config = written(tmp_path, "")
-    assert msgspec.structs.replace(config, source="built-in") == load(None, SCRATCH)
+    assert msgspec.structs.replace(config, source="built-in") == load_config(None, SCRATCH)
 
 
 def test_a_files_stages_replace_the_built_in_ones_and_nothing_else(tmp_path):
@@ -139,7 +139,7 @@ def test_relative_paths_start_at_the_files_folder_and_home_is_known(tmp_path, mo
     (tmp_path / "elsewhere").mkdir()
     config = written(tmp_path, "mirror: ~/copy\npython: ../venv/bin/python\n" + STAGE)
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert load(Path("../w.yaml"), SCRATCH).stages["a"].checkpoints == tmp_path / "c"
+    assert load_config(Path("../w.yaml"), SCRATCH).stages["a"].checkpoints == tmp_path / "c"
     assert (config.mirror, config.python) == (Path("/home/me/copy"), str(tmp_path.parent / "venv/bin/python"))
 
 
@@ -185,7 +185,7 @@ stages:
     command: score --step $LIGHTEVAL_STEP
 """,
     )
-    assert config.slurm == Slurm(
+    assert config.slurm == SlurmSettings(
         account="007", partition="boost", gres=None, time="12:00:00", mem="64000", extra=("--exclusive",), setup=("a ${X}", "b")
     )
     assert config.prefill == {
@@ -195,8 +195,8 @@ stages:
         "cpus_per_task": 4,
         "time": "04:00:00",
     }
-    assert config.limits == Limits(max_running=2, max_queued=5, slurm_calls_per_minute=3)
-    assert config.retry == Retry(attempts=1, backoff=3600)
+    assert config.limits == LimitSettings(max_running=2, max_queued=5, slurm_calls_per_minute=3)
+    assert config.retry == RetrySettings(attempts=1, backoff=3600)
     assert (config.poll, config.settle, config.notify, config.pin) == (90, 120, "mail ${USER}", True)
     stage = config.stages["a"]
     assert (stage.name, stage.results, stage.every, stage.start, stage.to, stage.final) == (
@@ -236,19 +236,19 @@ def test_a_local_file_does_not_hide_a_shipped_suite(tmp_path):
 
 
 def same_again(tmp_path, config):
-    (tmp_path / "again.yaml").write_text(as_yaml(config))
-    return msgspec.structs.replace(load(tmp_path / "again.yaml", {}), source=config.source)
+    (tmp_path / "again.yaml").write_text(dump_config(config))
+    return msgspec.structs.replace(load_config(tmp_path / "again.yaml", {}), source=config.source)
 
 
 def test_the_resolved_config_means_the_same_whatever_the_environment(tmp_path):
-    config = load(None, SCRATCH | {"STAGE4_STEPS": "1 2", "LIGHTEVAL_CMD": "x ${Y}", "STAGE2_INCLUDE_STAGE1_BRIDGE": "0"})
+    config = load_config(None, SCRATCH | {"STAGE4_STEPS": "1 2", "LIGHTEVAL_CMD": "x ${Y}", "STAGE2_INCLUDE_STAGE1_BRIDGE": "0"})
     assert same_again(tmp_path, config) == config
 
 
 printable = st.characters(blacklist_categories=("Cs", "Cc", "Z"))
 words = st.text(printable, min_size=1).filter(lambda word: not word.startswith(("-", "$")))
 slurms = st.builds(
-    Slurm,
+    SlurmSettings,
     account=words | st.just("08") | st.just("1e5") | st.just("null"),
     setup=st.lists(words, max_size=2).map(tuple),
     time=st.none(),
@@ -265,7 +265,7 @@ slurms = st.builds(
 )
 def test_any_config_survives_being_printed_and_loaded(tmp_path_factory, slurm, tokenizer, poll, start):
     folder = tmp_path_factory.mktemp("again")
-    config = load(None, SCRATCH)
+    config = load_config(None, SCRATCH)
     stage = msgspec.structs.replace(config.stages["stage1"], tokenizer=tokenizer, every=7, start=start, to=None)
     config = msgspec.structs.replace(config, slurm=slurm, poll=poll, stages={"stage1": stage})
     assert same_again(folder, config) == config
@@ -274,4 +274,4 @@ def test_any_config_survives_being_printed_and_loaded(tmp_path_factory, slurm, t
 def test_loading_reads_nothing_but_the_config(tmp_path, monkeypatch):
     (tmp_path / "w.yaml").write_text(STAGE.replace("stage1_ppl_slices", "not_there_at_all"))
     monkeypatch.setattr(os, "listdir", None)
-    assert load(tmp_path / "w.yaml", SCRATCH).stages["a"].suites == ("not_there_at_all",)
+    assert load_config(tmp_path / "w.yaml", SCRATCH).stages["a"].suites == ("not_there_at_all",)

@@ -28,8 +28,8 @@ def stage(**schedule):
 )
 def test_a_schedule_wants_its_steps_and_knows_its_last(schedule, wanted, last):
     at = stage(**schedule)
-    assert [step for step in range(501) if at.wants(step)] == wanted
-    assert at.last == last
+    assert [step for step in range(501) if at.is_scheduled(step)] == wanted
+    assert at.last_step == last
 
 
 @given(
@@ -41,7 +41,7 @@ def test_a_schedule_wants_its_steps_and_knows_its_last(schedule, wanted, last):
 )
 def test_the_next_step_is_the_first_one_wanted_after(steps, every, start, to, step):
     at = stage(steps=tuple(steps), every=every, start=start if every else None, to=to if every else None)
-    assert at.after(step) == next((later for later in range(step + 1, 200) if at.wants(later)), None)
-    if at.last is not None:
-        assert at.wants(at.last)
-        assert at.after(at.last) is None
+    assert at.find_next_step(step) == next((later for later in range(step + 1, 200) if at.is_scheduled(later)), None)
+    if at.last_step is not None:
+        assert at.is_scheduled(at.last_step)
+        assert at.find_next_step(at.last_step) is None

@@ -2,8 +2,8 @@
 
 import pytest
 
-from suites.common.errors import Exit, Problem
-from watcher.config.loader import check, load
+from suites.common.errors import ExitCode, UserError
+from watcher.config.loader import check_config, load_config
 
 HEAD = "results: /data/results\n"  # line 1
 STAGE = HEAD + "stages:\n  stage1:\n    checkpoints: /data/ckpts/stage1\n"  # lines 2 to 4
@@ -11,12 +11,12 @@ WHOLE = STAGE + "    steps: [100]\n    suites: [stage1_ppl_slices]\n"  # lines 5
 SECOND = WHOLE + "  stage2:\n    checkpoints: /data/ckpts/stage2\n    steps: [100]\n    suites: [stage2_ppl_slices]\n"  # 7 to 10
 
 
-def problem(tmp_path, text, loader=load, environ=None):
+def problem(tmp_path, text, loader=load_config, environ=None):
     path = tmp_path / "w.yaml"
     path.write_text(text)
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         loader(path, environ or {})
-    assert caught.value.code is Exit.USAGE
+    assert caught.value.code is ExitCode.USAGE
     said = str(caught.value)
     assert "\n" not in said
     assert said.startswith(str(path))
@@ -113,12 +113,12 @@ def test_a_mistake_is_refused_at_its_line(tmp_path, text, message):
     ],
 )
 def test_suites_are_checked_where_they_are_named(tmp_path, suites, message):
-    assert message in problem(tmp_path, STAGE + f"    steps: [100]\n    suites: {suites}\n", check)
+    assert message in problem(tmp_path, STAGE + f"    steps: [100]\n    suites: {suites}\n", check_config)
 
 
 def test_a_mistake_in_a_suite_is_told_with_both_places(tmp_path):
     (tmp_path / "mine.yaml").write_text("tier: tier2_ppl\nslices:\n  a: {hf_datset: x}\n")
-    said = problem(tmp_path, STAGE + "    steps: [100]\n    suites: mine\n", check)
+    said = problem(tmp_path, STAGE + "    steps: [100]\n    suites: mine\n", check_config)
     assert said.startswith(f":6: stages.stage1.suites: '{tmp_path}/mine.yaml': {tmp_path}/mine.yaml:3: ")
     assert said.endswith("unknown key 'hf_datset'; did you mean 'hf_dataset'?")
 
@@ -126,20 +126,28 @@ def test_a_mistake_in_a_suite_is_told_with_both_places(tmp_path):
 @pytest.mark.parametrize(
     ("objectives", "loader", "message"),
     [
-        ("{improve: [tier2], hold: general_wep}", check, ":7: stages.stage1.objectives.hold: no tier, slice, task or group"),
+        (
+            "{improve: [tier2], hold: general_wep}",
+            check_config,
+            ":7: stages.stage1.objectives.hold: no tier, slice, task or group",
+        ),
         (
             "\n      hold: [a]\n      groups:\n        a: [general_wep]",
-            check,
+            check_config,
             ":10: stages.stage1.objectives.groups.a: the",
         ),
         (
             "{hold: [tier4]}",
-            check,
+            check_config,
             ":7: stages.stage1.objectives.hold: the stage has no suite of tier4; name one of tier2, or",
         ),
-        ("{imprve: [tier3]}", load, ":7: stages.stage1.objectives: unknown key 'imprve'; did you mean 'improve'?"),
-        ("{margins: {points: -1}}", load, ":7: stages.stage1.objectives.margins.points: expected `float` >= 0.0"),
-        ("{margins: {ponts: 1}}", load, ":7: stages.stage1.objectives.margins: unknown key 'ponts'; did you mean 'points'?"),
+        ("{imprve: [tier3]}", load_config, ":7: stages.stage1.objectives: unknown key 'imprve'; did you mean 'improve'?"),
+        ("{margins: {points: -1}}", load_config, ":7: stages.stage1.objectives.margins.points: expected `float` >= 0.0"),
+        (
+            "{margins: {ponts: 1}}",
+            load_config,
+            ":7: stages.stage1.objectives.margins: unknown key 'ponts'; did you mean 'points'?",
+        ),
     ],
 )
 def test_objectives_are_checked_where_they_stand(tmp_path, objectives, loader, message):
@@ -159,15 +167,15 @@ def test_results_behind_a_link_into_the_checkpoints_are_found(tmp_path):
 
 def test_no_scratch_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Problem) as caught:
-        load(None, {"SCRATCH": ""})
+    with pytest.raises(UserError) as caught:
+        load_config(None, {"SCRATCH": ""})
     assert str(caught.value) == (
         "built-in: $SCRATCH is not set, and the built-in config needs it; export SCRATCH, or write a config with `watcher init`"
     )
 
 
 def test_a_config_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(Problem, match=r"none\.yaml: cannot be read \(No such file or directory\)"):
-        load(tmp_path / "none.yaml", {})
-    with pytest.raises(Problem, match="cannot be read"):
-        load(None, {"WATCHER_CONFIG": str(tmp_path)})
+    with pytest.raises(UserError, match=r"none\.yaml: cannot be read \(No such file or directory\)"):
+        load_config(tmp_path / "none.yaml", {})
+    with pytest.raises(UserError, match="cannot be read"):
+        load_config(None, {"WATCHER_CONFIG": str(tmp_path)})

@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 import watcher
-from support.runs.watched_run import Watched
-from watcher.core.evaluation import Record, State
-from watcher.core.reasons import ReasonKind, kind_of
-from watcher.journal.replay import fold
+from support.runs.watched_run import WatchedRun
+from watcher.core.evaluation import EvaluationRecord, EvaluationState
+from watcher.core.reasons import ReasonKind, parse_reason_kind
+from watcher.journal.replay import apply_event
 
 TEXTS = frozenset({"reason", "text", "hint"})
 """Attributes of records, actions and skips that hold a text for people."""
@@ -68,21 +68,21 @@ def test_a_planted_decision_is_found(planted):
 
 def a_record(**more):
     fields = {"stage": "s", "source": "s", "step": 5, "directory": "step_5", "origin": "schedule", "checkpoint": "/x/5"}
-    return Record(**fields, state=State.OWED, since=1.0, **more)
+    return EvaluationRecord(**fields, state=EvaluationState.PENDING, since=1.0, **more)
 
 
 def test_the_kind_is_of_the_event_and_goes_with_the_next_one():
     event = {"t": 2.0, "event": "waiting", "reason": "any text", "reason_kind": "checkpoint", "deleted": True}
-    waiting = fold(a_record(), event)
+    waiting = apply_event(a_record(), event)
     assert (waiting.reason_kind, waiting.deleted) == (ReasonKind.CHECKPOINT, True)
-    ready = fold(waiting, {"t": 3.0, "event": "ready", "reason": "complete", "fingerprint": "f"})
+    ready = apply_event(waiting, {"t": 3.0, "event": "ready", "reason": "complete", "fingerprint": "f"})
     assert (ready.reason_kind, ready.deleted, ready.hint) == (ReasonKind.OTHER, False, "")
 
 
 def test_a_kind_of_a_newer_version_decides_nothing():
-    assert kind_of("of_tomorrow") is ReasonKind.OTHER
-    waiting = fold(a_record(), {"t": 2.0, "event": "waiting", "reason": "x", "reason_kind": "of_tomorrow"})
-    assert (waiting.state, waiting.reason_kind) == (State.WAITING, ReasonKind.OTHER)
+    assert parse_reason_kind("of_tomorrow") is ReasonKind.OTHER
+    waiting = apply_event(a_record(), {"t": 2.0, "event": "waiting", "reason": "x", "reason_kind": "of_tomorrow"})
+    assert (waiting.state, waiting.reason_kind) == (EvaluationState.WAITING, ReasonKind.OTHER)
 
 
 @pytest.mark.parametrize(
@@ -95,20 +95,20 @@ def test_a_kind_of_a_newer_version_decides_nothing():
     ],
 )
 def test_what_only_waits_to_be_submitted(kind, ready, limited):
-    record = fold(a_record(), {"t": 2.0, "event": "waiting", "reason": "any text", "reason_kind": kind.value})
-    assert (record.waits_its_turn, record.met_a_limit) == (ready, limited)
+    record = apply_event(a_record(), {"t": 2.0, "event": "waiting", "reason": "any text", "reason_kind": kind.value})
+    assert (record.is_ready_to_submit, record.hit_submit_limit) == (ready, limited)
 
 
 def test_the_hint_is_shown_behind_the_reason_and_another_hint_is_news():
-    first = fold(a_record(), {"t": 2.0, "event": "blocked", "reason": "it failed", "hint": "watcher retry to try again"})
-    assert first.text == "it failed; watcher retry to try again"
-    second = fold(first, {"t": 3.0, "event": "blocked", "reason": "it failed", "hint": "watcher prefill s to try again"})
+    first = apply_event(a_record(), {"t": 2.0, "event": "blocked", "reason": "it failed", "hint": "watcher retry to try again"})
+    assert first.full_reason == "it failed; watcher retry to try again"
+    second = apply_event(first, {"t": 3.0, "event": "blocked", "reason": "it failed", "hint": "watcher prefill s to try again"})
     assert (second.since, second.history[-1][2]) == (3.0, "it failed; watcher prefill s to try again")
 
 
 def test_the_kind_stands_in_the_status(tmp_path, monkeypatch):
-    watched = Watched(tmp_path, monkeypatch)
-    watched.start()
+    watched = WatchedRun(tmp_path, monkeypatch)
+    watched.start_daemon()
     watched.tick()
     status = msgspec.json.decode(watched.config.paths.status_json.read_bytes())
     kinds = {row["evaluation"]: row["reason_kind"] for row in status["stages"]["stage1"]["evaluations"]}

@@ -17,12 +17,12 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def stopped():
     yield
-    logs.stop()
+    logs.stop_daemon_log()
 
 
 def logged(monkeypatch, tmp_path, stream):
     monkeypatch.setattr(sys, "stderr", stream)
-    say = logs.start(tmp_path / "watcher.log", console=True)
+    say = logs.start_daemon_log(tmp_path / "watcher.log", console=True)
     say("submitted", evaluation="stage1/step_100", job_id="77", reason="\x1b[2Jwiped\nand more")
     return stream.getvalue()
 
@@ -51,8 +51,8 @@ def test_anything_else_gets_json_a_line_and_so_does_the_file(monkeypatch, tmp_pa
 
 @pytest.mark.usefixtures("stopped")
 def test_the_file_rotates_and_few_are_kept(monkeypatch, tmp_path):
-    monkeypatch.setattr(logs, "LARGEST", 2000)
-    say = logs.start(tmp_path / "watcher.log", console=False)
+    monkeypatch.setattr(logs, "MAX_DAEMON_LOG_BYTES", 2000)
+    say = logs.start_daemon_log(tmp_path / "watcher.log", console=False)
     for number in range(200):
         say("tick", number=number)
     names = sorted(path.name for path in tmp_path.iterdir())
@@ -63,7 +63,7 @@ def test_the_file_rotates_and_few_are_kept(monkeypatch, tmp_path):
 
 @pytest.mark.usefixtures("stopped")
 def test_a_log_that_cannot_be_written_stops_nobody(tmp_path):
-    say = logs.start(tmp_path / "no such folder" / "watcher.log", console=False)
+    say = logs.start_daemon_log(tmp_path / "no such folder" / "watcher.log", console=False)
     say("tick", number=1)
     (tmp_path / "no such folder").mkdir()
     say("tick", number=2)

@@ -9,21 +9,21 @@ from collections import deque
 import msgspec
 import pytest
 
-from suites.common.atomic_files import publish
-from suites.contract.encoding import encode
-from support.runs.watched_run import Watched
-from support.samples.comparison import sample_comparison, scores
+from suites.common.atomic_files import write_atomically
+from suites.contract.encoding import encode_json
+from support.runs.watched_run import WatchedRun
+from support.samples.comparison import make_evaluation_scores, make_sample_comparison
 from watcher.daemon import notify
-from watcher.daemon.report_scheduler import Reported
-from watcher.journal.journal import read
-from watcher.reconcile.alerts import regressed
+from watcher.daemon.report_scheduler import ReportState
+from watcher.journal.journal import read_journal
+from watcher.reconcile.alerts import make_regression_alert
 
 KEY = "stage1/step_100"
 
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch):
-    made = Watched(tmp_path, monkeypatch, steps=(100,), notify=f"cat >> {tmp_path}/told")
+    made = WatchedRun(tmp_path, monkeypatch, steps=(100,), notify=f"cat >> {tmp_path}/told")
     yield made
     if made.daemon is not None:
         made.daemon.close()
@@ -38,13 +38,13 @@ def told(watched):
 
 def test_a_blocked_evaluation_is_told_once_and_not_again_after_a_restart(watched):
     watched.executor.endings[KEY] = deque([65])
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(6)
     (message,) = told(watched)
     assert (message["event"], message["evaluation"], message["stage"]) == ("blocked", KEY, "stage1")
     assert message["words"] == "words of exit 65 (exit 65)"
     assert message["state"] == str(watched.config.state)
-    watched.kill()
+    watched.kill_daemon()
     watched.tick(3)
     assert len(told(watched)) == 1
     watched.daemon.journal.append("owed", KEY, t=watched.clock(), reason="retry", fresh=True)
@@ -54,25 +54,25 @@ def test_a_blocked_evaluation_is_told_once_and_not_again_after_a_restart(watched
 
 
 def test_a_regression_is_told_once_and_not_again_after_a_restart(watched):
-    baseline = scores("stage2", "stage1", 25, "step_25")
-    alert = regressed("stage2/step_30", "stage2", sample_comparison("bridge", "stage2", baseline, gain=-0.3))
+    baseline = make_evaluation_scores("stage2", "stage1", 25, "step_25")
+    alert = make_regression_alert("stage2/step_30", "stage2", make_sample_comparison("bridge", "stage2", baseline, gain=-0.3))
     watched.config.paths.state.mkdir(parents=True)
-    publish(watched.config.paths.reported, encode(Reported(regressed={alert.evaluation: alert})))
+    write_atomically(watched.config.paths.reported_json, encode_json(ReportState(regressed={alert.evaluation: alert})))
     for _ in range(2):
-        watched.start()
-        assert watched.daemon.reporter.alerts == (alert,)
-        watched.daemon.notifier.tell(watched.daemon.reporter.alerts, watched.config)
+        watched.start_daemon()
+        assert watched.daemon.report_scheduler.alerts == (alert,)
+        watched.daemon.notifier.notify(watched.daemon.report_scheduler.alerts, watched.config)
         (message,) = told(watched)
         assert (message["event"], message["words"]) == ("regressed", alert.words)
-        watched.kill()
+        watched.kill_daemon()
 
 
 def test_a_finished_stage_is_told(watched):
     watched.configure(stage1={"steps": (100, 200)})
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(5)
     assert told(watched) == []
-    watched.checkpoint("stage1", 200)
+    watched.write_checkpoint("stage1", 200)
     watched.tick(5)
     (message,) = told(watched)
     assert (message["event"], message["stage"]) == ("finished", "stage1")
@@ -81,21 +81,21 @@ def test_a_finished_stage_is_told(watched):
 
 def test_a_damaged_journal_is_told_once(watched):
     watched.tick()
-    watched.kill()
-    path = watched.config.paths.epoch(1)
+    watched.kill_daemon()
+    path = watched.config.paths.epoch_journal(1)
     path.write_bytes(b'{"event": "ow\x00\n' + path.read_bytes())
     for _ in range(2):
         watched.tick()
         assert "is damaged, kept as" in watched.config.paths.status_text.read_text().replace("\n  ", " ")
         messages = told(watched)
-        watched.kill()
+        watched.kill_daemon()
     assert [message["event"] for message in messages] == ["journal"]
     assert list(watched.config.paths.journal.glob("quarantine.*"))
-    watched.start()
+    watched.start_daemon()
 
 
 def test_a_torn_checkpoint_that_nobody_writes_any_more_is_told_after_a_day(watched):
-    folder = watched.checkpoint("stage1", 100)
+    folder = watched.write_checkpoint("stage1", 100)
     shard = next(folder.rglob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-1])
     for path in folder.rglob("*"):
@@ -108,32 +108,32 @@ def test_a_torn_checkpoint_that_nobody_writes_any_more_is_told_after_a_day(watch
     assert "nothing was written there for" in message["words"]
     text = watched.config.paths.status_text.read_text()
     assert f"! {KEY}: checkpoint: " in text
-    assert watched.states()[KEY] == "waiting"
+    assert watched.list_states()[KEY] == "waiting"
 
 
 def test_a_checkpoint_deleted_while_owed_is_told(watched):
     watched.executor.unreachable = "away"
-    folder = watched.checkpoint("stage1", 100)
+    folder = watched.write_checkpoint("stage1", 100)
     watched.tick()
     shutil.rmtree(folder)
     watched.touch("stage1")
     watched.tick(3)
-    assert [message["words"] for message in told(watched)] == [watched.reasons()[KEY]]
-    assert "deleted before it was scored; it was whole at" in watched.reasons()[KEY]
+    assert [message["words"] for message in told(watched)] == [watched.list_reasons()[KEY]]
+    assert "deleted before it was scored; it was whole at" in watched.list_reasons()[KEY]
 
 
 def test_a_time_in_which_nobody_watched_is_told_by_the_one_that_begins_again(watched):
     watched.tick()
     os.utime(watched.config.paths.status_json, (watched.clock(), watched.clock()))
-    watched.kill()
+    watched.kill_daemon()
     watched.clock.at += 7200
     watched.tick(2)
     (message,) = told(watched)
     assert message["event"] == "stale"
     assert "nobody watched from " in message["words"]
-    watched.daemon.stop()
+    watched.daemon.publish_stopped()
     os.utime(watched.config.paths.status_json, (watched.clock(), watched.clock()))
-    watched.kill()
+    watched.kill_daemon()
     watched.clock.at += 7200
     watched.tick(2)
     assert len(told(watched)) == 1, "it had been told to end"
@@ -142,13 +142,13 @@ def test_a_time_in_which_nobody_watched_is_told_by_the_one_that_begins_again(wat
 def test_a_command_that_fails_is_said_in_the_status_until_one_succeeds(watched):
     watched.config = msgspec.structs.replace(watched.config, notify="echo 'no such host' >&2; exit 7")
     watched.executor.endings[KEY] = deque([65, 65])
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick(6)
     told(watched)
     watched.tick()
     text = " ".join(watched.config.paths.status_text.read_text().split())
     assert "(blocked) ended with 7: no such host" in text
-    watched.daemon.reload(lambda: msgspec.structs.replace(watched.config, notify="true"))
+    watched.daemon.reload_config(lambda: msgspec.structs.replace(watched.config, notify="true"))
     watched.daemon.journal.append("owed", KEY, t=watched.clock(), reason="retry", fresh=True)
     watched.tick(6)
     told(watched)
@@ -157,28 +157,28 @@ def test_a_command_that_fails_is_said_in_the_status_until_one_succeeds(watched):
 
 
 def test_a_command_that_hangs_delays_no_tick_and_is_killed(watched, monkeypatch):
-    monkeypatch.setattr(notify, "LIMIT", 0.5)
+    monkeypatch.setattr(notify, "NOTIFY_TIMEOUT_SECONDS", 0.5)
     watched.config = msgspec.structs.replace(watched.config, notify="sleep 300 & sleep 300")
     watched.executor.endings[KEY] = deque([65])
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     begun = time.monotonic()
     watched.tick(4)
-    child = watched.daemon.notifier._children[0].process
+    child = watched.daemon.notifier._processes[0].process
     assert child.poll() is None or time.monotonic() - begun > 0.5, "the ticks went on beside it"
     told(watched)
-    assert "did not end within 0.5 s and was killed" in watched.daemon.notifier.trouble
+    assert "did not end within 0.5 s and was killed" in watched.daemon.notifier.last_error
     assert child.returncode == -9
 
 
 def test_many_news_are_told_a_few_at_a_time(watched, monkeypatch):
-    monkeypatch.setattr(notify, "AT_ONCE", 2)
+    monkeypatch.setattr(notify, "MAX_CONCURRENT_COMMANDS", 2)
     watched.configure(stage1={"steps": tuple(range(100, 600, 100))})
     for step in range(100, 600, 100):
         watched.executor.endings[f"stage1/step_{step}"] = deque([65])
-        watched.checkpoint("stage1", step)
+        watched.write_checkpoint("stage1", step)
     for _ in range(12):
         watched.tick()
-        assert len(watched.daemon.notifier._children) <= 2
+        assert len(watched.daemon.notifier._processes) <= 2
         told(watched)
     assert sorted(message["evaluation"] for message in told(watched)) == [f"stage1/step_{step}" for step in range(100, 600, 100)]
 
@@ -188,7 +188,7 @@ def test_killed_around_the_event_it_is_told_at_most_once(watched, monkeypatch, b
     class Killed(BaseException):
         pass
 
-    watched.start()
+    watched.start_daemon()
     real = watched.daemon.journal.append
 
     def append(event, *args, **fields):
@@ -200,10 +200,10 @@ def test_killed_around_the_event_it_is_told_at_most_once(watched, monkeypatch, b
 
     monkeypatch.setattr(watched.daemon.journal, "append", append)
     watched.executor.endings[KEY] = deque([65])
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     with pytest.raises(Killed):
         watched.tick(6)
-    watched.kill()
+    watched.kill_daemon()
     watched.tick(3)
     assert len(told(watched)) == (1 if before else 0)
-    assert len(read(watched.config.paths).told) == 1
+    assert len(read_journal(watched.config.paths).notified) == 1

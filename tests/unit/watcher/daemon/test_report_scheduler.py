@@ -9,18 +9,24 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from suites.common.atomic_files import publish
-from suites.contract.comparison import Compared, read_compare_request, read_compared
-from suites.contract.encoding import encode
-from suites.contract.paths import report_page
-from support.samples.comparison import sample_comparison, scores
+from suites.common.atomic_files import write_atomically
+from suites.contract.comparison import ComparisonDocument, read_compare_request, read_comparison_document
+from suites.contract.encoding import encode_json
+from suites.contract.paths import report_html_path
+from support.samples.comparison import make_evaluation_scores, make_sample_comparison
 from support.samples.report import ReportSample
-from watcher.config.settings import Reporting
-from watcher.daemon.background_process import Children, Ended
+from watcher.config.settings import ReportSettings
+from watcher.daemon.background_process import BackgroundProcess, ProcessExit
 from watcher.daemon.daemon import Daemon
-from watcher.daemon.report_scheduler import FIRST_REST, LONGEST_REST, PAGE, UNABLE_REST, Reporter
+from watcher.daemon.report_scheduler import (
+    CANNOT_COMPARE_RETRY_SECONDS,
+    MAX_CHILD_BACKOFF_SECONDS,
+    MIN_CHILD_BACKOFF_SECONDS,
+    REPORT_TASK,
+    ReportScheduler,
+)
 from watcher.journal import journal
-from watcher.reconcile.baselines import wanted
+from watcher.reconcile.baselines import build_comparison_requests
 
 STEPS = {"stage1": (15, 25), "stage2": (10, 20, 30)}
 BRIDGES = {"stage2": ("stage1", 25)}
@@ -45,39 +51,39 @@ class Desk:
             return None
         if name in self.failing:
             code, words = self.failing[name]
-            return Ended(name=name, code=code, words=words)
+            return ProcessExit(name=name, code=code, message=words)
         command = self.started[-1][1]
-        if name == PAGE:
-            publish(self.page, "page")
+        if name == REPORT_TASK:
+            write_atomically(self.page, "page")
         else:
             answer(read_compare_request(Path(command[-1])))
-        return Ended(name=name, code=0)
+        return ProcessExit(name=name, code=0)
 
     def close(self):
         self.closed = True
 
 
 def answer(request):
-    about = scores(request.candidate.stage, request.candidate.stage, 1, request.candidate.directory)
-    publish(request.candidate.paths.compare, encode(Compared(candidate=about, request=request)))
+    about = make_evaluation_scores(request.candidate.stage, request.candidate.stage, 1, request.candidate.directory)
+    write_atomically(request.candidate.paths.compare_json, encode_json(ComparisonDocument(candidate=about, request=request)))
 
 
 class Run:
     def __init__(self, root):
-        self.sample = ReportSample(root, steps=STEPS, bridges=BRIDGES, of=lambda _stage: ONE).write()
+        self.sample = ReportSample(root, steps=STEPS, bridges=BRIDGES, of=lambda _stage: ONE).write_sample()
         for path in self.sample.results.glob("*/by_checkpoint/*/compare.json"):
             path.unlink()
         self.now, self.desk = 1_800_000_000.0, Desk()
-        self.desk.page = report_page(self.sample.results)
+        self.desk.page = report_html_path(self.sample.results)
         self.start()
 
     def start(self):
-        self.ledger = journal.read(self.sample.config.paths)
-        self.reporter = Reporter(self.sample.config, self.desk, clock=lambda: self.now, say=lambda *_, **__: None)
+        self.ledger = journal.read_journal(self.sample.config.paths)
+        self.reporter = ReportScheduler(self.sample.config, self.desk, clock=lambda: self.now, log=lambda *_, **__: None)
 
     def ticks(self, count=12, seconds=60.0):
         for _ in range(count):
-            self.reporter.step(self.ledger)
+            self.reporter.start_next(self.ledger)
             self.now += seconds
         return [name for name, _ in self.desk.started]
 
@@ -90,8 +96,8 @@ def run(tmp_path, monkeypatch):
 
 def test_every_scored_step_is_compared_once_and_then_the_report_is_written(run):
     expected = ["stage1/step_25", "stage2/step_10", "stage2/step_20", "stage2/step_30"]
-    assert sorted(run.ticks()) == sorted([*expected, PAGE])
-    assert run.desk.started[-1][0] == PAGE
+    assert sorted(run.ticks()) == sorted([*expected, REPORT_TASK])
+    assert run.desk.started[-1][0] == REPORT_TASK
     assert run.ticks(200) == [name for name, _ in run.desk.started]
     assert len(run.desk.started) == 5
 
@@ -100,18 +106,22 @@ def test_what_fails_its_objectives_is_news_by_its_content_and_shown_after_a_rest
     run.ticks()
     assert run.reporter.alerts == ()
     key = "stage2/step_30"
-    request = wanted(run.sample.config, run.ledger)[key]
+    request = build_comparison_requests(run.sample.config, run.ledger)[key]
     for gain in (-0.3, -0.2):
-        comparison = sample_comparison("bridge", "stage2", scores("stage2", "stage1", 25, "step_25"), gain=gain)
+        comparison = make_sample_comparison(
+            "bridge", "stage2", make_evaluation_scores("stage2", "stage1", 25, "step_25"), gain=gain
+        )
         assert comparison.outcome == "fail"
-        compared = Compared(candidate=scores("stage2", "stage2", 30, "step_30"), request=request, comparisons=(comparison,))
-        publish(request.candidate.paths.compare, encode(compared))
+        compared = ComparisonDocument(
+            candidate=make_evaluation_scores("stage2", "stage2", 30, "step_30"), request=request, comparisons=(comparison,)
+        )
+        write_atomically(request.candidate.paths.compare_json, encode_json(compared))
         ids = {alert.id for alert in run.reporter.alerts}
         run.ticks(70)
         (alert,) = run.reporter.alerts
         assert (alert.event, alert.stage, alert.evaluation) == ("regressed", "stage2", key)
         assert alert.id not in ids
-        assert any(note.startswith(f"{key} against stage1 step 25 fails: improve hq (nll") for note in run.reporter.notes)
+        assert any(note.startswith(f"{key} against stage1 step 25 fails: improve hq (nll") for note in run.reporter.warnings)
     run.start()
     run.ticks(3)
     assert run.reporter.alerts == (alert,)
@@ -126,18 +136,18 @@ def test_the_command_is_an_argument_list_of_the_configs_python(run):
     assert command[:4] == ["python3", "-m", "scoring", "compare"]
     request = read_compare_request(Path(command[4]))
     assert f"{request.candidate.stage}/{request.candidate.directory}" == name
-    assert request == wanted(run.sample.config, run.ledger)[name]
+    assert request == build_comparison_requests(run.sample.config, run.ledger)[name]
 
 
 def test_the_page_is_made_by_this_very_watcher_with_this_config(run):
     run.ticks()
-    command = dict(run.desk.started)[PAGE]
+    command = dict(run.desk.started)[REPORT_TASK]
     assert command[:4] == [sys.executable, "-m", "watcher", "report"]
     assert command[4:] == ["--html", str(run.desk.page), "--config", str(run.sample.config_file)]
 
 
 def test_the_bridge_is_the_baseline_and_earlier_steps_of_the_stage_come_with_it(run):
-    request = wanted(run.sample.config, run.ledger)["stage2/step_30"]
+    request = build_comparison_requests(run.sample.config, run.ledger)["stage2/step_30"]
     assert (request.bridge.stage, request.bridge.directory) == ("stage2", "step_25")
     assert [place.directory for place in request.earlier] == ["step_10", "step_20"]
 
@@ -147,11 +157,11 @@ def test_a_rewritten_checkpoint_makes_all_comparisons_with_it_due_again(run):
     before = len(run.desk.started)
     key = "stage2/step_25"
     run.ledger.records[key] = msgspec.structs.replace(run.ledger.records[key], fingerprint="other")
-    run.ledger.events += 1
+    run.ledger.event_count += 1
     run.ticks()
     again = [name for name, _ in run.desk.started[before:]]
     assert sorted(again[:-1]) == ["stage2/step_10", "stage2/step_20", "stage2/step_30"]
-    assert again[-1] == PAGE
+    assert again[-1] == REPORT_TASK
 
 
 def test_a_comparison_that_somebody_removed_is_made_again_within_the_hour(run):
@@ -159,20 +169,20 @@ def test_a_comparison_that_somebody_removed_is_made_again_within_the_hour(run):
     before = len(run.desk.started)
     next(iter(run.sample.results.glob("stage2/by_checkpoint/step_30/compare.json"))).unlink()
     run.ticks(70)
-    assert [name for name, _ in run.desk.started[before:]] == ["stage2/step_30", PAGE]
+    assert [name for name, _ in run.desk.started[before:]] == ["stage2/step_30", REPORT_TASK]
 
 
 def test_a_failed_comparison_rests_longer_each_time_and_is_told(run):
     run.desk.failing["stage2/step_30"] = (65, "no rows")
     times = []
     for _ in range(3000):
-        run.reporter.step(run.ledger)
+        run.reporter.start_next(run.ledger)
         run.now += 60
         times.append(sum(name == "stage2/step_30" for name, _ in run.desk.started))
-    assert 2 <= times[-1] <= 2 + 172_800 / LONGEST_REST + 10
-    assert times[int(FIRST_REST // 60)] == 1
-    assert any("stage2/step_30 is not compared: no rows" in note for note in run.reporter.notes)
-    assert PAGE in dict(run.desk.started)
+    assert 2 <= times[-1] <= 2 + 172_800 / MAX_CHILD_BACKOFF_SECONDS + 10
+    assert times[int(MIN_CHILD_BACKOFF_SECONDS // 60)] == 1
+    assert any("stage2/step_30 is not compared: no rows" in note for note in run.reporter.warnings)
+    assert REPORT_TASK in dict(run.desk.started)
 
 
 def test_what_failed_is_remembered_by_the_next_watcher(run):
@@ -182,7 +192,7 @@ def test_what_failed_is_remembered_by_the_next_watcher(run):
     run.start()
     run.ticks(2)
     assert len(run.desk.started) == count
-    assert any("no rows" in note for note in run.reporter.notes)
+    assert any("no rows" in note for note in run.reporter.warnings)
 
 
 def test_another_question_is_asked_at_once_although_the_last_one_failed(run):
@@ -191,7 +201,7 @@ def test_another_question_is_asked_at_once_although_the_last_one_failed(run):
     count = sum(name == "stage2/step_30" for name, _ in run.desk.started)
     key = "stage2/step_10"
     run.ledger.records[key] = msgspec.structs.replace(run.ledger.records[key], fingerprint="other")
-    run.ledger.events += 1
+    run.ledger.event_count += 1
     run.ticks(6)
     assert sum(name == "stage2/step_30" for name, _ in run.desk.started) == count + 1
 
@@ -201,33 +211,36 @@ def test_another_question_is_asked_at_once_although_the_last_one_failed(run):
 )
 def test_a_python_that_cannot_compare_is_said_once_and_left_alone_for_hours(run, how):
     run.desk.failing = dict.fromkeys(run.ledger.records, how)
-    run.ticks(int(UNABLE_REST // 60) - 10)
-    comparisons = [name for name, _ in run.desk.started if name != PAGE]
+    run.ticks(int(CANNOT_COMPARE_RETRY_SECONDS // 60) - 10)
+    comparisons = [name for name, _ in run.desk.started if name != REPORT_TASK]
     assert len(comparisons) == 1
-    assert len([note for note in run.reporter.notes if "cannot compare" in note]) == 1
+    assert len([note for note in run.reporter.warnings if "cannot compare" in note]) == 1
     assert run.desk.page.exists()
     run.desk.failing = {}
     run.ticks(40)
-    assert not run.reporter.notes
-    assert all(read_compared(request.candidate.paths.compare) for request in wanted(run.sample.config, run.ledger).values())
+    assert not run.reporter.warnings
+    assert all(
+        read_comparison_document(request.candidate.paths.compare_json)
+        for request in build_comparison_requests(run.sample.config, run.ledger).values()
+    )
 
 
 def test_a_comparison_that_leaves_no_answer_is_a_failure(run, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "answer", lambda _request: None)
     run.ticks(4)
-    assert any("left no answer" in note for note in run.reporter.notes)
+    assert any("left no answer" in note for note in run.reporter.warnings)
 
 
 def test_nothing_is_started_where_the_config_says_so(run):
-    off = msgspec.structs.replace(run.sample.config, report=Reporting(page=False, compare=False))
+    off = msgspec.structs.replace(run.sample.config, report=ReportSettings(page=False, compare=False))
     run.reporter.config = off
     assert run.ticks() == []
 
 
 def test_an_idle_tick_asks_the_disk_nothing(run, monkeypatch):
     run.ticks()
-    monkeypatch.setattr("watcher.daemon.report_scheduler._mark", lambda _path: pytest.fail("looked"))
-    monkeypatch.setattr("watcher.daemon.report_scheduler.wanted", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr("watcher.daemon.report_scheduler._read_file_stamp", lambda _path: pytest.fail("looked"))
+    monkeypatch.setattr("watcher.daemon.report_scheduler.build_comparison_requests", lambda *_: pytest.fail("computed"))
     before = len(run.desk.started)
     run.ticks(10, seconds=1.0)
     assert len(run.desk.started) == before
@@ -248,7 +261,7 @@ class Hands:
 @pytest.fixture
 def children(tmp_path):
     hands = Hands()
-    hands.children = Children(tmp_path / "children.log", dict(os.environ), clock=lambda: hands.now, limit=100.0)
+    hands.children = BackgroundProcess(tmp_path / "children.log", dict(os.environ), clock=lambda: hands.now, limit_seconds=100.0)
     yield hands
     hands.children.close()
 
@@ -256,7 +269,7 @@ def children(tmp_path):
 def test_a_real_child_that_fails_says_why_with_its_last_line(children):
     assert children.children.start("x", [sys.executable, "-c", "print('first'); raise SystemExit('no such thing')"]) is None
     assert children.children.busy == "x"
-    assert wait(children.children) == Ended(name="x", code=1, words="no such thing")
+    assert wait(children.children) == ProcessExit(name="x", code=1, message="no such thing")
     assert children.children.busy == ""
 
 
@@ -282,19 +295,19 @@ def test_a_second_child_is_refused_while_one_runs(children):
 
 
 def test_a_damaged_memory_of_failures_is_no_obstacle(run):
-    run.sample.config.paths.reported.write_text("{")
+    run.sample.config.paths.reported_json.write_text("{")
     run.start()
-    assert PAGE in run.ticks()
-    assert json.loads(run.sample.config.paths.reported.read_text())["signature"]
+    assert REPORT_TASK in run.ticks()
+    assert json.loads(run.sample.config.paths.reported_json.read_text())["signature"]
 
 
 def test_a_single_tick_from_cron_leaves_nothing_undone_and_nothing_running(run):
-    assert run.reporter.work(run.ledger, wait=True) == ()
-    assert [name for name, _ in run.desk.started][-1] == PAGE
+    assert run.reporter.run_pending(run.ledger, wait=True) == ()
+    assert [name for name, _ in run.desk.started][-1] == REPORT_TASK
     assert len(run.desk.started) == 5
     assert run.desk.closed
     run.start()
-    run.reporter.work(run.ledger, wait=True)
+    run.reporter.run_pending(run.ledger, wait=True)
     assert len(run.desk.started) == 5
 
 
@@ -303,31 +316,31 @@ def test_nothing_that_goes_wrong_here_ends_a_tick(run, monkeypatch, error):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("watcher.daemon.report_scheduler.publish", fail)
-    (note,) = run.reporter.work(run.ledger)
+    monkeypatch.setattr("watcher.daemon.report_scheduler.write_atomically", fail)
+    (note,) = run.reporter.run_pending(run.ledger)
     assert str(error.args[-1]) in note
 
 
 def test_a_failing_comparison_costs_a_single_tick_from_cron_neither_its_end_nor_its_scores(tmp_path):
     """`watcher once` with a python that fails to compare: it ends well, says so in the status, and tries again later."""
     scratch = tmp_path / "run"
-    sample = ReportSample(scratch, steps=STEPS, bridges=BRIDGES, of=lambda _stage: ONE).write()
+    sample = ReportSample(scratch, steps=STEPS, bridges=BRIDGES, of=lambda _stage: ONE).write_sample()
     for path in sample.results.glob("*/by_checkpoint/*/compare.json"):
         path.unlink()
     failing = tmp_path / "failing"
     failing.write_text("#!/bin/bash\necho it cannot be compared today >&2\nexit 70\n")
     failing.chmod(0o755)
-    config = msgspec.structs.replace(sample.config, python=str(failing), report=Reporting(page=False), executor="local")
+    config = msgspec.structs.replace(sample.config, python=str(failing), report=ReportSettings(page=False), executor="local")
     said = []
-    daemon = Daemon(config, environ=dict(os.environ), say=lambda what, **facts: said.append((what, facts)), mode="once")
+    daemon = Daemon(config, environ=dict(os.environ), log=lambda what, **facts: said.append((what, facts)), mode="once")
     try:
         assert daemon.tick()
-        daemon.wrap_up()
-        states = [str(record.state) for record in daemon.journal.ledger.records.values()]
+        daemon.finish_reports()
+        states = [str(record.state) for record in daemon.journal.state.records.values()]
     finally:
         daemon.close()
     assert set(states) == {"scored"}
     document = json.loads(config.paths.status_json.read_text())
     assert any("it cannot be compared today" in note for note in document["notes"]), document["notes"]
     assert not list(sample.results.glob("*/by_checkpoint/*/compare.json"))
-    assert json.loads(config.paths.reported.read_text())
+    assert json.loads(config.paths.reported_json.read_text())

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from suites.contract.paths import StatePaths
-from support.runs.watched_run import watching
+from support.runs.watched_run import make_watched_fixture
 from watcher.daemon.daemon import Daemon
-from watcher.daemon.systemd import Service, without
-from watcher.status.health import judge
+from watcher.daemon.systemd import SystemdNotifier, strip_systemd_variables
+from watcher.status.health import check_liveness
 
 
 def listening(name):
@@ -29,8 +29,8 @@ def listening(name):
 def test_ready_signs_of_life_and_the_end_reach_the_socket(tmp_path, abstract):
     name = f"@watcher-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with listening("\0" + name[1:] if abstract else name) as heard:
-        service = Service({"NOTIFY_SOCKET": name})
-        assert service.ready(60.0) == service.ticked("3 scored,\n1 waiting") == service.stopping() == ""
+        service = SystemdNotifier({"NOTIFY_SOCKET": name})
+        assert service.notify_ready(60.0) == service.notify_tick("3 scored,\n1 waiting") == service.notify_stopping() == ""
         assert [heard.recv(4096).decode() for _ in range(3)] == [
             "READY=1\n",
             "WATCHDOG=1\nSTATUS=3 scored, 1 waiting\n",
@@ -39,23 +39,25 @@ def test_ready_signs_of_life_and_the_end_reach_the_socket(tmp_path, abstract):
 
 
 def test_without_a_socket_nothing_is_told_and_a_socket_that_is_gone_is_said(tmp_path):
-    assert Service({}).ready(60.0) == ""
-    assert "cannot be told" in Service({"NOTIFY_SOCKET": str(tmp_path / "gone")}).ticked("x")
+    assert SystemdNotifier({}).notify_ready(60.0) == ""
+    assert "cannot be told" in SystemdNotifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).notify_tick("x")
 
 
 def test_a_watchdog_shorter_than_three_polls_is_made_longer(tmp_path):
     with listening(str(tmp_path / "n")) as heard:
         given = {"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "900000000"}
-        Service(given).ready(60.0)
-        Service(given).ready(3600.0)
-        Service(given | {"WATCHDOG_PID": "1"}).ready(3600.0)
+        SystemdNotifier(given).notify_ready(60.0)
+        SystemdNotifier(given).notify_ready(3600.0)
+        SystemdNotifier(given | {"WATCHDOG_PID": "1"}).notify_ready(3600.0)
         assert heard.recv(99) == b"READY=1\n"
         assert heard.recv(99) == b"READY=1\nWATCHDOG_USEC=11400000000\n"
         assert heard.recv(99) == b"READY=1\n", "somebody else's watchdog"
 
 
 def test_children_are_not_given_the_socket():
-    assert without({"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "PATH": "/bin"}) == {"PATH": "/bin"}
+    assert strip_systemd_variables({"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "PATH": "/bin"}) == {
+        "PATH": "/bin"
+    }
 
 
 def test_a_running_watcher_tells_its_service_and_a_clean_end_is_called_stopped(tmp_path):
@@ -79,13 +81,13 @@ def test_a_running_watcher_tells_its_service_and_a_clean_end_is_called_stopped(t
         rest = heard.recv(999)
         assert rest == b"STOPPING=1\n" or heard.recv(999) == b"STOPPING=1\n"
     paths = StatePaths(tmp_path / "evaluation_results" / ".watcher")
-    health = judge(paths, paths.status_json.stat().st_mtime + 5)
-    assert (health.verdict, health.exit) == ("stopped", 3)
-    assert "was told to end 5 s ago, and did" in health.line
+    health = check_liveness(paths, paths.status_json.stat().st_mtime + 5)
+    assert (health.verdict, health.exit_code) == ("stopped", 3)
+    assert "was told to end 5 s ago, and did" in health.summary
     assert "which was told to end, and did." in " ".join(paths.status_text.read_text().split())
 
 
-watched = watching()
+watched = make_watched_fixture()
 
 
 def once(watched):
@@ -93,9 +95,9 @@ def once(watched):
     daemon = Daemon(
         watched.config,
         environ={},
-        say=watched._say,
+        log=watched._say,
         clock=watched.clock,
-        server_clock=watched.clock.server,
+        server_clock=watched.clock.read_server_time,
         executor=watched.executor,
         mode="once",
     )
@@ -105,7 +107,7 @@ def once(watched):
 
 
 def verdict(watched, seconds):
-    return judge(watched.config.paths, watched.clock() + seconds).verdict
+    return check_liveness(watched.config.paths, watched.clock() + seconds).verdict
 
 
 def test_between_two_runs_by_once_nothing_is_stale(watched):
@@ -118,29 +120,29 @@ def test_between_two_runs_by_once_nothing_is_stale(watched):
     watched.clock.at += 4
     once(watched)  # by hand, in between
     assert verdict(watched, 5000) == "alive"
-    line = judge(watched.config.paths, watched.clock() + 1200).line
+    line = check_liveness(watched.config.paths, watched.clock() + 1200).summary
     assert line.startswith("alive: last run by `watcher once` on ")
     assert line.endswith(" 20 min ago, and it comes every 30 min")
     assert verdict(watched, 5400) == "stale"
-    assert "see what should run it (cron" in judge(watched.config.paths, watched.clock() + 5400).line
+    assert "see what should run it (cron" in check_liveness(watched.config.paths, watched.clock() + 5400).summary
     text = watched.config.paths.status_text.read_text()
     assert "it is gone" not in text.splitlines()[0]
 
 
 def test_a_config_that_is_refused_is_said_in_the_status_until_a_good_one_comes(watched):
-    from suites.common.errors import Problem  # noqa: PLC0415
+    from suites.common.errors import UserError  # noqa: PLC0415
 
-    watched.start()
+    watched.start_daemon()
 
     def broken():
-        raise Problem("unknown key 'stagse'", where="watcher.yaml:3", todo="write stages")
+        raise UserError("unknown key 'stagse'", location="watcher.yaml:3", hint="write stages")
 
-    watched.daemon.reload(broken)
+    watched.daemon.reload_config(broken)
     watched.tick()
     assert (
         "the one before it stays: watcher.yaml:3: unknown key 'stagse'"
         in watched.config.paths.status_text.read_text().replace("\n  ", " ")
     )
-    watched.daemon.reload(lambda: watched.config)
+    watched.daemon.reload_config(lambda: watched.config)
     watched.tick()
     assert "stagse" not in watched.config.paths.status_text.read_text()

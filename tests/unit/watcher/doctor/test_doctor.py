@@ -15,18 +15,18 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from support.models.nanotron_checkpoint import tiny_checkpoint
+from support.models.nanotron_checkpoint import write_tiny_checkpoint
 from watcher.cli.app import main
-from watcher.config.loader import load
-from watcher.config.units import seconds as seconds_of
+from watcher.config.loader import load_config
+from watcher.config.units import parse_slurm_time as seconds_of
 from watcher.doctor import filesystem as doctor_disk
 from watcher.doctor import job_environment as doctor_job
 from watcher.doctor import lock_probe as holds
 from watcher.doctor import login_node as doctor_node
 from watcher.doctor import slurm_limits as doctor_slurm
-from watcher.doctor.check import Check
-from watcher.doctor.filesystem import Mount, mount_of, mounts, quotas
-from watcher.executors.slurm_commands import Ran
+from watcher.doctor.check import DoctorCheck
+from watcher.doctor.filesystem import Mount, find_mount, parse_mountinfo, parse_quotas
+from watcher.executors.slurm_commands import CommandResult
 
 CONFIG = """
 results: results
@@ -62,7 +62,7 @@ def interpreter(folder, said, *, offline=None):
 def config(folder, *, executor="local", said=VERSIONS, **more):
     full = {"executable": "/env/bin/python", "python": "3.12.1", "built_for": "12.8", **said}
     (folder / "watcher.yaml").write_text(CONFIG.format(executor=executor, python=interpreter(folder, full, **more)))
-    return load(None, {})
+    return load_config(None, {})
 
 
 def verdicts(checks):
@@ -75,7 +75,9 @@ def one(checks, name):
 
 
 def test_the_command_says_a_line_for_each_and_exits_1_only_where_one_is_wrong(here, monkeypatch):
-    monkeypatch.setattr(holds, "two", lambda kind, *_: ([*range(40)], []) if kind == "link" else ([[0, 1]], [[1, 2]]))  # below
+    monkeypatch.setattr(
+        holds, "run_two_probes", lambda kind, *_: ([*range(40)], []) if kind == "link" else ([[0, 1]], [[1, 2]])
+    )  # below
     config(here)
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 0, result.output
@@ -126,12 +128,14 @@ def test_after_a_watcher_that_was_told_to_end_every_check_is_made(here):
 
 def test_a_defect_in_one_check_keeps_no_other_from_being_made(here, monkeypatch):
     def broken(*_given, **_more):
-        yield Check("ok", "the first one", "is fine")
+        yield DoctorCheck("ok", "the first one", "is fine")
         raise KeyError("gone")
 
-    monkeypatch.setattr(doctor_node, "checks", broken)
-    monkeypatch.setattr(doctor_disk, "checks", broken)
-    monkeypatch.setattr(doctor_job, "checks", lambda *_given, **_more: [Check("ok", "the last one", "is fine")])
+    monkeypatch.setattr(doctor_node, "check_login_node", broken)
+    monkeypatch.setattr(doctor_disk, "check_filesystems", broken)
+    monkeypatch.setattr(
+        doctor_job, "check_job_environment", lambda *_given, **_more: [DoctorCheck("ok", "the last one", "is fine")]
+    )
     config(here)
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1
@@ -152,13 +156,13 @@ def test_a_defect_in_one_check_keeps_no_other_from_being_made(here, monkeypatch)
     ],
 )
 def test_a_folder_lies_on_the_deepest_mount_and_the_last_of_two(path, point, kind):
-    assert mount_of(Path(path), mounts(MOUNTINFO)) == Mount(Path(point), kind)
+    assert find_mount(Path(path), parse_mountinfo(MOUNTINFO)) == Mount(Path(point), kind)
 
 
 def test_what_forgets_everything_is_warned_of():
-    assert doctor_disk._kind(Mount(Path("/tmp"), "tmpfs"), ["state", "results"]).verdict == "warning"
-    assert doctor_disk._kind(Mount(Path("/dev/shm"), "tmpfs"), ["checkpoints of stage1"]).verdict == "ok"
-    assert doctor_disk._kind(Mount(Path("/scratch"), "lustre"), ["state"]).words == "lustre (/scratch): state"
+    assert doctor_disk._check_fs_type(Mount(Path("/tmp"), "tmpfs"), ["state", "results"]).verdict == "warning"
+    assert doctor_disk._check_fs_type(Mount(Path("/dev/shm"), "tmpfs"), ["checkpoints of stage1"]).verdict == "ok"
+    assert doctor_disk._check_fs_type(Mount(Path("/scratch"), "lustre"), ["state"]).message == "lustre (/scratch): state"
 
 
 LFS = "      /scratch 104857600* 0 104857600       -  812000       0 1000000       -\n"
@@ -169,35 +173,35 @@ server:/home     1048576  5242880 10485760           12345       0       0
 
 
 def test_quotas_of_lustre_and_of_others_are_read():
-    assert quotas(LFS) == [("/scratch", 104857600, 104857600, 812000, 1000000)]
-    assert quotas(NFS) == [("server:/home", 1048576, 10485760, 12345, 0)]
-    assert quotas("Disk quotas for user me (uid 1000): none\n") == []
+    assert parse_quotas(LFS) == [("/scratch", 104857600, 104857600, 812000, 1000000)]
+    assert parse_quotas(NFS) == [("server:/home", 1048576, 10485760, 12345, 0)]
+    assert parse_quotas("Disk quotas for user me (uid 1000): none\n") == []
 
 
 def test_a_full_quota_is_warned_of(monkeypatch):
     monkeypatch.setattr(doctor_disk.shutil, "which", lambda name, path: f"/bin/{name}")  # noqa: ARG005  its signature
     lustre = Mount(Path("/scratch"), "lustre")
-    (check,) = doctor_disk._quota(lustre, Path("/scratch"), {}, lambda *_: Ran(0, LFS, ""))
+    (check,) = doctor_disk._check_quota(lustre, Path("/scratch"), {}, lambda *_: CommandResult(0, LFS, ""))
     assert check.verdict == "warning"
-    assert check.words == "/scratch: 100.0 of 100.0 GiB, 812000 of 1000000 files"
-    (check,) = doctor_disk._quota(Mount(Path("/home"), "nfs4"), Path("/home"), {}, lambda *_: Ran(0, NFS, ""))
-    assert (check.verdict, check.words) == ("ok", "server:/home: 1.0 of 10.0 GiB")
+    assert check.message == "/scratch: 100.0 of 100.0 GiB, 812000 of 1000000 files"
+    (check,) = doctor_disk._check_quota(Mount(Path("/home"), "nfs4"), Path("/home"), {}, lambda *_: CommandResult(0, NFS, ""))
+    assert (check.verdict, check.message) == ("ok", "server:/home: 1.0 of 10.0 GiB")
 
 
-@pytest.mark.parametrize("kind", holds.KINDS)
+@pytest.mark.parametrize("kind", holds.LOCK_KINDS)
 def test_two_processes_are_measured_side_by_side(kind, tmp_path):
-    first, second = holds.two(kind, tmp_path / kind, 8, 2.0, 30.0)
+    first, second = holds.run_two_probes(kind, tmp_path / kind, 8, 2.0, 30.0)
     if kind == "link":
         assert sorted([*first, *second]) == list(range(8))
     else:
         assert min(len(first), len(second)) >= 1
-        assert holds.overlaps(first, second) == 0
+        assert holds.count_overlaps(first, second) == 0
         assert all(end > begin for begin, end in (*first, *second))
 
 
 def test_holds_that_touch_do_not_overlap_and_holds_that_share_time_do():
-    assert holds.overlaps([(0, 1), (2, 3)], [(1, 2), (3, 4)]) == 0
-    assert holds.overlaps([(0, 1), (2, 3)], [(0.5, 2.5)]) == 2
+    assert holds.count_overlaps([(0, 1), (2, 3)], [(1, 2), (3, 4)]) == 0
+    assert holds.count_overlaps([(0, 1), (2, 3)], [(0.5, 2.5)]) == 2
 
 
 @pytest.mark.parametrize(
@@ -212,44 +216,44 @@ def test_holds_that_touch_do_not_overlap_and_holds_that_share_time_do():
     ],
 )
 def test_a_lock_that_does_not_hold_is_said(kind, answer, verdict, monkeypatch, tmp_path):
-    monkeypatch.setattr(holds, "two", lambda *_: answer)
-    assert doctor_disk._lock(kind, tmp_path, Mount(tmp_path, "lustre")).verdict == verdict
+    monkeypatch.setattr(holds, "run_two_probes", lambda *_: answer)
+    assert doctor_disk._check_lock(kind, tmp_path, Mount(tmp_path, "lustre")).verdict == verdict
 
 
 def test_a_file_system_without_links_cannot_have_claims(monkeypatch, tmp_path):
     def refused(*_):
         raise RuntimeError("PermissionError: [Errno 1] Operation not permitted")
 
-    monkeypatch.setattr(holds, "two", refused)
-    check = doctor_disk._lock("link", tmp_path, Mount(tmp_path, "exfat"))
+    monkeypatch.setattr(holds, "run_two_probes", refused)
+    check = doctor_disk._check_lock("link", tmp_path, Mount(tmp_path, "exfat"))
     assert check.verdict == "wrong"
-    assert "Operation not permitted" in check.words
+    assert "Operation not permitted" in check.message
 
 
 def test_shards_of_another_user_are_named(here, monkeypatch):
     made = config(here)
-    folder = tiny_checkpoint(made.stages["stage1"].checkpoints / "100", 100)
+    folder = write_tiny_checkpoint(made.stages["stage1"].checkpoints / "100", 100)
     shard = next(folder.rglob("*.safetensors"))
     shard.chmod(0)
     allowed = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != shard and allowed(path, mode))  # root may do all
-    check = doctor_disk._readable("checkpoints of stage1", made.stages["stage1"].checkpoints)
+    check = doctor_disk._check_readable("checkpoints of stage1", made.stages["stage1"].checkpoints)
     assert check.verdict == "wrong"
-    assert str(shard) in check.words
+    assert str(shard) in check.message
     shard.chmod(stat.S_IRUSR)
 
 
 @pytest.mark.parametrize(("skew", "verdict"), [(0.2, "ok"), (-20, "warning"), (300, "wrong")])
 def test_clocks_that_differ(skew, verdict, monkeypatch, tmp_path):
     monkeypatch.setattr(doctor_disk, "touch_clock", lambda _: doctor_disk.time.time() + skew)
-    assert doctor_disk._clock(tmp_path, Mount(tmp_path, "nfs4")).verdict == verdict
+    assert doctor_disk._check_clock(tmp_path, Mount(tmp_path, "nfs4")).verdict == verdict
 
 
 @pytest.mark.parametrize(("kind", "words"), [("lustre", "none from other nodes on lustre"), ("ext4", "inotify works")])
 def test_file_events_where_others_write(kind, words, here):
     made = config(here)
-    check = doctor_disk._events(made, [Mount(Path("/"), kind)])
-    assert check.words.startswith(words)
+    check = doctor_disk._check_file_events(made, [Mount(Path("/"), kind)])
+    assert check.message.startswith(words)
 
 
 def test_room_that_is_short(here, monkeypatch):
@@ -257,18 +261,22 @@ def test_room_that_is_short(here, monkeypatch):
     usage = doctor_disk.shutil.disk_usage(here)
     monkeypatch.setattr(doctor_disk.shutil, "disk_usage", lambda _: usage._replace(free=2**29))
     mount = Mount(Path("/"), "ext4")
-    found = list(doctor_disk._room({mount: ["state"]}, doctor_disk.places(made), {"PATH": ""}, lambda *_: Ran(1, "", "")))
+    found = list(
+        doctor_disk._check_free_space(
+            {mount: ["state"]}, doctor_disk.list_configured_folders(made), {"PATH": ""}, lambda *_: CommandResult(1, "", "")
+        )
+    )
     assert verdicts(found) == [("wrong", "room")]
 
 
 def test_a_limit_of_cpu_time_is_counted_in_days(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (900, 900))
-    found = list(doctor_node._limits())
+    found = list(doctor_node._check_process_limits())
     check = one(found, "cpu limit")
-    assert (check.verdict, check.words) == ("ok", "900 s (ulimit -t): a daemon lives about 45 days")
+    assert (check.verdict, check.message) == ("ok", "900 s (ulimit -t): a daemon lives about 45 days")
     assert one(found, "memory limit").verdict == "warning"
     monkeypatch.setattr(resource, "getrlimit", lambda _: (300, 300))
-    assert one(doctor_node._limits(), "cpu limit").verdict == "warning"
+    assert one(doctor_node._check_process_limits(), "cpu limit").verdict == "warning"
 
 
 def test_requests_that_nobody_takes_up(here):
@@ -277,7 +285,7 @@ def test_requests_that_nobody_takes_up(here):
     folder.mkdir(parents=True)
     (folder / "1.json").write_text("{}")
     os.utime(folder / "1.json", (0, 0))
-    assert doctor_node.requests_folder(made).verdict == "warning"
+    assert doctor_node.check_requests_folder(made).verdict == "warning"
 
 
 @pytest.mark.parametrize(
@@ -291,51 +299,54 @@ def test_requests_that_nobody_takes_up(here):
     ],
 )
 def test_the_jobs_interpreter_is_asked_after_the_setup_lines(said, name, verdict, words, here):
-    check = one(doctor_job.checks(config(here, said=VERSIONS | said), os.environ, offline=False), name)
+    check = one(doctor_job.check_job_environment(config(here, said=VERSIONS | said), os.environ, offline=False), name)
     assert check.verdict == verdict
-    assert words in check.words
+    assert words in check.message
 
 
 @pytest.mark.parametrize(("built_for", "verdict"), [("12.8", "ok"), (None, "warning")])
 def test_a_torch_without_cuda_is_no_torch_for_gpu_nodes(built_for, verdict, here):
     made = config(here, executor="slurm", said=VERSIONS | {"built_for": built_for})
-    assert one(doctor_job.checks(made, os.environ, offline=False), "cuda").verdict == verdict
+    assert one(doctor_job.check_job_environment(made, os.environ, offline=False), "cuda").verdict == verdict
 
 
 def test_an_interpreter_that_is_not_there_or_never_answers(here):
     made = msgspec.structs.replace(config(here), python="/nowhere/python")
-    check = one(doctor_job.checks(made, os.environ, offline=False), "job's python")
+    check = one(doctor_job.check_job_environment(made, os.environ, offline=False), "job's python")
     assert check.verdict == "wrong"
-    assert "/nowhere/python" in check.words
-    silent = one(doctor_job.checks(config(here), os.environ, offline=False, run=lambda *_: Ran(None, "", "")), "job's python")
+    assert "/nowhere/python" in check.message
+    silent = one(
+        doctor_job.check_job_environment(config(here), os.environ, offline=False, run=lambda *_: CommandResult(None, "", "")),
+        "job's python",
+    )
     assert silent.verdict == "wrong"
-    assert "no answer in 180 s" in silent.words
+    assert "no answer in 180 s" in silent.message
 
 
 def test_what_the_cache_lacks_and_what_mends_it(here):
     (here / "slices.yaml").write_text("tier: tier2_ppl\nslices:\n  web: {hf_dataset: a/b, target_tokens: 9}\n")
-    check = one(doctor_job.checks(config(here), os.environ, offline=False), "stage1 data")
+    check = one(doctor_job.check_job_environment(config(here), os.environ, offline=False), "stage1 data")
     assert check.verdict == "warning"
-    assert check.words == "1 of 1 are not in the cache: slices/web"
-    assert check.todo == "`watcher prefill stage1`"
+    assert check.message == "1 of 1 are not in the cache: slices/web"
+    assert check.hint == "`watcher prefill stage1`"
 
 
 def test_offline_asks_the_child_for_every_byte(here):
     entry = {"suite": "slices", "name": "web", "state": "whole"}
     document = {"entries": [entry], "tokenizer": {"problems": []}, "network": "cut off", "prefill": "mend it"}
     made = config(here, offline=document)
-    assert one(doctor_job.checks(made, os.environ, offline=True), "stage1 offline").words == (
+    assert one(doctor_job.check_job_environment(made, os.environ, offline=True), "stage1 offline").message == (
         "1 entries read whole, network cut off"
     )
     made = config(here, offline=document | {"entries": [entry | {"state": "damaged"}]})
-    check = one(doctor_job.checks(made, os.environ, offline=True), "stage1 offline")
-    assert (check.verdict, check.words, check.todo) == ("wrong", "slices/web is damaged", "mend it")
+    check = one(doctor_job.check_job_environment(made, os.environ, offline=True), "stage1 offline")
+    assert (check.verdict, check.message, check.hint) == ("wrong", "slices/web is damaged", "mend it")
 
 
 def test_a_suite_that_cannot_be_used_is_wrong(here):
     made = config(here)
     (here / "slices.yaml").write_text("tier: tier2_ppl\nslices: 3\n")
-    assert one(doctor_job.checks(made, os.environ, offline=False), "stage1 suites").verdict == "wrong"
+    assert one(doctor_job.check_job_environment(made, os.environ, offline=False), "stage1 suites").verdict == "wrong"
 
 
 PARTITION = (
@@ -356,35 +367,35 @@ class Cluster:
         self.asked.append(command[0])
         said = self.said
         if command[0] == "squeue":
-            return said.get("queue", Ran(0, "", ""))
+            return said.get("queue", CommandResult(0, "", ""))
         if command[0] == "sacct":
-            return Ran(1, "", "Slurm accounting storage is disabled")
+            return CommandResult(1, "", "Slurm accounting storage is disabled")
         if command[:3] == ["scontrol", "show", "config"]:
-            return Ran(0, f"GresTypes               = {said['gres']}\nMinJobAge = 300 sec\n", "")
+            return CommandResult(0, f"GresTypes               = {said['gres']}\nMinJobAge = 300 sec\n", "")
         if command[0] == "scontrol":
-            return Ran(0, PARTITION.format(**said), "")
+            return CommandResult(0, PARTITION.format(**said), "")
         if command[:4] == ["sacctmgr", "-nP", "show", "assoc"]:
-            return Ran(0, f"{said['mine']}||{said['qos']}||\n", "")
+            return CommandResult(0, f"{said['mine']}||{said['qos']}||\n", "")
         if command[0] == "sacctmgr":
-            return Ran(0, f"few|{said['wall']}|2|\n", "")
+            return CommandResult(0, f"few|{said['wall']}|2|\n", "")
         if "--test-only" in command:
-            return Ran(said["test"][0], "", said["test"][1])
-        return Ran(0, "slurm 23.11.4\n", "")
+            return CommandResult(said["test"][0], "", said["test"][1])
+        return CommandResult(0, "slurm 23.11.4\n", "")
 
 
 def slurm_checks(here, monkeypatch, **changed):
     monkeypatch.setattr(doctor_slurm.shutil, "which", lambda name, path=None: f"/bin/{name}")  # noqa: ARG005  its signature
     cluster = Cluster(**changed)
-    return list(doctor_slurm.checks(config(here, executor="slurm"), {"PATH": "/bin"}, run=cluster)), cluster
+    return list(doctor_slurm.check_slurm_limits(config(here, executor="slurm"), {"PATH": "/bin"}, run=cluster)), cluster
 
 
 def test_a_cluster_that_fits_the_config(here, monkeypatch):
     found, cluster = slurm_checks(here, monkeypatch)
     assert {check.verdict for check in found} == {"ok"}
-    assert one(found, "slurm").words.startswith("slurm 23.11.4; squeue answered in ")
-    assert one(found, "partition").words == "gpu is up; MaxTime 1-00:00:00, slurm.time 04:00:00"
-    assert one(found, "qos").words == "few: MaxWall 08:00:00, jobs submitted 2"
-    assert one(found, "submission").words == (
+    assert one(found, "slurm").message.startswith("slurm 23.11.4; squeue answered in ")
+    assert one(found, "partition").message == "gpu is up; MaxTime 1-00:00:00, slurm.time 04:00:00"
+    assert one(found, "qos").message == "few: MaxWall 08:00:00, jobs submitted 2"
+    assert one(found, "submission").message == (
         "a job with --account=lab --partition=gpu --qos=few --gres=gpu:1 --cpus-per-task=8 --time=04:00:00 would be taken,"
         " and start about 2026-11-24T06:10:36"
     )
@@ -401,21 +412,21 @@ def test_a_cluster_that_fits_the_config(here, monkeypatch):
         ({"qos": "normal"}, "qos", "few is none of yours"),
         ({"wall": "01:00:00"}, "qos", "slurm.time 04:00:00 is over the 01:00:00 that few allows"),
         ({"test": (1, "sbatch: error: x\nallocation failure: Invalid qos specification")}, "submission", "Invalid qos"),
-        ({"queue": Ran(1, "", "slurm_load_jobs error: Unable to contact")}, "slurm", "Unable to contact"),
-        ({"queue": Ran(None, "", "")}, "slurm", "no answer in 15 s"),
+        ({"queue": CommandResult(1, "", "slurm_load_jobs error: Unable to contact")}, "slurm", "Unable to contact"),
+        ({"queue": CommandResult(None, "", "")}, "slurm", "no answer in 15 s"),
     ],
 )
 def test_a_cluster_that_does_not(changed, name, words, here, monkeypatch):
     found, _ = slurm_checks(here, monkeypatch, **changed)
     wrong = [check for check in found if check.verdict == "wrong"]
     assert [check.name for check in wrong] == [name]
-    assert words in wrong[0].words
-    assert wrong[0].todo
+    assert words in wrong[0].message
+    assert wrong[0].hint
 
 
 def test_without_slurms_commands_that_is_all_that_is_said(here):
-    (check,) = doctor_slurm.checks(config(here, executor="slurm"), {"PATH": ""})
-    assert (check.verdict, check.words) == ("wrong", "no sbatch, squeue, scontrol, scancel on PATH")
+    (check,) = doctor_slurm.check_slurm_limits(config(here, executor="slurm"), {"PATH": ""})
+    assert (check.verdict, check.message) == ("wrong", "no sbatch, squeue, scontrol, scancel on PATH")
 
 
 @pytest.mark.parametrize(

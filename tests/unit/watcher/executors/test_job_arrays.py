@@ -2,24 +2,24 @@
 
 import pytest
 
-from suites.common.errors import Exit
-from suites.contract.exit_record import ExitRecord, of_the_run, read_exit_records
-from support.executors.batch_scripts import ended, make_attempt, stand_in, start
+from suites.common.errors import ExitCode
+from suites.contract.exit_record import ExitRecord, combine_exit_records, read_exit_records
+from support.executors.batch_scripts import make_attempt, start_script, wait_for_script, write_stand_in
 from watcher.core.executor import JobState
-from watcher.executors.job_arrays import together
-from watcher.executors.slurm_parsers import HISTORY_FIELDS, QUEUE_FIELDS, SEPARATOR, parse_history, parse_queue
+from watcher.executors.job_arrays import merge_array_tasks
+from watcher.executors.slurm_parsers import ACCOUNTING_FIELDS, FIELD_SEPARATOR, QUEUE_FIELDS, parse_accounting, parse_queue
 
 NAME = "eval-stage1-2000-0badcafe"
 
 
 def row(**changed):
     given = dict(zip(QUEUE_FIELDS, ("12", "RUNNING", "100", "200", "300", "None", "eval-1", "watcher:x"), strict=True))
-    return SEPARATOR.join((given | changed).values())
+    return FIELD_SEPARATOR.join((given | changed).values())
 
 
 def past(**changed):
     values = ("12_0", "COMPLETED", "0:0", "100", "200", "300", "node1", "eval-1", "")
-    return SEPARATOR.join((dict(zip(HISTORY_FIELDS, values, strict=True)) | changed).values())
+    return FIELD_SEPARATOR.join((dict(zip(ACCOUNTING_FIELDS, values, strict=True)) | changed).values())
 
 
 def queued(*tasks):
@@ -76,11 +76,11 @@ def test_accounting_tells_tasks_and_their_restarts():
         past(JobID="12_1", State="FAILED", Submit="150", End="400"),
         past(JobID="12_[2-3]", State="PENDING", Submit="100", Start="Unknown", End="Unknown", NodeList=""),
     ]
-    job = parse_history("\n".join(lines))[0]["eval-1"]
+    job = parse_accounting("\n".join(lines))[0]["eval-1"]
     assert (job.job_id, job.state, job.restarts) == ("12", JobState.RUNNING, 1)
-    job = parse_history("\n".join(lines[:3]))[0]["eval-1"]
+    job = parse_accounting("\n".join(lines[:3]))[0]["eval-1"]
     assert (job.state, job.restarts, job.end_time) == (JobState.FAILED, 1, 400)
-    assert together([job]) is job
+    assert merge_array_tasks([job]) is job
 
 
 def record(task, code, *, restart=0, end=2.0, signal=None):
@@ -90,34 +90,37 @@ def record(task, code, *, restart=0, end=2.0, signal=None):
 
 
 def test_a_run_ends_with_its_last_task_and_as_well_as_its_best():
-    assert of_the_run([record(0, 0), record(1, 0)], 3) == ()
-    (one,) = of_the_run([record(0, 70), record(1, 0, end=9.0), record(2, 75)], 3)
+    assert combine_exit_records([record(0, 0), record(1, 0)], 3) == ()
+    (one,) = combine_exit_records([record(0, 70), record(1, 0, end=9.0), record(2, 75)], 3)
     assert (one.code, one.end) == (0, 9.0)
     for codes, said in (((70, 75), 75), ((65, 70), 70), ((65, 69), 69), ((66, 76), 76), ((1, 65), 1), ((65, 65), 65)):
-        (one,) = of_the_run([record(task, code) for task, code in enumerate(codes)], 2)
+        (one,) = combine_exit_records([record(task, code) for task, code in enumerate(codes)], 2)
         assert one.code == said
 
 
 def test_a_task_that_ran_again_counts_as_it_ended_last():
     records = [record(0, 0), record(1, 75), record(1, 0, restart=1)]
-    (one,) = of_the_run(records, 2)
+    (one,) = combine_exit_records(records, 2)
     assert (one.code, one.restart) == (0, 1)
-    assert of_the_run([record(None, 0), record(None, 75, restart=1)], 1) == (record(None, 0), record(None, 75, restart=1))
+    assert combine_exit_records([record(None, 0), record(None, 75, restart=1)], 1) == (
+        record(None, 0),
+        record(None, 75, restart=1),
+    )
 
 
 def task(attempt, number, **more):
-    return start(attempt, SLURM_JOB_ID=str(20 + number), SLURM_ARRAY_JOB_ID="12", SLURM_ARRAY_TASK_ID=str(number), **more)
+    return start_script(attempt, SLURM_JOB_ID=str(20 + number), SLURM_ARRAY_JOB_ID="12", SLURM_ARRAY_TASK_ID=str(number), **more)
 
 
 def test_every_task_of_an_array_may_run_and_leaves_a_record_of_its_own(tmp_path):
-    attempt = make_attempt(tmp_path / "attempts", NAME, stand_in(tmp_path))
+    attempt = make_attempt(tmp_path / "attempts", NAME, write_stand_in(tmp_path))
     for path in attempt.expected:  # the stand-in does not write them whole, as the scorer does
         path.write_text("{}")
-    codes = [ended(process)[0] for process in [task(attempt, number, FAKE_FORGETS="yes") for number in range(4)]]
+    codes = [wait_for_script(process)[0] for process in [task(attempt, number, FAKE_FORGETS="yes") for number in range(4)]]
     assert codes == [0] * 4
     assert attempt.claim() == "slurm:12"
-    assert attempt.runs == 4
-    assert ended(task(attempt, 2, SLURM_RESTART_COUNT="1", FAKE_CODE="75"))[0] == Exit.TEMPORARY
+    assert attempt.run_count == 4
+    assert wait_for_script(task(attempt, 2, SLURM_RESTART_COUNT="1", FAKE_CODE="75"))[0] == ExitCode.TEMPORARY
     found = read_exit_records(attempt.folder)
     assert sorted((each.task, each.restart, each.code, each.owner) for each in found) == [
         (0, 0, 0, "slurm:12"),
@@ -129,8 +132,11 @@ def test_every_task_of_an_array_may_run_and_leaves_a_record_of_its_own(tmp_path)
 
 
 def test_another_array_and_a_plain_job_are_kept_out(tmp_path):
-    attempt = make_attempt(tmp_path / "attempts", NAME, stand_in(tmp_path))
-    assert ended(task(attempt, 0))[0] == 0
-    assert ended(start(attempt, SLURM_JOB_ID="30", SLURM_ARRAY_JOB_ID="13", SLURM_ARRAY_TASK_ID="0"))[0] == Exit.TEMPORARY
-    assert ended(start(attempt, SLURM_JOB_ID="21"))[0] == Exit.TEMPORARY
-    assert attempt.runs == 1
+    attempt = make_attempt(tmp_path / "attempts", NAME, write_stand_in(tmp_path))
+    assert wait_for_script(task(attempt, 0))[0] == 0
+    assert (
+        wait_for_script(start_script(attempt, SLURM_JOB_ID="30", SLURM_ARRAY_JOB_ID="13", SLURM_ARRAY_TASK_ID="0"))[0]
+        == ExitCode.TEMPORARY
+    )
+    assert wait_for_script(start_script(attempt, SLURM_JOB_ID="21"))[0] == ExitCode.TEMPORARY
+    assert attempt.run_count == 1

@@ -4,18 +4,18 @@ import time
 
 import pytest
 
-from watcher.core.executor import JobState, Most, SubmitKind
-from watcher.executors.sbatch_response import judge_submission, reserved_options
+from watcher.core.executor import JobState, PartitionLimits, SubmitKind
+from watcher.executors.sbatch_response import find_reserved_options, parse_sbatch_response
 from watcher.executors.slurm_parsers import (
-    HISTORY_FIELDS,
+    ACCOUNTING_FIELDS,
+    FIELD_SEPARATOR,
     QUEUE_FIELDS,
-    SEPARATOR,
-    job_state,
+    parse_accounting,
     parse_exit_code,
-    parse_history,
-    parse_limits,
+    parse_job_state,
+    parse_partition_limits,
     parse_queue,
-    parse_time,
+    parse_timestamp,
 )
 
 FAILED = "sbatch: error: Batch job submission failed: "
@@ -32,7 +32,7 @@ POLICY = f"{FAILED}Job violates accounting/QOS policy (job submit limit, user's 
     ],
 )
 def test_only_one_parsed_id_is_a_submission(code, out, job_id):
-    done = judge_submission(code, out, "")
+    done = parse_sbatch_response(code, out, "")
     assert (done.kind, done.job_id) == (SubmitKind.SUBMITTED, job_id)
 
 
@@ -56,7 +56,7 @@ def test_only_one_parsed_id_is_a_submission(code, out, job_id):
     ],
 )
 def test_whatever_is_not_certain_is_ambiguous(code, out, err):
-    done = judge_submission(code, out, err)
+    done = parse_sbatch_response(code, out, err)
     assert (done.kind, done.job_id) == (SubmitKind.AMBIGUOUS, None)
 
 
@@ -81,7 +81,7 @@ def test_whatever_is_not_certain_is_ambiguous(code, out, err):
     ],
 )
 def test_a_named_refusal_keeps_its_words(words):
-    done = judge_submission(255 if "unrecognized" in words else 1, "", f"{words}\n")
+    done = parse_sbatch_response(255 if "unrecognized" in words else 1, "", f"{words}\n")
     assert (done.kind, done.message) == (SubmitKind.REFUSED, words)
 
 
@@ -98,7 +98,7 @@ def test_a_named_refusal_keeps_its_words(words):
     ],
 )
 def test_a_limit_means_later(words):
-    assert judge_submission(1, "", words).kind is SubmitKind.LATER
+    assert parse_sbatch_response(1, "", words).kind is SubmitKind.LATER
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,12 @@ def test_a_limit_means_later(words):
     ],
 )
 def test_states(word, reason, state):
-    assert job_state(word, reason) is state
+    assert parse_job_state(word, reason) is state
 
 
 def row(**changed):
     given = dict(zip(QUEUE_FIELDS, ("7", "RUNNING", "100", "200", "300", "None", "eval-1", "watcher:x"), strict=True))
-    return SEPARATOR.join((given | changed).values())
+    return FIELD_SEPARATOR.join((given | changed).values())
 
 
 def test_times_that_are_forecasts_are_left_out():
@@ -138,7 +138,7 @@ def test_times_that_are_forecasts_are_left_out():
 
 def test_a_word_that_is_not_in_the_table_is_shown_as_it_is():
     jobs, _ = parse_queue(row(**{"%T": "TELEPORTED"}))
-    assert (jobs["eval-1"].state, jobs["eval-1"].word) == (JobState.UNKNOWN, "TELEPORTED")
+    assert (jobs["eval-1"].state, jobs["eval-1"].raw_state) == (JobState.UNKNOWN, "TELEPORTED")
 
 
 @pytest.mark.parametrize("reason", ["BadConstraints", "PartitionTimeLimit", "QOSMaxWallDurationPerJobLimit", "PartitionConfig"])
@@ -161,8 +161,8 @@ def test_lines_that_cannot_be_read_are_told_and_cost_no_other_line():
 
 
 def test_a_comment_may_hold_anything():
-    jobs, _ = parse_queue(row(**{"%k": f"a{SEPARATOR}b|c/ü\u2028"}))
-    assert jobs["eval-1"].comment == f"a{SEPARATOR}b|c/ü\u2028".strip()
+    jobs, _ = parse_queue(row(**{"%k": f"a{FIELD_SEPARATOR}b|c/ü\u2028"}))
+    assert jobs["eval-1"].comment == f"a{FIELD_SEPARATOR}b|c/ü\u2028".strip()
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -174,28 +174,28 @@ def test_of_two_jobs_of_one_name_the_live_one_then_the_newer_counts(order):
 
 def past(**changed):
     values = ("7", "COMPLETED", "0:0", "100", "200", "300", "node1", "eval-1", "")
-    return SEPARATOR.join((dict(zip(HISTORY_FIELDS, values, strict=True)) | changed).values())
+    return FIELD_SEPARATOR.join((dict(zip(ACCOUNTING_FIELDS, values, strict=True)) | changed).values())
 
 
 def test_the_ghost_of_a_refused_submission_is_no_job_of_ours():
     ghosts = [
         past(State="FAILED", ExitCode=code, NodeList="None assigned", End=end) for code, end in (("0:0", "Unknown"), ("1:0", "9"))
     ]
-    assert parse_history("\n".join(ghosts)) == ({}, [])
-    jobs, _ = parse_history(past(State="FAILED", ExitCode="1:0"))
+    assert parse_accounting("\n".join(ghosts)) == ({}, [])
+    jobs, _ = parse_accounting(past(State="FAILED", ExitCode="1:0"))
     assert jobs["eval-1"].exit_code == 1
 
 
 def test_earlier_runs_of_a_requeued_job_are_its_restarts():
     rows = [past(State="REQUEUED"), past(State="NODE_FAIL", Submit="150"), past(Submit="160", Start="170")]
-    job = parse_history("\n".join(rows))[0]["eval-1"]
+    job = parse_accounting("\n".join(rows))[0]["eval-1"]
     assert (job.state, job.restarts, job.submit_time) == (JobState.COMPLETED, 2, 160)
 
 
 def test_who_cancelled_is_named():
-    assert parse_history(past(State="CANCELLED by 0"))[0]["eval-1"].reason == "by root (uid 0)"
-    assert parse_history(past(State="CANCELLED by 4294967"))[0]["eval-1"].reason == "by uid 4294967"
-    assert parse_history(past(State="CANCELLED"))[0]["eval-1"].reason == ""
+    assert parse_accounting(past(State="CANCELLED by 0"))[0]["eval-1"].reason == "by root (uid 0)"
+    assert parse_accounting(past(State="CANCELLED by 4294967"))[0]["eval-1"].reason == "by uid 4294967"
+    assert parse_accounting(past(State="CANCELLED"))[0]["eval-1"].reason == ""
 
 
 @pytest.mark.parametrize(("text", "meant"), [("0:0", (0, None)), ("65:0", (65, None)), ("0:9", (None, 9)), ("", (None, None))])
@@ -204,23 +204,27 @@ def test_exit_codes(text, meant):
 
 
 def test_times():
-    assert parse_time("1795462956") == 1795462956
-    assert parse_time(time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(1795462956))) == 1795462956
-    assert [parse_time(word) for word in ("N/A", "Unknown", "None", "", "NONE")] == [None] * 5
+    assert parse_timestamp("1795462956") == 1795462956
+    assert parse_timestamp(time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(1795462956))) == 1795462956
+    assert [parse_timestamp(word) for word in ("N/A", "Unknown", "None", "", "NONE")] == [None] * 5
 
 
 def test_options_that_would_break_one_attempt_one_job_are_found():
     extra = ["--array=1-3", "--arr=1", "-a1-3", "-W", "-Mother", "--clusters=other", "--wrap=true", "--test-only"]
-    assert reserved_options(extra) == extra
+    assert find_reserved_options(extra) == extra
     assert (
-        reserved_options(["--account=x", "-A", "x", "--constraint=a100", "--wckey=k", "--nodes=1", "--exclusive", "--time=1"])
+        find_reserved_options(
+            ["--account=x", "-A", "x", "--constraint=a100", "--wckey=k", "--nodes=1", "--exclusive", "--time=1"]
+        )
         == []
     )
 
 
 def test_a_partitions_limits_are_the_smallest_that_are_told():
     text = "a*\x1f4:00:00\x1f4000+\nb\x1f1-00:00:00\x1f64000\nc\x1finfinite\x1f0\n"
-    assert parse_limits(text, None) == Most(time=14400.0, mem=4000, whose="partition a")
-    assert parse_limits(text, "a,b,c") == Most(time=14400.0, mem=4000, whose="partition a, b, c")
-    assert parse_limits("c\x1finfinite\x1f0\n", "c") == Most(whose="partition c")
-    assert parse_limits("", "nosuch") == Most()
+    assert parse_partition_limits(text, None) == PartitionLimits(time_seconds=14400.0, memory_mib=4000, source="partition a")
+    assert parse_partition_limits(text, "a,b,c") == PartitionLimits(
+        time_seconds=14400.0, memory_mib=4000, source="partition a, b, c"
+    )
+    assert parse_partition_limits("c\x1finfinite\x1f0\n", "c") == PartitionLimits(source="partition c")
+    assert parse_partition_limits("", "nosuch") == PartitionLimits()

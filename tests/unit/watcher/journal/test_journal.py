@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from suites.contract.paths import StatePaths
-from watcher.core.evaluation import State
+from watcher.core.evaluation import EvaluationState
 from watcher.journal import journal as ledger
-from watcher.journal.journal import Journal, Superseded, read
-from watcher.journal.replay import Ledger, apply, fold
+from watcher.journal.journal import Journal, JournalSuperseded, read_journal
+from watcher.journal.replay import JournalState, apply_event, replay
 
 OWNED = {
     "event": "owned",
@@ -44,9 +44,9 @@ def test_what_was_appended_is_what_the_next_watcher_reads(paths):
     owned(first)
     first.append("waiting", "stage1/step_1", t=2.0, reason="checkpoint: not there yet")
     second = Journal.open(paths)
-    assert second.ledger.records == first.ledger.records
+    assert second.state.records == first.state.records
     assert (first.epoch, second.epoch) == (1, 2)
-    assert second.ledger.records["stage1/step_1"].reason == "checkpoint: not there yet"
+    assert second.state.records["stage1/step_1"].reason == "checkpoint: not there yet"
     first.close()
     second.close()
 
@@ -66,9 +66,9 @@ def test_an_epoch_in_which_nothing_happened_leaves_no_file(paths):
 def test_two_watchers_never_get_the_same_epoch(paths):
     journals = [Journal.open(paths) for _ in range(5)]
     assert [journal.epoch for journal in journals] == [1, 2, 3, 4, 5]
-    assert [journal.superseded() for journal in journals] == [True] * 4 + [False]
+    assert [journal.is_superseded() for journal in journals] == [True] * 4 + [False]
     journals[-1].fence()
-    with pytest.raises(Superseded, match="a newer watcher has taken over from epoch 1"):
+    with pytest.raises(JournalSuperseded, match="a newer watcher has taken over from epoch 1"):
         journals[0].fence()
     for journal in journals:
         journal.close()
@@ -78,16 +78,16 @@ def test_two_watchers_never_get_the_same_epoch(paths):
 def test_a_torn_last_line_is_left_out_and_the_next_record_is_not_swallowed(paths, kept):
     first = Journal.open(paths)
     owned(first, 1)
-    size = paths.epoch(1).stat().st_size
+    size = paths.epoch_journal(1).stat().st_size
     owned(first, 2)
     first.close()
-    os.truncate(paths.epoch(1), size + kept)
+    os.truncate(paths.epoch_journal(1), size + kept)
     second = Journal.open(paths)
-    assert list(second.ledger.records) == ["stage1/step_1"]
-    assert "ends in the middle of a line" in second.ledger.notes[0]
+    assert list(second.state.records) == ["stage1/step_1"]
+    assert "ends in the middle of a line" in second.state.warnings[0]
     owned(second, 3)
     second.close()
-    assert list(read(paths).records) == ["stage1/step_1", "stage1/step_3"]
+    assert list(read_journal(paths).records) == ["stage1/step_1", "stage1/step_3"]
 
 
 def test_a_damaged_line_in_the_middle_is_quarantined_and_said(paths):
@@ -95,25 +95,25 @@ def test_a_damaged_line_in_the_middle_is_quarantined_and_said(paths):
     for step in (1, 2, 3):
         owned(first, step)
     first.close()
-    lines = paths.epoch(1).read_bytes().split(b"\n")
+    lines = paths.epoch_journal(1).read_bytes().split(b"\n")
     lines[1] = b"\x00" * 40
-    paths.epoch(1).write_bytes(b"\n".join(lines))
+    paths.epoch_journal(1).write_bytes(b"\n".join(lines))
     second = Journal.open(paths)
-    assert list(second.ledger.records) == ["stage1/step_1", "stage1/step_3"]
+    assert list(second.state.records) == ["stage1/step_1", "stage1/step_3"]
     assert (paths.journal / "quarantine.00000001.2").read_bytes() == b"\x00" * 40
-    assert any("line 2 of 00000001.jsonl is damaged" in note for note in second.ledger.notes)
-    assert any("lacks 1 events" in note for note in second.ledger.notes)
+    assert any("line 2 of 00000001.jsonl is damaged" in note for note in second.state.warnings)
+    assert any("lacks 1 events" in note for note in second.state.warnings)
     second.close()
 
 
 def test_a_reader_beside_a_writing_watcher_sees_whole_lines_only(paths):
     journal = Journal.open(paths)
     owned(journal)
-    with paths.epoch(1).open("ab") as file:
+    with paths.epoch_journal(1).open("ab") as file:
         file.write(b'{"schema":1,"seq":1,"ev')
-    found = read(paths)
+    found = read_journal(paths)
     assert list(found.records) == ["stage1/step_1"]
-    assert not found.notes
+    assert not found.warnings
     assert not list(paths.journal.glob("quarantine*"))
     journal.close()
 
@@ -126,9 +126,9 @@ def test_one_unknown_field_or_event_does_not_keep_the_watcher_from_starting(path
         {"event": "flag", "t": 2.0},
         {"event": "waiting", "evaluation": "stage1/step_1", "t": 3.0, "reason": "r", "hue": 7},
     ]
-    paths.epoch(1).write_text("".join(json.dumps(event) + "\n" for event in events))
-    record = read(paths).records["stage1/step_1"]
-    assert record.state is State.WAITING
+    paths.epoch_journal(1).write_text("".join(json.dumps(event) + "\n" for event in events))
+    record = read_journal(paths).records["stage1/step_1"]
+    assert record.state is EvaluationState.WAITING
     assert record.extra == {"colour": "red", "painted": {"by": "a newer one"}}
 
 
@@ -139,10 +139,10 @@ def test_an_event_about_nothing_known_or_without_its_fields_is_noted(paths):
         {**OWNED, "t": 1.0},
         {"event": "ready", "evaluation": "stage1/step_1", "t": 2.0},
     ]
-    paths.epoch(1).write_text("".join(json.dumps(event) + "\n" for event in events))
-    found = read(paths)
-    assert found.records["stage1/step_1"].state is State.OWED
-    assert len(found.notes) == 2
+    paths.epoch_journal(1).write_text("".join(json.dumps(event) + "\n" for event in events))
+    found = read_journal(paths)
+    assert found.records["stage1/step_1"].state is EvaluationState.PENDING
+    assert len(found.warnings) == 2
 
 
 @pytest.mark.parametrize("written", [0, 1, 30])
@@ -158,26 +158,26 @@ def test_a_full_disk_leaves_nothing_folded_and_the_next_line_whole(paths, monkey
     monkeypatch.setattr(ledger.os, "write", full)
     with pytest.raises(OSError, match="No space left"):
         owned(journal, 2)
-    assert list(journal.ledger.records) == ["stage1/step_1"]
+    assert list(journal.state.records) == ["stage1/step_1"]
     monkeypatch.setattr(ledger.os, "write", real)
     owned(journal, 3)
     journal.close()
-    found = read(paths)
+    found = read_journal(paths)
     assert list(found.records) == ["stage1/step_1", "stage1/step_3"]
-    assert not found.notes
+    assert not found.warnings
 
 
 def test_a_submitted_job_survives_the_loss_of_its_intent():
-    found = Ledger()
+    found = JournalState()
     submitted = {"event": "submitted", "evaluation": "stage1/step_1", "run_id": "eval-1", "job_id": "7", "attempt": ATTEMPT}
     for event in ({**OWNED, "t": 1.0}, {**submitted, "t": 6.0}):
-        apply(found, event)
+        replay(found, event)
     record = found.records["stage1/step_1"]
-    assert (record.state, record.attempt.job_id, record.attempts) == (State.QUEUED, "7", 1)
+    assert (record.state, record.attempt.job_id, record.attempts) == (EvaluationState.QUEUED, "7", 1)
 
 
 def test_news_of_an_older_attempt_changes_nothing():
-    found = Ledger()
+    found = JournalState()
     newer = {**ATTEMPT, "run_id": "eval-2", "number": 2}
     for event in (
         {**OWNED, "t": 1.0},
@@ -185,9 +185,9 @@ def test_news_of_an_older_attempt_changes_nothing():
         {"event": "intended", "evaluation": "stage1/step_1", "t": 3.0, "run_id": "eval-2", "attempt": newer},
         {"event": "failed", "evaluation": "stage1/step_1", "t": 4.0, "run_id": "eval-1", "kind": "exit", "reason": "late"},
     ):
-        apply(found, event)
+        replay(found, event)
     record = found.records["stage1/step_1"]
-    assert (record.state, record.attempt.run_id, record.failures) == (State.SUBMITTING, "eval-2", {})
+    assert (record.state, record.attempt.run_id, record.failures) == (EvaluationState.SUBMITTING, "eval-2", {})
 
 
 KINDS = ["owned", "owed", "waiting", "ready", "intended", "unsure", "voided", "submitted", "adopted", "released"]
@@ -218,9 +218,9 @@ def test_the_fold_is_a_function_of_the_events_alone(events):
     record = None
     for event in map(whole, events):
         before = msgspec.json.encode(record)
-        after = fold(record, event)
+        after = apply_event(record, event)
         assert msgspec.json.encode(record) == before, "fold changed its argument"
-        assert after == fold(record, json.loads(json.dumps(event)))
+        assert after == apply_event(record, json.loads(json.dumps(event)))
         if after is not None:
             assert len(after.history) <= 50
             assert after.history[-1][1:] == (after.state.value, after.reason)
@@ -234,7 +234,7 @@ def test_any_prefix_of_the_journal_can_be_read(events, data):
     raw = b"".join(msgspec.json.encode(whole(event)) + b"\n" for event in events)
     cut = data.draw(st.integers(0, len(raw)))
     lines = raw[:cut].split(b"\n")[:-1]
-    found = Ledger()
+    found = JournalState()
     for line in lines:
-        apply(found, msgspec.json.decode(line))
-    assert found.events == len(lines)
+        replay(found, msgspec.json.decode(line))
+    assert found.event_count == len(lines)

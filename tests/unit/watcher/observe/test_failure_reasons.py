@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from suites.contract.encoding import encode
+from suites.contract.encoding import encode_json
 from suites.contract.exit_record import ExitRecord
-from suites.contract.paths import AttemptPaths, EvaluationPaths, StatePaths, attempt_log, prefill_log
-from suites.contract.scoring_request import read_request
-from support.runs.watched_run import watching
+from suites.contract.paths import AttemptPaths, EvaluationPaths, StatePaths, attempt_log_paths, prefill_log_paths
+from suites.contract.scoring_request import read_scoring_request
+from support.runs.watched_run import make_watched_fixture
 from watcher.core.evaluation import PREFILL_DIRECTORY, Attempt
 from watcher.core.executor import JobState
-from watcher.observe.attempts import attempt_on_disk, what_is_left
-from watcher.observe.job_logs import LONGEST, ending
+from watcher.observe.attempts import add_failure_details, read_attempt_files
+from watcher.observe.job_logs import MAX_LINE_CHARACTERS, read_log_ending
 
 KEY = "stage1/step_100"
 FULL = "/results/stage1/by_checkpoint/step_100: results cannot be written there: No space left on device; make room"
@@ -22,7 +22,7 @@ RUN = "score.sbatch: eval-stage1-100-0a1b2c3d"
 BEGAN = f"{RUN}, restart 0, is run by slurm:7 on node1: python3 -m scoring score /s/request.json"
 
 
-watched = watching(steps=(100,))
+watched = make_watched_fixture(steps=(100,))
 
 
 @pytest.mark.parametrize(
@@ -69,38 +69,38 @@ watched = watching(steps=(100,))
 def test_the_end_of_a_log(tmp_path, lines, code, words):
     log = tmp_path / "log.err"
     log.write_text("".join(f"{line}\n" for line in lines))
-    found = ending(log)
-    assert (found.code, found.words, found.memory) == (code, words, "")
+    found = read_log_ending(log)
+    assert (found.exit_code, found.reason, found.out_of_memory_line) == (code, words, "")
 
 
 def test_a_log_that_is_not_there_is_huge_or_is_no_text_says_nothing_wrong(tmp_path):
     log = tmp_path / "log.err"
-    assert ending(log) == ending(tmp_path) == ending(log.with_name("none"))
+    assert read_log_ending(log) == read_log_ending(tmp_path) == read_log_ending(log.with_name("none"))
     log.write_bytes(b"\xff\x00" * 100_000 + f"\nscoring: {'x' * 9999}\n{RUN} ended with 75\n".encode())
-    found = ending(log)
-    assert found.code == 75
-    assert set(found.words) == {"x"}
-    assert len(found.words) < LONGEST
+    found = read_log_ending(log)
+    assert found.exit_code == 75
+    assert set(found.reason) == {"x"}
+    assert len(found.reason) < MAX_LINE_CHARACTERS
 
 
 def fail(watched, code, *, run_json=None, log=(), why=None, record=True):
     """One run of the evaluation ends with ``code``, and leaves what is given."""
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick()
     (job,) = watched.executor.live()
-    request, place = read_request(job.request), AttemptPaths(job.request.parent)
+    request, place = read_scoring_request(job.request), AttemptPaths(job.request.parent)
     if run_json is not None:
-        request.paths.run.parent.mkdir(parents=True, exist_ok=True)
-        request.paths.run.write_text(json.dumps({"run_id": request.run_id, **run_json}))
-    err = attempt_log(Path(request.results), "stage1", 100, job.job_id)[1]
+        request.paths.run_json.parent.mkdir(parents=True, exist_ok=True)
+        request.paths.run_json.write_text(json.dumps({"run_id": request.run_id, **run_json}))
+    err = attempt_log_paths(Path(request.results), "stage1", 100, job.job_id)[1]
     err.write_text("".join(f"{line}\n" for line in log))
     if why is not None:
-        place.why(None).write_text(json.dumps({"run_id": request.run_id, "code": code, "why": why}))
+        place.failure_reason_json(None).write_text(json.dumps({"run_id": request.run_id, "code": code, "why": why}))
     watched.executor.endings[KEY] = deque()
     job.state = JobState.FAILED
     if record:
         about = {"run_id": request.run_id, "owner": "slurm:1", "host": "node1", "start": 1.0, "end": 2.0}
-        (place.folder / "exit.0.json").write_bytes(encode(ExitRecord(**about, restart=0, code=code)))
+        (place.folder / "exit.0.json").write_bytes(encode_json(ExitRecord(**about, restart=0, code=code)))
     watched.tick(jobs=False)
     if not record:
         watched.tick(jobs=False)  # an exit record may come late
@@ -144,10 +144,10 @@ def test_a_prefills_words_are_looked_for_in_its_own_log(tmp_path):
     place = paths.attempt("prefill-stage1-1")
     place.folder.mkdir(parents=True)
     record = ExitRecord(run_id="prefill-stage1-1", owner="slurm:7", host="n", restart=0, start=1.0, end=2.0, code=75)
-    (place.folder / "exit.0.json").write_bytes(encode(record))
-    log = prefill_log(tmp_path, "stage1", "7")[1]
+    (place.folder / "exit.0.json").write_bytes(encode_json(record))
+    log = prefill_log_paths(tmp_path, "stage1", "7")[1]
     log.parent.mkdir(parents=True)
     log.write_text(f"scoring: {FULL}\nprefill.sbatch: prefill-stage1-1 ended with 75\n")
     attempt = Attempt(run_id="prefill-stage1-1", number=1, fingerprint="f", suites={}, intended=1.0, job_id="7")
-    seen = what_is_left(attempt_on_disk(paths, results, attempt.run_id), results, attempt, 0)
-    assert (seen.words, seen.logged) == (FULL, 75)
+    seen = add_failure_details(read_attempt_files(paths, results, attempt.run_id), results, attempt, 0)
+    assert (seen.failure_reason, seen.logged_exit_code) == (FULL, 75)

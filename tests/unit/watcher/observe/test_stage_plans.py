@@ -3,9 +3,9 @@
 import pytest
 
 import watcher.observe.stage_plans
-from support.runs.watched_run import SLICES
+from support.runs.watched_run import SLICES_SUITE
 from watcher.config.settings import Stage
-from watcher.observe.stage_plans import LOOK_AGAIN, READ_AGAIN, Plans
+from watcher.observe.stage_plans import FILES_CHECK_SECONDS, REREAD_SECONDS, StageRequirementsCache
 
 MORE = "tier: tier2_ppl\nextends: %s\nslices:\n  code: {data_files: [/data/code.jsonl]}\n"
 
@@ -25,18 +25,18 @@ def reads(monkeypatch):
 
 @pytest.fixture
 def stage(tmp_path):
-    (tmp_path / "base.yaml").write_text(SLICES % 1000)
+    (tmp_path / "base.yaml").write_text(SLICES_SUITE % 1000)
     (tmp_path / "more.yaml").write_text(MORE % "base.yaml")
     return Stage(name="s", checkpoints=tmp_path / "ckpts", results=tmp_path, suites=(str(tmp_path / "more.yaml"),))
 
 
 def test_a_suite_that_is_only_extended_is_seen_to_change(stage, tmp_path):
-    plans = Plans({})
-    before = plans.look(stage, 0.0)
-    assert plans.look(stage, LOOK_AGAIN) is before
-    (tmp_path / "base.yaml").write_text(SLICES % 2000)
-    assert plans.look(stage, 2 * LOOK_AGAIN - 1) is before
-    after = plans.look(stage, 2 * LOOK_AGAIN)
+    plans = StageRequirementsCache({})
+    before = plans.get_requirements(stage, 0.0)
+    assert plans.get_requirements(stage, FILES_CHECK_SECONDS) is before
+    (tmp_path / "base.yaml").write_text(SLICES_SUITE % 2000)
+    assert plans.get_requirements(stage, 2 * FILES_CHECK_SECONDS - 1) is before
+    after = plans.get_requirements(stage, 2 * FILES_CHECK_SECONDS)
     assert after.tiers != before.tiers
     assert after.tiers["tier2_ppl"][1] == ("web", "code")
 
@@ -47,30 +47,30 @@ def test_a_suite_that_changed_while_it_was_read_is_read_again(stage, tmp_path, m
     def changed_at_once(name, environ):
         loaded = real(name, environ)
         monkeypatch.setattr(watcher.observe.stage_plans, "load_suite", real)
-        (tmp_path / "base.yaml").write_text(SLICES % 2000)
+        (tmp_path / "base.yaml").write_text(SLICES_SUITE % 2000)
         return loaded
 
     monkeypatch.setattr(watcher.observe.stage_plans, "load_suite", changed_at_once)
-    plans = Plans({})
-    assert plans.look(stage, 0.0).tiers != plans.look(stage, LOOK_AGAIN).tiers
+    plans = StageRequirementsCache({})
+    assert plans.get_requirements(stage, 0.0).tiers != plans.get_requirements(stage, FILES_CHECK_SECONDS).tiers
 
 
 def test_files_that_stay_as_they_are_are_read_once_a_day(stage, reads):
-    plans = Plans({})
-    plans.look(stage, 0.0)
-    plans.look(stage, LOOK_AGAIN)  # what is extended was not known before
+    plans = StageRequirementsCache({})
+    plans.get_requirements(stage, 0.0)
+    plans.get_requirements(stage, FILES_CHECK_SECONDS)  # what is extended was not known before
     del reads[:]
-    for now in range(2 * int(LOOK_AGAIN), int(READ_AGAIN), int(LOOK_AGAIN)):
-        plans.look(stage, float(now))
+    for now in range(2 * int(FILES_CHECK_SECONDS), int(REREAD_SECONDS), int(FILES_CHECK_SECONDS)):
+        plans.get_requirements(stage, float(now))
     assert reads == []
-    plans.look(stage, READ_AGAIN + LOOK_AGAIN)
+    plans.get_requirements(stage, REREAD_SECONDS + FILES_CHECK_SECONDS)
     assert len(reads) == 1
 
 
 def test_a_file_that_is_gone_is_said_and_its_return_is_seen(stage, tmp_path):
-    plans, path = Plans({}), tmp_path / "base.yaml"
-    before, text = plans.look(stage, 0.0), path.read_text()
+    plans, path = StageRequirementsCache({}), tmp_path / "base.yaml"
+    before, text = plans.get_requirements(stage, 0.0), path.read_text()
     path.unlink()
-    assert "base.yaml" in plans.look(stage, LOOK_AGAIN).trouble
+    assert "base.yaml" in plans.get_requirements(stage, FILES_CHECK_SECONDS).error
     path.write_text(text)
-    assert plans.look(stage, 2 * LOOK_AGAIN) == before
+    assert plans.get_requirements(stage, 2 * FILES_CHECK_SECONDS) == before

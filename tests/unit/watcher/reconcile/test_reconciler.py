@@ -9,16 +9,16 @@ import watcher
 from suites.contract.exit_record import ExitRecord
 from suites.contract.scoring_request import TierRequirement
 from suites.contract.tier_files import TierVerdict
-from watcher.config.settings import Bridge, Config, Limits, Retry, Stage
+from watcher.config.settings import Bridge, Config, LimitSettings, RetrySettings, Stage
 from watcher.core.actions import Skip
-from watcher.core.evaluation import Attempt, Record, State
+from watcher.core.evaluation import Attempt, EvaluationRecord, EvaluationState
 from watcher.core.executor import Job, JobState
 from watcher.core.reasons import ReasonKind
-from watcher.core.snapshot import AttemptSeen, QueueSeen, Results, StagePlan, StageSeen, World
-from watcher.journal.replay import Ledger
+from watcher.core.snapshot import AttemptFiles, EvaluationResults, QueueSnapshot, Snapshot, StageFolder, StageRequirements
+from watcher.journal.replay import JournalState
 from watcher.reconcile import retry_policy as policy
-from watcher.reconcile.reconciler import decide
-from watcher.reconcile.schedule import Wanted, bridge_step, directory, wanted
+from watcher.reconcile.reconciler import reconcile
+from watcher.reconcile.schedule import ScheduledEvaluation, choose_directory, resolve_bridge_step, scheduled_evaluations
 
 CKPTS = Path("/s/ckpts")
 ENDING = ReasonKind.CONFIRMING_END
@@ -44,11 +44,11 @@ def config(*stages, **settings):
 
 
 def seen(name, *steps, **more):
-    return StageSeen(steps={step: f"{CKPTS}/{name}/{step}" for step in steps}, **more)
+    return StageFolder(steps={step: f"{CKPTS}/{name}/{step}" for step in steps}, **more)
 
 
 def names(conf, listings):
-    found, unknown = wanted(conf, listings)
+    found, unknown = scheduled_evaluations(conf, listings)
     return {(want.stage, want.source, want.step) for want in found}, unknown
 
 
@@ -60,9 +60,9 @@ def names(conf, listings):
         ({"every": 10}, seen("s", 5, 10, 15, 20), {10, 20}),
         ({"every": 10, "start": 5, "to": 25}, seen("s", 5, 10, 15, 25, 35), {5, 15, 25}),
         ({"every": 10, "steps": (7,)}, seen("s", 10), {7, 10}),
-        ({"final": True}, seen("s", 10, 33, final=33), {33}),
-        ({"final": True}, seen("s", 10, 20, final=33), set()),
-        ({"every": 10, "final": True}, StageSeen(steps=None, trouble="EIO"), set()),
+        ({"final": True}, seen("s", 10, 33, final_step=33), {33}),
+        ({"final": True}, seen("s", 10, 20, final_step=33), set()),
+        ({"every": 10, "final": True}, StageFolder(steps=None, error="EIO"), set()),
         ({"steps": (0,)}, seen("s", 0), {0}),
     ],
 )
@@ -77,10 +77,10 @@ BRIDGES = [
     ({"steps": (10, 50)}, {"step": 40}, seen("a"), seen("b"), 40),
     ({"steps": (10, 50)}, {"checkpoint": "/elsewhere/48"}, seen("a"), seen("b"), 48),
     ({"every": 10, "to": 45}, {}, seen("a"), seen("b"), 40),
-    ({"every": 10}, {}, seen("a", 10, final=77), seen("b"), 77),
+    ({"every": 10}, {}, seen("a", 10, final_step=77), seen("b"), 77),
     ({"every": 10}, {}, seen("a", 10), seen("b"), None),
-    ({"final": True}, {}, seen("a", final=77), seen("b", 1, started_from=f"{CKPTS}/a/70"), 70),
-    ({"final": True}, {}, seen("a", final=77), seen("b", 1, started_from="/other/model"), 77),
+    ({"final": True}, {}, seen("a", final_step=77), seen("b", 1, started_from=f"{CKPTS}/a/70"), 70),
+    ({"final": True}, {}, seen("a", final_step=77), seen("b", 1, started_from="/other/model"), 77),
 ]
 
 
@@ -88,7 +88,7 @@ BRIDGES = [
 def test_bridges_score_the_sources_last_step(source, bridge, of_source, of_stage, expected):
     later = stage("b", steps=(1,), bridge=Bridge(source="a", **bridge))
     conf = config(stage("a", **source), later)
-    step, why = bridge_step(later, conf, {"a": of_source, "b": of_stage})
+    step, why = resolve_bridge_step(later, conf, {"a": of_source, "b": of_stage})
     assert step == expected
     assert bool(why) == (expected is None)
 
@@ -119,8 +119,8 @@ def test_a_bridge_into_a_stage_that_is_not_in_the_config_says_what_is_missing():
     ],
 )
 def test_directories(schedule, source, taken, name, expected):
-    want = Wanted(stage="b", source=source, step=5, origin="schedule", checkpoint="/c")
-    assert directory(want, stage("b", **schedule), taken, name) == expected
+    want = ScheduledEvaluation(stage="b", source=source, step=5, origin="schedule", checkpoint="/c")
+    assert choose_directory(want, stage("b", **schedule), taken, name) == expected
 
 
 ATTEMPT = Attempt(
@@ -135,9 +135,9 @@ ATTEMPT = Attempt(
 )
 
 
-def record(state=State.QUEUED, **more):
+def record(state=EvaluationState.QUEUED, **more):
     base = {"stage": "s", "source": "s", "step": 5, "directory": "step_5", "origin": "schedule", "checkpoint": f"{CKPTS}/s/5"}
-    return Record(**base, state=state, since=more.pop("since", 100.0), attempt=more.pop("attempt", ATTEMPT), **more)
+    return EvaluationRecord(**base, state=state, since=more.pop("since", 100.0), attempt=more.pop("attempt", ATTEMPT), **more)
 
 
 def exit_record(code, **more):
@@ -165,7 +165,7 @@ def exit_record(code, **more):
     ],
 )
 def test_exit_codes(code, failures, event, retry):
-    note = policy.after_exit(record(failures=failures), exit_record(code), "", policy.Retries(Retry()), 1000.0)
+    note = policy.decide_after_exit(record(failures=failures), exit_record(code), "", policy.RetryRules(RetrySettings()), 1000.0)
     assert note.event == event
     assert note.fields.get("retry_at") == (None if retry is None else 1000.0 + retry)
     assert note.reason
@@ -184,30 +184,34 @@ def test_exit_codes(code, failures, event, retry):
     ],
 )
 def test_states_without_an_exit_record(state, event, free):
-    job = Job(job_id="7", name="eval-s-5-0", state=state, word=state.name)
+    job = Job(job_id="7", name="eval-s-5-0", state=state, raw_state=state.name)
     for failures in ({}, {state.value: 50, "exit": 50, "no_results": 50}):
-        note = policy.after_state(record(failures=failures), job, AttemptSeen(), "", policy.Retries(Retry()), now=1000.0)
+        note = policy.decide_after_job_state(
+            record(failures=failures), job, AttemptFiles(), "", policy.RetryRules(RetrySettings()), now=1000.0
+        )
         assert note.event == (event if free or not failures else "blocked")
 
 
 def world(*, now=1000.0, jobs=None, queue_at=None, results=None, **more):
-    queue = QueueSeen(at=now if queue_at is None else queue_at, jobs={job.name: job for job in jobs or ()}, sure=True)
-    plans = {"s": StagePlan(tiers={"tier2_ppl": TierRequirement("d", ("web",))}, tokenizer="t", seq_len=64)}
-    base = {"stages": {"s": seen("s", 5)}, "plans": plans, "queue": queue, "results": results or {}}
-    return World(now=now, server_now=now, **{**base, **more})
+    queue = QueueSnapshot(
+        at=now if queue_at is None else queue_at, jobs={job.name: job for job in jobs or ()}, accounting_checked=True
+    )
+    plans = {"s": StageRequirements(tiers={"tier2_ppl": TierRequirement("d", ("web",))}, tokenizer="t", seq_len=64)}
+    base = {"stages": {"s": seen("s", 5)}, "requirements": plans, "queue": queue, "results": results or {}}
+    return Snapshot(now=now, server_now=now, **{**base, **more})
 
 
 def decided(record_, world_, **settings):
-    ledger = Ledger(records={record_.key: record_})
-    return decide(world_, ledger, config(stage("s", steps=(5,)), **settings), "watcher:x")
+    ledger = JournalState(records={record_.key: record_})
+    return reconcile(world_, ledger, config(stage("s", steps=(5,)), **settings), "watcher:x")
 
 
 def job(state, **more):
-    return Job(job_id="7", name="eval-s-5-0", state=state, word=state.name, **{"comment": "watcher:x", **more})
+    return Job(job_id="7", name="eval-s-5-0", state=state, raw_state=state.name, **{"comment": "watcher:x", **more})
 
 
-VALID = {"s/step_5": Results(verdicts={"tier2_ppl": TierVerdict("valid")})}
-MISSING = {"s/step_5": Results(verdicts={"tier2_ppl": TierVerdict("missing", "no such file")})}
+VALID = {"s/step_5": EvaluationResults(verdicts={"tier2_ppl": TierVerdict("valid")})}
+MISSING = {"s/step_5": EvaluationResults(verdicts={"tier2_ppl": TierVerdict("missing", "no such file")})}
 
 
 @pytest.mark.parametrize(
@@ -215,21 +219,21 @@ MISSING = {"s/step_5": Results(verdicts={"tier2_ppl": TierVerdict("missing", "no
     [
         (record(), [job(JobState.PENDING, reason="Priority")], MISSING, "pending: job 7: Priority"),
         (record(), [job(JobState.RUNNING)], MISSING, "started"),
-        (record(State.RUNNING), [job(JobState.PENDING, restarts=1)], MISSING, "requeued"),
-        (record(State.RUNNING), [job(JobState.RUNNING, restarts=1)], MISSING, "started"),
-        (record(State.RUNNING), [job(JobState.COMPLETING)], VALID, "completing: job 7"),
-        (record(State.RUNNING), [job(JobState.RUNNING)], VALID, "running: job 7"),
-        (record(State.RUNNING), [job(JobState.UNKNOWN)], MISSING, "running: job 7 is UNKNOWN"),
-        (record(State.RUNNING), [job(JobState.COMPLETED)], VALID, "scored"),
-        (record(State.RUNNING), [job(JobState.FAILED)], VALID, "scored"),
-        (record(State.RUNNING), [job(JobState.COMPLETED)], MISSING, "ending"),
-        (record(State.RUNNING), [job(JobState.CANCELLED)], MISSING, "cancelled"),
-        (record(State.RUNNING), [job(JobState.NODE_FAIL)], MISSING, "ending"),
-        (record(State.RUNNING), [], VALID, "scored"),
-        (record(State.RUNNING), [], MISSING, "ending"),
-        (record(State.RUNNING, reason="gone", reason_kind=ENDING, since=500.0), [], MISSING, "Void"),
-        (record(State.RUNNING, reason="gone", reason_kind=ENDING, since=900.0), [], MISSING, "gone"),
-        (record(State.QUEUED), [job(JobState.HELD)], MISSING, "held: job 7 was released, but somebody holds it"),
+        (record(EvaluationState.RUNNING), [job(JobState.PENDING, restarts=1)], MISSING, "requeued"),
+        (record(EvaluationState.RUNNING), [job(JobState.RUNNING, restarts=1)], MISSING, "started"),
+        (record(EvaluationState.RUNNING), [job(JobState.COMPLETING)], VALID, "completing: job 7"),
+        (record(EvaluationState.RUNNING), [job(JobState.RUNNING)], VALID, "running: job 7"),
+        (record(EvaluationState.RUNNING), [job(JobState.UNKNOWN)], MISSING, "running: job 7 is UNKNOWN"),
+        (record(EvaluationState.RUNNING), [job(JobState.COMPLETED)], VALID, "scored"),
+        (record(EvaluationState.RUNNING), [job(JobState.FAILED)], VALID, "scored"),
+        (record(EvaluationState.RUNNING), [job(JobState.COMPLETED)], MISSING, "ending"),
+        (record(EvaluationState.RUNNING), [job(JobState.CANCELLED)], MISSING, "cancelled"),
+        (record(EvaluationState.RUNNING), [job(JobState.NODE_FAIL)], MISSING, "ending"),
+        (record(EvaluationState.RUNNING), [], VALID, "scored"),
+        (record(EvaluationState.RUNNING), [], MISSING, "ending"),
+        (record(EvaluationState.RUNNING, reason="gone", reason_kind=ENDING, since=500.0), [], MISSING, "Void"),
+        (record(EvaluationState.RUNNING, reason="gone", reason_kind=ENDING, since=900.0), [], MISSING, "gone"),
+        (record(EvaluationState.QUEUED), [job(JobState.HELD)], MISSING, "held: job 7 was released, but somebody holds it"),
     ],
 )
 def test_in_flight(record_, jobs, results, expected):
@@ -244,24 +248,24 @@ def test_an_answer_from_before_the_submission_says_nothing_about_it():
 
 
 def test_what_is_no_longer_in_the_schedule_is_left_alone():
-    ledger = Ledger(records={"s/step_5": record(State.READY, attempt=None)})
-    decision = decide(world(), ledger, config(stage("s", steps=())), "watcher:x")
+    ledger = JournalState(records={"s/step_5": record(EvaluationState.READY, attempt=None)})
+    decision = reconcile(world(), ledger, config(stage("s", steps=())), "watcher:x")
     assert decision.actions == ()
     assert Skip("s/step_5", "no longer in the schedule") in decision.skips
 
 
 def test_the_limits_are_told_by_name():
-    ledger = Ledger(records={f"s/step_{n}": record() for n in range(3)})
-    from watcher.core.actions import Submit  # noqa: PLC0415
-    from watcher.reconcile.reconciler import _submissions  # noqa: PLC0415  the smallest place that limits show in
+    ledger = JournalState(records={f"s/step_{n}": record() for n in range(3)})
+    from watcher.core.actions import SubmitEvaluation  # noqa: PLC0415
+    from watcher.reconcile.reconciler import _select_submissions  # noqa: PLC0415  the smallest place that limits show in
 
-    candidate = Submit(key="s/step_0", request=None, markers=None)
+    candidate = SubmitEvaluation(key="s/step_0", request=None, mtimes=None)
     for limits, left, why in (
-        (Limits(max_running=3), None, "ready; 3 in flight, limits.max_running is 3"),
-        (Limits(max_queued=2), None, "ready; limits.max_queued is 2"),
-        (Limits(), 0, "ready; limits.slurm_calls_per_minute is used up"),
+        (LimitSettings(max_running=3), None, "ready; 3 in flight, limits.max_running is 3"),
+        (LimitSettings(max_queued=2), None, "ready; limits.max_queued is 2"),
+        (LimitSettings(), 0, "ready; limits.slurm_calls_per_minute is used up"),
     ):
-        found = _submissions([candidate], world(submissions_left=left), config(stage("s"), limits=limits), ledger)
+        found = _select_submissions([candidate], world(submissions_left=left), config(stage("s"), limits=limits), ledger)
         assert found == [Skip("s/step_0", why)]
 
 

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from suites.common.atomic_files import publish
-from suites.contract.comparison import Compared, read_compared
-from suites.contract.encoding import encode
-from support.samples.comparison import STEPS, names
+from suites.common.atomic_files import write_atomically
+from suites.contract.comparison import ComparisonDocument, read_comparison_document
+from suites.contract.encoding import encode_json
+from support.samples.comparison import STAGE_STEPS, list_slices
 from support.samples.report import ReportSample
 from watcher.cli.app import main
 
@@ -28,28 +28,28 @@ def command(sample, *words, width=150):
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
-    return ReportSample(tmp_path_factory.mktemp("run")).write()
+    return ReportSample(tmp_path_factory.mktemp("run")).write_sample()
 
 
 @pytest.fixture
 def mine(tmp_path):
     return ReportSample(
         tmp_path, steps={"stage1": (15, 25), "stage2": (10, 20)}, bridges={"stage2": ("stage1", 25)}, of=small
-    ).write()
+    ).write_sample()
 
 
 def small(_stage):
-    slices, tasks, _ = names("stage2")
+    slices, tasks, _ = list_slices("stage2")
     return slices, tasks[:3], ()
 
 
 def test_a_table_has_every_step_with_its_totals_and_their_change_since_the_bridge(sample):
     said = command(sample, "stage3").output
-    file = json.loads(sample.paths("stage3", 4000).tier("tier2_ppl").read_text())
-    compared = read_compared(sample.paths("stage3", 4000).compare).against("bridge")
+    file = json.loads(sample.get_paths("stage3", 4000).tier_json("tier2_ppl").read_text())
+    compared = read_comparison_document(sample.get_paths("stage3", 4000).compare_json).get_comparison("bridge")
     (line,) = [line for line in said.splitlines() if line.split()[:1] == ["4000"]]
     assert f"{file['summary']['ppl']:.4g}" in line
-    total = compared.total("tier2_ppl").effects["ppl"]
+    total = compared.get_total("tier2_ppl").effects["ppl"]
     assert f"{total.delta:+.3g} [{total.low:+.3g}, {total.high:+.3g}]" in line
     assert compared.outcome in line
     assert "bridge: stage2 step 22000" in said
@@ -57,13 +57,13 @@ def test_a_table_has_every_step_with_its_totals_and_their_change_since_the_bridg
 
 def test_all_stages_are_shown_with_what_was_forgotten(sample):
     said = command(sample).output
-    assert all(f"{stage}: " in said for stage in STEPS)
+    assert all(f"{stage}: " in said for stage in STAGE_STEPS)
     assert "Forgotten, by more than two standard errors:" in said
 
 
 def test_one_step_shows_every_figure_and_every_objective(sample):
     said = command(sample, "stage2", "22000").output
-    slices, tasks, _ = names("stage2")
+    slices, tasks, _ = list_slices("stage2")
     assert all(name in said for name in (*slices, *tasks))
     assert "pass: improve hq" in said
     assert "log: " in said
@@ -78,12 +78,17 @@ def test_a_step_that_is_not_there_is_refused_with_those_that_are(sample):
 
 def test_csv_has_a_row_for_each_figure_and_each_difference(sample):
     rows = list(csv.DictReader(io.StringIO(command(sample, "--csv").stdout)))
-    file = json.loads(sample.paths("stage2", 6000).tier("tier3_cf").read_text())
+    file = json.loads(sample.get_paths("stage2", 6000).tier_json("tier3_cf").read_text())
     wanted = {"evaluation": "stage2/step_6000", "tier": "tier3_cf", "name": "sciq", "metric": "primary", "against": ""}
     (row,) = [row for row in rows if wanted.items() <= row.items()]
     assert float(row["value"]) == file["tasks"]["sciq"]["primary"]
     assert float(row["error"]) == file["tasks"]["sciq"]["acc_per_char_stderr"]
-    effect = read_compared(sample.paths("stage2", 6000).compare).against("previous").total("tier2_ppl").effects["nll_per_token"]
+    effect = (
+        read_comparison_document(sample.get_paths("stage2", 6000).compare_json)
+        .get_comparison("previous")
+        .get_total("tier2_ppl")
+        .effects["nll_per_token"]
+    )
     wanted |= {"tier": "tier2_ppl", "name": "", "metric": "delta_nll_per_token", "against": "previous"}
     (row,) = [row for row in rows if wanted.items() <= row.items()]
     assert (float(row["value"]), float(row["low"]), row["verdict"]) == (effect.delta, effect.low, effect.verdict)
@@ -104,16 +109,16 @@ def test_errors_of_totals_follow_from_those_of_their_parts(sample):
 
 def test_json_is_everything(sample):
     document = json.loads(command(sample, "--json").stdout)
-    assert [stage["name"] for stage in document["stages"]] == list(STEPS)
+    assert [stage["name"] for stage in document["stages"]] == list(STAGE_STEPS)
     assert sum(len(stage["evaluations"]) for stage in document["stages"]) == 25
     assert document["health"] == "alive"
 
 
 def rewrite(sample, step, **changes):
-    path = sample.paths("stage2", step).compare
-    compared = read_compared(path)
+    path = sample.get_paths("stage2", step).compare_json
+    compared = read_comparison_document(path)
     bridge = msgspec.structs.replace(compared.comparisons[0], **changes)
-    publish(path, encode(msgspec.structs.replace(compared, comparisons=(bridge, *compared.comparisons[1:]))))
+    write_atomically(path, encode_json(msgspec.structs.replace(compared, comparisons=(bridge, *compared.comparisons[1:]))))
 
 
 @pytest.mark.parametrize(("outcome", "code"), [("pass", 0), ("fail", 1), ("inconclusive", 3), (None, 4)])
@@ -127,7 +132,7 @@ def test_the_gate_goes_by_the_newest_steps_objectives(mine, outcome, code):
 def test_the_gate_says_what_there_is_to_wait_for(mine):
     assert command(mine, "--check", "stage1").exit_code == 4
     assert "stage1 has no bridge" in command(mine, "--check", "stage1").output
-    mine.paths("stage2", 20).compare.unlink()
+    mine.get_paths("stage2", 20).compare_json.unlink()
     found = command(mine, "--check", "stage2")
     assert found.exit_code == 4
     assert "not compared with the bridge yet" in found.output
@@ -143,17 +148,17 @@ def test_the_gate_trusts_no_comparison_that_would_be_made_otherwise_today(mine):
 
 
 def test_broken_results_are_told_and_the_others_shown(mine):
-    mine.paths("stage2", 10).tier("tier2_ppl").write_text("{")
-    mine.paths("stage2", 20).compare.write_text('{"schema": 1}')
-    shutil.rmtree(mine.paths("stage1", 15).folder)
+    mine.get_paths("stage2", 10).tier_json("tier2_ppl").write_text("{")
+    mine.get_paths("stage2", 20).compare_json.write_text('{"schema": 1}')
+    shutil.rmtree(mine.get_paths("stage1", 15).folder)
     said = " ".join(command(mine, width=400).output.split())
     for words in ("tier2_ppl.json: not JSON", "compare.json: not a comparison", "tier3_cf.json: missing"):
         assert words in said
-    assert f"{json.loads(mine.paths('stage2', 20).tier('tier2_ppl').read_text())['summary']['ppl']:.4g}" in said
+    assert f"{json.loads(mine.get_paths('stage2', 20).tier_json('tier2_ppl').read_text())['summary']['ppl']:.4g}" in said
 
 
 def test_scores_of_another_content_are_told(mine):
-    path = mine.paths("stage2", 10).tier("tier3_cf")
+    path = mine.get_paths("stage2", 10).tier_json("tier3_cf")
     document = json.loads(path.read_text())
     document["checkpoint"]["fingerprint"] = "0" * 64
     path.write_text(json.dumps(document))
@@ -174,13 +179,16 @@ def test_results_that_the_journal_does_not_know_are_shown_too(mine):
 
 @pytest.mark.parametrize("words", [(), ("stage2", "20"), ("--check", "stage2"), ("--csv",), ("--details",)])
 def test_hostile_text_reaches_no_terminal(mine, words):
-    path = mine.paths("stage2", 20)
-    compared = read_compared(path.compare)
+    path = mine.get_paths("stage2", 20)
+    compared = read_comparison_document(path.compare_json)
     first = compared.comparisons[0]
     judged = tuple(msgspec.structs.replace(one, name=EVIL.replace("\ud800", "")) for one in first.objectives)
     hostile = msgspec.structs.replace(first, objectives=judged, note=EVIL.replace("\ud800", ""))
-    publish(path.compare, encode(Compared(candidate=compared.candidate, request=compared.request, comparisons=(hostile,))))
-    tier3 = path.tier("tier3_cf")
+    write_atomically(
+        path.compare_json,
+        encode_json(ComparisonDocument(candidate=compared.candidate, request=compared.request, comparisons=(hostile,))),
+    )
+    tier3 = path.tier_json("tier3_cf")
     document = json.loads(tier3.read_text())
     document["tasks"][EVIL] = document["tasks"]["piqa"]
     document["checkpoint"]["path"] = EVIL

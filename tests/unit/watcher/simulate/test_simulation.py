@@ -7,19 +7,19 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from support.runs.watched_run import SLICES, TASKS
+from support.runs.watched_run import SLICES_SUITE, TASKS_SUITE
 from watcher.cli.app import main
-from watcher.config.loader import load
-from watcher.simulate.jobs import ODDS
-from watcher.simulate.simulation import simulate
-from watcher.simulate.summary import most_in_a_minute
+from watcher.config.loader import load_config
+from watcher.simulate.jobs import ENDING_PROBABILITIES
+from watcher.simulate.simulation import run_simulation
+from watcher.simulate.summary import count_max_per_minute
 
 
 @pytest.fixture
 def config_file(tmp_path):
     """Two stages and a bridge: seven evaluations, one of each kind."""
-    (tmp_path / "slices.yaml").write_text(SLICES % 1000)
-    (tmp_path / "tasks.yaml").write_text(TASKS)
+    (tmp_path / "slices.yaml").write_text(SLICES_SUITE % 1000)
+    (tmp_path / "tasks.yaml").write_text(TASKS_SUITE)
     suites = ["./slices.yaml", "./tasks.yaml"]
     base = {"checkpoints": "base", "steps": [100, 200, 300], "suites": suites}
     tuned = {"checkpoints": "tuned", "every": 50, "to": 150, "suites": suites, "bridge": {"from": "base"}}
@@ -29,7 +29,7 @@ def config_file(tmp_path):
 
 
 def play(config_file, seed, **how):
-    return simulate(load(config_file, {}), {}, days=3, seed=seed, **how)
+    return run_simulation(load_config(config_file, {}), {}, days=3, seed=seed, **how)
 
 
 def holds(result):
@@ -89,7 +89,7 @@ def test_every_way_to_fail_is_met_and_survived(config_file):
     wanted, met, seeds = {"exit", "temporary", "node_fail", "preempted", "timeout", "unsure"}, set(), iter(range(15, 60))
     while not wanted <= met:
         met |= set(play(config_file, next(seeds)).failures)
-    assert sum(ODDS.values()) < 0.5, "most runs score"
+    assert sum(ENDING_PROBABILITIES.values()) < 0.5, "most runs score"
 
 
 @pytest.mark.slow
@@ -121,5 +121,5 @@ def test_a_config_without_a_schedule_is_not_simulated(tmp_path):
 
 
 def test_the_most_in_a_minute_is_of_any_sixty_seconds():
-    assert most_in_a_minute([0, 30, 59, 61, 200]) == 3
-    assert most_in_a_minute([]) == 0
+    assert count_max_per_minute([0, 30, 59, 61, 200]) == 3
+    assert count_max_per_minute([]) == 0

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from suites.common.formatting import clock
+from suites.common.formatting import format_local_time
 from watcher.config.settings import Config, Stage
-from watcher.core.evaluation import Attempt, Record, State
-from watcher.status.explain import paragraph, unknown
+from watcher.core.evaluation import Attempt, EvaluationRecord, EvaluationState
+from watcher.status.explain import explain_evaluation, explain_unknown_step
 
 NOW = 1_700_000_000.0
 STAGE = Stage(name="stage2", checkpoints=Path("/c/stage2"), results=Path("/r"), steps=(100, 200), every=1000, to=5000, final=True)
@@ -30,7 +30,7 @@ def record(state, **changes):
         "checkpoint": "/c/stage2/100",
         "since": NOW - 120,
     }
-    return Record(state=state, **(fields | changes))
+    return EvaluationRecord(state=state, **(fields | changes))
 
 
 def flat(text):
@@ -39,9 +39,9 @@ def flat(text):
 
 def test_the_story_of_a_failure():
     attempt = Attempt(run_id="eval-stage2-100-abc", number=2, fingerprint="f", suites={}, intended=NOW, job_id="77", restarts=1)
-    text = paragraph(
+    text = explain_evaluation(
         record(
-            State.FAILED,
+            EvaluationState.FAILED,
             reason="out of memory on node7.",
             attempt=attempt,
             failures={"out_of_memory": 2},
@@ -56,39 +56,41 @@ def test_the_story_of_a_failure():
     )
     assert flat(text) == (
         "stage2/step_100 (step 100) is asked for by the schedule; the checkpoint is /c/stage2/100. "
-        f"{clock(NOW - 900)}: owed: in the schedule. {clock(NOW - 600)}: queued: job 77. "
-        f"Since {clock(NOW - 120)} (2 min) it is failed: out of memory on node7. "
+        f"{format_local_time(NOW - 900)}: owed: in the schedule. {format_local_time(NOW - 600)}: queued: job 77. "
+        f"Since {format_local_time(NOW - 120)} (2 min) it is failed: out of memory on node7. "
         "Its newest attempt is number 2, eval-stage2-100-abc (job 77, restarted 1 times). "
         "Failures in a row: out_of_memory 2. "
-        f"It is tried again in 5 min, at {clock(NOW + 300)}."
+        f"It is tried again in 5 min, at {format_local_time(NOW + 300)}."
     )
     assert max(map(len, text.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("state", list(State))
+@pytest.mark.parametrize("state", list(EvaluationState))
 def test_every_state_says_what_happens_next(state):
-    text = paragraph(record(state, reason="because"), NOW)
+    text = explain_evaluation(record(state, reason="because"), NOW)
     assert f"it is {state.value}: because." in flat(text)
     assert text.rstrip().endswith((".", "?"))
     assert "{" not in text
 
 
 def test_a_bridge_names_its_source_in_what_to_do():
-    text = flat(paragraph(record(State.BLOCKED, source="stage1", origin="bridge"), NOW))
+    text = flat(explain_evaluation(record(EvaluationState.BLOCKED, source="stage1", origin="bridge"), NOW))
     assert "(step 100, a checkpoint of stage1) is the stage's bridge" in text
     assert "`watcher retry stage2 100 --from stage1`" in text
 
 
 def test_a_long_history_is_shortened():
     history = tuple((NOW - 100 + number, "waiting", f"reason {number}") for number in range(30))
-    text = flat(paragraph(record(State.WAITING, history=history), NOW))
+    text = flat(explain_evaluation(record(EvaluationState.WAITING, history=history), NOW))
     assert "(17 earlier changes are in the journal.)" in text
     assert "reason 16" not in text
     assert "reason 17" in text
 
 
 def test_hostile_reasons_reach_no_terminal():
-    text = paragraph(record(State.BLOCKED, reason="\x1b[2Jx\ny", history=((NOW, "owed\x07", "\x9b"), (NOW, "b", ""))), NOW)
+    text = explain_evaluation(
+        record(EvaluationState.BLOCKED, reason="\x1b[2Jx\ny", history=((NOW, "owed\x07", "\x9b"), (NOW, "b", ""))), NOW
+    )
     assert all(character.isprintable() or character == "\n" for character in text)
 
 
@@ -105,12 +107,14 @@ def test_hostile_reasons_reach_no_terminal():
     ],
 )
 def test_what_is_not_known_is_explained(step, source, asked, skips, said):
-    assert said in flat(unknown(STAGE, step, source, CONFIG, skips=skips, asked=asked))
+    assert said in flat(explain_unknown_step(STAGE, step, source, CONFIG, skips=skips, is_requested=asked))
 
 
 def test_when_each_thing_happened_and_when_the_next_one_will():
     times = {"complete": NOW - 500, "detected": NOW - 440, "submitted": NOW - 438}
-    text = flat(paragraph(record(State.QUEUED, times=times), NOW, poll=60.0))
-    assert f"The checkpoint was complete at {clock(NOW - 500)}; seen complete after 60 s, submitted after 62 s." in text
+    text = flat(explain_evaluation(record(EvaluationState.QUEUED, times=times), NOW, poll_seconds=60.0))
+    assert (
+        f"The checkpoint was complete at {format_local_time(NOW - 500)}; seen complete after 60 s, submitted after 62 s." in text
+    )
     assert text.endswith("The job waits for its turn; the queue is asked within 60 s.")
-    assert flat(paragraph(record(State.QUEUED), NOW)).endswith("the queue is asked when a watcher runs.")
+    assert flat(explain_evaluation(record(EvaluationState.QUEUED), NOW)).endswith("the queue is asked when a watcher runs.")

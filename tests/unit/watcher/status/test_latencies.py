@@ -6,28 +6,28 @@ from collections import deque
 import msgspec
 import pytest
 
-from support.runs.watched_run import watching
+from support.runs.watched_run import make_watched_fixture
 from watcher.core.executor import JobState
-from watcher.journal.journal import read
-from watcher.status.document import LATENCIES, latencies
+from watcher.journal.journal import read_journal
+from watcher.status.document import LATENCY_INTERVALS, compute_latencies
 
 KEY = "stage1/step_100"
 
 
-watched = watching(steps=(100,))
+watched = make_watched_fixture(steps=(100,))
 
 
 def times(watched):
-    return watched.ledger.records[KEY].times
+    return watched.journal_state.records[KEY].times
 
 
 @pytest.mark.parametrize("ending", [70, 75, 76, 66, JobState.PREEMPTED, JobState.NODE_FAIL, JobState.TIMEOUT])
 def test_a_checkpoint_whose_job_ended_without_results_was_detected_when_it_was_first_seen(watched, ending):
     watched.executor.endings[KEY] = deque([ending])
-    watched.checkpoint("stage1", 100)
+    watched.write_checkpoint("stage1", 100)
     watched.tick()
     first = times(watched)
-    watched.tick_until(watched.all_scored)
+    watched.tick_until(watched.are_all_scored)
     last = times(watched)
     assert len(watched.executor.runs) == 2
     assert (last["complete"], last["detected"]) == (first["complete"], first["detected"]) != (None, last["submitted"])
@@ -38,49 +38,49 @@ def test_a_checkpoint_whose_job_ended_without_results_was_detected_when_it_was_f
 
 
 def test_a_bridge_that_waits_for_its_stage_was_detected_before_it_could_be_submitted(watched):
-    watched.configure(stage2={"steps": (300,), "bridge": watched.bridge("stage1")})
-    watched.checkpoint("stage1", 100)
+    watched.configure(stage2={"steps": (300,), "bridge": watched.make_bridge("stage1")})
+    watched.write_checkpoint("stage1", 100)
     watched.tick(30)
-    seen = watched.ledger.records["stage2/step_100"]
+    seen = watched.journal_state.records["stage2/step_100"]
     assert seen.reason.startswith("seq_len: no checkpoint of stage2 yet")
-    watched.checkpoint("stage2", 300)
-    watched.tick_until(watched.all_scored)
-    bridge = watched.ledger.records["stage2/step_100"]
+    watched.write_checkpoint("stage2", 300)
+    watched.tick_until(watched.are_all_scored)
+    bridge = watched.journal_state.records["stage2/step_100"]
     assert bridge.times["detected"] == seen.times["detected"] < bridge.times["submitted"] - 29 * 60
 
 
 def test_another_content_is_detected_anew(watched):
-    watched.checkpoint("stage1", 100)
-    watched.tick_until(watched.all_scored)
+    watched.write_checkpoint("stage1", 100)
+    watched.tick_until(watched.are_all_scored)
     first = times(watched)
     watched.clock.at += 86400
-    watched.checkpoint("stage1", 100, seed=1)
-    watched.tick_until(lambda: watched.all_scored() and times(watched)["scored"] > first["scored"])
+    watched.write_checkpoint("stage1", 100, seed=1)
+    watched.tick_until(lambda: watched.are_all_scored() and times(watched)["scored"] > first["scored"])
     assert times(watched)["detected"] > first["detected"] + 86400
     assert "again" not in times(watched)
 
 
 def test_what_is_scored_once_more_says_nothing_of_how_long_checkpoints_wait(watched):
-    watched.checkpoint("stage1", 100)
-    watched.tick_until(watched.all_scored)
+    watched.write_checkpoint("stage1", 100)
+    watched.tick_until(watched.are_all_scored)
     first = times(watched)
     watched.clock.at += 30 * 86400
     (watched.root / "slices.yaml").write_text((watched.root / "slices.yaml").read_text().replace("1000", "2000"))
-    watched.tick_until(lambda: watched.all_scored() and times(watched)["scored"] > first["scored"])
+    watched.tick_until(lambda: watched.are_all_scored() and times(watched)["scored"] > first["scored"])
     assert (times(watched)["complete"], times(watched)["detected"]) == (first["complete"], first["detected"])
-    once_more = watched.ledger.records[KEY]
-    assert latencies([once_more]) == {}
-    every = {name: watched.clock() for leg in LATENCIES for name in leg}
+    once_more = watched.journal_state.records[KEY]
+    assert compute_latencies([once_more]) == {}
+    every = {name: watched.clock() for leg in LATENCY_INTERVALS for name in leg}
     again = msgspec.structs.replace(once_more, times={**every, **once_more.times})
-    assert set(latencies([again])) == {"submitted_to_started", "started_to_scored"}, "what its job took still counts"
+    assert set(compute_latencies([again])) == {"submitted_to_started", "started_to_scored"}, "what its job took still counts"
 
 
 def test_journals_of_before_say_when_it_was_first_seen(watched):
     """They have an event for each time that it became ready; the first one counts."""
     watched.executor.endings[KEY] = deque([70, 70])
-    watched.checkpoint("stage1", 100)
-    watched.tick_until(watched.all_scored)
-    events = [json.loads(line) for line in watched.config.paths.epoch(1).read_text().splitlines()]
+    watched.write_checkpoint("stage1", 100)
+    watched.tick_until(watched.are_all_scored)
+    events = [json.loads(line) for line in watched.config.paths.epoch_journal(1).read_text().splitlines()]
     ready = [event["t"] for event in events if event["event"] == "ready"]
     assert len(ready) == 3
-    assert read(watched.config.paths).records[KEY].times["detected"] == ready[0]
+    assert read_journal(watched.config.paths).records[KEY].times["detected"] == ready[0]

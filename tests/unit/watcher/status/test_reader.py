@@ -7,15 +7,15 @@ import os
 import pytest
 
 from suites.contract.paths import StatePaths
-from watcher.config.loader import load
-from watcher.core.request_types import Ask
-from watcher.journal.replay import Ledger
-from watcher.report.data import gather
-from watcher.report.html import document as page
-from watcher.status.health import judge, unwatched
+from watcher.config.loader import load_config
+from watcher.core.request_types import Request
+from watcher.journal.replay import JournalState
+from watcher.report.data import build_report
+from watcher.report.html import build_page_data as page
+from watcher.status.health import check_liveness, make_downtime_alerts
 from watcher.status.reader import readable
-from watcher.status.request_preview import outcomes
-from watcher.status.text import body
+from watcher.status.request_preview import preview_outcomes
+from watcher.status.text import render_status_body
 
 NOW = 1_700_000_000.0
 HEAD = {"heartbeat": NOW, "poll": 60.0, "host": "login1", "pid": 42}
@@ -95,7 +95,7 @@ def changed(path, value):
 def leave(paths, document):
     paths.status_json.write_text(document if isinstance(document, str) else json.dumps(document))
     os.utime(paths.status_json, (NOW, NOW))
-    return judge(paths, NOW + 1)
+    return check_liveness(paths, NOW + 1)
 
 
 @pytest.fixture
@@ -104,26 +104,26 @@ def config(tmp_path, monkeypatch):
     monkeypatch.delenv("SCRATCH", raising=False)
     stage = "stage1: {checkpoints: ckpts, steps: [100], suites: [stage1_ppl_slices]}"
     (tmp_path / "watcher.yaml").write_text(f"results: results\nexecutor: local\nstages: {{{stage}}}\n")
-    loaded = load(None, {})
+    loaded = load_config(None, {})
     loaded.state.mkdir(parents=True)
     return loaded
 
 
 @pytest.mark.parametrize("key", whole())
 def test_a_key_that_is_missing_or_holds_nonsense_stops_no_reader(config, tmp_path, key):
-    ask = Ask(id="a", at=NOW, by="me", kind="enqueue", stage="stage1", steps=(100, 200, 5000))
+    ask = Request(id="a", at=NOW, by="me", kind="enqueue", stage="stage1", steps=(100, 200, 5000))
     inner = [path for path in places(whole()) if path[0] == key]
     for path, value in itertools.product(inner, (..., *WORTHLESS)):
         health = leave(config.paths, changed(path, value))
-        unwatched(health, NOW + 1)
+        make_downtime_alerts(health, NOW + 1)
         if health.document is None:
             assert health.verdict == "absent"
             assert key in HEAD
             continue
-        assert body(health.document, NOW + 1)
-        assert json.dumps(page(gather(config, Ledger(), health, NOW), config.results), allow_nan=False)
+        assert render_status_body(health.document, NOW + 1)
+        assert json.dumps(page(build_report(config, JournalState(), health, NOW), config.results), allow_nan=False)
         rows = [each for stage in health.document["stages"].values() for each in stage["evaluations"]]
-        assert outcomes(ask, rows, lambda step: tmp_path / str(step))
+        assert preview_outcomes(ask, rows, lambda step: tmp_path / str(step))
         assert all({"evaluation", "directory", "step", "source", "checkpoint", "state", "now"} <= set(each) for each in rows)
         assert all({"evaluation", "reason"} <= set(each) for each in health.document["skipped"])
 
@@ -136,7 +136,7 @@ def test_what_cannot_be_read_at_all_is_absent(tmp_path, said):
 def test_a_status_of_nothing_but_a_heartbeat_is_shown(tmp_path):
     health = leave(StatePaths(tmp_path), HEAD)
     assert health.verdict == "alive"
-    assert body(health.document, NOW) == ["nothing to do yet. Config: ?"]
+    assert render_status_body(health.document, NOW) == ["nothing to do yet. Config: ?"]
 
 
 def test_a_whole_status_is_left_as_it_is():

@@ -7,24 +7,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suites.common.atomic_files import publish_json
-from suites.common.formatting import ago, clean
+from suites.common.atomic_files import write_json_atomically
+from suites.common.formatting import format_elapsed, strip_control_characters
 from suites.contract.paths import StatePaths
-from support.runs.watched_run import Watched
+from support.runs.watched_run import WatchedRun
 from watcher.config.settings import Config, Stage
 from watcher.core.actions import Skip
-from watcher.core.evaluation import Attempt, Record, State
+from watcher.core.evaluation import Attempt, EvaluationRecord, EvaluationState
 from watcher.core.executor import Job, JobState
-from watcher.core.result_paths import results_of
-from watcher.core.snapshot import QueueSeen
+from watcher.core.result_paths import get_evaluation_paths
+from watcher.core.snapshot import QueueSnapshot
 from watcher.observe import results as evidence
-from watcher.status.document import MOST_SKIPS, DaemonFacts, build, latencies, publish
-from watcher.status.health import judge
-from watcher.status.job_progress import far
-from watcher.status.text import MOST_SETTLED, WIDTH, _wide, body, render
+from watcher.status.document import MAX_SKIPS_SHOWN, DaemonFacts, build_status, compute_latencies, publish_status
+from watcher.status.health import check_liveness
+from watcher.status.job_progress import read_job_progress
+from watcher.status.text import MAX_SCORED_SHOWN, TEXT_WIDTH, _measure_width, render_status, render_status_body
 
 NOW = 1_700_000_000.0
-DAEMON = DaemonFacts(host="login1", pid=42, epoch=3, started=NOW - 1000, version="0.1.0", poll=60.0, calls={"squeue": 7})
+DAEMON = DaemonFacts(
+    host="login1", pid=42, epoch=3, started_at=NOW - 1000, version="0.1.0", poll_seconds=60.0, slurm_calls={"squeue": 7}
+)
 HOSTILE = "\x1b[2J\x1b]0;owned\x07bad\nnews\r\t\u202etxet \x9b31m\x00"
 
 
@@ -37,13 +39,13 @@ def config(**changes):
     return Config(source="/s/watcher.yaml", stages=stages, **(paths | changes))
 
 
-def record(step, state=State.SCORED, stage="stage1", source=None, **changes):
+def record(step, state=EvaluationState.SCORED, stage="stage1", source=None, **changes):
     given_fields = {"directory": f"step_{step}", "origin": "schedule", "checkpoint": f"/s/{step}", "since": NOW - 60}
-    return Record(stage=stage, source=source or stage, step=step, state=state, **(given_fields | changes))
+    return EvaluationRecord(stage=stage, source=source or stage, step=step, state=state, **(given_fields | changes))
 
 
 def built(*records, skips=(), queue=None, **more):
-    return build(
+    return build_status(
         records={each.key: each for each in records}, skips=skips, queue=queue, config=config(), now=NOW, daemon=DAEMON, **more
     )
 
@@ -64,8 +66,8 @@ def test_the_document_says_who_looks_and_when():
 
 def test_every_evaluation_is_in_its_stage_in_order_of_steps():
     attempt = Attempt(run_id="eval-x", number=2, fingerprint="f", suites={}, intended=NOW, job_id="77", started=NOW - 5)
-    running = record(200, State.RUNNING, attempt=attempt, fingerprint="f", failures={"oom": 1}, reason="job 77")
-    document = built(running, record(100), record(300, stage="stage2", source="stage1", state=State.WAITING))
+    running = record(200, EvaluationState.RUNNING, attempt=attempt, fingerprint="f", failures={"oom": 1}, reason="job 77")
+    document = built(running, record(100), record(300, stage="stage2", source="stage1", state=EvaluationState.WAITING))
     first, second = document["stages"]["stage1"]["evaluations"]
     assert (first["evaluation"], second["evaluation"]) == ("stage1/step_100", "stage1/step_200")
     assert (second["state"], second["reason"], second["fingerprint"], second["failures"]) == (
@@ -95,51 +97,53 @@ def test_the_next_scheduled_step_follows_the_newest_that_was_seen():
 def test_a_stage_that_left_the_config_keeps_its_evaluations():
     document = built(record(5, stage="gone"))
     assert document["stages"]["gone"]["configured"] is False
-    assert "gone: no longer in the config" in render(document, NOW)
+    assert "gone: no longer in the config" in render_status(document, NOW)
 
 
 def test_an_unreachable_queue_is_unknown_and_not_empty_and_said_since_when():
-    seen = QueueSeen(at=NOW, jobs=None, trouble="Unable to contact slurm controller")
-    document = built(queue=seen, queue_trouble_since=NOW - 600)
-    assert document["queue"] == {"at": NOW, "jobs": None, "trouble": seen.trouble, "since": NOW - 600}
-    assert "10 min ago: Unable to contact slurm controller" in " ".join(render(document, NOW).split())
-    job = Job(job_id="1", name="eval", state=JobState.RUNNING, word="RUNNING")
-    assert built(queue=QueueSeen(at=NOW, jobs={"eval": job}))["queue"] == {"at": NOW, "jobs": 1, "trouble": "", "since": None}
+    seen = QueueSnapshot(at=NOW, jobs=None, error="Unable to contact slurm controller")
+    document = built(queue=seen, queue_error_since=NOW - 600)
+    assert document["queue"] == {"at": NOW, "jobs": None, "trouble": seen.error, "since": NOW - 600}
+    assert "10 min ago: Unable to contact slurm controller" in " ".join(render_status(document, NOW).split())
+    job = Job(job_id="1", name="eval", state=JobState.RUNNING, raw_state="RUNNING")
+    assert built(queue=QueueSnapshot(at=NOW, jobs={"eval": job}))["queue"] == {"at": NOW, "jobs": 1, "trouble": "", "since": None}
 
 
 def test_latencies_are_the_nearest_rank_of_what_was_measured():
     records = [record(step, times={"complete": 0.0, "scored": float(step), "started": 1.0}) for step in range(1, 101)]
-    assert latencies(records) == {
+    assert compute_latencies(records) == {
         "complete_to_started": {"p50": 1.0, "p95": 1.0, "n": 100},
         "complete_to_scored": {"p50": 50.0, "p95": 95.0, "n": 100},
         "started_to_scored": {"p50": 49.0, "p95": 94.0, "n": 100},
     }
-    assert latencies([record(1, times={"complete": 9.0, "detected": 3.0})])["complete_to_detected"]["p50"] == 0.0
-    assert latencies([]) == {}
+    assert compute_latencies([record(1, times={"complete": 9.0, "detected": 3.0})])["complete_to_detected"]["p50"] == 0.0
+    assert compute_latencies([]) == {}
 
 
 def test_scores_are_shown_and_what_is_no_number_is_not():
     document = built(record(100, extra={"scores": {"ppl": 12.3456, "primary": 0.5, "x": float("nan"), "y": "z", "ok": True}}))
     assert document["stages"]["stage1"]["evaluations"][0]["scores"] == {"ppl": 12.3456, "primary": 0.5}
-    assert "12.35   0.5000" in render(document, NOW)
+    assert "12.35   0.5000" in render_status(document, NOW)
     assert built(record(100, extra={"scores": "torn"}))["stages"]["stage1"]["evaluations"][0]["scores"] == {}
 
 
 def test_many_skips_are_counted_and_the_first_shown():
     document = built(skips=[Skip(f"stage1/step_{step}", "not in the schedule") for step in range(10_000)])
-    assert (len(document["skipped"]), document["skipped_count"]) == (MOST_SKIPS, 10_000)
+    assert (len(document["skipped"]), document["skipped_count"]) == (MAX_SKIPS_SHOWN, 10_000)
 
 
 def test_both_files_are_published_whole(tmp_path):
     document = built(record(100))
-    publish(document, StatePaths(tmp_path))
+    publish_status(document, StatePaths(tmp_path))
     assert json.loads((tmp_path / "status.json").read_text()) == document
-    assert (tmp_path / "status.txt").read_text() == render(document, NOW)
+    assert (tmp_path / "status.txt").read_text() == render_status(document, NOW)
     assert {path.name for path in tmp_path.iterdir()} == {"status.json", "status.txt"}
 
 
 def test_a_name_that_is_no_utf8_does_not_stop_the_status(tmp_path):
-    publish(built(record(100, state=State.BLOCKED, reason=os.fsdecode(b"/s/\xff: unreadable"))), StatePaths(tmp_path))
+    publish_status(
+        built(record(100, state=EvaluationState.BLOCKED, reason=os.fsdecode(b"/s/\xff: unreadable"))), StatePaths(tmp_path)
+    )
     row = json.loads((tmp_path / "status.json").read_text())["stages"]["stage1"]["evaluations"][0]
     assert os.fsencode(row["reason"]) == b"/s/\xff: unreadable"
     assert "/s/?: unreadable" in (tmp_path / "status.txt").read_text()
@@ -150,18 +154,18 @@ def looks_harmless(text):
 
 
 def test_hostile_text_reaches_no_terminal():
-    bad = record(100, State.BLOCKED, reason=HOSTILE, checkpoint=HOSTILE, directory="step_100")
-    worse = record(200, State.RUNNING, directory=HOSTILE, source=HOSTILE)
-    document = built(bad, worse, skips=[Skip(HOSTILE, HOSTILE)], queue=QueueSeen(at=NOW, jobs=None, trouble=HOSTILE))
-    text = render({**document, "notes": [HOSTILE], "host": HOSTILE, "config": HOSTILE}, NOW)
+    bad = record(100, EvaluationState.BLOCKED, reason=HOSTILE, checkpoint=HOSTILE, directory="step_100")
+    worse = record(200, EvaluationState.RUNNING, directory=HOSTILE, source=HOSTILE)
+    document = built(bad, worse, skips=[Skip(HOSTILE, HOSTILE)], queue=QueueSnapshot(at=NOW, jobs=None, error=HOSTILE))
+    text = render_status({**document, "notes": [HOSTILE], "host": HOSTILE, "config": HOSTILE}, NOW)
     assert looks_harmless(text)
     assert "bad news" in text
 
 
 @given(st.text())
 def test_cleaned_text_is_one_printable_line(text):
-    assert looks_harmless(clean(text))
-    assert "\n" not in clean(text)
+    assert looks_harmless(strip_control_characters(text))
+    assert "\n" not in strip_control_characters(text)
 
 
 attempts = st.builds(
@@ -176,7 +180,7 @@ attempts = st.builds(
 rows = st.builds(
     record,
     st.integers(0, 10**12),
-    st.sampled_from(list(State)),
+    st.sampled_from(list(EvaluationState)),
     source=st.sampled_from(["stage1", "a" * 60, "各階段"]),
     reason=st.text(max_size=400),
     attempt=st.none() | attempts,
@@ -187,39 +191,39 @@ rows = st.builds(
 @given(st.lists(rows, max_size=8), st.text(max_size=300) | st.text("階é a", max_size=300))
 def test_nothing_is_wider_than_the_screen(records, words):
     document = {**built(*records, skips=[Skip(words, words)]), "notes": [words], "host": words}
-    assert max(map(_wide, render(document, NOW).splitlines())) <= WIDTH
+    assert max(map(_measure_width, render_status(document, NOW).splitlines())) <= TEXT_WIDTH
 
 
 def test_a_bridge_shows_whose_checkpoint_it_is_and_a_given_name_is_shown():
     own = record(200, stage="stage2", source="stage1", directory="step_200_from_stage1")
     named = record(300, stage="stage2", directory="best")
-    text = render(built(own, named), NOW)
+    text = render_status(built(own, named), NOW)
     assert "\n   200  stage1  scored" in text
     assert "\n   300  best    scored" in text
 
 
 def test_a_long_reason_goes_on_below_its_row():
     reason = "sbatch: error: " + "the partition is not there and " * 12
-    lines = body(built(record(100, State.BLOCKED, reason=reason)), NOW)
+    lines = render_status_body(built(record(100, EvaluationState.BLOCKED, reason=reason)), NOW)
     at = next(index for index, line in enumerate(lines) if "blocked" in line and "100" in line)
     assert lines[at + 1].startswith("      sbatch: error: the partition")
     assert lines[at + 2].startswith("      ")
 
 
 def test_only_the_newest_of_many_scored_ones_are_shown():
-    text = render(built(*(record(step) for step in range(1, 101))), NOW)
-    assert f"{100 - MOST_SETTLED} earlier ones are scored" in text
+    text = render_status(built(*(record(step) for step in range(1, 101))), NOW)
+    assert f"{100 - MAX_SCORED_SHOWN} earlier ones are scored" in text
     assert "\n   100  scored" in text
     assert "\n    80  scored" not in text
 
 
 def test_when_it_is_tried_again_is_said():
-    text = render(built(record(100, State.FAILED, reason="out of memory", retry_at=NOW + 300)), NOW)
+    text = render_status(built(record(100, EvaluationState.FAILED, reason="out of memory", retry_at=NOW + 300)), NOW)
     assert "out of memory; again in 5 min" in text
 
 
 def test_what_is_not_looked_after_is_listed():
-    text = render(built(skips=[Skip("/s/ckpts/stage9", "looks like a stage, and is in no schedule")]), NOW)
+    text = render_status(built(skips=[Skip("/s/ckpts/stage9", "looks like a stage, and is in no schedule")]), NOW)
     assert "Not looked after:\n  /s/ckpts/stage9: looks like a stage, and is in no schedule\n" in text
 
 
@@ -237,12 +241,12 @@ def test_what_is_not_looked_after_is_listed():
     ],
 )
 def test_durations_for_people(seconds, said):
-    assert ago(seconds) == said
+    assert format_elapsed(seconds) == said
 
 
 def left(tmp_path, *, heartbeat=NOW, mtime=None, **changes):
     paths = StatePaths(tmp_path)
-    publish({**built(), "heartbeat": heartbeat, **changes}, paths)
+    publish_status({**built(), "heartbeat": heartbeat, **changes}, paths)
     os.utime(paths.status_json, (0, heartbeat if mtime is None else mtime))
     return paths
 
@@ -260,26 +264,29 @@ def left(tmp_path, *, heartbeat=NOW, mtime=None, **changes):
     ],
 )
 def test_a_dead_daemon_s_last_word_does_not_count_as_life(tmp_path, now, mtime, verdict, code):
-    health = judge(left(tmp_path, mtime=mtime), now)
-    assert (health.verdict, health.exit) == (verdict, code)
-    assert health.line.startswith({"alive": "alive: the watcher on login1 (pid 42)", "stale": "STALE: nothing heard"}[verdict])
+    health = check_liveness(left(tmp_path, mtime=mtime), now)
+    assert (health.verdict, health.exit_code) == (verdict, code)
+    assert health.summary.startswith({"alive": "alive: the watcher on login1 (pid 42)", "stale": "STALE: nothing heard"}[verdict])
 
 
 def test_a_stale_status_says_since_when(tmp_path):
-    assert ", 2 h ago; start it with `watcher run`" in judge(left(tmp_path), NOW + 7200).line
+    assert ", 2 h ago; start it with `watcher run`" in check_liveness(left(tmp_path), NOW + 7200).summary
 
 
 def test_clocks_that_differ_are_told(tmp_path):
-    assert "its clock and the file server's are 1 h apart" in judge(left(tmp_path, heartbeat=NOW, mtime=NOW - 3600), NOW).line
+    assert (
+        "its clock and the file server's are 1 h apart"
+        in check_liveness(left(tmp_path, heartbeat=NOW, mtime=NOW - 3600), NOW).summary
+    )
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", '{"heartbeat": "x", "poll": 1}', '{"heartbeat": null}', "\xff"])
 def test_what_is_no_status_is_absent(tmp_path, content):
     if content is not None:
         (tmp_path / "status.json").write_text(content)
-    health = judge(StatePaths(tmp_path), NOW)
-    assert (health.verdict, health.exit, health.document) == ("absent", 4, None)
-    assert str(tmp_path / "status.json") in health.line
+    health = check_liveness(StatePaths(tmp_path), NOW)
+    assert (health.verdict, health.exit_code, health.document) == ("absent", 4, None)
+    assert str(tmp_path / "status.json") in health.summary
 
 
 def test_a_newer_watcher_s_status_can_be_read(tmp_path):
@@ -289,21 +296,21 @@ def test_a_newer_watcher_s_status_can_be_read(tmp_path):
     document["stages"]["stage1"]["news"] = 1
     paths.status_json.write_text(json.dumps(document))
     os.utime(paths.status_json, (NOW, NOW))
-    health = judge(paths, NOW + 1)
+    health = check_liveness(paths, NOW + 1)
     assert health.verdict == "alive"
-    assert body(health.document, NOW)
+    assert render_status_body(health.document, NOW)
 
 
 def test_the_record_of_every_state_has_a_row():
-    states = [record(step, state) for step, state in enumerate(State)]
-    text = render(built(*states), NOW)
-    assert all(f" {state.value} " in text or f" {state.value}\n" in text for state in State)
+    states = [record(step, state) for step, state in enumerate(EvaluationState)]
+    text = render_status(built(*states), NOW)
+    assert all(f" {state.value} " in text or f" {state.value}\n" in text for state in EvaluationState)
     assert msgspec.json.encode(built(*states))
 
 
 def test_each_leg_from_complete_to_scored_is_on_the_screen():
     times = {"complete": 0.0, "detected": 61.0, "submitted": 62.0, "started": 90.0, "scored": 700.0}
-    text = " ".join(render(built(*(record(step, times=times) for step in range(1, 26))), NOW).split())
+    text = " ".join(render_status(built(*(record(step, times=times) for step in range(1, 26))), NOW).split())
     assert "From complete to scored: 11 min (median), 11 min (95th percentile), over 25." in text
     assert (
         "Each leg (median, 95th percentile): detected 61 s, 61 s; submitted 1 s, 1 s; started 28 s, 28 s; scored 10 min, 10 min."
@@ -314,7 +321,7 @@ def test_each_leg_from_complete_to_scored_is_on_the_screen():
 SAID = {"schema": 1, "run_id": "eval-x", "at": NOW - 60, "parts_done": 3, "parts": 14, "tokens_per_s": 41000.4, "mfu": 0.519}
 
 
-def at_work(state=State.RUNNING, run_id="eval-x"):
+def at_work(state=EvaluationState.RUNNING, run_id="eval-x"):
     attempt = Attempt(run_id=run_id, number=1, fingerprint="f", suites={}, intended=NOW, job_id="77", started=NOW - 5)
     return record(200, state, attempt=attempt, fingerprint="f", reason="job 77")
 
@@ -322,37 +329,39 @@ def at_work(state=State.RUNNING, run_id="eval-x"):
 def test_a_running_job_says_how_far_it_is_and_how_long_it_takes(tmp_path):
     here = config(results=tmp_path)
     here = msgspec.structs.replace(here, stages={})
-    results_of(here, at_work()).folder.mkdir(parents=True)
-    publish_json(results_of(here, at_work()).progress, SAID | {"seconds_left": 780, "note": "other fields", "part": "c4"})
-    found = far(here, [at_work()])
+    get_evaluation_paths(here, at_work()).folder.mkdir(parents=True)
+    write_json_atomically(
+        get_evaluation_paths(here, at_work()).progress_json, SAID | {"seconds_left": 780, "note": "other fields", "part": "c4"}
+    )
+    found = read_job_progress(here, [at_work()])
     document = built(at_work(), progress=found)
     assert document["stages"]["stage1"]["evaluations"][0]["progress"]["parts_done"] == 3
-    text = " ".join(" ".join(body(document, NOW)).split())
+    text = " ".join(" ".join(render_status_body(document, NOW)).split())
     assert "3 of 14 parts, 41,000 tokens/s (MFU 52 %), 12 min left" in text
 
 
 def test_nothing_is_read_of_what_does_not_run_or_of_another_attempt(tmp_path):
     here = msgspec.structs.replace(config(results=tmp_path), stages={})
-    assert far(here, [at_work()]) == {}
-    file = results_of(here, at_work()).progress
+    assert read_job_progress(here, [at_work()]) == {}
+    file = get_evaluation_paths(here, at_work()).progress_json
     file.parent.mkdir(parents=True)
-    publish_json(file, SAID | {"mfu": None, "seconds_left": None})
-    assert far(here, [at_work(State.SCORED)]) == far(here, [at_work(run_id="eval-y")]) == {}
-    assert set(far(here, [at_work()])["stage1/step_200"]) == {"at", "parts_done", "parts", "tokens_per_s"}
+    write_json_atomically(file, SAID | {"mfu": None, "seconds_left": None})
+    assert read_job_progress(here, [at_work(EvaluationState.SCORED)]) == read_job_progress(here, [at_work(run_id="eval-y")]) == {}
+    assert set(read_job_progress(here, [at_work()])["stage1/step_200"]) == {"at", "parts_done", "parts", "tokens_per_s"}
     file.write_text("{torn")
-    assert far(here, [at_work()]) == {}
+    assert read_job_progress(here, [at_work()]) == {}
     file.write_text('["not", "a", "progress"]')
-    assert far(here, [at_work()]) == {}
+    assert read_job_progress(here, [at_work()]) == {}
 
 
 def test_instruction_scores_are_shown_where_there_are_some(tmp_path, monkeypatch):
-    watched = Watched(tmp_path, monkeypatch, steps=(100,))
+    watched = WatchedRun(tmp_path, monkeypatch, steps=(100,))
     (watched.root / "chat.yaml").write_text(
         "tier: tier4_sft_native\nprompts:\n  hello: {category: strict_json, messages: [{role: user, content: Say hello.}]}\n"
     )
     watched.configure(stage1={"steps": (100,), "suites": tuple(str(watched.root / f"{n}.yaml") for n in ("tasks", "chat"))})
-    watched.checkpoint("stage1", 100)
-    watched.tick_until(watched.all_scored)
+    watched.write_checkpoint("stage1", 100)
+    watched.tick_until(watched.are_all_scored)
     document = json.loads(watched.config.paths.status_json.read_text())
     (row,) = document["stages"]["stage1"]["evaluations"]
     assert row["scores"]["instruction_match_rate"] == 1.0
@@ -364,16 +373,16 @@ def test_instruction_scores_are_shown_where_there_are_some(tmp_path, monkeypatch
 
 
 def test_scores_of_a_tier_that_was_not_asked_for_again_are_still_shown(tmp_path, monkeypatch):
-    watched = Watched(tmp_path, monkeypatch, steps=(100,))
-    watched.checkpoint("stage1", 100)
-    monkeypatch.setattr(evidence, "_headlines", lambda path: {"ppl" if "tier2" in path.name else "primary": 2.0})
-    watched.tick_until(watched.all_scored)
+    watched = WatchedRun(tmp_path, monkeypatch, steps=(100,))
+    watched.write_checkpoint("stage1", 100)
+    monkeypatch.setattr(evidence, "_read_headline_scores", lambda path: {"ppl" if "tier2" in path.name else "primary": 2.0})
+    watched.tick_until(watched.are_all_scored)
     (watched.root / "tasks.yaml").write_text((watched.root / "tasks.yaml").read_text().replace("ours", "others"))
-    watched.tick_until(lambda: len(watched.run_ids()) == 2 and watched.all_scored())
-    (record,) = watched.ledger.records.values()
+    watched.tick_until(lambda: len(watched.run_ids()) == 2 and watched.are_all_scored())
+    (record,) = watched.journal_state.records.values()
     assert record.extra["scores"] == {"ppl": 2.0, "primary": 2.0}
-    monkeypatch.setattr(evidence, "_headlines", lambda _path: {"primary": 3.0})
-    watched.checkpoint("stage1", 100, seed=1)
-    watched.tick_until(lambda: len(watched.run_ids()) == 3 and watched.all_scored())
-    (record,) = watched.ledger.records.values()
+    monkeypatch.setattr(evidence, "_read_headline_scores", lambda _path: {"primary": 3.0})
+    watched.write_checkpoint("stage1", 100, seed=1)
+    watched.tick_until(lambda: len(watched.run_ids()) == 3 and watched.are_all_scored())
+    (record,) = watched.journal_state.records.values()
     assert record.extra["scores"] == {"primary": 3.0}, "those of another content are gone"
