@@ -1,4 +1,4 @@
-"""`make demo`: a small model is trained while the watcher has its checkpoints scored. Writes only under .demo/.
+"""`make demo`: a small model is trained while the watcher has its checkpoints scored and compared. Writes only under .demo/.
 
 Three processes: the trainer, `watcher run`, and the scoring jobs that the watcher starts (with --slurm: that a real
 slurmctld starts). Interrupted at any moment, the same command goes on from there.
@@ -22,8 +22,15 @@ from rich.console import Console
 
 from demo import corpus
 from demo.show import ExpectedEvaluation, ProgressBoard, read_scores
+from suites.common.errors import UserError
+from suites.contract.comparison import CompareRequest, read_comparison_document
+from suites.contract.paths import get_report_page
 from support.slurm_cluster.cluster import SlurmCluster
 from support.slurm_cluster.install import install_slurm
+from watcher.config.loader import load_config
+from watcher.config.settings import Config
+from watcher.journal.journal import read_journal
+from watcher.reconcile.baselines import build_comparison_requests
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEDULE = {"stage1": (100, 200, 400, 600), "stage2": (700, 900)}
@@ -35,6 +42,8 @@ EXPECTED = [
 STUCK_SECONDS = 300.0
 """Seconds without any news before the demo gives up."""
 FAILED_STATES = {"blocked", "cancelled", "lost"}
+REPORT_SECONDS = 180.0
+"""Seconds after the last score that the last comparisons and the page may take."""
 
 
 class DemoFailed(Exception):  # noqa: N818  it is shown as a sentence
@@ -196,6 +205,38 @@ def follow_progress(board: ProgressBoard, folder: Path, trainer: DemoProcess, wa
         time.sleep(0.25)
 
 
+def describe_missing_report(config: Config) -> str:
+    """What is missing of comparisons and page; empty where both are up to date."""
+    requests = build_comparison_requests(config, read_journal(config.paths))
+    missing = [key for key, request in requests.items() if not _is_up_to_date(request)]
+    if missing:
+        return f"the comparison of {', '.join(missing)}"
+    page = get_report_page(config.results)
+    newest = max((request.candidate.paths.compare.stat().st_mtime_ns for request in requests.values()), default=0)
+    return "" if page.exists() and page.stat().st_mtime_ns > newest else f"a newer {page}"
+
+
+def _is_up_to_date(request: CompareRequest) -> bool:
+    try:
+        document = read_comparison_document(request.candidate.paths.compare)
+    except UserError:
+        return False
+    return document is not None and document.request == request
+
+
+def wait_for_report(config: Config, watcher: DemoProcess, seconds: float = REPORT_SECONDS) -> Path:
+    """Wait for the last comparisons and the page, and give its path. DemoFailed after ``seconds``."""
+    end = time.monotonic() + seconds
+    while missing := describe_missing_report(config):
+        if watcher.process.poll() is not None:
+            raise DemoFailed(watcher.read_log_tail())
+        if time.monotonic() > end:
+            log = config.paths.children_log
+            raise DemoFailed(f"all is scored, but {missing} was not made within {seconds:.0f} s; see {log} and {watcher.log}")
+        time.sleep(0.25)
+    return get_report_page(config.results)
+
+
 def summarize_scores(board: ProgressBoard) -> str:
     """The sentence at the end. Raises Failed where training did not show in the scores."""
     first, last = (board.scores[EXPECTED[index].name] for index in (0, len(SCHEDULE["stage1"]) - 1))
@@ -228,12 +269,15 @@ def run_demo(folder: Path, console: Console, *, on_slurm: bool) -> None:
         console.print(f"training and watching; logs and results: {folder}", highlight=False, soft_wrap=True)
         with ProgressBoard(EXPECTED, console) as board:
             follow_progress(board, folder, trainer, watcher)
+            board.print_news("all is scored; the last comparisons and the page are being made")
+            page = wait_for_report(load_config(config, environ), watcher)
     console.print(board.render_table())
     console.print(summarize_scores(board), highlight=False)
     here = Path.cwd()
-    places = [folder / "results", config]
-    results, watcher_yaml = (path.relative_to(here) if path.is_relative_to(here) else path for path in places)
+    places = [folder / "results", config, page]
+    results, watcher_yaml, report = (path.relative_to(here) if path.is_relative_to(here) else path for path in places)
     console.print(f"{time.monotonic() - began:.0f} s. Results are in {results}. Look around:", highlight=False, soft_wrap=True)
+    console.print(f"  {report}  (curves, comparisons and answers: open it in a browser)", highlight=False, soft_wrap=True)
     for words in ("status", f"why stage2 {SCHEDULE['stage1'][-1]}"):
         console.print(f"  .venv/bin/watcher {words} --config {watcher_yaml}", highlight=False, soft_wrap=True)
 

@@ -105,6 +105,13 @@ class ProgressBoard:
         if time.monotonic() - self._last_line > QUIET_LINE_SECONDS:
             self._line(self._progress_text().plain)
 
+    def print_news(self, text: str) -> None:
+        """One line of news."""
+        if self._live is None:
+            self._line(text)
+        else:
+            self.console.print(text, highlight=False, markup=False)
+
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()
         self.console.print(f"{self._last_line - self._began:5.0f} s  {text}", highlight=False, markup=False, soft_wrap=True)

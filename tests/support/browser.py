@@ -78,6 +78,23 @@ def refresh_vendored_scripts():
     (VENDOR / "VERSION").write_text(json.loads((package / "package.json").read_text())["version"] + "\n")
 
 
+BROWSER_SCHEMES = ("chrome:", "chrome-untrusted:", "chrome-extension:", "devtools:")
+"""How addresses of the browser's own pages begin."""
+
+
+def _get_requested_address(event):
+    """The address that an event of the network tells of, where a shown page asks for one."""
+    fields = event["params"]
+    if event["method"] == "Network.requestWillBeSent":
+        return None if fields["documentURL"].startswith(BROWSER_SCHEMES) else fields["request"]["url"]
+    return fields["url"] if event["method"] in {"Network.webSocketCreated", "Network.webTransportCreated"} else None
+
+
+def list_outside_requests(addresses, page):
+    """Those of ``addresses`` that are neither the page itself nor written out in it."""
+    return [address for address in addresses if address != Path(page).resolve().as_uri() and not address.startswith("data:")]
+
+
 class ChromiumBrowser:
     """A headless chromium with a profile of its own, that notes what is asked of the network and what its console says."""
 
@@ -108,11 +125,16 @@ class ChromiumBrowser:
         return self.driver.execute_script(script, *arguments)
 
     def take_console_and_requests(self):
-        """(messages on the console, addresses that were asked for) since the last call."""
+        """(messages on the console, addresses that were asked for) since the last call.
+
+        The browser's own pages (its new tab, which may still be loading) are left out, whatever they ask for: what counts is
+        which document asks. What the shown page asks for counts whatever its address is.
+        """
         console = [entry["message"] for entry in self.driver.get_log("browser")]
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
-        return console, asked
+        return [message for message in console if not message.startswith(BROWSER_SCHEMES)], list(
+            filter(None, map(_get_requested_address, events))
+        )
 
     def save_screenshot(self, path):
         """Save what the window shows."""

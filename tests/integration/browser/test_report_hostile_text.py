@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 
 import pytest
 
@@ -50,7 +51,41 @@ def test_hostile_text_is_shown_and_never_run(chromium, evil):
     assert chromium.run("return document.body.innerText.includes('<img src=x onerror=')")
     console, asked = chromium.take_console_and_requests()
     assert console == []
-    assert [address for address in asked if address != evil.resolve().as_uri() and not address.startswith("data:")] == []
+    assert browser.list_outside_requests(asked, evil) == []
+
+
+PLANTED = """<!doctype html><title>planted</title><img src='data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA='>
+<img src='http://127.0.0.1:9/image'><img src='https://example.invalid/image'><img src='other.png'>
+<img src='chrome://resources/images/add.svg'><iframe srcdoc="<img src='http://127.0.0.1:9/in-a-frame'>"></iframe>
+<script>
+fetch('http://127.0.0.1:9/fetch').catch(() => {});
+navigator.sendBeacon('http://127.0.0.1:9/beacon', 'told');
+new WebSocket('ws://127.0.0.1:9/socket');
+</script>"""
+
+
+def test_every_request_that_a_page_makes_is_seen(chromium, tmp_path):
+    page = tmp_path / "planted.html"
+    page.write_text(PLANTED)
+    chromium.open_file(page)
+    expected = {f"http://127.0.0.1:9/{name}" for name in ("image", "in-a-frame", "fetch", "beacon")}
+    expected |= {"https://example.invalid/image", (tmp_path / "other.png").resolve().as_uri(), "ws://127.0.0.1:9/socket"}
+    expected |= {"chrome://resources/images/add.svg"}
+    seen, end = set(), time.monotonic() + 30
+    while seen != expected and time.monotonic() < end:
+        seen.update(browser.list_outside_requests(chromium.take_console_and_requests()[1], page))
+        time.sleep(0.1)
+    assert seen == expected
+
+
+def test_what_the_browsers_own_pages_ask_for_is_not_the_pages(chromium, tmp_path):
+    page = tmp_path / "quiet.html"
+    page.write_text("<!doctype html><title>quiet</title><link rel=icon href='data:,'>")
+    chromium.driver.get("chrome://new-tab-page/")
+    chromium.driver.get(page.as_uri())  # while that is still loading; without ``open_file``, which begins anew
+    console, asked = chromium.take_console_and_requests()
+    assert console == []
+    assert browser.list_outside_requests(asked, page) == []
 
 
 def test_the_pages_policy_stops_a_script_that_got_in_all_the_same(chromium, evil):

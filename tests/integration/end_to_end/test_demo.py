@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from tokenizers import Tokenizer
 
 from demo import corpus, run, show, train
 from suites.checkpoint.completeness import Completeness, inspect_checkpoint, list_steps
+from support.samples.report import ReportSample
+from watcher.config.loader import load_config
 
 pytestmark = pytest.mark.scoring
 
@@ -138,6 +141,44 @@ def test_a_last_checkpoint_that_is_no_better_is_a_failure(tmp_path):
         run.summarize_scores(board)
 
 
+class Ended:
+    """A watcher's process that ended with ``code``, or runs where that is None."""
+
+    def __init__(self, code):
+        self.process, self.log = self, Path("watcher.log")
+        self.poll = lambda: code
+
+    def read_log_tail(self):
+        return "watcher ended"
+
+
+def test_a_report_that_does_not_come_is_one_line_and_the_wait_for_it_is_bounded(tmp_path, monkeypatch):
+    config = load_config(run.write_config(tmp_path, "local"), {})
+    monkeypatch.setattr(run, "describe_missing_report", lambda _: "the comparison of stage2/step_900")
+    with pytest.raises(run.DemoFailed) as caught:
+        run.wait_for_report(config, Ended(None), seconds=0)
+    log = tmp_path / "results" / ".watcher" / "children.log"
+    words = f"all is scored, but the comparison of stage2/step_900 was not made within 0 s; see {log} and watcher.log"
+    assert str(caught.value) == words
+    with pytest.raises(run.DemoFailed, match="watcher ended"):
+        run.wait_for_report(config, Ended(1))
+
+
+def test_what_is_still_to_be_made_of_the_scores_is_a_comparison_and_then_a_newer_page(tmp_path):
+    sample = ReportSample(tmp_path).write_sample()
+    page, newest = sample.results / "report.html", sample.get_paths("stage4", 5000).compare
+    assert run.describe_missing_report(sample.config) == f"a newer {page}"
+    page.touch()
+    assert run.describe_missing_report(sample.config) == ""
+    document = newest.read_bytes()
+    newest.unlink()
+    assert run.describe_missing_report(sample.config) == "the comparison of stage4/step_5000"
+    newest.write_bytes(document)
+    assert run.describe_missing_report(sample.config) == f"a newer {page}"
+    newest.write_bytes(document.replace(b'"fingerprint": "', b'"fingerprint": "of-another-content-'))
+    assert run.describe_missing_report(sample.config) == "the comparison of stage4/step_5000"
+
+
 @pytest.mark.slow
 def test_the_demo_interrupted_in_the_middle_goes_on_when_it_is_run_again(tmp_path):
     command = [sys.executable, run.__file__, "--folder", str(tmp_path)]
@@ -154,3 +195,12 @@ def test_the_demo_interrupted_in_the_middle_goes_on_when_it_is_run_again(tmp_pat
     assert again.returncode == 0, again.stdout + again.stderr
     assert "stage1 600 (bridge)" in again.stdout
     assert saved.stat().st_mtime_ns == first
+    newest = tmp_path / "results" / "stage2" / "by_checkpoint" / "step_900" / "compare.json"
+    page = tmp_path / "results" / "report.html"
+    assert json.loads(newest.read_text())["candidate"]["step"] == 900
+    data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page.read_text(), re.DOTALL)[1])
+    stage = next(stage for stage in data["stages"] if stage["name"] == "stage2")
+    last = [each["step"] for each in stage["evaluations"]].index(900)
+    assert stage["changes"]["bridge"][last]
+    assert page.stat().st_mtime_ns > newest.stat().st_mtime_ns
+    assert f"  {page}  (" in again.stdout
