@@ -29,6 +29,7 @@ from watcher.actions.submission import (
     write_setup_file,
 )
 from watcher.config.settings import Config
+from watcher.core import events
 from watcher.core.actions import (
     RESULTS_RETRY_SECONDS,
     UNMANAGED,
@@ -38,7 +39,6 @@ from watcher.core.actions import (
     CancelJob,
     CloseRequest,
     Effect,
-    JournalEvent,
     MirrorResults,
     PinCheckpoint,
     ReleaseJob,
@@ -48,6 +48,7 @@ from watcher.core.actions import (
 )
 from watcher.core.clock import LogFn
 from watcher.core.evaluation import IN_FLIGHT_STATES, Attempt, EvaluationRecord
+from watcher.core.events import JournalEvent
 from watcher.core.executor import Executor, ExecutorUnreachable, Job, JobState, Submission, SubmissionResult, SubmitKind
 from watcher.core.reasons import ReasonKind
 from watcher.core.resources import build_prefill_settings, resolve_resources
@@ -56,6 +57,8 @@ from watcher.journal.journal import Journal
 from watcher.observe.checkpoints import encode_mtimes
 from watcher.reconcile import retry_policy as policy
 from watcher.reconcile.journal_events import postpone
+
+_LOGGED_FIELDS = ("reason", "hint", "job_id", "run_id", "failure_kind")
 
 
 class _SubmitLimit(NamedTuple):
@@ -87,7 +90,7 @@ class Actor:
         self._unwritable_folders: dict[str, tuple[str, float]] = {}
         self.warnings: list[str] = []
         """Troubles with the executor in this tick."""
-        self._retention = RetentionActions(journal, state_id, clock=clock, append=self._append, log=log)
+        self._retention = RetentionActions(journal, state_id, clock=clock, append_event=self._append_event, log=log)
 
     def new_tick(self) -> None:
         """Submissions may be tried again."""
@@ -133,7 +136,7 @@ class Actor:
             case SubmitPrefill():
                 self._submit_prefill(action)
             case ReleaseJob():
-                self._release(action.key, action.run_id, action.job, needs_release=action.deed)
+                self._release(action.key, action.run_id, action.job, already_running=action.already_running)
             case CancelJob():
                 self._cancel(action)
             case AbandonAttempt():
@@ -151,27 +154,23 @@ class Actor:
             case _:
                 assert_never(action)
 
-    def _append(self, event: str, key: str, /, **fields: object) -> None:
-        self._journal.append(event, key, t=self._clock(), **fields)
-        log_fields = {
-            name: value for name, value in fields.items() if name in {"reason", "hint", "job_id", "run_id", "kind"} and value
-        }
-        self._log(event, evaluation=key, **log_fields)
+    def _append_event(self, event: JournalEvent) -> None:
+        self._journal.append(event, t=self._clock())
+        fields = {name: getattr(event, name) for name in _LOGGED_FIELDS if getattr(event, name, None)}
+        self._log(event.name, evaluation=event.evaluation, **fields)
 
     def _postpone(self, record: EvaluationRecord, reason: str, kind: ReasonKind) -> None:
         event = postpone(record, reason, kind)
         if event is not None:
             self._append_event(event)
 
-    def _append_event(self, event: JournalEvent) -> None:
-        self._append(event.event, event.key, **event.fields)
-
     def _submit(self, action: SubmitEvaluation) -> None:
         if self._submissions_stopped or action.request.results in self.unwritable_results(self._clock()):
             return
         record = self._journal.state.records[action.key]
         if encode_mtimes(record.checkpoint) != action.mtimes:
-            self._append("owed", action.key, reason="the checkpoint moved just before it was submitted")
+            reason = "the checkpoint moved just before it was submitted"
+            self._append_event(events.Pending(evaluation=action.key, reason=reason))
             return
         pin = record.pin
         pinned = pin.folder if pin is not None and pin.folder and pin.fingerprint == action.request.fingerprint else None
@@ -228,8 +227,9 @@ class Actor:
 
     def _submit_attempt(self, key: str, attempt: Attempt, submission: Submission, reason: str) -> None:
         is_intent_journaled = self._executor.submits_held and self._journal.state.get_records(key)[key].hit_submit_limit
+        intended = events.Intended(evaluation=key, run_id=attempt.run_id, attempt=attempt, reason=reason)
         if not is_intent_journaled:
-            self._append("intended", key, run_id=attempt.run_id, attempt=attempt, reason=reason)
+            self._append_event(intended)
         self._journal.fence()
         try:
             outcome = self._executor.submit(submission)
@@ -237,7 +237,7 @@ class Actor:
             outcome = SubmissionResult(kind=SubmitKind.AMBIGUOUS, message=str(error))
         self._last_limit = None
         if is_intent_journaled and outcome.kind in {SubmitKind.AMBIGUOUS, SubmitKind.REFUSED}:
-            self._append("intended", key, run_id=attempt.run_id, attempt=attempt, reason=reason)
+            self._append_event(intended)
         self._record_outcome(key, attempt, outcome)
 
     def _choose_run_id(self, record: EvaluationRecord, prefix: str) -> tuple[int, str]:
@@ -269,23 +269,21 @@ class Actor:
     def _record_outcome(self, key: str, attempt: Attempt, outcome: SubmissionResult) -> None:
         message, run_id = " ".join(outcome.message.split()), attempt.run_id
         if outcome.kind is SubmitKind.SUBMITTED and outcome.job_id is not None:
-            reason = f"job {outcome.job_id}"
-            released = not self._executor.submits_held
-            now = self._clock()
-            self._append(
-                "submitted",
-                key,
+            released, now = not self._executor.submits_held, self._clock()
+            submitted = events.Submitted(
+                evaluation=key,
                 run_id=run_id,
                 job_id=outcome.job_id,
                 submit_time=now,
                 released=released,
                 attempt=attempt,
-                reason=reason,
+                reason=f"job {outcome.job_id}",
             )
+            self._append_event(submitted)
             if not released:
                 self._journal.fence()
                 job = Job(job_id=outcome.job_id, name=run_id, state=JobState.HELD, raw_state="HELD", submit_time=now)
-                self._release(key, run_id, job, needs_release=True)
+                self._release(key, run_id, job)
         elif outcome.kind is SubmitKind.REFUSED and self._journal.state.get_records(key)[key].raised_resources:
             self._append_event(
                 policy.without_raise(
@@ -293,8 +291,14 @@ class Actor:
                 )
             )
         elif outcome.kind is SubmitKind.REFUSED:
-            hint = "watcher retry once that is mended"
-            self._append("blocked", key, run_id=run_id, reason=f"refused: {message}", reason_kind=ReasonKind.REFUSED, hint=hint)
+            blocked = events.Blocked(
+                evaluation=key,
+                run_id=run_id,
+                reason=f"refused: {message}",
+                reason_kind=ReasonKind.REFUSED,
+                hint="watcher retry once that is mended",
+            )
+            self._append_event(blocked)
         elif outcome.kind is SubmitKind.LATER:
             remove_attempt_folder(self.config.paths.attempt(run_id))
             self._submissions_stopped = message
@@ -303,12 +307,13 @@ class Actor:
                 self._last_limit = _SubmitLimit(message, self._clock(), self._count_in_flight())
         else:
             self._submissions_stopped = message
-            self._append("unsure", key, run_id=run_id, reason=f"whether a job exists is not known: {message}")
+            reason = f"whether a job exists is not known: {message}"
+            self._append_event(events.SubmissionUnknown(evaluation=key, run_id=run_id, reason=reason))
 
-    def _release(self, key: str, run_id: str, job: Job, *, needs_release: bool) -> None:
-        if needs_release:
+    def _release(self, key: str, run_id: str, job: Job, *, already_running: bool = False) -> None:
+        if not already_running:
             self._executor.release(job)
-        self._append("released", key, run_id=run_id, released=True, reason=f"job {job.job_id}")
+        self._append_event(events.Released(evaluation=key, run_id=run_id, reason=f"job {job.job_id}"))
 
     def _cancel(self, action: CancelJob) -> None:
         self._log("cancel", evaluation=action.key, job=action.job.job_id, reason=action.reason)
@@ -341,7 +346,7 @@ class Actor:
 
     def _close_request(self, action: CloseRequest) -> None:
         if action.id not in self._journal.state.closed_requests:
-            self._append("answered", "", id=action.id, outcome=action.reason, reason=action.reason)
+            self._append_event(events.RequestAnswered(id=action.id, outcome=action.reason, reason=action.reason))
         (self.config.paths.requests / f"{action.id}.json").unlink(missing_ok=True)
 
 

@@ -7,20 +7,28 @@ from suites.common.errors import UserError
 from suites.contract.paths import EvaluationPaths
 from watcher.actions import mirror, pins
 from watcher.config.settings import Config
-from watcher.core import evaluation as mirror_evaluation
+from watcher.core import events
 from watcher.core.actions import RESULTS_RETRY_SECONDS, MirrorResults, PinCheckpoint, UnpinCheckpoint
 from watcher.core.clock import LogFn
+from watcher.core.evaluation import build_mirror_token
+from watcher.core.events import JournalEvent
 from watcher.core.result_paths import get_evaluation_paths
 from watcher.journal.journal import Journal
 
 
 class RetentionActions:
-    """Does it for one watcher. ``append`` journals an event."""
+    """Does it for one watcher. ``append_event`` journals an event."""
 
     def __init__(
-        self, journal: Journal, state_id: str, *, clock: Callable[[], float], append: Callable[..., None], log: LogFn
+        self,
+        journal: Journal,
+        state_id: str,
+        *,
+        clock: Callable[[], float],
+        append_event: Callable[[JournalEvent], None],
+        log: LogFn,
     ) -> None:
-        self._journal, self._state_id, self._clock, self._append, self._log = journal, state_id, clock, append, log
+        self._journal, self._state_id, self._clock, self._append_event, self._log = journal, state_id, clock, append_event, log
         self._pin_error = self._mirror_error = ""
         self._mirror_retry_at = 0.0
         self._orphans_removed = False
@@ -43,14 +51,14 @@ class RetentionActions:
             pin = pins.pin_checkpoint(Path(action.checkpoint), action.fingerprint, action.key, roots, available_bytes)
         except UserError:  # it is going just now: the next look says so
             return
-        self._append("pinned", action.key, pin=pin, reason=pin.why or pin.folder)
+        self._append_event(events.Pinned(evaluation=action.key, pin=pin, reason=pin.why or pin.folder))
         self._pin_error = f"pin: {action.key} is not protected against deletion: {pin.why}" if pin.why else ""
 
     def unpin(self, action: UnpinCheckpoint) -> None:
         """Release a pin, and say so. One that is gone already is fine."""
         if action.folder:
             pins.release_pin(Path(action.folder))
-        self._append("unpinned", action.key, reason=action.reason)
+        self._append_event(events.Unpinned(evaluation=action.key, reason=action.reason))
 
     def mirror(self, action: MirrorResults, config: Config) -> None:
         """A mirror that cannot be written is said, tried again after a while, and keeps nothing else from being done."""
@@ -71,8 +79,7 @@ class RetentionActions:
             return
         self._mirror_error = ""
         if action.restore:
-            self._append("restored", action.key, reason=f"restored from {mirror_paths.folder}")
+            self._append_event(events.Restored(evaluation=action.key, reason=f"restored from {mirror_paths.folder}"))
         else:
-            self._append(
-                "mirrored", action.key, copy=mirror_evaluation.build_mirror_token(record), reason=str(mirror_paths.folder)
-            )
+            copy, folder = build_mirror_token(record), str(mirror_paths.folder)
+            self._append_event(events.Mirrored(evaluation=action.key, copy=copy, reason=folder))

@@ -6,14 +6,15 @@ through a request that the watcher answers; files are removed and jobs cancelled
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from watcher.audit.disk_scan import AttemptFolder, CheckpointState, LeftoverFile, TierDefinitions, TierFileState
 from watcher.config.settings import Config
-from watcher.core.actions import CancelJob, JournalEvent
+from watcher.core import events
+from watcher.core.actions import CancelJob
 from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationRecord, EvaluationState
+from watcher.core.events import JournalEvent
 from watcher.core.executor import Job
 from watcher.core.request_types import Amendment
 from watcher.core.snapshot import QueueSnapshot, Snapshot
@@ -121,7 +122,7 @@ def _check_evaluation(record: EvaluationRecord, observed: ObservedState) -> Diff
         if fingerprint != record.fingerprint:
             return None
         return _propose_amendment(
-            record, f"{disk_state}: its results are back", "found", {"reason": "audit: its results are back"}
+            record, f"{disk_state}: its results are back", events.ResultsFound(reason="audit: its results are back")
         )
     current_tiers = observed.tiers.get(record.stage, {})
     if any(tier_file.digest != current_tiers[tier].digest for tier, tier_file in tier_files.items() if tier in current_tiers):
@@ -132,7 +133,7 @@ def _check_evaluation(record: EvaluationRecord, observed: ObservedState) -> Diff
     ):
         return None
     message = f"{disk_state}{', and the checkpoint is gone' if checkpoint.is_deleted else ''}"
-    return _propose_amendment(record, message, "scored", _build_scored_fields(record.key, tier_files, checkpoint, observed))
+    return _propose_amendment(record, message, _make_scored_event(record.key, tier_files, checkpoint, observed))
 
 
 def _check_tier_files(tier_files: Mapping[str, TierFileState], required_tiers: set[str]) -> tuple[bool, str]:
@@ -166,7 +167,7 @@ def _check_scored(
 ) -> Difference | None:
     def amend_as_lost(message: str) -> Difference:
         reason = f"audit: {message}; watcher retry --force scores it again"
-        return _propose_amendment(record, message, "lost", {"reason": reason})
+        return _propose_amendment(record, message, events.Lost(reason=reason))
 
     if not is_valid:
         return amend_as_lost(disk_state)
@@ -176,36 +177,38 @@ def _check_scored(
             return _propose_amendment(
                 record,
                 f"{disk_state}, which is the checkpoint's",
-                "scored",
-                _build_scored_fields(record.key, tier_files, checkpoint, observed),
+                _make_scored_event(record.key, tier_files, checkpoint, observed),
             )
         return amend_as_lost(f"results of another content ({fingerprint[:12]}, not {str(record.fingerprint)[:12]})")
     if any(tier_file.digest != record.suites[tier] for tier, tier_file in tier_files.items() if tier in record.suites):
         return _propose_amendment(
-            record, f"{disk_state}, by other suites", "scored", _build_scored_fields(record.key, tier_files, checkpoint, observed)
+            record, f"{disk_state}, by other suites", _make_scored_event(record.key, tier_files, checkpoint, observed)
         )
     if checkpoint.fingerprint not in {None, fingerprint}:
         message = f"{disk_state}, but the checkpoint was rewritten ({str(checkpoint.fingerprint)[:12]})"
-        return _propose_amendment(record, message, "owed", {"reason": "audit: the checkpoint was rewritten", "fresh": True})
+        pending = events.Pending(reason="audit: the checkpoint was rewritten", fresh=True)
+        return _propose_amendment(record, message, pending)
     return None
 
 
-def _build_scored_fields(
+def _make_scored_event(
     key: str, tier_files: Mapping[str, TierFileState], checkpoint: CheckpointState, observed: ObservedState
-) -> dict[str, Any]:
-    return {
-        "markers": checkpoint.mtimes,
-        "fingerprint": next(iter(tier_files.values())).fingerprint,
-        "suites": {tier: tier_file.digest for tier, tier_file in tier_files.items()},
-        "scores": dict(observed.scores.get(key, {})),
-        "place": observed.result_folders[key],
-        "reason": "audit: valid results are there",
-    }
+) -> events.Scored:
+    return events.Scored(
+        mtimes=checkpoint.mtimes,
+        fingerprint=next(iter(tier_files.values())).fingerprint,
+        suites={tier: tier_file.digest for tier, tier_file in tier_files.items()},
+        scores=dict(observed.scores.get(key, {})),
+        results=observed.result_folders[key],
+        reason="audit: valid results are there",
+    )
 
 
-def _propose_amendment(record: EvaluationRecord, message: str, event: str, fields: dict[str, Any]) -> Difference:
-    amendment = Amendment(key=record.key, state=record.state.value, since=record.since, events=({"event": event, **fields},))
-    repair = {"found": "journal it as scored", "owed": "have it scored anew"}.get(event, f"journal it as {event}")
+def _propose_amendment(record: EvaluationRecord, message: str, event: JournalEvent) -> Difference:
+    documents = (msgspec.to_builtins(event),)
+    amendment = Amendment(key=record.key, state=record.state.value, since=record.since, events=documents)
+    repairs = {events.ResultsFound: "journal it as scored", events.Pending: "have it scored anew"}
+    repair = repairs.get(type(event), f"journal it as {event.name}")
     return Difference(
         key=record.key, journal_state=_describe_record(record), observed=f"disk: {message}", repair=repair, amendment=amendment
     )
@@ -272,22 +275,18 @@ def _check_unknown_results(key: str, observed: ObservedState, journal_state: Jou
             return _report_only(key, record_state, f"disk: {disk_state}", LEFT_TO_NEXT_TICK)
         if checkpoint.fingerprint != first_file.fingerprint:
             return _report_only(key, record_state, f"disk: {disk_state}, not the checkpoint's", "none: enqueue scores it")
-    created_event = {
-        "event": "owned",
-        "stage": stage_name,
-        "source": scheduled_evaluation.source,
-        "step": scheduled_evaluation.step,
-        "directory": name,
-        "origin": "schedule" if is_scheduled else "request",
-        "checkpoint": scheduled_evaluation.checkpoint,
-        "named": custom_directory,
-        "reason": "audit: its results are on disk",
-    }
-    amendment = Amendment(
-        key=key,
-        state=None,
-        events=(created_event, {"event": "scored", **_build_scored_fields(key, tier_files, checkpoint, observed)}),
+    created = events.Created(
+        stage=stage_name,
+        source=scheduled_evaluation.source,
+        step=scheduled_evaluation.step,
+        directory=name,
+        origin="schedule" if is_scheduled else "request",
+        checkpoint=scheduled_evaluation.checkpoint,
+        custom_directory=custom_directory,
+        reason="audit: its results are on disk",
     )
+    scored = _make_scored_event(key, tier_files, checkpoint, observed)
+    amendment = Amendment(key=key, state=None, events=(msgspec.to_builtins(created), msgspec.to_builtins(scored)))
     return Difference(
         key=key, journal_state=record_state, observed=f"disk: {disk_state}", repair="journal it as scored", amendment=amendment
     )
@@ -335,8 +334,8 @@ def _check_attempts(observed: ObservedState, known_run_ids: frozenset[str]) -> I
         record_state = "no such attempt"
         if attempt.claim or attempt.tasks_ended:
             outcome = attempt.outcome if attempt.exit_records else f"claimed by {attempt.claim}, {attempt.outcome}"
-            event = {"event": "left_over", "run_id": run_id, "reason": f"audit: attempt {run_id} {outcome}"}
-            amendment = Amendment(key="", state=None, events=(event,))
+            left_over = events.LeftOver(run_id=run_id, reason=f"audit: attempt {run_id} {outcome}")
+            amendment = Amendment(key="", state=None, events=(msgspec.to_builtins(left_over),))
             repair = "note it in the journal, and keep it"
             yield Difference(
                 key=key,

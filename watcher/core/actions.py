@@ -1,13 +1,12 @@
 """What a tick may decide: submit, release, cancel, journal, skip, alert."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 
 from suites.contract.scoring_request import ScoringRequest
+from watcher.core.events import JournalEvent
 from watcher.core.executor import Job
-from watcher.core.reasons import ReasonKind, join_hint, parse_reason_kind
 
 RESULTS_RETRY_SECONDS = 300.0
 """Seconds after which a results folder, or a mirror, that could not be written is tried again."""
@@ -27,29 +26,6 @@ class Skip(msgspec.Struct, frozen=True):
     """It says again what the journal's reason says: a row of the status leaves it out."""
     is_being_rewritten: bool = False
     """The checkpoint is being rewritten: the next look may see something else."""
-
-
-class JournalEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """An event for the journal and nothing else: the transitions."""
-
-    event: str
-    key: str
-    fields: Mapping[str, Any] = msgspec.field(default_factory=dict)
-
-    @property
-    def reason_fields(self) -> tuple[ReasonKind, str, str]:
-        """Kind, reason and hint, as the record will have them."""
-        return (
-            parse_reason_kind(self.fields.get("reason_kind")),
-            str(self.fields.get("reason", "")),
-            str(self.fields.get("hint", "")),
-        )
-
-    @property
-    def reason(self) -> str:
-        """The text that goes with it, as people read it."""
-        _, reason, hint = self.reason_fields
-        return join_hint(reason, hint)
 
 
 class SubmitEvaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,12 +49,12 @@ class SubmitPrefill(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReleaseJob(msgspec.Struct, frozen=True, kw_only=True):
-    """Let a recorded job run. ``deed`` False: it runs already, only the journal does not say so yet."""
+    """Let a recorded job run. ``already_running``: only the journal does not say so yet."""
 
     key: str
     run_id: str
     job: Job
-    deed: bool = True
+    already_running: bool = False
     reason: str = ""
 
 
@@ -100,7 +76,7 @@ class AbandonAttempt(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def reason(self) -> str:
         """Why it is given up."""
-        return self.next_event.reason
+        return self.next_event.full_reason
 
 
 class ArchiveResults(msgspec.Struct, frozen=True, kw_only=True):

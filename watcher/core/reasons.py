@@ -31,13 +31,9 @@ class ReasonKind(enum.StrEnum):
     OTHER = "other"
     """Decides nothing; also a kind that a newer version wrote."""
 
-
-def parse_reason_kind(value: object) -> ReasonKind:
-    """The kind as an event names it; OTHER where it names none that this version knows."""
-    try:
-        return ReasonKind(str(value))
-    except ValueError:
-        return ReasonKind.OTHER
+    @classmethod
+    def _missing_(cls, _value: object) -> "ReasonKind":
+        return cls.OTHER
 
 
 def join_hint(reason: str, hint: str) -> str:

@@ -17,6 +17,7 @@ from suites.common.errors import ExitCode, UserError
 from watcher import __version__
 from watcher.config.settings import Config
 from watcher.core.clock import LogFn, touch_clock
+from watcher.core.events import Opened
 from watcher.core.executor import Executor
 from watcher.daemon import log_setup as logs
 from watcher.daemon.heartbeat import Heartbeat
@@ -26,7 +27,7 @@ from watcher.daemon.setup import ensure_state_id, make_executor
 from watcher.daemon.systemd import SystemdNotifier, strip_systemd_variables
 from watcher.daemon.tick import TickRunner
 from watcher.daemon.wakeup import Wakeup
-from watcher.journal.journal import OPENED_EVENT, Journal, JournalSuperseded
+from watcher.journal.journal import Journal, JournalSuperseded
 from watcher.journal.lock import DaemonLock
 from watcher.observe.local_data import MAX_BYTES_PER_TICK
 from watcher.status.health import check_liveness, make_downtime_alerts
@@ -69,7 +70,7 @@ class Daemon:
             self.journal = Journal.open(config.paths)
             self.lock.write_epoch(self.journal.epoch)
             owner = self.lock.owner
-            self.journal.append(OPENED_EVENT, t=clock(), host=owner.host, pid=owner.pid, start=owner.start, version=__version__)
+            self.journal.append(Opened(host=owner.host, pid=owner.pid, start=owner.start, version=__version__), t=clock())
             self.notifier = Notifier(self.journal, environ, clock=clock, log=log)
             self._downtime_alerts = make_downtime_alerts(previous_health, clock())
             self._journal_warnings += self.journal.state.warnings

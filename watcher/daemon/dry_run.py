@@ -1,12 +1,16 @@
-"""What a tick would do."""
+"""`watcher once --dry-run`: what a tick would do, without doing it."""
 
 from collections.abc import Callable, Mapping
 
+import msgspec
+
+from suites.contract.tier_files import TierVerdict
 from watcher.config.settings import Config
-from watcher.core.actions import JournalEvent, Skip
+from watcher.core.actions import Action, ArchiveResults, CloseRequest, Skip
+from watcher.core.events import JournalEvent
 from watcher.core.executor import Executor
-from watcher.core.snapshot import format_job_comment
-from watcher.daemon.tick import MAX_ROUNDS, _Foreseen, describe_action, identify_action
+from watcher.core.snapshot import EvaluationResults, Snapshot, format_job_comment
+from watcher.daemon.tick import MAX_ROUNDS, describe_action, identify_action
 from watcher.journal.journal import DryJournal
 from watcher.observe.local_data import LocalDataHashes
 from watcher.observe.observer import Observer
@@ -33,18 +37,50 @@ def preview_tick(
     descriptions: list[dict[str, str]] = []
     done: set[tuple[str, str, str]] = set()
     skips: tuple[Skip, ...] = ()
-    foreseen = _Foreseen()
+    effects = _ForeseenEffects()
     for _ in range(MAX_ROUNDS):
-        snapshot = foreseen.after(observer.take_snapshot(config, journal.state, executor, clock()))
+        snapshot = effects.apply_to(observer.take_snapshot(config, journal.state, executor, clock()))
         decision = reconcile(snapshot, journal.state, config, format_job_comment(state_id))
         skips = decision.skips
         new_actions = [action for action in decision.actions if identify_action(action) not in done]
         for action in new_actions:
             done.add(identify_action(action))
             descriptions += describe_action(action)
-            foreseen.add(action)
+            effects.add(action)
             if isinstance(action, JournalEvent):
-                journal.append(action.event, action.key, t=snapshot.now, **action.fields)
+                journal.append(action, t=snapshot.now)
         if not new_actions:
             break
     return descriptions, skips
+
+
+class _ForeseenEffects:
+    """What a dry run would have changed of what the next look sees."""
+
+    def __init__(self) -> None:
+        self._closed_requests: set[str] = set()
+        self._archived_tiers: dict[str, set[str]] = {}
+        """Evaluation -> tiers whose files would have been moved away."""
+
+    def add(self, action: Action) -> None:
+        """An action that would be done."""
+        if isinstance(action, CloseRequest):
+            self._closed_requests.add(action.id)
+        elif isinstance(action, ArchiveResults):
+            self._archived_tiers.setdefault(action.key, set()).update(action.tiers)
+
+    def apply_to(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot without closed requests and archived results."""
+        results = {
+            key: _without_tiers(results, self._archived_tiers.get(key, set())) for key, results in snapshot.results.items()
+        }
+        requests = tuple(request for request in snapshot.requests if request.id not in self._closed_requests)
+        return msgspec.structs.replace(snapshot, requests=requests, results=results)
+
+
+def _without_tiers(results: EvaluationResults, tiers: set[str]) -> EvaluationResults:
+    if not tiers:
+        return results
+    verdicts = {tier: TierVerdict("missing") if tier in tiers else verdict for tier, verdict in results.verdicts.items()}
+    fingerprints = {tier: fingerprint for tier, fingerprint in results.fingerprints.items() if tier not in tiers}
+    return msgspec.structs.replace(results, verdicts=verdicts, fingerprints=fingerprints)

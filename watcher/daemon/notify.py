@@ -19,6 +19,7 @@ import msgspec
 from watcher.config.settings import Config
 from watcher.core.actions import Alert
 from watcher.core.clock import LogFn
+from watcher.core.events import Notified
 from watcher.journal.journal import Journal
 
 NOTIFY_TIMEOUT_SECONDS = 30.0
@@ -55,9 +56,8 @@ class Notifier:
             return
         self._journal.fence()
         for alert in new_alerts[: MAX_CONCURRENT_COMMANDS - len(self._processes)]:
-            self._journal.append(
-                "told", t=self._clock(), id=alert.id, about=alert.evaluation, reason=alert.words[:MAX_MESSAGE_CHARACTERS]
-            )
+            notified = Notified(id=alert.id, about=alert.evaluation, reason=alert.words[:MAX_MESSAGE_CHARACTERS])
+            self._journal.append(notified, t=self._clock())
             self._start_command(alert, config.notify, config)
 
     def _start_command(self, alert: Alert, command: str, config: Config) -> None:

@@ -8,7 +8,6 @@ from typing import assert_never
 
 import msgspec
 
-from suites.contract.tier_files import TierVerdict
 from watcher.actions.actor import Actor
 from watcher.config.settings import Config
 from watcher.core.actions import (
@@ -19,7 +18,6 @@ from watcher.core.actions import (
     CancelJob,
     CloseRequest,
     Decision,
-    JournalEvent,
     MirrorResults,
     PinCheckpoint,
     ReleaseJob,
@@ -29,8 +27,9 @@ from watcher.core.actions import (
     UnpinCheckpoint,
 )
 from watcher.core.clock import LogFn
+from watcher.core.events import JournalEvent
 from watcher.core.executor import Executor
-from watcher.core.snapshot import EvaluationResults, QueueSnapshot, Snapshot, format_job_comment
+from watcher.core.snapshot import QueueSnapshot, Snapshot, format_job_comment
 from watcher.journal.journal import Journal, JournalSuperseded
 from watcher.observe.local_data import LocalDataHashes
 from watcher.observe.observer import Observer
@@ -40,7 +39,7 @@ MAX_ROUNDS = 12
 """Looks in one tick, at most: owned, ready, submitted, released are one look each."""
 
 _SHOWN_EVENTS = frozenset(
-    {"adopted", "scored", "blocked", "failed", "cancelled", "lost", "found"}
+    {"adopted", "scored", "blocked", "failed", "cancelled", "lost", "results_found"}
     | {"submit", "prefill", "release", "cancel", "give_up", "set_aside", "mirror", "restore", "answer"}
 )
 """Events and effects that a person would call an action; what the other events wait for is told as skipped."""
@@ -140,36 +139,6 @@ class TickRunner:
         return decision
 
 
-class _Foreseen:
-    """What the deeds of a dry run would have changed of what the next look sees, where that look decides something else."""
-
-    def __init__(self) -> None:
-        self._answered: set[str] = set()
-        self._aside: dict[str, set[str]] = {}
-        """Evaluation -> tiers whose files would have been moved away."""
-
-    def add(self, action: Action) -> None:
-        """That would be done."""
-        if isinstance(action, CloseRequest):
-            self._answered.add(action.id)
-        elif isinstance(action, ArchiveResults):
-            self._aside.setdefault(action.key, set()).update(action.tiers)
-
-    def after(self, world: Snapshot) -> Snapshot:
-        """``world`` without answered requests, and without results that were set aside."""
-        results = {
-            key: found if key not in self._aside else _without(found, self._aside[key]) for key, found in world.results.items()
-        }
-        asks = tuple(ask for ask in world.requests if ask.id not in self._answered)
-        return msgspec.structs.replace(world, requests=asks, results=results)
-
-
-def _without(results: EvaluationResults, tiers: set[str]) -> EvaluationResults:
-    verdicts = {tier: TierVerdict("missing") if tier in tiers else verdict for tier, verdict in results.verdicts.items()}
-    fingerprints = {tier: found for tier, found in results.fingerprints.items() if tier not in tiers}
-    return msgspec.structs.replace(results, verdicts=verdicts, fingerprints=fingerprints)
-
-
 def identify_action(action: Action) -> tuple[str, str, str]:
     """What makes an action the same one again: it is done once a tick."""
     if isinstance(action, CancelJob):
@@ -181,7 +150,7 @@ def get_action_name(action: Action) -> str:
     """The action in a word."""
     match action:
         case JournalEvent():
-            name = action.event
+            name = action.name
         case SubmitEvaluation():
             name = "submit"
         case SubmitPrefill():
@@ -211,4 +180,5 @@ def describe_action(action: Action) -> list[dict[str, str]]:
     """The action as ``once --json`` prints it; nothing for bookkeeping."""
     if get_action_name(action) not in _SHOWN_EVENTS:
         return []
-    return [{"action": get_action_name(action), "evaluation": action.key, "reason": action.reason}]
+    reason = action.full_reason if isinstance(action, JournalEvent) else action.reason
+    return [{"action": get_action_name(action), "evaluation": action.key, "reason": reason}]

@@ -17,12 +17,10 @@ import msgspec
 
 from suites.common.atomic_files import fsync_folder, write_atomically
 from suites.contract.paths import StatePaths
+from watcher.core.events import JournalEvent, Opened
 from watcher.journal.replay import JournalState, replay
 
 SCHEMA = 1
-
-OPENED_EVENT = "opened"
-"""The event with which a watcher says who it is."""
 
 _EPOCH_FILE_NAME = re.compile(r"(\d{8,})\.jsonl")
 
@@ -144,16 +142,13 @@ class Journal:
             fsync_folder(paths.journal)
             return cls(paths, journal_state, epoch, fd)
 
-    def append(self, event: str, key: str = "", /, *, t: float, **fields: Any) -> None:
-        """Make one event durable, then fold it. Raises OSError with nothing folded and the file healed or to be healed."""
-        document: dict[str, Any] = {"schema": SCHEMA, "seq": self._seq, "epoch": self.epoch, "t": t, "event": event}
-        if key:
-            document["evaluation"] = key
-        document.update(fields)
-        line = _encode_event(document)
+    def append(self, event: JournalEvent, *, t: float) -> None:
+        """Write one event to disk, then replay it. OSError: nothing is replayed, and the next append removes a torn line."""
+        header = {"schema": SCHEMA, "seq": self._seq, "epoch": self.epoch, "t": t}
+        line = _encode_event({**header, **msgspec.to_builtins(event)})
         self._write(line + b"\n")
         self._seq += 1
-        self._has_events = self._has_events or event != OPENED_EVENT
+        self._has_events = self._has_events or not isinstance(event, Opened)
         replay(self.state, msgspec.json.decode(line))  # what a reader will see, and nothing else
 
     def _write(self, line: bytes) -> None:
@@ -213,7 +208,6 @@ class DryJournal:
     def __init__(self, state: JournalState) -> None:
         self.state, self.epoch = state, state.epoch
 
-    def append(self, event: str, key: str = "", /, *, t: float, **fields: Any) -> None:
-        """Fold one event."""
-        document = {"t": t, "event": event, "evaluation": key, **fields}
-        replay(self.state, msgspec.json.decode(_encode_event(document)))
+    def append(self, event: JournalEvent, *, t: float) -> None:
+        """Replay one event."""
+        replay(self.state, msgspec.json.decode(_encode_event({"t": t, **msgspec.to_builtins(event)})))

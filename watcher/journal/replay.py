@@ -1,28 +1,20 @@
 """What the journal's events mean: a record is the fold of its events, and nothing else.
 
-Pure: no clock, no I/O. An event is a JSON object with ``event``, ``t`` (unix time) and, where it is about
-one evaluation, ``evaluation``. Events and fields that this version does not know change no state; they are
-carried in ``EvaluationRecord.extra`` so that a newer watcher's journal still shows what an older one cannot read.
+Pure: no clock, no I/O. A line of the journal is an event of ``watcher.core.events`` with its time ``t`` and epoch. Events that
+this version does not know change no state; ``EvaluationRecord.extra`` keeps them, so that they are still shown.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from watcher.core.evaluation import PREFILL_DIRECTORY, Attempt, EvaluationRecord, EvaluationState, Pin, StageSettings
-from watcher.core.reasons import ReasonKind, join_hint, parse_reason_kind
+from watcher.core import events
+from watcher.core.evaluation import PREFILL_DIRECTORY, EvaluationRecord, EvaluationState, StageSettings
+from watcher.core.reasons import ReasonKind
 
 MAX_HISTORY = 50
 """Changes kept in a record."""
-
-EventDocument = Mapping[str, Any]
-
-_HEADER_FIELDS = frozenset({"schema", "seq", "epoch", "t", "event", "evaluation"})
-
-_CREATED_FIELDS = frozenset(
-    {"stage", "source", "step", "directory", "origin", "checkpoint", "forced", "asked", "named", "reason"}
-)
 
 
 class JournalState(msgspec.Struct, kw_only=True):
@@ -64,257 +56,240 @@ class JournalState(msgspec.Struct, kw_only=True):
         }
 
 
-def replay(journal_state: JournalState, event: EventDocument) -> None:
-    """Add one event to ``journal_state``. Never raises for an event's content: what cannot be folded is noted."""
+def replay(journal_state: JournalState, document: Mapping[str, Any]) -> None:
+    """Add one line of the journal to ``journal_state``. Never raises for its content: what cannot be read is a warning."""
     journal_state.event_count += 1
-    journal_state.epoch = max(journal_state.epoch, _int_or_default(event.get("epoch"), 0))
-    kind, key = event.get("event"), event.get("evaluation") or ""
+    epoch = document.get("epoch")
+    journal_state.epoch = max(journal_state.epoch, epoch if type(epoch) is int else 0)
+    name, key = document.get("event"), document.get("evaluation") or ""
     try:
-        if kind == "stage_facts":
-            journal_state.stage_settings.setdefault(event["stage"], msgspec.convert(event["facts"], StageSettings))
-        elif kind == "began":
-            journal_state.started_from[event["stage"]] = str(event["checkpoint"])
-        elif kind == "told":
-            journal_state.notified[event["id"]] = float(event["t"])
-        elif kind == "answered":
-            journal_state.closed_requests[event["id"]] = str(event.get("outcome", ""))
-        elif key:
-            records = journal_state.get_records(key)
-            record = apply_event(records.get(key), event)
-            if record is None:
-                journal_state.warnings.append(f"journal: {kind} of {key}, which nothing introduced, is left out")
-                return
-            records[key] = record
-            if kind == "voided" or event.get("void"):
-                journal_state.abandoned[event["run_id"]] = float(event["t"])
+        event, t = events.parse_event(document), float(document["t"])
+        if not event.evaluation:
+            _apply_to_state(journal_state, event, t)
+            return
+        records = journal_state.get_records(event.evaluation)
+        record = apply_event(records.get(event.evaluation), event, t)
     except (KeyError, TypeError, ValueError) as error:  # msgspec's ValidationError is a ValueError
-        journal_state.warnings.append(f"journal: {kind} {key} cannot be understood ({error}); left out")
+        journal_state.warnings.append(f"journal: {name} {key} cannot be understood ({error}); left out")
+        return
+    if record is None:
+        journal_state.warnings.append(f"journal: {name} of {key}, which nothing introduced, is left out")
+        return
+    if isinstance(event, events.Created) and event.evaluation not in records:
+        record = msgspec.structs.replace(record, extra=events.list_unknown_fields(document, events.Created))
+    records[event.evaluation] = record
+    if isinstance(event, events.StateChange) and event.run_id is not None and event.abandons_attempt:
+        journal_state.abandoned[event.run_id] = t
 
 
-def apply_event(record: EvaluationRecord | None, event: EventDocument) -> EvaluationRecord | None:
-    """The record after ``event``; None where nothing is known of the evaluation yet and this does not introduce it.
+def _apply_to_state(journal_state: JournalState, event: events.JournalEvent, t: float) -> None:
+    """An event that is about no evaluation."""
+    match event:
+        case events.StageFactsRead():
+            journal_state.stage_settings.setdefault(event.stage, event.facts)  # the first checkpoint's, and no later one's
+        case events.StageStartedFrom():
+            journal_state.started_from[event.stage] = event.checkpoint
+        case events.Notified():
+            journal_state.notified[event.id] = t
+        case events.RequestAnswered():
+            journal_state.closed_requests[event.id] = event.outcome
+        case _:
+            pass  # it is in the journal for people
 
-    Raises KeyError, TypeError or ValueError for a known event without its fields.
-    """
-    kind = event["event"]
-    if kind == "owned":
-        return record if record is not None else _create_record(event)
+
+def apply_event(record: EvaluationRecord | None, event: events.JournalEvent, t: float) -> EvaluationRecord | None:
+    """The record after ``event`` of time ``t``; None where nothing introduced the evaluation yet, and this does not."""
+    if isinstance(event, events.Created):
+        return record if record is not None else _create_record(event, t)
     if record is None:
         return None
-    handler = _HANDLERS.get(kind)
-    if handler is None:
-        return msgspec.structs.replace(record, extra={**record.extra, str(kind): _collect_unknown_fields(event, frozenset())})
-    run_id = event.get("run_id")
-    if run_id is not None and kind not in {"intended", "submitted", "adopted", "scored"}:
-        current = None if record.attempt is None else record.attempt.run_id
-        if run_id != current:
+    if isinstance(event, events.StateChange):
+        newest = None if record.attempt is None else record.attempt.run_id
+        names_its_attempt = isinstance(event, events.Intended | events.Submitted | events.Adopted | events.Scored)
+        if event.run_id is not None and event.run_id != newest and not names_its_attempt:
             return record  # about an attempt that is not the newest any more
-    return handler(record, event)
+        return _apply_state_change(record, event, t)
+    return msgspec.structs.replace(record, **_annotations(record, event, t))
 
 
-def _create_record(event: EventDocument) -> EvaluationRecord:
-    t = float(event["t"])
-    reason = str(event.get("reason", ""))
+def _annotations(record: EvaluationRecord, event: events.JournalEvent, t: float) -> dict[str, Any]:
+    """Fields of the record that an event changes without changing its state."""
+    match event:
+        case events.CheckpointMoved():
+            changes: dict[str, Any] = {"checkpoint": event.checkpoint}
+        case events.MtimesUpdated():
+            changes = {"mtimes": event.mtimes, "fingerprint": event.fingerprint or record.fingerprint}
+        case events.Pinned():
+            changes = {"pin": event.pin}
+        case events.Unpinned():
+            changes = {"pin": None}
+        case events.Mirrored():
+            changes = {"mirror_token": event.copy}
+        case events.BaselineSelected():
+            changes = {"origin": "bridge", "requested": True, "baseline_selected_at": t}
+        case events.UnknownEvent():
+            changes = {"extra": {**record.extra, event.name_in_journal: dict(event.fields)}}
+        case _:
+            changes = {}  # such as left_over, which only names an attempt
+    return changes
+
+
+def _create_record(event: events.Created, t: float) -> EvaluationRecord:
     return EvaluationRecord(
-        stage=event["stage"],
-        source=event["source"],
-        step=int(event["step"]),
-        directory=event["directory"],
-        origin=event["origin"],
-        checkpoint=event["checkpoint"],
-        forced=bool(event.get("forced", False)),
-        requested=bool(event.get("asked", False)),
-        custom_directory=bool(event.get("named", False)),
-        baseline_selected_at=t if event["origin"] == "bridge" and event.get("asked") else None,
+        stage=event.stage,
+        source=event.source,
+        step=event.step,
+        directory=event.directory,
+        origin=event.origin,
+        checkpoint=event.checkpoint,
+        forced=event.forced,
+        requested=event.requested,
+        custom_directory=event.custom_directory,
+        baseline_selected_at=t if event.origin == "bridge" and event.requested else None,
         state=EvaluationState.PENDING,
         since=t,
-        reason=reason,
-        history=((t, EvaluationState.PENDING.value, reason),),
-        extra=_collect_unknown_fields(event, _CREATED_FIELDS),
+        reason=event.reason,
+        history=((t, EvaluationState.PENDING.value, event.reason),),
     )
 
 
-def _collect_unknown_fields(event: EventDocument, known: frozenset[str]) -> dict[str, Any]:
-    return {name: value for name, value in event.items() if name not in known and name not in _HEADER_FIELDS}
+_STATE_AFTER: Mapping[type[events.StateChange], EvaluationState] = {
+    events.Pending: EvaluationState.PENDING,
+    events.Waiting: EvaluationState.WAITING,
+    events.Abandoned: EvaluationState.WAITING,
+    events.Ready: EvaluationState.READY,
+    events.Intended: EvaluationState.SUBMITTING,
+    events.SubmissionUnknown: EvaluationState.SUBMITTING,
+    events.Submitted: EvaluationState.QUEUED,
+    events.Adopted: EvaluationState.QUEUED,
+    events.Requeued: EvaluationState.QUEUED,
+    events.Started: EvaluationState.RUNNING,
+    events.Scored: EvaluationState.SCORED,
+    events.ResultsFound: EvaluationState.SCORED,
+    events.Restored: EvaluationState.SCORED,
+    events.Failed: EvaluationState.FAILED,
+    events.Blocked: EvaluationState.BLOCKED,
+    events.Cancelled: EvaluationState.CANCELLED,
+    events.Lost: EvaluationState.LOST,
+}
+"""Event -> the state that it puts an evaluation into; Released and ConfirmingEnd leave it."""
 
 
-def _int_or_default(value: object, default: int) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else default
-
-
-def _change_state(record: EvaluationRecord, event: EventDocument, state: EvaluationState, **changes: Any) -> EvaluationRecord:
-    """``record`` in ``state`` with the event's reason; ``kind`` in the event counts one more failure of that kind."""
-    t = float(event["t"])
-    reason, hint, reason_kind = (
-        str(event.get("reason", "")),
-        str(event.get("hint", "")),
-        parse_reason_kind(event.get("reason_kind")),
-    )
-    if event.get("kind") is not None:
-        changes["failures"] = {**record.failures, event["kind"]: record.failures.get(event["kind"], 0) + 1}
-    elif event.get("progressed") is not None:
-        changes["failures"] = {kind: count for kind, count in record.failures.items() if kind != event["progressed"]}
-    if event.get("raised") is not None:
-        changes["raised"] = dict(event["raised"])
-    if event.get("capped") is not None:
-        changes["capped"] = bool(event["capped"])
-    news = (state, (reason_kind, reason, hint)) != (record.state, record.reason_fields)
-    if news or t < record.since:  # the clock was set back: time counts from here
+def _apply_state_change(record: EvaluationRecord, event: events.StateChange, t: float) -> EvaluationRecord:
+    """First what the event alone knows, then state, reason, failures and resources, which every state change may say."""
+    changes = _changes_of(record, event, t)
+    if event.failure_kind is not None:
+        changes["failures"] = {**record.failures, event.failure_kind: record.failures.get(event.failure_kind, 0) + 1}
+    elif event.cleared_failure_kind is not None:
+        kept = {kind: count for kind, count in record.failures.items() if kind != event.cleared_failure_kind}
+        changes["failures"] = kept
+    if event.raised_resources is not None:
+        changes["raised_resources"] = dict(event.raised_resources)
+    if event.raise_refused is not None:
+        changes["raise_refused"] = event.raise_refused
+    state = _STATE_AFTER.get(type(event), record.state)
+    says_anything_new = (state, event.reason_fields) != (record.state, record.reason_fields)
+    if says_anything_new or t < record.since:  # the clock was set back: time counts from here
         changes["since"] = t
-        changes["history"] = (*record.history, (t, state.value, join_hint(reason, hint)))[-MAX_HISTORY:]
-    changes.setdefault("retry_at", event.get("retry_at"))
-    deleted = reason_kind is ReasonKind.CHECKPOINT and bool(event.get("deleted"))
+        changes["history"] = (*record.history, (t, state.value, event.full_reason))[-MAX_HISTORY:]
     return msgspec.structs.replace(
-        record, state=state, reason=reason, reason_kind=reason_kind, hint=hint, deleted=deleted, **changes
+        record,
+        state=state,
+        reason=event.reason,
+        reason_kind=event.reason_kind,
+        hint=event.hint,
+        deleted=isinstance(event, events.CheckpointSeen) and event.deleted and event.reason_kind is ReasonKind.CHECKPOINT,
+        retry_at=event.retry_at,
+        **changes,
     )
+
+
+def _changes_of(record: EvaluationRecord, event: events.StateChange, t: float) -> dict[str, Any]:
+    """Fields of the record that only this kind of event changes."""
+    match event:
+        case events.Pending():
+            changes: dict[str, Any] = {"failures": {}, "raised_resources": {}, "raise_refused": False} if event.fresh else {}
+            changes |= {"forced": event.forced or record.forced, "requested": event.requested or record.requested}
+        case events.Ready():
+            changes = _content_changes(record, event, event.fingerprint, t)
+        case events.Waiting() | events.Blocked():
+            changes = {} if event.fingerprint is None else _content_changes(record, event, event.fingerprint, t)
+        case events.Intended():
+            changes = {"attempt": event.attempt, "attempts": max(record.attempts, event.attempt.number)}
+        case events.Submitted() | events.Adopted():
+            changes = _submission_changes(record, event, t)
+        case events.Released():
+            changes = _attempt_changes(record, released=True)
+        case events.Started():
+            changes = _attempt_changes(record, started=event.started, restarts=event.restarts)
+            changes["times"] = _update_times(record, started=event.started)
+        case events.Requeued():
+            changes = _attempt_changes(record, restarts=event.restarts)
+        case events.Scored():
+            changes = _scored_changes(record, event, t)
+        case events.ResultsFound():
+            changes = {} if event.results is None else {"results": event.results}
+        case _:
+            changes = {}
+    return changes
 
 
 def _update_times(record: EvaluationRecord, **new_times: float | None) -> dict[str, float]:
-    return {**record.times, **{name: float(value) for name, value in new_times.items() if value is not None}}
+    return {**record.times, **{name: value for name, value in new_times.items() if value is not None}}
 
 
-def _apply_pending(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    changes: dict[str, Any] = {}
-    if event.get("fresh"):
-        changes |= {"failures": {}, "raised": {}, "capped": False}
-    for name in ("forced", "asked"):
-        if event.get(name):
-            changes[name] = True
-    return _change_state(record, event, EvaluationState.PENDING, **changes)
-
-
-def _describe_complete_checkpoint(record: EvaluationRecord, event: EventDocument) -> dict[str, Any]:
-    """What changes when a checkpoint is seen whole: a new round of times, in which the same content stays as old as it is."""
-    t, same_content = float(event["t"]), event["fingerprint"] == record.fingerprint
-    previous_times = record.times if same_content else {}
-    complete = previous_times.get("complete", event.get("complete"))
-    again = previous_times.get("again", t) if "again" in previous_times or "scored" in previous_times else None
-    times = _update_times(
-        msgspec.structs.replace(record, times={}), complete=complete, detected=previous_times.get("detected", t), again=again
-    )
-    changes: dict[str, Any] = {"fingerprint": str(event["fingerprint"]), "markers": event.get("markers"), "times": times}
+def _content_changes(
+    record: EvaluationRecord, event: events.Ready | events.CheckpointSeen, fingerprint: str, t: float
+) -> dict[str, Any]:
+    """A checkpoint is seen complete: a new round of times, in which the same content stays as old as it is."""
+    same_content = fingerprint == record.fingerprint
+    before = record.times if same_content else {}
+    times = {
+        "complete": before.get("complete", event.completed_at),
+        "detected": before.get("detected", t),
+        "again": before.get("again", t) if "again" in before or "scored" in before else None,
+    }
+    changes: dict[str, Any] = {
+        "fingerprint": fingerprint,
+        "mtimes": event.mtimes,
+        "times": {name: value for name, value in times.items() if value is not None},
+    }
     if not same_content:  # scores of another content
         changes["extra"] = {name: value for name, value in record.extra.items() if name != "scores"}
     return changes
 
 
-def _apply_ready(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    return _change_state(record, event, EvaluationState.READY, **_describe_complete_checkpoint(record, event))
+def _submission_changes(record: EvaluationRecord, event: events.Submitted | events.Adopted, t: float) -> dict[str, Any]:
+    """Also where the line of the intent is lost: the event carries the entire attempt."""
+    attempt, submitted_at = record.attempt, event.submit_time or t
+    if attempt is None or attempt.run_id != event.run_id:
+        attempt = event.attempt
+    return {
+        "attempt": msgspec.structs.replace(attempt, job_id=event.job_id, submit_time=submitted_at, released=event.released),
+        "attempts": max(record.attempts, attempt.number),
+        "times": _update_times(record, submitted=submitted_at),
+    }
 
 
-def _make_checkpoint_handler(state: EvaluationState) -> Callable[[EvaluationRecord, EventDocument], EvaluationRecord]:
-    """A step into ``state`` that says, where the event names a fingerprint, that the checkpoint is whole."""
-    return lambda record, event: _change_state(
-        record, event, state, **(_describe_complete_checkpoint(record, event) if "fingerprint" in event else {})
-    )
+def _attempt_changes(record: EvaluationRecord, **fields: Any) -> dict[str, Any]:
+    """The newest attempt with these fields; None leaves a field as it is."""
+    if record.attempt is None:
+        return {}
+    known = {name: value for name, value in fields.items() if value is not None}
+    return {"attempt": msgspec.structs.replace(record.attempt, **known)}
 
 
-def _apply_intended(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    attempt = msgspec.convert(event["attempt"], Attempt)
-    attempt_count = max(record.attempts, attempt.number)
-    return _change_state(record, event, EvaluationState.SUBMITTING, attempt=attempt, attempts=attempt_count)
-
-
-def _apply_submitted(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    """Also where the line of the intent is lost: the event carries the attempt whole."""
-    attempt = record.attempt
-    if attempt is None or attempt.run_id != event["run_id"]:
-        attempt = msgspec.convert(event["attempt"], Attempt)
-    submitted_at = float(event.get("submit_time") or event["t"])
-    attempt = msgspec.structs.replace(
-        attempt, job_id=str(event["job_id"]), submit_time=submitted_at, released=bool(event.get("released", False))
-    )
-    attempt_count = max(record.attempts, attempt.number)
-    times = _update_times(record, submitted=submitted_at)
-    return _change_state(record, event, EvaluationState.QUEUED, attempt=attempt, attempts=attempt_count, times=times)
-
-
-def _make_attempt_handler(
-    state: EvaluationState | None, *fields: str
-) -> Callable[[EvaluationRecord, EventDocument], EvaluationRecord]:
-    """A step that copies ``fields`` of the event into the attempt; ``state`` None leaves the state."""
-
-    def handle(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-        if record.attempt is None:
-            return record
-        copied = {name: event[name] for name in fields if name in event}
-        attempt = msgspec.convert({**msgspec.structs.asdict(record.attempt), **copied}, Attempt)
-        times = _update_times(record, started=copied.get("started"))
-        return _change_state(record, event, record.state if state is None else state, attempt=attempt, times=times)
-
-    return handle
-
-
-def _apply_scored(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    changes: dict[str, Any] = {"fingerprint": str(event["fingerprint"]), "suites": dict(event["suites"]), "failures": {}}
-    changes |= {"raised": {}, "capped": False, "results": str(event.get("place", ""))}
-    if event.get("markers") is not None:
-        changes["markers"] = event["markers"]
-    previous_scores = (
-        record.extra.get("scores", {}) if record.fingerprint == event["fingerprint"] else {}
-    )  # of tiers not asked for again
-    changes["extra"] = {**record.extra, "scores": {**previous_scores, **event.get("scores", {})}}
-    return _change_state(record, event, EvaluationState.SCORED, times=_update_times(record, scored=event["t"]), **changes)
-
-
-def _apply_results_located(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    """Its results are where they belong; ``place``: another folder than before."""
-    return _change_state(record, event, EvaluationState.SCORED, results=str(event.get("place", record.results)))
-
-
-def _make_state_handler(state: EvaluationState) -> Callable[[EvaluationRecord, EventDocument], EvaluationRecord]:
-    return lambda record, event: _change_state(record, event, state)
-
-
-def _apply_mtimes_updated(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    return msgspec.structs.replace(record, mtimes=event["markers"], fingerprint=event.get("fingerprint", record.fingerprint))
-
-
-def _apply_moved(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    return msgspec.structs.replace(record, checkpoint=str(event["checkpoint"]))
-
-
-def _apply_pinned(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    return msgspec.structs.replace(record, pin=msgspec.convert(event["pin"], Pin))
-
-
-def _apply_unpinned(record: EvaluationRecord, _event: EventDocument) -> EvaluationRecord:
-    return msgspec.structs.replace(record, pin=None)
-
-
-def _apply_mirrored(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    return msgspec.structs.replace(record, mirror_token=str(event["copy"]))
-
-
-def _apply_baseline_selected(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    return msgspec.structs.replace(record, origin="bridge", requested=True, baseline_selected_at=float(event["t"]))
-
-
-_HANDLERS: dict[str, Callable[[EvaluationRecord, EventDocument], EvaluationRecord]] = {
-    "owed": _apply_pending,
-    "moved": _apply_moved,
-    "chosen": _apply_baseline_selected,
-    "waiting": _make_checkpoint_handler(EvaluationState.WAITING),
-    "ready": _apply_ready,
-    "marked": _apply_mtimes_updated,
-    "intended": _apply_intended,
-    "unsure": _make_state_handler(EvaluationState.SUBMITTING),
-    "voided": _make_state_handler(EvaluationState.WAITING),
-    "submitted": _apply_submitted,
-    "adopted": _apply_submitted,
-    "released": _make_attempt_handler(None, "released"),
-    "started": _make_attempt_handler(EvaluationState.RUNNING, "started", "restarts"),
-    "requeued": _make_attempt_handler(EvaluationState.QUEUED, "restarts"),
-    "ending": _make_attempt_handler(None),
-    "failed": _make_state_handler(EvaluationState.FAILED),
-    "blocked": _make_checkpoint_handler(EvaluationState.BLOCKED),
-    "cancelled": _make_state_handler(EvaluationState.CANCELLED),
-    "scored": _apply_scored,
-    "lost": _make_state_handler(EvaluationState.LOST),
-    "found": _apply_results_located,
-    "restored": _make_state_handler(EvaluationState.SCORED),
-    "pinned": _apply_pinned,
-    "unpinned": _apply_unpinned,
-    "mirrored": _apply_mirrored,
-}
-"""Event -> what it does to a record. ``owned`` makes one."""
+def _scored_changes(record: EvaluationRecord, event: events.Scored, t: float) -> dict[str, Any]:
+    same_content = record.fingerprint == event.fingerprint
+    previous_scores = record.extra.get("scores", {}) if same_content else {}  # of tiers that were not asked for again
+    return {
+        "fingerprint": event.fingerprint,
+        "suites": dict(event.suites),
+        "failures": {},
+        "raised_resources": {},
+        "raise_refused": False,
+        "results": event.results,
+        "mtimes": record.mtimes if event.mtimes is None else event.mtimes,
+        "extra": {**record.extra, "scores": {**previous_scores, **event.scores}},
+        "times": _update_times(record, scored=t),
+    }

@@ -5,12 +5,15 @@ and absence of news is no news: what nobody knows of is looked up for a while, a
 is given up, so that it can never run afterwards.
 """
 
+from typing import Any
+
 import msgspec
 
 from suites.common.errors import ExitCode
 from suites.contract.exit_record import ExitRecord
 from watcher.config.settings import Config
-from watcher.core.actions import AbandonAttempt, Action, JournalEvent, ReleaseJob, Skip
+from watcher.core import events
+from watcher.core.actions import AbandonAttempt, Action, ReleaseJob, Skip
 from watcher.core.evaluation import Attempt, EvaluationRecord, EvaluationState, is_in_future
 from watcher.core.executor import Job, JobState
 from watcher.core.reasons import ReasonKind
@@ -36,13 +39,13 @@ _REQUEUABLE_STATES = frozenset({JobState.NODE_FAIL, JobState.PREEMPTED})
 
 
 def next_action_in_flight(
-    record: EvaluationRecord, attempt: Attempt, snapshot: Snapshot, config: Config, retries: policy.RetryRules
+    record: EvaluationRecord, attempt: Attempt, snapshot: Snapshot, config: Config, rules: policy.RetryRules
 ) -> Action | Skip:
     """The next step of an evaluation whose newest attempt is ``attempt``, or why there is none."""
     attempt_files = snapshot.attempts.get(attempt.run_id, AttemptFiles())
     job = find_job(attempt, snapshot.queue)
     if record.state is EvaluationState.SUBMITTING:
-        return _next_action_submitting(record, attempt, attempt_files, snapshot, retries)
+        return _next_action_submitting(record, attempt, attempt_files, snapshot, rules)
     if job is not None and job.job_id != attempt.job_id and job.job_id:
         return make_adopted_event(record, attempt, job, f"the queue has it as job {job.job_id}, not {attempt.job_id}")
     last_exit = attempt_files.exit_records[-1] if attempt_files.exit_records else None
@@ -52,18 +55,18 @@ def next_action_in_flight(
     results = snapshot.results.get(record.key)
     is_over = last_exit is not None or (not is_alive and _is_queue_newer(attempt, snapshot))
     if results is not None and results.is_valid and is_over:
-        event_fields = {"place": attempt.results, "run_id": attempt.run_id}
-        return make_scored_event(record, attempt.fingerprint, attempt.suites, results, reason="valid results", **event_fields)
+        where = {"results_folder": attempt.results, "run_id": attempt.run_id}
+        return make_scored_event(record, attempt.fingerprint, attempt.suites, results, rules.success_reason, **where)
     if job is not None and is_alive:
         return (
-            _next_action_stuck(record, attempt, job, snapshot, retries) if job.stuck else _next_action_alive(record, attempt, job)
+            _next_action_stuck(record, attempt, job, snapshot, rules) if job.stuck else _next_action_alive(record, attempt, job)
         )
     if snapshot.queue is None or snapshot.queue.jobs is None:
         reason = "not asked yet" if snapshot.queue is None else snapshot.queue.error
         return Skip(record.key, f"{record.state.value}: the queue cannot be asked: {reason}")
     if not _is_queue_newer(attempt, snapshot):
         return Skip(record.key, f"{record.state.value}: job {attempt.job_id}", repeats_reason=True)
-    return _next_action_ended(EndedAttempt(record, attempt, attempt_files, last_exit, job), snapshot, config, retries)
+    return _next_action_ended(EndedAttempt(record, attempt, attempt_files, last_exit, job), snapshot, config, rules)
 
 
 def _is_from_earlier_run(last_exit: ExitRecord, job: Job) -> bool:
@@ -81,7 +84,7 @@ def _is_queue_newer(attempt: Attempt, snapshot: Snapshot) -> bool:
 
 
 def _next_action_submitting(
-    record: EvaluationRecord, attempt: Attempt, attempt_files: AttemptFiles, snapshot: Snapshot, retries: policy.RetryRules
+    record: EvaluationRecord, attempt: Attempt, attempt_files: AttemptFiles, snapshot: Snapshot, rules: policy.RetryRules
 ) -> Action | Skip:
     job = find_job(attempt, snapshot.queue)
     if job is not None:
@@ -95,22 +98,26 @@ def _next_action_submitting(
     lookup_since = record.since if is_in_future(attempt.intended, snapshot.queue.at) else attempt.intended
     if is_in_future(lookup_since, snapshot.queue.at):
         reason = record.reason or "whether a job exists is not known"
-        return JournalEvent(event="unsure", key=record.key, fields={"run_id": attempt.run_id, "reason": reason})
+        return events.SubmissionUnknown(evaluation=record.key, run_id=attempt.run_id, reason=reason)
     waited_seconds = snapshot.queue.at - lookup_since
     if waited_seconds < snapshot.accounting_lag_seconds or not snapshot.queue.accounting_checked:
         return Skip(record.key, "submitting: whether a job exists is not known yet; it is looked up by name")
     failure_count = record.failures.get("unsure", 0) + 1
     abandon_reason = f"no job {attempt.run_id} in queue or accounting after {waited_seconds:.0f} s: given up, and made void"
-    fields = {"run_id": attempt.run_id, "kind": "unsure", "reason": abandon_reason}
-    retry_at = snapshot.now + policy.compute_backoff_seconds(retries.retry, failure_count)
-    return _abandon(record, attempt, JournalEvent(event="voided", key=record.key, fields={**fields, "retry_at": retry_at}))
-
-
-def _abandon(record: EvaluationRecord, attempt: Attempt, event: JournalEvent) -> AbandonAttempt:
-    """Give the attempt up; ``void`` in the event has its job cancelled, were it ever to be seen again."""
-    return AbandonAttempt(
-        key=record.key, run_id=attempt.run_id, next_event=msgspec.structs.replace(event, fields={**event.fields, "void": True})
+    abandoned = events.Abandoned(
+        evaluation=record.key,
+        run_id=attempt.run_id,
+        failure_kind="unsure",
+        reason=abandon_reason,
+        retry_at=snapshot.now + policy.compute_backoff_seconds(rules.retry, failure_count),
     )
+    return _abandon(record, attempt, abandoned)
+
+
+def _abandon(record: EvaluationRecord, attempt: Attempt, event: events.StateChange) -> AbandonAttempt:
+    """Give the attempt up: should its job ever be seen again, it is cancelled."""
+    next_event = msgspec.structs.replace(event, abandons_attempt=True)
+    return AbandonAttempt(key=record.key, run_id=attempt.run_id, next_event=next_event)
 
 
 def _parse_claim_job(attempt: Attempt, claim: str) -> Job:
@@ -121,14 +128,14 @@ def _parse_claim_job(attempt: Attempt, claim: str) -> Job:
 
 
 def _next_action_stuck(
-    record: EvaluationRecord, attempt: Attempt, job: Job, snapshot: Snapshot, retries: policy.RetryRules
+    record: EvaluationRecord, attempt: Attempt, job: Job, snapshot: Snapshot, rules: policy.RetryRules
 ) -> Action | Skip:
     """A job that can never run: its evaluation is blocked, then the job cancelled; else that would look like a person's word."""
     reason = f"job {job.job_id} is {job.raw_state}: {job.reason}; whether that stays is waited for"
     confirmation = _confirm_end(record, attempt, reason, STUCK_AFTER_SECONDS, snapshot.now)
     if confirmation is not None:
         return confirmation
-    event = policy.decide_after_stuck(record, job, retries, snapshot.now)
+    event = policy.decide_after_stuck(record, job, rules, snapshot.now)
     is_claimed = snapshot.attempts.get(attempt.run_id, AttemptFiles()).claim is not None
     return event if is_claimed else _abandon(record, attempt, event)
 
@@ -137,19 +144,17 @@ def _next_action_alive(record: EvaluationRecord, attempt: Attempt, job: Job) -> 
     if job.state is JobState.HELD and not attempt.released:
         return ReleaseJob(key=record.key, run_id=attempt.run_id, job=job, reason=f"job {job.job_id} is recorded")
     if job.state is not JobState.HELD and not attempt.released:
-        return ReleaseJob(key=record.key, run_id=attempt.run_id, job=job, deed=False, reason=f"job {job.job_id} is free to run")
-    fields = {"run_id": attempt.run_id, "restarts": job.restarts}
+        reason = f"job {job.job_id} is free to run"
+        return ReleaseJob(key=record.key, run_id=attempt.run_id, job=job, already_running=True, reason=reason)
+    of_run: dict[str, Any] = {"evaluation": record.key, "run_id": attempt.run_id, "restarts": job.restarts}
     was_confirming_end = record.reason_kind is ReasonKind.CONFIRMING_END
     if job.state is JobState.RUNNING and (
         record.state is not EvaluationState.RUNNING or job.restarts != attempt.restarts or was_confirming_end
     ):
-        started_fields = {**fields, "reason": f"job {job.job_id}"}
-        if job.start_time is not None:
-            started_fields["started"] = job.start_time
-        return JournalEvent(event="started", key=record.key, fields=started_fields)
+        return events.Started(**of_run, started=job.start_time, reason=f"job {job.job_id}")
     if job.state is JobState.PENDING and (record.state is EvaluationState.RUNNING or was_confirming_end):
         reason = f"job {job.job_id} was put back into the queue{': ' + job.reason if job.reason else ''}"
-        return JournalEvent(event="requeued", key=record.key, fields={**fields, "reason": reason})
+        return events.Requeued(**of_run, reason=reason)
     reason_suffix = f": {job.reason}" if job.reason and job.reason not in {"None", "none"} else ""
     if job.state is JobState.HELD:
         return Skip(record.key, f"held: job {job.job_id} was released, but somebody holds it{reason_suffix}")
@@ -159,7 +164,7 @@ def _next_action_alive(record: EvaluationRecord, attempt: Attempt, job: Job) -> 
     return Skip(record.key, f"{job.state.value}: job {job.job_id}{reason_suffix}", repeats_reason=repeats)
 
 
-def _next_action_ended(ended: EndedAttempt, snapshot: Snapshot, config: Config, retries: policy.RetryRules) -> Action | Skip:
+def _next_action_ended(ended: EndedAttempt, snapshot: Snapshot, config: Config, rules: policy.RetryRules) -> Action | Skip:
     """Nothing of the attempt lives any more, and its results are not valid."""
     record, attempt, attempt_files, last_exit, job = ended
     results = snapshot.results.get(record.key)
@@ -168,11 +173,11 @@ def _next_action_ended(ended: EndedAttempt, snapshot: Snapshot, config: Config, 
     if job is not None and job.state in _REQUEUABLE_STATES:
         reason = f"job {job.job_id} is {job.raw_state}; whether it is run again by itself is waited for"
         return _confirm_end(record, attempt, reason, policy.REQUEUE_WINDOW_SECONDS, now) or policy.decide_after_job_state(
-            record, job, attempt_files, results_error, retries, now=now
+            record, job, attempt_files, results_error, rules, now=now
         )
     if job is not None and job.state is JobState.CANCELLED and (last_exit is None or last_exit.code != 0):
-        return policy.decide_after_job_state(record, job, attempt_files, results_error, retries, now=now)
-    shortage_event = decide_after_out_of_resources(ended, snapshot, config, retries)
+        return policy.decide_after_job_state(record, job, attempt_files, results_error, rules, now=now)
+    shortage_event = decide_after_out_of_resources(ended, snapshot, config, rules)
     if shortage_event is not None:
         reason = (
             f"job {attempt.job_id} is {job.raw_state}; its exit record is waited for"
@@ -186,25 +191,25 @@ def _next_action_ended(ended: EndedAttempt, snapshot: Snapshot, config: Config, 
         and last_exit.code != 0
         and not (has_resource_limit_state and last_exit.code not in _SCORER_EXIT_CODES)
     ):
-        return policy.decide_after_exit(record, last_exit, attempt_files.failure_reason, retries, now)
+        return policy.decide_after_exit(record, last_exit, attempt_files.failure_reason, rules, now)
     if job is not None and job.state is not JobState.COMPLETED and last_exit is None:
         if job.raw_state == "VANISHED":
-            return policy.decide_after_vanished(record, retries, now)
+            return policy.decide_after_vanished(record, rules, now)
         reason = f"job {job.job_id} is {job.raw_state}; its exit record is waited for"
         return _confirm_end(record, attempt, reason, snapshot.accounting_lag_seconds, now) or policy.decide_after_job_state(
-            record, job, attempt_files, results_error, retries, now=now
+            record, job, attempt_files, results_error, rules, now=now
         )
     if last_exit is not None or job is not None:
-        return _next_action_without_results(record, attempt, last_exit, snapshot, retries)
+        return _next_action_without_results(record, attempt, last_exit, snapshot, rules)
     confirmation = _confirm_end(
         record, attempt, f"job {attempt.job_id} is not in the queue any more", VANISHED_AFTER_SECONDS, now
     )
-    event = policy.decide_after_vanished(record, retries, now)
+    event = policy.decide_after_vanished(record, rules, now)
     return confirmation or (event if attempt_files.claim is not None else _abandon(record, attempt, event))
 
 
 def _next_action_without_results(
-    record: EvaluationRecord, attempt: Attempt, last_exit: ExitRecord | None, snapshot: Snapshot, retries: policy.RetryRules
+    record: EvaluationRecord, attempt: Attempt, last_exit: ExitRecord | None, snapshot: Snapshot, rules: policy.RetryRules
 ) -> Action | Skip:
     """It ended well, by its own word or the executor's; its results are not valid, or cannot be looked at."""
     results, job = snapshot.results.get(record.key), find_job(attempt, snapshot.queue)
@@ -218,14 +223,18 @@ def _next_action_without_results(
     if confirmation is not None:
         return confirmation
     if job is not None and not (last_exit is not None and last_exit.code == 0):
-        return policy.decide_after_job_state(record, job, AttemptFiles(), results_error, retries, now=snapshot.now)
+        return policy.decide_after_job_state(record, job, AttemptFiles(), results_error, rules, now=snapshot.now)
     failure_reason = f"ended with exit code 0, but {results_error or 'left no results'}"
-    return policy.fail_or_block(record, "no_results", failure_reason, retries, snapshot.now)
+    return policy.fail_or_block(record, "no_results", failure_reason, rules, snapshot.now)
 
 
 def _confirm_end(record: EvaluationRecord, attempt: Attempt, detail: str, seconds: float, now: float) -> Action | Skip | None:
     """An end that is not believed at once: noted when first seen, None once ``seconds`` have passed since."""
     if record.reason_kind is not ReasonKind.CONFIRMING_END or is_in_future(record.since, now):
-        fields = {"run_id": attempt.run_id, "reason": f"ending: {detail}", "reason_kind": ReasonKind.CONFIRMING_END}
-        return JournalEvent(event="ending", key=record.key, fields=fields)
+        return events.ConfirmingEnd(
+            evaluation=record.key,
+            run_id=attempt.run_id,
+            reason=f"ending: {detail}",
+            reason_kind=ReasonKind.CONFIRMING_END,
+        )
     return Skip(record.key, record.full_reason, repeats_reason=True) if now - record.since < seconds else None

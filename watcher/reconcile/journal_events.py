@@ -1,13 +1,13 @@
 """Constructors of journal events that several modules use."""
 
 import time
-import types
 from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 
 from suites.checkpoint.completeness import Completeness, Inspection
 from watcher.config.settings import Stage
-from watcher.core.actions import ArchiveResults, JournalEvent, Skip
+from watcher.core import events
+from watcher.core.actions import ArchiveResults, Skip
 from watcher.core.evaluation import Attempt, EvaluationRecord, EvaluationState
 from watcher.core.executor import Job, JobState
 from watcher.core.reasons import ReasonKind
@@ -15,40 +15,50 @@ from watcher.core.snapshot import EvaluationResults
 
 
 def make_scored_event(
-    record: EvaluationRecord, fingerprint: str, suites: Mapping[str, str], results: EvaluationResults, **fields: object
-) -> JournalEvent:
-    """The end that everything is for. ``suites``: tier -> digest of what was asked for; ``fields``: ``place``, their folder."""
-    event_fields = {"fingerprint": fingerprint, "suites": {**record.suites, **suites}, "scores": results.scores, **fields}
-    return JournalEvent(event="scored", key=record.key, fields=event_fields)
-
-
-def make_adopted_event(record: EvaluationRecord, attempt: Attempt, job: Job, reason: str) -> JournalEvent:
-    """A job that exists although the journal was not sure of it."""
-    return JournalEvent(
-        event="adopted",
-        key=record.key,
-        fields={
-            "run_id": attempt.run_id,
-            "job_id": job.job_id,
-            "submit_time": job.submit_time,
-            "released": job.state is not JobState.HELD,
-            "attempt": attempt,
-            "reason": reason,
-        },
+    record: EvaluationRecord,
+    fingerprint: str,
+    suites: Mapping[str, str],
+    results: EvaluationResults,
+    reason: str,
+    *,
+    results_folder: str = "",
+    run_id: str | None = None,
+    mtimes: str | None = None,
+) -> events.Scored:
+    """The evaluation has valid results. ``suites``: tier -> digest of what they were asked for."""
+    return events.Scored(
+        evaluation=record.key,
+        fingerprint=fingerprint,
+        suites={**record.suites, **suites},
+        scores=results.scores,
+        reason=reason,
+        results=results_folder,
+        run_id=run_id,
+        mtimes=mtimes,
     )
 
 
-_NO_FIELDS: Mapping[str, Any] = types.MappingProxyType({})
+def make_adopted_event(record: EvaluationRecord, attempt: Attempt, job: Job, reason: str) -> events.Adopted:
+    """A job exists although the journal was not sure of it."""
+    return events.Adopted(
+        evaluation=record.key,
+        run_id=attempt.run_id,
+        job_id=job.job_id,
+        submit_time=job.submit_time,
+        released=job.state is not JobState.HELD,
+        attempt=attempt,
+        reason=reason,
+    )
+
 
 BLOCKING_COMPLETENESS = frozenset({Completeness.INTERRUPTED, Completeness.UNSCORABLE, Completeness.UNREADABLE})
 
 
-def block_on_checkpoint(record: EvaluationRecord, seen: Inspection) -> JournalEvent:
+def block_on_checkpoint(record: EvaluationRecord, inspection: Inspection) -> events.Blocked:
     """A checkpoint that only a person can judge."""
-    fields = {"reason": f"checkpoint: {seen.reason}", "reason_kind": ReasonKind.CHECKPOINT}
-    if seen.kind is Completeness.INTERRUPTED:
-        fields["hint"] = "enqueue --force takes it as it is"
-    return JournalEvent(event="blocked", key=record.key, fields=fields)
+    hint = "enqueue --force takes it as it is" if inspection.kind is Completeness.INTERRUPTED else ""
+    reason = f"checkpoint: {inspection.reason}"
+    return events.Blocked(evaluation=record.key, reason=reason, reason_kind=ReasonKind.CHECKPOINT, hint=hint)
 
 
 def make_archive_action(record: EvaluationRecord, stage: Stage, labels: dict[str, str], reason: str) -> ArchiveResults:
@@ -63,9 +73,17 @@ def make_archive_action(record: EvaluationRecord, stage: Stage, labels: dict[str
     )
 
 
-def make_pending_event(record: EvaluationRecord, reason: str) -> JournalEvent:
+def make_pending_event(record: EvaluationRecord, reason: str) -> events.Pending:
     """The evaluation is looked at anew, and earlier failures no longer count."""
-    return JournalEvent(event="owed", key=record.key, fields={"reason": reason, "fresh": True})
+    return events.Pending(evaluation=record.key, reason=reason, fresh=True)
+
+
+class CheckpointContent(NamedTuple):
+    """What a complete checkpoint holds, as events say it."""
+
+    fingerprint: str
+    mtimes: str | None
+    completed_at: float | None
 
 
 def wait_or_skip(
@@ -74,25 +92,28 @@ def wait_or_skip(
     detail: str | None = None,
     *,
     kind: ReasonKind = ReasonKind.OTHER,
-    checkpoint_fields: Mapping[str, Any] = _NO_FIELDS,
+    content: CheckpointContent | None = None,
     deleted: bool = False,
-    loud: bool = False,
-) -> JournalEvent | Skip:
-    """Wait with ``reason``; once it is journaled, a Skip with what is to be said today. ``checkpoint_fields``: what a whole checkpoint is."""
-    fields: dict[str, Any] = {**checkpoint_fields, "reason": reason, "reason_kind": kind}
-    if deleted:
-        fields["deleted"] = True
-    note = JournalEvent(event="waiting", key=record.key, fields=fields)
-    journaled = record.state is EvaluationState.WAITING and note.reason_fields == record.reason_fields
-    if journaled and checkpoint_fields.get("fingerprint") in {None, record.fingerprint}:
-        return Skip(record.key, detail or reason, needs_attention=loud, repeats_reason=detail is None)
-    return note
+    needs_attention: bool = False,
+) -> events.Waiting | Skip:
+    """Wait with ``reason``; once that is journaled, a Skip that says ``detail``."""
+    waiting = events.Waiting(
+        evaluation=record.key,
+        reason=reason,
+        reason_kind=kind,
+        deleted=deleted,
+        **({} if content is None else content._asdict()),
+    )
+    is_journaled = record.state is EvaluationState.WAITING and waiting.reason_fields == record.reason_fields
+    if is_journaled and waiting.fingerprint in {None, record.fingerprint}:
+        return Skip(record.key, detail or reason, needs_attention=needs_attention, repeats_reason=detail is None)
+    return waiting
 
 
-def postpone(record: EvaluationRecord, reason: str, kind: ReasonKind) -> JournalEvent | None:
-    """A submission that could not be made: no failure. None where that is journaled already: a limit may last for weeks."""
+def postpone(record: EvaluationRecord, reason: str, kind: ReasonKind) -> events.Waiting | None:
+    """A submission that could not be made is no failure. None where that is journaled: a limit may last for weeks."""
     outcome = wait_or_skip(record, reason, kind=kind)
-    return outcome if isinstance(outcome, JournalEvent) else None
+    return None if isinstance(outcome, Skip) else outcome
 
 
 def format_utc(timestamp: float) -> str:

@@ -7,8 +7,8 @@ from suites.common.errors import ExitCode
 from suites.contract.exit_record import ExitRecord
 from watcher.config.settings import Config
 from watcher.config.units import format_slurm_time, parse_slurm_time
-from watcher.core.actions import JournalEvent
 from watcher.core.evaluation import Attempt, EvaluationRecord
+from watcher.core.events import StateChange
 from watcher.core.executor import Job, JobState, PartitionLimits
 from watcher.core.resources import ResourceRaise, get_slurm_settings, more_memory, more_time, resolve_resources
 from watcher.core.snapshot import AttemptFiles, Snapshot
@@ -34,8 +34,8 @@ class EndedAttempt(NamedTuple):
 
 
 def decide_after_out_of_resources(
-    ended: EndedAttempt, snapshot: Snapshot, config: Config, retries: policy.RetryRules
-) -> JournalEvent | None:
+    ended: EndedAttempt, snapshot: Snapshot, config: Config, rules: policy.RetryRules
+) -> StateChange | None:
     """The transition after an attempt that had too little time or memory; None where it was neither."""
     record, attempt, attempt_files, last_exit, job = ended
     slurm = get_slurm_settings(config, record)
@@ -47,9 +47,7 @@ def decide_after_out_of_resources(
         run_seconds = _measure_run_seconds(last_exit, job)
         reason = f"{job_label}: its time was up{f' after {format_slurm_time(run_seconds)}' if run_seconds is not None else ''}"
         resource_raise = _RAISE_REFUSED if record.raise_refused else more_time(slurm, resources, run_seconds, limits)
-        return policy.decide_after_timeout(
-            record, reason, attempt_files.finished_parts, resource_raise, retries, now=snapshot.now
-        )
+        return policy.decide_after_timeout(record, reason, attempt_files.finished_parts, resource_raise, rules, now=snapshot.now)
     if job_state is JobState.OUT_OF_MEMORY or (
         attempt_files.out_of_memory_line and (last_exit is None or last_exit.code not in SCORER_EXIT_CODES)
     ):
@@ -57,7 +55,7 @@ def decide_after_out_of_resources(
         log_suffix = f" ({attempt_files.out_of_memory_line})" if attempt_files.out_of_memory_line else ""
         resource_raise = _RAISE_REFUSED if record.raise_refused else more_memory(slurm, resources, limits)
         return policy.decide_after_out_of_memory(
-            record, f"{job_label} ran out of memory{memory_suffix}{log_suffix}", resource_raise, retries, snapshot.now
+            record, f"{job_label} ran out of memory{memory_suffix}{log_suffix}", resource_raise, rules, snapshot.now
         )
     return None
 

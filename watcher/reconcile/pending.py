@@ -1,20 +1,22 @@
 """What becomes of an evaluation that is not in flight. Pure."""
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from suites.checkpoint.completeness import Completeness, Inspection
 from suites.contract.scoring_request import ScoringRequest, SuiteInRequest
 from watcher.config.settings import Config, Stage
-from watcher.core.actions import UNMANAGED, Action, JournalEvent, PinCheckpoint, Skip, SubmitEvaluation, UnpinCheckpoint
+from watcher.core import events
+from watcher.core.actions import UNMANAGED, Action, PinCheckpoint, Skip, SubmitEvaluation, UnpinCheckpoint
 from watcher.core.evaluation import EvaluationRecord, StageSettings
 from watcher.core.reasons import ReasonKind
 from watcher.core.snapshot import EvaluationResults, Snapshot, StageRequirements, select_inspection
 from watcher.journal.replay import JournalState
 from watcher.reconcile.journal_events import (
     BLOCKING_COMPLETENESS,
+    CheckpointContent,
     block_on_checkpoint,
     format_utc,
     make_archive_action,
@@ -38,14 +40,18 @@ def next_action_pending(
     checkpoint = _checkpoint_state(record, snapshot, config)
     if checkpoint.kind is _Presence.ABSENT:
         is_deleted = checkpoint.deleted
-        return [wait_or_skip(record, checkpoint.reason, kind=ReasonKind.CHECKPOINT, deleted=is_deleted, loud=is_deleted)]
+        return [
+            wait_or_skip(record, checkpoint.reason, kind=ReasonKind.CHECKPOINT, deleted=is_deleted, needs_attention=is_deleted)
+        ]
     inspection = checkpoint.inspection
     if inspection is None:
         return [Skip(record.key, checkpoint.reason)]
     if inspection.kind is Completeness.NOT_YET:
         quiet_seconds = 0.0 if inspection.newest_mtime is None else snapshot.server_now - inspection.newest_mtime
         reason, detail = "checkpoint: not complete yet", f"checkpoint: {inspection.detail}"
-        return [wait_or_skip(record, reason, detail, kind=ReasonKind.CHECKPOINT, loud=quiet_seconds > STALLED_SAVE_SECONDS)]
+        return [
+            wait_or_skip(record, reason, detail, kind=ReasonKind.CHECKPOINT, needs_attention=quiet_seconds > STALLED_SAVE_SECONDS)
+        ]
     if inspection.kind in BLOCKING_COMPLETENESS:
         return [block_on_checkpoint(record, inspection)]
     return _next_action_complete(record, inspection, snapshot, config, journal_state)
@@ -98,18 +104,18 @@ def _checkpoint_state(record: EvaluationRecord, snapshot: Snapshot, config: Conf
 
 
 class _CompleteCheckpoint(NamedTuple):
-    """An evaluation whose checkpoint is complete, and all that its gates look at."""
+    """An evaluation origin checkpoint is complete, and all that its gates look at."""
 
     record: EvaluationRecord
     inspection: Inspection
     stage: Stage
-    plan: StageRequirements
+    requirements: StageRequirements
     settings: StageSettings
     """Tokenizer and sequence length that it is scored with, as far as they are known."""
     first_checkpoint: str
     """The stage's first own checkpoint; empty where there is none yet."""
-    content: Mapping[str, Any]
-    """Fields of an event that say what the checkpoint holds."""
+    content: CheckpointContent | None
+    """None: the checkpoint has no fingerprint."""
     results: EvaluationResults | None
     snapshot: Snapshot
     config: Config
@@ -118,7 +124,9 @@ class _CompleteCheckpoint(NamedTuple):
     def missing_suites(self) -> tuple[SuiteInRequest, ...]:
         """The suites of the tiers that have no valid file yet."""
         verdicts = {} if self.results is None else self.results.verdicts
-        return tuple(suite for suite in self.plan.suites if suite.tier not in verdicts or verdicts[suite.tier].kind != "valid")
+        return tuple(
+            suite for suite in self.requirements.suites if suite.tier not in verdicts or verdicts[suite.tier].kind != "valid"
+        )
 
     def missing_data(self) -> str:
         """Why a job would miss data; empty where it would not."""
@@ -142,30 +150,24 @@ def _next_action_complete(
     ):
         # journaled before anything depends on it: a bridge that is scored later uses the same
         stage_settings = StageSettings(tokenizer=inspection.tokenizer, seq_len=inspection.seq_len, checkpoint=record.checkpoint)
-        actions.append(
-            JournalEvent(event="stage_facts", key="", fields={"stage": stage.name, "facts": stage_settings, "reason": record.key})
-        )
-    content = (
-        {"fingerprint": inspection.fingerprint, "markers": mtimes, "complete": inspection.newest_mtime}
-        if inspection.fingerprint
-        else {}
-    )
+        actions.append(events.StageFactsRead(stage=stage.name, facts=stage_settings, reason=record.key))
+    fingerprint = inspection.fingerprint
     case = _CompleteCheckpoint(
         record=record,
         inspection=inspection,
         stage=stage,
-        plan=requirements,
+        requirements=requirements,
         settings=requirements.resolve_settings(stage_settings),
         first_checkpoint="" if stage_settings is None else stage_settings.checkpoint,
-        content=content,
+        content=CheckpointContent(fingerprint, mtimes, inspection.newest_mtime) if fingerprint else None,
         results=snapshot.results.get(record.key),
         snapshot=snapshot,
         config=config,
     )
     for gate in _GATES:
-        stopped = gate(case)
-        if stopped is not None:
-            return [*actions, stopped]
+        action = gate(case)
+        if action is not None:
+            return [*actions, action]
     submit = SubmitEvaluation(
         key=record.key, request=_build_scoring_request(case), mtimes=mtimes, reason="complete, and not scored"
     )
@@ -173,10 +175,10 @@ def _next_action_complete(
 
 
 def _suites_are_usable(case: _CompleteCheckpoint) -> Action | Skip | None:
-    if case.plan.is_usable:
+    if case.requirements.is_usable:
         return None
-    problem = case.plan.error or f"stages.{case.stage.name} names none"
-    return wait_or_skip(case.record, f"suites: {problem}", checkpoint_fields=case.content)
+    problem = case.requirements.error or f"stages.{case.stage.name} names none"
+    return wait_or_skip(case.record, f"suites: {problem}", content=case.content)
 
 
 def _settings_are_known(case: _CompleteCheckpoint) -> Action | Skip | None:
@@ -186,38 +188,45 @@ def _settings_are_known(case: _CompleteCheckpoint) -> Action | Skip | None:
     ):
         if not value:
             first, stage = case.first_checkpoint, case.stage.name
-            whose = f"{first} does not say" if first else f"no checkpoint of {stage} yet"
-            return wait_or_skip(
-                case.record, f"{name}: {whose}; or set stages.{stage}.{name}", kind=kind, checkpoint_fields=case.content
-            )
+            origin = f"{first} does not say" if first else f"no checkpoint of {stage} yet"
+            return wait_or_skip(case.record, f"{name}: {origin}; or set stages.{stage}.{name}", kind=kind, content=case.content)
     return None
 
 
 def _results_are_known(case: _CompleteCheckpoint) -> Action | Skip | None:
-    if case.inspection.fingerprint is None or case.results is None:
+    if case.content is None or case.results is None:
         return Skip(case.record.key, "complete; its results folder is looked at next")
     return None
 
 
 def _has_no_conflicting_results(case: _CompleteCheckpoint) -> Action | Skip | None:
-    return None if case.results is None else _resolve_conflicting_results(case.record, case.content, case.results, case.stage)
+    if case.results is None or case.content is None:
+        return None
+    return _resolve_conflicting_results(case.record, case.content, case.results, case.stage)
 
 
 def _is_not_scored_already(case: _CompleteCheckpoint) -> Action | Skip | None:
-    if case.results is None or not case.results.is_valid:
+    if case.content is None or case.results is None or not case.results.is_valid:
         return None
-    digests = {tier: required.digest for tier, required in case.plan.tiers.items()}
-    about = {"reason": "valid results are there already", "markers": case.content["markers"], "place": str(case.stage.results)}
-    return make_scored_event(case.record, case.content["fingerprint"], digests, case.results, **about)
+    digests = {tier: required.digest for tier, required in case.requirements.tiers.items()}
+    return make_scored_event(
+        case.record,
+        case.content.fingerprint,
+        digests,
+        case.results,
+        "valid results are there already",
+        mtimes=case.content.mtimes,
+        results_folder=str(case.stage.results),
+    )
 
 
 def _is_journaled_as_ready(case: _CompleteCheckpoint) -> Action | Skip | None:
     """Before anything that waits for data or limits, so that the time of detection is that of the checkpoint."""
     record = case.record
-    known = record.is_ready_to_submit or (record.is_waiting_for(ReasonKind.DATA) and case.missing_data())
-    if known and record.fingerprint == case.inspection.fingerprint:
+    is_journaled = record.is_ready_to_submit or (record.is_waiting_for(ReasonKind.DATA) and case.missing_data())
+    if case.content is None or (is_journaled and record.fingerprint == case.content.fingerprint):
         return None
-    return JournalEvent(event="ready", key=record.key, fields={**case.content, "reason": "complete"})
+    return events.Ready(evaluation=record.key, reason="complete", **case.content._asdict())
 
 
 def _data_are_cached(case: _CompleteCheckpoint) -> Action | Skip | None:
@@ -272,17 +281,17 @@ def _pin_actions(case: _CompleteCheckpoint) -> list[Action | Skip]:
 
 
 def _resolve_conflicting_results(
-    record: EvaluationRecord, checkpoint_fields: Mapping[str, Any], results: EvaluationResults, stage: Stage
+    record: EvaluationRecord, content: CheckpointContent, results: EvaluationResults, stage: Stage
 ) -> Action | None:
     """What is done about tier files that are not of this content: kept elsewhere, or a person is asked."""
     unmanaged = [tier for tier, verdict in results.verdicts.items() if verdict.kind == "foreign"]
     older_fingerprints = {
-        tier: fingerprint for tier, fingerprint in results.fingerprints.items() if fingerprint != checkpoint_fields["fingerprint"]
+        tier: fingerprint for tier, fingerprint in results.fingerprints.items() if fingerprint != content.fingerprint
     }
     if unmanaged and not record.forced:
         message = f"results of another program: {results.verdicts[unmanaged[0]].reason}"
         hint = "watcher retry --force sets them aside"
-        return JournalEvent(event="blocked", key=record.key, fields={**checkpoint_fields, "reason": message, "hint": hint})
+        return events.Blocked(evaluation=record.key, reason=message, hint=hint, **content._asdict())
     labels = {**older_fingerprints, **dict.fromkeys(unmanaged, UNMANAGED)}
     if not labels:
         return None

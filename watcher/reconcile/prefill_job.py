@@ -9,14 +9,12 @@ import hashlib
 import shlex
 from collections.abc import Iterable
 
-import msgspec
-
-from suites.common.errors import ExitCode
 from suites.contract.encoding import canonical_json
 from suites.contract.scoring_request import ScoringRequest, SuiteInRequest
 from suites.definitions.data_cache import TOKENIZER_PREFIX, summarize_names
 from watcher.config.settings import Config, Stage
-from watcher.core.actions import Action, JournalEvent, Skip, SubmitPrefill
+from watcher.core import events
+from watcher.core.actions import Action, Skip, SubmitPrefill
 from watcher.core.evaluation import (
     IN_FLIGHT_STATES,
     PREFILL_DIRECTORY,
@@ -25,10 +23,15 @@ from watcher.core.evaluation import (
     EvaluationRecord,
     EvaluationState,
 )
-from watcher.core.snapshot import AttemptFiles, Snapshot
+from watcher.core.snapshot import Snapshot
 from watcher.journal.replay import JournalState
 from watcher.reconcile import retry_policy as policy
 from watcher.reconcile.in_flight import next_action_in_flight
+from watcher.reconcile.journal_events import make_pending_event
+
+CACHE_COMPLETE = "the data cache is complete"
+
+OTHER_DATA = "the suites need other data now"
 
 
 def format_prefill_command(stage: Stage, config: Config) -> str:
@@ -70,31 +73,20 @@ def _next_action_in_flight_prefill(
     record: EvaluationRecord, attempt: Attempt, snapshot: Snapshot, config: Config, journal_state: JournalState
 ) -> Action | Skip:
     stage = config.stages.get(record.stage)
-    retries = (
-        policy.RetryRules(config.retry)
-        if stage is None
-        else policy.RetryRules(config.retry, format_prefill_command(stage, config))
+    rules = policy.RetryRules(
+        config.retry,
+        retry_command="watcher retry" if stage is None else format_prefill_command(stage, config),
+        success_reason=CACHE_COMPLETE,
+        missing_data_is_failure=True,
     )
-    action = next_action_in_flight(record, attempt, snapshot, config, retries)
+    action = next_action_in_flight(record, attempt, snapshot, config, rules)
     if isinstance(action, Skip):
-        return Skip(
-            record.key, f"{action.reason}; the data cache lacks {summarize_names(snapshot.missing_entries.get(record.stage, ()))}"
-        )
-    if not isinstance(action, JournalEvent):
-        return action
-    exit_records = snapshot.attempts.get(attempt.run_id, AttemptFiles()).exit_records
-    if action.event == "waiting" and exit_records and exit_records[-1].code == ExitCode.DATA_MISSING:
-        reason = (
-            f"{snapshot.attempts[attempt.run_id].failure_reason or 'a data set cannot be had'} (exit {exit_records[-1].code})"
-        )
-        action = policy.fail_or_block(record, "exit", reason, retries, snapshot.now)
-    if action.event == "scored":
-        return msgspec.structs.replace(action, fields={**action.fields, "reason": "the data cache is whole"})
-    if stage is None:
-        return action
-    request = _build_current_request(stage, snapshot, config, journal_state)
-    if action.event in {"failed", "blocked"} and request is not None and request.fingerprint != attempt.fingerprint:
-        return JournalEvent(event="owed", key=record.key, fields={"reason": "other data are needed by now", "fresh": True})
+        missing = summarize_names(snapshot.missing_entries.get(record.stage, ()))
+        return Skip(record.key, f"{action.reason}; the data cache lacks {missing}")
+    if isinstance(action, events.Failed | events.Blocked) and stage is not None:
+        request = _build_current_request(stage, snapshot, config, journal_state)
+        if request is not None and request.fingerprint != attempt.fingerprint:
+            return make_pending_event(record, OTHER_DATA)  # the suites changed meanwhile: that failure no longer matters
     return action
 
 
@@ -111,24 +103,28 @@ def _next_actions_idle_prefill(
     if not missing_entries:
         if record is None or record.state is EvaluationState.SCORED:
             return []
-        fields = {"fingerprint": content_digest, "suites": {}, "reason": "the data cache is whole"}
-        return [JournalEvent(event="scored", key=key, fields=fields)]
+        return [events.Scored(evaluation=key, fingerprint=content_digest, suites={}, reason=CACHE_COMPLETE)]
     reason = f"the data cache lacks {summarize_names(missing_entries)}"
     if not config.prefill.get("auto"):
         return [Skip(key, f"{reason}; run: {format_prefill_command(stage, config)}")]
     if record is None:
-        identity_fields = {"stage": stage.name, "source": stage.name, "step": 0, "directory": PREFILL_DIRECTORY}
-        return [
-            JournalEvent(
-                event="owned", key=key, fields={**identity_fields, "origin": "prefill", "checkpoint": "", "reason": reason}
-            )
-        ]
+        created = events.Created(
+            evaluation=key,
+            stage=stage.name,
+            source=stage.name,
+            step=0,
+            directory=PREFILL_DIRECTORY,
+            origin="prefill",
+            checkpoint="",
+            reason=reason,
+        )
+        return [created]
     if record.state in SETTLED_STATES:
         return [_next_action_settled_prefill(record, content_digest, reason)]
     if record.is_backing_off(snapshot.now):
         return [Skip(key, f"{record.full_reason}; it is tried again")]
     if not record.is_ready_to_submit or record.fingerprint != content_digest:
-        return [JournalEvent(event="ready", key=key, fields={"fingerprint": content_digest, "reason": reason})]
+        return [events.Ready(evaluation=key, fingerprint=content_digest, reason=reason)]
     is_queue_known = snapshot.queue is not None and snapshot.queue.jobs is not None
     hold_reason = (
         snapshot.submit_limit
@@ -142,9 +138,9 @@ def _next_actions_idle_prefill(
 
 def _next_action_settled_prefill(record: EvaluationRecord, content_digest: str, reason: str) -> Action | Skip:
     if record.state is EvaluationState.SCORED:
-        return JournalEvent(event="owed", key=record.key, fields={"reason": f"{reason} again", "fresh": True})
+        return make_pending_event(record, f"{reason} again")
     if record.fingerprint != content_digest:
-        return JournalEvent(event="owed", key=record.key, fields={"reason": "other data are needed by now", "fresh": True})
+        return make_pending_event(record, OTHER_DATA)
     return Skip(record.key, f"{record.state.value}: {record.full_reason}")
 
 

@@ -9,8 +9,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from watcher.config.settings import Config, Stage
-from watcher.core.actions import Action, CancelJob, Decision, JournalEvent, Skip, SubmitEvaluation, UnpinCheckpoint
+from watcher.core import events
+from watcher.core.actions import Action, CancelJob, Decision, Skip, SubmitEvaluation, UnpinCheckpoint
 from watcher.core.evaluation import IN_FLIGHT_STATES, SETTLED_STATES, EvaluationRecord, EvaluationState
+from watcher.core.events import JournalEvent
 from watcher.core.result_paths import get_results_folder
 from watcher.core.snapshot import Snapshot, StageFolder
 from watcher.journal.replay import JournalState
@@ -103,27 +105,29 @@ def _make_created_events(
 ) -> list[JournalEvent]:
     """Take up what the config asks for and the journal does not know. Own steps first: a plain name is theirs."""
     taken_keys = set(journal_state.records)
-    events = []
+    created: list[JournalEvent] = []
     for evaluation in sorted(evaluations, key=lambda evaluation: evaluation.source != evaluation.stage):
         name = choose_directory(evaluation, config.stages[evaluation.stage], taken_keys)
-        fields = {
-            "stage": evaluation.stage,
-            "source": evaluation.source,
-            "step": evaluation.step,
-            "directory": name,
-            "origin": evaluation.origin,
-            "checkpoint": evaluation.checkpoint,
-            "reason": "in the schedule" if evaluation.origin == "schedule" else f"bridge from {evaluation.source}",
-        }
-        events.append(JournalEvent(event="owned", key=f"{evaluation.stage}/{name}", fields=fields))
+        created.append(
+            events.Created(
+                evaluation=f"{evaluation.stage}/{name}",
+                stage=evaluation.stage,
+                source=evaluation.source,
+                step=evaluation.step,
+                directory=name,
+                origin=evaluation.origin,
+                checkpoint=evaluation.checkpoint,
+                reason="in the schedule" if evaluation.origin == "schedule" else f"bridge from {evaluation.source}",
+            )
+        )
         taken_keys.add(f"{evaluation.stage}/{name}")
-    return events
+    return created
 
 
 def _make_moved_events(evaluations: list[ScheduledEvaluation], journal_state: JournalState) -> list[JournalEvent]:
     """Where the config says by now that a checkpoint lies elsewhere."""
     known_keys = journal_state.index_by_identity()
-    events = []
+    moved: list[JournalEvent] = []
     for evaluation in evaluations:
         record = journal_state.records[known_keys[evaluation.identity]] if evaluation.identity in known_keys else None
         if (
@@ -133,24 +137,20 @@ def _make_moved_events(evaluations: list[ScheduledEvaluation], journal_state: Jo
             or record.state in IN_FLIGHT_STATES
         ):
             continue
-        fields = {"checkpoint": evaluation.checkpoint, "reason": f"the config has it at {evaluation.checkpoint}"}
-        events.append(JournalEvent(event="moved", key=record.key, fields=fields))
-    return events
+        reason = f"the config has it at {evaluation.checkpoint}"
+        moved.append(events.CheckpointMoved(evaluation=record.key, checkpoint=evaluation.checkpoint, reason=reason))
+    return moved
 
 
 def _make_stage_start_events(snapshot: Snapshot, config: Config, journal_state: JournalState) -> list[JournalEvent]:
     """Where a stage started, as its own config.yaml says: kept for whoever compares when its checkpoints are gone."""
-    events = []
+    starts: list[JournalEvent] = []
     for stage in config.stages.values():
         started_from = snapshot.stages[stage.name].started_from
         if started_from is not None and started_from != journal_state.started_from.get(stage.name):
-            fields = {
-                "stage": stage.name,
-                "checkpoint": started_from,
-                "reason": f"{stage.name} says that it started from {started_from}",
-            }
-            events.append(JournalEvent(event="began", key="", fields=fields))
-    return events
+            reason = f"{stage.name} says that it started from {started_from}"
+            starts.append(events.StageStartedFrom(stage=stage.name, checkpoint=started_from, reason=reason))
+    return starts
 
 
 def _select_submissions(

@@ -8,15 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from watcher.config.settings import Config, Stage
-from watcher.core.actions import Action, CloseRequest, JournalEvent
+from watcher.core import events
+from watcher.core.actions import Action, CloseRequest
 from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationRecord, EvaluationState
-from watcher.core.request_types import Request
+from watcher.core.events import JournalEvent
+from watcher.core.request_types import Amendment, Request
 from watcher.core.snapshot import Snapshot, StageFolder
 from watcher.journal.replay import JournalState
 from watcher.reconcile.journal_events import make_archive_action
 from watcher.reconcile.schedule import ScheduledEvaluation, choose_directory, make_distinct_directory
 
-AMENDABLE_EVENTS = frozenset({"owned", "scored", "lost", "found", "owed", "left_over"})
+AMENDABLE_EVENTS = (events.Created, events.Scored, events.Lost, events.ResultsFound, events.Pending, events.LeftOver)
 """Events that an audit may ask for."""
 
 
@@ -45,12 +47,8 @@ def answer_request(request: Request, snapshot: Snapshot, config: Config, journal
         else:
             step_actions, outcome = _change_evaluation(request, stage, journal_state.records[key], snapshot)
             if request.bridge:
-                step_actions = [
-                    JournalEvent(
-                        event="chosen", key=key, fields={"reason": f"the baseline, as asked for by {request.by or 'a person'}"}
-                    ),
-                    *step_actions,
-                ]
+                reason = f"the baseline, as asked for by {request.by or 'a person'}"
+                step_actions = [events.BaselineSelected(evaluation=key, reason=reason), *step_actions]
                 outcome = f"the baseline of {stage.name} from now on; {outcome}"
         actions += step_actions
         outcomes.append(f"{key or f'{request.stage} {step}'}: {outcome}")
@@ -59,25 +57,29 @@ def answer_request(request: Request, snapshot: Snapshot, config: Config, journal
 
 
 def _apply_amendments(request: Request, journal_state: JournalState) -> list[Action]:
-    """What an audit found: each amendment whole or, where the journal says something else by now, not at all."""
+    """What an audit proposes: each amendment entirely or, where the journal says something else now, not at all."""
     actions: list[Action] = []
     outcomes = []
     for amendment in request.amendments:
         record = journal_state.records.get(amendment.key)
         current = (None, None) if record is None else (record.state.value, record.since)
-        is_amendable = all(event.get("event") in AMENDABLE_EVENTS for event in amendment.events)
-        if (
-            current != (amendment.state, amendment.since)
-            or (record is not None and record.state in IN_FLIGHT_STATES)
-            or not is_amendable
-        ):
+        amended = _parse_amended_events(amendment)
+        is_in_flight = record is not None and record.state in IN_FLIGHT_STATES
+        if current != (amendment.state, amendment.since) or is_in_flight or amended is None:
             outcomes.append(f"{amendment.key}: the journal says something else by now; nothing is done")
             continue
-        for event in amendment.events:
-            fields = {name: value for name, value in event.items() if name != "event"}
-            actions.append(JournalEvent(event=event["event"], key=amendment.key, fields=fields))
+        actions += amended
         outcomes.append(f"{amendment.key or amendment.events[0].get('run_id', '')}: amended")
     return [*actions, CloseRequest(id=request.id, key="", reason="; ".join(outcomes) or "nothing asked")]
+
+
+def _parse_amended_events(amendment: Amendment) -> list[JournalEvent] | None:
+    """The events of an amendment; None where one of them is none that an audit may ask for."""
+    try:
+        amended = [events.parse_event({**document, "evaluation": amendment.key}) for document in amendment.events]
+    except ValueError:  # msgspec's ValidationError is a ValueError
+        return None
+    return amended if all(isinstance(event, AMENDABLE_EVENTS) for event in amended) else None
 
 
 def _find_evaluation(request: Request, stage: Stage, step: int, records: Mapping[str, EvaluationRecord]) -> str | None:
@@ -125,19 +127,20 @@ def _create_evaluation(
         )  # step_N is the stage's own
     else:
         name = choose_directory(evaluation, stage, journal_state.records, request.name)
-    fields = {
-        "stage": stage.name,
-        "source": source,
-        "step": step,
-        "directory": name,
-        "origin": origin,
-        "checkpoint": folder,
-        "forced": request.force,
-        "asked": True,
-        "named": request.name is not None or request.checkpoint is not None,
-        "reason": f"asked for{f' by {request.by}' if request.by else ''}",
-    }
-    return [JournalEvent(event="owned", key=f"{stage.name}/{name}", fields=fields)], "taken up"
+    created = events.Created(
+        evaluation=f"{stage.name}/{name}",
+        stage=stage.name,
+        source=source,
+        step=step,
+        directory=name,
+        origin=origin,
+        checkpoint=folder,
+        forced=request.force,
+        requested=True,
+        custom_directory=request.name is not None or request.checkpoint is not None,
+        reason=f"asked for{f' by {request.by}' if request.by else ''}",
+    )
+    return [created], "taken up"
 
 
 def _find_checkpoint_folder(source: str, step: int, stage_folder: StageFolder | None, config: Config) -> str:
@@ -153,11 +156,8 @@ def _change_evaluation(request: Request, stage: Stage, record: EvaluationRecord,
     if record.state in IN_FLIGHT_STATES:
         return [], f"{record.state.value} already"
     requester = f" by {request.by}" if request.by else ""
-    pending_event = JournalEvent(
-        event="owed",
-        key=record.key,
-        fields={"reason": f"{request.kind}{requester}", "fresh": True, "forced": request.force, "asked": True},
-    )
+    reason = f"{request.kind}{requester}"
+    pending_event = events.Pending(evaluation=record.key, reason=reason, fresh=True, forced=request.force, requested=True)
     if record.state is EvaluationState.SCORED:
         if not request.force:
             return [], "scored already; --force scores it again"
@@ -174,7 +174,5 @@ def _cancel_evaluation(request: Request, record: EvaluationRecord) -> tuple[list
     if record.state in {EvaluationState.SCORED, EvaluationState.LOST, EvaluationState.CANCELLED}:
         return [], f"{record.state.value} already"
     run_id = None if record.attempt is None or record.state not in IN_FLIGHT_STATES else record.attempt.run_id
-    fields = {"reason": f"cancelled by {request.by or 'a person'}; watcher retry to take it up again"}
-    if run_id is not None:
-        fields["run_id"] = run_id
-    return [JournalEvent(event="cancelled", key=record.key, fields=fields)], "cancelled"
+    reason, hint = f"cancelled by {request.by or 'a person'}", "watcher retry to take it up again"
+    return [events.Cancelled(evaluation=record.key, run_id=run_id, reason=reason, hint=hint)], "cancelled"

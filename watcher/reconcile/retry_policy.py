@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 from suites.common.errors import ExitCode
 from suites.contract.exit_record import ExitRecord
 from watcher.config.settings import RetrySettings
-from watcher.core.actions import JournalEvent
+from watcher.core import events
 from watcher.core.evaluation import EvaluationRecord
+from watcher.core.events import StateChange
 from watcher.core.executor import Job, JobState
 from watcher.core.reasons import ReasonKind
 from watcher.core.resources import ResourceRaise
@@ -60,10 +61,14 @@ _EXIT_CODE_MEANINGS: Mapping[int, str] = {
 
 
 class RetryRules(NamedTuple):
-    """How often and how soon a kind of job is tried again, and the command with which a person has it tried again."""
+    """How a kind of job is tried again, and what its ends mean: one for scoring jobs, one for prefill jobs."""
 
     retry: RetrySettings
     retry_command: str = "watcher retry"
+    """The command with which a person has it tried again."""
+    success_reason: str = "valid results"
+    missing_data_is_failure: bool = False
+    """A prefill job that ends with missing data failed; a scoring job waits for them."""
 
 
 def compute_backoff_seconds(retry: RetrySettings, failure_count: int) -> float:
@@ -72,142 +77,136 @@ def compute_backoff_seconds(retry: RetrySettings, failure_count: int) -> float:
 
 
 def decide_after_exit(
-    record: EvaluationRecord, exit_record: ExitRecord, message: str, retries: RetryRules, now: float
-) -> JournalEvent:
-    """The transition after an attempt that left an exit record and no valid results. ``message``: why, as the job said it."""
+    record: EvaluationRecord, exit_record: ExitRecord, message: str, rules: RetryRules, now: float
+) -> StateChange:
+    """The transition after an exit record without valid results. ``message``: why, as the job put it."""
     code = exit_record.code
     reason = f"{message or _EXIT_CODE_MEANINGS.get(code, 'it did not say why')} (exit {code})"
     if code in _BLOCKING_EXIT_CODES:
-        return _make_event("blocked", record, reason)
+        return events.Blocked(**_of_attempt(record), reason=reason)
+    if code == ExitCode.DATA_MISSING and rules.missing_data_is_failure:
+        return fail_or_block(record, "exit", f"{message or 'a data set cannot be had'} (exit {code})", rules, now)
     if code == ExitCode.DATA_MISSING:
-        return _make_event(
-            "waiting", record, f"prefill: {reason}", reason_kind=ReasonKind.DATA, retry_at=now + MISSING_DATA_RETRY_SECONDS
-        )
+        reason, retry_at = f"prefill: {reason}", now + MISSING_DATA_RETRY_SECONDS
+        return events.Waiting(**_of_attempt(record), reason=reason, reason_kind=ReasonKind.DATA, retry_at=retry_at)
     if code == ExitCode.TEMPORARY:
-        return retry_without_penalty(record, "temporary", reason, retries, now)
+        return retry_without_penalty(record, "temporary", reason, rules, now)
     if code == ExitCode.CHANGED:
-        return _make_event("owed", record, reason)
+        return events.Pending(**_of_attempt(record), reason=reason)
     if code == 0:
-        return fail_or_block(record, "no_results", message or "ended well, but left no valid results", retries, now)
+        return fail_or_block(record, "no_results", message or "ended well, but left no valid results", rules, now)
     if exit_record.signal is not None:
-        return fail_or_block(record, "signal", f"ended by SIG{exit_record.signal} on {exit_record.host}", retries, now)
-    return fail_or_block(record, "exit", reason, retries, now, code=code)
+        return fail_or_block(record, "signal", f"ended by SIG{exit_record.signal} on {exit_record.host}", rules, now)
+    return fail_or_block(record, "exit", reason, rules, now)
 
 
 def decide_after_job_state(
-    record: EvaluationRecord, job: Job, attempt_files: AttemptFiles, results_error: str, retries: RetryRules, *, now: float
-) -> JournalEvent:
-    """The transition after an attempt that is over by the executor's word, without exit record and valid results.
+    record: EvaluationRecord, job: Job, attempt_files: AttemptFiles, results_error: str, rules: RetryRules, *, now: float
+) -> StateChange:
+    """The transition after an end that only the executor tells of, without exit record and valid results.
 
     A job that has no room for its exit record may still have had some for the log. ``results_error``: what its results lack.
     """
-    state_name = job.raw_state or job.state.value
+    state_name, end = job.raw_state or job.state.value, f"job {job.job_id} is "
     if job.state is JobState.CANCELLED:
         cancelled_by = f": {job.reason}" if job.reason and job.reason != "None" else ""
-        hint = f"{retries.retry_command} to take it up again"
-        return _make_event("cancelled", record, f"job {job.job_id} was cancelled{cancelled_by}", hint=hint)
+        hint = f"{rules.retry_command} to take it up again"
+        return events.Cancelled(**_of_attempt(record), reason=f"job {job.job_id} was cancelled{cancelled_by}", hint=hint)
     if job.state is JobState.COMPLETED:
-        return fail_or_block(
-            record, "no_results", f"job {job.job_id} is {state_name} but {results_error or 'left no valid results'}", retries, now
-        )
+        reason = f"{end}{state_name} but {results_error or 'left no valid results'}"
+        return fail_or_block(record, "no_results", reason, rules, now)
     if job.state in {JobState.NODE_FAIL, JobState.PREEMPTED}:
-        return retry_without_penalty(record, job.state.value, f"job {job.job_id} is {state_name}: again, free", retries, now)
+        return retry_without_penalty(record, job.state.value, f"{end}{state_name}: again, free", rules, now)
     detail = f" with exit code {job.exit_code}" if job.exit_code else f" by signal {job.exit_signal}" if job.exit_signal else ""
-    kind = job.state.value if job.state in {JobState.TIMEOUT, JobState.OUT_OF_MEMORY} else "exit"
-    if kind == "exit" and attempt_files.logged_exit_code:
-        detail = f" (exit {attempt_files.logged_exit_code}, by its log; it left no exit record)"
-        if attempt_files.logged_exit_code == ExitCode.TEMPORARY:
-            return retry_without_penalty(
-                record,
-                "temporary",
-                f"{attempt_files.failure_reason or _EXIT_CODE_MEANINGS[ExitCode.TEMPORARY]}{detail}",
-                retries,
-                now,
-            )
-    prefix = f"{attempt_files.failure_reason}; " if kind == "exit" and attempt_files.failure_reason else ""
-    return fail_or_block(record, kind, f"{prefix}job {job.job_id} is {state_name}{detail}", retries, now)
+    if job.state in {JobState.TIMEOUT, JobState.OUT_OF_MEMORY}:
+        return fail_or_block(record, job.state.value, f"{end}{state_name}{detail}", rules, now)
+    logged_code, logged_reason = attempt_files.logged_exit_code, attempt_files.failure_reason
+    if logged_code:
+        detail = f" (exit {logged_code}, by its log; it left no exit record)"
+    if logged_code == ExitCode.TEMPORARY:
+        reason = f"{logged_reason or _EXIT_CODE_MEANINGS[ExitCode.TEMPORARY]}{detail}"
+        return retry_without_penalty(record, "temporary", reason, rules, now)
+    prefix = f"{logged_reason}; " if logged_reason else ""
+    return fail_or_block(record, "exit", f"{prefix}{end}{state_name}{detail}", rules, now)
 
 
 def decide_after_timeout(
-    record: EvaluationRecord, cause: str, finished_parts: int, resource_raise: ResourceRaise, retries: RetryRules, *, now: float
-) -> JournalEvent:
-    """The transition after an attempt whose time was up: what is left is scored with more time."""
+    record: EvaluationRecord, cause: str, finished_parts: int, resource_raise: ResourceRaise, rules: RetryRules, *, now: float
+) -> StateChange:
+    """The transition after an attempt whose time was up: the remaining parts are scored with more time."""
     raised_resources = {**record.raised_resources, **resource_raise.requested}
-    if finished_parts:
-        reason = f"{cause}; {finished_parts} part{'s were' if finished_parts > 1 else ' was'} finished, so it is free; {resource_raise.message}"
-        return _make_event(
-            "waiting",
-            record,
-            reason,
-            progressed=TIMEOUT_KIND,
-            raised=raised_resources,
-            retry_at=now + compute_backoff_seconds(retries.retry, 1),
-        )
-    return fail_or_block(
-        record,
-        TIMEOUT_KIND,
-        f"{cause}, and no part was finished; {resource_raise.message}",
-        retries,
-        now,
-        raised=raised_resources,
+    if not finished_parts:
+        reason = f"{cause}, and no part was finished; {resource_raise.message}"
+        return fail_or_block(record, TIMEOUT_KIND, reason, rules, now, raised_resources=raised_resources)
+    parts = f"{finished_parts} part{'s were' if finished_parts > 1 else ' was'} finished"
+    return events.Waiting(
+        **_of_attempt(record),
+        reason=f"{cause}; {parts}, so it is free; {resource_raise.message}",
+        cleared_failure_kind=TIMEOUT_KIND,
+        raised_resources=raised_resources,
+        retry_at=now + compute_backoff_seconds(rules.retry, 1),
     )
 
 
 def decide_after_out_of_memory(
-    record: EvaluationRecord, cause: str, resource_raise: ResourceRaise, retries: RetryRules, now: float
-) -> JournalEvent:
+    record: EvaluationRecord, cause: str, resource_raise: ResourceRaise, rules: RetryRules, now: float
+) -> StateChange:
     """The transition after an attempt that the host's memory did not hold."""
     raised_resources = {**record.raised_resources, **resource_raise.requested}
-    return fail_or_block(
-        record, JobState.OUT_OF_MEMORY.value, f"{cause}; {resource_raise.message}", retries, now, raised=raised_resources
-    )
+    reason = f"{cause}; {resource_raise.message}"
+    return fail_or_block(record, JobState.OUT_OF_MEMORY.value, reason, rules, now, raised_resources=raised_resources)
 
 
-def without_raise(record: EvaluationRecord, cause: str, retries: RetryRules, now: float) -> JournalEvent:
-    """The transition where an attempt cannot have what was asked for beyond the config's: that is all that it asks for now."""
+def without_raise(record: EvaluationRecord, cause: str, rules: RetryRules, now: float) -> StateChange:
+    """The transition where more than the config's was refused: the next attempt asks for the config's alone."""
     requested = " ".join(f"{name}={value}" for name, value in record.raised_resources.items())
-    reason = f"{requested} is not to be had: {cause}; again with the config's own"
-    return _make_event(
-        "waiting", record, reason, raised={}, capped=True, retry_at=now + compute_backoff_seconds(retries.retry, 1)
+    return events.Waiting(
+        **_of_attempt(record),
+        reason=f"{requested} is not to be had: {cause}; again with the config's own",
+        raised_resources={},
+        raise_refused=True,
+        retry_at=now + compute_backoff_seconds(rules.retry, 1),
     )
 
 
-def decide_after_vanished(record: EvaluationRecord, retries: RetryRules, now: float) -> JournalEvent:
-    """The transition after an attempt of which neither queue nor accounting nor an exit record tells anything."""
+def decide_after_vanished(record: EvaluationRecord, rules: RetryRules, now: float) -> StateChange:
+    """The transition after an attempt that queue, accounting and exit record say nothing of."""
     job_id = None if record.attempt is None else record.attempt.job_id
-    return fail_or_block(
-        record, "vanished", f"job {job_id} vanished: not in the queue, no exit record, no valid results", retries, now
-    )
+    reason = f"job {job_id} vanished: not in the queue, no exit record, no valid results"
+    return fail_or_block(record, "vanished", reason, rules, now)
 
 
-def decide_after_stuck(record: EvaluationRecord, job: Job, retries: RetryRules, now: float) -> JournalEvent:
-    """The transition where the job waits for what will not come: resources that no node has, a limit that it exceeds."""
+def decide_after_stuck(record: EvaluationRecord, job: Job, rules: RetryRules, now: float) -> StateChange:
+    """The transition where a job waits for what will not come: impossible resources, a limit that it exceeds."""
+    reason = f"job {job.job_id} can never run: {job.reason}"
     if record.raised_resources:
-        return without_raise(record, f"job {job.job_id} can never run: {job.reason}", retries, now)
-    hint = f"{retries.retry_command} once that is mended"
-    return _make_event("blocked", record, f"job {job.job_id} can never run: {job.reason}", hint=hint)
+        return without_raise(record, reason, rules, now)
+    return events.Blocked(**_of_attempt(record), reason=reason, hint=f"{rules.retry_command} once that is mended")
 
 
 def fail_or_block(
-    record: EvaluationRecord, kind: str, reason: str, retries: RetryRules, now: float, **fields: Any
-) -> JournalEvent:
+    record: EvaluationRecord,
+    kind: str,
+    reason: str,
+    rules: RetryRules,
+    now: float,
+    *,
+    raised_resources: Mapping[str, str] | None = None,
+) -> StateChange:
     """One more failure of ``kind``: again after a backoff, or blocked after ``retry.attempts`` in a row."""
     failure_count = record.failures.get(kind, 0) + 1
-    if failure_count >= retries.retry.attempts:
+    fields = {**_of_attempt(record), "failure_kind": kind, "raised_resources": raised_resources}
+    if failure_count >= rules.retry.attempts:
         row = f" ({failure_count} times in a row)" if failure_count > 1 else ""
-        return _make_event("blocked", record, reason + row, kind=kind, hint=f"{retries.retry_command} to try again", **fields)
-    return _make_event(
-        "failed", record, reason, kind=kind, retry_at=now + compute_backoff_seconds(retries.retry, failure_count), **fields
-    )
+        return events.Blocked(**fields, reason=reason + row, hint=f"{rules.retry_command} to try again")
+    return events.Failed(**fields, reason=reason, retry_at=now + compute_backoff_seconds(rules.retry, failure_count))
 
 
-def retry_without_penalty(record: EvaluationRecord, kind: str, reason: str, retries: RetryRules, now: float) -> JournalEvent:
+def retry_without_penalty(record: EvaluationRecord, kind: str, reason: str, rules: RetryRules, now: float) -> StateChange:
     """Once more after a backoff; costs nothing, however often."""
-    failure_count = record.failures.get(kind, 0) + 1
-    return _make_event("waiting", record, reason, kind=kind, retry_at=now + compute_backoff_seconds(retries.retry, failure_count))
+    retry_at = now + compute_backoff_seconds(rules.retry, record.failures.get(kind, 0) + 1)
+    return events.Waiting(**_of_attempt(record), reason=reason, failure_kind=kind, retry_at=retry_at)
 
 
-def _make_event(event: str, record: EvaluationRecord, reason: str, **fields: Any) -> JournalEvent:
-    run_id = None if record.attempt is None else record.attempt.run_id
-    run_id_field = {} if run_id is None else {"run_id": run_id}
-    return JournalEvent(event=event, key=record.key, fields={**run_id_field, "reason": reason, **fields})
+def _of_attempt(record: EvaluationRecord) -> dict[str, Any]:
+    return {"evaluation": record.key, "run_id": None if record.attempt is None else record.attempt.run_id}

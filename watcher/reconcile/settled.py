@@ -4,7 +4,8 @@ from pathlib import Path
 
 from suites.checkpoint.completeness import Completeness
 from watcher.config.settings import Config
-from watcher.core.actions import Action, JournalEvent, MirrorResults, Skip, UnpinCheckpoint
+from watcher.core import events
+from watcher.core.actions import Action, MirrorResults, Skip, UnpinCheckpoint
 from watcher.core.evaluation import EvaluationRecord, EvaluationState, build_mirror_token
 from watcher.core.reasons import ReasonKind
 from watcher.core.snapshot import Snapshot, find_outdated_tiers
@@ -51,18 +52,15 @@ def _next_action_missing_results(record: EvaluationRecord, snapshot: Snapshot) -
     if results is not None and not results.is_valid and record.key in snapshot.mirrors and snapshot.mirrors[record.key].is_valid:
         return MirrorResults(key=record.key, restore=True, reason=f"{results.describe_first_invalid()}; the mirror has it")
     if results is not None and results.is_valid and results.results_folder:
-        fields = {"reason": f"its results are in {results.results_folder}", "place": results.results_folder}
-        return JournalEvent(event="found", key=record.key, fields=fields)
+        reason = f"its results are in {results.results_folder}"
+        return events.ResultsFound(evaluation=record.key, reason=reason, results=results.results_folder)
     if record.state is EvaluationState.LOST:
         if results is not None and results.is_valid:
-            return JournalEvent(event="found", key=record.key, fields={"reason": "its results are back"})
+            return events.ResultsFound(evaluation=record.key, reason="its results are back")
         return Skip(record.key, f"lost: {record.full_reason}", repeats_reason=True)
     if results is not None and not results.is_valid:
-        return JournalEvent(
-            event="lost",
-            key=record.key,
-            fields={"reason": f"{results.describe_first_invalid()}; watcher retry to score it again"},
-        )
+        hint = "watcher retry to score it again"
+        return events.Lost(evaluation=record.key, reason=results.describe_first_invalid(), hint=hint)
     return None
 
 
@@ -78,9 +76,9 @@ def _next_action_blocked(record: EvaluationRecord, snapshot: Snapshot) -> Action
     if record.reason_kind is ReasonKind.CHECKPOINT and inspection is not None:
         if inspection.kind not in BLOCKING_COMPLETENESS:
             return make_pending_event(record, "the checkpoint is not what it was")
-        note = block_on_checkpoint(record, inspection)
-        if note.reason_fields != record.reason_fields:
-            return note
+        blocked = block_on_checkpoint(record, inspection)
+        if blocked.reason_fields != record.reason_fields:
+            return blocked
     elif inspection is not None:
         return _next_action_rewritten(record, snapshot) or _skip_blocked(record)
     return _skip_blocked(record)
@@ -96,11 +94,11 @@ def _next_action_rewritten(record: EvaluationRecord, snapshot: Snapshot) -> Acti
     if inspection is None:
         return None
     if inspection.kind is not Completeness.COMPLETE or inspection.fingerprint is None:
-        words = f"{record.state.value}; its checkpoint is being rewritten: {inspection.detail}"
-        return Skip(record.key, words, is_being_rewritten=True)
+        reason = f"{record.state.value}; its checkpoint is being rewritten: {inspection.detail}"
+        return Skip(record.key, reason, is_being_rewritten=True)
     if inspection.fingerprint != record.fingerprint:
         return make_pending_event(record, "the checkpoint was rewritten")
     mtimes = snapshot.mtimes.get(record.checkpoint)
     if mtimes == record.mtimes:  # nothing moved: another evaluation of the same checkpoint had it looked at
         return None
-    return JournalEvent(event="marked", key=record.key, fields={"markers": mtimes, "reason": "the same content"})
+    return events.MtimesUpdated(evaluation=record.key, mtimes=mtimes, reason="the same content")

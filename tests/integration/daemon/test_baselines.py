@@ -122,12 +122,14 @@ def test_where_training_began_elsewhere_status_report_and_comparison_say_so_also
     assert watched.list_reasons()["stage2/step_100"] == said
     assert notes(watched) == (said,)
     assert build_comparison_requests(watched.config, watched.journal_state)["stage2/step_300"].bridge.note == said
-    began = [entry for entry in watched.config.paths.journal.glob("*.jsonl") if '"began"' in entry.read_text()]
+    began = [entry for entry in watched.config.paths.journal.glob("*.jsonl") if '"stage_started_from"' in entry.read_text()]
     assert len(began) == 1
     watched.kill_daemon()
     watched.tick()
     assert watched.list_reasons()["stage2/step_100"] == said
-    assert sum(path.read_text().count('"event":"began"') for path in watched.config.paths.journal.glob("*.jsonl")) == 1
+    assert (
+        sum(path.read_text().count('"event":"stage_started_from"') for path in watched.config.paths.journal.glob("*.jsonl")) == 1
+    )
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_nel_watch_state_1_one_unknown_field_does_not_keep_the_watcher_from_star
     watched.tick(jobs=False)
     path = watched.config.paths.epoch_journal(watched.daemon.journal.epoch)
     watched.kill_daemon()
-    text = path.read_text().replace('"event":"owned"', '"event":"owned","colour":"blue"')
+    text = path.read_text().replace('"event":"created"', '"event":"created","colour":"blue"')
     path.write_text(text + '{"schema":2,"seq":50,"t":1.0,"event":"blessed","evaluation":"stage1/step_100","by":"a newer one"}\n')
     assert read_journal(watched.config.paths).records["stage1/step_100"].extra["colour"] == "blue"
     watched.tick_until(lambda: watched.list_states()["stage1/step_100"] == "scored", max_ticks=10)

@@ -38,7 +38,7 @@ def test_a_pipe_among_the_requests_is_told_and_not_waited_for(watched):
 
 @pytest.mark.parametrize("name", ["../../../evil", "/evil", "..", "", 7])
 def test_an_amendment_that_names_a_folder_outside_the_results_is_told_and_not_done(watched, name):
-    event = {"event": "owned", "stage": "stage1", "source": "stage1", "step": 5, "directory": name, "origin": "request"}
+    event = {"event": "created", "stage": "stage1", "source": "stage1", "step": 5, "directory": name, "origin": "request"}
     amendment = Amendment(key="stage1/x", state=None, events=({**event, "checkpoint": "/c"},))
     ask = Request(id="a1", at=watched.clock(), kind="amend", amendments=(amendment,))
     folder = watched.config.paths.requests

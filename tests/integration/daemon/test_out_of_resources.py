@@ -12,6 +12,7 @@ from suites.contract.paths import EvaluationPaths, attempt_log_paths
 from support.runs.watched_run import WatchedRun
 from watcher.config.settings import SlurmSettings
 from watcher.config.units import format_slurm_time, parse_memory_mib, parse_slurm_time
+from watcher.core import events
 from watcher.core.executor import JobState, PartitionLimits, SubmissionResult, SubmitKind
 from watcher.core.resources import more_memory, more_time, resolve_resources
 from watcher.journal.journal import read_journal
@@ -228,7 +229,7 @@ def test_more_that_no_limit_lets_run_is_taken_back_and_its_job_cancelled(watched
 def test_a_retry_begins_with_the_configs_own_again(watched):
     watched.executor.endings[KEY] = deque([JobState.TIMEOUT] * 3)
     watched.tick_until(watched.is_settled)
-    watched.daemon.journal.append("owed", KEY, t=watched.clock(), reason="retry", fresh=True)
+    watched.daemon.journal.append(events.Pending(evaluation=KEY, reason="retry", fresh=True), t=watched.clock())
     assert record(watched).raised_resources == {}
     watched.tick_until(watched.are_all_scored)
     assert asked_for(watched)[-1] == ("04:00:00", "64G")

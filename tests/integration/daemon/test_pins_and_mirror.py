@@ -14,6 +14,7 @@ from suites.checkpoint.completeness import compute_fingerprint
 from suites.contract.paths import EvaluationPaths
 from suites.contract.scoring_request import read_scoring_request
 from support.runs.watched_run import WatchedRun, make_watched_fixture
+from watcher.core import events
 from watcher.core.evaluation import EvaluationState
 from watcher.journal.journal import read_journal
 
@@ -107,7 +108,7 @@ def test_cancelled_releases_and_blocked_keeps(watched):
     watched.tick(6)
     assert watched.list_states()[KEY] == "blocked"
     assert pinned(watched)
-    watched.daemon.journal.append("cancelled", KEY, t=watched.clock(), reason="a person")
+    watched.daemon.journal.append(events.Cancelled(evaluation=KEY, reason="a person"), t=watched.clock())
     watched.tick(2)
     assert pinned(watched) == []
 

@@ -23,6 +23,8 @@ from suites.contract.objectives import TIER4_RATES
 from suites.contract.paths import EvaluationPaths
 from support.samples.comparison import BRIDGES, OBJECTIVES, STAGE_STEPS, list_slices, make_effect, make_evaluation_scores
 from watcher.config.loader import load_config
+from watcher.core import events
+from watcher.core.evaluation import Attempt
 from watcher.journal.journal import Journal
 from watcher.reconcile.baselines import build_comparison_requests
 
@@ -106,9 +108,8 @@ class ReportSample:
             for source, step in self.list_evaluations(stage):
                 key = f"{stage}/step_{step}"
                 about = make_evaluation_scores(stage, source, step, f"step_{step}")
-                journal.append(
-                    *("owned", key),
-                    t=at,
+                created = events.Created(
+                    evaluation=key,
                     stage=stage,
                     source=source,
                     step=step,
@@ -116,17 +117,15 @@ class ReportSample:
                     origin="schedule" if source == stage else "bridge",
                     checkpoint=about.checkpoint,
                 )
+                journal.append(created, t=at)
                 run_id = f"eval-{stage}-{step}-0a1b2c3d"
-                attempt = {
-                    "run_id": run_id,
-                    "number": 1,
-                    "fingerprint": about.fingerprint,
-                    "suites": about.suites,
-                    "intended": at,
-                }
-                journal.append("intended", key, t=at + 60, run_id=run_id, attempt=attempt)
-                journal.append("submitted", key, t=at + 61, run_id=run_id, job_id=str(4_100_000 + len(journal.state.records)))
-                journal.append("scored", key, t=at + 900, fingerprint=about.fingerprint, suites=about.suites, scores={})
+                content = {"fingerprint": about.fingerprint, "suites": about.suites}
+                attempt = Attempt(run_id=run_id, number=1, intended=at, **content)
+                of_attempt = {"evaluation": key, "run_id": run_id, "attempt": attempt}
+                journal.append(events.Intended(**of_attempt), t=at + 60)
+                job_id = str(4_100_000 + len(journal.state.records))
+                journal.append(events.Submitted(**of_attempt, job_id=job_id), t=at + 61)
+                journal.append(events.Scored(evaluation=key, **content), t=at + 900)
                 at += 1200
         self.journal_state = journal.state
         journal.close()

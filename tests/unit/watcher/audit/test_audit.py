@@ -16,6 +16,7 @@ from support.fakes.executor import FakeJob
 from support.runs.watched_run import SLICES_SUITE, WatchedRun
 from watcher.audit import audit as audit_look
 from watcher.audit import repair as audit_look_repair
+from watcher.core import events
 from watcher.core.executor import JobState
 from watcher.core.snapshot import format_job_comment
 from watcher.daemon.setup import read_state_id
@@ -222,7 +223,7 @@ def test_what_a_running_watcher_would_cancel_or_adopt_is_left_to_it(scored):
     orphan(scored, state=JobState.HELD, like=scored.run_ids()[0])
     assert only(scored).repair == "none needed: the watcher's next tick cancels it"
     journal = Journal.open(scored.config.paths)
-    journal.append("owed", KEY, t=scored.clock(), reason="asked")
+    journal.append(events.Pending(evaluation=KEY, reason="asked"), t=scored.clock())
     journal.close()
     shutil.rmtree(paths(scored).folder)
     scored.executor.jobs["eval-stage1-100-0badcafe"].state = JobState.RUNNING
@@ -295,7 +296,7 @@ def test_an_amendment_that_comes_too_late_does_nothing(scored):
     spoil(scored, "gone")
     mend(scored, look(scored))
     journal = Journal.open(scored.config.paths)
-    journal.append("owed", KEY, t=scored.clock() + 1, reason="somebody asked meanwhile")
+    journal.append(events.Pending(evaluation=KEY, reason="somebody asked meanwhile"), t=scored.clock() + 1)
     journal.close()
     os.utime(scored.config.paths.requests, (scored.clock(), scored.clock()))
     scored.start_daemon()
@@ -327,6 +328,7 @@ def test_pins_that_no_evaluation_owns_are_removed(scored):
 def test_results_by_the_suites_of_before_do_not_end_what_is_owed_by_todays(scored):
     (scored.root / "slices.yaml").write_text(SLICES_SUITE % 2000)
     journal = Journal.open(scored.config.paths)
-    journal.append("failed", KEY, t=scored.clock(), reason="because", retry_at=scored.clock() + 3000)
+    failed = events.Failed(evaluation=KEY, reason="because", retry_at=scored.clock() + 3000)
+    journal.append(failed, t=scored.clock())
     journal.close()
     assert look(scored) == ()

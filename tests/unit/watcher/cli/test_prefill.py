@@ -11,6 +11,7 @@ from suites.contract.exit_record import read_exit_records
 from suites.contract.paths import StatePaths
 from suites.contract.scoring_request import read_scoring_request
 from watcher.cli.app import main
+from watcher.core import events
 from watcher.core.evaluation import StageSettings
 from watcher.journal.journal import Journal
 
@@ -55,7 +56,8 @@ def test_a_stage_without_a_tokenizer_is_said_in_one_line(tmp_path):
 def test_the_tokenizer_that_the_first_checkpoint_named_is_taken_from_the_journal(tmp_path):
     paths = StatePaths(tmp_path / "evaluation_results" / ".watcher")
     journal = Journal.open(paths)
-    journal.append("stage_facts", t=1.0, stage="one", facts=StageSettings(tokenizer="acme/found", seq_len=8))
+    facts = StageSettings(tokenizer="acme/found", seq_len=8)
+    journal.append(events.StageFactsRead(stage="one", facts=facts), t=1.0)
     journal.close()
     ended, (argv,), _ = prefill(tmp_path, "one", stage="{")
     assert ended.exit_code == 0, ended.output

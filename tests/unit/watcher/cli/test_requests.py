@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from suites.common.errors import UserError
 from watcher.cli.app import main
 from watcher.config.loader import load_config
+from watcher.core import events
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
 from watcher.core.request_types import Request
 from watcher.journal import request_files as asks
@@ -219,9 +220,11 @@ def journaled():
         "origin": "schedule",
         "checkpoint": "/c/100",
     }
-    journal.append("owned", t=1_700_000_000.0, evaluation="stage1/step_100", reason="in the schedule", **fields)
+    created = events.Created(evaluation="stage1/step_100", reason="in the schedule", **fields)
+    journal.append(created, t=1_700_000_000.0)
     other = fields | {"source": "stage2", "directory": "step_100_from_stage2", "origin": "request"}
-    journal.append("owned", t=1_700_000_000.0, evaluation="stage1/step_100_from_stage2", reason="asked for", **other)
+    created = events.Created(evaluation="stage1/step_100_from_stage2", reason="asked for", **other)
+    journal.append(created, t=1_700_000_000.0)
 
 
 @pytest.mark.usefixtures("here")

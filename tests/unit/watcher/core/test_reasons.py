@@ -9,7 +9,8 @@ import pytest
 import watcher
 from support.runs.watched_run import WatchedRun
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
-from watcher.core.reasons import ReasonKind, parse_reason_kind
+from watcher.core.events import parse_event
+from watcher.core.reasons import ReasonKind
 from watcher.journal.replay import apply_event
 
 TEXTS = frozenset({"reason", "text", "hint"})
@@ -66,6 +67,10 @@ def test_a_planted_decision_is_found(planted):
     assert len(decisions_by_text(f"if {planted}:\n    pass\n")) == 1
 
 
+def applied(record, document):
+    return apply_event(record, parse_event(document), document["t"])
+
+
 def a_record(**more):
     fields = {"stage": "s", "source": "s", "step": 5, "directory": "step_5", "origin": "schedule", "checkpoint": "/x/5"}
     return EvaluationRecord(**fields, state=EvaluationState.PENDING, since=1.0, **more)
@@ -73,15 +78,15 @@ def a_record(**more):
 
 def test_the_kind_is_of_the_event_and_goes_with_the_next_one():
     event = {"t": 2.0, "event": "waiting", "reason": "any text", "reason_kind": "checkpoint", "deleted": True}
-    waiting = apply_event(a_record(), event)
+    waiting = applied(a_record(), event)
     assert (waiting.reason_kind, waiting.deleted) == (ReasonKind.CHECKPOINT, True)
-    ready = apply_event(waiting, {"t": 3.0, "event": "ready", "reason": "complete", "fingerprint": "f"})
+    ready = applied(waiting, {"t": 3.0, "event": "ready", "reason": "complete", "fingerprint": "f"})
     assert (ready.reason_kind, ready.deleted, ready.hint) == (ReasonKind.OTHER, False, "")
 
 
 def test_a_kind_of_a_newer_version_decides_nothing():
-    assert parse_reason_kind("of_tomorrow") is ReasonKind.OTHER
-    waiting = apply_event(a_record(), {"t": 2.0, "event": "waiting", "reason": "x", "reason_kind": "of_tomorrow"})
+    assert ReasonKind("of_tomorrow") is ReasonKind.OTHER
+    waiting = applied(a_record(), {"t": 2.0, "event": "waiting", "reason": "x", "reason_kind": "of_tomorrow"})
     assert (waiting.state, waiting.reason_kind) == (EvaluationState.WAITING, ReasonKind.OTHER)
 
 
@@ -95,14 +100,14 @@ def test_a_kind_of_a_newer_version_decides_nothing():
     ],
 )
 def test_what_only_waits_to_be_submitted(kind, ready, limited):
-    record = apply_event(a_record(), {"t": 2.0, "event": "waiting", "reason": "any text", "reason_kind": kind.value})
+    record = applied(a_record(), {"t": 2.0, "event": "waiting", "reason": "any text", "reason_kind": kind.value})
     assert (record.is_ready_to_submit, record.hit_submit_limit) == (ready, limited)
 
 
 def test_the_hint_is_shown_behind_the_reason_and_another_hint_is_news():
-    first = apply_event(a_record(), {"t": 2.0, "event": "blocked", "reason": "it failed", "hint": "watcher retry to try again"})
+    first = applied(a_record(), {"t": 2.0, "event": "blocked", "reason": "it failed", "hint": "watcher retry to try again"})
     assert first.full_reason == "it failed; watcher retry to try again"
-    second = apply_event(first, {"t": 3.0, "event": "blocked", "reason": "it failed", "hint": "watcher prefill s to try again"})
+    second = applied(first, {"t": 3.0, "event": "blocked", "reason": "it failed", "hint": "watcher prefill s to try again"})
     assert (second.since, second.history[-1][2]) == (3.0, "it failed; watcher prefill s to try again")
 
 

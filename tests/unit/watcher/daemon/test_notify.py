@@ -13,6 +13,7 @@ from suites.common.atomic_files import write_atomically
 from suites.contract.encoding import encode_json
 from support.runs.watched_run import WatchedRun
 from support.samples.comparison import make_evaluation_scores, make_sample_comparison
+from watcher.core import events
 from watcher.daemon import notify
 from watcher.daemon.report_scheduler import ReportState
 from watcher.journal.journal import read_journal
@@ -47,7 +48,7 @@ def test_a_blocked_evaluation_is_told_once_and_not_again_after_a_restart(watched
     watched.kill_daemon()
     watched.tick(3)
     assert len(told(watched)) == 1
-    watched.daemon.journal.append("owed", KEY, t=watched.clock(), reason="retry", fresh=True)
+    watched.daemon.journal.append(events.Pending(evaluation=KEY, reason="retry", fresh=True), t=watched.clock())
     watched.executor.endings[KEY] = deque([65])
     watched.tick(6)
     assert len(told(watched)) == 2, "blocked anew is news"
@@ -149,7 +150,7 @@ def test_a_command_that_fails_is_said_in_the_status_until_one_succeeds(watched):
     text = " ".join(watched.config.paths.status_text.read_text().split())
     assert "(blocked) ended with 7: no such host" in text
     watched.daemon.reload_config(lambda: msgspec.structs.replace(watched.config, notify="true"))
-    watched.daemon.journal.append("owed", KEY, t=watched.clock(), reason="retry", fresh=True)
+    watched.daemon.journal.append(events.Pending(evaluation=KEY, reason="retry", fresh=True), t=watched.clock())
     watched.tick(6)
     told(watched)
     watched.tick()
@@ -191,11 +192,11 @@ def test_killed_around_the_event_it_is_told_at_most_once(watched, monkeypatch, b
     watched.start_daemon()
     real = watched.daemon.journal.append
 
-    def append(event, *args, **fields):
-        if event == "told" and before:
+    def append(event, *, t):
+        if isinstance(event, events.Notified) and before:
             raise Killed
-        real(event, *args, **fields)
-        if event == "told":
+        real(event, t=t)
+        if isinstance(event, events.Notified):
             raise Killed
 
     monkeypatch.setattr(watched.daemon.journal, "append", append)

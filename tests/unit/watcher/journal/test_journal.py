@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from suites.contract.paths import StatePaths
+from watcher.core import events
 from watcher.core.evaluation import EvaluationState
 from watcher.journal import journal as ledger
 from watcher.journal.journal import Journal, JournalSuperseded, read_journal
 from watcher.journal.replay import JournalState, apply_event, replay
 
-OWNED = {
-    "event": "owned",
+CREATED = {
+    "event": "created",
     "evaluation": "stage1/step_1",
     "stage": "stage1",
     "source": "stage1",
@@ -34,15 +35,14 @@ def paths(tmp_path):
 
 
 def owned(journal, step=1):
-    fields = {**OWNED, "step": step, "directory": f"step_{step}"}
-    del fields["event"], fields["evaluation"]
-    journal.append("owned", f"stage1/step_{step}", t=1.0, **fields)
+    fields = {"evaluation": f"stage1/step_{step}", "step": step, "directory": f"step_{step}"}
+    journal.append(events.parse_event({**CREATED, **fields}), t=1.0)
 
 
 def test_what_was_appended_is_what_the_next_watcher_reads(paths):
     first = Journal.open(paths)
     owned(first)
-    first.append("waiting", "stage1/step_1", t=2.0, reason="checkpoint: not there yet")
+    first.append(events.Waiting(evaluation="stage1/step_1", reason="checkpoint: not there yet"), t=2.0)
     second = Journal.open(paths)
     assert second.state.records == first.state.records
     assert (first.epoch, second.epoch) == (1, 2)
@@ -54,7 +54,7 @@ def test_what_was_appended_is_what_the_next_watcher_reads(paths):
 def test_an_epoch_in_which_nothing_happened_leaves_no_file(paths):
     for _ in range(3):
         journal = Journal.open(paths)
-        journal.append("opened", t=1.0, host="h", pid=1)
+        journal.append(events.Opened(host="h", pid=1), t=1.0)
         journal.close()
     assert list(paths.journal.iterdir()) == []
     journal = Journal.open(paths)
@@ -120,13 +120,13 @@ def test_a_reader_beside_a_writing_watcher_sees_whole_lines_only(paths):
 
 def test_one_unknown_field_or_event_does_not_keep_the_watcher_from_starting(paths):
     paths.journal.mkdir(parents=True)
-    events = [
-        {**OWNED, "t": 1.0, "colour": "red"},
+    documents = [
+        {**CREATED, "t": 1.0, "colour": "red"},
         {"event": "painted", "evaluation": "stage1/step_1", "t": 2.0, "by": "a newer one"},
         {"event": "flag", "t": 2.0},
         {"event": "waiting", "evaluation": "stage1/step_1", "t": 3.0, "reason": "r", "hue": 7},
     ]
-    paths.epoch_journal(1).write_text("".join(json.dumps(event) + "\n" for event in events))
+    paths.epoch_journal(1).write_text("".join(json.dumps(event) + "\n" for event in documents))
     record = read_journal(paths).records["stage1/step_1"]
     assert record.state is EvaluationState.WAITING
     assert record.extra == {"colour": "red", "painted": {"by": "a newer one"}}
@@ -134,12 +134,12 @@ def test_one_unknown_field_or_event_does_not_keep_the_watcher_from_starting(path
 
 def test_an_event_about_nothing_known_or_without_its_fields_is_noted(paths):
     paths.journal.mkdir(parents=True)
-    events = [
+    documents = [
         {"event": "waiting", "evaluation": "stage1/step_9", "t": 3.0},
-        {**OWNED, "t": 1.0},
+        {**CREATED, "t": 1.0},
         {"event": "ready", "evaluation": "stage1/step_1", "t": 2.0},
     ]
-    paths.epoch_journal(1).write_text("".join(json.dumps(event) + "\n" for event in events))
+    paths.epoch_journal(1).write_text("".join(json.dumps(event) + "\n" for event in documents))
     found = read_journal(paths)
     assert found.records["stage1/step_1"].state is EvaluationState.PENDING
     assert len(found.warnings) == 2
@@ -170,7 +170,7 @@ def test_a_full_disk_leaves_nothing_folded_and_the_next_line_whole(paths, monkey
 def test_a_submitted_job_survives_the_loss_of_its_intent():
     found = JournalState()
     submitted = {"event": "submitted", "evaluation": "stage1/step_1", "run_id": "eval-1", "job_id": "7", "attempt": ATTEMPT}
-    for event in ({**OWNED, "t": 1.0}, {**submitted, "t": 6.0}):
+    for event in ({**CREATED, "t": 1.0}, {**submitted, "t": 6.0}):
         replay(found, event)
     record = found.records["stage1/step_1"]
     assert (record.state, record.attempt.job_id, record.attempts) == (EvaluationState.QUEUED, "7", 1)
@@ -180,18 +180,24 @@ def test_news_of_an_older_attempt_changes_nothing():
     found = JournalState()
     newer = {**ATTEMPT, "run_id": "eval-2", "number": 2}
     for event in (
-        {**OWNED, "t": 1.0},
+        {**CREATED, "t": 1.0},
         {"event": "intended", "evaluation": "stage1/step_1", "t": 2.0, "run_id": "eval-1", "attempt": ATTEMPT},
         {"event": "intended", "evaluation": "stage1/step_1", "t": 3.0, "run_id": "eval-2", "attempt": newer},
-        {"event": "failed", "evaluation": "stage1/step_1", "t": 4.0, "run_id": "eval-1", "kind": "exit", "reason": "late"},
+        {
+            "event": "failed",
+            "evaluation": "stage1/step_1",
+            "t": 4.0,
+            "run_id": "eval-1",
+            "failure_kind": "exit",
+            "reason": "late",
+        },
     ):
         replay(found, event)
     record = found.records["stage1/step_1"]
     assert (record.state, record.attempt.run_id, record.failures) == (EvaluationState.SUBMITTING, "eval-2", {})
 
 
-KINDS = ["owned", "owed", "waiting", "ready", "intended", "unsure", "voided", "submitted", "adopted", "released"]
-KINDS += ["started", "requeued", "ending", "failed", "blocked", "cancelled", "scored", "lost", "found", "marked", "moved", "new"]
+KINDS = [*events.EVENT_TYPES, "new"]
 EVENTS = st.lists(
     st.fixed_dictionaries(
         {
@@ -199,39 +205,51 @@ EVENTS = st.lists(
             "t": st.floats(0, 1e9),
             "reason": st.sampled_from(["", "a", "b"]),
             "run_id": st.sampled_from(["eval-1", "eval-2"]),
-            "kind": st.sampled_from(["exit", "timeout"]),
+            "failure_kind": st.sampled_from(["exit", "timeout"]),
         }
     ),
     max_size=40,
 )
 
 
-def whole(event):
+OTHERS = {"host": "h", "pid": 1, "copy": "c", "pin": {"fingerprint": "f"}, "facts": {}, "id": "i"}
+
+
+def complete(event):
     attempt = {**ATTEMPT, "run_id": event["run_id"], "number": 1 if event["run_id"] == "eval-1" else 2}
-    more = {"fingerprint": "f", "suites": {}, "job_id": "7", "attempt": attempt, "markers": "1-2-3-4", "checkpoint": "/c/1"}
-    return {**OWNED, **more, **event, "evaluation": "stage1/step_1"}
+    more = {
+        "fingerprint": "f",
+        "suites": {},
+        "job_id": "7",
+        "attempt": attempt,
+        "mtimes": "1-2-3-4",
+        "checkpoint": "/c/1",
+        **OTHERS,
+    }
+    return {**CREATED, **more, **event, "evaluation": "stage1/step_1"}
 
 
 @settings(max_examples=200, deadline=None)
 @given(EVENTS)
-def test_the_fold_is_a_function_of_the_events_alone(events):
+def test_the_fold_is_a_function_of_the_events_alone(documents):
     record = None
-    for event in map(whole, events):
+    for event in map(complete, documents):
         before = msgspec.json.encode(record)
-        after = apply_event(record, event)
+        after = apply_event(record, events.parse_event(event), event["t"])
         assert msgspec.json.encode(record) == before, "fold changed its argument"
-        assert after == apply_event(record, json.loads(json.dumps(event)))
+        copy = json.loads(json.dumps(event))
+        assert after == apply_event(record, events.parse_event(copy), copy["t"])
         if after is not None:
             assert len(after.history) <= 50
-            assert after.history[-1][1:] == (after.state.value, after.reason)
+            assert after.history[-1][1:] == (after.state.value, after.full_reason)
             assert after.attempt is None or after.attempts >= after.attempt.number
         record = after
 
 
 @settings(max_examples=100, deadline=None)
 @given(EVENTS, st.data())
-def test_any_prefix_of_the_journal_can_be_read(events, data):
-    raw = b"".join(msgspec.json.encode(whole(event)) + b"\n" for event in events)
+def test_any_prefix_of_the_journal_can_be_read(documents, data):
+    raw = b"".join(msgspec.json.encode(complete(event)) + b"\n" for event in documents)
     cut = data.draw(st.integers(0, len(raw)))
     lines = raw[:cut].split(b"\n")[:-1]
     found = JournalState()

@@ -154,7 +154,7 @@ def exit_record(code, **more):
         (75, {}, "waiting", 60.0),
         (75, {"temporary": 4}, "waiting", 960.0),
         (75, {"temporary": 99}, "waiting", 3600.0),
-        (76, {}, "owed", None),
+        (76, {}, "pending", None),
         (70, {}, "failed", 60.0),
         (70, {"exit": 1}, "failed", 120.0),
         (70, {"exit": 2}, "blocked", None),
@@ -166,8 +166,8 @@ def exit_record(code, **more):
 )
 def test_exit_codes(code, failures, event, retry):
     note = policy.decide_after_exit(record(failures=failures), exit_record(code), "", policy.RetryRules(RetrySettings()), 1000.0)
-    assert note.event == event
-    assert note.fields.get("retry_at") == (None if retry is None else 1000.0 + retry)
+    assert note.name == event
+    assert note.retry_at == (None if retry is None else 1000.0 + retry)
     assert note.reason
 
 
@@ -189,7 +189,7 @@ def test_states_without_an_exit_record(state, event, free):
         note = policy.decide_after_job_state(
             record(failures=failures), job, AttemptFiles(), "", policy.RetryRules(RetrySettings()), now=1000.0
         )
-        assert note.event == (event if free or not failures else "blocked")
+        assert note.name == (event if free or not failures else "blocked")
 
 
 def world(*, now=1000.0, jobs=None, queue_at=None, results=None, **more):
@@ -226,19 +226,19 @@ MISSING = {"s/step_5": EvaluationResults(verdicts={"tier2_ppl": TierVerdict("mis
         (record(EvaluationState.RUNNING), [job(JobState.UNKNOWN)], MISSING, "running: job 7 is UNKNOWN"),
         (record(EvaluationState.RUNNING), [job(JobState.COMPLETED)], VALID, "scored"),
         (record(EvaluationState.RUNNING), [job(JobState.FAILED)], VALID, "scored"),
-        (record(EvaluationState.RUNNING), [job(JobState.COMPLETED)], MISSING, "ending"),
+        (record(EvaluationState.RUNNING), [job(JobState.COMPLETED)], MISSING, "confirming_end"),
         (record(EvaluationState.RUNNING), [job(JobState.CANCELLED)], MISSING, "cancelled"),
-        (record(EvaluationState.RUNNING), [job(JobState.NODE_FAIL)], MISSING, "ending"),
+        (record(EvaluationState.RUNNING), [job(JobState.NODE_FAIL)], MISSING, "confirming_end"),
         (record(EvaluationState.RUNNING), [], VALID, "scored"),
-        (record(EvaluationState.RUNNING), [], MISSING, "ending"),
-        (record(EvaluationState.RUNNING, reason="gone", reason_kind=ENDING, since=500.0), [], MISSING, "Void"),
+        (record(EvaluationState.RUNNING), [], MISSING, "confirming_end"),
+        (record(EvaluationState.RUNNING, reason="gone", reason_kind=ENDING, since=500.0), [], MISSING, "AbandonAttempt"),
         (record(EvaluationState.RUNNING, reason="gone", reason_kind=ENDING, since=900.0), [], MISSING, "gone"),
         (record(EvaluationState.QUEUED), [job(JobState.HELD)], MISSING, "held: job 7 was released, but somebody holds it"),
     ],
 )
 def test_in_flight(record_, jobs, results, expected):
     decision = decided(record_, world(jobs=jobs, results=results))
-    said = [getattr(action, "event", type(action).__name__) for action in decision.actions]
+    said = [getattr(action, "name", type(action).__name__) for action in decision.actions]
     assert [*said, *(skip.reason for skip in decision.skips)] == [expected]
 
 

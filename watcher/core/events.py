@@ -1,0 +1,317 @@
+"""Journal events: one struct for each, shared by the writer and the reader of the journal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from watcher.core.evaluation import Attempt, Pin, StageSettings
+from watcher.core.reasons import ReasonKind, join_hint
+
+
+class JournalEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
+    """What every event may say. A journal line is an event with schema, seq, epoch and time ``t``."""
+
+    evaluation: str = ""
+    """Key of the evaluation or prefill that it is about; empty: of none."""
+    reason: str = ""
+    """For people: nothing depends on it."""
+    reason_kind: ReasonKind = ReasonKind.OTHER
+    hint: str = ""
+    """What a person can do about it."""
+
+    @property
+    def name(self) -> str:
+        """The word for it in the journal, such as ``waiting``."""
+        return str(self.__struct_config__.tag)
+
+    @property
+    def key(self) -> str:
+        """The evaluation, as of every action."""
+        return self.evaluation
+
+    @property
+    def full_reason(self) -> str:
+        """The reason with its hint, as people read it."""
+        return join_hint(self.reason, self.hint)
+
+    @property
+    def reason_fields(self) -> tuple[ReasonKind, str, str]:
+        """Kind, reason and hint: whether the event says anything new of a record."""
+        return self.reason_kind, self.reason, self.hint
+
+
+class StateChange(JournalEvent, frozen=True, kw_only=True):
+    """What an event may say that puts an evaluation into another state."""
+
+    run_id: str | None = None
+    """The attempt that it is about: it counts only while that is the newest."""
+    retry_at: float | None = None
+    """Unix time before which nothing is tried again."""
+    failure_kind: str | None = None
+    """One more failure of this kind in a row."""
+    cleared_failure_kind: str | None = None
+    """Earlier failures of this kind no longer count."""
+    raised_resources: Mapping[str, str] | None = None
+    """``time`` and ``mem`` that the next attempt asks for, beyond the config's."""
+    raise_refused: bool | None = None
+    """More than the config's was refused."""
+    abandons_attempt: bool = False
+    """The attempt's claim is void: should its job appear again, it is cancelled."""
+
+
+class CheckpointSeen(StateChange, frozen=True, kw_only=True):
+    """A state change that may say what a complete checkpoint holds."""
+
+    fingerprint: str | None = None
+    """None: nothing is said of the content."""
+    mtimes: str | None = None
+    """Mtime and size of two files, in one text: while they stay, so does the content."""
+    completed_at: float | None = None
+    """Newest mtime of the files that matter, unix time."""
+    deleted: bool = False
+    """It was seen complete, and was deleted before it was scored."""
+
+
+class Opened(JournalEvent, frozen=True, kw_only=True, tag="opened"):
+    """A watcher takes over: the first event of an epoch."""
+
+    host: str
+    pid: int
+    start: int | None = None
+    """Start time of the process in clock ticks since boot."""
+    version: str = ""
+
+
+class Created(JournalEvent, frozen=True, kw_only=True, tag="created"):
+    """An evaluation or a prefill becomes known."""
+
+    stage: str
+    source: str
+    step: int
+    directory: str
+    origin: str
+    """``schedule``, ``bridge``, ``request`` or ``prefill``."""
+    checkpoint: str
+    forced: bool = False
+    requested: bool = False
+    custom_directory: bool = False
+
+
+class Pending(StateChange, frozen=True, kw_only=True, tag="pending"):
+    """The checkpoint is to be looked at anew."""
+
+    fresh: bool = False
+    """Earlier failures and raised resources no longer count."""
+    forced: bool = False
+    requested: bool = False
+
+
+class Waiting(CheckpointSeen, frozen=True, kw_only=True, tag="waiting"):
+    """Something else must happen first."""
+
+
+class Ready(StateChange, frozen=True, kw_only=True, tag="ready"):
+    """The checkpoint is complete and waits for its submission."""
+
+    fingerprint: str
+    mtimes: str | None = None
+    completed_at: float | None = None
+
+
+class Intended(StateChange, frozen=True, kw_only=True, tag="intended"):
+    """A submission is about to be made."""
+
+    attempt: Attempt
+
+
+class SubmissionUnknown(StateChange, frozen=True, kw_only=True, tag="submission_unknown"):
+    """Whether the submission made a job is not known."""
+
+
+class Abandoned(StateChange, frozen=True, kw_only=True, tag="abandoned"):
+    """An attempt that nobody knows of is given up; its claim is void."""
+
+
+class Submitted(StateChange, frozen=True, kw_only=True, tag="submitted"):
+    """A job id is known."""
+
+    job_id: str
+    attempt: Attempt
+    submit_time: float | None = None
+    released: bool = False
+
+
+class Adopted(StateChange, frozen=True, kw_only=True, tag="adopted"):
+    """A job exists although the journal was not sure of it."""
+
+    job_id: str
+    attempt: Attempt
+    submit_time: float | None = None
+    released: bool = False
+
+
+class Released(StateChange, frozen=True, kw_only=True, tag="released"):
+    """The job may run."""
+
+
+class Started(StateChange, frozen=True, kw_only=True, tag="started"):
+    """The job runs."""
+
+    started: float | None = None
+    restarts: int = 0
+
+
+class Requeued(StateChange, frozen=True, kw_only=True, tag="requeued"):
+    """Slurm put the job back into its queue."""
+
+    restarts: int = 0
+
+
+class ConfirmingEnd(StateChange, frozen=True, kw_only=True, tag="confirming_end"):
+    """The job seems to have ended, which is being confirmed."""
+
+
+class Scored(StateChange, frozen=True, kw_only=True, tag="scored"):
+    """Valid results are published."""
+
+    fingerprint: str
+    suites: Mapping[str, str]
+    """Tier -> digest of its suites."""
+    scores: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    """Headlines of the valid tier files, for status."""
+    results: str = ""
+    """The results folder that they lie in; empty: the stage's."""
+    mtimes: str | None = None
+
+
+class Failed(StateChange, frozen=True, kw_only=True, tag="failed"):
+    """An attempt ended without results, and is tried again."""
+
+
+class Blocked(CheckpointSeen, frozen=True, kw_only=True, tag="blocked"):
+    """A person must do something first."""
+
+
+class Cancelled(StateChange, frozen=True, kw_only=True, tag="cancelled"):
+    """A person cancelled the evaluation or its job."""
+
+
+class Lost(StateChange, frozen=True, kw_only=True, tag="lost"):
+    """Published results are gone from disk."""
+
+
+class ResultsFound(StateChange, frozen=True, kw_only=True, tag="results_found"):
+    """Published results are where they belong, or in another folder than before."""
+
+    results: str | None = None
+
+
+class Restored(StateChange, frozen=True, kw_only=True, tag="restored"):
+    """Results came back from the mirror."""
+
+
+class CheckpointMoved(JournalEvent, frozen=True, kw_only=True, tag="moved"):
+    """The config says that the checkpoint lies elsewhere."""
+
+    checkpoint: str
+
+
+class MtimesUpdated(JournalEvent, frozen=True, kw_only=True, tag="mtimes_updated"):
+    """The same content has other mtimes."""
+
+    mtimes: str | None
+    fingerprint: str | None = None
+
+
+class Pinned(JournalEvent, frozen=True, kw_only=True, tag="pinned"):
+    """Hard links keep the checkpoint's files, or could not be made."""
+
+    pin: Pin
+
+
+class Unpinned(JournalEvent, frozen=True, kw_only=True, tag="unpinned"):
+    """The hard links are gone."""
+
+
+class Mirrored(JournalEvent, frozen=True, kw_only=True, tag="mirrored"):
+    """Small results were copied to the mirror."""
+
+    copy: str
+    """What was copied: see ``core.evaluation.build_mirror_token``."""
+
+
+class BaselineSelected(JournalEvent, frozen=True, kw_only=True, tag="baseline_selected"):
+    """A person named the stage's baseline."""
+
+
+class LeftOver(JournalEvent, frozen=True, kw_only=True, tag="left_over"):
+    """An attempt folder that nothing else mentions, so that it is known from then on."""
+
+    run_id: str
+
+
+class StageFactsRead(JournalEvent, frozen=True, kw_only=True, tag="stage_facts"):
+    """What a stage's first own checkpoint said."""
+
+    stage: str
+    facts: StageSettings
+
+
+class StageStartedFrom(JournalEvent, frozen=True, kw_only=True, tag="stage_started_from"):
+    """The checkpoint that a stage's own config.yaml says it started from."""
+
+    stage: str
+    checkpoint: str
+
+
+class RequestAnswered(JournalEvent, frozen=True, kw_only=True, tag="answered"):
+    """A request from the command line was carried out or refused."""
+
+    id: str
+    outcome: str = ""
+
+
+class Notified(JournalEvent, frozen=True, kw_only=True, tag="notified"):
+    """The ``notify`` command was started for an alert."""
+
+    id: str
+    about: str = ""
+
+
+class UnknownEvent(JournalEvent, frozen=True, kw_only=True, tag="(unknown)"):
+    """An event that this version does not know, kept as it stands."""
+
+    name_in_journal: str
+    fields: Mapping[str, Any]
+
+
+EVENT_TYPES: Mapping[str, type[JournalEvent]] = {
+    str(event_type.__struct_config__.tag): event_type
+    for event_type in (
+        *(Opened, Created, Pending, Waiting, Ready, Intended, SubmissionUnknown, Abandoned, Submitted, Adopted, Released),
+        *(Started, Requeued, ConfirmingEnd, Scored, Failed, Blocked, Cancelled, Lost, ResultsFound, Restored),
+        *(CheckpointMoved, MtimesUpdated, Pinned, Unpinned, Mirrored, BaselineSelected, LeftOver),
+        *(StageFactsRead, StageStartedFrom, RequestAnswered, Notified),
+    )
+}
+"""Name in the journal -> its struct."""
+
+
+_HEADER_FIELDS = frozenset({"schema", "seq", "epoch", "t", "event"})
+
+
+def parse_event(document: Mapping[str, Any]) -> JournalEvent:
+    """The event of a journal line. ValueError (msgspec.ValidationError) for a known event with wrong fields."""
+    name = str(document.get("event"))
+    event_type = EVENT_TYPES.get(name)
+    if event_type is not None:
+        return msgspec.convert(document, event_type)
+    evaluation, fields = document.get("evaluation"), list_unknown_fields(document, JournalEvent)
+    return UnknownEvent(evaluation=evaluation if isinstance(evaluation, str) else "", name_in_journal=name, fields=fields)
+
+
+def list_unknown_fields(document: Mapping[str, Any], event_type: type[JournalEvent]) -> dict[str, Any]:
+    """What a journal line says beyond its header and its event's fields: a newer version wrote it."""
+    known = {*_HEADER_FIELDS, *event_type.__struct_fields__}
+    return {name: value for name, value in document.items() if name not in known}
