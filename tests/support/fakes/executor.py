@@ -38,7 +38,7 @@ class FakeJob(msgspec.Struct, kw_only=True):
 
 
 class FakeExecutor:
-    """In-memory Slurm (``holds``) or local machine."""
+    """In-memory Slurm (``submits_held``) or local machine."""
 
     def __init__(self, clock, *, holds=True, accounting=True):
         self.submits_held, self.accounting = holds, accounting
