@@ -1,4 +1,4 @@
-"""How durations and refusals of the file system are put to a person."""
+"""Durations, times, sizes and errors as text for people."""
 
 import pwd
 import stat
@@ -7,23 +7,39 @@ from pathlib import Path
 
 
 def format_duration(seconds: float) -> str:
-    """``43 s``, ``12 min``, ``5 h`` or ``3 days``, whatever the sign."""
-    seconds = abs(seconds)
-    for unit_seconds, unit in ((172_800, "days"), (7_200, "h"), (120, "min")):
-        if seconds >= unit_seconds:
-            return f"{seconds / {'days': 86_400, 'h': 3_600, 'min': 60}[unit]:.0f} {unit}"
-    return f"{seconds:.3g} s"
+    """``0.4 s``, ``45 s``, ``12 min``, ``1 h 20 min``, ``3 h``, ``5 d``; a negative number is ``0 s``."""
+    if seconds < 1:
+        return f"{max(0.0, round(seconds, 1)):g} s"
+    total_seconds = round(seconds)
+    if total_seconds < 90:  # noqa: PLR2004  under a minute and a half seconds say more
+        return f"{total_seconds} s"
+    hours, minutes = divmod(total_seconds // 60, 60)
+    if hours == 0:
+        return f"{minutes} min"
+    if hours < 24:  # noqa: PLR2004
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{hours // 24} d"
+
+
+def format_local_time(unix_time: float) -> str:
+    """A Unix time as local date and time of day."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_time))
+
+
+def format_utc(unix_time: float) -> str:
+    """A Unix time as date and time of day in UTC, with a trailing ``Z``."""
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(unix_time))
 
 
 def describe_error(error: BaseException) -> str:
-    """An error in one line: the system's words and the file, without the number."""
+    """An error on one line: the file and the system's message, without the errno."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def describe_permission_error(error: PermissionError) -> str:
-    """Which file may not be read, its mode and its owner."""
+    """The file that may not be read, with its mode and owner."""
     path = Path(str(error.filename))
     try:
         file_stat = path.stat()
@@ -36,39 +52,20 @@ def describe_permission_error(error: PermissionError) -> str:
     return f"{path}: {error.strerror} (mode {stat.S_IMODE(file_stat.st_mode):04o}, owner {owner})"
 
 
-_UNIT_FACTOR = 1000
-
-
 def format_bytes(size_bytes: float) -> str:
-    """Bytes for people: 12.3 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < _UNIT_FACTOR or unit == "GB":
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= _UNIT_FACTOR
-    raise AssertionError
+    """A size in decimal units: ``512 B``, ``12.3 MB``."""
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.1f} {unit}"
+    return f"{size_bytes:.0f} B"
 
 
 def strip_control_characters(text: object) -> str:
-    """``text`` on one line without anything that a terminal acts upon: escape sequences, controls, direction marks."""
+    """``text`` on one line, without characters that a terminal acts upon.
+
+    Those are escape sequences, control characters and direction marks; each becomes ``?``.
+    """
     one_line = " ".join(str(text).split())
     if one_line.isprintable():
         return one_line
     return "".join(character if character.isprintable() else "?" for character in one_line)
-
-
-def format_elapsed(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3 h``, ``5 d``; two units below a day: ``1 h 20 min``."""
-    rounded_seconds = max(0, round(seconds))
-    if rounded_seconds < 90:  # noqa: PLR2004  under a minute and a half seconds say more
-        return f"{rounded_seconds} s"
-    minutes, hours, days = rounded_seconds // 60, rounded_seconds // 3600, rounded_seconds // 86400
-    if minutes < 60:  # noqa: PLR2004
-        return f"{minutes} min"
-    if hours < 24:  # noqa: PLR2004
-        return f"{hours} h {minutes % 60} min" if minutes % 60 else f"{hours} h"
-    return f"{days} d"
-
-
-def format_local_time(unix_time: float) -> str:
-    """Local time of day and date of a unix time."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_time))

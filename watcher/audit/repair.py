@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 
 from suites.common.errors import UserError
-from suites.common.formatting import format_elapsed
+from suites.common.formatting import format_duration
 from watcher.audit.differences import Difference
 from watcher.config.settings import Config
 from watcher.core.clock import touch_clock
@@ -29,7 +29,7 @@ def repair_differences(
             Request(id=asks.make_request_id(now), at=now, kind="amend", by=asks.get_user_at_host(), amendments=amendments),
             config.paths,
         )
-        when = f"within {format_elapsed(config.poll)}" if alive else "when `watcher run` or `watcher once` runs next"
+        when = f"within {format_duration(config.poll)}" if alive else "when `watcher run` or `watcher once` runs next"
         yield f"{len(amendments)} for the journal: left as a request, taken up {when}"
     remaining = [
         difference for difference in differences if difference.path_to_remove is not None or difference.job_to_cancel is not None

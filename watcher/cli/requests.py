@@ -192,7 +192,7 @@ def _request_change(
 
 def _leave_request(config: Config, request: Request) -> None:
     """Leave it, and say what happens and when."""
-    from suites.common.formatting import format_elapsed, strip_control_characters  # noqa: PLC0415
+    from suites.common.formatting import format_duration, strip_control_characters  # noqa: PLC0415
     from watcher.journal import request_files as asks  # noqa: PLC0415
     from watcher.status.health import check_liveness  # noqa: PLC0415
     from watcher.status.request_preview import format_steps, preview_outcomes  # noqa: PLC0415
@@ -217,7 +217,7 @@ def _leave_request(config: Config, request: Request) -> None:
         click.echo(f"  {strip_control_characters(line)}")
     if health.verdict == "alive" and health.document is not None:
         click.echo(
-            f"The watcher on {strip_control_characters(health.document['host'])} takes it up within {format_elapsed(health.document['poll'])}."
+            f"The watcher on {strip_control_characters(health.document['host'])} takes it up within {format_duration(health.document['poll'])}."
         )
     else:
         click.echo("No watcher is running: it is taken up when `watcher run` or `watcher once` runs next.")

@@ -49,7 +49,7 @@ def simulate(config: Path | None, *, days: float, seed: int, as_json: bool) -> N
 
 def render_simulation_summary(result: "SimulationResult") -> list[str]:
     """The result for people."""
-    from suites.common.formatting import format_elapsed, strip_control_characters  # noqa: PLC0415
+    from suites.common.formatting import format_duration, strip_control_characters  # noqa: PLC0415
 
     states = ", ".join(f"{count} {state}" for state, count in result.evaluations.items())
     call_rate, latency = result.calls_per_minute, result.latencies.get("complete_to_scored", {})
@@ -64,7 +64,7 @@ def render_simulation_summary(result: "SimulationResult") -> list[str]:
     ]
     if latency:
         output_lines.append(
-            f"from complete to scored: {format_elapsed(latency['p50'])} (p50), {format_elapsed(latency['p95'])} (p95)"
+            f"from complete to scored: {format_duration(latency['p50'])} (p50), {format_duration(latency['p95'])} (p95)"
         )
     output_lines.append(f"promises looked at: {_format_counts(result.checked)}")
     output_lines.append(f"broken: {len(result.broken)}")

@@ -17,7 +17,7 @@ import msgspec
 
 from suites.common.atomic_files import write_atomically
 from suites.common.errors import ExitCode, UserError
-from suites.common.formatting import format_elapsed
+from suites.common.formatting import format_duration
 from suites.contract.comparison import CompareRequest, ComparisonDocument, read_comparison_document
 from suites.contract.encoding import encode_json
 from suites.contract.paths import report_html_path
@@ -111,7 +111,7 @@ class ReportScheduler:
             messages.append(f"{self.config.python} cannot compare results on this machine: {self._state.unable.words}; {hint}")
         for name, failure in self._state.failures.items():
             remaining_seconds = failure.retry_at - self._clock()
-            retry_text = f"again in {format_elapsed(remaining_seconds)}" if remaining_seconds > 0 else "again soon"
+            retry_text = f"again in {format_duration(remaining_seconds)}" if remaining_seconds > 0 else "again soon"
             subject = "report.html is not written" if name == REPORT_TASK else f"{name} is not compared"
             messages.append(f"{subject}: {failure.words} ({retry_text}; {self.config.paths.children_log} has more)")
         regressions = [alert.words for alert in self.alerts]

@@ -13,7 +13,7 @@ import msgspec
 
 from suites.common.atomic_files import write_atomically
 from suites.common.errors import UserError
-from suites.common.formatting import format_elapsed
+from suites.common.formatting import format_duration
 from watcher.config.settings import Config
 from watcher.core.clock import touch_clock
 from watcher.daemon.wakeup import Wakeup
@@ -289,7 +289,7 @@ def _check_file_events(config: Config, known_mounts: list[Mount]) -> DoctorCheck
     fs_types = {find_mount(stage.checkpoints, known_mounts).fs_type for stage in config.stages.values()}
     shared_types = sorted(fs_types & SHARED_FILESYSTEMS)
     if shared_types:
-        message = f"none from other nodes on {', '.join(shared_types)}: checkpoints are seen by polling, every {format_elapsed(config.poll)}"
+        message = f"none from other nodes on {', '.join(shared_types)}: checkpoints are seen by polling, every {format_duration(config.poll)}"
         return DoctorCheck(OK, "file events", message)
     wake = Wakeup()
     try:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from suites.common.formatting import format_elapsed
+from suites.common.formatting import format_duration
 from watcher.config.settings import Config
 from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck, run_with_timeout
 from watcher.executors.slurm_commands import CommandRunner, run_command
@@ -107,7 +107,7 @@ def check_requests_folder(config: Config) -> DoctorCheck:
         return DoctorCheck(
             WARNING,
             "requests",
-            f"{len(request_names)} wait, the oldest for {format_elapsed(oldest_seconds)}",
+            f"{len(request_names)} wait, the oldest for {format_duration(oldest_seconds)}",
             "see why nobody takes them up",
         )
     return DoctorCheck(OK, "requests", f"{folder}: {len(request_names)} waiting")

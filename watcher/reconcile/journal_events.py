@@ -1,6 +1,5 @@
 """Constructors of journal events that several modules use."""
 
-import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -114,8 +113,3 @@ def postpone(record: EvaluationRecord, reason: str, kind: ReasonKind) -> events.
     """A submission that could not be made is no failure. None where that is journaled: a limit may last for weeks."""
     outcome = wait_or_skip(record, reason, kind=kind)
     return None if isinstance(outcome, Skip) else outcome
-
-
-def format_utc(timestamp: float) -> str:
-    """A unix time for people, in UTC."""
-    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(timestamp))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from suites.checkpoint.completeness import Completeness, Inspection
+from suites.common.formatting import format_utc
 from suites.contract.scoring_request import ScoringRequest, SuiteInRequest
 from watcher.config.settings import Config, Stage
 from watcher.core import events
@@ -18,7 +19,6 @@ from watcher.reconcile.journal_events import (
     BLOCKING_COMPLETENESS,
     CheckpointContent,
     block_on_checkpoint,
-    format_utc,
     make_archive_action,
     make_scored_event,
     wait_or_skip,

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Mapping
 
-from suites.common.formatting import format_elapsed, format_local_time, strip_control_characters
+from suites.common.formatting import format_duration, format_local_time, strip_control_characters
 from watcher.config.settings import Config, Stage
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
 from watcher.status.text import TEXT_WIDTH
@@ -66,7 +66,7 @@ def _describe_history(record: EvaluationRecord) -> list[str]:
 
 
 def _describe_state(record: EvaluationRecord, now: float) -> str:
-    line = f"Since {format_local_time(record.since)} ({format_elapsed(now - record.since)}) it is {record.state.value}{_format_reason(record.full_reason)}."
+    line = f"Since {format_local_time(record.since)} ({format_duration(now - record.since)}) it is {record.state.value}{_format_reason(record.full_reason)}."
     attempt = record.attempt
     if attempt is not None:
         job = f"job {strip_control_characters(attempt.job_id)}" if attempt.job_id else "no job known yet"
@@ -87,7 +87,7 @@ def _describe_timing(record: EvaluationRecord) -> list[str]:
     if completed_at is None:
         return []
     milestones = [
-        f"{label} after {format_elapsed(record.times[name] - completed_at)}"
+        f"{label} after {format_duration(record.times[name] - completed_at)}"
         for name, label in _MILESTONES
         if name in record.times
     ]
@@ -102,11 +102,11 @@ def _describe_next_step(record: EvaluationRecord, now: float, poll_seconds: floa
         "" if record.source == record.stage else f" --from {record.source}"
     )
     text = NEXT_STEP_TEXTS[record.state].format(
-        retry=retry_command, when="when a watcher runs" if poll_seconds is None else f"within {format_elapsed(poll_seconds)}"
+        retry=retry_command, when="when a watcher runs" if poll_seconds is None else f"within {format_duration(poll_seconds)}"
     )
     if record.retry_at is not None and record.state in {EvaluationState.FAILED, EvaluationState.WAITING}:
         when = (
-            f"in {format_elapsed(record.retry_at - now)}, at {format_local_time(record.retry_at)}"
+            f"in {format_duration(record.retry_at - now)}, at {format_local_time(record.retry_at)}"
             if record.retry_at > now
             else "at the next look"
         )

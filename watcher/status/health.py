@@ -5,8 +5,7 @@ from typing import Any
 
 import msgspec
 
-from suites.common.formatting import format_elapsed, format_local_time, strip_control_characters
-from suites.common.formatting import format_local_time as moment
+from suites.common.formatting import format_duration, format_local_time, strip_control_characters
 from suites.contract.liveness import STALE_AFTER_POLLS, WatcherLiveness, read_liveness
 from suites.contract.paths import StatePaths
 from watcher.core.actions import Alert
@@ -55,23 +54,23 @@ def check_liveness(paths: StatePaths, now: float) -> Health:
 def _format_summary(sign: WatcherLiveness, paths: StatePaths, now: float) -> str:
     watcher_text, age_seconds = f"on {strip_control_characters(sign.host)} (pid {sign.pid})", sign.age_seconds
     clock_skew_text = (
-        f"; its clock and the file server's are {format_elapsed(abs(sign.clock_skew_seconds))} apart"
+        f"; its clock and the file server's are {format_duration(abs(sign.clock_skew_seconds))} apart"
         if sign.clock_skew_seconds
         else ""
     )
     if sign.verdict == "stopped":
-        return f"stopped: the watcher {watcher_text} was told to end {format_elapsed(age_seconds)} ago, and did; start it with `watcher run`{clock_skew_text}"
+        return f"stopped: the watcher {watcher_text} was told to end {format_duration(age_seconds)} ago, and did; start it with `watcher run`{clock_skew_text}"
     if sign.is_once_mode:
-        interval_text = f", and it comes every {format_elapsed(sign.interval_seconds)}" if sign.interval_seconds else ""
-        last_run = f"last run by `watcher once` on {strip_control_characters(sign.host)} {format_elapsed(age_seconds)} ago{interval_text}"
+        interval_text = f", and it comes every {format_duration(sign.interval_seconds)}" if sign.interval_seconds else ""
+        last_run = f"last run by `watcher once` on {strip_control_characters(sign.host)} {format_duration(age_seconds)} ago{interval_text}"
         if sign.verdict == "alive":
             return f"alive: {last_run}{clock_skew_text}"
         return f"STALE: {last_run}: see what should run it (cron, scrontab, a timer){clock_skew_text}"
     if sign.verdict == "alive":
-        return f"alive: the watcher {watcher_text} looked {format_elapsed(age_seconds)} ago, and looks every {format_elapsed(sign.poll_seconds)}{clock_skew_text}"
+        return f"alive: the watcher {watcher_text} looked {format_duration(age_seconds)} ago, and looks every {format_duration(sign.poll_seconds)}{clock_skew_text}"
     if _measure_lock_age_seconds(paths, now) < STALE_AFTER_POLLS * sign.poll_seconds:
-        return f"STALE: the watcher {watcher_text} runs, but its status is {format_elapsed(age_seconds)} old: can it write {paths.state}? Is a disk full?"
-    return f"STALE: nothing heard of the watcher {watcher_text} since {format_local_time(now - age_seconds)}, {format_elapsed(age_seconds)} ago; start it with `watcher run`{clock_skew_text}"
+        return f"STALE: the watcher {watcher_text} runs, but its status is {format_duration(age_seconds)} old: can it write {paths.state}? Is a disk full?"
+    return f"STALE: nothing heard of the watcher {watcher_text} since {format_local_time(now - age_seconds)}, {format_duration(age_seconds)} ago; start it with `watcher run`{clock_skew_text}"
 
 
 def _measure_lock_age_seconds(paths: StatePaths, now: float) -> float:
@@ -91,5 +90,5 @@ def make_downtime_alerts(previous: Health, now: float) -> tuple[Alert, ...]:
     if previous.verdict != "stale" or previous.age_seconds is None:
         return ()
     since = now - previous.age_seconds
-    message = f"nobody watched from {moment(since)} to {moment(now)}, {format_elapsed(previous.age_seconds)}: the watcher had not been told to end"
+    message = f"nobody watched from {format_local_time(since)} to {format_local_time(now)}, {format_duration(previous.age_seconds)}: the watcher had not been told to end"
     return (Alert(id=f"stale {since:.0f}", event="stale", words=message),)

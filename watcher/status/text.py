@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from suites.common.formatting import format_elapsed, format_local_time, strip_control_characters
+from suites.common.formatting import format_duration, format_local_time, strip_control_characters
 from suites.contract.tier_files import SUMMARY_RATES
 
 TEXT_WIDTH = 100
@@ -31,12 +31,12 @@ StatusMapping = Mapping[str, Any]
 def render_status(document: StatusMapping, now: float) -> str:
     """status.txt: as of the document's heartbeat; durations are counted up to ``now`` (unix time)."""
     poll_seconds = document["poll"]
-    writer = f"the watcher on {strip_control_characters(document['host'])} (pid {document['pid']}), which looks every {format_elapsed(poll_seconds)}"
+    writer = f"the watcher on {strip_control_characters(document['host'])} (pid {document['pid']}), which looks every {format_duration(poll_seconds)}"
     if document.get("mode") == "once":
         writer = f"`watcher once` on {strip_control_characters(document['host'])}"
         stopped_text = ""
     else:
-        stopped_text = f": if that is more than {format_elapsed(3 * poll_seconds)} ago, it is gone."
+        stopped_text = f": if that is more than {format_duration(3 * poll_seconds)} ago, it is gone."
     if document.get("stopped"):
         stopped_text = ", which was told to end, and did."
     head = f"As of {format_local_time(document['heartbeat'])} by {writer}{stopped_text or '.'}"
@@ -70,10 +70,10 @@ def _render_latencies(latencies: Mapping[str, Mapping[str, float]]) -> list[str]
     lines = [""] if latencies else []
     if total:
         lines.append(
-            f"From complete to scored: {format_elapsed(total['p50'])} (median), {format_elapsed(total['p95'])} (95th percentile), over {total['n']}."
+            f"From complete to scored: {format_duration(total['p50'])} (median), {format_duration(total['p95'])} (95th percentile), over {total['n']}."
         )
     phases = [
-        f"{name} {format_elapsed(latencies[key]['p50'])}, {format_elapsed(latencies[key]['p95'])}"
+        f"{name} {format_duration(latencies[key]['p50'])}, {format_duration(latencies[key]['p95'])}"
         for name, key in _LATENCY_PHASES
         if key in latencies
     ]
@@ -85,7 +85,7 @@ def _render_queue(queue: StatusMapping | None, executor: str, now: float) -> lis
         return []
     since = queue.get("since") or queue["at"]
     return _wrap_lines(
-        f"! {strip_control_characters(executor)} cannot be asked since {format_local_time(since)}, {format_elapsed(now - since)} ago: {strip_control_characters(queue['trouble'])}."
+        f"! {strip_control_characters(executor)} cannot be asked since {format_local_time(since)}, {format_duration(now - since)} ago: {strip_control_characters(queue['trouble'])}."
         " Nothing is lost; what is due goes on when it answers."
     )
 
@@ -116,7 +116,7 @@ def _build_cells(stage: str, row: StatusMapping, now: float) -> dict[str, str]:
         "step": str(row["step"]),
         "from": strip_control_characters(source if row["directory"] in default_names else f"{source} {row['directory']}".strip()),
         "state": strip_control_characters(row["state"]),
-        "for": format_elapsed(now - row["since"]),
+        "for": format_duration(now - row["since"]),
         "job": strip_control_characters(attempt.get("job_id") or "") if row["state"] not in _STATES_WITHOUT_JOB else "",
         "ppl": f"{scores['ppl']:.4g}" if "ppl" in scores else "",
         "primary": f"{scores['primary']:.4f}" if "primary" in scores else "",
@@ -138,7 +138,7 @@ def _format_reason_cell(row: StatusMapping, now: float) -> str:
     reason = strip_control_characters(row.get("now") or ("" if row["state"] == "scored" else row["reason"]))
     retry_at = row.get("retry_at")
     if retry_at is not None and row["state"] in {"failed", "waiting"}:
-        reason += f"{'; ' if reason else ''}again {'now' if retry_at <= now else 'in ' + format_elapsed(retry_at - now)}"
+        reason += f"{'; ' if reason else ''}again {'now' if retry_at <= now else 'in ' + format_duration(retry_at - now)}"
     progress = _format_progress(row.get("progress") or {}, now) if row["state"] == "running" else ""
     reason += f"{'; ' if reason and progress else ''}{progress}"
     number = (row.get("attempt") or {}).get("number", 1)
@@ -157,7 +157,7 @@ def _format_progress(progress: StatusMapping, now: float) -> str:
     if "mfu" in progress:
         text += f" (MFU {progress['mfu']:.0%})".replace("%", " %")
     if "seconds_left" in progress:
-        text += f", {format_elapsed(progress['seconds_left'] - (now - progress.get('at', now)))} left"
+        text += f", {format_duration(progress['seconds_left'] - (now - progress.get('at', now)))} left"
     return text
 
 

@@ -111,7 +111,7 @@ def test_a_rewrite_that_stopped_is_interrupted_after_ten_quiet_minutes_until_for
     assert inspect_checkpoint(folder, now=START + 100 + 600, settle_seconds=60).kind is Completeness.NOT_YET
     found = inspect_checkpoint(folder, now=START + 100 + 601, settle_seconds=60)
     assert found.kind is Completeness.INTERRUPTED
-    assert found.reason.startswith("interrupted rewrite, or a copy that lost its times: config.yaml is 100 s newer")
+    assert found.reason.startswith("interrupted rewrite, or a copy that lost its times: config.yaml is 1 min newer")
     assert found.step == 20
     forced = inspect_checkpoint(folder, now=START + 100 + 601, settle_seconds=60, forced=True)
     assert forced.kind is Completeness.COMPLETE
@@ -132,7 +132,7 @@ def test_files_from_the_future_are_not_settled_and_said_to_be_so(tmp_path):
     folder = set_times(write_tiny_checkpoint(tmp_path / "20", 20), START + 86_400)
     found = inspect_checkpoint(folder, now=START, settle_seconds=60)
     assert found.kind is Completeness.NOT_YET
-    assert "24 h in the future" in found.reason
+    assert "1 d in the future" in found.reason
     assert inspect_checkpoint(folder, now=START, settle_seconds=60, forced=True).kind is Completeness.COMPLETE
 
 

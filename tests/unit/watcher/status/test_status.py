@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from suites.common.atomic_files import write_json_atomically
-from suites.common.formatting import format_elapsed, strip_control_characters
+from suites.common.formatting import strip_control_characters
 from suites.contract.paths import StatePaths
 from support.runs.watched_run import WatchedRun
 from watcher.config.settings import Config, Stage
@@ -225,23 +225,6 @@ def test_when_it_is_tried_again_is_said():
 def test_what_is_not_looked_after_is_listed():
     text = render_status(built(skips=[Skip("/s/ckpts/stage9", "looks like a stage, and is in no schedule")]), NOW)
     assert "Not looked after:\n  /s/ckpts/stage9: looks like a stage, and is in no schedule\n" in text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        (0, "0 s"),
-        (-5, "0 s"),
-        (89, "89 s"),
-        (90, "1 min"),
-        (3599, "59 min"),
-        (3600, "1 h"),
-        (5400, "1 h 30 min"),
-        (200000, "2 d"),
-    ],
-)
-def test_durations_for_people(seconds, said):
-    assert format_elapsed(seconds) == said
 
 
 def left(tmp_path, *, heartbeat=NOW, mtime=None, **changes):
