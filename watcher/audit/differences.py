@@ -122,7 +122,7 @@ def _check_evaluation(record: EvaluationRecord, observed: ObservedState) -> Diff
         if fingerprint != record.fingerprint:
             return None
         return _propose_amendment(
-            record, f"{disk_state}: its results are back", events.ResultsFound(reason="audit: its results are back")
+            record, f"{disk_state}: its results are back", events.ResultsLocated(reason="audit: its results are back")
         )
     current_tiers = observed.tiers.get(record.stage, {})
     if any(tier_file.digest != current_tiers[tier].digest for tier, tier_file in tier_files.items() if tier in current_tiers):
@@ -207,7 +207,7 @@ def _make_scored_event(
 def _propose_amendment(record: EvaluationRecord, message: str, event: JournalEvent) -> Difference:
     documents = (msgspec.to_builtins(event),)
     amendment = Amendment(key=record.key, state=record.state.value, since=record.since, events=documents)
-    repairs = {events.ResultsFound: "journal it as scored", events.Pending: "have it scored anew"}
+    repairs = {events.ResultsLocated: "journal it as scored", events.Pending: "have it scored anew"}
     repair = repairs.get(type(event), f"journal it as {event.name}")
     return Difference(
         key=record.key, journal_state=_describe_record(record), observed=f"disk: {message}", repair=repair, amendment=amendment

@@ -201,7 +201,7 @@ class Lost(StateChange, frozen=True, kw_only=True, tag="lost"):
     """Published results are gone from disk."""
 
 
-class ResultsFound(StateChange, frozen=True, kw_only=True, tag="results_found"):
+class ResultsLocated(StateChange, frozen=True, kw_only=True, tag="results_found"):
     """Published results are where they belong, or in another folder than before."""
 
     results: str | None = None
@@ -290,7 +290,7 @@ EVENT_TYPES: Mapping[str, type[JournalEvent]] = {
     str(event_type.__struct_config__.tag): event_type
     for event_type in (
         *(Opened, Created, Pending, Waiting, Ready, Intended, SubmissionUnknown, Abandoned, Submitted, Adopted, Released),
-        *(Started, Requeued, ConfirmingEnd, Scored, Failed, Blocked, Cancelled, Lost, ResultsFound, Restored),
+        *(Started, Requeued, ConfirmingEnd, Scored, Failed, Blocked, Cancelled, Lost, ResultsLocated, Restored),
         *(CheckpointMoved, MtimesUpdated, Pinned, Unpinned, Mirrored, BaselineSelected, LeftOver),
         *(StageFactsRead, StageStartedFrom, RequestAnswered, Notified),
     )

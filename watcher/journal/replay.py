@@ -165,7 +165,7 @@ _STATE_AFTER: Mapping[type[events.StateChange], EvaluationState] = {
     events.Requeued: EvaluationState.QUEUED,
     events.Started: EvaluationState.RUNNING,
     events.Scored: EvaluationState.SCORED,
-    events.ResultsFound: EvaluationState.SCORED,
+    events.ResultsLocated: EvaluationState.SCORED,
     events.Restored: EvaluationState.SCORED,
     events.Failed: EvaluationState.FAILED,
     events.Blocked: EvaluationState.BLOCKED,
@@ -227,7 +227,7 @@ def _changes_of(record: EvaluationRecord, event: events.StateChange, t: float) -
             changes = _attempt_changes(record, restarts=event.restarts)
         case events.Scored():
             changes = _scored_changes(record, event, t)
-        case events.ResultsFound():
+        case events.ResultsLocated():
             changes = {} if event.results is None else {"results": event.results}
         case _:
             changes = {}

@@ -18,7 +18,7 @@ from watcher.journal.replay import JournalState
 from watcher.reconcile.journal_events import make_archive_action
 from watcher.reconcile.schedule import ScheduledEvaluation, choose_directory, make_distinct_directory
 
-AMENDABLE_EVENTS = (events.Created, events.Scored, events.Lost, events.ResultsFound, events.Pending, events.LeftOver)
+AMENDABLE_EVENTS = (events.Created, events.Scored, events.Lost, events.ResultsLocated, events.Pending, events.LeftOver)
 """Events that an audit may ask for."""
 
 

@@ -53,10 +53,10 @@ def _next_action_missing_results(record: EvaluationRecord, snapshot: Snapshot) -
         return MirrorResults(key=record.key, restore=True, reason=f"{results.describe_first_invalid()}; the mirror has it")
     if results is not None and results.is_valid and results.results_folder:
         reason = f"its results are in {results.results_folder}"
-        return events.ResultsFound(evaluation=record.key, reason=reason, results=results.results_folder)
+        return events.ResultsLocated(evaluation=record.key, reason=reason, results=results.results_folder)
     if record.state is EvaluationState.LOST:
         if results is not None and results.is_valid:
-            return events.ResultsFound(evaluation=record.key, reason="its results are back")
+            return events.ResultsLocated(evaluation=record.key, reason="its results are back")
         return Skip(record.key, f"lost: {record.full_reason}", repeats_reason=True)
     if results is not None and not results.is_valid:
         hint = "watcher retry to score it again"
