@@ -105,14 +105,16 @@ class Actor:
             or self._count_in_flight() < limit.in_flight_count
         ):
             return ""
-        return f"later: {limit.message}; tried again when a job ends, and every {policy.SUBMIT_LIMIT_RETRY_SECONDS / 60:.0f} min"
+        return (
+            f"submit limit: {limit.message}; next try when a job ends, or after {policy.SUBMIT_LIMIT_RETRY_SECONDS / 60:.0f} min"
+        )
 
     def unwritable_results(self, now: float) -> dict[str, str]:
         """Results folder that could not be made a moment ago -> why."""
         recent = {
             folder: reason for folder, (reason, at) in self._unwritable_folders.items() if 0 <= now - at < RESULTS_RETRY_SECONDS
         }
-        return {folder: f"{reason}; tried again every {RESULTS_RETRY_SECONDS / 60:.0f} min" for folder, reason in recent.items()}
+        return {folder: f"{reason}; next try after {RESULTS_RETRY_SECONDS / 60:.0f} min" for folder, reason in recent.items()}
 
     def _count_in_flight(self) -> int:
         return sum(record.state in IN_FLIGHT_STATES for record in self._journal.state.iter_all_records())
@@ -169,7 +171,7 @@ class Actor:
             return
         record = self._journal.state.records[action.key]
         if encode_mtimes(record.checkpoint) != action.mtimes:
-            reason = "the checkpoint moved just before it was submitted"
+            reason = "the checkpoint changed just before its submission"
             self._append_event(events.Pending(evaluation=action.key, reason=reason))
             return
         pin = record.pin
@@ -180,7 +182,7 @@ class Actor:
             logs = attempt_log_paths(Path(request.results), request.stage, request.step, "%A_%a" if tasks > 1 else "%j")
             logs[0].parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            reason = f"results: {error.filename} cannot be made: {error.strerror}"
+            reason = f"cannot create {error.filename}: {error.strerror}"
             self._unwritable_folders[request.results] = reason, self._clock()
             self._postpone(record, reason, ReasonKind.RESULTS)
             return
@@ -294,20 +296,20 @@ class Actor:
             blocked = events.Blocked(
                 evaluation=key,
                 run_id=run_id,
-                reason=f"refused: {message}",
+                reason=f"sbatch refused: {message}",
                 reason_kind=ReasonKind.REFUSED,
-                hint="watcher retry once that is mended",
+                hint="Fix it, then run watcher retry",
             )
             self._append_event(blocked)
         elif outcome.kind is SubmitKind.LATER:
             remove_attempt_folder(self.config.paths.attempt(run_id))
             self._submissions_stopped = message
-            self._postpone(self._journal.state.get_records(key)[key], f"later: {message}", ReasonKind.SUBMIT_LIMIT)
+            self._postpone(self._journal.state.get_records(key)[key], f"submit limit: {message}", ReasonKind.SUBMIT_LIMIT)
             if self._executor.submissions_left != 0:  # else it is our own limit, which a minute lifts
                 self._last_limit = _SubmitLimit(message, self._clock(), self._count_in_flight())
         else:
             self._submissions_stopped = message
-            reason = f"whether a job exists is not known: {message}"
+            reason = f"sbatch outcome unknown ({message}); searching the queue for the job"
             self._append_event(events.SubmissionUnknown(evaluation=key, run_id=run_id, reason=reason))
 
     def _release(self, key: str, run_id: str, job: Job, *, already_running: bool = False) -> None:

@@ -73,7 +73,7 @@ class RetentionActions:
             else:
                 mirror.copy_to_mirror(results_paths, mirror_paths, record.suites, str(record.fingerprint))
         except OSError as error:
-            self._mirror_error = f"mirror: {action.key}: {error}; tried again in {RESULTS_RETRY_SECONDS / 60:.0f} min"
+            self._mirror_error = f"mirror: {action.key}: {error}; next try in {RESULTS_RETRY_SECONDS / 60:.0f} min"
             self._mirror_retry_at = self._clock() + RESULTS_RETRY_SECONDS
             self._log("trouble", words=self._mirror_error)
             return

@@ -38,4 +38,4 @@ class ReasonKind(enum.StrEnum):
 
 def join_hint(reason: str, hint: str) -> str:
     """The text as people read it: the reason, then what they can do about it."""
-    return f"{reason}; {hint}" if hint else reason
+    return f"{reason.rstrip('.')}. {hint}" if hint else reason

@@ -65,7 +65,7 @@ def more_time(
         else (partition_limits.time_seconds, partition_limits.source)
     )
     if allotted_seconds is None:
-        return ResourceRaise({}, "how much time it had is not known; set slurm.time to have it raised")
+        return ResourceRaise({}, "its time limit is unknown; set slurm.time to have it raised")
     raised_seconds = (
         allotted_seconds * TIME_RAISE_FACTOR
         if limit_seconds is None
@@ -74,11 +74,11 @@ def more_time(
     if limit_seconds is not None and raised_seconds <= allotted_seconds:
         return ResourceRaise(
             {"time": requested["time"]} if "time" in requested else {},
-            f"it had the most that {limit_source} allows, {format_slurm_time(limit_seconds)}",
+            f"it already had the maximum of {limit_source}, {format_slurm_time(limit_seconds)}",
         )
-    limit_text = f", of at most {format_slurm_time(limit_seconds)} by {limit_source}" if limit_seconds is not None else ""
+    limit_text = f" (maximum of {limit_source}: {format_slurm_time(limit_seconds)})" if limit_seconds is not None else ""
     return ResourceRaise(
-        {"time": format_slurm_time(raised_seconds)}, f"next with {format_slurm_time(raised_seconds)}{limit_text}"
+        {"time": format_slurm_time(raised_seconds)}, f"the next attempt asks for {format_slurm_time(raised_seconds)}{limit_text}"
     )
 
 
@@ -96,6 +96,6 @@ def more_memory(slurm: SlurmSettings, requested: Mapping[str, str], partition_li
         int(allotted_mib * MEMORY_RAISE_FACTOR) if limit_mib is None else min(int(allotted_mib * MEMORY_RAISE_FACTOR), limit_mib)
     )
     if limit_mib is not None and raised_mib <= allotted_mib:
-        return ResourceRaise({"mem": requested["mem"]}, f"it had the most that {limit_source} allows, {limit_mib}M")
-    limit_text = f", of at most {limit_mib}M by {limit_source}" if limit_mib is not None else ""
-    return ResourceRaise({"mem": f"{raised_mib}M"}, f"next with {raised_mib}M{limit_text}")
+        return ResourceRaise({"mem": requested["mem"]}, f"it already had the maximum of {limit_source}, {limit_mib}M")
+    limit_text = f" (maximum of {limit_source}: {limit_mib}M)" if limit_mib is not None else ""
+    return ResourceRaise({"mem": f"{raised_mib}M"}, f"the next attempt asks for {raised_mib}M{limit_text}")

@@ -19,7 +19,7 @@ from watcher.reconcile.schedule import is_final_step
 
 def collect_alerts(snapshot: Snapshot, journal_state: JournalState, config: Config, skips: Iterable[Skip]) -> tuple[Alert, ...]:
     """All that deserves to be told now and has not been told yet."""
-    candidates = [_make_journal_alert(warning) for warning in journal_state.warnings if warning.startswith("journal: ")]
+    candidates = [_make_journal_alert(warning) for warning in journal_state.warnings]
     candidates += [
         _make_record_alert("blocked", record, record.full_reason)
         for record in journal_state.records.values()
@@ -46,7 +46,7 @@ def make_regression_alert(key: str, stage: str, comparison: Comparison | None) -
                 f"{objective.kind} {objective.name}" + (f" ({effect.metric} {effect.delta:+.4g})" if effect else "")
             )
     baseline = comparison.baseline
-    message = f"{key} against {baseline.source_stage} step {baseline.step} fails: {', '.join(failed_objectives)}"
+    message = f"{key} against {baseline.source_stage} step {baseline.step} fails its objectives: {', '.join(failed_objectives)}"
     content_digest = hashlib.sha256(encode_json(comparison)).hexdigest()[:16]
     return Alert(id=f"regressed {key} {content_digest}", event="regressed", words=message, stage=stage, evaluation=key)
 
@@ -74,7 +74,7 @@ def _find_finished_stages(snapshot: Snapshot, journal_state: JournalState, confi
         if any(record.state is EvaluationState.SCORED for record in final_records):
             scored_count = sum(record.state is EvaluationState.SCORED for record in stage_records)
             remainder = f", {len(stage_records) - scored_count} not" if scored_count < len(stage_records) else ""
-            message = f"{name} is finished: {scored_count} of {len(stage_records)} evaluations are scored{remainder}"
+            message = f"{name} is finished: {scored_count} of {len(stage_records)} evaluations scored{remainder}"
             alert_id = f"finished {name} {max(record.step for record in final_records)} {len(stage_records)}"
             finished.append(Alert(id=alert_id, event="finished", words=message.removesuffix(", 0 not"), stage=name))
     return finished

@@ -65,15 +65,15 @@ def describe_bridge_override(bridge: EvaluationRecord, stage: Stage) -> str | No
     """Why this is not the source's own last step; None where it is."""
     label = f"{bridge.source} step {bridge.step}"
     if stage.bridge is None:
-        return f"{label}{'' if bridge.baseline_selected_at is None else ', as a person asked'}; the config has no bridge"
+        return f"{label}{'' if bridge.baseline_selected_at is None else ' by request'}; the config has no bridge"
     if not bridge.custom_directory and stage.bridge.checkpoint == bridge.checkpoint:
-        return f"{label} from {bridge.checkpoint}, as the config says"
+        return f"{label} from {bridge.checkpoint} by the config"
     if bridge.baseline_selected_at is None:
         return None
     is_configured = (
         stage.bridge.source == bridge.source and stage.bridge.step in {None, bridge.step} and not bridge.custom_directory
     )
-    return None if is_configured else f"{label} from {bridge.checkpoint}, as a person asked"
+    return None if is_configured else f"{label} from {bridge.checkpoint} by request"
 
 
 def describe_start_mismatch(stage: str, started_from: str | None, bridge: EvaluationRecord) -> str | None:
@@ -88,8 +88,8 @@ def describe_start_mismatch(stage: str, started_from: str | None, bridge: Evalua
     if start_path.parts[-2:] == bridge_path.parts[-2:] or start_path.name == bridge_path.parent.name:
         return None
     if start_path.parent.name == bridge_path.parent.name and start_path.name.isdigit():
-        return f"{stage} says that it started from step {start_path.name}, its bridge is step {bridge.step}"
-    return f"{stage} says that it started from {started_from}, its bridge is {bridge.checkpoint}"
+        return f"{stage} started from step {start_path.name} according to its config.yaml, but its bridge is step {bridge.step}"
+    return f"{stage} started from {started_from} according to its config.yaml, but its bridge is {bridge.checkpoint}"
 
 
 def _get_creation_time(record: EvaluationRecord) -> float:

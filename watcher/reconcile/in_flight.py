@@ -47,7 +47,7 @@ def next_action_in_flight(
     if record.state is EvaluationState.SUBMITTING:
         return _next_action_submitting(record, attempt, attempt_files, snapshot, rules)
     if job is not None and job.job_id != attempt.job_id and job.job_id:
-        return make_adopted_event(record, attempt, job, f"the queue has it as job {job.job_id}, not {attempt.job_id}")
+        return make_adopted_event(record, attempt, job, f"the queue lists it as job {job.job_id}, not {attempt.job_id}")
     last_exit = attempt_files.exit_records[-1] if attempt_files.exit_records else None
     is_alive = job is not None and not job.state.is_terminal
     if last_exit is not None and job is not None and ((is_alive and attempt.tasks > 1) or _is_from_earlier_run(last_exit, job)):
@@ -62,8 +62,8 @@ def next_action_in_flight(
             _next_action_stuck(record, attempt, job, snapshot, rules) if job.stuck else _next_action_alive(record, attempt, job)
         )
     if snapshot.queue is None or snapshot.queue.jobs is None:
-        reason = "not asked yet" if snapshot.queue is None else snapshot.queue.error
-        return Skip(record.key, f"{record.state.value}: the queue cannot be asked: {reason}")
+        problem = "is not queried yet" if snapshot.queue is None else f"is unreachable: {snapshot.queue.error}"
+        return Skip(record.key, f"{record.state.value}: the queue {problem}")
     if not _is_queue_newer(attempt, snapshot):
         return Skip(record.key, f"{record.state.value}: job {attempt.job_id}", repeats_reason=True)
     return _next_action_ended(EndedAttempt(record, attempt, attempt_files, last_exit, job), snapshot, config, rules)
@@ -91,19 +91,19 @@ def _next_action_submitting(
         return make_adopted_event(record, attempt, job, f"found in the queue as job {job.job_id}")
     if attempt_files.claim is not None and not attempt_files.claim.startswith("void"):
         return make_adopted_event(
-            record, attempt, _parse_claim_job(attempt, attempt_files.claim), f"found by its claim: {attempt_files.claim}"
+            record, attempt, _parse_claim_job(attempt, attempt_files.claim), f"found by its claim file: {attempt_files.claim}"
         )
     if snapshot.queue is None or snapshot.queue.jobs is None:
-        return Skip(record.key, "submitting: whether a job exists is not known, and the queue cannot be asked")
+        return Skip(record.key, "submitting: sbatch outcome unknown, and the queue is unreachable")
     lookup_since = record.since if is_in_future(attempt.intended, snapshot.queue.at) else attempt.intended
     if is_in_future(lookup_since, snapshot.queue.at):
-        reason = record.reason or "whether a job exists is not known"
+        reason = record.reason or "sbatch outcome unknown; searching the queue for the job"
         return events.SubmissionUnknown(evaluation=record.key, run_id=attempt.run_id, reason=reason)
     waited_seconds = snapshot.queue.at - lookup_since
     if waited_seconds < snapshot.accounting_lag_seconds or not snapshot.queue.accounting_checked:
-        return Skip(record.key, "submitting: whether a job exists is not known yet; it is looked up by name")
+        return Skip(record.key, "submitting: sbatch outcome unknown; searching the queue for the job")
     failure_count = record.failures.get("unsure", 0) + 1
-    abandon_reason = f"no job {attempt.run_id} in queue or accounting after {waited_seconds:.0f} s: given up, and made void"
+    abandon_reason = f"no job {attempt.run_id} in queue or accounting after {waited_seconds:.0f} s; the attempt is abandoned"
     abandoned = events.Abandoned(
         evaluation=record.key,
         run_id=attempt.run_id,
@@ -131,7 +131,7 @@ def _next_action_stuck(
     record: EvaluationRecord, attempt: Attempt, job: Job, snapshot: Snapshot, rules: policy.RetryRules
 ) -> Action | Skip:
     """A job that can never run: its evaluation is blocked, then the job cancelled; else that would look like a person's word."""
-    reason = f"job {job.job_id} is {job.raw_state}: {job.reason}; whether that stays is waited for"
+    reason = f"job {job.job_id} is {job.raw_state}: {job.reason}; confirming that it stays so"
     confirmation = _confirm_end(record, attempt, reason, STUCK_AFTER_SECONDS, snapshot.now)
     if confirmation is not None:
         return confirmation
@@ -144,7 +144,7 @@ def _next_action_alive(record: EvaluationRecord, attempt: Attempt, job: Job) -> 
     if job.state is JobState.HELD and not attempt.released:
         return ReleaseJob(key=record.key, run_id=attempt.run_id, job=job, reason=f"job {job.job_id} is recorded")
     if job.state is not JobState.HELD and not attempt.released:
-        reason = f"job {job.job_id} is free to run"
+        reason = f"job {job.job_id} already runs"
         return ReleaseJob(key=record.key, run_id=attempt.run_id, job=job, already_running=True, reason=reason)
     of_run: dict[str, Any] = {"evaluation": record.key, "run_id": attempt.run_id, "restarts": job.restarts}
     was_confirming_end = record.reason_kind is ReasonKind.CONFIRMING_END
@@ -153,11 +153,11 @@ def _next_action_alive(record: EvaluationRecord, attempt: Attempt, job: Job) -> 
     ):
         return events.Started(**of_run, started=job.start_time, reason=f"job {job.job_id}")
     if job.state is JobState.PENDING and (record.state is EvaluationState.RUNNING or was_confirming_end):
-        reason = f"job {job.job_id} was put back into the queue{': ' + job.reason if job.reason else ''}"
+        reason = f"job {job.job_id} was requeued{': ' + job.reason if job.reason else ''}"
         return events.Requeued(**of_run, reason=reason)
     reason_suffix = f": {job.reason}" if job.reason and job.reason not in {"None", "none"} else ""
     if job.state is JobState.HELD:
-        return Skip(record.key, f"held: job {job.job_id} was released, but somebody holds it{reason_suffix}")
+        return Skip(record.key, f"held: job {job.job_id} was released, then held by someone{reason_suffix}")
     if job.state is JobState.UNKNOWN:
         return Skip(record.key, f"{record.state.value}: job {job.job_id} is {job.raw_state}{reason_suffix}")
     repeats = job.state is JobState.RUNNING and record.state is EvaluationState.RUNNING
@@ -171,7 +171,7 @@ def _next_action_ended(ended: EndedAttempt, snapshot: Snapshot, config: Config, 
     results_error = "" if results is None else results.describe_first_invalid()
     now = snapshot.now
     if job is not None and job.state in _REQUEUABLE_STATES:
-        reason = f"job {job.job_id} is {job.raw_state}; whether it is run again by itself is waited for"
+        reason = f"job {job.job_id} is {job.raw_state}; waiting for Slurm to requeue it"
         return _confirm_end(record, attempt, reason, policy.REQUEUE_WINDOW_SECONDS, now) or policy.decide_after_job_state(
             record, job, attempt_files, results_error, rules, now=now
         )
@@ -180,7 +180,7 @@ def _next_action_ended(ended: EndedAttempt, snapshot: Snapshot, config: Config, 
     shortage_event = decide_after_out_of_resources(ended, snapshot, config, rules)
     if shortage_event is not None:
         reason = (
-            f"job {attempt.job_id} is {job.raw_state}; its exit record is waited for"
+            f"job {attempt.job_id} is {job.raw_state}; waiting for its exit record"
             if job is not None and last_exit is None
             else ""
         )
@@ -195,15 +195,13 @@ def _next_action_ended(ended: EndedAttempt, snapshot: Snapshot, config: Config, 
     if job is not None and job.state is not JobState.COMPLETED and last_exit is None:
         if job.raw_state == "VANISHED":
             return policy.decide_after_vanished(record, rules, now)
-        reason = f"job {job.job_id} is {job.raw_state}; its exit record is waited for"
+        reason = f"job {job.job_id} is {job.raw_state}; waiting for its exit record"
         return _confirm_end(record, attempt, reason, snapshot.accounting_lag_seconds, now) or policy.decide_after_job_state(
             record, job, attempt_files, results_error, rules, now=now
         )
     if last_exit is not None or job is not None:
         return _next_action_without_results(record, attempt, last_exit, snapshot, rules)
-    confirmation = _confirm_end(
-        record, attempt, f"job {attempt.job_id} is not in the queue any more", VANISHED_AFTER_SECONDS, now
-    )
+    confirmation = _confirm_end(record, attempt, f"job {attempt.job_id} is no longer in the queue", VANISHED_AFTER_SECONDS, now)
     event = policy.decide_after_vanished(record, rules, now)
     return confirmation or (event if attempt_files.claim is not None else _abandon(record, attempt, event))
 
@@ -214,9 +212,9 @@ def _next_action_without_results(
     """It ended well, by its own word or the executor's; its results are not valid, or cannot be looked at."""
     results, job = snapshot.results.get(record.key), find_job(attempt, snapshot.queue)
     if results is None:
-        return Skip(record.key, f"{record.state.value}: it ended well; where its results should be cannot be looked at now")
+        return Skip(record.key, f"{record.state.value}: the job succeeded; its results folder is unreadable now")
     results_error = results.describe_first_invalid()
-    reason = f"it ended well, but {results_error or 'results are missing'}; they are waited for"
+    reason = f"the job succeeded, but {results_error or 'results are missing'}; waiting for the files"
     confirmation = _confirm_end(
         record, attempt, reason, min(snapshot.accounting_lag_seconds, FILE_VISIBILITY_SECONDS), snapshot.now
     )
@@ -224,7 +222,7 @@ def _next_action_without_results(
         return confirmation
     if job is not None and not (last_exit is not None and last_exit.code == 0):
         return policy.decide_after_job_state(record, job, AttemptFiles(), results_error, rules, now=snapshot.now)
-    failure_reason = f"ended with exit code 0, but {results_error or 'left no results'}"
+    failure_reason = f"exit code 0, but {results_error or 'no results'}"
     return policy.fail_or_block(record, "no_results", failure_reason, rules, snapshot.now)
 
 
@@ -234,7 +232,7 @@ def _confirm_end(record: EvaluationRecord, attempt: Attempt, detail: str, second
         return events.ConfirmingEnd(
             evaluation=record.key,
             run_id=attempt.run_id,
-            reason=f"ending: {detail}",
+            reason=detail,
             reason_kind=ReasonKind.CONFIRMING_END,
         )
     return Skip(record.key, record.full_reason, repeats_reason=True) if now - record.since < seconds else None

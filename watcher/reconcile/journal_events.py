@@ -55,8 +55,8 @@ BLOCKING_COMPLETENESS = frozenset({Completeness.INTERRUPTED, Completeness.UNSCOR
 
 def block_on_checkpoint(record: EvaluationRecord, inspection: Inspection) -> events.Blocked:
     """A checkpoint that only a person can judge."""
-    hint = "enqueue --force takes it as it is" if inspection.kind is Completeness.INTERRUPTED else ""
-    reason = f"checkpoint: {inspection.reason}"
+    hint = "Run watcher enqueue --force to score it as it is" if inspection.kind is Completeness.INTERRUPTED else ""
+    reason = f"checkpoint {inspection.reason}"
     return events.Blocked(evaluation=record.key, reason=reason, reason_kind=ReasonKind.CHECKPOINT, hint=hint)
 
 

@@ -43,10 +43,10 @@ def _resolve_leftover_job(record: EvaluationRecord, job: Job, journal_state: Jou
     if record.state is EvaluationState.CANCELLED:
         return CancelJob(key=record.key, job=job, reason="its evaluation was cancelled")
     if job.name in journal_state.abandoned:
-        return CancelJob(key=record.key, job=job, reason="it was given up before it could be found")
+        return CancelJob(key=record.key, job=job, reason="its attempt was abandoned")
     if record.state is EvaluationState.BLOCKED and (job.state is JobState.HELD or job.stuck):
         return CancelJob(key=record.key, job=job, reason="its evaluation is blocked")
-    return make_adopted_event(record, record.attempt, job, f"job {job.job_id} is there again")
+    return make_adopted_event(record, record.attempt, job, f"job {job.job_id} is in the queue again")
 
 
 def _resolve_unknown_job(name: str, job: Job, snapshot: Snapshot, journal_state: JournalState) -> Action | Skip:
@@ -55,9 +55,9 @@ def _resolve_unknown_job(name: str, job: Job, snapshot: Snapshot, journal_state:
     record = None if request is None else journal_state.get_records(request.evaluation).get(request.evaluation)
     key = name if record is None else record.key
     if name in journal_state.abandoned:
-        return CancelJob(key=key, job=job, reason="it was given up before it could be found")
+        return CancelJob(key=key, job=job, reason="its attempt was abandoned")
     if job.state is JobState.HELD:
-        return CancelJob(key=key, job=job, reason="held, and the journal does not know it")
+        return CancelJob(key=key, job=job, reason="held, and unknown to the journal")
     if record is not None and record.state in IN_FLIGHT_STATES:
         return CancelJob(key=key, job=job, reason="another attempt of this evaluation is in flight")
     if (
@@ -65,7 +65,7 @@ def _resolve_unknown_job(name: str, job: Job, snapshot: Snapshot, journal_state:
         or record is None
         or record.state in {EvaluationState.SCORED, EvaluationState.LOST, EvaluationState.CANCELLED}
     ):
-        return Skip(key, f"job {job.job_id} carries our mark, but the journal does not know it; left alone")
+        return Skip(key, f"job {job.job_id} has the comment of this watcher but is unknown to the journal; ignored")
     attempt = Attempt(
         run_id=name,
         number=record.attempts + 1,
@@ -75,4 +75,4 @@ def _resolve_unknown_job(name: str, job: Job, snapshot: Snapshot, journal_state:
         tasks=request.tasks,
         results=request.results,
     )
-    return make_adopted_event(record, attempt, job, f"job {job.job_id} is of this evaluation, although the journal lost it")
+    return make_adopted_event(record, attempt, job, f"job {job.job_id} belongs to this evaluation, but the journal lost it")

@@ -19,7 +19,7 @@ WARNING_LEAD_SECONDS = 300.0
 
 SCORER_EXIT_CODES = frozenset(int(code) for code in ExitCode)
 
-_RAISE_REFUSED = ResourceRaise({}, "more was refused before")
+_RAISE_REFUSED = ResourceRaise({}, "more was refused before, so it asks for no more")
 
 
 class EndedAttempt(NamedTuple):
@@ -45,7 +45,9 @@ def decide_after_out_of_resources(
     job_state = None if job is None else job.state
     if _is_timeout(last_exit, job_state, resources):
         run_seconds = _measure_run_seconds(last_exit, job)
-        reason = f"{job_label}: its time was up{f' after {format_slurm_time(run_seconds)}' if run_seconds is not None else ''}"
+        reason = (
+            f"{job_label} reached its time limit{f' after {format_slurm_time(run_seconds)}' if run_seconds is not None else ''}"
+        )
         resource_raise = _RAISE_REFUSED if record.raise_refused else more_time(slurm, resources, run_seconds, limits)
         return policy.decide_after_timeout(record, reason, attempt_files.finished_parts, resource_raise, rules, now=snapshot.now)
     if job_state is JobState.OUT_OF_MEMORY or (

@@ -36,7 +36,7 @@ def next_action_pending(
     if record.retry_at is not None and record.is_backing_off(snapshot.now):
         return [Skip(record.key, f"{record.full_reason}; again at {format_utc(record.retry_at)}", repeats_reason=True)]
     if record.stage not in config.stages or record.stage not in snapshot.requirements:
-        return [wait_or_skip(record, f"stages.{record.stage} is not in the config any more")]
+        return [wait_or_skip(record, f"stages.{record.stage} is no longer in the config")]
     checkpoint = _checkpoint_state(record, snapshot, config)
     if checkpoint.kind is _Presence.ABSENT:
         is_deleted = checkpoint.deleted
@@ -48,7 +48,7 @@ def next_action_pending(
         return [Skip(record.key, checkpoint.reason)]
     if inspection.kind is Completeness.NOT_YET:
         quiet_seconds = 0.0 if inspection.newest_mtime is None else snapshot.server_now - inspection.newest_mtime
-        reason, detail = "checkpoint: not complete yet", f"checkpoint: {inspection.detail}"
+        reason, detail = "waiting for checkpoint: not complete yet", f"waiting for checkpoint: {inspection.detail}"
         return [
             wait_or_skip(record, reason, detail, kind=ReasonKind.CHECKPOINT, needs_attention=quiet_seconds > STALLED_SAVE_SECONDS)
         ]
@@ -89,18 +89,18 @@ def _checkpoint_state(record: EvaluationRecord, snapshot: Snapshot, config: Conf
     if inspection is not None and inspection.kind is not Completeness.GONE:
         return _CheckpointState(_Presence.PRESENT, inspection)
     if inspection is None and stage_folder is not None and record.step in (stage_folder.steps or {}):
-        return _CheckpointState(_Presence.UNKNOWN, reason="just come; looked at next")
+        return _CheckpointState(_Presence.UNKNOWN, reason="new; inspected in the next tick")
     detected, no_folder = record.times.get("detected"), stage_folder is not None and stage_folder.absent
     if detected is not None and no_folder:
-        reason = f"{folder} is gone, perhaps with its file system; it was whole at {format_utc(detected)}"
+        reason = f"{folder} is gone (unmounted?); the checkpoint was complete at {format_utc(detected)}"
     elif detected is not None:
-        reason = f"deleted before it was scored; it was whole at {format_utc(detected)}"
+        reason = f"deleted before it was scored; it was complete at {format_utc(detected)}"
     elif no_folder:
-        reason = f"{folder} does not exist yet"
+        reason = f"waiting for checkpoint: {folder} does not exist yet"
     else:
-        reason = "not there yet" if stage_folder is not None else f"{record.checkpoint} is not there"
+        reason = "waiting for checkpoint" if stage_folder is not None else f"waiting for checkpoint {record.checkpoint}"
     deleted = detected is not None and not no_folder
-    return _CheckpointState(_Presence.ABSENT, reason=f"checkpoint: {reason}", deleted=deleted)
+    return _CheckpointState(_Presence.ABSENT, reason=reason, deleted=deleted)
 
 
 class _CompleteCheckpoint(NamedTuple):
@@ -169,7 +169,7 @@ def _next_action_complete(
         if action is not None:
             return [*actions, action]
     submit = SubmitEvaluation(
-        key=record.key, request=_build_scoring_request(case), mtimes=mtimes, reason="complete, and not scored"
+        key=record.key, request=_build_scoring_request(case), mtimes=mtimes, reason="complete and not scored"
     )
     return [*actions, *_pin_actions(case), submit]
 
@@ -177,7 +177,7 @@ def _next_action_complete(
 def _suites_are_usable(case: _CompleteCheckpoint) -> Action | Skip | None:
     if case.requirements.is_usable:
         return None
-    problem = case.requirements.error or f"stages.{case.stage.name} names none"
+    problem = case.requirements.error or f"stages.{case.stage.name} has no suites"
     return wait_or_skip(case.record, f"suites: {problem}", content=case.content)
 
 
@@ -188,14 +188,15 @@ def _settings_are_known(case: _CompleteCheckpoint) -> Action | Skip | None:
     ):
         if not value:
             first, stage = case.first_checkpoint, case.stage.name
-            origin = f"{first} does not say" if first else f"no checkpoint of {stage} yet"
-            return wait_or_skip(case.record, f"{name}: {origin}; or set stages.{stage}.{name}", kind=kind, content=case.content)
+            why = f"unknown: {first} does not name it" if first else f"unknown until {stage} has a checkpoint"
+            hint = f"set stages.{stage}.{name}" + ("" if first else " to avoid waiting")
+            return wait_or_skip(case.record, f"{name} {why}; {hint}", kind=kind, content=case.content)
     return None
 
 
 def _results_are_known(case: _CompleteCheckpoint) -> Action | Skip | None:
     if case.content is None or case.results is None:
-        return Skip(case.record.key, "complete; its results folder is looked at next")
+        return Skip(case.record.key, "complete; its results folder is read in the next tick")
     return None
 
 
@@ -214,7 +215,7 @@ def _is_not_scored_already(case: _CompleteCheckpoint) -> Action | Skip | None:
         case.content.fingerprint,
         digests,
         case.results,
-        "valid results are there already",
+        "valid results already exist",
         mtimes=case.content.mtimes,
         results_folder=str(case.stage.results),
     )
@@ -274,7 +275,7 @@ def _pin_actions(case: _CompleteCheckpoint) -> list[Action | Skip]:
     """A pin of another content is released; a missing one is made, where the config asks for pins."""
     record, fingerprint = case.record, str(case.inspection.fingerprint)
     if record.pin is not None and record.pin.fingerprint != fingerprint:
-        return [UnpinCheckpoint(key=record.key, folder=record.pin.folder, reason="another content lies there by now")]
+        return [UnpinCheckpoint(key=record.key, folder=record.pin.folder, reason="the checkpoint was rewritten")]
     if case.config.pin and record.pin is None:
         return [PinCheckpoint(key=record.key, checkpoint=record.checkpoint, fingerprint=fingerprint)]
     return []
@@ -289,11 +290,11 @@ def _resolve_conflicting_results(
         tier: fingerprint for tier, fingerprint in results.fingerprints.items() if fingerprint != content.fingerprint
     }
     if unmanaged and not record.forced:
-        message = f"results of another program: {results.verdicts[unmanaged[0]].reason}"
-        hint = "watcher retry --force sets them aside"
+        message = f"results of another program are in its folder: {results.verdicts[unmanaged[0]].reason}"
+        hint = "Run watcher retry --force to move them to superseded/"
         return events.Blocked(evaluation=record.key, reason=message, hint=hint, **content._asdict())
     labels = {**older_fingerprints, **dict.fromkeys(unmanaged, UNMANAGED)}
     if not labels:
         return None
-    reason = "results of another program" if unmanaged else "scores of an earlier content of this checkpoint"
-    return make_archive_action(record, stage, labels, f"{reason} are kept aside")
+    reason = "results of another program" if unmanaged else "results of the earlier checkpoint content"
+    return make_archive_action(record, stage, labels, f"{reason} move to superseded/")

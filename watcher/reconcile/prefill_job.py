@@ -53,8 +53,9 @@ def describe_missing_data(stage: Stage, suites: Iterable[SuiteInRequest], snapsh
     ]
     if not missing_entries:
         return ""
-    hint = "a job fills it" if config.prefill.get("auto") else f"run: {format_prefill_command(stage, config)}"
-    return f"prefill: the data cache lacks {summarize_names(missing_entries)}; {hint}"
+    command = format_prefill_command(stage, config)
+    hint = "; a prefill job fills it" if config.prefill.get("auto") else f". Run {command}"
+    return f"the data cache lacks {summarize_names(missing_entries)}{hint}"
 
 
 def next_prefill_actions(snapshot: Snapshot, journal_state: JournalState, config: Config) -> list[Action | Skip]:
@@ -106,7 +107,7 @@ def _next_actions_idle_prefill(
         return [events.Scored(evaluation=key, fingerprint=content_digest, suites={}, reason=CACHE_COMPLETE)]
     reason = f"the data cache lacks {summarize_names(missing_entries)}"
     if not config.prefill.get("auto"):
-        return [Skip(key, f"{reason}; run: {format_prefill_command(stage, config)}")]
+        return [Skip(key, f"{reason}. Run {format_prefill_command(stage, config)}")]
     if record is None:
         created = events.Created(
             evaluation=key,
@@ -122,14 +123,14 @@ def _next_actions_idle_prefill(
     if record.state in SETTLED_STATES:
         return [_next_action_settled_prefill(record, content_digest, reason)]
     if record.is_backing_off(snapshot.now):
-        return [Skip(key, f"{record.full_reason}; it is tried again")]
+        return [Skip(key, f"{record.full_reason}; retrying")]
     if not record.is_ready_to_submit or record.fingerprint != content_digest:
         return [events.Ready(evaluation=key, fingerprint=content_digest, reason=reason)]
     is_queue_known = snapshot.queue is not None and snapshot.queue.jobs is not None
     hold_reason = (
         snapshot.submit_limit
         if is_queue_known
-        else f"the queue {'is asked next' if snapshot.queue is None else 'cannot be asked'}"
+        else f"the queue {'is not queried yet' if snapshot.queue is None else 'is unreachable'}"
     )
     if hold_reason:
         return [Skip(key, f"{reason}; {hold_reason}")]

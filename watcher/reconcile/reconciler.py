@@ -137,7 +137,7 @@ def _make_moved_events(evaluations: list[ScheduledEvaluation], journal_state: Jo
             or record.state in IN_FLIGHT_STATES
         ):
             continue
-        reason = f"the config has it at {evaluation.checkpoint}"
+        reason = f"the config places it at {evaluation.checkpoint}"
         moved.append(events.CheckpointMoved(evaluation=record.key, checkpoint=evaluation.checkpoint, reason=reason))
     return moved
 
@@ -148,7 +148,7 @@ def _make_stage_start_events(snapshot: Snapshot, config: Config, journal_state: 
     for stage in config.stages.values():
         started_from = snapshot.stages[stage.name].started_from
         if started_from is not None and started_from != journal_state.started_from.get(stage.name):
-            reason = f"{stage.name} says that it started from {started_from}"
+            reason = f"config.yaml of {stage.name} names {started_from} as its start"
             starts.append(events.StageStartedFrom(stage=stage.name, checkpoint=started_from, reason=reason))
     return starts
 
@@ -160,17 +160,19 @@ def _select_submissions(
     if not candidates:
         return []
     if snapshot.queue is None or snapshot.queue.jobs is None:
-        reason = "not asked yet" if snapshot.queue is None else f"cannot be asked: {snapshot.queue.error}"
-        return [Skip(candidate.key, f"ready; the queue {reason}") for candidate in candidates]
+        problem = "is not queried yet" if snapshot.queue is None else f"is unreachable: {snapshot.queue.error}"
+        return [Skip(candidate.key, f"ready; the queue {problem}") for candidate in candidates]
     in_flight_count = sum(record.state in IN_FLIGHT_STATES for record in journal_state.records.values())
-    limits = [(config.limits.max_queued - in_flight_count, f"ready; limits.max_queued is {config.limits.max_queued}")]
+    limits = [(config.limits.max_queued - in_flight_count, f"ready; limits.max_queued ({config.limits.max_queued}) is reached")]
     max_running = config.limits.max_running if config.limits.max_running is not None else snapshot.max_running
     if max_running is not None:
-        limits.append((max_running - in_flight_count, f"ready; {in_flight_count} in flight, limits.max_running is {max_running}"))
+        limits.append(
+            (max_running - in_flight_count, f"ready; limits.max_running ({max_running}) is reached, {in_flight_count} in flight")
+        )
     if snapshot.submit_limit:
         limits.insert(0, (0, snapshot.submit_limit))
     if snapshot.submissions_left is not None:
-        limits.append((snapshot.submissions_left, "ready; limits.slurm_calls_per_minute is used up"))
+        limits.append((snapshot.submissions_left, "ready; limits.slurm_calls_per_minute is used up for this minute"))
     available, reason = min(limits, key=lambda limit: limit[0])  # of two that leave the same room, the first
     ranked = sorted(
         candidates, key=lambda candidate: _make_priority_key(journal_state.records[candidate.key], config, snapshot.stages)
@@ -206,7 +208,7 @@ def _collect_skips(
         )
         if bridge is not None and mismatch is not None:
             skips.append(Skip(bridge.key, mismatch))
-    skips += [Skip(folder, "looks like a stage, and is in no schedule") for folder in snapshot.unscheduled]
+    skips += [Skip(folder, "looks like a stage, but the config has no such stage") for folder in snapshot.unscheduled]
     return skips
 
 
@@ -221,11 +223,11 @@ def _skip_results_in_other_folders(stage: Stage, journal_state: JournalState, co
     for folder, count in Counter(get_results_folder(config, record) for record in stage_records).items():
         if folder != current_folder:
             message = (
-                f"is {current_folder} by now; results of {count} evaluation{'s' if count > 1 else ''} are or will be in {folder}"
+                f"is {current_folder}, but results of {count} evaluation{'s' if count > 1 else ''} are or will be in {folder}"
             )
-            hint = f"move {folder}/{stage.name}/by_checkpoint there once no job writes to it, or put it back"
+            hint = f"Move {folder}/{stage.name}/by_checkpoint there when no job writes to it, or change the config back"
             yield Skip(
-                f"stages.{stage.name}.results", f"{message}; {hint}: comparisons see {current_folder} alone", needs_attention=True
+                f"stages.{stage.name}.results", f"{message}; comparisons read {current_folder} only. {hint}", needs_attention=True
             )
 
 

@@ -31,7 +31,7 @@ def answer_request(request: Request, snapshot: Snapshot, config: Config, journal
         return _apply_amendments(request, journal_state)
     if stage is None or request.kind not in {"enqueue", "retry", "cancel"}:
         message = f"no stage {request.stage}" if stage is None else f"unknown request {request.kind!r}"
-        return [CloseRequest(id=request.id, key=request.stage, reason=f"{message}; nothing is done")]
+        return [CloseRequest(id=request.id, key=request.stage, reason=f"{message}; the request is ignored")]
     actions: list[Action] = []
     outcomes: list[str] = []
     for step in request.steps:
@@ -39,21 +39,21 @@ def answer_request(request: Request, snapshot: Snapshot, config: Config, journal
         key = _find_evaluation(request, stage, step, journal_state.records)
         if key is not None and _is_name_taken(request, step, journal_state.records[key]):
             record = journal_state.records[key]
-            outcome = f"nothing is done: that name is step {record.step}'s, {record.checkpoint}"
+            outcome = f"skipped: the name belongs to step {record.step}, {record.checkpoint}"
         elif key is None and request.kind == "enqueue":
             step_actions, outcome = _create_evaluation(request, step, snapshot, config, journal_state)
         elif key is None:
-            outcome = "not known"
+            outcome = "unknown evaluation"
         else:
             step_actions, outcome = _change_evaluation(request, stage, journal_state.records[key], snapshot)
             if request.bridge:
-                reason = f"the baseline, as asked for by {request.by or 'a person'}"
+                reason = f"selected as baseline by {request.by or 'a person'}"
                 step_actions = [events.BaselineSelected(evaluation=key, reason=reason), *step_actions]
-                outcome = f"the baseline of {stage.name} from now on; {outcome}"
+                outcome = f"now the baseline of {stage.name}; {outcome}"
         actions += step_actions
         outcomes.append(f"{key or f'{request.stage} {step}'}: {outcome}")
     summary = "; ".join(outcomes[:20]) + (f"; and {len(outcomes) - 20} more" if len(outcomes) > 20 else "")  # noqa: PLR2004
-    return [*actions, CloseRequest(id=request.id, key=request.stage, reason=summary or "nothing asked")]
+    return [*actions, CloseRequest(id=request.id, key=request.stage, reason=summary or "no steps")]
 
 
 def _apply_amendments(request: Request, journal_state: JournalState) -> list[Action]:
@@ -66,11 +66,11 @@ def _apply_amendments(request: Request, journal_state: JournalState) -> list[Act
         amended = _parse_amended_events(amendment)
         is_in_flight = record is not None and record.state in IN_FLIGHT_STATES
         if current != (amendment.state, amendment.since) or is_in_flight or amended is None:
-            outcomes.append(f"{amendment.key}: the journal says something else by now; nothing is done")
+            outcomes.append(f"{amendment.key}: the journal changed meanwhile; skipped")
             continue
         actions += amended
         outcomes.append(f"{amendment.key or amendment.events[0].get('run_id', '')}: amended")
-    return [*actions, CloseRequest(id=request.id, key="", reason="; ".join(outcomes) or "nothing asked")]
+    return [*actions, CloseRequest(id=request.id, key="", reason="; ".join(outcomes) or "no amendments")]
 
 
 def _parse_amended_events(amendment: Amendment) -> list[JournalEvent] | None:
@@ -138,9 +138,9 @@ def _create_evaluation(
         forced=request.force,
         requested=True,
         custom_directory=request.name is not None or request.checkpoint is not None,
-        reason=f"asked for{f' by {request.by}' if request.by else ''}",
+        reason=f"requested{f' by {request.by}' if request.by else ''}",
     )
-    return [created], "taken up"
+    return [created], "scheduled"
 
 
 def _find_checkpoint_folder(source: str, step: int, stage_folder: StageFolder | None, config: Config) -> str:
@@ -154,25 +154,25 @@ def _change_evaluation(request: Request, stage: Stage, record: EvaluationRecord,
     if request.kind == "cancel":
         return _cancel_evaluation(request, record)
     if record.state in IN_FLIGHT_STATES:
-        return [], f"{record.state.value} already"
+        return [], f"already {record.state.value}"
     requester = f" by {request.by}" if request.by else ""
     reason = f"{request.kind}{requester}"
     pending_event = events.Pending(evaluation=record.key, reason=reason, fresh=True, forced=request.force, requested=True)
     if record.state is EvaluationState.SCORED:
         if not request.force:
-            return [], "scored already; --force scores it again"
+            return [], "already scored; use --force to score it again"
         labels = dict.fromkeys(record.suites, f"ask{int(snapshot.now):x}")
         return [
             make_archive_action(record, stage, labels, f"{request.kind} --force{requester}"),
             pending_event,
-        ], "scored again; its results are kept aside"
-    return [pending_event], "taken up again"
+        ], "will be scored again; current results move to superseded/"
+    return [pending_event], f"will be retried (was {record.state.value})"
 
 
 def _cancel_evaluation(request: Request, record: EvaluationRecord) -> tuple[list[Action], str]:
     """Only the word: a job that lives although its evaluation is cancelled is a stray one, and is cancelled as such."""
     if record.state in {EvaluationState.SCORED, EvaluationState.LOST, EvaluationState.CANCELLED}:
-        return [], f"{record.state.value} already"
+        return [], f"already {record.state.value}"
     run_id = None if record.attempt is None or record.state not in IN_FLIGHT_STATES else record.attempt.run_id
-    reason, hint = f"cancelled by {request.by or 'a person'}", "watcher retry to take it up again"
+    reason, hint = f"cancelled by {request.by or 'a person'}", "Run watcher retry to schedule it again"
     return [events.Cancelled(evaluation=record.key, run_id=run_id, reason=reason, hint=hint)], "cancelled"

@@ -48,14 +48,14 @@ REQUEUE_WINDOW_SECONDS = 300.0
 _BLOCKING_EXIT_CODES = frozenset({ExitCode.CANNOT_SCORE, ExitCode.UNAVAILABLE, ExitCode.CANNOT_WRITE})
 
 _EXIT_CODE_MEANINGS: Mapping[int, str] = {
-    ExitCode.USAGE: "the job was not started as it should be",
-    ExitCode.CANNOT_SCORE: "cannot be scored",
-    ExitCode.DATA_MISSING: "an entry of the data cache is missing; run watcher prefill",
-    ExitCode.UNAVAILABLE: "a needed thing is not there",
-    ExitCode.BUG: "a bug, or a success without the expected files",
+    ExitCode.USAGE: "the job got wrong arguments",
+    ExitCode.CANNOT_SCORE: "the checkpoint cannot be scored",
+    ExitCode.DATA_MISSING: "the data cache lacks an entry",
+    ExitCode.UNAVAILABLE: "something that the job needs is unavailable",
+    ExitCode.BUG: "internal error, or exit code 0 without the expected files",
     ExitCode.CANNOT_WRITE: "results cannot be written",
-    ExitCode.TEMPORARY: "it could not go on for now, and asks to be run again",
-    ExitCode.CHANGED: "the checkpoint changed or vanished while it was being scored",
+    ExitCode.TEMPORARY: "the job could not continue and asks to run again",
+    ExitCode.CHANGED: "the checkpoint changed or vanished during scoring",
 }
 """Exit code -> what it says by itself, where neither run.json nor the log says more: both lie on the disk that may be full."""
 
@@ -81,22 +81,22 @@ def decide_after_exit(
 ) -> StateChange:
     """The transition after an exit record without valid results. ``message``: why, as the job put it."""
     code = exit_record.code
-    reason = f"{message or _EXIT_CODE_MEANINGS.get(code, 'it did not say why')} (exit {code})"
+    reason = f"{message or _EXIT_CODE_MEANINGS.get(code, 'no reason given')} (exit {code})"
     if code in _BLOCKING_EXIT_CODES:
         return events.Blocked(**_of_attempt(record), reason=reason)
     if code == ExitCode.DATA_MISSING and rules.missing_data_is_failure:
         return fail_or_block(record, "exit", f"{message or 'a data set cannot be had'} (exit {code})", rules, now)
     if code == ExitCode.DATA_MISSING:
-        reason, retry_at = f"prefill: {reason}", now + MISSING_DATA_RETRY_SECONDS
+        retry_at = now + MISSING_DATA_RETRY_SECONDS
         return events.Waiting(**_of_attempt(record), reason=reason, reason_kind=ReasonKind.DATA, retry_at=retry_at)
     if code == ExitCode.TEMPORARY:
         return retry_without_penalty(record, "temporary", reason, rules, now)
     if code == ExitCode.CHANGED:
         return events.Pending(**_of_attempt(record), reason=reason)
     if code == 0:
-        return fail_or_block(record, "no_results", message or "ended well, but left no valid results", rules, now)
+        return fail_or_block(record, "no_results", message or "exit code 0, but no valid results", rules, now)
     if exit_record.signal is not None:
-        return fail_or_block(record, "signal", f"ended by SIG{exit_record.signal} on {exit_record.host}", rules, now)
+        return fail_or_block(record, "signal", f"killed by SIG{exit_record.signal} on {exit_record.host}", rules, now)
     return fail_or_block(record, "exit", reason, rules, now)
 
 
@@ -110,19 +110,21 @@ def decide_after_job_state(
     state_name, end = job.raw_state or job.state.value, f"job {job.job_id} is "
     if job.state is JobState.CANCELLED:
         cancelled_by = f": {job.reason}" if job.reason and job.reason != "None" else ""
-        hint = f"{rules.retry_command} to take it up again"
+        hint = f"Run {rules.retry_command} to schedule it again"
         return events.Cancelled(**_of_attempt(record), reason=f"job {job.job_id} was cancelled{cancelled_by}", hint=hint)
     if job.state is JobState.COMPLETED:
-        reason = f"{end}{state_name} but {results_error or 'left no valid results'}"
+        reason = f"{end}{state_name}, but {results_error or 'there are no valid results'}"
         return fail_or_block(record, "no_results", reason, rules, now)
     if job.state in {JobState.NODE_FAIL, JobState.PREEMPTED}:
-        return retry_without_penalty(record, job.state.value, f"{end}{state_name}: again, free", rules, now)
+        return retry_without_penalty(
+            record, job.state.value, f"{end}{state_name}; it is retried, and this is no failure", rules, now
+        )
     detail = f" with exit code {job.exit_code}" if job.exit_code else f" by signal {job.exit_signal}" if job.exit_signal else ""
     if job.state in {JobState.TIMEOUT, JobState.OUT_OF_MEMORY}:
         return fail_or_block(record, job.state.value, f"{end}{state_name}{detail}", rules, now)
     logged_code, logged_reason = attempt_files.logged_exit_code, attempt_files.failure_reason
     if logged_code:
-        detail = f" (exit {logged_code}, by its log; it left no exit record)"
+        detail = f" (exit {logged_code}, according to its log; no exit record)"
     if logged_code == ExitCode.TEMPORARY:
         reason = f"{logged_reason or _EXIT_CODE_MEANINGS[ExitCode.TEMPORARY]}{detail}"
         return retry_without_penalty(record, "temporary", reason, rules, now)
@@ -136,12 +138,12 @@ def decide_after_timeout(
     """The transition after an attempt whose time was up: the remaining parts are scored with more time."""
     raised_resources = {**record.raised_resources, **resource_raise.requested}
     if not finished_parts:
-        reason = f"{cause}, and no part was finished; {resource_raise.message}"
+        reason = f"{cause} before any part was finished; {resource_raise.message}"
         return fail_or_block(record, TIMEOUT_KIND, reason, rules, now, raised_resources=raised_resources)
     parts = f"{finished_parts} part{'s were' if finished_parts > 1 else ' was'} finished"
     return events.Waiting(
         **_of_attempt(record),
-        reason=f"{cause}; {parts}, so it is free; {resource_raise.message}",
+        reason=f"{cause}; {parts}, so this is no failure; {resource_raise.message}",
         cleared_failure_kind=TIMEOUT_KIND,
         raised_resources=raised_resources,
         retry_at=now + compute_backoff_seconds(rules.retry, 1),
@@ -162,7 +164,7 @@ def without_raise(record: EvaluationRecord, cause: str, rules: RetryRules, now: 
     requested = " ".join(f"{name}={value}" for name, value in record.raised_resources.items())
     return events.Waiting(
         **_of_attempt(record),
-        reason=f"{requested} is not to be had: {cause}; again with the config's own",
+        reason=f"{requested} refused: {cause}; retrying with the config's resources",
         raised_resources={},
         raise_refused=True,
         retry_at=now + compute_backoff_seconds(rules.retry, 1),
@@ -172,7 +174,7 @@ def without_raise(record: EvaluationRecord, cause: str, rules: RetryRules, now: 
 def decide_after_vanished(record: EvaluationRecord, rules: RetryRules, now: float) -> StateChange:
     """The transition after an attempt that queue, accounting and exit record say nothing of."""
     job_id = None if record.attempt is None else record.attempt.job_id
-    reason = f"job {job_id} vanished: not in the queue, no exit record, no valid results"
+    reason = f"job {job_id} vanished: it is not in the queue, and left neither exit record nor valid results"
     return fail_or_block(record, "vanished", reason, rules, now)
 
 
@@ -181,7 +183,7 @@ def decide_after_stuck(record: EvaluationRecord, job: Job, rules: RetryRules, no
     reason = f"job {job.job_id} can never run: {job.reason}"
     if record.raised_resources:
         return without_raise(record, reason, rules, now)
-    return events.Blocked(**_of_attempt(record), reason=reason, hint=f"{rules.retry_command} once that is mended")
+    return events.Blocked(**_of_attempt(record), reason=reason, hint=f"Fix it, then run {rules.retry_command}")
 
 
 def fail_or_block(
@@ -198,7 +200,7 @@ def fail_or_block(
     fields = {**_of_attempt(record), "failure_kind": kind, "raised_resources": raised_resources}
     if failure_count >= rules.retry.attempts:
         row = f" ({failure_count} times in a row)" if failure_count > 1 else ""
-        return events.Blocked(**fields, reason=reason + row, hint=f"{rules.retry_command} to try again")
+        return events.Blocked(**fields, reason=reason + row, hint=f"Run {rules.retry_command} to try again")
     return events.Failed(**fields, reason=reason, retry_at=now + compute_backoff_seconds(rules.retry, failure_count))
 
 

@@ -113,7 +113,7 @@ def resolve_bridge_step(stage: Stage, config: Config, stage_folders: Mapping[str
         return int(Path(bridge.checkpoint).name), ""
     source = config.stages.get(bridge.source)
     if source is None:
-        return None, f"stages.{bridge.source} is not in the config: give the bridge its step"
+        return None, f"stages.{bridge.source} is not in the config; set bridge.step"
     if source.last_step is not None:
         return source.last_step, ""
     start_step = find_start_step(stage, config, stage_folders)
@@ -122,7 +122,7 @@ def resolve_bridge_step(stage: Stage, config: Config, stage_folders: Mapping[str
     source_folder = stage_folders.get(source.name)
     if source_folder is not None and source_folder.final_step is not None:
         return source_folder.final_step, ""
-    return None, f"the last step of {bridge.source} is not known yet"
+    return None, f"the last step of {bridge.source} is unknown yet"
 
 
 def find_start_step(stage: Stage, config: Config, stage_folders: Mapping[str, StageFolder]) -> int | None:

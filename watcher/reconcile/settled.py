@@ -20,7 +20,9 @@ def next_action_settled(
         return UnpinCheckpoint(key=record.key, folder=record.pin.folder, reason=f"it is {record.state.value}")
     if record.state is EvaluationState.CANCELLED:
         return Skip(
-            record.key, record.full_reason or "cancelled; watcher retry to take it up again", repeats_reason=bool(record.reason)
+            record.key,
+            record.full_reason or "cancelled. Run watcher retry to schedule it again",
+            repeats_reason=bool(record.reason),
         )
     if record.state is EvaluationState.BLOCKED:
         return _next_action_blocked(record, snapshot)
@@ -42,8 +44,8 @@ def next_action_settled(
         return None
     reason = snapshot.suite_changes.get(record.key) or f"the suites of {', '.join(outdated_tiers)} changed"
     if _is_checkpoint_gone(record, snapshot, config):
-        return Skip(record.key, f"scored; {reason}, but the checkpoint is gone: the scores stand")
-    return make_pending_event(record, f"{reason}: that much is scored anew")
+        return Skip(record.key, f"scored; {reason}, but the checkpoint is gone, so the scores stay")
+    return make_pending_event(record, f"{reason}; the changed parts will be scored again")
 
 
 def _next_action_missing_results(record: EvaluationRecord, snapshot: Snapshot) -> Action | Skip | None:
@@ -59,7 +61,7 @@ def _next_action_missing_results(record: EvaluationRecord, snapshot: Snapshot) -
             return events.ResultsLocated(evaluation=record.key, reason="its results are back")
         return Skip(record.key, f"lost: {record.full_reason}", repeats_reason=True)
     if results is not None and not results.is_valid:
-        hint = "watcher retry to score it again"
+        hint = "Run watcher retry to score it again"
         return events.Lost(evaluation=record.key, reason=results.describe_first_invalid(), hint=hint)
     return None
 
@@ -75,7 +77,7 @@ def _next_action_blocked(record: EvaluationRecord, snapshot: Snapshot) -> Action
     inspection = snapshot.inspections.get(record.checkpoint)
     if record.reason_kind is ReasonKind.CHECKPOINT and inspection is not None:
         if inspection.kind not in BLOCKING_COMPLETENESS:
-            return make_pending_event(record, "the checkpoint is not what it was")
+            return make_pending_event(record, "the checkpoint changed")
         blocked = block_on_checkpoint(record, inspection)
         if blocked.reason_fields != record.reason_fields:
             return blocked
@@ -101,4 +103,4 @@ def _next_action_rewritten(record: EvaluationRecord, snapshot: Snapshot) -> Acti
     mtimes = snapshot.mtimes.get(record.checkpoint)
     if mtimes == record.mtimes:  # nothing moved: another evaluation of the same checkpoint had it looked at
         return None
-    return events.MtimesUpdated(evaluation=record.key, mtimes=mtimes, reason="the same content")
+    return events.MtimesUpdated(evaluation=record.key, mtimes=mtimes, reason="same content, new mtimes")

@@ -117,7 +117,7 @@ def test_a_checkpoint_that_is_gone_keeps_its_scores_and_that_is_said(watched):
     watched.touch("stage1")
     watched.tick(3)
     assert watched.list_states() == {"stage1/step_100": "scored"}
-    assert "but the checkpoint is gone: the scores stand" in watched.list_reasons()["stage1/step_100"]
+    assert "but the checkpoint is gone, so the scores stay" in watched.list_reasons()["stage1/step_100"]
 
 
 def test_what_files_hold_is_read_once_also_by_the_next_watcher(tmp_path, monkeypatch):

@@ -159,7 +159,7 @@ def test_a_job_that_was_warned_and_stopped_itself_was_short_of_time_too(watched)
     watched.tick()
     assert record(watched).state == "failed"
     assert record(watched).reason.startswith(
-        "job 101: its time was up after 03:56:40, and no part was finished; next with 08:00:00"
+        "job 101: reached its time limit after 03:56:40, and no part was finished; next with 08:00:00"
     )
     watched.tick_until(watched.are_all_scored)
     assert asked_for(watched)[-1] == ("08:00:00", "64G")

@@ -68,13 +68,13 @@ def test_evaluations_wait_by_name_with_the_command_and_go_on_by_themselves(lab):
     watched = lab()
     watched.tick(3)
     command = f"watcher prefill stage1 --config {watched.root / 'watcher.yaml'}"
-    said = f"prefill: the data cache lacks tokenizer acme/tok, s0, s1 and 3 more; run: {command}"
+    said = f"the data cache lacks tokenizer acme/tok, s0, s1 and 3 more; run: {command}"
     assert (watched.states(), watched.list_reasons()["stage1/step_100"]) == ({"stage1/step_100": "waiting"}, said)
     assert watched.executor.calls["submit"] == 0
     assert watched.ledger.records["stage1/step_100"].times["detected"], "that it was whole is remembered while it waits"
     fill(watched, leave={"s3"})
     watched.tick()
-    assert watched.list_reasons()["stage1/step_100"] == f"prefill: the data cache lacks s3; run: {command}"
+    assert watched.list_reasons()["stage1/step_100"] == f"the data cache lacks s3; run: {command}"
     fill(watched)
     watched.tick_until(watched.are_all_scored, 5)
     assert runs(watched) == {"stage1/step_100": 1}
@@ -158,7 +158,7 @@ def test_a_job_that_missed_data_makes_the_cache_be_looked_at_again(lab):
 def test_auto_submits_one_prefill_job_and_the_scoring_jobs_after_it(lab):
     watched = lab(auto=True, steps=(100, 200))
     watched.tick()
-    assert watched.list_reasons()["stage1/step_100"].endswith("s0, s1 and 3 more; a job fills it")
+    assert watched.list_reasons()["stage1/step_100"].endswith("s0, s1 and 3 more; a prefill job fills it")
     (job,) = watched.executor.live()
     assert job.name.startswith("prefill-stage1-")
     assert not any(evaluation != KEY for evaluation, _ in watched.executor.runs)
@@ -167,7 +167,7 @@ def test_auto_submits_one_prefill_job_and_the_scoring_jobs_after_it(lab):
     watched.tick_until(watched.are_all_scored, 9)
     assert runs(watched) == {KEY: 1, "stage1/step_100": 1, "stage1/step_200": 1}
     assert watched.executor.runs[0][0] == KEY
-    assert watched.ledger.prefills[KEY].reason == "the data cache is whole"
+    assert watched.ledger.prefills[KEY].reason == "the data cache is complete"
     watched.tick(100)
     assert runs(watched)[KEY] == 1
 
@@ -224,7 +224,9 @@ def test_a_failing_prefill_backs_off_is_limited_and_says_its_words(lab, ending):
     watched.tick_until(lambda: watched.ledger.prefills.get(KEY) and watched.ledger.prefills[KEY].state == "blocked", 60)
     assert runs(watched) == {KEY: 3}
     command = f"watcher prefill stage1 --config {watched.root / 'watcher.yaml'}"
-    words = "words of exit 66 (exit 66)" if ending == 66 else "a bug, or a success without the expected files (exit 70)"
+    words = (
+        "words of exit 66 (exit 66)" if ending == 66 else "internal error, or exit code 0 without the expected files (exit 70)"
+    )
     assert watched.ledger.prefills[KEY].text == f"{words} (3 times in a row); {command} to try again"
     watched.tick(100)
     assert runs(watched) == {KEY: 3}
@@ -243,7 +245,7 @@ def test_a_prefill_that_meets_a_submit_limit_waits_without_a_word_in_the_journal
     watched.executor.submissions = deque(["later"] * 99)
     watched.tick(5)
     said, before = watched.list_reasons()[KEY], watched.ledger.events
-    assert "; later: QOSMaxSubmitJobPerUserLimit; tried again" in said
+    assert "; submit limit: QOSMaxSubmitJobPerUserLimit; tried again" in said
     watched.tick(50)
     assert watched.ledger.events == before
     watched.executor.submissions.clear()
@@ -292,7 +294,7 @@ def test_a_dry_run_says_that_it_would_submit_one(lab):
         watched.config, DryJournal(read_journal(watched.config.paths)), watched.executor, "id", clock=watched.clock, environ={}
     )
     assert [(action["action"], action["evaluation"]) for action in told] == [("prefill", KEY)]
-    assert {skip.evaluation: skip.reason for skip in skips}["stage1/step_100"].endswith("; a job fills it")
+    assert {skip.evaluation: skip.reason for skip in skips}["stage1/step_100"].endswith("; a prefill job fills it")
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(watched):
     report = run_once(watched.config, dry_run=True, environ={})
     assert report.actions == [{"action": "submit", "evaluation": "stage1/step_100", "reason": "complete, and not scored"}]
     assert report.skipped == [
-        {"evaluation": "stage1/step_200", "reason": "checkpoint: not there yet"},
+        {"evaluation": "stage1/step_200", "reason": "waiting for checkpoint"},
         {"evaluation": "stage1/step_150", "reason": "not in the schedule"},
     ]
     assert sorted(watched.root.rglob("*")) == before
@@ -197,7 +197,7 @@ def test_a_dry_run_goes_on_to_what_is_due_after_the_requests_are_answered(watche
         ("submit", "stage1/step_100", due),
         ("submit", "stage1/step_150", due),
     ]
-    assert skipped == {"stage1/step_40": "checkpoint: not there yet", "stage1/step_200": "checkpoint: not there yet"}
+    assert skipped == {"stage1/step_40": "waiting for checkpoint", "stage1/step_200": "waiting for checkpoint"}
 
 
 def test_a_dry_run_foresees_that_results_are_set_aside_and_scored_anew(watched):
@@ -226,7 +226,7 @@ def test_a_dry_run_foresees_that_the_job_of_what_is_cancelled_is_ended(watched):
         ("answer", "stage1"),
         ("cancel", "stage1/step_100"),
     ]
-    assert skipped["stage1/step_200"] == "checkpoint: not there yet"
+    assert skipped["stage1/step_200"] == "waiting for checkpoint"
 
 
 def test_a_dry_run_goes_on_after_what_is_new_in_config_and_checkpoints(watched):
@@ -251,7 +251,7 @@ def test_once_submits_and_a_later_once_scores(watched, monkeypatch):
     watched.write_checkpoint("stage1", 100)
     first = run_once(watched.config, dry_run=False, environ={})
     assert [action["action"] for action in first.actions] == ["submit"]
-    assert {"evaluation": "stage1/step_200", "reason": "checkpoint: not there yet"} in first.skipped
+    assert {"evaluation": "stage1/step_200", "reason": "waiting for checkpoint"} in first.skipped
     for _ in range(2):
         watched.executor.advance_jobs()
     watched.clock.at += 60

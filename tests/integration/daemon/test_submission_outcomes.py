@@ -83,7 +83,7 @@ def test_nothing_is_submitted_into_a_queue_that_cannot_be_asked(watched):
     watched.executor.unreachable = "munge down"
     watched.tick(5)
     assert watched.executor.calls["submit"] == 0
-    assert watched.list_reasons()["stage1/step_100"] == "ready; the queue cannot be asked: munge down"
+    assert watched.list_reasons()["stage1/step_100"] == "ready; the queue is unreachable: munge down"
     watched.executor.unreachable = ""
     scored_by_one_run(watched)
 
@@ -107,7 +107,7 @@ def test_a_job_that_somebody_holds_is_left_held_and_said(watched):
     watched.tick(jobs=False)
     next(iter(watched.executor.jobs.values())).state = JobState.HELD
     watched.tick(5)
-    assert watched.list_reasons()["stage1/step_100"] == "held: job 101 was released, but somebody holds it"
+    assert watched.list_reasons()["stage1/step_100"] == "held: job 101 was released, then held by someone"
 
 
 def test_two_watchers_the_frozen_one_stops_at_the_fence(watched):
@@ -207,7 +207,7 @@ def test_a_job_that_vanished_is_looked_for_before_it_is_given_up(watched):
     watched.tick(jobs=False)
     watched.executor.jobs.clear()
     watched.tick(3)
-    assert watched.list_reasons()["stage1/step_100"] == "ending: job 101 is not in the queue any more"
+    assert watched.list_reasons()["stage1/step_100"] == "ending: job 101 is no longer in the queue"
     scored_by_one_run(watched)
 
 

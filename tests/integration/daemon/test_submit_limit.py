@@ -40,8 +40,8 @@ def test_the_journal_does_not_grow_with_polls_and_grows_when_the_limit_ends(watc
     limited(watched)
     first = "stage1/step_300"  # the final step goes before the others
     assert watched.list_states() == {KEY: "ready", "stage1/step_200": "ready", first: "waiting"}
-    assert watched.journal_state.records[first].reason == f"later: {WORDS}"
-    assert set(watched.list_reasons().values()) == {f"later: {WORDS}; tried again when a job ends, and every 5 min"}
+    assert watched.journal_state.records[first].reason == f"submit limit: {WORDS}"
+    assert set(watched.list_reasons().values()) == {f"submit limit: {WORDS}; tried again when a job ends, and every 5 min"}
     before, tried = journal(watched), watched.executor.calls["submit"]
     watched.tick(500)
     assert journal(watched) == before
@@ -60,7 +60,7 @@ def test_it_is_journaled_when_the_limit_becomes_another(watched):
     watched.executor.submissions = deque(["later AssocGrpSubmitJobsLimit"] * 10_000)
     watched.tick(50)
     assert journal(watched) == before + 1
-    assert watched.journal_state.records[KEY].reason == "later: AssocGrpSubmitJobsLimit"
+    assert watched.journal_state.records[KEY].reason == "submit limit: AssocGrpSubmitJobsLimit"
 
 
 def test_the_journal_does_not_grow_with_runs_by_cron_either(watched):

@@ -41,7 +41,7 @@ def test_a_complete_checkpoint_is_submitted_once_and_scored(watched):
     assert watched.list_states() == {"stage1/step_100": "queued", "stage1/step_200": "waiting"}
     watched.tick_until(lambda: watched.list_states()["stage1/step_100"] == "scored", max_ticks=5)
     assert watched.executor.runs == [("stage1/step_100", watched.run_ids()[0])]
-    assert watched.list_reasons()["stage1/step_200"] == "checkpoint: not there yet"
+    assert watched.list_reasons()["stage1/step_200"] == "waiting for checkpoint"
     status = json.loads(watched.config.paths.status_json.read_text())
     assert status["counts"] == {"scored": 1, "waiting": 1}
 
@@ -63,7 +63,7 @@ def test_steps_and_folders_without_a_schedule_are_told(watched):
     (watched.ckpts / "stage9").mkdir()
     watched.tick()
     assert watched.list_reasons()["stage1/step_150"] == "not in the schedule"
-    assert watched.list_reasons()[str(watched.ckpts / "stage9")] == "looks like a stage, and is in no schedule"
+    assert watched.list_reasons()[str(watched.ckpts / "stage9")] == "looks like a stage, but the config has no such stage"
     assert not watched.executor.jobs
 
 

@@ -59,7 +59,7 @@ def test_a_job_whose_time_is_up_is_tried_again_with_twice_as_much(slurm, tmp_pat
         watch.hold_stand_in()
         watch.write_checkpoint("base", 100)
         watch.start_daemon()
-        watch.wait_until(lambda: "its time was up after" in told(watch), 180)
+        watch.wait_until(lambda: "reached its time limit after" in told(watch), 180)
         assert "no part was finished; next with 00:02:00, of at most 04:00:00 by partition short" in told(watch)
         watch.release_stand_in()
         watch.wait_for_state("scored", 100)
@@ -93,7 +93,7 @@ def test_a_preempted_job_that_is_requeued_keeps_its_attempt(slurm, tmp_path):
         watch.start_daemon()
         watch.wait_until_running(100)
         with crowded(watch):
-            watch.wait_until(lambda: "was put back into the queue" in told(watch))
+            watch.wait_until(lambda: "was requeued" in told(watch))
             watch.release_stand_in()
         watch.wait_for_state("scored", 100)
         assert len(watch.attempts) == 1

@@ -35,7 +35,7 @@ def test_one_job_fills_the_cache_after_a_failure_and_the_scoring_job_follows(acc
             watch.write_checkpoint("base", 100)
             watch.start_daemon()
             watch.wait_until(lambda: "ask for access at datasets/allenai/c4" in said_of_data(watch), 90)
-            assert watch.read_status_row(100)["reason"] == "prefill: the data cache lacks web; a job fills it"
+            assert watch.read_status_row(100)["reason"] == "the data cache lacks web; a prefill job fills it"
             hub.gated.clear()
             watch.wait_for_state("scored", 100, seconds=120)
             runs = {attempt.name: watch.read_exit_codes(attempt)[-1].code for attempt in watch.attempts}

@@ -64,6 +64,6 @@ def test_a_burst_of_twenty_is_submitted_in_minutes_within_ten_commands_a_minute(
     assert minutes < 6
     assert set(watched.list_states().values()) == {"queued"}
     assert all(job.state is JobState.PENDING for job in watched.executor.query_queue().values())
-    waiting = [reason for reason in watched.list_reasons().values() if reason.startswith("later: ")]
+    waiting = [reason for reason in watched.list_reasons().values() if reason.startswith("submit limit: ")]
     assert waiting == [], "the limit is a reason to wait for the next poll, not for a refusal's"
     watched.daemon.close()

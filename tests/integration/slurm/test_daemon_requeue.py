@@ -59,7 +59,7 @@ def test_a_requeued_job_goes_on_where_it_was(accounted_slurm, tmp_path):
         try:
             tool("scontrol", "requeue", watch.read_status_row(100)["attempt"]["job_id"]).check_returncode()
             watch.wait_until(lambda: watch.read_status_row(100)["state"] == "queued")
-            assert "was put back into the queue" in watch.read_status_row(100)["reason"]
+            assert "was requeued" in watch.read_status_row(100)["reason"]
         finally:
             tool("scontrol", "update", "PartitionName=short", "State=UP").check_returncode()
         watch.wait_for_state("scored", 100)

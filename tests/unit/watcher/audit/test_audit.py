@@ -303,7 +303,7 @@ def test_an_amendment_that_comes_too_late_does_nothing(scored):
     scored.tick(jobs=False)
     assert scored.list_states() == {KEY: "queued"}
     (outcome,) = scored.journal_state.closed_requests.values()
-    assert outcome == f"{KEY}: the journal says something else by now; nothing is done"
+    assert outcome == f"{KEY}: the journal changed meanwhile; skipped"
 
 
 def test_results_of_another_program_are_shown_and_left_alone(scored):

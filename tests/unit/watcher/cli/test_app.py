@@ -171,14 +171,14 @@ def test_a_dry_run_shows_both_what_was_asked_for_and_what_is_due(here):
         return out.splitlines()
 
     submits = "submit stage1/step_100: complete, and not scored"
-    assert command("once", "--dry-run") == [submits, "skipped stage1/step_200: checkpoint: not there yet"]
+    assert command("once", "--dry-run") == [submits, "skipped stage1/step_200: waiting for checkpoint"]
     command("enqueue", "stage1", "40")
     before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
     assert command("once", "--dry-run") == [
         "answer stage1: stage1 40: taken up",
         submits,
-        "skipped stage1/step_40: checkpoint: not there yet",
-        "skipped stage1/step_200: checkpoint: not there yet",
+        "skipped stage1/step_40: waiting for checkpoint",
+        "skipped stage1/step_200: waiting for checkpoint",
     ]
     assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before
 

@@ -106,7 +106,7 @@ def test_what_only_waits_to_be_submitted(kind, ready, limited):
 
 def test_the_hint_is_shown_behind_the_reason_and_another_hint_is_news():
     first = applied(a_record(), {"t": 2.0, "event": "blocked", "reason": "it failed", "hint": "watcher retry to try again"})
-    assert first.full_reason == "it failed; watcher retry to try again"
+    assert first.full_reason == "it failed. Run watcher retry to try again"
     second = applied(first, {"t": 3.0, "event": "blocked", "reason": "it failed", "hint": "watcher prefill s to try again"})
     assert (second.since, second.history[-1][2]) == (3.0, "it failed; watcher prefill s to try again")
 

@@ -120,7 +120,7 @@ def test_a_checkpoint_deleted_while_owed_is_told(watched):
     watched.touch("stage1")
     watched.tick(3)
     assert [message["words"] for message in told(watched)] == [watched.list_reasons()[KEY]]
-    assert "deleted before it was scored; it was whole at" in watched.list_reasons()[KEY]
+    assert "deleted before it was scored; it was complete at" in watched.list_reasons()[KEY]
 
 
 def test_a_time_in_which_nobody_watched_is_told_by_the_one_that_begins_again(watched):

@@ -42,11 +42,11 @@ def owned(journal, step=1):
 def test_what_was_appended_is_what_the_next_watcher_reads(paths):
     first = Journal.open(paths)
     owned(first)
-    first.append(events.Waiting(evaluation="stage1/step_1", reason="checkpoint: not there yet"), t=2.0)
+    first.append(events.Waiting(evaluation="stage1/step_1", reason="waiting for checkpoint"), t=2.0)
     second = Journal.open(paths)
     assert second.state.records == first.state.records
     assert (first.epoch, second.epoch) == (1, 2)
-    assert second.state.records["stage1/step_1"].reason == "checkpoint: not there yet"
+    assert second.state.records["stage1/step_1"].reason == "waiting for checkpoint"
     first.close()
     second.close()
 

@@ -124,7 +124,7 @@ def test_the_reason_comes_first_and_the_exit_code_second(watched, code, state, c
 
 def test_words_of_another_code_are_another_tasks_and_are_not_given(watched):
     row, _ = fail(watched, 75, run_json={"why": "the checkpoint is no Llama", "code": 65})
-    assert row["reason"] == "it could not go on for now, and asks to be run again (exit 75)"
+    assert row["reason"] == "the job could not continue and asks to run again (exit 75)"
 
 
 def test_a_job_without_room_for_its_exit_record_is_tried_again_free_by_the_word_of_its_log(watched):

@@ -233,7 +233,7 @@ MISSING = {"s/step_5": EvaluationResults(verdicts={"tier2_ppl": TierVerdict("mis
         (record(EvaluationState.RUNNING), [], MISSING, "confirming_end"),
         (record(EvaluationState.RUNNING, reason="gone", reason_kind=ENDING, since=500.0), [], MISSING, "AbandonAttempt"),
         (record(EvaluationState.RUNNING, reason="gone", reason_kind=ENDING, since=900.0), [], MISSING, "gone"),
-        (record(EvaluationState.QUEUED), [job(JobState.HELD)], MISSING, "held: job 7 was released, but somebody holds it"),
+        (record(EvaluationState.QUEUED), [job(JobState.HELD)], MISSING, "held: job 7 was released, then held by someone"),
     ],
 )
 def test_in_flight(record_, jobs, results, expected):
@@ -263,7 +263,7 @@ def test_the_limits_are_told_by_name():
     for limits, left, why in (
         (LimitSettings(max_running=3), None, "ready; 3 in flight, limits.max_running is 3"),
         (LimitSettings(max_queued=2), None, "ready; limits.max_queued is 2"),
-        (LimitSettings(), 0, "ready; limits.slurm_calls_per_minute is used up"),
+        (LimitSettings(), 0, "ready; limits.slurm_calls_per_minute is used up for this minute"),
     ):
         found = _select_submissions([candidate], world(submissions_left=left), config(stage("s"), limits=limits), ledger)
         assert found == [Skip("s/step_0", why)]

@@ -223,8 +223,8 @@ def test_when_it_is_tried_again_is_said():
 
 
 def test_what_is_not_looked_after_is_listed():
-    text = render_status(built(skips=[Skip("/s/ckpts/stage9", "looks like a stage, and is in no schedule")]), NOW)
-    assert "Not looked after:\n  /s/ckpts/stage9: looks like a stage, and is in no schedule\n" in text
+    text = render_status(built(skips=[Skip("/s/ckpts/stage9", "looks like a stage, but the config has no such stage")]), NOW)
+    assert "Not looked after:\n  /s/ckpts/stage9: looks like a stage, but the config has no such stage\n" in text
 
 
 def left(tmp_path, *, heartbeat=NOW, mtime=None, **changes):
