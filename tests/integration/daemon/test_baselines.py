@@ -139,7 +139,7 @@ def test_where_training_began_elsewhere_status_report_and_comparison_say_so_also
         ("/ckpts/stage1/100", None),
         ("/another/mount/stage1/100", None),
         ("/ckpts/stage1", None),
-        ("/ckpts/stage1/90", "stage2 says that it started from step 90, its bridge is step 100"),
+        ("/ckpts/stage1/90", "stage2 started from step 90 according to its config.yaml, but its bridge is step 100"),
         ("/ckpts/long/100", "stage2 says that it started from /ckpts/long/100, its bridge is /ckpts/stage1/100"),
         ("/models/base", "stage2 says that it started from /models/base, its bridge is /ckpts/stage1/100"),
     ],

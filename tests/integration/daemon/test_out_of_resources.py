@@ -92,11 +92,14 @@ def test_what_is_asked_for_is_the_more_of_config_and_raise():
 
 def test_the_limit_is_the_configs_own_where_it_has_one_else_the_partitions_and_it_is_said_whose():
     had = {"time": "04:00:00", "mem": "64G"}
-    assert more_time(SlurmSettings(), had, None, PARTITION).message == "next with 08:00:00, of at most 10:00:00 by partition gpu"
+    assert (
+        more_time(SlurmSettings(), had, None, PARTITION).message
+        == "the next attempt asks for 08:00:00 (maximum of partition gpu: 10:00:00)"
+    )
     assert more_time(SlurmSettings(time_max="06:00:00"), had, None, PARTITION).requested == {"time": "06:00:00"}
     assert (
         more_time(SlurmSettings(), {"time": "10:00:00"}, None, PARTITION).message
-        == "it had the most that partition gpu allows, 10:00:00"
+        == "it already had the maximum of partition gpu, 10:00:00"
     )
     assert more_time(SlurmSettings(), had, None, PartitionLimits()).requested == {"time": "08:00:00"}
     assert more_time(SlurmSettings(), {}, 1800.0, PartitionLimits()).requested == {"time": "01:00:00"}, (
@@ -109,7 +112,7 @@ def test_the_limit_is_the_configs_own_where_it_has_one_else_the_partitions_and_i
         == "next with 81920M, of at most 81920M by slurm.mem_max"
     )
     assert (
-        more_memory(SlurmSettings(), {"mem": "100000"}, PARTITION).message == "it had the most that partition gpu allows, 100000M"
+        more_memory(SlurmSettings(), {"mem": "100000"}, PARTITION).message == "it already had the maximum of partition gpu, 100000M"
     )
     assert more_memory(SlurmSettings(), {}, PARTITION).message == "set slurm.mem to have it raised"
 
@@ -119,7 +122,7 @@ def test_a_job_whose_time_was_up_gets_twice_as_much_up_to_the_limit_then_blocks(
     watched.tick_until(watched.is_settled)
     assert asked_for(watched) == [("04:00:00", "64G"), ("08:00:00", "64G"), ("10:00:00", "64G")]
     assert record(watched).state == "blocked"
-    assert "no part was finished; it had the most that partition gpu allows, 10:00:00" in record(watched).reason
+    assert "before any part was finished; it already had the maximum of partition gpu, 10:00:00" in record(watched).reason
     assert watched.executor.calls["most"] <= 12
     assert record(watched).attempt.resources == {"time": "10:00:00", "mem": "64G"}, "journaled in the attempt"
 
@@ -131,7 +134,7 @@ def test_parts_that_were_finished_make_it_free_however_often(watched):
         finish_a_part(watched, f"slice{number}")
         watched.tick_until(lambda: record(watched).state != "running")
         assert record(watched).failures == {}
-        assert "1 part was finished, so it is free; " in record(watched).reason
+        assert "1 part was finished, so this is no failure; " in record(watched).reason
     watched.tick_until(watched.are_all_scored)
     assert len(watched.executor.runs) == 7
     assert record(watched).raised_resources == {}, "what is scored later begins with the config's own again"
@@ -159,7 +162,7 @@ def test_a_job_that_was_warned_and_stopped_itself_was_short_of_time_too(watched)
     watched.tick()
     assert record(watched).state == "failed"
     assert record(watched).reason.startswith(
-        "job 101: reached its time limit after 03:56:40, and no part was finished; next with 08:00:00"
+        "job 101 reached its time limit after 03:56:40 before any part was finished; the next attempt asks for 08:00:00"
     )
     watched.tick_until(watched.are_all_scored)
     assert asked_for(watched)[-1] == ("08:00:00", "64G")
@@ -208,7 +211,7 @@ def test_more_that_is_refused_is_not_asked_for_again(watched):
     watched.executor.submit = refuse_more
     watched.tick_until(lambda: record(watched).raise_refused)
     assert (
-        record(watched).reason == "time=08:00:00 is not to be had: Requested time limit is invalid; again with the config's own"
+        record(watched).reason == "time=08:00:00 refused: Requested time limit is invalid; retrying with the config's resources"
     )
     watched.tick_until(watched.are_all_scored)
     assert asked_for(watched) == [("04:00:00", "64G")] * 3
@@ -244,11 +247,11 @@ def test_killed_around_the_event_that_raises(watched, monkeypatch, before):
     class Killed(BaseException):
         pass
 
-    def append(event, *args, **fields):
-        if event == "failed" and before:
+    def append(event, *, t):
+        if isinstance(event, events.Failed) and before:
             raise Killed
-        real(event, *args, **fields)
-        if event == "failed":
+        real(event, t=t)
+        if isinstance(event, events.Failed):
             raise Killed
 
     monkeypatch.setattr(watched.daemon.journal, "append", append)

@@ -84,7 +84,7 @@ def test_what_is_lacking_is_said_before_the_first_checkpoint_comes(lab):
     watched = lab(steps=())
     watched.tick()
     assert watched.list_reasons()[KEY].startswith(
-        "the data cache lacks tokenizer acme/tok, s0, s1 and 3 more; run: watcher prefill"
+        "the data cache lacks tokenizer acme/tok, s0, s1 and 3 more. Run watcher prefill"
     )
     document = json.loads(watched.config.paths.status_json.read_text())
     assert document["stages"]["stage1"]["data"] == watched.list_reasons()[KEY]
@@ -137,7 +137,7 @@ def test_an_entry_that_is_there_and_damaged_is_missed_and_its_repair_noticed(lab
     kept = meta.read_text()
     meta.write_text(kept[:9])
     watched.tick(2)
-    assert "lacks s2; run" in watched.list_reasons()["stage1/step_100"]
+    assert "lacks s2. Run" in watched.list_reasons()["stage1/step_100"]
     meta.unlink()
     meta.write_text(kept)
     watched.tick_until(watched.are_all_scored, 5)
@@ -227,7 +227,7 @@ def test_a_failing_prefill_backs_off_is_limited_and_says_its_words(lab, ending):
     words = (
         "words of exit 66 (exit 66)" if ending == 66 else "internal error, or exit code 0 without the expected files (exit 70)"
     )
-    assert watched.ledger.prefills[KEY].text == f"{words} (3 times in a row); {command} to try again"
+    assert watched.ledger.prefills[KEY].text == f"{words} (3 times in a row). Run {command} to try again"
     watched.tick(100)
     assert runs(watched) == {KEY: 3}
     assert f" data: blocked: {words} (3 times in a row); " in " ".join(watched.config.paths.status_text.read_text().split())
@@ -245,7 +245,7 @@ def test_a_prefill_that_meets_a_submit_limit_waits_without_a_word_in_the_journal
     watched.executor.submissions = deque(["later"] * 99)
     watched.tick(5)
     said, before = watched.list_reasons()[KEY], watched.ledger.events
-    assert "; submit limit: QOSMaxSubmitJobPerUserLimit; tried again" in said
+    assert "; submit limit: QOSMaxSubmitJobPerUserLimit; next try" in said
     watched.tick(50)
     assert watched.ledger.events == before
     watched.executor.submissions.clear()

@@ -191,9 +191,9 @@ def test_a_dry_run_goes_on_to_what_is_due_after_the_requests_are_answered(watche
     told, skipped = rehearsed(watched)
     due = "complete, and not scored"
     assert sorted(told) == [
-        ("answer", "stage1", "stage1 150: taken up"),
-        ("answer", "stage1", "stage1 40: taken up"),
-        ("answer", "stage1", "stage1 77: not known"),
+        ("answer", "stage1", "stage1 150: scheduled"),
+        ("answer", "stage1", "stage1 40: scheduled"),
+        ("answer", "stage1", "stage1 77: unknown evaluation"),
         ("submit", "stage1/step_100", due),
         ("submit", "stage1/step_150", due),
     ]

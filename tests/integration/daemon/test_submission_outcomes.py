@@ -75,7 +75,7 @@ def test_a_named_refusal_blocks_with_slurms_own_words(watched):
     watched.executor.submissions = deque(["refused"])
     watched.tick(5)
     assert watched.list_states()["stage1/step_100"] == "blocked"
-    assert watched.list_reasons()["stage1/step_100"].startswith("blocked: refused: Invalid partition name specified")
+    assert watched.list_reasons()["stage1/step_100"].startswith("blocked: sbatch refused: Invalid partition name specified")
     assert watched.executor.calls["submit"] == 1
 
 
@@ -154,7 +154,7 @@ def test_a_preempted_job_that_is_put_back_into_the_queue_keeps_its_attempt(watch
     watched.executor.endings["stage1/step_100"] = deque([JobState.PREEMPTED, 0])
     watched.tick(3)
     job = next(iter(watched.executor.jobs.values()))
-    assert watched.list_reasons()["stage1/step_100"].startswith("ending: job 101 is PREEMPTED")
+    assert watched.list_reasons()["stage1/step_100"].startswith("job 101 is PREEMPTED")
     job.state, job.restarts = JobState.PENDING, 1
     watched.tick()
     assert watched.list_states()["stage1/step_100"] == "queued"
@@ -167,7 +167,7 @@ def test_three_failures_of_a_kind_block(watched, ending):
     watched.executor.endings["stage1/step_100"] = deque([ending] * 9)
     watched.tick_until(watched.is_settled)
     assert watched.list_states()["stage1/step_100"] == "blocked"
-    assert "(3 times in a row); watcher retry" in watched.list_reasons()["stage1/step_100"]
+    assert "(3 times in a row). Run watcher retry" in watched.list_reasons()["stage1/step_100"]
     assert len(watched.executor.runs) == 3
 
 
@@ -189,7 +189,7 @@ def test_what_trying_again_will_not_help_blocks_in_the_scorers_words(watched, co
 def test_missing_data_wait_for_prefill_and_temporary_troubles_are_free(watched):
     watched.executor.endings["stage1/step_100"] = deque([66, 75, 75, 75, 75])
     watched.tick(3)
-    assert watched.list_reasons()["stage1/step_100"].startswith("prefill: words of exit 66 (exit 66); again at ")
+    assert watched.list_reasons()["stage1/step_100"].startswith("words of exit 66 (exit 66); again at ")
     watched.tick_until(watched.are_all_scored, max_ticks=400)
     assert len(watched.executor.runs) == 6
 
@@ -207,7 +207,7 @@ def test_a_job_that_vanished_is_looked_for_before_it_is_given_up(watched):
     watched.tick(jobs=False)
     watched.executor.jobs.clear()
     watched.tick(3)
-    assert watched.list_reasons()["stage1/step_100"] == "ending: job 101 is no longer in the queue"
+    assert watched.list_reasons()["stage1/step_100"] == "job 101 is no longer in the queue"
     scored_by_one_run(watched)
 
 

@@ -41,7 +41,7 @@ def test_the_journal_does_not_grow_with_polls_and_grows_when_the_limit_ends(watc
     first = "stage1/step_300"  # the final step goes before the others
     assert watched.list_states() == {KEY: "ready", "stage1/step_200": "ready", first: "waiting"}
     assert watched.journal_state.records[first].reason == f"submit limit: {WORDS}"
-    assert set(watched.list_reasons().values()) == {f"submit limit: {WORDS}; tried again when a job ends, and every 5 min"}
+    assert set(watched.list_reasons().values()) == {f"submit limit: {WORDS}; next try when a job ends, or after 5 min"}
     before, tried = journal(watched), watched.executor.calls["submit"]
     watched.tick(500)
     assert journal(watched) == before

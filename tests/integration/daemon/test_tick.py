@@ -72,7 +72,7 @@ def test_a_bridge_gets_the_last_step_of_its_source_and_waits_for_seq_len(watched
     watched.write_checkpoint("stage1", 100)
     watched.tick(3)
     assert watched.list_states() == {"stage1/step_100": "scored", "stage2/step_300": "waiting", "stage2/step_100": "waiting"}
-    assert watched.list_reasons()["stage2/step_100"].startswith("seq_len: no checkpoint of stage2 yet")
+    assert watched.list_reasons()["stage2/step_100"].startswith("seq_len unknown until stage2 has a checkpoint")
     watched.write_checkpoint("stage2", 300, seq_len=32, tokenizer="other")
     watched.tick(8)
     assert watched.are_all_scored()
@@ -101,7 +101,10 @@ def test_where_a_stage_started_from_another_checkpoint_than_its_bridge_it_is_sai
     watched.write_checkpoint("stage1", 90)
     watched.write_checkpoint("stage2", 300, started_from=str(watched.ckpts / "stage1" / "90"))
     watched.tick()
-    assert watched.list_reasons()["stage2/step_100"] == "stage2 says that it started from step 90, its bridge is step 100"
+    assert (
+        watched.list_reasons()["stage2/step_100"]
+        == "stage2 started from step 90 according to its config.yaml, but its bridge is step 100"
+    )
 
 
 def test_final_is_the_last_step_that_training_says(watched):
@@ -197,7 +200,7 @@ def test_enqueue_of_a_step_outside_the_schedule_and_of_a_folder_elsewhere(watche
     watched.tick(8)
     assert watched.list_states()["stage1/step_150"] == "scored"
     assert watched.list_states()["stage1/soup"] == "scored"
-    assert sorted(watched.journal_state.closed_requests.values()) == ["stage1 150: taken up", "stage1 7: taken up"]
+    assert sorted(watched.journal_state.closed_requests.values()) == ["stage1 150: scheduled", "stage1 7: scheduled"]
 
 
 def test_several_at_once_keep_to_the_limit_and_go_in_order(tmp_path, monkeypatch):
@@ -206,7 +209,7 @@ def test_several_at_once_keep_to_the_limit_and_go_in_order(tmp_path, monkeypatch
         watched.write_checkpoint("stage1", step, age=age, train_steps=300)
     watched.tick()
     assert sorted(watched.list_states().values()) == ["queued", "ready", "ready"]
-    assert watched.list_reasons()["stage1/step_100"] == "ready; 1 in flight, limits.max_running is 1"
+    assert watched.list_reasons()["stage1/step_100"] == "ready; limits.max_running (1) is reached, 1 in flight"
     watched.tick_until(watched.are_all_scored, max_ticks=12)
     assert [evaluation for evaluation, _ in watched.executor.runs] == [f"stage1/step_{step}" for step in (300, 200, 100)]
     watched.daemon.close()
@@ -252,5 +255,8 @@ def test_requests_that_cannot_be_read_or_understood_harm_nobody(watched):
     ask(watched, "retry", 999)
     watched.tick(4)
     assert watched.list_states()["stage1/step_100"] == "scored"
-    assert sorted(watched.journal_state.closed_requests.values()) == ["no stage stage7; nothing is done", "stage1 999: not known"]
+    assert sorted(watched.journal_state.closed_requests.values()) == [
+        "no stage stage7; the request is ignored",
+        "stage1 999: unknown evaluation",
+    ]
     assert [path.name for path in watched.config.paths.requests.iterdir()] == ["torn.json"]

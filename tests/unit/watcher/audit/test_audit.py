@@ -114,7 +114,8 @@ def test_results_in_the_schedule_are_left_to_the_next_tick(scored):
 @pytest.mark.parametrize("event", ["cancelled", "blocked", "failed"])
 def test_valid_results_of_what_the_journal_gave_up_are_journaled(scored, event):
     journal = Journal.open(scored.config.paths)
-    journal.append(event, KEY, t=scored.clock(), reason="because", retry_at=scored.clock() + 3000)
+    given_up = events.EVENT_TYPES[event](evaluation=KEY, reason="because", retry_at=scored.clock() + 3000)
+    journal.append(given_up, t=scored.clock())
     journal.close()
     finding = only(scored)
     assert (finding.journal_state, finding.repair) == (event, "journal it as scored")

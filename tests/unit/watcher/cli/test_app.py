@@ -175,7 +175,7 @@ def test_a_dry_run_shows_both_what_was_asked_for_and_what_is_due(here):
     command("enqueue", "stage1", "40")
     before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
     assert command("once", "--dry-run") == [
-        "answer stage1: stage1 40: taken up",
+        "answer stage1: stage1 40: scheduled",
         submits,
         "skipped stage1/step_40: waiting for checkpoint",
         "skipped stage1/step_200: waiting for checkpoint",

@@ -105,10 +105,10 @@ def test_what_only_waits_to_be_submitted(kind, ready, limited):
 
 
 def test_the_hint_is_shown_behind_the_reason_and_another_hint_is_news():
-    first = applied(a_record(), {"t": 2.0, "event": "blocked", "reason": "it failed", "hint": "watcher retry to try again"})
+    first = applied(a_record(), {"t": 2.0, "event": "blocked", "reason": "it failed", "hint": "Run watcher retry to try again"})
     assert first.full_reason == "it failed. Run watcher retry to try again"
-    second = applied(first, {"t": 3.0, "event": "blocked", "reason": "it failed", "hint": "watcher prefill s to try again"})
-    assert (second.since, second.history[-1][2]) == (3.0, "it failed; watcher prefill s to try again")
+    second = applied(first, {"t": 3.0, "event": "blocked", "reason": "it failed", "hint": "Run watcher prefill s to try again"})
+    assert (second.since, second.history[-1][2]) == (3.0, "it failed. Run watcher prefill s to try again")
 
 
 def test_the_kind_stands_in_the_status(tmp_path, monkeypatch):

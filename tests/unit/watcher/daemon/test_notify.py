@@ -77,7 +77,7 @@ def test_a_finished_stage_is_told(watched):
     watched.tick(5)
     (message,) = told(watched)
     assert (message["event"], message["stage"]) == ("finished", "stage1")
-    assert message["words"] == "stage1 is finished: 2 of 2 evaluations are scored"
+    assert message["words"] == "stage1 is finished: 2 of 2 evaluations scored"
 
 
 def test_a_damaged_journal_is_told_once(watched):
@@ -108,7 +108,7 @@ def test_a_torn_checkpoint_that_nobody_writes_any_more_is_told_after_a_day(watch
     assert (message["event"], message["evaluation"]) == ("waiting", KEY)
     assert "nothing was written there for" in message["words"]
     text = watched.config.paths.status_text.read_text()
-    assert f"! {KEY}: checkpoint: " in text
+    assert f"! {KEY}: waiting for checkpoint: " in text
     assert watched.list_states()[KEY] == "waiting"
 
 

@@ -121,7 +121,10 @@ def test_what_fails_its_objectives_is_news_by_its_content_and_shown_after_a_rest
         (alert,) = run.reporter.alerts
         assert (alert.event, alert.stage, alert.evaluation) == ("regressed", "stage2", key)
         assert alert.id not in ids
-        assert any(note.startswith(f"{key} against stage1 step 25 fails: improve hq (nll") for note in run.reporter.warnings)
+        assert any(
+            note.startswith(f"{key} against stage1 step 25 fails its objectives: improve hq (nll")
+            for note in run.reporter.warnings
+        )
     run.start()
     run.ticks(3)
     assert run.reporter.alerts == (alert,)
@@ -285,7 +288,7 @@ def test_a_child_over_its_time_is_told_to_end(children):
     children.now += 101
     ended = wait(children.children)
     assert ended.code != 0
-    assert "told to end after 100 s" in ended.words
+    assert "told to end after 100 s" in ended.message
 
 
 def test_a_second_child_is_refused_while_one_runs(children):

@@ -130,7 +130,7 @@ def test_words_of_another_code_are_another_tasks_and_are_not_given(watched):
 def test_a_job_without_room_for_its_exit_record_is_tried_again_free_by_the_word_of_its_log(watched):
     row, _ = fail(watched, 75, log=[BEGAN, f"scoring: {FULL}", f"{RUN} ended with 75"], record=False)
     assert (row["state"], row["failures"]) == ("waiting", {"temporary": 1})
-    assert row["reason"] == f"{FULL} (exit 75, by its log; it left no exit record)"
+    assert row["reason"] == f"{FULL} (exit 75, according to its log; no exit record)"
 
 
 def test_a_job_that_failed_before_its_claim_says_why(watched):

@@ -71,7 +71,7 @@ def test_without_it_a_checkpoint_that_says_neither_waits_and_with_it_is_scored(w
     silent = {"tokenizer": None, "data_stages": None, "tokens": {"sequence_length": None}}
     watched.write_checkpoint("stage4", 50, config_extra=silent)
     watched.tick(4)
-    assert watched.list_reasons()["stage4/step_50"].startswith("seq_len: ")
+    assert watched.list_reasons()["stage4/step_50"].startswith("seq_len unknown")
     config = write_config(tmp_path / "sft_config.yaml", seq_len=512)
     watched.configure(stage4={"steps": (50,), "suites": watched.sft, "training_config": config})
     watched.tick(8)

@@ -101,7 +101,7 @@ def test_a_disabled_bridge_is_not_wanted():
 def test_a_bridge_into_a_stage_that_is_not_in_the_config_says_what_is_missing():
     found, unknown = names(config(stage("b", bridge="a")), {})
     assert not found
-    assert unknown == {"b": "stages.a is not in the config: give the bridge its step"}
+    assert unknown == {"b": "stages.a is not in the config; set bridge.step"}
 
 
 @pytest.mark.parametrize(
@@ -261,8 +261,8 @@ def test_the_limits_are_told_by_name():
 
     candidate = SubmitEvaluation(key="s/step_0", request=None, mtimes=None)
     for limits, left, why in (
-        (LimitSettings(max_running=3), None, "ready; 3 in flight, limits.max_running is 3"),
-        (LimitSettings(max_queued=2), None, "ready; limits.max_queued is 2"),
+        (LimitSettings(max_running=3), None, "ready; limits.max_running (3) is reached, 3 in flight"),
+        (LimitSettings(max_queued=2), None, "ready; limits.max_queued (2) is reached"),
         (LimitSettings(), 0, "ready; limits.slurm_calls_per_minute is used up for this minute"),
     ):
         found = _select_submissions([candidate], world(submissions_left=left), config(stage("s"), limits=limits), ledger)

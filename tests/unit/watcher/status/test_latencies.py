@@ -42,7 +42,7 @@ def test_a_bridge_that_waits_for_its_stage_was_detected_before_it_could_be_submi
     watched.write_checkpoint("stage1", 100)
     watched.tick(30)
     seen = watched.journal_state.records["stage2/step_100"]
-    assert seen.reason.startswith("seq_len: no checkpoint of stage2 yet")
+    assert seen.reason.startswith("seq_len unknown until stage2 has a checkpoint")
     watched.write_checkpoint("stage2", 300)
     watched.tick_until(watched.are_all_scored)
     bridge = watched.journal_state.records["stage2/step_100"]
