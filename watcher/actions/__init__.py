@@ -1,1 +1,1 @@
-"""Carries out what was decided. The only room that submits, cancels, moves or deletes."""
+"""Carries out what was decided: the only room with effects on the cluster."""

@@ -1,4 +1,4 @@
-"""Act: one deed, announced in the journal before it is done, its outcome journaled after.
+"""Performs one action, fenced, and journals its outcome.
 
 Submitting is: request written > intent journaled > submitted, held > job id journaled > released > journaled. A crash
 between any two of these leaves what the next watcher finds by the attempt's name. Before every deed the
@@ -71,7 +71,10 @@ class _SubmitLimit(NamedTuple):
 
 
 class Actor:
-    """Does what was decided. Every method may raise OSError (nothing is lost: the next tick goes on) or Superseded."""
+    """Performs actions.
+
+    Methods raise OSError, after which the next tick goes on, or JournalSuperseded.
+    """
 
     def __init__(
         self,
@@ -97,7 +100,7 @@ class Actor:
         self._submissions_stopped, self.warnings = "", [*self._retention.errors]
 
     def submit_limit(self, now: float) -> str:
-        """The limit that the last submission met, in words; empty where it is time to try again."""
+        """The submit limit in force; empty where a new try is due."""
         limit = self._last_limit
         if (
             limit is None
@@ -243,7 +246,7 @@ class Actor:
         self._record_outcome(key, attempt, outcome)
 
     def _choose_run_id(self, record: EvaluationRecord, prefix: str) -> tuple[int, str]:
-        """Number and name of a new attempt of ``prefix``; never one that anybody has a claim on, or that was asked for before."""
+        """Number and run id of a new attempt that nothing uses yet."""
         number = record.attempts + 1
         while True:
             seed = f"{self._state_id}\0{record.key}\0{number}\0{self._journal.epoch}"

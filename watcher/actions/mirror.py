@@ -1,4 +1,4 @@
-"""A second copy of the small results, and the way back: what a cleaner took is restored, never from another content.
+"""Copies small results to the mirror and back, never of other content.
 
 The mirror has the layout of the results. Tier files, run.json and compare.json are copied; rows and parts are not.
 """
@@ -18,7 +18,10 @@ def list_mirrored_files(paths: EvaluationPaths, tiers: Iterable[str]) -> list[Pa
 
 
 def copy_to_mirror(source: EvaluationPaths, target: EvaluationPaths, tiers: Iterable[str], fingerprint: str) -> None:
-    """Mirror an evaluation. Results of another content that lie there are kept beside. Raises OSError."""
+    """Copy an evaluation's small results. OSError.
+
+    Results of other content that lie there are kept beside.
+    """
     tiers = list(tiers)
     target.folder.mkdir(parents=True, exist_ok=True)
     _archive_older(target, tiers, fingerprint)
@@ -28,7 +31,7 @@ def copy_to_mirror(source: EvaluationPaths, target: EvaluationPaths, tiers: Iter
 
 
 def restore_from_mirror(source: EvaluationPaths, target: EvaluationPaths, tiers: Iterable[str]) -> None:
-    """Bring back what ``target`` lacks, the tier files last: they are what makes results of it. Raises OSError."""
+    """Restore what ``target`` lacks, tier files last. OSError."""
     target.folder.mkdir(parents=True, exist_ok=True)
     for path in reversed(list_mirrored_files(source, tiers)):
         destination = target.folder / path.name

@@ -1,4 +1,4 @@
-"""Hard links of a checkpoint's files, so that deleting it while a score is owed costs no score.
+"""Hard links that keep a checkpoint's files until it is scored.
 
 Nanotron rewrites files in place, and a link is the same file: a pin protects against deletion, not against a rewrite,
 which shows in the fingerprint as ever. Pins never lie under a folder of checkpoints: what moves those to S3 deletes
@@ -22,7 +22,7 @@ _GONE_ERRNOS = (errno.ENOENT, errno.ESTALE)
 
 
 def list_pin_roots(config: Config, state_id: str) -> list[Path]:
-    """Where pins may lie, the most wanted first: the state folder, or one of ours in scratch."""
+    """Folders for pins, preferred first: state folder, then scratch."""
     candidates = [config.paths.pins, config.scratch / ".watcher_pins" / state_id]
     checkpoints = [Path(os.path.realpath(stage.checkpoints)) for stage in config.stages.values()]
     real_paths = {root: Path(os.path.realpath(root)) for root in candidates}
@@ -32,7 +32,9 @@ def list_pin_roots(config: Config, state_id: str) -> list[Path]:
 
 
 def pin_checkpoint(checkpoint: Path, fingerprint: str, key: str, roots: Iterable[Path], available_bytes: int) -> Pin:
-    """Link the files that scores depend on. ``key``: ``stage/directory``; ``available_bytes``: bytes that may still be pinned.
+    """Hard-link the files that scoring reads.
+
+    ``key``: ``stage/directory``; ``available_bytes``: bytes that may still be pinned.
 
     A Pin without a folder says why there is none. Raises OSError, or Problem (changed), where the checkpoint itself is going.
     """
@@ -60,7 +62,7 @@ def pin_checkpoint(checkpoint: Path, fingerprint: str, key: str, roots: Iterable
 
 
 def _link_files(checkpoint: Path, files: Iterable[str], folder: Path) -> None:
-    """Aside first: a folder of that name is whole."""
+    """Link into a temporary folder, then rename: a final name means complete."""
     temporary = folder.with_name(f".{folder.name}.linking")
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)  # of a watcher that was killed before it could say so
@@ -76,7 +78,10 @@ def _link_files(checkpoint: Path, files: Iterable[str], folder: Path) -> None:
 
 
 def release_pin(folder: Path) -> None:
-    """Take a pin away, and the folders around it that are empty then. One that is gone is fine. Raises OSError."""
+    """Delete a pin and its empty parent folders. OSError.
+
+    A pin that is gone is no error.
+    """
     if folder.exists():
         shutil.rmtree(folder)
     for parent in list(folder.parents)[:3]:

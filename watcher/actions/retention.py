@@ -1,4 +1,4 @@
-"""What is done to keep things: checkpoints that are owed a score, pinned; small results, mirrored and restored."""
+"""Performs pin, unpin, mirror and restore actions."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +39,7 @@ class RetentionActions:
         return [error for error in (self._pin_error, self._mirror_error) if error]
 
     def pin(self, action: PinCheckpoint, config: Config) -> None:
-        """Where links are refused that is said once, and the evaluation goes on without."""
+        """Pin a checkpoint; refused links are reported once and block nothing."""
         records = self._journal.state.records.values()
         roots = pins.list_pin_roots(config, self._state_id)
         if not self._orphans_removed:
@@ -55,13 +55,13 @@ class RetentionActions:
         self._pin_error = f"pin: {action.key} is not protected against deletion: {pin.why}" if pin.why else ""
 
     def unpin(self, action: UnpinCheckpoint) -> None:
-        """Release a pin, and say so. One that is gone already is fine."""
+        """Release a pin; one that is gone is no error."""
         if action.folder:
             pins.release_pin(Path(action.folder))
         self._append_event(events.Unpinned(evaluation=action.key, reason=action.reason))
 
     def mirror(self, action: MirrorResults, config: Config) -> None:
-        """A mirror that cannot be written is said, tried again after a while, and keeps nothing else from being done."""
+        """Mirror or restore results; an unwritable mirror is retried later."""
         record, mirror_root = self._journal.state.records[action.key], config.mirror
         if mirror_root is None or self._clock() < self._mirror_retry_at:
             return

@@ -1,4 +1,4 @@
-"""What is handed to the executor besides the request: resources, logs, setup lines."""
+"""Writes the attempt folder and builds the Submission."""
 
 import contextlib
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from watcher.core.resources import build_prefill_settings
 
 
 def count_tasks(config: Config, request: ScoringRequest) -> int:
-    """How many jobs share the work; a foreign scorer knows nothing of parts."""
+    """Number of array tasks; 1 for an external scorer."""
     is_shared = config.executor == "slurm" and request.backend != "command"
     return config.slurm.array or 1 if is_shared else 1
 
 
 def build_resources(slurm: SlurmSettings, time_and_memory: Mapping[str, str], tasks: int = 1) -> Resources:
-    """What the config has every such job ask for, with the time and memory that are ``time_and_memory``."""
+    """Resources of a job: the config's, with this time and memory."""
     return Resources(
         account=slurm.account,
         partition=slurm.partition,
@@ -35,7 +35,7 @@ def build_resources(slurm: SlurmSettings, time_and_memory: Mapping[str, str], ta
 
 
 def write_setup_file(config: Config) -> Path | None:
-    """The file that holds the config's setup lines, written where it is not there; None where there are none."""
+    """Path of the file with the config's setup lines; None without any."""
     lines = config.slurm.setup
     if not lines:
         return None
@@ -46,7 +46,7 @@ def write_setup_file(config: Config) -> Path | None:
 
 
 def prepare_scoring_attempt(request: ScoringRequest, attempt_paths: AttemptPaths) -> None:
-    """Write the folder of an attempt: whole, or not at all. Raises OSError."""
+    """Write an attempt folder, completely or not at all. OSError."""
     expected_files = "".join(f"{request.paths.tier_json(suite.tier)}\n" for suite in request.suites)
     _write_attempt_folder(request, attempt_paths, expected=expected_files)
 
@@ -63,7 +63,7 @@ def _write_attempt_folder(request: ScoringRequest, attempt_paths: AttemptPaths, 
 
 
 def remove_attempt_folder(attempt_paths: AttemptPaths) -> None:
-    """Take away the folder of an attempt that was certainly never submitted; what cannot be removed does no harm."""
+    """Delete the folder of an attempt that was never submitted."""
     with contextlib.suppress(OSError):
         for path in attempt_paths.folder.iterdir():
             path.unlink()

@@ -1,1 +1,4 @@
-"""Types that all rooms share: evaluation, snapshot, actions, executor interface. No I/O but `processes.py` and `clock.py`."""
+"""Types that all rooms share: evaluation, snapshot, actions, events, executor interface.
+
+No I/O but in ``processes.py`` and ``clock.py``.
+"""

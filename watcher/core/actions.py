@@ -16,7 +16,10 @@ UNMANAGED = "foreign"
 
 
 class Skip(msgspec.Struct, frozen=True):
-    """Why nothing is done about an evaluation (or about a folder: ``evaluation`` is then its path)."""
+    """Why nothing is done about an evaluation or a folder.
+
+    For a folder, ``evaluation`` is its path.
+    """
 
     evaluation: str
     reason: str
@@ -49,7 +52,10 @@ class SubmitPrefill(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReleaseJob(msgspec.Struct, frozen=True, kw_only=True):
-    """Let a recorded job run. ``already_running``: only the journal does not say so yet."""
+    """Let a held job run.
+
+    ``already_running``: the job runs, and only the journal lacks that.
+    """
 
     key: str
     run_id: str
@@ -59,7 +65,7 @@ class ReleaseJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CancelJob(msgspec.Struct, frozen=True, kw_only=True):
-    """Cancel a job: one that a person gave up, or a stray one."""
+    """Cancel an orphan job, or one that a person gave up."""
 
     key: str
     job: Job
@@ -67,7 +73,7 @@ class CancelJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AbandonAttempt(msgspec.Struct, frozen=True, kw_only=True):
-    """Make sure that an attempt of which nothing is known can never run, and only then go on with ``next_event``."""
+    """Make sure that a lost attempt never runs, then journal ``next_event``."""
 
     key: str
     run_id: str
@@ -80,7 +86,7 @@ class AbandonAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArchiveResults(msgspec.Struct, frozen=True, kw_only=True):
-    """Move tier files that are not of this checkpoint's content out of the way, where they are kept."""
+    """Move tier files of other content or of another program to superseded/."""
 
     key: str
     results_folder: str
@@ -92,7 +98,7 @@ class ArchiveResults(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CloseRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What was done about a request from the command line; its file goes."""
+    """Record the outcome of a command-line request and delete its file."""
 
     id: str
     key: str
@@ -117,7 +123,7 @@ class UnpinCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MirrorResults(msgspec.Struct, frozen=True, kw_only=True):
-    """Copy an evaluation's small results to the mirror, or bring them back from there."""
+    """Copy an evaluation's small results to the mirror, or restore them."""
 
     key: str
     restore: bool = False
@@ -154,7 +160,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be done now, in order, and why nothing is done about the rest."""
+    """Actions of this tick in order, and skips for everything else."""
 
     actions: tuple[Action, ...] = ()
     skips: tuple[Skip, ...] = ()

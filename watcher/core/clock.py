@@ -9,7 +9,10 @@ LogFn = Callable[..., None]
 
 
 def touch_clock(path: Path) -> float:
-    """The file server's clock (unix time): the mtime that it stamps on a file of ours."""
+    """The file server's clock (unix time).
+
+    It is the mtime that the server stamps on a file that we touch.
+    """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
     try:
         os.utime(fd)

@@ -1,8 +1,8 @@
-"""The life of an evaluation: its states, its record, and what a tick sees and does. Data only.
+"""States of an evaluation, its record, its attempts and pins. Data only.
 
-    owed > waiting(reason) > ready > submitting > queued > running > scored
+    pending > waiting(reason) > ready > submitting > queued > running > scored
     any of the first six > failed(kind) > ready | blocked(reason) | cancelled
-    scored > owed (the checkpoint was rewritten) | lost (its results are gone from disk) > scored
+    scored > pending (the checkpoint was rewritten) | lost (its results are gone from disk) > scored
 
 Every arrow is an event in the journal; a record is the fold of its events.
 """
@@ -21,7 +21,10 @@ MAX_CLOCK_SKEW_SECONDS = 60.0
 
 
 def is_in_future(t: float, now: float) -> bool:
-    """Whether a journaled time was given by a clock that went wrong since, or goes wrong now: what it says of waiting is void."""
+    """Whether a journaled time lies ahead of the clock.
+
+    Then one of the two clocks was wrong, and the time says nothing about waiting.
+    """
     return t > now + MAX_CLOCK_SKEW_SECONDS
 
 
@@ -173,16 +176,22 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_ready_to_submit(self) -> bool:
-        """Whether its content is judged complete and it only waits to be submitted: ready, or put off when it was tried."""
+        """Whether only the submission is left to do.
+
+        It is ready, or its last try met a submit limit or an unwritable results folder.
+        """
         return self.state is EvaluationState.READY or self.is_waiting_for(ReasonKind.SUBMIT_LIMIT, ReasonKind.RESULTS)
 
     @property
     def hit_submit_limit(self) -> bool:
-        """Whether the last thing that happened to it is that a submission was certainly not taken, and may be tomorrow."""
+        """Whether the last submission met a submit limit: certainly no job exists."""
         return self.is_waiting_for(ReasonKind.SUBMIT_LIMIT)
 
     def is_backing_off(self, now: float) -> bool:
-        """Whether its time to be tried again is still to come. One that is too far off was set by a clock that went wrong."""
+        """Whether its next try is still to come.
+
+        A time that is too far ahead was set by a wrong clock and does not count.
+        """
         return self.retry_at is not None and now < self.retry_at <= now + MAX_POSTPONEMENT_SECONDS
 
     def checkpoint_path(self) -> Path:
@@ -191,7 +200,10 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StageSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a stage's first own checkpoint said; journaled once, so that a bridge scored later uses the same."""
+    """Tokenizer and sequence length of a stage's first own checkpoint.
+
+    They are journaled once, so that a bridge scored later uses the same.
+    """
 
     tokenizer: str | None = None
     seq_len: int | None = None
@@ -203,5 +215,5 @@ PREFILL_DIRECTORY = "(prefill)"
 
 
 def build_mirror_token(record: EvaluationRecord) -> str:
-    """What a mirrored copy is a copy of: the content that was scored, and the suites."""
+    """Identity of a mirrored copy: the scored content and its suites."""
     return "/".join([str(record.fingerprint)[:16], *(f"{tier}:{digest[:12]}" for tier, digest in sorted(record.suites.items()))])

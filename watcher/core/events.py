@@ -1,4 +1,4 @@
-"""Journal events: one struct for each, shared by the writer and the reader of the journal."""
+"""Journal events: one struct for each, used by writer and reader."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,10 @@ from watcher.core.reasons import ReasonKind, join_hint
 
 
 class JournalEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
-    """What every event may say. A journal line is an event with schema, seq, epoch and time ``t``."""
+    """Fields that every event may have.
+
+    A journal line is an event with schema, seq, epoch and time ``t``.
+    """
 
     evaluation: str = ""
     """Key of the evaluation or prefill that it is about; empty: of none."""
@@ -37,7 +40,7 @@ class JournalEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     @property
     def reason_fields(self) -> tuple[ReasonKind, str, str]:
-        """Kind, reason and hint: whether the event says anything new of a record."""
+        """Kind, reason and hint, to compare with a record's."""
         return self.reason_kind, self.reason, self.hint
 
 
@@ -130,7 +133,7 @@ class SubmissionUnknown(StateChange, frozen=True, kw_only=True, tag="submission_
 
 
 class Abandoned(StateChange, frozen=True, kw_only=True, tag="abandoned"):
-    """An attempt that nobody knows of is given up; its claim is void."""
+    """A lost attempt is given up, and its claim is void."""
 
 
 class Submitted(StateChange, frozen=True, kw_only=True, tag="submitted"):
@@ -246,13 +249,13 @@ class BaselineSelected(JournalEvent, frozen=True, kw_only=True, tag="baseline_se
 
 
 class LeftOver(JournalEvent, frozen=True, kw_only=True, tag="left_over"):
-    """An attempt folder that nothing else mentions, so that it is known from then on."""
+    """An audit found an attempt folder that the journal never mentioned."""
 
     run_id: str
 
 
 class StageFactsRead(JournalEvent, frozen=True, kw_only=True, tag="stage_facts"):
-    """What a stage's first own checkpoint said."""
+    """Tokenizer and sequence length of a stage's first own checkpoint."""
 
     stage: str
     facts: StageSettings
@@ -302,7 +305,10 @@ _HEADER_FIELDS = frozenset({"schema", "seq", "epoch", "t", "event"})
 
 
 def parse_event(document: Mapping[str, Any]) -> JournalEvent:
-    """The event of a journal line. ValueError (msgspec.ValidationError) for a known event with wrong fields."""
+    """The event of a journal line.
+
+    ValueError (msgspec.ValidationError) for a known event with wrong fields.
+    """
     name = str(document.get("event"))
     event_type = EVENT_TYPES.get(name)
     if event_type is not None:
@@ -312,6 +318,6 @@ def parse_event(document: Mapping[str, Any]) -> JournalEvent:
 
 
 def list_unknown_fields(document: Mapping[str, Any], event_type: type[JournalEvent]) -> dict[str, Any]:
-    """What a journal line says beyond its header and its event's fields: a newer version wrote it."""
+    """Fields of a journal line that a newer version wrote."""
     known = {*_HEADER_FIELDS, *event_type.__struct_fields__}
     return {name: value for name, value in document.items() if name not in known}

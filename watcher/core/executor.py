@@ -1,4 +1,4 @@
-"""What the watcher asks of whatever runs its jobs: Slurm, or this machine.
+"""The executor interface: jobs, submissions, resources, limits.
 
 One interface, two implementations (``slurm.py``, ``local.py``) and a fake for tests; the same
 contract tests run on all of them. Nothing here polls a single job: ``queue`` answers for all.
@@ -33,7 +33,7 @@ class JobState(enum.StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """No process of this run is left and none will start unless the executor requeues it."""
+        """Whether no process is left, and none starts without a requeue."""
         return self in _TERMINAL_STATES
 
 
@@ -51,7 +51,10 @@ _TERMINAL_STATES = frozenset(
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One job as the executor tells it. Identity is (job_id, name, submit_time): ids are reused."""
+    """One job as the executor reports it.
+
+    Its identity is (job_id, name, submit_time), since ids are reused.
+    """
 
     job_id: str
     name: str
@@ -96,7 +99,7 @@ class SubmissionResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Resources(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job asks for; every unset one is left to the executor's default."""
+    """Resources that a job asks for; None means the executor's default."""
 
     account: str | None = None
     partition: str | None = None
@@ -130,7 +133,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PartitionLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """The most that a job may ask for, as far as the executor tells."""
+    """The largest time and memory that a partition allows, where known."""
 
     time_seconds: float | None = None
     """Seconds; None: no limit, or none that is told."""
@@ -141,7 +144,10 @@ class PartitionLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExecutorUnreachable(Exception):  # noqa: N818  a state of affairs, not a defect
-    """The executor cannot be asked now; its own words. Absence of news is no news."""
+    """The executor does not answer; the message is its own.
+
+    No answer says nothing about jobs.
+    """
 
 
 class Executor(Protocol):
@@ -157,11 +163,14 @@ class Executor(Protocol):
 
     @property
     def submissions_left(self) -> int | None:
-        """How many more submissions it takes in this minute; None: it does not count them."""
+        """Submissions left in this minute; None where they are not counted."""
         ...
 
     def submit(self, submission: Submission) -> SubmissionResult:
-        """Submit, held. Never raises for an outcome: what is not certain is AMBIGUOUS."""
+        """Submit a held job.
+
+        Never raises for an outcome: what is uncertain is AMBIGUOUS.
+        """
         ...
 
     def release(self, job: Job) -> None:
@@ -173,7 +182,7 @@ class Executor(Protocol):
         ...
 
     def query_queue(self) -> Mapping[str, Job]:
-        """All jobs of this user that are in the queue, by name, in one question.
+        """All queued jobs of this user by name, in one query.
 
         Slurm also shows jobs here for some minutes after they ended. Names that are not ours are left
         in: the caller decides by name and comment.
@@ -181,7 +190,7 @@ class Executor(Protocol):
         ...
 
     def query_accounting(self, names: Sequence[str], since: float) -> Mapping[str, Job] | None:
-        """What accounting remembers of jobs submitted after ``since`` (unix time), in one question.
+        """Jobs of these names submitted after ``since``, from accounting, in one query.
 
         None where there is no accounting. A name it lacks may still come: accounting lags. The same
         name never stands for two jobs of ours; ghosts of refused submissions are left out.
@@ -189,5 +198,5 @@ class Executor(Protocol):
         ...
 
     def query_partition_limits(self, partition: str | None) -> PartitionLimits:
-        """The limits of a partition (None: the default one), in one question; remembered for an hour."""
+        """Limits of a partition (None: the default one), cached for an hour."""
         ...

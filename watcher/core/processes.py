@@ -1,4 +1,4 @@
-"""Processes of this machine: sessions that outlive us, and who is who although pids are used again."""
+"""Processes of this machine: start them in sessions, identify and signal them."""
 
 import contextlib
 import os
@@ -38,7 +38,7 @@ class Process(msgspec.Struct, frozen=True):
         return self.start_ticks is not None and read_start_ticks(self.pid) == self.start_ticks
 
     def has_orphans(self) -> bool:
-        """Whether others of the group that this process led are left although it is gone.
+        """Whether members of this dead leader's process group are left.
 
         A pid that was given to another process means that the group was empty by then.
         """
@@ -51,7 +51,10 @@ class Process(msgspec.Struct, frozen=True):
         )
 
     def send_signal(self, signal_number: signal.Signals) -> None:
-        """Signal the group that this process leads, or it alone where it leads none. One that is gone is fine."""
+        """Signal the process group, or the process where it leads none.
+
+        A process that is gone is no error.
+        """
         try:
             os.killpg(self.pid, signal_number)
         except ProcessLookupError:
@@ -61,7 +64,10 @@ class Process(msgspec.Struct, frozen=True):
 
 
 def read_start_ticks(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None where there is none, or a zombie."""
+    """When a process started, in clock ticks since boot.
+
+    None where there is no such process, or only a zombie.
+    """
     fields = _read_stat_fields(str(pid))
     return None if fields is None or fields[_STAT_STATE] in _DEAD_STATES else int(fields[_STAT_START])
 
@@ -75,7 +81,7 @@ def _read_stat_fields(pid: str) -> list[str] | None:
 
 
 def spawn_session(command: Sequence[str], environ: Mapping[str, str], *, logs: tuple[Path, Path], name: str) -> int:
-    """Start ``command`` in a session of its own, a little nicer than we are; the pid of its leader.
+    """Start ``command`` in its own session, niced; returns the leader's pid.
 
     ``logs`` are (out, err), appended to; ``%j`` in them becomes the pid, or ``name`` where a log of that
     pid exists already. Raises OSError where a log cannot be opened or nothing can be started. Not

@@ -4,7 +4,7 @@ import enum
 
 
 class ReasonKind(enum.StrEnum):
-    """What a reason is about. All that depends on a reason depends on this."""
+    """What a reason is about: decisions depend on this, never on text."""
 
     CHECKPOINT = "checkpoint"
     """The checkpoint is not complete, unreadable or deleted."""
@@ -37,5 +37,5 @@ class ReasonKind(enum.StrEnum):
 
 
 def join_hint(reason: str, hint: str) -> str:
-    """The text as people read it: the reason, then what they can do about it."""
+    """Reason and hint as one text for people."""
     return f"{reason.rstrip('.')}. {hint}" if hint else reason

@@ -7,7 +7,10 @@ import msgspec
 
 
 class Amendment(msgspec.Struct, frozen=True, kw_only=True):
-    """Events that bring the journal's word on one evaluation in line with disk and queue, if it still says what it did."""
+    """Events that make the journal agree with disk and queue.
+
+    They are dropped where the journal changed after the audit.
+    """
 
     key: str
     state: str | None
@@ -18,7 +21,10 @@ class Amendment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody asked for on the command line: ``requests/<id>.json``, written from any login node, daemon or no daemon."""
+    """A command-line request: ``requests/<id>.json``.
+
+    Any login node may write one, with or without a running daemon.
+    """
 
     id: str
     at: float

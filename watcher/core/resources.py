@@ -1,4 +1,4 @@
-"""How much time and memory an attempt asks for: the config's, or more where an earlier attempt ran out of it. Pure.
+"""Time and memory of the next attempt, raised after a timeout or OOM.
 
 Time is doubled and memory taken times one and a half after each attempt that ended for want of it, up to the most
 that ``slurm.time_max`` and ``slurm.mem_max`` name, or else that Slurm tells of the partition.
@@ -19,7 +19,7 @@ MEMORY_RAISE_FACTOR = 1.5
 
 
 class ResourceRaise(msgspec.Struct, frozen=True):
-    """What the next attempt asks for beyond the config, and how that is said."""
+    """Resources of the next attempt beyond the config's, and their description."""
 
     requested: Mapping[str, str]
     """``time`` and ``mem`` as sbatch takes them; only those that differ from the config's."""
@@ -32,7 +32,7 @@ def get_slurm_settings(config: Config, record: EvaluationRecord) -> SlurmSetting
 
 
 def build_prefill_settings(config: Config) -> SlurmSettings:
-    """What a prefill job asks for: no GPU, and nothing of what is meant for the GPU partition but the account."""
+    """Slurm settings of a prefill job: no GPU, and only the account kept."""
     prefill = config.prefill
     return SlurmSettings(
         account=config.slurm.account,
@@ -45,7 +45,7 @@ def build_prefill_settings(config: Config) -> SlurmSettings:
 
 
 def resolve_resources(slurm: SlurmSettings, raised: Mapping[str, str]) -> dict[str, str]:
-    """``time`` and ``mem`` of the next attempt: the config's, or what was ``raised`` where that is more."""
+    """``time`` and ``mem`` of the next attempt: the larger of config and raise."""
     requested = {name: value for name, value in (("time", slurm.time), ("mem", slurm.mem)) if value is not None}
     for name, parse in (("time", parse_slurm_time), ("mem", parse_memory_mib)):
         raised_value, requested_value = parse(raised.get(name)), parse(requested.get(name))
@@ -57,7 +57,10 @@ def resolve_resources(slurm: SlurmSettings, raised: Mapping[str, str]) -> dict[s
 def more_time(
     slurm: SlurmSettings, requested: Mapping[str, str], ran_seconds: float | None, partition_limits: PartitionLimits
 ) -> ResourceRaise:
-    """After an attempt that asked for ``requested`` and ran for ``ran_seconds`` seconds until its time was up."""
+    """The raise after an attempt reached its time limit.
+
+    ``requested``: what it asked for; ``ran_seconds``: how long it ran.
+    """
     allotted_seconds = parse_slurm_time(requested.get("time")) or ran_seconds
     limit_seconds, limit_source = (
         (parse_slurm_time(slurm.time_max), "slurm.time_max")
@@ -83,7 +86,7 @@ def more_time(
 
 
 def more_memory(slurm: SlurmSettings, requested: Mapping[str, str], partition_limits: PartitionLimits) -> ResourceRaise:
-    """After an attempt that asked for ``requested`` and was ended since it used more memory."""
+    """The raise after an attempt exceeded its memory; ``requested``: its own."""
     allotted_mib = parse_memory_mib(requested.get("mem"))
     limit_mib, limit_source = (
         (parse_memory_mib(slurm.mem_max), "slurm.mem_max")

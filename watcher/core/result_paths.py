@@ -15,7 +15,10 @@ def get_evaluation_paths(config: Config, record: EvaluationRecord) -> Evaluation
 
 
 def get_results_folder(config: Config, record: EvaluationRecord) -> str:
-    """The results folder of it: of what is in flight or scored the one that it was given, of the rest the config's."""
+    """The results folder of an evaluation.
+
+    It is the attempt's own while in flight or scored, else the config's.
+    """
     if record.state in IN_FLIGHT_STATES and record.attempt is not None and record.attempt.results:
         return record.attempt.results
     if record.state in PUBLISHED_STATES and record.results:

@@ -1,4 +1,4 @@
-"""What a tick sees, and what it may decide to do. Data only."""
+"""What one tick observed: stages, checkpoints, results, attempts, queue. Data only."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from watcher.core.request_types import Request
 
 
 class StageFolder(msgspec.Struct, frozen=True, kw_only=True):
-    """A stage's folder of checkpoints. The same object tick after tick while nothing in it moved."""
+    """A stage's checkpoint folder; the same object while nothing changes in it."""
 
     steps: Mapping[int, str] | None
     """Step -> folder; None: unknown, which is not the same as none."""
@@ -29,7 +29,7 @@ class StageFolder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StageRequirements(msgspec.Struct, frozen=True, kw_only=True):
-    """What scoring for a stage needs besides a checkpoint, as its files say now."""
+    """What scoring for a stage needs besides a checkpoint."""
 
     suites: tuple[SuiteInRequest, ...] = ()
     tiers: Mapping[str, TierRequirement] = msgspec.field(default_factory=dict)
@@ -48,7 +48,9 @@ class StageRequirements(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.tiers) and not self.error
 
     def resolve_settings(self, checkpoint_settings: StageSettings | None) -> StageSettings:
-        """Tokenizer and sequence length for the stage's suites; ``checkpoint_settings``: what its first own checkpoint said, once there is one.
+        """Tokenizer and sequence length for the stage's suites.
+
+        ``checkpoint_settings``: those of its first own checkpoint, once there is one.
 
         The watcher's config, before the checkpoint, before the training config: a checkpoint says what it was trained with, and
         a training config may have been edited since, or be another run's.
@@ -62,12 +64,12 @@ class StageRequirements(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_outdated_tiers(record: EvaluationRecord, plan: StageRequirements) -> list[str]:
-    """The tiers of which today's suites are not those that the evaluation was scored on."""
+    """Tiers whose suites changed since the evaluation was scored."""
     return [tier for tier, required in plan.tiers.items() if record.suites.get(tier) != required.digest]
 
 
 def select_inspection(record: EvaluationRecord, inspections: Mapping[str, Inspection]) -> Inspection | None:
-    """The checkpoint as it was seen; where it is gone, what is pinned of the same content."""
+    """The inspection of the checkpoint, or of its pin where it is deleted."""
     inspection = inspections.get(record.checkpoint)
     if record.pin is None or not record.pin.folder or (inspection is not None and inspection.kind is not Completeness.GONE):
         return inspection
@@ -94,7 +96,7 @@ class AttemptFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EvaluationResults(msgspec.Struct, frozen=True, kw_only=True):
-    """The tier files of one evaluation, judged for its newest fingerprint and today's suites."""
+    """Tier files of one evaluation, checked against fingerprint and suites."""
 
     verdicts: Mapping[str, TierVerdict]
     fingerprints: Mapping[str, str] = msgspec.field(default_factory=dict)
@@ -111,7 +113,7 @@ class EvaluationResults(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.verdicts) and all(verdict.kind == "valid" for verdict in self.verdicts.values())
 
     def describe_first_invalid(self) -> str:
-        """The first tier that is not valid, in words; empty where all are."""
+        """The first invalid tier and why; empty where all are valid."""
         return next(
             (f"{tier}: {verdict.reason or verdict.kind}" for tier, verdict in self.verdicts.items() if verdict.kind != "valid"),
             "",
@@ -119,7 +121,7 @@ class EvaluationResults(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueueSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """The executor's queue as it was at ``at``, or why it could not be asked."""
+    """The executor's queue at time ``at``, or why it is unknown."""
 
     at: float
     jobs: Mapping[str, Job] | None
@@ -188,5 +190,5 @@ def find_job(attempt: Attempt, queue: QueueSnapshot | None) -> Job | None:
 
 
 def format_job_comment(state_id: str) -> str:
-    """What marks a job in the queue as one of this state folder's."""
+    """The job comment that marks jobs of this state folder."""
     return f"watcher:{state_id}"

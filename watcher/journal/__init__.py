@@ -1,1 +1,1 @@
-"""What is remembered between ticks: the event journal, the lock, the requests folder."""
+"""What is remembered between ticks: event journal, lock, request files."""

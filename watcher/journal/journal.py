@@ -1,4 +1,6 @@
-"""The journal: one line of JSON per event, one file per take-over, each line on disk before the deed that it announces.
+"""The append-only journal: a JSON line an event, a file an epoch.
+
+Each line is on disk before the effect that it announces.
 
 Whoever takes the watcher over opens the next file (O_EXCL, highest number + 1), so two watchers never append to
 one file, and the higher number fences the lower: see ``Journal.is_superseded``. A torn last line is what a crash in
@@ -26,11 +28,14 @@ _EPOCH_FILE_NAME = re.compile(r"(\d{8,})\.jsonl")
 
 
 class JournalSuperseded(Exception):  # noqa: N818  a state of affairs: another watcher took over
-    """Another watcher has taken this state folder over: nothing may be done in its name any more."""
+    """Another watcher took this state folder over: nothing may be done any more."""
 
 
 def list_epochs(paths: StatePaths) -> list[int]:
-    """The numbers of all take-overs, ascending. Empty where there is no journal; raises OSError where it cannot be listed."""
+    """Numbers of all epochs, ascending; empty without a journal.
+
+    OSError where the folder cannot be listed.
+    """
     try:
         names = os.listdir(paths.journal)  # noqa: PTH208  names are all that is needed
     except FileNotFoundError:
@@ -39,7 +44,9 @@ def list_epochs(paths: StatePaths) -> list[int]:
 
 
 def read_journal(paths: StatePaths, *, quarantine: bool = False) -> JournalState:
-    """Everything that was journaled. Another watcher may be appending meanwhile: its unfinished line is left out.
+    """Replay the entire journal.
+
+    Another watcher may be appending: its unfinished line is left out.
 
     With ``quarantine``, damaged lines are copied aside; else they are only noted. Raises OSError.
     """
@@ -51,7 +58,10 @@ def read_journal(paths: StatePaths, *, quarantine: bool = False) -> JournalState
 
 
 def list_run_ids(paths: StatePaths) -> set[str]:
-    """Every attempt that the journal ever mentioned; records remember only the newest of theirs. Raises OSError."""
+    """Every run id that the journal ever mentioned. OSError.
+
+    Records remember only their newest attempt.
+    """
     run_ids: set[str] = set()
     for epoch in list_epochs(paths):
         for line in paths.epoch_journal(epoch).read_bytes().split(b"\n"):
@@ -94,7 +104,10 @@ def _decode_event(line: bytes) -> dict[str, Any] | None:
 
 
 def _encode_event(document: dict[str, Any]) -> bytes:
-    """One line of the journal, without its end. A file's name need not be UTF-8: what is none becomes ``?``."""
+    """One journal line without its newline.
+
+    Bytes of file names that are no UTF-8 become ``?``.
+    """
     try:
         return msgspec.json.encode(document)
     except UnicodeEncodeError:
@@ -120,7 +133,7 @@ def _copy_damaged_line(quarantine_file: Path, line: bytes) -> bool:
 
 
 class Journal:
-    """The open journal of one watcher: what was, and where to write what is. Not for two threads."""
+    """The open journal of one watcher; not for two threads."""
 
     def __init__(self, paths: StatePaths, state: JournalState, epoch: int, fd: int) -> None:
         self.state, self.epoch = state, epoch
@@ -143,7 +156,10 @@ class Journal:
             return cls(paths, journal_state, epoch, fd)
 
     def append(self, event: JournalEvent, *, t: float) -> None:
-        """Write one event to disk, then replay it. OSError: nothing is replayed, and the next append removes a torn line."""
+        """Write one event to disk, then replay it.
+
+        OSError: nothing is replayed, and the next append removes a torn line.
+        """
         header = {"schema": SCHEMA, "seq": self._seq, "epoch": self.epoch, "t": t}
         line = _encode_event({**header, **msgspec.to_builtins(event)})
         self._write(line + b"\n")
@@ -164,7 +180,9 @@ class Journal:
         self._size_bytes += len(line)
 
     def is_superseded(self) -> bool:
-        """Whether somebody opened a newer epoch, or removed ours. Lists the folder: file servers remember that a file is absent.
+        """Whether a newer epoch exists, or ours was removed.
+
+        It lists the folder, since file servers cache that a file is absent.
 
         Raises OSError where the folder cannot be listed, or is not there: that tells of no other watcher.
         """
@@ -175,18 +193,23 @@ class Journal:
         return not epochs or epochs[-1] != self.epoch
 
     def fence(self) -> None:
-        """Raises Superseded where a newer watcher has taken over; to be asked before every deed."""
+        """Raise JournalSuperseded where a newer watcher took over.
+
+        It is called before every effect.
+        """
         if self.is_superseded():
             message = f"{self._paths.journal}: a newer watcher has taken over from epoch {self.epoch}; this one stops"
             raise JournalSuperseded(message)
 
     def detach(self) -> int:
-        """Give the open file up as a process that is killed does; its number, for who closes it."""
+        """Give up the open file as a killed process does; returns its descriptor."""
         fd, self._fd = self._fd, -1
         return fd
 
     def close(self) -> None:
-        """Close the file. One in which nothing was journaled but its opening goes: cron runs a thousand such a day.
+        """Close the file, and delete it where it only says Opened.
+
+        A cron job opens a thousand epochs a day.
 
         Its number may then be given again, which fences nobody off wrongly: what an earlier watcher knew still holds.
         """
@@ -203,7 +226,7 @@ class Journal:
 
 
 class DryJournal:
-    """The same, and nothing is written: what would be journaled lasts as long as this object."""
+    """A journal in memory, for dry runs."""
 
     def __init__(self, state: JournalState) -> None:
         self.state, self.epoch = state, state.epoch

@@ -1,4 +1,4 @@
-"""One watcher per state folder: who runs, from which host and process, and whether it is still there.
+"""daemon.lock: one watcher per state folder, with host, pid and start time.
 
 ``daemon.lock`` holds host, boot, pid and the process's start time; its mtime is the heartbeat. It is taken over only
 where its owner is provably gone (this host: no such process, another start, another boot) or its lease ran out.
@@ -60,7 +60,7 @@ def is_owner_gone(owner: LockOwner, current: LockOwner) -> bool:
 
 
 def _is_hidden_process(pid: int) -> bool:
-    """Whether a process is there that /proc does not show us: mounted with hidepid, it hides other people's."""
+    """Whether the process exists but /proc hides it (hidepid)."""
     visible = Path(f"/proc/{pid}").exists()  # then it is dead, but for its parent
     return not visible and not is_process_gone(pid)
 
@@ -74,7 +74,9 @@ class DaemonLock:
 
     @classmethod
     def acquire(cls, paths: StatePaths, *, lease_seconds: float, server_now: float) -> "DaemonLock":
-        """Take the lock. ``lease_seconds`` in seconds; ``server_now`` is the file server's clock, which stamps the heartbeat.
+        """Take the lock for ``lease_seconds``.
+
+        ``server_now``: the file server's clock, which stamps the heartbeat.
 
         Raises Problem (temporary) naming host and pid where another watcher runs, OSError where the folder cannot be written.
         """
@@ -88,8 +90,9 @@ class DaemonLock:
                 and not is_owner_gone(owner, lock.owner)
                 and server_now - heartbeat <= max(lease_seconds, MIN_LEASE_SECONDS)
             ):
+                age_seconds = max(0.0, server_now - heartbeat)
                 raise UserError(
-                    f"a watcher already runs here: pid {owner.pid} on {owner.host}, seen {max(0.0, server_now - heartbeat):.0f} s ago",
+                    f"a watcher already runs here: pid {owner.pid} on {owner.host}, last heartbeat {age_seconds:.0f} s ago",
                     location=paths.state,
                     hint="let it run, stop it there, or give this one another state folder",
                     code=ExitCode.TEMPORARY,
@@ -105,7 +108,7 @@ class DaemonLock:
         return msgspec.json.encode(self.owner).decode() + "\n"
 
     def _read_owner(self) -> tuple[LockOwner | None, float]:
-        """The owner and its last heartbeat (mtime, unix time). None where the lock cannot be read as one: nobody's."""
+        """Owner and last heartbeat (mtime); None where the file is no lock."""
         try:
             fd = os.open(self._path, os.O_RDONLY)
         except FileNotFoundError:
@@ -138,7 +141,7 @@ class DaemonLock:
         return True
 
     def recreate(self) -> bool:
-        """Make a lock again that somebody removed; False where another took it first."""
+        """Make a removed lock again; False where another watcher took it first."""
         return create_once(self._path, self._encode_owner()) or self.is_held()
 
     def release(self) -> None:

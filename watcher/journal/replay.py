@@ -1,4 +1,4 @@
-"""What the journal's events mean: a record is the fold of its events, and nothing else.
+"""Journal events -> state of every evaluation.
 
 Pure: no clock, no I/O. A line of the journal is an event of ``watcher.core.events`` with its time ``t`` and epoch. Events that
 this version does not know change no state; ``EvaluationRecord.extra`` keeps them, so that they are still shown.
@@ -57,7 +57,10 @@ class JournalState(msgspec.Struct, kw_only=True):
 
 
 def replay(journal_state: JournalState, document: Mapping[str, Any]) -> None:
-    """Add one line of the journal to ``journal_state``. Never raises for its content: what cannot be read is a warning."""
+    """Add one journal line to ``journal_state``.
+
+    Never raises for its content: what cannot be read becomes a warning.
+    """
     journal_state.event_count += 1
     epoch = document.get("epoch")
     journal_state.epoch = max(journal_state.epoch, epoch if type(epoch) is int else 0)
@@ -98,7 +101,10 @@ def _apply_to_state(journal_state: JournalState, event: events.JournalEvent, t: 
 
 
 def apply_event(record: EvaluationRecord | None, event: events.JournalEvent, t: float) -> EvaluationRecord | None:
-    """The record after ``event`` of time ``t``; None where nothing introduced the evaluation yet, and this does not."""
+    """The record after ``event`` at time ``t``.
+
+    None where no Created event came before.
+    """
     if isinstance(event, events.Created):
         return record if record is not None else _create_record(event, t)
     if record is None:
@@ -176,7 +182,7 @@ _STATE_AFTER: Mapping[type[events.StateChange], EvaluationState] = {
 
 
 def _apply_state_change(record: EvaluationRecord, event: events.StateChange, t: float) -> EvaluationRecord:
-    """First what the event alone knows, then state, reason, failures and resources, which every state change may say."""
+    """Apply state, reason, failures and resources of a state change."""
     changes = _changes_of(record, event, t)
     if event.failure_kind is not None:
         changes["failures"] = {**record.failures, event.failure_kind: record.failures.get(event.failure_kind, 0) + 1}
@@ -241,7 +247,10 @@ def _update_times(record: EvaluationRecord, **new_times: float | None) -> dict[s
 def _content_changes(
     record: EvaluationRecord, event: events.Ready | events.CheckpointSeen, fingerprint: str, t: float
 ) -> dict[str, Any]:
-    """A checkpoint is seen complete: a new round of times, in which the same content stays as old as it is."""
+    """Changes of a complete checkpoint: content and times of this round.
+
+    The same content keeps its first times.
+    """
     same_content = fingerprint == record.fingerprint
     before = record.times if same_content else {}
     times = {
@@ -260,7 +269,10 @@ def _content_changes(
 
 
 def _submission_changes(record: EvaluationRecord, event: events.Submitted | events.Adopted, t: float) -> dict[str, Any]:
-    """Also where the line of the intent is lost: the event carries the entire attempt."""
+    """Changes of a known job id.
+
+    The event carries the attempt, in case the line of its intent is lost.
+    """
     attempt, submitted_at = record.attempt, event.submit_time or t
     if attempt is None or attempt.run_id != event.run_id:
         attempt = event.attempt
@@ -272,7 +284,7 @@ def _submission_changes(record: EvaluationRecord, event: events.Submitted | even
 
 
 def _attempt_changes(record: EvaluationRecord, **fields: Any) -> dict[str, Any]:
-    """The newest attempt with these fields; None leaves a field as it is."""
+    """The newest attempt with these fields; None keeps a field."""
     if record.attempt is None:
         return {}
     known = {name: value for name, value in fields.items() if value is not None}

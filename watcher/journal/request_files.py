@@ -1,4 +1,4 @@
-"""What a person asks for, left where the daemon finds it: a file each in ``requests/``, daemon or no daemon."""
+"""requests/: write, read and validate request files."""
 
 import getpass
 import os
@@ -36,7 +36,7 @@ def write_request(request: Request, paths: StatePaths) -> None:
 
 
 def make_request_id(now: float) -> str:
-    """A name for a request that nobody else gives, in order of time."""
+    """A unique request id that sorts by time."""
     return f"{int(now * 1000):014d}-{secrets.token_hex(4)}"
 
 
@@ -50,7 +50,10 @@ def get_user_at_host() -> str:
 
 
 def parse_steps(texts: tuple[str, ...]) -> tuple[int, ...]:
-    """``2000`` and ranges ``1000:50000:1000`` (both ends included), each once, ascending. Problem where a word is neither."""
+    """Steps from ``2000`` and ranges ``1000:50000:1000``, ascending.
+
+    Both ends of a range count. UserError for other texts.
+    """
     numbers: set[int] = set()
     for text in texts:
         parts = text.split(":")
@@ -72,7 +75,10 @@ def parse_steps(texts: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def parse_directory_name(text: str) -> str:
-    """A directory's name that a person gives. Problem where it is none, or could be taken for the watcher's own."""
+    """A directory name given by a person.
+
+    UserError where it is invalid or could clash with the watcher's own names.
+    """
     if not _DIRECTORY_NAME.fullmatch(text) or len(text) > 100:  # noqa: PLR2004  it is part of file and job names
         hint = "use up to 100 letters, digits, _ . and -, beginning with a letter or digit"
         raise UserError(f"{text!r} cannot be the name of a folder", location="--name", hint=hint)
@@ -82,7 +88,10 @@ def parse_directory_name(text: str) -> str:
 
 
 def resolve_bridge(stage: Stage, config: Config) -> tuple[str, tuple[int, ...]]:
-    """(source stage, steps) of a stage's bridge as the config has it. Problem where the config does not tell the step."""
+    """(source stage, steps) of a stage's bridge.
+
+    UserError where the config does not name the step.
+    """
     location = f"stages.{stage.name}"
     if stage.bridge is None:
         raise UserError(
@@ -95,7 +104,7 @@ def resolve_bridge(stage: Stage, config: Config) -> tuple[str, tuple[int, ...]]:
 
 
 def _find_impossible_value(request: Request, file_name: str) -> str:
-    """What no command of ours would have written; empty where nothing is wrong."""
+    """A value that no command writes; empty where there is none."""
     if file_name != f"{request.id}.json":
         return f"its id is {request.id!r}, which is not its name"
     for event in (event for amendment in request.amendments for event in amendment.events):
@@ -115,7 +124,7 @@ def _find_impossible_value(request: Request, file_name: str) -> str:
 
 
 def read_requests(paths: StatePaths) -> tuple[list[Request], list[str]]:
-    """Requests from the command line, oldest first, and what is wrong with those that cannot be read."""
+    """Request files, oldest first, and errors of unreadable ones."""
     requests, errors = [], []
     try:
         names = sorted(name for name in os.listdir(paths.requests) if name.endswith(".json") and not name.startswith("."))  # noqa: PTH208

@@ -1,4 +1,6 @@
-"""What a person is told of, once: decided from what is seen, named so that the same news is never told twice. Pure.
+"""Which news deserves a notification. Pure.
+
+An alert's id names the news, so that nobody is notified twice.
 
 A blocked evaluation, a stage that is finished, an evaluation that is worse than its baseline by the stage's objectives, a
 checkpoint that will not become whole by itself, a damaged journal, and a time in which nobody watched.
@@ -18,7 +20,7 @@ from watcher.reconcile.schedule import is_final_step
 
 
 def collect_alerts(snapshot: Snapshot, journal_state: JournalState, config: Config, skips: Iterable[Skip]) -> tuple[Alert, ...]:
-    """All that deserves to be told now and has not been told yet."""
+    """All news that nobody was notified of yet."""
     candidates = [_make_journal_alert(warning) for warning in journal_state.warnings]
     candidates += [
         _make_record_alert("blocked", record, record.full_reason)
@@ -35,7 +37,10 @@ def collect_alerts(snapshot: Snapshot, journal_state: JournalState, config: Conf
 
 
 def make_regression_alert(key: str, stage: str, comparison: Comparison | None) -> Alert | None:
-    """That a comparison with the bridge fails the stage's objectives; named by its content, so that another one is news again."""
+    """Alert for a comparison that fails the stage's objectives.
+
+    Its id holds the content, so that another comparison is news again.
+    """
     if comparison is None or comparison.outcome != "fail":
         return None
     failed_objectives = []
@@ -62,7 +67,7 @@ def _make_journal_alert(warning: str) -> Alert:
 
 
 def _find_finished_stages(snapshot: Snapshot, journal_state: JournalState, config: Config) -> list[Alert]:
-    """Stages whose last step is scored, and of which nothing is owed any more."""
+    """Stages whose last step is scored and that have nothing pending."""
     finished = []
     for name, stage in config.stages.items():
         stage_records = [

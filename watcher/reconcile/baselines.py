@@ -1,4 +1,4 @@
-"""Which checkpoints an evaluation is compared with: the stage's bridge, and the stage's own earlier steps. Pure."""
+"""Which checkpoints an evaluation is compared with. Pure."""
 
 from collections.abc import Iterable
 from pathlib import PurePath
@@ -12,18 +12,21 @@ from watcher.journal.replay import JournalState
 
 
 def find_bridge(stage: str, records: Iterable[EvaluationRecord]) -> EvaluationRecord | None:
-    """The stage's baseline: the one that a person asked for last, else the config's newest; None where there is none yet."""
+    """The stage's baseline.
+
+    A person's last choice comes first, then the config's newest; None without one.
+    """
     bridges = [record for record in records if record.stage == stage and record.origin == "bridge"]
     return max(bridges, key=lambda record: (record.baseline_selected_at or 0.0, _get_creation_time(record)), default=None)
 
 
 def is_stage_checkpoint(record: EvaluationRecord) -> bool:
-    """Whether this is one of the stage's own checkpoints, in the stage's own run of training."""
+    """Whether it is a checkpoint of the stage's own training run."""
     return record.origin != "bridge" and record.source == record.stage and not record.custom_directory
 
 
 def build_comparison_requests(config: Config, journal_state: JournalState) -> dict[str, CompareRequest]:
-    """Evaluation -> what its compare.json should answer, for every scored one that can be compared with something."""
+    """Evaluation -> the comparison that its compare.json should hold."""
     requests: dict[str, CompareRequest] = {}
     records = list(journal_state.records.values())
     for stage in config.stages.values():
@@ -62,7 +65,7 @@ def _make_evaluation_ref(record: EvaluationRecord, stage: Stage) -> EvaluationRe
 
 
 def describe_bridge_override(bridge: EvaluationRecord, stage: Stage) -> str | None:
-    """Why this is not the source's own last step; None where it is."""
+    """Why the bridge is not the source's last step; None where it is."""
     label = f"{bridge.source} step {bridge.step}"
     if stage.bridge is None:
         return f"{label}{'' if bridge.baseline_selected_at is None else ' by request'}; the config has no bridge"
@@ -77,10 +80,10 @@ def describe_bridge_override(bridge: EvaluationRecord, stage: Stage) -> str | No
 
 
 def describe_start_mismatch(stage: str, started_from: str | None, bridge: EvaluationRecord) -> str | None:
-    """That the stage began from another checkpoint than this bridge; None where it did not, or says nothing.
+    """How the stage's start differs from its bridge; None where it does not.
 
-    ``started_from`` is what its own config.yaml says. The same run and step is the same checkpoint, wherever it is mounted; a run's
-    folder without a step stands for any of its steps.
+    ``started_from`` is what its own config.yaml says. The same run and step is the same checkpoint, wherever it is mounted; a
+    run's folder without a step stands for any of its steps.
     """
     if started_from is None:
         return None

@@ -41,7 +41,7 @@ _REQUEUABLE_STATES = frozenset({JobState.NODE_FAIL, JobState.PREEMPTED})
 def next_action_in_flight(
     record: EvaluationRecord, attempt: Attempt, snapshot: Snapshot, config: Config, rules: policy.RetryRules
 ) -> Action | Skip:
-    """The next step of an evaluation whose newest attempt is ``attempt``, or why there is none."""
+    """The next action for an evaluation with a submitted job."""
     attempt_files = snapshot.attempts.get(attempt.run_id, AttemptFiles())
     job = find_job(attempt, snapshot.queue)
     if record.state is EvaluationState.SUBMITTING:
@@ -70,13 +70,16 @@ def next_action_in_flight(
 
 
 def _is_from_earlier_run(last_exit: ExitRecord, job: Job) -> bool:
-    """Whether the job was started again since under its old id; the queue does not count restarts, accounting does."""
+    """Whether the job restarted under its id after this exit record.
+
+    The queue does not count restarts; accounting does.
+    """
     job_start = None if job.state.is_terminal else job.start_time
     return job.restarts > last_exit.restart or (job_start is not None and last_exit.end <= job_start)
 
 
 def _is_queue_newer(attempt: Attempt, snapshot: Snapshot) -> bool:
-    """Whether the queue was asked after the job was submitted: an older answer knows nothing of it."""
+    """Whether the queue was read after the job's submission."""
     if snapshot.queue is None or snapshot.queue.jobs is None:
         return False
     submitted_at = attempt.submit_time or attempt.intended
@@ -115,7 +118,7 @@ def _next_action_submitting(
 
 
 def _abandon(record: EvaluationRecord, attempt: Attempt, event: events.StateChange) -> AbandonAttempt:
-    """Give the attempt up: should its job ever be seen again, it is cancelled."""
+    """Give the attempt up; its job is cancelled should it appear."""
     next_event = msgspec.structs.replace(event, abandons_attempt=True)
     return AbandonAttempt(key=record.key, run_id=attempt.run_id, next_event=next_event)
 
@@ -130,7 +133,10 @@ def _parse_claim_job(attempt: Attempt, claim: str) -> Job:
 def _next_action_stuck(
     record: EvaluationRecord, attempt: Attempt, job: Job, snapshot: Snapshot, rules: policy.RetryRules
 ) -> Action | Skip:
-    """A job that can never run: its evaluation is blocked, then the job cancelled; else that would look like a person's word."""
+    """A job that can never run: block the evaluation, then cancel the job.
+
+    The other order would look like a person's cancel.
+    """
     reason = f"job {job.job_id} is {job.raw_state}: {job.reason}; confirming that it stays so"
     confirmation = _confirm_end(record, attempt, reason, STUCK_AFTER_SECONDS, snapshot.now)
     if confirmation is not None:
@@ -165,7 +171,7 @@ def _next_action_alive(record: EvaluationRecord, attempt: Attempt, job: Job) -> 
 
 
 def _next_action_ended(ended: EndedAttempt, snapshot: Snapshot, config: Config, rules: policy.RetryRules) -> Action | Skip:
-    """Nothing of the attempt lives any more, and its results are not valid."""
+    """The attempt has ended, and its results are not valid."""
     record, attempt, attempt_files, last_exit, job = ended
     results = snapshot.results.get(record.key)
     results_error = "" if results is None else results.describe_first_invalid()
@@ -209,7 +215,7 @@ def _next_action_ended(ended: EndedAttempt, snapshot: Snapshot, config: Config, 
 def _next_action_without_results(
     record: EvaluationRecord, attempt: Attempt, last_exit: ExitRecord | None, snapshot: Snapshot, rules: policy.RetryRules
 ) -> Action | Skip:
-    """It ended well, by its own word or the executor's; its results are not valid, or cannot be looked at."""
+    """The job succeeded, but its results are invalid or unreadable."""
     results, job = snapshot.results.get(record.key), find_job(attempt, snapshot.queue)
     if results is None:
         return Skip(record.key, f"{record.state.value}: the job succeeded; its results folder is unreadable now")
@@ -227,7 +233,7 @@ def _next_action_without_results(
 
 
 def _confirm_end(record: EvaluationRecord, attempt: Attempt, detail: str, seconds: float, now: float) -> Action | Skip | None:
-    """An end that is not believed at once: noted when first seen, None once ``seconds`` have passed since."""
+    """Wait ``seconds`` before an end is believed; None afterwards."""
     if record.reason_kind is not ReasonKind.CONFIRMING_END or is_in_future(record.since, now):
         return events.ConfirmingEnd(
             evaluation=record.key,

@@ -24,7 +24,10 @@ def make_scored_event(
     run_id: str | None = None,
     mtimes: str | None = None,
 ) -> events.Scored:
-    """The evaluation has valid results. ``suites``: tier -> digest of what they were asked for."""
+    """The evaluation has valid results.
+
+    ``suites``: tier -> digest of the requested suites.
+    """
     return events.Scored(
         evaluation=record.key,
         fingerprint=fingerprint,
@@ -61,7 +64,7 @@ def block_on_checkpoint(record: EvaluationRecord, inspection: Inspection) -> eve
 
 
 def make_archive_action(record: EvaluationRecord, stage: Stage, labels: dict[str, str], reason: str) -> ArchiveResults:
-    """Move an evaluation's tier files away; ``labels``: tier -> what to keep it under."""
+    """Move tier files to superseded/; ``labels``: tier -> folder name there."""
     return ArchiveResults(
         key=record.key,
         results_folder=str(stage.results),
@@ -110,6 +113,9 @@ def wait_or_skip(
 
 
 def postpone(record: EvaluationRecord, reason: str, kind: ReasonKind) -> events.Waiting | None:
-    """A submission that could not be made is no failure. None where that is journaled: a limit may last for weeks."""
+    """A submission that could not be made; it counts as no failure.
+
+    None where that is journaled: a limit may last for weeks.
+    """
     outcome = wait_or_skip(record, reason, kind=kind)
     return None if isinstance(outcome, Skip) else outcome

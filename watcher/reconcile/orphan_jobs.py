@@ -1,4 +1,4 @@
-"""Jobs of ours in the queue that no evaluation in flight stands for. Pure.
+"""Jobs of ours in the queue that no evaluation owns: adopt or cancel. Pure.
 
 They come from a watcher that was killed or frozen between submitting and recording, from a damaged journal, or
 from a person's cancel. What runs is adopted where its evaluation has nothing else in flight; the rest is cancelled.
@@ -33,7 +33,7 @@ def resolve_orphan_jobs(snapshot: Snapshot, journal_state: JournalState, comment
 
 
 def _resolve_leftover_job(record: EvaluationRecord, job: Job, journal_state: JournalState) -> Action | Skip | None:
-    """The newest attempt of an evaluation that is not in flight any more, yet its job lives."""
+    """A live job of an evaluation that is no longer in flight."""
     if (
         record.state in {EvaluationState.SCORED, EvaluationState.LOST}
         or job.state is JobState.COMPLETING

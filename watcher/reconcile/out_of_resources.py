@@ -1,4 +1,4 @@
-"""Attempts that ended for want of time or memory: what that is worth, and what the next one asks for. Pure."""
+"""Timeouts and out-of-memory: retry with more. Pure."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -23,7 +23,7 @@ _RAISE_REFUSED = ResourceRaise({}, "more was refused before, so it asks for no m
 
 
 class EndedAttempt(NamedTuple):
-    """An attempt of which nothing lives any more, and all that is known of its end."""
+    """An ended attempt, and all that is known of its end."""
 
     record: EvaluationRecord
     attempt: Attempt
@@ -36,7 +36,7 @@ class EndedAttempt(NamedTuple):
 def decide_after_out_of_resources(
     ended: EndedAttempt, snapshot: Snapshot, config: Config, rules: policy.RetryRules
 ) -> StateChange | None:
-    """The transition after an attempt that had too little time or memory; None where it was neither."""
+    """The transition after a timeout or OOM; None for other ends."""
     record, attempt, attempt_files, last_exit, job = ended
     slurm = get_slurm_settings(config, record)
     limits = snapshot.partition_limits.get(slurm.partition or "", PartitionLimits())
@@ -63,7 +63,7 @@ def decide_after_out_of_resources(
 
 
 def _is_timeout(last_exit: ExitRecord | None, job_state: JobState | None, resources: Mapping[str, str]) -> bool:
-    """By Slurm's word; or it was warned, shortly before its end, kept what was finished and asks to be run again."""
+    """Whether Slurm says so, or a warned job stopped shortly before its limit."""
     was_warned = last_exit is not None and last_exit.code == ExitCode.TEMPORARY and last_exit.signal == "USR1"
     if job_state is JobState.TIMEOUT:
         return last_exit is None or was_warned or last_exit.code not in SCORER_EXIT_CODES

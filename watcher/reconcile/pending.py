@@ -32,7 +32,10 @@ STALLED_SAVE_SECONDS = 86400.0
 def next_action_pending(
     record: EvaluationRecord, snapshot: Snapshot, config: Config, journal_state: JournalState
 ) -> list[Action | Skip]:
-    """The next step of an evaluation that waits for its checkpoint. A Submit is a candidate: limits are not looked at here."""
+    """The next actions for an evaluation that waits for its checkpoint or data.
+
+    A SubmitEvaluation is a candidate: limits are applied later.
+    """
     if record.retry_at is not None and record.is_backing_off(snapshot.now):
         return [Skip(record.key, f"{record.full_reason}; again at {format_utc(record.retry_at)}", repeats_reason=True)]
     if record.stage not in config.stages or record.stage not in snapshot.requirements:
@@ -78,7 +81,7 @@ class _CheckpointState(NamedTuple):
 
 
 def _checkpoint_state(record: EvaluationRecord, snapshot: Snapshot, config: Config) -> _CheckpointState:
-    """The checkpoint as it was seen, or why it is absent or unknown."""
+    """The checkpoint's inspection, or why it is absent or unknown."""
     source, stage_folder = config.stages.get(record.source), snapshot.stages.get(record.source)
     folder = Path(record.checkpoint).parent
     if source is None or folder != source.checkpoints:
@@ -104,7 +107,7 @@ def _checkpoint_state(record: EvaluationRecord, snapshot: Snapshot, config: Conf
 
 
 class _CompleteCheckpoint(NamedTuple):
-    """An evaluation origin checkpoint is complete, and all that its gates look at."""
+    """An evaluation with a complete checkpoint, and what its gates read."""
 
     record: EvaluationRecord
     inspection: Inspection
@@ -222,7 +225,10 @@ def _is_not_scored_already(case: _CompleteCheckpoint) -> Action | Skip | None:
 
 
 def _is_journaled_as_ready(case: _CompleteCheckpoint) -> Action | Skip | None:
-    """Before anything that waits for data or limits, so that the time of detection is that of the checkpoint."""
+    """Journal readiness before any wait for data or limits.
+
+    So the time of detection is that of the checkpoint.
+    """
     record = case.record
     is_journaled = record.is_ready_to_submit or (record.is_waiting_for(ReasonKind.DATA) and case.missing_data())
     if case.content is None or (is_journaled and record.fingerprint == case.content.fingerprint):
@@ -272,7 +278,7 @@ def _build_scoring_request(case: _CompleteCheckpoint) -> ScoringRequest:
 
 
 def _pin_actions(case: _CompleteCheckpoint) -> list[Action | Skip]:
-    """A pin of another content is released; a missing one is made, where the config asks for pins."""
+    """Release a pin of other content; make one where the config wants pins."""
     record, fingerprint = case.record, str(case.inspection.fingerprint)
     if record.pin is not None and record.pin.fingerprint != fingerprint:
         return [UnpinCheckpoint(key=record.key, folder=record.pin.folder, reason="the checkpoint was rewritten")]
@@ -284,7 +290,7 @@ def _pin_actions(case: _CompleteCheckpoint) -> list[Action | Skip]:
 def _resolve_conflicting_results(
     record: EvaluationRecord, content: CheckpointContent, results: EvaluationResults, stage: Stage
 ) -> Action | None:
-    """What is done about tier files that are not of this content: kept elsewhere, or a person is asked."""
+    """Archive tier files of other content, or ask a person."""
     unmanaged = [tier for tier, verdict in results.verdicts.items() if verdict.kind == "foreign"]
     older_fingerprints = {
         tier: fingerprint for tier, fingerprint in results.fingerprints.items() if fingerprint != content.fingerprint

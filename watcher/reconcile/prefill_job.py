@@ -1,4 +1,6 @@
-"""What becomes of a stage's data cache that lacks something: evaluations wait, and a prefill job may be submitted. Pure.
+"""The prefill job of a stage's data cache. Pure.
+
+Evaluations wait while entries are missing, and a prefill job may be submitted.
 
 A prefill job is followed like any other: its record is the fold of the same events, under the key ``stage1/(prefill)``.
 What scoring calls the checkpoint's fingerprint is here the digest of what the cache must hold, and what scoring calls
@@ -46,7 +48,7 @@ def make_prefill_key(stage: str) -> str:
 
 
 def describe_missing_data(stage: Stage, suites: Iterable[SuiteInRequest], snapshot: Snapshot, config: Config) -> str:
-    """Why a job for these suites would miss data, as the reason to wait; empty where it would not."""
+    """Which data a job for these suites would miss; empty for none."""
     prefixes = tuple(f"{suite.name}/" for suite in suites)
     missing_entries = [
         entry for entry in snapshot.missing_entries.get(stage.name, ()) if entry.startswith((*prefixes, TOKENIZER_PREFIX))
@@ -148,7 +150,7 @@ def _next_action_settled_prefill(record: EvaluationRecord, content_digest: str, 
 def _build_current_request(
     stage: Stage, snapshot: Snapshot, config: Config, journal_state: JournalState
 ) -> ScoringRequest | None:
-    """What a prefill job is asked for: all that the stage's suites need. None where that is not known yet."""
+    """The prefill request for all suites of the stage; None while unknown."""
     requirements = snapshot.requirements.get(stage.name)
     tokenizer = (
         None if requirements is None else requirements.resolve_settings(journal_state.stage_settings.get(stage.name)).tokenizer
@@ -157,7 +159,7 @@ def _build_current_request(
 
 
 def build_prefill_request(stage: Stage, suites: tuple[SuiteInRequest, ...], tokenizer: str, config: Config) -> ScoringRequest:
-    """The request of a prefill job for these suites, whole but for ``run_id``."""
+    """The request of a prefill job, complete but for ``run_id``."""
     content = canonical_json([[[suite.name, suite.digest] for suite in suites], tokenizer, stage.use_fast, str(config.eval_data)])
     return ScoringRequest(
         run_id="",

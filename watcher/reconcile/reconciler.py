@@ -1,4 +1,4 @@
-"""Decide: from what was seen and what is journaled to what is done now. Pure: no clock, no I/O.
+"""(snapshot, journal state, config) -> actions and skips. Pure.
 
 Order of submission, where not all can go at once: bridges and final steps first, since comparisons wait for them;
 then by the time at which the checkpoint was complete, oldest first; then by step.
@@ -39,7 +39,10 @@ MAX_UNSCHEDULED_SHOWN = 200
 
 
 def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, comment: str) -> Decision:
-    """All actions, in order, and why nothing is done about the rest. ``comment`` marks our jobs in the queue."""
+    """All actions in order, and skips for everything else.
+
+    ``comment`` marks our jobs in the queue.
+    """
     request_actions = [
         action for request in snapshot.requests for action in answer_request(request, snapshot, config, journal_state)
     ]
@@ -103,7 +106,10 @@ def _next_actions(
 def _make_created_events(
     evaluations: list[ScheduledEvaluation], config: Config, journal_state: JournalState
 ) -> list[JournalEvent]:
-    """Take up what the config asks for and the journal does not know. Own steps first: a plain name is theirs."""
+    """Create evaluations that the config asks for.
+
+    The stage's own steps come first: they get the plain name step_N.
+    """
     taken_keys = set(journal_state.records)
     created: list[JournalEvent] = []
     for evaluation in sorted(evaluations, key=lambda evaluation: evaluation.source != evaluation.stage):
@@ -143,7 +149,10 @@ def _make_moved_events(evaluations: list[ScheduledEvaluation], journal_state: Jo
 
 
 def _make_stage_start_events(snapshot: Snapshot, config: Config, journal_state: JournalState) -> list[JournalEvent]:
-    """Where a stage started, as its own config.yaml says: kept for whoever compares when its checkpoints are gone."""
+    """Journal where a stage started, according to its config.yaml.
+
+    Comparisons need it after its checkpoints are deleted.
+    """
     starts: list[JournalEvent] = []
     for stage in config.stages.values():
         started_from = snapshot.stages[stage.name].started_from
@@ -192,7 +201,7 @@ def _make_priority_key(
 def _collect_skips(
     snapshot: Snapshot, config: Config, journal_state: JournalState, unknown_bridges: Mapping[str, str]
 ) -> list[Skip]:
-    """What nothing is done about, and would otherwise go unsaid."""
+    """Skips about stages, bridges and folders."""
     skips = [Skip(f"{name}/bridge", f"bridge: {reason}") for name, reason in unknown_bridges.items()]
     for stage in config.stages.values():
         stage_folder = snapshot.stages[stage.name]
@@ -213,7 +222,7 @@ def _collect_skips(
 
 
 def _skip_results_in_other_folders(stage: Stage, journal_state: JournalState, config: Config) -> Iterator[Skip]:
-    """After the config's results folder became another: whose are still in the one before, or are being written there."""
+    """Evaluations whose results lie outside the config's results folder."""
     current_folder = str(stage.results)
     stage_records = [
         record

@@ -1,4 +1,4 @@
-"""What is done about requests from the command line: enqueue, retry, cancel. Pure.
+"""enqueue, retry, cancel and amend requests -> actions. Pure.
 
 The effects come first and the answer last, so a crash between them does the request again; each effect is such
 that twice is as good as once.
@@ -57,7 +57,10 @@ def answer_request(request: Request, snapshot: Snapshot, config: Config, journal
 
 
 def _apply_amendments(request: Request, journal_state: JournalState) -> list[Action]:
-    """What an audit proposes: each amendment entirely or, where the journal says something else now, not at all."""
+    """Apply each amendment of an audit, or none of it.
+
+    It is skipped where the journal changed after the audit.
+    """
     actions: list[Action] = []
     outcomes = []
     for amendment in request.amendments:
@@ -74,7 +77,7 @@ def _apply_amendments(request: Request, journal_state: JournalState) -> list[Act
 
 
 def _parse_amended_events(amendment: Amendment) -> list[JournalEvent] | None:
-    """The events of an amendment; None where one of them is none that an audit may ask for."""
+    """Events of an amendment; None where one of them is not allowed."""
     try:
         amended = [events.parse_event({**document, "evaluation": amendment.key}) for document in amendment.events]
     except ValueError:  # msgspec's ValidationError is a ValueError
@@ -83,7 +86,10 @@ def _parse_amended_events(amendment: Amendment) -> list[JournalEvent] | None:
 
 
 def _find_evaluation(request: Request, stage: Stage, step: int, records: Mapping[str, EvaluationRecord]) -> str | None:
-    """The evaluation that is meant: by its given name, else by step and source, the stage's own first."""
+    """The evaluation that a request means.
+
+    It is found by name, else by step and source, the stage's own first.
+    """
     if request.name is not None:
         key = f"{request.stage}/{request.name}"
         return key if key in records else None
@@ -170,7 +176,7 @@ def _change_evaluation(request: Request, stage: Stage, record: EvaluationRecord,
 
 
 def _cancel_evaluation(request: Request, record: EvaluationRecord) -> tuple[list[Action], str]:
-    """Only the word: a job that lives although its evaluation is cancelled is a stray one, and is cancelled as such."""
+    """Journal the cancel; the live job is then an orphan and gets cancelled."""
     if record.state in {EvaluationState.SCORED, EvaluationState.LOST, EvaluationState.CANCELLED}:
         return [], f"already {record.state.value}"
     run_id = None if record.attempt is None or record.state not in IN_FLIGHT_STATES else record.attempt.run_id

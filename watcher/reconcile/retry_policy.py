@@ -1,20 +1,19 @@
-"""What a failed attempt is worth: wait, try again, or ask a person. Pure.
+"""How each kind of failure is retried. Pure.
 
 ========================  ======================================================================
-exit 65                   blocked, in the scorer's words: trying again will not help
-exit 66                   waiting for the data to be prepared; asked again after a while, free
-exit 69, 73               blocked, in the scorer's words
-exit 75                   again with backoff, free: what was finished is kept
-exit 76                   owed: the checkpoint is looked at anew
-any other exit, a signal  failed: again with doubled backoff, ``retry.attempts`` times, then blocked
-COMPLETED, no results     failed, likewise
-its time was up           again with more time; free where parts were finished, else failed, likewise
-out of the host's memory  failed, likewise, and again with more memory
-NODE_FAIL, PREEMPTED      again, free, once the executor had its time to run it again by itself
-vanished                  failed, likewise
-stuck                     blocked, in the executor's words: it waits for what will not come
-stuck or refused for more again, free, with the config's own time and memory, which are not raised any more
-CANCELLED                 cancelled: a person's word, respected until ``watcher retry``
+exit 65, 69, 73           blocked with the scorer's reason
+exit 66                   waiting for data; retried after a while, no failure
+exit 75                   retried with backoff, no failure: finished parts are kept
+exit 76                   pending: the checkpoint is inspected again
+other exits, signals      failed: retried with doubled backoff, ``retry.attempts`` times, then blocked
+COMPLETED, no results     failed
+TIMEOUT                   retried with more time; no failure where parts were finished
+OUT_OF_MEMORY             failed, and retried with more memory
+NODE_FAIL, PREEMPTED      retried, no failure, once Slurm had its time to requeue the job
+vanished                  failed
+can never run             blocked with the executor's reason
+raise refused             retried with the config's time and memory, no failure
+CANCELLED                 cancelled until ``watcher retry``
 ========================  ======================================================================
 """
 
@@ -61,7 +60,7 @@ _EXIT_CODE_MEANINGS: Mapping[int, str] = {
 
 
 class RetryRules(NamedTuple):
-    """How a kind of job is tried again, and what its ends mean: one for scoring jobs, one for prefill jobs."""
+    """How a kind of job is retried, and what its ends mean."""
 
     retry: RetrySettings
     retry_command: str = "watcher retry"
@@ -72,14 +71,17 @@ class RetryRules(NamedTuple):
 
 
 def compute_backoff_seconds(retry: RetrySettings, failure_count: int) -> float:
-    """Seconds before the ``failure_count``-th repetition (1, 2, ...): doubled each time, at most an hour."""
+    """Seconds before a retry: doubled each time, at most an hour."""
     return min(MAX_BACKOFF_SECONDS, retry.backoff * 2.0 ** min(max(failure_count - 1, 0), 30))
 
 
 def decide_after_exit(
     record: EvaluationRecord, exit_record: ExitRecord, message: str, rules: RetryRules, now: float
 ) -> StateChange:
-    """The transition after an exit record without valid results. ``message``: why, as the job put it."""
+    """The transition after an exit record without valid results.
+
+    ``message``: the job's own reason.
+    """
     code = exit_record.code
     reason = f"{message or _EXIT_CODE_MEANINGS.get(code, 'no reason given')} (exit {code})"
     if code in _BLOCKING_EXIT_CODES:
@@ -103,7 +105,7 @@ def decide_after_exit(
 def decide_after_job_state(
     record: EvaluationRecord, job: Job, attempt_files: AttemptFiles, results_error: str, rules: RetryRules, *, now: float
 ) -> StateChange:
-    """The transition after an end that only the executor tells of, without exit record and valid results.
+    """The transition after an end that only the executor reports.
 
     A job that has no room for its exit record may still have had some for the log. ``results_error``: what its results lack.
     """
@@ -135,7 +137,7 @@ def decide_after_job_state(
 def decide_after_timeout(
     record: EvaluationRecord, cause: str, finished_parts: int, resource_raise: ResourceRaise, rules: RetryRules, *, now: float
 ) -> StateChange:
-    """The transition after an attempt whose time was up: the remaining parts are scored with more time."""
+    """The transition after a time limit: the remaining parts get more time."""
     raised_resources = {**record.raised_resources, **resource_raise.requested}
     if not finished_parts:
         reason = f"{cause} before any part was finished; {resource_raise.message}"
@@ -160,7 +162,7 @@ def decide_after_out_of_memory(
 
 
 def without_raise(record: EvaluationRecord, cause: str, rules: RetryRules, now: float) -> StateChange:
-    """The transition where more than the config's was refused: the next attempt asks for the config's alone."""
+    """The transition after a refused raise: retry with the config's resources."""
     requested = " ".join(f"{name}={value}" for name, value in record.raised_resources.items())
     return events.Waiting(
         **_of_attempt(record),
@@ -172,14 +174,14 @@ def without_raise(record: EvaluationRecord, cause: str, rules: RetryRules, now: 
 
 
 def decide_after_vanished(record: EvaluationRecord, rules: RetryRules, now: float) -> StateChange:
-    """The transition after an attempt that queue, accounting and exit record say nothing of."""
+    """The transition after an attempt without any trace of its end."""
     job_id = None if record.attempt is None else record.attempt.job_id
     reason = f"job {job_id} vanished: it is not in the queue, and left neither exit record nor valid results"
     return fail_or_block(record, "vanished", reason, rules, now)
 
 
 def decide_after_stuck(record: EvaluationRecord, job: Job, rules: RetryRules, now: float) -> StateChange:
-    """The transition where a job waits for what will not come: impossible resources, a limit that it exceeds."""
+    """The transition of a job that can never run."""
     reason = f"job {job.job_id} can never run: {job.reason}"
     if record.raised_resources:
         return without_raise(record, reason, rules, now)
@@ -195,7 +197,7 @@ def fail_or_block(
     *,
     raised_resources: Mapping[str, str] | None = None,
 ) -> StateChange:
-    """One more failure of ``kind``: again after a backoff, or blocked after ``retry.attempts`` in a row."""
+    """One more failure of ``kind``: retry, or block at ``retry.attempts``."""
     failure_count = record.failures.get(kind, 0) + 1
     fields = {**_of_attempt(record), "failure_kind": kind, "raised_resources": raised_resources}
     if failure_count >= rules.retry.attempts:

@@ -1,4 +1,4 @@
-"""Which evaluations a config asks for, and the directory that each of them gets. Pure.
+"""Which evaluations the config asks for, and their directory names. Pure.
 
 An evaluation is (stage of the suites, source stage, step). Its directory is ``step_<STEP>``; so is a bridge's,
 unless the stage's own schedule could produce that step: then ``step_<STEP>_from_<source>``. A directory that
@@ -33,7 +33,7 @@ class ScheduledEvaluation(msgspec.Struct, frozen=True, kw_only=True):
 def scheduled_evaluations(
     config: Config, stage_folders: Mapping[str, StageFolder]
 ) -> tuple[list[ScheduledEvaluation], dict[str, str]]:
-    """All that the schedules and bridges ask for, and, by stage, why a bridge's step is not known yet.
+    """All evaluations of schedules and bridges, and reasons for unknown bridges.
 
     Steps that are written out are wanted before they exist. Those of ``every`` and ``final`` only when they do: nobody
     knows whether training gets that far.
@@ -65,7 +65,10 @@ def scheduled_evaluations(
 
 
 def list_scheduled_steps(stage: Stage, stage_folder: StageFolder | None) -> list[int]:
-    """The stage's own steps, ascending: those written out, and of what is there, those of ``every`` and ``final``."""
+    """The stage's scheduled steps, ascending.
+
+    Listed steps count always; ``every`` and ``final`` count for steps that exist.
+    """
     present_steps = {} if stage_folder is None or stage_folder.steps is None else stage_folder.steps
     steps = set(stage.steps)
     if stage.every is not None:
@@ -81,7 +84,7 @@ def list_scheduled_steps(stage: Stage, stage_folder: StageFolder | None) -> list
 
 
 def is_final_step(stage: Stage, stage_folder: StageFolder | None, step: int) -> bool:
-    """Whether ``step`` ends the stage, as far as one can tell: its schedule's last, or train_steps."""
+    """Whether ``step`` is the schedule's last one or train_steps."""
     if stage_folder is not None and stage_folder.final_step is not None and step == stage_folder.final_step:
         return True
     return step == stage.last_step
@@ -126,7 +129,7 @@ def resolve_bridge_step(stage: Stage, config: Config, stage_folders: Mapping[str
 
 
 def find_start_step(stage: Stage, config: Config, stage_folders: Mapping[str, StageFolder]) -> int | None:
-    """The step of the bridge's source that this stage's own config.yaml says it started from; None where it says none."""
+    """The source step that the stage's config.yaml names as its start, or None."""
     stage_folder = stage_folders.get(stage.name)
     source = None if stage.bridge is None else config.stages.get(stage.bridge.source)
     if stage_folder is None or stage_folder.started_from is None or source is None:
@@ -148,7 +151,7 @@ def resolve_bridge_checkpoint(bridge: Bridge, step: int, config: Config, stage_f
 
 
 def choose_directory(evaluation: ScheduledEvaluation, stage: Stage, taken: Container[str], name: str | None = None) -> str:
-    """The directory of a new evaluation: the given name, or the first of its own that is not among ``taken`` evaluations."""
+    """The directory of a new evaluation: a given name, or a free one."""
     if name is not None:
         return name
     plain_name = f"step_{evaluation.step}"

@@ -15,7 +15,7 @@ from watcher.reconcile.journal_events import BLOCKING_COMPLETENESS, block_on_che
 def next_action_settled(
     record: EvaluationRecord, snapshot: Snapshot, config: Config, *, is_scheduled: bool
 ) -> Action | Skip | None:
-    """What may still happen to what is scored, lost, blocked or cancelled. None: nothing to say."""
+    """The next action for a scored, lost, blocked or cancelled evaluation, if any."""
     if record.pin is not None and record.state is not EvaluationState.BLOCKED:
         return UnpinCheckpoint(key=record.key, folder=record.pin.folder, reason=f"it is {record.state.value}")
     if record.state is EvaluationState.CANCELLED:
@@ -49,7 +49,7 @@ def next_action_settled(
 
 
 def _next_action_missing_results(record: EvaluationRecord, snapshot: Snapshot) -> Action | Skip | None:
-    """What is done about results that are not where they were published; None where they are."""
+    """Restore, locate or give up results that are not in place."""
     results = snapshot.results.get(record.key)
     if results is not None and not results.is_valid and record.key in snapshot.mirrors and snapshot.mirrors[record.key].is_valid:
         return MirrorResults(key=record.key, restore=True, reason=f"{results.describe_first_invalid()}; the mirror has it")
@@ -91,7 +91,7 @@ def _skip_blocked(record: EvaluationRecord) -> Skip:
 
 
 def _next_action_rewritten(record: EvaluationRecord, snapshot: Snapshot) -> Action | Skip | None:
-    """After the marks moved: another content is owed; the same content has new marks; in between nothing is done."""
+    """React to changed mtimes: score new content, or note new mtimes."""
     inspection = snapshot.inspections.get(record.checkpoint)
     if inspection is None:
         return None
