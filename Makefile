@@ -1,5 +1,5 @@
 # make demo    trains a small model and watches it being scored; make demo SLURM=1 on a real Slurm (Debian, root)
-# make test    everything the tests need, then all tests but the slow ones; make test-all: those too
+# make test    everything the tests need, then all tests but the slow ones; make test-unit: tests/unit alone; make test-all: the slow ones too
 # make check   linters, types, import rules, and the login node's tests on the installed wheel, without torch
 # make bench   measures, and writes tests/benchmarks/RESULTS.md; make bench BENCH=speed: only that part
 #
@@ -20,7 +20,7 @@ BIN    := $(VENV)/bin
 PIP    := -m pip --disable-pip-version-check install -qq --progress-bar off
 SHIPPED := $(shell find watcher suites scoring slurm systemd -type f -not -name '*.pyc')
 
-.PHONY: help venv demo check lint login-node slurm browser uplot test test-all bench clean
+.PHONY: help venv demo check lint login-node slurm browser uplot test-unit test test-all bench clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -90,6 +90,9 @@ browser: venv
 # Takes report.html's chart library anew from npm, in the version that tests/support/browser.py names
 uplot: venv
 	@$(BIN)/python tests/support/browser.py uplot
+
+test-unit: venv
+	$(BIN)/pytest -n $(JOBS) -m "not slow" tests/unit
 
 test: venv slurm browser
 	$(BIN)/pytest -n $(JOBS) -m "not slow"
