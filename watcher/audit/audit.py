@@ -27,7 +27,7 @@ _GRACE_POLLS = 2
 
 
 class AuditResult(msgspec.Struct, frozen=True):
-    """What was found, and what could not be looked at."""
+    """Differences, and what could not be read."""
 
     differences: tuple[Difference, ...]
     queue_error: str
@@ -39,7 +39,7 @@ class AuditResult(msgspec.Struct, frozen=True):
 def run_audit(
     config: Config, executor: Executor, state_id: str, environ: Mapping[str, str], *, now: float, alive: bool
 ) -> AuditResult:
-    """Compare. Writes nothing, and asks the queue once. Raises OSError where the state folder cannot be read."""
+    """Compare journal, disk and queue; writes nothing. OSError."""
     journal_state = ledger.read_journal(config.paths)
     jobs, queue_error = _read_queue(executor)
     observed = _observe_state(
@@ -63,7 +63,7 @@ def _read_queue(executor: Executor) -> tuple[Mapping[str, Job] | None, str]:
     try:
         return executor.query_queue(), ""
     except ExecutorUnreachable as error:
-        return None, f"the queue cannot be asked, so jobs are not compared: {error}"
+        return None, f"the queue is unreachable, so jobs are not compared: {error}"
 
 
 def _observe_state(

@@ -1,4 +1,4 @@
-"""The journal against disk and queue: every difference with what a repair would do. Pure.
+"""Finds differences between journal, disk and queue, and proposes repairs. Pure.
 
 What the next tick of a watcher sees to by itself is told as such and left to it. The rest is amended in the journal,
 through a request that the watcher answers; files are removed and jobs cancelled only while no watcher runs.
@@ -22,7 +22,7 @@ from watcher.journal.replay import JournalState
 from watcher.reconcile.orphan_jobs import resolve_orphan_jobs
 from watcher.reconcile.schedule import ScheduledEvaluation, choose_directory
 
-LEFT_TO_NEXT_TICK = "none needed: the watcher's next tick sees it"
+LEFT_TO_NEXT_TICK = "none needed: the next tick handles it"
 
 NEW_ATTEMPT_SECONDS = 3600.0
 """Seconds in which an attempt's folder may be one that is just being submitted."""
@@ -52,7 +52,10 @@ class ObservedState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """One difference. At most one of the last three is set; none: nothing is done about it here."""
+    """One difference and its repair.
+
+    At most one of the last three fields is set; none: it is only reported.
+    """
 
     key: str
     journal_state: str
@@ -66,7 +69,10 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 def find_differences(
     observed: ObservedState, journal_state: JournalState, known_run_ids: frozenset[str], config: Config, job_comment: str
 ) -> list[Difference]:
-    """All of them, evaluations first. ``known_run_ids``: every attempt that the journal mentions; ``job_comment`` marks our jobs."""
+    """All differences, evaluations first.
+
+    ``known_run_ids``: every attempt in the journal; ``job_comment`` marks our jobs.
+    """
     results: list[Difference] = []
     for record in journal_state.records.values():
         difference = _check_evaluation(record, observed)
@@ -137,7 +143,7 @@ def _check_evaluation(record: EvaluationRecord, observed: ObservedState) -> Diff
 
 
 def _check_tier_files(tier_files: Mapping[str, TierFileState], required_tiers: set[str]) -> tuple[bool, str]:
-    """Whether the tier files that are ``required_tiers`` are whole and of one content, and that in words."""
+    """Whether ``required_tiers`` are valid and of one content, and why not."""
     if not tier_files:
         return False, "no results"
     invalid = next(
@@ -152,7 +158,7 @@ def _check_tier_files(tier_files: Mapping[str, TierFileState], required_tiers: s
     if invalid or missing:
         return False, invalid or f"no {missing[0]}"
     if len({tier_file.fingerprint for tier_file in tier_files.values()}) != 1:
-        return False, "results of two contents of the checkpoint"
+        return False, "results of two checkpoint contents"
     return True, f"valid results of {next(iter(tier_files.values())).fingerprint[:12]}"
 
 
@@ -166,7 +172,7 @@ def _check_scored(
     disk_state: str,
 ) -> Difference | None:
     def amend_as_lost(message: str) -> Difference:
-        reason = f"audit: {message}; watcher retry --force scores it again"
+        reason = f"audit: {message}. Run watcher retry --force to score it again"
         return _propose_amendment(record, message, events.Lost(reason=reason))
 
     if not is_valid:
@@ -207,7 +213,7 @@ def _make_scored_event(
 def _propose_amendment(record: EvaluationRecord, message: str, event: JournalEvent) -> Difference:
     documents = (msgspec.to_builtins(event),)
     amendment = Amendment(key=record.key, state=record.state.value, since=record.since, events=documents)
-    repairs = {events.ResultsLocated: "journal it as scored", events.Pending: "have it scored anew"}
+    repairs = {events.ResultsLocated: "journal it as scored", events.Pending: "score it again"}
     repair = repairs.get(type(event), f"journal it as {event.name}")
     return Difference(
         key=record.key, journal_state=_describe_record(record), observed=f"disk: {message}", repair=repair, amendment=amendment
@@ -227,18 +233,21 @@ def _check_in_flight(record: EvaluationRecord, observed: ObservedState) -> Diffe
     attempt_folder = observed.attempts.get(attempt.run_id)
     if job is not None and not job.state.is_terminal:
         if attempt_folder is None:
-            message = f"queue: job {job.job_id} is {job.raw_state}; disk: its folder {attempt.run_id} is gone, so it cannot score"
-            return _report_only(record.key, _describe_record(record), message, "none: the watcher sees how it ends")
+            message = (
+                f"queue: job {job.job_id} is {job.raw_state}; disk: its folder {attempt.run_id} is gone, so the job cannot score"
+            )
+            return _report_only(record.key, _describe_record(record), message, "none: the watcher handles its end")
         return None
     is_valid, disk_state = _check_tier_files(observed.results.get(record.key, {}), set(attempt.suites))
     has_ended = attempt_folder is not None and bool(attempt_folder.exit_records)
-    message = f"{'its run ' if has_ended else ''}{attempt_folder.outcome if attempt_folder is not None else 'no end recorded'}, {disk_state}"
+    outcome = "no end recorded" if attempt_folder is None else attempt_folder.outcome
+    message = f"{'its run ' if has_ended else ''}{outcome}, {disk_state}"
     if job is not None:
         queue_state = f"queue: job {job.job_id} is {job.raw_state}"
     elif observed.jobs is None:
         if not has_ended and not is_valid:
             return None  # nothing is known
-        queue_state = "queue: cannot be asked"
+        queue_state = "queue: unreachable"
     else:
         queue_state = f"queue: no job {attempt.run_id}"
     return _report_only(record.key, _describe_record(record), f"{queue_state}; disk: {message}", LEFT_TO_NEXT_TICK)
@@ -257,7 +266,7 @@ def _check_unknown_results(key: str, observed: ObservedState, journal_state: Jou
     stage = config.stages[stage_name]
     record_state = "not known"
     if not is_valid or first_file.step is None:
-        return _report_only(key, record_state, f"disk: {disk_state}", "none: see whose they are")
+        return _report_only(key, record_state, f"disk: {disk_state}", "none: find out who wrote them")
     checkpoint = observed.checkpoint_states[first_file.checkpoint]
     scheduled_evaluation = ScheduledEvaluation(
         stage=stage_name,
@@ -274,7 +283,9 @@ def _check_unknown_results(key: str, observed: ObservedState, journal_state: Jou
         if is_scheduled:
             return _report_only(key, record_state, f"disk: {disk_state}", LEFT_TO_NEXT_TICK)
         if checkpoint.fingerprint != first_file.fingerprint:
-            return _report_only(key, record_state, f"disk: {disk_state}, not the checkpoint's", "none: enqueue scores it")
+            return _report_only(
+                key, record_state, f"disk: {disk_state}, not the checkpoint's", "none: run watcher enqueue to score it"
+            )
     created = events.Created(
         stage=stage_name,
         source=scheduled_evaluation.source,
@@ -317,8 +328,8 @@ def _check_jobs(observed: ObservedState, journal_state: JournalState, job_commen
             if isinstance(action, JournalEvent | CancelJob)
         ]
         if actions:
-            effect = "cancels it" if isinstance(actions[0], CancelJob) else "takes it up again"
-            yield _report_only(key, record_state, message, f"none needed: the watcher's next tick {effect}")
+            effect = "cancels it" if isinstance(actions[0], CancelJob) else "adopts it"
+            yield _report_only(key, record_state, message, f"none needed: the next tick {effect}")
         else:
             yield Difference(key=key, journal_state=record_state, observed=message, repair="cancel it", job_to_cancel=job)
 
@@ -336,7 +347,7 @@ def _check_attempts(observed: ObservedState, known_run_ids: frozenset[str]) -> I
             outcome = attempt.outcome if attempt.exit_records else f"claimed by {attempt.claim}, {attempt.outcome}"
             left_over = events.LeftOver(run_id=run_id, reason=f"audit: attempt {run_id} {outcome}")
             amendment = Amendment(key="", state=None, events=(msgspec.to_builtins(left_over),))
-            repair = "note it in the journal, and keep it"
+            repair = "add it to the journal and keep it"
             yield Difference(
                 key=key,
                 journal_state=record_state,

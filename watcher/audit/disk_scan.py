@@ -1,4 +1,4 @@
-"""What lies on disk, with the journal ignored: published results, attempts, and what was left behind. Reads only."""
+"""What lies on disk, ignoring the journal: results, attempts, leftovers. Reads only."""
 
 import os
 import re
@@ -34,7 +34,7 @@ _PARQUET_TAIL_BYTES = 8
 
 
 class TierFileState(msgspec.Struct, frozen=True, kw_only=True):
-    """One tier file on its own terms: of the checkpoint and the suite that it names itself."""
+    """One tier file, checked against the checkpoint and suite that it names."""
 
     kind: str
     """``valid``, ``invalid`` or ``foreign``."""
@@ -70,11 +70,11 @@ class AttemptFolder(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def outcome(self) -> str:
-        """How it ended, in words."""
+        """How the attempt ended."""
         if self.exit_records:
             return f"ended with {self.exit_records[-1].code}"
         task_count = 1 if self.request is None else self.request.tasks
-        return f"{self.tasks_ended} of its {task_count} tasks left an end" if self.tasks_ended else "no end recorded"
+        return f"{self.tasks_ended} of {task_count} tasks left an exit record" if self.tasks_ended else "no end recorded"
 
 
 class LeftoverFile(msgspec.Struct, frozen=True):
@@ -86,7 +86,7 @@ class LeftoverFile(msgspec.Struct, frozen=True):
 
 
 def read_tier_files(paths: EvaluationPaths, tiers: TierDefinitions) -> dict[str, TierFileState]:
-    """Tier -> its published file, for those that are there. ``tiers``: today's, which say what a whole one names."""
+    """Tier -> its published file; ``tiers``: requirements of the current suites."""
     return {tier: _read_tier_file(paths.tier_json(tier), tier, tiers) for tier in TIER_FILES if paths.tier_json(tier).exists()}
 
 
@@ -114,7 +114,7 @@ def _read_tier_file(path: Path, tier: str, tiers: TierDefinitions) -> TierFileSt
 
 
 def list_result_folders(results: Path, stage: str) -> list[str]:
-    """The directories among a stage's results. Raises OSError where they cannot be listed; none is fine."""
+    """Evaluation folders among a stage's results. OSError."""
     folder = EvaluationPaths(results, stage, "any").folder.parent
     try:
         with os.scandir(folder) as entries:
@@ -124,7 +124,7 @@ def list_result_folders(results: Path, stage: str) -> list[str]:
 
 
 def read_checkpoint_state(folder: str) -> CheckpointState:
-    """What a checkpoint's folder holds now. Marks first: what moves after them is another content."""
+    """State of a checkpoint folder; mtimes are read before the content."""
     mtimes = encode_mtimes(folder)
     try:
         return CheckpointState(fingerprint=compute_fingerprint(Path(folder)), mtimes=mtimes)
@@ -133,7 +133,7 @@ def read_checkpoint_state(folder: str) -> CheckpointState:
 
 
 def scan_attempts(paths: StatePaths, now: float) -> dict[str, AttemptFolder]:
-    """Run id -> what its folder holds. Raises OSError where they cannot be listed; no folder is fine."""
+    """Run id -> content of its folder. OSError."""
     try:
         names = sorted(entry.name for entry in os.scandir(paths.attempts) if entry.is_dir())
     except FileNotFoundError:
@@ -163,17 +163,17 @@ def _scan_attempt(paths: StatePaths, run_id: str, now: float) -> AttemptFolder:
 def find_leftover_files(
     key: str, paths: EvaluationPaths, needed_fingerprints: frozenset[str], now: float
 ) -> Iterator[LeftoverFile]:
-    """Leases, parts of contents that nobody wants any more, and private files of makers who are gone.
+    """Dead leases, parts of other content, and files of dead writers.
 
     ``needed_fingerprints``: fingerprints. To be asked only of what is not being scored.
     """
     for path in sorted(paths.parts.glob("*.lease")):
         if _measure_age_seconds(path, now) > DEAD_LEASE_SECONDS:
-            yield LeftoverFile(key, path, "a lease whose owner is gone")
+            yield LeftoverFile(key, path, "a lease whose owner is dead")
     for path in sorted(paths.parts.glob("*.parquet")):
         fingerprint = read_part_fingerprint(path)
         if fingerprint is not None and fingerprint not in needed_fingerprints:
-            yield LeftoverFile(key, path, f"a part of another content of the checkpoint ({fingerprint[:12]})")
+            yield LeftoverFile(key, path, f"a part of other checkpoint content ({fingerprint[:12]})")
     for folder in (paths.folder, paths.parts, paths.items_parquet("any").parent):
         yield from find_temporary_files(key, folder, now)
 
@@ -186,11 +186,14 @@ def find_temporary_files(key: str, folder: Path, now: float) -> Iterator[Leftove
             and path.is_file()
             and (is_creator_dead(path.name) or _measure_age_seconds(path, now) > ABANDONED_FILE_SECONDS)
         ):
-            yield LeftoverFile(key, path, "half written, and its writer is gone")
+            yield LeftoverFile(key, path, "half-written, and its writer is dead")
 
 
 def read_part_fingerprint(path: Path) -> str | None:
-    """The fingerprint that a finished part is of, from the end of its file: the login node reads no parquet."""
+    """Fingerprint of a finished part, from the end of its file.
+
+    The login node reads no parquet.
+    """
     try:
         with path.open("rb") as file:
             file_bytes = file.seek(0, os.SEEK_END)

@@ -30,7 +30,7 @@ def repair_differences(
             config.paths,
         )
         when = f"within {format_duration(config.poll)}" if alive else "when `watcher run` or `watcher once` runs next"
-        yield f"{len(amendments)} for the journal: left as a request, taken up {when}"
+        yield f"{len(amendments)} for the journal: left as a request, handled {when}"
     remaining = [
         difference for difference in differences if difference.path_to_remove is not None or difference.job_to_cancel is not None
     ]
@@ -39,7 +39,7 @@ def repair_differences(
     try:
         lock = DaemonLock.acquire(config.paths, lease_seconds=10 * config.poll, server_now=touch_clock(config.paths.clock_file))
     except UserError as problem:
-        yield f"{len(remaining)} to remove or cancel: not done: {problem}"
+        yield f"{len(remaining)} to remove or cancel, not done: {problem}"
         return
     try:
         for difference in remaining:
@@ -59,5 +59,5 @@ def _repair_difference(difference: Difference, executor: Executor) -> str:
             with contextlib.suppress(FileNotFoundError):
                 difference.path_to_remove.unlink()
     except (OSError, ExecutorUnreachable) as error:
-        return f"{difference.key}: not done: {error}"
+        return f"{difference.key}: failed: {error}"
     return f"{difference.key}: {difference.path_to_remove} removed"

@@ -1,1 +1,1 @@
-"""The running process: polling loop, one tick, heartbeat, systemd, log, notifications, background jobs."""
+"""The running process: loop, tick, heartbeat, systemd, log, notifications, background jobs."""

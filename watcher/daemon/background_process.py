@@ -1,4 +1,4 @@
-"""Short work beside the daemon, a process at a time: niced, in a session of its own, with a time limit, never waited for.
+"""One niced child process at a time, with a time limit.
 
 A child that outlives its watcher does no harm: what it writes, it publishes whole, and the next watcher decides
 from what is on disk.
@@ -62,7 +62,10 @@ class BackgroundProcess:
         return "" if self._running is None else self._running.name
 
     def start(self, name: str, command: Sequence[str]) -> ProcessExit | None:
-        """Start ``command``; its end, where it cannot be started. RuntimeError where one runs already."""
+        """Start ``command``; returns its exit where it cannot start.
+
+        RuntimeError where a child runs already.
+        """
         if self._running is not None:
             message = f"{self._running.name} is not over"
             raise RuntimeError(message)
@@ -76,7 +79,7 @@ class BackgroundProcess:
         return None
 
     def poll(self) -> ProcessExit | None:
-        """The end of the child, once; None while it runs, or where there is none."""
+        """The exit of the child, once; None while it runs."""
         running = self._running
         if running is None:
             return None
@@ -92,7 +95,7 @@ class BackgroundProcess:
         return ProcessExit(name=running.name, code=code, message=self._read_last_line(running) if code else "")
 
     def close(self) -> None:
-        """Tell the child to end. It may be started again at any time."""
+        """Terminate the child."""
         if self._running is not None:
             self._running.process.send_signal(signal.SIGTERM)
 
@@ -113,11 +116,11 @@ class BackgroundProcess:
             running.process.send_signal(signal.SIGTERM)
 
     def _read_last_line(self, running: _RunningProcess) -> str:
-        timeout_text = f"told to end after {self._limit_seconds:.0f} s; " if running.is_terminating else ""
+        timeout_text = f"terminated after {self._limit_seconds:.0f} s; " if running.is_terminating else ""
         try:
             with self._log_path.open("rb") as log_file:
                 log_file.seek(max(running.log_offset, self._log_path.stat().st_size - _LOG_TAIL_BYTES))
                 lines = log_file.read().decode(errors="replace").strip().splitlines()
         except OSError:
             lines = []
-        return timeout_text + (lines[-1].strip() if lines else "it said nothing")
+        return timeout_text + (lines[-1].strip() if lines else "no output")

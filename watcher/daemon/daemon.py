@@ -1,4 +1,4 @@
-"""The daemon: one lock, one journal, one executor, and a tick every poll until it is told to end.
+"""Lock, journal, executor and the polling loop.
 
 Everything that matters between two ticks is on disk. Nothing here imports torch, numpy, pyarrow, datasets or transformers.
 """
@@ -55,7 +55,10 @@ class Daemon:
         executor: Executor | None = None,
         mode: str = "run",
     ) -> None:
-        """``server_clock``: the file server's, asked through a file of ours; ``executor``: another than the config's."""
+        """Take the lock and open the journal.
+
+        ``server_clock``: the file server's clock; ``executor``: instead of the config's.
+        """
         self.config = config
         self.log, self._clock = log, clock
         self._journal_warnings: list[str] = []
@@ -95,7 +98,10 @@ class Daemon:
             raise
 
     def tick(self, is_stopping: Callable[[], bool] = lambda: False) -> bool:
-        """One tick, its news and its status; whether all went well. Raises Superseded; every OSError is noted."""
+        """One tick with notifications and status; whether it succeeded.
+
+        Raises JournalSuperseded; an OSError becomes a warning.
+        """
         errors: tuple[str, ...] = ()
         is_successful = True
         try:
@@ -111,18 +117,18 @@ class Daemon:
         return self._publish_status((*errors, *self.report_scheduler.run_pending(self.journal.state))) and is_successful
 
     def _recover_lock(self) -> None:
-        """Another's lock ends this watcher; one that is gone is made again, unless somebody took over or all is gone."""
+        """Stop at another watcher's lock; make a removed lock again."""
         lock = self.config.paths.lock
         if not lock.exists():
             self.journal.fence()
             if self.lock.recreate():
-                self.log("lock", words=f"{lock} was gone: somebody removed it; it is made again")
+                self.log("lock", words=f"{lock} was removed; it is created again")
                 return
-        message = f"{lock} is another's by now; this watcher stops"
+        message = f"another watcher holds {lock}; this one stops"
         raise JournalSuperseded(message)
 
     def finish_reports(self) -> None:
-        """For a single tick: wait for comparisons and report, a few minutes at most, and say in the status how they ended."""
+        """Wait a few minutes for comparisons and report, for ``watcher once``."""
         warnings = self.report_scheduler.run_pending(self.journal.state, wait=True)
         try:
             self.notifier.notify(self.report_scheduler.alerts, self.config)
@@ -135,7 +141,7 @@ class Daemon:
         try:
             self.heartbeat.beat(self.tick_runner, self.config, epoch=self.journal.epoch, warnings=warnings, stopped=stopped)
         except OSError as error:
-            self.log("trouble", words=f"status cannot be written: {error}")
+            self.log("trouble", words=f"cannot write the status: {error}")
             return False
         return True
 
@@ -146,18 +152,21 @@ class Daemon:
         return ", ".join(f"{number} {state}" for state, number in counts.items()) or "nothing to do yet"
 
     def publish_stopped(self) -> None:
-        """The last sign of life: it ended since it was told to."""
+        """Publish the last status: the watcher was stopped."""
         self._publish_status(self.tick_runner.warnings, stopped=True)
 
     def reload_config(self, load_config: Callable[[], Config]) -> None:
-        """Take a new config; an invalid one, or one about another state folder or executor, is refused and the old one kept."""
+        """Take a new config, or keep the old one and say why.
+
+        State folder and executor cannot change.
+        """
         try:
             config = load_config()
         except UserError as problem:
             self._refuse_config(str(problem))
             return
         if (config.state, config.executor) != (self.config.state, self.config.executor):
-            self._refuse_config("state and executor change only with a new start")
+            self._refuse_config("state and executor cannot change while the watcher runs; restart it")
             return
         self.config, self._config_error = config, ""
         self.tick_runner.reconfigure(config)
@@ -165,7 +174,7 @@ class Daemon:
         self.log("config_reloaded", source=config.source)
 
     def _refuse_config(self, reason: str) -> None:
-        self._config_error = f"the config was read again and is refused, the one before it stays: {reason}"
+        self._config_error = f"the new config is refused and the old one stays: {reason}"
         self.log("config_refused", words=reason)
 
     def close(self) -> None:
@@ -179,7 +188,10 @@ class Daemon:
 
 
 def run_daemon(config: Config, *, load_config: Callable[[], Config], environ: Mapping[str, str]) -> int:
-    """Watch until SIGTERM or SIGINT; SIGHUP re-reads the config. Gives the exit code: 0, or SUPERSEDED."""
+    """Watch until SIGTERM or SIGINT; SIGHUP re-reads the config.
+
+    Returns the exit code: 0, or SUPERSEDED.
+    """
     systemd, environ = SystemdNotifier(environ), strip_systemd_variables(environ)
     wakeup = Wakeup()
     signal_flags = {"stop": False, "reload": False}
@@ -201,14 +213,17 @@ def run_daemon(config: Config, *, load_config: Callable[[], Config], environ: Ma
 
 
 def open_daemon(config: Config, environ: Mapping[str, str], *, console: bool, mode: str = "run") -> Daemon:
-    """Problem where a watcher runs already, or the state folder cannot be used."""
+    """Open a daemon.
+
+    UserError where a watcher runs already, or the state folder is unusable.
+    """
     try:
         config.paths.state.mkdir(parents=True, exist_ok=True)
         return Daemon(config, environ=environ, log=logs.start_daemon_log(config.paths.log, console=console), mode=mode)
     except OSError as error:
-        hint = "make it writable, or name another with state:"
+        hint = "make it writable, or set state: in the config"
         raise UserError(
-            f"the state folder cannot be used: {error}", location=config.paths.state, hint=hint, code=ExitCode.CANNOT_WRITE
+            f"the state folder is unusable: {error}", location=config.paths.state, hint=hint, code=ExitCode.CANNOT_WRITE
         ) from error
 
 
@@ -231,7 +246,7 @@ def _run_poll_loop(
             log("superseded", words=str(error))
             return SUPERSEDED_EXIT_CODE
         except Exception:  # noqa: BLE001  a defect of ours must not end three months of watching: it is told, and readers see a stale status
-            log("defect", words="this tick failed; the next one is tried", traceback=traceback.format_exc())
+            log("defect", words="internal error in this tick; the next tick runs as usual", traceback=traceback.format_exc())
         # so that many watchers do not ask at once; never sooner than a poll, or the limit of calls a minute would skip a turn
         jitter = random.uniform(1, 1 + POLL_JITTER_FRACTION)  # noqa: S311
         wakeup.sleep(daemon.config.poll * jitter, lambda: signal_flags["stop"] or signal_flags["reload"])

@@ -26,7 +26,7 @@ def preview_tick(
     clock: Callable[[], float],
     environ: Mapping[str, str],
 ) -> tuple[list[dict[str, str]], tuple[Skip, ...]]:
-    """What a tick would do, and what it would not. Nothing is written and nothing is submitted.
+    """Actions and skips of a tick, without writing or submitting.
 
     It goes on as a tick does: events are added to ``journal``, which is in memory alone, and what a deed would change on disk
     is changed in what is seen at the next look.
@@ -55,7 +55,7 @@ def preview_tick(
 
 
 class _ForeseenEffects:
-    """What a dry run would have changed of what the next look sees."""
+    """Effects of a dry run on what the next snapshot would show."""
 
     def __init__(self) -> None:
         self._closed_requests: set[str] = set()

@@ -1,4 +1,4 @@
-"""The sign of life: status.json and status.txt after each tick, and a last one after a clean end."""
+"""Publishes status.json and status.txt after each tick."""
 
 import contextlib
 import itertools
@@ -21,7 +21,7 @@ KEPT_ONCE_RUNS = 6
 
 
 class Heartbeat:
-    """Who beats, since when, and by which command: ``run`` stays, ``once`` comes again and again."""
+    """Who publishes the status, since when, and by ``run`` or ``once``."""
 
     def __init__(self, owner: LockOwner, *, mode: str, paths: StatePaths, clock: Callable[[], float]) -> None:
         self.owner, self.mode = owner, mode
@@ -67,7 +67,10 @@ class Heartbeat:
 
 
 def _measure_once_interval_seconds(paths: StatePaths, now: float) -> float | None:
-    """The longest time between two of the last runs by once, in seconds; None where this is the first. Remembers this one."""
+    """The longest recent time between two runs of ``watcher once``.
+
+    None for the first run. It remembers this run.
+    """
     run_times: list[float] = []
     with contextlib.suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):  # not there, or damaged: begun anew
         run_times = [

@@ -1,4 +1,4 @@
-"""The daemon's log: to the console, pretty on a terminal and JSON otherwise, and to a rotating file as JSON."""
+"""The daemon's log: console (pretty or JSON) and a rotating JSON file."""
 
 import logging
 import logging.handlers

@@ -1,4 +1,4 @@
-"""Tell a person: the config's ``notify`` command, run as a child with the news as JSON on its standard input.
+"""Runs the ``notify`` command with an alert as JSON on stdin.
 
 It is journaled before it is told, so it is told at most once whatever happens; a command that fails is said in the
 status and not run again for the same news. The tick never waits for one.
@@ -49,7 +49,10 @@ class Notifier:
         """What the last command that failed said, until one succeeds."""
 
     def notify(self, alerts: tuple[Alert, ...], config: Config) -> None:
-        """Start a command for each of ``alerts`` that nobody told yet, as many as may run at once. Raises OSError, Superseded."""
+        """Start a command for each new alert, as many as may run.
+
+        OSError, JournalSuperseded.
+        """
         self.reap()
         new_alerts = [alert for alert in alerts if alert.id not in self._journal.state.notified]
         if not new_alerts or config.notify is None:
@@ -86,7 +89,7 @@ class Notifier:
                 )
         except OSError as error:
             stderr.close()
-            self._record_failure(alert, f"cannot be started: {error}")
+            self._record_failure(alert, f"cannot start: {error}")
             return
         self._log("notify", event_told=alert.event, about=alert.evaluation, words=alert.words)
         self._processes.append(_NotifyProcess(process, alert, time.monotonic() + NOTIFY_TIMEOUT_SECONDS, stderr))
@@ -107,13 +110,13 @@ class Notifier:
             if code is None:
                 self._record_failure(child.alert, f"did not end within {NOTIFY_TIMEOUT_SECONDS:g} s and was killed")
             elif code != 0:
-                self._record_failure(child.alert, f"ended with {code}{': ' + last_line[0] if last_line else ''}")
+                self._record_failure(child.alert, f"failed with exit code {code}{': ' + last_line[0] if last_line else ''}")
             else:
                 self.last_error = ""
 
     def _record_failure(self, alert: Alert, detail: str) -> None:
         evaluation_text = f" of {alert.evaluation}" if alert.evaluation else ""
-        self.last_error = f"notify: the command that should have told{evaluation_text} ({alert.event}) {detail}"
+        self.last_error = f"notify: the command for{evaluation_text} {alert.event} {detail}"
         self._log("trouble", words=self.last_error)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""One tick: a full substitute for the daemon from cron, since everything that matters between two ticks is on disk."""
+"""``watcher once``: one tick without the loop, for cron."""
 
 import time
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class TickReport(msgspec.Struct, frozen=True):
 
 
 def run_once(config: Config, *, dry_run: bool, environ: Mapping[str, str]) -> TickReport:
-    """One tick, under the same lock; a dry run only says what it would do, and writes nothing.
+    """One tick under the lock; a dry run writes nothing.
 
     Raises Problem where a watcher runs already, or the state folder cannot be used.
     """
@@ -43,7 +43,7 @@ def run_once(config: Config, *, dry_run: bool, environ: Mapping[str, str]) -> Ti
         return _build_tick_report(daemon.tick_runner.performed_actions, daemon.tick_runner.skips, daemon.journal.state.records)
     except JournalSuperseded as error:
         raise UserError(
-            str(error), location=config.paths.state, hint="see which watcher runs", code=ExitCode.TEMPORARY
+            str(error), location=config.paths.state, hint="run watcher status to see which watcher runs", code=ExitCode.TEMPORARY
         ) from error
     finally:
         daemon.close()

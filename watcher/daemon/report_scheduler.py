@@ -1,4 +1,6 @@
-"""Comparisons and the report, made by children of the daemon: decided at each tick from what is on disk, never waited for.
+"""When comparisons and report.html are made, by child processes.
+
+Each tick decides it from what is on disk, and never waits.
 
 An evaluation's compare.json is wanted where it is missing or answers another question than today's: other contents, suites,
 baselines or objectives. When none is wanted any more and something is new, report.html is written. What failed is put off,
@@ -57,7 +59,7 @@ class ChildFailure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReportState(msgspec.Struct, kw_only=True):
-    """``reported.json``: kept so that `watcher once` from cron neither starts over nor forgets a failure."""
+    """``reported.json``: failures that runs of ``watcher once`` remember."""
 
     schema: int = 1
     signature: str = ""
@@ -107,23 +109,26 @@ class ReportScheduler:
         """What a person should know, for status."""
         messages = []
         if self._state.unable is not None:
-            hint = "let `python` in the config name one that has the [scoring] extra, or say report: {compare: false}"
-            messages.append(f"{self.config.python} cannot compare results on this machine: {self._state.unable.words}; {hint}")
+            hint = "set python: to an environment with the [scoring] extra, or report: {compare: false}"
+            messages.append(f"{self.config.python} cannot compare results here: {self._state.unable.words}; {hint}")
         for name, failure in self._state.failures.items():
             remaining_seconds = failure.retry_at - self._clock()
-            retry_text = f"again in {format_duration(remaining_seconds)}" if remaining_seconds > 0 else "again soon"
-            subject = "report.html is not written" if name == REPORT_TASK else f"{name} is not compared"
-            messages.append(f"{subject}: {failure.words} ({retry_text}; {self.config.paths.children_log} has more)")
+            retry_text = f"next try in {format_duration(remaining_seconds)}" if remaining_seconds > 0 else "next try soon"
+            subject = "cannot write report.html" if name == REPORT_TASK else f"cannot compare {name}"
+            messages.append(f"{subject}: {failure.words} ({retry_text}; see {self.config.paths.children_log})")
         regressions = [alert.words for alert in self.alerts]
         return (*_shorten_list(messages), *_shorten_list(regressions[::-1]))
 
     @property
     def alerts(self) -> tuple[Alert, ...]:
-        """Evaluations that fail their objectives, told or not, in the order of the stages."""
+        """Evaluations that fail their objectives, in the order of the stages."""
         return tuple(self._state.regressed.values())
 
     def run_pending(self, journal_state: JournalState, *, wait: bool = False) -> tuple[str, ...]:
-        """Do what is due; what a person should know of it. ``wait``: until it is done. Never raises."""
+        """Start or finish due work; returns warnings. Never raises.
+
+        ``wait``: until all is done.
+        """
         try:
             if wait:
                 self.drain(journal_state)
@@ -133,11 +138,11 @@ class ReportScheduler:
             return (f"comparisons and report: {error}",)
         except Exception as error:  # noqa: BLE001  no defect of the report's may keep a checkpoint from being scored
             self._log("defect", words="comparisons and report", traceback=traceback.format_exc())
-            return (f"comparisons and report: a defect of the watcher: {error!r}; its log has more",)
+            return (f"comparisons and report: internal error: {error!r}; see the log",)
         return self.warnings
 
     def start_next(self, journal_state: JournalState) -> bool:
-        """Do what is due, without waiting; whether a child runs now. Raises OSError where the state folder cannot be written."""
+        """Start due work without waiting; whether a child runs. OSError."""
         finished = self._runner.poll()
         if finished is not None:
             self._record_exit(finished)
@@ -156,7 +161,7 @@ class ReportScheduler:
     def drain(
         self, journal_state: JournalState, *, timeout_seconds: float = 300.0, pause: Callable[[float], None] = time.sleep
     ) -> None:
-        """Do what is due and wait for it, ``timeout_seconds`` at most: for `watcher once`, which leaves nothing behind."""
+        """Do due work and wait, at most ``timeout_seconds``."""
         deadline = time.monotonic() + timeout_seconds
         while self.start_next(journal_state) and time.monotonic() < deadline:
             pause(0.05)
@@ -167,7 +172,7 @@ class ReportScheduler:
         self._runner.close()
 
     def _find_due_comparisons(self, journal_state: JournalState) -> None:
-        """Which comparisons are wanted, and what a report would be made of now."""
+        """Comparisons that are due, and the signature of a report made now."""
         now = self._clock()
         if self._last_check is not None:
             events, config, at = self._last_check
@@ -204,7 +209,7 @@ class ReportScheduler:
             self._save_state()
 
     def _is_up_to_date(self, key: str, request: CompareRequest, stamp: tuple[int, int, int]) -> bool:
-        """Whether compare.json answers ``request``; it is read again only where one of the two changed."""
+        """Whether compare.json answers ``request``; cached while both stay."""
         cached = self._compare_cache.get(key)
         if cached is None or cached[:2] != (request, stamp):
             comparison = _read_matching_comparison(request)
@@ -254,7 +259,7 @@ class ReportScheduler:
             and name in self._due_comparisons
             and _read_matching_comparison(self._due_comparisons[name]) is None
         ):
-            finished = ProcessExit(name=name, code=int(ExitCode.BUG), message="it left no answer to what it was asked")
+            finished = ProcessExit(name=name, code=int(ExitCode.BUG), message="it wrote no answer")
         if finished.code == 0:
             self._state.unable = None if name != REPORT_TASK else self._state.unable
             self._state.failures.pop(name, None)
@@ -306,7 +311,10 @@ def _digest_request(request: CompareRequest) -> str:
 
 
 def _read_file_stamp(path: Path) -> tuple[int, int, int]:
-    """What changes with every publication: clocks of file systems tick in milliseconds, and two may fall into one."""
+    """(mtime_ns, inode, size) of a file.
+
+    Two publications may fall into one tick of the file system's clock.
+    """
     try:
         stats = path.stat()
     except OSError:

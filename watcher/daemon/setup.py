@@ -26,7 +26,10 @@ def make_executor(config: Config, environ: Mapping[str, str]) -> Executor:
 
 
 def ensure_state_id(config: Config) -> str:
-    """The random name of a state folder, made once: it marks our jobs in a queue that others use too."""
+    """The random id of a state folder, made once.
+
+    It marks our jobs in a queue that others use too.
+    """
     path = config.paths.state / "id"
     create_once(path, secrets.token_hex(8) + "\n")
     return path.read_text(encoding="ascii").strip()

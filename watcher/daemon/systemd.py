@@ -1,4 +1,4 @@
-"""What systemd is told of a service of Type=notify: that it is ready, what it does, that it lives, that it ends.
+"""sd_notify messages of a Type=notify service.
 
 The protocol of sd_notify(3): lines of NAME=value in one datagram to the socket that $NOTIFY_SOCKET names, a path or, with
 a leading @, an abstract name. Without one (tmux, cron) nothing is told to anybody.
@@ -26,7 +26,10 @@ class SystemdNotifier:
         """Seconds without a sign of life after which this process is ended and started again; None: never."""
 
     def notify_ready(self, poll_seconds: float) -> str:
-        """Everything is open. A watchdog that is shorter than three polls of ``poll_seconds`` seconds and a slow tick is made longer."""
+        """Report that the watcher is ready.
+
+        A watchdog shorter than three polls and a slow tick is made longer.
+        """
         fields = {"READY": "1"}
         min_watchdog_seconds = 3 * poll_seconds + LONG_TICK_SECONDS
         if self.watchdog_seconds is not None and self.watchdog_seconds < min_watchdog_seconds:
@@ -42,7 +45,7 @@ class SystemdNotifier:
         return self.send(STOPPING="1")
 
     def send(self, **fields: str) -> str:
-        """Send ``fields``; in words, why that could not be done."""
+        """Send ``fields``; returns why that failed, or an empty text."""
         if not self.address:
             return ""
         message = "".join(f"{name}={value}\n" for name, value in fields.items()).encode(errors="replace")
@@ -51,7 +54,7 @@ class SystemdNotifier:
                 datagram_socket.setblocking(False)
                 datagram_socket.sendto(message, self.address)
         except OSError as error:
-            return f"$NOTIFY_SOCKET cannot be told: {error}"
+            return f"cannot write to $NOTIFY_SOCKET: {error}"
         return ""
 
 

@@ -1,4 +1,4 @@
-"""One tick: observe, decide, record, act, until nothing is left to do now. Clock, executor and log are arguments."""
+"""One tick: observe, reconcile, act, until nothing is left to do."""
 
 import math
 import traceback
@@ -87,7 +87,7 @@ class TickRunner:
         self.config = self.actor.config = config
 
     def tick(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
-        """Look and act until nothing is left to do, or ``is_stopping()``. Raises OSError, or Superseded."""
+        """Run rounds until nothing is left, or ``is_stopping()``. OSError, JournalSuperseded."""
         self.observer.new_tick()
         self.actor.new_tick()
         self.performed_actions = []
@@ -115,9 +115,7 @@ class TickRunner:
                 except JournalSuperseded:
                     raise
                 except Exception as error:  # noqa: BLE001  a defect about one evaluation must not stop the others
-                    errors.append(
-                        f"{action.key}: {get_action_name(action)}: a defect of the watcher: {error!r}; its log has more"
-                    )
+                    errors.append(f"{action.key}: {get_action_name(action)}: internal error: {error!r}; see the log")
                     self._log("defect", evaluation=action.key, action=get_action_name(action), traceback=traceback.format_exc())
                 else:
                     self.performed_actions += describe_action(action)
@@ -126,7 +124,7 @@ class TickRunner:
         self.warnings = (*self.observer.warnings, *self.actor.warnings, *errors)
 
     def _reconcile_if_changed(self, snapshot: Snapshot) -> Decision:
-        """The last decision again where neither world nor journal nor the clock asks for another."""
+        """The last decision again while snapshot, journal and clock allow it."""
         event_count = self.journal.state.event_count
         if self._last_decision is not None and not snapshot.has_changed:
             event_count_at_decision, decision = self._last_decision
@@ -140,7 +138,7 @@ class TickRunner:
 
 
 def identify_action(action: Action) -> tuple[str, str, str]:
-    """What makes an action the same one again: it is done once a tick."""
+    """Identity of an action, which is done once a tick."""
     if isinstance(action, CancelJob):
         return get_action_name(action), action.key, action.job.job_id
     return get_action_name(action), action.key, action.reason

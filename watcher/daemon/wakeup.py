@@ -1,4 +1,4 @@
-"""Sleep until the next poll, or until a signal or a file-system event says that it may be worth looking earlier.
+"""Sleeps until the next poll, a signal or a file-system event.
 
 inotify sees nothing that other nodes write on Lustre, GPFS or NFS, and not every machine has it: an event only
 wakes early, and nothing depends on one.
@@ -18,7 +18,7 @@ MIN_POLL_SECONDS = 1.0
 
 
 class Wakeup:
-    """A pipe that ends a sleep. Signals and threads may write to it at any time."""
+    """A pipe that ends a sleep; signals and threads may write to it."""
 
     def __init__(self) -> None:
         self._read_fd, self._write_fd = os.pipe()
@@ -46,7 +46,7 @@ class Wakeup:
             deadline = min(deadline, max(earliest_end, time.monotonic()))
 
     def watch_folders(self, folders: Iterable[Path]) -> str:
-        """Ring when something is made in one of the folders. Gives the reason where that does not work."""
+        """Wake up when something is created in a folder; returns why not."""
         try:
             from watchdog.events import FileSystemEventHandler  # noqa: PLC0415  optional, and a cost at start
             from watchdog.observers import Observer  # noqa: PLC0415
@@ -63,12 +63,12 @@ class Wakeup:
             self._observer.start()
         except Exception as error:  # noqa: BLE001  whatever it is, polling is the truth
             self._observer = None
-            return f"no file-system events ({error}); polling alone"
+            return f"no file-system events ({error}); polling only"
         return ""
 
     @contextlib.contextmanager
     def handle_signals(self, handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-        """Call a handler, and ring, when its signal comes. The old handlers come back at the end."""
+        """Call a handler and wake up at its signal; restores old handlers."""
 
         def handle(signal_number: int, _frame: object) -> None:
             handlers[signal.Signals(signal_number)]()

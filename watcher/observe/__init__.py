@@ -1,1 +1,4 @@
-"""Reads checkpoint folders, results, attempts, data cache and queue into one `Snapshot`. Decides nothing; writes only its own caches."""  # noqa: E501
+"""Reads folders, results, attempts, data cache and queue into one ``Snapshot``.
+
+Decides nothing; writes only its own caches.
+"""

@@ -21,7 +21,7 @@ _REASON_KEYS = ("problem", "why", "reason", "error", "message", "what")
 
 
 def read_attempt_files(paths: StatePaths, results: EvaluationPaths, run_id: str, tasks: int = 1) -> AttemptFiles:
-    """Claim, exit records and, where the newest of them is not a success, what run.json says of it."""
+    """Claim, exit records and the job's own reason, from the attempt folder."""
     attempt_paths = paths.attempt(run_id)
     claim = None
     try:
@@ -51,7 +51,7 @@ def _read_job_reason(results: EvaluationPaths, attempt_paths: AttemptPaths, last
 
 
 def add_failure_details(attempt_files: AttemptFiles, results: EvaluationPaths, attempt: Attempt, step: int) -> AttemptFiles:
-    """``attempt_files``, with what an attempt that is over left behind besides: the parts it finished, and what its log says.
+    """``attempt_files`` with finished parts and the end of the log.
 
     The job's own documents come first: where they could not be written, or speak of another task, the log has the words.
     """
@@ -69,7 +69,7 @@ def add_failure_details(attempt_files: AttemptFiles, results: EvaluationPaths, a
     )
     reason = attempt_files.failure_reason or next((ending.reason for ending in task_endings if ending.reason), "")
     if last_record is not None and last_record.code == ExitCode.CANNOT_WRITE and not reason:
-        reason = f"{results.folder}: results cannot be written there; make it writable and say watcher retry"
+        reason = f"{results.folder}: results cannot be written. Make it writable, then run watcher retry"
     return msgspec.structs.replace(
         attempt_files,
         failure_reason=reason,
@@ -80,7 +80,7 @@ def add_failure_details(attempt_files: AttemptFiles, results: EvaluationPaths, a
 
 
 def _count_finished_parts(folder: Path, since: float) -> int:
-    """Finished parts are files, published whole; their times are the file server's."""
+    """Parts published since the attempt; times are the file server's."""
     try:
         with os.scandir(folder) as entries:
             return sum(entry.name.endswith(".parquet") and entry.stat().st_mtime >= since for entry in entries)
@@ -89,7 +89,7 @@ def _count_finished_parts(folder: Path, since: float) -> int:
 
 
 def read_failure_reason(path: Path, run_id: str, code: int) -> str:
-    """Why a run ended with ``code``, from what it left; empty where that is of another run or task, or says nothing."""
+    """Why a run ended with ``code``; empty where its files do not say."""
     try:
         document = read_json(path)
     except (OSError, ValueError):
@@ -116,7 +116,10 @@ def _find_reason_text(document: Mapping[str, Any]) -> str:
 def read_requested_tiers(
     paths: StatePaths, attempt: Attempt, current_tiers: Mapping[str, TierRequirement]
 ) -> Mapping[str, TierRequirement]:
-    """The tiers that an attempt was asked for, as they were then: from its request where the suites' files differ by now."""
+    """The tiers that an attempt was asked for.
+
+    They come from its request where the suites changed since.
+    """
     if all(tier in current_tiers and current_tiers[tier].digest == digest for tier, digest in attempt.suites.items()):
         return {tier: current_tiers[tier] for tier in attempt.suites}
     try:
@@ -127,7 +130,7 @@ def read_requested_tiers(
 
 
 def read_unknown_job(paths: StatePaths, name: str) -> ScoringRequest | None:
-    """The request of a job that the journal does not know; None where there is none that can be read."""
+    """The request of a job unknown to the journal; None where unreadable."""
     try:
         return read_scoring_request(paths.attempt(name).request)
     except UserError:

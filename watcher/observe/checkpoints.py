@@ -1,4 +1,4 @@
-"""Which checkpoints are looked at now, and how closely; what was seen is remembered while its marks stay."""
+"""Inspects checkpoints that may have changed, and caches inspections."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -53,7 +53,10 @@ class InspectionCache:
         server_now: float,
         full_scan_due: bool,
     ) -> tuple[dict[str, Inspection], dict[str, str | None]]:
-        """(inspections, marks) by folder. ``changed_folders``: stage folders in which something moved since the last look."""
+        """(inspections, mtimes) by folder.
+
+        ``changed_folders``: stage folders that changed since the last tick.
+        """
         inspections: dict[str, Inspection] = {}
         mtimes: dict[str, str | None] = {}
         stage_folders = {str(stage.checkpoints): stages[stage.name] for stage in config.stages.values()}
@@ -86,7 +89,10 @@ class InspectionCache:
         return inspections, mtimes
 
     def _reuse_complete_inspection(self, record: EvaluationRecord, server_now: float) -> tuple[Inspection, str | None] | None:
-        """What was seen of a complete one that only waits for others: its marks are looked at again before it is submitted."""
+        """The cached inspection of a complete checkpoint that waits for others.
+
+        Its mtimes are read again before its submission.
+        """
         cached = self._cached.get(record.checkpoint)
         if not record.is_ready_to_submit or cached is None or cached.inspection.kind is not Completeness.COMPLETE:
             return None
@@ -101,7 +107,7 @@ class InspectionCache:
         settle_seconds: float,
         server_now: float,
     ) -> None:
-        """What is pinned of a checkpoint that is gone, or that nothing lists."""
+        """Inspect the pin of a checkpoint that is deleted or outside any listing."""
         if record.pin is None or not record.pin.folder or not (stage_folder is None or _is_absent(record, stage_folder)):
             return
         folder = record.pin.folder
@@ -125,14 +131,17 @@ class InspectionCache:
                 return cached.inspection, mtimes
         inspection = inspect_checkpoint(Path(folder), now=server_now, settle_seconds=settle_seconds, forced=record.forced)
         if encode_mtimes(folder) != mtimes:
-            reason = "being written: it moved while it was looked at"
+            reason = "being written: it changed during its inspection"
             inspection = msgspec.structs.replace(inspection, kind=Completeness.NOT_YET, reason=reason, fingerprint=None)
         self._cached[folder] = _CachedInspection(inspection, mtimes, server_now, record.forced)
         return inspection, mtimes
 
 
 def _is_absent(record: EvaluationRecord, stage_folder: StageFolder | None) -> bool:
-    """Whether a listing says that the folder is not there. Folders that no listing would show are inspected instead."""
+    """Whether a listing shows that the folder does not exist.
+
+    Folders outside any listing are inspected instead.
+    """
     if stage_folder is None or stage_folder.steps is None or not record.checkpoint.endswith(f"/{record.step}"):
         return False
     return record.step not in stage_folder.steps

@@ -1,4 +1,7 @@
-"""What the data cache lacks of what each stage needs: looked at closely once, then a stat for each missing entry a poll."""
+"""Which data-cache entries a stage lacks.
+
+A full check once, then a stat for each missing entry a poll.
+"""
 
 import os
 from collections.abc import Mapping
@@ -47,7 +50,9 @@ class MissingEntriesCache:
     def find_missing_entries(
         self, config: Config, requirements: Mapping[str, StageRequirements], journal_state: JournalState, now: float
     ) -> dict[str, tuple[str, ...]]:
-        """Stage -> what its jobs would not find (``data_cache.lacking``); the same object as before where nothing differs.
+        """Stage -> missing entries of its data cache.
+
+        The same object as before while nothing differs.
 
         A stage whose tokenizer or suites are not known yet is left out. One whose suites all read local files lacks nothing:
         its jobs make their data themselves.

@@ -44,7 +44,10 @@ class LogEnding(msgspec.Struct, frozen=True):
 
 
 def read_log_ending(log: Path) -> LogEnding:
-    """What the end of ``log`` says; nothing where it cannot be read. A requeued job appends to the log of its earlier runs."""
+    """Exit code, reason and OOM line from the end of ``log``.
+
+    Empty where unreadable. A requeued job appends to the log of its earlier runs.
+    """
     lines = _read_tail(log)
     run_start = max((number for number, line in enumerate(lines) if _RUN_STARTED.match(line)), default=-1)
     lines = lines[run_start + 1 :]
@@ -54,7 +57,7 @@ def read_log_ending(log: Path) -> LogEnding:
         return LogEnding(reason=_find_reason(lines), out_of_memory_line=out_of_memory_line)
     match = _RUN_ENDED.fullmatch(lines[last_line])
     earlier_lines = [line for line in lines[:last_line] if not _NOT_THE_REASON.fullmatch(line)]
-    reason = _find_reason(earlier_lines) or (f"its log ends with: {earlier_lines[-1]}" if earlier_lines else "")
+    reason = _find_reason(earlier_lines) or (f"last line of its log: {earlier_lines[-1]}" if earlier_lines else "")
     return LogEnding(exit_code=None if match is None else int(match[1]), reason=reason, out_of_memory_line=out_of_memory_line)
 
 

@@ -1,4 +1,4 @@
-"""What the local files that suites name hold: hashed when they moved, remembered meanwhile, also from one start to the next."""
+"""Hashes local data files of suites, a bounded number of bytes a tick."""
 
 import contextlib
 import math
@@ -24,14 +24,14 @@ RACY_WINDOW_NS = 2_000_000_000
 
 
 class HashedDataFiles(msgspec.Struct, frozen=True):
-    """Paths and globs of one slice or task, and what they were when they were last looked at."""
+    """Paths and globs of one slice or task, with their last stamps."""
 
     patterns: tuple[str, ...]
     files: tuple[tuple[DataFileStamp, FileDigest], ...]
 
 
 class DataNotReadyError(UserError):
-    """Which content will be scored is not known yet: it is looked at again in the next poll."""
+    """The content of data files is not known yet; the next poll tries again."""
 
 
 class DataBeingWrittenError(DataNotReadyError):
@@ -43,7 +43,7 @@ class DataBeingHashedError(DataNotReadyError):
 
 
 def read_stamps(patterns: Sequence[str]) -> tuple[DataFileStamp, ...] | None:
-    """A stat for each file; None where one of ``patterns`` names nothing that is there."""
+    """A stat for each file; None where a pattern matches nothing."""
     try:
         return tuple(_read_stamp(path) for path in expand_patterns(patterns))
     except (UserError, OSError):
@@ -76,10 +76,12 @@ class LocalDataHashes:
         self._bytes_left = self._bytes_per_tick
 
     def add_data_hashes(self, suite: SuiteInRequest, *, settle_seconds: float = 0.0, now: float = 0.0) -> SuiteInRequest:
-        """The suite with what its local files hold. Files that nobody saw here yet are left out: the job will say.
+        """The suite with hashes of its local files.
 
-        Raises BeingWritten where one was written in the ``settle_seconds`` seconds before ``now``, BeingRead where there is more than is
-        read at once; Problem where files are gone that were there once, or cannot be read.
+        Files that were never seen are left out: the job reports them.
+
+        DataBeingWrittenError where one changed in the last ``settle_seconds`` before ``now``; DataBeingHashedError where more
+        bytes are left than a tick reads; UserError where known files are gone or unreadable.
         """
         data = {}
         for name, patterns in iter_local_patterns(suite):
@@ -96,33 +98,33 @@ class LocalDataHashes:
         if stamps is None and cached is None:
             return None
         if stamps is None:
-            hint = "put it back, or mend data_files: until then nothing of this stage is scored"
-            raise UserError("its data files were there, and are gone", location=f"{label}: {', '.join(patterns)}", hint=hint)
+            hint = "restore them or fix data_files; until then this stage submits nothing"
+            raise UserError("its data files are gone", location=f"{label}: {', '.join(patterns)}", hint=hint)
         newest_mtime = max(mtime for *_, mtime in stamps) / 1e9
         if 0 <= now - newest_mtime < settle_seconds:
             path = max(stamps, key=lambda stamp: stamp[3])[0]
             raise DataBeingWrittenError(
-                "is being written", location=path, hint=f"it is looked at again until it has rested {settle_seconds:g} s"
+                "is being written", location=path, hint=f"it is read once unchanged for {settle_seconds:g} s"
             )
         if cached is not None and tuple(stamp for stamp, _ in cached.files) == stamps:
             return tuple(mark for _, mark in cached.files)
         if (
             self._bytes_per_tick < math.inf and 0 <= now - newest_mtime < RACY_WINDOW_NS / 1e9
         ):  # it is read in pieces, and has to be at rest for that
-            raise DataBeingWrittenError("was written just now", location=label, hint="it is looked at again")
+            raise DataBeingWrittenError("was just written", location=label, hint="the next poll reads it")
         known_hashes = self._uncached_hashes | ({} if cached is None else dict(cached.files))
         hashes = tuple(known_hashes[stamp] if stamp in known_hashes else self._hash_file(stamp) for stamp in stamps)
         self._uncached_hashes = {stamp: mark for stamp, mark in self._uncached_hashes.items() if stamp not in stamps}
         if read_stamps(patterns) != stamps:
-            raise DataBeingWrittenError("moved while it was read", location=label, hint="it is looked at again")
+            raise DataBeingWrittenError("changed while it was read", location=label, hint="the next poll reads it")
         if not 0 <= now * 1e9 - newest_mtime * 1e9 < RACY_WINDOW_NS:
             self._remember(HashedDataFiles(patterns, tuple(zip(stamps, hashes, strict=True))))
         return hashes
 
     def _hash_file(self, stamp: DataFileStamp) -> FileDigest:
         path = stamp[0]
-        hint = "nothing of this stage is submitted before that; it goes on with each poll"
-        unfinished = DataBeingHashedError(f"its {stamp[2]:,} bytes are read to know what they hold", location=path, hint=hint)
+        hint = "this stage submits nothing before; each poll continues"
+        unfinished = DataBeingHashedError(f"its {stamp[2]:,} bytes are being hashed", location=path, hint=hint)
         if self._bytes_left <= 0:
             raise unfinished
         if self._reading is None or self._reading[0] != stamp:
@@ -133,7 +135,7 @@ class LocalDataHashes:
             data_file = reading.read_more(self._bytes_left)
         except OSError as error:
             message = f"cannot be read ({error.strerror or error})"
-            raise UserError(message, location=path, hint="make it readable, or mend data_files") from error
+            raise UserError(message, location=path, hint="make it readable, or fix data_files") from error
         self._bytes_left -= reading.bytes_read - size_before
         if data_file is None:
             raise unfinished

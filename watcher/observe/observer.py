@@ -1,4 +1,4 @@
-"""Observe: one World a look, with no more system calls than what is unsettled needs.
+"""Builds the snapshot of one tick with few system calls.
 
 An idle poll stats each stage's folder, its latest.txt and its folder of results, whatever the number of checkpoints.
 What is settled is looked at again only when something moved beside it, and once an hour. The queue is asked at most
@@ -54,12 +54,15 @@ ABANDONED_WATCH_SECONDS = 3600.0
 
 
 def get_accounting_lag(executor: Executor) -> float:
-    """Seconds after which a name that the queue lacks is looked up elsewhere. Processes of this machine show at once."""
+    """Seconds before a name missing in the queue counts as missing.
+
+    Local processes show at once.
+    """
     return ACCOUNTING_LAG_SECONDS if executor.submits_held else LOCAL_START_SECONDS
 
 
 class Observer:
-    """Looks at disk and queue, and remembers what need not be looked at again."""
+    """Builds snapshots, and caches what did not change."""
 
     def __init__(
         self,
@@ -94,16 +97,19 @@ class Observer:
 
     @property
     def next_full_scan(self) -> float:
-        """Unix time from which the next look is at what is settled too, although nothing seems to have moved."""
+        """Unix time of the next snapshot that also checks settled evaluations."""
         return self._full_scan_at + FULL_SCAN_SECONDS
 
     def new_tick(self) -> None:
-        """Forget what is good for one tick only: the queue's answer, and how much was read."""
+        """Forget the queue's answer and the bytes read in this tick."""
         self._queue, self._queue_queried = None, False
         self._requirements.new_tick()
 
     def take_snapshot(self, config: Config, journal_state: JournalState, executor: Executor, now: float) -> Snapshot:
-        """Everything that deciding needs. Raises OSError where the state folder itself cannot be used."""
+        """Everything that a decision needs.
+
+        OSError where the state folder is unusable.
+        """
         server_now = self._server_clock(config.paths.clock_file)
         stages = {stage.name: self._stage_folders.list_stage(stage, server_now) for stage in config.stages.values()}
         requirements = self._read_requirements(config, journal_state, now, server_now)
@@ -182,7 +188,10 @@ class Observer:
     def _read_requirements(
         self, config: Config, journal_state: JournalState, now: float, server_now: float
     ) -> dict[str, StageRequirements]:
-        """Every stage's plan; its local data are stat'ed where something moved beside, and before anything is submitted."""
+        """Requirements of every stage.
+
+        Local data are stat'ed where their folders changed, and before a submission.
+        """
         ready_stages = {record.stage for record in journal_state.records.values() if record.is_ready_to_submit}
         any_folder_changed = bool(self._stage_folders.changed_folders)
         return {
@@ -251,7 +260,7 @@ class Observer:
         return QueueSnapshot(at=now, jobs=jobs, history=history, accounting_checked=True)
 
     def _read_requests(self, config: Config, server_now: float) -> list[Request]:
-        """Requests from the command line. The folder is listed when it moved, or has something left in it."""
+        """Command-line requests; the folder is listed only after a change."""
         folder = config.paths.requests
         try:
             mtime = os.stat(folder).st_mtime_ns  # noqa: PTH116  part of the idle poll
@@ -269,7 +278,7 @@ class Observer:
 
 
 def _has_failed(attempt_files: AttemptFiles, job: Job | None) -> bool:
-    """Whether what else an attempt left is looked at: it is over, by its own word or the executor's, and not well."""
+    """Whether an attempt is over without success, so that its log matters."""
     if attempt_files.exit_records and attempt_files.exit_records[-1].code != 0:
         return True
     return job is not None and job.state.is_terminal and job.state is not JobState.COMPLETED
@@ -282,7 +291,7 @@ def _query_partition_limits(
     attempts: Mapping[str, AttemptFiles],
     queue: QueueSnapshot | None,
 ) -> dict[str, PartitionLimits]:
-    """The limits of partitions, asked for only where an attempt may have run into one."""
+    """Partition limits, asked only where an attempt may have met one."""
     limits: dict[str, PartitionLimits] = {}
     for record in in_flight:
         attempt = record.attempt

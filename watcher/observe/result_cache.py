@@ -1,4 +1,4 @@
-"""What the results folders say of evaluations: judged when they have to be, and remembered meanwhile. Reads only."""
+"""Remembers result verdicts while folders do not change. Reads only."""
 
 import os
 from collections import Counter
@@ -21,7 +21,7 @@ from watcher.observe.checkpoints import OPEN_STATES, SLOW_CHECK_SECONDS
 
 
 class PublishedResultsCache:
-    """Remembers that the folders of results did not move: what was scored is looked for where one did, and once an hour."""
+    """Checks scored results where a folder changed, and once an hour."""
 
     def __init__(self) -> None:
         self._mtimes: dict[Path, int] = {}
@@ -31,7 +31,7 @@ class PublishedResultsCache:
     def check_published(
         self, config: Config, journal_state: JournalState, *, full_scan_due: bool
     ) -> dict[str, EvaluationResults]:
-        """Evaluation -> whether its results are still there, for those around which something moved."""
+        """Evaluation -> whether its results exist, where something changed."""
         watched_folders = {(stage, get_configured_results_folder(config, stage)) for stage in config.stages}
         records = [record for record in journal_state.records.values() if record.stage in config.stages]
         watched_folders |= {(record.stage, get_results_folder(config, record)) for record in records}
@@ -52,7 +52,7 @@ class PublishedResultsCache:
         return results
 
     def _check_record(self, record: EvaluationRecord, recorded_folder: str, configured_folder: str) -> EvaluationResults | None:
-        """Where the config has another folder by now, the results may have been moved there. None: nothing is known."""
+        """Results of one record, also in a new results folder; None: unknown."""
         if configured_folder != recorded_folder:
             moved_results = evidence.results_exist(
                 EvaluationPaths(Path(configured_folder), record.stage, record.directory), record.suites
@@ -84,18 +84,18 @@ class PublishedResultsCache:
 
 
 def _describe_missing_folder(results_folder: str, config: Config, journal_state: JournalState) -> str:
-    """What to say of a results folder that is away; nothing where nothing was scored into it."""
+    """The warning for a missing results folder; empty where nothing was scored into it."""
     counts_by_stage = Counter(
         record.stage
         for record in journal_state.records.values()
         if record.state is EvaluationState.SCORED and get_results_folder(config, record) == results_folder
     )
     counts = ", ".join(f"{count} results of {stage}" for stage, count in counts_by_stage.items())
-    return f"{results_folder} is not there, perhaps with its file system; nothing is known of {counts}" if counts else ""
+    return f"{results_folder} is missing (unmounted?); the state of {counts} is unknown" if counts else ""
 
 
 class PendingResultsCache:
-    """Remembers that what waits for its turn has no results yet: a backlog is not looked through at each poll."""
+    """Remembers that waiting evaluations have no results yet."""
 
     def __init__(self) -> None:
         self._cached: dict[str, tuple[tuple[float, str], StageRequirements, float, EvaluationResults]] = {}
@@ -110,7 +110,10 @@ class PendingResultsCache:
         missing_folders: Collection[str],
         now: float,
     ) -> dict[str, EvaluationResults]:
-        """The tier files of what is in flight, and of what is complete and about to be. ``missing_folders``: results folders that are."""
+        """Tier files of evaluations in flight or about to be.
+
+        ``missing_folders``: results folders that do not exist.
+        """
         results = {}
         for record in journal_state.records.values():
             stage_requirements = requirements.get(record.stage)
@@ -166,7 +169,7 @@ def check_mirrors(
     *,
     full_scan_due: bool,
 ) -> tuple[dict[str, EvaluationResults], frozenset[str]]:
-    """What the mirror has of evaluations whose results are not all there; and, once an hour, which copies are behind."""
+    """Mirrored results of incomplete evaluations; once an hour, outdated copies."""
     if config.mirror is None:
         return {}, frozenset()
     mirrors, stale = {}, set()

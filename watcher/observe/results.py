@@ -1,4 +1,4 @@
-"""What the disk says of attempts and results: claims, exit records, tier files. Reads only."""
+"""Tier files of an evaluation, checked against fingerprint and suites. Reads only."""
 
 import contextlib
 import math
@@ -33,7 +33,7 @@ def check_results(paths: EvaluationPaths, fingerprint: str, tiers: Mapping[str, 
 
 
 def _read_headline_scores(path: Path) -> dict[str, float]:
-    """``ppl``, ``primary`` and ``instruction_match_rate`` of a tier file's summary, where they are finite.
+    """Finite ``ppl``, ``primary`` and ``instruction_match_rate`` of a tier file.
 
     ``suspicious``: 1 where its canary says so.
     """
@@ -60,7 +60,7 @@ def _read_fingerprint(path: Path) -> str | None:
 
 
 def results_exist(paths: EvaluationPaths, tiers: Mapping[str, str]) -> EvaluationResults:
-    """Whether the tier files of a scored evaluation are still on disk; what is in them is not read again."""
+    """Whether the tier files of a scored evaluation still exist."""
     verdicts = {}
     for tier in tiers:
         path = paths.tier_json(tier)
@@ -69,7 +69,7 @@ def results_exist(paths: EvaluationPaths, tiers: Mapping[str, str]) -> Evaluatio
         except FileNotFoundError:
             verdicts[tier] = TierVerdict("missing", f"{path}: no such file")
         except OSError:
-            verdicts[tier] = TierVerdict("valid", "cannot be looked at now")
+            verdicts[tier] = TierVerdict("valid", "unreadable now")
         else:
             verdicts[tier] = TierVerdict("valid")
     return EvaluationResults(verdicts=verdicts)

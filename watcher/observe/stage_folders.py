@@ -1,4 +1,4 @@
-"""The folders of the stages, at two stats a poll however many checkpoints lie in them.
+"""Lists a stage's checkpoint folder when its mtime changed.
 
 A folder is listed again when it or its latest.txt moved, when it moved so lately that one more change would not show
 in its times, and once an hour. A listing that fails is unknown, never empty.
@@ -70,7 +70,7 @@ class StageFolderCache:
         except FileNotFoundError:  # it went away between two looks at it
             stage_folder, stamp, latest_stamp, is_reliable = StageFolder(steps={}, absent=True), None, None, True
         except OSError as error:
-            message = f"{folder}: cannot be listed: {error.strerror or error}"
+            message = f"{folder}: cannot list: {error.strerror or error}"
             stage_folder, stamp, latest_stamp, is_reliable = StageFolder(steps=None, error=message), None, None, False
         newest_mtime = max((file_stamp[0] for file_stamp in (stamp, latest_stamp) if file_stamp is not None), default=0) / 1e9
         unchanged = cached is not None and cached.stage_folder == stage_folder
@@ -106,7 +106,7 @@ class StageFolderCache:
 
 
 def _read_stamp(path: Path) -> FolderStamp:
-    """(mtime in ns, inode, size); None where nothing is there. Raises OSError for every other failure."""
+    """(mtime in ns, inode, size); None where nothing exists. OSError."""
     try:
         stats = os.stat(path)  # noqa: PTH116  one call in the idle poll, and Path.stat is a slower spelling of it
     except FileNotFoundError:
@@ -115,7 +115,7 @@ def _read_stamp(path: Path) -> FolderStamp:
 
 
 def _list_checkpoints(folder: Path) -> tuple[StageFolder, bool]:
-    """What is in ``folder``, and whether its documents could be read (else look again at the next poll)."""
+    """List ``folder``, and whether its documents were readable."""
     steps = list_steps(folder)
     if not steps:
         return StageFolder(steps={}), True
@@ -134,7 +134,10 @@ def _to_text(steps: Mapping[int, Path]) -> dict[int, str]:
 
 
 def _read_latest_step(folder: Path, steps: Mapping[int, Path]) -> int:
-    """The step that latest.txt names, where it is there: a run that went back writes smaller steps again."""
+    """The step in latest.txt, if any.
+
+    A run that went back writes smaller steps again.
+    """
     try:
         with open_without_blocking(folder / "latest.txt") as file:
             text = file.read(MAX_LATEST_BYTES).strip()

@@ -1,4 +1,4 @@
-"""What scoring for a stage needs besides a checkpoint: its suites, tokenizer and sequence length, as the files say now."""
+"""Suites, tokenizer and sequence length of a stage, re-read on changes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,7 +50,7 @@ class _CachedRequirements(msgspec.Struct, frozen=True):
 
 
 class StageRequirementsCache:
-    """Remembers every stage's plan; reads it anew where its files moved, and where the stage's config did."""
+    """Caches every stage's requirements until its files or config change."""
 
     def __init__(self, environ: Mapping[str, str], data_hashes: LocalDataHashes | None = None) -> None:
         self._environ = environ
@@ -133,7 +133,7 @@ class StageRequirementsCache:
 
 
 def _list_named_files(stage: Stage) -> tuple[Path, ...]:
-    """The files that the stage names itself: links, perhaps, to those that are read."""
+    """Files that the stage names itself, before links are resolved."""
     files = [Path(name) for name in stage.suites if "/" in name]
     return (*files, stage.training_config) if stage.training_config is not None else tuple(files)
 

@@ -1,4 +1,4 @@
-"""What of today's suites an evaluation was not asked for when it was scored, in words. Reads only."""
+"""Which parts of a scored evaluation the current suites changed. Reads only."""
 
 from collections.abc import Iterable, Mapping
 
@@ -26,7 +26,7 @@ class SuiteChangesCache:
     def describe_changed_records(
         self, config: Config, journal_state: JournalState, requirements: Mapping[str, StageRequirements]
     ) -> Mapping[str, str]:
-        """Evaluation -> what of it is owed anew, for the scored ones whose suites are others by now."""
+        """Scored evaluation -> what the current suites changed."""
         unchanged = self._requirements.keys() == requirements.keys() and all(
             requirements[name] is stage_requirements for name, stage_requirements in self._requirements.items()
         )
@@ -48,7 +48,10 @@ class SuiteChangesCache:
 
 
 def describe_changes(paths: EvaluationPaths, suites: Iterable[SuiteInRequest], tiers: Iterable[str]) -> str:
-    """``tier3_cf: ours has other data; tier2_ppl: code is new``, by what the published tier files were asked for."""
+    """What changed, such as ``tier3_cf: ours has other data``.
+
+    Published tier files say what was requested.
+    """
     suites = tuple(suites)
     descriptions = []
     for tier in tiers:
@@ -60,9 +63,9 @@ def describe_changes(paths: EvaluationPaths, suites: Iterable[SuiteInRequest], t
         except (OSError, ValueError):
             document = None
         published_digests = document.get("asked") if isinstance(document, dict) else None
-        descriptions.append(
-            f"{tier}: {_describe_differences(published_digests, current_digests) if isinstance(published_digests, dict) else 'its suites changed'}"
-        )
+        is_known = isinstance(published_digests, dict)
+        changes = _describe_differences(published_digests, current_digests) if is_known else "its suites changed"
+        descriptions.append(f"{tier}: {changes}")
     return "; ".join(descriptions)
 
 
@@ -73,11 +76,11 @@ def _describe_differences(published_digests: Mapping[str, str], current_digests:
         if published_digest == digest:
             continue
         same_definition = published_digest.partition(".")[0] == digest.partition(".")[0]
-        kind = "new" if not published_digest else "of other data" if same_definition else "defined otherwise"
+        kind = "new" if not published_digest else "on other data" if same_definition else "defined otherwise"
         kinds.setdefault(kind, []).append(name)
     removed = [name for name in published_digests if name not in current_digests]
     if removed:
-        kinds["not asked for any more"] = removed
+        kinds["no longer requested"] = removed
     return (
         ", ".join(f"{_format_names(names)} {'is' if len(names) == 1 else 'are'} {kind}" for kind, names in kinds.items())
         or "in another order"

@@ -98,7 +98,7 @@ def test_jobs_are_followed_meanwhile_and_the_journal_does_not_grow(watched):
     assert read_in_each(watched, 20) == [1000] * 20
     assert watched.journal_state.event_count == events
     assert watched.executor.calls["queue"] == asked + 20
-    words = f"suites: {path}: its 50,000 bytes are read to know what they hold; nothing of this stage is submitted before that"
+    words = f"suites: {path}: its 50,000 bytes are being hashed; nothing of this stage is submitted before that"
     assert watched.list_reasons()["stage1/step_200"].startswith(words)
     (running,) = watched.executor.live()
     running.ending = 0

@@ -112,7 +112,8 @@ def test_the_limit_is_the_configs_own_where_it_has_one_else_the_partitions_and_i
         == "next with 81920M, of at most 81920M by slurm.mem_max"
     )
     assert (
-        more_memory(SlurmSettings(), {"mem": "100000"}, PARTITION).message == "it already had the maximum of partition gpu, 100000M"
+        more_memory(SlurmSettings(), {"mem": "100000"}, PARTITION).message
+        == "it already had the maximum of partition gpu, 100000M"
     )
     assert more_memory(SlurmSettings(), {}, PARTITION).message == "set slurm.mem to have it raised"
 

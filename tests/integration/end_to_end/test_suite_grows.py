@@ -91,7 +91,7 @@ def test_what_a_suite_gains_is_owed_and_nothing_else(tmp_path):
         text=True,
         check=True,
     ).stdout
-    assert "tier2_ppl: third is new; tier3_cf: ours is of other data; the changed parts will be scored again" in " ".join(
+    assert "tier2_ppl: third is new; tier3_cf: ours is on other data; the changed parts will be scored again" in " ".join(
         why.split()
     )
     status = json.loads((scenario.state / "status.json").read_text())

@@ -74,7 +74,7 @@ def mend(watched, findings, *, alive=False):
 def amend(watched):
     """Repair, let a watcher answer, and look again."""
     (said,) = mend(watched, look(watched))
-    assert "left as a request, taken up when `watcher run` or `watcher once` runs next" in said
+    assert "left as a request, handled when `watcher run` or `watcher once` runs next" in said
     os.utime(watched.config.paths.requests, (watched.clock(), watched.clock()))
     watched.start_daemon()
     watched.tick(jobs=False)
@@ -105,7 +105,7 @@ def test_valid_results_that_the_journal_does_not_know_are_journaled(scored):
 def test_results_in_the_schedule_are_left_to_the_next_tick(scored):
     shutil.rmtree(scored.config.paths.journal)
     shutil.rmtree(scored.config.paths.attempts)
-    assert only(scored).repair == "none needed: the watcher's next tick sees it"
+    assert only(scored).repair == "none needed: the next tick handles it"
     scored.tick(2)
     assert scored.list_states() == {KEY: "scored"}
     assert look(scored) == ()
@@ -171,7 +171,7 @@ def test_a_checkpoint_whose_shards_changed_behind_its_marks_is_scored_anew(score
     folder = scored.ckpts / "stage1" / "100"
     shard = next(folder.rglob("*.safetensors"))
     os.utime(shard, (scored.clock() - 299, scored.clock() - 299))
-    assert only(scored).repair == "have it scored anew"
+    assert only(scored).repair == "score it again"
     assert amend(scored) == {KEY: "queued"}
 
 
@@ -185,7 +185,7 @@ def test_a_job_that_the_journal_believes_to_run_and_nobody_knows_is_told(watched
     finding = only(watched)
     assert finding.journal_state == "running, job 101"
     assert finding.observed.startswith("queue: no job eval-stage1-100-")
-    assert finding.repair == "none needed: the watcher's next tick sees it"
+    assert finding.repair == "none needed: the next tick handles it"
 
 
 def test_an_end_that_no_watcher_saw_is_told(watched):
@@ -222,13 +222,13 @@ def test_a_job_of_ours_for_what_is_scored_already_is_cancelled_while_no_watcher_
 
 def test_what_a_running_watcher_would_cancel_or_adopt_is_left_to_it(scored):
     orphan(scored, state=JobState.HELD, like=scored.run_ids()[0])
-    assert only(scored).repair == "none needed: the watcher's next tick cancels it"
+    assert only(scored).repair == "none needed: the next tick cancels it"
     journal = Journal.open(scored.config.paths)
     journal.append(events.Pending(evaluation=KEY, reason="asked"), t=scored.clock())
     journal.close()
     shutil.rmtree(paths(scored).folder)
     scored.executor.jobs["eval-stage1-100-0badcafe"].state = JobState.RUNNING
-    assert only(scored).repair == "none needed: the watcher's next tick takes it up again"
+    assert only(scored).repair == "none needed: the next tick adopts it"
 
 
 def test_nothing_is_removed_behind_a_running_watchers_back(scored, monkeypatch):
@@ -255,7 +255,7 @@ def test_attempts_that_the_journal_never_mentioned(scored):
     assert not place.folder.exists()
     shutil.copytree(scored.config.paths.attempt(scored.run_ids()[0]).folder, place.folder)
     finding = only(scored)
-    assert (finding.journal_state, finding.repair) == ("no such attempt", "note it in the journal, and keep it")
+    assert (finding.journal_state, finding.repair) == ("no such attempt", "add it to the journal and keep it")
     assert "ended with 0" in finding.observed
     amend(scored)
     assert look(scored) == ()
@@ -312,7 +312,7 @@ def test_results_of_another_program_are_shown_and_left_alone(scored):
     other.parent.mkdir()
     other.write_text("{}")
     finding = only(scored)
-    assert (finding.key, finding.repair) == ("stage1/step_777", "none: see whose they are")
+    assert (finding.key, finding.repair) == ("stage1/step_777", "none: find out who wrote them")
     assert mend(scored, look(scored)) == []
 
 

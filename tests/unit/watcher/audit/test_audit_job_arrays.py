@@ -57,8 +57,8 @@ OUTCOMES = [
     ([(0, 0, 0), (1, 0, 0), (1, 1, 75), (2, 0, 70)], "its run ended with 0"),
     ([(0, 0, 65), (1, 0, 65), (2, 0, 65)], "its run ended with 65"),
     ([(0, 0, 75), (1, 0, 65), (2, 0, 75)], "its run ended with 75"),
-    ([(0, 0, 0), (2, 0, 0)], "2 of its 3 tasks left an end"),  # one was killed
-    ([(1, 0, 75), (1, 1, 0)], "1 of its 3 tasks left an end"),
+    ([(0, 0, 0), (2, 0, 0)], "2 of 3 tasks left an exit record"),  # one was killed
+    ([(1, 0, 75), (1, 1, 0)], "1 of 3 tasks left an exit record"),
     ([], "no end recorded"),
 ]
 

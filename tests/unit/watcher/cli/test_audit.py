@@ -43,7 +43,7 @@ def test_a_difference_is_one_harmless_line_and_exit_1(here):
     (folder / "tier2_ppl.json").write_text("{}")
     (line,) = said(code=1).splitlines()
     assert line.startswith("stage1/step_1?[2J : journal: not known; disk: tier2_ppl is foreign (")
-    assert line.endswith("; repair: none: see whose they are")
+    assert line.endswith("; repair: none: find out who wrote them")
 
 
 def test_what_is_left_over_is_removed_only_with_repair(here):

@@ -148,7 +148,7 @@ def test_a_command_that_fails_is_said_in_the_status_until_one_succeeds(watched):
     told(watched)
     watched.tick()
     text = " ".join(watched.config.paths.status_text.read_text().split())
-    assert "(blocked) ended with 7: no such host" in text
+    assert "blocked failed with exit code 7: no such host" in text
     watched.daemon.reload_config(lambda: msgspec.structs.replace(watched.config, notify="true"))
     watched.daemon.journal.append(events.Pending(evaluation=KEY, reason="retry", fresh=True), t=watched.clock())
     watched.tick(6)

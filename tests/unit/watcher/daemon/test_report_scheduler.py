@@ -184,7 +184,7 @@ def test_a_failed_comparison_rests_longer_each_time_and_is_told(run):
         times.append(sum(name == "stage2/step_30" for name, _ in run.desk.started))
     assert 2 <= times[-1] <= 2 + 172_800 / MAX_CHILD_BACKOFF_SECONDS + 10
     assert times[int(MIN_CHILD_BACKOFF_SECONDS // 60)] == 1
-    assert any("stage2/step_30 is not compared: no rows" in note for note in run.reporter.warnings)
+    assert any("stage2/step_30: no rows" in note for note in run.reporter.warnings)
     assert REPORT_TASK in dict(run.desk.started)
 
 
@@ -231,7 +231,7 @@ def test_a_python_that_cannot_compare_is_said_once_and_left_alone_for_hours(run,
 def test_a_comparison_that_leaves_no_answer_is_a_failure(run, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "answer", lambda _request: None)
     run.ticks(4)
-    assert any("left no answer" in note for note in run.reporter.warnings)
+    assert any("wrote no answer" in note for note in run.reporter.warnings)
 
 
 def test_nothing_is_started_where_the_config_says_so(run):
@@ -288,7 +288,7 @@ def test_a_child_over_its_time_is_told_to_end(children):
     children.now += 101
     ended = wait(children.children)
     assert ended.code != 0
-    assert "told to end after 100 s" in ended.message
+    assert "terminated after 100 s" in ended.message
 
 
 def test_a_second_child_is_refused_while_one_runs(children):

@@ -40,7 +40,7 @@ def test_ready_signs_of_life_and_the_end_reach_the_socket(tmp_path, abstract):
 
 def test_without_a_socket_nothing_is_told_and_a_socket_that_is_gone_is_said(tmp_path):
     assert SystemdNotifier({}).notify_ready(60.0) == ""
-    assert "cannot be told" in SystemdNotifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).notify_tick("x")
+    assert "cannot write to" in SystemdNotifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).notify_tick("x")
 
 
 def test_a_watchdog_shorter_than_three_polls_is_made_longer(tmp_path):
@@ -140,7 +140,7 @@ def test_a_config_that_is_refused_is_said_in_the_status_until_a_good_one_comes(w
     watched.daemon.reload_config(broken)
     watched.tick()
     assert (
-        "the one before it stays: watcher.yaml:3: unknown key 'stagse'"
+        "the old one stays: watcher.yaml:3: unknown key 'stagse'"
         in watched.config.paths.status_text.read_text().replace("\n  ", " ")
     )
     watched.daemon.reload_config(lambda: watched.config)

@@ -30,7 +30,9 @@ def acquire(paths, *, later=0.0):
 
 def test_a_live_second_watcher_is_named_with_host_and_pid(paths):
     me = write(paths)
-    with pytest.raises(UserError, match=rf"a watcher already runs here: pid {me.pid} on {me.host}, last heartbeat 0 s ago") as caught:
+    with pytest.raises(
+        UserError, match=rf"a watcher already runs here: pid {me.pid} on {me.host}, last heartbeat 0 s ago"
+    ) as caught:
         acquire(paths)
     assert caught.value.code is ExitCode.TEMPORARY
 

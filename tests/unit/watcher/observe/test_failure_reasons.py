@@ -49,12 +49,12 @@ watched = make_watched_fixture(steps=(100,))
         (
             [BEGAN, "Traceback (most recent call last):", "  File", "KeyError: 'web'", f"{RUN} ended with 70"],
             70,
-            "its log ends with: KeyError: 'web'",
+            "last line of its log: KeyError: 'web'",
         ),
         (
             [BEGAN, "/usr/bin/python3: No module named scoring", f"{RUN} ended with 1"],
             1,
-            "its log ends with: /usr/bin/python3: No module named scoring",
+            "last line of its log: /usr/bin/python3: No module named scoring",
         ),
         (
             ["score.sbatch: /w: cannot be written; the claim belongs there"],
