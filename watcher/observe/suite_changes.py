@@ -63,9 +63,10 @@ def describe_changes(paths: EvaluationPaths, suites: Iterable[SuiteInRequest], t
         except (OSError, ValueError):
             document = None
         published_digests = document.get("asked") if isinstance(document, dict) else None
-        is_known = isinstance(published_digests, dict)
-        changes = _describe_differences(published_digests, current_digests) if is_known else "its suites changed"
-        descriptions.append(f"{tier}: {changes}")
+        if isinstance(published_digests, dict):
+            descriptions.append(f"{tier}: {_describe_differences(published_digests, current_digests)}")
+        else:
+            descriptions.append(f"{tier}: its suites changed")
     return "; ".join(descriptions)
 
 

@@ -238,7 +238,7 @@ def test_nothing_is_removed_behind_a_running_watchers_back(scored, monkeypatch):
     write_atomically(scored.config.paths.lock, json.dumps({"host": "another", "pid": 1, "start": 1}))
     findings = look(scored)
     (said,) = mend(scored, findings)
-    assert "1 to remove or cancel: not done" in said
+    assert "1 to remove or cancel, not done" in said
     assert "a watcher already runs here: pid 1 on another" in said
     assert look(scored) == findings
 
