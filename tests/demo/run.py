@@ -24,7 +24,7 @@ from demo import corpus
 from demo.show import ExpectedEvaluation, ProgressBoard, read_scores
 from suites.common.errors import UserError
 from suites.contract.comparison import CompareRequest, read_comparison_document
-from suites.contract.paths import get_report_page
+from suites.contract.paths import report_html_path
 from support.slurm_cluster.cluster import SlurmCluster
 from support.slurm_cluster.install import install_slurm
 from watcher.config.loader import load_config
@@ -211,14 +211,14 @@ def describe_missing_report(config: Config) -> str:
     missing = [key for key, request in requests.items() if not _is_up_to_date(request)]
     if missing:
         return f"the comparison of {', '.join(missing)}"
-    page = get_report_page(config.results)
-    newest = max((request.candidate.paths.compare.stat().st_mtime_ns for request in requests.values()), default=0)
+    page = report_html_path(config.results)
+    newest = max((request.candidate.paths.compare_json.stat().st_mtime_ns for request in requests.values()), default=0)
     return "" if page.exists() and page.stat().st_mtime_ns > newest else f"a newer {page}"
 
 
 def _is_up_to_date(request: CompareRequest) -> bool:
     try:
-        document = read_comparison_document(request.candidate.paths.compare)
+        document = read_comparison_document(request.candidate.paths.compare_json)
     except UserError:
         return False
     return document is not None and document.request == request
@@ -234,7 +234,7 @@ def wait_for_report(config: Config, watcher: DemoProcess, seconds: float = REPOR
             log = config.paths.children_log
             raise DemoFailed(f"all is scored, but {missing} was not made within {seconds:.0f} s; see {log} and {watcher.log}")
         time.sleep(0.25)
-    return get_report_page(config.results)
+    return report_html_path(config.results)
 
 
 def summarize_scores(board: ProgressBoard) -> str:

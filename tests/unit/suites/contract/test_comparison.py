@@ -18,7 +18,7 @@ def test_what_is_written_is_read_again(tmp_path):
     written = write_sample_run(tmp_path)
     assert len(written) == sum(len(steps) for steps in STAGE_STEPS.values())
     for document in written.values():
-        assert read_comparison_document(document.request.candidate.paths.compare) == document
+        assert read_comparison_document(document.request.candidate.paths.compare_json) == document
 
 
 def test_a_reader_takes_fields_of_a_later_version_in_stride_and_says_what_is_no_comparison(tmp_path):
