@@ -30,7 +30,7 @@ class FakeJob(msgspec.Struct, kw_only=True):
     request: Path
     submitted: float
     state: JobState = JobState.HELD
-    state_name: str = ""
+    raw_state: str = ""
     reason: str = ""
     restarts: int = 0
     ending: object = 0
@@ -41,7 +41,7 @@ class FakeExecutor:
     """In-memory Slurm (``holds``) or local machine."""
 
     def __init__(self, clock, *, holds=True, accounting=True):
-        self.holds, self.accounting = holds, accounting
+        self.submits_held, self.accounting = holds, accounting
         self.clock = clock
         self.jobs: dict[str, FakeJob] = {}
         self.purged: dict[str, FakeJob] = {}
@@ -85,7 +85,7 @@ class FakeExecutor:
             comment=submission.comment,
             request=submission.request,
             submitted=self.clock(),
-            state=JobState.HELD if self.holds else JobState.PENDING,
+            state=JobState.HELD if self.submits_held else JobState.PENDING,
         )
         self.on_effect("submit: after")
         if outcome == "lost_reply":

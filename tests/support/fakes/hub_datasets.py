@@ -33,11 +33,11 @@ DATASET_LAYOUT = {  # id -> config -> split -> (file, rows); the first config wi
         "en": {
             "train": (
                 "en/c4-train.00000-of-01024.json.gz",
-                lambda of, n: {"text": of.text(), "timestamp": "2019-04-25T12:57:54Z", "url": f"u{n}"},
+                lambda of, n: {"text": of.make_text(), "timestamp": "2019-04-25T12:57:54Z", "url": f"u{n}"},
             ),
             "validation": (
                 "en/c4-validation.00000-of-00008.json.gz",
-                lambda of, n: {"text": of.text(), "timestamp": "2019-04-25T12:57:54Z", "url": f"u{n}"},
+                lambda of, n: {"text": of.make_text(), "timestamp": "2019-04-25T12:57:54Z", "url": f"u{n}"},
             ),
         }
     },
@@ -58,15 +58,17 @@ DATASET_LAYOUT = {  # id -> config -> split -> (file, rows); the first config wi
         f"20231101.{language}": {
             "train": (
                 f"20231101.{language}/train-00000-of-00041.parquet",
-                lambda of, n: {"id": str(n), "url": f"u{n}", "title": of.words(1, 3), "text": of.text()},
+                lambda of, n: {"id": str(n), "url": f"u{n}", "title": of.make_text_of_length(1, 3), "text": of.make_text()},
             )
         }
         for language in ("en", "simple")
     },
     "common-pile/stackv2_edu_filtered": {"": {"train": ("stack-edu-0000.json.gz", stackv2)}},
     "bigcode/starcoder2data-extras": {
-        "lhq": {"train": ("lhq/train-00000-of-00001.parquet", lambda of, _: {"content": of.text()})},
-        "kaggle": {"train": ("kaggle/train-00000-of-00003.parquet", lambda of, n: {"content": of.text(), "file_id": str(n)})},
+        "lhq": {"train": ("lhq/train-00000-of-00001.parquet", lambda of, _: {"content": of.make_text()})},
+        "kaggle": {
+            "train": ("kaggle/train-00000-of-00003.parquet", lambda of, n: {"content": of.make_text(), "file_id": str(n)})
+        },
     },
     "nvidia/OpenMathReasoning": {
         "default": {
@@ -85,7 +87,12 @@ DATASET_LAYOUT = {  # id -> config -> split -> (file, rows); the first config wi
         "": {
             "validation": (
                 "data/validation-00000-of-00001.parquet",
-                lambda of, n: {"goal": of.words(3, 7), "sol1": of.words(3, 6), "sol2": of.words(3, 6), "label": n % 2},
+                lambda of, n: {
+                    "goal": of.make_text_of_length(3, 7),
+                    "sol1": of.make_text_of_length(3, 6),
+                    "sol2": of.make_text_of_length(3, 6),
+                    "label": n % 2,
+                },
             )
         }
     },

@@ -249,4 +249,4 @@ def mmlu(of: SentenceGenerator, n: int) -> dict:
 
 
 def make_statement_row(question: str):
-    return lambda of: f"{question} {of.words(2, 3)}"
+    return lambda of: f"{question} {of.make_text_of_length(2, 3)}"

@@ -33,26 +33,26 @@ from pathlib import Path
 from support.faults.kill_after_effect import EffectCounter
 from support.runs.short_timeouts import apply_short_timeouts
 from watcher.cli.app import main
-from watcher.daemon import wakeup as wake
+from watcher.daemon.wakeup import Wakeup
 from watcher.journal import lock
-apply_short_timeouts({waits!r})
-sleep = wake.Wake.sleep
-wake.Wake.sleep = lambda self, seconds, until: sleep(self, seconds / 20, until)
+apply_short_timeouts({timeouts!r})
+sleep = Wakeup.sleep
+Wakeup.sleep = lambda self, seconds, is_urgent: sleep(self, seconds / 20, is_urgent)
 kill_at, locks = sys.argv.pop(1), sys.argv.pop(1)
-take = lock.Lock.acquire
+acquire = lock.DaemonLock.acquire
 if locks == "do nothing":
-    lock.Lock.acquire = lambda paths, **_: lock.Lock(paths, lock.myself())
-    lock.Lock.held = lock.Lock.beat = lambda self: True
-    lock.Lock.enter = lock.Lock.release = lambda self, *_: None
+    lock.DaemonLock.acquire = lambda paths, **_: lock.DaemonLock(paths, lock.make_lock_owner())
+    lock.DaemonLock.is_held = lock.DaemonLock.renew_heartbeat = lambda self: True
+    lock.DaemonLock.write_epoch = lock.DaemonLock.release = lambda self, *_: None
 elif locks == "lease is short":
-    lock.MIN_LEASE = 0.3
-    lock.Lock.acquire = lambda paths, *, lease, server_now: take(paths, lease=0.3, server_now=server_now)
+    lock.MIN_LEASE_SECONDS = 0.3
+    lock.DaemonLock.acquire = lambda paths, *, lease_seconds, server_now: acquire(paths, lease_seconds=0.3, server_now=server_now)
 effects = EffectCounter(Path({root!r}), int(kill_at) if kill_at else None, Path({root!r} + "-effects"))
 effects.install()
 try:
     main(prog_name="watcher")
 finally:
-    effects.tell()
+    effects.write_count()
 """
 
 _SCORER = """\
@@ -72,7 +72,7 @@ publish_scores(request)
 
 
 class FakeSlurmRun(TwoStagesRun):
-    """A scenario whose Slurm is executables over a folder. ``lasts``: seconds that a scoring job takes."""
+    """A scenario whose Slurm is executables over a folder. ``job_seconds``: seconds that a scoring job takes."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class FakeSlurmRun(TwoStagesRun):
         scorer.write_text(_SCORER.format(python=sys.executable, path=path, root=str(root), seconds=job_seconds))
         scorer.chmod(0o755)
         (root / "daemon.py").write_text(
-            _DAEMON.format(path=path, waits=SHORT_TIMEOUTS | {"observe.checkpoints.SLOWLY": 0.5}, root=str(root))
+            _DAEMON.format(path=path, timeouts=SHORT_TIMEOUTS | {"observe.checkpoints.SLOW_CHECK_SECONDS": 0.5}, root=str(root))
         )
 
     def write_checkpoint(self, stage: str, step: int, like: str = "") -> Path:  # noqa: ARG002  all are alike here

@@ -4,12 +4,12 @@ import importlib
 from collections.abc import Mapping
 
 SHORT_TIMEOUTS = {
-    "observe.observer.HISTORY_LAG": 2.0,
-    "reconcile.in_flight.SHOWING": 2.0,
-    "reconcile.in_flight.GONE_FOR": 4.0,
-    "reconcile.in_flight.STUCK_FOR": 2.0,
-    "reconcile.retry_policy.REQUEUE_WINDOW": 20.0,
-    "reconcile.retry_policy.LATER_AGAIN": 0.5,
+    "observe.observer.ACCOUNTING_LAG_SECONDS": 2.0,
+    "reconcile.in_flight.FILE_VISIBILITY_SECONDS": 2.0,
+    "reconcile.in_flight.VANISHED_AFTER_SECONDS": 4.0,
+    "reconcile.in_flight.STUCK_AFTER_SECONDS": 2.0,
+    "reconcile.retry_policy.REQUEUE_WINDOW_SECONDS": 20.0,
+    "reconcile.retry_policy.SUBMIT_LIMIT_RETRY_SECONDS": 0.5,
 }
 
 

@@ -250,7 +250,7 @@ def main() -> int:
         reason = install_slurm()
         print(reason or "Slurm is installed", file=sys.stderr)
         return 1 if reason else 0
-    if given.folder is None or (given.command in {"down", "up"} and given.message is None):
+    if given.folder is None or (given.command in {"down", "up"} and given.what is None):
         parser.error(f"{given.command} what?")
     cluster = SlurmCluster(given.folder)
     if given.command == "start":
@@ -264,9 +264,9 @@ def main() -> int:
     elif given.command == "status":
         return cluster.status()
     elif given.command == "down":
-        cluster.stop_process(given.message, hard=given.hard)
+        cluster.stop_process(given.what, hard=given.hard)
     else:
-        cluster.start_process(given.message)
+        cluster.start_process(given.what)
     return 0
 
 

@@ -23,9 +23,9 @@ SLURM_CONFIG: dict[str, Any] = {
 }
 
 SHORT_SLURM_TIMEOUTS = SHORT_TIMEOUTS | {
-    "observe.observer.HISTORY_LAG": 3.0,
-    "reconcile.retry_policy.REQUEUE_WINDOW": 60.0,
-    "reconcile.retry_policy.LATER_AGAIN": 2.0,
+    "observe.observer.ACCOUNTING_LAG_SECONDS": 3.0,
+    "reconcile.retry_policy.REQUEUE_WINDOW_SECONDS": 60.0,
+    "reconcile.retry_policy.SUBMIT_LIMIT_RETRY_SECONDS": 2.0,
 }
 """A real controller takes longer."""
 
