@@ -125,7 +125,7 @@ def test_slurmctld_and_munge_down_for_a_while_lose_nothing_and_status_says_since
             assert any(words in text for words in DOWN), text
         finally:
             for name in ("munge", "ctld"):
-                lab.cluster.up(name)
+                lab.cluster.start_process(name)
         watch.write_checkpoint("base", 300)
         watch.wait_until(lambda: not watch.read_status()["queue"]["trouble"])
         one_job_for_each(watch, lab, 100, 200, 300)
