@@ -195,11 +195,11 @@ def main(arguments=None):
     if given.device.startswith("cuda") and not torch.cuda.is_available():
         print("no CUDA here: nothing is measured (--device cpu --size tiny tries the script)", file=sys.stderr)
         return 69
-    from bench import run  # noqa: PLC0415  it imports this
+    from benchmarks import run  # noqa: PLC0415  it imports this
 
     with tempfile.TemporaryDirectory(dir=given.scratch, prefix="gpu-") as folder:
         found = measure_gpu(Path(folder), given.device, given.size)
-    run.record(given.into, {"gpu": found})
+    run.write_results(given.into, {"gpu": found})
     print(json.dumps(found, indent=2))
     return int(found["parity"]["float32_largest"] > 1e-3 or found["parity"]["bfloat16_mean"] > 0.05)
 

@@ -107,7 +107,7 @@ def main():
         return 0
     if given.measure:
         warm = write_tiny_checkpoint(given.measure.parent.parent / "warm" / "20", 20)
-        print(json.dumps(measure_load_memory(given.measure, warm, device=given.device, dtype=given.start_timing)))
+        print(json.dumps(measure_load_memory(given.measure, warm, device=given.device, dtype=given.loaded)))
         return 0
     what = "imports and weights" if given.device == "cpu" else "imports"
     rows = measure_loading_cases(given.gigabytes, given.device, given.folder)

@@ -18,7 +18,7 @@ REPEATS = 7
 PEAK_MEMORY_PROGRAM = """
 import sys
 from pathlib import Path
-from watcher.cli import main
+from watcher.cli.app import main
 main(sys.argv[1:], standalone_mode=False)
 print(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")).split()[1])
 """

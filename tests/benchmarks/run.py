@@ -195,17 +195,17 @@ def render_speed(figures: dict) -> str:
 
 
 BENCHMARK_PARTS = {
-    "watcher": (bench_watcher, render_watcher),
-    "day": (bench_day, bench_day.render_day),
-    "scoring": (bench_scoring, render_scoring),
-    "speed": (bench_speed.SMALL_MODEL, render_speed),
-    "speed_135m": (bench_speed.LARGER_MODEL, render_speed),
-    "perplexity": (bench_perplexity, render_perplexity),
-    "growth": (bench_growth, render_growth),
-    "gpu": (gpu, render_gpu),
-    "prefill": (bench_prefill, render_prefill),
-    "probes": (bench_probes, render_answer_checks),
-    "report": (bench_report, render_report),
+    "watcher": (bench_watcher.measure_watcher, render_watcher),
+    "day": (bench_day.measure_day, bench_day.render_day),
+    "scoring": (bench_scoring.measure_scoring, render_scoring),
+    "speed": (bench_speed.SMALL_MODEL.measure, render_speed),
+    "speed_135m": (bench_speed.LARGER_MODEL.measure, render_speed),
+    "perplexity": (bench_perplexity.measure_perplexity, render_perplexity),
+    "growth": (bench_growth.measure_all_growth, render_growth),
+    "gpu": (gpu.measure_gpu, render_gpu),
+    "prefill": (bench_prefill.measure_prefill, render_prefill),
+    "probes": (bench_probes.measure_answer_checks, render_answer_checks),
+    "report": (bench_report.measure_report, render_report),
 }
 
 
@@ -246,7 +246,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for part in [part for part in BENCHMARK_PARTS if part in wanted]:
             (Path(folder) / part).mkdir()
-            write_results(BENCHMARKS_FOLDER, {part: BENCHMARK_PARTS[part][0].measure(Path(folder) / part)})
+            write_results(BENCHMARKS_FOLDER, {part: BENCHMARK_PARTS[part][0](Path(folder) / part)})
     print((BENCHMARKS_FOLDER / "RESULTS.md").read_text())
 
 

@@ -126,7 +126,8 @@ class SpeedBenchmark:
 def compare_cloze_speed(of, folder):
     """Both sides' seconds, and how far their log-likelihoods are apart."""
     source, tasks, items = of.source, of.tasks, of.items
-    checkpoint = source.checkpoint(folder / "nanotron")
+    write_checkpoint = glass.write_checkpoint_of_glasslm if source is glass else smollm2.write_smollm2_checkpoint
+    checkpoint = write_checkpoint(folder / "nanotron")
     write_hf_model(source, folder / "hf")
     tokenizer = resolve_tokenizer(str(folder / "nanotron" / "tokenizer"), DataPaths(folder / "data"))
     asked, making = make_cache_entries(folder, tokenizer, tasks, items)

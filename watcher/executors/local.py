@@ -196,11 +196,11 @@ class LocalExecutor:
         if records := read_exit_records(folder):
             fields = _describe_recorded_end(records[-1], is_alive=is_alive, cancelled=local_attempt.cancelled is not None)
         elif not is_on_this_host:
-            fields = {"state": JobState.UNKNOWN, "word": "ELSEWHERE", "reason": f"on {process.host}; this is {self._host}"}
+            fields = {"state": JobState.UNKNOWN, "raw_state": "ELSEWHERE", "reason": f"on {process.host}; this is {self._host}"}
         elif is_alive or has_orphans:
             fields = _describe_live_job(local_attempt.claim, has_orphans=has_orphans)
         elif local_attempt.cancelled is not None:
-            fields = {"state": JobState.CANCELLED, "word": "CANCELLED"}
+            fields = {"state": JobState.CANCELLED, "raw_state": "CANCELLED"}
         else:
             fields = _describe_vanished_job(self._children.get(process.pid))
         return msgspec.convert(
@@ -227,7 +227,7 @@ def _describe_recorded_end(record: ExitRecord, *, is_alive: bool, cancelled: boo
     signal_name = f"SIG{record.signal}"
     return {
         "state": JobState.COMPLETING if is_alive else state,
-        "word": (JobState.COMPLETING if is_alive else state).name,
+        "raw_state": (JobState.COMPLETING if is_alive else state).name,
         "start_time": record.start,
         "end_time": record.end,
         "restarts": record.restart,
@@ -239,19 +239,19 @@ def _describe_recorded_end(record: ExitRecord, *, is_alive: bool, cancelled: boo
 def _describe_live_job(claim: str, *, has_orphans: bool) -> dict[str, object]:
     """A job with processes left."""
     if has_orphans:
-        return {"state": JobState.COMPLETING, "word": "ORPHANED", "reason": "its script is dead, its scorer is not"}
+        return {"state": JobState.COMPLETING, "raw_state": "ORPHANED", "reason": "its script is dead, its scorer is not"}
     if not claim:
-        return {"state": JobState.PENDING, "word": "PENDING"}
+        return {"state": JobState.PENDING, "raw_state": "PENDING"}
     if claim.startswith("local:"):
-        return {"state": JobState.RUNNING, "word": "RUNNING"}
-    return {"state": JobState.COMPLETING, "word": "COMPLETING", "reason": f"its attempt is {claim}"}
+        return {"state": JobState.RUNNING, "raw_state": "RUNNING"}
+    return {"state": JobState.COMPLETING, "raw_state": "COMPLETING", "reason": f"its attempt is {claim}"}
 
 
 def _describe_vanished_job(code: int | None) -> dict[str, object]:
     """Dead, and nothing was written down: killed, or ended before its claim. ``code`` is None for others' children."""
     return {
         "state": JobState.FAILED,
-        "word": "VANISHED",
+        "raw_state": "VANISHED",
         "reason": "it left no exit record; its log may say more",
         "exit_code": code if code is not None and code >= 0 else None,
         "exit_signal": -code if code is not None and code < 0 else None,

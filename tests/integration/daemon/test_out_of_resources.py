@@ -41,7 +41,7 @@ def record(watched):
 
 def asked_for(watched):
     """(time, mem) of every submission, in order."""
-    return [(each.time, each.mem) for each in watched.executor.queries.values()]
+    return [(each.time, each.mem) for each in watched.executor.requested_resources.values()]
 
 
 def finish_a_part(watched, name="web"):

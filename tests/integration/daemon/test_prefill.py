@@ -69,9 +69,9 @@ def test_evaluations_wait_by_name_with_the_command_and_go_on_by_themselves(lab):
     watched.tick(3)
     command = f"watcher prefill stage1 --config {watched.root / 'watcher.yaml'}"
     said = f"the data cache lacks tokenizer acme/tok, s0, s1 and 3 more; run: {command}"
-    assert (watched.states(), watched.list_reasons()["stage1/step_100"]) == ({"stage1/step_100": "waiting"}, said)
+    assert (watched.list_states(), watched.list_reasons()["stage1/step_100"]) == ({"stage1/step_100": "waiting"}, said)
     assert watched.executor.calls["submit"] == 0
-    assert watched.ledger.records["stage1/step_100"].times["detected"], "that it was whole is remembered while it waits"
+    assert watched.journal_state.records["stage1/step_100"].times["detected"], "that it was whole is remembered while it waits"
     fill(watched, leave={"s3"})
     watched.tick()
     assert watched.list_reasons()["stage1/step_100"] == f"the data cache lacks s3; run: {command}"
@@ -167,7 +167,7 @@ def test_auto_submits_one_prefill_job_and_the_scoring_jobs_after_it(lab):
     watched.tick_until(watched.are_all_scored, 9)
     assert runs(watched) == {KEY: 1, "stage1/step_100": 1, "stage1/step_200": 1}
     assert watched.executor.runs[0][0] == KEY
-    assert watched.ledger.prefills[KEY].reason == "the data cache is complete"
+    assert watched.journal_state.prefills[KEY].reason == "the data cache is complete"
     watched.tick(100)
     assert runs(watched)[KEY] == 1
 
@@ -196,8 +196,8 @@ def test_what_a_prefill_job_asks_for_is_the_configs_and_raised_within_its_own_pa
     }
     watched.executor.endings[KEY] = deque([JobState.TIMEOUT, JobState.OUT_OF_MEMORY])
     watched.tick_until(watched.are_all_scored, 60)
-    names = [name for name in watched.executor.asked if name.startswith("prefill")]
-    asked = [watched.executor.asked[name] for name in names]
+    names = [name for name in watched.executor.requested_resources if name.startswith("prefill")]
+    asked = [watched.executor.requested_resources[name] for name in names]
     assert [(each.cpus_per_task, each.time, each.mem) for each in asked] == [
         (2, "01:00:00", "8G"),
         (2, "01:30:00", "8G"),
@@ -209,25 +209,27 @@ def test_more_that_is_refused_to_a_prefill_job_is_not_asked_for_again(lab):
     watched = lab(auto=True)
     watched.executor.limits = {"serial": PartitionLimits(time_seconds=86400.0)}
     watched.executor.endings[KEY] = deque([JobState.TIMEOUT])
-    watched.tick_until(lambda: watched.ledger.prefills.get(KEY) and watched.ledger.prefills[KEY].raised_resources, 60)
+    watched.tick_until(
+        lambda: watched.journal_state.prefills.get(KEY) and watched.journal_state.prefills[KEY].raised_resources, 60
+    )
     watched.executor.submissions = deque(["refused"])
     watched.tick_until(watched.are_all_scored, 60)
-    names = [name for name in watched.executor.asked if name.startswith("prefill")]
-    assert [watched.executor.asked[name].time for name in names] == ["04:00:00", "04:00:00"]
-    assert watched.ledger.prefills[KEY].state == "scored"
+    names = [name for name in watched.executor.requested_resources if name.startswith("prefill")]
+    assert [watched.executor.requested_resources[name].time for name in names] == ["04:00:00", "04:00:00"]
+    assert watched.journal_state.prefills[KEY].state == "scored"
 
 
 @pytest.mark.parametrize("ending", [66, 70], ids=["a data set cannot be had", "a bug"])
 def test_a_failing_prefill_backs_off_is_limited_and_says_its_words(lab, ending):
     watched = lab(auto=True)
     watched.executor.endings[KEY] = deque([ending] * 9)
-    watched.tick_until(lambda: watched.ledger.prefills.get(KEY) and watched.ledger.prefills[KEY].state == "blocked", 60)
+    watched.tick_until(
+        lambda: watched.journal_state.prefills.get(KEY) and watched.journal_state.prefills[KEY].state == "blocked", 60
+    )
     assert runs(watched) == {KEY: 3}
     command = f"watcher prefill stage1 --config {watched.root / 'watcher.yaml'}"
-    words = (
-        "words of exit 66 (exit 66)" if ending == 66 else "internal error, or exit code 0 without the expected files (exit 70)"
-    )
-    assert watched.ledger.prefills[KEY].text == f"{words} (3 times in a row). Run {command} to try again"
+    words = "words of exit 66 (exit 66)" if ending == 66 else "internal error, or exit code 0 without the expected files (exit 70)"
+    assert watched.journal_state.prefills[KEY].full_reason == f"{words} (3 times in a row). Run {command} to try again"
     watched.tick(100)
     assert runs(watched) == {KEY: 3}
     assert f" data: blocked: {words} (3 times in a row); " in " ".join(watched.config.paths.status_text.read_text().split())
@@ -237,17 +239,17 @@ def test_a_failing_prefill_backs_off_is_limited_and_says_its_words(lab, ending):
     watched.executor.endings[KEY].clear()
     watched.tick_until(lambda: runs(watched)[KEY] == 4, 70)  # whole in between: what failed before is forgotten
     watched.tick(3)
-    assert watched.ledger.prefills[KEY].state == "scored"
+    assert watched.journal_state.prefills[KEY].state == "scored"
 
 
 def test_a_prefill_that_meets_a_submit_limit_waits_without_a_word_in_the_journal(lab):
     watched = lab(auto=True)
     watched.executor.submissions = deque(["later"] * 99)
     watched.tick(5)
-    said, before = watched.list_reasons()[KEY], watched.ledger.events
-    assert "; submit limit: QOSMaxSubmitJobPerUserLimit; next try" in said
+    said, before = watched.list_reasons()[KEY], watched.journal_state.event_count
+    assert "; submit limit: QOSMaxSubmitJobPerUserLimit; tried again" in said
     watched.tick(50)
-    assert watched.ledger.events == before
+    assert watched.journal_state.event_count == before
     watched.executor.submissions.clear()
     watched.tick_until(watched.are_all_scored, 60)
     assert runs(watched)[KEY] == 1
@@ -256,8 +258,10 @@ def test_a_prefill_that_meets_a_submit_limit_waits_without_a_word_in_the_journal
 def test_a_prefill_that_ends_well_without_filling_the_cache_has_failed(lab):
     watched = lab(auto=True)
     watched.executor.endings[KEY] = deque(["no_results"] * 9)
-    watched.tick_until(lambda: watched.ledger.prefills.get(KEY) and watched.ledger.prefills[KEY].state == "blocked", 60)
-    assert "but data cache: lacks tokenizer acme/tok, s0, s1 and 3 more" in watched.ledger.prefills[KEY].reason
+    watched.tick_until(
+        lambda: watched.journal_state.prefills.get(KEY) and watched.journal_state.prefills[KEY].state == "blocked", 60
+    )
+    assert "but data cache: lacks tokenizer acme/tok, s0, s1 and 3 more" in watched.journal_state.prefills[KEY].reason
     assert runs(watched) == {KEY: 3}
 
 
@@ -265,7 +269,7 @@ def test_a_prefill_that_somebody_cancels_stays_cancelled_until_other_data_are_ne
     watched = lab(auto=True)
     watched.executor.endings[KEY] = deque([JobState.CANCELLED])
     watched.tick(20)
-    assert (runs(watched), watched.ledger.prefills[KEY].state) == ({KEY: 1}, "cancelled")
+    assert (runs(watched), watched.journal_state.prefills[KEY].state) == ({KEY: 1}, "cancelled")
     (watched.root / "slices.yaml").write_text(SLICES + "  s5: {hf_dataset: acme/s5}\n")
     watched.tick_until(watched.are_all_scored, 70)
     assert runs(watched) == {KEY: 2, "stage1/step_100": 1}

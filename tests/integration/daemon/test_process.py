@@ -32,12 +32,12 @@ steps = tuple(int(word) for word in sys.argv[2].split(","))
 def load():
     if (root / "broken").exists():
         from suites.common.errors import UserError
-        raise UserError("is broken", where="watcher.yaml", todo="mend it")
+        raise UserError("is broken", location="watcher.yaml", hint="mend it")
     more = (900,) if (root / "more").exists() else ()
     stage = Stage(name="stage1", checkpoints=root / "ckpts" / "stage1", results=root / "results", steps=steps + more)
     return Config(source="test", scratch=root, results=root / "results", eval_data=root / "data", state=root / "state",
                   executor="local", poll=0.2, settle=1.0, stages={"stage1": stage})
-code = daemon.run(load(), reload=load, environ=dict(os.environ))
+code = daemon.run_daemon(load(), load_config=load, environ=dict(os.environ))
 print("modules", [name for name in FORBIDDEN.split() if name in sys.modules])
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 print("peak KiB", peak.split()[1])  # rusage would count the process that this one was forked from

@@ -23,10 +23,17 @@ def sleeps_of_a_run(poll):
         asked["stop"] = len(slept) == POLLS
 
     config = SimpleNamespace(poll=poll, stages={}, state="state")
-    ends = {"stop": lambda: None, "say": lambda *_, **__: None, "tick": lambda _stopping: True}
-    daemon = SimpleNamespace(config=config, journal=SimpleNamespace(epoch=1), summary="", **ends)
-    service = SimpleNamespace(ready=lambda _poll: "", ticked=lambda _words: None, stopping=lambda: None)
-    assert _run_poll_loop(daemon, SimpleNamespace(watch=lambda _folders: "", sleep=sleep), asked, lambda: config, service) == 0
+    daemon = SimpleNamespace(
+        config=config,
+        journal=SimpleNamespace(epoch=1),
+        summary="",
+        log=lambda *_, **__: None,
+        tick=lambda _is_stopping: True,
+        publish_stopped=lambda: None,
+    )
+    systemd = SimpleNamespace(notify_ready=lambda _poll: "", notify_tick=lambda _summary: None, notify_stopping=lambda: None)
+    wakeup = SimpleNamespace(watch_folders=lambda _folders: "", sleep=sleep)
+    assert _run_poll_loop(daemon, wakeup, asked, lambda: config, systemd) == 0
     return slept
 
 

@@ -233,7 +233,7 @@ def test_an_array_is_asked_for_and_remembered_where_the_work_can_be_shared(tmp_p
     watched.write_checkpoint("stage1", 100)
     watched.tick(2)
     (name,) = watched.run_ids()
-    assert watched.executor.queries[name].tasks == 3
+    assert watched.executor.requested_resources[name].tasks == 3
     assert read_scoring_request(watched.config.paths.attempt(name).request).tasks == 3
     (record,) = (record for record in watched.journal_state.records.values() if record.step == 100)
     assert record.attempt.tasks == 3
@@ -241,4 +241,4 @@ def test_an_array_is_asked_for_and_remembered_where_the_work_can_be_shared(tmp_p
     watched.write_checkpoint("stage1", 200)
     watched.tick_until(lambda: len(watched.run_ids()) == 2)
     (other,) = set(watched.run_ids()) - {name}
-    assert watched.executor.queries[other].tasks == 1, "a foreign scorer knows nothing of parts"
+    assert watched.executor.requested_resources[other].tasks == 1, "a foreign scorer knows nothing of parts"

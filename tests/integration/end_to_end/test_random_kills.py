@@ -32,7 +32,7 @@ stages = {"stage1": stage("stage1", steps=steps), "stage2": stage("stage2", brid
 config = Config(source="test", scratch=root, results=root / "results", eval_data=root / "data", state=root / "state",
                 python=str(root / "scorer"), executor="local", poll=0.1, settle=0.2, retry=RetrySettings(backoff=0.1),
                 limits=LimitSettings(max_running=3), stages=stages)
-sys.exit(daemon.run(config, reload=lambda: config, environ=dict(os.environ)))
+sys.exit(daemon.run_daemon(config, load_config=lambda: config, environ=dict(os.environ)))
 """
 
 SCORER = """#!{python}

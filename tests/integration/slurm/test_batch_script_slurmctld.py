@@ -35,7 +35,7 @@ def started(slurm, executor, attempt, name):
 
 
 def test_a_scored_checkpoint_leaves_claim_record_and_logs(slurm, attempt):
-    executor = slurm.executor()
+    executor = slurm.make_executor()
     job = started(slurm, executor, attempt, attempt.folder.name)
     over = slurm.wait_until(executor, job.name, JobState.COMPLETED, JobState.FAILED)
     said = (slurm.folder / f"{job.name}_{job.job_id}.err").read_text()
@@ -46,7 +46,7 @@ def test_a_scored_checkpoint_leaves_claim_record_and_logs(slurm, attempt):
 
 @pytest.mark.slow
 def test_a_requeued_job_keeps_its_claim_and_adds_a_second_record(slurm, attempt):
-    executor = slurm.executor(environment=slurm.cluster.environment(USER) | {"FAKE_WAITS": "1"})
+    executor = slurm.make_executor(environment=slurm.cluster.environment(USER) | {"FAKE_WAITS": "1"})
     job = started(slurm, executor, attempt, f"{attempt.folder.name}-r")
     assert wait_for(attempt.is_running, 60)
     (attempt.folder / "up").unlink()
@@ -60,7 +60,7 @@ def test_a_requeued_job_keeps_its_claim_and_adds_a_second_record(slurm, attempt)
 
 
 def test_a_cancelled_job_writes_down_its_end(slurm, attempt):
-    executor = slurm.executor(environment=slurm.cluster.environment(USER) | {"FAKE_WAITS": "1"})
+    executor = slurm.make_executor(environment=slurm.cluster.environment(USER) | {"FAKE_WAITS": "1"})
     job = started(slurm, executor, attempt, f"{attempt.folder.name}-c")
     assert wait_for(attempt.is_running, 60)
     executor.cancel(job)

@@ -32,7 +32,7 @@ def score(self, works, part, given, device, then=scoring.job.job.ScoringJob._sco
     (root / f"at_work.{task}.{restart}").touch()
     while not (root / "at_work.1.0").exists() or (task == "1" and restart == "0") or (task == "0" and not (root / "go").exists()):
         time.sleep(0.05)
-        self._before()
+        self._before_part()
     return then(self, works, part, given, device)
 scoring.job.job.ScoringJob._score_part = score
 """

@@ -29,11 +29,11 @@ def checks(lab, **changed):
 
 
 def wrong(found):
-    return {check.name: check.words for check in found if check.verdict == "wrong"}
+    return {check.name: check.message for check in found if check.verdict == "wrong"}
 
 
 def named(found, name):
-    return next(check.words for check in found if check.name == name)
+    return next(check.message for check in found if check.name == name)
 
 
 @pytest.mark.usefixtures("as_user")

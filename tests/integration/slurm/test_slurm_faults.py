@@ -19,30 +19,30 @@ def submitted(executor, submission):
 
 @pytest.mark.slow
 def test_without_slurmctld_nothing_is_certain_and_afterwards_all_is_as_before(slurm):
-    executor = slurm.executor()
+    executor = slurm.make_executor()
     kept = submitted(executor, slurm.make_submission(SLEEP))
     lost = slurm.make_submission(SLEEP)
     with slurm.cluster.process_stopped("ctld"):
         with pytest.raises(ExecutorUnreachable, match=r"squeue: .*Unable to contact slurm controller"):
-            executor.queue()
+            executor.query_queue()
         assert executor.submit(lost).kind is SubmitKind.AMBIGUOUS
         with pytest.raises(ExecutorUnreachable, match="scancel: "):
             executor.cancel(kept)
-    queue = executor.queue()
+    queue = executor.query_queue()
     assert (queue[kept.name].job_id, queue[kept.name].state, lost.name in queue) == (kept.job_id, JobState.HELD, False)
     executor.cancel(kept)
 
 
 def test_a_slurmctld_that_crashes_may_give_a_forgotten_jobs_id_to_another(slurm):
     """It saves its state every five seconds at most: the last submissions are lost with it, and their ids come again."""
-    executor = slurm.executor()
+    executor = slurm.make_executor()
     jobs = [submitted(executor, slurm.make_submission(SLEEP)) for _ in range(3)]
     with slurm.cluster.process_stopped("ctld", hard=True):
         pass
     others = [submitted(executor, slurm.make_submission(SLEEP)) for _ in range(3)]
     for job in jobs:
         executor.cancel(job)
-    queue = executor.queue()
+    queue = executor.query_queue()
     assert [queue[other.name].state for other in others] == [JobState.HELD] * 3
     assert all(queue[job.name].state is JobState.CANCELLED for job in jobs if job.name in queue)
     for other in others:
@@ -50,11 +50,11 @@ def test_a_slurmctld_that_crashes_may_give_a_forgotten_jobs_id_to_another(slurm)
 
 
 def test_a_slurmctld_that_does_not_answer_is_unreachable_in_time(slurm):
-    executor = slurm.executor(timeouts={"squeue": 1.0, "sbatch": 1.0})
+    executor = slurm.make_executor(timeouts={"squeue": 1.0, "sbatch": 1.0})
     submission = slurm.make_submission(SLEEP)
     with slurm.cluster.process_frozen("ctld"):
         with pytest.raises(ExecutorUnreachable, match="squeue: no answer in 1 s"):
-            executor.queue()
+            executor.query_queue()
         done = executor.submit(submission)
     assert done.kind is SubmitKind.AMBIGUOUS
     assert "no answer in 1 s" in done.message
@@ -65,35 +65,35 @@ def test_a_slurmctld_that_does_not_answer_is_unreachable_in_time(slurm):
     ).stdout.split()
     assert len(named) <= 1
     if named:
-        executor.cancel(executor.queue()[submission.name])
+        executor.cancel(executor.query_queue()[submission.name])
 
 
 @pytest.mark.slow
 def test_without_munge_slurms_words_are_told_and_no_job_is_made(slurm):
-    executor = slurm.executor()
+    executor = slurm.make_executor()
     submission = slurm.make_submission(SLEEP)
     with slurm.cluster.process_stopped("munge"):
         with pytest.raises(ExecutorUnreachable, match=r"(?i)squeue: .*munge"):
-            executor.queue()
+            executor.query_queue()
         done = executor.submit(submission)
     assert done.kind is SubmitKind.AMBIGUOUS
     assert "munge" in done.message.lower()
-    assert submission.name not in executor.queue()
+    assert submission.name not in executor.query_queue()
 
 
 def test_a_missing_slurm_conf_is_told_long_before_slurm_gives_up(slurm):
     environment = slurm.cluster.environment(USER) | {"SLURM_CONF": "/nonexistent/slurm.conf"}
-    executor = slurm.executor(environment=environment, timeouts={"squeue": 2.0})
+    executor = slurm.make_executor(environment=environment, timeouts={"squeue": 2.0})
     with pytest.raises(ExecutorUnreachable, match=r"no answer in 2 s; .*/nonexistent/slurm.conf"):
-        executor.queue()
+        executor.query_queue()
 
 
 def test_without_slurmdbd_jobs_go_on_and_only_history_is_unreachable(accounted_slurm):
-    executor = accounted_slurm.executor()
+    executor = accounted_slurm.make_executor()
     with accounted_slurm.cluster.process_stopped("dbd"):
         job = submitted(executor, accounted_slurm.make_submission("exit 0"))
         with pytest.raises(ExecutorUnreachable, match="sacct: "):
-            executor.history([job.name], time.time() - 60)
+            executor.query_accounting([job.name], time.time() - 60)
         executor.release(job)
     assert accounted_slurm.wait_until(executor, job.name, JobState.COMPLETED).job_id == job.job_id
 
@@ -107,13 +107,13 @@ def test_the_ghost_of_a_refused_submission_is_on_record_and_is_not_ours(accounte
     while "FAILED" not in tool("sacct", "-nX", f"--name={submission.name}", f"--user={USER}", "--format=State").stdout:
         assert time.monotonic() < end, "no ghost on record: Slurm behaves otherwise"
         time.sleep(0.5)
-    assert accounted_slurm.executor().history([submission.name], time.time() - 60) == {}
+    assert accounted_slurm.make_executor().query_accounting([submission.name], time.time() - 60) == {}
 
 
 @pytest.mark.slow
 def test_a_job_is_warned_before_its_time_limit(slurm):
     """The signal comes up to a minute early (Slurm looks every 30 s), so one of a one-minute job comes at once."""
-    executor = slurm.executor()
+    executor = slurm.make_executor()
     said = slurm.folder / f"warned-{time.monotonic_ns()}"
     resources = Resources(gres=None, cpus_per_task=1, mem="100", time="00:01:00")
     script = f"trap 'touch {said}' USR1; for _ in $(seq 300); do sleep 1 & wait; done"
@@ -129,7 +129,7 @@ def test_a_job_is_warned_before_its_time_limit(slurm):
 
 @pytest.mark.slow
 def test_a_node_that_dies_puts_a_job_back_under_its_name(slurm):
-    executor = slurm.executor()
+    executor = slurm.make_executor()
     runs = slurm.folder / f"runs-{time.monotonic_ns()}"
     script = f'echo "${{SLURM_RESTART_COUNT:-0}} $SLURMD_NODENAME" >>{runs}; {SLEEP}'
     job = submitted(executor, slurm.make_submission(script))
@@ -143,25 +143,25 @@ def test_a_node_that_dies_puts_a_job_back_under_its_name(slurm):
     with slurm.cluster.process_stopped(node, hard=True):
         end = time.monotonic() + 120
         while len(runs.read_text().splitlines()) < 2:
-            assert time.monotonic() < end, executor.queue()[job.name]
+            assert time.monotonic() < end, executor.query_queue()[job.name]
             time.sleep(0.5)
     first, second = runs.read_text().splitlines()
     assert (first, second.split()[0], second.split()[1] != node) == (f"0 {node}", "1", True)
-    again = executor.queue()[job.name]
+    again = executor.query_queue()[job.name]
     assert again.job_id == job.job_id
     executor.cancel(again)
     slurm.wait_until(executor, job.name, JobState.CANCELLED)
 
 
 def test_a_look_at_500_jobs_is_one_command(slurm):
-    executor = slurm.executor()
+    executor = slurm.make_executor()
     jobs = [slurm.make_submission(SLEEP) for _ in range(500)]
     script = "".join(
         f"sbatch --quiet --hold --job-name={job.name} --mem=100 --output=/dev/null {jobs[0].script} || exit 1\n" for job in jobs
     )
     slurm.cluster.run_slurm_command("bash", "-c", script, user=USER).check_returncode()
     before = dict(executor.calls)
-    queue = executor.queue()
+    queue = executor.query_queue()
     assert all(queue[job.name].state is JobState.HELD for job in jobs)
     assert {"squeue": executor.calls["squeue"] - before.get("squeue", 0)} == {"squeue": 1}
     slurm.cluster.run_slurm_command("scancel", f"--user={USER}", "--state=PENDING", user=USER).check_returncode()

@@ -58,7 +58,7 @@ class FakeExecutor:
         """Evaluations that were seen running twice at once."""
         self.calls, self.submissions_left = Counter(), None
         self.limits = PartitionLimits()
-        self.queries: dict[str, Resources] = {}
+        self.requested_resources: dict[str, Resources] = {}
         """Job name -> what it asked for."""
         self.stuck_jobs: dict[str, str] = {}
         """Job name -> why it waits for ever."""
@@ -78,7 +78,7 @@ class FakeExecutor:
         self.next_id += 1
         assert submission.name not in self.jobs, "one name, one job"
         assert submission.stdout.parent.is_dir()
-        self.queries[submission.name] = submission.resources
+        self.requested_resources[submission.name] = submission.resources
         self.jobs[submission.name] = FakeJob(
             job_id=str(self.next_id),
             name=submission.name,

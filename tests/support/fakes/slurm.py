@@ -197,7 +197,7 @@ class FakeSlurm:
                 if code == 53:
                     done["reason"] = "JobLaunchFailure"
                 ended = base.with_suffix(".exit").stat().st_mtime if self.clock is time.time else self.clock()
-                job.update(done, exit_code=f"0:{code}" if code == 53 else f"{code}:0", end=ended)
+                job.update(done, exit=f"0:{code}" if code == 53 else f"{code}:0", end=ended)
             elif job["state"] == "PENDING" and job["eligible"] and not job["ghost"]:
                 self._try_to_start(state, job)
 

@@ -23,8 +23,8 @@ class KillPoint:
         executor.on_effect = self.record_effect
         for module, names in (
             (watcher.actions.actor, ("create_once",)),
-            (watcher.actions.submission, ("publish",)),
-            (watcher.journal.lock, ("publish", "create_once")),
+            (watcher.actions.submission, ("write_atomically",)),
+            (watcher.journal.lock, ("write_atomically", "create_once")),
             (watcher.daemon.setup, ("create_once",)),
         ):
             for name in names:
