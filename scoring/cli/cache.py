@@ -1,6 +1,5 @@
 """``python -m scoring cache``: what the data cache holds, whether it is whole, and taking away what nobody needs."""
 
-import contextlib
 import os
 import shutil
 import sys
@@ -13,7 +12,7 @@ import click
 import msgspec
 
 from scoring.data.cache_entries import LEASE_SECONDS, find_damage
-from suites.common.atomic_files import is_creator_dead, is_process_gone, read_json
+from suites.common.atomic_files import is_creator_dead, is_process_gone, read_json_object
 from suites.common.errors import ExitCode, UserError
 from suites.common.formatting import format_bytes
 from suites.contract.paths import DataPaths
@@ -121,9 +120,7 @@ def find_unreferenced(data: DataPaths, suites: Iterable[SuiteInRequest], now: fl
             digests.add(str(entry.meta["tokenizer"]["digest"]).removesuffix("-slow"))
     tokenizers = data.eval_data / "tokenizers"
     for pointer in tokenizers.glob("by_id/*.json"):
-        with contextlib.suppress(ValueError):  # a torn pointer points nowhere
-            document = read_json(pointer)
-            digests.add(document.get("digest") if isinstance(document, dict) else None)
+        digests.add(read_json_object(pointer).get("digest"))  # a torn pointer points nowhere
     for copy in sorted(tokenizers.glob("[!.]*")):
         if copy.name not in digests and copy.name != "by_id" and now - _get_newest_mtime(copy) > DAY_SECONDS:
             yield RemovableItem(path=copy, reason="no entry and no id needs this tokenizer", bytes=_measure_bytes(copy))

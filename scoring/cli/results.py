@@ -8,8 +8,8 @@ import click
 
 from scoring.cli.exit_codes import run_guarded
 from suites.common.errors import ExitCode
-from suites.contract.comparison import read_compare_request
-from suites.contract.encoding import encode_json
+from suites.contract.comparison import CompareRequest
+from suites.contract.encoding import encode_json, read_request
 from suites.contract.objectives import Objectives
 
 CurveAxis = Literal["step", "tokens"]
@@ -46,7 +46,7 @@ def compare(
         if request_file is None:
             objectives = Objectives(improve=improve, hold=hold)
             return compare_output.compare_folders(Path(str(baseline)), Path(str(candidate)), objectives, as_json=as_json)
-        document = compare.run_comparison(read_compare_request(request_file))
+        document = compare.run_comparison(read_request(request_file, CompareRequest))
         if as_json:
             click.echo(encode_json(document), nl=False)
         return ExitCode.SCORED

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from scoring.compare.pairing import PairedOutcomes, PairedRows, PublishedEvaluation
-
-TIER4 = "tier4_sft_native"
+from suites.contract.tier_files import TIER4
 
 PromptEntries = Mapping[str, Mapping[str, Any]]
 

@@ -32,9 +32,7 @@ from scoring.tiers.base import WorkItem
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import TIER_FILES, DataPaths
 from suites.contract.scoring_request import ScoringRequest
-
-COMMAND_SCORES = {"tier2_ppl": ("slices", "ppl"), "tier3_cf": ("tasks", "acc")}
-"""Tiers that a command scores -> the section of their file, and what every entry must have."""
+from suites.contract.tier_files import ENTRY_SCORES, TIER_SECTIONS
 
 POLL_SECONDS = 0.2
 """Seconds between two looks at the command and at our own signals."""
@@ -76,8 +74,8 @@ def refuse_unsupported_command(request: ScoringRequest) -> None:
 
 def split_request(request: ScoringRequest) -> tuple[ScoringRequest, ScoringRequest]:
     """(what the command scores, what is scored here all the same)."""
-    internal = tuple(suite for suite in request.suites if suite.tier not in COMMAND_SCORES)
-    external = tuple(suite for suite in request.suites if suite.tier in COMMAND_SCORES)
+    internal = tuple(suite for suite in request.suites if suite.tier not in ENTRY_SCORES)
+    external = tuple(suite for suite in request.suites if suite.tier in ENTRY_SCORES)
     internal_request = msgspec.structs.replace(request, suites=internal, backend="direct", command=None)
     return msgspec.structs.replace(request, suites=external), internal_request
 
@@ -197,7 +195,7 @@ def read_command_results(work_items: Sequence[WorkItem], folders: CommandFolders
 
 
 def _read_scores(tier: str, work_items: Sequence[WorkItem], path: Path) -> dict[str, Any]:
-    section, score = COMMAND_SCORES[tier]
+    section, score = TIER_SECTIONS[tier], ENTRY_SCORES[tier]
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -248,11 +246,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _invalid_results(message: str, path: Path) -> UserError:
-    name, (section, score) = (
-        path.name,
-        next(expected for tier, expected in COMMAND_SCORES.items() if TIER_FILES[tier] == path.name),
-    )
-    hint = f'let the command write {{"{section}": {{NAME: {{"{score}": NUMBER}}}}}} to $LIGHTEVAL_RESULTS_DIR/{name}'
+    section, score = TIER_SECTIONS[path.stem], ENTRY_SCORES[path.stem]
+    hint = f'let the command write {{"{section}": {{NAME: {{"{score}": NUMBER}}}}}} to $LIGHTEVAL_RESULTS_DIR/{path.name}'
     return UserError(message, location=path, hint=hint, code=ExitCode.BUG)
 
 

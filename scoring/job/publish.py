@@ -10,11 +10,11 @@ from scoring.runtime import parts
 from scoring.runtime.parts import convert_write_errors
 from scoring.tiers.base import Exporter, RunInfo, ScoredItem
 from scoring.tiers.registry import TIERS
-from suites.common.atomic_files import read_json, write_atomically, write_json_atomically
+from suites.common.atomic_files import read_json_object, write_atomically, write_json_atomically
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import TIER_FILES, EvaluationPaths
 from suites.contract.scoring_request import ScoringRequest, compute_tier_digests
-from suites.contract.tier_files import check_tier_file
+from suites.contract.tier_files import check_tier_file, get_fingerprint
 from suites.definitions.local_data import compute_definition_digests
 
 TIER_SCHEMA = 1
@@ -119,14 +119,14 @@ def archive_other_results(paths: EvaluationPaths, fingerprint: str, *, replaced:
     """
     for tier in TIER_FILES:
         path = paths.tier_json(tier)
-        document = _read_document(path)
-        other_fingerprint = _get_fingerprint(document)
+        document = read_json_object(path)
+        other_fingerprint = get_fingerprint(document)
         if other_fingerprint is None or other_fingerprint == fingerprint:
             continue
         folder = paths.superseded_folder(other_fingerprint)
         names = document.get(TIERS[tier].section, {}) if tier in TIERS else {}
         archived = [path, paths.compare_json, *(paths.items_parquet(name) for name in names)]
-        archived += [paths.run_json] if _get_fingerprint(_read_document(paths.run_json)) == other_fingerprint else []
+        archived += [paths.run_json] if get_fingerprint(read_json_object(paths.run_json)) == other_fingerprint else []
         archived += [paths.generations] if tier == "tier4_sft_native" else []
         archived += sorted(paths.exports.rglob("*.json*"))
         for file in archived:
@@ -141,11 +141,11 @@ def archive_other_results(paths: EvaluationPaths, fingerprint: str, *, replaced:
 
 def archive_earlier_suite(paths: EvaluationPaths, tier: str, replacing: Mapping[str, Any]) -> None:
     """Keep a copy of a tier file that another definition of its suite gave, and of the rows that are about to be others."""
-    document = _read_document(paths.tier_json(tier))
-    earlier_fingerprint, earlier_digest = _get_fingerprint(document), document.get("suite_digest")
+    document = read_json_object(paths.tier_json(tier))
+    earlier_fingerprint, earlier_digest = get_fingerprint(document), document.get("suite_digest")
     if (
         earlier_fingerprint is None
-        or earlier_fingerprint != _get_fingerprint(replacing)
+        or earlier_fingerprint != get_fingerprint(replacing)
         or not isinstance(earlier_digest, str)
         or earlier_digest == replacing["suite_digest"]
     ):
@@ -161,21 +161,6 @@ def archive_earlier_suite(paths: EvaluationPaths, tier: str, replacing: Mapping[
 
 def _get_data_key(entry: Any) -> Any:
     return entry.get("data_key") if isinstance(entry, dict) else None
-
-
-def _read_document(path: Path) -> dict[str, Any]:
-    """What there is to be read; a file that is no JSON is nobody's and is published over."""
-    try:
-        document = read_json(path)
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _get_fingerprint(document: Mapping[str, Any]) -> str | None:
-    head = document.get("checkpoint")
-    fingerprint = head.get("fingerprint") if isinstance(head, dict) else None
-    return fingerprint if isinstance(fingerprint, str) else None
 
 
 def _copy_if_exists(file: Path, copy: Path) -> None:

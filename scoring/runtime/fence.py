@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from suites.common.atomic_files import read_json, write_json_atomically
+from suites.common.atomic_files import read_json_object, write_json_atomically
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import EvaluationPaths
 
@@ -37,7 +37,7 @@ class Fence:
             self._acquire_file(path, restart)
 
     def _acquire_file(self, path: Path, restart: int) -> None:
-        document = self._read(path)
+        document = read_json_object(path)
         if document.get("run_id") == self.run_id:
             if document.get("restart") == restart:
                 return
@@ -58,16 +58,9 @@ class Fence:
     def check(self) -> None:
         """Problem (temporary) where the fence is no longer ours."""
         for path, restart in self._restart_by_path.items():
-            document = self._read(path)
+            document = read_json_object(path)
             if (document.get("run_id"), document.get("restart")) != (self.run_id, restart):
                 raise self._build_lost_error(path, document)
-
-    def _read(self, path: Path) -> dict[str, Any]:
-        try:
-            document = read_json(path)
-        except ValueError:  # renamed into place whole, so not torn by us: whoever wrote it is not us
-            return {}
-        return document if isinstance(document, dict) else {}
 
     def _build_lost_error(self, path: Path, document: dict[str, Any]) -> UserError:
         owner = (

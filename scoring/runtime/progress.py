@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from suites.common.atomic_files import read_json, write_json_atomically
+from suites.common.atomic_files import read_json_object_if_readable, write_json_atomically
 from suites.contract.paths import EvaluationPaths
 
 PROGRESS_SCHEMA = 1
@@ -149,8 +149,8 @@ class JobProgress:
             return
         process_path, documents = self.path, [document]
         for other_path in self.paths.list_task_progress():
-            other = _read_progress(other_path)
-            if other_path != process_path and other is not None and other.get("run_id") == self.run_id and "done" in other:
+            other = read_json_object_if_readable(other_path)
+            if other_path != process_path and other.get("run_id") == self.run_id and "done" in other:
                 documents.append(other)
         publish_progress(self.paths.progress_json, merge_progress(documents))
 
@@ -207,14 +207,6 @@ def merge_progress(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "done": done,
         "under_way": in_progress,
     }
-
-
-def _read_progress(file: Path) -> dict[str, Any] | None:
-    try:
-        document = read_json(file)
-    except (OSError, ValueError):  # no news
-        return None
-    return document if isinstance(document, dict) else None
 
 
 def publish_progress(file: Path, document: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""What nanotron's model_config.json says: which architecture, and the tensors it implies.
+"""Architecture of a nanotron model_config.json, and the tensors that it implies.
 
-Names are nanotron's own, with dots (``model.decoder.0.pp_block.attn.qkv_proj.weight``): the folders and
-the last part of the file name under ``model/``.
+Tensor names are nanotron's, with dots (``model.decoder.0.pp_block.attn.qkv_proj.weight``): the folders below
+``model/`` and the last part of the file name.
 """
 
 import math
@@ -18,7 +18,7 @@ MODEL_FAMILIES = ("llama", "qwen2", "starcoder2")
 
 
 class UnscorableCheckpoint(Exception):  # noqa: N818  a verdict on a checkpoint, not a defect
-    """A checkpoint that can never be scored as it is; the message says why in one line."""
+    """The checkpoint can never be scored as it is. The message says why in one line."""
 
 
 class ParameterSpec(msgspec.Struct, frozen=True):
@@ -27,11 +27,11 @@ class ParameterSpec(msgspec.Struct, frozen=True):
     name: str
     shape: tuple[int, ...]
     sharded: bool
-    """Whether tensor parallelism splits it (its files then carry ranks, even at tp = pp = 1)."""
+    """Whether tensor parallelism splits it. Its file names then have ranks, even at tp = pp = 1."""
 
 
 class Experts(msgspec.Struct, frozen=True, kw_only=True):
-    """A mixture of experts."""
+    """Mixture of experts of some layers."""
 
     count: int
     top_k: int
@@ -42,7 +42,7 @@ class Experts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Architecture(msgspec.Struct, frozen=True, kw_only=True):
-    """A decoder as nanotron describes it. Sizes are of the whole model, whatever its tp x pp."""
+    """A decoder as nanotron describes it. Sizes are of the complete model, for any tp x pp."""
 
     family: str
     layers: int
@@ -51,7 +51,7 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True):
     heads: int
     kv_heads: int
     vocab: int
-    """With padding rows: nanotron does not record how many of them are real."""
+    """With padding rows: nanotron does not record how many rows are real."""
     tied: bool
     norm_eps: float
     activation: str
@@ -61,14 +61,14 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True):
     rope_factor: float = 1.0
     """Positions are divided by it."""
     no_rope_every: int | None = None
-    """Layers with (i + 1) % n == 0 have neither rope nor a sliding window."""
+    """Layers with (i + 1) % n == 0 have no rope and no sliding window."""
     sliding_window: int | None = None
-    """A token t sees the keys in (t - window, t]."""
+    """Token t attends to the keys in (t - window, t]."""
     global_layers: tuple[int, ...] = ()
     """Layers without the sliding window (Starcoder2)."""
     attention_bias: bool = False
     multi_query: bool = False
-    """Starcoder2 with one key and value head, held apart from the queries."""
+    """Starcoder2 with one key and value head in a tensor of its own."""
     experts: Experts | None = None
 
     @property
@@ -78,56 +78,62 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kv_size(self) -> int:
-        """Rows of K, and of V."""
+        """Rows of K; V has as many."""
         return self.kv_heads * self.head_dim
 
     @property
     def n_params(self) -> int:
-        """Weights, a tied embedding counting once."""
+        """Number of weights; a tied embedding counts once."""
         return sum(math.prod(parameter.shape) for parameter in self.parameters())
 
     def parameters(self) -> tuple[ParameterSpec, ...]:
-        """Every tensor that a whole checkpoint of this architecture holds."""
+        """Every tensor that a complete checkpoint of this architecture has."""
         return tuple(_starcoder2_parameters(self) if self.family == "starcoder2" else _llama_parameters(self))
 
 
 def parse_architecture(model_config: Any) -> Architecture:
-    """The architecture of a parsed model_config.json; Refused names the keys found, or the impossible value."""
+    """The architecture of a parsed model_config.json.
+
+    Raises UnscorableCheckpoint with the keys that are present, or with the unusable value.
+    """
     if not isinstance(model_config, dict):
-        message = "model_config.json holds no mapping"
-        raise UnscorableCheckpoint(message)
+        raise UnscorableCheckpoint("model_config.json is not a mapping")
     families = [name for name in MODEL_FAMILIES if model_config.get(f"is_{name}_config") is True]
     if len(families) != 1:
         present_keys = ", ".join(sorted(str(key) for key in model_config)[:40]) or "none"
         family_flags = ", ".join(f"is_{name}_config" for name in MODEL_FAMILIES)
-        message = (
+        raise UnscorableCheckpoint(
             f"unknown architecture: exactly one of {family_flags} must be true in model_config.json (keys found: {present_keys})"
         )
-        raise UnscorableCheckpoint(message)
     reader = _ConfigReader(model_config)
     architecture = _parse_starcoder2(reader) if families == ["starcoder2"] else _parse_llama_like(families[0], reader)
     if architecture.hidden % architecture.heads or architecture.head_dim % 2:
-        message = f"model_config.json: hidden_size {architecture.hidden} does not give {architecture.heads} heads of an even size"
-        raise UnscorableCheckpoint(message)
+        raise UnscorableCheckpoint(
+            f"model_config.json: hidden_size {architecture.hidden} does not give {architecture.heads} heads of an even size"
+        )
     if architecture.heads % architecture.kv_heads:
-        message = f"model_config.json: {architecture.heads} heads cannot share {architecture.kv_heads} key and value heads"
-        raise UnscorableCheckpoint(message)
+        raise UnscorableCheckpoint(
+            f"model_config.json: {architecture.heads} heads cannot share {architecture.kv_heads} key and value heads"
+        )
     return architecture
 
 
 class _ConfigReader:
-    """Values of model_config.json, checked one by one."""
+    """Reads values of model_config.json and checks their types and bounds."""
 
     def __init__(self, data: dict[str, Any]) -> None:
         self.data = data
+
+    def _get(self, key: str, default: Any) -> Any:
+        value = self.data.get(key)
+        return default if value is None else value
 
     def make_error(self, key: str) -> UnscorableCheckpoint:
         description = f"is {str(self.data[key])[:60]!r}" if key in self.data else "is missing"
         return UnscorableCheckpoint(f"model_config.json: {key} {description}, which is not a usable value")
 
     def read_size(self, key: str, default: int | None = None, maximum: int = MAX_DIMENSION_SIZE) -> int:
-        value = self.data.get(key)
-        value = default if value is None else value
+        value = self._get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= maximum:
             raise self.make_error(key)
         return value
@@ -136,8 +142,7 @@ class _ConfigReader:
         return None if self.data.get(key) is None else self.read_size(key)
 
     def read_number(self, key: str, default: float | None = None) -> float:
-        value = self.data.get(key)
-        value = default if value is None else value
+        value = self._get(key, default)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
             raise self.make_error(key)
         try:
@@ -146,8 +151,7 @@ class _ConfigReader:
             raise self.make_error(key) from None
 
     def read_flag(self, key: str, *, default: bool) -> bool:
-        value = self.data.get(key)
-        value = default if value is None else value
+        value = self._get(key, default)
         if not isinstance(value, bool):
             raise self.make_error(key)
         return value
@@ -182,12 +186,12 @@ def _parse_llama_like(family: str, reader: _ConfigReader) -> Architecture:
         activation=reader.read_text("hidden_act", "silu"),
         max_positions=reader.read_size("max_position_embeddings", 2048),
         rope_theta=reader.read_number("rope_theta", 10_000.0),
-        # saves that lack the key are older than the key itself, and rotated interleaved pairs
+        # A save without this key is older than the key: nanotron rotated interleaved pairs then.
         rope_interleaved=reader.read_flag("rope_interleaved", default=not is_qwen),
         rope_factor=reader.read_number("rope_seq_len_interpolation_factor", 1.0) if is_qwen else 1.0,
         no_rope_every=reader.read_optional_size("no_rope_layer") if is_qwen else None,
         sliding_window=reader.read_optional_size("sliding_window_size") if is_qwen else None,
-        attention_bias=reader.read_flag("attention_bias", default=False) and is_qwen,  # nanotron's Llama ignores the key
+        attention_bias=reader.read_flag("attention_bias", default=False) and is_qwen,  # nanotron's Llama ignores it
         experts=_parse_experts(reader, layers) if is_qwen else None,
     )
 

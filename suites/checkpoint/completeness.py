@@ -1,7 +1,7 @@
-"""A nanotron checkpoint on disk: is it whole, which one is it, and what does it say of its run.
+"""Whether a nanotron checkpoint folder is complete, partial or damaged; its fingerprint.
 
 Nanotron writes without fsync and without rename, from many ranks at once, and writes some directories
-twice, so no single file proves that a checkpoint is complete. ``inspect_checkpoint`` weighs all of them:
+twice, so no single file proves that a checkpoint is complete. ``inspect_checkpoint`` checks all of them:
 
 1. the folder's name is a step;
 2. config.yaml, checkpoint_metadata.json and model_config.json parse and agree on that step;
@@ -20,99 +20,81 @@ from pathlib import Path
 
 import msgspec
 
-from suites.checkpoint import shard_headers as shards
-from suites.checkpoint.architecture import Architecture, ParameterSpec, UnscorableCheckpoint
-from suites.checkpoint.metadata import CheckpointMetadata, TrainingConfig, read_checkpoint_metadata, read_training_config
-from suites.checkpoint.shard_files import METADATA_FILES, CheckpointListing, ShardSelection, list_files, select_shards
-from suites.checkpoint.shard_headers import IncompleteFile, Shard
+from suites.checkpoint.architecture import Architecture, UnscorableCheckpoint
+from suites.checkpoint.metadata import CheckpointMetadata, TrainingConfig, read_checkpoint_metadata
+from suites.checkpoint.shard_files import METADATA_FILES, CheckpointListing, FileStat, ShardSelection, list_files, select_shards
+from suites.checkpoint.shard_headers import IncompleteFile, Shard, read_shards
 from suites.common.errors import ExitCode, UserError
-from suites.common.formatting import describe_error, describe_permission_error, format_duration
-
-__all__ = [
-    "CheckpointShards",
-    "Completeness",
-    "Inspection",
-    "TrainingConfig",
-    "compute_fingerprint",
-    "inspect_checkpoint",
-    "list_scoring_files",
-    "list_steps",
-    "open_checkpoint_shards",
-    "read_mtimes",
-    "read_training_config",
-]
+from suites.common.formatting import describe_error, describe_permission_error, format_duration, format_names
 
 QUIET_SECONDS = 600.0
-"""Seconds without a write after which a save is taken for interrupted, or a torn file for left behind."""
+"""Seconds without a write after which a save counts as interrupted, and a torn file as abandoned."""
 
 _STEP_PATTERN = re.compile(r"0|[1-9]\d{0,17}", re.ASCII)
 
 
 class Completeness(enum.StrEnum):
-    """What a checkpoint's folder is worth."""
+    """State of a checkpoint's folder."""
 
     COMPLETE = "complete"
     NOT_YET = "not_yet"
     """Being written, settling, or a file is missing or torn."""
     INTERRUPTED = "interrupted"
-    """A rewrite that stopped, or a copy that lost its times: a person has to say which."""
+    """A rewrite that stopped, or a copy that lost its times: only a person knows which."""
     UNSCORABLE = "unscorable"
-    """Whole, but it can never be scored."""
+    """It can never be scored, complete or not."""
     UNREADABLE = "unreadable"
     GONE = "gone"
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
-    """A verdict on one folder, and what it says of its run as far as it could be read."""
+    """The state of one folder, and what its documents say about the run."""
 
     kind: Completeness
     reason: str
-    """One line: what, and which file."""
+    """One line that names the file."""
     folder: Path
     step: int | None = None
     fingerprint: str | None = None
-    """Only where COMPLETE."""
+    """Only of a COMPLETE checkpoint."""
     newest_mtime: float | None = None
-    """Of the files that matter for scoring, unix time."""
+    """Unix time of the newest write to the files that scores depend on."""
     quiet: float | None = None
-    """Seconds without a write, where that is long for a checkpoint that is not whole."""
+    """Seconds without a write, of an incomplete checkpoint that is quiet for longer than ``QUIET_SECONDS``."""
     tokens_seen: int | None = None
     train_steps: int | None = None
     seq_len: int | None = None
     tokenizer: str | None = None
     started_from: str | None = None
-    """The checkpoint, or folder of checkpoints, that the run began with."""
+    """The checkpoint, or folder of checkpoints, that the run started from."""
     ignored: tuple[str, ...] = ()
-    """Files under model/ of other topologies, and left-overs."""
+    """Files under model/ that belong to other topologies or to killed saves."""
 
     @property
     def detail(self) -> str:
-        """``reason``, and for how long nothing has been written: another text at every look."""
-        return (
-            self.reason if self.quiet is None else f"{self.reason}; nothing was written there for {format_duration(self.quiet)}"
-        )
+        """``reason`` and the time since the last write, which differs at every call."""
+        return self.reason if self.quiet is None else f"{self.reason}; no write for {format_duration(self.quiet)}"
 
 
 class CheckpointShards(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole checkpoint, ready to be loaded: every tensor with its checked shards."""
+    """A complete checkpoint, ready to load: every tensor with its checked shards."""
 
     architecture: Architecture
     training_config: TrainingConfig
     tensors: Mapping[str, tuple[Shard, ...]]
-    """Nanotron's parameter name -> its shards, in order of tp rank."""
+    """Nanotron's parameter name -> shards in the order of their tp ranks."""
     fingerprint: str
     size_bytes: int
-    """Bytes of the model files."""
+    """Of all model files."""
     tp: int
     pp: int
     ignored: tuple[str, ...]
 
 
 def list_steps(checkpoints_folder: Path) -> dict[int, Path]:
-    """The step folders in ``checkpoints_folder``, in order of their steps.
+    """Step -> folder of every checkpoint in ``checkpoints_folder``, in ascending order.
 
-    Raises FileNotFoundError where there is no such folder, and OSError where it cannot be listed: that is
-    not the same as having no checkpoints.
+    Raises OSError where the folder is missing or cannot be listed: that is not the same as having no checkpoints.
     """
     with os.scandir(checkpoints_folder) as entries:
         step_folders = {
@@ -122,54 +104,47 @@ def list_steps(checkpoints_folder: Path) -> dict[int, Path]:
 
 
 def read_mtimes(folder: Path) -> tuple[int, ...] | None:
-    """(mtime in ns, size) of config.yaml and of model_config.json: they move with every rewrite. None if one is missing."""
-    mtimes_and_sizes: list[int] = []
-    for name in ("config.yaml", "model_config.json"):
-        try:
-            file_stat = (folder / name).stat()
-        except OSError:
-            return None
-        mtimes_and_sizes += [file_stat.st_mtime_ns, file_stat.st_size]
-    return tuple(mtimes_and_sizes)
+    """(mtime in ns, size) of config.yaml, then the same of model_config.json; None where one is missing.
+
+    Every rewrite of a checkpoint changes them. The four numbers stand in the journal as a list.
+    """
+    try:
+        stats = [(folder / name).stat() for name in ("config.yaml", "model_config.json")]
+    except OSError:
+        return None
+    return tuple(number for file_stat in stats for number in (file_stat.st_mtime_ns, file_stat.st_size))
 
 
 def compute_fingerprint(folder: Path) -> str:
     """SHA-256 over names, sizes and mtimes of the files that scores depend on.
 
-    Raises Problem (CHANGED) where one is missing or torn: the checkpoint is being rewritten or removed.
+    Raises UserError (CHANGED) where one is missing or torn: the checkpoint is being rewritten or removed.
     """
-    try:
-        listing = list_files(folder)
-        return _hash_fingerprint(listing, _select_files(read_checkpoint_metadata(folder), listing))
-    except (IncompleteFile, UnscorableCheckpoint, OSError) as error:
-        raise _make_changed_error(folder, error) from error
-
-
-def _make_changed_error(folder: Path, error: Exception) -> UserError:
-    hint = "it is scored again when it is complete again"
-    return UserError(f"changed or vanished: {describe_error(error)}", location=folder, hint=hint, code=ExitCode.CHANGED)
+    return _hash_file_stats(_read_scoring_stats(folder))
 
 
 def list_scoring_files(folder: Path) -> dict[str, int]:
-    """Relative name -> bytes of every file that scores depend on: those of the fingerprint.
+    """Relative name -> bytes of every file that the fingerprint covers.
 
-    Raises Problem (CHANGED) as ``compute_fingerprint`` does.
+    Raises UserError (CHANGED) as ``compute_fingerprint`` does.
     """
+    return {name: file_stat.size_bytes for name, file_stat in _read_scoring_stats(folder).items()}
+
+
+def _read_scoring_stats(folder: Path) -> dict[str, FileStat]:
     try:
         listing = list_files(folder)
-        return {
-            name: size
-            for name, (size, _) in _get_file_stats(listing, _select_files(read_checkpoint_metadata(folder), listing)).items()
-        }
+        return _get_scoring_stats(listing, _select_files(read_checkpoint_metadata(folder), listing))
     except (IncompleteFile, UnscorableCheckpoint, OSError) as error:
-        raise _make_changed_error(folder, error) from error
+        message, hint = f"changed or disappeared: {describe_error(error)}", "it is scored again once it is complete"
+        raise UserError(message, location=folder, hint=hint, code=ExitCode.CHANGED) from error
 
 
 def open_checkpoint_shards(folder: Path) -> CheckpointShards:
-    """Every tensor of a checkpoint with its checked shards. Times are not looked at.
+    """Every tensor of a checkpoint with its checked shards, whatever the mtimes.
 
-    Raises Torn where a file is missing or not whole, Refused where it can never be scored, OSError where
-    it cannot be read.
+    Raises IncompleteFile where a file is missing or torn, UnscorableCheckpoint where the checkpoint can never be
+    scored, OSError where it cannot be read.
     """
     listing = list_files(folder)
     documents = read_checkpoint_metadata(folder)
@@ -177,10 +152,10 @@ def open_checkpoint_shards(folder: Path) -> CheckpointShards:
 
 
 def inspect_checkpoint(folder: Path, *, now: float, settle_seconds: float, forced: bool = False) -> Inspection:
-    """Judge a folder. Never raises for what it holds.
+    """The state of a checkpoint folder. Raises nothing, whatever the folder holds.
 
-    ``now`` is the file server's clock (unix time), ``settle_seconds`` the seconds without a write that are waited
-    for. ``forced`` takes an interrupted rewrite, a copy without times or files from the future for whole.
+    ``now`` is the file server's clock (unix time). A checkpoint is complete after ``settle_seconds`` without a write.
+    ``forced`` accepts an interrupted rewrite, a copy without times and files from the future.
     """
     inspector = _Inspector(folder, now, settle_seconds, forced)
     try:
@@ -192,7 +167,7 @@ def inspect_checkpoint(folder: Path, *, now: float, settle_seconds: float, force
     except (FileNotFoundError, NotADirectoryError) as error:
         if not folder.is_dir():
             return inspector.make_inspection(Completeness.GONE, f"{folder}: no such folder")
-        return inspector.make_inspection(Completeness.NOT_YET, f"{error.filename}: vanished while it was looked at")
+        return inspector.make_inspection(Completeness.NOT_YET, f"{error.filename}: disappeared during the check")
     except PermissionError as error:
         return inspector.make_inspection(Completeness.UNREADABLE, describe_permission_error(error))
     except OSError as error:
@@ -200,7 +175,7 @@ def inspect_checkpoint(folder: Path, *, now: float, settle_seconds: float, force
 
 
 class _Inspector:
-    """One inspection: what was found so far, so that every verdict says as much as is known."""
+    """One inspection. Keeps what it has read, so that every result says as much as is known."""
 
     def __init__(self, folder: Path, now: float, settle_seconds: float, forced: bool) -> None:
         self.folder, self.now, self.settle_seconds, self.forced = folder, now, settle_seconds, forced
@@ -234,46 +209,44 @@ class _Inspector:
         )
 
     def inspect(self) -> Inspection:
-        if not _STEP_PATTERN.fullmatch(self.folder.name) and not self.forced:
-            message = f"{self.folder.name!r} is not the number of a step"
-            raise UnscorableCheckpoint(message)
+        is_step = _STEP_PATTERN.fullmatch(self.folder.name) is not None
+        if not is_step and not self.forced:
+            raise UnscorableCheckpoint(f"{self.folder.name!r} is not a step number")
         self.listing = list_files(self.folder)
         for name in METADATA_FILES:
             if name not in self.listing.metadata_files:
-                message = f"{name} is not there"
-                raise IncompleteFile(message)
+                raise IncompleteFile(f"{name} is missing")
         self.documents = read_checkpoint_metadata(self.folder)
-        rewrite = self._check_write_order()
+        # A rewrite in progress says nothing reliable of its shards; an interrupted one still names its unused files.
+        rewrite = None if self.forced else self._check_write_order(self.listing)
         if rewrite is not None and rewrite.kind is Completeness.NOT_YET:
             return rewrite
         selection = _select_files(self.documents, self.listing)
         self.ignored = selection.ignored
         if rewrite is not None:
             return rewrite
-        if self.quiet_seconds < self.settle_seconds and not (self.forced and self.quiet_seconds < -QUIET_SECONDS):
-            if self.quiet_seconds < 0:
-                future_reason = f"its newest file is dated {format_duration(-self.quiet_seconds)} in the future"
-                return self.make_inspection(Completeness.NOT_YET, future_reason)
-            message = f"settling: written to {format_duration(self.quiet_seconds)} ago, {format_duration(self.settle_seconds)} without a write are waited for"
-            return self.make_inspection(Completeness.NOT_YET, message)
-        if _STEP_PATTERN.fullmatch(self.folder.name):
+        # Nanotron writes without a final marker: only quiet tells that the save has ended.
+        quiet_seconds = self.quiet_seconds
+        if quiet_seconds < self.settle_seconds and not (self.forced and quiet_seconds < -QUIET_SECONDS):
+            settle_time = format_duration(self.settle_seconds)
+            reason = f"settling: last write {format_duration(quiet_seconds)} ago, complete after {settle_time} without one"
+            if quiet_seconds < 0:
+                reason = f"the newest file is dated {format_duration(-quiet_seconds)} in the future"
+            return self.make_inspection(Completeness.NOT_YET, reason)
+        if is_step:
             self.documents.require_step(int(self.folder.name))
         checkpoint_shards = _check_shards(self.folder, self.listing, self.documents, selection)
         return self.make_inspection(Completeness.COMPLETE, "complete", checkpoint_shards.fingerprint)
 
-    def _check_write_order(self) -> Inspection | None:
-        if self.forced or self.listing is None:
+    def _check_write_order(self, listing: CheckpointListing) -> Inspection | None:
+        """An inspection where config.yaml, written first, is newer than model_config.json, written last."""
+        config, model_config = (listing.metadata_files[name] for name in ("config.yaml", "model_config.json"))
+        if config.mtime_ns <= model_config.mtime_ns:
             return None
-        config_mtime_ns, model_config_mtime_ns = (
-            self.listing.metadata_files[name][1] for name in ("config.yaml", "model_config.json")
-        )
-        if config_mtime_ns <= model_config_mtime_ns:
-            return None
-        lag = format_duration((config_mtime_ns - model_config_mtime_ns) / 1e9)
+        order = f"config.yaml is {format_duration((config.mtime_ns - model_config.mtime_ns) / 1e9)} newer than model_config.json"
         if self.quiet_seconds > QUIET_SECONDS:
-            reason = f"interrupted rewrite, or a copy that lost its times: config.yaml is {lag} newer than model_config.json"
-            return self.make_inspection(Completeness.INTERRUPTED, reason)
-        return self.make_inspection(Completeness.NOT_YET, f"being rewritten: config.yaml is {lag} newer than model_config.json")
+            return self.make_inspection(Completeness.INTERRUPTED, f"interrupted rewrite, or a copy that lost its times: {order}")
+        return self.make_inspection(Completeness.NOT_YET, f"being rewritten: {order}")
 
 
 def _select_files(documents: CheckpointMetadata, listing: CheckpointListing) -> ShardSelection:
@@ -287,31 +260,26 @@ def _check_shards(
     folder: Path, listing: CheckpointListing, documents: CheckpointMetadata, selection: ShardSelection
 ) -> CheckpointShards:
     if selection.surplus:
-        suffix = f" and {len(selection.surplus) - 1} more" if len(selection.surplus) > 1 else ""
-        message = f"holds a tensor that model_config.json does not imply: {selection.surplus[0]}{suffix}"
-        raise UnscorableCheckpoint(message)
-    parameters: dict[str, ParameterSpec] = {parameter.name: parameter for parameter in documents.architecture.parameters()}
+        surplus = format_names(selection.surplus, limit=1)
+        raise UnscorableCheckpoint(f"holds a tensor that model_config.json does not imply: {surplus}")
+    parameters = {parameter.name: parameter for parameter in documents.architecture.parameters()}
     return CheckpointShards(
         architecture=documents.architecture,
         training_config=documents.training_config,
-        tensors={name: shards.read_shards(parameters[name], files, folder) for name, files in selection.files.items()},
-        fingerprint=_hash_fingerprint(listing, selection),
-        size_bytes=sum(listing.model_files[file][0] for files in selection.files.values() for file in files),
+        tensors={name: read_shards(parameters[name], files, folder) for name, files in selection.files.items()},
+        fingerprint=_hash_file_stats(_get_scoring_stats(listing, selection)),
+        size_bytes=sum(listing.model_files[file].size_bytes for files in selection.files.values() for file in files),
         tp=documents.tp,
         pp=documents.pp,
         ignored=selection.ignored,
     )
 
 
-def _get_file_stats(listing: CheckpointListing, selection: ShardSelection) -> dict[str, tuple[int, int]]:
-    """Relative name -> (size, mtime in ns) of the files that scores depend on."""
+def _get_scoring_stats(listing: CheckpointListing, selection: ShardSelection) -> dict[str, FileStat]:
+    """Relative name -> stat of the files that scores depend on."""
     return {**listing.metadata_files} | {file: listing.model_files[file] for files in selection.files.values() for file in files}
 
 
-def _hash_fingerprint(listing: CheckpointListing, selection: ShardSelection) -> str:
-    file_stats = _get_file_stats(listing, selection)
-    digest = hashlib.sha256()
-    for name in sorted(file_stats):
-        size, mtime_ns = file_stats[name]
-        digest.update(f"{name}\0{size}\0{mtime_ns}\n".encode())
-    return digest.hexdigest()
+def _hash_file_stats(file_stats: Mapping[str, FileStat]) -> str:
+    lines = "".join(f"{name}\0{size_bytes}\0{mtime_ns}\n" for name, (size_bytes, mtime_ns) in sorted(file_stats.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,7 +1,6 @@
-"""The three documents of a nanotron checkpoint: config.yaml, checkpoint_metadata.json and model_config.json.
+"""config.yaml, checkpoint_metadata.json and model_config.json of a nanotron checkpoint, parsed.
 
-Nanotron truncates and rewrites them in place, so an empty or torn one is a file being written, until the
-caller knows better.
+Nanotron truncates and rewrites them in place, so an empty or torn one counts as a file that is being written.
 """
 
 import json
@@ -34,7 +33,7 @@ _NUMBER_PATTERN = re.compile(r"[-+0-9a-fA-Fx_:.]+")
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 
-_PARSE_ERRORS = (  # all that PyYAML's constructors and json were seen to raise for odd input
+_PARSE_ERRORS = (  # all that fuzzing has made PyYAML's constructors and json raise
     yaml.YAMLError,
     ValueError,
     TypeError,
@@ -49,67 +48,65 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a config.yaml says of its run. None where it does not say."""
+    """Settings of a training run from its config.yaml; None where it has no such setting."""
 
     step: int | None = None
     tokenizer: str | None = None
     seq_len: int | None = None
-    """In training at ``step``: where the data stages have sequence lengths of their own, that of the stage it lies in."""
+    """Sequence length at ``step``: the data stage's where it has one, else the run's."""
     train_steps: int | None = None
     started_from: str | None = None
-    """Where the weights came from: another run's checkpoints, one of them, or the model that it was initialised with."""
+    """Source of the first weights: another run's checkpoints, one of them, or the model of ``init_method``."""
     mup: bool = False
-    """Attention is scaled by 1 / head_dim. Recorded nowhere else."""
+    """Whether attention is scaled by 1 / head_dim. No other document records it."""
 
 
 class CheckpointMetadata(msgspec.Struct, frozen=True, kw_only=True):
-    """The documents of one checkpoint, parsed."""
+    """The three documents of one checkpoint, parsed."""
 
     training_config: TrainingConfig
     architecture: Architecture
     tp: int
     pp: int
     saved_step: int | None
-    """metas.last_train_step."""
+    """``metas.last_train_step`` of checkpoint_metadata.json."""
     tokens_seen: int | None
 
     def require_step(self, step: int) -> None:
-        """Refused where config.yaml and the metadata do not both say that they are of the step ``step``."""
+        """Raise UnscorableCheckpoint unless config.yaml and checkpoint_metadata.json both name ``step``."""
         if (self.training_config.step, self.saved_step) != (step, step):
-            message = (
+            raise UnscorableCheckpoint(
                 f"the folder is named {step}, but config.yaml has general.step {self.training_config.step} "
                 f"and checkpoint_metadata.json metas.last_train_step {self.saved_step}"
             )
-            raise UnscorableCheckpoint(message)
 
 
 def read_training_config(path: Path) -> TrainingConfig:
-    """The facts of a config.yaml, a checkpoint's or the one that a training is started with.
+    """The settings in a config.yaml, of a checkpoint or of a training that starts.
 
-    Raises Problem where it cannot be read or is no training config.
+    Raises UserError where the file cannot be read or is no training config.
     """
     try:
         return _extract_training_config(_parse_document(path, _parse_yaml_bounded))
-    except OSError as error:
-        raise UserError(
-            f"cannot be read ({error.strerror})", location=path, hint="give the path of nanotron's training config"
-        ) from error
-    except IncompleteFile as error:
-        raise UserError(str(error), location=path, hint="give the path of nanotron's training config") from error
+    except (OSError, IncompleteFile) as error:
+        message = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+        raise UserError(message, location=path, hint="give the path of nanotron's training config") from error
 
 
 def read_checkpoint_metadata(folder: Path) -> CheckpointMetadata:
-    """All three. Torn where one is missing, empty or does not parse; Refused where they can never be scored."""
+    """The three documents of a checkpoint.
+
+    Raises IncompleteFile where one is missing, empty or does not parse, UnscorableCheckpoint where its values can
+    never be scored, OSError where one cannot be read.
+    """
     config = _parse_document(folder / "config.yaml", _parse_yaml_bounded)
     metadata = _parse_document(folder / "checkpoint_metadata.json", json.loads)
     model_config = _parse_document(folder / "model_config.json", json.loads)
-    training_config = _extract_training_config(config)
     metas = _get_mapping(metadata, "metas")
     if not metas:
-        message = "checkpoint_metadata.json: no metas in it"
-        raise IncompleteFile(message)
+        raise IncompleteFile("checkpoint_metadata.json has no metas")
     return CheckpointMetadata(
-        training_config=training_config,
+        training_config=_extract_training_config(config),
         architecture=parse_architecture(model_config),
         tp=_parse_rank_count(metadata.get("tp"), "checkpoint_metadata.json: tp"),
         pp=_parse_rank_count(_get_mapping(config, "parallelism").get("pp"), "config.yaml: parallelism.pp"),
@@ -120,20 +117,14 @@ def read_checkpoint_metadata(folder: Path) -> CheckpointMetadata:
 
 def _parse_yaml_bounded(content: bytes) -> Any:
     depth = 0
-    for event in yaml.parse(
-        content, Loader=_Loader
-    ):  # the C loader recurses without a limit of its own, and would take the process with it
+    # The C loader recurses without a limit, and would crash the process; numbers like 1:1:1... take quadratic time.
+    for event in yaml.parse(content, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_NESTING_DEPTH:
-            message = f"nested more than {MAX_NESTING_DEPTH} deep"
-            raise ValueError(message)
-        if (
-            isinstance(event, yaml.ScalarEvent)
-            and len(event.value) > MAX_NUMBER_DIGITS
-            and _NUMBER_PATTERN.fullmatch(event.value)
-        ):
-            message = f"a number of {len(event.value)} digits"  # 1:1:1... takes time by the square of its length
-            raise ValueError(message)
+            raise ValueError(f"nested more than {MAX_NESTING_DEPTH} deep")
+        digits = len(event.value) if isinstance(event, yaml.ScalarEvent) else 0
+        if digits > MAX_NUMBER_DIGITS and _NUMBER_PATTERN.fullmatch(event.value):
+            raise ValueError(f"a number of {digits} digits")
     loader = _Loader(content)
     try:
         node = loader.get_single_node()
@@ -144,17 +135,17 @@ def _parse_yaml_bounded(content: bytes) -> Any:
 
 
 class _MergeCounter:
-    """Counts what a document's ``<<: *other`` come to; ValueError for one that explodes."""
+    """Counts the keys that a document's ``<<: *other`` copy. Raises ValueError for too many."""
 
     def __init__(self) -> None:
         self.key_counts: dict[int, int] = {}
         self.copied_keys = 0
 
     def count_keys(self, node: Any) -> int:
-        """Of a mapping, or of all mappings in a list, with what is merged into them."""
+        """Keys of a mapping, or of all mappings in a list, with the merged ones."""
         if id(node) in self.key_counts or not isinstance(node, yaml.CollectionNode):
             return self.key_counts.get(id(node), 0)
-        self.key_counts[id(node)] = 0  # in a circle nothing is merged twice
+        self.key_counts[id(node)] = 0  # so that an alias in a circle counts once
         if isinstance(node, yaml.SequenceNode):
             self.key_counts[id(node)] = sum(map(self.count_keys, node.value))
             return self.key_counts[id(node)]
@@ -165,8 +156,7 @@ class _MergeCounter:
             self.key_counts[id(node)] += value_keys if is_merge else 1
             self.copied_keys += value_keys if is_merge else 0
         if self.copied_keys > MAX_MERGED_KEYS:
-            message = f"its merges copy more than {MAX_MERGED_KEYS} keys"
-            raise ValueError(message)
+            raise ValueError(f"its merges copy more than {MAX_MERGED_KEYS} keys")
         return self.key_counts[id(node)]
 
 
@@ -175,22 +165,17 @@ def _parse_document(path: Path, parser: Callable[[bytes], Any]) -> dict[str, Any
         with open_without_blocking(path) as file:
             content = file.read(min(os.fstat(file.fileno()).st_size, MAX_DOCUMENT_BYTES) + 1)  # read(n) allocates n at once
     except FileNotFoundError as error:
-        message = f"{path.name} is not there"
-        raise IncompleteFile(message) from error
+        raise IncompleteFile(f"{path.name} is missing") from error
     if not content.strip():
-        message = f"{path.name} is empty"
-        raise IncompleteFile(message)
+        raise IncompleteFile(f"{path.name} is empty")
     if len(content) > MAX_DOCUMENT_BYTES:
-        message = f"{path.name} has more than {MAX_DOCUMENT_BYTES} bytes"
-        raise UnscorableCheckpoint(message)
+        raise UnscorableCheckpoint(f"{path.name} has more than {MAX_DOCUMENT_BYTES} bytes")
     try:
         document = parser(content)
     except _PARSE_ERRORS as error:
-        message = f"torn {path.name}: {describe_error(error)[:160]}"
-        raise IncompleteFile(message) from error
+        raise IncompleteFile(f"torn {path.name}: {describe_error(error)[:160]}") from error
     if not isinstance(document, dict):
-        message = f"torn {path.name}: it holds no mapping"
-        raise IncompleteFile(message)
+        raise IncompleteFile(f"torn {path.name}: not a mapping")
     return document
 
 
@@ -208,25 +193,23 @@ def _extract_training_config(config: Mapping[str, Any]) -> TrainingConfig:
 
 
 def _find_stage_seq_len(config: Mapping[str, Any], step: int) -> int | None:
-    """Sequence length of the last data stage that had begun by ``step``; None where the stages do not say."""
+    """Sequence length of the last data stage that had started by ``step``; None where no stage says so."""
     stages = config.get("data_stages")
-    started_stages = []
+    last_start, seq_len = -1, None
     for stage in stages if isinstance(stages, list) else []:
         start = _as_count(stage.get("start_training_step")) if isinstance(stage, dict) else None
-        if start is not None and start <= max(step, 1):
-            started_stages.append((start, _as_count(stage.get("sequence_length"))))
-    return max(started_stages, key=lambda stage: stage[0])[1] if started_stages else None
+        if start is not None and last_start < start <= max(step, 1):
+            last_start, seq_len = start, _as_count(stage.get("sequence_length"))
+    return seq_len
 
 
 def _find_started_from(config: Mapping[str, Any]) -> str | None:
     checkpoints = _get_mapping(config, "checkpoints")
-    resume_path, checkpoints_path = (
-        _as_text(checkpoints.get("resume_checkpoint_path")),
-        _as_text(checkpoints.get("checkpoints_path")),
-    )
+    resume_path = _as_text(checkpoints.get("resume_checkpoint_path"))
+    checkpoints_path = _as_text(checkpoints.get("checkpoints_path"))
+    # A restarted run resumes from its own checkpoints, which does not tell where it started.
     if resume_path is not None and not (checkpoints_path is not None and Path(resume_path).is_relative_to(checkpoints_path)):
         return resume_path
-    # a run that was restarted resumes from its own checkpoints, which says nothing of where it began
     return _as_text(_get_mapping(_get_mapping(config, "model"), "init_method").get("path"))
 
 
@@ -254,9 +237,7 @@ def _as_count(value: object) -> int | None:
 def _parse_rank_count(value: object, name: str) -> int:
     count = _as_count(value)
     if count is None:
-        message = f"{name} is missing or no number"
-        raise IncompleteFile(message)
+        raise IncompleteFile(f"{name} is missing or not a number")
     if not 0 < count <= MAX_RANKS:
-        message = f"{name} is {count}"
-        raise UnscorableCheckpoint(message)
+        raise UnscorableCheckpoint(f"{name} is {count}")
     return count

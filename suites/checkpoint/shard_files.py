@@ -1,7 +1,6 @@
-"""Which files under a checkpoint's model/ hold its tensors: by their names alone.
+"""Which files under model/ belong to which tensor and rank, by their names alone.
 
-A folder may also hold files of other topologies, from a run that went on with another tp or pp, and
-left-overs of killed or moved saves. They are passed over, and reported.
+A folder may also hold files of another tp or pp, or of killed saves. They are ignored, and reported.
 """
 
 import errno
@@ -10,6 +9,7 @@ import re
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -31,69 +31,93 @@ _CURRENT_NAME_PATTERN = re.compile(rf"model_(?P<param>[^.]+?)(?:{_RANKS_PATTERN}
 _LEGACY_NAME_PATTERN = re.compile(rf"model_model_(?P<param>[^.]+?)\.safetensors{_RANKS_PATTERN}\.safetensors", re.ASCII)
 
 
+_CandidateFiles = dict[tuple[int, int], dict[int, str]]
+"""(name format, pp rank) -> tp rank -> file, of one parameter."""
+
+
+class FileStat(NamedTuple):
+    """Size and time of one file."""
+
+    size_bytes: int
+    mtime_ns: int
+
+
+class ShardRanks(NamedTuple):
+    """Which part of a tensor a file holds."""
+
+    pp_rank: int
+    pp: int
+    tp_rank: int
+    tp: int
+
+
 class ShardFileName(msgspec.Struct, frozen=True):
-    """What a model file's name says."""
+    """A model file's name, parsed."""
 
     parameter: str
-    ranks: tuple[int, int, int, int] | None
-    """(pp rank, pp, tp rank, tp); None for an unsharded tensor."""
+    ranks: ShardRanks | None
+    """None for an unsharded tensor."""
     name_format: int
-    """0 as nanotron writes it now, 1 as it did from 2024-03 to 2024-04-24."""
+    """0: nanotron's present format. 1: the format of 2024-03 to 2024-04-24."""
     expert_rank: bool = False
+    """Whether the name has the rank of an expert group."""
 
 
 class ShardSelection(msgspec.Struct, frozen=True):
-    """Which files hold the tensors."""
+    """The files that hold the tensors."""
 
     files: Mapping[str, tuple[str, ...]]
-    """Parameter -> its one unsharded file, or its files in order of tp rank."""
+    """Parameter -> its unsharded file, or its files in the order of their tp ranks."""
     missing: str | None
-    """The first parameter without a whole set of files, and what it lacks."""
+    """The first parameter whose files are incomplete, and what is missing; None where all are complete."""
     surplus: tuple[str, ...]
-    """Files of this very topology for parameters that the architecture does not have."""
+    """Files of this topology for parameters that the architecture does not have."""
     ignored: tuple[str, ...]
-    """Files of other topologies and left-overs, sorted."""
+    """Files of other topologies and of killed saves, sorted."""
 
 
 class CheckpointListing(msgspec.Struct, frozen=True):
-    """The folder as it was listed: relative name -> (size, mtime in ns)."""
+    """The files of a checkpoint, by names relative to its folder."""
 
-    metadata_files: Mapping[str, tuple[int, int]]
-    model_files: Mapping[str, tuple[int, int]]
+    metadata_files: Mapping[str, FileStat]
+    model_files: Mapping[str, FileStat]
     folder_mtime_ns: int
 
     @property
     def newest_mtime(self) -> float:
         """Unix time of the newest write; of the folder itself while nothing is in it."""
-        times = [mtime for files in (self.metadata_files, self.model_files) for _, mtime in files.values()]
-        return max(times, default=self.folder_mtime_ns) / 1e9
+        files = (*self.metadata_files.values(), *self.model_files.values())
+        return max((file.mtime_ns for file in files), default=self.folder_mtime_ns) / 1e9
 
 
 def list_files(folder: Path) -> CheckpointListing:
-    """Sizes and mtimes of a checkpoint's documents and of all files under its model/. Raises OSError, or Refused for a maze."""
-    with os.scandir(folder) as entries:  # the parent is listed before a file is believed absent
+    """Sizes and mtimes of a checkpoint's documents and of all files under model/.
+
+    Raises OSError, or UnscorableCheckpoint for more folders than any model has.
+    """
+    with os.scandir(folder) as entries:  # NFS: only a fresh listing of the parent shows that a file is absent
         names = {entry.name for entry in entries}
-    metadata_files = {}
-    for name in METADATA_FILES:
-        if name in names:
-            file_stat = (folder / name).stat()
-            if stat.S_ISREG(file_stat.st_mode):
-                metadata_files[name] = (file_stat.st_size, file_stat.st_mtime_ns)
+    metadata_stats = {name: (folder / name).stat() for name in METADATA_FILES if name in names}
+    metadata_files = {
+        name: FileStat(file_stat.st_size, file_stat.st_mtime_ns)
+        for name, file_stat in metadata_stats.items()
+        if stat.S_ISREG(file_stat.st_mode)
+    }
     model_files = _walk_model_files(folder / "model") if "model" in names else {}
     return CheckpointListing(metadata_files, model_files, folder.stat().st_mtime_ns)
 
 
-def _walk_model_files(top: Path) -> dict[str, tuple[int, int]]:
-    """Relative name -> (size, mtime in ns) of all files under model/, through links but in no circles."""
-    files, folder_count = {}, 0
+def _walk_model_files(top: Path) -> dict[str, FileStat]:
+    """Relative name -> stat of all files under model/. Follows links, but never in a circle."""
+    files: dict[str, FileStat] = {}
+    folder_count = 0
     top_stat = top.stat()
     pending = [(top, "model", frozenset({(top_stat.st_dev, top_stat.st_ino)}))]
     while pending:
         folder, relative, ancestors = pending.pop()
         folder_count += 1
         if folder_count > MAX_FOLDERS:
-            message = f"model/ has more than {MAX_FOLDERS} folders, which is none of nanotron's"
-            raise UnscorableCheckpoint(message)
+            raise UnscorableCheckpoint(f"model/ has more than {MAX_FOLDERS} folders; nanotron makes fewer")
         with os.scandir(folder) as entries:
             children = list(entries)
         for entry in children:
@@ -106,47 +130,45 @@ def _walk_model_files(top: Path) -> dict[str, tuple[int, int]]:
                 continue  # removed since it was listed, or a link to nothing
             inode = (entry_stat.st_dev, entry_stat.st_ino)
             if stat.S_ISREG(entry_stat.st_mode):
-                files[name] = (entry_stat.st_size, entry_stat.st_mtime_ns)
+                files[name] = FileStat(entry_stat.st_size, entry_stat.st_mtime_ns)
             elif stat.S_ISDIR(entry_stat.st_mode) and len(ancestors) <= _MAX_DEPTH and inode not in ancestors:
                 pending.append((folder / entry.name, name, ancestors | {inode}))
     return files
 
 
 def parse_shard_name(relative: str) -> ShardFileName | None:
-    """What ``model/model/decoder/0/.../model_weight_pp-...safetensors`` says; None for any other kind of file."""
+    """``model/model/decoder/0/.../model_weight_pp-...safetensors``, parsed; None for any other kind of file."""
     folder, _, file_name = relative.rpartition("/")
     module = folder.removeprefix("model/").replace("/", ".")
-    match, name_format = _LEGACY_NAME_PATTERN.fullmatch(file_name), 1
-    if match is None:
-        match, name_format = _CURRENT_NAME_PATTERN.fullmatch(file_name), 0
+    legacy_match = _LEGACY_NAME_PATTERN.fullmatch(file_name)
+    match = legacy_match or _CURRENT_NAME_PATTERN.fullmatch(file_name)
     if match is None or not folder.startswith("model/"):
         return None
-    ranks = None if match["pp"] is None else (int(match["pp"]), int(match["pps"]), int(match["tp"]), int(match["tps"]))
+    ranks = None if match["pp"] is None else ShardRanks(*(int(match[name]) for name in ("pp", "pps", "tp", "tps")))
+    name_format = 0 if legacy_match is None else 1
     return ShardFileName(f"{module}.{match['param']}", ranks, name_format, expert_rank=match["exp"] is not None)
 
 
-def select_shards(
-    parameters: Iterable[ParameterSpec], listing: Mapping[str, tuple[int, int]], *, tp: int, pp: int
-) -> ShardSelection:
-    """Choose among the files under model/ (relative name -> (size, mtime in ns)) those that a tp x pp run wrote.
+def select_shards(parameters: Iterable[ParameterSpec], listing: Mapping[str, FileStat], *, tp: int, pp: int) -> ShardSelection:
+    """The files under model/ that a run of ``tp`` x ``pp`` ranks wrote.
 
-    The pipeline rank that holds a tensor cannot be told from its name: any single one is taken. Where two
-    hold it whole, one left over from another partition of the layers, the one that was written after the other.
-    Raises Refused where neither is newer.
+    A tensor's name does not tell its pipeline rank, so any single one is used. Where two ranks hold the tensor, one of
+    them from another partition of the layers, the newer files count.
+    Raises UnscorableCheckpoint where neither is newer.
     """
-    groups: dict[str, dict[tuple[int, int], dict[int, str]]] = {}
+    groups: dict[str, _CandidateFiles] = {}
     ignored = []
     for relative in sorted(listing):
         shard_name = parse_shard_name(relative)
-        if (
-            shard_name is None
-            or shard_name.expert_rank
-            or (shard_name.ranks is not None and (shard_name.ranks[1], shard_name.ranks[3]) != (pp, tp))
-        ):
+        ranks = None if shard_name is None else shard_name.ranks
+        is_other_topology = ranks is not None and (ranks.pp, ranks.tp) != (pp, tp)
+        if shard_name is None or shard_name.expert_rank or is_other_topology:
             ignored.append(relative)
             continue
-        pp_rank, tp_rank = (-1, 0) if shard_name.ranks is None else (shard_name.ranks[0], shard_name.ranks[2])
-        groups.setdefault(shard_name.parameter, {}).setdefault((shard_name.name_format, pp_rank), {})[tp_rank] = relative
+        # An unsharded tensor is filed under pipeline rank -1, which no real rank has.
+        source = (shard_name.name_format, -1 if ranks is None else ranks.pp_rank)
+        tp_rank = 0 if ranks is None else ranks.tp_rank
+        groups.setdefault(shard_name.parameter, {}).setdefault(source, {})[tp_rank] = relative
     files: dict[str, tuple[str, ...]] = {}
     missing = None
     for parameter in parameters:
@@ -157,15 +179,13 @@ def select_shards(
             continue
         files[parameter.name] = chosen
         ignored.extend(file for group in candidates.values() for file in group.values() if file not in chosen)
-    surplus = tuple(sorted(file for candidates in groups.values() for group in candidates.values() for file in group.values()))
-    return ShardSelection(files, missing, surplus, tuple(sorted(ignored)))
+    # Each chosen parameter was taken out of ``groups``: the architecture has no parameter for the remaining ones.
+    surplus = [file for candidates in groups.values() for group in candidates.values() for file in group.values()]
+    return ShardSelection(files, missing, tuple(sorted(surplus)), tuple(sorted(ignored)))
 
 
 def _choose_files(
-    parameter: ParameterSpec,
-    candidates: Mapping[tuple[int, int], Mapping[int, str]],
-    listing: Mapping[str, tuple[int, int]],
-    tp: int,
+    parameter: ParameterSpec, candidates: _CandidateFiles, listing: Mapping[str, FileStat], tp: int
 ) -> tuple[str, ...] | None:
     unsharded = candidates.get((0, -1))
     complete = {
@@ -177,26 +197,23 @@ def _choose_files(
         return (unsharded[0],)
     if not complete:
         return None
-    name_format = min(key[0] for key in complete)
+    name_format = min(key[0] for key in complete)  # a save of today replaces one in the legacy format
     candidate_sets = [files for key, files in complete.items() if key[0] == name_format]
-    newest = max(candidate_sets, key=lambda files: max(listing[file][1] for file in files))
-    oldest_mtime_ns = min(listing[file][1] for file in newest)
+    newest = max(candidate_sets, key=lambda files: max(listing[file].mtime_ns for file in files))
+    oldest_mtime_ns = min(listing[file].mtime_ns for file in newest)
     for other in candidate_sets:
-        if other is not newest and max(listing[file][1] for file in other) >= oldest_mtime_ns:
-            message = f"two pipeline ranks hold {parameter.name} and neither is newer: {newest[0]} and {other[0]}"
-            raise UnscorableCheckpoint(message)
+        if other is not newest and max(listing[file].mtime_ns for file in other) >= oldest_mtime_ns:
+            files = f"{newest[0]} and {other[0]}"
+            raise UnscorableCheckpoint(f"two pipeline ranks hold {parameter.name} and neither is newer: {files}")
     return newest
 
 
-def _describe_missing_files(parameter: ParameterSpec, candidates: Mapping[tuple[int, int], Mapping[int, str]], tp: int) -> str:
+def _describe_missing_files(parameter: ParameterSpec, candidates: _CandidateFiles, tp: int) -> str:
     rank_sets = [group for (_, rank), group in candidates.items() if rank >= 0]
     if not rank_sets:
-        return f"no file of {parameter.name} for tp={tp} is there"
+        return f"{parameter.name} has no file for tp={tp}"
     fullest = max(rank_sets, key=len)
     missing_ranks = sorted(set(range(tp)) - set(fullest))
-    ranks_text = ", ".join(str(rank) for rank in missing_ranks[:8])
-    return (
-        f"{parameter.name} lacks the shard of tp rank {ranks_text} of {tp}"
-        if missing_ranks
-        else f"{parameter.name} has a shard of a rank beyond tp={tp}"
-    )
+    if not missing_ranks:
+        return f"{parameter.name} has a shard of a rank beyond tp={tp}"
+    return f"{parameter.name} lacks the shard of tp rank {', '.join(map(str, missing_ranks[:8]))} of {tp}"

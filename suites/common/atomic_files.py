@@ -9,9 +9,11 @@ import contextlib
 import errno
 import io
 import json
+import math
 import os
 import re
 import secrets
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -115,7 +117,10 @@ def create_once(path: Path, data: str) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """The document at ``path``; None where there is no file. ValueError with path and place where it is not JSON."""
+    """The document at ``path``; None where there is no file.
+
+    Raises OSError where it cannot be read, and ValueError with path and position where it is not JSON.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -123,5 +128,31 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(content)
     except ValueError as error:
-        message = f"{path}: not JSON: {error}"
-        raise ValueError(message) from error
+        raise ValueError(f"{path}: not JSON: {error}") from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object at ``path``; empty where there is none, or something else. Raises OSError."""
+    try:
+        document = read_json(path)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def read_json_object_if_readable(path: Path) -> dict[str, Any]:
+    """``read_json_object``; also empty where the file cannot be read."""
+    try:
+        return read_json_object(path)
+    except OSError:
+        return {}
+
+
+def select_finite_numbers(document: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
+    """The values under ``names`` that are finite numbers; booleans are none."""
+    numbers = {}
+    for name in names:
+        value = document.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            numbers[name] = value
+    return numbers

@@ -3,6 +3,7 @@
 import pwd
 import stat
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -58,6 +59,12 @@ def format_bytes(size_bytes: float) -> str:
         if size_bytes >= factor:
             return f"{size_bytes / factor:.1f} {unit}"
     return f"{size_bytes:.0f} B"
+
+
+def format_names(names: Sequence[str], limit: int = 3) -> str:
+    """The first names and the number of the others: ``a, b, c and 4 more``."""
+    hidden_count = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {hidden_count} more" if hidden_count > 0 else "")
 
 
 def strip_control_characters(text: object) -> str:

@@ -34,24 +34,21 @@ def _expand_nested(text: str, environ: Mapping[str, str], *, is_nested: bool) ->
             value, text, used = _expand_one(text, environ)
             expanded, defaulted = expanded + value, defaulted or used
     if is_nested:
-        message = "a ${ without its }"
-        raise ValueError(message)
+        raise ValueError("a ${ without its }")
     return expanded, text, defaulted
 
 
 def _expand_one(text: str, environ: Mapping[str, str]) -> tuple[str, str, bool]:
     name = _VARIABLE_NAME_PATTERN.match(text)
     if name is None:
-        message = "${ is not followed by the name of a variable"
-        raise ValueError(message)
+        raise ValueError("${ is not followed by the name of a variable")
     remainder, value = text[name.end() :], environ.get(name[0])
     if remainder.startswith(":-"):
         # the default of a variable that is set is not looked into: what it names need not be set
         default, remainder, _ = _expand_nested(remainder[2:], _EverySetEnvironment() if value else environ, is_nested=True)
         return (value, remainder, False) if value else (default, remainder, True)
     if not remainder.startswith("}"):
-        message = f"${{{name[0]} is not followed by }} or :-"
-        raise ValueError(message)
+        raise ValueError(f"${{{name[0]} is not followed by }} or :-")
     if not value:
         raise LookupError(name[0])
     return value, remainder[1:], False

@@ -56,8 +56,7 @@ class Duration(float):
         """ValueError where it is not a duration."""
         match = None if isinstance(value, bool) else _DURATION_PATTERN.fullmatch(str(value).strip())
         if match is None:
-            message = f"{value!r} is not a duration"
-            raise ValueError(message)
+            raise ValueError(f"{value!r} is not a duration")
         return cls(float(match["number"]) * _SECONDS_PER_UNIT[match["unit"] or "s"])
 
 
@@ -262,8 +261,6 @@ def _decode_hook(type_: type, value: object) -> object:
         return Duration.parse(value)
     if type_ is Path:
         if not isinstance(value, str) or not value:
-            message = f"expected a path, got {'nothing' if value == '' else type(value).__name__}"
-            raise ValueError(message)
+            raise ValueError(f"expected a path, got {'nothing' if value == '' else type(value).__name__}")
         return Path(value)
-    message = f"cannot make a {type_.__name__}"
-    raise TypeError(message)
+    raise TypeError(f"cannot make a {type_.__name__}")

@@ -1,15 +1,14 @@
-"""The contract of compare.json: one document an evaluation, with its comparisons against earlier checkpoints.
+"""compare.json, an evaluation's comparisons with earlier checkpoints, and the request for it.
 
 ``python -m scoring compare REQUEST.json`` writes it at ``EvaluationPaths.compare_json``; the watcher only renders it.
 
-Signs and units. ``delta`` is always candidate minus baseline. Perplexities and nats a token are better when they
-fall, accuracies and rates (shares, 0 to 1) when they rise; ``Effect.better_when`` says which. Every pair of
-numbers is paired: the same rows, items or prompts on both sides.
+``delta`` is always candidate minus baseline, over the same rows, items or prompts on both sides. Units are perplexity,
+nats per token, or shares from 0 to 1; ``Effect.better_when`` says which direction is better.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -29,58 +28,60 @@ ObjectiveOutcome = Literal["pass", "fail", "inconclusive"]
 
 
 class EvaluationRef(msgspec.Struct, frozen=True, kw_only=True):
-    """An evaluation in a CompareRequest."""
+    """Identifies one evaluation in a CompareRequest."""
 
     results: str
     stage: str
     directory: str
     fingerprint: str | None = None
-    """As the asker knows it: scores of another content are refused. None: whatever is there."""
+    """Expected fingerprint: scores of another content are refused. None accepts any."""
     suites: dict[str, str] = msgspec.field(default_factory=dict)
-    """Tier -> suite_digest, as the asker knows them: not checked, but a request that differs is another request."""
+    """Tier -> expected suite_digest. Not checked; a difference makes it another request."""
     note: str | None = None
-    """For people, kept in the Comparison: another baseline than the config's, or than training says it started from."""
+    """For people, copied to the Comparison: why the baseline is not the configured or the recorded one."""
 
     @property
     def paths(self) -> EvaluationPaths:
-        """Where its results are."""
+        """Paths of its results."""
         return EvaluationPaths(Path(self.results), self.stage, self.directory)
 
 
 class CompareRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``python -m scoring compare REQUEST.json`` is asked. Equal requests give equal documents, to the byte."""
+    """Input of ``python -m scoring compare``. Equal requests give equal documents, byte for byte."""
 
     schema: int = SCHEMA
     candidate: EvaluationRef
     bridge: EvaluationRef | None = None
     earlier: tuple[EvaluationRef, ...] = ()
-    """The stage's own steps before the candidate's that are scored, ascending. The last is ``previous``; ``best`` is
-    chosen among them by ``objectives.own_total``."""
+    """Scored steps of the same stage before the candidate's, ascending.
+
+    The last is ``previous``; ``objectives.choose_ranking_total`` decides which is ``best``.
+    """
     objectives: Objectives = msgspec.field(default_factory=Objectives)
-    """Judged against the bridge only."""
+    """Checked against the bridge only."""
 
 
 class EvaluationInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose scores they are."""
+    """The evaluation that a side of a comparison shows."""
 
     stage: str
-    """Of the suites."""
+    """Stage of the suites."""
     source_stage: str
-    """Of the checkpoint."""
+    """Stage of the checkpoint."""
     step: int
     directory: str
     checkpoint: str
-    """Its path when it was scored."""
+    """Path of the checkpoint when it was scored."""
     fingerprint: str
     tokens_seen: int | None = None
     suites: dict[str, str] = msgspec.field(default_factory=dict)
-    """Tier -> suite_digest, of the tiers that are there."""
+    """Tier -> suite_digest of every published tier."""
 
 
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure on both sides, and what can be said of the difference.
+    """One figure on both sides, with the error of their difference.
 
-    Everything but the three figures is null where there is nothing to tell an error from: no rows, or one of them.
+    Where fewer than two rows exist, no error can be estimated, and all fields but the three figures are null.
     """
 
     metric: str
@@ -95,15 +96,15 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     high: float | None = None
     """95 % interval of ``delta``."""
     p: float | None = None
-    """Two-sided, of no difference."""
+    """Two-sided, for the hypothesis of no difference."""
     p_holm: float | None = None
-    """After Holm's correction over the entries of this comparison; null for totals, and for figures that no verdict goes by."""
+    """After Holm's correction over the entries; null for totals and for figures without a verdict."""
     smallest_detectable: float | None = None
-    """Size of the difference that this test finds in 80 % of cases, in the same unit, never negative."""
+    """Size of the difference that this test detects in 80 % of cases; same unit, never negative."""
     n: int = 0
-    """What was drawn independently: documents (or windows), items or prompts."""
+    """Number of independent samples: documents (or windows), items or prompts."""
     test: str = ""
-    """Which test gave p, in words."""
+    """Name of the test that gave ``p``."""
     verdict: EffectVerdict = "too_few_items"
 
 
@@ -114,18 +115,18 @@ class ComparedEntry(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["slice", "task", "rate"]
     name: str
     effects: dict[str, Effect]
-    """A slice's ``nll_per_token`` and ``ppl``; a task's ``primary``, ``acc``, and where it has subjects
-    ``primary_macro`` (mean over subjects); a rate's ``rate``."""
+    """A slice has ``nll_per_token`` and ``ppl``; a task ``primary``, ``acc`` and, with subjects, ``primary_macro``
+    (mean over subjects); a rate ``rate``."""
     judged_by: str
-    """Key of ``effects``: whose verdict is the entry's, and whose p entered Holm's correction."""
+    """Key in ``effects`` of the effect that gives the verdict and enters Holm's correction."""
     plain: bool
-    """The plain rule, for what it is worth: delta_ppl <= 0, delta_acc >= 0 (rates: delta >= 0)."""
+    """The plain rule without a test: delta_ppl <= 0, delta_acc >= 0 (rates: delta >= 0)."""
     unit: Literal["document", "window", "item", "prompt"]
-    """What ``n`` counts."""
+    """Unit of ``n``."""
     tokens: int | None = None
-    """Predicted tokens of a slice."""
+    """Number of predicted tokens of a slice."""
     discordant: tuple[int, int] | None = None
-    """Items that only the candidate got right, and that only the baseline did, by the metric of ``judged_by``."""
+    """Numbers of items that only the candidate and that only the baseline got right, by ``judged_by``."""
     note: str | None = None
 
     @property
@@ -135,7 +136,7 @@ class ComparedEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TierTotal(msgspec.Struct, frozen=True, kw_only=True):
-    """A tier's total over the entries that both sides have, weighted as the tier's own summary is."""
+    """A tier's total over the entries of both sides, weighted as the tier's summary is."""
 
     tier: str
     effects: dict[str, Effect]
@@ -144,9 +145,9 @@ class TierTotal(msgspec.Struct, frozen=True, kw_only=True):
     judged_by: str
     plain: bool
     names: tuple[str, ...]
-    """The entries that are in it."""
+    """Entries in the total."""
     left_out: tuple[str, ...] = ()
-    """Those of the candidate that are not: refused, or not scored at the baseline."""
+    """Entries of the candidate that were refused, or not scored at the baseline."""
 
     @property
     def effect(self) -> Effect:
@@ -155,33 +156,33 @@ class TierTotal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """What was not compared, and why."""
+    """Something that was not compared, and the reason."""
 
     name: str
-    """A slice, a task, a tier, or a role where nothing at all was compared."""
+    """A slice, task or tier; a role where nothing was compared."""
     reason: str
     tier: str | None = None
 
 
 class ObjectiveResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One objective and how it came out."""
+    """One objective and its outcome."""
 
     kind: Literal["improve", "hold"]
     name: str
-    """As the config has it."""
+    """Name in the config."""
     outcome: ObjectiveOutcome
     effect: Effect | None
-    """Of the named total; null where nothing of it could be compared."""
+    """Effect on the named total; null where no part of it could be compared."""
     margin: float = 0.0
     """In the unit of ``effect.delta``; 0 for improve."""
     p: float | None = None
-    """One-sided. improve: of not being better. hold: of being worse by the margin or more."""
+    """One-sided. Null hypothesis of improve: not better; of hold: worse by the margin or more."""
     test: str = ""
-    """In words, with its level."""
+    """Name and level of the test."""
     plain: bool | None = None
     """The plain rule on the same total."""
     why: str | None = None
-    """Why it is inconclusive where that is not the test's doing."""
+    """Reason of an inconclusive outcome that no test gave."""
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,19 +191,31 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     role: BaselineRole
     baseline: EvaluationInfo
     entries: tuple[ComparedEntry, ...] = ()
-    """In the order of the candidate's tier files: slices, tasks, rates."""
+    """Slices, tasks and rates in the order of the candidate's tier files."""
     totals: tuple[TierTotal, ...] = ()
     objectives: tuple[ObjectiveResult, ...] = ()
-    """Of the bridge only."""
+    """Results of the comparison with the bridge; empty for other roles."""
     outcome: ObjectiveOutcome | None = None
-    """Of all objectives: fail if one fails, else inconclusive if one is, else pass. Null where there are none."""
+    """Fail if one objective fails, else inconclusive if one is, else pass. Null without objectives."""
     refusals: tuple[Refusal, ...] = ()
     note: str | None = None
-    """The request's, about this baseline."""
+    """Note of the request about this baseline."""
 
     def get_total(self, tier: str) -> TierTotal | None:
-        """A tier's total; None where nothing of it was compared."""
+        """The total of a tier; None where no part of it was compared."""
         return next((total for total in self.totals if total.tier == tier), None)
+
+
+class NamedEffect(NamedTuple):
+    """An effect with its position in a ComparisonDocument."""
+
+    role: BaselineRole
+    tier: str
+    name: str
+    """Slice, task or rate; the tier itself for a total."""
+    key: str
+    """Metric, as in ``ComparedEntry.effects``."""
+    effect: Effect
 
 
 class ComparisonDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,45 +224,34 @@ class ComparisonDocument(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = SCHEMA
     candidate: EvaluationInfo
     request: CompareRequest
-    """What it answers: where it equals the one that would be asked now, nothing need be compared again."""
+    """The request that was answered. While it equals the present one, no new comparison is needed."""
     comparisons: tuple[Comparison, ...] = ()
     """In the order of ``BASELINE_ROLES``; previous and best may be the same evaluation."""
     refusals: tuple[Refusal, ...] = ()
-    """Baselines that could not be compared at all; ``name`` is the role."""
+    """Baselines that could not be compared; ``name`` is the role."""
     level: float = 0.05
-    """Of every test in it."""
+    """Level of every test."""
     power: float = 0.8
-    """Of every ``smallest_detectable``."""
+    """Power of every ``smallest_detectable``."""
 
     def get_comparison(self, role: BaselineRole) -> Comparison | None:
         """The comparison with the baseline of that role."""
         return next((comparison for comparison in self.comparisons if comparison.role == role), None)
 
-    def iter_effects(self) -> Iterator[tuple[BaselineRole, str, str, str, Effect]]:
-        """(role, tier, name, key, effect) of every entry and total; a total's name is its tier's."""
+    def iter_effects(self) -> Iterator[NamedEffect]:
+        """Every effect of every entry and total."""
         for comparison in self.comparisons:
-            named_effects = [(compared.tier, compared.name, compared.effects) for compared in comparison.entries]
-            named_effects += [(compared.tier, compared.tier, compared.effects) for compared in comparison.totals]
-            for tier, name, effects in named_effects:
-                for key, effect in effects.items():
-                    yield comparison.role, tier, name, key, effect
+            for compared in (*comparison.entries, *comparison.totals):
+                name = compared.name if isinstance(compared, ComparedEntry) else compared.tier
+                for key, effect in compared.effects.items():
+                    yield NamedEffect(comparison.role, compared.tier, name, key, effect)
 
 
 def read_comparison_document(path: Path) -> ComparisonDocument | None:
-    """The document at ``path``; None where there is none. Problem where it cannot be read as one."""
+    """The document at ``path``; None where there is no file. Raises UserError for any other content."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=ComparisonDocument)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise UserError(f"not a comparison: {error}", location=path, hint="delete it: it is made again") from error
-
-
-def read_compare_request(path: Path) -> CompareRequest:
-    """Problem (usage) naming the file and the field where it is no such request."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=CompareRequest)
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror})", location=path, hint="give the path of a request") from error
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise UserError(f"not a request to compare: {error}", location=path, hint="mend that field") from error
+        raise UserError(f"not a comparison: {error}", location=path, hint="delete it; the watcher makes it again") from error

@@ -1,11 +1,17 @@
-"""Canonical JSON for digests; indented JSON for files."""
+"""Canonical JSON for digests, indented JSON for files, and requests read back."""
 
+import hashlib
 import json
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
+from suites.common.errors import UserError
+
 SCHEMA = 1
+
+_Request = TypeVar("_Request", bound=msgspec.Struct)
 
 
 def encode_json(document: msgspec.Struct) -> bytes:
@@ -14,5 +20,27 @@ def encode_json(document: msgspec.Struct) -> bytes:
 
 
 def canonical_json(document: Any) -> str:
-    """The one spelling of a JSON document that digests are taken of."""
+    """The single spelling of a JSON document from which digests are computed."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def canonical_digest(document: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of ``document``."""
+    return hashlib.sha256(canonical_json(document).encode()).hexdigest()
+
+
+def to_plain_json(value: msgspec.Struct) -> dict[str, Any]:
+    """A struct as a JSON object of lists and dicts, without the keys whose value is null."""
+    document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
+    return {key: field for key, field in document.items() if field is not None}
+
+
+def read_request(path: Path, request_type: type[_Request]) -> _Request:
+    """A request file, checked. Raises UserError (usage) with the file and the wrong field."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=request_type)
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", location=path, hint="give the path of a REQUEST.json") from error
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        message, hint = f"not a valid request: {error}", "correct that field, or let the watcher write the file"
+        raise UserError(message, location=path, hint=hint) from error

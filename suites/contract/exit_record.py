@@ -1,4 +1,4 @@
-"""exit.N.json that the batch script writes; several records -> one outcome."""
+"""exit.<restart>.json of the batch script, and the outcome of several of them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +9,13 @@ from suites.common.errors import ExitCode
 from suites.contract.encoding import SCHEMA
 from suites.contract.paths import AttemptPaths
 
+_MILD_CODES = (ExitCode.SCORED, ExitCode.TEMPORARY, ExitCode.CHANGED, ExitCode.DATA_MISSING)
+
+_GRAVE_CODES = (ExitCode.UNAVAILABLE, ExitCode.CANNOT_WRITE, ExitCode.CANNOT_SCORE)
+
 
 class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Written by the batch script itself when it ends, since Slurm may forget the job: ``exit.<restart>.json``."""
+    """How one run of the batch script ended. The script writes it, since Slurm may forget the job."""
 
     schema: int = SCHEMA
     run_id: str
@@ -24,11 +28,11 @@ class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
     code: int
     signal: str | None = None
     task: int | None = None
-    """Of a job array."""
+    """Task of a job array; None for other jobs."""
 
 
 def read_exit_records(attempt: Path) -> list[ExitRecord]:
-    """All exit records of an attempt, oldest restart first; an unreadable one is left out: no news."""
+    """All readable exit records of an attempt, oldest restart first."""
     records = []
     for path in AttemptPaths(attempt).list_exit_files():
         try:
@@ -38,16 +42,11 @@ def read_exit_records(attempt: Path) -> list[ExitRecord]:
     return sorted(records, key=lambda record: (record.restart, record.task or 0))
 
 
-_MILDEST_CODES = (ExitCode.SCORED, ExitCode.TEMPORARY, ExitCode.CHANGED, ExitCode.DATA_MISSING)
-
-_GRAVEST_CODES = (ExitCode.UNAVAILABLE, ExitCode.CANNOT_WRITE, ExitCode.CANNOT_SCORE)
-
-
 def combine_exit_records(records: Sequence[ExitRecord], task_count: int) -> tuple[ExitRecord, ...]:
-    """What exit records say of an attempt as a whole, oldest restart first.
+    """The records that tell how a job ended, oldest restart first.
 
-    Of an array of ``task_count`` that is nothing before each of them has ended; then it ended when the last one did, and as
-    well as the best of them: each can do all of the work.
+    An array of ``task_count`` tasks gets one record: the best of the newest, since each task can do all of the work.
+    It gets none before every task has ended.
     """
     newest = {record.task: record for record in records}
     if task_count <= 1 or None in newest:
@@ -66,7 +65,7 @@ def combine_exit_records(records: Sequence[ExitRecord], task_count: int) -> tupl
 
 
 def _rank_severity(record: ExitRecord) -> int:
-    for order, codes in ((0, _MILDEST_CODES), (len(_MILDEST_CODES) + 1, _GRAVEST_CODES)):
-        if record.code in codes:
-            return order + codes.index(ExitCode(record.code))
-    return len(_MILDEST_CODES)
+    """Position among all exit codes, mildest first; unknown codes stand between the mild and the grave ones."""
+    if record.code in _MILD_CODES:
+        return _MILD_CODES.index(ExitCode(record.code))
+    return len(_MILD_CODES) + (_GRAVE_CODES.index(ExitCode(record.code)) + 1 if record.code in _GRAVE_CODES else 0)

@@ -1,4 +1,7 @@
-"""Is anybody watching? The one rule, for whoever reads a watcher's status.json: a dead watcher's last word is always good."""
+"""Whether a watcher is alive, judged from the age of its status.json.
+
+A dead watcher's last status always looks good, so only its age counts.
+"""
 
 import json
 import os
@@ -9,41 +12,41 @@ from typing import Any
 import msgspec
 
 STALE_AFTER_POLLS = 3
-"""A heartbeat older than so many polls is stale."""
+"""A heartbeat older than this number of polls is stale."""
 
 FIRST_INTERVAL_SECONDS = 3600.0
-"""Seconds after the first run by once in which the next one is waited for: how often it comes is not known yet."""
+"""Seconds in which a first ``watcher once`` counts as alive: the interval of its runs is not known yet."""
 
-LARGEST = 1e11
-"""Seconds beyond it are taken for damage: as a time it is the year 5138."""
+MAX_SECONDS = 1e11
+"""A larger time (the year 5138 as a date) is a sign of a damaged file."""
 
 
 class WatcherLiveness(msgspec.Struct, frozen=True, kw_only=True):
-    """A watcher's last sign of life, judged."""
+    """A watcher's status, and whether it is alive."""
 
     verdict: str
-    """``alive``, ``stopped`` (it was told to) or ``stale``."""
+    """``alive``, ``stopped`` (by a signal) or ``stale``."""
     age_seconds: float
-    """Seconds since it."""
+    """Since the last status."""
     poll_seconds: float
-    """Seconds between two looks."""
+    """Between two polls."""
     is_once_mode: bool
-    """It comes by ``watcher once``, and is not there in between."""
+    """Whether ``watcher once`` wrote the status, so that no process runs in between."""
     interval_seconds: float
-    """Seconds between two runs by once, at most; 0: not known."""
+    """Longest time between two runs of ``watcher once``; 0 where unknown."""
     clock_skew_seconds: float
-    """Seconds that its clock is ahead of the file server's, where that is more than the rule bears; else 0."""
+    """How far the watcher's clock is ahead of the file server's; 0 below ``STALE_AFTER_POLLS`` polls."""
     host: str
     pid: int
     document: dict[str, Any]
-    """status.json; heartbeat, poll, host and pid are there and of their kinds."""
+    """status.json, with checked types of heartbeat, poll, host and pid."""
 
 
 def read_liveness(path: Path, now: float) -> WatcherLiveness:
-    """What status.json says at ``now``, the reader's own clock. Raises OSError, or ValueError for what is no status.
+    """The liveness that status.json shows at ``now``, the reader's clock.
 
-    Both the heartbeat (the watcher's clock) and the file's mtime (the file server's) must be fresh: a watcher whose clock
-    runs ahead would else look alive for hours after its death.
+    Raises OSError, or ValueError for a file that is no status. Both the heartbeat (the watcher's clock) and the mtime
+    (the file server's) must be fresh: a watcher whose clock runs ahead would look alive for hours after its death.
     """
     with path.open("rb") as file:
         mtime = os.fstat(file.fileno()).st_mtime
@@ -52,7 +55,7 @@ def read_liveness(path: Path, now: float) -> WatcherLiveness:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"is not JSON ({error})") from error
     try:
-        heartbeat, poll_seconds = _reckonable(document["heartbeat"]), _reckonable(document["poll"])
+        heartbeat, poll_seconds = _parse_seconds(document["heartbeat"]), _parse_seconds(document["poll"])
         host, pid = str(document["host"]), int(document["pid"])
     except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise ValueError(f"is not a watcher's status ({error!r})") from error
@@ -78,14 +81,14 @@ def read_liveness(path: Path, now: float) -> WatcherLiveness:
     )
 
 
-def _reckonable(value: Any) -> float:
-    """A time or a duration in seconds that clocks and calendars bear. Raises TypeError or ValueError for anything else."""
-    found = float(value)
-    if not 0 <= found <= LARGEST:  # nor is it NaN
-        raise ValueError(f"{value!r} is no time")
-    return found
+def _parse_seconds(value: Any) -> float:
+    """A time or duration that calendars can express. Raises TypeError or ValueError for other values."""
+    seconds = float(value)
+    if not 0 <= seconds <= MAX_SECONDS:  # also true of NaN
+        raise ValueError(f"{value!r} is not a time")
+    return seconds
 
 
 def _read_interval(document: Mapping[str, Any]) -> float:
     interval = document.get("interval")
-    return float(interval) if isinstance(interval, int | float) and 0 <= interval <= LARGEST else 0.0
+    return float(interval) if isinstance(interval, int | float) and 0 <= interval <= MAX_SECONDS else 0.0

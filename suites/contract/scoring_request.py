@@ -1,8 +1,4 @@
-"""The documents that cross a process boundary: request, claim, exit record, published scores.
-
-Paths are in ``paths.py``, exit codes in ``errors.py``. Documents carry ``schema``; readers take
-unknown fields in stride.
-"""
+"""request.json: what a scoring job has to do. Readers ignore unknown fields."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -12,49 +8,56 @@ from typing import Any, NamedTuple
 import msgspec
 
 from suites.common.errors import UserError
-from suites.contract.encoding import SCHEMA
+from suites.contract.encoding import SCHEMA, read_request
 from suites.contract.paths import EvaluationPaths
 
-FileDigest = tuple[str, int, str]
-"""A local file's content: kind, bytes, sha256 (hex)."""
+
+class FileDigest(NamedTuple):
+    """Content of a local file; a list of three in JSON."""
+
+    kind: str
+    """``jsonl``, ``parquet`` or ``txt``."""
+    size_bytes: int
+    sha256: str
+    """In hex."""
 
 
 class SuiteInRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A suite as it was when the evaluation was decided: the job scores this, not what the file says later."""
+    """A suite as it was when the evaluation was created; the job scores this one."""
 
     name: str
     tier: str
     digest: str
     definition: dict[str, dict[str, Any]]
-    """Slice or task name -> its definition with all defaults filled in."""
+    """Slice, task or prompt -> its definition, with all defaults filled in."""
     data: dict[str, tuple[FileDigest, ...]] = msgspec.field(default_factory=dict)
-    """Slice or task name -> its ``hash_data_files`` as they were then, which ``digest`` covers; left out where nobody looked."""
+    """Slice or task -> digests of its local files at that time, which ``digest`` covers; absent where not hashed."""
     source: str | None = None
-    """What ``--suite`` takes to find it again: the name of one that is shipped, or a file's path."""
+    """Value of ``--suite`` that finds it again: a shipped suite's name, or a path."""
 
     @property
     def suite_option(self) -> str:
-        """The same of a request that does not say it."""
+        """``source``; the name in a request without one."""
         return self.source or self.name
 
 
 class ScoringRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a scoring job is asked to do. Lives in ``StatePaths.attempt(run_id).request``."""
+    """Task of a scoring job, in ``StatePaths.attempt(run_id).request``."""
 
     schema: int = SCHEMA
     run_id: str
-    """The attempt's own name, which is also the Slurm job name: eval-<stage>-<step>-<8 hex>."""
+    """Name of the attempt and of the Slurm job: eval-<stage>-<step>-<8 hex>."""
     stage: str
-    """Whose suites, tokenizer and sequence length are used."""
+    """Stage of the suites, tokenizer and sequence length."""
     source_stage: str
-    """Whose checkpoint it is: another stage for a bridge."""
+    """Stage of the checkpoint: another one for a bridge."""
     step: int
     directory: str
-    """``step_2000``; given once, never changed."""
+    """Such as ``step_2000``; never changes."""
     checkpoint: str
     fingerprint: str
     pinned: str | None = None
-    """Hard links of the checkpoint's files, to be read where its own folder is gone."""
+    """Folder of hard links to the checkpoint's files, read after its own folder is deleted."""
     suites: tuple[SuiteInRequest, ...]
     tokenizer: str
     use_fast: bool = True
@@ -62,73 +65,71 @@ class ScoringRequest(msgspec.Struct, frozen=True, kw_only=True):
     results: str
     eval_data: str
     python: str = "python3"
-    """The interpreter that has torch; run by the batch script as ``${python} -m scoring score REQUEST.json``."""
+    """Interpreter with torch. The batch script runs ``${python} -m scoring score REQUEST.json``."""
     backend: str = "direct"
     command: str | tuple[str, ...] | None = None
-    """Of backend ``command``: a line for bash, or a list of arguments."""
+    """Scorer of backend ``command``: a line for bash, or a list of arguments."""
     device: str | None = None
     dtype: str | None = None
     padded_vocab: str = "in_softmax"
-    """Padding rows of the vocabulary: ``in_softmax`` as nanotron has it, or ``masked``."""
+    """Padding rows of the vocabulary: ``in_softmax`` as in nanotron, or ``masked``."""
     exports: tuple[str, ...] = ()
     offline: bool = True
     tasks: int = 1
-    """How many tasks of a job array share it."""
+    """Number of job array tasks that share the work."""
     status: str | None = None
-    """The daemon's status.json: the job says in its log when nobody is watching any more."""
+    """Path of status.json, from which the job sees whether a watcher still runs."""
 
     @property
     def evaluation(self) -> str:
-        """``stage1/step_2000``, the name of an evaluation everywhere."""
+        """Name of the evaluation, such as ``stage1/step_2000``."""
         return f"{self.stage}/{self.directory}"
 
     def resolve_checkpoint_folder(self) -> Path:
-        """Where the checkpoint is read from: its folder, or what is pinned of it where that is gone."""
+        """The checkpoint's folder, or its pinned copy after the folder is deleted."""
         folder = Path(self.checkpoint)
         return folder if self.pinned is None or (folder / "config.yaml").exists() else Path(self.pinned)
 
     @property
     def paths(self) -> EvaluationPaths:
-        """Where this request's results go."""
+        """Paths of the results."""
         return EvaluationPaths(Path(self.results), self.stage, self.directory)
 
 
 def read_scoring_request(path: Path) -> ScoringRequest:
-    """Raises Problem (usage) naming the file and the field where it is not a request."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=ScoringRequest)
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror})", location=path, hint="give the path of a REQUEST.json") from error
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise UserError(f"not a request: {error}", location=path, hint="let the watcher write it, or mend that field") from error
+    """``read_request`` of a ScoringRequest."""
+    return read_request(path, ScoringRequest)
 
 
 def merge_suites(suites: Iterable[SuiteInRequest]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Tier -> name -> definition, of all suites in their order. Problem (usage) for a name that two of a tier define."""
+    """Tier -> name -> definition of all suites, in order.
+
+    Raises UserError (usage) for a name that two suites of a tier define.
+    """
     merged: dict[str, dict[str, dict[str, Any]]] = {}
     for suite in suites:
         names = merged.setdefault(suite.tier, {})
         for name, definition in suite.definition.items():
             if name in names:
-                hint = "rename one of the two, or leave one suite out"
+                hint = "rename one of the two, or remove one suite"
                 raise UserError(f"{name!r} is also in another {suite.tier} suite", location=f"suite {suite.name}", hint=hint)
             names[name] = definition
     return merged
 
 
 class TierRequirement(NamedTuple):
-    """What a tier's file has to be of."""
+    """What a valid file of a tier has to contain."""
 
     digest: str
-    """Of its suites: ``compute_suite_digest`` in the file."""
+    """``suite_digest`` of the file."""
     names: tuple[str, ...] = ()
-    """Of the slices, tasks or prompts that it has scores for."""
+    """Slices, tasks or prompts with scores."""
 
 
 def compute_tier_digests(suites: Iterable[SuiteInRequest]) -> dict[str, TierRequirement]:
-    """Tier -> what its file has to be of.
+    """Tier -> requirement of its file.
 
-    The digest is the suite's own where a tier has one suite, else sha256 over theirs, in order, a line each.
+    The digest of one suite is the suite's; of several, the sha256 over their digests, in order, a line each.
     """
     suites = tuple(suites)
     digests: dict[str, TierRequirement] = {}
@@ -140,5 +141,5 @@ def compute_tier_digests(suites: Iterable[SuiteInRequest]) -> dict[str, TierRequ
 
 
 def required_names(tiers: Mapping[str, TierRequirement], tier: str, digest: str) -> tuple[str, ...]:
-    """The names that a tier file of that digest has to have scores for; none where today's suites are others."""
+    """Names that a tier file with that digest must have scores for; none where the suites have changed."""
     return tiers[tier].names if tier in tiers and tiers[tier].digest == digest else ()

@@ -1,12 +1,25 @@
-"""Is a published tier file valid for this checkpoint and suite?"""
+"""The published scores of one tier: the layout of the file, and whether it is valid for a checkpoint and suite."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from suites.common.atomic_files import read_json
+from suites.contract.objectives import TIER4_RATES
+
+TIER4 = "tier4_sft_native"
+
+TIER_SECTIONS = {"tier2_ppl": "slices", "tier3_cf": "tasks", TIER4: "prompts"}
+"""Tier -> the section of its suite and of its file that has an entry for every slice, task or prompt."""
+
+ENTRY_SCORES = {"tier2_ppl": "ppl", "tier3_cf": "acc"}
+"""Tier -> the finite number that every entry of its section must have. Tier 4 has pass or fail instead."""
+
+INSTRUCTION_MATCH_RATE = "instruction_match_rate"
+"""The rate of tier 4 that ``watcher status`` shows."""
 
 
 class TierVerdict(msgspec.Struct, frozen=True):
@@ -36,24 +49,17 @@ def check_tier_file(path: Path, *, tier: str, fingerprint: str, suite_digest: st
     return _check_scores(path, document, tier, names)
 
 
-_SCORE_KEYS = {"tier2_ppl": ("slices", "ppl"), "tier3_cf": ("tasks", "acc")}
-
-SUMMARY_RATES = (
-    "instruction_match_rate",
-    "all_checks_pass_rate",
-    "format_valid_rate",
-    "chat_clean_rate",
-    "code_parse_rate",
-    "json_valid_rate",
-)
-"""Of tier 4's summary: each a share of 1, or null where no prompt could count."""
+def get_fingerprint(document: Mapping[str, Any]) -> str | None:
+    """The checkpoint's fingerprint in a tier file or run.json; None where it has none."""
+    head = document.get("checkpoint")
+    fingerprint = head.get("fingerprint") if isinstance(head, dict) else None
+    return fingerprint if isinstance(fingerprint, str) else None
 
 
 def _check_scores(path: Path, document: dict[str, Any], tier: str, names: tuple[str, ...]) -> TierVerdict:
-    if tier == "tier4_sft_native":
+    if tier == TIER4:
         return _check_prompts(path, document, names)
-    section, key = _SCORE_KEYS[tier]
-    scores = document.get(section)
+    scores, key = document.get(TIER_SECTIONS[tier]), ENTRY_SCORES[tier]
     for name in names:
         entry = scores.get(name) if isinstance(scores, dict) else None
         value = entry.get(key) if isinstance(entry, dict) else None
@@ -64,7 +70,7 @@ def _check_scores(path: Path, document: dict[str, Any], tier: str, names: tuple[
 
 def _check_prompts(path: Path, document: dict[str, Any], names: tuple[str, ...]) -> TierVerdict:
     summary, prompts = document.get("summary"), document.get("prompts")
-    for rate in SUMMARY_RATES:
+    for rate in TIER4_RATES:
         value = summary.get(rate, math.nan) if isinstance(summary, dict) else math.nan
         if value is not None and not (type(value) in {int, float} and 0 <= value <= 1):
             return TierVerdict("invalid", f"{path}: {rate} is no share of 1, and not null")

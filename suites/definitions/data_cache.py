@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from suites.common.atomic_files import read_json
+from suites.common.formatting import format_names
 from suites.contract.encoding import canonical_json
 from suites.contract.paths import DataPaths
 from suites.contract.scoring_request import SuiteInRequest
@@ -120,11 +121,6 @@ def build_prefill_command(suites: Sequence[str], data: DataPaths, identifier: st
     return shlex.join(arguments if use_fast else [*arguments, "--slow-tokenizer"])
 
 
-MAX_SHOWN_NAMES = 3
-
-
-def summarize_names(labels: Iterable[str]) -> str:
-    """The first few missing entries by name, and how many more."""
-    names = [label if label.startswith(TOKENIZER_PREFIX) else label.rpartition("/")[2] for label in labels]
-    hidden_count = len(names) - MAX_SHOWN_NAMES
-    return ", ".join(names[:MAX_SHOWN_NAMES]) + (f" and {hidden_count} more" if hidden_count > 0 else "")
+def summarize_missing_entries(labels: Iterable[str]) -> str:
+    """The first missing entries without their suites, and the number of the others."""
+    return format_names([label if label.startswith(TOKENIZER_PREFIX) else label.rpartition("/")[2] for label in labels])

@@ -17,6 +17,7 @@ from suites.common.errors import UserError
 from suites.common.yaml_reader import YamlDocument, YamlPath, convert_document, read_yaml, suggest_name
 from suites.contract.encoding import canonical_json
 from suites.contract.scoring_request import SuiteInRequest
+from suites.contract.tier_files import TIER4, TIER_SECTIONS
 from suites.definitions.prompts import PromptDefaults, PromptDefinition, fill_prompt
 
 PRIMARY_METRIC = {
@@ -96,10 +97,10 @@ class TaskDefinition(_DataSource, frozen=True, kw_only=True, forbid_unknown_fiel
 
 _DefinitionType = type[SliceDefinition] | type[TaskDefinition] | type[PromptDefinition]
 
-_SECTION_BY_TIER: dict[str, tuple[str, _DefinitionType]] = {
-    "tier2_ppl": ("slices", SliceDefinition),
-    "tier3_cf": ("tasks", TaskDefinition),
-    "tier4_sft_native": ("prompts", PromptDefinition),
+_DEFINITION_TYPES: dict[str, _DefinitionType] = {
+    "tier2_ppl": SliceDefinition,
+    "tier3_cf": TaskDefinition,
+    TIER4: PromptDefinition,
 }
 
 _HUB_ONLY_KEYS = ("hf_config", "split", "revision")
@@ -167,7 +168,8 @@ def _load_definition(
     files[path] = None
     if not isinstance(document.data, dict):
         raise document.make_error("not a suite", (), "write tier: and slices:, tasks: or prompts:")
-    tier, section, type_ = _read_tier(document)
+    tier = _read_tier(document)
+    section, type_ = TIER_SECTIONS[tier], _DEFINITION_TYPES[tier]
     for key in document.data:
         if key not in {"tier", "extends", "defaults", section}:
             raise document.make_error(f"unknown key {key!r}", (key,), suggest_name(key, ["tier", "extends", "defaults", section]))
@@ -189,13 +191,13 @@ def _load_definition(
     return tier, definition
 
 
-def _read_tier(document: YamlDocument) -> tuple[str, str, _DefinitionType]:
+def _read_tier(document: YamlDocument) -> str:
     tier = document.data.get("tier")
     if tier is None:
-        raise document.make_error("has no tier", (), "write one of: " + ", ".join(f"tier: {name}" for name in _SECTION_BY_TIER))
-    if not isinstance(tier, str) or tier not in _SECTION_BY_TIER:
-        raise document.make_error(f"unknown tier {tier!r}", ("tier",), suggest_name(str(tier), _SECTION_BY_TIER))
-    return tier, *_SECTION_BY_TIER[tier]
+        raise document.make_error("has no tier", (), "write one of: " + ", ".join(f"tier: {name}" for name in TIER_SECTIONS))
+    if not isinstance(tier, str) or tier not in TIER_SECTIONS:
+        raise document.make_error(f"unknown tier {tier!r}", ("tier",), suggest_name(str(tier), TIER_SECTIONS))
+    return tier
 
 
 def _read_mapping(document: YamlDocument, key: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-from suites.common.atomic_files import fsync_folder, make_temporary_name, read_json, write_json_atomically
+from suites.common.atomic_files import fsync_folder, make_temporary_name, read_json_object, write_json_atomically
 from suites.common.group_permissions import grant_group_access, make_shared_folders
 from suites.contract.paths import DataPaths
 
@@ -89,14 +89,8 @@ def store_tokenizer(folder: Path, identifier: str, data: DataPaths) -> str | Non
 
 def read_cached_digest(identifier: str, data: DataPaths) -> str | None:
     """The digest that ``identifier`` was last resolved to, if its copy is whole; None otherwise."""
-    try:
-        pointer = read_json(data.tokenizer_pointer(identifier))
-    except ValueError:  # a torn pointer is no pointer: resolving again mends it
-        return None
-    digest = pointer.get("digest") if isinstance(pointer, dict) else None
-    if not isinstance(digest, str) or compute_tokenizer_digest(data.tokenizer(digest)) != digest:
-        return None
-    return digest
+    digest = read_json_object(data.tokenizer_pointer(identifier)).get("digest")
+    return digest if isinstance(digest, str) and compute_tokenizer_digest(data.tokenizer(digest)) == digest else None
 
 
 def _copy_tokenizer(folder: Path, stored_copy: Path, digest: str) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 import yaml
 
+from suites.contract.objectives import TIER4_RATES
 from suites.contract.paths import EvaluationPaths
-from suites.contract.tier_files import SUMMARY_RATES
 from suites.definitions.suite import load_suite
 from support.models import smollm2
 
@@ -109,4 +109,4 @@ def measure_answer_checks(folder: Path) -> dict:
     """The figures of all."""
     took = {kind: score_model(folder, number, noise) for number, (kind, noise) in enumerate(MODEL_KINDS.items())}
     rows = {kind: {**read_model_row(folder, number), "seconds": round(took[kind], 1)} for number, kind in enumerate(MODEL_KINDS)}
-    return {"models": rows, "rates": list(SUMMARY_RATES), "vocabulary": smollm2.MODEL_CONFIG["vocab_size"]}
+    return {"models": rows, "rates": list(TIER4_RATES), "vocabulary": smollm2.MODEL_CONFIG["vocab_size"]}

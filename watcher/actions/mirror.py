@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from suites.common.atomic_files import fsync_folder, read_json, write_atomically
+from suites.common.atomic_files import fsync_folder, read_json_object, write_atomically
 from suites.contract.paths import EvaluationPaths
+from suites.contract.tier_files import get_fingerprint
 
 
 def list_mirrored_files(paths: EvaluationPaths, tiers: Iterable[str]) -> list[Path]:
@@ -49,7 +50,7 @@ def _copy_file(path: Path, target: Path) -> None:
 
 def _archive_older(target: EvaluationPaths, tiers: Iterable[str], fingerprint: str) -> None:
     for tier in tiers:
-        old_fingerprint = _read_fingerprint(target.tier_json(tier))
+        old_fingerprint = get_fingerprint(read_json_object(target.tier_json(tier)))
         if old_fingerprint is None or old_fingerprint == fingerprint:
             continue
         archive = target.superseded_folder(old_fingerprint)
@@ -58,12 +59,3 @@ def _archive_older(target: EvaluationPaths, tiers: Iterable[str], fingerprint: s
             with contextlib.suppress(FileNotFoundError):
                 path.rename(archive / path.name)
         fsync_folder(archive)
-
-
-def _read_fingerprint(path: Path) -> str | None:
-    try:
-        document = read_json(path)
-    except ValueError:
-        return None
-    fingerprint = document.get("checkpoint", {}).get("fingerprint") if isinstance(document, dict) else None
-    return fingerprint if isinstance(fingerprint, str) else None

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from suites.common.atomic_files import read_json
+from suites.common.atomic_files import read_json_object_if_readable
 from suites.common.errors import ExitCode, UserError
 from suites.contract.exit_record import ExitRecord, combine_exit_records, read_exit_records
 from suites.contract.paths import AttemptPaths, EvaluationPaths, StatePaths, list_attempt_log_paths, prefill_log_paths
@@ -90,15 +90,9 @@ def _count_finished_parts(folder: Path, since: float) -> int:
 
 def read_failure_reason(path: Path, run_id: str, code: int) -> str:
     """Why a run ended with ``code``; empty where its files do not say."""
-    try:
-        document = read_json(path)
-    except (OSError, ValueError):
-        return ""
-    if not isinstance(document, dict) or document.get("run_id", run_id) != run_id:
-        return ""
-    if document.get("code", code) != code:
-        return ""
-    return _find_reason_text(document)
+    document = read_json_object_if_readable(path)
+    is_of_this_end = document.get("run_id", run_id) == run_id and document.get("code", code) == code
+    return _find_reason_text(document) if is_of_this_end else ""
 
 
 def _find_reason_text(document: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from suites.contract.scoring_request import ScoringRequest
 from suites.contract.tier_files import TierVerdict
-from suites.definitions.data_cache import summarize_names
+from suites.definitions.data_cache import summarize_missing_entries
 from watcher.config.settings import Config
 from watcher.core.clock import touch_clock
 from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationRecord, is_in_future
@@ -319,7 +319,11 @@ def _check_prefill_results(
     """What a prefill in flight is for: a cache that lacks nothing."""
     return {
         record.key: EvaluationResults(
-            verdicts={"data cache": TierVerdict(*(("missing", f"lacks {summarize_names(missing)}") if missing else ("valid",)))}
+            verdicts={
+                "data cache": TierVerdict(
+                    *(("missing", f"lacks {summarize_missing_entries(missing)}") if missing else ("valid",))
+                )
+            }
         )
         for record in journal_state.prefills.values()
         if record.state in IN_FLIGHT_STATES and (missing := missing_entries.get(record.stage)) is not None

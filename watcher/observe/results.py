@@ -1,15 +1,14 @@
 """Tier files of an evaluation, checked against fingerprint and suites. Reads only."""
 
 import contextlib
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from suites.common.atomic_files import read_json
+from suites.common.atomic_files import read_json_object_if_readable, select_finite_numbers
 from suites.contract.paths import EvaluationPaths
 from suites.contract.scoring_request import TierRequirement
-from suites.contract.tier_files import SUMMARY_RATES, TierVerdict, check_tier_file
+from suites.contract.tier_files import INSTRUCTION_MATCH_RATE, TierVerdict, check_tier_file, get_fingerprint
 from watcher.core.snapshot import EvaluationResults
 
 
@@ -24,7 +23,7 @@ def check_results(paths: EvaluationPaths, fingerprint: str, tiers: Mapping[str, 
         path = paths.tier_json(tier)
         verdicts[tier] = check_tier_file(path, tier=tier, fingerprint=fingerprint, suite_digest=digest, names=names)
         if verdicts[tier].kind == "stale":
-            file_fingerprint = _read_fingerprint(path)
+            file_fingerprint = get_fingerprint(read_json_object_if_readable(path))
             if file_fingerprint is not None:
                 fingerprints[tier] = file_fingerprint
         elif verdicts[tier].kind == "valid":
@@ -37,26 +36,12 @@ def _read_headline_scores(path: Path) -> dict[str, float]:
 
     ``suspicious``: 1 where its canary says so.
     """
-    try:
-        document = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    summary = document.get("summary") if isinstance(document, dict) else None
-    fields = summary if isinstance(summary, dict) else {}
-    numbers = {name: fields.get(name) for name in ("ppl", "primary", SUMMARY_RATES[0])}
-    canary = document.get("canary") if isinstance(document, dict) else None
+    document = read_json_object_if_readable(path)
+    summary, canary = document.get("summary"), document.get("canary")
+    scores = select_finite_numbers(summary, ("ppl", "primary", INSTRUCTION_MATCH_RATE)) if isinstance(summary, dict) else {}
     if isinstance(canary, dict) and canary.get("suspicious") is True:
-        numbers["suspicious"] = 1.0
-    return {name: float(value) for name, value in numbers.items() if isinstance(value, int | float) and math.isfinite(value)}
-
-
-def _read_fingerprint(path: Path) -> str | None:
-    try:
-        document = read_json(path)
-    except (OSError, ValueError):
-        return None
-    fingerprint = document.get("checkpoint", {}).get("fingerprint") if isinstance(document, dict) else None
-    return fingerprint if isinstance(fingerprint, str) else None
+        scores["suspicious"] = 1.0
+    return {name: float(value) for name, value in scores.items()}
 
 
 def results_exist(paths: EvaluationPaths, tiers: Mapping[str, str]) -> EvaluationResults:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from suites.checkpoint.completeness import list_steps, read_training_config
+from suites.checkpoint.completeness import list_steps
+from suites.checkpoint.metadata import read_training_config
 from suites.common.atomic_files import open_without_blocking
 from suites.common.errors import UserError
 from watcher.config.settings import Config, Stage

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from suites.checkpoint.completeness import read_training_config
+from suites.checkpoint.metadata import read_training_config
 from suites.common.errors import UserError
 from suites.contract.scoring_request import compute_tier_digests
 from suites.definitions.local_data import iter_local_patterns

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from suites.common.atomic_files import read_json
+from suites.common.atomic_files import read_json_object_if_readable
+from suites.common.formatting import format_names
 from suites.contract.paths import EvaluationPaths
 from suites.contract.scoring_request import SuiteInRequest
 from suites.definitions.local_data import compute_definition_digests
@@ -11,8 +12,6 @@ from watcher.core.evaluation import EvaluationState
 from watcher.core.result_paths import get_evaluation_paths
 from watcher.core.snapshot import StageRequirements, find_outdated_tiers
 from watcher.journal.replay import JournalState
-
-MAX_NAMES = 3
 
 
 class SuiteChangesCache:
@@ -58,11 +57,7 @@ def describe_changes(paths: EvaluationPaths, suites: Iterable[SuiteInRequest], t
         current_digests = {
             name: digest for suite in suites if suite.tier == tier for name, digest in compute_definition_digests(suite).items()
         }
-        try:
-            document = read_json(paths.tier_json(tier))
-        except (OSError, ValueError):
-            document = None
-        published_digests = document.get("asked") if isinstance(document, dict) else None
+        published_digests = read_json_object_if_readable(paths.tier_json(tier)).get("asked")
         if isinstance(published_digests, dict):
             descriptions.append(f"{tier}: {_describe_differences(published_digests, current_digests)}")
         else:
@@ -83,11 +78,6 @@ def _describe_differences(published_digests: Mapping[str, str], current_digests:
     if removed:
         kinds["no longer requested"] = removed
     return (
-        ", ".join(f"{_format_names(names)} {'is' if len(names) == 1 else 'are'} {kind}" for kind, names in kinds.items())
+        ", ".join(f"{format_names(names)} {'is' if len(names) == 1 else 'are'} {kind}" for kind, names in kinds.items())
         or "in another order"
     )
-
-
-def _format_names(names: list[str]) -> str:
-    more = len(names) - MAX_NAMES
-    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

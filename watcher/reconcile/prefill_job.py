@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from suites.contract.encoding import canonical_json
 from suites.contract.scoring_request import ScoringRequest, SuiteInRequest
-from suites.definitions.data_cache import TOKENIZER_PREFIX, summarize_names
+from suites.definitions.data_cache import TOKENIZER_PREFIX, summarize_missing_entries
 from watcher.config.settings import Config, Stage
 from watcher.core import events
 from watcher.core.actions import Action, Skip, SubmitPrefill
@@ -57,7 +57,7 @@ def describe_missing_data(stage: Stage, suites: Iterable[SuiteInRequest], snapsh
         return ""
     command = format_prefill_command(stage, config)
     hint = "; a prefill job fills it" if config.prefill.get("auto") else f". Run {command}"
-    return f"the data cache lacks {summarize_names(missing_entries)}{hint}"
+    return f"the data cache lacks {summarize_missing_entries(missing_entries)}{hint}"
 
 
 def next_prefill_actions(snapshot: Snapshot, journal_state: JournalState, config: Config) -> list[Action | Skip]:
@@ -84,7 +84,7 @@ def _next_action_in_flight_prefill(
     )
     action = next_action_in_flight(record, attempt, snapshot, config, rules)
     if isinstance(action, Skip):
-        missing = summarize_names(snapshot.missing_entries.get(record.stage, ()))
+        missing = summarize_missing_entries(snapshot.missing_entries.get(record.stage, ()))
         return Skip(record.key, f"{action.reason}; the data cache lacks {missing}")
     if isinstance(action, events.Failed | events.Blocked) and stage is not None:
         request = _build_current_request(stage, snapshot, config, journal_state)
@@ -107,7 +107,7 @@ def _next_actions_idle_prefill(
         if record is None or record.state is EvaluationState.SCORED:
             return []
         return [events.Scored(evaluation=key, fingerprint=content_digest, suites={}, reason=CACHE_COMPLETE)]
-    reason = f"the data cache lacks {summarize_names(missing_entries)}"
+    reason = f"the data cache lacks {summarize_missing_entries(missing_entries)}"
     if not config.prefill.get("auto"):
         return [Skip(key, f"{reason}. Run {format_prefill_command(stage, config)}")]
     if record is None:

@@ -9,10 +9,9 @@ import msgspec
 
 from suites.contract.comparison import BaselineRole, ComparedEntry, Comparison, Effect, EffectVerdict, TierTotal
 from suites.contract.objectives import TIER4_RATES
+from suites.contract.tier_files import TIER4
 from watcher.report.data import HEADLINE_METRICS, ReportedEvaluation, StageReport
 from watcher.report.result_files import FigureValue
-
-TIER4 = "tier4_sft_native"
 
 _CATEGORY_METRIC = "pass"
 

@@ -64,7 +64,7 @@ class ResultFiles(msgspec.Struct, frozen=True, kw_only=True):
 def read_result_files(paths: EvaluationPaths) -> ResultFiles:
     """Read everything in the folder of one evaluation."""
     errors: list[str] = []
-    documents = {tier: document for tier in TIER_FILES if (document := read_json_object(paths.tier_json(tier), errors))}
+    documents = {tier: document for tier in TIER_FILES if (document := _read_document(paths.tier_json(tier), errors))}
     tiers: dict[str, TierFigures] = {}
     for name, document in documents.items():
         if not isinstance(document.get("checkpoint"), dict) or "schema" not in document:
@@ -82,12 +82,12 @@ def read_result_files(paths: EvaluationPaths) -> ResultFiles:
         source=_parse_text(checkpoint.get("source_stage")),
         step=_parse_int(first_document.get("step")),
         checkpoint=_parse_text(checkpoint.get("path")),
-        run=read_json_object(paths.run_json, errors),
+        run=_read_document(paths.run_json, errors),
         troubles=tuple(errors),
     )
 
 
-def read_json_object(path: Path, errors: list[str]) -> dict[str, Any]:
+def _read_document(path: Path, errors: list[str]) -> dict[str, Any]:
     """The JSON object at ``path``; empty where there is none, with a line in ``errors`` where something else is there."""
     try:
         if path.exists() and path.stat().st_size > MAX_FILE_BYTES:

@@ -15,9 +15,10 @@ from suites.common.atomic_files import create_once, write_atomically, write_json
 from suites.common.errors import ExitCode, UserError
 from suites.contract.encoding import SCHEMA, encode_json
 from suites.contract.exit_record import ExitRecord
+from suites.contract.objectives import TIER4_RATES
 from suites.contract.paths import DataPaths
 from suites.contract.scoring_request import ScoringRequest, compute_tier_digests, read_scoring_request
-from suites.contract.tier_files import SUMMARY_RATES
+from suites.contract.tier_files import TIER_SECTIONS
 from suites.definitions.data_cache import META_FILE, locate_hub_entries
 from suites.definitions.tokenizer_files import store_tokenizer
 from watcher.core.evaluation import PREFILL_DIRECTORY
@@ -37,8 +38,6 @@ ENDING_PROBABILITIES: Mapping[int | str, float] = {
     "vanish": 0.01,
 }
 """Ending -> how likely a run is to end so; it scores in all other cases. States are ends without an exit record."""
-
-_SECTIONS = {"tier2_ppl": "slices", "tier3_cf": "tasks", "tier4_sft_native": "prompts"}
 
 
 class SimulatedScoringJobs:
@@ -174,7 +173,7 @@ def publish_scores(request: ScoringRequest, *, value: float = 1.5) -> None:
             "step": request.step,
             "checkpoint": {"path": request.checkpoint, "fingerprint": request.fingerprint, "source_stage": request.source_stage},
             "suite_digest": digest,
-            "summary": dict.fromkeys(SUMMARY_RATES, 1.0),
-            _SECTIONS[tier]: dict.fromkeys(names, entry),
+            "summary": dict.fromkeys(TIER4_RATES, 1.0),
+            TIER_SECTIONS[tier]: dict.fromkeys(names, entry),
         }
         write_atomically(request.paths.tier_json(tier), json.dumps(document))

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from suites.common.atomic_files import select_finite_numbers
 from suites.common.atomic_files import write_atomically as publish_file
 from suites.contract.paths import StatePaths
 from watcher.config.settings import Config, Stage
@@ -138,7 +139,9 @@ def _build_row(record: EvaluationRecord, news: str) -> StatusDocument:
         "retry_at": record.retry_at,
         "failures": dict(record.failures),
         "times": dict(record.times),
-        "scores": _select_finite_scores(scores) if isinstance(scores, Mapping) else {},
+        "scores": {name: float(value) for name, value in select_finite_numbers(scores, scores).items()}
+        if isinstance(scores, Mapping)
+        else {},
     }
 
 
@@ -150,14 +153,6 @@ def _build_attempt(attempt: Attempt) -> StatusDocument:
         "submitted": attempt.submit_time,
         "started": attempt.started,
         "restarts": attempt.restarts,
-    }
-
-
-def _select_finite_scores(scores: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        str(name): float(value)
-        for name, value in scores.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
 
 

@@ -1,10 +1,8 @@
 """How far the jobs that run are, by what each says of itself in progress.json."""
 
-import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
-from suites.common.atomic_files import read_json
+from suites.common.atomic_files import read_json_object_if_readable, select_finite_numbers
 from watcher.config.settings import Config
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
 from watcher.core.result_paths import get_evaluation_paths
@@ -18,18 +16,7 @@ def read_job_progress(config: Config, records: Iterable[EvaluationRecord]) -> di
     for record in records:
         if record.state is not EvaluationState.RUNNING or record.attempt is None:
             continue
-        try:
-            document = read_json(get_evaluation_paths(config, record).progress_json)
-        except (ValueError, OSError):
-            continue  # no news
-        if isinstance(document, Mapping) and document.get("run_id") == record.attempt.run_id:
-            progress[record.key] = _select_numbers(document)
+        document = read_json_object_if_readable(get_evaluation_paths(config, record).progress_json)
+        if document.get("run_id") == record.attempt.run_id:
+            progress[record.key] = select_finite_numbers(document, _PROGRESS_FIELDS)
     return progress
-
-
-def _select_numbers(document: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        name: value
-        for name in _PROGRESS_FIELDS
-        if isinstance(value := document.get(name), int | float) and not isinstance(value, bool) and math.isfinite(value)
-    }

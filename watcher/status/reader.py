@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from suites.contract.liveness import LARGEST
+from suites.contract.liveness import MAX_SECONDS
 
 Document = dict[str, Any]
 
@@ -38,7 +38,7 @@ def number(value: object) -> float | int | None:
     """A JSON number that time and duration can be reckoned with."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value if abs(value) <= LARGEST else None  # NaN is not
+    return value if abs(value) <= MAX_SECONDS else None  # NaN is not
 
 
 def _finite(value: object) -> float | int | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from suites.common.formatting import format_duration, format_local_time, strip_control_characters
-from suites.contract.tier_files import SUMMARY_RATES
+from suites.contract.tier_files import INSTRUCTION_MATCH_RATE
 
 TEXT_WIDTH = 100
 
@@ -120,7 +120,7 @@ def _build_cells(stage: str, row: StatusMapping, now: float) -> dict[str, str]:
         "job": strip_control_characters(attempt.get("job_id") or "") if row["state"] not in _STATES_WITHOUT_JOB else "",
         "ppl": f"{scores['ppl']:.4g}" if "ppl" in scores else "",
         "primary": f"{scores['primary']:.4f}" if "primary" in scores else "",
-        "match": f"{scores[SUMMARY_RATES[0]]:.4f}" if SUMMARY_RATES[0] in scores else "",
+        "match": f"{scores[INSTRUCTION_MATCH_RATE]:.4f}" if INSTRUCTION_MATCH_RATE in scores else "",
         "why": _format_reason_cell(row, now)
         if row["state"] != "scored"
         else _SUSPICIOUS_TEXT

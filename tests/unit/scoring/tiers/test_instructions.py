@@ -10,8 +10,9 @@ from scoring.job import job as run
 from scoring.tiers import instructions
 from suites.common.atomic_files import read_json
 from suites.common.errors import ExitCode
+from suites.contract.objectives import TIER4_RATES
 from suites.contract.paths import EvaluationPaths
-from suites.contract.tier_files import SUMMARY_RATES, check_tier_file
+from suites.contract.tier_files import check_tier_file
 from suites.definitions.suite import load_suite
 from support.models.tiny_llama_items import LLAMA_CHECKPOINT
 from support.runs.scoring_jobs import get_results_folder, make_score_arguments, run_scoring_in_process, write_suites
@@ -100,7 +101,7 @@ def test_every_figure_is_what_its_definition_says(tmp_path, said):
         "python_code": {"prompts": 1, "pass": 1.0, "format": 1.0, "clean": 1.0},
         "safety": {"prompts": 1, "pass": 0.0, "format": None, "clean": 0.0},
     }
-    assert set(SUMMARY_RATES) <= set(document["summary"])
+    assert set(TIER4_RATES) <= set(document["summary"])
     assert document["chat_template"]["source"] == "suite"
     one = document["prompts"]["list_short"]
     assert one["checks"][:2] == [

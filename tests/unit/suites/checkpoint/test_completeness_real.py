@@ -40,7 +40,7 @@ def test_metadata_before_the_shards_is_never_complete(age, forced, tmp_path):
         copy_checkpoint(*PARTIAL_CHECKPOINT, tmp_path, SAVED), now=SAVED + age, settle_seconds=60, forced=forced
     )
     assert found.kind is Completeness.NOT_YET
-    assert "model_config.json is not there" in found.reason
+    assert "model_config.json is missing" in found.reason
 
 
 def test_metadata_before_the_shards_is_not_complete_with_a_model_config_either(tmp_path):
@@ -49,7 +49,7 @@ def test_metadata_before_the_shards_is_not_complete_with_a_model_config_either(t
     found = inspect_checkpoint(folder, now=SAVED + 1e9, settle_seconds=60, forced=True)
     assert found.kind is Completeness.NOT_YET
     assert "lacks the shard of tp rank 1 of 2" in found.reason
-    assert "nothing was written there for" in found.detail
+    assert "no write for" in found.detail
 
 
 def test_files_of_another_topology_are_passed_over_and_reported(tmp_path):

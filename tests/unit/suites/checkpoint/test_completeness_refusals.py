@@ -10,8 +10,8 @@ import yaml
 
 from suites.checkpoint import completeness as checkpoint
 from suites.checkpoint import shard_files
-from suites.checkpoint.completeness import Completeness, compute_fingerprint, inspect_checkpoint, read_training_config
-from suites.checkpoint.metadata import read_checkpoint_metadata
+from suites.checkpoint.completeness import Completeness, compute_fingerprint, inspect_checkpoint
+from suites.checkpoint.metadata import read_checkpoint_metadata, read_training_config
 from suites.checkpoint.shard_headers import IncompleteFile, read_header
 from suites.common.errors import ExitCode, UserError
 from support.models.nanotron_checkpoint import (
@@ -46,13 +46,13 @@ def rewrite(folder, name, data):
 @pytest.mark.parametrize("name", ["config.yaml", "checkpoint_metadata.json", "model_config.json"])
 @pytest.mark.parametrize(
     ("data", "why"),
-    [(b"", "{} is empty"), (b"{a: [", "torn {}"), (b"\xff\xfe\x00", "torn {}"), (b"[1]", "torn {}: it holds no mapping")],
+    [(b"", "{} is empty"), (b"{a: [", "torn {}"), (b"\xff\xfe\x00", "torn {}"), (b"[1]", "torn {}: not a mapping")],
 )
 def test_a_torn_document_is_not_yet_and_named(name, data, why, folder):
     rewrite(folder, name, data)
     assert judge(folder).kind is Completeness.NOT_YET
     assert why.format(name) in judge(folder).reason
-    assert "nothing was written there for 3 h" in judge(folder, after=3 * 3600).detail
+    assert "no write for 3 h" in judge(folder, after=3 * 3600).detail
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "checkpoint_metadata.json", "model_config.json", NORM, HEAD])
@@ -98,9 +98,9 @@ def test_a_truncated_shard_is_not_yet_and_said_to_stay_so(folder):
         found = judge(folder)
         assert found.kind is Completeness.NOT_YET
         assert found.reason.startswith(f"truncated shard: {HEAD} has {cut} bytes"), found.reason
-    assert "nothing was written there for 12 min" in judge(folder, after=720).detail
+    assert "no write for 12 min" in judge(folder, after=720).detail
     rewrite(folder, HEAD, whole + b"?")
-    assert "something after its data" in judge(folder).reason
+    assert "extra bytes after its data" in judge(folder).reason
 
 
 def test_an_unknown_architecture_is_unscorable_and_its_keys_are_named(folder):
@@ -176,7 +176,7 @@ def test_a_folder_that_vanished_is_gone(tmp_path):
 def test_a_fifo_does_not_hang_it(folder):
     (folder / "config.yaml").unlink()
     os.mkfifo(folder / "config.yaml")
-    assert judge(folder).reason.startswith("config.yaml is not there")
+    assert judge(folder).reason.startswith("config.yaml is missing")
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "model_config.json", NORM, HEAD])
@@ -221,7 +221,7 @@ def test_a_maze_of_links_is_refused_and_not_walked_to_its_end(folder, monkeypatc
             (folder / f"maze{level}" / name).symlink_to(folder / f"maze{level + 1}")
     (folder / "maze9").mkdir()
     (folder / "model" / "maze").symlink_to(folder / "maze0")
-    assert judge(folder).reason == "model/ has more than 500 folders, which is none of nanotron's"
+    assert judge(folder).reason == "model/ has more than 500 folders; nanotron makes fewer"
     assert judge(folder).kind is Completeness.UNSCORABLE
 
 
@@ -284,7 +284,7 @@ def test_a_training_config_that_is_none_is_a_problem_with_its_path(data, tmp_pat
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"train\.yaml"):
         read_training_config(path)
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="is missing"):
         read_training_config(tmp_path / "nothing.yaml")
 
 

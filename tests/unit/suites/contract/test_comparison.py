@@ -5,8 +5,8 @@ import pytest
 
 from suites.common.errors import UserError
 from suites.common.yaml_reader import parse_yaml
-from suites.contract.comparison import CompareRequest, EvaluationRef, read_compare_request, read_comparison_document
-from suites.contract.encoding import encode_json
+from suites.contract.comparison import CompareRequest, EvaluationRef, read_comparison_document
+from suites.contract.encoding import encode_json, read_request
 from suites.contract.objectives import Objectives, ObjectiveTarget, check_objectives, choose_ranking_total, resolve_objective
 from support.samples.comparison import STAGE_STEPS, make_sample_document, write_sample_run
 
@@ -48,12 +48,12 @@ def test_a_request_is_read_or_its_mistake_is_named(tmp_path):
     path = tmp_path / "request.json"
     request = CompareRequest(candidate=EvaluationRef(results="/r", stage="stage2", directory="step_2000"), objectives=GROUPED)
     path.write_bytes(encode_json(request))
-    assert read_compare_request(path) == request
+    assert read_request(path, CompareRequest) == request
     path.write_text('{"candidate": {"results": 1}}')
-    with pytest.raises(UserError, match=r"not a request to compare: Expected `str`, got `int` - at `\$\.candidate\.results`"):
-        read_compare_request(path)
+    with pytest.raises(UserError, match=r"not a valid request: Expected `str`, got `int` - at `\$\.candidate\.results`"):
+        read_request(path, CompareRequest)
     with pytest.raises(UserError, match="cannot be read"):
-        read_compare_request(tmp_path / "none.json")
+        read_request(tmp_path / "none.json", CompareRequest)
 
 
 @pytest.mark.parametrize(
@@ -83,12 +83,21 @@ def test_the_best_step_is_chosen_by_what_the_stage_should_improve_first_and_othe
     ("text", "message"),
     [
         ("improve: [wep]", "f:1: improve: no tier, slice, task or group 'wep'; did you mean 'web'?"),
-        ("hold: [tier2, tier2]", "f:1: hold: names something twice; keep one of the two"),
+        ("hold: [tier2, tier2]", "f:1: hold: has a name twice; remove one of the two"),
         ("hold: [tier3]\ngroups:\n  a: [web, cod]", "f:3: groups.a: the stage's suites have no 'cod'; did you mean 'code'?"),
-        ("groups: {a: [web, sciq]}", "f:1: groups.a: slices and tasks have no common total; make a group of each"),
+        (
+            "groups: {a: [web, sciq]}",
+            "f:1: groups.a: slices and tasks have no common total; make one group of slices and one of tasks",
+        ),
         ("groups: {a: []}", "f:1: groups.a: is empty; name at least one slice or task"),
-        ("groups: {sciq: [web]}", "f:1: groups.sciq: 'sciq' is the name of something else; give the group another name"),
-        ("groups: {tier2: [web]}", "f:1: groups.tier2: 'tier2' is the name of something else; give the group another name"),
+        (
+            "groups: {sciq: [web]}",
+            "f:1: groups.sciq: 'sciq' is already the name of a tier, slice, task or rate; give the group another name",
+        ),
+        (
+            "groups: {tier2: [web]}",
+            "f:1: groups.tier2: 'tier2' is already the name of a tier, slice, task or rate; give the group another name",
+        ),
     ],
 )
 def test_a_mistake_in_objectives_is_named_with_its_line(text, message):
@@ -100,5 +109,5 @@ def test_a_mistake_in_objectives_is_named_with_its_line(text, message):
 
 def test_rates_are_named_one_by_one():
     document = parse_yaml("groups: {a: [json_valid_rate]}", "f", {})
-    with pytest.raises(UserError, match="rates have no common total; name each by itself"):
+    with pytest.raises(UserError, match="rates have no common total; name every rate separately"):
         check_objectives(document, (), msgspec.convert(document.data, Objectives), {"tier4_sft_native": ("json_valid_rate",)})

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from suites.common.errors import ExitCode, UserError
+from suites.contract.objectives import TIER4_RATES
 from suites.contract.paths import DataPaths
-from suites.contract.tier_files import SUMMARY_RATES, check_tier_file
+from suites.contract.tier_files import check_tier_file
 from suites.definitions.checks import CLEAN_CHECKS, PROMPT_CHECKS, get_check_kind
 from suites.definitions.data_cache import missing_entries
 from suites.definitions.prompts import PROMPT_CATEGORIES
@@ -127,7 +128,7 @@ def published(folder: Path, **changes):
     head = {"schema": 1, "tier": "tier4_sft_native", "checkpoint": {"fingerprint": "f"}, "suite_digest": "d"}
     document = {
         **head,
-        "summary": dict.fromkeys(SUMMARY_RATES, 0.5),
+        "summary": dict.fromkeys(TIER4_RATES, 0.5),
         "prompts": {"one": {"passed": True}, "two": {"passed": False}},
         **changes,
     }
@@ -138,7 +139,7 @@ def published(folder: Path, **changes):
 
 @pytest.mark.parametrize("value", [0.5, 0, 1, None])
 def test_a_document_with_all_prompts_and_rates_is_valid(tmp_path, value):
-    assert published(tmp_path, summary={**dict.fromkeys(SUMMARY_RATES, 0.5), "code_parse_rate": value}).kind == "valid"
+    assert published(tmp_path, summary={**dict.fromkeys(TIER4_RATES, 0.5), "code_parse_rate": value}).kind == "valid"
 
 
 @pytest.mark.parametrize(
@@ -146,9 +147,9 @@ def test_a_document_with_all_prompts_and_rates_is_valid(tmp_path, value):
     [
         {"summary": {}},
         {"summary": None},
-        {"summary": dict.fromkeys(SUMMARY_RATES[:-1], 0.5)},
+        {"summary": dict.fromkeys(TIER4_RATES[:-1], 0.5)},
         *(
-            {"summary": {**dict.fromkeys(SUMMARY_RATES, 0.5), "chat_clean_rate": value}}
+            {"summary": {**dict.fromkeys(TIER4_RATES, 0.5), "chat_clean_rate": value}}
             for value in ("1", True, 1.5, -0.1, float("nan"))
         ),
         {"prompts": {"one": {"passed": True}}},

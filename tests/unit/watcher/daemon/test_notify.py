@@ -106,7 +106,7 @@ def test_a_torn_checkpoint_that_nobody_writes_any_more_is_told_after_a_day(watch
     watched.tick(3, seconds=40000)
     (message,) = told(watched)
     assert (message["event"], message["evaluation"]) == ("waiting", KEY)
-    assert "nothing was written there for" in message["words"]
+    assert "no write for" in message["words"]
     text = watched.config.paths.status_text.read_text()
     assert f"! {KEY}: waiting for checkpoint: " in text
     assert watched.list_states()[KEY] == "waiting"

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from suites.common.atomic_files import write_atomically
-from suites.contract.comparison import ComparisonDocument, read_compare_request, read_comparison_document
-from suites.contract.encoding import encode_json
+from suites.contract.comparison import CompareRequest, ComparisonDocument, read_comparison_document
+from suites.contract.encoding import encode_json, read_request
 from suites.contract.paths import report_html_path
 from support.samples.comparison import make_evaluation_scores, make_sample_comparison
 from support.samples.report import ReportSample
@@ -56,7 +56,7 @@ class Desk:
         if name == REPORT_TASK:
             write_atomically(self.page, "page")
         else:
-            answer(read_compare_request(Path(command[-1])))
+            answer(read_request(Path(command[-1]), CompareRequest))
         return ProcessExit(name=name, code=0)
 
     def close(self):
@@ -137,7 +137,7 @@ def test_the_command_is_an_argument_list_of_the_configs_python(run):
     run.ticks()
     name, command = run.desk.started[0]
     assert command[:4] == ["python3", "-m", "scoring", "compare"]
-    request = read_compare_request(Path(command[4]))
+    request = read_request(Path(command[4]), CompareRequest)
     assert f"{request.candidate.stage}/{request.candidate.directory}" == name
     assert request == build_comparison_requests(run.sample.config, run.ledger)[name]
 
