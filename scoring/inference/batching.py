@@ -22,7 +22,10 @@ MIN_TREE_ROW_WIDTH = {"cpu": 8, "cuda": 512}
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """Input of one forward pass of B rows of S tokens, and the N predictions wanted of it."""
+    """Input of one forward pass, and the predictions wanted of it.
+
+    B rows of S tokens, N predictions.
+    """
 
     tokens: Ints
     """int64 [B, S]."""
@@ -45,10 +48,13 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TreePacker:
-    """The trees not yet computed. Takes the largest first, so that memory runs out at once or never."""
+    """The trees not yet computed, packed into batches.
+
+    Takes the largest first, so that memory runs out at once or never.
+    """
 
     def __init__(self, trees: Sequence[PrefixTree], *, one_tree_per_row: bool, device: str) -> None:
-        """``one_tree_per_row``: every tree is a single sequence, so that rows are plain causal ones."""
+        """With ``one_tree_per_row``, every tree is a single, plain causal sequence."""
         self.trees, self.one_tree_per_row = trees, one_tree_per_row
         self.width_multiple = BATCH_WIDTH_MULTIPLE.get(device, BATCH_WIDTH_MULTIPLE["cuda"])
         self.min_width = MIN_TREE_ROW_WIDTH.get(device, MIN_TREE_ROW_WIDTH["cuda"])
@@ -62,7 +68,7 @@ class TreePacker:
         return bool(self._sizes)
 
     def take_batch(self, token_positions: int) -> Batch:
-        """The next batch of at most ``token_positions`` positions, but at least one row."""
+        """The next batch: at most ``token_positions``, but at least one row."""
         size = self._sizes[-1]
         width = -(-(size if self.one_tree_per_row else max(size, self.min_width)) // self.width_multiple) * self.width_multiple
         rows = [self._pack_row(width) for _ in range(max(1, token_positions // width)) if self._sizes]
@@ -92,7 +98,10 @@ class TreePacker:
 
 
 def _build_batch(trees: Sequence[PrefixTree], packed: Sequence[Sequence[int]], width: int, *, is_causal: bool) -> Batch:
-    """The batch of B = len(packed) rows, each the indices of its trees, of S = ``width`` columns."""
+    """The batch of some rows of trees.
+
+    ``packed``: for each of B rows the indices of its trees. ``width``: columns S of every row.
+    """
     shape = (len(packed), width)
     tokens = np.zeros(shape, dtype=np.int64)  # [B, S]
     positions = np.zeros(shape, dtype=np.int64)  # [B, S]

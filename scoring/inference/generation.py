@@ -71,7 +71,10 @@ def fit_shape(requests: Sequence[GenerationRequest]) -> GenerationShape:
 
 
 class _CachedDecoding:
-    """Decodes token by token with a KV cache. Shapes: R rows, prompt width P, width W."""
+    """Decodes token by token with a KV cache.
+
+    Shapes: R rows, prompts of P columns, prompts and answers of W columns.
+    """
 
     def __init__(self, model: CausalModel, shape: GenerationShape) -> None:
         self.model = model
@@ -79,18 +82,24 @@ class _CachedDecoding:
         self.row_index = torch.arange(shape.rows, device=model.device)  # [R]
 
     def prefill(self, tokens: torch.Tensor, last_positions: torch.Tensor) -> torch.Tensor:
-        """Read the prompts int64 [R, P]; hidden states [R, hidden] at their last tokens, int64 [R]."""
+        """Read the prompts int64 [R, P].
+
+        Returns the hidden states [R, hidden] at their last tokens, int64 [R].
+        """
         hidden = self.model.hidden_states(tokens, kv_cache=self.kv_cache)  # [R, P, hidden]
         return hidden[self.row_index, last_positions]
 
     def decode_step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Read one more token int64 [R] of each row, at int64 [R]; its hidden states [R, hidden]."""
+        """Read one more token int64 [R] of each row.
+
+        Returns its hidden states [R, hidden]. ``positions``: int64 [R].
+        """
         mask = full_mask(self.kv_cache.begin_step(positions))  # of [R, 1, W]
         return self.model.hidden_states(tokens[:, None], positions[:, None], mask, kv_cache=self.kv_cache)[:, 0]
 
 
 class _UncachedDecoding:
-    """Decodes by reading everything again for each token, for models without a KV cache. Slow."""
+    """Decodes without a KV cache: reads everything again for each token. Slow."""
 
     def __init__(self, model: LoadedModel, shape: GenerationShape) -> None:
         self.model = model
@@ -120,7 +129,9 @@ def generate_answers(
     decode: Callable[[Sequence[int]], str],
     on_batch: Callable[[int], None] = lambda tokens: None,  # noqa: ARG005  the caller's business
 ) -> list[GenerationResult]:
-    """Answer each request greedily: the next token is the first of those with the highest logit.
+    """Answer each request greedily.
+
+    The next token is the first of those with the highest logit.
 
     Args:
         model: the checkpoint, fitted to its tokenizer: rows of the head without a token are never chosen.
@@ -153,7 +164,10 @@ class _GrowingAnswer:
         self._tail_tokens = max((len(text.encode()) for text in request.stop_strings), default=0) + 8
 
     def append_token(self, token: int, gap_nats: float) -> None:
-        """Add a token that was chosen by ``gap_nats``; sets ``finish`` if it ends the answer."""
+        """Add a token; set ``finish`` if it ends the answer.
+
+        ``gap_nats``: by how much the token was likelier than the second best.
+        """
         self.tokens.append(token)
         self.near_ties += gap_nats < NEAR_TIE_NATS
         if token in self.request.stop_ids:

@@ -1,7 +1,7 @@
-"""Log-likelihoods of tokens, as natural logarithms. Only this module and ``prefix_tree`` shift predictions by one.
+"""Log-likelihoods of tokens, as natural logarithms.
 
-The hidden state at position i predicts the token at position i + 1. A [B, S, V] tensor never exists: head and log-sum-exp run
-on chunks of the positions that are needed.
+Only this module and ``prefix_tree`` shift by one: the hidden state at position i predicts the token at i + 1. A [B, S, V]
+tensor never exists: head and log-sum-exp run on chunks of the positions that are needed.
 """
 
 import functools
@@ -67,7 +67,10 @@ class Model(Protocol):
         *,
         output_positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Int64 [B, S] -> [B, S, hidden], or [U, hidden] at the flat indices int64 [U]; causal by default."""
+        """Int64 [B, S] -> [B, S, hidden]; causal by default.
+
+        With ``output_positions``, flat indices int64 [U]: [U, hidden].
+        """
         ...
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -87,8 +90,9 @@ def compute_token_logprobs(
     batch_tokens: int | None = None,
     on_batch: Callable[[int], None] = lambda tokens: None,  # noqa: ARG005  the caller's business
 ) -> list[Floats]:
-    """Compute log p(token i | tokens before i) for i = first_predicted .. n - 1 of every sequence.
+    """Compute log p(token i | tokens before i) for every sequence.
 
+    i runs from first_predicted to n - 1.
     The sequences and the device alone decide what is computed together, and on a CPU one thread computes a batch. So the
     number of cores changes no bit. Right padding needs no mask: a causal model never sees later tokens.
 
@@ -135,7 +139,10 @@ def compute_token_logprobs(
 
 
 def _compute_batches(model: Model, packer: TreePacker, budget: TokenBudget) -> Iterator[tuple[Batch, Floats]]:
-    """Every batch with its log-probabilities [N], in order, while the next ones are in progress."""
+    """Every batch with its log-probabilities [N], in order.
+
+    The next ones are computed meanwhile.
+    """
     with _open_launcher(model) as (launch, max_in_progress):
         in_progress: deque[tuple[Batch, Callable[[], Floats]]] = deque()
         while packer or in_progress:
@@ -158,7 +165,7 @@ LaunchBatch = Callable[[Batch], Callable[[], Floats]]
 
 @contextmanager
 def _open_launcher(model: Model) -> Iterator[tuple[LaunchBatch, int]]:
-    """How to launch a batch, and how many batches to keep in progress."""
+    """How to launch a batch, and how many to keep in progress."""
     threads = torch.get_num_threads()
     # A GPU computes while the CPU makes the next batch.
     if model.device.type != "cpu" or threads == 1:
@@ -180,7 +187,10 @@ def _to_numpy(logprobs: torch.Tensor) -> Floats:
 
 @torch.inference_mode()
 def _forward_batch(model: Model, batch: Batch) -> torch.Tensor:
-    """Log-probabilities float64 [N] of the batch's targets; does not wait for the device."""
+    """Log-probabilities float64 [N] of the batch's targets.
+
+    Does not wait for the device.
+    """
 
     def to_device(values: Ints) -> torch.Tensor:
         return torch.from_numpy(values).to(model.device)

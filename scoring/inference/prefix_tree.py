@@ -1,6 +1,6 @@
-"""Prefix trees: sequences that begin alike share the tokens of their common prefix, which are computed once.
+"""Prefix trees: sequences that begin alike share their common prefix.
 
-Three sequences, the tree of their inputs and its attention mask. The last token of a sequence (c, e, g) is only predicted:
+The prefix is computed once. Three sequences, the tree of their inputs and its mask (the last tokens are only predicted):
 
     sequences        tree                     node           0  1  2  3  4  5  6
     A B C c          A --+-- B --+-- C        tokens         A  B  C  D  E  F  G
@@ -34,7 +34,7 @@ MAX_TREE_NODES = 256
 
 
 class TokenSpan(msgspec.Struct, frozen=True):
-    """A sequence of tokens, of which the log-probabilities of the last ones are wanted."""
+    """A sequence of tokens whose last log-probabilities are wanted."""
 
     tokens: Ints
     """[n], n >= 2."""
@@ -51,7 +51,10 @@ class SequenceCount(NamedTuple):
 
 
 class PrefixTree(msgspec.Struct, frozen=True):
-    """Input tokens of some sequences as n nodes, and the m predictions wanted of them."""
+    """Input tokens of some sequences, and the predictions wanted of them.
+
+    n nodes, m predictions.
+    """
 
     tokens: Ints
     """[n]."""
@@ -115,7 +118,7 @@ class _TreeBuilder:
         return first_difference if differs[first_difference] else common_length
 
     def has_room(self, span: TokenSpan, shared_count: int) -> bool:
-        """Whether the tree may grow by the inputs that the span does not share."""
+        """Whether the tree may grow by the span's new inputs."""
         size = len(span.tokens) - 1
         max_nodes = max(MAX_TREE_NODES, 2 * max(self.longest_inputs, size))
         return not self.sequence_counts or self.node_count + size - shared_count <= max_nodes

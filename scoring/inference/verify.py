@@ -1,4 +1,4 @@
-"""Compares the direct loader's logits with nanotron's own, on the same checkpoint and tokens.
+"""Compares the direct loader's logits with nanotron's own.
 
 Nanotron runs in bfloat16 only, so the logits differ by rounding. The direct model also runs in float32: the difference between
 its own two types measures the rounding.
@@ -51,8 +51,9 @@ class LogitDifference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def verify_logits(folder: Path, *, tokens: int = DEFAULT_TOKENS) -> LogitDifference:
-    """Load a checkpoint with nanotron, then directly in bfloat16 and float32, and compare.
+    """Compare a checkpoint's logits from nanotron and from the direct loader.
 
+    Loads it three times: with nanotron, and directly in bfloat16 and float32.
     Raises UserError: UNAVAILABLE, before anything is loaded, without a GPU or nanotron; or as the loaders do.
     """
     nanotron_model = nanotron_backend.load_nanotron_model(folder)
@@ -68,20 +69,26 @@ def verify_logits(folder: Path, *, tokens: int = DEFAULT_TOKENS) -> LogitDiffere
 
 
 def sample_tokens(vocab: int, max_positions: int, tokens: int) -> torch.Tensor:
-    """The same random int64 [B, S] each time: at least ``tokens`` ids, S <= ``max_positions``."""
+    """The same random token ids each time, int64 [B, S].
+
+    At least ``tokens`` of them; S <= ``max_positions``.
+    """
     length = max(1, min(tokens, max_positions))
     generator = torch.Generator().manual_seed(1234)
     return torch.randint(vocab, (math.ceil(tokens / length), length), generator=generator)
 
 
 def _compute_logits(model: Model, token_ids: torch.Tensor) -> torch.Tensor:
-    """Logits float32 [tokens, V] on the CPU of int64 [B, S], computed row by row."""
+    """Int64 [B, S] -> float32 [tokens, V] on the CPU.
+
+    A row at a time.
+    """
     row_logits = [model.logits(model.hidden_states(row[None].to(model.device)))[0].cpu() for row in token_ids]  # [S, V]
     return torch.cat(row_logits)
 
 
 def compare_logits(nanotron_logits: torch.Tensor, bfloat16_logits: torch.Tensor, float32_logits: torch.Tensor) -> LogitDifference:
-    """Compare float32 [tokens, V] of the same tokens: nanotron's, and the direct model's from both types."""
+    """Compare float32 [tokens, V] of nanotron and the direct model."""
     difference, rounding = (nanotron_logits - bfloat16_logits).abs(), (bfloat16_logits - float32_logits).abs()  # [tokens, V]
     mean_allowed = MAX_MEAN_RATIO * float(rounding.mean()) + _BF16_RELATIVE_ROUNDING * float(float32_logits.abs().mean())
     max_allowed = MAX_PEAK_RATIO * float(rounding.max()) + _BF16_RELATIVE_ROUNDING * float(float32_logits.abs().max())

@@ -1,4 +1,4 @@
-"""Attention masks as blocks of neighbouring queries, each with the keys that any of them sees.
+"""Attention masks, as blocks of neighbouring queries with their visible keys.
 
 CPU attention also computes the scores that a mask forbids, and a prefix tree forbids most of them. So on a CPU a block gathers
 only its visible keys. ``scoring/inference/prefix_tree.py`` has an example of a tree with its mask.
@@ -16,7 +16,10 @@ KEY_COUNT_MULTIPLE = 8
 
 
 class QueryBlock(NamedTuple):
-    """The queries in columns start .. stop - 1 of every row, and the K keys that they see."""
+    """Some neighbouring queries of every row, and their visible keys.
+
+    The queries are in columns start .. stop - 1; K keys.
+    """
 
     start: int
     stop: int
@@ -39,8 +42,9 @@ def full_mask(mask: torch.Tensor) -> list[QueryBlock]:
 
 
 def query_blocks(subtree_end: torch.Tensor) -> list[QueryBlock]:
-    """Blocks of int64 [B, S]: query q sees key k where k <= q < subtree_end[k].
+    """The mask of trees, from their nodes' ``subtree_end`` int64 [B, S].
 
+    Query q sees key k where k <= q < subtree_end[k].
     Every column must see itself: subtree_end[k] > k.
     """
     width = subtree_end.shape[1]
@@ -55,7 +59,10 @@ def query_blocks(subtree_end: torch.Tensor) -> list[QueryBlock]:
 
 
 def _build_query_block(subtree_end: torch.Tensor, columns: torch.Tensor, start: int, stop: int) -> QueryBlock:
-    """The block of queries start .. stop - 1 of int64 [B, S]; Q = stop - start, G gathered keys."""
+    """The block of queries start .. stop - 1.
+
+    Shapes: Q = stop - start queries, G gathered keys.
+    """
     queries = columns[start:stop, None]  # [Q, 1]
     key_columns = columns[None, :stop]  # [1, stop]
 

@@ -1,4 +1,4 @@
-"""Chooses the code that loads and runs a checkpoint: this project's, or nanotron's own."""
+"""Chooses the code for a checkpoint: this project's or nanotron's own."""
 
 import structlog
 
@@ -13,7 +13,10 @@ _log = structlog.get_logger()
 
 
 def load_model(request: ScoringRequest, *, device: str, dtype: str) -> LoadedModel:
-    """Load a request's checkpoint with its backend. Raises UserError as the loaders do."""
+    """Load a request's checkpoint with its backend.
+
+    Raises UserError as the loaders do.
+    """
     folder = request.resolve_checkpoint_folder()
     model: LoadedModel
     if request.backend == "nanotron":

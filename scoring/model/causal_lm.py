@@ -1,4 +1,4 @@
-"""A checkpoint as a model: hidden states under any attention mask, and fp32 logits.
+"""A checkpoint as a model: hidden states and fp32 logits.
 
 Plain causal attention runs without a mask, so that flash kernels can compute it. Logits are fp32 whatever the weights are.
 """
@@ -69,7 +69,10 @@ class CausalModel:
 
     @functools.cached_property
     def budget(self) -> TokenBudget:
-        """Token positions of a forward pass; computed on first use, with the weights in memory."""
+        """Token positions of a forward pass.
+
+        Computed on first use, with the weights in memory.
+        """
         value_bytes = self.head.element_size()
         return compute_budget(
             self.architecture, device=self.device, bytes_per_value=value_bytes, weight_bytes=self.parameter_count * value_bytes
@@ -91,8 +94,9 @@ class CausalModel:
         return str(self.head.dtype).removeprefix("torch.")
 
     def fit_tokenizer(self, token_count: int) -> None:
-        """Set how many tokens the tokenizer has; with ``masked`` padding, later rows get no probability.
+        """Set how many tokens the tokenizer has.
 
+        With ``masked`` padding, later rows of the head get no probability.
         Raises UserError (CANNOT_SCORE) if the head has fewer rows.
         """
         refuse_larger_tokenizer(token_count, self.vocab_size)
@@ -138,7 +142,10 @@ class CausalModel:
     def _apply_sliding_window(
         self, positions: torch.Tensor, mask: Sequence[QueryBlock] | None, kv_cache: KVCache | None
     ) -> Sequence[QueryBlock] | None:
-        """The mask of layers with a sliding window, for position ids [B, S]: keys in (t - window, t]; None if plain causal."""
+        """The mask of layers with a sliding window; None if plain causal.
+
+        Keys in (t - window, t] are visible. ``positions``: position ids [B, S].
+        """
         window, length = self.architecture.sliding_window, positions.shape[1]
         if window is None or (mask is None and length <= window):
             return mask
@@ -154,7 +161,10 @@ class CausalModel:
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[..., hidden] -> float32 [..., V]: products of the weights as they are, summed and kept in fp32."""
+        """[..., hidden] -> float32 [..., V].
+
+        Products of the weights as they are, summed and kept in fp32.
+        """
         if self.has_fp32_product:
             flat = hidden.reshape(-1, hidden.shape[-1])  # [N, hidden]
             logits = torch.mm(flat, self.head.t(), out_dtype=torch.float32).view(*hidden.shape[:-1], -1)  # [..., V]
@@ -170,7 +180,7 @@ class CausalModel:
 
 
 def refuse_larger_tokenizer(token_count: int, vocab_size: int) -> None:
-    """Raise UserError (CANNOT_SCORE) if a tokenizer has tokens without a row of the head."""
+    """Raise UserError (CANNOT_SCORE) if a tokenizer has too many tokens."""
     if token_count > vocab_size:
         message = f"the tokenizer has {token_count} tokens, the model only {vocab_size}"
         hint = "use the tokenizer that the model was trained with"
@@ -178,14 +188,18 @@ def refuse_larger_tokenizer(token_count: int, vocab_size: int) -> None:
 
 
 def _to_additive_mask(mask: Sequence[QueryBlock] | None, hidden: torch.Tensor) -> Sequence[QueryBlock] | None:
-    """The mask as 0 and -inf to add to attention scores: made once here, since each layer would make it again."""
+    """The mask as 0 and -inf to add to attention scores.
+
+    Made once here, since each layer would make it again.
+    """
     visible, invisible = hidden.new_zeros(()), hidden.new_full((), -torch.inf)  # scalars
     return None if mask is None else [block._replace(mask=torch.where(block.mask, visible, invisible)) for block in mask]
 
 
 def build_decoder(architecture: Architecture, *, mup: bool, device: torch.device) -> Decoder:
-    """The decoder without its head: weights on the meta device, rope's frequencies on ``device``.
+    """The decoder without its head.
 
+    Weights are on the meta device, rope's frequencies on ``device``.
     Raises ValueError for an unknown activation.
     """
     if architecture.activation not in ACTIVATIONS:
@@ -195,7 +209,10 @@ def build_decoder(architecture: Architecture, *, mup: bool, device: torch.device
 
 
 def convert_tensor(arch: Architecture, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """Convert a merged nanotron tensor to named tensors of the decoder or head; views where possible."""
+    """Convert a merged nanotron tensor to named tensors of the model.
+
+    They are views where possible.
+    """
     module, _, parameter = name.rpartition(".")
     match = _LAYER_NAME.fullmatch(module)
     if match is None:
@@ -222,6 +239,9 @@ def convert_tensor(arch: Architecture, name: str, tensor: torch.Tensor) -> Itera
 
 
 def _interleave_rope_pairs(arch: Architecture, weight: torch.Tensor) -> torch.Tensor:
-    """Reorder rows of q or k [rows, ...]: rope pairs (j, j + head_dim / 2) -> (2j, 2j + 1)."""
+    """Reorder rows of q or k, [rows, ...], for neighbouring rope pairs.
+
+    Pairs (j, j + head_dim / 2) become (2j, 2j + 1).
+    """
     halves = torch.unflatten(weight, 0, (-1, 2, arch.head_dim // 2))  # [heads, 2, head_dim / 2, ...]
     return halves.transpose(1, 2).flatten(0, 2)  # [rows, ...]

@@ -1,4 +1,4 @@
-"""The decoders that nanotron trains (Llama, its Qwen2 class, Starcoder2), with as few operations as they need.
+"""The decoders that nanotron trains: Llama, its Qwen2 class, Starcoder2.
 
 Products are fused as nanotron stores them: q, k and v; gate and up. The two values of a rope pair are neighbours, so that a
 rotation is one complex product; ``causal_lm.convert_tensor`` reorders the rows of q and k for that.
@@ -32,14 +32,20 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 class RopeCosSin(NamedTuple):
-    """Cosine and sine of rope's angles, each float32 [B, S, 1, head_dim / 2]."""
+    """Cosine and sine of rope's angles.
+
+    Each is float32 [B, S, 1, head_dim / 2].
+    """
 
     cos: torch.Tensor
     sin: torch.Tensor
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight, in fp32 whatever the type of x."""
+    """Root mean square norm, in fp32 whatever the input's type.
+
+    x / sqrt(mean(x^2) + eps) * weight
+    """
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -81,8 +87,9 @@ class Attention(nn.Module):
         update: UpdateKV | None = None,
         output_positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """[B, S, hidden] -> [B, S, hidden], or [U, hidden] at the flat indices ``output_positions``.
+        """[B, S, hidden] -> [B, S, hidden], plain causal without ``mask``.
 
+        With ``output_positions``, flat indices: [U, hidden].
         Plain causal attention without ``mask``. ``update`` stores the new keys and values and returns those to attend to.
         """
         projections = torch.cat([self.q_proj(x), self.kv_proj(x)], -1) if self.qkv_proj is None else self.qkv_proj(x)
@@ -116,13 +123,19 @@ class Attention(nn.Module):
 
 
 def _scaled_dot_product_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> torch.Tensor:
-    """[B, S, heads, head_dim] and twice [B, K, kv heads, head_dim] -> [B, S, heads, head_dim]."""
+    """Attention of q [B, S, heads, head_dim]; returns the same shape.
+
+    Keys and values: [B, K, kv heads, head_dim].
+    """
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # [B, heads or kv heads, S or K, head_dim]
     return functional.scaled_dot_product_attention(q, k, v, **options).transpose(1, 2)
 
 
 def apply_rope(x: torch.Tensor, rope: RopeCosSin) -> torch.Tensor:
-    """Rotate the pairs (2j, 2j + 1) of [B, S, heads, head_dim] in fp32. May overwrite ``x``."""
+    """Rotate the pairs (2j, 2j + 1) in fp32.
+
+    [B, S, heads, head_dim] -> the same; may overwrite ``x``.
+    """
     if x.dtype is torch.float32 and x.device.type == "cpu":
         pairs = torch.view_as_complex(torch.unflatten(x, -1, (-1, 2)))  # complex64 [B, S, heads, head_dim / 2]
         pairs.mul_(torch.complex(rope.cos, rope.sin))
@@ -147,7 +160,7 @@ class MLP(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Attention and MLP, each on a normed input and added to the residual stream."""
+    """Attention and MLP, each on normed input and with a residual."""
 
     def __init__(self, arch: Architecture, index: int, *, scale: float | None) -> None:
         super().__init__()
@@ -171,7 +184,10 @@ class DecoderLayer(nn.Module):
         update: UpdateKV | None = None,
         output_positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """[B, S, hidden] -> [B, S, hidden], or [U, hidden] at the flat indices ``output_positions``."""
+        """[B, S, hidden] -> [B, S, hidden].
+
+        With ``output_positions``, flat indices: [U, hidden].
+        """
         residual = hidden if output_positions is None else hidden.flatten(0, 1)[output_positions]  # [B, S, hidden] or [U, hidden]
         hidden = self.self_attn(self.input_layernorm(hidden), rope, mask, update, output_positions).add_(residual)
         out: torch.Tensor = self.mlp(self.post_attention_layernorm(hidden)).add_(hidden)  # as residual
@@ -179,10 +195,16 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A decoder without its head. Rope's frequencies are computed on the CPU, so that they are equal on every device."""
+    """A decoder without its head.
+
+    Rope's frequencies are computed on the CPU, so that they are equal on every device.
+    """
 
     def __init__(self, arch: Architecture, *, scale: float | None, device: torch.device) -> None:
-        """``scale`` multiplies q k; None is 1 / sqrt(head_dim). Weights are on the meta device."""
+        """Weights are on the meta device.
+
+        ``scale`` multiplies q k; None is 1 / sqrt(head_dim).
+        """
         super().__init__()
         with torch.device("meta"):
             self.embed_tokens = Embedding(arch.vocab, arch.hidden)

@@ -1,4 +1,7 @@
-"""FLOPs of a token and a device's peak FLOP/s, for the model FLOPs utilization (MFU)."""
+"""FLOPs of a token, and a device's peak FLOP/s.
+
+Their ratio at a measured speed is the model FLOPs utilization (MFU).
+"""
 
 import math
 
@@ -21,8 +24,9 @@ def get_peak_flops(device: torch.device) -> float | None:
 
 
 def count_flop_per_token(arch: Architecture, *, seq_len: int | None) -> float:
-    """FLOPs of a forward pass: 2 for each weight that a token uses, of the experts only the top k.
+    """FLOPs of a forward pass for each token.
 
+    2 for each weight that a token uses, of the experts only the top k.
     With ``seq_len``: rows of that length whose every token is predicted (tier 2). The head's product counts, and for each layer
     attention's two products, 4 x hidden x the mean number of visible keys.
     Without: a lower bound for contexts of any length. Head and attention do not count, the last layer only its keys and values.
@@ -49,7 +53,10 @@ def count_flop_per_token(arch: Architecture, *, seq_len: int | None) -> float:
 
 
 def _active_share(arch: Architecture, name: str) -> float:
-    """The share of a matrix that a token uses: 0 for the embedding (looked up) and the head (counted separately)."""
+    """The share of a matrix that a token uses.
+
+    0 for the embedding (looked up) and the head (counted separately).
+    """
     if "embedding" in name or "lm_head" in name:
         return 0.0
     return arch.experts.top_k / arch.experts.count if arch.experts is not None and ".merged_" in name else 1.0

@@ -1,4 +1,4 @@
-"""The KV cache: keys and values of the tokens read so far, so that each further token costs one short forward pass.
+"""The KV cache: keys and values of the tokens read so far.
 
 Column i of a row holds position i of its sequence. Rows of different lengths need no gaps, and shapes stay constant: right
 padding is overwritten or masked.
@@ -35,16 +35,25 @@ class KVCache:
         self._step_positions: torch.Tensor | None = None  # [rows]; None before the first step: prompts are read
 
     def begin_step(self, positions: torch.Tensor) -> torch.Tensor:
-        """Let each row add one token at int64 [rows]. Returns what the token sees: bool [rows, 1, width], itself included."""
+        """Let each row add one token, at int64 [rows].
+
+        Returns what the token sees: bool [rows, 1, width], itself included.
+        """
         self._step_positions = positions
         return (self._all_positions <= positions[:, None])[:, None]
 
     def get_key_positions(self, positions: torch.Tensor) -> torch.Tensor:
-        """Positions [rows or 1, K] of the keys for queries at ``positions`` [rows, S]: K = S for prompts, width in a step."""
+        """Positions [rows or 1, K] of the keys for some queries.
+
+        ``positions``: of the queries, [rows, S]. K = S for prompts, width in a step.
+        """
         return positions if self._step_positions is None else self._all_positions
 
     def update(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> KeysAndValues:
-        """Add a layer's new keys and values [rows, kv heads, S, head_dim]; return those that their queries attend to."""
+        """Add a layer's new keys and values [rows, kv heads, S, head_dim].
+
+        Returns those that their queries attend to.
+        """
         cached = self._layers[layer]
         if self._step_positions is None:
             length = keys.shape[2]

@@ -1,4 +1,4 @@
-"""Products with weights: by oneDNN for fp32 on a CPU, by torch's choice for all else.
+"""Products with weights, on a CPU in fp32 by oneDNN.
 
 torch gives fp32 CPU products to MKL, which uses only AVX2 on other makers' CPUs; oneDNN is 2.2 times as fast on an EPYC with
 AVX-512. Long rows are cut into pieces, because one long sum rounds twice as much as MKL's; with pieces, results equal MKL's bit
@@ -17,7 +17,10 @@ MAX_UNCUT_COLUMNS, MAX_PIECE_COLUMNS = 384, 192
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """[..., in], [out, in], [out] -> [..., out]. From two rows on, a row's result does not depend on how many there are."""
+    """[..., in], [out, in], [out] -> [..., out].
+
+    From two rows on, a row's result does not depend on how many there are.
+    """
     columns = weight.shape[1]
     # Pieces need a weight from lay_out_weight; a compiled graph needs the compiler's own product.
     if (
@@ -39,7 +42,10 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
 
 
 def lay_out_weight(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A weight [out, in] in ``dtype``, laid out for ``linear``: column by column if long rows are cut into pieces."""
+    """A weight [out, in] in ``dtype``, laid out for ``linear``.
+
+    Column by column if long rows are cut into pieces.
+    """
     needs_column_layout = (
         HAS_ONEDNN_LINEAR and weight.device.type == "cpu" and dtype is torch.float32 and weight.shape[1] > MAX_UNCUT_COLUMNS
     )
@@ -53,7 +59,10 @@ def _is_cpu_float32(x: torch.Tensor) -> bool:
 
 
 class Linear(nn.Linear):
-    """A linear layer without initial values. Drawing them on the meta device would import a compiler."""
+    """A linear layer without initial values.
+
+    Drawing them on the meta device would import a compiler.
+    """
 
     def reset_parameters(self) -> None:
         """Do nothing."""

@@ -1,4 +1,4 @@
-"""Loads a checkpoint's shards as a model on its device, tensor by tensor, without converting files.
+"""Loads a checkpoint's shards as a model, without converting files.
 
 Files are read, not mapped: nanotron truncates files that it saves again. A truncated map would kill the process; a short read is
 an error message.
@@ -89,8 +89,9 @@ def load_causal_lm(
 
 
 class _TensorPrefetcher:
-    """Merged tensors on the CPU, in the checkpoint's order; threads read the next ones ahead.
+    """Merged tensors on the CPU, in the checkpoint's order.
 
+    Threads read the next ones ahead.
     Tensors that are read and not yet used take no more memory than the largest tensor.
     """
 
@@ -143,8 +144,9 @@ def _resolve_torch_device(device: str, dtype: str | None) -> tuple[torch.device,
 
 
 def open_expected_checkpoint(folder: Path, expected_fingerprint: str | None) -> CheckpointShards:
-    """Open a checkpoint, whose content must have the expected fingerprint if one is given.
+    """Open a checkpoint whose content must be the expected one.
 
+    Without a fingerprint any content is accepted.
     Raises UserError: CHANGED if the content is not the expected one; CANNOT_SCORE if the checkpoint is unreadable or unsupported.
     """
     try:
@@ -162,7 +164,7 @@ def open_expected_checkpoint(folder: Path, expected_fingerprint: str | None) -> 
 
 
 def refuse_rewritten_checkpoint(folder: Path, contents: CheckpointShards) -> None:
-    """Raise UserError (CHANGED) if a checkpoint was written to since it was opened."""
+    """Raise UserError (CHANGED) if a checkpoint changed since it was opened."""
     if compute_fingerprint(folder) != contents.fingerprint:
         raise _make_changed_error(folder, "was rewritten while it was loaded")
 
@@ -178,7 +180,10 @@ def _make_cannot_score_error(folder: Path, message: str, hint: str = _HINT_CANNO
 def _fill_parameters(
     body: Decoder, contents: CheckpointShards, tensors: _TensorPrefetcher, folder: Path, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Fill every parameter of ``body``; return the head [V, hidden], which is the embedding if they are tied."""
+    """Fill every parameter of ``body``; return the head [V, hidden].
+
+    The head is the embedding if they are tied.
+    """
     unfilled = dict(body.named_parameters())
     device = body.frequencies.device
     matrix_names = {HEAD_NAME, *(f"{name}.weight" for name, module in body.named_modules() if isinstance(module, Linear))}
@@ -213,12 +218,18 @@ def _fill_parameters(
 
 
 def _move_to_device(device: torch.device, tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in its stored type; rows and types are converted on the device, so that the host holds nothing twice."""
+    """The tensor on ``device``, in its stored type.
+
+    Rows and types are converted there, so that the host holds nothing twice.
+    """
     return tensor.to(device)
 
 
 def _merge_shards(folder: Path, shape: tuple[int, ...], shards: tuple[Shard, ...]) -> torch.Tensor:
-    """The merged tensor of ``shape`` on the CPU, in its stored type; headers say where the pieces of a shard belong."""
+    """The merged tensor on the CPU, in its stored type.
+
+    Headers say where the pieces of a shard belong.
+    """
     merged = torch.empty(shape, dtype=_TORCH_DTYPES[shards[0].dtype])
     for shard in shards:
         # Pieces of full rows are contiguous in file and tensor: read them straight into place.
@@ -245,7 +256,10 @@ def _spans_full_rows(box: Box, shape: tuple[int, ...]) -> bool:
 
 
 def _read_into(folder: Path, shard: Shard, offset_bytes: int, destination: torch.Tensor) -> None:
-    """Fill a contiguous tensor from a file's offset. UserError (CHANGED) if the file is too short or gone."""
+    """Fill a contiguous tensor from a file's offset.
+
+    Raises UserError (CHANGED) if the file is too short or gone.
+    """
     buffer = destination.view(-1).view(torch.uint8).numpy().data  # uint8 [bytes], the tensor's own memory
     try:
         with open_without_blocking(folder / shard.file) as file:

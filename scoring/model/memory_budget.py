@@ -1,4 +1,4 @@
-"""Token positions of a forward pass, computed from the free memory and not by trial."""
+"""Token positions of a forward pass, from the free memory."""
 
 import math
 from pathlib import Path
@@ -39,7 +39,10 @@ class TokenBudget:
         self.token_positions = token_positions
 
     def halve(self, shape: tuple[int, ...], error: torch.OutOfMemoryError) -> None:
-        """Halve the budget after ``error`` with a batch of ``shape`` [B, S]. Raises ``error`` if the batch was one row."""
+        """Halve the budget after a batch did not fit.
+
+        Raises ``error`` if the batch was one row. ``shape``: its [B, S].
+        """
         rows, width = shape
         if rows == 1:
             raise error
@@ -63,8 +66,9 @@ def estimate_bytes_per_position(arch: Architecture, bytes_per_value: int, key_co
 
 
 def compute_budget(arch: Architecture, *, device: torch.device, bytes_per_value: int, weight_bytes: int) -> TokenBudget:
-    """The largest power of two of token positions that fits beside the weights, which are in memory already.
+    """The largest power of two of token positions that fits.
 
+    The weights are in memory already.
     Usually 90 % of the device's total memory decides, so that equal devices get equal budgets. If other processes use the device,
     its free memory decides.
     """
@@ -76,7 +80,10 @@ def compute_budget(arch: Architecture, *, device: torch.device, bytes_per_value:
 
 
 def fit_token_positions(available_bytes: int, bytes_per_position: int) -> int:
-    """The largest power of two of positions that fits, from MIN_TOKEN_POSITIONS to MAX_TOKEN_POSITIONS."""
+    """The largest power of two of positions that fits.
+
+    From MIN_TOKEN_POSITIONS to MAX_TOKEN_POSITIONS.
+    """
     positions = MIN_TOKEN_POSITIONS
     while positions < MAX_TOKEN_POSITIONS and 2 * positions * bytes_per_position <= available_bytes:
         positions *= 2
@@ -86,7 +93,10 @@ def fit_token_positions(available_bytes: int, bytes_per_position: int) -> int:
 def estimate_peak_bytes(
     arch: Architecture, *, device: torch.device, bytes_per_value: int, token_positions: int, key_count: int
 ) -> int:
-    """Peak bytes of scoring beyond the weights; on a CPU each thread computes ``token_positions`` at a time."""
+    """Peak bytes of scoring beyond the weights.
+
+    On a CPU each thread computes ``token_positions`` at a time.
+    """
     batch_bytes = token_positions * estimate_bytes_per_position(arch, bytes_per_value, key_count)
     if device.type == "cuda":
         return batch_bytes + GPU_HEAD_BYTES
@@ -95,7 +105,10 @@ def estimate_peak_bytes(
 
 
 def refuse_oversized_model(arch: Architecture, *, device: torch.device, bytes_per_value: int, folder: Path) -> None:
-    """Raise UserError (UNAVAILABLE) if weights and the smallest budget need more memory than is free."""
+    """Raise UserError (UNAVAILABLE) if a model needs too much memory.
+
+    It needs its weights and the smallest budget.
+    """
     weight_bytes = sum(math.prod(parameter.shape) for parameter in arch.parameters()) * bytes_per_value
     minimum_bytes = estimate_peak_bytes(
         arch, device=device, bytes_per_value=bytes_per_value, token_positions=MIN_TOKEN_POSITIONS, key_count=MIN_TOKEN_POSITIONS
@@ -109,7 +122,10 @@ def refuse_oversized_model(arch: Architecture, *, device: torch.device, bytes_pe
 
 
 def get_free_bytes(device: torch.device) -> int:
-    """Bytes that this process may still use: on the GPU, or within the job's cgroup."""
+    """Bytes that this process may still use.
+
+    Of the GPU, or within the job's cgroup.
+    """
     if device.type == "cuda":
         driver_free_bytes, _ = torch.cuda.mem_get_info(device)
         return driver_free_bytes + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -117,7 +133,10 @@ def get_free_bytes(device: torch.device) -> int:
 
 
 def get_host_free_bytes(meminfo: Path, cgroup_file: Path, cgroup_root: Path) -> int:
-    """Bytes free on the host: MemAvailable, or less if this cgroup or a parent limits it. Caches count as free."""
+    """Bytes free on the host, within the limits of all cgroups.
+
+    Caches count as free.
+    """
     free_bytes = [int(line.split()[1]) * 1024 for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:")]
     names = [line[3:].strip("/") for line in cgroup_file.read_text().splitlines() if line.startswith("0::")]
     cgroups = [cgroup_root / name for name in names]

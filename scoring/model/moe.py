@@ -32,7 +32,10 @@ class GatedMLP(nn.Module):
 
 
 class ExpertsMLP(nn.Module):
-    """The top k of all experts, weighted by a softmax over all of them in fp32, not renormalised."""
+    """The top k of all experts, weighted by their probabilities.
+
+    A softmax over all experts in fp32, not renormalised.
+    """
 
     def __init__(self, hidden: int, experts: Experts, activation: Activation) -> None:
         super().__init__()

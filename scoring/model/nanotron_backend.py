@@ -28,7 +28,10 @@ _HINT = "run on a node with a GPU; install nanotron, or set NANOTRON_ROOT to its
 
 
 def require_nanotron(environ: Mapping[str, str] = os.environ) -> None:
-    """Raise UserError (UNAVAILABLE) without a GPU or nanotron. Puts $NANOTRON_ROOT on the path; imports nothing."""
+    """Raise UserError (UNAVAILABLE) without a GPU or nanotron.
+
+    Puts $NANOTRON_ROOT on the path; imports nothing.
+    """
     if not torch.cuda.is_available():
         raise _make_unavailable_error("nanotron needs CUDA, which is not available here")
     root = environ.get("NANOTRON_ROOT")
@@ -47,7 +50,10 @@ def _make_unavailable_error(message: str, location: str = "backend") -> UserErro
 
 
 def refuse_unsupported_options(request: ScoringRequest) -> None:
-    """Raise UserError for options that nanotron does not support, or UNAVAILABLE as ``require_nanotron`` does."""
+    """Raise UserError for options that nanotron does not support.
+
+    First of all UNAVAILABLE, as ``require_nanotron`` does.
+    """
     require_nanotron()
     constraints = (("dtype", request.dtype, "bfloat16"), ("padded_vocab", request.padded_vocab, "in_softmax"))
     for name, value, supported in constraints:
@@ -97,7 +103,10 @@ class NanotronModel:
         return torch.device("cuda", torch.cuda.current_device())
 
     def fit_tokenizer(self, token_count: int) -> None:
-        """Raise UserError (CANNOT_SCORE) if the head has fewer rows; nanotron keeps padding rows in the softmax."""
+        """Raise UserError (CANNOT_SCORE) if the head has fewer rows.
+
+        Nanotron keeps padding rows in the softmax.
+        """
         refuse_larger_tokenizer(token_count, self.vocab_size)
         self.real_vocab = token_count
 
@@ -110,7 +119,10 @@ class NanotronModel:
         *,
         output_positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Int64 [B, S] -> bfloat16 [B, S, hidden] or [U, hidden]: the input of nanotron's head. No positions, no masks."""
+        """Int64 [B, S] -> bfloat16 [B, S, hidden] or [U, hidden].
+
+        The input of nanotron's head. Takes no positions and no masks.
+        """
         if position_ids is not None or mask is not None:
             raise NotImplementedError("nanotron's forward pass takes no positions and no masks")
         batch, length = tokens.shape
@@ -134,7 +146,10 @@ class NanotronModel:
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """bfloat16 [..., hidden] -> float32 [..., V]: nanotron's head computes in bfloat16 and casts."""
+        """bfloat16 [..., hidden] -> float32 [..., V].
+
+        Nanotron's head computes in bfloat16 and casts.
+        """
         # Qwen2's head takes [N, hidden], the others' [S, B, hidden]
         flat = hidden.flatten(0, -2) if self.architecture.family == "qwen2" else hidden.reshape(-1, 1, hidden.shape[-1])
         out: torch.Tensor = self.nanotron_model.lm_head(x=flat)["logits"].float()  # [N, V] or [N, 1, V]
@@ -146,8 +161,9 @@ def _capture_hidden(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 def load_nanotron_model(folder: Path, *, expected_fingerprint: str | None = None) -> NanotronModel:
-    """Load a checkpoint with nanotron's own code, in bfloat16 on the current CUDA device.
+    """Load a checkpoint with nanotron's own code.
 
+    In bfloat16 on the current CUDA device.
     Raises UserError: UNAVAILABLE (no GPU, no nanotron, or a broken one), CHANGED, CANNOT_SCORE.
     """
     require_nanotron()
@@ -162,7 +178,10 @@ _NANOTRON_MODULES = ("config", "models", "parallel", "parallel.tensor_parallel.e
 
 
 def _build_nanotron_model(folder: Path) -> Any:
-    """Nanotron's model of a checkpoint with its weights, built in the order of nanotron's own generation script."""
+    """Nanotron's model of a checkpoint, with its weights.
+
+    Built in the order of nanotron's own generation script.
+    """
     # nanotron starts torch.distributed, here with one process and a free port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -186,7 +205,10 @@ def _build_nanotron_model(folder: Path) -> Any:
 
 @contextlib.contextmanager
 def _explain_errors(message: str, *, location: str | Path, hint: str, code: ExitCode = ExitCode.CANNOT_SCORE) -> Iterator[None]:
-    """Raise UserError for any error of nanotron, which fails in many ways: missing packages, names, shapes, kernels."""
+    """Raise UserError for any error of nanotron.
+
+    It fails in many ways: missing packages, names, shapes, kernels.
+    """
     try:
         yield
     except Exception as error:
@@ -195,7 +217,10 @@ def _explain_errors(message: str, *, location: str | Path, hint: str, code: Exit
 
 
 def _load_weights(nanotron: Mapping[str, Any], config: Any, folder: Path) -> Any:
-    """Nanotron's model of a config, on the current device, with the checkpoint's weights."""
+    """Nanotron's model of a config, with the checkpoint's weights.
+
+    On the current device.
+    """
     tp_mode = nanotron["parallel.tensor_parallel.enum"].TensorParallelLinearMode.ALL_REDUCE
     parallel_args = nanotron["config"].ParallelismArgs(dp=1, pp=1, tp=1, tp_mode=tp_mode, tp_linear_async_communication=False)
     context = nanotron["parallel"].ParallelContext(data_parallel_size=1, pipeline_parallel_size=1, tensor_parallel_size=1)
