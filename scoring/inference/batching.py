@@ -1,7 +1,6 @@
-"""Trees to batches of constant shapes. What is computed together depends on the trees and the device alone.
+"""Packs prefix trees into batches of constant shapes.
 
-Rows of a batch have one width. A row is filled with the largest tree that is left, then with the largest that still fits;
-where there are no trees but single sequences, each has its row, in order of length, and attention needs no mask.
+The trees and the device alone decide what is computed together. All rows of a batch have one width.
 """
 
 from bisect import bisect_right, insort
@@ -10,46 +9,52 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from scoring.inference.prefix_tree import Ints, PrefixTree
+from scoring.inference.prefix_tree import Ints, PrefixTree, SequenceCount
 
 BATCH_WIDTH_MULTIPLE = {"cpu": 8, "cuda": 64}
-"""Widths are multiples of this, so that few shapes occur."""
+"""Row widths are multiples of this, so that few shapes occur."""
 
 OUTPUT_COUNT_MULTIPLE = 32
-"""The rows that are asked for are a multiple of this: to a library of products, every other number is a shape to prepare for."""
+"""The number of output rows is a multiple of this: matrix libraries prepare kernels for each new shape."""
 
 MIN_TREE_ROW_WIDTH = {"cpu": 8, "cuda": 512}
-"""The least width of a row of trees: on a GPU several share a row, since shapes should not vary; a CPU does not mind."""
+"""Least width of a row of trees. On a GPU several trees share a row, so that shapes stay constant; a CPU needs no such limit."""
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """Input of one forward pass, and what is wanted of it."""
+    """Input of one forward pass, and the predictions wanted of it.
+
+    B rows of S tokens, N predictions.
+    """
 
     tokens: Ints
     """int64 [B, S]."""
     positions: Ints | None
-    """int64 [B, S]; None together with ``subtree_end``: plain causal rows."""
+    """int64 [B, S]: position ids. None, like ``subtree_end``, for plain causal rows."""
     subtree_end: Ints | None
-    """int64 [B, S]: place q of a row sees place k where k <= q < ends[k]."""
+    """int64 [B, S]: in a row, query q sees key k where k <= q < subtree_end[k]."""
     output_positions: Ints
-    """[U], rising, the last one repeated: which of the B * S places are asked for."""
+    """[U], ascending, the last one repeated: flat indices into [B, S] whose hidden states are needed."""
     output_index: Ints
-    """[N]: which of ``output_positions`` predicts each target."""
+    """[N]: for each target the index into ``output_positions`` that predicts it."""
     targets: Ints
     """int64 [N]."""
-    sequence_counts: list[tuple[int, int]]
-    """(sequence, how many targets), in the targets' order."""
+    sequence_counts: list[SequenceCount]
+    """In the order of the targets."""
     input_tokens: int
-    """Tokens put in, without padding."""
+    """Input tokens without padding."""
     tree_indices: list[int]
-    """Which trees it holds."""
+    """Which trees the batch holds."""
 
 
 class TreePacker:
-    """What is still to be done, largest first, so that memory runs out at once or never."""
+    """The trees not yet computed, packed into batches.
+
+    Takes the largest first, so that memory runs out at once or never.
+    """
 
     def __init__(self, trees: Sequence[PrefixTree], *, one_tree_per_row: bool, device: str) -> None:
-        """``one_tree_per_row``: every tree is a path, and gets a row of its own."""
+        """With ``one_tree_per_row``, every tree is a single, plain causal sequence."""
         self.trees, self.one_tree_per_row = trees, one_tree_per_row
         self.width_multiple = BATCH_WIDTH_MULTIPLE.get(device, BATCH_WIDTH_MULTIPLE["cuda"])
         self.min_width = MIN_TREE_ROW_WIDTH.get(device, MIN_TREE_ROW_WIDTH["cuda"])
@@ -59,18 +64,18 @@ class TreePacker:
         self._sizes = sorted(self._remaining)
 
     def __bool__(self) -> bool:
-        """Whether anything is left."""
+        """Whether any tree is left."""
         return bool(self._sizes)
 
     def take_batch(self, token_positions: int) -> Batch:
-        """The next batch of about ``token_positions`` token places: one row at least."""
+        """The next batch: at most ``token_positions``, but at least one row."""
         size = self._sizes[-1]
         width = -(-(size if self.one_tree_per_row else max(size, self.min_width)) // self.width_multiple) * self.width_multiple
         rows = [self._pack_row(width) for _ in range(max(1, token_positions // width)) if self._sizes]
         return _build_batch(self.trees, rows, width, is_causal=self.one_tree_per_row)
 
     def return_batch(self, batch: Batch) -> None:
-        """It could not be computed: its trees are to be done again."""
+        """Put the trees of a batch back that could not be computed."""
         for index in reversed(batch.tree_indices):
             size = len(self.trees[index].tokens)
             if size not in self._remaining:
@@ -79,6 +84,7 @@ class TreePacker:
             self._remaining[size].append(index)
 
     def _pack_row(self, width: int) -> list[int]:
+        """Take the largest tree that fits, then again, until none fits."""
         packed: list[int] = []
         free_width = width
         while (size_index := bisect_right(self._sizes, free_width)) and not (self.one_tree_per_row and packed):
@@ -92,12 +98,17 @@ class TreePacker:
 
 
 def _build_batch(trees: Sequence[PrefixTree], packed: Sequence[Sequence[int]], width: int, *, is_causal: bool) -> Batch:
+    """The batch of some rows of trees.
+
+    ``packed``: for each of B rows the indices of its trees. ``width``: columns S of every row.
+    """
     shape = (len(packed), width)
-    tokens = np.zeros(shape, dtype=np.int64)
-    positions = np.zeros(shape, dtype=np.int64)
-    subtree_end = np.tile(np.arange(1, width + 1), (len(packed), 1))  # padding sees itself alone
+    tokens = np.zeros(shape, dtype=np.int64)  # [B, S]
+    positions = np.zeros(shape, dtype=np.int64)  # [B, S]
+    subtree_end = np.tile(np.arange(1, width + 1), (len(packed), 1))  # [B, S]; a padding column sees only itself
     outputs: list[Ints] = []
-    tree_indices = [index for row in packed for index in row]
+
+    # Nodes of a tree become columns of its row, so what counts nodes is shifted by the column where the tree starts.
     for row, members in enumerate(packed):
         start = 0
         for tree in (trees[index] for index in members):
@@ -106,16 +117,20 @@ def _build_batch(trees: Sequence[PrefixTree], packed: Sequence[Sequence[int]], w
             subtree_end[row, start:stop] = tree.subtree_end + start
             outputs.append(tree.output_nodes + (row * width + start))
             start = stop
+
+    # A position that predicts several targets is computed once: [N] outputs -> [U] positions, [N] indices into them.
     output_positions, output_index = np.unique(np.concatenate(outputs), return_inverse=True)
-    output_positions = np.pad(output_positions, (0, -len(output_positions) % OUTPUT_COUNT_MULTIPLE), mode="edge")
+    output_positions = np.pad(output_positions, (0, -len(output_positions) % OUTPUT_COUNT_MULTIPLE), mode="edge")  # [U]
+    tree_indices = [index for row_members in packed for index in row_members]
+    packed_trees = [trees[index] for index in tree_indices]
     return Batch(
         tokens=tokens,
         positions=None if is_causal else positions,
         subtree_end=None if is_causal else subtree_end,
         output_positions=output_positions,
         output_index=output_index,
-        targets=np.concatenate([trees[index].targets for index in tree_indices]).astype(np.int64),
-        sequence_counts=[sequence_count for index in tree_indices for sequence_count in trees[index].sequence_counts],
-        input_tokens=sum(len(trees[index].tokens) for index in tree_indices),
+        targets=np.concatenate([tree.targets for tree in packed_trees]).astype(np.int64),
+        sequence_counts=[sequence_count for tree in packed_trees for sequence_count in tree.sequence_counts],
+        input_tokens=sum(len(tree.tokens) for tree in packed_trees),
         tree_indices=tree_indices,
     )

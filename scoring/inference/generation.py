@@ -1,72 +1,67 @@
-"""Greedy answers, many at a time, with a cache of keys and values.
+"""Greedy generation with a KV cache, several prompts at a time.
 
-An answer must not depend on what it is computed beside. So every forward pass of a suite has the same shapes, however many
-prompts there are: ROWS rows (those without a prompt are computed and thrown away), prompts padded to one width, a cache of one
-width; each row has its own positions and sees its own tokens alone, and the head is fp32. The suite and the sequence length
-decide the shapes, never the device or its memory. (One exception: an expert multiplies as many rows as chose it, so in fp32 the
-last bits of a mixture of experts do depend on the company.) What is left is rounding: of every answer it is counted how often
-the best two tokens were within NEAR of each other, where another device may decide otherwise.
-
-The next token is the first of those with the highest logit. Rows of the head that stand for no token are never chosen.
+An answer must not depend on the other prompts. So all forward passes of a suite have the same shapes, which only the suite and
+the sequence length decide; rows see only their own tokens, and the head is fp32.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple
 
 import msgspec
 import torch
 
-from scoring.inference.loglikelihood import NotFiniteError
+from scoring.inference.loglikelihood import NEAR_TIE_NATS, NotFiniteError
 from scoring.model.attention_mask import full_mask
 from scoring.model.backends import LoadedModel
 from scoring.model.causal_lm import CausalModel
 from scoring.model.kv_cache import KVCache
 
 GENERATION_ROWS = 32
-"""Of every forward pass."""
+"""Rows of every forward pass. Rows without a prompt are computed, too, and ignored.
+
+Rounding depends on the number of rows of a product, which is therefore constant. One exception: an expert computes as many rows
+as chose it, so in fp32 the last bits of a mixture of experts depend on the other prompts.
+"""
 
 GENERATION_WIDTH_MULTIPLE = 64
 """Widths are multiples of this."""
-
-NEAR_TIE_NATS = 1e-3
-"""Nats between the best two tokens of a near tie."""
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One prompt."""
 
     tokens: list[int]
-    """[n], n >= 1."""
+    """n >= 1 token ids."""
     max_new_tokens: int
     stop_ids: frozenset[int] = frozenset()
     stop_strings: tuple[str, ...] = ()
 
 
 class GenerationResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What followed it."""
+    """The answer to one prompt."""
 
     tokens: list[int]
-    """All new ones, with the token that ended the answer."""
+    """All new tokens, including the one that ended the answer."""
     text: str
-    """Of them, up to what ended the answer."""
+    """The text before the stop token or stop string."""
     finish: str
     """``stop_token``, ``stop_string``, or ``length``."""
     near_ties: int
-    """How many tokens were chosen by less than NEAR."""
+    """How many tokens were chosen by less than NEAR_TIE_NATS; another device may choose others."""
 
 
 class GenerationShape(msgspec.Struct, frozen=True, kw_only=True):
-    """Of every forward pass of a suite."""
+    """The shape of every forward pass of a suite."""
 
     rows: int = GENERATION_ROWS
     prompt_width: int
-    """Token places of a prompt."""
+    """Columns for a prompt."""
     width: int
-    """Token places of a prompt and its answer."""
+    """Columns for a prompt and its answer."""
 
 
 def fit_shape(requests: Sequence[GenerationRequest]) -> GenerationShape:
-    """The one shape that all of a suite's questions fit into."""
+    """The smallest shape that all requests of a suite fit into."""
     prompt_width = max(len(request.tokens) for request in requests)
     width = max(len(request.tokens) + request.max_new_tokens for request in requests)
     return GenerationShape(
@@ -75,49 +70,55 @@ def fit_shape(requests: Sequence[GenerationRequest]) -> GenerationShape:
     )
 
 
-class _IncrementalModel(Protocol):
-    """A model that remembers what it has read."""
+class _CachedDecoding:
+    """Decodes token by token with a KV cache.
 
-    def prefill(self, tokens: torch.Tensor, last_positions: torch.Tensor) -> torch.Tensor:
-        """Int64 [B, P] prompts -> hidden states [B, hidden] at their last places int64 [B]."""
-        ...
-
-    def decode_step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """One more token int64 [B] a row, at int64 [B] -> hidden states [B, hidden] there."""
-        ...
-
-
-class _Cached:
-    """By a cache."""
+    Shapes: R rows, prompts of P columns, prompts and answers of W columns.
+    """
 
     def __init__(self, model: CausalModel, shape: GenerationShape) -> None:
         self.model = model
         self.kv_cache = KVCache(model.architecture, rows=shape.rows, width=shape.width, like=model.head)
+        self.row_index = torch.arange(shape.rows, device=model.device)  # [R]
 
     def prefill(self, tokens: torch.Tensor, last_positions: torch.Tensor) -> torch.Tensor:
-        hidden = self.model.hidden_states(tokens, kv_cache=self.kv_cache)
-        return hidden[torch.arange(len(last_positions), device=last_positions.device), last_positions]
+        """Read the prompts int64 [R, P].
+
+        Returns the hidden states [R, hidden] at their last tokens, int64 [R].
+        """
+        hidden = self.model.hidden_states(tokens, kv_cache=self.kv_cache)  # [R, P, hidden]
+        return hidden[self.row_index, last_positions]
 
     def decode_step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        mask = self.kv_cache.begin_step(positions)
-        return self.model.hidden_states(tokens[:, None], positions[:, None], full_mask(mask), kv_cache=self.kv_cache)[:, 0]
+        """Read one more token int64 [R] of each row.
+
+        Returns its hidden states [R, hidden]. ``positions``: int64 [R].
+        """
+        mask = full_mask(self.kv_cache.begin_step(positions))  # of [R, 1, W]
+        return self.model.hidden_states(tokens[:, None], positions[:, None], mask, kv_cache=self.kv_cache)[:, 0]
 
 
-class _WithoutCache:
-    """By reading everything again, for models without a cache. Slow."""
+class _UncachedDecoding:
+    """Decodes without a KV cache: reads everything again for each token. Slow."""
 
     def __init__(self, model: LoadedModel, shape: GenerationShape) -> None:
         self.model = model
-        self.tokens = torch.zeros(shape.rows, shape.width, dtype=torch.int64, device=model.device)
-        self.row_index = torch.arange(shape.rows, device=model.device)
+        self.tokens = torch.zeros(shape.rows, shape.width, dtype=torch.int64, device=model.device)  # [R, W]
+        self.row_index = torch.arange(shape.rows, device=model.device)  # [R]
 
     def prefill(self, tokens: torch.Tensor, last_positions: torch.Tensor) -> torch.Tensor:
+        """As ``_CachedDecoding.prefill``."""
         self.tokens[:, : tokens.shape[1]] = tokens
-        return self.model.hidden_states(self.tokens[:, : int(last_positions.max()) + 1])[self.row_index, last_positions]
+        return self._read(last_positions)
 
     def decode_step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """As ``_CachedDecoding.decode_step``."""
         self.tokens[self.row_index, positions] = tokens
-        return self.model.hidden_states(self.tokens[:, : int(positions.max()) + 1])[self.row_index, positions]
+        return self._read(positions)
+
+    def _read(self, positions: torch.Tensor) -> torch.Tensor:
+        hidden = self.model.hidden_states(self.tokens[:, : int(positions.max()) + 1])  # [R, longest row, hidden]
+        return hidden[self.row_index, positions]  # [R, hidden]
 
 
 def generate_answers(
@@ -126,19 +127,24 @@ def generate_answers(
     *,
     shape: GenerationShape,
     decode: Callable[[Sequence[int]], str],
-    on_batch: Callable[[int], None] = lambda tokens: None,  # noqa: ARG005  what to do with it is the caller's
+    on_batch: Callable[[int], None] = lambda tokens: None,  # noqa: ARG005  the caller's business
 ) -> list[GenerationResult]:
-    """Answer each question, greedily.
+    """Answer each request greedily.
+
+    The next token is the first of those with the highest logit.
 
     Args:
-        model: the checkpoint, fitted to its tokenizer.
+        model: the checkpoint, fitted to its tokenizer: rows of the head without a token are never chosen.
         requests: any number.
-        shape: of all questions of the suite, from ``fit_shape``.
-        decode: tokens -> text.
-        on_batch: called after every forward pass with the number of tokens put in; may raise to stop.
+        shape: shape of all requests of the suite, from ``fit_shape``.
+        decode: token ids -> text.
+        on_batch: called after every forward pass with its number of input tokens; may raise to stop.
+
+    Returns:
+        One result for each request, in their order.
 
     Raises:
-        NotFiniteError: where a logit that decides is not a finite number.
+        NotFiniteError: if a logit that decides the next token is not finite.
     """
     results: list[GenerationResult] = []
     for start in range(0, len(requests), shape.rows):
@@ -147,31 +153,36 @@ def generate_answers(
 
 
 class _GrowingAnswer:
-    """One answer as it grows."""
+    """The tokens of one answer so far, and why it ended."""
 
     def __init__(self, request: GenerationRequest, decode: Callable[[Sequence[int]], str]) -> None:
         self.request, self.decode = request, decode
         self.tokens: list[int] = []
         self.finish: str | None = None
         self.near_ties = 0
-        # a token holds at least one byte, so a string that has just ended lies within so many of them
+        # A token has at least one byte, so a stop string that has just ended lies within this many tokens.
         self._tail_tokens = max((len(text.encode()) for text in request.stop_strings), default=0) + 8
 
     def append_token(self, token: int, gap_nats: float) -> None:
-        """One token more."""
+        """Add a token; set ``finish`` if it ends the answer.
+
+        ``gap_nats``: by how much the token was likelier than the second best.
+        """
         self.tokens.append(token)
         self.near_ties += gap_nats < NEAR_TIE_NATS
         if token in self.request.stop_ids:
             self.finish = "stop_token"
-        elif self.request.stop_strings and self._has_stop_string(self.decode(self.tokens[-self._tail_tokens :])):
+        elif self.request.stop_strings and self._has_stop_string():
             self.finish = "stop_string"
         elif len(self.tokens) >= self.request.max_new_tokens:
             self.finish = "length"
 
-    def _has_stop_string(self, text: str) -> bool:
-        return any(stop in text for stop in self.request.stop_strings)
+    def _has_stop_string(self) -> bool:
+        tail = self.decode(self.tokens[-self._tail_tokens :])
+        return any(stop in tail for stop in self.request.stop_strings)
 
     def build_result(self) -> GenerationResult:
+        """The finished answer."""
         finish = self.finish or "length"
         text = self.decode(self.tokens[:-1] if finish == "stop_token" else self.tokens)
         stop_starts = [start for stop in self.request.stop_strings if (start := text.find(stop)) >= 0]
@@ -187,33 +198,43 @@ def _generate_batch(
     decode: Callable[[Sequence[int]], str],
     on_batch: Callable[[int], None],
 ) -> list[GenerationResult]:
+    """Answer at most R = ``shape.rows`` requests together."""
     answers = [_GrowingAnswer(request, decode) for request in requests]
-    prompts = torch.zeros(shape.rows, shape.prompt_width, dtype=torch.int64)
+    prompts = torch.zeros(shape.rows, shape.prompt_width, dtype=torch.int64)  # [R, P]
     for index, request in enumerate(requests):
         prompts[index, : len(request.tokens)] = torch.tensor(request.tokens)
     lengths = [len(request.tokens) for request in requests] + [1] * (shape.rows - len(requests))
-    positions = torch.tensor(lengths, device=model.device) - 1
-    incremental_model: _IncrementalModel = (_Cached if isinstance(model, CausalModel) else _WithoutCache)(model, shape)  # type: ignore[arg-type]
-    hidden = incremental_model.prefill(prompts.to(model.device), positions)
+    positions = torch.tensor(lengths, device=model.device) - 1  # [R]: of the newest token of each row
+    decoding = _CachedDecoding(model, shape) if isinstance(model, CausalModel) else _UncachedDecoding(model, shape)
+    hidden = decoding.prefill(prompts.to(model.device), positions)  # [R, hidden]
     on_batch(sum(lengths[: len(requests)]))
     while True:
-        next_tokens, gaps_nats = _choose_tokens(model, hidden)
-        for answer, token, gap_nats in zip(answers, next_tokens.tolist(), gaps_nats.tolist(), strict=False):
+        choice = _choose_tokens(model, hidden)
+        for answer, token, gap_nats in zip(answers, choice.tokens.tolist(), choice.gaps_nats.tolist(), strict=False):
             if answer.finish is None:
                 answer.append_token(token, gap_nats)
         is_active = [answer.finish is None for answer in answers]
         if not any(is_active):
             return [answer.build_result() for answer in answers]
-        # a row that has ended is computed further where it stands: shapes stay, and nobody looks at it
-        positions = positions + torch.tensor(is_active + [False] * (shape.rows - len(answers)), device=positions.device)
-        hidden = incremental_model.decode_step(next_tokens, positions)
+        # A finished row is computed on at its last position, so that shapes stay constant; its tokens are ignored.
+        positions = positions + torch.tensor(is_active + [False] * (shape.rows - len(answers)), device=positions.device)  # [R]
+        hidden = decoding.decode_step(choice.tokens, positions)  # [R, hidden]
         on_batch(sum(is_active))
 
 
-def _choose_tokens(model: LoadedModel, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """[B, hidden] -> the next tokens int64 [B], and by how many nats each was chosen, float32 [B]."""
-    logits = model.logits(hidden)[:, : model.real_vocab]
-    best_logits = logits.topk(min(2, logits.shape[-1])).values
+class TokenChoice(NamedTuple):
+    """The next token of each row."""
+
+    tokens: torch.Tensor
+    """int64 [R]."""
+    gaps_nats: torch.Tensor
+    """float32 [R]: log-likelihood of the token less that of the second best, 0 for a vocabulary of one."""
+
+
+def _choose_tokens(model: LoadedModel, hidden: torch.Tensor) -> TokenChoice:
+    """Choose the likeliest next tokens after [R, hidden]."""
+    logits = model.logits(hidden)[:, : model.real_vocab]  # [R, tokens of the tokenizer]
+    best_logits = logits.topk(min(2, logits.shape[-1])).values  # [R, 2]
     if not torch.isfinite(best_logits[:, 0]).all():
-        raise NotFiniteError("a logit that decides which token follows is not finite")
-    return logits.argmax(-1), best_logits[:, 0] - best_logits[:, -1]
+        raise NotFiniteError("a logit that decides the next token is not finite")
+    return TokenChoice(logits.argmax(-1), best_logits[:, 0] - best_logits[:, -1])

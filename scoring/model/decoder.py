@@ -1,23 +1,24 @@
-"""The decoders that nanotron trains: Llama, its Qwen2 class and Starcoder2, as few operations as they need.
+"""The decoders that nanotron trains: Llama, its Qwen2 class, Starcoder2.
 
-Products are fused as nanotron stores them (q, k and v in one, gate and up in one). The values of a rope pair lie side by
-side, in neighbouring rows of q and k, so that a rotation is one complex product; ``causal_lm.convert_tensor`` puts them so.
+Products are fused as nanotron stores them: q, k and v; gate and up. The two values of a rope pair are neighbours, so that a
+rotation is one complex product; ``causal_lm.convert_tensor`` reorders the rows of q and k for that.
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from scoring.model.attention_mask import QueryBlock
+from scoring.model.kv_cache import UpdateKV
 from scoring.model.linear import Linear
-from scoring.model.moe import ExpertsMLP
+from scoring.model.moe import Activation, ExpertsMLP, GatedMLP
 from suites.checkpoint.architecture import Architecture
 
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+ACTIVATIONS: dict[str, Activation] = {
     "silu": functional.silu,
     "swish": functional.silu,
     "gelu": functional.gelu,
@@ -27,17 +28,24 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": functional.relu,
     "relu2": lambda x: functional.relu(x).square(),
 }
-"""Names of config.json -> what they mean."""
+"""Name in model_config.json -> function. Each returns a new tensor, which its caller may overwrite."""
 
-RopeCosSin = tuple[torch.Tensor, torch.Tensor]
-"""cos and sin, float32 [B, S, 1, head_dim / 2]."""
 
-UpdateKV = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""Keys and values [B, kv heads, S, head_dim] -> those that the same tokens' queries meet."""
+class RopeCosSin(NamedTuple):
+    """Cosine and sine of rope's angles.
+
+    Each is float32 [B, S, 1, head_dim / 2].
+    """
+
+    cos: torch.Tensor
+    sin: torch.Tensor
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight, in fp32 whatever the type of x."""
+    """Root mean square norm, in fp32 whatever the input's type.
+
+    x / sqrt(mean(x^2) + eps) * weight
+    """
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -50,10 +58,10 @@ class RMSNorm(nn.Module):
 
 
 class Embedding(nn.Embedding):
-    """As ``Linear``: without first values."""
+    """An embedding without initial values, like ``Linear``."""
 
     def reset_parameters(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class Attention(nn.Module):
@@ -74,77 +82,70 @@ class Attention(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        rotations: RopeCosSin,
+        rope: RopeCosSin,
         mask: Sequence[QueryBlock] | None,
         update: UpdateKV | None = None,
         output_positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """[B, S, hidden] -> [B, S, hidden], or [U, hidden] of the places ``output_positions`` alone; ``mask`` None: plain causal attention.
+        """[B, S, hidden] -> [B, S, hidden], plain causal without ``mask``.
 
-        ``update`` takes the keys and values of these tokens and gives those that their queries meet: its own by default.
+        With ``output_positions``, flat indices: [U, hidden].
+        Plain causal attention without ``mask``. ``update`` stores the new keys and values and returns those to attend to.
         """
         projections = torch.cat([self.q_proj(x), self.kv_proj(x)], -1) if self.qkv_proj is None else self.qkv_proj(x)
         qkv = projections.unflatten(-1, (-1, self.head_dim))  # [B, S, heads + 2 kv heads, head_dim]
         rope_heads = self.heads + self.kv_heads
-        qk, v = qkv[:, :, :rope_heads], qkv[:, :, rope_heads:]
+        qk, v = qkv[:, :, :rope_heads], qkv[:, :, rope_heads:]  # [B, S, heads + kv heads, head_dim], [B, S, kv heads, head_dim]
         if self.use_rope:
-            qk = apply_rope(qk, rotations)
-        q, k = qk[:, :, : self.heads], qk[:, :, self.heads :]
+            qk = apply_rope(qk, rope)
+        q, k = qk[:, :, : self.heads], qk[:, :, self.heads :]  # [B, S, heads, head_dim], [B, S, kv heads, head_dim]
         if update is not None:
-            k, v = (part.transpose(1, 2) for part in update(k.transpose(1, 2), v.transpose(1, 2)))
+            k, v = (part.transpose(1, 2) for part in update(k.transpose(1, 2), v.transpose(1, 2)))  # [B, K, kv heads, head_dim]
+
+        # Flash attention takes no mask and no fp32. CUDA's other kernels take no groups, so keys and values are repeated.
         is_grouped = self.heads != self.kv_heads
-        if is_grouped and q.is_cuda and (mask is not None or q.dtype is torch.float32):  # flash takes neither, others no groups
-            k, v = (part.repeat_interleave(self.heads // self.kv_heads, 2) for part in (k, v))
+        if is_grouped and q.is_cuda and (mask is not None or q.dtype is torch.float32):
+            k, v = (part.repeat_interleave(self.heads // self.kv_heads, 2) for part in (k, v))  # [B, K, heads, head_dim]
             is_grouped = False
         attend = functools.partial(_scaled_dot_product_attention, scale=self.scale, enable_gqa=is_grouped)
         if mask is None:
-            out = attend(q, k, v, is_causal=True)
+            out = attend(q, k, v, is_causal=True)  # [B, S, heads, head_dim]
         else:
             parts = [
                 attend(q[:, block.start : block.stop], block.gather_keys(k), block.gather_keys(v), attn_mask=block.mask)
                 for block in mask
-            ]
-            out = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
-        flat = out.flatten(2)
+            ]  # each [B, stop - start, heads, head_dim]
+            out = torch.cat(parts, 1) if len(parts) > 1 else parts[0]  # [B, S, heads, head_dim]
+
+        flat = out.flatten(2)  # [B, S, hidden]
         projected: torch.Tensor = self.o_proj(flat if output_positions is None else flat.flatten(0, 1)[output_positions])
         return projected
 
 
 def _scaled_dot_product_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> torch.Tensor:
-    """[B, S, heads, head_dim] and [B, K, kv heads, head_dim] twice -> [B, S, heads, head_dim]."""
-    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+    """Attention of q [B, S, heads, head_dim]; returns the same shape.
+
+    Keys and values: [B, K, kv heads, head_dim].
+    """
+    q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # [B, heads or kv heads, S or K, head_dim]
     return functional.scaled_dot_product_attention(q, k, v, **options).transpose(1, 2)
 
 
-def apply_rope(x: torch.Tensor, rotations: RopeCosSin) -> torch.Tensor:
-    """Turn the pairs (2j, 2j + 1) of [B, S, heads, head_dim] by their angles, in fp32. ``x`` is used up."""
-    cos, sin = rotations
+def apply_rope(x: torch.Tensor, rope: RopeCosSin) -> torch.Tensor:
+    """Rotate the pairs (2j, 2j + 1) in fp32.
+
+    [B, S, heads, head_dim] -> the same; may overwrite ``x``.
+    """
     if x.dtype is torch.float32 and x.device.type == "cpu":
-        torch.view_as_complex(torch.unflatten(x, -1, (-1, 2))).mul_(torch.complex(cos, sin))
+        pairs = torch.view_as_complex(torch.unflatten(x, -1, (-1, 2)))  # complex64 [B, S, heads, head_dim / 2]
+        pairs.mul_(torch.complex(rope.cos, rope.sin))
         return x
-    pairs = torch.unflatten(x.float(), -1, (-1, 2))  # [B, S, heads, head_dim / 2, 2]
-    even, odd = pairs[..., 0], pairs[..., 1]
-    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2).to(x.dtype)
-
-
-class GatedMLP(nn.Module):
-    """down(activation(gate) * up)."""
-
-    def __init__(self, arch: Architecture) -> None:
-        super().__init__()
-        self.gate_up_proj = Linear(arch.hidden, 2 * arch.intermediate, bias=False)
-        self.down_proj = Linear(arch.intermediate, arch.hidden, bias=False)
-        self.activation = ACTIVATIONS[arch.activation]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., hidden] -> [..., hidden]."""
-        gate, up = self.gate_up_proj(x).chunk(2, -1)
-        out: torch.Tensor = self.down_proj(self.activation(gate).mul_(up))
-        return out
+    even, odd = torch.unflatten(x.float(), -1, (-1, 2)).unbind(-1)  # [B, S, heads, head_dim / 2] both
+    return torch.stack([even * rope.cos - odd * rope.sin, odd * rope.cos + even * rope.sin], -1).flatten(-2).to(x.dtype)
 
 
 class MLP(nn.Module):
-    """Starcoder2's: two layers with biases."""
+    """Starcoder2's MLP: two layers with biases."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
@@ -159,51 +160,63 @@ class MLP(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Attention, then MLP, each normed before and added to what it was made of."""
+    """Attention and MLP, each on normed input and with a residual."""
 
     def __init__(self, arch: Architecture, index: int, *, scale: float | None) -> None:
         super().__init__()
         self.input_layernorm = _build_norm(arch)
         self.self_attn = Attention(arch, use_rope=has_rope(arch, index), scale=scale)
         self.post_attention_layernorm = _build_norm(arch)
+        activation = ACTIVATIONS[arch.activation]
         self.mlp: nn.Module
         if arch.experts is not None and index in arch.experts.layers:
-            self.mlp = ExpertsMLP(arch.hidden, arch.experts, ACTIVATIONS[arch.activation])
+            self.mlp = ExpertsMLP(arch.hidden, arch.experts, activation)
+        elif arch.family == "starcoder2":
+            self.mlp = MLP(arch)
         else:
-            self.mlp = MLP(arch) if arch.family == "starcoder2" else GatedMLP(arch)
+            self.mlp = GatedMLP(arch.hidden, arch.intermediate, activation)
 
     def forward(
         self,
         hidden: torch.Tensor,
-        rotations: RopeCosSin,
+        rope: RopeCosSin,
         mask: Sequence[QueryBlock] | None,
         update: UpdateKV | None = None,
         output_positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """[B, S, hidden] -> [B, S, hidden], or [U, hidden] of the places ``output_positions`` alone."""
-        residual = hidden if output_positions is None else hidden.flatten(0, 1)[output_positions]
-        hidden = self.self_attn(self.input_layernorm(hidden), rotations, mask, update, output_positions).add_(residual)
-        out: torch.Tensor = self.mlp(self.post_attention_layernorm(hidden)).add_(hidden)
+        """[B, S, hidden] -> [B, S, hidden].
+
+        With ``output_positions``, flat indices: [U, hidden].
+        """
+        residual = hidden if output_positions is None else hidden.flatten(0, 1)[output_positions]  # [B, S, hidden] or [U, hidden]
+        hidden = self.self_attn(self.input_layernorm(hidden), rope, mask, update, output_positions).add_(residual)
+        out: torch.Tensor = self.mlp(self.post_attention_layernorm(hidden)).add_(hidden)  # as residual
         return out
 
 
 class Decoder(nn.Module):
-    """A decoder without its head. Its angles are computed on the CPU, so that every device turns by the same."""
+    """A decoder without its head.
+
+    Rope's frequencies are computed on the CPU, so that they are equal on every device.
+    """
 
     def __init__(self, arch: Architecture, *, scale: float | None, device: torch.device) -> None:
-        """``scale`` multiplies q k; None is 1 / sqrt(head_dim). Weights are on the meta device."""
+        """Weights are on the meta device.
+
+        ``scale`` multiplies q k; None is 1 / sqrt(head_dim).
+        """
         super().__init__()
         with torch.device("meta"):
             self.embed_tokens = Embedding(arch.vocab, arch.hidden)
             self.layers = nn.ModuleList(DecoderLayer(arch, index, scale=scale) for index in range(arch.layers))
             self.norm = _build_norm(arch)
         frequencies = 1.0 / arch.rope_theta ** (torch.arange(0, arch.head_dim, 2, dtype=torch.float32) / arch.head_dim)
-        self.frequencies = (frequencies / arch.rope_factor).to(device)
+        self.frequencies = (frequencies / arch.rope_factor).to(device)  # float32 [head_dim / 2]
 
-    def rotations(self, positions: torch.Tensor) -> RopeCosSin:
-        """Of positions [B, S]."""
-        angles = positions[..., None, None].float() * self.frequencies  # [B, S, 1, head_dim / 2]
-        return angles.cos(), angles.sin()
+    def compute_rope(self, position_ids: torch.Tensor) -> RopeCosSin:
+        """Cosine and sine for int64 [B, S]."""
+        angles = position_ids[..., None, None].float() * self.frequencies  # [B, S, 1, head_dim / 2]
+        return RopeCosSin(angles.cos(), angles.sin())
 
 
 def _build_norm(arch: Architecture) -> nn.Module:
@@ -211,10 +224,10 @@ def _build_norm(arch: Architecture) -> nn.Module:
 
 
 def has_rope(arch: Architecture, layer: int) -> bool:
-    """Whether a layer turns its queries and keys."""
+    """Whether a layer rotates its queries and keys by their positions."""
     return arch.no_rope_every is None or (layer + 1) % arch.no_rope_every != 0
 
 
 def has_sliding_window(arch: Architecture, layer: int) -> bool:
-    """Whether a layer has the sliding window."""
+    """Whether a layer sees only the keys of the sliding window."""
     return arch.sliding_window is not None and has_rope(arch, layer) and layer not in arch.global_layers

@@ -1,49 +1,64 @@
-"""Keys and values of what a model has read: the cache that lets an answer grow a token at a time.
+"""The KV cache: keys and values of the tokens read so far.
 
-A place in the cache is a position in the sequence, for every row on its own. So rows of different lengths stand side by side
-without gaps, the shapes of a step never change, and what right padding left behind is either overwritten or never looked at.
+Column i of a row holds position i of its sequence. Rows of different lengths need no gaps, and shapes stay constant: right
+padding is overwritten or masked.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
-from scoring.model.decoder import UpdateKV
 from suites.checkpoint.architecture import Architecture
 
 
+class KeysAndValues(NamedTuple):
+    """Keys and values of attention, each [B, kv heads, K, head_dim]."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+UpdateKV = Callable[[torch.Tensor, torch.Tensor], KeysAndValues]
+"""Keys and values [B, kv heads, S, head_dim] of new tokens -> those that the tokens' queries attend to."""
+
+
 class KVCache:
-    """[rows, kv heads, width, head_dim] keys and values for each layer."""
+    """[rows, kv heads, width, head_dim] keys and values of each layer."""
 
     def __init__(self, architecture: Architecture, *, rows: int, width: int, like: torch.Tensor) -> None:
-        """Empty; of the type and on the device of ``like``."""
+        """Empty, with the type and device of ``like``."""
         shape = (rows, architecture.kv_heads, width, architecture.head_dim)
-        self.rows, self.width = rows, width
-        self._keys = [like.new_zeros(shape) for _ in range(architecture.layers)]
-        self._values = [like.new_zeros(shape) for _ in range(architecture.layers)]
-        self._row_index = torch.arange(rows, device=like.device)
+        self._layers = [KeysAndValues(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(architecture.layers)]
+        self._row_index = torch.arange(rows, device=like.device)  # [rows]
         self._all_positions = torch.arange(width, device=like.device)[None]  # [1, width]
-        self._step_positions: torch.Tensor | None = None
+        self._step_positions: torch.Tensor | None = None  # [rows]; None before the first step: prompts are read
 
     def begin_step(self, positions: torch.Tensor) -> torch.Tensor:
-        """From now on each row adds one token, at int64 [rows]. What it sees: bool [rows, 1, width], itself included."""
+        """Let each row add one token, at int64 [rows].
+
+        Returns what the token sees: bool [rows, 1, width], itself included.
+        """
         self._step_positions = positions
         return (self._all_positions <= positions[:, None])[:, None]
 
     def get_key_positions(self, positions: torch.Tensor) -> torch.Tensor:
-        """Positions of the keys that queries at ``positions`` meet: their own while reading, every place in a step."""
+        """Positions [rows or 1, K] of the keys for some queries.
+
+        ``positions``: of the queries, [rows, S]. K = S for prompts, width in a step.
+        """
         return positions if self._step_positions is None else self._all_positions
 
-    def get_layer_update(self, layer: int) -> UpdateKV:
-        """What a layer's attention is given: it adds keys and values, and gives back those that their queries meet."""
-        keys, values = self._keys[layer], self._values[layer]
+    def update(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> KeysAndValues:
+        """Add a layer's new keys and values [rows, kv heads, S, head_dim].
 
-        def update(key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            if self._step_positions is None:
-                keys[:, :, : key.shape[2]], values[:, :, : value.shape[2]] = key, value
-                return key, value
-            keys[self._row_index, :, self._step_positions], values[self._row_index, :, self._step_positions] = (
-                key[:, :, 0],
-                value[:, :, 0],
-            )
-            return keys, values
-
-        return update
+        Returns those that their queries attend to.
+        """
+        cached = self._layers[layer]
+        if self._step_positions is None:
+            length = keys.shape[2]
+            cached.keys[:, :, :length], cached.values[:, :, :length] = keys, values  # [rows, kv heads, S, head_dim]
+            return KeysAndValues(keys, values)
+        cached.keys[self._row_index, :, self._step_positions] = keys[:, :, 0]  # [rows, kv heads, head_dim]
+        cached.values[self._row_index, :, self._step_positions] = values[:, :, 0]
+        return cached

@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 import structlog
 
-from scoring.inference.loglikelihood import Floats, Ints, Model, TokenSpan, compute_token_logprobs
+from scoring.inference.loglikelihood import Floats, Model, compute_token_logprobs
+from scoring.inference.prefix_tree import Ints, TokenSpan
 
 _log = structlog.get_logger()
 

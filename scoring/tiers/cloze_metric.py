@@ -23,13 +23,11 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from scoring.inference.loglikelihood import Ints, Model, TokenSpan, compute_token_logprobs
+from scoring.inference.loglikelihood import NEAR_TIE_NATS, Model, compute_token_logprobs
+from scoring.inference.prefix_tree import Ints, TokenSpan
 from suites.common.errors import ExitCode, UserError
 
 CLOZE_METRICS = ("acc", "acc_norm", "acc_per_char", "acc_per_byte", "acc_per_token", "acc_uncond")
-
-NEAR_TIE_NATS = 1e-3
-"""Nats: how close the two best choices of a near tie are. Rounding of another device could turn such a pick."""
 
 _FLOATS, _COUNTS = pa.list_(pa.float64()), pa.list_(pa.int64())
 

@@ -19,9 +19,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from scoring.inference.loglikelihood import Bools, Floats, Ints, Model, NotFiniteError, TokenSpan, compute_token_logprobs
+from scoring.inference.loglikelihood import Floats, Model, NotFiniteError, compute_token_logprobs
+from scoring.inference.prefix_tree import Ints, TokenSpan
 from suites.common.errors import ExitCode, UserError
 
 SLICE_ROW_SCHEMA = pa.schema(
@@ -120,7 +122,7 @@ class _Targets(msgspec.Struct, frozen=True):
 
     positions: Ints
     nll: Floats
-    is_special: Bools
+    is_special: npt.NDArray[np.bool_]
 
 
 def _sum_by_group(kind: str, targets: _Targets, group_index: Ints, count: int) -> dict[str, Any]:

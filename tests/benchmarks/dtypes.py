@@ -11,7 +11,8 @@ import numpy as np
 
 from scoring.data import cache
 from scoring.data.tokenizer import resolve_tokenizer
-from scoring.inference.loglikelihood import TokenSpan, compute_token_logprobs
+from scoring.inference.loglikelihood import compute_token_logprobs
+from scoring.inference.prefix_tree import TokenSpan
 from scoring.model.loader import load_causal_lm
 from scoring.tiers import cloze_metric as choice
 from suites.contract.paths import DataPaths

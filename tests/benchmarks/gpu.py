@@ -30,7 +30,8 @@ import torch
 
 from benchmarks import gpu_jobs
 from benchmarks.growth import measure_cost
-from scoring.inference.loglikelihood import TokenSpan, compute_token_logprobs
+from scoring.inference.loglikelihood import compute_token_logprobs
+from scoring.inference.prefix_tree import TokenSpan
 from scoring.model import flops as flop
 from scoring.model.loader import load_causal_lm
 from scoring.model.memory_budget import estimate_peak_bytes

@@ -9,7 +9,8 @@ import pyarrow as pa
 import structlog
 import torch
 
-from scoring.inference.loglikelihood import TokenSpan, compute_token_logprobs
+from scoring.inference.loglikelihood import compute_token_logprobs
+from scoring.inference.prefix_tree import TokenSpan
 from scoring.model.memory_budget import estimate_peak_bytes
 from scoring.runtime.parts import FinishedPart, PartWorker, RunIdentity, plan_parts
 from scoring.runtime.progress import JobProgress

@@ -16,7 +16,8 @@ import torch
 
 from benchmarks.speed import BATCH_SIZES, LmEvalProcess, write_hf_model
 from scoring.data.tokenizer import resolve_tokenizer
-from scoring.inference.loglikelihood import TokenSpan, compute_token_logprobs
+from scoring.inference.loglikelihood import compute_token_logprobs
+from scoring.inference.prefix_tree import TokenSpan
 from scoring.model.loader import load_causal_lm
 from scoring.tiers import perplexity_metric as perplexity
 from suites.contract.paths import DataPaths

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from scoring.inference.loglikelihood import BATCH_WIDTH_MULTIPLE
+from scoring.inference.batching import BATCH_WIDTH_MULTIPLE
 from scoring.tiers.cloze_metric import CLOZE_METRICS, score_items
 from scoring.tiers.perplexity_metric import TokenStream, score_slice
 from suites.common.errors import ExitCode

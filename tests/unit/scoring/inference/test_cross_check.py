@@ -53,7 +53,7 @@ def test_without_nanotron_it_says_so_and_exits_69(capsys):
 
 @pytest.mark.usefixtures("gpu_but_no_nanotron")
 def test_a_root_that_holds_no_nanotron_is_named(tmp_path):
-    with pytest.raises(UserError, match="holds no nanotron") as caught:
+    with pytest.raises(UserError, match="contains no nanotron package") as caught:
         nanotron_backend.require_nanotron({"NANOTRON_ROOT": str(tmp_path)})
     assert caught.value.code is ExitCode.UNAVAILABLE
     assert str(tmp_path) in str(caught.value)
@@ -233,12 +233,12 @@ def test_hidden_states_are_taken_before_the_head_in_either_order_of_rows(family,
 
 def test_the_command_prints_figures_and_a_verdict(monkeypatch, capsys):
     exact = logits(0, 20, 64)
-    monkeypatch.setattr(verify, "verify_logits", lambda _folder, _tokens: compare_logits(exact, exact, exact))
+    monkeypatch.setattr(verify, "verify_logits", lambda _folder, **_options: compare_logits(exact, exact, exact))
     assert run_scoring_in_process(["verify", "--checkpoint", str(LLAMA_CHECKPOINT), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["agree"], printed["max_difference"], printed["same_next_token"]) == (True, 0.0, 1.0)
     monkeypatch.setattr(
-        verify, "verify_logits", lambda _folder, _tokens: compare_logits(exact + 9 * logits(1, 20, 64), exact, exact)
+        verify, "verify_logits", lambda _folder, **_options: compare_logits(exact + 9 * logits(1, 20, 64), exact, exact)
     )
     assert run_scoring_in_process(["verify", "--checkpoint", str(LLAMA_CHECKPOINT)]) == 65
     assert capsys.readouterr().out.startswith("DIFFER: ")

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from scoring.inference import loglikelihood
-from scoring.inference.loglikelihood import NotFiniteError, TokenSpan, compute_token_logprobs
+from scoring.inference.loglikelihood import NotFiniteError, compute_token_logprobs
+from scoring.inference.prefix_tree import TokenSpan
 from support.models.tiny_llama_items import compute_reference_logprobs, load_reference_tokens, load_tiny_llama
 
 pytestmark = pytest.mark.scoring

@@ -6,9 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scoring.inference import prefix_tree
 from scoring.inference.batching import MIN_TREE_ROW_WIDTH, TreePacker
-from scoring.inference.loglikelihood import TokenSpan, compute_token_logprobs
-from scoring.inference.prefix_tree import MAX_TREE_NODES, build_trees
+from scoring.inference.loglikelihood import compute_token_logprobs
+from scoring.inference.prefix_tree import MAX_TREE_NODES, TokenSpan, build_trees
 from support.models.nanotron_checkpoint import BYTE_LEVEL_CONFIG
 from support.models.random_weights import make_random_model
 from support.models.tiny_llama_items import compute_reference_logprobs
@@ -63,7 +64,7 @@ def test_a_tree_gives_what_each_sequence_alone_gives(family):
     found = compute_token_logprobs(model, sequences, groups=groups, batch_tokens=200, on_batch=counted.append)
     for sequence, values in zip(sequences, found, strict=True):
         np.testing.assert_allclose(
-            values, compute_reference_logprobs(model, sequence.tokens)[sequence.first - 1 :], rtol=0, atol=1e-4
+            values, compute_reference_logprobs(model, sequence.tokens)[sequence.first_predicted - 1 :], rtol=0, atol=1e-4
         )
     assert sum(counted) < sum(len(sequence.tokens) - 1 for sequence in sequences) * 0.7
 
@@ -107,6 +108,18 @@ def test_the_number_of_threads_changes_no_bit():
     finally:
         torch.set_num_threads(1)
     assert all((one == other).all() for one, other in zip(alone, several, strict=True))
+
+
+def test_the_drawing_in_the_docstring_is_what_is_built():
+    drawing = " ".join(prefix_tree.__doc__.split())
+    sequences = [TokenSpan(np.array([ord(token) for token in text]), 3) for text in ("ABCc", "ABDEe", "AFGg")]
+    (tree,) = build_trees(range(3), sequences)
+    nodes, letters = np.arange(len(tree.tokens)), [chr(token) for token in tree.tokens]
+    rows = [("tokens", letters), ("depths", tree.depths), ("subtree_end", tree.subtree_end)]
+    rows += [(letters[q], np.where((nodes <= q) & (q < tree.subtree_end), "x", ".")) for q in nodes]
+    for name, values in rows:
+        assert f" {name} {' '.join(map(str, values))} " in drawing
+    assert [chr(target) for target in tree.targets] == ["c", "E", "e", "g"]
 
 
 tokens = st.lists(st.integers(0, 2), min_size=2, max_size=12)

@@ -85,7 +85,7 @@ def test_weights_are_being_read_while_the_device_starts(monkeypatch):
 def test_a_model_that_does_not_fit_is_refused_with_numbers_before_it_is_loaded(monkeypatch):
     monkeypatch.setattr(budget, "get_host_free_bytes", lambda *_: 1 << 20)
     with pytest.raises(
-        UserError, match=r"needs 0\.0 GiB for its weights \+ 0\.0 GiB for one budget of 1024 tokens.*cpu has 0\.0 GiB free"
+        UserError, match=r"needs 0\.0 GiB for weights and 0\.0 GiB for 1024 tokens, but cpu has 0\.0 GiB free"
     ) as caught:
         load_causal_lm(LLAMA_CHECKPOINT, device="cpu")
     assert caught.value.code is ExitCode.UNAVAILABLE

@@ -14,7 +14,8 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from scoring.inference.loglikelihood import TokenSpan, compute_token_logprobs
+from scoring.inference.loglikelihood import compute_token_logprobs
+from scoring.inference.prefix_tree import TokenSpan
 from scoring.job import workers as many
 from scoring.model.memory_budget import TokenBudget
 from scoring.runtime.fence import Fence

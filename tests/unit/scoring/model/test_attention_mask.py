@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from scoring.inference.batching import TreePacker
-from scoring.inference.loglikelihood import TokenSpan
-from scoring.inference.prefix_tree import build_trees
+from scoring.inference.prefix_tree import TokenSpan, build_trees
 from scoring.model.attention_mask import BLOCK_QUERIES, full_mask, query_blocks
 from support.models.nanotron_checkpoint import BYTE_LEVEL_CONFIG
 from support.models.random_weights import make_random_model

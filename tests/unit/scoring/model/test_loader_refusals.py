@@ -98,7 +98,7 @@ def test_a_truncated_shard_is_named(folder):
 def test_another_content_than_the_expected_has_changed(folder):
     expected = compute_fingerprint(folder)
     write_tiny_checkpoint(folder, 20, seed=1)
-    assert "no longer what was judged complete" in problem(folder, ExitCode.CHANGED, expected_fingerprint=expected)
+    assert "changed since it was found complete" in problem(folder, ExitCode.CHANGED, expected_fingerprint=expected)
 
 
 def test_an_expected_checkpoint_that_is_being_rewritten_or_removed_has_changed(folder):
@@ -191,6 +191,6 @@ def test_files_of_another_topology_are_reported_and_change_nothing(tmp_path, cap
         assert run_scoring_in_process(make_score_arguments(tmp_path, "--name", name, checkpoint=folder)) == 0
         there = get_results_folder(tmp_path).with_name(name)
         assert json.loads((there / "run.json").read_text())["model"]["ignored"] == ([surplus] if name == "mixed" else [])
-        assert ("passed over" in capsys.readouterr().err) == (name == "mixed")
+        assert ("ignored files" in capsys.readouterr().err) == (name == "mixed")
         found[name] = [json.loads((there / f"{tier}.json").read_text())["summary"] for tier in ("tier2_ppl", "tier3_cf")]
     assert found["clean"] == found["mixed"]
