@@ -211,7 +211,7 @@ from scoring.data import cache_entries as entries
 
 folder, content, leased = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "leased"
 if not leased:  # as on a file system where every lock succeeds
-    entries._lease = lambda folder, leases: None
+    entries._acquire_lease = lambda folder, leases: None
 
 def build(private):
     (private / "data").write_text(content)
@@ -219,7 +219,7 @@ def build(private):
     sys.stdin.readline()
     return {"data_key": content}
 
-print(entries.obtain(folder, build)["data_key"], flush=True)
+print(entries.obtain_entry(folder, build)["data_key"], flush=True)
 """
 
 
