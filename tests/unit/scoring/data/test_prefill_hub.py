@@ -119,7 +119,7 @@ def test_a_busy_hub_is_asked_again_when_it_says(hub, fill, data):
     fault = hub.add_fault(r"^/api/datasets/acme/busy$", "429", times=2, retry_after=0.2)
     ended = fill({"hf_dataset": "acme/busy"})
     assert (ended.code, fault.hits, len(entries(data))) == (0, 2, 1), ended.stderr
-    assert ended.stderr.count("the hub is busy (429); asking again in 0.2 s") == 2
+    assert ended.stderr.count("the hub is busy (429); next attempt in 0.2 s") == 2
 
 
 def test_a_hub_that_stays_busy_is_a_reason_to_try_later(hub, fill, data):
@@ -128,7 +128,7 @@ def test_a_hub_that_stays_busy_is_a_reason_to_try_later(hub, fill, data):
     ended = fill({"hf_dataset": "acme/swamped"})
     assert ended.code == ExitCode.TEMPORARY, ended.stderr
     (line,) = complaints(ended)
-    assert line.startswith("scoring: acme/swamped: cannot be fetched (HfHubHTTPError: ")
+    assert line.startswith("scoring: acme/swamped: data set cannot be fetched (HfHubHTTPError: ")
     assert line.endswith("try again on a machine with a network")
     assert entries(data) == []
 
@@ -156,24 +156,30 @@ def test_a_gated_data_set_is_said_in_one_line_and_keeps_no_other_from_being_fill
     ended = scoring("prefill", *given)
     assert ended.code == ExitCode.DATA_MISSING
     (line,) = complaints(ended)
-    assert line.startswith("scoring: acme/gated/train: cannot be loaded (DatasetNotFoundError: ")
-    assert line.endswith("ask for access at datasets/acme/gated, then log in: hf auth login")
+    assert line.startswith("scoring: acme/gated/train: data set cannot be fetched (DatasetNotFoundError: ")
+    assert line.endswith("request access at datasets/acme/gated, then log in: hf auth login")
     assert [folder.parent.name for folder in entries(data)] == ["b"]
 
 
 @pytest.mark.parametrize(
     ("definition", "said"),
     [
-        ({"hf_dataset": "acme/nowhere"}, r"acme/nowhere: cannot be loaded \(RepositoryNotFoundError: 401 .*check hf_dataset"),
+        (
+            {"hf_dataset": "acme/nowhere"},
+            r"acme/nowhere: data set cannot be fetched \(RepositoryNotFoundError: 401 .*check hf_dataset",
+        ),
         (
             {"hf_dataset": "allenai/sciq", "split": "validation", "revision": "0123abcd"},
-            r"allenai/sciq@0123abcd: cannot be loaded \(RevisionNotFoundError: 404 .*revision$",
+            r"allenai/sciq@0123abcd: data set cannot be fetched \(RevisionNotFoundError: 404 .*revision$",
         ),
         (
             {"hf_dataset": "cais/mmlu", "hf_config": "al"},
-            r"cais/mmlu/al/train: cannot be loaded \(ValueError: BuilderConfig 'al'",
+            r"cais/mmlu/al/train: data set cannot be fetched \(ValueError: BuilderConfig 'al'",
         ),
-        ({"hf_dataset": "allenai/sciq", "split": "tst"}, r"allenai/sciq/tst: cannot be loaded \(ValueError: (Bad|Unknown) split"),
+        (
+            {"hf_dataset": "allenai/sciq", "split": "tst"},
+            r"allenai/sciq/tst: data set cannot be fetched \(ValueError: (Bad|Unknown) split",
+        ),
     ],
 )
 def test_what_is_not_on_the_hub_is_said_in_one_line(fill, data, definition, said):
@@ -355,9 +361,9 @@ def test_a_fresh_process_that_is_told_to_stay_offline_says_so_in_one_line(fresh)
     [
         (
             "acme/no-such-model",
-            r"cannot be fetched \(RepositoryNotFoundError: 401 .*; name a tokenizer's folder, or an id on",
+            r"cannot be fetched \(RepositoryNotFoundError: 401 .*; use a folder or an id of the hub",
         ),
-        ("acme/locked-model", r"cannot be fetched \(GatedRepoError: 401 .*; ask for access at acme/locked-model, then log in"),
+        ("acme/locked-model", r"cannot be fetched \(GatedRepoError: 401 .*; request access at acme/locked-model, then log in"),
         ("acme/no-tokenizer", r"contains no tokenizer; name another tokenizer$"),
     ],
 )
