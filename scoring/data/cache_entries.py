@@ -1,4 +1,7 @@
-"""Tensors of the data cache as files."""
+"""Entries of the data cache as folders: built beside their place, verified, renamed into it.
+
+One job builds an entry under a lease. The other jobs wait for it.
+"""
 
 import contextlib
 import errno
@@ -13,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from filelock import SoftFileLease, Timeout
 
@@ -31,27 +35,46 @@ LEASE_SECONDS = 30.0
 USE_RECORD_INTERVAL_SECONDS = 3600.0
 
 MAX_WAIT_SECONDS = 3600.0
-"""Seconds after which a job no longer waits for another's build of the same entry, but builds its own."""
+"""A job that has waited for another's build for this long builds the entry itself."""
 
 EntryBuilder = Callable[[Path], dict[str, Any]]
 
 
+class EntryProgress(msgspec.Struct, frozen=True):
+    """How much of an entry is built."""
+
+    name: str
+    """Of the slice or task."""
+    done: int
+    """Tokens of a slice, items of a task."""
+    total: int
+    documents: int
+    """Of a task: items."""
+    text_bytes: int
+
+
+ProgressCallback = Callable[[EntryProgress], None]
+
+
 def find_damage(folder: Path) -> list[str]:
-    """What is wrong with an entry, each file by its name, every byte read; empty where it is as it was built."""
+    """The damaged files of an entry, one line a file. Reads every byte; empty for an intact entry."""
     if not folder.is_dir():
-        return [f"{folder}: not there"]
+        return [f"{folder}: does not exist"]
+    meta_file = folder / META_FILE
     try:
-        files = read_json(folder / META_FILE)["files"].items()
+        files = read_json(meta_file)["files"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return [f"{folder / META_FILE}: {'torn' if (folder / META_FILE).exists() else 'missing'}"]
-    return [f"{folder / name}: {problem}" for name, file in files if (problem := _describe_damage(folder / name, file))]
+        return [f"{meta_file}: {'not valid' if meta_file.exists() else 'missing'}"]
+    return [f"{folder / name}: {damage}" for name, file in files if (damage := _describe_damage(folder / name, file))]
 
 
 def _describe_damage(path: Path, file: dict[str, Any]) -> str:
+    """What is wrong with one file, compared with its line in meta.json; empty for an intact file."""
     try:
-        if path.stat().st_size != file["size"]:
-            return f"{path.stat().st_size} bytes, not {file['size']}"
-        return "" if file_sha256(path) == file["sha256"] else "its bytes have changed"
+        size_bytes = path.stat().st_size
+        if size_bytes != file["size"]:
+            return f"has {size_bytes} bytes instead of {file['size']}"
+        return "" if file_sha256(path) == file["sha256"] else "its sha256 differs from meta.json"
     except FileNotFoundError:
         return "missing"
     except OSError as error:
@@ -61,11 +84,11 @@ def _describe_damage(path: Path, file: dict[str, Any]) -> str:
 def obtain_entry(
     folder: Path, build: EntryBuilder, *, offline_error: UserError | None = None, refresh: bool = False
 ) -> dict[str, Any]:
-    """meta.json of the entry at ``folder``, which is built first where it is not there whole.
+    """meta.json of the entry at ``folder``, which is built first if it is missing or incomplete.
 
     ``build`` writes the entry's files into the folder that it is given and returns meta.json without ``files``.
-    ``offline_error`` is raised instead of building. ``refresh`` builds also where there is one: other content takes its place,
-    and equal content only its meta.json. Raises Problem (cannot write) where the cache cannot be written.
+    ``offline_error`` is raised instead of building. ``refresh`` always builds: new content replaces the entry, equal content
+    only its meta.json. Raises UserError (cannot write) when the cache cannot be written.
     """
     meta = read_complete_meta(folder)
     if meta is not None and not refresh:
@@ -77,6 +100,7 @@ def obtain_entry(
         make_shared_folders(folder.parent)
         with ExitStack() as leases:
             _acquire_lease(folder, leases)
+            # Another job may have built the entry while this one waited for the lease.
             return (None if refresh else read_complete_meta(folder)) or _build_entry(folder, build, refresh=refresh)
     except OSError as error:
         raise UserError(
@@ -88,44 +112,48 @@ def obtain_entry(
 
 
 def _acquire_lease(folder: Path, leases: ExitStack) -> None:
-    """Wait for whoever builds this entry. Where leases do not work, two jobs build it, and the first one's is used."""
+    """Wait for the lease of an entry.
+
+    Where leases do not work, two jobs build the entry, and the one that finishes first is used.
+    """
     lease_file = folder.parent / f".{folder.name}.lease"
     deadline = time.monotonic() + MAX_WAIT_SECONDS
+    timeout_seconds = min(2 * LEASE_SECONDS, MAX_WAIT_SECONDS)
     while True:
         unnamed_before = identify_empty_lease(lease_file)
         try:
-            leases.enter_context(
-                SoftFileLease(lease_file, lease_duration=LEASE_SECONDS, timeout=min(2 * LEASE_SECONDS, MAX_WAIT_SECONDS))
-            )
-        except Timeout as error:
-            if unnamed_before is not None and identify_empty_lease(lease_file) == unnamed_before:
-                lease_file.unlink(
-                    missing_ok=True
-                )  # killed between making it and writing its name into it: it would stay for ever
-            elif time.monotonic() >= deadline:
-                _log.warning("%s: building it without a lease (%s)", folder, error)
-                return
-        except (NotImplementedError, OSError, ValueError) as error:  # ValueError: a lease of another length
-            _log.warning("%s: building it without a lease (%s)", folder, error)
-            return
-        else:
-            return
+            leases.enter_context(SoftFileLease(lease_file, lease_duration=LEASE_SECONDS, timeout=timeout_seconds))
+        except (Timeout, NotImplementedError, OSError, ValueError) as error:  # ValueError: a lease of another length
+            timed_out = isinstance(error, Timeout)
+            if timed_out and unnamed_before is not None and identify_empty_lease(lease_file) == unnamed_before:
+                # Its holder was killed before it wrote its name: such a lease never expires.
+                lease_file.unlink(missing_ok=True)
+                continue
+            if timed_out and time.monotonic() < deadline:
+                continue
+            _log.warning("%s: building without a lease (%s)", folder, error)
+        return
 
 
 def _record_use(folder: Path) -> None:
-    """The time of meta.json says when the entry was last used, to within an hour; a cache that others own keeps its own time."""
+    """Set the mtime of meta.json to now, at most once an hour.
+
+    It says when the entry was last used. A cache that this user cannot write keeps its times.
+    """
     with contextlib.suppress(OSError):
         if time.time() - (folder / META_FILE).stat().st_mtime > USE_RECORD_INTERVAL_SECONDS:
             os.utime(folder / META_FILE)
 
 
 def _build_entry(folder: Path, build: EntryBuilder, *, refresh: bool) -> dict[str, Any]:
+    """Build an entry in a private folder, sync it, verify it and rename it. Returns its meta.json."""
     temporary = folder.with_name(make_temporary_name(folder))
     temporary.mkdir()
     try:
         grant_group_access(temporary)
         meta = {"schema": SCHEMA, **build(temporary)}
         files = sorted(path for path in temporary.iterdir() if path.name != META_FILE)
+        # The files reach the disk before meta.json, which vouches for them.
         for path in files:
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
@@ -133,18 +161,18 @@ def _build_entry(folder: Path, build: EntryBuilder, *, refresh: bool) -> dict[st
         write_json_atomically(temporary / META_FILE, meta)
         read_back = read_complete_meta(temporary)
         if read_back is None:
-            raise OSError(errno.EIO, "what was written cannot be read back", str(temporary))
+            raise OSError(errno.EIO, "the written entry cannot be read back", str(temporary))
         grant_group_access(temporary)
-        return _publish_entry(temporary, folder, replace=refresh) or read_back
+        return _publish_entry(temporary, folder, read_back, replace=refresh)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _publish_entry(temporary: Path, folder: Path, *, replace: bool) -> dict[str, Any] | None:
-    """Rename a finished entry; the meta of the entry that was there first, or None where ours is the one.
+def _publish_entry(temporary: Path, folder: Path, meta: dict[str, Any], *, replace: bool) -> dict[str, Any]:
+    """Rename a finished entry into its place; returns the meta.json that is in effect afterwards.
 
-    An entry that is replaced stays aside until gc: jobs on other hosts may have it mapped, and a network file system takes
-    a removed file from under them. Between the two renames there is no entry: who looks just then finds none, and asks again.
+    A replaced entry stays aside until gc: jobs on other hosts may have it mapped, and a network file system takes
+    a removed file from under them. Between the two renames there is no entry: a reader that finds none asks again.
     """
     while True:
         try:
@@ -154,18 +182,18 @@ def _publish_entry(temporary: Path, folder: Path, *, replace: bool) -> dict[str,
                 raise
         else:
             fsync_folder(folder.parent)
-            return None
-        existing_meta, new_meta = read_complete_meta(folder), read_complete_meta(temporary)
+            return meta
+        existing_meta = read_complete_meta(folder)
         if existing_meta is not None and not replace:
             return existing_meta
-        if existing_meta is not None and new_meta is not None and existing_meta["files"] == new_meta["files"]:
-            write_json_atomically(folder / META_FILE, new_meta)
+        if existing_meta is not None and existing_meta["files"] == meta["files"]:
+            write_json_atomically(folder / META_FILE, meta)
             grant_group_access(folder / META_FILE)
-            return new_meta
+            return meta
         replaced_folder = folder.with_name(f"{make_temporary_name(folder)}.{'torn' if existing_meta is None else 'replaced'}")
-        with contextlib.suppress(FileNotFoundError):  # another builder took it away
+        with contextlib.suppress(FileNotFoundError):  # another builder moved it
             folder.rename(replaced_folder)
-        if existing_meta is None:  # damaged since it was built: the bytes are of no use
+        if existing_meta is None:  # damaged since it was built: nobody can use its bytes
             shutil.rmtree(replaced_folder, ignore_errors=True)
 
 
@@ -176,7 +204,10 @@ def file_sha256(path: Path) -> str:
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """``torch.save``, but OSError where the disk fails: torch writing the file itself says RuntimeError, and not why."""
+    """``torch.save`` that raises OSError with its cause when the disk fails.
+
+    Torch itself would raise a RuntimeError without the reason.
+    """
     buffer = io.BytesIO()
     torch.save(dict(tensors), buffer)
     path.write_bytes(buffer.getbuffer())

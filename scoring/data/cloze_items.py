@@ -1,10 +1,10 @@
-"""Cloze tasks in the data cache: rows to items, a seeded sample of them, and their tokens."""
+"""Cloze tasks of the data cache: items from rows, a seeded sample of them, and their tokens."""
 
 import hashlib
 import random
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 import torch
 
-from scoring.data.cache_entries import save_tensors
+from scoring.data.cache_entries import EntryProgress, ProgressCallback, save_tensors
 from scoring.data.sources import Source
-from scoring.data.task_adapters import ClozeQuestion, adapt_row
+from scoring.data.task_adapters import ClozeQuestion, TextRequest, adapt_row
 from scoring.data.tokenizer import Tokenizer, TokenRequest
 from suites.common.errors import ExitCode, UserError
 from suites.definitions.data_cache import FORMAT_VERSION
@@ -40,13 +40,13 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
     subject: str | None
     gold: int
     choices: tuple[str, ...]
-    pairs: tuple[tuple[str, str], ...]
-    """(context, continuation) as scored."""
-    uncond: tuple[tuple[str, str], ...] | None
+    pairs: tuple[TextRequest, ...]
+    """As scored, one a choice."""
+    uncond: tuple[TextRequest, ...] | None
 
 
 class TaskItem(msgspec.Struct, frozen=True, kw_only=True):
-    """An item as it is scored. Lists have one entry a choice."""
+    """An item as it is scored. Lists have one element a choice."""
 
     index: int
     id: str
@@ -62,40 +62,42 @@ class TaskItem(msgspec.Struct, frozen=True, kw_only=True):
     """UTF-8 bytes of the continuation, its space included."""
 
 
-def build_task_entry(
+def build_task_files(
     temporary: Path,
+    name: str,
     definition: TaskDefinition,
     source: Source,
     tokenizer: Tokenizer,
-    progress: Callable[[int, int, int, int], None],
+    progress: ProgressCallback,
 ) -> dict[str, Any]:
-    """Write examples.jsonl and requests.pt into ``temporary``; what meta.json says of them.
+    """Write examples.jsonl and requests.pt into ``temporary``; returns the part of meta.json that describes them.
 
-    Raises Problem (cannot score) for rows that do not fit, or none at all.
+    Raises UserError (cannot score) for rows that do not fit the adapter, or for a source without rows.
     """
     adapter = str(definition.adapter)
-    items = [
+    questions = [
         adapt_row(adapter, definition.format, row, source=source.name, row_number=number)
         for number, row in enumerate(source.rows())
     ]
-    if not items:
-        raise UserError("holds no rows", location=source.name, hint="mend its source", code=ExitCode.CANNOT_SCORE)
-    sampled_rows = sample_rows([item.subject for item in items], definition.subset_size)
-    examples = _build_examples(items, sampled_rows)
+    if not questions:
+        raise UserError("contains no rows", location=source.name, hint="fix its source", code=ExitCode.CANNOT_SCORE)
+    sampled_rows = sample_rows([question.subject for question in questions], definition.subset_size)
+    examples = _build_examples(questions, sampled_rows)
     lines = b"".join(msgspec.json.encode(example) + b"\n" for example in examples)
     (temporary / EXAMPLES_FILE).write_bytes(lines)
-    sequences, text_bytes = _TokenSequencePool(), 0
+    pool, text_bytes = _TokenSequencePool(), 0
     for start in range(0, len(examples), _BATCH_SIZE):
         batch = examples[start : start + _BATCH_SIZE]
         text_bytes += sum(len(text.encode()) for example in batch for pair in example.pairs for text in pair)
-        for field, column in (("pairs", sequences.requests), ("uncond", sequences.uncond)):
-            owners = [example for example in batch for _ in getattr(example, field) or ()]
-            flat_pairs = [pair for example in batch for pair in getattr(example, field) or ()]
-            names = [f"{source.name}: row {owner.row}" for owner in owners]
-            for request in tokenizer.encode_pairs(flat_pairs, name_item=names.__getitem__):
-                column.append([sequences.intern(request.context), sequences.intern(request.continuation)])
-        progress(start + len(batch), len(examples), start + len(batch), text_bytes)
-    tensors = sequences.tensors()
+        # All pairs of a batch before its unconditional ones: the order of the pool is part of the data key.
+        for field, column in (("pairs", pool.requests), ("uncond", pool.uncond)):
+            rows_of_pairs = [example.row for example in batch for _ in getattr(example, field) or ()]
+            pairs = [pair for example in batch for pair in getattr(example, field) or ()]
+            names = [f"{source.name}: row {row}" for row in rows_of_pairs]
+            for request in tokenizer.encode_pairs(pairs, name_item=names.__getitem__):
+                column.append([pool.intern(request.context), pool.intern(request.continuation)])
+        progress(EntryProgress(name, start + len(batch), len(examples), start + len(batch), text_bytes))
+    tensors = pool.to_tensors()
     save_tensors(tensors, temporary / REQUESTS_FILE)
     digest = hashlib.sha256(lines)
     for key, tensor in tensors.items():
@@ -104,10 +106,10 @@ def build_task_entry(
     return {
         "format": definition.format,
         "examples": len(examples),
-        "requests": len(sequences.requests) + len(sequences.uncond),
+        "requests": len(pool.requests) + len(pool.uncond),
         "sample": {
             "seed": SAMPLE_SEED,
-            "of": len(items),
+            "of": len(questions),
             "taken": len(sampled_rows),
             "stratified": examples[0].subject is not None,
         },
@@ -116,13 +118,14 @@ def build_task_entry(
 
 
 def sample_rows(subjects: Sequence[str | None], size: int) -> list[int]:
-    """Which of the rows are taken, in their own order: all, or ``size`` of them by ``Random(SEED)``.
+    """Row numbers of a sample of ``size``, ascending; all rows if there are no more.
 
-    Stratified by subject: each gets its share of ``size``, rounded by largest remainder, and at least one while there is room.
+    Drawn by ``Random(SAMPLE_SEED)``, stratified by subject: each subject gets its share of ``size``, rounded by largest
+    remainder, and at least one row if ``size`` allows.
     """
     if len(subjects) <= size:
         return list(range(len(subjects)))
-    rng = random.Random(SAMPLE_SEED)  # noqa: S311  a sample that anyone can draw again
+    rng = random.Random(SAMPLE_SEED)  # noqa: S311  anyone can draw this sample again
     rows_by_subject: dict[str, list[int]] = defaultdict(list)
     for index, subject in enumerate(subjects):
         rows_by_subject[subject or ""].append(index)
@@ -130,6 +133,7 @@ def sample_rows(subjects: Sequence[str | None], size: int) -> list[int]:
     exact_shares = {name: size * len(rows_by_subject[name]) / len(subjects) for name in names}
     min_share = 1 if size >= len(names) else 0
     counts = {name: max(int(exact_shares[name]), min_share) for name in names}
+    # Add or take one row at a time where the rounded share is furthest from the exact one.
     while (missing_count := size - sum(counts.values())) != 0:
         step = 1 if missing_count > 0 else -1
         candidates = [
@@ -141,32 +145,31 @@ def sample_rows(subjects: Sequence[str | None], size: int) -> list[int]:
     return sorted(index for name in names for index in rng.sample(rows_by_subject[name], counts[name]))
 
 
-def _build_examples(items: Sequence[ClozeQuestion], sampled_rows: Sequence[int]) -> list[Example]:
-    id_counts = Counter(item.native_id for item in items)
-
-    def make_id(row: int) -> str:
-        native_id = items[row].native_id
-        if native_id is None:
-            return str(row)
-        return native_id if id_counts[native_id] == 1 else f"{native_id}#{row}"
-
-    return [
-        Example(
-            index=index,
-            id=make_id(row),
-            row=row,
-            subject=items[row].subject,
-            gold=items[row].gold,
-            choices=items[row].choices,
-            pairs=items[row].pairs,
-            uncond=items[row].uncond,
+def _build_examples(questions: Sequence[ClozeQuestion], sampled_rows: Sequence[int]) -> list[Example]:
+    """The sampled questions with unique ids: the data set's own, with ``#row`` if it repeats, else the row number."""
+    id_counts = Counter(question.native_id for question in questions)
+    examples = []
+    for index, row in enumerate(sampled_rows):
+        question = questions[row]
+        suffix = f"#{row}" if id_counts[question.native_id] > 1 else ""
+        identifier = str(row) if question.native_id is None else f"{question.native_id}{suffix}"
+        examples.append(
+            Example(
+                index=index,
+                id=identifier,
+                row=row,
+                subject=question.subject,
+                gold=question.gold,
+                choices=question.choices,
+                pairs=question.pairs,
+                uncond=question.uncond,
+            )
         )
-        for index, row in enumerate(sampled_rows)
-    ]
+    return examples
 
 
 class _TokenSequencePool:
-    """Token sequences, each stored once: the choices of a question share its context."""
+    """Token sequences without duplicates: the choices of a question share its context."""
 
     def __init__(self) -> None:
         self.tokens, self.starts = array("i"), array("q", [0])
@@ -175,24 +178,25 @@ class _TokenSequencePool:
         self._index_by_ids: dict[tuple[int, ...], int] = {}
 
     def intern(self, ids: Sequence[int]) -> int:
+        """The index of a sequence, which is added if it is new."""
         sequence_index = self._index_by_ids.setdefault(tuple(ids), len(self._index_by_ids))
         if sequence_index == len(self.starts) - 1:
             self.tokens.extend(ids)
             self.starts.append(len(self.tokens))
         return sequence_index
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """``tokens`` int32 [T], ``starts`` int64 [N + 1]; ``requests``, ``uncond`` int64 [R, 2]: context, continuation."""
+    def to_tensors(self) -> dict[str, torch.Tensor]:
+        """What requests.pt holds, for T tokens, N sequences and R requests."""
         return {
-            "tokens": torch.from_numpy(np.array(self.tokens, dtype=np.int32)),
-            "starts": torch.from_numpy(np.array(self.starts, dtype=np.int64)),
-            "requests": torch.tensor(self.requests, dtype=torch.int64).reshape(-1, 2),
-            "uncond": torch.tensor(self.uncond, dtype=torch.int64).reshape(-1, 2),
+            "tokens": torch.from_numpy(np.array(self.tokens, dtype=np.int32)),  # [T]
+            "starts": torch.from_numpy(np.array(self.starts, dtype=np.int64)),  # [N + 1]: sequence i is starts[i] .. starts[i + 1]
+            "requests": torch.tensor(self.requests, dtype=torch.int64).reshape(-1, 2),  # [R, 2]: context, continuation
+            "uncond": torch.tensor(self.uncond, dtype=torch.int64).reshape(-1, 2),  # [R', 2]
         }
 
 
 class StoredItems:
-    """The items of an entry: its files are open from here on, whatever becomes of the folder."""
+    """The items of an entry. Its files stay open, so that they outlive the folder."""
 
     def __init__(self, folder: Path) -> None:
         self._tensors = torch.load(folder / REQUESTS_FILE, weights_only=True, mmap=True, map_location="cpu")
@@ -200,36 +204,35 @@ class StoredItems:
 
     @property
     def token_count(self) -> int:
-        """Of all contexts and continuations, equal ones counted once."""
+        """Tokens of all contexts and continuations; equal sequences count once."""
         return len(self._tensors["tokens"])
 
     def compute_range_key(self, start: int, stop: int) -> str:
-        """sha256 (hex) of items start .. stop-1 as text: with the tokenizer, that is all that their scores depend on."""
+        """sha256 (hex) of items start .. stop-1 as text.
+
+        With the tokenizer, it decides their scores.
+        """
         digest = hashlib.sha256(f"{FORMAT_VERSION}\n".encode())
         for line in self._lines.splitlines(keepends=True)[start:stop]:
             digest.update(line)
         return digest.hexdigest()
 
     def load_items(self) -> list[TaskItem]:
-        """In order."""
+        """All items, in order."""
         tokens, starts = self._tensors["tokens"].tolist(), self._tensors["starts"].tolist()
         sequences = [tokens[start:stop] for start, stop in pairwise(starts)]
         requests, uncond = (
-            iter(
-                [
-                    TokenRequest(sequences[context], sequences[continuation])
-                    for context, continuation in self._tensors[key].tolist()
-                ]
-            )
-            for key in ("requests", "uncond")
+            iter([TokenRequest(sequences[context], sequences[continuation]) for context, continuation in pairs.tolist()])
+            for pairs in (self._tensors["requests"], self._tensors["uncond"])  # [R, 2]
         )
-        examples = msgspec.json.Decoder(Example)
-        return [_build_item(examples.decode(line), requests, uncond) for line in self._lines.splitlines()]
+        decoder = msgspec.json.Decoder(Example)
+        return [_build_item(decoder.decode(line), requests, uncond) for line in self._lines.splitlines()]
 
 
-def _build_item(example: Example, requests: Any, uncond: Any) -> TaskItem:
-    continuations = [continuation for _, continuation in example.pairs]
-    # winogrande scores what follows its options, and that may end with the same word as one of them
+def _build_item(example: Example, requests: Iterator[TokenRequest], uncond: Iterator[TokenRequest]) -> TaskItem:
+    """An item from its text and its next requests."""
+    continuations = [pair.continuation for pair in example.pairs]
+    # winogrande scores what follows its options, and that may end with the same word as one of them.
     has_shared_continuation = len(set(continuations)) == 1 < len(set(example.choices))
     return TaskItem(
         index=example.index,

@@ -1,4 +1,4 @@
-"""What lies on the hub: a data set's commit and rows, a tokenizer's files, and what to say where they cannot be had."""
+"""Data sets and tokenizers of the Hugging Face hub: commits, rows, files, and errors that name the remedy."""
 
 import errno
 import itertools
@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from scoring.data.sources import EntryDefinition, Row, Source
 from suites.common.errors import ExitCode, UserError
@@ -22,31 +22,26 @@ MAX_PAUSE_SECONDS = 60.0
 _BUSY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 _NETWORK_ERROR_NAMES = (
-    "Timeout",
-    "Connection",
-    "Connect",
-    "Network",
-    "Offline",
-    "ProtocolError",
-    "ReadError",
-    "IncompleteRead",
-    "Unavailable",
+    *("Timeout", "Connection", "Connect", "Network", "Offline"),
+    *("ProtocolError", "ReadError", "IncompleteRead", "Unavailable"),
 )
+"""Parts of the names of errors that another attempt may not meet."""
 
 _PERMANENT_ERROR_NAMES = frozenset(
     {"DatasetNotFoundError", "GatedRepoError", "RepositoryNotFoundError", "RevisionNotFoundError", "DisabledRepoError"}
 )
 
-_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO})
-
 _PERMANENT_ERROR_TEXTS = ("BuilderConfig", "Unknown split", "Bad split", "trust_remote_code", "scripts are no longer supported")
+"""datasets raises a bare ValueError for these."""
+
+_LOCAL_DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO})
 
 
 def open_hub_source(definition: EntryDefinition) -> Source:
-    """The rows of a data set on the hub (or of a folder in the hub's layout), at the revision that its name stands for now.
+    """The rows of a data set of the hub, or of a folder in its layout, at one commit.
 
-    With ``streaming`` nothing is kept on disk; where streaming fails, the whole data set is fetched instead, and said so.
-    Raises Problem (data missing, or temporary where the network is at fault).
+    With ``streaming`` nothing is kept on disk. If streaming fails, the complete data set is fetched, with a warning.
+    Raises UserError: data missing, or temporary for an error of the network.
     """
     name = str(definition.hf_dataset)
     dataset_label = "/".join(part for part in (name, definition.hf_config, definition.split) if part)
@@ -61,38 +56,28 @@ def open_hub_source(definition: EntryDefinition) -> Source:
 
     def rows() -> Iterator[Row]:
         row_count = 0
-        if definition.streaming:
+        for streaming in (True, False) if definition.streaming else (False,):
             try:
-                for row in _load_rows(definition, revision, streaming=True):
+                # The second attempt skips the rows that streaming has given.
+                for row in itertools.islice(_load_rows(definition, revision, streaming=streaming), row_count, None):
                     yield row
                     row_count += 1
-            except (GeneratorExit, UserError):
-                raise
             except Exception as error:
-                if _is_permanent(error):
-                    raise _make_load_error(dataset_label, error) from error
-                _log.warning(
-                    "%s: streaming failed after %d rows (%s); fetching the whole data set",
-                    dataset_label,
-                    row_count,
-                    _get_first_line(error),
-                )
-                description["streaming"] = f"failed after {row_count} rows: {_get_first_line(error)}"
+                if not streaming or _is_permanent(error):
+                    raise _make_dataset_error(dataset_label, error) from error
+                failure = f"failed after {row_count} rows"
+                reason = _get_first_line(error)
+                _log.warning("%s: streaming %s (%s); fetching the complete data set", dataset_label, failure, reason)
+                description["streaming"] = f"{failure}: {reason}"
             else:
                 return
-        try:
-            yield from itertools.islice(_load_rows(definition, revision, streaming=False), row_count, None)
-        except (GeneratorExit, UserError):
-            raise
-        except Exception as error:
-            raise _make_load_error(dataset_label, error) from error
 
     return Source(name=dataset_label, description=description, rows=rows)
 
 
 def _load_rows(definition: EntryDefinition, revision: str | None, *, streaming: bool) -> Iterator[Row]:
-    import datasets  # noqa: PLC0415  a second's import, only where something is fetched
-    import datasets.utils.logging  # noqa: PLC0415  a submodule is an attribute of its package only once it is imported
+    import datasets  # noqa: PLC0415  its import takes a second
+    import datasets.utils.logging  # noqa: PLC0415  a submodule is an attribute of its package only after its import
 
     datasets.utils.logging.set_verbosity_error()
     datasets.utils.logging.disable_progress_bar()
@@ -105,137 +90,146 @@ def _load_rows(definition: EntryDefinition, revision: str | None, *, streaming: 
 
 
 def _resolve_revision(name: str, requested: str | None) -> str | None:
-    """The commit that a branch, tag or nothing means now, so that what was scored can be found again."""
-    import huggingface_hub  # noqa: PLC0415  only where something is fetched
+    """The commit that a branch or tag (default: the main branch) is at now, so that scored data can be fetched again."""
+    import huggingface_hub  # noqa: PLC0415  only for fetching
 
     try:
         return _retry_while_busy(name, lambda: huggingface_hub.HfApi().dataset_info(name, revision=requested).sha)
     except Exception as error:
-        raise _make_load_error(f"{name}@{requested}" if requested else name, error) from error
+        raise _make_dataset_error(f"{name}@{requested}" if requested else name, error) from error
 
 
 def fetch_tokenizer(identifier: str, patterns: Sequence[str], *, offline: bool, command: str) -> Path:
-    """A folder with the files of a model's repository that match ``patterns``, from the hub or from its cache on this machine.
+    """A folder with the files of a model repository that match ``patterns``.
 
-    ``command``: what a person types where there is a network. Raises Problem (data missing, or temporary where the network is
-    at fault), or OSError where the hub's cache on this machine cannot be used.
+    They come from the hub or from its local cache. ``command`` is the command line for the hint. Raises UserError: data
+    missing, or temporary for an error of the network. Raises OSError when the hub's local cache cannot be used.
     """
-    # Submodules are imported by their own names: the package has as attributes only those that something imported before.
-    from huggingface_hub import snapshot_download  # noqa: PLC0415  only where something is fetched
+    # Submodules are imported by their full names: a package has only those as attributes that something imported before.
+    from huggingface_hub import snapshot_download  # noqa: PLC0415  only for fetching
     from huggingface_hub.constants import HF_HUB_OFFLINE  # noqa: PLC0415  as above
     from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415  as above
 
-    offline, again = offline or HF_HUB_OFFLINE, f"where there is a network, run: {command}"
+    offline = offline or HF_HUB_OFFLINE
+    retry_hint = f"on a machine with a network, run: {command}"
     disable_progress_bars()
 
-    def ask() -> str:
+    def download() -> str:
         return snapshot_download(identifier, allow_patterns=list(patterns), local_files_only=offline)
 
     try:
-        return Path(_retry_while_busy(identifier, ask))
+        return Path(_retry_while_busy(identifier, download))
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _DISK:
+        if isinstance(error, OSError) and error.errno in _LOCAL_DISK_ERRNOS:
             raise
         if offline:
-            what = "tokenizer is not in the data cache, and this job is offline"
-            raise UserError(what, location=identifier, hint=again, code=ExitCode.DATA_MISSING) from error
-        raise _no_tokenizer(identifier, error, again) from error
+            message = "tokenizer is not in the data cache, and this job is offline"
+            raise UserError(message, location=identifier, hint=retry_hint, code=ExitCode.DATA_MISSING) from error
+        hint = "use a folder or an id of the hub; for a private one, log in: hf auth login"
+        if _is_gated(error):
+            hint = _make_access_hint(identifier)
+        raise _make_fetch_error("tokenizer", identifier, error, hint=hint, retry_hint=retry_hint) from error
 
 
-def _no_tokenizer(identifier: str, error: Exception, again: str) -> UserError:
-    root = next(
-        (cause for cause in _iter_causes(error) if any(word in type(cause).__name__ for word in _NETWORK_ERROR_NAMES)), error
-    )
-    words = f"({type(root).__name__}: {_get_first_line(root)})"
-    if _away(error):
-        return UserError(f"tokenizer cannot be fetched {words}", location=identifier, hint=again, code=ExitCode.TEMPORARY)
-    todo = "name a tokenizer's folder, or an id on the hub; where it is private, log in: hf auth login"
-    if _gated(error):
-        todo = f"ask for access at {identifier}, then log in: hf auth login"
-    return UserError(f"tokenizer cannot be fetched {words}", location=identifier, hint=todo, code=ExitCode.DATA_MISSING)
+def _retry_while_busy(name: str, call: Callable[[], T]) -> T:
+    """The result of ``call``, repeated with pauses while the hub is busy.
 
-
-def _retry_while_busy(dataset_label: str, call: Callable[[], T]) -> T:
-    """``call``, again after a pause where the hub was busy: as long as it says itself (Retry-After), else 1, 2, 4 s."""
-    for attempt in itertools.count(1):
+    The pause is the hub's Retry-After, else 1, 2 and 4 s.
+    """
+    for attempt in range(MAX_ATTEMPTS - 1):
         try:
             return call()
         except Exception as error:
-            status, pause_seconds = _get_http_status(error)
-            if status not in _BUSY_STATUSES or attempt == MAX_ATTEMPTS:
+            failure = _find_http_failure(error)
+            if failure is None or failure.status not in _BUSY_STATUSES:
                 raise
-            pause_seconds = min(2.0 ** (attempt - 1) if pause_seconds is None else pause_seconds, MAX_PAUSE_SECONDS)
-            _log.warning("%s: the hub is busy (%s); asking again in %.1f s", dataset_label, status, pause_seconds)
+            pause_seconds = 2.0**attempt if failure.retry_after_seconds is None else failure.retry_after_seconds
+            pause_seconds = min(pause_seconds, MAX_PAUSE_SECONDS)
+            _log.warning("%s: the hub is busy (%s); next attempt in %.1f s", name, failure.status, pause_seconds)
             time.sleep(pause_seconds)
-    raise AssertionError
+    return call()
 
 
 def _iter_causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it came from: libraries wrap what the network said."""
+    """An error and its causes: libraries wrap the errors of the network."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
         cause = cause.__cause__ or cause.__context__
 
 
-def _get_http_status(error: BaseException) -> tuple[int | None, float | None]:
-    """(HTTP status, seconds of Retry-After) of the answer behind an error, as far as there are."""
+class _HttpFailure(NamedTuple):
+    """The hub's answer behind an error."""
+
+    status: int
+    retry_after_seconds: float | None
+
+
+def _find_http_failure(error: BaseException) -> _HttpFailure | None:
+    """The first HTTP answer among an error's causes."""
     for cause in _iter_causes(error):
         response: Any = getattr(cause, "response", None)
         status = getattr(response, "status_code", None)
         if isinstance(status, int):
             retry_after = response.headers.get("Retry-After", "")
-            return status, float(retry_after) if retry_after.replace(".", "", 1).isdigit() else None
-    return None, None
+            return _HttpFailure(status, float(retry_after) if retry_after.replace(".", "", 1).isdigit() else None)
+    return None
 
 
-def _kinds(error: BaseException) -> list[str]:
+def _list_error_names(error: BaseException) -> list[str]:
     return [type(cause).__name__ for cause in _iter_causes(error)]
 
 
-def _away(error: BaseException) -> bool:
-    """Whether the network or a busy hub is at fault, so that another time may help."""
-    return not _is_permanent(error) and (
-        _get_http_status(error)[0] in _BUSY_STATUSES
-        or any(word in kind for kind in _kinds(error) for word in _NETWORK_ERROR_NAMES)
-    )
+def _is_network_error(error: BaseException) -> bool:
+    return any(part in type(error).__name__ for part in _NETWORK_ERROR_NAMES)
 
 
-def _gated(error: BaseException) -> bool:
-    words = " ".join(str(cause) for cause in _iter_causes(error)).lower()
-    return "GatedRepoError" in _kinds(error) or "is a gated dataset" in words
+def _is_temporary(error: BaseException) -> bool:
+    """Whether the network or a busy hub caused the error, so that another attempt may succeed."""
+    failure = _find_http_failure(error)
+    is_busy = failure is not None and failure.status in _BUSY_STATUSES
+    return not _is_permanent(error) and (is_busy or any(map(_is_network_error, _iter_causes(error))))
+
+
+def _is_gated(error: BaseException) -> bool:
+    """Whether the repository needs the owner's permission."""
+    text = " ".join(str(cause) for cause in _iter_causes(error)).lower()
+    return "GatedRepoError" in _list_error_names(error) or "is a gated dataset" in text
 
 
 def _is_permanent(error: BaseException) -> bool:
-    """Whether asking in another way would only be told the same."""
+    """Whether another way to fetch would fail alike."""
     return type(error).__name__ in _PERMANENT_ERROR_NAMES or any(text in str(error) for text in _PERMANENT_ERROR_TEXTS)
 
 
-def _make_load_error(dataset_label: str, error: Exception) -> UserError:
-    error_names = _kinds(error)
-    if _away(error):
-        return UserError(
-            f"cannot be fetched ({error_names[0]}: {_get_first_line(error)})",
-            location=dataset_label,
-            hint="try again where there is a network",
-            code=ExitCode.TEMPORARY,
-        )
+def _make_access_hint(page: str) -> str:
+    return f"request access at {page}, then log in: hf auth login"
+
+
+def _make_dataset_error(dataset_label: str, error: Exception) -> UserError:
+    """The error of a data set that cannot be fetched."""
     hint = "check hf_dataset, hf_config, split and revision"
-    if _gated(error):
-        page = "/".join(dataset_label.partition("@")[0].split("/")[:2])
-        hint = f"ask for access at datasets/{page}, then log in: hf auth login"
-    elif "RepositoryNotFoundError" in error_names or "DatasetNotFoundError" in error_names:
-        hint = "check hf_dataset; where the data set is private, log in: hf auth login"
-    return UserError(
-        f"cannot be loaded ({error_names[0]}: {_get_first_line(error)})",
-        location=dataset_label,
-        hint=hint,
-        code=ExitCode.DATA_MISSING,
-    )
+    if _is_gated(error):
+        hint = _make_access_hint("datasets/" + "/".join(dataset_label.partition("@")[0].split("/")[:2]))
+    elif {"RepositoryNotFoundError", "DatasetNotFoundError"} & set(_list_error_names(error)):
+        hint = "check hf_dataset; for a private data set, log in: hf auth login"
+    return _make_fetch_error("data set", dataset_label, error, hint=hint, retry_hint="try again on a machine with a network")
+
+
+def _make_fetch_error(subject: str, location: str, error: Exception, *, hint: str, retry_hint: str) -> UserError:
+    """Temporary with ``retry_hint`` for errors of the network, else data missing with ``hint``."""
+    root: BaseException = error
+    code = ExitCode.DATA_MISSING
+    if _is_temporary(error):
+        # The network's error says more than the one that a library wrapped around it.
+        root = next(filter(_is_network_error, _iter_causes(error)), error)
+        hint, code = retry_hint, ExitCode.TEMPORARY
+    message = f"{subject} cannot be fetched ({type(root).__name__}: {_get_first_line(root)})"
+    return UserError(message, location=location, hint=hint, code=code)
 
 
 def _get_first_line(error: BaseException) -> str:
-    """The first line of what an error says: huggingface_hub's go on for a page."""
+    """The first line of an error's text; two lines where the first is only the HTTP status."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].endswith(("Client Error.", "Server Error.")):
         return f"{lines[0]} {lines[1]}"

@@ -1,9 +1,8 @@
-"""Where rows come from: files here, or a data set on the hub. And documents: one text each, made from rows.
+"""Rows of local files, and the documents that are made from rows.
 
-Everything streams; no more than a batch of rows is ever held.
+Everything streams: memory holds at most one batch of rows.
 """
 
-import contextlib
 import gzip
 import io
 import json
@@ -23,57 +22,47 @@ Row = Mapping[str, Any]
 EntryDefinition = SliceDefinition | TaskDefinition
 
 _ARTICLE_TITLE_PATTERN = re.compile(r" = [^=\n](?:.*[^=\n])? = \n?")
-"""wikitext's title lines; " = = Section = = " is none."""
+"""wikitext's title lines. Section titles such as " = = Section = = " do not match."""
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """An opened source: what it is called in messages, what meta.json says of it, and its rows in order."""
+    """An opened source of rows."""
 
     name: str
+    """As messages call it."""
     description: dict[str, Any]
+    """As meta.json has it."""
     rows: Callable[[], Iterator[Row]]
-
-
-def _open_plain(file: Path) -> BinaryIO:
-    return file.open("rb")
-
-
-def _open_gzip(file: Path) -> BinaryIO:
-    return io.BufferedReader(gzip.GzipFile(file, "rb"))
-
-
-def _choose_opener(path: Path) -> Callable[[Path], BinaryIO]:
-    return _open_gzip if path.suffix.lower() == ".gz" else _open_plain
-
-
-@contextlib.contextmanager
-def _convert_read_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(
-            f"cannot be read ({reason})", location=path, hint="mend or replace it", code=ExitCode.DATA_MISSING
-        ) from error
+    """Called for the rows, in order."""
 
 
 def open_local_files(files: list[DataFile]) -> Source:
-    """The rows of local files: a JSON object a line, a parquet row, or {"text": the whole file} of a txt."""
+    """The rows of local files: JSON objects, parquet rows, or one {"text": ...} a .txt file.
+
+    The rows raise UserError: data missing for a file that cannot be read, cannot score for content that is not of its kind.
+    """
+    readers = {"jsonl": _read_jsonl, "parquet": _read_parquet, "txt": _read_txt}
 
     def rows() -> Iterator[Row]:
         for file in files:
-            path = Path(file.path)
-            with _convert_read_errors(path):
-                yield from {"jsonl": _read_jsonl, "parquet": _read_parquet, "txt": _read_txt}[file.kind](
-                    path, _choose_opener(path)
-                )
+            try:
+                yield from readers[file.kind](Path(file.path))
+            except (OSError, EOFError) as error:
+                message = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+                hint = "repair or replace the file"
+                raise UserError(message, location=file.path, hint=hint, code=ExitCode.DATA_MISSING) from error
 
     name = files[0].path if len(files) == 1 else f"{files[0].path} and {len(files) - 1} more"
     return Source(name=name, description={"data_files": [msgspec.to_builtins(file) for file in files]}, rows=rows)
 
 
-def _read_jsonl(path: Path, opener: Callable[[Path], BinaryIO]) -> Iterator[Row]:
-    with opener(path) as stream:
+def _open_file(path: Path) -> BinaryIO:
+    """The file's bytes, decompressed if its name ends in .gz."""
+    return io.BufferedReader(gzip.GzipFile(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    with _open_file(path) as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
@@ -86,8 +75,8 @@ def _read_jsonl(path: Path, opener: Callable[[Path], BinaryIO]) -> Iterator[Row]
             yield row
 
 
-def _read_txt(path: Path, opener: Callable[[Path], BinaryIO]) -> Iterator[Row]:
-    with opener(path) as stream:
+def _read_txt(path: Path) -> Iterator[Row]:
+    with _open_file(path) as stream:
         content = stream.read()
     try:
         yield {"text": content.decode()}
@@ -95,8 +84,7 @@ def _read_txt(path: Path, opener: Callable[[Path], BinaryIO]) -> Iterator[Row]:
         raise _make_line_error(f"not UTF-8: {error.reason}", path, content.count(b"\n", 0, error.start) + 1) from error
 
 
-def _read_parquet(path: Path, opener: Callable[[Path], BinaryIO]) -> Iterator[Row]:
-    del opener
+def _read_parquet(path: Path) -> Iterator[Row]:
     import pyarrow as pa  # noqa: PLC0415  only parquet needs it
     import pyarrow.parquet as pq  # noqa: PLC0415  as above
 
@@ -105,24 +93,25 @@ def _read_parquet(path: Path, opener: Callable[[Path], BinaryIO]) -> Iterator[Ro
             for batch in file.iter_batches(batch_size=256):
                 yield from batch.to_pylist()
     except pa.ArrowException as error:
-        raise UserError(f"not parquet: {error}", location=path, hint="replace it", code=ExitCode.CANNOT_SCORE) from error
+        message, hint = f"not a valid parquet file: {error}", "repair or replace the file"
+        raise UserError(message, location=path, hint=hint, code=ExitCode.CANNOT_SCORE) from error
 
 
 def _make_line_error(message: str, path: Path, line: int) -> UserError:
-    return UserError(message, location=f"{path}:{line}", hint="mend that line", code=ExitCode.CANNOT_SCORE)
+    return UserError(message, location=f"{path}:{line}", hint="fix that line", code=ExitCode.CANNOT_SCORE)
 
 
 def iter_documents(definition: SliceDefinition, source: Source) -> Iterator[str]:
-    """The texts of a slice, in the source's order; empty ones are left out.
+    """The non-empty texts of a slice, in the source's order.
 
-    Raises Problem (cannot score) naming source, row and the columns found where a column is missing or is not text.
+    Raises UserError (cannot score) that names source, row and columns for a column that is missing or is not text.
     """
     texts = _iter_texts(definition, source)
     if definition.articles == "wikitext":
         texts = _join_articles(texts)
     for text in texts:
         if text:
-            yield text.encode(errors="replace").decode()  # a lone surrogate from JSON is no text that a tokenizer takes
+            yield text.encode(errors="replace").decode()  # tokenizers refuse the lone surrogates that JSON may contain
 
 
 def _iter_texts(definition: SliceDefinition, source: Source) -> Iterator[str]:
@@ -132,18 +121,19 @@ def _iter_texts(definition: SliceDefinition, source: Source) -> Iterator[str]:
     for number, row in enumerate(source.rows()):
         missing = [column for column in (*required_values, *columns) if column not in row]
         if missing:
-            message = f"row {number} has no column {missing[0]!r}"
-            raise _make_column_error(message, f"mend the slice's columns (found: {', '.join(map(str, row)) or 'none'})", source)
+            hint = f"fix the slice's columns (this row has: {', '.join(map(str, row)) or 'none'})"
+            raise _make_column_error(f"row {number} has no column {missing[0]!r}", hint, source)
         if any(row[column] != value for column, value in required_values.items()):
             continue
         values = {column: row[column] for column in columns}
+        # A null in one column makes an empty document, not an error: data sets have such rows.
         if None in values.values():
             yield ""
             continue
-        non_text_columns = [column for column, value in values.items() if not isinstance(value, str)]
-        if non_text_columns:
-            message = f"row {number} holds {type(values[non_text_columns[0]]).__name__} in {non_text_columns[0]!r}, not text"
-            raise _make_column_error(message, "name another column", source)
+        for column, value in values.items():
+            if not isinstance(value, str):
+                message = f"row {number} has {type(value).__name__} in column {column!r}, not text"
+                raise _make_column_error(message, "name another column", source)
         yield template.format_map(values) if template is not None else values[columns[0]]
 
 
@@ -152,7 +142,7 @@ def _make_column_error(message: str, hint: str, source: Source) -> UserError:
 
 
 def _join_articles(lines: Iterator[str]) -> Iterator[str]:
-    """wikitext: a row is a line; an article begins with its title between blank lines."""
+    """Articles of wikitext, whose rows are lines. An article begins with a title after a blank line."""
     article: list[str] = []
     after_blank = True
     for line in lines:

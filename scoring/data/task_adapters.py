@@ -1,37 +1,48 @@
-"""Cloze tasks: one function from a data set's own row to an item. Zero-shot.
+"""Cloze tasks, zero-shot: one function a data set, from its rows to questions.
 
-``ours`` is OLMES's cloze formulation without examples, where OLMES has the task; ``export_lm_eval`` is the prompt of
+Format ``ours`` is OLMES's cloze formulation without examples, for the tasks that OLMES has. ``lm_eval`` is the prompt of
 lm-evaluation-harness 0.4.13, for comparison with published numbers.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from scoring.data.sources import Row
 from suites.common.errors import ExitCode, UserError
-
-Row = Mapping[str, Any]
 
 UNCOND_CONTEXT = "Answer:"
 
 
+class TextRequest(NamedTuple):
+    """One request as text: ll(continuation | context). An array of two in JSON."""
+
+    context: str
+    continuation: str
+    """With its leading space, as scored."""
+
+
 class ClozeQuestion(msgspec.Struct, frozen=True, kw_only=True):
-    """One question as requests: ll(continuation | context) for each choice."""
+    """One question as requests, one a choice."""
 
     gold: int
     choices: tuple[str, ...]
-    """The choices' text without the delimiter: what lm-evaluation-harness divides by the length of."""
-    pairs: tuple[tuple[str, str], ...]
-    """(context, continuation) for each choice; the continuation with its leading space, as scored."""
-    uncond: tuple[tuple[str, str], ...] | None
-    """The same choices after "Answer:" alone; None where that says nothing."""
+    """The choices' text without the delimiter; lm-evaluation-harness divides by its length."""
+    pairs: tuple[TextRequest, ...]
+    uncond: tuple[TextRequest, ...] | None
+    """The same choices after "Answer:" alone; None for tasks without that normalisation."""
     subject: str | None = None
     native_id: str | None = None
 
 
 TaskAdapter = Callable[[Row, str], ClozeQuestion]
+"""From a row and a format (``ours`` or ``lm_eval``) to a question."""
+
+
+def _make_requests(context: str, continuations: Sequence[str]) -> tuple[TextRequest, ...]:
+    return tuple(TextRequest(context, continuation) for continuation in continuations)
 
 
 def _make_cloze_question(
@@ -41,8 +52,8 @@ def _make_cloze_question(
     return ClozeQuestion(
         gold=int(gold),
         choices=tuple(choices),
-        pairs=tuple((context, continuation) for continuation in continuations),
-        uncond=tuple((UNCOND_CONTEXT, continuation) for continuation in continuations) if uncond else None,
+        pairs=_make_requests(context, continuations),
+        uncond=_make_requests(UNCOND_CONTEXT, continuations) if uncond else None,
         subject=subject,
     )
 
@@ -52,7 +63,7 @@ def _format_question(text: str) -> str:
 
 
 def _parse_labelled_choices(row: Row) -> tuple[list[str], int]:
-    """(choices, gold) of {choices: {text, label}, answerKey}; labels are letters or digits, three to five of them."""
+    """(choices, gold) of {choices: {text, label}, answerKey}, whose three to five labels are letters or digits."""
     choices = row["choices"]
     return list(choices["text"]), list(choices["label"]).index(row["answerKey"].strip())
 
@@ -63,7 +74,7 @@ def _format_lettered_choices(question: str, choices: Sequence[str]) -> str:
 
 
 def _clean_hellaswag_text(text: str) -> str:
-    """WikiHow's [title] and other brackets are artefacts of the data set."""
+    """Remove WikiHow's [title] and other brackets, which are artefacts of the data set."""
     return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
 
 
@@ -79,17 +90,16 @@ def _adapt_piqa(row: Row, task_format: str) -> ClozeQuestion:
     return _make_cloze_question(context, [row["sol1"], row["sol2"]], int(row["label"]), uncond=task_format == "ours")
 
 
-def _adapt_winogrande(row: Row, task_format: str) -> ClozeQuestion:
-    """Partial evaluation: the same continuation after the sentence with either option filled in."""
-    del task_format
+def _adapt_winogrande(row: Row, _task_format: str) -> ClozeQuestion:
+    """Partial evaluation: the same continuation after the sentence with each option filled in."""
     before, blank, after = row["sentence"].partition("_")
     if not blank:
-        raise ValueError("its sentence has no _ to fill in")
+        raise ValueError("its sentence has no _ for the options")
     options = (row["option1"], row["option2"])
     return ClozeQuestion(
         gold=("1", "2").index(row["answer"]),
         choices=options,
-        pairs=tuple((before + option, f" {after.strip()}") for option in options),
+        pairs=tuple(TextRequest(before + option, f" {after.strip()}") for option in options),
         uncond=None,
     )
 
@@ -132,9 +142,8 @@ def _adapt_sciq(row: Row, task_format: str) -> ClozeQuestion:
     return _make_cloze_question(context, choices, 3, uncond=task_format == "ours")
 
 
-def _adapt_qasc(row: Row, task_format: str) -> ClozeQuestion:
-    """Never with fact1 and fact2: together they are the answer. lm-evaluation-harness has no qasc."""
-    del task_format
+def _adapt_qasc(row: Row, _task_format: str) -> ClozeQuestion:
+    """Without fact1 and fact2, which together are the answer. lm-evaluation-harness has no qasc."""
     return _make_cloze_question(_format_question(row["question"]), *_parse_labelled_choices(row))
 
 
@@ -142,7 +151,7 @@ def _adapt_copa(row: Row, task_format: str) -> ClozeQuestion:
     connector = ("because", "therefore")[("cause", "effect").index(row["question"])]
     premise = row["premise"].strip()
     choices = [choice[0].lower() + choice[1:] for choice in (row["choice1"], row["choice2"])]
-    space = "" if task_format == "ours" else " "  # lm-evaluation-harness's choices carry a space of their own
+    space = "" if task_format == "ours" else " "  # lm-evaluation-harness's choices begin with a space
     context = f"{premise.removesuffix('.') if task_format == 'ours' else premise[:-1]} {connector}"
     return _make_cloze_question(context, [space + choice for choice in choices], int(row["label"]), uncond=False)
 
@@ -161,24 +170,23 @@ def _adapt_mmlu(row: Row, task_format: str) -> ClozeQuestion:
     )
 
 
-def _adapt_multiple_choice(row: Row, task_format: str) -> ClozeQuestion:
-    """Rows of one's own: {"context" (or "query"), "choices": [...], "gold": index, "subject"?}.
+def _adapt_multiple_choice(row: Row, _task_format: str) -> ClozeQuestion:
+    """Custom rows: {"context" (or "query"), "choices": [...], "gold": index, "subject"?}.
 
-    A space goes between context and choice, unless one of them already has white space there.
+    A space separates context and choice, unless one of them already has white space there.
     """
-    del task_format
     context, choices = row["context"] if "context" in row else row["query"], row["choices"]
     if not isinstance(choices, list | tuple):
         raise TypeError(f"its choices are {type(choices).__name__}, not a list")
     gold = row["gold"]
     if isinstance(gold, bool) or (isinstance(gold, float) and not gold.is_integer()):
-        raise ValueError(f"its gold is {gold}, not the place of a choice")
-    continuations = [choice if choice[:1].isspace() or context[-1:].isspace() else f" {choice}" for choice in choices]
+        raise ValueError(f"its gold is {gold}, not the index of a choice")
+    spaced_choices = [choice if choice[:1].isspace() else f" {choice}" for choice in choices]
     return ClozeQuestion(
         gold=int(gold),
         choices=tuple(choices),
-        pairs=tuple((context, continuation) for continuation in continuations),
-        uncond=tuple((UNCOND_CONTEXT, choice if choice[:1].isspace() else f" {choice}") for choice in choices),
+        pairs=_make_requests(context, choices if context[-1:].isspace() else spaced_choices),
+        uncond=_make_requests(UNCOND_CONTEXT, spaced_choices),
         subject=str(row["subject"]) if "subject" in row else None,
     )
 
@@ -200,41 +208,39 @@ TASK_ADAPTERS: Mapping[str, TaskAdapter] = {
 }
 
 
-class _NonNullRow(dict[str, Any]):
-    """A row in which what is null is not there: a prompt that says None is no prompt."""
-
-    def __init__(self, row: Row) -> None:
-        super().__init__((column, value) for column, value in row.items() if value is not None)
-
-
 def adapt_row(adapter: str, task_format: str, row: Row, *, source: str, row_number: int) -> ClozeQuestion:
-    """Row ``row_number`` (from 0) of ``source`` as an item.
+    """Row ``row_number`` (from 0) of ``source`` as a question.
 
-    Raises Problem (cannot score) naming source, row and the columns found where the row is not of the adapter's schema.
+    Raises UserError (cannot score) that names source, row and columns for a row that does not fit the adapter's schema.
     """
+    # A null is a missing column: a prompt must never contain "None".
+    values = {column: value for column, value in row.items() if value is not None}
     try:
-        item = TASK_ADAPTERS[adapter](_NonNullRow(row), task_format)
+        question = TASK_ADAPTERS[adapter](values, task_format)
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        message = f"has nothing in column {error}" if isinstance(error, KeyError) else f"does not fit: {error}"
+        message = f"has no value in column {error}" if isinstance(error, KeyError) else f"does not fit: {error}"
         raise _make_row_error(adapter, row, message, source, row_number) from error
-    if not 0 <= item.gold < len(item.pairs):
-        raise _make_row_error(adapter, row, f"has gold {item.gold} of {len(item.pairs)} choices", source, row_number)
-    if not all(isinstance(choice, str) for choice in item.choices):
+    if not 0 <= question.gold < len(question.pairs):
+        message = f"has gold {question.gold} of {len(question.pairs)} choices"
+        raise _make_row_error(adapter, row, message, source, row_number)
+    if not all(isinstance(choice, str) for choice in question.choices):
         raise _make_row_error(adapter, row, "has a choice that is not text", source, row_number)
     try:
-        "".join(text for pair in item.pairs for text in pair).encode()
+        "".join(text for pair in question.pairs for text in pair).encode()
     except UnicodeEncodeError as error:
-        raise _make_row_error(adapter, row, "has half of a surrogate pair, which is no text", source, row_number) from error
-    if task_format == "lm_eval":
-        item = msgspec.structs.replace(item, pairs=tuple(_move_spaces_to_continuation(*pair) for pair in item.pairs))
+        raise _make_row_error(adapter, row, "has half of a surrogate pair, which is not text", source, row_number) from error
     native_id = next((row[key] for key in ("id", "ind", "idx") if isinstance(row.get(key), str | int)), None)
-    return msgspec.structs.replace(item, native_id=None if native_id is None else str(native_id))
+    return msgspec.structs.replace(
+        question,
+        pairs=tuple(map(_move_spaces_to_continuation, question.pairs)) if task_format == "lm_eval" else question.pairs,
+        native_id=None if native_id is None else str(native_id),
+    )
 
 
-def _move_spaces_to_continuation(context: str, continuation: str) -> tuple[str, str]:
-    """lm-evaluation-harness scores a context's trailing spaces with the choice."""
-    stripped = context.rstrip()
-    return stripped, context[len(stripped) :] + continuation
+def _move_spaces_to_continuation(pair: TextRequest) -> TextRequest:
+    """The pair as lm-evaluation-harness scores it: the context's trailing spaces belong to the choice."""
+    stripped = pair.context.rstrip()
+    return TextRequest(stripped, pair.context[len(stripped) :] + pair.continuation)
 
 
 def _make_row_error(adapter: str, row: Row, message: str, source: str, row_number: int) -> UserError:
@@ -242,6 +248,6 @@ def _make_row_error(adapter: str, row: Row, message: str, source: str, row_numbe
     return UserError(
         f"row {row_number} {message}",
         location=source,
-        hint=f"give adapter {adapter} its own rows (columns found: {columns})",
+        hint=f"use rows that adapter {adapter} reads (this row has: {columns})",
         code=ExitCode.CANNOT_SCORE,
     )

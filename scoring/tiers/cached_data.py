@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from scoring.data import cache
+from scoring.data.cache_entries import EntryProgress
 from scoring.runtime import parts
 from scoring.tiers.base import JobContext, ScoredItem
 from suites.common.errors import ExitCode, UserError
@@ -24,12 +25,12 @@ def ensure_cached_entry(tier: str, name: str, definition: dict[str, Any], contex
     """The data of one slice or task, made first where it is missing. Says in the log, now and then, how far that is."""
     request, last_logged = context.request, time.monotonic()
 
-    def report_progress(entry_name: str, done_count: int, total: int, *_counts: int) -> None:
+    def report_progress(progress: EntryProgress) -> None:
         nonlocal last_logged
         context.stop.check()
         if time.monotonic() - last_logged > DATA_LOG_INTERVAL_SECONDS:
             last_logged = time.monotonic()
-            _log.info("preparing", name=entry_name, done=done_count, of=total)
+            _log.info("preparing", name=progress.name, done=progress.done, of=progress.total)
 
     context.stop.check()
     entry = cache.ensure_entry(

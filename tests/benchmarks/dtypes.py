@@ -29,7 +29,7 @@ def compare_dtypes(folder, *, items, tokens, device):
     checkpoint = smollm2.write_smollm2_checkpoint(folder / "smollm2")
     tokenizer = resolve_tokenizer(str(checkpoint.parent / "tokenizer"), DataPaths(folder))
     text = Path(argparse.__file__).read_text()  # the standard library: real code and prose, everywhere the same kind
-    stream = np.asarray(tokenizer.encode_document(text)[: tokens + 1])
+    stream = np.asarray(tokenizer.encode([text])[0][: tokens + 1])
     rows = [TokenSpan(stream[start : start + SEQ_LEN + 1], 1) for start in range(0, len(stream) - 1, SEQ_LEN)]
     entries = {}
     for task in TASKS:

@@ -35,7 +35,7 @@ def collect_texts(tokenizer, tokens):
     texts, stream, starts, sizes = [], [], [], []
     for path in sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py")):
         text = path.read_text(encoding="utf-8", errors="ignore")
-        ids = tokenizer.encode_document(text)
+        ids = tokenizer.encode([text])[0]
         if len(ids) < 1000:
             continue
         texts.append(text)

@@ -34,7 +34,7 @@ def test_one_job_fills_the_cache_after_a_failure_and_the_scoring_job_follows(acc
             hub.gated.add("allenai/c4")
             watch.write_checkpoint("base", 100)
             watch.start_daemon()
-            watch.wait_until(lambda: "ask for access at datasets/allenai/c4" in said_of_data(watch), 90)
+            watch.wait_until(lambda: "request access at datasets/allenai/c4" in said_of_data(watch), 90)
             assert watch.read_status_row(100)["reason"] == "the data cache lacks web; a prefill job fills it"
             hub.gated.clear()
             watch.wait_for_state("scored", 100, seconds=120)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
@@ -104,7 +105,7 @@ def test_reading_stops_with_the_document_that_reaches_the_target(tmp_path, data,
         tokenizer=by_bytes,
         data=data,
         offline=True,
-        progress=lambda *call: seen.append(call),
+        progress=lambda progress: seen.append(msgspec.structs.astuple(progress)),
     )
     assert entry.tokens.tolist() == [97] * 6 + [98] * 6
     assert entry.meta["reached_target"] is True
@@ -143,7 +144,7 @@ def test_whatever_changes_the_tokens_changes_the_key(tmp_path, data, by_bytes, c
 
 def test_a_slice_without_text_is_named(tmp_path, data, by_bytes):
     path = texts(tmp_path / "a.jsonl", "", "")
-    with pytest.raises(UserError, match=r"a\.jsonl: holds no text to score") as caught:
+    with pytest.raises(UserError, match=r"a\.jsonl: contains no text to score") as caught:
         ensure_slice("s", {"data_files": [path]}, tokenizer=by_bytes, data=data, offline=True)
     assert caught.value.code == ExitCode.CANNOT_SCORE
     assert list((data.eval_data / "ppl_slices" / "s").iterdir()) == []
@@ -164,7 +165,7 @@ def test_missing_while_offline_says_the_command_that_fetches_it(data):
         assert caught.value.code == ExitCode.DATA_MISSING
         suites = "--suite stage1_ppl_slices --suite '/my suites/cf.yaml'"
         command = f"{sys.executable} -m scoring prefill {suites} --eval-data {data.eval_data} --tokenizer {BYTES}"
-        assert str(caught.value).endswith(f"where there is a network, run: {command}")
+        assert str(caught.value).endswith(f"on a machine with a network, run: {command}")
 
 
 @pytest.mark.parametrize("damaged", ["tokens cut", "meta torn", "meta gone", "tokens gone"])
@@ -190,7 +191,7 @@ def test_a_changed_byte_is_found_by_verifying(tmp_path, data, by_bytes):
     raw = bytearray((entry.folder / "packed_tokens.pt").read_bytes())
     raw[-1] ^= 1
     (entry.folder / "packed_tokens.pt").write_bytes(raw)
-    assert find_damage(entry.folder) == [f"{entry.folder / 'packed_tokens.pt'}: its bytes have changed"]
+    assert find_damage(entry.folder) == [f"{entry.folder / 'packed_tokens.pt'}: its sha256 differs from meta.json"]
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, data, by_bytes):
@@ -211,7 +212,7 @@ from scoring.data import cache_entries as entries
 
 folder, content, leased = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "leased"
 if not leased:  # as on a file system where every lock succeeds
-    entries._lease = lambda folder, leases: None
+    entries._acquire_lease = lambda folder, leases: None
 
 def build(private):
     (private / "data").write_text(content)
@@ -219,7 +220,7 @@ def build(private):
     sys.stdin.readline()
     return {"data_key": content}
 
-print(entries.obtain(folder, build)["data_key"], flush=True)
+print(entries.obtain_entry(folder, build)["data_key"], flush=True)
 """
 
 
@@ -325,14 +326,14 @@ def test_a_sample_is_recorded_and_in_order(tmp_path, data, by_bytes):
 
 def test_rows_that_do_not_fit_are_named_and_nothing_is_kept(tmp_path, data, by_bytes):
     path = write(tmp_path / "a.jsonl", [*ITEMS, {"body": 1}])
-    with pytest.raises(UserError, match=r"a\.jsonl: row 3 has nothing in column 'query'.*columns found: body"):
+    with pytest.raises(UserError, match=r"a\.jsonl: row 3 has no value in column 'query'.*this row has: body"):
         ensure_task("t", {"data_files": [path], "adapter": "multiple_choice"}, tokenizer=by_bytes, data=data, offline=True)
     assert list((data.eval_data / "cf_tasks" / "t").iterdir()) == []
 
 
 def test_a_task_without_rows_is_named(tmp_path, data, by_bytes):
     path = write(tmp_path / "a.jsonl", [])
-    with pytest.raises(UserError, match="holds no rows"):
+    with pytest.raises(UserError, match="contains no rows"):
         ensure_task("t", {"data_files": [path], "adapter": "piqa"}, tokenizer=by_bytes, data=data, offline=True)
 
 

@@ -46,7 +46,7 @@ def one(number):
             lines.write(json.dumps({"built": [begun, time.monotonic()], "by": number}) + "\\n")
         return {"data_key": str(number)}
 
-    meta = entries.obtain(folder, build)
+    meta = entries.obtain_entry(folder, build)
     read = entries.file_sha256(folder / "data")
     with log.open("a") as lines:
         lines.write(json.dumps({"read": read, "meta": meta["files"]["data"]["sha256"], "by": number}) + "\\n")
@@ -140,7 +140,7 @@ def build(private):
             stream.write(half)
     return {"data_key": "k"}
 
-entries.obtain(folder, build, refresh=sys.argv[3] == "refresh")
+entries.obtain_entry(folder, build, refresh=sys.argv[3] == "refresh")
 print("done", steps, flush=True)
 """
 

@@ -94,7 +94,7 @@ def test_a_changed_byte_is_named_and_a_lost_file_of_ours_made_again(data, local,
     code, found = doctor(data, local, capfd=capfd)
     assert (code, states(found)) == (
         ExitCode.DATA_MISSING,
-        {"web": ("damaged", [f"{tokens}: its bytes have changed"]), "ours": ("made by the job", [])},
+        {"web": ("damaged", [f"{tokens}: its sha256 differs from meta.json"]), "ours": ("made by the job", [])},
     )
 
 
@@ -104,7 +104,7 @@ def test_any_file_of_a_tokenizer_is_missed(data, tmp_path, capfd):
     code, found = doctor(data, [tmp_path / "ppl.yaml"], tokenizer="acme/bytes", capfd=capfd)
     assert (code, found["tokenizer"]) == (ExitCode.DATA_MISSING, {"id": "acme/bytes", "digest": digest, "problems": []})
     (state, (problem,)) = states(found)["web"]
-    assert (state, problem.endswith(": not there")) == ("missing", True)
+    assert (state, problem.endswith(": does not exist")) == ("missing", True)
     pointer = data.tokenizer_pointer("acme/bytes")
     for file in (*data.tokenizer(digest).iterdir(), pointer):
         kept = file.read_bytes()

@@ -78,7 +78,7 @@ def fill(tmp_path, scoring, data):
 
 
 def complaints(ended) -> list[str]:
-    return [line for line in ended.err.splitlines() if line.startswith("scoring: ")]
+    return [line for line in ended.stderr.splitlines() if line.startswith("scoring: ")]
 
 
 def entries(data, kind: str = "ppl_slices") -> list[Path]:
@@ -118,18 +118,18 @@ def test_a_busy_hub_is_asked_again_when_it_says(hub, fill, data):
     hub.push_commit("acme/busy", one_file(texts("busy")))
     fault = hub.add_fault(r"^/api/datasets/acme/busy$", "429", times=2, retry_after=0.2)
     ended = fill({"hf_dataset": "acme/busy"})
-    assert (ended.code, fault.hits, len(entries(data))) == (0, 2, 1), ended.err
-    assert ended.err.count("the hub is busy (429); asking again in 0.2 s") == 2
+    assert (ended.code, fault.hits, len(entries(data))) == (0, 2, 1), ended.stderr
+    assert ended.stderr.count("the hub is busy (429); next attempt in 0.2 s") == 2
 
 
 def test_a_hub_that_stays_busy_is_a_reason_to_try_later(hub, fill, data):
     hub.push_commit("acme/swamped", one_file(texts("swamped")))
     hub.add_fault(r"acme/swamped", "429", times=1000, retry_after=0.01, method="*")
     ended = fill({"hf_dataset": "acme/swamped"})
-    assert ended.code == ExitCode.TEMPORARY, ended.err
+    assert ended.code == ExitCode.TEMPORARY, ended.stderr
     (line,) = complaints(ended)
-    assert line.startswith("scoring: acme/swamped: cannot be fetched (HfHubHTTPError: ")
-    assert line.endswith("try again where there is a network")
+    assert line.startswith("scoring: acme/swamped: data set cannot be fetched (HfHubHTTPError: ")
+    assert line.endswith("try again on a machine with a network")
     assert entries(data) == []
 
 
@@ -140,7 +140,7 @@ def test_a_connection_that_drops_in_a_file_is_taken_up_again(hub, fill, data, pa
     hub.push_commit(name, one_file(rows, path))
     fault = hub.add_fault(rf"{name}/resolve/.*/{path}$", "drop", after=5000, times=1)
     ended = fill({"hf_dataset": name})
-    assert (ended.code, fault.hits) == (0, 1), ended.err
+    assert (ended.code, fault.hits) == (0, 1), ended.stderr
     (folder,) = entries(data)
     assert read_complete_meta(folder)["bytes"] == sum(len(row["text"]) for row in rows)
     assert find_damage(folder) == []
@@ -156,32 +156,38 @@ def test_a_gated_data_set_is_said_in_one_line_and_keeps_no_other_from_being_fill
     ended = scoring("prefill", *given)
     assert ended.code == ExitCode.DATA_MISSING
     (line,) = complaints(ended)
-    assert line.startswith("scoring: acme/gated/train: cannot be loaded (DatasetNotFoundError: ")
-    assert line.endswith("ask for access at datasets/acme/gated, then log in: hf auth login")
+    assert line.startswith("scoring: acme/gated/train: data set cannot be fetched (DatasetNotFoundError: ")
+    assert line.endswith("request access at datasets/acme/gated, then log in: hf auth login")
     assert [folder.parent.name for folder in entries(data)] == ["b"]
 
 
 @pytest.mark.parametrize(
     ("definition", "said"),
     [
-        ({"hf_dataset": "acme/nowhere"}, r"acme/nowhere: cannot be loaded \(RepositoryNotFoundError: 401 .*check hf_dataset"),
+        (
+            {"hf_dataset": "acme/nowhere"},
+            r"acme/nowhere: data set cannot be fetched \(RepositoryNotFoundError: 401 .*check hf_dataset",
+        ),
         (
             {"hf_dataset": "allenai/sciq", "split": "validation", "revision": "0123abcd"},
-            r"allenai/sciq@0123abcd: cannot be loaded \(RevisionNotFoundError: 404 .*revision$",
+            r"allenai/sciq@0123abcd: data set cannot be fetched \(RevisionNotFoundError: 404 .*revision$",
         ),
         (
             {"hf_dataset": "cais/mmlu", "hf_config": "al"},
-            r"cais/mmlu/al/train: cannot be loaded \(ValueError: BuilderConfig 'al'",
+            r"cais/mmlu/al/train: data set cannot be fetched \(ValueError: BuilderConfig 'al'",
         ),
-        ({"hf_dataset": "allenai/sciq", "split": "tst"}, r"allenai/sciq/tst: cannot be loaded \(ValueError: (Bad|Unknown) split"),
+        (
+            {"hf_dataset": "allenai/sciq", "split": "tst"},
+            r"allenai/sciq/tst: data set cannot be fetched \(ValueError: (Bad|Unknown) split",
+        ),
     ],
 )
 def test_what_is_not_on_the_hub_is_said_in_one_line(fill, data, definition, said):
     ended = fill(definition)
-    assert ended.code == ExitCode.DATA_MISSING, ended.err
+    assert ended.code == ExitCode.DATA_MISSING, ended.stderr
     (line,) = complaints(ended)
     assert re.search(said, line), line
-    assert "Traceback" not in ended.err
+    assert "Traceback" not in ended.stderr
     assert entries(data) == []
 
 
@@ -190,7 +196,7 @@ def test_a_missing_column_is_named_with_those_that_there_are(fill, data):
     assert ended.code == ExitCode.CANNOT_SCORE
     (line,) = complaints(ended)
     assert line.startswith(
-        "scoring: codeparrot/codeparrot-clean/train: row 0 has no column 'text'; mend the slice's columns (found: "
+        "scoring: codeparrot/codeparrot-clean/train: row 0 has no column 'text'; fix the slice's columns (this row has: "
     )
     assert "content" in line
     assert entries(data) == []
@@ -201,7 +207,7 @@ def test_a_split_without_text_is_said(hub, fill, data):
     ended = fill({"hf_dataset": "acme/empty"})
     assert (ended.code, complaints(ended)) == (
         ExitCode.CANNOT_SCORE,
-        ["scoring: acme/empty/train: holds no text to score; mend its source or columns"],
+        ["scoring: acme/empty/train: contains no text to score; fix its source or columns"],
     )
     assert entries(data) == []
 
@@ -211,9 +217,9 @@ def test_where_streaming_fails_the_whole_data_set_is_fetched_and_that_is_said(hu
     hub.push_commit("acme/streams", one_file(rows))
     hub.add_fault(r"acme/streams/resolve/.*\.parquet$", "404", times=1)  # as a proxy that lets no ranges through
     ended = fill({"hf_dataset": "acme/streams"})
-    assert ended.code == 0, ended.err
-    assert "acme/streams/train: streaming failed after 0 rows" in ended.err
-    assert "fetching the whole data set" in ended.err
+    assert ended.code == 0, ended.stderr
+    assert "acme/streams/train: streaming failed after 0 rows" in ended.stderr
+    assert "fetching the whole data set" in ended.stderr
     (folder,) = entries(data)
     meta = read_complete_meta(folder)
     assert meta["source"]["streaming"].startswith("failed after 0 rows: ")
@@ -341,13 +347,13 @@ def test_without_a_network_a_fresh_process_says_in_one_line_where_the_tokenizer_
     assert code == ExitCode.TEMPORARY
     assert line.startswith("scoring: acme/away: tokenizer cannot be fetched (ConnectError: ")
     command = f"--suite stage4_sft_native --eval-data {data.eval_data} --tokenizer acme/away"
-    assert line.endswith(f"; where there is a network, run: {sys.executable} -m scoring prefill {command}")
+    assert line.endswith(f"; on a machine with a network, run: {sys.executable} -m scoring prefill {command}")
 
 
 def test_a_fresh_process_that_is_told_to_stay_offline_says_so_in_one_line(fresh):
     code, (line,) = fresh("acme/away", HF_HUB_OFFLINE="1")
     assert code == ExitCode.DATA_MISSING
-    assert line.startswith("scoring: acme/away: tokenizer is not in the data cache, and this job is offline; where there is")
+    assert line.startswith("scoring: acme/away: tokenizer is not in the data cache, and this job is offline; on a machine")
 
 
 @pytest.mark.parametrize(
@@ -355,10 +361,10 @@ def test_a_fresh_process_that_is_told_to_stay_offline_says_so_in_one_line(fresh)
     [
         (
             "acme/no-such-model",
-            r"cannot be fetched \(RepositoryNotFoundError: 401 .*; name a tokenizer's folder, or an id on",
+            r"cannot be fetched \(RepositoryNotFoundError: 401 .*; use a folder or an id of the hub",
         ),
-        ("acme/locked-model", r"cannot be fetched \(GatedRepoError: 401 .*; ask for access at acme/locked-model, then log in"),
-        ("acme/no-tokenizer", r"holds no tokenizer; name another one$"),
+        ("acme/locked-model", r"cannot be fetched \(GatedRepoError: 401 .*; request access at acme/locked-model, then log in"),
+        ("acme/no-tokenizer", r"contains no tokenizer; name another tokenizer$"),
     ],
 )
 def test_a_tokenizer_that_the_hub_does_not_give_is_said_in_one_line(hub, scoring, data, name, said):

@@ -135,10 +135,10 @@ def test_subject_and_native_id_are_kept():
 @pytest.mark.parametrize(
     ("adapter", "change", "said"),
     [
-        ("piqa", {"goal": ...}, r"rows: row 3 has nothing in column 'goal'; .*\(columns found: sol1, sol2, label\)"),
+        ("piqa", {"goal": ...}, r"rows: row 3 has no value in column 'goal'; .*\(this row has: sol1, sol2, label\)"),
         ("piqa", {"label": 2}, "row 3 has gold 2 of 2 choices"),
         ("piqa", {"label": -1}, "row 3 has gold -1 of 2 choices"),
-        ("piqa", {"sol1": None}, "row 3 has nothing in column 'sol1'"),
+        ("piqa", {"sol1": None}, "row 3 has no value in column 'sol1'"),
         ("hellaswag", {"label": ""}, "row 3 does not fit: invalid literal"),
         ("winogrande", {"sentence": "no gap"}, "row 3 does not fit: its sentence has no _"),
         ("winogrande", {"answer": "3"}, "row 3 does not fit"),
@@ -149,12 +149,12 @@ def test_subject_and_native_id_are_kept():
         ("multiple_choice", {"choices": ["a", 2]}, "row 3 does not fit: 'int'|row 3 has a choice that is not text"),
         ("mmlu", {"choices": ["a", None]}, "row 3 has a choice that is not text"),
         ("multiple_choice", {"choices": "ab"}, "row 3 does not fit: its choices are str, not a list"),
-        ("multiple_choice", {"gold": True}, "row 3 does not fit: its gold is True, not the place of a choice"),
-        ("multiple_choice", {"gold": 0.5}, "row 3 does not fit: its gold is 0.5, not the place of a choice"),
-        ("multiple_choice", {"gold": float("nan")}, "row 3 does not fit: its gold is nan, not the place of a choice"),
+        ("multiple_choice", {"gold": True}, "row 3 does not fit: its gold is True, not the index of a choice"),
+        ("multiple_choice", {"gold": 0.5}, "row 3 does not fit: its gold is 0.5, not the index of a choice"),
+        ("multiple_choice", {"gold": float("nan")}, "row 3 does not fit: its gold is nan, not the index of a choice"),
         ("multiple_choice", {"context": "a \ud800"}, "row 3 has half of a surrogate pair"),
         ("piqa", {"sol1": "a \udfff"}, "row 3 has half of a surrogate pair"),
-        ("multiple_choice", {"context": ...}, "row 3 has nothing in column 'query'"),
+        ("multiple_choice", {"context": ...}, "row 3 has no value in column 'query'"),
     ],
 )
 def test_a_row_of_another_schema_is_named_with_its_columns(adapter, change, said):

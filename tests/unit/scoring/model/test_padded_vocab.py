@@ -32,7 +32,7 @@ def by_formula(folder, text, rows):
     """Sum of NLL of a text's document with a softmax over the first ``rows`` rows of the head."""
     tokenizer = resolve_tokenizer(str(BYTE_TOKENIZER), DataPaths(folder / "data"))
     ends = [[] if token is None else [token] for token in (tokenizer.bos_id, tokenizer.eos_id)]
-    ids = torch.tensor([[*ends[0], *tokenizer.encode_document(text), *ends[1]]])
+    ids = torch.tensor([[*ends[0], *tokenizer.encode([text])[0], *ends[1]]])
     model = load_causal_lm(PADDED, device="cpu")
     predicted = model.logits(model.hidden_states(ids))[0, :-1, :rows].double().log_softmax(-1)
     return -float(predicted.gather(-1, ids[0, 1:, None]).sum())
