@@ -206,28 +206,28 @@ def test_a_suite_that_gained_a_slice_is_compared_over_what_both_have(pair):
 
 
 def test_a_tier_that_one_side_lacks_is_told(pair):
-    pair[0].tier("tier3_cf").unlink()
+    pair[0].tier_json("tier3_cf").unlink()
     found = against_bridge(*pair)
     assert [(each.name, each.reason) for each in found.refusals] == [("tier3_cf", "not scored at the baseline")]
     assert {each.tier for each in found.entries} == {"tier2_ppl"}
 
 
 def test_items_are_paired_by_what_they_are_and_only_those_of_both_sides(pair):
-    table = pq.read_table(pair[0].items("code_order"))
+    table = pq.read_table(pair[0].items_parquet("code_order"))
     order = np.random.default_rng(0).permutation(table.num_rows)[:100]
-    pq.write_table(table.take(order), pair[0].items("code_order"))
+    pq.write_table(table.take(order), pair[0].items_parquet("code_order"))
     found = entry(against_bridge(*pair), "code_order")
     assert (found.effect.n, found.note) == (100, "over 100 items, of 160, that both have")
-    rows = [{row["index"]: row for row in pq.read_table(side.items("code_order")).to_pylist()} for side in pair]
+    rows = [{row["index"]: row for row in pq.read_table(side.items_parquet("code_order")).to_pylist()} for side in pair]
     right = [np.mean([side[n]["pick_acc_per_char"] == side[n]["gold"] for n in sorted(rows[0])]) for side in rows]
     assert found.effect.delta == pytest.approx(right[1] - right[0])
 
 
 def test_rows_that_do_not_fit_are_refused_and_rows_that_are_not_there_leave_the_figures(pair):
-    table = pq.read_table(pair[1].items("code"))
-    pq.write_table(table.slice(0, table.num_rows - 1), pair[1].items("code"))
-    pair[1].items("late").unlink()
-    pair[0].items("code_order").unlink()
+    table = pq.read_table(pair[1].items_parquet("code"))
+    pq.write_table(table.slice(0, table.num_rows - 1), pair[1].items_parquet("code"))
+    pair[1].items_parquet("late").unlink()
+    pair[0].items_parquet("code_order").unlink()
     found = against_bridge(*pair)
     assert [(each.name, each.reason) for each in found.refusals] == [("code", "its documents are not the same ones")]
     late = entry(found, "late")
@@ -240,7 +240,7 @@ def test_rows_that_do_not_fit_are_refused_and_rows_that_are_not_there_leave_the_
 
 
 def test_rows_that_cannot_be_read_are_a_problem_with_their_path(pair):
-    pair[1].items("code").write_bytes(b"PAR1 torn")
+    pair[1].items_parquet("code").write_bytes(b"PAR1 torn")
     with pytest.raises(UserError, match=r"code\.parquet: rows that cannot be read") as caught:
         against_bridge(*pair)
     assert caught.value.code == ExitCode.DATA_MISSING
