@@ -59,7 +59,7 @@ def describe_changes(paths: EvaluationPaths, suites: Iterable[SuiteInRequest], t
             document = read_json(paths.tier_json(tier))
         except (OSError, ValueError):
             document = None
-        published_digests = document.get("asked") if isinstance(document, dict) else None
+        published_digests = document.get("requested") if isinstance(document, dict) else None
         descriptions.append(
             f"{tier}: {_describe_differences(published_digests, current_digests) if isinstance(published_digests, dict) else 'its suites changed'}"
         )
