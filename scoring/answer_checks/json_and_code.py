@@ -159,6 +159,7 @@ def check_python_defines(answer: ModelAnswer, check: checks.PythonDefinition) ->
     if parsed.error:
         return CheckVerdict(False, f"does not parse: {parsed.error}")
     node_types = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    # Methods and nested functions count, too.
     definitions = [node for node in ast.walk(parsed.tree) if isinstance(node, node_types) and node.name == check.name]
     if not definitions:
         return CheckVerdict(False, f"does not define {check.name}")

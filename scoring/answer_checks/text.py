@@ -32,6 +32,7 @@ def straighten_quotes(text: str) -> str:
 
 def count_phrase(phrase: str, text: str) -> int:
     """How often a phrase occurs as entire words."""
+    # A boundary is required only where the phrase ends in a letter or digit: "?" may follow a word.
     escaped = [re.escape(word) for word in straighten_quotes(phrase).split()]
     before = r"(?<!\w)" if re.match(r"\w", phrase.strip()) else ""
     after = r"(?!\w)" if re.search(r"\w\Z", phrase.strip()) else ""
@@ -58,6 +59,7 @@ def split_sentences(text: str) -> list[str]:
                 sentences.append(piece)
             else:
                 continue
+            # An abbreviation does not end a sentence: the next piece continues it.
             is_open = sentences[-1].split()[-1].lower().lstrip("(\"'") in _ABBREVIATIONS
     return sentences
 

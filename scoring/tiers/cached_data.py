@@ -29,6 +29,7 @@ class CachedDataTier:
         """One work item a slice or task. A slice is one part; a task is split by its items."""
         for name, definition in definitions.items():
             entry = _ensure_entry(self.tier, name, definition, context)
+            # A task that gains items keeps the parts of its earlier items: their key is that of their range.
             task = entry if isinstance(entry, cache.TaskEntry) else None
             yield WorkItem(
                 tier=self.tier,
@@ -60,7 +61,7 @@ def _ensure_entry(tier: str, name: str, definition: dict[str, Any], context: Job
 
     def report_progress(entry_name: str, done_count: int, total: int, *_counts: int) -> None:
         nonlocal last_logged
-        context.stop.check()
+        context.stop.check()  # building an entry can take hours, so it is a place to stop
         if time.monotonic() - last_logged > DATA_LOG_INTERVAL_SECONDS:
             last_logged = time.monotonic()
             _log.info("preparing", name=entry_name, done=done_count, of=total)

@@ -159,6 +159,7 @@ def _build_row(item: TaskItem, ll: list[float], ll_uncond: list[float], seq_len:
         "bytes": list(item.bytes),
         "truncated": any(len(pair.context) + len(pair.continuation) > seq_len + 1 for pair in item.requests),
     }
+    # The first of equal choices is the pick, as in lm-evaluation-harness.
     for metric in CLOZE_METRICS:
         values = compute_choice_scores(row, metric)
         row[f"pick_{metric}"] = None if values is None else values.index(max(values))

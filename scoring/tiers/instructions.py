@@ -134,6 +134,7 @@ class Instructions:
         prompts = entry.prompts[part.start : part.stop]
         requests = [prompt.generation_request for prompt in prompts]
         results = generate_answers(model, requests, shape=entry.shape, decode=prompts[0].chat.decode, on_batch=on_batch)
+        # Checks run here, in the part, so that evidence is kept although the tier file has only verdicts.
         rows = []
         for prompt, result in zip(prompts, results, strict=True):
             answer = ModelAnswer(text=result.text, finish=result.finish, special_tokens=prompt.chat.special_ids)
@@ -184,6 +185,7 @@ def _prepare_prompt(
 ) -> PreparedPrompt:
     """Render one prompt; ``chats`` keeps the templates that were already loaded."""
     prompt_definition = msgspec.convert(definition, PromptDefinition)
+    # The login node has no jsonschema, so schemas are checked here, before anything is scored.
     for check in prompt_definition.checks:
         if check["check"] == "json_schema":
             refuse_schema(check["schema"], location=f"prompt {name}")
@@ -195,6 +197,7 @@ def _prepare_prompt(
         )
     chat = chats[prompt_definition.chat_template]
     rendered = chat.render([msgspec.to_builtins(message) for message in prompt_definition.messages])
+    # Prompt and answer share the sequence length.
     max_answer_tokens = request.seq_len - len(rendered.tokens)
     if max_answer_tokens < 1 or not rendered.tokens:
         detail = f"takes {len(rendered.tokens)} tokens of a sequence length of {request.seq_len}: no room for an answer"
