@@ -1,8 +1,7 @@
-"""What a check is given and what it says; and how text that a model wrote is shown without harm.
+"""What a check gets and returns, and how model output is quoted without harm.
 
-An answer may hold anything: HTML, escape sequences of a terminal, a megabyte of one character, halves of surrogate pairs.
-``whole`` mends the last before anything else sees the text, so that it is always valid UTF-8; ``quote_text`` makes evidence
-printable and short. What is published besides is JSON in ASCII: no byte of an answer reaches a file as it is.
+An answer may hold anything: HTML, terminal escape sequences, a megabyte of one character. ``quote_text`` makes evidence
+printable and short.
 """
 
 import msgspec
@@ -12,7 +11,7 @@ MAX_QUOTED_CHARACTERS = 120
 
 
 class ModelAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model said."""
+    """One answer of a model. The text is valid UTF-8."""
 
     text: str
     """Without the token or string that ended it; special tokens in it are spelled out."""
@@ -23,7 +22,7 @@ class ModelAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckVerdict(msgspec.Struct, frozen=True):
-    """Whether an answer passes, and by what."""
+    """Whether an answer passes a check, and why."""
 
     passed: bool
     evidence: str
@@ -31,7 +30,7 @@ class CheckVerdict(msgspec.Struct, frozen=True):
 
 
 def quote_text(text: str, max_characters: int = MAX_QUOTED_CHARACTERS) -> str:
-    """Its beginning, what cannot be printed written as an escape."""
+    """The beginning of a text in quotes, with escapes for unprintable characters."""
     beginning = text[:max_characters]
     printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in beginning)
     return f"'{printable}'" + (f"... ({len(text)} characters)" if len(text) > max_characters else "")
@@ -42,4 +41,4 @@ def check_count(unit: str, count: int, at_least: int | None, at_most: int | None
     passed = (at_least is None or count >= at_least) and (at_most is None or count <= at_most)
     bound_kind = "at least" if at_most is None else "at most" if at_least is None else ""
     bounds = f"{bound_kind} {at_least if at_most is None else at_most}" if bound_kind else f"{at_least} to {at_most}"
-    return CheckVerdict(passed, f"{count} {unit}; asked for: {bounds}")
+    return CheckVerdict(passed, f"{count} {unit}; required: {bounds}")

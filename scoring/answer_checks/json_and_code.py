@@ -7,6 +7,7 @@ import warnings
 from typing import Any, NoReturn
 
 import jsonschema
+import msgspec
 import referencing
 import referencing.exceptions
 
@@ -15,7 +16,7 @@ from suites.common.errors import UserError
 from suites.definitions import checks
 
 MAX_CODE_CHARACTERS = 100_000
-"""Characters. More is no answer to a question, and not worth a parser's time."""
+"""Longer code fails without being parsed."""
 
 _PYTHON_LABELS = frozenset({"", "python", "python3", "py"})
 
@@ -25,34 +26,40 @@ _PARSE_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowE
 
 
 def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _parse_json(text: str) -> Any:
-    """ValueError or RecursionError where the whole text is not one JSON text; NaN and infinities are none."""
+    """The value of a text that is one JSON text.
+
+    Raises ValueError or RecursionError for any other text; NaN and infinities are not JSON.
+    """
     return json.loads(text.strip(" \t\r\n"), parse_constant=_refuse_constant)
 
 
 def check_json_only(answer: ModelAnswer, _check: checks.AnswerCheck) -> CheckVerdict:
-    """Passes where the whole answer is one JSON text (RFC 8259), white space around it aside.
+    """Passes where the whole answer is one JSON text (RFC 8259).
 
-    Fails for a code fence, for words before or after, for single quotes, for a comma too many, and for NaN.
+    White space around it is allowed. A code fence, words before or after, single quotes, a trailing comma and NaN fail.
     """
     try:
         _parse_json(answer.text)
     except (ValueError, RecursionError) as error:
-        return CheckVerdict(False, f"no JSON: {quote_text(str(error), 80)}")
+        return CheckVerdict(False, f"not JSON: {quote_text(str(error), 80)}")
     return CheckVerdict(True, "one JSON text")
 
 
 def check_json_schema(answer: ModelAnswer, check: checks.JsonSchema) -> CheckVerdict:
-    """Passes where the whole answer is JSON that fits the schema (draft 2020-12; ``format`` only annotates)."""
+    """Passes where the whole answer is JSON that fits the schema (draft 2020-12).
+
+    ``format`` only annotates.
+    """
     try:
         value = _parse_json(answer.text)
         validator = jsonschema.Draft202012Validator(check.schema, registry=referencing.Registry())
         error = jsonschema.exceptions.best_match(validator.iter_errors(value))
     except (ValueError, RecursionError, OverflowError) as parse_error:
-        return CheckVerdict(False, f"no JSON: {quote_text(str(parse_error), 80)}")
+        return CheckVerdict(False, f"not JSON: {quote_text(str(parse_error), 80)}")
     return (
         CheckVerdict(True, "fits the schema")
         if error is None
@@ -61,76 +68,99 @@ def check_json_schema(answer: ModelAnswer, check: checks.JsonSchema) -> CheckVer
 
 
 def refuse_schema(schema: dict[str, Any], *, location: str) -> None:
-    """Problem (usage) where a schema is itself none, or refers to what it does not hold."""
+    """Raise UserError (usage) where a schema is invalid or refers to something outside itself."""
     try:
         jsonschema.Draft202012Validator.check_schema(schema)
         jsonschema.Draft202012Validator(schema, registry=referencing.Registry()).is_valid(None)
     except jsonschema.SchemaError as error:
-        raise UserError(f"json_schema: {error.json_path}: {error.message}", location=location, hint="mend the schema") from error
+        raise UserError(
+            f"json_schema: {error.json_path}: {error.message}", location=location, hint="correct the schema"
+        ) from error
     except referencing.exceptions.Unresolvable as error:
-        raise UserError(f"json_schema: {error}", location=location, hint="write what it refers to into the schema") from error
+        raise UserError(
+            f"json_schema: {error}", location=location, hint="put the definition that it refers to into the schema"
+        ) from error
 
 
-def find_code_blocks(text: str) -> list[tuple[str, str, bool]]:
-    """(language, content, whether it is closed) of every fenced block."""
-    code_blocks: list[tuple[str, list[str], bool]] = []
-    is_inside = False
+class FencedBlock(msgspec.Struct):
+    """One fenced block of an answer, as far as it was read."""
+
+    language: str
+    lines: list[str]
+    is_closed: bool = False
+
+
+def find_code_blocks(text: str) -> list[FencedBlock]:
+    """The fenced blocks of a text, in order. The last one may be open."""
+    blocks: list[FencedBlock] = []
     for line in text.splitlines():
-        if line.lstrip().startswith("```"):
-            if is_inside:
-                code_blocks[-1] = (*code_blocks[-1][:2], True)
-            else:
-                code_blocks.append((line.strip().lstrip("`").strip().lower(), [], False))
-            is_inside = not is_inside
+        is_inside = bool(blocks) and not blocks[-1].is_closed
+        is_fence = line.lstrip().startswith("```")
+        if is_inside and is_fence:
+            blocks[-1].is_closed = True
         elif is_inside:
-            code_blocks[-1][1].append(line)
-    return [(language, "\n".join(content), is_closed) for language, content, is_closed in code_blocks]
+            blocks[-1].lines.append(line)
+        elif is_fence:
+            blocks.append(FencedBlock(line.strip().lstrip("`").strip().lower(), []))
+    return blocks
 
 
 def extract_python(text: str) -> str:
-    """The Python in an answer: its fenced blocks of Python, or of no language, one after the other; without any, all of it."""
-    code_blocks = find_code_blocks(text)
-    if not code_blocks:
+    """The Python code in an answer.
+
+    That is its fenced blocks of Python or of no language, joined; without any fenced block, the entire answer.
+    """
+    blocks = find_code_blocks(text)
+    if not blocks:
         return textwrap.dedent(text).strip()
-    return "\n\n".join(textwrap.dedent(content) for language, content, _ in code_blocks if language in _PYTHON_LABELS)
+    return "\n\n".join(textwrap.dedent("\n".join(block.lines)) for block in blocks if block.language in _PYTHON_LABELS)
 
 
-def _parse_python(text: str) -> ast.Module | str:
-    """The syntax tree, or why there is none."""
+class _ParsedPython(msgspec.Struct, frozen=True):
+    """An answer's Python as a syntax tree, or why it does not parse."""
+
+    tree: ast.Module
+    error: str = ""
+
+
+def _parse_python(text: str) -> _ParsedPython:
     code = extract_python(text)
     if len(code) > MAX_CODE_CHARACTERS:
-        return f"{len(code)} characters"
+        return _ParsedPython(ast.Module([], []), f"{len(code)} characters")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about doubtful escapes in it
-            return ast.parse(code)
+            warnings.simplefilter("ignore")  # about invalid escapes in the answer's strings
+            return _ParsedPython(ast.parse(code))
     except _PARSE_ERRORS as error:
-        return quote_text(f"{type(error).__name__}: {error}", 80)
+        return _ParsedPython(ast.Module([], []), quote_text(f"{type(error).__name__}: {error}", 80))
 
 
 def check_python_parses(answer: ModelAnswer, _check: checks.AnswerCheck) -> CheckVerdict:
-    """Passes where the answer's Python parses and holds a statement that does something.
+    """Passes where the answer's Python parses and has a statement with an effect.
 
-    The Python is what stands in fenced blocks, or the whole answer where there are none; a language other than Python does not
-    count. "Sure" parses, too, and fails: a name, a number or a comparison alone does nothing.
+    The Python is in fenced blocks, or the entire answer where there are none; blocks of another language do not count.
+    "Sure" parses and fails: a name, a number or a comparison alone has no effect.
     """
-    tree = _parse_python(answer.text)
-    if isinstance(tree, str):
-        return CheckVerdict(False, f"does not parse: {tree}")
-    effective = [node for node in tree.body if not (isinstance(node, ast.Expr) and isinstance(node.value, _NO_EFFECT_NODES))]
-    return CheckVerdict(bool(effective), f"{len(tree.body)} statements" if effective else "no statement that does something")
+    parsed = _parse_python(answer.text)
+    if parsed.error:
+        return CheckVerdict(False, f"does not parse: {parsed.error}")
+    effective = [
+        node for node in parsed.tree.body if not (isinstance(node, ast.Expr) and isinstance(node.value, _NO_EFFECT_NODES))
+    ]
+    return CheckVerdict(bool(effective), f"{len(parsed.tree.body)} statements" if effective else "no statement with an effect")
 
 
 def check_python_defines(answer: ModelAnswer, check: checks.PythonDefinition) -> CheckVerdict:
-    """Passes where the answer's Python parses and defines the function or class, with these arguments where they are given.
+    """Passes where the answer's Python parses and defines the function or class.
 
-    Arguments are compared by name and order; defaults and annotations are free.
+    Where the check lists arguments, they must match by name and order; defaults and annotations are free.
     """
-    tree = _parse_python(answer.text)
-    if isinstance(tree, str):
-        return CheckVerdict(False, f"does not parse: {tree}")
+    parsed = _parse_python(answer.text)
+    if parsed.error:
+        return CheckVerdict(False, f"does not parse: {parsed.error}")
     node_types = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    definitions = [node for node in ast.walk(tree) if isinstance(node, node_types) and node.name == check.name]
+    # Methods and nested functions count, too.
+    definitions = [node for node in ast.walk(parsed.tree) if isinstance(node, node_types) and node.name == check.name]
     if not definitions:
         return CheckVerdict(False, f"does not define {check.name}")
     if check.arguments is None:
@@ -144,18 +174,16 @@ def check_python_defines(answer: ModelAnswer, check: checks.PythonDefinition) ->
 
 
 def check_code_block(answer: ModelAnswer, check: checks.CodeBlock) -> CheckVerdict:
-    """Passes where there is exactly one fenced block, closed, and of the language that is asked for, if any is.
+    """Passes where there is exactly one fenced block, closed, of the required language.
 
-    With ``alone``, the answer begins and ends with it.
+    Without a required language, any will do. With ``alone``, nothing may stand before or after the block.
     """
-    code_blocks = find_code_blocks(answer.text)
-    if len(code_blocks) != 1:
-        return CheckVerdict(False, f"{len(code_blocks)} fenced blocks")
-    language, _, is_closed = code_blocks[0]
-    summary = f"one fenced block of {quote_text(language, 20)}{'' if is_closed else ', not closed'}"
-    text = answer.text.strip()
+    blocks = find_code_blocks(answer.text)
+    if len(blocks) != 1:
+        return CheckVerdict(False, f"{len(blocks)} fenced blocks")
+    block, text = blocks[0], answer.text.strip()
+    summary = f"one fenced block of {quote_text(block.language, 20)}{'' if block.is_closed else ', not closed'}"
     if check.alone and not (text.startswith("```") and text.endswith("```")):
-        return CheckVerdict(
-            False, f"{summary}; and also {quote_text((text.partition('```')[0] or text.rpartition('```')[2]).strip(), 60)}"
-        )
-    return CheckVerdict(is_closed and check.language in {None, language}, summary)
+        outside = (text.partition("```")[0] or text.rpartition("```")[2]).strip()
+        return CheckVerdict(False, f"{summary}; and also {quote_text(outside, 60)}")
+    return CheckVerdict(block.is_closed and check.language in {None, block.language}, summary)

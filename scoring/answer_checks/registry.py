@@ -1,16 +1,13 @@
-"""The checks of tier 4: names -> functions, and the verdict on one answer.
+"""All checks of tier 4 by name, and the outcomes of one answer.
 
-A check is a pure function of an answer and its parameters; which parameters it takes is in suites/definitions/checks.py.
 Three kinds:
 
-    format       the answer has the form that was demanded: a list, JSON, code, marked parts
-    instruction  it does what was said: length, words, refusing or not
-    clean        held against every prompt: it says something, ends by itself, and leaks nothing of the template
+    format       the answer has the required form: a list, JSON, code, marked parts
+    instruction  it follows the instruction: length, words, refusing or not
+    clean        every prompt has these: it is not blank, ends by itself, and leaks nothing of the template
 
-An answer without a letter or digit fails every check, so that silence is never good conduct. One that is no answer, since it was
-cut or says the same over and over, fails those that any text could pass (``checks.CHECKS_NEEDING_ANSWER``: amounts, absence,
-letter case): what it does not say, and how long it would be, nobody knows. So garbage that never ends is worth nothing, and what
-must be said (phrases, a list, JSON, code, a refusal) still counts where it stands.
+A blank answer fails every check. An answer that was cut or repeats itself fails the checks that any text could pass
+(``suites.definitions.checks.CHECKS_NEEDING_ANSWER``).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -55,11 +52,11 @@ CHECK_FUNCTIONS: Mapping[str, Callable[..., CheckVerdict]] = {
     "no_repetition": behaviour.check_no_repetition,
     "stops": behaviour.check_stops,
 }
-"""Every check of suites/definitions/checks.py."""
+"""Check of suites/definitions/checks.py -> its function. Clean checks take the answer alone."""
 
 
 class CheckOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """One check of one answer."""
+    """The outcome of one check on one answer."""
 
     check: str
     kind: str
@@ -68,18 +65,19 @@ class CheckOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_answer(answer: ModelAnswer, definitions: Sequence[Mapping[str, Any]]) -> list[CheckOutcome]:
-    """The prompt's own checks in their order, then the clean ones."""
-    is_silent = not CHECK_FUNCTIONS["says_something"](answer).passed
+    """Outcomes of the prompt's own checks in order, then of the clean ones."""
+    is_blank = not CHECK_FUNCTIONS["says_something"](answer).passed
     failed_basics = [name for name in ("stops", "no_repetition") if not CHECK_FUNCTIONS[name](answer).passed]
     outcomes = []
     for definition in (*definitions, *({"check": name} for name in CLEAN_CHECKS)):
         name = str(definition["check"])
-        if is_silent:
-            verdict = CheckVerdict(False, "says nothing")
+        if is_blank:
+            verdict = CheckVerdict(False, "blank answer")
         elif name in CLEAN_CHECKS:
             verdict = CHECK_FUNCTIONS[name](answer)
         else:
             verdict = CHECK_FUNCTIONS[name](answer, msgspec.convert(definition, PROMPT_CHECKS[name]))
+            # Any text passes these, so an answer that is cut or loops must not: its full text is unknown.
             if failed_basics and name in CHECKS_NEEDING_ANSWER:
                 verdict = CheckVerdict(False, f"{verdict.evidence}; but it fails {' and '.join(failed_basics)}")
         outcomes.append(CheckOutcome(check=name, kind=get_check_kind(name), passed=verdict.passed, evidence=verdict.evidence))

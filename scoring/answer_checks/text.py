@@ -1,11 +1,13 @@
-"""Checks of length, wording and layout. Each is a pure function (answer, parameters) -> Verdict.
+"""Checks of length, wording and layout.
 
-A word is a stretch without white space that holds a letter or digit. Phrases are looked for as whole words, whatever the case
-of their letters and the width of white space; curly quotes count as straight ones.
+A word is a run of characters without white space that holds a letter or digit. Phrases match entire words, in any letter case
+and with any white space between words; curly quotes count as straight ones.
 """
 
 import re
 from itertools import groupby
+
+import msgspec
 
 from scoring.answer_checks.base import CheckVerdict, ModelAnswer, check_count, quote_text
 from suites.definitions import checks
@@ -24,12 +26,13 @@ _AROUND_ANSWER = " \t\r\n\"'`*_.!"
 
 
 def straighten_quotes(text: str) -> str:
-    """Curly quotes as straight ones."""
+    """The text with straight quotes for curly ones."""
     return text.translate({0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'})
 
 
 def count_phrase(phrase: str, text: str) -> int:
-    """How often a phrase occurs as whole words."""
+    """How often a phrase occurs as entire words."""
+    # A boundary is required only where the phrase ends in a letter or digit: "?" may follow a word.
     escaped = [re.escape(word) for word in straighten_quotes(phrase).split()]
     before = r"(?<!\w)" if re.match(r"\w", phrase.strip()) else ""
     after = r"(?!\w)" if re.search(r"\w\Z", phrase.strip()) else ""
@@ -37,12 +40,15 @@ def count_phrase(phrase: str, text: str) -> int:
 
 
 def split_word_tokens(text: str) -> list[str]:
-    """Its words."""
+    """The words of a text, with their punctuation."""
     return [word for word in text.split() if any(c.isalnum() for c in word)]
 
 
 def split_sentences(text: str) -> list[str]:
-    """Its sentences: up to ., ! or ? before white space, or up to an empty line; what holds no letter is none."""
+    """The sentences of a text.
+
+    A sentence ends at ., ! or ? before white space, or at an empty line. A piece without a letter is none.
+    """
     sentences: list[str] = []
     for paragraph in split_paragraphs(text):
         is_open = False
@@ -53,106 +59,119 @@ def split_sentences(text: str) -> list[str]:
                 sentences.append(piece)
             else:
                 continue
+            # An abbreviation does not end a sentence: the next piece continues it.
             is_open = sentences[-1].split()[-1].lower().lstrip("(\"'") in _ABBREVIATIONS
     return sentences
 
 
 def split_paragraphs(text: str) -> list[str]:
-    """Its stretches between empty lines."""
+    """The paragraphs of a text: lines between empty lines."""
     return ["\n".join(lines) for is_filled, lines in groupby(text.splitlines(), key=lambda line: bool(line.strip())) if is_filled]
 
 
 def check_word_count(answer: ModelAnswer, check: checks.CountRange) -> CheckVerdict:
-    """Passes where the number of words lies within the bounds. A bullet or a dash alone is no word; "well-known" is one."""
+    """Passes where the number of words lies within the bounds.
+
+    A bullet or a dash alone is no word; "well-known" is one.
+    """
     return check_count("words", len(split_word_tokens(answer.text)), check.at_least, check.at_most)
 
 
 def check_sentences(answer: ModelAnswer, check: checks.CountRange) -> CheckVerdict:
-    """Passes where the number of sentences lies within the bounds. "3.5" and "e.g." end none, and "1." alone is none."""
+    """Passes where the number of sentences lies within the bounds.
+
+    "3.5" and "e.g." end no sentence, and "1." alone is none.
+    """
     return check_count("sentences", len(split_sentences(answer.text)), check.at_least, check.at_most)
 
 
 def check_paragraphs(answer: ModelAnswer, check: checks.CountRange) -> CheckVerdict:
-    """Passes where the number of paragraphs lies within the bounds: what stands between empty lines, a heading too."""
+    """Passes where the number of paragraphs lies within the bounds. A heading is one."""
     return check_count("paragraphs", len(split_paragraphs(answer.text)), check.at_least, check.at_most)
 
 
 def check_lines(answer: ModelAnswer, check: checks.CountRange) -> CheckVerdict:
-    """Passes where the number of lines that are not empty lies within the bounds."""
+    """Passes where the number of non-empty lines lies within the bounds."""
     return check_count("lines", sum(bool(line.strip()) for line in answer.text.splitlines()), check.at_least, check.at_most)
 
 
 def check_includes(answer: ModelAnswer, check: checks.PhraseList) -> CheckVerdict:
     """Passes where every phrase occurs: "art" is not in "party"."""
     missing = [phrase for phrase in check.phrases if not count_phrase(phrase, answer.text)]
-    return CheckVerdict(not missing, f"lacks {', '.join(map(quote_text, missing))}" if missing else "has all of them")
+    return CheckVerdict(not missing, f"missing: {', '.join(map(quote_text, missing))}" if missing else "has all phrases")
 
 
 def check_includes_any(answer: ModelAnswer, check: checks.PhraseList) -> CheckVerdict:
     """Passes where at least one phrase occurs."""
     included = next((phrase for phrase in check.phrases if count_phrase(phrase, answer.text)), None)
-    return CheckVerdict(included is not None, f"has {quote_text(included)}" if included else "has none of them")
+    return CheckVerdict(included is not None, f"has {quote_text(included)}" if included else "has no phrase")
 
 
 def check_excludes(answer: ModelAnswer, check: checks.PhraseList) -> CheckVerdict:
     """Passes where no phrase occurs."""
     excluded = [phrase for phrase in check.phrases if count_phrase(phrase, answer.text)]
-    return CheckVerdict(not excluded, f"has {', '.join(map(quote_text, excluded))}" if excluded else "has none of them")
+    return CheckVerdict(not excluded, f"has {', '.join(map(quote_text, excluded))}" if excluded else "has no phrase")
 
 
 def check_occurs(answer: ModelAnswer, check: checks.PhraseCount) -> CheckVerdict:
     """Passes where the phrase occurs as often as the bounds say."""
-    return check_count(
-        f"times {quote_text(check.phrase)}", count_phrase(check.phrase, answer.text), check.at_least, check.at_most
-    )
+    count = count_phrase(check.phrase, answer.text)
+    return check_count(f"times {quote_text(check.phrase)}", count, check.at_least, check.at_most)
 
 
 def check_excludes_characters(answer: ModelAnswer, check: checks.ExcludedCharacters) -> CheckVerdict:
     """Passes where none of the characters occurs."""
     excluded = sorted(set(check.characters) & set(answer.text))
-    return CheckVerdict(not excluded, f"has {quote_text(''.join(excluded))}" if excluded else "has none of them")
+    return CheckVerdict(not excluded, f"has {quote_text(''.join(excluded))}" if excluded else "has no excluded character")
 
 
 def check_begins(answer: ModelAnswer, check: checks.ExpectedText) -> CheckVerdict:
-    """Passes where the answer's first visible characters are the text, letter case and kinds of quotes aside."""
-    start = straighten_quotes(answer.text).lstrip().casefold()
-    return CheckVerdict(
-        start.startswith(straighten_quotes(check.text).casefold()), f"begins {quote_text(answer.text.strip(), 60)}"
-    )
+    """Passes where the answer begins with the text, in any letter case and with any quotes."""
+    passed = straighten_quotes(answer.text).lstrip().casefold().startswith(straighten_quotes(check.text).casefold())
+    return CheckVerdict(passed, f"begins with {quote_text(answer.text.strip(), 60)}")
 
 
 def check_ends(answer: ModelAnswer, check: checks.ExpectedText) -> CheckVerdict:
-    """Passes where the answer's last visible characters are the text, letter case and kinds of quotes aside."""
-    end = straighten_quotes(answer.text).rstrip().casefold()
-    return CheckVerdict(end.endswith(straighten_quotes(check.text).casefold()), f"ends {quote_text(answer.text.strip()[-60:])}")
+    """Passes where the answer ends with the text, in any letter case and with any quotes."""
+    passed = straighten_quotes(answer.text).rstrip().casefold().endswith(straighten_quotes(check.text).casefold())
+    return CheckVerdict(passed, f"ends with {quote_text(answer.text.strip()[-60:])}")
+
+
+def _strip_decoration(text: str) -> str:
+    """Without white space, quotes, asterisks, "_", ".", and "!" around it."""
+    return straighten_quotes(text).strip(_AROUND_ANSWER).casefold()
 
 
 def check_equals(answer: ModelAnswer, check: checks.AcceptedAnswers) -> CheckVerdict:
-    """Passes where the whole answer is one of the given ones; letter case, quotes, asterisks, "." and "!" around it aside."""
-    normalised = straighten_quotes(answer.text).strip(_AROUND_ANSWER).casefold()
-    passed = normalised in {straighten_quotes(accepted).strip(_AROUND_ANSWER).casefold() for accepted in check.answers}
-    return CheckVerdict(passed, f"says {quote_text(answer.text.strip(), 60)}")
+    """Passes where the entire answer is one of the accepted answers.
+
+    Letter case does not count, nor do quotes, asterisks, "." and "!" around the answer.
+    """
+    passed = _strip_decoration(answer.text) in {_strip_decoration(accepted) for accepted in check.answers}
+    return CheckVerdict(passed, f"answer: {quote_text(answer.text.strip(), 60)}")
 
 
 def check_number(answer: ModelAnswer, check: checks.ExpectedNumber) -> CheckVerdict:
-    """Passes where the whole answer is the number in digits: "42", "42." or "1,250", but neither "forty-two" nor "42 apples"."""
-    normalised = straighten_quotes(answer.text).strip(_AROUND_ANSWER)
-    match = _NUMBER.fullmatch(normalised) if len(normalised) <= _MAX_NUMBER_CHARACTERS else None
-    passed = match is not None and abs(float(normalised.replace(",", "")) - check.value) <= check.tolerance
-    return CheckVerdict(passed, f"says {quote_text(answer.text.strip(), 60)}")
+    """Passes where the entire answer is the number in digits.
+
+    "42", "42." and "1,250" are numbers in digits, "forty-two" and "42 apples" are not.
+    """
+    digits = _strip_decoration(answer.text)
+    is_number = len(digits) <= _MAX_NUMBER_CHARACTERS and _NUMBER.fullmatch(digits) is not None
+    passed = is_number and abs(float(digits.replace(",", "")) - check.value) <= check.tolerance
+    return CheckVerdict(passed, f"answer: {quote_text(answer.text.strip(), 60)}")
 
 
 def check_letter_case(answer: ModelAnswer, check: checks.LetterCase) -> CheckVerdict:
-    """Passes where there are letters, and none of the other case."""
+    """Passes where there are letters, and none is of the other case."""
     wrong_case = [c for c in answer.text if (c.islower() if check.case == "upper" else c.isupper())]
     has_letters = any(c.isalpha() for c in answer.text)
-    return CheckVerdict(
-        has_letters and not wrong_case, f"{len(wrong_case)} letters of the other case" if has_letters else "no letters"
-    )
+    evidence = f"{len(wrong_case)} letters of the other case" if has_letters else "no letters"
+    return CheckVerdict(has_letters and not wrong_case, evidence)
 
 
 def check_separated(answer: ModelAnswer, check: checks.SeparatedParts) -> CheckVerdict:
-    """Passes where lines that hold the separator alone cut the answer into that many parts, none of them blank."""
+    """Passes where separator lines cut the answer into that many non-blank parts."""
     parts: list[list[str]] = [[]]
     for line in answer.text.splitlines():
         if line.strip() == check.by.strip():
@@ -164,13 +183,13 @@ def check_separated(answer: ModelAnswer, check: checks.SeparatedParts) -> CheckV
 
 
 def check_marked(answer: ModelAnswer, check: checks.MarkedSpans) -> CheckVerdict:
-    """Passes where at least so many stretches stand between the two marks, each on one line and not blank.
+    """Passes where enough non-blank spans stand between the two marks, each on one line.
 
-    The marks may be the same, as in "*this*": what one has ended, none begins.
+    The marks may be the same, as in "*this*": a mark that ends a span does not begin the next one.
     """
     count_in_line = _count_between_same if check.before == check.after else _count_between
     marked_count = sum(count_in_line(line, check.before, check.after) for line in answer.text.splitlines())
-    return check_count("marked stretches", marked_count, check.at_least, None)
+    return check_count("marked spans", marked_count, check.at_least, None)
 
 
 def _count_between(line: str, before: str, after: str) -> int:
@@ -179,51 +198,62 @@ def _count_between(line: str, before: str, after: str) -> int:
 
 
 def _count_between_same(line: str, mark: str, _: str) -> int:
-    count, last_index = 0, None  # what stands before the first is marked by nothing
-    pieces = line.split(mark)
-    for index, piece in enumerate(pieces[1:-1], start=1):
+    count, last_index = 0, None  # the text before the first mark and after the last one is unmarked
+    for index, piece in enumerate(line.split(mark)[1:-1], start=1):
         if last_index != index - 1 and piece.strip():
             count, last_index = count + 1, index
     return count
 
 
-def _find_list_items(text: str, *, numbered: bool) -> tuple[list[re.Match[str]], list[str]]:
-    """The items of the outermost level, and the lines that belong to no item."""
-    items, other_lines, indent = [], [], None
+class _ListLines(msgspec.Struct, frozen=True):
+    """The outermost list of an answer, and the lines outside it."""
+
+    items: list[re.Match[str]]
+    other_lines: list[str]
+
+
+def _find_list_lines(text: str, *, numbered: bool) -> _ListLines:
+    items: list[re.Match[str]] = []
+    other_lines, indent = [], None
     for line in text.expandtabs(4).splitlines():
         match = _LIST_ITEM.match(line)
         depth = len(line) - len(line.lstrip())
-        if match and (match["number"] is not None) == numbered and (indent is None or depth <= indent):
+        # Deeper lines belong to the item above; a less deep item begins a new outermost level.
+        if not line.strip() or (indent is not None and depth > indent):
+            continue
+        if match and (match["number"] is not None) == numbered:
             indent = depth
             items.append(match)
-        elif line.strip() and (indent is None or depth <= indent):
+        else:
             other_lines.append(line)
-    outermost = [match for match in items if len(match["indent"]) == (indent or 0)]
-    return outermost, other_lines
+    return _ListLines([match for match in items if len(match["indent"]) == indent], other_lines)
+
+
+def _check_item_count(lines: _ListLines, check: checks.ListItems) -> CheckVerdict:
+    verdict = check_count("items", len(lines.items), check.at_least, check.at_most)
+    if check.alone and lines.other_lines:
+        return CheckVerdict(False, f"{verdict.evidence}; and also {quote_text(lines.other_lines[0], 60)}")
+    return verdict
 
 
 def check_bulleted_list(answer: ModelAnswer, check: checks.ListItems) -> CheckVerdict:
-    """Passes where the number of lines that begin with "-", "*" or "•" and a space lies within the bounds.
+    """Passes where the number of bulleted items lies within the bounds.
 
-    Items within items do not count. With ``alone``, nothing else may stand there but what is indented below an item.
+    A bulleted item begins with "-", "*" or "•" and a space. Items within items do not count. With ``alone``, every other line
+    must be indented below an item.
     """
-    items, other_lines = _find_list_items(answer.text, numbered=False)
-    verdict = check_count("items", len(items), check.at_least, check.at_most)
-    if check.alone and other_lines:
-        return CheckVerdict(False, f"{verdict.evidence}; and also {quote_text(other_lines[0], 60)}")
-    return verdict if items else CheckVerdict(False, "no items")
+    lines = _find_list_lines(answer.text, numbered=False)
+    return _check_item_count(lines, check) if lines.items else CheckVerdict(False, "no items")
 
 
 def check_numbered_list(answer: ModelAnswer, check: checks.ListItems) -> CheckVerdict:
-    """Passes where the lines that begin with "1." or "1)" number 1, 2, 3 ... and are as many as the bounds say.
+    """Passes where the items are numbered 1, 2, 3 ... and lie within the bounds.
 
-    Bullets are no numbers, and what is indented below an item does not count. ``alone`` as in ``check_bulleted_list``.
+    An item begins with "1." or "1)". Bullets do not count, and neither do lines indented below an item. ``alone`` as in
+    ``check_bulleted_list``.
     """
-    items, other_lines = _find_list_items(answer.text, numbered=True)
-    verdict = check_count("items", len(items), check.at_least, check.at_most)
-    numbers = [int(match["number"]) for match in items]
-    if numbers != list(range(1, len(numbers) + 1)) or not numbers:
-        return CheckVerdict(False, f"numbered {numbers[:12]}" if numbers else "no items")
-    if check.alone and other_lines:
-        return CheckVerdict(False, f"{verdict.evidence}; and also {quote_text(other_lines[0], 60)}")
-    return verdict
+    lines = _find_list_lines(answer.text, numbered=True)
+    numbers = [int(match["number"]) for match in lines.items]
+    if numbers and numbers == list(range(1, len(numbers) + 1)):
+        return _check_item_count(lines, check)
+    return CheckVerdict(False, f"numbered {numbers[:12]}" if numbers else "no items")

@@ -1,4 +1,4 @@
-"""From paired rows to effects: of a slice, of a task, of a rate, and of totals over several."""
+"""Effects from paired rows: of slices, tasks, rates, and totals over several."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from scoring.compare.statistics import (
 from suites.contract.comparison import Effect, EffectVerdict
 
 MIN_CLUSTERS = 10
-"""Documents, in effect, below which a t test of them is not believed."""
+"""A t test over fewer clusters (by their effective number) is not reported."""
 
 T_TEST_NAME = "t test of the paired ratio estimator, clustered by {unit}"
 
@@ -29,7 +29,7 @@ MEAN_TEST_NAME = "t test of the mean of {count} paired differences, half an item
 
 
 class MetricPair(msgspec.Struct, frozen=True, kw_only=True):
-    """A metric's value on both sides, as published or as made of published values."""
+    """A metric's value on both sides."""
 
     metric: str
     baseline: float
@@ -37,12 +37,12 @@ class MetricPair(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_lower_better(self) -> bool:
-        """Whether less is better."""
+        """Whether a smaller value is better."""
         return self.metric in {"ppl", "nll_per_token"}
 
 
 def build_bare_effect(figures: MetricPair) -> Effect:
-    """Without an error."""
+    """An effect without an error."""
     return Effect(
         metric=figures.metric,
         better_when="lower" if figures.is_lower_better else "higher",
@@ -53,62 +53,54 @@ def build_bare_effect(figures: MetricPair) -> Effect:
 
 
 def decide_verdict(effect: Effect, p: float) -> EffectVerdict:
-    """What a test at LEVEL says."""
+    """The verdict of a test with this p value, at SIGNIFICANCE_LEVEL."""
     if p > SIGNIFICANCE_LEVEL or effect.delta == 0:
         return "no_change_seen"
     return "better" if (effect.delta < 0) == (effect.better_when == "lower") else "worse"
 
 
+def _add_test(effect: Effect, tested: Estimate | DiscordantCounts, test: str, *, level: float) -> Effect:
+    """The effect with interval, p value and verdict. ``level`` is the one of its smallest detectable difference."""
+    interval = tested.confidence_interval()
+    return msgspec.structs.replace(
+        effect,
+        low=interval.low,
+        high=interval.high,
+        p=tested.p,
+        smallest_detectable=tested.smallest_detectable(level),
+        test=test,
+        verdict=decide_verdict(effect, tested.p),
+    )
+
+
 def build_estimate_effect(figures: MetricPair, estimate: Estimate, n: int, test: str, *, stderr: float, level: float) -> Effect:
-    """An effect with a t-distributed error; ``level`` is the one of its smallest detectable difference."""
+    """An effect with a t-distributed error, tested where there are enough clusters."""
     effect = msgspec.structs.replace(build_bare_effect(figures), n=n, stderr=stderr if math.isfinite(stderr) else None)
     if not estimate.has_stderr or estimate.df + 1 < MIN_CLUSTERS:
         return effect
-    low, high = estimate.confidence_interval()
-    tested = msgspec.structs.replace(
-        effect, low=low, high=high, p=estimate.p, smallest_detectable=estimate.smallest_detectable(level), test=test
-    )
-    return msgspec.structs.replace(tested, verdict=decide_verdict(tested, estimate.p))
-
-
-def build_discordant_effect(figures: MetricPair, counts: DiscordantCounts, *, level: float) -> Effect:
-    """An effect of right and wrong answers to the same questions."""
-    effect = msgspec.structs.replace(
-        build_bare_effect(figures), n=counts.n, stderr=None if math.isnan(counts.stderr) else counts.stderr
-    )
-    if counts.is_underpowered(level):
-        return effect
-    low, high = counts.confidence_interval()
-    tested = msgspec.structs.replace(
-        effect, low=low, high=high, p=counts.p, smallest_detectable=counts.smallest_detectable(level), test=MCNEMAR_NAME
-    )
-    return msgspec.structs.replace(tested, verdict=decide_verdict(tested, counts.p))
+    return _add_test(effect, estimate, test, level=level)
 
 
 # Slices
 
 
 class SummedRatio(msgspec.Struct, frozen=True):
-    """Nats over tokens on both sides, of one slice or of several; each slice is a stratum of its own."""
+    """Nats over tokens on both sides, of one slice or of several. Each slice is a stratum."""
 
     slices: tuple[PairedRows, ...]
 
     @property
     def token_count(self) -> float:
-        """Predicted tokens of all."""
+        """Predicted tokens of all slices."""
         return math.fsum(math.fsum(rows.tokens) for rows in self.slices)
 
-    def compute_per_token(self) -> tuple[float, float]:
-        """Nats a token, baseline and candidate: sums over all tokens."""
-        sums = ([math.fsum(rows.baseline) for rows in self.slices], [math.fsum(rows.candidate) for rows in self.slices])
-        return math.fsum(sums[0]) / self.token_count, math.fsum(sums[1]) / self.token_count
-
     def compute_metric(self, metric: str) -> MetricPair:
-        """``nll_per_token``, ``ppl`` or ``rate``, of the rows that are compared."""
-        baseline_value, candidate_value = self.compute_per_token()
+        """``nll_per_token``, ``ppl`` or ``rate`` over the compared rows: sums over all tokens."""
+        baseline = math.fsum([math.fsum(rows.baseline) for rows in self.slices]) / self.token_count
+        candidate = math.fsum([math.fsum(rows.candidate) for rows in self.slices]) / self.token_count
         if metric == "ppl":
-            baseline_value, candidate_value = math.exp(baseline_value), math.exp(candidate_value)
-        return MetricPair(metric=metric, baseline=baseline_value, candidate=candidate_value)
+            baseline, candidate = math.exp(baseline), math.exp(candidate)
+        return MetricPair(metric=metric, baseline=baseline, candidate=candidate)
 
     def estimate_difference(self, metric: str) -> Estimate:
         """The paired difference and its error.
@@ -117,24 +109,22 @@ class SummedRatio(msgspec.Struct, frozen=True):
         residuals d - delta * tokens. Of the perplexities exp(R), R nats a token, to first order (delta method) the
         residuals are exp(R_c) (nll_c - R_c tokens) - exp(R_b) (nll_b - R_b tokens).
         """
-        baseline_value, candidate_value = self.compute_per_token()
-        figures = self.compute_metric(metric)
+        per_token, figures = self.compute_metric("nll_per_token"), self.compute_metric(metric)
+        residuals: list[FloatArray]  # [D] for each slice
         if metric == "ppl":
-            weights = (math.exp(baseline_value), math.exp(candidate_value))
-            residuals: list[FloatArray] = [
-                weights[1] * (rows.candidate - candidate_value * rows.tokens)
-                - weights[0] * (rows.baseline - baseline_value * rows.tokens)
+            residuals = [
+                figures.candidate * (rows.candidate - per_token.candidate * rows.tokens)
+                - figures.baseline * (rows.baseline - per_token.baseline * rows.tokens)
                 for rows in self.slices
             ]
         else:
-            residuals = [
-                rows.candidate - rows.baseline - (candidate_value - baseline_value) * rows.tokens for rows in self.slices
-            ]
-        sizes = [rows.tokens for rows in self.slices]
+            delta = per_token.candidate - per_token.baseline
+            residuals = [rows.candidate - rows.baseline - delta * rows.tokens for rows in self.slices]
+        sizes = [rows.tokens for rows in self.slices]  # [D] for each slice
         return estimate_from_residuals(figures.candidate - figures.baseline, residuals, sizes, self.token_count)
 
     def build_effect(self, metric: str, *, level: float = SIGNIFICANCE_LEVEL) -> Effect:
-        """Of nats a token, or of perplexity."""
+        """The tested effect of a metric."""
         estimate = self.estimate_difference(metric)
         units = sorted({rows.unit for rows in self.slices})
         count = sum(len(rows.tokens) for rows in self.slices)
@@ -146,7 +136,7 @@ class SummedRatio(msgspec.Struct, frozen=True):
 
 
 def count_discordant(outcomes: PairedOutcomes) -> DiscordantCounts:
-    """Counts of the four cells."""
+    """The numbers of gained and lost answers."""
     return DiscordantCounts(
         n=len(outcomes.baseline),
         gained=int((outcomes.candidate & ~outcomes.baseline).sum()),
@@ -155,17 +145,22 @@ def count_discordant(outcomes: PairedOutcomes) -> DiscordantCounts:
 
 
 def compute_shares(metric: str, outcomes: PairedOutcomes) -> MetricPair:
-    """Of right answers."""
+    """The shares of right answers on both sides."""
     return MetricPair(metric=metric, baseline=float(outcomes.baseline.mean()), candidate=float(outcomes.candidate.mean()))
 
 
 def build_outcome_effect(metric: str, outcomes: PairedOutcomes, *, level: float = SIGNIFICANCE_LEVEL) -> Effect:
-    """A task's share of right answers over its items (mmlu: micro), or a rate over its prompts."""
-    return build_discordant_effect(compute_shares(metric, outcomes), count_discordant(outcomes), level=level)
+    """The effect on a share of right answers: a task's over its items (mmlu: micro), or a rate's over its prompts."""
+    counts, effect = count_discordant(outcomes), build_bare_effect(compute_shares(metric, outcomes))
+    effect = msgspec.structs.replace(effect, n=counts.n, stderr=None if math.isnan(counts.stderr) else counts.stderr)
+    return effect if counts.is_underpowered(level) else _add_test(effect, counts, MCNEMAR_NAME, level=level)
 
 
 def build_subject_effect(metric: str, outcomes: PairedOutcomes, *, level: float = SIGNIFICANCE_LEVEL) -> Effect | None:
-    """The mean over subjects of their shares (mmlu: macro), subjects as strata; None where items have no subjects."""
+    """The effect on the mean of subjects' shares (mmlu: macro), subjects as strata.
+
+    None where items have no subjects.
+    """
     names = sorted({subject for subject in outcomes.subjects if subject is not None})
     if not names:
         return None
@@ -177,34 +172,28 @@ def build_subject_effect(metric: str, outcomes: PairedOutcomes, *, level: float 
 
 
 def build_mean_effect(metric: str, parts: Sequence[PairedOutcomes], *, level: float = SIGNIFICANCE_LEVEL) -> Effect:
-    """The plain mean of several shares, each counting the same, as tier 3's summary has tasks and mmlu's macro has subjects."""
+    """The effect on the plain mean of several shares: tasks of tier 3, or subjects of mmlu."""
     counts, figures = [count_discordant(part) for part in parts], [compute_shares(metric, part) for part in parts]
     mean = MetricPair(
         metric=metric,
         baseline=math.fsum(pair.baseline for pair in figures) / len(parts),
         candidate=math.fsum(pair.candidate for pair in figures) / len(parts),
     )
-    test = MEAN_TEST_NAME.format(count=len(parts))
-    return build_estimate_effect(
-        mean,
-        estimate_mean_difference(counts),
-        sum(part.n for part in counts),
-        test,
-        stderr=compute_mean_stderr(counts),
-        level=level,
-    )
+    estimate, test = estimate_mean_difference(counts), MEAN_TEST_NAME.format(count=len(parts))
+    n, stderr = sum(part.n for part in counts), compute_mean_stderr(counts)
+    return build_estimate_effect(mean, estimate, n, test, stderr=stderr, level=level)
 
 
-# What an objective asks
+# Objectives
 
 
 class OneSidedTest(msgspec.Struct, frozen=True, kw_only=True):
     """The two p values that an objective is decided by."""
 
     p_not_met: float
-    """Of the claim not holding: small where the objective is surely met."""
+    """Small where the objective is surely met."""
     p_not_missed: float
-    """Of the claim's contrary not holding: small where it is surely missed."""
+    """Small where the objective is surely missed."""
     test: str
 
 
@@ -220,21 +209,16 @@ def run_one_sided_test(
     which is non-inferiority (one-sided, as in ICH E9). A single task or rate has exact or score tests, everything
     else a t test. ``is_lower_better``: less is better.
     """
-    allowed_loss = margin if kind == "hold" else 0.0
-    if isinstance(data, SummedRatio):
-        estimate = data.estimate_difference("nll_per_token" if is_lower_better else "rate")
-        p_not_met = (estimate if is_lower_better else msgspec.structs.replace(estimate, delta=-estimate.delta)).p_at_least(
-            allowed_loss
-        )
-        return OneSidedTest(
-            p_not_met=p_not_met, p_not_missed=1 - p_not_met, test="one-sided t test of the paired ratio estimator"
-        )
-    if len(data) > 1:
-        mean = estimate_mean_difference([count_discordant(outcomes) for outcomes in data])
-        p_not_met = msgspec.structs.replace(mean, delta=-mean.delta).p_at_least(allowed_loss)
-        return OneSidedTest(
-            p_not_met=p_not_met, p_not_missed=1 - p_not_met, test="one-sided t test of the mean of paired differences"
-        )
+    if isinstance(data, SummedRatio) or len(data) > 1:
+        if isinstance(data, SummedRatio):
+            estimate, test = data.estimate_difference("nll_per_token"), "one-sided t test of the paired ratio estimator"
+        else:
+            estimate = estimate_mean_difference([count_discordant(outcomes) for outcomes in data])
+            test = "one-sided t test of the mean of paired differences"
+        # As a loss, which grows where the candidate is worse.
+        loss = estimate if is_lower_better else msgspec.structs.replace(estimate, delta=-estimate.delta)
+        p_not_met = loss.p_at_least(margin if kind == "hold" else 0.0)
+        return OneSidedTest(p_not_met=p_not_met, p_not_missed=1 - p_not_met, test=test)
     counts = count_discordant(data[0])
     if kind == "hold":
         p_not_met = counts.p_worse_by(margin)
@@ -244,6 +228,6 @@ def run_one_sided_test(
 
 
 def is_plain_rule_met(effects: Mapping[str, Effect]) -> bool:
-    """delta_ppl <= 0, delta_acc >= 0, delta of a rate >= 0: the sign alone."""
+    """Whether the sign alone is right: delta_ppl <= 0, delta_acc >= 0, delta of a rate >= 0."""
     effect = next(effects[key] for key in ("ppl", "acc", "rate") if key in effects)
     return effect.delta <= 0 if effect.better_when == "lower" else effect.delta >= 0

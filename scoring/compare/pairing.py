@@ -1,8 +1,8 @@
-"""Two evaluations side by side: what each published, whether it is alike, and the rows of both in the same order."""
+"""Two evaluations side by side: published documents, comparable entries, and rows of both in the same order."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,55 +28,70 @@ HEAD_REQUIRED_EQUAL = {
     "scorer_version": "scorer version",
     "chat_template": "chat template",
 }
-"""What must be the same in the heads of both tier files -> in words."""
+"""Keys that must be equal in the heads of both tier files -> their names in messages."""
 
 ENTRY_REQUIRED_EQUAL = {
     "format": "format",
     "isolate_documents": "definition (isolate_documents)",
     "primary_metric": "primary metric",
 }
-"""The same for an entry. Where its data are not the same, what both have of them is compared."""
+"""The same for entries. Data may differ: then the common documents or items are compared."""
 
 DATA_REQUIRED_EQUAL = {"data_key": "data"}
 
 
+class NoScoresError(UserError):
+    """The evaluation has no tier file."""
+
+
+class PairingError(Exception):
+    """Why the rows of an entry do not fit together. The entry is not compared."""
+
+
+class MissingRowsError(Exception):
+    """Which side has no rows of an entry. Its published figures are still compared."""
+
+
 class PublishedEvaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """One evaluation as it is published."""
+    """The published tier files of one evaluation."""
 
     paths: EvaluationPaths
     info: EvaluationInfo
     documents: dict[str, dict[str, Any]]
-    """Tier -> its file."""
+    """Tier -> its file, in the order of the tiers."""
 
-    def get_entries(self, tier: str) -> dict[str, Any]:
-        """Name -> entry of a tier that is there; of tier 4, name -> rate, without those that are null."""
+    def get_entries(self, tier: str) -> dict[str, dict[str, Any]]:
+        """Name -> entry of a scored tier. In tier 4 an entry is ``{"rate": share}``, without null rates."""
         section: dict[str, Any] = self.documents[tier][SECTION_BY_TIER[tier]]
-        if tier == "tier4_sft_native":
-            return {name: section[name] for name in TIER4_RATES if section.get(name) is not None}
+        if tier == TIER_BY_SHORT_NAME["tier4"]:
+            return {name: {"rate": section[name]} for name in TIER4_RATES if section.get(name) is not None}
         return section
 
     def list_scored_names(self) -> dict[str, tuple[str, ...]]:
-        """Tier -> names."""
+        """Tier -> names of its entries."""
         return {tier: tuple(self.get_entries(tier)) for tier in self.documents}
 
+    def list_total_members(self, tier: str) -> tuple[str, ...]:
+        """The entries that a tier's total is made of."""
+        return TIER4_RATES[:1] if tier == TIER_BY_SHORT_NAME["tier4"] else tuple(self.get_entries(tier))
+
     def read_rows(self, name: str) -> pa.Table | None:
-        """items/<name>.parquet; None where there is none."""
+        """items/<name>.parquet; None where the file is missing."""
         path = self.paths.items_parquet(name)
         try:
             return pq.read_table(path)
         except FileNotFoundError:
             return None
         except (pa.ArrowException, OSError) as error:
-            hint = "score it again: watcher retry --force"
-            raise UserError(
-                f"rows that cannot be read ({error})", location=path, hint=hint, code=ExitCode.DATA_MISSING
-            ) from error
+            message, hint = f"cannot read the rows ({error})", "score it again: watcher retry --force"
+            raise UserError(message, location=path, hint=hint, code=ExitCode.DATA_MISSING) from error
 
 
 def open_evaluation(ref: EvaluationRef) -> PublishedEvaluation:
     """Read the tier files of an evaluation.
 
-    Raises Problem (data missing) where none is there, or they are of another content of the checkpoint than was asked for.
+    Raises NoScoresError where there is none, and UserError (data missing) where one is no JSON or they are of another
+    checkpoint content than the reference.
     """
     paths, documents = ref.paths, {}
     for tier in TIER_BY_SHORT_NAME.values():
@@ -85,10 +100,12 @@ def open_evaluation(ref: EvaluationRef) -> PublishedEvaluation:
         except ValueError as error:
             hint = "score it again: watcher retry --force"
             raise UserError(str(error), location=paths.tier_json(tier), hint=hint, code=ExitCode.DATA_MISSING) from error
+        # A file without our head or without the tier's section is another program's.
         if isinstance(document, dict) and isinstance(document.get("checkpoint"), dict) and SECTION_BY_TIER[tier] in document:
             documents[tier] = document
     if not documents:
-        raise UserError("no scores", location=paths.folder, hint="score it first", code=ExitCode.DATA_MISSING)
+        raise NoScoresError("no scores", location=paths.folder, hint="score it first", code=ExitCode.DATA_MISSING)
+    # All tiers must be of one content, the one that the request names if it names one.
     first = next(iter(documents.values()))
     fingerprints = {document["checkpoint"].get("fingerprint") for document in documents.values()}
     if fingerprints != {ref.fingerprint or first["checkpoint"]["fingerprint"]}:
@@ -112,101 +129,118 @@ def describe_mismatch(baseline: Mapping[str, Any], candidate: Mapping[str, Any],
     for key, description in keys.items():
         baseline_value, candidate_value = _format_head_value(baseline.get(key)), _format_head_value(candidate.get(key))
         if baseline_value != candidate_value:
-            return f"another {description}: {baseline_value} at the baseline, {candidate_value} at the candidate"
+            return f"different {description}: {baseline_value} at the baseline, {candidate_value} at the candidate"
     return None
 
 
 def _format_head_value(value: Any) -> str:
-    """A tokenizer, and a chat template, are their content, wherever it lies."""
+    """The digest of a tokenizer or chat template, wherever it lies; other values as text."""
     return str(value.get("digest") or value.get("sha256") if isinstance(value, dict) else value)
+
+
+class ComparableNames(msgspec.Struct, frozen=True):
+    """The entries of a tier that can be compared, in the candidate's order, and why others cannot."""
+
+    names: list[str]
+    refusals: list[Refusal]
 
 
 def find_comparable_names(
     tier: str, baseline: PublishedEvaluation, candidate: PublishedEvaluation, *, same_data: bool = False
-) -> tuple[list[str], list[Refusal]]:
-    """The names of a tier that both sides have and that are alike, in the candidate's order; and why the others are left out.
-
-    ``same_data``: only those of which both sides' figures are of the same data.
-    """
+) -> ComparableNames:
+    """Match the entries of a tier by name and definition. ``same_data``: the figures must be of the same data, too."""
     if tier not in candidate.documents or tier not in baseline.documents:
         side_name = "candidate" if tier not in candidate.documents else "baseline"
-        return [], [Refusal(name=tier, reason=f"not scored at the {side_name}", tier=tier)]
+        return ComparableNames([], [Refusal(name=tier, reason=f"not scored at the {side_name}", tier=tier)])
     mismatch = describe_mismatch(baseline.documents[tier], candidate.documents[tier], HEAD_REQUIRED_EQUAL)
     if mismatch is not None:
-        return [], [Refusal(name=tier, reason=mismatch, tier=tier)]
-    names, refusals = [], []
+        return ComparableNames([], [Refusal(name=tier, reason=mismatch, tier=tier)])
+    # A head mismatch refuses the tier; an entry's own mismatch refuses that entry only.
+    names, reasons = [], {}
     baseline_entries, candidate_entries = baseline.get_entries(tier), candidate.get_entries(tier)
+    keys = ENTRY_REQUIRED_EQUAL | (DATA_REQUIRED_EQUAL if same_data else {})
     for name, entry in candidate_entries.items():
-        reason = "not scored at the baseline" if name not in baseline_entries else None
-        if reason is None and isinstance(entry, dict):
-            reason = describe_mismatch(
-                baseline_entries[name], entry, ENTRY_REQUIRED_EQUAL | (DATA_REQUIRED_EQUAL if same_data else {})
-            )
-        if reason is None:
-            names.append(name)
+        if name not in baseline_entries:
+            reasons[name] = "not scored at the baseline"
+        elif (entry_mismatch := describe_mismatch(baseline_entries[name], entry, keys)) is not None:
+            reasons[name] = entry_mismatch
         else:
-            refusals.append(Refusal(name=name, reason=reason, tier=tier))
-    refusals += [
-        Refusal(name=name, reason="not scored at the candidate", tier=tier)
-        for name in baseline_entries
-        if name not in candidate_entries
-    ]
-    return names, refusals
+            names.append(name)
+    reasons |= {name: "not scored at the candidate" for name in baseline_entries if name not in candidate_entries}
+    return ComparableNames(names, [Refusal(name=name, reason=reason, tier=tier) for name, reason in reasons.items()])
+
+
+def describe_coverage(paired_count: int, total_count: int, unit: str) -> str:
+    """The note of an entry of which only a part is compared."""
+    return f"over {paired_count} of {total_count} {unit}s, which both sides have"
+
+
+def describe_missing_rows(*, at_baseline: bool) -> str:
+    """The note of an entry without rows."""
+    return f"no rows at the {'baseline' if at_baseline else 'candidate'}: only the figures are compared"
 
 
 class PairedRows(msgspec.Struct, frozen=True, kw_only=True):
     """A slice's clusters, in the same order on both sides; [D] each."""
 
     baseline: FloatArray
-    """Sum of -log p of a cluster, in nats."""
+    """Sum of -log p of a cluster, in nats; of a prompt, checks that passed."""
     candidate: FloatArray
     tokens: FloatArray
-    """Predicted ones."""
+    """Predicted tokens of a cluster; of a prompt, its checks."""
     unit: str
-    """``document``; ``window`` where a slice is one document: nothing else can vary; ``prompt``, of checks."""
+    """``document``; ``window`` where a slice is one document; ``prompt`` for a share of checks."""
 
 
-def pair_slice_rows(name: str, baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> PairedRows | str:
-    """Both sides' documents of a slice; or why they cannot be paired."""
-    both_tables = _read_both_tables("tier2_ppl", name, baseline, candidate)
-    if isinstance(both_tables, str):
-        return both_tables
+def pair_slice_rows(name: str, baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> PairedRows:
+    """Both sides' documents of a slice, or its windows where it is one document.
+
+    Raises PairingError or MissingRowsError.
+    """
+    tables = _read_both_tables("tier2_ppl", name, baseline, candidate)
     mismatch = _describe_data_mismatch("tier2_ppl", name, baseline, candidate)
-    if mismatch:
-        return _pair_common_documents(both_tables, mismatch)
-    for unit in ("document", "window"):
-        tables = [_filter_kind(table, unit) for table in both_tables]
-        baseline_columns, candidate_columns = (
-            {key: table[key].to_numpy() for key in ("index", "tokens", "nll_sum")} for table in tables
-        )
-        if not all(np.array_equal(baseline_columns[key], candidate_columns[key]) for key in ("index", "tokens")):
-            return f"its {unit}s are not the same ones"
-        kept = baseline_columns["tokens"] > 0
-        if unit == "window" or int(kept.sum()) > 1:
-            nll_sums = [side["nll_sum"][kept].astype(np.float64) for side in (baseline_columns, candidate_columns)]
-            return PairedRows(
-                baseline=nll_sums[0], candidate=nll_sums[1], tokens=baseline_columns["tokens"][kept].astype(np.float64), unit=unit
-            )
-    raise AssertionError
+    if mismatch is not None:
+        return _pair_common_documents(tables, mismatch)
+    documents = _pair_equal_rows(tables, "document")
+    return documents if len(documents.tokens) > 1 else _pair_equal_rows(tables, "window")
 
 
-def _pair_common_documents(both_tables: tuple[pa.Table, pa.Table], mismatch: str) -> PairedRows | str:
-    """The documents that both have, with all that stands before them in their windows; ``mismatch``: how the data differ."""
-    baseline_rows, candidate_rows = (_index_by_key(_filter_kind(table, "document")) for table in both_tables)
+class _TablePair(NamedTuple):
+    baseline: pa.Table
+    candidate: pa.Table
+
+
+def _pair_equal_rows(tables: _TablePair, unit: str) -> PairedRows:
+    """Rows of one kind that have predicted tokens. PairingError where the sides have other rows."""
+    sides = [_filter_kind(table, unit) for table in tables]
+    for key in ("index", "tokens"):
+        if not np.array_equal(*(side[key].to_numpy() for side in sides)):
+            raise PairingError(f"the {unit}s differ")
+    tokens = sides[0]["tokens"].to_numpy()  # [rows], the same on both sides
+    kept = tokens > 0
+    baseline, candidate = (side["nll_sum"].to_numpy()[kept].astype(np.float64) for side in sides)
+    return PairedRows(baseline=baseline, candidate=candidate, tokens=tokens[kept].astype(np.float64), unit=unit)
+
+
+def _pair_common_documents(tables: _TablePair, mismatch: str) -> PairedRows:
+    """The documents of both sides, each with the same text before it. ``mismatch`` says how the data differ."""
+    baseline_rows, candidate_rows = (_index_by_key(_filter_kind(table, "document")) for table in tables)
     common = [
         key
         for key in candidate_rows
         if key in baseline_rows and candidate_rows[key]["tokens"] == baseline_rows[key]["tokens"] > 0
     ]
-    if len(common) < 2:  # noqa: PLR2004  one document says nothing about how documents differ
-        return mismatch
-    nll = [np.asarray([side[key]["nll_sum"] for key in common], dtype=np.float64) for side in (baseline_rows, candidate_rows)]
-    tokens = np.asarray([candidate_rows[key]["tokens"] for key in common], dtype=np.float64)
-    return PairedRows(baseline=nll[0], candidate=nll[1], tokens=tokens, unit="document")
+    if len(common) < 2:  # noqa: PLR2004  one document shows no spread
+        raise PairingError(mismatch)
+    baseline, candidate, tokens = (
+        np.asarray([rows[key][column] for key in common], dtype=np.float64)
+        for rows, column in ((baseline_rows, "nll_sum"), (candidate_rows, "nll_sum"), (candidate_rows, "tokens"))
+    )
+    return PairedRows(baseline=baseline, candidate=candidate, tokens=tokens, unit="document")
 
 
 def _index_by_key(table: pa.Table) -> dict[str, dict[str, Any]]:
-    """Row by what it is known by, in order; the n-th of equal ones is known as such. Empty for rows of before there were keys."""
+    """Key and occurrence -> row, in order. Empty for a table without keys."""
     rows_by_key: dict[str, dict[str, Any]] = {}
     key_counts: Counter[str] = Counter()
     for row in table.to_pylist() if "key" in table.column_names else ():
@@ -215,9 +249,8 @@ def _index_by_key(table: pa.Table) -> dict[str, dict[str, Any]]:
     return rows_by_key
 
 
-def _describe_data_mismatch(tier: str, name: str, baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> str:
-    """How the data of an entry differ, in words; empty where they do not."""
-    return describe_mismatch(baseline.get_entries(tier)[name], candidate.get_entries(tier)[name], DATA_REQUIRED_EQUAL) or ""
+def _describe_data_mismatch(tier: str, name: str, baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> str | None:
+    return describe_mismatch(baseline.get_entries(tier)[name], candidate.get_entries(tier)[name], DATA_REQUIRED_EQUAL)
 
 
 def _filter_kind(table: pa.Table, kind: str) -> pa.Table:
@@ -234,44 +267,40 @@ class PairedOutcomes(msgspec.Struct, frozen=True, kw_only=True):
 
 def pair_task_outcomes(
     name: str, metrics: Sequence[str], baseline: PublishedEvaluation, candidate: PublishedEvaluation
-) -> dict[str, PairedOutcomes] | str:
-    """Metric -> answers to the items that both sides have, without metrics that an item lacks; or why they cannot be paired."""
-    both_tables = _read_both_tables("tier3_cf", name, baseline, candidate)
-    if isinstance(both_tables, str):
-        return both_tables
-    columns = {metric: f"pick_{metric}" for metric in metrics}
+) -> dict[str, PairedOutcomes]:
+    """Metric -> outcomes of the items of both sides, without metrics that an item lacks.
+
+    Raises PairingError or MissingRowsError.
+    """
+    tables = _read_both_tables("tier3_cf", name, baseline, candidate)
     mismatch = _describe_data_mismatch("tier3_cf", name, baseline, candidate)
+    # Of the same data, items go by their index; of other data, by the hash of their content.
     baseline_rows, candidate_rows = (
-        _index_by_key(table) if mismatch else {row["index"]: row for row in table.to_pylist()} for table in both_tables
+        {row["index"]: row for row in table.to_pylist()} if mismatch is None else _index_by_key(table) for table in tables
     )
-    common = [index for index in (candidate_rows if mismatch else sorted(candidate_rows)) if index in baseline_rows]
-    if not mismatch and any(
-        baseline_rows[index][key] != candidate_rows[index][key] for index in common for key in ("id", "gold")
-    ):
-        return "its items are not the same ones"
-    if not common:
-        return mismatch or "no item is on both sides"
+    common = [index for index in (sorted(candidate_rows) if mismatch is None else candidate_rows) if index in baseline_rows]
+    pairs = [(baseline_rows[index], candidate_rows[index]) for index in common]
+    if mismatch is None and any(before[key] != after[key] for before, after in pairs for key in ("id", "gold")):
+        raise PairingError("the items differ")
+    if not pairs:
+        raise PairingError(mismatch or "no common items")
+    gold = np.asarray([before["gold"] for before, _ in pairs])  # [n]
+    subjects = tuple(before["subject"] for before, _ in pairs)
     outcomes = {}
-    for metric, column in columns.items():
-        picks = [[side[index][column] for index in common] for side in (baseline_rows, candidate_rows)]
-        if None in picks[0] or None in picks[1]:
-            continue
-        gold = [baseline_rows[index]["gold"] for index in common]
-        is_correct = [np.asarray(picked) == np.asarray(gold) for picked in picks]
-        outcomes[metric] = PairedOutcomes(
-            baseline=is_correct[0], candidate=is_correct[1], subjects=tuple(baseline_rows[index]["subject"] for index in common)
-        )
+    for metric in metrics:
+        picks = [[row[f"pick_{metric}"] for row in side] for side in zip(*pairs, strict=True)]  # baseline's, candidate's
+        if None not in picks[0] and None not in picks[1]:
+            is_correct = [np.asarray(picked) == gold for picked in picks]
+            outcomes[metric] = PairedOutcomes(baseline=is_correct[0], candidate=is_correct[1], subjects=subjects)
     return outcomes
 
 
-def _read_both_tables(
-    tier: str, name: str, baseline: PublishedEvaluation, candidate: PublishedEvaluation
-) -> tuple[pa.Table, pa.Table] | str:
-    baseline_table, candidate_table = baseline.read_rows(name), candidate.read_rows(name)
-    if baseline_table is None or candidate_table is None:
-        side_name = "baseline" if baseline_table is None else "candidate"
-        return (
-            _describe_data_mismatch(tier, name, baseline, candidate)
-            or f"no rows at the {side_name}: only the figures can be compared"
-        )
-    return baseline_table, candidate_table
+def _read_both_tables(tier: str, name: str, baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> _TablePair:
+    tables = _TablePair(baseline.read_rows(name), candidate.read_rows(name))
+    if tables.baseline is None or tables.candidate is None:
+        # Figures of other data are not comparable, so without rows nothing is.
+        mismatch = _describe_data_mismatch(tier, name, baseline, candidate)
+        if mismatch is not None:
+            raise PairingError(mismatch)
+        raise MissingRowsError(describe_missing_rows(at_baseline=tables.baseline is None))
+    return tables

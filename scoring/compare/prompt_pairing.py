@@ -1,62 +1,37 @@
-"""Tier 4 in pairs: what every prompt adds to each rate of the summary, as ``scoring.tiers.instructions`` defines them."""
+"""Tier 4 in pairs: the outcomes of every prompt for each rate of the summary."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from scoring.compare.pairing import PairedOutcomes, PairedRows, PublishedEvaluation
+from scoring.answer_checks.rates import PROMPT_RATES, PromptEntry, list_requested_outcomes
+from scoring.compare.pairing import (
+    MissingRowsError,
+    PairedOutcomes,
+    PairedRows,
+    PairingError,
+    PublishedEvaluation,
+    describe_missing_rows,
+)
 from suites.contract.tier_files import TIER4
 
-PromptEntries = Mapping[str, Mapping[str, Any]]
 
-
-def pair_rate_rows(
-    name: str, baseline: PublishedEvaluation, candidate: PublishedEvaluation
-) -> dict[str, PairedOutcomes] | PairedRows | str:
-    """``rate`` -> whether each prompt that the rate is about passed on both sides; or why they cannot be paired.
-
-    instruction_match_rate is a share of checks, of which a prompt may have several: checks that passed and checks, by prompt.
-    """
-    baseline_prompts, candidate_prompts = (_get_prompts(side) for side in (baseline, candidate))
-    if not baseline_prompts or not candidate_prompts:
-        return f"no rows at the {'baseline' if not baseline_prompts else 'candidate'}: only the figures can be compared"
-    common = _find_common_prompts(baseline, candidate)
-    if name == "instruction_match_rate":
-        counts = [[_count_prompt_checks(side[prompt]) for prompt in common] for side in (baseline_prompts, candidate_prompts)]
-        kept = [index for index, (_, checks) in enumerate(counts[1]) if checks]
-        passed = [np.asarray([float(side[index][0]) for index in kept]) for side in counts]
-        checks = np.asarray([float(counts[1][index][1]) for index in kept])
-        return (
-            PairedRows(baseline=passed[0], candidate=passed[1], tokens=checks, unit="prompt")
-            if kept
-            else "no prompt is on both sides"
-        )
-    outcomes = [
-        {prompt: _get_prompt_outcome(name, side[prompt]) for prompt in common} for side in (baseline_prompts, candidate_prompts)
-    ]
-    counted = [prompt for prompt in common if None not in (outcomes[0][prompt], outcomes[1][prompt])]
-    if not counted:
-        return "no prompt is on both sides"
-    is_passed = [np.asarray([side[prompt] for prompt in counted], dtype=bool) for side in outcomes]
-    return {"rate": PairedOutcomes(baseline=is_passed[0], candidate=is_passed[1])}
-
-
-def describe_left_out(baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> str | None:
-    """That not all of the candidate's prompts could be paired; None where they could."""
-    prompts, common = _get_prompts(candidate), _find_common_prompts(baseline, candidate)
-    return None if len(common) == len(prompts) else f"over {len(common)} prompts, of {len(prompts)}, that both were given alike"
-
-
-def _get_prompts(side: PublishedEvaluation) -> PromptEntries:
+def get_prompts(side: PublishedEvaluation) -> Mapping[str, PromptEntry]:
+    """Name -> prompt of tier 4; empty where the document has none."""
     prompts = side.documents[TIER4].get("prompts")
     return prompts if isinstance(prompts, dict) else {}
 
 
-def _find_common_prompts(baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> list[str]:
-    """Prompts that both have, held to the same checks and, where not all of the data is the same, rendered to the same tokens."""
-    baseline_prompts, candidate_prompts = _get_prompts(baseline), _get_prompts(candidate)
+def find_common_prompts(baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> list[str]:
+    """Prompts of both sides with the same checks and the same rendered tokens, in the candidate's order.
+
+    Raises MissingRowsError where a side has no prompts.
+    """
+    baseline_prompts, candidate_prompts = get_prompts(baseline), get_prompts(candidate)
+    if not baseline_prompts or not candidate_prompts:
+        raise MissingRowsError(describe_missing_rows(at_baseline=not baseline_prompts))
     common = [
         prompt
         for prompt in candidate_prompts
@@ -68,7 +43,33 @@ def _find_common_prompts(baseline: PublishedEvaluation, candidate: PublishedEval
     return [prompt for prompt in common if prompt in tokens[0] and tokens[0][prompt] == tokens[1].get(prompt)]
 
 
+def pair_rate_rows(
+    name: str, common: Sequence[str], baseline: PublishedEvaluation, candidate: PublishedEvaluation
+) -> PairedOutcomes | PairedRows:
+    """What the ``common`` prompts add to a rate. PairingError where none of them counts.
+
+    instruction_match_rate is a share of checks, of which a prompt may have several: its rows are the passed checks and all
+    checks of each prompt. The other rates are shares of prompts.
+    """
+    sides = [[get_prompts(side)[prompt] for prompt in common] for side in (baseline, candidate)]
+    if name == "instruction_match_rate":
+        checks = [[list_requested_outcomes(prompt) for prompt in side] for side in sides]
+        kept = [index for index, outcomes in enumerate(checks[1]) if outcomes]
+        passed = [np.asarray([float(sum(side[index])) for index in kept]) for side in checks]  # [prompts] each
+        counts = np.asarray([float(len(checks[1][index])) for index in kept])  # [prompts]
+        paired: PairedOutcomes | PairedRows = PairedRows(baseline=passed[0], candidate=passed[1], tokens=counts, unit="prompt")
+    else:
+        outcomes = [[PROMPT_RATES[name](prompt) for prompt in side] for side in sides]
+        kept = [index for index in range(len(common)) if None not in (outcomes[0][index], outcomes[1][index])]
+        is_passed = [np.asarray([side[index] for index in kept], dtype=bool) for side in outcomes]  # [prompts] each
+        paired = PairedOutcomes(baseline=is_passed[0], candidate=is_passed[1])
+    if not kept:
+        raise PairingError("no common prompts")
+    return paired
+
+
 def _read_prompt_tokens(side: PublishedEvaluation) -> dict[str, Any]:
+    """Prompt -> tokens, from the generations; empty where they cannot be read."""
     try:
         lines = side.paths.generations.read_text(encoding="ascii").splitlines()
         rows = [json.loads(line) for line in lines]
@@ -77,28 +78,5 @@ def _read_prompt_tokens(side: PublishedEvaluation) -> dict[str, Any]:
     return {row["name"]: row["prompt_tokens"] for row in rows}
 
 
-def _list_checks(prompt: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _list_checks(prompt: PromptEntry) -> list[tuple[str, str]]:
     return [(check["check"], check["kind"]) for check in prompt["checks"]]
-
-
-def _count_prompt_checks(prompt: Mapping[str, Any]) -> tuple[int, int]:
-    """(passed, all) of the checks that the prompt names itself."""
-    passed = [bool(check["passed"]) for check in prompt["checks"] if check["kind"] != "clean"]
-    return sum(passed), len(passed)
-
-
-_PROMPT_KEY_BY_RATE = {"all_checks_pass_rate": "passed", "format_valid_rate": "format", "chat_clean_rate": "clean"}
-
-_CHECKS_BY_RATE = {
-    "code_parse_rate": ("python_code", {"python_parses"}),
-    "json_valid_rate": ("strict_json", {"json_only", "json_schema"}),
-}
-
-
-def _get_prompt_outcome(name: str, prompt: Mapping[str, Any]) -> bool | None:
-    if name in _PROMPT_KEY_BY_RATE:
-        value = prompt[_PROMPT_KEY_BY_RATE[name]]
-        return None if value is None else bool(value)
-    category, checks = _CHECKS_BY_RATE[name]
-    passed = [bool(check["passed"]) for check in prompt["checks"] if check["check"] in checks]
-    return all(passed) if passed and prompt["category"] == category else None

@@ -1,48 +1,52 @@
-"""Tests and intervals for paired differences, with their sources. Numbers in, numbers out: nothing here knows of checkpoints.
+"""Tests and intervals for paired differences, with their sources.
 
-The distributions are written out because a job needs no scipy for anything else; the tests hold them against scipy's.
+The distributions are written out because a job needs no scipy otherwise; tests compare them with scipy's.
 """
 
 import functools
 import math
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 SIGNIFICANCE_LEVEL = 0.05
-
 TEST_POWER = 0.8
 
 STANDARD_NORMAL = NormalDist()
 
 _TINY = 1e-300
-
 _LARGE_DF = 1e5
 
 FloatArray = npt.NDArray[np.float64]
-
 BoolArray = npt.NDArray[np.bool_]
 
 
+class Interval(NamedTuple):
+    """A confidence interval."""
+
+    low: float
+    high: float
+
+
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
-    """A difference with an error that is t-distributed."""
+    """A difference with a t-distributed error."""
 
     delta: float
     stderr: float
     df: float
-    """Degrees of freedom; less than one where nothing can be said."""
+    """Degrees of freedom; below one, there is no test."""
 
     @property
     def has_stderr(self) -> bool:
-        """Whether there is an error to tell the difference from."""
+        """Whether the standard error is known."""
         return self.df >= 1 and math.isfinite(self.stderr)
 
     def p_at_least(self, bound: float = 0.0) -> float:
-        """One-sided p of 'the difference is ``bound`` or more': small where it is surely less."""
+        """One-sided p value of the hypothesis that the difference is ``bound`` or more."""
         gap = self.delta - bound
         if self.stderr == 0:
             return 0.5 if gap == 0 else float(gap > 0)
@@ -50,25 +54,25 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def p(self) -> float:
-        """Two-sided, of no difference."""
+        """Two-sided p value of no difference."""
         if self.stderr == 0:
             return float(self.delta == 0)
         return 2 * t_cdf(-abs(self.delta) / self.stderr, self.df)
 
-    def confidence_interval(self, level: float = SIGNIFICANCE_LEVEL) -> tuple[float, float]:
-        """Of 1 - ``level``."""
+    def confidence_interval(self, level: float = SIGNIFICANCE_LEVEL) -> Interval:
+        """The interval of confidence 1 - ``level``."""
         half_width = t_quantile(1 - level / 2, self.df) * self.stderr
-        return self.delta - half_width, self.delta + half_width
+        return Interval(self.delta - half_width, self.delta + half_width)
 
     def smallest_detectable(self, level: float, power: float = TEST_POWER) -> float:
-        """The difference that a two-sided test finds with that power: (t(1 - level/2) + t(power)) * stderr."""
+        """The difference that a two-sided test finds with this power: (t(1 - level/2) + t(power)) * stderr."""
         return (t_quantile(1 - level / 2, self.df) + t_quantile(power, self.df)) * self.stderr
 
 
 def estimate_from_residuals(
     delta: float, residuals: Sequence[FloatArray], weights: Sequence[FloatArray], divisor: float
 ) -> Estimate:
-    """The error of a figure whose residuals are known for each cluster, stratum by stratum.
+    """The error of a figure from its clusters' residuals, stratum by stratum.
 
     variance = sum over strata of D / (D - 1) * sum((e_d - mean e)^2) / divisor^2 (Cochran, Sampling Techniques, 3rd
     ed., sections 5.3 and 6.4; for one stratum it is the regression of e/w on a constant with HC1 errors).
@@ -79,64 +83,64 @@ def estimate_from_residuals(
         delta: the figure.
         residuals: [D] for each stratum.
         weights: [D] for each stratum, as the clusters' sizes.
-        divisor: what the sum of residuals is divided by to be in the figure's unit.
+        divisor: turns a sum of residuals into the figure's unit.
     """
-    total, df_denominator = 0.0, 0.0
+    total, df_denominator, dfs = 0.0, 0.0, []
     for values, sizes in zip(residuals, weights, strict=True):
         count = len(values)
         df = math.fsum(sizes) ** 2 / math.fsum(sizes**2) - 1 if count else 0.0
-        if count < 2 or df <= 0:  # noqa: PLR2004  one cluster says nothing about how clusters differ
+        if count < 2 or df <= 0:  # noqa: PLR2004  one cluster shows no spread
             return Estimate(delta=delta, stderr=math.nan, df=0.0)
+        # Strata are independent: variances add, and so do their terms of Satterthwaite's degrees of freedom.
         variance = count / (count - 1) * math.fsum((values - values.mean()) ** 2)
         total += variance
         df_denominator += variance**2 / df
-    min_df = min(math.fsum(sizes) ** 2 / math.fsum(sizes**2) - 1 for sizes in weights) if weights else 0.0
-    return Estimate(
-        delta=delta, stderr=math.sqrt(total) / divisor, df=total**2 / df_denominator if df_denominator > 0 else min_df
-    )
+        dfs.append(df)
+    df = total**2 / df_denominator if df_denominator > 0 else min(dfs, default=0.0)
+    return Estimate(delta=delta, stderr=math.sqrt(total) / divisor, df=df)
 
 
 class DiscordantCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Two right-or-wrong answers to each of ``n`` questions, and how often exactly one was right."""
+    """Right or wrong on both sides of ``n`` questions: how often exactly one side was right."""
 
     n: int
     gained: int
-    """Only the candidate was right."""
+    """Questions that only the candidate got right."""
     lost: int
-    """Only the baseline was."""
+    """Questions that only the baseline got right."""
 
     @property
     def delta(self) -> float:
-        """Difference of the shares."""
+        """The candidate's share minus the baseline's."""
         return (self.gained - self.lost) / self.n
 
     @property
     def stderr(self) -> float:
-        """Sample standard deviation of the paired differences (n - 1) / sqrt(n); nan for a single pair."""
+        """Sample standard deviation (n - 1) of the paired differences, over sqrt(n); nan for one pair."""
         if self.n < 2:  # noqa: PLR2004  n - 1
             return math.nan
         return math.sqrt((self.gained + self.lost - self.n * self.delta**2) / (self.n - 1) / self.n)
 
     @property
     def agresti_min_variance(self) -> float:
-        """Of delta, with half a question added to each of the four cells (Agresti & Min, Statistics in Medicine 24, 2005).
+        """The variance of delta with half a question added to each of the four cells.
 
-        So that a task in which nothing changed is not taken for one in which nothing can change.
+        So a task in which nothing changed still has a variance (Agresti & Min, Statistics in Medicine 24, 2005).
         """
         n, discordant_count, net = self.n + 2, self.gained + self.lost + 1, self.gained - self.lost
         return (discordant_count - net**2 / n) / n**2
 
     @property
     def p(self) -> float:
-        """McNemar's exact test, two-sided: 2 P(X <= min) for X ~ Binomial(gained + lost, 1/2), at most 1."""
-        return min(1.0, 2 * binomial_tail(min(self.gained, self.lost), self.gained + self.lost))
+        """Two-sided p value of McNemar's exact test: 2 P(X <= min(gained, lost)), at most 1."""
+        return min(1.0, 2 * binomial_cdf(min(self.gained, self.lost), self.gained + self.lost))
 
     def p_improved(self) -> float:
-        """One-sided, of not being better: P(X >= gained)."""
-        return binomial_tail(self.lost, self.gained + self.lost)
+        """One-sided p value of not being better: P(X >= gained)."""
+        return binomial_cdf(self.lost, self.gained + self.lost)
 
     def p_worse_by(self, margin: float) -> float:
-        """One-sided, of being worse by ``margin`` or more: Tango's score test of delta <= -margin."""
+        """One-sided p value of being worse by ``margin`` or more: Tango's score test of delta <= -margin."""
         return 1 - STANDARD_NORMAL.cdf(self._tango_statistic(-margin))
 
     def _tango_statistic(self, difference: float) -> float:
@@ -151,21 +155,21 @@ class DiscordantCounts(msgspec.Struct, frozen=True, kw_only=True):
             return 0.0 if gap == 0 else math.copysign(math.inf, gap)
         return gap / math.sqrt(variance)
 
-    def confidence_interval(self, level: float = SIGNIFICANCE_LEVEL) -> tuple[float, float]:
-        """Tango's score interval of delta: the differences that his test does not refuse. Holds up with few discordant pairs."""
+    def confidence_interval(self, level: float = SIGNIFICANCE_LEVEL) -> Interval:
+        """Tango's score interval of delta, accurate also with few discordant pairs."""
         z = STANDARD_NORMAL.inv_cdf(1 - level / 2)
         low = _bisect_threshold(lambda difference: self._tango_statistic(difference) <= z, -1.0, self.delta)
         high = _bisect_threshold(lambda difference: self._tango_statistic(difference) <= -z, self.delta, 1.0)
-        return low, high
+        return Interval(low, high)
 
     def is_underpowered(self, level: float) -> bool:
-        """Whether not even all questions turning the same way would be told from chance."""
+        """Whether no outcome of ``n`` questions is significant."""
         return 2 * 0.5**self.n > level
 
     def smallest_detectable(self, level: float, power: float = TEST_POWER) -> float:
-        """The difference that McNemar's exact test finds with that power, given as many discordant pairs as were seen.
+        """The difference that McNemar's exact test finds with this power, given the number of discordant pairs.
 
-        Where they are too few for any outcome to be told from chance: as many as that needs, all one way.
+        Where no outcome of so few pairs is significant, it is the smallest number of pairs that can be, all gained.
         """
         discordant_count = self.gained + self.lost
         needed_count = math.ceil(math.log2(2 / level))
@@ -176,19 +180,19 @@ class DiscordantCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 @functools.lru_cache(1000)
 def _find_gain_probability(discordant_count: int, level: float, power: float) -> float:
-    """How likely a discordant pair must be a gain for the exact two-sided test of ``discordant_count`` pairs to have that power."""
-    allowed_losses = (
-        int(np.searchsorted(binomial_lower_tails(discordant_count), level / 2, side="right")) - 1
-    )  # most losses that are significant
+    """The probability of a gain at which the exact test of ``discordant_count`` pairs has this power."""
+    # The largest number of losses that is still significant.
+    allowed_losses = int(np.searchsorted(_binomial_cumulative(discordant_count, 0.5), level / 2, side="right")) - 1
     return _bisect_threshold(
         lambda probability: binomial_cdf(allowed_losses, discordant_count, 1 - probability) >= power, 0.5, 1.0
     )
 
 
 def estimate_mean_difference(parts: Sequence[DiscordantCounts]) -> Estimate:
-    """The plain mean of several differences of shares, each counting the same: variances add, over the square of their number.
+    """The plain mean of several differences of shares, with its error.
 
-    They are the cautious ones, which the standard error that is shown is not made of.
+    Variances are ``agresti_min_variance``, which is larger than that of the published standard error. They add up, over the
+    square of the number of parts.
     """
     variances = [part.agresti_min_variance / len(parts) ** 2 for part in parts]
     df_denominator = math.fsum(variance**2 / max(part.n - 1, 1) for variance, part in zip(variances, parts, strict=True))
@@ -198,12 +202,12 @@ def estimate_mean_difference(parts: Sequence[DiscordantCounts]) -> Estimate:
 
 
 def compute_mean_stderr(parts: Sequence[DiscordantCounts]) -> float:
-    """Of the same mean, from each one's sample variance."""
+    """The published standard error of the plain mean, from sample variances."""
     return math.sqrt(math.fsum(part.stderr**2 for part in parts)) / len(parts)
 
 
 def adjust_p_values_holm(values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p values (Scandinavian Journal of Statistics 6, 1979), in the given order."""
+    """Holm's step-down adjusted p values, in the given order (Scandinavian Journal of Statistics 6, 1979)."""
     order = sorted(range(len(values)), key=values.__getitem__)
     adjusted, highest = [0.0] * len(values), 0.0
     for rank, index in enumerate(order):
@@ -212,41 +216,31 @@ def adjust_p_values_holm(values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def binomial_lower_tails(trials: int) -> FloatArray:
-    """P(X <= k) for k = 0 .. trials, X ~ Binomial(trials, 1/2)."""
-    return _binomial_cumulative(trials, 0.5)
-
-
-def binomial_tail(max_successes: int, trials: int) -> float:
-    """P(X <= most), X ~ Binomial(trials, 1/2)."""
-    return float(binomial_lower_tails(trials)[max_successes])
-
-
-def binomial_cdf(max_successes: int, trials: int, probability: float) -> float:
-    """P(X <= most), X ~ Binomial(trials, chance)."""
+def binomial_cdf(max_successes: int, trials: int, probability: float = 0.5) -> float:
+    """P(X <= max_successes) for X ~ Binomial(trials, probability)."""
     return float(_binomial_cumulative(trials, probability)[max_successes])
 
 
 def _binomial_cumulative(trials: int, probability: float) -> FloatArray:
+    """P(X <= k) for k = 0 .. trials, X ~ Binomial(trials, probability); [trials + 1]."""
     if probability in {0.0, 1.0}:
         return np.asarray([float(probability == 0.0 or k == trials) for k in range(trials + 1)])
-    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, trials + 1, dtype=np.float64)))])
+    log_factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, trials + 1, dtype=np.float64)))])  # [trials + 1]
+    log_choose = log_factorials[trials] - log_factorials - log_factorials[::-1]  # [trials + 1]
     k = np.arange(trials + 1)
-    log_probabilities = (
-        factorials[trials] - factorials - factorials[::-1] + k * math.log(probability) + (trials - k) * math.log1p(-probability)
-    )
+    log_probabilities = log_choose + k * math.log(probability) + (trials - k) * math.log1p(-probability)
     cumulative: FloatArray = np.minimum(np.cumsum(np.exp(log_probabilities)), 1.0)
     return cumulative
 
 
 def t_cdf(value: float, df: float) -> float:
-    """P(T <= value) of Student's t: through the incomplete beta function (Abramowitz & Stegun 26.7.1; 26.7.8 for large df)."""
+    """P(T <= value) of Student's t (Abramowitz & Stegun 26.7.1; 26.7.8 for large df)."""
     if math.isinf(value):
         return float(value > 0)
     if df > _LARGE_DF:
         return STANDARD_NORMAL.cdf(value * (1 - 1 / (4 * df)) / math.sqrt(1 + value * value / (2 * df)))
     square = value * value
-    if square < 1:  # of two forms of the same, the one that keeps the digits
+    if square < 1:  # of two equal forms, the one without cancellation
         tail = 0.5 * (1 - _incomplete_beta(0.5, df / 2, square / (df + square)))
     else:
         tail = 0.5 * _incomplete_beta(df / 2, 0.5, df / (df + square))
@@ -255,9 +249,9 @@ def t_cdf(value: float, df: float) -> float:
 
 @functools.lru_cache(1000)
 def t_quantile(probability: float, df: float) -> float:
-    """The value below which Student's t lies with that probability: Newton's method from the normal quantile.
+    """The quantile of Student's t, by Newton's method from the normal quantile.
 
-    Above the median t_cdf is concave and the normal quantile lies below t's, so the steps go up and never too far.
+    Above the median t_cdf is concave and the normal quantile lies below t's, so the steps go up and never overshoot.
     """
     if probability < 0.5:  # noqa: PLR2004  symmetry
         return -t_quantile(1 - probability, df)
@@ -266,9 +260,9 @@ def t_quantile(probability: float, df: float) -> float:
         math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2)) / math.sqrt(df * math.pi) if df < _LARGE_DF else None
     )
     for _ in range(100):
-        density = (
-            STANDARD_NORMAL.pdf(value) if density_factor is None else density_factor * (1 + value * value / df) ** (-(df + 1) / 2)
-        )
+        density = STANDARD_NORMAL.pdf(value)
+        if density_factor is not None:
+            density = density_factor * (1 + value * value / df) ** (-(df + 1) / 2)
         step = (probability - t_cdf(value, df)) / density
         value += step
         if abs(step) <= 1e-13 * (1 + value):  # no further digit changes
@@ -277,7 +271,7 @@ def t_quantile(probability: float, df: float) -> float:
 
 
 def _bisect_threshold(is_reached: Callable[[float], Any], low: float, high: float) -> float:
-    """Where ``is_reached``, false below and true above, turns; bisected to the last bit that matters."""
+    """The value at which ``is_reached`` turns from false to true, by bisection."""
     for _ in range(200):
         middle = (low + high) / 2
         if middle in {low, high}:
@@ -290,7 +284,7 @@ def _bisect_threshold(is_reached: Callable[[float], Any], low: float, high: floa
 
 
 def _incomplete_beta(a: float, b: float, x: float) -> float:
-    """Regularised: I_x(a, b), by its continued fraction (Abramowitz & Stegun 26.5.8) after Lentz."""
+    """The regularised I_x(a, b), by its continued fraction (Abramowitz & Stegun 26.5.8) after Lentz."""
     if x <= 0 or x >= 1:
         return float(x >= 1)
     if x > (a + 1) / (a + b + 2):

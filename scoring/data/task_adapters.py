@@ -6,7 +6,7 @@ lm-evaluation-harness 0.4.13, for comparison with published numbers.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from scoring.compare.pairing import PublishedEvaluation, open_evaluation
+from scoring.compare.pairing import NoScoresError, PublishedEvaluation, open_evaluation
 from suites.common.errors import ExitCode, UserError
 from suites.contract.comparison import ComparisonDocument, EvaluationRef, read_comparison_document
 
@@ -55,9 +55,8 @@ def collect_points(results: Path, stages: Iterable[str] = ()) -> list[CurvePoint
             ref = EvaluationRef(results=str(results), stage=stage, directory=folder.name)
             try:
                 curve_points.append(_build_point(open_evaluation(ref)))
-            except UserError as problem:
-                if problem.message != "no scores":
-                    raise
+            except NoScoresError:
+                continue
     if not curve_points:
         hint = "give the results folder of a watcher, and stages that have scores"
         raise UserError("no evaluation with scores", location=results, hint=hint, code=ExitCode.DATA_MISSING)

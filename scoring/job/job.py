@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 import torch
 
@@ -255,7 +256,7 @@ class ScoringJob:
             self.progress.start_timing(flops.get_peak_flops(self.device))
             with self._time_phase("canary"):
                 sample = TIERS[first_item.tier].sample_for_canary(first_item, request.seq_len)
-                self.canary = canary.encode_canary(canary.run_canary(self.model, sample, source=first_item.name))
+                self.canary = msgspec.to_builtins(canary.run_canary(self.model, sample, source=first_item.name))
         return self.model
 
     def _log_first_batch(self) -> None:

@@ -46,7 +46,7 @@ def build_head(request: ScoringRequest, tier: str, run_info: RunInfo) -> dict[st
         },
         "suite_digest": compute_tier_digests(request.suites)[tier].digest,
         "suites": [suite.name for suite in request.suites if suite.tier == tier],
-        "asked": {
+        "requested": {
             name: data_mark
             for suite in request.suites
             if suite.tier == tier

@@ -1,12 +1,11 @@
-"""What a tier is to the job: which work it has, how a part of it is scored, what its document says, what else is published.
+"""What a tier does for the job: plan work, score parts, build its document, encode its other files.
 
-``registry.py`` names the tiers; whoever adds one writes a ``Tier`` and a line there. The rest of the job (leases, the
-model, the fence, publication) is the same for all.
+The rest of the job (leases, model, fence, publication) is the same for all tiers.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import pyarrow as pa
@@ -21,7 +20,7 @@ from suites.contract.scoring_request import ScoringRequest
 
 
 class JobContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What is the same for all work of a run."""
+    """What all work of a run shares."""
 
     request: ScoringRequest
     identity: RunIdentity
@@ -30,7 +29,7 @@ class JobContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkItem(msgspec.Struct, frozen=True, kw_only=True):
-    """What is planned, scored and published together: a slice, a task, or all prompts of tier 4."""
+    """One slice, one task, or all prompts of tier 4: planned and published together."""
 
     tier: str
     name: str
@@ -38,24 +37,22 @@ class WorkItem(msgspec.Struct, frozen=True, kw_only=True):
     data_key: str
     """sha256 (hex) of what is scored."""
     entry: Any
-    """The tier's own: a SliceEntry, a TaskEntry ..."""
+    """The tier's data: SliceEntry, TaskEntry or PreparedPrompts. Only the tier that made it reads it."""
     parts: list[Part]
     format: str = "ours"
     estimated_tokens: int = 0
-    """About how many are to be computed: what a part of it takes of the time, compared with others."""
+    """A rough number of tokens to compute, for sharing the time of a run among parts."""
 
     def estimate_part_tokens(self, part: Part) -> int:
-        """Of ``estimated_tokens``, those of one part."""
+        """The share of ``estimated_tokens`` of one part."""
         item_count = self.parts[-1].stop
-        return (
-            self.estimated_tokens
-            if not item_count or part.stop is None
-            else self.estimated_tokens * (part.stop - part.start) // item_count
-        )
+        if not item_count or part.stop is None:
+            return self.estimated_tokens
+        return self.estimated_tokens * (part.stop - part.start) // item_count
 
 
 class ScoredItem(msgspec.Struct, frozen=True, kw_only=True):
-    """Work with all its parts."""
+    """A work item with all its parts scored."""
 
     work_item: WorkItem
     parts: Sequence[FinishedPart]
@@ -65,49 +62,60 @@ class ScoredItem(msgspec.Struct, frozen=True, kw_only=True):
         return pa.concat_tables([finished_part.rows for finished_part in self.parts])
 
 
+class PartScores(NamedTuple):
+    """What scoring one part gives."""
+
+    entry: dict[str, Any] | None
+    """Figures of the part that are no sums over rows; None for tiers without such figures."""
+    rows: pa.Table
+
+
 class Tier(Protocol):
-    """One tier. Stateless: everything is in its arguments."""
+    """One tier. It has no state of its own."""
 
     @property
     def section(self) -> str:
-        """Where its document has an entry for each name of its suites."""
+        """Key of the document under which each name of the suites has an entry."""
         ...
 
     def plan_work(self, definitions: Mapping[str, dict[str, Any]], context: JobContext) -> Iterator[WorkItem]:
-        """Its work, in the suites' order, from name -> definition. Makes the data that is missing; Problem where it cannot."""
+        """Work items in the suites' order, from name -> definition.
+
+        Prepares missing data. Raises UserError where that fails.
+        """
         ...
 
     def sample_for_canary(self, work_item: WorkItem, seq_len: int) -> CanarySample:
-        """Rows for the canary, should this work be the request's first."""
+        """Rows for the canary, which uses the first work item of a request."""
         ...
 
     def score_part(
         self, work_item: WorkItem, part: Part, model: LoadedModel, context: JobContext, on_batch: Callable[[int], None]
-    ) -> tuple[dict[str, Any] | None, pa.Table]:
-        """(figures that are no sums over rows, rows) of one part. ``on_batch`` is called with the input tokens of each batch."""
+    ) -> PartScores:
+        """Score one part. ``on_batch`` gets the number of input tokens of each batch."""
         ...
 
     def build_sections(self, scored_items: Sequence[ScoredItem]) -> dict[str, Any]:
-        """What the document says after its head: ``summary``, the section, and whatever else the tier has to say."""
+        """The document after its head: ``summary``, the section, and other keys of the tier."""
         ...
 
     def encode_files(self, paths: EvaluationPaths, scored_items: Sequence[ScoredItem]) -> Iterator[tuple[Path, bytes]]:
-        """What is published before the document: rows, answers."""
+        """Path and bytes of the files published before the document: rows, answers."""
         ...
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What the head of every tier file says besides the request."""
+    """What the head of every tier file has besides the request."""
 
     identity: RunIdentity
     tokenizer: str
-    """As it was asked for: a path or an id."""
+    """The path or id in the request."""
     tokens_seen: int | None
     parameter_count: int | None = None
-    """How many the checkpoint has."""
+    """Parameters of the checkpoint."""
     canary: dict[str, Any] | None = None
-    """What ``canary`` found."""
+    """``CanaryResult`` as plain JSON."""
 
 
 Exporter = Callable[[ScoringRequest, RunInfo, Mapping[str, dict[str, Any]], Mapping[str, Sequence[ScoredItem]]], None]
-"""Takes tier -> document and tier -> what it is made of; writes them in another form."""
+"""Writes tier documents (tier -> document), made of scored items (tier -> items), in another format."""

@@ -1,4 +1,4 @@
-"""The data-cache entry of a slice or task."""
+"""Tiers whose work items are entries of the data cache."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,24 +10,59 @@ import structlog
 from scoring.data import cache
 from scoring.data.cache_entries import EntryProgress
 from scoring.runtime import parts
-from scoring.tiers.base import JobContext, ScoredItem
+from scoring.tiers.base import JobContext, ScoredItem, WorkItem
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths, EvaluationPaths
 from suites.contract.scoring_request import ScoringRequest
 
 DATA_LOG_INTERVAL_SECONDS = 10.0
-"""Seconds between two lines of the log about data that is being prepared."""
+"""Seconds between two log lines about one entry in preparation."""
 
 _log = structlog.get_logger()
 
 
-def ensure_cached_entry(tier: str, name: str, definition: dict[str, Any], context: JobContext) -> Any:
-    """The data of one slice or task, made first where it is missing. Says in the log, now and then, how far that is."""
+class CachedDataTier:
+    """What tiers 2 and 3 share: their data come from the cache, their rows are parquet files."""
+
+    tier: str
+
+    def plan_work(self, definitions: Mapping[str, dict[str, Any]], context: JobContext) -> Iterator[WorkItem]:
+        """One work item a slice or task. A slice is one part; a task is split by its items."""
+        for name, definition in definitions.items():
+            entry = _ensure_entry(self.tier, name, definition, context)
+            # A task that gains items keeps the parts of its earlier items: their key is that of their range.
+            task = entry if isinstance(entry, cache.TaskEntry) else None
+            yield WorkItem(
+                tier=self.tier,
+                name=name,
+                definition=definition,
+                data_key=entry.data_key,
+                entry=entry,
+                parts=parts.plan_parts(
+                    self.tier,
+                    name,
+                    definition,
+                    entry.data_key,
+                    context.identity,
+                    items=task and task.meta["examples"],
+                    get_range_key=task and task.stored.compute_range_key,
+                ),
+                format="ours" if task is None else task.format,
+                estimated_tokens=task.stored.token_count if isinstance(entry, cache.TaskEntry) else len(entry.tokens),
+            )
+
+    def encode_files(self, paths: EvaluationPaths, scored_items: Sequence[ScoredItem]) -> Iterator[tuple[Path, bytes]]:
+        """items/<name>.parquet of every slice or task."""
+        for scored_item in scored_items:
+            yield paths.items_parquet(scored_item.work_item.name), parts.encode_parquet(scored_item.concat_rows())
+
+
+def _ensure_entry(tier: str, name: str, definition: dict[str, Any], context: JobContext) -> cache.SliceEntry | cache.TaskEntry:
     request, last_logged = context.request, time.monotonic()
 
     def report_progress(progress: EntryProgress) -> None:
         nonlocal last_logged
-        context.stop.check()
+        context.stop.check()  # building an entry can take hours, so it is a place to stop
         if time.monotonic() - last_logged > DATA_LOG_INTERVAL_SECONDS:
             last_logged = time.monotonic()
             _log.info("preparing", name=progress.name, done=progress.done, of=progress.total)
@@ -48,19 +83,9 @@ def ensure_cached_entry(tier: str, name: str, definition: dict[str, Any], contex
 
 
 def _refuse_changed_data(tier: str, name: str, meta: Mapping[str, Any], request: ScoringRequest) -> None:
-    """Problem (changed) where local files do not hold any more what the request was made for."""
-    requested = next((suite.data[name] for suite in request.suites if suite.tier == tier and name in suite.data), None)
-    if requested is None:
-        return
-    current = [(file["kind"], file["size"], file["sha256"]) for file in meta["source"]["data_files"]]
-    if current != [tuple(requested_file) for requested_file in requested]:
-        hint = "it is scored with what they hold by then"
-        raise UserError(
-            "its data files changed since it was asked for", location=f"{tier}, {name}", hint=hint, code=ExitCode.CHANGED
-        )
-
-
-def encode_item_rows(paths: EvaluationPaths, scored_items: Sequence[ScoredItem]) -> Iterator[tuple[Path, bytes]]:
-    """Path and parquet bytes of every item's rows."""
-    for scored_item in scored_items:
-        yield paths.items_parquet(scored_item.work_item.name), parts.encode_parquet(scored_item.concat_rows())
+    """Raise UserError (changed) where local files differ from those that the request recorded."""
+    recorded = next((suite.data[name] for suite in request.suites if suite.tier == tier and name in suite.data), None)
+    current = [(file["kind"], file["size"], file["sha256"]) for file in meta["source"].get("data_files", ())]
+    if recorded is not None and current != [tuple(file) for file in recorded]:
+        hint = "score it again; a new request records the new content"
+        raise UserError("data files changed after the request", location=f"{tier}, {name}", hint=hint, code=ExitCode.CHANGED)

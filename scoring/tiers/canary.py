@@ -1,15 +1,12 @@
-"""The canary: before the long work, whether the model knows more than how often each token occurs.
+"""The canary: a check before the long work that the model beats token frequencies.
 
-A checkpoint that was put together wrongly (a shard in another's place, a head of noise, another tokenizer)
-may load without a word. So 64 rows of the first slice or task of the request are scored, and their perplexity is compared
-with that of the unigram distribution: each token by its frequency in that whole slice or task, add-one smoothed over
-the vocabulary. A model that has learnt anything from its contexts is below that; one that is not is said to be
-``suspicious``, and scored all the same.
+A checkpoint that is loaded wrongly (swapped shards, a random head, another tokenizer) raises no error. So 64 rows of the
+request's first slice or task are scored and compared with the unigram distribution: each token's frequency in that slice or
+task, add-one smoothed over the vocabulary. A model that is no better is ``suspicious``; it is scored all the same.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,39 +20,39 @@ _log = structlog.get_logger()
 CANARY_ROWS = 64
 
 CANARY_ROW_TOKENS = 64
-"""Predicted tokens of a row; a batch of a CPU holds all rows."""
+"""Predicted tokens of a row. All rows fit one batch of a CPU."""
 
 
 class CanaryResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What it found. Perplexities are exp(mean of NLL, nats) over the same targets."""
+    """The canary's figures. Perplexities are exp(mean NLL, nats) over the same targets."""
 
     suspicious: bool
     ppl: float | None
-    """None where it is larger than any float."""
+    """None where it exceeds every float."""
     unigram_ppl: float
     rows: int
     tokens: int
-    """Predicted ones."""
+    """Predicted tokens."""
     source: str
-    """The slice or task that the rows are from."""
+    """The slice or task of the rows."""
 
 
 class CanarySample(msgspec.Struct, frozen=True):
-    """What the canary is given."""
+    """Input of the canary."""
 
     texts: Sequence[Ints]
-    """All that the unigram distribution is counted over."""
+    """Token ids that the unigram distribution is counted over."""
     rows: Sequence[Ints]
-    """What is scored of them."""
+    """Parts of the texts to score."""
 
 
 def sample_stream(stream: Ints, seq_len: int) -> CanarySample:
-    """Stretches of a stream of tokens [T], evenly spread."""
+    """Rows spread evenly over a stream of tokens [T]."""
     return CanarySample([stream], _spread_rows(stream, min(CANARY_ROW_TOKENS, seq_len)))
 
 
 def sample_texts(texts: Sequence[Sequence[int]], seq_len: int) -> CanarySample:
-    """The beginnings of texts, evenly spread over them."""
+    """The beginnings of texts spread evenly over all texts."""
     arrays = [np.asarray(text, dtype=np.int64) for text in texts]
     count = min(CANARY_ROWS, len(arrays))
     return CanarySample(
@@ -64,20 +61,24 @@ def sample_texts(texts: Sequence[Sequence[int]], seq_len: int) -> CanarySample:
 
 
 def run_canary(model: Model, sample: CanarySample, *, source: str) -> CanaryResult | None:
-    """Score the rows; None where there is nothing to predict. NotFiniteError where a log-likelihood is not a finite number."""
+    """Score the rows; None where there is no token to predict.
+
+    Raises NotFiniteError where a log-likelihood is not a finite number.
+    """
     rows = [row for row in sample.rows if len(row) > 1]
     if not rows:
         return None
+    # Both [N], in nats, over the same N targets.
     model_nll = -np.concatenate(compute_token_logprobs(model, [TokenSpan(row, 1) for row in rows]))
     unigram_nll = _compute_unigram_nll(sample.texts, model.vocab_size)[np.concatenate([row[1:] for row in rows])]
     result = compare_with_unigram(model_nll, unigram_nll, rows=len(rows), source=source)
     if result.suspicious:
-        _log.warning("suspicious: no better than the unigram distribution", **msgspec.to_builtins(result))
+        _log.warning("suspicious: the model is no better than the unigram distribution", **msgspec.to_builtins(result))
     return result
 
 
 def compare_with_unigram(model_nll: Floats, unigram_nll: Floats, *, rows: int, source: str) -> CanaryResult:
-    """The verdict on the model's NLL (nats, [N]) given the unigram distribution's of the same targets."""
+    """Compare the NLL (nats, [N]) of the model and of the unigram distribution, over the same targets."""
     model_mean, unigram_mean = math.fsum(model_nll) / len(model_nll), math.fsum(unigram_nll) / len(unigram_nll)
     is_finite = model_mean < math.log(np.finfo(np.float64).max)
     return CanaryResult(
@@ -91,21 +92,16 @@ def compare_with_unigram(model_nll: Floats, unigram_nll: Floats, *, rows: int, s
 
 
 def _spread_rows(stream: Ints, length: int) -> list[Ints]:
-    """Up to ROWS stretches of ``length`` + 1 tokens, evenly over the stream, none overlapping another's targets."""
+    """Up to CANARY_ROWS rows of ``length`` + 1 tokens, evenly spread; no target is in two rows."""
     count = max(1, min(CANARY_ROWS, (len(stream) - 1) // length))
     stride = (len(stream) - 1) // count
     return [stream[row * stride : row * stride + length + 1] for row in range(count)]
 
 
 def _compute_unigram_nll(texts: Sequence[Ints], vocabulary: int) -> Floats:
-    """-log of each token's share of all texts, in nats [vocabulary]; every token is counted once more than it occurs."""
+    """-log(share) of each token in all texts, nats [vocabulary], with one added to every count."""
     counts = np.ones(vocabulary)
     for text in texts:
         counts += np.bincount(text, minlength=vocabulary)
     nll: Floats = np.log(counts.sum()) - np.log(counts)
     return nll
-
-
-def encode_canary(result: CanaryResult | None) -> dict[str, Any] | None:
-    """As run.json and the tier files have it."""
-    return None if result is None else msgspec.to_builtins(result)

@@ -1,7 +1,7 @@
-"""Tier 3: cloze tasks, zero-shot. Each choice's log-likelihood after its context, and what is made of them.
+"""Tier 3: cloze tasks, zero-shot. Each choice's log-likelihood after its context, and accuracies from them.
 
-A choice's log-likelihood is the sum of the natural-log probabilities of its tokens. From it and the stored
-counts come six ways of picking an answer, each the first of equals:
+A choice's log-likelihood (ll) is the sum of the natural-log probabilities of its tokens. Six metrics pick the choice with
+the highest value, the first of equals:
 
     acc           ll
     acc_norm      ll / characters of the choice, without the space before it (lm-evaluation-harness's)
@@ -17,12 +17,14 @@ standard deviation / sqrt(n).
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from scoring.data.cloze_items import TaskItem
+from scoring.data.tokenizer import TokenRequest
 from scoring.inference.loglikelihood import NEAR_TIE_NATS, Model, compute_token_logprobs
 from scoring.inference.prefix_tree import Ints, TokenSpan
 from suites.common.errors import ExitCode, UserError
@@ -45,88 +47,25 @@ TASK_ROW_SCHEMA = pa.schema(
         ("bytes", _COUNTS),
         ("truncated", pa.bool_()),
         *((f"pick_{metric}", pa.int64()) for metric in CLOZE_METRICS),
-        ("key", pa.string()),  # of its tokens and its right choice: the same question, whatever else its task holds
+        ("key", pa.string()),  # hash of its tokens and its right choice: the same question in any task
     ]
 )
 """Columns of items/<task>.parquet."""
 
 
-class ContextAndChoice(Protocol):
-    """A context and what may follow it, as tokens; ``scoring.data.cache.TokenRequest`` is one."""
-
-    @property
-    def context(self) -> Sequence[int]:
-        """What is given."""
-        ...
-
-    @property
-    def continuation(self) -> Sequence[int]:
-        """What is asked for."""
-        ...
-
-
-class ClozeItem(Protocol):
-    """One question; ``scoring.data.cache.TaskItem`` is one. All lists have one entry a choice."""
-
-    @property
-    def index(self) -> int:
-        """Place in the task."""
-        ...
-
-    @property
-    def id(self) -> str:
-        """Stable name of the item."""
-        ...
-
-    @property
-    def subject(self) -> str | None:
-        """Of mmlu."""
-        ...
-
-    @property
-    def gold(self) -> int:
-        """Index of the right choice."""
-        ...
-
-    @property
-    def requests(self) -> Sequence[ContextAndChoice]:
-        """Context and choice."""
-        ...
-
-    @property
-    def uncond(self) -> Sequence[ContextAndChoice] | None:
-        """The same choices after "Answer:" alone."""
-        ...
-
-    @property
-    def chars(self) -> Sequence[int]:
-        """Characters of the choice, without the space before it."""
-        ...
-
-    @property
-    def chars_with_space(self) -> Sequence[int]:
-        """Characters with it."""
-        ...
-
-    @property
-    def bytes(self) -> Sequence[int]:
-        """UTF-8 bytes with it."""
-        ...
-
-
 def score_items(
     model: Model,
-    items: Sequence[ClozeItem],
+    items: Sequence[TaskItem],
     *,
     seq_len: int,
     name: str,
     batch_tokens: int | None = None,
-    on_batch: Callable[[int], None] = lambda tokens: None,  # noqa: ARG005  what to do with it is the caller's
+    on_batch: Callable[[int], None] = lambda tokens: None,  # noqa: ARG005  nobody has to listen
 ) -> pa.Table:
     """Score some items of one task.
 
-    Equal requests are scored once, so that equal choices get equal log-likelihoods. An item is one tree: its context is
-    computed once. A context that is too long loses its beginning, and the item says so.
+    Equal requests are scored once, so equal choices get equal log-likelihoods. An item is one prefix tree: its context is
+    computed once. A context that is too long loses its beginning, and the item's row is marked ``truncated``.
 
     Args:
         model: the checkpoint.
@@ -137,10 +76,10 @@ def score_items(
         on_batch: see ``compute_token_logprobs``.
 
     Returns:
-        A row an item, as ROWS has it.
+        A row an item, with the columns of TASK_ROW_SCHEMA.
 
     Raises:
-        Problem: naming the item whose choice is empty, has no context or is longer than the window.
+        UserError: naming the item whose choice is empty, has no context or is longer than the window.
         NotFiniteError: where a log-likelihood is not a finite number.
     """
     span_index = _SpanIndex(seq_len)
@@ -153,6 +92,7 @@ def score_items(
     logprobs = compute_token_logprobs(
         model, span_index.spans, groups=span_index.groups, batch_tokens=batch_tokens, on_batch=on_batch
     )
+    # One log-likelihood per distinct request; the lists of numbers spread them back over items and choices.
     sums = [math.fsum(values.tolist()) for values in logprobs]
     rows = [
         _build_row(item, [sums[n] for n in choice_numbers], [sums[n] for n in uncond_numbers], seq_len)
@@ -162,21 +102,21 @@ def score_items(
 
 
 class _SpanIndex:
-    """Requests numbered as they come, equal ones once. The choices of an item bring the same context, which is read once."""
+    """Distinct requests in the order of their first occurrence."""
 
     def __init__(self, seq_len: int) -> None:
         self.seq_len = seq_len
         self.spans: list[TokenSpan] = []
-        self.groups: list[
-            int
-        ] = []  # an item's choices grow from its context, all unconditional ones from what stands before them
+        # One tree per group: an item's choices share its context, all unconditional ones share theirs.
+        self.groups: list[int] = []
         self._numbers: dict[tuple[int, tuple[int, ...]], int] = {}
         self._contexts: dict[tuple[int, ...], int] = {}
         self._last_context: Sequence[int] | None = None
         self._context_number, self._context_tokens = 0, np.empty(0, dtype=np.int64)
 
-    def add(self, pair: ContextAndChoice, group: int, location: str) -> int:
-        """That of this request. Problem for one that cannot be scored."""
+    def add(self, pair: TokenRequest, group: int, location: str) -> int:
+        """Add a request and return its number. Raises UserError where it cannot be scored."""
+        # The choices of an item share one context object, so it is hashed once per item.
         if pair.context is not self._last_context:
             self._context_number = self._contexts.setdefault(tuple(pair.context), len(self._contexts))
             self._last_context, self._context_tokens = pair.context, np.asarray(pair.context, dtype=np.int64)
@@ -192,21 +132,20 @@ class _SpanIndex:
 
 def _build_span(context: Ints, continuation: Ints, seq_len: int, location: str) -> TokenSpan:
     if not len(continuation):
-        hint = "look at the item and at the tokenizer"
-        raise UserError("a choice without a token", location=location, hint=hint, code=ExitCode.CANNOT_SCORE)
+        hint = "check the item and the tokenizer"
+        raise UserError("a choice has no token", location=location, hint=hint, code=ExitCode.CANNOT_SCORE)
     if not len(context):
         hint = "use a tokenizer with a BOS, or give the item a context"
-        raise UserError("nothing stands before the choice", location=location, hint=hint, code=ExitCode.CANNOT_SCORE)
+        raise UserError("a choice has no context", location=location, hint=hint, code=ExitCode.CANNOT_SCORE)
     if len(continuation) > seq_len:
         message = f"a choice of {len(continuation)} tokens does not fit the window of {seq_len}"
-        raise UserError(
-            message, location=location, hint="give a larger seq_len, or leave the item out", code=ExitCode.CANNOT_SCORE
-        )
-    tokens = np.concatenate([context, continuation])[-(seq_len + 1) :]  # the last token is no input
+        hint = "give a larger seq_len, or leave the item out"
+        raise UserError(message, location=location, hint=hint, code=ExitCode.CANNOT_SCORE)
+    tokens = np.concatenate([context, continuation])[-(seq_len + 1) :]  # the last token is only a target
     return TokenSpan(tokens, len(tokens) - len(continuation))
 
 
-def _build_row(item: ClozeItem, ll: list[float], ll_uncond: list[float], seq_len: int) -> dict[str, Any]:
+def _build_row(item: TaskItem, ll: list[float], ll_uncond: list[float], seq_len: int) -> dict[str, Any]:
     row: dict[str, Any] = {
         "index": item.index,
         "id": item.id,
@@ -220,6 +159,7 @@ def _build_row(item: ClozeItem, ll: list[float], ll_uncond: list[float], seq_len
         "bytes": list(item.bytes),
         "truncated": any(len(pair.context) + len(pair.continuation) > seq_len + 1 for pair in item.requests),
     }
+    # The first of equal choices is the pick, as in lm-evaluation-harness.
     for metric in CLOZE_METRICS:
         values = compute_choice_scores(row, metric)
         row[f"pick_{metric}"] = None if values is None else values.index(max(values))
@@ -227,8 +167,8 @@ def _build_row(item: ClozeItem, ll: list[float], ll_uncond: list[float], seq_len
     return row
 
 
-def hash_item(item: ClozeItem) -> str:
-    """16 hex of all that an item's scores depend on, its right choice included."""
+def hash_item(item: TaskItem) -> str:
+    """16 hex digits of everything that an item's scores depend on, with the right choice."""
     pairs = [[*map(list, (pair.context, pair.continuation))] for pair in (*item.requests, *(item.uncond or ()))]
     content = [pairs, item.gold, *map(list, (item.chars, item.chars_with_space, item.bytes))]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
@@ -238,26 +178,23 @@ _LENGTH_COLUMNS = {"acc_norm": "chars", "acc_per_char": "chars_with_space", "acc
 
 
 def compute_choice_scores(row: dict[str, Any], metric: str) -> list[float] | None:
-    """What ``metric`` compares, one number a choice; None where this item has no such score."""
+    """The numbers that ``metric`` compares, one a choice; None where the item has none."""
     if metric == "acc":
         return list(row["ll"])
     if metric == "acc_uncond":
-        return (
-            None
-            if row["ll_uncond"] is None
-            else [conditional - unconditional for conditional, unconditional in zip(row["ll"], row["ll_uncond"], strict=True)]
-        )
+        uncond = row["ll_uncond"]
+        return None if uncond is None else [ll - ll_uncond for ll, ll_uncond in zip(row["ll"], uncond, strict=True)]
     return [ll / max(count, 1) for ll, count in zip(row["ll"], row[_LENGTH_COLUMNS[metric]], strict=True)]
 
 
 def summarise_task(rows: Sequence[dict[str, Any]], *, primary_metric: str) -> dict[str, Any]:
-    """A task's entry of tier3_cf.json but for ``format`` and ``data_key``, from the rows of all its items.
+    """A task's entry of tier3_cf.json without ``format`` and ``data_key``, from the rows of all its items.
 
-    Where items have subjects, ``by_subject`` gives each its accuracies, ``macro`` the means of those and
-    ``micro`` the means over items. The task's own figures, ``primary`` among them, are over items.
+    Where items have subjects, ``by_subject`` has the accuracies of each, ``macro`` the means of those and ``micro`` the
+    means over items. The task's own figures, with ``primary``, are over items.
     """
     overall = _compute_accuracies(rows)
-    if overall[primary_metric] is None:
+    if overall[primary_metric] is None:  # a task without unconditional choices has no acc_uncond
         primary_metric = "acc"
     gaps = [_compute_best_gap(row["ll"]) for row in rows]
     entry: dict[str, Any] = {
@@ -271,49 +208,42 @@ def summarise_task(rows: Sequence[dict[str, Any]], *, primary_metric: str) -> di
     }
     subjects = sorted({row["subject"] for row in rows if row["subject"] is not None})
     if subjects:
-        rows_by_subject = {subject: [row for row in rows if row["subject"] == subject] for subject in subjects}
-        entry["by_subject"] = {
-            subject: {**_compute_accuracies(subject_group), "examples": len(subject_group)}
-            for subject, subject_group in rows_by_subject.items()
-        }
+        by_subject = {}
+        for subject in subjects:
+            subject_rows = [row for row in rows if row["subject"] == subject]
+            by_subject[subject] = {**_compute_accuracies(subject_rows), "examples": len(subject_rows)}
+        entry["by_subject"] = by_subject
         entry["micro"] = {metric: overall[metric] for metric in CLOZE_METRICS}
-        entry["macro"] = {
-            metric: _mean_if_complete([subject_group[metric] for subject_group in entry["by_subject"].values()])
-            for metric in CLOZE_METRICS
-        }
+        entry["macro"] = {metric: _mean_if_complete([by[metric] for by in by_subject.values()]) for metric in CLOZE_METRICS}
     return entry
 
 
 def _compute_accuracies(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    return dict(_iter_accuracies(rows))
-
-
-def _iter_accuracies(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, float | None]]:
+    """Share of right picks and its standard error, by metric; None where an item has no pick."""
+    accuracies: dict[str, float | None] = {}
     for metric in CLOZE_METRICS:
         picks = [row[f"pick_{metric}"] for row in rows]
-        is_right = [pick == row["gold"] for pick, row in zip(picks, rows, strict=True)]
-        share = None if not rows or None in picks else sum(is_right) / len(is_right)
-        yield metric, share
-        yield f"{metric}_stderr", None if share is None or len(rows) < 2 else _compute_share_stderr(share, len(rows))  # noqa: PLR2004  n - 1
-
-
-def _compute_share_stderr(share: float, count: int) -> float:
-    """Of a mean of zeros and ones: the sample's standard deviation (n - 1) / sqrt(n)."""
-    return math.sqrt(share * (1 - share) / (count - 1))
+        right_count = sum(pick == row["gold"] for pick, row in zip(picks, rows, strict=True))
+        share = None if not rows or None in picks else right_count / len(rows)
+        # The sample's standard deviation (n - 1) of zeros and ones, over sqrt(n).
+        stderr = None if share is None or len(rows) == 1 else math.sqrt(share * (1 - share) / (len(rows) - 1))
+        accuracies |= {metric: share, f"{metric}_stderr": stderr}
+    return accuracies
 
 
 def _compute_best_gap(ll: Sequence[float]) -> float:
-    """Nats between the best and the second best choice; infinite for a single one."""
+    """Nats between the best and the second best choice; infinite for a single choice."""
     ordered = sorted(ll, reverse=True)
     return ordered[0] - ordered[1] if len(ordered) > 1 else math.inf
 
 
 def _mean_if_complete(values: Sequence[float | None]) -> float | None:
+    """The mean; None where a value is missing, unlike a share over the prompts that count."""
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def summarise_tasks(tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The tier's figures: means over tasks."""
+    """The tier's summary: means over tasks."""
     means = {key: _mean_if_complete([entry[key] for entry in tasks.values()]) for key in ("primary", "acc", "acc_norm")}
     return {**means, "tasks": len(tasks)}

@@ -1,12 +1,12 @@
-"""Tier 4: does it follow instructions? Prompts answered greedily, answers checked by rules.
+"""Tier 4: instruction following. Prompts answered greedily, answers checked by rules.
 
-tier4_sft_native.json says after its head:
+tier4_sft_native.json has after its head:
 
-    chat_template  where it is from (``tokenizer`` or ``suite``), its sha256, the tokens and strings that end an answer
+    chat_template  its source (``tokenizer`` or ``suite``), its sha256, the tokens and strings that end an answer
     prompts        name -> category, ``passed`` (every check), ``format`` and ``clean`` (all checks of that kind; format is null
                    where the prompt has none), ``checks`` (check, kind, passed, in order: the prompt's own, then the clean ones),
-                   ``response`` (tokens, characters, words, finish, near_ties). By ``passed`` two checkpoints are paired (McNemar)
-    by_category    for each: prompts, and the shares of them that ``pass``, are of the demanded ``format`` and ``clean``
+                   ``response`` (tokens, characters, words, finish, near_ties). A comparison pairs prompts by ``passed``
+    by_category    category -> prompts, and the shares of them that ``pass``, have the required ``format`` and are ``clean``
     summary        shares, null where nothing counts:
         instruction_match_rate  of all checks that the prompts name themselves (format and instruction), those that pass
         all_checks_pass_rate    of all prompts, those that pass every check, the clean ones included
@@ -15,13 +15,12 @@ tier4_sft_native.json says after its head:
         code_parse_rate         of the python_code prompts, those whose Python parses
         json_valid_rate         of the strict_json prompts, those whose whole answer is JSON that fits its schema
 
-The rates of garbage are about 0: a blank answer passes no check, and one that was cut or repeats itself passes none that any
-text could pass (``scoring.answer_checks``). A cut answer is never clean, so it never passes.
+A cut answer is never clean, so it never passes; ``scoring.answer_checks.registry`` says how blank or looping answers fail.
 
-tier4_sft_native_generations.jsonl has a line a prompt, in the suite's order and by the same ``name``: the messages, the prompt
-as it was rendered and its tokens, the answer and its tokens, how it ended, whether it passed, every check with its evidence.
-It is ASCII: what an answer holds of escape sequences, markup or other scripts stands there as JSON escapes. Whoever shows it
-escapes it for his medium; lone surrogates were replaced by U+FFFD when the answer was decoded.
+tier4_sft_native_generations.jsonl has a line a prompt, in the suite's order and by the same ``name``: the messages, the rendered
+prompt and its tokens, the answer and its tokens, how it ended, whether it passed, every check with its evidence. It is ASCII:
+escape sequences, markup and other scripts in an answer are JSON escapes, and a viewer must escape them for its medium. Lone
+surrogates became U+FFFD when the answer was decoded.
 """
 
 import hashlib
@@ -36,12 +35,13 @@ import pyarrow as pa
 from scoring.answer_checks import registry as check_registry
 from scoring.answer_checks.base import ModelAnswer
 from scoring.answer_checks.json_and_code import refuse_schema
+from scoring.answer_checks.rates import PROMPT_RATES, PromptEntry, all_pass, list_requested_outcomes
 from scoring.answer_checks.text import split_word_tokens
 from scoring.data.chat_template import ChatTemplate, RenderedPrompt
 from scoring.inference.generation import GenerationRequest, GenerationShape, fit_shape, generate_answers
 from scoring.model.backends import LoadedModel
 from scoring.runtime.parts import Part, build_part
-from scoring.tiers.base import JobContext, ScoredItem, WorkItem
+from scoring.tiers.base import JobContext, PartScores, ScoredItem, WorkItem
 from scoring.tiers.canary import CanarySample, sample_texts
 from suites.common.errors import ExitCode, UserError
 from suites.contract.encoding import canonical_json
@@ -63,7 +63,7 @@ PROMPT_ROW_SCHEMA = pa.schema(
         ("name", pa.string()),
         ("category", pa.string()),
         ("rendered", pa.string()),
-        ("system_in_user", pa.bool_()),  # the template knows no system role
+        ("system_in_user", pa.bool_()),  # the template has no system role
         ("prompt_tokens", _TOKENS),
         ("answer", pa.string()),
         ("tokens", _TOKENS),
@@ -72,11 +72,11 @@ PROMPT_ROW_SCHEMA = pa.schema(
         ("checks", pa.list_(_CHECK_TYPE)),
     ]
 )
-"""Columns of a part."""
+"""Columns of a part's rows: one row a prompt."""
 
 
 class PreparedPrompt(msgspec.Struct, frozen=True, kw_only=True):
-    """One prompt, ready to be answered."""
+    """One prompt, rendered and ready for generation."""
 
     name: str
     definition: dict[str, Any]
@@ -93,23 +93,25 @@ class PreparedPrompts(msgspec.Struct, frozen=True):
 
 
 class Instructions:
-    """Tier 4: a stretch of prompts is a part."""
+    """Tier 4. A part is a range of prompts."""
 
     section = "prompts"
 
     def plan_work(self, definitions: Mapping[str, dict[str, Any]], context: JobContext) -> Iterator[WorkItem]:
-        """One work, of all prompts. Problem where a prompt cannot be rendered, or leaves no room for an answer."""
+        """One work item of all prompts.
+
+        Raises UserError where a prompt cannot be rendered or leaves no room for an answer.
+        """
         context.stop.check()
         chats: dict[str | None, ChatTemplate] = {}
         prompts = [_prepare_prompt(name, definition, chats, context) for name, definition in definitions.items()]
         templates = canonical_json([chat.description for chat in chats.values()])
-        data_key = hashlib.sha256(
-            (templates + canonical_json([prompt.rendered.tokens for prompt in prompts])).encode()
-        ).hexdigest()
+        tokens = canonical_json([prompt.rendered.tokens for prompt in prompts])
+        data_key = hashlib.sha256((templates + tokens).encode()).hexdigest()
         parts = []
         for start in range(0, len(prompts), PROMPTS_PER_PART):
             part_prompts = prompts[start : start + PROMPTS_PER_PART]
-            # by what is asked, not by the whole suite: a suite that grows at its end re-owes only its end
+            # Key a part by its own prompts: a suite that grows at its end rescores only its end.
             definition = {
                 part_prompt.name: {**part_prompt.definition, "tokens": part_prompt.rendered.tokens}
                 for part_prompt in part_prompts
@@ -120,18 +122,19 @@ class Instructions:
         yield WorkItem(tier=TIER, name=WORK_ITEM_NAME, definition=dict(definitions), data_key=data_key, entry=entry, parts=parts)
 
     def sample_for_canary(self, work_item: WorkItem, seq_len: int) -> CanarySample:
-        """The prompts as they are rendered."""
+        """The beginnings of rendered prompts."""
         return sample_texts([prompt.rendered.tokens for prompt in work_item.entry.prompts], seq_len)
 
     def score_part(
         self, work_item: WorkItem, part: Part, model: LoadedModel, context: JobContext, on_batch: Callable[[int], None]
-    ) -> tuple[dict[str, Any] | None, pa.Table]:
-        """Answers and their checks."""
+    ) -> PartScores:
+        """Answer the part's prompts and check the answers."""
         del context
         entry: PreparedPrompts = work_item.entry
         prompts = entry.prompts[part.start : part.stop]
         requests = [prompt.generation_request for prompt in prompts]
         results = generate_answers(model, requests, shape=entry.shape, decode=prompts[0].chat.decode, on_batch=on_batch)
+        # Checks run here, in the part, so that evidence is kept although the tier file has only verdicts.
         rows = []
         for prompt, result in zip(prompts, results, strict=True):
             answer = ModelAnswer(text=result.text, finish=result.finish, special_tokens=prompt.chat.special_ids)
@@ -150,10 +153,10 @@ class Instructions:
                     "checks": msgspec.to_builtins(outcomes),
                 }
             )
-        return None, pa.Table.from_pylist(rows, schema=PROMPT_ROW_SCHEMA)
+        return PartScores(None, pa.Table.from_pylist(rows, schema=PROMPT_ROW_SCHEMA))
 
     def build_sections(self, scored_items: Sequence[ScoredItem]) -> dict[str, Any]:
-        """``summarise_prompts``, ``summarise_categories``, ``chat_template``, ``prompts``."""
+        """``summary``, ``by_category``, ``chat_template``, ``data_key`` and ``prompts``."""
         (scored_item,) = scored_items
         first_prompt: PreparedPrompt = scored_item.work_item.entry.prompts[0]
         prompts = {row["name"]: _build_entry(row) for row in scored_item.concat_rows().to_pylist()}
@@ -166,7 +169,7 @@ class Instructions:
         }
 
     def encode_files(self, paths: EvaluationPaths, scored_items: Sequence[ScoredItem]) -> Iterator[tuple[Path, bytes]]:
-        """The generations."""
+        """The generations as JSON lines."""
         (scored_item,) = scored_items
         messages = {prompt.name: prompt.definition["messages"] for prompt in scored_item.work_item.entry.prompts}
         rows = (
@@ -180,7 +183,9 @@ class Instructions:
 def _prepare_prompt(
     name: str, definition: dict[str, Any], chats: dict[str | None, ChatTemplate], context: JobContext
 ) -> PreparedPrompt:
+    """Render one prompt; ``chats`` keeps the templates that were already loaded."""
     prompt_definition = msgspec.convert(definition, PromptDefinition)
+    # The login node has no jsonschema, so schemas are checked here, before anything is scored.
     for check in prompt_definition.checks:
         if check["check"] == "json_schema":
             refuse_schema(check["schema"], location=f"prompt {name}")
@@ -192,6 +197,7 @@ def _prepare_prompt(
         )
     chat = chats[prompt_definition.chat_template]
     rendered = chat.render([msgspec.to_builtins(message) for message in prompt_definition.messages])
+    # Prompt and answer share the sequence length.
     max_answer_tokens = request.seq_len - len(rendered.tokens)
     if max_answer_tokens < 1 or not rendered.tokens:
         detail = f"takes {len(rendered.tokens)} tokens of a sequence length of {request.seq_len}: no room for an answer"
@@ -213,8 +219,8 @@ def _build_entry(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "category": row["category"],
         "passed": all(check["passed"] for check in checks),
-        "format": _all_pass(checks, "format"),
-        "clean": _all_pass(checks, "clean"),
+        "format": all_pass(check["passed"] for check in checks if check["kind"] == "format"),
+        "clean": all_pass(check["passed"] for check in checks if check["kind"] == "clean"),
         "checks": checks,
         "response": {
             "tokens": len(row["tokens"]),
@@ -226,60 +232,33 @@ def _build_entry(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _all_pass(checks: Sequence[Mapping[str, Any]], kind: str) -> bool | None:
-    passed = [bool(check["passed"]) for check in checks if check["kind"] == kind]
-    return all(passed) if passed else None
-
-
 def _compute_share(values: Sequence[bool | None]) -> float | None:
+    """The share of True among the values that are not None; None without any."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 
-def _compute_shares(prompts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarise_categories(prompts: Mapping[str, PromptEntry]) -> dict[str, Any]:
+    """``prompts``, ``pass``, ``format`` and ``clean`` of each category, in order of first occurrence."""
+    by_category: dict[str, list[PromptEntry]] = {}
+    for prompt in prompts.values():
+        by_category.setdefault(prompt["category"], []).append(prompt)
     return {
+        category: {
+            "prompts": len(entries),
+            "pass": _compute_share([entry["passed"] for entry in entries]),
+            "format": _compute_share([entry["format"] for entry in entries]),
+            "clean": _compute_share([entry["clean"] for entry in entries]),
+        }
+        for category, entries in by_category.items()
+    }
+
+
+def summarise_prompts(prompts: Mapping[str, PromptEntry]) -> dict[str, Any]:
+    """The tier's summary, as the module's docstring defines it."""
+    requested = [passed for prompt in prompts.values() for passed in list_requested_outcomes(prompt)]
+    return {
+        "instruction_match_rate": _compute_share(requested),
+        **{rate: _compute_share([passes(prompt) for prompt in prompts.values()]) for rate, passes in PROMPT_RATES.items()},
         "prompts": len(prompts),
-        "pass": _compute_share([prompt["passed"] for prompt in prompts]),
-        "format": _compute_share([prompt["format"] for prompt in prompts]),
-        "clean": _compute_share([prompt["clean"] for prompt in prompts]),
     }
-
-
-def summarise_categories(prompts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """``prompts``, ``pass``, ``format``, ``clean`` of each category, in the order in which they come."""
-    names = dict.fromkeys(prompt["category"] for prompt in prompts.values())
-    return {name: _compute_shares([prompt for prompt in prompts.values() if prompt["category"] == name]) for name in names}
-
-
-def summarise_prompts(prompts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The tier's figures, as the module says."""
-    all_prompts = list(prompts.values())
-    instruction_passes = [check["passed"] for prompt in all_prompts for check in prompt["checks"] if check["kind"] != "clean"]
-    shares = _compute_shares(all_prompts)
-    return {
-        "instruction_match_rate": _compute_share(instruction_passes),
-        "all_checks_pass_rate": shares["pass"],
-        "format_valid_rate": shares["format"],
-        "chat_clean_rate": shares["clean"],
-        "code_parse_rate": _compute_share(
-            [
-                _named_checks_pass(prompt_entry, "python_parses")
-                for prompt_entry in all_prompts
-                if prompt_entry["category"] == "python_code"
-            ]
-        ),
-        "json_valid_rate": _compute_share(
-            [
-                _named_checks_pass(prompt_entry, "json_only", "json_schema")
-                for prompt_entry in all_prompts
-                if prompt_entry["category"] == "strict_json"
-            ]
-        ),
-        "prompts": len(all_prompts),
-    }
-
-
-def _named_checks_pass(prompt: Mapping[str, Any], *names: str) -> bool | None:
-    """Whether its checks of these names pass; None where it has none of them."""
-    passed = [bool(check["passed"]) for check in prompt["checks"] if check["check"] in names]
-    return all(passed) if passed else None

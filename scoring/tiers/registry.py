@@ -1,4 +1,4 @@
-"""The tiers that are scored here, by name; and tiers 2 and 3, whose work is an entry of the data cache."""
+"""Tier -> the code that scores it."""
 
 from collections.abc import Mapping
 

@@ -57,7 +57,7 @@ def describe_changes(paths: EvaluationPaths, suites: Iterable[SuiteInRequest], t
         current_digests = {
             name: digest for suite in suites if suite.tier == tier for name, digest in compute_definition_digests(suite).items()
         }
-        published_digests = read_json_object_if_readable(paths.tier_json(tier)).get("asked")
+        published_digests = read_json_object_if_readable(paths.tier_json(tier)).get("requested")
         if isinstance(published_digests, dict):
             descriptions.append(f"{tier}: {_describe_differences(published_digests, current_digests)}")
         else:

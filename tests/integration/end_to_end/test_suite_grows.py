@@ -100,7 +100,7 @@ def test_what_a_suite_gains_is_owed_and_nothing_else(tmp_path):
     compared = read_comparison_document(folders[20] / "compare.json").get_comparison("previous")
     assert {entry.name for entry in compared.entries} == {"plain", "shout", "ours", "others"}
     (ours,) = [entry for entry in compared.entries if entry.name == "ours"]
-    assert ours.note == "over 6 items, of 10, that both have"
+    assert ours.note == "over 6 of 10 items, which both sides have"
     earlier, later = answers(folders[10]), answers(folders[20])
     assert (len(earlier), len(later)) == (6, 10)
     assert ours.effect.n == 6

@@ -293,7 +293,7 @@ def test_data_that_changed_since_the_request_was_made_are_not_scored(tmp_path, c
     with (tmp_path / "items.jsonl").open("a") as items:
         items.write('{"context": "One more:", "choices": ["a", "b"], "gold": 1}\n')
     assert run_scoring_in_process(["score", str(path)]) == ExitCode.CHANGED
-    assert "tier3_cf, ours: its data files changed since it was asked for" in last_line(capsys)
+    assert "tier3_cf, ours: data files changed after the request" in last_line(capsys)
     assert not list(get_results_folder(tmp_path).glob("tier*.json"))
 
 

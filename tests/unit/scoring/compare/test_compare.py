@@ -146,12 +146,12 @@ def pair(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("tokenizer", {"digest": "x"}, "another tokenizer: 48f36bdab522ea3ab65f255b at the baseline, x at the candidate"),
-        ("seq_len", 128, "another sequence length: 64 at the baseline, 128 at the candidate"),
-        ("dtype", "bfloat16", "another dtype: float32 at the baseline, bfloat16 at the candidate"),
-        ("padded_vocab", "masked", "another treatment of padded vocabulary rows: in_softmax at the baseline, masked"),
-        ("backend", "nanotron", "another backend: direct at the baseline, nanotron at the candidate"),
-        ("scorer_version", 0, "another scorer version: 1 at the baseline, 0 at the candidate"),
+        ("tokenizer", {"digest": "x"}, "different tokenizer: 48f36bdab522ea3ab65f255b at the baseline, x at the candidate"),
+        ("seq_len", 128, "different sequence length: 64 at the baseline, 128 at the candidate"),
+        ("dtype", "bfloat16", "different dtype: float32 at the baseline, bfloat16 at the candidate"),
+        ("padded_vocab", "masked", "different treatment of padded vocabulary rows: in_softmax at the baseline, masked"),
+        ("backend", "nanotron", "different backend: direct at the baseline, nanotron at the candidate"),
+        ("scorer_version", 0, "different scorer version: 1 at the baseline, 0 at the candidate"),
     ],
 )
 def test_a_tier_that_was_scored_otherwise_is_refused(pair, key, value, said):
@@ -162,16 +162,16 @@ def test_a_tier_that_was_scored_otherwise_is_refused(pair, key, value, said):
     assert (found.refusals[0].name, found.refusals[0].tier) == ("tier2_ppl", "tier2_ppl")
     assert found.refusals[0].reason.startswith(said)
     assert (found.objectives[0].outcome, found.outcome) == ("inconclusive", "inconclusive")
-    assert found.objectives[0].why == "nothing of it could be compared: prose, code, late"
+    assert found.objectives[0].why == "not comparable: prose, code, late"
 
 
 @pytest.mark.parametrize(
     ("name", "key", "value", "said"),
     [
-        ("code", "data_key", "x", "another data: "),
-        ("code", "isolate_documents", True, "another definition (isolate_documents): False at"),
-        ("code_order", "format", "lm_eval", "another format: ours at the baseline, lm_eval at"),
-        ("code_order", "primary_metric", "acc", "another primary metric: acc_per_char at the baseline, acc"),
+        ("code", "data_key", "x", "different data: "),
+        ("code", "isolate_documents", True, "different definition (isolate_documents): False at"),
+        ("code_order", "format", "lm_eval", "different format: ours at the baseline, lm_eval at"),
+        ("code_order", "primary_metric", "acc", "different primary metric: acc_per_char at the baseline, acc"),
     ],
 )
 def test_an_entry_that_is_another_thing_is_refused_and_nothing_passes_that_named_it(pair, name, key, value, said):
@@ -183,7 +183,7 @@ def test_an_entry_that_is_another_thing_is_refused_and_nothing_passes_that_named
     assert found.refusals[0].reason.startswith(said)
     assert found.get_total(tier).left_out == (name,)
     assert found.objectives[0].outcome == "inconclusive"
-    assert found.objectives[0].why == f"it would pass, but {name} could not be compared"
+    assert found.objectives[0].why == f"would pass, but these are not comparable: {name}"
 
 
 def test_a_suite_that_gained_a_slice_is_compared_over_what_both_have(pair):
@@ -206,33 +206,33 @@ def test_a_suite_that_gained_a_slice_is_compared_over_what_both_have(pair):
 
 
 def test_a_tier_that_one_side_lacks_is_told(pair):
-    pair[0].tier("tier3_cf").unlink()
+    pair[0].tier_json("tier3_cf").unlink()
     found = against_bridge(*pair)
     assert [(each.name, each.reason) for each in found.refusals] == [("tier3_cf", "not scored at the baseline")]
     assert {each.tier for each in found.entries} == {"tier2_ppl"}
 
 
 def test_items_are_paired_by_what_they_are_and_only_those_of_both_sides(pair):
-    table = pq.read_table(pair[0].items("code_order"))
+    table = pq.read_table(pair[0].items_parquet("code_order"))
     order = np.random.default_rng(0).permutation(table.num_rows)[:100]
-    pq.write_table(table.take(order), pair[0].items("code_order"))
+    pq.write_table(table.take(order), pair[0].items_parquet("code_order"))
     found = entry(against_bridge(*pair), "code_order")
-    assert (found.effect.n, found.note) == (100, "over 100 items, of 160, that both have")
-    rows = [{row["index"]: row for row in pq.read_table(side.items("code_order")).to_pylist()} for side in pair]
+    assert (found.effect.n, found.note) == (100, "over 100 of 160 items, which both sides have")
+    rows = [{row["index"]: row for row in pq.read_table(side.items_parquet("code_order")).to_pylist()} for side in pair]
     right = [np.mean([side[n]["pick_acc_per_char"] == side[n]["gold"] for n in sorted(rows[0])]) for side in rows]
     assert found.effect.delta == pytest.approx(right[1] - right[0])
 
 
 def test_rows_that_do_not_fit_are_refused_and_rows_that_are_not_there_leave_the_figures(pair):
-    table = pq.read_table(pair[1].items("code"))
-    pq.write_table(table.slice(0, table.num_rows - 1), pair[1].items("code"))
-    pair[1].items("late").unlink()
-    pair[0].items("code_order").unlink()
+    table = pq.read_table(pair[1].items_parquet("code"))
+    pq.write_table(table.slice(0, table.num_rows - 1), pair[1].items_parquet("code"))
+    pair[1].items_parquet("late").unlink()
+    pair[0].items_parquet("code_order").unlink()
     found = against_bridge(*pair)
-    assert [(each.name, each.reason) for each in found.refusals] == [("code", "its documents are not the same ones")]
+    assert [(each.name, each.reason) for each in found.refusals] == [("code", "the documents differ")]
     late = entry(found, "late")
     assert (late.effect.stderr, late.effect.p, late.effect.verdict) == (None, None, "too_few_items")
-    assert late.note == "no rows at the candidate: only the figures can be compared"
+    assert late.note == "no rows at the candidate: only the figures are compared"
     assert late.plain is True
     assert entry(found, "code_order").effect.delta == pytest.approx(-0.0125)
     assert found.get_total("tier2_ppl").names == ("prose",)
@@ -240,8 +240,8 @@ def test_rows_that_do_not_fit_are_refused_and_rows_that_are_not_there_leave_the_
 
 
 def test_rows_that_cannot_be_read_are_a_problem_with_their_path(pair):
-    pair[1].items("code").write_bytes(b"PAR1 torn")
-    with pytest.raises(UserError, match=r"code\.parquet: rows that cannot be read") as caught:
+    pair[1].items_parquet("code").write_bytes(b"PAR1 torn")
+    with pytest.raises(UserError, match=r"code\.parquet: cannot read the rows") as caught:
         against_bridge(*pair)
     assert caught.value.code == ExitCode.DATA_MISSING
 
@@ -271,7 +271,7 @@ def change(paths, name, keys, data_key="other"):
 
 @pytest.mark.parametrize(
     ("first", "said"),
-    [(10, "over 390 items, of 400, that both have"), (399, "over 1 items, of 400, that both have"), (400, None)],
+    [(10, "over 390 of 400 items, which both sides have"), (399, "over 1 of 400 items, which both sides have"), (400, None)],
 )
 def test_a_task_of_other_items_is_compared_over_those_that_both_have(tmp_path, first, said):
     """The candidate's item n is the baseline's item n + first."""
@@ -280,7 +280,7 @@ def test_a_task_of_other_items_is_compared_over_those_that_both_have(tmp_path, f
     found = against_bridge(*sides)
     if said is None:
         (refused,) = [each for each in found.refusals if each.name == "ours"]
-        assert refused.reason == "another data: data of ours at the baseline, other at the candidate"
+        assert refused.reason == "different data: data of ours at the baseline, other at the candidate"
         return
     task = entry(found, "ours")
     assert (task.note, task.effect.n) == (said, 400 - first)
@@ -299,7 +299,7 @@ def test_a_slice_that_gained_documents_is_compared_over_those_of_before(tmp_path
     sides = [made(tmp_path, "a"), made(tmp_path, "b", shift=-0.1, seed=1)]
     change(sides[0], "web", [f"document {n}" if n < 45 else f"old {n}" for n in range(60)])
     found = entry(against_bridge(*sides), "web")
-    assert (found.note, found.effect.n, found.unit) == ("over 45 documents, of 60, that both have", 45, "document")
+    assert (found.note, found.effect.n, found.unit) == ("over 45 of 60 documents, which both sides have", 45, "document")
     rows = [pq.read_table(side.items_parquet("web")).to_pydict() for side in sides]
     tokens = sum(rows[0]["tokens"][:45])
     for side, each in zip(("baseline", "candidate"), rows, strict=True):
@@ -485,14 +485,14 @@ def test_prompts_that_were_changed_are_left_out_of_the_pairs(tmp_path):
     )
     sides[1].generations.write_text(lines)
     found = entry(against_bridge(*sides), "all_checks_pass_rate")
-    assert (found.effect.n, found.note) == (118, "over 118 prompts, of 121, that both were given alike")
+    assert (found.effect.n, found.note) == (118, "over 118 of 121 prompts, which both sides have")
 
 
 def test_prompts_under_another_chat_template_are_refused(tmp_path):
     sides = [publish_sample_results(EvaluationPaths(tmp_path, "stage4", name), prompts=prompts(0.5)) for name in ("a", "b")]
     edit_tier_file(sides[0], "tier4_sft_native", lambda document: document.update(chat_template={"sha256": "old"}))
     found = against_bridge(*sides)
-    assert [each.reason for each in found.refusals] == ["another chat template: old at the baseline, c at the candidate"]
+    assert [each.reason for each in found.refusals] == ["different chat template: old at the baseline, c at the candidate"]
 
 
 # Baselines
@@ -535,7 +535,7 @@ def test_a_step_that_is_not_like_the_candidate_is_not_the_best(tmp_path):
         )
     )
     assert document.get_comparison("best").baseline.directory == "step_1"
-    assert document.get_comparison("previous").refusals[0].reason.startswith("another sequence length")
+    assert document.get_comparison("previous").refusals[0].reason.startswith("different sequence length")
 
 
 def test_a_baseline_that_is_gone_or_of_another_content_is_told_and_the_others_are_compared(tmp_path):

@@ -60,7 +60,7 @@ class Real:
         """(verdicts of entries, verdicts of totals, outcome by objective) of one draw, as compare gives them."""
         paired = list(paired)
         entries = apply_holm([build_entry(one, self.baseline, self.candidate, len(paired)) for one in paired])
-        judged = evaluate_objectives(OBJECTIVES, paired, self.candidate, ())
+        judged = evaluate_objectives(OBJECTIVES, paired, self.baseline, self.candidate)
         return (
             {entry.name: entry.effect.verdict for entry in entries},
             {total.tier: total.effect.verdict for total in build_totals(paired, self.candidate)},

@@ -69,12 +69,12 @@ def said(monkeypatch):
     """Answers by the prompt's name, without a model; each as if it had ended by itself."""
     answers = dict(ANSWERS)
 
-    def generate(_model, questions, *, shape, decode, between):
+    def generate(_model, requests, *, shape, decode, on_batch):
         del shape, decode
-        between(len(questions))
+        on_batch(len(requests))
         names = list(answers)
         return [
-            GenerationResult(tokens=[1], text=answers[names[n]], finish="stop_token", near_ties=0) for n in range(len(questions))
+            GenerationResult(tokens=[1], text=answers[names[n]], finish="stop_token", near_ties=0) for n in range(len(requests))
         ]
 
     monkeypatch.setattr(instructions, "generate_answers", generate)
