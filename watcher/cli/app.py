@@ -1,4 +1,7 @@
-"""The command line. Each command imports what it needs when it runs, so that `watcher status` is quick."""
+"""The click group of ``watcher``; error and exit-code handling.
+
+Each command imports what it needs when it runs, so that ``watcher status`` starts fast.
+"""
 
 import os
 import sys

@@ -15,7 +15,7 @@ EXIT_DIFFERENCES = 1
 @click.option("--repair", is_flag=True, help="Amend the journal through a request; remove and cancel what is left over.")
 @config_option
 def audit(config: Path | None, *, repair: bool) -> None:
-    """Compare the journal with what lies on disk and in the queue, one line for each difference. Exits 1 where there is one.
+    """Compare journal, disk and queue: one line for each difference. Exits 1 on differences.
 
     Without --repair nothing is written. What the watcher's next tick sees by itself is left to it.
     """

@@ -20,7 +20,7 @@ def init(folder: Path) -> None:
 @click.command("config")
 @config_option
 def print_config(config: Path | None) -> None:
-    """Check the config and its suites, and print what they mean. Exits 2 with one line where they cannot be meant."""
+    """Validate the config and its suites and print the resolved config. Exits 2 on an error."""
     from watcher.config.dump import dump_config  # noqa: PLC0415
     from watcher.config.loader import check_config  # noqa: PLC0415
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @config_option
 def run(config: Path | None) -> None:
-    """Watch until told to stop (Ctrl-C, SIGTERM); SIGHUP re-reads the config."""
+    """Watch until stopped (Ctrl-C, SIGTERM); SIGHUP re-reads the config."""
     from watcher.config.loader import check_config  # noqa: PLC0415
     from watcher.daemon import daemon  # noqa: PLC0415
 
@@ -47,7 +47,10 @@ def once(config: Path | None, *, dry_run: bool, as_json: bool) -> None:
 
 
 def _load_config_leniently(path: Path | None, environ: Mapping[str, str]) -> "Config":
-    """The config to start with: a stage whose suites cannot be used waits and is told; it keeps no other from being scored."""
+    """The config to start with.
+
+    A stage with unusable suites waits and says so; other stages are scored.
+    """
     from watcher.config.loader import check_config, load_config  # noqa: PLC0415
 
     config = load_config(path, environ)

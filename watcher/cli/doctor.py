@@ -1,4 +1,4 @@
-"""`watcher doctor`: everything that the watcher and its jobs rely on, looked at before it is needed."""
+"""``watcher doctor``: checks that need no running watcher."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--offline", is_flag=True, help="Read the whole data cache too, as a job without a network would.")
 @config_option
 def doctor(config: Path | None, *, offline: bool) -> None:
-    """Check Slurm, file systems, the jobs' Python and data, and this node, a line each. Exits 1 where one is wrong.
+    """Check Slurm, file systems, the jobs' Python and data, and this node. Exits 1 on an error.
 
     Slurm is asked about ten questions; one, `sbatch --test-only`, uses up a job id. What is written is removed again.
     """
@@ -59,7 +59,7 @@ def run_all_checks(config: "Config", environ: Mapping[str, str], *, offline: boo
 
 
 def _made(name: str, checks: Callable[[], Iterable["DoctorCheck"]]) -> Iterator["DoctorCheck"]:
-    """The checks of one group. A defect of ours in one is a line of its own, and keeps no other group from being looked at."""
+    """The checks of one group; an internal error is a line of its own."""
     from watcher.doctor.check import WRONG, DoctorCheck  # noqa: PLC0415
 
     try:

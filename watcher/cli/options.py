@@ -1,4 +1,4 @@
-"""What every command shares: the --config option, the environment, and the stage that is meant."""
+"""Options and arguments that commands share."""
 
 import os
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def copy_environment() -> Mapping[str, str]:
 
 
 def get_stage(name: str, config: Config, location: str = "STAGE") -> Stage:
-    """The stage of that name. Problem with the nearest one where there is none."""
+    """The stage of that name. UserError with the nearest name."""
     if name not in config.stages:
         raise UserError(f"no stage {name!r} in {config.source}", location=location, hint=suggest_name(name, config.stages))
     return config.stages[name]

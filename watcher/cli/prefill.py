@@ -1,4 +1,4 @@
-"""`watcher prefill`: fill the data cache for the stages' suites, by a child or a job that has what the watcher lacks."""
+"""``watcher prefill``: fill the data cache by a child process or a job."""
 
 import secrets
 import subprocess
@@ -20,7 +20,7 @@ from watcher.config.settings import Config, Stage
 @click.option("--jobs", type=click.IntRange(min=1), help="Entries made at once; by default up to four.")
 @config_option
 def prefill(stage: str | None, *, refresh: bool, tokenizer: str | None, jobs: int | None, config: Path | None) -> None:
-    """Make the data of STAGE's suites (of all stages) where there is a network; jobs then find it in the cache.
+    """Download and tokenize the data of STAGE (default: all stages) into the cache. Needs a network.
 
     Here, as a process of this terminal; with `prefill: {where: job, partition: NAME}` in the config, as a job there.
     Finished entries are kept: started again, it goes on with the missing ones.
@@ -45,7 +45,7 @@ def prefill(stage: str | None, *, refresh: bool, tokenizer: str | None, jobs: in
 
 
 def _find_tokenizer(stage: Stage, config: Config, explicit_tokenizer: str | None) -> str:
-    """The stage's, as the daemon would take it. Problem (usage) where nothing says which."""
+    """The stage's tokenizer, as the daemon resolves it. UserError where unknown."""
     from watcher.journal import journal as ledger  # noqa: PLC0415
     from watcher.observe.stage_plans import StageRequirementsCache  # noqa: PLC0415
 
@@ -72,7 +72,10 @@ def build_prefill_argv(stage: Stage, config: Config, *, tokenizer: str, refresh:
 
 
 def _submit_prefill_job(stage: Stage, tokenizer: str, config: Config) -> int:
-    """Submit it; the exit code. No daemon follows such a job: its own cache and its log say what became of it."""
+    """Submit a prefill job and return the exit code.
+
+    No daemon follows it: its log and the cache show its outcome.
+    """
     from suites.definitions.suite import load_suite  # noqa: PLC0415
     from watcher.actions.submission import prepare_prefill_attempt  # noqa: PLC0415
     from watcher.core.executor import ExecutorUnreachable, Job, JobState, SubmitKind  # noqa: PLC0415

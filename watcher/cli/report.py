@@ -1,4 +1,4 @@
-"""`watcher report`: the results as tables, for a terminal, a browser, a program or a script that asks whether to go on."""
+"""``watcher report``: results as text, HTML, CSV or JSON, and the gate for scripts."""
 
 import sys
 import time
@@ -34,7 +34,7 @@ CHECK_EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3, "none": 4}
 def report(
     stage: str | None, step: int | None, *, details: bool, form: str | None, html: Path | None, check: bool, config: Path | None
 ) -> None:
-    """Show the results: of all stages, of STAGE, or of its STEP in full."""
+    """Show results of all stages, of STAGE, or of one STEP in detail."""
     from watcher.config.loader import load_config  # noqa: PLC0415
     from watcher.journal import journal as ledger  # noqa: PLC0415
     from watcher.report.data import build_report  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Commands about single evaluations: enqueue, retry, cancel. They leave a request; the watcher answers it."""
+"""``watcher enqueue``, ``retry`` and ``cancel``: they leave a request for the watcher."""
 
 import os
 import re
@@ -15,10 +15,10 @@ from watcher.core.request_types import Request
 
 
 class StepsCommand(click.Command):
-    """A command about steps: a number below zero is no option that somebody misspelt."""
+    """A command about steps: a negative number is a wrong step, not an option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does it. Problem for what can only be meant as a step."""
+        """Parse as click does. UserError for what can only be a step."""
         from watcher.journal import request_files as asks  # noqa: PLC0415
 
         asks.parse_steps(tuple(argument for argument in args if re.fullmatch(r"-[0-9][0-9:-]*", argument)))
@@ -56,7 +56,7 @@ def enqueue(
     force: bool,
     config: Path | None,
 ) -> None:
-    """Ask for steps of STAGE to be scored, in the schedule or not. STEP may be a range, both ends included: 1000:50000:1000.
+    """Score steps of STAGE, scheduled or not. STEP may be a range, both ends included: 1000:50000:1000.
 
     With --force a scored one is scored again, and an interrupted rewrite or a copy without times is taken as it is.
     """

@@ -1,4 +1,4 @@
-"""`watcher simulate`: this config for months in seconds, before a real cluster is asked for anything."""
+"""``watcher simulate``: months of this config in seconds."""
 
 import json
 import os
@@ -26,7 +26,7 @@ _MAX_DAYS = 3660
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same run.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def simulate(config: Path | None, *, days: float, seed: int, as_json: bool) -> None:
-    """Run the real daemon against a simulated Slurm and training, with all their failures. Exits 1 where a promise was broken.
+    """Run the real daemon against a simulated Slurm and training run. Exits 1 on a broken invariant.
 
     Nothing of the config's own folders is read or written, and no Slurm is asked.
     """

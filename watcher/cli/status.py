@@ -21,7 +21,7 @@ _CLEAR_SCREEN = "\x1b[H\x1b[2J"
 @click.option("--json", "as_json", is_flag=True, help="Print status.json, with health and age_seconds.")
 @click.option("--watch", is_flag=True, help="Show it again and again until interrupted.")
 def status(config: Path | None, *, as_json: bool, watch: bool) -> None:
-    """Is the watcher alive, and what is scored? Exits 0 alive, 3 stale or stopped, 4 absent."""
+    """Show whether the watcher runs, and what is scored. Exits 0 running, 3 stale or stopped, 4 absent."""
     from watcher.config.loader import load_config  # noqa: PLC0415
 
     paths = load_config(config, copy_environment()).paths
@@ -66,7 +66,7 @@ def _repeat_until_interrupted(print_once: Callable[[], int], interval_seconds: f
 @from_option
 @config_option
 def why(stage: str, step: str, *, source: str | None, config: Path | None) -> None:
-    """Tell what was seen of an evaluation, what was decided, and what happens next."""
+    """Explain the state of one evaluation: history, reason and next step."""
     from watcher.journal import journal as ledger  # noqa: PLC0415
     from watcher.journal import request_files as asks  # noqa: PLC0415
     from watcher.journal.request_files import read_requests as pending  # noqa: PLC0415

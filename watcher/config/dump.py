@@ -17,7 +17,10 @@ _NULLABLE_KEYS = ("gres", "time", "cpus_per_task")
 
 
 def dump_config(config: Config) -> str:
-    """What the config means, with nothing left to look up: loading this gives the same Config, whatever the environment."""
+    """The resolved config as YAML.
+
+    Loading it gives the same Config, whatever the environment.
+    """
     values = {key: value for key, value in msgspec.structs.asdict(config).items() if key not in {"source", "stages"}}
     values["slurm"] = msgspec.structs.asdict(config.slurm)
     values["pin_max"] = f"{config.pin_max // 2**20}M"

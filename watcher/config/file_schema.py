@@ -1,4 +1,4 @@
-"""What a config file may say: its keys, their types and their defaults. ``loader.py`` makes a ``settings.Config`` of it."""
+"""Keys, types and defaults of watcher.yaml."""
 
 from pathlib import Path
 from typing import Annotated
@@ -59,7 +59,7 @@ class StageSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class SlurmSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """``slurm``: as ``settings.SlurmSettings``, and numbers where Slurm takes words."""
+    """``slurm``: as ``settings.SlurmSettings``, with numbers where Slurm takes texts."""
 
     account: str | int | None = None
     partition: str | int | None = None
@@ -109,7 +109,7 @@ class ReportSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class ConfigFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The whole file."""
+    """The entire file."""
 
     scratch: Path | None = None
     results: Path | None = None

@@ -1,4 +1,7 @@
-"""The config file: found, read, filled in, checked. What comes out is ``settings.Config``, or one Problem with file and line."""
+"""Find, read, fill in and resolve watcher.yaml.
+
+The result is a ``settings.Config``, or one UserError with file and line.
+"""
 
 import os
 from collections.abc import Mapping
@@ -27,7 +30,7 @@ SHELL_KEYS = ("setup", "notify", "command")
 
 
 def find_config(path: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """The config file: ``path``, else $WATCHER_CONFIG, else ./watcher.yaml, else None: the built-in one."""
+    """``path``, else $WATCHER_CONFIG, else ./watcher.yaml, else None (built-in)."""
     if path is not None:
         return path.absolute()
     if environ.get("WATCHER_CONFIG"):
@@ -37,7 +40,9 @@ def find_config(path: Path | None, environ: Mapping[str, str]) -> Path | None:
 
 
 def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
-    """The config of ``find_config``, resolved: paths absolute, defaults filled in. Suites are named, not opened: see ``check_config``.
+    """The resolved config: absolute paths, defaults filled in.
+
+    Suites are named, not opened: see ``check_config``.
 
     Raises Problem (usage) with file, line and the nearest valid name for whatever cannot be meant.
     """
@@ -45,7 +50,10 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
 
 
 def check_config(path: Path | None, environ: Mapping[str, str]) -> Config:
-    """``load_config``, and every stage's suites load too, at most one of a tier, and have what its objectives name."""
+    """``load_config``, and load every stage's suites too.
+
+    At most one of a tier, with all names that the objectives use.
+    """
     from suites.definitions.suite import load_suite  # noqa: PLC0415  `watcher status` does without
 
     config, document = _load_config_and_document(path, environ)
@@ -200,7 +208,7 @@ def _resolve_stage(
 
 
 def _parse_steps(document: YamlDocument, steps: tuple[int, ...] | int | str | None, location: YamlPath) -> tuple[int, ...]:
-    """Also ``500 1500 3500`` and ``500,1500``, which is how a variable holds them."""
+    """Steps from a list, a number, or texts like ``500 1500`` and ``500,1500``."""
     if isinstance(steps, str):
         items = steps.replace(",", " ").split()
         if not all(item.isascii() and item.isdigit() for item in items):
@@ -229,7 +237,7 @@ def _resolve_bridge(base: Path, section: config_file.BridgeSection | None) -> Br
 
 
 def _resolve_suite(base: Path, name: str) -> str:
-    """A name stays one if it is shipped with the project; what lies beside the config becomes a path."""
+    """A shipped suite keeps its name; others become paths beside the config."""
     if "/" in name or name.endswith((".yaml", ".yml")):
         return str(_resolve_path(base, name))
     local_suite = base / f"{name}.yaml"
@@ -237,7 +245,7 @@ def _resolve_suite(base: Path, name: str) -> str:
 
 
 def _resolve_tokenizer(base: Path, name: str | None) -> str | None:
-    """The id of a tokenizer, or a path where it is written like one (/, ./, ../, ~)."""
+    """A hub id, or a path where it begins with /, ./, ../ or ~."""
     return str(_resolve_path(base, name)) if name and name.startswith(("/", "./", "../", "~")) else name
 
 

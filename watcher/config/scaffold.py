@@ -1,4 +1,4 @@
-"""What `watcher init` writes: the built-in config to start from, and the environment that systemd and cron lack."""
+"""The files that ``watcher init`` writes: watcher.yaml and watcher.env."""
 
 import shlex
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ _ENVIRONMENT_TEMPLATE = """\
 
 
 def write_config_files(folder: Path, environ: Mapping[str, str]) -> tuple[Path, Path]:
-    """watcher.yaml and watcher.env in ``folder``, which is made. Problem where one is there already or cannot be written."""
+    """Write watcher.yaml and watcher.env into ``folder``. UserError where one exists."""
     config_file, environment_file = folder / "watcher.yaml", folder / "watcher.env"
     for path in (config_file, environment_file):
         if path.exists() or path.is_symlink():

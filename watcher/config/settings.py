@@ -1,4 +1,4 @@
-"""The config: what is watched, on what schedule, with which suites, how jobs are run. Types only: ``loader.py`` loads it."""
+"""The resolved config as frozen types; ``loader.py`` makes it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,7 +61,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def last_step(self) -> int | None:
-        """The schedule's last step where the config alone tells it: not with ``final``, nor with ``every`` without ``to``."""
+        """The schedule's last step, where the config alone tells it."""
         if self.final or (self.every is not None and self.to is None):
             return None
         last_steps = list(self.steps)
@@ -70,7 +70,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
         return max(last_steps, default=None)
 
     def find_next_step(self, step: int) -> int | None:
-        """The first scheduled step after ``step`` that the config alone tells; None after the last."""
+        """The first scheduled step after ``step`` that the config tells, or None."""
         candidates = [scheduled_step for scheduled_step in self.steps if scheduled_step > step]
         if self.every is not None and self.first_step is not None:
             following = max(self.first_step, step + 1 + (self.first_step - step - 1) % self.every)
@@ -136,7 +136,7 @@ class ReportSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole config, resolved. Made only by ``load``."""
+    """The resolved config; only ``load_config`` makes one."""
 
     source: str
     """The file it came from, or ``built-in``."""

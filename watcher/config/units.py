@@ -33,6 +33,9 @@ def format_slurm_time(seconds: float) -> str:
 
 
 def parse_memory_mib(text: str | None) -> int | None:
-    """Of sbatch's ``64G`` or ``1500``; None where there is none, and for 0, which is all of a node."""
+    """MiB of sbatch's ``64G`` or ``1500``; None for none and for 0.
+
+    0 means all of a node's memory.
+    """
     match = None if text is None else _SLURM_MEMORY.fullmatch(text.strip())
     return None if match is None else int(int(match["number"]) * _MEBIBYTES_PER_UNIT[match["unit"].upper()]) or None

@@ -1,4 +1,4 @@
-"""What a config may not say although each of its values is of the right type: words, schedules, bridges and places."""
+"""Rules between values: schedules, bridges, sbatch options, folders."""
 
 import os
 import re
@@ -25,7 +25,7 @@ _CONFIG_KEY_OPTIONS = {"--account", "--partition", "--qos", "--gres", "--cpus-pe
 
 
 def check_values(document: YamlDocument, config: Config) -> None:
-    """Problem for a word that is none of the possible ones, or a time that cannot be meant."""
+    """UserError for an unknown choice or an impossible time."""
     if config.executor not in EXECUTORS:
         raise document.make_error(
             f"unknown executor {config.executor!r}", ("executor",), suggest_name(config.executor, EXECUTORS)
@@ -46,7 +46,7 @@ def check_values(document: YamlDocument, config: Config) -> None:
 
 
 def check_slurm_options(document: YamlDocument, config: Config) -> None:
-    """Problem for an sbatch option that the watcher sets itself, or that is none."""
+    """UserError for an sbatch option that is unknown or set by the watcher."""
     for key in ("account", "partition", "qos", "gres", "time", "mem", "time_max", "mem_max"):
         value = getattr(config.slurm, key)
         if value is not None and not re.fullmatch(r"[^\s-]\S*", value):
@@ -75,7 +75,7 @@ def check_slurm_options(document: YamlDocument, config: Config) -> None:
 
 
 def check_stages(document: YamlDocument, config: Config) -> None:
-    """Problem for a schedule that never comes, a bridge that leads nowhere, or two stages that are one."""
+    """UserError for an empty schedule, a bridge to nowhere, or equal stages."""
     if not config.stages:
         raise document.make_error("has no stages", ("stages",), "write one, or leave stages: out for the built-in four")
     names_by_folders: dict[tuple[Path, Path], str] = {}
@@ -138,7 +138,10 @@ def _check_bridge(document: YamlDocument, config: Config, stage: Stage, location
 
 
 def check_folders(document: YamlDocument, stages_document: YamlDocument, config: Config) -> None:
-    """Problem where something of ours would lie among checkpoints: what moves those to S3 deletes every folder there."""
+    """UserError where our files would lie among checkpoints.
+
+    Scripts that move checkpoints to S3 delete every folder there.
+    """
     folders: list[tuple[Path | None, YamlDocument, YamlPath]] = [
         (config.results, document, ("results",)),
         (config.eval_data, document, ("eval_data",)),

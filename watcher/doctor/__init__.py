@@ -1,1 +1,1 @@
-"""`watcher doctor`: checks the cluster, file systems, job environment and this node before they are needed."""
+"""``watcher doctor``: checks cluster, file systems, job environment and this node."""

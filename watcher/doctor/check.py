@@ -1,4 +1,4 @@
-"""One line of `watcher doctor`: what was looked at, how it is, and what to do."""
+"""One line of ``watcher doctor``: subject, verdict, message, hint."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,7 +22,10 @@ class DoctorCheck(msgspec.Struct, frozen=True):
 def run_with_timeout(
     command: Sequence[str], environ: Mapping[str, str], timeout_seconds: float, run: CommandRunner = run_command
 ) -> CommandResult:
-    """A child's answer. One that cannot be started, or gives none in ``timeout_seconds``, has no exit code, and its words say why."""
+    """Output of a child process.
+
+    Without an exit code it could not start or timed out; the output says which.
+    """
     try:
         result = run(command, environ, timeout_seconds)
     except OSError as error:
@@ -31,7 +34,7 @@ def run_with_timeout(
 
 
 def get_last_output_line(result: CommandResult) -> str:
-    """The last line that a child said, its complaints first."""
+    """The last line that a child wrote, stderr first."""
     lines = [line.strip() for text in (result.stderr, result.stdout) for line in text.splitlines() if line.strip()]
     errors = [line for line in (result.stderr or "").splitlines() if line.strip()]
     return (errors or lines or [f"exit code {result.exit_code} without a word"])[-1].strip()

@@ -1,4 +1,4 @@
-"""The file systems that everything rests on: what they are, whether locks and renames hold on them, and how full they are."""
+"""File systems: type, locks, renames, space, readability."""
 
 import contextlib
 import os
@@ -61,7 +61,7 @@ def parse_mountinfo(mountinfo: str) -> list[Mount]:
 
 
 def find_mount(path: Path, known_mounts: Iterable[Mount]) -> Mount:
-    """The mount that a path lies on: the deepest, and of several on one point the last."""
+    """The mount of a path: the deepest, and the last one on its point."""
     real = Path(os.path.realpath(path))
     best = Mount(Path("/"), "?")
     for mount in known_mounts:
@@ -71,7 +71,7 @@ def find_mount(path: Path, known_mounts: Iterable[Mount]) -> Mount:
 
 
 def list_configured_folders(config: Config) -> dict[str, Path]:
-    """Name -> folder of everything that the watcher and its jobs write, and of the checkpoints."""
+    """Name -> folder of all that watcher and jobs write, and of checkpoints."""
     folders = {"state": config.state, "results": config.results, "eval_data": config.eval_data}
     for stage in config.stages.values():
         if stage.results != config.results:
@@ -86,7 +86,7 @@ def find_existing_parent(path: Path) -> Path:
 
 
 def check_filesystems(config: Config, environ: Mapping[str, str], *, run: CommandRunner = run_command) -> Iterator[DoctorCheck]:
-    """File systems, then what is measured where state and results lie, then room."""
+    """Check file systems, locks and renames, then space."""
     known_mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace"))
     folders = list_configured_folders(config)
     by_mount: dict[Mount, list[str]] = {}
@@ -131,7 +131,7 @@ def _check_writable(name: str, folder: Path) -> DoctorCheck:
 
 
 def _check_readable(name: str, folder: Path) -> DoctorCheck:
-    """The newest step's files, as the watcher and the jobs will read them."""
+    """Read the newest step's files as watcher and jobs do."""
     try:
         steps = sorted((int(entry.name), Path(entry.path)) for entry in os.scandir(folder) if entry.name.isdecimal())
     except FileNotFoundError:
@@ -271,7 +271,9 @@ def _check_quota(mount: Mount, folder: Path, environ: Mapping[str, str], run: Co
 
 
 def parse_quotas(text: str) -> list[tuple[str, int, int, int, int]]:
-    """(file system, KiB used, KiB limit, files, limit of files) of ``lfs quota -q`` or ``quota -w``; 0: no limit.
+    """(file system, KiB used, KiB limit, files, file limit) of quota output.
+
+    From ``lfs quota -q`` or ``quota -w``; 0 means no limit.
 
     Columns: name, blocks, quota, limit, [grace,] files, quota, limit[, grace]; a ``*`` marks what is over; grace may be left out.
     """

@@ -1,4 +1,4 @@
-"""What a job will find: its interpreter after the setup lines, its data, its tokenizer. Children are asked."""
+"""What a job will find: interpreter after the setup lines, data, tokenizer."""
 
 import json
 import tempfile
@@ -159,7 +159,7 @@ def _check_offline_read(
 
 
 def _parse_json_output(stdout: str) -> dict[str, Any] | None:
-    """The JSON document that a child printed, after whatever its setup lines said."""
+    """The JSON document that a child printed after its setup lines' output."""
     for start in (stdout.rfind("\n{") + 1, stdout.find("{")):
         try:
             document = json.loads(stdout[start:])

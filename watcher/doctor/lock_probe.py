@@ -1,4 +1,6 @@
-"""Measures a lock: ``python -m watcher.doctor.lock_probe KIND FILE COUNT SECONDS`` takes it repeatedly and prints when it had it.
+"""Measures a lock by taking it repeatedly in two processes.
+
+``python -m watcher.doctor.lock_probe KIND FILE COUNT SECONDS`` prints when it held it.
 
 Two of these side by side must never have it at the same time. KIND is ``lease`` (what keeps two jobs from scoring one
 part), ``flock`` (what other libraries use) or ``link`` (what decides who may run an attempt: a claim is made once for good).
@@ -64,7 +66,10 @@ def hold_repeatedly(kind: str, path: Path, count: int, duration_seconds: float) 
 def run_two_probes(
     kind: str, path: Path, count: int, duration_seconds: float, timeout_seconds: float
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Two processes at once. RuntimeError with their words where one fails, or ``timeout_seconds`` seconds are over."""
+    """Run two probes at once.
+
+    RuntimeError where one fails or ``timeout_seconds`` are over.
+    """
     command = [sys.executable, "-m", "watcher.doctor.lock_probe", kind, str(path), str(count), str(duration_seconds)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     try:

@@ -1,4 +1,4 @@
-"""This login node: whether the watcher may live here, and whether one does."""
+"""This login node: may the watcher live here, and does one run?"""
 
 import os
 import resource
@@ -23,7 +23,7 @@ _REQUIRED_COMMANDS = {"slurm": (), "local": ("bash", "nice")}
 
 
 def check_login_node(config: Config, environ: Mapping[str, str], *, run: CommandRunner = run_command) -> Iterator[DoctorCheck]:
-    """Limits, what keeps a daemon alive after the logout, and the daemon itself."""
+    """Check limits, survival after logout, and the daemon."""
     yield from _check_process_limits()
     yield _check_cgroup_memory()
     yield _check_survives_logout(environ, run)

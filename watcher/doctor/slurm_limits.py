@@ -1,4 +1,4 @@
-"""Slurm as the watcher would use it: its commands, and the cluster's limits against the config. Nothing is submitted.
+"""Slurm commands and the cluster's limits against the config. Submits nothing.
 
 ``sbatch --test-only`` takes a job id and submits nothing: one id is the price of the cluster's own word on the very
 options that jobs will be given, job_submit plugins included. It does not look at a QOS's time limit, so that is compared here.

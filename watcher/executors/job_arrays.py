@@ -1,4 +1,7 @@
-"""The tasks of a job array as one job: it lives while one of them does, and ended as the last of them did. Pure."""
+"""Tasks of an array as one job. Pure.
+
+It lives while a task does, and ended as its last task did.
+"""
 
 from collections.abc import Sequence
 
@@ -22,7 +25,10 @@ _ENDED_STATES = (
 
 
 def merge_array_tasks(tasks: Sequence[Job]) -> Job:
-    """The tasks of one array, or the one job that is none, as one job. Tasks that wait may be one line for several."""
+    """The tasks of one array as one job.
+
+    A line may stand for several pending tasks.
+    """
     if len(tasks) == 1:
         return tasks[0]
     live_tasks = [task for task in tasks if not task.state.is_terminal]

@@ -1,4 +1,4 @@
-"""The executor without Slurm: the same batch scripts, as processes of this machine.
+"""Runs the batch scripts as processes of this machine.
 
 A job is a session of its own, so it outlives the daemon, its terminal and a SIGKILL of either. All
 that is known of it lies in its attempt folder (spawned.json, claim, exit record) and in /proc, so any
@@ -33,7 +33,7 @@ _DROPPED_VARIABLES = ("SLURM_", "SBATCH_", "NOTIFY_SOCKET", "WATCHDOG_")
 
 
 class LocalExecutor:
-    """Runs attempts at once, as many as it is given; GPUs and other resources are not managed.
+    """Starts attempts at once; manages no GPUs or other resources.
 
     ``attempts`` is the folder of attempt folders. ``grace`` seconds after TERM a job gets KILL, at the
     next ``cancel`` or ``query_queue``. A job that ended is shown for ``linger`` more seconds.
@@ -65,7 +65,10 @@ class LocalExecutor:
         self._ended: dict[str, tuple[float, Job]] = {}
 
     def submit(self, submission: Submission) -> SubmissionResult:
-        """Start the script; the job id is its pid. A failed start is certain, so nothing is ever AMBIGUOUS."""
+        """Start the script; the job id is its pid.
+
+        A failed start is certain, so nothing is AMBIGUOUS.
+        """
         refusal = self._check_dependency(submission.after)
         if refusal is not None:
             return refusal
@@ -97,7 +100,7 @@ class LocalExecutor:
         """Nothing is held here."""
 
     def cancel(self, job: Job) -> None:
-        """TERM now; KILL at a later call, once the grace is over. Returns at once."""
+        """Send TERM now, and KILL at a later call after the grace period."""
         attempt = AttemptPaths(self._attempts / job.name)
         try:
             local_attempt = LocalAttempt.read(attempt)
@@ -113,7 +116,7 @@ class LocalExecutor:
             raise ExecutorUnreachable(f"cannot cancel {job.name}: {error}") from error
 
     def query_queue(self) -> Mapping[str, Job]:
-        """Jobs that live or ended lately, by name. Raises Unreachable where the attempts cannot be listed."""
+        """Jobs that live or ended lately, by name. ExecutorUnreachable."""
         self._reap_children()
         self._list_attempts()
         now = self._clock()
@@ -140,7 +143,7 @@ class LocalExecutor:
         return PartitionLimits()
 
     def _check_dependency(self, after: str | None) -> SubmissionResult | None:
-        """Why a job cannot start yet. A prefill job that is no longer known ended long ago: the scorer will see."""
+        """Why a job cannot start yet; an unknown prefill job counts as ended."""
         job = None if after is None else next((job for job in self.query_queue().values() if job.job_id == after), None)
         if job is None or job.state is JobState.COMPLETED:
             return None
@@ -159,7 +162,7 @@ class LocalExecutor:
                 self._children[pid] = os.waitstatus_to_exitcode(status)
 
     def _list_attempts(self) -> None:
-        """Find attempts of earlier daemons. The folder is read only when it changed."""
+        """Attempts of earlier daemons; the folder is read only after a change."""
         try:
             mtime_ns = self._attempts.stat().st_mtime_ns
             if mtime_ns == self._listed_mtime_ns:
@@ -176,7 +179,7 @@ class LocalExecutor:
         self._known_names |= names
 
     def _inspect_attempt(self, name: str) -> Job | None:
-        """What is known of one attempt; None while there is no process (yet), or where it is another executor's.
+        """The job of one attempt; None without a process, or of another executor.
 
         The process is looked at before its exit record is read: one that dies in between has left its record.
         """
@@ -222,7 +225,7 @@ class LocalExecutor:
 
 
 def _describe_recorded_end(record: ExitRecord, *, is_alive: bool, cancelled: bool) -> dict[str, object]:
-    """The end as the script itself wrote it down, a moment before its own."""
+    """The end as the script's exit record has it."""
     state = JobState.COMPLETED if record.code == 0 else JobState.CANCELLED if cancelled else JobState.FAILED
     signal_name = f"SIG{record.signal}"
     return {
@@ -248,7 +251,10 @@ def _describe_live_job(claim: str, *, has_orphans: bool) -> dict[str, object]:
 
 
 def _describe_vanished_job(code: int | None) -> dict[str, object]:
-    """Dead, and nothing was written down: killed, or ended before its claim. ``code`` is None for others' children."""
+    """A dead process without exit record: killed, or ended before its claim.
+
+    ``code`` is None for children of others.
+    """
     return {
         "state": JobState.FAILED,
         "raw_state": "VANISHED",

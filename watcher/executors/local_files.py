@@ -1,4 +1,4 @@
-"""What a local job leaves in its attempt folder until its end: who was spawned, who claimed it, who cancelled it."""
+"""spawned.json, cancelled.json and claim of a local attempt."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +12,7 @@ _Document = TypeVar("_Document", bound=msgspec.Struct)
 
 
 class SpawnRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """``spawned.json``: written before the process is made (``pid`` None) and again when it has a pid."""
+    """``spawned.json``: written before the process starts, and again with its pid."""
 
     schema: int = 1
     host: str
@@ -24,7 +24,7 @@ class SpawnRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CancelRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """``cancelled.json``: somebody asked for the end of the job, first at ``at`` (unix time)."""
+    """``cancelled.json``: a cancel was requested, first at ``at`` (unix time)."""
 
     schema: int = 1
     at: float
@@ -41,7 +41,7 @@ class LocalAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def process(self) -> Process | None:
-        """The claim's owner, else what was spawned; None where there is neither, or Slurm has the attempt."""
+        """The claim's owner, else the spawned process; None for Slurm attempts."""
         kind, _, owner = self.claim.partition(":")
         if kind == "local":
             return Process.parse(owner)
@@ -51,7 +51,7 @@ class LocalAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def read(cls, attempt: AttemptPaths) -> "LocalAttempt":
-        """Raises OSError, or DecodeError where a document is not ours; what is not there is no trace."""
+        """Read all three files. OSError, or DecodeError for foreign content."""
         claim, claimed_at = "", None
         try:
             claim = attempt.claim.read_text(errors="replace").strip()

@@ -1,4 +1,4 @@
-"""What sbatch answers, and what that is worth: submitted, certainly not, or not known. Pure functions.
+"""sbatch output -> submitted, refused, later or ambiguous. Pure.
 
 The words below are slurm_strerror's of Slurm 20.11 to 25.05. An answer that is in no table is AMBIGUOUS: the job may be there.
 """
@@ -76,7 +76,7 @@ _JOB_ID = re.compile(r"(?:Submitted batch job )?(\d+)(?:;\S+)?")
 
 
 def find_reserved_options(extra: Iterable[str]) -> list[str]:
-    """Those of the user's own sbatch options, abbreviated or not, that would break 'one attempt, one job, one answer'."""
+    """User options that would break one attempt, one job, one answer."""
 
     def is_reserved(argument: str) -> bool:
         if not argument.startswith("--"):
@@ -88,7 +88,10 @@ def find_reserved_options(extra: Iterable[str]) -> list[str]:
 
 
 def parse_sbatch_response(exit_code: int | None, stdout: str, stderr: str) -> SubmissionResult:
-    """What an sbatch did, from its exit code (None: it had to be killed) and its words."""
+    """The outcome of an sbatch from exit code and output.
+
+    Exit code None: it had to be killed.
+    """
     message = "\n".join(part.strip() for part in (stderr, stdout) if part.strip())
     ids = [match[1] for line in stdout.splitlines() if (match := _JOB_ID.fullmatch(line.strip()))]
     if exit_code == 0 and len(ids) == 1:

@@ -1,4 +1,4 @@
-"""Slurm as the thing that runs our jobs: the only module that runs Slurm's commands.
+"""The Slurm executor: the only module that runs Slurm commands.
 
 Every command is an argument list with a time limit, in the C locale, with nothing of a surrounding
 job's or user's Slurm settings in its environment, counted, and kept under a limit per minute. Nothing
@@ -85,7 +85,10 @@ class SlurmExecutor:
         return max(0, self._budget.count_remaining(mutating=True) // 2)
 
     def submit(self, submission: Submission) -> SubmissionResult:
-        """One sbatch. LATER also where the minute's commands are used up or there is no sbatch: then nothing was sent."""
+        """Run one sbatch.
+
+        LATER without an sbatch, too, or where the minute's commands are used up.
+        """
         reserved = slurm_answers.find_reserved_options(submission.resources.extra)
         if reserved:
             message = (
@@ -105,17 +108,23 @@ class SlurmExecutor:
         self._change_job(["scontrol", "release", job.job_id])
 
     def cancel(self, job: Job) -> None:
-        """``scancel`` of this id under this name: were the id another job's by now, that one is left alone."""
+        """``scancel`` by id and name, so that a reused id is left alone."""
         self._change_job(["scancel", f"--name={job.name}", job.job_id])
 
     def query_queue(self) -> Mapping[str, Job]:
-        """One squeue. Unreachable also where it says nothing but errors with exit 0, as it does for an unknown user."""
+        """Run one squeue.
+
+        ExecutorUnreachable also for exit 0 with nothing but errors, as for an unknown user.
+        """
         layout = slurm_words.FIELD_SEPARATOR.join(slurm_words.QUEUE_FIELDS)
         result = self._query(["squeue", "--noheader", "--all", "--states=all", f"--user={self.user}", f"--format={layout}"])
         return _parse_jobs("squeue", result, slurm_words.parse_queue)
 
     def query_accounting(self, names: Sequence[str], since: float) -> Mapping[str, Job] | None:
-        """One sacct, in a window an hour wider than ``since``; that there is no accounting is remembered for an hour."""
+        """Run one sacct, in a window an hour wider than ``since``.
+
+        That there is no accounting is cached for an hour.
+        """
         if not names:
             return {}
         unavailable_since = self._no_accounting_since
@@ -152,7 +161,7 @@ class SlurmExecutor:
         return {name: job for name, job in jobs.items() if name in requested_names}
 
     def query_partition_limits(self, partition: str | None) -> PartitionLimits:
-        """One sinfo, whose answer is good for an hour. Of several partitions the smallest limits; none where it knows none."""
+        """Run one sinfo, cached for an hour; of several partitions the smallest limits."""
         cached = self._partition_limits.get(partition or "")
         if cached is not None and self._clock() < cached[0] + _LIMITS_MAX_AGE_SECONDS:
             return cached[1]
@@ -178,7 +187,7 @@ class SlurmExecutor:
         return self._execute(command, mutating=False)
 
     def _execute(self, command: Sequence[str], *, mutating: bool) -> CommandResult:
-        """Run one command. Raises Unreachable where it cannot be started: nothing was sent then."""
+        """Run one command. ExecutorUnreachable where it cannot start: nothing was sent."""
         environment = clean_environment(os.environ if self._environment is None else self._environment)
         if not mutating:  # local times are ambiguous for an hour each autumn; a job must not inherit this, so only here
             environment["SLURM_TIME_FORMAT"] = "%s"
@@ -232,7 +241,7 @@ def _build_sbatch_command(submission: Submission) -> list[str]:
 
 
 def _parse_jobs(command: str, result: CommandResult, parse: Callable[[str], tuple[dict[str, Job], list[str]]]) -> dict[str, Job]:
-    """The jobs in an answer. Raises Unreachable where it is none: no news is not an empty queue."""
+    """Jobs of an answer. ExecutorUnreachable where it is none."""
     if result.exit_code != 0 or (not result.stdout.strip() and "error" in result.stderr):
         raise ExecutorUnreachable(_format_failure(command, result))
     jobs, unreadable_lines = parse(result.stdout)

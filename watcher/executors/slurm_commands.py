@@ -1,4 +1,4 @@
-"""One command of Slurm's: run with a time limit in a clean environment, under a limit per minute."""
+"""Runs one Slurm command with timeout, clean environment and rate limit."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ CommandRunner = Callable[[Sequence[str], Mapping[str, str], float], CommandResul
 
 
 def run_command(command: Sequence[str], environment: Mapping[str, str], timeout_seconds: float) -> CommandResult:
-    """Run a command in a process group of its own, which is killed whole after ``timeout_seconds`` seconds.
+    """Run a command in its own process group, killed after ``timeout_seconds``.
 
     Raises OSError where it cannot be started at all: then nothing was sent to anybody.
     """
@@ -60,7 +60,7 @@ def _kill_group(leader: int) -> None:
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """``environment`` without settings meant for another job or a person's own commands, in the C locale."""
+    """``environment`` without other jobs' settings, in the C locale."""
     variables = {
         name: value for name, value in environment.items() if name in _ALLOWED_VARIABLES or not name.startswith(_SLURM_PREFIXES)
     }
@@ -68,7 +68,7 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 class CommandBudget:
-    """At most ``per_minute`` commands in any 60 seconds, of which ``queries`` are kept free for asking.
+    """At most ``per_minute`` commands in 60 seconds, ``queries`` of them reserved.
 
     So the poll always fits, however many jobs are to be submitted: what does not fit waits for the next one.
     """
@@ -78,7 +78,7 @@ class CommandBudget:
         self._recent: deque[tuple[float, bool]] = deque()
 
     def count_remaining(self, *, mutating: bool) -> int:
-        """How many more deeds (submit, release, cancel) or questions fit now."""
+        """How many more commands or queries fit now."""
         now = self._clock()
         while self._recent and self._recent[0][0] <= now - _WINDOW_SECONDS:
             self._recent.popleft()

@@ -1,4 +1,4 @@
-"""What Slurm says of jobs: states, and the lines of squeue, sacct and sinfo. Pure functions.
+"""Parsers of squeue, sacct and sinfo output. Pure.
 
 Slurm is asked in its text formats, since its JSON changed shape with every few releases. The words
 below are slurm_strerror's and the job state and reason strings of Slurm 20.11 to 25.05. What is not
@@ -65,7 +65,10 @@ _TASK_ID = re.compile(r"(?P<job>\d+)(?:_(?P<task>\d+|\[[^\]]*\]))?")
 
 
 def parse_job_state(raw_state: str, reason: str = "") -> JobState:
-    """Our state for Slurm's word, which may carry more: ``CANCELLED by 1000``, ``CANCELLED+``, a reason that says held."""
+    """Our state for Slurm's.
+
+    Slurm adds to it: ``CANCELLED by 1000``, ``CANCELLED+``, a reason that says held.
+    """
     state_name = raw_state.split(maxsplit=1)[0].rstrip("+") if raw_state.split() else ""
     state = _JOB_STATES.get(state_name, JobState.UNKNOWN)
     # JobHeldUser, JobHeldAdmin, "job requeued in held state", "launch failed requeued held"
@@ -73,7 +76,7 @@ def parse_job_state(raw_state: str, reason: str = "") -> JobState:
 
 
 def parse_queue(text: str) -> tuple[dict[str, Job], list[str]]:
-    """The jobs of squeue's lines by name, and the lines that could not be read.
+    """Jobs of squeue's lines by name, and unreadable lines.
 
     Tasks of an array, a line each, are one job. Where one user has several jobs of one name (never ours) the one that is
     not over is kept, then the newest.
@@ -96,7 +99,10 @@ def parse_queue(text: str) -> tuple[dict[str, Job], list[str]]:
 
 
 def _split_lines(text: str) -> Iterable[str]:
-    """Lines as Slurm ends them: splitlines would also cut at what a comment may hold (U+0085, U+2028)."""
+    """Lines as Slurm ends them.
+
+    splitlines would also cut at U+0085 and U+2028, which a comment may hold.
+    """
     return (line for line in text.split("\n") if line)
 
 
@@ -119,7 +125,7 @@ def _parse_queue_fields(fields: Sequence[str]) -> Job:
 
 
 def parse_accounting(text: str) -> tuple[dict[str, Job], list[str]]:
-    """The jobs of sacct's lines (-X -D) by name, and the lines that could not be read.
+    """Jobs of sacct's lines (-X -D) by name, and unreadable lines.
 
     A job that was requeued has a line for each run: the last one counts, the others are its restarts.
     A refused submission may be on record too, as FAILED without a node: it never was a job, and is left out. Tasks of an
@@ -167,7 +173,10 @@ def parse_accounting(text: str) -> tuple[dict[str, Job], list[str]]:
 
 
 def parse_partition_limits(text: str, partition: str | None) -> PartitionLimits:
-    """The smallest limits in sinfo's lines, of the default partition where none was named."""
+    """The smallest limits in sinfo's lines.
+
+    Of the default partition where none is named.
+    """
     times, memories, names = [], [], []
     for line in _split_lines(text):
         fields = [field.strip() for field in line.split(FIELD_SEPARATOR)]
@@ -195,7 +204,9 @@ def _parse_canceller(raw_state: str) -> str:
 
 
 def parse_exit_code(text: str) -> tuple[int | None, int | None]:
-    """(exit code, signal) of sacct's ``code:signal``; of a job that a signal ended, only the signal.
+    """(exit code, signal) of sacct's ``code:signal``.
+
+    Only the signal of a job that a signal ended.
 
     Before Slurm 25.11 sacct subtracts 128 from larger codes: exit 137 is told as ``9:0``.
     """
@@ -207,7 +218,7 @@ def parse_exit_code(text: str) -> tuple[int | None, int | None]:
 
 
 def parse_timestamp(text: str) -> float | None:
-    """Unix time of seconds since the epoch, or of Slurm's standard local time; None for ``N/A``, ``Unknown``, ``None``."""
+    """Unix time of epoch seconds or Slurm's local time; None for none."""
     if text.isdigit():
         return float(text)
     try:

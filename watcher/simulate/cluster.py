@@ -1,4 +1,4 @@
-"""A cluster in memory, whose clock is an argument: jobs, and what time does to them.
+"""Jobs and time of a cluster in memory; the clock is an argument.
 
 What a job does while it runs is somebody else's: see ``JobBehaviour``. Slurm's words about them are in ``simulated_slurm``.
 """
@@ -92,12 +92,15 @@ class JobBehaviour(Protocol):
         ...
 
     def end(self, job: SimulatedJob, run: SimulatedRun, now: float) -> int | str:
-        """Its run ends: leave what it leaves; the ending as it turned out."""
+        """End a run: write its files, and return the actual ending."""
         ...
 
 
 class SimulatedCluster:
-    """``slots`` jobs at once; a job that is free to run waits ``wait`` seconds, drawn between the two, before it may."""
+    """A cluster with ``slots`` jobs at once.
+
+    A released job waits ``wait`` seconds, drawn between the two.
+    """
 
     def __init__(
         self,
@@ -189,7 +192,7 @@ class SimulatedCluster:
         self._schedule_event(index, now + REQUEUE_DELAY_SECONDS, "start")
 
     def set_state(self, job: SimulatedJob, state: str, now: float, *, reason: str = "None", exit_code: int = 0) -> None:
-        """Put a job into a state; one that is over is forgotten by the queue after a while."""
+        """Set a job's state; the queue forgets terminal jobs after a while."""
         index = self.jobs.index(job)
         job.revision += 1
         job.will_requeue = False
@@ -200,7 +203,7 @@ class SimulatedCluster:
             self._schedule_event(index, now + MIN_JOB_AGE_SECONDS, "forget")
 
     def add(self, job: SimulatedJob) -> None:
-        """One more job; a ghost is no more than its row in accounting."""
+        """Add a job; a ghost is only a row in accounting."""
         self.jobs.append(job)
         self.next_id += 1
         if not (job.held or job.accounting_only):

@@ -1,4 +1,4 @@
-"""The promises that a simulation holds the daemon to, each looked at again and again."""
+"""What must always hold in a simulation, checked after every tick."""
 
 import json
 from collections import Counter
@@ -56,7 +56,7 @@ class Invariants:
         )
 
     def check_one_live_submission(self, slurm: SimulatedCluster) -> None:
-        """Never two jobs that may score one evaluation: what is held, or made void, cannot."""
+        """Never two jobs that may score one evaluation."""
         live_jobs: dict[str, SimulatedJob] = {}
         for job in slurm.jobs:
             if not job.is_live or job.is_purged or job.script.endswith("prefill.sbatch"):
@@ -78,7 +78,7 @@ class Invariants:
     def check_final_state(
         self, journal_state: JournalState, paths: StatePaths, scoring_jobs: SimulatedScoringJobs, training: SimulatedTraining
     ) -> None:
-        """What must hold once training is over and what was left had its time."""
+        """What must hold after training and a while longer."""
         keys_by_identity = journal_state.index_by_identity()
         for scheduled_evaluation in scheduled_evaluations(self._config, {})[0]:
             key = keys_by_identity.get(scheduled_evaluation.identity)

@@ -1,4 +1,4 @@
-"""What scoring jobs leave on disk, without a model: the claim first, then tier files, run.json and an exit record.
+"""What scoring jobs leave on disk: claim, tier files, run.json, exit record.
 
 As ``slurm/score.sbatch`` and ``scoring`` do it, fence and all: nothing is published for a checkpoint that moved meanwhile.
 """
@@ -41,7 +41,7 @@ ENDING_PROBABILITIES: Mapping[int | str, float] = {
 
 
 class SimulatedScoringJobs:
-    """Runs of one cluster, and what was seen of them.
+    """Scoring runs of one cluster, with counts of what happened.
 
     ``whole(folder)`` says whether a checkpoint is complete at this moment: what is scored otherwise is a broken promise.
     """
@@ -71,7 +71,7 @@ class SimulatedScoringJobs:
         self._started_at: dict[str, float] = {}
 
     def begin(self, job: SimulatedJob, now: float) -> SimulatedRun:
-        """Take the claim; a scoring run then takes as long as the dice say."""
+        """Take the claim, and draw how long the run takes."""
         claim_path, owner = job.request.parent / "claim", f"slurm:{job.job_id}"
         if not create_once(claim_path, f"{owner}\n") and claim_path.read_text(encoding="utf-8").strip() != owner:
             self.refused_count += 1
@@ -147,7 +147,7 @@ def is_prefill(request: ScoringRequest) -> bool:
 
 
 def fill_cache(request: ScoringRequest, *, skipped_names: Collection[str] = ()) -> None:
-    """What prefill leaves: the tokenizer, and every entry of the hub's data sets but those named in ``skipped_names``."""
+    """Fill the data cache as prefill does, but for ``skipped_names``."""
     data = DataPaths(Path(request.eval_data))
     tokenizer = data.eval_data.parent / "a tokenizer"
     tokenizer.mkdir(parents=True, exist_ok=True)

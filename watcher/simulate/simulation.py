@@ -1,4 +1,4 @@
-"""The real daemon against a simulated Slurm and a simulated training run, for days in seconds.
+"""Runs the real daemon against the simulated cluster and training run.
 
 Everything from the tick down to the words of squeue is what runs on a login node; only the clock, the cluster, the training and
 the scorer are not. Chance comes from one seed, so the same seed gives the same run. Polls in which nothing can have changed are
@@ -52,7 +52,9 @@ FAULT_PROBABILITIES: Mapping[str, Mapping[str, float]] = {
 def run_simulation(
     config: Config, environ: Mapping[str, str], *, days: float, seed: int, every_poll: bool = False
 ) -> SimulationResult:
-    """Run ``config``'s stages for so many days. ``every_poll``: also the polls that cannot matter. Raises OSError.
+    """Simulate ``config`` for some days. OSError.
+
+    ``every_poll``: also polls that cannot matter.
 
     Nothing of the config's own folders is touched: all of it lies in a temporary folder, in memory where there is one.
     """
@@ -65,7 +67,7 @@ def run_simulation(
 
 
 def relocate_config(root: Path, config: Config) -> Config:
-    """The same config with every folder under ``root``, and Slurm for its executor."""
+    """The config with all folders under ``root`` and the Slurm executor."""
     folders = {stage.checkpoints: root / "ckpts" / f"{n}" for n, stage in enumerate(config.stages.values())}
     stages = {}
     for name, stage in config.stages.items():
@@ -203,7 +205,7 @@ class _Simulation:
             self._retry_blocked(self.daemon.journal.state.records.values())
 
     def _kill_daemon(self) -> None:
-        """As kill -9 does: nothing is closed, and the lock stays until it is seen that its owner is gone."""
+        """Kill as ``kill -9`` does: nothing is closed, and the lock stays."""
         if self.daemon is not None:
             os.close(self.daemon.journal.detach())
             self.config.paths.lock.unlink()
@@ -247,7 +249,10 @@ class _Simulation:
             self.slurm.calls.append((self.now, "squeue"))
 
     def _find_next_poll_time(self) -> float:
-        """Until when no poll can see or do anything: the next event anywhere; now, where something waits for time to pass."""
+        """The next time at which a poll can matter: the next event anywhere.
+
+        Now, where something waits for time to pass.
+        """
         daemon = self._ensure_daemon()
         journal_state = daemon.journal.state
         records = journal_state.records.values()
@@ -313,7 +318,7 @@ def _is_steady(record: EvaluationRecord) -> bool:
 
 
 def _is_waiting_for_checkpoint(record: EvaluationRecord) -> bool:
-    """What it waits for is a checkpoint that is to come: its own, or its stage's first."""
+    """Whether it waits for a checkpoint to come: its own, or its stage's first."""
     if record.is_waiting_for(ReasonKind.SETTINGS, ReasonKind.TOKENIZER):
         return True
     return record.is_waiting_for(ReasonKind.CHECKPOINT) and not Path(record.checkpoint).exists()

@@ -1,4 +1,4 @@
-"""Slurm's commands over a cluster in memory: sbatch, squeue and the others answer as Slurm's do, and fail as they do.
+"""sbatch, squeue, sacct, scontrol, scancel, sinfo over the simulated cluster.
 
 ``SimulatedSlurm.run`` stands where ``executors.slurm_commands.run_command`` does, so that everything above it is the real thing.
 """
@@ -140,7 +140,7 @@ class SimulatedSlurm(SimulatedCluster):
     def sacct(
         self, options: Mapping[str, str], _arguments: Sequence[str], environ: Mapping[str, str], _fault: str
     ) -> CommandResult:
-        """A row for each run of the named jobs; what is held is not found by name."""
+        """A row for each run of the named jobs; held jobs are not found."""
         if not self.has_accounting:
             self.fault_counts["sacct: absent"] += 1
             return CommandResult(1, "", "Slurm accounting storage is disabled\n")
@@ -200,7 +200,7 @@ class SimulatedSlurm(SimulatedCluster):
     def scancel(
         self, options: Mapping[str, str], arguments: Sequence[str], _environ: Mapping[str, str], _fault: str
     ) -> CommandResult:
-        """End a job; of unknown and finished ones nothing is said."""
+        """End a job; unknown and finished ones give no message."""
         index = self._find_job_index(arguments[0])
         if (
             index is not None
@@ -215,7 +215,7 @@ class SimulatedSlurm(SimulatedCluster):
 
 
 def _split_options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """``--option=value`` words up to the first word that is none, and what follows."""
+    """Leading ``--option=value`` arguments, and the remaining ones."""
     options: dict[str, str] = {}
     for index, argument in enumerate(arguments):
         if not argument.startswith("-"):

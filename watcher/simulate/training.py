@@ -1,4 +1,4 @@
-"""A training run in fast motion: checkpoints of almost no size appear as nanotron writes them, on the config's schedule."""
+"""Writes tiny checkpoints as nanotron does, on the config's schedule."""
 
 import heapq
 import json
@@ -74,7 +74,10 @@ class SaveEvent(msgspec.Struct, frozen=True, order=True):
 
 
 class SimulatedTraining:
-    """Writes what ``config``'s stages wait for, one stage after the other, within ``seconds`` from ``begin`` (unix time)."""
+    """Writes the stages' checkpoints one after the other.
+
+    Within ``seconds`` from ``begin`` (unix time).
+    """
 
     def __init__(self, config: Config, rng: random.Random, *, start_time: float, duration_seconds: float) -> None:
         self._stages = config.stages
@@ -129,7 +132,7 @@ class SimulatedTraining:
 
 
 def list_training_steps(stage: Stage) -> tuple[int, ...]:
-    """The steps that a stage will have, ascending; of an endless schedule the first few."""
+    """A stage's steps, ascending; the first few of an endless schedule."""
     steps = set(stage.steps)
     if stage.every is not None and stage.first_step is not None:
         last_step = stage.first_step + stage.every * (OPEN_ENDED_CHECKPOINTS - 1) if stage.to is None else stage.to
@@ -138,7 +141,7 @@ def list_training_steps(stage: Stage) -> tuple[int, ...]:
 
 
 def write_first_half(folder: Path, step: int, last_step: int, started_from: str | None, at: float) -> None:
-    """config.yaml and half of the tensors, as they are a while after a save began."""
+    """config.yaml and half of the tensors, as in the middle of a save."""
     config = {
         "checkpoints": {"resume_checkpoint_path": started_from, "checkpoints_path": str(folder.parent)},
         "general": {"run": folder.parent.name, "step": step, "seed": 42},
