@@ -12,12 +12,12 @@ EXIT_DIFFERENCES = 1
 
 
 @click.command()
-@click.option("--repair", is_flag=True, help="Amend the journal through a request; remove and cancel what is left over.")
+@click.option("--repair", is_flag=True, help="Amend the journal through a request; remove leftover files and cancel orphan jobs.")
 @config_option
 def audit(config: Path | None, *, repair: bool) -> None:
     """Compare journal, disk and queue: one line for each difference. Exits 1 on differences.
 
-    Without --repair nothing is written. What the watcher's next tick sees by itself is left to it.
+    Without --repair nothing is written. What the next tick repairs by itself is only reported.
     """
     from suites.common.formatting import strip_control_characters  # noqa: PLC0415
     from watcher.audit import audit as audit_look  # noqa: PLC0415

@@ -32,10 +32,10 @@ def run(config: Path | None) -> None:
 
 @click.command()
 @config_option
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done; do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def once(config: Path | None, *, dry_run: bool, as_json: bool) -> None:
-    """Look once, do what is due, and end: for cron."""
+    """Run one tick and exit; for cron."""
     from watcher.daemon.once import run_once as one_tick  # noqa: PLC0415
 
     environ = copy_environment()

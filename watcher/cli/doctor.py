@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--offline", is_flag=True, help="Read the whole data cache too, as a job without a network would.")
+@click.option("--offline", is_flag=True, help="Also read the entire data cache, as a job without a network does.")
 @config_option
 def doctor(config: Path | None, *, offline: bool) -> None:
     """Check Slurm, file systems, the jobs' Python and data, and this node. Exits 1 on an error.
 
-    Slurm is asked about ten questions; one, `sbatch --test-only`, uses up a job id. What is written is removed again.
+    It runs about ten Slurm commands; `sbatch --test-only` uses up a job id. Files that it writes are removed.
     """
     from suites.common.formatting import strip_control_characters  # noqa: PLC0415
     from watcher.config.loader import load_config  # noqa: PLC0415

@@ -14,7 +14,7 @@ config_option = click.option(
     "--config",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The config; else $WATCHER_CONFIG, else ./watcher.yaml, else the built-in one.",
+    help="Config file. Default: $WATCHER_CONFIG, then ./watcher.yaml, then the built-in config.",
 )
 
 

@@ -15,15 +15,15 @@ from watcher.config.settings import Config, Stage
 
 @click.command()
 @click.argument("stage", required=False)
-@click.option("--refresh", is_flag=True, help="Build also what is there anew, from the data sets as they are now.")
-@click.option("--tokenizer", metavar="PATH", help="Where neither the config nor a training config or checkpoint says which.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Entries made at once; by default up to four.")
+@click.option("--refresh", is_flag=True, help="Rebuild existing entries from the current data sets.")
+@click.option("--tokenizer", metavar="PATH", help="Tokenizer, where neither config nor checkpoint names one.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Entries built at once. Default: up to four.")
 @config_option
 def prefill(stage: str | None, *, refresh: bool, tokenizer: str | None, jobs: int | None, config: Path | None) -> None:
     """Download and tokenize the data of STAGE (default: all stages) into the cache. Needs a network.
 
-    Here, as a process of this terminal; with `prefill: {where: job, partition: NAME}` in the config, as a job there.
-    Finished entries are kept: started again, it goes on with the missing ones.
+    It runs as a process of this terminal, or as a job with `prefill: {where: job, partition: NAME}` in the config.
+    Finished entries are kept, so a second run builds only missing ones.
     """
     from watcher.config.loader import load_config  # noqa: PLC0415
 

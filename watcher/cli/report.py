@@ -23,7 +23,7 @@ CHECK_EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3, "none": 4}
 @click.argument("step", required=False, type=click.IntRange(min=0))
 @click.option("--details", is_flag=True, help="Every figure of every evaluation.")
 @click.option("--json", "form", flag_value="json", help="Everything as JSON.")
-@click.option("--csv", "form", flag_value="csv", help="Tidy CSV: a row for each evaluation, metric, value and error.")
+@click.option("--csv", "form", flag_value="csv", help="Tidy CSV: a row for each evaluation and metric.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the page for a browser.")
 @click.option(
     "--check",

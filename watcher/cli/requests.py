@@ -29,20 +29,20 @@ stage_argument = click.argument("stage")
 
 steps_argument = click.argument("words", metavar="STEP...", nargs=-1)
 
-from_option = click.option("--from", "source", metavar="SOURCE", help="Whose checkpoint: another stage.")
+from_option = click.option("--from", "source", metavar="SOURCE", help="Stage of the checkpoint, where it is another one.")
 
-name_option = click.option("--name", metavar="NAME", help="The folder's name among the results.")
+name_option = click.option("--name", metavar="NAME", help="Name of the results folder.")
 
-force_option = click.option("--force", is_flag=True)
+force_option = click.option("--force", is_flag=True, help="Score again even if scored; accept an interrupted save.")
 
 
 @click.command(cls=StepsCommand)
 @stage_argument
 @steps_argument
 @from_option
-@click.option("--checkpoint", type=click.Path(path_type=Path), metavar="DIR", help="A checkpoint that lies elsewhere.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), metavar="DIR", help="A checkpoint outside the stage folder.")
 @name_option
-@click.option("--bridge", "as_bridge", is_flag=True, help="As the stage's baseline; without STEP the one in the config.")
+@click.option("--bridge", "as_bridge", is_flag=True, help="Make it the stage's baseline. Without STEP: the config's bridge.")
 @force_option
 @config_option
 def enqueue(
@@ -58,7 +58,7 @@ def enqueue(
 ) -> None:
     """Score steps of STAGE, scheduled or not. STEP may be a range, both ends included: 1000:50000:1000.
 
-    With --force a scored one is scored again, and an interrupted rewrite or a copy without times is taken as it is.
+    With --force a scored step is scored again, and an interrupted save or a copy without times is accepted.
     """
     from watcher.journal import request_files as asks  # noqa: PLC0415
 
@@ -100,9 +100,9 @@ def enqueue(
 @force_option
 @config_option
 def retry(stage: str, words: tuple[str, ...], *, source: str | None, name: str | None, force: bool, config: Path | None) -> None:
-    """Take up again what is blocked, failed, cancelled or lost.
+    """Retry evaluations that are blocked, failed, cancelled or lost.
 
-    With --force also what is scored, where another program's results are in the way, and an interrupted rewrite.
+    With --force also scored ones, folders with results of another program, and interrupted saves.
     """
     _request_change("retry", stage, words, source=source, name=name, force=force, config=config)
 
@@ -114,7 +114,7 @@ def retry(stage: str, words: tuple[str, ...], *, source: str | None, name: str |
 @name_option
 @config_option
 def cancel(stage: str, words: tuple[str, ...], *, source: str | None, name: str | None, config: Path | None) -> None:
-    """Do not score these, and end their jobs. Respected until `watcher retry`."""
+    """Cancel evaluations and their jobs. They stay cancelled until you run watcher retry."""
     _request_change("cancel", stage, words, source=source, name=name, force=False, config=config)
 
 

@@ -21,14 +21,14 @@ _MAX_DAYS = 3660
 @click.command()
 @config_option
 @click.option(
-    "--days", type=click.FloatRange(min=1, max=_MAX_DAYS), default=90, show_default=True, help="How long training takes."
+    "--days", type=click.FloatRange(min=1, max=_MAX_DAYS), default=90, show_default=True, help="Duration of the training run."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same run.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Equal seeds give equal runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def simulate(config: Path | None, *, days: float, seed: int, as_json: bool) -> None:
     """Run the real daemon against a simulated Slurm and training run. Exits 1 on a broken invariant.
 
-    Nothing of the config's own folders is read or written, and no Slurm is asked.
+    It reads and writes nothing in the config's folders, and runs no Slurm command.
     """
     from watcher.config.loader import check_config  # noqa: PLC0415
     from watcher.simulate.simulation import run_simulation as run  # noqa: PLC0415

@@ -19,7 +19,7 @@ _CLEAR_SCREEN = "\x1b[H\x1b[2J"
 @click.command()
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print status.json, with health and age_seconds.")
-@click.option("--watch", is_flag=True, help="Show it again and again until interrupted.")
+@click.option("--watch", is_flag=True, help="Refresh until interrupted.")
 def status(config: Path | None, *, as_json: bool, watch: bool) -> None:
     """Show whether the watcher runs, and what is scored. Exits 0 running, 3 stale or stopped, 4 absent."""
     from watcher.config.loader import load_config  # noqa: PLC0415
