@@ -189,7 +189,9 @@ class _TokenSequencePool:
         """What requests.pt holds, for T tokens, N sequences and R requests."""
         return {
             "tokens": torch.from_numpy(np.array(self.tokens, dtype=np.int32)),  # [T]
-            "starts": torch.from_numpy(np.array(self.starts, dtype=np.int64)),  # [N + 1]: sequence i is starts[i] .. starts[i + 1]
+            "starts": torch.from_numpy(
+                np.array(self.starts, dtype=np.int64)
+            ),  # [N + 1]: sequence i is starts[i] .. starts[i + 1]
             "requests": torch.tensor(self.requests, dtype=torch.int64).reshape(-1, 2),  # [R, 2]: context, continuation
             "uncond": torch.tensor(self.uncond, dtype=torch.int64).reshape(-1, 2),  # [R', 2]
         }

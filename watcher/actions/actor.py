@@ -11,7 +11,6 @@ the journal knows nothing; it never runs, and the next watcher cancels it.
 
 import hashlib
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, assert_never
 
@@ -46,7 +45,7 @@ from watcher.core.actions import (
     SubmitPrefill,
     UnpinCheckpoint,
 )
-from watcher.core.clock import LogFn
+from watcher.core.clock import Clock, LogFn
 from watcher.core.evaluation import IN_FLIGHT_STATES, Attempt, EvaluationRecord
 from watcher.core.events import JournalEvent
 from watcher.core.executor import Executor, ExecutorUnreachable, Job, JobState, Submission, SubmissionResult, SubmitKind
@@ -83,7 +82,7 @@ class Actor:
         executor: Executor,
         state_id: str,
         *,
-        clock: Callable[[], float],
+        clock: Clock,
         log: LogFn,
     ) -> None:
         self.config = config
@@ -132,7 +131,7 @@ class Actor:
             self._perform_effect(action)
         except ExecutorUnreachable as error:
             self.warnings.append(str(error))
-            self._log("unreachable", evaluation=action.key, words=str(error))
+            self._log("unreachable", evaluation=action.key, message=str(error))
 
     def _perform_effect(self, action: Effect) -> None:
         match action:

@@ -9,7 +9,7 @@ from watcher.actions import mirror, pins
 from watcher.config.settings import Config
 from watcher.core import events
 from watcher.core.actions import RESULTS_RETRY_SECONDS, MirrorResults, PinCheckpoint, UnpinCheckpoint
-from watcher.core.clock import LogFn
+from watcher.core.clock import Clock, LogFn
 from watcher.core.evaluation import build_mirror_token
 from watcher.core.events import JournalEvent
 from watcher.core.result_paths import get_evaluation_paths
@@ -24,7 +24,7 @@ class RetentionActions:
         journal: Journal,
         state_id: str,
         *,
-        clock: Callable[[], float],
+        clock: Clock,
         append_event: Callable[[JournalEvent], None],
         log: LogFn,
     ) -> None:
@@ -75,7 +75,7 @@ class RetentionActions:
         except OSError as error:
             self._mirror_error = f"mirror: {action.key}: {error}; next try in {RESULTS_RETRY_SECONDS / 60:.0f} min"
             self._mirror_retry_at = self._clock() + RESULTS_RETRY_SECONDS
-            self._log("trouble", words=self._mirror_error)
+            self._log("trouble", message=self._mirror_error)
             return
         self._mirror_error = ""
         if action.restore:

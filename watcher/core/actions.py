@@ -154,7 +154,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """The same for the same news, whoever sees it and however often."""
     event: str
     """``blocked``, ``finished``, ``regressed``, ``waiting``, ``journal`` or ``stale``."""
-    words: str
+    message: str
     stage: str = ""
     evaluation: str = ""
 

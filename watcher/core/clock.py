@@ -4,6 +4,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+Clock = Callable[[], float]
+"""Unix time."""
+
 LogFn = Callable[..., None]
 """(what, **facts): the log."""
 

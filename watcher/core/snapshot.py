@@ -181,6 +181,16 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     has_changed: bool = True
     """False: nothing differs from the last look, so only the clock can change a decision."""
 
+    @property
+    def jobs(self) -> Mapping[str, Job] | None:
+        """Queued jobs by name; None: unknown, which is not the same as empty."""
+        return None if self.queue is None else self.queue.jobs
+
+    @property
+    def queue_problem(self) -> str:
+        """Why ``jobs`` is None."""
+        return "is not queried yet" if self.queue is None else f"is unreachable: {self.queue.error}"
+
 
 def find_job(attempt: Attempt, queue: QueueSnapshot | None) -> Job | None:
     """The attempt's job as the queue tells it, else as accounting does."""

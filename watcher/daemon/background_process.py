@@ -6,11 +6,12 @@ from what is on disk.
 
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
+from watcher.core.clock import Clock
 from watcher.core.processes import Process, read_start_ticks, spawn_session
 
 CHILD_TIME_LIMIT_SECONDS = 900.0
@@ -50,7 +51,7 @@ class BackgroundProcess:
         log_path: Path,
         environ: Mapping[str, str],
         *,
-        clock: Callable[[], float],
+        clock: Clock,
         limit_seconds: float = CHILD_TIME_LIMIT_SECONDS,
     ) -> None:
         self._log_path, self._environ, self._clock, self._limit_seconds = log_path, environ, clock, limit_seconds

@@ -16,7 +16,7 @@ from pathlib import Path
 from suites.common.errors import ExitCode, UserError
 from watcher import __version__
 from watcher.config.settings import Config
-from watcher.core.clock import LogFn, touch_clock
+from watcher.core.clock import Clock, LogFn, touch_clock
 from watcher.core.events import Opened
 from watcher.core.executor import Executor
 from watcher.daemon import log_setup as logs
@@ -37,8 +37,6 @@ SUPERSEDED_EXIT_CODE = 5
 
 POLL_JITTER_FRACTION = 0.1
 """Part of a poll by which a sleep may be longer."""
-
-Clock = Callable[[], float]
 
 
 class Daemon:
@@ -78,7 +76,7 @@ class Daemon:
             self._downtime_alerts = make_downtime_alerts(previous_health, clock())
             self._journal_warnings += self.journal.state.warnings
             for warning in self._journal_warnings:
-                log("journal", words=warning)
+                log("journal", message=warning)
             self.tick_runner = TickRunner(
                 config,
                 self.journal,
@@ -113,7 +111,7 @@ class Daemon:
             self.notifier.notify((*self._downtime_alerts, *self.tick_runner.alerts, *self.report_scheduler.alerts), self.config)
         except OSError as error:
             errors, is_successful = (f"this tick ended early: {error}",), False
-            self.log("trouble", words=str(error))
+            self.log("trouble", message=str(error))
         return self._publish_status((*errors, *self.report_scheduler.run_pending(self.journal.state))) and is_successful
 
     def _recover_lock(self) -> None:
@@ -122,7 +120,7 @@ class Daemon:
         if not lock.exists():
             self.journal.fence()
             if self.lock.recreate():
-                self.log("lock", words=f"{lock} was removed; it is created again")
+                self.log("lock", message=f"{lock} was removed; it is created again")
                 return
         message = f"another watcher holds {lock}; this one stops"
         raise JournalSuperseded(message)
@@ -141,7 +139,7 @@ class Daemon:
         try:
             self.heartbeat.beat(self.tick_runner, self.config, epoch=self.journal.epoch, warnings=warnings, stopped=stopped)
         except OSError as error:
-            self.log("trouble", words=f"cannot write the status: {error}")
+            self.log("trouble", message=f"cannot write the status: {error}")
             return False
         return True
 
@@ -175,7 +173,7 @@ class Daemon:
 
     def _refuse_config(self, reason: str) -> None:
         self._config_error = f"the new config is refused and the old one stays: {reason}"
-        self.log("config_refused", words=reason)
+        self.log("config_refused", message=reason)
 
     def close(self) -> None:
         """Give everything back. Jobs go on."""
@@ -234,19 +232,19 @@ def _run_poll_loop(
     log("watching", stages=sorted(config.stages), state=str(config.state), epoch=daemon.journal.epoch, pid=os.getpid())
     warning = wakeup.watch_folders(stage.checkpoints for stage in config.stages.values())
     if warning:
-        log("events", words=warning)
+        log("events", message=warning)
     warning = systemd.notify_ready(config.poll)
     if warning:
-        log("service", words=warning)
+        log("service", message=warning)
     while True:
         try:
             if daemon.tick(lambda: signal_flags["stop"]):
                 systemd.notify_tick(daemon.summary)
         except JournalSuperseded as error:
-            log("superseded", words=str(error))
+            log("superseded", message=str(error))
             return SUPERSEDED_EXIT_CODE
         except Exception:  # noqa: BLE001  a defect of ours must not end three months of watching: it is told, and readers see a stale status
-            log("defect", words="internal error in this tick; the next tick runs as usual", traceback=traceback.format_exc())
+            log("defect", message="internal error in this tick; the next tick runs as usual", traceback=traceback.format_exc())
         # so that many watchers do not ask at once; never sooner than a poll, or the limit of calls a minute would skip a turn
         jitter = random.uniform(1, 1 + POLL_JITTER_FRACTION)  # noqa: S311
         wakeup.sleep(daemon.config.poll * jitter, lambda: signal_flags["stop"] or signal_flags["reload"])

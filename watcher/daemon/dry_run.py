@@ -1,12 +1,13 @@
 """`watcher once --dry-run`: what a tick would do, without doing it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
 from suites.contract.tier_files import TierVerdict
 from watcher.config.settings import Config
 from watcher.core.actions import Action, ArchiveResults, CloseRequest, Skip
+from watcher.core.clock import Clock
 from watcher.core.events import JournalEvent
 from watcher.core.executor import Executor
 from watcher.core.snapshot import EvaluationResults, Snapshot, format_job_comment
@@ -23,7 +24,7 @@ def preview_tick(
     executor: Executor,
     state_id: str,
     *,
-    clock: Callable[[], float],
+    clock: Clock,
     environ: Mapping[str, str],
 ) -> tuple[list[dict[str, str]], tuple[Skip, ...]]:
     """Actions and skips of a tick, without writing or submitting.

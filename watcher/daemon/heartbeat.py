@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -10,6 +10,7 @@ from suites.common.atomic_files import write_atomically
 from suites.contract.paths import StatePaths
 from watcher import __version__
 from watcher.config.settings import Config
+from watcher.core.clock import Clock
 from watcher.daemon.tick import TickRunner
 from watcher.journal.lock import LockOwner
 from watcher.status import document as status
@@ -23,7 +24,7 @@ KEPT_ONCE_RUNS = 6
 class Heartbeat:
     """Who publishes the status, since when, and by ``run`` or ``once``."""
 
-    def __init__(self, owner: LockOwner, *, mode: str, paths: StatePaths, clock: Callable[[], float]) -> None:
+    def __init__(self, owner: LockOwner, *, mode: str, paths: StatePaths, clock: Clock) -> None:
         self.owner, self.mode = owner, mode
         self._clock = clock
         self._started_at = clock()

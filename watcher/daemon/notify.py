@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -18,7 +18,7 @@ import msgspec
 
 from watcher.config.settings import Config
 from watcher.core.actions import Alert
-from watcher.core.clock import LogFn
+from watcher.core.clock import Clock, LogFn
 from watcher.core.events import Notified
 from watcher.journal.journal import Journal
 
@@ -42,7 +42,7 @@ class _NotifyProcess(NamedTuple):
 class Notifier:
     """Runs the commands of one watcher."""
 
-    def __init__(self, journal: Journal, environ: Mapping[str, str], *, clock: Callable[[], float], log: LogFn) -> None:
+    def __init__(self, journal: Journal, environ: Mapping[str, str], *, clock: Clock, log: LogFn) -> None:
         self._journal, self._environ, self._clock, self._log = journal, dict(environ), clock, log
         self._processes: list[_NotifyProcess] = []
         self.last_error = ""
@@ -59,7 +59,7 @@ class Notifier:
             return
         self._journal.fence()
         for alert in new_alerts[: MAX_CONCURRENT_COMMANDS - len(self._processes)]:
-            notified = Notified(id=alert.id, about=alert.evaluation, reason=alert.words[:MAX_MESSAGE_CHARACTERS])
+            notified = Notified(id=alert.id, about=alert.evaluation, reason=alert.message[:MAX_MESSAGE_CHARACTERS])
             self._journal.append(notified, t=self._clock())
             self._start_command(alert, config.notify, config)
 
@@ -67,7 +67,7 @@ class Notifier:
         document = {
             "schema": 1,
             **msgspec.to_builtins(alert),
-            "words": alert.words[:MAX_MESSAGE_CHARACTERS],
+            "message": alert.message[:MAX_MESSAGE_CHARACTERS],
             "at": self._clock(),
             "host": os.uname().nodename,
             "state": str(config.state),
@@ -91,7 +91,7 @@ class Notifier:
             stderr.close()
             self._record_failure(alert, f"cannot start: {error}")
             return
-        self._log("notify", event_told=alert.event, about=alert.evaluation, words=alert.words)
+        self._log("notify", alert_event=alert.event, about=alert.evaluation, message=alert.message)
         self._processes.append(_NotifyProcess(process, alert, time.monotonic() + NOTIFY_TIMEOUT_SECONDS, stderr))
 
     def reap(self) -> None:
@@ -117,7 +117,7 @@ class Notifier:
     def _record_failure(self, alert: Alert, detail: str) -> None:
         evaluation_text = f" of {alert.evaluation}" if alert.evaluation else ""
         self.last_error = f"notify: the command for{evaluation_text} {alert.event} {detail}"
-        self._log("trouble", words=self.last_error)
+        self._log("trouble", message=self.last_error)
 
     def close(self) -> None:
         """Let what was started end, within its time."""

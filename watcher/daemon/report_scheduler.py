@@ -26,6 +26,7 @@ from suites.contract.paths import report_html_path
 from watcher import __version__
 from watcher.config.settings import Config
 from watcher.core.actions import Alert
+from watcher.core.clock import Clock, LogFn
 from watcher.core.evaluation import SETTLED_STATES
 from watcher.daemon.background_process import BackgroundProcess, ProcessExit
 from watcher.journal.replay import JournalState
@@ -45,16 +46,14 @@ REPORT_TASK = "report"
 
 _CANNOT_COMPARE_EXIT_CODES = frozenset({126, 127, int(ExitCode.UNAVAILABLE)})
 
-LogFn = Callable[..., None]
-
 
 class ChildFailure(msgspec.Struct, frozen=True, kw_only=True):
     """A child that failed."""
 
     count: int
     retry_at: float
-    words: str
-    asked: str = ""
+    message: str
+    request_digest: str = ""
     """Digest of the request that failed; another request is tried at once."""
 
 
@@ -92,7 +91,7 @@ class ProcessRunner(Protocol):
 class ReportScheduler:
     """Has comparisons and the report made, a child at a time."""
 
-    def __init__(self, config: Config, runner: ProcessRunner, *, clock: Callable[[], float], log: LogFn) -> None:
+    def __init__(self, config: Config, runner: ProcessRunner, *, clock: Clock, log: LogFn) -> None:
         self.config = config
         self._runner, self._clock, self._log = runner, clock, log
         self._state = _read_report_state(config.paths.reported_json)
@@ -110,13 +109,13 @@ class ReportScheduler:
         messages = []
         if self._state.unable is not None:
             hint = "set python: to an environment with the [scoring] extra, or report: {compare: false}"
-            messages.append(f"{self.config.python} cannot compare results here: {self._state.unable.words}; {hint}")
+            messages.append(f"{self.config.python} cannot compare results here: {self._state.unable.message}; {hint}")
         for name, failure in self._state.failures.items():
             remaining_seconds = failure.retry_at - self._clock()
             retry_text = f"next try in {format_duration(remaining_seconds)}" if remaining_seconds > 0 else "next try soon"
             subject = "cannot write report.html" if name == REPORT_TASK else f"cannot compare {name}"
-            messages.append(f"{subject}: {failure.words} ({retry_text}; see {self.config.paths.children_log})")
-        regressions = [alert.words for alert in self.alerts]
+            messages.append(f"{subject}: {failure.message} ({retry_text}; see {self.config.paths.children_log})")
+        regressions = [alert.message for alert in self.alerts]
         return (*_shorten_list(messages), *_shorten_list(regressions[::-1]))
 
     @property
@@ -137,7 +136,7 @@ class ReportScheduler:
         except OSError as error:
             return (f"comparisons and report: {error}",)
         except Exception as error:  # noqa: BLE001  no defect of the report's may keep a checkpoint from being scored
-            self._log("defect", words="comparisons and report", traceback=traceback.format_exc())
+            self._log("defect", message="comparisons and report", traceback=traceback.format_exc())
             return (f"comparisons and report: internal error: {error!r}; see the log",)
         return self.warnings
 
@@ -151,7 +150,7 @@ class ReportScheduler:
         self._find_due_comparisons(journal_state)
         while (action := self._next_command(journal_state)) is not None:
             name, command = action
-            self._log("child", name=name, words=" ".join(command))
+            self._log("child", name=name, message=" ".join(command))
             failed_start = self._runner.start(name, command)
             if failed_start is None:
                 return True
@@ -197,7 +196,7 @@ class ReportScheduler:
         kept_failures = {
             name: failure
             for name, failure in self._state.failures.items()
-            if name == REPORT_TASK or self._request_digests.get(name) == failure.asked
+            if name == REPORT_TASK or self._request_digests.get(name) == failure.request_digest
         }
         regressions = {
             key: self._state.regressed[key]
@@ -265,10 +264,10 @@ class ReportScheduler:
             self._state.failures.pop(name, None)
             self._save_state()
             return
-        self._log("child_failed", name=name, code=finished.code, words=finished.message)
+        self._log("child_failed", name=name, code=finished.code, message=finished.message)
         if name != REPORT_TASK and (finished.code in _CANNOT_COMPARE_EXIT_CODES or "No module named" in finished.message):
             self._state.unable = ChildFailure(
-                count=1, retry_at=self._clock() + CANNOT_COMPARE_RETRY_SECONDS, words=finished.message
+                count=1, retry_at=self._clock() + CANNOT_COMPARE_RETRY_SECONDS, message=finished.message
             )
             self._save_state()
             return
@@ -277,8 +276,8 @@ class ReportScheduler:
         self._state.failures[name] = ChildFailure(
             count=count,
             retry_at=self._clock() + backoff_seconds,
-            words=finished.message,
-            asked=self._request_digests.get(name, ""),
+            message=finished.message,
+            request_digest=self._request_digests.get(name, ""),
         )
         self._save_state()
 
@@ -286,9 +285,7 @@ class ReportScheduler:
         write_atomically(self.config.paths.reported_json, encode_json(self._state))
 
 
-def make_report_scheduler(
-    config: Config, environ: Mapping[str, str], *, clock: Callable[[], float], log: LogFn
-) -> ReportScheduler:
+def make_report_scheduler(config: Config, environ: Mapping[str, str], *, clock: Clock, log: LogFn) -> ReportScheduler:
     """The daemon's."""
     return ReportScheduler(config, BackgroundProcess(config.paths.children_log, environ, clock=clock), clock=clock, log=log)
 

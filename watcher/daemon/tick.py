@@ -26,7 +26,7 @@ from watcher.core.actions import (
     SubmitPrefill,
     UnpinCheckpoint,
 )
-from watcher.core.clock import LogFn
+from watcher.core.clock import Clock, LogFn
 from watcher.core.events import JournalEvent
 from watcher.core.executor import Executor
 from watcher.core.snapshot import QueueSnapshot, Snapshot, format_job_comment
@@ -55,7 +55,7 @@ class TickRunner:
         executor: Executor,
         state_id: str,
         *,
-        clock: Callable[[], float],
+        clock: Clock,
         server_clock: Callable[[Path], float],
         environ: Mapping[str, str],
         log: LogFn,
@@ -111,7 +111,7 @@ class TickRunner:
                     self.actor.perform(action)
                 except OSError as error:
                     errors.append(f"{action.key}: {get_action_name(action)}: {error}")
-                    self._log("trouble", evaluation=action.key, action=get_action_name(action), words=str(error))
+                    self._log("trouble", evaluation=action.key, action=get_action_name(action), message=str(error))
                 except JournalSuperseded:
                     raise
                 except Exception as error:  # noqa: BLE001  a defect about one evaluation must not stop the others

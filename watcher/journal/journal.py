@@ -188,7 +188,7 @@ class Journal:
         """
         epochs = list_epochs(self._paths)
         if not epochs and not self._paths.journal.is_dir():
-            message = "is gone, perhaps with its file system; it is waited for"
+            message = "is gone (unmounted?); waiting for it"
             raise FileNotFoundError(errno.ENOENT, message, str(self._paths.journal))
         return not epochs or epochs[-1] != self.epoch
 

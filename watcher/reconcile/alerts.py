@@ -53,17 +53,17 @@ def make_regression_alert(key: str, stage: str, comparison: Comparison | None) -
     baseline = comparison.baseline
     message = f"{key} against {baseline.source_stage} step {baseline.step} fails its objectives: {', '.join(failed_objectives)}"
     content_digest = hashlib.sha256(encode_json(comparison)).hexdigest()[:16]
-    return Alert(id=f"regressed {key} {content_digest}", event="regressed", words=message, stage=stage, evaluation=key)
+    return Alert(id=f"regressed {key} {content_digest}", event="regressed", message=message, stage=stage, evaluation=key)
 
 
 def _make_record_alert(event: str, record: EvaluationRecord, message: str) -> Alert:
     return Alert(
-        id=f"{event} {record.key} {record.since:.3f}", event=event, words=message, stage=record.stage, evaluation=record.key
+        id=f"{event} {record.key} {record.since:.3f}", event=event, message=message, stage=record.stage, evaluation=record.key
     )
 
 
 def _make_journal_alert(warning: str) -> Alert:
-    return Alert(id=warning, event="journal", words=warning)
+    return Alert(id=warning, event="journal", message=warning)
 
 
 def _find_finished_stages(snapshot: Snapshot, journal_state: JournalState, config: Config) -> list[Alert]:
@@ -81,5 +81,5 @@ def _find_finished_stages(snapshot: Snapshot, journal_state: JournalState, confi
             remainder = f", {len(stage_records) - scored_count} not" if scored_count < len(stage_records) else ""
             message = f"{name} is finished: {scored_count} of {len(stage_records)} evaluations scored{remainder}"
             alert_id = f"finished {name} {max(record.step for record in final_records)} {len(stage_records)}"
-            finished.append(Alert(id=alert_id, event="finished", words=message.removesuffix(", 0 not"), stage=name))
+            finished.append(Alert(id=alert_id, event="finished", message=message.removesuffix(", 0 not"), stage=name))
     return finished

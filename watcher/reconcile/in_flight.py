@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from suites.common.errors import ExitCode
 from suites.contract.exit_record import ExitRecord
 from watcher.config.settings import Config
 from watcher.core import events
@@ -20,7 +19,7 @@ from watcher.core.reasons import ReasonKind
 from watcher.core.snapshot import AttemptFiles, Snapshot, find_job
 from watcher.reconcile import retry_policy as policy
 from watcher.reconcile.journal_events import make_adopted_event, make_scored_event
-from watcher.reconcile.out_of_resources import EndedAttempt, decide_after_out_of_resources
+from watcher.reconcile.out_of_resources import SCORER_EXIT_CODES, EndedAttempt, decide_after_out_of_resources
 
 FILE_VISIBILITY_SECONDS = 60.0
 """Seconds that a file server may take to show what a job on another node wrote."""
@@ -32,8 +31,6 @@ STUCK_AFTER_SECONDS = 60.0
 """Seconds that a job must have waited for what will not come by itself before that is believed."""
 
 _RESOURCE_LIMIT_STATES = frozenset({JobState.TIMEOUT, JobState.OUT_OF_MEMORY})
-
-_SCORER_EXIT_CODES = frozenset(int(code) for code in ExitCode)
 
 _REQUEUABLE_STATES = frozenset({JobState.NODE_FAIL, JobState.PREEMPTED})
 
@@ -61,9 +58,8 @@ def next_action_in_flight(
         return (
             _next_action_stuck(record, attempt, job, snapshot, rules) if job.stuck else _next_action_alive(record, attempt, job)
         )
-    if snapshot.queue is None or snapshot.queue.jobs is None:
-        problem = "is not queried yet" if snapshot.queue is None else f"is unreachable: {snapshot.queue.error}"
-        return Skip(record.key, f"{record.state.value}: the queue {problem}")
+    if snapshot.jobs is None:
+        return Skip(record.key, f"{record.state.value}: the queue {snapshot.queue_problem}")
     if not _is_queue_newer(attempt, snapshot):
         return Skip(record.key, f"{record.state.value}: job {attempt.job_id}", repeats_reason=True)
     return _next_action_ended(EndedAttempt(record, attempt, attempt_files, last_exit, job), snapshot, config, rules)
@@ -195,7 +191,7 @@ def _next_action_ended(ended: EndedAttempt, snapshot: Snapshot, config: Config, 
     if (
         last_exit is not None
         and last_exit.code != 0
-        and not (has_resource_limit_state and last_exit.code not in _SCORER_EXIT_CODES)
+        and not (has_resource_limit_state and last_exit.code not in SCORER_EXIT_CODES)
     ):
         return policy.decide_after_exit(record, last_exit, attempt_files.failure_reason, rules, now)
     if job is not None and job.state is not JobState.COMPLETED and last_exit is None:

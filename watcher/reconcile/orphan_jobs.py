@@ -14,13 +14,13 @@ from watcher.reconcile.journal_events import make_adopted_event
 
 def resolve_orphan_jobs(snapshot: Snapshot, journal_state: JournalState, comment: str) -> list[Action | Skip]:
     """What is done about each."""
-    if snapshot.queue is None or snapshot.queue.jobs is None:
+    if snapshot.jobs is None:
         return []
     records_by_run_id = {
         record.attempt.run_id: record for record in journal_state.iter_all_records() if record.attempt is not None
     }
     outcomes: list[Action | Skip] = []
-    for name, job in snapshot.queue.jobs.items():
+    for name, job in snapshot.jobs.items():
         if job.comment != comment or job.state.is_terminal:
             continue
         known_record = records_by_run_id.get(name)

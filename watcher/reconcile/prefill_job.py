@@ -128,12 +128,7 @@ def _next_actions_idle_prefill(
         return [Skip(key, f"{record.full_reason}; retrying")]
     if not record.is_ready_to_submit or record.fingerprint != content_digest:
         return [events.Ready(evaluation=key, fingerprint=content_digest, reason=reason)]
-    is_queue_known = snapshot.queue is not None and snapshot.queue.jobs is not None
-    hold_reason = (
-        snapshot.submit_limit
-        if is_queue_known
-        else f"the queue {'is not queried yet' if snapshot.queue is None else 'is unreachable'}"
-    )
+    hold_reason = f"the queue {snapshot.queue_problem}" if snapshot.jobs is None else snapshot.submit_limit
     if hold_reason:
         return [Skip(key, f"{reason}; {hold_reason}")]
     return [SubmitPrefill(key=key, request=request, reason=reason)]

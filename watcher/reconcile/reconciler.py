@@ -168,9 +168,8 @@ def _select_submissions(
     """As many as limits allow, the most wanted first."""
     if not candidates:
         return []
-    if snapshot.queue is None or snapshot.queue.jobs is None:
-        problem = "is not queried yet" if snapshot.queue is None else f"is unreachable: {snapshot.queue.error}"
-        return [Skip(candidate.key, f"ready; the queue {problem}") for candidate in candidates]
+    if snapshot.jobs is None:
+        return [Skip(candidate.key, f"ready; the queue {snapshot.queue_problem}") for candidate in candidates]
     in_flight_count = sum(record.state in IN_FLIGHT_STATES for record in journal_state.records.values())
     limits = [(config.limits.max_queued - in_flight_count, f"ready; limits.max_queued ({config.limits.max_queued}) is reached")]
     max_running = config.limits.max_running if config.limits.max_running is not None else snapshot.max_running

@@ -91,4 +91,4 @@ def make_downtime_alerts(previous: Health, now: float) -> tuple[Alert, ...]:
         return ()
     since = now - previous.age_seconds
     message = f"nobody watched from {format_local_time(since)} to {format_local_time(now)}, {format_duration(previous.age_seconds)}: the watcher had not been told to end"
-    return (Alert(id=f"stale {since:.0f}", event="stale", words=message),)
+    return (Alert(id=f"stale {since:.0f}", event="stale", message=message),)

@@ -19,14 +19,14 @@ def watched(tmp_path, monkeypatch):
 
 
 def troubles(watched):
-    return [facts["words"] for what, facts in watched.log_events if what == "trouble"]
+    return [facts["message"] for what, facts in watched.log_events if what == "trouble"]
 
 
 def test_a_state_folder_that_is_away_for_a_while_is_waited_for(watched):
     away = watched.root / "away"
     watched.config.state.rename(away)
     watched.tick(3, jobs=False)
-    assert "is gone, unmounted?; it is waited for" in troubles(watched)[0]
+    assert "is gone (unmounted?); waiting for it" in troubles(watched)[0]
     assert not watched.config.state.exists(), "nothing is begun anew where it was"
     away.rename(watched.config.state)
     watched.tick_until(watched.are_all_scored)
@@ -75,7 +75,7 @@ def test_results_whose_file_system_is_away_are_not_lost(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").rename(tmp_path / "away")
     watched.tick(3, seconds=3700.0)
     assert watched.are_all_scored(), "no news is no news"
-    assert "elsewhere is not there, unmounted?" in watched.daemon.tick_runner.warnings[0]
+    assert "elsewhere is missing (unmounted?)" in watched.daemon.tick_runner.warnings[0]
     (tmp_path / "away").rename(tmp_path / "elsewhere")
     watched.tick(2, seconds=3700.0)
     assert watched.are_all_scored()
@@ -94,7 +94,7 @@ def test_checkpoints_whose_file_system_is_away_are_not_called_deleted(tmp_path, 
     stage = watched.ckpts / "stage1"
     stage.rename(tmp_path / "away")
     watched.tick(2)
-    assert watched.list_reasons()["stage1/step_100"].startswith(f"checkpoint: {stage} is gone, unmounted?; it was whole")
+    assert watched.list_reasons()["stage1/step_100"].startswith(f"{stage} is gone (unmounted?); it was whole")
     (tmp_path / "away").rename(stage)
     watched.executor.unreachable = ""
     watched.tick_until(watched.are_all_scored)
@@ -110,7 +110,7 @@ def test_a_job_that_ends_while_its_results_are_away_is_not_run_again(tmp_path, m
     (tmp_path / "elsewhere").rename(tmp_path / "away")
     watched.tick(30, seconds=400.0)
     assert watched.list_states() == {"stage1/step_100": "running"}
-    assert "cannot be looked at" in watched.list_reasons()["stage1/step_100"]
+    assert "unreadable now" in watched.list_reasons()["stage1/step_100"]
     (tmp_path / "away").rename(tmp_path / "elsewhere")
     watched.tick()
     assert watched.are_all_scored()

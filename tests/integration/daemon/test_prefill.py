@@ -228,7 +228,9 @@ def test_a_failing_prefill_backs_off_is_limited_and_says_its_words(lab, ending):
     )
     assert runs(watched) == {KEY: 3}
     command = f"watcher prefill stage1 --config {watched.root / 'watcher.yaml'}"
-    words = "words of exit 66 (exit 66)" if ending == 66 else "internal error, or exit code 0 without the expected files (exit 70)"
+    words = (
+        "words of exit 66 (exit 66)" if ending == 66 else "internal error, or exit code 0 without the expected files (exit 70)"
+    )
     assert watched.journal_state.prefills[KEY].full_reason == f"{words} (3 times in a row). Run {command} to try again"
     watched.tick(100)
     assert runs(watched) == {KEY: 3}

@@ -43,7 +43,7 @@ def test_a_blocked_evaluation_is_told_once_and_not_again_after_a_restart(watched
     watched.tick(6)
     (message,) = told(watched)
     assert (message["event"], message["evaluation"], message["stage"]) == ("blocked", KEY, "stage1")
-    assert message["words"] == "words of exit 65 (exit 65)"
+    assert message["message"] == "words of exit 65 (exit 65)"
     assert message["state"] == str(watched.config.state)
     watched.kill_daemon()
     watched.tick(3)
@@ -64,7 +64,7 @@ def test_a_regression_is_told_once_and_not_again_after_a_restart(watched):
         assert watched.daemon.report_scheduler.alerts == (alert,)
         watched.daemon.notifier.notify(watched.daemon.report_scheduler.alerts, watched.config)
         (message,) = told(watched)
-        assert (message["event"], message["words"]) == ("regressed", alert.words)
+        assert (message["event"], message["message"]) == ("regressed", alert.message)
         watched.kill_daemon()
 
 
@@ -77,7 +77,7 @@ def test_a_finished_stage_is_told(watched):
     watched.tick(5)
     (message,) = told(watched)
     assert (message["event"], message["stage"]) == ("finished", "stage1")
-    assert message["words"] == "stage1 is finished: 2 of 2 evaluations scored"
+    assert message["message"] == "stage1 is finished: 2 of 2 evaluations scored"
 
 
 def test_a_damaged_journal_is_told_once(watched):
@@ -106,7 +106,7 @@ def test_a_torn_checkpoint_that_nobody_writes_any_more_is_told_after_a_day(watch
     watched.tick(3, seconds=40000)
     (message,) = told(watched)
     assert (message["event"], message["evaluation"]) == ("waiting", KEY)
-    assert "no write for" in message["words"]
+    assert "no write for" in message["message"]
     text = watched.config.paths.status_text.read_text()
     assert f"! {KEY}: waiting for checkpoint: " in text
     assert watched.list_states()[KEY] == "waiting"
@@ -119,7 +119,7 @@ def test_a_checkpoint_deleted_while_owed_is_told(watched):
     shutil.rmtree(folder)
     watched.touch("stage1")
     watched.tick(3)
-    assert [message["words"] for message in told(watched)] == [watched.list_reasons()[KEY]]
+    assert [message["message"] for message in told(watched)] == [watched.list_reasons()[KEY]]
     assert "deleted before it was scored; it was complete at" in watched.list_reasons()[KEY]
 
 
@@ -131,7 +131,7 @@ def test_a_time_in_which_nobody_watched_is_told_by_the_one_that_begins_again(wat
     watched.tick(2)
     (message,) = told(watched)
     assert message["event"] == "stale"
-    assert "nobody watched from " in message["words"]
+    assert "nobody watched from " in message["message"]
     watched.daemon.publish_stopped()
     os.utime(watched.config.paths.status_json, (watched.clock(), watched.clock()))
     watched.kill_daemon()

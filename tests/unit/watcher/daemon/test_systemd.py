@@ -139,9 +139,8 @@ def test_a_config_that_is_refused_is_said_in_the_status_until_a_good_one_comes(w
 
     watched.daemon.reload_config(broken)
     watched.tick()
-    assert (
-        "the old one stays: watcher.yaml:3: unknown key 'stagse'"
-        in watched.config.paths.status_text.read_text().replace("\n  ", " ")
+    assert "the old one stays: watcher.yaml:3: unknown key 'stagse'" in watched.config.paths.status_text.read_text().replace(
+        "\n  ", " "
     )
     watched.daemon.reload_config(lambda: watched.config)
     watched.tick()

@@ -217,7 +217,7 @@ MISSING = {"s/step_5": EvaluationResults(verdicts={"tier2_ppl": TierVerdict("mis
 @pytest.mark.parametrize(
     ("record_", "jobs", "results", "expected"),
     [
-        (record(), [job(JobState.PENDING, reason="Priority")], MISSING, "pjob 7: Priority"),
+        (record(), [job(JobState.PENDING, reason="Priority")], MISSING, "pending: job 7: Priority"),
         (record(), [job(JobState.RUNNING)], MISSING, "started"),
         (record(EvaluationState.RUNNING), [job(JobState.PENDING, restarts=1)], MISSING, "requeued"),
         (record(EvaluationState.RUNNING), [job(JobState.RUNNING, restarts=1)], MISSING, "started"),
