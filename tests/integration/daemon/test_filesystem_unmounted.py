@@ -94,7 +94,7 @@ def test_checkpoints_whose_file_system_is_away_are_not_called_deleted(tmp_path, 
     stage = watched.ckpts / "stage1"
     stage.rename(tmp_path / "away")
     watched.tick(2)
-    assert watched.list_reasons()["stage1/step_100"].startswith(f"{stage} is gone (unmounted?); it was whole")
+    assert watched.list_reasons()["stage1/step_100"].startswith(f"{stage} is gone (unmounted?); the checkpoint was complete")
     (tmp_path / "away").rename(stage)
     watched.executor.unreachable = ""
     watched.tick_until(watched.are_all_scored)
