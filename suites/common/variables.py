@@ -1,4 +1,4 @@
-"""${VAR} and ${VAR:-default} in text that people write."""
+"""Expands ${VAR} and ${VAR:-default} in config and suites."""
 
 import re
 from collections.abc import Mapping
