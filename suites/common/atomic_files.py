@@ -1,4 +1,4 @@
-"""Atomic file writes (temporary file, fsync, rename, fsync of the folder) and JSON reading.
+"""Atomic file writes (temporary file, fsync, rename), and JSON reading.
 
 POSIX promises neither that other nodes see a rename at once nor that fsync reaches the disk behind a file server.
 Readers must treat a missing file as "not yet".
@@ -19,7 +19,7 @@ from typing import Any
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the entries of ``folder`` durable, where the file system can fsync folders."""
+    """Make the entries of ``folder`` durable, where the file system can."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -39,13 +39,16 @@ def make_temporary_name(path: Path) -> str:
 
 
 def is_creator_dead(name: str) -> bool:
-    """Whether the process in a name of ``make_temporary_name`` was of this host and has ended."""
+    """Whether the process in a temporary name has ended on this host."""
     match = re.search(r"\.([A-Za-z0-9-]+)\.(\d+)\.[0-9a-f]{8}(?:\.[a-z]+)?$", name)
     return match is not None and match[1] == _HOST_NAME and is_process_gone(int(match[2]))
 
 
 def is_process_gone(pid: int) -> bool:
-    """Whether this host has no such process. A new process with its pid counts as alive."""
+    """Whether this host has no such process.
+
+    A new process with its pid counts as alive.
+    """
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -56,8 +59,9 @@ def is_process_gone(pid: int) -> bool:
 
 
 def open_without_blocking(path: Path) -> io.BufferedReader:
-    """Open a regular file for reading; never waits for the writer of a pipe.
+    """Open a regular file for reading.
 
+    Never waits for the writer of a pipe.
     Raises OSError, also for anything but a regular file.
     """
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115  the caller closes it
@@ -69,8 +73,9 @@ def open_without_blocking(path: Path) -> io.BufferedReader:
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write ``data`` to ``path``; a reader sees the old file, no file or all of the new one.
+    """Write ``data`` to ``path``.
 
+    A reader sees the old file, no file or all of the new one.
     Raises OSError (ENOSPC, EROFS, EDQUOT, EACCES ...), with the old file untouched and the temporary file removed.
     """
     content = data.encode() if isinstance(data, str) else data
@@ -79,13 +84,13 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             remaining = memoryview(content)
-            while remaining:
+            while remaining:  # os.write may write only a part
                 remaining = remaining[os.write(fd, remaining) :]
             os.fsync(fd)
         finally:
             os.close(fd)
         temporary.replace(path)
-    except BaseException:
+    except BaseException:  # KeyboardInterrupt, too, must leave no temporary file
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         raise
@@ -98,8 +103,9 @@ def write_json_atomically(path: Path, document: Any) -> None:
 
 
 def create_once(path: Path, data: str) -> bool:
-    """Create ``path`` with ``data`` unless it exists; True for exactly one of several callers.
+    """Create ``path`` with ``data`` unless it exists.
 
+    True for exactly one of several callers.
     It is a hard link of a finished file: atomic with its content on local disks, NFS, Lustre and GPFS, without a lock.
     """
     temporary = path.with_name(make_temporary_name(path))
@@ -130,7 +136,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object at ``path``; empty where there is none, or something else. Raises OSError."""
+    """The JSON object at ``path``.
+
+    Empty where there is none, or something else. Raises OSError.
+    """
     try:
         document = read_json(path)
     except ValueError:

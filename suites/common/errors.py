@@ -1,4 +1,4 @@
-"""Exit codes, and ``UserError``: one line that tells what is wrong, where, and what to do."""
+"""Exit codes, and ``UserError``, which a person reads as one line."""
 
 import enum
 import errno
@@ -26,12 +26,12 @@ class ExitCode(enum.IntEnum):
 
 
 def classify_write_error(error: OSError) -> ExitCode:
-    """TEMPORARY for a full disk or quota, CANNOT_WRITE for anything else, which a person must fix."""
+    """TEMPORARY for a full disk or quota, CANNOT_WRITE for anything else."""
     return ExitCode.TEMPORARY if error.errno in {errno.ENOSPC, errno.EDQUOT} else ExitCode.CANNOT_WRITE
 
 
 class UserError(Exception):
-    """An error for a person: what is wrong, where, and what to do; with its exit code."""
+    """An error with its place, a hint and an exit code."""
 
     def __init__(self, message: str, *, location: str | Path, hint: str, code: ExitCode = ExitCode.USAGE) -> None:
         self.message, self.location, self.hint, self.code = message, str(location), hint, code

@@ -1,4 +1,4 @@
-"""Makes new files and folders group-writable where their parent is, whatever the umask."""
+"""Makes new files and folders group-writable where their parent is."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ def make_shared_folders(folder: Path) -> None:
 
 
 def grant_group_access(path: Path) -> None:
-    """Give a new file or folder, with its contents, the group and the group permissions of its parent.
+    """Give a new file or folder the group permissions of its parent.
 
     Changes nothing where the parent is not writable for its group. Ignores what the system does not permit: then only the
     owner can replace the file, and others build their own beside it or report that they cannot write.

@@ -1,4 +1,4 @@
-"""Reads YAML with variables, line numbers in errors, and checks for duplicate and unknown keys.
+"""Reads YAML: variables, errors with line numbers, duplicate and unknown keys.
 
 Suites and config share it, and its errors: ``watcher.yaml:12: stages.stage1: unknown key 'tokeniser'; did you mean 'tokenizer'?``
 ``12:00:00`` and ``2023-11-01`` are text, not a number in base 60 or a date as in YAML 1.1.
@@ -66,7 +66,10 @@ class YamlDocument:
         self.remaining_nodes = _MAX_NODES
 
     def get_value(self, location: YamlPath) -> Any:
-        """The value at ``location``. Raises KeyError, IndexError or TypeError where there is none."""
+        """The value at ``location``.
+
+        Raises KeyError, IndexError or TypeError where there is none.
+        """
         data = self.data
         for key in location:
             data = data[key]
@@ -89,7 +92,7 @@ class YamlDocument:
         )
 
     def make_unknown_key_error(self, key: str, location: YamlPath, valid: Iterable[str]) -> UserError:
-        """A UserError for an unknown key of the mapping at ``location``, at the key's line."""
+        """A UserError for an unknown key of the mapping at ``location``."""
         error = self.make_error(f"unknown key {key!r}", location, suggest_name(key, valid))
         return UserError(error.message, location=self.format_location((*location, key)), hint=error.hint)
 
@@ -100,7 +103,7 @@ def format_yaml_path(location: YamlPath) -> str:
 
 
 def suggest_name(name: str, valid: Iterable[str]) -> str:
-    """Hint for a wrong name: the nearest valid one, or all of them."""
+    """Hint for a wrong name: the nearest valid one, or all."""
     names = list(valid)
     matches = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {matches[0]!r}?" if matches else "use one of: " + ", ".join(names)
@@ -127,7 +130,10 @@ def parse_yaml(text: str, source: str, environ: Mapping[str, str], *, verbatim: 
 
 
 def read_yaml(path: Path, environ: Mapping[str, str], *, verbatim: Collection[str] = ()) -> YamlDocument:
-    """``parse_yaml`` of a file. Also raises UserError where the file cannot be read."""
+    """``parse_yaml`` of a file.
+
+    Also raises UserError where the file cannot be read.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:

@@ -74,7 +74,7 @@ class EvaluationPaths(msgspec.Struct, frozen=True):
         return sorted(self.parts.glob("progress.*.json"))
 
     def worker_json(self, number: int, task: str | None) -> Path:
-        """Progress of one worker process of a job; its run report once it has ended."""
+        """Progress of one worker process; after its end, its report."""
         return self.parts / ".".join(filter(None, ("worker", task, str(number), "json")))
 
     @property
@@ -88,11 +88,14 @@ class EvaluationPaths(msgspec.Struct, frozen=True):
         return self.folder / "exports"
 
     def external_folder(self, run_name: str) -> Path:
-        """Work folder of an external scorer in one run; its files stay until the next run."""
+        """Work folder of an external scorer in one run.
+
+        Its files stay until the next run.
+        """
         return self.folder / "foreign" / run_name
 
     def superseded_folder(self, fingerprint: str, suite_digest: str = "") -> Path:
-        """Folder of replaced results: of an earlier content of the step, or of an earlier suite."""
+        """Folder of results of an earlier content or suite."""
         return self.folder / "superseded" / ".".join(filter(None, (fingerprint[:12], suite_digest[:12])))
 
 
@@ -145,7 +148,7 @@ class StatePaths(msgspec.Struct, frozen=True):
 
     @property
     def requests(self) -> Path:
-        """Folder of requests from the command line to the daemon, one file each."""
+        """Folder of the command line's requests, one file each."""
         return self.state / "requests"
 
     @property
@@ -179,12 +182,12 @@ class StatePaths(msgspec.Struct, frozen=True):
 
     @property
     def contents_json(self) -> Path:
-        """Hashes of the suites' local files. A cache: may be deleted at any time."""
+        """Hashes of the suites' local files; may be deleted at any time."""
         return self.state / "contents.json"
 
     @property
     def reported_json(self) -> Path:
-        """Inputs of the last report, and failed comparisons. A cache: may be deleted at any time."""
+        """Inputs of the last report, and failed comparisons; may be deleted at any time."""
         return self.state / "reported.json"
 
     @property
@@ -203,7 +206,7 @@ class StatePaths(msgspec.Struct, frozen=True):
         return self.state / "attempts"
 
     def manual_prefill(self, run_id: str) -> "AttemptPaths":
-        """Folder of a prefill job from ``watcher prefill``, which is not in the journal."""
+        """Folder of a ``watcher prefill`` job, which no journal follows."""
         return AttemptPaths(self.state / "prefills" / run_id)
 
     def attempt(self, run_id: str) -> "AttemptPaths":
@@ -247,7 +250,7 @@ class AttemptPaths(msgspec.Struct, frozen=True):
         return self.folder / "cancelled.json"
 
     def failure_reason_json(self, task: int | None) -> Path:
-        """Reason why the newest run, or one array task of it, did not score.
+        """Reason why the newest run or array task failed.
 
         It lies here because the disk of the results may be full.
         """
@@ -276,7 +279,7 @@ def attempt_log_paths(results: Path, stage: str, step: int, job_id: str) -> LogP
 
 
 def list_attempt_log_paths(results: Path, stage: str, step: int, job_id: str, task_count: int) -> list[LogPaths]:
-    """Logs of a scoring job, or of every task of an array, whose ``job_id`` may be Slurm's %A."""
+    """Logs of a scoring job, or of all tasks of an array."""
     job_ids = [job_id] if task_count <= 1 else [f"{job_id}_{task}" for task in range(task_count)]
     return [attempt_log_paths(results, stage, step, task_job_id) for task_job_id in job_ids]
 

@@ -1,4 +1,4 @@
-"""Keys of the data cache's entries, and which entries a job would miss.
+"""Keys of data cache entries, and which entries are missing.
 
 The job computes them to find its data, the watcher to see what is missing. Neither needs a network or a library.
 """
@@ -45,7 +45,10 @@ def extract_key_fields(definition: SliceDefinition | TaskDefinition) -> dict[str
 
 
 def compute_entry_key(kind: str, definition: dict[str, Any], tokenizer_digest: str) -> str:
-    """20 hex digits for the content of an entry. ``definition`` has digests of local files instead of names."""
+    """20 hex digits for the content of an entry.
+
+    ``definition`` has digests of local files instead of names.
+    """
     key_document = {"format": FORMAT_VERSION, "kind": kind, "definition": definition, "tokenizer": tokenizer_digest}
     return canonical_digest(key_document)[:20]
 
@@ -63,7 +66,10 @@ def locate_hub_entry(tier: str, name: str, definition: Mapping[str, Any], digest
 
 
 def read_complete_meta(folder: Path) -> dict[str, Any] | None:
-    """meta.json of an entry whose files all have their full sizes; None otherwise. Reads no other file."""
+    """meta.json of an entry whose files all have their full sizes.
+
+    None otherwise. Reads no other file.
+    """
     try:
         meta = read_json_object(folder / META_FILE)
         is_complete = all((folder / name).stat().st_size == file["size"] for name, file in meta["files"].items())
@@ -83,7 +89,10 @@ class HubEntry(NamedTuple):
 
 
 def list_hub_entries(suites: Iterable[SuiteInRequest]) -> list[HubEntry]:
-    """Every entry that needs a network to be made. A job makes those of local files itself."""
+    """Every entry that needs a network to be made.
+
+    A job makes those of local files itself.
+    """
     return [
         HubEntry(f"{suite.name}/{name}", suite.tier, name, definition)
         for suite in suites
@@ -96,7 +105,10 @@ def list_hub_entries(suites: Iterable[SuiteInRequest]) -> list[HubEntry]:
 def locate_hub_entries(
     suites: Iterable[SuiteInRequest], identifier: str, data: DataPaths, *, use_fast: bool = True
 ) -> dict[str, Path] | None:
-    """``suite/name`` -> folder of every hub entry, present or not; None where the tokenizer is not in the cache."""
+    """``suite/name`` -> folder of every hub entry, present or not.
+
+    None where the tokenizer is not in the cache.
+    """
     tokenizer_digest = read_cached_digest(identifier, data)
     if tokenizer_digest is None:
         return None
@@ -121,7 +133,10 @@ def missing_entries(suites: tuple[SuiteInRequest, ...], identifier: str, data: D
 
 
 def build_prefill_command(suites: Sequence[str], data: DataPaths, identifier: str, *, use_fast: bool = True) -> str:
-    """The command that fills the cache for ``suites`` (values of ``--suite``); it needs a network."""
+    """The command that fills the cache for ``suites`` (values of ``--suite``).
+
+    It needs a network.
+    """
     suite_options = [option for suite in suites for option in ("--suite", suite)]
     arguments = [sys.executable or "python", "-m", "scoring", "prefill", *suite_options]
     arguments += ["--eval-data", str(data.eval_data), "--tokenizer", identifier]
@@ -129,5 +144,5 @@ def build_prefill_command(suites: Sequence[str], data: DataPaths, identifier: st
 
 
 def summarize_missing_entries(labels: Iterable[str]) -> str:
-    """The first missing entries without their suites, and the number of the others."""
+    """The first missing entries, without the names of their suites."""
     return format_names([label if label.startswith(TOKENIZER_PREFIX) else label.rpartition("/")[2] for label in labels])

@@ -55,7 +55,7 @@ def detect_file_kind(path: Path) -> str:
 
 
 def expand_patterns(patterns: Sequence[str] | str) -> list[Path]:
-    """The files that paths and globs match, in order, those of a glob sorted.
+    """The files that paths and globs match; a glob's are sorted.
 
     Raises UserError (data missing) for a pattern without a match.
     """
@@ -70,7 +70,10 @@ def expand_patterns(patterns: Sequence[str] | str) -> list[Path]:
 
 
 class FileHasher:
-    """Hashes one file in several calls. The caller has to notice when the file changes in between."""
+    """Hashes one file in several calls.
+
+    The caller has to notice when the file changes in between.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises UserError (usage) for an unsupported suffix."""
@@ -79,7 +82,10 @@ class FileHasher:
         self._digest = hashlib.sha256()
 
     def read_more(self, max_bytes: float = math.inf) -> DataFile | None:
-        """Read up to ``max_bytes`` more; None where the file continues after them. Raises OSError."""
+        """Read up to ``max_bytes`` more; None where the file continues after them.
+
+        Raises OSError.
+        """
         stop_at = self.bytes_read + max_bytes
         with self.path.open("rb") as stream:
             stream.seek(self.bytes_read)
@@ -93,7 +99,10 @@ class FileHasher:
 
 
 def hash_file(path: Path) -> DataFile:
-    """One file, read to its end. Raises OSError, or UserError (usage) for an unsupported suffix."""
+    """One file, read to its end.
+
+    Raises OSError, or UserError (usage) for an unsupported suffix.
+    """
     data_file = FileHasher(path).read_more()
     assert data_file is not None  # noqa: S101  it reads to the end
     return data_file
@@ -115,26 +124,32 @@ def hash_data_files(patterns: Sequence[str] | str) -> list[DataFile]:
 
 
 def get_local_patterns(suite: SuiteInRequest) -> dict[str, tuple[str, ...]]:
-    """Slice or task -> paths and globs, of all that read local files."""
+    """Slice or task with local files -> their paths and globs."""
     patterns = {name: definition.get("data_files") for name, definition in suite.definition.items()}
     return {name: (value,) if isinstance(value, str) else tuple(value) for name, value in patterns.items() if value}
 
 
 def bind_data_digests(suite: SuiteInRequest, data: Mapping[str, tuple[FileDigest, ...]]) -> SuiteInRequest:
-    """The suite with a digest that also covers its local files: other bytes need other scores."""
+    """The suite with a digest that also covers its local files."""
     if not data:
         return suite
     return msgspec.structs.replace(suite, digest=canonical_digest({"suite": suite.digest, "data": data}), data=dict(data))
 
 
 def bind_current_data(suite: SuiteInRequest) -> SuiteInRequest:
-    """``bind_data_digests`` with the present files. Raises UserError (data missing) where one is missing."""
+    """``bind_data_digests`` with the present files.
+
+    Raises UserError (data missing) where one is missing.
+    """
     patterns = get_local_patterns(suite)
     return bind_data_digests(suite, {name: tuple(file.digest for file in hash_data_files(patterns[name])) for name in patterns})
 
 
 def compute_definition_digests(suite: SuiteInRequest) -> dict[str, str]:
-    """Name -> 8 hex digits of its definition, and after a dot 8 more of its local files, if any."""
+    """Name -> digest of its definition and, if any, its local files.
+
+    8 hex digits each, joined by a dot.
+    """
     digests = {name: canonical_digest(definition)[:8] for name, definition in suite.definition.items()}
     return {
         name: f"{digest}.{canonical_digest(suite.data[name])[:8]}" if name in suite.data else digest

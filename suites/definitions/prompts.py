@@ -58,7 +58,10 @@ class PromptDefinition(PromptDefaults, frozen=True, kw_only=True, forbid_unknown
 
 
 def fill_prompt(document: YamlDocument, location: YamlPath, merged: dict[str, Any]) -> dict[str, Any]:
-    """A prompt's definition with all defaults. Raises UserError at file:line for an invalid one."""
+    """A prompt's definition with all defaults.
+
+    Raises UserError at file:line for an invalid one.
+    """
     category = merged.get("category")
     if category is None:
         raise document.make_error("has no category", location, "give one of: " + ", ".join(PROMPT_CATEGORIES))
@@ -66,6 +69,7 @@ def fill_prompt(document: YamlDocument, location: YamlPath, merged: dict[str, An
         raise document.make_error(
             f"unknown category {category!r}", (*location, "category"), suggest_name(str(category), PROMPT_CATEGORIES)
         )
+    # Many chat templates refuse any other order of turns.
     if not merged.get("messages"):
         raise document.make_error("has no messages", location, "write messages: [{role: user, content: ...}]")
     for index, message in enumerate(merged["messages"]):

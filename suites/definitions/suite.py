@@ -1,4 +1,4 @@
-"""Loads a suite from YAML and computes its digest: equal digests mean equal scores.
+"""Loads a suite from YAML and computes its digest.
 
 The name of a suite is that of its file (``stage1_ppl_slices``), or a path. ``extends`` adds to other suites of the tier;
 ``defaults`` apply to the slices, tasks or prompts of the same file. Data sources are not opened here.
@@ -50,7 +50,10 @@ PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 
 
 def get_primary_metric(adapter: str, task_format: str) -> str:
-    """The metric that decides a task; for format ``lm_eval``, the one that lm-evaluation-harness publishes."""
+    """The metric that decides a task.
+
+    For format ``lm_eval``, the one that lm-evaluation-harness publishes.
+    """
     if task_format == "lm_eval":
         return "acc_norm" if adapter in _ACC_NORM_IN_LM_EVAL else "acc"
     return PRIMARY_METRIC[adapter]
@@ -125,8 +128,9 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_suite(name_or_path: str, environ: Mapping[str, str], *, base: Path | None = None) -> Suite:
-    """The suite of that name or path; ``base`` (default: the working folder) is the start of relative paths.
+    """The suite of that name or path.
 
+    ``base`` (default: the working folder) is the start of relative paths.
     Raises UserError (usage) with file, line and the nearest valid name for an invalid suite.
     """
     return _load_suite_file(_find_suite_file(name_or_path, base), environ, ())
@@ -150,8 +154,7 @@ def _find_suite_file(name_or_path: str, base: Path | None) -> Path:
         raise UserError("no suite of that name", location=name_or_path, hint=suggest_name(name_or_path, list_shipped_suites()))
     path = ((base or Path.cwd()) / Path(name_or_path).expanduser()).resolve()
     if not path.is_file():
-        hint = "give the path of a suite, or a name: " + ", ".join(list_shipped_suites())
-        raise UserError("no such file", location=path, hint=hint)
+        raise UserError("no such file", location=path, hint="give a path, or a name: " + ", ".join(list_shipped_suites()))
     return path
 
 
@@ -291,7 +294,7 @@ def _check_task(document: YamlDocument, location: YamlPath, merged: dict[str, An
 
 
 def _check_choice(document: YamlDocument, location: YamlPath, value: str, choices: Collection[str]) -> None:
-    """Raise UserError unless ``value``, the value of the last key in ``location``, is one of ``choices``."""
+    """Raise UserError unless the value at ``location`` is among ``choices``."""
     if value not in choices:
         raise document.make_error(f"unknown {location[-1]} {value!r}", location, suggest_name(value, choices))
 

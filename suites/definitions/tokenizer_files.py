@@ -1,4 +1,4 @@
-"""Files of a tokenizer, their digest, and the cached copy that all jobs read.
+"""Files of a tokenizer, their digest, and their copy in the cache.
 
 The digest needs no network and no library: that of a folder comes from its files, that of an id from the pointer that a
 prefill left in the data cache.
@@ -51,7 +51,10 @@ def list_tokenizer_files(folder: Path) -> list[Path]:
 
 
 def compute_tokenizer_digest(folder: Path) -> str | None:
-    """SHA-256 (24 hex digits) over names and bytes of the tokenizer files; None without a tokenizer."""
+    """SHA-256 (24 hex digits) over names and bytes of the tokenizer files.
+
+    None without a tokenizer.
+    """
     files = list_tokenizer_files(folder)
     if not files:
         return None
@@ -64,14 +67,15 @@ def compute_tokenizer_digest(folder: Path) -> str | None:
 
 
 def make_cache_digest(digest: str, *, use_fast: bool) -> str:
-    """Identity of a tokenizer in cache keys: its digest, with a suffix for the slow implementation."""
+    """The digest in cache keys, with a suffix for slow tokenizers."""
     return digest if use_fast else f"{digest}{SLOW_SUFFIX}"
 
 
 def store_tokenizer(folder: Path, identifier: str, data: DataPaths) -> str | None:
-    """Copy a tokenizer into the data cache, point ``identifier`` at it and return its digest.
+    """Copy a tokenizer into the data cache and return its digest.
 
-    None where the folder has no tokenizer. Raises OSError where the cache cannot be written.
+    Also point ``identifier`` at the copy. None where the folder has no tokenizer.
+    Raises OSError where the cache cannot be written.
     """
     digest = compute_tokenizer_digest(folder)
     if digest is None:
@@ -88,7 +92,10 @@ def store_tokenizer(folder: Path, identifier: str, data: DataPaths) -> str | Non
 
 
 def read_cached_digest(identifier: str, data: DataPaths) -> str | None:
-    """The last digest of ``identifier``, if its cached copy is complete; None otherwise."""
+    """The last digest of ``identifier``, if its cached copy is complete.
+
+    None otherwise.
+    """
     digest = read_json_object(data.tokenizer_pointer(identifier)).get("digest")
     return digest if isinstance(digest, str) and compute_tokenizer_digest(data.tokenizer(digest)) == digest else None
 
