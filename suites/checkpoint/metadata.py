@@ -125,9 +125,9 @@ def _parse_yaml_bounded(content: bytes) -> Any:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_NESTING_DEPTH:
             raise ValueError(f"nested more than {MAX_NESTING_DEPTH} deep")
-        digits = len(event.value) if isinstance(event, yaml.ScalarEvent) else 0
-        if digits > MAX_NUMBER_DIGITS and _NUMBER_PATTERN.fullmatch(event.value):
-            raise ValueError(f"a number of {digits} digits")
+        text = event.value if isinstance(event, yaml.ScalarEvent) else ""
+        if len(text) > MAX_NUMBER_DIGITS and _NUMBER_PATTERN.fullmatch(text):
+            raise ValueError(f"a number of {len(text)} digits")
     loader = _Loader(content)
     try:
         node = loader.get_single_node()

@@ -247,7 +247,8 @@ class ComparisonDocument(msgspec.Struct, frozen=True, kw_only=True):
     def iter_effects(self) -> Iterator[NamedEffect]:
         """Every effect of every entry and total."""
         for comparison in self.comparisons:
-            for compared in (*comparison.entries, *comparison.totals):
+            compared_scores: tuple[ComparedEntry | TierTotal, ...] = (*comparison.entries, *comparison.totals)
+            for compared in compared_scores:
                 name = compared.name if isinstance(compared, ComparedEntry) else compared.tier
                 for key, effect in compared.effects.items():
                     yield NamedEffect(comparison.role, compared.tier, name, key, effect)
