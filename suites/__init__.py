@@ -1,1 +1,4 @@
-"""What both sides agree on: a checkpoint on disk, a suite, a request, a result. No torch, no numpy."""
+"""What login node and GPU job agree on, and the shipped suites.
+
+Imports no torch and no numpy.
+"""

@@ -125,7 +125,7 @@ def locate_entry(tier: str, name: str, definition: Mapping[str, Any], tokenizer:
         key_fields["data_files"] = [file.digest for file in files]
         local_source = open_local_files(files)
     key = compute_entry_key(kind, key_fields, tokenizer.digest)
-    folder = data.slice_entry(name, key) if kind == "slice" else data.task_entry(name, key)
+    folder = data.entry(kind, name, key)
     return EntryLocation(kind=kind, definition=typed_definition, folder=folder, local_source=local_source)
 
 

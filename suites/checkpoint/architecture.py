@@ -5,7 +5,8 @@ Tensor names are nanotron's, with dots (``model.decoder.0.pp_block.attn.qkv_proj
 """
 
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -18,7 +19,10 @@ MODEL_FAMILIES = ("llama", "qwen2", "starcoder2")
 
 
 class UnscorableCheckpoint(Exception):  # noqa: N818  a verdict on a checkpoint, not a defect
-    """The checkpoint can never be scored as it is. The message says why in one line."""
+    """The checkpoint can never be scored as it is.
+
+    The message says why in one line.
+    """
 
 
 class ParameterSpec(msgspec.Struct, frozen=True):
@@ -42,7 +46,10 @@ class Experts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Architecture(msgspec.Struct, frozen=True, kw_only=True):
-    """A decoder as nanotron describes it. Sizes are of the complete model, for any tp x pp."""
+    """A decoder as nanotron describes it.
+
+    Sizes are of the complete model, for any tp x pp.
+    """
 
     family: str
     layers: int
@@ -105,6 +112,7 @@ def parse_architecture(model_config: Any) -> Architecture:
         raise UnscorableCheckpoint(
             f"unknown architecture: exactly one of {family_flags} must be true in model_config.json (keys found: {present_keys})"
         )
+    # Every tensor shape follows from these sizes, so heads that do not divide them are refused here.
     reader = _ConfigReader(model_config)
     architecture = _parse_starcoder2(reader) if families == ["starcoder2"] else _parse_llama_like(families[0], reader)
     if architecture.hidden % architecture.heads or architecture.head_dim % 2:
@@ -124,37 +132,28 @@ class _ConfigReader:
     def __init__(self, data: dict[str, Any]) -> None:
         self.data = data
 
-    def _get(self, key: str, default: Any) -> Any:
-        value = self.data.get(key)
-        return default if value is None else value
-
     def make_error(self, key: str) -> UnscorableCheckpoint:
         description = f"is {str(self.data[key])[:60]!r}" if key in self.data else "is missing"
         return UnscorableCheckpoint(f"model_config.json: {key} {description}, which is not a usable value")
 
-    def read_size(self, key: str, default: int | None = None, maximum: int = MAX_DIMENSION_SIZE) -> int:
-        value = self._get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= maximum:
+    def _read(self, key: str, default: Any, is_usable: Callable[[Any], bool]) -> Any:
+        value = self.data.get(key)
+        value = default if value is None else value
+        if not is_usable(value):
             raise self.make_error(key)
         return value
+
+    def read_size(self, key: str, default: int | None = None, maximum: int = MAX_DIMENSION_SIZE) -> int:
+        return int(self._read(key, default, lambda value: type(value) is int and 0 < value <= maximum))
 
     def read_optional_size(self, key: str) -> int | None:
         return None if self.data.get(key) is None else self.read_size(key)
 
     def read_number(self, key: str, default: float | None = None) -> float:
-        value = self._get(key, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise self.make_error(key)
-        try:
-            return float(value)
-        except OverflowError:  # an integer beyond all floats
-            raise self.make_error(key) from None
+        return float(self._read(key, default, lambda value: type(value) in {int, float} and 0 < value <= sys.float_info.max))
 
     def read_flag(self, key: str, *, default: bool) -> bool:
-        value = self._get(key, default)
-        if not isinstance(value, bool):
-            raise self.make_error(key)
-        return value
+        return bool(self._read(key, default, lambda value: isinstance(value, bool)))
 
     def read_text(self, key: str, default: str) -> str:
         value = self.data.get(key, default)
@@ -222,6 +221,7 @@ def _parse_starcoder2(reader: _ConfigReader) -> Architecture:
     hidden = reader.read_size("hidden_size")
     if not reader.read_flag("use_rotary_embeddings", default=True):
         raise reader.make_error("use_rotary_embeddings")
+    # Without grouped_query, nanotron's Starcoder2 has one key and value head.
     multi_query = reader.read_flag("multi_query", default=False) or not reader.read_flag("grouped_query", default=False)
     return Architecture(
         family="starcoder2",

@@ -48,7 +48,7 @@ class Completeness(enum.StrEnum):
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of one folder, and what its documents say about the run."""
+    """The state of one folder, with facts from its documents."""
 
     kind: Completeness
     reason: str
@@ -72,7 +72,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def detail(self) -> str:
-        """``reason`` and the time since the last write, which differs at every call."""
+        """``reason`` with the time since the last write."""
         return self.reason if self.quiet is None else f"{self.reason}; no write for {format_duration(self.quiet)}"
 
 
@@ -104,8 +104,9 @@ def list_steps(checkpoints_folder: Path) -> dict[int, Path]:
 
 
 def read_mtimes(folder: Path) -> tuple[int, ...] | None:
-    """(mtime in ns, size) of config.yaml, then the same of model_config.json; None where one is missing.
+    """(mtime in ns, size) of config.yaml, then the same of model_config.json.
 
+    None where one is missing.
     Every rewrite of a checkpoint changes them. The four numbers stand in the journal as a list.
     """
     try:
@@ -116,7 +117,7 @@ def read_mtimes(folder: Path) -> tuple[int, ...] | None:
 
 
 def compute_fingerprint(folder: Path) -> str:
-    """SHA-256 over names, sizes and mtimes of the files that scores depend on.
+    """SHA-256 over names, sizes and mtimes of all files that affect scores.
 
     Raises UserError (CHANGED) where one is missing or torn: the checkpoint is being rewritten or removed.
     """
@@ -157,6 +158,7 @@ def inspect_checkpoint(folder: Path, *, now: float, settle_seconds: float, force
     ``now`` is the file server's clock (unix time). A checkpoint is complete after ``settle_seconds`` without a write.
     ``forced`` accepts an interrupted rewrite, a copy without times and files from the future.
     """
+    # Whatever may pass by itself is NOT_YET; only what no further write can change is UNSCORABLE.
     inspector = _Inspector(folder, now, settle_seconds, forced)
     try:
         return inspector.inspect()
@@ -175,7 +177,10 @@ def inspect_checkpoint(folder: Path, *, now: float, settle_seconds: float, force
 
 
 class _Inspector:
-    """One inspection. Keeps what it has read, so that every result says as much as is known."""
+    """One inspection.
+
+    Keeps what it has read, so that every result says as much as is known.
+    """
 
     def __init__(self, folder: Path, now: float, settle_seconds: float, forced: bool) -> None:
         self.folder, self.now, self.settle_seconds, self.forced = folder, now, settle_seconds, forced

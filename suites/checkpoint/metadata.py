@@ -48,7 +48,10 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of a training run from its config.yaml; None where it has no such setting."""
+    """Settings of a training run from its config.yaml.
+
+    None where it has no such setting.
+    """
 
     step: int | None = None
     tokenizer: str | None = None
@@ -82,7 +85,7 @@ class CheckpointMetadata(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_training_config(path: Path) -> TrainingConfig:
-    """The settings in a config.yaml, of a checkpoint or of a training that starts.
+    """The settings in a config.yaml of a checkpoint or a training.
 
     Raises UserError where the file cannot be read or is no training config.
     """
@@ -122,9 +125,9 @@ def _parse_yaml_bounded(content: bytes) -> Any:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_NESTING_DEPTH:
             raise ValueError(f"nested more than {MAX_NESTING_DEPTH} deep")
-        digits = len(event.value) if isinstance(event, yaml.ScalarEvent) else 0
-        if digits > MAX_NUMBER_DIGITS and _NUMBER_PATTERN.fullmatch(event.value):
-            raise ValueError(f"a number of {digits} digits")
+        text = event.value if isinstance(event, yaml.ScalarEvent) else ""
+        if len(text) > MAX_NUMBER_DIGITS and _NUMBER_PATTERN.fullmatch(text):
+            raise ValueError(f"a number of {len(text)} digits")
     loader = _Loader(content)
     try:
         node = loader.get_single_node()
@@ -135,14 +138,17 @@ def _parse_yaml_bounded(content: bytes) -> Any:
 
 
 class _MergeCounter:
-    """Counts the keys that a document's ``<<: *other`` copy. Raises ValueError for too many."""
+    """Counts the keys that a document's ``<<: *other`` copy.
+
+    Raises ValueError for too many.
+    """
 
     def __init__(self) -> None:
         self.key_counts: dict[int, int] = {}
         self.copied_keys = 0
 
     def count_keys(self, node: Any) -> int:
-        """Keys of a mapping, or of all mappings in a list, with the merged ones."""
+        """Keys of all mappings in ``node``, with the merged ones."""
         if id(node) in self.key_counts or not isinstance(node, yaml.CollectionNode):
             return self.key_counts.get(id(node), 0)
         self.key_counts[id(node)] = 0  # so that an alias in a circle counts once
@@ -193,7 +199,10 @@ def _extract_training_config(config: Mapping[str, Any]) -> TrainingConfig:
 
 
 def _find_stage_seq_len(config: Mapping[str, Any], step: int) -> int | None:
-    """Sequence length of the last data stage that had started by ``step``; None where no stage says so."""
+    """Sequence length of the last data stage that had started by ``step``.
+
+    None where no stage says so.
+    """
     stages = config.get("data_stages")
     last_start, seq_len = -1, None
     for stage in stages if isinstance(stages, list) else []:

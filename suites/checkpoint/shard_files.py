@@ -1,4 +1,4 @@
-"""Which files under model/ belong to which tensor and rank, by their names alone.
+"""Which files under model/ belong to which tensor and rank.
 
 A folder may also hold files of another tp or pp, or of killed saves. They are ignored, and reported.
 """
@@ -85,13 +85,16 @@ class CheckpointListing(msgspec.Struct, frozen=True):
 
     @property
     def newest_mtime(self) -> float:
-        """Unix time of the newest write; of the folder itself while nothing is in it."""
+        """Unix time of the newest write.
+
+        Of the folder itself while nothing is in it.
+        """
         files = (*self.metadata_files.values(), *self.model_files.values())
         return max((file.mtime_ns for file in files), default=self.folder_mtime_ns) / 1e9
 
 
 def list_files(folder: Path) -> CheckpointListing:
-    """Sizes and mtimes of a checkpoint's documents and of all files under model/.
+    """Sizes and mtimes of a checkpoint's documents and model files.
 
     Raises OSError, or UnscorableCheckpoint for more folders than any model has.
     """
@@ -108,7 +111,10 @@ def list_files(folder: Path) -> CheckpointListing:
 
 
 def _walk_model_files(top: Path) -> dict[str, FileStat]:
-    """Relative name -> stat of all files under model/. Follows links, but never in a circle."""
+    """Relative name -> stat of all files under model/.
+
+    Follows links, but never in a circle.
+    """
     files: dict[str, FileStat] = {}
     folder_count = 0
     top_stat = top.stat()
@@ -150,7 +156,7 @@ def parse_shard_name(relative: str) -> ShardFileName | None:
 
 
 def select_shards(parameters: Iterable[ParameterSpec], listing: Mapping[str, FileStat], *, tp: int, pp: int) -> ShardSelection:
-    """The files under model/ that a run of ``tp`` x ``pp`` ranks wrote.
+    """The model files that a run of ``tp`` x ``pp`` ranks wrote.
 
     A tensor's name does not tell its pipeline rank, so any single one is used. Where two ranks hold the tensor, one of
     them from another partition of the layers, the newer files count.

@@ -1,4 +1,4 @@
-"""Safetensors headers of nanotron's shards, and the slice of the tensor that each shard holds.
+"""Safetensors headers of nanotron's shards, and the slices that they hold.
 
 The headers are not trusted: nothing larger than the file is allocated, and every error names the file.
 """
@@ -36,18 +36,24 @@ Box = tuple[IndexRange, ...]
 
 
 class IncompleteFile(Exception):  # noqa: N818  a state that may pass, not a defect
-    """A file is missing or incomplete, perhaps not for long. The message names it in one line."""
+    """A file is missing or incomplete, perhaps not for long.
+
+    The message names it in one line.
+    """
 
 
 class ShardPiece(msgspec.Struct, frozen=True):
-    """A box of a shard and its position in the unsharded tensor; ranges are (start, stop)."""
+    """A box of a shard and its position in the unsharded tensor.
+
+    Ranges are (start, stop).
+    """
 
     shard_box: Box
     tensor_box: Box
 
 
 class Shard(msgspec.Struct, frozen=True):
-    """One checked file, and the parts of the unsharded tensor that it holds."""
+    """One checked file, and its parts of the unsharded tensor."""
 
     file: str
     """Name relative to the checkpoint's folder."""
@@ -120,7 +126,7 @@ def _parse_header(document: Any, *, offset_bytes: int) -> ShardHeader:
 
 
 def read_shards(parameter: ParameterSpec, files: tuple[str, ...], folder: Path) -> tuple[Shard, ...]:
-    """The shards of a parameter, checked to cover every element of its tensor once.
+    """The shards of a parameter, which cover its tensor exactly once.
 
     Raises IncompleteFile, UnscorableCheckpoint or OSError, as ``read_header`` does.
     """
@@ -146,6 +152,7 @@ def _parse_pieces(parameter: ParameterSpec, header: ShardHeader, file: str, *, i
             expectation = "model_config.json implies" if is_only_file else "it names no slices, and the full tensor is"
             raise UnscorableCheckpoint(f"{file}: {parameter.name} is {header.shape}, {expectation} {parameter.shape}")
         return (ShardPiece(full_box, full_box),)
+    # With slices, the shard says itself which box of the tensor it holds.
     tensor_shape = parse_shape(header.metadata.get("unsharded_shape", ""))
     if tensor_shape != parameter.shape:
         raise UnscorableCheckpoint(
@@ -161,7 +168,10 @@ def _parse_pieces(parameter: ParameterSpec, header: ShardHeader, file: str, *, i
 
 
 def parse_shape(text: str) -> tuple[int, ...] | None:
-    """A shape such as ``(128, 64)``, or ``(np.int64(128), 64)`` as numpy 2 writes it; None for other text."""
+    """The shape in ``(128, 64)`` or numpy 2's ``(np.int64(128), 64)``.
+
+    None for other text.
+    """
     plain_text = re.sub(r"np\.int\d+\((\d{1,18})\)", r"\1", text[:1024])
     return tuple(int(number) for number in re.findall(r"\d+", plain_text)) if _SHAPE_PATTERN.fullmatch(plain_text) else None
 

@@ -1,8 +1,7 @@
-"""Files that somebody else reads: written aside, fsynced, renamed, their folder fsynced.
+"""Atomic file writes (temporary file, fsync, rename), and JSON reading.
 
-What POSIX does not promise, and we therefore do not claim: that a rename is visible to other nodes
-at once, or that fsync reaches the disk behind a network file system's server. Readers must treat a
-missing file as "not yet".
+POSIX promises neither that other nodes see a rename at once nor that fsync reaches the disk behind a file server.
+Readers must treat a missing file as "not yet".
 """
 
 import contextlib
@@ -20,7 +19,7 @@ from typing import Any
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the entries of ``folder`` durable. Silent where a file system refuses to fsync folders (EINVAL)."""
+    """Make the entries of ``folder`` durable, where the file system can."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -35,44 +34,49 @@ _HOST_NAME = re.sub(r"[^A-Za-z0-9-]", "-", os.uname().nodename) or "host"
 
 
 def make_temporary_name(path: Path) -> str:
-    """A name beside ``path`` that nobody else has, and that says who made it."""
+    """A unique name beside ``path`` that contains its creator's host and pid."""
     return f".{path.name}.{_HOST_NAME}.{os.getpid()}.{secrets.token_hex(4)}"
 
 
 def is_creator_dead(name: str) -> bool:
-    """Whether the maker of a ``make_temporary_name`` is known to be gone: a process of this host that does not exist."""
+    """Whether the process in a temporary name has ended on this host."""
     match = re.search(r"\.([A-Za-z0-9-]+)\.(\d+)\.[0-9a-f]{8}(?:\.[a-z]+)?$", name)
     return match is not None and match[1] == _HOST_NAME and is_process_gone(int(match[2]))
 
 
 def is_process_gone(pid: int) -> bool:
-    """True where this host has no such process. One that took over its number counts as alive."""
+    """Whether this host has no such process.
+
+    A new process with its pid counts as alive.
+    """
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    except OSError:  # somebody else's process, so there is one
+    except OSError:  # EPERM: the process exists
         return False
     return False
 
 
 def open_without_blocking(path: Path) -> io.BufferedReader:
-    """Open for reading what somebody else wrote, and never wait: a pipe has no end, and opening it none either.
+    """Open a regular file for reading.
 
-    Raises OSError, also where it is no regular file.
+    Never waits for the writer of a pipe.
+    Raises OSError, also for anything but a regular file.
     """
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115  the caller closes it
     if not S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "Not a regular file", str(path))
-    os.set_blocking(file.fileno(), True)  # or what lies on tape would be "try again" instead of waited for
+    os.set_blocking(file.fileno(), True)  # files on tape would raise EAGAIN
     return file
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write ``data`` to ``path`` so that a reader sees the old file, no file or the whole new one.
+    """Write ``data`` to ``path``.
 
-    Raises OSError (ENOSPC, EROFS, EDQUOT, EACCES ...) with the old file untouched and nothing left aside.
+    A reader sees the old file, no file or all of the new one.
+    Raises OSError (ENOSPC, EROFS, EDQUOT, EACCES ...), with the old file untouched and the temporary file removed.
     """
     content = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(make_temporary_name(path))
@@ -80,13 +84,13 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             remaining = memoryview(content)
-            while remaining:
+            while remaining:  # os.write may write only a part
                 remaining = remaining[os.write(fd, remaining) :]
             os.fsync(fd)
         finally:
             os.close(fd)
         temporary.replace(path)
-    except BaseException:
+    except BaseException:  # KeyboardInterrupt, too, must leave no temporary file
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         raise
@@ -94,15 +98,15 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 
 def write_json_atomically(path: Path, document: Any) -> None:
-    """``write_atomically`` a JSON document: UTF-8, two-space indent, NaN and infinities refused (ValueError)."""
+    """``write_atomically`` of indented JSON in UTF-8. Raises ValueError for NaN and infinities."""
     write_atomically(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def create_once(path: Path, data: str) -> bool:
-    """Create ``path`` with ``data`` if it does not exist; True for exactly one of any number of callers.
+    """Create ``path`` with ``data`` unless it exists.
 
-    A hard link of a finished file: atomic with its content on POSIX file systems and on NFS, Lustre and
-    GPFS, and no lock is involved. The loser leaves the winner's file untouched and gets False.
+    True for exactly one of several callers.
+    It is a hard link of a finished file: atomic with its content on local disks, NFS, Lustre and GPFS, without a lock.
     """
     temporary = path.with_name(make_temporary_name(path))
     write_atomically(temporary, data)
@@ -132,7 +136,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object at ``path``; empty where there is none, or something else. Raises OSError."""
+    """The JSON object at ``path``.
+
+    Empty where there is none, or something else. Raises OSError.
+    """
     try:
         document = read_json(path)
     except ValueError:

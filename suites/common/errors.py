@@ -1,4 +1,4 @@
-"""How a run ends, and how it is said: exit codes, and one clear line for a person."""
+"""Exit codes, and ``UserError``, which a person reads as one line."""
 
 import enum
 import errno
@@ -11,27 +11,27 @@ class ExitCode(enum.IntEnum):
     SCORED = 0
     USAGE = 2
     CANNOT_SCORE = 65
-    """The checkpoint cannot be scored; why is in run.json. Trying again will not help."""
+    """The checkpoint can never be scored; run.json has the reason."""
     DATA_MISSING = 66
-    """The cache lacks an entry and the job is offline."""
+    """The data cache lacks an entry and the job is offline."""
     UNAVAILABLE = 69
-    """A needed thing is not there (nanotron, CUDA)."""
+    """A requirement such as nanotron or CUDA is missing."""
     BUG = 70
     CANNOT_WRITE = 73
-    """For want of a right or of a working disk; one that is only full is temporary."""
+    """Missing permission or broken disk; a full disk is TEMPORARY."""
     TEMPORARY = 75
-    """Try again: what was finished is kept."""
+    """Try again; finished parts are kept."""
     CHANGED = 76
-    """The checkpoint changed or vanished while it was being scored."""
+    """The checkpoint changed or disappeared during scoring."""
 
 
 def classify_write_error(error: OSError) -> ExitCode:
-    """What keeps a run from writing: no room is waited for, anything else is a person's business."""
+    """TEMPORARY for a full disk or quota, CANNOT_WRITE for anything else."""
     return ExitCode.TEMPORARY if error.errno in {errno.ENOSPC, errno.EDQUOT} else ExitCode.CANNOT_WRITE
 
 
 class UserError(Exception):
-    """One clear line for a person: what is wrong, where, and what to do; with the exit code that says so."""
+    """An error with its place, a hint and an exit code."""
 
     def __init__(self, message: str, *, location: str | Path, hint: str, code: ExitCode = ExitCode.USAGE) -> None:
         self.message, self.location, self.hint, self.code = message, str(location), hint, code

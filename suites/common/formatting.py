@@ -8,7 +8,10 @@ from pathlib import Path
 
 
 def format_duration(seconds: float) -> str:
-    """``0.4 s``, ``45 s``, ``12 min``, ``1 h 20 min``, ``3 h``, ``5 d``; a negative number is ``0 s``."""
+    """Such as ``0.4 s``, ``45 s``, ``1 h 20 min``, ``5 d``.
+
+    A negative number gives ``0 s``.
+    """
     if seconds < 1:
         return f"{max(0.0, round(seconds, 1)):g} s"
     total_seconds = round(seconds)
@@ -28,12 +31,12 @@ def format_local_time(unix_time: float) -> str:
 
 
 def format_utc(unix_time: float) -> str:
-    """A Unix time as date and time of day in UTC, with a trailing ``Z``."""
+    """A Unix time in UTC: date, time of day and ``Z``."""
     return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(unix_time))
 
 
 def describe_error(error: BaseException) -> str:
-    """An error on one line: the file and the system's message, without the errno."""
+    """An error on one line: file and message, without the errno."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split()) or type(error).__name__
@@ -62,7 +65,7 @@ def format_bytes(size_bytes: float) -> str:
 
 
 def format_names(names: Sequence[str], limit: int = 3) -> str:
-    """The first names and the number of the others: ``a, b, c and 4 more``."""
+    """The first names: ``a, b, c and 4 more``."""
     hidden_count = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {hidden_count} more" if hidden_count > 0 else "")
 

@@ -1,4 +1,4 @@
-"""Folders that a group shares: what is made in one is the group's, too, whatever the umask of who makes it."""
+"""Makes new files and folders group-writable where their parent is."""
 
 import contextlib
 import os
@@ -7,18 +7,18 @@ from pathlib import Path
 
 
 def make_shared_folders(folder: Path) -> None:
-    """``mkdir -p``; each new one as ``grant_group_access`` makes it. Raises OSError."""
+    """``mkdir -p`` with ``grant_group_access`` for every new folder. Raises OSError."""
     for path in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
-        with contextlib.suppress(FileExistsError):  # somebody else's by now, and theirs to share
+        with contextlib.suppress(FileExistsError):  # another process was faster, and grants the access
             path.mkdir()
             grant_group_access(path)
 
 
 def grant_group_access(path: Path) -> None:
-    """Give a file or folder that was just made, and what is in it, the group of the folder around it and its right to write.
+    """Give a new file or folder the group permissions of its parent.
 
-    Nothing is changed where that folder is not writable for its group. What the system does not permit is left as it is:
-    then the maker alone can replace it, and others build their own beside it or say that they cannot write.
+    Changes nothing where the parent is not writable for its group. Ignores what the system does not permit: then only the
+    owner can replace the file, and others build their own beside it or report that they cannot write.
     """
     parent_stat = path.parent.stat()
     if not parent_stat.st_mode & stat.S_IWGRP:
@@ -33,4 +33,4 @@ def grant_group_access(path: Path) -> None:
         with contextlib.suppress(PermissionError):
             if entry_stat.st_gid != parent_stat.st_gid:
                 os.chown(entry, -1, parent_stat.st_gid)
-            entry.chmod(stat.S_IMODE(entry_stat.st_mode) | mode_bits)  # after chown, which takes setgid away
+            entry.chmod(stat.S_IMODE(entry_stat.st_mode) | mode_bits)  # after chown, which clears setgid

@@ -1,9 +1,7 @@
-"""YAML that people write: variables, lines for messages, duplicate and unknown keys refused.
+"""Reads YAML: variables, errors with line numbers, duplicate and unknown keys.
 
-One reader for suites and for the config, so that both speak of mistakes in the same way:
-``watcher.yaml:12: stages.stage1: unknown key 'tokeniser'; did you mean 'tokenizer'?``
-
-Plain values are what they look like: ``12:00:00`` and ``2023-11-01`` are text, neither YAML 1.1's base 60 nor a date.
+Suites and config share it, and its errors: ``watcher.yaml:12: stages.stage1: unknown key 'tokeniser'; did you mean 'tokenizer'?``
+``12:00:00`` and ``2023-11-01`` are text, not a number in base 60 or a date as in YAML 1.1.
 """
 
 import difflib
@@ -29,7 +27,7 @@ _DURATION_PATTERN = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>s|m|h|d)?"
 
 _SECONDS_PER_UNIT = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
-_INT_PATTERN = re.compile(r"[-+]?(?:0|[1-9]\d*(?:_\d+)*)")  # 007 is a name, or a mistake
+_INT_PATTERN = re.compile(r"[-+]?(?:0|[1-9]\d*(?:_\d+)*)")  # 007 stays text
 
 _FLOAT_PATTERN = re.compile(r"[-+]?(?:\.\d+|\d+\.\d*|\d+(?=[eE]))(?:[eE][-+]?\d{1,2})?")
 
@@ -45,15 +43,13 @@ _ALLOWED_TAGS = tuple(
 
 _MAX_NODES = 100_000
 
-_LOOP_MESSAGE = "an alias that contains itself, or far too many values"
-
 
 class Duration(float):
-    """Seconds, written 90s, 15m, 2h, 1d or as a bare number of seconds."""
+    """Seconds, written as 90s, 15m, 2h, 1d or a plain number."""
 
     @classmethod
     def parse(cls, value: object) -> "Duration":
-        """ValueError where it is not a duration."""
+        """The duration that ``value`` expresses. Raises ValueError for other values."""
         match = None if isinstance(value, bool) else _DURATION_PATTERN.fullmatch(str(value).strip())
         if match is None:
             raise ValueError(f"{value!r} is not a duration")
@@ -61,23 +57,26 @@ class Duration(float):
 
 
 class YamlDocument:
-    """A parsed YAML file and the line on which each of its values stands."""
+    """A parsed YAML file, with the line of every value."""
 
     def __init__(self, data: Any, lines: dict[YamlPath, int], source: str) -> None:
         self.data, self.lines, self.source = data, lines, source
         self.defaulted_locations: set[YamlPath] = set()
-        """Values that hold the default of a variable which is not set."""
+        """Values with the default of an unset variable."""
         self.remaining_nodes = _MAX_NODES
 
     def get_value(self, location: YamlPath) -> Any:
-        """The value there. KeyError, IndexError or TypeError where there is none."""
+        """The value at ``location``.
+
+        Raises KeyError, IndexError or TypeError where there is none.
+        """
         data = self.data
         for key in location:
             data = data[key]
         return data
 
     def format_location(self, location: YamlPath = ()) -> str:
-        """``file:line`` of a value, or of the nearest thing around it."""
+        """``file:line`` of a value, or of the nearest value around it."""
         for length in range(len(location), -1, -1):
             line = self.lines.get(location[:length])
             if line is not None:
@@ -85,7 +84,7 @@ class YamlDocument:
         return self.source
 
     def make_error(self, message: str, location: YamlPath, hint: str) -> UserError:
-        """A Problem at a value's line."""
+        """A UserError at the line of a value."""
         return UserError(
             f"{format_yaml_path(location)}: {message}" if location else message,
             location=self.format_location(location),
@@ -93,44 +92,48 @@ class YamlDocument:
         )
 
     def make_unknown_key_error(self, key: str, location: YamlPath, valid: Iterable[str]) -> UserError:
-        """The Problem of a key that is not known at ``location``, at the key's own line."""
-        message = f"{format_yaml_path(location)}: unknown key {key!r}" if location else f"unknown key {key!r}"
-        return UserError(message, location=self.format_location((*location, key)), hint=suggest_name(key, valid))
+        """A UserError for an unknown key of the mapping at ``location``."""
+        error = self.make_error(f"unknown key {key!r}", location, suggest_name(key, valid))
+        return UserError(error.message, location=self.format_location((*location, key)), hint=error.hint)
 
 
 def format_yaml_path(location: YamlPath) -> str:
-    """``stages.stage1.steps.0``; a key that could break the line is quoted."""
+    """Keys joined by dots, such as ``stages.stage1.steps.0``; unprintable keys are quoted."""
     return ".".join(str(key) if str(key).isprintable() else repr(key) for key in location)
 
 
 def suggest_name(name: str, valid: Iterable[str]) -> str:
-    """What to do about a wrong name: the nearest valid one, or all of them."""
+    """Hint for a wrong name: the nearest valid one, or all."""
     names = list(valid)
     matches = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {matches[0]!r}?" if matches else "valid here: " + ", ".join(names)
+    return f"did you mean {matches[0]!r}?" if matches else "use one of: " + ", ".join(names)
 
 
 def parse_yaml(text: str, source: str, environ: Mapping[str, str], *, verbatim: Collection[str] = ()) -> YamlDocument:
-    """Parse YAML; Problem at file:line for bad syntax, a duplicate key or an unset ${VAR} without a default.
+    """Parse YAML and expand variables.
 
-    Values under a key in ``verbatim`` keep their ${...}: they are shell, and expand when they run.
+    Values under a key in ``verbatim`` keep their ${...}, which the shell expands when it runs them.
+    Raises UserError at file:line for bad syntax, a duplicate key or an unset ${VAR} without a default.
     """
     try:
         root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         line = (error.problem_mark.line + 1) if error.problem_mark else 1
-        raise UserError(f"not YAML: {error.problem}", location=f"{source}:{line}", hint="mend the syntax there") from error
+        raise UserError(f"not YAML: {error.problem}", location=f"{source}:{line}", hint="correct the syntax there") from error
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"not YAML: {str(error).splitlines()[0]}", location=source, hint="save it as UTF-8 text") from error
     except RecursionError as error:
-        raise UserError("not YAML that a person wrote: nested too deeply", location=source, hint="write it flatter") from error
+        raise UserError("YAML is nested too deeply", location=source, hint="use fewer levels") from error
     document = YamlDocument(None, {}, source)
     document.data = None if root is None else _build_value(root, (), document, environ, frozenset(verbatim))
     return document
 
 
 def read_yaml(path: Path, environ: Mapping[str, str], *, verbatim: Collection[str] = ()) -> YamlDocument:
-    """``parse_yaml`` a file."""
+    """``parse_yaml`` of a file.
+
+    Also raises UserError where the file cannot be read.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -145,38 +148,36 @@ def _build_value(
 ) -> Any:
     document.lines.setdefault(location, node.start_mark.line + 1)
     document.remaining_nodes -= 1
-    if document.remaining_nodes < 0 or len(location) > 50:  # noqa: PLR2004  no document of ours is a tenth as deep
-        raise document.make_error(_LOOP_MESSAGE, (), "write each value out")
+    if document.remaining_nodes < 0 or len(location) > 50:  # noqa: PLR2004  real documents have five levels
+        raise document.make_error("an alias contains itself, or far too many values", (), "write every value out")
     if isinstance(node, yaml.MappingNode):
         built: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise document.make_error("a key must be a plain word", location, "write it as KEY: value")
+                raise document.make_error("a key must be plain text", location, "write it as KEY: value")
             key = str(key_node.value)
             key_location = (*location, key)
-            is_duplicate = key in built
             document.lines[key_location] = key_node.start_mark.line + 1
-            if is_duplicate:
-                raise document.make_error("stands there twice", key_location, "keep one of the two")
+            if key in built:
+                raise document.make_error("occurs twice", key_location, "keep one of the two")
             built[key] = _build_value(value_node, key_location, document, environ, verbatim)
         return built
     if isinstance(node, yaml.SequenceNode):
         return [_build_value(child, (*location, index), document, environ, verbatim) for index, child in enumerate(node.value)]
     if node.tag not in _ALLOWED_TAGS:
-        raise document.make_error(f"tag {node.tag!r} means nothing here", location, "leave it out")
+        raise document.make_error(f"tag {node.tag!r} is not supported", location, "remove it")
     text = str(node.value)
     if not verbatim.intersection(location):
         text = _expand_scalar(text, location, document, environ)
-    return (
-        text if typing.cast("yaml.ScalarNode", node).style else parse_plain_scalar(text)
-    )  # libyaml calls the plain style '', PyYAML None
+    # libyaml calls the unquoted style '', PyYAML None.
+    return text if typing.cast("yaml.ScalarNode", node).style else parse_plain_scalar(text)
 
 
 def parse_plain_scalar(text: str) -> str | float | bool | None:
-    """What an unquoted YAML value means: null, a boolean, a number or text."""
+    """The value of an unquoted YAML scalar: null, boolean, number or text."""
     if text in _PLAIN_CONSTANTS:
         return _PLAIN_CONSTANTS[text]
-    if _INT_PATTERN.fullmatch(text) and len(text) < 40:  # noqa: PLR2004  a longer one is no number of ours
+    if _INT_PATTERN.fullmatch(text) and len(text) < 40:  # noqa: PLR2004  no setting is larger
         return int(text)
     return float(text) if _FLOAT_PATTERN.fullmatch(text) else text
 
@@ -196,7 +197,10 @@ def _expand_scalar(text: str, location: YamlPath, document: YamlDocument, enviro
 
 
 def convert_document(document: YamlDocument, type_: type[T], location: YamlPath = ()) -> T:
-    """``document.data`` (or what is at ``location``) as a msgspec type; Problem with line, key and nearest valid name."""
+    """The value at ``location`` (default: all) as a msgspec type.
+
+    Raises UserError with line, key and the nearest valid name.
+    """
     return typing.cast("T", _convert_value(document, document.get_value(location), type_, location))
 
 
@@ -205,7 +209,7 @@ def _convert_value(document: YamlDocument, value: Any, type_: Any, location: Yam
     if isinstance(type_, type) and issubclass(type_, msgspec.Struct) and isinstance(value, dict):
         return _convert_struct(document, value, type_, location)
     if origin in {types.UnionType, typing.Union}:
-        for argument in arguments:  # the one that this value may be a part-by-part instance of
+        for argument in arguments:  # containers are converted item by item, so that errors have the item's line
             if _is_matching_container(argument, value):
                 return _convert_value(document, value, argument, location)
     elif isinstance(value, dict) and _is_matching_container(type_, value):
@@ -232,7 +236,7 @@ def _is_matching_container(type_: Any, value: Any) -> bool:
     return isinstance(value, list) and typing.get_origin(type_) in {list, tuple}
 
 
-@functools.cache  # annotations are resolved anew at each call, and suites are read again every hour
+@functools.cache  # msgspec resolves annotations at every call
 def _get_struct_fields(type_: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldInfo]:
     return {field.encode_name: field for field in msgspec.structs.fields(type_)}
 

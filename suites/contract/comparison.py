@@ -47,7 +47,10 @@ class EvaluationRef(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompareRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Input of ``python -m scoring compare``. Equal requests give equal documents, byte for byte."""
+    """Input of ``python -m scoring compare``.
+
+    Equal requests give equal documents, byte for byte.
+    """
 
     schema: int = SCHEMA
     candidate: EvaluationRef
@@ -136,7 +139,7 @@ class ComparedEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TierTotal(msgspec.Struct, frozen=True, kw_only=True):
-    """A tier's total over the entries of both sides, weighted as the tier's summary is."""
+    """A tier's total over common entries, weighted as in its summary."""
 
     tier: str
     effects: dict[str, Effect]
@@ -202,7 +205,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Note of the request about this baseline."""
 
     def get_total(self, tier: str) -> TierTotal | None:
-        """The total of a tier; None where no part of it was compared."""
+        """The total of a tier.
+
+        None where no part of it was compared.
+        """
         return next((total for total in self.totals if total.tier == tier), None)
 
 
@@ -241,14 +247,18 @@ class ComparisonDocument(msgspec.Struct, frozen=True, kw_only=True):
     def iter_effects(self) -> Iterator[NamedEffect]:
         """Every effect of every entry and total."""
         for comparison in self.comparisons:
-            for compared in (*comparison.entries, *comparison.totals):
+            compared_scores: tuple[ComparedEntry | TierTotal, ...] = (*comparison.entries, *comparison.totals)
+            for compared in compared_scores:
                 name = compared.name if isinstance(compared, ComparedEntry) else compared.tier
                 for key, effect in compared.effects.items():
                     yield NamedEffect(comparison.role, compared.tier, name, key, effect)
 
 
 def read_comparison_document(path: Path) -> ComparisonDocument | None:
-    """The document at ``path``; None where there is no file. Raises UserError for any other content."""
+    """The document at ``path``; None where there is no file.
+
+    Raises UserError for any other content.
+    """
     try:
         return msgspec.json.decode(path.read_bytes(), type=ComparisonDocument)
     except FileNotFoundError:

@@ -30,13 +30,16 @@ def canonical_digest(document: Any) -> str:
 
 
 def to_plain_json(value: msgspec.Struct) -> dict[str, Any]:
-    """A struct as a JSON object of lists and dicts, without the keys whose value is null."""
+    """A struct as a plain JSON object, without null values."""
     document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
     return {key: field for key, field in document.items() if field is not None}
 
 
 def read_request(path: Path, request_type: type[_Request]) -> _Request:
-    """A request file, checked. Raises UserError (usage) with the file and the wrong field."""
+    """A request file, checked.
+
+    Raises UserError (usage) with the file and the wrong field.
+    """
     try:
         return msgspec.json.decode(path.read_bytes(), type=request_type)
     except OSError as error:

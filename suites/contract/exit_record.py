@@ -15,7 +15,10 @@ _GRAVE_CODES = (ExitCode.UNAVAILABLE, ExitCode.CANNOT_WRITE, ExitCode.CANNOT_SCO
 
 
 class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """How one run of the batch script ended. The script writes it, since Slurm may forget the job."""
+    """How one run of the batch script ended.
+
+    The script writes it, since Slurm may forget the job.
+    """
 
     schema: int = SCHEMA
     run_id: str
@@ -48,7 +51,7 @@ def combine_exit_records(records: Sequence[ExitRecord], task_count: int) -> tupl
     An array of ``task_count`` tasks gets one record: the best of the newest, since each task can do all of the work.
     It gets none before every task has ended.
     """
-    newest = {record.task: record for record in records}
+    newest = {record.task: record for record in records}  # a later restart of a task replaces the earlier one
     if task_count <= 1 or None in newest:
         return tuple(record for record in records if record.task is None or task_count <= 1)
     if len(newest) < task_count:
@@ -65,7 +68,10 @@ def combine_exit_records(records: Sequence[ExitRecord], task_count: int) -> tupl
 
 
 def _rank_severity(record: ExitRecord) -> int:
-    """Position among all exit codes, mildest first; unknown codes stand between the mild and the grave ones."""
+    """Position among all exit codes, mildest first.
+
+    Unknown codes stand between the mild and the grave ones.
+    """
     if record.code in _MILD_CODES:
         return _MILD_CODES.index(ExitCode(record.code))
     return len(_MILD_CODES) + (_GRAVE_CODES.index(ExitCode(record.code)) + 1 if record.code in _GRAVE_CODES else 0)

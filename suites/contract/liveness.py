@@ -59,8 +59,10 @@ def read_liveness(path: Path, now: float) -> WatcherLiveness:
         host, pid = str(document["host"]), int(document["pid"])
     except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise ValueError(f"is not a watcher's status ({error!r})") from error
+    # The older of the two signs of life counts.
     age_seconds = max(now - heartbeat, now - mtime, 0.0)
     is_once_mode, interval_seconds = document.get("mode") == "once", _read_interval(document)
+    # Between two runs of `watcher once` nothing runs, so their interval replaces the poll time.
     stale_after_seconds = (
         STALE_AFTER_POLLS * poll_seconds
         if not is_once_mode
@@ -82,7 +84,10 @@ def read_liveness(path: Path, now: float) -> WatcherLiveness:
 
 
 def _parse_seconds(value: Any) -> float:
-    """A time or duration that calendars can express. Raises TypeError or ValueError for other values."""
+    """A time or duration that calendars can express.
+
+    Raises TypeError or ValueError for other values.
+    """
     seconds = float(value)
     if not 0 <= seconds <= MAX_SECONDS:  # also true of NaN
         raise ValueError(f"{value!r} is not a time")

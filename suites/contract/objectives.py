@@ -1,4 +1,4 @@
-"""Objectives of a stage: what it must improve or hold, and with which margins.
+"""Objectives of a stage: what it must improve or hold.
 
 A name is a tier (``tier2``, ``tier3``, ``tier4``), a slice, task or tier 4 rate of the stage's suites, or a group of slices
 or of tasks with a common total.
@@ -37,7 +37,10 @@ class Margins(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Objectives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A stage's objectives. Without any, the stage is compared and nothing passes or fails."""
+    """A stage's objectives.
+
+    Without any, the stage is compared and nothing passes or fails.
+    """
 
     improve: tuple[str, ...] = ()
     """Totals that must be better than the bridge's, by a one-sided test."""
@@ -57,8 +60,9 @@ class ObjectiveTarget(msgspec.Struct, frozen=True):
 
 
 def resolve_objective(name: str, objectives: Objectives, scored: Mapping[str, Collection[str]]) -> ObjectiveTarget | None:
-    """The target of ``name`` among ``scored`` (tier -> slices, tasks or rates); None for an unknown name.
+    """The target of ``name`` among ``scored`` (tier -> slices, tasks or rates).
 
+    None for an unknown name.
     A group keeps members without scores; its tier is the first one that scores a member.
     """
     if name in TIER_BY_SHORT_NAME:
@@ -71,7 +75,10 @@ def resolve_objective(name: str, objectives: Objectives, scored: Mapping[str, Co
 
 
 def choose_ranking_total(objectives: Objectives, scored: Mapping[str, Collection[str]]) -> ObjectiveTarget | None:
-    """The total that ranks a stage's steps: the first to improve, else the first tier's; None without scores."""
+    """The total that ranks a stage's steps; None without scores.
+
+    It is the first scored one of ``improve``, else that of the first scored tier.
+    """
     for name in objectives.improve:
         target = resolve_objective(name, objectives, scored)
         if target is not None and target.tier in scored:
@@ -82,10 +89,11 @@ def choose_ranking_total(objectives: Objectives, scored: Mapping[str, Collection
 def check_objectives(
     document: YamlDocument, location: YamlPath, objectives: Objectives, scored: Mapping[str, Collection[str]]
 ) -> None:
-    """Raise UserError, with its line, for an unknown name or for a group without a common total.
+    """Raise UserError for an unknown name or an invalid group.
 
     ``objectives`` stand at ``location`` in ``document``. ``scored`` is tier -> slices, tasks or rates of the stage's suites.
     """
+    # Groups first: the names below may refer to them.
     known = [name for names in scored.values() for name in names]
     for group, members in objectives.groups.items():
         group_location = (*location, "groups", group)

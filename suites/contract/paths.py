@@ -1,7 +1,8 @@
-"""Every path that crosses a process boundary. Nothing else in the project joins these names."""
+"""Every path that several processes use. Only this module joins these names."""
 
 import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -12,11 +13,11 @@ TIER_FILES = {
     "tier3_cf": "tier3_cf.json",
     "tier4_sft_native": "tier4_sft_native.json",
 }
-"""Tier name -> the file that holds its published scores."""
+"""Tier -> file of its published scores."""
 
 
 class EvaluationPaths(msgspec.Struct, frozen=True):
-    """Every file of one evaluation's published results."""
+    """Files of one evaluation's published results."""
 
     results: Path
     stage: str
@@ -24,114 +25,115 @@ class EvaluationPaths(msgspec.Struct, frozen=True):
 
     @property
     def folder(self) -> Path:
-        """${results}/<stage>/by_checkpoint/<directory>."""
+        """The folder ``<results>/<stage>/by_checkpoint/<directory>``."""
         return self.results / self.stage / "by_checkpoint" / self.directory
 
     def tier_json(self, tier: str) -> Path:
-        """The published scores of one tier. KeyError for an unknown tier."""
+        """Published scores of one tier. Raises KeyError for an unknown tier."""
         return self.folder / TIER_FILES[tier]
 
     @property
     def generations(self) -> Path:
-        """Tier 4's answers, a JSON line each."""
+        """Tier 4's answers, one JSON line each."""
         return self.folder / "tier4_sft_native_generations.jsonl"
 
     def items_parquet(self, name: str) -> Path:
-        """Per-item (or per-row) rows of one task or slice."""
+        """Rows of one task (per item) or slice (per document or window)."""
         return self.folder / "items" / f"{name}.parquet"
 
     @property
     def parts(self) -> Path:
-        """Finished parts, one file each, and their leases."""
+        """Folder of finished parts, one file each, and of their leases."""
         return self.folder / "parts"
 
     @property
     def run_json(self) -> Path:
-        """Provenance of the newest run, or why it could not be scored."""
+        """Provenance of the newest run, or the reason of its failure."""
         return self.folder / "run.json"
 
     @property
     def fence_json(self) -> Path:
-        """Which run may publish."""
+        """The run that may publish."""
         return self.folder / "fence.json"
 
     def task_fence_json(self, task: str) -> Path:
-        """Which restart of one task of an array may go on."""
+        """The restart of one array task that may continue."""
         return self.folder / f"fence.{task}.json"
 
     @property
     def progress_json(self) -> Path:
-        """How far the running job is, with all its tasks and processes."""
+        """Progress of the running job, over all its tasks and processes."""
         return self.folder / "progress.json"
 
     def task_progress_json(self, task: str) -> Path:
-        """The same of one task of an array."""
+        """Progress of one array task."""
         return self.parts / f"progress.{task}.json"
 
     def list_task_progress(self) -> list[Path]:
-        """The same of each task of an array that has come to say it, of whatever run."""
+        """Progress files of all array tasks, of any run."""
         return sorted(self.parts.glob("progress.*.json"))
 
     def worker_json(self, number: int, task: str | None) -> Path:
-        """The same of one of several processes that share a job; after it, what that process says of its run."""
+        """Progress of one worker process; after its end, its report."""
         return self.parts / ".".join(filter(None, ("worker", task, str(number), "json")))
 
     @property
     def compare_json(self) -> Path:
-        """Comparison with the bridge and other baselines."""
+        """Comparisons with the bridge and other baselines."""
         return self.folder / "compare.json"
 
     @property
     def exports(self) -> Path:
-        """Results in other programs' forms, a folder each, such as ``lm-eval``."""
+        """Results in other programs' formats, a folder each, such as ``lm-eval``."""
         return self.folder / "exports"
 
     def external_folder(self, run_name: str) -> Path:
-        """Where a foreign scorer works in one run: what it left stays there until the next."""
+        """Work folder of an external scorer in one run.
+
+        Its files stay until the next run.
+        """
         return self.folder / "foreign" / run_name
 
     def superseded_folder(self, fingerprint: str, suite_digest: str = "") -> Path:
-        """Where results of an earlier content of the same step are kept, or of the same content by an earlier suite."""
+        """Folder of results of an earlier content or suite."""
         return self.folder / "superseded" / ".".join(filter(None, (fingerprint[:12], suite_digest[:12])))
 
 
 class DataPaths(msgspec.Struct, frozen=True):
-    """The data cache that all jobs share."""
+    """Files of the data cache that all jobs share."""
 
     eval_data: Path
 
-    def slice_entry(self, name: str, key: str) -> Path:
-        """Holds packed_tokens.pt and meta.json."""
-        return self.eval_data / "ppl_slices" / name / key
+    def entry(self, kind: str, name: str, key: str) -> Path:
+        """Folder of one entry; ``kind`` is ``slice`` or ``task``.
 
-    def task_entry(self, name: str, key: str) -> Path:
-        """Holds examples.jsonl, meta.json and the tokenised requests."""
-        return self.eval_data / "cf_tasks" / name / key
+        A slice has packed_tokens.pt and meta.json; a task examples.jsonl, meta.json and the tokenized requests.
+        """
+        return self.eval_data / {"slice": "ppl_slices", "task": "cf_tasks"}[kind] / name / key
 
     def tokenizer(self, digest: str) -> Path:
-        """A private copy of a tokenizer's files."""
+        """Folder with a copy of a tokenizer's files."""
         return self.eval_data / "tokenizers" / digest
 
     def tokenizer_pointer(self, identifier: str) -> Path:
-        """Holds the digest that a tokenizer id or path was resolved to."""
+        """File with the digest of a tokenizer id or path."""
         safe_name = "".join(character if character.isalnum() or character in "-_." else "_" for character in identifier)[-80:]
-        return (
-            self.eval_data / "tokenizers" / "by_id" / f"{safe_name}.{hashlib.sha256(identifier.encode()).hexdigest()[:12]}.json"
-        )
+        digest = hashlib.sha256(identifier.encode()).hexdigest()[:12]  # two identifiers may have one safe name
+        return self.eval_data / "tokenizers" / "by_id" / f"{safe_name}.{digest}.json"
 
 
 class StatePaths(msgspec.Struct, frozen=True):
-    """The watcher's own files."""
+    """Files of the watcher."""
 
     state: Path
 
     @property
     def journal(self) -> Path:
-        """One file per epoch."""
+        """Folder of the journal, one file per epoch."""
         return self.state / "journal"
 
     def epoch_journal(self, number: int) -> Path:
-        """The journal file of one take-over."""
+        """Journal file of one epoch."""
         return self.journal / f"{number:08d}.jsonl"
 
     @property
@@ -141,17 +143,17 @@ class StatePaths(msgspec.Struct, frozen=True):
 
     @property
     def status_text(self) -> Path:
-        """The same for people."""
+        """Status as text for people."""
         return self.state / "status.txt"
 
     @property
     def requests(self) -> Path:
-        """What the command line asks of the daemon, one file each."""
+        """Folder of the command line's requests, one file each."""
         return self.state / "requests"
 
     @property
     def lock(self) -> Path:
-        """Who runs."""
+        """Lock file that names the running watcher."""
         return self.state / "daemon.lock"
 
     @property
@@ -161,59 +163,50 @@ class StatePaths(msgspec.Struct, frozen=True):
 
     @property
     def once_json(self) -> Path:
-        """When `watcher once` ran last: how far apart its runs are."""
+        """Times of the last runs of ``watcher once``."""
         return self.state / "once.json"
 
     @property
     def clock_file(self) -> Path:
-        """Touched to read the file server's clock."""
+        """File that is touched to read the file server's clock."""
         return self.state / "clock"
 
-    @property
-    def comparison_requests(self) -> Path:
-        """What is asked of `python -m scoring compare`, a request an evaluation."""
-        return self.state / "comparisons"
-
     def comparison_request(self, stage: str, directory: str) -> Path:
-        """The request whose answer is an evaluation's compare.json."""
-        return self.comparison_requests / f"{stage}.{directory}.json"
+        """Request for an evaluation's compare.json."""
+        return self.state / "comparisons" / f"{stage}.{directory}.json"
 
     @property
     def children_log(self) -> Path:
-        """What the daemon's short processes say: comparisons and the report."""
+        """Log of the daemon's child processes: comparisons and the report."""
         return self.state / "children.log"
 
     @property
     def contents_json(self) -> Path:
-        """What local files of suites hold, so that they are hashed once; may be deleted at any time."""
+        """Hashes of the suites' local files; may be deleted at any time."""
         return self.state / "contents.json"
 
     @property
     def reported_json(self) -> Path:
-        """What the report was last made of, and which comparisons failed; may be deleted at any time."""
+        """Inputs of the last report, and failed comparisons; may be deleted at any time."""
         return self.state / "reported.json"
 
     @property
     def pins(self) -> Path:
-        """Hard links of checkpoints that are owed a score."""
+        """Folder of hard links to checkpoints that wait for scores."""
         return self.state / "pins"
 
     @property
     def setup_script(self) -> Path:
-        """The config's ``setup_script`` lines, sourced by the batch scripts."""
+        """Setup lines of the config, which the batch scripts source."""
         return self.state / "setup.sh"
-
-    def compare_request(self, stage: str, directory: str) -> Path:
-        """What the child that compares one evaluation is asked."""
-        return self.state / "compare" / stage / f"{directory}.json"
 
     @property
     def attempts(self) -> Path:
-        """A folder for each attempt, named after its run."""
+        """Folder of all attempts, a folder each, named after its run id."""
         return self.state / "attempts"
 
     def manual_prefill(self, run_id: str) -> "AttemptPaths":
-        """Folder of a prefill job that a person asked for, and that no journal follows."""
+        """Folder of a ``watcher prefill`` job, which no journal follows."""
         return AttemptPaths(self.state / "prefills" / run_id)
 
     def attempt(self, run_id: str) -> "AttemptPaths":
@@ -222,79 +215,92 @@ class StatePaths(msgspec.Struct, frozen=True):
 
 
 class AttemptPaths(msgspec.Struct, frozen=True):
-    """What lies in the folder of one attempt. The batch scripts spell these names, too."""
+    """Files of one attempt. The batch scripts use the same names."""
 
     folder: Path
 
     @property
     def request(self) -> Path:
-        """What the job is asked to do."""
+        """The job's request."""
         return self.folder / "request.json"
 
     @property
     def claim(self) -> Path:
-        """Who may run it; made once, never replaced."""
+        """The owner that may run the attempt; created once, never replaced."""
         return self.folder / "claim"
 
     @property
     def expected_files(self) -> Path:
-        """Files that a success must have left, a path a line."""
+        """Paths, one per line, of files that a successful job leaves."""
         return self.folder / "expected.txt"
 
     @property
     def prefill_json(self) -> Path:
-        """What a prefill job says of how it ended."""
+        """Outcome of a prefill job."""
         return self.folder / "prefill.json"
 
     @property
     def spawned_json(self) -> Path:
-        """The process that the local executor made."""
+        """The process that the local executor started."""
         return self.folder / "spawned.json"
 
     @property
     def cancelled_json(self) -> Path:
-        """Somebody asked the local executor to end it."""
+        """Marks an attempt that the local executor was told to cancel."""
         return self.folder / "cancelled.json"
 
     def failure_reason_json(self, task: int | None) -> Path:
-        """Why the newest run of the attempt, or of one task of it, did not score: the disk of the results may be full."""
+        """Reason why the newest run or array task failed.
+
+        It lies here because the disk of the results may be full.
+        """
         return self.folder / ("why.json" if task is None else f"why.{task}.json")
 
     def list_exit_files(self) -> list[Path]:
-        """``exit.<restart>.json``, or ``exit.<task>.<restart>.json`` of an array: how each run of it ended."""
+        """Exit records ``exit.<restart>.json``, or ``exit.<task>.<restart>.json`` of an array."""
         return list(self.folder.glob("exit.*.json"))
 
 
 def report_html_path(results: Path) -> Path:
-    """The report for a browser."""
+    """File of the report for a browser."""
     return results / "report.html"
 
 
-def attempt_log_paths(results: Path, stage: str, step: int, job_id: str) -> tuple[Path, Path]:
-    """The (out, err) logs of one job; ``job_id`` may be Slurm's %j."""
-    folder = results / stage / "eval_logs" / "slurm"
-    return folder / f"eval_{stage}_{step}_{job_id}.out", folder / f"eval_{stage}_{step}_{job_id}.err"
+class LogPaths(NamedTuple):
+    """Standard output and standard error of one job."""
+
+    out: Path
+    err: Path
 
 
-def list_attempt_log_paths(results: Path, stage: str, step: int, job_id: str, task_count: int) -> list[tuple[Path, Path]]:
-    """``attempt_log_paths`` of a job, or of each task of an array, whose ``job_id`` may be Slurm's %A."""
+def attempt_log_paths(results: Path, stage: str, step: int, job_id: str) -> LogPaths:
+    """Logs of one scoring job; ``job_id`` may be Slurm's %j."""
+    return _make_log_paths(results, stage, f"eval_{stage}_{step}_{job_id}")
+
+
+def list_attempt_log_paths(results: Path, stage: str, step: int, job_id: str, task_count: int) -> list[LogPaths]:
+    """Logs of a scoring job, or of all tasks of an array."""
     job_ids = [job_id] if task_count <= 1 else [f"{job_id}_{task}" for task in range(task_count)]
     return [attempt_log_paths(results, stage, step, task_job_id) for task_job_id in job_ids]
 
 
-def prefill_log_paths(results: Path, stage: str, job_id: str) -> tuple[Path, Path]:
-    """The (out, err) logs of one prefill job; ``job_id`` may be Slurm's %j."""
+def prefill_log_paths(results: Path, stage: str, job_id: str) -> LogPaths:
+    """Logs of one prefill job; ``job_id`` may be Slurm's %j."""
+    return _make_log_paths(results, stage, f"prefill_{stage}_{job_id}")
+
+
+def _make_log_paths(results: Path, stage: str, name: str) -> LogPaths:
     folder = results / stage / "eval_logs" / "slurm"
-    return folder / f"prefill_{stage}_{job_id}.out", folder / f"prefill_{stage}_{job_id}.err"
+    return LogPaths(folder / f"{name}.out", folder / f"{name}.err")
 
 
 def find_shipped_file(name: str) -> Path:
-    """A file that comes with the project: ``slurm/score.sbatch``, ``systemd/watcher.service``, ``suites/x.yaml``.
+    """A file that comes with the project, such as ``slurm/score.sbatch``.
 
-    Looks in the source tree first, then in the installed wheel, where slurm/ and systemd/ lie under watcher/.
+    Looks in the source tree first, then in the installed wheel, which has slurm/ and systemd/ under watcher/shipped/.
     """
     root = Path(__file__).resolve().parents[2]
     for candidate in (root / name, root / "watcher" / "shipped" / name):
         if candidate.is_file():
             return candidate
-    raise UserError("not found in this installation", location=name, hint="install checkpoint-watcher again")
+    raise UserError("missing from this installation", location=name, hint="reinstall checkpoint-watcher")

@@ -23,7 +23,10 @@ class FileDigest(NamedTuple):
 
 
 class SuiteInRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A suite as it was when the evaluation was created; the job scores this one."""
+    """A suite as it was when the evaluation was created.
+
+    The job scores this one.
+    """
 
     name: str
     tier: str
@@ -141,5 +144,8 @@ def compute_tier_digests(suites: Iterable[SuiteInRequest]) -> dict[str, TierRequ
 
 
 def required_names(tiers: Mapping[str, TierRequirement], tier: str, digest: str) -> tuple[str, ...]:
-    """Names that a tier file with that digest must have scores for; none where the suites have changed."""
+    """Names that a tier file with that digest must have scores for.
+
+    None where the suites have changed.
+    """
     return tiers[tier].names if tier in tiers and tiers[tier].digest == digest else ()

@@ -1,4 +1,4 @@
-"""The published scores of one tier: the layout of the file, and whether it is valid for a checkpoint and suite."""
+"""Published scores of one tier: layout and validity of the file."""
 
 import math
 from collections.abc import Mapping
@@ -31,7 +31,10 @@ class TierVerdict(msgspec.Struct, frozen=True):
 
 
 def check_tier_file(path: Path, *, tier: str, fingerprint: str, suite_digest: str, names: tuple[str, ...]) -> TierVerdict:
-    """Only a valid file means success: our head, this checkpoint's content, this suite, a finite score for every name."""
+    """The validity of a published tier file.
+
+    Only a valid one means success: our head, this content of the checkpoint, this suite, a finite score for every name.
+    """
     try:
         document = read_json(path)
     except (ValueError, OSError) as error:
@@ -50,7 +53,10 @@ def check_tier_file(path: Path, *, tier: str, fingerprint: str, suite_digest: st
 
 
 def get_fingerprint(document: Mapping[str, Any]) -> str | None:
-    """The checkpoint's fingerprint in a tier file or run.json; None where it has none."""
+    """The checkpoint's fingerprint in a tier file or run.json.
+
+    None where it has none.
+    """
     head = document.get("checkpoint")
     fingerprint = head.get("fingerprint") if isinstance(head, dict) else None
     return fingerprint if isinstance(fingerprint, str) else None

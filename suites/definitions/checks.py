@@ -1,7 +1,8 @@
-"""The checks that an answer of tier 4 can be held to: names, kinds and parameters. What each does is in scoring.answer_checks.
+"""Names, kinds and parameters of the checks on tier 4 answers.
 
-Kinds: ``format`` checks ask whether the answer has the form that was demanded, ``instruction`` checks whether it does what
-was said. ``CLEAN_CHECKS`` are held against every prompt and written in none.
+Scoring.answer_checks carries them out.
+``format`` checks verify the required form of an answer, ``instruction`` checks that it follows the prompt.
+``CLEAN_CHECKS`` apply to every prompt and stand in none.
 """
 
 from typing import Any, Literal
@@ -10,23 +11,26 @@ import msgspec
 
 
 class AnswerCheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A check without parameters; those with parameters derive from it."""
+    """A check without parameters, and the base of those with parameters."""
 
     check: str
 
     def find_flaw(self) -> str | None:
-        """What cannot be meant, although every type is right."""
+        """What is wrong with the parameters, although their types are right.
+
+        None for valid ones.
+        """
         return None
 
 
 class CountRange(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many, both ends included; at least one end is given."""
+    """A number between two inclusive bounds, one of them optional."""
 
     at_least: int | None = None
     at_most: int | None = None
 
     def find_flaw(self) -> str | None:
-        """No bound, bounds below zero, or bounds that nothing lies between."""
+        """No bound, a negative bound, or an empty range."""
         if self.at_least is None and self.at_most is None:
             return "has neither at_least nor at_most"
         if min(bound for bound in (self.at_least, self.at_most) if bound is not None) < 0:
@@ -37,10 +41,10 @@ class CountRange(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class ListItems(CountRange, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Items of a list."""
+    """Number of items in a list."""
 
     alone: bool = False
-    """Whether nothing may stand outside the list."""
+    """Whether the answer may have no text outside the list."""
 
 
 class PhraseList(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,7 +58,7 @@ class PhraseList(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class ExtraPhrases(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Phrases besides those that the check knows."""
+    """Phrases in addition to those of the check."""
 
     phrases: tuple[str, ...] = ()
 
@@ -64,17 +68,17 @@ class ExtraPhrases(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class PhraseCount(CountRange, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How often a phrase occurs."""
+    """Number of occurrences of a phrase."""
 
     phrase: str
 
     def find_flaw(self) -> str | None:
-        """A blank phrase, or a range's."""
+        """A blank phrase, or a flaw of the range."""
         return super().find_flaw() if self.phrase.strip() else "has a blank phrase"
 
 
 class ExpectedText(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Some text."""
+    """A text that the answer must have."""
 
     text: str
 
@@ -84,17 +88,17 @@ class ExpectedText(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class ExcludedCharacters(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Some characters, each for itself."""
+    """Characters that the answer must not have."""
 
     characters: str
 
     def find_flaw(self) -> str | None:
-        """None at all."""
+        """No characters."""
         return None if self.characters else "has no characters"
 
 
 class AcceptedAnswers(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Answers that are all right."""
+    """Answers of which any is correct."""
 
     answers: tuple[str, ...]
 
@@ -104,20 +108,20 @@ class AcceptedAnswers(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class ExpectedNumber(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The number that is right."""
+    """The correct number."""
 
     value: float
     tolerance: float = 0.0
 
 
 class LetterCase(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How letters are written."""
+    """Case of all letters."""
 
     case: Literal["upper", "lower"]
 
 
 class SeparatedParts(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Parts with a line between them."""
+    """Parts with a separator line between them."""
 
     by: str
     parts: int
@@ -128,33 +132,33 @@ class SeparatedParts(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class MarkedSpans(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Stretches between two marks."""
+    """Spans of text between two marks."""
 
     before: str
     after: str
     at_least: int = 1
 
     def find_flaw(self) -> str | None:
-        """A blank mark, or a number that any answer has."""
+        """A blank mark, or a minimum that every answer reaches."""
         if not (self.before.strip() and self.after.strip()):
             return "has a blank mark"
         return None if self.at_least > 0 else "has an at_least below 1"
 
 
 class CodeBlock(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A fenced block."""
+    """A fenced code block."""
 
     language: str | None = None
     alone: bool = False
-    """Whether nothing may stand outside the block."""
+    """Whether the answer may have no text outside the block."""
 
 
 class PythonDefinition(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A function or class of Python."""
+    """A Python function or class."""
 
     name: str
     arguments: tuple[str, ...] | None = None
-    """Of a function, in order; None where they do not matter."""
+    """Arguments of a function, in order; None accepts any."""
 
 
 class JsonSchema(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -163,7 +167,7 @@ class JsonSchema(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fields=T
     schema: dict[str, Any]
 
     def find_flaw(self) -> str | None:
-        """An empty schema, which everything fits."""
+        """An empty schema, which fits everything."""
         return None if self.schema else "has an empty schema"
 
 
@@ -207,13 +211,14 @@ CHECKS_NEEDING_ANSWER = frozenset(
         *("excludes", "excludes_characters", "does_not_refuse"),
     )
 )
-"""Checks of amounts, of absence and of letters: any text of the right kind passes them, whatever it says. So that babble is no
-good conduct, an answer that is none (it was cut, or says the same over and over) passes none of them."""
+"""Checks of amounts, absence and case, which even a meaningless text can pass.
+
+They fail for an answer that is cut off or repeats itself without end."""
 
 PROMPT_CHECKS: dict[str, type[AnswerCheck]] = {**FORMAT_CHECKS, **INSTRUCTION_CHECKS}
-"""Everything that a prompt can name."""
+"""All checks that a prompt can name."""
 
 
 def get_check_kind(check: str) -> str:
-    """``format``, ``instruction`` or ``clean``."""
+    """The kind of a check: ``format``, ``instruction`` or ``clean``."""
     return "format" if check in FORMAT_CHECKS else "instruction" if check in INSTRUCTION_CHECKS else "clean"

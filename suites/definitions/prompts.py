@@ -1,4 +1,4 @@
-"""Tier 4's prompts: what one is, and what is refused when a suite of them is loaded."""
+"""Tier 4's prompts: their types and validation."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from suites.common.yaml_reader import YamlDocument, YamlPath, convert_document, suggest_name
+from suites.contract.encoding import to_plain_json
 from suites.definitions.checks import CLEAN_CHECKS, PROMPT_CHECKS
 
 PROMPT_CATEGORIES = (
@@ -35,29 +36,32 @@ class ChatMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class PromptDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a suite may say once for all its prompts."""
+    """Settings that a suite can give once for all its prompts."""
 
     category: str | None = None
-    """One of CATEGORIES."""
+    """One of ``PROMPT_CATEGORIES``."""
     max_new_tokens: NewTokens = 256
-    """Where an answer is cut."""
+    """Maximum length of an answer."""
     chat_template: str | None = None
-    """Jinja, for tokenizers that have none of their own."""
+    """Jinja template, for tokenizers without one."""
     stop: tuple[str, ...] = ()
-    """Strings that end an answer, besides the tokenizer's and the template's own ends of a turn."""
+    """Strings that end an answer, besides the ends of a turn that tokenizer and template define."""
 
 
 class PromptDefinition(PromptDefaults, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One prompt and what its answer is held to."""
+    """One prompt, and the checks of its answer."""
 
     messages: tuple[ChatMessage, ...] = ()
-    """At most one system message, first; then user and assistant in turn; a user's last."""
+    """An optional system message, then user and assistant in turn; the last is the user's."""
     checks: tuple[dict[str, Any], ...] = ()
-    """``check`` and its parameters, all written out. Those of ``checks.CLEAN`` are held against every prompt anyway."""
+    """``check`` and all its parameters. ``checks.CLEAN_CHECKS`` apply to every prompt and are not listed."""
 
 
 def fill_prompt(document: YamlDocument, location: YamlPath, merged: dict[str, Any]) -> dict[str, Any]:
-    """A prompt's definition, defaults filled in. Problem at file:line for anything that cannot be meant."""
+    """A prompt's definition with all defaults.
+
+    Raises UserError at file:line for an invalid one.
+    """
     category = merged.get("category")
     if category is None:
         raise document.make_error("has no category", location, "give one of: " + ", ".join(PROMPT_CATEGORIES))
@@ -65,19 +69,21 @@ def fill_prompt(document: YamlDocument, location: YamlPath, merged: dict[str, An
         raise document.make_error(
             f"unknown category {category!r}", (*location, "category"), suggest_name(str(category), PROMPT_CATEGORIES)
         )
+    # Many chat templates refuse any other order of turns.
     if not merged.get("messages"):
         raise document.make_error("has no messages", location, "write messages: [{role: user, content: ...}]")
     for index, message in enumerate(merged["messages"]):
         _check_turn(document, (*location, "messages", index), merged["messages"], index, message)
     if merged["messages"][-1]["role"] != "user":
-        raise document.make_error("ends with no user's message", (*location, "messages"), "let the last message be the user's")
+        raise document.make_error(
+            "the last message is not the user's", (*location, "messages"), "end with a message of role user"
+        )
     if not all(merged.get("stop") or ("x",)):
-        raise document.make_error("holds an empty string", (*location, "stop"), "leave it out")
+        raise document.make_error("has an empty string", (*location, "stop"), "remove it")
     checks = [
         _fill_check(document, (*location, "checks", index), check) for index, check in enumerate(merged.get("checks") or ())
     ]
-    filled = msgspec.json.decode(msgspec.json.encode(msgspec.convert({**merged, "checks": checks}, PromptDefinition)))
-    return {key: value for key, value in filled.items() if value is not None}
+    return to_plain_json(msgspec.convert({**merged, "checks": checks}, PromptDefinition))
 
 
 def _check_turn(
@@ -86,19 +92,19 @@ def _check_turn(
     role = message["role"]
     previous_role = messages[index - 1]["role"] if index else None
     if role == "system" and index:
-        raise document.make_error("a system message stands first, or nowhere", location, "move it, or drop it")
+        raise document.make_error("a system message must be the first one", location, "move or remove it")
     if role not in {"system", "assistant" if previous_role == "user" else "user"}:
         raise document.make_error(
-            f"{role} after {previous_role or 'nothing'}", location, "let user and assistant take turns, the user first"
+            f"{role} after {previous_role or 'nothing'}", location, "alternate user and assistant, beginning with user"
         )
     if not _WORD_PATTERN.search(message["content"]):
-        raise document.make_error("says nothing", location, "give it a content")
+        raise document.make_error("has no words", location, "write its content")
 
 
 def _fill_check(document: YamlDocument, location: YamlPath, entry: dict[str, Any]) -> dict[str, Any]:
     name = entry.get("check")
     if name in CLEAN_CHECKS:
-        raise document.make_error(f"{name} is held against every prompt", location, "leave it out")
+        raise document.make_error(f"{name} applies to every prompt", location, "remove it")
     if not isinstance(name, str) or name not in PROMPT_CHECKS:
         message = "has no check" if name is None else f"unknown check {name!r}"
         raise document.make_error(
@@ -107,5 +113,5 @@ def _fill_check(document: YamlDocument, location: YamlPath, entry: dict[str, Any
     check = convert_document(document, PROMPT_CHECKS[name], location)
     flaw = check.find_flaw()
     if flaw is not None:
-        raise document.make_error(f"{name} {flaw}", location, "mend it")
-    return {key: value for key, value in msgspec.json.decode(msgspec.json.encode(check)).items() if value is not None}
+        raise document.make_error(f"{name} {flaw}", location, "correct it")
+    return to_plain_json(check)

@@ -1,13 +1,12 @@
-"""Suites as data: what is scored, from YAML, with the digest that says whether two suites ask for the same scores.
+"""Loads a suite from YAML and computes its digest.
 
-A suite is named by its file (``stage1_ppl_slices``) or by a path. ``extends`` adds to other files of the
-same tier; ``defaults`` fill in the slices, tasks or prompts of their own file. Sources are not opened here.
+The name of a suite is that of its file (``stage1_ppl_slices``), or a path. ``extends`` adds to other suites of the tier;
+``defaults`` apply to the slices, tasks or prompts of the same file. Data sources are not opened here.
 """
 
-import hashlib
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +14,7 @@ import msgspec
 
 from suites.common.errors import UserError
 from suites.common.yaml_reader import YamlDocument, YamlPath, convert_document, read_yaml, suggest_name
-from suites.contract.encoding import canonical_json
+from suites.contract.encoding import canonical_digest, to_plain_json
 from suites.contract.scoring_request import SuiteInRequest
 from suites.contract.tier_files import TIER4, TIER_SECTIONS
 from suites.definitions.prompts import PromptDefaults, PromptDefinition, fill_prompt
@@ -35,7 +34,7 @@ PRIMARY_METRIC = {
     "mmlu": "acc_per_char",
     "multiple_choice": "acc_per_char",
 }
-"""Every adapter and the metric that its task is judged by. scoring/data/task_adapters.py has one function for each."""
+"""Adapter -> metric that decides its task. scoring/data/task_adapters.py has one function for each adapter."""
 
 _ACC_NORM_IN_LM_EVAL = {"hellaswag", "piqa", "arc_easy", "arc_challenge", "openbookqa", "sciq"}
 
@@ -51,22 +50,25 @@ PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 
 
 def get_primary_metric(adapter: str, task_format: str) -> str:
-    """What a task is judged by: for ``export_lm_eval``, what lm-evaluation-harness publishes of it."""
+    """The metric that decides a task.
+
+    For format ``lm_eval``, the one that lm-evaluation-harness publishes.
+    """
     if task_format == "lm_eval":
         return "acc_norm" if adapter in _ACC_NORM_IN_LM_EVAL else "acc"
     return PRIMARY_METRIC[adapter]
 
 
 class _DataSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where rows come from: a data set on the hub, or files here."""
+    """Source of rows: a hub data set, or local files."""
 
     hf_dataset: str | None = None
     hf_config: str | None = None
     split: str | None = None
-    """Of ``hf_dataset``; ``train`` where nothing is said."""
+    """Split of ``hf_dataset``; default ``train``."""
     revision: str | None = None
     data_files: tuple[str, ...] | str | None = None
-    """Paths or globs of jsonl, jsonl.gz, parquet or txt; relative ones start at the suite's folder."""
+    """Paths or globs of jsonl, jsonl.gz, parquet or txt, relative to the suite's folder."""
     streaming: bool = True
 
 
@@ -74,13 +76,13 @@ class SliceDefinition(_DataSource, frozen=True, kw_only=True, forbid_unknown_fie
     """One perplexity slice."""
 
     text_field: str | None = None
-    """The column that holds the document; ``text`` where nothing is said and there is no template."""
+    """Column of the document; default ``text`` without a template."""
     text_template: str | None = None
-    """A document joined from several columns: ``{problem}\\n\\n{generated_solution}``."""
+    """Template of a document from several columns: ``{problem}\\n\\n{generated_solution}``."""
     where: dict[str, bool | int | float | str | None] | None = None
-    """Only rows whose columns equal these values."""
+    """Selects the rows whose columns equal these values."""
     articles: str | None = None
-    """``wikitext``: rows are lines; those of one article make one document."""
+    """``wikitext``: rows are lines, and the lines of one article make one document."""
     target_tokens: PositiveInt = 5_000_000
     bos: bool = True
     eos: bool = True
@@ -107,42 +109,40 @@ _HUB_ONLY_KEYS = ("hf_config", "split", "revision")
 
 
 class Suite(msgspec.Struct, frozen=True, kw_only=True):
-    """A suite as its file says it now."""
+    """A suite as its files define it now."""
 
     name: str
     tier: str
     digest: str
-    """sha256 over tier and definition: equal digests ask for the same scores."""
+    """SHA-256 over tier and definition; equal digests mean equal scores."""
     definition: dict[str, dict[str, Any]]
-    """Slice, task or prompt name -> its definition, defaults filled in, keys without a value left out: plain JSON."""
+    """Slice, task or prompt -> its definition as plain JSON, with defaults, without null values."""
     path: Path
     files: tuple[Path, ...]
-    """Where all of it was read: its own file and those that it extends."""
+    """All files that were read: its own and those that it extends."""
 
     def to_request(self) -> SuiteInRequest:
-        """As it travels to the job."""
+        """The suite for a ScoringRequest."""
         source = self.name if self.path.parent == SHIPPED_SUITES_FOLDER else str(self.path)
         return SuiteInRequest(name=self.name, tier=self.tier, digest=self.digest, definition=self.definition, source=source)
 
 
 def load_suite(name_or_path: str, environ: Mapping[str, str], *, base: Path | None = None) -> Suite:
-    """The suite of that name or path; a relative path starts at ``base`` (default: the working folder).
+    """The suite of that name or path.
 
-    Raises Problem (usage) with file, line and the nearest valid name for anything that cannot be meant.
+    ``base`` (default: the working folder) is the start of relative paths.
+    Raises UserError (usage) with file, line and the nearest valid name for an invalid suite.
     """
-    path, files = _find_suite_file(name_or_path, base), dict[Path, None]()
-    tier, definition = _load_definition(path, environ, (), files)
-    digest = compute_suite_digest(tier, definition)
-    return Suite(name=path.stem, tier=tier, digest=digest, definition=definition, path=path, files=tuple(files))
+    return _load_suite_file(_find_suite_file(name_or_path, base), environ, ())
 
 
 def compute_suite_digest(tier: str, definition: Mapping[str, Mapping[str, Any]]) -> str:
-    """sha256 (hex) of the canonical JSON of tier and definition."""
-    return hashlib.sha256(canonical_json({"tier": tier, "definition": definition}).encode()).hexdigest()
+    """SHA-256 (hex) of the canonical JSON of tier and definition."""
+    return canonical_digest({"tier": tier, "definition": definition})
 
 
 def list_shipped_suites() -> list[str]:
-    """The names of the suites that come with the project."""
+    """Names of the suites that come with the project."""
     return sorted(path.stem for path in SHIPPED_SUITES_FOLDER.glob("*.yaml"))
 
 
@@ -154,18 +154,13 @@ def _find_suite_file(name_or_path: str, base: Path | None) -> Path:
         raise UserError("no suite of that name", location=name_or_path, hint=suggest_name(name_or_path, list_shipped_suites()))
     path = ((base or Path.cwd()) / Path(name_or_path).expanduser()).resolve()
     if not path.is_file():
-        raise UserError(
-            "no such file", location=path, hint="give the path of a suite, or a name: " + ", ".join(list_shipped_suites())
-        )
+        raise UserError("no such file", location=path, hint="give a path, or a name: " + ", ".join(list_shipped_suites()))
     return path
 
 
-def _load_definition(
-    path: Path, environ: Mapping[str, str], ancestors: tuple[Path, ...], files: dict[Path, None]
-) -> tuple[str, dict[str, dict[str, Any]]]:
-    """(tier, definition); every file that was read is added to ``files``."""
+def _load_suite_file(path: Path, environ: Mapping[str, str], ancestors: tuple[Path, ...]) -> Suite:
+    """The suite in ``path``; ``ancestors`` are the files that extend it."""
     document = read_yaml(path, environ)
-    files[path] = None
     if not isinstance(document.data, dict):
         raise document.make_error("not a suite", (), "write tier: and slices:, tasks: or prompts:")
     tier = _read_tier(document)
@@ -173,7 +168,9 @@ def _load_definition(
     for key in document.data:
         if key not in {"tier", "extends", "defaults", section}:
             raise document.make_error(f"unknown key {key!r}", (key,), suggest_name(key, ["tier", "extends", "defaults", section]))
-    definition = _load_extended_suites(document, tier, environ, (*ancestors, path), files)
+    extended_suites = _load_extended_suites(document, tier, environ, (*ancestors, path))
+    definition = _merge_definitions(document, extended_suites)
+    # Defaults and entries are checked as they stand, then each entry is filled from the defaults of its own file.
     defaults = _read_mapping(document, "defaults")
     if defaults:
         convert_document(document, PromptDefaults if type_ is PromptDefinition else type_, ("defaults",))
@@ -181,14 +178,16 @@ def _load_definition(
     for name, entry in entries.items():
         location = (section, name)
         if not _NAME_PATTERN.fullmatch(name):
-            raise document.make_error("not a name", location, "use letters, digits, _ . and -, beginning with a letter or digit")
+            raise document.make_error("not a name", location, "use letters, digits, _ . and -; begin with a letter or digit")
         if name in definition:
             raise document.make_error("is already in a suite that this one extends", location, "give it another name")
         convert_document(document, type_, location)
         definition[name] = _fill_definition(document, location, type_, defaults, entry)
     if not definition:
         raise document.make_error(f"has no {section}", (), f"write them under {section}:")
-    return tier, definition
+    files = dict.fromkeys((path, *(file for suite in extended_suites for file in suite.files)))
+    digest = compute_suite_digest(tier, definition)
+    return Suite(name=path.stem, tier=tier, digest=digest, definition=definition, path=path, files=tuple(files))
 
 
 def _read_tier(document: YamlDocument) -> str:
@@ -210,29 +209,34 @@ def _read_mapping(document: YamlDocument, key: str) -> dict[str, Any]:
 
 
 def _load_extended_suites(
-    document: YamlDocument, tier: str, environ: Mapping[str, str], ancestors: tuple[Path, ...], files: dict[Path, None]
-) -> dict[str, dict[str, Any]]:
+    document: YamlDocument, tier: str, environ: Mapping[str, str], ancestors: tuple[Path, ...]
+) -> list[Suite]:
     value = document.data.get("extends")
     names = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise document.make_error("expected the name or path of a suite, or a list of them", ("extends",), "write extends: NAME")
-    definition: dict[str, dict[str, Any]] = {}
+    suites = []
     for name in names:
         try:
             extended_path = _find_suite_file(name, ancestors[-1].parent)
         except UserError as error:
             raise document.make_error(f"{name!r}: {error.message}", ("extends",), error.hint) from error
         if extended_path in ancestors:
-            raise document.make_error(f"{name!r} extends this file in turn", ("extends",), "break the circle")
-        extended_tier, extended_definition = _load_definition(extended_path, environ, ancestors, files)
-        if extended_tier != tier:
-            raise document.make_error(
-                f"{name!r} is of {extended_tier}, this is {tier}", ("extends",), "extend a suite of the same tier"
-            )
-        for key, entry in extended_definition.items():
-            if definition.setdefault(key, entry) != entry:
-                raise document.make_error(f"two of these suites define {key!r}, differently", ("extends",), "extend one of them")
-    return definition
+            raise document.make_error(f"{name!r} also extends this file", ("extends",), "remove one of the two extends")
+        suite = _load_suite_file(extended_path, environ, ancestors)
+        if suite.tier != tier:
+            raise document.make_error(f"{name!r} is of {suite.tier}, this is {tier}", ("extends",), "extend a suite of this tier")
+        suites.append(suite)
+    return suites
+
+
+def _merge_definitions(document: YamlDocument, suites: Iterable[Suite]) -> dict[str, dict[str, Any]]:
+    merged: dict[str, dict[str, Any]] = {}
+    for suite in suites:
+        for name, entry in suite.definition.items():
+            if merged.setdefault(name, entry) != entry:
+                raise document.make_error(f"two of these suites define {name!r} differently", ("extends",), "extend only one")
+    return merged
 
 
 def _fill_definition(
@@ -243,6 +247,7 @@ def _fill_definition(
         return fill_prompt(document, location, merged)
     if entry.get("hf_dataset") and entry.get("data_files"):
         raise document.make_error("has hf_dataset and data_files", location, "keep one of the two")
+    # An entry's own source replaces the other kind of source in the defaults.
     if entry.get("data_files") or not merged.get("hf_dataset"):
         merged.pop("hf_dataset", None)
     else:
@@ -250,9 +255,7 @@ def _fill_definition(
     if merged.get("data_files"):
         for key in _HUB_ONLY_KEYS:
             if entry.get(key) is not None:
-                raise document.make_error(
-                    f"{key} says nothing about data_files", (*location, key), "leave it out, or use hf_dataset"
-                )
+                raise document.make_error(f"{key} does not apply to data_files", (*location, key), "remove it, or use hf_dataset")
             merged.pop(key, None)
         files = merged["data_files"]
         merged["data_files"] = [str(folder / Path(file).expanduser()) for file in ([files] if isinstance(files, str) else files)]
@@ -260,9 +263,11 @@ def _fill_definition(
         merged["split"] = merged.get("split") or "train"
     else:
         raise document.make_error("has no source", location, "give hf_dataset or data_files")
-    (_fill_slice if type_ is SliceDefinition else _fill_task)(document, location, merged, entry)
-    filled = msgspec.json.decode(msgspec.json.encode(msgspec.convert(merged, type_)))
-    return {key: value for key, value in filled.items() if value is not None}
+    if type_ is SliceDefinition:
+        _fill_slice(document, location, merged, entry)
+    else:
+        _check_task(document, location, merged)
+    return to_plain_json(msgspec.convert(merged, type_))
 
 
 def _fill_slice(document: YamlDocument, location: YamlPath, merged: dict[str, Any], entry: dict[str, Any]) -> None:
@@ -275,37 +280,31 @@ def _fill_slice(document: YamlDocument, location: YamlPath, merged: dict[str, An
     else:
         merged.pop("text_field", None)
         if not parse_template_fields(merged["text_template"]):
-            raise document.make_error(
-                "names no column", (*location, "text_template"), "write columns as {name}, braces as {{ and }}"
-            )
-    articles = merged.get("articles")
-    if articles is not None and articles not in ARTICLE_STYLES:
-        raise document.make_error(
-            f"unknown way to join articles {articles!r}", (*location, "articles"), suggest_name(articles, ARTICLE_STYLES)
-        )
+            hint = "write columns as {name}, braces as {{ and }}"
+            raise document.make_error("names no column", (*location, "text_template"), hint)
+    if merged.get("articles") is not None:
+        _check_choice(document, (*location, "articles"), merged["articles"], ARTICLE_STYLES)
 
 
-def _fill_task(document: YamlDocument, location: YamlPath, merged: dict[str, Any], entry: dict[str, Any]) -> None:
-    del entry
-    adapter, task_format = merged.get("adapter"), merged.get("format", "ours")
-    if adapter is None:
+def _check_task(document: YamlDocument, location: YamlPath, merged: dict[str, Any]) -> None:
+    if merged.get("adapter") is None:
         raise document.make_error("has no adapter", location, "give one of: " + ", ".join(PRIMARY_METRIC))
-    if adapter not in PRIMARY_METRIC:
-        raise document.make_error(f"unknown adapter {adapter!r}", (*location, "adapter"), suggest_name(adapter, PRIMARY_METRIC))
-    if task_format not in TASK_FORMATS:
-        raise document.make_error(
-            f"unknown format {task_format!r}", (*location, "format"), suggest_name(task_format, TASK_FORMATS)
-        )
+    _check_choice(document, (*location, "adapter"), merged["adapter"], PRIMARY_METRIC)
+    _check_choice(document, (*location, "format"), merged.get("format", "ours"), TASK_FORMATS)
+
+
+def _check_choice(document: YamlDocument, location: YamlPath, value: str, choices: Collection[str]) -> None:
+    """Raise UserError unless the value at ``location`` is among ``choices``."""
+    if value not in choices:
+        raise document.make_error(f"unknown {location[-1]} {value!r}", location, suggest_name(value, choices))
 
 
 def parse_template_fields(template: str) -> list[str]:
-    """The columns that a text_template names, in order; empty where it is not a template of plain columns."""
+    """The columns in a text_template, in order; empty for an invalid template."""
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError:
         return []
     fields = [field for _, field, _, _ in parsed if field is not None]
-    has_only_names = all(field.isidentifier() for field in fields) and not any(
-        spec or conversion for _, _, spec, conversion in parsed
-    )
-    return fields if has_only_names else []
+    is_plain = all(field.isidentifier() for field in fields) and not any(spec or conversion for *_, spec, conversion in parsed)
+    return fields if is_plain else []

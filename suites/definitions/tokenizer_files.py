@@ -1,7 +1,7 @@
-"""Which files make a tokenizer, the digest of their bytes, and the private copy that all jobs read.
+"""Files of a tokenizer, their digest, and their copy in the cache.
 
-Both sides resolve a tokenizer to its digest with no network and no library: a folder by reading its files, an id by
-the pointer that an earlier prefill left in the data cache.
+The digest needs no network and no library: that of a folder comes from its files, that of an id from the pointer that a
+prefill left in the data cache.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ TOKENIZER_FILES = (
 )
 
 SLOW_SUFFIX = "-slow"
-"""At the end of what stands for a tokenizer whose slow implementation is asked for."""
+"""Suffix of the digest where the slow implementation is used."""
 
 _VOCABULARY_FILES = frozenset(
     {"tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"}
@@ -38,9 +38,9 @@ _VOCABULARY_FILES = frozenset(
 
 
 def list_tokenizer_files(folder: Path) -> list[Path]:
-    """The files of ``folder`` that make its tokenizer, in name order; empty where there is no vocabulary among them.
+    """The tokenizer files in ``folder``, by name; empty without a vocabulary.
 
-    config.json counts only where nothing else names the tokenizer's class: it changes for reasons of its own.
+    config.json counts only where no other file names the tokenizer's class, since it changes for other reasons, too.
     """
     files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     if not _VOCABULARY_FILES & {path.name for path in files}:
@@ -51,7 +51,10 @@ def list_tokenizer_files(folder: Path) -> list[Path]:
 
 
 def compute_tokenizer_digest(folder: Path) -> str | None:
-    """sha256 (24 hex) over names and bytes of ``list_tokenizer_files``; None where there is no tokenizer."""
+    """SHA-256 (24 hex digits) over names and bytes of the tokenizer files.
+
+    None without a tokenizer.
+    """
     files = list_tokenizer_files(folder)
     if not files:
         return None
@@ -64,14 +67,15 @@ def compute_tokenizer_digest(folder: Path) -> str | None:
 
 
 def make_cache_digest(digest: str, *, use_fast: bool) -> str:
-    """What stands for a tokenizer in the cache's keys: its digest, and how it is loaded where that may give other tokens."""
+    """The digest in cache keys, with a suffix for slow tokenizers."""
     return digest if use_fast else f"{digest}{SLOW_SUFFIX}"
 
 
 def store_tokenizer(folder: Path, identifier: str, data: DataPaths) -> str | None:
-    """Copy the tokenizer of ``folder`` into the data cache, point ``identifier`` at it, and return its digest.
+    """Copy a tokenizer into the data cache and return its digest.
 
-    None where the folder holds no tokenizer. Raises OSError where the cache cannot be written.
+    Also point ``identifier`` at the copy. None where the folder has no tokenizer.
+    Raises OSError where the cache cannot be written.
     """
     digest = compute_tokenizer_digest(folder)
     if digest is None:
@@ -88,7 +92,10 @@ def store_tokenizer(folder: Path, identifier: str, data: DataPaths) -> str | Non
 
 
 def read_cached_digest(identifier: str, data: DataPaths) -> str | None:
-    """The digest that ``identifier`` was last resolved to, if its copy is whole; None otherwise."""
+    """The last digest of ``identifier``, if its cached copy is complete.
+
+    None otherwise.
+    """
     digest = read_json_object(data.tokenizer_pointer(identifier)).get("digest")
     return digest if isinstance(digest, str) and compute_tokenizer_digest(data.tokenizer(digest)) == digest else None
 
@@ -103,11 +110,11 @@ def _copy_tokenizer(folder: Path, stored_copy: Path, digest: str) -> None:
                 target.flush()
                 os.fsync(target.fileno())
         grant_group_access(temporary)
-        if stored_copy.exists():  # a damaged copy: the digest in its name says what it should hold
+        if stored_copy.exists():  # its content differs from the digest in its name, so it is damaged
             stored_copy.rename(temporary.with_name(f"{temporary.name}.damaged"))
         try:
             temporary.rename(stored_copy)
-        except OSError:  # somebody else's copy came first: the same bytes, or the cache cannot be written
+        except OSError:  # another process was faster, with the same bytes; or the cache cannot be written
             if compute_tokenizer_digest(stored_copy) != digest:
                 raise
         fsync_folder(stored_copy.parent)

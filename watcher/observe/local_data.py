@@ -11,7 +11,7 @@ import msgspec
 from suites.common.atomic_files import write_atomically
 from suites.common.errors import UserError
 from suites.contract.scoring_request import FileDigest, SuiteInRequest
-from suites.definitions.local_data import FileHasher, bind_data_digests, expand_patterns, iter_local_patterns
+from suites.definitions.local_data import FileHasher, bind_data_digests, expand_patterns, get_local_patterns
 
 DataFileStamp = tuple[str, int, int, int]
 """Path, inode, bytes, mtime in ns."""
@@ -84,7 +84,7 @@ class LocalDataHashes:
         bytes are left than a tick reads; UserError where known files are gone or unreadable.
         """
         data = {}
-        for name, patterns in iter_local_patterns(suite):
+        for name, patterns in get_local_patterns(suite).items():
             hashes = self._hash_files(f"{suite.name}/{name}", patterns, settle_seconds, now)
             if hashes is not None:
                 data[name] = hashes

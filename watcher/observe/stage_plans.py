@@ -8,7 +8,7 @@ import msgspec
 from suites.checkpoint.metadata import read_training_config
 from suites.common.errors import UserError
 from suites.contract.scoring_request import compute_tier_digests
-from suites.definitions.local_data import iter_local_patterns
+from suites.definitions.local_data import get_local_patterns
 from suites.definitions.suite import load_suite
 from watcher.config.settings import Stage
 from watcher.core.evaluation import StageSettings
@@ -110,7 +110,7 @@ class StageRequirementsCache:
             suites = tuple(suite.to_request() for suite in loaded_suites)
             patterns = tuple(
                 dict.fromkeys(
-                    pattern for suite in suites for _, suite_patterns in iter_local_patterns(suite) for pattern in suite_patterns
+                    pattern for suite in suites for suite_patterns in get_local_patterns(suite).values() for pattern in suite_patterns
                 )
             )
             # stamps before they are read: what comes meanwhile is seen next time

@@ -90,7 +90,7 @@ def test_without_expected_files_the_log_says_that_nothing_is_checked(attempt):
     (attempt.folder / "expected.txt").unlink()
     code, words = wait_for_script(start_script(attempt))
     assert (code, attempt.exit_record.code) == (0, 0)
-    assert "expected.txt: not there" in words
+    assert "expected.txt: missing" in words
 
 
 @pytest.mark.parametrize("owner", ["void", "slurm:7", "local:elsewhere:1:2", ""])
@@ -98,7 +98,7 @@ def test_an_attempt_that_is_not_ours_is_left_alone(attempt, owner):
     (attempt.folder / "claim").write_text(owner)
     code, words = wait_for_script(start_script(attempt))
     assert code == ExitCode.TEMPORARY
-    assert f"says '{owner}'" in words
+    assert f"belongs to '{owner}'" in words
     assert attempt.run_count == 0
     assert read_exit_records(attempt.folder) == []
     assert attempt.claim() == owner

@@ -112,7 +112,7 @@ def test_a_request_that_names_two_pythons_is_refused(attempt):
     attempt.request.write_text('{"python": "/a", "more": {"python": "/b"}}')
     code, words = wait_for_script(start_script(attempt))
     assert code == ExitCode.USAGE
-    assert "give it as the third argument" in words
+    assert "give the interpreter as the third argument" in words
     assert not (attempt.folder / "claim").exists()
 
 
@@ -120,7 +120,7 @@ def test_usage_is_said_when_there_is_no_request(tmp_path):
     nowhere = AttemptFolder(tmp_path / "nowhere", ())
     code, words = wait_for_script(start_script(nowhere))
     assert code == ExitCode.USAGE
-    assert f"usage: score.sbatch REQUEST.json [SETUP [PYTHON]]; {nowhere.request} is not a file" in words
+    assert f"usage: score.sbatch REQUEST.json [SETUP [PYTHON]]; {nowhere.request} is not a readable file" in words
 
 
 def test_threads_follow_the_cpus_that_slurm_gave(attempt):
@@ -146,7 +146,7 @@ def test_a_folder_that_takes_no_claim_runs_nothing(attempt):
     (attempt.folder / "claim").mkdir()  # which root cannot write over either
     code, words = wait_for_script(start_script(attempt))
     assert code == ExitCode.CANNOT_WRITE
-    assert f"{attempt.folder}/claim: cannot be made: " in words
+    assert f"{attempt.folder}/claim: cannot be created: " in words
     assert (attempt.run_count, read_exit_records(attempt.folder)) == (0, [])
 
 

@@ -42,7 +42,7 @@ def test_a_document_becomes_the_type_it_is_asked_for():
         ("name: a\nmany:\n  s:\n    cuont: 2\n", "w.yaml:4: many.s: unknown key 'cuont'; did you mean 'count'?"),
         (
             "name: a\nlisted:\n- {count: 1}\n- {zzz: 1}\n",
-            "w.yaml:4: listed.1: unknown key 'zzz'; valid here: tokenizer, count, every",
+            "w.yaml:4: listed.1: unknown key 'zzz'; use one of: tokenizer, count, every",
         ),
         ("name: a\nmany:\n  s:\n    count: x\n", "w.yaml:4: many.s.count: expected `int`, got `str`; write a value of that type"),
         ("name: a\nsteps:\n- 1\n- x\n", "w.yaml:4: steps.1: expected `int`, got `str`; write a value of that type"),
@@ -50,11 +50,11 @@ def test_a_document_becomes_the_type_it_is_asked_for():
         ("name: no\n", "w.yaml:1: name: expected `str`, got `bool`; put it in quotes"),
         ("name: a\ninner: {every: soon}\n", "w.yaml:2: inner.every: 'soon' is not a duration; write 90s, 15m or 2h"),
         ("steps: []\n", "w.yaml:1: has no name; write name: ..."),
-        ("name: a\nname: b\n", "w.yaml:2: name: stands there twice; keep one of the two"),
-        ("name: a\nmany:\n  s: {count: 1}\n  s: {}\n", "w.yaml:4: many.s: stands there twice; keep one of the two"),
-        ("name: a\n? [x]\n: y\n", "w.yaml:1: a key must be a plain word; write it as KEY: value"),
-        ("name: [a\n", "w.yaml:2: not YAML: did not find expected ',' or ']'; mend the syntax there"),
-        ("name: !!python/name:os.system x\n", "w.yaml:1: name: tag 'tag:yaml.org,2002:python/name:os.system' means nothing here"),
+        ("name: a\nname: b\n", "w.yaml:2: name: occurs twice; keep one of the two"),
+        ("name: a\nmany:\n  s: {count: 1}\n  s: {}\n", "w.yaml:4: many.s: occurs twice; keep one of the two"),
+        ("name: a\n? [x]\n: y\n", "w.yaml:1: a key must be plain text; write it as KEY: value"),
+        ("name: [a\n", "w.yaml:2: not YAML: did not find expected ',' or ']'; correct the syntax there"),
+        ("name: !!python/name:os.system x\n", "w.yaml:1: name: tag 'tag:yaml.org,2002:python/name:os.system' is not supported"),
         ("name: ${NAME}\n", "w.yaml:1: name: ${NAME} is not set; export NAME, or write ${NAME:-default}"),
         ("name: ${NAME\n", "w.yaml:1: name: ${NAME is not followed by } or :-; write ${VAR} or ${VAR:-default}"),
         ("name: ${1}\n", "w.yaml:1: name: ${ is not followed by the name of a variable"),
@@ -192,4 +192,4 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 def test_the_nearest_name_or_all_of_them():
     assert suggest_name("stge1", ["stage1", "other"]) == "did you mean 'stage1'?"
-    assert suggest_name("zzz", ["stage1", "other"]) == "valid here: stage1, other"
+    assert suggest_name("zzz", ["stage1", "other"]) == "use one of: stage1, other"
