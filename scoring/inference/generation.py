@@ -170,16 +170,13 @@ class _GrowingAnswer:
         """
         self.tokens.append(token)
         self.near_ties += gap_nats < NEAR_TIE_NATS
+        tail = self.decode(self.tokens[-self._tail_tokens :]) if self.request.stop_strings else ""
         if token in self.request.stop_ids:
             self.finish = "stop_token"
-        elif self.request.stop_strings and self._has_stop_string():
+        elif any(stop in tail for stop in self.request.stop_strings):
             self.finish = "stop_string"
         elif len(self.tokens) >= self.request.max_new_tokens:
             self.finish = "length"
-
-    def _has_stop_string(self) -> bool:
-        tail = self.decode(self.tokens[-self._tail_tokens :])
-        return any(stop in tail for stop in self.request.stop_strings)
 
     def build_result(self) -> GenerationResult:
         """The finished answer."""

@@ -42,22 +42,18 @@ class Model(Protocol):
     @property
     def vocab_size(self) -> int:
         """Rows of the head."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where input tokens must be."""
-        ...
 
     @property
     def can_take_trees(self) -> bool:
         """Whether ``hidden_states`` takes ``position_ids`` and ``mask``."""
-        ...
 
     @property
     def budget(self) -> TokenBudget:
         """Token positions of a forward pass."""
-        ...
 
     def hidden_states(
         self,
@@ -71,11 +67,9 @@ class Model(Protocol):
 
         With ``output_positions``, flat indices int64 [U]: [U, hidden].
         """
-        ...
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., hidden] -> float32 [..., V]."""
-        ...
 
 
 class NotFiniteError(ValueError):

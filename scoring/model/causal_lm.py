@@ -50,7 +50,33 @@ _NAMES_IN_LAYER = {
 }
 
 
-class CausalModel:
+class ModelVocabulary:
+    """The vocabulary of a model: rows of its head, and how many of them are tokens."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.architecture = architecture
+        self.real_vocab = architecture.vocab
+        """Rows of the head that stand for tokens; ``fit_tokenizer`` lowers it."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the head, padding included."""
+        return self.architecture.vocab
+
+    def fit_tokenizer(self, token_count: int) -> None:
+        """Set how many tokens the tokenizer has.
+
+        With ``masked`` padding, later rows of the head get no probability.
+        Raises UserError (CANNOT_SCORE) if the head has fewer rows.
+        """
+        if token_count > self.vocab_size:
+            message = f"the tokenizer has {token_count} tokens, the model only {self.vocab_size}"
+            hint = "use the tokenizer that the model was trained with"
+            raise UserError(message, location="tokenizer", hint=hint, code=ExitCode.CANNOT_SCORE)
+        self.real_vocab = token_count
+
+
+class CausalModel(ModelVocabulary):
     """A loaded decoder with its head. Everything runs without gradients."""
 
     can_take_trees = True
@@ -59,10 +85,8 @@ class CausalModel:
         self, body: Decoder, head: torch.Tensor, architecture: Architecture, padded_vocab: str, description: dict[str, Any]
     ) -> None:
         """``head``: [V, hidden]. ``description``: the model in run.json."""
-        self.body, self.head, self.architecture, self.padded_vocab = body, head, architecture, padded_vocab
-        self.description = description
-        self.real_vocab = architecture.vocab
-        """Rows of the head that stand for tokens; ``fit_tokenizer`` lowers it."""
+        super().__init__(architecture)
+        self.body, self.head, self.padded_vocab, self.description = body, head, padded_vocab, description
         parameters = {parameter.data_ptr(): parameter.numel() for parameter in (*body.parameters(), head)}
         self.parameter_count = sum(parameters.values())
         self.has_fp32_product = head.dtype is not torch.float32 and head.device.type == "cuda"
@@ -79,11 +103,6 @@ class CausalModel:
         )
 
     @property
-    def vocab_size(self) -> int:
-        """Rows of the head, padding included."""
-        return self.architecture.vocab
-
-    @property
     def device(self) -> torch.device:
         """The device of the weights."""
         return self.head.device
@@ -92,15 +111,6 @@ class CausalModel:
     def dtype(self) -> str:
         """``float32`` or ``bfloat16``: the type of weights and hidden states."""
         return str(self.head.dtype).removeprefix("torch.")
-
-    def fit_tokenizer(self, token_count: int) -> None:
-        """Set how many tokens the tokenizer has.
-
-        With ``masked`` padding, later rows of the head get no probability.
-        Raises UserError (CANNOT_SCORE) if the head has fewer rows.
-        """
-        refuse_larger_tokenizer(token_count, self.vocab_size)
-        self.real_vocab = token_count
 
     @torch.inference_mode()
     def hidden_states(
@@ -177,14 +187,6 @@ class CausalModel:
         if self.padded_vocab == "masked":
             logits[..., self.real_vocab :] = -torch.inf
         return logits
-
-
-def refuse_larger_tokenizer(token_count: int, vocab_size: int) -> None:
-    """Raise UserError (CANNOT_SCORE) if a tokenizer has too many tokens."""
-    if token_count > vocab_size:
-        message = f"the tokenizer has {token_count} tokens, the model only {vocab_size}"
-        hint = "use the tokenizer that the model was trained with"
-        raise UserError(message, location="tokenizer", hint=hint, code=ExitCode.CANNOT_SCORE)
 
 
 def _to_additive_mask(mask: Sequence[QueryBlock] | None, hidden: torch.Tensor) -> Sequence[QueryBlock] | None:

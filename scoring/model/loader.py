@@ -232,7 +232,7 @@ def _merge_shards(folder: Path, shape: tuple[int, ...], shards: tuple[Shard, ...
     """
     merged = torch.empty(shape, dtype=_TORCH_DTYPES[shards[0].dtype])
     for shard in shards:
-        # Pieces of full rows are contiguous in file and tensor: read them straight into place.
+        # Pieces of full rows are contiguous in file and tensor: read them straight to where they belong.
         if all(
             _spans_full_rows(piece.shard_box, shard.shape) and _spans_full_rows(piece.tensor_box, shape) for piece in shard.pieces
         ):

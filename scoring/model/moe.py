@@ -1,4 +1,4 @@
-"""The gated MLP, and nanotron's mixture of such experts in its place.
+"""The gated MLP, and nanotron's mixture of experts.
 
 A token goes through its own experts whatever its neighbours are: no token is dropped, and no expert has a capacity.
 """
