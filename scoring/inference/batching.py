@@ -67,6 +67,7 @@ class TreePacker:
 
     def take_batch(self, token_positions: int) -> Batch:
         """The next batch: at most ``token_positions``, but at least one row."""
+        # The largest tree decides the width of all rows, so that they have one shape.
         size, _ = self._remaining[-1]
         width = -(-(size if self.one_tree_per_row else max(size, self.min_width)) // self.width_multiple) * self.width_multiple
         rows = [self._pack_row(width) for _ in range(max(1, token_positions // width)) if self._remaining]

@@ -197,6 +197,7 @@ def _generate_batch(
 ) -> list[GenerationResult]:
     """Answer at most R = ``shape.rows`` requests together."""
     answers = [_GrowingAnswer(request, decode) for request in requests]
+    # Prompts are padded on the right; rows without a prompt get one token.
     prompts = torch.zeros(shape.rows, shape.prompt_width, dtype=torch.int64)  # [R, P]
     for index, request in enumerate(requests):
         prompts[index, : len(request.tokens)] = torch.tensor(request.tokens)
@@ -207,6 +208,7 @@ def _generate_batch(
     on_batch(sum(lengths[: len(requests)]))
     while True:
         choice = _choose_tokens(model, hidden)
+        # Rows without a request are the last ones: zip stops before them.
         for answer, token, gap_nats in zip(answers, choice.tokens.tolist(), choice.gaps_nats.tolist(), strict=False):
             if answer.finish is None:
                 answer.append_token(token, gap_nats)

@@ -87,6 +87,7 @@ class CausalModel(ModelVocabulary):
         """``head``: [V, hidden]. ``description``: the model in run.json."""
         super().__init__(architecture)
         self.body, self.head, self.padded_vocab, self.description = body, head, padded_vocab, description
+        # A tied embedding is the head's memory and counts once.
         parameters = {parameter.data_ptr(): parameter.numel() for parameter in (*body.parameters(), head)}
         self.parameter_count = sum(parameters.values())
         self.has_fp32_product = head.dtype is not torch.float32 and head.device.type == "cuda"
@@ -139,6 +140,7 @@ class CausalModel(ModelVocabulary):
         rope = self.body.compute_rope(positions)  # [B or 1, S, 1, head_dim / 2] both
         window_mask = self._apply_sliding_window(positions.expand(tokens.shape), mask, kv_cache)
         hidden: torch.Tensor = self.body.embed_tokens(tokens)  # [B, S, hidden]
+        # Masks are built once for all layers: one for those with a sliding window, one for the others.
         window_bias, full_bias = (_to_additive_mask(layer_mask, hidden) for layer_mask in (window_mask, mask))
         last_index = len(self.body.layers) - 1
         for index, layer in enumerate(self.body.layers):
@@ -159,6 +161,7 @@ class CausalModel(ModelVocabulary):
         window, length = self.architecture.sliding_window, positions.shape[1]
         if window is None or (mask is None and length <= window):
             return mask
+        # Without a mask attention is plain causal, which has no window: build the causal mask.
         if mask is None:
             mask = attention_mask.query_blocks(torch.full_like(positions[:1], length))  # of [1, S]: a causal mask
         key_positions = positions if kv_cache is None else kv_cache.get_key_positions(positions)  # [B or 1, all keys]
@@ -175,10 +178,12 @@ class CausalModel(ModelVocabulary):
 
         Products of the weights as they are, summed and kept in fp32.
         """
+        # CUDA multiplies bfloat16 with fp32 sums. Elsewhere both sides become fp32 first.
         if self.has_fp32_product:
             flat = hidden.reshape(-1, hidden.shape[-1])  # [N, hidden]
             logits = torch.mm(flat, self.head.t(), out_dtype=torch.float32).view(*hidden.shape[:-1], -1)  # [..., V]
         elif hidden[..., 0].numel() < MIN_BATCH_INVARIANT_ROWS:
+            # Few rows are padded, so that a token's logits do not depend on how many rows are computed.
             few = hidden.flatten(0, -2)  # [N, hidden]
             padded = functional.pad(few, (0, 0, 0, MIN_BATCH_INVARIANT_ROWS - len(few)))  # [8, hidden]
             logits = linear(padded.float(), self.head.float())[: len(few)].view(*hidden.shape[:-1], -1)  # [..., V]
@@ -223,6 +228,7 @@ def convert_tensor(arch: Architecture, name: str, tensor: torch.Tensor) -> Itera
     layer, submodule = f"layers.{match[1]}", match[2]
     if submodule == "attn.qkv_proj":  # rows of q, k, v: [hidden + 2 kv_size, ...]
         rope_rows = arch.hidden + arch.kv_size
+        # Interleaved checkpoints have neighbouring rope pairs already.
         if not arch.rope_interleaved:
             tensor = torch.cat([_interleave_rope_pairs(arch, tensor[:rope_rows]), tensor[rope_rows:]])
         yield f"{layer}.self_attn.qkv_proj.{parameter}", tensor

@@ -34,6 +34,7 @@ def require_nanotron(environ: Mapping[str, str] = os.environ) -> None:
     """
     if not torch.cuda.is_available():
         raise _make_unavailable_error("nanotron needs CUDA, which is not available here")
+    # A source tree has the package in src/ or at its top.
     root = environ.get("NANOTRON_ROOT")
     if root:
         source = next((folder for folder in (Path(root) / "src", Path(root)) if (folder / "nanotron").is_dir()), None)
@@ -114,6 +115,7 @@ class NanotronModel(ModelVocabulary):
             inputs = {"input_ids": tokens, "position_ids": torch.arange(length, device=tokens.device).repeat(batch, 1)}
         else:
             inputs = {"input_ids": tokens, "input_mask": torch.ones_like(tokens, dtype=torch.bool)}
+        # The forward pass ends before its head, whose logits [B, S, V] would fill the memory.
         hook = self.nanotron_model.lm_head.register_forward_pre_hook(_capture_hidden, with_kwargs=True)
         try:
             self.nanotron_model(**inputs)
