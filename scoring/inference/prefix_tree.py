@@ -111,8 +111,11 @@ class _TreeBuilder:
     def count_shared(self, span: TokenSpan) -> int:
         """How many leading inputs the span shares with the last sequence."""
         common_length = min(len(span.tokens) - 1, len(self.last_inputs))
+        if not common_length:
+            return 0
         differs = span.tokens[:common_length] != self.last_inputs[:common_length]  # [common_length]
-        return int(differs.argmax()) if differs.any() else common_length
+        first_difference = int(differs.argmax())
+        return first_difference if differs[first_difference] else common_length
 
     def has_room(self, span: TokenSpan, shared_count: int) -> bool:
         """Whether the tree may grow by the span's new inputs."""
