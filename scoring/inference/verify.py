@@ -90,7 +90,7 @@ def _compute_logits(model: Model, token_ids: torch.Tensor) -> torch.Tensor:
 
 def compare_logits(nanotron_logits: torch.Tensor, bfloat16_logits: torch.Tensor, float32_logits: torch.Tensor) -> LogitDifference:
     """Compare float32 [tokens, V] of nanotron and the direct model."""
-    # The difference may exceed the measured rounding by a factor, and by what nanotron's head rounds.
+    # Allowed is a multiple of the measured rounding, and the rounding of nanotron's head.
     difference, rounding = (nanotron_logits - bfloat16_logits).abs(), (bfloat16_logits - float32_logits).abs()  # [tokens, V]
     mean_allowed = MAX_MEAN_RATIO * float(rounding.mean()) + _BF16_RELATIVE_ROUNDING * float(float32_logits.abs().mean())
     max_allowed = MAX_PEAK_RATIO * float(rounding.max()) + _BF16_RELATIVE_ROUNDING * float(float32_logits.abs().max())

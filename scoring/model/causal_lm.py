@@ -51,7 +51,7 @@ _NAMES_IN_LAYER = {
 
 
 class ModelVocabulary:
-    """The vocabulary of a model: rows of its head, and how many of them are tokens."""
+    """A model's vocabulary: rows of its head, some of them padding."""
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
@@ -128,7 +128,7 @@ class CausalModel(ModelVocabulary):
         Args:
             tokens: int64 [B, S].
             position_ids: int64 [B, S] or [1, S]; 0, 1, ... S-1 by default.
-            mask: what the queries see; causal attention by default. No query may see a later column. A sliding window narrows
+            mask: which keys the queries see; causal attention by default. No query may see a later column. A sliding window narrows
                 the mask further, by position ids.
             output_positions: int64 [U], flat indices into [B, S]; all by default.
             kv_cache: the tokens read before; the new ones are added to it.
@@ -146,7 +146,7 @@ class CausalModel(ModelVocabulary):
         for index, layer in enumerate(self.body.layers):
             layer_bias = window_bias if has_sliding_window(self.architecture, index) else full_bias
             update = None if kv_cache is None else functools.partial(kv_cache.update, index)
-            # The last layer computes only what is needed: [U, hidden].
+            # The last layer computes only the needed rows: [U, hidden].
             hidden = layer(hidden, rope, layer_bias, update, output_positions if index == last_index else None)
         normed: torch.Tensor = self.body.norm(hidden)  # [B, S, hidden] or [U, hidden]
         return normed

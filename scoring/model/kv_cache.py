@@ -37,7 +37,7 @@ class KVCache:
     def begin_step(self, positions: torch.Tensor) -> torch.Tensor:
         """Let each row add one token, at int64 [rows].
 
-        Returns what the token sees: bool [rows, 1, width], itself included.
+        Returns its mask: bool [rows, 1, width], itself included.
         """
         self._step_positions = positions
         return (self._all_positions <= positions[:, None])[:, None]

@@ -75,7 +75,7 @@ def compute_budget(arch: Architecture, *, device: torch.device, bytes_per_value:
     """
     if device.type != "cuda":
         return TokenBudget(CPU_TOKEN_POSITIONS)
-    # The device's total memory is the same on equal devices; what is free is not.
+    # Equal devices have the same total memory, but not the same free memory.
     _, total_bytes = torch.cuda.mem_get_info(device)
     available_bytes = min(get_free_bytes(device), int(0.9 * total_bytes) - weight_bytes) - GPU_HEAD_BYTES
     return TokenBudget(fit_token_positions(available_bytes, estimate_bytes_per_position(arch, bytes_per_value, GPU_MASK_KEYS)))
