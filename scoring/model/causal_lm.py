@@ -128,8 +128,8 @@ class CausalModel(ModelVocabulary):
         Args:
             tokens: int64 [B, S].
             position_ids: int64 [B, S] or [1, S]; 0, 1, ... S-1 by default.
-            mask: which keys the queries see; causal attention by default. No query may see a later column. A sliding window narrows
-                the mask further, by position ids.
+            mask: which keys the queries see; causal attention by default. No query may see a later column. A sliding window
+                narrows the mask further, by position ids.
             output_positions: int64 [U], flat indices into [B, S]; all by default.
             kv_cache: the tokens read before; the new ones are added to it.
 
