@@ -136,9 +136,10 @@ class CausalModel(ModelVocabulary):
         Returns:
             [B, S, hidden], or [U, hidden] of ``output_positions``, in the weights' type.
         """
-        positions = torch.arange(tokens.shape[1], device=tokens.device)[None] if position_ids is None else position_ids
-        rope = self.body.compute_rope(positions)  # [B or 1, S, 1, head_dim / 2] both
-        window_mask = self._apply_sliding_window(positions.expand(tokens.shape), mask, kv_cache)
+        if position_ids is None:
+            position_ids = torch.arange(tokens.shape[1], device=tokens.device)[None]  # [1, S]
+        rope = self.body.compute_rope(position_ids)  # [B or 1, S, 1, head_dim / 2] both
+        window_mask = self._apply_sliding_window(position_ids.expand(tokens.shape), mask, kv_cache)
         hidden: torch.Tensor = self.body.embed_tokens(tokens)  # [B, S, hidden]
         # Masks are built once for all layers: one for those with a sliding window, one for the others.
         window_bias, full_bias = (_to_additive_mask(layer_mask, hidden) for layer_mask in (window_mask, mask))
