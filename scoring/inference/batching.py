@@ -58,42 +58,33 @@ class TreePacker:
         self.trees, self.one_tree_per_row = trees, one_tree_per_row
         self.width_multiple = BATCH_WIDTH_MULTIPLE.get(device, BATCH_WIDTH_MULTIPLE["cuda"])
         self.min_width = MIN_TREE_ROW_WIDTH.get(device, MIN_TREE_ROW_WIDTH["cuda"])
-        self._remaining: dict[int, list[int]] = {}  # size -> trees of that size, the next one last
-        for index in reversed(range(len(trees))):
-            self._remaining.setdefault(len(trees[index].tokens), []).append(index)
-        self._sizes = sorted(self._remaining)
+        # (size, -index) of each tree, ascending: the largest are last, and of equal ones the first is last.
+        self._remaining = sorted((len(tree.tokens), -index) for index, tree in enumerate(trees))
 
     def __bool__(self) -> bool:
         """Whether any tree is left."""
-        return bool(self._sizes)
+        return bool(self._remaining)
 
     def take_batch(self, token_positions: int) -> Batch:
         """The next batch: at most ``token_positions``, but at least one row."""
-        size = self._sizes[-1]
+        # The largest tree decides the width of all rows, so that they have one shape.
+        size, _ = self._remaining[-1]
         width = -(-(size if self.one_tree_per_row else max(size, self.min_width)) // self.width_multiple) * self.width_multiple
-        rows = [self._pack_row(width) for _ in range(max(1, token_positions // width)) if self._sizes]
+        rows = [self._pack_row(width) for _ in range(max(1, token_positions // width)) if self._remaining]
         return _build_batch(self.trees, rows, width, is_causal=self.one_tree_per_row)
 
     def return_batch(self, batch: Batch) -> None:
         """Put the trees of a batch back that could not be computed."""
-        for index in reversed(batch.tree_indices):
-            size = len(self.trees[index].tokens)
-            if size not in self._remaining:
-                self._remaining[size] = []
-                insort(self._sizes, size)
-            self._remaining[size].append(index)
+        for index in batch.tree_indices:
+            insort(self._remaining, (len(self.trees[index].tokens), -index))
 
     def _pack_row(self, width: int) -> list[int]:
         """Take the largest tree that fits, then again, until none fits."""
         packed: list[int] = []
-        free_width = width
-        while (size_index := bisect_right(self._sizes, free_width)) and not (self.one_tree_per_row and packed):
-            size = self._sizes[size_index - 1]
-            packed.append(self._remaining[size].pop())
-            free_width -= size
-            if not self._remaining[size]:
-                del self._remaining[size]
-                self._sizes.pop(size_index - 1)
+        while (fitting_count := bisect_right(self._remaining, (width, 0))) and not (self.one_tree_per_row and packed):
+            size, negative_index = self._remaining.pop(fitting_count - 1)
+            packed.append(-negative_index)
+            width -= size
         return packed
 
 

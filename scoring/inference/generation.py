@@ -170,16 +170,13 @@ class _GrowingAnswer:
         """
         self.tokens.append(token)
         self.near_ties += gap_nats < NEAR_TIE_NATS
+        tail = self.decode(self.tokens[-self._tail_tokens :]) if self.request.stop_strings else ""
         if token in self.request.stop_ids:
             self.finish = "stop_token"
-        elif self.request.stop_strings and self._has_stop_string():
+        elif any(stop in tail for stop in self.request.stop_strings):
             self.finish = "stop_string"
         elif len(self.tokens) >= self.request.max_new_tokens:
             self.finish = "length"
-
-    def _has_stop_string(self) -> bool:
-        tail = self.decode(self.tokens[-self._tail_tokens :])
-        return any(stop in tail for stop in self.request.stop_strings)
 
     def build_result(self) -> GenerationResult:
         """The finished answer."""
@@ -200,6 +197,7 @@ def _generate_batch(
 ) -> list[GenerationResult]:
     """Answer at most R = ``shape.rows`` requests together."""
     answers = [_GrowingAnswer(request, decode) for request in requests]
+    # Prompts are padded on the right; rows without a prompt get one token.
     prompts = torch.zeros(shape.rows, shape.prompt_width, dtype=torch.int64)  # [R, P]
     for index, request in enumerate(requests):
         prompts[index, : len(request.tokens)] = torch.tensor(request.tokens)
@@ -210,6 +208,7 @@ def _generate_batch(
     on_batch(sum(lengths[: len(requests)]))
     while True:
         choice = _choose_tokens(model, hidden)
+        # Rows without a request are the last ones: zip stops before them.
         for answer, token, gap_nats in zip(answers, choice.tokens.tolist(), choice.gaps_nats.tolist(), strict=False):
             if answer.finish is None:
                 answer.append_token(token, gap_nats)

@@ -42,22 +42,18 @@ class Model(Protocol):
     @property
     def vocab_size(self) -> int:
         """Rows of the head."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where input tokens must be."""
-        ...
 
     @property
     def can_take_trees(self) -> bool:
         """Whether ``hidden_states`` takes ``position_ids`` and ``mask``."""
-        ...
 
     @property
     def budget(self) -> TokenBudget:
         """Token positions of a forward pass."""
-        ...
 
     def hidden_states(
         self,
@@ -71,11 +67,9 @@ class Model(Protocol):
 
         With ``output_positions``, flat indices int64 [U]: [U, hidden].
         """
-        ...
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., hidden] -> float32 [..., V]."""
-        ...
 
 
 class NotFiniteError(ValueError):
@@ -127,6 +121,7 @@ def compute_token_logprobs(
 
     results: list[Floats] = [np.empty(0)] * len(sequences)
     for batch, logprobs in _compute_batches(model, packer, TokenBudget(batch_tokens) if batch_tokens else model.budget):
+        # One check for the batch; sequence by sequence only to name the one that is not finite.
         start, is_all_finite = 0, np.isfinite(logprobs).all()
         for index, count in batch.sequence_counts:
             values = logprobs[start : start + count]  # [count]
@@ -211,6 +206,7 @@ def _gather_logprobs(model: Model, hidden: torch.Tensor, output_index: Ints, tar
     Logits and their sum of exponentials are fp32, everything after that fp64.
     """
     device_type = hidden.device.type
+    # Chunks are multiples of the padding of outputs, so that few shapes occur.
     max_rows = min(
         MAX_LOGIT_ROWS.get(device_type, MAX_LOGIT_ROWS["cuda"]),
         MAX_LOGIT_VALUES.get(device_type, MAX_LOGIT_VALUES["cuda"]) // model.vocab_size,

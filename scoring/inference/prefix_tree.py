@@ -46,8 +46,8 @@ class SequenceCount(NamedTuple):
     """How many targets belong to a sequence."""
 
     sequence: int
-    """Index into the sequences that were asked for."""
-    count: int
+    """Index into the sequences of ``compute_token_logprobs``."""
+    target_count: int
 
 
 class PrefixTree(msgspec.Struct, frozen=True):

@@ -56,6 +56,7 @@ def verify_logits(folder: Path, *, tokens: int = DEFAULT_TOKENS) -> LogitDiffere
     Loads it three times: with nanotron, and directly in bfloat16 and float32.
     Raises UserError: UNAVAILABLE, before anything is loaded, without a GPU or nanotron; or as the loaders do.
     """
+    # One model at a time: three would not fit on every device.
     nanotron_model = nanotron_backend.load_nanotron_model(folder)
     token_ids = sample_tokens(nanotron_model.vocab_size, nanotron_model.architecture.max_positions, tokens)
     nanotron_logits = _compute_logits(nanotron_model, token_ids)
@@ -89,6 +90,7 @@ def _compute_logits(model: Model, token_ids: torch.Tensor) -> torch.Tensor:
 
 def compare_logits(nanotron_logits: torch.Tensor, bfloat16_logits: torch.Tensor, float32_logits: torch.Tensor) -> LogitDifference:
     """Compare float32 [tokens, V] of nanotron and the direct model."""
+    # Allowed is a multiple of the measured rounding, and the rounding of nanotron's head.
     difference, rounding = (nanotron_logits - bfloat16_logits).abs(), (bfloat16_logits - float32_logits).abs()  # [tokens, V]
     mean_allowed = MAX_MEAN_RATIO * float(rounding.mean()) + _BF16_RELATIVE_ROUNDING * float(float32_logits.abs().mean())
     max_allowed = MAX_PEAK_RATIO * float(rounding.max()) + _BF16_RELATIVE_ROUNDING * float(float32_logits.abs().max())

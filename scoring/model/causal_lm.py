@@ -50,7 +50,33 @@ _NAMES_IN_LAYER = {
 }
 
 
-class CausalModel:
+class ModelVocabulary:
+    """A model's vocabulary: rows of its head, some of them padding."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.architecture = architecture
+        self.real_vocab = architecture.vocab
+        """Rows of the head that stand for tokens; ``fit_tokenizer`` lowers it."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the head, padding included."""
+        return self.architecture.vocab
+
+    def fit_tokenizer(self, token_count: int) -> None:
+        """Set how many tokens the tokenizer has.
+
+        With ``masked`` padding, later rows of the head get no probability.
+        Raises UserError (CANNOT_SCORE) if the head has fewer rows.
+        """
+        if token_count > self.vocab_size:
+            message = f"the tokenizer has {token_count} tokens, the model only {self.vocab_size}"
+            hint = "use the tokenizer that the model was trained with"
+            raise UserError(message, location="tokenizer", hint=hint, code=ExitCode.CANNOT_SCORE)
+        self.real_vocab = token_count
+
+
+class CausalModel(ModelVocabulary):
     """A loaded decoder with its head. Everything runs without gradients."""
 
     can_take_trees = True
@@ -59,10 +85,9 @@ class CausalModel:
         self, body: Decoder, head: torch.Tensor, architecture: Architecture, padded_vocab: str, description: dict[str, Any]
     ) -> None:
         """``head``: [V, hidden]. ``description``: the model in run.json."""
-        self.body, self.head, self.architecture, self.padded_vocab = body, head, architecture, padded_vocab
-        self.description = description
-        self.real_vocab = architecture.vocab
-        """Rows of the head that stand for tokens; ``fit_tokenizer`` lowers it."""
+        super().__init__(architecture)
+        self.body, self.head, self.padded_vocab, self.description = body, head, padded_vocab, description
+        # A tied embedding is the head's memory and counts once.
         parameters = {parameter.data_ptr(): parameter.numel() for parameter in (*body.parameters(), head)}
         self.parameter_count = sum(parameters.values())
         self.has_fp32_product = head.dtype is not torch.float32 and head.device.type == "cuda"
@@ -79,11 +104,6 @@ class CausalModel:
         )
 
     @property
-    def vocab_size(self) -> int:
-        """Rows of the head, padding included."""
-        return self.architecture.vocab
-
-    @property
     def device(self) -> torch.device:
         """The device of the weights."""
         return self.head.device
@@ -92,15 +112,6 @@ class CausalModel:
     def dtype(self) -> str:
         """``float32`` or ``bfloat16``: the type of weights and hidden states."""
         return str(self.head.dtype).removeprefix("torch.")
-
-    def fit_tokenizer(self, token_count: int) -> None:
-        """Set how many tokens the tokenizer has.
-
-        With ``masked`` padding, later rows of the head get no probability.
-        Raises UserError (CANNOT_SCORE) if the head has fewer rows.
-        """
-        refuse_larger_tokenizer(token_count, self.vocab_size)
-        self.real_vocab = token_count
 
     @torch.inference_mode()
     def hidden_states(
@@ -117,24 +128,26 @@ class CausalModel:
         Args:
             tokens: int64 [B, S].
             position_ids: int64 [B, S] or [1, S]; 0, 1, ... S-1 by default.
-            mask: what the queries see; causal attention by default. No query may see a later column. A sliding window narrows
-                the mask further, by position ids.
+            mask: which keys the queries see; causal attention by default. No query may see a later column. A sliding window
+                narrows the mask further, by position ids.
             output_positions: int64 [U], flat indices into [B, S]; all by default.
             kv_cache: the tokens read before; the new ones are added to it.
 
         Returns:
             [B, S, hidden], or [U, hidden] of ``output_positions``, in the weights' type.
         """
-        positions = torch.arange(tokens.shape[1], device=tokens.device)[None] if position_ids is None else position_ids
-        rope = self.body.compute_rope(positions)  # [B or 1, S, 1, head_dim / 2] both
-        window_mask = self._apply_sliding_window(positions.expand(tokens.shape), mask, kv_cache)
+        if position_ids is None:
+            position_ids = torch.arange(tokens.shape[1], device=tokens.device)[None]  # [1, S]
+        rope = self.body.compute_rope(position_ids)  # [B or 1, S, 1, head_dim / 2] both
+        window_mask = self._apply_sliding_window(position_ids.expand(tokens.shape), mask, kv_cache)
         hidden: torch.Tensor = self.body.embed_tokens(tokens)  # [B, S, hidden]
+        # Masks are built once for all layers: one for those with a sliding window, one for the others.
         window_bias, full_bias = (_to_additive_mask(layer_mask, hidden) for layer_mask in (window_mask, mask))
         last_index = len(self.body.layers) - 1
         for index, layer in enumerate(self.body.layers):
             layer_bias = window_bias if has_sliding_window(self.architecture, index) else full_bias
             update = None if kv_cache is None else functools.partial(kv_cache.update, index)
-            # The last layer computes only what is needed: [U, hidden].
+            # The last layer computes only the needed rows: [U, hidden].
             hidden = layer(hidden, rope, layer_bias, update, output_positions if index == last_index else None)
         normed: torch.Tensor = self.body.norm(hidden)  # [B, S, hidden] or [U, hidden]
         return normed
@@ -149,6 +162,7 @@ class CausalModel:
         window, length = self.architecture.sliding_window, positions.shape[1]
         if window is None or (mask is None and length <= window):
             return mask
+        # Without a mask attention is plain causal, which has no window: build the causal mask.
         if mask is None:
             mask = attention_mask.query_blocks(torch.full_like(positions[:1], length))  # of [1, S]: a causal mask
         key_positions = positions if kv_cache is None else kv_cache.get_key_positions(positions)  # [B or 1, all keys]
@@ -165,10 +179,12 @@ class CausalModel:
 
         Products of the weights as they are, summed and kept in fp32.
         """
+        # CUDA multiplies bfloat16 with fp32 sums. Elsewhere both sides become fp32 first.
         if self.has_fp32_product:
             flat = hidden.reshape(-1, hidden.shape[-1])  # [N, hidden]
             logits = torch.mm(flat, self.head.t(), out_dtype=torch.float32).view(*hidden.shape[:-1], -1)  # [..., V]
         elif hidden[..., 0].numel() < MIN_BATCH_INVARIANT_ROWS:
+            # Few rows are padded, so that a token's logits do not depend on how many rows are computed.
             few = hidden.flatten(0, -2)  # [N, hidden]
             padded = functional.pad(few, (0, 0, 0, MIN_BATCH_INVARIANT_ROWS - len(few)))  # [8, hidden]
             logits = linear(padded.float(), self.head.float())[: len(few)].view(*hidden.shape[:-1], -1)  # [..., V]
@@ -177,14 +193,6 @@ class CausalModel:
         if self.padded_vocab == "masked":
             logits[..., self.real_vocab :] = -torch.inf
         return logits
-
-
-def refuse_larger_tokenizer(token_count: int, vocab_size: int) -> None:
-    """Raise UserError (CANNOT_SCORE) if a tokenizer has too many tokens."""
-    if token_count > vocab_size:
-        message = f"the tokenizer has {token_count} tokens, the model only {vocab_size}"
-        hint = "use the tokenizer that the model was trained with"
-        raise UserError(message, location="tokenizer", hint=hint, code=ExitCode.CANNOT_SCORE)
 
 
 def _to_additive_mask(mask: Sequence[QueryBlock] | None, hidden: torch.Tensor) -> Sequence[QueryBlock] | None:
@@ -221,6 +229,7 @@ def convert_tensor(arch: Architecture, name: str, tensor: torch.Tensor) -> Itera
     layer, submodule = f"layers.{match[1]}", match[2]
     if submodule == "attn.qkv_proj":  # rows of q, k, v: [hidden + 2 kv_size, ...]
         rope_rows = arch.hidden + arch.kv_size
+        # Interleaved checkpoints have neighbouring rope pairs already.
         if not arch.rope_interleaved:
             tensor = torch.cat([_interleave_rope_pairs(arch, tensor[:rope_rows]), tensor[rope_rows:]])
         yield f"{layer}.self_attn.qkv_proj.{parameter}", tensor

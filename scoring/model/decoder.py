@@ -94,6 +94,7 @@ class Attention(nn.Module):
         """
         projections = torch.cat([self.q_proj(x), self.kv_proj(x)], -1) if self.qkv_proj is None else self.qkv_proj(x)
         qkv = projections.unflatten(-1, (-1, self.head_dim))  # [B, S, heads + 2 kv heads, head_dim]
+        # Queries and keys are rotated in one operation, since they are neighbours.
         rope_heads = self.heads + self.kv_heads
         qk, v = qkv[:, :, :rope_heads], qkv[:, :, rope_heads:]  # [B, S, heads + kv heads, head_dim], [B, S, kv heads, head_dim]
         if self.use_rope:
@@ -115,8 +116,10 @@ class Attention(nn.Module):
                 attend(q[:, block.start : block.stop], block.gather_keys(k), block.gather_keys(v), attn_mask=block.mask)
                 for block in mask
             ]  # each [B, stop - start, heads, head_dim]
+            # A single block is not copied.
             out = torch.cat(parts, 1) if len(parts) > 1 else parts[0]  # [B, S, heads, head_dim]
 
+        # In the last layer only the needed rows go on: keys and values came from all of them.
         flat = out.flatten(2)  # [B, S, hidden]
         projected: torch.Tensor = self.o_proj(flat if output_positions is None else flat.flatten(0, 1)[output_positions])
         return projected
@@ -137,6 +140,7 @@ def apply_rope(x: torch.Tensor, rope: RopeCosSin) -> torch.Tensor:
     [B, S, heads, head_dim] -> the same; may overwrite ``x``.
     """
     if x.dtype is torch.float32 and x.device.type == "cpu":
+        # One complex product in place: (even + i odd) * (cos + i sin).
         pairs = torch.view_as_complex(torch.unflatten(x, -1, (-1, 2)))  # complex64 [B, S, heads, head_dim / 2]
         pairs.mul_(torch.complex(rope.cos, rope.sin))
         return x

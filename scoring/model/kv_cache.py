@@ -37,7 +37,7 @@ class KVCache:
     def begin_step(self, positions: torch.Tensor) -> torch.Tensor:
         """Let each row add one token, at int64 [rows].
 
-        Returns what the token sees: bool [rows, 1, width], itself included.
+        Returns its mask: bool [rows, 1, width], itself included.
         """
         self._step_positions = positions
         return (self._all_positions <= positions[:, None])[:, None]
@@ -55,10 +55,12 @@ class KVCache:
         Returns those that their queries attend to.
         """
         cached = self._layers[layer]
+        # Prompts fill the first columns of all rows and see only each other.
         if self._step_positions is None:
             length = keys.shape[2]
             cached.keys[:, :, :length], cached.values[:, :, :length] = keys, values  # [rows, kv heads, S, head_dim]
             return KeysAndValues(keys, values)
+        # In a step each row has its own column. Its query sees the whole cache, narrowed by the mask of begin_step.
         cached.keys[self._row_index, :, self._step_positions] = keys[:, :, 0]  # [rows, kv heads, head_dim]
         cached.values[self._row_index, :, self._step_positions] = values[:, :, 0]
         return cached

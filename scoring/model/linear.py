@@ -33,6 +33,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     if columns <= MAX_UNCUT_COLUMNS:
         uncut: torch.Tensor = product(x, weight, bias, "none", [], "")  # [..., out]
         return uncut
+    # Equal pieces, added up in the order of their columns: each product continues the sums of the last.
     piece_columns = -(-columns // -(-columns // MAX_PIECE_COLUMNS))
     sums: torch.Tensor = product(x[..., :piece_columns], weight[:, :piece_columns], bias, "none", [], "")  # [..., out]
     for start in range(piece_columns, columns, piece_columns):

@@ -70,9 +70,10 @@ def load_causal_lm(
         hint = f"give one of {', '.join(PADDED_VOCAB_CHOICES)}"
         raise UserError(f"padded_vocab is {padded_vocab!r}", location=folder, hint=hint)
     contents = open_expected_checkpoint(folder, expected_fingerprint)
+    # Reading takes longest, so it begins before CUDA starts and before the model exists.
     with ThreadPoolExecutor(READER_THREADS) as pool:
         try:
-            tensors = _TensorPrefetcher(pool, contents, folder)  # reads while CUDA starts
+            tensors = _TensorPrefetcher(pool, contents, folder)
             try:
                 body = build_decoder(contents.architecture, mup=contents.training_config.mup, device=torch_device)
             except (ValueError, KeyError) as error:
@@ -83,6 +84,7 @@ def load_causal_lm(
             head = _fill_parameters(body, contents, tensors, folder, torch_dtype)
         finally:
             pool.shutdown(cancel_futures=True)
+    # Tensors of two saves would make a model that was never trained.
     refuse_rewritten_checkpoint(folder, contents)
     description = _describe_model(contents, time.monotonic() - started_seconds)
     return CausalModel(body, head, contents.architecture, padded_vocab, description)
@@ -100,6 +102,7 @@ class _TensorPrefetcher:
         self._shapes = {parameter.name: parameter.shape for parameter in contents.architecture.parameters()}
         self._pending_names = deque(contents.tensors)
         self._pending_reads: deque[tuple[str, Future[torch.Tensor]]] = deque()
+        # Several tensors are read ahead only if together they are no larger than the largest.
         self._limit_bytes = max(map(self._tensor_bytes, self._pending_names), default=0)
         self._held_bytes = 0
         self._start_reads()
@@ -184,8 +187,10 @@ def _fill_parameters(
 
     The head is the embedding if they are tied.
     """
+    # Each tensor replaces a meta parameter. A parameter without a tensor, or the reverse, is refused by name.
     unfilled = dict(body.named_parameters())
     device = body.frequencies.device
+    # Weights of products have a memory layout of their own.
     matrix_names = {HEAD_NAME, *(f"{name}.weight" for name, module in body.named_modules() if isinstance(module, Linear))}
     if contents.architecture.tied:
         matrix_names.add(EMBEDDING_NAME)
@@ -198,6 +203,7 @@ def _fill_parameters(
             message = f"{name} has values that are not finite ({contents.tensors[name][0].file})"
             raise _make_cannot_score_error(folder, message, "check the training run: it diverged")
         for parameter_name, weight in convert_tensor(contents.architecture, name, tensor):
+            # A router computes in fp32 whatever the model's type, as nanotron's does.
             target_dtype = torch.float32 if parameter_name.endswith("mlp.router.weight") else dtype
             is_matrix = parameter_name in matrix_names
             value = lay_out_weight(weight, target_dtype) if is_matrix else weight.to(target_dtype).contiguous()
@@ -232,7 +238,7 @@ def _merge_shards(folder: Path, shape: tuple[int, ...], shards: tuple[Shard, ...
     """
     merged = torch.empty(shape, dtype=_TORCH_DTYPES[shards[0].dtype])
     for shard in shards:
-        # Pieces of full rows are contiguous in file and tensor: read them straight into place.
+        # Pieces of full rows are contiguous in file and tensor: read them straight to where they belong.
         if all(
             _spans_full_rows(piece.shard_box, shard.shape) and _spans_full_rows(piece.tensor_box, shape) for piece in shard.pieces
         ):
@@ -241,6 +247,7 @@ def _merge_shards(folder: Path, shape: tuple[int, ...], shards: tuple[Shard, ...
                 row_bytes = math.prod(shape[1:]) * BYTES_PER_ELEMENT[shard.dtype]
                 _read_into(folder, shard, shard.offset_bytes + first_row * row_bytes, merged[start:stop])
             continue
+        # Pieces of columns are scattered over the tensor: read the shard once, then copy.
         shard_tensor = torch.empty(shard.shape, dtype=merged.dtype)
         _read_into(folder, shard, shard.offset_bytes, shard_tensor)
         for piece in shard.pieces:
@@ -263,6 +270,7 @@ def _read_into(folder: Path, shard: Shard, offset_bytes: int, destination: torch
     buffer = destination.view(-1).view(torch.uint8).numpy().data  # uint8 [bytes], the tensor's own memory
     try:
         with open_without_blocking(folder / shard.file) as file:
+            # A read may return less than asked for; nothing at all means that the file became shorter.
             file.raw.seek(offset_bytes, os.SEEK_SET)
             filled_bytes = 0
             while filled_bytes < len(buffer):

@@ -57,6 +57,7 @@ def estimate_bytes_per_position(arch: Architecture, bytes_per_value: int, key_co
     The residual stream and its normed copy; the larger of MLP (gate, up, their product; for the top k experts) and attention
     (q, k, v, rotated in fp32, repeated for the groups); and a mask row of ``key_count`` keys (bool and additive).
     """
+    # Dense and expert layers may alternate: the wider one decides.
     mlp_width = arch.intermediate
     if arch.experts is not None:
         mlp_width = max(mlp_width, arch.experts.top_k * arch.experts.intermediate + (arch.experts.shared_intermediate or 0))
@@ -74,6 +75,7 @@ def compute_budget(arch: Architecture, *, device: torch.device, bytes_per_value:
     """
     if device.type != "cuda":
         return TokenBudget(CPU_TOKEN_POSITIONS)
+    # Equal devices have the same total memory, but not the same free memory.
     _, total_bytes = torch.cuda.mem_get_info(device)
     available_bytes = min(get_free_bytes(device), int(0.9 * total_bytes) - weight_bytes) - GPU_HEAD_BYTES
     return TokenBudget(fit_token_positions(available_bytes, estimate_bytes_per_position(arch, bytes_per_value, GPU_MASK_KEYS)))
@@ -127,6 +129,7 @@ def get_free_bytes(device: torch.device) -> int:
     Of the GPU, or within the job's cgroup.
     """
     if device.type == "cuda":
+        # torch keeps freed blocks, which the driver counts as used.
         driver_free_bytes, _ = torch.cuda.mem_get_info(device)
         return driver_free_bytes + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return get_host_free_bytes(Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
@@ -139,6 +142,7 @@ def get_host_free_bytes(meminfo: Path, cgroup_file: Path, cgroup_root: Path) -> 
     """
     free_bytes = [int(line.split()[1]) * 1024 for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:")]
     names = [line[3:].strip("/") for line in cgroup_file.read_text().splitlines() if line.startswith("0::")]
+    # A limit of any parent cgroup holds for the job, too.
     cgroups = [cgroup_root / name for name in names]
     for group in [*cgroups, *(parent for cgroup in cgroups for parent in cgroup.parents)]:
         try:

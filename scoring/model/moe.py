@@ -1,4 +1,4 @@
-"""The gated MLP, and nanotron's mixture of such experts in its place.
+"""The gated MLP, and nanotron's mixture of experts.
 
 A token goes through its own experts whatever its neighbours are: no token is dropped, and no expert has a capacity.
 """
@@ -55,6 +55,7 @@ class ExpertsMLP(nn.Module):
         hidden = hidden_states.flatten(0, -2)  # [N, hidden]
         probabilities = functional.softmax(self.router(hidden.float()), dim=-1)  # [N, experts]
         weights, expert_index = probabilities.topk(self.top_k, dim=-1)  # [N, k] both
+        # Expert by expert, on its own tokens only. Experts that no token chose get empty tensors.
         out = torch.zeros_like(hidden)  # [N, hidden]
         for expert in range(probabilities.shape[-1]):
             rows, slots = (expert_index == expert).nonzero(as_tuple=True)  # [n] both: the tokens of this expert

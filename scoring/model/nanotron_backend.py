@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import torch
 
 from scoring.model.attention_mask import QueryBlock
-from scoring.model.causal_lm import refuse_larger_tokenizer
+from scoring.model.causal_lm import ModelVocabulary
 from scoring.model.loader import open_expected_checkpoint, refuse_rewritten_checkpoint
 from scoring.model.memory_budget import MIN_TOKEN_POSITIONS, TokenBudget
 from suites.checkpoint.completeness import CheckpointShards
@@ -34,6 +34,7 @@ def require_nanotron(environ: Mapping[str, str] = os.environ) -> None:
     """
     if not torch.cuda.is_available():
         raise _make_unavailable_error("nanotron needs CUDA, which is not available here")
+    # A source tree has the package in src/ or at its top.
     root = environ.get("NANOTRON_ROOT")
     if root:
         source = next((folder for folder in (Path(root) / "src", Path(root)) if (folder / "nanotron").is_dir()), None)
@@ -66,14 +67,10 @@ def refuse_unsupported_options(request: ScoringRequest) -> None:
 
 
 class _HiddenStatesCaptured(Exception):  # noqa: N818  ends the forward pass before its head
-    """Carries the hidden states that the head would get."""
-
-    def __init__(self, hidden: torch.Tensor) -> None:
-        super().__init__()
-        self.hidden = hidden
+    """Its argument is the hidden states that the head would get."""
 
 
-class NanotronModel:
+class NanotronModel(ModelVocabulary):
     """A nanotron model behind the interface ``scoring.inference.loglikelihood.Model``."""
 
     padded_vocab = "in_softmax"
@@ -81,9 +78,9 @@ class NanotronModel:
     can_take_trees = False
 
     def __init__(self, nanotron_model: Any, contents: CheckpointShards) -> None:
-        self.nanotron_model, self.architecture = nanotron_model, contents.architecture
+        super().__init__(contents.architecture)
+        self.nanotron_model = nanotron_model
         self.parameter_count = sum(parameter.numel() for parameter in nanotron_model.parameters())
-        self.real_vocab = contents.architecture.vocab
         self.budget = TokenBudget(MIN_TOKEN_POSITIONS)
         self.description: dict[str, Any] = {
             "architecture": contents.architecture.family,
@@ -93,22 +90,9 @@ class NanotronModel:
         }
 
     @property
-    def vocab_size(self) -> int:
-        """Rows of the head, padding included."""
-        return self.architecture.vocab
-
-    @property
     def device(self) -> torch.device:
         """The current CUDA device, where nanotron puts the weights."""
         return torch.device("cuda", torch.cuda.current_device())
-
-    def fit_tokenizer(self, token_count: int) -> None:
-        """Raise UserError (CANNOT_SCORE) if the head has fewer rows.
-
-        Nanotron keeps padding rows in the softmax.
-        """
-        refuse_larger_tokenizer(token_count, self.vocab_size)
-        self.real_vocab = token_count
 
     @torch.inference_mode()
     def hidden_states(
@@ -131,11 +115,12 @@ class NanotronModel:
             inputs = {"input_ids": tokens, "position_ids": torch.arange(length, device=tokens.device).repeat(batch, 1)}
         else:
             inputs = {"input_ids": tokens, "input_mask": torch.ones_like(tokens, dtype=torch.bool)}
+        # The forward pass ends before its head, whose logits [B, S, V] would fill the memory.
         hook = self.nanotron_model.lm_head.register_forward_pre_hook(_capture_hidden, with_kwargs=True)
         try:
             self.nanotron_model(**inputs)
         except _HiddenStatesCaptured as captured:
-            hidden = captured.hidden
+            hidden: torch.Tensor = captured.args[0]
         else:
             raise RuntimeError("nanotron's forward pass ended without its head")
         finally:
@@ -224,6 +209,7 @@ def _load_weights(nanotron: Mapping[str, Any], config: Any, folder: Path) -> Any
     tp_mode = nanotron["parallel.tensor_parallel.enum"].TensorParallelLinearMode.ALL_REDUCE
     parallel_args = nanotron["config"].ParallelismArgs(dp=1, pp=1, tp=1, tp_mode=tp_mode, tp_linear_async_communication=False)
     context = nanotron["parallel"].ParallelContext(data_parallel_size=1, pipeline_parallel_size=1, tensor_parallel_size=1)
+    # Dropout's random states: the model's constructor needs them, scoring does not.
     random = nanotron["random"]
     random.set_random_seed(42)
     synced_state = random.get_synced_random_state(random_state=random.get_current_random_state(), pg=context.tp_pg)
