@@ -1,8 +1,8 @@
-"""Conversations as the model saw them in training: the chat template, rendered and tokenised, and where an answer ends.
+"""Conversations as in training: the chat template rendered and tokenised, and the tokens that end an answer.
 
-The template is the tokenizer's own (chat_template.jinja, or chat_template in tokenizer_config.json), else the suite's. What it
-renders is tokenised as it stands, special tokens recognised and nothing added: a template that writes BOS gets one BOS, not two.
-Only before the suite's template, which knows nothing of the tokenizer, stands what the tokenizer itself puts before a text.
+The template is the tokenizer's (chat_template.jinja, or chat_template in tokenizer_config.json), else the suite's. Its text
+is tokenised with special tokens and nothing is added, so a template that writes BOS gets one; before the suite's template,
+which knows no tokenizer, comes what the tokenizer puts before a text.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jinja2
 import jinja2.ext
@@ -18,18 +18,23 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 import msgspec
-import tokenizers
 
-from scoring.data.tokenizer import Tokenizer, read_tokenizer_settings
+from scoring.data.tokenizer import (
+    Tokenizer,
+    get_token_text,
+    open_json_backend,
+    open_transformers_backend,
+    read_tokenizer_settings,
+)
 from suites.common.errors import ExitCode, UserError
 
 FIXED_DATE = datetime(2025, 1, 1, tzinfo=UTC)
-"""What a template that writes today's date is told: the same prompt every day."""
+"""Today for templates that write the date: prompts stay the same every day."""
 
 _SENTINEL = "This-is-a-mark"
 
 _TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
-"""What somebody else's template may raise."""
+"""Errors that a template of somebody else may raise."""
 
 Messages = Sequence[dict[str, str]]
 
@@ -40,38 +45,57 @@ class RenderedPrompt(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     tokens: list[int]
     system_in_user: bool
-    """The template refuses or ignores a system role: its message stands at the beginning of the first user's."""
+    """The template has no system role: the system message begins the first user message."""
+
+
+class _StopCriteria(NamedTuple):
+    """What ends an answer."""
+
+    ids: frozenset[int]
+    strings: tuple[str, ...]
+
+
+class _Codec(NamedTuple):
+    """Text to tokens with special tokens recognised, and back."""
+
+    encode: Callable[[str], list[int]]
+    decode: Callable[[Sequence[int]], str]
+    special_tokens: dict[int, str]
+    """Id -> text."""
 
 
 class ChatTemplate:
     """One template with one tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer, folder: Path, *, use_fast: bool, fallback: str | None) -> None:
-        """``folder`` holds the tokenizer's files. Problem (cannot score) where there is no template, or none that can be read."""
-        settings_values = read_tokenizer_settings(folder)
-        tokenizer_template = _read_tokenizer_template(folder, settings_values.get("chat_template"))
+        """``folder`` holds the tokenizer's files, ``fallback`` is the suite's template.
+
+        Raises UserError (cannot score) for a missing or invalid template.
+        """
+        settings = read_tokenizer_settings(folder)
+        tokenizer_template = _read_tokenizer_template(folder, settings.get("chat_template"))
         template = tokenizer_template if tokenizer_template is not None else fallback
         self.location = f"tokenizer {tokenizer.identifier}" if tokenizer_template is not None else "chat_template of the suite"
         if template is None:
-            hint = "give the suite a chat_template, or the tokenizer its own"
+            hint = "add a chat_template to the suite or the tokenizer"
             raise UserError("has no chat template", location=self.location, hint=hint, code=ExitCode.CANNOT_SCORE)
         self.template, self.source = template, "tokenizer" if tokenizer_template is not None else "suite"
         self._prefix = list(tokenizer.prefix) if tokenizer_template is None else []
-        self._tokens = {key: _get_token_content(value) for key, value in settings_values.items() if key.endswith("_token")}
-        self._encode, self._decode, special = (
-            _load_json_codec if use_fast and (folder / "tokenizer.json").is_file() else _load_slow_codec
-        )(folder)
-        self.special_ids = frozenset(special.values())
+        self._special_texts = {key: get_token_text(value) for key, value in settings.items() if key.endswith("_token")}
+        has_json = use_fast and (folder / "tokenizer.json").is_file()
+        self._codec = (_load_json_codec if has_json else _load_slow_codec)(folder)
+        self.special_tokens = frozenset(self._codec.special_tokens.values())
         try:
             self._compiled = _make_environment().from_string(template)
         except _TEMPLATE_ERRORS as error:
             raise self._make_error(error) from error
+        # Both render with the compiled template.
         self._accepts_system_role = self._detect_system_role()
-        self.stop_ids, self.stop_strings = self._find_stops(tokenizer.eos_id, special)
+        self.stop_ids, self.stop_strings = self._find_stop_criteria(tokenizer.eos_id)
 
     @property
     def description(self) -> dict[str, Any]:
-        """As the tier file has it."""
+        """The template's part of the tier file."""
         return {
             "source": self.source,
             "sha256": hashlib.sha256(self.template.encode()).hexdigest(),
@@ -80,7 +104,10 @@ class ChatTemplate:
         }
 
     def render(self, messages: Messages) -> RenderedPrompt:
-        """The conversation up to where the answer begins. Problem (cannot score) where the template refuses it."""
+        """The conversation up to the beginning of the answer.
+
+        Raises UserError (cannot score) when the template refuses it.
+        """
         is_folded = messages[0]["role"] == "system" and not self._accepts_system_role
         if is_folded:
             system, first, *remainder = messages
@@ -89,24 +116,25 @@ class ChatTemplate:
             text = self._render_text(messages, add_generation_prompt=True)
         except _TEMPLATE_ERRORS as error:
             raise self._make_error(error) from error
-        tokens = self._encode(text)
+        tokens = self._codec.encode(text)
         if tokens[: len(self._prefix)] != self._prefix:
             tokens = [*self._prefix, *tokens]
         return RenderedPrompt(text=text, tokens=tokens, system_in_user=is_folded)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Valid UTF-8; special tokens are spelled out."""
-        return valid_utf8(self._decode(tokens))
+        """The text of tokens as valid UTF-8, special tokens included."""
+        return valid_utf8(self._codec.decode(tokens))
 
     def _render_text(self, messages: Messages, *, add_generation_prompt: bool) -> str:
-        return self._compiled.render(messages=list(messages), add_generation_prompt=add_generation_prompt, **self._tokens)
+        arguments = {"messages": list(messages), "add_generation_prompt": add_generation_prompt, **self._special_texts}
+        return self._compiled.render(arguments)
 
     def _make_error(self, error: Exception) -> UserError:
         message = f"the chat template fails: {error}"
-        return UserError(message, location=self.location, hint="mend the template, or the prompt", code=ExitCode.CANNOT_SCORE)
+        return UserError(message, location=self.location, hint="fix the template or the prompt", code=ExitCode.CANNOT_SCORE)
 
     def _detect_system_role(self) -> bool:
-        """Some templates refuse a system message, and some leave it out without a word."""
+        """Whether a system message gets into the text: some templates refuse it, some omit it silently."""
         try:
             text = self._render_text(
                 [{"role": "system", "content": _SENTINEL}, {"role": "user", "content": "?"}], add_generation_prompt=True
@@ -115,46 +143,35 @@ class ChatTemplate:
             return False
         return _SENTINEL in text
 
-    def _find_stops(self, eos: int | None, special: dict[int, str]) -> tuple[frozenset[int], tuple[str, ...]]:
-        """EOS, and what the template writes after an answer: a special token, or else its first line as a string."""
-        ids = set() if eos is None else {eos}
+    def _find_stop_criteria(self, eos_id: int | None) -> _StopCriteria:
+        """EOS, and what the template writes after an answer: a special token, else the first line as a string."""
+        ids = frozenset() if eos_id is None else frozenset({eos_id})
+        conversation = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
         try:
-            text = self._render_text(
-                [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}], add_generation_prompt=False
-            )
+            text = self._render_text(conversation, add_generation_prompt=False)
         except _TEMPLATE_ERRORS as error:
             raise self._make_error(error) from error
         after = text.rpartition(_SENTINEL)[2].strip()
         if _SENTINEL not in text or not after:
-            return frozenset(ids), ()
-        first = self._encode(after)[0]
-        if first in special:
-            return frozenset({*ids, first}), ()
-        return frozenset(ids), (after.splitlines()[0],)
+            return _StopCriteria(ids, ())
+        first = self._codec.encode(after)[0]
+        if first in self._codec.special_tokens:
+            return _StopCriteria(ids | {first}, ())
+        return _StopCriteria(ids, (after.splitlines()[0],))
 
 
 def _read_tokenizer_template(folder: Path, configured: Any) -> str | None:
     file = folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")
-    if isinstance(configured, list):  # several, by name
+    if isinstance(configured, list):  # several named templates
         templates_by_name = {variant.get("name"): variant.get("template") for variant in configured if isinstance(variant, dict)}
         configured = templates_by_name.get("default")
     return configured if isinstance(configured, str) else None
 
 
-def _get_token_content(token: Any) -> Any:
-    return token.get("content") if isinstance(token, dict) else token
-
-
-_Codec = tuple[Callable[[str], list[int]], Callable[[Sequence[int]], str], dict[int, str]]
-
-
 def _load_json_codec(folder: Path) -> _Codec:
-    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    backend.no_truncation()
-    backend.no_padding()
-    special = {index: token.content for index, token in backend.get_added_tokens_decoder().items() if token.special}
+    backend = open_json_backend(folder)
 
     def encode(text: str) -> list[int]:
         return list(backend.encode(text, add_special_tokens=False).ids)
@@ -162,38 +179,37 @@ def _load_json_codec(folder: Path) -> _Codec:
     def decode(tokens: Sequence[int]) -> str:
         return str(backend.decode(list(tokens), skip_special_tokens=False))
 
-    return encode, decode, special
+    added_tokens = backend.get_added_tokens_decoder().items()
+    return _Codec(encode, decode, {index: token.content for index, token in added_tokens if token.special})
 
 
 def _load_slow_codec(folder: Path) -> _Codec:
-    from transformers import AutoTokenizer  # noqa: PLC0415  a second's import, only for tokenizers without tokenizer.json
-
-    loaded: Any = AutoTokenizer.from_pretrained(str(folder), use_fast=False, local_files_only=True, trust_remote_code=False)
-    special = {index: str(token) for index, token in loaded.added_tokens_decoder.items() if token.special}
-    special |= {index: str(loaded.convert_ids_to_tokens(index)) for index in loaded.all_special_ids}
+    backend = open_transformers_backend(folder, use_fast=False)
 
     def encode(text: str) -> list[int]:
-        return list(loaded.encode(text, add_special_tokens=False))
+        return list(backend.encode(text, add_special_tokens=False))
 
     def decode(tokens: Sequence[int]) -> str:
-        return str(loaded.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return str(backend.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    return encode, decode, special
+    special = {index: str(token) for index, token in backend.added_tokens_decoder.items() if token.special}
+    special |= {index: str(backend.convert_ids_to_tokens(index)) for index in backend.all_special_ids}
+    return _Codec(encode, decode, special)
 
 
 class _GenerationTag(jinja2.ext.Extension):
-    """{% generation %} ... {% endgeneration %}, by which training marks what is learnt: here, only its content."""
+    """{% generation %} ... {% endgeneration %}, which marks trained text; here only its content counts."""
 
     tags = {"generation"}  # noqa: RUF012  as jinja2 declares it
 
     def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        """The statements between the two."""
+        """The statements between the two tags."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def _make_environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
-    """What templates on the hub are written for; they are other people's code, so they run in a sandbox."""
+    """The environment that templates of the hub expect, as a sandbox: they are other people's code."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
     )
@@ -210,5 +226,5 @@ def _make_environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
 
 
 def valid_utf8(text: str) -> str:
-    """The text with surrogate pairs joined and lone halves replaced by U+FFFD: valid UTF-8, whatever a decoder made."""
+    """The text with surrogate pairs joined and lone halves replaced by U+FFFD."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,19 +1,20 @@
-"""``python -m scoring doctor --offline``: is everything there that a job without a network needs?
+"""``python -m scoring doctor --offline``: checks that a job without a network finds all its data.
 
-Every suite's data path is walked as a job walks it: the tokenizer is loaded, every byte of every entry compared with its
-sha256 and read back, local files turned into the entry that a job would make of them (in a folder that is thrown away).
-The cache is not changed, but for when it was used last. With ``--json`` one document on stdout:
+It follows the path of a job: loads the tokenizer, compares every byte of every entry with its sha256, and reads it back.
+Local files become entries in a temporary folder. The cache does not change, except for the times of last use.
+With ``--json`` one document on stdout:
 
-    {"schema": 1, "whole": false, "prefill": "the command that mends what is missing",
-     "network": "cut off", or why the check ran with the network in reach (HF_HUB_OFFLINE and its like are set all the same),
-     "tokenizer": {"id": "...", "digest": "...", or null where it is missing, "problems": ["..."]},
-     "entries": [{"suite": "stage1_ppl_slices", "tier": "tier2_ppl", "name": "code", "folder": "...", or null where not known,
-                  "state": "whole" | "made by the job" | "missing" | "damaged" | "unusable", "problems": ["FILE: what", ...]}]}
+    {"schema": 1, "whole": false, "prefill": "the command that fetches what is missing",
+     "network": "cut off", or why the network could not be cut off (HF_HUB_OFFLINE and the like are set in any case),
+     "tokenizer": {"id": "...", "digest": "...", or null if it is missing, "problems": ["..."]},
+     "entries": [{"suite": "stage1_ppl_slices", "tier": "tier2_ppl", "name": "code", "folder": "...", or null if unknown,
+                  "state": "whole" | "made by the job" | "missing" | "damaged" | "unusable", "problems": ["FILE: ...", ...]}]}
 
-``missing``, ``damaged`` (prefill mends both) and ``unusable`` (local files, which are not what the suite says) are wrong.
-Exit 66 where anything is wrong, 0 otherwise, 2 for a suite that cannot be read.
+``missing`` and ``damaged`` (prefill repairs both) and ``unusable`` (local files that do not fit the suite) are failures.
+Exits 66 for a failure, 0 otherwise, 2 for a suite that cannot be read.
 """
 
+import functools
 import json
 import tempfile
 from pathlib import Path
@@ -38,7 +39,7 @@ _BAD_STATES = frozenset({"missing", "damaged", "unusable"})
 
 
 class EntryCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """One slice or task of a suite."""
+    """The state of one slice or task of a suite."""
 
     suite: str
     tier: str
@@ -49,7 +50,7 @@ class EntryCheck(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OfflineCheckRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job would be given."""
+    """What a job would get."""
 
     suites: tuple[SuiteInRequest, ...]
     data: DataPaths
@@ -58,7 +59,7 @@ class OfflineCheckRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_offline(request: OfflineCheckRequest, network: str) -> dict[str, Any]:
-    """The document that ``--json`` prints."""
+    """Check tokenizer and entries; returns the document that ``--json`` prints."""
     tokenizer, problems = _check_tokenizer(request)
     entries = [
         _check_entry(suite, name, definition, tokenizer, request)
@@ -78,7 +79,7 @@ def check_offline(request: OfflineCheckRequest, network: str) -> dict[str, Any]:
 
 
 def report_offline_check(document: dict[str, Any], *, as_json: bool) -> ExitCode:
-    """Print what was found, for a program or for a person."""
+    """Print the document, as JSON or as text, and return its exit code."""
     if as_json:
         click.echo(json.dumps(document, indent=2))
     else:
@@ -92,61 +93,54 @@ def report_offline_check(document: dict[str, Any], *, as_json: bool) -> ExitCode
         states = [entry["state"] for entry in document["entries"]]
         click.echo(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "no entries are needed")
         if not document["whole"]:
-            click.echo(f"where there is a network, run: {document['prefill']}")
+            click.echo(f"on a machine with a network, run: {document['prefill']}")
     return ExitCode.SCORED if document["whole"] else ExitCode.DATA_MISSING
 
 
 def _check_tokenizer(request: OfflineCheckRequest) -> tuple[Tokenizer | None, list[str]]:
-    """As a job would load it, but nothing is copied into the cache."""
+    """The tokenizer as a job would load it, and problems. Copies nothing into the cache."""
     folder, pointer = Path(request.tokenizer).expanduser(), request.data.tokenizer_pointer(request.tokenizer)
     try:
         digest = compute_tokenizer_digest(folder) if folder.is_dir() else read_cached_digest(request.tokenizer, request.data)
         if digest is not None:
             tokenizer_folder = folder if folder.is_dir() else request.data.tokenizer(digest)
             return load_tokenizer(request.tokenizer, tokenizer_folder, digest, use_fast=request.use_fast), []
-        with tempfile.TemporaryDirectory(prefix="doctor-") as scratch:  # the hub's own cache on this machine may have it
+        with tempfile.TemporaryDirectory(prefix="doctor-") as scratch:
+            # The hub's local cache may have it.
             return resolve_tokenizer(request.tokenizer, DataPaths(Path(scratch)), use_fast=request.use_fast, offline=True), []
     except OSError as error:
         return None, [f"{error.filename or folder}: cannot be read ({error.strerror})"]
-    except UserError as problem:
-        pointer_problem = (
-            f"{pointer}: the copy that it points at has lost or changed a file" if pointer.exists() else f"{pointer}: missing"
-        )
-        return None, [pointer_problem if problem.code == ExitCode.DATA_MISSING else f"{problem.location}: {problem.message}"]
+    except UserError as error:
+        if error.code != ExitCode.DATA_MISSING:
+            return None, [f"{error.location}: {error.message}"]
+        problem = "a file of the copy that it points to is missing or changed" if pointer.exists() else "missing"
+        return None, [f"{pointer}: {problem}"]
 
 
 def _check_entry(
     suite: SuiteInRequest, name: str, definition: dict[str, Any], tokenizer: Tokenizer | None, request: OfflineCheckRequest
 ) -> EntryCheck:
-    head: dict[str, Any] = {"suite": suite.name, "tier": suite.tier, "name": name}
+    """The state of one entry, by the steps of a job that obtains it."""
+    check = functools.partial(EntryCheck, suite=suite.name, tier=suite.tier, name=name)
     if tokenizer is None:
-        return EntryCheck(**head, state="missing", problems=["its place is not known without the tokenizer"])
+        return check(state="missing", problems=["its folder is unknown without the tokenizer"])
+    ensure_entry = functools.partial(cache.ensure_entry, suite.tier, name, definition, tokenizer=tokenizer, offline=True)
     try:
         location = cache.locate_entry(suite.tier, name, definition, tokenizer, request.data)
-    except UserError as problem:
-        return EntryCheck(**head, state="unusable", problems=[f"{problem.location}: {problem.message}"])
-    entry_folder = str(location.folder)
-    if location.local_source is not None and read_complete_meta(location.folder) is None:
-        return _check_local_build(head, entry_folder, definition, tokenizer)
-    damaged_files = find_damage(location.folder)
-    if damaged_files:
-        return EntryCheck(
-            **head, folder=entry_folder, state="damaged" if location.folder.is_dir() else "missing", problems=damaged_files
-        )
+        folder = location.folder
+        check = functools.partial(check, folder=str(folder))
+        if location.local_source is not None and read_complete_meta(folder) is None:
+            # The job builds this entry from local files: try it.
+            with tempfile.TemporaryDirectory(prefix="doctor-") as scratch:
+                ensure_entry(data=DataPaths(Path(scratch)))
+            return check(state="made by the job")
+    except UserError as error:
+        return check(state="unusable", problems=[f"{error.location}: {error.message}"])
+    damage = find_damage(folder)
+    if damage:
+        return check(state="damaged" if folder.is_dir() else "missing", problems=damage)
     try:
-        cache.ensure_entry(suite.tier, name, definition, tokenizer=tokenizer, data=request.data, offline=True)
-    except Exception as error:  # noqa: BLE001  whatever keeps a job from reading it is what is asked here
-        return EntryCheck(**head, folder=entry_folder, state="damaged", problems=[f"{entry_folder}: cannot be read: {error}"])
-    return EntryCheck(**head, folder=entry_folder, state="whole")
-
-
-def _check_local_build(head: dict[str, Any], entry_folder: str, definition: dict[str, Any], tokenizer: Tokenizer) -> EntryCheck:
-    """Local files, of which the job makes the entry: whether that can be done."""
-    with tempfile.TemporaryDirectory(prefix="doctor-") as scratch:
-        try:
-            cache.ensure_entry(
-                head["tier"], head["name"], definition, tokenizer=tokenizer, data=DataPaths(Path(scratch)), offline=True
-            )
-        except UserError as problem:
-            return EntryCheck(**head, folder=entry_folder, state="unusable", problems=[f"{problem.location}: {problem.message}"])
-    return EntryCheck(**head, folder=entry_folder, state="made by the job")
+        ensure_entry(data=request.data)
+    except Exception as error:  # noqa: BLE001  any error would keep a job from reading it
+        return check(state="damaged", problems=[f"{folder}: cannot be read: {error}"])
+    return check(state="whole")

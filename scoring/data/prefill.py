@@ -1,8 +1,9 @@
-"""Filling the data cache: every entry that suites need, several at a time, each in a process of its own.
+"""Fills the data cache: every entry that suites need, several at a time, each in a process.
 
-What is finished stays: started again after whatever ended it, prefill goes on with the entries that are missing.
+Finished entries stay. Started again after an interruption, prefill builds only the missing entries.
 """
 
+import functools
 import multiprocessing
 import os
 import queue
@@ -18,8 +19,10 @@ import msgspec
 import structlog
 
 from scoring.data import cache
+from scoring.data.cache_entries import EntryProgress, ProgressCallback
 from scoring.data.prefill_progress import PrefillDisplay
 from scoring.data.tokenizer import Tokenizer, resolve_tokenizer
+from scoring.runtime.log_setup import configure_scoring_log
 from scoring.runtime.stop import StopRequest
 from suites.common.atomic_files import write_json_atomically
 from suites.common.errors import ExitCode, UserError
@@ -32,13 +35,13 @@ from suites.definitions.data_cache import CACHE_ENTRY_KINDS
 SCHEMA = 1
 
 DEFAULT_MAX_JOBS = 4
-"""Without --jobs: more at once only wait for the same network, and a login node is not ours alone."""
+"""Without --jobs. More processes would wait for the same network, and a login node is shared."""
 
 _UPDATE_INTERVAL_SECONDS = 0.5
 
 
 class PrefillEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry that some suite needs."""
+    """An entry that a suite needs."""
 
     tier: str
     name: str
@@ -46,24 +49,21 @@ class PrefillEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PrefillOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What is the same for all entries of a run."""
+    """Options of a run, the same for all its entries."""
 
     eval_data: str
     tokenizer: str
     use_fast: bool
     refresh: bool
 
-
-class EntryResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one entry."""
-
-    message: str = ""
-    error: tuple[str, str, str, int] | None = None
-    """what, where, todo, code: a Problem, which does not travel between processes."""
+    @property
+    def data(self) -> DataPaths:
+        """The data cache that is filled."""
+        return DataPaths(Path(self.eval_data))
 
 
 def list_prefill_entries(suites: Iterable[SuiteInRequest]) -> list[PrefillEntry]:
-    """Each entry once, however many suites need it, in the suites' order."""
+    """The entries of all suites in their order, without duplicates."""
     entries_by_key: dict[str, PrefillEntry] = {}
     for suite in suites:
         if suite.tier in CACHE_ENTRY_KINDS:
@@ -74,25 +74,26 @@ def list_prefill_entries(suites: Iterable[SuiteInRequest]) -> list[PrefillEntry]
 
 
 def prefill_request(request: ScoringRequest, folder: Path, *, refresh: bool, jobs: int | None) -> ExitCode:
-    """``fill_data_cache`` for a request, and what became of it in the request's ``folder``: the watcher says those words to people."""
+    """``fill_data_cache`` for a request. Writes the outcome to prefill.json in ``folder``, which the watcher reads."""
     options = PrefillOptions(eval_data=request.eval_data, tokenizer=request.tokenizer, use_fast=request.use_fast, refresh=refresh)
-    problems: list[str] = []
+    errors: list[UserError] = []
     code = ExitCode.BUG
     try:
-        code = fill_data_cache(request.suites, options, jobs=jobs, problems=problems)
-    except UserError as problem:
-        problems.append(str(problem))
-        code = problem.code
+        code = fill_data_cache(request.suites, options, jobs=jobs, errors=errors)
+    except UserError as error:
+        errors.append(error)
+        code = error.code
         raise
     finally:
-        suffix = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        document = {"schema": SCHEMA, "run_id": request.run_id, "code": int(code), "problems": problems}
+        texts = [str(error) for error in errors]
+        suffix = f" (and {len(texts) - 1} more)" if len(texts) > 1 else ""
+        reason = f"{texts[0]}{suffix}" if texts else None
+        document = {"schema": SCHEMA, "run_id": request.run_id, "code": int(code), "problems": texts, "why": reason}
         try:
-            write_json_atomically(
-                AttemptPaths(folder).prefill_json, {**document, "why": f"{problems[0]}{suffix}" if problems else None}
-            )
+            write_json_atomically(AttemptPaths(folder).prefill_json, document)
         except OSError as error:
-            structlog.get_logger().warning("how it ended is not written", path=str(folder), error=str(error))
+            # The exit code still says how the run ended.
+            structlog.get_logger().warning("prefill.json cannot be written", path=str(folder), error=str(error))
     return code
 
 
@@ -101,43 +102,36 @@ def fill_data_cache(
     options: PrefillOptions,
     *,
     jobs: int | None = None,
-    stop: StopRequest | None = None,
-    problems: list[str] | None = None,
+    errors: list[UserError] | None = None,
 ) -> ExitCode:
-    """Make every entry that is missing; a line on stdout for each. What cannot be made is also added to ``problems``.
+    """Build every missing entry, and print a line for each. Errors of entries are also added to ``errors``.
 
-    An entry that cannot be made keeps no other from being made: each is one line on stderr, and the exit code is that of
-    the first that trying again does not help. Raises Problem: temporary (told to stop), and what the tokenizer's says.
+    An entry that cannot be built does not stop the others: it is a line on stderr. The exit code is the first that another
+    attempt does not change, else temporary. Raises UserError: temporary (stopped), and those of ``resolve_tokenizer``.
     """
-    if stop is None:
-        stop = StopRequest()
-        stop.listen()
-    data, named = DataPaths(Path(options.eval_data)), [suite.suite_option for suite in suites]
-    resolve_tokenizer(options.tokenizer, data, use_fast=options.use_fast, offline=False, suites=named)
+    errors = [] if errors is None else errors
+    stop = StopRequest()
+    stop.listen()
+    suite_options = [suite.suite_option for suite in suites]
+    resolve_tokenizer(options.tokenizer, options.data, use_fast=options.use_fast, offline=False, suites=suite_options)
     entries = list_prefill_entries(suites)
     process_count = max(1, min(jobs or min(DEFAULT_MAX_JOBS, len(os.sched_getaffinity(0))), len(entries)))
-    codes: list[ExitCode] = []
 
-    def report_result(result: EntryResult) -> None:
-        if result.error is None:
-            display.print_result(result.message)
-            return
-        message, location, hint, code = result.error
-        codes.append(ExitCode(code))
-        error_text = str(UserError(message, location=location, hint=hint))
-        display.print_error(f"scoring: {error_text}")
-        if problems is not None:
-            problems.append(error_text)
+    def report(get_line: Callable[[], str]) -> None:
+        try:
+            display.print_result(get_line())
+        except UserError as error:
+            errors.append(error)
+            display.print_error(f"scoring: {error}")
 
     with PrefillDisplay(len(entries), interactive=sys.stderr.isatty()) as display:
         if process_count == 1:
             for entry in entries:
-                report_result(_make_entry(entry, options, _throttle_progress(display.update, stop.check)))
+                report(functools.partial(_make_entry, entry, options, _throttle_progress(display.update, stop.check)))
         else:
-            _make_in_processes(
-                entries, options, jobs=process_count, update=display.update, report_result=report_result, stop=stop
-            )
+            _make_in_processes(entries, options, jobs=process_count, update=display.update, report=report, stop=stop)
         stop.check()
+    codes = [error.code for error in errors]
     permanent_codes = [code for code in codes if code != ExitCode.TEMPORARY]
     return (permanent_codes or codes or [ExitCode.SCORED])[0]
 
@@ -147,114 +141,103 @@ def _make_in_processes(
     options: PrefillOptions,
     *,
     jobs: int,
-    update: Callable[..., None],
-    report_result: Callable[[EntryResult], None],
+    update: ProgressCallback,
+    report: Callable[[Callable[[], str]], None],
     stop: StopRequest,
 ) -> None:
+    """Build entries in a pool. Shows their progress and reports each when it ends."""
     context = multiprocessing.get_context("spawn")
     progress_queue, stop_event = context.Queue(), context.Event()
     init_arguments = (progress_queue, stop_event, os.getpid())
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_init_process, initargs=init_arguments) as pool:
-        pending: set[Future[EntryResult]] = {pool.submit(_make_in_child, entry, options) for entry in entries}
+        pending: set[Future[str]] = {pool.submit(_make_in_child, entry, options) for entry in entries}
         try:
             while pending:
                 stop.check()
                 finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                # Progress first: an entry's last bar is drawn before its line is printed.
                 while True:
                     try:
-                        update(*progress_queue.get_nowait())
+                        update(progress_queue.get_nowait())
                     except queue.Empty:
                         break
                 for future in finished:
-                    report_result(future.result())
+                    report(future.result)
         except BrokenProcessPool as error:
-            message = "a process was killed: the memory may have been too little"
-            raise UserError(
-                message, location="prefill", hint="start it again with a smaller --jobs", code=ExitCode.BUG
-            ) from error
+            message, hint = "a process was killed, perhaps for lack of memory", "run it again with a smaller --jobs"
+            raise UserError(message, location="prefill", hint=hint, code=ExitCode.BUG) from error
         except BaseException:
+            # The children end at their next document, and entries that have not begun are dropped.
             stop_event.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-_send_progress: Callable[[tuple[Any, ...]], None]
+_send_progress: Callable[[EntryProgress], None]
 
 _check_stop: Callable[[], None]
 
 
 def _init_process(progress_queue: Any, stop_event: Any, parent_pid: int) -> None:
-    """In each process of the pool, once."""
-    global _send_progress, _check_stop  # a pool's initializer has no other place to leave things
-    from scoring.runtime.log_setup import configure_scoring_log  # noqa: PLC0415  only where a process begins
-
+    """Prepare a process of the pool."""
+    global _send_progress, _check_stop  # an initializer can hand over nothing in another way
     configure_scoring_log()
-    process_stop = StopRequest()
+    process_stop = StopRequest(parent_pid=parent_pid)
     process_stop.listen()
 
-    def stop() -> None:
+    def check_stop() -> None:
         process_stop.check()
-        if stop_event.is_set() or os.getppid() != parent_pid:
-            raise UserError(
-                "stopped", location="prefill", hint="start it again: finished entries are kept", code=ExitCode.TEMPORARY
-            )
+        if stop_event.is_set():
+            raise UserError("stopped", location="prefill", hint="run it again", code=ExitCode.TEMPORARY)
 
-    _send_progress, _check_stop = progress_queue.put, stop
+    _send_progress, _check_stop = progress_queue.put, check_stop
 
 
-def _make_in_child(entry: PrefillEntry, options: PrefillOptions) -> EntryResult:
-    return _make_entry(entry, options, _throttle_progress(lambda *progress: _send_progress(progress), _check_stop))
+def _make_in_child(entry: PrefillEntry, options: PrefillOptions) -> str:
+    return _make_entry(entry, options, _throttle_progress(_send_progress, _check_stop))
 
 
-def _throttle_progress(update: Callable[..., None], check: Callable[[], None]) -> cache.ProgressCallback:
+def _throttle_progress(update: ProgressCallback, check_stop: Callable[[], None]) -> ProgressCallback:
+    """A callback that always checks for a stop, but calls ``update`` at most twice a second."""
     last_update = 0.0
 
-    def report_progress(name: str, done: int, total: int, documents: int, text_bytes: int) -> None:
+    def report_progress(progress: EntryProgress) -> None:
         nonlocal last_update
-        check()
-        if time.monotonic() - last_update >= _UPDATE_INTERVAL_SECONDS or done >= total:
+        check_stop()
+        if time.monotonic() - last_update >= _UPDATE_INTERVAL_SECONDS or progress.done >= progress.total:
             last_update = time.monotonic()
-            update(name, done, total, documents, text_bytes)
+            update(progress)
 
     return report_progress
 
 
-def _make_entry(entry: PrefillEntry, options: PrefillOptions, progress: cache.ProgressCallback) -> EntryResult:
+def _make_entry(entry: PrefillEntry, options: PrefillOptions, progress: ProgressCallback) -> str:
+    """Obtain an entry; returns the line that is printed for it. Raises nothing but UserError, which can be pickled."""
     try:
-        return EntryResult(message=_obtain_entry_line(entry, _load_tokenizer_once(options), options, progress))
-    except UserError as problem:
-        return EntryResult(error=(problem.message, problem.location, problem.hint, int(problem.code)))
-    except Exception as error:  # noqa: BLE001  whatever it is, the other entries are made
+        cached = cache.ensure_entry(
+            entry.tier,
+            entry.name,
+            entry.definition,
+            tokenizer=_load_tokenizer_once(options),
+            data=options.data,
+            offline=False,
+            progress=progress,
+            refresh=options.refresh,
+        )
+    except UserError:
+        raise
+    except Exception as error:
         structlog.get_logger().exception("a bug", entry=entry.name)
-        return EntryResult(error=(f"{type(error).__name__}: {error}", entry.name, "report it as a bug", int(ExitCode.BUG)))
+        message, hint = f"{type(error).__name__}: {error}", "report it as a bug"
+        raise UserError(message, location=entry.name, hint=hint, code=ExitCode.BUG) from error
+    meta = cached.meta
+    if isinstance(cached, cache.TaskEntry):
+        return f"{entry.name}: {meta['examples']:,} items in {cached.folder}"
+    size = f"{format_bytes(meta['bytes'])}{'' if meta['reached_target'] else ', the entire source'}"
+    return f"{entry.name}: {meta['tokens']:,} tokens of {meta['documents']:,} documents ({size}) in {cached.folder}"
 
 
-_tokenizer_cache: dict[PrefillOptions, Tokenizer] = {}
-
-
+@functools.cache
 def _load_tokenizer_once(options: PrefillOptions) -> Tokenizer:
-    """Read once a process."""
-    if options not in _tokenizer_cache:
-        data = DataPaths(Path(options.eval_data))
-        _tokenizer_cache[options] = resolve_tokenizer(options.tokenizer, data, use_fast=options.use_fast, offline=False)
-    return _tokenizer_cache[options]
-
-
-def _obtain_entry_line(
-    entry: PrefillEntry, tokenizer: Tokenizer, options: PrefillOptions, progress: cache.ProgressCallback
-) -> str:
-    cache_entry = cache.ensure_entry(
-        entry.tier,
-        entry.name,
-        entry.definition,
-        tokenizer=tokenizer,
-        data=DataPaths(Path(options.eval_data)),
-        offline=False,
-        progress=progress,
-        refresh=options.refresh,
-    )
-    meta = cache_entry.meta
-    if entry.tier == "tier2_ppl":
-        amount = f"{meta['tokens']:,} tokens of {meta['documents']:,} documents ({format_bytes(meta['bytes'])})"
-        return f"{entry.name}: {amount}{'' if meta['reached_target'] else ', all there are'} in {cache_entry.folder}"
-    return f"{entry.name}: {meta['examples']:,} items in {cache_entry.folder}"
+    """The tokenizer, loaded once a process."""
+    return resolve_tokenizer(options.tokenizer, options.data, use_fast=options.use_fast, offline=False)

@@ -1,4 +1,4 @@
-"""How far prefill is: bars where somebody looks on, now and then a line in the log where nobody does."""
+"""Progress of prefill: bars on a terminal, a line every ten seconds in a log."""
 
 import contextlib
 import time
@@ -9,16 +9,20 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from scoring.data.cache_entries import EntryProgress
 from suites.common.formatting import format_bytes
 
 LOG_INTERVAL_SECONDS = 10.0
 
 
 class PrefillDisplay:
-    """Documents, tokens (of a task: items), bytes and time left of each entry that is being made. Results go to stdout."""
+    """Shows documents, tokens (or items), bytes and time left of each unfinished entry.
 
-    def __init__(self, entries: int, *, interactive: bool) -> None:
-        self.entries, self.finished = entries, 0
+    Results go to stdout, everything else to stderr.
+    """
+
+    def __init__(self, entry_count: int, *, interactive: bool) -> None:
+        self.entry_count, self.finished_count = entry_count, 0
         self._bars = _make_progress_bars() if interactive else None
         self._tasks: dict[str, TaskID] = {}
         self._start_times: dict[str, float] = {}
@@ -33,39 +37,43 @@ class PrefillDisplay:
         if self._bars is not None:
             self._bars.stop()
 
-    def update(self, name: str, done: int, total: int, documents: int, text_bytes: int) -> None:
-        """An entry got as far as that."""
+    def update(self, progress: EntryProgress) -> None:
+        """Draw the entry's bar, or write a line if the last one is old enough."""
         now = time.monotonic()
-        started = self._start_times.setdefault(name, now)
+        start_time = self._start_times.setdefault(progress.name, now)
+        size = format_bytes(progress.text_bytes)
         if self._bars is not None:
-            if name not in self._tasks:
-                self._tasks[name] = self._bars.add_task(name, documents="", size="")
-            task = self._tasks[name]
+            if progress.name not in self._tasks:
+                self._tasks[progress.name] = self._bars.add_task(progress.name, documents="", size="")
             self._bars.update(
-                task, completed=done, total=total, visible=done < total, documents=f"{documents:,}", size=format_bytes(text_bytes)
+                self._tasks[progress.name],
+                completed=progress.done,
+                total=progress.total,
+                visible=progress.done < progress.total,
+                documents=f"{progress.documents:,}",
+                size=size,
             )
-        elif (
-            min(now - self._last_logged, 5 * (now - started)) >= LOG_INTERVAL_SECONDS
-        ):  # two seconds in, the time left means something
+            return
+        # After two seconds the time left can be estimated.
+        if min(now - self._last_logged, 5 * (now - start_time)) >= LOG_INTERVAL_SECONDS:
             self._last_logged = now
-            left_seconds = (now - started) * (total - done) / max(done, 1)
-            progress_text = (
-                f"{done:,} of {total:,}, {documents:,} documents, {format_bytes(text_bytes)}, {left_seconds:.0f} s left"
-            )
-            _echo(f"{name}: {progress_text} ({self.finished} of {self.entries} entries done)", err=True)
+            seconds_left = (now - start_time) * (progress.total - progress.done) / max(progress.done, 1)
+            amount = f"{progress.done:,} of {progress.total:,}, {progress.documents:,} documents, {size}"
+            finished = f"{self.finished_count} of {self.entry_count} entries done"
+            _echo(f"{progress.name}: {amount}, {seconds_left:.0f} s left ({finished})", err=True)
 
     def print_result(self, text: str) -> None:
-        """An entry is there."""
-        self.finished += 1
+        """Print the line of a finished entry."""
+        self.finished_count += 1
         self._print(text, err=False)
 
     def print_error(self, text: str) -> None:
-        """An entry cannot be made."""
+        """Print the error of an entry that cannot be built."""
         self._print(text, err=True)
 
     def _print(self, text: str, *, err: bool) -> None:
         if self._bars is not None and self._bars.live.is_started:
-            self._bars.stop()  # the bars are drawn again below what is printed
+            self._bars.stop()  # they are drawn again below the printed line
             _echo(text, err=err)
             self._bars.start()
         else:
@@ -73,7 +81,7 @@ class PrefillDisplay:
 
 
 def _echo(text: str, *, err: bool) -> None:
-    with contextlib.suppress(OSError):  # a log without room is no reason to end
+    with contextlib.suppress(OSError):  # a full disk under the log does not stop prefill
         click.echo(text, err=err)
 
 

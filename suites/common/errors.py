@@ -2,7 +2,9 @@
 
 import enum
 import errno
+import functools
 from pathlib import Path
+from typing import Any
 
 
 class ExitCode(enum.IntEnum):
@@ -36,3 +38,7 @@ class UserError(Exception):
     def __init__(self, message: str, *, location: str | Path, hint: str, code: ExitCode = ExitCode.USAGE) -> None:
         self.message, self.location, self.hint, self.code = message, str(location), hint, code
         super().__init__(f"{location}: {message}; {hint}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by parts: errors travel between processes."""
+        return functools.partial(UserError, self.message, location=self.location, hint=self.hint, code=self.code), ()

@@ -86,7 +86,7 @@ def test_there_is_one_bos_and_it_is_the_template_s(tmp_path):
     bos = len(SPECIAL) + 256 - 7
     assert tokens[0] == bos
     assert tokens.count(bos) == 1
-    assert "<s>" in chat.special_ids
+    assert "<s>" in chat.special_tokens
 
 
 def test_before_the_suite_s_template_stands_what_the_tokenizer_itself_would_write(tmp_path):
@@ -143,7 +143,7 @@ def test_a_slow_tokenizer_renders_ends_and_decodes_as_the_fast_one_does(tmp_path
     slow = chat_of(folder, use_fast=False)
     fast = chat_of(write_tokenizer(tmp_path / "fast", CHATML, bos=False))
     assert slow.render(TALK) == fast.render(TALK)
-    assert (slow.stop_ids, slow.stop_strings, slow.special_ids) == (fast.stop_ids, fast.stop_strings, fast.special_ids)
+    assert (slow.stop_ids, slow.stop_strings, slow.special_tokens) == (fast.stop_ids, fast.stop_strings, fast.special_tokens)
     tokens = [*slow.render(TALK).tokens, *range(200, 256)]
     assert slow.decode(tokens) == fast.decode(tokens)
     assert slow.decode(tokens).startswith("<|im_start|>system\nBe kind.<|im_end|>")

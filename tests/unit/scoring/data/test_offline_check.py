@@ -112,7 +112,7 @@ def test_any_file_of_a_tokenizer_is_missed(data, tmp_path, capfd):
         code, found = doctor(data, [tmp_path / "ppl.yaml"], tokenizer="acme/bytes", capfd=capfd)
         (problem,) = found["tokenizer"]["problems"]
         assert (code, found["tokenizer"]["digest"]) == (ExitCode.DATA_MISSING, None)
-        said = "missing" if file == pointer else "the copy that it points at has lost or changed a file"
+        said = "missing" if file == pointer else "a file of the copy that it points to is missing or changed"
         assert problem == f"{pointer}: {said}"
         with pytest.raises(UserError) as caught:  # what a job would say
             resolve_tokenizer("acme/bytes", data, offline=True, suites=[str(tmp_path / "ppl.yaml")])

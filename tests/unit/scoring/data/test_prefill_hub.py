@@ -146,13 +146,14 @@ def test_a_connection_that_drops_in_a_file_is_taken_up_again(hub, fill, data, pa
     assert find_damage(folder) == []
 
 
-def test_a_gated_data_set_is_said_in_one_line_and_keeps_no_other_from_being_filled(hub, scoring, tmp_path, data):
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_gated_data_set_is_said_in_one_line_and_keeps_no_other_from_being_filled(hub, scoring, tmp_path, data, jobs):
     hub.push_commit("acme/gated", one_file(texts("gated")))
     hub.push_commit("acme/open", one_file(texts("open")))
     hub.gated.add("acme/gated")
     suite = tmp_path / "suite.yaml"
     suite.write_text("tier: tier2_ppl\nslices:\n  a: {hf_dataset: acme/gated}\n  b: {hf_dataset: acme/open}\n")
-    given = ("--suite", suite, "--eval-data", data.eval_data, "--tokenizer", BYTES, "--jobs", "1")
+    given = ("--suite", suite, "--eval-data", data.eval_data, "--tokenizer", BYTES, "--jobs", jobs)
     ended = scoring("prefill", *given)
     assert ended.code == ExitCode.DATA_MISSING
     (line,) = complaints(ended)
@@ -219,7 +220,7 @@ def test_where_streaming_fails_the_whole_data_set_is_fetched_and_that_is_said(hu
     ended = fill({"hf_dataset": "acme/streams"})
     assert ended.code == 0, ended.stderr
     assert "acme/streams/train: streaming failed after 0 rows" in ended.stderr
-    assert "fetching the whole data set" in ended.stderr
+    assert "fetching the complete data set" in ended.stderr
     (folder,) = entries(data)
     meta = read_complete_meta(folder)
     assert meta["source"]["streaming"].startswith("failed after 0 rows: ")
