@@ -1,10 +1,12 @@
 """Tiers whose work items are entries of the data cache."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
 from scoring.data import cache
@@ -21,17 +23,31 @@ DATA_LOG_INTERVAL_SECONDS = 10.0
 _log = structlog.get_logger()
 
 
-class CachedDataTier:
+class EntryPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """How one entry of the data cache becomes a work item."""
+
+    estimated_tokens: int
+    item_count: int | None = None
+    """Items that are split into parts; None: the entry is one part."""
+    get_range_key: Callable[[int, int], str] | None = None
+    """Key of items start .. stop-1, so that a task that gains items keeps the parts of its earlier ones."""
+    format: str = "ours"
+
+
+class CachedDataTier(ABC):
     """What tiers 2 and 3 share: their data come from the cache, their rows are parquet files."""
 
     tier: str
 
+    @abstractmethod
+    def plan_entry(self, entry: Any) -> EntryPlan:
+        """The plan of a SliceEntry or TaskEntry."""
+
     def plan_work(self, definitions: Mapping[str, dict[str, Any]], context: JobContext) -> Iterator[WorkItem]:
-        """One work item a slice or task. A slice is one part; a task is split by its items."""
+        """One work item a slice or task."""
         for name, definition in definitions.items():
             entry = _ensure_entry(self.tier, name, definition, context)
-            # A task that gains items keeps the parts of its earlier items: their key is that of their range.
-            task = entry if isinstance(entry, cache.TaskEntry) else None
+            plan = self.plan_entry(entry)
             yield WorkItem(
                 tier=self.tier,
                 name=name,
@@ -44,11 +60,11 @@ class CachedDataTier:
                     definition,
                     entry.data_key,
                     context.identity,
-                    items=task and task.meta["examples"],
-                    get_range_key=task and task.stored.compute_range_key,
+                    items=plan.item_count,
+                    get_range_key=plan.get_range_key,
                 ),
-                format="ours" if task is None else task.format,
-                estimated_tokens=task.stored.token_count if isinstance(entry, cache.TaskEntry) else len(entry.tokens),
+                format=plan.format,
+                estimated_tokens=plan.estimated_tokens,
             )
 
     def encode_files(self, paths: EvaluationPaths, scored_items: Sequence[ScoredItem]) -> Iterator[tuple[Path, bytes]]:
