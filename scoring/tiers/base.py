@@ -76,32 +76,26 @@ class Tier(Protocol):
     @property
     def section(self) -> str:
         """Key of the document under which each name of the suites has an entry."""
-        ...
 
     def plan_work(self, definitions: Mapping[str, dict[str, Any]], context: JobContext) -> Iterator[WorkItem]:
         """Work items in the suites' order, from name -> definition.
 
         Prepares missing data. Raises UserError where that fails.
         """
-        ...
 
     def sample_for_canary(self, work_item: WorkItem, seq_len: int) -> CanarySample:
         """Rows for the canary, which uses the first work item of a request."""
-        ...
 
     def score_part(
         self, work_item: WorkItem, part: Part, model: LoadedModel, context: JobContext, on_batch: Callable[[int], None]
     ) -> PartScores:
         """Score one part. ``on_batch`` gets the number of input tokens of each batch."""
-        ...
 
     def build_sections(self, scored_items: Sequence[ScoredItem]) -> dict[str, Any]:
         """The document after its head: ``summary``, the section, and other keys of the tier."""
-        ...
 
     def encode_files(self, paths: EvaluationPaths, scored_items: Sequence[ScoredItem]) -> Iterator[tuple[Path, bytes]]:
         """Path and bytes of the files published before the document: rows, answers."""
-        ...
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):

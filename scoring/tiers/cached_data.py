@@ -1,12 +1,10 @@
 """Tiers whose work items are entries of the data cache."""
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import structlog
 
 from scoring.data import cache
@@ -23,31 +21,17 @@ DATA_LOG_INTERVAL_SECONDS = 10.0
 _log = structlog.get_logger()
 
 
-class EntryPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """How one entry of the data cache becomes a work item."""
-
-    estimated_tokens: int
-    item_count: int | None = None
-    """Items that are split into parts; None: the entry is one part."""
-    get_range_key: Callable[[int, int], str] | None = None
-    """Key of items start .. stop-1, so that a task that gains items keeps the parts of its earlier ones."""
-    format: str = "ours"
-
-
-class CachedDataTier(ABC):
+class CachedDataTier:
     """What tiers 2 and 3 share: their data come from the cache, their rows are parquet files."""
 
     tier: str
 
-    @abstractmethod
-    def plan_entry(self, entry: Any) -> EntryPlan:
-        """The plan of a SliceEntry or TaskEntry."""
-
     def plan_work(self, definitions: Mapping[str, dict[str, Any]], context: JobContext) -> Iterator[WorkItem]:
-        """One work item a slice or task."""
+        """One work item a slice or task. A slice is one part; a task is split by its items."""
         for name, definition in definitions.items():
             entry = _ensure_entry(self.tier, name, definition, context)
-            plan = self.plan_entry(entry)
+            # A task that gains items keeps the parts of its earlier items: their key is that of their range.
+            task = entry if isinstance(entry, cache.TaskEntry) else None
             yield WorkItem(
                 tier=self.tier,
                 name=name,
@@ -60,11 +44,11 @@ class CachedDataTier(ABC):
                     definition,
                     entry.data_key,
                     context.identity,
-                    items=plan.item_count,
-                    get_range_key=plan.get_range_key,
+                    items=None if task is None else task.meta["examples"],
+                    get_range_key=None if task is None else task.stored.compute_range_key,
                 ),
-                format=plan.format,
-                estimated_tokens=plan.estimated_tokens,
+                format="ours" if task is None else task.format,
+                estimated_tokens=len(entry.tokens) if isinstance(entry, cache.SliceEntry) else entry.stored.token_count,
             )
 
     def encode_files(self, paths: EvaluationPaths, scored_items: Sequence[ScoredItem]) -> Iterator[tuple[Path, bytes]]:
@@ -101,7 +85,7 @@ def _ensure_entry(tier: str, name: str, definition: dict[str, Any], context: Job
 def _refuse_changed_data(tier: str, name: str, meta: Mapping[str, Any], request: ScoringRequest) -> None:
     """Raise UserError (changed) where local files differ from those that the request recorded."""
     recorded = next((suite.data[name] for suite in request.suites if suite.tier == tier and name in suite.data), None)
-    current = [(file["kind"], file["size"], file["sha256"]) for file in meta["source"].get("data_files", ())]
-    if recorded is not None and current != [tuple(file) for file in recorded]:
+    current = tuple((file["kind"], file["size"], file["sha256"]) for file in meta["source"].get("data_files", ()))
+    if recorded not in {None, current}:
         hint = "score it again; a new request records the new content"
         raise UserError("data files changed after the request", location=f"{tier}, {name}", hint=hint, code=ExitCode.CHANGED)

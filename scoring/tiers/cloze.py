@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from scoring.data.cache import TaskEntry
 from scoring.model.backends import LoadedModel
 from scoring.runtime.parts import Part
 from scoring.tiers import cloze_metric
 from scoring.tiers.base import JobContext, PartScores, ScoredItem, WorkItem
-from scoring.tiers.cached_data import CachedDataTier, EntryPlan
+from scoring.tiers.cached_data import CachedDataTier
 from scoring.tiers.canary import CanarySample, sample_texts
 from suites.definitions.suite import get_primary_metric
 
@@ -18,15 +17,6 @@ class Cloze(CachedDataTier):
 
     tier = "tier3_cf"
     section = "tasks"
-
-    def plan_entry(self, entry: TaskEntry) -> EntryPlan:
-        """A task is split by its items."""
-        return EntryPlan(
-            estimated_tokens=entry.stored.token_count,
-            item_count=entry.meta["examples"],
-            get_range_key=entry.stored.compute_range_key,
-            format=entry.format,
-        )
 
     def sample_for_canary(self, work_item: WorkItem, seq_len: int) -> CanarySample:
         """The right choices after their contexts."""

@@ -131,18 +131,20 @@ class _SpanIndex:
 
 
 def _build_span(context: Ints, continuation: Ints, seq_len: int, location: str) -> TokenSpan:
-    if not len(continuation):
-        hint = "check the item and the tokenizer"
-        raise UserError("a choice has no token", location=location, hint=hint, code=ExitCode.CANNOT_SCORE)
-    if not len(context):
-        hint = "use a tokenizer with a BOS, or give the item a context"
-        raise UserError("a choice has no context", location=location, hint=hint, code=ExitCode.CANNOT_SCORE)
-    if len(continuation) > seq_len:
-        message = f"a choice of {len(continuation)} tokens does not fit the window of {seq_len}"
-        hint = "give a larger seq_len, or leave the item out"
-        raise UserError(message, location=location, hint=hint, code=ExitCode.CANNOT_SCORE)
+    count = len(continuation)
+    for is_refused, message, hint in (
+        (not count, "a choice has no token", "check the item and the tokenizer"),
+        (not len(context), "a choice has no context", "use a tokenizer with a BOS, or give the item a context"),
+        (
+            count > seq_len,
+            f"a choice of {count} tokens does not fit the window of {seq_len}",
+            "give a larger seq_len, or leave the item out",
+        ),
+    ):
+        if is_refused:
+            raise UserError(message, location=location, hint=hint, code=ExitCode.CANNOT_SCORE)
     tokens = np.concatenate([context, continuation])[-(seq_len + 1) :]  # the last token is only a target
-    return TokenSpan(tokens, len(tokens) - len(continuation))
+    return TokenSpan(tokens, len(tokens) - count)
 
 
 def _build_row(item: TaskItem, ll: list[float], ll_uncond: list[float], seq_len: int) -> dict[str, Any]:

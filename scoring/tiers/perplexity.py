@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from scoring.data.cache import SliceEntry
 from scoring.model.backends import LoadedModel
 from scoring.runtime.parts import Part
 from scoring.tiers import perplexity_metric
 from scoring.tiers.base import JobContext, PartScores, ScoredItem, WorkItem
-from scoring.tiers.cached_data import CachedDataTier, EntryPlan
+from scoring.tiers.cached_data import CachedDataTier
 from scoring.tiers.canary import CanarySample, sample_stream
 
 
@@ -17,10 +16,6 @@ class Perplexity(CachedDataTier):
 
     tier = "tier2_ppl"
     section = "slices"
-
-    def plan_entry(self, entry: SliceEntry) -> EntryPlan:
-        """A slice is one part."""
-        return EntryPlan(estimated_tokens=len(entry.tokens))
 
     def sample_for_canary(self, work_item: WorkItem, seq_len: int) -> CanarySample:
         """Rows spread over the slice."""
