@@ -49,7 +49,10 @@ def decide_verdict(effect: Effect, p: float) -> EffectVerdict:
 
 
 def _add_test(effect: Effect, tested: Estimate | DiscordantCounts, test: str, *, level: float) -> Effect:
-    """The effect with interval, p value and verdict. ``level`` is the one of its smallest detectable difference."""
+    """The effect with interval, p value and verdict.
+
+    ``level`` is the one of its smallest detectable difference.
+    """
     interval = tested.confidence_interval()
     return msgspec.structs.replace(
         effect,
@@ -74,7 +77,7 @@ def build_estimate_effect(figures: MetricPair, estimate: Estimate, n: int, test:
 
 
 class SummedRatio(msgspec.Struct, frozen=True):
-    """Nats over tokens on both sides, of one slice or of several. Each slice is a stratum."""
+    """Nats over tokens on both sides; each slice is a stratum."""
 
     slices: tuple[PairedRows, ...]
 
@@ -139,7 +142,10 @@ def compute_shares(metric: str, outcomes: PairedOutcomes) -> MetricPair:
 
 
 def build_outcome_effect(metric: str, outcomes: PairedOutcomes, *, level: float = SIGNIFICANCE_LEVEL) -> Effect:
-    """The effect on a share of right answers: a task's over its items (mmlu: micro), or a rate's over its prompts."""
+    """The effect on a share of right answers.
+
+    That is a task's share over its items (mmlu: micro), or a rate over its prompts.
+    """
     counts, effect = count_discordant(outcomes), build_bare_effect(compute_shares(metric, outcomes))
     effect = msgspec.structs.replace(effect, n=counts.n, stderr=None if math.isnan(counts.stderr) else counts.stderr)
     return (
@@ -150,7 +156,7 @@ def build_outcome_effect(metric: str, outcomes: PairedOutcomes, *, level: float 
 
 
 def build_subject_effect(metric: str, outcomes: PairedOutcomes, *, level: float = SIGNIFICANCE_LEVEL) -> Effect | None:
-    """The effect on the mean of subjects' shares (mmlu: macro), subjects as strata.
+    """The effect on the mean over subjects (mmlu: macro), subjects as strata.
 
     None where items have no subjects.
     """
@@ -165,7 +171,7 @@ def build_subject_effect(metric: str, outcomes: PairedOutcomes, *, level: float 
 
 
 def build_mean_effect(metric: str, parts: Sequence[PairedOutcomes], *, level: float = SIGNIFICANCE_LEVEL) -> Effect:
-    """The effect on the plain mean of several shares: tasks of tier 3, or subjects of mmlu."""
+    """The effect on the plain mean of several tasks or subjects."""
     counts, figures = [count_discordant(part) for part in parts], [compute_shares(metric, part) for part in parts]
     mean = MetricPair(
         metric=metric,
@@ -222,6 +228,9 @@ def run_one_sided_test(
 
 
 def is_plain_rule_met(effects: Mapping[str, Effect]) -> bool:
-    """Whether the sign alone is right: delta_ppl <= 0, delta_acc >= 0, delta of a rate >= 0."""
+    """Whether the sign alone is right.
+
+    That is delta_ppl <= 0, delta_acc >= 0, delta of a rate >= 0.
+    """
     effect = next(effects[key] for key in ("ppl", "acc", "rate") if key in effects)
     return effect.delta <= 0 if effect.better_when == "lower" else effect.delta >= 0
