@@ -1,4 +1,4 @@
-"""What a check gets and returns, and how model output is quoted without harm.
+"""What a check gets and returns, and how answers are quoted.
 
 An answer may hold anything: HTML, terminal escape sequences, a megabyte of one character. ``quote_text`` makes evidence
 printable and short.

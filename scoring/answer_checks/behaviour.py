@@ -82,18 +82,21 @@ def check_offers_help(answer: ModelAnswer, check: checks.ExtraPhrases) -> CheckV
 
 
 def check_not_blank(answer: ModelAnswer) -> CheckVerdict:
-    """Passes where there is a letter or a digit. A blank answer fails every other check, too."""
+    """Passes where there is a letter or a digit.
+
+    A blank answer fails every other check, too.
+    """
     return CheckVerdict(any(c.isalnum() for c in answer.text), f"{len(answer.text)} characters")
 
 
 def check_no_template_tokens(answer: ModelAnswer) -> CheckVerdict:
-    """Passes where no special token and no marker of a known chat template occurs."""
+    """Passes where no special token and no chat template marker occurs."""
     leaked = next((token for token in (*_TEMPLATE_TOKENS, *sorted(answer.special_tokens)) if token in answer.text), None)
     return CheckVerdict(leaked is None, f"has {quote_text(leaked)}" if leaked else "no template token")
 
 
 def check_no_role_tags(answer: ModelAnswer) -> CheckVerdict:
-    """Passes where no line begins with a role tag or is a role heading.
+    """Passes where no line begins with a role tag or role heading.
 
     "User:", "Assistant:", "Human:" and "System:" are role tags; "### Response" is a role heading.
     "The user: a short history" passes, and so does "username: x".
@@ -126,5 +129,5 @@ def check_no_repetition(answer: ModelAnswer) -> CheckVerdict:
 
 
 def check_stops(answer: ModelAnswer) -> CheckVerdict:
-    """Passes where the answer ended by itself and was not cut at a length limit."""
+    """Passes where the answer ended by itself, not at a length limit."""
     return CheckVerdict(answer.finish != "length", f"ended by {answer.finish}")

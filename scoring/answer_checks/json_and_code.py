@@ -1,4 +1,4 @@
-"""Checks of JSON and of Python. JSON is parsed strictly; Python is parsed, and never run."""
+"""Checks of JSON and Python. Python is parsed and never run."""
 
 import ast
 import json
@@ -50,9 +50,9 @@ def check_json_only(answer: ModelAnswer, _check: checks.AnswerCheck) -> CheckVer
 
 
 def check_json_schema(answer: ModelAnswer, check: checks.JsonSchema) -> CheckVerdict:
-    """Passes where the whole answer is JSON that fits the schema (draft 2020-12).
+    """Passes where the whole answer is JSON that fits the schema.
 
-    ``format`` only annotates.
+    The schema is of draft 2020-12; ``format`` only annotates.
     """
     try:
         value = _parse_json(answer.text)
@@ -68,7 +68,7 @@ def check_json_schema(answer: ModelAnswer, check: checks.JsonSchema) -> CheckVer
 
 
 def refuse_schema(schema: dict[str, Any], *, location: str) -> None:
-    """Raise UserError (usage) where a schema is invalid or refers to something outside itself."""
+    """Raise UserError (usage) where a schema is invalid or refers elsewhere."""
     try:
         jsonschema.Draft202012Validator.check_schema(schema)
         jsonschema.Draft202012Validator(schema, registry=referencing.Registry()).is_valid(None)
@@ -91,7 +91,7 @@ class FencedBlock(msgspec.Struct):
 
 
 def find_code_blocks(text: str) -> list[FencedBlock]:
-    """The fenced blocks of a text, in order. The last one may be open."""
+    """The fenced blocks of a text; the last one may be open."""
     blocks: list[FencedBlock] = []
     for line in text.splitlines():
         is_inside = bool(blocks) and not blocks[-1].is_closed
@@ -117,7 +117,7 @@ def extract_python(text: str) -> str:
 
 
 class _ParsedPython(msgspec.Struct, frozen=True):
-    """An answer's Python as a syntax tree, or why it does not parse."""
+    """An answer's syntax tree, or why it does not parse."""
 
     tree: ast.Module
     error: str = ""
@@ -136,7 +136,7 @@ def _parse_python(text: str) -> _ParsedPython:
 
 
 def check_python_parses(answer: ModelAnswer, _check: checks.AnswerCheck) -> CheckVerdict:
-    """Passes where the answer's Python parses and has a statement with an effect.
+    """Passes where the Python parses and a statement has an effect.
 
     The Python is in fenced blocks, or the entire answer where there are none; blocks of another language do not count.
     "Sure" parses and fails: a name, a number or a comparison alone has no effect.
@@ -174,9 +174,9 @@ def check_python_defines(answer: ModelAnswer, check: checks.PythonDefinition) ->
 
 
 def check_code_block(answer: ModelAnswer, check: checks.CodeBlock) -> CheckVerdict:
-    """Passes where there is exactly one fenced block, closed, of the required language.
+    """Passes where there is one fenced block of the required language.
 
-    Without a required language, any will do. With ``alone``, nothing may stand before or after the block.
+    It must be closed. Without a required language, any will do. With ``alone``, nothing may stand before or after the block.
     """
     blocks = find_code_blocks(answer.text)
     if len(blocks) != 1:

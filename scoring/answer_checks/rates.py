@@ -1,4 +1,4 @@
-"""The rates of tier 4's summary, prompt by prompt: which prompts count, and which of them pass.
+"""Tier 4's rates: which prompts count, and which pass.
 
 A prompt is its entry in tier4_sft_native.json. Scoring takes shares over these outcomes; a comparison pairs them.
 """
@@ -17,12 +17,12 @@ def all_pass(outcomes: Iterable[bool]) -> bool | None:
 
 
 def list_requested_outcomes(prompt: PromptEntry) -> list[bool]:
-    """Outcomes of the checks that the prompt itself names, without the clean ones."""
+    """Outcomes of the prompt's own checks, without the clean ones."""
     return [bool(check["passed"]) for check in prompt["checks"] if check["kind"] != "clean"]
 
 
 def _checks_pass_in_category(prompt: PromptEntry, *, category: str, checks: Collection[str]) -> bool | None:
-    """Whether these checks pass; None for another category, or without such a check."""
+    """Whether these checks pass; None where the prompt has none of them."""
     if prompt["category"] != category:
         return None
     return all_pass(bool(check["passed"]) for check in prompt["checks"] if check["check"] in checks)

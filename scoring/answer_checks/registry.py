@@ -1,4 +1,4 @@
-"""All checks of tier 4 by name, and the outcomes of one answer.
+"""All checks of tier 4, and the outcomes of one answer.
 
 Three kinds:
 
@@ -65,7 +65,7 @@ class CheckOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_answer(answer: ModelAnswer, definitions: Sequence[Mapping[str, Any]]) -> list[CheckOutcome]:
-    """Outcomes of the prompt's own checks in order, then of the clean ones."""
+    """Outcomes of the prompt's own checks, then of the clean ones."""
     is_blank = not CHECK_FUNCTIONS["says_something"](answer).passed
     failed_basics = [name for name in ("stops", "no_repetition") if not CHECK_FUNCTIONS[name](answer).passed]
     outcomes = []

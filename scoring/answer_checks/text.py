@@ -86,7 +86,10 @@ def check_sentences(answer: ModelAnswer, check: checks.CountRange) -> CheckVerdi
 
 
 def check_paragraphs(answer: ModelAnswer, check: checks.CountRange) -> CheckVerdict:
-    """Passes where the number of paragraphs lies within the bounds. A heading is one."""
+    """Passes where the number of paragraphs lies within the bounds.
+
+    A heading is a paragraph.
+    """
     return check_count("paragraphs", len(split_paragraphs(answer.text)), check.at_least, check.at_most)
 
 
@@ -126,13 +129,19 @@ def check_excludes_characters(answer: ModelAnswer, check: checks.ExcludedCharact
 
 
 def check_begins(answer: ModelAnswer, check: checks.ExpectedText) -> CheckVerdict:
-    """Passes where the answer begins with the text, in any letter case and with any quotes."""
+    """Passes where the answer begins with the text.
+
+    Letter case and kinds of quotes do not count.
+    """
     passed = straighten_quotes(answer.text).lstrip().casefold().startswith(straighten_quotes(check.text).casefold())
     return CheckVerdict(passed, f"begins with {quote_text(answer.text.strip(), 60)}")
 
 
 def check_ends(answer: ModelAnswer, check: checks.ExpectedText) -> CheckVerdict:
-    """Passes where the answer ends with the text, in any letter case and with any quotes."""
+    """Passes where the answer ends with the text.
+
+    Letter case and kinds of quotes do not count.
+    """
     passed = straighten_quotes(answer.text).rstrip().casefold().endswith(straighten_quotes(check.text).casefold())
     return CheckVerdict(passed, f"ends with {quote_text(answer.text.strip()[-60:])}")
 
@@ -183,9 +192,9 @@ def check_separated(answer: ModelAnswer, check: checks.SeparatedParts) -> CheckV
 
 
 def check_marked(answer: ModelAnswer, check: checks.MarkedSpans) -> CheckVerdict:
-    """Passes where enough non-blank spans stand between the two marks, each on one line.
+    """Passes where enough non-blank spans stand between the two marks.
 
-    The marks may be the same, as in "*this*": a mark that ends a span does not begin the next one.
+    A span is on one line. The marks may be the same, as in "*this*": a mark that ends a span does not begin the next one.
     """
     count_in_line = _count_between_same if check.before == check.after else _count_between
     marked_count = sum(count_in_line(line, check.before, check.after) for line in answer.text.splitlines())
@@ -247,7 +256,7 @@ def check_bulleted_list(answer: ModelAnswer, check: checks.ListItems) -> CheckVe
 
 
 def check_numbered_list(answer: ModelAnswer, check: checks.ListItems) -> CheckVerdict:
-    """Passes where the items are numbered 1, 2, 3 ... and lie within the bounds.
+    """Passes where the items number 1, 2, 3 ... within the bounds.
 
     An item begins with "1." or "1)". Bullets do not count, and neither do lines indented below an item. ``alone`` as in
     ``check_bulleted_list``.

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is better than another: paired over documents, items and prompts.
+"""The paired comparison of a checkpoint with earlier ones.
 
 ``suites.contract.comparison`` describes the document. The entries of a comparison are one family: their p values are
 corrected after Holm, so in a comparison of equals some entry is called better or worse in at most 5 % of cases. A tier's
@@ -97,7 +97,9 @@ def _open_baselines(role: BaselineRole, refs: Sequence[EvaluationRef], refusals:
 
 
 def choose_best(earlier: Sequence[PublishedEvaluation], candidate: PublishedEvaluation, objectives: Objectives) -> int | None:
-    """Index of the best evaluation by the stage's ranking total, the first of equals.
+    """Index of the evaluation with the best ranking total; None without totals.
+
+    Of equals it is the first.
 
     The total is over the entries that are comparable with the candidate's; an evaluation that misses one is left out.
     """
@@ -116,7 +118,10 @@ def choose_best(earlier: Sequence[PublishedEvaluation], candidate: PublishedEval
 
 
 def _compute_total(target: ObjectiveTarget, side: PublishedEvaluation, names: Sequence[str]) -> float:
-    """Nats a token over all slices, or the mean of tasks; of tier 4 the rate that stands for it."""
+    """A tier's total over some entries.
+
+    Tier 2: nats a token. Tier 3: the mean of tasks. Tier 4: its one rate.
+    """
     if target.names is None and target.tier == TIER_BY_SHORT_NAME["tier4"]:
         names = side.list_total_members(target.tier)
     entries = [side.get_entries(target.tier)[name] for name in names]

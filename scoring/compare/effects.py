@@ -21,12 +21,6 @@ from suites.contract.comparison import Effect, EffectVerdict
 MIN_CLUSTERS = 10
 """A t test over fewer clusters (by their effective number) is not reported."""
 
-T_TEST_NAME = "t test of the paired ratio estimator, clustered by {unit}"
-
-MCNEMAR_NAME = "McNemar's exact test; Tango's score interval"
-
-MEAN_TEST_NAME = "t test of the mean of {count} paired differences, half an item added to each cell"
-
 
 class MetricPair(msgspec.Struct, frozen=True, kw_only=True):
     """A metric's value on both sides."""
@@ -35,17 +29,12 @@ class MetricPair(msgspec.Struct, frozen=True, kw_only=True):
     baseline: float
     candidate: float
 
-    @property
-    def is_lower_better(self) -> bool:
-        """Whether a smaller value is better."""
-        return self.metric in {"ppl", "nll_per_token"}
-
 
 def build_bare_effect(figures: MetricPair) -> Effect:
     """An effect without an error."""
     return Effect(
         metric=figures.metric,
-        better_when="lower" if figures.is_lower_better else "higher",
+        better_when="lower" if figures.metric in {"ppl", "nll_per_token"} else "higher",
         baseline=figures.baseline,
         candidate=figures.candidate,
         delta=figures.candidate - figures.baseline,
@@ -60,7 +49,10 @@ def decide_verdict(effect: Effect, p: float) -> EffectVerdict:
 
 
 def _add_test(effect: Effect, tested: Estimate | DiscordantCounts, test: str, *, level: float) -> Effect:
-    """The effect with interval, p value and verdict. ``level`` is the one of its smallest detectable difference."""
+    """The effect with interval, p value and verdict.
+
+    ``level`` is the one of its smallest detectable difference.
+    """
     interval = tested.confidence_interval()
     return msgspec.structs.replace(
         effect,
@@ -85,7 +77,7 @@ def build_estimate_effect(figures: MetricPair, estimate: Estimate, n: int, test:
 
 
 class SummedRatio(msgspec.Struct, frozen=True):
-    """Nats over tokens on both sides, of one slice or of several. Each slice is a stratum."""
+    """Nats over tokens on both sides; each slice is a stratum."""
 
     slices: tuple[PairedRows, ...]
 
@@ -128,7 +120,7 @@ class SummedRatio(msgspec.Struct, frozen=True):
         estimate = self.estimate_difference(metric)
         units = sorted({rows.unit for rows in self.slices})
         count = sum(len(rows.tokens) for rows in self.slices)
-        test = T_TEST_NAME.format(unit=" and ".join(units))
+        test = f"t test of the paired ratio estimator, clustered by {' and '.join(units)}"
         return build_estimate_effect(self.compute_metric(metric), estimate, count, test, stderr=estimate.stderr, level=level)
 
 
@@ -150,14 +142,21 @@ def compute_shares(metric: str, outcomes: PairedOutcomes) -> MetricPair:
 
 
 def build_outcome_effect(metric: str, outcomes: PairedOutcomes, *, level: float = SIGNIFICANCE_LEVEL) -> Effect:
-    """The effect on a share of right answers: a task's over its items (mmlu: micro), or a rate's over its prompts."""
+    """The effect on a share of right answers.
+
+    That is a task's share over its items (mmlu: micro), or a rate over its prompts.
+    """
     counts, effect = count_discordant(outcomes), build_bare_effect(compute_shares(metric, outcomes))
     effect = msgspec.structs.replace(effect, n=counts.n, stderr=None if math.isnan(counts.stderr) else counts.stderr)
-    return effect if counts.is_underpowered(level) else _add_test(effect, counts, MCNEMAR_NAME, level=level)
+    return (
+        effect
+        if counts.is_underpowered(level)
+        else _add_test(effect, counts, "McNemar's exact test; Tango's score interval", level=level)
+    )
 
 
 def build_subject_effect(metric: str, outcomes: PairedOutcomes, *, level: float = SIGNIFICANCE_LEVEL) -> Effect | None:
-    """The effect on the mean of subjects' shares (mmlu: macro), subjects as strata.
+    """The effect on the mean over subjects (mmlu: macro), subjects as strata.
 
     None where items have no subjects.
     """
@@ -172,14 +171,15 @@ def build_subject_effect(metric: str, outcomes: PairedOutcomes, *, level: float 
 
 
 def build_mean_effect(metric: str, parts: Sequence[PairedOutcomes], *, level: float = SIGNIFICANCE_LEVEL) -> Effect:
-    """The effect on the plain mean of several shares: tasks of tier 3, or subjects of mmlu."""
+    """The effect on the plain mean of several tasks or subjects."""
     counts, figures = [count_discordant(part) for part in parts], [compute_shares(metric, part) for part in parts]
     mean = MetricPair(
         metric=metric,
         baseline=math.fsum(pair.baseline for pair in figures) / len(parts),
         candidate=math.fsum(pair.candidate for pair in figures) / len(parts),
     )
-    estimate, test = estimate_mean_difference(counts), MEAN_TEST_NAME.format(count=len(parts))
+    estimate = estimate_mean_difference(counts)
+    test = f"t test of the mean of {len(parts)} paired differences, half an item added to each cell"
     n, stderr = sum(part.n for part in counts), compute_mean_stderr(counts)
     return build_estimate_effect(mean, estimate, n, test, stderr=stderr, level=level)
 
@@ -228,6 +228,9 @@ def run_one_sided_test(
 
 
 def is_plain_rule_met(effects: Mapping[str, Effect]) -> bool:
-    """Whether the sign alone is right: delta_ppl <= 0, delta_acc >= 0, delta of a rate >= 0."""
+    """Whether the sign alone is right.
+
+    That is delta_ppl <= 0, delta_acc >= 0, delta of a rate >= 0.
+    """
     effect = next(effects[key] for key in ("ppl", "acc", "rate") if key in effects)
     return effect.delta <= 0 if effect.better_when == "lower" else effect.delta >= 0

@@ -1,4 +1,4 @@
-"""One slice, task or rate of two evaluations: its paired data, its entry of compare.json, and totals over several."""
+"""Entries of compare.json for slices, tasks and rates, and their totals."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +42,10 @@ ENTRY_KINDS = {
 
 
 class PairedEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """The paired data of one entry. Without rows and outcomes, only the figures are compared."""
+    """The paired data of one entry.
+
+    Without rows and outcomes, only the figures are compared.
+    """
 
     tier: str
     name: str
@@ -61,7 +64,10 @@ class PairedEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pair_entry(tier: str, name: str, baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> PairedEntry:
-    """The paired data of one entry that both sides have. Raises PairingError where they do not fit together."""
+    """The paired data of one entry that both sides have.
+
+    Raises PairingError where they do not fit together.
+    """
     kind, entry = ENTRY_KINDS[tier], candidate.get_entries(tier)[name]
     primary = entry["primary_metric"] if kind.name == "task" else kind.judged_by
     paired = PairedEntry(tier=tier, name=name, primary=primary)
@@ -88,7 +94,10 @@ def pair_entry(tier: str, name: str, baseline: PublishedEvaluation, candidate: P
 
 
 def _build_paired_effects(paired: PairedEntry, *, level: float = SIGNIFICANCE_LEVEL) -> dict[str, Effect]:
-    """Effects of an entry with rows or outcomes; ``level`` is the one of the smallest detectable difference."""
+    """Effects of an entry with rows or outcomes.
+
+    ``level`` is the one of the smallest detectable difference.
+    """
     kind = ENTRY_KINDS[paired.tier]
     if paired.rows is not None:
         ratio = SummedRatio((paired.rows,))
@@ -174,9 +183,10 @@ def build_totals(paired: Sequence[PairedEntry], candidate: PublishedEvaluation) 
 
 
 def build_total_effects(usable: Sequence[PairedEntry]) -> dict[str, Effect]:
-    """Effects of several entries of one tier together, weighted as in the tier's summary.
+    """Effects of several entries of one tier together.
 
-    They are uncorrected, since a total is a single question. One entry has its own effects.
+    Weights are those of the tier's summary. Effects are uncorrected, since a total is a single question.
+    One entry has its own effects.
     """
     kind = ENTRY_KINDS[usable[0].tier]
     if len(usable) == 1:

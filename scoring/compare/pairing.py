@@ -1,4 +1,4 @@
-"""Two evaluations side by side: published documents, comparable entries, and rows of both in the same order."""
+"""Two evaluations side by side: comparable entries, and rows in equal order."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -45,11 +45,11 @@ class NoScoresError(UserError):
 
 
 class PairingError(Exception):
-    """Why the rows of an entry do not fit together. The entry is not compared."""
+    """Rows that do not fit together: the entry is not compared."""
 
 
 class MissingRowsError(Exception):
-    """Which side has no rows of an entry. Its published figures are still compared."""
+    """A side without rows: only the published figures are compared."""
 
 
 class PublishedEvaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +61,7 @@ class PublishedEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Tier -> its file, in the order of the tiers."""
 
     def get_entries(self, tier: str) -> dict[str, dict[str, Any]]:
-        """Name -> entry of a scored tier. In tier 4 an entry is ``{"rate": share}``, without null rates."""
+        """Name -> entry of a scored tier; in tier 4 ``{"rate": share}``, never null."""
         section: dict[str, Any] = self.documents[tier][SECTION_BY_TIER[tier]]
         if tier == TIER_BY_SHORT_NAME["tier4"]:
             return {name: {"rate": section[name]} for name in TIER4_RATES if section.get(name) is not None}
@@ -125,7 +125,7 @@ def open_evaluation(ref: EvaluationRef) -> PublishedEvaluation:
 
 
 def describe_mismatch(baseline: Mapping[str, Any], candidate: Mapping[str, Any], keys: Mapping[str, str]) -> str | None:
-    """Why two heads or two entries must not be compared; None where they may."""
+    """Why two heads or entries are not comparable; None where they are."""
     for key, description in keys.items():
         baseline_value, candidate_value = _format_head_value(baseline.get(key)), _format_head_value(candidate.get(key))
         if baseline_value != candidate_value:
@@ -134,12 +134,12 @@ def describe_mismatch(baseline: Mapping[str, Any], candidate: Mapping[str, Any],
 
 
 def _format_head_value(value: Any) -> str:
-    """The digest of a tokenizer or chat template, wherever it lies; other values as text."""
+    """The digest of a tokenizer or chat template; other values as text."""
     return str(value.get("digest") or value.get("sha256") if isinstance(value, dict) else value)
 
 
 class ComparableNames(msgspec.Struct, frozen=True):
-    """The entries of a tier that can be compared, in the candidate's order, and why others cannot."""
+    """Comparable entries of a tier in the candidate's order, and refusals."""
 
     names: list[str]
     refusals: list[Refusal]
@@ -148,7 +148,7 @@ class ComparableNames(msgspec.Struct, frozen=True):
 def find_comparable_names(
     tier: str, baseline: PublishedEvaluation, candidate: PublishedEvaluation, *, same_data: bool = False
 ) -> ComparableNames:
-    """Match the entries of a tier by name and definition. ``same_data``: the figures must be of the same data, too."""
+    """Match the entries of a tier by definition, and with ``same_data`` by data."""
     if tier not in candidate.documents or tier not in baseline.documents:
         side_name = "candidate" if tier not in candidate.documents else "baseline"
         return ComparableNames([], [Refusal(name=tier, reason=f"not scored at the {side_name}", tier=tier)])
@@ -193,7 +193,7 @@ class PairedRows(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pair_slice_rows(name: str, baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> PairedRows:
-    """Both sides' documents of a slice, or its windows where it is one document.
+    """Both sides' documents of a slice, or windows of its one document.
 
     Raises PairingError or MissingRowsError.
     """
@@ -211,7 +211,7 @@ class _TablePair(NamedTuple):
 
 
 def _pair_equal_rows(tables: _TablePair, unit: str) -> PairedRows:
-    """Rows of one kind that have predicted tokens. PairingError where the sides have other rows."""
+    """Rows of one kind with predicted tokens. Raises PairingError where they differ."""
     sides = [_filter_kind(table, unit) for table in tables]
     for key in ("index", "tokens"):
         if not np.array_equal(*(side[key].to_numpy() for side in sides)):
@@ -223,7 +223,7 @@ def _pair_equal_rows(tables: _TablePair, unit: str) -> PairedRows:
 
 
 def _pair_common_documents(tables: _TablePair, mismatch: str) -> PairedRows:
-    """The documents of both sides, each with the same text before it. ``mismatch`` says how the data differ."""
+    """The documents with the same text in and before them; or PairingError(mismatch)."""
     baseline_rows, candidate_rows = (_index_by_key(_filter_kind(table, "document")) for table in tables)
     common = [
         key
@@ -240,7 +240,7 @@ def _pair_common_documents(tables: _TablePair, mismatch: str) -> PairedRows:
 
 
 def _index_by_key(table: pa.Table) -> dict[str, dict[str, Any]]:
-    """Key and occurrence -> row, in order. Empty for a table without keys."""
+    """Key and occurrence -> row; empty for a table without keys."""
     rows_by_key: dict[str, dict[str, Any]] = {}
     key_counts: Counter[str] = Counter()
     for row in table.to_pylist() if "key" in table.column_names else ():
@@ -268,7 +268,7 @@ class PairedOutcomes(msgspec.Struct, frozen=True, kw_only=True):
 def pair_task_outcomes(
     name: str, metrics: Sequence[str], baseline: PublishedEvaluation, candidate: PublishedEvaluation
 ) -> dict[str, PairedOutcomes]:
-    """Metric -> outcomes of the items of both sides, without metrics that an item lacks.
+    """Metric -> outcomes of common items, if every item has a pick.
 
     Raises PairingError or MissingRowsError.
     """

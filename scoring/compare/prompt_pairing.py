@@ -1,4 +1,4 @@
-"""Tier 4 in pairs: the outcomes of every prompt for each rate of the summary."""
+"""Tier 4 in pairs: the outcomes of prompts for each rate."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,9 +25,9 @@ def get_prompts(side: PublishedEvaluation) -> Mapping[str, PromptEntry]:
 
 
 def find_common_prompts(baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> list[str]:
-    """Prompts of both sides with the same checks and the same rendered tokens, in the candidate's order.
+    """Prompts with the same checks and rendered tokens on both sides.
 
-    Raises MissingRowsError where a side has no prompts.
+    They are in the candidate's order. Raises MissingRowsError where a side has no prompts.
     """
     baseline_prompts, candidate_prompts = get_prompts(baseline), get_prompts(candidate)
     if not baseline_prompts or not candidate_prompts:
@@ -46,10 +46,10 @@ def find_common_prompts(baseline: PublishedEvaluation, candidate: PublishedEvalu
 def pair_rate_rows(
     name: str, common: Sequence[str], baseline: PublishedEvaluation, candidate: PublishedEvaluation
 ) -> PairedOutcomes | PairedRows:
-    """What the ``common`` prompts add to a rate. PairingError where none of them counts.
+    """Outcomes of the ``common`` prompts that count in a rate.
 
-    instruction_match_rate is a share of checks, of which a prompt may have several: its rows are the passed checks and all
-    checks of each prompt. The other rates are shares of prompts.
+    instruction_match_rate is a share of checks: its rows are the passed checks and all checks of each prompt. The other
+    rates are shares of prompts. Raises PairingError where no prompt counts.
     """
     sides = [[get_prompts(side)[prompt] for prompt in common] for side in (baseline, candidate)]
     if name == "instruction_match_rate":

@@ -46,7 +46,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
         return self.df >= 1 and math.isfinite(self.stderr)
 
     def p_at_least(self, bound: float = 0.0) -> float:
-        """One-sided p value of the hypothesis that the difference is ``bound`` or more."""
+        """One-sided p value of a difference of ``bound`` or more."""
         gap = self.delta - bound
         if self.stderr == 0:
             return 0.5 if gap == 0 else float(gap > 0)
@@ -65,7 +65,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
         return Interval(self.delta - half_width, self.delta + half_width)
 
     def smallest_detectable(self, level: float, power: float = TEST_POWER) -> float:
-        """The difference that a two-sided test finds with this power: (t(1 - level/2) + t(power)) * stderr."""
+        """The difference that a two-sided test finds with this power."""
         return (t_quantile(1 - level / 2, self.df) + t_quantile(power, self.df)) * self.stderr
 
 
@@ -101,7 +101,7 @@ def estimate_from_residuals(
 
 
 class DiscordantCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Right or wrong on both sides of ``n`` questions: how often exactly one side was right."""
+    """How often exactly one side was right, among ``n`` questions."""
 
     n: int
     gained: int
@@ -116,14 +116,14 @@ class DiscordantCounts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stderr(self) -> float:
-        """Sample standard deviation (n - 1) of the paired differences, over sqrt(n); nan for one pair."""
+        """Standard error (n - 1) of the paired differences; nan for one pair."""
         if self.n < 2:  # noqa: PLR2004  n - 1
             return math.nan
         return math.sqrt((self.gained + self.lost - self.n * self.delta**2) / (self.n - 1) / self.n)
 
     @property
     def agresti_min_variance(self) -> float:
-        """The variance of delta with half a question added to each of the four cells.
+        """The variance of delta, half a question added to each cell.
 
         So a task in which nothing changed still has a variance (Agresti & Min, Statistics in Medicine 24, 2005).
         """
@@ -132,7 +132,7 @@ class DiscordantCounts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def p(self) -> float:
-        """Two-sided p value of McNemar's exact test: 2 P(X <= min(gained, lost)), at most 1."""
+        """Two-sided p value of McNemar's exact test, at most 1."""
         return min(1.0, 2 * binomial_cdf(min(self.gained, self.lost), self.gained + self.lost))
 
     def p_improved(self) -> float:
@@ -140,11 +140,11 @@ class DiscordantCounts(msgspec.Struct, frozen=True, kw_only=True):
         return binomial_cdf(self.lost, self.gained + self.lost)
 
     def p_worse_by(self, margin: float) -> float:
-        """One-sided p value of being worse by ``margin`` or more: Tango's score test of delta <= -margin."""
+        """One-sided p value of delta <= -``margin``, by Tango's score test."""
         return 1 - STANDARD_NORMAL.cdf(self._tango_statistic(-margin))
 
     def _tango_statistic(self, difference: float) -> float:
-        """Tango's statistic (Statistics in Medicine 17, 1998, equation 2.9) of delta = ``difference``."""
+        """Tango's statistic of a difference (Statistics in Medicine 17, 1998, equation 2.9)."""
         n, gained, lost = self.n, self.gained, self.lost
         a, b = 2 * n, -gained - lost + (2 * n - gained + lost) * difference
         c = -lost * difference * (1 - difference)
@@ -167,9 +167,10 @@ class DiscordantCounts(msgspec.Struct, frozen=True, kw_only=True):
         return 2 * 0.5**self.n > level
 
     def smallest_detectable(self, level: float, power: float = TEST_POWER) -> float:
-        """The difference that McNemar's exact test finds with this power, given the number of discordant pairs.
+        """The difference that McNemar's exact test finds with this power.
 
-        Where no outcome of so few pairs is significant, it is the smallest number of pairs that can be, all gained.
+        The number of discordant pairs is given. Where no outcome of so few pairs is significant, it is the smallest number
+        of pairs that can be, all gained.
         """
         discordant_count = self.gained + self.lost
         needed_count = math.ceil(math.log2(2 / level))
@@ -180,7 +181,7 @@ class DiscordantCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 @functools.lru_cache(1000)
 def _find_gain_probability(discordant_count: int, level: float, power: float) -> float:
-    """The probability of a gain at which the exact test of ``discordant_count`` pairs has this power."""
+    """The probability of a gain at which the exact test has this power."""
     # The largest number of losses that is still significant.
     allowed_losses = int(np.searchsorted(_binomial_cumulative(discordant_count, 0.5), level / 2, side="right")) - 1
     return _bisect_threshold(
@@ -207,7 +208,7 @@ def compute_mean_stderr(parts: Sequence[DiscordantCounts]) -> float:
 
 
 def adjust_p_values_holm(values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p values, in the given order (Scandinavian Journal of Statistics 6, 1979)."""
+    """Holm's step-down adjusted p values (Scandinavian Journal of Statistics 6, 1979)."""
     order = sorted(range(len(values)), key=values.__getitem__)
     adjusted, highest = [0.0] * len(values), 0.0
     for rank, index in enumerate(order):
@@ -222,7 +223,7 @@ def binomial_cdf(max_successes: int, trials: int, probability: float = 0.5) -> f
 
 
 def _binomial_cumulative(trials: int, probability: float) -> FloatArray:
-    """P(X <= k) for k = 0 .. trials, X ~ Binomial(trials, probability); [trials + 1]."""
+    """P(X <= k) for k = 0 .. trials, as [trials + 1]."""
     if probability in {0.0, 1.0}:
         return np.asarray([float(probability == 0.0 or k == trials) for k in range(trials + 1)])
     log_factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, trials + 1, dtype=np.float64)))])  # [trials + 1]
@@ -234,7 +235,7 @@ def _binomial_cumulative(trials: int, probability: float) -> FloatArray:
 
 
 def t_cdf(value: float, df: float) -> float:
-    """P(T <= value) of Student's t (Abramowitz & Stegun 26.7.1; 26.7.8 for large df)."""
+    """P(T <= value) of Student's t (Abramowitz & Stegun 26.7.1, 26.7.8)."""
     if math.isinf(value):
         return float(value > 0)
     if df > _LARGE_DF:
@@ -284,7 +285,7 @@ def _bisect_threshold(is_reached: Callable[[float], Any], low: float, high: floa
 
 
 def _incomplete_beta(a: float, b: float, x: float) -> float:
-    """The regularised I_x(a, b), by its continued fraction (Abramowitz & Stegun 26.5.8) after Lentz."""
+    """The regularised I_x(a, b), by Lentz's continued fraction (Abramowitz & Stegun 26.5.8)."""
     if x <= 0 or x >= 1:
         return float(x >= 1)
     if x > (a + 1) / (a + b + 2):

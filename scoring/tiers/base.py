@@ -1,4 +1,4 @@
-"""What a tier does for the job: plan work, score parts, build its document, encode its other files.
+"""What a tier does: plan work, score parts, build its document.
 
 The rest of the job (leases, model, fence, publication) is the same for all tiers.
 """
@@ -29,7 +29,7 @@ class JobContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkItem(msgspec.Struct, frozen=True, kw_only=True):
-    """One slice, one task, or all prompts of tier 4: planned and published together."""
+    """One slice, one task, or all prompts of tier 4."""
 
     tier: str
     name: str
@@ -75,33 +75,27 @@ class Tier(Protocol):
 
     @property
     def section(self) -> str:
-        """Key of the document under which each name of the suites has an entry."""
-        ...
+        """The document's key that holds an entry for each name."""
 
     def plan_work(self, definitions: Mapping[str, dict[str, Any]], context: JobContext) -> Iterator[WorkItem]:
         """Work items in the suites' order, from name -> definition.
 
         Prepares missing data. Raises UserError where that fails.
         """
-        ...
 
     def sample_for_canary(self, work_item: WorkItem, seq_len: int) -> CanarySample:
-        """Rows for the canary, which uses the first work item of a request."""
-        ...
+        """Rows for the canary, should this be the first work item."""
 
     def score_part(
         self, work_item: WorkItem, part: Part, model: LoadedModel, context: JobContext, on_batch: Callable[[int], None]
     ) -> PartScores:
-        """Score one part. ``on_batch`` gets the number of input tokens of each batch."""
-        ...
+        """Score one part; ``on_batch`` gets each batch's input tokens."""
 
     def build_sections(self, scored_items: Sequence[ScoredItem]) -> dict[str, Any]:
-        """The document after its head: ``summary``, the section, and other keys of the tier."""
-        ...
+        """The document after its head: ``summary``, the section, other keys."""
 
     def encode_files(self, paths: EvaluationPaths, scored_items: Sequence[ScoredItem]) -> Iterator[tuple[Path, bytes]]:
         """Path and bytes of the files published before the document: rows, answers."""
-        ...
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):

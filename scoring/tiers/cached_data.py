@@ -22,12 +22,15 @@ _log = structlog.get_logger()
 
 
 class CachedDataTier:
-    """What tiers 2 and 3 share: their data come from the cache, their rows are parquet files."""
+    """Tiers 2 and 3: cached data in, parquet rows out."""
 
     tier: str
 
     def plan_work(self, definitions: Mapping[str, dict[str, Any]], context: JobContext) -> Iterator[WorkItem]:
-        """One work item a slice or task. A slice is one part; a task is split by its items."""
+        """One work item a slice or task.
+
+        A slice is one part; a task is split by its items.
+        """
         for name, definition in definitions.items():
             entry = _ensure_entry(self.tier, name, definition, context)
             # A task that gains items keeps the parts of its earlier items: their key is that of their range.
@@ -44,11 +47,11 @@ class CachedDataTier:
                     definition,
                     entry.data_key,
                     context.identity,
-                    items=task and task.meta["examples"],
-                    get_range_key=task and task.stored.compute_range_key,
+                    items=None if task is None else task.meta["examples"],
+                    get_range_key=None if task is None else task.stored.compute_range_key,
                 ),
                 format="ours" if task is None else task.format,
-                estimated_tokens=task.stored.token_count if isinstance(entry, cache.TaskEntry) else len(entry.tokens),
+                estimated_tokens=len(entry.tokens) if isinstance(entry, cache.SliceEntry) else entry.stored.token_count,
             )
 
     def encode_files(self, paths: EvaluationPaths, scored_items: Sequence[ScoredItem]) -> Iterator[tuple[Path, bytes]]:
@@ -83,9 +86,9 @@ def _ensure_entry(tier: str, name: str, definition: dict[str, Any], context: Job
 
 
 def _refuse_changed_data(tier: str, name: str, meta: Mapping[str, Any], request: ScoringRequest) -> None:
-    """Raise UserError (changed) where local files differ from those that the request recorded."""
+    """Raise UserError (changed) where local files differ from the request's."""
     recorded = next((suite.data[name] for suite in request.suites if suite.tier == tier and name in suite.data), None)
-    current = [(file["kind"], file["size"], file["sha256"]) for file in meta["source"].get("data_files", ())]
-    if recorded is not None and current != [tuple(file) for file in recorded]:
+    current = tuple((file["kind"], file["size"], file["sha256"]) for file in meta["source"].get("data_files", ()))
+    if recorded is not None and recorded != current:
         hint = "score it again; a new request records the new content"
         raise UserError("data files changed after the request", location=f"{tier}, {name}", hint=hint, code=ExitCode.CHANGED)

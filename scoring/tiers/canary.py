@@ -1,4 +1,4 @@
-"""The canary: a check before the long work that the model beats token frequencies.
+"""The canary: does the model beat token frequencies?
 
 A checkpoint that is loaded wrongly (swapped shards, a random head, another tokenizer) raises no error. So 64 rows of the
 request's first slice or task are scored and compared with the unigram distribution: each token's frequency in that slice or
@@ -78,7 +78,7 @@ def run_canary(model: Model, sample: CanarySample, *, source: str) -> CanaryResu
 
 
 def compare_with_unigram(model_nll: Floats, unigram_nll: Floats, *, rows: int, source: str) -> CanaryResult:
-    """Compare the NLL (nats, [N]) of the model and of the unigram distribution, over the same targets."""
+    """Compare the NLL of the model with the unigram distribution's; nats, [N] each."""
     model_mean, unigram_mean = math.fsum(model_nll) / len(model_nll), math.fsum(unigram_nll) / len(unigram_nll)
     is_finite = model_mean < math.log(np.finfo(np.float64).max)
     return CanaryResult(
@@ -92,14 +92,17 @@ def compare_with_unigram(model_nll: Floats, unigram_nll: Floats, *, rows: int, s
 
 
 def _spread_rows(stream: Ints, length: int) -> list[Ints]:
-    """Up to CANARY_ROWS rows of ``length`` + 1 tokens, evenly spread; no target is in two rows."""
+    """Up to CANARY_ROWS rows of ``length`` + 1 tokens, evenly spread.
+
+    No target is in two rows.
+    """
     count = max(1, min(CANARY_ROWS, (len(stream) - 1) // length))
     stride = (len(stream) - 1) // count
     return [stream[row * stride : row * stride + length + 1] for row in range(count)]
 
 
 def _compute_unigram_nll(texts: Sequence[Ints], vocabulary: int) -> Floats:
-    """-log(share) of each token in all texts, nats [vocabulary], with one added to every count."""
+    """-log(share) of each token in all texts, add-one smoothed; nats [vocabulary]."""
     counts = np.ones(vocabulary)
     for text in texts:
         counts += np.bincount(text, minlength=vocabulary)

@@ -1,4 +1,4 @@
-"""Tier 3: cloze tasks, zero-shot. Each choice's log-likelihood after its context, and accuracies from them.
+"""Tier 3: log-likelihoods of choices in zero-shot cloze tasks, and accuracies.
 
 A choice's log-likelihood (ll) is the sum of the natural-log probabilities of its tokens. Six metrics pick the choice with
 the highest value, the first of equals:
@@ -115,7 +115,10 @@ class _SpanIndex:
         self._context_number, self._context_tokens = 0, np.empty(0, dtype=np.int64)
 
     def add(self, pair: TokenRequest, group: int, location: str) -> int:
-        """Add a request and return its number. Raises UserError where it cannot be scored."""
+        """Add a request and return its number.
+
+        Raises UserError where it cannot be scored.
+        """
         # The choices of an item share one context object, so it is hashed once per item.
         if pair.context is not self._last_context:
             self._context_number = self._contexts.setdefault(tuple(pair.context), len(self._contexts))
@@ -131,18 +134,20 @@ class _SpanIndex:
 
 
 def _build_span(context: Ints, continuation: Ints, seq_len: int, location: str) -> TokenSpan:
-    if not len(continuation):
-        hint = "check the item and the tokenizer"
-        raise UserError("a choice has no token", location=location, hint=hint, code=ExitCode.CANNOT_SCORE)
-    if not len(context):
-        hint = "use a tokenizer with a BOS, or give the item a context"
-        raise UserError("a choice has no context", location=location, hint=hint, code=ExitCode.CANNOT_SCORE)
-    if len(continuation) > seq_len:
-        message = f"a choice of {len(continuation)} tokens does not fit the window of {seq_len}"
-        hint = "give a larger seq_len, or leave the item out"
-        raise UserError(message, location=location, hint=hint, code=ExitCode.CANNOT_SCORE)
+    count = len(continuation)
+    for is_refused, message, hint in (
+        (not count, "a choice has no token", "check the item and the tokenizer"),
+        (not len(context), "a choice has no context", "use a tokenizer with a BOS, or give the item a context"),
+        (
+            count > seq_len,
+            f"a choice of {count} tokens does not fit the window of {seq_len}",
+            "give a larger seq_len, or leave the item out",
+        ),
+    ):
+        if is_refused:
+            raise UserError(message, location=location, hint=hint, code=ExitCode.CANNOT_SCORE)
     tokens = np.concatenate([context, continuation])[-(seq_len + 1) :]  # the last token is only a target
-    return TokenSpan(tokens, len(tokens) - len(continuation))
+    return TokenSpan(tokens, len(tokens) - count)
 
 
 def _build_row(item: TaskItem, ll: list[float], ll_uncond: list[float], seq_len: int) -> dict[str, Any]:
@@ -168,7 +173,7 @@ def _build_row(item: TaskItem, ll: list[float], ll_uncond: list[float], seq_len:
 
 
 def hash_item(item: TaskItem) -> str:
-    """16 hex digits of everything that an item's scores depend on, with the right choice."""
+    """16 hex digits of everything that an item's scores depend on."""
     pairs = [[*map(list, (pair.context, pair.continuation))] for pair in (*item.requests, *(item.uncond or ()))]
     content = [pairs, item.gold, *map(list, (item.chars, item.chars_with_space, item.bytes))]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
@@ -178,7 +183,7 @@ _LENGTH_COLUMNS = {"acc_norm": "chars", "acc_per_char": "chars_with_space", "acc
 
 
 def compute_choice_scores(row: dict[str, Any], metric: str) -> list[float] | None:
-    """The numbers that ``metric`` compares, one a choice; None where the item has none."""
+    """What ``metric`` compares, one number a choice; None without one."""
     if metric == "acc":
         return list(row["ll"])
     if metric == "acc_uncond":
@@ -188,10 +193,10 @@ def compute_choice_scores(row: dict[str, Any], metric: str) -> list[float] | Non
 
 
 def summarise_task(rows: Sequence[dict[str, Any]], *, primary_metric: str) -> dict[str, Any]:
-    """A task's entry of tier3_cf.json without ``format`` and ``data_key``, from the rows of all its items.
+    """A task's entry of tier3_cf.json, from the rows of all its items.
 
-    Where items have subjects, ``by_subject`` has the accuracies of each, ``macro`` the means of those and ``micro`` the
-    means over items. The task's own figures, with ``primary``, are over items.
+    The tier adds ``format`` and ``data_key``. Where items have subjects, ``by_subject`` has the accuracies of each, ``macro``
+    the means of those and ``micro`` the means over items. The task's own figures, with ``primary``, are over items.
     """
     overall = _compute_accuracies(rows)
     if overall[primary_metric] is None:  # a task without unconditional choices has no acc_uncond
@@ -219,7 +224,10 @@ def summarise_task(rows: Sequence[dict[str, Any]], *, primary_metric: str) -> di
 
 
 def _compute_accuracies(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """Share of right picks and its standard error, by metric; None where an item has no pick."""
+    """Share of right picks and its standard error, by metric.
+
+    Both are None where an item has no pick.
+    """
     accuracies: dict[str, float | None] = {}
     for metric in CLOZE_METRICS:
         picks = [row[f"pick_{metric}"] for row in rows]
@@ -232,13 +240,13 @@ def _compute_accuracies(rows: Sequence[dict[str, Any]]) -> dict[str, float | Non
 
 
 def _compute_best_gap(ll: Sequence[float]) -> float:
-    """Nats between the best and the second best choice; infinite for a single choice."""
+    """Nats between the two best choices; infinite for a single one."""
     ordered = sorted(ll, reverse=True)
     return ordered[0] - ordered[1] if len(ordered) > 1 else math.inf
 
 
 def _mean_if_complete(values: Sequence[float | None]) -> float | None:
-    """The mean; None where a value is missing, unlike a share over the prompts that count."""
+    """The mean; None where a value is missing."""
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(values) else None
 

@@ -233,13 +233,13 @@ def _build_entry(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _compute_share(values: Sequence[bool | None]) -> float | None:
-    """The share of True among the values that are not None; None without any."""
+    """The share of True among known values; None without any."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 
 def summarise_categories(prompts: Mapping[str, PromptEntry]) -> dict[str, Any]:
-    """``prompts``, ``pass``, ``format`` and ``clean`` of each category, in order of first occurrence."""
+    """``prompts``, ``pass``, ``format`` and ``clean`` of each category, in order."""
     by_category: dict[str, list[PromptEntry]] = {}
     for prompt in prompts.values():
         by_category.setdefault(prompt["category"], []).append(prompt)

@@ -54,7 +54,7 @@ class TokenStream(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Window(NamedTuple):
-    """A window over a stream: inputs t[start : stop-1], targets t[start+1 : stop]."""
+    """A window: inputs t[start : stop-1], targets t[start+1 : stop]."""
 
     start: int
     stop: int
@@ -136,7 +136,10 @@ class _Targets(msgspec.Struct, frozen=True):
 
 
 def _sum_by_group(kind: str, targets: _Targets, group_index: Ints, count: int) -> dict[str, Any]:
-    """Columns of SLICE_ROW_SCHEMA with one row for each of ``count`` groups; ``group_index`` is [N]."""
+    """Columns of SLICE_ROW_SCHEMA, a row a group.
+
+    ``group_index``, [N], gives each target's group, of ``count``.
+    """
     # A group without a predicted token has no first position.
     first_positions = np.full(count, -1, dtype=np.int64)
     present, first_index = np.unique(group_index, return_index=True)
@@ -168,7 +171,10 @@ def compute_document_keys(tokens: Ints, starts: Ints, *, is_isolated: bool) -> I
 
 
 def summarise_slice(per_document: dict[str, Any], per_window: dict[str, Any]) -> dict[str, Any]:
-    """A slice's figures from its rows. Sums are exactly rounded (fsum), so row order does not matter."""
+    """A slice's figures from its rows.
+
+    Sums are exactly rounded (fsum), so row order does not matter.
+    """
     nll_sum = math.fsum(per_document["nll_sum"])
     special_nll = math.fsum(per_document["special_nll_sum"])
     tokens, special = int(np.sum(per_document["tokens"])), int(np.sum(per_document["special_tokens"]))
@@ -183,9 +189,9 @@ def summarise_slice(per_document: dict[str, Any], per_window: dict[str, Any]) ->
 
 
 def compute_perplexity(nll_sum: float, tokens: int, byte_count: int) -> dict[str, Any]:
-    """Perplexity, NLL per token and bits per byte of a sum; None where the denominator is 0.
+    """Perplexity, NLL per token and bits per byte of a sum.
 
-    Raises NotFiniteError where the perplexity overflows.
+    A figure is None where its denominator is 0. Raises NotFiniteError where the perplexity overflows.
     """
     per_token = nll_sum / tokens if tokens else None
     if per_token is not None and per_token > math.log(sys.float_info.max):
@@ -201,10 +207,11 @@ def compute_perplexity(nll_sum: float, tokens: int, byte_count: int) -> dict[str
 
 
 def compute_clustered_stderr(nll: Floats, tokens: Ints) -> float | None:
-    """Standard error of sum(nll) / sum(tokens) over D independent documents; None for D < 2.
+    """Standard error of sum(nll) / sum(tokens); None for fewer than two documents.
 
-    The ratio estimator's, by linearisation: sqrt(D / (D - 1) * sum((nll_d - R tokens_d)^2)) / sum(tokens), R the
-    ratio itself (Cochran, Sampling Techniques, 3rd ed., section 6.4). Documents without a predicted token are left out.
+    It is the ratio estimator's for D independent documents, by linearisation: sqrt(D / (D - 1) *
+    sum((nll_d - R tokens_d)^2)) / sum(tokens), R the ratio itself (Cochran, Sampling Techniques, 3rd ed., section 6.4).
+    Documents without a predicted token are left out.
     """
     nll, tokens = nll[tokens > 0], tokens[tokens > 0]
     count = len(tokens)
@@ -216,7 +223,7 @@ def compute_clustered_stderr(nll: Floats, tokens: Ints) -> float | None:
 
 
 def summarise_slices(slices: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The tier's summary: over all tokens of all slices, not a mean of means."""
+    """The tier's summary, over all tokens of all slices."""
     totals = compute_perplexity(
         math.fsum(entry["nll_sum"] for entry in slices.values()),
         sum(entry["tokens"] for entry in slices.values()),
