@@ -159,9 +159,9 @@ def render_day(figures: dict) -> str:
     ]
     return f"""## A quiet day
 
-Polls every 60 s, {STAGES} stages, {CHECKPOINTS:,} checkpoints on disk, {JOBS_IN_FLIGHT} jobs in flight ({flying}) on a real Slurm;
-nothing but time passes. Reckoned from {MEASURED_POLLS} polls of a running daemon, a second apart, and from what an hourly look costs
-beyond a poll: {format_number(1000 * figures["hourly_cpu_s"] / HOURS)} ms.
+Polls every 60 s, {STAGES} stages, {CHECKPOINTS:,} checkpoints on disk, {JOBS_IN_FLIGHT} jobs in flight ({flying}) on a real
+Slurm; nothing but time passes. Reckoned from {MEASURED_POLLS} polls of a running daemon, a second apart, and from what an hourly
+look costs beyond a poll: {format_number(1000 * figures["hourly_cpu_s"] / HOURS)} ms.
 
 {render_markdown_table(rows)}
 """

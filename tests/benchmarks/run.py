@@ -109,8 +109,8 @@ def render_prefill(figures: dict) -> str:
         rows.append([name, format_number(seconds), *rates, format_number(figures[f"{key}_mib"])])
     return f"""## Prefill
 
-One slice of {figures["rows"]:,} rows ({figures["bytes"] / 1e6:.0f} MB of text, {figures["tokens"]:,} tokens), streamed as parquet from
-a hub on loopback, read to its end; one thread of the demo's tokenizer, which both use. Plain: load_dataset(streaming=True),
+One slice of {figures["rows"]:,} rows ({figures["bytes"] / 1e6:.0f} MB of text, {figures["tokens"]:,} tokens), streamed as parquet
+from a hub on loopback, read to its end; one thread of the demo's tokenizer, which both use. Plain: load_dataset(streaming=True),
 map in batches of 1000, the ids kept in an array. Whole processes, from exec to exit; importing torch and datasets alone takes
 {figures["imports_mib"]:.0f} MiB. Ours also checks, digests and fsyncs what it wrote.
 
@@ -182,8 +182,8 @@ def render_speed(figures: dict) -> str:
     tried = ", ".join(f"{batch}: {format_number(seconds)} s" for batch, seconds in figures["tried"].items())
     return f"""## Tier 3 against lm-evaluation-harness: {figures["case"]}
 
-{figures["items"]:,} real items, {figures["requests"]:,} requests. CPU, fp32, {figures["threads"]} threads for each side, medians of
-{figures["repeats"]}, the sides in turn, models loaded before. lm-evaluation-harness 0.4.13 gets the same requests as text
+{figures["items"]:,} real items, {figures["requests"]:,} requests. CPU, fp32, {figures["threads"]} threads for each side, medians
+of {figures["repeats"]}, the sides in turn, models loaded before. lm-evaluation-harness 0.4.13 gets the same requests as text
 (unconditional ones, too) and tokenises them each time, in batches of {figures["batch"]}: the best of those tried on every
 {bench_speed.SAMPLE_BATCHES}th request ({tried}). Ours reads tokens from the warm cache; making it, once for all checkpoints, took
 {format_number(figures["making_s"])} s.

@@ -166,7 +166,7 @@ def test_a_report_that_does_not_come_is_one_line_and_the_wait_for_it_is_bounded(
 
 def test_what_is_still_to_be_made_of_the_scores_is_a_comparison_and_then_a_newer_page(tmp_path):
     sample = ReportSample(tmp_path).write_sample()
-    page, newest = sample.results / "report.html", sample.get_paths("stage4", 5000).compare
+    page, newest = sample.results / "report.html", sample.get_paths("stage4", 5000).compare_json
     assert run.describe_missing_report(sample.config) == f"a newer {page}"
     page.touch()
     assert run.describe_missing_report(sample.config) == ""

@@ -35,9 +35,9 @@ EXCLUDED = {"\u202e", "\u2028", "\ud800"}
 def run(tmp_path, monkeypatch):
     """(config, results of the step) of a stage whose one checkpoint answered like this."""
 
-    def generate(_model, questions, *, shape, decode, between):
+    def generate(_model, requests, *, shape, decode, on_batch):
         del shape, decode
-        between(len(questions))
+        on_batch(len(requests))
         return [GenerationResult(tokens=[1], text=text, finish="stop_token", near_ties=0) for text in HOSTILE.values()]
 
     monkeypatch.setattr(instructions, "generate_answers", generate)

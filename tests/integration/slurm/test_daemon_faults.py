@@ -79,9 +79,8 @@ def test_a_watcher_killed_during_sbatch_gives_one_job(slurm, tmp_path, text):
 
 
 def test_our_own_time_limit_on_sbatch_gives_one_job(slurm, tmp_path):
-    with SlurmRun(
-        tmp_path / "run", slurm, steps=[100], constants={"executors.slurm._TIMEOUT_SECONDS_BY_COMMAND": {"sbatch": 1.0}}
-    ) as watch:
+    constants = {"executors.slurm._TIMEOUT_SECONDS_BY_COMMAND": {"sbatch": 1.0}}
+    with SlurmRun(tmp_path / "run", slurm, steps=[100], constants=constants) as watch:
         # killed with its process group, the wrapper cannot thaw slurmctld itself
         thaw = f"(sleep 2; kill -CONT {watch.slurmctld_pid}) & disown"
         watch.wrap_slurm_command(
@@ -136,9 +135,8 @@ def test_slurmctld_and_munge_down_for_a_while_lose_nothing_and_status_says_since
 
 def test_a_missing_slurm_conf_is_said_and_nothing_is_submitted(slurm, tmp_path):
     environ = {"SLURM_CONF": "/nonexistent/slurm.conf"}
-    with SlurmRun(
-        tmp_path / "run", slurm, steps=[100], environ=environ, constants={"executors.slurm._DEFAULT_TIMEOUT_SECONDS": 2.0}
-    ) as watch:
+    constants = {"executors.slurm._DEFAULT_TIMEOUT_SECONDS": 2.0}
+    with SlurmRun(tmp_path / "run", slurm, steps=[100], environ=environ, constants=constants) as watch:
         watch.write_checkpoint("base", 100)
         watch.start_daemon()
         watch.wait_for_state("ready", 100)

@@ -66,5 +66,6 @@ def test_twenty_checkpoints_and_many_kills_give_one_run_each(cluster, tmp_path, 
         ran = jobs_of(cluster, scenario)
         assert {evaluation: len(set(jobs)) for evaluation, jobs in ran.items()} == dict.fromkeys(scenario.expected_evaluations, 1)
     print(
-        f"{kills} kills of {len(scenario.expected_evaluations)} evaluations on a real Slurm: 0 duplicates, 0 lost, 0 held jobs left"
+        f"{kills} kills of {len(scenario.expected_evaluations)} evaluations on a real Slurm: "
+        "0 duplicates, 0 lost, 0 held jobs left"
     )

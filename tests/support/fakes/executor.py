@@ -1,7 +1,7 @@
 """An executor in memory that outlives the watchers it serves, with every fault that a real one was seen to have.
 
 A job runs as the batch script does: it takes its claim first, writes valid tier files, then its exit record. It never
-runs by itself: ``step`` lets time pass for it. ``runs`` holds one entry for each run that took its claim.
+runs by itself: ``advance_jobs`` lets time pass for it. ``runs`` holds one entry for each run that took its claim.
 """
 
 import json
@@ -38,7 +38,7 @@ class FakeJob(msgspec.Struct, kw_only=True):
 
 
 class FakeExecutor:
-    """In-memory Slurm (``submits_held``) or local machine."""
+    """In-memory Slurm (jobs are submitted held) or local machine."""
 
     def __init__(self, clock, *, holds=True, accounting=True):
         self.submits_held, self.accounting = holds, accounting

@@ -68,7 +68,7 @@ class FakeHub:
         return digest.hexdigest()
 
     def add_fault(self, pattern: str, kind: str, **options) -> HubFault:
-        """``kind``: 404, 429, 500, 503; ``drop``: it ends after ``after`` bytes of the body; ``refuse``: before a word."""
+        """``kind``: 404, 429, 500, 503; ``drop``: it ends after ``after_bytes`` bytes of the body; ``refuse``: before a word."""
         fault = HubFault(pattern, kind, **options)
         self.faults.append(fault)
         return fault

@@ -17,7 +17,7 @@ PAGE_BYTES = 4096
 
 
 class FailingDisk:
-    """Counts the calls that change a disk; ``failing_count`` many fail from the ``first_failing_call``-th on. Writes leave half."""
+    """Counts the calls that change a disk. ``failing_count`` of them fail, from ``first_failing_call`` on; writes leave half."""
 
     def __init__(self, monkeypatch, root, code):
         self.count, self.code, self.first_failing_call, self.failing_count = 0, code, None, 0

@@ -66,7 +66,7 @@ def convert_llama(model, *, interleaved=False):
 
 
 def write_hf_checkpoint(model, folder, *, tokenizer, seq_len, tp=1, pp=1, interleaved=False, **described):
-    """Write ``model`` as the checkpoint ``folder`` (its name is the step); see ``nanotron_checkpoint.plan_writes`` for the rest."""
+    """Write ``model`` as the checkpoint ``folder`` (its name is the step); see ``nanotron_checkpoint`` for the rest."""
     model_config, tensors = convert_llama(model, interleaved=interleaved)
     step = int(folder.name)
     described = {"step": step, "train_steps": step, "seq_len": seq_len, "tokenizer": str(tokenizer), **described}

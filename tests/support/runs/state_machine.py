@@ -169,7 +169,7 @@ class DaemonStateMachine(RuleBasedStateMachine):
         self.faults.setdefault("scontrol", deque()).append("denied")
         self.run_polls()
 
-    @rule(seconds=st.sampled_from([0.0, 30.0, 90.0, 240.0]))  # below in_flight.GONE_FOR: beyond it, the job's fence has to do
+    @rule(seconds=st.sampled_from([0.0, 30.0, 90.0, 240.0]))  # below VANISHED_AFTER_SECONDS: beyond it, the job's fence has to do
     def squeue_is_late(self, seconds):
         self.slurm.queue_delay_seconds = seconds
         self.run_polls(seconds=20.0)

@@ -83,7 +83,7 @@ class SlurmRun(TwoStagesRun):
         constants: dict[str, float] | None = None,
         scorer: str | None = None,
     ) -> None:
-        """``scorer``: lines run before the real one; None: a stand-in that writes valid tier files once ``hold_stand_in`` is gone."""
+        """``scorer``: lines run before the real one; None: a stand-in that writes valid tier files once ``hold`` is gone."""
         self.harness = lab
         self._path = [str(REPOSITORY_ROOT), str(REPOSITORY_ROOT / "tests"), *sys.path]
         more = {"python": str(root / "scorer")} | (settings or {})
