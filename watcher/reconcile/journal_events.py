@@ -53,13 +53,19 @@ def make_adopted_event(record: EvaluationRecord, attempt: Attempt, job: Job, rea
     )
 
 
-BLOCKING_COMPLETENESS = frozenset({Completeness.INTERRUPTED, Completeness.UNSCORABLE, Completeness.UNREADABLE})
+_BLOCKING_TEXTS: Mapping[Completeness, str] = {
+    Completeness.INTERRUPTED: "the save was interrupted",
+    Completeness.UNSCORABLE: "the checkpoint cannot be scored",
+    Completeness.UNREADABLE: "the checkpoint is unreadable",
+}
+
+BLOCKING_COMPLETENESS = frozenset(_BLOCKING_TEXTS)
 
 
 def block_on_checkpoint(record: EvaluationRecord, inspection: Inspection) -> events.Blocked:
     """A checkpoint that only a person can judge."""
     hint = "Run watcher enqueue --force to score it as it is" if inspection.kind is Completeness.INTERRUPTED else ""
-    reason = f"checkpoint {inspection.reason}"
+    reason = f"{_BLOCKING_TEXTS[inspection.kind]}: {inspection.reason}"
     return events.Blocked(evaluation=record.key, reason=reason, reason_kind=ReasonKind.CHECKPOINT, hint=hint)
 
 

@@ -76,8 +76,8 @@ def test_a_person_names_another_baseline_and_everybody_says_which(watched, tmp_p
     watched.tick(6)
     assert watched.list_states()["stage2/step_90"] == "scored"
     request = build_comparison_requests(watched.config, watched.journal_state)["stage2/step_300"]
-    assert (request.bridge.directory, request.bridge.note) == ("step_90", f"stage1 step 90 from {folder}, as a person asked")
-    assert notes(watched) == (f"compared with stage1 step 90 from {folder}, as a person asked",)
+    assert (request.bridge.directory, request.bridge.note) == ("step_90", f"stage1 step 90 from {folder} by request")
+    assert notes(watched) == (f"compared with stage1 step 90 from {folder} by request",)
     watched.kill_daemon()
     watched.tick()
     assert baselines(watched) == {"stage2/step_300": "step_90"}
@@ -95,7 +95,7 @@ def test_the_configs_own_bridge_is_the_baseline_again_when_a_person_asks_for_it(
     watched.tick(2)
     assert baselines(watched) == {"stage2/step_300": "step_100"}
     assert watched.journal_state.closed_requests[again.id].startswith(
-        "stage2/step_100: the baseline of stage2 from now on; scored already"
+        "stage2/step_100: now the baseline of stage2; already scored"
     )
     assert notes(watched) == ()
 
@@ -118,7 +118,7 @@ def test_where_training_began_elsewhere_status_report_and_comparison_say_so_also
     watched.write_checkpoint("stage1", 100)
     watched.write_checkpoint("stage2", 300, started_from="/other/stage1_long/100")
     watched.tick(6)
-    said = f"stage2 says that it started from /other/stage1_long/100, its bridge is {watched.ckpts}/stage1/100"
+    said = f"stage2 started from /other/stage1_long/100 according to its config.yaml, but its bridge is {watched.ckpts}/stage1/100"
     assert watched.list_reasons()["stage2/step_100"] == said
     assert notes(watched) == (said,)
     assert build_comparison_requests(watched.config, watched.journal_state)["stage2/step_300"].bridge.note == said
@@ -140,8 +140,8 @@ def test_where_training_began_elsewhere_status_report_and_comparison_say_so_also
         ("/another/mount/stage1/100", None),
         ("/ckpts/stage1", None),
         ("/ckpts/stage1/90", "stage2 started from step 90 according to its config.yaml, but its bridge is step 100"),
-        ("/ckpts/long/100", "stage2 says that it started from /ckpts/long/100, its bridge is /ckpts/stage1/100"),
-        ("/models/base", "stage2 says that it started from /models/base, its bridge is /ckpts/stage1/100"),
+        ("/ckpts/long/100", "stage2 started from /ckpts/long/100 according to its config.yaml, but its bridge is /ckpts/stage1/100"),
+        ("/models/base", "stage2 started from /models/base according to its config.yaml, but its bridge is /ckpts/stage1/100"),
     ],
 )
 def test_another_start_is_told_from_the_same_one_at_another_mount(begun, said):
@@ -169,7 +169,7 @@ def test_a_bridge_at_another_place_is_scored_there_and_said(tmp_path, monkeypatc
     watched.tick(6)
     assert watched.journal_state.records["stage2/step_100"].checkpoint == str(folder)
     assert watched.list_states()["stage2/step_100"] == "scored"
-    assert notes(watched) == (f"compared with stage1 step 100 from {folder}, as the config says",)
+    assert notes(watched) == (f"compared with stage1 step 100 from {folder} by the config",)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_a_bridge_of_a_stage_that_has_none_in_the_config_is_told_as_such(watched
     watched.tick(6)
     bridge = find_bridge("stage2", watched.journal_state.records.values())
     assert bridge.state is EvaluationState.SCORED
-    said = "stage1 step 100, as a person asked; the config has no bridge"
+    said = "stage1 step 100 by request; the config has no bridge"
     assert describe_bridge_override(bridge, watched.config.stages["stage2"]) == said
 
 

@@ -123,7 +123,7 @@ def test_a_checkpoint_deleted_while_it_is_owed_is_said_with_when(watched):
     watched.touch("stage1")
     watched.tick()
     assert watched.list_reasons()["stage1/step_100"].startswith(
-        "checkpoint: deleted before it was scored; it was complete at 2023-"
+        "deleted before it was scored; it was complete at 2023-"
     )
     watched.executor.unreachable = ""
     watched.write_checkpoint("stage1", 100)
@@ -144,13 +144,13 @@ def test_a_listing_that_fails_is_unknown_and_not_empty(watched, monkeypatch):
     watched.tick()
     assert listing._cached[str(watched.ckpts / "stage1")].stage_folder.steps is None
     assert watched.list_states() == {"stage1/step_100": "scored", "stage1/step_200": "waiting"}
-    assert watched.list_reasons()[str(watched.ckpts / "stage1")].endswith("cannot be listed: Stale file handle")
+    assert watched.list_reasons()[str(watched.ckpts / "stage1")].endswith("cannot list: Stale file handle")
 
 
 def test_a_stage_folder_that_comes_months_later(tmp_path, monkeypatch):
     watched = WatchedRun(tmp_path, monkeypatch)
     watched.tick()
-    assert watched.list_reasons()["stage1/step_100"] == f"checkpoint: {watched.ckpts}/stage1 does not exist yet"
+    assert watched.list_reasons()["stage1/step_100"] == f"waiting for checkpoint: {watched.ckpts}/stage1 does not exist yet"
     watched.tick(seconds=90 * 86400)
     watched.write_checkpoint("stage1", 100)
     watched.tick(5)
@@ -185,7 +185,7 @@ def test_a_truncated_shard_and_an_unreadable_one_leave_the_others_running(watche
     watched.write_checkpoint("stage1", 100)
     watched.tick(4)
     assert watched.list_states() == {"stage1/step_100": "scored", "stage1/step_200": "blocked"}
-    assert watched.list_reasons()["stage1/step_200"].startswith("blocked: checkpoint: ")
+    assert watched.list_reasons()["stage1/step_200"].startswith("blocked: the checkpoint ")
 
 
 def test_a_blocked_checkpoint_that_is_mended_is_taken_up_again(watched):

@@ -42,7 +42,7 @@ def test_nel_watch_detection_5_a_failed_listing_is_not_no_checkpoints(watched, m
         watched.touch("stage1")
         watched.tick(3)
         said = watched.list_reasons()[str(watched.ckpts / "stage1")]
-        assert "cannot be listed: Input/output error" in said
+        assert "cannot list: Input/output error" in said
         assert watched.list_states() == {"stage1/step_100": "scored"}
     watched.tick(2)
     assert watched.list_states() == {"stage1/step_100": "scored"}

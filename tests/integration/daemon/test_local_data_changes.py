@@ -47,7 +47,7 @@ def test_rows_that_come_are_owed_within_the_hour_and_only_their_tier_is_asked_fo
     (record,) = watched.journal_state.records.values()
     assert record.suites["tier2_ppl"] == before["tier2_ppl"]
     assert record.suites["tier3_cf"] != before["tier3_cf"]
-    assert any("tier3_cf" in reason and "scored anew" in reason for _, state, reason in record.history if state == "owed")
+    assert any("tier3_cf" in reason and "will be scored again" in reason for _, state, reason in record.history if state == "owed")
     request = read_scoring_request(watched.config.paths.attempt(record.attempt.run_id).request)
     assert [suite.name for suite in request.suites] == ["tasks"]
     (marks,) = request.suites[0].data.values()
@@ -99,10 +99,10 @@ def test_data_that_are_gone_are_said_and_nothing_is_owed_for_it(watched):
     watched.touch("stage1")
     watched.tick(2)
     assert "tasks/ours" in watched.list_reasons()["stage1"]
-    assert "were there, and are gone" in watched.list_reasons()["stage1"]
+    assert "data files are gone" in watched.list_reasons()["stage1"]
     watched.kill_daemon()  # and the next one knows as much
     watched.tick(2)
-    assert "were there, and are gone" in watched.list_reasons()["stage1"]
+    assert "data files are gone" in watched.list_reasons()["stage1"]
     assert len(watched.run_ids()) == 1
     write(watched, "items", 5)
     watched.tick(70)

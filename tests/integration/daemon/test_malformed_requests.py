@@ -58,7 +58,7 @@ def test_a_name_that_another_step_has_is_refused_and_said(watched):
     watched.tick(4)
     record = watched.journal_state.records["stage1/mine"]
     assert (record.step, record.state, len(watched.executor.runs)) == (300, "scored", 2)
-    assert "nothing is done: that name is step 300's" in watched.journal_state.closed_requests["a2"]
+    assert "skipped: the name belongs to step 300" in watched.journal_state.closed_requests["a2"]
 
 
 def test_a_checkpoint_elsewhere_never_takes_the_folder_of_the_stages_own_step(watched):

@@ -156,7 +156,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(watched):
     watched.write_checkpoint("stage1", 150)
     before = sorted(watched.root.rglob("*"))
     report = run_once(watched.config, dry_run=True, environ={})
-    assert report.actions == [{"action": "submit", "evaluation": "stage1/step_100", "reason": "complete, and not scored"}]
+    assert report.actions == [{"action": "submit", "evaluation": "stage1/step_100", "reason": "complete and not scored"}]
     assert report.skipped == [
         {"evaluation": "stage1/step_200", "reason": "waiting for checkpoint"},
         {"evaluation": "stage1/step_150", "reason": "not in the schedule"},
@@ -189,7 +189,7 @@ def test_a_dry_run_goes_on_to_what_is_due_after_the_requests_are_answered(watche
     ask(watched, "enqueue", 150)
     ask(watched, "cancel", 77)
     told, skipped = rehearsed(watched)
-    due = "complete, and not scored"
+    due = "complete and not scored"
     assert sorted(told) == [
         ("answer", "stage1", "stage1 150: scheduled"),
         ("answer", "stage1", "stage1 40: scheduled"),
@@ -241,7 +241,7 @@ def test_a_dry_run_goes_on_after_what_is_new_in_config_and_checkpoints(watched):
     watched.config = msgspec.structs.replace(watched.config, stages=stages)
     watched.write_checkpoint("stage2", 300, started_from=str(moved / "200"))
     told, skipped = rehearsed(watched)
-    assert told == [("submit", "stage2/step_300", "complete, and not scored")]
+    assert told == [("submit", "stage2/step_300", "complete and not scored")]
     away = f"checkpoint: {moved} does not exist yet"
     assert {skipped[f"{stage}/step_{step}"] for stage, step in (("stage1", 100), ("stage1", 200), ("stage2", 200))} == {away}
 
@@ -272,7 +272,7 @@ def server_clocked(watched, *args):
 
 def test_once_in_a_state_folder_that_cannot_be_made_is_one_line(watched, tmp_path):
     (tmp_path / "results").write_text("a file")
-    with pytest.raises(UserError, match="cannot be used"):
+    with pytest.raises(UserError, match="state folder is unusable"):
         run_once(watched.config, dry_run=False, environ={})
 
 
@@ -311,7 +311,7 @@ def test_a_read_only_results_folder_leaves_the_other_stages_running(watched, tmp
     watched.tick(4)
     assert watched.list_states()["stage1/step_100"] == "scored"
     assert watched.list_states()["stage2/step_300"] == "waiting"
-    assert watched.list_reasons()["stage2/step_300"].startswith(f"results: {results}")
+    assert watched.list_reasons()["stage2/step_300"].startswith(f"cannot create {results}")
 
 
 @pytest.mark.parametrize("count", [3, 400])

@@ -170,7 +170,7 @@ def test_a_dry_run_shows_both_what_was_asked_for_and_what_is_due(here):
         assert (process.returncode, err) == (0, "")
         return out.splitlines()
 
-    submits = "submit stage1/step_100: complete, and not scored"
+    submits = "submit stage1/step_100: complete and not scored"
     assert command("once", "--dry-run") == [submits, "skipped stage1/step_200: waiting for checkpoint"]
     command("enqueue", "stage1", "40")
     before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
