@@ -184,12 +184,12 @@ def test_killed_around_each_event(watched, monkeypatch, event, before):
     def arm(daemon):
         real = daemon.journal.append
 
-        def append(name, *args, **fields):
-            if name == event and before and armed:
+        def append(journal_event, *, t):
+            if journal_event.name == event and before and armed:
                 armed.pop()
                 raise Killed
-            real(name, *args, **fields)
-            if name == event and armed:
+            real(journal_event, t=t)
+            if journal_event.name == event and armed:
                 armed.pop()
                 raise Killed
 

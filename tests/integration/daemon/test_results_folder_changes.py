@@ -59,7 +59,7 @@ def test_a_job_in_flight_publishes_where_it_was_told_to_and_is_scored_by_that(wa
     assert [there(new, step) for step in STEPS] == [False, False, True]
     watched.tick(3, seconds=3700.0)
     assert watched.are_all_scored(), "what lies in the folder of before is not lost"
-    words = f"is {new}, but results of 2 evaluations are or will be in {old}; comparisons read {old}/stage1/by_checkpoint there once"
+    words = f"is {new}, but results of 2 evaluations are or will be in {old}; comparisons read {new} only. Move"
     assert line(watched).startswith(words)
     status = json.loads(watched.config.paths.status_json.read_text())
     assert sum(note.startswith("stages.stage1.results: ") for note in status["notes"]) == 1
@@ -124,7 +124,7 @@ def test_a_folder_of_before_that_is_away_tells_nothing(watched):
     old.rename(watched.root / "away")
     watched.tick(3, seconds=3700.0)
     assert watched.list_states()[KEY] == "scored"
-    assert f"{old} is missing (unmounted?); the state of 1 results of stage1" in watched.daemon.tick_runner.warnings
+    assert f"{old} is missing (unmounted?); the state of 1 results of stage1 is unknown" in watched.daemon.tick_runner.warnings
 
 
 def test_an_audit_looks_where_the_results_are(watched):
