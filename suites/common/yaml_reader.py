@@ -96,6 +96,14 @@ class YamlDocument:
         error = self.make_error(f"unknown key {key!r}", location, suggest_name(key, valid))
         return UserError(error.message, location=self.format_location((*location, key)), hint=error.hint)
 
+    def require_choice(self, location: YamlPath, key: str, value: object, choices: Collection[str]) -> str:
+        """``value``, of ``key`` in the mapping at ``location``, if it is among ``choices``; else UserError."""
+        if value is None:
+            raise self.make_error(f"has no {key}", location, "give one of: " + ", ".join(choices))
+        if not isinstance(value, str) or value not in choices:
+            raise self.make_error(f"unknown {key} {value!r}", (*location, key), suggest_name(str(value), choices))
+        return value
+
 
 def format_yaml_path(location: YamlPath) -> str:
     """Keys joined by dots, such as ``stages.stage1.steps.0``; unprintable keys are quoted."""

@@ -6,7 +6,7 @@ The name of a suite is that of its file (``stage1_ppl_slices``), or a path. ``ex
 
 import re
 import string
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -136,11 +136,6 @@ def load_suite(name_or_path: str, environ: Mapping[str, str], *, base: Path | No
     return _load_suite_file(_find_suite_file(name_or_path, base), environ, ())
 
 
-def compute_suite_digest(tier: str, definition: Mapping[str, Mapping[str, Any]]) -> str:
-    """SHA-256 (hex) of the canonical JSON of tier and definition."""
-    return canonical_digest({"tier": tier, "definition": definition})
-
-
 def list_shipped_suites() -> list[str]:
     """Names of the suites that come with the project."""
     return sorted(path.stem for path in SHIPPED_SUITES_FOLDER.glob("*.yaml"))
@@ -163,11 +158,11 @@ def _load_suite_file(path: Path, environ: Mapping[str, str], ancestors: tuple[Pa
     document = read_yaml(path, environ)
     if not isinstance(document.data, dict):
         raise document.make_error("not a suite", (), "write tier: and slices:, tasks: or prompts:")
-    tier = _read_tier(document)
+    tier = document.require_choice((), "tier", document.data.get("tier"), TIER_SECTIONS)
     section, type_ = TIER_SECTIONS[tier], _DEFINITION_TYPES[tier]
     for key in document.data:
         if key not in {"tier", "extends", "defaults", section}:
-            raise document.make_error(f"unknown key {key!r}", (key,), suggest_name(key, ["tier", "extends", "defaults", section]))
+            raise document.make_unknown_key_error(key, (), ["tier", "extends", "defaults", section])
     extended_suites = _load_extended_suites(document, tier, environ, (*ancestors, path))
     definition = _merge_definitions(document, extended_suites)
     # Defaults and entries are checked as they stand, then each entry is filled from the defaults of its own file.
@@ -186,17 +181,8 @@ def _load_suite_file(path: Path, environ: Mapping[str, str], ancestors: tuple[Pa
     if not definition:
         raise document.make_error(f"has no {section}", (), f"write them under {section}:")
     files = dict.fromkeys((path, *(file for suite in extended_suites for file in suite.files)))
-    digest = compute_suite_digest(tier, definition)
+    digest = canonical_digest({"tier": tier, "definition": definition})
     return Suite(name=path.stem, tier=tier, digest=digest, definition=definition, path=path, files=tuple(files))
-
-
-def _read_tier(document: YamlDocument) -> str:
-    tier = document.data.get("tier")
-    if tier is None:
-        raise document.make_error("has no tier", (), "write one of: " + ", ".join(f"tier: {name}" for name in TIER_SECTIONS))
-    if not isinstance(tier, str) or tier not in TIER_SECTIONS:
-        raise document.make_error(f"unknown tier {tier!r}", ("tier",), suggest_name(str(tier), TIER_SECTIONS))
-    return tier
 
 
 def _read_mapping(document: YamlDocument, key: str) -> dict[str, Any]:
@@ -266,7 +252,8 @@ def _fill_definition(
     if type_ is SliceDefinition:
         _fill_slice(document, location, merged, entry)
     else:
-        _check_task(document, location, merged)
+        document.require_choice(location, "adapter", merged.get("adapter"), PRIMARY_METRIC)
+        document.require_choice(location, "format", merged.get("format", "ours"), TASK_FORMATS)
     return to_plain_json(msgspec.convert(merged, type_))
 
 
@@ -283,20 +270,7 @@ def _fill_slice(document: YamlDocument, location: YamlPath, merged: dict[str, An
             hint = "write columns as {name}, braces as {{ and }}"
             raise document.make_error("names no column", (*location, "text_template"), hint)
     if merged.get("articles") is not None:
-        _check_choice(document, (*location, "articles"), merged["articles"], ARTICLE_STYLES)
-
-
-def _check_task(document: YamlDocument, location: YamlPath, merged: dict[str, Any]) -> None:
-    if merged.get("adapter") is None:
-        raise document.make_error("has no adapter", location, "give one of: " + ", ".join(PRIMARY_METRIC))
-    _check_choice(document, (*location, "adapter"), merged["adapter"], PRIMARY_METRIC)
-    _check_choice(document, (*location, "format"), merged.get("format", "ours"), TASK_FORMATS)
-
-
-def _check_choice(document: YamlDocument, location: YamlPath, value: str, choices: Collection[str]) -> None:
-    """Raise UserError unless the value at ``location`` is among ``choices``."""
-    if value not in choices:
-        raise document.make_error(f"unknown {location[-1]} {value!r}", location, suggest_name(value, choices))
+        document.require_choice(location, "articles", merged["articles"], ARTICLE_STYLES)
 
 
 def parse_template_fields(template: str) -> list[str]:
