@@ -267,6 +267,7 @@ def _check_shards(
     if selection.surplus:
         surplus = format_names(selection.surplus, limit=1)
         raise UnscorableCheckpoint(f"holds a tensor that model_config.json does not imply: {surplus}")
+    # The headers are read last: they cost one open per shard.
     parameters = {parameter.name: parameter for parameter in documents.architecture.parameters()}
     return CheckpointShards(
         architecture=documents.architecture,

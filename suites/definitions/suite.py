@@ -143,7 +143,7 @@ def list_shipped_suites() -> list[str]:
 
 def _find_suite_file(name_or_path: str, base: Path | None) -> Path:
     if "/" not in name_or_path and not name_or_path.endswith((".yaml", ".yml")):
-        for folder in (SHIPPED_SUITES_FOLDER, base):
+        for folder in (SHIPPED_SUITES_FOLDER, base):  # a shipped name cannot be replaced by accident
             if folder is not None and (folder / f"{name_or_path}.yaml").is_file():
                 return (folder / f"{name_or_path}.yaml").resolve()
         raise UserError("no suite of that name", location=name_or_path, hint=suggest_name(name_or_path, list_shipped_suites()))
@@ -203,6 +203,7 @@ def _load_extended_suites(
         raise document.make_error("expected the name or path of a suite, or a list of them", ("extends",), "write extends: NAME")
     suites = []
     for name in names:
+        # An error in the name is reported at the line of extends, not in the other file.
         try:
             extended_path = _find_suite_file(name, ancestors[-1].parent)
         except UserError as error:
@@ -258,6 +259,7 @@ def _fill_definition(
 
 
 def _fill_slice(document: YamlDocument, location: YamlPath, merged: dict[str, Any], entry: dict[str, Any]) -> None:
+    # The entry's own text_field or text_template replaces the other one in the defaults.
     if merged.get("text_template") is None:
         merged["text_field"] = merged.get("text_field") or "text"
     elif entry.get("text_field") and entry.get("text_template"):
