@@ -137,7 +137,7 @@ def _read_scoring_stats(folder: Path) -> dict[str, FileStat]:
         listing = list_files(folder)
         return _get_scoring_stats(listing, _select_files(read_checkpoint_metadata(folder), listing))
     except (IncompleteFile, UnscorableCheckpoint, OSError) as error:
-        message, hint = f"changed or disappeared: {describe_error(error)}", "it is scored again once it is complete"
+        message, hint = f"changed or vanished: {describe_error(error)}", "it is scored again once it is complete"
         raise UserError(message, location=folder, hint=hint, code=ExitCode.CHANGED) from error
 
 
