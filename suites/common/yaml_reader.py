@@ -97,7 +97,10 @@ class YamlDocument:
         return UserError(error.message, location=self.format_location((*location, key)), hint=error.hint)
 
     def require_choice(self, location: YamlPath, key: str, value: object, choices: Collection[str]) -> str:
-        """``value``, of ``key`` in the mapping at ``location``, if it is among ``choices``; else UserError."""
+        """``value``, of ``key`` in the mapping at ``location``.
+
+        Raises UserError where it is missing or not among ``choices``.
+        """
         if value is None:
             raise self.make_error(f"has no {key}", location, "give one of: " + ", ".join(choices))
         if not isinstance(value, str) or value not in choices:
