@@ -1,6 +1,5 @@
 """A request from options: what the watcher would have written, for a person at a prompt."""
 
-import hashlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ import msgspec
 
 from suites.checkpoint.completeness import Completeness, Inspection, inspect_checkpoint
 from suites.common.errors import ExitCode, UserError
-from suites.contract.encoding import canonical_json
+from suites.contract.encoding import canonical_digest
 from suites.contract.scoring_request import ScoringRequest, compute_tier_digests
 from suites.definitions.local_data import bind_current_data
 from suites.definitions.suite import load_suite
@@ -59,12 +58,12 @@ def request_from_options(options: ScoreOptions, environ: Mapping[str, str]) -> S
     seq_len = options.seq_len or _require_value(inspection.seq_len, inspection, "a sequence length", "give --seq-len")
     settings = [tokenizer, options.slow_tokenizer, seq_len, options.dtype, options.padded_vocab, options.backend]
     device_type = (options.device or "").partition(":")[0]  # on which GPU is no difference: two may share the work
-    identity_text = canonical_json(
+    identity_digest = canonical_digest(
         [inspection.fingerprint, *(digest for digest, _ in compute_tier_digests(suites).values()), *settings, device_type]
     )
     stage = options.stage or folder.parent.name
     return ScoringRequest(
-        run_id=f"by-hand-{stage}-{step}-{hashlib.sha256(identity_text.encode()).hexdigest()[:8]}",
+        run_id=f"by-hand-{stage}-{step}-{identity_digest[:8]}",
         stage=stage,
         source_stage=stage,
         step=step,

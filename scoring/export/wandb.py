@@ -1,6 +1,5 @@
 """W&B offline runs."""
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable
@@ -9,7 +8,7 @@ from typing import Any
 
 from scoring.export.points import Axis, CurvePoint, make_missing_extra_error
 from suites.common.atomic_files import read_json, write_json_atomically
-from suites.contract.encoding import canonical_json
+from suites.contract.encoding import canonical_digest
 
 
 def export_wandb(points: Iterable[CurvePoint], folder: Path, axis: Axis, project: str) -> int:
@@ -26,7 +25,7 @@ def export_wandb(points: Iterable[CurvePoint], folder: Path, axis: Axis, project
     changed_runs = 0
     for run, run_points in runs.items():
         rows = [{axis: point.get_axis_value(axis), **point.values} for point in run_points]
-        digest = hashlib.sha256(canonical_json([project, rows]).encode()).hexdigest()
+        digest = canonical_digest([project, rows])
         if exported["runs"].get(run) == digest:
             continue
         _log_offline_run(

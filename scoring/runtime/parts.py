@@ -4,7 +4,6 @@ A part is keyed by everything that its numbers depend on, written atomically, an
 scored. Leases only save work: they expire, and two workers that score the same part write the same file.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -25,7 +24,7 @@ from scoring import SCORER_VERSION
 from scoring.runtime.leases import StaleLeaseCleaner
 from suites.common.atomic_files import write_atomically
 from suites.common.errors import ExitCode, UserError, classify_write_error
-from suites.contract.encoding import canonical_json
+from suites.contract.encoding import canonical_digest
 from suites.contract.paths import EvaluationPaths
 
 PART_SCHEMA = 1
@@ -116,8 +115,8 @@ def build_part(
 ) -> Part:
     """One part, keyed by all of this."""
     key_fields = {**msgspec.to_builtins(identity), "definition": definition, "data_key": data_key, "scorer": SCORER_VERSION}
-    key_text = canonical_json({**key_fields, "tier": tier, "name": name, "start": start, "stop": stop})
-    return Part(tier=tier, name=name, start=start, stop=stop, key=hashlib.sha256(key_text.encode()).hexdigest())
+    key = canonical_digest({**key_fields, "tier": tier, "name": name, "start": start, "stop": stop})
+    return Part(tier=tier, name=name, start=start, stop=stop, key=key)
 
 
 def write_part(paths: EvaluationPaths, finished: FinishedPart, identity: RunIdentity) -> None:

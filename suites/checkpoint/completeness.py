@@ -137,7 +137,7 @@ def _read_scoring_stats(folder: Path) -> dict[str, FileStat]:
         listing = list_files(folder)
         return _get_scoring_stats(listing, _select_files(read_checkpoint_metadata(folder), listing))
     except (IncompleteFile, UnscorableCheckpoint, OSError) as error:
-        message, hint = f"changed or disappeared: {describe_error(error)}", "it is scored again once it is complete"
+        message, hint = f"changed or vanished: {describe_error(error)}", "it is scored again once it is complete"
         raise UserError(message, location=folder, hint=hint, code=ExitCode.CHANGED) from error
 
 
@@ -267,6 +267,7 @@ def _check_shards(
     if selection.surplus:
         surplus = format_names(selection.surplus, limit=1)
         raise UnscorableCheckpoint(f"holds a tensor that model_config.json does not imply: {surplus}")
+    # The headers are read last: they cost one open per shard.
     parameters = {parameter.name: parameter for parameter in documents.architecture.parameters()}
     return CheckpointShards(
         architecture=documents.architecture,

@@ -128,6 +128,7 @@ def _parse_yaml_bounded(content: bytes) -> Any:
         text = event.value if isinstance(event, yaml.ScalarEvent) else ""
         if len(text) > MAX_NUMBER_DIGITS and _NUMBER_PATTERN.fullmatch(text):
             raise ValueError(f"a number of {len(text)} digits")
+    # The nodes are counted before the loader builds objects: merges can grow exponentially.
     loader = _Loader(content)
     try:
         node = loader.get_single_node()
@@ -172,6 +173,7 @@ def _parse_document(path: Path, parser: Callable[[bytes], Any]) -> dict[str, Any
             content = file.read(min(os.fstat(file.fileno()).st_size, MAX_DOCUMENT_BYTES) + 1)  # read(n) allocates n at once
     except FileNotFoundError as error:
         raise IncompleteFile(f"{path.name} is missing") from error
+    # Empty and torn files are saves in progress. A file too large for nanotron stays so.
     if not content.strip():
         raise IncompleteFile(f"{path.name} is empty")
     if len(content) > MAX_DOCUMENT_BYTES:
@@ -223,6 +225,7 @@ def _find_started_from(config: Mapping[str, Any]) -> str | None:
 
 
 def _compute_tokens_seen(metas: Mapping[str, Any], seq_len: int | None) -> int | None:
+    # A save without a token count records samples.
     total = _as_count(metas.get("consumed_tokens_total"))
     if total is not None:
         return total

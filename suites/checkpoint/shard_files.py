@@ -193,6 +193,7 @@ def select_shards(parameters: Iterable[ParameterSpec], listing: Mapping[str, Fil
 def _choose_files(
     parameter: ParameterSpec, candidates: _CandidateFiles, listing: Mapping[str, FileStat], tp: int
 ) -> tuple[str, ...] | None:
+    # A sharded tensor's complete set of shards takes precedence over an unsharded file.
     unsharded = candidates.get((0, -1))
     complete = {
         key: tuple(group[rank] for rank in range(tp))
@@ -205,6 +206,7 @@ def _choose_files(
         return None
     name_format = min(key[0] for key in complete)  # a save of today replaces one in the legacy format
     candidate_sets = [files for key, files in complete.items() if key[0] == name_format]
+    # Only a set that is newer as a whole is known to replace the other one.
     newest = max(candidate_sets, key=lambda files: max(listing[file].mtime_ns for file in files))
     oldest_mtime_ns = min(listing[file].mtime_ns for file in newest)
     for other in candidate_sets:
@@ -218,7 +220,7 @@ def _describe_missing_files(parameter: ParameterSpec, candidates: _CandidateFile
     rank_sets = [group for (_, rank), group in candidates.items() if rank >= 0]
     if not rank_sets:
         return f"{parameter.name} has no file for tp={tp}"
-    fullest = max(rank_sets, key=len)
+    fullest = max(rank_sets, key=len)  # the others are probably left over from earlier saves
     missing_ranks = sorted(set(range(tp)) - set(fullest))
     if not missing_ranks:
         return f"{parameter.name} has a shard of a rank beyond tp={tp}"

@@ -86,6 +86,7 @@ def read_header(path: Path, name: str) -> ShardHeader:
         file_bytes = os.fstat(file.fileno()).st_size
         if file_bytes < _LENGTH_FIELD_BYTES:
             raise IncompleteFile(f"truncated shard: {name} has {file_bytes} bytes")
+        # Safetensors: 8 bytes of header length, the JSON header, then the data.
         (header_bytes,) = struct.unpack("<Q", file.read(_LENGTH_FIELD_BYTES))
         if header_bytes > file_bytes - _LENGTH_FIELD_BYTES:
             needed_bytes = _LENGTH_FIELD_BYTES + header_bytes
@@ -112,6 +113,7 @@ def read_header(path: Path, name: str) -> ShardHeader:
 
 
 def _parse_header(document: Any, *, offset_bytes: int) -> ShardHeader:
+    # A missing or malformed key raises here, and the caller reports a torn header.
     tensor, metadata = document["data"], document.get("__metadata__") or {}
     others = set(document) - {"data", "__metadata__"}
     if others:
@@ -140,6 +142,7 @@ def read_shards(parameter: ParameterSpec, files: tuple[str, ...], folder: Path) 
         raise UnscorableCheckpoint(
             f"{parameter.name}: its shards are of different types: {', '.join(shard.dtype for shard in shards)}"
         )
+    # Each shard is complete by itself; together they must be the tensor.
     _check_coverage(parameter.name, parameter.shape, [piece.tensor_box for shard in shards for piece in shard.pieces])
     return tuple(shards)
 
@@ -203,6 +206,7 @@ def _parse_box(text: str, shape: tuple[int, ...]) -> Box:
 
 def _check_coverage(name: str, shape: tuple[int, ...], boxes: list[Box]) -> None:
     """Raise UnscorableCheckpoint unless ``boxes`` cover every element of ``shape`` once."""
+    # Equal sizes and no overlap together mean that every element is covered once.
     boxes = [box for box in boxes if all(start < stop for start, stop in box)]
     covered_elements = sum(math.prod(stop - start for start, stop in box) for box in boxes)
     if len(boxes) > MAX_PIECES or covered_elements != math.prod(shape):

@@ -24,6 +24,7 @@ def grant_group_access(path: Path) -> None:
     if not parent_stat.st_mode & stat.S_IWGRP:
         return
     for entry in (path, *path.rglob("*")):
+        # chown and chmod would follow a link out of the cache.
         if entry.is_symlink():
             continue
         entry_stat = entry.stat()

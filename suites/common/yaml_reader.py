@@ -96,6 +96,17 @@ class YamlDocument:
         error = self.make_error(f"unknown key {key!r}", location, suggest_name(key, valid))
         return UserError(error.message, location=self.format_location((*location, key)), hint=error.hint)
 
+    def require_choice(self, location: YamlPath, key: str, value: object, choices: Collection[str]) -> str:
+        """``value``, of ``key`` in the mapping at ``location``.
+
+        Raises UserError where it is missing or not among ``choices``.
+        """
+        if value is None:
+            raise self.make_error(f"has no {key}", location, "give one of: " + ", ".join(choices))
+        if not isinstance(value, str) or value not in choices:
+            raise self.make_error(f"unknown {key} {value!r}", (*location, key), suggest_name(str(value), choices))
+        return value
+
 
 def format_yaml_path(location: YamlPath) -> str:
     """Keys joined by dots, such as ``stages.stage1.steps.0``; unprintable keys are quoted."""
@@ -147,6 +158,7 @@ def _build_value(
     node: yaml.Node, location: YamlPath, document: YamlDocument, environ: Mapping[str, str], verbatim: frozenset[str]
 ) -> Any:
     document.lines.setdefault(location, node.start_mark.line + 1)
+    # Aliases can make a small file expand without end ("billion laughs").
     document.remaining_nodes -= 1
     if document.remaining_nodes < 0 or len(location) > 50:  # noqa: PLR2004  real documents have five levels
         raise document.make_error("an alias contains itself, or far too many values", (), "write every value out")
@@ -208,8 +220,9 @@ def _convert_value(document: YamlDocument, value: Any, type_: Any, location: Yam
     origin, arguments = typing.get_origin(type_), typing.get_args(type_)
     if isinstance(type_, type) and issubclass(type_, msgspec.Struct) and isinstance(value, dict):
         return _convert_struct(document, value, type_, location)
+    # Containers are converted item by item, so that an error has the line of its item.
     if origin in {types.UnionType, typing.Union}:
-        for argument in arguments:  # containers are converted item by item, so that errors have the item's line
+        for argument in arguments:
             if _is_matching_container(argument, value):
                 return _convert_value(document, value, argument, location)
     elif isinstance(value, dict) and _is_matching_container(type_, value):
@@ -224,6 +237,7 @@ def _convert_value(document: YamlDocument, value: Any, type_: Any, location: Yam
     try:
         return msgspec.convert(value, type_, dec_hook=_decode_hook, strict=True)
     except msgspec.ValidationError as error:
+        # msgspec's own path and "| null" say less than our line number.
         message = str(error).partition(" - at `$")[0].replace(" | null`", "`", 1)
         hint = "put it in quotes" if "`str`" in message.split("got")[0] and not isinstance(value, list | dict | None) else None
         hint = hint or ("write 90s, 15m or 2h" if "is not a duration" in message else "write a value of that type")
@@ -245,6 +259,7 @@ def _convert_struct(
     document: YamlDocument, value: dict[str, Any], type_: type[msgspec.Struct], location: YamlPath
 ) -> msgspec.Struct:
     fields = _get_struct_fields(type_)
+    # Unknown keys first: a misspelt key is often the cause of a missing one.
     for key in value:
         if key not in fields and type_.__struct_config__.forbid_unknown_fields:
             raise document.make_unknown_key_error(key, location, fields)

@@ -134,7 +134,7 @@ class ComparedEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def effect(self) -> Effect:
-        """The one that the verdict goes by."""
+        """The effect that gives the verdict."""
         return self.effects[self.judged_by]
 
 
@@ -154,7 +154,7 @@ class TierTotal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def effect(self) -> Effect:
-        """The one that the verdict goes by."""
+        """The effect that gives the verdict."""
         return self.effects[self.judged_by]
 
 

@@ -52,6 +52,7 @@ def combine_exit_records(records: Sequence[ExitRecord], task_count: int) -> tupl
     It gets none before every task has ended.
     """
     newest = {record.task: record for record in records}  # a later restart of a task replaces the earlier one
+    # A record without a task is of a job that was no array.
     if task_count <= 1 or None in newest:
         return tuple(record for record in records if record.task is None or task_count <= 1)
     if len(newest) < task_count:

@@ -187,7 +187,7 @@ class StatePaths(msgspec.Struct, frozen=True):
 
     @property
     def reported_json(self) -> Path:
-        """Inputs of the last report, and failed comparisons; may be deleted at any time."""
+        """Inputs of the last report; may be deleted at any time."""
         return self.state / "reported.json"
 
     @property

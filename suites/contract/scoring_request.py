@@ -134,7 +134,7 @@ def compute_tier_digests(suites: Iterable[SuiteInRequest]) -> dict[str, TierRequ
 
     The digest of one suite is the suite's; of several, the sha256 over their digests, in order, a line each.
     """
-    suites = tuple(suites)
+    suites = tuple(suites)  # it may be an iterator, and is read twice
     digests: dict[str, TierRequirement] = {}
     for tier, names in merge_suites(suites).items():
         suite_digests = [suite.digest for suite in suites if suite.tier == tier]

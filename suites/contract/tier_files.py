@@ -41,6 +41,7 @@ def check_tier_file(path: Path, *, tier: str, fingerprint: str, suite_digest: st
         return TierVerdict("invalid", str(error))
     if document is None:
         return TierVerdict("missing", f"{path}: no such file")
+    # Without our head it may be anybody's file, which is never replaced.
     if not isinstance(document, dict) or "schema" not in document or not isinstance(document.get("checkpoint"), dict):
         return TierVerdict("foreign", f"{path}: written by another program")
     if document.get("tier") != tier:

@@ -126,6 +126,7 @@ def missing_entries(suites: tuple[SuiteInRequest, ...], identifier: str, data: D
     Entries of local files are not among them: a job makes them itself.
     """
     entry_folders = locate_hub_entries(suites, identifier, data, use_fast=use_fast)
+    # Without the tokenizer no key is known. A tokenizer in a folder needs no prefill, but its entries do.
     if entry_folders is None:
         tokenizer = [] if Path(identifier).expanduser().is_dir() else [f"{TOKENIZER_PREFIX}{identifier}"]
         return [*tokenizer, *(entry.label for entry in list_hub_entries(suites))]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from suites.common.yaml_reader import YamlDocument, YamlPath, convert_document, suggest_name
+from suites.common.yaml_reader import YamlDocument, YamlPath, convert_document
 from suites.contract.encoding import to_plain_json
 from suites.definitions.checks import CLEAN_CHECKS, PROMPT_CHECKS
 
@@ -62,22 +62,14 @@ def fill_prompt(document: YamlDocument, location: YamlPath, merged: dict[str, An
 
     Raises UserError at file:line for an invalid one.
     """
-    category = merged.get("category")
-    if category is None:
-        raise document.make_error("has no category", location, "give one of: " + ", ".join(PROMPT_CATEGORIES))
-    if category not in PROMPT_CATEGORIES:
-        raise document.make_error(
-            f"unknown category {category!r}", (*location, "category"), suggest_name(str(category), PROMPT_CATEGORIES)
-        )
+    document.require_choice(location, "category", merged.get("category"), PROMPT_CATEGORIES)
     # Many chat templates refuse any other order of turns.
     if not merged.get("messages"):
         raise document.make_error("has no messages", location, "write messages: [{role: user, content: ...}]")
     for index, message in enumerate(merged["messages"]):
         _check_turn(document, (*location, "messages", index), merged["messages"], index, message)
     if merged["messages"][-1]["role"] != "user":
-        raise document.make_error(
-            "the last message is not the user's", (*location, "messages"), "end with a message of role user"
-        )
+        raise document.make_error("the last message is not the user's", (*location, "messages"), "end with role user")
     if not all(merged.get("stop") or ("x",)):
         raise document.make_error("has an empty string", (*location, "stop"), "remove it")
     checks = [
@@ -102,14 +94,9 @@ def _check_turn(
 
 
 def _fill_check(document: YamlDocument, location: YamlPath, entry: dict[str, Any]) -> dict[str, Any]:
-    name = entry.get("check")
-    if name in CLEAN_CHECKS:
-        raise document.make_error(f"{name} applies to every prompt", location, "remove it")
-    if not isinstance(name, str) or name not in PROMPT_CHECKS:
-        message = "has no check" if name is None else f"unknown check {name!r}"
-        raise document.make_error(
-            message, location if name is None else (*location, "check"), suggest_name(str(name), PROMPT_CHECKS)
-        )
+    if entry.get("check") in CLEAN_CHECKS:
+        raise document.make_error(f"{entry['check']} applies to every prompt", location, "remove it")
+    name = document.require_choice(location, "check", entry.get("check"), PROMPT_CHECKS)
     check = convert_document(document, PROMPT_CHECKS[name], location)
     flaw = check.find_flaw()
     if flaw is not None:

@@ -6,7 +6,7 @@ The name of a suite is that of its file (``stage1_ppl_slices``), or a path. ``ex
 
 import re
 import string
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -136,11 +136,6 @@ def load_suite(name_or_path: str, environ: Mapping[str, str], *, base: Path | No
     return _load_suite_file(_find_suite_file(name_or_path, base), environ, ())
 
 
-def compute_suite_digest(tier: str, definition: Mapping[str, Mapping[str, Any]]) -> str:
-    """SHA-256 (hex) of the canonical JSON of tier and definition."""
-    return canonical_digest({"tier": tier, "definition": definition})
-
-
 def list_shipped_suites() -> list[str]:
     """Names of the suites that come with the project."""
     return sorted(path.stem for path in SHIPPED_SUITES_FOLDER.glob("*.yaml"))
@@ -148,7 +143,7 @@ def list_shipped_suites() -> list[str]:
 
 def _find_suite_file(name_or_path: str, base: Path | None) -> Path:
     if "/" not in name_or_path and not name_or_path.endswith((".yaml", ".yml")):
-        for folder in (SHIPPED_SUITES_FOLDER, base):
+        for folder in (SHIPPED_SUITES_FOLDER, base):  # a shipped name cannot be replaced by accident
             if folder is not None and (folder / f"{name_or_path}.yaml").is_file():
                 return (folder / f"{name_or_path}.yaml").resolve()
         raise UserError("no suite of that name", location=name_or_path, hint=suggest_name(name_or_path, list_shipped_suites()))
@@ -163,11 +158,11 @@ def _load_suite_file(path: Path, environ: Mapping[str, str], ancestors: tuple[Pa
     document = read_yaml(path, environ)
     if not isinstance(document.data, dict):
         raise document.make_error("not a suite", (), "write tier: and slices:, tasks: or prompts:")
-    tier = _read_tier(document)
+    tier = document.require_choice((), "tier", document.data.get("tier"), TIER_SECTIONS)
     section, type_ = TIER_SECTIONS[tier], _DEFINITION_TYPES[tier]
     for key in document.data:
         if key not in {"tier", "extends", "defaults", section}:
-            raise document.make_error(f"unknown key {key!r}", (key,), suggest_name(key, ["tier", "extends", "defaults", section]))
+            raise document.make_unknown_key_error(key, (), ["tier", "extends", "defaults", section])
     extended_suites = _load_extended_suites(document, tier, environ, (*ancestors, path))
     definition = _merge_definitions(document, extended_suites)
     # Defaults and entries are checked as they stand, then each entry is filled from the defaults of its own file.
@@ -186,17 +181,8 @@ def _load_suite_file(path: Path, environ: Mapping[str, str], ancestors: tuple[Pa
     if not definition:
         raise document.make_error(f"has no {section}", (), f"write them under {section}:")
     files = dict.fromkeys((path, *(file for suite in extended_suites for file in suite.files)))
-    digest = compute_suite_digest(tier, definition)
+    digest = canonical_digest({"tier": tier, "definition": definition})
     return Suite(name=path.stem, tier=tier, digest=digest, definition=definition, path=path, files=tuple(files))
-
-
-def _read_tier(document: YamlDocument) -> str:
-    tier = document.data.get("tier")
-    if tier is None:
-        raise document.make_error("has no tier", (), "write one of: " + ", ".join(f"tier: {name}" for name in TIER_SECTIONS))
-    if not isinstance(tier, str) or tier not in TIER_SECTIONS:
-        raise document.make_error(f"unknown tier {tier!r}", ("tier",), suggest_name(str(tier), TIER_SECTIONS))
-    return tier
 
 
 def _read_mapping(document: YamlDocument, key: str) -> dict[str, Any]:
@@ -217,6 +203,7 @@ def _load_extended_suites(
         raise document.make_error("expected the name or path of a suite, or a list of them", ("extends",), "write extends: NAME")
     suites = []
     for name in names:
+        # An error in the name is reported at the line of extends, not in the other file.
         try:
             extended_path = _find_suite_file(name, ancestors[-1].parent)
         except UserError as error:
@@ -266,11 +253,13 @@ def _fill_definition(
     if type_ is SliceDefinition:
         _fill_slice(document, location, merged, entry)
     else:
-        _check_task(document, location, merged)
+        document.require_choice(location, "adapter", merged.get("adapter"), PRIMARY_METRIC)
+        document.require_choice(location, "format", merged.get("format", "ours"), TASK_FORMATS)
     return to_plain_json(msgspec.convert(merged, type_))
 
 
 def _fill_slice(document: YamlDocument, location: YamlPath, merged: dict[str, Any], entry: dict[str, Any]) -> None:
+    # The entry's own text_field or text_template replaces the other one in the defaults.
     if merged.get("text_template") is None:
         merged["text_field"] = merged.get("text_field") or "text"
     elif entry.get("text_field") and entry.get("text_template"):
@@ -283,20 +272,7 @@ def _fill_slice(document: YamlDocument, location: YamlPath, merged: dict[str, An
             hint = "write columns as {name}, braces as {{ and }}"
             raise document.make_error("names no column", (*location, "text_template"), hint)
     if merged.get("articles") is not None:
-        _check_choice(document, (*location, "articles"), merged["articles"], ARTICLE_STYLES)
-
-
-def _check_task(document: YamlDocument, location: YamlPath, merged: dict[str, Any]) -> None:
-    if merged.get("adapter") is None:
-        raise document.make_error("has no adapter", location, "give one of: " + ", ".join(PRIMARY_METRIC))
-    _check_choice(document, (*location, "adapter"), merged["adapter"], PRIMARY_METRIC)
-    _check_choice(document, (*location, "format"), merged.get("format", "ours"), TASK_FORMATS)
-
-
-def _check_choice(document: YamlDocument, location: YamlPath, value: str, choices: Collection[str]) -> None:
-    """Raise UserError unless the value at ``location`` is among ``choices``."""
-    if value not in choices:
-        raise document.make_error(f"unknown {location[-1]} {value!r}", location, suggest_name(value, choices))
+        document.require_choice(location, "articles", merged["articles"], ARTICLE_STYLES)
 
 
 def parse_template_fields(template: str) -> list[str]:

@@ -26,10 +26,7 @@ _CONFIG_KEY_OPTIONS = {"--account", "--partition", "--qos", "--gres", "--cpus-pe
 
 def check_values(document: YamlDocument, config: Config) -> None:
     """UserError for an unknown choice or an impossible time."""
-    if config.executor not in EXECUTORS:
-        raise document.make_error(
-            f"unknown executor {config.executor!r}", ("executor",), suggest_name(config.executor, EXECUTORS)
-        )
+    document.require_choice((), "executor", config.executor, EXECUTORS)
     runner = config.prefill["where"]
     if runner not in PREFILL_RUNNERS:
         raise document.make_error(f"unknown place {runner!r}", ("prefill", "where"), suggest_name(runner, PREFILL_RUNNERS))
@@ -115,10 +112,7 @@ def _check_scoring(document: YamlDocument, stage: Stage, location: YamlPath) -> 
     duplicates = sorted({suite for suite in stage.suites if stage.suites.count(suite) > 1})
     if duplicates:
         raise document.make_error(f"{duplicates[0]!r} stands there twice", (*location, "suites"), "keep one of the two")
-    if stage.backend not in BACKENDS:
-        raise document.make_error(
-            f"unknown backend {stage.backend!r}", (*location, "backend"), suggest_name(stage.backend, BACKENDS)
-        )
+    document.require_choice(location, "backend", stage.backend, BACKENDS)
     if stage.backend == "command" and not stage.command:
         hint = "write command:, or export LIGHTEVAL_CMD"
         raise document.make_error("command without a command", (*location, "backend"), hint)

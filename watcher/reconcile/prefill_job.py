@@ -7,11 +7,10 @@ What scoring calls the checkpoint's fingerprint is here the digest of what the c
 valid results is here a cache that lacks nothing.
 """
 
-import hashlib
 import shlex
 from collections.abc import Iterable
 
-from suites.contract.encoding import canonical_json
+from suites.contract.encoding import canonical_digest
 from suites.contract.scoring_request import ScoringRequest, SuiteInRequest
 from suites.definitions.data_cache import TOKENIZER_PREFIX, summarize_missing_entries
 from watcher.config.settings import Config, Stage
@@ -155,7 +154,9 @@ def _build_current_request(
 
 def build_prefill_request(stage: Stage, suites: tuple[SuiteInRequest, ...], tokenizer: str, config: Config) -> ScoringRequest:
     """The request of a prefill job, complete but for ``run_id``."""
-    content = canonical_json([[[suite.name, suite.digest] for suite in suites], tokenizer, stage.use_fast, str(config.eval_data)])
+    content_digest = canonical_digest(
+        [[[suite.name, suite.digest] for suite in suites], tokenizer, stage.use_fast, str(config.eval_data)]
+    )
     return ScoringRequest(
         run_id="",
         stage=stage.name,
@@ -163,7 +164,7 @@ def build_prefill_request(stage: Stage, suites: tuple[SuiteInRequest, ...], toke
         step=0,
         directory=PREFILL_DIRECTORY,
         checkpoint="",
-        fingerprint=hashlib.sha256(content.encode()).hexdigest()[:24],
+        fingerprint=content_digest[:24],
         suites=suites,
         tokenizer=tokenizer,
         use_fast=stage.use_fast,
