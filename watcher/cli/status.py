@@ -79,7 +79,7 @@ def why(stage: str, step: str, *, source: str | None, config: Path | None) -> No
     records = _find_records(ledger.read_journal(loaded.paths).records, stage, step_number, source)
     health = check_liveness(loaded.paths, now)
     rows = (health.document or {}).get("stages", {}).get(stage, {}).get("evaluations", ())
-    details = {row["evaluation"]: row.get("now", "") for row in rows}
+    details = {row["evaluation"]: row.get("detail", "") for row in rows}
     poll = loaded.poll if health.verdict == "alive" else None
     paragraphs = [explain_evaluation(record, now, details.get(record.key, ""), poll_seconds=poll) for record in records]
     if not paragraphs:

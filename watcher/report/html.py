@@ -94,7 +94,7 @@ def build_page_data(report: Report, results: Path) -> PageData:
             "poll": status.get("poll"),
             "executor": status.get("executor"),
         },
-        "notes": [str(note) for note in _as_list(status.get("notes"))],
+        "warnings": [str(warning) for warning in _as_list(status.get("warnings"))],
         "queue": as_json_object(status.get("queue")),
         "counts": as_json_object(status.get("counts")),
         "latencies": as_json_object(status.get("latencies")),

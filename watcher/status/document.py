@@ -87,7 +87,7 @@ def _build_queue(queue: QueueSnapshot | None, since: float | None) -> StatusDocu
     return {
         "at": queue.at,
         "jobs": None if queue.jobs is None else len(queue.jobs),
-        "trouble": queue.error,
+        "error": queue.error,
         "since": (since if since is not None else queue.at) if queue.jobs is None else None,
     }
 
@@ -108,8 +108,8 @@ def _build_stage(
     return {
         "checkpoints": checkpoints,
         "exists": checkpoints not in skip_reasons,
-        "trouble": skip_reasons.get(checkpoints, ""),
-        "data": skip_reasons.get(f"{stage.name}/{PREFILL_DIRECTORY}", ""),
+        "error": skip_reasons.get(checkpoints, ""),
+        "data_cache": skip_reasons.get(f"{stage.name}/{PREFILL_DIRECTORY}", ""),
         "configured": True,
         "next": stage.find_next_step(newest_step),
         "last": stage.last_step,
@@ -131,7 +131,7 @@ def _build_row(record: EvaluationRecord, news: str) -> StatusDocument:
         "state": record.state.value,
         "reason": record.full_reason,
         "reason_kind": record.reason_kind.value,
-        "now": news,
+        "detail": news,
         "since": record.since,
         "fingerprint": record.fingerprint,
         "attempt": None if record.attempt is None else _build_attempt(record.attempt),
@@ -212,8 +212,8 @@ def build_status(
         "started": daemon.started_at,
         "version": daemon.version,
         "ticks": daemon.ticks,
-        "calls": dict(daemon.slurm_calls),
-        "notes": [*daemon.warnings, *(f"{skip.evaluation}: {skip.reason}" for skip in skips if skip.needs_attention)],
+        "slurm_calls": dict(daemon.slurm_calls),
+        "warnings": [*daemon.warnings, *(f"{skip.evaluation}: {skip.reason}" for skip in skips if skip.needs_attention)],
         "config": config.source,
         "executor": config.executor,
         "results": str(config.results),

@@ -113,7 +113,7 @@ _TOP: Mapping[str, Kind] = {
     "mode": lambda value: _text(value) or "run",
     "interval": number,
     "stopped": number,
-    "notes": _texts,
+    "warnings": _texts,
     "config": lambda value: _text(value) or "?",
     "executor": lambda value: _text(value) or "the executor",
     "results": _text,
@@ -121,12 +121,12 @@ _TOP: Mapping[str, Kind] = {
     "skipped_count": lambda value: _whole(value) or 0,
 }
 
-_QUEUE: Mapping[str, Kind] = {"at": _time, "jobs": _whole, "trouble": _text, "since": number}
+_QUEUE: Mapping[str, Kind] = {"at": _time, "jobs": _whole, "error": _text, "since": number}
 
 _STAGE: Mapping[str, Kind] = {
     "checkpoints": _text_or_none,
-    "trouble": _text,
-    "data": _text,
+    "error": _text,
+    "data_cache": _text,
     "next": _whole,
     "last": _whole,
     "counts": _numbers,
@@ -141,7 +141,7 @@ _ROW: Mapping[str, Kind] = {
     "checkpoint": _text,
     "state": _text,
     "reason": _text,
-    "now": _text,
+    "detail": _text,
     "since": _time,
     "attempt": _attempt,
     "retry_at": number,

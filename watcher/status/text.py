@@ -48,7 +48,7 @@ def render_status_body(document: StatusMapping, now: float) -> list[str]:
     counts = ", ".join(f"{number} {state}" for state, number in document.get("counts", {}).items()) or "nothing to do yet"
     lines = _wrap_lines(f"{strip_control_characters(counts)}. Config: {strip_control_characters(document.get('config', '?'))}")
     lines += _render_queue(document.get("queue"), document.get("executor", "the executor"), now)
-    for warning in document.get("notes", ()):
+    for warning in document.get("warnings", ()):
         lines += _wrap_lines(f"! {strip_control_characters(warning)}")
     for name, stage in document.get("stages", {}).items():
         lines += ["", *_render_stage(name, stage, now)]
@@ -85,7 +85,7 @@ def _render_queue(queue: StatusMapping | None, executor: str, now: float) -> lis
         return []
     since = queue.get("since") or queue["at"]
     return _wrap_lines(
-        f"! {strip_control_characters(executor)} cannot be asked since {format_local_time(since)}, {format_duration(now - since)} ago: {strip_control_characters(queue['trouble'])}."
+        f"! {strip_control_characters(executor)} cannot be asked since {format_local_time(since)}, {format_elapsed(now - since)} ago: {strip_control_characters(queue['error'])}."
         " Nothing is lost; what is due goes on when it answers."
     )
 
@@ -93,10 +93,10 @@ def _render_queue(queue: StatusMapping | None, executor: str, now: float) -> lis
 def _render_stage(name: str, stage: StatusMapping, now: float) -> list[str]:
     folder = strip_control_characters(stage["checkpoints"]) if stage.get("checkpoints") else "no longer in the config"
     lines = _wrap_lines(f"{strip_control_characters(name)}: {folder}")
-    if stage.get("trouble"):
-        lines += _wrap_lines(f"  ! {strip_control_characters(stage['trouble'])}", "    ")
-    if stage.get("data"):
-        lines += _wrap_lines(f"  data: {strip_control_characters(stage['data'])}", "    ")
+    if stage.get("error"):
+        lines += _wrap_lines(f"  ! {strip_control_characters(stage['error'])}", "    ")
+    if stage.get("data_cache"):
+        lines += _wrap_lines(f"  data: {strip_control_characters(stage['data_cache'])}", "    ")
     rows = stage["evaluations"]
     scored_rows = [row for row in rows if row["state"] == "scored" and not is_suspicious(row)]
     hidden = {row["evaluation"] for row in scored_rows[:-MAX_SCORED_SHOWN]}
@@ -125,7 +125,7 @@ def _build_cells(stage: str, row: StatusMapping, now: float) -> dict[str, str]:
         if row["state"] != "scored"
         else _SUSPICIOUS_TEXT
         if is_suspicious(row)
-        else strip_control_characters(row.get("now", "")),
+        else strip_control_characters(row.get("detail", "")),
     }
 
 
@@ -135,7 +135,7 @@ def is_suspicious(row: StatusMapping) -> bool:
 
 
 def _format_reason_cell(row: StatusMapping, now: float) -> str:
-    reason = strip_control_characters(row.get("now") or ("" if row["state"] == "scored" else row["reason"]))
+    reason = strip_control_characters(row.get("detail") or ("" if row["state"] == "scored" else row["reason"]))
     retry_at = row.get("retry_at")
     if retry_at is not None and row["state"] in {"failed", "waiting"}:
         reason += f"{'; ' if reason else ''}again {'now' if retry_at <= now else 'in ' + format_duration(retry_at - now)}"
@@ -195,7 +195,7 @@ def _render_skipped(document: StatusMapping, now: float) -> list[str]:
     del now
     shown_keys = {row["evaluation"] for stage in document.get("stages", {}).values() for row in stage["evaluations"]}
     shown_keys |= {stage.get("checkpoints") for stage in document.get("stages", {}).values()}
-    shown_reasons = {stage.get("data") for stage in document.get("stages", {}).values()}
+    shown_reasons = {stage.get("data_cache") for stage in document.get("stages", {}).values()}
     remainder = [
         skip
         for skip in document.get("skipped", ())

@@ -29,7 +29,7 @@ def evil(tmp_path_factory, render):
     run = json.loads(path.run_json.read_text())
     path.run_json.write_text(json.dumps(run | {"git_commit": EVIL}))
     status = json.loads(sample.config.paths.status_json.read_text())
-    status |= {"notes": [EVIL], "host": EVIL, "skipped": [{"evaluation": EVIL, "reason": EVIL}], "skipped_count": 1}
+    status |= {"warnings": [EVIL], "host": EVIL, "skipped": [{"evaluation": EVIL, "reason": EVIL}], "skipped_count": 1}
     sample.config.paths.status_json.write_text(json.dumps(status))
     sample.get_paths("stage2", 2000).tier_json("tier2_ppl").write_text("{ not json")
     shutil.rmtree(sample.get_paths("stage2", 6000).folder)

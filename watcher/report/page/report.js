@@ -409,8 +409,8 @@ function healthPart() {
   const rows = waiting.map(({stage, one}) => ({keys: [stage.name, one.step, one.state, one.since], element: h("tr", null, h("td", null, stage.name), h("th", {scope: "row", class: "n"}, label(stage, one)), h("td", null, badge([["blocked", "failed", "lost"].includes(one.state) ? "bad" : "", "", one.state])), h("td", {class: "n"}, known(one.since) ? ago(data.at - one.since) : ""), h("td", {class: "name"}, one.reason), h("td", {class: "small"}, one.links.filter(([text]) => text !== "results").map(([text, href]) => [h("a", {href, "aria-label": `${text} of ${stage.name} ${label(stage, one)}`}, text), " "])))}));
   const queue = data.queue;
   return h("section", {id: "health"}, h("h2", null, "Queue and health"), h("p", null, data.daemon.line), h("p", {class: "meta"}, Object.entries(data.counts).map(([state, count]) => `${count} ${state}`).join(", "),
-    latency ? `. From complete to scored: ${ago(latency.p50)} (median), ${ago(latency.p95)} (95th percentile), over ${latency.n}` : "", known(queue.jobs) ? `. ${queue.jobs} jobs of ours in the queue` : queue.trouble ? `. ${data.daemon.executor} could not be asked: ${queue.trouble}` : "", "."),
-    data.notes.map(text => h("p", {class: "note"}, text)),
+    latency ? `. From complete to scored: ${ago(latency.p50)} (median), ${ago(latency.p95)} (95th percentile), over ${latency.n}` : "", known(queue.jobs) ? `. ${queue.jobs} jobs of ours in the queue` : queue.error ? `. ${data.daemon.executor} could not be asked: ${queue.error}` : "", "."),
+    data.warnings.map(text => h("p", {class: "note"}, text)),
     rows.length ? sortable([{text: "stage"}, {text: "step", n: true}, {text: "state"}, {text: "for", n: true}, {text: "why"}, {text: "logs", fixed: true}].map((head, i) => i > 3 ? {...head, fixed: true} : head), rows, "Evaluations that are not scored") : h("p", {class: "soft"}, "Nothing waits."),
     data.skipped.length ? h("details", null, h("summary", null, `Not looked after or not due: ${data.skipped_count}`), h("ul", {class: "small"}, data.skipped.map(skip => h("li", {class: "name"}, `${skip.evaluation}: ${skip.reason}`)))) : null);
 }

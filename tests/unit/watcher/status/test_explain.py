@@ -47,7 +47,7 @@ def test_the_story_of_a_failure():
             failures={"out_of_memory": 2},
             retry_at=NOW + 300,
             history=(
-                (NOW - 900, "owed", "in the schedule"),
+                (NOW - 900, "pending", "in the schedule"),
                 (NOW - 600, "queued", "job 77"),
                 (NOW - 120, "failed", "out of memory on node7."),
             ),
@@ -56,7 +56,7 @@ def test_the_story_of_a_failure():
     )
     assert flat(text) == (
         "stage2/step_100 (step 100) is asked for by the schedule; the checkpoint is /c/stage2/100. "
-        f"{format_local_time(NOW - 900)}: owed: in the schedule. {format_local_time(NOW - 600)}: queued: job 77. "
+        f"{format_local_time(NOW - 900)}: pending: in the schedule. {format_local_time(NOW - 600)}: queued: job 77. "
         f"Since {format_local_time(NOW - 120)} (2 min) it is failed: out of memory on node7. "
         "Its newest attempt is number 2, eval-stage2-100-abc (job 77, restarted 1 times). "
         "Failures in a row: out_of_memory 2. "
@@ -89,7 +89,7 @@ def test_a_long_history_is_shortened():
 
 def test_hostile_reasons_reach_no_terminal():
     text = explain_evaluation(
-        record(EvaluationState.BLOCKED, reason="\x1b[2Jx\ny", history=((NOW, "owed\x07", "\x9b"), (NOW, "b", ""))), NOW
+        record(EvaluationState.BLOCKED, reason="\x1b[2Jx\ny", history=((NOW, "pending\x07", "\x9b"), (NOW, "b", ""))), NOW
     )
     assert all(character.isprintable() or character == "\n" for character in text)
 

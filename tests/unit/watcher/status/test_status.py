@@ -52,7 +52,7 @@ def built(*records, skips=(), queue=None, **more):
 
 def test_the_document_says_who_looks_and_when():
     document = built()
-    assert {key: document[key] for key in ("schema", "heartbeat", "poll", "host", "pid", "epoch", "version", "calls")} == {
+    assert {key: document[key] for key in ("schema", "heartbeat", "poll", "host", "pid", "epoch", "version", "slurm_calls")} == {
         "schema": 1,
         "heartbeat": NOW,
         "poll": 60.0,
@@ -60,7 +60,7 @@ def test_the_document_says_who_looks_and_when():
         "pid": 42,
         "epoch": 3,
         "version": "0.1.0",
-        "calls": {"squeue": 7},
+        "slurm_calls": {"squeue": 7},
     }
 
 
@@ -85,7 +85,7 @@ def test_every_evaluation_is_in_its_stage_in_order_of_steps():
 def test_a_folder_that_is_not_there_is_told_from_an_empty_one():
     document = built(skips=[Skip("/s/ckpts/stage2", "no such folder yet")])
     assert document["stages"]["stage1"]["exists"] is True
-    assert (document["stages"]["stage2"]["exists"], document["stages"]["stage2"]["trouble"]) == (False, "no such folder yet")
+    assert (document["stages"]["stage2"]["exists"], document["stages"]["stage2"]["error"]) == (False, "no such folder yet")
 
 
 def test_the_next_scheduled_step_follows_the_newest_that_was_seen():
@@ -103,10 +103,10 @@ def test_a_stage_that_left_the_config_keeps_its_evaluations():
 def test_an_unreachable_queue_is_unknown_and_not_empty_and_said_since_when():
     seen = QueueSnapshot(at=NOW, jobs=None, error="Unable to contact slurm controller")
     document = built(queue=seen, queue_error_since=NOW - 600)
-    assert document["queue"] == {"at": NOW, "jobs": None, "trouble": seen.error, "since": NOW - 600}
+    assert document["queue"] == {"at": NOW, "jobs": None, "error": seen.error, "since": NOW - 600}
     assert "10 min ago: Unable to contact slurm controller" in " ".join(render_status(document, NOW).split())
     job = Job(job_id="1", name="eval", state=JobState.RUNNING, raw_state="RUNNING")
-    assert built(queue=QueueSnapshot(at=NOW, jobs={"eval": job}))["queue"] == {"at": NOW, "jobs": 1, "trouble": "", "since": None}
+    assert built(queue=QueueSnapshot(at=NOW, jobs={"eval": job}))["queue"] == {"at": NOW, "jobs": 1, "error": "", "since": None}
 
 
 def test_latencies_are_the_nearest_rank_of_what_was_measured():
@@ -157,7 +157,7 @@ def test_hostile_text_reaches_no_terminal():
     bad = record(100, EvaluationState.BLOCKED, reason=HOSTILE, checkpoint=HOSTILE, directory="step_100")
     worse = record(200, EvaluationState.RUNNING, directory=HOSTILE, source=HOSTILE)
     document = built(bad, worse, skips=[Skip(HOSTILE, HOSTILE)], queue=QueueSnapshot(at=NOW, jobs=None, error=HOSTILE))
-    text = render_status({**document, "notes": [HOSTILE], "host": HOSTILE, "config": HOSTILE}, NOW)
+    text = render_status({**document, "warnings": [HOSTILE], "host": HOSTILE, "config": HOSTILE}, NOW)
     assert looks_harmless(text)
     assert "bad news" in text
 
@@ -190,7 +190,7 @@ rows = st.builds(
 
 @given(st.lists(rows, max_size=8), st.text(max_size=300) | st.text("階é a", max_size=300))
 def test_nothing_is_wider_than_the_screen(records, words):
-    document = {**built(*records, skips=[Skip(words, words)]), "notes": [words], "host": words}
+    document = {**built(*records, skips=[Skip(words, words)]), "warnings": [words], "host": words}
     assert max(map(_measure_width, render_status(document, NOW).splitlines())) <= TEXT_WIDTH
 
 
