@@ -33,8 +33,7 @@ def check_login_node(config: Config, environ: Mapping[str, str], *, run: Command
     health = check_liveness(config.paths, time.time())
     alive = health.verdict == "alive"
     hints = "start it with `watcher run`" + (", or `watcher once` from cron" if health.verdict == "absent" else "")
-    message = health.summary.replace("; start it with `watcher run`", "")
-    yield DoctorCheck(OK if alive else WARNING, "watcher", message, "" if alive else hints)
+    yield DoctorCheck(OK if alive else WARNING, "watcher", health.summary, "" if alive else hints)
 
 
 def _check_process_limits() -> Iterator[DoctorCheck]:

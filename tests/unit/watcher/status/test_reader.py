@@ -13,7 +13,7 @@ from watcher.journal.replay import JournalState
 from watcher.report.data import build_report
 from watcher.report.html import build_page_data as page
 from watcher.status.health import check_liveness, make_downtime_alerts
-from watcher.status.reader import readable
+from watcher.status.reader import normalize_status
 from watcher.status.request_preview import preview_outcomes
 from watcher.status.text import render_status_body
 
@@ -136,10 +136,10 @@ def test_what_cannot_be_read_at_all_is_absent(tmp_path, said):
 def test_a_status_of_nothing_but_a_heartbeat_is_shown(tmp_path):
     health = leave(StatePaths(tmp_path), HEAD)
     assert health.verdict == "alive"
-    assert render_status_body(health.document, NOW) == ["nothing to do yet. Config: ?"]
+    assert render_status_body(health.document, NOW) == ["No evaluations yet. Config: ?"]
 
 
 def test_a_whole_status_is_left_as_it_is():
     document = whole()
-    assert readable(document) == document
-    assert readable({**document, "news": {"a": 1}})["news"] == {"a": 1}
+    assert normalize_status(document) == document
+    assert normalize_status({**document, "news": {"a": 1}})["news"] == {"a": 1}

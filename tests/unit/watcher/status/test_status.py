@@ -21,7 +21,7 @@ from watcher.observe import results as evidence
 from watcher.status.document import MAX_SKIPS_SHOWN, DaemonFacts, build_status, compute_latencies, publish_status
 from watcher.status.health import check_liveness
 from watcher.status.job_progress import read_job_progress
-from watcher.status.text import MAX_SCORED_SHOWN, TEXT_WIDTH, _measure_width, render_status, render_status_body
+from watcher.status.text import MAX_SCORED_SHOWN, TEXT_WIDTH, measure_width, render_status, render_status_body
 
 NOW = 1_700_000_000.0
 DAEMON = DaemonFacts(
@@ -191,7 +191,7 @@ rows = st.builds(
 @given(st.lists(rows, max_size=8), st.text(max_size=300) | st.text("階é a", max_size=300))
 def test_nothing_is_wider_than_the_screen(records, words):
     document = {**built(*records, skips=[Skip(words, words)]), "warnings": [words], "host": words}
-    assert max(map(_measure_width, render_status(document, NOW).splitlines())) <= TEXT_WIDTH
+    assert max(map(measure_width, render_status(document, NOW).splitlines())) <= TEXT_WIDTH
 
 
 def test_a_bridge_shows_whose_checkpoint_it_is_and_a_given_name_is_shown():
@@ -212,19 +212,36 @@ def test_a_long_reason_goes_on_below_its_row():
 
 def test_only_the_newest_of_many_scored_ones_are_shown():
     text = render_status(built(*(record(step) for step in range(1, 101))), NOW)
-    assert f"{100 - MAX_SCORED_SHOWN} earlier ones are scored" in text
+    assert f"{100 - MAX_SCORED_SHOWN} older evaluations are scored" in text
     assert "\n   100  scored" in text
     assert "\n    80  scored" not in text
 
 
 def test_when_it_is_tried_again_is_said():
     text = render_status(built(record(100, EvaluationState.FAILED, reason="out of memory", retry_at=NOW + 300)), NOW)
-    assert "out of memory; again in 5 min" in text
+    assert "out of memory; retry in 5 min" in text
 
 
 def test_what_is_not_looked_after_is_listed():
-    text = render_status(built(skips=[Skip("/s/ckpts/stage9", "looks like a stage, but the config has no such stage")]), NOW)
-    assert "Not looked after:\n  /s/ckpts/stage9: looks like a stage, but the config has no such stage\n" in text
+    text = render_status(built(skips=[Skip("/s/ckpts/stage9", "looks like a stage, and is in no schedule")]), NOW)
+    assert "Not scheduled:\n  /s/ckpts/stage9: looks like a stage, and is in no schedule\n" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0 s"),
+        (-5, "0 s"),
+        (89, "89 s"),
+        (90, "1 min"),
+        (3599, "59 min"),
+        (3600, "1 h"),
+        (5400, "1 h 30 min"),
+        (200000, "2 d"),
+    ],
+)
+def test_durations_for_people(seconds, said):
+    assert format_elapsed(seconds) == said
 
 
 def left(tmp_path, *, heartbeat=NOW, mtime=None, **changes):
@@ -249,16 +266,17 @@ def left(tmp_path, *, heartbeat=NOW, mtime=None, **changes):
 def test_a_dead_daemon_s_last_word_does_not_count_as_life(tmp_path, now, mtime, verdict, code):
     health = check_liveness(left(tmp_path, mtime=mtime), now)
     assert (health.verdict, health.exit_code) == (verdict, code)
-    assert health.summary.startswith({"alive": "alive: the watcher on login1 (pid 42)", "stale": "STALE: nothing heard"}[verdict])
+    first = {"alive": "Running on login1 (pid 42)", "stale": "Not running: last poll on login1"}
+    assert health.summary.startswith(first[verdict])
 
 
 def test_a_stale_status_says_since_when(tmp_path):
-    assert ", 2 h ago; start it with `watcher run`" in check_liveness(left(tmp_path), NOW + 7200).summary
+    assert ", 2 h ago; start it with `watcher run`" in check_liveness(left(tmp_path), NOW + 7200).line
 
 
 def test_clocks_that_differ_are_told(tmp_path):
     assert (
-        "its clock and the file server's are 1 h apart"
+        "the clocks of the watcher and the file server differ by 1 h"
         in check_liveness(left(tmp_path, heartbeat=NOW, mtime=NOW - 3600), NOW).summary
     )
 
@@ -294,11 +312,8 @@ def test_the_record_of_every_state_has_a_row():
 def test_each_leg_from_complete_to_scored_is_on_the_screen():
     times = {"complete": 0.0, "detected": 61.0, "submitted": 62.0, "started": 90.0, "scored": 700.0}
     text = " ".join(render_status(built(*(record(step, times=times) for step in range(1, 26))), NOW).split())
-    assert "From complete to scored: 11 min (median), 11 min (95th percentile), over 25." in text
-    assert (
-        "Each leg (median, 95th percentile): detected 61 s, 61 s; submitted 1 s, 1 s; started 28 s, 28 s; scored 10 min, 10 min."
-        in text
-    )
+    assert "Time from complete checkpoint to scores: median 11 min, p95 11 min (n=25)" in text
+    assert "Each phase (median, p95): detected 61 s, 61 s; submitted 1 s, 1 s; started 28 s, 28 s; scored 10 min, 10 min" in text
 
 
 SAID = {"schema": 1, "run_id": "eval-x", "at": NOW - 60, "parts_done": 3, "parts": 14, "tokens_per_s": 41000.4, "mfu": 0.519}
