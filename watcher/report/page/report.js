@@ -283,7 +283,7 @@ function stateOf(one) {
   const bad = ["blocked", "failed", "lost"].includes(one.state);
   return [one.state === "scored" ? null : badge([bad ? "bad" : "", bad ? "!" : "…", one.state]), one.reason && one.state !== "scored" ? ` ${one.reason}` : null,
     one.suspicious ? badge(["bad", "!", "suspicious"]) : null, one.outdated ? h("span", {class: "soft"}, " compared before its baselines changed") : null,
-    one.troubles.map(text => h("div", {class: "delta bad name"}, text)),
+    one.errors.map(text => h("div", {class: "delta bad name"}, text)),
     one.refused.map(([role, why]) => h("div", {class: "soft"}, `not compared with ${ROLES[role] || role}: ${why}`))];
 }
 
