@@ -31,11 +31,11 @@ def status(config: Path | None, *, as_json: bool, watch: bool) -> None:
 
         health = check_liveness(paths, time.time())
         if as_json:
-            document = health.document or {"schema": 1, "why": health.line}
+            document = health.document or {"schema": 1, "why": health.summary}
             age = None if health.age_seconds is None else round(health.age_seconds, 3)
             click.echo(json.dumps({**document, "health": health.verdict, "age_seconds": age}))
         else:
-            click.echo("\n".join(_lines(health.line, health.document)))
+            click.echo("\n".join(_lines(health.summary, health.document)))
         return health.exit_code
 
     sys.exit(_repeat_until_interrupted(print_status) if watch else print_status())
@@ -90,7 +90,7 @@ def why(stage: str, step: str, *, source: str | None, config: Path | None) -> No
         paragraphs = [explain_unknown_step(target_stage, step_number, source, loaded, skips=skips, is_requested=is_requested)]
     click.echo("\n\n".join(paragraphs))
     if health.verdict != "alive":
-        click.echo(f"\nNo watcher is running, so nothing happens until `watcher run` or `watcher once`.\n{health.line}")
+        click.echo(f"\nNo watcher is running, so nothing happens until `watcher run` or `watcher once`.\n{health.summary}")
 
 
 def _find_records(records: dict[str, EvaluationRecord], stage: str, step: int, source: str | None) -> list[EvaluationRecord]:

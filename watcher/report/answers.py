@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -64,13 +64,6 @@ class StageAnswers(msgspec.Struct, frozen=True, kw_only=True):
     prompts: tuple[ReportedPrompt, ...]
 
 
-class _AnswerLine(NamedTuple):
-    name: str
-    category: str
-    prompt: str
-    answer: ReportedAnswer
-
-
 def read_stage_answers(stage: StageReport) -> StageAnswers | None:
     """The stage's answers; None if it has none."""
     bridge = stage.find_baseline()
@@ -90,13 +83,10 @@ def read_stage_answers(stage: StageReport) -> StageAnswers | None:
             continue
         characters_before = total_characters
         try:
-            for line in _read_answer_lines(path):
-                prompt = prompts.setdefault(
-                    line.name, ReportedPrompt(name=line.name, category=line.category, text=line.prompt, answers={})
-                )
-                prompt.answers[evaluation.key] = line.answer
-                total_characters += len(line.answer.text)
-                total_characters += sum(len(check.name) + len(check.evidence) for check in line.answer.checks)
+            for row in _read_answer_rows(path):
+                prompt = prompts.setdefault(str(row["name"]), _parse_prompt(row))
+                prompt.answers[evaluation.key] = answer = _parse_answer(row)
+                total_characters += len(answer.text) + sum(len(check.name) + len(check.evidence) for check in answer.checks)
         except (OSError, ValueError, RecursionError) as error:
             left_out.append(f"{evaluation.directory}: {describe_error(error)}")
         if total_characters > characters_before:
@@ -113,8 +103,8 @@ def read_stage_answers(stage: StageReport) -> StageAnswers | None:
     )
 
 
-def _read_answer_lines(path: Path) -> Iterator[_AnswerLine]:
-    """The answers in a generations file. Raises ValueError with the line's number for a line that is not JSON."""
+def _read_answer_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The rows of a generations file. Raises ValueError with the line's number for a line that is not JSON."""
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), start=1):
             if not line.strip():
@@ -125,8 +115,15 @@ def _read_answer_lines(path: Path) -> Iterator[_AnswerLine]:
                 message = f"{path.name}, line {number}: not JSON, or longer than {MAX_LINE_BYTES} bytes"
                 raise ValueError(message) from error
             if isinstance(row, dict) and "name" in row:
-                prompt = _format_conversation(row.get("messages"))
-                yield _AnswerLine(str(row["name"]), str(row.get("category", "")), prompt, _parse_answer(row))
+                yield row
+
+
+def _parse_prompt(row: Mapping[str, Any]) -> ReportedPrompt:
+    turns = [as_object(turn) for turn in as_list(row.get("messages"))]
+    conversation = "\n\n".join(f"{turn.get('role', '')}: {turn.get('content', '')}" for turn in turns)
+    return ReportedPrompt(
+        name=str(row["name"]), category=str(row.get("category", "")), text=conversation[:MAX_SHOWN_CHARACTERS], answers={}
+    )
 
 
 def _parse_answer(row: Mapping[str, Any]) -> ReportedAnswer:
@@ -149,9 +146,3 @@ def _parse_check(check: Mapping[str, Any]) -> ReportedCheck:
         passed=passed if isinstance(passed, bool) else None,
         evidence=str(check.get("evidence", ""))[:200],
     )
-
-
-def _format_conversation(turns: object) -> str:
-    """The conversation, one paragraph for each turn."""
-    messages = [as_object(turn) for turn in as_list(turns)]
-    return "\n\n".join(f"{message.get('role', '')}: {message.get('content', '')}" for message in messages)[:MAX_SHOWN_CHARACTERS]

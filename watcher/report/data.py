@@ -137,7 +137,7 @@ def build_report(
         results=str(config.results),
         source=config.source,
         health=health.verdict,
-        health_line=health.line,
+        health_line=health.summary,
         status=health.document or {},
         stages=tuple(_build_stage(name, config, journal_state, compare_requests) for name in names if only_stage in {None, name}),
     )

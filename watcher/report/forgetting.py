@@ -26,9 +26,11 @@ FORGETTING_THRESHOLD_STDERRS = 2.0
 """Standard errors of a difference above which a loss counts as forgetting."""
 
 
-class Forgetting(msgspec.Struct, frozen=True):
-    """A loss against the best earlier stage."""
+class Forgetting(msgspec.Struct, frozen=True, kw_only=True):
+    """A figure at the end of a stage that is worse than at the end of the best earlier stage."""
 
+    figure: Figure
+    stage: str
     best_stage: str
     best_value: float
     loss: float
@@ -52,14 +54,6 @@ class MatrixRow(msgspec.Struct, frozen=True):
     cells: tuple[MatrixCell | None, ...]
 
 
-class ForgottenFigure(msgspec.Struct, frozen=True):
-    """A figure that a stage forgot."""
-
-    figure: Figure
-    stage: str
-    forgetting: Forgetting
-
-
 class StageMatrix(msgspec.Struct, frozen=True, kw_only=True):
     """Figures by stages."""
 
@@ -68,14 +62,13 @@ class StageMatrix(msgspec.Struct, frozen=True, kw_only=True):
     """Each stage's newest evaluation."""
     rows: tuple[MatrixRow, ...]
 
-    def list_forgotten(self) -> list[ForgottenFigure]:
+    def list_forgotten(self) -> list[Forgetting]:
         """The forgotten figures of all stages, without the tiers' totals."""
         return [
-            ForgottenFigure(row.figure, stage, cell.forgotten)
+            cell.forgotten
             for row in self.rows
-            if row.figure.name
-            for stage, cell in zip(self.stages, row.cells, strict=True)
-            if cell is not None and cell.forgotten is not None
+            for cell in row.cells
+            if row.figure.name and cell is not None and cell.forgotten is not None
         ]
 
 
@@ -130,4 +123,4 @@ def _find_forgetting(
         return None
     if loss <= FORGETTING_THRESHOLD_STDERRS * math.hypot(value.error, best.error):
         return None
-    return Forgetting(best_stage, best.value, loss)
+    return Forgetting(figure=figure, stage=evaluation.stage, best_stage=best_stage, best_value=best.value, loss=loss)

@@ -45,20 +45,8 @@ _POLICY_DENIALS = "img-src data:; base-uri 'none'; form-action 'none'"
 
 PageData = dict[str, Any]
 
-
-class _ProvenancePool:
-    """Provenance entries that many runs share, each stored once."""
-
-    def __init__(self) -> None:
-        self.entries: list[PageData] = []
-        self._indices: dict[str, int] = {}
-
-    def add(self, entry: PageData) -> int:
-        """Index of ``entry`` in ``entries``; adds it if it is new."""
-        index = self._indices.setdefault(json.dumps(entry, sort_keys=True), len(self.entries))
-        if index == len(self.entries):
-            self.entries.append(entry)
-        return index
+ProvenancePool = dict[str, int]
+"""Provenance entry as JSON -> its index; each entry is stored once, however many runs share it."""
 
 
 def render_html(report: Report, results: Path) -> str:
@@ -82,7 +70,7 @@ def render_html(report: Report, results: Path) -> str:
 
 def build_page_data(report: Report, results: Path) -> PageData:
     """The data that report.js reads. Every list of a stage's figures is parallel to its ``evaluations``."""
-    pool = _ProvenancePool()
+    pool: ProvenancePool = {}
     status = report.status
     return {
         "schema": 1,
@@ -111,11 +99,11 @@ def build_page_data(report: Report, results: Path) -> PageData:
             for stage in report.stages
             if (stage_answers := read_stage_answers(stage)) is not None
         },
-        "provenance": pool.entries,
+        "provenance": [json.loads(entry) for entry in pool],
     }
 
 
-def _build_stage_data(stage: StageReport, results: Path, pool: _ProvenancePool) -> PageData:
+def _build_stage_data(stage: StageReport, results: Path, pool: ProvenancePool) -> PageData:
     evaluations = stage.evaluations
     figures = list_figures(stage)
     keys = [evaluation.key for evaluation in evaluations]
@@ -148,7 +136,7 @@ def _encode_figure(figure: Figure) -> PageData:
     return {"tier": figure.tier, "name": figure.name, "lower": figure.lower_is_better}
 
 
-def _build_evaluation_data(evaluation: ReportedEvaluation, results: Path, pool: _ProvenancePool) -> PageData:
+def _build_evaluation_data(evaluation: ReportedEvaluation, results: Path, pool: ProvenancePool) -> PageData:
     return {
         "key": evaluation.key,
         "directory": evaluation.directory,
@@ -232,7 +220,7 @@ def _make_relative_url(path: str, results: Path) -> str:
     return "./" + quote(os.fsencode(relative)) + slash
 
 
-def _pool_provenance(evaluation: ReportedEvaluation, pool: _ProvenancePool) -> list[int]:
+def _pool_provenance(evaluation: ReportedEvaluation, pool: ProvenancePool) -> list[int]:
     """Indices of the evaluation's provenance in the pool."""
     run_fields = {name: value for name in _PROVENANCE_KEYS if (value := evaluation.files.run.get(name)) not in (None, {}, "")}
     tier_heads = {
@@ -245,7 +233,7 @@ def _pool_provenance(evaluation: ReportedEvaluation, pool: _ProvenancePool) -> l
         for tier, tier_figures in evaluation.files.tiers.items()
     }
     parts = [{name: _round_nested(value)} for name, value in run_fields.items()] + [{"tier files": tier_heads}] * bool(tier_heads)
-    return [pool.add(part) for part in parts]
+    return [pool.setdefault(json.dumps(part), len(pool)) for part in parts]
 
 
 def _build_matrix_data(report: Report) -> PageData:

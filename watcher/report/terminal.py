@@ -41,15 +41,14 @@ def print_report(report: Report, console: Console, *, details: bool) -> None:
             console.print(part)
         for evaluation in stage.evaluations if details else ():
             print_evaluation(evaluation, stage, console)
-    forgotten_figures = build_matrix(report).list_forgotten() if len(report.stages) > 1 else []
-    if forgotten_figures:
+    losses = build_matrix(report).list_forgotten() if len(report.stages) > 1 else []
+    if losses:
         console.print()
         console.print(_make_text("Forgotten, by more than two standard errors:"))
-    for forgotten in forgotten_figures:
-        figure, forgetting = forgotten.figure, forgotten.forgetting
-        loss = f"{forgetting.loss:.3g}" if figure.lower_is_better else f"{100 * forgetting.loss:.1f} points"
-        stages = f"at the end of {forgotten.stage} than at the end of {forgetting.best_stage}"
-        console.print(_make_text(f"{figure.name}: {loss} worse {stages}"))
+    for forgotten in losses:
+        loss = f"{forgotten.loss:.3g}" if forgotten.figure.lower_is_better else f"{100 * forgotten.loss:.1f} points"
+        stages = f"at the end of {forgotten.stage} than at the end of {forgotten.best_stage}"
+        console.print(_make_text(f"{forgotten.figure.name}: {loss} worse {stages}"))
 
 
 def print_evaluation(evaluation: ReportedEvaluation, stage: StageReport, console: Console) -> None:

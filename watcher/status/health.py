@@ -1,7 +1,7 @@
 """Whether the watcher is alive, judged by the reader of its status."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -13,7 +13,7 @@ from watcher.status.reader import StatusDocument, normalize_status
 
 EXIT_CODES = {"alive": 0, "stopped": 3, "stale": 3, "absent": 4}
 
-START_HINT = "start it with `watcher run`"
+_START_HINT = "; start it with `watcher run`"
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,18 +22,11 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     verdict: str
     """``alive``, ``stopped`` (on request), ``stale`` or ``absent``."""
     summary: str
-    """The verdict for people."""
-    hint: str = ""
-    """What a person can do about it."""
+    """The verdict for people, with what helps."""
     age_seconds: float | None = None
     """Seconds since the last heartbeat; None if there is none."""
     document: StatusDocument | None = None
     """status.json, normalized; None if it is absent or unreadable."""
-
-    @property
-    def line(self) -> str:
-        """The summary with its hint."""
-        return f"{self.summary}; {self.hint}" if self.hint else self.summary
 
     @property
     def exit_code(self) -> int:
@@ -59,35 +52,30 @@ def check_liveness(paths: StatePaths, now: float) -> Health:
         return _make_absent_health(f"{path} cannot be read ({error.strerror})")
     except ValueError as error:
         return _make_absent_health(f"{path} {strip_control_characters(error)}")
-    summary, hint = _describe_liveness(liveness, paths, now)
+    summary = _summarize(liveness, paths, now)
     if skew := liveness.clock_skew_seconds:
         summary += f"; the clocks of the watcher and the file server differ by {format_elapsed(abs(skew))}"
     document = normalize_status(liveness.document)
-    return Health(verdict=liveness.verdict, summary=summary, hint=hint, age_seconds=liveness.age_seconds, document=document)
+    return Health(verdict=liveness.verdict, summary=summary, age_seconds=liveness.age_seconds, document=document)
 
 
-class _HealthText(NamedTuple):
-    summary: str
-    hint: str = ""
-
-
-def _describe_liveness(liveness: WatcherLiveness, paths: StatePaths, now: float) -> _HealthText:
+def _summarize(liveness: WatcherLiveness, paths: StatePaths, now: float) -> str:
     host, age_seconds = strip_control_characters(liveness.host), liveness.age_seconds
     process, age = f"on {host} (pid {liveness.pid})", format_elapsed(age_seconds)
     if liveness.verdict == "stopped":
-        return _HealthText(f"Stopped {process} {age} ago", START_HINT)
+        return f"Stopped {process} {age} ago{_START_HINT}"
     if liveness.is_once_mode:
         interval = f", interval {format_elapsed(liveness.interval_seconds)}" if liveness.interval_seconds else ""
         last_run = f"last run of `watcher once` on {host} {age} ago{interval}"
         if liveness.verdict == "alive":
-            return _HealthText(f"Running from a timer; {last_run}")
-        return _HealthText(f"Not running: {last_run}", "check the timer or cron entry that starts it")
+            return f"Running from a timer; {last_run}"
+        return f"Not running: {last_run}; check the timer or cron entry that starts it"
     if liveness.verdict == "alive":
-        return _HealthText(f"Running {process}; last poll {age} ago, interval {format_elapsed(liveness.poll_seconds)}")
+        return f"Running {process}; last poll {age} ago, interval {format_elapsed(liveness.poll_seconds)}"
     # on a full disk the watcher cannot write its status, but can still touch its lock
     if _measure_lock_age_seconds(paths, now) < STALE_AFTER_POLLS * liveness.poll_seconds:
-        return _HealthText(f"Running {process}, but its status is {age} old", f"check that {paths.state} is writable")
-    return _HealthText(f"Not running: last poll {process} at {format_local_time(now - age_seconds)}, {age} ago", START_HINT)
+        return f"Running {process}, but its status is {age} old; check that {paths.state} is writable"
+    return f"Not running: last poll {process} at {format_local_time(now - age_seconds)}, {age} ago{_START_HINT}"
 
 
 def _measure_lock_age_seconds(paths: StatePaths, now: float) -> float:
@@ -98,7 +86,8 @@ def _measure_lock_age_seconds(paths: StatePaths, now: float) -> float:
 
 
 def _make_absent_health(reason: str) -> Health:
-    return Health(verdict="absent", summary=f"No watcher has run here: {reason}", hint=START_HINT)
+    summary = f"No watcher has run here: {reason}{_START_HINT}, or `watcher once` from cron"
+    return Health(verdict="absent", summary=summary)
 
 
 def make_downtime_alerts(previous: Health, now: float) -> tuple[Alert, ...]:

@@ -46,16 +46,13 @@ StatusMapping = Mapping[str, Any]
 
 def render_status(document: StatusMapping, now: float) -> str:
     """status.txt; durations end at ``now`` (unix time)."""
-    at, host = format_local_time(document["heartbeat"]), document["host"]
-    poll_seconds = document["poll"]
-    if document.get("mode") == "once":
-        head = f"Status at {at} from `watcher once` on {host}."
-    else:
-        head = f"Status at {at} from {host} (polls every {format_elapsed(poll_seconds)})."
+    host, poll_seconds = document["host"], document["poll"]
+    is_once = document.get("mode") == "once"
+    writer = f"`watcher once` on {host}" if is_once else f"{host} (polls every {format_elapsed(poll_seconds)})"
+    remark = "" if is_once else f" If older than {format_elapsed(3 * poll_seconds)}, the watcher is not running."
     if document.get("stopped"):
-        head += " The watcher was stopped."
-    elif document.get("mode") != "once":
-        head += f" If older than {format_elapsed(3 * poll_seconds)}, the watcher is not running."
+        remark = " The watcher was stopped."
+    head = f"Status at {format_local_time(document['heartbeat'])} from {writer}.{remark}"
     return "\n".join([*_wrap_lines(head), *render_status_body(document, now)]) + "\n"
 
 

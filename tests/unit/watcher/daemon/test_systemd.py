@@ -125,7 +125,7 @@ def test_between_two_runs_by_once_nothing_is_stale(watched):
     assert line.startswith("Running from a timer; last run of `watcher once` on ")
     assert line.endswith(" 20 min ago, interval 30 min")
     assert verdict(watched, 5400) == "stale"
-    assert "check the timer or cron entry" in check_liveness(watched.config.paths, watched.clock() + 5400).line
+    assert "check the timer or cron entry" in check_liveness(watched.config.paths, watched.clock() + 5400).summary
     text = watched.config.paths.status_text.read_text()
     assert "is not running" not in text.splitlines()[0]
 

@@ -271,7 +271,7 @@ def test_a_dead_daemon_s_last_word_does_not_count_as_life(tmp_path, now, mtime, 
 
 
 def test_a_stale_status_says_since_when(tmp_path):
-    assert ", 2 h ago; start it with `watcher run`" in check_liveness(left(tmp_path), NOW + 7200).line
+    assert ", 2 h ago; start it with `watcher run`" in check_liveness(left(tmp_path), NOW + 7200).summary
 
 
 def test_clocks_that_differ_are_told(tmp_path):
