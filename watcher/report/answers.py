@@ -1,4 +1,4 @@
-"""Tier 4's answers for the report: those of each prompt with the bridge's, within a bounded size."""
+"""Tier 4's answers for the report, each beside the bridge's."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -74,6 +74,7 @@ def read_stage_answers(stage: StageReport) -> StageAnswers | None:
     left_out: list[str] = []
     prompts: dict[str, ReportedPrompt] = {}
     total_characters = 0
+    # the bridge first, since every other answer is shown beside its; then the newest, until the page is large enough
     for evaluation in evaluations if bridge is None else [bridge, *evaluations]:
         path = EvaluationPaths(Path(evaluation.results), stage.name, evaluation.directory).generations
         if not path.is_file():
@@ -87,7 +88,7 @@ def read_stage_answers(stage: StageReport) -> StageAnswers | None:
                 prompt = prompts.setdefault(str(row["name"]), _parse_prompt(row))
                 prompt.answers[evaluation.key] = answer = _parse_answer(row)
                 total_characters += len(answer.text) + sum(len(check.name) + len(check.evidence) for check in answer.checks)
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # answers read before the error are kept
             left_out.append(f"{evaluation.directory}: {describe_error(error)}")
         if total_characters > characters_before:
             shown.append(evaluation)

@@ -1,4 +1,4 @@
-"""The report's data: all evaluations of journal and disk, with figures and comparisons.
+"""The report's data: evaluations of journal and disk, figures and comparisons.
 
 Every call reads results and journal anew. A folder with missing or broken files is listed with its errors.
 """
@@ -155,6 +155,7 @@ def _build_stage(
     ]
     evaluations += _find_unjournaled(results, name, {record.directory for record in stage_records})
     bridge = find_bridge(name, stage_records)
+    # the bridge comes from another stage, so its step says nothing about the order of these
     return StageReport(
         name=name,
         checkpoints="" if stage is None else str(stage.checkpoints),
@@ -193,6 +194,7 @@ def _build_from_record(record: EvaluationRecord, results: Path, compare_request:
     paths = EvaluationPaths(results, record.stage, record.directory)
     result_files = read_result_files(paths)
     errors = list(result_files.errors)
+    # while an evaluation is being scored again, missing and older tier files are no errors
     if record.state == "scored":
         errors += [f"{paths.tier_json(tier).name}: missing" for tier in record.suites if tier not in result_files.tiers]
         errors += [
@@ -244,6 +246,7 @@ def _find_unjournaled(results: Path, stage: str, known_directories: set[str]) ->
             continue
         paths = EvaluationPaths(results, stage, name)
         result_files = read_result_files(paths)
+        # a folder may exist without results: a job that has just started makes one
         if not (result_files.tiers or result_files.errors):
             continue
         errors = list(result_files.errors)

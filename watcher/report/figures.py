@@ -41,7 +41,10 @@ class Figure(msgspec.Struct, frozen=True):
 
 
 class FigureChange(msgspec.Struct, frozen=True, kw_only=True):
-    """Candidate minus baseline in the figure's unit, its 95 % interval and the test's verdict."""
+    """Candidate minus baseline, with 95 % interval and verdict.
+
+    All numbers but ``p`` are in the figure's unit.
+    """
 
     value: float
     low: float | None
@@ -60,7 +63,10 @@ class FigureEffect(NamedTuple):
 
 
 def list_figures(stage: StageReport) -> list[Figure]:
-    """The stage's figures by tier: the total, then the entries as in the newest tier file."""
+    """The stage's figures by tier: the total, then the entries.
+
+    Entries have the order of the newest tier file; those of older files follow.
+    """
     figures: dict[Figure, None] = {}
     for tier in HEADLINE_METRICS:
         tier_files = [evaluation.files.tiers[tier] for evaluation in stage.evaluations if tier in evaluation.files.tiers]
@@ -90,6 +96,7 @@ def collect_changes(comparison: Comparison | None) -> dict[Figure, FigureChange]
     """The changes of a comparison, by figure; empty for None."""
     changes: dict[Figure, FigureChange] = {}
     for figure, result in _iter_results(comparison) if comparison is not None else ():
+        # the test may be in another unit than the figure: nats a token for perplexity
         displayed = next((result.effects[key] for key in _DISPLAY_METRICS if key in result.effects), result.effect)
         tested = result.effect
         changes[figure] = FigureChange(
@@ -122,7 +129,7 @@ def find_newest(evaluations: Iterable[ReportedEvaluation]) -> ReportedEvaluation
 
 
 def is_comparable(first: ReportedEvaluation, second: ReportedEvaluation, figure: Figure) -> bool:
-    """Whether two evaluations scored the figure with the same data, tokenizer and settings."""
+    """Whether both scored the figure with equal data, tokenizer and settings."""
     tiers = first.files.tiers.get(figure.tier), second.files.tiers.get(figure.tier)
     if tiers[0] is None or tiers[1] is None or _select_settings(tiers[0].settings) != _select_settings(tiers[1].settings):
         return False

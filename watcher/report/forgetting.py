@@ -1,4 +1,4 @@
-"""Stages by figures: each stage's newest value, its change, and what later stages forgot. Pure.
+"""Stages by figures: newest value, change, and what later stages forgot. Pure.
 
 A change within a stage is the paired comparison with its bridge. Across stages no pairs exist: a figure counts as forgotten if a
 stage's newest value is worse than the best earlier one by more than two standard errors. The two values are treated as
@@ -27,7 +27,7 @@ FORGETTING_THRESHOLD_STDERRS = 2.0
 
 
 class Forgetting(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure at the end of a stage that is worse than at the end of the best earlier stage."""
+    """A figure that is worse than at an earlier stage's end."""
 
     figure: Figure
     stage: str
@@ -116,6 +116,7 @@ def _find_forgetting(
     ]
     if not earlier_values:
         return None
+    # with this sign a lower value is the better one, and a positive loss the worse
     sign = 1.0 if figure.lower_is_better else -1.0
     best_stage, best = min(earlier_values, key=lambda pair: sign * pair[1].value)
     loss = sign * (value.value - best.value)

@@ -1,4 +1,4 @@
-"""The report as one HTML file that makes no request and that hostile text cannot break.
+"""The report as one HTML file that makes no request.
 
 The data are JSON in a script element with "<", ">" and "&" escaped, and reach the page as text only. The page's policy allows
 its two scripts and its styles by their digests, and nothing else.
@@ -50,7 +50,7 @@ ProvenancePool = dict[str, int]
 
 
 def render_html(report: Report, results: Path) -> str:
-    """The page; links to logs are relative to the folder ``results`` that will hold it."""
+    """The page; its links are relative to the folder ``results``."""
     data = json.dumps(build_page_data(report, results), allow_nan=False, separators=(",", ":"))
     # no character of the data can end the script element
     data = data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
@@ -69,10 +69,14 @@ def render_html(report: Report, results: Path) -> str:
 
 
 def build_page_data(report: Report, results: Path) -> PageData:
-    """The data that report.js reads. Every list of a stage's figures is parallel to its ``evaluations``."""
+    """The data that report.js reads.
+
+    Every list of a stage's figures is parallel to the stage's ``evaluations``.
+    """
     pool: ProvenancePool = {}
     status = report.status
     return {
+        # status.json may be missing or another version's: every value of it has a default
         "schema": 1,
         "version": __version__,
         "at": report.at,

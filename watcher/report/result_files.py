@@ -1,7 +1,7 @@
-"""One evaluation's results on disk, for the report. Missing or broken files become lines of text, never errors.
+"""One evaluation's results on disk, for the report.
 
-Numbers are the tier files' own. Only the standard errors of a tier's totals are derived here, from those of its independent
-slices or tasks.
+A missing or broken file becomes a line of text, never an exception. Numbers are the tier files' own. Only the standard errors
+of a tier's totals are derived here, from those of its independent slices or tasks.
 """
 
 import math
@@ -90,7 +90,10 @@ def read_result_files(paths: EvaluationPaths) -> ResultFiles:
 
 
 def read_json_object(path: Path, errors: list[str]) -> JsonObject:
-    """The JSON object at ``path``; empty, with a line in ``errors`` unless the file is missing, if it cannot be read."""
+    """The JSON object at ``path``; empty if there is none.
+
+    A file that holds something else adds a line to ``errors``.
+    """
     try:
         if path.exists() and path.stat().st_size > MAX_FILE_BYTES:
             errors.append(f"{path.name}: larger than {MAX_FILE_BYTES // 1_000_000} MB")
@@ -105,13 +108,12 @@ def read_json_object(path: Path, errors: list[str]) -> JsonObject:
 
 
 def _parse_tier(tier: str, document: JsonObject) -> TierFigures:
-    fields_by_entry = {
-        str(entry): as_object(fields) for entry, fields in as_object(document.get(ENTRY_SECTIONS[tier])).items()
-    }
+    fields_by_entry = {str(entry): as_object(fields) for entry, fields in as_object(document.get(ENTRY_SECTIONS[tier])).items()}
     entries = {entry: _parse_entry(tier, fields) for entry, fields in fields_by_entry.items()}
     data_keys = {entry: fields.get("data_key", document.get("data_key")) for entry, fields in fields_by_entry.items()}
     primary_metrics = {entry: fields.get("primary_metric") for entry, fields in fields_by_entry.items()}
     totals = _parse_numbers(as_object(document.get("summary")))
+    # the file has no errors for its totals
     _add_total_errors(tier, totals, entries)
     return TierFigures(
         fingerprint=_parse_text(as_object(document.get("checkpoint")).get("fingerprint")),
@@ -154,9 +156,7 @@ def _parse_entry(tier: str, fields: JsonObject) -> dict[str, FigureValue]:
     return numbers
 
 
-def _add_total_errors(
-    tier: str, totals: dict[str, FigureValue], entries: Mapping[str, Mapping[str, FigureValue]]
-) -> None:
+def _add_total_errors(tier: str, totals: dict[str, FigureValue], entries: Mapping[str, Mapping[str, FigureValue]]) -> None:
     """Give the totals their standard errors, over slices or tasks drawn independently of each other.
 
     NLL a token is a mean weighted by tokens: sqrt(sum((tokens_i * se_i)^2)) / sum(tokens). The tasks' mean is unweighted:

@@ -1,4 +1,4 @@
-"""The report for programs: tidy rows as CSV, or all of it as JSON."""
+"""The report for programs: rows as CSV, everything as JSON."""
 
 import csv
 import io
@@ -32,9 +32,9 @@ def iter_report_rows(report: Report) -> Iterator[ReportRow]:
 
 
 def render_csv(report: Report) -> str:
-    """The rows as CSV with a header; a missing number is an empty cell.
+    """The rows as CSV, with a header.
 
-    Text contains no control characters and no spreadsheet formulas.
+    A missing number is an empty cell. Text contains no control characters and no spreadsheet formulas.
     """
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, restval="", lineterminator="\n")

@@ -1,4 +1,4 @@
-"""The report for a terminal: a table for each stage, and the details of one evaluation.
+"""The report for a terminal: stage tables and one evaluation's details.
 
 All text is shown as it is, without markup and control characters.
 """
@@ -63,6 +63,7 @@ def print_evaluation(evaluation: ReportedEvaluation, stage: StageReport, console
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in ("figure", "value", *(f"vs {comparison.role} [95 %]" for comparison in evaluation.comparisons)):
         table.add_column(_make_text(heading), justify="right" if heading == "value" else "left")
+    # a row for each figure, a column for each baseline
     changes_by_comparison = [collect_changes(comparison) for comparison in evaluation.comparisons]
     for figure in figures:
         name = _make_text(figure.name or f"{TIER_LABELS[figure.tier]} total", "" if figure.name else "bold")
@@ -113,6 +114,7 @@ def _render_stage(stage: StageReport) -> Iterator[RenderableType]:
     yield _make_text(f"{stage.name}: {bridge}", "bold")
     for note in stage.notes:
         yield _make_text(f"! {note}", "yellow")
+    # the overview has only the tiers' totals: entries are too many for a terminal's width
     totals = [figure for figure in list_figures(stage) if not figure.name]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("step", justify="right", no_wrap=True)

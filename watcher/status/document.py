@@ -46,21 +46,25 @@ def _join_reasons(skips: Iterable[Skip]) -> dict[str, str]:
 
 
 def publish_status(document: StatusDocument, paths: StatePaths) -> None:
-    """Write status.txt and status.json, each atomically. Raises OSError if the state folder is not writable."""
+    """Write status.txt and status.json, each atomically.
+
+    Raises OSError if the state folder is not writable.
+    """
     write_atomically(paths.status_text, render_status(document, document["heartbeat"]))
     # ASCII: a folder name that is not UTF-8 must not prevent the status
     write_atomically(paths.status_json, json.dumps(document, allow_nan=False, separators=(",", ":")) + "\n")
 
 
 def compute_latencies(records: Iterable[EvaluationRecord]) -> dict[str, dict[str, float]]:
-    """Latency name -> p50 and p95 in seconds (nearest rank) and count n, such as ``complete_to_scored``.
+    """Latency name -> p50, p95 and n, such as ``complete_to_scored``.
 
-    A latency that nobody measured is left out. A negative difference (two clocks) counts as zero. An evaluation that is scored
-    again contributes only the latencies of its job.
+    p50 and p95 are seconds, by nearest rank; n is the count. A latency without measurements is left out. A negative difference
+    (two clocks) counts as zero. An evaluation that is scored again contributes only the latencies of its job.
     """
     durations: dict[str, list[float]] = {}
     for record in records:
         for begin, end in LATENCY_INTERVALS:
+            # a repeated evaluation waited for a person, not for its checkpoint
             if "again" in record.times and begin in {"complete", "detected"}:
                 continue
             if begin in record.times and end in record.times:
@@ -120,6 +124,7 @@ def _build_stage(
 
 def _build_row(record: EvaluationRecord, detail: str, progress: Mapping[str, float]) -> StatusDocument:
     """One evaluation; ``detail`` is what the last tick adds to the journal's reason."""
+    # scores come from tier files, and JSON has neither NaN nor infinity
     scores = select_finite(record.extra.get("scores"))
     return {
         "evaluation": record.key,

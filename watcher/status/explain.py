@@ -121,6 +121,7 @@ def explain_unknown_step(
         f"The watcher does not know {stage.name} step {step}.",
         *_describe_last_tick(skips.get(f"{stage.name}/step_{step}") or skips.get(str(folder))),
     ]
+    # a pending request or the schedule says what happens next; otherwise only a person can start it
     if is_requested:
         sentences.append("A request for it is pending; the next tick handles it.")
     elif source_stage is stage:

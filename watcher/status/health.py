@@ -91,7 +91,7 @@ def _make_absent_health(reason: str) -> Health:
 
 
 def make_downtime_alerts(previous: Health, now: float) -> tuple[Alert, ...]:
-    """An alert for the time without a watcher; none after a requested stop.
+    """An alert for time without a watcher; none after a stop.
 
     ``previous`` is the health that the next watcher finds when it starts.
     """

@@ -12,9 +12,9 @@ _PROGRESS_FIELDS = ("at", "parts_done", "parts", "tokens_per_s", "mfu", "seconds
 
 
 def read_job_progress(config: Config, records: Iterable[EvaluationRecord]) -> dict[str, dict[str, float]]:
-    """Evaluation -> progress of its running attempt; reads one small file for each.
+    """Evaluation -> progress of its running attempt.
 
-    An evaluation is left out if its newest attempt has written no progress.
+    Reads one small file for each running evaluation. An evaluation is left out if its newest attempt has written no progress.
     """
     progress = {}
     for record in records:

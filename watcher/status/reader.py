@@ -40,7 +40,10 @@ def as_list(value: object) -> list[Any]:
 
 
 def as_finite(value: object, limit: float = sys.float_info.max) -> float | int | None:
-    """``value`` if it is a JSON number of at most ``limit``, whatever its sign; None for NaN and everything else."""
+    """``value`` if it is a finite JSON number, else None.
+
+    ``limit`` is the largest absolute value.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if abs(value) <= limit else None

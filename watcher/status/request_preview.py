@@ -1,4 +1,4 @@
-"""What a request will lead to, as far as the last status tells. Pure."""
+"""What a request will lead to, by the last status. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,9 +20,10 @@ def format_steps(steps: Sequence[int]) -> str:
 
 
 def preview_outcomes(request: Request, rows: Sequence[StatusRow], get_folder: Callable[[int], Path]) -> list[str]:
-    """One line for each outcome, with its steps: ``2000, 4000: will be retried (was blocked)``.
+    """One line for each outcome, with its steps.
 
-    ``rows`` are the stage's evaluations in status.json; ``get_folder`` maps a step to its checkpoint folder.
+    An example is ``2000, 4000: will be retried (was blocked)``. ``rows`` are the stage's evaluations in status.json;
+    ``get_folder`` maps a step to its checkpoint folder.
     """
     steps_by_outcome: dict[str, list[int]] = {}
     for step in request.steps:

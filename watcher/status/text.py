@@ -1,4 +1,4 @@
-"""The status document for people: a table a stage, at most 100 columns wide.
+"""The status document for people, at most 100 columns wide.
 
 Text from outside loses its control characters, so that a terminal acts upon none of it.
 """
