@@ -1,16 +1,15 @@
 """Tier 4's answers for the report, each beside the bridge's."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from suites.common.formatting import describe_error
 from suites.contract.paths import EvaluationPaths
 from watcher.report.data import ReportedEvaluation, StageReport
-from watcher.status.reader import as_list, as_object
+from watcher.status.reader import JsonObject, as_list, as_object
 
 MAX_SHOWN_CHARACTERS = 1_200
 """Shown characters of an answer or prompt; the others are counted."""
@@ -104,7 +103,7 @@ def read_stage_answers(stage: StageReport) -> StageAnswers | None:
     )
 
 
-def _read_answer_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def _read_answer_rows(path: Path) -> Iterator[JsonObject]:
     """The rows of a generations file. Raises ValueError with the line's number for a line that is not JSON."""
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), start=1):
@@ -119,7 +118,7 @@ def _read_answer_rows(path: Path) -> Iterator[Mapping[str, Any]]:
                 yield row
 
 
-def _parse_prompt(row: Mapping[str, Any]) -> ReportedPrompt:
+def _parse_prompt(row: JsonObject) -> ReportedPrompt:
     turns = [as_object(turn) for turn in as_list(row.get("messages"))]
     conversation = "\n\n".join(f"{turn.get('role', '')}: {turn.get('content', '')}" for turn in turns)
     return ReportedPrompt(
@@ -127,7 +126,7 @@ def _parse_prompt(row: Mapping[str, Any]) -> ReportedPrompt:
     )
 
 
-def _parse_answer(row: Mapping[str, Any]) -> ReportedAnswer:
+def _parse_answer(row: JsonObject) -> ReportedAnswer:
     text = str(row.get("answer", ""))
     checks = tuple(_parse_check(as_object(check)) for check in as_list(row.get("checks")))
     outcomes = [check.passed for check in checks]
@@ -140,7 +139,7 @@ def _parse_answer(row: Mapping[str, Any]) -> ReportedAnswer:
     )
 
 
-def _parse_check(check: Mapping[str, Any]) -> ReportedCheck:
+def _parse_check(check: JsonObject) -> ReportedCheck:
     passed = check.get("passed")
     return ReportedCheck(
         name=str(check.get("check", ""))[:80],

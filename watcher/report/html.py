@@ -23,7 +23,7 @@ from watcher.report.answers import read_stage_answers
 from watcher.report.data import Report, ReportedEvaluation, StageReport
 from watcher.report.figures import Figure, FigureChange, collect_changes, get_figure_value, list_figures
 from watcher.report.forgetting import MatrixCell, build_matrix
-from watcher.status.reader import as_list, as_object
+from watcher.status.reader import as_finite, as_list, as_object
 
 PAGE_FOLDER = Path(__file__).with_name("page")
 
@@ -196,18 +196,15 @@ def _build_objective_data(objective: ObjectiveResult) -> PageData:
 def _build_changes_data(evaluation: ReportedEvaluation, role: BaselineRole, figures: Sequence[Figure]) -> list[Any] | None:
     """The change of each figure, or None without a comparison."""
     comparison = evaluation.get_comparison(role)
-    if comparison is None:
-        return None
     changes = collect_changes(comparison)
-    return [_encode_change(changes.get(figure)) for figure in figures]
+    return None if comparison is None else [_encode_change(changes.get(figure)) for figure in figures]
 
 
 def _encode_change(change: FigureChange | None) -> list[Any] | None:
     """[delta, low, high, p, index of the verdict]."""
     if change is None:
         return None
-    numbers = (change.value, change.low, change.high, change.p)
-    return [*(_round_number(value) for value in numbers), VERDICTS.index(change.verdict)]
+    return [*map(_round_number, (change.value, change.low, change.high, change.p)), VERDICTS.index(change.verdict)]
 
 
 def _build_links(evaluation: ReportedEvaluation, results: Path) -> list[list[str]]:
@@ -219,9 +216,8 @@ def _build_links(evaluation: ReportedEvaluation, results: Path) -> list[list[str
 
 
 def _make_relative_url(path: str, results: Path) -> str:
-    relative = os.path.relpath(path, results)
     slash = "/" if path.endswith("/") else ""
-    return "./" + quote(os.fsencode(relative)) + slash
+    return "./" + quote(os.fsencode(os.path.relpath(path, results))) + slash
 
 
 def _pool_provenance(evaluation: ReportedEvaluation, pool: ProvenancePool) -> list[int]:
@@ -264,9 +260,8 @@ def _encode_cell(cell: MatrixCell | None) -> PageData | None:
 
 
 def _round_number(value: object, digits: int = SIGNIFICANT_DIGITS) -> float | int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if isinstance(value, int) else float(f"{value:.{digits}g}")
+    number = as_finite(value)
+    return float(f"{number:.{digits}g}") if isinstance(number, float) else number
 
 
 def _round_nested(value: object) -> object:

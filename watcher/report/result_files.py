@@ -7,22 +7,19 @@ of a tier's totals are derived here, from those of its independent slices or tas
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from suites.common.atomic_files import read_json
 from suites.common.formatting import describe_error
 from suites.contract.paths import TIER_FILES, EvaluationPaths
-from watcher.status.reader import as_finite, as_list, as_object
+from watcher.status.reader import JsonObject, as_finite, as_list, as_object
 
 ENTRY_SECTIONS = {"tier2_ppl": "slices", "tier3_cf": "tasks", "tier4_sft_native": "by_category"}
 """Tier -> key of the entries in its file."""
 
 MAX_FILE_BYTES = 64_000_000
 """Largest tier file that is read; real ones have less than a megabyte."""
-
-JsonObject = Mapping[str, Any]
 
 
 class FigureValue(msgspec.Struct, frozen=True, omit_defaults=True):

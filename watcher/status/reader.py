@@ -10,12 +10,14 @@ from typing import Any
 
 from suites.contract.liveness import MAX_SECONDS
 
+JsonObject = Mapping[str, Any]
+
 StatusDocument = dict[str, Any]
 
 FieldParser = Callable[[object], Any]
 
 
-def normalize_status(document: Mapping[str, Any]) -> StatusDocument:
+def normalize_status(document: JsonObject) -> StatusDocument:
     """The status document with every key that a reader uses."""
     normalized = _parse_fields(document, _TOP_FIELDS)
     normalized["stages"] = {name: _parse_stage(name, stage) for name, stage in as_object(document.get("stages")).items()}
@@ -29,7 +31,7 @@ def normalize_status(document: Mapping[str, Any]) -> StatusDocument:
     return normalized
 
 
-def as_object(value: object) -> Mapping[str, Any]:
+def as_object(value: object) -> JsonObject:
     """``value`` if it is a JSON object, else an empty one."""
     return value if isinstance(value, Mapping) else {}
 
@@ -55,7 +57,7 @@ def select_finite(value: object, limit: float = sys.float_info.max) -> dict[str,
     return {name: number for name, number in numbers.items() if number is not None}
 
 
-def _parse_fields(document: Mapping[str, Any], parsers: Mapping[str, FieldParser]) -> StatusDocument:
+def _parse_fields(document: JsonObject, parsers: Mapping[str, FieldParser]) -> StatusDocument:
     return {**document, **{name: parse(document.get(name)) for name, parse in parsers.items()}}
 
 

@@ -1,16 +1,14 @@
 """What a request will lead to, by the last status. Pure."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationState
 from watcher.core.request_types import Request
+from watcher.status.reader import JsonObject
 
 MAX_STEPS_SHOWN = 8
 """Steps of one outcome that are named."""
-
-StatusRow = Mapping[str, Any]
 
 
 def format_steps(steps: Sequence[int]) -> str:
@@ -19,7 +17,7 @@ def format_steps(steps: Sequence[int]) -> str:
     return shown_steps + (f" and {len(steps) - MAX_STEPS_SHOWN} more" if len(steps) > MAX_STEPS_SHOWN else "")
 
 
-def preview_outcomes(request: Request, rows: Sequence[StatusRow], get_folder: Callable[[int], Path]) -> list[str]:
+def preview_outcomes(request: Request, rows: Sequence[JsonObject], get_folder: Callable[[int], Path]) -> list[str]:
     """One line for each outcome, with its steps.
 
     An example is ``2000, 4000: will be retried (was blocked)``. ``rows`` are the stage's evaluations in status.json;
@@ -32,7 +30,7 @@ def preview_outcomes(request: Request, rows: Sequence[StatusRow], get_folder: Ca
     return [f"{format_steps(steps)}: {outcome}" for outcome, steps in steps_by_outcome.items()]
 
 
-def _find_row(request: Request, step: int, rows: Sequence[StatusRow]) -> StatusRow | None:
+def _find_row(request: Request, step: int, rows: Sequence[JsonObject]) -> JsonObject | None:
     """The evaluation that the request means, by the rule of ``reconcile.request_answers``."""
     if request.name is not None:
         return next((row for row in rows if row["directory"] == request.name), None)
@@ -44,7 +42,7 @@ def _find_row(request: Request, step: int, rows: Sequence[StatusRow]) -> StatusR
     return min(matching, key=lambda row: row["source"] != request.stage, default=None)
 
 
-def _preview_outcome(request: Request, step: int, row: StatusRow | None, get_folder: Callable[[int], Path]) -> str:
+def _preview_outcome(request: Request, step: int, row: JsonObject | None, get_folder: Callable[[int], Path]) -> str:
     if row is None:
         if request.kind != "enqueue":
             return "unknown to the watcher; nothing happens"

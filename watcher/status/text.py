@@ -6,9 +6,9 @@ Text from outside loses its control characters, so that a terminal acts upon non
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from suites.common.formatting import format_elapsed, format_local_time, strip_control_characters
+from watcher.status.reader import JsonObject
 
 TEXT_WIDTH = 100
 
@@ -41,10 +41,8 @@ _LATENCY_PHASES = (
     ("scored", "started_to_scored"),
 )
 
-StatusMapping = Mapping[str, Any]
 
-
-def render_status(document: StatusMapping, now: float) -> str:
+def render_status(document: JsonObject, now: float) -> str:
     """status.txt; durations end at ``now`` (unix time)."""
     host, poll_seconds = document["host"], document["poll"]
     is_once = document.get("mode") == "once"
@@ -56,7 +54,7 @@ def render_status(document: StatusMapping, now: float) -> str:
     return "\n".join([*_wrap_lines(head), *render_status_body(document, now)]) + "\n"
 
 
-def render_status_body(document: StatusMapping, now: float) -> list[str]:
+def render_status_body(document: JsonObject, now: float) -> list[str]:
     """The lines below the first."""
     counts = ", ".join(f"{number} {state}" for state, number in document.get("counts", {}).items()) or "No evaluations yet"
     lines = _wrap_lines(f"{counts}. Config: {document.get('config', '?')}")
@@ -85,7 +83,7 @@ def _render_latencies(latencies: Mapping[str, Mapping[str, float]]) -> list[str]
     return lines + (_wrap_lines(f"Each phase (median, p95): {'; '.join(phases)}") if phases else [])
 
 
-def _render_queue(queue: StatusMapping | None, executor: str, now: float) -> list[str]:
+def _render_queue(queue: JsonObject | None, executor: str, now: float) -> list[str]:
     if not queue or queue.get("jobs") is not None:
         return []
     since = queue.get("since") or queue["at"]
@@ -95,7 +93,7 @@ def _render_queue(queue: StatusMapping | None, executor: str, now: float) -> lis
     )
 
 
-def _render_stage(name: str, stage: StatusMapping, now: float) -> list[str]:
+def _render_stage(name: str, stage: JsonObject, now: float) -> list[str]:
     lines = _wrap_lines(f"{name}: {stage.get('checkpoints') or 'no longer in the config'}")
     if stage.get("error"):
         lines += _wrap_lines(f"! {stage['error']}", "  ", "    ")
@@ -114,7 +112,7 @@ def _render_stage(name: str, stage: StatusMapping, now: float) -> list[str]:
     return [*lines, "  no evaluations yet" + ("" if next_step is None else f"; next step: {next_step}")]
 
 
-def _build_cells(stage: str, row: StatusMapping, now: float) -> dict[str, str]:
+def _build_cells(stage: str, row: JsonObject, now: float) -> dict[str, str]:
     scores = row.get("scores") or {}
     source = "" if row["source"] == stage else row["source"]
     default_names = {f"step_{row['step']}", f"step_{row['step']}_from_{row['source']}"}
@@ -130,12 +128,12 @@ def _build_cells(stage: str, row: StatusMapping, now: float) -> dict[str, str]:
     return {column: strip_control_characters(cell) for column, cell in cells.items()}
 
 
-def is_suspicious(row: StatusMapping) -> bool:
+def is_suspicious(row: JsonObject) -> bool:
     """Whether the scores are no better than the unigram distribution's."""
     return bool((row.get("scores") or {}).get("suspicious"))
 
 
-def _list_remarks(row: StatusMapping, now: float) -> Iterable[str]:
+def _list_remarks(row: JsonObject, now: float) -> Iterable[str]:
     state, detail = row["state"], row.get("detail", "")
     if state == "scored":
         return (_SUSPICIOUS_TEXT if is_suspicious(row) else detail,)
@@ -151,7 +149,7 @@ def _list_remarks(row: StatusMapping, now: float) -> Iterable[str]:
     return remarks
 
 
-def _format_progress(progress: StatusMapping, now: float) -> str:
+def _format_progress(progress: JsonObject, now: float) -> str:
     """``3 of 14 parts, 41,000 tokens/s (MFU 52 %), 12 min left``."""
     if "parts" not in progress:
         return ""
@@ -184,7 +182,7 @@ def _render_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
     return lines
 
 
-def _render_unscheduled(document: StatusMapping) -> list[str]:
+def _render_unscheduled(document: JsonObject) -> list[str]:
     """What the last tick skipped and no line above shows."""
     stages = document.get("stages", {}).values()
     shown_keys = {row["evaluation"] for stage in stages for row in stage["evaluations"]}
