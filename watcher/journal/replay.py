@@ -181,28 +181,21 @@ _STATE_AFTER: Mapping[type[events.StateChange], EvaluationState] = {
 """Event -> the state that it puts an evaluation into; Released and ConfirmingEnd leave it."""
 
 
-def _int_or_default(value: object, default: int) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else default
-
-
-def _change_state(record: EvaluationRecord, event: EventDocument, state: EvaluationState, **changes: Any) -> EvaluationRecord:
-    """``record`` in ``state`` with the event's reason; ``kind`` in the event counts one more failure of that kind."""
-    t = float(event["t"])
-    reason, hint, reason_kind = (
-        str(event.get("reason", "")),
-        str(event.get("hint", "")),
-        parse_reason_kind(event.get("reason_kind")),
-    )
-    if event.get("kind") is not None:
-        changes["failures"] = {**record.failures, event["kind"]: record.failures.get(event["kind"], 0) + 1}
-    elif event.get("progressed") is not None:
-        changes["failures"] = {kind: count for kind, count in record.failures.items() if kind != event["progressed"]}
-    if event.get("raised") is not None:
-        changes["raised_resources"] = dict(event["raised"])
-    if event.get("capped") is not None:
-        changes["raise_refused"] = bool(event["capped"])
-    news = (state, (reason_kind, reason, hint)) != (record.state, record.reason_fields)
-    if news or t < record.since:  # the clock was set back: time counts from here
+def _apply_state_change(record: EvaluationRecord, event: events.StateChange, t: float) -> EvaluationRecord:
+    """Apply state, reason, failures and resources of a state change."""
+    changes = _changes_of(record, event, t)
+    if event.failure_kind is not None:
+        changes["failures"] = {**record.failures, event.failure_kind: record.failures.get(event.failure_kind, 0) + 1}
+    elif event.cleared_failure_kind is not None:
+        kept = {kind: count for kind, count in record.failures.items() if kind != event.cleared_failure_kind}
+        changes["failures"] = kept
+    if event.raised_resources is not None:
+        changes["raised_resources"] = dict(event.raised_resources)
+    if event.raise_refused is not None:
+        changes["raise_refused"] = event.raise_refused
+    state = _STATE_AFTER.get(type(event), record.state)
+    says_anything_new = (state, event.reason_fields) != (record.state, record.reason_fields)
+    if says_anything_new or t < record.since:  # the clock was set back: time counts from here
         changes["since"] = t
         changes["history"] = (*record.history, (t, state.value, event.full_reason))[-MAX_HISTORY:]
     return msgspec.structs.replace(
@@ -251,24 +244,25 @@ def _update_times(record: EvaluationRecord, **new_times: float | None) -> dict[s
     return {**record.times, **{name: value for name, value in new_times.items() if value is not None}}
 
 
-def _apply_pending(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    changes: dict[str, Any] = {}
-    if event.get("fresh"):
-        changes |= {"failures": {}, "raised_resources": {}, "raise_refused": False}
-    changes |= {field: True for field, name in (("forced", "forced"), ("requested", "asked")) if event.get(name)}
-    return _change_state(record, event, EvaluationState.PENDING, **changes)
+def _content_changes(
+    record: EvaluationRecord, event: events.Ready | events.CheckpointSeen, fingerprint: str, t: float
+) -> dict[str, Any]:
+    """Changes of a complete checkpoint: content and times of this round.
 
-
-def _describe_complete_checkpoint(record: EvaluationRecord, event: EventDocument) -> dict[str, Any]:
-    """What changes when a checkpoint is seen whole: a new round of times, in which the same content stays as old as it is."""
-    t, same_content = float(event["t"]), event["fingerprint"] == record.fingerprint
-    previous_times = record.times if same_content else {}
-    complete = previous_times.get("complete", event.get("complete"))
-    again = previous_times.get("again", t) if "again" in previous_times or "scored" in previous_times else None
-    times = _update_times(
-        msgspec.structs.replace(record, times={}), complete=complete, detected=previous_times.get("detected", t), again=again
-    )
-    changes: dict[str, Any] = {"fingerprint": str(event["fingerprint"]), "mtimes": event.get("markers"), "times": times}
+    The same content keeps its first times.
+    """
+    same_content = fingerprint == record.fingerprint
+    before = record.times if same_content else {}
+    times = {
+        "complete": before.get("complete", event.completed_at),
+        "detected": before.get("detected", t),
+        "again": before.get("again", t) if "again" in before or "scored" in before else None,
+    }
+    changes: dict[str, Any] = {
+        "fingerprint": fingerprint,
+        "mtimes": event.mtimes,
+        "times": {name: value for name, value in times.items() if value is not None},
+    }
     if not same_content:  # scores of another content
         changes["extra"] = {name: value for name, value in record.extra.items() if name != "scores"}
     return changes
@@ -297,112 +291,17 @@ def _attempt_changes(record: EvaluationRecord, **fields: Any) -> dict[str, Any]:
     return {"attempt": msgspec.structs.replace(record.attempt, **known)}
 
 
-def _apply_intended(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    attempt = msgspec.convert(event["attempt"], Attempt)
-    attempt_count = max(record.attempts, attempt.number)
-    return _change_state(record, event, EvaluationState.SUBMITTING, attempt=attempt, attempts=attempt_count)
-
-
-def _apply_submitted(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    """Also where the line of the intent is lost: the event carries the attempt whole."""
-    attempt = record.attempt
-    if attempt is None or attempt.run_id != event["run_id"]:
-        attempt = msgspec.convert(event["attempt"], Attempt)
-    submitted_at = float(event.get("submit_time") or event["t"])
-    attempt = msgspec.structs.replace(
-        attempt, job_id=str(event["job_id"]), submit_time=submitted_at, released=bool(event.get("released", False))
-    )
-    attempt_count = max(record.attempts, attempt.number)
-    times = _update_times(record, submitted=submitted_at)
-    return _change_state(record, event, EvaluationState.QUEUED, attempt=attempt, attempts=attempt_count, times=times)
-
-
-def _make_attempt_handler(
-    state: EvaluationState | None, *fields: str
-) -> Callable[[EvaluationRecord, EventDocument], EvaluationRecord]:
-    """A step that copies ``fields`` of the event into the attempt; ``state`` None leaves the state."""
-
-    def handle(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-        if record.attempt is None:
-            return record
-        copied = {name: event[name] for name in fields if name in event}
-        attempt = msgspec.convert({**msgspec.structs.asdict(record.attempt), **copied}, Attempt)
-        times = _update_times(record, started=copied.get("started"))
-        return _change_state(record, event, record.state if state is None else state, attempt=attempt, times=times)
-
-    return handle
-
-
-def _apply_scored(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    changes: dict[str, Any] = {"fingerprint": str(event["fingerprint"]), "suites": dict(event["suites"]), "failures": {}}
-    changes |= {"raised_resources": {}, "raise_refused": False, "results": str(event.get("place", ""))}
-    if event.get("markers") is not None:
-        changes["mtimes"] = event["markers"]
-    previous_scores = (
-        record.extra.get("scores", {}) if record.fingerprint == event["fingerprint"] else {}
-    )  # of tiers not asked for again
-    changes["extra"] = {**record.extra, "scores": {**previous_scores, **event.get("scores", {})}}
-    return _change_state(record, event, EvaluationState.SCORED, times=_update_times(record, scored=event["t"]), **changes)
-
-
-def _apply_results_located(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    """Its results are where they belong; ``place``: another folder than before."""
-    return _change_state(record, event, EvaluationState.SCORED, results=str(event.get("place", record.results)))
-
-
-def _make_state_handler(state: EvaluationState) -> Callable[[EvaluationRecord, EventDocument], EvaluationRecord]:
-    return lambda record, event: _change_state(record, event, state)
-
-
-def _apply_mtimes_updated(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    return msgspec.structs.replace(record, mtimes=event["markers"], fingerprint=event.get("fingerprint", record.fingerprint))
-
-
-def _apply_moved(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    return msgspec.structs.replace(record, checkpoint=str(event["checkpoint"]))
-
-
-def _apply_pinned(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    return msgspec.structs.replace(record, pin=msgspec.convert(event["pin"], Pin))
-
-
-def _apply_unpinned(record: EvaluationRecord, _event: EventDocument) -> EvaluationRecord:
-    return msgspec.structs.replace(record, pin=None)
-
-
-def _apply_mirrored(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    return msgspec.structs.replace(record, mirror_token=str(event["copy"]))
-
-
-def _apply_baseline_selected(record: EvaluationRecord, event: EventDocument) -> EvaluationRecord:
-    return msgspec.structs.replace(record, origin="bridge", requested=True, baseline_selected_at=float(event["t"]))
-
-
-_HANDLERS: dict[str, Callable[[EvaluationRecord, EventDocument], EvaluationRecord]] = {
-    "owed": _apply_pending,
-    "moved": _apply_moved,
-    "chosen": _apply_baseline_selected,
-    "waiting": _make_checkpoint_handler(EvaluationState.WAITING),
-    "ready": _apply_ready,
-    "marked": _apply_mtimes_updated,
-    "intended": _apply_intended,
-    "unsure": _make_state_handler(EvaluationState.SUBMITTING),
-    "voided": _make_state_handler(EvaluationState.WAITING),
-    "submitted": _apply_submitted,
-    "adopted": _apply_submitted,
-    "released": _make_attempt_handler(None, "released"),
-    "started": _make_attempt_handler(EvaluationState.RUNNING, "started", "restarts"),
-    "requeued": _make_attempt_handler(EvaluationState.QUEUED, "restarts"),
-    "ending": _make_attempt_handler(None),
-    "failed": _make_state_handler(EvaluationState.FAILED),
-    "blocked": _make_checkpoint_handler(EvaluationState.BLOCKED),
-    "cancelled": _make_state_handler(EvaluationState.CANCELLED),
-    "scored": _apply_scored,
-    "lost": _make_state_handler(EvaluationState.LOST),
-    "found": _apply_results_located,
-    "restored": _make_state_handler(EvaluationState.SCORED),
-    "pinned": _apply_pinned,
-    "unpinned": _apply_unpinned,
-    "mirrored": _apply_mirrored,
-}
-"""Event -> what it does to a record. ``owned`` makes one."""
+def _scored_changes(record: EvaluationRecord, event: events.Scored, t: float) -> dict[str, Any]:
+    same_content = record.fingerprint == event.fingerprint
+    previous_scores = record.extra.get("scores", {}) if same_content else {}  # of tiers that were not asked for again
+    return {
+        "fingerprint": event.fingerprint,
+        "suites": dict(event.suites),
+        "failures": {},
+        "raised_resources": {},
+        "raise_refused": False,
+        "results": event.results,
+        "mtimes": record.mtimes if event.mtimes is None else event.mtimes,
+        "extra": {**record.extra, "scores": {**previous_scores, **event.scores}},
+        "times": _update_times(record, scored=t),
+    }

@@ -81,12 +81,12 @@ def read_result_files(paths: EvaluationPaths) -> ResultFiles:
         source=_parse_text(checkpoint.get("source_stage")),
         step=_parse_int(first_document.get("step")),
         checkpoint=_parse_text(checkpoint.get("path")),
-        run=read_json_object(paths.run_json, errors),
+        run=_read_document(paths.run_json, errors),
         errors=tuple(errors),
     )
 
 
-def read_json_object(path: Path, errors: list[str]) -> JsonObject:
+def _read_document(path: Path, errors: list[str]) -> JsonObject:
     """The JSON object at ``path``; empty if there is none.
 
     A file that holds something else adds a line to ``errors``.

@@ -66,7 +66,7 @@ def _describe_history(record: EvaluationRecord) -> list[str]:
 
 
 def _describe_state(record: EvaluationRecord, now: float) -> str:
-    since = f"{format_local_time(record.since)} ({format_elapsed(now - record.since)})"
+    since = f"{format_local_time(record.since)} ({format_duration(now - record.since)})"
     sentences = [f"Since {since}: {record.state.value}{_format_reason(record.full_reason)}."]
     if attempt := record.attempt:
         job = f"job {attempt.job_id}" if attempt.job_id else "no job known yet"
@@ -100,11 +100,11 @@ def _describe_next_step(record: EvaluationRecord, now: float, poll_seconds: floa
     if record.retry_at is not None and record.state in {EvaluationState.FAILED, EvaluationState.WAITING}:
         if record.retry_at <= now:
             return "The watcher retries at the next tick."
-        return f"The watcher retries in {format_elapsed(record.retry_at - now)}, at {format_local_time(record.retry_at)}."
+        return f"The watcher retries in {format_duration(record.retry_at - now)}, at {format_local_time(record.retry_at)}."
     source_option = "" if record.source == record.stage else f" --from {record.source}"
     return NEXT_STEP_TEXTS[record.state].format(
         retry=f"watcher retry {record.stage} {record.step}{source_option}",
-        when="when it next runs" if poll_seconds is None else f"within {format_elapsed(poll_seconds)}",
+        when="when it next runs" if poll_seconds is None else f"within {format_duration(poll_seconds)}",
     )
 
 

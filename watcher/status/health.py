@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from suites.common.formatting import format_elapsed, format_local_time, strip_control_characters
+from suites.common.formatting import format_duration, format_local_time, strip_control_characters
 from suites.contract.liveness import STALE_AFTER_POLLS, WatcherLiveness, read_liveness
 from suites.contract.paths import StatePaths
 from watcher.core.actions import Alert
@@ -54,24 +54,24 @@ def check_liveness(paths: StatePaths, now: float) -> Health:
         return _make_absent_health(f"{path} {strip_control_characters(error)}")
     summary = _summarize(liveness, paths, now)
     if skew := liveness.clock_skew_seconds:
-        summary += f"; the clocks of the watcher and the file server differ by {format_elapsed(abs(skew))}"
+        summary += f"; the clocks of the watcher and the file server differ by {format_duration(abs(skew))}"
     document = normalize_status(liveness.document)
     return Health(verdict=liveness.verdict, summary=summary, age_seconds=liveness.age_seconds, document=document)
 
 
 def _summarize(liveness: WatcherLiveness, paths: StatePaths, now: float) -> str:
     host, age_seconds = strip_control_characters(liveness.host), liveness.age_seconds
-    process, age = f"on {host} (pid {liveness.pid})", format_elapsed(age_seconds)
+    process, age = f"on {host} (pid {liveness.pid})", format_duration(age_seconds)
     if liveness.verdict == "stopped":
         return f"Stopped {process} {age} ago{_START_HINT}"
     if liveness.is_once_mode:
-        interval = f", interval {format_elapsed(liveness.interval_seconds)}" if liveness.interval_seconds else ""
+        interval = f", interval {format_duration(liveness.interval_seconds)}" if liveness.interval_seconds else ""
         last_run = f"last run of `watcher once` on {host} {age} ago{interval}"
         if liveness.verdict == "alive":
             return f"Running from a timer; {last_run}"
         return f"Not running: {last_run}; check the timer or cron entry that starts it"
     if liveness.verdict == "alive":
-        return f"Running {process}; last poll {age} ago, interval {format_elapsed(liveness.poll_seconds)}"
+        return f"Running {process}; last poll {age} ago, interval {format_duration(liveness.poll_seconds)}"
     # on a full disk the watcher cannot write its status, but can still touch its lock
     if _measure_lock_age_seconds(paths, now) < STALE_AFTER_POLLS * liveness.poll_seconds:
         return f"Running {process}, but its status is {age} old; check that {paths.state} is writable"
@@ -98,6 +98,6 @@ def make_downtime_alerts(previous: Health, now: float) -> tuple[Alert, ...]:
     if previous.verdict != "stale" or previous.age_seconds is None:
         return ()
     since = now - previous.age_seconds
-    interval = f"{format_local_time(since)} to {format_local_time(now)} ({format_elapsed(previous.age_seconds)})"
+    interval = f"{format_local_time(since)} to {format_local_time(now)} ({format_duration(previous.age_seconds)})"
     message = f"no watcher ran from {interval}; the previous one ended without a stop request"
-    return (Alert(id=f"stale {since:.0f}", event="stale", words=message),)
+    return (Alert(id=f"stale {since:.0f}", event="stale", message=message),)

@@ -1,12 +1,11 @@
 """Progress of running jobs, from the progress.json that each writes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from suites.common.atomic_files import read_json_object_if_readable, select_finite_numbers
 from watcher.config.settings import Config
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
 from watcher.core.result_paths import get_evaluation_paths
-from watcher.status.reader import select_finite
 
 _PROGRESS_FIELDS = ("at", "parts_done", "parts", "tokens_per_s", "mfu", "seconds_left")
 
@@ -20,11 +19,8 @@ def read_job_progress(config: Config, records: Iterable[EvaluationRecord]) -> di
     for record in records:
         if record.state is not EvaluationState.RUNNING or record.attempt is None:
             continue
-        try:
-            document = read_json(get_evaluation_paths(config, record).progress_json)
-        except (ValueError, OSError):
-            continue
+        document = read_json_object_if_readable(get_evaluation_paths(config, record).progress_json)
         # an earlier attempt's file may still lie in the folder
-        if isinstance(document, Mapping) and document.get("run_id") == record.attempt.run_id:
-            progress[record.key] = select_finite({name: document.get(name) for name in _PROGRESS_FIELDS})
+        if document.get("run_id") == record.attempt.run_id:
+            progress[record.key] = select_finite_numbers(document, _PROGRESS_FIELDS)
     return progress

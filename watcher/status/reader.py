@@ -89,11 +89,11 @@ def _as_int(value: object) -> int | None:
 
 def _as_seconds(value: object) -> float | int | None:
     """A time or duration that clocks and calendars can hold."""
-    return as_finite(value, LARGEST)
+    return as_finite(value, MAX_SECONDS)
 
 
 def _select_seconds(value: object) -> dict[str, float | int]:
-    return select_finite(value, LARGEST)
+    return select_finite(value, MAX_SECONDS)
 
 
 _TOP_FIELDS: Mapping[str, FieldParser] = {

@@ -7,7 +7,8 @@ import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
-from suites.common.formatting import format_elapsed, format_local_time, strip_control_characters
+from suites.common.formatting import format_duration, format_local_time, strip_control_characters
+from suites.contract.tier_files import INSTRUCTION_MATCH_RATE
 from watcher.status.reader import JsonObject
 
 TEXT_WIDTH = 100
@@ -23,7 +24,7 @@ _STATES_WITHOUT_JOB = ("scored", "cancelled")
 _COLUMNS = ("step", "from", "state", "for", "job", "ppl", "primary", "match")
 """Left of the reason."""
 
-_SCORE_COLUMNS = {"ppl": ("ppl", ".4g"), "primary": ("primary", ".4f"), "match": ("instruction_match_rate", ".4f")}
+_SCORE_COLUMNS = {"ppl": ("ppl", ".4g"), "primary": ("primary", ".4f"), "match": (INSTRUCTION_MATCH_RATE, ".4f")}
 """Column -> key in the row's scores, and format."""
 
 _RIGHT_ALIGNED = ("step", "for", "ppl", "primary", "match")
@@ -46,8 +47,8 @@ def render_status(document: JsonObject, now: float) -> str:
     """status.txt; durations end at ``now`` (unix time)."""
     host, poll_seconds = document["host"], document["poll"]
     is_once = document.get("mode") == "once"
-    writer = f"`watcher once` on {host}" if is_once else f"{host} (polls every {format_elapsed(poll_seconds)})"
-    remark = "" if is_once else f" If older than {format_elapsed(3 * poll_seconds)}, the watcher is not running."
+    writer = f"`watcher once` on {host}" if is_once else f"{host} (polls every {format_duration(poll_seconds)})"
+    remark = "" if is_once else f" If older than {format_duration(3 * poll_seconds)}, the watcher is not running."
     if document.get("stopped"):
         remark = " The watcher was stopped."
     head = f"Status at {format_local_time(document['heartbeat'])} from {writer}.{remark}"
@@ -73,7 +74,7 @@ def _render_latencies(latencies: Mapping[str, Mapping[str, float]]) -> list[str]
         return []
     lines = [""]
     if total := latencies.get("complete_to_scored"):
-        quantiles = f"median {format_elapsed(total['p50'])}, p95 {format_elapsed(total['p95'])} (n={total['n']})"
+        quantiles = f"median {format_duration(total['p50'])}, p95 {format_duration(total['p95'])} (n={total['n']})"
         lines.append(f"Time from complete checkpoint to scores: {quantiles}")
     phases = [
         f"{name} {format_duration(latencies[key]['p50'])}, {format_duration(latencies[key]['p95'])}"
@@ -88,7 +89,7 @@ def _render_queue(queue: JsonObject | None, executor: str, now: float) -> list[s
         return []
     since = queue.get("since") or queue["at"]
     return _wrap_lines(
-        f"! {executor} has not answered since {format_local_time(since)}, {format_elapsed(now - since)} ago: {queue['error']}."
+        f"! {executor} has not answered since {format_local_time(since)}, {format_duration(now - since)} ago: {queue['error']}."
         " Nothing is lost; work continues when it answers."
     )
 
@@ -120,7 +121,7 @@ def _build_cells(stage: str, row: JsonObject, now: float) -> dict[str, str]:
         "step": str(row["step"]),
         "from": source if row["directory"] in default_names else f"{source} {row['directory']}",
         "state": row["state"],
-        "for": format_elapsed(now - row["since"]),
+        "for": format_duration(now - row["since"]),
         "job": "" if row["state"] in _STATES_WITHOUT_JOB else (row.get("attempt") or {}).get("job_id") or "",
         "reason": "; ".join(filter(None, _list_remarks(row, now))),
     }
@@ -140,7 +141,7 @@ def _list_remarks(row: JsonObject, now: float) -> Iterable[str]:
     remarks = [detail or row["reason"]]
     retry_at = row.get("retry_at")
     if retry_at is not None and state in {"failed", "waiting"}:
-        remarks.append("retry now" if retry_at <= now else f"retry in {format_elapsed(retry_at - now)}")
+        remarks.append("retry now" if retry_at <= now else f"retry in {format_duration(retry_at - now)}")
     if state == "running":
         remarks.append(_format_progress(row.get("progress") or {}, now))
     number = (row.get("attempt") or {}).get("number", 1)
