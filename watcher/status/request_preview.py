@@ -45,18 +45,18 @@ def _find_row(request: Request, step: int, rows: Sequence[JsonObject]) -> JsonOb
 def _preview_outcome(request: Request, step: int, row: JsonObject | None, get_folder: Callable[[int], Path]) -> str:
     if row is None:
         if request.kind != "enqueue":
-            return "unknown to the watcher; nothing happens"
+            return "unknown evaluation"
         folder = Path(request.checkpoint) if request.checkpoint is not None else get_folder(step)
         return f"will be scored once its checkpoint {'is complete' if folder.is_dir() else 'exists'}"
     state = str(row["state"])
     if request.kind == "cancel":
         if state in {EvaluationState.SCORED, EvaluationState.LOST, EvaluationState.CANCELLED}:
-            return f"already {state}; nothing happens"
+            return f"already {state}"
         return "will be cancelled, with its job" if state in IN_FLIGHT_STATES else "will be cancelled"
     if state in IN_FLIGHT_STATES:
-        return f"already {state}; nothing happens"
+        return f"already {state}"
     if state == EvaluationState.SCORED:
         if request.force:
             return "will be scored again; current results move to superseded/"
-        return "already scored; --force scores it again"
+        return "already scored; use --force to score it again"
     return f"will be retried (was {state})"

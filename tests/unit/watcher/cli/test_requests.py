@@ -158,7 +158,7 @@ def test_the_command_says_when_it_is_taken_up():
     assert later in said("enqueue", "stage1", "150").output
     leave_status()
     assert said("retry", "stage1", "100").output == (
-        "retry stage1: step 100\n  100: unknown to the watcher; nothing happens\nThe watcher on login1 takes it up within 60 s.\n"
+        "retry stage1: step 100\n  100: unknown evaluation\nThe watcher on login1 takes it up within 60 s.\n"
     )
     assert "steps 10, 20, 30, 40, 50, 60, 70, 80 and 2 more" in said("cancel", "stage1", "10:100:10").output
 
@@ -166,7 +166,7 @@ def test_the_command_says_when_it_is_taken_up():
 @pytest.mark.usefixtures("here")
 def test_what_is_scored_already_is_said():
     leave_status(record(100, EvaluationState.SCORED), record(200, EvaluationState.BLOCKED))
-    assert "\n  100: already scored; --force scores it again\n" in said("enqueue", "stage1", "100", "200").output
+    assert "\n  100: already scored; use --force to score it again\n" in said("enqueue", "stage1", "100", "200").output
     assert "already scored" not in said("enqueue", "stage1", "100", "--force").output
 
 
@@ -260,7 +260,7 @@ def test_an_ask_survives_its_journey(here):
     [
         (
             ("enqueue", "stage1", "100:500:100"),
-            ["100: already scored; --force scores it again", "200: already queued; nothing happens"],
+            ["100: already scored; use --force to score it again", "200: already queued"],
         ),
         (("enqueue", "stage1", "300"), ["300: will be retried (was blocked)"]),
         (
@@ -270,11 +270,11 @@ def test_an_ask_survives_its_journey(here):
         (("enqueue", "stage1", "100", "--force"), ["100: will be scored again; current results move to superseded/"]),
         (
             ("retry", "stage1", "300", "999"),
-            ["300: will be retried (was blocked)", "999: unknown to the watcher; nothing happens"],
+            ["300: will be retried (was blocked)", "999: unknown evaluation"],
         ),
         (
             ("cancel", "stage1", "100", "200", "300"),
-            ["100: already scored; nothing happens", "200: will be cancelled, with its job"],
+            ["100: already scored", "200: will be cancelled, with its job"],
         ),
         (("cancel", "stage1", "300"), ["300: will be cancelled"]),
         (
