@@ -3,7 +3,7 @@
 Every call reads results and journal anew. A folder with missing or broken files is listed with its errors.
 """
 
-import os
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from watcher.reconcile.baselines import (
     find_bridge,
     is_stage_checkpoint,
 )
-from watcher.report.result_files import ResultFiles, read_result_files
+from watcher.report.result_files import ResultFiles, list_result_folders, read_result_files
 from watcher.status.health import Health
 
 REPORT_SCHEMA = 1
@@ -236,11 +236,9 @@ def _list_logs(record: EvaluationRecord, results: Path) -> tuple[str, ...]:
 
 def _find_unjournaled(results: Path, stage: str, known_directories: set[str]) -> Iterator[ReportedEvaluation]:
     """Results without a record: scored by hand, or before a journal that was deleted."""
-    folder = EvaluationPaths(results, stage, "any").folder.parent
-    try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    except OSError:
-        return
+    names: list[str] = []
+    with contextlib.suppress(OSError):  # the report shows what can be read
+        names = list_result_folders(results, stage)
     for name in names:
         if name in known_directories:
             continue

@@ -5,6 +5,7 @@ of a tier's totals are derived here, from those of its independent slices or tas
 """
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -57,6 +58,19 @@ class ResultFiles(msgspec.Struct, frozen=True, kw_only=True):
     """run.json; empty if it is missing or unreadable."""
     errors: tuple[str, ...] = ()
     """One line for each file that could not be read."""
+
+
+def list_result_folders(results: Path, stage: str) -> list[str]:
+    """Names of the evaluation folders among a stage's results, sorted.
+
+    Empty if the stage has no results. Raises OSError if they cannot be listed.
+    """
+    folder = EvaluationPaths(results, stage, "any").folder.parent
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except FileNotFoundError:
+        return []
 
 
 def read_result_files(paths: EvaluationPaths) -> ResultFiles:
