@@ -14,7 +14,7 @@ from rich.text import Text
 from suites.common.formatting import strip_control_characters
 from suites.contract.comparison import Comparison, ObjectiveResult
 from watcher.report.data import TIER_LABELS, Report, ReportedEvaluation, StageReport
-from watcher.report.figures import Figure, FigureChange, collect_changes, get_figure_value, list_figures
+from watcher.report.figures import Figure, FigureChange, collect_changes, find_newest, get_figure_value, list_figures
 from watcher.report.forgetting import build_matrix
 from watcher.report.result_files import FigureValue
 
@@ -77,10 +77,9 @@ def print_evaluation(evaluation: ReportedEvaluation, stage: StageReport, console
 
 def summarize_objectives(stage: StageReport) -> ObjectivesSummary:
     """The outcome of the stage's objectives at its newest scored step."""
-    scored = [evaluation for evaluation in stage.iter_stage_evaluations() if evaluation.files.tiers]
-    if not scored:
+    newest = find_newest(stage.iter_stage_evaluations())
+    if newest is None:
         return ObjectivesSummary("none", [f"{stage.name}: no step is scored yet"])
-    newest = scored[-1]
     comparison = newest.get_comparison("bridge")
     if comparison is None:
         return ObjectivesSummary("none", [f"{newest.key}: {'; '.join(_explain_missing_comparison(newest, stage))}"])
