@@ -78,9 +78,9 @@ class DayBenchmark(MeasuredDaemon):
 
     def measure(self) -> dict[str, float]:
         """Of one poll: seconds of CPU, the daemon's own and its children's, and Slurm commands."""
-        ticks, calls, cpu = self.count_ticks(), self.read_status()["calls"], self.read_cpu_seconds()
+        ticks, calls, cpu = self.count_ticks(), self.read_status()["slurm_calls"], self.read_cpu_seconds()
         self.wait_for_ticks(MEASURED_POLLS)
-        made, after, used = self.count_ticks() - ticks, self.read_status()["calls"], self.read_cpu_seconds()
+        made, after, used = self.count_ticks() - ticks, self.read_status()["slurm_calls"], self.read_cpu_seconds()
         return {
             "own_s": (used[0] - cpu[0]) / made,
             "children_s": (used[1] - cpu[1]) / made,

@@ -21,6 +21,7 @@ from watcher.journal.replay import JournalState
 from watcher.observe import results as evidence
 from watcher.observe.local_data import LocalDataHashes
 from watcher.observe.stage_plans import StageRequirementsCache
+from watcher.report.result_files import list_result_folders
 
 _GRACE_POLLS = 2
 """Polls in which a running watcher sees a change by itself."""
@@ -80,7 +81,7 @@ def _observe_state(
     tiers = {stage.name: plans.get_requirements(stage, now).tiers for stage in config.stages.values()}
     evaluation_paths = {record.key: get_evaluation_paths(config, record) for record in journal_state.records.values()}
     for stage in config.stages.values():
-        for name in remains.list_result_folders(stage.results, stage.name):
+        for name in list_result_folders(stage.results, stage.name):
             evaluation_paths.setdefault(f"{stage.name}/{name}", EvaluationPaths(stage.results, stage.name, name))
     results = {key: remains.read_tier_files(paths, tiers.get(paths.stage, {})) for key, paths in evaluation_paths.items()}
     checkpoint_folders = {record.checkpoint for record in journal_state.records.values()}

@@ -113,16 +113,6 @@ def _read_tier_file(path: Path, tier: str, tiers: TierDefinitions) -> TierFileSt
     )
 
 
-def list_result_folders(results: Path, stage: str) -> list[str]:
-    """Evaluation folders among a stage's results. OSError."""
-    folder = EvaluationPaths(results, stage, "any").folder.parent
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    except FileNotFoundError:
-        return []
-
-
 def read_checkpoint_state(folder: str) -> CheckpointState:
     """State of a checkpoint folder; mtimes are read before the content."""
     mtimes = encode_mtimes(folder)

@@ -198,7 +198,7 @@ def _leave_request(config: Config, request: Request) -> None:
     from watcher.status.request_preview import format_steps, preview_outcomes  # noqa: PLC0415
 
     health = check_liveness(config.paths, time.time())
-    rows = (health.document or {}).get("stages", {}).get(request.stage, {}).get("evaluations", ())
+    rows = health.list_evaluations(request.stage)
     for row in rows:
         if request.name == row["directory"] and (
             row["step"] not in request.steps or request.checkpoint not in {None, row["checkpoint"]}
@@ -213,7 +213,7 @@ def _leave_request(config: Config, request: Request) -> None:
         f"{request.kind} {request.stage}: {'step' if len(request.steps) == 1 else 'steps'} {format_steps(request.steps)}{source_suffix}"
     )
     source_stage = config.stages[request.source or request.stage]
-    for line in preview_outcomes(request, list(rows), lambda step: source_stage.checkpoints / str(step)):
+    for line in preview_outcomes(request, rows, lambda step: source_stage.checkpoints / str(step)):
         click.echo(f"  {strip_control_characters(line)}")
     if health.verdict == "alive" and health.document is not None:
         click.echo(

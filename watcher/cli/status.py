@@ -78,8 +78,7 @@ def why(stage: str, step: str, *, source: str | None, config: Path | None) -> No
     now = time.time()
     records = _find_records(ledger.read_journal(loaded.paths).records, stage, step_number, source)
     health = check_liveness(loaded.paths, now)
-    rows = (health.document or {}).get("stages", {}).get(stage, {}).get("evaluations", ())
-    details = {row["evaluation"]: row.get("now", "") for row in rows}
+    details = {row["evaluation"]: row["detail"] for row in health.list_evaluations(stage)}
     poll = loaded.poll if health.verdict == "alive" else None
     paragraphs = [explain_evaluation(record, now, details.get(record.key, ""), poll_seconds=poll) for record in records]
     if not paragraphs:

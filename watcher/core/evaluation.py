@@ -31,7 +31,7 @@ def is_in_future(t: float, now: float) -> bool:
 class EvaluationState(enum.StrEnum):
     """Where an evaluation is."""
 
-    PENDING = "owed"
+    PENDING = "pending"
     """Known and not yet looked at; also after a rewrite."""
     WAITING = "waiting"
     """Something must happen first; the reason says what, and its kind decides."""

@@ -31,10 +31,7 @@ def check_login_node(config: Config, environ: Mapping[str, str], *, run: Command
         if shutil.which(name, path=environ.get("PATH")) is None:
             yield DoctorCheck(WRONG, "local executor", f"no {name} on PATH", "install it")
     health = check_liveness(config.paths, time.time())
-    alive = health.verdict == "alive"
-    hints = "start it with `watcher run`" + (", or `watcher once` from cron" if health.verdict == "absent" else "")
-    message = health.summary.replace("; start it with `watcher run`", "")
-    yield DoctorCheck(OK if alive else WARNING, "watcher", message, "" if alive else hints)
+    yield DoctorCheck(OK if health.verdict == "alive" else WARNING, "watcher", health.summary)
 
 
 def _check_process_limits() -> Iterator[DoctorCheck]:

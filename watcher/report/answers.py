@@ -1,113 +1,110 @@
-"""Tier 4's answers for the report: each prompt's, the bridge's beside it, within a bounded size."""
+"""Tier 4's answers for the report, each beside the bridge's."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from suites.common.formatting import describe_error
 from suites.contract.paths import EvaluationPaths
 from watcher.report.data import ReportedEvaluation, StageReport
-from watcher.report.result_files import as_json_object
+from watcher.status.reader import JsonObject, as_list, as_object
 
 MAX_SHOWN_CHARACTERS = 1_200
-"""Of an answer or a prompt; the rest is counted."""
+"""Shown characters of an answer or prompt; the others are counted."""
 
 MAX_PROMPTS = 400
 
 MAX_TOTAL_CHARACTERS = 900_000
-"""Characters of all answers together; the newest steps have them first."""
+"""Characters of all answers together; the newest steps come first."""
 
 MAX_LINE_BYTES = 4_000_000
-"""Bytes of one line that are read: an answer may be a megabyte of one letter."""
+"""Bytes read of one line: an answer may be a megabyte of one letter."""
 
 
-class ReportedAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What one checkpoint said to one prompt."""
+class ReportedCheck(msgspec.Struct, frozen=True, array_like=True):
+    """One check of an answer; a list in the page's data."""
+
+    name: str
+    passed: bool | None
+    evidence: str
+
+
+class ReportedAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """One checkpoint's answer to one prompt; a list in the page's data."""
 
     text: str
-    omitted_characters: int = 0
-    """Characters left out."""
-    finish_reason: str = ""
-    passed: bool | None = None
-    """Of all its checks; None where nothing says so."""
-    checks: tuple[tuple[str, bool | None, str], ...] = ()
-    """(check, passed, evidence)."""
+    omitted_characters: int
+    finish_reason: str
+    passed: bool | None
+    """Whether all checks passed; None if that is unknown."""
+    checks: tuple[ReportedCheck, ...]
 
 
 class ReportedPrompt(msgspec.Struct, frozen=True, kw_only=True):
-    """A prompt and everybody's answer."""
+    """A prompt and its answers."""
 
     name: str
     category: str
     text: str
-    answers: Mapping[str, ReportedAnswer]
+    answers: dict[str, ReportedAnswer]
     """By evaluation."""
 
 
 class StageAnswers(msgspec.Struct, frozen=True, kw_only=True):
-    """One stage's."""
+    """The answers of one stage."""
 
     bridge: str | None
     evaluations: tuple[str, ...]
     """Newest first."""
-    prompts: tuple[ReportedPrompt, ...]
     left_out: tuple[str, ...] = ()
     """What is not shown, and why."""
+    prompts: tuple[ReportedPrompt, ...]
 
 
 def read_stage_answers(stage: StageReport) -> StageAnswers | None:
-    """The stage's answers; None where it has none."""
+    """The stage's answers; None if it has none."""
     bridge = stage.find_baseline()
-    stage_evaluations = [evaluation for evaluation in stage.evaluations if evaluation.role != "bridge"]
-    order = [*([bridge] if bridge is not None else []), *sorted(stage_evaluations, key=lambda evaluation: -evaluation.step)]
+    evaluations = sorted(
+        (evaluation for evaluation in stage.evaluations if evaluation.role != "bridge"), key=lambda evaluation: -evaluation.step
+    )
     shown: list[ReportedEvaluation] = []
     left_out: list[str] = []
-    prompts: dict[str, tuple[str, str]] = {}
-    answers_by_prompt: dict[str, dict[str, ReportedAnswer]] = {}
+    prompts: dict[str, ReportedPrompt] = {}
     total_characters = 0
-    for evaluation in order:
-        path = _find_generations_file(evaluation, stage)
-        if path is None:
+    # the bridge first, since every other answer is shown beside its; then the newest, until the page is large enough
+    for evaluation in evaluations if bridge is None else [bridge, *evaluations]:
+        path = EvaluationPaths(Path(evaluation.results), stage.name, evaluation.directory).generations
+        if not path.is_file():
             continue
         if total_characters > MAX_TOTAL_CHARACTERS:
-            left_out.append(f"{evaluation.directory}: the page is large enough; its answers are in {path.name}")
+            left_out.append(f"{evaluation.directory}: the page has reached its size limit; its answers are in {path.name}")
             continue
         characters_before = total_characters
         try:
-            for name, category, prompt, answer in _read_answer_lines(path):
-                prompts.setdefault(name, (category, prompt))
-                answers_by_prompt.setdefault(name, {})[evaluation.key] = answer
-                total_characters += len(answer.text) + sum(len(check[0]) + len(check[2]) for check in answer.checks)
-        except (OSError, ValueError, RecursionError) as error:
+            for row in _read_answer_rows(path):
+                prompt = prompts.setdefault(str(row["name"]), _parse_prompt(row))
+                prompt.answers[evaluation.key] = answer = _parse_answer(row)
+                total_characters += len(answer.text) + sum(len(check.name) + len(check.evidence) for check in answer.checks)
+        except (OSError, ValueError, RecursionError) as error:  # answers read before the error are kept
             left_out.append(f"{evaluation.directory}: {describe_error(error)}")
         if total_characters > characters_before:
             shown.append(evaluation)
     if not shown:
         return None
-    names = list(prompts)[:MAX_PROMPTS]
-    if len(prompts) > len(names):
-        left_out.append(f"{len(prompts) - len(names)} prompts more")
+    if len(prompts) > MAX_PROMPTS:
+        left_out.append(f"{len(prompts) - MAX_PROMPTS} more prompts")
     return StageAnswers(
         bridge=bridge.key if bridge is not None and bridge in shown else None,
         evaluations=tuple(evaluation.key for evaluation in shown if evaluation is not bridge),
-        prompts=tuple(
-            ReportedPrompt(name=name, category=prompts[name][0], text=prompts[name][1], answers=answers_by_prompt[name])
-            for name in names
-        ),
         left_out=tuple(left_out),
+        prompts=tuple(prompts.values())[:MAX_PROMPTS],
     )
 
 
-def _find_generations_file(evaluation: ReportedEvaluation, stage: StageReport) -> Path | None:
-    path = EvaluationPaths(Path(evaluation.results), stage.name, evaluation.directory).generations
-    return path if path.is_file() else None
-
-
-def _read_answer_lines(path: Path) -> Iterator[tuple[str, str, str, ReportedAnswer]]:
-    """(name, category, prompt, answer) of each line. ValueError with the line's number where one is not ours."""
+def _read_answer_rows(path: Path) -> Iterator[JsonObject]:
+    """The rows of a generations file. Raises ValueError with the line's number for a line that is not JSON."""
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), start=1):
             if not line.strip():
@@ -118,13 +115,21 @@ def _read_answer_lines(path: Path) -> Iterator[tuple[str, str, str, ReportedAnsw
                 message = f"{path.name}, line {number}: not JSON, or longer than {MAX_LINE_BYTES} bytes"
                 raise ValueError(message) from error
             if isinstance(row, dict) and "name" in row:
-                yield str(row["name"]), str(row.get("category", "")), _format_conversation(row), _parse_answer(row)
+                yield row
 
 
-def _parse_answer(row: Mapping[str, Any]) -> ReportedAnswer:
+def _parse_prompt(row: JsonObject) -> ReportedPrompt:
+    turns = [as_object(turn) for turn in as_list(row.get("messages"))]
+    conversation = "\n\n".join(f"{turn.get('role', '')}: {turn.get('content', '')}" for turn in turns)
+    return ReportedPrompt(
+        name=str(row["name"]), category=str(row.get("category", "")), text=conversation[:MAX_SHOWN_CHARACTERS], answers={}
+    )
+
+
+def _parse_answer(row: JsonObject) -> ReportedAnswer:
     text = str(row.get("answer", ""))
-    checks = tuple(_parse_checks(row.get("checks")))
-    outcomes = [passed for _, passed, _ in checks]
+    checks = tuple(_parse_check(as_object(check)) for check in as_list(row.get("checks")))
+    outcomes = [check.passed for check in checks]
     return ReportedAnswer(
         text=text[:MAX_SHOWN_CHARACTERS],
         omitted_characters=max(0, len(text) - MAX_SHOWN_CHARACTERS),
@@ -134,15 +139,10 @@ def _parse_answer(row: Mapping[str, Any]) -> ReportedAnswer:
     )
 
 
-def _parse_checks(raw: object) -> Iterator[tuple[str, bool | None, str]]:
-    for entry in raw if isinstance(raw, list) else []:
-        check = as_json_object(entry)
-        passed = check.get("passed")
-        yield str(check.get("check", ""))[:80], passed if isinstance(passed, bool) else None, str(check.get("evidence", ""))[:200]
-
-
-def _format_conversation(row: Mapping[str, Any]) -> str:
-    """The conversation, a turn a paragraph."""
-    turns = row.get("messages")
-    messages = [as_json_object(turn) for turn in turns] if isinstance(turns, list) else []
-    return "\n\n".join(f"{turn.get('role', '')}: {turn.get('content', '')}" for turn in messages)[:MAX_SHOWN_CHARACTERS]
+def _parse_check(check: JsonObject) -> ReportedCheck:
+    passed = check.get("passed")
+    return ReportedCheck(
+        name=str(check.get("check", ""))[:80],
+        passed=passed if isinstance(passed, bool) else None,
+        evidence=str(check.get("evidence", ""))[:200],
+    )

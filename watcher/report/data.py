@@ -1,10 +1,9 @@
-"""The report's data: every evaluation that the journal or the disk knows, its figures, and what it was compared with.
+"""The report's data: evaluations of journal and disk, figures and comparisons.
 
-Read from the results, the journal and status.json each time; nothing is remembered. A folder with missing or broken
-files is in it with what is wrong, and keeps no other from being shown.
+Every call reads results and journal anew. A folder with missing or broken files is listed with its errors.
 """
 
-import os
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,14 @@ from typing import Any
 import msgspec
 
 from suites.common.errors import UserError
-from suites.contract.comparison import CompareRequest, ComparisonDocument, read_comparison_document
+from suites.contract.comparison import (
+    BaselineRole,
+    CompareRequest,
+    Comparison,
+    ComparisonDocument,
+    Refusal,
+    read_comparison_document,
+)
 from suites.contract.paths import EvaluationPaths, list_attempt_log_paths
 from watcher.config.settings import Config, Stage
 from watcher.core.evaluation import EvaluationRecord
@@ -25,13 +31,13 @@ from watcher.reconcile.baselines import (
     find_bridge,
     is_stage_checkpoint,
 )
-from watcher.report.result_files import ResultFiles, read_result_files
+from watcher.report.result_files import ResultFiles, list_result_folders, read_result_files
 from watcher.status.health import Health
 
 REPORT_SCHEMA = 1
 
 HEADLINE_METRICS = {"tier2_ppl": "ppl", "tier3_cf": "primary", "tier4_sft_native": "all_checks_pass_rate"}
-"""Tier -> the figure that it is shown by."""
+"""Tier -> the metric of its total."""
 
 TIER_LABELS = {"tier2_ppl": "tier 2", "tier3_cf": "tier 3", "tier4_sft_native": "tier 4"}
 
@@ -44,71 +50,85 @@ class ReportedEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     step: int
     results: str
-    """The folder of results that it lies in."""
+    """Folder of the stage's results."""
     directory: str
     role: str
-    """``own``; ``bridge``; ``other``: named by a person, or found on disk only."""
+    """``own``, ``bridge``, or ``other`` (named by a person, or not in the journal)."""
     state: str
-    """As in the journal; ``on disk`` where the journal does not know it."""
+    """The journal's state; ``on disk`` if the journal has no record."""
     reason: str = ""
     since: float | None = None
     checkpoint: str = ""
     suspicious: bool = False
     logs: tuple[str, ...] = ()
     """Paths of the newest attempt's logs."""
-    found: ResultFiles
+    files: ResultFiles
     compared: ComparisonDocument | None = None
     outdated: bool = False
-    """The comparison is there, but by now it would be made with other baselines, suites or objectives."""
-    troubles: tuple[str, ...] = ()
-    """What is wrong with its files."""
+    """The comparison was made with other baselines, suites or objectives than a new one would be."""
+    errors: tuple[str, ...] = ()
+    """One line for each missing or broken file."""
     times: Mapping[str, float] = msgspec.field(default_factory=dict)
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Comparisons with the baselines; empty without compare.json."""
+        return () if self.compared is None else self.compared.comparisons
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """Baselines that could not be compared."""
+        return () if self.compared is None else self.compared.refusals
+
+    def get_comparison(self, role: BaselineRole) -> Comparison | None:
+        """The comparison with the baseline of that role."""
+        return None if self.compared is None else self.compared.get_comparison(role)
 
 
 class StageReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One stage: its evaluations by step, the bridge among them."""
+    """One stage with its evaluations, ascending by step, the bridge first."""
 
     name: str
     checkpoints: str
     evaluations: tuple[ReportedEvaluation, ...]
     bridge: str | None = None
-    """Key of the evaluation that is the baseline."""
+    """Key of the baseline's evaluation."""
     awaited: str = ""
-    """The config's bridge, in words, while the journal has none."""
+    """Description of the config's bridge while the journal has none."""
     objectives: Mapping[str, Any] = msgspec.field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    """What a person should know: another bridge than the config's, a bridge that is not scored yet."""
+    """Remarks on the baseline: not the config's, or not scored yet."""
 
     def iter_stage_evaluations(self) -> Iterator[ReportedEvaluation]:
-        """The stage's own, ascending."""
+        """The stage's own checkpoints, ascending by step."""
         return (evaluation for evaluation in self.evaluations if evaluation.role == "own")
 
     def find_baseline(self) -> ReportedEvaluation | None:
-        """The bridge, where there is one."""
+        """The bridge's evaluation, if any."""
         return next((evaluation for evaluation in self.evaluations if evaluation.key == self.bridge), None)
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that is shown."""
+    """Everything that the report shows."""
 
     schema: int = REPORT_SCHEMA
     at: float
-    """When it was read, unix time."""
+    """Unix time of reading."""
     results: str
     source: str
-    """Of the config."""
+    """Path of the config."""
     health: str
     """``alive``, ``stopped``, ``stale`` or ``absent``."""
     health_line: str
     status: Mapping[str, Any]
-    """status.json as ``status_read`` gives it; empty where there is none."""
+    """status.json, normalized; empty if absent."""
     stages: tuple[StageReport, ...]
 
 
 def build_report(
     config: Config, journal_state: JournalState, health: Health, now: float, only_stage: str | None = None
 ) -> Report:
-    """Read everything; ``only_stage``: one stage."""
+    """Read the results of all stages, or of ``only_stage``."""
     records = list(journal_state.records.values())
     compare_requests = build_comparison_requests(config, journal_state)
     names = [*config.stages, *dict.fromkeys(record.stage for record in records if record.stage not in config.stages)]
@@ -135,6 +155,7 @@ def _build_stage(
     ]
     evaluations += _find_unjournaled(results, name, {record.directory for record in stage_records})
     bridge = find_bridge(name, stage_records)
+    # the bridge comes from another stage, so its step says nothing about the order of these
     return StageReport(
         name=name,
         checkpoints="" if stage is None else str(stage.checkpoints),
@@ -151,32 +172,33 @@ def _build_stage(
 def _describe_awaited_bridge(stage: Stage) -> str:
     if stage.bridge is None or not stage.bridge.enabled:
         return ""
-    step = f"step {stage.bridge.step}" if stage.bridge.step is not None else "its last step"
-    return f"{stage.bridge.source} {step}"
+    source, step = stage.bridge.source, stage.bridge.step
+    return f"the last step of {source}" if step is None else f"{source} step {step}"
 
 
 def _collect_notes(stage: Stage | None, bridge: EvaluationRecord | None, started_from: str | None) -> Iterator[str]:
     if stage is None:
         yield "no longer in the config"
         return
-    if bridge is not None and bridge.state != "scored":
+    if bridge is None:
+        return
+    if bridge.state != "scored":
         yield f"the bridge, {bridge.source} step {bridge.step}, is {bridge.state}{f': {bridge.reason}' if bridge.reason else ''}"
-    note = None if bridge is None else describe_bridge_override(bridge, stage)
-    if note:
-        yield f"compared with {note}"
-    elsewhere_note = None if bridge is None else describe_start_mismatch(stage.name, started_from, bridge)
-    if elsewhere_note:
-        yield elsewhere_note
+    if override := describe_bridge_override(bridge, stage):
+        yield f"compared with {override}"
+    if mismatch := describe_start_mismatch(stage.name, started_from, bridge):
+        yield mismatch
 
 
 def _build_from_record(record: EvaluationRecord, results: Path, compare_request: CompareRequest | None) -> ReportedEvaluation:
     paths = EvaluationPaths(results, record.stage, record.directory)
     result_files = read_result_files(paths)
-    errors = list(result_files.troubles)
+    errors = list(result_files.errors)
+    # while an evaluation is being scored again, missing and older tier files are no errors
     if record.state == "scored":
         errors += [f"{paths.tier_json(tier).name}: missing" for tier in record.suites if tier not in result_files.tiers]
         errors += [
-            f"{paths.tier_json(name).name}: of another content of the checkpoint"
+            f"{paths.tier_json(name).name}: scores another version of the checkpoint"
             for name, tier in result_files.tiers.items()
             if record.fingerprint and tier.fingerprint != record.fingerprint
         ]
@@ -196,35 +218,36 @@ def _build_from_record(record: EvaluationRecord, results: Path, compare_request:
         checkpoint=record.checkpoint,
         suspicious=isinstance(scores, Mapping) and bool(scores.get("suspicious")),
         logs=_list_logs(record, results),
-        found=result_files,
+        files=result_files,
         compared=compared,
         outdated=compared is not None and compare_request is not None and compared.request != compare_request,
-        troubles=tuple(dict.fromkeys(errors)),
+        errors=tuple(dict.fromkeys(errors)),
         times=record.times,
     )
 
 
 def _list_logs(record: EvaluationRecord, results: Path) -> tuple[str, ...]:
-    if record.attempt is None or record.attempt.job_id is None:
-        return ()
     attempt = record.attempt
-    logs = list_attempt_log_paths(results, record.stage, record.step, attempt.job_id or "", attempt.tasks)
+    if attempt is None or attempt.job_id is None:
+        return ()
+    logs = list_attempt_log_paths(results, record.stage, record.step, attempt.job_id, attempt.tasks)
     return tuple(str(path) for pair in logs for path in pair)
 
 
 def _find_unjournaled(results: Path, stage: str, known_directories: set[str]) -> Iterator[ReportedEvaluation]:
-    """Results that were made by hand, or before a journal that is gone."""
-    folder = EvaluationPaths(results, stage, "any").folder.parent
-    try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    except OSError:
-        return
+    """Results without a record: scored by hand, or before a journal that was deleted."""
+    names: list[str] = []
+    with contextlib.suppress(OSError):  # the report shows what can be read
+        names = list_result_folders(results, stage)
     for name in names:
-        paths = EvaluationPaths(results, stage, name)
-        result_files = read_result_files(paths) if name not in known_directories else None
-        if result_files is None or not (result_files.tiers or result_files.troubles):
+        if name in known_directories:
             continue
-        errors = list(result_files.troubles)
+        paths = EvaluationPaths(results, stage, name)
+        result_files = read_result_files(paths)
+        # a folder may exist without results: a job that has just started makes one
+        if not (result_files.tiers or result_files.errors):
+            continue
+        errors = list(result_files.errors)
         yield ReportedEvaluation(
             key=f"{stage}/{name}",
             stage=stage,
@@ -235,21 +258,21 @@ def _find_unjournaled(results: Path, stage: str, known_directories: set[str]) ->
             role="own" if result_files.source == stage and name == f"step_{result_files.step}" else "other",
             state="on disk",
             checkpoint=result_files.checkpoint,
-            found=result_files,
+            files=result_files,
             compared=_read_comparison(paths, result_files, errors),
-            troubles=tuple(dict.fromkeys(errors)),
+            errors=tuple(dict.fromkeys(errors)),
         )
 
 
 def _read_comparison(paths: EvaluationPaths, result_files: ResultFiles, errors: list[str]) -> ComparisonDocument | None:
-    """compare.json, where it is about the figures that are there."""
+    """compare.json, unless it compares other figures than those on disk."""
     try:
         compared = read_comparison_document(paths.compare_json)
-    except UserError as problem:
-        errors.append(f"{paths.compare_json.name}: {problem.message}")
+    except UserError as error:
+        errors.append(f"{paths.compare_json.name}: {error.message}")
         return None
     fingerprints = {tier.fingerprint for tier in result_files.tiers.values()}
     if compared is not None and fingerprints and compared.candidate.fingerprint not in fingerprints:
-        errors.append(f"{paths.compare_json.name}: of another content of the checkpoint")
+        errors.append(f"{paths.compare_json.name}: compares another version of the checkpoint")
         return None
     return compared

@@ -1,8 +1,8 @@
-"""Stage by suite: what each stage ended with, what changed in it, and what it forgot of what an earlier stage knew. Pure.
+"""Stages by figures: newest value, change, and what later stages forgot. Pure.
 
-A change within a stage is the paired comparison with its bridge. Forgetting reaches over stages, where no pairs are kept: it
-is told where a stage's newest figure is worse than the best earlier one by more than twice the standard error of their
-difference, taken as independent, which for the same items is on the cautious side.
+A change within a stage is the paired comparison with its bridge. Across stages no pairs exist: a figure counts as forgotten if a
+stage's newest value is worse than the best earlier one by more than two standard errors. The two values are treated as
+independent, which is cautious for equal items.
 """
 
 import math
@@ -15,7 +15,6 @@ from watcher.report.figures import (
     Figure,
     FigureChange,
     collect_changes,
-    find_comparison,
     find_newest,
     get_figure_value,
     is_comparable,
@@ -24,16 +23,18 @@ from watcher.report.figures import (
 from watcher.report.result_files import FigureValue
 
 FORGETTING_THRESHOLD_STDERRS = 2.0
-"""Standard errors of a difference from which on it is called forgetting."""
+"""Standard errors of a difference above which a loss counts as forgetting."""
 
 
-class ForgottenFigure(msgspec.Struct, frozen=True):
-    """An earlier stage knew it better."""
+class Forgetting(msgspec.Struct, frozen=True, kw_only=True):
+    """A figure that is worse than at an earlier stage's end."""
 
+    figure: Figure
     stage: str
+    best_stage: str
     best_value: float
     loss: float
-    """Always positive."""
+    """Positive."""
 
 
 class MatrixCell(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,92 +44,84 @@ class MatrixCell(msgspec.Struct, frozen=True, kw_only=True):
     figure_value: FigureValue
     change: FigureChange | None = None
     """Against the stage's bridge."""
-    forgotten: ForgottenFigure | None = None
+    forgotten: Forgetting | None = None
+
+
+class MatrixRow(msgspec.Struct, frozen=True):
+    """One figure over all stages; None if a stage's suites lack it."""
+
+    figure: Figure
+    cells: tuple[MatrixCell | None, ...]
 
 
 class StageMatrix(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows are figures, columns stages; a cell is None where the stage's suites do not have it."""
+    """Figures by stages."""
 
     stages: tuple[str, ...]
     evaluations: tuple[str | None, ...]
-    """Which evaluation stands for the stage: its newest."""
-    rows: tuple[tuple[Figure, tuple[MatrixCell | None, ...]], ...]
+    """Each stage's newest evaluation."""
+    rows: tuple[MatrixRow, ...]
 
-    def list_forgotten(self) -> list[tuple[Figure, str, ForgottenFigure]]:
-        """(figure, stage, what) of all that was forgotten, the total of a tier left out."""
+    def list_forgotten(self) -> list[Forgetting]:
+        """The forgotten figures of all stages, without the tiers' totals."""
         return [
-            (figure, stage, cell.forgotten)
-            for figure, cells in self.rows
-            if figure.name
-            for stage, cell in zip(self.stages, cells, strict=True)
-            if cell is not None and cell.forgotten is not None
+            cell.forgotten
+            for row in self.rows
+            for cell in row.cells
+            if row.figure.name and cell is not None and cell.forgotten is not None
         ]
 
 
 def build_matrix(report: Report) -> StageMatrix:
-    """The whole run at a glance."""
-    newest_evaluations = [find_newest(stage.iter_stage_evaluations()) for stage in report.stages]
-    rows: dict[Figure, None] = {}
-    for stage in report.stages:
-        rows |= dict.fromkeys(list_figures(stage))
-    changes_by_stage = [
-        {} if evaluation is None or (comparison := find_comparison(evaluation, "bridge")) is None else collect_changes(comparison)
-        for evaluation in newest_evaluations
-    ]
-    ordered = sorted(rows, key=lambda figure: (figure.tier, figure.name != ""))
+    """The matrix of all stages of the report."""
+    newest = [find_newest(stage.iter_stage_evaluations()) for stage in report.stages]
+    changes = [{} if evaluation is None else collect_changes(evaluation.get_comparison("bridge")) for evaluation in newest]
+    figures = dict.fromkeys(figure for stage in report.stages for figure in list_figures(stage))
+    rows = []
+    for figure in sorted(figures, key=lambda figure: (figure.tier, figure.name != "")):
+        cells = [_build_cell(figure, newest[: column + 1], stage_changes) for column, stage_changes in enumerate(changes)]
+        rows.append(MatrixRow(figure, tuple(cells)))
     return StageMatrix(
         stages=tuple(stage.name for stage in report.stages),
-        evaluations=tuple(None if evaluation is None else evaluation.key for evaluation in newest_evaluations),
-        rows=tuple(
-            (
-                figure,
-                tuple(
-                    _build_cell(figure, column, newest_evaluations, changes_by_stage[column])
-                    for column in range(len(newest_evaluations))
-                ),
-            )
-            for figure in ordered
-        ),
+        evaluations=tuple(None if evaluation is None else evaluation.key for evaluation in newest),
+        rows=tuple(rows),
     )
 
 
 def _build_cell(
-    figure: Figure,
-    column: int,
-    newest_evaluations: Sequence[ReportedEvaluation | None],
-    changes_by_figure: dict[Figure, FigureChange],
+    figure: Figure, newest: Sequence[ReportedEvaluation | None], changes: dict[Figure, FigureChange]
 ) -> MatrixCell | None:
-    evaluation = newest_evaluations[column]
+    """The cell of the last stage of ``newest``."""
+    *earlier, evaluation = newest
     value = None if evaluation is None else get_figure_value(evaluation, figure)
     if evaluation is None or value is None:
         return None
     return MatrixCell(
         evaluation=evaluation.key,
         figure_value=value,
-        change=changes_by_figure.get(figure),
-        forgotten=_find_forgetting(figure, evaluation, value, newest_evaluations[:column]),
+        change=changes.get(figure),
+        forgotten=_find_forgetting(figure, evaluation, value, earlier),
     )
 
 
 def _find_forgetting(
-    figure: Figure, evaluation: ReportedEvaluation, value: FigureValue, earlier_evaluations: Sequence[ReportedEvaluation | None]
-) -> ForgottenFigure | None:
+    figure: Figure, evaluation: ReportedEvaluation, value: FigureValue, earlier: Sequence[ReportedEvaluation | None]
+) -> Forgetting | None:
     earlier_values = [
-        (earlier, earlier_value)
-        for earlier in earlier_evaluations
-        if earlier is not None
-        and is_comparable(earlier, evaluation, figure)
-        and (earlier_value := get_figure_value(earlier, figure)) is not None
+        (candidate.stage, candidate_value)
+        for candidate in earlier
+        if candidate is not None
+        and is_comparable(candidate, evaluation, figure)
+        and (candidate_value := get_figure_value(candidate, figure)) is not None
     ]
     if not earlier_values:
         return None
+    # with this sign a lower value is the better one, and a positive loss the worse
     sign = 1.0 if figure.lower_is_better else -1.0
-    best_evaluation, earlier_value = min(earlier_values, key=lambda pair: sign * pair[1].value)
-    loss = sign * (value.value - earlier_value.value)
-    if (
-        value.error is None
-        or earlier_value.error is None
-        or loss <= FORGETTING_THRESHOLD_STDERRS * math.hypot(value.error, earlier_value.error)
-    ):
+    best_stage, best = min(earlier_values, key=lambda pair: sign * pair[1].value)
+    loss = sign * (value.value - best.value)
+    if value.error is None or best.error is None:
         return None
-    return ForgottenFigure(best_evaluation.stage, earlier_value.value, loss)
+    if loss <= FORGETTING_THRESHOLD_STDERRS * math.hypot(value.error, best.error):
+        return None
+    return Forgetting(figure=figure, stage=evaluation.stage, best_stage=best_stage, best_value=best.value, loss=loss)

@@ -1,7 +1,7 @@
-"""The report for a browser: one file that needs no network, and that hostile text in names or answers cannot break.
+"""The report as one HTML file that makes no request.
 
-Data go in as JSON in a script element, "<" and ">" escaped, and reach the page as text only. The page's policy allows the two
-scripts and the styles that are in it by their digests, and nothing else: no request can leave it.
+The data are JSON in a script element with "<", ">" and "&" escaped, and reach the page as text only. The page's policy allows
+its two scripts and its styles by their digests, and nothing else.
 """
 
 import base64
@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from suites.contract.comparison import BASELINE_ROLES, BaselineRole, Comparison, EffectVerdict
+import msgspec
+
+from suites.contract.comparison import BASELINE_ROLES, BaselineRole, Comparison, EffectVerdict, ObjectiveResult
+from suites.contract.paths import EvaluationPaths
 from watcher import __version__
-from watcher.report.answers import StageAnswers, read_stage_answers
+from watcher.report.answers import read_stage_answers
 from watcher.report.data import Report, ReportedEvaluation, StageReport
 from watcher.report.figures import Figure, FigureChange, collect_changes, get_figure_value, list_figures
 from watcher.report.forgetting import MatrixCell, build_matrix
-from watcher.report.result_files import as_json_object
+from watcher.status.reader import as_finite, as_list, as_object
 
 PAGE_FOLDER = Path(__file__).with_name("page")
 
@@ -29,7 +32,7 @@ UPLOT_FOLDER = PAGE_FOLDER / "vendor" / "uplot"
 VERDICTS: tuple[EffectVerdict, ...] = ("better", "worse", "no_change_seen", "too_few_items")
 
 SIGNIFICANT_DIGITS = 7
-"""Significant digits of a number on the page; --json and --csv have all of them."""
+"""Significant digits of the page's numbers; --json and --csv have all."""
 
 _PROVENANCE_KEYS = (
     *("run_id", "outcome", "device", "slurm", "versions", "git_commit", "scorer_version", "timings", "throughput"),
@@ -42,26 +45,14 @@ _POLICY_DENIALS = "img-src data:; base-uri 'none'; form-action 'none'"
 
 PageData = dict[str, Any]
 
-
-class _ProvenancePool:
-    """What many runs have in common, held once."""
-
-    def __init__(self) -> None:
-        self.entries: list[PageData] = []
-        self._indices: dict[str, int] = {}
-
-    def add(self, entry: PageData) -> int:
-        """Where ``entry`` is in ``entries``."""
-        serialized = json.dumps(entry, sort_keys=True)
-        if serialized not in self._indices:
-            self._indices[serialized] = len(self.entries)
-            self.entries.append(entry)
-        return self._indices[serialized]
+ProvenancePool = dict[str, int]
+"""Provenance entry as JSON -> its index; each entry is stored once, however many runs share it."""
 
 
 def render_html(report: Report, results: Path) -> str:
-    """The page, for a file in ``results``: links to logs are relative to it."""
+    """The page; its links are relative to the folder ``results``."""
     data = json.dumps(build_page_data(report, results), allow_nan=False, separators=(",", ":"))
+    # no character of the data can end the script element
     data = data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     styles = _read_text(UPLOT_FOLDER / "uPlot.min.css") + _read_text(PAGE_FOLDER / "report.css")
     scripts = [_read_text(UPLOT_FOLDER / "uPlot.iife.min.js"), _read_text(PAGE_FOLDER / "report.js")]
@@ -78,10 +69,14 @@ def render_html(report: Report, results: Path) -> str:
 
 
 def build_page_data(report: Report, results: Path) -> PageData:
-    """What the page's program reads: every list of a stage's figures runs along its ``evaluations``."""
-    pool = _ProvenancePool()
+    """The data that report.js reads.
+
+    Every list of a stage's figures is parallel to the stage's ``evaluations``.
+    """
+    pool: ProvenancePool = {}
     status = report.status
     return {
+        # status.json may be missing or another version's: every value of it has a default
         "schema": 1,
         "version": __version__,
         "at": report.at,
@@ -94,25 +89,25 @@ def build_page_data(report: Report, results: Path) -> PageData:
             "poll": status.get("poll"),
             "executor": status.get("executor"),
         },
-        "notes": [str(note) for note in _as_list(status.get("notes"))],
-        "queue": as_json_object(status.get("queue")),
-        "counts": as_json_object(status.get("counts")),
-        "latencies": as_json_object(status.get("latencies")),
-        "skipped": [as_json_object(skip) for skip in _as_list(status.get("skipped"))[:_MAX_SKIPPED]],
+        "warnings": [str(warning) for warning in as_list(status.get("warnings"))],
+        "queue": as_object(status.get("queue")),
+        "counts": as_object(status.get("counts")),
+        "latencies": as_object(status.get("latencies")),
+        "skipped": as_list(status.get("skipped"))[:_MAX_SKIPPED],
         "skipped_count": status.get("skipped_count", 0),
         "verdicts": list(VERDICTS),
         "stages": [_build_stage_data(stage, results, pool) for stage in report.stages],
         "matrix": _build_matrix_data(report),
         "answers": {
-            stage.name: _build_answers_data(stage_answers)
+            stage.name: msgspec.to_builtins(stage_answers)
             for stage in report.stages
             if (stage_answers := read_stage_answers(stage)) is not None
         },
-        "provenance": pool.entries,
+        "provenance": [json.loads(entry) for entry in pool],
     }
 
 
-def _build_stage_data(stage: StageReport, results: Path, pool: _ProvenancePool) -> PageData:
+def _build_stage_data(stage: StageReport, results: Path, pool: ProvenancePool) -> PageData:
     evaluations = stage.evaluations
     figures = list_figures(stage)
     keys = [evaluation.key for evaluation in evaluations]
@@ -124,30 +119,28 @@ def _build_stage_data(stage: StageReport, results: Path, pool: _ProvenancePool) 
         "bridge": keys.index(stage.bridge) if stage.bridge in keys else None,
         "awaited": stage.awaited,
         "evaluations": [_build_evaluation_data(evaluation, results, pool) for evaluation in evaluations],
-        "figures": [
-            {
-                "tier": figure.tier,
-                "name": figure.name,
-                "metric": figure.metric,
-                "lower": figure.lower_is_better,
-                "v": [
-                    _round_number(None if (figure_value := get_figure_value(evaluation, figure)) is None else figure_value.value)
-                    for evaluation in evaluations
-                ],
-                "e": [
-                    _round_number(None if (figure_value := get_figure_value(evaluation, figure)) is None else figure_value.error)
-                    for evaluation in evaluations
-                ],
-            }
-            for figure in figures
-        ],
+        "figures": [_build_figure_data(figure, evaluations) for figure in figures],
         "changes": {
             role: [_build_changes_data(evaluation, role, figures) for evaluation in evaluations] for role in BASELINE_ROLES
         },
     }
 
 
-def _build_evaluation_data(evaluation: ReportedEvaluation, results: Path, pool: _ProvenancePool) -> PageData:
+def _build_figure_data(figure: Figure, evaluations: Sequence[ReportedEvaluation]) -> PageData:
+    values = [get_figure_value(evaluation, figure) for evaluation in evaluations]
+    return {
+        **_encode_figure(figure),
+        "metric": figure.metric,
+        "v": [None if value is None else _round_number(value.value) for value in values],
+        "e": [None if value is None else _round_number(value.error) for value in values],
+    }
+
+
+def _encode_figure(figure: Figure) -> PageData:
+    return {"tier": figure.tier, "name": figure.name, "lower": figure.lower_is_better}
+
+
+def _build_evaluation_data(evaluation: ReportedEvaluation, results: Path, pool: ProvenancePool) -> PageData:
     return {
         "key": evaluation.key,
         "directory": evaluation.directory,
@@ -157,22 +150,20 @@ def _build_evaluation_data(evaluation: ReportedEvaluation, results: Path, pool: 
         "state": evaluation.state,
         "reason": evaluation.reason,
         "since": _round_number(evaluation.since, 13),
-        "tokens": evaluation.found.tokens_seen,
+        "tokens": evaluation.files.tokens_seen,
         "checkpoint": evaluation.checkpoint,
         "suspicious": evaluation.suspicious,
-        "troubles": list(evaluation.troubles),
+        "errors": list(evaluation.errors),
         "outdated": evaluation.outdated,
         "links": _build_links(evaluation, results),
         "provenance": _pool_provenance(evaluation, pool),
-        "against": {}
-        if evaluation.compared is None
-        else {item.role: _build_comparison_data(item) for item in evaluation.compared.comparisons},
-        "refused": [] if evaluation.compared is None else [[item.name, item.reason] for item in evaluation.compared.refusals],
+        "against": {comparison.role: _build_comparison_data(comparison) for comparison in evaluation.comparisons},
+        "refused": [[refusal.name, refusal.reason] for refusal in evaluation.refusals],
     }
 
 
 def _build_comparison_data(comparison: Comparison) -> PageData:
-    """What is said of a comparison besides its figures."""
+    """A comparison without its figures."""
     baseline = comparison.baseline
     return {
         "key": f"{baseline.stage}/{baseline.directory}",
@@ -180,59 +171,58 @@ def _build_comparison_data(comparison: Comparison) -> PageData:
         "source": baseline.source_stage,
         "outcome": comparison.outcome,
         "note": comparison.note,
-        "refusals": [[item.name, item.reason] for item in comparison.refusals],
-        "objectives": [
-            {
-                "kind": item.kind,
-                "name": item.name,
-                "outcome": item.outcome,
-                "delta": None if item.effect is None else _round_number(item.effect.delta),
-                "low": None if item.effect is None else _round_number(item.effect.low),
-                "high": None if item.effect is None else _round_number(item.effect.high),
-                "metric": None if item.effect is None else item.effect.metric,
-                "margin": _round_number(item.margin),
-                "p": _round_number(item.p),
-                "plain": item.plain,
-                "why": item.why,
-            }
-            for item in comparison.objectives
-        ],
+        "refusals": [[refusal.name, refusal.reason] for refusal in comparison.refusals],
+        "objectives": [_build_objective_data(objective) for objective in comparison.objectives],
+    }
+
+
+def _build_objective_data(objective: ObjectiveResult) -> PageData:
+    effect = objective.effect
+    return {
+        "kind": objective.kind,
+        "name": objective.name,
+        "outcome": objective.outcome,
+        "delta": None if effect is None else _round_number(effect.delta),
+        "low": None if effect is None else _round_number(effect.low),
+        "high": None if effect is None else _round_number(effect.high),
+        "metric": None if effect is None else effect.metric,
+        "margin": _round_number(objective.margin),
+        "p": _round_number(objective.p),
+        "plain": objective.plain,
+        "why": objective.why,
     }
 
 
 def _build_changes_data(evaluation: ReportedEvaluation, role: BaselineRole, figures: Sequence[Figure]) -> list[Any] | None:
-    """By figure: [delta, low, high, p, index of the verdict], or null; null where there is no such comparison."""
-    comparison = None if evaluation.compared is None else evaluation.compared.get_comparison(role)
-    if comparison is None:
-        return None
-    changes_by_figure = collect_changes(comparison)
-    return [_encode_change(changes_by_figure.get(figure)) for figure in figures]
+    """The change of each figure, or None without a comparison."""
+    comparison = evaluation.get_comparison(role)
+    changes = collect_changes(comparison)
+    return None if comparison is None else [_encode_change(changes.get(figure)) for figure in figures]
 
 
 def _encode_change(change: FigureChange | None) -> list[Any] | None:
+    """[delta, low, high, p, index of the verdict]."""
     if change is None:
         return None
-    numbers = (change.value, change.low, change.high, change.p)
-    return [*(_round_number(value) for value in numbers), VERDICTS.index(change.verdict)]
+    return [*map(_round_number, (change.value, change.low, change.high, change.p)), VERDICTS.index(change.verdict)]
 
 
 def _build_links(evaluation: ReportedEvaluation, results: Path) -> list[list[str]]:
-    """[what, address] of logs and results; relative, so that they hold wherever the file system is mounted."""
-    folder = Path(evaluation.results) / evaluation.stage / "by_checkpoint" / evaluation.directory
+    """[label, URL] of logs and results; relative URLs hold wherever the file system is mounted."""
+    folder = EvaluationPaths(Path(evaluation.results), evaluation.stage, evaluation.directory).folder
     labels = {".out": "log", ".err": "errors"}
     links = [[labels.get(Path(log).suffix, "log"), log] for log in evaluation.logs] + [["results", f"{folder}/"]]
     return [[label, _make_relative_url(path, results)] for label, path in links]
 
 
 def _make_relative_url(path: str, results: Path) -> str:
-    relative = os.path.relpath(path, results)
     slash = "/" if path.endswith("/") else ""
-    return "./" + quote(os.fsencode(relative)) + slash
+    return "./" + quote(os.fsencode(os.path.relpath(path, results))) + slash
 
 
-def _pool_provenance(evaluation: ReportedEvaluation, pool: _ProvenancePool) -> list[int]:
-    """Indices into the pool."""
-    run_fields = {name: value for name in _PROVENANCE_KEYS if (value := evaluation.found.run.get(name)) not in (None, {}, "")}
+def _pool_provenance(evaluation: ReportedEvaluation, pool: ProvenancePool) -> list[int]:
+    """Indices of the evaluation's provenance in the pool."""
+    run_fields = {name: value for name in _PROVENANCE_KEYS if (value := evaluation.files.run.get(name)) not in (None, {}, "")}
     tier_heads = {
         tier: {
             "fingerprint": tier_figures.fingerprint,
@@ -240,26 +230,18 @@ def _pool_provenance(evaluation: ReportedEvaluation, pool: _ProvenancePool) -> l
             "suites": list(tier_figures.suites),
             **tier_figures.settings,
         }
-        for tier, tier_figures in evaluation.found.tiers.items()
+        for tier, tier_figures in evaluation.files.tiers.items()
     }
     parts = [{name: _round_nested(value)} for name, value in run_fields.items()] + [{"tier files": tier_heads}] * bool(tier_heads)
-    return [pool.add(part) for part in parts]
+    return [pool.setdefault(json.dumps(part), len(pool)) for part in parts]
 
 
 def _build_matrix_data(report: Report) -> PageData:
-    stage_matrix = build_matrix(report)
+    matrix = build_matrix(report)
     return {
-        "stages": list(stage_matrix.stages),
-        "at": list(stage_matrix.evaluations),
-        "rows": [
-            {
-                "tier": figure.tier,
-                "name": figure.name,
-                "lower": figure.lower_is_better,
-                "cells": [_encode_cell(cell) for cell in cells],
-            }
-            for figure, cells in stage_matrix.rows
-        ],
+        "stages": list(matrix.stages),
+        "at": list(matrix.evaluations),
+        "rows": [{**_encode_figure(row.figure), "cells": [_encode_cell(cell) for cell in row.cells]} for row in matrix.rows],
     }
 
 
@@ -273,40 +255,13 @@ def _encode_cell(cell: MatrixCell | None) -> PageData | None:
         "change": _encode_change(cell.change),
         "forgotten": None
         if forgotten is None
-        else [forgotten.stage, _round_number(forgotten.best_value), _round_number(forgotten.loss)],
-    }
-
-
-def _build_answers_data(answers: StageAnswers) -> PageData:
-    return {
-        "bridge": answers.bridge,
-        "evaluations": list(answers.evaluations),
-        "left_out": list(answers.left_out),
-        "prompts": [
-            {
-                "name": prompt.name,
-                "category": prompt.category,
-                "text": prompt.text,
-                "answers": {
-                    key: [
-                        answer.text,
-                        answer.omitted_characters,
-                        answer.finish_reason,
-                        answer.passed,
-                        [list(check) for check in answer.checks],
-                    ]
-                    for key, answer in prompt.answers.items()
-                },
-            }
-            for prompt in answers.prompts
-        ],
+        else [forgotten.best_stage, _round_number(forgotten.best_value), _round_number(forgotten.loss)],
     }
 
 
 def _round_number(value: object, digits: int = SIGNIFICANT_DIGITS) -> float | int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if isinstance(value, int) else float(f"{value:.{digits}g}")
+    number = as_finite(value)
+    return float(f"{number:.{digits}g}") if isinstance(number, float) else number
 
 
 def _round_nested(value: object) -> object:
@@ -315,10 +270,6 @@ def _round_nested(value: object) -> object:
     if isinstance(value, list):
         return [_round_nested(item) for item in value]
     return _round_number(value) if isinstance(value, float) else value
-
-
-def _as_list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
 
 
 def _compute_csp_digest(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The report for programs: tidy rows as CSV, everything as JSON."""
+"""The report for programs: rows as CSV, everything as JSON."""
 
 import csv
 import io
@@ -20,9 +20,10 @@ ReportRow = dict[str, object]
 
 
 def iter_report_rows(report: Report) -> Iterator[ReportRow]:
-    """One row an evaluation, metric and value; ``name`` is empty for a tier's total.
+    """One row for each figure and each difference of each evaluation.
 
-    With ``against`` empty ``value`` is the figure itself; else it is the paired difference to that baseline.
+    ``name`` is empty for a tier's total. ``value`` is the figure if ``against`` is empty, else the paired difference to that
+    baseline.
     """
     for stage in report.stages:
         for evaluation in stage.evaluations:
@@ -31,9 +32,9 @@ def iter_report_rows(report: Report) -> Iterator[ReportRow]:
 
 
 def render_csv(report: Report) -> str:
-    """With a header; numbers as they are spelt in JSON, missing ones empty.
+    """The rows as CSV, with a header.
 
-    Text holds nothing that a terminal obeys or a spreadsheet computes.
+    A missing number is an empty cell. Text contains no control characters and no spreadsheet formulas.
     """
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, restval="", lineterminator="\n")
@@ -44,7 +45,7 @@ def render_csv(report: Report) -> str:
 
 
 def render_json(report: Report) -> str:
-    """The whole report; ASCII, so that no name keeps it from being printed."""
+    """The entire report as ASCII, which any terminal can print."""
     return json.dumps(msgspec.to_builtins(report), allow_nan=False, indent=1)
 
 
@@ -55,13 +56,13 @@ def _build_key_columns(evaluation: ReportedEvaluation) -> ReportRow:
         "source": evaluation.source,
         "step": evaluation.step,
         "role": evaluation.role,
-        "tokens_seen": evaluation.found.tokens_seen,
+        "tokens_seen": evaluation.files.tokens_seen,
     }
 
 
 def _iter_figure_rows(evaluation: ReportedEvaluation) -> Iterator[ReportRow]:
     head = _build_key_columns(evaluation)
-    for tier, tier_figures in evaluation.found.tiers.items():
+    for tier, tier_figures in evaluation.files.tiers.items():
         for name, numbers in {"": tier_figures.totals, **tier_figures.entries}.items():
             for metric, number in numbers.items():
                 yield head | {"tier": tier, "name": name, "metric": metric, "value": number.value, "error": number.error}
@@ -69,13 +70,13 @@ def _iter_figure_rows(evaluation: ReportedEvaluation) -> Iterator[ReportRow]:
 
 def _iter_difference_rows(evaluation: ReportedEvaluation) -> Iterator[ReportRow]:
     head = _build_key_columns(evaluation)
-    for comparison in () if evaluation.compared is None else evaluation.compared.comparisons:
+    for comparison in evaluation.comparisons:
         baseline = comparison.baseline
-        for tier, name, key, effect in iter_effects(comparison):
+        for figure, metric, effect in iter_effects(comparison):
             yield head | {
-                "tier": tier,
-                "name": name,
-                "metric": f"delta_{key}",
+                "tier": figure.tier,
+                "name": figure.name,
+                "metric": f"delta_{metric}",
                 "value": effect.delta,
                 "error": effect.stderr,
                 "against": comparison.role,

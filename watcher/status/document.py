@@ -1,6 +1,6 @@
-"""What is going on, as one document: derived from the records at each tick, published atomically, never read back by the daemon.
+"""status.json, built from the records after each tick and published atomically.
 
-``build_status`` is pure. Whether the daemon that wrote a status is alive is for its reader to judge: see ``health.py``.
+``build_status`` is pure. The daemon never reads a status back; readers judge whether it is alive, see ``health.py``.
 """
 
 import json
@@ -8,23 +8,22 @@ import math
 import types
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import msgspec
 
-from suites.common.atomic_files import select_finite_numbers
-from suites.common.atomic_files import write_atomically as publish_file
+from suites.common.atomic_files import write_atomically
 from suites.contract.paths import StatePaths
 from watcher.config.settings import Config, Stage
 from watcher.core.actions import Skip
 from watcher.core.evaluation import PREFILL_DIRECTORY, Attempt, EvaluationRecord
 from watcher.core.snapshot import QueueSnapshot
+from watcher.status.reader import StatusDocument, select_finite
 from watcher.status.text import render_status
 
 STATUS_SCHEMA = 1
 
 MAX_SKIPS_SHOWN = 200
-"""Skips shown one by one; the rest are counted."""
+"""Skips listed in the document; the others are only counted."""
 
 LATENCY_INTERVALS = (
     ("complete", "detected"),
@@ -35,12 +34,11 @@ LATENCY_INTERVALS = (
     ("complete", "started"),
     ("complete", "scored"),
 )
-
-StatusDocument = dict[str, Any]
+"""Pairs of milestones whose distance is a latency."""
 
 
 def _join_reasons(skips: Iterable[Skip]) -> dict[str, str]:
-    """Evaluation -> all that the skips say of it."""
+    """Evaluation or folder -> the reasons of all its skips."""
     reasons: dict[str, list[str]] = {}
     for skip in skips:
         reasons.setdefault(skip.evaluation, []).append(skip.reason)
@@ -48,28 +46,34 @@ def _join_reasons(skips: Iterable[Skip]) -> dict[str, str]:
 
 
 def publish_status(document: StatusDocument, paths: StatePaths) -> None:
-    """Write status.json and status.txt, each atomically. OSError where the state folder cannot be written."""
-    publish_file(paths.status_text, render_status(document, document["heartbeat"]))
-    # ASCII, so that a folder's name which is no UTF-8 cannot keep the status from being written
-    publish_file(paths.status_json, json.dumps(document, allow_nan=False, separators=(",", ":")) + "\n")
+    """Write status.txt and status.json, each atomically.
+
+    Raises OSError if the state folder is not writable.
+    """
+    write_atomically(paths.status_text, render_status(document, document["heartbeat"]))
+    # ASCII: a folder name that is not UTF-8 must not prevent the status
+    write_atomically(paths.status_json, json.dumps(document, allow_nan=False, separators=(",", ":")) + "\n")
 
 
 def compute_latencies(records: Iterable[EvaluationRecord]) -> dict[str, dict[str, float]]:
-    """``complete_to_scored`` and the like -> p50 and p95 in seconds (nearest rank) and n; left out where nothing was measured.
+    """Latency name -> p50, p95 and n, such as ``complete_to_scored``.
 
-    A difference below zero (two clocks) counts as none. Of what was scored before and is scored again, only what the job took
-    counts.
+    p50 and p95 are seconds, by nearest rank; n is the count. A latency without measurements is left out. A negative difference
+    (two clocks) counts as zero. An evaluation that is scored again contributes only the latencies of its job.
     """
     durations: dict[str, list[float]] = {}
     for record in records:
         for begin, end in LATENCY_INTERVALS:
+            # a repeated evaluation waited for a person, not for its checkpoint
             if "again" in record.times and begin in {"complete", "detected"}:
                 continue
             if begin in record.times and end in record.times:
                 durations.setdefault(f"{begin}_to_{end}", []).append(max(0.0, record.times[end] - record.times[begin]))
+    for values in durations.values():
+        values.sort()
     return {
         name: {"p50": _nearest_rank_percentile(values, 0.5), "p95": _nearest_rank_percentile(values, 0.95), "n": len(values)}
-        for name, values in ((name, sorted(values)) for name, values in durations.items())
+        for name, values in durations.items()
     }
 
 
@@ -87,7 +91,7 @@ def _build_queue(queue: QueueSnapshot | None, since: float | None) -> StatusDocu
     return {
         "at": queue.at,
         "jobs": None if queue.jobs is None else len(queue.jobs),
-        "trouble": queue.error,
+        "error": queue.error,
         "since": (since if since is not None else queue.at) if queue.jobs is None else None,
     }
 
@@ -96,20 +100,20 @@ def _build_stage(
     stage: Stage | None,
     records: list[EvaluationRecord],
     skip_reasons: Mapping[str, str],
-    news: Mapping[str, str],
+    details: Mapping[str, str],
     progress: Mapping[str, Mapping[str, float]],
 ) -> StatusDocument:
     ordered = sorted(records, key=lambda record: (record.step, record.source, record.directory))
-    rows = [_build_row(record, news.get(record.key, "")) | {"progress": dict(progress.get(record.key, {}))} for record in ordered]
-    if stage is None:  # it was in an earlier config
+    rows = [_build_row(record, details.get(record.key, ""), progress.get(record.key, {})) for record in ordered]
+    if stage is None:  # only an earlier config had it
         return {"checkpoints": None, "exists": False, "configured": False, "counts": _count_states(records), "evaluations": rows}
     checkpoints = str(stage.checkpoints)
     newest_step = max((record.step for record in records if record.source == stage.name and record.times), default=0)
     return {
         "checkpoints": checkpoints,
         "exists": checkpoints not in skip_reasons,
-        "trouble": skip_reasons.get(checkpoints, ""),
-        "data": skip_reasons.get(f"{stage.name}/{PREFILL_DIRECTORY}", ""),
+        "error": skip_reasons.get(checkpoints, ""),
+        "data_cache": skip_reasons.get(f"{stage.name}/{PREFILL_DIRECTORY}", ""),
         "configured": True,
         "next": stage.find_next_step(newest_step),
         "last": stage.last_step,
@@ -118,9 +122,10 @@ def _build_stage(
     }
 
 
-def _build_row(record: EvaluationRecord, news: str) -> StatusDocument:
-    """``news``: what the last tick said of it, beyond the journal's reason."""
-    scores = record.extra.get("scores")
+def _build_row(record: EvaluationRecord, detail: str, progress: Mapping[str, float]) -> StatusDocument:
+    """One evaluation; ``detail`` is what the last tick adds to the journal's reason."""
+    # scores come from tier files, and JSON has neither NaN nor infinity
+    scores = select_finite(record.extra.get("scores"))
     return {
         "evaluation": record.key,
         "directory": record.directory,
@@ -131,7 +136,7 @@ def _build_row(record: EvaluationRecord, news: str) -> StatusDocument:
         "state": record.state.value,
         "reason": record.full_reason,
         "reason_kind": record.reason_kind.value,
-        "now": news,
+        "detail": detail,
         "since": record.since,
         "fingerprint": record.fingerprint,
         "attempt": None if record.attempt is None else _build_attempt(record.attempt),
@@ -139,9 +144,8 @@ def _build_row(record: EvaluationRecord, news: str) -> StatusDocument:
         "retry_at": record.retry_at,
         "failures": dict(record.failures),
         "times": dict(record.times),
-        "scores": {name: float(value) for name, value in select_finite_numbers(scores, scores).items()}
-        if isinstance(scores, Mapping)
-        else {},
+        "scores": {name: float(score) for name, score in scores.items()},
+        "progress": dict(progress),
     }
 
 
@@ -157,7 +161,7 @@ def _build_attempt(attempt: Attempt) -> StatusDocument:
 
 
 class DaemonFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is running, for status."""
+    """The running daemon, for the status."""
 
     host: str
     pid: int
@@ -166,16 +170,16 @@ class DaemonFacts(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     poll_seconds: float
     mode: str = "run"
-    """``run``, or ``once``: it comes again and again, and is not there in between."""
+    """``run``, or ``once`` for a process that a timer starts again and again."""
     interval_seconds: float | None = None
-    """Seconds between two runs by once, at most; None: not known yet."""
+    """Longest interval between two runs of ``once``; None if not known yet."""
     stopped_at: float | None = None
-    """When it was told to end, and did."""
+    """Unix time of a requested stop."""
     ticks: int = 0
     slurm_calls: Mapping[str, int] = msgspec.field(default_factory=dict)
-    """Executor command -> how often it was run since the start."""
+    """Executor command -> number of calls since the start."""
     warnings: tuple[str, ...] = ()
-    """Troubles that are not about one evaluation: a torn journal healed, a full disk, an unreadable folder."""
+    """Problems that concern no single evaluation: a torn journal, a full disk, an unreadable folder."""
 
 
 def build_status(
@@ -191,14 +195,15 @@ def build_status(
 ) -> StatusDocument:
     """The status document at ``now`` (unix time): plain JSON values, no NaN.
 
-    ``queue_error_since``: when the executor could first not be asked, where that is still so. ``progress``: of evaluations that
-    are running, by key.
+    ``queue_error_since`` is the start of an outage of the executor that still lasts. ``progress`` maps running evaluations to
+    their progress.
     """
     stages: dict[str, list[EvaluationRecord]] = {name: [] for name in config.stages}
     for record in records.values():
         stages.setdefault(record.stage, []).append(record)
     skip_reasons = _join_reasons(skips)
-    news = _join_reasons(skip for skip in skips if not skip.repeats_reason)
+    # a skip that repeats the journal's reason adds no detail
+    details = _join_reasons(skip for skip in skips if not skip.repeats_reason)
     return {
         "schema": STATUS_SCHEMA,
         "heartbeat": now,
@@ -212,8 +217,8 @@ def build_status(
         "started": daemon.started_at,
         "version": daemon.version,
         "ticks": daemon.ticks,
-        "calls": dict(daemon.slurm_calls),
-        "notes": [*daemon.warnings, *(f"{skip.evaluation}: {skip.reason}" for skip in skips if skip.needs_attention)],
+        "slurm_calls": dict(daemon.slurm_calls),
+        "warnings": [*daemon.warnings, *(f"{skip.evaluation}: {skip.reason}" for skip in skips if skip.needs_attention)],
         "config": config.source,
         "executor": config.executor,
         "results": str(config.results),
@@ -221,7 +226,7 @@ def build_status(
         "counts": _count_states(records.values()),
         "latencies": compute_latencies(records.values()),
         "stages": {
-            name: _build_stage(config.stages.get(name), stage_records, skip_reasons, news, progress)
+            name: _build_stage(config.stages.get(name), stage_records, skip_reasons, details, progress)
             for name, stage_records in stages.items()
         },
         "skipped": [{"evaluation": skip.evaluation, "reason": skip.reason} for skip in skips[:MAX_SKIPS_SHOWN]],

@@ -1,4 +1,4 @@
-"""One paragraph about one evaluation: what was seen, what was decided, what happens next. Pure."""
+"""`watcher why`: one paragraph on the state of an evaluation. Pure."""
 
 import textwrap
 from collections.abc import Mapping
@@ -9,149 +9,145 @@ from watcher.core.evaluation import EvaluationRecord, EvaluationState
 from watcher.status.text import TEXT_WIDTH
 
 NEXT_STEP_TEXTS = {
-    EvaluationState.PENDING: "It is looked at {when}: is it complete?",
-    EvaluationState.WAITING: "It is looked at again {when}, and goes on as soon as that has happened.",
-    EvaluationState.READY: "It is submitted {when}, or as soon as the limits allow.",
-    EvaluationState.SUBMITTING: "The queue is asked {when} whether the job is there; nothing else is submitted before that is sure.",
-    EvaluationState.QUEUED: "The job waits for its turn; the queue is asked {when}.",
-    EvaluationState.RUNNING: "Its end is looked for {when}; only valid result files count as success.",
-    EvaluationState.SCORED: "Nothing more is done, unless the checkpoint or its suites change, or somebody asks with --force.",
-    EvaluationState.FAILED: "It is tried again {when}.",
-    EvaluationState.BLOCKED: "Nothing more happens until somebody mends that and says `{retry}`.",
-    EvaluationState.CANCELLED: "Nothing more happens until somebody says `{retry}`.",
-    EvaluationState.LOST: "It is not scored again unasked: put the files back, or say `{retry} --force`.",
+    EvaluationState.PENDING: "The watcher checks the checkpoint {when}.",
+    EvaluationState.WAITING: "The watcher checks again {when}.",
+    EvaluationState.READY: "The watcher submits the job {when}, or as soon as the limits allow.",
+    EvaluationState.SUBMITTING: (
+        "The watcher searches the queue for the job {when}. It submits no other job before the outcome is known."
+    ),
+    EvaluationState.QUEUED: "The job waits in the queue. The watcher checks it {when}.",
+    EvaluationState.RUNNING: "The watcher checks the job {when}. Only valid result files count as success.",
+    EvaluationState.SCORED: (
+        "It is scored again only if the checkpoint or its suites change, or if you run `watcher enqueue` with --force."
+    ),
+    EvaluationState.FAILED: "The watcher retries {when}.",
+    EvaluationState.BLOCKED: "Blocked until you fix this and run `{retry}`.",
+    EvaluationState.CANCELLED: "Cancelled until you run `{retry}`.",
+    EvaluationState.LOST: "The watcher does not score it again by itself. Restore the files or run `{retry} --force`.",
 }
+
+_ORIGIN_TEXTS = {"schedule": "is in the schedule", "bridge": "is the stage's bridge"}
 
 _MAX_HISTORY_SHOWN = 12
 
 _MILESTONES = (("detected", "seen complete"), ("submitted", "submitted"), ("started", "started"), ("scored", "scored"))
 
 
-def explain_evaluation(record: EvaluationRecord, now: float, skip_reason: str = "", *, poll_seconds: float | None = None) -> str:
-    """What the journal says of one evaluation, and ``skip_reason`` what the last tick did, wrapped to 100 columns.
+def explain_evaluation(record: EvaluationRecord, now: float, detail: str = "", *, poll_seconds: float | None = None) -> str:
+    """History, state and next step of one evaluation, wrapped to 100 columns.
 
-    ``poll_seconds``: seconds between two looks of the watcher that runs; None where none does.
+    ``detail`` is what the last tick adds to the journal's reason. ``poll_seconds`` is the interval of the running watcher;
+    None if none runs.
     """
-    last_tick = [f"Of it the last tick said: {strip_control_characters(skip_reason).rstrip('.')}."] if skip_reason else []
     return _wrap_sentences(
         [
             _describe_evaluation(record),
             *_describe_history(record),
             _describe_state(record, now),
             *_describe_timing(record),
-            *last_tick,
+            *_describe_last_tick(detail),
             _describe_next_step(record, now, poll_seconds),
         ]
     )
 
 
 def _describe_evaluation(record: EvaluationRecord) -> str:
-    source_text = "" if record.source == record.stage else f", a checkpoint of {strip_control_characters(record.source)}"
-    origin_text = {"schedule": "asked for by the schedule", "bridge": "the stage's bridge"}.get(
-        record.origin, "asked for by a person"
-    )
-    return f"{strip_control_characters(record.key)} (step {record.step}{source_text}) is {origin_text}; the checkpoint is {strip_control_characters(record.checkpoint)}."
+    source = "" if record.source == record.stage else f", a checkpoint of {record.source}"
+    origin = _ORIGIN_TEXTS.get(record.origin, "was requested")
+    return f"{record.key} (step {record.step}{source}) {origin}; its checkpoint is {record.checkpoint}."
 
 
 def _describe_history(record: EvaluationRecord) -> list[str]:
-    earlier = record.history[:-1]  # the last one is how it is now
+    earlier = record.history[:-1]  # the last entry is the current state
     shown = earlier[-_MAX_HISTORY_SHOWN:]
-    sentences = []
-    if len(earlier) > len(shown):
-        sentences.append(f"({len(earlier) - len(shown)} earlier changes are in the journal.)")
-    sentences += [
-        f"{format_local_time(at)}: {strip_control_characters(state)}{_format_reason(reason)}." for at, state, reason in shown
-    ]
-    return sentences
+    sentences = [f"{format_local_time(at)}: {state}{_format_reason(reason)}." for at, state, reason in shown]
+    hidden_count = len(earlier) - len(shown)
+    return [f"({hidden_count} earlier changes are in the journal.)", *sentences] if hidden_count else sentences
 
 
 def _describe_state(record: EvaluationRecord, now: float) -> str:
-    line = f"Since {format_local_time(record.since)} ({format_duration(now - record.since)}) it is {record.state.value}{_format_reason(record.full_reason)}."
-    attempt = record.attempt
-    if attempt is not None:
-        job = f"job {strip_control_characters(attempt.job_id)}" if attempt.job_id else "no job known yet"
-        restarts = f", restarted {attempt.restarts} times" if attempt.restarts else ""
-        line += f" Its newest attempt is number {attempt.number}, {strip_control_characters(attempt.run_id)} ({job}{restarts})."
+    since = f"{format_local_time(record.since)} ({format_duration(now - record.since)})"
+    sentences = [f"Since {since}: {record.state.value}{_format_reason(record.full_reason)}."]
+    if attempt := record.attempt:
+        job = f"job {attempt.job_id}" if attempt.job_id else "no job known yet"
+        restarts = f", {attempt.restarts} restarts" if attempt.restarts else ""
+        sentences.append(f"The newest attempt is number {attempt.number}, {attempt.run_id} ({job}{restarts}).")
     if record.failures:
-        line += (
-            " Failures in a row: "
-            + ", ".join(f"{strip_control_characters(kind)} {count}" for kind, count in record.failures.items())
-            + "."
-        )
-    return line
+        failures = ", ".join(f"{kind} {count}" for kind, count in record.failures.items())
+        sentences.append(f"Consecutive failures: {failures}.")
+    return " ".join(sentences)
 
 
 def _describe_timing(record: EvaluationRecord) -> list[str]:
-    """How long after the checkpoint was complete each thing happened."""
+    """The time from complete checkpoint to each milestone."""
     completed_at = record.times.get("complete")
     if completed_at is None:
         return []
+    parts = [f"The checkpoint was complete at {format_local_time(completed_at)}"]
     milestones = [
         f"{label} after {format_duration(record.times[name] - completed_at)}"
         for name, label in _MILESTONES
         if name in record.times
     ]
-    return [
-        f"The checkpoint was complete at {format_local_time(completed_at)}"
-        + (f"; {', '.join(milestones)}." if milestones else ".")
-    ]
+    return ["; ".join([*parts, *([", ".join(milestones)] if milestones else [])]) + "."]
+
+
+def _describe_last_tick(detail: str | None) -> list[str]:
+    return [f"Last tick: {detail.rstrip('.')}."] if detail else []
 
 
 def _describe_next_step(record: EvaluationRecord, now: float, poll_seconds: float | None) -> str:
-    retry_command = f"watcher retry {record.stage} {record.step}" + (
-        "" if record.source == record.stage else f" --from {record.source}"
-    )
-    text = NEXT_STEP_TEXTS[record.state].format(
-        retry=retry_command, when="when a watcher runs" if poll_seconds is None else f"within {format_duration(poll_seconds)}"
-    )
     if record.retry_at is not None and record.state in {EvaluationState.FAILED, EvaluationState.WAITING}:
-        when = (
-            f"in {format_duration(record.retry_at - now)}, at {format_local_time(record.retry_at)}"
-            if record.retry_at > now
-            else "at the next look"
-        )
-        return f"It is tried again {when}."
-    return text
+        if record.retry_at <= now:
+            return "The watcher retries at the next tick."
+        return f"The watcher retries in {format_duration(record.retry_at - now)}, at {format_local_time(record.retry_at)}."
+    source_option = "" if record.source == record.stage else f" --from {record.source}"
+    return NEXT_STEP_TEXTS[record.state].format(
+        retry=f"watcher retry {record.stage} {record.step}{source_option}",
+        when="when it next runs" if poll_seconds is None else f"within {format_duration(poll_seconds)}",
+    )
 
 
 def explain_unknown_step(
     stage: Stage, step: int, source: str | None, config: Config, *, skips: Mapping[str, str], is_requested: bool
 ) -> str:
-    """Why there is no evaluation of that step.
+    """Why the watcher has no evaluation of a step.
 
-    ``skips``: folder or evaluation -> the reason that status gives; ``is_requested``: a request for it waits to be taken up.
+    ``skips`` maps a folder or evaluation to the reason in status.json. ``is_requested``: a request for it is pending.
     """
     source_stage = config.stages.get(source or stage.name, stage)
     folder = source_stage.checkpoints / str(step)
-    request_text = "it was asked for, and the next tick takes that up" if is_requested else "it has never been asked for"
-    sentences = [f"{stage.name} {step} is not known to the watcher: {request_text}."]
-    reason = skips.get(f"{stage.name}/step_{step}") or skips.get(str(folder))
-    if reason:
-        sentences.append(f"Of it the last tick said: {strip_control_characters(reason)}.")
-    if source_stage is stage and not is_requested:
+    sentences = [
+        f"The watcher does not know {stage.name} step {step}.",
+        *_describe_last_tick(skips.get(f"{stage.name}/step_{step}") or skips.get(str(folder))),
+    ]
+    # a pending request or the schedule says what happens next; otherwise only a person can start it
+    if is_requested:
+        sentences.append("A request for it is pending; the next tick handles it.")
+    elif source_stage is stage:
         sentences.append(_describe_schedule(stage, step))
-    command = f"watcher enqueue {stage.name} {step}" + ("" if source_stage is stage else f" --from {source_stage.name}")
-    sentences.append(
-        f"Its checkpoint would be {strip_control_characters(folder)}."
-        + ("" if is_requested else f" `{command}` asks for it once.")
-    )
+    sentences.append(f"Its checkpoint path is {folder}.")
+    if not is_requested:
+        source_option = "" if source_stage is stage else f" --from {source_stage.name}"
+        sentences.append(f"Run `watcher enqueue {stage.name} {step}{source_option}` to score it once.")
     return _wrap_sentences(sentences)
 
 
 def _describe_schedule(stage: Stage, step: int) -> str:
     if stage.is_scheduled(step):
-        return "It is in the schedule, so the next tick of `watcher run` or `watcher once` takes it up once it is there."
+        return "It is in the schedule; the next tick starts it once its checkpoint exists."
     parts = [", ".join(map(str, stage.steps))] if stage.steps else []
     if stage.every is not None:
         parts.append(f"every {stage.every} from {stage.first_step}" + ("" if stage.to is None else f" to {stage.to}"))
     if stage.final:
-        parts.append("the final one")
-    return f"It is not in the schedule of {stage.name}: {'; '.join(parts) or 'there is none'}."
+        parts.append("the final step")
+    return f"It is not in the schedule of {stage.name} ({'; '.join(parts) or 'no steps'}) and was not requested."
 
 
 def _format_reason(reason: str) -> str:
-    return f": {strip_control_characters(reason).rstrip('.')}" if reason else ""
+    return f": {reason.rstrip('.')}" if reason else ""
 
 
 def _wrap_sentences(sentences: list[str]) -> str:
-    return textwrap.fill(" ".join(sentences), TEXT_WIDTH, break_on_hyphens=False)
+    text = " ".join(strip_control_characters(sentence) for sentence in sentences)
+    return textwrap.fill(text, TEXT_WIDTH, break_on_hyphens=False)

@@ -1,4 +1,4 @@
-"""Is the watcher alive? Judged by who reads its status, never by the status itself: a dead daemon's last word is always good."""
+"""Whether the watcher is alive, judged by the reader of its status."""
 
 import math
 from typing import Any
@@ -9,72 +9,76 @@ from suites.common.formatting import format_duration, format_local_time, strip_c
 from suites.contract.liveness import STALE_AFTER_POLLS, WatcherLiveness, read_liveness
 from suites.contract.paths import StatePaths
 from watcher.core.actions import Alert
-from watcher.status.reader import readable
+from watcher.status.reader import StatusDocument, normalize_status
 
 EXIT_CODES = {"alive": 0, "stopped": 3, "stale": 3, "absent": 4}
 
+_START_HINT = "; start it with `watcher run`"
+
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict, and what it was made of."""
+    """The verdict on a watcher, and its evidence."""
 
     verdict: str
-    """``alive``, ``stopped`` (it was told to), ``stale`` or ``absent``."""
+    """``alive``, ``stopped`` (on request), ``stale`` or ``absent``."""
     summary: str
-    """The verdict for people."""
+    """The verdict for people, with what helps."""
     age_seconds: float | None = None
-    """Seconds since the last sign of life; None where there is none."""
-    document: dict[str, Any] | None = None
-    """status.json, with whatever its readers use; None where it is absent or cannot be read."""
+    """Seconds since the last heartbeat; None if there is none."""
+    document: StatusDocument | None = None
+    """status.json, normalized; None if it is absent or unreadable."""
 
     @property
     def exit_code(self) -> int:
         """0 alive, 3 stopped or stale, 4 absent."""
         return EXIT_CODES[self.verdict]
 
+    def list_evaluations(self, stage: str) -> list[dict[str, Any]]:
+        """The rows of a stage's evaluations; empty if the status has none."""
+        return list((self.document or {}).get("stages", {}).get(stage, {}).get("evaluations", ()))
+
 
 def check_liveness(paths: StatePaths, now: float) -> Health:
-    """Read status.json and judge it at ``now``, the reader's own clock, by the rule of ``suites.contract.liveness``."""
+    """Read status.json and judge it at ``now``, the reader's own clock.
+
+    The rule is in ``suites.contract.liveness``.
+    """
     path = paths.status_json
     try:
-        sign = read_liveness(path, now)
+        liveness = read_liveness(path, now)
     except FileNotFoundError:
-        return _make_absent_health(f"{path} does not exist; start it with `watcher run`")
+        return _make_absent_health(f"{path} does not exist")
     except OSError as error:
         return _make_absent_health(f"{path} cannot be read ({error.strerror})")
     except ValueError as error:
         return _make_absent_health(f"{path} {strip_control_characters(error)}")
-    return Health(
-        verdict=sign.verdict,
-        summary=_format_summary(sign, paths, now),
-        age_seconds=sign.age_seconds,
-        document=readable(sign.document),
-    )
+    summary = _summarize(liveness, paths, now)
+    if skew := liveness.clock_skew_seconds:
+        summary += f"; the clocks of the watcher and the file server differ by {format_duration(abs(skew))}"
+    document = normalize_status(liveness.document)
+    return Health(verdict=liveness.verdict, summary=summary, age_seconds=liveness.age_seconds, document=document)
 
 
-def _format_summary(sign: WatcherLiveness, paths: StatePaths, now: float) -> str:
-    watcher_text, age_seconds = f"on {strip_control_characters(sign.host)} (pid {sign.pid})", sign.age_seconds
-    clock_skew_text = (
-        f"; its clock and the file server's are {format_duration(abs(sign.clock_skew_seconds))} apart"
-        if sign.clock_skew_seconds
-        else ""
-    )
-    if sign.verdict == "stopped":
-        return f"stopped: the watcher {watcher_text} was told to end {format_duration(age_seconds)} ago, and did; start it with `watcher run`{clock_skew_text}"
-    if sign.is_once_mode:
-        interval_text = f", and it comes every {format_duration(sign.interval_seconds)}" if sign.interval_seconds else ""
-        last_run = f"last run by `watcher once` on {strip_control_characters(sign.host)} {format_duration(age_seconds)} ago{interval_text}"
-        if sign.verdict == "alive":
-            return f"alive: {last_run}{clock_skew_text}"
-        return f"STALE: {last_run}: see what should run it (cron, scrontab, a timer){clock_skew_text}"
-    if sign.verdict == "alive":
-        return f"alive: the watcher {watcher_text} looked {format_duration(age_seconds)} ago, and looks every {format_duration(sign.poll_seconds)}{clock_skew_text}"
-    if _measure_lock_age_seconds(paths, now) < STALE_AFTER_POLLS * sign.poll_seconds:
-        return f"STALE: the watcher {watcher_text} runs, but its status is {format_duration(age_seconds)} old: can it write {paths.state}? Is a disk full?"
-    return f"STALE: nothing heard of the watcher {watcher_text} since {format_local_time(now - age_seconds)}, {format_duration(age_seconds)} ago; start it with `watcher run`{clock_skew_text}"
+def _summarize(liveness: WatcherLiveness, paths: StatePaths, now: float) -> str:
+    host, age_seconds = strip_control_characters(liveness.host), liveness.age_seconds
+    process, age = f"on {host} (pid {liveness.pid})", format_duration(age_seconds)
+    if liveness.verdict == "stopped":
+        return f"Stopped {process} {age} ago{_START_HINT}"
+    if liveness.is_once_mode:
+        interval = f", interval {format_duration(liveness.interval_seconds)}" if liveness.interval_seconds else ""
+        last_run = f"last run of `watcher once` on {host} {age} ago{interval}"
+        if liveness.verdict == "alive":
+            return f"Running from a timer; {last_run}"
+        return f"Not running: {last_run}; check the timer or cron entry that starts it"
+    if liveness.verdict == "alive":
+        return f"Running {process}; last poll {age} ago, interval {format_duration(liveness.poll_seconds)}"
+    # on a full disk the watcher cannot write its status, but can still touch its lock
+    if _measure_lock_age_seconds(paths, now) < STALE_AFTER_POLLS * liveness.poll_seconds:
+        return f"Running {process}, but its status is {age} old; check that {paths.state} is writable"
+    return f"Not running: last poll {process} at {format_local_time(now - age_seconds)}, {age} ago{_START_HINT}"
 
 
 def _measure_lock_age_seconds(paths: StatePaths, now: float) -> float:
-    """Seconds since the watcher touched its lock, which it can on a full disk too."""
     try:
         return max(0.0, now - paths.lock.stat().st_mtime)
     except OSError:
@@ -82,13 +86,18 @@ def _measure_lock_age_seconds(paths: StatePaths, now: float) -> float:
 
 
 def _make_absent_health(reason: str) -> Health:
-    return Health(verdict="absent", summary=f"absent: no watcher has left a sign of life here: {reason}")
+    summary = f"No watcher has run here: {reason}{_START_HINT}, or `watcher once` from cron"
+    return Health(verdict="absent", summary=summary)
 
 
 def make_downtime_alerts(previous: Health, now: float) -> tuple[Alert, ...]:
-    """The time in which nobody watched, as the watcher that begins again finds it: none after a clean end."""
+    """An alert for time without a watcher; none after a stop.
+
+    ``previous`` is the health that the next watcher finds when it starts.
+    """
     if previous.verdict != "stale" or previous.age_seconds is None:
         return ()
     since = now - previous.age_seconds
-    message = f"nobody watched from {format_local_time(since)} to {format_local_time(now)}, {format_duration(previous.age_seconds)}: the watcher had not been told to end"
+    interval = f"{format_local_time(since)} to {format_local_time(now)} ({format_duration(previous.age_seconds)})"
+    message = f"no watcher ran from {interval}; the previous one ended without a stop request"
     return (Alert(id=f"stale {since:.0f}", event="stale", message=message),)

@@ -1,7 +1,7 @@
-"""A status document as its readers may rely on it: every key that they use is there, and of its kind.
+"""Status documents from disk, with every key that readers use.
 
-status.json may be an older or a newer watcher's, or damaged. What is missing or of another kind counts as nothing said;
-what is not known here is kept.
+status.json may come from an older or newer watcher, or be damaged. A value that is missing or of another type becomes a
+default; unknown keys stay.
 """
 
 import sys
@@ -10,142 +10,135 @@ from typing import Any
 
 from suites.contract.liveness import MAX_SECONDS
 
-Document = dict[str, Any]
+JsonObject = Mapping[str, Any]
 
-Kind = Callable[[object], Any]
+StatusDocument = dict[str, Any]
+
+FieldParser = Callable[[object], Any]
 
 
-def readable(document: Mapping[str, Any]) -> Document:
-    """The document with whatever its readers use."""
-    known = _known(document, _TOP)
-    known["stages"] = {str(name): _stage(str(name), stage) for name, stage in _mapping(document.get("stages")).items()}
-    known["skipped"] = [
-        _known(skip, {"evaluation": _text, "reason": _text})
-        for skip in _items(document.get("skipped"))
-        if isinstance(skip, Mapping)
-    ]
-    known["latencies"] = {
-        name: found
-        for name, each in _mapping(document.get("latencies")).items()
-        if None not in (found := _known(_mapping(each), dict.fromkeys(("p50", "p95", "n"), number))).values()
-    }
+def normalize_status(document: JsonObject) -> StatusDocument:
+    """The status document with every key that a reader uses."""
+    normalized = _parse_fields(document, _TOP_FIELDS)
+    normalized["stages"] = {name: _parse_stage(name, stage) for name, stage in as_object(document.get("stages")).items()}
+    skips = [skip for skip in as_list(document.get("skipped")) if isinstance(skip, Mapping)]
+    normalized["skipped"] = [_parse_fields(skip, {"evaluation": _as_text, "reason": _as_text}) for skip in skips]
+    latencies = as_object(document.get("latencies"))
+    parsed = {name: _parse_fields(as_object(latency), _LATENCY_FIELDS) for name, latency in latencies.items()}
+    normalized["latencies"] = {name: latency for name, latency in parsed.items() if None not in latency.values()}
     queue = document.get("queue")
-    known["queue"] = _known(queue, _QUEUE) if isinstance(queue, Mapping) else None
-    return known
+    normalized["queue"] = _parse_fields(queue, _QUEUE_FIELDS) if isinstance(queue, Mapping) else None
+    return normalized
 
 
-def number(value: object) -> float | int | None:
-    """A JSON number that time and duration can be reckoned with."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if abs(value) <= MAX_SECONDS else None  # NaN is not
-
-
-def _finite(value: object) -> float | int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if abs(value) <= sys.float_info.max else None
-
-
-def _known(document: Mapping[str, Any], kinds: Mapping[str, Kind]) -> Document:
-    return {**document, **{name: kind(document.get(name)) for name, kind in kinds.items()}}
-
-
-def _stage(name: str, stage: object) -> Document:
-    found = _known(_mapping(stage), _STAGE)
-    rows = [_row(name, row) for row in _items(found.get("evaluations")) if isinstance(row, Mapping)]
-    return {**found, "evaluations": [row for row in rows if row["evaluation"] and row["state"] and row["step"] is not None]}
-
-
-def _row(stage: str, row: Mapping[str, Any]) -> Document:
-    found = _known(row, _ROW)
-    return {
-        **found,
-        "directory": found["directory"] or found["evaluation"].rpartition("/")[2],
-        "source": found["source"] or stage,
-    }
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _text_or_none(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _whole(value: object) -> int | None:
-    found = number(value)
-    return found if isinstance(found, int) else None
-
-
-def _time(value: object) -> float:
-    return number(value) or 0.0
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
+def as_object(value: object) -> JsonObject:
+    """``value`` if it is a JSON object, else an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 
-def _items(value: object) -> list[Any]:
+def as_list(value: object) -> list[Any]:
+    """``value`` if it is a JSON array, else an empty one."""
     return value if isinstance(value, list) else []
 
 
-def _texts(value: object) -> list[str]:
-    return [each for each in _items(value) if isinstance(each, str)]
+def as_finite(value: object, limit: float = sys.float_info.max) -> float | int | None:
+    """``value`` if it is a finite JSON number, else None.
 
-
-def _numbers(value: object) -> dict[str, float | int]:
-    return {name: found for name, each in _mapping(value).items() if (found := _finite(each)) is not None}
-
-
-def _times(value: object) -> dict[str, float | int]:
-    return {name: found for name, each in _mapping(value).items() if (found := number(each)) is not None}
-
-
-def _attempt(value: object) -> Document | None:
-    if not isinstance(value, Mapping):
+    ``limit`` is the largest absolute value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return _known(value, {"run_id": _text, "job_id": _text_or_none, "number": lambda given: _whole(given) or 1})
+    return value if abs(value) <= limit else None
 
 
-_TOP: Mapping[str, Kind] = {
-    "mode": lambda value: _text(value) or "run",
-    "interval": number,
-    "stopped": number,
-    "notes": _texts,
-    "config": lambda value: _text(value) or "?",
-    "executor": lambda value: _text(value) or "the executor",
-    "results": _text,
-    "counts": _numbers,
-    "skipped_count": lambda value: _whole(value) or 0,
+def select_finite(value: object, limit: float = sys.float_info.max) -> dict[str, float | int]:
+    """The finite numbers of a JSON object, by key."""
+    numbers = {str(name): as_finite(entry, limit) for name, entry in as_object(value).items()}
+    return {name: number for name, number in numbers.items() if number is not None}
+
+
+def _parse_fields(document: JsonObject, parsers: Mapping[str, FieldParser]) -> StatusDocument:
+    return {**document, **{name: parse(document.get(name)) for name, parse in parsers.items()}}
+
+
+def _parse_stage(name: str, stage: object) -> StatusDocument:
+    parsed = _parse_fields(as_object(stage), _STAGE_FIELDS)
+    rows = [_parse_fields(row, _ROW_FIELDS) for row in as_list(parsed.get("evaluations")) if isinstance(row, Mapping)]
+    for row in rows:
+        row["directory"] = row["directory"] or row["evaluation"].rpartition("/")[2]
+        row["source"] = row["source"] or name
+    return {**parsed, "evaluations": [row for row in rows if row["evaluation"] and row["state"] and row["step"] is not None]}
+
+
+def _parse_attempt(value: object) -> StatusDocument | None:
+    return _parse_fields(value, _ATTEMPT_FIELDS) if isinstance(value, Mapping) else None
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _as_text_or_none(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _as_int(value: object) -> int | None:
+    number = _as_seconds(value)
+    return number if isinstance(number, int) else None
+
+
+def _as_seconds(value: object) -> float | int | None:
+    """A time or duration that clocks and calendars can hold."""
+    return as_finite(value, MAX_SECONDS)
+
+
+def _select_seconds(value: object) -> dict[str, float | int]:
+    return select_finite(value, MAX_SECONDS)
+
+
+_TOP_FIELDS: Mapping[str, FieldParser] = {
+    "mode": lambda value: _as_text(value) or "run",
+    "interval": _as_seconds,
+    "stopped": _as_seconds,
+    "warnings": lambda value: [warning for warning in as_list(value) if isinstance(warning, str)],
+    "config": lambda value: _as_text(value) or "?",
+    "executor": lambda value: _as_text(value) or "the executor",
+    "results": _as_text,
+    "counts": select_finite,
+    "skipped_count": lambda value: _as_int(value) or 0,
 }
 
-_QUEUE: Mapping[str, Kind] = {"at": _time, "jobs": _whole, "trouble": _text, "since": number}
+_LATENCY_FIELDS: Mapping[str, FieldParser] = dict.fromkeys(("p50", "p95", "n"), _as_seconds)
 
-_STAGE: Mapping[str, Kind] = {
-    "checkpoints": _text_or_none,
-    "trouble": _text,
-    "data": _text,
-    "next": _whole,
-    "last": _whole,
-    "counts": _numbers,
+_QUEUE_FIELDS: Mapping[str, FieldParser] = {
+    "at": lambda value: _as_seconds(value) or 0.0,
+    "jobs": _as_int,
+    "error": _as_text,
+    "since": _as_seconds,
 }
 
-_ROW: Mapping[str, Kind] = {
-    "evaluation": _text,
-    "directory": _text,
-    "step": _whole,
-    "source": _text,
-    "origin": _text,
-    "checkpoint": _text,
-    "state": _text,
-    "reason": _text,
-    "now": _text,
-    "since": _time,
-    "attempt": _attempt,
-    "retry_at": number,
-    "times": _times,
-    "scores": _numbers,
-    "progress": _times,
+_STAGE_FIELDS: Mapping[str, FieldParser] = {
+    "checkpoints": _as_text_or_none,
+    "error": _as_text,
+    "data_cache": _as_text,
+    "next": _as_int,
+    "last": _as_int,
+    "counts": select_finite,
+}
+
+_ROW_FIELDS: Mapping[str, FieldParser] = {
+    **dict.fromkeys(("evaluation", "directory", "source", "origin", "checkpoint", "state", "reason", "detail"), _as_text),
+    "step": _as_int,
+    "since": lambda value: _as_seconds(value) or 0.0,
+    "attempt": _parse_attempt,
+    "retry_at": _as_seconds,
+    "times": _select_seconds,
+    "scores": select_finite,
+    "progress": _select_seconds,
+}
+
+_ATTEMPT_FIELDS: Mapping[str, FieldParser] = {
+    "run_id": _as_text,
+    "job_id": _as_text_or_none,
+    "number": lambda value: _as_int(value) or 1,
 }

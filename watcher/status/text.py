@@ -1,23 +1,31 @@
-"""The status document for people: a table for each stage, nothing wider than 100 columns, nothing that a terminal obeys."""
+"""The status document for people, at most 100 columns wide.
+
+Text from outside loses its control characters, so that a terminal acts upon none of it.
+"""
 
 import textwrap
 import unicodedata
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from suites.common.formatting import format_duration, format_local_time, strip_control_characters
 from suites.contract.tier_files import INSTRUCTION_MATCH_RATE
+from watcher.status.reader import JsonObject
 
 TEXT_WIDTH = 100
 
 MAX_SCORED_SHOWN = 20
-"""Scored evaluations of a stage that are shown one by one: the newest."""
+"""Scored evaluations shown for each stage: the newest."""
+
+MAX_UNSCHEDULED_SHOWN = 20
+"""Lines shown of what is not scheduled."""
 
 _STATES_WITHOUT_JOB = ("scored", "cancelled")
 
-_COLUMNS = ("step", "from", "state", "for", "job", "ppl", "primary", "match", "why")
+_COLUMNS = ("step", "from", "state", "for", "job", "ppl", "primary", "match")
+"""Left of the reason."""
 
-_SUSPICIOUS_TEXT = "suspicious: no better than guessing tokens by how often they occur"
+_SCORE_COLUMNS = {"ppl": ("ppl", ".4g"), "primary": ("primary", ".4f"), "match": (INSTRUCTION_MATCH_RATE, ".4f")}
+"""Column -> key in the row's scores, and format."""
 
 _RIGHT_ALIGNED = ("step", "for", "ppl", "primary", "match")
 
@@ -25,36 +33,7 @@ _MAX_COLUMN_WIDTHS = {"step": 12, "from": 16, "job": 14}
 
 _MAX_REASON_LINES = 3
 
-StatusMapping = Mapping[str, Any]
-
-
-def render_status(document: StatusMapping, now: float) -> str:
-    """status.txt: as of the document's heartbeat; durations are counted up to ``now`` (unix time)."""
-    poll_seconds = document["poll"]
-    writer = f"the watcher on {strip_control_characters(document['host'])} (pid {document['pid']}), which looks every {format_duration(poll_seconds)}"
-    if document.get("mode") == "once":
-        writer = f"`watcher once` on {strip_control_characters(document['host'])}"
-        stopped_text = ""
-    else:
-        stopped_text = f": if that is more than {format_duration(3 * poll_seconds)} ago, it is gone."
-    if document.get("stopped"):
-        stopped_text = ", which was told to end, and did."
-    head = f"As of {format_local_time(document['heartbeat'])} by {writer}{stopped_text or '.'}"
-    return "\n".join([*_wrap_lines(head), *render_status_body(document, now)]) + "\n"
-
-
-def render_status_body(document: StatusMapping, now: float) -> list[str]:
-    """Everything below the first line."""
-    counts = ", ".join(f"{number} {state}" for state, number in document.get("counts", {}).items()) or "nothing to do yet"
-    lines = _wrap_lines(f"{strip_control_characters(counts)}. Config: {strip_control_characters(document.get('config', '?'))}")
-    lines += _render_queue(document.get("queue"), document.get("executor", "the executor"), now)
-    for warning in document.get("notes", ()):
-        lines += _wrap_lines(f"! {strip_control_characters(warning)}")
-    for name, stage in document.get("stages", {}).items():
-        lines += ["", *_render_stage(name, stage, now)]
-    lines += _render_skipped(document, now)
-    return lines + _render_latencies(document.get("latencies", {}))
-
+_SUSPICIOUS_TEXT = "suspicious: no better than predicting tokens by their frequency"
 
 _LATENCY_PHASES = (
     ("detected", "complete_to_detected"),
@@ -64,90 +43,114 @@ _LATENCY_PHASES = (
 )
 
 
+def render_status(document: JsonObject, now: float) -> str:
+    """status.txt; durations end at ``now`` (unix time)."""
+    host, poll_seconds = document["host"], document["poll"]
+    is_once = document.get("mode") == "once"
+    writer = f"`watcher once` on {host}" if is_once else f"{host} (polls every {format_duration(poll_seconds)})"
+    remark = "" if is_once else f" If older than {format_duration(3 * poll_seconds)}, the watcher is not running."
+    if document.get("stopped"):
+        remark = " The watcher was stopped."
+    head = f"Status at {format_local_time(document['heartbeat'])} from {writer}.{remark}"
+    return "\n".join([*_wrap_lines(head), *render_status_body(document, now)]) + "\n"
+
+
+def render_status_body(document: JsonObject, now: float) -> list[str]:
+    """The lines below the first."""
+    counts = ", ".join(f"{number} {state}" for state, number in document.get("counts", {}).items()) or "No evaluations yet"
+    lines = _wrap_lines(f"{counts}. Config: {document.get('config', '?')}")
+    lines += _render_queue(document.get("queue"), document.get("executor", "the executor"), now)
+    for warning in document.get("warnings", ()):
+        lines += _wrap_lines(f"! {warning}")
+    for name, stage in document.get("stages", {}).items():
+        lines += ["", *_render_stage(name, stage, now)]
+    lines += _render_unscheduled(document)
+    return lines + _render_latencies(document.get("latencies", {}))
+
+
 def _render_latencies(latencies: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """How long it takes from a whole checkpoint to its scores, and each leg of it."""
-    total = latencies.get("complete_to_scored")
-    lines = [""] if latencies else []
-    if total:
-        lines.append(
-            f"From complete to scored: {format_duration(total['p50'])} (median), {format_duration(total['p95'])} (95th percentile), over {total['n']}."
-        )
+    """The time from complete checkpoint to scores, in total and by phase."""
+    if not latencies:
+        return []
+    lines = [""]
+    if total := latencies.get("complete_to_scored"):
+        quantiles = f"median {format_duration(total['p50'])}, p95 {format_duration(total['p95'])} (n={total['n']})"
+        lines.append(f"Time from complete checkpoint to scores: {quantiles}")
     phases = [
         f"{name} {format_duration(latencies[key]['p50'])}, {format_duration(latencies[key]['p95'])}"
         for name, key in _LATENCY_PHASES
         if key in latencies
     ]
-    return [*lines, *_wrap_lines(f"Each leg (median, 95th percentile): {'; '.join(phases)}.")] if phases else lines
+    return lines + (_wrap_lines(f"Each phase (median, p95): {'; '.join(phases)}") if phases else [])
 
 
-def _render_queue(queue: StatusMapping | None, executor: str, now: float) -> list[str]:
+def _render_queue(queue: JsonObject | None, executor: str, now: float) -> list[str]:
     if not queue or queue.get("jobs") is not None:
         return []
     since = queue.get("since") or queue["at"]
     return _wrap_lines(
-        f"! {strip_control_characters(executor)} cannot be asked since {format_local_time(since)}, {format_duration(now - since)} ago: {strip_control_characters(queue['trouble'])}."
-        " Nothing is lost; what is due goes on when it answers."
+        f"! {executor} has not answered since {format_local_time(since)}, {format_duration(now - since)} ago: {queue['error']}."
+        " Nothing is lost; work continues when it answers."
     )
 
 
-def _render_stage(name: str, stage: StatusMapping, now: float) -> list[str]:
-    folder = strip_control_characters(stage["checkpoints"]) if stage.get("checkpoints") else "no longer in the config"
-    lines = _wrap_lines(f"{strip_control_characters(name)}: {folder}")
-    if stage.get("trouble"):
-        lines += _wrap_lines(f"  ! {strip_control_characters(stage['trouble'])}", "    ")
-    if stage.get("data"):
-        lines += _wrap_lines(f"  data: {strip_control_characters(stage['data'])}", "    ")
+def _render_stage(name: str, stage: JsonObject, now: float) -> list[str]:
+    lines = _wrap_lines(f"{name}: {stage.get('checkpoints') or 'no longer in the config'}")
+    if stage.get("error"):
+        lines += _wrap_lines(f"! {stage['error']}", "  ", "    ")
+    if stage.get("data_cache"):
+        lines += _wrap_lines(f"data cache: {stage['data_cache']}", "  ", "    ")
     rows = stage["evaluations"]
+    # suspicious scores are always shown, however old
     scored_rows = [row for row in rows if row["state"] == "scored" and not is_suspicious(row)]
     hidden = {row["evaluation"] for row in scored_rows[:-MAX_SCORED_SHOWN]}
     if hidden:
-        lines.append(f"  {len(hidden)} earlier ones are scored")
+        lines.append(f"  {len(hidden)} older evaluations are scored")
     shown = [row for row in rows if row["evaluation"] not in hidden]
-    if not shown:
-        return [*lines, "  nothing yet" + (f"; step {stage['next']} is next" if stage.get("next") is not None else "")]
-    return lines + _render_table([_build_cells(name, row, now) for row in shown])
+    if shown:
+        return lines + _render_table([_build_cells(name, row, now) for row in shown])
+    next_step = stage.get("next")
+    return [*lines, "  no evaluations yet" + ("" if next_step is None else f"; next step: {next_step}")]
 
 
-def _build_cells(stage: str, row: StatusMapping, now: float) -> dict[str, str]:
-    attempt, scores = row.get("attempt") or {}, row.get("scores") or {}
+def _build_cells(stage: str, row: JsonObject, now: float) -> dict[str, str]:
+    scores = row.get("scores") or {}
     source = "" if row["source"] == stage else row["source"]
     default_names = {f"step_{row['step']}", f"step_{row['step']}_from_{row['source']}"}
-    return {
+    cells = {
         "step": str(row["step"]),
-        "from": strip_control_characters(source if row["directory"] in default_names else f"{source} {row['directory']}".strip()),
-        "state": strip_control_characters(row["state"]),
+        "from": source if row["directory"] in default_names else f"{source} {row['directory']}",
+        "state": row["state"],
         "for": format_duration(now - row["since"]),
-        "job": strip_control_characters(attempt.get("job_id") or "") if row["state"] not in _STATES_WITHOUT_JOB else "",
-        "ppl": f"{scores['ppl']:.4g}" if "ppl" in scores else "",
-        "primary": f"{scores['primary']:.4f}" if "primary" in scores else "",
-        "match": f"{scores[INSTRUCTION_MATCH_RATE]:.4f}" if INSTRUCTION_MATCH_RATE in scores else "",
-        "why": _format_reason_cell(row, now)
-        if row["state"] != "scored"
-        else _SUSPICIOUS_TEXT
-        if is_suspicious(row)
-        else strip_control_characters(row.get("now", "")),
+        "job": "" if row["state"] in _STATES_WITHOUT_JOB else (row.get("attempt") or {}).get("job_id") or "",
+        "reason": "; ".join(filter(None, _list_remarks(row, now))),
     }
+    cells |= {column: f"{scores[key]:{spec}}" if key in scores else "" for column, (key, spec) in _SCORE_COLUMNS.items()}
+    return {column: strip_control_characters(cell) for column, cell in cells.items()}
 
 
-def is_suspicious(row: StatusMapping) -> bool:
-    """Whether the job that scored it found it no better than the unigram distribution."""
+def is_suspicious(row: JsonObject) -> bool:
+    """Whether the scores are no better than the unigram distribution's."""
     return bool((row.get("scores") or {}).get("suspicious"))
 
 
-def _format_reason_cell(row: StatusMapping, now: float) -> str:
-    reason = strip_control_characters(row.get("now") or ("" if row["state"] == "scored" else row["reason"]))
+def _list_remarks(row: JsonObject, now: float) -> Iterable[str]:
+    state, detail = row["state"], row.get("detail", "")
+    if state == "scored":
+        return (_SUSPICIOUS_TEXT if is_suspicious(row) else detail,)
+    remarks = [detail or row["reason"]]
     retry_at = row.get("retry_at")
-    if retry_at is not None and row["state"] in {"failed", "waiting"}:
-        reason += f"{'; ' if reason else ''}again {'now' if retry_at <= now else 'in ' + format_duration(retry_at - now)}"
-    progress = _format_progress(row.get("progress") or {}, now) if row["state"] == "running" else ""
-    reason += f"{'; ' if reason and progress else ''}{progress}"
+    if retry_at is not None and state in {"failed", "waiting"}:
+        remarks.append("retry now" if retry_at <= now else f"retry in {format_duration(retry_at - now)}")
+    if state == "running":
+        remarks.append(_format_progress(row.get("progress") or {}, now))
     number = (row.get("attempt") or {}).get("number", 1)
-    return (
-        f"{reason}{'; ' if reason else ''}attempt {number}" if number > 1 and row["state"] not in _STATES_WITHOUT_JOB else reason
-    )
+    if number > 1 and state not in _STATES_WITHOUT_JOB:
+        remarks.append(f"attempt {number}")
+    return remarks
 
 
-def _format_progress(progress: StatusMapping, now: float) -> str:
+def _format_progress(progress: JsonObject, now: float) -> str:
     """``3 of 14 parts, 41,000 tokens/s (MFU 52 %), 12 min left``."""
     if "parts" not in progress:
         return ""
@@ -155,66 +158,54 @@ def _format_progress(progress: StatusMapping, now: float) -> str:
     if "tokens_per_s" in progress:
         text += f", {progress['tokens_per_s']:,.0f} tokens/s"
     if "mfu" in progress:
-        text += f" (MFU {progress['mfu']:.0%})".replace("%", " %")
+        text += f" (MFU {100 * progress['mfu']:.0f} %)"
     if "seconds_left" in progress:
         text += f", {format_duration(progress['seconds_left'] - (now - progress.get('at', now)))} left"
     return text
 
 
 def _render_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """A header and a line for each row; a reason that does not fit goes below its row."""
     columns = [column for column in _COLUMNS if column in {"step", "state"} or any(row[column] for row in rows)]
-    widths = {
-        column: max(
-            _measure_width(column), *(min(_measure_width(row[column]), _MAX_COLUMN_WIDTHS.get(column, 99)) for row in rows)
-        )
-        for column in columns
-    }
-    lines = [
-        "  "
-        + "  ".join(
-            _fit_to_width(column, widths[column], right=column in _RIGHT_ALIGNED) for column in columns if column != "why"
-        ).rstrip()
-    ]
-    if "why" in columns:
-        lines[0] = f"{lines[0]:<{2 + sum(widths[column] + 2 for column in columns if column != 'why')}}why"
-    for row in rows:
-        left = "  " + "".join(
-            _fit_to_width(row[column], widths[column], right=column in _RIGHT_ALIGNED) + "  "
-            for column in columns
-            if column != "why"
-        )
-        reason = row["why"] if "why" in columns else ""
-        if _measure_width(left) + _measure_width(reason) <= TEXT_WIDTH:
-            lines.append((left + reason).rstrip())
+    widths = {}
+    for column in columns:
+        limit = _MAX_COLUMN_WIDTHS.get(column, TEXT_WIDTH)
+        widths[column] = max(measure_width(column), *(min(measure_width(row[column]), limit) for row in rows))
+    header = {column: column for column in columns} | {"reason": "reason" if any(row["reason"] for row in rows) else ""}
+    lines = []
+    for row in (header, *rows):
+        cells = [_fit_to_width(row[column], widths[column], right=column in _RIGHT_ALIGNED) for column in columns]
+        left = "  " + "  ".join(cells) + "  "
+        if measure_width(left) + measure_width(row["reason"]) <= TEXT_WIDTH:
+            lines.append((left + row["reason"]).rstrip())
         else:
-            lines += [left.rstrip(), *_wrap_lines(" " * 6 + reason, " " * 6)[:_MAX_REASON_LINES]]
+            lines += [left.rstrip(), *_wrap_lines(row["reason"], " " * 6, " " * 6)[:_MAX_REASON_LINES]]
     return lines
 
 
-def _render_skipped(document: StatusMapping, now: float) -> list[str]:
-    del now
-    shown_keys = {row["evaluation"] for stage in document.get("stages", {}).values() for row in stage["evaluations"]}
-    shown_keys |= {stage.get("checkpoints") for stage in document.get("stages", {}).values()}
-    shown_reasons = {stage.get("data") for stage in document.get("stages", {}).values()}
-    remainder = [
-        skip
+def _render_unscheduled(document: JsonObject) -> list[str]:
+    """What the last tick skipped and no line above shows."""
+    stages = document.get("stages", {}).values()
+    shown_keys = {row["evaluation"] for stage in stages for row in stage["evaluations"]}
+    shown_keys |= {stage.get("checkpoints") for stage in stages}
+    shown_reasons = {stage.get("data_cache") for stage in stages}
+    skips = [
+        f"{skip['evaluation']}: {skip['reason']}"
         for skip in document.get("skipped", ())
         if skip["evaluation"] not in shown_keys and skip["reason"] not in shown_reasons
     ]
-    if not remainder:
+    if not skips:
         return []
-    lines = ["", "Not looked after:"]
-    for skip in remainder[:MAX_SCORED_SHOWN]:
-        lines += _wrap_lines(
-            f"  {strip_control_characters(skip['evaluation'])}: {strip_control_characters(skip['reason'])}", "    "
-        )
-    hidden_count = len(remainder) - MAX_SCORED_SHOWN
-    return [*lines, f"  and {hidden_count} more, in status.json"] if hidden_count > 0 else lines
+    lines = ["", "Not scheduled:"]
+    for skip in skips[:MAX_UNSCHEDULED_SHOWN]:
+        lines += _wrap_lines(skip, "  ", "    ")
+    hidden_count = len(skips) - MAX_UNSCHEDULED_SHOWN
+    return [*lines, f"  and {hidden_count} more in status.json"] if hidden_count > 0 else lines
 
 
-def _measure_width(text: str) -> int:
+def measure_width(text: str) -> int:
     """Columns on a terminal."""
-    if text.isascii():  # nearly always, and this is asked of every cell at every tick
+    if text.isascii():  # nearly always, and every tick measures every cell
         return len(text)
     return sum(
         2 if unicodedata.east_asian_width(character) in "WF" else not unicodedata.combining(character) for character in text
@@ -222,13 +213,16 @@ def _measure_width(text: str) -> int:
 
 
 def _fit_to_width(text: str, width: int, *, right: bool) -> str:
-    while _measure_width(text) > width:
+    while measure_width(text) > width:
         text = text[:-2] + "…"
-    padding = " " * (width - _measure_width(text))
+    padding = " " * (width - measure_width(text))
     return padding + text if right else text + padding
 
 
-def _wrap_lines(text: str, indent: str = "  ") -> list[str]:
-    is_narrow = text.isascii() or all(_measure_width(character) <= 1 for character in text)
+def _wrap_lines(text: str, indent: str = "", continuation: str = "  ") -> list[str]:
+    """``text`` without control characters, in lines of at most TEXT_WIDTH columns."""
+    text = strip_control_characters(text)
+    is_narrow = text.isascii() or all(measure_width(character) <= 1 for character in text)
     width = TEXT_WIDTH if is_narrow else TEXT_WIDTH // 2  # textwrap counts characters, not columns
-    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False, drop_whitespace=True) or [""]
+    wrapped = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=continuation, break_on_hyphens=False)
+    return wrapped or [""]

@@ -136,8 +136,14 @@ def test_provenance_opens_on_demand_and_closes_with_escape(chromium, page):
     assert "NVIDIA H100" in said
     assert '"torch": "2.13.0"' in said
     chromium.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
-    gone = "return new Promise(done => setTimeout(() => done(document.querySelector('dialog') === null), 100))"
-    assert chromium.run(gone)
+    is_closed = """
+      return new Promise(done => {
+        const isClosed = () => document.querySelector('dialog') === null;
+        const check = tries => isClosed() || !tries ? done(isClosed()) : setTimeout(() => check(tries - 1), 100);
+        check(100);
+      });
+    """
+    assert chromium.run(is_closed)
 
 
 def test_links_to_logs_are_relative_and_stay_in_the_results(chromium, page, sample):

@@ -29,7 +29,7 @@ def evil(tmp_path_factory, render):
     run = json.loads(path.run_json.read_text())
     path.run_json.write_text(json.dumps(run | {"git_commit": EVIL}))
     status = json.loads(sample.config.paths.status_json.read_text())
-    status |= {"notes": [EVIL], "host": EVIL, "skipped": [{"evaluation": EVIL, "reason": EVIL}], "skipped_count": 1}
+    status |= {"warnings": [EVIL], "host": EVIL, "skipped": [{"evaluation": EVIL, "reason": EVIL}], "skipped_count": 1}
     sample.config.paths.status_json.write_text(json.dumps(status))
     sample.get_paths("stage2", 2000).tier_json("tier2_ppl").write_text("{ not json")
     shutil.rmtree(sample.get_paths("stage2", 6000).folder)
@@ -117,7 +117,7 @@ def test_broken_results_are_said_and_the_rest_is_shown(chromium, evil):
 
 def test_a_megabyte_of_one_letter_makes_no_large_page(evil):
     assert evil.stat().st_size < 600_000
-    assert "998800 characters more" in evil.read_text() or '"' + "a" * 1200 + '",998800' in evil.read_text()
+    assert "998800 more characters" in evil.read_text() or '"' + "a" * 1200 + '",998800' in evil.read_text()
 
 
 def test_the_file_is_plain_ascii_json_inside_and_says_who_may_run(evil):

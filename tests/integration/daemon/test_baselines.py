@@ -225,7 +225,7 @@ def test_a_bridge_that_is_to_come_is_not_said_to_be_none(tmp_path, monkeypatch):
     ledger = read_journal(watched.config.paths)
     report = build_report(watched.config, ledger, check_liveness(watched.config.paths, time.time()), time.time())
     (stage,) = [stage for stage in report.stages if stage.name == "stage2"]
-    assert summarize_objectives(stage) == ("none", ["stage2/step_300: the bridge, stage1 its last step, is not scored yet"])
+    assert summarize_objectives(stage) == ("none", ["stage2/step_300: the bridge, the last step of stage1, is not scored yet"])
     (other,) = [stage for stage in report.stages if stage.name == "stage1"]
     assert other.awaited == ""
 

@@ -87,7 +87,7 @@ def test_what_is_lacking_is_said_before_the_first_checkpoint_comes(lab):
         "the data cache lacks tokenizer acme/tok, s0, s1 and 3 more. Run watcher prefill"
     )
     document = json.loads(watched.config.paths.status_json.read_text())
-    assert document["stages"]["stage1"]["data"] == watched.list_reasons()[KEY]
+    assert document["stages"]["stage1"]["data_cache"] == watched.list_reasons()[KEY]
     assert "\n  data: the data cache lacks tokenizer acme/tok" in watched.config.paths.status_text.read_text()
 
 

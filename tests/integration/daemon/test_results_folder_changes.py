@@ -62,7 +62,7 @@ def test_a_job_in_flight_publishes_where_it_was_told_to_and_is_scored_by_that(wa
     words = f"is {new}, but results of 2 evaluations are or will be in {old}; comparisons read {new} only. Move"
     assert line(watched).startswith(words)
     status = json.loads(watched.config.paths.status_json.read_text())
-    assert sum(note.startswith("stages.stage1.results: ") for note in status["notes"]) == 1
+    assert sum(warning.startswith("stages.stage1.results: ") for warning in status["warnings"]) == 1
 
 
 def test_results_that_are_moved_along_are_found_there_and_the_line_goes(watched):

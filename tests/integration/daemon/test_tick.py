@@ -233,7 +233,7 @@ def test_published_results_alone_are_not_believed_while_the_queue_is_silent(watc
     watched.tick(2)
     assert watched.list_states()["stage1/step_100"] == "running"
     status = json.loads(watched.config.paths.status_json.read_text())
-    assert status["queue"]["trouble"] == "Socket timed out"
+    assert status["queue"]["error"] == "Socket timed out"
 
 
 def test_another_bridge_that_a_person_names_is_scored_whatever_the_config_says(watched):

@@ -139,7 +139,7 @@ def test_each_bad_input_is_one_clear_line_and_everything_else_goes_on(tmp_path):
     while time.monotonic() < end:
         assert scenario.daemon.poll() is None, (tmp_path / "run" / "daemon.log").read_text()[-4000:]
         rows = evaluations(scenario)
-        said = {key: (row["state"], row["now"] or row["reason"]) for key, row in rows.items()}
+        said = {key: (row["state"], row["detail"] or row["reason"]) for key, row in rows.items()}
         if not later and said.get("last/step_10", ("",))[0] == "scored":
             scenario.write_checkpoint("base", 900)  # after all that went wrong
             later = True

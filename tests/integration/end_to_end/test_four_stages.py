@@ -164,7 +164,7 @@ def check_figures(scenario, stages):
     for name, stage in stages.items():
         for each in stage["evaluations"]:
             assert (each["state"], each["troubles"], each["outdated"]) == ("scored", [], False)
-            tiers = each["found"]["tiers"]
+            tiers = each["files"]["tiers"]
             assert tuple(tiers) == (TIERS if name == "stage4" else TIERS[:2])
             assert (len(tiers["tier2_ppl"]["entries"]), len(tiers["tier3_cf"]["entries"])) == (SLICES[name], TASKS[name])
             for (tier, entry), figures in recomputed(folder_of(scenario, each["key"])).items():

@@ -21,7 +21,7 @@ def calls_a_tick(watch):
     watch.wait_for_ticks(TICKS)
     after = watch.read_status()
     ticks = after["ticks"] - before["ticks"]
-    spent = Counter(after["calls"]) - Counter(before["calls"])
+    spent = Counter(after["slurm_calls"]) - Counter(before["slurm_calls"])
     return {command: count / ticks for command, count in spent.items()}
 
 
@@ -46,7 +46,7 @@ def test_calls_do_not_grow_with_the_number_of_jobs(slurm, tmp_path, numbers):
                 120 + number / 4,
             )
             found[number] = calls_a_tick(watch)
-        spent = watch.read_status()["calls"]
+        spent = watch.read_status()["slurm_calls"]
         print(f"Slurm calls a tick: {found}; in all {spent}")
         assert found[0] == {}
         assert all(each == {"squeue": 1.0} for number, each in found.items() if number)

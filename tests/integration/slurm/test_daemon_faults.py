@@ -111,12 +111,12 @@ def test_slurmctld_and_munge_down_for_a_while_lose_nothing_and_status_says_since
             lab.cluster.stop_process(name)
         try:
             watch.write_checkpoint("base", 200)
-            watch.wait_until(lambda: watch.read_status().get("queue") and watch.read_status()["queue"]["trouble"])
+            watch.wait_until(lambda: watch.read_status().get("queue") and watch.read_status()["queue"]["error"])
             noticed = time.time()
             watch.wait_for_state("ready", 200)
             seen = watch.read_status()["queue"]
-            assert seen["trouble"].startswith("squeue: ")
-            assert any(words in seen["trouble"] for words in DOWN)
+            assert seen["error"].startswith("squeue: ")
+            assert any(words in seen["error"] for words in DOWN)
             assert down <= seen["since"] <= noticed
             watch.release_stand_in()  # the job ends while nobody can be asked about it
             time.sleep(max(0.0, down + seconds - time.time()))
@@ -128,7 +128,7 @@ def test_slurmctld_and_munge_down_for_a_while_lose_nothing_and_status_says_since
             for name in ("munge", "ctld"):
                 lab.cluster.start_process(name)
         watch.write_checkpoint("base", 300)
-        watch.wait_until(lambda: not watch.read_status()["queue"]["trouble"])
+        watch.wait_until(lambda: not watch.read_status()["queue"]["error"])
         one_job_for_each(watch, lab, 100, 200, 300)
         assert watch.read_status()["queue"] is None or watch.read_status()["queue"]["since"] is None
 
@@ -140,8 +140,8 @@ def test_a_missing_slurm_conf_is_said_and_nothing_is_submitted(slurm, tmp_path):
         watch.write_checkpoint("base", 100)
         watch.start_daemon()
         watch.wait_for_state("ready", 100)
-        watch.wait_until(lambda: watch.read_status()["queue"]["trouble"])
-        assert "/nonexistent/slurm.conf: No such file or directory" in watch.read_status()["queue"]["trouble"]
+        watch.wait_until(lambda: watch.read_status()["queue"]["error"])
+        assert "/nonexistent/slurm.conf: No such file or directory" in watch.read_status()["queue"]["error"]
         assert "/nonexistent/slurm.conf" in watch.read_status_row(100)["skipped"]
         assert watch.attempts == []
 

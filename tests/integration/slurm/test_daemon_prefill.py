@@ -20,7 +20,7 @@ ONLINE = {"HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "TRANSFORMERS_OFFLI
 
 def said_of_data(watch):
     document = watch.read_status()
-    return document["stages"]["base"]["data"] if document else ""
+    return document["stages"]["base"]["data_cache"] if document else ""
 
 
 def test_one_job_fills_the_cache_after_a_failure_and_the_scoring_job_follows(accounted_slurm, tmp_path):

@@ -295,11 +295,11 @@ class ReportSample:
             "host": "login1",
             "pid": 4242,
             "counts": counts,
-            "notes": [],
+            "warnings": [],
             "executor": "slurm",
         }
         status |= {
-            "queue": {"at": self.now, "jobs": 1, "trouble": "", "since": None},
+            "queue": {"at": self.now, "jobs": 1, "error": "", "since": None},
             "skipped": [],
             "skipped_count": 0,
             "stages": {},

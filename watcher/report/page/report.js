@@ -2,14 +2,14 @@
 (() => {
 const data = JSON.parse(document.getElementById("data").textContent);
 const TIERS = {tier2_ppl: "Perplexity", tier3_cf: "Accuracy", tier4_sft_native: "Instructions"};
-const PARTS = {tier2_ppl: "Slices", tier3_cf: "Tasks", tier4_sft_native: "Rates and categories"};
-const SENSE = {tier2_ppl: "perplexity, lower is better", tier3_cf: "primary accuracy, higher is better", tier4_sft_native: "share of prompts, higher is better"};
-const ROLES = {bridge: "the bridge", previous: "the step before", best: "the best so far"};
-const WORDS = {better: ["good", "▲", "better"], worse: ["bad", "▼", "worse"], no_change_seen: ["", "=", "no change seen"], too_few_items: ["", "?", "too few items"]};
-const ENDS = {pass: ["good", "✓", "pass"], fail: ["bad", "✗", "fail"], inconclusive: ["", "~", "inconclusive"]};
+const ENTRY_TITLES = {tier2_ppl: "Slices", tier3_cf: "Tasks", tier4_sft_native: "Rates and categories"};
+const TIER_DESCRIPTIONS = {tier2_ppl: "perplexity, lower is better", tier3_cf: "primary accuracy, higher is better", tier4_sft_native: "share of prompts, higher is better"};
+const BASELINE_NAMES = {bridge: "the bridge", previous: "the step before", best: "the best so far"};
+const VERDICT_BADGES = {better: ["good", "▲", "better"], worse: ["bad", "▼", "worse"], no_change_seen: ["", "=", "no change seen"], too_few_items: ["", "?", "too few items"]};
+const OUTCOME_BADGES = {pass: ["good", "✓", "pass"], fail: ["bad", "✗", "fail"], inconclusive: ["", "~", "inconclusive"]};
 const view = {x: "steps", role: "bridge"};
 const plots = [];
-const redraw = [];
+const refreshers = [];
 
 // ---------------------------------------------------------------- elements: text reaches the page as text only
 
@@ -23,247 +23,247 @@ function h(tag, attributes, ...children) {
   element.append(...children.flat(3).filter(child => child !== null && child !== undefined && child !== "").map(child => child instanceof Node ? child : String(child)));
   return element;
 }
-const unseen = text => h("span", {class: "unseen"}, text);
+const hiddenText = text => h("span", {class: "visually-hidden"}, text);
 const badge = ([tone, sign, word]) => h("span", {class: `badge ${tone}`}, h("span", {"aria-hidden": "true"}, sign), word);
-const speak = text => { document.getElementById("spoken").textContent = text; };
+const announce = text => { document.getElementById("spoken").textContent = text; };
 
 // ---------------------------------------------------------------- numbers
 
-const known = value => value !== null && value !== undefined;
-const percent = figure => figure.tier !== "tier2_ppl";
-function short(value, figure) {
-  if (!known(value)) return "";
-  if (percent(figure)) return `${(100 * value).toFixed(1)} %`;
+const isKnown = value => value !== null && value !== undefined;
+const isShare = figure => figure.tier !== "tier2_ppl";
+function formatValue(value, figure) {
+  if (!isKnown(value)) return "";
+  if (isShare(figure)) return `${(100 * value).toFixed(1)} %`;
   return value >= 1e6 ? value.toExponential(2) : value >= 1000 ? value.toFixed(0) : value.toPrecision(4);
 }
-function signed(value, figure) {
-  const number = percent(figure) ? 100 * value : value;
+function formatSigned(value, figure) {
+  const number = isShare(figure) ? 100 * value : value;
   const size = Math.abs(number);
-  const text = percent(figure) ? size.toFixed(1) : size >= 100 ? size.toFixed(0) : size >= 1 ? size.toFixed(2) : size.toPrecision(2);
+  const text = isShare(figure) ? size.toFixed(1) : size >= 100 ? size.toFixed(0) : size >= 1 ? size.toFixed(2) : size.toPrecision(2);
   return `${number < 0 ? "−" : number > 0 ? "+" : "±"}${text}`;
 }
-function plain(value, figure) {
-  const number = percent(figure) ? 100 * value : value;
-  return percent(figure) ? number.toFixed(1) : Math.abs(number) >= 1 ? number.toFixed(2) : number.toPrecision(2);
+function formatSize(value, figure) {
+  const number = isShare(figure) ? 100 * value : value;
+  return isShare(figure) ? number.toFixed(1) : Math.abs(number) >= 1 ? number.toFixed(2) : number.toPrecision(2);
 }
-function big(value) {
-  if (!known(value)) return "";
+function formatCount(value) {
+  if (!isKnown(value)) return "";
   for (const [size, unit] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e4, "k"]])
     if (Math.abs(value) >= size) return `${+(value / (unit === "k" ? 1e3 : size)).toPrecision(4)}${unit}`;
   return String(value);
 }
-function ago(seconds) {
-  const whole = Math.max(0, Math.round(seconds));
-  if (whole < 90) return `${whole} s`;
-  if (whole < 5400) return `${Math.round(whole / 60)} min`;
-  if (whole < 172800) return `${Math.round(whole / 3600)} h`;
-  return `${Math.round(whole / 86400)} days`;
+function formatAge(seconds) {
+  const total = Math.max(0, Math.round(seconds));
+  if (total < 90) return `${total} s`;
+  if (total < 5400) return `${Math.round(total / 60)} min`;
+  if (total < 172800) return `${Math.round(total / 3600)} h`;
+  return `${Math.round(total / 86400)} days`;
 }
-const day = at => new Date(1000 * at).toLocaleString(undefined, {dateStyle: "medium", timeStyle: "short"});
-const label = (stage, one) => one.source === stage.name ? `step ${one.step}` : `${one.source} step ${one.step}`;
+const formatDate = at => new Date(1000 * at).toLocaleString(undefined, {dateStyle: "medium", timeStyle: "short"});
+const stepLabel = (stage, evaluation) => evaluation.source === stage.name ? `step ${evaluation.step}` : `${evaluation.source} step ${evaluation.step}`;
 
-function change(found, figure, {interval = false} = {}) {
-  if (!found) return null;
-  const [delta, low, high, p, verdict] = found;
-  const [tone, sign, word] = WORDS[data.verdicts[verdict]];
-  const unit = percent(figure) ? " pts" : "";
-  const range = interval && known(low) && known(high) ? ` [${signed(low, figure)}, ${signed(high, figure)}]` : "";
-  const more = `${word}${known(low) ? `; 95 % interval ${plain(low, figure)} to ${plain(high, figure)}` : ""}${known(p) ? `; p = ${p < 0.0005 ? p.toExponential(1) : p.toFixed(3)}` : ""}`;
-  return h("span", {class: `delta ${tone}`, title: more}, h("span", {"aria-hidden": "true"}, `${sign} `), `${signed(delta, figure)}${unit}${range}`, unseen(` ${word}`));
+function renderChange(change, figure, {interval = false} = {}) {
+  if (!change) return null;
+  const [delta, low, high, p, verdict] = change;
+  const [tone, sign, word] = VERDICT_BADGES[data.verdicts[verdict]];
+  const unit = isShare(figure) ? " pts" : "";
+  const range = interval && isKnown(low) && isKnown(high) ? ` [${formatSigned(low, figure)}, ${formatSigned(high, figure)}]` : "";
+  const title = `${word}${isKnown(low) ? `; 95 % interval ${formatSize(low, figure)} to ${formatSize(high, figure)}` : ""}${isKnown(p) ? `; p = ${p < 0.0005 ? p.toExponential(1) : p.toFixed(3)}` : ""}`;
+  return h("span", {class: `delta ${tone}`, title}, h("span", {"aria-hidden": "true"}, `${sign} `), `${formatSigned(delta, figure)}${unit}${range}`, hiddenText(` ${word}`));
 }
-const newest = stage => { const own = stage.evaluations.map((one, i) => [one, i]).filter(([one, i]) => one.role === "own" && stage.figures.some(f => known(f.v[i]))); return own.length ? own[own.length - 1][1] : null; };
-const changed = (stage, index, figure, role = view.role) => stage.changes[role][index]?.[stage.figures.indexOf(figure)] || null;
-const name = figure => figure.name || TIERS[figure.tier] || figure.tier;
-const result = (stage, index) => index === null ? null : stage.evaluations[index].against.bridge?.outcome;
+const findNewestIndex = stage => { const ownEvaluations = stage.evaluations.map((evaluation, i) => [evaluation, i]).filter(([evaluation, i]) => evaluation.role === "own" && stage.figures.some(f => isKnown(f.v[i]))); return ownEvaluations.length ? ownEvaluations[ownEvaluations.length - 1][1] : null; };
+const getChange = (stage, index, figure, role = view.role) => stage.changes[role][index]?.[stage.figures.indexOf(figure)] || null;
+const figureName = figure => figure.name || TIERS[figure.tier] || figure.tier;
+const getOutcome = (stage, index) => index === null ? null : stage.evaluations[index].against.bridge?.outcome;
 
 // ---------------------------------------------------------------- charts
 
-const colour = token => getComputedStyle(document.documentElement).getPropertyValue(token).trim();
+const getColour = token => getComputedStyle(document.documentElement).getPropertyValue(token).trim();
 
-function points(stage, figure) {
-  const found = stage.evaluations.map((one, i) => ({one, i, x: view.x === "steps" ? one.step : one.tokens, y: figure.v[i], e: figure.e[i]}));
-  return found.filter(point => point.one.role === "own" && known(point.x) && known(point.y)).sort((a, b) => a.x - b.x);
+function listPoints(stage, figure) {
+  const allPoints = stage.evaluations.map((evaluation, i) => ({evaluation, i, x: view.x === "steps" ? evaluation.step : evaluation.tokens, y: figure.v[i], e: figure.e[i]}));
+  return allPoints.filter(point => point.evaluation.role === "own" && isKnown(point.x) && isKnown(point.y)).sort((a, b) => a.x - b.x);
 }
-function evenly(values) {
-  const most = Math.max(...values.filter(known).map(Math.abs));
-  const [size, unit] = [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]].find(([size, unit]) => most >= (unit === "k" ? 1e4 : size)) || [1, ""];
-  return values.map(value => known(value) ? `${+(value / size).toPrecision(4)}${value ? unit : ""}` : "");
+function formatAxisCounts(values) {
+  const largest = Math.max(...values.filter(isKnown).map(Math.abs));
+  const [size, unit] = [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]].find(([size, unit]) => largest >= (unit === "k" ? 1e4 : size)) || [1, ""];
+  return values.map(value => isKnown(value) ? `${+(value / size).toPrecision(4)}${value ? unit : ""}` : "");
 }
-function ticks(value, figure, gap) {
-  if (!percent(figure) && Math.abs(value) >= 1e5) return value.toExponential(1);
-  const step = percent(figure) ? 100 * gap : gap;
+function formatTick(value, figure, gap) {
+  if (!isShare(figure) && Math.abs(value) >= 1e5) return value.toExponential(1);
+  const step = isShare(figure) ? 100 * gap : gap;
   let digits = 0;
   while (digits < 5 && Math.abs(step * 10 ** digits - Math.round(step * 10 ** digits)) > 1e-6) digits++;
-  return percent(figure) ? `${(100 * value).toFixed(digits)} %` : value.toFixed(digits);
+  return isShare(figure) ? `${(100 * value).toFixed(digits)} %` : value.toFixed(digits);
 }
-function draw(plot) {
-  const {place, stage, figure, small} = plot;
+function drawPlot(plot) {
+  const {element, stage, figure, small} = plot;
   plot.chart?.destroy();
-  const found = points(stage, figure), base = stage.bridge === null ? null : figure.v[stage.bridge];
-  plot.points = found;
-  const xs = found.map(point => point.x), ys = found.map(point => point.y);
-  const high = found.map(point => point.y + (point.e ?? 0)), low = found.map(point => point.y - (point.e ?? 0));
-  const line = xs.map(() => base);
-  const seen = [...high, ...low, ...(known(base) ? [base] : [])];
-  const least = Math.min(...seen), most = Math.max(...seen), pad = (most - least) * 0.08 || Math.abs(most) * 0.02 || 0.01;
+  const points = listPoints(stage, figure), bridgeValue = stage.bridge === null ? null : figure.v[stage.bridge];
+  plot.points = points;
+  const xs = points.map(point => point.x), ys = points.map(point => point.y);
+  const high = points.map(point => point.y + (point.e ?? 0)), low = points.map(point => point.y - (point.e ?? 0));
+  const bridgeLine = xs.map(() => bridgeValue);
+  const shownValues = [...high, ...low, ...(isKnown(bridgeValue) ? [bridgeValue] : [])];
+  const minimum = Math.min(...shownValues), maximum = Math.max(...shownValues), pad = (maximum - minimum) * 0.08 || Math.abs(maximum) * 0.02 || 0.01;
   const span = xs.length ? xs[xs.length - 1] - xs[0] : 0, edge = span * 0.03 || (xs[0] || 1) * 0.1;
-  const ink = colour("--soft"), grid = colour("--line"), font = `${small ? 10.5 : 12}px system-ui, sans-serif`;
-  const axis = {stroke: ink, font, grid: {stroke: grid, width: 1, dash: small ? [2, 3] : []}, ticks: {show: false}};
+  const axisColour = getColour("--soft"), gridColour = getColour("--line"), font = `${small ? 10.5 : 12}px system-ui, sans-serif`;
+  const axis = {stroke: axisColour, font, grid: {stroke: gridColour, width: 1, dash: small ? [2, 3] : []}, ticks: {show: false}};
   plot.chart = new uPlot({
-    width: Math.max(120, place.clientWidth), height: place.clientHeight || (small ? 122 : 232),
+    width: Math.max(120, element.clientWidth), height: element.clientHeight || (small ? 122 : 232),
     padding: [8, 10, 0, 0], legend: {show: false},
     cursor: {y: false, drag: {x: false, y: false}, sync: {key: stage.name, setSeries: false}, points: {size: 7}},
-    scales: {x: {time: false, range: xs.length ? [xs[0] - edge, xs[xs.length - 1] + edge] : [0, 1]}, y: {range: seen.length ? [least - pad, most + pad] : [0, 1]}},
+    scales: {x: {time: false, range: xs.length ? [xs[0] - edge, xs[xs.length - 1] + edge] : [0, 1]}, y: {range: shownValues.length ? [minimum - pad, maximum + pad] : [0, 1]}},
     series: [
       {},
-      {stroke: colour("--own"), width: 2, points: {show: true, size: small ? 4 : 6, fill: colour("--own")}},
+      {stroke: getColour("--own"), width: 2, points: {show: true, size: small ? 4 : 6, fill: getColour("--own")}},
       {stroke: "transparent", width: 0, points: {show: false}},
       {stroke: "transparent", width: 0, points: {show: false}},
-      {stroke: colour("--bridge"), width: 1.5, dash: [6, 4], points: {show: false}},
+      {stroke: getColour("--bridge"), width: 1.5, dash: [6, 4], points: {show: false}},
     ],
-    bands: [{series: [2, 3], fill: colour("--band")}],
+    bands: [{series: [2, 3], fill: getColour("--band")}],
     axes: [
-      {...axis, size: small ? 22 : 28, gap: 3, space: small ? 52 : 64, values: (_, values) => evenly(values)},
-      {...axis, size: small ? 46 : 54, gap: 4, space: small ? 26 : 34, values: (_, values, __, ___, gap) => values.map(value => ticks(value, figure, gap))},
+      {...axis, size: small ? 22 : 28, gap: 3, space: small ? 52 : 64, values: (_, values) => formatAxisCounts(values)},
+      {...axis, size: small ? 46 : 54, gap: 4, space: small ? 26 : 34, values: (_, values, __, ___, gap) => values.map(value => formatTick(value, figure, gap))},
     ],
-    hooks: {setCursor: [chart => follow(plot, chart.cursor.idx)]},
-  }, [xs, ys, high, low, line], place);
-  plot.base = base;
+    hooks: {setCursor: [chart => showReading(plot, chart.cursor.idx)]},
+  }, [xs, ys, high, low, bridgeLine], element);
+  plot.base = bridgeValue;
 }
-function follow(plot, index) {
+function showReading(plot, index) {
   const point = index === null || index === undefined ? null : plot.points[index];
-  plot.now.replaceChildren(...(point ? [reading(plot, point)] : resting(plot)));
+  plot.reading.replaceChildren(...(point ? [describePoint(plot, point)] : describeNewest(plot)));
 }
-const reading = (plot, point) => `${view.x === "steps" ? `step ${big(point.x)}` : `${big(point.x)} tokens`}: ${short(point.y, plot.figure)}${known(point.e) ? ` ± ${plain(point.e, plot.figure)}` : ""}`;
-function resting({stage, figure}) {
-  const last = points(stage, figure).pop();
+const describePoint = (plot, point) => `${view.x === "steps" ? `step ${formatCount(point.x)}` : `${formatCount(point.x)} tokens`}: ${formatValue(point.y, plot.figure)}${isKnown(point.e) ? ` ± ${formatSize(point.e, plot.figure)}` : ""}`;
+function describeNewest({stage, figure}) {
+  const last = listPoints(stage, figure).pop();
   if (!last) return ["not scored yet"];
-  const found = change(changed(stage, last.i, figure), figure);
-  return [h("b", null, short(last.y, figure)), ...(found ? [" ", found] : [])];
+  const change = renderChange(getChange(stage, last.i, figure), figure);
+  return [h("b", null, formatValue(last.y, figure)), ...(change ? [" ", change] : [])];
 }
-function summary({stage, figure}) {
-  const found = points(stage, figure);
-  if (!found.length) return `${name(figure)}, ${stage.name}: not scored yet`;
-  const first = found[0], last = found[found.length - 1], base = stage.bridge === null ? null : figure.v[stage.bridge];
-  return `${name(figure)}, ${stage.name}, ${found.length} checkpoints: ${short(first.y, figure)} at step ${first.one.step}, ${short(last.y, figure)} at step ${last.one.step}` + (known(base) ? `; the bridge has ${short(base, figure)}` : "") + ". Left and right arrow keys read the points, up and down go to the other charts.";
+function describePlot({stage, figure}) {
+  const points = listPoints(stage, figure);
+  if (!points.length) return `${figureName(figure)}, ${stage.name}: not scored yet`;
+  const first = points[0], last = points[points.length - 1], bridgeValue = stage.bridge === null ? null : figure.v[stage.bridge];
+  return `${figureName(figure)}, ${stage.name}, ${points.length} checkpoints: ${formatValue(first.y, figure)} at step ${first.evaluation.step}, ${formatValue(last.y, figure)} at step ${last.evaluation.step}` + (isKnown(bridgeValue) ? `; bridge: ${formatValue(bridgeValue, figure)}` : "") + ". Left and right arrow keys read the points, up and down go to the other charts.";
 }
-const sight = "IntersectionObserver" in window ? new IntersectionObserver(seen => { for (const one of seen) if (one.isIntersecting) { const plot = plots.find(each => each.place === one.target); if (plot && !plot.chart) draw(plot); } }, {rootMargin: "400px"}) : null;
+const visibilityObserver = "IntersectionObserver" in window ? new IntersectionObserver(entries => { for (const entry of entries) if (entry.isIntersecting) { const plot = plots.find(candidate => candidate.element === entry.target); if (plot && !plot.chart) drawPlot(plot); } }, {rootMargin: "400px"}) : null;
 
-function chart(stage, figure, small, first) {
-  const now = h("span", {class: "now"});
-  const place = h("div", {class: "plot", role: "img", tabindex: first ? "0" : "-1"});
-  const plot = {place, stage, figure, small, now, at: -1, key: `${stage.name}/${figure.tier}/${figure.name}`};
-  place.addEventListener("keydown", event => steer(plot, event));
-  place.addEventListener("blur", () => { plot.at = -1; plot.chart?.setCursor({left: -10, top: -10}); });
+function makeChart(stage, figure, small, first) {
+  const reading = h("span", {class: "now"});
+  const element = h("div", {class: "plot", role: "img", tabindex: first ? "0" : "-1"});
+  const plot = {element, stage, figure, small, reading, at: -1, key: `${stage.name}/${figure.tier}/${figure.name}`};
+  element.addEventListener("keydown", event => handleArrowKey(plot, event));
+  element.addEventListener("blur", () => { plot.at = -1; plot.chart?.setCursor({left: -10, top: -10}); });
   plots.push(plot);
-  return h("figure", {"data-plot": plot.key}, h("figcaption", null, h("span", {class: "name", title: name(figure)}, name(figure)), now), place);
+  return h("figure", {"data-plot": plot.key}, h("figcaption", null, h("span", {class: "name", title: figureName(figure)}, figureName(figure)), reading), element);
 }
-function steer(plot, event) {
-  const step = {ArrowLeft: -1, ArrowRight: 1}[event.key], hop = {ArrowUp: -1, ArrowDown: 1}[event.key];
-  if (!step && !hop) return;
+function handleArrowKey(plot, event) {
+  const step = {ArrowLeft: -1, ArrowRight: 1}[event.key], move = {ArrowUp: -1, ArrowDown: 1}[event.key];
+  if (!step && !move) return;
   event.preventDefault();
-  if (hop) {
-    const all = [...plot.place.closest(".plots").querySelectorAll(".plot")], next = all[all.indexOf(plot.place) + hop];
-    if (next) { plot.place.tabIndex = -1; next.tabIndex = 0; next.focus(); }
+  if (move) {
+    const elements = [...plot.element.closest(".plots").querySelectorAll(".plot")], next = elements[elements.indexOf(plot.element) + move];
+    if (next) { plot.element.tabIndex = -1; next.tabIndex = 0; next.focus(); }
     return;
   }
-  if (!plot.chart) draw(plot);
+  if (!plot.chart) drawPlot(plot);
   plot.at = Math.min(plot.points.length - 1, Math.max(0, plot.at + step));
   const point = plot.points[plot.at];
   if (!point) return;
   plot.chart.setCursor({left: plot.chart.valToPos(point.x, "x"), top: 10});
-  speak(`${name(plot.figure)}: ${reading(plot, point)}`);
+  announce(`${figureName(plot.figure)}: ${describePoint(plot, point)}`);
 }
-function refresh() {
+function refreshPage() {
   for (const plot of plots) {
-    plot.place.setAttribute("aria-label", summary(plot));
-    plot.now.replaceChildren(...resting(plot));
-    if (plot.chart) draw(plot); else sight ? sight.observe(plot.place) : draw(plot);
+    plot.element.setAttribute("aria-label", describePlot(plot));
+    plot.reading.replaceChildren(...describeNewest(plot));
+    if (plot.chart) drawPlot(plot); else visibilityObserver ? visibilityObserver.observe(plot.element) : drawPlot(plot);
   }
-  for (const again of redraw) again();
+  for (const refresh of refreshers) refresh();
 }
-const drawAll = () => { for (const plot of plots) draw(plot); };
+const drawAll = () => { for (const plot of plots) drawPlot(plot); };
 
 // ---------------------------------------------------------------- the parts of the page
 
-function switches() {
-  const one = (legend, key, choices, apply) => h("fieldset", null, h("legend", null, legend), h("span", {class: "choice"}, Object.entries(choices).map(([value, text]) =>
+function makeSwitches() {
+  const makeChoice = (legend, key, choices, apply) => h("fieldset", null, h("legend", null, legend), h("span", {class: "choice"}, Object.entries(choices).map(([value, text]) =>
     h("label", null, h("input", {type: "radio", name: key, value, checked: view[key] === value, onchange: () => { view[key] = value; apply(); }}), text))));
-  return h("div", {class: "switches"}, one("Over", "x", {steps: "steps", tokens: "tokens"}, refresh), one("Against", "role", {bridge: "bridge", previous: "step before", best: "best so far"}, refresh));
+  return h("div", {class: "switches"}, makeChoice("Over", "x", {steps: "steps", tokens: "tokens"}, refreshPage), makeChoice("Against", "role", {bridge: "bridge", previous: "step before", best: "best so far"}, refreshPage));
 }
-function theme(wanted) {
-  document.documentElement.dataset.theme = wanted;
-  for (const plot of plots) if (plot.chart) draw(plot);
+function setTheme(name) {
+  document.documentElement.dataset.theme = name;
+  for (const plot of plots) if (plot.chart) drawPlot(plot);
 }
-const dark = matchMedia("(prefers-color-scheme: dark)");
-let chosen = null;
+const darkPreference = matchMedia("(prefers-color-scheme: dark)");
+let chosenTheme = null;
 
-function top() {
+function buildHeader() {
   const daemon = data.daemon, alive = daemon.verdict === "alive";
-  const age = () => `Written ${ago(Date.now() / 1000 - data.at)} ago, ${day(data.at)}`;
+  const age = () => `Written ${formatAge(Date.now() / 1000 - data.at)} ago, ${formatDate(data.at)}`;
   const written = h("span", {id: "written"}, age());
   setInterval(() => { written.textContent = age(); }, 30000);
   document.getElementById("top").append(h("div", {class: "head"},
     h("div", null, h("h1", null, "Checkpoints"), h("p", null, written, " · ", h("span", {class: "path"}, data.results)),
-      h("p", null, badge(alive ? ["good", "●", "the watcher was alive then"] : ["bad", "●", ({stale: "the watcher had stopped", stopped: "the watcher had been told to end"})[daemon.verdict] ?? "no watcher was running"]), " ", h("a", {href: "#health"}, "queue and health"))),
-    h("button", {type: "button", id: "theme", onclick: () => { chosen = document.documentElement.dataset.theme === "dark" ? "light" : "dark"; theme(chosen); }}, "Light or dark")));
-  const links = [["#glance", "At a glance"], ["#matrix", "What was forgotten"], ...data.stages.map((stage, i) => [`#stage-${i}`, stage.name]), ...(Object.keys(data.answers).length ? [["#answers", "Answers"]] : []), ["#health", "Health"]];
-  document.getElementById("top").after(h("div", {class: "bar"}, h("div", null, h("nav", {"aria-label": "Parts of the report"}, h("ul", null, links.map(([href, text]) => h("li", null, h("a", {href}, text))))), switches())));
+      h("p", null, badge(alive ? ["good", "●", "the watcher was running"] : ["bad", "●", ({stale: "the watcher was not responding", stopped: "the watcher was stopped"})[daemon.verdict] ?? "no watcher was running"]), " ", h("a", {href: "#health"}, "queue and health"))),
+    h("button", {type: "button", id: "theme", onclick: () => { chosenTheme = document.documentElement.dataset.theme === "dark" ? "light" : "dark"; setTheme(chosenTheme); }}, "Light or dark")));
+  const links = [["#glance", "Overview"], ["#matrix", "Forgotten figures"], ...data.stages.map((stage, i) => [`#stage-${i}`, stage.name]), ...(Object.keys(data.answers).length ? [["#answers", "Answers"]] : []), ["#health", "Health"]];
+  document.getElementById("top").after(h("div", {class: "bar"}, h("div", null, h("nav", {"aria-label": "Parts of the report"}, h("ul", null, links.map(([href, text]) => h("li", null, h("a", {href}, text))))), makeSwitches())));
 }
 
-function card(stage, number) {
-  const last = newest(stage), scored = stage.evaluations.filter(one => one.role === "own" && ["scored", "on disk"].includes(one.state)).length;
-  const all = stage.evaluations.filter(one => one.role === "own").length, ended = result(stage, last);
-  const place = h("div", {class: "card"});
+function buildCard(stage, number) {
+  const last = findNewestIndex(stage), scored = stage.evaluations.filter(evaluation => evaluation.role === "own" && ["scored", "on disk"].includes(evaluation.state)).length;
+  const total = stage.evaluations.filter(evaluation => evaluation.role === "own").length, outcome = getOutcome(stage, last);
+  const element = h("div", {class: "card"});
   const fill = () => {
     const totals = stage.figures.filter(figure => !figure.name);
-    place.replaceChildren(h("h2", null, h("a", {href: `#stage-${number}`}, stage.name), ended ? badge(ENDS[ended]) : null),
-      h("p", {class: "of"}, `${scored} of ${all} scored${last === null ? "" : `; newest: ${label(stage, stage.evaluations[last])}`}`),
-      h("dl", null, totals.map(figure => [h("dt", null, TIERS[figure.tier]), h("dd", {class: "value"}, last === null ? "–" : short(figure.v[last], figure) || "–"), h("dd", null, last === null ? null : change(changed(stage, last, figure), figure))])));
+    element.replaceChildren(h("h2", null, h("a", {href: `#stage-${number}`}, stage.name), outcome ? badge(OUTCOME_BADGES[outcome]) : null),
+      h("p", {class: "of"}, `${scored} of ${total} scored${last === null ? "" : `; newest: ${stepLabel(stage, stage.evaluations[last])}`}`),
+      h("dl", null, totals.map(figure => [h("dt", null, TIERS[figure.tier]), h("dd", {class: "value"}, last === null ? "–" : formatValue(figure.v[last], figure) || "–"), h("dd", null, last === null ? null : renderChange(getChange(stage, last, figure), figure))])));
   };
-  redraw.push(fill);
-  return place;
+  refreshers.push(fill);
+  return element;
 }
 
-function matrixPart() {
+function buildMatrixSection() {
   const {stages, at, rows} = data.matrix;
-  const lost = rows.filter(row => row.name).flatMap(row => row.cells.filter(cell => cell?.forgotten)).length;
+  const forgottenCount = rows.filter(row => row.name).flatMap(row => row.cells.filter(cell => cell?.forgotten)).length;
   const body = [];
   let tier = null;
   for (const row of rows) {
-    if (row.tier !== tier) { tier = row.tier; body.push(h("tr", {class: "group"}, h("th", {colspan: stages.length + 1, scope: "colgroup"}, `${TIERS[tier]} `, h("span", {class: "soft small"}, SENSE[tier])))); }
+    if (row.tier !== tier) { tier = row.tier; body.push(h("tr", {class: "group"}, h("th", {colspan: stages.length + 1, scope: "colgroup"}, `${TIERS[tier]} `, h("span", {class: "soft small"}, TIER_DESCRIPTIONS[tier])))); }
     body.push(h("tr", {class: row.name ? null : "total"}, h("th", {scope: "row", class: "name"}, row.name || "total"), row.cells.map(cell => {
-      if (!cell) return h("td", {class: "soft"}, h("span", {"aria-hidden": "true"}, "·"), unseen("not in this stage"));
-      const gone = cell.forgotten;
-      return h("td", {class: gone ? "lost" : null}, short(cell.v, row), change(cell.change, row), gone ? h("span", {class: "lost"}, `${plain(gone[2], row)}${percent(row) ? " pts" : ""} worse than ${gone[0]}`) : null);
+      if (!cell) return h("td", {class: "soft"}, h("span", {"aria-hidden": "true"}, "·"), hiddenText("not in this stage"));
+      const forgotten = cell.forgotten;
+      return h("td", {class: forgotten ? "lost" : null}, formatValue(cell.v, row), renderChange(cell.change, row), forgotten ? h("span", {class: "lost"}, `${formatSize(forgotten[2], row)}${isShare(row) ? " pts" : ""} worse than ${forgotten[0]}`) : null);
     })));
   }
-  return h("section", {id: "matrix"}, h("h2", null, "What was forgotten"),
-    h("p", {class: "meta"}, lost ? `${lost} ${lost === 1 ? "figure is" : "figures are"} worse than at the end of an earlier stage, by more than two standard errors.` : "No figure is worse than at the end of an earlier stage by more than two standard errors."),
-    h("p", {class: "meta"}, "Each stage's newest checkpoint on its suites; below each figure its paired change since the stage's bridge."),
-    h("div", {class: "wide", tabindex: "0", role: "region", "aria-label": "Stages by suites"}, h("table", {class: "matrix"}, h("thead", null, h("tr", null, h("th", {scope: "col"}, "Suite"), stages.map((stage, i) => h("th", {scope: "col"}, stage, h("br"), h("span", {class: "soft small"}, at[i] ? at[i].slice(stage.length + 1) : "nothing yet"))))), h("tbody", null, body))));
+  return h("section", {id: "matrix"}, h("h2", null, "Forgotten figures"),
+    h("p", {class: "meta"}, forgottenCount ? `${forgottenCount} ${forgottenCount === 1 ? "figure is" : "figures are"} worse than at the end of an earlier stage, by more than two standard errors.` : "No figure is worse than at the end of an earlier stage by more than two standard errors."),
+    h("p", {class: "meta"}, "Each stage's newest checkpoint on its suites, with its paired change from the stage's bridge."),
+    h("div", {class: "wide", tabindex: "0", role: "region", "aria-label": "Stages by suites"}, h("table", {class: "matrix"}, h("thead", null, h("tr", null, h("th", {scope: "col"}, "Suite"), stages.map((stage, i) => h("th", {scope: "col"}, stage, h("br"), h("span", {class: "soft small"}, at[i] ? at[i].slice(stage.length + 1) : "no evaluations yet"))))), h("tbody", null, body))));
 }
 
-function goals(stage, index) {
-  const found = index === null ? null : stage.evaluations[index].against.bridge;
-  if (!found || !found.objectives.length) return null;
-  return h("ul", {class: "goals", "aria-label": "Objectives"}, found.objectives.map(one => {
-    const slices = one.metric === "nll_per_token";
-    const size = value => slices ? `${value < 0 ? "−" : "+"}${Math.abs(value).toPrecision(3)}` : `${value < 0 ? "−" : "+"}${Math.abs(100 * value).toFixed(1)}`;
+function buildObjectives(stage, index) {
+  const comparison = index === null ? null : stage.evaluations[index].against.bridge;
+  if (!comparison || !comparison.objectives.length) return null;
+  return h("ul", {class: "goals", "aria-label": "Objectives"}, comparison.objectives.map(objective => {
+    const slices = objective.metric === "nll_per_token";
+    const formatEffect = value => slices ? `${value < 0 ? "−" : "+"}${Math.abs(value).toPrecision(3)}` : `${value < 0 ? "−" : "+"}${Math.abs(100 * value).toFixed(1)}`;
     const unit = slices ? " nats a token" : " pts";
-    const margin = one.kind === "hold" ? `, margin ${slices ? one.margin : (100 * one.margin).toFixed(1)}` : "";
-    return h("li", null, badge(ENDS[one.outcome]), `${one.kind} ${one.name}`, h("span", {class: "soft"}, known(one.delta) ? `${size(one.delta)}${known(one.low) ? ` [${size(one.low)}, ${size(one.high)}]` : ""}${unit}${margin}` : one.why || "", known(one.plain) ? ` · plain rule: ${one.plain ? "kept" : "broken"}` : ""));
+    const margin = objective.kind === "hold" ? `, margin ${slices ? objective.margin : (100 * objective.margin).toFixed(1)}` : "";
+    return h("li", null, badge(OUTCOME_BADGES[objective.outcome]), `${objective.kind} ${objective.name}`, h("span", {class: "soft"}, isKnown(objective.delta) ? `${formatEffect(objective.delta)}${isKnown(objective.low) ? ` [${formatEffect(objective.low)}, ${formatEffect(objective.high)}]` : ""}${unit}${margin}` : objective.why || "", isKnown(objective.plain) ? ` · plain rule: ${objective.plain ? "kept" : "broken"}` : ""));
   }));
 }
 
-function sortable(heads, rows, caption) {
+function makeSortableTable(heads, rows, caption) {
   const body = h("tbody");
   const order = {column: null, up: true};
-  const show = () => {
+  const showRows = () => {
     const sorted = [...rows];
     if (order.column !== null) sorted.sort((a, b) => {
       const [x, y] = [a.keys[order.column], b.keys[order.column]];
-      if (!known(x) || !known(y)) return known(x) ? -1 : known(y) ? 1 : 0;
+      if (!isKnown(x) || !isKnown(y)) return isKnown(x) ? -1 : isKnown(y) ? 1 : 0;
       return (x < y ? -1 : x > y ? 1 : 0) * (order.up ? 1 : -1);
     });
     body.replaceChildren(...sorted.map(row => row.element));
@@ -271,168 +271,168 @@ function sortable(heads, rows, caption) {
   const columns = heads.map((head, i) => h("th", {scope: "col", class: head.n ? "n" : null}, head.fixed ? head.text : h("button", {type: "button", onclick: event => {
     order.up = order.column === i ? !order.up : true;
     order.column = i;
-    for (const each of columns) each.removeAttribute("aria-sort");
+    for (const column of columns) column.removeAttribute("aria-sort");
     event.target.closest("th").setAttribute("aria-sort", order.up ? "ascending" : "descending");
-    show();
+    showRows();
   }}, head.text)));
-  show();
-  return h("div", {class: "wide", tabindex: "0", role: "region", "aria-label": caption}, h("table", null, h("caption", {class: "unseen"}, caption), h("thead", null, h("tr", null, columns)), body));
+  showRows();
+  return h("div", {class: "wide", tabindex: "0", role: "region", "aria-label": caption}, h("table", null, h("caption", {class: "visually-hidden"}, caption), h("thead", null, h("tr", null, columns)), body));
 }
 
-function stateOf(one) {
-  const bad = ["blocked", "failed", "lost"].includes(one.state);
-  return [one.state === "scored" ? null : badge([bad ? "bad" : "", bad ? "!" : "…", one.state]), one.reason && one.state !== "scored" ? ` ${one.reason}` : null,
-    one.suspicious ? badge(["bad", "!", "suspicious"]) : null, one.outdated ? h("span", {class: "soft"}, " compared before its baselines changed") : null,
-    one.troubles.map(text => h("div", {class: "delta bad name"}, text)),
-    one.refused.map(([role, why]) => h("div", {class: "soft"}, `not compared with ${ROLES[role] || role}: ${why}`))];
+function renderState(evaluation) {
+  const isProblem = ["blocked", "failed", "lost"].includes(evaluation.state);
+  return [evaluation.state === "scored" ? null : badge([isProblem ? "bad" : "", isProblem ? "!" : "…", evaluation.state]), evaluation.reason && evaluation.state !== "scored" ? ` ${evaluation.reason}` : null,
+    evaluation.suspicious ? badge(["bad", "!", "suspicious"]) : null, evaluation.outdated ? h("span", {class: "soft"}, " comparison outdated") : null,
+    evaluation.errors.map(text => h("div", {class: "delta bad name"}, text)),
+    evaluation.refused.map(([role, reason]) => h("div", {class: "soft"}, `not compared with ${BASELINE_NAMES[role] || role}: ${reason}`))];
 }
 
-function table(stage) {
-  const totals = stage.figures.filter(figure => !figure.name), place = h("div");
+function buildEvaluationTable(stage) {
+  const totals = stage.figures.filter(figure => !figure.name), element = h("div");
   const fill = () => {
     const heads = [{text: "step", n: true}, {text: "tokens", n: true}, ...totals.flatMap(figure => [{text: TIERS[figure.tier], n: true}, {text: "change [95 %]"}]), {text: "objectives"}, {text: "state", fixed: false}, {text: "more", fixed: true}];
-    const rows = stage.evaluations.map((one, i) => ({
-      keys: [one.step, one.tokens, ...totals.flatMap(figure => [figure.v[i], changed(stage, i, figure)?.[0]]), result(stage, i) || null, one.state],
+    const rows = stage.evaluations.map((evaluation, i) => ({
+      keys: [evaluation.step, evaluation.tokens, ...totals.flatMap(figure => [figure.v[i], getChange(stage, i, figure)?.[0]]), getOutcome(stage, i) || null, evaluation.state],
       element: h("tr", {class: i === stage.bridge ? "base" : null},
-        h("th", {scope: "row", class: "n"}, one.source === stage.name ? one.step : [h("span", {class: "soft"}, `${one.source} `), one.step], i === stage.bridge ? h("div", {class: "soft small"}, "bridge") : one.role === "other" ? h("div", {class: "soft small name"}, one.directory) : null),
-        h("td", {class: "n"}, big(one.tokens)),
-        totals.flatMap(figure => [h("td", {class: "n"}, short(figure.v[i], figure), known(figure.e[i]) ? h("span", {class: "soft"}, ` ± ${plain(figure.e[i], figure)}`) : null), h("td", null, change(changed(stage, i, figure), figure, {interval: true}))]),
-        h("td", null, result(stage, i) ? badge(ENDS[result(stage, i)]) : null), h("td", null, stateOf(one)),
-        h("td", {class: "small"}, one.links.map(([text, href]) => [h("a", {href, "aria-label": `${text} of ${label(stage, one)}`}, text), " "]), h("button", {type: "button", class: "plain", "aria-label": `provenance of ${label(stage, one)}`, onclick: () => provenance(stage, one)}, "provenance"))),
+        h("th", {scope: "row", class: "n"}, evaluation.source === stage.name ? evaluation.step : [h("span", {class: "soft"}, `${evaluation.source} `), evaluation.step], i === stage.bridge ? h("div", {class: "soft small"}, "bridge") : evaluation.role === "other" ? h("div", {class: "soft small name"}, evaluation.directory) : null),
+        h("td", {class: "n"}, formatCount(evaluation.tokens)),
+        totals.flatMap(figure => [h("td", {class: "n"}, formatValue(figure.v[i], figure), isKnown(figure.e[i]) ? h("span", {class: "soft"}, ` ± ${formatSize(figure.e[i], figure)}`) : null), h("td", null, renderChange(getChange(stage, i, figure), figure, {interval: true}))]),
+        h("td", null, getOutcome(stage, i) ? badge(OUTCOME_BADGES[getOutcome(stage, i)]) : null), h("td", null, renderState(evaluation)),
+        h("td", {class: "small"}, evaluation.links.map(([text, href]) => [h("a", {href, "aria-label": `${text} of ${stepLabel(stage, evaluation)}`}, text), " "]), h("button", {type: "button", class: "plain", "aria-label": `provenance of ${stepLabel(stage, evaluation)}`, onclick: () => showProvenance(stage, evaluation)}, "provenance"))),
     }));
-    place.replaceChildren(sortable(heads, rows, `Evaluations of ${stage.name}, changes against ${ROLES[view.role]}`));
+    element.replaceChildren(makeSortableTable(heads, rows, `Evaluations of ${stage.name}, changes against ${BASELINE_NAMES[view.role]}`));
   };
-  redraw.push(fill);
-  return place;
+  refreshers.push(fill);
+  return element;
 }
 
-function provenance(stage, one) {
+function showProvenance(stage, evaluation) {
   const close = () => dialog.close();
-  const facts = Object.assign({evaluation: one.key, checkpoint: one.checkpoint}, ...one.provenance.map(i => data.provenance[i]));
-  const compared = Object.entries(one.against).map(([role, found]) => h("li", null, `${ROLES[role]}: ${found.key} (${found.source} step ${found.step})`, found.note ? `; ${found.note}` : "", found.refusals.length ? h("ul", null, found.refusals.map(([what, why]) => h("li", null, `${what} not compared: ${why}`))) : null));
-  const dialog = h("dialog", {"aria-labelledby": "from"}, h("div", {class: "head"}, h("h2", {id: "from"}, `${stage.name}, ${label(stage, one)}`), h("button", {type: "button", onclick: close}, "Close")),
+  const facts = Object.assign({evaluation: evaluation.key, checkpoint: evaluation.checkpoint}, ...evaluation.provenance.map(i => data.provenance[i]));
+  const compared = Object.entries(evaluation.against).map(([role, comparison]) => h("li", null, `${BASELINE_NAMES[role]}: ${comparison.key} (${comparison.source} step ${comparison.step})`, comparison.note ? `; ${comparison.note}` : "", comparison.refusals.length ? h("ul", null, comparison.refusals.map(([name, reason]) => h("li", null, `${name} not compared: ${reason}`))) : null));
+  const dialog = h("dialog", {"aria-labelledby": "from"}, h("div", {class: "head"}, h("h2", {id: "from"}, `${stage.name}, ${stepLabel(stage, evaluation)}`), h("button", {type: "button", onclick: close}, "Close")),
     compared.length ? [h("h3", null, "Compared with"), h("ul", {class: "small"}, compared)] : null, h("h3", null, "Provenance"), h("pre", null, JSON.stringify(facts, null, 2)));
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
   dialog.showModal();
 }
 
-function everything(stage) {
-  const box = h("details", null, h("summary", null, `All figures of ${stage.name} as a table`));
+function buildFigureTable(stage) {
+  const details = h("details", null, h("summary", null, `All figures of ${stage.name} as a table`));
   const fill = () => {
-    if (!box.open) return;
-    const shown = stage.evaluations.map((one, i) => i).filter(i => stage.figures.some(figure => known(figure.v[i])));
-    const rows = stage.figures.map(figure => h("tr", null, h("th", {scope: "row", class: "name"}, figure.name || `${TIERS[figure.tier]}, total`), shown.map(i => h("td", {class: "n"}, short(figure.v[i], figure), change(changed(stage, i, figure), figure)))));
-    box.replaceChildren(box.firstChild, h("div", {class: "wide", tabindex: "0", role: "region", "aria-label": `All figures of ${stage.name}`}, h("table", null, h("thead", null, h("tr", null, h("th", {scope: "col"}, "figure"), shown.map(i => h("th", {scope: "col", class: "n"}, label(stage, stage.evaluations[i]))))), h("tbody", null, rows))));
+    if (!details.open) return;
+    const shown = stage.evaluations.map((evaluation, i) => i).filter(i => stage.figures.some(figure => isKnown(figure.v[i])));
+    const rows = stage.figures.map(figure => h("tr", null, h("th", {scope: "row", class: "name"}, figure.name || `${TIERS[figure.tier]}, total`), shown.map(i => h("td", {class: "n"}, formatValue(figure.v[i], figure), renderChange(getChange(stage, i, figure), figure)))));
+    details.replaceChildren(details.firstChild, h("div", {class: "wide", tabindex: "0", role: "region", "aria-label": `All figures of ${stage.name}`}, h("table", null, h("thead", null, h("tr", null, h("th", {scope: "col"}, "figure"), shown.map(i => h("th", {scope: "col", class: "n"}, stepLabel(stage, stage.evaluations[i]))))), h("tbody", null, rows))));
   };
-  box.addEventListener("toggle", fill);
-  redraw.push(fill);
-  return box;
+  details.addEventListener("toggle", fill);
+  refreshers.push(fill);
+  return details;
 }
 
-function stagePart(stage, number) {
-  const last = newest(stage), ended = result(stage, last), base = stage.bridge === null ? null : stage.evaluations[stage.bridge];
+function buildStageSection(stage, number) {
+  const last = findNewestIndex(stage), outcome = getOutcome(stage, last), bridge = stage.bridge === null ? null : stage.evaluations[stage.bridge];
   const totals = stage.figures.filter(figure => !figure.name), groups = [...new Set(stage.figures.map(figure => figure.tier))];
-  return h("section", {id: `stage-${number}`}, h("div", {class: "title"}, h("h2", null, stage.name), ended ? badge(ENDS[ended]) : null),
-    h("p", {class: "meta"}, base ? `Bridge: ${base.source} step ${base.step}. ` : stage.awaited ? `Bridge: ${stage.awaited}, not scored yet. ` : "No bridge. ", h("span", {class: "path"}, stage.checkpoints)),
-    stage.notes.map(text => h("p", {class: "note"}, text)), goals(stage, last),
-    totals.length ? [h("h3", null, "Totals"), h("div", {class: "plots"}, totals.map((figure, i) => chart(stage, figure, false, i === 0))),
-      h("p", {class: "key"}, h("span", null, "checkpoints of this stage"), h("span", {class: "error"}, "± one standard error"), base ? h("span", {class: "bridge"}, "the bridge") : null)] : h("p", {class: "soft"}, "Nothing is scored yet."),
-    groups.map(tier => { const figures = stage.figures.filter(figure => figure.tier === tier && figure.name); return figures.length ? [h("h3", null, PARTS[tier], h("small", null, SENSE[tier])), h("div", {class: "plots many"}, figures.map((figure, i) => chart(stage, figure, true, i === 0)))] : null; }),
-    h("h3", null, "Evaluations"), table(stage), stage.figures.length ? everything(stage) : null);
+  return h("section", {id: `stage-${number}`}, h("div", {class: "title"}, h("h2", null, stage.name), outcome ? badge(OUTCOME_BADGES[outcome]) : null),
+    h("p", {class: "meta"}, bridge ? `Bridge: ${bridge.source} step ${bridge.step}. ` : stage.awaited ? `Bridge: ${stage.awaited}, not scored yet. ` : "No bridge. ", h("span", {class: "path"}, stage.checkpoints)),
+    stage.notes.map(text => h("p", {class: "note"}, text)), buildObjectives(stage, last),
+    totals.length ? [h("h3", null, "Totals"), h("div", {class: "plots"}, totals.map((figure, i) => makeChart(stage, figure, false, i === 0))),
+      h("p", {class: "key"}, h("span", null, "checkpoints of this stage"), h("span", {class: "error"}, "± one standard error"), bridge ? h("span", {class: "bridge"}, "the bridge") : null)] : h("p", {class: "soft"}, "Nothing is scored yet."),
+    groups.map(tier => { const figures = stage.figures.filter(figure => figure.tier === tier && figure.name); return figures.length ? [h("h3", null, ENTRY_TITLES[tier], h("small", null, TIER_DESCRIPTIONS[tier])), h("div", {class: "plots many"}, figures.map((figure, i) => makeChart(stage, figure, true, i === 0)))] : null; }),
+    h("h3", null, "Evaluations"), buildEvaluationTable(stage), stage.figures.length ? buildFigureTable(stage) : null);
 }
 
 // ---------------------------------------------------------------- answers
 
-function differences(before, after) {
+function diffWords(before, after) {
   const split = text => text.split(/(\s+)/).slice(0, 700);
-  const a = split(before), b = split(after), long = Array.from({length: a.length + 1}, () => new Uint16Array(b.length + 1));
-  for (let i = a.length - 1; i >= 0; i--) for (let j = b.length - 1; j >= 0; j--) long[i][j] = a[i] === b[j] ? long[i + 1][j + 1] + 1 : Math.max(long[i + 1][j], long[i][j + 1]);
+  const a = split(before), b = split(after), lengths = Array.from({length: a.length + 1}, () => new Uint16Array(b.length + 1));
+  for (let i = a.length - 1; i >= 0; i--) for (let j = b.length - 1; j >= 0; j--) lengths[i][j] = a[i] === b[j] ? lengths[i + 1][j + 1] + 1 : Math.max(lengths[i + 1][j], lengths[i][j + 1]);
   const left = [], right = [];
-  const put = (list, kind, text) => { const end = list[list.length - 1]; if (end && end.kind === kind) end.text += text; else list.push({kind, text}); };
+  const put = (list, kind, text) => { const last = list[list.length - 1]; if (last && last.kind === kind) last.text += text; else list.push({kind, text}); };
   let i = 0, j = 0;
   while (i < a.length || j < b.length) {
     if (i < a.length && j < b.length && a[i] === b[j]) { put(left, "", a[i++]); put(right, "", b[j++]); }
-    else if (j >= b.length || (i < a.length && long[i + 1][j] >= long[i][j + 1])) put(left, "del", a[i++]);
+    else if (j >= b.length || (i < a.length && lengths[i + 1][j] >= lengths[i][j + 1])) put(left, "del", a[i++]);
     else put(right, "ins", b[j++]);
   }
   return [left, right].map(list => list.map(({kind, text}) => kind && text.trim() ? h(kind, null, text) : text));
 }
-const mark = answer => !answer ? "" : answer[3] === true ? "✓" : answer[3] === false ? "✗" : "·";
-const passed = answer => !answer ? "no answer" : answer[3] === true ? "passed" : answer[3] === false ? "failed" : "not judged";
-function side(title, answer, text) {
+const passMark = answer => !answer ? "" : answer[3] === true ? "✓" : answer[3] === false ? "✗" : "·";
+const passText = answer => !answer ? "no answer" : answer[3] === true ? "passed" : answer[3] === false ? "failed" : "not checked";
+function buildAnswer(title, answer, text) {
   if (!answer) return h("div", null, h("h4", null, title), h("p", {class: "soft"}, "no answer"));
-  return h("div", null, h("h4", null, `${title} · ${passed(answer)}${answer[2] ? ` · ended by ${answer[2]}` : ""}`), h("p", {class: "text", tabindex: "0"}, text, answer[1] ? h("span", {class: "soft"}, ` … ${answer[1]} characters more`) : null),
+  return h("div", null, h("h4", null, `${title} · ${passText(answer)}${answer[2] ? ` · finish reason: ${answer[2]}` : ""}`), h("p", {class: "text", tabindex: "0"}, text, answer[1] ? h("span", {class: "soft"}, ` … ${answer[1]} more characters`) : null),
     h("ul", {class: "checks"}, answer[4].map(([check, ok, evidence]) => h("li", null, h("span", {class: `delta ${ok === true ? "good" : ok === false ? "bad" : ""}`}, `${ok === true ? "✓" : ok === false ? "✗" : "·"} ${check}`), evidence ? h("span", {class: "soft"}, ` ${evidence}`) : null))));
 }
-function answersPart() {
+function buildAnswersSection() {
   const stages = Object.keys(data.answers);
   if (!stages.length) return null;
   const state = {stage: stages[stages.length - 1], key: null, show: "differ"};
-  const list = h("div"), count = h("p", {class: "meta", role: "status"}), pick = h("select", {"aria-label": "Whose answers"}), note = h("div");
+  const list = h("div"), count = h("p", {class: "meta", role: "status"}), evaluationSelect = h("select", {"aria-label": "Checkpoint"}), note = h("div");
   const options = () => {
-    const found = data.answers[state.stage];
-    state.key = found.evaluations[0] || found.bridge;
-    pick.replaceChildren(...found.evaluations.map(key => h("option", {value: key}, key)));
-    note.replaceChildren(...found.left_out.map(text => h("p", {class: "note"}, `Not shown: ${text}`)));
+    const answers = data.answers[state.stage];
+    state.key = answers.evaluations[0] || answers.bridge;
+    evaluationSelect.replaceChildren(...answers.evaluations.map(key => h("option", {value: key}, key)));
+    note.replaceChildren(...answers.left_out.map(text => h("p", {class: "note"}, `Not shown: ${text}`)));
   };
   const fill = () => {
-    const found = data.answers[state.stage];
-    const both = found.prompts.map(prompt => ({prompt, was: found.bridge ? prompt.answers[found.bridge] : null, is: prompt.answers[state.key]}));
-    const tests = {all: () => true, differ: ({was, is}) => !found.bridge || was?.[0] !== is?.[0], worse: ({was, is}) => was?.[3] === true && is?.[3] === false, better: ({was, is}) => was?.[3] === false && is?.[3] === true, failed: ({is}) => is?.[3] === false};
-    const shown = both.filter(tests[state.show]);
-    count.textContent = `${shown.length} of ${both.length} prompts. ${both.filter(tests.better).length} that failed at the bridge pass now, ${both.filter(tests.worse).length} that passed fail now.`;
-    list.replaceChildren(...shown.map(({prompt, was, is}) => {
-      const box = h("details", {class: "prompt"}, h("summary", null, h("span", {class: "name"}, prompt.name), h("span", {class: "soft"}, prompt.category),
-        h("span", {class: "delta"}, found.bridge ? [`bridge `, h("span", {"aria-hidden": "true"}, mark(was)), unseen(passed(was)), " → "] : null, h("span", {"aria-hidden": "true", class: `delta ${is?.[3] === true ? "good" : is?.[3] === false ? "bad" : ""}`}, mark(is)), unseen(passed(is)))));
-      box.addEventListener("toggle", () => {
-        if (!box.open || box.children.length > 1) return;
-        const [left, right] = was && is ? differences(was[0], is[0]) : [was?.[0] ?? "", is?.[0] ?? ""];
-        box.append(h("p", {class: "text"}, prompt.text), h("div", {class: "pair"}, found.bridge ? side(`bridge, ${found.bridge}`, was, left) : null, side(state.key, is, right)));
+    const answers = data.answers[state.stage];
+    const pairs = answers.prompts.map(prompt => ({prompt, before: answers.bridge ? prompt.answers[answers.bridge] : null, after: prompt.answers[state.key]}));
+    const tests = {all: () => true, differ: ({before, after}) => !answers.bridge || before?.[0] !== after?.[0], worse: ({before, after}) => before?.[3] === true && after?.[3] === false, better: ({before, after}) => before?.[3] === false && after?.[3] === true, failed: ({after}) => after?.[3] === false};
+    const shown = pairs.filter(tests[state.show]);
+    count.textContent = `${shown.length} of ${pairs.length} prompts. ${pairs.filter(tests.better).length} failed at the bridge and pass now; ${pairs.filter(tests.worse).length} passed at the bridge and fail now.`;
+    list.replaceChildren(...shown.map(({prompt, before, after}) => {
+      const details = h("details", {class: "prompt"}, h("summary", null, h("span", {class: "name"}, prompt.name), h("span", {class: "soft"}, prompt.category),
+        h("span", {class: "delta"}, answers.bridge ? [`bridge `, h("span", {"aria-hidden": "true"}, passMark(before)), hiddenText(passText(before)), " → "] : null, h("span", {"aria-hidden": "true", class: `delta ${after?.[3] === true ? "good" : after?.[3] === false ? "bad" : ""}`}, passMark(after)), hiddenText(passText(after)))));
+      details.addEventListener("toggle", () => {
+        if (!details.open || details.children.length > 1) return;
+        const [left, right] = before && after ? diffWords(before[0], after[0]) : [before?.[0] ?? "", after?.[0] ?? ""];
+        details.append(h("p", {class: "text"}, prompt.text), h("div", {class: "pair"}, answers.bridge ? buildAnswer(`bridge, ${answers.bridge}`, before, left) : null, buildAnswer(state.key, after, right)));
       });
-      return box;
+      return details;
     }));
   };
-  pick.addEventListener("change", () => { state.key = pick.value; fill(); });
-  const choose = h("select", {"aria-label": "Which stage", onchange: event => { state.stage = event.target.value; options(); fill(); }}, stages.map(stage => h("option", {value: stage, selected: stage === state.stage}, stage)));
-  const filter = h("select", {"aria-label": "Which prompts", onchange: event => { state.show = event.target.value; fill(); }}, Object.entries({differ: "answers that differ", all: "all", better: "failed before, pass now", worse: "passed before, fail now", failed: "fail now"}).map(([value, text]) => h("option", {value}, text)));
+  evaluationSelect.addEventListener("change", () => { state.key = evaluationSelect.value; fill(); });
+  const stageSelect = h("select", {"aria-label": "Stage", onchange: event => { state.stage = event.target.value; options(); fill(); }}, stages.map(stage => h("option", {value: stage, selected: stage === state.stage}, stage)));
+  const filterSelect = h("select", {"aria-label": "Prompts", onchange: event => { state.show = event.target.value; fill(); }}, Object.entries({differ: "answers that differ", all: "all", better: "failed before, pass now", worse: "passed before, fail now", failed: "fail now"}).map(([value, text]) => h("option", {value}, text)));
   options();
   fill();
-  return h("section", {id: "answers"}, h("h2", null, "Answers"), h("p", {class: "meta"}, "Side by side with the bridge's; what only one of the two says is marked."), h("p", {class: "filters"}, stages.length > 1 ? choose : null, " ", pick, " ", filter), count, note, list);
+  return h("section", {id: "answers"}, h("h2", null, "Answers"), h("p", {class: "meta"}, "Answers beside the bridge's, with differences marked."), h("p", {class: "filters"}, stages.length > 1 ? stageSelect : null, " ", evaluationSelect, " ", filterSelect), count, note, list);
 }
 
 // ---------------------------------------------------------------- health
 
-function healthPart() {
-  const waiting = data.stages.flatMap(stage => stage.evaluations.filter(one => !["scored", "on disk"].includes(one.state)).map(one => ({stage, one})));
+function buildHealthSection() {
+  const waiting = data.stages.flatMap(stage => stage.evaluations.filter(evaluation => !["scored", "on disk"].includes(evaluation.state)).map(evaluation => ({stage, evaluation})));
   const latency = data.latencies.complete_to_scored;
-  const rows = waiting.map(({stage, one}) => ({keys: [stage.name, one.step, one.state, one.since], element: h("tr", null, h("td", null, stage.name), h("th", {scope: "row", class: "n"}, label(stage, one)), h("td", null, badge([["blocked", "failed", "lost"].includes(one.state) ? "bad" : "", "", one.state])), h("td", {class: "n"}, known(one.since) ? ago(data.at - one.since) : ""), h("td", {class: "name"}, one.reason), h("td", {class: "small"}, one.links.filter(([text]) => text !== "results").map(([text, href]) => [h("a", {href, "aria-label": `${text} of ${stage.name} ${label(stage, one)}`}, text), " "])))}));
+  const rows = waiting.map(({stage, evaluation}) => ({keys: [stage.name, evaluation.step, evaluation.state, evaluation.since], element: h("tr", null, h("td", null, stage.name), h("th", {scope: "row", class: "n"}, stepLabel(stage, evaluation)), h("td", null, badge([["blocked", "failed", "lost"].includes(evaluation.state) ? "bad" : "", "", evaluation.state])), h("td", {class: "n"}, isKnown(evaluation.since) ? formatAge(data.at - evaluation.since) : ""), h("td", {class: "name"}, evaluation.reason), h("td", {class: "small"}, evaluation.links.filter(([text]) => text !== "results").map(([text, href]) => [h("a", {href, "aria-label": `${text} of ${stage.name} ${stepLabel(stage, evaluation)}`}, text), " "])))}));
   const queue = data.queue;
   return h("section", {id: "health"}, h("h2", null, "Queue and health"), h("p", null, data.daemon.line), h("p", {class: "meta"}, Object.entries(data.counts).map(([state, count]) => `${count} ${state}`).join(", "),
-    latency ? `. From complete to scored: ${ago(latency.p50)} (median), ${ago(latency.p95)} (95th percentile), over ${latency.n}` : "", known(queue.jobs) ? `. ${queue.jobs} jobs of ours in the queue` : queue.trouble ? `. ${data.daemon.executor} could not be asked: ${queue.trouble}` : "", "."),
-    data.notes.map(text => h("p", {class: "note"}, text)),
-    rows.length ? sortable([{text: "stage"}, {text: "step", n: true}, {text: "state"}, {text: "for", n: true}, {text: "why"}, {text: "logs", fixed: true}].map((head, i) => i > 3 ? {...head, fixed: true} : head), rows, "Evaluations that are not scored") : h("p", {class: "soft"}, "Nothing waits."),
-    data.skipped.length ? h("details", null, h("summary", null, `Not looked after or not due: ${data.skipped_count}`), h("ul", {class: "small"}, data.skipped.map(skip => h("li", {class: "name"}, `${skip.evaluation}: ${skip.reason}`)))) : null);
+    latency ? `. Time from complete checkpoint to scores: median ${formatAge(latency.p50)}, p95 ${formatAge(latency.p95)} (n=${latency.n})` : "", isKnown(queue.jobs) ? `. Jobs in the queue: ${queue.jobs}` : queue.error ? `. ${data.daemon.executor} did not answer: ${queue.error}` : "", "."),
+    data.warnings.map(text => h("p", {class: "note"}, text)),
+    rows.length ? makeSortableTable([{text: "stage"}, {text: "step", n: true}, {text: "state"}, {text: "for", n: true}, {text: "reason"}, {text: "logs", fixed: true}].map((head, i) => i > 3 ? {...head, fixed: true} : head), rows, "Evaluations that are not scored") : h("p", {class: "soft"}, "Nothing is pending."),
+    data.skipped.length ? h("details", null, h("summary", null, `Not scheduled or not due: ${data.skipped_count}`), h("ul", {class: "small"}, data.skipped.map(skip => h("li", {class: "name"}, `${skip.evaluation}: ${skip.reason}`)))) : null);
 }
 
-function foot() {
-  const said = [["Change", "Candidate minus baseline on the same items, rows or prompts: paired. The brackets hold its 95 % interval."], ["better, worse", "The paired test's verdict, after Holm's correction over the slices and tasks of one comparison. no change seen: the difference is not told from noise. too few items: no test could be made."],
-    ["pass, fail, inconclusive", "improve: the named total must be better than the bridge's, by a one-sided test. hold: it must not be worse by more than the margin. The plain rule asks only for the sign."],
-    ["Forgotten", "A stage's newest figure is worse than the best of the earlier stages' newest on the same data by more than twice the standard error of the difference, taken as independent."], ["±", "One standard error: clustered by document for perplexities; totals from those of their slices or tasks."]];
-  document.getElementById("foot").append(h("h2", null, "How to read this"), h("dl", null, said.map(([word, text]) => [h("dt", null, word), h("dd", null, text)])), h("p", null, `checkpoint watcher ${data.version}; config: ${data.config}`));
+function buildFooter() {
+  const glossary = [["Change", "Candidate minus baseline on the same items, rows or prompts (paired). Brackets hold the 95 % confidence interval."], ["better, worse", "Verdict of the paired test, after Holm's correction over the slices and tasks of one comparison. no change seen: the difference is not significant. too few items: no test is possible."],
+    ["pass, fail, inconclusive", "improve: the total must be better than the bridge's by a one-sided test. hold: it must not be worse by more than the margin. The plain rule checks only the sign."],
+    ["Forgotten", "A stage's newest figure is worse than the best newest figure of an earlier stage on the same data, by more than two standard errors. The test treats the two as independent."], ["±", "One standard error. That of a perplexity is clustered by document; that of a total follows from its slices or tasks."]];
+  document.getElementById("foot").append(h("h2", null, "How to read this"), h("dl", null, glossary.map(([term, text]) => [h("dt", null, term), h("dd", null, text)])), h("p", null, `checkpoint watcher ${data.version}; config: ${data.config}`));
 }
 
-document.documentElement.dataset.theme = dark.matches ? "dark" : "light";
-dark.addEventListener("change", () => { if (chosen === null) theme(dark.matches ? "dark" : "light"); });
-top();
-document.getElementById("main").append(...[h("div", {id: "glance", class: "cards"}, data.stages.map(card)), data.matrix.rows.length ? matrixPart() : null, data.stages.map(stagePart), answersPart(), healthPart()].flat().filter(Boolean));
-foot();
-refresh();
-let resizing = null;
-addEventListener("resize", () => { clearTimeout(resizing); resizing = setTimeout(() => { for (const plot of plots) if (plot.chart && plot.place.clientWidth) plot.chart.setSize({width: Math.max(120, plot.place.clientWidth), height: plot.place.clientHeight}); }, 120); });
-let screen = null;
-addEventListener("beforeprint", () => { screen = document.documentElement.dataset.theme; document.documentElement.dataset.theme = "light"; drawAll(); });
-addEventListener("afterprint", () => { theme(screen); });
+document.documentElement.dataset.theme = darkPreference.matches ? "dark" : "light";
+darkPreference.addEventListener("change", () => { if (chosenTheme === null) setTheme(darkPreference.matches ? "dark" : "light"); });
+buildHeader();
+document.getElementById("main").append(...[h("div", {id: "glance", class: "cards"}, data.stages.map(buildCard)), data.matrix.rows.length ? buildMatrixSection() : null, data.stages.map(buildStageSection), buildAnswersSection(), buildHealthSection()].flat().filter(Boolean));
+buildFooter();
+refreshPage();
+let resizeTimer = null;
+addEventListener("resize", () => { clearTimeout(resizeTimer); resizeTimer = setTimeout(() => { for (const plot of plots) if (plot.chart && plot.element.clientWidth) plot.chart.setSize({width: Math.max(120, plot.element.clientWidth), height: plot.element.clientHeight}); }, 120); });
+let themeBeforePrint = null;
+addEventListener("beforeprint", () => { themeBeforePrint = document.documentElement.dataset.theme; document.documentElement.dataset.theme = "light"; drawAll(); });
+addEventListener("afterprint", () => { setTheme(themeBeforePrint); });
 window.report = {data, plots, drawAll, view};
 document.documentElement.dataset.ready = "true";
 })();

@@ -119,7 +119,7 @@ def test_the_watcher_says_it_in_its_status(noise):
     }
     others = [{**row, "evaluation": f"stage1/step_{n}", "scores": {}} for n in range(100, 180)]
     stages = {"stage1": {"checkpoints": "/ckpts", "evaluations": [row, *others]}}
-    assert sum("suspicious: no better than guessing" in line for line in render_status_body({"stages": stages}, 10.0)) == 1
+    assert sum("suspicious: no better than predicting" in line for line in render_status_body({"stages": stages}, 10.0)) == 1
 
 
 def test_tasks_alone_give_rows_too(noise, tmp_path):

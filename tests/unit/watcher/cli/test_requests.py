@@ -158,9 +158,7 @@ def test_the_command_says_when_it_is_taken_up():
     assert later in said("enqueue", "stage1", "150").output
     leave_status()
     assert said("retry", "stage1", "100").output == (
-        "retry stage1: step 100\n"
-        "  100: not known to the watcher: nothing is done\n"
-        "The watcher on login1 takes it up within 60 s.\n"
+        "retry stage1: step 100\n  100: unknown evaluation\nThe watcher on login1 takes it up within 60 s.\n"
     )
     assert "steps 10, 20, 30, 40, 50, 60, 70, 80 and 2 more" in said("cancel", "stage1", "10:100:10").output
 
@@ -168,8 +166,8 @@ def test_the_command_says_when_it_is_taken_up():
 @pytest.mark.usefixtures("here")
 def test_what_is_scored_already_is_said():
     leave_status(record(100, EvaluationState.SCORED), record(200, EvaluationState.BLOCKED))
-    assert "\n  100: scored already: --force scores again\n" in said("enqueue", "stage1", "100", "200").output
-    assert "scored already" not in said("enqueue", "stage1", "100", "--force").output
+    assert "\n  100: already scored; use --force to score it again\n" in said("enqueue", "stage1", "100", "200").output
+    assert "already scored" not in said("enqueue", "stage1", "100", "--force").output
 
 
 def test_a_state_folder_that_cannot_be_made_is_one_line(here):
@@ -231,7 +229,7 @@ def journaled():
 def test_why_tells_what_the_journal_knows():
     journaled()
     both = said("why", "stage1", "100").output
-    assert "stage1/step_100 (step 100) is asked for by the schedule; the checkpoint is /c/100." in both
+    assert "stage1/step_100 (step 100) is in the schedule; its checkpoint is /c/100." in both
     assert "stage1/step_100_from_stage2" in both
     one = said("why", "stage1", "100", "--from", "stage2").output
     assert "a checkpoint of stage2" in one
@@ -242,9 +240,9 @@ def test_why_tells_what_the_journal_knows():
 
 
 def test_why_explains_what_is_not_known(here):
-    assert "It is in the schedule, so the next tick" in " ".join(said("why", "stage1", "100").output.split())
+    assert "It is in the schedule; the next tick" in " ".join(said("why", "stage1", "100").output.split())
     said("enqueue", "stage1", "150")
-    assert "it was asked for, and the next tick takes that up" in " ".join(said("why", "stage1", "150").output.split())
+    assert "A request for it is pending; the next tick handles it" in " ".join(said("why", "stage1", "150").output.split())
     assert os.listdir(here / "results/.watcher") == ["requests"]  # noqa: PTH208  names only
 
 
@@ -262,25 +260,31 @@ def test_an_ask_survives_its_journey(here):
     [
         (
             ("enqueue", "stage1", "100:500:100"),
-            ["100: scored already: --force scores again", "200: queued already: nothing is done"],
+            ["100: already scored; use --force to score it again", "200: already queued"],
         ),
-        (("enqueue", "stage1", "300"), ["300: taken up again (it is blocked)"]),
-        (("enqueue", "stage1", "400", "500"), ["400: scored next, once complete", "500: scored once its checkpoint is there"]),
-        (("enqueue", "stage1", "100", "--force"), ["100: scored anew; the results of now are kept aside"]),
+        (("enqueue", "stage1", "300"), ["300: will be retried (was blocked)"]),
+        (
+            ("enqueue", "stage1", "400", "500"),
+            ["400: will be scored once its checkpoint is complete", "500: will be scored once its checkpoint exists"],
+        ),
+        (("enqueue", "stage1", "100", "--force"), ["100: will be scored again; current results move to superseded/"]),
         (
             ("retry", "stage1", "300", "999"),
-            ["300: taken up again (it is blocked)", "999: not known to the watcher: nothing is done"],
+            ["300: will be retried (was blocked)", "999: unknown evaluation"],
         ),
         (
             ("cancel", "stage1", "100", "200", "300"),
-            ["100: scored already: nothing is done", "200: given up, and its job is ended"],
+            ["100: already scored", "200: will be cancelled, with its job"],
         ),
-        (("cancel", "stage1", "300"), ["300: given up"]),
+        (("cancel", "stage1", "300"), ["300: will be cancelled"]),
         (
             ("enqueue", "stage2", "100", "--bridge"),
-            ["100: the baseline from now on; scored once its checkpoint is there"],
+            ["100: becomes the baseline; will be scored once its checkpoint exists"],
         ),
-        (("enqueue", "stage3", "10:200:10"), ["10, 20, 30, 40, 50, 60, 70, 80 and 12 more: scored once its checkpoint is there"]),
+        (
+            ("enqueue", "stage3", "10:200:10"),
+            ["10, 20, 30, 40, 50, 60, 70, 80 and 12 more: will be scored once its checkpoint exists"],
+        ),
     ],
 )
 def test_what_will_happen_is_said_for_each_step(words, expected, here):

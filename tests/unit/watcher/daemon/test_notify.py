@@ -131,7 +131,7 @@ def test_a_time_in_which_nobody_watched_is_told_by_the_one_that_begins_again(wat
     watched.tick(2)
     (message,) = told(watched)
     assert message["event"] == "stale"
-    assert "nobody watched from " in message["message"]
+    assert "no watcher ran from " in message["message"]
     watched.daemon.publish_stopped()
     os.utime(watched.config.paths.status_json, (watched.clock(), watched.clock()))
     watched.kill_daemon()

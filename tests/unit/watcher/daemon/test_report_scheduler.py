@@ -344,6 +344,6 @@ def test_a_failing_comparison_costs_a_single_tick_from_cron_neither_its_end_nor_
         daemon.close()
     assert set(states) == {"scored"}
     document = json.loads(config.paths.status_json.read_text())
-    assert any("it cannot be compared today" in note for note in document["notes"]), document["notes"]
+    assert any("it cannot be compared today" in note for note in document["warnings"]), document["warnings"]
     assert not list(sample.results.glob("*/by_checkpoint/*/compare.json"))
     assert json.loads(config.paths.reported_json.read_text())

@@ -83,8 +83,9 @@ def test_a_running_watcher_tells_its_service_and_a_clean_end_is_called_stopped(t
     paths = StatePaths(tmp_path / "evaluation_results" / ".watcher")
     health = check_liveness(paths, paths.status_json.stat().st_mtime + 5)
     assert (health.verdict, health.exit_code) == ("stopped", 3)
-    assert "was told to end 5 s ago, and did" in health.summary
-    assert "which was told to end, and did." in " ".join(paths.status_text.read_text().split())
+    assert health.summary.startswith("Stopped on ")
+    assert " 5 s ago; start it with `watcher run`" in health.summary
+    assert "The watcher was stopped." in " ".join(paths.status_text.read_text().split())
 
 
 watched = make_watched_fixture()
@@ -121,12 +122,12 @@ def test_between_two_runs_by_once_nothing_is_stale(watched):
     once(watched)  # by hand, in between
     assert verdict(watched, 5000) == "alive"
     line = check_liveness(watched.config.paths, watched.clock() + 1200).summary
-    assert line.startswith("alive: last run by `watcher once` on ")
-    assert line.endswith(" 20 min ago, and it comes every 30 min")
+    assert line.startswith("Running from a timer; last run of `watcher once` on ")
+    assert line.endswith(" 20 min ago, interval 30 min")
     assert verdict(watched, 5400) == "stale"
-    assert "see what should run it (cron" in check_liveness(watched.config.paths, watched.clock() + 5400).summary
+    assert "check the timer or cron entry" in check_liveness(watched.config.paths, watched.clock() + 5400).summary
     text = watched.config.paths.status_text.read_text()
-    assert "it is gone" not in text.splitlines()[0]
+    assert "is not running" not in text.splitlines()[0]
 
 
 def test_a_config_that_is_refused_is_said_in_the_status_until_a_good_one_comes(watched):

@@ -47,7 +47,7 @@ def test_the_story_of_a_failure():
             failures={"out_of_memory": 2},
             retry_at=NOW + 300,
             history=(
-                (NOW - 900, "owed", "in the schedule"),
+                (NOW - 900, "pending", "in the schedule"),
                 (NOW - 600, "queued", "job 77"),
                 (NOW - 120, "failed", "out of memory on node7."),
             ),
@@ -55,12 +55,12 @@ def test_the_story_of_a_failure():
         NOW,
     )
     assert flat(text) == (
-        "stage2/step_100 (step 100) is asked for by the schedule; the checkpoint is /c/stage2/100. "
-        f"{format_local_time(NOW - 900)}: owed: in the schedule. {format_local_time(NOW - 600)}: queued: job 77. "
-        f"Since {format_local_time(NOW - 120)} (2 min) it is failed: out of memory on node7. "
-        "Its newest attempt is number 2, eval-stage2-100-abc (job 77, restarted 1 times). "
-        "Failures in a row: out_of_memory 2. "
-        f"It is tried again in 5 min, at {format_local_time(NOW + 300)}."
+        "stage2/step_100 (step 100) is in the schedule; its checkpoint is /c/stage2/100. "
+        f"{format_local_time(NOW - 900)}: pending: in the schedule. {format_local_time(NOW - 600)}: queued: job 77. "
+        f"Since {format_local_time(NOW - 120)} (2 min): failed: out of memory on node7. "
+        "The newest attempt is number 2, eval-stage2-100-abc (job 77, 1 restarts). "
+        "Consecutive failures: out_of_memory 2. "
+        f"The watcher retries in 5 min, at {format_local_time(NOW + 300)}."
     )
     assert max(map(len, text.splitlines())) <= 100
 
@@ -68,7 +68,7 @@ def test_the_story_of_a_failure():
 @pytest.mark.parametrize("state", list(EvaluationState))
 def test_every_state_says_what_happens_next(state):
     text = explain_evaluation(record(state, reason="because"), NOW)
-    assert f"it is {state.value}: because." in flat(text)
+    assert f": {state.value}: because." in flat(text)
     assert text.rstrip().endswith((".", "?"))
     assert "{" not in text
 
@@ -89,7 +89,7 @@ def test_a_long_history_is_shortened():
 
 def test_hostile_reasons_reach_no_terminal():
     text = explain_evaluation(
-        record(EvaluationState.BLOCKED, reason="\x1b[2Jx\ny", history=((NOW, "owed\x07", "\x9b"), (NOW, "b", ""))), NOW
+        record(EvaluationState.BLOCKED, reason="\x1b[2Jx\ny", history=((NOW, "pending\x07", "\x9b"), (NOW, "b", ""))), NOW
     )
     assert all(character.isprintable() or character == "\n" for character in text)
 
@@ -97,13 +97,13 @@ def test_hostile_reasons_reach_no_terminal():
 @pytest.mark.parametrize(
     ("step", "source", "asked", "skips", "said"),
     [
-        (100, None, False, {}, "It is in the schedule, so the next tick"),
+        (100, None, False, {}, "It is in the schedule; the next tick"),
         (3000, None, False, {}, "It is in the schedule"),
-        (6000, None, False, {}, "not in the schedule of stage2: 100, 200; every 1000 from 1000 to 5000; the final one."),
-        (150, None, False, {"/c/stage2/150": "not complete"}, "Of it the last tick said: not complete."),
-        (150, None, False, {"stage2/step_150": "not wanted"}, "Of it the last tick said: not wanted."),
-        (150, "stage1", False, {}, "would be /c/stage1/150. `watcher enqueue stage2 150 --from stage1` asks for it once."),
-        (150, None, True, {}, "it was asked for, and the next tick takes that up. Its checkpoint would be /c/stage2/150."),
+        (6000, None, False, {}, "not in the schedule of stage2 (100, 200; every 1000 from 1000 to 5000; the final step)"),
+        (150, None, False, {"/c/stage2/150": "not complete"}, "Last tick: not complete."),
+        (150, None, False, {"stage2/step_150": "not wanted"}, "Last tick: not wanted."),
+        (150, "stage1", False, {}, "path is /c/stage1/150. Run `watcher enqueue stage2 150 --from stage1` to score it once."),
+        (150, None, True, {}, "A request for it is pending; the next tick handles it. Its checkpoint path is /c/stage2/150."),
     ],
 )
 def test_what_is_not_known_is_explained(step, source, asked, skips, said):
@@ -116,5 +116,5 @@ def test_when_each_thing_happened_and_when_the_next_one_will():
     assert (
         f"The checkpoint was complete at {format_local_time(NOW - 500)}; seen complete after 60 s, submitted after 62 s." in text
     )
-    assert text.endswith("The job waits for its turn; the queue is asked within 60 s.")
-    assert flat(explain_evaluation(record(EvaluationState.QUEUED), NOW)).endswith("the queue is asked when a watcher runs.")
+    assert text.endswith("The job waits in the queue. The watcher checks it within 60 s.")
+    assert flat(explain_evaluation(record(EvaluationState.QUEUED), NOW)).endswith("The watcher checks it when it next runs.")

@@ -13,7 +13,7 @@ from watcher.journal.replay import JournalState
 from watcher.report.data import build_report
 from watcher.report.html import build_page_data as page
 from watcher.status.health import check_liveness, make_downtime_alerts
-from watcher.status.reader import readable
+from watcher.status.reader import normalize_status
 from watcher.status.request_preview import preview_outcomes
 from watcher.status.text import render_status_body
 
@@ -25,7 +25,7 @@ WORTHLESS = (None, 1e999, -1e999, float("nan"), 1e300, 10**400, -1, 0.5, True, "
 
 def row(step, state, **more):
     name = f"step_{step}"
-    said = {"source": "stage1", "origin": "schedule", "checkpoint": f"/c/{step}", "reason": "why", "now": "", "since": NOW - 9}
+    said = {"source": "stage1", "origin": "schedule", "checkpoint": f"/c/{step}", "reason": "why", "detail": "", "since": NOW - 9}
     rest = {"attempt": None, "attempts": 0, "retry_at": None, "failures": {}, "times": {}, "scores": {}, "progress": {}}
     return {"evaluation": f"stage1/{name}", "directory": name, "step": step, "state": state, **said, **rest, **more}
 
@@ -42,8 +42,8 @@ def whole():
     stage = {
         "checkpoints": "/c",
         "exists": True,
-        "trouble": "away",
-        "data": "waits",
+        "error": "away",
+        "data_cache": "waits",
         "configured": True,
         "next": 400,
         "last": 500,
@@ -58,12 +58,12 @@ def whole():
         "started": NOW - 100,
         "version": "0.1.0",
         "ticks": 3,
-        "calls": {"squeue": 1},
-        "notes": ["the journal is torn"],
+        "slurm_calls": {"squeue": 1},
+        "warnings": ["the journal is torn"],
         "config": "/w.yaml",
         "executor": "slurm",
         "results": "/r",
-        "queue": {"at": NOW, "jobs": None, "trouble": "squeue: no answer", "since": NOW - 50},
+        "queue": {"at": NOW, "jobs": None, "error": "squeue: no answer", "since": NOW - 50},
         "counts": {"scored": 1, "running": 1, "failed": 1},
         "latencies": {"complete_to_scored": {"p50": 1.0, "p95": 2.0, "n": 3}},
         "stages": {"stage1": {**stage, "counts": {"scored": 1}, "evaluations": rows}},
@@ -124,7 +124,7 @@ def test_a_key_that_is_missing_or_holds_nonsense_stops_no_reader(config, tmp_pat
         assert json.dumps(page(build_report(config, JournalState(), health, NOW), config.results), allow_nan=False)
         rows = [each for stage in health.document["stages"].values() for each in stage["evaluations"]]
         assert preview_outcomes(ask, rows, lambda step: tmp_path / str(step))
-        assert all({"evaluation", "directory", "step", "source", "checkpoint", "state", "now"} <= set(each) for each in rows)
+        assert all({"evaluation", "directory", "step", "source", "checkpoint", "state", "detail"} <= set(each) for each in rows)
         assert all({"evaluation", "reason"} <= set(each) for each in health.document["skipped"])
 
 
@@ -136,10 +136,10 @@ def test_what_cannot_be_read_at_all_is_absent(tmp_path, said):
 def test_a_status_of_nothing_but_a_heartbeat_is_shown(tmp_path):
     health = leave(StatePaths(tmp_path), HEAD)
     assert health.verdict == "alive"
-    assert render_status_body(health.document, NOW) == ["nothing to do yet. Config: ?"]
+    assert render_status_body(health.document, NOW) == ["No evaluations yet. Config: ?"]
 
 
 def test_a_whole_status_is_left_as_it_is():
     document = whole()
-    assert readable(document) == document
-    assert readable({**document, "news": {"a": 1}})["news"] == {"a": 1}
+    assert normalize_status(document) == document
+    assert normalize_status({**document, "news": {"a": 1}})["news"] == {"a": 1}

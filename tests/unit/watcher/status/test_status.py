@@ -21,7 +21,7 @@ from watcher.observe import results as evidence
 from watcher.status.document import MAX_SKIPS_SHOWN, DaemonFacts, build_status, compute_latencies, publish_status
 from watcher.status.health import check_liveness
 from watcher.status.job_progress import read_job_progress
-from watcher.status.text import MAX_SCORED_SHOWN, TEXT_WIDTH, _measure_width, render_status, render_status_body
+from watcher.status.text import MAX_SCORED_SHOWN, TEXT_WIDTH, measure_width, render_status, render_status_body
 
 NOW = 1_700_000_000.0
 DAEMON = DaemonFacts(
@@ -52,7 +52,7 @@ def built(*records, skips=(), queue=None, **more):
 
 def test_the_document_says_who_looks_and_when():
     document = built()
-    assert {key: document[key] for key in ("schema", "heartbeat", "poll", "host", "pid", "epoch", "version", "calls")} == {
+    assert {key: document[key] for key in ("schema", "heartbeat", "poll", "host", "pid", "epoch", "version", "slurm_calls")} == {
         "schema": 1,
         "heartbeat": NOW,
         "poll": 60.0,
@@ -60,7 +60,7 @@ def test_the_document_says_who_looks_and_when():
         "pid": 42,
         "epoch": 3,
         "version": "0.1.0",
-        "calls": {"squeue": 7},
+        "slurm_calls": {"squeue": 7},
     }
 
 
@@ -85,7 +85,7 @@ def test_every_evaluation_is_in_its_stage_in_order_of_steps():
 def test_a_folder_that_is_not_there_is_told_from_an_empty_one():
     document = built(skips=[Skip("/s/ckpts/stage2", "no such folder yet")])
     assert document["stages"]["stage1"]["exists"] is True
-    assert (document["stages"]["stage2"]["exists"], document["stages"]["stage2"]["trouble"]) == (False, "no such folder yet")
+    assert (document["stages"]["stage2"]["exists"], document["stages"]["stage2"]["error"]) == (False, "no such folder yet")
 
 
 def test_the_next_scheduled_step_follows_the_newest_that_was_seen():
@@ -103,10 +103,10 @@ def test_a_stage_that_left_the_config_keeps_its_evaluations():
 def test_an_unreachable_queue_is_unknown_and_not_empty_and_said_since_when():
     seen = QueueSnapshot(at=NOW, jobs=None, error="Unable to contact slurm controller")
     document = built(queue=seen, queue_error_since=NOW - 600)
-    assert document["queue"] == {"at": NOW, "jobs": None, "trouble": seen.error, "since": NOW - 600}
+    assert document["queue"] == {"at": NOW, "jobs": None, "error": seen.error, "since": NOW - 600}
     assert "10 min ago: Unable to contact slurm controller" in " ".join(render_status(document, NOW).split())
     job = Job(job_id="1", name="eval", state=JobState.RUNNING, raw_state="RUNNING")
-    assert built(queue=QueueSnapshot(at=NOW, jobs={"eval": job}))["queue"] == {"at": NOW, "jobs": 1, "trouble": "", "since": None}
+    assert built(queue=QueueSnapshot(at=NOW, jobs={"eval": job}))["queue"] == {"at": NOW, "jobs": 1, "error": "", "since": None}
 
 
 def test_latencies_are_the_nearest_rank_of_what_was_measured():
@@ -157,7 +157,7 @@ def test_hostile_text_reaches_no_terminal():
     bad = record(100, EvaluationState.BLOCKED, reason=HOSTILE, checkpoint=HOSTILE, directory="step_100")
     worse = record(200, EvaluationState.RUNNING, directory=HOSTILE, source=HOSTILE)
     document = built(bad, worse, skips=[Skip(HOSTILE, HOSTILE)], queue=QueueSnapshot(at=NOW, jobs=None, error=HOSTILE))
-    text = render_status({**document, "notes": [HOSTILE], "host": HOSTILE, "config": HOSTILE}, NOW)
+    text = render_status({**document, "warnings": [HOSTILE], "host": HOSTILE, "config": HOSTILE}, NOW)
     assert looks_harmless(text)
     assert "bad news" in text
 
@@ -190,8 +190,8 @@ rows = st.builds(
 
 @given(st.lists(rows, max_size=8), st.text(max_size=300) | st.text("階é a", max_size=300))
 def test_nothing_is_wider_than_the_screen(records, words):
-    document = {**built(*records, skips=[Skip(words, words)]), "notes": [words], "host": words}
-    assert max(map(_measure_width, render_status(document, NOW).splitlines())) <= TEXT_WIDTH
+    document = {**built(*records, skips=[Skip(words, words)]), "warnings": [words], "host": words}
+    assert max(map(measure_width, render_status(document, NOW).splitlines())) <= TEXT_WIDTH
 
 
 def test_a_bridge_shows_whose_checkpoint_it_is_and_a_given_name_is_shown():
@@ -212,19 +212,19 @@ def test_a_long_reason_goes_on_below_its_row():
 
 def test_only_the_newest_of_many_scored_ones_are_shown():
     text = render_status(built(*(record(step) for step in range(1, 101))), NOW)
-    assert f"{100 - MAX_SCORED_SHOWN} earlier ones are scored" in text
+    assert f"{100 - MAX_SCORED_SHOWN} older evaluations are scored" in text
     assert "\n   100  scored" in text
     assert "\n    80  scored" not in text
 
 
 def test_when_it_is_tried_again_is_said():
     text = render_status(built(record(100, EvaluationState.FAILED, reason="out of memory", retry_at=NOW + 300)), NOW)
-    assert "out of memory; again in 5 min" in text
+    assert "out of memory; retry in 5 min" in text
 
 
 def test_what_is_not_looked_after_is_listed():
     text = render_status(built(skips=[Skip("/s/ckpts/stage9", "looks like a stage, but the config has no such stage")]), NOW)
-    assert "Not looked after:\n  /s/ckpts/stage9: looks like a stage, but the config has no such stage\n" in text
+    assert "Not scheduled:\n  /s/ckpts/stage9: looks like a stage, but the config has no such stage\n" in text
 
 
 def left(tmp_path, *, heartbeat=NOW, mtime=None, **changes):
@@ -249,7 +249,8 @@ def left(tmp_path, *, heartbeat=NOW, mtime=None, **changes):
 def test_a_dead_daemon_s_last_word_does_not_count_as_life(tmp_path, now, mtime, verdict, code):
     health = check_liveness(left(tmp_path, mtime=mtime), now)
     assert (health.verdict, health.exit_code) == (verdict, code)
-    assert health.summary.startswith({"alive": "alive: the watcher on login1 (pid 42)", "stale": "STALE: nothing heard"}[verdict])
+    first = {"alive": "Running on login1 (pid 42)", "stale": "Not running: last poll on login1"}
+    assert health.summary.startswith(first[verdict])
 
 
 def test_a_stale_status_says_since_when(tmp_path):
@@ -258,7 +259,7 @@ def test_a_stale_status_says_since_when(tmp_path):
 
 def test_clocks_that_differ_are_told(tmp_path):
     assert (
-        "its clock and the file server's are 1 h apart"
+        "the clocks of the watcher and the file server differ by 1 h"
         in check_liveness(left(tmp_path, heartbeat=NOW, mtime=NOW - 3600), NOW).summary
     )
 
@@ -294,11 +295,8 @@ def test_the_record_of_every_state_has_a_row():
 def test_each_leg_from_complete_to_scored_is_on_the_screen():
     times = {"complete": 0.0, "detected": 61.0, "submitted": 62.0, "started": 90.0, "scored": 700.0}
     text = " ".join(render_status(built(*(record(step, times=times) for step in range(1, 26))), NOW).split())
-    assert "From complete to scored: 11 min (median), 11 min (95th percentile), over 25." in text
-    assert (
-        "Each leg (median, 95th percentile): detected 61 s, 61 s; submitted 1 s, 1 s; started 28 s, 28 s; scored 10 min, 10 min."
-        in text
-    )
+    assert "Time from complete checkpoint to scores: median 11 min, p95 11 min (n=25)" in text
+    assert "Each phase (median, p95): detected 61 s, 61 s; submitted 1 s, 1 s; started 28 s, 28 s; scored 10 min, 10 min" in text
 
 
 SAID = {"schema": 1, "run_id": "eval-x", "at": NOW - 60, "parts_done": 3, "parts": 14, "tokens_per_s": 41000.4, "mfu": 0.519}
