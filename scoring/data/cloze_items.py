@@ -63,12 +63,7 @@ class TaskItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def build_task_files(
-    temporary: Path,
-    name: str,
-    definition: TaskDefinition,
-    source: Source,
-    tokenizer: Tokenizer,
-    progress: ProgressCallback,
+    temporary: Path, name: str, definition: TaskDefinition, *, source: Source, tokenizer: Tokenizer, progress: ProgressCallback
 ) -> dict[str, Any]:
     """Write examples.jsonl and requests.pt into ``temporary``; returns the part of meta.json that describes them.
 
@@ -189,9 +184,7 @@ class _TokenSequencePool:
         """What requests.pt holds, for T tokens, N sequences and R requests."""
         return {
             "tokens": torch.from_numpy(np.array(self.tokens, dtype=np.int32)),  # [T]
-            "starts": torch.from_numpy(
-                np.array(self.starts, dtype=np.int64)
-            ),  # [N + 1]: sequence i is starts[i] .. starts[i + 1]
+            "starts": torch.from_numpy(np.array(self.starts, dtype=np.int64)),  # [N + 1]: sequence i ends at starts[i + 1]
             "requests": torch.tensor(self.requests, dtype=torch.int64).reshape(-1, 2),  # [R, 2]: context, continuation
             "uncond": torch.tensor(self.uncond, dtype=torch.int64).reshape(-1, 2),  # [R', 2]
         }

@@ -1,6 +1,7 @@
 """Data sets and tokenizers of the Hugging Face hub: commits, rows, files, and errors that name the remedy."""
 
 import errno
+import functools
 import itertools
 import logging
 import time
@@ -82,11 +83,8 @@ def _load_rows(definition: EntryDefinition, revision: str | None, *, streaming: 
     datasets.utils.logging.set_verbosity_error()
     datasets.utils.logging.disable_progress_bar()
     name = str(definition.hf_dataset)
-
-    def load_dataset() -> Any:
-        return datasets.load_dataset(name, definition.hf_config, split=definition.split, revision=revision, streaming=streaming)
-
-    return iter(_retry_while_busy(name, load_dataset))
+    load_dataset = functools.partial(datasets.load_dataset, name, definition.hf_config, split=definition.split)
+    return iter(_retry_while_busy(name, lambda: load_dataset(revision=revision, streaming=streaming)))
 
 
 def _resolve_revision(name: str, requested: str | None) -> str | None:
@@ -113,10 +111,7 @@ def fetch_tokenizer(identifier: str, patterns: Sequence[str], *, offline: bool, 
     offline = offline or HF_HUB_OFFLINE
     retry_hint = f"on a machine with a network, run: {command}"
     disable_progress_bars()
-
-    def download() -> str:
-        return snapshot_download(identifier, allow_patterns=list(patterns), local_files_only=offline)
-
+    download = functools.partial(snapshot_download, identifier, allow_patterns=list(patterns), local_files_only=offline)
     try:
         return Path(_retry_while_busy(identifier, download))
     except Exception as error:

@@ -86,8 +86,7 @@ def prefill_request(request: ScoringRequest, folder: Path, *, refresh: bool, job
         raise
     finally:
         texts = [str(error) for error in errors]
-        suffix = f" (and {len(texts) - 1} more)" if len(texts) > 1 else ""
-        reason = f"{texts[0]}{suffix}" if texts else None
+        reason = f"{texts[0]} (and {len(texts) - 1} more)" if len(texts) > 1 else next(iter(texts), None)
         document = {"schema": SCHEMA, "run_id": request.run_id, "code": int(code), "problems": texts, "why": reason}
         try:
             write_json_atomically(AttemptPaths(folder).prefill_json, document)
@@ -173,14 +172,13 @@ def _make_in_processes(
             raise
 
 
-_send_progress: Callable[[EntryProgress], None]
-
-_check_stop: Callable[[], None]
+_report_progress: ProgressCallback
+"""In a process of the pool: sends progress to the parent, and raises UserError if prefill stops."""
 
 
 def _init_process(progress_queue: Any, stop_event: Any, parent_pid: int) -> None:
     """Prepare a process of the pool."""
-    global _send_progress, _check_stop  # an initializer can hand over nothing in another way
+    global _report_progress  # noqa: PLW0603  an initializer has no other way to hand something over
     configure_scoring_log()
     process_stop = StopRequest(parent_pid=parent_pid)
     process_stop.listen()
@@ -190,11 +188,11 @@ def _init_process(progress_queue: Any, stop_event: Any, parent_pid: int) -> None
         if stop_event.is_set():
             raise UserError("stopped", location="prefill", hint="run it again", code=ExitCode.TEMPORARY)
 
-    _send_progress, _check_stop = progress_queue.put, check_stop
+    _report_progress = _throttle_progress(progress_queue.put, check_stop)
 
 
 def _make_in_child(entry: PrefillEntry, options: PrefillOptions) -> str:
-    return _make_entry(entry, options, _throttle_progress(_send_progress, _check_stop))
+    return _make_entry(entry, options, _report_progress)
 
 
 def _throttle_progress(update: ProgressCallback, check_stop: Callable[[], None]) -> ProgressCallback:
@@ -228,8 +226,8 @@ def _make_entry(entry: PrefillEntry, options: PrefillOptions, progress: Progress
         raise
     except Exception as error:
         structlog.get_logger().exception("a bug", entry=entry.name)
-        message, hint = f"{type(error).__name__}: {error}", "report it as a bug"
-        raise UserError(message, location=entry.name, hint=hint, code=ExitCode.BUG) from error
+        message = f"{type(error).__name__}: {error}"
+        raise UserError(message, location=entry.name, hint="report it as a bug", code=ExitCode.BUG) from error
     meta = cached.meta
     if isinstance(cached, cache.TaskEntry):
         return f"{entry.name}: {meta['examples']:,} items in {cached.folder}"

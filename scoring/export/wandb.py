@@ -1,6 +1,5 @@
-"""W&B offline runs."""
+"""Points as W&B offline runs."""
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable
@@ -9,14 +8,14 @@ from typing import Any
 
 from scoring.export.points import Axis, CurvePoint, make_missing_extra_error
 from suites.common.atomic_files import read_json, write_json_atomically
-from suites.contract.encoding import canonical_json
+from suites.contract.encoding import canonical_digest
 
 
 def export_wandb(points: Iterable[CurvePoint], folder: Path, axis: Axis, project: str) -> int:
-    """Write an offline run for each stage that has something new; how many. Problem (unavailable) without the ``wandb`` extra.
+    """Write an offline run for each stage with new values; returns how many.
 
-    A run is never added to: W&B drops what comes after a later step. Where a stage has more than last time, a new run of
-    another id holds all of it, in the same group. Its axis is a metric of its own.
+    A run never grows, because W&B drops points that come after a later step: a stage with new values becomes a new run with
+    another id in the same group. The axis is a metric. Raises UserError (unavailable) without the ``wandb`` extra.
     """
     runs: dict[str, list[CurvePoint]] = {}
     for point in points:
@@ -26,12 +25,12 @@ def export_wandb(points: Iterable[CurvePoint], folder: Path, axis: Axis, project
     changed_runs = 0
     for run, run_points in runs.items():
         rows = [{axis: point.get_axis_value(axis), **point.values} for point in run_points]
-        digest = hashlib.sha256(canonical_json([project, rows]).encode()).hexdigest()
+        digest = canonical_digest([project, rows])
         if exported["runs"].get(run) == digest:
             continue
-        _log_offline_run(
-            run, rows, folder, axis, project=project, identifier=f"{re.sub('[^A-Za-z0-9_-]', '-', run)}-{digest[:8]}"
-        )
+        identifier = f"{re.sub('[^A-Za-z0-9_-]', '-', run)}-{digest[:8]}"
+        _log_offline_run(run, rows, folder, axis, project=project, identifier=identifier)
+        # Recorded after each run: an interruption repeats at most one.
         exported["runs"][run] = digest
         write_json_atomically(exported_json, exported)
         changed_runs += 1
