@@ -1,4 +1,4 @@
-"""The data cache: slices and tasks as tokens, built once and read by every job.
+"""The data cache: slices and tasks as tokens, built once.
 
 An entry's key is a digest of its definition, the bytes of its local files and the tokenizer. Its ``data_key`` is the
 sha256 of its content.
@@ -63,7 +63,10 @@ class TaskEntry(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def items(self) -> list[TaskItem]:
-        """The items in order. Loaded on first use: another process may score them all."""
+        """The items in order.
+
+        They are loaded on first use: another process may score them all.
+        """
         return self.stored.load_items()
 
 
@@ -80,7 +83,9 @@ class EntryOptions(TypedDict, total=False):
 
 
 def ensure_slice(name: str, definition: Mapping[str, Any], **options: Unpack[EntryOptions]) -> SliceEntry:
-    """The entry of a slice, built if it is missing; offline it is built only from local files.
+    """The entry of a slice, built if it is missing.
+
+    Offline it is built only from local files.
 
     Raises UserError: data missing (offline: the hint is the command that fetches it; or no such source), temporary (network),
     cannot score (rows that do not fit the definition, or no text), cannot write (the cache).
@@ -103,7 +108,7 @@ def ensure_entry(tier: str, name: str, definition: Mapping[str, Any], **options:
 
 
 class EntryLocation(msgspec.Struct, frozen=True, kw_only=True):
-    """The folder of an entry, which may not exist yet, and what the entry is made of."""
+    """The folder and the sources of an entry, which may not exist yet."""
 
     kind: str
     """``slice`` or ``task``."""

@@ -1,4 +1,4 @@
-"""Conversations as in training: the chat template rendered and tokenised, and the tokens that end an answer.
+"""Chat templates: conversations as in training, and what ends an answer.
 
 The template is the tokenizer's (chat_template.jinja, or chat_template in tokenizer_config.json), else the suite's. Its text
 is tokenised with special tokens and nothing is added, so a template that writes BOS gets one; before the suite's template,

@@ -1,4 +1,4 @@
-"""Data sets and tokenizers of the Hugging Face hub: commits, rows, files, and errors that name the remedy."""
+"""Data sets and tokenizers of the Hugging Face hub."""
 
 import errno
 import functools
@@ -39,9 +39,9 @@ _LOCAL_DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.
 
 
 def open_hub_source(definition: EntryDefinition) -> Source:
-    """The rows of a data set of the hub, or of a folder in its layout, at one commit.
+    """The rows of a data set of the hub at one commit.
 
-    With ``streaming`` nothing is kept on disk. If streaming fails, the complete data set is fetched, with a warning.
+    A folder in the hub's layout is read too. With ``streaming`` nothing is kept on disk. If streaming fails, the complete data set is fetched, with a warning.
     Raises UserError: data missing, or temporary for an error of the network.
     """
     name = str(definition.hf_dataset)

@@ -1,6 +1,6 @@
-"""Fills the data cache: every entry that suites need, several at a time, each in a process.
+"""Fills the data cache with the entries that suites need.
 
-Finished entries stay. Started again after an interruption, prefill builds only the missing entries.
+Several entries are built at a time, each in a process. Finished entries stay. Started again after an interruption, prefill builds only the missing entries.
 """
 
 import functools
@@ -74,7 +74,10 @@ def list_prefill_entries(suites: Iterable[SuiteInRequest]) -> list[PrefillEntry]
 
 
 def prefill_request(request: ScoringRequest, folder: Path, *, refresh: bool, jobs: int | None) -> ExitCode:
-    """``fill_data_cache`` for a request. Writes the outcome to prefill.json in ``folder``, which the watcher reads."""
+    """``fill_data_cache`` for a request.
+
+    Writes the outcome to prefill.json in ``folder``; the watcher reads it.
+    """
     options = PrefillOptions(eval_data=request.eval_data, tokenizer=request.tokenizer, use_fast=request.use_fast, refresh=refresh)
     errors: list[UserError] = []
     code = ExitCode.BUG
@@ -103,9 +106,9 @@ def fill_data_cache(
     jobs: int | None = None,
     errors: list[UserError] | None = None,
 ) -> ExitCode:
-    """Build every missing entry, and print a line for each. Errors of entries are also added to ``errors``.
+    """Build every missing entry, and print a line for each.
 
-    An entry that cannot be built does not stop the others: it is a line on stderr. The exit code is the first that another
+    Errors of entries are also added to ``errors``. An entry that cannot be built does not stop the others: it is a line on stderr. The exit code is the first that another
     attempt does not change, else temporary. Raises UserError: temporary (stopped), and those of ``resolve_tokenizer``.
     """
     errors = [] if errors is None else errors

@@ -37,9 +37,9 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def open_local_files(files: list[DataFile]) -> Source:
-    """The rows of local files: JSON objects, parquet rows, or one {"text": ...} a .txt file.
+    """The rows of local files.
 
-    The rows raise UserError: data missing for a file that cannot be read, cannot score for content that is not of its kind.
+    JSON objects, parquet rows, or one {"text": ...} for a .txt file. They raise UserError: data missing for a file that cannot be read, cannot score for content that is not of its kind.
     """
     readers = {"jsonl": _read_jsonl, "parquet": _read_parquet, "txt": _read_txt}
 

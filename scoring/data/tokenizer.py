@@ -91,9 +91,9 @@ class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
 def resolve_tokenizer(
     identifier: str, data: DataPaths, *, use_fast: bool = True, offline: bool = False, suites: Sequence[str] = ("SUITE",)
 ) -> Tokenizer:
-    """Load the tokenizer of a folder or hub id from its copy in the data cache.
+    """Load the tokenizer of a folder or hub id.
 
-    A folder is read each time: when its files change, so does the digest. A hub id is looked up once, and later jobs use
+    It is read from its copy in the data cache. A folder is read each time: when its files change, so does the digest. A hub id is looked up once, and later jobs use
     the copy without a network. A folder that no longer exists (or is on another machine) is also served from its copy.
 
     Raises UserError: data missing (no such tokenizer, or offline without a copy: then the hint is the command that fetches
@@ -134,7 +134,10 @@ def _fetch_tokenizer(identifier: str, prefill_command: str, *, offline: bool) ->
 
 
 def load_tokenizer(identifier: str, folder: Path, digest: str, *, use_fast: bool = True) -> Tokenizer:
-    """Load a tokenizer's folder. Raises UserError (cannot score) for files that do not fit together."""
+    """Load a tokenizer's folder.
+
+    Raises UserError (cannot score) for files that do not fit together.
+    """
     try:
         if use_fast and (folder / "tokenizer.json").is_file():
             return _load_json_tokenizer(identifier, folder, digest)
@@ -171,7 +174,7 @@ def read_tokenizer_settings(folder: Path) -> Mapping[str, Any]:
 
 
 def get_token_text(token: Any) -> Any:
-    """The text of a special token as settings have it: a string, or an object with ``content``."""
+    """The text of a special token: a string, or an object's ``content``."""
     return token.get("content") if isinstance(token, dict) else token
 
 

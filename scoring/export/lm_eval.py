@@ -73,7 +73,10 @@ class _TaskResult(msgspec.Struct, frozen=True, kw_only=True):
 def export_lm_eval(
     request: ScoringRequest, run_info: RunInfo, documents: Mapping[str, Json], scored: Mapping[str, Sequence[ScoredItem]]
 ) -> None:
-    """Write results and samples of tiers 2 and 3; lm-evaluation-harness has nothing like tier 4. Raises OSError."""
+    """Write results and samples of tiers 2 and 3.
+
+    lm-evaluation-harness has nothing like tier 4. Raises OSError.
+    """
     items = [item for tier, tier_items in scored.items() if tier != TIER4 for item in tier_items]
     if not items:
         return

@@ -36,7 +36,10 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
     """``tier2_ppl/web/ppl`` and the like, and ``delta_to_bridge/...``."""
 
     def get_axis_value(self, axis: Axis) -> int:
-        """Its position on the axis. Raises UserError if the tokens seen are unknown."""
+        """Its position on the axis.
+
+        Raises UserError if the tokens seen are unknown.
+        """
         if axis == "step":
             return self.step
         if self.tokens_seen is None:
@@ -45,9 +48,9 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def collect_points(results: Path, stages: Iterable[str] = ()) -> list[CurvePoint]:
-    """A point for each evaluation under ``results``, by run and step; with ``stages`` of these stages only.
+    """A point for each evaluation under ``results``, by run and step.
 
-    Raises UserError (data missing) if there are none.
+    ``stages`` limits them to these stages. Raises UserError (data missing) if there are none.
     """
     stage_names = tuple(stages) or tuple(sorted(path.parent.name for path in results.glob("*/by_checkpoint")))
     curve_points = []

@@ -9,7 +9,10 @@ from suites.common.atomic_files import write_atomically
 
 
 def export_tensorboard(points: Iterable[CurvePoint], folder: Path, axis: Axis) -> int:
-    """Write event files; returns how many changed. Raises UserError (unavailable) without the ``tensorboard`` extra."""
+    """Write event files; returns how many changed.
+
+    Raises UserError (unavailable) without the ``tensorboard`` extra.
+    """
     changed_files = 0
     for point in points:
         path = folder / point.run / f"events.out.tfevents.{point.step:012d}.{point.directory}"

@@ -12,7 +12,7 @@ from suites.contract.encoding import canonical_digest
 
 
 def export_wandb(points: Iterable[CurvePoint], folder: Path, axis: Axis, project: str) -> int:
-    """Write an offline run for each stage with new values; returns how many.
+    """Write a run for each stage with new values; returns how many.
 
     A run never grows, because W&B drops points that come after a later step: a stage with new values becomes a new run with
     another id in the same group. The axis is a metric. Raises UserError (unavailable) without the ``wandb`` extra.
