@@ -108,7 +108,7 @@ def ensure_entry(tier: str, name: str, definition: Mapping[str, Any], **options:
 
 
 class EntryLocation(msgspec.Struct, frozen=True, kw_only=True):
-    """The folder and the sources of an entry, which may not exist yet."""
+    """The folder and the source of an entry that may not exist."""
 
     kind: str
     """``slice`` or ``task``."""
@@ -191,8 +191,12 @@ def _build_slice_files(
         if len(tokens) >= target:
             break
     if len(tokens) < 2:  # noqa: PLR2004  the first token is never predicted
-        message, hint = "contains no text to score", "fix its source or columns"
-        raise UserError(message, location=source.name, hint=hint, code=ExitCode.CANNOT_SCORE)
+        raise UserError(
+            "contains no text to score",
+            location=source.name,
+            hint="fix its source or columns",
+            code=ExitCode.CANNOT_SCORE,
+        )
     arrays: dict[str, np.ndarray[Any, Any]] = {
         "tokens": np.array(tokens, dtype=np.int32),  # [T]
         "document_starts": np.array(starts, dtype=np.int64),  # [D]

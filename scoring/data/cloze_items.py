@@ -67,11 +67,11 @@ def build_task_files(
 ) -> dict[str, Any]:
     """Write examples.jsonl and requests.pt into ``temporary``.
 
-    Returns the part of meta.json that describes them. Raises UserError (cannot score) for rows that do not fit the adapter, or for a source without rows.
+    Returns the part of meta.json that describes them. Raises UserError (cannot score) for rows that do not fit
+    the adapter, or for a source without rows.
     """
-    adapter = str(definition.adapter)
     questions = [
-        adapt_row(adapter, definition.format, row, source=source.name, row_number=number)
+        adapt_row(str(definition.adapter), definition.format, row, source=source.name, row_number=number)
         for number, row in enumerate(source.rows())
     ]
     if not questions:

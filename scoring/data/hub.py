@@ -41,8 +41,8 @@ _LOCAL_DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.
 def open_hub_source(definition: EntryDefinition) -> Source:
     """The rows of a data set of the hub at one commit.
 
-    A folder in the hub's layout is read too. With ``streaming`` nothing is kept on disk. If streaming fails, the complete data set is fetched, with a warning.
-    Raises UserError: data missing, or temporary for an error of the network.
+    A folder in the hub's layout is read too. With ``streaming`` nothing is kept on disk. If streaming fails, the complete
+    data set is fetched, with a warning. Raises UserError: data missing, or temporary for an error of the network.
     """
     name = str(definition.hf_dataset)
     dataset_label = "/".join(part for part in (name, definition.hf_config, definition.split) if part)

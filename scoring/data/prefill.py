@@ -1,6 +1,7 @@
 """Fills the data cache with the entries that suites need.
 
-Several entries are built at a time, each in a process. Finished entries stay. Started again after an interruption, prefill builds only the missing entries.
+Several entries are built at a time, each in a process. Finished entries stay: started again after an interruption, prefill
+builds only the missing ones.
 """
 
 import functools
@@ -64,13 +65,13 @@ class PrefillOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 def list_prefill_entries(suites: Iterable[SuiteInRequest]) -> list[PrefillEntry]:
     """The entries of all suites in their order, without duplicates."""
-    entries_by_key: dict[str, PrefillEntry] = {}
-    for suite in suites:
-        if suite.tier in CACHE_ENTRY_KINDS:
-            for name, definition in suite.definition.items():
-                entry = PrefillEntry(tier=suite.tier, name=name, definition=definition)
-                entries_by_key.setdefault(canonical_json([suite.tier, name, definition]), entry)
-    return list(entries_by_key.values())
+    entries = (
+        PrefillEntry(tier=suite.tier, name=name, definition=definition)
+        for suite in suites
+        if suite.tier in CACHE_ENTRY_KINDS
+        for name, definition in suite.definition.items()
+    )
+    return list({canonical_json([entry.tier, entry.name, entry.definition]): entry for entry in entries}.values())
 
 
 def prefill_request(request: ScoringRequest, folder: Path, *, refresh: bool, jobs: int | None) -> ExitCode:
@@ -108,12 +109,14 @@ def fill_data_cache(
 ) -> ExitCode:
     """Build every missing entry, and print a line for each.
 
-    Errors of entries are also added to ``errors``. An entry that cannot be built does not stop the others: it is a line on stderr. The exit code is the first that another
-    attempt does not change, else temporary. Raises UserError: temporary (stopped), and those of ``resolve_tokenizer``.
+    An entry that cannot be built does not stop the others: it is a line on stderr, and its error is added to ``errors``.
+    The exit code is the first that another attempt does not change, else temporary. Raises UserError: temporary (stopped),
+    and those of ``resolve_tokenizer``.
     """
     errors = [] if errors is None else errors
     stop = StopRequest()
     stop.listen()
+    # The tokenizer is fetched before the processes start, which would all fetch it.
     suite_options = [suite.suite_option for suite in suites]
     resolve_tokenizer(options.tokenizer, options.data, use_fast=options.use_fast, offline=False, suites=suite_options)
     entries = list_prefill_entries(suites)
@@ -166,8 +169,12 @@ def _make_in_processes(
                 for future in finished:
                     report(future.result)
         except BrokenProcessPool as error:
-            message, hint = "a process was killed, perhaps for lack of memory", "run it again with a smaller --jobs"
-            raise UserError(message, location="prefill", hint=hint, code=ExitCode.BUG) from error
+            raise UserError(
+                "a process was killed, perhaps for lack of memory",
+                location="prefill",
+                hint="run it again with a smaller --jobs",
+                code=ExitCode.BUG,
+            ) from error
         except BaseException:
             # The children end at their next document, and entries that have not begun are dropped.
             stop_event.set()
@@ -227,7 +234,7 @@ def _make_entry(entry: PrefillEntry, options: PrefillOptions, progress: Progress
         )
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # its class may not survive the way to the parent process
         structlog.get_logger().exception("a bug", entry=entry.name)
         message = f"{type(error).__name__}: {error}"
         raise UserError(message, location=entry.name, hint="report it as a bug", code=ExitCode.BUG) from error

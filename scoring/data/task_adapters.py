@@ -89,8 +89,12 @@ def _adapt_hellaswag(row: Row, task_format: str) -> ClozeQuestion:
 
 
 def _adapt_piqa(row: Row, task_format: str) -> ClozeQuestion:
-    context = f"{'Goal' if task_format == 'ours' else 'Question'}: {row['goal']}\nAnswer:"
-    return _make_cloze_question(context, [row["sol1"], row["sol2"]], int(row["label"]), uncond=task_format == "ours")
+    return _make_cloze_question(
+        f"{'Goal' if task_format == 'ours' else 'Question'}: {row['goal']}\nAnswer:",
+        [row["sol1"], row["sol2"]],
+        int(row["label"]),
+        uncond=task_format == "ours",
+    )
 
 
 def _adapt_winogrande(row: Row, _task_format: str) -> ClozeQuestion:

@@ -45,10 +45,8 @@ _NULL_FIELDS = (
 class _DocumentMetric(NamedTuple):
     """How documents make a slice's metric."""
 
-    column: str
-    """What a document's log-likelihood is divided by."""
-    aggregation: str
-    """lm-evaluation-harness's name of the sum."""
+    column: str  # what a document's log-likelihood is divided by
+    aggregation: str  # lm-evaluation-harness's name of the sum
 
 
 _DOCUMENT_METRICS = {
@@ -57,6 +55,8 @@ _DOCUMENT_METRICS = {
     "bits_per_byte": _DocumentMetric("bytes", "bits_per_byte"),
     "byte_perplexity": _DocumentMetric("bytes", "weighted_perplexity"),
 }
+
+_MEAN = _DocumentMetric("items", "mean")
 
 
 class _TaskResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,7 +157,6 @@ def _build_run_metadata(request: ScoringRequest, run_info: RunInfo, parts: Seque
 
 
 def _build_figures(name: str, count: int, values: Mapping[str, Any], metrics: Iterable[str]) -> Json:
-    """The figures of one name, under lm-evaluation-harness's keys."""
     figures: Json = {"name": name, "alias": name, "sample_len": count}
     for metric in metrics:
         error = values.get(f"{metric}_stderr")
@@ -222,6 +221,7 @@ def _build_slice_results(scored_item: ScoredItem, entry: Json, definition: Json)
     for row in scored_item.concat_rows().to_pylist():
         if row["kind"] == "document":
             document = {"document": row["index"], "tokens": row["tokens"], "bytes": row["bytes"]}
+            # A document's share of a metric: its log-likelihood, and its tokens or bytes.
             sums = {metric: [-row["nll_sum"], row[_DOCUMENT_METRICS[metric].column]] for metric in higher_is_better}
             answers = [str(-row["nll_sum"])]
             sample = _build_sample(row["index"], document, target="", arguments=[{"arg_0": ""}], answers=answers, values=sums)
@@ -259,22 +259,18 @@ def _build_sample(
 def _build_task_config(
     task: str, scored_item: ScoredItem, definition: Json, output_type: str, higher_is_better: Mapping[str, bool]
 ) -> Json:
-    dataset = {"dataset_path": definition.get("hf_dataset"), "dataset_name": definition.get("hf_config")}
-    if "data_files" in definition:
-        dataset["dataset_kwargs"] = {"data_files": definition["data_files"]}
+    local_files = {"dataset_kwargs": {"data_files": definition["data_files"]}} if "data_files" in definition else {}
     return {
         "task": task,
-        **dataset,
+        "dataset_path": definition.get("hf_dataset"),
+        "dataset_name": definition.get("hf_config"),
+        **local_files,
         "test_split": definition.get("split"),
         "output_type": output_type,
         "num_fewshot": 0,
         "repeats": 1,
         "metric_list": [
-            {
-                "metric": name,
-                "aggregation": _DOCUMENT_METRICS[name].aggregation if name in _DOCUMENT_METRICS else "mean",
-                "higher_is_better": is_better,
-            }
+            {"metric": name, "aggregation": _DOCUMENT_METRICS.get(name, _MEAN).aggregation, "higher_is_better": is_better}
             for name, is_better in higher_is_better.items()
         ],
         "metadata": {

@@ -62,8 +62,12 @@ def collect_points(results: Path, stages: Iterable[str] = ()) -> list[CurvePoint
             except NoScoresError:
                 continue
     if not curve_points:
-        hint = "use the results folder of a watcher, and stages that have scores"
-        raise UserError("no evaluation with scores", location=results, hint=hint, code=ExitCode.DATA_MISSING)
+        raise UserError(
+            "no evaluation with scores",
+            location=results,
+            hint="use the results folder of a watcher, and stages that have scores",
+            code=ExitCode.DATA_MISSING,
+        )
     return sorted(curve_points, key=lambda point: (point.run, point.step, point.directory))
 
 
@@ -105,5 +109,9 @@ def _iter_deltas(document: ComparisonDocument) -> Iterator[tuple[str, float]]:
 
 def make_missing_extra_error(name: str) -> UserError:
     """The error of an export whose package is not installed."""
-    hint = f"run: pip install 'checkpoint-watcher[{name}]'"
-    return UserError(f"{name} is not installed", location="export", hint=hint, code=ExitCode.UNAVAILABLE)
+    return UserError(
+        f"{name} is not installed",
+        location="export",
+        hint=f"run: pip install 'checkpoint-watcher[{name}]'",
+        code=ExitCode.UNAVAILABLE,
+    )
