@@ -1,4 +1,4 @@
-"""The data cache: slices and tasks as tokens, built once and read by every job.
+"""The data cache: slices and tasks as tokens, built once.
 
 An entry's key is a digest of its definition, the bytes of its local files and the tokenizer. Its ``data_key`` is the
 sha256 of its content.
@@ -23,6 +23,7 @@ from scoring.data.hub import open_hub_source
 from scoring.data.sources import EntryDefinition, Source, iter_documents, open_local_files
 from scoring.data.tokenizer import Tokenizer
 from suites.common.errors import ExitCode, UserError
+from suites.contract.encoding import to_plain_json
 from suites.contract.paths import DataPaths
 from suites.definitions.data_cache import CACHE_ENTRY_KINDS, build_prefill_command, compute_entry_key, extract_key_fields
 from suites.definitions.local_data import hash_data_files
@@ -62,7 +63,10 @@ class TaskEntry(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def items(self) -> list[TaskItem]:
-        """The items in order. Loaded on first use: another process may score them all."""
+        """The items in order.
+
+        They are loaded on first use: another process may score them all.
+        """
         return self.stored.load_items()
 
 
@@ -79,7 +83,9 @@ class EntryOptions(TypedDict, total=False):
 
 
 def ensure_slice(name: str, definition: Mapping[str, Any], **options: Unpack[EntryOptions]) -> SliceEntry:
-    """The entry of a slice, built if it is missing; offline it is built only from local files.
+    """The entry of a slice, built if it is missing.
+
+    Offline it is built only from local files.
 
     Raises UserError: data missing (offline: the hint is the command that fetches it; or no such source), temporary (network),
     cannot score (rows that do not fit the definition, or no text), cannot write (the cache).
@@ -102,7 +108,7 @@ def ensure_entry(tier: str, name: str, definition: Mapping[str, Any], **options:
 
 
 class EntryLocation(msgspec.Struct, frozen=True, kw_only=True):
-    """The folder of an entry, which may not exist yet, and what the entry is made of."""
+    """The folder and the source of an entry that may not exist."""
 
     kind: str
     """``slice`` or ``task``."""
@@ -140,15 +146,15 @@ def _ensure_entry(
     def build(temporary: Path) -> dict[str, Any]:
         source, typed = location.local_source or open_hub_source(location.definition), location.definition
         if isinstance(typed, SliceDefinition):
-            content = _build_slice_files(temporary, name, typed, source, tokenizer, progress)
+            content = _build_slice_files(temporary, name, typed, source=source, tokenizer=tokenizer, progress=progress)
         else:
-            content = build_task_files(temporary, name, typed, source, tokenizer, progress)
+            content = build_task_files(temporary, name, typed, source=source, tokenizer=tokenizer, progress=progress)
         return {
             "kind": location.kind,
             "name": name,
             # Read after the rows: the source notes there how they were fetched.
             "source": source.description,
-            "definition": {key: value for key, value in msgspec.to_builtins(typed).items() if value is not None},
+            "definition": to_plain_json(typed),
             "tokenizer": {"identifier": tokenizer.identifier, "digest": tokenizer.digest},
             "versions": {package: version(package) for package in ("tokenizers", "torch")},
             **content,
@@ -168,12 +174,7 @@ def _ensure_entry(
 
 
 def _build_slice_files(
-    temporary: Path,
-    name: str,
-    definition: SliceDefinition,
-    source: Source,
-    tokenizer: Tokenizer,
-    progress: ProgressCallback,
+    temporary: Path, name: str, definition: SliceDefinition, *, source: Source, tokenizer: Tokenizer, progress: ProgressCallback
 ) -> dict[str, Any]:
     """Write the tensors of a slice into ``temporary``; returns the part of meta.json that describes them."""
     target = definition.target_tokens
@@ -190,9 +191,13 @@ def _build_slice_files(
         if len(tokens) >= target:
             break
     if len(tokens) < 2:  # noqa: PLR2004  the first token is never predicted
-        message, hint = "contains no text to score", "fix its source or columns"
-        raise UserError(message, location=source.name, hint=hint, code=ExitCode.CANNOT_SCORE)
-    arrays = {
+        raise UserError(
+            "contains no text to score",
+            location=source.name,
+            hint="fix its source or columns",
+            code=ExitCode.CANNOT_SCORE,
+        )
+    arrays: dict[str, np.ndarray[Any, Any]] = {
         "tokens": np.array(tokens, dtype=np.int32),  # [T]
         "document_starts": np.array(starts, dtype=np.int64),  # [D]
         "document_bytes": np.array(document_bytes, dtype=np.int64),  # [D]

@@ -1,4 +1,4 @@
-"""Entries of the data cache as folders: built beside their place, verified, renamed into it.
+"""Entries of the data cache as folders: built aside, verified, renamed.
 
 One job builds an entry under a lease. The other jobs wait for it.
 """
@@ -57,7 +57,10 @@ ProgressCallback = Callable[[EntryProgress], None]
 
 
 def find_damage(folder: Path) -> list[str]:
-    """The damaged files of an entry, one line a file. Reads every byte; empty for an intact entry."""
+    """The damaged files of an entry, one line a file.
+
+    Reads every byte. Empty for an intact entry.
+    """
     if not folder.is_dir():
         return [f"{folder}: does not exist"]
     meta_file = folder / META_FILE
@@ -84,7 +87,7 @@ def _describe_damage(path: Path, file: dict[str, Any]) -> str:
 def obtain_entry(
     folder: Path, build: EntryBuilder, *, offline_error: UserError | None = None, refresh: bool = False
 ) -> dict[str, Any]:
-    """meta.json of the entry at ``folder``, which is built first if it is missing or incomplete.
+    """meta.json of the entry at ``folder``, built if missing or incomplete.
 
     ``build`` writes the entry's files into the folder that it is given and returns meta.json without ``files``.
     ``offline_error`` is raised instead of building. ``refresh`` always builds: new content replaces the entry, equal content

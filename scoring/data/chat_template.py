@@ -1,4 +1,4 @@
-"""Conversations as in training: the chat template rendered and tokenised, and the tokens that end an answer.
+"""Chat templates: conversations as in training, and what ends an answer.
 
 The template is the tokenizer's (chat_template.jinja, or chat_template in tokenizer_config.json), else the suite's. Its text
 is tokenised with special tokens and nothing is added, so a template that writes BOS gets one; before the suite's template,
@@ -77,8 +77,12 @@ class ChatTemplate:
         template = tokenizer_template if tokenizer_template is not None else fallback
         self.location = f"tokenizer {tokenizer.identifier}" if tokenizer_template is not None else "chat_template of the suite"
         if template is None:
-            hint = "add a chat_template to the suite or the tokenizer"
-            raise UserError("has no chat template", location=self.location, hint=hint, code=ExitCode.CANNOT_SCORE)
+            raise UserError(
+                "has no chat template",
+                location=self.location,
+                hint="add a chat_template to the suite or the tokenizer",
+                code=ExitCode.CANNOT_SCORE,
+            )
         self.template, self.source = template, "tokenizer" if tokenizer_template is not None else "suite"
         self._prefix = list(tokenizer.prefix) if tokenizer_template is None else []
         self._special_texts = {key: get_token_text(value) for key, value in settings.items() if key.endswith("_token")}
@@ -130,8 +134,12 @@ class ChatTemplate:
         return self._compiled.render(arguments)
 
     def _make_error(self, error: Exception) -> UserError:
-        message = f"the chat template fails: {error}"
-        return UserError(message, location=self.location, hint="fix the template or the prompt", code=ExitCode.CANNOT_SCORE)
+        return UserError(
+            f"the chat template fails: {error}",
+            location=self.location,
+            hint="fix the template or the prompt",
+            code=ExitCode.CANNOT_SCORE,
+        )
 
     def _detect_system_role(self) -> bool:
         """Whether a system message gets into the text: some templates refuse it, some omit it silently."""
@@ -172,29 +180,24 @@ def _read_tokenizer_template(folder: Path, configured: Any) -> str | None:
 
 def _load_json_codec(folder: Path) -> _Codec:
     backend = open_json_backend(folder)
-
-    def encode(text: str) -> list[int]:
-        return list(backend.encode(text, add_special_tokens=False).ids)
-
-    def decode(tokens: Sequence[int]) -> str:
-        return str(backend.decode(list(tokens), skip_special_tokens=False))
-
     added_tokens = backend.get_added_tokens_decoder().items()
-    return _Codec(encode, decode, {index: token.content for index, token in added_tokens if token.special})
+    return _Codec(
+        encode=lambda text: list(backend.encode(text, add_special_tokens=False).ids),
+        decode=lambda tokens: str(backend.decode(list(tokens), skip_special_tokens=False)),
+        special_tokens={index: token.content for index, token in added_tokens if token.special},
+    )
 
 
 def _load_slow_codec(folder: Path) -> _Codec:
     backend = open_transformers_backend(folder, use_fast=False)
-
-    def encode(text: str) -> list[int]:
-        return list(backend.encode(text, add_special_tokens=False))
-
-    def decode(tokens: Sequence[int]) -> str:
-        return str(backend.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
     special = {index: str(token) for index, token in backend.added_tokens_decoder.items() if token.special}
     special |= {index: str(backend.convert_ids_to_tokens(index)) for index in backend.all_special_ids}
-    return _Codec(encode, decode, special)
+    options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+    return _Codec(
+        encode=lambda text: list(backend.encode(text, add_special_tokens=False)),
+        decode=lambda tokens: str(backend.decode(list(tokens), **options)),
+        special_tokens=special,
+    )
 
 
 class _GenerationTag(jinja2.ext.Extension):

@@ -1,4 +1,4 @@
-"""Cloze tasks of the data cache: items from rows, a seeded sample of them, and their tokens."""
+"""Cloze tasks of the data cache: rows, sampled items, tokens."""
 
 import hashlib
 import random
@@ -31,7 +31,7 @@ _BATCH_SIZE = 256
 
 
 class Example(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of examples.jsonl: an item as text, for people and for other scorers."""
+    """An item as text: a line of examples.jsonl."""
 
     index: int
     id: str
@@ -63,20 +63,15 @@ class TaskItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def build_task_files(
-    temporary: Path,
-    name: str,
-    definition: TaskDefinition,
-    source: Source,
-    tokenizer: Tokenizer,
-    progress: ProgressCallback,
+    temporary: Path, name: str, definition: TaskDefinition, *, source: Source, tokenizer: Tokenizer, progress: ProgressCallback
 ) -> dict[str, Any]:
-    """Write examples.jsonl and requests.pt into ``temporary``; returns the part of meta.json that describes them.
+    """Write examples.jsonl and requests.pt into ``temporary``.
 
-    Raises UserError (cannot score) for rows that do not fit the adapter, or for a source without rows.
+    Returns the part of meta.json that describes them. Raises UserError (cannot score) for rows that do not fit
+    the adapter, or for a source without rows.
     """
-    adapter = str(definition.adapter)
     questions = [
-        adapt_row(adapter, definition.format, row, source=source.name, row_number=number)
+        adapt_row(str(definition.adapter), definition.format, row, source=source.name, row_number=number)
         for number, row in enumerate(source.rows())
     ]
     if not questions:
@@ -118,7 +113,7 @@ def build_task_files(
 
 
 def sample_rows(subjects: Sequence[str | None], size: int) -> list[int]:
-    """Row numbers of a sample of ``size``, ascending; all rows if there are no more.
+    """Row numbers of a sample of at most ``size``, ascending.
 
     Drawn by ``Random(SAMPLE_SEED)``, stratified by subject: each subject gets its share of ``size``, rounded by largest
     remainder, and at least one row if ``size`` allows.
@@ -189,16 +184,17 @@ class _TokenSequencePool:
         """What requests.pt holds, for T tokens, N sequences and R requests."""
         return {
             "tokens": torch.from_numpy(np.array(self.tokens, dtype=np.int32)),  # [T]
-            "starts": torch.from_numpy(
-                np.array(self.starts, dtype=np.int64)
-            ),  # [N + 1]: sequence i is starts[i] .. starts[i + 1]
+            "starts": torch.from_numpy(np.array(self.starts, dtype=np.int64)),  # [N + 1]: sequence i ends at starts[i + 1]
             "requests": torch.tensor(self.requests, dtype=torch.int64).reshape(-1, 2),  # [R, 2]: context, continuation
             "uncond": torch.tensor(self.uncond, dtype=torch.int64).reshape(-1, 2),  # [R', 2]
         }
 
 
 class StoredItems:
-    """The items of an entry. Its files stay open, so that they outlive the folder."""
+    """The items of an entry.
+
+    Its files stay open: they outlive the folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._tensors = torch.load(folder / REQUESTS_FILE, weights_only=True, mmap=True, map_location="cpu")

@@ -1,6 +1,7 @@
-"""Data sets and tokenizers of the Hugging Face hub: commits, rows, files, and errors that name the remedy."""
+"""Data sets and tokenizers of the Hugging Face hub."""
 
 import errno
+import functools
 import itertools
 import logging
 import time
@@ -38,10 +39,10 @@ _LOCAL_DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.
 
 
 def open_hub_source(definition: EntryDefinition) -> Source:
-    """The rows of a data set of the hub, or of a folder in its layout, at one commit.
+    """The rows of a data set of the hub at one commit.
 
-    With ``streaming`` nothing is kept on disk. If streaming fails, the complete data set is fetched, with a warning.
-    Raises UserError: data missing, or temporary for an error of the network.
+    A folder in the hub's layout is read too. With ``streaming`` nothing is kept on disk. If streaming fails, the complete
+    data set is fetched, with a warning. Raises UserError: data missing, or temporary for an error of the network.
     """
     name = str(definition.hf_dataset)
     dataset_label = "/".join(part for part in (name, definition.hf_config, definition.split) if part)
@@ -82,11 +83,8 @@ def _load_rows(definition: EntryDefinition, revision: str | None, *, streaming: 
     datasets.utils.logging.set_verbosity_error()
     datasets.utils.logging.disable_progress_bar()
     name = str(definition.hf_dataset)
-
-    def load_dataset() -> Any:
-        return datasets.load_dataset(name, definition.hf_config, split=definition.split, revision=revision, streaming=streaming)
-
-    return iter(_retry_while_busy(name, load_dataset))
+    load_dataset = functools.partial(datasets.load_dataset, name, definition.hf_config, split=definition.split)
+    return iter(_retry_while_busy(name, lambda: load_dataset(revision=revision, streaming=streaming)))
 
 
 def _resolve_revision(name: str, requested: str | None) -> str | None:
@@ -113,10 +111,7 @@ def fetch_tokenizer(identifier: str, patterns: Sequence[str], *, offline: bool, 
     offline = offline or HF_HUB_OFFLINE
     retry_hint = f"on a machine with a network, run: {command}"
     disable_progress_bars()
-
-    def download() -> str:
-        return snapshot_download(identifier, allow_patterns=list(patterns), local_files_only=offline)
-
+    download = functools.partial(snapshot_download, identifier, allow_patterns=list(patterns), local_files_only=offline)
     try:
         return Path(_retry_while_busy(identifier, download))
     except Exception as error:

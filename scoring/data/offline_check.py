@@ -1,4 +1,4 @@
-"""``python -m scoring doctor --offline``: checks that a job without a network finds all its data.
+"""``python -m scoring doctor --offline``: data for jobs without a network.
 
 It follows the path of a job: loads the tokenizer, compares every byte of every entry with its sha256, and reads it back.
 Local files become entries in a temporary folder. The cache does not change, except for the times of last use.
@@ -79,7 +79,7 @@ def check_offline(request: OfflineCheckRequest, network: str) -> dict[str, Any]:
 
 
 def report_offline_check(document: dict[str, Any], *, as_json: bool) -> ExitCode:
-    """Print the document, as JSON or as text, and return its exit code."""
+    """Print the document as JSON or text; returns the exit code."""
     if as_json:
         click.echo(json.dumps(document, indent=2))
     else:

@@ -1,6 +1,7 @@
-"""Fills the data cache: every entry that suites need, several at a time, each in a process.
+"""Fills the data cache with the entries that suites need.
 
-Finished entries stay. Started again after an interruption, prefill builds only the missing entries.
+Several entries are built at a time, each in a process. Finished entries stay: started again after an interruption, prefill
+builds only the missing ones.
 """
 
 import functools
@@ -64,17 +65,20 @@ class PrefillOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 def list_prefill_entries(suites: Iterable[SuiteInRequest]) -> list[PrefillEntry]:
     """The entries of all suites in their order, without duplicates."""
-    entries_by_key: dict[str, PrefillEntry] = {}
-    for suite in suites:
-        if suite.tier in CACHE_ENTRY_KINDS:
-            for name, definition in suite.definition.items():
-                entry = PrefillEntry(tier=suite.tier, name=name, definition=definition)
-                entries_by_key.setdefault(canonical_json([suite.tier, name, definition]), entry)
-    return list(entries_by_key.values())
+    entries = (
+        PrefillEntry(tier=suite.tier, name=name, definition=definition)
+        for suite in suites
+        if suite.tier in CACHE_ENTRY_KINDS
+        for name, definition in suite.definition.items()
+    )
+    return list({canonical_json([entry.tier, entry.name, entry.definition]): entry for entry in entries}.values())
 
 
 def prefill_request(request: ScoringRequest, folder: Path, *, refresh: bool, jobs: int | None) -> ExitCode:
-    """``fill_data_cache`` for a request. Writes the outcome to prefill.json in ``folder``, which the watcher reads."""
+    """``fill_data_cache`` for a request.
+
+    Writes the outcome to prefill.json in ``folder``; the watcher reads it.
+    """
     options = PrefillOptions(eval_data=request.eval_data, tokenizer=request.tokenizer, use_fast=request.use_fast, refresh=refresh)
     errors: list[UserError] = []
     code = ExitCode.BUG
@@ -86,8 +90,7 @@ def prefill_request(request: ScoringRequest, folder: Path, *, refresh: bool, job
         raise
     finally:
         texts = [str(error) for error in errors]
-        suffix = f" (and {len(texts) - 1} more)" if len(texts) > 1 else ""
-        reason = f"{texts[0]}{suffix}" if texts else None
+        reason = f"{texts[0]} (and {len(texts) - 1} more)" if len(texts) > 1 else next(iter(texts), None)
         document = {"schema": SCHEMA, "run_id": request.run_id, "code": int(code), "problems": texts, "why": reason}
         try:
             write_json_atomically(AttemptPaths(folder).prefill_json, document)
@@ -104,14 +107,16 @@ def fill_data_cache(
     jobs: int | None = None,
     errors: list[UserError] | None = None,
 ) -> ExitCode:
-    """Build every missing entry, and print a line for each. Errors of entries are also added to ``errors``.
+    """Build every missing entry, and print a line for each.
 
-    An entry that cannot be built does not stop the others: it is a line on stderr. The exit code is the first that another
-    attempt does not change, else temporary. Raises UserError: temporary (stopped), and those of ``resolve_tokenizer``.
+    An entry that cannot be built does not stop the others: it is a line on stderr, and its error is added to ``errors``.
+    The exit code is the first that another attempt does not change, else temporary. Raises UserError: temporary (stopped),
+    and those of ``resolve_tokenizer``.
     """
     errors = [] if errors is None else errors
     stop = StopRequest()
     stop.listen()
+    # The tokenizer is fetched before the processes start, which would all fetch it.
     suite_options = [suite.suite_option for suite in suites]
     resolve_tokenizer(options.tokenizer, options.data, use_fast=options.use_fast, offline=False, suites=suite_options)
     entries = list_prefill_entries(suites)
@@ -164,8 +169,12 @@ def _make_in_processes(
                 for future in finished:
                     report(future.result)
         except BrokenProcessPool as error:
-            message, hint = "a process was killed, perhaps for lack of memory", "run it again with a smaller --jobs"
-            raise UserError(message, location="prefill", hint=hint, code=ExitCode.BUG) from error
+            raise UserError(
+                "a process was killed, perhaps for lack of memory",
+                location="prefill",
+                hint="run it again with a smaller --jobs",
+                code=ExitCode.BUG,
+            ) from error
         except BaseException:
             # The children end at their next document, and entries that have not begun are dropped.
             stop_event.set()
@@ -173,14 +182,13 @@ def _make_in_processes(
             raise
 
 
-_send_progress: Callable[[EntryProgress], None]
-
-_check_stop: Callable[[], None]
+_report_progress: ProgressCallback
+"""In a process of the pool: sends progress to the parent, and raises UserError if prefill stops."""
 
 
 def _init_process(progress_queue: Any, stop_event: Any, parent_pid: int) -> None:
     """Prepare a process of the pool."""
-    global _send_progress, _check_stop  # an initializer can hand over nothing in another way
+    global _report_progress  # noqa: PLW0603  an initializer has no other way to hand something over
     configure_scoring_log()
     process_stop = StopRequest(parent_pid=parent_pid)
     process_stop.listen()
@@ -190,11 +198,11 @@ def _init_process(progress_queue: Any, stop_event: Any, parent_pid: int) -> None
         if stop_event.is_set():
             raise UserError("stopped", location="prefill", hint="run it again", code=ExitCode.TEMPORARY)
 
-    _send_progress, _check_stop = progress_queue.put, check_stop
+    _report_progress = _throttle_progress(progress_queue.put, check_stop)
 
 
 def _make_in_child(entry: PrefillEntry, options: PrefillOptions) -> str:
-    return _make_entry(entry, options, _throttle_progress(_send_progress, _check_stop))
+    return _make_entry(entry, options, _report_progress)
 
 
 def _throttle_progress(update: ProgressCallback, check_stop: Callable[[], None]) -> ProgressCallback:
@@ -226,10 +234,10 @@ def _make_entry(entry: PrefillEntry, options: PrefillOptions, progress: Progress
         )
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # its class may not survive the way to the parent process
         structlog.get_logger().exception("a bug", entry=entry.name)
-        message, hint = f"{type(error).__name__}: {error}", "report it as a bug"
-        raise UserError(message, location=entry.name, hint=hint, code=ExitCode.BUG) from error
+        message = f"{type(error).__name__}: {error}"
+        raise UserError(message, location=entry.name, hint="report it as a bug", code=ExitCode.BUG) from error
     meta = cached.meta
     if isinstance(cached, cache.TaskEntry):
         return f"{entry.name}: {meta['examples']:,} items in {cached.folder}"

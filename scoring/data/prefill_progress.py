@@ -1,4 +1,4 @@
-"""Progress of prefill: bars on a terminal, a line every ten seconds in a log."""
+"""Progress of prefill: bars on a terminal, lines in a log."""
 
 import contextlib
 import time
@@ -16,7 +16,7 @@ LOG_INTERVAL_SECONDS = 10.0
 
 
 class PrefillDisplay:
-    """Shows documents, tokens (or items), bytes and time left of each unfinished entry.
+    """Shows the progress and the time left of each entry.
 
     Results go to stdout, everything else to stderr.
     """
@@ -38,7 +38,7 @@ class PrefillDisplay:
             self._bars.stop()
 
     def update(self, progress: EntryProgress) -> None:
-        """Draw the entry's bar, or write a line if the last one is old enough."""
+        """Draw the entry's bar, or now and then write a line."""
         now = time.monotonic()
         start_time = self._start_times.setdefault(progress.name, now)
         size = format_bytes(progress.text_bytes)

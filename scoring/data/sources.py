@@ -37,9 +37,10 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def open_local_files(files: list[DataFile]) -> Source:
-    """The rows of local files: JSON objects, parquet rows, or one {"text": ...} a .txt file.
+    """The rows of local files.
 
-    The rows raise UserError: data missing for a file that cannot be read, cannot score for content that is not of its kind.
+    JSON objects, parquet rows, or one {"text": ...} for a .txt file. They raise UserError: data missing for a file that
+    cannot be read, cannot score for content that is not of its kind.
     """
     readers = {"jsonl": _read_jsonl, "parquet": _read_parquet, "txt": _read_txt}
 
@@ -48,9 +49,12 @@ def open_local_files(files: list[DataFile]) -> Source:
             try:
                 yield from readers[file.kind](Path(file.path))
             except (OSError, EOFError) as error:
-                message = f"cannot be read ({getattr(error, 'strerror', None) or error})"
-                hint = "repair or replace the file"
-                raise UserError(message, location=file.path, hint=hint, code=ExitCode.DATA_MISSING) from error
+                raise UserError(
+                    f"cannot be read ({getattr(error, 'strerror', None) or error})",
+                    location=file.path,
+                    hint="repair or replace the file",
+                    code=ExitCode.DATA_MISSING,
+                ) from error
 
     name = files[0].path if len(files) == 1 else f"{files[0].path} and {len(files) - 1} more"
     return Source(name=name, description={"data_files": [msgspec.to_builtins(file) for file in files]}, rows=rows)
@@ -69,9 +73,9 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise _make_line_error(f"not JSON: {error}", path, number) from error
+                raise _make_content_error(f"not JSON: {error}", f"{path}:{number}", "fix that line") from error
             if not isinstance(row, dict):
-                raise _make_line_error("not a JSON object", path, number)
+                raise _make_content_error("not a JSON object", f"{path}:{number}", "fix that line")
             yield row
 
 
@@ -81,7 +85,8 @@ def _read_txt(path: Path) -> Iterator[Row]:
     try:
         yield {"text": content.decode()}
     except UnicodeDecodeError as error:
-        raise _make_line_error(f"not UTF-8: {error.reason}", path, content.count(b"\n", 0, error.start) + 1) from error
+        line_number = content.count(b"\n", 0, error.start) + 1
+        raise _make_content_error(f"not UTF-8: {error.reason}", f"{path}:{line_number}", "fix that line") from error
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
@@ -93,12 +98,11 @@ def _read_parquet(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=256):
                 yield from batch.to_pylist()
     except pa.ArrowException as error:
-        message, hint = f"not a valid parquet file: {error}", "repair or replace the file"
-        raise UserError(message, location=path, hint=hint, code=ExitCode.CANNOT_SCORE) from error
+        raise _make_content_error(f"not a valid parquet file: {error}", path, "repair or replace the file") from error
 
 
-def _make_line_error(message: str, path: Path, line: int) -> UserError:
-    return UserError(message, location=f"{path}:{line}", hint="fix that line", code=ExitCode.CANNOT_SCORE)
+def _make_content_error(message: str, location: str | Path, hint: str) -> UserError:
+    return UserError(message, location=location, hint=hint, code=ExitCode.CANNOT_SCORE)
 
 
 def iter_documents(definition: SliceDefinition, source: Source) -> Iterator[str]:
@@ -122,7 +126,7 @@ def _iter_texts(definition: SliceDefinition, source: Source) -> Iterator[str]:
         missing = [column for column in (*required_values, *columns) if column not in row]
         if missing:
             hint = f"fix the slice's columns (this row has: {', '.join(map(str, row)) or 'none'})"
-            raise _make_column_error(f"row {number} has no column {missing[0]!r}", hint, source)
+            raise _make_content_error(f"row {number} has no column {missing[0]!r}", source.name, hint)
         if any(row[column] != value for column, value in required_values.items()):
             continue
         values = {column: row[column] for column in columns}
@@ -133,12 +137,8 @@ def _iter_texts(definition: SliceDefinition, source: Source) -> Iterator[str]:
         for column, value in values.items():
             if not isinstance(value, str):
                 message = f"row {number} has {type(value).__name__} in column {column!r}, not text"
-                raise _make_column_error(message, "name another column", source)
+                raise _make_content_error(message, source.name, "name another column")
         yield template.format_map(values) if template is not None else values[columns[0]]
-
-
-def _make_column_error(message: str, hint: str, source: Source) -> UserError:
-    return UserError(message, location=source.name, hint=hint, code=ExitCode.CANNOT_SCORE)
 
 
 def _join_articles(lines: Iterator[str]) -> Iterator[str]:

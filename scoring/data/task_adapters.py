@@ -1,4 +1,4 @@
-"""Cloze tasks, zero-shot: one function a data set, from its rows to questions.
+"""Zero-shot cloze tasks: one function a data set, from row to question.
 
 Format ``ours`` is OLMES's cloze formulation without examples, for the tasks that OLMES has. ``lm_eval`` is the prompt of
 lm-evaluation-harness 0.4.13, for comparison with published numbers.
@@ -17,7 +17,10 @@ UNCOND_CONTEXT = "Answer:"
 
 
 class TextRequest(NamedTuple):
-    """One request as text: ll(continuation | context). An array of two in JSON."""
+    """One request as text: ll(continuation | context).
+
+    In JSON an array of two.
+    """
 
     context: str
     continuation: str
@@ -86,8 +89,12 @@ def _adapt_hellaswag(row: Row, task_format: str) -> ClozeQuestion:
 
 
 def _adapt_piqa(row: Row, task_format: str) -> ClozeQuestion:
-    context = f"{'Goal' if task_format == 'ours' else 'Question'}: {row['goal']}\nAnswer:"
-    return _make_cloze_question(context, [row["sol1"], row["sol2"]], int(row["label"]), uncond=task_format == "ours")
+    return _make_cloze_question(
+        f"{'Goal' if task_format == 'ours' else 'Question'}: {row['goal']}\nAnswer:",
+        [row["sol1"], row["sol2"]],
+        int(row["label"]),
+        uncond=task_format == "ours",
+    )
 
 
 def _adapt_winogrande(row: Row, _task_format: str) -> ClozeQuestion:

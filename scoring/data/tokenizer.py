@@ -75,8 +75,12 @@ class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
                 (n for n, (a, b) in enumerate(zip(context, joint_ids, strict=False)) if a != b), min(len(context), len(joint_ids))
             )
         if boundary >= len(joint_ids):
-            message, hint = "a choice has no token of its own", "fix or remove that row"
-            raise UserError(message, location=name_item(index), hint=hint, code=ExitCode.CANNOT_SCORE)
+            raise UserError(
+                "a choice has no token of its own",
+                location=name_item(index),
+                hint="fix or remove that row",
+                code=ExitCode.CANNOT_SCORE,
+            )
         request_context = [*self.prefix, *joint_ids[:boundary]]
         if not request_context:
             # As lm-evaluation-harness does: BOS, else EOS, stands for an empty context.
@@ -91,10 +95,10 @@ class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
 def resolve_tokenizer(
     identifier: str, data: DataPaths, *, use_fast: bool = True, offline: bool = False, suites: Sequence[str] = ("SUITE",)
 ) -> Tokenizer:
-    """Load the tokenizer of a folder or hub id from its copy in the data cache.
+    """Load the tokenizer of a folder or hub id.
 
-    A folder is read each time: when its files change, so does the digest. A hub id is looked up once, and later jobs use
-    the copy without a network. A folder that no longer exists (or is on another machine) is also served from its copy.
+    It is read from its copy in the data cache. A folder is read each time: when its files change, so does the digest. A hub
+    id is looked up once, and later jobs use the copy without a network. So they do for a folder that no longer exists.
 
     Raises UserError: data missing (no such tokenizer, or offline without a copy: then the hint is the command that fetches
     it for ``suites``), temporary (network), cannot write (the cache), usage (a folder without a tokenizer).
@@ -106,6 +110,7 @@ def resolve_tokenizer(
             if digest is None:
                 raise UserError("contains no tokenizer", location=folder, hint="name a folder with a tokenizer.json")
         else:
+            # The copy of an earlier job needs no network.
             digest = read_cached_digest(identifier, data)
             if digest is None:
                 command = build_prefill_command(suites, data, identifier, use_fast=use_fast)
@@ -118,8 +123,7 @@ def resolve_tokenizer(
             code=classify_write_error(error),
         ) from error
     if digest is None:
-        hint = "name another tokenizer"
-        raise UserError("contains no tokenizer", location=identifier, hint=hint, code=ExitCode.DATA_MISSING)
+        raise UserError("contains no tokenizer", location=identifier, hint="name another tokenizer", code=ExitCode.DATA_MISSING)
     return load_tokenizer(identifier, data.tokenizer(digest), digest, use_fast=use_fast)
 
 
@@ -134,7 +138,10 @@ def _fetch_tokenizer(identifier: str, prefill_command: str, *, offline: bool) ->
 
 
 def load_tokenizer(identifier: str, folder: Path, digest: str, *, use_fast: bool = True) -> Tokenizer:
-    """Load a tokenizer's folder. Raises UserError (cannot score) for files that do not fit together."""
+    """Load a tokenizer's folder.
+
+    Raises UserError (cannot score) for files that do not fit together.
+    """
     try:
         if use_fast and (folder / "tokenizer.json").is_file():
             return _load_json_tokenizer(identifier, folder, digest)
@@ -171,7 +178,7 @@ def read_tokenizer_settings(folder: Path) -> Mapping[str, Any]:
 
 
 def get_token_text(token: Any) -> Any:
-    """The text of a special token as settings have it: a string, or an object with ``content``."""
+    """The text of a special token: a string, or an object's ``content``."""
     return token.get("content") if isinstance(token, dict) else token
 
 
@@ -182,13 +189,14 @@ def _load_json_tokenizer(identifier: str, folder: Path, digest: str) -> Tokenize
     backend.encode_special_tokens = False
     prefix = _detect_prefix(backend, settings, bos_id)
     backend.encode_special_tokens = True  # from now on special-token text is ordinary text
-
-    def encode(texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-
-    vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
     return Tokenizer(
-        identifier=identifier, digest=digest, encode=encode, vocab_size=vocab_size, bos_id=bos_id, eos_id=eos_id, prefix=prefix
+        identifier=identifier,
+        digest=digest,
+        encode=lambda texts: [ids.ids for ids in backend.encode_batch_fast(list(texts), add_special_tokens=False)],
+        vocab_size=max(backend.get_vocab(with_added_tokens=True).values()) + 1,
+        bos_id=bos_id,
+        eos_id=eos_id,
+        prefix=prefix,
     )
 
 

@@ -1,12 +1,12 @@
-"""Published scores as curves for other programs: TensorBoard's event files, and W&B's offline runs.
+"""Published scores as points of curves, for TensorBoard and W&B.
 
-The axis is the step, or the tokens seen. A stage is one run; the bridge, whose steps are another stage's, is a run beside it.
-Exporting again what was exported changes nothing.
+The axis is the step or the tokens seen. A stage is a run; the bridge, whose steps belong to another stage, is a run beside it.
+Exporting the same scores again changes nothing.
 
-    DIR/<stage>/events.out.tfevents.<step>.<directory>           TensorBoard: a file an evaluation, so that a late one joins in
+    DIR/<stage>/events.out.tfevents.<step>.<directory>           TensorBoard: one file an evaluation, so that late ones fit in
     DIR/<stage>_bridge/events.out.tfevents.<step>.<directory>
-    DIR/wandb/offline-run-*                                      W&B: a run a stage; ``wandb sync`` sends it
-    DIR/exported.json                                            W&B: what was written already
+    DIR/wandb/offline-run-*                                      W&B: one run a stage; ``wandb sync`` sends it
+    DIR/exported.json                                            W&B: digests of the exported runs
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +23,7 @@ Axis = Literal["step", "tokens"]
 
 
 class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One evaluation's figures."""
+    """The values of one evaluation."""
 
     run: str
     """``stage2`` or ``stage2_bridge``."""
@@ -31,23 +31,27 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
     step: int
     tokens_seen: int | None
     unix_time: float
-    """Unix time of its newest tier file."""
+    """Of its newest tier file."""
     values: dict[str, float]
     """``tier2_ppl/web/ppl`` and the like, and ``delta_to_bridge/...``."""
 
     def get_axis_value(self, axis: Axis) -> int:
-        """Where it stands on the axis. Problem where the checkpoint does not tell its tokens."""
+        """Its position on the axis.
+
+        Raises UserError if the tokens seen are unknown.
+        """
         if axis == "step":
             return self.step
         if self.tokens_seen is None:
-            raise UserError(
-                "does not say how many tokens were seen", location=f"{self.run}/{self.directory}", hint="use --axis step"
-            )
+            raise UserError("tokens seen are unknown", location=f"{self.run}/{self.directory}", hint="use --axis step")
         return self.tokens_seen
 
 
 def collect_points(results: Path, stages: Iterable[str] = ()) -> list[CurvePoint]:
-    """Of every evaluation under ``results``, by run and step; ``stages``: of these only. Problem where there is none."""
+    """A point for each evaluation under ``results``, by run and step.
+
+    ``stages`` limits them to these stages. Raises UserError (data missing) if there are none.
+    """
     stage_names = tuple(stages) or tuple(sorted(path.parent.name for path in results.glob("*/by_checkpoint")))
     curve_points = []
     for stage in stage_names:
@@ -58,16 +62,21 @@ def collect_points(results: Path, stages: Iterable[str] = ()) -> list[CurvePoint
             except NoScoresError:
                 continue
     if not curve_points:
-        hint = "give the results folder of a watcher, and stages that have scores"
-        raise UserError("no evaluation with scores", location=results, hint=hint, code=ExitCode.DATA_MISSING)
+        raise UserError(
+            "no evaluation with scores",
+            location=results,
+            hint="use the results folder of a watcher, and stages that have scores",
+            code=ExitCode.DATA_MISSING,
+        )
     return sorted(curve_points, key=lambda point: (point.run, point.step, point.directory))
 
 
 def _build_point(evaluation: PublishedEvaluation) -> CurvePoint:
     info = evaluation.info
     values = {name: float(value) for name, value in _iter_values(evaluation.documents) if isinstance(value, int | float)}
-    document = read_comparison_document(evaluation.paths.compare_json)
-    values |= {} if document is None else dict(_iter_deltas(document))
+    comparison = read_comparison_document(evaluation.paths.compare_json)
+    if comparison is not None:
+        values |= _iter_deltas(comparison)
     return CurvePoint(
         run=info.stage if info.source_stage == info.stage else f"{info.stage}_bridge",
         directory=info.directory,
@@ -82,6 +91,7 @@ _ENTRY_METRICS = {"slices": ("ppl", "nll_per_token", "bits_per_byte"), "tasks": 
 
 
 def _iter_values(documents: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """(name of the curve, value) of totals and of slices and tasks. Unknown values are None."""
     for tier, document in documents.items():
         for name, value in document["summary"].items():
             yield f"{tier}/{name}", value
@@ -91,6 +101,7 @@ def _iter_values(documents: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[s
 
 
 def _iter_deltas(document: ComparisonDocument) -> Iterator[tuple[str, float]]:
+    """(name of the curve, delta) of each comparison with the bridge."""
     for role, tier, name, key, effect in document.iter_effects():
         if role == "bridge":
             yield f"delta_to_bridge/{tier}/{key}" if name == tier else f"delta_to_bridge/{tier}/{name}/{key}", effect.delta
@@ -98,5 +109,9 @@ def _iter_deltas(document: ComparisonDocument) -> Iterator[tuple[str, float]]:
 
 def make_missing_extra_error(name: str) -> UserError:
     """The error of an export whose package is not installed."""
-    hint = f"pip install 'checkpoint-watcher[{name}]'"
-    return UserError(f"{name} is not installed", location="export", hint=hint, code=ExitCode.UNAVAILABLE)
+    return UserError(
+        f"{name} is not installed",
+        location="export",
+        hint=f"run: pip install 'checkpoint-watcher[{name}]'",
+        code=ExitCode.UNAVAILABLE,
+    )

@@ -1,4 +1,4 @@
-"""TensorBoard event files."""
+"""Points as TensorBoard event files."""
 
 import io
 from collections.abc import Iterable
@@ -9,7 +9,10 @@ from suites.common.atomic_files import write_atomically
 
 
 def export_tensorboard(points: Iterable[CurvePoint], folder: Path, axis: Axis) -> int:
-    """Write event files; how many changed. Problem (unavailable) without the ``tensorboard`` extra."""
+    """Write event files; returns how many changed.
+
+    Raises UserError (unavailable) without the ``tensorboard`` extra.
+    """
     changed_files = 0
     for point in points:
         path = folder / point.run / f"events.out.tfevents.{point.step:012d}.{point.directory}"
@@ -22,6 +25,7 @@ def export_tensorboard(points: Iterable[CurvePoint], folder: Path, axis: Axis) -
 
 
 def _encode_events(point: CurvePoint, axis: Axis) -> bytes:
+    """The bytes of an event file: the header record and one record with all values."""
     try:
         from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415  an extra
         from tensorboard.compat.proto.summary_pb2 import Summary  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""W&B offline runs."""
+"""Points as W&B offline runs."""
 
 import os
 import re
@@ -12,10 +12,10 @@ from suites.contract.encoding import canonical_digest
 
 
 def export_wandb(points: Iterable[CurvePoint], folder: Path, axis: Axis, project: str) -> int:
-    """Write an offline run for each stage that has something new; how many. Problem (unavailable) without the ``wandb`` extra.
+    """Write a run for each stage with new values; returns how many.
 
-    A run is never added to: W&B drops what comes after a later step. Where a stage has more than last time, a new run of
-    another id holds all of it, in the same group. Its axis is a metric of its own.
+    A run never grows, because W&B drops points that come after a later step: a stage with new values becomes a new run with
+    another id in the same group. The axis is a metric. Raises UserError (unavailable) without the ``wandb`` extra.
     """
     runs: dict[str, list[CurvePoint]] = {}
     for point in points:
@@ -28,9 +28,9 @@ def export_wandb(points: Iterable[CurvePoint], folder: Path, axis: Axis, project
         digest = canonical_digest([project, rows])
         if exported["runs"].get(run) == digest:
             continue
-        _log_offline_run(
-            run, rows, folder, axis, project=project, identifier=f"{re.sub('[^A-Za-z0-9_-]', '-', run)}-{digest[:8]}"
-        )
+        identifier = f"{re.sub('[^A-Za-z0-9_-]', '-', run)}-{digest[:8]}"
+        _log_offline_run(run, rows, folder, axis, project=project, identifier=identifier)
+        # Recorded after each run: an interruption repeats at most one.
         exported["runs"][run] = digest
         write_json_atomically(exported_json, exported)
         changed_runs += 1

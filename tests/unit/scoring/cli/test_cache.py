@@ -64,7 +64,7 @@ def test_verify_names_what_changed(made):
     tokens.write_bytes(raw)
     code, said = cache("verify", "--eval-data", data.eval_data)
     assert code == ExitCode.DATA_MISSING
-    assert said.splitlines()[0] == f"{tokens}: its bytes have changed"
+    assert said.splitlines()[0] == f"{tokens}: its sha256 differs from meta.json"
     assert "2 whole, 1 damaged" in said
 
 

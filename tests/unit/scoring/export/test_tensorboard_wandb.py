@@ -99,7 +99,7 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, capsys):
     assert paths.folder.is_dir()
     words = ["export", "--results", str(tmp_path), "--tensorboard", str(tmp_path / "tb"), "--axis", "tokens"]
     assert run_scoring_in_process(words) == ExitCode.USAGE
-    assert "does not say how many tokens were seen; use --axis step" in capsys.readouterr().err
+    assert "tokens seen are unknown; use --axis step" in capsys.readouterr().err
 
 
 @pytest.mark.slow
