@@ -137,7 +137,7 @@ class Instructions:
         # Checks run here, in the part, so that evidence is kept although the tier file has only verdicts.
         rows = []
         for prompt, result in zip(prompts, results, strict=True):
-            answer = ModelAnswer(text=result.text, finish=result.finish, special_tokens=prompt.chat.special_ids)
+            answer = ModelAnswer(text=result.text, finish=result.finish, special_tokens=prompt.chat.special_tokens)
             outcomes = check_registry.check_answer(answer, prompt.definition["checks"])
             rows.append(
                 {
