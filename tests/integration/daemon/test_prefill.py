@@ -68,13 +68,13 @@ def test_evaluations_wait_by_name_with_the_command_and_go_on_by_themselves(lab):
     watched = lab()
     watched.tick(3)
     command = f"watcher prefill stage1 --config {watched.root / 'watcher.yaml'}"
-    said = f"the data cache lacks tokenizer acme/tok, s0, s1 and 3 more; run: {command}"
+    said = f"the data cache lacks tokenizer acme/tok, s0, s1 and 3 more. Run {command}"
     assert (watched.list_states(), watched.list_reasons()["stage1/step_100"]) == ({"stage1/step_100": "waiting"}, said)
     assert watched.executor.calls["submit"] == 0
     assert watched.journal_state.records["stage1/step_100"].times["detected"], "that it was whole is remembered while it waits"
     fill(watched, leave={"s3"})
     watched.tick()
-    assert watched.list_reasons()["stage1/step_100"] == f"the data cache lacks s3; run: {command}"
+    assert watched.list_reasons()["stage1/step_100"] == f"the data cache lacks s3. Run {command}"
     fill(watched)
     watched.tick_until(watched.are_all_scored, 5)
     assert runs(watched) == {"stage1/step_100": 1}
@@ -149,7 +149,7 @@ def test_a_job_that_missed_data_makes_the_cache_be_looked_at_again(lab):
     watched.executor.endings["stage1/step_100"] = deque([66])
     watched.tick(2)
     shutil.rmtree(watched.config.eval_data / "ppl_slices" / "s4")
-    watched.tick_until(lambda: "lacks s4; run" in watched.list_reasons()["stage1/step_100"], 30)
+    watched.tick_until(lambda: "lacks s4. Run" in watched.list_reasons()["stage1/step_100"], 30)
     fill(watched)
     watched.tick_until(watched.are_all_scored, 5)
     assert runs(watched) == {"stage1/step_100": 2}
@@ -234,7 +234,7 @@ def test_a_failing_prefill_backs_off_is_limited_and_says_its_words(lab, ending):
     assert watched.journal_state.prefills[KEY].full_reason == f"{words} (3 times in a row). Run {command} to try again"
     watched.tick(100)
     assert runs(watched) == {KEY: 3}
-    assert f" data: blocked: {words} (3 times in a row); " in " ".join(watched.config.paths.status_text.read_text().split())
+    assert f" data: blocked: {words} (3 times in a row). Run " in " ".join(watched.config.paths.status_text.read_text().split())
     fill(watched)  # a person did
     watched.tick_until(watched.are_all_scored, 5)
     shutil.rmtree(watched.config.eval_data / "ppl_slices" / "s4")
@@ -249,7 +249,7 @@ def test_a_prefill_that_meets_a_submit_limit_waits_without_a_word_in_the_journal
     watched.executor.submissions = deque(["later"] * 99)
     watched.tick(5)
     said, before = watched.list_reasons()[KEY], watched.journal_state.event_count
-    assert "; submit limit: QOSMaxSubmitJobPerUserLimit; tried again" in said
+    assert "; submit limit: QOSMaxSubmitJobPerUserLimit; next try" in said
     watched.tick(50)
     assert watched.journal_state.event_count == before
     watched.executor.submissions.clear()
