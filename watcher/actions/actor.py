@@ -16,8 +16,9 @@ from typing import NamedTuple, assert_never
 
 import msgspec
 
-from suites.common.atomic_files import create_once, fsync_folder
-from suites.contract.paths import AttemptPaths, EvaluationPaths, attempt_log_paths, find_shipped_file
+from suites.common.atomic_files import create_once
+from suites.contract.paths import AttemptPaths, attempt_log_paths, find_shipped_file
+from watcher.actions.archive import archive_results
 from watcher.actions.retention import RetentionActions
 from watcher.actions.submission import (
     build_resources,
@@ -31,7 +32,6 @@ from watcher.config.settings import Config
 from watcher.core import events
 from watcher.core.actions import (
     RESULTS_RETRY_SECONDS,
-    UNMANAGED,
     AbandonAttempt,
     Action,
     ArchiveResults,
@@ -146,7 +146,8 @@ class Actor:
             case AbandonAttempt():
                 self._abandon_attempt(action)
             case ArchiveResults():
-                self._archive_results(action)
+                archive_results(action)
+                self._log("set_aside", evaluation=action.key, reason=action.reason)
             case PinCheckpoint():
                 self._retention.pin(action, self.config)
             case UnpinCheckpoint():
@@ -333,31 +334,7 @@ class Actor:
         elif claim.read_text(encoding="utf-8", errors="replace").startswith("void"):
             self._append_event(action.next_event)  # by one of us, who did not come to say so
 
-    def _archive_results(self, action: ArchiveResults) -> None:
-        paths = EvaluationPaths(Path(action.results_folder), action.stage, action.directory)
-        for tier, label in action.tiers.items():
-            moved_paths = [paths.tier_json(tier)]
-            if label != UNMANAGED:
-                moved_paths += [paths.generations, paths.compare_json, paths.run_json, paths.folder / "items", paths.parts]
-            target = paths.superseded_folder(label)
-            target.mkdir(parents=True, exist_ok=True)
-            for path in moved_paths:
-                if path.exists():
-                    path.rename(_find_free_path(target / path.name))
-            fsync_folder(target)
-        fsync_folder(paths.folder)
-        self._log("set_aside", evaluation=action.key, reason=action.reason)
-
     def _close_request(self, action: CloseRequest) -> None:
         if action.id not in self._journal.state.closed_requests:
             self._append_event(events.RequestAnswered(id=action.id, outcome=action.reason, reason=action.reason))
         (self.config.paths.requests / f"{action.id}.json").unlink(missing_ok=True)
-
-
-def _find_free_path(path: Path) -> Path:
-    number = 1
-    candidate = path
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}.{number}")
-    return candidate

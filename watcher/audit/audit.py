@@ -8,8 +8,9 @@ from suites.contract.paths import EvaluationPaths
 from suites.contract.scoring_request import TierRequirement
 from watcher.actions import pins
 from watcher.audit import disk_scan as remains
-from watcher.audit.differences import Difference, ObservedState, find_differences
+from watcher.audit.differences import Difference, ObservedState, check_evaluation, report_only
 from watcher.audit.disk_scan import LeftoverFile, TierDefinitions, TierFileState
+from watcher.audit.unknown import check_attempts, check_jobs, check_leftover, check_unknown_results
 from watcher.config.settings import Config
 from watcher.core.evaluation import IN_FLIGHT_STATES
 from watcher.core.executor import Executor, ExecutorUnreachable, Job
@@ -133,3 +134,27 @@ def _read_headline_scores(paths: EvaluationPaths, tier_files: Mapping[str, TierF
         return {}
     tiers: TierDefinitions = {tier: TierRequirement(tier_file.digest) for tier, tier_file in tier_files.items()}
     return evidence.check_results(paths, fingerprints.pop(), tiers).scores
+
+
+def find_differences(
+    observed: ObservedState, journal_state: JournalState, known_run_ids: frozenset[str], config: Config, job_comment: str
+) -> list[Difference]:
+    """All differences, evaluations first.
+
+    ``known_run_ids``: every attempt in the journal; ``job_comment`` marks our jobs.
+    """
+    results: list[Difference] = []
+    for record in journal_state.records.values():
+        difference = check_evaluation(record, observed)
+        if difference is not None:
+            results.append(difference)
+    results += [
+        difference
+        for key in observed.results
+        if (difference := check_unknown_results(key, observed, journal_state, config)) is not None
+    ]
+    results += check_jobs(observed, journal_state, job_comment)
+    results += check_attempts(observed, known_run_ids)
+    results += [check_leftover(item) for item in observed.leftovers]
+    results += [report_only("requests", "not read", message, "none: remove it yourself") for message in observed.invalid_requests]
+    return results

@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
 from suites.common.atomic_files import write_atomically
 from suites.common.errors import ExitCode, UserError
 from suites.common.formatting import format_duration
@@ -29,6 +27,7 @@ from watcher.core.actions import Alert
 from watcher.core.clock import Clock, LogFn
 from watcher.core.evaluation import SETTLED_STATES
 from watcher.daemon.background_process import BackgroundProcess, ProcessExit
+from watcher.daemon.report_state import ChildFailure, read_report_state
 from watcher.journal.replay import JournalState
 from watcher.reconcile.alerts import make_regression_alert
 from watcher.reconcile.baselines import build_comparison_requests
@@ -45,30 +44,6 @@ CANNOT_COMPARE_RETRY_SECONDS = 21_600.0
 REPORT_TASK = "report"
 
 _CANNOT_COMPARE_EXIT_CODES = frozenset({126, 127, int(ExitCode.UNAVAILABLE)})
-
-
-class ChildFailure(msgspec.Struct, frozen=True, kw_only=True):
-    """A child that failed."""
-
-    count: int
-    retry_at: float
-    message: str
-    request_digest: str = ""
-    """Digest of the request that failed; another request is tried at once."""
-
-
-class ReportState(msgspec.Struct, kw_only=True):
-    """``reported.json``: failures that runs of ``watcher once`` remember."""
-
-    schema: int = 1
-    signature: str = ""
-    """Of everything that the last report was made of; with it, no comparison was wanted."""
-    failures: dict[str, ChildFailure] = msgspec.field(default_factory=dict)
-    """Evaluation, or ``report`` -> how it failed last."""
-    regressed: dict[str, Alert] = msgspec.field(default_factory=dict)
-    """Evaluation -> that it fails its objectives; kept, since a settled run reads no comparison again."""
-    unable: ChildFailure | None = None
-    """Why nothing can be compared on this machine."""
 
 
 class ProcessRunner(Protocol):
@@ -94,7 +69,7 @@ class ReportScheduler:
     def __init__(self, config: Config, runner: ProcessRunner, *, clock: Clock, log: LogFn) -> None:
         self.config = config
         self._runner, self._clock, self._log = runner, clock, log
-        self._state = _read_report_state(config.paths.reported_json)
+        self._state = read_report_state(config.paths.reported_json)
         self._saved_regressions = dict(self._state.regressed)
         self._last_check: tuple[int, Config, float] | None = None
         self._compare_cache: dict[str, tuple[CompareRequest, tuple[int, int, int], bool]] = {}
@@ -317,10 +292,3 @@ def _read_file_stamp(path: Path) -> tuple[int, int, int]:
     except OSError:
         return (0, 0, 0)
     return stats.st_mtime_ns, stats.st_ino, stats.st_size
-
-
-def _read_report_state(path: Path) -> ReportState:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=ReportState)
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError):  # nothing is lost but the patience with what fails
-        return ReportState()

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from watcher.core import events
+from watcher.core import event_parsing, events
 from watcher.core.evaluation import PREFILL_DIRECTORY, EvaluationRecord, EvaluationState, StageSettings
 from watcher.core.reasons import ReasonKind
 
@@ -66,7 +66,7 @@ def replay(journal_state: JournalState, document: Mapping[str, Any]) -> None:
     journal_state.epoch = max(journal_state.epoch, epoch if type(epoch) is int else 0)
     name, key = document.get("event"), document.get("evaluation") or ""
     try:
-        event, t = events.parse_event(document), float(document["t"])
+        event, t = event_parsing.parse_event(document), float(document["t"])
         if not event.evaluation:
             _apply_to_state(journal_state, event, t)
             return
@@ -79,7 +79,7 @@ def replay(journal_state: JournalState, document: Mapping[str, Any]) -> None:
         journal_state.warnings.append(f"journal: {name} of {key}, which nothing introduced, is left out")
         return
     if isinstance(event, events.Created) and event.evaluation not in records:
-        record = msgspec.structs.replace(record, extra=events.list_unknown_fields(document, events.Created))
+        record = msgspec.structs.replace(record, extra=event_parsing.list_unknown_fields(document, events.Created))
     records[event.evaluation] = record
     if isinstance(event, events.StateChange) and event.run_id is not None and event.abandons_attempt:
         journal_state.abandoned[event.run_id] = t
@@ -133,7 +133,7 @@ def _annotations(record: EvaluationRecord, event: events.JournalEvent, t: float)
             changes = {"mirror_token": event.copy}
         case events.BaselineSelected():
             changes = {"origin": "bridge", "requested": True, "baseline_selected_at": t}
-        case events.UnknownEvent():
+        case event_parsing.UnknownEvent():
             changes = {"extra": {**record.extra, event.name_in_journal: dict(event.fields)}}
         case _:
             changes = {}  # such as left_over, which only names an attempt

@@ -16,9 +16,8 @@ from suites.definitions.data_cache import summarize_missing_entries
 from watcher.config.settings import Config
 from watcher.core.clock import touch_clock
 from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationRecord, is_in_future
-from watcher.core.executor import Executor, ExecutorUnreachable, Job, JobState, PartitionLimits
+from watcher.core.executor import Executor, ExecutorUnreachable, Job, JobState
 from watcher.core.request_types import Request
-from watcher.core.resources import get_slurm_settings
 from watcher.core.result_paths import get_evaluation_paths
 from watcher.core.snapshot import (
     AttemptFiles,
@@ -35,22 +34,25 @@ from watcher.observe import attempts as evidence_attempts
 from watcher.observe.checkpoints import FULL_SCAN_SECONDS, InspectionCache
 from watcher.observe.data_cache import MissingEntriesCache
 from watcher.observe.local_data import LocalDataHashes
+from watcher.observe.partition_limits import query_limits_of_ended_attempts
 from watcher.observe.result_cache import PendingResultsCache, PublishedResultsCache, check_mirrors
 from watcher.observe.stage_folders import RACY_MTIME_SECONDS, StageFolderCache
 from watcher.observe.stage_plans import StageRequirementsCache
 from watcher.observe.suite_changes import SuiteChangesCache
 
-ACCOUNTING_LAG_SECONDS = 60.0
-"""Seconds after which accounting is asked for a name that the queue lacks, and the least between two such questions."""
-
 MAX_ACCOUNTING_WINDOW_SECONDS = 7 * 86400.0
 """Seconds that accounting is searched for an attempt whose time was given by a clock that was wrong."""
 
-LOCAL_START_SECONDS = 5.0
-"""Seconds that a process of this machine may take to claim its attempt."""
 
 ABANDONED_WATCH_SECONDS = 3600.0
 """Seconds in which the queue is watched for a job that was given up before it could be found."""
+
+
+ACCOUNTING_LAG_SECONDS = 60.0
+"""Seconds after which accounting is asked for a name that the queue lacks, and the least between two such questions."""
+
+LOCAL_START_SECONDS = 5.0
+"""Seconds that a process of this machine may take to claim its attempt."""
 
 
 def get_accounting_lag(executor: Executor) -> float:
@@ -177,7 +179,7 @@ class Observer:
             attempts=attempts,
             queue=queue,
             unknown_jobs=unknown_jobs,
-            partition_limits=_query_partition_limits(executor, config, in_flight, attempts, queue),
+            partition_limits=query_limits_of_ended_attempts(executor, config, in_flight, attempts, queue),
             accounting_lag_seconds=get_accounting_lag(executor),
             max_running=None if executor.submits_held else 1,
             submissions_left=executor.submissions_left,
@@ -282,35 +284,6 @@ def _has_failed(attempt_files: AttemptFiles, job: Job | None) -> bool:
     if attempt_files.exit_records and attempt_files.exit_records[-1].code != 0:
         return True
     return job is not None and job.state.is_terminal and job.state is not JobState.COMPLETED
-
-
-def _query_partition_limits(
-    executor: Executor,
-    config: Config,
-    in_flight: Sequence[EvaluationRecord],
-    attempts: Mapping[str, AttemptFiles],
-    queue: QueueSnapshot | None,
-) -> dict[str, PartitionLimits]:
-    """Partition limits, asked only where an attempt may have met one."""
-    limits: dict[str, PartitionLimits] = {}
-    for record in in_flight:
-        attempt = record.attempt
-        if attempt is None:
-            continue
-        attempt_files, job = attempts[attempt.run_id], find_job(attempt, queue)
-        was_warned = bool(attempt_files.exit_records) and attempt_files.exit_records[-1].signal == "USR1"
-        if (
-            was_warned
-            or attempt_files.out_of_memory_line
-            or (job is not None and job.state in {JobState.TIMEOUT, JobState.OUT_OF_MEMORY})
-        ):
-            partition = get_slurm_settings(config, record).partition
-            if (partition or "") not in limits:
-                try:
-                    limits[partition or ""] = executor.query_partition_limits(partition)
-                except ExecutorUnreachable:
-                    limits[partition or ""] = PartitionLimits()
-    return limits
 
 
 def _check_prefill_results(

@@ -110,7 +110,10 @@ class StageRequirementsCache:
             suites = tuple(suite.to_request() for suite in loaded_suites)
             patterns = tuple(
                 dict.fromkeys(
-                    pattern for suite in suites for suite_patterns in get_local_patterns(suite).values() for pattern in suite_patterns
+                    pattern
+                    for suite in suites
+                    for suite_patterns in get_local_patterns(suite).values()
+                    for pattern in suite_patterns
                 )
             )
             # stamps before they are read: what comes meanwhile is seen next time

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from watcher.config.settings import Config, Stage
-from watcher.core import events
+from watcher.core import event_parsing, events
 from watcher.core.actions import Action, CloseRequest
 from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationRecord, EvaluationState
 from watcher.core.events import JournalEvent
@@ -79,7 +79,7 @@ def _apply_amendments(request: Request, journal_state: JournalState) -> list[Act
 def _parse_amended_events(amendment: Amendment) -> list[JournalEvent] | None:
     """Events of an amendment; None where one of them is not allowed."""
     try:
-        amended = [events.parse_event({**document, "evaluation": amendment.key}) for document in amendment.events]
+        amended = [event_parsing.parse_event({**document, "evaluation": amendment.key}) for document in amendment.events]
     except ValueError:  # msgspec's ValidationError is a ValueError
         return None
     return amended if all(isinstance(event, AMENDABLE_EVENTS) for event in amended) else None

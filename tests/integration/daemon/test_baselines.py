@@ -118,7 +118,9 @@ def test_where_training_began_elsewhere_status_report_and_comparison_say_so_also
     watched.write_checkpoint("stage1", 100)
     watched.write_checkpoint("stage2", 300, started_from="/other/stage1_long/100")
     watched.tick(6)
-    said = f"stage2 started from /other/stage1_long/100 according to its config.yaml, but its bridge is {watched.ckpts}/stage1/100"
+    said = (
+        f"stage2 started from /other/stage1_long/100 according to its config.yaml, but its bridge is {watched.ckpts}/stage1/100"
+    )
     assert watched.list_reasons()["stage2/step_100"] == said
     assert notes(watched) == (said,)
     assert build_comparison_requests(watched.config, watched.journal_state)["stage2/step_300"].bridge.note == said
@@ -140,7 +142,10 @@ def test_where_training_began_elsewhere_status_report_and_comparison_say_so_also
         ("/another/mount/stage1/100", None),
         ("/ckpts/stage1", None),
         ("/ckpts/stage1/90", "stage2 started from step 90 according to its config.yaml, but its bridge is step 100"),
-        ("/ckpts/long/100", "stage2 started from /ckpts/long/100 according to its config.yaml, but its bridge is /ckpts/stage1/100"),
+        (
+            "/ckpts/long/100",
+            "stage2 started from /ckpts/long/100 according to its config.yaml, but its bridge is /ckpts/stage1/100",
+        ),
         ("/models/base", "stage2 started from /models/base according to its config.yaml, but its bridge is /ckpts/stage1/100"),
     ],
 )

@@ -122,9 +122,7 @@ def test_a_checkpoint_deleted_while_it_is_owed_is_said_with_when(watched):
     shutil.rmtree(folder)
     watched.touch("stage1")
     watched.tick()
-    assert watched.list_reasons()["stage1/step_100"].startswith(
-        "deleted before it was scored; it was complete at 2023-"
-    )
+    assert watched.list_reasons()["stage1/step_100"].startswith("deleted before it was scored; it was complete at 2023-")
     watched.executor.unreachable = ""
     watched.write_checkpoint("stage1", 100)
     watched.tick(5)

@@ -16,7 +16,7 @@ from support.fakes.executor import FakeJob
 from support.runs.watched_run import SLICES_SUITE, WatchedRun
 from watcher.audit import audit as audit_look
 from watcher.audit import repair as audit_look_repair
-from watcher.core import events
+from watcher.core import event_parsing, events
 from watcher.core.executor import JobState
 from watcher.core.snapshot import format_job_comment
 from watcher.daemon.setup import read_state_id
@@ -114,7 +114,7 @@ def test_results_in_the_schedule_are_left_to_the_next_tick(scored):
 @pytest.mark.parametrize("event", ["cancelled", "blocked", "failed"])
 def test_valid_results_of_what_the_journal_gave_up_are_journaled(scored, event):
     journal = Journal.open(scored.config.paths)
-    given_up = events.EVENT_TYPES[event](evaluation=KEY, reason="because", retry_at=scored.clock() + 3000)
+    given_up = event_parsing.EVENT_TYPES[event](evaluation=KEY, reason="because", retry_at=scored.clock() + 3000)
     journal.append(given_up, t=scored.clock())
     journal.close()
     finding = only(scored)

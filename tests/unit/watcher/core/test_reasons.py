@@ -9,7 +9,7 @@ import pytest
 import watcher
 from support.runs.watched_run import WatchedRun
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
-from watcher.core.events import parse_event
+from watcher.core.event_parsing import parse_event
 from watcher.core.reasons import ReasonKind
 from watcher.journal.replay import apply_event
 

@@ -15,7 +15,7 @@ from support.runs.watched_run import WatchedRun
 from support.samples.comparison import make_evaluation_scores, make_sample_comparison
 from watcher.core import events
 from watcher.daemon import notify
-from watcher.daemon.report_scheduler import ReportState
+from watcher.daemon.report_state import ReportState
 from watcher.journal.journal import read_journal
 from watcher.reconcile.alerts import make_regression_alert
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from suites.contract.paths import StatePaths
-from watcher.core import events
+from watcher.core import event_parsing, events
 from watcher.core.evaluation import EvaluationState
 from watcher.journal import journal as ledger
 from watcher.journal.journal import Journal, JournalSuperseded, read_journal
@@ -36,7 +36,7 @@ def paths(tmp_path):
 
 def owned(journal, step=1):
     fields = {"evaluation": f"stage1/step_{step}", "step": step, "directory": f"step_{step}"}
-    journal.append(events.parse_event({**CREATED, **fields}), t=1.0)
+    journal.append(event_parsing.parse_event({**CREATED, **fields}), t=1.0)
 
 
 def test_what_was_appended_is_what_the_next_watcher_reads(paths):
@@ -197,7 +197,7 @@ def test_news_of_an_older_attempt_changes_nothing():
     assert (record.state, record.attempt.run_id, record.failures) == (EvaluationState.SUBMITTING, "eval-2", {})
 
 
-KINDS = [*events.EVENT_TYPES, "new"]
+KINDS = [*event_parsing.EVENT_TYPES, "new"]
 EVENTS = st.lists(
     st.fixed_dictionaries(
         {
@@ -235,10 +235,10 @@ def test_the_fold_is_a_function_of_the_events_alone(documents):
     record = None
     for event in map(complete, documents):
         before = msgspec.json.encode(record)
-        after = apply_event(record, events.parse_event(event), event["t"])
+        after = apply_event(record, event_parsing.parse_event(event), event["t"])
         assert msgspec.json.encode(record) == before, "fold changed its argument"
         copy = json.loads(json.dumps(event))
-        assert after == apply_event(record, events.parse_event(copy), copy["t"])
+        assert after == apply_event(record, event_parsing.parse_event(copy), copy["t"])
         if after is not None:
             assert len(after.history) <= 50
             assert after.history[-1][1:] == (after.state.value, after.full_reason)

@@ -1,0 +1,152 @@
+"""Differences of what the journal does not know: results, jobs, attempts, leftovers. Pure."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from watcher.audit.differences import (
+    LEFT_TO_NEXT_TICK,
+    Difference,
+    ObservedState,
+    check_tier_files,
+    make_scored_event,
+    report_only,
+)
+from watcher.audit.disk_scan import LeftoverFile
+from watcher.config.settings import Config
+from watcher.core import events
+from watcher.core.actions import CancelJob
+from watcher.core.evaluation import IN_FLIGHT_STATES
+from watcher.core.events import JournalEvent
+from watcher.core.request_types import Amendment
+from watcher.core.snapshot import QueueSnapshot, Snapshot
+from watcher.journal.replay import JournalState
+from watcher.reconcile.orphan_jobs import resolve_orphan_jobs
+from watcher.reconcile.schedule import ScheduledEvaluation, choose_directory
+
+NEW_ATTEMPT_SECONDS = 3600.0
+"""Seconds in which an attempt's folder may be one that is just being submitted."""
+
+
+def check_leftover(item: LeftoverFile) -> Difference:
+    """A leftover file, to be removed."""
+    journal_state = "nothing of it is being scored"
+    return Difference(
+        key=item.key,
+        journal_state=journal_state,
+        observed=f"disk: {item.path}: {item.reason}",
+        repair="remove it",
+        path_to_remove=item.path,
+    )
+
+
+def check_unknown_results(key: str, observed: ObservedState, journal_state: JournalState, config: Config) -> Difference | None:
+    """Results in a folder that the journal does not know."""
+    if key in journal_state.records:
+        return None
+    tier_files = observed.results[key]
+    if not tier_files:
+        return None
+    stage_name, _, name = key.partition("/")
+    is_valid, disk_state = check_tier_files(tier_files, set())
+    first_file = next(iter(tier_files.values()))
+    stage = config.stages[stage_name]
+    record_state = "not known"
+    if not is_valid or first_file.step is None:
+        return report_only(key, record_state, f"disk: {disk_state}", "none: find out who wrote them")
+    checkpoint = observed.checkpoint_states[first_file.checkpoint]
+    scheduled_evaluation = ScheduledEvaluation(
+        stage=stage_name,
+        source=first_file.source or stage_name,
+        step=first_file.step,
+        origin="request",
+        checkpoint=first_file.checkpoint,
+    )
+    custom_directory = choose_directory(scheduled_evaluation, stage, journal_state.records) != name
+    is_scheduled = (
+        scheduled_evaluation.source == stage_name and stage.is_scheduled(scheduled_evaluation.step) and not custom_directory
+    )
+    if not checkpoint.is_deleted:
+        if is_scheduled:
+            return report_only(key, record_state, f"disk: {disk_state}", LEFT_TO_NEXT_TICK)
+        if checkpoint.fingerprint != first_file.fingerprint:
+            return report_only(
+                key, record_state, f"disk: {disk_state}, not the checkpoint's", "none: run watcher enqueue to score it"
+            )
+    created = events.Created(
+        stage=stage_name,
+        source=scheduled_evaluation.source,
+        step=scheduled_evaluation.step,
+        directory=name,
+        origin="schedule" if is_scheduled else "request",
+        checkpoint=scheduled_evaluation.checkpoint,
+        custom_directory=custom_directory,
+        reason="audit: its results are on disk",
+    )
+    scored = make_scored_event(key, tier_files, checkpoint, observed)
+    amendment = Amendment(key=key, state=None, events=(msgspec.to_builtins(created), msgspec.to_builtins(scored)))
+    return Difference(
+        key=key, journal_state=record_state, observed=f"disk: {disk_state}", repair="journal it as scored", amendment=amendment
+    )
+
+
+def check_jobs(observed: ObservedState, journal_state: JournalState, job_comment: str) -> Iterator[Difference]:
+    """Jobs of ours that no evaluation in flight stands for."""
+    if observed.jobs is None:
+        return
+    requests = {run_id: attempt.request for run_id, attempt in observed.attempts.items() if attempt.request is not None}
+    queue = QueueSnapshot(at=observed.now, jobs=observed.jobs)
+    snapshot = Snapshot(now=observed.now, server_now=observed.now, stages={}, requirements={}, queue=queue, unknown_jobs=requests)
+    records_by_run_id = {
+        record.attempt.run_id: record for record in journal_state.iter_all_records() if record.attempt is not None
+    }
+    for name, job in observed.jobs.items():
+        owner = records_by_run_id.get(name)
+        if job.comment != job_comment or job.state.is_terminal or (owner is not None and owner.state in IN_FLIGHT_STATES):
+            continue
+        request = requests.get(name)
+        key = owner.key if owner is not None else request.evaluation if request is not None else name
+        record_state = owner.state.value if owner is not None else "no such job"
+        message = f"queue: job {job.job_id}, {name}, is {job.raw_state}"
+        single_job_snapshot = msgspec.structs.replace(snapshot, queue=QueueSnapshot(at=observed.now, jobs={name: job}))
+        actions = [
+            action
+            for action in resolve_orphan_jobs(single_job_snapshot, journal_state, job_comment)
+            if isinstance(action, JournalEvent | CancelJob)
+        ]
+        if actions:
+            effect = "cancels it" if isinstance(actions[0], CancelJob) else "adopts it"
+            yield report_only(key, record_state, message, f"none needed: the next tick {effect}")
+        else:
+            yield Difference(key=key, journal_state=record_state, observed=message, repair="cancel it", job_to_cancel=job)
+
+
+def check_attempts(observed: ObservedState, known_run_ids: frozenset[str]) -> Iterator[Difference]:
+    """Folders of attempts that the journal never mentioned."""
+    for run_id, attempt in observed.attempts.items():
+        job = (observed.jobs or {}).get(run_id)
+        if run_id in known_run_ids or (job is not None and not job.state.is_terminal):
+            continue
+        request = attempt.request
+        key = run_id if request is None else request.evaluation
+        record_state = "no such attempt"
+        if attempt.claim or attempt.tasks_ended:
+            outcome = attempt.outcome if attempt.exit_records else f"claimed by {attempt.claim}, {attempt.outcome}"
+            left_over = events.LeftOver(run_id=run_id, reason=f"audit: attempt {run_id} {outcome}")
+            amendment = Amendment(key="", state=None, events=(msgspec.to_builtins(left_over),))
+            repair = "add it to the journal and keep it"
+            yield Difference(
+                key=key,
+                journal_state=record_state,
+                observed=f"disk: attempt {run_id} {outcome}",
+                repair=repair,
+                amendment=amendment,
+            )
+        elif attempt.age_seconds > NEW_ATTEMPT_SECONDS and observed.jobs is not None:
+            yield Difference(
+                key=key,
+                journal_state=record_state,
+                observed=f"disk: attempt {run_id} was never run",
+                repair="remove it",
+                path_to_remove=attempt.folder,
+            )

@@ -1,0 +1,39 @@
+"""reported.json: failures of comparisons and reports that runs remember."""
+
+from pathlib import Path
+
+import msgspec
+
+from watcher.core.actions import Alert
+
+
+class ChildFailure(msgspec.Struct, frozen=True, kw_only=True):
+    """A child that failed."""
+
+    count: int
+    retry_at: float
+    message: str
+    request_digest: str = ""
+    """Digest of the request that failed; another request is tried at once."""
+
+
+class ReportState(msgspec.Struct, kw_only=True):
+    """``reported.json``: failures that runs of ``watcher once`` remember."""
+
+    schema: int = 1
+    signature: str = ""
+    """Of everything that the last report was made of; with it, no comparison was wanted."""
+    failures: dict[str, ChildFailure] = msgspec.field(default_factory=dict)
+    """Evaluation, or ``report`` -> how it failed last."""
+    regressed: dict[str, Alert] = msgspec.field(default_factory=dict)
+    """Evaluation -> that it fails its objectives; kept, since a settled run reads no comparison again."""
+    unable: ChildFailure | None = None
+    """Why nothing can be compared on this machine."""
+
+
+def read_report_state(path: Path) -> ReportState:
+    """reported.json; a new state where it is missing or damaged."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=ReportState)
+    except (OSError, msgspec.DecodeError, msgspec.ValidationError):  # nothing is lost but the patience with what fails
+        return ReportState()
