@@ -44,5 +44,5 @@ def _write_failure(attempt_paths: AttemptPaths, code: ExitCode, reason: str) -> 
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
     with contextlib.suppress(OSError):
         if attempt_paths.claim.exists():
-            document = {"schema": FAILURE_SCHEMA, "run_id": attempt_paths.folder.name, "code": int(code), "why": reason}
+            document = {"schema": FAILURE_SCHEMA, "run_id": attempt_paths.folder.name, "code": int(code), "reason": reason}
             write_json_atomically(attempt_paths.failure_reason_json(int(task) if task else None), document)

@@ -44,7 +44,7 @@ from suites.contract.scoring_request import ScoringRequest, merge_suites
 
 RUN_SCHEMA = 1
 
-WORKER_REPORT_KEYS = ("outcome", "why", "parts", "tokens", "throughput", "timings", "token_places", "peak_memory", "device")
+WORKER_REPORT_KEYS = ("outcome", "reason", "parts", "tokens", "throughput", "timings", "token_places", "peak_memory", "device")
 """What run.json says of each of several processes."""
 
 _log = structlog.get_logger()
@@ -313,12 +313,12 @@ class ScoringJob:
             "checkpoint": {"path": request.checkpoint, "source_stage": request.source_stage, "fingerprint": request.fingerprint},
             "outcome": "scored" if code is ExitCode.SCORED else code.name.lower(),
             "code": int(code),
-            "why": bug or (None if problem is None else str(problem)),
-            "todo": None if problem is None else problem.hint,
+            "reason": bug or (None if problem is None else str(problem)),
+            "hint": None if problem is None else problem.hint,
             "started": self.started,
             "ended": time.time(),
             "restart": self.fence.restart,
-            "parts": {"scored": self.scored, "kept": self.reused},
+            "parts": {"scored": self.scored, "reused": self.reused},
             "tokens": self.progress.tokens,
             "throughput": rate,
             "timings": self.timings,

@@ -65,4 +65,4 @@ def warn_if_unwatched(request: ScoringRequest) -> None:
         log.warning("the watcher was told to end; its next run sees these results", path=request.status, minutes=minutes)
     elif liveness.verdict == "stale":
         hint = "see what should run `watcher once`" if liveness.is_once_mode else "start `watcher run`"
-        log.warning("nobody is watching any more", todo=hint, path=request.status, minutes=minutes)
+        log.warning("nobody is watching any more", hint=hint, path=request.status, minutes=minutes)

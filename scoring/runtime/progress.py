@@ -132,7 +132,7 @@ class JobProgress:
             "size_per_s": round(size_per_second, 1),
             "seconds_left": round((size - done) / size_per_second) if size_per_second > 0 else None,
             "done": self.parts_done,
-            "under_way": {self.label: part_done} if self.label else {},
+            "in_progress": {self.label: part_done} if self.label else {},
         }
 
     def publish(self) -> dict[str, Any]:
@@ -156,8 +156,8 @@ class JobProgress:
 
     def build_ended_document(self, report: Mapping[str, Any]) -> dict[str, Any]:
         """What a process that has ended did, from what it says of its run."""
-        idle_fields = {"part": "", "part_tokens": 0, "tokens_per_s": 0.0, "mfu": None, "size_per_s": 0.0, "under_way": {}}
-        labels = [*report["parts"]["scored"], *report["parts"]["kept"]]
+        idle_fields = {"part": "", "part_tokens": 0, "tokens_per_s": 0.0, "mfu": None, "size_per_s": 0.0, "in_progress": {}}
+        labels = [*report["parts"]["scored"], *report["parts"]["reused"]]
         done = add_parts(labels, self.part_sizes)
         return {**self.build_document(), **idle_fields, "at": report["ended"], "tokens": report["tokens"], "done": done}
 
@@ -187,7 +187,7 @@ def merge_progress(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for document in documents:
         done |= document["done"]
     for document in recent:
-        for label, size in document["under_way"].items():
+        for label, size in document["in_progress"].items():
             in_progress[label] = max(size, in_progress.get(label, 0))
     size_done = sum(done.values()) + sum(size for label, size in in_progress.items() if label not in done)
     size_per_second = sum(document["size_per_s"] for document in recent)
@@ -205,7 +205,7 @@ def merge_progress(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "seconds_left": round(max(0, newest["size"] - size_done) / size_per_second) if size_per_second > 0 else None,
         "workers": sum(document.get("workers", 1) for document in recent),
         "done": done,
-        "under_way": in_progress,
+        "in_progress": in_progress,
     }
 
 

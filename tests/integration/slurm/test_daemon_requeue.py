@@ -65,7 +65,7 @@ def test_a_requeued_job_goes_on_where_it_was(accounted_slurm, tmp_path):
         watch.wait_for_state("scored", 100)
         check(watch)
         said = run_json(watch)
-        assert len(said["parts"]["kept"]) == 1
+        assert len(said["parts"]["reused"]) == 1
         assert len(said["parts"]["scored"]) == 2
 
 

@@ -60,7 +60,7 @@ def score(tmp_path, command, *more):
 
 
 def why(tmp_path):
-    return json.loads((get_results_folder(tmp_path) / "run.json").read_text())["why"]
+    return json.loads((get_results_folder(tmp_path) / "run.json").read_text())["reason"]
 
 
 def test_the_simplest_files_are_published_with_our_head(tmp_path, scorer, capfd):

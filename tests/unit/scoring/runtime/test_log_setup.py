@@ -18,7 +18,7 @@ def said(path):
     fields |= {"fingerprint": "f", "suites": (), "tokenizer": "t", "seq_len": 8, "results": "/r", "eval_data": "/d"}
     with structlog.testing.capture_logs() as logs:
         warn_if_unwatched(ScoringRequest(**fields, status=None if path is None else str(path)))
-    return [(log["event"], log.get("todo"), log.get("minutes")) for log in logs]
+    return [(log["event"], log.get("hint"), log.get("minutes")) for log in logs]
 
 
 def status(path, age, **more):
