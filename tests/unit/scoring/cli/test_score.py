@@ -253,7 +253,7 @@ def test_a_bug_leaves_its_traceback_and_its_code(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(perplexity, "score_slice", lambda *_, **__: 1 / 0)
     assert run_scoring_in_process(make_score_arguments(tmp_path)) == ExitCode.BUG
     assert "ZeroDivisionError" in capsys.readouterr().err
-    assert run_json(tmp_path)["reason"] == "a bug: ZeroDivisionError: division by zero"
+    assert run_json(tmp_path)["reason"] == "internal error: ZeroDivisionError: division by zero"
 
 
 @pytest.mark.parametrize(

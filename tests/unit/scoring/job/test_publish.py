@@ -79,7 +79,7 @@ def test_a_task_that_gains_items_owes_only_the_stretch_that_they_are_in(tmp_path
 
 
 def test_when_all_parts_are_there_no_model_is_loaded(tmp_path, monkeypatch):
-    from scoring.job import job as run  # noqa: PLC0415  what must not be called
+    from scoring.job import steps as run  # noqa: PLC0415  what must not be called
 
     write_suites(tmp_path)
     assert run_scoring_in_process(make_score_arguments(tmp_path)) == ExitCode.SCORED

@@ -274,7 +274,7 @@ def test_progress_of_tasks_that_have_processes_each_is_that_of_all(tmp_path):
     for task, labels in (("0", "ab"), ("1", "cd")):
         for number, label in enumerate(labels):
             score(shared(tmp_path, array_task=task, worker=number), label)
-        many._update_progress([paths.worker_json(number, task) for number in range(2)], shared(tmp_path, array_task=task))
+        many.update_progress([paths.worker_json(number, task) for number in range(2)], shared(tmp_path, array_task=task))
     assert said_of_all(tmp_path) == (4, 4, 2000, 2000)
     assert read_json(paths.progress_json)["workers"] == 4
 
@@ -286,7 +286,7 @@ def test_a_worker_that_has_ended_counts_with_what_it_did_and_not_with_its_speed(
     report = {"timings": {}, "parts": {"scored": ["b"], "reused": ["c"]}, "tokens": 300, "ended": time.time()}
     paths.worker_json(1, None).write_text(json.dumps(report))
     paths.worker_json(2, None).write_text("[]")
-    many._update_progress([paths.worker_json(number, None) for number in range(4)], shared(tmp_path))
+    many.update_progress([paths.worker_json(number, None) for number in range(4)], shared(tmp_path))
     assert said_of_all(tmp_path) == (3, 4, 1000, 400)
     alone, both = read_json(paths.worker_json(0, None)), read_json(paths.progress_json)
     assert both["tokens_per_s"] == alone["tokens_per_s"]

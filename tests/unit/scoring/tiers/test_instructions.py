@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from scoring.inference.generation import GenerationResult
-from scoring.job import job as run
+from scoring.job import steps as run
 from scoring.tiers import instructions
 from suites.common.atomic_files import read_json
 from suites.common.errors import ExitCode
