@@ -1,4 +1,4 @@
-"""``python -m scoring``: score, prefill, doctor, verify, and the commands of the other modules.
+"""``python -m scoring``: the commands score, prefill, doctor and verify.
 
 Modules that need torch are imported in the commands: the environment must first say whether the network may be used.
 """
@@ -63,6 +63,7 @@ def main() -> None:
 def score(request_file: Path | None, processes: int, **options: Any) -> None:
     """Score one checkpoint, by a REQUEST.json or by options."""
     given = {name for name, value in options.items() if value not in (None, (), False)}
+    # These two have defaults, so they are always given.
     refuse_request_with_options(request_file, given - {"padded_vocab", "backend"})
     missing = [option for option in ("checkpoint", "suites", "results", "eval_data") if option not in given]
     if request_file is None and missing:
@@ -83,12 +84,19 @@ def score(request_file: Path | None, processes: int, **options: Any) -> None:
 @main.command(hidden=True)
 @click.argument("number", type=int)
 def work(number: int) -> None:
-    """Score as one of several processes of ``score``, which sends the request to stdin."""
+    """Score as one of several processes of ``score``.
+
+    The request comes on stdin.
+    """
     sys.exit(run_guarded(lambda: score_request(msgspec.json.decode(sys.stdin.buffer.read(), type=ScoringRequest), worker=number)))
 
 
 def score_request(request: ScoringRequest, *, processes: int = 1, worker: int | None = None) -> ExitCode:
-    """Score one request and write its run.json. Raises UserError with the exit code."""
+    """Score one request and write its run.json.
+
+    Raises UserError with the exit code.
+    """
+    # Before the imports: these libraries read the variables once.
     if request.offline:
         os.environ.update(dict.fromkeys(OFFLINE_VARIABLES, "1"))
     from scoring.runtime.stop import StopRequest  # noqa: PLC0415  light: signals are handled while the rest is imported
@@ -127,7 +135,10 @@ def prefill(
     jobs: int | None,
     refresh: bool,
 ) -> None:
-    """Download and tokenize the data of suites into the cache. Needs a network, so that jobs need none."""
+    """Download and tokenize the data of suites into the cache.
+
+    Needs a network, so that jobs need none.
+    """
     refuse_request_with_options(request_file, (suites, eval_data, tokenizer, slow_tokenizer))
     if request_file is None and not (suites and eval_data and tokenizer):
         raise click.UsageError("give --request, or --suite, --eval-data and --tokenizer")
@@ -162,7 +173,10 @@ def doctor(
     network: str | None,
     as_json: bool,
 ) -> None:
-    """Check, without a network, that the cache has all data of the suites. Exits 66 where something is missing."""
+    """Check that the cache has all data of the suites.
+
+    The check runs without a network. Exits 66 where something is missing.
+    """
     if not offline:
         raise click.UsageError("give --offline: there is no other check")
     os.environ.update(dict.fromkeys(OFFLINE_VARIABLES, "1"))

@@ -77,7 +77,11 @@ def _measure_bytes(path: Path) -> int:
 
 
 def find_leftovers(data: DataPaths, now: float) -> Iterator[RemovableItem]:
-    """Yield temporary folders and leases of killed builders, and those that are older than a day."""
+    """Yield temporary folders and leases that no process uses.
+
+    Their process is gone, or they are older than a day.
+    """
+    # Beside the entries of a name, inside them, and the same for tokenizers.
     patterns = [f"{section}/{depth}/.*" for section in _TIER_BY_SECTION for depth in ("*", "*/[!.]*")]
     patterns += ["tokenizers/.*", "tokenizers/by_id/.*"]
     for path in sorted(path for pattern in patterns for path in data.eval_data.glob(pattern)):
@@ -86,6 +90,7 @@ def find_leftovers(data: DataPaths, now: float) -> Iterator[RemovableItem]:
         except FileNotFoundError:  # its builder has just finished
             continue
         is_replaced_entry = path.name.endswith(".replaced")  # another host may still have it mapped
+        # An owner writes its name at once: an empty lease is of one that was killed in between.
         reason = ""
         if path.suffix == ".lease" and path.is_file() and not path.stat().st_size and age_seconds > LEASE_SECONDS:
             reason = "lease without an owner"
@@ -98,7 +103,7 @@ def find_leftovers(data: DataPaths, now: float) -> Iterator[RemovableItem]:
 
 
 def _is_holder_dead(path: Path) -> bool:
-    """Whether this is a lease of a process of this host that is gone."""
+    """Whether this is a lease of a dead process of this host."""
     if path.suffix != ".lease" or not path.is_file():
         return False
     fields = dict(line.partition("=")[::2] for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
@@ -110,7 +115,11 @@ def _get_newest_mtime(path: Path) -> float:
 
 
 def find_unreferenced(data: DataPaths, suites: Iterable[SuiteInRequest], now: float) -> Iterator[RemovableItem]:
-    """Yield entries and tokenizers that these suites do not need and nobody used for a day."""
+    """Yield entries and tokenizers that these suites do not need.
+
+    What was used within a day is left out.
+    """
+    # One name may have several definitions, in suites of different stages.
     needed: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for suite in suites:
         for name, definition in suite.definition.items():
@@ -123,6 +132,7 @@ def find_unreferenced(data: DataPaths, suites: Iterable[SuiteInRequest], now: fl
             yield RemovableItem(path=entry.folder, reason=reason, bytes=entry.bytes)
         elif entry.meta is not None:
             digests.add(str(entry.meta["tokenizer"]["digest"]).removesuffix("-slow"))
+    # A tokenizer stays for the entries that were made with it, and for the ids that resolve to it.
     for pointer in data.eval_data.glob("tokenizers/by_id/*.json"):
         digests.add(read_json_object(pointer).get("digest"))
     for copy in list_tokenizers(data):
@@ -131,10 +141,11 @@ def find_unreferenced(data: DataPaths, suites: Iterable[SuiteInRequest], now: fl
 
 
 def _explain_unneeded(folder: Path, tier: str, meta: dict[str, Any], definitions: list[dict[str, Any]]) -> str:
-    """Return why no definition needs this entry; empty where one may need it."""
+    """Return why no definition needs this entry, or an empty text."""
     kind, definition_type = CACHE_ENTRY_KINDS[tier]
     digest = str(meta["tokenizer"]["digest"])
     for definition in definitions:
+        # The key covers the content of local files, so it is computed from the files as they are now.
         typed: SliceDefinition | TaskDefinition = msgspec.convert(definition, definition_type)
         key_fields = extract_key_fields(typed)
         if typed.data_files is not None:
@@ -183,7 +194,10 @@ def list_(eval_data: Path) -> None:
 @cache.command()
 @eval_data_option
 def verify(eval_data: Path) -> None:
-    """Compare all entries and tokenizers with their sha256, byte by byte. Exits 66 where one is damaged."""
+    """Compare all entries and tokenizers with their sha256.
+
+    Exits 66 where one is damaged.
+    """
     data, damaged_count, intact_count = DataPaths(eval_data), 0, 0
     # One after the other, so that damage is printed when it is found: a large cache takes hours.
     entry_damages = (find_damage(entry.folder) for entry in list_entries(data))
@@ -206,9 +220,10 @@ def _find_tokenizer_damage(copy: Path) -> list[str]:
 @click.option("--request", "requests", multiple=True, type=click.Path(path_type=Path), help="REQUEST.json that is still used.")
 @click.option("--dry-run", is_flag=True, help="Show what would be removed.")
 def gc(eval_data: Path, *, suites: tuple[str, ...], requests: tuple[Path, ...], dry_run: bool) -> None:
-    """Remove what killed builders left, and entries that the given suites and requests do not need.
+    """Remove temporary files and entries that are not used.
 
-    Entries stay where no --suite or --request is given, and for a day after their last use.
+    Temporary files are those of killed builders. --suite and --request name what is used: without them all entries stay.
+    Every entry stays for a day after its last use.
     """
     data, now = DataPaths(eval_data), time.time()
     try:
@@ -228,7 +243,10 @@ def gc(eval_data: Path, *, suites: tuple[str, ...], requests: tuple[Path, ...], 
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or folder. An entry is renamed first, so that no job reads half of it."""
+    """Remove a file or folder.
+
+    An entry is renamed first, so that no job reads half of it.
+    """
     if not path.is_dir():
         path.unlink(missing_ok=True)
         return

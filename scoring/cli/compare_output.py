@@ -38,7 +38,7 @@ def locate_evaluation(folder: Path) -> EvaluationRef:
 
 
 def compare_folders(baseline: Path, candidate: Path, objectives: Objectives, *, as_json: bool) -> ExitCode:
-    """Compare two results folders and print the comparison as a table or JSON."""
+    """Compare two results folders and print a table or JSON."""
     baseline_side, candidate_side = open_evaluation(locate_evaluation(baseline)), open_evaluation(locate_evaluation(candidate))
     comparison = compare_with_baseline("bridge", baseline_side, candidate_side, objectives)
     if as_json:
@@ -50,7 +50,11 @@ def compare_folders(baseline: Path, candidate: Path, objectives: Objectives, *, 
 
 
 def print_comparison(comparison: Comparison, title: str, console: Console) -> None:
-    """Print a table, as wide as it needs to be: a number that is cut off is a wrong number."""
+    """Print a table, as wide as it needs to be.
+
+    A number that is cut off would be a wrong number.
+    """
+    # Entries first, then totals: a total is over exactly the rows of its tier above.
     table = Table(box=SIMPLE)
     table.add_column("", no_wrap=True)
     for heading in ("baseline", "candidate", "delta", "95 % interval", "p", "p (Holm)", "detectable", "n"):
@@ -62,6 +66,7 @@ def print_comparison(comparison: Comparison, title: str, console: Console) -> No
     for total in comparison.totals:
         table.add_row(*_format_row(f"{total.tier}: total of {len(total.names)}", total.effect))
     console.print(title, markup=False, highlight=False, soft_wrap=True)
+    # Rich cuts a table to the console's width; a console in a pipe has 80 columns.
     needed_width = console.measure(table, options=console.options.update(max_width=MAX_TABLE_CHARACTERS)).maximum
     console.width = max(console.width, needed_width)
     console.print(table)

@@ -1,4 +1,4 @@
-"""How every command ends: one exit code for each class of failure, and one line for people."""
+"""How every command ends: exit codes, and one line for people."""
 
 import contextlib
 import os
@@ -17,9 +17,10 @@ FAILURE_SCHEMA = 1
 
 
 def run_guarded(action: Callable[[], ExitCode], *, attempt: Path | None = None) -> int:
-    """Run ``action`` and return its exit code. Prints one line for a UserError, a traceback for a bug.
+    """Run ``action`` and return its exit code.
 
-    ``attempt``: folder of the job's request. The line is also left there, for the watcher.
+    Prints one line for a UserError, a traceback for a bug. ``attempt`` is the folder of the job's request: the line is also
+    left in it, for the watcher.
     """
     configure_scoring_log()
     code, message = ExitCode.BUG, ""
@@ -34,13 +35,17 @@ def run_guarded(action: Callable[[], ExitCode], *, attempt: Path | None = None) 
     if message:
         with contextlib.suppress(OSError):  # a full disk behind the log changes no exit code
             click.echo(message, err=True)
+    # The watcher wants one line: of a traceback that is the exception.
     if message and attempt is not None:
         _write_failure(AttemptPaths(attempt), code, message.splitlines()[-1].removeprefix("scoring: "))
     return int(code)
 
 
 def _write_failure(attempt_paths: AttemptPaths, code: ExitCode, reason: str) -> None:
-    """Write why.json, but only beside a job's claim. It may fit where the disk of run.json and log is full."""
+    """Write why.json beside a job's claim.
+
+    It may fit where the disk of run.json and the log is full. A request without a claim is a person's own.
+    """
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
     with contextlib.suppress(OSError):
         if attempt_paths.claim.exists():

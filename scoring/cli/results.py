@@ -65,7 +65,10 @@ def compare(
 def export(
     results: Path, *, stages: tuple[str, ...], tensorboard: Path | None, wandb: Path | None, axis: CurveAxis, project: str
 ) -> None:
-    """Write published scores as curves for TensorBoard or W&B. Scores that were exported before are skipped."""
+    """Write published scores as curves for TensorBoard or W&B.
+
+    Scores that were exported before are skipped.
+    """
     if tensorboard is None and wandb is None:
         raise click.UsageError("give --tensorboard DIR or --wandb DIR")
 

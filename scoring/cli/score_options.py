@@ -51,11 +51,13 @@ def request_from_options(options: ScoreOptions, environ: Mapping[str, str]) -> S
     if inspection.kind is not Completeness.COMPLETE or inspection.fingerprint is None:
         hint = "give a complete checkpoint: a folder named after its step, with config.yaml in it"
         raise UserError(inspection.detail, location=folder, hint=hint, code=ExitCode.CANNOT_SCORE)
+    # The folder's name is the step, as for the watcher; the metadata has it where the name is no number.
     named_step = int(folder.name) if folder.name.isascii() and folder.name.isdigit() else inspection.step
     step = _require_value(named_step, inspection, "the step", "name the folder after its step")
     suites = tuple(bind_current_data(load_suite(suite, environ).to_request()) for suite in options.suites)
     tokenizer = options.tokenizer or _require_value(inspection.tokenizer, inspection, "a tokenizer", "give --tokenizer")
     seq_len = options.seq_len or _require_value(inspection.seq_len, inspection, "a sequence length", "give --seq-len")
+    # Everything that changes numbers is in the run id; exports and --offline change none.
     settings = [tokenizer, options.slow_tokenizer, seq_len, options.dtype, options.padded_vocab, options.backend]
     device_type = (options.device or "").partition(":")[0]  # cuda:0 and cuda:1 give the same numbers
     identity_digest = canonical_digest(

@@ -62,7 +62,7 @@ class CommandFolders(msgspec.Struct, frozen=True):
 
 
 class SplitRequest(NamedTuple):
-    """A request in two: each half has the suites of one step, or none."""
+    """The two halves of a request. Either may have no suites."""
 
     external: ScoringRequest
     """What the user's command scores."""
@@ -81,7 +81,10 @@ def refuse_unsupported_command(request: ScoringRequest) -> None:
 
 
 def split_request(request: ScoringRequest) -> SplitRequest:
-    """Divide the suites between the command and this program, which has no command for tier 4."""
+    """Divide the suites between the user's command and this program.
+
+    No command scores tier 4.
+    """
     if request.backend != "command":
         return SplitRequest(msgspec.structs.replace(request, suites=()), request)
     external = tuple(suite for suite in request.suites if suite.tier in SCORE_KEYS)
@@ -93,7 +96,10 @@ def split_request(request: ScoringRequest) -> SplitRequest:
 
 
 def prepare_folders(request: ScoringRequest, work_items: Sequence[WorkItem], restart: int) -> CommandFolders:
-    """Make empty folders for this run, with links to its data. Removes those of earlier runs of the evaluation."""
+    """Make empty folders for this run, with links to its data.
+
+    Removes the folders of earlier runs of the evaluation. Raises UserError where they cannot be written.
+    """
     run_prefix = f"{request.run_id}.{restart}."
     folders = CommandFolders(request.paths.external_folder(f"{run_prefix}{os.getpid()}"))
     with convert_write_errors(request.paths.folder):
@@ -113,6 +119,7 @@ def build_environment(
     request: ScoringRequest, tokenizer_digest: str, folders: CommandFolders, environ: Mapping[str, str]
 ) -> dict[str, str]:
     """Return ``environ`` with the variables that the command reads."""
+    # The command gets a folder in any case: a tokenizer of the Hub is copied to the cache.
     tokenizer = Path(request.tokenizer).expanduser()
     if not tokenizer.is_dir():
         tokenizer = DataPaths(Path(request.eval_data)).tokenizer(tokenizer_digest)
@@ -129,7 +136,7 @@ def build_environment(
 
 
 def _find_nanotron_source() -> str:
-    """Return the source tree of the installed nanotron; empty where there is none."""
+    """Return the source tree of the installed nanotron, or an empty text."""
     spec = importlib.util.find_spec("nanotron")
     if spec is None or spec.origin is None:
         return ""
@@ -155,6 +162,7 @@ def run_scorer_command(
     Raises:
         UserError: TEMPORARY where a signal ended it, BUG where it fails, UNAVAILABLE where it cannot be started.
     """
+    # A process group of its own, so that signals reach everything that it starts.
     argv = ["bash", "-c", command] if isinstance(command, str) else list(command)
     location = command if isinstance(command, str) else " ".join(command)
     _log.info("command", argv=argv)
@@ -185,6 +193,7 @@ def run_scorer_command(
         raise
     if code == 0:
         return
+    # After a signal any exit code means that it was stopped: scorers rarely end with their own for it.
     if sent_signal is not None:
         hint = "start it again: the command begins from the start"
         raise UserError(f"stopped by {sent_signal}", location=location, hint=hint, code=ExitCode.TEMPORARY)
@@ -201,9 +210,10 @@ def _send_signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None
 
 
 def read_command_results(work_items: Sequence[WorkItem], folders: CommandFolders) -> dict[str, dict[str, Any]]:
-    """Return tier -> what its tier file says after the head: a summary, and the completed entries.
+    """Return tier -> what its tier file says after the head.
 
-    Raises UserError (BUG: the command's) where a file or a number is missing or invalid.
+    That is a summary, and the completed entries. Raises UserError (BUG: the command's) where a file or a number is missing
+    or invalid.
     """
     by_tier: dict[str, list[WorkItem]] = {}
     for work_item in work_items:
@@ -220,6 +230,7 @@ def _read_scores(tier: str, work_items: Sequence[WorkItem], path: Path) -> dict[
         raise _build_results_error(tier, message, path) from None
     except (OSError, ValueError, RecursionError) as error:
         raise _build_results_error(tier, f"the file is not readable JSON: {error}", path) from error
+    # {"slices": {NAME: ...}} or simply {NAME: ...}.
     scores = document.get(section, document) if isinstance(document, dict) else None
     if not isinstance(scores, dict):
         raise _build_results_error(tier, f"the file has no JSON object {section}", path)
@@ -235,8 +246,9 @@ def _build_results_error(tier: str, message: str, path: Path) -> UserError:
 
 
 def _complete_entry(given: Any, work_item: WorkItem, path: Path) -> dict[str, Any]:
-    """Return one entry of the section, checked and with the fields that follow from its number."""
+    """Return one checked entry, with the fields that follow from its number."""
     _, score = SCORE_KEYS[work_item.tier]
+    # {"ppl": 3.2, ...} or simply 3.2.
     entry: dict[str, Any] = dict(given) if isinstance(given, dict) else {score: given}
     value: Any = entry.get(score)
     if not _is_number(value) or (value <= 0 if score == "ppl" else not 0 <= value <= 1):
@@ -246,6 +258,7 @@ def _complete_entry(given: Any, work_item: WorkItem, path: Path) -> dict[str, An
         raise _build_results_error(work_item.tier, f"{work_item.name} has {message}: {detail}", path)
     # JSON has no NaN and no infinity: a number that is not needed is left out, one inside a list is refused below.
     entry = {key: number for key, number in entry.items() if not isinstance(number, float) or math.isfinite(number)}
+    # What the cache knows of the data stands in for what the command leaves out.
     meta = work_item.entry.meta
     if score == "ppl":
         derived = {"nll_per_token": math.log(value), "tokens": meta["tokens"] - 1}
@@ -267,9 +280,10 @@ def _is_number(value: Any) -> bool:
 
 
 def _summarise_perplexity(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Weight by predicted tokens: the command's own count, or else that of the slice.
+    """Average NLLs over slices, weighted by predicted tokens.
 
-    ``perplexity_metric`` sums NLLs; here only perplexities and token counts are known.
+    The weights are the command's own counts, or else those of the slices. ``perplexity_metric`` sums NLLs instead, but a
+    command gives only perplexities.
     """
     tokens = sum(entry["tokens"] for entry in entries.values())
     nll = sum(entry["tokens"] * math.log(entry["ppl"]) for entry in entries.values()) / tokens
@@ -277,7 +291,7 @@ def _summarise_perplexity(entries: Mapping[str, Mapping[str, Any]]) -> dict[str,
 
 
 def _summarise_accuracy(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Average over tasks; a metric is left out unless every task has it."""
+    """Average over tasks, for each metric that all tasks have."""
     means = {}
     for name in ("primary", "acc", "acc_norm"):
         values = [entry.get(name) for entry in entries.values()]

@@ -24,7 +24,7 @@ _log = structlog.get_logger()
 
 
 class ScoringJob:
-    """One run of a request, with its fence, its steps and its run.json."""
+    """One run of a request: its fence, steps and run.json."""
 
     def __init__(
         self,
@@ -36,9 +36,15 @@ class ScoringJob:
         worker: int | None = None,
         import_seconds: float = 0.0,
     ) -> None:
-        """``processes``: on a CPU, how many share the work. ``worker``: number of this one among them.
+        """Prepare a run. Touches no file.
 
-        ``import_seconds``: what the import of torch took.
+        Args:
+            request: what to score.
+            environ: environment of this process, with Slurm's variables.
+            stop: whether a signal asks this process to stop.
+            processes: on a CPU, how many processes share the work.
+            worker: number of this process among them; None for their parent.
+            import_seconds: what the import of torch took.
         """
         self.request = request
         self.run = JobRun(
@@ -51,7 +57,7 @@ class ScoringJob:
         )
 
     def score(self) -> JobReport:
-        """Score what is missing, publish it and write run.json.
+        """Score what is missing, publish it, and write run.json.
 
         run.json is also written where the run fails; then the exception is raised again. A UserError has the exit code.
         """
@@ -72,6 +78,7 @@ class ScoringJob:
 
     def _score_steps(self) -> None:
         request, run = self.request, self.run
+        # The fence before all else: an overtaken copy of this job must not even refuse.
         with convert_write_errors(request.paths.folder):
             request.paths.parts.mkdir(parents=True, exist_ok=True)
             run.fence.acquire()
@@ -87,11 +94,15 @@ class ScoringJob:
             DirectStep(request=split.internal, run=run, metadata=metadata).score()
 
     def _write_run_json(self, code: ExitCode, reason: str | None = None, hint: str | None = None) -> None:
-        """Write run.json unless another run holds the fence. A failure to write is only logged."""
+        """Write run.json unless another run holds the fence.
+
+        A failure to write is only logged: the exit code says the rest.
+        """
         request, run = self.request, self.run
         document = run.report.build_document(
             request, code, reason=reason, hint=hint, restart=run.fence.restart, environ=run.environ
         )
+        # A worker writes beside the parts; only their parent writes run.json.
         path = request.paths.run_json if run.worker is None else request.paths.worker_json(run.worker, run.array_task)
         try:
             run.fence.check()

@@ -1,4 +1,4 @@
-"""Checks before anything is scored: the device, the checkpoint, and what this version supports."""
+"""Checks before anything is scored: device, checkpoint, supported options."""
 
 from typing import NamedTuple
 
@@ -27,7 +27,10 @@ class DeviceChoice(NamedTuple):
 
 
 def resolve_device(request: ScoringRequest) -> DeviceChoice:
-    """Return the requested device and dtype; by default CUDA with bfloat16, or else a CPU with float32."""
+    """Return the requested device and dtype, or their defaults.
+
+    The default is CUDA with bfloat16 where there is a GPU, else a CPU with float32.
+    """
     device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         hint = "run on a node with a GPU, or give --device cpu"
@@ -36,13 +39,16 @@ def resolve_device(request: ScoringRequest) -> DeviceChoice:
 
 
 def refuse_changed_checkpoint(request: ScoringRequest) -> None:
-    """Raise UserError (changed) where the checkpoint is not the one of the request."""
+    """Raise UserError (changed) where the request is for another content."""
     if compute_fingerprint(request.resolve_checkpoint_folder()) != request.fingerprint:
         raise _build_changed_error(request, "changed since it was judged complete")
 
 
 def load_checkpoint_metadata(request: ScoringRequest) -> CheckpointMetadata:
-    """Read the documents of the checkpoint. Raises UserError (changed): they were readable when it was judged complete."""
+    """Read the documents of the checkpoint.
+
+    Raises UserError (changed) where that fails: they were readable when the checkpoint was judged complete.
+    """
     try:
         return read_checkpoint_metadata(request.resolve_checkpoint_folder())
     except (IncompleteFile, UnscorableCheckpoint, OSError) as error:
@@ -62,6 +68,7 @@ def refuse_unsupported_request(request: ScoringRequest) -> None:
             raise UserError(f"tier {suite.tier!r} cannot be scored", location=f"suite {suite.name}", hint=hint)
     if not request.suites:
         raise UserError("there is nothing to score", location="request", hint="give a suite")
+    # Each backend refuses the options that it does not have.
     if request.backend == "nanotron":
         nanotron_backend.refuse_unsupported_options(request)
     elif request.backend == "command":

@@ -1,4 +1,4 @@
-"""Publishes the tier files and the rows behind them, and archives what they replace."""
+"""Publishes tier files and rows, and archives what they replace."""
 
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -32,7 +32,7 @@ def refuse_unmanaged_results(request: ScoringRequest) -> None:
 
 
 def build_head(request: ScoringRequest, tier: str, run_info: RunInfo) -> dict[str, Any]:
-    """Return the first fields of a tier file, which say what was scored and how."""
+    """Return the head of a tier file: what was scored, and how."""
     identity = run_info.identity
     return {
         "schema": TIER_SCHEMA,
@@ -85,6 +85,7 @@ def publish_scored_items(
         for tier, scored_items in scored_by_tier.items()
     }
 
+    # Before the tier files: whoever sees one finds its rows and exports.
     def write_files() -> None:
         for tier, scored_items in scored_by_tier.items():
             for path, content in TIERS[tier].encode_files(request.paths, scored_items):
@@ -99,7 +100,10 @@ def publish_scored_items(
 def _publish_documents(
     request: ScoringRequest, documents: Mapping[str, dict[str, Any]], *, write_files: Callable[[], None]
 ) -> dict[str, dict[str, Any]]:
-    """Archive what the tier files replace, write the other files, and the tier files last: they mean success."""
+    """Archive what is replaced, write the other files, then the tier files.
+
+    The tier files come last, since they mean success. Returns tier -> summary.
+    """
     refuse_unmanaged_results(request)
     with convert_write_errors(request.paths.folder):
         archive_other_results(request.paths, request.fingerprint, replaced=documents)
@@ -112,10 +116,10 @@ def _publish_documents(
 
 
 def archive_other_results(paths: EvaluationPaths, fingerprint: str, *, replaced: Collection[str]) -> None:
-    """Copy results of other contents of this checkpoint to superseded/, with their rows and parts.
+    """Copy results of another content of the checkpoint to superseded/.
 
-    The tier files that are about to be ``replaced`` stay until then, so that at no moment there are no results. The other
-    tier files of another content are removed: they are no scores of today's checkpoint.
+    Their rows and parts are copied, too. The tier files that are about to be ``replaced`` stay until then, so that there are
+    results at any moment. The other tier files are removed: they are no scores of today's checkpoint.
     """
     for tier in TIER_FILES:
         path = paths.tier_json(tier)
@@ -123,6 +127,7 @@ def archive_other_results(paths: EvaluationPaths, fingerprint: str, *, replaced:
         other_fingerprint = _get_fingerprint(document)
         if other_fingerprint is None or other_fingerprint == fingerprint:
             continue
+        # Everything that was made from the other content goes with its tier file. Generations are tier 4's alone.
         folder = paths.superseded_folder(other_fingerprint)
         names = document.get(TIERS[tier].section, {}) if tier in TIERS else {}
         archived = [path, paths.compare_json, *(paths.items_parquet(name) for name in names)]
@@ -130,6 +135,7 @@ def archive_other_results(paths: EvaluationPaths, fingerprint: str, *, replaced:
         archived += [paths.generations] if tier == "tier4_sft_native" else []
         archived += sorted(paths.exports.rglob("*.json*"))
         _copy_files(paths, archived, folder)
+        # Parts are keyed by the fingerprint: nobody can use these again.
         for part in parts.find_parts_by_fingerprint(paths, other_fingerprint):
             _copy_files(paths, [part], folder)
             part.unlink(missing_ok=True)
@@ -140,7 +146,10 @@ def archive_other_results(paths: EvaluationPaths, fingerprint: str, *, replaced:
 
 
 def archive_earlier_suite(paths: EvaluationPaths, tier: str, replacing: Mapping[str, Any]) -> None:
-    """Copy a tier file of another suite definition to superseded/, with the rows that change."""
+    """Copy a tier file of another suite definition to superseded/.
+
+    The rows that change are copied, too.
+    """
     document = read_json_object(paths.tier_json(tier))
     earlier_fingerprint, earlier_digest = _get_fingerprint(document), document.get("suite_digest")
     is_same_checkpoint = earlier_fingerprint is not None and earlier_fingerprint == _get_fingerprint(replacing)
@@ -165,7 +174,7 @@ def _get_fingerprint(document: Mapping[str, Any]) -> str | None:
 
 
 def _copy_files(paths: EvaluationPaths, files: Iterable[Path], folder: Path) -> None:
-    """Copy the files that exist, each to the same relative path below ``folder``."""
+    """Copy the files that exist to the same relative paths below ``folder``."""
     for file in files:
         if file.is_file():
             copy = folder / file.relative_to(paths.folder)

@@ -58,7 +58,7 @@ class JobReport(msgspec.Struct, kw_only=True):
             self.timings[name] = round(self.timings.get(name, 0.0) + time.monotonic() - started, 3)
 
     def log_first_batch(self) -> None:
-        """Log the seconds from the start of the process to its first batch.
+        """Log the seconds from the process's start to its first batch.
 
         ``rest_until_first_batch`` leaves out the import of torch and the loading of the weights.
         """
@@ -77,7 +77,8 @@ class JobReport(msgspec.Struct, kw_only=True):
         restart: int,
         environ: Mapping[str, str],
     ) -> dict[str, Any]:
-        """Return the content of run.json: where the numbers come from, or why there are none."""
+        """Return run.json: the numbers' provenance, or why there are none."""
+        # Without a model nothing was computed: all parts were there, or the run failed before.
         model, progress = self.model, self.progress
         device = torch.device("cpu") if model is None else model.device
         throughput = None

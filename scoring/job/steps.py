@@ -1,4 +1,4 @@
-"""The two steps of a job: what the user's command scores, and what this program scores.
+"""The steps of a job: the user's command, and this program.
 
 Each step plans its work, scores it and publishes the results.
 """
@@ -49,7 +49,10 @@ class JobRun(msgspec.Struct, frozen=True, kw_only=True):
         return self.environ.get("SLURM_ARRAY_TASK_ID") or None
 
     def check(self) -> None:
-        """Raise UserError (temporary) on a stop signal, or where another run holds the fence."""
+        """Raise UserError (temporary) where this run must stop.
+
+        That is on a signal, or where another run holds the fence.
+        """
         self.stop.check()
         self.fence.check()
 
@@ -63,7 +66,7 @@ class _Step(msgspec.Struct, frozen=True, kw_only=True):
     metadata: CheckpointMetadata
 
     def build_context(self, dtype: str) -> JobContext:
-        """Resolve the tokenizer and gather what all parts of this step have in common."""
+        """Resolve the tokenizer and gather what all parts share."""
         request = self.request
         with self.run.report.time_phase("tokenizer"):
             tokenizer = resolve_tokenizer(
@@ -84,7 +87,10 @@ class _Step(msgspec.Struct, frozen=True, kw_only=True):
         return JobContext(request=request, identity=identity, tokenizer=tokenizer, stop=self.run.stop)
 
     def plan_work(self, context: JobContext) -> list[WorkItem]:
-        """Return the slices, tasks and prompts to score, in the suites' order. Makes cache entries that are missing."""
+        """Return the slices, tasks and prompts to score, in the suites' order.
+
+        Makes cache entries that are missing.
+        """
         with self.run.report.time_phase("data"):
             return [
                 work_item
@@ -107,10 +113,14 @@ class CommandStep(_Step, frozen=True, kw_only=True):
     """Tiers 2 and 3 of ``backend: command``: the user's command scores them."""
 
     def score(self) -> None:
-        """Run the command and publish its numbers. Raises UserError with the exit code of the job."""
+        """Run the command and publish its numbers.
+
+        Raises UserError with the exit code of the job.
+        """
         request, run, report = self.request, self.run, self.run.report
         context = self.build_context(request.dtype or "unknown")
         work_items = self.plan_work(context)
+        # progress.json cannot look into the command: it says that it runs.
         report.progress = JobProgress(request.paths, request.run_id, len(work_items))
         report.progress.begin_part("command")
         folders = external_scorer.prepare_folders(request, work_items, run.fence.restart)
@@ -122,6 +132,7 @@ class CommandStep(_Step, frozen=True, kw_only=True):
                 )
             scores_by_tier = external_scorer.read_command_results(work_items, folders)
         finally:
+            # The links go; what the command wrote stays for people until the next run.
             shutil.rmtree(folders.data, ignore_errors=True)
         with report.time_phase("publish"):
             # The command may have run for hours: its numbers count only for the checkpoint that it was given.
@@ -135,13 +146,17 @@ class DirectStep(_Step, frozen=True, kw_only=True):
     """What this program scores, part by part, with one model."""
 
     def score(self) -> None:
-        """Score the parts that are missing and publish. Raises UserError with the exit code of the job."""
+        """Score the parts that are missing and publish.
+
+        Raises UserError with the exit code of the job.
+        """
         request, run, report = self.request, self.run, self.run.report
         device = resolve_device(request)
         context = self.build_context(device.dtype)
         work_items = self.plan_work(context)
         parts = [part for work_item in work_items for part in work_item.parts]
         sizes = {part.label: work_item.estimate_part_tokens(part) for work_item in work_items for part in work_item.parts}
+        # Sizes of parts differ by orders of magnitude, so the time left follows from tokens, not from counts of parts.
         report.progress = progress = JobProgress(
             request.paths, request.run_id, len(parts), part_sizes=sizes, worker=run.worker, array_task=run.array_task
         )
@@ -156,6 +171,7 @@ class DirectStep(_Step, frozen=True, kw_only=True):
             sleep=run.stop.wait,
             after_part=scorer.record_part,
         )
+        # Waits for parts of other jobs, too: whoever is last publishes, and all publish the same.
         with report.time_phase("parts"):
             finished = part_worker.score_parts(parts)
         if run.worker is None:
@@ -163,7 +179,10 @@ class DirectStep(_Step, frozen=True, kw_only=True):
                 self._publish(work_items, finished, context)
 
     def _run_workers(self, parts: Sequence[Part], device: str, progress: JobProgress) -> None:
-        """Score with a process for each device, where there are several devices and several parts are missing."""
+        """Score with a process for each device.
+
+        Does nothing with one device, or where at most one part is missing.
+        """
         request, run = self.request, self.run
         if run.worker is not None:
             return
@@ -181,6 +200,7 @@ class DirectStep(_Step, frozen=True, kw_only=True):
         for work_item in work_items:
             scored_item = ScoredItem(work_item=work_item, parts=[by_key[part.key] for part in work_item.parts])
             by_tier.setdefault(work_item.tier, []).append(scored_item)
+        # The last chance to notice: from here on results are replaced.
         refuse_changed_checkpoint(self.request)
         self.run.check()
         # The canary of the first part, whoever scored it: a run that only publishes writes the same files.
@@ -190,7 +210,7 @@ class DirectStep(_Step, frozen=True, kw_only=True):
 
 
 class PartScorer:
-    """Scores parts with one model, which it loads for the first of them."""
+    """Scores parts with one model, loaded for the first of them."""
 
     def __init__(
         self, context: JobContext, run: JobRun, work_items: Sequence[WorkItem], device: str, progress: JobProgress
@@ -199,7 +219,10 @@ class PartScorer:
         self.work_items = {(work_item.tier, work_item.name): work_item for work_item in work_items}
 
     def score_part(self, part: Part) -> FinishedPart:
-        """Score one part. Raises UserError where the model gives no finite number or does not fit into the GPU."""
+        """Score one part.
+
+        Raises UserError where the model gives no finite number, or does not fit into the GPU.
+        """
         context, report, tokens_before = self.context, self.run.report, self.progress.tokens
         self.progress.begin_part(part.label)
         try:
@@ -237,6 +260,7 @@ class PartScorer:
         if report.model is None:
             with report.time_phase("load"):
                 model = load_model(context.request, device=self.device, dtype=context.identity.dtype)
+            # The report names the model even where one of the next checks refuses it.
             report.model = model
             model.fit_tokenizer(context.tokenizer.vocab_size)
             report.log_first_batch()

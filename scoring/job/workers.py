@@ -1,4 +1,4 @@
-"""One evaluation on several devices: a worker process for each, all of which take parts from one folder.
+"""One evaluation on several devices, with a worker process for each.
 
 The parent has no model: it starts the workers, passes signals on and joins their progress. Then it scores what they left,
 usually nothing, and publishes. A worker that dies costs the part that it was scoring.
@@ -27,7 +27,10 @@ _log = structlog.get_logger()
 def list_worker_environments(
     request: ScoringRequest, device: str, processes: int, environ: Mapping[str, str]
 ) -> list[dict[str, str]]:
-    """Return the variables of each worker: one for each visible GPU; else ``processes`` that share a device."""
+    """Return the environment variables of each worker.
+
+    There is one worker for each visible GPU. Where a device is named, or on a CPU, ``processes`` workers share it.
+    """
     if device == "cuda" and request.backend == "direct":
         visible_devices = environ.get("CUDA_VISIBLE_DEVICES")
         count = torch.cuda.device_count()  # asks the driver, starts nothing
@@ -45,7 +48,11 @@ def run_workers(
     progress: JobProgress,
     environ: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    """Run a worker with each of ``settings`` until all have ended. Returns the run.json of each that wrote one."""
+    """Run a worker with each of ``settings`` until all have ended.
+
+    Returns the run.json of each worker that wrote one.
+    """
+    # Files of an earlier run would count as reports of workers that have not begun.
     files = [request.paths.worker_json(number, progress.array_task) for number in range(len(settings))]
     for file in files:
         file.unlink(missing_ok=True)
@@ -54,6 +61,7 @@ def run_workers(
     try:
         _wait_for_workers(children, files, stop, progress)
     finally:
+        # After a failure of ours no worker may go on: nobody would publish for it.
         for child in children:
             if child.poll() is None:
                 child.terminate()
@@ -77,6 +85,7 @@ def _start_worker(request: ScoringRequest, number: int, environ: Mapping[str, st
 def _wait_for_workers(
     children: Sequence[subprocess.Popen[bytes]], files: Sequence[Path], stop: StopRequest, progress: JobProgress
 ) -> None:
+    # Signals are passed on once. A worker ends after its batch and keeps its parts.
     is_signalled, last_updated = False, time.monotonic()
     while any(child.poll() is None for child in children):
         if stop.signal_name is not None and not is_signalled:
@@ -106,5 +115,8 @@ def update_progress(files: Sequence[Path], progress: JobProgress) -> None:
 
 
 def _is_final_report(document: Mapping[str, Any]) -> bool:
-    """Whether a worker's file holds its run.json. While it works the file holds its progress."""
+    """Whether a worker's file holds its run.json.
+
+    While the worker runs, the file holds its progress.
+    """
     return "timings" in document

@@ -1,6 +1,8 @@
-"""Which run may publish: fence.json, written when a run starts, read before each part and before publishing.
+"""fence.json: which run may publish.
 
-A node that was given up for lost may come back with a copy of a job that runs elsewhere by now. The copy reads another run or
+A run writes it when it starts, and reads it before each part and before it publishes.
+
+A node that was given up for lost may come back with a copy of a job that now runs elsewhere. The copy reads another run or
 restart in the fence, stops, and publishes nothing.
 """
 
@@ -34,7 +36,10 @@ class Fence:
         )
 
     def acquire(self) -> None:
-        """Write this run into the fence. Raises UserError (temporary) where a later restart of it has begun."""
+        """Write this run into the fence.
+
+        Raises UserError (temporary) where a later restart of it has begun.
+        """
         for path, restart in self._restart_by_path.items():
             document = read_json_object(path)
             other_restart = document.get("restart")
@@ -43,6 +48,7 @@ class Fence:
                     continue
                 if isinstance(other_restart, int) and other_restart > restart:
                     raise _build_lost_error(path, document)
+            # An earlier run, or an earlier restart of this one: from now on its checks fail.
             holder = {"host": socket.gethostname(), "pid": os.getpid(), "at": time.time()}
             write_json_atomically(path, {"schema": SCHEMA, "run_id": self.run_id, "restart": restart, **holder})
 

@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 
 class LeaseFileId(NamedTuple):
-    """Identity of a lease file: a new one at the same path has another."""
+    """Identity of a lease file. A later file has another."""
 
     inode: int
     mtime_ns: int
 
 
 def identify_empty_lease(path: Path) -> LeaseFileId | None:
-    """Return the identity of a lease file that is empty; None for any other, or none.
+    """Return the identity of an empty lease file, or None.
 
     An owner that is killed between creating the file and writing its name leaves it empty. Such a lease has no heartbeat that
     could stop, so it would stay for ever.
@@ -37,6 +37,7 @@ class StaleLeaseCleaner:
         identity = identify_empty_lease(path)
         if identity is None:
             return
+        # By our own clock: the file server's may differ from it by minutes.
         first_observed = self._first_observed.setdefault((path, identity), time.monotonic())
         if time.monotonic() - first_observed > self._max_age_seconds:
             path.unlink(missing_ok=True)

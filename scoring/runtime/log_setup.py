@@ -16,7 +16,10 @@ _VERBOSE_LOGGERS = ("httpx", "httpx2", "httpcore", "huggingface_hub", "fsspec", 
 
 
 class BestEffortStream:
-    """A stream for the log whose write errors are ignored: a full disk or a closed pipe must not end a job."""
+    """A stream that ignores write errors.
+
+    A full disk or a closed pipe behind the log must not end a job.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -35,6 +38,7 @@ class BestEffortStream:
 
 def configure_scoring_log() -> None:
     """Send all log lines to stderr, with their time."""
+    # stdout is for results; libraries log through logging, our modules through structlog.
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -51,7 +55,10 @@ def configure_scoring_log() -> None:
 
 
 def warn_if_unwatched(request: ScoringRequest) -> None:
-    """Warn in the log where the request's watcher does not run, by the rule of ``watcher status``."""
+    """Warn in the log where the request's watcher does not run.
+
+    The rule is that of ``watcher status``.
+    """
     log = structlog.get_logger()
     if request.status is None:
         return

@@ -21,7 +21,10 @@ class IsolatedRun(NamedTuple):
 
 
 def run_in_empty_network(argv: Sequence[str]) -> IsolatedRun:
-    """Run ``python -m scoring ARGV`` in an empty network namespace, where this node permits one."""
+    """Run ``python -m scoring ARGV`` in an empty network namespace.
+
+    Tried as root first, then in a user namespace. Not every node permits one of them.
+    """
     reason = "there is no `unshare`"
     for prefix in _UNSHARE_COMMANDS:
         try:

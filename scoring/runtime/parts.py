@@ -1,4 +1,4 @@
-"""The unit of work: a slice, or a range of a long task's items. A finished part is one file.
+"""The unit of work: a slice, or a range of items.
 
 A part is keyed by everything that its numbers depend on. Leases only save work: they expire, and two workers that score the
 same part write the same file.
@@ -68,7 +68,10 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
         return self.name if self.stop is None else f"{self.name}[{self.start}:{self.stop}]"
 
     def result_path(self, paths: EvaluationPaths) -> Path:
-        """Parquet file with the rows, and the figures as JSON in its metadata: one file is complete or absent."""
+        """File of the finished part.
+
+        Parquet, with the figures as JSON in its metadata: one file is complete or absent.
+        """
         return paths.parts / f"{self.name}.{self.key[:16]}.parquet"
 
     def lease_path(self, paths: EvaluationPaths) -> Path:
@@ -95,13 +98,14 @@ def plan_parts(
     items: int | None = None,
     get_range_key: Callable[[int, int], str] | None = None,
 ) -> list[Part]:
-    """Divide one slice (``items`` is None) or task into parts. The same data always give the same parts.
+    """Divide one slice (``items`` is None) or task into parts.
 
-    ``get_range_key`` gives the data key of items start .. stop-1, so that only the ranges that gain items are scored again.
-    Without it, ``data_key`` is that of all ranges.
+    The same data always give the same parts. ``get_range_key`` gives the data key of items start .. stop-1, so that only the
+    ranges that gain items are scored again. Without it, ``data_key`` is that of all ranges.
     """
     if items is None:
         return [build_part(tier, name, definition, data_key, identity, start=0, stop=None)]
+    # Ranges of equal length: items that are added at the end change the last range only.
     planned = []
     for start in range(0, items, ITEMS_PER_PART):
         stop = min(start + ITEMS_PER_PART, items)
@@ -120,7 +124,11 @@ def build_part(
 
 
 def write_part(paths: EvaluationPaths, finished: FinishedPart, identity: RunIdentity) -> None:
-    """Publish a part. Raises UserError (cannot write, or temporary where the disk is full)."""
+    """Publish a part.
+
+    Raises UserError: CANNOT_WRITE, or TEMPORARY where the disk is full.
+    """
+    # The key is repeated in the file: its name has only 16 digits of it.
     meta = {
         "schema": PART_SCHEMA,
         **finished.meta,
@@ -143,7 +151,10 @@ def encode_parquet(table: pa.Table) -> bytes:
 
 
 def read_part(paths: EvaluationPaths, part: Part) -> FinishedPart | None:
-    """Return a finished part; None where there is none, or where it cannot be read, which the log says."""
+    """Return a finished part, or None.
+
+    A part that cannot be read counts as missing, with a warning in the log.
+    """
     path = part.result_path(paths)
     try:
         table = pq.read_table(io.BytesIO(path.read_bytes()))
@@ -177,7 +188,10 @@ class TakenPart(NamedTuple):
 
 
 class PartWorker(msgspec.Struct, kw_only=True):
-    """Takes parts that are free and scores them. The callbacks of the caller sleep, stop and listen."""
+    """Takes parts that are free and scores them.
+
+    Sleeping, stopping and counting are the caller's: they are callbacks.
+    """
 
     paths: EvaluationPaths
     identity: RunIdentity
@@ -191,8 +205,12 @@ class PartWorker(msgspec.Struct, kw_only=True):
     lease_seconds: float = PART_LEASE_SECONDS
 
     def score_parts(self, parts: Iterable[Part]) -> list[FinishedPart]:
-        """Score parts until none is missing, and wait for those of other workers. Returns all of them, in order."""
+        """Score parts until none is missing. Returns all, in order.
+
+        Waits for the parts that other workers score.
+        """
         all_parts = list(parts)
+        # By key: a part that is planned twice is one file.
         done: dict[str, FinishedPart] = {}
         # Leases live from round to round: they judge another owner's heartbeat by what they observed before.
         leases: dict[str, filelock.SoftFileLease] = {}
@@ -219,7 +237,7 @@ class PartWorker(msgspec.Struct, kw_only=True):
     def _score_if_free(
         self, part: Part, leases: dict[str, filelock.SoftFileLease], lease_cleaner: StaleLeaseCleaner
     ) -> TakenPart:
-        """Score a part unless another worker holds its lease or has just finished it."""
+        """Score a part unless another worker scores or finished it."""
         lease = leases.setdefault(
             part.key, filelock.SoftFileLease(part.lease_path(self.paths), lease_duration=self.lease_seconds, timeout=0)
         )
@@ -230,6 +248,7 @@ class PartWorker(msgspec.Struct, kw_only=True):
             earlier = read_part(self.paths, part)  # the last owner may just have finished it
             if earlier is not None:
                 return TakenPart(earlier, is_ours=False)
+            # Published before the lease ends, so that no other worker begins the part in between.
             started = time.monotonic()
             finished = self.score_part(part)
             provenance = {
@@ -245,12 +264,16 @@ class PartWorker(msgspec.Struct, kw_only=True):
 
 @contextmanager
 def hold_lease(lease: filelock.SoftFileLease) -> Iterator[bool]:
-    """Yield whether the part may be scored now. A file system without such leases permits all: only work is lost."""
+    """Yield whether the part may be scored now.
+
+    On a file system without leases it always may: only work is lost.
+    """
     try:
         lease.acquire()
     except filelock.Timeout:
         yield False
         return
+    # Some file systems know no hard links or no exclusive creation; the mismatch is of a job with another duration.
     except (OSError, filelock.LeaseSettingsMismatch) as error:
         _log.warning("this file system gives no lease; scoring without one", path=str(lease.lock_file), error=str(error))
         yield True

@@ -28,7 +28,10 @@ _log = structlog.get_logger()
 
 
 class JobProgress:
-    """Counts parts and input tokens. A progress.json that cannot be written stops nothing: the log says so."""
+    """Counts parts and input tokens, and writes progress.json.
+
+    A failure to write stops nothing: it is only logged.
+    """
 
     def __init__(
         self,
@@ -40,9 +43,15 @@ class JobProgress:
         worker: int | None = None,
         array_task: str | None = None,
     ) -> None:
-        """``part_sizes``: label of a part -> about how many tokens it has.
+        """Start with no part done.
 
-        ``worker``, ``array_task``: numbers of this process among those that share the evaluation.
+        Args:
+            paths: of the evaluation.
+            run_id: of the request.
+            parts: how many parts the evaluation has.
+            part_sizes: label of a part -> about how many tokens it has.
+            worker: number of this process among the workers of a job.
+            array_task: number of this job among the tasks of an array.
         """
         self.paths, self.worker, self.array_task = paths, worker, array_task
         self.run_id, self.parts = run_id, parts
@@ -76,7 +85,10 @@ class JobProgress:
         _log.info("part", part=label, done=self.done_count, of=self.parts)
 
     def start_timing(self, peak_flops: float | None) -> None:
-        """Count time from now on: the model is loaded. ``peak_flops``: FLOP/s of its device."""
+        """Count time from now on: the model is loaded.
+
+        ``peak_flops``: FLOP/s of its device.
+        """
         self.peak_flops, self.started = peak_flops, time.monotonic()
 
     def finish_batch(self, tokens: int, flop: float) -> None:
@@ -107,6 +119,7 @@ class JobProgress:
     def build_document(self) -> dict[str, Any]:
         """Return the progress of this process, as progress.json has it."""
         seconds = time.monotonic() - self.started
+        # A batch may count more tokens than were estimated: a part is never more than done.
         part_done = min(self.part_tokens, self.part_sizes.get(self.label, 0))
         # Sizes are estimates of tokens to compute, the same for all processes: time left follows from them.
         size, size_done = sum(self.part_sizes.values()), sum(self.parts_done.values()) + part_done
@@ -138,7 +151,11 @@ class JobProgress:
         return document
 
     def publish_document(self, document: dict[str, Any]) -> None:
-        """Write the progress of this process, or of its workers. A task of an array also writes that of all tasks."""
+        """Write the progress of this process or its workers.
+
+        A task of an array also writes that of all tasks to progress.json.
+        """
+        # Every task joins what all wrote: whoever writes last has the newest of each.
         _write_progress(self.path, document)
         if self.array_task is None or self.worker is not None:
             return
@@ -150,7 +167,11 @@ class JobProgress:
         _write_progress(self.paths.progress_json, merge_progress(documents))
 
     def build_ended_document(self, report: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the progress of a worker that has ended, from its run.json: it counts, but has no speed."""
+        """Return the progress of a worker that has ended.
+
+        ``report`` is its run.json. What it did counts, but it has no speed.
+        """
+        # Its speed is zero by now, and no part of it is half done.
         idle_fields = {"part": "", "part_tokens": 0, "tokens_per_s": 0.0, "mfu": None, "size_per_s": 0.0, "in_progress": {}}
         labels = [*report["parts"]["scored"], *report["parts"]["reused"]]
         done = add_parts(labels, self.part_sizes)
@@ -174,6 +195,7 @@ def merge_progress(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     A part that any of them knows to be finished is finished. Only those with recent news count for the speed.
     """
+    # A process that is silent for three intervals waits or is dead; its finished parts still count.
     newest = max(documents, key=lambda document: document["at"])
     recent = [document for document in documents if document["at"] > newest["at"] - STALE_SECONDS]
     done: dict[str, int] = {}
@@ -219,5 +241,5 @@ def _write_progress(file: Path, document: dict[str, Any]) -> None:
 
 
 def compute_mfu(flop: float, seconds: float, peak_flops: float | None) -> float | None:
-    """Return the share of ``peak_flops`` (FLOP/s) that was used; None where the peak is not known."""
+    """Return the used share of ``peak_flops`` (FLOP/s), where that is known."""
     return None if peak_flops is None or seconds <= 0 else round(flop / seconds / peak_flops, 4)

@@ -42,7 +42,7 @@ _SLURM_VARIABLES = (
 
 
 def collect_versions() -> dict[str, str]:
-    """Return the versions of Python and of the installed packages that numbers may depend on."""
+    """Return the versions of Python and of the packages behind numbers."""
     installed = {"python": platform.python_version()}
     for name in VERSIONED_PACKAGES:
         try:
@@ -85,12 +85,13 @@ def describe_slurm_job(environ: Mapping[str, str]) -> dict[str, str] | None:
 
 def get_process_age_seconds() -> float:
     """Return the seconds since the kernel started this process, imports included."""
+    # Field 22 of /proc/self/stat, in clock ticks since boot. The name before it may contain spaces.
     started_seconds = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
     return float(Path("/proc/uptime").read_text().split()[0]) - started_seconds
 
 
 def measure_peak_memory(torch_device: torch.device) -> dict[str, int]:
-    """Return the peak memory, in bytes, of this process and of the GPU that it used."""
+    """Return the peak memory of this process and its GPU, in bytes."""
     peak_bytes = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}  # Linux counts KiB
     if torch_device.type == "cuda":
         peak_bytes["device"] = torch.cuda.max_memory_allocated(torch_device)
@@ -98,7 +99,7 @@ def measure_peak_memory(torch_device: torch.device) -> dict[str, int]:
 
 
 def compute_throughput(tokens: int, flop: float, seconds: float, peak_flops: float | None) -> dict[str, float | None]:
-    """Return tokens/s, model FLOP/s, and their share of the device's peak where that is known."""
+    """Return tokens/s, FLOP/s, and their share of the device's peak."""
     if not tokens or seconds <= 0:
         return {"tokens_per_s": None, "model_flops_per_s": None, "mfu": None}
     return {"tokens_per_s": tokens / seconds, "model_flops_per_s": flop / seconds, "mfu": compute_mfu(flop, seconds, peak_flops)}

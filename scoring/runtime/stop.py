@@ -11,16 +11,19 @@ from suites.common.errors import ExitCode, UserError
 class StopRequest:
     """Whether a signal asks this process to stop.
 
-    The running batch is finished and finished parts are kept. ``parent_pid``: stop also when that process is gone.
+    It then finishes the running batch; finished parts are kept. ``parent_pid``: stop also when that process is gone.
     """
 
     def __init__(self, *, parent_pid: int | None = None) -> None:
         self.signal_name: str | None = None
-        """The last signal that asked for it."""
+        """Name of the last SIGTERM or SIGUSR1."""
         self.parent_pid = parent_pid
 
     def listen(self) -> None:
-        """Handle the two signals from now on. Only the main thread may call this."""
+        """Handle the two signals from now on.
+
+        Only the main thread may call this.
+        """
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._on_signal)
 
