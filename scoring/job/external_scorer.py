@@ -10,6 +10,7 @@ every slice and tier3_cf.json with an accuracy for every task to the empty folde
 An entry may hold more, which is kept, or be the bare number. The section's name may be left out.
 """
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -45,20 +46,13 @@ _LINKED_FILES = {"tier2_ppl": ("ppl_slices", "packed_tokens.pt"), "tier3_cf": ("
 _log = structlog.get_logger()
 
 
-class CommandFolders(msgspec.Struct, frozen=True):
+class CommandFolders(NamedTuple):
     """The folders of one run of the command."""
 
-    folder: Path
-
-    @property
-    def results(self) -> Path:
-        """LIGHTEVAL_RESULTS_DIR."""
-        return self.folder / "results"
-
-    @property
-    def data(self) -> Path:
-        """EVAL_DATA_DIR."""
-        return self.folder / "eval_data"
+    results: Path
+    """LIGHTEVAL_RESULTS_DIR."""
+    data: Path
+    """EVAL_DATA_DIR."""
 
 
 class SplitRequest(NamedTuple):
@@ -101,9 +95,10 @@ def prepare_folders(request: ScoringRequest, work_items: Sequence[WorkItem], res
     Removes the folders of earlier runs of the evaluation. Raises UserError where they cannot be written.
     """
     run_prefix = f"{request.run_id}.{restart}."
-    folders = CommandFolders(request.paths.external_folder(f"{run_prefix}{os.getpid()}"))
+    run_folder = request.paths.external_folder(f"{run_prefix}{os.getpid()}")
+    folders = CommandFolders(run_folder / "results", run_folder / "eval_data")
     with convert_write_errors(request.paths.folder):
-        for earlier in folders.folder.parent.glob("*"):
+        for earlier in run_folder.parent.glob("*"):
             if not earlier.name.startswith(run_prefix):
                 shutil.rmtree(earlier, ignore_errors=True)
         folders.results.mkdir(parents=True, exist_ok=True)
@@ -203,10 +198,8 @@ def run_scorer_command(
 
 
 def _send_signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, number)
-    except ProcessLookupError:
-        return
 
 
 def read_command_results(work_items: Sequence[WorkItem], folders: CommandFolders) -> dict[str, dict[str, Any]]:

@@ -68,11 +68,6 @@ class JobProgress:
         """``started`` is reset when the model is loaded: the time before says nothing about the time that is left."""
 
     @property
-    def done_count(self) -> int:
-        """Number of parts that this process knows to be finished."""
-        return len(self.parts_done)
-
-    @property
     def path(self) -> Path:
         """File that only this process writes."""
         if self.worker is not None:
@@ -82,7 +77,7 @@ class JobProgress:
     def begin_part(self, label: str) -> None:
         """Note that a part is being scored."""
         self.label, self.part_tokens = label, 0
-        _log.info("part", part=label, done=self.done_count, of=self.parts)
+        _log.info("part", part=label, done=len(self.parts_done), of=self.parts)
 
     def start_timing(self, peak_flops: float | None) -> None:
         """Count time from now on: the model is loaded.
@@ -108,7 +103,7 @@ class JobProgress:
             self.label, self.part_tokens = "", 0
             self.publish()
         event = "part done" if is_ours else "part was done"
-        _log.info(event, part=label, done=self.done_count, of=self.parts, tokens_per_s=self.tokens_per_second)
+        _log.info(event, part=label, done=len(self.parts_done), of=self.parts, tokens_per_s=self.tokens_per_second)
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -128,7 +123,7 @@ class JobProgress:
             "schema": PROGRESS_SCHEMA,
             "run_id": self.run_id,
             "at": time.time(),
-            "parts_done": self.done_count,
+            "parts_done": len(self.parts_done),
             "parts": self.parts,
             "part": self.label,
             "part_tokens": self.part_tokens,

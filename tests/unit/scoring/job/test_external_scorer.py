@@ -232,7 +232,7 @@ def test_what_an_earlier_run_left_is_no_result_of_this_one(tmp_path, scorer):
     assert score(tmp_path, scorer()) == 0
     request = request_by_hand_(tmp_path)
     places = prepare_folders(msgspec.structs.replace(request, run_id="another"), [], 0)
-    assert [path.name for path in places.folder.parent.iterdir()] == [places.folder.name]
+    assert [path.name for path in places.results.parents[1].iterdir()] == [places.results.parent.name]
     assert list(places.results.iterdir()) == []
 
 
