@@ -228,7 +228,7 @@ class PartScorer:
         try:
             model = self._get_model()
             with report.time_phase("scoring"):
-                # Attention over full rows of seq_len tokens counts; the short rows of other tiers make it negligible.
+                # Tier 2 has full rows, whose cost is known. Of the other tiers' rows the least possible cost is counted.
                 seq_len = context.request.seq_len if part.tier == "tier2_ppl" else None
                 flop_per_token = flops.count_flop_per_token(model.architecture, seq_len=seq_len)
 
