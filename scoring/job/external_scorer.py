@@ -20,6 +20,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,20 +168,15 @@ def run_scorer_command(
         message = f"cannot be started ({error.strerror})"
         raise UserError(message, location=location, hint="fix command: in the config", code=ExitCode.UNAVAILABLE) from error
     sent_signal: str | None = None
-    seconds_to_check = FENCE_CHECK_SECONDS
+    last_checked = time.monotonic()
     try:
-        while True:
-            try:
-                code = child.wait(timeout=POLL_SECONDS)
-                break
-            except subprocess.TimeoutExpired:
-                seconds_to_check -= POLL_SECONDS
+        while (code := _wait_briefly(child)) is None:
             # Pass each signal on once: SIGUSR1 (the walltime is near) may be followed by SIGTERM.
             if (signal_name := get_signal_name()) is not None and signal_name != sent_signal:
                 sent_signal = signal_name
                 _send_signal(child, signal.Signals[signal_name])
-            if seconds_to_check <= 0:
-                seconds_to_check = FENCE_CHECK_SECONDS
+            if time.monotonic() - last_checked >= FENCE_CHECK_SECONDS:
+                last_checked = time.monotonic()
                 check_fence()
     except BaseException:
         _send_signal(child, signal.SIGKILL)
@@ -188,13 +184,20 @@ def run_scorer_command(
         raise
     if code == 0:
         return
-    # After a signal any exit code means that it was stopped: scorers rarely end with their own for it.
+    # After a signal any exit code but 0 means that it was stopped.
     if sent_signal is not None:
         hint = "start it again: the command begins from the start"
         raise UserError(f"stopped by {sent_signal}", location=location, hint=hint, code=ExitCode.TEMPORARY)
     ending = f"exit code {code}" if code > 0 else signal.Signals(-code).name
     hint = "see its output in the log"
     raise UserError(f"the command ended with {ending}", location=location, hint=hint, code=ExitCode.BUG)
+
+
+def _wait_briefly(child: subprocess.Popen[bytes]) -> int | None:
+    try:
+        return child.wait(timeout=POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _send_signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
