@@ -33,7 +33,7 @@ from scoring.tiers.base import WorkItem
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import TIER_FILES, DataPaths
 from suites.contract.scoring_request import ScoringRequest
-from suites.contract.tier_files import SCORE_KEYS
+from suites.contract.tier_files import ENTRY_SCORES, TIER_SECTIONS
 
 POLL_SECONDS = 0.2
 """Seconds between two checks of the command and of our own signals."""
@@ -82,8 +82,8 @@ def split_request(request: ScoringRequest) -> SplitRequest:
     """
     if request.backend != "command":
         return SplitRequest(msgspec.structs.replace(request, suites=()), request)
-    external = tuple(suite for suite in request.suites if suite.tier in SCORE_KEYS)
-    internal = tuple(suite for suite in request.suites if suite.tier not in SCORE_KEYS)
+    external = tuple(suite for suite in request.suites if suite.tier in ENTRY_SCORES)
+    internal = tuple(suite for suite in request.suites if suite.tier not in ENTRY_SCORES)
     return SplitRequest(
         msgspec.structs.replace(request, suites=external),
         msgspec.structs.replace(request, suites=internal, backend="direct", command=None),
@@ -218,7 +218,7 @@ def read_command_results(work_items: Sequence[WorkItem], folders: CommandFolders
 
 
 def _read_scores(tier: str, work_items: Sequence[WorkItem], path: Path) -> dict[str, Any]:
-    section, _ = SCORE_KEYS[tier]
+    section = TIER_SECTIONS[tier]
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -236,14 +236,14 @@ def _read_scores(tier: str, work_items: Sequence[WorkItem], path: Path) -> dict[
 
 
 def _build_results_error(tier: str, message: str, path: Path) -> UserError:
-    section, score = SCORE_KEYS[tier]
+    section, score = TIER_SECTIONS[tier], ENTRY_SCORES[tier]
     hint = f'let the command write {{"{section}": {{NAME: {{"{score}": NUMBER}}}}}} to $LIGHTEVAL_RESULTS_DIR/{path.name}'
     return UserError(message, location=path, hint=hint, code=ExitCode.BUG)
 
 
 def _complete_entry(given: Any, work_item: WorkItem, path: Path) -> dict[str, Any]:
     """Return one checked entry, with the fields that follow from its number."""
-    _, score = SCORE_KEYS[work_item.tier]
+    score = ENTRY_SCORES[work_item.tier]
     # {"ppl": 3.2, ...} or simply 3.2.
     entry: dict[str, Any] = dict(given) if isinstance(given, dict) else {score: given}
     value: Any = entry.get(score)

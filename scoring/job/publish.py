@@ -15,7 +15,7 @@ from suites.common.atomic_files import read_json_object, write_atomically, write
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import TIER_FILES, EvaluationPaths
 from suites.contract.scoring_request import ScoringRequest, compute_tier_digests
-from suites.contract.tier_files import check_tier_file
+from suites.contract.tier_files import TIER_SECTIONS, check_tier_file, get_fingerprint
 from suites.definitions.local_data import compute_definition_digests
 
 TIER_SCHEMA = 1
@@ -47,7 +47,7 @@ def build_head(request: ScoringRequest, tier: str, run_info: RunInfo) -> dict[st
         },
         "suite_digest": compute_tier_digests(request.suites)[tier].digest,
         "suites": [suite.name for suite in request.suites if suite.tier == tier],
-        "asked": {
+        "requested": {
             name: data_mark
             for suite in request.suites
             if suite.tier == tier
@@ -124,14 +124,14 @@ def archive_other_results(paths: EvaluationPaths, fingerprint: str, *, replaced:
     for tier in TIER_FILES:
         path = paths.tier_json(tier)
         document = read_json_object(path)
-        other_fingerprint = _get_fingerprint(document)
+        other_fingerprint = get_fingerprint(document)
         if other_fingerprint is None or other_fingerprint == fingerprint:
             continue
         # Everything that was made from the other content goes with its tier file. Generations are tier 4's alone.
         folder = paths.superseded_folder(other_fingerprint)
-        names = document.get(TIERS[tier].section, {}) if tier in TIERS else {}
+        names = document.get(TIER_SECTIONS[tier], {})
         archived = [path, paths.compare_json, *(paths.items_parquet(name) for name in names)]
-        archived += [paths.run_json] if _get_fingerprint(read_json_object(paths.run_json)) == other_fingerprint else []
+        archived += [paths.run_json] if get_fingerprint(read_json_object(paths.run_json)) == other_fingerprint else []
         archived += [paths.generations] if tier == "tier4_sft_native" else []
         archived += sorted(paths.exports.rglob("*.json*"))
         _copy_files(paths, archived, folder)
@@ -151,11 +151,11 @@ def archive_earlier_suite(paths: EvaluationPaths, tier: str, replacing: Mapping[
     The rows that change are copied, too.
     """
     document = read_json_object(paths.tier_json(tier))
-    earlier_fingerprint, earlier_digest = _get_fingerprint(document), document.get("suite_digest")
-    is_same_checkpoint = earlier_fingerprint is not None and earlier_fingerprint == _get_fingerprint(replacing)
+    earlier_fingerprint, earlier_digest = get_fingerprint(document), document.get("suite_digest")
+    is_same_checkpoint = earlier_fingerprint is not None and earlier_fingerprint == get_fingerprint(replacing)
     if not is_same_checkpoint or not isinstance(earlier_digest, str) or earlier_digest == replacing["suite_digest"]:
         return
-    section = TIERS[tier].section
+    section = TIER_SECTIONS[tier]
     old_keys, new_keys = (_get_data_keys(tier_document.get(section, {})) for tier_document in (document, replacing))
     # Rows of an entry with the same data key are written again with the same content: they need no copy.
     changed_rows = [paths.items_parquet(name) for name, key in old_keys.items() if key != new_keys.get(name)]
@@ -165,12 +165,6 @@ def archive_earlier_suite(paths: EvaluationPaths, tier: str, replacing: Mapping[
 
 def _get_data_keys(entries: Mapping[str, Any]) -> dict[str, Any]:
     return {name: entry.get("data_key") if isinstance(entry, dict) else None for name, entry in entries.items()}
-
-
-def _get_fingerprint(document: Mapping[str, Any]) -> str | None:
-    head = document.get("checkpoint")
-    fingerprint = head.get("fingerprint") if isinstance(head, dict) else None
-    return fingerprint if isinstance(fingerprint, str) else None
 
 
 def _copy_files(paths: EvaluationPaths, files: Iterable[Path], folder: Path) -> None:

@@ -268,5 +268,5 @@ class PartScorer:
             with report.time_phase("canary"):
                 first_item = next(iter(self.work_items.values()))
                 sample = TIERS[first_item.tier].sample_for_canary(first_item, context.request.seq_len)
-                report.canary = canary.encode_canary(canary.run_canary(model, sample, source=first_item.name))
+                report.canary = msgspec.to_builtins(canary.run_canary(model, sample, source=first_item.name))
         return report.model

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from suites.common.atomic_files import read_json_object, write_json_atomically
+from suites.common.atomic_files import read_json_object_if_readable, write_json_atomically
 from suites.contract.paths import EvaluationPaths
 
 PROGRESS_SCHEMA = 1
@@ -156,7 +156,7 @@ class JobProgress:
             return
         documents = [document]
         for other_path in self.paths.list_task_progress():
-            other = _read_progress(other_path) if other_path != self.path else {}
+            other = read_json_object_if_readable(other_path) if other_path != self.path else {}
             if other.get("run_id") == self.run_id and "done" in other:
                 documents.append(other)
         _write_progress(self.paths.progress_json, merge_progress(documents))
@@ -219,13 +219,6 @@ def merge_progress(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "done": done,
         "in_progress": in_progress,
     }
-
-
-def _read_progress(file: Path) -> dict[str, Any]:
-    try:
-        return read_json_object(file)
-    except OSError:  # a hiccup of the file system: no news
-        return {}
 
 
 def _write_progress(file: Path, document: dict[str, Any]) -> None:
