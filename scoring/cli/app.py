@@ -1,6 +1,6 @@
-"""``python -m scoring``: score a checkpoint, fill the data cache.
+"""``python -m scoring``: the commands score, prefill, doctor and verify.
 
-What needs torch is imported where it is used, after the environment says whether the network may be asked.
+Modules that need torch are imported in the commands: the environment must first say whether the network may be used.
 """
 
 import json
@@ -16,11 +16,19 @@ import structlog
 
 from scoring.cli.cache import cache
 from scoring.cli.exit_codes import run_guarded
+from scoring.cli.options import (
+    eval_data_option,
+    json_option,
+    refuse_request_with_options,
+    slow_tokenizer_option,
+    suite_option,
+    tokenizer_option,
+)
 from scoring.cli.results import compare, export
 from scoring.cli.score_options import ScoreOptions, request_from_options
 from scoring.runtime.log_setup import warn_if_unwatched
 from scoring.runtime.network_namespace import NETWORK_CUT_OFF, run_in_empty_network
-from suites.common.errors import ExitCode, UserError
+from suites.common.errors import ExitCode
 from suites.contract.paths import DataPaths
 from suites.contract.scoring_request import ScoringRequest, read_scoring_request
 from suites.definitions.suite import load_suite
@@ -30,42 +38,39 @@ OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFL
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Score nanotron checkpoints: perplexity slices, cloze tasks and instruction probes."""
+    """Score Nanotron checkpoints: perplexity slices, cloze tasks and instruction prompts."""
 
 
 @main.command()
 @click.argument("request_file", required=False, type=click.Path(path_type=Path), metavar="[REQUEST.json]")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="The step's folder.")
-@click.option("--suite", "suites", multiple=True, help="A suite's name or file; may be repeated.")
-@click.option("--results", type=click.Path(path_type=Path), help="Where results go.")
-@click.option("--eval-data", type=click.Path(path_type=Path), help="The data cache.")
-@click.option("--tokenizer", help="Folder or id; by default the one in the checkpoint's config.yaml.")
-@click.option("--slow-tokenizer", is_flag=True, help="The tokenizer's slow implementation where there is one.")
-@click.option("--seq-len", type=click.IntRange(min=1), help="By default the one in the checkpoint's config.yaml.")
-@click.option("--stage", help="The folder under --results; by default that of the checkpoint.")
-@click.option("--name", help="The folder of this evaluation; by default step_<STEP>.")
-@click.option("--device", help="cpu, cuda or cuda:N.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="float32 on a CPU, bfloat16 on CUDA.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Folder of the checkpoint, named after its step.")
+@suite_option
+@click.option("--results", type=click.Path(path_type=Path), help="Folder for the results of all stages.")
+@eval_data_option
+@click.option("--tokenizer", help="Folder or Hub id of the tokenizer; default: the one in the checkpoint's config.yaml.")
+@slow_tokenizer_option
+@click.option("--seq-len", type=click.IntRange(min=1), help="Sequence length; default: the one in the checkpoint's config.yaml.")
+@click.option("--stage", help="Folder under --results; default: the name of the checkpoint's parent folder.")
+@click.option("--name", help="Folder of this evaluation; default: step_<STEP>.")
+@click.option("--device", help="cpu, cuda or cuda:N; default: cuda where there is one.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: float32 on a CPU, bfloat16 on CUDA.")
 @click.option("--padded-vocab", type=click.Choice(["in_softmax", "masked"]), default="in_softmax", show_default=True)
 @click.option("--backend", type=click.Choice(["direct", "nanotron", "command"]), default="direct", show_default=True)
-@click.option("--command", help="Of backend command: a line for bash; by default $LIGHTEVAL_CMD.")
-@click.option("--export", "exports", multiple=True, type=click.Choice(["lm-eval"]), help="Write results in another form, too.")
-@click.option("--offline", is_flag=True, help="Ask no network: data and tokenizer come from the cache.")
-@click.option("--processes", type=click.IntRange(min=1), default=1, help="On a CPU: how many share the work. GPUs get one each.")
+@click.option("--command", help="Line for bash that --backend command runs; default: $LIGHTEVAL_CMD.")
+@click.option("--export", "exports", multiple=True, type=click.Choice(["lm-eval"]), help="Also write results in this format.")
+@click.option("--offline", is_flag=True, help="Use no network: data and tokenizer come from the cache.")
+@click.option("--processes", type=click.IntRange(min=1), default=1, help="Processes on a CPU; each GPU always gets one.")
 def score(request_file: Path | None, processes: int, **options: Any) -> None:
-    """Score one checkpoint: by a REQUEST.json, or by hand."""
-    given_options = {name: value for name, value in options.items() if value not in (None, (), False)}
-    options_set_by_default = {"padded_vocab", "backend"}
-    if request_file is not None and set(given_options) - options_set_by_default:
-        raise click.UsageError("give a REQUEST.json or options, not both: everything is in the request")
-    missing_options = [
-        f"--{name.replace('_', '-')}" for name in ("checkpoint", "suites", "results", "eval_data") if name not in given_options
-    ]
-    if request_file is None and missing_options:
-        raise click.UsageError(f"give a REQUEST.json, or also {', '.join(missing_options).replace('--suites', '--suite')}")
-
-    if "command" in given_options and given_options.get("backend") != "command":
-        raise click.UsageError("--command is for --backend command")
+    """Score one checkpoint, by a REQUEST.json or by options."""
+    given = {name for name, value in options.items() if value not in (None, (), False)}
+    # These two have defaults, so they are always given.
+    refuse_request_with_options(request_file, given - {"padded_vocab", "backend"})
+    missing = [option for option in ("checkpoint", "suites", "results", "eval_data") if option not in given]
+    if request_file is None and missing:
+        names = ", ".join(f"--{option.replace('_', '-')}" for option in missing)
+        raise click.UsageError(f"give a REQUEST.json, or also {names.replace('--suites', '--suite')}")
+    if "command" in given and options["backend"] != "command":
+        raise click.UsageError("--command needs --backend command")
 
     def run() -> ExitCode:
         request = (
@@ -79,54 +84,47 @@ def score(request_file: Path | None, processes: int, **options: Any) -> None:
 @main.command(hidden=True)
 @click.argument("number", type=int)
 def work(number: int) -> None:
-    """One of several processes that ``score`` starts: the request comes on stdin."""
+    """Score as one of several processes of ``score``.
+
+    The request comes on stdin.
+    """
     sys.exit(run_guarded(lambda: score_request(msgspec.json.decode(sys.stdin.buffer.read(), type=ScoringRequest), worker=number)))
 
 
 def score_request(request: ScoringRequest, *, processes: int = 1, worker: int | None = None) -> ExitCode:
-    """Score one request and write its run.json. Problems are told there and on stderr."""
+    """Score one request and write its run.json.
+
+    Raises UserError with the exit code.
+    """
+    # Before the imports: these libraries read the variables once.
     if request.offline:
         os.environ.update(dict.fromkeys(OFFLINE_VARIABLES, "1"))
-    from scoring.runtime.stop import StopRequest  # noqa: PLC0415  light, and signals should be heard while the rest is imported
+    from scoring.runtime.stop import StopRequest  # noqa: PLC0415  light: signals are handled while the rest is imported
 
     stop = StopRequest() if worker is None else StopRequest(parent_pid=os.getppid())
     stop.listen()
-    import_seconds = time.monotonic()
-    import torch  # noqa: F401, PLC0415  by itself first: most of the time until the first batch
+    import_started = time.monotonic()
+    import torch  # noqa: F401, PLC0415  timed alone: most of the time until the first batch
 
-    import_seconds = time.monotonic() - import_seconds
-    from scoring.job import job as job_module  # noqa: PLC0415  torch, and libraries that read the environment when they are imported
+    import_seconds = time.monotonic() - import_started
+    from scoring.job.job import ScoringJob  # noqa: PLC0415  torch, and libraries that read the environment at import
 
-    job = job_module.ScoringJob(request, environ=os.environ, stop=stop, processes=processes, worker=worker)
-    job.timings["import_torch"] = round(import_seconds, 3)
-    try:
-        job.score()
-    except UserError as problem:
-        job_module.publish_report(job, job.build_report(problem.code, problem))
-        raise
-    except KeyboardInterrupt:
-        interruption = UserError("interrupted", location=request.evaluation, hint="start it again: finished parts are kept")
-        job_module.publish_report(job, job.build_report(ExitCode.TEMPORARY, interruption))
-        raise
-    except Exception as error:
-        job_module.publish_report(job, job.build_report(ExitCode.BUG, None, bug=f"a bug: {type(error).__name__}: {error}"))
-        raise
-    job_module.publish_report(job, job.build_report(ExitCode.SCORED, None))
-    if worker is not None:
-        return ExitCode.SCORED
-    warn_if_unwatched(request)
-    structlog.get_logger().info("scored", evaluation=request.evaluation, folder=str(request.paths.folder))
+    job = ScoringJob(request, environ=os.environ, stop=stop, processes=processes, worker=worker, import_seconds=import_seconds)
+    job.score()
+    if worker is None:
+        warn_if_unwatched(request)
+        structlog.get_logger().info("scored", evaluation=request.evaluation, folder=str(request.paths.folder))
     return ExitCode.SCORED
 
 
 @main.command()
-@click.option("--request", "request_file", type=click.Path(path_type=Path), help="Everything that this REQUEST.json needs.")
-@click.option("--suite", "suites", multiple=True, help="A suite's name or file; may be repeated.")
-@click.option("--eval-data", type=click.Path(path_type=Path), help="The data cache.")
-@click.option("--tokenizer", help="Folder or id.")
-@click.option("--slow-tokenizer", is_flag=True, help="The tokenizer's slow implementation where there is one.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Entries made at once; by default up to four.")
-@click.option("--refresh", is_flag=True, help="Build also what is there anew, from the data sets as they are now.")
+@click.option("--request", "request_file", type=click.Path(path_type=Path), help="Prefill the data of this REQUEST.json.")
+@suite_option
+@eval_data_option
+@tokenizer_option
+@slow_tokenizer_option
+@click.option("--jobs", type=click.IntRange(min=1), help="Entries built at once; default: up to four.")
+@click.option("--refresh", is_flag=True, help="Also rebuild entries that exist, from the current data sets.")
 def prefill(
     request_file: Path | None,
     suites: tuple[str, ...],
@@ -137,11 +135,13 @@ def prefill(
     jobs: int | None,
     refresh: bool,
 ) -> None:
-    """Make the data that suites need, so that jobs without a network find it in the cache."""
+    """Download and tokenize the data of suites into the cache.
+
+    Needs a network, so that jobs need none.
+    """
+    refuse_request_with_options(request_file, (suites, eval_data, tokenizer, slow_tokenizer))
     if request_file is None and not (suites and eval_data and tokenizer):
         raise click.UsageError("give --request, or --suite, --eval-data and --tokenizer")
-    if request_file is not None and (suites or eval_data or tokenizer or slow_tokenizer):
-        raise click.UsageError("give --request or the other options, not both: everything is in the request")
 
     def run() -> ExitCode:
         from scoring.data.prefill import PrefillOptions, fill_data_cache, prefill_request  # noqa: PLC0415  torch
@@ -156,13 +156,13 @@ def prefill(
 
 
 @main.command()
-@click.option("--offline", is_flag=True, help="What a job without a network needs.")
-@click.option("--suite", "suites", multiple=True, required=True, help="A suite's name or file; may be repeated.")
-@click.option("--eval-data", type=click.Path(path_type=Path), required=True, help="The data cache.")
-@click.option("--tokenizer", required=True, help="Folder or id.")
-@click.option("--slow-tokenizer", is_flag=True, help="The tokenizer's slow implementation where there is one.")
-@click.option("--network", hidden=True, help="How far this process is cut off, said by the one that started it.")
-@click.option("--json", "as_json", is_flag=True, help="What was found as JSON.")
+@click.option("--offline", is_flag=True, help="Check the data of jobs without a network (required).")
+@click.option("--suite", "suites", multiple=True, required=True, help="Name or file of a suite. Repeatable.")
+@click.option("--eval-data", type=click.Path(path_type=Path), required=True, help="Folder of the data cache.")
+@click.option("--tokenizer", required=True, help="Folder or Hub id of the tokenizer.")
+@slow_tokenizer_option
+@click.option("--network", hidden=True, help="State of the network, from the process that started this one.")
+@json_option
 def doctor(
     *,
     offline: bool,
@@ -173,21 +173,25 @@ def doctor(
     network: str | None,
     as_json: bool,
 ) -> None:
-    """Check that the data of suites are whole in the cache, without a network. Exit 66 where anything is missing."""
+    """Check that the cache has all data of the suites.
+
+    The check runs without a network. Exits 66 where something is missing.
+    """
     if not offline:
-        raise click.UsageError("give --offline: nothing else is checked here")
+        raise click.UsageError("give --offline: there is no other check")
     os.environ.update(dict.fromkeys(OFFLINE_VARIABLES, "1"))
 
     def run() -> ExitCode:
         network_state = network
         if network_state is None:
+            # Run this command once more in an empty network namespace; check in this process only where there is none.
             argv = ["doctor", "--offline", "--eval-data", str(eval_data), "--tokenizer", tokenizer, "--network", NETWORK_CUT_OFF]
             argv += [argument for suite in suites for argument in ("--suite", suite)]
-            argv += [argument for argument, needs in (("--slow-tokenizer", slow_tokenizer), ("--json", as_json)) if needs]
-            result = run_in_empty_network(argv)
-            if isinstance(result, int):
-                return ExitCode(result)
-            network_state = result
+            argv += [flag for flag, is_given in (("--slow-tokenizer", slow_tokenizer), ("--json", as_json)) if is_given]
+            isolated = run_in_empty_network(argv)
+            if isolated.exit_code is not None:
+                return ExitCode(isolated.exit_code)
+            network_state = isolated.reason
         from scoring.data import offline_check  # noqa: PLC0415  torch
 
         suites_in_request = tuple(load_suite(suite, os.environ).to_request() for suite in suites)
@@ -200,19 +204,21 @@ def doctor(
 
 
 @main.command()
-@click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="The step's folder.")
-@click.option("--tokens", type=click.IntRange(min=1), default=1000, show_default=True, help="How many are compared.")
-@click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Folder of the checkpoint.")
+@click.option("--tokens", type=click.IntRange(min=1), default=1000, show_default=True, help="Number of tokens to compare.")
+@json_option
 def verify(checkpoint: Path, tokens: int, as_json: bool) -> None:
-    """Compare this loader's logits with nanotron's own, on a GPU. Exit 65 where they differ, 69 where that cannot be done."""
+    """Compare this loader's logits with nanotron's own, on a GPU.
+
+    Exits 65 where they differ, 69 where nanotron or a GPU is missing.
+    """
 
     def run() -> ExitCode:
         from scoring.inference import verify as cross_check  # noqa: PLC0415  torch
 
         difference = cross_check.verify_logits(checkpoint.absolute(), tokens=tokens)
-        click.echo(
-            json.dumps(cross_check.build_verify_document(checkpoint, difference), indent=2) if as_json else difference.verdict
-        )
+        document = cross_check.build_verify_document(checkpoint, difference)
+        click.echo(json.dumps(document, indent=2) if as_json else difference.verdict)
         return ExitCode.SCORED if difference.agree else ExitCode.CANNOT_SCORE
 
     sys.exit(run_guarded(run))

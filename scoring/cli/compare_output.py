@@ -1,4 +1,4 @@
-"""``python -m scoring compare``: by a request, which writes compare.json, or two folders of results, which only tells."""
+"""Compares two results folders and prints the comparison. Writes nothing."""
 
 from pathlib import Path
 
@@ -15,30 +15,30 @@ from suites.contract.encoding import encode_json
 from suites.contract.objectives import Objectives
 
 MAX_TABLE_CHARACTERS = 1_000
-"""Characters of a table."""
+"""Widest table that is printed without wrapping."""
 
 VERDICT_TEXTS = {"no_change_seen": "no change seen", "too_few_items": "too few items"}
 
 
 class ComparisonOutput(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``--json`` prints: one comparison, and whose."""
+    """What ``--json`` prints: one comparison and its candidate."""
 
     candidate: msgspec.Raw
     comparison: Comparison
 
 
 def locate_evaluation(folder: Path) -> EvaluationRef:
-    """The evaluation whose results lie in RESULTS/<stage>/by_checkpoint/<directory>. Problem where that is no such folder."""
+    """Return the evaluation of the folder RESULTS/<stage>/by_checkpoint/<directory>. Raises UserError for any other."""
     folder = folder.absolute()
     if not folder.is_dir() or folder.parent.name != "by_checkpoint":
-        hint = "give the folder of an evaluation: RESULTS/<stage>/by_checkpoint/<step>"
-        raise UserError("is not the folder of an evaluation's results", location=folder, hint=hint)
+        hint = "give RESULTS/<stage>/by_checkpoint/<step>"
+        raise UserError("is not the results folder of an evaluation", location=folder, hint=hint)
     stage = folder.parent.parent
     return EvaluationRef(results=str(stage.parent), stage=stage.name, directory=folder.name)
 
 
 def compare_folders(baseline: Path, candidate: Path, objectives: Objectives, *, as_json: bool) -> ExitCode:
-    """Compare two folders and print it. Nothing is written."""
+    """Compare two results folders and print a table or JSON."""
     baseline_side, candidate_side = open_evaluation(locate_evaluation(baseline)), open_evaluation(locate_evaluation(candidate))
     comparison = compare_with_baseline("bridge", baseline_side, candidate_side, objectives)
     if as_json:
@@ -50,18 +50,23 @@ def compare_folders(baseline: Path, candidate: Path, objectives: Objectives, *, 
 
 
 def print_comparison(comparison: Comparison, title: str, console: Console) -> None:
-    """A table for people. It is as wide as it must be: a number that is cut off is a wrong number."""
+    """Print a table, as wide as it needs to be.
+
+    A number that is cut off would be a wrong number.
+    """
+    # Entries first, then totals: a total is over exactly the rows of its tier above.
     table = Table(box=SIMPLE)
     table.add_column("", no_wrap=True)
-    for heading in ("baseline", "candidate", "delta", "95 % interval", "p", "p (Holm)", "would see", "n"):
+    for heading in ("baseline", "candidate", "delta", "95 % interval", "p", "p (Holm)", "detectable", "n"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for entry in comparison.entries:
         table.add_row(*_format_row(_format_entry_name(entry), entry.effect))
     table.add_section()
     for total in comparison.totals:
-        table.add_row(*_format_row(f"{total.tier}: {len(total.names)} together", total.effect))
+        table.add_row(*_format_row(f"{total.tier}: total of {len(total.names)}", total.effect))
     console.print(title, markup=False, highlight=False, soft_wrap=True)
+    # Rich cuts a table to the console's width; a console in a pipe has 80 columns.
     needed_width = console.measure(table, options=console.options.update(max_width=MAX_TABLE_CHARACTERS)).maximum
     console.width = max(console.width, needed_width)
     console.print(table)

@@ -1,4 +1,4 @@
-"""``python -m scoring compare`` and ``export``: what becomes of results that are published."""
+"""``python -m scoring compare`` and ``export``, which read published results."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Literal
 import click
 
 from scoring.cli.exit_codes import run_guarded
+from scoring.cli.options import json_option, refuse_request_with_options
 from suites.common.errors import ExitCode
 from suites.contract.comparison import CompareRequest
 from suites.contract.encoding import encode_json, read_request
@@ -17,13 +18,11 @@ CurveAxis = Literal["step", "tokens"]
 
 @click.command()
 @click.argument("request_file", required=False, type=click.Path(path_type=Path), metavar="[REQUEST.json]")
-@click.option("--baseline", type=click.Path(path_type=Path), help="The folder of an evaluation's results.")
-@click.option("--candidate", type=click.Path(path_type=Path), help="The same, of what is judged.")
-@click.option(
-    "--improve", multiple=True, help="A tier (tier2, tier3, tier4), slice or task that should be better; may be repeated."
-)
-@click.option("--hold", multiple=True, help="One that must not be worse by more than the usual margins; may be repeated.")
-@click.option("--json", "as_json", is_flag=True, help="The comparison as JSON.")
+@click.option("--baseline", type=click.Path(path_type=Path), help="Results folder of the evaluation to compare with.")
+@click.option("--candidate", type=click.Path(path_type=Path), help="Results folder of the evaluation to judge.")
+@click.option("--improve", multiple=True, help="Tier (tier2, tier3, tier4), slice or task that should be better. Repeatable.")
+@click.option("--hold", multiple=True, help="The same, that must not be worse by more than the default margins. Repeatable.")
+@json_option
 def compare(
     request_file: Path | None,
     baseline: Path | None,
@@ -33,11 +32,13 @@ def compare(
     hold: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Say whether a checkpoint is better than another: paired, with errors. A REQUEST.json has compare.json written."""
+    """Compare two checkpoints with paired tests and confidence intervals.
+
+    With a REQUEST.json it writes compare.json.
+    """
+    refuse_request_with_options(request_file, (baseline, candidate, improve, hold))
     if request_file is None and not (baseline and candidate):
         raise click.UsageError("give --baseline and --candidate, or a REQUEST.json")
-    if request_file is not None and (baseline or candidate or improve or hold):
-        raise click.UsageError("give a REQUEST.json or the other options, not both: everything is in the request")
 
     def run() -> ExitCode:
         from scoring.cli import compare_output  # noqa: PLC0415  numpy and pyarrow
@@ -55,16 +56,19 @@ def compare(
 
 
 @click.command()
-@click.option("--results", type=click.Path(path_type=Path), required=True, help="The results folder of a watcher.")
-@click.option("--stage", "stages", multiple=True, help="Of this stage only; may be repeated.")
-@click.option("--tensorboard", type=click.Path(path_type=Path), help="Write event files under this folder.")
-@click.option("--wandb", type=click.Path(path_type=Path), help="Write offline runs under this folder; `wandb sync` sends them.")
-@click.option("--axis", type=click.Choice(["step", "tokens"]), default="step", show_default=True, help="What curves run over.")
-@click.option("--project", default="checkpoint-watcher", show_default=True, help="W&B's project.")
+@click.option("--results", type=click.Path(path_type=Path), required=True, help="The watcher's results folder.")
+@click.option("--stage", "stages", multiple=True, help="Export only this stage. Repeatable.")
+@click.option("--tensorboard", type=click.Path(path_type=Path), help="Write TensorBoard event files under this folder.")
+@click.option("--wandb", type=click.Path(path_type=Path), help="Write offline runs under this folder, for `wandb sync`.")
+@click.option("--axis", type=click.Choice(["step", "tokens"]), default="step", show_default=True, help="The curves' x axis.")
+@click.option("--project", default="checkpoint-watcher", show_default=True, help="Project of the W&B runs.")
 def export(
     results: Path, *, stages: tuple[str, ...], tensorboard: Path | None, wandb: Path | None, axis: CurveAxis, project: str
 ) -> None:
-    """Published scores as curves for TensorBoard or W&B. What was exported before is not written again."""
+    """Write published scores as curves for TensorBoard or W&B.
+
+    Scores that were exported before are skipped.
+    """
     if tensorboard is None and wandb is None:
         raise click.UsageError("give --tensorboard DIR or --wandb DIR")
 
@@ -75,9 +79,8 @@ def export(
 
         points = curve_points.collect_points(results.absolute(), stages)
         if tensorboard is not None:
-            click.echo(
-                f"{tensorboard_export.export_tensorboard(points, tensorboard.absolute(), axis)} of {len(points)} event files written"
-            )
+            file_count = tensorboard_export.export_tensorboard(points, tensorboard.absolute(), axis)
+            click.echo(f"{file_count} of {len(points)} event files written")
         if wandb is not None:
             click.echo(f"{wandb_export.export_wandb(points, wandb.absolute(), axis, project)} runs written")
         return ExitCode.SCORED

@@ -1,4 +1,4 @@
-"""A request from options: what the watcher would have written, for a person at a prompt."""
+"""Makes the request of ``python -m scoring score`` from its options."""
 
 import time
 from collections.abc import Mapping
@@ -39,25 +39,27 @@ class ScoreOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def request_from_options(options: ScoreOptions, environ: Mapping[str, str]) -> ScoringRequest:
-    """The request that these options mean.
+    """Return the request that these options describe.
 
-    A checkpoint that somebody names is taken without regard to its files' times, but whole it has to be. The run id
-    says what is scored and how, not when: two that are started with the same options share the work.
+    The checkpoint must be complete, but its files may be new. The run id is a digest of what is scored and how: two processes
+    that are started with the same options share the work.
 
-    Raises Problem: cannot score (not a whole checkpoint), usage (a suite, or what config.yaml does not say).
+    Raises UserError: CANNOT_SCORE (checkpoint not complete), USAGE (a suite, or a value that config.yaml lacks).
     """
     folder = options.checkpoint.absolute()
     inspection = inspect_checkpoint(folder, now=time.time(), settle_seconds=0.0, forced=True)
     if inspection.kind is not Completeness.COMPLETE or inspection.fingerprint is None:
-        hint = "give a whole checkpoint: a folder named after its step, with config.yaml in it"
+        hint = "give a complete checkpoint: a folder named after its step, with config.yaml in it"
         raise UserError(inspection.detail, location=folder, hint=hint, code=ExitCode.CANNOT_SCORE)
+    # The folder's name is the step, as for the watcher; the metadata has it where the name is no number.
     named_step = int(folder.name) if folder.name.isascii() and folder.name.isdigit() else inspection.step
-    step = _require_value(named_step, inspection, "its step", "name the folder after its step")
+    step = _require_value(named_step, inspection, "the step", "name the folder after its step")
     suites = tuple(bind_current_data(load_suite(suite, environ).to_request()) for suite in options.suites)
     tokenizer = options.tokenizer or _require_value(inspection.tokenizer, inspection, "a tokenizer", "give --tokenizer")
     seq_len = options.seq_len or _require_value(inspection.seq_len, inspection, "a sequence length", "give --seq-len")
+    # Everything that changes numbers is in the run id; exports and --offline change none.
     settings = [tokenizer, options.slow_tokenizer, seq_len, options.dtype, options.padded_vocab, options.backend]
-    device_type = (options.device or "").partition(":")[0]  # on which GPU is no difference: two may share the work
+    device_type = (options.device or "").partition(":")[0]  # cuda:0 and cuda:1 give the same numbers
     identity_digest = canonical_digest(
         [inspection.fingerprint, *(digest for digest, _ in compute_tier_digests(suites).values()), *settings, device_type]
     )
@@ -88,5 +90,5 @@ def request_from_options(options: ScoreOptions, environ: Mapping[str, str]) -> S
 
 def _require_value(value: T | None, inspection: Inspection, setting: str, hint: str) -> T:
     if value is None:
-        raise UserError(f"config.yaml does not say {setting}", location=inspection.folder, hint=hint)
+        raise UserError(f"config.yaml does not have {setting}", location=inspection.folder, hint=hint)
     return value

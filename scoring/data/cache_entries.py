@@ -14,10 +14,9 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import torch
 from filelock import SoftFileLease, Timeout
 
 from scoring.runtime.leases import identify_empty_lease
@@ -25,6 +24,9 @@ from suites.common.atomic_files import fsync_folder, make_temporary_name, read_j
 from suites.common.errors import UserError, classify_write_error
 from suites.common.group_permissions import grant_group_access, make_shared_folders
 from suites.definitions.data_cache import META_FILE, read_complete_meta
+
+if TYPE_CHECKING:
+    import torch
 
 _log = logging.getLogger(__name__)
 
@@ -206,11 +208,13 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+def save_tensors(tensors: "Mapping[str, torch.Tensor]", path: Path) -> None:
     """``torch.save`` that raises OSError with its cause when the disk fails.
 
     Torch itself would raise a RuntimeError without the reason.
     """
+    import torch  # noqa: PLC0415  the commands list, verify and gc of the cache need none
+
     buffer = io.BytesIO()
     torch.save(dict(tensors), buffer)
     path.write_bytes(buffer.getbuffer())

@@ -91,7 +91,7 @@ def prefill_request(request: ScoringRequest, folder: Path, *, refresh: bool, job
     finally:
         texts = [str(error) for error in errors]
         reason = f"{texts[0]} (and {len(texts) - 1} more)" if len(texts) > 1 else next(iter(texts), None)
-        document = {"schema": SCHEMA, "run_id": request.run_id, "code": int(code), "problems": texts, "why": reason}
+        document = {"schema": SCHEMA, "run_id": request.run_id, "code": int(code), "problems": texts, "reason": reason}
         try:
             write_json_atomically(AttemptPaths(folder).prefill_json, document)
         except OSError as error:

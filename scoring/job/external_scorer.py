@@ -1,16 +1,16 @@
-"""A scorer of somebody else's: ``backend: command``.
+"""Backend ``command``: runs the user's scorer and checks the numbers that it leaves.
 
-The command finds what it needs in its environment: LIGHTEVAL_CHECKPOINT_PATH, LIGHTEVAL_STEP, LIGHTEVAL_TOKENIZER (a folder),
-LIGHTEVAL_SEQ_LEN, NANOTRON_ROOT, and EVAL_DATA_DIR, a folder of links to the data cache without its keys:
-``ppl_slices/<slice>/packed_tokens.pt`` and ``cf_tasks/<task>/examples.jsonl``. In LIGHTEVAL_RESULTS_DIR, an empty folder, it
-leaves tier2_ppl.json with a perplexity for every slice, and tier3_cf.json with an accuracy for every task:
+The command finds its input in the environment: LIGHTEVAL_CHECKPOINT_PATH, LIGHTEVAL_STEP, LIGHTEVAL_TOKENIZER (a folder),
+LIGHTEVAL_SEQ_LEN, NANOTRON_ROOT, and EVAL_DATA_DIR, a folder of links to the data cache:
+``ppl_slices/<slice>/packed_tokens.pt`` and ``cf_tasks/<task>/examples.jsonl``. It writes tier2_ppl.json with a perplexity for
+every slice and tier3_cf.json with an accuracy for every task to the empty folder LIGHTEVAL_RESULTS_DIR:
 
     {"slices": {"code": {"ppl": 3.2}, ...}}   {"tasks": {"piqa": {"acc": 0.71}, ...}}
 
-An entry may hold more, which is kept, or be the bare number; and the section's name may be left out. We add the head and publish.
-Tiers that no command scores are scored here as ever.
+An entry may hold more, which is kept, or be the bare number. The section's name may be left out.
 """
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -20,9 +20,10 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -35,73 +36,89 @@ from suites.contract.scoring_request import ScoringRequest
 from suites.contract.tier_files import ENTRY_SCORES, TIER_SECTIONS
 
 POLL_SECONDS = 0.2
-"""Seconds between two looks at the command and at our own signals."""
+"""Seconds between two checks of the command and of our own signals."""
 
 FENCE_CHECK_SECONDS = 30.0
-"""Seconds between two looks at the fence."""
+"""Seconds between two checks of the fence."""
 
 _LINKED_FILES = {"tier2_ppl": ("ppl_slices", "packed_tokens.pt"), "tier3_cf": ("cf_tasks", "examples.jsonl")}
+"""Tier -> the folder of its cache entries, and the file of each that the command gets."""
 
 _log = structlog.get_logger()
 
 
-class CommandFolders(msgspec.Struct, frozen=True):
+class CommandFolders(NamedTuple):
     """The folders of one run of the command."""
 
-    folder: Path
+    results: Path
+    """LIGHTEVAL_RESULTS_DIR."""
+    data: Path
+    """EVAL_DATA_DIR."""
 
-    @property
-    def results(self) -> Path:
-        """LIGHTEVAL_RESULTS_DIR."""
-        return self.folder / "results"
 
-    @property
-    def data(self) -> Path:
-        """EVAL_DATA_DIR."""
-        return self.folder / "eval_data"
+class SplitRequest(NamedTuple):
+    """The two halves of a request. Either may have no suites."""
+
+    external: ScoringRequest
+    """What the user's command scores."""
+    internal: ScoringRequest
+    """What this program scores."""
 
 
 def refuse_unsupported_command(request: ScoringRequest) -> None:
-    """Problem (usage) for what a command cannot be asked."""
+    """Raise UserError (usage) where backend ``command`` cannot do what the request wants."""
     if not request.command:
         hint = "give --command, write command: in the config, or export LIGHTEVAL_CMD"
         raise UserError("there is no command", location="backend command", hint=hint)
     if request.exports:
-        raise UserError(
-            "only what is scored here can be exported", location="exports", hint="leave it out, or use --backend direct"
-        )
+        hint = "leave exports out, or use --backend direct"
+        raise UserError("results of a command cannot be exported", location="exports", hint=hint)
 
 
-def split_request(request: ScoringRequest) -> tuple[ScoringRequest, ScoringRequest]:
-    """(what the command scores, what is scored here all the same)."""
-    internal = tuple(suite for suite in request.suites if suite.tier not in ENTRY_SCORES)
+def split_request(request: ScoringRequest) -> SplitRequest:
+    """Divide the suites between the user's command and this program.
+
+    No command scores tier 4.
+    """
+    if request.backend != "command":
+        return SplitRequest(msgspec.structs.replace(request, suites=()), request)
     external = tuple(suite for suite in request.suites if suite.tier in ENTRY_SCORES)
-    internal_request = msgspec.structs.replace(request, suites=internal, backend="direct", command=None)
-    return msgspec.structs.replace(request, suites=external), internal_request
+    internal = tuple(suite for suite in request.suites if suite.tier not in ENTRY_SCORES)
+    return SplitRequest(
+        msgspec.structs.replace(request, suites=external),
+        msgspec.structs.replace(request, suites=internal, backend="direct", command=None),
+    )
 
 
 def prepare_folders(request: ScoringRequest, work_items: Sequence[WorkItem], restart: int) -> CommandFolders:
-    """Empty folders for this run, with the links to its data. What earlier runs of this evaluation left goes."""
-    folders = CommandFolders(request.paths.external_folder(f"{request.run_id}.{restart}.{os.getpid()}"))
+    """Make empty folders for this run, with links to its data.
+
+    Removes the folders of earlier runs of the evaluation. Raises UserError where they cannot be written.
+    """
+    run_prefix = f"{request.run_id}.{restart}."
+    run_folder = request.paths.external_folder(f"{run_prefix}{os.getpid()}")
+    folders = CommandFolders(run_folder / "results", run_folder / "eval_data")
     with convert_write_errors(request.paths.folder):
-        for stale in folders.folder.parent.glob("*"):
-            if not stale.name.startswith(f"{request.run_id}.{restart}."):
-                shutil.rmtree(stale, ignore_errors=True)
+        for earlier in run_folder.parent.glob("*"):
+            if not earlier.name.startswith(run_prefix):
+                shutil.rmtree(earlier, ignore_errors=True)
         folders.results.mkdir(parents=True, exist_ok=True)
         for work_item in work_items:
-            section, name = _LINKED_FILES[work_item.tier]
-            link = folders.data / section / work_item.name / name
+            section, file_name = _LINKED_FILES[work_item.tier]
+            link = folders.data / section / work_item.name / file_name
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(work_item.entry.folder / name)
+            link.symlink_to(work_item.entry.folder / file_name)
     return folders
 
 
 def build_environment(
-    request: ScoringRequest, digest: str, folders: CommandFolders, environ: Mapping[str, str]
+    request: ScoringRequest, tokenizer_digest: str, folders: CommandFolders, environ: Mapping[str, str]
 ) -> dict[str, str]:
-    """``environ`` and what the command is told."""
-    given_tokenizer = Path(request.tokenizer).expanduser()
-    tokenizer = given_tokenizer if given_tokenizer.is_dir() else DataPaths(Path(request.eval_data)).tokenizer(digest)
+    """Return ``environ`` with the variables that the command reads."""
+    # The command gets a folder in any case: a tokenizer of the Hub is copied to the cache.
+    tokenizer = Path(request.tokenizer).expanduser()
+    if not tokenizer.is_dir():
+        tokenizer = DataPaths(Path(request.eval_data)).tokenizer(tokenizer_digest)
     return {
         **environ,
         "LIGHTEVAL_CHECKPOINT_PATH": request.checkpoint,
@@ -115,7 +132,7 @@ def build_environment(
 
 
 def _find_nanotron_source() -> str:
-    """The source tree of the nanotron that is installed here; empty where there is none."""
+    """Return the source tree of the installed nanotron, or an empty text."""
     spec = importlib.util.find_spec("nanotron")
     if spec is None or spec.origin is None:
         return ""
@@ -130,13 +147,18 @@ def run_scorer_command(
     get_signal_name: Callable[[], str | None],
     check_fence: Callable[[], None],
 ) -> None:
-    """Run the command to its end; its output goes where ours goes.
+    """Run the command to its end. Its output goes where ours goes.
 
-    A list is its arguments; a line is the user's own bash. ``get_signal_name`` gives the name of the signal that we were sent, which
-    the command's whole process group is sent, too; ``check_fence`` is called now and then, and raises where it shall be ended.
+    Args:
+        command: a list of arguments, or a line for bash.
+        environ: its environment.
+        get_signal_name: name of the signal that we got, which is then sent to the command's process group.
+        check_fence: called at times; raises where the command must end.
 
-    Raises Problem: temporary where a signal ended it, a bug where it fails.
+    Raises:
+        UserError: TEMPORARY where a signal ended it, BUG where it fails, UNAVAILABLE where it cannot be started.
     """
+    # A process group of its own, so that signals reach everything that it starts.
     argv = ["bash", "-c", command] if isinstance(command, str) else list(command)
     location = command if isinstance(command, str) else " ".join(command)
     _log.info("command", argv=argv)
@@ -144,21 +166,17 @@ def run_scorer_command(
         child = subprocess.Popen(argv, env=dict(environ), stdin=subprocess.DEVNULL, process_group=0)
     except OSError as error:
         message = f"cannot be started ({error.strerror})"
-        raise UserError(message, location=location, hint="mend command: in the config", code=ExitCode.UNAVAILABLE) from error
+        raise UserError(message, location=location, hint="fix command: in the config", code=ExitCode.UNAVAILABLE) from error
     sent_signal: str | None = None
-    seconds_to_check = FENCE_CHECK_SECONDS
+    last_checked = time.monotonic()
     try:
-        while True:
-            try:
-                code = child.wait(timeout=POLL_SECONDS)
-                break
-            except subprocess.TimeoutExpired:
-                seconds_to_check -= POLL_SECONDS
+        while (code := _wait_briefly(child)) is None:
+            # Pass each signal on once: SIGUSR1 (the walltime is near) may be followed by SIGTERM.
             if (signal_name := get_signal_name()) is not None and signal_name != sent_signal:
                 sent_signal = signal_name
                 _send_signal(child, signal.Signals[signal_name])
-            if seconds_to_check <= 0:
-                seconds_to_check = FENCE_CHECK_SECONDS
+            if time.monotonic() - last_checked >= FENCE_CHECK_SECONDS:
+                last_checked = time.monotonic()
                 check_fence()
     except BaseException:
         _send_signal(child, signal.SIGKILL)
@@ -166,27 +184,32 @@ def run_scorer_command(
         raise
     if code == 0:
         return
+    # After a signal any exit code but 0 means that it was stopped.
     if sent_signal is not None:
-        raise UserError(
-            f"stopped by {sent_signal}", location=location, hint="start it again: it begins anew", code=ExitCode.TEMPORARY
-        )
+        hint = "start it again: the command begins from the start"
+        raise UserError(f"stopped by {sent_signal}", location=location, hint=hint, code=ExitCode.TEMPORARY)
     ending = f"exit code {code}" if code > 0 else signal.Signals(-code).name
-    raise UserError(
-        f"the command ended with {ending}", location=location, hint="its output in the log says why", code=ExitCode.BUG
-    )
+    hint = "see its output in the log"
+    raise UserError(f"the command ended with {ending}", location=location, hint=hint, code=ExitCode.BUG)
+
+
+def _wait_briefly(child: subprocess.Popen[bytes]) -> int | None:
+    try:
+        return child.wait(timeout=POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _send_signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, number)
-    except ProcessLookupError:
-        return
 
 
 def read_command_results(work_items: Sequence[WorkItem], folders: CommandFolders) -> dict[str, dict[str, Any]]:
-    """Tier -> what its document says after the head: the command's entries, completed, and their summary.
+    """Return tier -> what its tier file says after the head.
 
-    Raises Problem (a bug: the command's) where a file or a number is missing, or is none.
+    That is a summary, and the completed entries. Raises UserError (BUG: the command's) where a file or a number is missing
+    or invalid.
     """
     by_tier: dict[str, list[WorkItem]] = {}
     for work_item in work_items:
@@ -195,49 +218,56 @@ def read_command_results(work_items: Sequence[WorkItem], folders: CommandFolders
 
 
 def _read_scores(tier: str, work_items: Sequence[WorkItem], path: Path) -> dict[str, Any]:
-    section, score = TIER_SECTIONS[tier], ENTRY_SCORES[tier]
+    section = TIER_SECTIONS[tier]
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise _invalid_results("the command ended well, but did not leave it", path) from None
+        message = "the command ended with exit code 0, but did not write it"
+        raise _build_results_error(tier, message, path) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise _invalid_results(f"not JSON that can be read: {error}", path) from error
+        raise _build_results_error(tier, f"the file is not readable JSON: {error}", path) from error
+    # {"slices": {NAME: ...}} or simply {NAME: ...}.
     scores = document.get(section, document) if isinstance(document, dict) else None
     if not isinstance(scores, dict):
-        raise _invalid_results(f"no JSON object with {section}", path)
-    entries = {work_item.name: _complete_entry(scores.get(work_item.name), work_item, score, path) for work_item in work_items}
+        raise _build_results_error(tier, f"the file has no JSON object {section}", path)
+    entries = {work_item.name: _complete_entry(scores.get(work_item.name), work_item, path) for work_item in work_items}
     summary = (_summarise_perplexity if tier == "tier2_ppl" else _summarise_accuracy)(entries)
     return {"summary": summary, section: entries}
 
 
-def _complete_entry(given: Any, work_item: WorkItem, score: str, path: Path) -> dict[str, Any]:
+def _build_results_error(tier: str, message: str, path: Path) -> UserError:
+    section, score = TIER_SECTIONS[tier], ENTRY_SCORES[tier]
+    hint = f'let the command write {{"{section}": {{NAME: {{"{score}": NUMBER}}}}}} to $LIGHTEVAL_RESULTS_DIR/{path.name}'
+    return UserError(message, location=path, hint=hint, code=ExitCode.BUG)
+
+
+def _complete_entry(given: Any, work_item: WorkItem, path: Path) -> dict[str, Any]:
+    """Return one checked entry, with the fields that follow from its number."""
+    score = ENTRY_SCORES[work_item.tier]
+    # {"ppl": 3.2, ...} or simply 3.2.
     entry: dict[str, Any] = dict(given) if isinstance(given, dict) else {score: given}
     value: Any = entry.get(score)
     if not _is_number(value) or (value <= 0 if score == "ppl" else not 0 <= value <= 1):
         message = "no perplexity above 0" if score == "ppl" else "no accuracy between 0 and 1"
-        detail = f"{score} is {_describe_value(value)}" if given is not None else "nothing is said of it"
-        raise _invalid_results(f"{work_item.name} has {message}: {detail}", path)
-    entry = {
-        name: field_value
-        for name, field_value in entry.items()
-        if not isinstance(field_value, float) or math.isfinite(field_value)
-    }
+        shown = type(value).__name__ if isinstance(value, str | list | dict) else repr(value)[:60]
+        detail = f"{score} is {shown}" if given is not None else "the file does not name it"
+        raise _build_results_error(work_item.tier, f"{work_item.name} has {message}: {detail}", path)
+    # JSON has no NaN and no infinity: a number that is not needed is left out, one inside a list is refused below.
+    entry = {key: number for key, number in entry.items() if not isinstance(number, float) or math.isfinite(number)}
+    # What the cache knows of the data stands in for what the command leaves out.
+    meta = work_item.entry.meta
     if score == "ppl":
-        meta = work_item.entry.meta
         derived = {"nll_per_token": math.log(value), "tokens": meta["tokens"] - 1}
     else:
-        derived = {"primary": value, "primary_metric": "acc", "examples": work_item.entry.meta["examples"]}
+        derived = {"primary": value, "primary_metric": "acc", "examples": meta["examples"]}
     if not (_is_number(entry.get("tokens")) and entry["tokens"] > 0):
         entry.pop("tokens", None)
     try:
         json.dumps(entry, allow_nan=False, ensure_ascii=False).encode()
     except ValueError as error:
-        raise _invalid_results(f"{work_item.name} holds what cannot be published: {error}", path) from error
+        message = f"{work_item.name} holds values that cannot be published: {error}"
+        raise _build_results_error(work_item.tier, message, path) from error
     return {**derived, **entry, "data_key": work_item.data_key}
-
-
-def _describe_value(value: Any) -> str:
-    return repr(value)[:60] if not isinstance(value, str | list | dict) else type(value).__name__
 
 
 def _is_number(value: Any) -> bool:
@@ -245,22 +275,19 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -largest <= value <= largest
 
 
-def _invalid_results(message: str, path: Path) -> UserError:
-    section, score = TIER_SECTIONS[path.stem], ENTRY_SCORES[path.stem]
-    hint = f'let the command write {{"{section}": {{NAME: {{"{score}": NUMBER}}}}}} to $LIGHTEVAL_RESULTS_DIR/{path.name}'
-    return UserError(message, location=path, hint=hint, code=ExitCode.BUG)
-
-
 def _summarise_perplexity(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Weighted by predicted tokens: those that the command says, else those of the slice."""
-    weights = {name: entry["tokens"] for name, entry in entries.items()}
-    tokens = sum(weights.values())
-    nll = sum(weights[name] * math.log(entry["ppl"]) for name, entry in entries.items()) / tokens
+    """Average NLLs over slices, weighted by predicted tokens.
+
+    The weights are the command's own counts, or else those of the slices. ``perplexity_metric`` sums NLLs instead, but a
+    command gives only perplexities.
+    """
+    tokens = sum(entry["tokens"] for entry in entries.values())
+    nll = sum(entry["tokens"] * math.log(entry["ppl"]) for entry in entries.values()) / tokens
     return {"ppl": math.exp(nll), "nll_per_token": nll, "tokens": tokens, "slices": len(entries)}
 
 
 def _summarise_accuracy(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over tasks; acc_norm only where every task has it."""
+    """Average over tasks, for each metric that all tasks have."""
     means = {}
     for name in ("primary", "acc", "acc_norm"):
         values = [entry.get(name) for entry in entries.values()]

@@ -1,4 +1,6 @@
-"""What a request needs before anything is scored: a device, and nothing that this version cannot do."""
+"""Checks before anything is scored: device, checkpoint, supported options."""
+
+from typing import NamedTuple
 
 import torch
 
@@ -6,34 +8,75 @@ from scoring.export.lm_eval import EXPORTERS
 from scoring.job import external_scorer
 from scoring.model import nanotron_backend
 from scoring.tiers.registry import TIERS
+from suites.checkpoint.architecture import UnscorableCheckpoint
+from suites.checkpoint.completeness import compute_fingerprint
+from suites.checkpoint.metadata import CheckpointMetadata, read_checkpoint_metadata
+from suites.checkpoint.shard_headers import IncompleteFile
 from suites.common.errors import ExitCode, UserError
+from suites.common.formatting import describe_error
 from suites.contract.scoring_request import ScoringRequest
 
 
-def resolve_device(request: ScoringRequest) -> tuple[str, str]:
-    """(device, dtype): CUDA where there is one, and bfloat16 on it; float32 on a CPU; or what was asked for."""
+class DeviceChoice(NamedTuple):
+    """Where a model runs, and in which precision."""
+
+    name: str
+    """``cpu``, ``cuda`` or ``cuda:N``."""
+    dtype: str
+    """``float32`` or ``bfloat16``."""
+
+
+def resolve_device(request: ScoringRequest) -> DeviceChoice:
+    """Return the requested device and dtype, or their defaults.
+
+    The default is CUDA with bfloat16 where there is a GPU, else a CPU with float32.
+    """
     device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        hint = "run on a node with a GPU, or ask for --device cpu"
-        raise UserError("CUDA is not available here", location=f"device {device}", hint=hint, code=ExitCode.UNAVAILABLE)
-    return device, request.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+        hint = "run on a node with a GPU, or give --device cpu"
+        raise UserError("CUDA is not available", location=f"device {device}", hint=hint, code=ExitCode.UNAVAILABLE)
+    return DeviceChoice(device, request.dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
+
+
+def refuse_changed_checkpoint(request: ScoringRequest) -> None:
+    """Raise UserError (changed) where the request is for another content."""
+    if compute_fingerprint(request.resolve_checkpoint_folder()) != request.fingerprint:
+        raise _build_changed_error(request, "changed since it was judged complete")
+
+
+def load_checkpoint_metadata(request: ScoringRequest) -> CheckpointMetadata:
+    """Read the documents of the checkpoint.
+
+    Raises UserError (changed) where that fails: they were readable when the checkpoint was judged complete.
+    """
+    try:
+        return read_checkpoint_metadata(request.resolve_checkpoint_folder())
+    except (IncompleteFile, UnscorableCheckpoint, OSError) as error:
+        raise _build_changed_error(request, f"changed or vanished: {describe_error(error)}") from error
+
+
+def _build_changed_error(request: ScoringRequest, message: str) -> UserError:
+    hint = "it is scored again when it is complete again"
+    return UserError(message, location=request.checkpoint, hint=hint, code=ExitCode.CHANGED)
 
 
 def refuse_unsupported_request(request: ScoringRequest) -> None:
-    """Problem for what a request may ask and this version cannot do."""
+    """Raise UserError for a valid request that this version cannot score."""
     for suite in request.suites:
         if suite.tier not in TIERS:
-            hint = "give suites of " + " or ".join(TIERS)
-            raise UserError(f"tier {suite.tier!r} cannot be scored here", location=f"suite {suite.name}", hint=hint)
+            hint = f"give suites of {' or '.join(TIERS)}"
+            raise UserError(f"tier {suite.tier!r} cannot be scored", location=f"suite {suite.name}", hint=hint)
     if not request.suites:
         raise UserError("there is nothing to score", location="request", hint="give a suite")
+    # Each backend refuses the options that it does not have.
     if request.backend == "nanotron":
         nanotron_backend.refuse_unsupported_options(request)
     elif request.backend == "command":
         external_scorer.refuse_unsupported_command(request)
     elif request.backend != "direct":
         hint = "use --backend direct, which needs nothing else"
-        raise UserError(f"backend {request.backend!r} is not here", location="backend", hint=hint, code=ExitCode.UNAVAILABLE)
+        raise UserError(f"there is no backend {request.backend!r}", location="backend", hint=hint, code=ExitCode.UNAVAILABLE)
     for export_name in request.exports:
         if export_name not in EXPORTERS:
-            raise UserError(f"no export {export_name!r} here", location="exports", hint=f"give one of: {', '.join(EXPORTERS)}")
+            hint = f"give one of: {', '.join(EXPORTERS)}"
+            raise UserError(f"there is no export {export_name!r}", location="exports", hint=hint)

@@ -1,7 +1,7 @@
-"""One evaluation on several devices: a process for each, all taking parts from the same place.
+"""One evaluation on several devices, with a worker process for each.
 
-The parent has no model. It prepares the data, starts the others, passes signals on, joins their progress, and when they are gone
-takes what is left over as any worker would: usually nothing, and it publishes. A process that dies costs the part it was at.
+The parent has no model: it starts the workers, passes signals on and joins their progress. Then it scores what they left,
+usually nothing, and publishes. A worker that dies costs the part that it was scoring.
 """
 
 import signal
@@ -16,9 +16,9 @@ import msgspec
 import structlog
 import torch
 
-from scoring.runtime.progress import PROGRESS_INTERVAL_SECONDS, JobProgress, merge_progress
+from scoring.runtime.progress import LOGGED_KEYS, PROGRESS_INTERVAL_SECONDS, JobProgress, merge_progress
 from scoring.runtime.stop import StopRequest
-from suites.common.atomic_files import read_json
+from suites.common.atomic_files import read_json_object
 from suites.contract.scoring_request import ScoringRequest
 
 _log = structlog.get_logger()
@@ -27,7 +27,10 @@ _log = structlog.get_logger()
 def list_worker_environments(
     request: ScoringRequest, device: str, processes: int, environ: Mapping[str, str]
 ) -> list[dict[str, str]]:
-    """What to set in the environment of each process: a GPU each, unless one is named; on a CPU as many as were asked for."""
+    """Return the environment variables of each worker.
+
+    There is one worker for each visible GPU. Where a device is named, or on a CPU, ``processes`` workers share it.
+    """
     if device == "cuda" and request.backend == "direct":
         visible_devices = environ.get("CUDA_VISIBLE_DEVICES")
         count = torch.cuda.device_count()  # asks the driver, starts nothing
@@ -45,7 +48,11 @@ def run_workers(
     progress: JobProgress,
     environ: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    """Run a worker with each of ``settings`` until all have ended; what they say of their runs (run.json's content)."""
+    """Run a worker with each of ``settings`` until all have ended.
+
+    Returns the run.json of each worker that wrote one.
+    """
+    # Files of an earlier run would count as reports of workers that have not begun.
     files = [request.paths.worker_json(number, progress.array_task) for number in range(len(settings))]
     for file in files:
         file.unlink(missing_ok=True)
@@ -54,6 +61,7 @@ def run_workers(
     try:
         _wait_for_workers(children, files, stop, progress)
     finally:
+        # After a failure of ours no worker may go on: nobody would publish for it.
         for child in children:
             if child.poll() is None:
                 child.terminate()
@@ -61,15 +69,14 @@ def run_workers(
             child.wait()
     for number, child in enumerate(children):
         if child.returncode != 0:
-            _log.warning("a worker ended early; its part is taken by another", worker=number, code=child.returncode)
-    reports = [read_json(file) for file in files]
-    return [setting for setting in reports if isinstance(setting, dict) and "timings" in setting]
+            _log.warning("a worker ended early; another process scores its part", worker=number, code=child.returncode)
+    return list(filter(_is_final_report, map(read_json_object, files)))
 
 
 def _start_worker(request: ScoringRequest, number: int, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "scoring", "work", str(number)]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, env=dict(environ))
-    assert child.stdin is not None  # noqa: S101  it was asked for
+    assert child.stdin is not None  # noqa: S101  stdin=PIPE
     with child.stdin as stream:
         stream.write(msgspec.json.encode(request))
     return child
@@ -78,29 +85,38 @@ def _start_worker(request: ScoringRequest, number: int, environ: Mapping[str, st
 def _wait_for_workers(
     children: Sequence[subprocess.Popen[bytes]], files: Sequence[Path], stop: StopRequest, progress: JobProgress
 ) -> None:
+    # Signals are passed on once. A worker ends after its batch and keeps its parts.
     is_signalled, last_updated = False, time.monotonic()
     while any(child.poll() is None for child in children):
-        if stop.requested_by is not None and not is_signalled:
+        if stop.signal_name is not None and not is_signalled:
             is_signalled = True
             for child in children:
                 if child.poll() is None:
-                    child.send_signal(signal.Signals[stop.requested_by])
+                    child.send_signal(signal.Signals[stop.signal_name])
         if time.monotonic() - last_updated >= PROGRESS_INTERVAL_SECONDS:
             last_updated = time.monotonic()
-            _update_progress(files, progress)
+            update_progress(files, progress)
         time.sleep(0.1)
-    _update_progress(files, progress)
+    update_progress(files, progress)
 
 
-def _update_progress(files: Sequence[Path], progress: JobProgress) -> None:
-    """progress.json of all workers, those that have ended already among them."""
+def update_progress(files: Sequence[Path], progress: JobProgress) -> None:
+    """Publish the progress of all workers, also of those that have ended."""
     documents = []
-    for document in map(read_json, files):
-        if isinstance(document, dict) and "done" in document:
-            documents.append(document)
-        elif isinstance(document, dict) and "timings" in document:
+    for document in map(read_json_object, files):
+        if _is_final_report(document):
             documents.append(progress.build_ended_document(document))
+        elif "done" in document:
+            documents.append(document)
     if documents:
         merged = merge_progress(documents)
         progress.publish_document(merged)
-        _log.info("progress", **{key: merged[key] for key in ("parts_done", "parts", "tokens_per_s", "seconds_left")})
+        _log.info("progress", **{key: merged[key] for key in LOGGED_KEYS})
+
+
+def _is_final_report(document: Mapping[str, Any]) -> bool:
+    """Whether a worker's file holds its run.json.
+
+    While the worker runs, the file holds its progress.
+    """
+    return "timings" in document

@@ -1,9 +1,9 @@
-"""Which run may publish: fence.json, written at a run's start and read before each part and before publishing.
+"""fence.json: which run may publish.
 
-A node that was given up for lost can come back with a copy of a job that was started again elsewhere; Slurm
-restarts a job under its old name. The copy that finds another's word in the fence stops and publishes nothing.
-Workers of one run (four GPUs, an array of jobs) are the same word, and share it. Tasks of an array are restarted each by
-itself: there the word is the run alone, and a task's restart stands in a file of its own, so that nobody else loses anything.
+A run writes it when it starts, and reads it before each part and before it publishes.
+
+A node that was given up for lost may come back with a copy of a job that now runs elsewhere. The copy reads another run or
+restart in the fence, stops, and publishes nothing.
 """
 
 import os
@@ -21,7 +21,11 @@ SCHEMA = 1
 
 
 class Fence:
-    """This process's claim to publish for one evaluation."""
+    """The claim of this process to publish one evaluation.
+
+    All workers of a run share it. Tasks of an array are restarted each by itself: then the shared file names the run alone,
+    and a file of the task its restart, so that a restart stops no other task.
+    """
 
     def __init__(self, paths: EvaluationPaths, run_id: str, environ: Mapping[str, str]) -> None:
         self.run_id = run_id
@@ -32,41 +36,33 @@ class Fence:
         )
 
     def acquire(self) -> None:
-        """Write our word, unless it stands there already. Problem (temporary) where a later restart of this run has begun."""
-        for path, restart in self._restart_by_path.items():
-            self._acquire_file(path, restart)
+        """Write this run into the fence.
 
-    def _acquire_file(self, path: Path, restart: int) -> None:
-        document = read_json_object(path)
-        if document.get("run_id") == self.run_id:
-            if document.get("restart") == restart:
-                return
-            if isinstance(document.get("restart"), int) and document["restart"] > restart:
-                raise self._build_lost_error(path, document)
-        write_json_atomically(
-            path,
-            {
-                "schema": SCHEMA,
-                "run_id": self.run_id,
-                "restart": restart,
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "at": time.time(),
-            },
-        )
+        Raises UserError (temporary) where a later restart of it has begun.
+        """
+        for path, restart in self._restart_by_path.items():
+            document = read_json_object(path)
+            other_restart = document.get("restart")
+            if document.get("run_id") == self.run_id:
+                if other_restart == restart:
+                    continue
+                if isinstance(other_restart, int) and other_restart > restart:
+                    raise _build_lost_error(path, document)
+            # An earlier run, or an earlier restart of this one: from now on its checks fail.
+            holder = {"host": socket.gethostname(), "pid": os.getpid(), "at": time.time()}
+            write_json_atomically(path, {"schema": SCHEMA, "run_id": self.run_id, "restart": restart, **holder})
 
     def check(self) -> None:
-        """Problem (temporary) where the fence is no longer ours."""
+        """Raise UserError (temporary) where another run or restart holds the fence."""
         for path, restart in self._restart_by_path.items():
             document = read_json_object(path)
             if (document.get("run_id"), document.get("restart")) != (self.run_id, restart):
-                raise self._build_lost_error(path, document)
+                raise _build_lost_error(path, document)
 
-    def _build_lost_error(self, path: Path, document: dict[str, Any]) -> UserError:
-        owner = (
-            f"run {document['run_id']} (restart {document.get('restart')}, {document.get('host')})"
-            if "run_id" in document
-            else "nobody"
-        )
-        hint = "nothing was published; what this run finished is kept for the other"
-        return UserError(f"the evaluation now belongs to {owner}", location=path, hint=hint, code=ExitCode.TEMPORARY)
+
+def _build_lost_error(path: Path, document: Mapping[str, Any]) -> UserError:
+    owner = "nobody"
+    if "run_id" in document:
+        owner = f"run {document['run_id']} (restart {document.get('restart')}, {document.get('host')})"
+    hint = "nothing was published; the other run uses the parts that are finished"
+    return UserError(f"the evaluation now belongs to {owner}", location=path, hint=hint, code=ExitCode.TEMPORARY)

@@ -1,38 +1,43 @@
-"""What leases leave behind when their owner is killed at the wrong moment."""
+"""Removes lease files that an owner left empty when it was killed."""
 
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 
-def identify_empty_lease(marker: Path) -> tuple[int, int] | None:
-    """Which file it is, where it is an empty one; None where there is none, or it says whose it is.
+class LeaseFileId(NamedTuple):
+    """Identity of a lease file. A later file has another."""
 
-    An owner that was killed between making its marker and writing its name into it leaves such a file, and it
-    has no heartbeat that could end: it would stay for ever.
+    inode: int
+    mtime_ns: int
+
+
+def identify_empty_lease(path: Path) -> LeaseFileId | None:
+    """Return the identity of an empty lease file, or None.
+
+    An owner that is killed between creating the file and writing its name leaves it empty. Such a lease has no heartbeat that
+    could stop, so it would stay for ever.
     """
     try:
-        status = marker.stat()
+        status = path.stat()
     except OSError:
         return None
-    return (status.st_ino, status.st_mtime_ns) if status.st_size == 0 else None
+    return LeaseFileId(status.st_ino, status.st_mtime_ns) if status.st_size == 0 else None
 
 
 class StaleLeaseCleaner:
-    """Takes away markers that stayed nameless for ``seconds`` of our own clock."""
+    """Removes lease files that stay empty for ``max_age_seconds`` of our own clock."""
 
     def __init__(self, max_age_seconds: float) -> None:
         self._max_age_seconds = max_age_seconds
-        self._first_observed: dict[Path, tuple[tuple[int, int], float]] = {}
+        self._first_observed: dict[tuple[Path, LeaseFileId], float] = {}
 
-    def remove_if_stale(self, marker: Path) -> None:
-        """To be called each time that a lease could not be had."""
-        identity = identify_empty_lease(marker)
-        observed = self._first_observed.pop(marker, None)
+    def remove_if_stale(self, path: Path) -> None:
+        """Call this each time that a lease is not free."""
+        identity = identify_empty_lease(path)
         if identity is None:
             return
-        if observed is None or observed[0] != identity:
-            observed = (identity, time.monotonic())
-        if time.monotonic() - observed[1] > self._max_age_seconds:
-            marker.unlink(missing_ok=True)
-        else:
-            self._first_observed[marker] = observed
+        # By our own clock: the file server's may differ from it by minutes.
+        first_observed = self._first_observed.setdefault((path, identity), time.monotonic())
+        if time.monotonic() - first_observed > self._max_age_seconds:
+            path.unlink(missing_ok=True)

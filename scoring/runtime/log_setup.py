@@ -1,4 +1,4 @@
-"""Where what is logged goes."""
+"""The log of a scoring process, and its warning that no watcher runs."""
 
 import contextlib
 import logging
@@ -16,30 +16,34 @@ _VERBOSE_LOGGERS = ("httpx", "httpx2", "httpcore", "huggingface_hub", "fsspec", 
 
 
 class BestEffortStream:
-    """A stream for the log. A log that has no room left, or whose reader is gone, is no reason to end."""
+    """A stream that ignores write errors.
+
+    A full disk or a closed pipe behind the log must not end a job.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """As the stream does it, if it can."""
+        """Write ``text`` where the stream takes it."""
         with contextlib.suppress(OSError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """As the stream does it, if it can."""
+        """Flush where the stream can."""
         with contextlib.suppress(OSError):
             self._stream.flush()
 
 
 def configure_scoring_log() -> None:
-    """Everything that is logged goes to stderr, a line each, with its time."""
+    """Send all log lines to stderr, with their time."""
+    # stdout is for results; libraries log through logging, our modules through structlog.
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)  # a data set without a card is no news
-    logging.getLogger("huggingface_hub._snapshot_download").setLevel(logging.ERROR)  # a repository without a tokenizer is refused
+    logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)  # warns of a data set without a card
+    logging.getLogger("huggingface_hub._snapshot_download").setLevel(logging.ERROR)  # we refuse a repository without a tokenizer
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -51,18 +55,21 @@ def configure_scoring_log() -> None:
 
 
 def warn_if_unwatched(request: ScoringRequest) -> None:
-    """The log says when the watcher that asked for this is not there, by the same rule as ``watcher status``."""
+    """Warn in the log where the request's watcher does not run.
+
+    The rule is that of ``watcher status``.
+    """
     log = structlog.get_logger()
     if request.status is None:
         return
     try:
         liveness = read_liveness(Path(request.status), time.time())
     except (OSError, ValueError) as error:
-        log.warning("the watcher's status cannot be read; is it running?", path=request.status, error=str(error))
+        log.warning("the watcher's status cannot be read; check that it runs", path=request.status, error=str(error))
         return
     minutes = round(liveness.age_seconds / 60)
     if liveness.verdict == "stopped":
-        log.warning("the watcher was told to end; its next run sees these results", path=request.status, minutes=minutes)
+        log.warning("the watcher was stopped; its next run picks up these results", path=request.status, minutes=minutes)
     elif liveness.verdict == "stale":
-        hint = "see what should run `watcher once`" if liveness.is_once_mode else "start `watcher run`"
-        log.warning("nobody is watching any more", todo=hint, path=request.status, minutes=minutes)
+        hint = "check the cron job or timer of watcher once" if liveness.is_once_mode else "start watcher run"
+        log.warning("the watcher does not run any more", hint=hint, path=request.status, minutes=minutes)

@@ -1,7 +1,7 @@
-"""The unit of work: a slice, or a stretch of a long task. Finished parts are files; what is missing is what is left to do.
+"""The unit of work: a slice, or a range of items.
 
-A part is keyed by everything that its numbers depend on, written atomically, and leased while it is being
-scored. Leases only save work: they expire, and two workers that score the same part write the same file.
+A part is keyed by everything that its numbers depend on. Leases only save work: they expire, and two workers that score the
+same part write the same file.
 """
 
 import io
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import filelock
 import msgspec
@@ -32,7 +32,7 @@ PART_SCHEMA = 1
 ITEMS_PER_PART = 1000
 
 PART_LEASE_SECONDS = 60.0
-"""Seconds without a heartbeat after which another host may take a lease; on the same host a dead owner's is taken at once."""
+"""Seconds without a heartbeat after which another host may take a lease. A dead owner's is free at once on its own host."""
 
 _META_KEY = b"part"
 
@@ -40,7 +40,7 @@ _log = structlog.get_logger()
 
 
 class RunIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """What every part of a run has in common."""
+    """What the numbers of all parts of a run depend on."""
 
     fingerprint: str
     tokenizer: str
@@ -52,28 +52,31 @@ class RunIdentity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """One slice, or items start .. stop-1 of a task."""
+    """One slice, or the items start .. stop-1 of a task."""
 
     tier: str
     name: str
     start: int = 0
     stop: int | None = None
-    """None: all of it."""
+    """None: the entire slice."""
     key: str
     """sha256 (hex)."""
 
     @property
     def label(self) -> str:
-        """For logs: ``mmlu[0:1000]``."""
+        """Name for logs: ``mmlu[0:1000]``."""
         return self.name if self.stop is None else f"{self.name}[{self.start}:{self.stop}]"
 
     def result_path(self, paths: EvaluationPaths) -> Path:
-        """Rows as parquet, the rest as JSON in its metadata: one file, so that it is there whole or not at all."""
+        """File of the finished part.
+
+        Parquet, with the figures as JSON in its metadata: one file is complete or absent.
+        """
         return paths.parts / f"{self.name}.{self.key[:16]}.parquet"
 
     def lease_path(self, paths: EvaluationPaths) -> Path:
-        """Exists while somebody scores this part."""
-        return paths.parts / f"{self.name}.{self.key[:16]}.lease"
+        """File that exists while a process scores this part."""
+        return self.result_path(paths).with_suffix(".lease")
 
 
 class FinishedPart(msgspec.Struct, frozen=True):
@@ -95,32 +98,37 @@ def plan_parts(
     items: int | None = None,
     get_range_key: Callable[[int, int], str] | None = None,
 ) -> list[Part]:
-    """The parts of one slice (``items`` is None) or task. The same questions always give the same parts.
+    """Divide one slice (``items`` is None) or task into parts.
 
-    ``get_range_key``: what items start .. stop-1 are known by, so that a task that gains items owes the stretch that they are in;
-    without it, all are known by ``data_key``.
+    The same data always give the same parts. ``get_range_key`` gives the data key of items start .. stop-1, so that only the
+    ranges that gain items are scored again. Without it, ``data_key`` is that of all ranges.
     """
     if items is None:
         return [build_part(tier, name, definition, data_key, identity, start=0, stop=None)]
-    ranges = [(start_item, min(start_item + ITEMS_PER_PART, items)) for start_item in range(0, items, ITEMS_PER_PART)]
-    keys = [data_key if get_range_key is None else get_range_key(start, stop) for start, stop in ranges]
-    return [
-        build_part(tier, name, definition, key, identity, start=start, stop=stop)
-        for key, (start, stop) in zip(keys, ranges, strict=True)
-    ]
+    # Ranges of equal length: items that are added at the end change the last range only.
+    planned = []
+    for start in range(0, items, ITEMS_PER_PART):
+        stop = min(start + ITEMS_PER_PART, items)
+        key = data_key if get_range_key is None else get_range_key(start, stop)
+        planned.append(build_part(tier, name, definition, key, identity, start=start, stop=stop))
+    return planned
 
 
 def build_part(
     tier: str, name: str, definition: dict[str, Any], data_key: str, identity: RunIdentity, *, start: int, stop: int | None
 ) -> Part:
-    """One part, keyed by all of this."""
+    """Return one part. Its key covers all arguments and SCORER_VERSION."""
     key_fields = {**msgspec.to_builtins(identity), "definition": definition, "data_key": data_key, "scorer": SCORER_VERSION}
     key = canonical_digest({**key_fields, "tier": tier, "name": name, "start": start, "stop": stop})
     return Part(tier=tier, name=name, start=start, stop=stop, key=key)
 
 
 def write_part(paths: EvaluationPaths, finished: FinishedPart, identity: RunIdentity) -> None:
-    """Publish a part. Problem (cannot write) where that cannot be done."""
+    """Publish a part.
+
+    Raises UserError: CANNOT_WRITE, or TEMPORARY where the disk is full.
+    """
+    # The key is repeated in the file: its name has only 16 digits of it.
     meta = {
         "schema": PART_SCHEMA,
         **finished.meta,
@@ -136,14 +144,17 @@ def write_part(paths: EvaluationPaths, finished: FinishedPart, identity: RunIden
 
 
 def encode_parquet(table: pa.Table) -> bytes:
-    """A table as a file."""
+    """Return a table as the content of a parquet file."""
     sink = io.BytesIO()
     pq.write_table(table, sink)
     return sink.getvalue()
 
 
 def read_part(paths: EvaluationPaths, part: Part) -> FinishedPart | None:
-    """A finished part; None where there is none. One that cannot be read is as good as none, and the log says so."""
+    """Return a finished part, or None.
+
+    A part that cannot be read counts as missing, with a warning in the log.
+    """
     path = part.result_path(paths)
     try:
         table = pq.read_table(io.BytesIO(path.read_bytes()))
@@ -151,41 +162,57 @@ def read_part(paths: EvaluationPaths, part: Part) -> FinishedPart | None:
     except FileNotFoundError:
         return None
     except (pa.ArrowException, ValueError, KeyError, OSError) as error:
-        _log.warning("part cannot be read and is scored again", path=str(path), error=str(error))
+        _log.warning("a part cannot be read and is scored again", path=str(path), error=str(error))
         return None
     return FinishedPart(part, meta, table.replace_schema_metadata(None)) if meta.get("key") == part.key else None
 
 
 def find_parts_by_fingerprint(paths: EvaluationPaths, fingerprint: str) -> Iterator[Path]:
-    """Finished parts of another content of the checkpoint, to be kept with its results."""
+    """Yield the files of finished parts of another content of the checkpoint."""
     for path in sorted(paths.parts.glob("*.parquet")):
         try:
             meta = json.loads((pq.read_schema(path).metadata or {})[_META_KEY])
         except (pa.ArrowException, ValueError, KeyError, OSError):
-            continue  # not to be read, so not known to be that one's
+            continue  # unreadable: it may belong to the current content
         if meta.get("fingerprint") == fingerprint:
             yield path
 
 
+class TakenPart(NamedTuple):
+    """What came of the attempt to score a part."""
+
+    finished: FinishedPart | None
+    """None: another worker scores it."""
+    is_ours: bool
+    """This worker scored it."""
+
+
 class PartWorker(msgspec.Struct, kw_only=True):
-    """How one worker takes its share. Everything that waits or fails is the caller's."""
+    """Takes parts that are free and scores them.
+
+    Sleeping, stopping and counting are the caller's: they are callbacks.
+    """
 
     paths: EvaluationPaths
     identity: RunIdentity
     score_part: Callable[[Part], FinishedPart]
     before_part: Callable[[], None]
-    """Called before each part; raises to stop."""
+    """Called before each part. Raises to stop."""
     sleep: Callable[[float], None]
-    """Sleeps; raises to stop."""
-    after_part: Callable[[FinishedPart, bool], None] = lambda finished, scored: None  # noqa: ARG005  nobody has to listen
-    """Called once for every part, with whether it was scored here."""
+    """Sleeps for so many seconds. Raises to stop."""
+    after_part: Callable[[FinishedPart, bool], None] = lambda finished, is_ours: None  # noqa: ARG005  the default ignores them
+    """Called once for each part, with whether this worker scored it."""
     lease_seconds: float = PART_LEASE_SECONDS
 
     def score_parts(self, parts: Iterable[Part]) -> list[FinishedPart]:
-        """Take parts until none is missing, and wait for those that others score. All of them, in order."""
+        """Score parts until none is missing. Returns all, in order.
+
+        Waits for the parts that other workers score.
+        """
         all_parts = list(parts)
+        # By key: a part that is planned twice is one file.
         done: dict[str, FinishedPart] = {}
-        # Kept from round to round: a lease judges another's heartbeat by what it saw before.
+        # Leases live from round to round: they judge another owner's heartbeat by what they observed before.
         leases: dict[str, filelock.SoftFileLease] = {}
         lease_cleaner = StaleLeaseCleaner(self.lease_seconds)
         while True:
@@ -203,22 +230,25 @@ class PartWorker(msgspec.Struct, kw_only=True):
                     self.after_part(finished, is_ours)
             if len(done) == len({part.key for part in all_parts}):
                 return [done[part.key] for part in all_parts]
+            # Other workers hold all leases: look again soon, but not so often that a file server notices.
             if not has_progressed:
                 self.sleep(min(2.0, self.lease_seconds / 4))
 
     def _score_if_free(
         self, part: Part, leases: dict[str, filelock.SoftFileLease], lease_cleaner: StaleLeaseCleaner
-    ) -> tuple[FinishedPart | None, bool]:
+    ) -> TakenPart:
+        """Score a part unless another worker scores or finished it."""
         lease = leases.setdefault(
             part.key, filelock.SoftFileLease(part.lease_path(self.paths), lease_duration=self.lease_seconds, timeout=0)
         )
         with hold_lease(lease) as is_acquired:
             if not is_acquired:
                 lease_cleaner.remove_if_stale(part.lease_path(self.paths))
-                return None, False
-            earlier = read_part(self.paths, part)  # its last owner may just have finished it
+                return TakenPart(None, is_ours=False)
+            earlier = read_part(self.paths, part)  # the last owner may just have finished it
             if earlier is not None:
-                return earlier, False
+                return TakenPart(earlier, is_ours=False)
+            # Published before the lease ends, so that no other worker begins the part in between.
             started = time.monotonic()
             finished = self.score_part(part)
             provenance = {
@@ -229,19 +259,23 @@ class PartWorker(msgspec.Struct, kw_only=True):
             }
             finished = FinishedPart(part, {**finished.meta, **provenance}, finished.rows)
             write_part(self.paths, finished, self.identity)
-            return finished, True
+            return TakenPart(finished, is_ours=True)
 
 
 @contextmanager
 def hold_lease(lease: filelock.SoftFileLease) -> Iterator[bool]:
-    """Whether the part may be scored now. Where a file system knows no such leases, it may: then only work is lost."""
+    """Yield whether the part may be scored now.
+
+    On a file system without leases it always may: only work is lost.
+    """
     try:
         lease.acquire()
     except filelock.Timeout:
         yield False
         return
+    # Some file systems know no hard links or no exclusive creation; the mismatch is of a job with another duration.
     except (OSError, filelock.LeaseSettingsMismatch) as error:
-        _log.warning("no lease to be had; going on without", path=str(lease.lock_file), error=str(error))
+        _log.warning("this file system gives no lease; scoring without one", path=str(lease.lock_file), error=str(error))
         yield True
         return
     try:
@@ -250,16 +284,16 @@ def hold_lease(lease: filelock.SoftFileLease) -> Iterator[bool]:
         try:
             lease.release()
         except OSError as error:
-            _log.warning("lease cannot be released; it will expire", path=str(lease.lock_file), error=str(error))
+            _log.warning("a lease cannot be released; it will expire", path=str(lease.lock_file), error=str(error))
 
 
 @contextmanager
 def convert_write_errors(path: Path) -> Iterator[None]:
-    """Failures to write below ``path`` as one clear line."""
+    """Raise UserError for an OSError of this block, which writes below ``path``."""
     try:
         yield
     except OSError as error:
         message = f"cannot be written ({error.strerror or error})"
         code = classify_write_error(error)
-        hint = "make room; it is tried again" if code is ExitCode.TEMPORARY else "make it writable, then retry"
+        hint = "make room, then retry" if code is ExitCode.TEMPORARY else "make it writable, then retry"
         raise UserError(message, location=error.filename or path, hint=hint, code=code) from error

@@ -1,4 +1,4 @@
-"""Where numbers come from: versions, device, job. What run.json says besides the scores."""
+"""Provenance of numbers, for run.json: versions, device, Slurm job, memory."""
 
 import importlib.metadata
 import os
@@ -42,7 +42,7 @@ _SLURM_VARIABLES = (
 
 
 def collect_versions() -> dict[str, str]:
-    """Of Python and of the packages that numbers may depend on, as far as they are installed."""
+    """Return the versions of Python and of the packages behind numbers."""
     installed = {"python": platform.python_version()}
     for name in VERSIONED_PACKAGES:
         try:
@@ -53,7 +53,7 @@ def collect_versions() -> dict[str, str]:
 
 
 def read_git_commit() -> str | None:
-    """The commit of the source tree that this runs from; None for an installed wheel."""
+    """Return the commit of the source tree; None for an installed wheel."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -67,7 +67,7 @@ def read_git_commit() -> str | None:
 
 
 def describe_device(torch_device: torch.device) -> dict[str, Any]:
-    """What was computed on."""
+    """Return name, host and size of the device."""
     description: dict[str, Any] = {"type": torch_device.type, "host": socket.gethostname(), "threads": torch.get_num_threads()}
     if torch_device.type == "cuda":
         properties = torch.cuda.get_device_properties(torch_device)
@@ -78,27 +78,28 @@ def describe_device(torch_device: torch.device) -> dict[str, Any]:
 
 
 def describe_slurm_job(environ: Mapping[str, str]) -> dict[str, str] | None:
-    """The job, where there is one."""
+    """Return Slurm's variables of this job; None outside of Slurm."""
     variables = {name.lower(): environ[f"SLURM_{name}"] for name in _SLURM_VARIABLES if environ.get(f"SLURM_{name}")}
     return variables or None
 
 
 def get_process_age_seconds() -> float:
-    """Seconds since this process was started, as the kernel has it: the interpreter and all imports included."""
+    """Return the seconds since the kernel started this process, imports included."""
+    # Field 22 of /proc/self/stat, in clock ticks since boot. The name before it may contain spaces.
     started_seconds = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
     return float(Path("/proc/uptime").read_text().split()[0]) - started_seconds
 
 
-def measure_peak_memory(torch_device: torch.device | None) -> dict[str, int]:
-    """Bytes: of this process, and of the GPU where one was used."""
+def measure_peak_memory(torch_device: torch.device) -> dict[str, int]:
+    """Return the peak memory of this process and its GPU, in bytes."""
     peak_bytes = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}  # Linux counts KiB
-    if torch_device is not None and torch_device.type == "cuda":
+    if torch_device.type == "cuda":
         peak_bytes["device"] = torch.cuda.max_memory_allocated(torch_device)
     return peak_bytes
 
 
 def compute_throughput(tokens: int, flop: float, seconds: float, peak_flops: float | None) -> dict[str, float | None]:
-    """Tokens/s, model FLOP/s and their share of the device's peak where that is known."""
+    """Return tokens/s, FLOP/s, and their share of the device's peak."""
     if not tokens or seconds <= 0:
         return {"tokens_per_s": None, "model_flops_per_s": None, "mfu": None}
     return {"tokens_per_s": tokens / seconds, "model_flops_per_s": flop / seconds, "mfu": compute_mfu(flop, seconds, peak_flops)}

@@ -17,7 +17,7 @@ from watcher.core.evaluation import PREFILL_DIRECTORY, Attempt
 from watcher.core.snapshot import AttemptFiles
 from watcher.observe.job_logs import read_log_ending
 
-_REASON_KEYS = ("problem", "why", "reason", "error", "message", "what")
+_REASON_KEYS = ("problem", "reason", "error", "message", "what")
 
 
 def read_attempt_files(paths: StatePaths, results: EvaluationPaths, run_id: str, tasks: int = 1) -> AttemptFiles:

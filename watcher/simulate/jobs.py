@@ -118,7 +118,7 @@ class SimulatedScoringJobs:
             elif isinstance(ending, int):
                 request.paths.folder.mkdir(parents=True, exist_ok=True)
                 write_json_atomically(
-                    request.paths.run_json, {"schema": SCHEMA, "run_id": request.run_id, "why": f"drawn to end with {ending}"}
+                    request.paths.run_json, {"schema": SCHEMA, "run_id": request.run_id, "reason": f"drawn to end with {ending}"}
                 )
         if isinstance(ending, int):
             owner = f"slurm:{job.job_id}"

@@ -71,7 +71,7 @@ def test_what_a_suite_gains_is_owed_and_nothing_else(tmp_path):
 
     once(scenario, lambda states: grown(states) and "third" in json.dumps(read_refusals(folders[20])))
     run = json.loads((folders[20] / "run.json").read_text())
-    assert run["parts"] == {"scored": ["third", "ours[0:10]"], "kept": ["plain", "shout", "others[0:6]"]}
+    assert run["parts"] == {"scored": ["third", "ours[0:10]"], "reused": ["plain", "shout", "others[0:6]"]}
     assert {path: path.stat().st_mtime_ns for path in parts} == parts, "what was there is not written again"
     now = {name: json.loads((folders[20] / name).read_text()) for name in before}
     then = {name: json.loads(content) for name, content in before.items()}

@@ -16,25 +16,25 @@ ARRAY = {"slurm": SLURM_CONFIG["slurm"] | {"array": 2, "cpus_per_task": 1}}
 MEETS_THE_OTHER_AND_TASK_1_IS_KILLED = """\
 import signal
 task = os.environ["SLURM_ARRAY_TASK_ID"]
-def score(self, works, part, given, device, then=scoring.job.job.ScoringJob._score_part):
+def score(self, part, then=scoring.job.steps.PartScorer.score_part):
     (root / f"at_work.{task}").touch()
     while len(list(root.glob("at_work.*"))) < 2:
         time.sleep(0.05)
     if task == "1":
         os.kill(os.getppid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
-    return then(self, works, part, given, device)
-scoring.job.job.ScoringJob._score_part = score
+    return then(self, part)
+scoring.job.steps.PartScorer.score_part = score
 """
 TASK_1_WAITS = """\
 task = os.environ["SLURM_ARRAY_TASK_ID"]
-def score(self, works, part, given, device, then=scoring.job.job.ScoringJob._score_part):
+def score(self, part, then=scoring.job.steps.PartScorer.score_part):
     (root / f"at_work.{task}.{restart}").touch()
     while not (root / "at_work.1.0").exists() or (task == "1" and restart == "0") or (task == "0" and not (root / "go").exists()):
         time.sleep(0.05)
-        self._before_part()
-    return then(self, works, part, given, device)
-scoring.job.job.ScoringJob._score_part = score
+        self.run.check()
+    return then(self, part)
+scoring.job.steps.PartScorer.score_part = score
 """
 
 

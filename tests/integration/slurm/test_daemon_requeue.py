@@ -9,14 +9,14 @@ from support.slurm_cluster.daemon import SlurmRun
 pytestmark = [pytest.mark.slurm, pytest.mark.scoring]
 
 WAITS_AFTER_ITS_FIRST_PART = """\
-def after(self, finished, here, then=scoring.job.job.ScoringJob._after_part):
-    then(self, finished, here)
+def record(self, finished, is_ours, then=scoring.job.steps.PartScorer.record_part):
+    then(self, finished, is_ours)
     if restart == "0":
         (root / "one_part").touch()
         while not (root / "go").exists():
             time.sleep(0.05)
-            self.stop.check()
-scoring.job.job.ScoringJob._after_part = after
+            self.run.stop.check()
+scoring.job.steps.PartScorer.record_part = record
 """
 
 
@@ -65,7 +65,7 @@ def test_a_requeued_job_goes_on_where_it_was(accounted_slurm, tmp_path):
         watch.wait_for_state("scored", 100)
         check(watch)
         said = run_json(watch)
-        assert len(said["parts"]["kept"]) == 1
+        assert len(said["parts"]["reused"]) == 1
         assert len(said["parts"]["scored"]) == 2
 
 

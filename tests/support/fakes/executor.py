@@ -193,7 +193,7 @@ class FakeExecutor:
         if code not in {0, 70}:
             words_in = AttemptPaths(job.request.parent).prefill_json if prefill else request.paths.run_json
             words_in.parent.mkdir(parents=True, exist_ok=True)
-            said = {"schema": 1, "run_id": request.run_id, "why": f"words of exit {code}"}
+            said = {"schema": 1, "run_id": request.run_id, "reason": f"words of exit {code}"}
             write_atomically(words_in, json.dumps(said))
         record = ExitRecord(
             run_id=request.run_id,

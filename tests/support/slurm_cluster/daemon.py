@@ -60,7 +60,7 @@ import sys
 sys.path[:0] = {path!r}
 import os, time
 from pathlib import Path
-import scoring.job.job
+import scoring.job.steps
 from scoring.cli.app import main
 root, restart = Path({root!r}), os.environ.get("SLURM_RESTART_COUNT", "0")
 {patch}

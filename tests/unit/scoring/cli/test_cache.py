@@ -52,12 +52,12 @@ def test_list_says_size_use_and_source(made):
     assert gone.startswith(f"gone/{folders['gone'].name}: ")
     assert gone.endswith(f"used 2 days ago: 12 tokens of 1 local files, tokenizer {BYTES}")
     assert "used today" in kept
-    assert total.endswith("in all")
+    assert total.endswith("in total")
 
 
 def test_verify_names_what_changed(made):
     data, folders, _ = made
-    assert cache("verify", "--eval-data", data.eval_data) == (0, "3 whole, 0 damaged\n")
+    assert cache("verify", "--eval-data", data.eval_data) == (0, "3 intact, 0 damaged\n")
     tokens = folders["kept"] / "packed_tokens.pt"
     raw = bytearray(tokens.read_bytes())
     raw[-1] ^= 1
@@ -65,7 +65,7 @@ def test_verify_names_what_changed(made):
     code, said = cache("verify", "--eval-data", data.eval_data)
     assert code == ExitCode.DATA_MISSING
     assert said.splitlines()[0] == f"{tokens}: its sha256 differs from meta.json"
-    assert "2 whole, 1 damaged" in said
+    assert "2 intact, 1 damaged" in said
 
 
 def test_gc_takes_what_no_suite_needs_and_nobody_used_for_a_day(made):
@@ -87,7 +87,7 @@ def test_gc_without_a_suite_leaves_entries_alone_and_says_so(made):
     aged(folders["gone"])
     code, said = cache("gc", "--eval-data", data.eval_data)
     assert (code, folders["gone"].exists()) == (0, True)
-    assert "entries were left alone: name the suites that are still used" in said
+    assert "entries were kept; give --suite or --request" in said
 
 
 def test_using_an_entry_is_noted(made):

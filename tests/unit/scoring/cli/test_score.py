@@ -90,7 +90,7 @@ def test_by_hand_in_a_process_of_its_own_gives_nanotrons_sums_and_never_imports_
     assert pq.read_table(get_results_folder(tmp_path) / "items" / "ours.parquet").num_rows == 6
     provenance = run_json(tmp_path)
     assert provenance["outcome"] == "scored"
-    assert provenance["parts"] == {"scored": ["row0", "row1", "ours[0:6]"], "kept": []}
+    assert provenance["parts"] == {"scored": ["row0", "row1", "ours[0:6]"], "reused": []}
     assert provenance["versions"]["torch"]
     assert provenance["throughput"]["tokens_per_s"] > 0
 
@@ -132,7 +132,7 @@ def test_a_checkpoint_that_changed_since_it_was_judged_is_not_scored(tmp_path, c
     os.utime(checkpoint / "model_config.json", (1, 1))
     assert run_scoring_in_process(["score", str(path)]) == ExitCode.CHANGED
     assert "changed since it was judged complete" in last_line(capsys)
-    assert "changed" in run_json(tmp_path)["why"]
+    assert "changed" in run_json(tmp_path)["reason"]
     assert not (get_results_folder(tmp_path) / "tier2_ppl.json").exists()
     shutil.rmtree(checkpoint)
     assert run_scoring_in_process(["score", str(path)]) == ExitCode.CHANGED
@@ -205,7 +205,7 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path, capsys):
     (tokenizer / "tokenizer.json").write_text(json.dumps(document))
     assert run_scoring_in_process(make_score_arguments(tmp_path, "--tokenizer", str(tokenizer))) == ExitCode.CANNOT_SCORE
     assert "the tokenizer has 601 tokens, the model only 512" in last_line(capsys)
-    assert "601" in run_json(tmp_path)["why"]
+    assert "601" in run_json(tmp_path)["reason"]
     assert run_json(tmp_path)["code"] == 65
 
 
@@ -243,7 +243,7 @@ def test_another_programs_results_are_left_alone(tmp_path, capsys):
     assert "results of another program" in line
     assert "watcher retry stage1 60 --force" in line
     assert (get_results_folder(tmp_path) / "tier2_ppl.json").read_text() == foreign
-    assert "another program" in run_json(tmp_path)["why"]
+    assert "another program" in run_json(tmp_path)["reason"]
 
 
 def test_a_bug_leaves_its_traceback_and_its_code(tmp_path, capsys, monkeypatch):
@@ -253,7 +253,7 @@ def test_a_bug_leaves_its_traceback_and_its_code(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(perplexity, "score_slice", lambda *_, **__: 1 / 0)
     assert run_scoring_in_process(make_score_arguments(tmp_path)) == ExitCode.BUG
     assert "ZeroDivisionError" in capsys.readouterr().err
-    assert run_json(tmp_path)["why"] == "a bug: ZeroDivisionError: division by zero"
+    assert run_json(tmp_path)["reason"] == "internal error: ZeroDivisionError: division by zero"
 
 
 @pytest.mark.parametrize(

@@ -601,7 +601,7 @@ def test_what_cannot_be_compared_is_one_line_and_its_exit_code(tmp_path, capsys)
     made(tmp_path, "step_1")
     folder = EvaluationPaths(tmp_path, "stage2", "step_1").folder
     assert run_scoring_in_process(["compare", "--baseline", str(tmp_path), "--candidate", str(folder)]) == ExitCode.USAGE
-    assert "is not the folder of an evaluation's results" in capsys.readouterr().err
+    assert "is not the results folder of an evaluation" in capsys.readouterr().err
     (folder.parent / "step_2").mkdir()
     assert (
         run_scoring_in_process(["compare", "--baseline", str(folder.parent / "step_2"), "--candidate", str(folder)])

@@ -287,10 +287,10 @@ def test_a_job_says_beside_its_request_what_it_could_not_make(hub, scoring, tmp_
     ended = scoring("prefill", "--request", tmp_path / "request.json", "--jobs", "1")
     said = json.loads((tmp_path / "prefill.json").read_text())
     assert (ended.code, said["code"], said["run_id"]) == (ExitCode.DATA_MISSING, ExitCode.DATA_MISSING, "r")
-    assert said["why"] == complaints(ended)[0].removeprefix("scoring: ")
+    assert said["reason"] == complaints(ended)[0].removeprefix("scoring: ")
     hub.gated.clear()
     assert scoring("prefill", "--request", tmp_path / "request.json", "--jobs", "1").code == 0
-    assert json.loads((tmp_path / "prefill.json").read_text())["why"] is None
+    assert json.loads((tmp_path / "prefill.json").read_text())["reason"] is None
 
 
 def test_prompts_of_their_own_need_no_cache(scoring, data):

@@ -60,7 +60,7 @@ def score(tmp_path, command, *more):
 
 
 def why(tmp_path):
-    return json.loads((get_results_folder(tmp_path) / "run.json").read_text())["why"]
+    return json.loads((get_results_folder(tmp_path) / "run.json").read_text())["reason"]
 
 
 def test_the_simplest_files_are_published_with_our_head(tmp_path, scorer, capfd):
@@ -131,20 +131,20 @@ def test_other_simple_forms_are_taken_too(tmp_path, scorer, form):
 @pytest.mark.parametrize(
     ("rest", "words"),
     [
-        ("", "tier2_ppl.json: the command ended well, but did not leave it; let the command write"),
-        ('(out / "tier2_ppl.json").write_text("{")', "tier2_ppl.json: not JSON that can be read"),
-        ('(out / "tier2_ppl.json").write_text("[]")', "tier2_ppl.json: no JSON object with slices"),
+        ("", "tier2_ppl.json: the command ended with exit code 0, but did not write it; let the command write"),
+        ('(out / "tier2_ppl.json").write_text("{")', "tier2_ppl.json: the file is not readable JSON"),
+        ('(out / "tier2_ppl.json").write_text("[]")', "tier2_ppl.json: the file has no JSON object slices"),
         (SIMPLE.replace("2.0 + n", "float('nan')"), "tier2_ppl.json: prose has no perplexity above 0: ppl is nan"),
-        (SIMPLE.replace("enumerate(slices)", "enumerate(slices[:1])"), "prose has no perplexity above 0: nothing is said of it"),
+        (SIMPLE.replace("enumerate(slices)", "enumerate(slices[:1])"), "no perplexity above 0: the file does not name it"),
         (SIMPLE.replace("0.5", "71.2"), "tier3_cf.json: ours has no accuracy between 0 and 1: acc is 71.2"),
         (SIMPLE.replace("2.0 + n", "10**400"), "tier2_ppl.json: prose has no perplexity above 0: ppl is 1000"),
         (SIMPLE.replace("2.0 + n", "[2, [float('inf')]]"), "tier2_ppl.json: prose has no perplexity above 0: ppl is list"),
-        (SIMPLE.replace("0.5", "0.5, 'by': [float('nan')]"), "tier3_cf.json: ours holds what cannot be published"),
-        (SIMPLE.replace("0.5", "0.5, 'by': chr(0xd800)"), "tier3_cf.json: ours holds what cannot be published"),
-        ('(out / "tier2_ppl.json").write_text("[" * 100000)', "tier2_ppl.json: not JSON that can be read"),
+        (SIMPLE.replace("0.5", "0.5, 'by': [float('nan')]"), "tier3_cf.json: ours holds values that cannot be published"),
+        (SIMPLE.replace("0.5", "0.5, 'by': chr(0xd800)"), "tier3_cf.json: ours holds values that cannot be published"),
+        ('(out / "tier2_ppl.json").write_text("[" * 100000)', "tier2_ppl.json: the file is not readable JSON"),
         (SIMPLE.replace("0.5", "True"), "tier3_cf.json: ours has no accuracy between 0 and 1: acc is True"),
-        (SIMPLE + "sys.exit(3)", "the command ended with exit code 3; its output in the log says why"),
-        (SIMPLE + "os.kill(os.getpid(), 9)", "the command ended with SIGKILL; its output in the log says why"),
+        (SIMPLE + "sys.exit(3)", "the command ended with exit code 3; see its output in the log"),
+        (SIMPLE + "os.kill(os.getpid(), 9)", "the command ended with SIGKILL; see its output in the log"),
     ],
 )
 def test_whatever_else_it_leaves_fails_with_one_clear_line(tmp_path, scorer, rest, words, capfd):
@@ -232,7 +232,7 @@ def test_what_an_earlier_run_left_is_no_result_of_this_one(tmp_path, scorer):
     assert score(tmp_path, scorer()) == 0
     request = request_by_hand_(tmp_path)
     places = prepare_folders(msgspec.structs.replace(request, run_id="another"), [], 0)
-    assert [path.name for path in places.folder.parent.iterdir()] == [places.folder.name]
+    assert [path.name for path in places.results.parents[1].iterdir()] == [places.results.parent.name]
     assert list(places.results.iterdir()) == []
 
 
@@ -255,7 +255,7 @@ def test_signals_are_passed_on_and_mean_another_time(tmp_path, scorer):
         child.send_signal(signal.SIGUSR1)
         assert child.wait(timeout=30) == ExitCode.TEMPORARY, (tmp_path / "log").read_text()
     assert (tmp_path / "heard").read_text() == "heard"
-    assert "stopped by SIGUSR1; start it again: it begins anew" in (tmp_path / "log").read_text()
+    assert "stopped by SIGUSR1; start it again: the command begins from the start" in (tmp_path / "log").read_text()
 
 
 def test_a_run_that_lost_its_fence_ends_the_command_and_publishes_nothing(tmp_path, scorer, monkeypatch):

@@ -50,7 +50,7 @@ def test_a_suite_that_gains_a_slice_owes_only_that_slice(tmp_path):
         suite.write(f"  more: {{data_files: [{tmp_path}/more.jsonl]}}\n")
     assert run_scoring_in_process(make_score_arguments(tmp_path)) == ExitCode.SCORED
     report = load(get_results_folder(tmp_path) / "run.json")
-    assert report["parts"] == {"scored": ["more"], "kept": ["prose", "code", "ours[0:6]"]}
+    assert report["parts"] == {"scored": ["more"], "reused": ["prose", "code", "ours[0:6]"]}
     after = load(get_results_folder(tmp_path) / "tier2_ppl.json")
     assert after["suite_digest"] != before["suite_digest"]
     assert {name: after["slices"][name] for name in before["slices"]} == before["slices"]
@@ -70,7 +70,7 @@ def test_a_task_that_gains_items_owes_only_the_stretch_that_they_are_in(tmp_path
         items.write('{"context": "One more:", "choices": ["a", "b"], "gold": 1}\n')
     assert run_scoring_in_process(make_score_arguments(tmp_path)) == ExitCode.SCORED
     found = load(get_results_folder(tmp_path) / "run.json")["parts"]
-    assert (found["scored"], found["kept"][-1]) == (["ours[4:7]"], "ours[0:4]")
+    assert (found["scored"], found["reused"][-1]) == (["ours[4:7]"], "ours[0:4]")
     after = pq.read_table(get_results_folder(tmp_path) / "items" / "ours.parquet").to_pylist()
     assert [row["key"] for row in after[:6]] == [row["key"] for row in before]
     assert len({row["key"] for row in after}) == 7
@@ -79,7 +79,7 @@ def test_a_task_that_gains_items_owes_only_the_stretch_that_they_are_in(tmp_path
 
 
 def test_when_all_parts_are_there_no_model_is_loaded(tmp_path, monkeypatch):
-    from scoring.job import job as run  # noqa: PLC0415  what must not be called
+    from scoring.job import steps as run  # noqa: PLC0415  what must not be called
 
     write_suites(tmp_path)
     assert run_scoring_in_process(make_score_arguments(tmp_path)) == ExitCode.SCORED
@@ -210,7 +210,7 @@ def test_a_job_that_is_asked_to_stop_keeps_its_parts_and_says_try_again(tmp_path
     assert run_scoring_in_process(make_score_arguments(tmp_path)) == ExitCode.TEMPORARY
     report = load(get_results_folder(tmp_path) / "run.json")
     assert report["parts"]["scored"] == ["prose", "code"]
-    assert f"stopped by {number.name}" in report["why"]
+    assert f"stopped by {number.name}" in report["reason"]
     monkeypatch.setattr(choice, "score_items", whole)
     assert run_scoring_in_process(make_score_arguments(tmp_path)) == ExitCode.SCORED
-    assert load(get_results_folder(tmp_path) / "run.json")["parts"] == {"scored": ["ours[0:6]"], "kept": ["prose", "code"]}
+    assert load(get_results_folder(tmp_path) / "run.json")["parts"] == {"scored": ["ours[0:6]"], "reused": ["prose", "code"]}

@@ -34,11 +34,11 @@ import threading
 from scoring.cli.app import main
 from scoring.job import job
 from scoring.tiers import canary
-sing = canary.sing
+run_canary = canary.run_canary
 def first_batch(*args, **more):
     print("loaded", *[name for name in sys.argv[1].split() if name in sys.modules])
-    return sing(*args, **more)
-canary.sing = first_batch
+    return run_canary(*args, **more)
+canary.run_canary = first_batch
 main(sys.argv[2:], prog_name="scoring")
 """
 

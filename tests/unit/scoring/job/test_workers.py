@@ -225,7 +225,7 @@ def test_progress_says_how_long_it_takes(tmp_path, monkeypatch):
     assert said["tokens_per_s"] == pytest.approx(300 / 70, abs=0.1)
     assert said["mfu"] == pytest.approx(6e8 / 70 / 1e9, abs=1e-4)
     assert said["seconds_left"] == pytest.approx(700 / (300 / 70), rel=0.02)
-    other = {**said, "at": said["at"] + 1, "part": "c", "under_way": {"c": 200}}
+    other = {**said, "at": said["at"] + 1, "part": "c", "in_progress": {"c": 200}}
     both = merge_progress([said, other])
     assert (both["tokens"], both["part"], both["workers"]) == (600, "b, c", 2)
     assert both["size_done"] == 100 + 200 + 200
@@ -274,7 +274,7 @@ def test_progress_of_tasks_that_have_processes_each_is_that_of_all(tmp_path):
     for task, labels in (("0", "ab"), ("1", "cd")):
         for number, label in enumerate(labels):
             score(shared(tmp_path, array_task=task, worker=number), label)
-        many._update_progress([paths.worker_json(number, task) for number in range(2)], shared(tmp_path, array_task=task))
+        many.update_progress([paths.worker_json(number, task) for number in range(2)], shared(tmp_path, array_task=task))
     assert said_of_all(tmp_path) == (4, 4, 2000, 2000)
     assert read_json(paths.progress_json)["workers"] == 4
 
@@ -283,14 +283,14 @@ def test_a_worker_that_has_ended_counts_with_what_it_did_and_not_with_its_speed(
     paths = EvaluationPaths(tmp_path, "stage1", "step_1")
     paths.parts.mkdir(parents=True)
     score(shared(tmp_path, worker=0), "a")
-    report = {"timings": {}, "parts": {"scored": ["b"], "kept": ["c"]}, "tokens": 300, "ended": time.time()}
+    report = {"timings": {}, "parts": {"scored": ["b"], "reused": ["c"]}, "tokens": 300, "ended": time.time()}
     paths.worker_json(1, None).write_text(json.dumps(report))
     paths.worker_json(2, None).write_text("[]")
-    many._update_progress([paths.worker_json(number, None) for number in range(4)], shared(tmp_path))
+    many.update_progress([paths.worker_json(number, None) for number in range(4)], shared(tmp_path))
     assert said_of_all(tmp_path) == (3, 4, 1000, 400)
     alone, both = read_json(paths.worker_json(0, None)), read_json(paths.progress_json)
     assert both["tokens_per_s"] == alone["tokens_per_s"]
-    silent = {**alone, "at": alone["at"] - 3600, "under_way": {"d": 500}}
+    silent = {**alone, "at": alone["at"] - 3600, "in_progress": {"d": 500}}
     assert merge_progress([silent, {**alone, "done": {"b": 300}}])["size_done"] == 400
     assert merge_progress([silent, alone])["size_per_s"] == alone["size_per_s"]
 

@@ -18,7 +18,7 @@ def said(path):
     fields |= {"fingerprint": "f", "suites": (), "tokenizer": "t", "seq_len": 8, "results": "/r", "eval_data": "/d"}
     with structlog.testing.capture_logs() as logs:
         warn_if_unwatched(ScoringRequest(**fields, status=None if path is None else str(path)))
-    return [(log["event"], log.get("todo"), log.get("minutes")) for log in logs]
+    return [(log["event"], log.get("hint"), log.get("minutes")) for log in logs]
 
 
 def status(path, age, **more):
@@ -38,7 +38,7 @@ def test_a_watcher_that_comes_as_often_as_it_says_is_no_news(tmp_path):
 
 def test_one_that_is_gone_or_was_told_to_end_is_said(tmp_path):
     path = tmp_path / "status.json"
-    assert said(path)[0][0] == "the watcher's status cannot be read; is it running?"
-    assert said(status(path, 300)) == [("nobody is watching any more", "start `watcher run`", 5)]
-    assert said(status(path, 7200, mode="once", interval=600))[0][1] == "see what should run `watcher once`"
-    assert said(status(path, 60, stopped=1)) == [("the watcher was told to end; its next run sees these results", None, 1)]
+    assert said(path)[0][0] == "the watcher's status cannot be read; check that it runs"
+    assert said(status(path, 300)) == [("the watcher does not run any more", "start watcher run", 5)]
+    assert said(status(path, 7200, mode="once", interval=600))[0][1] == "check the cron job or timer of watcher once"
+    assert said(status(path, 60, stopped=1)) == [("the watcher was stopped; its next run picks up these results", None, 1)]

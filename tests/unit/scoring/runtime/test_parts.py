@@ -206,8 +206,8 @@ def test_killed_in_the_middle_and_started_again_only_what_is_missing_is_scored(t
     assert not tier_files(tmp_path)
     assert run_scoring_in_process(make_score_arguments(tmp_path)) == ExitCode.SCORED
     report = json.loads((get_results_folder(tmp_path) / "run.json").read_text())["parts"]
-    assert (len(report["kept"]), len(report["scored"])) == (kept, 7 - kept)
-    assert not set(report["kept"]) & set(report["scored"])
+    assert (len(report["reused"]), len(report["scored"])) == (kept, 7 - kept)
+    assert not set(report["reused"]) & set(report["scored"])
     resumed = tier_files(tmp_path)
     assert set(resumed) == {"tier2_ppl.json", "tier3_cf.json"}
     whole = json.loads(resumed["tier2_ppl.json"])

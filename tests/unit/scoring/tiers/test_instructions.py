@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from scoring.inference.generation import GenerationResult
-from scoring.job import job as run
+from scoring.job import steps as run
 from scoring.tiers import instructions
 from suites.common.atomic_files import read_json
 from suites.common.errors import ExitCode
@@ -146,13 +146,13 @@ def test_parts_are_stretches_of_prompts_kept_when_the_suite_grows_at_its_end(tmp
     write_prompts(tmp_path, prompts_of(5))
     assert run_scoring_in_process(make_score_arguments(tmp_path, suites=("sft.yaml",))) == ExitCode.SCORED
     first = read_json(get_results_folder(tmp_path) / "run.json")["parts"]
-    assert first == {"scored": ["prompts[0:2]", "prompts[2:4]", "prompts[4:5]"], "kept": []}
+    assert first == {"scored": ["prompts[0:2]", "prompts[2:4]", "prompts[4:5]"], "reused": []}
     before = lines_of(tmp_path)
     write_prompts(tmp_path, prompts_of(6))
     assert run_scoring_in_process(make_score_arguments(tmp_path, suites=("sft.yaml",))) == ExitCode.SCORED
     assert read_json(get_results_folder(tmp_path) / "run.json")["parts"] == {
         "scored": ["prompts[4:6]"],
-        "kept": ["prompts[0:2]", "prompts[2:4]"],
+        "reused": ["prompts[0:2]", "prompts[2:4]"],
     }
     assert lines_of(tmp_path)[:5] == before
 

@@ -95,7 +95,7 @@ def fail(watched, code, *, run_json=None, log=(), why=None, record=True):
     err = attempt_log_paths(Path(request.results), "stage1", 100, job.job_id)[1]
     err.write_text("".join(f"{line}\n" for line in log))
     if why is not None:
-        place.failure_reason_json(None).write_text(json.dumps({"run_id": request.run_id, "code": code, "why": why}))
+        place.failure_reason_json(None).write_text(json.dumps({"run_id": request.run_id, "code": code, "reason": why}))
     watched.executor.endings[KEY] = deque()
     job.state = JobState.FAILED
     if record:
@@ -115,7 +115,7 @@ def fail(watched, code, *, run_json=None, log=(), why=None, record=True):
 )
 @pytest.mark.parametrize("channel", ["run_json", "log", "why"])
 def test_the_reason_comes_first_and_the_exit_code_second(watched, code, state, channel):
-    said = {"run_json": {"why": FULL, "code": code}, "log": [BEGAN, f"scoring: {FULL}", f"{RUN} ended with {code}"], "why": FULL}
+    said = {"run_json": {"reason": FULL, "code": code}, "log": [BEGAN, f"scoring: {FULL}", f"{RUN} ended with {code}"], "why": FULL}
     row, text = fail(watched, code, **{channel: said[channel]})
     assert row["state"] == state
     assert row["reason"].removeprefix("prefill: ").startswith(f"{FULL} (exit {code})")
@@ -123,7 +123,7 @@ def test_the_reason_comes_first_and_the_exit_code_second(watched, code, state, c
 
 
 def test_words_of_another_code_are_another_tasks_and_are_not_given(watched):
-    row, _ = fail(watched, 75, run_json={"why": "the checkpoint is no Llama", "code": 65})
+    row, _ = fail(watched, 75, run_json={"reason": "the checkpoint is no Llama", "code": 65})
     assert row["reason"] == "the job could not continue and asks to run again (exit 75)"
 
 
