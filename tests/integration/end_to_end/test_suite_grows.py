@@ -95,7 +95,7 @@ def test_what_a_suite_gains_is_owed_and_nothing_else(tmp_path):
         why.split()
     )
     status = json.loads((scenario.state / "status.json").read_text())
-    assert any("the checkpoint is gone: the scores stand" in skip["reason"] for skip in status["skipped"])
+    assert any("the checkpoint is gone, so the scores stay" in skip["reason"] for skip in status["skipped"])
 
     compared = read_comparison_document(folders[20] / "compare.json").get_comparison("previous")
     assert {entry.name for entry in compared.entries} == {"plain", "shout", "ours", "others"}
