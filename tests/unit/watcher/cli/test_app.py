@@ -89,7 +89,7 @@ def test_config_checks_the_suites_too(here):
 
 def test_init_writes_a_config_that_loads_and_overwrites_nothing(here):
     output = said("init", "new").output
-    assert f"wrote {here}/new/watcher.yaml and {here}/new/watcher.env" in output
+    assert f"Wrote {here}/new/watcher.yaml and {here}/new/watcher.env" in output
     config = check_config(here / "new/watcher.yaml", {"SCRATCH": "/s"})
     assert list(config.stages) == ["stage1", "stage2", "stage3", "stage4"]
     assert "is there already, and nothing is overwritten" in said("init", "new", code=2).stderr
