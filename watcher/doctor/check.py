@@ -19,7 +19,7 @@ class DoctorCheck(msgspec.Struct, frozen=True):
     hint: str = ""
 
 
-def warn_if(is_bad: bool, name: str, message: str, hint: str) -> DoctorCheck:  # noqa: FBT001  the condition
+def warn_if(is_bad: bool, name: str, message: str, hint: str) -> DoctorCheck:
     """A warning with ``hint`` if ``is_bad``, else ok."""
     return DoctorCheck(WARNING, name, message, hint) if is_bad else DoctorCheck(OK, name, message)
 

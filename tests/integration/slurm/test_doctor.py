@@ -52,7 +52,7 @@ def test_a_cluster_with_accounting_that_fits(accounted_slurm):
 @pytest.mark.parametrize(
     ("changed", "name", "words"),
     [
-        ({"partition": "nosuch"}, "partition", "there is no nosuch"),
+        ({"partition": "nosuch"}, "partition", "the cluster has no partition nosuch"),
         ({"partition": "short", "time": "2-00"}, "partition", "is over the 04:00:00 that short allows"),
         ({"gres": "tape:1"}, "gres", "the cluster has no tape, only gpu"),
         ({"account": "theirs"}, "account", "theirs is not yours"),
@@ -71,8 +71,8 @@ def test_what_does_not_fit_is_said_in_ours_and_in_slurms_words(changed, name, wo
 def test_without_accounting_the_rest_is_still_checked(slurm):
     found = checks(slurm, partition="short", time="02:00:00")
     assert wrong(found) == {}
-    assert named(found, "accounting").startswith("there is none")
-    assert named(found, "account").startswith("sacctmgr does not tell")
+    assert named(found, "accounting").startswith("none on this cluster")
+    assert named(found, "account").startswith("sacctmgr gives none")
 
 
 @pytest.mark.usefixtures("as_user")

@@ -313,10 +313,10 @@ def test_an_interpreter_that_is_not_there_or_never_answers(here):
     check = one(job_environment.check_job_environment(made, os.environ, offline=False), "job's python")
     assert check.verdict == "wrong"
     assert "/nowhere/python" in check.message
-    silent = one(
-        job_environment.check_job_environment(config(here), os.environ, offline=False, run=lambda *_: CommandResult(None, "", "")),
-        "job's python",
+    checks = job_environment.check_job_environment(
+        config(here), os.environ, offline=False, run=lambda *_: CommandResult(None, "", "")
     )
+    silent = one(checks, "job's python")
     assert silent.verdict == "wrong"
     assert "no answer in 180 s" in silent.message
 
