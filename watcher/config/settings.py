@@ -9,7 +9,6 @@ import msgspec
 from suites.contract.objectives import Objectives
 from suites.contract.paths import StatePaths
 
-
 PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 
 
