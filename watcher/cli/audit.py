@@ -15,9 +15,9 @@ EXIT_DIFFERENCES = 1
 @click.option("--repair", is_flag=True, help="Amend the journal through a request; remove leftover files and cancel orphan jobs.")
 @config_option
 def audit(config: Path | None, *, repair: bool) -> None:
-    """Compare journal, disk and queue: one line for each difference. Exits 1 on differences.
+    """Compare journal, disk and queue. Exits 1 on differences.
 
-    Without --repair nothing is written. What the next tick repairs by itself is only reported.
+    Prints a line for each difference. Without --repair nothing is written. What the next tick repairs by itself is only reported.
     """
     from watcher.audit.audit import run_audit  # noqa: PLC0415
     from watcher.audit.repair import repair_differences  # noqa: PLC0415

@@ -15,7 +15,7 @@ from watcher.core.request_types import Request
 
 
 class StepsCommand(click.Command):
-    """A command with steps; a negative number is a wrong step, not an option."""
+    """A command with steps; a negative number is no option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse as click does. UserError for a negative step."""

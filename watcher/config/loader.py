@@ -118,6 +118,7 @@ def _parse_built_in(environ: Mapping[str, str]) -> YamlDocument:
 def _resolve_config(
     document: YamlDocument, file: file_schema.ConfigFile, stages_document: YamlDocument, base: Path, environ: Mapping[str, str]
 ) -> Config:
+    # Each folder defaults to one below results, and results to one below scratch.
     scratch = file.scratch or (Path(environ["SCRATCH"]) if environ.get("SCRATCH") else None)
     results = file.results or (scratch / "evaluation_results" if scratch else None)
     if results is None:

@@ -33,9 +33,9 @@ def format_slurm_time(seconds: float) -> str:
 
 
 def parse_memory_mib(text: str | None) -> int | None:
-    """MiB of sbatch's ``64G`` or ``1500``; None for another text and for 0.
+    """MiB of sbatch's ``64G`` or ``1500``; None for other texts.
 
-    0 means all memory of a node (sbatch(1), --mem).
+    Also None for 0, which means all memory of a node (sbatch(1), --mem).
     """
     match = None if text is None else _SLURM_MEMORY.fullmatch(text.strip())
     return None if match is None else int(int(match["number"]) * _MEBIBYTES_PER_UNIT[match["unit"].upper()]) or None

@@ -51,6 +51,7 @@ def check_slurm_options(document: YamlDocument, config: Config) -> None:
         value = getattr(config.slurm, key)
         if value is not None and not re.fullmatch(r"[^\s-]\S*", value):
             raise document.make_error(f"{value!r} is not one word", ("slurm", key), "write one word, or leave it out")
+    # The limits of raises: an unreadable one would be ignored at the first out-of-memory error.
     for key, parse in (("time_max", parse_slurm_time), ("mem_max", parse_memory_mib)):
         value = getattr(config.slurm, key)
         if value is not None and parse(value) is None:
@@ -139,6 +140,7 @@ def check_folders(document: YamlDocument, stages_document: YamlDocument, config:
 
     Scripts that move checkpoints to S3 delete every folder in them.
     """
+    # Symbolic links are followed: a folder may lie among checkpoints under another path.
     folders: list[tuple[Path | None, YamlDocument, YamlPath]] = [
         (config.results, document, ("results",)),
         (config.eval_data, document, ("eval_data",)),

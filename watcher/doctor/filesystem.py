@@ -84,7 +84,7 @@ def parse_mountinfo(mountinfo: str) -> list[Mount]:
 
 
 def find_mount(path: Path, known_mounts: Iterable[Mount]) -> Mount:
-    """The mount of a path: the deepest one; of several there, the last."""
+    """The deepest mount above a path; the last of several there."""
     real = Path(os.path.realpath(path))
     best = Mount(Path("/"), "?")
     for mount in known_mounts:
@@ -160,17 +160,13 @@ def _check_readable(name: str, folder: Path) -> DoctorCheck:
         return DoctorCheck(WRONG, name, f"{folder} cannot be listed ({error.strerror})", "ask its owner for read access")
     if not steps:
         return DoctorCheck(OK, name, f"{folder}: no step yet")
-    unreadable_path = next((path for path in _walk_paths(steps[-1][1]) if not os.access(path, os.R_OK)), None)
-    if unreadable_path is not None:
-        owner = _get_owner_name(unreadable_path)
-        hint = f"ask {owner} to run `chmod -R a+rX {steps[-1][1]}`"
-        return DoctorCheck(WRONG, name, f"{unreadable_path}, owned by {owner}, cannot be read", hint)
-    return DoctorCheck(OK, name, f"{folder}: {len(steps)} steps; the newest, {steps[-1][0]}, can be read")
-
-
-def _walk_paths(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        yield from (Path(parent) / name for name in (*folders, *names))
+    newest_step, newest_folder = steps[-1]
+    for path in newest_folder.rglob("*"):
+        if not os.access(path, os.R_OK):
+            owner = _get_owner_name(path)
+            hint = f"ask {owner} to run `chmod -R a+rX {newest_folder}`"
+            return DoctorCheck(WRONG, name, f"{path}, owned by {owner}, cannot be read", hint)
+    return DoctorCheck(OK, name, f"{folder}: {len(steps)} steps; the newest, {newest_step}, can be read")
 
 
 def _get_owner_name(path: Path) -> str:
@@ -292,8 +288,8 @@ def parse_quotas(text: str) -> list[Quota]:
         numbers = [int(column.rstrip("*")) for column in columns if re.fullmatch(r"\d+\*?", column)]
         if len(numbers) >= 6 and name:  # noqa: PLR2004  used, soft and hard limit of both
             used_kib, soft_limit_kib, hard_limit_kib, file_count, soft_file_limit, hard_file_limit = numbers[:6]
-            limits = hard_limit_kib or soft_limit_kib, hard_file_limit or soft_file_limit
-            parsed_rows.append(Quota(name, used_kib, limits[0], file_count, limits[1]))
+            file_limit = hard_file_limit or soft_file_limit
+            parsed_rows.append(Quota(name, used_kib, hard_limit_kib or soft_limit_kib, file_count, file_limit))
     return parsed_rows
 
 

@@ -79,6 +79,7 @@ def _check_interpreter(
         hint = "check python: and slurm: setup: in the config"
         yield DoctorCheck(WRONG, "job's python", f"{config.python}: {get_last_output_line(result)}", hint)
         return
+    # A watcher that the job's python lacks is no error: the job needs scoring and suites only.
     import_errors = {name: import_error for name, import_error in interpreter_info.get("errors", {}).items() if name != "watcher"}
     versions = ", ".join(
         f"{name} {interpreter_info[name]}" for name in ("torch", "transformers", "datasets") if interpreter_info.get(name)
@@ -133,6 +134,7 @@ def _check_offline_read(
     document = _parse_json_output(result.stdout)
     if document is None:
         return DoctorCheck(WRONG, name, get_last_output_line(result), f"run `{config.python} -m scoring doctor` to see why")
+    # The child exits with an error for a bad entry; its document says which one and what fetches it.
     bad_entries = [entry for entry in document["entries"] if entry["state"] not in {"whole", "made by the job"}]
     errors = [
         *document["tokenizer"]["problems"],

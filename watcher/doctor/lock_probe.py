@@ -27,14 +27,14 @@ HOLD_SECONDS = 0.01
 
 
 class ProbePair(NamedTuple):
-    """The output of two processes: holds as [begin, end], or numbers of claims."""
+    """Holds as [begin, end], or numbers of claims, of two processes."""
 
     first: list[Any]
     second: list[Any]
 
 
 def count_overlaps(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> int:
-    """The number of pairs, one hold of each process, that overlap in time."""
+    """The number of pairs of holds that overlap in time."""
     return sum(max(a[0], b[0]) < min(a[1], b[1]) for a in first for b in second)
 
 
@@ -55,7 +55,7 @@ def _hold_flock(path: Path) -> Iterator[None]:
 
 
 def claim_repeatedly(path: Path, count: int) -> list[int]:
-    """Try to create ``count`` claims; return the numbers of those that this process won."""
+    """Try to create ``count`` claims; return the numbers of those won."""
     return [number for number in range(count) if create_once(path.with_name(f"{path.name}.{number}"), f"{os.getpid()}\n")]
 
 
@@ -82,6 +82,7 @@ def run_two_probes(kind: str, path: Path, count: int, duration_seconds: float, t
     """
     command = [sys.executable, "-m", "watcher.doctor.lock_probe", kind, str(path), str(count), str(duration_seconds)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    # Both are read in turn: the output of the second one fits its pipe while it waits.
     try:
         outputs = [process.communicate(timeout=timeout_seconds) for process in processes]
     except subprocess.TimeoutExpired as error:

@@ -43,6 +43,7 @@ def check_slurm_limits(config: Config, environ: Mapping[str, str], *, run: Comma
     executor = SlurmExecutor(
         per_minute=100, environment=environ, run=run, timeouts=dict.fromkeys(("squeue", "sacct"), COMMAND_TIMEOUT_SECONDS)
     )
+    # If the controller does not answer, every later question would cost its time limit.
     started = time.monotonic()
     try:
         jobs = executor.query_queue()

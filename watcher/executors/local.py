@@ -99,7 +99,7 @@ class LocalExecutor:
         """Do nothing: local jobs are never held."""
 
     def cancel(self, job: Job) -> None:
-        """Send TERM now, and KILL at a later call after the grace period."""
+        """Send TERM, and at a later call after the grace period KILL."""
         attempt = AttemptPaths(self._attempts / job.name)
         try:
             local_attempt = LocalAttempt.read(attempt)

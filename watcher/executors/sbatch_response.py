@@ -76,7 +76,7 @@ _JOB_ID = re.compile(r"(?:Submitted batch job )?(\d+)(?:;\S+)?")
 
 
 def find_reserved_options(extra: Iterable[str]) -> list[str]:
-    """Options of the user that break the rule of one job for one attempt."""
+    """Options of the user that break one job for one attempt."""
 
     def is_reserved(argument: str) -> bool:
         if not argument.startswith("--"):

@@ -104,7 +104,7 @@ class SlurmExecutor:
         self._change_job(["scontrol", "release", job.job_id])
 
     def cancel(self, job: Job) -> None:
-        """``scancel`` by id and name, so that a reused id is not cancelled."""
+        """``scancel`` by id and name, which spares a reused id."""
         self._change_job(["scancel", f"--name={job.name}", job.job_id])
 
     def query_queue(self) -> Mapping[str, Job]:
@@ -117,9 +117,9 @@ class SlurmExecutor:
         return _parse_jobs("squeue", result, slurm_parsers.parse_queue)
 
     def query_accounting(self, names: Sequence[str], since: float) -> Mapping[str, Job] | None:
-        """Run one sacct from an hour before ``since`` (unix time); jobs by name.
+        """Run one sacct from an hour before ``since``; jobs by name.
 
-        None without accounting, which is cached for an hour.
+        ``since`` is unix time. None without accounting, which is cached for an hour.
         """
         if not names:
             return {}
@@ -157,7 +157,7 @@ class SlurmExecutor:
         return {name: job for name, job in jobs.items() if name in requested_names}
 
     def query_partition_limits(self, partition: str | None) -> PartitionLimits:
-        """Run one sinfo, cached for an hour; several partitions give the smallest limits."""
+        """Run one sinfo; the smallest limits of the partitions, cached an hour."""
         cached = self._partition_limits.get(partition or "")
         if cached is not None and self._clock() < cached[0] + _LIMITS_MAX_AGE_SECONDS:
             return cached[1]

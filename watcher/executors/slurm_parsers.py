@@ -68,7 +68,7 @@ _TASK_ID = re.compile(r"(?P<job>\d+)(?:_(?P<task>\d+|\[[^\]]*\]))?")
 
 
 def parse_job_state(raw_state: str, reason: str = "") -> JobState:
-    """The JobState of a Slurm state such as ``CANCELLED by 1000`` or ``CANCELLED+``.
+    """The JobState of a Slurm state such as ``CANCELLED by 1000``.
 
     A pending job whose reason contains "held" is HELD.
     """

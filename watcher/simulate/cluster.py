@@ -215,7 +215,7 @@ class SimulatedCluster:
         self._schedule_event(index, now + REQUEUE_DELAY_SECONDS, EventKind.START)
 
     def set_state(self, job: SimulatedJob, state: str, now: float, *, reason: str = "None", exit_code: int = 0) -> None:
-        """Set a job's state; the queue purges an ended job after a while."""
+        """Set a job's state; schedule the purge of an ended job."""
         index = self.jobs.index(job)
         job.revision += 1
         job.will_requeue = False
@@ -226,7 +226,7 @@ class SimulatedCluster:
             self._schedule_event(index, now + MIN_JOB_AGE_SECONDS, EventKind.PURGE)
 
     def add(self, job: SimulatedJob) -> None:
-        """Add a job; it may start unless it is held or only in accounting."""
+        """Add a job; release it unless held or only in accounting."""
         self.jobs.append(job)
         self.next_id += 1
         if not (job.held or job.accounting_only):

@@ -79,6 +79,7 @@ class Invariants:
         self, journal_state: JournalState, paths: StatePaths, scoring_jobs: SimulatedScoringJobs, training: SimulatedTraining
     ) -> None:
         """Check what must hold at the end of the simulation."""
+        # Complete: every scheduled evaluation is known and ended; exact: no content was scored twice.
         keys_by_identity = journal_state.index_by_identity()
         for scheduled_evaluation in scheduled_evaluations(self._config, {})[0]:
             key = keys_by_identity.get(scheduled_evaluation.identity)

@@ -44,7 +44,7 @@ ENDING_PROBABILITIES: Mapping[int | str, float] = {
 
 
 def draw_outcome(draw: float, probabilities: Mapping[_Outcome, float], otherwise: _Outcome) -> _Outcome:
-    """The outcome on which a draw from [0, 1) falls; ``otherwise`` takes the remaining probability."""
+    """The outcome on which a draw from [0, 1) falls, else ``otherwise``."""
     for outcome, probability in probabilities.items():
         draw -= probability
         if draw < 0:
@@ -93,6 +93,7 @@ class SimulatedScoringJobs:
         if is_prefill(request):
             self._requests[job.name] = request
             return SimulatedRun(self._rng.uniform(60.0, 600.0))
+        # Two runs of one evaluation at a time break the fence's promise.
         other_run = self.running.get(request.evaluation)
         if other_run is not None:
             self.violations.append(f"one_run: {request.evaluation} is scored by {job.name} while {other_run} runs")
@@ -105,7 +106,7 @@ class SimulatedScoringJobs:
         return SimulatedRun(full_seconds if ending == 0 else full_seconds * self._rng.random(), ending)
 
     def end(self, job: SimulatedJob, run: SimulatedRun, now: float) -> int | str:
-        """Write the files of a run with this ending; return the actual ending."""
+        """Write the files of an ended run; return its actual ending."""
         started_at = self._started_at.pop(job.name, None)
         if started_at is None:  # it never had its claim
             return run.ending

@@ -8,7 +8,7 @@ import os
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from watcher.journal.request_files import write_request
 from watcher.observe.observer import ABANDONED_WATCH_SECONDS
 from watcher.simulate.invariants import Invariants
 from watcher.simulate.jobs import ENDING_PROBABILITIES, SimulatedScoringJobs, draw_outcome
-from watcher.simulate.slurm_commands import SimulatedSlurm
+from watcher.simulate.slurm_commands import FAULT_PROBABILITIES, SimulatedSlurm
 from watcher.simulate.summary import SimulationResult, count_max_per_minute, parse_gpu_count
 from watcher.simulate.training import SimulatedTraining
 from watcher.status.document import compute_latencies
@@ -36,15 +36,6 @@ HOUR_SECONDS, DAY_SECONDS = 3600.0, 86400.0
 
 TRAINING_FRACTION = 0.9
 """Part of the time in which training runs; in the remainder all evaluations can end."""
-
-FAULT_PROBABILITIES: Mapping[str, Mapping[str, float]] = {
-    "sbatch": {"error": 0.02, "hang": 0.01, "lost": 0.02, "down": 0.02, "limit": 0.03, "silent": 0.005, "garbage": 0.005},
-    "squeue": {"down": 0.002, "lost": 0.002, "silent": 0.001, "garbage": 0.001},
-    "sacct": {"down": 0.05, "silent": 0.01},
-    "scontrol": {"down": 0.02, "error": 0.02, "denied": 0.01},
-    "scancel": {"down": 0.02},
-}
-"""Command -> fault -> probability. ``SimulatedSlurm`` describes the faults."""
 
 
 def run_simulation(
@@ -187,9 +178,8 @@ class _Simulation:
         daemon = self._ensure_daemon()
         journal_state = daemon.journal.state
         self.invariants.check_final_state(journal_state, self.config.paths, self.scoring_jobs, self.training)
-        records = journal_state.records.values()
         daemon.close()
-        return self._build_result(records)
+        return self._build_result(list(journal_state.records.values()))
 
     def _advance_environment(self) -> None:
         """Let training, cluster, kills and the operator act until now, in order of time."""
@@ -281,8 +271,7 @@ class _Simulation:
                 candidate_times.append(record.retry_at)
         return min(candidate_times)
 
-    def _build_result(self, records: Iterable[EvaluationRecord]) -> SimulationResult:
-        records = list(records)
+    def _build_result(self, records: Sequence[EvaluationRecord]) -> SimulationResult:
         calls = Counter(name for _, name in self.slurm.calls)
         max_per_minute = count_max_per_minute([at for at, _ in self.slurm.calls])
         self.invariants.check_call_rate(max_per_minute, self.config.limits.slurm_calls_per_minute)

@@ -24,6 +24,15 @@ _SUBMIT_LIMIT_REACHED = (
     "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
 )
 
+FAULT_PROBABILITIES: Mapping[str, Mapping[str, float]] = {
+    "sbatch": {"error": 0.02, "hang": 0.01, "lost": 0.02, "down": 0.02, "limit": 0.03, "silent": 0.005, "garbage": 0.005},
+    "squeue": {"down": 0.002, "lost": 0.002, "silent": 0.001, "garbage": 0.001},
+    "sacct": {"down": 0.05, "silent": 0.01},
+    "scontrol": {"down": 0.02, "error": 0.02, "denied": 0.01},
+    "scancel": {"down": 0.02},
+}
+"""Command -> fault -> probability. ``SimulatedSlurm`` describes the faults."""
+
 
 class SimulatedSlurm(SimulatedCluster):
     """The Slurm commands of a cluster that runs ``slots`` jobs at once.

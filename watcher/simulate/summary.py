@@ -40,7 +40,7 @@ class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_gpu_count(gres: str | None) -> int:
-    """The number of GPUs in a gres such as ``gpu:4``; 1 without a number."""
+    """The GPUs in a gres such as ``gpu:4``; 1 without a number."""
     count_text = (gres or "").rpartition(":")[2]
     return int(count_text) if count_text.isdigit() else 1
 

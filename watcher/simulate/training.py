@@ -137,7 +137,7 @@ def list_training_steps(stage: Stage) -> tuple[int, ...]:
 
 
 def write_first_half(folder: Path, step: int, last_step: int, started_from: str | None, at: float) -> None:
-    """Write config.yaml and half of the tensors, as in the middle of a save."""
+    """Write config.yaml and half of the tensors: an unfinished save."""
     config = {
         "checkpoints": {"resume_checkpoint_path": started_from, "checkpoints_path": str(folder.parent)},
         "general": {"run": folder.parent.name, "step": step, "seed": 42},
