@@ -161,11 +161,12 @@ def _check_readable(name: str, folder: Path) -> DoctorCheck:
     if not steps:
         return DoctorCheck(OK, name, f"{folder}: no step yet")
     newest_step, newest_folder = steps[-1]
-    for path in newest_folder.rglob("*"):
-        if not os.access(path, os.R_OK):
-            owner = _get_owner_name(path)
-            hint = f"ask {owner} to run `chmod -R a+rX {newest_folder}`"
-            return DoctorCheck(WRONG, name, f"{path}, owned by {owner}, cannot be read", hint)
+    for parent, folders, names in os.walk(newest_folder):  # unlike rglob it survives files that disappear meanwhile
+        for path in (Path(parent) / child for child in (*folders, *names)):
+            if not os.access(path, os.R_OK):
+                owner = _get_owner_name(path)
+                hint = f"ask {owner} to run `chmod -R a+rX {newest_folder}`"
+                return DoctorCheck(WRONG, name, f"{path}, owned by {owner}, cannot be read", hint)
     return DoctorCheck(OK, name, f"{folder}: {len(steps)} steps; the newest, {newest_step}, can be read")
 
 
