@@ -30,9 +30,7 @@ _CONFIG_KEY_OPTIONS = {"--account", "--partition", "--qos", "--gres", "--cpus-pe
 def check_values(document: YamlDocument, config: Config) -> None:
     """UserError for an unknown choice or an impossible time."""
     document.require_choice((), "executor", config.executor, EXECUTORS)
-    runner = config.prefill["where"]
-    if runner not in PREFILL_RUNNERS:
-        raise document.make_error(f"unknown value {runner!r}", ("prefill", "where"), suggest_name(runner, PREFILL_RUNNERS))
+    runner = document.require_choice(("prefill",), "where", config.prefill["where"], PREFILL_RUNNERS)
     if config.prefill["auto"] and config.executor == "slurm" and (runner != "job" or not config.prefill.get("partition")):
         message = "the watcher fills the cache by a job, and no partition is set for it"
         hint = "set where: job, and partition: to one whose nodes have a network, such as lrd_all_serial"

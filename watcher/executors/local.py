@@ -218,6 +218,7 @@ class LocalExecutor:
             return _add_live_state(job, local_attempt.claim, has_orphans=has_orphans)
         if local_attempt.cancelled is not None:
             return _with_state(job, JobState.CANCELLED)
+        self._reap_children()  # it may have ended since the last time
         return _add_unrecorded_end(job, self._children.get(process.pid))
 
     def _kill_after_grace(self, cancelled: CancelRecord, process: Process) -> None:

@@ -40,7 +40,7 @@ def problem(tmp_path, text, loader=load_config, environ=None):
         (WHOLE + "poll: 0s\n", ":7: poll: 0s is too often; write 1s or more; 60s is usual"),
         (WHOLE + "limits:\n  max_running: 0\n", ":8: limits.max_running: expected `int` >= 1; write a value of that type"),
         (WHOLE + "executor: slrm\n", ":7: executor: unknown executor 'slrm'; did you mean 'slurm'?"),
-        (WHOLE + "prefill: {where: moon}\n", ":7: prefill.where: unknown value 'moon'; use one of: login, job"),
+        (WHOLE + "prefill: {where: moon}\n", ":7: prefill.where: unknown where 'moon'; use one of: login, job"),
         (
             WHOLE + "executor: slurm\nprefill: {auto: true}\n",
             ":8: prefill.auto: the watcher fills the cache by a job, and no partition is set for it; set where: job",

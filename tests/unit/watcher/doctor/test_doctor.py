@@ -114,7 +114,7 @@ def test_after_a_watcher_that_was_told_to_end_every_check_is_made(here):
     assert ran.stderr == ""
     *lines, summary = ran.stdout.splitlines()
     (line,) = [line for line in lines if "watcher: " in line]
-    said = r"warning  watcher: Stopped on .* \d+ s ago; start it with `watcher run`"
+    said = r"warning  watcher: Stopped on .* [\d.]+ s ago; start it with `watcher run`"
     assert re.fullmatch(said, line)
     names = [line[9:].partition(":")[0] for line in lines]
     assert names[names.index("watcher") + 1] == "requests"
