@@ -12,7 +12,7 @@ from suites.common.errors import ExitCode, UserError
 from watcher.cli.options import config_option, copy_environment, echo_text, get_stage
 
 if TYPE_CHECKING:
-    from watcher.report import data as report_data
+    from watcher.report.data import Report, StageReport
 
 CHECK_EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3, "none": 4}
 """Exit codes of --check."""
@@ -55,14 +55,16 @@ def report(
     if html is not None:
         _write_page(full_report, html)
     elif form is not None:
-        _print_csv_or_json(full_report, form)
+        from watcher.report.tables import render_csv, render_json  # noqa: PLC0415
+
+        click.echo(render_csv(full_report) if form == "csv" else render_json(full_report), nl=form != "csv")
     elif check:
         _exit_by_objectives(full_report.stages[0])
     else:
         _print_report(full_report, step, details=details)
 
 
-def _write_page(full_report: "report_data.Report", html: Path) -> None:
+def _write_page(full_report: "Report", html: Path) -> None:
     from watcher.report.html import render_html  # noqa: PLC0415
 
     path = html.absolute()
@@ -74,13 +76,7 @@ def _write_page(full_report: "report_data.Report", html: Path) -> None:
     click.echo(f"Wrote {path}")
 
 
-def _print_csv_or_json(full_report: "report_data.Report", form: str) -> None:
-    from watcher.report.tables import render_csv, render_json  # noqa: PLC0415
-
-    click.echo(render_csv(full_report) if form == "csv" else render_json(full_report), nl=form != "csv")
-
-
-def _exit_by_objectives(stage: "report_data.StageReport") -> None:
+def _exit_by_objectives(stage: "StageReport") -> None:
     from watcher.report.terminal import summarize_objectives  # noqa: PLC0415
 
     outcome, reasons = summarize_objectives(stage)
@@ -89,7 +85,7 @@ def _exit_by_objectives(stage: "report_data.StageReport") -> None:
     sys.exit(CHECK_EXIT_CODES[outcome])
 
 
-def _print_report(full_report: "report_data.Report", step: int | None, *, details: bool) -> None:
+def _print_report(full_report: "Report", step: int | None, *, details: bool) -> None:
     from rich.console import Console  # noqa: PLC0415
 
     from watcher.report.terminal import print_evaluation, print_report  # noqa: PLC0415

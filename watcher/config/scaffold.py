@@ -11,7 +11,7 @@ from watcher.config.loader import DEFAULT_CONFIG_FILE
 
 _ENVIRONMENT_TEMPLATE = """\
 # Environment for systemd (EnvironmentFile=) and cron, which do not read the files of your login shell.
-# From cron:  set -a; . {here}; set +a; watcher once
+# From cron:  set -a; . {path}; set +a; watcher once
 {variables}
 # Uncomment a line to override watcher.yaml:
 # EVAL_DATA_DIR=/path/to/eval_data
@@ -44,7 +44,7 @@ def write_config_files(folder: Path, environ: Mapping[str, str]) -> ScaffoldFile
     for path in files:
         if path.exists() or path.is_symlink():
             raise UserError("exists, and init overwrites nothing", location=path, hint="move it, or name another folder")
-    text = _ENVIRONMENT_TEMPLATE.format(here=files.environment, variables=_format_variables(files.config, environ))
+    text = _ENVIRONMENT_TEMPLATE.format(path=files.environment, variables=_format_variables(files.config, environ))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         default_config = DEFAULT_CONFIG_FILE.read_text(encoding="utf-8")
