@@ -1,6 +1,6 @@
 """Merges the tasks of an array into one job. Pure.
 
-The job is live while a task is, and ends as its last task does.
+The job is live while a task is. Its gravest end counts, cancelled only where the last task was.
 """
 
 from collections.abc import Sequence
