@@ -1,6 +1,6 @@
 """Tasks of an array as one job. Pure.
 
-It lives while a task does, and ended as its last task did.
+It lives while a task does. Its gravest end counts, cancelled only where its last task was.
 """
 
 from collections.abc import Sequence
