@@ -161,8 +161,8 @@ class _Simulation:
 
     def log(self, _event: str, **fields: Any) -> None:
         """Count the failures that the daemon logs."""
-        if fields.get("kind"):
-            self.failure_counts[str(fields["kind"])] += 1
+        if fields.get("failure_kind"):
+            self.failure_counts[str(fields["failure_kind"])] += 1
 
     def run(self) -> SimulationResult:
         """Run poll after poll until the end, then check what must hold."""
