@@ -188,7 +188,7 @@ def _change_evaluation(request: Request, stage: Stage, record: EvaluationRecord,
 
 
 def _cancel_evaluation(request: Request, record: EvaluationRecord) -> tuple[list[Action], str]:
-    """Journal the cancel; the next round cancels the live job as an orphan."""
+    """Journal the cancel; the next round then cancels the orphaned job."""
     if record.state in {EvaluationState.SCORED, EvaluationState.LOST, EvaluationState.CANCELLED}:
         return [], f"already {record.state.value}"
     run_id = None if record.attempt is None or record.state not in IN_FLIGHT_STATES else record.attempt.run_id

@@ -156,7 +156,7 @@ def resolve_bridge_checkpoint(bridge: Bridge, step: int, config: Config, stage_f
 
 
 def choose_directory(evaluation: ScheduledEvaluation, stage: Stage, taken: Container[str], name: str | None = None) -> str:
-    """The directory of a new evaluation: the given name, else a free one."""
+    """The directory of a new evaluation: a given or free name."""
     if name is not None:
         return name
     plain_name = f"step_{evaluation.step}"
