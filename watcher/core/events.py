@@ -44,7 +44,7 @@ class JournalEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         return self.reason_kind, self.reason, self.hint
 
 
-# A fact goes into the event that changes the state, so that one line of the journal is one consistent change.
+# State, failures and resources share one event: a crash between two lines cannot separate them.
 class StateChange(JournalEvent, frozen=True, kw_only=True):
     """Fields of events that change an evaluation's state."""
 

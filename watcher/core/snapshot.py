@@ -137,7 +137,7 @@ class QueueSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a decision needs, so that it reads neither clock nor disk."""
+    """Everything that a decision needs besides journal and config."""
 
     now: float
     """Unix time here."""
