@@ -15,6 +15,7 @@ from watcher.core.resources import build_prefill_settings
 
 def count_tasks(config: Config, request: ScoringRequest) -> int:
     """Number of array tasks; 1 for an external scorer."""
+    # An external scorer shares no parts, so further tasks would only repeat its work.
     is_shared = config.executor == "slurm" and request.backend != "command"
     return config.slurm.array or 1 if is_shared else 1
 
@@ -55,7 +56,7 @@ def _write_attempt_folder(request: ScoringRequest, attempt_paths: AttemptPaths, 
     try:
         attempt_paths.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(attempt_paths.expected_files, expected)
-        write_atomically(attempt_paths.request, encode_json(request))  # last: it takes the name
+        write_atomically(attempt_paths.request, encode_json(request))  # last: it reserves the name
         fsync_folder(attempt_paths.folder.parent)
     except OSError:
         remove_attempt_folder(attempt_paths)
@@ -75,8 +76,9 @@ def prepare_prefill_attempt(
 ) -> Submission:
     """Write the folder of a prefill attempt; what to submit. Raises OSError."""
     logs = prefill_log_paths(Path(request.results), request.stage, "%j")
+    # Before Slurm 23.02, a job without its log folder fails at once.
     logs[0].parent.mkdir(parents=True, exist_ok=True)
-    _write_attempt_folder(request, attempt_paths, expected="")  # whether the cache is whole is looked at by whoever needs it
+    _write_attempt_folder(request, attempt_paths, expected="")  # its readers check whether the cache is complete
     return Submission(
         name=request.run_id,
         comment=comment,
