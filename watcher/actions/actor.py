@@ -138,6 +138,7 @@ class Actor:
 
     def _perform_effect(self, action: Effect) -> None:
         match action:
+            # The match is exhaustive, so a new kind of action fails the type check here.
             case SubmitEvaluation():
                 self._submit(action)
             case SubmitPrefill():
@@ -221,6 +222,7 @@ class Actor:
             return
         record = self._journal.state.prefills[action.key]
         number, run_id = self._choose_run_id(record, f"prefill-{action.request.stage}")
+        # A run id is the only name by which a lost job can be found.
         request = msgspec.structs.replace(action.request, run_id=run_id)
         attempt_paths, resources = (
             self.config.paths.attempt(run_id),
