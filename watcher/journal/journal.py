@@ -175,6 +175,7 @@ class Journal:
         replay(self.state, msgspec.json.decode(line))  # exactly what a reader will see
 
     def _write(self, line: bytes) -> None:
+        # Two torn lines in one would swallow the event that follows them.
         if self._has_torn_line:
             os.ftruncate(self._fd, self._size_bytes)
             self._has_torn_line = False

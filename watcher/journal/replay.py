@@ -59,7 +59,7 @@ class JournalState(msgspec.Struct, kw_only=True):
 def replay(journal_state: JournalState, document: Mapping[str, Any]) -> None:
     """Add one journal line to ``journal_state``.
 
-    Never raises for its content: what cannot be read becomes a warning.
+    Never raises for its content: unreadable content becomes a warning.
     """
     journal_state.event_count += 1
     epoch = document.get("epoch")
@@ -103,10 +103,7 @@ def _apply_to_state(journal_state: JournalState, event: events.JournalEvent, t: 
 
 
 def apply_event(record: EvaluationRecord | None, event: events.JournalEvent, t: float) -> EvaluationRecord | None:
-    """The record after ``event`` at time ``t``.
-
-    None where no Created event came before.
-    """
+    """The record after ``event`` at time ``t``; None before its Created event."""
     if isinstance(event, events.Created):
         return record if record is not None else _create_record(event, t)
     if record is None:
@@ -122,7 +119,7 @@ def apply_event(record: EvaluationRecord | None, event: events.JournalEvent, t: 
 
 
 def _annotations(record: EvaluationRecord, event: events.JournalEvent, t: float) -> dict[str, Any]:
-    """Fields of the record that an event changes without changing its state."""
+    """Fields that an event changes beside the record's state."""
     match event:
         case events.CheckpointMoved():
             changes: dict[str, Any] = {"checkpoint": event.checkpoint}
@@ -136,7 +133,6 @@ def _annotations(record: EvaluationRecord, event: events.JournalEvent, t: float)
         case events.Mirrored():
             changes = {"mirror_token": event.copy}
         case events.BaselineSelected():
-            # A chosen baseline becomes a bridge, and stays wanted outside any schedule.
             changes = {"origin": "bridge", "requested": True, "baseline_selected_at": t}
         case event_parsing.UnknownEvent():
             changes = {"extra": {**record.extra, event.name_in_journal: dict(event.fields)}}
@@ -255,16 +251,12 @@ def _update_times(record: EvaluationRecord, **new_times: float | None) -> dict[s
 def _content_changes(
     record: EvaluationRecord, event: events.Ready | events.CheckpointSeen, fingerprint: str, t: float
 ) -> dict[str, Any]:
-    """Changes of a complete checkpoint: content and times of this round.
-
-    The same content keeps its first times.
-    """
+    """Changes of a complete checkpoint; the same content keeps its first times."""
     same_content = fingerprint == record.fingerprint
     before = record.times if same_content else {}
     times = {
         "complete": before.get("complete", event.completed_at),
         "detected": before.get("detected", t),
-        # A rescored checkpoint says nothing about the delay between completion and scores.
         "again": before.get("again", t) if "again" in before or "scored" in before else None,
     }
     changes: dict[str, Any] = {
@@ -278,10 +270,7 @@ def _content_changes(
 
 
 def _submission_changes(record: EvaluationRecord, event: events.Submitted | events.Adopted, t: float) -> dict[str, Any]:
-    """Changes of a known job id.
-
-    The event carries the attempt, in case the line of its intent is lost.
-    """
+    """Changes of a known job id; the event carries the attempt."""
     attempt, submitted_at = record.attempt, event.submit_time or t
     if attempt is None or attempt.run_id != event.run_id:
         attempt = event.attempt
@@ -306,7 +295,6 @@ def _scored_changes(record: EvaluationRecord, event: events.Scored, t: float) ->
     return {
         "fingerprint": event.fingerprint,
         "suites": dict(event.suites),
-        # Success ends every row of failures and every raise.
         "failures": {},
         "raised_resources": {},
         "raise_refused": False,
