@@ -87,6 +87,7 @@ def check_unknown_results(key: str, observed: ObservedState, journal_state: Jour
         reason="audit: its results are on disk",
     )
     scored = make_scored_event(key, tier_files, checkpoint, observed)
+    # Two events in one amendment: a record without its scores would be scored again.
     amendment = Amendment(key=key, state=None, events=(msgspec.to_builtins(created), msgspec.to_builtins(scored)))
     return Difference(
         key=key, journal_state=record_state, observed=f"disk: {disk_state}", repair="journal it as scored", amendment=amendment
