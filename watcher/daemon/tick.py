@@ -64,6 +64,7 @@ class TickRunner:
         """``data_bytes_per_tick``: bytes of local data that one tick hashes, at most."""
         self.config = config
         self.journal, self.executor = journal, executor
+        # Actor and observer live as long as the process: their caches make an idle poll cheap.
         self.actor = Actor(config, journal, executor, state_id, clock=clock, log=log)
         self.observer = Observer(
             state_id,
