@@ -48,6 +48,7 @@ def render_status(document: JsonObject, now: float) -> str:
     host, poll_seconds = document["host"], document["poll"]
     is_once = document.get("mode") == "once"
     writer = f"`watcher once` on {host}" if is_once else f"{host} (polls every {format_duration(poll_seconds)})"
+    # Status.txt is a file: it cannot know how old it is when somebody reads it.
     remark = "" if is_once else f" If older than {format_duration(3 * poll_seconds)}, the watcher is not running."
     if document.get("stopped"):
         remark = " The watcher was stopped."
@@ -85,6 +86,7 @@ def _render_latencies(latencies: Mapping[str, Mapping[str, float]]) -> list[str]
 
 
 def _render_queue(queue: JsonObject | None, executor: str, now: float) -> list[str]:
+    # A queue that answers is not worth a line.
     if not queue or queue.get("jobs") is not None:
         return []
     since = queue.get("since") or queue["at"]
@@ -101,7 +103,7 @@ def _render_stage(name: str, stage: JsonObject, now: float) -> list[str]:
     if stage.get("data_cache"):
         lines += _wrap_lines(f"data cache: {stage['data_cache']}", "  ", "    ")
     rows = stage["evaluations"]
-    # suspicious scores are always shown, however old
+    # Suspicious scores are always shown, however old.
     scored_rows = [row for row in rows if row["state"] == "scored" and not is_suspicious(row)]
     hidden = {row["evaluation"] for row in scored_rows[:-MAX_SCORED_SHOWN]}
     if hidden:
@@ -116,6 +118,7 @@ def _render_stage(name: str, stage: JsonObject, now: float) -> list[str]:
 def _build_cells(stage: str, row: JsonObject, now: float) -> dict[str, str]:
     scores = row.get("scores") or {}
     source = "" if row["source"] == stage else row["source"]
+    # A name that follows from step and source would only repeat two columns.
     default_names = {f"step_{row['step']}", f"step_{row['step']}_from_{row['source']}"}
     cells = {
         "step": str(row["step"]),
@@ -140,10 +143,12 @@ def _list_remarks(row: JsonObject, now: float) -> Iterable[str]:
         return (_SUSPICIOUS_TEXT if is_suspicious(row) else detail,)
     remarks = [detail or row["reason"]]
     retry_at = row.get("retry_at")
+    # Other states may keep an old retry time.
     if retry_at is not None and state in {"failed", "waiting"}:
         remarks.append("retry now" if retry_at <= now else f"retry in {format_duration(retry_at - now)}")
     if state == "running":
         remarks.append(_format_progress(row.get("progress") or {}, now))
+    # A first attempt is the normal case.
     number = (row.get("attempt") or {}).get("number", 1)
     if number > 1 and state not in _STATES_WITHOUT_JOB:
         remarks.append(f"attempt {number}")
@@ -165,7 +170,8 @@ def _format_progress(progress: JsonObject, now: float) -> str:
 
 
 def _render_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """A header and a line for each row; a reason that does not fit goes below its row."""
+    """A header and a line for each row; long reasons go below."""
+    # Columns without any value would cost the width that reasons need.
     columns = [column for column in _COLUMNS if column in {"step", "state"} or any(row[column] for row in rows)]
     widths = {}
     for column in columns:
