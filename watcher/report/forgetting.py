@@ -78,6 +78,7 @@ def build_matrix(report: Report) -> StageMatrix:
     changes = [{} if evaluation is None else collect_changes(evaluation.get_comparison("bridge")) for evaluation in newest]
     figures = dict.fromkeys(figure for stage in report.stages for figure in list_figures(stage))
     rows = []
+    # Totals come first in each tier.
     for figure in sorted(figures, key=lambda figure: (figure.tier, figure.name != "")):
         cells = [_build_cell(figure, newest[: column + 1], stage_changes) for column, stage_changes in enumerate(changes)]
         rows.append(MatrixRow(figure, tuple(cells)))
@@ -116,10 +117,11 @@ def _find_forgetting(
     ]
     if not earlier_values:
         return None
-    # with this sign a lower value is the better one, and a positive loss the worse
+    # With this sign a lower value is the better one, and a positive loss the worse.
     sign = 1.0 if figure.lower_is_better else -1.0
     best_stage, best = min(earlier_values, key=lambda pair: sign * pair[1].value)
     loss = sign * (value.value - best.value)
+    # Without an error nobody can tell a loss from noise.
     if value.error is None or best.error is None:
         return None
     if loss <= FORGETTING_THRESHOLD_STDERRS * math.hypot(value.error, best.error):
