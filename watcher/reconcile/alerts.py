@@ -2,8 +2,8 @@
 
 An alert's id names the news, so that nobody is notified twice.
 
-News are: a blocked evaluation, a finished stage, an evaluation that fails the stage's objectives, a checkpoint that will not
-complete by itself, a damaged journal, and a time in which no watcher ran.
+News of evaluations: blocked, failed objectives, a checkpoint that will not complete by itself. Other news: a finished stage,
+a damaged journal, a time in which no watcher ran.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ def make_regression_alert(key: str, stage: str, comparison: Comparison | None) -
     """
     if comparison is None or comparison.outcome != "fail":
         return None
-    # The message names only what fails; compare.json holds the rest.
+    # The message names only what fails, since compare.json holds the rest.
     failed_objectives = []
     for objective in comparison.objectives:
         if objective.outcome == "fail":

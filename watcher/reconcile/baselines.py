@@ -31,26 +31,24 @@ def build_comparison_requests(config: Config, journal_state: JournalState) -> di
     records = list(journal_state.records.values())
     for stage in config.stages.values():
         scored = [record for record in records if record.stage == stage.name and record.state is EvaluationState.SCORED]
-        # Only scored evaluations have files to compare.
         evaluation_refs = {record.key: _make_evaluation_ref(record, stage) for record in scored}
         stage_checkpoints = sorted(filter(is_stage_checkpoint, scored), key=lambda record: record.step)
         bridge = find_bridge(stage.name, records)
         baseline = None
         if bridge is not None and bridge.key in evaluation_refs:
-            # An unusual baseline is named in compare.json, so that no reader takes it for the usual one.
+            # An unusual baseline is named in compare.json, so that no reader mistakes it for the usual one.
             bridge_notes = (
                 describe_bridge_override(bridge, stage),
                 describe_start_mismatch(stage.name, journal_state.started_from.get(stage.name), bridge),
             )
             baseline = msgspec.structs.replace(evaluation_refs[bridge.key], note="; ".join(filter(None, bridge_notes)) or None)
         for record in scored:
-            # Steps of another run or of a custom folder have no earlier step of their own.
+            # Only the stage's own run has earlier steps to compare with.
             earlier = (
                 tuple(evaluation_refs[previous.key] for previous in stage_checkpoints if previous.step < record.step)
                 if is_stage_checkpoint(record)
                 else ()
             )
-            # A bridge is the baseline, so it is not compared.
             if record.origin != "bridge" and (baseline is not None or earlier):
                 requests[record.key] = CompareRequest(
                     candidate=evaluation_refs[record.key], bridge=baseline, earlier=earlier, objectives=stage.objectives

@@ -1,7 +1,7 @@
 """The next action for an evaluation in flight. Pure.
 
-Only valid result files mean success. Exit records and result files come before the queue, the queue before accounting;
-and absence of news is no news: a job of which nobody knows is searched for a while. Its claim is
+Only valid result files mean success. Exit records and result files come before the queue, the queue before accounting.
+Absence of news is no news: a job of which nobody knows is searched for a while. Its claim is
 made void before it is given up, so that it can never run afterwards.
 """
 
@@ -43,7 +43,7 @@ def next_action_in_flight(
     job = find_job(attempt, snapshot.queue)
     if record.state is EvaluationState.SUBMITTING:
         return _next_action_submitting(record, attempt, attempt_files, snapshot, rules)
-    # sbatch may answer late or through another job id; the name is unique, so the queue's id is the right one.
+    # The name is unique to the attempt, while a recorded id may be wrong: the queue's id counts.
     if job is not None and job.job_id != attempt.job_id and job.job_id:
         return make_adopted_event(record, attempt, job, f"the queue lists it as job {job.job_id}, not {attempt.job_id}")
     last_exit = attempt_files.exit_records[-1] if attempt_files.exit_records else None
@@ -52,7 +52,7 @@ def next_action_in_flight(
     if last_exit is not None and job is not None and ((is_alive and attempt.tasks > 1) or _is_from_earlier_run(last_exit, job)):
         last_exit = None
     results = snapshot.results.get(record.key)
-    # Tier files of a job that still runs may belong to the run before it.
+    # A job that still runs may publish again, so it is scored at its end.
     is_over = last_exit is not None or (not is_alive and _is_queue_newer(attempt, snapshot))
     # Valid results count before any job state: exit codes and states can both be wrong about them.
     if results is not None and results.is_valid and is_over:
@@ -212,7 +212,7 @@ def _next_action_ended(ended: EndedAttempt, snapshot: Snapshot, config: Config, 
             else ""
         )
         return (_confirm_end(record, attempt, reason, snapshot.accounting_lag_seconds, now) if reason else None) or shortage_event
-    # A signal's exit code after TIMEOUT or OUT_OF_MEMORY is Slurm's kill and not the scorer's word.
+    # After TIMEOUT or OUT_OF_MEMORY a signal's exit code comes from Slurm's kill and not from the scorer.
     has_resource_limit_state = job is not None and job.state in _RESOURCE_LIMIT_STATES
     if (
         last_exit is not None
@@ -228,7 +228,6 @@ def _next_action_ended(ended: EndedAttempt, snapshot: Snapshot, config: Config, 
         return _confirm_end(record, attempt, reason, snapshot.accounting_lag_seconds, now) or policy.decide_after_job_state(
             record, job, attempt_files, results_error, rules, now=now
         )
-    # Exit code 0 or COMPLETED, but no valid tier files.
     if last_exit is not None or job is not None:
         return _next_action_without_results(record, attempt, last_exit, snapshot, rules)
     # Neither queue nor accounting knows the job; without slurmdbd only the exit record could say more.

@@ -14,7 +14,6 @@ from watcher.reconcile.journal_events import make_adopted_event
 
 def resolve_orphan_jobs(snapshot: Snapshot, journal_state: JournalState, comment: str) -> list[Action | Skip]:
     """The action or skip for each orphan job."""
-    # A queue that does not answer shows no orphans.
     if snapshot.jobs is None:
         return []
     records_by_run_id = {
@@ -63,7 +62,7 @@ def _resolve_unknown_job(name: str, job: Job, snapshot: Snapshot, journal_state:
     # A killed watcher left it between sbatch and the journal; held jobs never ran, so nothing is lost.
     if job.state is JobState.HELD:
         return CancelJob(key=key, job=job, reason="held, and unknown to the journal")
-    # Two live jobs of one evaluation must never be.
+    # One evaluation must never have two live jobs.
     if record is not None and record.state in IN_FLIGHT_STATES:
         return CancelJob(key=key, job=job, reason="another attempt of this evaluation is in flight")
     if (

@@ -73,7 +73,7 @@ def _is_timeout(last_exit: ExitRecord | None, job_state: JobState | None, resour
         return last_exit is None or was_warned or last_exit.code not in SCORER_EXIT_CODES
     if last_exit is None or not was_warned:
         return False
-    # USR1 also comes from preemption: it counts as a timeout only near the limit.
+    # Preemption sends USR1 too, so it counts as a timeout only near the limit.
     limit_seconds = parse_slurm_time(resources.get("time"))
     return limit_seconds is None or last_exit.end - last_exit.start >= limit_seconds - WARNING_LEAD_SECONDS
 

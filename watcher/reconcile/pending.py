@@ -167,7 +167,7 @@ def _next_action_complete(
         snapshot=snapshot,
         config=config,
     )
-    # One gate a tick: its event changes the record, and the next round decides with that.
+    # The first gate that answers decides: its event changes what the next round sees.
     for gate in _GATES:
         action = gate(case)
         if action is not None:
@@ -258,7 +258,7 @@ def _build_scoring_request(case: _CompleteCheckpoint) -> ScoringRequest:
     """What the scoring job is asked for, complete but for ``run_id``."""
     record, stage, config = case.record, case.stage, case.config
     return ScoringRequest(
-        # The actor chooses the run id: it must not be used on disk, and this room reads no disk.
+        # The actor chooses the run id, since only the disk shows which ids are free.
         run_id="",
         stage=record.stage,
         source_stage=record.source,

@@ -1,7 +1,7 @@
 """(snapshot, journal state, config) -> actions and skips. Pure.
 
-Order of submission, where not all can go at once: bridges and final steps first, since comparisons wait for them;
-then by the time at which the checkpoint was complete, oldest first; then by step.
+Order of submission, where limits allow only some: bridges and final steps first, since comparisons wait for them. The
+others follow by the time at which their checkpoint was complete, oldest first, then by step.
 """
 
 import math
@@ -41,12 +41,11 @@ MAX_UNSCHEDULED_SHOWN = 200
 def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, comment: str) -> Decision:
     """All actions in order, and skips for everything else.
 
-    ``comment`` marks our jobs in the queue.
+    ``comment`` is the job comment of our jobs.
     """
     request_actions = [
         action for request in snapshot.requests for action in answer_request(request, snapshot, config, journal_state)
     ]
-    # A person's command comes first, and its answer must not wait for anything else.
     if request_actions:  # they change what everything else depends on, which the next round decides
         return Decision(actions=tuple(request_actions))
     # The schedule is compared with the journal at every tick: no event of the file system has to arrive for it.
@@ -178,11 +177,10 @@ def _select_submissions(
     """As many submissions as limits allow, the most urgent first."""
     if not candidates:
         return []
-    # Without the queue a lost job cannot be told from none, so nothing new is submitted.
+    # Without the queue a lost job looks like none, so nothing new is submitted.
     if snapshot.jobs is None:
         return [Skip(candidate.key, f"ready; the queue {snapshot.queue_problem}") for candidate in candidates]
     in_flight_count = sum(record.state in IN_FLIGHT_STATES for record in journal_state.records.values())
-    # Of all limits the tightest one decides, and its text is the reason that a person reads.
     limits = [(config.limits.max_queued - in_flight_count, f"ready; limits.max_queued ({config.limits.max_queued}) is reached")]
     max_running = config.limits.max_running if config.limits.max_running is not None else snapshot.max_running
     if max_running is not None:
@@ -215,7 +213,7 @@ def _collect_skips(
     snapshot: Snapshot, config: Config, journal_state: JournalState, unknown_bridges: Mapping[str, str]
 ) -> list[Skip]:
     """Skips about stages, bridges and folders."""
-    # A person must be able to find a reason for everything that the config names and no tick handles.
+    # The status needs a reason for everything in the config that no tick handles.
     skips = [Skip(f"{name}/bridge", f"bridge: {reason}") for name, reason in unknown_bridges.items()]
     for stage in config.stages.values():
         stage_folder = snapshot.stages[stage.name]
@@ -226,7 +224,7 @@ def _collect_skips(
         skips += _skip_unscheduled_steps(stage, stage_folder, journal_state)
         skips += _skip_results_in_other_folders(stage, journal_state, config)
         bridge = find_bridge(stage.name, journal_state.records.values())
-        # The stage may have started from another checkpoint than the bridge, which makes comparisons questionable.
+        # If the stage started from another checkpoint than its bridge, comparisons are questionable.
         mismatch = (
             None if bridge is None else describe_start_mismatch(stage.name, journal_state.started_from.get(stage.name), bridge)
         )

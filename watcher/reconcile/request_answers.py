@@ -168,14 +168,13 @@ def _find_checkpoint_folder(source: str, step: int, stage_folder: StageFolder | 
 def _change_evaluation(request: Request, stage: Stage, record: EvaluationRecord, snapshot: Snapshot) -> tuple[list[Action], str]:
     if request.kind == "cancel":
         return _cancel_evaluation(request, record)
-    # Two live jobs of one evaluation must never be, not even by request.
+    # One evaluation must never have two live jobs, not even by request.
     if record.state in IN_FLIGHT_STATES:
         return [], f"already {record.state.value}"
     requester = f" by {request.by}" if request.by else ""
     reason = f"{request.kind}{requester}"
     pending_event = events.Pending(evaluation=record.key, reason=reason, fresh=True, forced=request.force, requested=True)
     if record.state is EvaluationState.SCORED:
-        # Published results are never replaced without an explicit wish.
         if not request.force:
             return [], "already scored; use --force to score it again"
         # The old results stay readable in a folder of their own, named by the time of the request.

@@ -96,7 +96,6 @@ def decide_after_exit(
     # Finished parts are kept, so each retry makes progress and none counts as a failure.
     if code == ExitCode.TEMPORARY:
         return retry_without_penalty(record, "temporary", reason, rules, now)
-    # The checkpoint is inspected again before anything is decided about it.
     if code == ExitCode.CHANGED:
         return events.Pending(**_of_attempt(record), reason=reason)
     if code == 0:

@@ -43,7 +43,6 @@ def next_action_settled(
         return rewrite_action
     requirements = snapshot.requirements.get(record.stage)
     outdated_tiers = [] if requirements is None or requirements.error else find_outdated_tiers(record, requirements)
-    # Scores outside the schedule stay as they are: nobody waits for them.
     if not outdated_tiers or not is_scheduled:
         return None
     reason = snapshot.suite_changes.get(record.key) or f"the suites of {', '.join(outdated_tiers)} changed"
@@ -84,7 +83,6 @@ def _is_checkpoint_gone(record: EvaluationRecord, snapshot: Snapshot, config: Co
 def _next_action_blocked(record: EvaluationRecord, snapshot: Snapshot) -> Action | Skip:
     inspection = snapshot.inspections.get(record.checkpoint)
     if record.reason_kind is ReasonKind.CHECKPOINT and inspection is not None:
-        # The cause of the block is gone, so no person has to act.
         if inspection.kind not in BLOCKING_COMPLETENESS:
             return make_pending_event(record, "the checkpoint changed")
         blocked = block_on_checkpoint(record, inspection)
