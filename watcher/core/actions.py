@@ -81,7 +81,7 @@ class AbandonAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reason(self) -> str:
-        """Why it is given up."""
+        """Why the attempt is abandoned."""
         return self.next_event.full_reason
 
 

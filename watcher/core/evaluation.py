@@ -53,11 +53,13 @@ class EvaluationState(enum.StrEnum):
     """Scored once, but its result files are gone from disk. Only a person has it scored again."""
 
 
+# In these states a job may exist, so no other one is submitted.
 IN_FLIGHT_STATES = frozenset({EvaluationState.SUBMITTING, EvaluationState.QUEUED, EvaluationState.RUNNING})
 
 MAX_POSTPONEMENT_SECONDS = 3600.0
 """The longest believable backoff in seconds; a later retry time comes from a wrong clock."""
 
+# Only changed files or suites, or a person's command, move an evaluation out of these.
 SETTLED_STATES = frozenset({EvaluationState.SCORED, EvaluationState.BLOCKED, EvaluationState.CANCELLED, EvaluationState.LOST})
 
 

@@ -59,6 +59,7 @@ EVENT_TYPES: Mapping[str, type[JournalEvent]] = {
 """Name in the journal -> its struct."""
 
 
+# Every line has these, so they are no unknown fields.
 _HEADER_FIELDS = frozenset({"schema", "seq", "epoch", "t", "event"})
 
 

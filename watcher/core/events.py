@@ -135,7 +135,7 @@ class SubmissionUnknown(StateChange, frozen=True, kw_only=True, tag="submission_
 
 
 class Abandoned(StateChange, frozen=True, kw_only=True, tag="abandoned"):
-    """A lost attempt is given up, and its claim is void."""
+    """A lost attempt is abandoned, and its claim is void."""
 
 
 # The attempt is repeated here in case the line of the intent is damaged.

@@ -87,9 +87,9 @@ class SubmitKind(enum.StrEnum):
     # A limit passes by itself, so it must not use up the tries of an evaluation.
     LATER = "later"
     """A named limit: try again later, it is no failure."""
-    # Sbatch can exit 1 with a timeout although the job is queued, so a failure is not a refusal.
+    # sbatch can exit 1 with a timeout although the job is queued, so a failure is not a refusal.
     AMBIGUOUS = "ambiguous"
-    """Anything else: the job may exist. Look it up by name before anything is tried again."""
+    """Anything else: the job may exist. It is searched by name before anything is tried again."""
 
 
 class SubmissionResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,6 +156,7 @@ class ExecutorUnreachable(Exception):  # noqa: N818  a state of affairs, not a d
 class Executor(Protocol):
     """Runs submissions. Every method may raise ExecutorUnreachable, and none retries by itself."""
 
+    # Local processes start at once, so nothing can be journaled between their submission and their start.
     submits_held: bool
     """Whether a submitted job waits for ``release``."""
 

@@ -16,6 +16,7 @@ _STAT_STATE, _STAT_GROUP, _STAT_START = 0, 2, 19
 _DEAD_STATES = frozenset("ZXx")
 """Zombies answer ``kill -0`` for as long as nobody reaps them."""
 
+# A login node is shared, so local jobs give way to people.
 _NICENESS = "5"
 
 
@@ -59,7 +60,7 @@ class Process(msgspec.Struct, frozen=True):
         try:
             os.killpg(self.pid, signal_number)
         except ProcessLookupError:
-            # No group of that number: the process never became a leader, or the pid belongs to another one now.
+            # Without a group the process itself gets the signal, if the pid is still its own.
             if self.is_alive():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.pid, signal_number)
@@ -89,9 +90,8 @@ def spawn_session(command: Sequence[str], environ: Mapping[str, str], *, logs: t
     pid exists already. Raises OSError where a log cannot be opened or nothing can be started. Not
     subprocess.Popen: that one objects to children that are left alone.
     """
-    # The log's name holds the pid, which exists only after the start.
     temporary_logs = [Path(str(log).replace("%j", name)) for log in logs]  # the pid is not known yet
-    # Both logs are open before the start, so that an unwritable folder is an error and no silent job.
+    # Both logs are open before the start, so that an unwritable folder is an error before anything runs.
     with contextlib.ExitStack() as cleanup:
         descriptors = []
         for path in temporary_logs:
@@ -113,7 +113,7 @@ def spawn_session(command: Sequence[str], environ: Mapping[str, str], *, logs: t
         )
     for log, path in zip(logs, temporary_logs, strict=True):
         final_path = Path(str(log).replace("%j", str(pid)))
-        with contextlib.suppress(OSError):  # the log goes on under its first name
+        with contextlib.suppress(OSError):  # the log keeps its first name
             if not final_path.exists():
                 path.rename(final_path)
     return pid

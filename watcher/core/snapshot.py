@@ -203,5 +203,5 @@ def find_job(attempt: Attempt, queue: QueueSnapshot | None) -> Job | None:
 
 
 def format_job_comment(state_id: str) -> str:
-    """The job comment that marks jobs of this state folder."""
+    """The job comment of this state folder's jobs."""
     return f"watcher:{state_id}"
