@@ -90,7 +90,7 @@ def _read_epoch(journal_state: JournalState, paths: StatePaths, epoch: int, *, q
             _record_damaged_line(journal_state, paths, epoch, number, line, quarantine=quarantine)
             continue
         seq = event.get("seq")
-        # A gap in the numbers shows lines that are missing without a trace, as after a restored backup.
+        # A gap in the numbers shows lines that are missing without a trace.
         if isinstance(seq, int):
             if seq > expected_seq:
                 journal_state.warnings.append(f"journal: {path.name} lacks {seq - expected_seq} events before line {number}")
@@ -157,7 +157,7 @@ class Journal:
                 fd = os.open(paths.epoch_journal(epoch), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
             except FileExistsError:
                 continue
-            # The new file must survive a power cut, else the fence would open again.
+            # The new file must survive a power cut, else an older epoch would seem the newest.
             fsync_folder(paths.journal)
             return cls(paths, journal_state, epoch, fd)
 
@@ -228,7 +228,7 @@ class Journal:
                 os.ftruncate(fd, self._size_bytes)
         finally:
             os.close(fd)
-        # A newer epoch may rely on the order of numbers, so the file then stays.
+        # Only the newest file is deleted: a lower number must not become free below a newer one.
         if not self._has_events and self._paths.journal.is_dir() and not self.is_superseded():
             self._paths.epoch_journal(self.epoch).unlink()
 
