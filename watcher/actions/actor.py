@@ -4,8 +4,8 @@ Submitting is: request written > intent journaled > submitted, held > job id jou
 between any two of these leaves what the next watcher finds by the attempt's name. Before every effect the fence is
 checked: a watcher that was frozen and thawed can at most leave a held job that never runs.
 
-While submissions meet a limit, the intent of the first try stands for later tries: a journal must not grow for as long as a
-limit lasts. If a later try succeeds and its watcher is killed before journaling it, the held job is unknown to the
+While submissions meet a limit, the intent of the first try stands for later tries. A journal must not grow for as long as
+a limit lasts. If a later try succeeds and its watcher is killed before journaling it, the held job is unknown to the
 journal. It never runs, and the next watcher cancels it.
 """
 
@@ -114,7 +114,7 @@ class Actor:
 
     def unwritable_results(self, now: float) -> dict[str, str]:
         """Results folder that could not be made a moment ago -> why."""
-        # A folder that cannot be created costs a try and a log line for each evaluation and poll.
+        # Without this delay each evaluation would try the folder again in each poll.
         recent = {
             folder: reason for folder, (reason, at) in self._unwritable_folders.items() if 0 <= now - at < RESULTS_RETRY_SECONDS
         }
@@ -260,7 +260,7 @@ class Actor:
     def _choose_run_id(self, record: EvaluationRecord, prefix: str) -> tuple[int, str]:
         """Number and run id of a new attempt that nothing uses yet."""
         number = record.attempts + 1
-        # Files of that name may remain from a journal that was restored from a backup.
+        # Files of that name may remain from a journal that was deleted or restored.
         while True:
             seed = f"{self._state_id}\0{record.key}\0{number}\0{self._journal.epoch}"
             digest = hashlib.sha256(seed.encode()).hexdigest()[:8]
@@ -352,7 +352,7 @@ class Actor:
             self._append_event(action.next_event)  # by a watcher that was killed before journaling it
 
     def _close_request(self, action: CloseRequest) -> None:
-        # The answer is journaled before the file goes, so a crash never loses it.
+        # The answer is journaled before the file is deleted, so a crash never loses it.
         if action.id not in self._journal.state.closed_requests:
             self._append_event(events.RequestAnswered(id=action.id, outcome=action.reason, reason=action.reason))
         (self.config.paths.requests / f"{action.id}.json").unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """Hard links that keep a checkpoint's files until it is scored.
 
-Nanotron rewrites files in place, and a link is the same file: a pin protects against deletion, not against a rewrite,
+Nanotron rewrites files in place, and a link is the same file. So a pin protects against deletion, not against a rewrite,
 which shows in the fingerprint as usual. Pins are never under a folder of checkpoints: tools that move those to S3 delete
 every folder there.
 """

@@ -43,7 +43,7 @@ class RetentionActions:
         records = self._journal.state.records.values()
         roots = pins.list_pin_roots(config, self._state_id)
         if not self._orphans_removed:
-            # Once a run is enough, since only a killed watcher leaves orphans.
+            # Once after the start is enough, since only a killed watcher leaves orphans.
             self._orphans_removed = True
             for orphan in pins.remove_orphan_pins(roots, {record.pin.folder for record in records if record.pin is not None}):
                 self._log("pin_swept", folder=str(orphan))
@@ -64,7 +64,7 @@ class RetentionActions:
     def mirror(self, action: MirrorResults, config: Config) -> None:
         """Mirror or restore results; an unwritable mirror is retried later."""
         record, mirror_root = self._journal.state.records[action.key], config.mirror
-        # An unreachable mirror would cost every tick a time limit of its file system.
+        # A try may block on a broken file system, so tries are minutes apart.
         if mirror_root is None or self._clock() < self._mirror_retry_at:
             return
         results_paths = get_evaluation_paths(config, record)
