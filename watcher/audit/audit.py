@@ -52,7 +52,7 @@ def run_audit(
         environ,
         state_id=state_id,
         now=now,
-        # Without a running watcher nobody would notice anything later.
+        # Without a running watcher nothing changes by itself.
         grace_seconds=_GRACE_POLLS * config.poll if alive else 0.0,
     )
     known_run_ids = frozenset(ledger.list_run_ids(config.paths))
@@ -135,7 +135,7 @@ def _observe_state(
 
 def _read_headline_scores(paths: EvaluationPaths, tier_files: Mapping[str, TierFileState]) -> Mapping[str, float]:
     fingerprints = {tier_file.fingerprint for tier_file in tier_files.values() if tier_file.kind == "valid"}
-    # Scores of two contents must not stand in one event.
+    # One event must not hold scores of two contents.
     if len(fingerprints) != 1:
         return {}
     tiers: TierDefinitions = {tier: TierRequirement(tier_file.digest) for tier, tier_file in tier_files.items()}
@@ -147,7 +147,7 @@ def find_differences(
 ) -> list[Difference]:
     """All differences, evaluations first.
 
-    ``known_run_ids``: every attempt in the journal; ``job_comment`` marks our jobs.
+    ``known_run_ids``: every attempt in the journal; ``job_comment``: the comment of our jobs.
     """
     results: list[Difference] = []
     for record in journal_state.records.values():
@@ -159,7 +159,7 @@ def find_differences(
         for key in observed.results
         if (difference := check_unknown_results(key, observed, journal_state, config)) is not None
     ]
-    # Evaluations come first: a person reads what is wrong before what is merely left over.
+    # Evaluations come first: what is wrong precedes what is merely left over.
     results += check_jobs(observed, journal_state, job_comment)
     results += check_attempts(observed, known_run_ids)
     results += [check_leftover(item) for item in observed.leftovers]

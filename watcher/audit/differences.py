@@ -90,7 +90,7 @@ def check_evaluation(record: EvaluationRecord, observed: ObservedState) -> Diffe
     if any(tier_file.digest != current_tiers[tier].digest for tier, tier_file in tier_files.items() if tier in current_tiers):
         return None  # scores of earlier suites, so a new score is right
     if (
-        # Results of the content that is there now, or that nothing can contradict any more.
+        # Only results of today's content count, or those of a deleted checkpoint.
         not (checkpoint.is_deleted or checkpoint.fingerprint == fingerprint)
         or observed.now - record.since < observed.grace_seconds
     ):

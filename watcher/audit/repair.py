@@ -24,7 +24,7 @@ def repair_differences(
     touched only under the lock.
     """
     amendments = tuple(difference.amendment for difference in differences if difference.amendment is not None)
-    # Only the holder of the journal writes to it, so amendments take the way of a request.
+    # Only the holder of the journal writes to it, so amendments are sent as a request.
     if amendments:
         asks.write_request(
             Request(id=asks.make_request_id(now), at=now, kind="amend", by=asks.get_user_at_host(), amendments=amendments),

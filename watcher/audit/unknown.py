@@ -68,7 +68,7 @@ def check_unknown_results(key: str, observed: ObservedState, journal_state: Jour
     is_scheduled = (
         scheduled_evaluation.source == stage_name and stage.is_scheduled(scheduled_evaluation.step) and not custom_directory
     )
-    # Only for a deleted checkpoint are these scores all that will ever exist.
+    # An existing checkpoint can be scored again, so here only its own valid results are journaled.
     if not checkpoint.is_deleted:
         if is_scheduled:
             return report_only(key, record_state, f"disk: {disk_state}", LEFT_TO_NEXT_TICK)
