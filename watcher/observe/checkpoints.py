@@ -68,7 +68,7 @@ class InspectionCache:
                 if _is_absent(record, stage_folders.get(parent)):
                     self._cached.pop(folder, None)
                 elif not record.is_backing_off(now):
-                    # Whoever waits for data or limits has been inspected: its folder is left alone until something moves.
+                    # A complete checkpoint that waits for limits keeps its inspection until something changes.
                     cached = (
                         None
                         if parent in changed_folders or full_scan_due
@@ -76,7 +76,7 @@ class InspectionCache:
                     )
                     inspections[folder], mtimes[folder] = cached or self._inspect(record, config.settle, server_now)
             elif record.state is EvaluationState.BLOCKED and record.reason_kind is ReasonKind.CHECKPOINT:
-                # Only a change of the folder can end this block, and no event of a folder reports a rewrite inside it.
+                # Only a changed checkpoint ends this block, so it is read again on changes and once an hour.
                 if parent in changed_folders or full_scan_due or self._is_unreadable_for_long(folder, server_now):
                     inspections[folder], mtimes[folder] = self._inspect(record, config.settle, server_now)
             elif record.state in {EvaluationState.SCORED, EvaluationState.BLOCKED} and record.mtimes is not None:

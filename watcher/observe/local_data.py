@@ -79,8 +79,8 @@ class LocalDataHashes:
         """The suite with hashes of its local files.
 
         Files that were never seen are left out: the job reports them. Raises DataBeingWrittenError where one changed in the last
-        ``settle_seconds`` before ``now``, DataBeingHashedError where more bytes are left than a tick reads, and UserError where
-        known files are gone or unreadable.
+        ``settle_seconds`` before ``now``. Raises DataBeingHashedError where more bytes are left than a tick reads, and UserError
+        where known files are gone or unreadable.
         """
         data = {}
         for name, patterns in get_local_patterns(suite).items():

@@ -194,7 +194,7 @@ class Observer:
 
         Local data are stat'ed where their folders changed, and before a submission.
         """
-        # A submission with an outdated digest would score data that the job then refuses.
+        # A job refuses data that differ from its request, so they are checked before a submission.
         ready_stages = {record.stage for record in journal_state.records.values() if record.is_ready_to_submit}
         any_folder_changed = bool(self._stage_folders.changed_folders)
         return {
@@ -216,7 +216,7 @@ class Observer:
         if not self._queue_queried:
             # The job of an abandoned attempt may still appear, and has to be cancelled then.
             recently_abandoned = any(0 <= now - at < ABANDONED_WATCH_SECONDS for at in journal_state.abandoned.values())
-            # A controller serves a whole cluster: it is asked only while an answer can matter.
+            # The controller serves the entire cluster, so it is queried only while an answer matters.
             should_query = (
                 bool(in_flight)
                 or recently_abandoned
@@ -245,7 +245,7 @@ class Observer:
             jobs = executor.query_queue()
         except ExecutorUnreachable as error:
             return QueueSnapshot(at=now, jobs=None, error=str(error))
-        # A fresh job is not in accounting yet, so asking for it is useless.
+        # A fresh job is not in accounting yet, so a query would not find it.
         missing_attempts = [
             record.attempt
             for record in in_flight

@@ -22,7 +22,7 @@ def check_results(paths: EvaluationPaths, fingerprint: str, tiers: Mapping[str, 
     for tier, (digest, names) in tiers.items():
         path = paths.tier_json(tier)
         verdicts[tier] = check_tier_file(path, tier=tier, fingerprint=fingerprint, suite_digest=digest, names=names)
-        # A stale file's content names the folder that it moves to.
+        # The content of a stale file names its folder in superseded/.
         if verdicts[tier].kind == "stale":
             file_fingerprint = get_fingerprint(read_json_object_if_readable(path))
             if file_fingerprint is not None:

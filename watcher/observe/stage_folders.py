@@ -1,7 +1,7 @@
 """Lists a stage's checkpoint folder when its mtime changed.
 
-A folder is listed again when it or its latest.txt changed, when a change is so recent that the next one might not show
-in its mtime, and once an hour. A listing that fails is unknown, never empty.
+A folder is listed again when it or its latest.txt changed, and once an hour. It is also listed while its last change is so
+recent that the next one might not show in its mtime. A listing that fails is unknown, never empty.
 """
 
 import os

@@ -72,7 +72,7 @@ class StageRequirementsCache:
         cached = self._cached.get(stage.name)
         if cached is None or cached.stage != stage:
             return self._reload(stage, None, now, settle_seconds, server_now)
-        # Data may lie on slow storage, so they are stat'ed less often than suite files.
+        # Local data may be many files, so they are stat'ed less often than suite files.
         data_checked_at, has_changed = cached.data_checked_at, cached.loaded.is_changing
         if cached.loaded.patterns and (check_data or not 0 <= now - data_checked_at < DATA_CHECK_SECONDS):
             data_checked_at, has_changed = now, has_changed or read_stamps(cached.loaded.patterns) != cached.loaded.data_stamps

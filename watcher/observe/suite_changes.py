@@ -26,7 +26,7 @@ class SuiteChangesCache:
         self, config: Config, journal_state: JournalState, requirements: Mapping[str, StageRequirements]
     ) -> Mapping[str, str]:
         """Scored evaluation -> what the current suites changed."""
-        # Tier files are read for a text only, so not at every poll.
+        # Tier files serve only a text here, so they are not read at every poll.
         unchanged = self._requirements.keys() == requirements.keys() and all(
             requirements[name] is stage_requirements for name, stage_requirements in self._requirements.items()
         )
