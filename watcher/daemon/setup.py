@@ -28,7 +28,7 @@ def make_executor(config: Config, environ: Mapping[str, str]) -> Executor:
 def ensure_state_id(config: Config) -> str:
     """The random id of a state folder, made once.
 
-    It marks our jobs in a queue that others use too.
+    It identifies our jobs in a queue that others use too.
     """
     path = config.paths.state / "id"
     create_once(path, secrets.token_hex(8) + "\n")

@@ -1,7 +1,7 @@
 """sd_notify messages of a Type=notify service.
 
-The protocol of sd_notify(3): lines of NAME=value in one datagram to the socket that $NOTIFY_SOCKET names, a path or, with
-a leading @, an abstract name. Without one (tmux, cron) nothing is sent.
+The protocol of sd_notify(3): lines of NAME=value in one datagram to the socket in $NOTIFY_SOCKET. The socket is a path or,
+with a leading @, an abstract name. Without one (tmux, cron) nothing is sent.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Sleeps until the next poll, a signal or a file-system event.
 
-inotify sees nothing that other nodes write on Lustre, GPFS or NFS, and not every machine has it: an event only
-wakes early, and nothing depends on one.
+inotify sees nothing that other nodes write on Lustre, GPFS or NFS, and not every machine has it. An event only wakes
+early, and nothing depends on one.
 """
 
 import contextlib
