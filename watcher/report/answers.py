@@ -73,7 +73,7 @@ def read_stage_answers(stage: StageReport) -> StageAnswers | None:
     left_out: list[str] = []
     prompts: dict[str, ReportedPrompt] = {}
     total_characters = 0
-    # The bridge first, since every other answer is shown beside its; then the newest, until the page is large enough.
+    # The bridge first, since its answers are shown beside all others; then the newest, until the page is large enough.
     for evaluation in evaluations if bridge is None else [bridge, *evaluations]:
         path = EvaluationPaths(Path(evaluation.results), stage.name, evaluation.directory).generations
         if not path.is_file():

@@ -150,7 +150,7 @@ def _build_stage(
     stage = config.stages.get(name)
     results = Path(get_configured_results_folder(config, name))
     stage_records = [record for record in journal_state.records.values() if record.stage == name]
-    # Each record is read where its attempt published, since the config may name another folder by now.
+    # Each record is read where its attempt published, since the config may name another folder now.
     evaluations = [
         _build_from_record(record, get_evaluation_paths(config, record).results, compare_requests.get(record.key))
         for record in stage_records

@@ -77,7 +77,6 @@ def list_figures(stage: StageReport) -> list[Figure]:
         if tier == TIER4:
             rates = [rate for rate in TIER4_RATES[1:] if any(rate in tier_file.totals for tier_file in tier_files)]
             figures |= dict.fromkeys(Figure(tier, rate) for rate in rates)
-        # The last scored step has the current suites, so its order leads.
         figures |= dict.fromkeys(Figure(tier, name) for tier_file in reversed(tier_files) for name in tier_file.entries)
     return list(figures)
 
@@ -143,5 +142,5 @@ def is_comparable(first: ReportedEvaluation, second: ReportedEvaluation, figure:
 
 
 def _select_settings(settings: Mapping[str, str]) -> dict[str, str]:
-    # Backends agree within rounding, as the tests hold, so they do not separate figures.
+    # Across stages the backend may differ; tokenizer, dtype and length may not.
     return {key: value for key, value in settings.items() if key != "backend"}

@@ -1,6 +1,6 @@
 """Stages by figures: newest value, change, and what later stages forgot. Pure.
 
-A change within a stage is the paired comparison with its bridge. Across stages no pairs exist: a figure counts as forgotten if a
+A change within a stage is the paired comparison with its bridge. Across stages no pairs exist. A figure counts as forgotten if a
 stage's newest value is worse than the best earlier one by more than two standard errors. The two values are treated as
 independent, which is cautious for equal items.
 """
@@ -78,7 +78,6 @@ def build_matrix(report: Report) -> StageMatrix:
     changes = [{} if evaluation is None else collect_changes(evaluation.get_comparison("bridge")) for evaluation in newest]
     figures = dict.fromkeys(figure for stage in report.stages for figure in list_figures(stage))
     rows = []
-    # Totals come first in each tier.
     for figure in sorted(figures, key=lambda figure: (figure.tier, figure.name != "")):
         cells = [_build_cell(figure, newest[: column + 1], stage_changes) for column, stage_changes in enumerate(changes)]
         rows.append(MatrixRow(figure, tuple(cells)))
@@ -121,7 +120,7 @@ def _find_forgetting(
     sign = 1.0 if figure.lower_is_better else -1.0
     best_stage, best = min(earlier_values, key=lambda pair: sign * pair[1].value)
     loss = sign * (value.value - best.value)
-    # Without an error nobody can tell a loss from noise.
+    # Without an error a loss cannot be separated from noise.
     if value.error is None or best.error is None:
         return None
     if loss <= FORGETTING_THRESHOLD_STDERRS * math.hypot(value.error, best.error):

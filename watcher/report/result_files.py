@@ -188,7 +188,6 @@ def _add_total_errors(tier: str, totals: dict[str, FigureValue], entries: Mappin
     if tier == "tier3_cf":
         for metric in ("primary", "acc", "acc_norm"):
             errors = [number.error for entry in entries.values() if (number := entry.get(metric)) and number.error is not None]
-            # Likewise for tasks.
             if errors and len(errors) == len(entries):
                 _set_error(totals, metric, math.sqrt(math.fsum(stderr**2 for stderr in errors)) / len(errors))
     if tier == "tier4_sft_native":

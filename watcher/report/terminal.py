@@ -41,7 +41,7 @@ def print_report(report: Report, console: Console, *, details: bool) -> None:
             console.print(part)
         for evaluation in stage.evaluations if details else ():
             print_evaluation(evaluation, stage, console)
-    # Forgetting is a loss between stages.
+    # A single stage has no earlier one whose figures it could forget.
     losses = build_matrix(report).list_forgotten() if len(report.stages) > 1 else []
     if losses:
         console.print()
