@@ -81,7 +81,6 @@ def _describe_state(record: EvaluationRecord, now: float) -> str:
 def _describe_timing(record: EvaluationRecord) -> list[str]:
     """The time from complete checkpoint to each milestone."""
     completed_at = record.times.get("complete")
-    # Without the beginning no delay can be given.
     if completed_at is None:
         return []
     parts = [f"The checkpoint was complete at {format_local_time(completed_at)}"]

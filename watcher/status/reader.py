@@ -25,7 +25,7 @@ def normalize_status(document: JsonObject) -> StatusDocument:
     normalized["skipped"] = [_parse_fields(skip, {"evaluation": _as_text, "reason": _as_text}) for skip in skips]
     latencies = as_object(document.get("latencies"))
     parsed = {name: _parse_fields(as_object(latency), _LATENCY_FIELDS) for name, latency in latencies.items()}
-    # Half a latency is no use to a reader.
+    # A latency without one of its numbers cannot be shown.
     normalized["latencies"] = {name: latency for name, latency in parsed.items() if None not in latency.values()}
     queue = document.get("queue")
     normalized["queue"] = _parse_fields(queue, _QUEUE_FIELDS) if isinstance(queue, Mapping) else None

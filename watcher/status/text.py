@@ -48,7 +48,7 @@ def render_status(document: JsonObject, now: float) -> str:
     host, poll_seconds = document["host"], document["poll"]
     is_once = document.get("mode") == "once"
     writer = f"`watcher once` on {host}" if is_once else f"{host} (polls every {format_duration(poll_seconds)})"
-    # Status.txt is a file: it cannot know how old it is when somebody reads it.
+    # status.txt is a file: it cannot know how old it is when somebody reads it.
     remark = "" if is_once else f" If older than {format_duration(3 * poll_seconds)}, the watcher is not running."
     if document.get("stopped"):
         remark = " The watcher was stopped."
@@ -86,7 +86,6 @@ def _render_latencies(latencies: Mapping[str, Mapping[str, float]]) -> list[str]
 
 
 def _render_queue(queue: JsonObject | None, executor: str, now: float) -> list[str]:
-    # A queue that answers is not worth a line.
     if not queue or queue.get("jobs") is not None:
         return []
     since = queue.get("since") or queue["at"]
@@ -148,7 +147,6 @@ def _list_remarks(row: JsonObject, now: float) -> Iterable[str]:
         remarks.append("retry now" if retry_at <= now else f"retry in {format_duration(retry_at - now)}")
     if state == "running":
         remarks.append(_format_progress(row.get("progress") or {}, now))
-    # A first attempt is the normal case.
     number = (row.get("attempt") or {}).get("number", 1)
     if number > 1 and state not in _STATES_WITHOUT_JOB:
         remarks.append(f"attempt {number}")
