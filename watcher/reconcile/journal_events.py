@@ -65,7 +65,7 @@ BLOCKING_COMPLETENESS = frozenset(_BLOCKING_TEXTS)
 
 
 def block_on_checkpoint(record: EvaluationRecord, inspection: Inspection) -> events.Blocked:
-    """A checkpoint that only a person can judge."""
+    """Block an evaluation whose checkpoint only a person can judge."""
     hint = "Run watcher enqueue --force to score it as it is" if inspection.kind is Completeness.INTERRUPTED else ""
     reason = f"{_BLOCKING_TEXTS[inspection.kind]}: {inspection.reason}"
     return events.Blocked(evaluation=record.key, reason=reason, reason_kind=ReasonKind.CHECKPOINT, hint=hint)
@@ -122,7 +122,7 @@ def wait_or_skip(
 
 
 def postpone(record: EvaluationRecord, reason: str, kind: ReasonKind) -> events.Waiting | None:
-    """A submission that could not be made; it counts as no failure.
+    """Wait after a submission that met a limit; it is no failure.
 
     None where that is journaled: a limit may last for weeks.
     """

@@ -1,4 +1,4 @@
-"""What becomes of an evaluation that is not in flight. Pure."""
+"""The next actions for an evaluation that is not in flight. Pure."""
 
 import enum
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def next_action_pending(
 
 
 class _Presence(enum.Enum):
-    """Whether a checkpoint is there, as far as that is known."""
+    """Whether a checkpoint exists, as far as that is known."""
 
     PRESENT = enum.auto()
     ABSENT = enum.auto()
@@ -75,7 +75,7 @@ class _CheckpointState(NamedTuple):
     reason: str = ""
     """Where it is absent or unknown."""
     deleted: bool = False
-    """Where it is absent: it had been seen complete."""
+    """Where it is absent: an earlier tick saw it complete."""
 
 
 def _checkpoint_state(record: EvaluationRecord, snapshot: Snapshot, config: Config) -> _CheckpointState:
@@ -114,7 +114,7 @@ class _CompleteCheckpoint(NamedTuple):
     stage: Stage
     requirements: StageRequirements
     settings: StageSettings
-    """Tokenizer and sequence length that it is scored with, as far as they are known."""
+    """Tokenizer and sequence length for its scoring, as far as they are known."""
     first_checkpoint: str
     """The stage's first own checkpoint; empty where there is none yet."""
     content: CheckpointContent | None
@@ -255,7 +255,7 @@ _GATES: tuple[Callable[[_CompleteCheckpoint], Action | Skip | None], ...] = (
 
 
 def _build_scoring_request(case: _CompleteCheckpoint) -> ScoringRequest:
-    """What the scoring job is asked for, complete but for ``run_id``."""
+    """The request of the scoring job, complete but for ``run_id``."""
     record, stage, config = case.record, case.stage, case.config
     return ScoringRequest(
         # The actor chooses the run id, since only the disk shows which ids are free.

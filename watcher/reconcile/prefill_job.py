@@ -35,7 +35,7 @@ OTHER_DATA = "the suites need other data now"
 
 
 def format_prefill_command(stage: Stage, config: Config) -> str:
-    """What a person types to fill the stage's cache."""
+    """The command that fills the stage's cache, for a person."""
     config_options = ["--config", config.source] if "/" in config.source else []
     return shlex.join(["watcher", "prefill", stage.name, *config_options])
 

@@ -35,7 +35,7 @@ from watcher.reconcile.schedule import (
 from watcher.reconcile.settled import next_action_settled
 
 MAX_UNSCHEDULED_SHOWN = 200
-"""Unscheduled steps of one stage that are named one by one; the rest is counted."""
+"""Unscheduled steps of one stage that are listed; the others are counted."""
 
 
 def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, comment: str) -> Decision:
@@ -113,7 +113,7 @@ def _next_actions(
 def _make_created_events(
     evaluations: list[ScheduledEvaluation], config: Config, journal_state: JournalState
 ) -> list[JournalEvent]:
-    """Create evaluations that the config asks for.
+    """Create evaluations of the config's schedules and bridges.
 
     The stage's own steps come first: they get the plain name step_N.
     """
@@ -212,7 +212,7 @@ def _make_priority_key(
 def _collect_skips(
     snapshot: Snapshot, config: Config, journal_state: JournalState, unknown_bridges: Mapping[str, str]
 ) -> list[Skip]:
-    """Skips about stages, bridges and folders."""
+    """Skips that concern stages, bridges and folders."""
     # The status needs a reason for everything in the config that no tick handles.
     skips = [Skip(f"{name}/bridge", f"bridge: {reason}") for name, reason in unknown_bridges.items()]
     for stage in config.stages.values():

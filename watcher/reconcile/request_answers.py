@@ -19,7 +19,7 @@ from watcher.reconcile.journal_events import make_archive_action
 from watcher.reconcile.schedule import ScheduledEvaluation, choose_directory, make_distinct_directory
 
 AMENDABLE_EVENTS = (events.Created, events.Scored, events.Lost, events.ResultsLocated, events.Pending, events.LeftOver)
-"""Events that an audit may ask for."""
+"""Events that an audit may propose."""
 
 
 def answer_request(request: Request, snapshot: Snapshot, config: Config, journal_state: JournalState) -> list[Action]:

@@ -34,7 +34,7 @@ from watcher.core.snapshot import AttemptFiles
 MAX_BACKOFF_SECONDS = 3600.0
 
 MISSING_DATA_RETRY_SECONDS = 900.0
-"""Seconds after which it is tried whether missing data have come."""
+"""Seconds after which an evaluation with missing data is tried again."""
 
 SUBMIT_LIMIT_RETRY_SECONDS = 300.0
 """Seconds after which a submission that met a limit is tried again; sooner where a job of ours ended."""
@@ -42,7 +42,7 @@ SUBMIT_LIMIT_RETRY_SECONDS = 300.0
 TIMEOUT_KIND = JobState.TIMEOUT.value
 
 REQUEUE_WINDOW_SECONDS = 300.0
-"""Seconds in which a preempted job, or one whose node failed, may be put back into the queue by itself."""
+"""Seconds in which Slurm may requeue a job that was preempted or whose node failed."""
 
 _BLOCKING_EXIT_CODES = frozenset({ExitCode.CANNOT_SCORE, ExitCode.UNAVAILABLE, ExitCode.CANNOT_WRITE})
 
@@ -184,7 +184,7 @@ def without_raise(record: EvaluationRecord, cause: str, rules: RetryRules, now: 
 
 
 def decide_after_vanished(record: EvaluationRecord, rules: RetryRules, now: float) -> StateChange:
-    """The transition after an attempt without any trace of its end."""
+    """The transition after an attempt that left no trace of its end."""
     job_id = None if record.attempt is None else record.attempt.job_id
     reason = f"job {job_id} vanished: it is not in the queue, and left neither exit record nor valid results"
     return fail_or_block(record, "vanished", reason, rules, now)
@@ -219,7 +219,7 @@ def fail_or_block(
 
 
 def retry_without_penalty(record: EvaluationRecord, kind: str, reason: str, rules: RetryRules, now: float) -> StateChange:
-    """Once more after a backoff; costs nothing, however often."""
+    """Retry after a backoff; it never counts as a failure."""
     retry_at = now + compute_backoff_seconds(rules.retry, record.failures.get(kind, 0) + 1)
     return events.Waiting(**_of_attempt(record), reason=reason, failure_kind=kind, retry_at=retry_at)
 

@@ -1,4 +1,4 @@
-"""Which evaluations the config asks for, and their directory names. Pure.
+"""The evaluations of schedules and bridges, and their directory names. Pure.
 
 An evaluation is (stage of the suites, source stage, step). Its directory is ``step_<STEP>``; so is a bridge's,
 unless the stage's own schedule could produce that step: then ``step_<STEP>_from_<source>``. A directory,
@@ -16,7 +16,7 @@ from watcher.journal.replay import JournalState
 
 
 class ScheduledEvaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """An evaluation that the config asks for."""
+    """An evaluation from the config's schedules or bridges."""
 
     stage: str
     source: str
@@ -26,7 +26,7 @@ class ScheduledEvaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def identity(self) -> tuple[str, str, int]:
-        """What makes it the same evaluation from tick to tick."""
+        """Its identity, equal in every tick."""
         return self.stage, self.source, self.step
 
 
@@ -168,7 +168,7 @@ def choose_directory(evaluation: ScheduledEvaluation, stage: Stage, taken: Conta
 
 
 def make_distinct_directory(stage: str, step: int, source: str, taken: Container[str]) -> str:
-    """The first free one of ``step_N_from_SOURCE``, ``step_N_from_SOURCE_2`` and so on."""
+    """The first free name of ``step_N_from_SOURCE``, ``step_N_from_SOURCE_2`` and so on."""
     base_name = f"step_{step}_from_{_sanitize_name(source)}"
     number, name = 1, base_name
     while f"{stage}/{name}" in taken:

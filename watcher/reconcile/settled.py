@@ -1,4 +1,4 @@
-"""What may still happen to a scored, blocked, cancelled or lost evaluation."""
+"""Actions for scored, blocked, cancelled and lost evaluations. Pure."""
 
 from pathlib import Path
 
