@@ -12,7 +12,7 @@ RESULTS_RETRY_SECONDS = 300.0
 """Seconds after which a results folder, or a mirror, that could not be written is tried again."""
 
 UNMANAGED = "foreign"
-"""The label under which results of another program are kept."""
+"""The folder name in superseded/ for results of another program."""
 
 
 class Skip(msgspec.Struct, frozen=True):
@@ -65,7 +65,7 @@ class ReleaseJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CancelJob(msgspec.Struct, frozen=True, kw_only=True):
-    """Cancel an orphan job, or one that a person gave up."""
+    """Cancel an orphan job, or one that a person cancelled."""
 
     key: str
     job: Job

@@ -17,7 +17,7 @@ import msgspec
 from watcher.core.reasons import ReasonKind, join_hint
 
 MAX_CLOCK_SKEW_SECONDS = 60.0
-"""Seconds that a journaled time may lie ahead of the clock: login nodes differ a little."""
+"""Seconds by which a journaled time may exceed the clock: login nodes differ a little."""
 
 
 def is_in_future(t: float, now: float) -> bool:
@@ -139,9 +139,9 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     forced: bool = False
     """``--force``: an interrupted rewrite or a copy without times is scored as it is; other programs' results are moved aside."""
     requested: bool = False
-    """A person asked for it, so it is wanted whatever the schedule says."""
+    """A person requested it, so the schedule does not matter."""
     custom_directory: bool = False
-    """The directory's name was given by a person, so stage, source and step alone do not find this record."""
+    """A person chose the directory's name, so stage, source and step do not identify this record."""
     baseline_selected_at: float | None = None
     """Unix time at which a person chose it as the stage's baseline; the last choice counts."""
     mtimes: str | None = None
@@ -155,7 +155,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     history: tuple[tuple[float, str, str], ...] = ()
     """(time, state, reason) of every change, oldest first; the last 50."""
     extra: Mapping[str, Any] = msgspec.field(default_factory=dict)
-    """Fields of newer events that this version does not know, carried along."""
+    """Fields of newer events that this version does not have, kept unchanged."""
 
     @property
     def key(self) -> str:
@@ -213,7 +213,7 @@ class StageSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PREFILL_DIRECTORY = "(prefill)"
-"""Stands for a directory in the key of a prefill; no evaluation can have it: names have no parentheses."""
+"""The directory in a prefill's key; no evaluation can have it, since names have no parentheses."""
 
 
 def build_mirror_token(record: EvaluationRecord) -> str:

@@ -30,7 +30,7 @@ class JournalEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     @property
     def key(self) -> str:
-        """The evaluation, as of every action."""
+        """The evaluation, under the name that every action has."""
         return self.evaluation
 
     @property
@@ -70,7 +70,7 @@ class CheckpointSeen(StateChange, frozen=True, kw_only=True):
     fingerprint: str | None = None
     """None: the event does not concern the content."""
     mtimes: str | None = None
-    """Mtime and size of two files, in one text: while they stay, so does the content."""
+    """Mtimes and sizes of two files, as one text: while they stay, so does the content."""
     completed_at: float | None = None
     """Newest mtime of the files that matter, unix time."""
     deleted: bool = False
@@ -248,7 +248,7 @@ class Mirrored(JournalEvent, frozen=True, kw_only=True, tag="mirrored"):
 
 
 class BaselineSelected(JournalEvent, frozen=True, kw_only=True, tag="baseline_selected"):
-    """A person named the stage's baseline."""
+    """A person chose the stage's baseline."""
 
 
 class LeftOver(JournalEvent, frozen=True, kw_only=True, tag="left_over"):
