@@ -1,4 +1,4 @@
-"""Gathers what an audit compares, and carries out what it proposes."""
+"""Collects the state that an audit compares, and finds all differences."""
 
 from collections.abc import Mapping
 

@@ -66,7 +66,7 @@ class AttemptFolder(msgspec.Struct, frozen=True, kw_only=True):
     tasks_ended: int = 0
     """Number of array tasks with a record; while one has none, the attempt has no common end."""
     age_seconds: float = 0.0
-    """Seconds since something was made in it."""
+    """Seconds since a file was created in it."""
 
     @property
     def outcome(self) -> str:
