@@ -18,7 +18,7 @@ SLOW_CHECK_SECONDS = 600.0
 """Seconds between two inspections of a folder that seems to stay as it is: unreadable, or long unchanged."""
 
 OPEN_STATES = frozenset({EvaluationState.PENDING, EvaluationState.WAITING, EvaluationState.READY, EvaluationState.FAILED})
-"""States in which the checkpoint is being waited for."""
+"""States that wait for the checkpoint or its submission."""
 
 
 class _CachedInspection(msgspec.Struct, frozen=True):
@@ -93,7 +93,7 @@ class InspectionCache:
         return inspections, mtimes
 
     def _reuse_complete_inspection(self, record: EvaluationRecord, server_now: float) -> tuple[Inspection, str | None] | None:
-        """The cached inspection of a complete checkpoint that waits for others.
+        """The cached inspection of a complete checkpoint that waits for limits.
 
         Its mtimes are read again before its submission.
         """

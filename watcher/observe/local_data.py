@@ -20,7 +20,7 @@ MAX_BYTES_PER_TICK = 1 << 29
 """Bytes that a daemon reads in one tick: they take a few seconds, in which nothing else happens."""
 
 RACY_WINDOW_NS = 2_000_000_000
-"""A file that was written that short a time before it was read may be written again in the same tick of the clock."""
+"""Nanoseconds after a write in which a second write may leave the same mtime."""
 
 
 class HashedDataFiles(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ def query_limits_of_ended_attempts(
     attempts: Mapping[str, AttemptFiles],
     queue: QueueSnapshot | None,
 ) -> dict[str, PartitionLimits]:
-    """Partition limits, asked only where an attempt may have met one."""
+    """Partition limits, queried only where an attempt may have met one."""
     limits: dict[str, PartitionLimits] = {}
     for record in in_flight:
         attempt = record.attempt

@@ -16,16 +16,16 @@ from watcher.core.snapshot import StageRequirements
 from watcher.observe.local_data import DataFileStamp, DataNotReadyError, LocalDataHashes, read_stamps
 
 FILES_CHECK_SECONDS = 300.0
-"""Seconds after which the files that a plan was read from are stat'ed."""
+"""Seconds after which the files of a stage's requirements are stat'ed."""
 
 DATA_CHECK_SECONDS = 3600.0
-"""The same of local data that its suites name."""
+"""Seconds after which the local data of its suites are stat'ed."""
 
 REREAD_SECONDS = 86400.0
 """Seconds after which they are read anew whatever their mtimes: a name may point to another file."""
 
 FileStamps = Mapping[Path, tuple[int, ...] | None]
-"""File -> modification time in ns, inode and size; None where it cannot be seen."""
+"""File -> mtime in ns, inode and size; None where it cannot be read."""
 
 
 class _LoadedRequirements(msgspec.Struct, frozen=True, kw_only=True):
