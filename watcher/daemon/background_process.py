@@ -21,7 +21,7 @@ MAX_CHILD_LOG_BYTES = 1_000_000
 """Bytes after which the children's log begins anew; the previous one is kept beside it."""
 
 _LOG_TAIL_BYTES = 2000
-"""Bytes at the end of a child's log that may say why it failed."""
+"""Bytes at the end of a child's log that are searched for an error."""
 
 
 class ProcessExit(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +31,7 @@ class ProcessExit(msgspec.Struct, frozen=True, kw_only=True):
     code: int
     """Exit code; minus the signal that ended it; 127 where there was nothing to start."""
     message: str = ""
-    """The last line that it wrote, where it failed."""
+    """The last line of its output, where it failed."""
 
 
 class _RunningProcess(msgspec.Struct, kw_only=True):

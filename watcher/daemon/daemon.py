@@ -33,14 +33,14 @@ from watcher.observe.local_data import MAX_BYTES_PER_TICK
 from watcher.status.health import check_liveness, make_downtime_alerts
 
 SUPERSEDED_EXIT_CODE = 5
-"""Exit code of a watcher that another one took over from."""
+"""Exit code of a watcher that a newer one replaced."""
 
 POLL_JITTER_FRACTION = 0.1
 """Share of a poll by which a sleep may be longer."""
 
 
 class Daemon:
-    """Everything between taking the lock and giving it back."""
+    """The running watcher, from taking the lock to releasing it."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class Daemon:
         self._publish_status(self.tick_runner.warnings, stopped=True)
 
     def reload_config(self, load_config: Callable[[], Config]) -> None:
-        """Take a new config, or keep the old one and say why.
+        """Take a new config, or keep the old one with a warning.
 
         State folder and executor cannot change.
         """

@@ -22,7 +22,7 @@ KEPT_ONCE_RUNS = 6
 
 
 class Heartbeat:
-    """Who publishes the status, since when, and by ``run`` or ``once``."""
+    """Publishes the status of one watcher."""
 
     def __init__(self, owner: LockOwner, *, mode: str, paths: StatePaths, clock: Clock) -> None:
         self.owner, self.mode = owner, mode

@@ -39,7 +39,7 @@ MIN_CHILD_BACKOFF_SECONDS, MAX_CHILD_BACKOFF_SECONDS = 300.0, 86_400.0
 """Seconds until a failed comparison is tried again: doubled each time, up to a day."""
 
 CANNOT_COMPARE_RETRY_SECONDS = 21_600.0
-"""Seconds until a python that cannot compare at all is tried again."""
+"""Seconds until an unusable python is tried again."""
 
 REPORT_TASK = "report"
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 _SYSTEMD_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 LONG_TICK_SECONDS = 600.0
-"""Seconds that a tick may take where Slurm answers nothing before its commands' time limits."""
+"""Seconds that a tick may take while each Slurm command runs into its time limit."""
 
 
 class SystemdNotifier:
@@ -61,5 +61,5 @@ class SystemdNotifier:
 
 
 def strip_systemd_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """``environ`` for children: what they do is not what this service does."""
+    """``environ`` for children, which must not report to systemd."""
     return {name: value for name, value in environ.items() if name not in _SYSTEMD_VARIABLES}
