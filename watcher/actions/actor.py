@@ -9,7 +9,6 @@ a limit lasts. If a later try succeeds and its watcher is killed before journali
 journal. It never runs, and the next watcher cancels it.
 """
 
-import hashlib
 import socket
 from pathlib import Path
 from typing import NamedTuple, assert_never
@@ -17,16 +16,16 @@ from typing import NamedTuple, assert_never
 import msgspec
 
 from suites.common.atomic_files import create_once
-from suites.contract.paths import AttemptPaths, attempt_log_paths, find_shipped_file
+from suites.contract.paths import attempt_log_paths
 from watcher.actions.archive import archive_results
 from watcher.actions.retention import RetentionActions
 from watcher.actions.submission import (
-    build_resources,
+    build_scoring_submission,
+    choose_attempt_name,
     count_tasks,
     prepare_prefill_attempt,
     prepare_scoring_attempt,
     remove_attempt_folder,
-    write_setup_file,
 )
 from watcher.config.settings import Config
 from watcher.core import events
@@ -199,7 +198,9 @@ class Actor:
             return
         self._unwritable_folders.pop(request.results, None)
         # The request is on disk before the intent, so an intent always has its files.
-        number, run_id = self._choose_run_id(record, f"eval-{record.stage}-{record.step}")
+        number, run_id = choose_attempt_name(
+            self.config.paths, f"eval-{record.stage}-{record.step}", record, self._state_id, self._journal.epoch
+        )
         attempt_paths = self.config.paths.attempt(run_id)
         request = msgspec.structs.replace(request, run_id=run_id, tasks=tasks)
         prepare_scoring_attempt(request, attempt_paths)
@@ -215,14 +216,21 @@ class Actor:
             tasks=tasks,
             results=request.results,
         )
-        self._submit_attempt(action.key, attempt, self._build_submission(attempt, attempt_paths, logs), action.reason)
+        self._submit_attempt(
+            action.key,
+            attempt,
+            build_scoring_submission(attempt, self.config, logs, format_job_comment(self._state_id)),
+            action.reason,
+        )
 
     def _submit_prefill(self, action: SubmitPrefill) -> None:
         if self._submissions_stopped:
             return
         record = self._journal.state.prefills[action.key]
-        number, run_id = self._choose_run_id(record, f"prefill-{action.request.stage}")
         # A run id is the only name by which a lost job can be found.
+        number, run_id = choose_attempt_name(
+            self.config.paths, f"prefill-{action.request.stage}", record, self._state_id, self._journal.epoch
+        )
         request = msgspec.structs.replace(action.request, run_id=run_id)
         attempt_paths, resources = (
             self.config.paths.attempt(run_id),
@@ -256,33 +264,6 @@ class Actor:
         if is_intent_journaled and outcome.kind in {SubmitKind.AMBIGUOUS, SubmitKind.REFUSED}:
             self._append_event(intended)
         self._record_outcome(key, attempt, outcome)
-
-    def _choose_run_id(self, record: EvaluationRecord, prefix: str) -> tuple[int, str]:
-        """Number and run id of a new attempt that nothing uses yet."""
-        number = record.attempts + 1
-        # Files of that name may remain from a journal that was deleted or restored.
-        while True:
-            seed = f"{self._state_id}\0{record.key}\0{number}\0{self._journal.epoch}"
-            digest = hashlib.sha256(seed.encode()).hexdigest()[:8]
-            safe_prefix = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in prefix)
-            run_id = f"{safe_prefix}-{digest}"
-            attempt_paths = self.config.paths.attempt(run_id)
-            if not attempt_paths.claim.exists() and not attempt_paths.request.exists():
-                return number, run_id
-            number += 1
-
-    def _build_submission(self, attempt: Attempt, attempt_paths: AttemptPaths, logs: tuple[Path, Path]) -> Submission:
-        return Submission(
-            name=attempt.run_id,
-            comment=format_job_comment(self._state_id),
-            script=find_shipped_file("slurm/score.sbatch"),
-            request=attempt_paths.request,
-            stdout=logs[0],
-            stderr=logs[1],
-            resources=build_resources(self.config.slurm, attempt.resources, attempt.tasks),
-            python=self.config.python,
-            setup=write_setup_file(self.config),
-        )
 
     def _record_outcome(self, key: str, attempt: Attempt, outcome: SubmissionResult) -> None:
         message, run_id = " ".join(outcome.message.split()), attempt.run_id

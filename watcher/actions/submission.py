@@ -1,16 +1,55 @@
 """Writes the attempt folder and builds the Submission."""
 
 import contextlib
+import hashlib
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from suites.common.atomic_files import fsync_folder, write_atomically
 from suites.contract.encoding import encode_json
-from suites.contract.paths import AttemptPaths, find_shipped_file, prefill_log_paths
+from suites.contract.paths import AttemptPaths, LogPaths, StatePaths, find_shipped_file, prefill_log_paths
 from suites.contract.scoring_request import ScoringRequest
 from watcher.config.settings import Config, SlurmSettings
+from watcher.core.evaluation import Attempt, EvaluationRecord
 from watcher.core.executor import Resources, Submission
 from watcher.core.resources import build_prefill_settings
+
+
+class AttemptName(NamedTuple):
+    """How a new attempt is called."""
+
+    number: int
+    """1 for the first attempt of an evaluation."""
+    run_id: str
+
+
+def choose_attempt_name(paths: StatePaths, prefix: str, record: EvaluationRecord, state_id: str, epoch: int) -> AttemptName:
+    """Number and run id of a new attempt of ``record`` that nothing uses yet."""
+    safe_prefix = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in prefix)
+    for number in itertools.count(record.attempts + 1):
+        seed = f"{state_id}\0{record.key}\0{number}\0{epoch}"
+        run_id = f"{safe_prefix}-{hashlib.sha256(seed.encode()).hexdigest()[:8]}"
+        attempt = paths.attempt(run_id)
+        if not attempt.claim.exists() and not attempt.request.exists():
+            break
+    return AttemptName(number, run_id)
+
+
+def build_scoring_submission(attempt: Attempt, config: Config, logs: LogPaths, comment: str) -> Submission:
+    """What the executor gets of a scoring attempt; ``comment`` marks our jobs."""
+    return Submission(
+        name=attempt.run_id,
+        comment=comment,
+        script=find_shipped_file("slurm/score.sbatch"),
+        request=config.paths.attempt(attempt.run_id).request,
+        stdout=logs.out,
+        stderr=logs.err,
+        resources=build_resources(config.slurm, attempt.resources, attempt.tasks),
+        python=config.python,
+        setup=write_setup_file(config),
+    )
 
 
 def count_tasks(config: Config, request: ScoringRequest) -> int:

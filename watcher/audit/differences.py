@@ -96,7 +96,7 @@ def check_evaluation(record: EvaluationRecord, observed: ObservedState) -> Diffe
     ):
         return None
     message = f"{disk_state}{', and the checkpoint is gone' if checkpoint.is_deleted else ''}"
-    return _propose_amendment(record, message, make_scored_event(record.key, tier_files, checkpoint, observed))
+    return _propose_amendment(record, message, make_audit_scored_event(record.key, tier_files, checkpoint, observed))
 
 
 def check_tier_files(tier_files: Mapping[str, TierFileState], required_tiers: set[str]) -> tuple[bool, str]:
@@ -142,13 +142,13 @@ def _check_scored(
             return _propose_amendment(
                 record,
                 f"{disk_state}, which is the checkpoint's",
-                make_scored_event(record.key, tier_files, checkpoint, observed),
+                make_audit_scored_event(record.key, tier_files, checkpoint, observed),
             )
         return amend_as_lost(f"results of another content ({fingerprint[:12]}, not {str(record.fingerprint)[:12]})")
     # The files are the truth: the journal must name the suites that they were made with.
     if any(tier_file.digest != record.suites[tier] for tier, tier_file in tier_files.items() if tier in record.suites):
         return _propose_amendment(
-            record, f"{disk_state}, by other suites", make_scored_event(record.key, tier_files, checkpoint, observed)
+            record, f"{disk_state}, by other suites", make_audit_scored_event(record.key, tier_files, checkpoint, observed)
         )
     # A rewrite that the watcher did not notice: the scores belong to content that is gone.
     if checkpoint.fingerprint not in {None, fingerprint}:
@@ -158,7 +158,7 @@ def _check_scored(
     return None
 
 
-def make_scored_event(
+def make_audit_scored_event(
     key: str, tier_files: Mapping[str, TierFileState], checkpoint: CheckpointState, observed: ObservedState
 ) -> events.Scored:
     """The event that journals valid results on disk."""

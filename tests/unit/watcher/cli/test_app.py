@@ -89,11 +89,11 @@ def test_config_checks_the_suites_too(here):
 
 def test_init_writes_a_config_that_loads_and_overwrites_nothing(here):
     output = said("init", "new").output
-    assert f"wrote {here}/new/watcher.yaml and {here}/new/watcher.env" in output
+    assert f"Wrote {here}/new/watcher.yaml and {here}/new/watcher.env" in output
     config = check_config(here / "new/watcher.yaml", {"SCRATCH": "/s"})
     assert list(config.stages) == ["stage1", "stage2", "stage3", "stage4"]
-    assert "is there already, and nothing is overwritten" in said("init", "new", code=2).stderr
-    assert "is there already" in said("init", code=2).stderr
+    assert "exists, and init overwrites nothing" in said("init", "new", code=2).stderr
+    assert "exists, and init" in said("init", code=2).stderr
     assert (here / "watcher.yaml").read_text() == CONFIG
 
 
@@ -107,7 +107,7 @@ def test_init_s_environment_is_what_the_shell_reads(here):
 
 def test_init_leaves_out_what_no_reader_of_such_files_agrees_on(here):
     _, path = write_config_files(here / "new", {"SCRATCH": "/a'b\n"})
-    assert "# SCRATCH=    (write it here)" in path.read_text()
+    assert "# SCRATCH=    (set it here)" in path.read_text()
 
 
 def test_init_in_a_place_that_cannot_be_written_is_one_line(here):
