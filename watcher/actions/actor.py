@@ -69,10 +69,7 @@ class _SubmitLimit(NamedTuple):
 
 
 class Actor:
-    """Performs actions.
-
-    Methods raise OSError, after which the next tick goes on, or JournalSuperseded.
-    """
+    """Performs actions; methods raise OSError or JournalSuperseded."""
 
     def __init__(
         self,

@@ -26,8 +26,9 @@ class AttemptName(NamedTuple):
 
 
 def choose_attempt_name(paths: StatePaths, prefix: str, record: EvaluationRecord, state_id: str, epoch: int) -> AttemptName:
-    """Number and run id of a new attempt of ``record`` that nothing uses yet."""
+    """Number and run id of a new attempt that nothing uses yet."""
     safe_prefix = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in prefix)
+    # Files of that name may remain from a journal that was deleted or restored.
     for number in itertools.count(record.attempts + 1):
         seed = f"{state_id}\0{record.key}\0{number}\0{epoch}"
         run_id = f"{safe_prefix}-{hashlib.sha256(seed.encode()).hexdigest()[:8]}"
@@ -38,7 +39,7 @@ def choose_attempt_name(paths: StatePaths, prefix: str, record: EvaluationRecord
 
 
 def build_scoring_submission(attempt: Attempt, config: Config, logs: LogPaths, comment: str) -> Submission:
-    """What the executor gets of a scoring attempt; ``comment`` marks our jobs."""
+    """The submission of a scoring attempt; ``comment`` identifies our jobs."""
     return Submission(
         name=attempt.run_id,
         comment=comment,
