@@ -26,8 +26,9 @@ class AttemptName(NamedTuple):
 
 
 def choose_attempt_name(paths: StatePaths, prefix: str, record: EvaluationRecord, state_id: str, epoch: int) -> AttemptName:
-    """Number and run id of a new attempt of ``record`` that nothing uses yet."""
+    """Number and run id of a new attempt that nothing uses yet."""
     safe_prefix = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in prefix)
+    # Files of that name may remain from a journal that was deleted or restored.
     for number in itertools.count(record.attempts + 1):
         seed = f"{state_id}\0{record.key}\0{number}\0{epoch}"
         run_id = f"{safe_prefix}-{hashlib.sha256(seed.encode()).hexdigest()[:8]}"
@@ -38,7 +39,7 @@ def choose_attempt_name(paths: StatePaths, prefix: str, record: EvaluationRecord
 
 
 def build_scoring_submission(attempt: Attempt, config: Config, logs: LogPaths, comment: str) -> Submission:
-    """What the executor gets of a scoring attempt; ``comment`` marks our jobs."""
+    """The submission of a scoring attempt; ``comment`` identifies our jobs."""
     return Submission(
         name=attempt.run_id,
         comment=comment,
@@ -54,6 +55,7 @@ def build_scoring_submission(attempt: Attempt, config: Config, logs: LogPaths, c
 
 def count_tasks(config: Config, request: ScoringRequest) -> int:
     """Number of array tasks; 1 for an external scorer."""
+    # An external scorer shares no parts, so further tasks would only repeat its work.
     is_shared = config.executor == "slurm" and request.backend != "command"
     return config.slurm.array or 1 if is_shared else 1
 
@@ -94,7 +96,7 @@ def _write_attempt_folder(request: ScoringRequest, attempt_paths: AttemptPaths, 
     try:
         attempt_paths.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(attempt_paths.expected_files, expected)
-        write_atomically(attempt_paths.request, encode_json(request))  # last: it takes the name
+        write_atomically(attempt_paths.request, encode_json(request))  # last: it reserves the name
         fsync_folder(attempt_paths.folder.parent)
     except OSError:
         remove_attempt_folder(attempt_paths)
@@ -114,8 +116,9 @@ def prepare_prefill_attempt(
 ) -> Submission:
     """Write the folder of a prefill attempt; what to submit. Raises OSError."""
     logs = prefill_log_paths(Path(request.results), request.stage, "%j")
+    # Before Slurm 23.02, a job without its log folder fails at once.
     logs[0].parent.mkdir(parents=True, exist_ok=True)
-    _write_attempt_folder(request, attempt_paths, expected="")  # whether the cache is whole is looked at by whoever needs it
+    _write_attempt_folder(request, attempt_paths, expected="")  # its readers check whether the cache is complete
     return Submission(
         name=request.run_id,
         comment=comment,
