@@ -234,7 +234,9 @@ def test_a_failing_prefill_backs_off_is_limited_and_says_its_words(lab, ending):
     assert watched.journal_state.prefills[KEY].full_reason == f"{words} (3 times in a row). Run {command} to try again"
     watched.tick(100)
     assert runs(watched) == {KEY: 3}
-    assert f" data cache: blocked: {words} (3 times in a row). Run " in " ".join(watched.config.paths.status_text.read_text().split())
+    assert f" data cache: blocked: {words} (3 times in a row). Run " in " ".join(
+        watched.config.paths.status_text.read_text().split()
+    )
     fill(watched)  # a person did
     watched.tick_until(watched.are_all_scored, 5)
     shutil.rmtree(watched.config.eval_data / "ppl_slices" / "s4")
