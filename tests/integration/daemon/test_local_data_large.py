@@ -47,8 +47,7 @@ def watched(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", counted)
     Counted.total = 0
     yield made
-    if made.daemon is not None:
-        made.daemon.close()
+    made.close_daemon()
 
 
 def write(watched, name, size, *, age=3000.0):

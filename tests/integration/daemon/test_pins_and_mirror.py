@@ -230,38 +230,33 @@ def mirrored(tmp_path, monkeypatch):
     made.write_checkpoint("stage1", 100)
     made.tick(6)
     yield made
-    if made.daemon is not None:
-        made.daemon.close()
+    made.close_daemon()
 
 
-def own(watched):
-    return EvaluationPaths(watched.config.results, "stage1", "step_100")
-
-
-def copy(watched):
+def get_mirror_paths(watched):
     return EvaluationPaths(watched.config.mirror, "stage1", "step_100")
 
 
 def test_what_a_cleaner_took_is_restored(mirrored):
-    before = {path.name: path.read_bytes() for path in own(mirrored).folder.glob("tier*.json")}
-    assert {path.name: path.read_bytes() for path in copy(mirrored).folder.iterdir()} == before
-    shutil.rmtree(own(mirrored).folder)
+    before = {path.name: path.read_bytes() for path in mirrored.get_evaluation_paths().folder.glob("tier*.json")}
+    assert {path.name: path.read_bytes() for path in get_mirror_paths(mirrored).folder.iterdir()} == before
+    shutil.rmtree(mirrored.get_evaluation_paths().folder)
     mirrored.tick(3)
     assert mirrored.list_states()[KEY] == "scored"
     assert record(mirrored).reason.startswith("restored from ")
-    assert {path.name: path.read_bytes() for path in own(mirrored).folder.glob("tier*.json")} == before
+    assert {path.name: path.read_bytes() for path in mirrored.get_evaluation_paths().folder.glob("tier*.json")} == before
     assert len(mirrored.executor.runs) == 1
 
 
 def test_a_copy_of_an_older_content_is_never_restored(mirrored):
-    older = json.loads(copy(mirrored).tier_json("tier2_ppl").read_text())
+    older = json.loads(get_mirror_paths(mirrored).tier_json("tier2_ppl").read_text())
     mirrored.write_checkpoint("stage1", 100, seed=1)
     mirrored.tick(8)
     assert len(mirrored.executor.runs) == 2
-    kept = copy(mirrored).superseded_folder(older["checkpoint"]["fingerprint"])
+    kept = get_mirror_paths(mirrored).superseded_folder(older["checkpoint"]["fingerprint"])
     assert json.loads((kept / "tier2_ppl.json").read_text()) == older
-    copy(mirrored).tier_json("tier2_ppl").write_text(json.dumps(older))
-    shutil.rmtree(own(mirrored).folder)
+    get_mirror_paths(mirrored).tier_json("tier2_ppl").write_text(json.dumps(older))
+    shutil.rmtree(mirrored.get_evaluation_paths().folder)
     mirrored.tick(3)
     assert mirrored.list_states()[KEY] == "lost"
 
@@ -270,8 +265,8 @@ def test_lost_before_there_was_a_mirror_is_restored_when_there_is_one(tmp_path, 
     watched = WatchedRun(tmp_path, monkeypatch, steps=(100,))
     watched.write_checkpoint("stage1", 100)
     watched.tick(5)
-    shutil.copytree(own(watched).folder, tmp_path / "mirror" / "stage1" / "by_checkpoint" / "step_100")
-    shutil.rmtree(own(watched).folder)
+    shutil.copytree(watched.get_evaluation_paths().folder, tmp_path / "mirror" / "stage1" / "by_checkpoint" / "step_100")
+    shutil.rmtree(watched.get_evaluation_paths().folder)
     watched.tick(3)
     assert record(watched).state is EvaluationState.LOST
     watched.daemon.reload_config(lambda: msgspec.structs.replace(watched.config, mirror=tmp_path / "mirror"))
@@ -281,9 +276,9 @@ def test_lost_before_there_was_a_mirror_is_restored_when_there_is_one(tmp_path, 
 
 
 def test_a_comparison_that_is_written_later_is_mirrored_within_the_hour(mirrored):
-    own(mirrored).compare_json.write_text('{"verdict": 1}')
+    mirrored.get_evaluation_paths().compare_json.write_text('{"verdict": 1}')
     mirrored.tick(3, seconds=1900)
-    assert copy(mirrored).compare_json.read_text() == '{"verdict": 1}'
+    assert get_mirror_paths(mirrored).compare_json.read_text() == '{"verdict": 1}'
     calls = [what for what, _ in mirrored.log_events].count("mirrored")
     mirrored.tick(4, seconds=1900)
     assert [what for what, _ in mirrored.log_events].count("mirrored") == calls

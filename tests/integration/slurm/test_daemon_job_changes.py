@@ -6,20 +6,14 @@ import msgspec
 import pytest
 
 from suites.contract.scoring_request import read_scoring_request
-from support.runs.watched_run import WatchedRun
+from support.runs.watched_run import make_watched_fixture
 from watcher.core.executor import JobState
 from watcher.simulate.jobs import publish_scores
 
 KEY = "stage1/step_100"
 
 
-@pytest.fixture
-def watched(tmp_path, monkeypatch):
-    made = WatchedRun(tmp_path, monkeypatch, steps=(100,))
-    made.write_checkpoint("stage1", 100)
-    yield made
-    if made.daemon is not None:
-        made.daemon.close()
+watched = make_watched_fixture(steps=(100,), checkpoints=(100,))
 
 
 @pytest.fixture

@@ -23,8 +23,7 @@ def watched(tmp_path, monkeypatch):
     made.write_checkpoint("stage1", 100)
     made.tick(2, jobs=False)
     yield made
-    if made.daemon is not None:
-        made.daemon.close()
+    made.close_daemon()
 
 
 def leave(watched, *ends):

@@ -26,8 +26,7 @@ KEY = "stage1/step_100"
 def watched(tmp_path, monkeypatch):
     made = WatchedRun(tmp_path, monkeypatch, steps=(100,), notify=f"cat >> {tmp_path}/told")
     yield made
-    if made.daemon is not None:
-        made.daemon.close()
+    made.close_daemon()
 
 
 def told(watched):
