@@ -8,7 +8,8 @@ import time
 import pytest
 import yaml
 
-from support.runs.two_stages import REAL_CHECKPOINTS, TwoStagesRun
+from support.models.nanotron_fixtures import BYTE_TOKENIZER
+from support.runs.two_stages import TwoStagesRun
 
 pytestmark = pytest.mark.scoring
 
@@ -83,7 +84,7 @@ def write_suite(path, tier, section, **entries):
 
 def large_tokenizer(folder):
     """The byte tokenizer with more tokens than any of the models has rows."""
-    shutil.copytree(REAL_CHECKPOINTS / "byte_tokenizer", folder)
+    shutil.copytree(BYTE_TOKENIZER, folder)
     document = json.loads((folder / "tokenizer.json").read_text())
     document["model"]["vocab"] |= {f"<more{n}>": len(document["model"]["vocab"]) + n for n in range(5000)}
     (folder / "tokenizer.json").write_text(json.dumps(document))

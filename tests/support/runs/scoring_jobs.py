@@ -11,7 +11,8 @@ from pathlib import Path
 import structlog
 
 from scoring.cli.app import main
-from support.models.tiny_llama_items import BYTE_TOKENIZER, LLAMA_CHECKPOINT
+from support.models.nanotron_fixtures import BYTE_TOKENIZER
+from support.models.tiny_llama_items import LLAMA_CHECKPOINT
 
 REPOSITORY_ROOT = Path(__file__).resolve().parents[3]
 

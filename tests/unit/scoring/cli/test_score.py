@@ -13,6 +13,7 @@ from suites.common.errors import ExitCode
 from suites.contract.encoding import encode_json
 from suites.contract.scoring_request import compute_tier_digests
 from suites.contract.tier_files import check_tier_file
+from support.models.nanotron_fixtures import BYTE_TOKENIZER
 from support.models.tiny_llama_items import LLAMA_CHECKPOINT, REFERENCE_FOLDER, load_reference_tokens
 from support.runs.scoring_jobs import (
     REPOSITORY_ROOT,
@@ -31,7 +32,7 @@ def request_for(folder, checkpoint=LLAMA_CHECKPOINT, **changes):
         "suites": (str(folder / "ppl.yaml"), str(folder / "cf.yaml")),
         "results": folder / "results",
         "eval_data": folder / "data",
-        "tokenizer": str(LLAMA_CHECKPOINT.parent.parent / "byte_tokenizer"),
+        "tokenizer": str(BYTE_TOKENIZER),
         "slow_tokenizer": False,
         "seq_len": 64,
         "stage": "stage1",
@@ -188,7 +189,7 @@ def test_a_checkpoint_that_cannot_be_scored_is_one_clear_line(tmp_path, capsys, 
 def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path, capsys):
     write_suites(tmp_path)
     tokenizer = tmp_path / "tokenizer"
-    shutil.copytree(LLAMA_CHECKPOINT.parent.parent / "byte_tokenizer", tokenizer)
+    shutil.copytree(BYTE_TOKENIZER, tokenizer)
     document = json.loads((tokenizer / "tokenizer.json").read_text())
     document["added_tokens"] = [
         {

@@ -12,17 +12,11 @@ from scoring.data.cache import ensure_entry
 from scoring.data.tokenizer import resolve_tokenizer
 from scoring.runtime.network_namespace import NETWORK_CUT_OFF, run_in_empty_network
 from suites.common.errors import ExitCode, UserError
-from suites.contract.paths import DataPaths
 from suites.definitions.suite import load_suite
 from suites.definitions.tokenizer_files import store_tokenizer
-from support.models.tiny_llama_items import BYTE_TOKENIZER
+from support.models.nanotron_fixtures import BYTE_TOKENIZER
 
 pytestmark = pytest.mark.scoring
-
-
-@pytest.fixture
-def data(tmp_path):
-    return DataPaths(tmp_path / "eval_data")
 
 
 @pytest.fixture

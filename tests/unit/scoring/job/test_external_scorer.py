@@ -17,7 +17,8 @@ from suites.contract.encoding import encode_json
 from suites.contract.paths import TIER_FILES, EvaluationPaths
 from suites.contract.scoring_request import compute_tier_digests
 from suites.contract.tier_files import check_tier_file
-from support.models.tiny_llama_items import BYTE_TOKENIZER, LLAMA_CHECKPOINT
+from support.models.nanotron_fixtures import BYTE_TOKENIZER
+from support.models.tiny_llama_items import LLAMA_CHECKPOINT
 from support.runs.scoring_jobs import (
     get_results_folder,
     make_score_arguments,
