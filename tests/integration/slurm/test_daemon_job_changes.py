@@ -34,11 +34,17 @@ def stuck(watched, monkeypatch):
     return names
 
 
-def test_a_stuck_job_is_given_a_minute_then_blocks_and_is_cancelled(watched, stuck):
+def submit_stuck_job(watched, stuck):
+    """Name of a job that the daemon has just seen stuck."""
     watched.tick(2, jobs=False)
     (name,) = watched.run_ids()
     stuck.add(name)
     watched.tick(seconds=1, jobs=False)
+    return name
+
+
+def test_a_stuck_job_is_given_a_minute_then_blocks_and_is_cancelled(watched, stuck):
+    name = submit_stuck_job(watched, stuck)
     assert watched.list_states()[KEY] == "queued"
     assert "BadConstraints; whether that stays is waited for" in watched.list_reasons()[KEY]
     watched.tick(jobs=False)
@@ -52,20 +58,14 @@ def test_a_stuck_job_is_given_a_minute_then_blocks_and_is_cancelled(watched, stu
 
 
 def test_a_job_that_was_stuck_for_a_moment_runs(watched, stuck):
-    watched.tick(2, jobs=False)
-    (name,) = watched.run_ids()
-    stuck.add(name)
-    watched.tick(seconds=1, jobs=False)
+    name = submit_stuck_job(watched, stuck)
     stuck.clear()
     watched.tick_until(watched.are_all_scored)
     assert [run_id for _, run_id in watched.executor.runs] == [name]
 
 
 def test_a_cancel_of_a_stuck_job_that_does_not_get_through_is_done_later(watched, stuck):
-    watched.tick(2, jobs=False)
-    (name,) = watched.run_ids()
-    stuck.add(name)
-    watched.tick(seconds=1, jobs=False)
+    name = submit_stuck_job(watched, stuck)
     watched.kill_daemon()
     real = watched.executor.cancel
     watched.executor.cancel = lambda _job: None  # scancel says nothing where it could do nothing
