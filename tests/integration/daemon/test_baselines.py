@@ -38,8 +38,8 @@ def notes(watched):
 
 def baselines(watched):
     """Evaluation -> the folder of the bridge that it is to be compared with."""
-    found = build_comparison_requests(watched.config, watched.journal_state)
-    return {key: None if request.bridge is None else request.bridge.directory for key, request in found.items()}
+    requests = build_comparison_requests(watched.config, watched.journal_state)
+    return {key: None if request.bridge is None else request.bridge.directory for key, request in requests.items()}
 
 
 def test_a_bridge_that_comes_late_is_compared_with_when_it_does(watched):
@@ -108,24 +108,24 @@ def test_where_training_began_elsewhere_status_report_and_comparison_say_so_also
     watched.write_checkpoint("stage1", 100)
     watched.write_checkpoint("stage2", 300, started_from="/other/stage1_long/100")
     watched.tick(6)
-    said = (
+    reason = (
         f"stage2 started from /other/stage1_long/100 according to its config.yaml, but its bridge is {watched.ckpts}/stage1/100"
     )
-    assert watched.list_reasons()["stage2/step_100"] == said
-    assert notes(watched) == (said,)
-    assert build_comparison_requests(watched.config, watched.journal_state)["stage2/step_300"].bridge.note == said
+    assert watched.list_reasons()["stage2/step_100"] == reason
+    assert notes(watched) == (reason,)
+    assert build_comparison_requests(watched.config, watched.journal_state)["stage2/step_300"].bridge.note == reason
     began = [entry for entry in watched.config.paths.journal.glob("*.jsonl") if '"stage_started_from"' in entry.read_text()]
     assert len(began) == 1
     watched.kill_daemon()
     watched.tick()
-    assert watched.list_reasons()["stage2/step_100"] == said
+    assert watched.list_reasons()["stage2/step_100"] == reason
     assert (
         sum(path.read_text().count('"event":"stage_started_from"') for path in watched.config.paths.journal.glob("*.jsonl")) == 1
     )
 
 
 @pytest.mark.parametrize(
-    ("begun", "said"),
+    ("begun", "mismatch"),
     [
         (None, None),
         ("/ckpts/stage1/100", None),
@@ -139,7 +139,7 @@ def test_where_training_began_elsewhere_status_report_and_comparison_say_so_also
         ("/models/base", "stage2 started from /models/base according to its config.yaml, but its bridge is /ckpts/stage1/100"),
     ],
 )
-def test_another_start_is_told_from_the_same_one_at_another_mount(begun, said):
+def test_another_start_is_told_from_the_same_one_at_another_mount(begun, mismatch):
     record = EvaluationRecord(
         stage="stage2",
         source="stage1",
@@ -150,7 +150,7 @@ def test_another_start_is_told_from_the_same_one_at_another_mount(begun, said):
         state=EvaluationState.SCORED,
         since=0.0,
     )
-    assert describe_start_mismatch("stage2", begun, record) == said
+    assert describe_start_mismatch("stage2", begun, record) == mismatch
 
 
 def test_a_bridge_at_another_place_is_scored_there_and_said(tmp_path, monkeypatch):
@@ -203,8 +203,8 @@ def test_a_bridge_of_a_stage_that_has_none_in_the_config_is_told_as_such(watched
     watched.tick(6)
     bridge = find_bridge("stage2", watched.journal_state.records.values())
     assert bridge.state is EvaluationState.SCORED
-    said = "stage1 step 100 by request; the config has no bridge"
-    assert describe_bridge_override(bridge, watched.config.stages["stage2"]) == said
+    description = "stage1 step 100 by request; the config has no bridge"
+    assert describe_bridge_override(bridge, watched.config.stages["stage2"]) == description
 
 
 def test_a_bridge_that_is_to_come_is_not_said_to_be_none(tmp_path, monkeypatch):

@@ -118,8 +118,8 @@ def _refusal(state: State, options: Mapping[str, str], arguments: Sequence[str])
 
 def _gpus(options: Mapping[str, str]) -> int:
     """How many a node are asked for; -1 where it is not gpus."""
-    found = re.fullmatch(r"gpu:(\d+)", options.get("gres", "gpu:0"))
-    return int(found[1]) if found else -1
+    match = re.fullmatch(r"gpu:(\d+)", options.get("gres", "gpu:0"))
+    return int(match[1]) if match else -1
 
 
 def _format_time(timestamp: float | None, environment: Mapping[str, str], placeholder: str) -> str:
@@ -144,7 +144,7 @@ def _squeue(_fake: FakeSlurm, state: State, arguments: list[str], environment: M
             "%j": job["name"],
             "%k": job["comment"],
         }
-        lines.append(re.sub("%[A-Za-z]", lambda found, fields=fields: fields[found[0]], options["format"]) + "\n")
+        lines.append(re.sub("%[A-Za-z]", lambda match, fields=fields: fields[match[0]], options["format"]) + "\n")
     return 0, "".join(lines), ""
 
 
@@ -180,7 +180,7 @@ def _sinfo(_fake: FakeSlurm, _state: State, arguments: list[str], _environment: 
     known = {"short": ("short*", "4:00:00"), "closed": ("closed", "1-00:00:00")}
     chosen = [known[name] for name in known if options.get("partition", name) == name]
     rows = [{"%P": name, "%l": limit, "%m": "4000"} for name, limit in chosen]
-    return 0, "".join(re.sub("%[A-Za-z]", lambda found, row=row: row[found[0]], options["format"]) + "\n" for row in rows), ""
+    return 0, "".join(re.sub("%[A-Za-z]", lambda match, row=row: row[match[0]], options["format"]) + "\n" for row in rows), ""
 
 
 def _scontrol(fake: FakeSlurm, state: State, arguments: list[str], _environment: Mapping[str, str]) -> CommandOutput:

@@ -162,8 +162,8 @@ class WatchedRun:
 
     def list_reasons(self):
         """What is said about each evaluation: its skip, else the record's reason."""
-        said = {key: record.full_reason for key, record in self.journal_state.records.items()}
-        return said | {skip.evaluation: skip.reason for skip in self.daemon.tick_runner.skips}
+        reasons = {key: record.full_reason for key, record in self.journal_state.records.items()}
+        return reasons | {skip.evaluation: skip.reason for skip in self.daemon.tick_runner.skips}
 
     def are_all_scored(self):
         return all(record.state is EvaluationState.SCORED for record in self.journal_state.records.values())

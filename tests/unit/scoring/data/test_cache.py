@@ -52,8 +52,8 @@ def write(path: Path, rows) -> str:
     return str(path)
 
 
-def texts(path: Path, *found: str) -> str:
-    return write(path, [{"text": text} for text in found])
+def texts(path: Path, *documents: str) -> str:
+    return write(path, [{"text": text} for text in documents])
 
 
 def test_a_slice_is_bos_text_eos_of_each_document(tmp_path, data, with_ends):

@@ -157,7 +157,7 @@ def test_a_gated_data_set_is_said_in_one_line_and_keeps_no_other_from_being_fill
 
 
 @pytest.mark.parametrize(
-    ("definition", "said"),
+    ("definition", "complaint"),
     [
         (
             {"hf_dataset": "acme/nowhere"},
@@ -177,11 +177,11 @@ def test_a_gated_data_set_is_said_in_one_line_and_keeps_no_other_from_being_fill
         ),
     ],
 )
-def test_what_is_not_on_the_hub_is_said_in_one_line(fill, data, definition, said):
+def test_what_is_not_on_the_hub_is_said_in_one_line(fill, data, definition, complaint):
     ended = fill(definition)
     assert ended.code == ExitCode.DATA_MISSING, ended.stderr
     (line,) = complaints(ended)
-    assert re.search(said, line), line
+    assert re.search(complaint, line), line
     assert "Traceback" not in ended.stderr
     assert entries(data) == []
 
@@ -279,9 +279,9 @@ def test_a_job_says_beside_its_request_what_it_could_not_make(hub, scoring, tmp_
     request = ScoringRequest(**head, **rest, suites=(load_suite(str(suite), {}).to_request(),))
     (tmp_path / "request.json").write_bytes(encode_json(request))
     ended = scoring("prefill", "--request", tmp_path / "request.json", "--jobs", "1")
-    said = json.loads((tmp_path / "prefill.json").read_text())
-    assert (ended.code, said["code"], said["run_id"]) == (ExitCode.DATA_MISSING, ExitCode.DATA_MISSING, "r")
-    assert said["reason"] == complaints(ended)[0].removeprefix("scoring: ")
+    run_document = json.loads((tmp_path / "prefill.json").read_text())
+    assert (ended.code, run_document["code"], run_document["run_id"]) == (ExitCode.DATA_MISSING, ExitCode.DATA_MISSING, "r")
+    assert run_document["reason"] == complaints(ended)[0].removeprefix("scoring: ")
     hub.gated.clear()
     assert scoring("prefill", "--request", tmp_path / "request.json", "--jobs", "1").code == 0
     assert json.loads((tmp_path / "prefill.json").read_text())["reason"] is None
@@ -318,8 +318,8 @@ def fresh(hub, tmp_path, data):
 
     def run(tokenizer: str, **variables: str) -> tuple[int, list[str]]:
         environ = {**make_hub_environment(hub, tmp_path / "hf_home", os.environ), **variables}
-        words = ("prefill", "--suite", "stage4_sft_native", "--eval-data", str(data.eval_data), "--tokenizer", tokenizer)
-        command = [sys.executable, "-m", "scoring", *words]
+        arguments = ("prefill", "--suite", "stage4_sft_native", "--eval-data", str(data.eval_data), "--tokenizer", tokenizer)
+        command = [sys.executable, "-m", "scoring", *arguments]
         ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=240, check=False)
         return ended.returncode, (ended.stdout + ended.stderr).splitlines()
 
@@ -337,8 +337,8 @@ def test_a_tokenizer_of_the_hub_is_fetched_by_a_fresh_process(hub, fresh, data):
 def test_without_a_network_a_fresh_process_says_in_one_line_where_the_tokenizer_is_fetched(fresh, data):
     with socket.socket() as taken:  # bound and not listening: every connection to it is refused
         taken.bind(("127.0.0.1", 0))
-        code, said = fresh("acme/away", HF_ENDPOINT=f"http://127.0.0.1:{taken.getsockname()[1]}")
-    (line,) = said
+        code, lines = fresh("acme/away", HF_ENDPOINT=f"http://127.0.0.1:{taken.getsockname()[1]}")
+    (line,) = lines
     assert code == ExitCode.TEMPORARY
     assert line.startswith("scoring: acme/away: tokenizer cannot be fetched (ConnectError: ")
     command = f"--suite stage4_sft_native --eval-data {data.eval_data} --tokenizer acme/away"
@@ -352,7 +352,7 @@ def test_a_fresh_process_that_is_told_to_stay_offline_says_so_in_one_line(fresh)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "complaint"),
     [
         (
             "acme/no-such-model",
@@ -362,14 +362,14 @@ def test_a_fresh_process_that_is_told_to_stay_offline_says_so_in_one_line(fresh)
         ("acme/no-tokenizer", r"contains no tokenizer; name another tokenizer$"),
     ],
 )
-def test_a_tokenizer_that_the_hub_does_not_give_is_said_in_one_line(hub, scoring, data, name, said):
+def test_a_tokenizer_that_the_hub_does_not_give_is_said_in_one_line(hub, scoring, data, name, complaint):
     hub.push_commit("acme/locked-model", {"tokenizer.json": b"{}"}, kind="models")
     hub.gated.add("acme/locked-model")
     hub.push_commit("acme/no-tokenizer", {"README.md": b"# A model"}, kind="models")
     ended = scoring("prefill", "--suite", "stage4_sft_native", "--eval-data", data.eval_data, "--tokenizer", name)
     (line,) = ended.stderr.splitlines()
     assert ended.code == ExitCode.DATA_MISSING
-    assert re.match(rf"scoring: {name}: (tokenizer )?{said}", line), line
+    assert re.match(rf"scoring: {name}: (tokenizer )?{complaint}", line), line
 
 
 def test_a_busy_hub_is_asked_for_the_tokenizer_again_too(hub, scoring, data):

@@ -132,8 +132,8 @@ def questions(prompts=PROMPTS, new=NEW, **more):
 
 
 def answers(model, asked, rows=None):
-    found = fit_shape(asked)
-    shape = found if rows is None else GenerationShape(rows=rows, prompt_width=found.prompt_width, width=found.width)
+    fitted = fit_shape(asked)
+    shape = fitted if rows is None else GenerationShape(rows=rows, prompt_width=fitted.prompt_width, width=fitted.width)
     return generate_answers(model, asked, shape=shape, decode=lambda tokens: " ".join(map(str, tokens)))
 
 
@@ -153,10 +153,10 @@ def load_for_answers(folder, keys, tensors, dtype="float32"):
 @pytest.mark.parametrize("family", FROM_TRANSFORMERS)
 def test_answers_are_those_of_transformers_generate(family, tmp_path):
     theirs, keys, tensors = family()
-    found = answers(load_for_answers(tmp_path, keys, tensors), questions())
-    assert [reply.tokens for reply in found] == [generate_with_transformers(theirs, prompt) for prompt in PROMPTS]
-    assert len({tuple(reply.tokens) for reply in found}) > 1
-    assert sum(reply.near_ties for reply in found) == 0
+    replies = answers(load_for_answers(tmp_path, keys, tensors), questions())
+    assert [reply.tokens for reply in replies] == [generate_with_transformers(theirs, prompt) for prompt in PROMPTS]
+    assert len({tuple(reply.tokens) for reply in replies}) > 1
+    assert sum(reply.near_ties for reply in replies) == 0
 
 
 class NoCache:
@@ -204,9 +204,9 @@ FAMILIES = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_cache_changes_no_answer_of_any_family(family):
     model = decoder(**FAMILIES[family])
-    found = answers(model, questions())
-    assert found == answers(NoCache(model), questions())
-    assert len({tuple(reply.tokens) for reply in found}) > 1
+    replies = answers(model, questions())
+    assert replies == answers(NoCache(model), questions())
+    assert len({tuple(reply.tokens) for reply in replies}) > 1
 
 
 @pytest.mark.parametrize("name", ["llama_gqa_tp2_pp2", "llama_rope_interleaved", "qwen2_bias_tp1", "qwen2_nope_tied_tp2"])
@@ -275,12 +275,12 @@ def test_an_answer_ends_at_a_stop_string_even_across_tokens_and_an_early_one_is_
     model = load_for_answers(tmp_path, keys, tensors)
     plain = answers(model, questions())
     string = " ".join(map(str, plain[1].tokens[8:10]))
-    found = answers(model, questions(stop_strings=(string,)))
-    assert found[1].finish == "stop_string"
-    assert string not in found[1].text
-    assert plain[1].text.startswith(found[1].text)
+    stopped = answers(model, questions(stop_strings=(string,)))
+    assert stopped[1].finish == "stop_string"
+    assert string not in stopped[1].text
+    assert plain[1].text.startswith(stopped[1].text)
     assert [reply.finish for reply in plain] == ["length"] * 5
-    for before, after in zip(plain, found, strict=True):
+    for before, after in zip(plain, stopped, strict=True):
         assert before.tokens[: len(after.tokens)] == after.tokens
 
 

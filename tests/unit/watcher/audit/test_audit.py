@@ -36,10 +36,10 @@ def scored(watched):
 
 
 def look(watched, *, alive=False):
-    found = audit_look.run_audit(
+    result = audit_look.run_audit(
         watched.config, watched.executor, read_state_id(watched.config.state), {}, now=watched.clock(), alive=alive
     )
-    return found.differences
+    return result.differences
 
 
 def only(watched, **given):
@@ -56,8 +56,8 @@ def mend(watched, findings, *, alive=False):
 
 def amend(watched):
     """Repair, let a watcher answer, and look again."""
-    (said,) = mend(watched, look(watched))
-    assert "left as a request, handled when `watcher run` or `watcher once` runs next" in said
+    (line,) = mend(watched, look(watched))
+    assert "left as a request, handled when `watcher run` or `watcher once` runs next" in line
     os.utime(watched.config.paths.requests, (watched.clock(), watched.clock()))
     watched.start_daemon()
     watched.tick(jobs=False)
@@ -132,10 +132,10 @@ def spoil(watched, how):
 
 @pytest.mark.parametrize("how", ["gone", "invalid", "torn", "foreign", "another fingerprint"])
 def test_a_scored_one_whose_results_are_no_good_becomes_lost_and_is_not_scored_again_unasked(scored, how):
-    words = spoil(scored, how)
+    observed = spoil(scored, how)
     finding = only(scored)
     assert (finding.key, finding.journal_state, finding.repair) == (KEY, "scored", "journal it as lost")
-    assert words in finding.observed
+    assert observed in finding.observed
     assert amend(scored)[KEY] == "lost"
     assert scored.executor.calls["submit"] == 1
 
@@ -220,9 +220,9 @@ def test_nothing_is_removed_behind_a_running_watchers_back(scored, monkeypatch):
     os.utime(scored.config.paths.requests / ".x.json.host.1.00000000", (0, 0))
     write_atomically(scored.config.paths.lock, json.dumps({"host": "another", "pid": 1, "start": 1}))
     findings = look(scored)
-    (said,) = mend(scored, findings)
-    assert "1 to remove or cancel, not done" in said
-    assert "a watcher already runs here: pid 1 on another" in said
+    (line,) = mend(scored, findings)
+    assert "1 to remove or cancel, not done" in line
+    assert "a watcher already runs here: pid 1 on another" in line
     assert look(scored) == findings
 
 
@@ -271,9 +271,9 @@ def test_parts_of_contents_that_are_gone_and_leases_of_the_dead_are_removed(scor
 
 def test_without_a_queue_jobs_are_not_compared_and_that_is_said(scored):
     scored.executor.unreachable = "Unable to contact slurm controller"
-    found = audit_look.run_audit(scored.config, scored.executor, "none", {}, now=scored.clock(), alive=False)
-    assert found.differences == ()
-    assert "Unable to contact slurm controller" in found.queue_error
+    result = audit_look.run_audit(scored.config, scored.executor, "none", {}, now=scored.clock(), alive=False)
+    assert result.differences == ()
+    assert "Unable to contact slurm controller" in result.queue_error
 
 
 def test_an_amendment_that_comes_too_late_does_nothing(scored):

@@ -149,8 +149,8 @@ def test_a_dry_run_shows_both_what_was_asked_for_and_what_is_due(config_folder):
     set_times(write_tiny_checkpoint(config_folder / "ckpts" / "100", 100), time.time() - 300)
     os.utime(config_folder / "web.jsonl", (0, time.time() - 300))
 
-    def command(*words):
-        process = watcher(*words, config_folder=config_folder)
+    def command(*arguments):
+        process = watcher(*arguments, config_folder=config_folder)
         out, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, "")
         return out.splitlines()
@@ -168,9 +168,9 @@ def test_a_dry_run_shows_both_what_was_asked_for_and_what_is_due(config_folder):
     assert {path: path.stat().st_mtime_ns for path in config_folder.rglob("*")} == before
 
 
-def watcher(*words, config_folder, **options):
+def watcher(*arguments, config_folder, **options):
     return subprocess.Popen(
-        [sys.executable, "-c", "from watcher.cli.app import main; main()", *words],
+        [sys.executable, "-c", "from watcher.cli.app import main; main()", *arguments],
         cwd=config_folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -42,7 +42,7 @@ def record(step, state, stage="stage1"):
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("arguments", "expected"),
     [
         (("enqueue", "stage1", "150"), {"kind": "enqueue", "stage": "stage1", "steps": (150,), "force": False, "bridge": False}),
         (("enqueue", "stage1", "100:300:100", "7"), {"steps": (7, 100, 200, 300)}),
@@ -60,9 +60,9 @@ def record(step, state, stage="stage1"):
     ],
 )
 @pytest.mark.usefixtures("config_folder")
-def test_what_is_asked_is_left_for_the_watcher(words, expected):
+def test_what_is_asked_is_left_for_the_watcher(arguments, expected):
     before = time.time()
-    run_watcher(*words)
+    run_watcher(*arguments)
     (ask,) = read_pending()
     assert {key: getattr(ask, key) for key in expected} == expected
     assert before - 1 <= ask.at <= time.time() + 1
@@ -82,7 +82,7 @@ def test_a_checkpoint_elsewhere_is_asked_for_by_its_folder(config_folder):
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("arguments", "complaint"),
     [
         (("enqueue", "stge1", "1"), "STAGE: no stage 'stge1' in {config_folder}/watcher.yaml; did you mean 'stage1'?"),
         (
@@ -123,8 +123,8 @@ def test_a_checkpoint_elsewhere_is_asked_for_by_its_folder(config_folder):
         (("why", "stage1", "1:3:1"), "STEP: 3 steps; ask about one at a time"),
     ],
 )
-def test_what_cannot_be_meant_is_one_line_and_exit_2(config_folder, words, complaint):
-    result = run_watcher(*words, exit_code=2)
+def test_what_cannot_be_meant_is_one_line_and_exit_2(config_folder, arguments, complaint):
+    result = run_watcher(*arguments, exit_code=2)
     assert result.stderr.startswith(complaint.format(config_folder=config_folder))
     assert result.stderr.count("\n") == 1
     assert read_pending() == []
@@ -172,18 +172,18 @@ def test_a_user_without_a_name_can_ask_too(monkeypatch):
 
 @given(st.integers(0, 10**6), st.integers(0, 1000), st.integers(1, 100))
 def test_a_range_holds_both_ends_when_it_reaches_the_last(first, more, every):
-    found = request_files.parse_steps((f"{first}:{first + more * every}:{every}",))
-    assert found == tuple(range(first, first + more * every + 1, every))
+    steps = request_files.parse_steps((f"{first}:{first + more * every}:{every}",))
+    assert steps == tuple(range(first, first + more * every + 1, every))
 
 
 @given(st.lists(st.text(alphabet="0123456789:x ", max_size=8), max_size=3))
-def test_any_words_are_steps_or_a_problem(words):
+def test_any_words_are_steps_or_a_problem(arguments):
     try:
-        found = request_files.parse_steps(tuple(words))
+        steps = request_files.parse_steps(tuple(arguments))
     except UserError as problem:
         assert problem.location == "STEP"  # noqa: PT017  either outcome is fine, a crash is not
     else:
-        assert list(found) == sorted(set(found))
+        assert list(steps) == sorted(set(steps))
 
 
 def journaled():
@@ -236,7 +236,7 @@ def test_an_ask_survives_its_journey(config_folder):
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("arguments", "expected"),
     [
         (
             ("enqueue", "stage1", "100:500:100"),
@@ -267,11 +267,11 @@ def test_an_ask_survives_its_journey(config_folder):
         ),
     ],
 )
-def test_what_will_happen_is_said_for_each_step(words, expected, config_folder):
+def test_what_will_happen_is_said_for_each_step(arguments, expected, config_folder):
     (config_folder / "ckpts" / "stage1" / "400").mkdir(parents=True)
     publish_daemon_status(
         record(100, EvaluationState.SCORED), record(200, EvaluationState.QUEUED), record(300, EvaluationState.BLOCKED)
     )
-    lines = run_watcher(*words).output.splitlines()
+    lines = run_watcher(*arguments).output.splitlines()
     assert [line for line in lines if line.strip() in expected] == [f"  {line}" for line in expected]
     assert lines[-1] == "The watcher on login1 takes it up within 60 s."
