@@ -1,6 +1,6 @@
 """``python -m scoring``."""
 
-from scoring.cli.app import main
+from scoring.cli.app import scoring_cli
 
 if __name__ == "__main__":
-    main(prog_name="python -m scoring")
+    scoring_cli(prog_name="python -m scoring")

@@ -37,11 +37,11 @@ OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFL
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def main() -> None:
+def scoring_cli() -> None:
     """Score Nanotron checkpoints: perplexity slices, cloze tasks and instruction prompts."""
 
 
-@main.command()
+@scoring_cli.command()
 @click.argument("request_file", required=False, type=click.Path(path_type=Path), metavar="[REQUEST.json]")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Folder of the checkpoint, named after its step.")
 @suite_option
@@ -81,7 +81,7 @@ def score(request_file: Path | None, processes: int, **options: Any) -> None:
     sys.exit(run_guarded(run, attempt=None if request_file is None else request_file.absolute().parent))
 
 
-@main.command(hidden=True)
+@scoring_cli.command(hidden=True)
 @click.argument("number", type=int)
 def work(number: int) -> None:
     """Score as one of several processes of ``score``.
@@ -117,7 +117,7 @@ def score_request(request: ScoringRequest, *, processes: int = 1, worker: int | 
     return ExitCode.SCORED
 
 
-@main.command()
+@scoring_cli.command("prefill")
 @click.option("--request", "request_file", type=click.Path(path_type=Path), help="Prefill the data of this REQUEST.json.")
 @suite_option
 @eval_data_option
@@ -125,7 +125,7 @@ def score_request(request: ScoringRequest, *, processes: int = 1, worker: int | 
 @slow_tokenizer_option
 @click.option("--jobs", type=click.IntRange(min=1), help="Entries built at once; default: up to four.")
 @click.option("--refresh", is_flag=True, help="Also rebuild entries that exist, from the current data sets.")
-def prefill(
+def prefill_data(
     request_file: Path | None,
     suites: tuple[str, ...],
     eval_data: Path | None,
@@ -155,7 +155,7 @@ def prefill(
     sys.exit(run_guarded(run))
 
 
-@main.command()
+@scoring_cli.command("doctor")
 @click.option("--offline", is_flag=True, help="Check the data of jobs without a network (required).")
 @click.option("--suite", "suites", multiple=True, required=True, help="Name or file of a suite. Repeatable.")
 @click.option("--eval-data", type=click.Path(path_type=Path), required=True, help="Folder of the data cache.")
@@ -163,7 +163,7 @@ def prefill(
 @slow_tokenizer_option
 @click.option("--network", hidden=True, help="State of the network, from the process that started this one.")
 @json_option
-def doctor(
+def check_offline_jobs(
     *,
     offline: bool,
     suites: tuple[str, ...],
@@ -203,11 +203,11 @@ def doctor(
     sys.exit(run_guarded(run))
 
 
-@main.command()
+@scoring_cli.command("verify")
 @click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Folder of the checkpoint.")
 @click.option("--tokens", type=click.IntRange(min=1), default=1000, show_default=True, help="Number of tokens to compare.")
 @json_option
-def verify(checkpoint: Path, tokens: int, as_json: bool) -> None:
+def verify_logits_with_nanotron(checkpoint: Path, tokens: int, as_json: bool) -> None:
     """Compare this loader's logits with nanotron's own, on a GPU.
 
     Exits 65 where they differ, 69 where nanotron or a GPU is missing.
@@ -225,4 +225,4 @@ def verify(checkpoint: Path, tokens: int, as_json: bool) -> None:
 
 
 for command in (cache, compare, export):
-    main.add_command(command)
+    scoring_cli.add_command(command)

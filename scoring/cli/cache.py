@@ -191,9 +191,9 @@ def list_(eval_data: Path) -> None:
     click.echo(f"{format_bytes(total)} in total{leftovers}")
 
 
-@cache.command()
+@cache.command("verify")
 @eval_data_option
-def verify(eval_data: Path) -> None:
+def verify_cache(eval_data: Path) -> None:
     """Compare all entries and tokenizers with their sha256.
 
     Exits 66 where one is damaged.

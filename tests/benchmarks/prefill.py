@@ -27,8 +27,8 @@ import atexit, sys
 atexit.register(lambda: print(open("/proc/self/status").read(), file=sys.stderr))
 """
 PREFILL_PROGRAM = """
-from scoring.cli.app import main
-main(sys.argv[1:])
+from scoring.cli.app import scoring_cli
+scoring_cli(sys.argv[1:])
 """
 PLAIN_PROGRAM = """
 from array import array

@@ -95,7 +95,7 @@ def check_evaluation(record: EvaluationRecord, observed: ObservedState) -> Diffe
     ):
         return None
     message = f"{disk_state}{', and the checkpoint is gone' if checkpoint.is_deleted else ''}"
-    return _propose_amendment(record, message, make_scored_event(record.key, tier_files, checkpoint, observed))
+    return _propose_amendment(record, message, make_audit_scored_event(record.key, tier_files, checkpoint, observed))
 
 
 def check_tier_files(tier_files: Mapping[str, TierFileState], required_tiers: set[str]) -> tuple[bool, str]:
@@ -139,12 +139,12 @@ def _check_scored(
             return _propose_amendment(
                 record,
                 f"{disk_state}, which is the checkpoint's",
-                make_scored_event(record.key, tier_files, checkpoint, observed),
+                make_audit_scored_event(record.key, tier_files, checkpoint, observed),
             )
         return amend_as_lost(f"results of another content ({fingerprint[:12]}, not {str(record.fingerprint)[:12]})")
     if any(tier_file.digest != record.suites[tier] for tier, tier_file in tier_files.items() if tier in record.suites):
         return _propose_amendment(
-            record, f"{disk_state}, by other suites", make_scored_event(record.key, tier_files, checkpoint, observed)
+            record, f"{disk_state}, by other suites", make_audit_scored_event(record.key, tier_files, checkpoint, observed)
         )
     if checkpoint.fingerprint not in {None, fingerprint}:
         message = f"{disk_state}, but the checkpoint was rewritten ({str(checkpoint.fingerprint)[:12]})"
@@ -153,7 +153,7 @@ def _check_scored(
     return None
 
 
-def make_scored_event(
+def make_audit_scored_event(
     key: str, tier_files: Mapping[str, TierFileState], checkpoint: CheckpointState, observed: ObservedState
 ) -> events.Scored:
     """The event that journals valid results on disk."""

@@ -9,7 +9,7 @@ from watcher.audit.differences import (
     Difference,
     ObservedState,
     check_tier_files,
-    make_scored_event,
+    make_audit_scored_event,
     report_only,
 )
 from watcher.audit.disk_scan import LeftoverFile
@@ -83,7 +83,7 @@ def check_unknown_results(key: str, observed: ObservedState, journal_state: Jour
         custom_directory=custom_directory,
         reason="audit: its results are on disk",
     )
-    scored = make_scored_event(key, tier_files, checkpoint, observed)
+    scored = make_audit_scored_event(key, tier_files, checkpoint, observed)
     amendment = Amendment(key=key, state=None, events=(msgspec.to_builtins(created), msgspec.to_builtins(scored)))
     return Difference(
         key=key, journal_state=record_state, observed=f"disk: {disk_state}", repair="journal it as scored", amendment=amendment

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[3]
 
 _SERVE = """
 import json, os, sys, traceback
-from scoring.cli.app import main
+from scoring.cli.app import scoring_cli
 
 answers = os.fdopen(os.dup(1), "w")
 for line in sys.stdin:
@@ -20,7 +20,7 @@ for line in sys.stdin:
     os.dup2(streams[0], 1)
     os.dup2(streams[1], 2)
     try:
-        main(asked["argv"], prog_name="python -m scoring")
+        scoring_cli(asked["argv"], prog_name="python -m scoring")
         code = 0
     except SystemExit as ended:
         code = ended.code

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from scoring.cli.app import main
+from scoring.cli.app import scoring_cli
 from support.models.nanotron_fixtures import BYTE_TOKENIZER
 from support.models.tiny_llama_items import LLAMA_CHECKPOINT
 
@@ -49,7 +49,7 @@ def run_scoring_in_process(arguments):
     signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     environment = dict(os.environ)
     try:
-        main(arguments, prog_name="scoring", standalone_mode=False)
+        scoring_cli(arguments, prog_name="scoring", standalone_mode=False)
     except SystemExit as end:
         return end.code
     finally:

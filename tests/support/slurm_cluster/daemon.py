@@ -35,7 +35,7 @@ sys.path[:0] = {path!r}
 from support.runs.short_timeouts import apply_short_timeouts
 from watcher.cli.app import main
 apply_short_timeouts({constants!r})
-main(prog_name="watcher")
+scoring_cli(prog_name="watcher")
 """
 
 _SCORER = """\
@@ -61,11 +61,11 @@ sys.path[:0] = {path!r}
 import os, time
 from pathlib import Path
 import scoring.job.steps
-from scoring.cli.app import main
+from scoring.cli.app import scoring_cli
 root, restart = Path({root!r}), os.environ.get("SLURM_RESTART_COUNT", "0")
 {patch}
 sys.argv = ["scoring", *sys.argv[3:]]
-main()
+scoring_cli()
 """
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from scoring.cli.app import main
+from scoring.cli.app import scoring_cli
 from scoring.data.cache import ensure_slice
 from scoring.data.tokenizer import resolve_tokenizer
 from suites.common.errors import ExitCode
@@ -32,7 +32,7 @@ def made(tmp_path):
 
 
 def cache(*argv) -> tuple[int, str]:
-    ended = CliRunner().invoke(main, ["cache", *map(str, argv)])
+    ended = CliRunner().invoke(scoring_cli, ["cache", *map(str, argv)])
     assert ended.exception is None or isinstance(ended.exception, SystemExit), ended.output
     return ended.exit_code, ended.output
 

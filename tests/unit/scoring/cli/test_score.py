@@ -65,8 +65,8 @@ def test_by_hand_in_a_process_of_its_own_gives_nanotrons_sums_and_never_imports_
     rows = [bytes(row.tolist()).decode("ascii") for row in load_reference_tokens()]
     write_suites(tmp_path, slices={f"row{n}": row for n, row in enumerate(rows)})
     script = (
-        "import sys\nfrom scoring.cli.app import main\n"
-        "try:\n    main()\nexcept SystemExit as end:\n"
+        "import sys\nfrom scoring.cli.app import scoring_cli\n"
+        "try:\n    scoring_cli()\nexcept SystemExit as end:\n"
         "    sys.exit(99 if 'datasets' in sys.modules or 'watcher' in sys.modules else end.code)\n"
     )
     done = subprocess.run(

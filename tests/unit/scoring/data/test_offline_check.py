@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scoring.cli.app import main
+from scoring.cli.app import scoring_cli
 from scoring.data.cache import ensure_entry
 from scoring.data.tokenizer import resolve_tokenizer
 from scoring.runtime.network_namespace import NETWORK_CUT_OFF, run_in_empty_network
@@ -38,7 +38,7 @@ def doctor(data, suites, *more, tokenizer=BYTE_TOKENIZER, capfd):
         for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
             monkeypatch.setenv(name, "1")  # it sets them for good: here they are put back
         with pytest.raises(SystemExit) as ended:
-            main(["doctor", "--offline", *given], standalone_mode=False)
+            scoring_cli(["doctor", "--offline", *given], standalone_mode=False)
     out, err = capfd.readouterr()
     assert out, err
     return ended.value.code, json.loads(out)

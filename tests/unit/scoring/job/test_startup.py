@@ -31,7 +31,7 @@ SLOW = ("transformers", "datasets", "huggingface_hub", "pandas", "sympy", "torch
 SCORE = """
 import sys
 import threading
-from scoring.cli.app import main
+from scoring.cli.app import scoring_cli
 from scoring.job import job
 from scoring.tiers import canary
 run_canary = canary.run_canary
@@ -39,7 +39,7 @@ def first_batch(*args, **more):
     print("loaded", *[name for name in sys.argv[1].split() if name in sys.modules])
     return run_canary(*args, **more)
 canary.run_canary = first_batch
-main(sys.argv[2:], prog_name="scoring")
+scoring_cli(sys.argv[2:], prog_name="scoring")
 """
 
 

@@ -115,7 +115,11 @@ def fail(watched, code, *, run_json=None, log=(), why=None, record=True):
 )
 @pytest.mark.parametrize("channel", ["run_json", "log", "why"])
 def test_the_reason_comes_first_and_the_exit_code_second(watched, code, state, channel):
-    said = {"run_json": {"reason": FULL, "code": code}, "log": [BEGAN, f"scoring: {FULL}", f"{RUN} ended with {code}"], "why": FULL}
+    said = {
+        "run_json": {"reason": FULL, "code": code},
+        "log": [BEGAN, f"scoring: {FULL}", f"{RUN} ended with {code}"],
+        "why": FULL,
+    }
     row, text = fail(watched, code, **{channel: said[channel]})
     assert row["state"] == state
     assert row["reason"].removeprefix("prefill: ").startswith(f"{FULL} (exit {code})")
