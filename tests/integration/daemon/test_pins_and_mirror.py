@@ -13,6 +13,7 @@ import pytest
 from suites.checkpoint.completeness import compute_fingerprint
 from suites.contract.paths import EvaluationPaths
 from suites.contract.scoring_request import read_scoring_request
+from support.faults.kill_points import ProcessKilled, kill_around_event
 from support.runs.watched_run import WatchedRun, make_watched_fixture
 from watcher.core import events
 from watcher.core.evaluation import EvaluationState
@@ -170,38 +171,18 @@ def test_pins_never_lie_among_checkpoints(watched):
     assert list_pin_roots(watched.config, "x") == [watched.config.paths.pins, watched.root / ".watcher_pins" / "x"]
 
 
-class Killed(BaseException):
-    """The process is gone."""
-
-
 @pytest.mark.parametrize("event", ["pinned", "unpinned", "mirrored", "restored"])
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_killed_around_each_event(watched, monkeypatch, event, before):
     watched.config = msgspec.structs.replace(watched.config, mirror=watched.root / "mirror")
     watched.start_daemon()
-    armed = [True]
-
-    def arm(daemon):
-        real = daemon.journal.append
-
-        def append(journal_event, *, t):
-            if journal_event.name == event and before and armed:
-                armed.pop()
-                raise Killed
-            real(journal_event, t=t)
-            if journal_event.name == event and armed:
-                armed.pop()
-                raise Killed
-
-        monkeypatch.setattr(daemon.journal, "append", append)
-
-    arm(watched.daemon)
+    kill_around_event(monkeypatch, watched.daemon.journal, event, before=before)
     watched.write_checkpoint("stage1", 100)
     kills = 0
     for step in range(20):
         try:
             watched.tick()
-        except Killed:
+        except ProcessKilled:
             kills += 1
             watched.kill_daemon()
         if step == 10:

@@ -115,13 +115,19 @@ class WatchedRun:
         self.daemon = self.start_second_daemon()
         return self.daemon
 
-    def start_second_daemon(self):
+    def start_second_daemon(self, **options):
         """One more daemon on the same folder, whatever runs there already."""
         arguments = {"clock": self.daemons_clock, "server_clock": self.clock.read_server_time, "executor": self.executor}
-        return Daemon(self.config, environ={}, log=self._say, **arguments)
+        return Daemon(self.config, environ={}, log=self._say, **arguments, **options)
 
     def _say(self, what, **facts):
         self.log_events.append((what, facts))
+
+    def tick_once(self):
+        """A tick as `watcher once` does it."""
+        daemon = self.start_second_daemon(mode="once")
+        daemon.tick()
+        daemon.close()
 
     def close_daemon(self):
         """The daemon ends as it should, where there is one."""
