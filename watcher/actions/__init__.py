@@ -1,1 +1,1 @@
-"""Carries out what was decided: the only room with effects on the cluster."""
+"""Carries decisions out: the only room with effects on the cluster."""

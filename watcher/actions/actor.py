@@ -1,15 +1,14 @@
 """Performs one action, fenced, and journals its outcome.
 
 Submitting is: request written > intent journaled > submitted, held > job id journaled > released > journaled. A crash
-between any two of these leaves what the next watcher finds by the attempt's name. Before every deed the
-fence is asked: a watcher that was frozen and thawed can at most leave a held job that never runs.
+between any two of these leaves what the next watcher finds by the attempt's name. Before every effect the fence is
+checked: a watcher that was frozen and thawed can at most leave a held job that never runs.
 
-While submissions meet a limit, the intent of the first stands for those that are tried after it: a journal must not grow for as
-long as a limit lasts. Should one of them get through and its watcher be killed before it says so, then a job is held of which
-the journal knows nothing; it never runs, and the next watcher cancels it.
+While submissions meet a limit, the intent of the first try stands for later tries. A journal must not grow for as long as
+a limit lasts. If a later try succeeds and its watcher is killed before journaling it, the held job is unknown to the
+journal. It never runs, and the next watcher cancels it.
 """
 
-import hashlib
 import socket
 from pathlib import Path
 from typing import NamedTuple, assert_never
@@ -17,16 +16,16 @@ from typing import NamedTuple, assert_never
 import msgspec
 
 from suites.common.atomic_files import create_once
-from suites.contract.paths import AttemptPaths, attempt_log_paths, find_shipped_file
+from suites.contract.paths import attempt_log_paths
 from watcher.actions.archive import archive_results
 from watcher.actions.retention import RetentionActions
 from watcher.actions.submission import (
-    build_resources,
+    build_scoring_submission,
+    choose_attempt_name,
     count_tasks,
     prepare_prefill_attempt,
     prepare_scoring_attempt,
     remove_attempt_folder,
-    write_setup_file,
 )
 from watcher.config.settings import Config
 from watcher.core import events
@@ -61,7 +60,7 @@ _LOGGED_FIELDS = ("reason", "hint", "job_id", "run_id", "failure_kind")
 
 
 class _SubmitLimit(NamedTuple):
-    """What a submission met."""
+    """A submit limit that a submission met."""
 
     message: str
     since: float
@@ -70,10 +69,7 @@ class _SubmitLimit(NamedTuple):
 
 
 class Actor:
-    """Performs actions.
-
-    Methods raise OSError, after which the next tick goes on, or JournalSuperseded.
-    """
+    """Performs actions; methods raise OSError or JournalSuperseded."""
 
     def __init__(
         self,
@@ -91,16 +87,17 @@ class Actor:
         self._last_limit: _SubmitLimit | None = None
         self._unwritable_folders: dict[str, tuple[str, float]] = {}
         self.warnings: list[str] = []
-        """Troubles with the executor in this tick."""
+        """Executor errors of this tick."""
         self._retention = RetentionActions(journal, state_id, clock=clock, append_event=self._append_event, log=log)
 
     def new_tick(self) -> None:
-        """Submissions may be tried again."""
+        """Allow submissions again."""
         self._submissions_stopped, self.warnings = "", [*self._retention.errors]
 
     def submit_limit(self, now: float) -> str:
         """The submit limit in force; empty where a new try is due."""
         limit = self._last_limit
+        # A limit of running jobs has room once one of them ends, so the wait is then over early.
         if (
             limit is None
             or not limit.since <= now < limit.since + policy.SUBMIT_LIMIT_RETRY_SECONDS
@@ -113,6 +110,7 @@ class Actor:
 
     def unwritable_results(self, now: float) -> dict[str, str]:
         """Results folder that could not be made a moment ago -> why."""
+        # Without this delay each evaluation would try the folder again in each poll.
         recent = {
             folder: reason for folder, (reason, at) in self._unwritable_folders.items() if 0 <= now - at < RESULTS_RETRY_SECONDS
         }
@@ -130,11 +128,13 @@ class Actor:
         try:
             self._perform_effect(action)
         except ExecutorUnreachable as error:
+            # No answer is no failure: the next tick finds out by name what happened.
             self.warnings.append(str(error))
             self._log("unreachable", evaluation=action.key, message=str(error))
 
     def _perform_effect(self, action: Effect) -> None:
         match action:
+            # The match is exhaustive, so a new kind of action fails the type check here.
             case SubmitEvaluation():
                 self._submit(action)
             case SubmitPrefill():
@@ -173,24 +173,31 @@ class Actor:
         if self._submissions_stopped or action.request.results in self.unwritable_results(self._clock()):
             return
         record = self._journal.state.records[action.key]
+        # The inspection may be some seconds old, and a rewrite can begin at any time.
         if encode_mtimes(record.checkpoint) != action.mtimes:
             reason = "the checkpoint changed just before its submission"
             self._append_event(events.Pending(evaluation=action.key, reason=reason))
             return
         pin = record.pin
+        # The job may read the pin, but only where it holds the requested content.
         pinned = pin.folder if pin is not None and pin.folder and pin.fingerprint == action.request.fingerprint else None
         request = msgspec.structs.replace(action.request, pinned=pinned)
         try:
             tasks = count_tasks(self.config, request)
             logs = attempt_log_paths(Path(request.results), request.stage, request.step, "%A_%a" if tasks > 1 else "%j")
+            # Before Slurm 23.02, a job whose log folder is missing fails at once and leaves no log.
             logs[0].parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = f"cannot create {error.filename}: {error.strerror}"
+            # A full or unmounted results folder is no failure of the evaluation.
             self._unwritable_folders[request.results] = reason, self._clock()
             self._postpone(record, reason, ReasonKind.RESULTS)
             return
         self._unwritable_folders.pop(request.results, None)
-        number, run_id = self._choose_run_id(record, f"eval-{record.stage}-{record.step}")
+        # The request is on disk before the intent, so an intent always has its files.
+        number, run_id = choose_attempt_name(
+            self.config.paths, f"eval-{record.stage}-{record.step}", record, self._state_id, self._journal.epoch
+        )
         attempt_paths = self.config.paths.attempt(run_id)
         request = msgspec.structs.replace(request, run_id=run_id, tasks=tasks)
         prepare_scoring_attempt(request, attempt_paths)
@@ -206,13 +213,21 @@ class Actor:
             tasks=tasks,
             results=request.results,
         )
-        self._submit_attempt(action.key, attempt, self._build_submission(attempt, attempt_paths, logs), action.reason)
+        self._submit_attempt(
+            action.key,
+            attempt,
+            build_scoring_submission(attempt, self.config, logs, format_job_comment(self._state_id)),
+            action.reason,
+        )
 
     def _submit_prefill(self, action: SubmitPrefill) -> None:
         if self._submissions_stopped:
             return
         record = self._journal.state.prefills[action.key]
-        number, run_id = self._choose_run_id(record, f"prefill-{action.request.stage}")
+        # A run id is the only name by which a lost job can be found.
+        number, run_id = choose_attempt_name(
+            self.config.paths, f"prefill-{action.request.stage}", record, self._state_id, self._journal.epoch
+        )
         request = msgspec.structs.replace(action.request, run_id=run_id)
         attempt_paths, resources = (
             self.config.paths.attempt(run_id),
@@ -235,41 +250,17 @@ class Actor:
         intended = events.Intended(evaluation=key, run_id=attempt.run_id, attempt=attempt, reason=reason)
         if not is_intent_journaled:
             self._append_event(intended)
+        # Preparing takes time on a slow file system: another watcher may have taken over meanwhile.
         self._journal.fence()
         try:
             outcome = self._executor.submit(submission)
         except ExecutorUnreachable as error:  # whether it got through is not known
             outcome = SubmissionResult(kind=SubmitKind.AMBIGUOUS, message=str(error))
+        # Any other outcome shows that the limit is over.
         self._last_limit = None
         if is_intent_journaled and outcome.kind in {SubmitKind.AMBIGUOUS, SubmitKind.REFUSED}:
             self._append_event(intended)
         self._record_outcome(key, attempt, outcome)
-
-    def _choose_run_id(self, record: EvaluationRecord, prefix: str) -> tuple[int, str]:
-        """Number and run id of a new attempt that nothing uses yet."""
-        number = record.attempts + 1
-        while True:
-            seed = f"{self._state_id}\0{record.key}\0{number}\0{self._journal.epoch}"
-            digest = hashlib.sha256(seed.encode()).hexdigest()[:8]
-            safe_prefix = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in prefix)
-            run_id = f"{safe_prefix}-{digest}"
-            attempt_paths = self.config.paths.attempt(run_id)
-            if not attempt_paths.claim.exists() and not attempt_paths.request.exists():
-                return number, run_id
-            number += 1
-
-    def _build_submission(self, attempt: Attempt, attempt_paths: AttemptPaths, logs: tuple[Path, Path]) -> Submission:
-        return Submission(
-            name=attempt.run_id,
-            comment=format_job_comment(self._state_id),
-            script=find_shipped_file("slurm/score.sbatch"),
-            request=attempt_paths.request,
-            stdout=logs[0],
-            stderr=logs[1],
-            resources=build_resources(self.config.slurm, attempt.resources, attempt.tasks),
-            python=self.config.python,
-            setup=write_setup_file(self.config),
-        )
 
     def _record_outcome(self, key: str, attempt: Attempt, outcome: SubmissionResult) -> None:
         message, run_id = " ".join(outcome.message.split()), attempt.run_id
@@ -285,6 +276,7 @@ class Actor:
                 reason=f"job {outcome.job_id}",
             )
             self._append_event(submitted)
+            # The job id is on disk, so the release cannot leave a running job unknown.
             if not released:
                 self._journal.fence()
                 job = Job(job_id=outcome.job_id, name=run_id, state=JobState.HELD, raw_state="HELD", submit_time=now)
@@ -305,6 +297,7 @@ class Actor:
             )
             self._append_event(blocked)
         elif outcome.kind is SubmitKind.LATER:
+            # Each try makes a folder, and a limit may last for weeks of tries.
             remove_attempt_folder(self.config.paths.attempt(run_id))
             self._submissions_stopped = message
             self._postpone(self._journal.state.get_records(key)[key], f"submit limit: {message}", ReasonKind.SUBMIT_LIMIT)
@@ -312,6 +305,7 @@ class Actor:
                 self._last_limit = _SubmitLimit(message, self._clock(), self._count_in_flight())
         else:
             self._submissions_stopped = message
+            # The job may exist: further submissions of this tick would meet the same controller.
             reason = f"sbatch outcome unknown ({message}); searching the queue for the job"
             self._append_event(events.SubmissionUnknown(evaluation=key, run_id=run_id, reason=reason))
 
@@ -325,16 +319,18 @@ class Actor:
         self._executor.cancel(action.job)
 
     def _abandon_attempt(self, action: AbandonAttempt) -> None:
-        """The claim decides: whoever comes second sees the other's word."""
+        """Void the claim, then journal; the first writer of a claim wins."""
         attempt_paths = self.config.paths.attempt(action.run_id)
         attempt_paths.folder.mkdir(parents=True, exist_ok=True)
         claim = attempt_paths.claim
+        # A void claim keeps a job from starting: the batch script creates the same file first.
         if create_once(claim, f"void: given up by epoch {self._journal.epoch} on {socket.gethostname()}\n"):
             self._append_event(action.next_event)
         elif claim.read_text(encoding="utf-8", errors="replace").startswith("void"):
-            self._append_event(action.next_event)  # by one of us, who did not come to say so
+            self._append_event(action.next_event)  # by a watcher that was killed before journaling it
 
     def _close_request(self, action: CloseRequest) -> None:
+        # The answer is journaled before the file is deleted, so a crash never loses it.
         if action.id not in self._journal.state.closed_requests:
             self._append_event(events.RequestAnswered(id=action.id, outcome=action.reason, reason=action.reason))
         (self.config.paths.requests / f"{action.id}.json").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Copies small results to the mirror and back, never of other content.
+"""Copies small results of equal content to the mirror and back.
 
 The mirror has the layout of the results. Tier files, run.json and compare.json are copied; rows and parts are not.
 """
@@ -14,14 +14,14 @@ from suites.contract.tier_files import get_fingerprint
 
 
 def list_mirrored_files(paths: EvaluationPaths, tiers: Iterable[str]) -> list[Path]:
-    """Those that are mirrored, there or not."""
+    """Paths of the mirrored files, whether or not they exist."""
     return [*(paths.tier_json(tier) for tier in tiers), paths.run_json, paths.compare_json]
 
 
 def copy_to_mirror(source: EvaluationPaths, target: EvaluationPaths, tiers: Iterable[str], fingerprint: str) -> None:
     """Copy an evaluation's small results. OSError.
 
-    Results of other content that lie there are kept beside.
+    Results of other content in the mirror move to its superseded folder.
     """
     tiers = list(tiers)
     target.folder.mkdir(parents=True, exist_ok=True)
@@ -34,6 +34,7 @@ def copy_to_mirror(source: EvaluationPaths, target: EvaluationPaths, tiers: Iter
 def restore_from_mirror(source: EvaluationPaths, target: EvaluationPaths, tiers: Iterable[str]) -> None:
     """Restore what ``target`` lacks, tier files last. OSError."""
     target.folder.mkdir(parents=True, exist_ok=True)
+    # Tier files decide whether an evaluation is scored, so they appear after the files that explain them.
     for path in reversed(list_mirrored_files(source, tiers)):
         destination = target.folder / path.name
         if not destination.exists():
@@ -45,6 +46,7 @@ def _copy_file(path: Path, target: Path) -> None:
     with path.open("rb") as file:
         stats, content = os.fstat(file.fileno()), file.read()
     write_atomically(target, content)
+    # Equal mtimes show later, without reading, that the copy is up to date.
     os.utime(target, ns=(stats.st_atime_ns, stats.st_mtime_ns))
 
 

@@ -17,7 +17,7 @@ from watcher.journal.journal import Journal
 
 
 class RetentionActions:
-    """Does it for one watcher. ``append_event`` journals an event."""
+    """Retention actions of one watcher. ``append_event`` journals an event."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class RetentionActions:
 
     @property
     def errors(self) -> list[str]:
-        """What cannot be kept, for the status."""
+        """Failures of pins and mirror, for the status."""
         return [error for error in (self._pin_error, self._mirror_error) if error]
 
     def pin(self, action: PinCheckpoint, config: Config) -> None:
@@ -43,13 +43,14 @@ class RetentionActions:
         records = self._journal.state.records.values()
         roots = pins.list_pin_roots(config, self._state_id)
         if not self._orphans_removed:
+            # Once after the start is enough, since only a killed watcher leaves orphans.
             self._orphans_removed = True
             for orphan in pins.remove_orphan_pins(roots, {record.pin.folder for record in records if record.pin is not None}):
                 self._log("pin_swept", folder=str(orphan))
         available_bytes = config.pin_max - sum(record.pin.size for record in records if record.pin is not None)
         try:
             pin = pins.pin_checkpoint(Path(action.checkpoint), action.fingerprint, action.key, roots, available_bytes)
-        except UserError:  # it is going just now: the next look says so
+        except UserError:  # it is being deleted: the next inspection shows that
             return
         self._append_event(events.Pinned(evaluation=action.key, pin=pin, reason=pin.why or pin.folder))
         self._pin_error = f"pin: {action.key} is not protected against deletion: {pin.why}" if pin.why else ""
@@ -63,6 +64,7 @@ class RetentionActions:
     def mirror(self, action: MirrorResults, config: Config) -> None:
         """Mirror or restore results; an unwritable mirror is retried later."""
         record, mirror_root = self._journal.state.records[action.key], config.mirror
+        # A try may block on a broken file system, so tries are minutes apart.
         if mirror_root is None or self._clock() < self._mirror_retry_at:
             return
         results_paths = get_evaluation_paths(config, record)
@@ -74,6 +76,7 @@ class RetentionActions:
                 mirror.copy_to_mirror(results_paths, mirror_paths, record.suites, str(record.fingerprint))
         except OSError as error:
             self._mirror_error = f"mirror: {action.key}: {error}; next try in {RESULTS_RETRY_SECONDS / 60:.0f} min"
+            # A mirror is a second copy: nothing waits for it.
             self._mirror_retry_at = self._clock() + RESULTS_RETRY_SECONDS
             self._log("trouble", message=self._mirror_error)
             return

@@ -1,20 +1,61 @@
 """Writes the attempt folder and builds the Submission."""
 
 import contextlib
+import hashlib
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from suites.common.atomic_files import fsync_folder, write_atomically
 from suites.contract.encoding import encode_json
-from suites.contract.paths import AttemptPaths, find_shipped_file, prefill_log_paths
+from suites.contract.paths import AttemptPaths, LogPaths, StatePaths, find_shipped_file, prefill_log_paths
 from suites.contract.scoring_request import ScoringRequest
 from watcher.config.settings import Config, SlurmSettings
+from watcher.core.evaluation import Attempt, EvaluationRecord
 from watcher.core.executor import Resources, Submission
 from watcher.core.resources import build_prefill_settings
 
 
+class AttemptName(NamedTuple):
+    """How a new attempt is called."""
+
+    number: int
+    """1 for the first attempt of an evaluation."""
+    run_id: str
+
+
+def choose_attempt_name(paths: StatePaths, prefix: str, record: EvaluationRecord, state_id: str, epoch: int) -> AttemptName:
+    """Number and run id of a new attempt that nothing uses yet."""
+    safe_prefix = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in prefix)
+    # Files of that name may remain from a journal that was deleted or restored.
+    for number in itertools.count(record.attempts + 1):
+        seed = f"{state_id}\0{record.key}\0{number}\0{epoch}"
+        run_id = f"{safe_prefix}-{hashlib.sha256(seed.encode()).hexdigest()[:8]}"
+        attempt = paths.attempt(run_id)
+        if not attempt.claim.exists() and not attempt.request.exists():
+            break
+    return AttemptName(number, run_id)
+
+
+def build_scoring_submission(attempt: Attempt, config: Config, logs: LogPaths, comment: str) -> Submission:
+    """The submission of a scoring attempt; ``comment`` identifies our jobs."""
+    return Submission(
+        name=attempt.run_id,
+        comment=comment,
+        script=find_shipped_file("slurm/score.sbatch"),
+        request=config.paths.attempt(attempt.run_id).request,
+        stdout=logs.out,
+        stderr=logs.err,
+        resources=build_resources(config.slurm, attempt.resources, attempt.tasks),
+        python=config.python,
+        setup=write_setup_file(config),
+    )
+
+
 def count_tasks(config: Config, request: ScoringRequest) -> int:
     """Number of array tasks; 1 for an external scorer."""
+    # An external scorer shares no parts, so further tasks would only repeat its work.
     is_shared = config.executor == "slurm" and request.backend != "command"
     return config.slurm.array or 1 if is_shared else 1
 
@@ -55,7 +96,7 @@ def _write_attempt_folder(request: ScoringRequest, attempt_paths: AttemptPaths, 
     try:
         attempt_paths.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(attempt_paths.expected_files, expected)
-        write_atomically(attempt_paths.request, encode_json(request))  # last: it takes the name
+        write_atomically(attempt_paths.request, encode_json(request))  # last: it reserves the name
         fsync_folder(attempt_paths.folder.parent)
     except OSError:
         remove_attempt_folder(attempt_paths)
@@ -75,8 +116,9 @@ def prepare_prefill_attempt(
 ) -> Submission:
     """Write the folder of a prefill attempt; what to submit. Raises OSError."""
     logs = prefill_log_paths(Path(request.results), request.stage, "%j")
+    # Before Slurm 23.02, a job without its log folder fails at once.
     logs[0].parent.mkdir(parents=True, exist_ok=True)
-    _write_attempt_folder(request, attempt_paths, expected="")  # whether the cache is whole is looked at by whoever needs it
+    _write_attempt_folder(request, attempt_paths, expected="")  # its readers check whether the cache is complete
     return Submission(
         name=request.run_id,
         comment=comment,

@@ -1,4 +1,4 @@
-"""Gathers what an audit compares, and carries out what it proposes."""
+"""Collects the state that an audit compares, and finds all differences."""
 
 from collections.abc import Mapping
 
@@ -33,15 +33,16 @@ class AuditResult(msgspec.Struct, frozen=True):
 
     differences: tuple[Difference, ...]
     queue_error: str
-    """Why the queue could not be asked; empty where it was."""
+    """Why the queue is unreachable; empty where it answered."""
     warnings: tuple[str, ...]
-    """What is wrong with the journal's own files."""
+    """Damage of the journal's own files."""
 
 
 def run_audit(
     config: Config, executor: Executor, state_id: str, environ: Mapping[str, str], *, now: float, alive: bool
 ) -> AuditResult:
     """Compare journal, disk and queue; writes nothing. OSError."""
+    # No quarantine: an audit changes nothing, and a watcher may be writing.
     journal_state = ledger.read_journal(config.paths)
     jobs, queue_error = _read_queue(executor)
     observed = _observe_state(
@@ -51,6 +52,7 @@ def run_audit(
         environ,
         state_id=state_id,
         now=now,
+        # Without a running watcher nothing changes by itself.
         grace_seconds=_GRACE_POLLS * config.poll if alive else 0.0,
     )
     known_run_ids = frozenset(ledger.list_run_ids(config.paths))
@@ -86,10 +88,12 @@ def _observe_state(
             evaluation_paths.setdefault(f"{stage.name}/{name}", EvaluationPaths(stage.results, stage.name, name))
     results = {key: remains.read_tier_files(paths, tiers.get(paths.stage, {})) for key, paths in evaluation_paths.items()}
     checkpoint_folders = {record.checkpoint for record in journal_state.records.values()}
+    # Results outside the journal name their checkpoint themselves.
     checkpoint_folders |= {tier_file.checkpoint for tier_files in results.values() for tier_file in tier_files.values()}
     checkpoint_states = {folder: remains.read_checkpoint_state(folder) for folder in checkpoint_folders}
     scores = {key: _read_headline_scores(evaluation_paths[key], tier_files) for key, tier_files in results.items()}
     attempt_folders = remains.scan_attempts(config.paths, now)
+    # Files of an evaluation with a live job are in use, whatever the journal says.
     live_run_ids = {run_id for run_id, job in (jobs or {}).items() if not job.state.is_terminal}
     in_flight_keys = {record.key for record in journal_state.records.values() if record.state in IN_FLIGHT_STATES}
     in_flight_keys |= {
@@ -102,6 +106,7 @@ def _observe_state(
         if key not in in_flight_keys:
             record = journal_state.records.get(key)
             fingerprints = {tier_file.fingerprint for tier_file in results[key].values()}
+            # A part stays useful while its content is published, journaled or on disk now.
             fingerprints |= (
                 {record.fingerprint or "", checkpoint_states[record.checkpoint].fingerprint or ""}
                 if record is not None
@@ -130,6 +135,7 @@ def _observe_state(
 
 def _read_headline_scores(paths: EvaluationPaths, tier_files: Mapping[str, TierFileState]) -> Mapping[str, float]:
     fingerprints = {tier_file.fingerprint for tier_file in tier_files.values() if tier_file.kind == "valid"}
+    # One event must not hold scores of two contents.
     if len(fingerprints) != 1:
         return {}
     tiers: TierDefinitions = {tier: TierRequirement(tier_file.digest) for tier, tier_file in tier_files.items()}
@@ -141,7 +147,7 @@ def find_differences(
 ) -> list[Difference]:
     """All differences, evaluations first.
 
-    ``known_run_ids``: every attempt in the journal; ``job_comment`` marks our jobs.
+    ``known_run_ids``: every attempt in the journal; ``job_comment``: the comment of our jobs.
     """
     results: list[Difference] = []
     for record in journal_state.records.values():
@@ -153,6 +159,7 @@ def find_differences(
         for key in observed.results
         if (difference := check_unknown_results(key, observed, journal_state, config)) is not None
     ]
+    # Evaluations come first: what is wrong precedes what is merely left over.
     results += check_jobs(observed, journal_state, job_comment)
     results += check_attempts(observed, known_run_ids)
     results += [check_leftover(item) for item in observed.leftovers]

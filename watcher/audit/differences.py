@@ -1,7 +1,7 @@
 """Finds differences between journal, disk and queue, and proposes repairs. Pure.
 
-What the next tick of a watcher sees to by itself is told as such and left to it. The rest is amended in the journal,
-through a request that the watcher answers; files are removed and jobs cancelled only while no watcher runs.
+What the next tick handles by itself is only reported. The rest is amended in the journal, through a request that the
+watcher answers. Files are removed and jobs cancelled only while no watcher runs.
 """
 
 from collections.abc import Mapping
@@ -28,18 +28,18 @@ class ObservedState(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_states: Mapping[str, CheckpointState]
     """Checkpoint folder -> what it holds now."""
     result_folders: Mapping[str, str]
-    """Evaluation -> the results folder that they lie in."""
+    """Evaluation -> the results folder of its tier files."""
     scores: Mapping[str, Mapping[str, float]]
     """Evaluation -> headlines of its tier files."""
     tiers: Mapping[str, TierDefinitions]
-    """Stage -> what its suites are today."""
+    """Stage -> its current suites."""
     attempts: Mapping[str, AttemptFolder]
     jobs: Mapping[str, Job] | None
-    """By name; None: the queue cannot be asked, and nothing is said about jobs."""
+    """By name; None: the queue is unreachable, and jobs are not compared."""
     leftovers: tuple[LeftoverFile, ...] = ()
     invalid_requests: tuple[str, ...] = ()
     grace_seconds: float = 0.0
-    """Seconds that a running watcher is given to see something itself."""
+    """Seconds in which a running watcher may notice a change by itself."""
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,8 +58,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def report_only(key: str, journal_state: str, observed: str, repair: str) -> Difference:
-    """A difference that a person has to judge, or that the next tick handles."""
-    """One that nothing is done about here."""
+    """A difference that a person judges, or that the next tick handles."""
     return Difference(key=key, journal_state=journal_state, observed=observed, repair=repair)
 
 
@@ -67,6 +66,7 @@ def check_evaluation(record: EvaluationRecord, observed: ObservedState) -> Diffe
     """The difference between a record and what disk and queue show."""
     if record.state in IN_FLIGHT_STATES:
         return _check_in_flight(record, observed)
+    # Scores are judged by the suites that they were made with, and all else by today's.
     required_tiers = (
         set(record.suites)
         if record.state in {EvaluationState.SCORED, EvaluationState.LOST}
@@ -88,8 +88,9 @@ def check_evaluation(record: EvaluationRecord, observed: ObservedState) -> Diffe
         )
     current_tiers = observed.tiers.get(record.stage, {})
     if any(tier_file.digest != current_tiers[tier].digest for tier, tier_file in tier_files.items() if tier in current_tiers):
-        return None  # scores by suites of before: that more is owed is right
+        return None  # scores of earlier suites, so a new score is right
     if (
+        # Only results of today's content count, or those of a deleted checkpoint.
         not (checkpoint.is_deleted or checkpoint.fingerprint == fingerprint)
         or observed.now - record.since < observed.grace_seconds
     ):
@@ -110,6 +111,7 @@ def check_tier_files(tier_files: Mapping[str, TierFileState], required_tiers: se
         ),
         "",
     )
+    # Required are only the tiers of the record: others may belong to suites that came later.
     missing = sorted(required_tiers - set(tier_files))
     if invalid or missing:
         return False, invalid or f"no {missing[0]}"
@@ -135,6 +137,7 @@ def _check_scored(
         return amend_as_lost(disk_state)
     fingerprint = next(iter(tier_files.values())).fingerprint
     if fingerprint != record.fingerprint:
+        # A job scored the rewritten checkpoint, and its event was lost.
         if checkpoint.fingerprint == fingerprint:
             return _propose_amendment(
                 record,
@@ -142,10 +145,12 @@ def _check_scored(
                 make_audit_scored_event(record.key, tier_files, checkpoint, observed),
             )
         return amend_as_lost(f"results of another content ({fingerprint[:12]}, not {str(record.fingerprint)[:12]})")
+    # The files are the truth: the journal must name the suites that they were made with.
     if any(tier_file.digest != record.suites[tier] for tier, tier_file in tier_files.items() if tier in record.suites):
         return _propose_amendment(
             record, f"{disk_state}, by other suites", make_audit_scored_event(record.key, tier_files, checkpoint, observed)
         )
+    # A rewrite that the watcher did not notice: the scores belong to content that is gone.
     if checkpoint.fingerprint not in {None, fingerprint}:
         message = f"{disk_state}, but the checkpoint was rewritten ({str(checkpoint.fingerprint)[:12]})"
         pending = events.Pending(reason="audit: the checkpoint was rewritten", fresh=True)
@@ -168,6 +173,7 @@ def make_audit_scored_event(
 
 
 def _propose_amendment(record: EvaluationRecord, message: str, event: JournalEvent) -> Difference:
+    # State and time travel with the events, so the watcher drops them if the record changed meanwhile.
     documents = (msgspec.to_builtins(event),)
     amendment = Amendment(key=record.key, state=record.state.value, since=record.since, events=documents)
     repairs = {events.ResultsLocated: "journal it as scored", events.Pending: "score it again"}
@@ -184,11 +190,13 @@ def _describe_record(record: EvaluationRecord) -> str:
 
 def _check_in_flight(record: EvaluationRecord, observed: ObservedState) -> Difference | None:
     attempt = record.attempt
+    # Events of a running watcher may be a poll behind disk and queue.
     if attempt is None or observed.now - record.since < observed.grace_seconds:
         return None
     job = None if observed.jobs is None else observed.jobs.get(attempt.run_id)
     attempt_folder = observed.attempts.get(attempt.run_id)
     if job is not None and not job.state.is_terminal:
+        # Without its request the job can only fail.
         if attempt_folder is None:
             message = (
                 f"queue: job {job.job_id} is {job.raw_state}; disk: its folder {attempt.run_id} is gone, so the job cannot score"

@@ -1,4 +1,4 @@
-"""What lies on disk, ignoring the journal: results, attempts, leftovers. Reads only."""
+"""Results, attempts and leftovers on disk, ignoring the journal. Reads only."""
 
 import os
 import re
@@ -20,10 +20,10 @@ TierDefinitions = Mapping[str, TierRequirement]
 """As in ``StageRequirements.tiers``."""
 
 ABANDONED_FILE_SECONDS = 86_400.0
-"""Seconds after which a private file of another host is taken for left behind."""
+"""Seconds after which a private file of another host counts as left behind."""
 
 DEAD_LEASE_SECONDS = 600.0
-"""Seconds after which a lease is: ten times as long as it lasts without a heartbeat."""
+"""Seconds after which a lease counts as dead: ten times its duration without a heartbeat."""
 
 _TEMPORARY_FILE_NAME = re.compile(r"\..+\.[A-Za-z0-9-]+\.\d+\.[0-9a-f]{8}(?:\.[a-z]+)?")
 
@@ -50,7 +50,7 @@ class CheckpointState(msgspec.Struct, frozen=True, kw_only=True):
     """A checkpoint's folder now."""
 
     fingerprint: str | None = None
-    """None: gone, or not whole."""
+    """None: deleted or incomplete."""
     mtimes: str | None = None
     is_deleted: bool = False
 
@@ -62,11 +62,11 @@ class AttemptFolder(msgspec.Struct, frozen=True, kw_only=True):
     request: ScoringRequest | None
     claim: str = ""
     exit_records: tuple[ExitRecord, ...] = ()
-    """Of the attempt as a whole (``exit_record.combine_exit_records``)."""
+    """Of all tasks together (``exit_record.combine_exit_records``)."""
     tasks_ended: int = 0
-    """How many tasks of an array left a record; with a task that left none nothing is said of the whole."""
+    """Number of array tasks with a record; while one has none, the attempt has no common end."""
     age_seconds: float = 0.0
-    """Seconds since something was made in it."""
+    """Seconds since a file was created in it."""
 
     @property
     def outcome(self) -> str:
@@ -78,7 +78,7 @@ class AttemptFolder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeftoverFile(msgspec.Struct, frozen=True):
-    """A file that nobody is using any more."""
+    """A file that nothing uses any more."""
 
     key: str
     path: Path
@@ -95,11 +95,13 @@ def _read_tier_file(path: Path, tier: str, tiers: TierDefinitions) -> TierFileSt
         document = read_json(path)
     except (OSError, ValueError) as error:
         return TierFileState(kind="invalid", reason=str(error))
+    # Without our head the file is somebody else's, and not a broken one of ours.
     checkpoint_head = document.get("checkpoint") if isinstance(document, dict) else None
     if not isinstance(document, dict) or not isinstance(checkpoint_head, dict):
         return TierFileState(kind="foreign", reason=f"{path}: written by another program")
     fingerprint, digest = str(checkpoint_head.get("fingerprint")), str(document.get("suite_digest"))
     names = required_names(tiers, tier, digest)
+    # The file is checked against itself, since the journal may be what is wrong.
     verdict = check_tier_file(path, tier=tier, fingerprint=fingerprint, suite_digest=digest, names=names)
     step = document.get("step")
     return TierFileState(
@@ -134,6 +136,7 @@ def scan_attempts(paths: StatePaths, now: float) -> dict[str, AttemptFolder]:
 def _scan_attempt(paths: StatePaths, run_id: str, now: float) -> AttemptFolder:
     attempt_paths = paths.attempt(run_id)
     try:
+        # An attempt without a readable request may still have a claim that counts.
         request: ScoringRequest | None = read_scoring_request(attempt_paths.request)
     except UserError:
         request = None
@@ -155,7 +158,7 @@ def find_leftover_files(
 ) -> Iterator[LeftoverFile]:
     """Dead leases, parts of other content, and files of dead writers.
 
-    ``needed_fingerprints``: fingerprints. To be asked only of what is not being scored.
+    ``needed_fingerprints``: contents whose parts are kept. Only for evaluations that are not being scored.
     """
     for path in sorted(paths.parts.glob("*.lease")):
         if _measure_age_seconds(path, now) > DEAD_LEASE_SECONDS:
@@ -182,10 +185,11 @@ def find_temporary_files(key: str, folder: Path, now: float) -> Iterator[Leftove
 def read_part_fingerprint(path: Path) -> str | None:
     """Fingerprint of a finished part, from the end of its file.
 
-    The login node reads no parquet.
+    The login node has no parquet library.
     """
     try:
         with path.open("rb") as file:
+            # The footer holds the metadata, so the rows are never read.
             file_bytes = file.seek(0, os.SEEK_END)
             file.seek(max(0, file_bytes - _PARQUET_TAIL_BYTES))
             footer_bytes = int.from_bytes(file.read(4), "little")
@@ -199,5 +203,5 @@ def read_part_fingerprint(path: Path) -> str | None:
 def _measure_age_seconds(path: Path, now: float) -> float:
     try:
         return now - path.stat().st_mtime
-    except OSError:  # it went away: nobody's worry
+    except OSError:  # it is gone, which is fine
         return 0.0

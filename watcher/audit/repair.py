@@ -18,12 +18,13 @@ from watcher.journal.lock import DaemonLock
 def repair_differences(
     config: Config, executor: Executor, differences: Sequence[Difference], *, now: float, alive: bool
 ) -> Iterator[str]:
-    """Do what can be done, and say it.
+    """Carry repairs out; yields a line for each.
 
-    The journal is amended by whoever holds it, through a request: within a poll where a watcher is
-    ``alive``. Files and jobs are touched only under the lock.
+    The holder of the journal amends it, through a request: within a poll where a watcher is ``alive``. Files and jobs are
+    touched only under the lock.
     """
     amendments = tuple(difference.amendment for difference in differences if difference.amendment is not None)
+    # Only the holder of the journal writes to it, so amendments are sent as a request.
     if amendments:
         asks.write_request(
             Request(id=asks.make_request_id(now), at=now, kind="amend", by=asks.get_user_at_host(), amendments=amendments),
@@ -37,6 +38,7 @@ def repair_differences(
     if not remaining:
         return
     try:
+        # A running watcher could be using these files, or adopting these jobs.
         lock = DaemonLock.acquire(config.paths, lease_seconds=10 * config.poll, server_now=touch_clock(config.paths.clock_file))
     except UserError as problem:
         yield f"{len(remaining)} to remove or cancel, not done: {problem}"

@@ -1,4 +1,4 @@
-"""Differences of what the journal does not know: results, jobs, attempts, leftovers. Pure."""
+"""Differences of results, jobs and files outside the journal. Pure."""
 
 from collections.abc import Iterator
 
@@ -25,7 +25,7 @@ from watcher.reconcile.orphan_jobs import resolve_orphan_jobs
 from watcher.reconcile.schedule import ScheduledEvaluation, choose_directory
 
 NEW_ATTEMPT_SECONDS = 3600.0
-"""Seconds in which an attempt's folder may be one that is just being submitted."""
+"""Seconds in which an attempt's folder may belong to a submission under way."""
 
 
 def check_leftover(item: LeftoverFile) -> Difference:
@@ -41,7 +41,7 @@ def check_leftover(item: LeftoverFile) -> Difference:
 
 
 def check_unknown_results(key: str, observed: ObservedState, journal_state: JournalState, config: Config) -> Difference | None:
-    """Results in a folder that the journal does not know."""
+    """Results in a folder that the journal lacks."""
     if key in journal_state.records:
         return None
     tier_files = observed.results[key]
@@ -52,6 +52,7 @@ def check_unknown_results(key: str, observed: ObservedState, journal_state: Jour
     first_file = next(iter(tier_files.values()))
     stage = config.stages[stage_name]
     record_state = "not known"
+    # Without a step and a valid head nothing can be journaled for a person.
     if not is_valid or first_file.step is None:
         return report_only(key, record_state, f"disk: {disk_state}", "none: find out who wrote them")
     checkpoint = observed.checkpoint_states[first_file.checkpoint]
@@ -62,10 +63,12 @@ def check_unknown_results(key: str, observed: ObservedState, journal_state: Jour
         origin="request",
         checkpoint=first_file.checkpoint,
     )
+    # A folder whose name the watcher would not choose is found by its name alone.
     custom_directory = choose_directory(scheduled_evaluation, stage, journal_state.records) != name
     is_scheduled = (
         scheduled_evaluation.source == stage_name and stage.is_scheduled(scheduled_evaluation.step) and not custom_directory
     )
+    # An existing checkpoint can be scored again, so here only its own valid results are journaled.
     if not checkpoint.is_deleted:
         if is_scheduled:
             return report_only(key, record_state, f"disk: {disk_state}", LEFT_TO_NEXT_TICK)
@@ -84,6 +87,7 @@ def check_unknown_results(key: str, observed: ObservedState, journal_state: Jour
         reason="audit: its results are on disk",
     )
     scored = make_audit_scored_event(key, tier_files, checkpoint, observed)
+    # Two events in one amendment: a record without its scores would be scored again.
     amendment = Amendment(key=key, state=None, events=(msgspec.to_builtins(created), msgspec.to_builtins(scored)))
     return Difference(
         key=key, journal_state=record_state, observed=f"disk: {disk_state}", repair="journal it as scored", amendment=amendment
@@ -91,10 +95,11 @@ def check_unknown_results(key: str, observed: ObservedState, journal_state: Jour
 
 
 def check_jobs(observed: ObservedState, journal_state: JournalState, job_comment: str) -> Iterator[Difference]:
-    """Jobs of ours that no evaluation in flight stands for."""
+    """Jobs of ours without an evaluation in flight."""
     if observed.jobs is None:
         return
     requests = {run_id: attempt.request for run_id, attempt in observed.attempts.items() if attempt.request is not None}
+    # The reconciler itself is asked, so that audit and watcher never disagree.
     queue = QueueSnapshot(at=observed.now, jobs=observed.jobs)
     snapshot = Snapshot(now=observed.now, server_now=observed.now, stages={}, requirements={}, queue=queue, unknown_jobs=requests)
     records_by_run_id = {
@@ -108,6 +113,7 @@ def check_jobs(observed: ObservedState, journal_state: JournalState, job_comment
         key = owner.key if owner is not None else request.evaluation if request is not None else name
         record_state = owner.state.value if owner is not None else "no such job"
         message = f"queue: job {job.job_id}, {name}, is {job.raw_state}"
+        # One job at a time, so that each action is known to be of this job.
         single_job_snapshot = msgspec.structs.replace(snapshot, queue=QueueSnapshot(at=observed.now, jobs={name: job}))
         actions = [
             action
@@ -130,6 +136,7 @@ def check_attempts(observed: ObservedState, known_run_ids: frozenset[str]) -> It
         request = attempt.request
         key = run_id if request is None else request.evaluation
         record_state = "no such attempt"
+        # A claimed attempt ran: its run id must stay known, or it could be given again.
         if attempt.claim or attempt.tasks_ended:
             outcome = attempt.outcome if attempt.exit_records else f"claimed by {attempt.claim}, {attempt.outcome}"
             left_over = events.LeftOver(run_id=run_id, reason=f"audit: attempt {run_id} {outcome}")

@@ -1,4 +1,4 @@
-"""The click group of ``watcher``; error and exit-code handling.
+"""The click group of ``watcher``: commands, errors and exit codes.
 
 Each command imports what it needs when it runs, so that ``watcher status`` starts fast.
 """
@@ -15,7 +15,7 @@ from watcher.cli.audit import audit
 from watcher.cli.config import init, print_config
 from watcher.cli.daemon import once, run
 from watcher.cli.doctor import doctor
-from watcher.cli.options import _complain
+from watcher.cli.options import echo_text
 from watcher.cli.prefill import prefill
 from watcher.cli.report import report
 from watcher.cli.requests import cancel, enqueue, retry
@@ -26,20 +26,21 @@ EXIT_FAILED = 1
 
 
 class WatcherGroup(click.Group):
-    """Says a Problem in one line, and exits with its code."""
+    """Prints a UserError as one line and exits with its code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; 1 for what the operating system refuses."""
+        """Run a command. Exits 1 on an error of the operating system."""
         try:
             return super().invoke(ctx)
-        except UserError as problem:
-            _complain(str(problem))
-            ctx.exit(int(problem.code))
+        except UserError as error:
+            echo_text(str(error), err=True)
+            ctx.exit(int(error.code))
         except BrokenPipeError:  # `watcher status | head`
+            # Python flushes stdout at exit, which would fail once more and print a traceback.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(EXIT_FAILED)
         except OSError as error:
-            _complain(f"{error.filename or 'watcher'}: {error.strerror or error}; see to that and try again")
+            echo_text(f"{error.filename or 'watcher'}: {error.strerror or error}; fix it and try again", err=True)
             ctx.exit(EXIT_FAILED)
 
 

@@ -11,10 +11,11 @@ from watcher.cli.options import config_option, copy_environment
 @click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
 def init(folder: Path) -> None:
     """Write watcher.yaml and watcher.env (for systemd and cron) into DIR. Overwrites nothing."""
-    from watcher.config import scaffold as initial  # noqa: PLC0415
+    from watcher.config.scaffold import write_config_files  # noqa: PLC0415
 
-    config_path, env_path = initial.write_config_files(folder.absolute(), copy_environment())
-    click.echo(f"wrote {config_path} and {env_path}\nEdit both, then check them:  watcher config --config {config_path}")
+    config_path, environment_path = write_config_files(folder.absolute(), copy_environment())
+    click.echo(f"Wrote {config_path} and {environment_path}")
+    click.echo(f"Edit both, then check them:  watcher config --config {config_path}")
 
 
 @click.command("config")

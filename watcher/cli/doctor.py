@@ -1,4 +1,4 @@
-"""``watcher doctor``: checks that need no running watcher."""
+"""`watcher doctor`: checks that need no running watcher."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from watcher.cli.options import config_option, copy_environment
+from watcher.cli.options import config_option, copy_environment, echo_text
 
 if TYPE_CHECKING:
     from watcher.config.settings import Config
@@ -23,7 +23,6 @@ def doctor(config: Path | None, *, offline: bool) -> None:
 
     It runs about ten Slurm commands; `sbatch --test-only` uses up a job id. Files that it writes are removed.
     """
-    from suites.common.formatting import strip_control_characters  # noqa: PLC0415
     from watcher.config.loader import load_config  # noqa: PLC0415
     from watcher.doctor.check import OK, WARNING, WRONG  # noqa: PLC0415
 
@@ -32,39 +31,36 @@ def doctor(config: Path | None, *, offline: bool) -> None:
     started = time.monotonic()
     for check in run_all_checks(load_config(config, environ), environ, offline=offline):
         counts[check.verdict] += 1
-        message = strip_control_characters(f"{check.name}: {check.message}{'; ' if check.hint else ''}{check.hint}")
-        click.echo(f"{check.verdict:<8} {message}")
-        sys.stdout.flush()
+        click.echo(f"{check.verdict:<8} ", nl=False)
+        echo_text(f"{check.name}: {check.message}{'; ' if check.hint else ''}{check.hint}")
+        sys.stdout.flush()  # a check may take minutes
     elapsed_seconds = time.monotonic() - started
     click.echo(f"{counts[OK]} ok, {counts[WARNING]} warnings, {counts[WRONG]} wrong, in {elapsed_seconds:.0f} s")
     sys.exit(1 if counts[WRONG] else 0)
 
 
 def run_all_checks(config: "Config", environ: Mapping[str, str], *, offline: bool) -> Iterator["DoctorCheck"]:
-    """Every check, in the order in which things are needed."""
-    from watcher.doctor import filesystem as doctor_disk  # noqa: PLC0415
-    from watcher.doctor import job_environment as doctor_job  # noqa: PLC0415
-    from watcher.doctor import login_node as doctor_node  # noqa: PLC0415
-    from watcher.doctor import slurm_limits as doctor_slurm  # noqa: PLC0415
+    """Run every check, in the order in which the watcher needs things."""
+    from watcher.doctor import filesystem, job_environment, login_node, slurm_limits  # noqa: PLC0415
 
+    # Called late, so that an internal error of one group leaves the others.
     groups: dict[str, Callable[[], Iterable[DoctorCheck]]] = {
-        "this node": lambda: doctor_node.check_login_node(config, environ),
-        "requests": lambda: [doctor_node.check_requests_folder(config)],
-        "slurm": lambda: doctor_slurm.check_slurm_limits(config, environ) if config.executor == "slurm" else (),
-        "disks": lambda: doctor_disk.check_filesystems(config, environ),
-        "jobs": lambda: doctor_job.check_job_environment(config, environ, offline=offline),
+        "this node": lambda: login_node.check_login_node(config, environ),
+        "requests": lambda: [login_node.check_requests_folder(config)],
+        "slurm": lambda: slurm_limits.check_slurm_limits(config, environ) if config.executor == "slurm" else (),
+        "disks": lambda: filesystem.check_filesystems(config, environ),
+        "jobs": lambda: job_environment.check_job_environment(config, environ, offline=offline),
     }
     for name, checks in groups.items():
-        yield from _made(name, checks)
+        yield from _run_group(name, checks)
 
 
-def _made(name: str, checks: Callable[[], Iterable["DoctorCheck"]]) -> Iterator["DoctorCheck"]:
-    """The checks of one group; an internal error is a line of its own."""
+def _run_group(name: str, checks: Callable[[], Iterable["DoctorCheck"]]) -> Iterator["DoctorCheck"]:
+    """Run the checks of one group; an internal error becomes a line."""
     from watcher.doctor.check import WRONG, DoctorCheck  # noqa: PLC0415
 
     try:
         yield from checks()
-    except Exception as error:  # noqa: BLE001  whatever it is, the other checks are made
-        yield DoctorCheck(
-            WRONG, name, f"a check ended with {error!r}; those of its group after it are not made", "report it as a bug"
-        )
+    except Exception as error:  # noqa: BLE001  whatever fails, the other groups run
+        message = f"internal error: {error!r}; the remaining checks of this group are skipped"
+        yield DoctorCheck(WRONG, name, message, "report this bug")

@@ -19,18 +19,23 @@ config_option = click.option(
 
 
 def copy_environment() -> Mapping[str, str]:
-    """The environment as it was when the command began."""
+    """A copy of the environment at the start of the command."""
     return dict(os.environ)
 
 
 def get_stage(name: str, config: Config, location: str = "STAGE") -> Stage:
-    """The stage of that name. UserError with the nearest name."""
+    """The stage called ``name``. UserError with the nearest name."""
     if name not in config.stages:
         raise UserError(f"no stage {name!r} in {config.source}", location=location, hint=suggest_name(name, config.stages))
     return config.stages[name]
 
 
-def _complain(line: str) -> None:
+def echo_text(line: str, *, err: bool = False) -> None:
+    """Print a line without control characters, to stderr if ``err``.
+
+    Its indentation stays; other white space becomes one space.
+    """
     from suites.common.formatting import strip_control_characters  # noqa: PLC0415
 
-    click.echo(strip_control_characters(line), err=True)
+    indent = " " * (len(line) - len(line.lstrip(" ")))
+    click.echo(indent + strip_control_characters(line), err=err)

@@ -1,4 +1,4 @@
-"""``watcher prefill``: fill the data cache by a child process or a job."""
+"""`watcher prefill`: fills the data cache by a child process or a job."""
 
 import secrets
 import subprocess
@@ -32,11 +32,11 @@ def prefill(stage: str | None, *, refresh: bool, tokenizer: str | None, jobs: in
     tokenizers = {target_stage.name: _find_tokenizer(target_stage, loaded, tokenizer) for target_stage in stages}
     if loaded.prefill.get("where") == "job":
         if refresh or jobs is not None:
-            hint = "leave it out, or set prefill: {where: login} and run it where there is a network"
-            raise UserError("a prefill job takes neither", location="--refresh, --jobs", hint=hint)
+            hint = "omit both, or set prefill: {where: login} and run it where there is a network"
+            raise UserError("a prefill job accepts neither", location="--refresh, --jobs", hint=hint)
         exit_codes = [_submit_prefill_job(target_stage, tokenizers[target_stage.name], loaded) for target_stage in stages]
     else:
-        exit_codes = []
+        exit_codes = []  # a stage that fails does not keep the others from being filled
         for target_stage in stages:
             argv = build_prefill_argv(target_stage, loaded, tokenizer=tokenizers[target_stage.name], refresh=refresh, jobs=jobs)
             click.echo(f"{target_stage.name}: {' '.join(argv)}", err=True)
@@ -46,24 +46,21 @@ def prefill(stage: str | None, *, refresh: bool, tokenizer: str | None, jobs: in
 
 def _find_tokenizer(stage: Stage, config: Config, explicit_tokenizer: str | None) -> str:
     """The stage's tokenizer, as the daemon resolves it. UserError where unknown."""
-    from watcher.journal import journal as ledger  # noqa: PLC0415
+    from watcher.journal.journal import read_journal  # noqa: PLC0415
     from watcher.observe.stage_plans import StageRequirementsCache  # noqa: PLC0415
 
-    tokenizer = (
-        explicit_tokenizer
-        or StageRequirementsCache(copy_environment())
-        .get_requirements(stage, 0.0)
-        .resolve_settings(ledger.read_journal(config.paths).stage_settings.get(stage.name))
-        .tokenizer
-    )
+    if explicit_tokenizer:
+        return explicit_tokenizer
+    requirements = StageRequirementsCache(copy_environment()).get_requirements(stage, 0.0)
+    tokenizer = requirements.resolve_settings(read_journal(config.paths).stage_settings.get(stage.name)).tokenizer
     if tokenizer is None:
-        hint = "give --tokenizer, or set tokenizer or training_config of that stage"
-        raise UserError("no tokenizer is known before the stage's first checkpoint", location=f"stage {stage.name}", hint=hint)
+        hint = "give --tokenizer, or set tokenizer or training_config of this stage"
+        raise UserError("the tokenizer is unknown before the first checkpoint", location=f"stage {stage.name}", hint=hint)
     return tokenizer
 
 
 def build_prefill_argv(stage: Stage, config: Config, *, tokenizer: str, refresh: bool, jobs: int | None) -> list[str]:
-    """What fills the cache for a stage."""
+    """The command that fills the cache for a stage."""
     argv = [config.python, "-m", "scoring", "prefill", "--eval-data", str(config.eval_data), "--tokenizer", tokenizer]
     argv += [argument for suite in stage.suites for argument in ("--suite", suite)]
     argv += ["--slow-tokenizer"] if not stage.use_fast else []
@@ -72,15 +69,14 @@ def build_prefill_argv(stage: Stage, config: Config, *, tokenizer: str, refresh:
 
 
 def _submit_prefill_job(stage: Stage, tokenizer: str, config: Config) -> int:
-    """Submit a prefill job and return the exit code.
+    """Submit and release a prefill job; return 0. UserError on a failure.
 
     No daemon follows it: its log and the cache show its outcome.
     """
     from suites.definitions.suite import load_suite  # noqa: PLC0415
     from watcher.actions.submission import prepare_prefill_attempt  # noqa: PLC0415
     from watcher.core.executor import ExecutorUnreachable, Job, JobState, SubmitKind  # noqa: PLC0415
-    from watcher.core.resources import build_prefill_settings  # noqa: PLC0415
-    from watcher.core.resources import resolve_resources as asked_for  # noqa: PLC0415
+    from watcher.core.resources import build_prefill_settings, resolve_resources  # noqa: PLC0415
     from watcher.daemon.setup import make_executor  # noqa: PLC0415
     from watcher.reconcile.prefill_job import build_prefill_request  # noqa: PLC0415
 
@@ -88,31 +84,25 @@ def _submit_prefill_job(stage: Stage, tokenizer: str, config: Config) -> int:
     run_id = f"prefill-{stage.name}-{secrets.token_hex(4)}"
     scoring_request = msgspec.structs.replace(build_prefill_request(stage, suites, tokenizer, config), run_id=run_id)
     attempt_paths, executor = config.paths.manual_prefill(run_id), make_executor(config, copy_environment())
+    resources = resolve_resources(build_prefill_settings(config), {})
     try:
-        submission = prepare_prefill_attempt(
-            scoring_request, attempt_paths, config, "watcher prefill", asked_for(build_prefill_settings(config), {})
-        )
+        submission = prepare_prefill_attempt(scoring_request, attempt_paths, config, "watcher prefill", resources)
     except OSError as error:
-        hint = "make it writable"
-        raise UserError(
-            f"cannot be written ({error.strerror})", location=error.filename or attempt_paths.folder, hint=hint
-        ) from error
+        unwritable = error.filename or attempt_paths.folder
+        raise UserError(f"cannot be written ({error.strerror})", location=unwritable, hint="make it writable") from error
     outcome = executor.submit(submission)
-    message = " ".join(outcome.message.split())
+    message, location = " ".join(outcome.message.split()), f"stage {stage.name}"
     if outcome.kind is SubmitKind.REFUSED:
-        raise UserError(
-            f"the job was refused: {message}", location=f"stage {stage.name}", hint="mend prefill: or slurm: in the config"
-        )
-    if outcome.job_id is None:
-        next_step = (
-            "try again later" if outcome.kind is SubmitKind.LATER else f"look for {run_id} in the queue before trying again"
-        )
-        raise UserError(f"not submitted: {message}", location=f"stage {stage.name}", hint=next_step, code=ExitCode.TEMPORARY)
+        raise UserError(f"sbatch refused the job: {message}", location=location, hint="fix prefill: or slurm: in the config")
+    if outcome.job_id is None:  # after an ambiguous answer the job may exist: a second one would do the same work
+        is_certain = outcome.kind is SubmitKind.LATER
+        hint = "try again later" if is_certain else f"search the queue for {run_id} before trying again"
+        raise UserError(f"not submitted: {message}", location=location, hint=hint, code=ExitCode.TEMPORARY)
     try:
         executor.release(Job(job_id=outcome.job_id, name=run_id, state=JobState.HELD, raw_state="HELD"))
     except ExecutorUnreachable as error:
-        hint = f"release it: scontrol release {outcome.job_id}"
-        raise UserError(f"job {outcome.job_id} is held: {error}", location=f"stage {stage.name}", hint=hint) from error
+        hint = f"run scontrol release {outcome.job_id}"
+        raise UserError(f"job {outcome.job_id} is held: {error}", location=location, hint=hint) from error
     log_path = str(submission.stderr).replace("%j", outcome.job_id)
-    click.echo(f"{stage.name}: job {outcome.job_id} ({run_id}) fills the cache; its log: {log_path}")
+    click.echo(f"{stage.name}: job {outcome.job_id} ({run_id}) fills the cache; log: {log_path}")
     return 0

@@ -1,4 +1,4 @@
-"""``watcher report``: results as text, HTML, CSV or JSON, and the gate for scripts."""
+"""`watcher report`: results as text, HTML, CSV or JSON, and the gate for scripts."""
 
 import sys
 import time
@@ -9,10 +9,10 @@ import click
 
 from suites.common.atomic_files import write_atomically
 from suites.common.errors import ExitCode, UserError
-from watcher.cli.options import config_option, copy_environment, get_stage
+from watcher.cli.options import config_option, copy_environment, echo_text, get_stage
 
 if TYPE_CHECKING:
-    from watcher.report import data as report_data
+    from watcher.report.data import Report, StageReport
 
 CHECK_EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3, "none": 4}
 """Exit codes of --check."""
@@ -28,7 +28,7 @@ CHECK_EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3, "none": 4}
 @click.option(
     "--check",
     is_flag=True,
-    help="Exit 0 if STAGE's newest step passes its objectives, 1 fail, 3 inconclusive, 4 nothing to judge.",
+    help="Exit 0 if STAGE's newest step passes its objectives, 1 fail, 3 inconclusive, 4 no verdict.",
 )
 @config_option
 def report(
@@ -36,59 +36,56 @@ def report(
 ) -> None:
     """Show results of all stages, of STAGE, or of one STEP in detail."""
     from watcher.config.loader import load_config  # noqa: PLC0415
-    from watcher.journal import journal as ledger  # noqa: PLC0415
+    from watcher.journal.journal import read_journal  # noqa: PLC0415
     from watcher.report.data import build_report  # noqa: PLC0415
     from watcher.status.health import check_liveness  # noqa: PLC0415
 
     if check and stage is None:
-        raise UserError("which stage?", location="report --check", hint="give one: watcher report STAGE --check")
+        raise UserError("needs a stage", location="report --check", hint="run watcher report STAGE --check")
     if check + bool(form) + bool(html) + details > 1:
-        raise UserError("one at a time", location="report", hint="give one of --details, --json, --csv, --html and --check")
+        raise UserError(
+            "options exclude each other", location="report", hint="give one of --details, --json, --csv, --html, --check"
+        )
     loaded = load_config(config, copy_environment())
     now = time.time()
-    journal_state = ledger.read_journal(loaded.paths)
+    journal_state = read_journal(loaded.paths)
     if stage is not None and not any(record.stage == stage for record in journal_state.records.values()):
         get_stage(stage, loaded)
     full_report = build_report(loaded, journal_state, check_liveness(loaded.paths, now), now, stage)
     if html is not None:
         _write_page(full_report, html)
     elif form is not None:
-        _print_csv_or_json(full_report, form)
+        from watcher.report.tables import render_csv, render_json  # noqa: PLC0415
+
+        click.echo(render_csv(full_report) if form == "csv" else render_json(full_report), nl=form != "csv")
     elif check:
         _exit_by_objectives(full_report.stages[0])
     else:
         _print_report(full_report, step, details=details)
 
 
-def _write_page(full_report: "report_data.Report", html: Path) -> None:
+def _write_page(full_report: "Report", html: Path) -> None:
     from watcher.report.html import render_html  # noqa: PLC0415
 
     path = html.absolute()
     try:
         write_atomically(path, render_html(full_report, path.parent))
     except OSError as error:
-        hint = "name a file in a folder of yours"
+        hint = "choose a file in a folder that you can write"
         raise UserError(f"cannot be written ({error.strerror})", location=path, hint=hint, code=ExitCode.CANNOT_WRITE) from error
-    click.echo(f"written: {path}")
+    click.echo(f"Wrote {path}")
 
 
-def _print_csv_or_json(full_report: "report_data.Report", form: str) -> None:
-    from watcher.report.tables import render_csv, render_json  # noqa: PLC0415
-
-    click.echo(render_csv(full_report) if form == "csv" else render_json(full_report), nl=form != "csv")
-
-
-def _exit_by_objectives(stage: "report_data.StageReport") -> None:
-    from suites.common.formatting import strip_control_characters  # noqa: PLC0415
+def _exit_by_objectives(stage: "StageReport") -> None:
     from watcher.report.terminal import summarize_objectives  # noqa: PLC0415
 
     outcome, reasons = summarize_objectives(stage)
     for line in reasons:
-        click.echo(("  " if line.startswith("  ") else "") + strip_control_characters(line))
+        echo_text(line)
     sys.exit(CHECK_EXIT_CODES[outcome])
 
 
-def _print_report(full_report: "report_data.Report", step: int | None, *, details: bool) -> None:
+def _print_report(full_report: "Report", step: int | None, *, details: bool) -> None:
     from rich.console import Console  # noqa: PLC0415
 
     from watcher.report.terminal import print_evaluation, print_report  # noqa: PLC0415
@@ -101,6 +98,6 @@ def _print_report(full_report: "report_data.Report", step: int | None, *, detail
     matches = [evaluation for evaluation in stage.evaluations if evaluation.step == step]
     if not matches:
         steps = ", ".join(str(evaluation.step) for evaluation in stage.evaluations) or "none yet"
-        raise UserError(f"{stage.name} has no evaluation of step {step}", location="STEP", hint=f"it has {steps}")
+        raise UserError(f"{stage.name} has no evaluation of step {step}", location="STEP", hint=f"evaluated steps: {steps}")
     for evaluation in matches:
         print_evaluation(evaluation, stage, console)

@@ -1,4 +1,4 @@
-"""``watcher enqueue``, ``retry`` and ``cancel``: they leave a request for the watcher."""
+"""`watcher enqueue`, `retry` and `cancel`: write a request for the watcher."""
 
 import os
 import re
@@ -9,27 +9,27 @@ from typing import Any
 import click
 
 from suites.common.errors import UserError
-from watcher.cli.options import config_option, copy_environment, get_stage
+from watcher.cli.options import config_option, copy_environment, echo_text, get_stage
 from watcher.config.settings import Config, Stage
 from watcher.core.request_types import Request
 
 
 class StepsCommand(click.Command):
-    """A command about steps: a negative number is a wrong step, not an option."""
+    """A command with steps; a negative number is no option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as click does. UserError for what can only be a step."""
-        from watcher.journal import request_files as asks  # noqa: PLC0415
+        """Parse as click does. UserError for a negative step."""
+        from watcher.journal.request_files import parse_steps  # noqa: PLC0415
 
-        asks.parse_steps(tuple(argument for argument in args if re.fullmatch(r"-[0-9][0-9:-]*", argument)))
+        parse_steps(tuple(argument for argument in args if re.fullmatch(r"-[0-9][0-9:-]*", argument)))
         return super().parse_args(ctx, args)
 
 
 stage_argument = click.argument("stage")
 
-steps_argument = click.argument("words", metavar="STEP...", nargs=-1)
+steps_argument = click.argument("step_arguments", metavar="STEP...", nargs=-1)
 
-from_option = click.option("--from", "source", metavar="SOURCE", help="Stage of the checkpoint, where it is another one.")
+from_option = click.option("--from", "source", metavar="SOURCE", help="Stage of the checkpoint. Default: STAGE.")
 
 name_option = click.option("--name", metavar="NAME", help="Name of the results folder.")
 
@@ -47,7 +47,7 @@ force_option = click.option("--force", is_flag=True, help="Score again even if s
 @config_option
 def enqueue(
     stage: str,
-    words: tuple[str, ...],
+    step_arguments: tuple[str, ...],
     *,
     source: str | None,
     checkpoint: Path | None,
@@ -60,10 +60,10 @@ def enqueue(
 
     With --force a scored step is scored again, and an interrupted save or a copy without times is accepted.
     """
-    from watcher.journal import request_files as asks  # noqa: PLC0415
+    from watcher.journal.request_files import parse_directory_name, parse_steps  # noqa: PLC0415
 
-    loaded, target_stage = _load_stage(config, stage)
-    steps = asks.parse_steps(words)
+    loaded, target_stage = load_stage(config, stage)
+    steps = parse_steps(step_arguments)
     if source is not None:
         get_stage(source, loaded, "--from")
     if checkpoint is not None:
@@ -71,24 +71,20 @@ def enqueue(
     if as_bridge:
         source, steps = _resolve_bridge(target_stage, loaded, source, steps)
     if not steps:
-        raise UserError(
-            "no step is named", location=f"enqueue {stage}", hint="give at least one STEP, --bridge or --checkpoint DIR"
-        )
+        hint = "give at least one STEP, --bridge or --checkpoint DIR"
+        raise UserError("no step given", location=f"enqueue {stage}", hint=hint)
     if name is not None and len(steps) > 1:
-        raise UserError(f"one name for {len(steps)} steps", location="--name", hint="give it with one STEP")
-    _leave_request(
+        raise UserError(f"one name for {len(steps)} steps", location="--name", hint="use it with one STEP")
+    _submit_request(
         loaded,
-        Request(
-            **_new_request_fields(),
-            kind="enqueue",
-            stage=stage,
-            steps=steps,
-            source=source,
-            checkpoint=None if checkpoint is None else str(checkpoint),
-            name=None if name is None else asks.parse_directory_name(name),
-            bridge=as_bridge,
-            force=force,
-        ),
+        kind="enqueue",
+        stage=stage,
+        steps=steps,
+        source=source,
+        checkpoint=None if checkpoint is None else str(checkpoint),
+        name=None if name is None else parse_directory_name(name),
+        bridge=as_bridge,
+        force=force,
     )
 
 
@@ -99,12 +95,14 @@ def enqueue(
 @name_option
 @force_option
 @config_option
-def retry(stage: str, words: tuple[str, ...], *, source: str | None, name: str | None, force: bool, config: Path | None) -> None:
+def retry(
+    stage: str, step_arguments: tuple[str, ...], *, source: str | None, name: str | None, force: bool, config: Path | None
+) -> None:
     """Retry evaluations that are blocked, failed, cancelled or lost.
 
     With --force also scored ones, folders with results of another program, and interrupted saves.
     """
-    _request_change("retry", stage, words, source=source, name=name, force=force, config=config)
+    _request_change("retry", stage, step_arguments, source=source, name=name, force=force, config=config)
 
 
 @click.command(cls=StepsCommand)
@@ -113,58 +111,45 @@ def retry(stage: str, words: tuple[str, ...], *, source: str | None, name: str |
 @from_option
 @name_option
 @config_option
-def cancel(stage: str, words: tuple[str, ...], *, source: str | None, name: str | None, config: Path | None) -> None:
+def cancel(stage: str, step_arguments: tuple[str, ...], *, source: str | None, name: str | None, config: Path | None) -> None:
     """Cancel evaluations and their jobs. They stay cancelled until you run watcher retry."""
-    _request_change("cancel", stage, words, source=source, name=name, force=False, config=config)
+    _request_change("cancel", stage, step_arguments, source=source, name=name, force=False, config=config)
 
 
-def _load_stage(config: Path | None, stage: str) -> tuple[Config, Stage]:
+def load_stage(config: Path | None, stage: str) -> tuple[Config, Stage]:
+    """The config and its stage called ``stage``. UserError."""
     from watcher.config.loader import load_config  # noqa: PLC0415
 
     loaded = load_config(config, copy_environment())
     return loaded, get_stage(stage, loaded)
 
 
-def _require_one_step(steps: tuple[int, ...]) -> tuple[int, ...]:
-    if len(steps) != 1:
-        raise UserError(f"{len(steps)} steps", location="STEP", hint="ask about one at a time")
-    return steps
-
-
 def _resolve_checkpoint(checkpoint: Path, steps: tuple[int, ...]) -> tuple[Path, tuple[int, ...]]:
     folder = checkpoint.expanduser().absolute()
     if not folder.is_dir():
-        raise UserError(
-            "no such folder", location=folder, hint="give --checkpoint the folder of one step, where its config.yaml is"
-        )
+        hint = "give --checkpoint the folder of one step, which holds its config.yaml"
+        raise UserError("no such folder", location=folder, hint=hint)
     if os.fsencode(folder).decode(errors="replace") != str(folder):
-        hint = "give a link to it whose path is"
-        raise UserError("its path is not UTF-8, as the journal is", location=folder.name, hint=hint)
+        hint = "give a symbolic link to it with a UTF-8 path"
+        raise UserError("the path is not UTF-8, so the journal cannot hold it", location=folder.name, hint=hint)
     if not steps and folder.name.isascii() and folder.name.isdigit():
         steps = (int(folder.name),)
     if len(steps) != 1:
-        message = "which step is it? Its name is no number" if not steps else f"one checkpoint for {len(steps)} steps"
+        message = f"one checkpoint for {len(steps)} steps" if steps else "the folder's name is not a step"
         raise UserError(message, location=folder, hint="give its STEP")
     return folder, steps
 
 
 def _resolve_bridge(stage: Stage, config: Config, source: str | None, steps: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
-    from watcher.journal import request_files as asks  # noqa: PLC0415
+    from watcher.journal.request_files import resolve_bridge  # noqa: PLC0415
 
     if not steps:
-        configured_source, steps = asks.resolve_bridge(stage, config)
+        configured_source, steps = resolve_bridge(stage, config)
         return source or configured_source, steps
     if source is None and stage.bridge is None:
-        hint = "say whose checkpoint it is with --from STAGE"
+        hint = "name the checkpoint's stage with --from STAGE"
         raise UserError("has no bridge in the config", location=f"stages.{stage.name}", hint=hint)
     return source or (stage.bridge.source if stage.bridge else stage.name), steps
-
-
-def _new_request_fields() -> dict[str, Any]:
-    from watcher.journal import request_files as asks  # noqa: PLC0415
-
-    now = time.time()
-    return {"id": asks.make_request_id(now), "at": now, "by": asks.get_user_at_host()}
 
 
 def _request_change(
@@ -177,47 +162,44 @@ def _request_change(
     force: bool,
     config: Path | None,
 ) -> None:
-    from watcher.journal import request_files as asks  # noqa: PLC0415
+    from watcher.journal.request_files import parse_steps  # noqa: PLC0415
 
-    loaded, _ = _load_stage(config, stage)
+    loaded, _ = load_stage(config, stage)
     if source is not None:
         get_stage(source, loaded, "--from")
-    steps = asks.parse_steps(step_arguments)
+    steps = parse_steps(step_arguments)
     if not steps:
-        raise UserError("no step is named", location=f"{kind} {stage}", hint="give at least one STEP")
-    _leave_request(
-        loaded, Request(**_new_request_fields(), kind=kind, stage=stage, steps=steps, source=source, name=name, force=force)
-    )
+        raise UserError("no step given", location=f"{kind} {stage}", hint="give at least one STEP")
+    _submit_request(loaded, kind=kind, stage=stage, steps=steps, source=source, name=name, force=force)
 
 
-def _leave_request(config: Config, request: Request) -> None:
-    """Leave it, and say what happens and when."""
-    from suites.common.formatting import format_duration, strip_control_characters  # noqa: PLC0415
-    from watcher.journal import request_files as asks  # noqa: PLC0415
+def _submit_request(config: Config, **fields: Any) -> None:
+    """Write a request with these fields of ``Request``; print what happens and when."""
+    from suites.common.formatting import format_duration  # noqa: PLC0415
+    from watcher.journal.request_files import get_user_at_host, make_request_id, write_request  # noqa: PLC0415
     from watcher.status.health import check_liveness  # noqa: PLC0415
     from watcher.status.request_preview import format_steps, preview_outcomes  # noqa: PLC0415
 
-    health = check_liveness(config.paths, time.time())
+    now = time.time()
+    request = Request(id=make_request_id(now), at=now, by=get_user_at_host(), **fields)
+    health = check_liveness(config.paths, now)
+    # A name that another step has is refused now: the daemon could only refuse it later, in its log.
     rows = health.list_evaluations(request.stage)
     for row in rows:
         if request.name == row["directory"] and (
             row["step"] not in request.steps or request.checkpoint not in {None, row["checkpoint"]}
         ):
-            hint = "give another name, or the step that it has"
-            raise UserError(
-                f"{request.name!r} is the name of step {row['step']}, {row['checkpoint']}", location="--name", hint=hint
-            )
-    asks.write_request(request, config.paths)
+            message = f"{request.name!r} is the name of step {row['step']}, {row['checkpoint']}"
+            raise UserError(message, location="--name", hint=f"give another name, or step {row['step']}")
+    write_request(request, config.paths)
     source_suffix = "" if request.source in {None, request.stage} else f" of {request.source}"
-    click.echo(
-        f"{request.kind} {request.stage}: {'step' if len(request.steps) == 1 else 'steps'} {format_steps(request.steps)}{source_suffix}"
-    )
+    noun = "step" if len(request.steps) == 1 else "steps"
+    click.echo(f"{request.kind} {request.stage}: {noun} {format_steps(request.steps)}{source_suffix}")
     source_stage = config.stages[request.source or request.stage]
     for line in preview_outcomes(request, rows, lambda step: source_stage.checkpoints / str(step)):
-        click.echo(f"  {strip_control_characters(line)}")
+        echo_text(f"  {line}")
     if health.verdict == "alive" and health.document is not None:
-        click.echo(
-            f"The watcher on {strip_control_characters(health.document['host'])} takes it up within {format_duration(health.document['poll'])}."
-        )
+        poll = format_duration(health.document["poll"])
+        echo_text(f"The watcher on {health.document['host']} reads the request within {poll}.")
     else:
-        click.echo("No watcher is running: it is taken up when `watcher run` or `watcher once` runs next.")
+        click.echo("No watcher is running. The request waits until you run `watcher run` or `watcher once`.")

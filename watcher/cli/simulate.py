@@ -1,4 +1,4 @@
-"""``watcher simulate``: months of this config in seconds."""
+"""`watcher simulate`: months of this config in seconds."""
 
 import json
 import os
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from suites.common.errors import UserError
-from watcher.cli.options import config_option, copy_environment
+from watcher.cli.options import config_option, copy_environment, echo_text
 
 if TYPE_CHECKING:
     from watcher.simulate.summary import SimulationResult
 
 _MAX_DAYS = 3660
-"""Days."""
+"""Days. Ten years: the simulation's cost grows with them."""
 
 
 @click.command()
@@ -31,44 +31,43 @@ def simulate(config: Path | None, *, days: float, seed: int, as_json: bool) -> N
     It reads and writes nothing in the config's folders, and runs no Slurm command.
     """
     from watcher.config.loader import check_config  # noqa: PLC0415
-    from watcher.simulate.simulation import run_simulation as run  # noqa: PLC0415
+    from watcher.simulate.simulation import run_simulation  # noqa: PLC0415
 
     environ = copy_environment()
     loaded = check_config(config, environ if environ.get("SCRATCH") else {**environ, "SCRATCH": os.sep + "scratch"})
     if not any(stage.steps or stage.every or stage.final for stage in loaded.stages.values()):
-        raise UserError("no stage has a schedule", location=loaded.source, hint="write steps, every or final")
-    result = run(loaded, environ, days=days, seed=seed)
+        raise UserError("no stage has a schedule", location=loaded.source, hint="set steps, every or final")
+    result = run_simulation(loaded, environ, days=days, seed=seed)
     if as_json:
         import msgspec  # noqa: PLC0415
 
         click.echo(json.dumps(msgspec.to_builtins(result), indent=2))
     else:
-        click.echo("\n".join(render_simulation_summary(result)))
+        for line in render_simulation_summary(result):
+            echo_text(line)
     sys.exit(1 if result.broken else 0)
 
 
 def render_simulation_summary(result: "SimulationResult") -> list[str]:
-    """The result for people."""
-    from suites.common.formatting import format_duration, strip_control_characters  # noqa: PLC0415
+    """The result as lines of text."""
+    from suites.common.formatting import format_duration  # noqa: PLC0415
 
     states = ", ".join(f"{count} {state}" for state, count in result.evaluations.items())
     call_rate, latency = result.calls_per_minute, result.latencies.get("complete_to_scored", {})
     output_lines = [
-        f"{result.days:g} days, seed {result.seed}: {result.polls} polls, {result.restarts} times killed and started again",
+        f"{result.days:g} days, seed {result.seed}: {result.polls} polls, {result.restarts} kills and restarts of the daemon",
         f"evaluations: {states}",
-        *(f"  {strip_control_characters(key)}: {strip_control_characters(text)}" for key, text in result.unfinished.items()),
-        f"scores: {result.scores} by {result.runs} runs, {result.gpu_hours:g} GPU hours",
+        *(f"  {key}: {text}" for key, text in result.unfinished.items()),
+        f"scores: {result.scores} from {result.runs} runs, {result.gpu_hours:g} GPU hours",
         f"Slurm: {sum(result.calls.values())} commands ({_format_counts(result.calls)})",
-        f"Slurm commands a minute: {call_rate['mean']:g} (mean), {call_rate['max']:g} (most)",
+        f"Slurm commands per minute: mean {call_rate['mean']:g}, max {call_rate['max']:g}",
         f"failures: {_format_counts(result.failures) or 'none'}",
     ]
     if latency:
-        output_lines.append(
-            f"from complete to scored: {format_duration(latency['p50'])} (p50), {format_duration(latency['p95'])} (p95)"
-        )
-    output_lines.append(f"promises looked at: {_format_counts(result.checked)}")
-    output_lines.append(f"broken: {len(result.broken)}")
-    return output_lines + [f"  {strip_control_characters(text)}" for text in result.broken]
+        median, p95 = format_duration(latency["p50"]), format_duration(latency["p95"])
+        output_lines.append(f"time from complete checkpoint to scores: median {median}, p95 {p95}")
+    output_lines += [f"invariants checked: {_format_counts(result.checked)}", f"broken: {len(result.broken)}"]
+    return output_lines + [f"  {text}" for text in result.broken]
 
 
 def _format_counts(counts: dict[str, int]) -> str:

@@ -5,13 +5,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
+from suites.common.errors import UserError
 from watcher.cli.options import config_option, copy_environment
-from watcher.cli.requests import StepsCommand, _load_stage, _require_one_step, from_option, stage_argument
-from watcher.core.evaluation import EvaluationRecord
+from watcher.cli.requests import StepsCommand, from_option, load_stage, stage_argument
 
 _CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
@@ -28,6 +27,7 @@ def status(config: Path | None, *, as_json: bool, watch: bool) -> None:
 
     def print_status() -> int:
         from watcher.status.health import check_liveness  # noqa: PLC0415
+        from watcher.status.text import render_status_body  # noqa: PLC0415
 
         health = check_liveness(paths, time.time())
         if as_json:
@@ -35,16 +35,11 @@ def status(config: Path | None, *, as_json: bool, watch: bool) -> None:
             age = None if health.age_seconds is None else round(health.age_seconds, 3)
             click.echo(json.dumps({**document, "health": health.verdict, "age_seconds": age}))
         else:
-            click.echo("\n".join(_lines(health.summary, health.document)))
+            lines = [] if health.document is None else render_status_body(health.document, time.time())
+            click.echo("\n".join([health.summary, *lines]))
         return health.exit_code
 
     sys.exit(_repeat_until_interrupted(print_status) if watch else print_status())
-
-
-def _lines(health_line: str, document: dict[str, Any] | None) -> list[str]:
-    from watcher.status.text import render_status_body  # noqa: PLC0415
-
-    return [health_line, *([] if document is None else render_status_body(document, time.time()))]
 
 
 def _repeat_until_interrupted(print_once: Callable[[], int], interval_seconds: float = 2.0) -> int:
@@ -67,33 +62,36 @@ def _repeat_until_interrupted(print_once: Callable[[], int], interval_seconds: f
 @config_option
 def why(stage: str, step: str, *, source: str | None, config: Path | None) -> None:
     """Explain the state of one evaluation: history, reason and next step."""
-    from watcher.journal import journal as ledger  # noqa: PLC0415
-    from watcher.journal import request_files as asks  # noqa: PLC0415
-    from watcher.journal.request_files import read_requests as pending  # noqa: PLC0415
+    from watcher.journal.journal import read_journal  # noqa: PLC0415
+    from watcher.journal.request_files import parse_steps, read_requests  # noqa: PLC0415
     from watcher.status.explain import explain_evaluation, explain_unknown_step  # noqa: PLC0415
     from watcher.status.health import check_liveness  # noqa: PLC0415
 
-    loaded, target_stage = _load_stage(config, stage)
-    (step_number,) = _require_one_step(asks.parse_steps((step,)))
+    loaded, target_stage = load_stage(config, stage)
+    steps = parse_steps((step,))
+    if len(steps) != 1:
+        raise UserError(f"{len(steps)} steps given", location="STEP", hint="give one step")
+    (step_number,) = steps
     now = time.time()
-    records = _find_records(ledger.read_journal(loaded.paths).records, stage, step_number, source)
+    records = [
+        record
+        for record in read_journal(loaded.paths).records.values()
+        if (record.stage, record.step) == (stage, step_number) and source in {None, record.source}
+    ]
+    # The journal has the history; only the running daemon knows what the job is doing now.
     health = check_liveness(loaded.paths, now)
     details = {row["evaluation"]: row["detail"] for row in health.list_evaluations(stage)}
     poll = loaded.poll if health.verdict == "alive" else None
     paragraphs = [explain_evaluation(record, now, details.get(record.key, ""), poll_seconds=poll) for record in records]
-    if not paragraphs:
+    if not paragraphs:  # not in the journal: it is unscheduled, skipped, or requested and not taken yet
         skips = {skip["evaluation"]: skip["reason"] for skip in (health.document or {}).get("skipped", ())}
         is_requested = any(
             request.kind == "enqueue" and request.stage == stage and step_number in request.steps
-            for request in pending(loaded.paths)[0]
+            for request in read_requests(loaded.paths)[0]
         )
         paragraphs = [explain_unknown_step(target_stage, step_number, source, loaded, skips=skips, is_requested=is_requested)]
     click.echo("\n\n".join(paragraphs))
     if health.verdict != "alive":
-        click.echo(f"\nNo watcher is running, so nothing happens until `watcher run` or `watcher once`.\n{health.summary}")
-
-
-def _find_records(records: dict[str, EvaluationRecord], stage: str, step: int, source: str | None) -> list[EvaluationRecord]:
-    return [
-        record for record in records.values() if (record.stage, record.step) == (stage, step) and source in {None, record.source}
-    ]
+        click.echo(
+            f"\nNo watcher is running, so nothing happens until you run `watcher run` or `watcher once`.\n{health.summary}"
+        )

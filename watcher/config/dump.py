@@ -1,4 +1,4 @@
-"""The resolved config as YAML that ``load`` understands again."""
+"""Writes the resolved config as YAML that ``load_config`` reads again."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from watcher.config.settings import Config, Stage
 _DURATION_KEYS = ("poll", "settle", "backoff")
 
 _NULLABLE_KEYS = ("gres", "time", "cpus_per_task")
-"""Keys for which null says something else than nothing: no such option at all."""
+"""Keys whose null is kept: it means no such option, and a missing key the default."""
 
 
 def dump_config(config: Config) -> str:

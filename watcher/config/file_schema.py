@@ -7,13 +7,12 @@ import msgspec
 
 from suites.common.yaml_reader import Duration
 from suites.contract.objectives import Margins
-from watcher.config.settings import PREFILL_CPUS, PREFILL_TIME
-
-PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
+from watcher.config.settings import PREFILL_CPUS, PREFILL_TIME, LimitSettings, PositiveInt
 
 StepNumber = Annotated[int, msgspec.Meta(ge=0)]
 
 Flag = bool | Annotated[int, msgspec.Meta(ge=0, le=1)]
+"""Also 0 and 1, as environment variables have it."""
 
 
 class BridgeSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -29,7 +28,7 @@ NameList = tuple[str, ...] | str
 
 
 class ObjectivesSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """``stages.NAME.objectives``: as ``suites.objectives.Objectives``, and one name where lists stand."""
+    """``stages.NAME.objectives``: as ``Objectives``, with one name for a list."""
 
     improve: NameList = ()
     hold: NameList = ()
@@ -38,7 +37,7 @@ class ObjectivesSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
 
 
 class StageSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """``stages.NAME``; what is left out is filled in by ``loader.py``."""
+    """``stages.NAME``; ``loader.py`` fills in missing values."""
 
     checkpoints: Path
     results: Path | None = None
@@ -59,7 +58,7 @@ class StageSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class SlurmSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """``slurm``: as ``settings.SlurmSettings``, with numbers where Slurm takes texts."""
+    """``slurm``: as ``settings.SlurmSettings``; numbers are allowed for texts."""
 
     account: str | int | None = None
     partition: str | int | None = None
@@ -86,14 +85,6 @@ class PrefillSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     mem: str | int | None = None
 
 
-class LimitsSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """``limits``: as ``settings.LimitSettings``."""
-
-    max_running: PositiveInt | None = None
-    max_queued: PositiveInt = 100
-    slurm_calls_per_minute: PositiveInt = 10
-
-
 class RetrySection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """``retry``: as ``settings.RetrySettings``."""
 
@@ -109,7 +100,7 @@ class ReportSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class ConfigFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The entire file."""
+    """The keys at the top of watcher.yaml."""
 
     scratch: Path | None = None
     results: Path | None = None
@@ -121,7 +112,7 @@ class ConfigFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     settle: Duration = Duration(60)
     slurm: SlurmSection | None = None
     prefill: PrefillSection | None = None
-    limits: LimitsSection | None = None
+    limits: LimitSettings | None = None
     retry: RetrySection | None = None
     report: ReportSection | None = None
     notify: str | None = None

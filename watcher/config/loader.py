@@ -1,4 +1,4 @@
-"""Find, read, fill in and resolve watcher.yaml.
+"""Finds, reads and resolves watcher.yaml.
 
 The result is a ``settings.Config``, or one UserError with file and line.
 """
@@ -6,7 +6,7 @@ The result is a ``settings.Config``, or one UserError with file and line.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -14,7 +14,7 @@ import suites
 from suites.common.errors import UserError
 from suites.common.yaml_reader import YamlDocument, YamlPath, convert_document, parse_yaml, read_yaml
 from suites.contract.objectives import TIER4_RATES, TIER_BY_SHORT_NAME, Margins, Objectives, check_objectives
-from watcher.config import file_schema as config_file
+from watcher.config import file_schema
 from watcher.config.settings import Bridge, Config, LimitSettings, ReportSettings, RetrySettings, SlurmSettings, Stage
 from watcher.config.units import parse_memory_mib
 from watcher.config.validation import check_folders, check_slurm_options, check_stages, check_values
@@ -22,11 +22,12 @@ from watcher.config.validation import check_folders, check_slurm_options, check_
 BUILT_IN_SOURCE = "built-in"
 
 SUITES_PACKAGE_FOLDER = Path(suites.__file__).parent
+"""Where the shipped suites lie."""
 
 DEFAULT_CONFIG_FILE = Path(__file__).with_name("default.yaml")
 
 SHELL_KEYS = ("setup", "notify", "command")
-"""Keys whose values are shell: their variables are expanded where they run."""
+"""Keys with shell code: the shell expands its variables when it runs."""
 
 
 def find_config(path: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -42,21 +43,19 @@ def find_config(path: Path | None, environ: Mapping[str, str]) -> Path | None:
 def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     """The resolved config: absolute paths, defaults filled in.
 
-    Suites are named, not opened: see ``check_config``.
-
-    Raises Problem (usage) with file, line and the nearest valid name for whatever cannot be meant.
+    Suites are named, not opened: see ``check_config``. UserError with file, line and the nearest valid name.
     """
-    return _load_config_and_document(path, environ)[0]
+    return _load_config_and_document(path, environ).config
 
 
 def check_config(path: Path | None, environ: Mapping[str, str]) -> Config:
-    """``load_config``, and load every stage's suites too.
+    """``load_config``, with a check of every stage's suites and objectives.
 
-    At most one of a tier, with all names that the objectives use.
+    UserError for two suites of one tier, or an objective that no suite scores.
     """
     from suites.definitions.suite import load_suite  # noqa: PLC0415  `watcher status` does without
 
-    config, document = _load_config_and_document(path, environ)
+    config, stages_document = _load_config_and_document(path, environ)
     for name, stage in config.stages.items():
         location = ("stages", name, "suites")
         tiers: dict[str, str] = {}
@@ -66,25 +65,30 @@ def check_config(path: Path | None, environ: Mapping[str, str]) -> Config:
                 loaded = load_suite(suite, environ)
             except UserError as error:
                 message = error.message if str(error.location) == suite else f"{error.location}: {error.message}"
-                raise document.make_error(f"{suite!r}: {message}", location, error.hint) from error
+                raise stages_document.make_error(f"{suite!r}: {message}", location, error.hint) from error
             if loaded.tier in tiers:
-                message = f"{tiers[loaded.tier]!r} and {suite!r} are both of {loaded.tier}"
-                raise document.make_error(message, location, "join them in one file with extends")
+                message = f"{tiers[loaded.tier]!r} and {suite!r} both belong to {loaded.tier}"
+                raise stages_document.make_error(message, location, "merge them into one file with extends")
             tiers[loaded.tier] = suite
             scored[loaded.tier] = TIER4_RATES if loaded.tier == TIER_BY_SHORT_NAME["tier4"] else tuple(loaded.definition)
-        check_objectives(document, ("stages", name, "objectives"), stage.objectives, scored)
+        check_objectives(stages_document, ("stages", name, "objectives"), stage.objectives, scored)
     return config
 
 
-def _load_config_and_document(path: Path | None, environ: Mapping[str, str]) -> tuple[Config, YamlDocument]:
-    """The config and the document that its stages stand in."""
+class _LoadedConfig(NamedTuple):
+    config: Config
+    stages_document: YamlDocument
+    """The document that defines the stages: the file, or the built-in config."""
+
+
+def _load_config_and_document(path: Path | None, environ: Mapping[str, str]) -> _LoadedConfig:
     config_path = find_config(path, environ)
     if config_path is None:
         if not environ.get("SCRATCH"):
             hint = "export SCRATCH, or write a config with `watcher init`"
             raise UserError("$SCRATCH is not set, and the built-in config needs it", location=BUILT_IN_SOURCE, hint=hint)
         document = _parse_built_in(environ)
-        return _resolve_config(document, _parse_file(document), document, Path.cwd(), environ), document
+        return _LoadedConfig(_resolve_config(document, _parse_file(document), document, Path.cwd(), environ), document)
     document = read_yaml(config_path, environ, verbatim=SHELL_KEYS)
     if document.data is None:
         document.data = {}
@@ -92,18 +96,19 @@ def _load_config_and_document(path: Path | None, environ: Mapping[str, str]) -> 
         raise document.make_error("not a config", (), "write KEY: value lines; `watcher init` writes an example")
     file = _parse_file(document)
     if file.stages is not None:
-        return _resolve_config(document, file, document, config_path.parent, environ), document
+        return _LoadedConfig(_resolve_config(document, file, document, config_path.parent, environ), document)
+    # A file without stages gets the built-in ones, below its own scratch folder.
     scratch = file.scratch or environ.get("SCRATCH")
     if not scratch:
         hint = "export SCRATCH, or write stages:"
-        raise document.make_error("has no stages, and the built-in ones need $SCRATCH, which is not set", (), hint)
+        raise document.make_error("has no stages, and the built-in stages need $SCRATCH, which is not set", (), hint)
     stages_document = _parse_built_in({**environ, "SCRATCH": str(_resolve_path(config_path.parent, scratch))})
-    return _resolve_config(document, file, stages_document, config_path.parent, environ), stages_document
+    return _LoadedConfig(_resolve_config(document, file, stages_document, config_path.parent, environ), stages_document)
 
 
-def _parse_file(document: YamlDocument) -> config_file.ConfigFile:
+def _parse_file(document: YamlDocument) -> file_schema.ConfigFile:
     _refuse_bare_variables(document, document.data, ())
-    return convert_document(document, config_file.ConfigFile)
+    return convert_document(document, file_schema.ConfigFile)
 
 
 def _parse_built_in(environ: Mapping[str, str]) -> YamlDocument:
@@ -111,14 +116,16 @@ def _parse_built_in(environ: Mapping[str, str]) -> YamlDocument:
 
 
 def _resolve_config(
-    document: YamlDocument, file: config_file.ConfigFile, stages_document: YamlDocument, base: Path, environ: Mapping[str, str]
+    document: YamlDocument, file: file_schema.ConfigFile, stages_document: YamlDocument, base: Path, environ: Mapping[str, str]
 ) -> Config:
+    # Each folder defaults to one below results, and results to one below scratch.
     scratch = file.scratch or (Path(environ["SCRATCH"]) if environ.get("SCRATCH") else None)
     results = file.results or (scratch / "evaluation_results" if scratch else None)
     if results is None:
         hint = "export SCRATCH, or write scratch: or results:"
         raise document.make_error("has no scratch, and $SCRATCH is not set", (), hint)
     results = _resolve_path(base, results)
+    retry, report = file.retry or file_schema.RetrySection(), file.report or file_schema.ReportSection()
     config = Config(
         source=document.source,
         scratch=_resolve_path(base, scratch) if scratch else results.parent,
@@ -129,21 +136,15 @@ def _resolve_config(
         executor=file.executor,
         poll=float(file.poll),
         settle=float(file.settle),
-        slurm=_resolve_slurm(file.slurm or config_file.SlurmSection()),
+        slurm=_resolve_slurm(file.slurm or file_schema.SlurmSection()),
         prefill={
             key: str(value) if key in {"time", "mem"} else value
-            for key, value in msgspec.structs.asdict(file.prefill or config_file.PrefillSection()).items()
+            for key, value in msgspec.structs.asdict(file.prefill or file_schema.PrefillSection()).items()
             if value is not None
         },
-        limits=LimitSettings(**msgspec.structs.asdict(file.limits or config_file.LimitsSection())),
-        retry=RetrySettings(
-            attempts=(file.retry or config_file.RetrySection()).attempts,
-            backoff=float((file.retry or config_file.RetrySection()).backoff),
-        ),
-        report=ReportSettings(
-            page=bool((file.report or config_file.ReportSection()).page),
-            compare=bool((file.report or config_file.ReportSection()).compare),
-        ),
+        limits=file.limits or LimitSettings(),
+        retry=RetrySettings(attempts=retry.attempts, backoff=float(retry.backoff)),
+        report=ReportSettings(page=bool(report.page), compare=bool(report.compare)),
         notify=file.notify,
         pin=bool(file.pin),
         pin_max=(parse_memory_mib(str(file.pin_max)) or 0) * 2**20,
@@ -158,7 +159,7 @@ def _resolve_config(
 
 
 def _resolve_stages(document: YamlDocument, base: Path, results: Path, environ: Mapping[str, str]) -> dict[str, Stage]:
-    stages = convert_document(document, dict[str, config_file.StageSection], ("stages",))
+    stages = convert_document(document, dict[str, file_schema.StageSection], ("stages",))
     external_command = environ.get("LIGHTEVAL_CMD") or None
     return {
         name: msgspec.structs.replace(
@@ -172,20 +173,21 @@ def _resolve_stages(document: YamlDocument, base: Path, results: Path, environ: 
 def _resolve_scorer(
     backend: str | None, command: str | tuple[str, ...] | None, external_command: str | None
 ) -> dict[str, str | tuple[str, ...] | None]:
-    """What the file says counts; where it says nothing, $LIGHTEVAL_CMD does."""
+    """Backend and command of a stage; $LIGHTEVAL_CMD where the file has neither."""
     if backend is None:
         backend = "command" if command or external_command else "direct"
     return {"backend": backend, "command": (command or external_command) if backend == "command" else command}
 
 
 def _resolve_stage(
-    document: YamlDocument, stage: config_file.StageSection, location: YamlPath, base: Path, results: Path
+    document: YamlDocument, stage: file_schema.StageSection, location: YamlPath, base: Path, results: Path
 ) -> Stage:
     training_config = _resolve_path(base, stage.training_config) if stage.training_config else None
     if training_config is not None and not training_config.is_file():
+        # The built-in default names a file that many users do not have: only a path that somebody wrote is an error.
         if (*location, "training_config") not in document.defaulted_locations:
             message = f"{training_config}: no such file"
-            raise document.make_error(message, (*location, "training_config"), "give the path of the training's config.yaml")
+            raise document.make_error(message, (*location, "training_config"), "give the path of the training run's config.yaml")
         training_config = None
     suites = (stage.suites,) if isinstance(stage.suites, str) else stage.suites
     return Stage(
@@ -217,7 +219,7 @@ def _parse_steps(document: YamlDocument, steps: tuple[int, ...] | int | str | No
     return tuple(sorted(set((steps,) if isinstance(steps, int) else steps or ())))
 
 
-def _resolve_objectives(section: config_file.ObjectivesSection | None) -> Objectives:
+def _resolve_objectives(section: file_schema.ObjectivesSection | None) -> Objectives:
     if section is None:
         return Objectives()
     groups = {name: _to_names(members) for name, members in (section.groups or {}).items()}
@@ -225,11 +227,11 @@ def _resolve_objectives(section: config_file.ObjectivesSection | None) -> Object
     return Objectives(improve=_to_names(section.improve), hold=_to_names(section.hold), groups=groups, margins=margins)
 
 
-def _to_names(value: config_file.NameList) -> tuple[str, ...]:
+def _to_names(value: file_schema.NameList) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
 
 
-def _resolve_bridge(base: Path, section: config_file.BridgeSection | None) -> Bridge | None:
+def _resolve_bridge(base: Path, section: file_schema.BridgeSection | None) -> Bridge | None:
     if section is None:
         return None
     checkpoint = str(_resolve_path(base, section.checkpoint)) if section.checkpoint else None
@@ -237,7 +239,7 @@ def _resolve_bridge(base: Path, section: config_file.BridgeSection | None) -> Br
 
 
 def _resolve_suite(base: Path, name: str) -> str:
-    """A shipped suite keeps its name; others become paths beside the config."""
+    """The name of a shipped suite, else a path beside the config."""
     if "/" in name or name.endswith((".yaml", ".yml")):
         return str(_resolve_path(base, name))
     local_suite = base / f"{name}.yaml"
@@ -249,10 +251,10 @@ def _resolve_tokenizer(base: Path, name: str | None) -> str | None:
     return str(_resolve_path(base, name)) if name and name.startswith(("/", "./", "../", "~")) else name
 
 
-def _resolve_slurm(section: config_file.SlurmSection) -> SlurmSettings:
+def _resolve_slurm(section: file_schema.SlurmSection) -> SlurmSettings:
     values = msgspec.structs.asdict(section)
     for key, value in values.items():
-        if key not in {"cpus_per_task", "array"} and isinstance(value, int):  # `mem: 64000`: Slurm takes words
+        if key not in {"cpus_per_task", "array"} and isinstance(value, int):  # YAML reads `mem: 64000` as a number
             values[key] = str(value)
     extra, setup = section.extra, section.setup
     values["extra"] = tuple(extra.split()) if isinstance(extra, str) else extra
@@ -262,16 +264,16 @@ def _resolve_slurm(section: config_file.SlurmSection) -> SlurmSettings:
 
 def _resolve_path(base: Path, path: Path | str) -> Path:
     if "\0" in str(path):
-        raise UserError("a path cannot hold a NUL character", location=str(path).replace("\0", "?"), hint="write it without")
+        raise UserError("a path cannot hold a NUL character", location=str(path).replace("\0", "?"), hint="remove it")
     return Path(os.path.abspath(base / Path(path).expanduser()))  # noqa: PTH100  resolve() would follow links
 
 
 def _refuse_bare_variables(document: YamlDocument, value: Any, location: YamlPath) -> None:
-    """``$SCRATCH/x`` would be a folder of that very name."""
+    """UserError for a value such as ``$SCRATCH/x``, which is not expanded."""
     if isinstance(value, dict):
         for key, item in value.items():
             if key not in SHELL_KEYS:
                 _refuse_bare_variables(document, item, (*location, key))
     elif isinstance(value, str) and value.startswith("$"):
-        name = value[1:].partition("/")[0]
-        raise document.make_error(f"{value!r} is taken as it stands", location, f"write ${{{name}}}")
+        name, slash, remainder = value[1:].partition("/")
+        raise document.make_error(f"{value!r} is not expanded", location, f"write ${{{name}}}{slash}{remainder}")

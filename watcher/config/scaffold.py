@@ -1,18 +1,19 @@
-"""The files that ``watcher init`` writes: watcher.yaml and watcher.env."""
+"""Writes the files of `watcher init`: watcher.yaml and watcher.env."""
 
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from suites.common.atomic_files import create_once
 from suites.common.errors import UserError
 from watcher.config.loader import DEFAULT_CONFIG_FILE
 
 _ENVIRONMENT_TEMPLATE = """\
-# What systemd (EnvironmentFile=) and cron, which know nothing of your login shell, have to be told.
-# From cron:  set -a; . {here}; set +a; watcher once
+# Environment for systemd (EnvironmentFile=) and cron, which do not read the files of your login shell.
+# From cron:  set -a; . {path}; set +a; watcher once
 {variables}
-# Uncomment what differs from watcher.yaml:
+# Uncomment a line to override watcher.yaml:
 # EVAL_DATA_DIR=/path/to/eval_data
 # STAGE2_INCLUDE_STAGE1_BRIDGE=1
 # STAGE2_BRIDGE_STEP=50000
@@ -30,23 +31,31 @@ _ENVIRONMENT_TEMPLATE = """\
 """
 
 
-def write_config_files(folder: Path, environ: Mapping[str, str]) -> tuple[Path, Path]:
+class ScaffoldFiles(NamedTuple):
+    """The two files that ``write_config_files`` writes."""
+
+    config: Path
+    environment: Path
+
+
+def write_config_files(folder: Path, environ: Mapping[str, str]) -> ScaffoldFiles:
     """Write watcher.yaml and watcher.env into ``folder``. UserError where one exists."""
-    config_file, environment_file = folder / "watcher.yaml", folder / "watcher.env"
-    for path in (config_file, environment_file):
+    files = ScaffoldFiles(folder / "watcher.yaml", folder / "watcher.env")
+    for path in files:
         if path.exists() or path.is_symlink():
-            raise UserError(
-                "is there already, and nothing is overwritten", location=path, hint="move it away, or name another folder"
-            )
-    text = _ENVIRONMENT_TEMPLATE.format(here=environment_file, variables=_format_variables(config_file, environ))
+            raise UserError("exists, and init overwrites nothing", location=path, hint="move it, or name another folder")
+    text = _ENVIRONMENT_TEMPLATE.format(path=files.environment, variables=_format_variables(files.config, environ))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        created = [create_once(config_file, DEFAULT_CONFIG_FILE.read_text(encoding="utf-8")), create_once(environment_file, text)]
+        default_config = DEFAULT_CONFIG_FILE.read_text(encoding="utf-8")
+        created = [create_once(files.config, default_config), create_once(files.environment, text)]
     except OSError as error:
-        raise UserError(f"cannot be written ({error.strerror})", location=folder, hint="name a folder of yours") from error
+        raise UserError(
+            f"cannot be written ({error.strerror})", location=folder, hint="name a folder that you can write"
+        ) from error
     if not all(created):
-        raise UserError("somebody else wrote it just now", location=folder, hint="look what is there")
-    return config_file, environment_file
+        raise UserError("another process wrote it at the same time", location=folder, hint="check the files in it")
+    return files
 
 
 def _format_variables(config_file: Path, environ: Mapping[str, str]) -> str:
@@ -56,5 +65,5 @@ def _format_variables(config_file: Path, environ: Mapping[str, str]) -> str:
         if value and value.isprintable() and not set(value) & set("'\"\\$`"):
             lines.append(f"{name}={shlex.quote(value)}")
         else:
-            lines.append(f"# {name}=    (write it here)")
+            lines.append(f"# {name}=    (set it here)")
     return "\n".join([*lines, f"WATCHER_CONFIG={shlex.quote(str(config_file))}"])

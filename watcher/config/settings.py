@@ -1,28 +1,30 @@
-"""The resolved config as frozen types; ``loader.py`` makes it."""
+"""Types of the resolved config, made by ``loader.py``."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from suites.contract.objectives import Objectives
 from suites.contract.paths import StatePaths
 
+PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
+
 
 class Bridge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whose final checkpoint is this stage's baseline."""
+    """The checkpoint of another stage that is a stage's baseline."""
 
     source: str = msgspec.field(name="from")
     step: int | None = None
-    """None: the last step of the source's schedule, or its ``final``."""
+    """None: the last step of the source's schedule, or its final step."""
     checkpoint: str | None = None
-    """A folder that overrides where the source's checkpoint is looked for."""
+    """A folder that replaces the source stage's own checkpoint."""
     enabled: bool = True
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
-    """One stage of training, resolved: paths absolute, defaults filled in."""
+    """One stage of training, with absolute paths and all defaults."""
 
     name: str
     checkpoints: Path
@@ -33,18 +35,18 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     """``from`` in the file: first step of ``every``; default ``every``."""
     to: int | None = None
     final: bool = False
-    """Also the last step, whatever it is: tokens.train_steps of the newest config.yaml."""
+    """Score the last step too: tokens.train_steps of the newest config.yaml."""
     suites: tuple[str, ...] = ()
     tokenizer: str | None = None
     seq_len: int | None = None
     use_fast: bool = True
     training_config: Path | None = None
-    """A training config that gives tokenizer and sequence length where the stage's first checkpoint does not (yet)."""
+    """A training config with tokenizer and sequence length, used until the stage has a checkpoint."""
     objectives: Objectives = msgspec.field(default_factory=Objectives)
     bridge: Bridge | None = None
     backend: str = "direct"
     command: str | tuple[str, ...] | None = None
-    """Of backend ``command``: a line for bash, or a list of arguments."""
+    """For backend ``command``: a line for bash, or a list of arguments."""
 
     @property
     def first_step(self) -> int | None:
@@ -52,7 +54,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
         return self.every if self.start is None else self.start
 
     def is_scheduled(self, step: int) -> bool:
-        """Whether ``steps`` or ``every/from/to`` name this step (``final`` is not known here)."""
+        """Whether ``steps`` or ``every/from/to`` name this step; ignores ``final``."""
         if step in self.steps:
             return True
         if self.every is None or self.first_step is None:
@@ -61,16 +63,16 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def last_step(self) -> int | None:
-        """The schedule's last step, where the config alone tells it."""
+        """The schedule's last step; None where only training knows it."""
         if self.final or (self.every is not None and self.to is None):
             return None
         last_steps = list(self.steps)
         if self.every is not None and self.first_step is not None and self.to is not None and self.first_step <= self.to:
-            last_steps.append(self.to - (self.to - self.first_step) % self.every)
+            last_steps.append(self.to - (self.to - self.first_step) % self.every)  # the last multiple up to ``to``
         return max(last_steps, default=None)
 
     def find_next_step(self, step: int) -> int | None:
-        """The first scheduled step after ``step`` that the config tells, or None."""
+        """The next scheduled step after ``step``, ignoring ``final``; None without one."""
         candidates = [scheduled_step for scheduled_step in self.steps if scheduled_step > step]
         if self.every is not None and self.first_step is not None:
             following = max(self.first_step, step + 1 + (self.first_step - step - 1) % self.every)
@@ -80,14 +82,14 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PREFILL_CPUS = 4
-"""As many entries are made at once."""
+"""CPUs of a prefill job; it builds as many entries at once."""
 
 PREFILL_TIME = "04:00:00"
-"""What serial partitions with a network grant, as a rule; what is finished by then is kept, and the next job goes on."""
+"""The usual limit of serial partitions with a network; the next job continues from the finished entries."""
 
 
 class SlurmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How jobs ask for resources; unset ones are left to the cluster."""
+    """Resources of jobs; the cluster chooses those that are unset."""
 
     account: str | None = None
     partition: str | None = None
@@ -97,49 +99,49 @@ class SlurmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     time: str | None = "04:00:00"
     mem: str | None = None
     time_max: str | None = None
-    """How far ``time`` is raised after a job whose time was up; None: as far as the partition allows."""
+    """Limit to which ``time`` is raised after a timeout; None: the partition's limit."""
     mem_max: str | None = None
-    """How far ``mem`` is raised after a job that ran out of memory, likewise."""
+    """Limit to which ``mem`` is raised after an out-of-memory error; None: the partition's limit."""
     array: int | None = None
-    """Score each checkpoint by an array of so many jobs, which share its parts."""
+    """Tasks of the job array that scores a checkpoint and shares its parts; None: one job."""
     extra: tuple[str, ...] = ()
     """Further sbatch options, one word each."""
     setup: tuple[str, ...] = ()
-    """Lines of bash that the job sources first: module load, source venv."""
+    """Lines of bash that each job runs first, such as module load."""
 
 
 class LimitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much at once."""
+    """Limits on jobs and Slurm commands."""
 
-    max_running: int | None = None
-    """Jobs running or allowed to run; None: the executor's own default (local: 1, slurm: no limit)."""
-    max_queued: int = 100
-    slurm_calls_per_minute: int = 10
+    max_running: PositiveInt | None = None
+    """Jobs that run or may start; None: the executor's default (local: 1, slurm: no limit)."""
+    max_queued: PositiveInt = 100
+    slurm_calls_per_minute: PositiveInt = 10
 
 
 class RetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is tried again, how often and how soon."""
+    """How often and how soon failures are retried."""
 
     attempts: int = 3
     """Failures of one kind in a row before an evaluation is blocked."""
     backoff: float = 60.0
-    """Seconds before the first retry; doubled each time, at most an hour."""
+    """Seconds before the first retry; doubles each time, up to an hour."""
 
 
 class ReportSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the daemon makes of results."""
+    """What the daemon makes from results."""
 
     page: bool = True
     """Write report.html after each new result."""
     compare: bool = True
-    """Have results compared by ``python`` on the daemon's machine."""
+    """Run comparisons with ``python`` on the daemon's machine."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The resolved config; only ``load_config`` makes one."""
 
     source: str
-    """The file it came from, or ``built-in``."""
+    """The config file, or ``built-in``."""
     scratch: Path
     results: Path
     eval_data: Path
@@ -156,11 +158,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     notify: str | None = None
     pin: bool = False
     pin_max: int = 1 << 40
-    """Bytes that pins may hold on to, all together."""
+    """Bytes that all pins together may keep."""
     mirror: Path | None = None
     stages: Mapping[str, Stage] = msgspec.field(default_factory=dict)
 
     @property
     def paths(self) -> StatePaths:
-        """The watcher's own files."""
+        """The paths of the watcher's files."""
         return StatePaths(self.state)

@@ -10,18 +10,18 @@ _MEBIBYTES_PER_UNIT = {"K": 1 / 1024, "": 1, "M": 1, "G": 1024, "T": 1024**2}
 
 
 def parse_slurm_time(text: str | None) -> float | None:
-    """Of Slurm's ``minutes[:seconds]``, ``hours:minutes:seconds``, ``days-hours[:minutes[:seconds]]``; None: no limit."""
+    """Seconds of a Slurm time; None for no limit or another text.
+
+    Forms: ``minutes[:seconds]``, ``hours:minutes:seconds``, ``days-hours[:minutes[:seconds]]`` (sbatch(1), --time).
+    """
     match = None if text is None else _SLURM_TIME.fullmatch(text.strip())
     if match is None:
         return None
     numbers = [int(number) for number in match["rest"].split(":")]
-    if match["days"] is not None:
-        hours, minutes, seconds = (*numbers, 0, 0)[:3]
-        return float(int(match["days"]) * 86400 + hours * 3600 + minutes * 60 + seconds)
-    if len(numbers) < 3:  # noqa: PLR2004  minutes, or minutes and seconds
-        minutes, seconds = (*numbers, 0)[:2]
-        return float(minutes * 60 + seconds)
-    return float(numbers[0] * 3600 + numbers[1] * 60 + numbers[2])
+    if match["days"] is None and len(numbers) < 3:  # noqa: PLR2004  minutes, or minutes and seconds
+        numbers = [0, *numbers]
+    hours, minutes, seconds = (*numbers, 0, 0)[:3]
+    return float(int(match["days"] or 0) * 86400 + hours * 3600 + minutes * 60 + seconds)
 
 
 def format_slurm_time(seconds: float) -> str:
@@ -33,9 +33,9 @@ def format_slurm_time(seconds: float) -> str:
 
 
 def parse_memory_mib(text: str | None) -> int | None:
-    """MiB of sbatch's ``64G`` or ``1500``; None for none and for 0.
+    """MiB of sbatch's ``64G`` or ``1500``; None for other texts.
 
-    0 means all of a node's memory.
+    Also None for 0, which means all memory of a node (sbatch(1), --mem).
     """
     match = None if text is None else _SLURM_MEMORY.fullmatch(text.strip())
     return None if match is None else int(int(match["number"]) * _MEBIBYTES_PER_UNIT[match["unit"].upper()]) or None

@@ -1,4 +1,4 @@
-"""Rules between values: schedules, bridges, sbatch options, folders."""
+"""Checks values and their relations: schedules, bridges, sbatch options, folders."""
 
 import os
 import re
@@ -13,6 +13,7 @@ EXECUTORS = ("slurm", "local")
 BACKENDS = ("direct", "nanotron", "command")
 
 PREFILL_RUNNERS = ("login", "job")
+"""Who fills the data cache: a process on the login node, or a Slurm job."""
 
 _STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -21,21 +22,21 @@ _RESERVED_OPTIONS = re.compile(
     r"|-[JoeHdaWD].*"
 )
 
+"""Options that ``executors.slurm`` sets, or that would break one attempt, one job."""
+
 _CONFIG_KEY_OPTIONS = {"--account", "--partition", "--qos", "--gres", "--cpus-per-task", "--time", "--mem"}
 
 
 def check_values(document: YamlDocument, config: Config) -> None:
     """UserError for an unknown choice or an impossible time."""
     document.require_choice((), "executor", config.executor, EXECUTORS)
-    runner = config.prefill["where"]
-    if runner not in PREFILL_RUNNERS:
-        raise document.make_error(f"unknown place {runner!r}", ("prefill", "where"), suggest_name(runner, PREFILL_RUNNERS))
+    runner = document.require_choice(("prefill",), "where", config.prefill["where"], PREFILL_RUNNERS)
     if config.prefill["auto"] and config.executor == "slurm" and (runner != "job" or not config.prefill.get("partition")):
-        message = "the watcher fills the cache by a job, and no partition for it is named"
-        hint = "write where: job and partition: the name of one whose nodes have a network, such as lrd_all_serial"
+        message = "the watcher fills the cache by a job, and no partition is set for it"
+        hint = "set where: job, and partition: to one whose nodes have a network, such as lrd_all_serial"
         raise document.make_error(message, ("prefill", "auto"), hint)
     if config.pin_max == 0:
-        raise document.make_error("is no size", ("pin_max",), "write 500G or 2T")
+        raise document.make_error("is not a size", ("pin_max",), "write 500G or 2T")
     if config.poll < 1:
         raise document.make_error(f"{config.poll:g}s is too often", ("poll",), "write 1s or more; 60s is usual")
     if not config.python.strip():
@@ -48,16 +49,17 @@ def check_slurm_options(document: YamlDocument, config: Config) -> None:
         value = getattr(config.slurm, key)
         if value is not None and not re.fullmatch(r"[^\s-]\S*", value):
             raise document.make_error(f"{value!r} is not one word", ("slurm", key), "write one word, or leave it out")
+    # The limits of raises: an unreadable one would be ignored at the first out-of-memory error.
     for key, parse in (("time_max", parse_slurm_time), ("mem_max", parse_memory_mib)):
         value = getattr(config.slurm, key)
         if value is not None and parse(value) is None:
             hint = "write 24:00:00 or 1-00:00:00" if key == "time_max" else "write 64G or 64000"
-            raise document.make_error(f"{value!r} is no limit", ("slurm", key), hint)
+            raise document.make_error(f"{value!r} is not a limit", ("slurm", key), hint)
     for key, parse in (("time", parse_slurm_time), ("mem", parse_memory_mib)):
         value = config.prefill.get(key)
         if value is not None and parse(value) is None:
             hint = "write 04:00:00 or 1-00:00:00" if key == "time" else "write 16G or 16000"
-            raise document.make_error(f"{value!r} is none that sbatch takes", ("prefill", key), hint)
+            raise document.make_error(f"{value!r} is not accepted by sbatch", ("prefill", key), hint)
     for argument in config.slurm.extra:
         option = argument.partition("=")[0]
         if not argument.startswith("-"):
@@ -65,29 +67,29 @@ def check_slurm_options(document: YamlDocument, config: Config) -> None:
                 f"{argument!r} is not an option", ("slurm", "extra"), "write --name=value, each as one word"
             )
         if _RESERVED_OPTIONS.fullmatch(option):
-            raise document.make_error(f"{option} is the watcher's own", ("slurm", "extra"), "leave it out")
+            raise document.make_error(f"{option} is set by the watcher", ("slurm", "extra"), "remove it")
         if option in _CONFIG_KEY_OPTIONS:
             key = option[2:].replace("-", "_")
-            raise document.make_error(f"{option} has a key of its own", ("slurm", "extra"), f"write slurm: {key}: instead")
+            raise document.make_error(f"{option} has its own key", ("slurm", "extra"), f"write slurm: {key}: instead")
 
 
 def check_stages(document: YamlDocument, config: Config) -> None:
     """UserError for an empty schedule, a bridge to nowhere, or equal stages."""
     if not config.stages:
-        raise document.make_error("has no stages", ("stages",), "write one, or leave stages: out for the built-in four")
+        raise document.make_error("has no stages", ("stages",), "add one, or omit stages: for the built-in four")
     names_by_folders: dict[tuple[Path, Path], str] = {}
     for name, stage in config.stages.items():
         location = ("stages", name)
         if not _STAGE_NAME.fullmatch(name):
             hint = "use letters, digits, _ . and -, beginning with a letter or digit"
-            raise document.make_error("not a name for a stage", location, hint)
+            raise document.make_error("not a valid stage name", location, hint)
         _check_schedule(document, stage, location)
         _check_scoring(document, stage, location)
         _check_bridge(document, config, stage, (*location, "bridge"))
         key = (_resolve_links(stage.checkpoints), _resolve_links(stage.results))
         if key in names_by_folders:
             message = f"watches the same checkpoints as {names_by_folders[key]}, with the same results"
-            raise document.make_error(message, (*location, "checkpoints"), "name the suites of both in one stage")
+            raise document.make_error(message, (*location, "checkpoints"), "put the suites of both into one stage")
         names_by_folders[key] = name
 
 
@@ -99,25 +101,25 @@ def _check_schedule(document: YamlDocument, stage: Stage, location: YamlPath) ->
         )
     for key in ("from", "to"):
         if key in given_keys and stage.every is None and getattr(stage, "start" if key == "from" else key) is not None:
-            raise document.make_error(f"{key} without every", (*location, key), "write every: N, or leave it out")
+            raise document.make_error(f"{key} without every", (*location, key), f"add every: N, or remove {key}")
     if stage.first_step is not None and stage.to is not None and stage.to < stage.first_step:
         raise document.make_error(
-            f"ends at {stage.to}, before its first step {stage.first_step}", (*location, "to"), "let it end later"
+            f"ends at {stage.to}, before its first step {stage.first_step}", (*location, "to"), "set a later end"
         )
 
 
 def _check_scoring(document: YamlDocument, stage: Stage, location: YamlPath) -> None:
     if not stage.suites:
-        raise document.make_error("names no suite", (*location, "suites"), "name at least one")
+        raise document.make_error("lists no suite", (*location, "suites"), "name at least one")
     duplicates = sorted({suite for suite in stage.suites if stage.suites.count(suite) > 1})
     if duplicates:
-        raise document.make_error(f"{duplicates[0]!r} stands there twice", (*location, "suites"), "keep one of the two")
+        raise document.make_error(f"{duplicates[0]!r} is listed twice", (*location, "suites"), "keep one of the two")
     document.require_choice(location, "backend", stage.backend, BACKENDS)
     if stage.backend == "command" and not stage.command:
-        hint = "write command:, or export LIGHTEVAL_CMD"
-        raise document.make_error("command without a command", (*location, "backend"), hint)
+        hint = "set command:, or export LIGHTEVAL_CMD"
+        raise document.make_error("backend command has no command", (*location, "backend"), hint)
     if stage.backend != "command" and stage.command:
-        raise document.make_error(f"is not used by backend {stage.backend}", (*location, "command"), "write backend: command")
+        raise document.make_error(f"is not used by backend {stage.backend}", (*location, "command"), "set backend: command")
 
 
 def _check_bridge(document: YamlDocument, config: Config, stage: Stage, location: YamlPath) -> None:
@@ -132,10 +134,11 @@ def _check_bridge(document: YamlDocument, config: Config, stage: Stage, location
 
 
 def check_folders(document: YamlDocument, stages_document: YamlDocument, config: Config) -> None:
-    """UserError where our files would lie among checkpoints.
+    """UserError for a folder of the watcher inside a stage's checkpoints.
 
-    Scripts that move checkpoints to S3 delete every folder there.
+    Scripts that move checkpoints to S3 delete every folder in them.
     """
+    # Symbolic links are followed: a folder may lie among checkpoints under another path.
     folders: list[tuple[Path | None, YamlDocument, YamlPath]] = [
         (config.results, document, ("results",)),
         (config.eval_data, document, ("eval_data",)),
@@ -150,7 +153,7 @@ def check_folders(document: YamlDocument, stages_document: YamlDocument, config:
             checkpoints = _resolve_links(stage.checkpoints)
             if checkpoints in (_resolve_links(folder), *_resolve_links(folder).parents):
                 message = f"{folder} lies inside the checkpoints of {stage.name}, {stage.checkpoints}"
-                raise source_document.make_error(message, location, "keep it elsewhere: folders there are deleted by trainers")
+                raise source_document.make_error(message, location, "choose another folder; training jobs delete folders in it")
 
 
 def _resolve_links(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What a tick may decide: submit, release, cancel, journal, skip, alert."""
+"""Types of decisions: actions, skips and alerts."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ RESULTS_RETRY_SECONDS = 300.0
 """Seconds after which a results folder, or a mirror, that could not be written is tried again."""
 
 UNMANAGED = "foreign"
-"""The label under which results of another program are kept."""
+"""The folder name in superseded/ for results of another program."""
 
 
 class Skip(msgspec.Struct, frozen=True):
@@ -24,11 +24,11 @@ class Skip(msgspec.Struct, frozen=True):
     evaluation: str
     reason: str
     needs_attention: bool = False
-    """It does not mend by itself, and nobody waits for it: shown among the troubles, and told."""
+    """It does not resolve by itself: the status shows it among the warnings, and a notification is sent."""
     repeats_reason: bool = False
-    """It says again what the journal's reason says: a row of the status leaves it out."""
+    """It repeats the journal's reason, so a status row leaves it out."""
     is_being_rewritten: bool = False
-    """The checkpoint is being rewritten: the next look may see something else."""
+    """The checkpoint is being rewritten, so the next tick may see other content."""
 
 
 class SubmitEvaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,9 +36,9 @@ class SubmitEvaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     request: ScoringRequest
-    """Whole but for ``run_id``."""
+    """Complete but for ``run_id``."""
     mtimes: str | None
-    """Of the content that was judged complete; submission is called off where they moved."""
+    """Of the content that was judged complete; nothing is submitted where they changed."""
     reason: str = ""
 
 
@@ -47,7 +47,7 @@ class SubmitPrefill(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     request: ScoringRequest
-    """Whole but for ``run_id``."""
+    """Complete but for ``run_id``."""
     reason: str = ""
 
 
@@ -65,7 +65,7 @@ class ReleaseJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CancelJob(msgspec.Struct, frozen=True, kw_only=True):
-    """Cancel an orphan job, or one that a person gave up."""
+    """Cancel an orphan job, or one that a person cancelled."""
 
     key: str
     job: Job
@@ -81,7 +81,7 @@ class AbandonAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reason(self) -> str:
-        """Why it is given up."""
+        """Why the attempt is abandoned."""
         return self.next_event.full_reason
 
 
@@ -93,7 +93,7 @@ class ArchiveResults(msgspec.Struct, frozen=True, kw_only=True):
     stage: str
     directory: str
     tiers: Mapping[str, str]
-    """Tier -> the label to keep it under: the fingerprint it is of, or ``foreign``."""
+    """Tier -> its folder name in superseded/: the content's fingerprint, or ``foreign``."""
     reason: str
 
 
@@ -142,7 +142,7 @@ Effect = (
     | ArchiveResults
     | CloseRequest
 )
-"""What does something beyond the journal."""
+"""Actions with an effect beyond the journal."""
 
 Action = JournalEvent | Effect
 
@@ -151,7 +151,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """One piece of news."""
 
     id: str
-    """The same for the same news, whoever sees it and however often."""
+    """Equal for equal news, in every tick and on every host."""
     event: str
     """``blocked``, ``finished``, ``regressed``, ``waiting``, ``journal`` or ``stale``."""
     message: str
@@ -165,6 +165,6 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     actions: tuple[Action, ...] = ()
     skips: tuple[Skip, ...] = ()
     alerts: tuple[Alert, ...] = ()
-    """What a person has not been told of yet."""
+    """News that nobody was notified of yet."""
     valid_until: float = 0.0
-    """Unix time until which the same world gives the same decision; 0: look again at the next tick."""
+    """Unix time until which an unchanged snapshot gives the same decision; 0: decide again in the next tick."""

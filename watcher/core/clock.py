@@ -8,7 +8,7 @@ Clock = Callable[[], float]
 """Unix time."""
 
 LogFn = Callable[..., None]
-"""(what, **facts): the log."""
+"""Writes one log line: (event name, **fields)."""
 
 
 def touch_clock(path: Path) -> float:
@@ -17,6 +17,7 @@ def touch_clock(path: Path) -> float:
     It is the mtime that the server stamps on a file that we touch.
     """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    # The file server's clock stamps the mtime, so ages of files do not depend on this node's clock.
     try:
         os.utime(fd)
         return os.fstat(fd).st_mtime

@@ -17,7 +17,7 @@ import msgspec
 from watcher.core.reasons import ReasonKind, join_hint
 
 MAX_CLOCK_SKEW_SECONDS = 60.0
-"""Seconds that a journaled time may lie ahead of the clock: login nodes differ a little."""
+"""Seconds by which a journaled time may exceed the clock: login nodes differ a little."""
 
 
 def is_in_future(t: float, now: float) -> bool:
@@ -32,9 +32,9 @@ class EvaluationState(enum.StrEnum):
     """Where an evaluation is."""
 
     PENDING = "pending"
-    """Known and not yet looked at; also after a rewrite."""
+    """Known and not inspected yet; also after a rewrite."""
     WAITING = "waiting"
-    """Something must happen first; the reason says what, and its kind decides."""
+    """Something must happen first: the reason names it, and its kind decides."""
     READY = "ready"
     """Complete, fingerprinted, to be submitted when limits allow."""
     SUBMITTING = "submitting"
@@ -46,18 +46,20 @@ class EvaluationState(enum.StrEnum):
     FAILED = "failed"
     """An attempt ended without results; kind and retry time in the record."""
     BLOCKED = "blocked"
-    """A person must do something first; the reason says what."""
+    """A person must act first: the reason says how."""
     CANCELLED = "cancelled"
     """By a person; respected until ``retry``."""
     LOST = "lost"
-    """Scored once, but its result files are gone from disk. Never scored again unasked."""
+    """Scored once, but its result files are gone from disk. Only a person has it scored again."""
 
 
+# In these states a job may exist, so no other one is submitted.
 IN_FLIGHT_STATES = frozenset({EvaluationState.SUBMITTING, EvaluationState.QUEUED, EvaluationState.RUNNING})
 
 MAX_POSTPONEMENT_SECONDS = 3600.0
-"""Seconds that anything is put off at once, at most."""
+"""The longest believable backoff in seconds; a later retry time comes from a wrong clock."""
 
+# Only changed files or suites, or a person's command, move an evaluation out of these.
 SETTLED_STATES = frozenset({EvaluationState.SCORED, EvaluationState.BLOCKED, EvaluationState.CANCELLED, EvaluationState.LOST})
 
 
@@ -69,34 +71,34 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """1 for the first attempt of this evaluation, never reused."""
     fingerprint: str
     suites: Mapping[str, str]
-    """Tier -> suite digest asked for."""
+    """Tier -> requested suite digest."""
     intended: float
     tasks: int = 1
-    """How many tasks it is an array of."""
+    """Number of array tasks."""
     job_id: str | None = None
     submit_time: float | None = None
-    """When it was recorded, unix time; set with ``job_id``."""
+    """Unix time at which it was recorded; set with ``job_id``."""
     released: bool = False
     results: str = ""
-    """The results folder that it publishes to; empty in journals of before: the stage's."""
+    """The results folder that it publishes to; empty in older journals: the stage's."""
     resources: Mapping[str, str] = msgspec.field(default_factory=dict)
-    """``time`` and ``mem`` as they were asked for; left out: the cluster's own."""
+    """Requested ``time`` and ``mem``; the cluster's defaults where left out."""
     started: float | None = None
     restarts: int = 0
 
 
 class Pin(msgspec.Struct, frozen=True, kw_only=True):
-    """Hard links of a checkpoint's files, or why there are none."""
+    """Hard links of a checkpoint's files, or the reason for having none."""
 
     fingerprint: str
     folder: str = ""
     size: int = 0
-    """Bytes that they hold on to."""
+    """Bytes of the linked files."""
     why: str = ""
 
 
 class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the journal says of one evaluation."""
+    """All that the journal holds of one evaluation."""
 
     stage: str
     source: str
@@ -112,15 +114,15 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     """For people: nothing depends on it."""
     reason_kind: ReasonKind = ReasonKind.OTHER
     hint: str = ""
-    """What a person can do about it."""
+    """What a person can do."""
     deleted: bool = False
-    """With kind CHECKPOINT: it was seen complete, and was deleted before it was scored."""
+    """With kind CHECKPOINT: the complete checkpoint was deleted before it was scored."""
     fingerprint: str | None = None
     """Of the content last judged complete; set from READY on."""
     suites: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Tier -> suite digest of what was scored last; set in SCORED and LOST."""
     results: str = ""
-    """The results folder in which they lie; set likewise, and empty in journals of before: the stage's."""
+    """The results folder of its scores; set in SCORED and LOST, and empty in older journals: the stage's."""
     attempt: Attempt | None = None
     """The newest attempt; set from SUBMITTING on and kept afterwards."""
     attempts: int = 0
@@ -128,32 +130,32 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Failure kind -> how often in a row since the last success or retry."""
     retry_at: float | None = None
     raised_resources: Mapping[str, str] = msgspec.field(default_factory=dict)
-    """``time`` and ``mem`` that the next attempt asks for, beyond the config's: an earlier one ran out of them."""
+    """``time`` and ``mem`` of the next attempt beyond the config's, after an earlier one ran out of them."""
     raise_refused: bool = False
-    """More than the config's was refused: it is not asked for again."""
+    """More than the config's was refused, so it is not requested again."""
     pin: Pin | None = None
     mirror_token: str = ""
-    """What of it was copied to the mirror: see ``build_mirror_token``."""
+    """Identity of the copy in the mirror: see ``build_mirror_token``."""
     forced: bool = False
-    """``--force``: an interrupted rewrite or a copy without times is taken as it is; others' results are set aside."""
+    """``--force``: an interrupted rewrite or a copy without times is scored as it is; other programs' results are moved aside."""
     requested: bool = False
-    """A person asked for it, so it is wanted whatever the schedule says."""
+    """A person requested it, so the schedule does not matter."""
     custom_directory: bool = False
-    """The directory's name was given by a person, so stage, source and step alone do not find this record."""
+    """A person chose the directory's name, so stage, source and step do not identify this record."""
     baseline_selected_at: float | None = None
-    """When a person named it the stage's baseline; the last one named is."""
+    """Unix time at which a person chose it as the stage's baseline; the last choice counts."""
     mtimes: str | None = None
-    """The cheap marks of the content last judged complete (``completeness.read_mtimes``), in one spelling."""
+    """Mtimes and sizes of the content last judged complete (``completeness.read_mtimes``), as one text."""
     times: Mapping[str, float] = msgspec.field(default_factory=dict)
     """``complete`` (newest mtime), ``detected``, ``submitted``, ``started``, ``scored``: unix times of the last round.
 
-    The first two are of when this content was first seen whole, however often it was submitted since. ``again``: it had been
-    scored before this round, which therefore says nothing about how long a checkpoint waits for its scores.
+    The first two date from when this content was first seen complete, however often it was submitted since. ``again``: it had
+    been scored before this round, so the round's times do not measure how long a checkpoint waits for its scores.
     """
     history: tuple[tuple[float, str, str], ...] = ()
     """(time, state, reason) of every change, oldest first; the last 50."""
     extra: Mapping[str, Any] = msgspec.field(default_factory=dict)
-    """Fields of newer events that this version does not know, carried along."""
+    """Fields of newer events that this version does not have, kept unchanged."""
 
     @property
     def key(self) -> str:
@@ -167,7 +169,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reason_fields(self) -> tuple[ReasonKind, str, str]:
-        """Kind, reason and hint: whether an event would say anything new."""
+        """Kind, reason and hint, to compare with an event's."""
         return self.reason_kind, self.reason, self.hint
 
     def is_waiting_for(self, *kinds: ReasonKind) -> bool:
@@ -188,7 +190,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
         return self.is_waiting_for(ReasonKind.SUBMIT_LIMIT)
 
     def is_backing_off(self, now: float) -> bool:
-        """Whether its next try is still to come.
+        """Whether its next try lies ahead.
 
         A time that is too far ahead was set by a wrong clock and does not count.
         """
@@ -211,7 +213,7 @@ class StageSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PREFILL_DIRECTORY = "(prefill)"
-"""Stands for a directory in the key of a prefill; no evaluation can have it: names have no parentheses."""
+"""The directory in a prefill's key; no evaluation can have it, since names have no parentheses."""
 
 
 def build_mirror_token(record: EvaluationRecord) -> str:

@@ -10,7 +10,7 @@ from watcher.core.events import JournalEvent
 
 
 class UnknownEvent(JournalEvent, frozen=True, kw_only=True, tag="(unknown)"):
-    """An event that this version does not know, kept as it stands."""
+    """An event that this version does not have, kept unchanged."""
 
     name_in_journal: str
     fields: Mapping[str, Any]
@@ -59,6 +59,7 @@ EVENT_TYPES: Mapping[str, type[JournalEvent]] = {
 """Name in the journal -> its struct."""
 
 
+# Every line has these, so they are no unknown fields.
 _HEADER_FIELDS = frozenset({"schema", "seq", "epoch", "t", "event"})
 
 
@@ -71,6 +72,7 @@ def parse_event(document: Mapping[str, Any]) -> JournalEvent:
     event_type = EVENT_TYPES.get(name)
     if event_type is not None:
         return msgspec.convert(document, event_type)
+    # A newer version's event must not stop this one: it is kept, and changes no state.
     evaluation, fields = document.get("evaluation"), list_unknown_fields(document, JournalEvent)
     return UnknownEvent(evaluation=evaluation if isinstance(evaluation, str) else "", name_in_journal=name, fields=fields)
 

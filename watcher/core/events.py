@@ -10,13 +10,13 @@ from watcher.core.reasons import ReasonKind, join_hint
 
 
 class JournalEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
-    """Fields that every event may have.
+    """Fields that every event can have.
 
     A journal line is an event with schema, seq, epoch and time ``t``.
     """
 
     evaluation: str = ""
-    """Key of the evaluation or prefill that it is about; empty: of none."""
+    """Key of its evaluation or prefill; empty: it has none."""
     reason: str = ""
     """For people: nothing depends on it."""
     reason_kind: ReasonKind = ReasonKind.OTHER
@@ -25,12 +25,12 @@ class JournalEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     @property
     def name(self) -> str:
-        """The word for it in the journal, such as ``waiting``."""
+        """Its name in the journal, such as ``waiting``."""
         return str(self.__struct_config__.tag)
 
     @property
     def key(self) -> str:
-        """The evaluation, as of every action."""
+        """The evaluation, under the name that every action has."""
         return self.evaluation
 
     @property
@@ -44,11 +44,12 @@ class JournalEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         return self.reason_kind, self.reason, self.hint
 
 
+# State, failures and resources share one event: a crash between two lines cannot separate them.
 class StateChange(JournalEvent, frozen=True, kw_only=True):
-    """What an event may say that puts an evaluation into another state."""
+    """Fields of events that change an evaluation's state."""
 
     run_id: str | None = None
-    """The attempt that it is about: it counts only while that is the newest."""
+    """The attempt that it concerns: the event counts only while that attempt is the newest."""
     retry_at: float | None = None
     """Unix time before which nothing is tried again."""
     failure_kind: str | None = None
@@ -56,7 +57,7 @@ class StateChange(JournalEvent, frozen=True, kw_only=True):
     cleared_failure_kind: str | None = None
     """Earlier failures of this kind no longer count."""
     raised_resources: Mapping[str, str] | None = None
-    """``time`` and ``mem`` that the next attempt asks for, beyond the config's."""
+    """``time`` and ``mem`` of the next attempt, beyond the config's."""
     raise_refused: bool | None = None
     """More than the config's was refused."""
     abandons_attempt: bool = False
@@ -64,16 +65,16 @@ class StateChange(JournalEvent, frozen=True, kw_only=True):
 
 
 class CheckpointSeen(StateChange, frozen=True, kw_only=True):
-    """A state change that may say what a complete checkpoint holds."""
+    """A state change that can carry a complete checkpoint's content."""
 
     fingerprint: str | None = None
-    """None: nothing is said of the content."""
+    """None: the event does not concern the content."""
     mtimes: str | None = None
-    """Mtime and size of two files, in one text: while they stay, so does the content."""
+    """Mtimes and sizes of two files, as one text: while they stay, so does the content."""
     completed_at: float | None = None
     """Newest mtime of the files that matter, unix time."""
     deleted: bool = False
-    """It was seen complete, and was deleted before it was scored."""
+    """The complete checkpoint was deleted before it was scored."""
 
 
 class Opened(JournalEvent, frozen=True, kw_only=True, tag="opened"):
@@ -102,7 +103,7 @@ class Created(JournalEvent, frozen=True, kw_only=True, tag="created"):
 
 
 class Pending(StateChange, frozen=True, kw_only=True, tag="pending"):
-    """The checkpoint is to be looked at anew."""
+    """The checkpoint is inspected anew."""
 
     fresh: bool = False
     """Earlier failures and raised resources no longer count."""
@@ -122,6 +123,7 @@ class Ready(StateChange, frozen=True, kw_only=True, tag="ready"):
     completed_at: float | None = None
 
 
+# The journal holds the intent before sbatch runs, so a crash leaves a run id to search for.
 class Intended(StateChange, frozen=True, kw_only=True, tag="intended"):
     """A submission is about to be made."""
 
@@ -133,9 +135,10 @@ class SubmissionUnknown(StateChange, frozen=True, kw_only=True, tag="submission_
 
 
 class Abandoned(StateChange, frozen=True, kw_only=True, tag="abandoned"):
-    """A lost attempt is given up, and its claim is void."""
+    """A lost attempt is abandoned, and its claim is void."""
 
 
+# The attempt is repeated here in case the line of the intent is damaged.
 class Submitted(StateChange, frozen=True, kw_only=True, tag="submitted"):
     """A job id is known."""
 
@@ -184,7 +187,7 @@ class Scored(StateChange, frozen=True, kw_only=True, tag="scored"):
     scores: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """Headlines of the valid tier files, for status."""
     results: str = ""
-    """The results folder that they lie in; empty: the stage's."""
+    """The results folder of the tier files; empty: the stage's."""
     mtimes: str | None = None
 
 
@@ -205,7 +208,7 @@ class Lost(StateChange, frozen=True, kw_only=True, tag="lost"):
 
 
 class ResultsLocated(StateChange, frozen=True, kw_only=True, tag="results_found"):
-    """Published results are where they belong, or in another folder than before."""
+    """Published results are in place again, or in another folder."""
 
     results: str | None = None
 
@@ -215,7 +218,7 @@ class Restored(StateChange, frozen=True, kw_only=True, tag="restored"):
 
 
 class CheckpointMoved(JournalEvent, frozen=True, kw_only=True, tag="moved"):
-    """The config says that the checkpoint lies elsewhere."""
+    """The config places the checkpoint elsewhere."""
 
     checkpoint: str
 
@@ -241,11 +244,11 @@ class Mirrored(JournalEvent, frozen=True, kw_only=True, tag="mirrored"):
     """Small results were copied to the mirror."""
 
     copy: str
-    """What was copied: see ``core.evaluation.build_mirror_token``."""
+    """Identity of the copy: see ``core.evaluation.build_mirror_token``."""
 
 
 class BaselineSelected(JournalEvent, frozen=True, kw_only=True, tag="baseline_selected"):
-    """A person named the stage's baseline."""
+    """A person chose the stage's baseline."""
 
 
 class LeftOver(JournalEvent, frozen=True, kw_only=True, tag="left_over"):
@@ -262,7 +265,7 @@ class StageFactsRead(JournalEvent, frozen=True, kw_only=True, tag="stage_facts")
 
 
 class StageStartedFrom(JournalEvent, frozen=True, kw_only=True, tag="stage_started_from"):
-    """The checkpoint that a stage's own config.yaml says it started from."""
+    """The checkpoint in a stage's own config.yaml that it started from."""
 
     stage: str
     checkpoint: str

@@ -13,7 +13,7 @@ import msgspec
 
 
 class JobState(enum.StrEnum):
-    """What we make of the executor's own word for a job's state."""
+    """A job's state, translated from the executor's own name for it."""
 
     HELD = "held"
     PENDING = "pending"
@@ -26,10 +26,11 @@ class JobState(enum.StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     NODE_FAIL = "node_fail"
     """Also BOOT_FAIL, LAUNCH_FAILED, RECONFIG_FAIL: the node's fault."""
+    # Terminal on some sites and requeued on others: the reconciler waits before it counts as an end.
     PREEMPTED = "preempted"
     CANCELLED = "cancelled"
     UNKNOWN = "unknown"
-    """A word that our table does not have; shown as it is, never taken for an end."""
+    """A state that our table lacks; shown as it is, and never an end."""
 
     @property
     def is_terminal(self) -> bool:
@@ -61,7 +62,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """The attempt's run_id."""
     state: JobState
     raw_state: str
-    """The executor's own word, e.g. ``REVOKED``."""
+    """The executor's own name of the state, such as ``REVOKED``."""
     reason: str = ""
     """Free text, e.g. ``QOSMaxJobsPerUserLimit``, or who cancelled it."""
     submit_time: float | None = None
@@ -73,20 +74,22 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     comment: str = ""
     """``watcher:<id of the state folder>`` for jobs of ours."""
     stuck: bool = False
-    """It waits for what will not come by itself (impossible resources, a limit it can never meet); ``reason`` says for what."""
+    """It can never run by itself (impossible resources, a limit that it can never meet); ``reason`` says why."""
 
 
 class SubmitKind(enum.StrEnum):
-    """How a submission ended, as far as anybody can tell."""
+    """How a submission ended, as far as that is known."""
 
     SUBMITTED = "submitted"
     """A parsed job id. The job is held until ``release``."""
     REFUSED = "refused"
     """A named refusal that will not change by itself: partition, account, QOS, time limit, gres."""
+    # A limit passes by itself, so it must not use up the tries of an evaluation.
     LATER = "later"
     """A named limit: try again later, it is no failure."""
+    # sbatch can exit 1 with a timeout although the job is queued, so a failure is not a refusal.
     AMBIGUOUS = "ambiguous"
-    """Anything else: the job may exist. Look it up by name before anything is tried again."""
+    """Anything else: the job may exist. It is searched by name before anything is tried again."""
 
 
 class SubmissionResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +98,7 @@ class SubmissionResult(msgspec.Struct, frozen=True, kw_only=True):
     kind: SubmitKind
     job_id: str | None = None
     message: str = ""
-    """The executor's own words, whole."""
+    """The executor's complete message."""
 
 
 class Resources(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +112,7 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     time: str | None = None
     mem: str | None = None
     tasks: int = 1
-    """More than one: an array of so many, each with all of these."""
+    """More than one: an array of that many tasks, each with all of these resources."""
     extra: tuple[str, ...] = ()
 
 
@@ -136,11 +139,11 @@ class PartitionLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The largest time and memory that a partition allows, where known."""
 
     time_seconds: float | None = None
-    """Seconds; None: no limit, or none that is told."""
+    """Seconds; None: no limit, or an unknown one."""
     memory_mib: int | None = None
     """MiB a node, likewise."""
     source: str = ""
-    """Whose limit that is, such as ``partition gpu``."""
+    """The origin of the limit, such as ``partition gpu``."""
 
 
 class ExecutorUnreachable(Exception):  # noqa: N818  a state of affairs, not a defect
@@ -151,8 +154,9 @@ class ExecutorUnreachable(Exception):  # noqa: N818  a state of affairs, not a d
 
 
 class Executor(Protocol):
-    """Runs submissions. Every method may raise Unreachable, and none retries by itself."""
+    """Runs submissions. Every method may raise ExecutorUnreachable, and none retries by itself."""
 
+    # Local processes start at once, so nothing can be journaled between their submission and their start.
     submits_held: bool
     """Whether a submitted job waits for ``release``."""
 

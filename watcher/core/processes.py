@@ -16,6 +16,7 @@ _STAT_STATE, _STAT_GROUP, _STAT_START = 0, 2, 19
 _DEAD_STATES = frozenset("ZXx")
 """Zombies answer ``kill -0`` for as long as nobody reaps them."""
 
+# A login node is shared, so local jobs give way to people.
 _NICENESS = "5"
 
 
@@ -25,7 +26,7 @@ class Process(msgspec.Struct, frozen=True):
     host: str
     pid: int
     start_ticks: int | None
-    """Clock ticks since boot; None: it ended before anybody could look."""
+    """Clock ticks since boot; None: it ended before that could be read."""
 
     @classmethod
     def parse(cls, text: str) -> "Process | None":
@@ -42,6 +43,7 @@ class Process(msgspec.Struct, frozen=True):
 
         A pid that was given to another process means that the group was empty by then.
         """
+        # The kernel reuses a leader's pid only once its process group is empty.
         if read_start_ticks(self.pid) is not None:
             return False
         group = str(self.pid)
@@ -58,13 +60,14 @@ class Process(msgspec.Struct, frozen=True):
         try:
             os.killpg(self.pid, signal_number)
         except ProcessLookupError:
+            # Without a group the process itself gets the signal, if the pid is still its own.
             if self.is_alive():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.pid, signal_number)
 
 
 def read_start_ticks(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot.
+    """Start time of a process in clock ticks since boot.
 
     None where there is no such process, or only a zombie.
     """
@@ -88,6 +91,7 @@ def spawn_session(command: Sequence[str], environ: Mapping[str, str], *, logs: t
     subprocess.Popen: that one objects to children that are left alone.
     """
     temporary_logs = [Path(str(log).replace("%j", name)) for log in logs]  # the pid is not known yet
+    # Both logs are open before the start, so that an unwritable folder is an error before anything runs.
     with contextlib.ExitStack() as cleanup:
         descriptors = []
         for path in temporary_logs:
@@ -101,14 +105,15 @@ def spawn_session(command: Sequence[str], environ: Mapping[str, str], *, logs: t
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 *((os.POSIX_SPAWN_DUP2, descriptor, target) for target, descriptor in enumerate(descriptors, start=1)),
             ],
+            # A session of its own: a hangup of the login shell must not end the job.
             setsid=True,
             setsigmask=(),
-            # bash cannot trap what it inherits as ignored
+            # bash cannot trap what it inherits as ignored.
             setsigdef=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE, signal.SIGXFSZ],
         )
     for log, path in zip(logs, temporary_logs, strict=True):
         final_path = Path(str(log).replace("%j", str(pid)))
-        with contextlib.suppress(OSError):  # the log goes on under its first name
+        with contextlib.suppress(OSError):  # the log keeps its first name
             if not final_path.exists():
                 path.rename(final_path)
     return pid

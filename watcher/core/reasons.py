@@ -33,6 +33,7 @@ class ReasonKind(enum.StrEnum):
 
     @classmethod
     def _missing_(cls, _value: object) -> "ReasonKind":
+        # A kind of a newer version decides nothing here, and must not make the journal unreadable.
         return cls.OTHER
 
 

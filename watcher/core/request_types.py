@@ -14,7 +14,7 @@ class Amendment(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     state: str | None
-    """What the journal said when it was audited; None: it did not know the evaluation."""
+    """The state in the journal at the audit; None: it had no such evaluation."""
     since: float | None = None
     events: tuple[Mapping[str, Any], ...]
     """Each an ``event`` with its fields."""

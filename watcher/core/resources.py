@@ -1,7 +1,7 @@
-"""Time and memory of the next attempt, raised after a timeout or OOM.
+"""Time and memory of the next attempt, raised after it ran out.
 
-Time is doubled and memory taken times one and a half after each attempt that ended for want of it, up to the most
-that ``slurm.time_max`` and ``slurm.mem_max`` name, or else that Slurm tells of the partition.
+Time is doubled and memory multiplied by one and a half after each attempt that ran out of it. The maximum is
+``slurm.time_max`` or ``slurm.mem_max``, else the partition's limit.
 """
 
 from collections.abc import Mapping
@@ -27,12 +27,12 @@ class ResourceRaise(msgspec.Struct, frozen=True):
 
 
 def get_slurm_settings(config: Config, record: EvaluationRecord) -> SlurmSettings:
-    """Which resources are a record's: those of scoring, or of prefill jobs."""
+    """The Slurm settings of a record: those of scoring or prefill jobs."""
     return build_prefill_settings(config) if record.origin == "prefill" else config.slurm
 
 
 def build_prefill_settings(config: Config) -> SlurmSettings:
-    """Slurm settings of a prefill job: no GPU, and only the account kept."""
+    """Slurm settings of a prefill job: no GPU, the config's account."""
     prefill = config.prefill
     return SlurmSettings(
         account=config.slurm.account,
@@ -45,10 +45,11 @@ def build_prefill_settings(config: Config) -> SlurmSettings:
 
 
 def resolve_resources(slurm: SlurmSettings, raised: Mapping[str, str]) -> dict[str, str]:
-    """``time`` and ``mem`` of the next attempt: the larger of config and raise."""
+    """``time`` and ``mem`` of the next attempt: config or raise, the larger."""
     requested = {name: value for name, value in (("time", slurm.time), ("mem", slurm.mem)) if value is not None}
     for name, parse in (("time", parse_slurm_time), ("mem", parse_memory_mib)):
         raised_value, requested_value = parse(raised.get(name)), parse(requested.get(name))
+        # A config that was raised meanwhile may already ask for more.
         if raised_value is not None and (requested_value is None or raised_value > requested_value):
             requested[name] = raised[name]
     return requested
@@ -61,6 +62,7 @@ def more_time(
 
     ``requested``: what it asked for; ``ran_seconds``: how long it ran.
     """
+    # Without a requested time the partition's default applied, and the run shows how long that is.
     allotted_seconds = parse_slurm_time(requested.get("time")) or ran_seconds
     limit_seconds, limit_source = (
         (parse_slurm_time(slurm.time_max), "slurm.time_max")
@@ -74,6 +76,7 @@ def more_time(
         if limit_seconds is None
         else min(allotted_seconds * TIME_RAISE_FACTOR, limit_seconds)
     )
+    # The same again still helps where parts were finished: the next attempt has fewer left.
     if limit_seconds is not None and raised_seconds <= allotted_seconds:
         return ResourceRaise(
             {"time": requested["time"]} if "time" in requested else {},
@@ -93,6 +96,7 @@ def more_memory(slurm: SlurmSettings, requested: Mapping[str, str], partition_li
         if slurm.mem_max
         else (partition_limits.memory_mib, partition_limits.source)
     )
+    # The default memory of a partition is not known here, so there is nothing to multiply.
     if allotted_mib is None:
         return ResourceRaise({}, "set slurm.mem to have it raised")
     raised_mib = (

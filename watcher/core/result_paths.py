@@ -1,4 +1,4 @@
-"""Where an evaluation's results are, whatever the config says by now. Pure."""
+"""Where an evaluation's results are, whatever today's config names. Pure."""
 
 from pathlib import Path
 
@@ -19,6 +19,7 @@ def get_results_folder(config: Config, record: EvaluationRecord) -> str:
 
     It is the attempt's own while in flight or scored, else the config's.
     """
+    # A config that names another folder must not lose what is published or about to be.
     if record.state in IN_FLIGHT_STATES and record.attempt is not None and record.attempt.results:
         return record.attempt.results
     if record.state in PUBLISHED_STATES and record.results:

@@ -25,7 +25,7 @@ class StageFolder(msgspec.Struct, frozen=True, kw_only=True):
     final_step: int | None = None
     """tokens.train_steps of the newest config.yaml."""
     started_from: str | None = None
-    """The checkpoint that the stage's first config.yaml says it started from."""
+    """The checkpoint that the stage started from, according to its first config.yaml."""
 
 
 class StageRequirements(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,9 +38,9 @@ class StageRequirements(msgspec.Struct, frozen=True, kw_only=True):
     seq_len: int | None = None
     """Likewise."""
     training_settings: StageSettings | None = None
-    """What the stage's training config says, for where its first checkpoint does not, or is not there yet."""
+    """Settings of the stage's training config, for use until its first checkpoint has them."""
     error: str = ""
-    """Why suites or training config cannot be used, in the words of their reader."""
+    """Why suites or training config cannot be used, as their reader reports it."""
 
     @property
     def is_usable(self) -> bool:
@@ -52,9 +52,10 @@ class StageRequirements(msgspec.Struct, frozen=True, kw_only=True):
 
         ``checkpoint_settings``: those of its first own checkpoint, once there is one.
 
-        The watcher's config, before the checkpoint, before the training config: a checkpoint says what it was trained with, and
-        a training config may have been edited since, or be another run's.
+        The watcher's config precedes the checkpoint, and the checkpoint precedes the training config. A checkpoint holds what it
+        was trained with, while a training config may have been edited since, or be another run's.
         """
+        # Tokenizer and length are chosen one by one, since one source may have only one of them.
         sources = [settings for settings in (checkpoint_settings, self.training_settings) if settings is not None]
         return StageSettings(
             tokenizer=self.tokenizer or next((settings.tokenizer for settings in sources if settings.tokenizer), None),
@@ -69,30 +70,31 @@ def find_outdated_tiers(record: EvaluationRecord, plan: StageRequirements) -> li
 
 
 def select_inspection(record: EvaluationRecord, inspections: Mapping[str, Inspection]) -> Inspection | None:
-    """The inspection of the checkpoint, or of its pin where it is deleted."""
+    """The inspection of the checkpoint, or of its pin once deleted."""
     inspection = inspections.get(record.checkpoint)
     if record.pin is None or not record.pin.folder or (inspection is not None and inspection.kind is not Completeness.GONE):
         return inspection
     pinned = inspections.get(record.pin.folder)
+    # A rewrite in place changes the pinned files too, since a hard link is the same file.
     same_content = pinned is not None and pinned.kind is Completeness.COMPLETE and pinned.fingerprint == record.pin.fingerprint
     return pinned if same_content else inspection
 
 
 class AttemptFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """What the disk says of one attempt."""
+    """What the disk holds of one attempt."""
 
     claim: str | None = None
     """First line of the claim: ``slurm:<job id>``, ``local:<host>:<pid>:<start>`` or ``void ...``."""
     exit_records: tuple[ExitRecord, ...] = ()
     """Oldest restart first."""
     failure_reason: str = ""
-    """Why it ended as it did, from its run.json or, where that does not say, its log."""
+    """Why it ended as it did, from its run.json, else from its log."""
     logged_exit_code: int | None = None
-    """The exit code that its log says; looked at once it is over without success, as the rest."""
+    """The exit code in its log; read once the attempt ended without success, like the rest."""
     finished_parts: int = 0
-    """How many parts were finished since it was submitted."""
+    """Number of parts finished since its submission."""
     out_of_memory_line: str = ""
-    """The line of its log that says that it ran out of the host's memory."""
+    """The line of its log about exhausted host memory."""
 
 
 class EvaluationResults(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,16 +102,16 @@ class EvaluationResults(msgspec.Struct, frozen=True, kw_only=True):
 
     verdicts: Mapping[str, TierVerdict]
     fingerprints: Mapping[str, str] = msgspec.field(default_factory=dict)
-    """Tier -> the checkpoint's fingerprint that the file names, where it has our head."""
+    """Tier -> the checkpoint's fingerprint in the file, where it has our head."""
 
     results_folder: str = ""
-    """The results folder that they lie in, where that is not the one of which the record says so."""
+    """The results folder of these files, where it is not the record's."""
     scores: Mapping[str, float] = msgspec.field(default_factory=dict)
     """Headlines of the valid ones, for status: ``ppl``, ``primary``, ``instruction_match_rate``; ``suspicious``."""
 
     @property
     def is_valid(self) -> bool:
-        """Every tier is there and good."""
+        """Whether every tier has a valid file."""
         return bool(self.verdicts) and all(verdict.kind == "valid" for verdict in self.verdicts.values())
 
     def describe_first_invalid(self) -> str:
@@ -127,15 +129,15 @@ class QueueSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     jobs: Mapping[str, Job] | None
     """By job name. None: unknown, which is not the same as empty."""
     history: Mapping[str, Job] | None = None
-    """What accounting says of names that the queue lacks; None: not asked, no answer, or no accounting."""
+    """Accounting of names that the queue lacks; None: not queried, no answer, or no accounting."""
     accounting_checked: bool = False
-    """Such names were looked up in accounting too, or there is none: what is in neither is not known to anybody."""
+    """Such names were searched in accounting too, or there is none: a name in neither is unknown to Slurm."""
     error: str = ""
-    """The executor's own words where ``jobs`` is None."""
+    """The executor's own message where ``jobs`` is None."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that was observed, so that deciding needs neither clock nor disk."""
+    """Everything that a decision needs besides journal and config."""
 
     now: float
     """Unix time here."""
@@ -144,46 +146,46 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     stages: Mapping[str, StageFolder]
     requirements: Mapping[str, StageRequirements]
     unscheduled: tuple[str, ...] = ()
-    """Folders that look like stages and are in no schedule."""
+    """Folders named like stages that no stage of the config has."""
     missing_entries: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
-    """Stage -> what its data cache lacks (``data_cache.lacking``); a stage of which that is not known is not there."""
+    """Stage -> what its data cache lacks (``data_cache.missing_entries``); stages for which that is unknown are left out."""
     inspections: Mapping[str, Inspection] = msgspec.field(default_factory=dict)
-    """Checkpoint folder -> what it is worth, for those that had to be looked at."""
+    """Checkpoint folder -> its inspection, for those that had to be inspected."""
     mtimes: Mapping[str, str | None] = msgspec.field(default_factory=dict)
-    """Checkpoint folder -> its cheap marks just before its inspection; None: one of the two files is not there."""
+    """Checkpoint folder -> its mtimes just before its inspection; None: one of the two files is missing."""
     results: Mapping[str, EvaluationResults] = msgspec.field(default_factory=dict)
-    """Evaluation -> its results, for those that had to be looked at."""
+    """Evaluation -> its results, for those that had to be checked."""
     suite_changes: Mapping[str, str] = msgspec.field(default_factory=dict)
-    """Evaluation -> what of today's suites it was not scored on, in words, for the scored ones of other suites."""
+    """Scored evaluation of other suites -> what today's suites changed, as text."""
     mirrors: Mapping[str, EvaluationResults] = msgspec.field(default_factory=dict)
-    """Evaluation -> what the mirror has of it, for those whose results are not all there."""
+    """Evaluation -> its mirrored results, where its own are incomplete."""
     stale_mirrors: frozenset[str] = frozenset()
-    """Evaluations of which something was written after it was mirrored."""
+    """Evaluations with files that are newer than their mirror."""
     attempts: Mapping[str, AttemptFiles] = msgspec.field(default_factory=dict)
     """Run id -> the attempt on disk, for those in flight."""
     queue: QueueSnapshot | None = None
-    """None: not asked, since nothing of ours can be in it."""
+    """None: not queried, since no job of ours can be in it."""
     unknown_jobs: Mapping[str, ScoringRequest] = msgspec.field(default_factory=dict)
-    """Job name -> its request, for jobs of ours in the queue that the journal does not know."""
+    """Job name -> its request, for queued jobs of ours that the journal lacks."""
     partition_limits: Mapping[str, PartitionLimits] = msgspec.field(default_factory=dict)
-    """Partition -> its limits, asked for where an attempt in it ran out of time or memory; ``""``: the default one."""
+    """Partition -> its limits, queried where an attempt in it ran out of time or memory; ``""``: the default one."""
     accounting_lag_seconds: float = 60.0
-    """Seconds after which a submission that nobody knows of may be given up."""
+    """Seconds after which a submission that is in neither queue nor accounting may be abandoned."""
     max_running: int | None = None
     """The executor's own limit, where the config has none."""
     submit_limit: str = ""
-    """The limit that the last submission met, in words, while it is not tried again."""
+    """The limit that the last submission met, as text, until the next try."""
     unwritable_results: Mapping[str, str] = msgspec.field(default_factory=dict)
-    """Results folder that could not be made -> why, while it is not tried again."""
+    """Results folder that could not be created -> why, until the next try."""
     submissions_left: int | None = None
-    """How many more the executor takes now; None: it does not count."""
+    """Submissions that the executor still accepts now; None: it does not count."""
     requests: tuple[Request, ...] = ()
     has_changed: bool = True
-    """False: nothing differs from the last look, so only the clock can change a decision."""
+    """False: nothing differs from the last snapshot, so only the clock can change a decision."""
 
     @property
     def jobs(self) -> Mapping[str, Job] | None:
-        """Queued jobs by name; None: unknown, which is not the same as empty."""
+        """Queued jobs by name; None: unknown, which is not empty."""
         return None if self.queue is None else self.queue.jobs
 
     @property
@@ -193,12 +195,13 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_job(attempt: Attempt, queue: QueueSnapshot | None) -> Job | None:
-    """The attempt's job as the queue tells it, else as accounting does."""
+    """The attempt's job from the queue, else from accounting."""
+    # Accounting lags behind the queue, so without the queue it says nothing about a live job.
     if queue is None or queue.jobs is None:
         return None
     return queue.jobs.get(attempt.run_id) or (queue.history or {}).get(attempt.run_id)
 
 
 def format_job_comment(state_id: str) -> str:
-    """The job comment that marks jobs of this state folder."""
+    """The job comment of this state folder's jobs."""
     return f"watcher:{state_id}"

@@ -1,7 +1,7 @@
 """One niced child process at a time, with a time limit.
 
-A child that outlives its watcher does no harm: what it writes, it publishes whole, and the next watcher decides
-from what is on disk.
+A child that outlives its watcher does no harm: it publishes complete files only, and the next watcher decides from what is
+on disk.
 """
 
 import os
@@ -15,13 +15,13 @@ from watcher.core.clock import Clock
 from watcher.core.processes import Process, read_start_ticks, spawn_session
 
 CHILD_TIME_LIMIT_SECONDS = 900.0
-"""Seconds that a child may take before it is told to end, and, as long again, before it is made to."""
+"""Seconds after which a child gets SIGTERM; after twice as many it gets SIGKILL."""
 
 MAX_CHILD_LOG_BYTES = 1_000_000
-"""Bytes after which the children's log is begun anew; the one before is kept beside it."""
+"""Bytes after which the children's log begins anew; the previous one is kept beside it."""
 
 _LOG_TAIL_BYTES = 2000
-"""Bytes at the end of a child's log that may say why it failed."""
+"""Bytes at the end of a child's log that are searched for an error."""
 
 
 class ProcessExit(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +31,7 @@ class ProcessExit(msgspec.Struct, frozen=True, kw_only=True):
     code: int
     """Exit code; minus the signal that ended it; 127 where there was nothing to start."""
     message: str = ""
-    """The last line that it wrote, where it failed."""
+    """The last line of its output, where it failed."""
 
 
 class _RunningProcess(msgspec.Struct, kw_only=True):
@@ -39,7 +39,7 @@ class _RunningProcess(msgspec.Struct, kw_only=True):
     process: Process
     started_at: float
     log_offset: int
-    """Where in the log its own words begin."""
+    """Byte of the log at which its own output begins."""
     is_terminating: bool = False
 
 
@@ -75,6 +75,7 @@ class BackgroundProcess:
             pid = spawn_session(command, self._environ, logs=(self._log_path, self._log_path), name=name)
         except OSError as error:
             return ProcessExit(name=name, code=127, message=f"{error.filename or command[0]}: {error.strerror}")
+        # The start time protects another process from our signals, should the pid be reused.
         process = Process(os.uname().nodename, pid, read_start_ticks(pid))
         self._running = _RunningProcess(name=name, process=process, started_at=self._clock(), log_offset=log_offset)
         return None
@@ -86,8 +87,9 @@ class BackgroundProcess:
             return None
         try:
             reaped, status = os.waitpid(running.process.pid, os.WNOHANG)
-        except ChildProcessError:  # somebody else reaped it
+        except ChildProcessError:  # already reaped elsewhere
             reaped, status = running.process.pid, 0
+        # The tick never waits for a child: its time limit is checked as it passes by.
         if not reaped:
             self._enforce_time_limit(running)
             return None
@@ -101,7 +103,7 @@ class BackgroundProcess:
             self._running.process.send_signal(signal.SIGTERM)
 
     def _rotate_log(self) -> int:
-        """Keep the log small; its size."""
+        """Keep the log small; returns its size."""
         size_bytes = self._log_path.stat().st_size if self._log_path.exists() else 0
         if size_bytes <= MAX_CHILD_LOG_BYTES:
             return size_bytes

@@ -33,14 +33,14 @@ from watcher.observe.local_data import MAX_BYTES_PER_TICK
 from watcher.status.health import check_liveness, make_downtime_alerts
 
 SUPERSEDED_EXIT_CODE = 5
-"""Exit code of a watcher that another one took over from."""
+"""Exit code of a watcher that a newer one replaced."""
 
 POLL_JITTER_FRACTION = 0.1
-"""Part of a poll by which a sleep may be longer."""
+"""Share of a poll by which a sleep may be longer."""
 
 
 class Daemon:
-    """Everything between taking the lock and giving it back."""
+    """The running watcher, from taking the lock to releasing it."""
 
     def __init__(
         self,
@@ -65,10 +65,12 @@ class Daemon:
         server_now = server_clock(config.paths.clock_file)
         self.lock = DaemonLock.acquire(config.paths, lease_seconds=10 * config.poll, server_now=server_now)
         try:
+            # Read before the first status of this watcher replaces the last one.
             previous_health = check_liveness(config.paths, clock())
             self.heartbeat = Heartbeat(self.lock.owner, mode=mode, paths=config.paths, clock=clock)
             config.paths.requests.mkdir(exist_ok=True)
             self.journal = Journal.open(config.paths)
+            # A person finds in the lock which journal file belongs to the running watcher.
             self.lock.write_epoch(self.journal.epoch)
             owner = self.lock.owner
             self.journal.append(Opened(host=owner.host, pid=owner.pid, start=owner.start, version=__version__), t=clock())
@@ -86,9 +88,7 @@ class Daemon:
                 server_clock=server_clock,
                 environ=environ,
                 log=log,
-                data_bytes_per_tick=MAX_BYTES_PER_TICK
-                if mode == "run"
-                else math.inf,  # once comes to its end before it says anything
+                data_bytes_per_tick=MAX_BYTES_PER_TICK if mode == "run" else math.inf,  # once finishes before it reports
             )
             self.report_scheduler = make_report_scheduler(config, environ, clock=clock, log=log)
         except BaseException:
@@ -103,11 +103,13 @@ class Daemon:
         errors: tuple[str, ...] = ()
         is_successful = True
         try:
+            # The lock is checked first: a tick without it could act beside another watcher.
             if not self.lock.renew_heartbeat():
                 self._recover_lock()
             self.tick_runner.tick(is_stopping)
             self.heartbeat.ticks += 1
             errors = self.tick_runner.warnings
+            # After the tick, so that its news are in the journal before anybody is notified.
             self.notifier.notify((*self._downtime_alerts, *self.tick_runner.alerts, *self.report_scheduler.alerts), self.config)
         except OSError as error:
             errors, is_successful = (f"this tick ended early: {error}",), False
@@ -117,6 +119,7 @@ class Daemon:
     def _recover_lock(self) -> None:
         """Stop at another watcher's lock; make a removed lock again."""
         lock = self.config.paths.lock
+        # A cleaner of scratch may remove the lock; the journal shows whether another watcher runs.
         if not lock.exists():
             self.journal.fence()
             if self.lock.recreate():
@@ -126,7 +129,7 @@ class Daemon:
         raise JournalSuperseded(message)
 
     def finish_reports(self) -> None:
-        """Wait a few minutes for comparisons and report, for ``watcher once``."""
+        """Wait minutes for comparisons and report, for ``watcher once``."""
         warnings = self.report_scheduler.run_pending(self.journal.state, wait=True)
         try:
             self.notifier.notify(self.report_scheduler.alerts, self.config)
@@ -154,7 +157,7 @@ class Daemon:
         self._publish_status(self.tick_runner.warnings, stopped=True)
 
     def reload_config(self, load_config: Callable[[], Config]) -> None:
-        """Take a new config, or keep the old one and say why.
+        """Take a new config, or keep the old one with a warning.
 
         State folder and executor cannot change.
         """
@@ -163,6 +166,7 @@ class Daemon:
         except UserError as problem:
             self._refuse_config(str(problem))
             return
+        # Journal, lock and jobs belong to these two, so they cannot change under a running watcher.
         if (config.state, config.executor) != (self.config.state, self.config.executor):
             self._refuse_config("state and executor cannot change while the watcher runs; restart it")
             return
@@ -178,6 +182,7 @@ class Daemon:
     def close(self) -> None:
         """Give everything back. Jobs go on."""
         try:
+            # The lock goes last: the next watcher must find the journal closed.
             self.notifier.close()
             self.report_scheduler.close()
             self.journal.close()
@@ -193,6 +198,7 @@ def run_daemon(config: Config, *, load_config: Callable[[], Config], environ: Ma
     systemd, environ = SystemdNotifier(environ), strip_systemd_variables(environ)
     wakeup = Wakeup()
     signal_flags = {"stop": False, "reload": False}
+    # A handler only sets a flag: an effect in progress must not be cut in two.
     handlers = {
         signal.SIGTERM: lambda: signal_flags.update(stop=True),
         signal.SIGINT: lambda: signal_flags.update(stop=True),
@@ -230,6 +236,7 @@ def _run_poll_loop(
 ) -> int:
     config, log = daemon.config, daemon.log
     log("watching", stages=sorted(config.stages), state=str(config.state), epoch=daemon.journal.epoch, pid=os.getpid())
+    # Polling works without events, so a failure of either is only logged.
     warning = wakeup.watch_folders(stage.checkpoints for stage in config.stages.values())
     if warning:
         log("events", message=warning)
@@ -243,9 +250,9 @@ def _run_poll_loop(
         except JournalSuperseded as error:
             log("superseded", message=str(error))
             return SUPERSEDED_EXIT_CODE
-        except Exception:  # noqa: BLE001  a defect of ours must not end three months of watching: it is told, and readers see a stale status
+        except Exception:  # noqa: BLE001  a defect must not end the watching; readers see a stale status
             log("defect", message="internal error in this tick; the next tick runs as usual", traceback=traceback.format_exc())
-        # so that many watchers do not ask at once; never sooner than a poll, or the limit of calls a minute would skip a turn
+        # Many watchers must not ask at once. Never sooner than a poll: the limit of calls a minute would skip a turn.
         jitter = random.uniform(1, 1 + POLL_JITTER_FRACTION)  # noqa: S311
         wakeup.sleep(daemon.config.poll * jitter, lambda: signal_flags["stop"] or signal_flags["reload"])
         if signal_flags["stop"]:

@@ -29,9 +29,10 @@ def preview_tick(
 ) -> tuple[list[dict[str, str]], tuple[Skip, ...]]:
     """Actions and skips of a tick, without writing or submitting.
 
-    It goes on as a tick does: events are added to ``journal``, which is in memory alone, and what a deed would change on disk
-    is changed in what is seen at the next look.
+    It repeats rounds like a tick: events go to ``journal``, which is only in memory, and effects on disk are applied to the next
+    snapshot.
     """
+    # The server's clock would need a file to touch, and a dry run writes nothing.
     observer = Observer(
         state_id, environ, server_clock=lambda _: clock(), data_hashes=LocalDataHashes(config.paths.contents_json)
     )
@@ -43,6 +44,7 @@ def preview_tick(
         snapshot = effects.apply_to(observer.take_snapshot(config, journal.state, executor, clock()))
         decision = reconcile(snapshot, journal.state, config, format_job_comment(state_id))
         skips = decision.skips
+        # Effects are not performed, so the same ones come again: only new ones count.
         new_actions = [action for action in decision.actions if identify_action(action) not in done]
         for action in new_actions:
             done.add(identify_action(action))
@@ -64,7 +66,7 @@ class _ForeseenEffects:
         """Evaluation -> tiers whose files would have been moved away."""
 
     def add(self, action: Action) -> None:
-        """An action that would be done."""
+        """Note an action that would be performed."""
         if isinstance(action, CloseRequest):
             self._closed_requests.add(action.id)
         elif isinstance(action, ArchiveResults):

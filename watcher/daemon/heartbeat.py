@@ -18,11 +18,11 @@ from watcher.status import job_progress as running
 from watcher.status.document import DaemonFacts
 
 KEPT_ONCE_RUNS = 6
-"""Runs by `watcher once` that are remembered, to know how far apart they are."""
+"""Runs of `watcher once` whose times are kept, to measure their interval."""
 
 
 class Heartbeat:
-    """Who publishes the status, since when, and by ``run`` or ``once``."""
+    """Publishes the status of one watcher."""
 
     def __init__(self, owner: LockOwner, *, mode: str, paths: StatePaths, clock: Clock) -> None:
         self.owner, self.mode = owner, mode
@@ -37,6 +37,7 @@ class Heartbeat:
     ) -> None:
         """Publish the status. Raises OSError where the state folder cannot be written."""
         now = self._clock()
+        # The start of an outage tells a person more than its last failed query.
         if tick_runner.queue is not None:
             is_reachable = tick_runner.queue.jobs is not None
             self._queue_error_since = None if is_reachable else self._queue_error_since or now
@@ -49,6 +50,7 @@ class Heartbeat:
             poll_seconds=config.poll,
             mode=self.mode,
             interval_seconds=self._interval_seconds,
+            # A requested stop must not look like a crash to readers and to the next watcher.
             stopped_at=now if stopped else None,
             ticks=self.ticks,
             slurm_calls=dict(tick_runner.executor.calls),
@@ -73,11 +75,12 @@ def _measure_once_interval_seconds(paths: StatePaths, now: float) -> float | Non
     None for the first run. It remembers this run.
     """
     run_times: list[float] = []
-    with contextlib.suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):  # not there, or damaged: begun anew
+    with contextlib.suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):  # missing or damaged: start anew
         run_times = [
             run_time for run_time in msgspec.json.decode(paths.once_json.read_bytes(), type=list[float]) if run_time < now
         ]
+    # The longest interval counts: a timer that skips a run at night is not stale.
     run_times = [*run_times, now][-KEPT_ONCE_RUNS:]
-    with contextlib.suppress(OSError):  # a full disk is said by the status, which cannot be written either
+    with contextlib.suppress(OSError):  # the status fails likewise on a full disk
         write_atomically(paths.once_json, msgspec.json.encode(run_times))
     return max((later - earlier for earlier, later in itertools.pairwise(run_times)), default=None)

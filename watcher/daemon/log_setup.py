@@ -16,10 +16,11 @@ _LOGGER_NAME = "watcher"
 
 
 def start_daemon_log(path: Path, *, console: bool) -> Callable[..., None]:
-    """Set the log up and give what writes to it: ``say(what, **facts)``.
+    """Set the log up; returns the function that writes a line.
 
-    A log that cannot be written (a full disk) never stops the daemon: the line is lost and the next one is tried.
+    A log that cannot be written (a full disk) never stops the daemon: that line is lost.
     """
+    # The logging module would print a traceback for each line on a full disk.
     logging.raiseExceptions = False
     logger = logging.getLogger(_LOGGER_NAME)
     logger.setLevel(logging.INFO)
@@ -29,6 +30,7 @@ def start_daemon_log(path: Path, *, console: bool) -> Callable[..., None]:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    # A person reads colours on a terminal; systemd and files get JSON.
     is_terminal = sys.stderr.isatty()
     console_handler = logging.StreamHandler(sys.stderr)
     console_renderer: structlog.typing.Processor = (

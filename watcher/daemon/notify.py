@@ -1,7 +1,7 @@
 """Runs the ``notify`` command with an alert as JSON on stdin.
 
-It is journaled before it is told, so it is told at most once whatever happens; a command that fails is said in the
-status and not run again for the same news. The tick never waits for one.
+An alert is journaled before its command starts, so it is sent at most once. A command that fails shows in the status and
+does not run again for the same news. The tick never waits for one.
 """
 
 import json
@@ -26,10 +26,10 @@ NOTIFY_TIMEOUT_SECONDS = 30.0
 """Seconds that one command may take."""
 
 MAX_CONCURRENT_COMMANDS = 5
-"""Commands that run at the same time, at most: the others wait for the next tick."""
+"""Commands that may run at the same time; the others wait for the next tick."""
 
 MAX_MESSAGE_CHARACTERS = 4000
-"""Characters of the words that go into one message."""
+"""Characters of one message."""
 
 
 class _NotifyProcess(NamedTuple):
@@ -46,7 +46,7 @@ class Notifier:
         self._journal, self._environ, self._clock, self._log = journal, dict(environ), clock, log
         self._processes: list[_NotifyProcess] = []
         self.last_error = ""
-        """What the last command that failed said, until one succeeds."""
+        """Error of the last failed command, until one succeeds."""
 
     def notify(self, alerts: tuple[Alert, ...], config: Config) -> None:
         """Start a command for each new alert, as many as may run.
@@ -58,12 +58,14 @@ class Notifier:
         if not new_alerts or config.notify is None:
             return
         self._journal.fence()
+        # A first start may find hundreds of news, and a login node must not run hundreds of commands.
         for alert in new_alerts[: MAX_CONCURRENT_COMMANDS - len(self._processes)]:
             notified = Notified(id=alert.id, about=alert.evaluation, reason=alert.message[:MAX_MESSAGE_CHARACTERS])
             self._journal.append(notified, t=self._clock())
             self._start_command(alert, config.notify, config)
 
     def _start_command(self, alert: Alert, command: str, config: Config) -> None:
+        # The keys are public: users' commands read them.
         document = {
             "schema": 1,
             **msgspec.to_builtins(alert),
@@ -75,7 +77,7 @@ class Notifier:
         }
         stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed when the child has ended
         try:
-            with tempfile.TemporaryFile() as stdin:  # a pipe could fill up, or break, and would have to be waited for
+            with tempfile.TemporaryFile() as stdin:  # a pipe could fill up or break, and the tick would wait
                 stdin.write(json.dumps(document).encode() + b"\n")
                 stdin.seek(0)
                 process = subprocess.Popen(
@@ -85,6 +87,7 @@ class Notifier:
                     stderr=stderr,
                     env=self._environ,
                     cwd=config.state if config.state.is_dir() else Path("/"),
+                    # A session of its own, so that a slow command is killed with its children.
                     start_new_session=True,
                 )
         except OSError as error:
@@ -95,7 +98,7 @@ class Notifier:
         self._processes.append(_NotifyProcess(process, alert, time.monotonic() + NOTIFY_TIMEOUT_SECONDS, stderr))
 
     def reap(self) -> None:
-        """Take in what ended, and end what takes too long. Never waits."""
+        """Collect ended commands, and kill slow ones. Never waits."""
         for child in list(self._processes):
             code = child.process.poll()
             if code is None and time.monotonic() < child.deadline:
@@ -105,6 +108,7 @@ class Notifier:
                 child.process.wait()
             self._processes.remove(child)
             child.stderr.seek(0)
+            # The last line of stderr is usually the error itself.
             last_line = child.stderr.read().decode(errors="replace").strip().splitlines()[-1:]
             child.stderr.close()
             if code is None:
@@ -120,7 +124,7 @@ class Notifier:
         self._log("trouble", message=self.last_error)
 
     def close(self) -> None:
-        """Let what was started end, within its time."""
+        """Wait for running commands, within their time limit."""
         while self._processes:
             self.reap()
             if self._processes:

@@ -28,8 +28,9 @@ class TickReport(msgspec.Struct, frozen=True):
 def run_once(config: Config, *, dry_run: bool, environ: Mapping[str, str]) -> TickReport:
     """One tick under the lock; a dry run writes nothing.
 
-    Raises Problem where a watcher runs already, or the state folder cannot be used.
+    Raises UserError where a watcher runs already, or the state folder cannot be used.
     """
+    # A dry run takes no lock, so it also works beside a running watcher.
     if dry_run:
         journal = DryJournal(read_journal(config.paths))
         actions, skips = preview_tick(
@@ -39,6 +40,7 @@ def run_once(config: Config, *, dry_run: bool, environ: Mapping[str, str]) -> Ti
     daemon = open_daemon(config, environ, console=False, mode="once")
     try:
         daemon.tick()
+        # No later tick of this process would start the comparisons.
         daemon.finish_reports()
         return _build_tick_report(daemon.tick_runner.performed_actions, daemon.tick_runner.skips, daemon.journal.state.records)
     except JournalSuperseded as error:
@@ -56,5 +58,6 @@ def _build_tick_report(
     skipped = {skip.evaluation: skip.reason for skip in skips}
     scored = {key: "scored already" for key, record in records.items() if record.state is EvaluationState.SCORED}
     handled_keys = {action["evaluation"] for action in actions}
+    # Every evaluation appears once: with its action, its skip, or as scored.
     reasons = {**{key: reason_text for key, reason_text in scored.items() if key not in handled_keys}, **skipped}
     return TickReport(actions, [{"evaluation": evaluation, "reason": reason} for evaluation, reason in reasons.items()])

@@ -2,9 +2,9 @@
 
 Each tick decides it from what is on disk, and never waits.
 
-An evaluation's compare.json is wanted where it is missing or answers another question than today's: other contents, suites,
-baselines or objectives. When none is wanted any more and something is new, report.html is written. What failed is put off,
-longer each time, and told; nothing here ever keeps a checkpoint from being scored.
+An evaluation's compare.json is due where it is missing or answers another request than today's: other contents, suites,
+baselines or objectives. Once none is due and something is new, report.html is written. A failure is retried with growing
+delays and shown in the status. Nothing here ever keeps a checkpoint from being scored.
 """
 
 import hashlib
@@ -33,13 +33,13 @@ from watcher.reconcile.alerts import make_regression_alert
 from watcher.reconcile.baselines import build_comparison_requests
 
 RECHECK_SECONDS = 3600.0
-"""Seconds after which compare.json files are stat'ed although the journal did not move."""
+"""Seconds after which compare.json files are stat'ed although the journal did not change."""
 
 MIN_CHILD_BACKOFF_SECONDS, MAX_CHILD_BACKOFF_SECONDS = 300.0, 86_400.0
 """Seconds until a failed comparison is tried again: doubled each time, up to a day."""
 
 CANNOT_COMPARE_RETRY_SECONDS = 21_600.0
-"""Seconds until a python that cannot compare at all is tried again."""
+"""Seconds until an unusable python is tried again."""
 
 REPORT_TASK = "report"
 
@@ -47,24 +47,24 @@ _CANNOT_COMPARE_EXIT_CODES = frozenset({126, 127, int(ExitCode.UNAVAILABLE)})
 
 
 class ProcessRunner(Protocol):
-    """What the reporter needs of ``BackgroundProcess``."""
+    """What the scheduler needs of ``BackgroundProcess``."""
 
     @property
     def busy(self) -> str:
-        """The name of the one that runs."""
+        """The name of the running child; empty without one."""
 
     def start(self, name: str, command: Sequence[str]) -> ProcessExit | None:
-        """Start it; its end, where it cannot be started."""
+        """Start a child; returns its exit where it cannot start."""
 
     def poll(self) -> ProcessExit | None:
-        """Its end, once."""
+        """The exit of the child, once."""
 
     def close(self) -> None:
-        """Tell it to end."""
+        """Terminate the child."""
 
 
 class ReportScheduler:
-    """Has comparisons and the report made, a child at a time."""
+    """Runs comparisons and the report, one child at a time."""
 
     def __init__(self, config: Config, runner: ProcessRunner, *, clock: Clock, log: LogFn) -> None:
         self.config = config
@@ -80,7 +80,7 @@ class ReportScheduler:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a person should know, for status."""
+        """Failures and failed objectives, for the status."""
         messages = []
         if self._state.unable is not None:
             hint = "set python: to an environment with the [scoring] extra, or report: {compare: false}"
@@ -142,7 +142,7 @@ class ReportScheduler:
         self._runner.close()
 
     def close(self) -> None:
-        """End what runs: it is started again when a watcher is."""
+        """Terminate the child; the next watcher starts it again."""
         self._runner.close()
 
     def _find_due_comparisons(self, journal_state: JournalState) -> None:
@@ -154,6 +154,7 @@ class ReportScheduler:
                 return
         self._last_check = (journal_state.event_count, self.config, now)
         requests = build_comparison_requests(self.config, journal_state) if self.config.report.compare else {}
+        # The signature covers everything that the page shows, so an equal one makes no new page.
         signature = hashlib.sha256(f"{__version__}\n{self.config.stages!r}".encode(errors="replace"))
         for record in journal_state.records.values():
             if record.state in SETTLED_STATES:
@@ -161,6 +162,7 @@ class ReportScheduler:
         stamps = {key: _read_file_stamp(request.candidate.paths.compare_json) for key, request in requests.items()}
         signature.update("".join(f"\n{key} {stamp}" for key, stamp in stamps.items()).encode(errors="replace"))
         self._signature = signature.hexdigest()
+        # With an equal signature no comparison was due, so none is read again.
         is_unchanged = self._signature == self._state.signature and not self._state.failures and not self._state.unable
         self._due_comparisons = (
             {}
@@ -168,11 +170,13 @@ class ReportScheduler:
             else {key: requests[key] for key in requests if not self._is_up_to_date(key, requests[key], stamps[key])}
         )
         self._request_digests = {key: _digest_request(request) for key, request in self._due_comparisons.items()}
+        # A failure counts for its own request only: another question deserves a try at once.
         kept_failures = {
             name: failure
             for name, failure in self._state.failures.items()
             if name == REPORT_TASK or self._request_digests.get(name) == failure.request_digest
         }
+        # The alert of a comparison that is due again may no longer hold.
         regressions = {
             key: self._state.regressed[key]
             for key in requests
@@ -188,6 +192,7 @@ class ReportScheduler:
         if cached is None or cached[:2] != (request, stamp):
             comparison = _read_matching_comparison(request)
             cached = self._compare_cache[key] = (request, stamp, comparison is not None)
+            # The document is open already, so the regression is found in the same reading.
             alert = (
                 None
                 if comparison is None
@@ -202,6 +207,7 @@ class ReportScheduler:
         now, paths = self._clock(), self.config.paths
         failure = self._state.unable
         can_compare = failure is None or not now < failure.retry_at <= now + CANNOT_COMPARE_RETRY_SECONDS
+        # Comparisons before the page, which shows them.
         for key, request in self._due_comparisons.items() if can_compare else ():
             if self._is_backing_off(key, now):
                 continue
@@ -211,10 +217,12 @@ class ReportScheduler:
             write_atomically(path, encode_json(request))
             return key, [self.config.python, "-m", "scoring", "compare", str(path)]
         page = report_html_path(self.config.results)
+        # A deleted page is written again, even if nothing is new.
         is_current = self._signature == self._state.signature and page.exists()
         if not self.config.report.page or is_current or not journal_state.records or self._is_backing_off(REPORT_TASK, now):
             return None
         self._page_signature = self._signature
+        # The page is made by another process, so that its memory does not stay in the daemon.
         config_options = [] if self.config.source == "built-in" else ["--config", self.config.source]
         return REPORT_TASK, [sys.executable, "-m", "watcher", "report", "--html", str(page), *config_options]
 
@@ -231,6 +239,7 @@ class ReportScheduler:
         if (
             finished.code == 0
             and name in self._due_comparisons
+            # Exit code 0 proves nothing: the document does.
             and _read_matching_comparison(self._due_comparisons[name]) is None
         ):
             finished = ProcessExit(name=name, code=int(ExitCode.BUG), message="it wrote no answer")
@@ -240,6 +249,7 @@ class ReportScheduler:
             self._save_state()
             return
         self._log("child_failed", name=name, code=finished.code, message=finished.message)
+        # The python itself cannot compare, so each evaluation would fail alike.
         if name != REPORT_TASK and (finished.code in _CANNOT_COMPARE_EXIT_CODES or "No module named" in finished.message):
             self._state.unable = ChildFailure(
                 count=1, retry_at=self._clock() + CANNOT_COMPARE_RETRY_SECONDS, message=finished.message
@@ -261,7 +271,7 @@ class ReportScheduler:
 
 
 def make_report_scheduler(config: Config, environ: Mapping[str, str], *, clock: Clock, log: LogFn) -> ReportScheduler:
-    """The daemon's."""
+    """The daemon's report scheduler."""
     return ReportScheduler(config, BackgroundProcess(config.paths.children_log, environ, clock=clock), clock=clock, log=log)
 
 
@@ -270,7 +280,7 @@ def _shorten_list(messages: list[str]) -> list[str]:
 
 
 def _read_matching_comparison(request: CompareRequest) -> ComparisonDocument | None:
-    """compare.json where it is the answer to ``request``."""
+    """compare.json where it answers ``request``."""
     try:
         comparison = read_comparison_document(request.candidate.paths.compare_json)
     except UserError:

@@ -22,11 +22,11 @@ class ReportState(msgspec.Struct, kw_only=True):
 
     schema: int = 1
     signature: str = ""
-    """Of everything that the last report was made of; with it, no comparison was wanted."""
+    """Digest of everything that the last report showed; no comparison was due then."""
     failures: dict[str, ChildFailure] = msgspec.field(default_factory=dict)
     """Evaluation, or ``report`` -> how it failed last."""
     regressed: dict[str, Alert] = msgspec.field(default_factory=dict)
-    """Evaluation -> that it fails its objectives; kept, since a settled run reads no comparison again."""
+    """Evaluation -> alert of its failed objectives; kept, since a settled run reads no comparison again."""
     unable: ChildFailure | None = None
     """Why nothing can be compared on this machine."""
 
@@ -35,5 +35,5 @@ def read_report_state(path: Path) -> ReportState:
     """reported.json; a new state where it is missing or damaged."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=ReportState)
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError):  # nothing is lost but the patience with what fails
+    except (OSError, msgspec.DecodeError, msgspec.ValidationError):  # only the backoff of failures is lost
         return ReportState()

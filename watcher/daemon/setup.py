@@ -13,7 +13,7 @@ _NO_STATE_ID = "none"
 
 
 def make_executor(config: Config, environ: Mapping[str, str]) -> Executor:
-    """The config's executor. Problem where it cannot work as configured."""
+    """The config's executor. UserError where it cannot work as configured."""
     if config.executor == "local":
         from watcher.executors.local import LocalExecutor  # noqa: PLC0415  only one of the two is ever needed
 
@@ -28,7 +28,7 @@ def make_executor(config: Config, environ: Mapping[str, str]) -> Executor:
 def ensure_state_id(config: Config) -> str:
     """The random id of a state folder, made once.
 
-    It marks our jobs in a queue that others use too.
+    It identifies our jobs in a queue that others use too.
     """
     path = config.paths.state / "id"
     create_once(path, secrets.token_hex(8) + "\n")

@@ -1,7 +1,7 @@
 """Sleeps until the next poll, a signal or a file-system event.
 
-inotify sees nothing that other nodes write on Lustre, GPFS or NFS, and not every machine has it: an event only
-wakes early, and nothing depends on one.
+inotify sees nothing that other nodes write on Lustre, GPFS or NFS, and not every machine has it. An event only wakes
+early, and nothing depends on one.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ MIN_POLL_SECONDS = 1.0
 
 
 class Wakeup:
-    """A pipe that ends a sleep; signals and threads may write to it."""
+    """A pipe that ends a sleep, for signals and threads."""
 
     def __init__(self) -> None:
         self._read_fd, self._write_fd = os.pipe()
@@ -34,6 +34,7 @@ class Wakeup:
     def sleep(self, seconds: float, is_urgent: Callable[[], bool]) -> None:
         """Sleep, at most ``seconds``; at least ``MIN_POLL_SECONDS`` of them unless ``is_urgent()``."""
         deadline = time.monotonic() + max(0.0, seconds)
+        # A checkpoint is thousands of events: without a minimum each would make a poll.
         earliest_end = time.monotonic() + min(MIN_POLL_SECONDS, max(0.0, seconds))
         while not is_urgent():
             readable, _, _ = select.select([self._read_fd], [], [], max(0.0, deadline - time.monotonic()))
@@ -52,11 +53,12 @@ class Wakeup:
             from watchdog.observers import Observer  # noqa: PLC0415
 
             class WakeHandler(FileSystemEventHandler):
-                def dispatch(_self, _event: object) -> None:  # noqa: N805  ``self`` is the Wake
+                def dispatch(_self, _event: object) -> None:  # noqa: N805  ``self`` is the Wakeup
                     self.interrupt()
 
             handler = WakeHandler()
             self._observer = Observer()
+            # A hanging file system must not keep the process from ending.
             self._observer.daemon = True
             for folder in {folder for folder in folders if folder.is_dir()}:
                 self._observer.schedule(handler, str(folder), recursive=False)
@@ -74,6 +76,7 @@ class Wakeup:
             handlers[signal.Signals(signal_number)]()
 
         previous_handlers = {signal_number: signal.signal(signal_number, handle) for signal_number in handlers}
+        # Python runs handlers between bytecodes only, so the byte in the pipe ends a sleep at once.
         previous_wakeup_fd = signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         try:
             yield
@@ -83,7 +86,7 @@ class Wakeup:
                 signal.signal(signal_number, handler)
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop watching and close the pipe."""
         if self._observer is not None:
             self._observer.stop()
             self._observer.join(timeout=5)

@@ -1,4 +1,4 @@
-"""One line of ``watcher doctor``: subject, verdict, message, hint."""
+"""One line of `watcher doctor`: verdict, name, message, hint."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,21 +10,26 @@ OK, WARNING, WRONG = "ok", "warning", "wrong"
 
 
 class DoctorCheck(msgspec.Struct, frozen=True):
-    """One verdict. ``hint`` is empty where it is ok."""
+    """The outcome of one check; ``hint`` is empty where it is ok."""
 
     verdict: str
-    """``ok``, ``warning`` (it works, but) or ``wrong`` (it will not work)."""
+    """``ok``, ``warning`` (works with a drawback) or ``wrong`` (does not work)."""
     name: str
     message: str
     hint: str = ""
 
 
+def warn_if(is_bad: bool, name: str, message: str, hint: str) -> DoctorCheck:
+    """A warning with ``hint`` if ``is_bad``, else ok."""
+    return DoctorCheck(WARNING, name, message, hint) if is_bad else DoctorCheck(OK, name, message)
+
+
 def run_with_timeout(
     command: Sequence[str], environ: Mapping[str, str], timeout_seconds: float, run: CommandRunner = run_command
 ) -> CommandResult:
-    """Output of a child process.
+    """Run a child process.
 
-    Without an exit code it could not start or timed out; the output says which.
+    The exit code is None where it cannot start or times out; stderr says which.
     """
     try:
         result = run(command, environ, timeout_seconds)
@@ -34,7 +39,6 @@ def run_with_timeout(
 
 
 def get_last_output_line(result: CommandResult) -> str:
-    """The last line that a child wrote, stderr first."""
-    lines = [line.strip() for text in (result.stderr, result.stdout) for line in text.splitlines() if line.strip()]
-    errors = [line for line in (result.stderr or "").splitlines() if line.strip()]
-    return (errors or lines or [f"exit code {result.exit_code} without a word"])[-1].strip()
+    """The last line of stderr, else of stdout."""
+    lines = [line.strip() for text in (result.stdout, result.stderr) for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else f"exit code {result.exit_code} without output"

@@ -1,4 +1,4 @@
-"""What a job will find: interpreter after the setup lines, data, tokenizer."""
+"""The jobs' environment: interpreter after the setup lines, data, tokenizer."""
 
 import json
 import tempfile
@@ -6,64 +6,64 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from suites.common.formatting import format_names
 from suites.contract.paths import DataPaths
 from suites.definitions.data_cache import build_prefill_command, missing_entries
 from suites.definitions.tokenizer_files import read_cached_digest
 from watcher import __version__
 from watcher.config.settings import Config, Stage
-from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck, get_last_output_line, run_with_timeout
+from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck, get_last_output_line, run_with_timeout, warn_if
 from watcher.executors.slurm_commands import CommandRunner, clean_environment, run_command
-from watcher.journal import journal as ledger
+from watcher.journal.journal import read_journal
 from watcher.observe.local_data import LocalDataHashes
 from watcher.observe.stage_plans import StageRequirementsCache
 
 IMPORT_TIMEOUT_SECONDS, CACHE_READ_TIMEOUT_SECONDS = 180.0, 1800.0
-"""Seconds: torch from a cold file server takes minutes; --offline reads the whole cache."""
+"""Seconds: torch from a cold file server takes minutes; --offline reads the entire cache."""
 
 _SETUP_SCRIPT = 'if [ -n "$1" ]; then source "$1"; fi; shift; exec "$@"'
-"""As the batch script does it."""
+"""Runs the setup lines and then the command, as the batch script does."""
 
 _INTERPRETER_PROBE = """
 import importlib, json, sys
-found = {"python": sys.version.split()[0], "executable": sys.executable}
+info = {"python": sys.version.split()[0], "executable": sys.executable}
 for name in "torch numpy transformers tokenizers datasets pyarrow safetensors scoring suites watcher".split():
     try:
         module = importlib.import_module(name)
-        found[name] = getattr(module, "__version__", "there")
+        info[name] = getattr(module, "__version__", "present")
     except BaseException as error:
-        found[name] = None
-        found.setdefault("errors", {})[name] = f"{type(error).__name__}: {error}"
-if found["torch"] is not None:
+        info[name] = None
+        info.setdefault("errors", {})[name] = f"{type(error).__name__}: {error}"
+if info["torch"] is not None:
     import torch
-    found["cuda"] = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    found["built_for"] = torch.version.cuda or torch.version.hip
-print(json.dumps(found))
+    info["cuda"] = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    info["built_for"] = torch.version.cuda or torch.version.hip
+print(json.dumps(info))
 """
 
 
 def check_job_environment(
     config: Config, environ: Mapping[str, str], *, offline: bool, run: CommandRunner = run_command
 ) -> Iterator[DoctorCheck]:
-    """The interpreter, then each stage's suites, tokenizer and data."""
+    """Check the interpreter, then each stage's suites, tokenizer and data."""
     with tempfile.TemporaryDirectory(prefix="doctor-") as scratch:
         setup = Path(scratch) / "setup.sh"
         setup.write_text("".join(f"{line}\n" for line in config.slurm.setup), encoding="utf-8")
         shell = ["bash", "-c", _SETUP_SCRIPT, "doctor", str(setup) if config.slurm.setup else ""]
         environment = clean_environment(environ)
         yield from _check_interpreter(config, [*shell, config.python], environment, run)
-        plans, journal_state = (
-            StageRequirementsCache(environ, LocalDataHashes(config.paths.contents_json)),
-            ledger.read_journal(config.paths),
-        )
+        # As the daemon does it: a tokenizer may be known from a checkpoint alone, and the journal remembers it.
+        plans = StageRequirementsCache(environ, LocalDataHashes(config.paths.contents_json))
+        journal_state = read_journal(config.paths)
         for stage in config.stages.values():
             plan = plans.get_requirements(stage, 0.0)
             if plan.error:
-                yield DoctorCheck(WRONG, f"{stage.name} suites", plan.error, "mend that file; the stage waits for it")
+                yield DoctorCheck(WRONG, f"{stage.name} suites", plan.error, "fix the suite file; the stage waits until then")
                 continue
             tokenizer = plan.resolve_settings(journal_state.stage_settings.get(stage.name)).tokenizer
             if tokenizer is None:
-                message = "no tokenizer is known before its first checkpoint"
-                yield DoctorCheck(OK, f"{stage.name} data", f"{message}; stages.{stage.name}.tokenizer would let prefill run now")
+                message = f"tokenizer unknown before the first checkpoint; set stages.{stage.name}.tokenizer to prefill now"
+                yield DoctorCheck(OK, f"{stage.name} data", message)
                 continue
             yield _check_data_cache(config, stage, tokenizer, plans)
             if offline:
@@ -79,6 +79,7 @@ def _check_interpreter(
         hint = "check python: and slurm: setup: in the config"
         yield DoctorCheck(WRONG, "job's python", f"{config.python}: {get_last_output_line(result)}", hint)
         return
+    # A watcher that the job's python lacks is no error: the job needs scoring and suites only.
     import_errors = {name: import_error for name, import_error in interpreter_info.get("errors", {}).items() if name != "watcher"}
     versions = ", ".join(
         f"{name} {interpreter_info[name]}" for name in ("torch", "transformers", "datasets") if interpreter_info.get(name)
@@ -86,21 +87,14 @@ def _check_interpreter(
     description = f"{interpreter_info['executable']} {interpreter_info['python']}" + (f", {versions}" if versions else "")
     if import_errors:
         name, import_error = next(iter(import_errors.items()))
-        hint = "pip install 'checkpoint-watcher[scoring]' there, or name another python:"
-        yield DoctorCheck(
-            WRONG, "job's python", f"{description}: cannot import {', '.join(import_errors)} ({name}: {import_error})", hint
-        )
+        hint = "run pip install 'checkpoint-watcher[scoring]' in it, or set another python: in the config"
+        message = f"{description}: cannot import {', '.join(import_errors)} ({name}: {import_error})"
+        yield DoctorCheck(WRONG, "job's python", message, hint)
         return
     job_version = interpreter_info.get("watcher")
-    if job_version not in {None, __version__}:
-        yield DoctorCheck(
-            WARNING,
-            "job's python",
-            f"{description}: checkpoint-watcher {job_version}, here {__version__}",
-            "install the same in both",
-        )
-    else:
-        yield DoctorCheck(OK, "job's python", description)
+    differs = job_version not in {None, __version__}
+    difference = f": checkpoint-watcher {job_version}, here {__version__}" if differs else ""
+    yield warn_if(differs, "job's python", f"{description}{difference}", "install the same version in both")
     yield _check_cuda(config, interpreter_info)
 
 
@@ -108,11 +102,12 @@ def _check_cuda(config: Config, interpreter_info: Mapping[str, Any]) -> DoctorCh
     if interpreter_info["cuda"]:
         return DoctorCheck(OK, "cuda", f"{len(interpreter_info['cuda'])} x {interpreter_info['cuda'][0]}")
     if not interpreter_info["built_for"]:
-        hint = "" if config.executor == "local" else "install a torch with CUDA: on a GPU node this one would score on its CPUs"
-        return DoctorCheck(OK if config.executor == "local" else WARNING, "cuda", "this torch is built without it", hint)
+        hint = "install a torch with CUDA; this one scores on the CPUs of a GPU node"
+        return warn_if(config.executor != "local", "cuda", "this torch is built without CUDA", hint)
     if config.executor == "local":
-        return DoctorCheck(WARNING, "cuda", "no GPU here, and jobs run here: on CPUs", "executor: slurm, where there is one")
-    return DoctorCheck(OK, "cuda", f"torch for {interpreter_info['built_for']}; no GPU here, jobs see theirs")
+        hint = "set executor: slurm, if there is a cluster"
+        return DoctorCheck(WARNING, "cuda", "no GPU here, and jobs run here, on the CPUs", hint)
+    return DoctorCheck(OK, "cuda", f"torch for {interpreter_info['built_for']}; no GPU here, jobs use those of their node")
 
 
 def _check_data_cache(config: Config, stage: Stage, tokenizer: str, plans: StageRequirementsCache) -> DoctorCheck:
@@ -121,21 +116,16 @@ def _check_data_cache(config: Config, stage: Stage, tokenizer: str, plans: Stage
     missing_labels = missing_entries(plan.suites, tokenizer, data_paths, use_fast=stage.use_fast)
     name = f"{stage.name} data"
     if missing_labels:
-        shown = ", ".join(missing_labels[:3]) + (f" and {len(missing_labels) - 3} more" if len(missing_labels) > 3 else "")  # noqa: PLR2004
-        return DoctorCheck(
-            WARNING,
-            name,
-            f"{len(missing_labels)} of {entry_count} are not in the cache: {shown}",
-            f"`watcher prefill {stage.name}`",
-        )
-    source = "in the cache" if read_cached_digest(tokenizer, data_paths) else "made by the jobs, from local files"
+        message = f"{len(missing_labels)} of {entry_count} are not in the cache: {format_names(missing_labels)}"
+        return DoctorCheck(WARNING, name, message, f"run `watcher prefill {stage.name}`")
+    source = "in the cache" if read_cached_digest(tokenizer, data_paths) else "read by the jobs from local files"
     return DoctorCheck(OK, name, f"{entry_count} slices, tasks and prompts, tokenizer {tokenizer}: {source}")
 
 
 def _check_offline_read(
     config: Config, stage: Stage, tokenizer: str, shell: list[str], *, environment: Mapping[str, str], run: CommandRunner
 ) -> DoctorCheck:
-    """Every byte, as a job without a network would read it."""
+    """Read every byte of the data, as a job without a network does."""
     command = [*shell, "-m", "scoring", "doctor", "--offline", "--json", "--eval-data", str(config.eval_data)]
     command += ["--tokenizer", tokenizer, *(argument for suite in stage.suites for argument in ("--suite", suite))]
     command += [] if stage.use_fast else ["--slow-tokenizer"]
@@ -143,7 +133,8 @@ def _check_offline_read(
     name = f"{stage.name} offline"
     document = _parse_json_output(result.stdout)
     if document is None:
-        return DoctorCheck(WRONG, name, get_last_output_line(result), "see that python can run `python -m scoring doctor`")
+        return DoctorCheck(WRONG, name, get_last_output_line(result), f"run `{config.python} -m scoring doctor` to see why")
+    # The child exits with an error for a bad entry; its document says which one and what fetches it.
     bad_entries = [entry for entry in document["entries"] if entry["state"] not in {"whole", "made by the job"}]
     errors = [
         *document["tokenizer"]["problems"],
@@ -153,13 +144,12 @@ def _check_offline_read(
         hint = document.get("prefill") or build_prefill_command(
             stage.suites, DataPaths(config.eval_data), tokenizer, use_fast=stage.use_fast
         )
-        remainder = f" and {len(errors) - 3} more" if len(errors) > 3 else ""  # noqa: PLR2004
-        return DoctorCheck(WRONG, name, ", ".join(errors[:3]) + remainder or get_last_output_line(result), hint)
-    return DoctorCheck(OK, name, f"{len(document['entries'])} entries read whole, network {document['network']}")
+        return DoctorCheck(WRONG, name, format_names(errors) or get_last_output_line(result), hint)
+    return DoctorCheck(OK, name, f"{len(document['entries'])} entries read in full, network {document['network']}")
 
 
 def _parse_json_output(stdout: str) -> dict[str, Any] | None:
-    """The JSON document that a child printed after its setup lines' output."""
+    """The JSON document after the setup lines' output; None without one."""
     for start in (stdout.rfind("\n{") + 1, stdout.find("{")):
         try:
             document = json.loads(stdout[start:])

@@ -1,10 +1,8 @@
-"""Measures a lock by taking it repeatedly in two processes.
+"""Measures a lock: two processes take it repeatedly at once.
 
-``python -m watcher.doctor.lock_probe KIND FILE COUNT SECONDS`` prints when it held it.
-
-Two of these side by side must never have it at the same time. KIND is ``lease`` (what keeps two jobs from scoring one
-part), ``flock`` (what other libraries use) or ``link`` (what decides who may run an attempt: a claim is made once for good).
-Prints JSON: [[begin, end], ...] in seconds of this machine's monotonic clock; for ``link`` the numbers of the claims that it won.
+``python -m watcher.doctor.lock_probe KIND FILE COUNT SECONDS`` is one of the two. KIND is ``lease`` (two jobs must not score
+one part), ``flock`` (other libraries use it) or ``link`` (a claim, which decides who runs an attempt and is never released).
+It prints JSON: [[begin, end], ...] in seconds of this machine's monotonic clock; for ``link`` the numbers of the claims it won.
 """
 
 import fcntl
@@ -16,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import filelock
 
@@ -24,11 +23,18 @@ from suites.common.atomic_files import create_once
 LOCK_KINDS = ("link", "lease", "flock")
 
 HOLD_SECONDS = 0.01
-"""Seconds that it is held each time."""
+"""Seconds that a process holds the lock each time."""
+
+
+class ProbePair(NamedTuple):
+    """Holds as [begin, end], or numbers of claims, of two processes."""
+
+    first: list[Any]
+    second: list[Any]
 
 
 def count_overlaps(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> int:
-    """How many pairs of one hold each have time in common."""
+    """The number of pairs of holds that overlap in time."""
     return sum(max(a[0], b[0]) < min(a[1], b[1]) for a in first for b in second)
 
 
@@ -48,30 +54,35 @@ def _hold_flock(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def hold_repeatedly(kind: str, path: Path, count: int, duration_seconds: float) -> list[list[float]] | list[int]:
-    """Take it ``count`` times, or as often as ``duration_seconds`` allow."""
+def claim_repeatedly(path: Path, count: int) -> list[int]:
+    """Try to create ``count`` claims; return the numbers of those won."""
+    return [number for number in range(count) if create_once(path.with_name(f"{path.name}.{number}"), f"{os.getpid()}\n")]
+
+
+def hold_repeatedly(kind: str, path: Path, count: int, duration_seconds: float) -> list[list[float]]:
+    """Take a lock ``count`` times, or as often as ``duration_seconds`` allow.
+
+    Returns [begin, end] of each hold in seconds of the monotonic clock.
+    """
     deadline = time.monotonic() + duration_seconds
-    if kind == "link":
-        return [number for number in range(count) if create_once(path.with_name(f"{path.name}.{number}"), f"{os.getpid()}\n")]
     hold_intervals: list[list[float]] = []
     while len(hold_intervals) < count and time.monotonic() < deadline:
         with {"lease": _hold_lease, "flock": _hold_flock}[kind](path):
             started = time.monotonic()
             time.sleep(HOLD_SECONDS)
             hold_intervals.append([started, time.monotonic()])
-        time.sleep(HOLD_SECONDS / 10)  # so that the other gets its turn
+        time.sleep(HOLD_SECONDS / 10)  # gives the other process its turn
     return hold_intervals
 
 
-def run_two_probes(
-    kind: str, path: Path, count: int, duration_seconds: float, timeout_seconds: float
-) -> tuple[list[list[float]], list[list[float]]]:
+def run_two_probes(kind: str, path: Path, count: int, duration_seconds: float, timeout_seconds: float) -> ProbePair:
     """Run two probes at once.
 
-    RuntimeError where one fails or ``timeout_seconds`` are over.
+    RuntimeError if one fails or ``timeout_seconds`` are over.
     """
     command = [sys.executable, "-m", "watcher.doctor.lock_probe", kind, str(path), str(count), str(duration_seconds)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    # Both are read in turn: the output of the second one fits its pipe while it waits.
     try:
         outputs = [process.communicate(timeout=timeout_seconds) for process in processes]
     except subprocess.TimeoutExpired as error:
@@ -84,9 +95,10 @@ def run_two_probes(
     for process, (_, stderr) in zip(processes, outputs, strict=True):
         if process.returncode:
             raise RuntimeError((stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1])
-    first, second = (json.loads(stdout) for stdout, _ in outputs)
-    return first, second
+    return ProbePair(*(json.loads(stdout) for stdout, _ in outputs))
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(hold_repeatedly(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))))
+    kind, path, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    results = claim_repeatedly(path, count) if kind == "link" else hold_repeatedly(kind, path, count, float(sys.argv[4]))
+    sys.stdout.write(json.dumps(results))

@@ -1,6 +1,6 @@
-"""Tasks of an array as one job. Pure.
+"""Merges the tasks of an array into one job. Pure.
 
-It lives while a task does, and ended as its last task did.
+The job is live while a task is. Its gravest end counts, cancelled only where the last task was.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import msgspec
 from watcher.core.executor import Job, JobState
 
 _LIVE_STATES = (JobState.RUNNING, JobState.COMPLETING, JobState.UNKNOWN, JobState.PENDING, JobState.HELD)
-"""The state of an array is the first of these that one of its tasks has."""
+"""A live array has the first of these states that one of its tasks has."""
 
 _ENDED_STATES = (
     JobState.TIMEOUT,
@@ -21,13 +21,13 @@ _ENDED_STATES = (
     JobState.COMPLETED,
     JobState.CANCELLED,
 )
-"""The same of one that is over, unless its last task was cancelled: that is a person's word about all that was left."""
+"""The same for an ended array, unless its last task was cancelled: a person cancelled what was left."""
 
 
 def merge_array_tasks(tasks: Sequence[Job]) -> Job:
     """The tasks of one array as one job.
 
-    A line may stand for several pending tasks.
+    One entry may represent several pending tasks.
     """
     if len(tasks) == 1:
         return tasks[0]
@@ -35,10 +35,13 @@ def merge_array_tasks(tasks: Sequence[Job]) -> Job:
     starts = [task.start_time for task in tasks if task.start_time is not None]
     ends = [task.end_time for task in tasks if task.end_time is not None]
     submits = [task.submit_time for task in tasks if task.submit_time is not None]
-    representative = _pick_live_task(live_tasks) if live_tasks else _pick_ended_task(tasks, max(ends, default=None))
+    if live_tasks:
+        representative = min(live_tasks, key=lambda task: _LIVE_STATES.index(task.state))
+    else:
+        representative = _pick_ended_task(tasks, max(ends, default=None))
     state = representative.state
     if state is JobState.PENDING and len(live_tasks) < len(tasks):
-        state = JobState.RUNNING  # it has begun: what waits is a rest of it, or a task that runs again
+        state = JobState.RUNNING  # it has begun: the pending tasks are the remainder, or run again
     return msgspec.structs.replace(
         representative,
         state=state,
@@ -51,10 +54,6 @@ def merge_array_tasks(tasks: Sequence[Job]) -> Job:
     )
 
 
-def _pick_live_task(live_tasks: Sequence[Job]) -> Job:
-    return min(live_tasks, key=lambda task: _LIVE_STATES.index(task.state))
-
-
 def _pick_ended_task(tasks: Sequence[Job], last_end: float | None) -> Job:
     cancelled = [task for task in tasks if task.state is JobState.CANCELLED]
     if cancelled and last_end is not None and any(task.end_time == last_end for task in cancelled):
@@ -64,4 +63,4 @@ def _pick_ended_task(tasks: Sequence[Job], last_end: float | None) -> Job:
 
 def _describe_tasks(representative: Job, tasks: Sequence[Job]) -> str:
     states = ", ".join(dict.fromkeys(task.raw_state for task in tasks))
-    return f"tasks are {states}{': ' + representative.reason if representative.reason else ''}"
+    return f"tasks: {states}{'; ' + representative.reason if representative.reason else ''}"

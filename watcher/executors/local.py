@@ -1,9 +1,7 @@
-"""Runs the batch scripts as processes of this machine.
+"""Runs the batch scripts as processes on this machine.
 
-A job is a session of its own, so it outlives the daemon, its terminal and a SIGKILL of either. All
-that is known of it lies in its attempt folder (spawned.json, claim, exit record) and in /proc, so any
-later daemon on this host finds it again; on another host it is unknown until its exit record appears.
-Who may run an attempt is decided by the claim alone: a spawned process that lost it does nothing.
+A job has its own session, so it survives the daemon and its terminal. A later daemon on this host finds it by its attempt
+folder (spawned.json, claim, exit record) and /proc; a daemon on another host sees only its exit record.
 """
 
 import errno
@@ -26,17 +24,17 @@ from watcher.executors.local_files import CancelRecord, LocalAttempt, SpawnRecor
 _TRANSIENT_ERRNOS = frozenset(
     {errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE}
 )
-"""Troubles of the machine, not of the submission."""
+"""Errors of the machine, not of the submission."""
 
 _DROPPED_VARIABLES = ("SLURM_", "SBATCH_", "NOTIFY_SOCKET", "WATCHDOG_")
-"""Somebody else's Slurm job, and what systemd tells the daemon alone."""
+"""Prefixes of variables of a surrounding Slurm job, and of those that systemd sets for the daemon only."""
 
 
 class LocalExecutor:
     """Starts attempts at once; manages no GPUs or other resources.
 
-    ``attempts`` is the folder of attempt folders. ``grace`` seconds after TERM a job gets KILL, at the
-    next ``cancel`` or ``query_queue``. A job that ended is shown for ``linger`` more seconds.
+    ``attempts`` is the folder of attempt folders. A job gets KILL ``grace_seconds`` after TERM, at the next ``cancel`` or
+    ``query_queue``. An ended job is listed for ``linger_seconds``. ``clock`` gives unix time.
     """
 
     def __init__(
@@ -57,11 +55,11 @@ class LocalExecutor:
         self._environ = os.environ if environ is None else environ
         self._clock, self._grace_seconds, self._linger_seconds = clock, grace_seconds, linger_seconds
         self._children: dict[int, int | None] = {}
-        """Pid -> its exit code once reaped; minus the signal's number where one killed it."""
+        """Pid -> exit code once reaped; the negative signal number if a signal killed it."""
         self._listed_mtime_ns: int | None = None
         self._known_names: set[str] = set()
         self._open_names: set[str] = set()
-        """Attempts that may still change: only these are looked at, however many there have been."""
+        """Attempts that may still change; only these are inspected."""
         self._ended: dict[str, tuple[float, Job]] = {}
 
     def submit(self, submission: Submission) -> SubmissionResult:
@@ -90,17 +88,18 @@ class LocalExecutor:
         self._known_names.add(submission.name)
         self._open_names.add(submission.name)
         message = ""
+        # A daemon that is killed here leaves spawned.json without a pid; the claim then names the process.
         try:
             write_atomically(record_path, encode_json(msgspec.structs.replace(spawned, pid=pid, start=read_start_ticks(pid))))
-        except OSError as error:  # it runs nevertheless, and its claim will say the same
+        except OSError as error:  # it runs nevertheless, and its claim will name the same process
             message = f"{record_path}: cannot be written: {error}"
         return SubmissionResult(kind=SubmitKind.SUBMITTED, job_id=str(pid), message=message)
 
     def release(self, job: Job) -> None:
-        """Nothing is held here."""
+        """Do nothing: local jobs are never held."""
 
     def cancel(self, job: Job) -> None:
-        """Send TERM now, and KILL at a later call after the grace period."""
+        """Send TERM, and at a later call after the grace period KILL."""
         attempt = AttemptPaths(self._attempts / job.name)
         try:
             local_attempt = LocalAttempt.read(attempt)
@@ -116,7 +115,7 @@ class LocalExecutor:
             raise ExecutorUnreachable(f"cannot cancel {job.name}: {error}") from error
 
     def query_queue(self) -> Mapping[str, Job]:
-        """Jobs that live or ended lately, by name. ExecutorUnreachable."""
+        """Live and lately ended jobs by name. ExecutorUnreachable."""
         self._reap_children()
         self._list_attempts()
         now = self._clock()
@@ -134,16 +133,19 @@ class LocalExecutor:
         self._ended = {name: (at, job) for name, (at, job) in self._ended.items() if now - at < self._linger_seconds}
         return jobs | {name: job for name, (_, job) in self._ended.items()}
 
-    def query_accounting(self, names: Sequence[str], since: float) -> Mapping[str, Job] | None:  # noqa: ARG002  the interface's
-        """There is no accounting."""
+    def query_accounting(self, names: Sequence[str], since: float) -> Mapping[str, Job] | None:  # noqa: ARG002  the interface requires them
+        """Return None: there is no accounting."""
         return None
 
-    def query_partition_limits(self, partition: str | None) -> PartitionLimits:  # noqa: ARG002  the interface's
-        """Nobody limits what runs here."""
+    def query_partition_limits(self, partition: str | None) -> PartitionLimits:  # noqa: ARG002  the interface requires them
+        """Return no limits."""
         return PartitionLimits()
 
     def _check_dependency(self, after: str | None) -> SubmissionResult | None:
-        """Why a job cannot start yet; an unknown prefill job counts as ended."""
+        """The refusal of a job whose prefill job has not completed.
+
+        An unknown prefill job counts as ended.
+        """
         job = None if after is None else next((job for job in self.query_queue().values() if job.job_id == after), None)
         if job is None or job.state is JobState.COMPLETED:
             return None
@@ -151,7 +153,7 @@ class LocalExecutor:
         return SubmissionResult(kind=kind, message=f"prefill job {after} ({job.name}): {job.raw_state}")
 
     def _reap_children(self) -> None:
-        """A dead child stays a zombie until its parent asks."""
+        """Collect the exit codes of ended children, which are zombies until then."""
         for pid in [pid for pid, code in self._children.items() if code is None]:
             try:
                 reaped, status = os.waitpid(pid, os.WNOHANG)
@@ -162,7 +164,7 @@ class LocalExecutor:
                 self._children[pid] = os.waitstatus_to_exitcode(status)
 
     def _list_attempts(self) -> None:
-        """Attempts of earlier daemons; the folder is read only after a change."""
+        """Note attempts of earlier daemons; read the folder only after a change."""
         try:
             mtime_ns = self._attempts.stat().st_mtime_ns
             if mtime_ns == self._listed_mtime_ns:
@@ -170,7 +172,9 @@ class LocalExecutor:
             names = {entry.name for entry in self._attempts.iterdir()}
         except FileNotFoundError:
             if self._known_names:
-                raise ExecutorUnreachable(f"{self._attempts}: gone, with {len(self._known_names)} attempts in it") from None
+                raise ExecutorUnreachable(
+                    f"{self._attempts}: no such folder; it held {len(self._known_names)} attempts"
+                ) from None
             return
         except OSError as error:
             raise ExecutorUnreachable(f"{self._attempts}: cannot be listed: {error.strerror}") from error
@@ -181,84 +185,84 @@ class LocalExecutor:
     def _inspect_attempt(self, name: str) -> Job | None:
         """The job of one attempt; None without a process, or of another executor.
 
-        The process is looked at before its exit record is read: one that dies in between has left its record.
+        The process is inspected before its exit record: one that dies in between has left its record.
         """
         folder = self._attempts / name
         local_attempt = LocalAttempt.read(AttemptPaths(folder))
         process, spawned = local_attempt.process, local_attempt.spawned
         if process is None:
             if local_attempt.claim:
-                self._open_names.discard(name)  # Slurm's, or void before it began
+                self._open_names.discard(name)  # Slurm's, or abandoned before it began
             return None
         is_on_this_host = process.host == self._host
         is_alive = is_on_this_host and process.is_alive()
         has_orphans = is_on_this_host and not is_alive and process.has_orphans()
         if local_attempt.cancelled is not None and (is_alive or has_orphans):
             self._kill_after_grace(local_attempt.cancelled, process)
-        fields: dict[str, object]
-        if records := read_exit_records(folder):
-            fields = _describe_recorded_end(records[-1], is_alive=is_alive, cancelled=local_attempt.cancelled is not None)
-        elif not is_on_this_host:
-            fields = {"state": JobState.UNKNOWN, "raw_state": "ELSEWHERE", "reason": f"on {process.host}; this is {self._host}"}
-        elif is_alive or has_orphans:
-            fields = _describe_live_job(local_attempt.claim, has_orphans=has_orphans)
-        elif local_attempt.cancelled is not None:
-            fields = {"state": JobState.CANCELLED, "raw_state": "CANCELLED"}
-        else:
-            fields = _describe_vanished_job(self._children.get(process.pid))
-        return msgspec.convert(
-            {
-                "job_id": str(process.pid),
-                "name": name,
-                "submit_time": None if spawned is None else spawned.at,
-                "start_time": local_attempt.claimed_at,
-                "comment": "" if spawned is None else spawned.comment,
-            }
-            | fields,
-            Job,
+        job = Job(
+            job_id=str(process.pid),
+            name=name,
+            state=JobState.UNKNOWN,
+            raw_state="ELSEWHERE",
+            reason=f"it runs on {process.host}; this is {self._host}",
+            submit_time=None if spawned is None else spawned.at,
+            start_time=local_attempt.claimed_at,
+            comment="" if spawned is None else spawned.comment,
         )
+        # The exit record is the script's own account, on any host; without one only this host's /proc can tell.
+        if records := read_exit_records(folder):
+            return _add_recorded_end(job, records[-1], is_alive=is_alive, cancelled=local_attempt.cancelled is not None)
+        if not is_on_this_host:
+            return job
+        if is_alive or has_orphans:
+            return _add_live_state(job, local_attempt.claim, has_orphans=has_orphans)
+        if local_attempt.cancelled is not None:
+            return _with_state(job, JobState.CANCELLED)
+        self._reap_children()  # it may have ended since the last time
+        return _add_unrecorded_end(job, self._children.get(process.pid))
 
     def _kill_after_grace(self, cancelled: CancelRecord, process: Process) -> None:
-        """KILL what did not end by itself in the grace."""
+        """Send KILL once the grace period is over."""
         if self._clock() - cancelled.at >= self._grace_seconds:
             process.send_signal(signal.SIGKILL)
 
 
-def _describe_recorded_end(record: ExitRecord, *, is_alive: bool, cancelled: bool) -> dict[str, object]:
-    """The end as the script's exit record has it."""
-    state = JobState.COMPLETED if record.code == 0 else JobState.CANCELLED if cancelled else JobState.FAILED
+def _with_state(job: Job, state: JobState, reason: str = "", raw_state: str | None = None) -> Job:
+    return msgspec.structs.replace(job, state=state, raw_state=raw_state or state.name, reason=reason)
+
+
+def _add_recorded_end(job: Job, record: ExitRecord, *, is_alive: bool, cancelled: bool) -> Job:
+    """The job with the end that the script recorded."""
+    ended_state = JobState.COMPLETED if record.code == 0 else JobState.CANCELLED if cancelled else JobState.FAILED
     signal_name = f"SIG{record.signal}"
-    return {
-        "state": JobState.COMPLETING if is_alive else state,
-        "raw_state": (JobState.COMPLETING if is_alive else state).name,
-        "start_time": record.start,
-        "end_time": record.end,
-        "restarts": record.restart,
-        "exit_code": record.code,
-        "exit_signal": signal.Signals[signal_name].value if signal_name in signal.Signals.__members__ else None,
-    }
+    return msgspec.structs.replace(
+        _with_state(job, JobState.COMPLETING if is_alive else ended_state),
+        start_time=record.start,
+        end_time=record.end,
+        restarts=record.restart,
+        exit_code=record.code,
+        exit_signal=signal.Signals[signal_name].value if signal_name in signal.Signals.__members__ else None,
+    )
 
 
-def _describe_live_job(claim: str, *, has_orphans: bool) -> dict[str, object]:
-    """A job with processes left."""
+def _add_live_state(job: Job, claim: str, *, has_orphans: bool) -> Job:
+    """The job with the state of its remaining processes."""
     if has_orphans:
-        return {"state": JobState.COMPLETING, "raw_state": "ORPHANED", "reason": "its script is dead, its scorer is not"}
+        return _with_state(job, JobState.COMPLETING, "its script is dead, but its scorer still runs", "ORPHANED")
     if not claim:
-        return {"state": JobState.PENDING, "raw_state": "PENDING"}
+        return _with_state(job, JobState.PENDING)
     if claim.startswith("local:"):
-        return {"state": JobState.RUNNING, "raw_state": "RUNNING"}
-    return {"state": JobState.COMPLETING, "raw_state": "COMPLETING", "reason": f"its attempt is {claim}"}
+        return _with_state(job, JobState.RUNNING)
+    return _with_state(job, JobState.COMPLETING, f"the claim of its attempt is {claim}")
 
 
-def _describe_vanished_job(code: int | None) -> dict[str, object]:
-    """A dead process without exit record: killed, or ended before its claim.
+def _add_unrecorded_end(job: Job, code: int | None) -> Job:
+    """The job with an end without exit record: killed, or ended before its claim.
 
-    ``code`` is None for children of others.
+    ``code`` is as in ``os.waitstatus_to_exitcode``; None if the process was no child of this daemon.
     """
-    return {
-        "state": JobState.FAILED,
-        "raw_state": "VANISHED",
-        "reason": "it left no exit record; its log may say more",
-        "exit_code": code if code is not None and code >= 0 else None,
-        "exit_signal": -code if code is not None and code < 0 else None,
-    }
+    return msgspec.structs.replace(
+        _with_state(job, JobState.FAILED, "it left no exit record; see its log", "VANISHED"),
+        exit_code=code if code is not None and code >= 0 else None,
+        exit_signal=-code if code is not None and code < 0 else None,
+    )

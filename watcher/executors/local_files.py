@@ -1,4 +1,4 @@
-"""spawned.json, cancelled.json and claim of a local attempt."""
+"""Reads spawned.json, cancelled.json and claim of a local attempt."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -24,14 +24,14 @@ class SpawnRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CancelRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """``cancelled.json``: a cancel was requested, first at ``at`` (unix time)."""
+    """``cancelled.json``: the unix time ``at`` of the first cancel request."""
 
     schema: int = 1
     at: float
 
 
 class LocalAttempt(msgspec.Struct, frozen=True, kw_only=True):
-    """What an attempt folder says, but for the end."""
+    """The files of an attempt folder, but for its exit records."""
 
     claim: str = ""
     claimed_at: float | None = None
@@ -41,7 +41,7 @@ class LocalAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def process(self) -> Process | None:
-        """The claim's owner, else the spawned process; None for Slurm attempts."""
+        """The claim's owner, else the spawned process; None for Slurm's attempts."""
         kind, _, owner = self.claim.partition(":")
         if kind == "local":
             return Process.parse(owner)
@@ -51,7 +51,7 @@ class LocalAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def read(cls, attempt: AttemptPaths) -> "LocalAttempt":
-        """Read all three files. OSError, or DecodeError for foreign content."""
+        """Read all three files. OSError; DecodeError for unexpected content."""
         claim, claimed_at = "", None
         try:
             claim = attempt.claim.read_text(errors="replace").strip()

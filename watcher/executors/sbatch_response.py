@@ -1,6 +1,6 @@
-"""sbatch output -> submitted, refused, later or ambiguous. Pure.
+"""Classifies sbatch's output: submitted, refused, later or ambiguous. Pure.
 
-The words below are slurm_strerror's of Slurm 20.11 to 25.05. An answer that is in no table is AMBIGUOUS: the job may be there.
+The messages are those of slurm_strerror in Slurm 20.11 to 25.05. An unknown answer is AMBIGUOUS: the job may exist.
 """
 
 import re
@@ -16,7 +16,7 @@ _AMBIGUOUS_MESSAGES = (
     "Munge",
     "Unexpected message received",
 )
-"""The question or its answer was lost on the way: whatever else was said, the job may be there."""
+"""The request or its answer was lost on the way: the job may exist, whatever else the output contains."""
 
 _TRY_LATER_MESSAGES = (
     "MaxSubmitJob",  # AssocMaxSubmitJobLimit, QOSMaxSubmitJobPerUserLimit, QOSMaxSubmitJobPerAccountLimit
@@ -26,9 +26,9 @@ _TRY_LATER_MESSAGES = (
     "Resource temporarily unavailable",
     "Required partition not available (inactive or drain)",
     "Requested partition configuration not available now",
-    "Job dependency problem",  # the prefill job ended and was forgotten: the next look finds its data instead
+    "Job dependency problem",  # the prefill job ended and was purged: the next tick finds its data instead
 )
-"""Certainly not submitted, and different tomorrow without anybody's doing."""
+"""Not submitted for certain; the cause goes away by itself."""
 
 _REFUSAL_MESSAGES = (
     "Invalid partition name specified",
@@ -61,10 +61,10 @@ _REFUSAL_MESSAGES = (
     "sbatch: unrecognized option",
     "sbatch: invalid option",
 )
-"""Certainly not submitted, and a person must change something first."""
+"""Not submitted for certain; a person must change something first."""
 
 _POLICY_VIOLATION = "Job violates accounting/QOS policy"
-"""Either a submit limit or a size that the QOS never grants; the line before it names which, mostly."""
+"""Either a submit limit or a size that the QOS never grants; the line before it usually names which."""
 
 _SIZE_LIMIT = re.compile(r"(?:QOS|Assoc)\w*(?:Wall|CPU|Cpu|Mem|GRES|Gres|Node|Tres|TRES|Billing)\w*")
 
@@ -76,7 +76,7 @@ _JOB_ID = re.compile(r"(?:Submitted batch job )?(\d+)(?:;\S+)?")
 
 
 def find_reserved_options(extra: Iterable[str]) -> list[str]:
-    """User options that would break one attempt, one job, one answer."""
+    """Options of the user that break one job for one attempt."""
 
     def is_reserved(argument: str) -> bool:
         if not argument.startswith("--"):
@@ -90,7 +90,7 @@ def find_reserved_options(extra: Iterable[str]) -> list[str]:
 def parse_sbatch_response(exit_code: int | None, stdout: str, stderr: str) -> SubmissionResult:
     """The outcome of an sbatch from exit code and output.
 
-    Exit code None: it had to be killed.
+    Exit code None: it was killed after its time limit.
     """
     message = "\n".join(part.strip() for part in (stderr, stdout) if part.strip())
     ids = [match[1] for line in stdout.splitlines() if (match := _JOB_ID.fullmatch(line.strip()))]

@@ -1,8 +1,7 @@
 """The Slurm executor: the only module that runs Slurm commands.
 
-Every command is an argument list with a time limit, in the C locale, with nothing of a surrounding
-job's or user's Slurm settings in its environment, counted, and kept under a limit per minute. Nothing
-is ever tried twice here: who asks decides what an answer that never came is worth.
+Every command has a time limit, the C locale, no Slurm settings of the user or a surrounding job, and counts against a limit
+per minute. Nothing is tried twice here: the caller decides what a missing answer means.
 """
 
 import math
@@ -14,16 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 from suites.common.errors import UserError
 from watcher.core.executor import ExecutorUnreachable, Job, PartitionLimits, Resources, Submission, SubmissionResult, SubmitKind
-from watcher.executors import sbatch_response as slurm_answers
-from watcher.executors import slurm_parsers as slurm_words
+from watcher.executors import slurm_parsers
+from watcher.executors.sbatch_response import find_reserved_options, parse_sbatch_response
 from watcher.executors.slurm_commands import CommandBudget, CommandResult, CommandRunner, clean_environment, run_command
 
 _TIMEOUT_SECONDS_BY_COMMAND = {"sbatch": 60.0, "sacct": 60.0}
 
 _DEFAULT_TIMEOUT_SECONDS = 30.0
-"""Seconds. slurmctld down is said after 9 to 18 s, a missing slurm.conf after 59 s: that one is cut short."""
+"""Slurm reports a dead slurmctld after 9 to 18 s; it would report a missing slurm.conf after 59 s."""
 
 _ACCOUNTING_RETRY_SECONDS = _LIMITS_MAX_AGE_SECONDS = 3600.0
+"""How long a missing accounting and a partition's limits are cached."""
 
 _MAX_NAMES_CHARACTERS = 100_000
 """Characters of one argument; Linux allows 131072."""
@@ -35,17 +35,17 @@ _HARMLESS_MESSAGES = (
     "no longer pending",
     "Requested partition configuration not available now",  # released all the same, and the queue shows it as stuck
 )
-"""What scontrol and scancel complain of where nothing is left to be done."""
+"""Errors of scontrol and scancel where nothing is left to do."""
 
 _NO_ACCOUNTING_MESSAGES = ("accounting storage is disabled", "not running a supported accounting_storage plugin")
+"""Errors of sacct on a cluster without accounting."""
 
 
 class SlurmExecutor:
-    """Runs submissions with sbatch and friends.
+    """Submits, queries, releases and cancels jobs through Slurm's commands.
 
-    ``poll`` (seconds) and ``per_minute`` share out the commands: see ``CommandBudget``. Raises Problem where so
-    frequent a poll leaves no room for a submission. ``clock`` only measures the minute; ``run`` and
-    ``environment`` are how tests put another Slurm in place.
+    ``poll_seconds`` and ``per_minute`` divide the commands: see ``CommandBudget``. UserError if so frequent a poll leaves
+    none for a submission. ``clock`` (seconds) measures the minute; tests replace Slurm by ``run`` and ``environment``.
     """
 
     submits_held = True
@@ -63,11 +63,9 @@ class SlurmExecutor:
     ) -> None:
         queries = math.ceil(60 / poll_seconds) + 1  # one squeue a poll, and one sacct a minute
         if per_minute < queries + 2:
-            raise UserError(
-                f"{per_minute} Slurm commands a minute do not hold a poll every {poll_seconds:g} s ({queries}) and a submission (2)",
-                location="limits.slurm_calls_per_minute",
-                hint="raise it, or poll less often",
-            )
+            needs = f"a poll every {poll_seconds:g} s ({queries}) and a submission (2)"
+            message = f"{per_minute} Slurm commands per minute are too few for {needs}"
+            raise UserError(message, location="limits.slurm_calls_per_minute", hint="raise it, or raise poll")
         self.calls: Counter[str] = Counter()
         """Command -> how often it was run."""
         self.user = user or _get_user_name()
@@ -81,19 +79,17 @@ class SlurmExecutor:
 
     @property
     def submissions_left(self) -> int:
-        """How many submissions, with their releases, fit into the minute."""
+        """How many submissions, with their releases, the rate limit still allows."""
         return max(0, self._budget.count_remaining(mutating=True) // 2)
 
     def submit(self, submission: Submission) -> SubmissionResult:
         """Run one sbatch.
 
-        LATER without an sbatch, too, or where the minute's commands are used up.
+        LATER also where sbatch is missing or the rate limit is reached.
         """
-        reserved = slurm_answers.find_reserved_options(submission.resources.extra)
+        reserved = find_reserved_options(submission.resources.extra)
         if reserved:
-            message = (
-                f"slurm.extra: {' '.join(reserved)} cannot be used: an attempt is one held job on this cluster, or slurm.array"
-            )
+            message = f"slurm.extra: {' '.join(reserved)} cannot be used; an attempt is one held job, or the array of slurm.array"
             return SubmissionResult(kind=SubmitKind.REFUSED, message=message)
         if self.submissions_left == 0:
             return SubmissionResult(kind=SubmitKind.LATER, message=str(self._budget))
@@ -101,29 +97,29 @@ class SlurmExecutor:
             result = self._execute(_build_sbatch_command(submission), mutating=True)
         except ExecutorUnreachable as error:
             return SubmissionResult(kind=SubmitKind.LATER, message=str(error))
-        return slurm_answers.parse_sbatch_response(result.exit_code, result.stdout, result.stderr)
+        return parse_sbatch_response(result.exit_code, result.stdout, result.stderr)
 
     def release(self, job: Job) -> None:
         """``scontrol release``."""
         self._change_job(["scontrol", "release", job.job_id])
 
     def cancel(self, job: Job) -> None:
-        """``scancel`` by id and name, so that a reused id is left alone."""
+        """``scancel`` by id and name, which spares a reused id."""
         self._change_job(["scancel", f"--name={job.name}", job.job_id])
 
     def query_queue(self) -> Mapping[str, Job]:
-        """Run one squeue.
+        """Run one squeue; jobs by name.
 
-        ExecutorUnreachable also for exit 0 with nothing but errors, as for an unknown user.
+        ExecutorUnreachable also for exit 0 with errors alone, as for an unknown user.
         """
-        layout = slurm_words.FIELD_SEPARATOR.join(slurm_words.QUEUE_FIELDS)
+        layout = slurm_parsers.FIELD_SEPARATOR.join(slurm_parsers.QUEUE_FIELDS)
         result = self._query(["squeue", "--noheader", "--all", "--states=all", f"--user={self.user}", f"--format={layout}"])
-        return _parse_jobs("squeue", result, slurm_words.parse_queue)
+        return _parse_jobs("squeue", result, slurm_parsers.parse_queue)
 
     def query_accounting(self, names: Sequence[str], since: float) -> Mapping[str, Job] | None:
-        """Run one sacct, in a window an hour wider than ``since``.
+        """Run one sacct from an hour before ``since``; jobs by name.
 
-        That there is no accounting is cached for an hour.
+        ``since`` is unix time. None without accounting, which is cached for an hour.
         """
         if not names:
             return {}
@@ -135,42 +131,42 @@ class SlurmExecutor:
             "sacct",
             "--noheader",
             "--parsable2",
-            f"--delimiter={slurm_words.FIELD_SEPARATOR}",
+            f"--delimiter={slurm_parsers.FIELD_SEPARATOR}",
             "--allocations",
             "--duplicates",
             f"--user={self.user}",
             f"--starttime={start}",
             "--endtime=now+7days",  # without an end beyond now, jobs that are not eligible yet are left out
-            f"--format={','.join(slurm_words.ACCOUNTING_FIELDS)}",
+            f"--format={','.join(slurm_parsers.ACCOUNTING_FIELDS)}",
         ]
         joined_names = ",".join(names)
-        if len(joined_names) < _MAX_NAMES_CHARACTERS:
+        if len(joined_names) < _MAX_NAMES_CHARACTERS:  # else sacct lists all jobs, and the names are selected below
             command.append(f"--name={joined_names}")
         try:
-            result = self._query(command)
+            result: CommandResult | None = self._query(command)
         except ExecutorUnreachable as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
-            result = CommandResult(1, "", _NO_ACCOUNTING_MESSAGES[0])  # no sacct installed
-        if any(known_message in result.stderr for known_message in _NO_ACCOUNTING_MESSAGES):
+            result = None  # no sacct installed
+        if result is None or any(known_message in result.stderr for known_message in _NO_ACCOUNTING_MESSAGES):
             self._no_accounting_since = self._clock()
             return None
         self._no_accounting_since = None
-        jobs = _parse_jobs("sacct", result, slurm_words.parse_accounting)
+        jobs = _parse_jobs("sacct", result, slurm_parsers.parse_accounting)
         requested_names = set(names)
         return {name: job for name, job in jobs.items() if name in requested_names}
 
     def query_partition_limits(self, partition: str | None) -> PartitionLimits:
-        """Run one sinfo, cached for an hour; of several partitions the smallest limits."""
+        """Run one sinfo; the smallest limits of the partitions, cached an hour."""
         cached = self._partition_limits.get(partition or "")
         if cached is not None and self._clock() < cached[0] + _LIMITS_MAX_AGE_SECONDS:
             return cached[1]
-        layout = slurm_words.FIELD_SEPARATOR.join(slurm_words.LIMIT_FIELDS)
+        layout = slurm_parsers.FIELD_SEPARATOR.join(slurm_parsers.LIMIT_FIELDS)
         partition_option = [f"--partition={partition}"] if partition else []
         result = self._query(["sinfo", "--noheader", *partition_option, f"--format={layout}"])
         if result.exit_code != 0:
             raise ExecutorUnreachable(_format_failure("sinfo", result))
-        limits = slurm_words.parse_partition_limits(result.stdout, partition)
+        limits = slurm_parsers.parse_partition_limits(result.stdout, partition)
         self._partition_limits[partition or ""] = (self._clock(), limits)
         return limits
 
@@ -187,7 +183,7 @@ class SlurmExecutor:
         return self._execute(command, mutating=False)
 
     def _execute(self, command: Sequence[str], *, mutating: bool) -> CommandResult:
-        """Run one command. ExecutorUnreachable where it cannot start: nothing was sent."""
+        """Run one command. ExecutorUnreachable where it cannot start, so nothing was sent."""
         environment = clean_environment(os.environ if self._environment is None else self._environment)
         if not mutating:  # local times are ambiguous for an hour each autumn; a job must not inherit this, so only here
             environment["SLURM_TIME_FORMAT"] = "%s"
@@ -198,15 +194,13 @@ class SlurmExecutor:
             result = self._run(command, environment, timeout_seconds)
         except OSError as error:
             raise ExecutorUnreachable(f"{command[0]} cannot be run: {error.strerror}") from error
-        return (
-            result
-            if result.exit_code is not None
-            else result._replace(stderr=f"no answer in {timeout_seconds:g} s\n{result.stderr}")
-        )
+        if result.exit_code is not None:
+            return result
+        return result._replace(stderr=f"no answer in {timeout_seconds:g} s\n{result.stderr}")
 
 
 def format_resource_options(resources: Resources) -> list[str]:
-    """What a job asks for, as sbatch's options."""
+    """The options of sbatch for these resources."""
     values = {
         "account": resources.account,
         "partition": resources.partition,
@@ -240,8 +234,8 @@ def _build_sbatch_command(submission: Submission) -> list[str]:
     return [*command, str(submission.script), str(submission.request), setup, submission.python]
 
 
-def _parse_jobs(command: str, result: CommandResult, parse: Callable[[str], tuple[dict[str, Job], list[str]]]) -> dict[str, Job]:
-    """Jobs of an answer. ExecutorUnreachable where it is none."""
+def _parse_jobs(command: str, result: CommandResult, parse: Callable[[str], slurm_parsers.ParsedJobs]) -> dict[str, Job]:
+    """The jobs in a command's output. ExecutorUnreachable for an error or garbage."""
     if result.exit_code != 0 or (not result.stdout.strip() and "error" in result.stderr):
         raise ExecutorUnreachable(_format_failure(command, result))
     jobs, unreadable_lines = parse(result.stdout)
@@ -252,7 +246,7 @@ def _parse_jobs(command: str, result: CommandResult, parse: Callable[[str], tupl
 
 def _format_failure(command: str, result: CommandResult) -> str:
     detail = "; ".join(line.strip() for line in (result.stderr or result.stdout).splitlines() if line.strip())
-    return f"{command}: {detail or f'exit code {result.exit_code} without a word'}"
+    return f"{command}: {detail or f'exit code {result.exit_code} without output'}"
 
 
 def _get_user_name() -> str:

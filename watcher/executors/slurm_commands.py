@@ -1,4 +1,4 @@
-"""Runs one Slurm command with timeout, clean environment and rate limit."""
+"""Runs Slurm commands with timeout, clean environment and rate limit."""
 
 import contextlib
 import os
@@ -11,16 +11,16 @@ from typing import NamedTuple
 _SLURM_PREFIXES = ("SLURM_", "SLURMD_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SALLOC_", "SRUN_")
 
 _ALLOWED_VARIABLES = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"})
-"""How the cluster is found and who we are; everything else would change what our commands mean."""
+"""Variables that locate the cluster and identify the user; all others would change the commands."""
 
 _WINDOW_SECONDS = 60.0
 
 
 class CommandResult(NamedTuple):
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     exit_code: int | None
-    """None: it gave no answer in time and was killed."""
+    """None: it was killed after its time limit."""
     stdout: str
     stderr: str
 
@@ -31,7 +31,7 @@ CommandRunner = Callable[[Sequence[str], Mapping[str, str], float], CommandResul
 def run_command(command: Sequence[str], environment: Mapping[str, str], timeout_seconds: float) -> CommandResult:
     """Run a command in its own process group, killed after ``timeout_seconds``.
 
-    Raises OSError where it cannot be started at all: then nothing was sent to anybody.
+    OSError where it cannot start, so nothing was sent.
     """
     with subprocess.Popen(
         command,
@@ -68,9 +68,9 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 class CommandBudget:
-    """At most ``per_minute`` commands in 60 seconds, ``queries`` of them reserved.
+    """Allows ``per_minute`` commands in 60 seconds, ``queries`` of them for queries only.
 
-    So the poll always fits, however many jobs are to be submitted: what does not fit waits for the next one.
+    So a poll is always allowed, however many jobs are to be submitted.
     """
 
     def __init__(self, per_minute: int, queries: int, clock: Callable[[], float]) -> None:
@@ -78,20 +78,18 @@ class CommandBudget:
         self._recent: deque[tuple[float, bool]] = deque()
 
     def count_remaining(self, *, mutating: bool) -> int:
-        """How many more commands or queries fit now."""
+        """How many more commands are allowed now; ``mutating``: that change something."""
         now = self._clock()
         while self._recent and self._recent[0][0] <= now - _WINDOW_SECONDS:
             self._recent.popleft()
         remaining = self._per_minute - len(self._recent)
-        return (
-            min(remaining, self._per_minute - self._queries - sum(was_mutating for _, was_mutating in self._recent))
-            if mutating
-            else remaining
-        )
+        if not mutating:
+            return remaining
+        return min(remaining, self._per_minute - self._queries - sum(was_mutating for _, was_mutating in self._recent))
 
     def spend(self, *, mutating: bool) -> None:
         """Count one command."""
         self._recent.append((self._clock(), mutating))
 
     def __str__(self) -> str:
-        return f"rate limit: {self._per_minute} Slurm commands a minute are used up (limits.slurm_calls_per_minute)"
+        return f"rate limit: all {self._per_minute} Slurm commands of this minute are used (limits.slurm_calls_per_minute)"

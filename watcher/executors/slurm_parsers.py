@@ -1,27 +1,27 @@
-"""Parsers of squeue, sacct and sinfo output. Pure.
+"""Parses the output of squeue, sacct and sinfo. Pure.
 
-Slurm is asked in its text formats, since its JSON changed shape with every few releases. The words
-below are slurm_strerror's and the job state and reason strings of Slurm 20.11 to 25.05. What is not
-in a table stays what it is: an unknown state is UNKNOWN.
+The text formats are used because Slurm's JSON changes between releases. The tables hold the job states and reasons of
+Slurm 20.11 to 25.05; any other state is UNKNOWN.
 """
 
 import pwd
 import re
 import time
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from watcher.config.units import parse_memory_mib, parse_slurm_time
 from watcher.core.executor import Job, JobState, PartitionLimits
 from watcher.executors.job_arrays import merge_array_tasks
 
 FIELD_SEPARATOR = "\x1f"
-"""Between fields: ASCII's own unit separator, which nobody types into a job's name."""
+"""ASCII's unit separator, which nobody types into a job's name."""
 
 QUEUE_FIELDS = ("%F", "%T", "%V", "%S", "%e", "%r", "%j", "%k")
-"""squeue -o: id (a task's: its array's), state, submit, start, end, and last what may hold anything: reason, name, comment."""
+"""squeue -o: job id (of the array for a task), state, submit, start, end, then free text: reason, name, comment."""
 
 LIMIT_FIELDS = ("%P", "%l", "%m")
-"""sinfo -o: partition (with * where it is the default one), longest job, MiB of a node."""
+"""sinfo -o: partition (with * if it is the default), time limit, MiB of a node."""
 
 ACCOUNTING_FIELDS = ("JobID", "State", "ExitCode", "Submit", "Start", "End", "NodeList", "JobName", "Comment")
 
@@ -58,16 +58,19 @@ _STUCK_REASON = re.compile(
     r"BadConstraints|PartitionConfig|PartitionTimeLimit|PartitionNodeLimit|DependencyNeverSatisfied|"
     r"InvalidAccount|InvalidQOS|AccountNotAllowed|QOSNotAllowed|(?:QOS|Assoc)Max\w+PerJob\w*"
 )
-"""Why a job waits for ever. A job submitted with --hold is not checked against the nodes before it is released,
-and a partition that does not enforce its limits at submission lets such jobs in too."""
+"""Reasons for which a job waits for ever.
+
+Slurm checks a job submitted with --hold against the nodes only at its release, and a partition may not enforce its limits at
+submission.
+"""
 
 _TASK_ID = re.compile(r"(?P<job>\d+)(?:_(?P<task>\d+|\[[^\]]*\]))?")
 
 
 def parse_job_state(raw_state: str, reason: str = "") -> JobState:
-    """Our state for Slurm's.
+    """The JobState of a Slurm state such as ``CANCELLED by 1000``.
 
-    Slurm adds to it: ``CANCELLED by 1000``, ``CANCELLED+``, a reason that says held.
+    A pending job whose reason contains "held" is HELD.
     """
     state_name = raw_state.split(maxsplit=1)[0].rstrip("+") if raw_state.split() else ""
     state = _JOB_STATES.get(state_name, JobState.UNKNOWN)
@@ -75,11 +78,25 @@ def parse_job_state(raw_state: str, reason: str = "") -> JobState:
     return JobState.HELD if state is JobState.PENDING and "held" in reason.lower() else state
 
 
-def parse_queue(text: str) -> tuple[dict[str, Job], list[str]]:
-    """Jobs of squeue's lines by name, and unreadable lines.
+class ParsedJobs(NamedTuple):
+    """Jobs by name, and the lines that could not be read."""
 
-    Tasks of an array, a line each, are one job. Where one user has several jobs of one name (never ours) the one that is
-    not over is kept, then the newest.
+    jobs: dict[str, Job]
+    unreadable_lines: list[str]
+
+
+class ExitStatus(NamedTuple):
+    """Exit code and signal of a job; None where unknown."""
+
+    code: int | None
+    signal: int | None
+
+
+def parse_queue(text: str) -> ParsedJobs:
+    """The jobs in squeue's output.
+
+    The tasks of an array, one line each, become one job. Of several jobs with one name (never the watcher's) a live one is
+    kept, then the newest.
     """
     tasks_by_job: dict[tuple[str, str], list[Job]] = {}
     unreadable_lines = []
@@ -90,18 +107,14 @@ def parse_queue(text: str) -> tuple[dict[str, Job], list[str]]:
             continue
         task = _parse_queue_fields(fields)
         tasks_by_job.setdefault((task.name, task.job_id), []).append(task)
-    jobs: dict[str, Job] = {}
-    for job in map(merge_array_tasks, tasks_by_job.values()):
-        other = jobs.get(job.name)
-        if other is None or (not job.state.is_terminal, int(job.job_id)) > (not other.state.is_terminal, int(other.job_id)):
-            jobs[job.name] = job
-    return jobs, unreadable_lines
+    jobs = sorted(map(merge_array_tasks, tasks_by_job.values()), key=lambda job: (not job.state.is_terminal, int(job.job_id)))
+    return ParsedJobs({job.name: job for job in jobs}, unreadable_lines)
 
 
 def _split_lines(text: str) -> Iterable[str]:
-    """Lines as Slurm ends them.
+    """The lines of Slurm's output.
 
-    splitlines would also cut at U+0085 and U+2028, which a comment may hold.
+    str.splitlines also splits at U+0085 and U+2028, which a comment may contain.
     """
     return (line for line in text.split("\n") if line)
 
@@ -117,19 +130,18 @@ def _parse_queue_fields(fields: Sequence[str]) -> Job:
         raw_state=raw_state,
         reason="" if reason == "None" else reason,
         submit_time=parse_timestamp(submitted),
-        start_time=None if is_waiting else parse_timestamp(started),  # of a job that waits it is a forecast
+        start_time=None if is_waiting else parse_timestamp(started),  # for a waiting job it is a forecast
         end_time=parse_timestamp(ended) if state.is_terminal else None,
         comment="" if comment == "(null)" else comment,
         stuck=state is JobState.PENDING and _STUCK_REASON.fullmatch(reason) is not None,
     )
 
 
-def parse_accounting(text: str) -> tuple[dict[str, Job], list[str]]:
-    """Jobs of sacct's lines (-X -D) by name, and unreadable lines.
+def parse_accounting(text: str) -> ParsedJobs:
+    """The jobs in sacct's output (-X -D).
 
-    A job that was requeued has a line for each run: the last one counts, the others are its restarts.
-    A refused submission may be on record too, as FAILED without a node: it never was a job, and is left out. Tasks of an
-    array (``12_3``, ``12_[4-7]``) are one job.
+    A requeued job has a line for each run: the last one counts, the others are its restarts. A refused submission may be
+    recorded as FAILED without a node; it is left out. The tasks of an array (``12_3``, ``12_[4-7]``) become one job.
     """
     tasks_by_job: dict[tuple[str, str], dict[str, Job]] = {}
     unreadable_lines = []
@@ -144,9 +156,9 @@ def parse_accounting(text: str) -> tuple[dict[str, Job], list[str]]:
         if raw_state == "FAILED" and nodes == "None assigned":
             continue
         state = parse_job_state(raw_state)
-        code, signal = parse_exit_code(exit_code) if state.is_terminal else (None, None)
+        exit_status = parse_exit_code(exit_code) if state.is_terminal else ExitStatus(None, None)
         tasks = tasks_by_job.setdefault((name, job_id), {})
-        other = tasks.get(task)
+        other = tasks.get(task)  # an earlier run of the same task
         job = Job(
             job_id=job_id,
             name=name,
@@ -157,26 +169,18 @@ def parse_accounting(text: str) -> tuple[dict[str, Job], list[str]]:
             start_time=parse_timestamp(started),
             end_time=parse_timestamp(ended),
             restarts=0 if other is None else other.restarts + 1,
-            exit_code=code,
-            exit_signal=signal,
+            exit_code=exit_status.code,
+            exit_signal=exit_status.signal,
             comment=comment,
         )
         if other is None or (job.submit_time or 0) >= (other.submit_time or 0):
             tasks[task] = job
-    jobs: dict[str, Job] = {}
-    for array_tasks in tasks_by_job.values():
-        job = merge_array_tasks(list(array_tasks.values()))
-        known = jobs.get(job.name)
-        if known is None or (job.submit_time or 0) >= (known.submit_time or 0):
-            jobs[job.name] = job
-    return jobs, unreadable_lines
+    jobs = [merge_array_tasks(list(tasks.values())) for tasks in tasks_by_job.values()]
+    return ParsedJobs({job.name: job for job in sorted(jobs, key=lambda job: job.submit_time or 0)}, unreadable_lines)
 
 
 def parse_partition_limits(text: str, partition: str | None) -> PartitionLimits:
-    """The smallest limits in sinfo's lines.
-
-    Of the default partition where none is named.
-    """
+    """The smallest limits in sinfo's output; ``partition`` None: the default one."""
     times, memories, names = [], [], []
     for line in _split_lines(text):
         fields = [field.strip() for field in line.split(FIELD_SEPARATOR)]
@@ -203,18 +207,16 @@ def _parse_canceller(raw_state: str) -> str:
         return f"by uid {match[1]}"
 
 
-def parse_exit_code(text: str) -> tuple[int | None, int | None]:
-    """(exit code, signal) of sacct's ``code:signal``.
+def parse_exit_code(text: str) -> ExitStatus:
+    """The exit status in sacct's ``code:signal``.
 
-    Only the signal of a job that a signal ended.
-
-    Before Slurm 25.11 sacct subtracts 128 from larger codes: exit 137 is told as ``9:0``.
+    A job that a signal ended has no code. Before Slurm 25.11 sacct subtracts 128 from larger codes: exit 137 is ``9:0``.
     """
     match = re.fullmatch(r"(\d+):(\d+)", text)
     if match is None:
-        return None, None
+        return ExitStatus(None, None)
     code, signal = int(match[1]), int(match[2])
-    return (code or None, signal) if signal else (code, None)
+    return ExitStatus(code or None, signal) if signal else ExitStatus(code, None)
 
 
 def parse_timestamp(text: str) -> float | None:

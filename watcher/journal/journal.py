@@ -2,10 +2,10 @@
 
 Each line is on disk before the effect that it announces.
 
-Whoever takes the watcher over opens the next file (O_EXCL, highest number + 1), so two watchers never append to
-one file, and the higher number fences the lower: see ``Journal.is_superseded``. A torn last line is what a crash in
-mid-write leaves: its deed was not done, so it is left out. A torn line further up is damage: it is copied to
-``journal/quarantine.<epoch>.<line>`` and said loudly, and the lines after it still count.
+A watcher that takes over opens the next file (O_EXCL, highest number + 1), so two watchers never append to one file.
+The higher number fences the lower: see ``Journal.is_superseded``. A crash in mid-write leaves a torn last line: its effect
+did not happen, so it is left out. A torn line further up is damage: it is copied to
+``journal/quarantine.<epoch>.<line>`` with a warning, and the lines after it still count.
 """
 
 import errno
@@ -28,7 +28,7 @@ _EPOCH_FILE_NAME = re.compile(r"(\d{8,})\.jsonl")
 
 
 class JournalSuperseded(Exception):  # noqa: N818  a state of affairs: another watcher took over
-    """Another watcher took this state folder over: nothing may be done any more."""
+    """A newer watcher took this state folder over: no effect is allowed."""
 
 
 def list_epochs(paths: StatePaths) -> list[int]:
@@ -46,12 +46,12 @@ def list_epochs(paths: StatePaths) -> list[int]:
 def read_journal(paths: StatePaths, *, quarantine: bool = False) -> JournalState:
     """Replay the entire journal.
 
-    Another watcher may be appending: its unfinished line is left out.
-
-    With ``quarantine``, damaged lines are copied aside; else they are only noted. Raises OSError.
+    Another watcher may be appending: its unfinished line is left out. With ``quarantine``, damaged lines are copied aside;
+    else they only become warnings. Raises OSError.
     """
     journal_state = JournalState()
     for epoch in list_epochs(paths):
+        # An epoch's file may be empty or damaged, and its number must still not be used again.
         journal_state.epoch = max(journal_state.epoch, epoch)
         _read_epoch(journal_state, paths, epoch, quarantine=quarantine)
     return journal_state
@@ -74,7 +74,8 @@ def list_run_ids(paths: StatePaths) -> set[str]:
 def _read_epoch(journal_state: JournalState, paths: StatePaths, epoch: int, *, quarantine: bool) -> None:
     path = paths.epoch_journal(epoch)
     lines = path.read_bytes().split(b"\n")
-    torn_line = lines.pop()  # empty where the last line is whole
+    torn_line = lines.pop()  # empty after a complete last line
+    # A reader beside a running watcher may meet a line in mid-write, so only the writer warns.
     if torn_line and quarantine:
         journal_state.warnings.append(
             f"journal: {path.name} ends in the middle of a line; what it announced was not done, so it is left out"
@@ -84,10 +85,12 @@ def _read_epoch(journal_state: JournalState, paths: StatePaths, epoch: int, *, q
         if not line:
             continue  # a newline that closes a line which could not be finished
         event = _decode_event(line)
+        # The journal must stay readable after damage: queue and disk fill most gaps.
         if event is None:
             _record_damaged_line(journal_state, paths, epoch, number, line, quarantine=quarantine)
             continue
         seq = event.get("seq")
+        # A gap in the numbers shows lines that are missing without a trace.
         if isinstance(seq, int):
             if seq > expected_seq:
                 journal_state.warnings.append(f"journal: {path.name} lacks {seq - expected_seq} events before line {number}")
@@ -111,6 +114,7 @@ def _encode_event(document: dict[str, Any]) -> bytes:
     try:
         return msgspec.json.encode(document)
     except UnicodeEncodeError:
+        # The name of a file may hold any bytes, and must not stop the journal.
         return json.dumps(msgspec.to_builtins(document), ensure_ascii=False).encode(errors="replace")
 
 
@@ -145,6 +149,7 @@ class Journal:
     def open(cls, paths: StatePaths) -> "Journal":
         """Read what there is and open the next epoch. Raises OSError."""
         paths.journal.mkdir(parents=True, exist_ok=True)
+        # Another watcher may open the same epoch first: then its events are read before the next try.
         while True:
             journal_state = read_journal(paths, quarantine=True)
             epoch = journal_state.epoch + 1
@@ -152,6 +157,7 @@ class Journal:
                 fd = os.open(paths.epoch_journal(epoch), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
             except FileExistsError:
                 continue
+            # The new file must survive a power cut, else an older epoch would seem the newest.
             fsync_folder(paths.journal)
             return cls(paths, journal_state, epoch, fd)
 
@@ -162,16 +168,19 @@ class Journal:
         """
         header = {"schema": SCHEMA, "seq": self._seq, "epoch": self.epoch, "t": t}
         line = _encode_event({**header, **msgspec.to_builtins(event)})
+        # State changes only after the fsync, so memory never runs ahead of the disk.
         self._write(line + b"\n")
         self._seq += 1
         self._has_events = self._has_events or not isinstance(event, Opened)
-        replay(self.state, msgspec.json.decode(line))  # what a reader will see, and nothing else
+        replay(self.state, msgspec.json.decode(line))  # exactly what a reader will see
 
     def _write(self, line: bytes) -> None:
+        # Two torn lines in one would swallow the event that follows them.
         if self._has_torn_line:
             os.ftruncate(self._fd, self._size_bytes)
             self._has_torn_line = False
-        self._has_torn_line = True  # until it is known to be whole
+        self._has_torn_line = True  # until the line is known to be complete
+        # A full disk can take a part of a line without any error.
         if os.write(self._fd, line) != len(line):
             message = f"{self._paths.epoch_journal(self.epoch)}: no room for a whole line"
             raise OSError(message)
@@ -182,11 +191,11 @@ class Journal:
     def is_superseded(self) -> bool:
         """Whether a newer epoch exists, or ours was removed.
 
-        It lists the folder, since file servers cache that a file is absent.
-
-        Raises OSError where the folder cannot be listed, or is not there: that tells of no other watcher.
+        It lists the folder, since file servers cache that a file is absent. Raises OSError where the folder cannot be listed
+        or is missing, which proves no other watcher.
         """
         epochs = list_epochs(self._paths)
+        # An unmounted folder lists as empty, which must not look like a takeover.
         if not epochs and not self._paths.journal.is_dir():
             message = "is gone (unmounted?); waiting for it"
             raise FileNotFoundError(errno.ENOENT, message, str(self._paths.journal))
@@ -202,16 +211,14 @@ class Journal:
             raise JournalSuperseded(message)
 
     def detach(self) -> int:
-        """Give up the open file as a killed process does; returns its descriptor."""
+        """Give up the open file as a killed process does."""
         fd, self._fd = self._fd, -1
         return fd
 
     def close(self) -> None:
-        """Close the file, and delete it where it only says Opened.
+        """Close the file, and delete it where it only holds Opened.
 
-        A cron job opens a thousand epochs a day.
-
-        Its number may then be given again, which fences nobody off wrongly: what an earlier watcher knew still holds.
+        A cron job opens a thousand epochs a day. The number of a deleted file may be used again: no event depends on it.
         """
         if self._fd < 0:
             return
@@ -221,6 +228,7 @@ class Journal:
                 os.ftruncate(fd, self._size_bytes)
         finally:
             os.close(fd)
+        # Only the newest file is deleted: a lower number must not become free below a newer one.
         if not self._has_events and self._paths.journal.is_dir() and not self.is_superseded():
             self._paths.epoch_journal(self.epoch).unlink()
 

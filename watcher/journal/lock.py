@@ -2,7 +2,7 @@
 
 ``daemon.lock`` holds host, boot, pid and the process's start time; its mtime is the heartbeat. It is taken over only
 where its owner is provably gone (this host: no such process, another start, another boot) or its lease ran out.
-The lock saves work and tells a person whom to look for; that two watchers never act at once rests on the journal's
+The lock saves work and names the running watcher to a person. That two watchers never act at once rests on the journal's
 epochs, which also hold where a lock silently does not.
 """
 
@@ -29,7 +29,7 @@ class LockOwner(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     pid: int
     start: int | None
-    """Ticks after boot at which the process started; None where /proc does not say."""
+    """Ticks after boot at which the process started; None where /proc does not show it."""
     boot: str = ""
     epoch: int = 0
     """0 until the journal is open."""
@@ -48,11 +48,14 @@ def make_lock_owner() -> LockOwner:
 
 
 def is_owner_gone(owner: LockOwner, current: LockOwner) -> bool:
-    """Whether ``owner`` is provably no more: only its own host can tell."""
+    """Whether ``owner`` is provably gone, which only its own host shows."""
+    # Processes of another host are not visible here, so only its lease can end.
     if owner.host != current.host:
         return False
+    # A reboot ends every process, and pids begin anew.
     if owner.boot and current.boot and owner.boot != current.boot:
         return True
+    # A pid alone may belong to another process: its start time decides.
     start = read_start_ticks(owner.pid)
     if start is None and _is_hidden_process(owner.pid):
         return False
@@ -76,15 +79,16 @@ class DaemonLock:
     def acquire(cls, paths: StatePaths, *, lease_seconds: float, server_now: float) -> "DaemonLock":
         """Take the lock for ``lease_seconds``.
 
-        ``server_now``: the file server's clock, which stamps the heartbeat.
-
-        Raises Problem (temporary) naming host and pid where another watcher runs, OSError where the folder cannot be written.
+        ``server_now``: the file server's clock, which stamps the heartbeat. Raises UserError (temporary) with host and pid of a
+        running watcher, OSError where the folder cannot be written.
         """
         lock = cls(paths, make_lock_owner())
+        # Between reading a dead owner and replacing the file, another watcher may do the same.
         for _ in range(10):
             if create_once(lock._path, lock._encode_owner()):
                 return lock
             owner, heartbeat = lock._read_owner()
+            # The lease is long: a login node under load must not lose its lock in one slow tick.
             if (
                 owner is not None
                 and not is_owner_gone(owner, lock.owner)
@@ -97,6 +101,7 @@ class DaemonLock:
                     hint="let it run, stop it there, or give this one another state folder",
                     code=ExitCode.TEMPORARY,
                 )
+            # The last writer wins, and the token shows afterwards who that was.
             write_atomically(lock._path, lock._encode_owner())
             if lock.is_held():
                 return lock
@@ -134,7 +139,7 @@ class DaemonLock:
         write_atomically(self._path, self._encode_owner())
 
     def renew_heartbeat(self) -> bool:
-        """Renew the heartbeat; False where the lock is not ours any more."""
+        """Renew the heartbeat; False where the lock is no longer ours."""
         if not self.is_held():
             return False
         os.utime(self._path)
@@ -145,6 +150,6 @@ class DaemonLock:
         return create_once(self._path, self._encode_owner()) or self.is_held()
 
     def release(self) -> None:
-        """Give the lock back, unless it is another's by now."""
+        """Give the lock back, unless it became another's."""
         if self.is_held():
             self._path.unlink(missing_ok=True)

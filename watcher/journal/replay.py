@@ -1,7 +1,7 @@
 """Journal events -> state of every evaluation.
 
-Pure: no clock, no I/O. A line of the journal is an event of ``watcher.core.events`` with its time ``t`` and epoch. Events that
-this version does not know change no state; ``EvaluationRecord.extra`` keeps them, so that they are still shown.
+Pure: no clock, no I/O. A line of the journal is an event of ``watcher.core.events`` with its time ``t`` and epoch. Events of a
+newer version change no state; ``EvaluationRecord.extra`` keeps them for display.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,27 +18,27 @@ MAX_HISTORY = 50
 
 
 class JournalState(msgspec.Struct, kw_only=True):
-    """All that the journal says."""
+    """All that the journal holds."""
 
     records: dict[str, EvaluationRecord] = msgspec.field(default_factory=dict)
     """Evaluation -> its record, in the order in which they became known."""
     prefills: dict[str, EvaluationRecord] = msgspec.field(default_factory=dict)
-    """The same of jobs that fill a stage's data cache: ``stage1/(prefill)`` -> its record; the fingerprint says which data."""
+    """The same of prefill jobs: ``stage1/(prefill)`` -> its record; the fingerprint is the digest of the data."""
     stage_settings: dict[str, StageSettings] = msgspec.field(default_factory=dict)
-    """Stage -> what its first own checkpoint said."""
+    """Stage -> settings of its first own checkpoint."""
     started_from: dict[str, str] = msgspec.field(default_factory=dict)
-    """Stage -> the checkpoint that its own config.yaml says it started from."""
+    """Stage -> the checkpoint that it started from, according to its own config.yaml."""
     closed_requests: dict[str, str] = msgspec.field(default_factory=dict)
-    """Id of a request from the command line -> what was done about it."""
+    """Id of a request from the command line -> its outcome."""
     abandoned: dict[str, float] = msgspec.field(default_factory=dict)
-    """Attempt that was given up, its claim void if it never ran -> when."""
+    """Abandoned attempt, its claim void if it never ran -> when."""
     notified: dict[str, float] = msgspec.field(default_factory=dict)
     """News -> when the ``notify`` command was started for it."""
     epoch: int = 0
     """The newest take-over."""
     event_count: int = 0
     warnings: list[str] = msgspec.field(default_factory=list)
-    """What was wrong with the journal's files."""
+    """Damage of the journal's files."""
 
     def get_records(self, key: str) -> dict[str, EvaluationRecord]:
         """Where the record of that key is, or belongs."""
@@ -59,12 +59,13 @@ class JournalState(msgspec.Struct, kw_only=True):
 def replay(journal_state: JournalState, document: Mapping[str, Any]) -> None:
     """Add one journal line to ``journal_state``.
 
-    Never raises for its content: what cannot be read becomes a warning.
+    Never raises for its content: unreadable content becomes a warning.
     """
     journal_state.event_count += 1
     epoch = document.get("epoch")
     journal_state.epoch = max(journal_state.epoch, epoch if type(epoch) is int else 0)
     name, key = document.get("event"), document.get("evaluation") or ""
+    # One odd line must not keep the watcher from starting.
     try:
         event, t = event_parsing.parse_event(document), float(document["t"])
         if not event.evaluation:
@@ -81,12 +82,13 @@ def replay(journal_state: JournalState, document: Mapping[str, Any]) -> None:
     if isinstance(event, events.Created) and event.evaluation not in records:
         record = msgspec.structs.replace(record, extra=event_parsing.list_unknown_fields(document, events.Created))
     records[event.evaluation] = record
+    # Kept beside the records: a job may appear long after its evaluation has a newer attempt.
     if isinstance(event, events.StateChange) and event.run_id is not None and event.abandons_attempt:
         journal_state.abandoned[event.run_id] = t
 
 
 def _apply_to_state(journal_state: JournalState, event: events.JournalEvent, t: float) -> None:
-    """An event that is about no evaluation."""
+    """Apply an event that concerns no evaluation."""
     match event:
         case events.StageFactsRead():
             journal_state.stage_settings.setdefault(event.stage, event.facts)  # the first checkpoint's, and no later one's
@@ -97,33 +99,32 @@ def _apply_to_state(journal_state: JournalState, event: events.JournalEvent, t: 
         case events.RequestAnswered():
             journal_state.closed_requests[event.id] = event.outcome
         case _:
-            pass  # it is in the journal for people
+            pass  # the journal keeps it for people
 
 
 def apply_event(record: EvaluationRecord | None, event: events.JournalEvent, t: float) -> EvaluationRecord | None:
-    """The record after ``event`` at time ``t``.
-
-    None where no Created event came before.
-    """
+    """The record after ``event`` at time ``t``; None before its Created event."""
     if isinstance(event, events.Created):
         return record if record is not None else _create_record(event, t)
     if record is None:
         return None
     if isinstance(event, events.StateChange):
         newest = None if record.attempt is None else record.attempt.run_id
+        # These events carry their attempt, so they count even if the line before them is lost.
         names_its_attempt = isinstance(event, events.Intended | events.Submitted | events.Adopted | events.Scored)
         if event.run_id is not None and event.run_id != newest and not names_its_attempt:
-            return record  # about an attempt that is not the newest any more
+            return record  # late news of an older attempt
         return _apply_state_change(record, event, t)
     return msgspec.structs.replace(record, **_annotations(record, event, t))
 
 
 def _annotations(record: EvaluationRecord, event: events.JournalEvent, t: float) -> dict[str, Any]:
-    """Fields of the record that an event changes without changing its state."""
+    """Fields that an event changes beside the record's state."""
     match event:
         case events.CheckpointMoved():
             changes: dict[str, Any] = {"checkpoint": event.checkpoint}
         case events.MtimesUpdated():
+            # Equal content with new mtimes: without this event it would be read at every poll.
             changes = {"mtimes": event.mtimes, "fingerprint": event.fingerprint or record.fingerprint}
         case events.Pinned():
             changes = {"pin": event.pin}
@@ -178,7 +179,7 @@ _STATE_AFTER: Mapping[type[events.StateChange], EvaluationState] = {
     events.Cancelled: EvaluationState.CANCELLED,
     events.Lost: EvaluationState.LOST,
 }
-"""Event -> the state that it puts an evaluation into; Released and ConfirmingEnd leave it."""
+"""Event -> the evaluation's state after it; Released and ConfirmingEnd change none."""
 
 
 def _apply_state_change(record: EvaluationRecord, event: events.StateChange, t: float) -> EvaluationRecord:
@@ -196,6 +197,7 @@ def _apply_state_change(record: EvaluationRecord, event: events.StateChange, t: 
     state = _STATE_AFTER.get(type(event), record.state)
     says_anything_new = (state, event.reason_fields) != (record.state, record.reason_fields)
     if says_anything_new or t < record.since:  # the clock was set back: time counts from here
+        # An equal event keeps ``since``, so that waiting times are those of the first one.
         changes["since"] = t
         changes["history"] = (*record.history, (t, state.value, event.full_reason))[-MAX_HISTORY:]
     return msgspec.structs.replace(
@@ -214,6 +216,7 @@ def _changes_of(record: EvaluationRecord, event: events.StateChange, t: float) -
     """Fields of the record that only this kind of event changes."""
     match event:
         case events.Pending():
+            # A person's retry or new content deserves all its tries again.
             changes: dict[str, Any] = {"failures": {}, "raised_resources": {}, "raise_refused": False} if event.fresh else {}
             changes |= {"forced": event.forced or record.forced, "requested": event.requested or record.requested}
         case events.Ready():
@@ -221,6 +224,7 @@ def _changes_of(record: EvaluationRecord, event: events.StateChange, t: float) -
         case events.Waiting() | events.Blocked():
             changes = {} if event.fingerprint is None else _content_changes(record, event, event.fingerprint, t)
         case events.Intended():
+            # Numbers of attempts are never reused, since a run id is made of them.
             changes = {"attempt": event.attempt, "attempts": max(record.attempts, event.attempt.number)}
         case events.Submitted() | events.Adopted():
             changes = _submission_changes(record, event, t)
@@ -247,10 +251,7 @@ def _update_times(record: EvaluationRecord, **new_times: float | None) -> dict[s
 def _content_changes(
     record: EvaluationRecord, event: events.Ready | events.CheckpointSeen, fingerprint: str, t: float
 ) -> dict[str, Any]:
-    """Changes of a complete checkpoint: content and times of this round.
-
-    The same content keeps its first times.
-    """
+    """Changes of a complete checkpoint; the same content keeps its first times."""
     same_content = fingerprint == record.fingerprint
     before = record.times if same_content else {}
     times = {
@@ -269,10 +270,7 @@ def _content_changes(
 
 
 def _submission_changes(record: EvaluationRecord, event: events.Submitted | events.Adopted, t: float) -> dict[str, Any]:
-    """Changes of a known job id.
-
-    The event carries the attempt, in case the line of its intent is lost.
-    """
+    """Changes of a known job id; the event carries the attempt."""
     attempt, submitted_at = record.attempt, event.submit_time or t
     if attempt is None or attempt.run_id != event.run_id:
         attempt = event.attempt
@@ -301,6 +299,7 @@ def _scored_changes(record: EvaluationRecord, event: events.Scored, t: float) ->
         "raised_resources": {},
         "raise_refused": False,
         "results": event.results,
+        # A job's end does not read the checkpoint, so the last inspection's mtimes stay.
         "mtimes": record.mtimes if event.mtimes is None else event.mtimes,
         "extra": {**record.extra, "scores": {**previous_scores, **event.scores}},
         "times": _update_times(record, scored=t),

@@ -24,7 +24,7 @@ _DIRECTORY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def write_request(request: Request, paths: StatePaths) -> None:
-    """Publish one request. Problem where the state folder cannot be written."""
+    """Publish one request. UserError where the state folder cannot be written."""
     path = paths.requests / f"{request.id}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,6 +66,7 @@ def parse_steps(texts: tuple[str, ...]) -> tuple[int, ...]:
             raise UserError(
                 f"{text!r} holds no step", location="STEP", hint="write FIRST:LAST:EVERY with FIRST <= LAST and EVERY > 0"
             )
+        # A typing error such as a missing zero would enqueue every step of a run.
         if (last - first) // every >= MAX_STEPS_PER_RANGE:
             raise UserError(
                 f"{text!r} holds more than {MAX_STEPS_PER_RANGE} steps", location="STEP", hint="ask for fewer at a time"
@@ -82,6 +83,7 @@ def parse_directory_name(text: str) -> str:
     if not _DIRECTORY_NAME.fullmatch(text) or len(text) > 100:  # noqa: PLR2004  it is part of file and job names
         hint = "use up to 100 letters, digits, _ . and -, beginning with a letter or digit"
         raise UserError(f"{text!r} cannot be the name of a folder", location="--name", hint=hint)
+    # A name of the watcher's own form would collide with a later evaluation.
     if re.fullmatch(r"step_\d+(_from_.*)?", text):
         raise UserError(f"{text!r} is like the names that the watcher gives", location="--name", hint="let it begin otherwise")
     return text
@@ -97,6 +99,7 @@ def resolve_bridge(stage: Stage, config: Config) -> tuple[str, tuple[int, ...]]:
         raise UserError(
             "has no bridge", location=location, hint="write bridge: {from: STAGE, step: N}, or use --from STAGE with a step"
         )
+    # The command line reads no checkpoints, so only the config can name the step.
     step = stage.bridge.step if stage.bridge.step is not None else config.stages[stage.bridge.source].last_step
     if step is None:
         raise UserError("the step of its bridge is not known", location=location, hint="give it: enqueue STAGE STEP --bridge")
@@ -104,9 +107,10 @@ def resolve_bridge(stage: Stage, config: Config) -> tuple[str, tuple[int, ...]]:
 
 
 def _find_impossible_value(request: Request, file_name: str) -> str:
-    """A value that no command writes; empty where there is none."""
+    """A value that no command writes, as text; empty without one."""
     if file_name != f"{request.id}.json":
         return f"its id is {request.id!r}, which is not its name"
+    # Names from a file become paths, so none may lead out of the results folder.
     for event in (event for amendment in request.amendments for event in amendment.events):
         directory = event.get("directory", "step")
         if not isinstance(directory, str) or "/" in directory or directory in {"", ".", ".."}:
@@ -130,7 +134,9 @@ def read_requests(paths: StatePaths) -> tuple[list[Request], list[str]]:
         names = sorted(name for name in os.listdir(paths.requests) if name.endswith(".json") and not name.startswith("."))  # noqa: PTH208
     except FileNotFoundError:
         return [], []
+    # One odd file must not hide the requests beside it.
     for name in names:
+        # Anybody with access may leave anything in this folder.
         if not (paths.requests / name).is_file():  # a pipe would be waited for, for ever
             errors.append(f"{paths.requests / name}: not a request (no file); remove it and ask again")
             continue
@@ -146,4 +152,5 @@ def read_requests(paths: StatePaths) -> tuple[list[Request], list[str]]:
                 errors.append(f"{paths.requests / name}: {reason}; remove it and ask again")
             else:
                 requests.append(request)
+    # Requests are answered in the order in which people made them.
     return sorted(requests, key=lambda request: (request.at, request.id)), errors

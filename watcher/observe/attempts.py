@@ -25,12 +25,13 @@ def read_attempt_files(paths: StatePaths, results: EvaluationPaths, run_id: str,
     attempt_paths = paths.attempt(run_id)
     claim = None
     try:
-        names = os.listdir(attempt_paths.folder)  # noqa: PTH208  names only; listing it makes a file server look again
+        names = os.listdir(attempt_paths.folder)  # noqa: PTH208  names only; listing makes a file server refresh its cache
     except OSError:
         return AttemptFiles()
     if attempt_paths.claim.name in names:
         with contextlib.suppress(OSError):
             claim = attempt_paths.claim.read_text(encoding="utf-8", errors="replace").strip() or None
+    # The folder is listed once, and opened only for what exists: this runs for each attempt in each poll.
     exit_records = (
         combine_exit_records(read_exit_records(attempt_paths.folder), tasks)
         if any(name.startswith("exit.") for name in names)
@@ -53,7 +54,7 @@ def _read_job_reason(results: EvaluationPaths, attempt_paths: AttemptPaths, last
 def add_failure_details(attempt_files: AttemptFiles, results: EvaluationPaths, attempt: Attempt, step: int) -> AttemptFiles:
     """``attempt_files`` with finished parts and the end of the log.
 
-    The job's own documents come first: where they could not be written, or speak of another task, the log has the words.
+    The job's own documents come first. The log counts where they could not be written, or concern another task.
     """
     submitted_at = attempt.submit_time or attempt.intended
     last_record = attempt_files.exit_records[-1] if attempt_files.exit_records else None
@@ -62,12 +63,14 @@ def add_failure_details(attempt_files: AttemptFiles, results: EvaluationPaths, a
     else:
         logs = list_attempt_log_paths(results.results, results.stage, step, attempt.job_id or "", attempt.tasks)
     endings = [read_log_ending(stderr_log) for _, stderr_log in logs]
+    # Each task of an array has its own log, and only the task that ended tells why.
     task_endings = (
         endings[last_record.task : last_record.task + 1]
         if last_record is not None and last_record.task is not None and attempt.tasks > 1
         else endings
     )
     reason = attempt_files.failure_reason or next((ending.reason for ending in task_endings if ending.reason), "")
+    # The reason itself could not be written: folder and remedy are known without it.
     if last_record is not None and last_record.code == ExitCode.CANNOT_WRITE and not reason:
         reason = f"{results.folder}: results cannot be written. Make it writable, then run watcher retry"
     return msgspec.structs.replace(
@@ -75,6 +78,7 @@ def add_failure_details(attempt_files: AttemptFiles, results: EvaluationPaths, a
         failure_reason=reason,
         logged_exit_code=next((ending.exit_code for ending in task_endings if ending.exit_code is not None), None),
         finished_parts=_count_finished_parts(results.parts, submitted_at),
+        # Any task that ran out of memory explains the end of the array.
         out_of_memory_line=next((ending.out_of_memory_line for ending in endings if ending.out_of_memory_line), ""),
     )
 
@@ -89,7 +93,7 @@ def _count_finished_parts(folder: Path, since: float) -> int:
 
 
 def read_failure_reason(path: Path, run_id: str, code: int) -> str:
-    """Why a run ended with ``code``; empty where its files do not say."""
+    """Why a run ended with ``code``; empty where unknown."""
     document = read_json_object_if_readable(path)
     is_of_this_end = document.get("run_id", run_id) == run_id and document.get("code", code) == code
     return _find_reason_text(document) if is_of_this_end else ""
@@ -110,7 +114,7 @@ def _find_reason_text(document: Mapping[str, Any]) -> str:
 def read_requested_tiers(
     paths: StatePaths, attempt: Attempt, current_tiers: Mapping[str, TierRequirement]
 ) -> Mapping[str, TierRequirement]:
-    """The tiers that an attempt was asked for.
+    """The tiers that an attempt was requested for.
 
     They come from its request where the suites changed since.
     """

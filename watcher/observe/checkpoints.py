@@ -15,10 +15,10 @@ from watcher.core.snapshot import StageFolder
 FULL_SCAN_SECONDS = 3600.0
 
 SLOW_CHECK_SECONDS = 600.0
-"""Seconds between two looks at a folder that seems to be left as it is: unreadable, or quiet for long."""
+"""Seconds between two inspections of a folder that seems to stay as it is: unreadable, or long unchanged."""
 
 OPEN_STATES = frozenset({EvaluationState.PENDING, EvaluationState.WAITING, EvaluationState.READY, EvaluationState.FAILED})
-"""States in which the checkpoint is being waited for."""
+"""States that wait for the checkpoint or its submission."""
 
 
 class _CachedInspection(msgspec.Struct, frozen=True):
@@ -29,7 +29,7 @@ class _CachedInspection(msgspec.Struct, frozen=True):
 
 
 def encode_mtimes(folder: str) -> str | None:
-    """``completeness.read_mtimes`` in one spelling for the journal."""
+    """``completeness.read_mtimes`` as one text for the journal."""
     numbers = read_mtimes(Path(folder))
     return None if numbers is None else "-".join(map(str, numbers))
 
@@ -40,7 +40,7 @@ class InspectionCache:
     def __init__(self) -> None:
         self._cached: dict[str, _CachedInspection] = {}
         self._suspects: set[str] = set()
-        """Folders of settled evaluations whose marks moved and which are not whole again yet."""
+        """Folders of settled evaluations whose mtimes changed and which are incomplete still."""
 
     def inspect_checkpoints(
         self,
@@ -68,6 +68,7 @@ class InspectionCache:
                 if _is_absent(record, stage_folders.get(parent)):
                     self._cached.pop(folder, None)
                 elif not record.is_backing_off(now):
+                    # A complete checkpoint that waits for limits keeps its inspection until something changes.
                     cached = (
                         None
                         if parent in changed_folders or full_scan_due
@@ -75,10 +76,13 @@ class InspectionCache:
                     )
                     inspections[folder], mtimes[folder] = cached or self._inspect(record, config.settle, server_now)
             elif record.state is EvaluationState.BLOCKED and record.reason_kind is ReasonKind.CHECKPOINT:
+                # Only a changed checkpoint ends this block, so it is read again on changes and once an hour.
                 if parent in changed_folders or full_scan_due or self._is_unreadable_for_long(folder, server_now):
                     inspections[folder], mtimes[folder] = self._inspect(record, config.settle, server_now)
             elif record.state in {EvaluationState.SCORED, EvaluationState.BLOCKED} and record.mtimes is not None:
+                # A rewrite of a scored step shows only in two mtimes, and reading them all each poll would cost too much.
                 if parent in changed_folders or full_scan_due or folder in self._suspects:
+                    # Files that are missing belong to a deletion, which leaves the scores alone.
                     if encode_mtimes(folder) in {record.mtimes, None}:
                         self._suspects.discard(folder)
                     else:
@@ -89,7 +93,7 @@ class InspectionCache:
         return inspections, mtimes
 
     def _reuse_complete_inspection(self, record: EvaluationRecord, server_now: float) -> tuple[Inspection, str | None] | None:
-        """The cached inspection of a complete checkpoint that waits for others.
+        """The cached inspection of a complete checkpoint that waits for limits.
 
         Its mtimes are read again before its submission.
         """
@@ -107,7 +111,8 @@ class InspectionCache:
         settle_seconds: float,
         server_now: float,
     ) -> None:
-        """Inspect the pin of a checkpoint that is deleted or outside any listing."""
+        """Inspect the pin of a deleted or unlisted checkpoint."""
+        # Where the checkpoint itself exists, it is the one to score.
         if record.pin is None or not record.pin.folder or not (stage_folder is None or _is_absent(record, stage_folder)):
             return
         folder = record.pin.folder
@@ -123,13 +128,16 @@ class InspectionCache:
 
     def _inspect(self, record: EvaluationRecord, settle_seconds: float, server_now: float) -> tuple[Inspection, str | None]:
         folder = record.checkpoint
+        # Mtimes before content: a write during the inspection then shows as a difference.
         mtimes = encode_mtimes(folder)
         cached = self._cached.get(folder)
+        # Shards may change without these mtimes, so even a stable folder is read again after a while.
         if cached is not None and (cached.mtimes, cached.forced) == (mtimes, record.forced):
             age_seconds = server_now - cached.inspected_at
             if _is_stable(cached.inspection, server_now) and 0 <= age_seconds < SLOW_CHECK_SECONDS:
                 return cached.inspection, mtimes
         inspection = inspect_checkpoint(Path(folder), now=server_now, settle_seconds=settle_seconds, forced=record.forced)
+        # Old and new files may be mixed in what was read.
         if encode_mtimes(folder) != mtimes:
             reason = "being written: it changed during its inspection"
             inspection = msgspec.structs.replace(inspection, kind=Completeness.NOT_YET, reason=reason, fingerprint=None)

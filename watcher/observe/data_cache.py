@@ -18,13 +18,13 @@ from watcher.core.snapshot import StageRequirements
 from watcher.journal.replay import JournalState
 
 DATA_CACHE_RECHECK_SECONDS = 3600.0
-"""Seconds after which also what was whole is looked at again: somebody may have cleaned up."""
+"""Seconds after which complete entries are checked again: somebody may have cleaned up."""
 
 EntryStamp = tuple[int, int] | None
 
 
 class _CacheKey(msgspec.Struct, frozen=True):
-    """What the answer depends on, but for the disk."""
+    """What the answer depends on, apart from the disk."""
 
     stage: str
     suites: tuple[SuiteInRequest, ...]
@@ -37,7 +37,7 @@ class _CachedEntries(msgspec.Struct, frozen=True):
     key: _CacheKey
     missing_entries: tuple[str, ...]
     stamps: Mapping[Path, EntryStamp]
-    """What would change first once the missing come."""
+    """Of the paths that change first when missing entries arrive."""
     checked_at: float
 
 
@@ -52,15 +52,14 @@ class MissingEntriesCache:
     ) -> dict[str, tuple[str, ...]]:
         """Stage -> missing entries of its data cache.
 
-        The same object as before while nothing differs.
-
-        A stage whose tokenizer or suites are not known yet is left out. One whose suites all read local files lacks nothing:
-        its jobs make their data themselves.
+        The same object as before while nothing differs. A stage whose tokenizer or suites are not known yet is left out. One
+        whose suites all read local files lacks nothing: its jobs make their data themselves.
         """
         missing_entries = {}
         for stage in config.stages.values():
             stage_requirements = requirements[stage.name]
             tokenizer = stage_requirements.resolve_settings(journal_state.stage_settings.get(stage.name)).tokenizer
+            # Names of entries hold the tokenizer's digest, so nothing can be checked before it is known.
             if tokenizer and stage_requirements.suites and not stage_requirements.error:
                 key = _CacheKey(stage.name, stage_requirements.suites, tokenizer, stage.use_fast, config.eval_data)
                 missing_entries[stage.name] = self._find_for_stage(key, journal_state, now)
@@ -71,18 +70,20 @@ class MissingEntriesCache:
             return ()
         cached = self._cached.get(key.stage)
         is_fresh = cached is not None and cached.key == key and 0 <= now - cached.checked_at < DATA_CACHE_RECHECK_SECONDS
+        # A complete check stats hundreds of files, and a poll must stay cheap.
         if cached is not None and is_fresh and not _has_changed(cached) and not _has_data_failure_since(cached, journal_state):
             return cached.missing_entries
         data = DataPaths(key.eval_data)
         entry_folders = locate_hub_entries(key.suites, key.tokenizer, data, use_fast=key.use_fast)
+        # Without the tokenizer's pointer no entry has a name yet, and the pointer arrives first.
         watched_paths = [data.tokenizer_pointer(key.tokenizer)] if entry_folders is None else list(entry_folders.values())
-        stamps = {
-            path: _read_stamp(path) for path in watched_paths
-        }  # before the look itself: what comes meanwhile is seen next time
+        stamps = {path: _read_stamp(path) for path in watched_paths}  # before the check: later changes then show in the next poll
         missing_labels = tuple(missing_entries(key.suites, key.tokenizer, data, use_fast=key.use_fast))
         if entry_folders is not None:
+            # Entries that are there are not watched: a job that lacks one reports it.
             missing_folders = {entry_folders[label] for label in missing_labels if label in entry_folders}
             stamps = {path: stamp for path, stamp in stamps.items() if path in missing_folders}
+        # The same object tells the observer that nothing changed.
         if cached is not None and cached.missing_entries == missing_labels:
             missing_labels = cached.missing_entries
         self._cached[key.stage] = _CachedEntries(key, missing_labels, stamps, now)

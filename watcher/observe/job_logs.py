@@ -1,6 +1,6 @@
-"""What a job's log says of how it ended. Reads only.
+"""How a job ended, according to its log. Reads only.
 
-A job that cannot write its results can mostly still say why: the script and the scorer end with a line for people on stderr.
+A job that cannot write its results can usually still write its log: script and scorer end with a line for people on stderr.
 """
 
 import os
@@ -16,7 +16,7 @@ MAX_LINE_CHARACTERS = 500
 """Characters of a line that are quoted."""
 
 _OUT_OF_MEMORY = re.compile(r"slurmstepd.*(Exceeded (job|step) memory limit|oom[-_]kill event)")
-"""What Slurm writes into a job's log: not every kind of limit makes its state OUT_OF_MEMORY."""
+"""Slurm's lines in a job's log: not every kind of limit sets the state OUT_OF_MEMORY."""
 
 _SCRIPT_PREFIX = r"(?:score|prefill)\.sbatch: "
 
@@ -27,7 +27,7 @@ _RUN_ENDED = re.compile(_SCRIPT_PREFIX + r"\S+ ended with (\d+)(?: \(SIG\w+\))?"
 _NOT_THE_REASON = re.compile(
     _SCRIPT_PREFIX + r".*(?:; going on|the exit record cannot be written|, so what was written is not checked)"
 )
-"""What the script says besides why it ends."""
+"""Lines of the script other than the reason of its end."""
 
 _REASON = re.compile(rf"(?:scoring: |{_SCRIPT_PREFIX})(.+)")
 
@@ -36,11 +36,11 @@ class LogEnding(msgspec.Struct, frozen=True):
     """How the newest run in a log ended."""
 
     exit_code: int | None = None
-    """Exit code by the script's word; None: it did not come to say so."""
+    """Exit code in the script's last line; None: it wrote none."""
     reason: str = ""
-    """Why, in a line."""
+    """The reason, in one line."""
     out_of_memory_line: str = ""
-    """The line in which Slurm says that the host's memory was used up."""
+    """Slurm's line about exhausted host memory."""
 
 
 def read_log_ending(log: Path) -> LogEnding:
@@ -49,6 +49,7 @@ def read_log_ending(log: Path) -> LogEnding:
     Empty where unreadable. A requeued job appends to the log of its earlier runs.
     """
     lines = _read_tail(log)
+    # A requeue appends, so lines of earlier runs come before the last start.
     run_start = max((number for number, line in enumerate(lines) if _RUN_STARTED.match(line)), default=-1)
     lines = lines[run_start + 1 :]
     out_of_memory_line = next((line for line in reversed(lines) if _OUT_OF_MEMORY.search(line)), "")

@@ -1,4 +1,4 @@
-"""Hashes local data files of suites, a bounded number of bytes a tick."""
+"""Hashes local data files, a bounded number of bytes a tick."""
 
 import contextlib
 import math
@@ -17,10 +17,10 @@ DataFileStamp = tuple[str, int, int, int]
 """Path, inode, bytes, mtime in ns."""
 
 MAX_BYTES_PER_TICK = 1 << 29
-"""Bytes that a daemon reads in one tick: a second or a few, in which nobody is asked anything and the status stands still."""
+"""Bytes that a daemon reads in one tick: they take a few seconds, in which nothing else happens."""
 
 RACY_WINDOW_NS = 2_000_000_000
-"""A file that was written that short a time before it was read may be written again in the same tick of the clock."""
+"""Nanoseconds after a write in which a second write may leave the same mtime."""
 
 
 class HashedDataFiles(msgspec.Struct, frozen=True):
@@ -31,15 +31,15 @@ class HashedDataFiles(msgspec.Struct, frozen=True):
 
 
 class DataNotReadyError(UserError):
-    """The content of data files is not known yet; the next poll tries again."""
+    """Data files are not hashed yet; the next poll tries again."""
 
 
 class DataBeingWrittenError(DataNotReadyError):
-    """Data that moved a moment ago."""
+    """Data that changed a moment ago."""
 
 
 class DataBeingHashedError(DataNotReadyError):
-    """More data than are read in one tick."""
+    """More data than one tick reads."""
 
 
 def read_stamps(patterns: Sequence[str]) -> tuple[DataFileStamp, ...] | None:
@@ -56,11 +56,11 @@ def _read_stamp(path: Path) -> DataFileStamp:
 
 
 class LocalDataHashes:
-    """Remembers what files hold, while inode, size and time of each stay.
+    """Remembers hashes of files while inode, size and mtime stay.
 
-    ``keep``: a file for that, so that nothing is read again at each start; it may be deleted at any time. It is only
-    read where ``write`` is False. ``a_tick``: bytes that are read between two calls of ``new_tick``, at most; what was
-    read of a file is remembered as long as this object.
+    ``cache_file`` keeps them between starts, and may be deleted at any time; it is written only with ``can_write``.
+    ``bytes_per_tick``: bytes read between two calls of ``new_tick``, at most. A file that is read in part goes on in the
+    next tick.
     """
 
     def __init__(self, cache_file: Path | None = None, *, can_write: bool = False, bytes_per_tick: float = math.inf) -> None:
@@ -68,20 +68,19 @@ class LocalDataHashes:
         self._bytes_per_tick = self._bytes_left = bytes_per_tick
         self._reading: tuple[DataFileStamp, FileHasher] | None = None
         self._uncached_hashes: dict[DataFileStamp, FileDigest] = {}
-        """Of files beside which others are not read yet."""
+        """Of finished files whose slice or task has unfinished ones."""
         self._cached: dict[tuple[str, ...], HashedDataFiles] | None = None
 
     def new_tick(self) -> None:
-        """As much may be read as in the last one."""
+        """Reset the bytes that may be read."""
         self._bytes_left = self._bytes_per_tick
 
     def add_data_hashes(self, suite: SuiteInRequest, *, settle_seconds: float = 0.0, now: float = 0.0) -> SuiteInRequest:
         """The suite with hashes of its local files.
 
-        Files that were never seen are left out: the job reports them.
-
-        DataBeingWrittenError where one changed in the last ``settle_seconds`` before ``now``; DataBeingHashedError where more
-        bytes are left than a tick reads; UserError where known files are gone or unreadable.
+        Files that were never seen are left out: the job reports them. Raises DataBeingWrittenError where one changed in the last
+        ``settle_seconds`` before ``now``. Raises DataBeingHashedError where more bytes are left than a tick reads, and UserError
+        where known files are gone or unreadable.
         """
         data = {}
         for name, patterns in get_local_patterns(suite).items():
@@ -95,12 +94,15 @@ class LocalDataHashes:
     ) -> tuple[FileDigest, ...] | None:
         cached = self._load_cache().get(patterns)
         stamps = read_stamps(patterns)
+        # A job on a GPU node may see files that this node does not.
         if stamps is None and cached is None:
             return None
+        # Known files that are gone would change the digest, and thereby score everything again.
         if stamps is None:
             hint = "restore them or fix data_files; until then this stage submits nothing"
             raise UserError("its data files are gone", location=f"{label}: {', '.join(patterns)}", hint=hint)
         newest_mtime = max(mtime for *_, mtime in stamps) / 1e9
+        # A half-written file has a digest too, and a wrong one.
         if 0 <= now - newest_mtime < settle_seconds:
             path = max(stamps, key=lambda stamp: stamp[3])[0]
             raise DataBeingWrittenError(
@@ -110,13 +112,16 @@ class LocalDataHashes:
             return tuple(mark for _, mark in cached.files)
         if (
             self._bytes_per_tick < math.inf and 0 <= now - newest_mtime < RACY_WINDOW_NS / 1e9
-        ):  # it is read in pieces, and has to be at rest for that
+        ):  # read in pieces, which needs unchanging files
             raise DataBeingWrittenError("was just written", location=label, hint="the next poll reads it")
+        # Of many files usually one is new, and hashing is the expensive part.
         known_hashes = self._uncached_hashes | ({} if cached is None else dict(cached.files))
         hashes = tuple(known_hashes[stamp] if stamp in known_hashes else self._hash_file(stamp) for stamp in stamps)
         self._uncached_hashes = {stamp: mark for stamp, mark in self._uncached_hashes.items() if stamp not in stamps}
+        # The hash must be of the files that the stamps describe.
         if read_stamps(patterns) != stamps:
             raise DataBeingWrittenError("changed while it was read", location=label, hint="the next poll reads it")
+        # A second write in the same tick of the clock leaves equal stamps.
         if not 0 <= now * 1e9 - newest_mtime * 1e9 < RACY_WINDOW_NS:
             self._remember(HashedDataFiles(patterns, tuple(zip(stamps, hashes, strict=True))))
         return hashes
@@ -127,6 +132,7 @@ class LocalDataHashes:
         unfinished = DataBeingHashedError(f"its {stamp[2]:,} bytes are being hashed", location=path, hint=hint)
         if self._bytes_left <= 0:
             raise unfinished
+        # A file that changed between two ticks begins anew.
         if self._reading is None or self._reading[0] != stamp:
             self._reading = stamp, FileHasher(Path(path))
         reading = self._reading[1]
@@ -150,12 +156,12 @@ class LocalDataHashes:
                 try:
                     records = msgspec.json.decode(self._cache_file.read_bytes(), type=list[HashedDataFiles])
                     self._cached = {record.patterns: record for record in records}
-                except (OSError, msgspec.DecodeError, msgspec.ValidationError):  # nothing remembered: all is read again
+                except (OSError, msgspec.DecodeError, msgspec.ValidationError):  # nothing remembered: hash everything
                     self._cached = {}
         return self._cached
 
     def _remember(self, record: HashedDataFiles) -> None:
         self._load_cache()[record.patterns] = record
         if self._cache_file is not None and self._can_write:
-            with contextlib.suppress(OSError):  # what is not kept is read again after the next start
+            with contextlib.suppress(OSError):  # unsaved hashes are computed again after the next start
                 write_atomically(self._cache_file, msgspec.json.encode(list(self._load_cache().values())))

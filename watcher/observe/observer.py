@@ -1,8 +1,8 @@
 """Builds the snapshot of one tick with few system calls.
 
 An idle poll stats each stage's folder, its latest.txt and its folder of results, whatever the number of checkpoints.
-What is settled is looked at again only when something moved beside it, and once an hour. The queue is asked at most
-once a tick, and not at all while nothing of ours can be in it.
+Settled evaluations are checked again only when a folder changed, and once an hour. The queue is queried at most once a
+tick, and not at all while no job of ours can be in it.
 """
 
 import operator
@@ -41,25 +41,22 @@ from watcher.observe.stage_plans import StageRequirementsCache
 from watcher.observe.suite_changes import SuiteChangesCache
 
 MAX_ACCOUNTING_WINDOW_SECONDS = 7 * 86400.0
-"""Seconds that accounting is searched for an attempt whose time was given by a clock that was wrong."""
+"""Seconds of accounting that are searched for an attempt whose time comes from a wrong clock."""
 
 
 ABANDONED_WATCH_SECONDS = 3600.0
-"""Seconds in which the queue is watched for a job that was given up before it could be found."""
+"""Seconds in which the queue is watched for the job of an abandoned attempt."""
 
 
 ACCOUNTING_LAG_SECONDS = 60.0
-"""Seconds after which accounting is asked for a name that the queue lacks, and the least between two such questions."""
+"""Seconds after which accounting is queried for a name that the queue lacks, and between two such queries."""
 
 LOCAL_START_SECONDS = 5.0
 """Seconds that a process of this machine may take to claim its attempt."""
 
 
 def get_accounting_lag(executor: Executor) -> float:
-    """Seconds before a name missing in the queue counts as missing.
-
-    Local processes show at once.
-    """
+    """Seconds until a missing name counts as missing; short for local processes."""
     return ACCOUNTING_LAG_SECONDS if executor.submits_held else LOCAL_START_SECONDS
 
 
@@ -81,6 +78,7 @@ class Observer:
             StageRequirementsCache(environ, data_hashes),
             InspectionCache(),
         )
+        # Each cache makes one kind of reading cheap, so that an idle poll costs a few stats.
         self._missing_entries = MissingEntriesCache()
         self._pending_results = PendingResultsCache()
         self._suite_changes = SuiteChangesCache()
@@ -94,7 +92,7 @@ class Observer:
 
     @property
     def warnings(self) -> list[str]:
-        """Troubles of the last look that are about no one evaluation."""
+        """Errors of the last snapshot that concern no single evaluation."""
         return [*self._request_errors, *filter(None, self._published_results.missing_folders.values())]
 
     @property
@@ -108,15 +106,13 @@ class Observer:
         self._requirements.new_tick()
 
     def take_snapshot(self, config: Config, journal_state: JournalState, executor: Executor, now: float) -> Snapshot:
-        """Everything that a decision needs.
-
-        OSError where the state folder is unusable.
-        """
+        """Everything that a decision needs. OSError where the state folder is unusable."""
         server_now = self._server_clock(config.paths.clock_file)
         stages = {stage.name: self._stage_folders.list_stage(stage, server_now) for stage in config.stages.values()}
         requirements = self._read_requirements(config, journal_state, now, server_now)
         missing_entries = self._missing_entries.find_missing_entries(config, requirements, journal_state, now)
         unscheduled = self._stage_folders.find_unscheduled(config)
+        # A rewrite in place moves no folder's mtime, so everything is checked once an hour.
         full_scan_due = not 0 <= now - self._full_scan_at < FULL_SCAN_SECONDS
         inspections, mtimes = self._inspections.inspect_checkpoints(
             journal_state.records.values(),
@@ -145,7 +141,9 @@ class Observer:
             config, journal_state, inspections, requirements, missing_folders=self._published_results.missing_folders, now=now
         )
         results |= _check_prefill_results(journal_state, missing_entries)
+        # The disk is read before the queue: a job that ends in between has its exit record in the next snapshot.
         queue, unknown_jobs = self._observe_queue(config, journal_state, executor, now)
+        # Logs are read only for failures, since they may be large and many.
         attempts |= {
             record.attempt.run_id: evidence_attempts.add_failure_details(
                 attempts[record.attempt.run_id], get_evaluation_paths(config, record), record.attempt, record.step
@@ -155,6 +153,7 @@ class Observer:
         }
         requests = self._read_requests(config, server_now)
         inputs: tuple[object, ...] = (config, *stages.values(), *requirements.values(), *missing_entries.values(), unscheduled)
+        # Caches return the same object while nothing changed, so identity is enough and cheap.
         unchanged = len(inputs) == len(self._last_inputs) and all(map(operator.is_, inputs, self._last_inputs))
         has_changed = not unchanged or bool(
             inspections or mtimes or results or queue or requests or in_flight or self._stage_folders.changed_folders
@@ -181,6 +180,7 @@ class Observer:
             unknown_jobs=unknown_jobs,
             partition_limits=query_limits_of_ended_attempts(executor, config, in_flight, attempts, queue),
             accounting_lag_seconds=get_accounting_lag(executor),
+            # This machine runs one local job at a time; Slurm has limits of its own.
             max_running=None if executor.submits_held else 1,
             submissions_left=executor.submissions_left,
             requests=tuple(requests),
@@ -194,6 +194,7 @@ class Observer:
 
         Local data are stat'ed where their folders changed, and before a submission.
         """
+        # A job refuses data that differ from its request, so they are checked before a submission.
         ready_stages = {record.stage for record in journal_state.records.values() if record.is_ready_to_submit}
         any_folder_changed = bool(self._stage_folders.changed_folders)
         return {
@@ -213,7 +214,9 @@ class Observer:
         records = list(journal_state.iter_all_records())
         in_flight = [record for record in records if record.state in IN_FLIGHT_STATES and record.attempt is not None]
         if not self._queue_queried:
+            # The job of an abandoned attempt may still appear, and has to be cancelled then.
             recently_abandoned = any(0 <= now - at < ABANDONED_WATCH_SECONDS for at in journal_state.abandoned.values())
+            # The controller serves the entire cluster, so it is queried only while an answer matters.
             should_query = (
                 bool(in_flight)
                 or recently_abandoned
@@ -228,6 +231,7 @@ class Observer:
         if queue is None or queue.jobs is None:
             return queue, {}
         known_run_ids = {record.attempt.run_id for record in records if record.attempt is not None}
+        # The request on disk shows which evaluation such a job belongs to.
         unknown_names = [name for name, job in queue.jobs.items() if job.comment == self._comment and name not in known_run_ids]
         requests = {
             name: evidence_attempts.read_unknown_job(config.paths, name)
@@ -241,6 +245,7 @@ class Observer:
             jobs = executor.query_queue()
         except ExecutorUnreachable as error:
             return QueueSnapshot(at=now, jobs=None, error=str(error))
+        # A fresh job is not in accounting yet, so a query would not find it.
         missing_attempts = [
             record.attempt
             for record in in_flight
@@ -252,6 +257,7 @@ class Observer:
             return QueueSnapshot(at=now, jobs=jobs)
         self._accounting_queried_at = now
         try:
+            # Accounting begins at midnight unless a start is given.
             since = min(
                 now - MAX_ACCOUNTING_WINDOW_SECONDS if is_in_future(attempt.intended, now) else attempt.intended
                 for attempt in missing_attempts
@@ -280,7 +286,7 @@ class Observer:
 
 
 def _has_failed(attempt_files: AttemptFiles, job: Job | None) -> bool:
-    """Whether an attempt is over without success, so that its log matters."""
+    """Whether an attempt ended without success, so that its log matters."""
     if attempt_files.exit_records and attempt_files.exit_records[-1].code != 0:
         return True
     return job is not None and job.state.is_terminal and job.state is not JobState.COMPLETED
@@ -289,7 +295,7 @@ def _has_failed(attempt_files: AttemptFiles, job: Job | None) -> bool:
 def _check_prefill_results(
     journal_state: JournalState, missing_entries: Mapping[str, tuple[str, ...]]
 ) -> dict[str, EvaluationResults]:
-    """What a prefill in flight is for: a cache that lacks nothing."""
+    """Results of prefills in flight: what the cache still lacks."""
     return {
         record.key: EvaluationResults(
             verdicts={

@@ -1,4 +1,4 @@
-"""Limits of partitions in which an attempt ran out of time or memory."""
+"""Limits of partitions in which an attempt exceeded time or memory."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,13 +20,14 @@ def query_limits_of_ended_attempts(
     attempts: Mapping[str, AttemptFiles],
     queue: QueueSnapshot | None,
 ) -> dict[str, PartitionLimits]:
-    """Partition limits, asked only where an attempt may have met one."""
+    """Partition limits, queried only where an attempt may have met one."""
     limits: dict[str, PartitionLimits] = {}
     for record in in_flight:
         attempt = record.attempt
         if attempt is None:
             continue
         attempt_files, job = attempts[attempt.run_id], find_job(attempt, queue)
+        # A warned job may end by itself before Slurm reports a timeout.
         was_warned = bool(attempt_files.exit_records) and attempt_files.exit_records[-1].signal == "USR1"
         if (
             was_warned
@@ -34,6 +35,7 @@ def query_limits_of_ended_attempts(
             or (job is not None and job.state in {JobState.TIMEOUT, JobState.OUT_OF_MEMORY})
         ):
             partition = get_slurm_settings(config, record).partition
+            # One query for each partition, however many attempts met its limit.
             if (partition or "") not in limits:
                 try:
                     limits[partition or ""] = executor.query_partition_limits(partition)

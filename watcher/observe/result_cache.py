@@ -26,7 +26,7 @@ class PublishedResultsCache:
     def __init__(self) -> None:
         self._mtimes: dict[Path, int] = {}
         self.missing_folders: dict[str, str] = {}
-        """Results folder that is not there -> what to say of it, empty where nothing was scored into it."""
+        """Missing results folder -> its warning; empty where nothing was scored into it."""
 
     def check_published(
         self, config: Config, journal_state: JournalState, *, full_scan_due: bool
@@ -34,6 +34,7 @@ class PublishedResultsCache:
         """Evaluation -> whether its results exist, where something changed."""
         watched_folders = {(stage, get_configured_results_folder(config, stage)) for stage in config.stages}
         records = [record for record in journal_state.records.values() if record.stage in config.stages]
+        # A changed config does not move results, so both folders are watched.
         watched_folders |= {(record.stage, get_results_folder(config, record)) for record in records}
         changed = self._find_changed(watched_folders, journal_state, config, full_scan_due=full_scan_due)
         results: dict[str, EvaluationResults] = {}
@@ -53,6 +54,7 @@ class PublishedResultsCache:
 
     def _check_record(self, record: EvaluationRecord, recorded_folder: str, configured_folder: str) -> EvaluationResults | None:
         """Results of one record, also in a new results folder; None: unknown."""
+        # Results that a person moved to the new folder count there.
         if configured_folder != recorded_folder:
             moved_results = evidence.results_exist(
                 EvaluationPaths(Path(configured_folder), record.stage, record.directory), record.suites
@@ -74,9 +76,10 @@ class PublishedResultsCache:
                 mtime = os.stat(folder).st_mtime_ns  # noqa: PTH116  part of the idle poll
             except OSError:
                 mtime = 0
-                if not Path(results_folder).is_dir():  # which tells nothing of what is in it
+                if not Path(results_folder).is_dir():  # an unmounted folder proves nothing about its files
                     self.missing_folders[results_folder] = _describe_missing_folder(results_folder, config, journal_state)
                     continue
+            # The parent's mtime shows removed folders; files inside them are checked once an hour.
             if self._mtimes.get(folder) != mtime or full_scan_due:
                 self._mtimes[folder] = mtime
                 changed.add((stage, results_folder))
@@ -84,7 +87,7 @@ class PublishedResultsCache:
 
 
 def _describe_missing_folder(results_folder: str, config: Config, journal_state: JournalState) -> str:
-    """The warning for a missing results folder; empty where nothing was scored into it."""
+    """The warning for a missing results folder; empty without scores in it."""
     counts_by_stage = Counter(
         record.stage
         for record in journal_state.records.values()
@@ -117,9 +120,11 @@ class PendingResultsCache:
         results = {}
         for record in journal_state.records.values():
             stage_requirements = requirements.get(record.stage)
+            # An unmounted folder must not look like a job without results.
             if record.state in IN_FLIGHT_STATES and get_results_folder(config, record) in missing_folders:
                 continue
             if record.state in IN_FLIGHT_STATES and record.attempt is not None:
+                # A job is judged by the suites that it was given, even if they changed since.
                 tiers = evidence_attempts.read_requested_tiers(
                     config.paths, record.attempt, {} if stage_requirements is None else stage_requirements.tiers
                 )
@@ -128,6 +133,7 @@ class PendingResultsCache:
                         get_evaluation_paths(config, record), record.attempt.fingerprint, tiers
                     )
             elif record.state in OPEN_STATES and stage_requirements is not None and stage_requirements.tiers:
+                # Results may exist already, from a deleted journal or a run by hand.
                 inspection = select_inspection(record, inspections)
                 if inspection is not None and inspection.fingerprint is not None:
                     results[record.key] = self._check_open_record(
@@ -154,6 +160,7 @@ class PendingResultsCache:
         ):
             return cached[3]
         results = evidence.check_results(paths, fingerprint, stage_requirements.tiers)
+        # Only missing files are remembered: anything else can change at any time.
         if record.is_ready_to_submit and all(verdict.kind == "missing" for verdict in results.verdicts.values()):
             self._cached[record.key] = (key, stage_requirements, now, results)
         else:
@@ -176,6 +183,7 @@ def check_mirrors(
     for key, record_results in results.items():
         record = journal_state.records[key]
         mirror_paths = EvaluationPaths(config.mirror, record.stage, record.directory)
+        # The mirror may restore these, but only content and suites that the journal names.
         if not record_results.is_valid and record.fingerprint is not None:
             current_tiers = requirements.get(record.stage, StageRequirements()).tiers
             tiers = {
@@ -193,7 +201,7 @@ def check_mirrors(
 
 
 def has_comparison_changed(source: EvaluationPaths, target: EvaluationPaths) -> bool:
-    """Whether compare.json, which is written again after scoring, differs from its copy."""
+    """Whether compare.json differs from its mirrored copy."""
     try:
         return source.compare_json.stat().st_mtime_ns != target.compare_json.stat().st_mtime_ns
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Tier files of an evaluation, checked against fingerprint and suites. Reads only."""
+"""Tier files of an evaluation, checked and summarized. Reads only."""
 
 import contextlib
 import os
@@ -15,13 +15,14 @@ from watcher.core.snapshot import EvaluationResults
 def check_results(paths: EvaluationPaths, fingerprint: str, tiers: Mapping[str, TierRequirement]) -> EvaluationResults:
     """Every tier's file for a checkpoint's content and today's suites."""
     with contextlib.suppress(OSError):
-        os.listdir(paths.folder)  # noqa: PTH208  list the parent before a file is believed absent
+        os.listdir(paths.folder)  # noqa: PTH208  listing the parent refreshes what a file server caches as absent
     verdicts: dict[str, TierVerdict] = {}
     fingerprints: dict[str, str] = {}
     scores: dict[str, float] = {}
     for tier, (digest, names) in tiers.items():
         path = paths.tier_json(tier)
         verdicts[tier] = check_tier_file(path, tier=tier, fingerprint=fingerprint, suite_digest=digest, names=names)
+        # The content of a stale file names its folder in superseded/.
         if verdicts[tier].kind == "stale":
             file_fingerprint = get_fingerprint(read_json_object_if_readable(path))
             if file_fingerprint is not None:
@@ -34,7 +35,7 @@ def check_results(paths: EvaluationPaths, fingerprint: str, tiers: Mapping[str, 
 def _read_headline_scores(path: Path) -> dict[str, float]:
     """Finite ``ppl``, ``primary`` and ``instruction_match_rate`` of a tier file.
 
-    ``suspicious``: 1 where its canary says so.
+    ``suspicious``: 1 where its canary failed.
     """
     document = read_json_object_if_readable(path)
     summary, canary = document.get("summary"), document.get("canary")
@@ -50,10 +51,11 @@ def results_exist(paths: EvaluationPaths, tiers: Mapping[str, str]) -> Evaluatio
     for tier in tiers:
         path = paths.tier_json(tier)
         try:
-            os.stat(path)  # noqa: PTH116  as cheap as can be: this is asked of every scored evaluation
+            os.stat(path)  # noqa: PTH116  runs for every scored evaluation, so it has to be cheap
         except FileNotFoundError:
             verdicts[tier] = TierVerdict("missing", f"{path}: no such file")
         except OSError:
+            # A lost file is reported to a person, so only proof counts.
             verdicts[tier] = TierVerdict("valid", "unreadable now")
         else:
             verdicts[tier] = TierVerdict("valid")

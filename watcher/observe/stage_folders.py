@@ -1,7 +1,7 @@
 """Lists a stage's checkpoint folder when its mtime changed.
 
-A folder is listed again when it or its latest.txt moved, when it moved so lately that one more change would not show
-in its times, and once an hour. A listing that fails is unknown, never empty.
+A folder is listed again when it or its latest.txt changed, and once an hour. It is also listed while its last change is so
+recent that the next one might not show in its mtime. A listing that fails is unknown, never empty.
 """
 
 import os
@@ -18,13 +18,13 @@ from watcher.config.settings import Config, Stage
 from watcher.core.snapshot import StageFolder
 
 RELIST_SECONDS = 3600.0
-"""Seconds after which a folder is listed although nothing seems to have moved."""
+"""Seconds after which a folder is listed although nothing seems to have changed."""
 
 UNREADABLE_RETRY_SECONDS = 600.0
-"""Seconds after the last movement in which a config.yaml that cannot be read yet is tried at each poll."""
+"""Seconds after the last change in which an unreadable config.yaml is tried at each poll."""
 
 MAX_LATEST_BYTES = 24
-"""Bytes of a latest.txt that are looked at: whatever lies there, no more is read."""
+"""Bytes of a latest.txt that are read, whatever its size."""
 
 RACY_MTIME_SECONDS = 3.0
 """Seconds in which a second change may leave the same mtime, on file systems with coarse times."""
@@ -33,14 +33,14 @@ FolderStamp = tuple[int, ...] | None
 
 
 class _CachedFolder(msgspec.Struct, frozen=True):
-    """What was seen, and the times that it holds for."""
+    """A listed folder with its stamps."""
 
     stage_folder: StageFolder
     stamp: FolderStamp
     latest_stamp: FolderStamp
     listed_at: float
     is_reliable: bool
-    """Whether a further change would show in the marks."""
+    """Whether a further change would show in the stamps."""
 
 
 class StageFolderCache:
@@ -53,11 +53,12 @@ class StageFolderCache:
         """Folders (as text) that were listed anew since ``changed_folders`` was last cleared."""
 
     def list_stage(self, stage: Stage, server_now: float) -> StageFolder:
-        """The stage's folder now; the same object as before where nothing moved."""
+        """The stage's folder now; the same object where nothing changed."""
         folder, folder_name = stage.checkpoints, str(stage.checkpoints)
         cached = self._cached.get(folder_name)
         try:
             stamp = _read_stamp(folder)
+            # A new step moves the folder's mtime; a rewritten step moves only latest.txt.
             latest_stamp = _read_stamp(folder / "latest.txt") if stamp is not None else None
             if (
                 cached is not None
@@ -68,15 +69,18 @@ class StageFolderCache:
             ):
                 return cached.stage_folder
             stage_folder, is_reliable = (StageFolder(steps={}, absent=True), True) if stamp is None else _list_checkpoints(folder)
-        except FileNotFoundError:  # it went away between two looks at it
+        except FileNotFoundError:  # deleted between two calls
             stage_folder, stamp, latest_stamp, is_reliable = StageFolder(steps={}, absent=True), None, None, True
         except OSError as error:
             message = f"{folder}: cannot list: {error.strerror or error}"
             stage_folder, stamp, latest_stamp, is_reliable = StageFolder(steps=None, error=message), None, None, False
+        # A recent mtime may hide a second change, on file systems with coarse times.
         newest_mtime = max((file_stamp[0] for file_stamp in (stamp, latest_stamp) if file_stamp is not None), default=0) / 1e9
         unchanged = cached is not None and cached.stage_folder == stage_folder
+        # Even an equal listing may hide a rewritten step, so inspections look again.
         if cached is None or not unchanged or (cached.stamp, cached.latest_stamp) != (stamp, latest_stamp):
             self.changed_folders.add(folder_name)
+        # Identity tells the observer that nothing changed.
         if cached is not None and unchanged:
             stage_folder = cached.stage_folder
         age_seconds = server_now - newest_mtime
@@ -90,7 +94,7 @@ class StageFolderCache:
         return stage_folder
 
     def find_unscheduled(self, config: Config) -> tuple[str, ...]:
-        """stage*/ folders under ${scratch}/ckpts that no stage of the config is about."""
+        """stage*/ folders under ${scratch}/ckpts that no stage of the config has."""
         folder = config.scratch / "ckpts"
         watched = tuple(str(stage.checkpoints) for stage in config.stages.values())
         try:
@@ -99,7 +103,7 @@ class StageFolderCache:
                 return self._unscheduled[2]
             with os.scandir(folder) as entries:
                 names = sorted(entry.path for entry in entries if entry.name.startswith("stage") and entry.is_dir())
-        except OSError:  # said for each stage that lies in it, by look()
+        except OSError:  # list_stage reports it for each stage
             return ()
         unscheduled = tuple(name for name in names if name not in watched)
         self._unscheduled = (stamp, watched, unscheduled)
@@ -120,6 +124,7 @@ def _list_checkpoints(folder: Path) -> tuple[StageFolder, bool]:
     steps = list_steps(folder)
     if not steps:
         return StageFolder(steps={}), True
+    # The newest config.yaml has the final step; the first one names where the stage started.
     newest_step = _read_latest_step(folder, steps)
     first_step = min(steps)
     try:

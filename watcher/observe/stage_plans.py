@@ -16,34 +16,34 @@ from watcher.core.snapshot import StageRequirements
 from watcher.observe.local_data import DataFileStamp, DataNotReadyError, LocalDataHashes, read_stamps
 
 FILES_CHECK_SECONDS = 300.0
-"""Seconds after which the files that a plan was read from are stat'ed."""
+"""Seconds after which the files of a stage's requirements are stat'ed."""
 
 DATA_CHECK_SECONDS = 3600.0
-"""The same of local data that its suites name."""
+"""Seconds after which the local data of its suites are stat'ed."""
 
 REREAD_SECONDS = 86400.0
-"""Seconds after which they are read anew whatever their times say: a name may stand for another file by now."""
+"""Seconds after which they are read anew whatever their mtimes: a name may point to another file."""
 
 FileStamps = Mapping[Path, tuple[int, ...] | None]
-"""File -> modification time in ns, inode and size; None where it cannot be seen."""
+"""File -> mtime in ns, inode and size; None where it cannot be read."""
 
 
 class _LoadedRequirements(msgspec.Struct, frozen=True, kw_only=True):
     requirements: StageRequirements
     files: tuple[Path, ...] = ()
-    """Of its suites."""
+    """Files of its suites."""
     patterns: tuple[str, ...] = ()
-    """Of all local data that they name."""
+    """Paths and globs of their local data."""
     data_stamps: tuple[DataFileStamp, ...] | None = None
     is_changing: bool = False
-    """Data are being written, or read: it is read anew at each look."""
+    """Data are being written or hashed: every poll loads it again."""
 
 
 class _CachedRequirements(msgspec.Struct, frozen=True):
     stage: Stage
     loaded: _LoadedRequirements
     file_stamps: FileStamps
-    """As they were before the files were read; () for those that were not known before."""
+    """Stamps from before the files were read; () for files that were unknown then."""
     files_checked_at: float
     data_checked_at: float
     read_at: float
@@ -58,20 +58,21 @@ class StageRequirementsCache:
         self._cached: dict[str, _CachedRequirements] = {}
 
     def new_tick(self) -> None:
-        """As much data may be read as in the last one."""
+        """Reset the bytes of data that may be read."""
         self._data_hashes.new_tick()
 
     def get_requirements(
         self, stage: Stage, now: float, *, check_data: bool = False, settle_seconds: float = 0.0, server_now: float = 0.0
     ) -> StageRequirements:
-        """The stage's plan; the same object as before where nothing differs.
+        """The stage's requirements; the same object where nothing differs.
 
         ``check_data``: also stat the local data that the suites name, which is otherwise done once an hour. Such a file has to
-        have been left alone for ``settle_seconds`` seconds by the file server's clock.
+        be unchanged for ``settle_seconds`` by the file server's clock.
         """
         cached = self._cached.get(stage.name)
         if cached is None or cached.stage != stage:
             return self._reload(stage, None, now, settle_seconds, server_now)
+        # Local data may be many files, so they are stat'ed less often than suite files.
         data_checked_at, has_changed = cached.data_checked_at, cached.loaded.is_changing
         if cached.loaded.patterns and (check_data or not 0 <= now - data_checked_at < DATA_CHECK_SECONDS):
             data_checked_at, has_changed = now, has_changed or read_stamps(cached.loaded.patterns) != cached.loaded.data_stamps
@@ -80,6 +81,7 @@ class StageRequirementsCache:
         files_checked_at = cached.files_checked_at
         if not 0 <= now - files_checked_at < FILES_CHECK_SECONDS:
             files_checked_at = now
+            # A link may be replaced without any change of the mtimes that were read.
             is_fresh = 0 <= now - cached.read_at < REREAD_SECONDS and not cached.loaded.requirements.error
             if not is_fresh or {path: _read_stamp(path) for path in cached.file_stamps} != cached.file_stamps:
                 return self._reload(stage, cached, now, settle_seconds, server_now)
@@ -92,10 +94,12 @@ class StageRequirementsCache:
     def _reload(
         self, stage: Stage, cached: _CachedRequirements | None, now: float, settle_seconds: float, server_now: float
     ) -> StageRequirements:
+        # A file that changes while it is read must differ from its stamp afterwards.
         stamps_before = {
             path: _read_stamp(path) for path in (*_list_named_files(stage), *(() if cached is None else cached.file_stamps))
         }
         loaded = self._load_requirements(stage, settle_seconds, server_now)
+        # Equal requirements keep their object, which tells the observer that nothing changed.
         if cached is not None and cached.loaded.requirements == loaded.requirements:
             loaded = msgspec.structs.replace(loaded, requirements=cached.loaded.requirements)
         file_stamps = {path: stamps_before.get(path, ()) for path in (*_list_named_files(stage), *loaded.files)}
@@ -116,9 +120,10 @@ class StageRequirementsCache:
                     for pattern in suite_patterns
                 )
             )
-            # stamps before they are read: what comes meanwhile is seen next time
+            # Stamps before content: later changes then show in the next poll.
             files = tuple(path for suite in loaded_suites for path in suite.files)
             result = msgspec.structs.replace(result, files=files, patterns=patterns, data_stamps=read_stamps(patterns))
+            # A bridge may be scored before its stage has a checkpoint of its own.
             if stage.training_config is not None and (stage.tokenizer is None or stage.seq_len is None):
                 training_config = read_training_config(stage.training_config)
                 training_settings = StageSettings(
@@ -130,6 +135,7 @@ class StageRequirementsCache:
             )
             tiers = dict(compute_tier_digests(suites))
         except UserError as error:
+            # Evaluations of this stage wait with the error; other stages go on.
             requirements = msgspec.structs.replace(requirements, error=str(error))
             return msgspec.structs.replace(result, requirements=requirements, is_changing=isinstance(error, DataNotReadyError))
         return msgspec.structs.replace(result, requirements=msgspec.structs.replace(requirements, suites=suites, tiers=tiers))

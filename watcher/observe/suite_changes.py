@@ -1,4 +1,4 @@
-"""Which parts of a scored evaluation the current suites changed. Reads only."""
+"""What the current suites changed for scored evaluations. Reads only."""
 
 from collections.abc import Iterable, Mapping
 
@@ -15,7 +15,7 @@ from watcher.journal.replay import JournalState
 
 
 class SuiteChangesCache:
-    """Remembers them until the journal or a plan says something else."""
+    """Remembers descriptions until journal or requirements change."""
 
     def __init__(self) -> None:
         self._event_count = -1
@@ -26,6 +26,7 @@ class SuiteChangesCache:
         self, config: Config, journal_state: JournalState, requirements: Mapping[str, StageRequirements]
     ) -> Mapping[str, str]:
         """Scored evaluation -> what the current suites changed."""
+        # Tier files serve only a text here, so they are not read at every poll.
         unchanged = self._requirements.keys() == requirements.keys() and all(
             requirements[name] is stage_requirements for name, stage_requirements in self._requirements.items()
         )

@@ -1,1 +1,1 @@
-"""Pure functions from (snapshot, journal state, config) to actions. No clock, no I/O."""
+"""Pure functions from (snapshot, journal state, config) to actions."""

@@ -2,8 +2,8 @@
 
 An alert's id names the news, so that nobody is notified twice.
 
-A blocked evaluation, a stage that is finished, an evaluation that is worse than its baseline by the stage's objectives, a
-checkpoint that will not become whole by itself, a damaged journal, and a time in which nobody watched.
+News of evaluations: blocked, failed objectives, a checkpoint that will not complete by itself. Other news: a finished stage,
+a damaged journal, a time in which no watcher ran.
 """
 
 import hashlib
@@ -43,6 +43,7 @@ def make_regression_alert(key: str, stage: str, comparison: Comparison | None) -
     """
     if comparison is None or comparison.outcome != "fail":
         return None
+    # The message names only what fails, since compare.json holds the rest.
     failed_objectives = []
     for objective in comparison.objectives:
         if objective.outcome == "fail":
@@ -52,6 +53,7 @@ def make_regression_alert(key: str, stage: str, comparison: Comparison | None) -
             )
     baseline = comparison.baseline
     message = f"{key} against {baseline.source_stage} step {baseline.step} fails its objectives: {', '.join(failed_objectives)}"
+    # A comparison that is computed again with equal content must not notify again.
     content_digest = hashlib.sha256(encode_json(comparison)).hexdigest()[:16]
     return Alert(id=f"regressed {key} {content_digest}", event="regressed", message=message, stage=stage, evaluation=key)
 
@@ -70,16 +72,19 @@ def _find_finished_stages(snapshot: Snapshot, journal_state: JournalState, confi
     """Stages whose last step is scored and that have nothing pending."""
     finished = []
     for name, stage in config.stages.items():
+        # Evaluations on request are extra: they neither finish a stage nor keep it open.
         stage_records = [
             record for record in journal_state.records.values() if record.stage == name and record.origin != "request"
         ]
         if any(record.state not in SETTLED_STATES for record in stage_records):
             continue
+        # Bridges come from another run, so only the stage's own last step ends it.
         final_records = [r for r in stage_records if r.source == name and is_final_step(stage, snapshot.stages.get(name), r.step)]
         if any(record.state is EvaluationState.SCORED for record in final_records):
             scored_count = sum(record.state is EvaluationState.SCORED for record in stage_records)
             remainder = f", {len(stage_records) - scored_count} not" if scored_count < len(stage_records) else ""
             message = f"{name} is finished: {scored_count} of {len(stage_records)} evaluations scored{remainder}"
+            # The count is part of the id: a schedule that grows finishes again, and that is news.
             alert_id = f"finished {name} {max(record.step for record in final_records)} {len(stage_records)}"
             finished.append(Alert(id=alert_id, event="finished", message=message.removesuffix(", 0 not"), stage=name))
     return finished

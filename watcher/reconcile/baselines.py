@@ -14,7 +14,7 @@ from watcher.journal.replay import JournalState
 def find_bridge(stage: str, records: Iterable[EvaluationRecord]) -> EvaluationRecord | None:
     """The stage's baseline.
 
-    A person's last choice comes first, then the config's newest; None without one.
+    A person's last choice precedes the config's newest bridge; None without any.
     """
     bridges = [record for record in records if record.stage == stage and record.origin == "bridge"]
     return max(bridges, key=lambda record: (record.baseline_selected_at or 0.0, _get_creation_time(record)), default=None)
@@ -36,12 +36,14 @@ def build_comparison_requests(config: Config, journal_state: JournalState) -> di
         bridge = find_bridge(stage.name, records)
         baseline = None
         if bridge is not None and bridge.key in evaluation_refs:
+            # An unusual baseline is named in compare.json, so that no reader mistakes it for the usual one.
             bridge_notes = (
                 describe_bridge_override(bridge, stage),
                 describe_start_mismatch(stage.name, journal_state.started_from.get(stage.name), bridge),
             )
             baseline = msgspec.structs.replace(evaluation_refs[bridge.key], note="; ".join(filter(None, bridge_notes)) or None)
         for record in scored:
+            # Only the stage's own run has earlier steps to compare with.
             earlier = (
                 tuple(evaluation_refs[previous.key] for previous in stage_checkpoints if previous.step < record.step)
                 if is_stage_checkpoint(record)
@@ -65,10 +67,11 @@ def _make_evaluation_ref(record: EvaluationRecord, stage: Stage) -> EvaluationRe
 
 
 def describe_bridge_override(bridge: EvaluationRecord, stage: Stage) -> str | None:
-    """Why the bridge is not the source's last step; None where it is."""
+    """Why the bridge is not the source's last step, if so."""
     label = f"{bridge.source} step {bridge.step}"
     if stage.bridge is None:
         return f"{label}{'' if bridge.baseline_selected_at is None else ' by request'}; the config has no bridge"
+    # bridge.checkpoint of the config may be any folder, so the note names it.
     if not bridge.custom_directory and stage.bridge.checkpoint == bridge.checkpoint:
         return f"{label} from {bridge.checkpoint} by the config"
     if bridge.baseline_selected_at is None:
@@ -80,14 +83,15 @@ def describe_bridge_override(bridge: EvaluationRecord, stage: Stage) -> str | No
 
 
 def describe_start_mismatch(stage: str, started_from: str | None, bridge: EvaluationRecord) -> str | None:
-    """How the stage's start differs from its bridge; None where it does not.
+    """How the stage's start differs from its bridge, if it does.
 
-    ``started_from`` is what its own config.yaml says. The same run and step is the same checkpoint, wherever it is mounted; a
-    run's folder without a step stands for any of its steps.
+    ``started_from`` comes from the stage's own config.yaml. Equal run and step mean the same checkpoint, wherever it is mounted.
+    A run's folder without a step stands for any of its steps.
     """
     if started_from is None:
         return None
     start_path, bridge_path = PurePath(started_from), PurePath(bridge.checkpoint)
+    # Mount points differ between nodes, so only run folder and step are compared.
     if start_path.parts[-2:] == bridge_path.parts[-2:] or start_path.name == bridge_path.parent.name:
         return None
     if start_path.parent.name == bridge_path.parent.name and start_path.name.isdigit():

@@ -31,6 +31,7 @@ def make_scored_event(
     return events.Scored(
         evaluation=record.key,
         fingerprint=fingerprint,
+        # Tiers that were not asked for again keep their digests.
         suites={**record.suites, **suites},
         scores=results.scores,
         reason=reason,
@@ -47,6 +48,7 @@ def make_adopted_event(record: EvaluationRecord, attempt: Attempt, job: Job, rea
         run_id=attempt.run_id,
         job_id=job.job_id,
         submit_time=job.submit_time,
+        # A held job still needs its release, which the next tick decides.
         released=job.state is not JobState.HELD,
         attempt=attempt,
         reason=reason,
@@ -63,7 +65,7 @@ BLOCKING_COMPLETENESS = frozenset(_BLOCKING_TEXTS)
 
 
 def block_on_checkpoint(record: EvaluationRecord, inspection: Inspection) -> events.Blocked:
-    """A checkpoint that only a person can judge."""
+    """Block an evaluation whose checkpoint only a person can judge."""
     hint = "Run watcher enqueue --force to score it as it is" if inspection.kind is Completeness.INTERRUPTED else ""
     reason = f"{_BLOCKING_TEXTS[inspection.kind]}: {inspection.reason}"
     return events.Blocked(evaluation=record.key, reason=reason, reason_kind=ReasonKind.CHECKPOINT, hint=hint)
@@ -82,12 +84,12 @@ def make_archive_action(record: EvaluationRecord, stage: Stage, labels: dict[str
 
 
 def make_pending_event(record: EvaluationRecord, reason: str) -> events.Pending:
-    """The evaluation is looked at anew, and earlier failures no longer count."""
+    """The evaluation begins anew, and earlier failures no longer count."""
     return events.Pending(evaluation=record.key, reason=reason, fresh=True)
 
 
 class CheckpointContent(NamedTuple):
-    """What a complete checkpoint holds, as events say it."""
+    """What events record of a complete checkpoint."""
 
     fingerprint: str
     mtimes: str | None
@@ -104,7 +106,7 @@ def wait_or_skip(
     deleted: bool = False,
     needs_attention: bool = False,
 ) -> events.Waiting | Skip:
-    """Wait with ``reason``; once that is journaled, a Skip that says ``detail``."""
+    """Wait with ``reason``; once that is journaled, skip with ``detail``."""
     waiting = events.Waiting(
         evaluation=record.key,
         reason=reason,
@@ -112,6 +114,7 @@ def wait_or_skip(
         deleted=deleted,
         **({} if content is None else content._asdict()),
     )
+    # An event that repeats the record is not journaled: a wait can last for weeks of polls.
     is_journaled = record.state is EvaluationState.WAITING and waiting.reason_fields == record.reason_fields
     if is_journaled and waiting.fingerprint in {None, record.fingerprint}:
         return Skip(record.key, detail or reason, needs_attention=needs_attention, repeats_reason=detail is None)
@@ -119,7 +122,7 @@ def wait_or_skip(
 
 
 def postpone(record: EvaluationRecord, reason: str, kind: ReasonKind) -> events.Waiting | None:
-    """A submission that could not be made; it counts as no failure.
+    """Wait after a submission that met a limit; it is no failure.
 
     None where that is journaled: a limit may last for weeks.
     """

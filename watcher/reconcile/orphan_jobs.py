@@ -1,4 +1,4 @@
-"""Jobs of ours in the queue that no evaluation owns: adopt or cancel. Pure.
+"""Jobs of ours that no evaluation owns: adopt or cancel. Pure.
 
 They come from a watcher that was killed or frozen between submitting and recording, from a damaged journal, or
 from a person's cancel. What runs is adopted where its evaluation has nothing else in flight; the rest is cancelled.
@@ -13,7 +13,7 @@ from watcher.reconcile.journal_events import make_adopted_event
 
 
 def resolve_orphan_jobs(snapshot: Snapshot, journal_state: JournalState, comment: str) -> list[Action | Skip]:
-    """What is done about each."""
+    """The action or skip for each orphan job."""
     if snapshot.jobs is None:
         return []
     records_by_run_id = {
@@ -21,6 +21,7 @@ def resolve_orphan_jobs(snapshot: Snapshot, journal_state: JournalState, comment
     }
     outcomes: list[Action | Skip] = []
     for name, job in snapshot.jobs.items():
+        # The comment holds the state folder's id: jobs of other watchers are left alone.
         if job.comment != comment or job.state.is_terminal:
             continue
         known_record = records_by_run_id.get(name)
@@ -39,25 +40,29 @@ def _resolve_leftover_job(record: EvaluationRecord, job: Job, journal_state: Jou
         or job.state is JobState.COMPLETING
         or record.attempt is None
     ):
-        return None  # on its way out
+        return None  # it ends without our help
     if record.state is EvaluationState.CANCELLED:
         return CancelJob(key=record.key, job=job, reason="its evaluation was cancelled")
     if job.name in journal_state.abandoned:
         return CancelJob(key=record.key, job=job, reason="its attempt was abandoned")
+    # A job that can still run may finish a blocked evaluation, so only held and stuck ones go.
     if record.state is EvaluationState.BLOCKED and (job.state is JobState.HELD or job.stuck):
         return CancelJob(key=record.key, job=job, reason="its evaluation is blocked")
     return make_adopted_event(record, record.attempt, job, f"job {job.job_id} is in the queue again")
 
 
 def _resolve_unknown_job(name: str, job: Job, snapshot: Snapshot, journal_state: JournalState) -> Action | Skip:
-    """A job of ours that the journal does not know."""
+    """Resolve a job of ours that the journal lacks."""
     request = snapshot.unknown_jobs.get(name)
     record = None if request is None else journal_state.get_records(request.evaluation).get(request.evaluation)
     key = name if record is None else record.key
+    # Its claim is void, so it could only wait and then end without work.
     if name in journal_state.abandoned:
         return CancelJob(key=key, job=job, reason="its attempt was abandoned")
+    # A killed watcher left it between sbatch and the journal; held jobs never ran, so nothing is lost.
     if job.state is JobState.HELD:
         return CancelJob(key=key, job=job, reason="held, and unknown to the journal")
+    # One evaluation must never have two live jobs.
     if record is not None and record.state in IN_FLIGHT_STATES:
         return CancelJob(key=key, job=job, reason="another attempt of this evaluation is in flight")
     if (
@@ -66,6 +71,7 @@ def _resolve_unknown_job(name: str, job: Job, snapshot: Snapshot, journal_state:
         or record.state in {EvaluationState.SCORED, EvaluationState.LOST, EvaluationState.CANCELLED}
     ):
         return Skip(key, f"job {job.job_id} has the comment of this watcher but is unknown to the journal; ignored")
+    # The attempt is rebuilt from its request file, since the journal's line of it is damaged or lost.
     attempt = Attempt(
         run_id=name,
         number=record.attempts + 1,

@@ -15,7 +15,7 @@ from watcher.core.snapshot import AttemptFiles, Snapshot
 from watcher.reconcile import retry_policy as policy
 
 WARNING_LEAD_SECONDS = 300.0
-"""Seconds before its end at which Slurm may warn a job: two minutes, up to one earlier, looked at every 30 s."""
+"""Seconds before its end at which Slurm may warn a job: two minutes, up to one earlier, checked every 30 s."""
 
 SCORER_EXIT_CODES = frozenset(int(code) for code in ExitCode)
 
@@ -23,7 +23,7 @@ _RAISE_REFUSED = ResourceRaise({}, "more was refused before, so it asks for no m
 
 
 class EndedAttempt(NamedTuple):
-    """An ended attempt, and all that is known of its end."""
+    """An ended attempt, and what is known of its end."""
 
     record: EvaluationRecord
     attempt: Attempt
@@ -39,6 +39,7 @@ def decide_after_out_of_resources(
     """The transition after a timeout or OOM; None for other ends."""
     record, attempt, attempt_files, last_exit, job = ended
     slurm = get_slurm_settings(config, record)
+    # Asking for more than the partition has would be refused or wait for ever.
     limits = snapshot.partition_limits.get(slurm.partition or "", PartitionLimits())
     resources = attempt.resources or resolve_resources(slurm, record.raised_resources)
     job_label = f"job {attempt.job_id}"
@@ -48,8 +49,10 @@ def decide_after_out_of_resources(
         reason = (
             f"{job_label} reached its time limit{f' after {format_slurm_time(run_seconds)}' if run_seconds is not None else ''}"
         )
+        # A raise that was refused once is not asked for again, else it would be refused for ever.
         resource_raise = _RAISE_REFUSED if record.raise_refused else more_time(slurm, resources, run_seconds, limits)
         return policy.decide_after_timeout(record, reason, attempt_files.finished_parts, resource_raise, rules, now=snapshot.now)
+    # Without cgroups Slurm reports FAILED with signal 9, and only the log says out of memory.
     if job_state is JobState.OUT_OF_MEMORY or (
         attempt_files.out_of_memory_line and (last_exit is None or last_exit.code not in SCORER_EXIT_CODES)
     ):
@@ -63,12 +66,14 @@ def decide_after_out_of_resources(
 
 
 def _is_timeout(last_exit: ExitRecord | None, job_state: JobState | None, resources: Mapping[str, str]) -> bool:
-    """Whether Slurm says so, or a warned job stopped shortly before its limit."""
+    """Whether Slurm reports one, or a warned job stopped before its limit."""
     was_warned = last_exit is not None and last_exit.code == ExitCode.TEMPORARY and last_exit.signal == "USR1"
+    # A scorer that reached an exit of its own was not stopped by the limit.
     if job_state is JobState.TIMEOUT:
         return last_exit is None or was_warned or last_exit.code not in SCORER_EXIT_CODES
     if last_exit is None or not was_warned:
         return False
+    # Preemption sends USR1 too, so it counts as a timeout only near the limit.
     limit_seconds = parse_slurm_time(resources.get("time"))
     return limit_seconds is None or last_exit.end - last_exit.start >= limit_seconds - WARNING_LEAD_SECONDS
 

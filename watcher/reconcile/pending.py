@@ -1,4 +1,4 @@
-"""What becomes of an evaluation that is not in flight. Pure."""
+"""The next actions for an evaluation that is not in flight. Pure."""
 
 import enum
 from collections.abc import Callable
@@ -26,16 +26,13 @@ from watcher.reconcile.journal_events import (
 from watcher.reconcile.prefill_job import describe_missing_data
 
 STALLED_SAVE_SECONDS = 86400.0
-"""Seconds without a write after which a checkpoint that is not whole is said loudly: it will not become so by itself."""
+"""Seconds without a write after which an incomplete checkpoint needs attention: it will not complete by itself."""
 
 
 def next_action_pending(
     record: EvaluationRecord, snapshot: Snapshot, config: Config, journal_state: JournalState
 ) -> list[Action | Skip]:
-    """The next actions for an evaluation that waits for its checkpoint or data.
-
-    A SubmitEvaluation is a candidate: limits are applied later.
-    """
+    """The next actions of a waiting evaluation; a SubmitEvaluation is a candidate."""
     if record.retry_at is not None and record.is_backing_off(snapshot.now):
         return [Skip(record.key, f"{record.full_reason}; again at {format_utc(record.retry_at)}", repeats_reason=True)]
     if record.stage not in config.stages or record.stage not in snapshot.requirements:
@@ -50,6 +47,7 @@ def next_action_pending(
     if inspection is None:
         return [Skip(record.key, checkpoint.reason)]
     if inspection.kind is Completeness.NOT_YET:
+        # By the file server's clock, since the login node's may differ from it.
         quiet_seconds = 0.0 if inspection.newest_mtime is None else snapshot.server_now - inspection.newest_mtime
         reason, detail = "waiting for checkpoint: not complete yet", f"waiting for checkpoint: {inspection.detail}"
         return [
@@ -61,7 +59,7 @@ def next_action_pending(
 
 
 class _Presence(enum.Enum):
-    """Whether a checkpoint is there, as far as that is known."""
+    """Whether a checkpoint exists, as far as that is known."""
 
     PRESENT = enum.auto()
     ABSENT = enum.auto()
@@ -69,7 +67,7 @@ class _Presence(enum.Enum):
 
 
 class _CheckpointState(NamedTuple):
-    """A checkpoint as this tick knows it."""
+    """A checkpoint as this tick sees it."""
 
     kind: _Presence
     inspection: Inspection | None = None
@@ -77,7 +75,7 @@ class _CheckpointState(NamedTuple):
     reason: str = ""
     """Where it is absent or unknown."""
     deleted: bool = False
-    """Where it is absent: it had been seen complete."""
+    """Where it is absent: an earlier tick saw it complete."""
 
 
 def _checkpoint_state(record: EvaluationRecord, snapshot: Snapshot, config: Config) -> _CheckpointState:
@@ -85,7 +83,8 @@ def _checkpoint_state(record: EvaluationRecord, snapshot: Snapshot, config: Conf
     source, stage_folder = config.stages.get(record.source), snapshot.stages.get(record.source)
     folder = Path(record.checkpoint).parent
     if source is None or folder != source.checkpoints:
-        stage_folder = None  # nothing lists the folder that it lies in
+        stage_folder = None  # nothing lists its folder
+    # A failed listing is not an empty folder.
     if stage_folder is not None and stage_folder.error:
         return _CheckpointState(_Presence.UNKNOWN, reason=stage_folder.error)
     inspection = select_inspection(record, snapshot.inspections)
@@ -93,6 +92,7 @@ def _checkpoint_state(record: EvaluationRecord, snapshot: Snapshot, config: Conf
         return _CheckpointState(_Presence.PRESENT, inspection)
     if inspection is None and stage_folder is not None and record.step in (stage_folder.steps or {}):
         return _CheckpointState(_Presence.UNKNOWN, reason="new; inspected in the next tick")
+    # An unmounted file system must not look like a deletion, since a deletion is reported to a person.
     detected, no_folder = record.times.get("detected"), stage_folder is not None and stage_folder.absent
     if detected is not None and no_folder:
         reason = f"{folder} is gone (unmounted?); the checkpoint was complete at {format_utc(detected)}"
@@ -114,7 +114,7 @@ class _CompleteCheckpoint(NamedTuple):
     stage: Stage
     requirements: StageRequirements
     settings: StageSettings
-    """Tokenizer and sequence length that it is scored with, as far as they are known."""
+    """Tokenizer and sequence length for its scoring, as far as they are known."""
     first_checkpoint: str
     """The stage's first own checkpoint; empty where there is none yet."""
     content: CheckpointContent | None
@@ -139,7 +139,7 @@ class _CompleteCheckpoint(NamedTuple):
 def _next_action_complete(
     record: EvaluationRecord, inspection: Inspection, snapshot: Snapshot, config: Config, journal_state: JournalState
 ) -> list[Action | Skip]:
-    """The first gate that does not let it through, else its submission."""
+    """The action of the first gate that answers, else the submission."""
     stage, requirements = config.stages[record.stage], snapshot.requirements[record.stage]
     mtimes = snapshot.mtimes.get(record.checkpoint)
     actions: list[Action | Skip] = []
@@ -151,7 +151,7 @@ def _next_action_complete(
         and requirements.is_usable
         and (requirements.tokenizer is None or requirements.seq_len is None)
     ):
-        # journaled before anything depends on it: a bridge that is scored later uses the same
+        # Journaled before anything depends on it: a bridge that is scored later uses the same.
         stage_settings = StageSettings(tokenizer=inspection.tokenizer, seq_len=inspection.seq_len, checkpoint=record.checkpoint)
         actions.append(events.StageFactsRead(stage=stage.name, facts=stage_settings, reason=record.key))
     fingerprint = inspection.fingerprint
@@ -167,6 +167,7 @@ def _next_action_complete(
         snapshot=snapshot,
         config=config,
     )
+    # The first gate that answers decides: its event changes what the next round sees.
     for gate in _GATES:
         action = gate(case)
         if action is not None:
@@ -250,13 +251,14 @@ _GATES: tuple[Callable[[_CompleteCheckpoint], Action | Skip | None], ...] = (
     _is_journaled_as_ready,
     _data_are_cached,
 )
-"""What has to be so before a complete checkpoint is submitted, in the order in which it is asked."""
+"""Conditions for the submission of a complete checkpoint, in the order of their evaluation."""
 
 
 def _build_scoring_request(case: _CompleteCheckpoint) -> ScoringRequest:
-    """What the scoring job is asked for, complete but for ``run_id``."""
+    """The request of the scoring job, complete but for ``run_id``."""
     record, stage, config = case.record, case.stage, case.config
     return ScoringRequest(
+        # The actor chooses the run id, since only the disk shows which ids are free.
         run_id="",
         stage=record.stage,
         source_stage=record.source,
@@ -278,7 +280,7 @@ def _build_scoring_request(case: _CompleteCheckpoint) -> ScoringRequest:
 
 
 def _pin_actions(case: _CompleteCheckpoint) -> list[Action | Skip]:
-    """Release a pin of other content; make one where the config wants pins."""
+    """Release a pin of other content; pin where the config asks."""
     record, fingerprint = case.record, str(case.inspection.fingerprint)
     if record.pin is not None and record.pin.fingerprint != fingerprint:
         return [UnpinCheckpoint(key=record.key, folder=record.pin.folder, reason="the checkpoint was rewritten")]
@@ -295,6 +297,7 @@ def _resolve_conflicting_results(
     older_fingerprints = {
         tier: fingerprint for tier, fingerprint in results.fingerprints.items() if fingerprint != content.fingerprint
     }
+    # Files of another program are somebody's work: only a person may have them moved.
     if unmanaged and not record.forced:
         message = f"results of another program are in its folder: {results.verdicts[unmanaged[0]].reason}"
         hint = "Run watcher retry --force to move them to superseded/"

@@ -2,9 +2,8 @@
 
 Evaluations wait while entries are missing, and a prefill job may be submitted.
 
-A prefill job is followed like any other: its record is the fold of the same events, under the key ``stage1/(prefill)``.
-What scoring calls the checkpoint's fingerprint is here the digest of what the cache must hold, and what scoring calls
-valid results is here a cache that lacks nothing.
+A prefill job has a record like a scoring job, from the same events, under the key ``stage1/(prefill)``.
+The digest of what the cache must hold stands for a fingerprint, and a complete cache stands for valid results.
 """
 
 import shlex
@@ -36,7 +35,7 @@ OTHER_DATA = "the suites need other data now"
 
 
 def format_prefill_command(stage: Stage, config: Config) -> str:
-    """What a person types to fill the stage's cache."""
+    """The command that fills the stage's cache, for a person."""
     config_options = ["--config", config.source] if "/" in config.source else []
     return shlex.join(["watcher", "prefill", stage.name, *config_options])
 
@@ -49,6 +48,7 @@ def make_prefill_key(stage: str) -> str:
 def describe_missing_data(stage: Stage, suites: Iterable[SuiteInRequest], snapshot: Snapshot, config: Config) -> str:
     """Which data a job for these suites would miss; empty for none."""
     prefixes = tuple(f"{suite.name}/" for suite in suites)
+    # An evaluation waits for its own suites only, and not for those of other tiers.
     missing_entries = [
         entry for entry in snapshot.missing_entries.get(stage.name, ()) if entry.startswith((*prefixes, TOKENIZER_PREFIX))
     ]
@@ -62,6 +62,7 @@ def describe_missing_data(stage: Stage, suites: Iterable[SuiteInRequest], snapsh
 def next_prefill_actions(snapshot: Snapshot, journal_state: JournalState, config: Config) -> list[Action | Skip]:
     """The next step of every stage's prefill, or why there is none."""
     outcomes: list[Action | Skip] = []
+    # A stage that left the config may still have a prefill job in flight.
     for name in dict.fromkeys((*config.stages, *(record.stage for record in journal_state.prefills.values()))):
         record, stage = journal_state.prefills.get(make_prefill_key(name)), config.stages.get(name)
         if record is not None and record.state in IN_FLIGHT_STATES and record.attempt is not None:
@@ -79,10 +80,12 @@ def _next_action_in_flight_prefill(
         config.retry,
         retry_command="watcher retry" if stage is None else format_prefill_command(stage, config),
         success_reason=CACHE_COMPLETE,
+        # A scoring job waits for data; a prefill job exists to get them.
         missing_data_is_failure=True,
     )
     action = next_action_in_flight(record, attempt, snapshot, config, rules)
     if isinstance(action, Skip):
+        # The reason alone would not tell a person what all evaluations wait for.
         missing = summarize_missing_entries(snapshot.missing_entries.get(record.stage, ()))
         return Skip(record.key, f"{action.reason}; the data cache lacks {missing}")
     if isinstance(action, events.Failed | events.Blocked) and stage is not None:
@@ -102,6 +105,7 @@ def _next_actions_idle_prefill(
     if missing_entries is None or request is None:
         return []
     key, content_digest = make_prefill_key(stage.name), request.fingerprint
+    # Another job or a person may have filled the cache.
     if not missing_entries:
         if record is None or record.state is EvaluationState.SCORED:
             return []
@@ -123,10 +127,13 @@ def _next_actions_idle_prefill(
         return [created]
     if record.state in SETTLED_STATES:
         return [_next_action_settled_prefill(record, content_digest, reason)]
+    # A hub that does not answer is not asked in every poll.
     if record.is_backing_off(snapshot.now):
         return [Skip(key, f"{record.full_reason}; retrying")]
+    # The digest is journaled first, so a later change of the suites is noticed.
     if not record.is_ready_to_submit or record.fingerprint != content_digest:
         return [events.Ready(evaluation=key, fingerprint=content_digest, reason=reason)]
+    # Limits of scoring jobs do not apply: a prefill job needs no GPU, and others wait for it.
     hold_reason = f"the queue {snapshot.queue_problem}" if snapshot.jobs is None else snapshot.submit_limit
     if hold_reason:
         return [Skip(key, f"{reason}; {hold_reason}")]
@@ -154,6 +161,7 @@ def _build_current_request(
 
 def build_prefill_request(stage: Stage, suites: tuple[SuiteInRequest, ...], tokenizer: str, config: Config) -> ScoringRequest:
     """The request of a prefill job, complete but for ``run_id``."""
+    # Everything that decides what the cache must hold: another digest is another prefill.
     content_digest = canonical_digest(
         [[[suite.name, suite.digest] for suite in suites], tokenizer, stage.use_fast, str(config.eval_data)]
     )
@@ -172,5 +180,6 @@ def build_prefill_request(stage: Stage, suites: tuple[SuiteInRequest, ...], toke
         results=str(stage.results),
         eval_data=str(config.eval_data),
         python=config.python,
+        # The one job that may use the network.
         offline=False,
     )

@@ -1,7 +1,7 @@
 """(snapshot, journal state, config) -> actions and skips. Pure.
 
-Order of submission, where not all can go at once: bridges and final steps first, since comparisons wait for them;
-then by the time at which the checkpoint was complete, oldest first; then by step.
+Order of submission, where limits allow only some: bridges and final steps first, since comparisons wait for them. The
+others follow by the time at which their checkpoint was complete, oldest first, then by step.
 """
 
 import math
@@ -35,34 +35,39 @@ from watcher.reconcile.schedule import (
 from watcher.reconcile.settled import next_action_settled
 
 MAX_UNSCHEDULED_SHOWN = 200
-"""Unscheduled steps of one stage that are named one by one; the rest is counted."""
+"""Unscheduled steps of one stage that are listed; the others are counted."""
 
 
 def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, comment: str) -> Decision:
     """All actions in order, and skips for everything else.
 
-    ``comment`` marks our jobs in the queue.
+    ``comment`` is the job comment of our jobs.
     """
     request_actions = [
         action for request in snapshot.requests for action in answer_request(request, snapshot, config, journal_state)
     ]
-    if request_actions:  # they change what everything else depends on: that is decided at the next look
+    if request_actions:  # they change what everything else depends on, which the next round decides
         return Decision(actions=tuple(request_actions))
+    # The schedule is compared with the journal at every tick: no event of the file system has to arrive for it.
     evaluations, unknown_bridges = scheduled_evaluations(config, snapshot.stages)
     created = _make_created_events(select_unknown_evaluations(evaluations, journal_state), config, journal_state)
     moved = _make_moved_events(evaluations, journal_state)
     stage_starts = _make_stage_start_events(snapshot, config, journal_state)
+    # These events change the records below, so the rest is decided in the next round of this tick.
     if created or moved or stage_starts:
         return Decision(actions=(*created, *moved, *stage_starts))
     identities = {evaluation.identity for evaluation in evaluations}
+    # Orphans come before submissions, since a job that is adopted makes a submission needless.
     outcomes: list[Action | Skip] = resolve_orphan_jobs(snapshot, journal_state, comment)
     handled_keys = {item.key for item in outcomes if not isinstance(item, Skip | CancelJob)}
     candidates: list[SubmitEvaluation] = []
     for record in journal_state.records.values():
         if record.key in handled_keys:
             continue
+        # An evaluation that a person asked for stays wanted, whatever the schedule becomes.
         is_scheduled = record.requested or (record.stage, record.source, record.step) in identities
         for item in _next_actions(record, snapshot, config, journal_state, is_scheduled=is_scheduled):
+            # Other stages' results folders may work, so only this folder's evaluations wait.
             if isinstance(item, SubmitEvaluation) and item.request.results in snapshot.unwritable_results:
                 outcomes.append(Skip(item.key, snapshot.unwritable_results[item.request.results]))
             elif isinstance(item, SubmitEvaluation):
@@ -77,6 +82,7 @@ def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, c
     outcomes += _select_submissions(candidates, snapshot, config, journal_state)
     outcomes += _collect_skips(snapshot, config, journal_state, unknown_bridges)
     skips = tuple(item for item in outcomes if isinstance(item, Skip))
+    # While nothing changes on disk, the decision holds until the first backoff ends.
     retry_times = [
         r.retry_at for r in journal_state.iter_all_records() if r.retry_at is not None and r.state not in SETTLED_STATES
     ]
@@ -96,6 +102,7 @@ def _next_actions(
     if record.state in SETTLED_STATES:
         outcome = next_action_settled(record, snapshot, config, is_scheduled=is_scheduled)
         return [] if outcome is None else [outcome]
+    # A pin holds disk space, so it ends with the wish to score.
     if not is_scheduled and record.pin is not None:
         return [UnpinCheckpoint(key=record.key, folder=record.pin.folder, reason="no longer in the schedule")]
     if not is_scheduled:
@@ -106,12 +113,13 @@ def _next_actions(
 def _make_created_events(
     evaluations: list[ScheduledEvaluation], config: Config, journal_state: JournalState
 ) -> list[JournalEvent]:
-    """Create evaluations that the config asks for.
+    """Create evaluations of the config's schedules and bridges.
 
     The stage's own steps come first: they get the plain name step_N.
     """
     taken_keys = set(journal_state.records)
     created: list[JournalEvent] = []
+    # A bridge with the same step takes a name that holds its source.
     for evaluation in sorted(evaluations, key=lambda evaluation: evaluation.source != evaluation.stage):
         name = choose_directory(evaluation, config.stages[evaluation.stage], taken_keys)
         created.append(
@@ -131,7 +139,7 @@ def _make_created_events(
 
 
 def _make_moved_events(evaluations: list[ScheduledEvaluation], journal_state: JournalState) -> list[JournalEvent]:
-    """Where the config says by now that a checkpoint lies elsewhere."""
+    """Journal checkpoints that the config now places elsewhere."""
     known_keys = journal_state.index_by_identity()
     moved: list[JournalEvent] = []
     for evaluation in evaluations:
@@ -140,6 +148,7 @@ def _make_moved_events(evaluations: list[ScheduledEvaluation], journal_state: Jo
             record is None
             or record.checkpoint == evaluation.checkpoint
             or record.origin == "request"
+            # Jobs in flight were given the old path, and their end is judged by it.
             or record.state in IN_FLIGHT_STATES
         ):
             continue
@@ -165,9 +174,10 @@ def _make_stage_start_events(snapshot: Snapshot, config: Config, journal_state: 
 def _select_submissions(
     candidates: list[SubmitEvaluation], snapshot: Snapshot, config: Config, journal_state: JournalState
 ) -> list[Action | Skip]:
-    """As many as limits allow, the most wanted first."""
+    """As many submissions as limits allow, the most urgent first."""
     if not candidates:
         return []
+    # Without the queue a lost job looks like none, so nothing new is submitted.
     if snapshot.jobs is None:
         return [Skip(candidate.key, f"ready; the queue {snapshot.queue_problem}") for candidate in candidates]
     in_flight_count = sum(record.state in IN_FLIGHT_STATES for record in journal_state.records.values())
@@ -178,10 +188,12 @@ def _select_submissions(
             (max_running - in_flight_count, f"ready; limits.max_running ({max_running}) is reached, {in_flight_count} in flight")
         )
     if snapshot.submit_limit:
+        # A limit that Slurm named comes first: it explains more than our own numbers.
         limits.insert(0, (0, snapshot.submit_limit))
     if snapshot.submissions_left is not None:
         limits.append((snapshot.submissions_left, "ready; limits.slurm_calls_per_minute is used up for this minute"))
-    available, reason = min(limits, key=lambda limit: limit[0])  # of two that leave the same room, the first
+    available, reason = min(limits, key=lambda limit: limit[0])  # the first of two equal ones
+    # Comparisons wait for bridges and final steps, so those go first.
     ranked = sorted(
         candidates, key=lambda candidate: _make_priority_key(journal_state.records[candidate.key], config, snapshot.stages)
     )
@@ -200,7 +212,8 @@ def _make_priority_key(
 def _collect_skips(
     snapshot: Snapshot, config: Config, journal_state: JournalState, unknown_bridges: Mapping[str, str]
 ) -> list[Skip]:
-    """Skips about stages, bridges and folders."""
+    """Skips that concern stages, bridges and folders."""
+    # The status needs a reason for everything in the config that no tick handles.
     skips = [Skip(f"{name}/bridge", f"bridge: {reason}") for name, reason in unknown_bridges.items()]
     for stage in config.stages.values():
         stage_folder = snapshot.stages[stage.name]
@@ -211,6 +224,7 @@ def _collect_skips(
         skips += _skip_unscheduled_steps(stage, stage_folder, journal_state)
         skips += _skip_results_in_other_folders(stage, journal_state, config)
         bridge = find_bridge(stage.name, journal_state.records.values())
+        # If the stage started from another checkpoint than its bridge, comparisons are questionable.
         mismatch = (
             None if bridge is None else describe_start_mismatch(stage.name, journal_state.started_from.get(stage.name), bridge)
         )
@@ -240,6 +254,7 @@ def _skip_results_in_other_folders(stage: Stage, journal_state: JournalState, co
 
 
 def _skip_unscheduled_steps(stage: Stage, stage_folder: StageFolder, journal_state: JournalState) -> list[Skip]:
+    # A step in the journal has its own row, scheduled or not.
     known_steps = {
         record.step for record in journal_state.records.values() if record.source == stage.name and record.stage == stage.name
     }

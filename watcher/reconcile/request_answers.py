@@ -1,7 +1,7 @@
 """enqueue, retry, cancel and amend requests -> actions. Pure.
 
-The effects come first and the answer last, so a crash between them does the request again; each effect is such
-that twice is as good as once.
+The effects come first and the answer last, so a crash between them repeats the request. Repeating an effect changes
+nothing.
 """
 
 from collections.abc import Mapping
@@ -19,16 +19,18 @@ from watcher.reconcile.journal_events import make_archive_action
 from watcher.reconcile.schedule import ScheduledEvaluation, choose_directory, make_distinct_directory
 
 AMENDABLE_EVENTS = (events.Created, events.Scored, events.Lost, events.ResultsLocated, events.Pending, events.LeftOver)
-"""Events that an audit may ask for."""
+"""Events that an audit may propose."""
 
 
 def answer_request(request: Request, snapshot: Snapshot, config: Config, journal_state: JournalState) -> list[Action]:
-    """Everything that one request leads to, ending with its Answer."""
+    """The actions of one request; its answer comes last."""
     stage = config.stages.get(request.stage)
+    # A crash after the answer leaves the file: only its deletion is left to do.
     if request.id in journal_state.closed_requests:
         return [CloseRequest(id=request.id, key=request.stage, reason=journal_state.closed_requests[request.id])]
     if request.kind == "amend":
         return _apply_amendments(request, journal_state)
+    # A bad request is answered too, else its file would be read at every tick.
     if stage is None or request.kind not in {"enqueue", "retry", "cancel"}:
         message = f"no stage {request.stage}" if stage is None else f"unknown request {request.kind!r}"
         return [CloseRequest(id=request.id, key=request.stage, reason=f"{message}; the request is ignored")]
@@ -37,6 +39,7 @@ def answer_request(request: Request, snapshot: Snapshot, config: Config, journal
     for step in request.steps:
         step_actions: list[Action] = []
         key = _find_evaluation(request, stage, step, journal_state.records)
+        # A name that is taken would put two checkpoints into one results folder.
         if key is not None and _is_name_taken(request, step, journal_state.records[key]):
             record = journal_state.records[key]
             outcome = f"skipped: the name belongs to step {record.step}, {record.checkpoint}"
@@ -46,12 +49,14 @@ def answer_request(request: Request, snapshot: Snapshot, config: Config, journal
             outcome = "unknown evaluation"
         else:
             step_actions, outcome = _change_evaluation(request, stage, journal_state.records[key], snapshot)
+            # The baseline is journaled in its own event, so it survives a change of the config.
             if request.bridge:
                 reason = f"selected as baseline by {request.by or 'a person'}"
                 step_actions = [events.BaselineSelected(evaluation=key, reason=reason), *step_actions]
                 outcome = f"now the baseline of {stage.name}; {outcome}"
         actions += step_actions
         outcomes.append(f"{key or f'{request.stage} {step}'}: {outcome}")
+    # One range may hold thousands of steps, and the answer is one journal line.
     summary = "; ".join(outcomes[:20]) + (f"; and {len(outcomes) - 20} more" if len(outcomes) > 20 else "")  # noqa: PLR2004
     return [*actions, CloseRequest(id=request.id, key=request.stage, reason=summary or "no steps")]
 
@@ -68,6 +73,7 @@ def _apply_amendments(request: Request, journal_state: JournalState) -> list[Act
         current = (None, None) if record is None else (record.state.value, record.since)
         amended = _parse_amended_events(amendment)
         is_in_flight = record is not None and record.state in IN_FLIGHT_STATES
+        # The audit saw an older journal, so its conclusion may no longer hold.
         if current != (amendment.state, amendment.since) or is_in_flight or amended is None:
             outcomes.append(f"{amendment.key}: the journal changed meanwhile; skipped")
             continue
@@ -88,12 +94,13 @@ def _parse_amended_events(amendment: Amendment) -> list[JournalEvent] | None:
 def _find_evaluation(request: Request, stage: Stage, step: int, records: Mapping[str, EvaluationRecord]) -> str | None:
     """The evaluation that a request means.
 
-    It is found by name, else by step and source, the stage's own first.
+    It is found by name, else by step and source; the stage's own comes first.
     """
     if request.name is not None:
         key = f"{request.stage}/{request.name}"
         return key if key in records else None
     same_step = [record for record in records.values() if (record.stage, record.step) == (request.stage, step)]
+    # A checkpoint's path is unique, so it decides before step and source.
     if request.checkpoint is not None:
         return next((record.key for record in same_step if record.checkpoint == request.checkpoint), None)
     if request.source is not None:
@@ -105,7 +112,7 @@ def _find_evaluation(request: Request, stage: Stage, step: int, records: Mapping
 
 
 def _is_name_taken(request: Request, step: int, record: EvaluationRecord) -> bool:
-    """Whether a name that is asked for was given to another checkpoint."""
+    """Whether the requested name belongs to another checkpoint."""
     return request.name is not None and (step != record.step or request.checkpoint not in {None, record.checkpoint})
 
 
@@ -128,6 +135,7 @@ def _create_evaluation(
         and source == stage.name
         and folder != _find_checkpoint_folder(source, step, snapshot.stages.get(source), config)
     ):
+        # A folder outside the schedule must not take the name of the stage's own step.
         name = request.name or make_distinct_directory(
             stage.name, step, Path(folder).parent.name, journal_state.records
         )  # step_N is the stage's own
@@ -143,6 +151,7 @@ def _create_evaluation(
         checkpoint=folder,
         forced=request.force,
         requested=True,
+        # Such a record is found by its name alone, since step and source may belong to another one too.
         custom_directory=request.name is not None or request.checkpoint is not None,
         reason=f"requested{f' by {request.by}' if request.by else ''}",
     )
@@ -159,6 +168,7 @@ def _find_checkpoint_folder(source: str, step: int, stage_folder: StageFolder | 
 def _change_evaluation(request: Request, stage: Stage, record: EvaluationRecord, snapshot: Snapshot) -> tuple[list[Action], str]:
     if request.kind == "cancel":
         return _cancel_evaluation(request, record)
+    # One evaluation must never have two live jobs, not even by request.
     if record.state in IN_FLIGHT_STATES:
         return [], f"already {record.state.value}"
     requester = f" by {request.by}" if request.by else ""
@@ -167,6 +177,7 @@ def _change_evaluation(request: Request, stage: Stage, record: EvaluationRecord,
     if record.state is EvaluationState.SCORED:
         if not request.force:
             return [], "already scored; use --force to score it again"
+        # The old results stay readable in a folder of their own, named by the time of the request.
         labels = dict.fromkeys(record.suites, f"ask{int(snapshot.now):x}")
         return [
             make_archive_action(record, stage, labels, f"{request.kind} --force{requester}"),
@@ -176,9 +187,10 @@ def _change_evaluation(request: Request, stage: Stage, record: EvaluationRecord,
 
 
 def _cancel_evaluation(request: Request, record: EvaluationRecord) -> tuple[list[Action], str]:
-    """Journal the cancel; the live job is then an orphan and gets cancelled."""
+    """Journal the cancel; the next round then cancels the orphaned job."""
     if record.state in {EvaluationState.SCORED, EvaluationState.LOST, EvaluationState.CANCELLED}:
         return [], f"already {record.state.value}"
     run_id = None if record.attempt is None or record.state not in IN_FLIGHT_STATES else record.attempt.run_id
     reason, hint = f"cancelled by {request.by or 'a person'}", "Run watcher retry to schedule it again"
+    # Journaled before scancel: a crash between them leaves an orphan that the next tick cancels.
     return [events.Cancelled(evaluation=record.key, run_id=run_id, reason=reason, hint=hint)], "cancelled"

@@ -34,7 +34,7 @@ from watcher.core.snapshot import AttemptFiles
 MAX_BACKOFF_SECONDS = 3600.0
 
 MISSING_DATA_RETRY_SECONDS = 900.0
-"""Seconds after which it is tried whether missing data have come."""
+"""Seconds after which an evaluation with missing data is tried again."""
 
 SUBMIT_LIMIT_RETRY_SECONDS = 300.0
 """Seconds after which a submission that met a limit is tried again; sooner where a job of ours ended."""
@@ -42,7 +42,7 @@ SUBMIT_LIMIT_RETRY_SECONDS = 300.0
 TIMEOUT_KIND = JobState.TIMEOUT.value
 
 REQUEUE_WINDOW_SECONDS = 300.0
-"""Seconds in which a preempted job, or one whose node failed, may be put back into the queue by itself."""
+"""Seconds in which Slurm may requeue a job that was preempted or whose node failed."""
 
 _BLOCKING_EXIT_CODES = frozenset({ExitCode.CANNOT_SCORE, ExitCode.UNAVAILABLE, ExitCode.CANNOT_WRITE})
 
@@ -56,7 +56,7 @@ _EXIT_CODE_MEANINGS: Mapping[int, str] = {
     ExitCode.TEMPORARY: "the job could not continue and asks to run again",
     ExitCode.CHANGED: "the checkpoint changed or vanished during scoring",
 }
-"""Exit code -> what it says by itself, where neither run.json nor the log says more: both lie on the disk that may be full."""
+"""Exit code -> its meaning, shown where neither run.json nor the log gives a reason: their disk may be full."""
 
 
 class RetryRules(NamedTuple):
@@ -64,7 +64,7 @@ class RetryRules(NamedTuple):
 
     retry: RetrySettings
     retry_command: str = "watcher retry"
-    """The command with which a person has it tried again."""
+    """The command that a person runs for another try."""
     success_reason: str = "valid results"
     missing_data_is_failure: bool = False
     """A prefill job that ends with missing data failed; a scoring job waits for them."""
@@ -84,19 +84,23 @@ def decide_after_exit(
     """
     code = exit_record.code
     reason = f"{message or _EXIT_CODE_MEANINGS.get(code, 'no reason given')} (exit {code})"
+    # A retry would meet the same cause: a person has to act first.
     if code in _BLOCKING_EXIT_CODES:
         return events.Blocked(**_of_attempt(record), reason=reason)
+    # Nothing else fetches data, so a prefill job without them must count its failures.
     if code == ExitCode.DATA_MISSING and rules.missing_data_is_failure:
         return fail_or_block(record, "exit", f"{message or 'a data set cannot be had'} (exit {code})", rules, now)
     if code == ExitCode.DATA_MISSING:
         retry_at = now + MISSING_DATA_RETRY_SECONDS
         return events.Waiting(**_of_attempt(record), reason=reason, reason_kind=ReasonKind.DATA, retry_at=retry_at)
+    # Finished parts are kept, so each retry makes progress and none counts as a failure.
     if code == ExitCode.TEMPORARY:
         return retry_without_penalty(record, "temporary", reason, rules, now)
     if code == ExitCode.CHANGED:
         return events.Pending(**_of_attempt(record), reason=reason)
     if code == 0:
         return fail_or_block(record, "no_results", message or "exit code 0, but no valid results", rules, now)
+    # A signal may come from the node's kernel, so the host's name helps a person.
     if exit_record.signal is not None:
         return fail_or_block(record, "signal", f"killed by SIG{exit_record.signal} on {exit_record.host}", rules, now)
     return fail_or_block(record, "exit", reason, rules, now)
@@ -110,6 +114,7 @@ def decide_after_job_state(
     A job that has no room for its exit record may still have had some for the log. ``results_error``: what its results lack.
     """
     state_name, end = job.raw_state or job.state.value, f"job {job.job_id} is "
+    # A cancel is somebody's decision: only a person's retry undoes it.
     if job.state is JobState.CANCELLED:
         cancelled_by = f": {job.reason}" if job.reason and job.reason != "None" else ""
         hint = f"Run {rules.retry_command} to schedule it again"
@@ -117,6 +122,7 @@ def decide_after_job_state(
     if job.state is JobState.COMPLETED:
         reason = f"{end}{state_name}, but {results_error or 'there are no valid results'}"
         return fail_or_block(record, "no_results", reason, rules, now)
+    # The node or the scheduler is at fault, and not the evaluation.
     if job.state in {JobState.NODE_FAIL, JobState.PREEMPTED}:
         return retry_without_penalty(
             record, job.state.value, f"{end}{state_name}; it is retried, and this is no failure", rules, now
@@ -124,6 +130,7 @@ def decide_after_job_state(
     detail = f" with exit code {job.exit_code}" if job.exit_code else f" by signal {job.exit_signal}" if job.exit_signal else ""
     if job.state in {JobState.TIMEOUT, JobState.OUT_OF_MEMORY}:
         return fail_or_block(record, job.state.value, f"{end}{state_name}{detail}", rules, now)
+    # A full disk may have taken the exit record and still left room for the log.
     logged_code, logged_reason = attempt_files.logged_exit_code, attempt_files.failure_reason
     if logged_code:
         detail = f" (exit {logged_code}, according to its log; no exit record)"
@@ -139,6 +146,7 @@ def decide_after_timeout(
 ) -> StateChange:
     """The transition after a time limit: the remaining parts get more time."""
     raised_resources = {**record.raised_resources, **resource_raise.requested}
+    # Without any finished part more time may not help, so these timeouts are counted.
     if not finished_parts:
         reason = f"{cause} before any part was finished; {resource_raise.message}"
         return fail_or_block(record, TIMEOUT_KIND, reason, rules, now, raised_resources=raised_resources)
@@ -146,6 +154,7 @@ def decide_after_timeout(
     return events.Waiting(
         **_of_attempt(record),
         reason=f"{cause}; {parts}, so this is no failure; {resource_raise.message}",
+        # Progress was made, so earlier timeouts in a row no longer count.
         cleared_failure_kind=TIMEOUT_KIND,
         raised_resources=raised_resources,
         retry_at=now + compute_backoff_seconds(rules.retry, 1),
@@ -155,7 +164,7 @@ def decide_after_timeout(
 def decide_after_out_of_memory(
     record: EvaluationRecord, cause: str, resource_raise: ResourceRaise, rules: RetryRules, now: float
 ) -> StateChange:
-    """The transition after an attempt that the host's memory did not hold."""
+    """The transition after an attempt that exceeded the host's memory."""
     raised_resources = {**record.raised_resources, **resource_raise.requested}
     reason = f"{cause}; {resource_raise.message}"
     return fail_or_block(record, JobState.OUT_OF_MEMORY.value, reason, rules, now, raised_resources=raised_resources)
@@ -167,6 +176,7 @@ def without_raise(record: EvaluationRecord, cause: str, rules: RetryRules, now: 
     return events.Waiting(
         **_of_attempt(record),
         reason=f"{requested} refused: {cause}; retrying with the config's resources",
+        # The site refused more: the config's own values were accepted before.
         raised_resources={},
         raise_refused=True,
         retry_at=now + compute_backoff_seconds(rules.retry, 1),
@@ -174,7 +184,7 @@ def without_raise(record: EvaluationRecord, cause: str, rules: RetryRules, now: 
 
 
 def decide_after_vanished(record: EvaluationRecord, rules: RetryRules, now: float) -> StateChange:
-    """The transition after an attempt without any trace of its end."""
+    """The transition after an attempt that left no trace of its end."""
     job_id = None if record.attempt is None else record.attempt.job_id
     reason = f"job {job_id} vanished: it is not in the queue, and left neither exit record nor valid results"
     return fail_or_block(record, "vanished", reason, rules, now)
@@ -183,6 +193,7 @@ def decide_after_vanished(record: EvaluationRecord, rules: RetryRules, now: floa
 def decide_after_stuck(record: EvaluationRecord, job: Job, rules: RetryRules, now: float) -> StateChange:
     """The transition of a job that can never run."""
     reason = f"job {job.job_id} can never run: {job.reason}"
+    # The raise itself may be what makes the job impossible.
     if record.raised_resources:
         return without_raise(record, reason, rules, now)
     return events.Blocked(**_of_attempt(record), reason=reason, hint=f"Fix it, then run {rules.retry_command}")
@@ -198,6 +209,7 @@ def fail_or_block(
     raised_resources: Mapping[str, str] | None = None,
 ) -> StateChange:
     """One more failure of ``kind``: retry, or block at ``retry.attempts``."""
+    # Failures count for each kind alone, so a node failure does not use up the tries of a timeout.
     failure_count = record.failures.get(kind, 0) + 1
     fields = {**_of_attempt(record), "failure_kind": kind, "raised_resources": raised_resources}
     if failure_count >= rules.retry.attempts:
@@ -207,7 +219,7 @@ def fail_or_block(
 
 
 def retry_without_penalty(record: EvaluationRecord, kind: str, reason: str, rules: RetryRules, now: float) -> StateChange:
-    """Once more after a backoff; costs nothing, however often."""
+    """Retry after a backoff; it never counts as a failure."""
     retry_at = now + compute_backoff_seconds(rules.retry, record.failures.get(kind, 0) + 1)
     return events.Waiting(**_of_attempt(record), reason=reason, failure_kind=kind, retry_at=retry_at)
 

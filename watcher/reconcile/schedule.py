@@ -1,8 +1,8 @@
-"""Which evaluations the config asks for, and their directory names. Pure.
+"""The evaluations of schedules and bridges, and their directory names. Pure.
 
 An evaluation is (stage of the suites, source stage, step). Its directory is ``step_<STEP>``; so is a bridge's,
-unless the stage's own schedule could produce that step: then ``step_<STEP>_from_<source>``. A directory that
-was given once is journaled and stays, whatever the schedule says later.
+unless the stage's own schedule could produce that step: then ``step_<STEP>_from_<source>``. A directory,
+once given, is journaled and stays, whatever becomes of the schedule.
 """
 
 from collections.abc import Container, Mapping
@@ -16,7 +16,7 @@ from watcher.journal.replay import JournalState
 
 
 class ScheduledEvaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """An evaluation that the config asks for."""
+    """An evaluation from the config's schedules or bridges."""
 
     stage: str
     source: str
@@ -26,7 +26,7 @@ class ScheduledEvaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def identity(self) -> tuple[str, str, int]:
-        """What makes it the same evaluation from tick to tick."""
+        """Its identity, equal in every tick."""
         return self.stage, self.source, self.step
 
 
@@ -35,8 +35,8 @@ def scheduled_evaluations(
 ) -> tuple[list[ScheduledEvaluation], dict[str, str]]:
     """All evaluations of schedules and bridges, and reasons for unknown bridges.
 
-    Steps that are written out are wanted before they exist. Those of ``every`` and ``final`` only when they do: nobody
-    knows whether training gets that far.
+    Listed steps are wanted before they exist. Those of ``every`` and ``final`` are wanted once they exist: training may
+    end before them.
     """
     evaluations: list[ScheduledEvaluation] = []
     unknown_bridges: dict[str, str] = {}
@@ -47,6 +47,7 @@ def scheduled_evaluations(
         ]
         if stage.bridge is None or not stage.bridge.enabled:
             continue
+        # A bridge is wanted as soon as its step is known, even before the source stage reaches it.
         step_of_bridge, reason = resolve_bridge_step(stage, config, stage_folders)
         if step_of_bridge is None:
             unknown_bridges[stage.name] = reason
@@ -69,6 +70,7 @@ def list_scheduled_steps(stage: Stage, stage_folder: StageFolder | None) -> list
 
     Listed steps count always; ``every`` and ``final`` count for steps that exist.
     """
+    # Listed steps count before they exist, so that the status shows what is still to come.
     present_steps = {} if stage_folder is None or stage_folder.steps is None else stage_folder.steps
     steps = set(stage.steps)
     if stage.every is not None:
@@ -104,12 +106,13 @@ def _make_scheduled_evaluation(stage: Stage, stage_folder: StageFolder | None, s
 def resolve_bridge_step(stage: Stage, config: Config, stage_folders: Mapping[str, StageFolder]) -> tuple[int | None, str]:
     """The step of ``stage``'s bridge, or why it is not known yet.
 
-    The config's; else the last of the source's schedule; else where this stage's config.yaml says that it
-    started; else the source's train_steps.
+    The first that is known of: the config's step, the last step of the source's schedule, the start in this stage's
+    config.yaml, the source's train_steps.
     """
     bridge = stage.bridge
     if bridge is None:
         return None, "has no bridge"
+    # An explicit step decides before anything that is derived.
     if bridge.step is not None:
         return bridge.step, ""
     if bridge.checkpoint is not None and Path(bridge.checkpoint).name.isdigit():
@@ -117,8 +120,10 @@ def resolve_bridge_step(stage: Stage, config: Config, stage_folders: Mapping[str
     source = config.stages.get(bridge.source)
     if source is None:
         return None, f"stages.{bridge.source} is not in the config; set bridge.step"
+    # The schedule is known before training ends; config.yaml of the next stage is not.
     if source.last_step is not None:
         return source.last_step, ""
+    # Where this stage started from is a fact; train_steps is only a plan of the source's run.
     start_step = find_start_step(stage, config, stage_folders)
     if start_step is not None:
         return start_step, ""
@@ -129,7 +134,7 @@ def resolve_bridge_step(stage: Stage, config: Config, stage_folders: Mapping[str
 
 
 def find_start_step(stage: Stage, config: Config, stage_folders: Mapping[str, StageFolder]) -> int | None:
-    """The source step that the stage's config.yaml names as its start, or None."""
+    """The source step in the stage's config.yaml, if it names one."""
     stage_folder = stage_folders.get(stage.name)
     source = None if stage.bridge is None else config.stages.get(stage.bridge.source)
     if stage_folder is None or stage_folder.started_from is None or source is None:
@@ -139,7 +144,7 @@ def find_start_step(stage: Stage, config: Config, stage_folders: Mapping[str, St
 
 
 def resolve_bridge_checkpoint(bridge: Bridge, step: int, config: Config, stage_folders: Mapping[str, StageFolder]) -> str:
-    """Where the bridge's checkpoint lies."""
+    """The folder of the bridge's checkpoint."""
     if bridge.checkpoint is not None:
         return bridge.checkpoint
     source_folder = stage_folders.get(bridge.source)
@@ -151,18 +156,19 @@ def resolve_bridge_checkpoint(bridge: Bridge, step: int, config: Config, stage_f
 
 
 def choose_directory(evaluation: ScheduledEvaluation, stage: Stage, taken: Container[str], name: str | None = None) -> str:
-    """The directory of a new evaluation: a given name, or a free one."""
+    """The directory of a new evaluation: a given or free name."""
     if name is not None:
         return name
     plain_name = f"step_{evaluation.step}"
     is_stage_checkpoint = evaluation.source == evaluation.stage
+    # A name, once given, never changes: a bridge leaves step_N free if the schedule can produce it.
     if (is_stage_checkpoint or not stage.is_scheduled(evaluation.step)) and f"{evaluation.stage}/{plain_name}" not in taken:
         return plain_name
     return make_distinct_directory(evaluation.stage, evaluation.step, evaluation.source, taken)
 
 
 def make_distinct_directory(stage: str, step: int, source: str, taken: Container[str]) -> str:
-    """The first free one of ``step_N_from_SOURCE``, ``step_N_from_SOURCE_2`` and so on."""
+    """The first free name of ``step_N_from_SOURCE``, ``step_N_from_SOURCE_2`` and so on."""
     base_name = f"step_{step}_from_{_sanitize_name(source)}"
     number, name = 1, base_name
     while f"{stage}/{name}" in taken:
@@ -176,6 +182,6 @@ def _sanitize_name(text: str) -> str:
 
 
 def select_unknown_evaluations(evaluations: list[ScheduledEvaluation], journal_state: JournalState) -> list[ScheduledEvaluation]:
-    """Those of ``evaluations`` that the journal does not know."""
+    """Those of ``evaluations`` that the journal lacks."""
     known_identities = journal_state.index_by_identity()
     return [evaluation for evaluation in evaluations if evaluation.identity not in known_identities]

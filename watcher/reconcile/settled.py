@@ -1,4 +1,4 @@
-"""What may still happen to a scored, blocked, cancelled or lost evaluation."""
+"""Actions for scored, blocked, cancelled and lost evaluations. Pure."""
 
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from watcher.reconcile.journal_events import BLOCKING_COMPLETENESS, block_on_che
 def next_action_settled(
     record: EvaluationRecord, snapshot: Snapshot, config: Config, *, is_scheduled: bool
 ) -> Action | Skip | None:
-    """The next action for a scored, lost, blocked or cancelled evaluation, if any."""
+    """The next action for a settled evaluation, if any."""
+    # A blocked evaluation may still be scored after a person's help, so its pin stays.
     if record.pin is not None and record.state is not EvaluationState.BLOCKED:
         return UnpinCheckpoint(key=record.key, folder=record.pin.folder, reason=f"it is {record.state.value}")
     if record.state is EvaluationState.CANCELLED:
@@ -26,6 +27,7 @@ def next_action_settled(
         )
     if record.state is EvaluationState.BLOCKED:
         return _next_action_blocked(record, snapshot)
+    # Missing files come before everything else: a mirror of missing files would be empty.
     results_action = _next_action_missing_results(record, snapshot)
     if results_action is not None:
         return results_action
@@ -33,6 +35,7 @@ def next_action_settled(
     if (
         rewrite_action is None
         and config.mirror is not None
+        # A rewrite comes first, else results of the old content would replace the mirror's copy.
         and (record.mirror_token != build_mirror_token(record) or record.key in snapshot.stale_mirrors)
     ):
         return MirrorResults(key=record.key, reason=f"to {config.mirror}")
@@ -43,6 +46,7 @@ def next_action_settled(
     if not outdated_tiers or not is_scheduled:
         return None
     reason = snapshot.suite_changes.get(record.key) or f"the suites of {', '.join(outdated_tiers)} changed"
+    # Without the checkpoint a new evaluation would wait for ever, and lose the scores that it has.
     if _is_checkpoint_gone(record, snapshot, config):
         return Skip(record.key, f"scored; {reason}, but the checkpoint is gone, so the scores stay")
     return make_pending_event(record, f"{reason}; the changed parts will be scored again")
@@ -51,11 +55,13 @@ def next_action_settled(
 def _next_action_missing_results(record: EvaluationRecord, snapshot: Snapshot) -> Action | Skip | None:
     """Restore, locate or give up results that are not in place."""
     results = snapshot.results.get(record.key)
+    # A restored copy costs nothing, while a new score costs a GPU job.
     if results is not None and not results.is_valid and record.key in snapshot.mirrors and snapshot.mirrors[record.key].is_valid:
         return MirrorResults(key=record.key, restore=True, reason=f"{results.describe_first_invalid()}; the mirror has it")
     if results is not None and results.is_valid and results.results_folder:
         reason = f"its results are in {results.results_folder}"
         return events.ResultsLocated(evaluation=record.key, reason=reason, results=results.results_folder)
+    # A cleaner may have removed the files on purpose, so only a person has them scored again.
     if record.state is EvaluationState.LOST:
         if results is not None and results.is_valid:
             return events.ResultsLocated(evaluation=record.key, reason="its results are back")
@@ -68,6 +74,7 @@ def _next_action_missing_results(record: EvaluationRecord, snapshot: Snapshot) -
 
 def _is_checkpoint_gone(record: EvaluationRecord, snapshot: Snapshot, config: Config) -> bool:
     source, stage_folder = config.stages.get(record.source), snapshot.stages.get(record.source)
+    # A folder outside every listing is not known to be gone.
     if source is None or stage_folder is None or Path(record.checkpoint).parent != source.checkpoints:
         return False
     return stage_folder.steps is not None and record.step not in stage_folder.steps
@@ -101,6 +108,6 @@ def _next_action_rewritten(record: EvaluationRecord, snapshot: Snapshot) -> Acti
     if inspection.fingerprint != record.fingerprint:
         return make_pending_event(record, "the checkpoint was rewritten")
     mtimes = snapshot.mtimes.get(record.checkpoint)
-    if mtimes == record.mtimes:  # nothing moved: another evaluation of the same checkpoint had it looked at
+    if mtimes == record.mtimes:  # another evaluation of the same checkpoint caused this inspection
         return None
     return events.MtimesUpdated(evaluation=record.key, mtimes=mtimes, reason="same content, new mtimes")

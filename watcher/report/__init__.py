@@ -1,1 +1,1 @@
-"""The report: reads published results; shows them in a terminal, as CSV or JSON, and as one HTML file."""
+"""Reads published results; reports them as text, CSV, JSON and HTML."""

@@ -73,11 +73,12 @@ def read_stage_answers(stage: StageReport) -> StageAnswers | None:
     left_out: list[str] = []
     prompts: dict[str, ReportedPrompt] = {}
     total_characters = 0
-    # the bridge first, since every other answer is shown beside its; then the newest, until the page is large enough
+    # The bridge first, since its answers are shown beside all others; then the newest, until the page is large enough.
     for evaluation in evaluations if bridge is None else [bridge, *evaluations]:
         path = EvaluationPaths(Path(evaluation.results), stage.name, evaluation.directory).generations
         if not path.is_file():
             continue
+        # A page of many megabytes opens slowly in a browser.
         if total_characters > MAX_TOTAL_CHARACTERS:
             left_out.append(f"{evaluation.directory}: the page has reached its size limit; its answers are in {path.name}")
             continue
@@ -104,8 +105,12 @@ def read_stage_answers(stage: StageReport) -> StageAnswers | None:
 
 
 def _read_answer_rows(path: Path) -> Iterator[JsonObject]:
-    """The rows of a generations file. Raises ValueError with the line's number for a line that is not JSON."""
+    """The rows of a generations file.
+
+    Raises ValueError with the line's number for a line that is not JSON.
+    """
     with path.open("rb") as file:
+        # A broken model may write one endless line, so lines are read in bounded pieces.
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), start=1):
             if not line.strip():
                 continue
@@ -134,6 +139,7 @@ def _parse_answer(row: JsonObject) -> ReportedAnswer:
         text=text[:MAX_SHOWN_CHARACTERS],
         omitted_characters=max(0, len(text) - MAX_SHOWN_CHARACTERS),
         finish_reason=str(row.get("finish", ""))[:40],
+        # One check without a result leaves the answer undecided.
         passed=None if not outcomes or None in outcomes else all(outcomes),
         checks=checks,
     )

@@ -131,6 +131,7 @@ def build_report(
     """Read the results of all stages, or of ``only_stage``."""
     records = list(journal_state.records.values())
     compare_requests = build_comparison_requests(config, journal_state)
+    # Stages that left the config keep their scores, so the report keeps them too.
     names = [*config.stages, *dict.fromkeys(record.stage for record in records if record.stage not in config.stages)]
     return Report(
         at=now,
@@ -149,13 +150,14 @@ def _build_stage(
     stage = config.stages.get(name)
     results = Path(get_configured_results_folder(config, name))
     stage_records = [record for record in journal_state.records.values() if record.stage == name]
+    # Each record is read where its attempt published, since the config may name another folder now.
     evaluations = [
         _build_from_record(record, get_evaluation_paths(config, record).results, compare_requests.get(record.key))
         for record in stage_records
     ]
     evaluations += _find_unjournaled(results, name, {record.directory for record in stage_records})
     bridge = find_bridge(name, stage_records)
-    # the bridge comes from another stage, so its step says nothing about the order of these
+    # The bridge comes from another stage, so its step says nothing about the order of these.
     return StageReport(
         name=name,
         checkpoints="" if stage is None else str(stage.checkpoints),
@@ -182,6 +184,7 @@ def _collect_notes(stage: Stage | None, bridge: EvaluationRecord | None, started
         return
     if bridge is None:
         return
+    # A reader must see why no comparison is there yet.
     if bridge.state != "scored":
         yield f"the bridge, {bridge.source} step {bridge.step}, is {bridge.state}{f': {bridge.reason}' if bridge.reason else ''}"
     if override := describe_bridge_override(bridge, stage):
@@ -194,7 +197,7 @@ def _build_from_record(record: EvaluationRecord, results: Path, compare_request:
     paths = EvaluationPaths(results, record.stage, record.directory)
     result_files = read_result_files(paths)
     errors = list(result_files.errors)
-    # while an evaluation is being scored again, missing and older tier files are no errors
+    # While an evaluation is being scored again, missing and older tier files are no errors.
     if record.state == "scored":
         errors += [f"{paths.tier_json(tier).name}: missing" for tier in record.suites if tier not in result_files.tiers]
         errors += [
@@ -202,6 +205,7 @@ def _build_from_record(record: EvaluationRecord, results: Path, compare_request:
             for name, tier in result_files.tiers.items()
             if record.fingerprint and tier.fingerprint != record.fingerprint
         ]
+    # The journal keeps the canary's verdict, even where the tier files are gone.
     scores = record.extra.get("scores")
     compared = _read_comparison(paths, result_files, errors)
     return ReportedEvaluation(
@@ -220,6 +224,7 @@ def _build_from_record(record: EvaluationRecord, results: Path, compare_request:
         logs=_list_logs(record, results),
         files=result_files,
         compared=compared,
+        # Figures of an old comparison are still shown, but its outcome is not today's.
         outdated=compared is not None and compare_request is not None and compared.request != compare_request,
         errors=tuple(dict.fromkeys(errors)),
         times=record.times,
@@ -235,7 +240,7 @@ def _list_logs(record: EvaluationRecord, results: Path) -> tuple[str, ...]:
 
 
 def _find_unjournaled(results: Path, stage: str, known_directories: set[str]) -> Iterator[ReportedEvaluation]:
-    """Results without a record: scored by hand, or before a journal that was deleted."""
+    """Results without a record: scored by hand, or before a deleted journal."""
     names: list[str] = []
     with contextlib.suppress(OSError):  # the report shows what can be read
         names = list_result_folders(results, stage)
@@ -244,7 +249,7 @@ def _find_unjournaled(results: Path, stage: str, known_directories: set[str]) ->
             continue
         paths = EvaluationPaths(results, stage, name)
         result_files = read_result_files(paths)
-        # a folder may exist without results: a job that has just started makes one
+        # A folder may exist without results: a job that has just started makes one.
         if not (result_files.tiers or result_files.errors):
             continue
         errors = list(result_files.errors)
@@ -271,6 +276,7 @@ def _read_comparison(paths: EvaluationPaths, result_files: ResultFiles, errors: 
     except UserError as error:
         errors.append(f"{paths.compare_json.name}: {error.message}")
         return None
+    # After a rewrite the comparison lags behind the tier files for a while.
     fingerprints = {tier.fingerprint for tier in result_files.tiers.values()}
     if compared is not None and fingerprints and compared.candidate.fingerprint not in fingerprints:
         errors.append(f"{paths.compare_json.name}: compares another version of the checkpoint")

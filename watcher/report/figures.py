@@ -73,6 +73,7 @@ def list_figures(stage: StageReport) -> list[Figure]:
         if not tier_files:
             continue
         figures[Figure(tier, "")] = None
+        # Tier 4 has several rates over all prompts, and each of them is a figure of its own.
         if tier == TIER4:
             rates = [rate for rate in TIER4_RATES[1:] if any(rate in tier_file.totals for tier_file in tier_files)]
             figures |= dict.fromkeys(Figure(tier, rate) for rate in rates)
@@ -96,7 +97,7 @@ def collect_changes(comparison: Comparison | None) -> dict[Figure, FigureChange]
     """The changes of a comparison, by figure; empty for None."""
     changes: dict[Figure, FigureChange] = {}
     for figure, result in _iter_results(comparison) if comparison is not None else ():
-        # the test may be in another unit than the figure: nats a token for perplexity
+        # The test may be in another unit than the figure: nats a token for perplexity.
         displayed = next((result.effects[key] for key in _DISPLAY_METRICS if key in result.effects), result.effect)
         tested = result.effect
         changes[figure] = FigureChange(
@@ -131,12 +132,15 @@ def find_newest(evaluations: Iterable[ReportedEvaluation]) -> ReportedEvaluation
 def is_comparable(first: ReportedEvaluation, second: ReportedEvaluation, figure: Figure) -> bool:
     """Whether both scored the figure with equal data, tokenizer and settings."""
     tiers = first.files.tiers.get(figure.tier), second.files.tiers.get(figure.tier)
+    # Another tokenizer, dtype or length gives another number for equal weights.
     if tiers[0] is None or tiers[1] is None or _select_settings(tiers[0].settings) != _select_settings(tiers[1].settings):
         return False
+    # A task is comparable by its own data, even if other tasks of the suite changed.
     if figure.name and figure.tier != TIER4:
         return tiers[0].data_keys.get(figure.name) == tiers[1].data_keys.get(figure.name)
     return tiers[0].data_keys == tiers[1].data_keys and tiers[0].suite_digest == tiers[1].suite_digest
 
 
 def _select_settings(settings: Mapping[str, str]) -> dict[str, str]:
+    # Across stages the backend may differ; tokenizer, dtype and length may not.
     return {key: value for key, value in settings.items() if key != "backend"}

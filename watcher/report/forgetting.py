@@ -1,6 +1,6 @@
 """Stages by figures: newest value, change, and what later stages forgot. Pure.
 
-A change within a stage is the paired comparison with its bridge. Across stages no pairs exist: a figure counts as forgotten if a
+A change within a stage is the paired comparison with its bridge. Across stages no pairs exist. A figure counts as forgotten if a
 stage's newest value is worse than the best earlier one by more than two standard errors. The two values are treated as
 independent, which is cautious for equal items.
 """
@@ -116,10 +116,11 @@ def _find_forgetting(
     ]
     if not earlier_values:
         return None
-    # with this sign a lower value is the better one, and a positive loss the worse
+    # With this sign a lower value is the better one, and a positive loss the worse.
     sign = 1.0 if figure.lower_is_better else -1.0
     best_stage, best = min(earlier_values, key=lambda pair: sign * pair[1].value)
     loss = sign * (value.value - best.value)
+    # Without an error a loss cannot be separated from noise.
     if value.error is None or best.error is None:
         return None
     if loss <= FORGETTING_THRESHOLD_STDERRS * math.hypot(value.error, best.error):

@@ -52,11 +52,12 @@ ProvenancePool = dict[str, int]
 def render_html(report: Report, results: Path) -> str:
     """The page; its links are relative to the folder ``results``."""
     data = json.dumps(build_page_data(report, results), allow_nan=False, separators=(",", ":"))
-    # no character of the data can end the script element
+    # No character of the data can end the script element.
     data = data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     styles = _read_text(UPLOT_FOLDER / "uPlot.min.css") + _read_text(PAGE_FOLDER / "report.css")
     scripts = [_read_text(UPLOT_FOLDER / "uPlot.iife.min.js"), _read_text(PAGE_FOLDER / "report.js")]
     script_digests = " ".join(_compute_csp_digest(script) for script in scripts)
+    # Digests instead of 'unsafe-inline': text from a model must never run as a script.
     policy = f"default-src 'none'; script-src {script_digests}; style-src {_compute_csp_digest(styles)}; {_POLICY_DENIALS}"
     substitutions = {
         "POLICY": policy,
@@ -65,6 +66,7 @@ def render_html(report: Report, results: Path) -> str:
         "LIBRARY": scripts[0],
         "PROGRAM": scripts[1],
     }
+    # One pass over the template, so that a placeholder inside the data is not replaced.
     return re.sub(r"@@([A-Z]+)@@", lambda match: substitutions[match[1]], _read_text(PAGE_FOLDER / "report.html"))
 
 
@@ -76,7 +78,7 @@ def build_page_data(report: Report, results: Path) -> PageData:
     pool: ProvenancePool = {}
     status = report.status
     return {
-        # status.json may be missing or another version's: every value of it has a default
+        # status.json may be missing or another version's: every value of it has a default.
         "schema": 1,
         "version": __version__,
         "at": report.at,
@@ -93,6 +95,7 @@ def build_page_data(report: Report, results: Path) -> PageData:
         "queue": as_object(status.get("queue")),
         "counts": as_object(status.get("counts")),
         "latencies": as_object(status.get("latencies")),
+        # A long schedule leaves hundreds of skips, and the page shows their number.
         "skipped": as_list(status.get("skipped"))[:_MAX_SKIPPED],
         "skipped_count": status.get("skipped_count", 0),
         "verdicts": list(VERDICTS),
@@ -109,6 +112,7 @@ def build_page_data(report: Report, results: Path) -> PageData:
 
 def _build_stage_data(stage: StageReport, results: Path, pool: ProvenancePool) -> PageData:
     evaluations = stage.evaluations
+    # One list of figures for the stage, since all arrays of the page are parallel to it.
     figures = list_figures(stage)
     keys = [evaluation.key for evaluation in evaluations]
     return {
@@ -156,6 +160,7 @@ def _build_evaluation_data(evaluation: ReportedEvaluation, results: Path, pool: 
         "errors": list(evaluation.errors),
         "outdated": evaluation.outdated,
         "links": _build_links(evaluation, results),
+        # Most provenance is equal for all checkpoints of a run, so a row holds indices.
         "provenance": _pool_provenance(evaluation, pool),
         "against": {comparison.role: _build_comparison_data(comparison) for comparison in evaluation.comparisons},
         "refused": [[refusal.name, refusal.reason] for refusal in evaluation.refusals],
@@ -208,7 +213,10 @@ def _encode_change(change: FigureChange | None) -> list[Any] | None:
 
 
 def _build_links(evaluation: ReportedEvaluation, results: Path) -> list[list[str]]:
-    """[label, URL] of logs and results; relative URLs hold wherever the file system is mounted."""
+    """[label, URL] of logs and results.
+
+    Relative URLs hold wherever the file system is mounted.
+    """
     folder = EvaluationPaths(Path(evaluation.results), evaluation.stage, evaluation.directory).folder
     labels = {".out": "log", ".err": "errors"}
     links = [[labels.get(Path(log).suffix, "log"), log] for log in evaluation.logs] + [["results", f"{folder}/"]]
@@ -217,6 +225,7 @@ def _build_links(evaluation: ReportedEvaluation, results: Path) -> list[list[str
 
 def _make_relative_url(path: str, results: Path) -> str:
     slash = "/" if path.endswith("/") else ""
+    # Bytes that are no UTF-8 are quoted too; "./" keeps a colon from looking like a scheme.
     return "./" + quote(os.fsencode(os.path.relpath(path, results))) + slash
 
 
@@ -232,6 +241,7 @@ def _pool_provenance(evaluation: ReportedEvaluation, pool: ProvenancePool) -> li
         }
         for tier, tier_figures in evaluation.files.tiers.items()
     }
+    # Most entries are equal for all checkpoints of a run, so each is stored once.
     parts = [{name: _round_nested(value)} for name, value in run_fields.items()] + [{"tier files": tier_heads}] * bool(tier_heads)
     return [pool.setdefault(json.dumps(part), len(pool)) for part in parts]
 

@@ -79,13 +79,14 @@ def read_result_files(paths: EvaluationPaths) -> ResultFiles:
     documents = {tier: document for tier in TIER_FILES if (document := _read_document(paths.tier_json(tier), errors))}
     tiers: dict[str, TierFigures] = {}
     for tier, document in documents.items():
+        # Another program's numbers may mean something else, so they are not shown as ours.
         if not isinstance(document.get("checkpoint"), dict) or "schema" not in document:
             errors.append(f"{paths.tier_json(tier).name}: written by another program")
             continue
         tiers[tier] = _parse_tier(tier, document)
         if not tiers[tier].totals:
             errors.append(f"{paths.tier_json(tier).name}: has no figures")
-    # all tier files of a folder name the same checkpoint
+    # All tier files of a folder name the same checkpoint.
     first_document: JsonObject = next((documents[tier] for tier in tiers), {})
     checkpoint = as_object(first_document.get("checkpoint"))
     return ResultFiles(
@@ -106,6 +107,7 @@ def _read_document(path: Path, errors: list[str]) -> JsonObject:
     A file that holds something else adds a line to ``errors``.
     """
     try:
+        # One odd file must not exhaust the memory of a login node.
         if path.exists() and path.stat().st_size > MAX_FILE_BYTES:
             errors.append(f"{path.name}: larger than {MAX_FILE_BYTES // 1_000_000} MB")
             return {}
@@ -124,7 +126,7 @@ def _parse_tier(tier: str, document: JsonObject) -> TierFigures:
     data_keys = {entry: fields.get("data_key", document.get("data_key")) for entry, fields in fields_by_entry.items()}
     primary_metrics = {entry: fields.get("primary_metric") for entry, fields in fields_by_entry.items()}
     totals = _parse_numbers(as_object(document.get("summary")))
-    # the file has no errors for its totals
+    # The file has no errors for its totals.
     _add_total_errors(tier, totals, entries)
     return TierFigures(
         fingerprint=_parse_text(as_object(document.get("checkpoint")).get("fingerprint")),
@@ -152,9 +154,9 @@ def _parse_numbers(fields: JsonObject) -> dict[str, FigureValue]:
 
 
 def _parse_entry(tier: str, fields: JsonObject) -> dict[str, FigureValue]:
-    """The numbers of a slice, task or category, with the errors that follow from those in the file.
+    """The numbers of a slice, task or category, with standard errors.
 
-    ppl = exp(nll) has the error by the delta method, primary that of the metric that it is, a rate the binomial one.
+    ppl = exp(nll) has its error by the delta method, primary that of its own metric, and a rate the binomial one.
     """
     numbers = _parse_numbers(fields)
     if tier == "tier2_ppl" and "nll_per_token" in numbers:
@@ -168,15 +170,17 @@ def _parse_entry(tier: str, fields: JsonObject) -> dict[str, FigureValue]:
 
 
 def _add_total_errors(tier: str, totals: dict[str, FigureValue], entries: Mapping[str, Mapping[str, FigureValue]]) -> None:
-    """Give the totals their standard errors, over slices or tasks drawn independently of each other.
+    """Give the totals their standard errors.
 
-    NLL a token is a mean weighted by tokens: sqrt(sum((tokens_i * se_i)^2)) / sum(tokens). The tasks' mean is unweighted:
-    sqrt(sum(se_i^2)) / n. A share of prompts has the binomial error. A total has none if a part has none.
+    Slices and tasks are treated as drawn independently. NLL a token is a mean weighted by tokens:
+    sqrt(sum((tokens_i * se_i)^2)) / sum(tokens). The tasks' mean is unweighted: sqrt(sum(se_i^2)) / n. A share of prompts has
+    the binomial error. A total has none if a part has none.
     """
     if tier == "tier2_ppl" and "nll_per_token" in totals:
         parts = [(entry.get("tokens"), entry.get("nll_per_token")) for entry in entries.values()]
         weighted_errors = [(t.value, n.error) for t, n in parts if t is not None and n is not None and n.error is not None]
         tokens = math.fsum(count for count, _ in weighted_errors)
+        # An error that leaves out a slice would be too small.
         if weighted_errors and len(weighted_errors) == len(parts) and tokens > 0:
             error = math.sqrt(math.fsum((count * stderr) ** 2 for count, stderr in weighted_errors)) / tokens
             _set_error(totals, "nll_per_token", error)
@@ -203,7 +207,10 @@ def _set_ppl_error(numbers: dict[str, FigureValue], nll_error: float | None) -> 
 
 
 def _set_binomial_error(numbers: dict[str, FigureValue], rate: str, count: float) -> None:
-    """Standard error of a share p of ``count`` independent prompts: sqrt(p (1 - p) / (n - 1)); None for fewer than two."""
+    """Set the standard error of a share of ``count`` independent prompts.
+
+    It is sqrt(p (1 - p) / (n - 1)), and None for fewer than two prompts.
+    """
     if rate in numbers:
         share = numbers[rate].value
         is_defined = count > 1 and 0 <= share <= 1

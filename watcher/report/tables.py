@@ -27,6 +27,7 @@ def iter_report_rows(report: Report) -> Iterator[ReportRow]:
     """
     for stage in report.stages:
         for evaluation in stage.evaluations:
+            # Long format: a new metric adds rows and never changes a column.
             yield from _iter_figure_rows(evaluation)
             yield from _iter_difference_rows(evaluation)
 
@@ -92,5 +93,6 @@ def _iter_difference_rows(evaluation: ReportedEvaluation) -> Iterator[ReportRow]
 def _escape_cell(value: object) -> object:
     if not isinstance(value, str):
         return value
+    # A spreadsheet runs a cell that begins like a formula.
     text = strip_control_characters(value)
     return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text

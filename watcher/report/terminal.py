@@ -41,6 +41,7 @@ def print_report(report: Report, console: Console, *, details: bool) -> None:
             console.print(part)
         for evaluation in stage.evaluations if details else ():
             print_evaluation(evaluation, stage, console)
+    # A single stage has no earlier one whose figures it could forget.
     losses = build_matrix(report).list_forgotten() if len(report.stages) > 1 else []
     if losses:
         console.print()
@@ -63,7 +64,7 @@ def print_evaluation(evaluation: ReportedEvaluation, stage: StageReport, console
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in ("figure", "value", *(f"vs {comparison.role} [95 %]" for comparison in evaluation.comparisons)):
         table.add_column(_make_text(heading), justify="right" if heading == "value" else "left")
-    # a row for each figure, a column for each baseline
+    # A row for each figure, a column for each baseline.
     changes_by_comparison = [collect_changes(comparison) for comparison in evaluation.comparisons]
     for figure in figures:
         name = _make_text(figure.name or f"{TIER_LABELS[figure.tier]} total", "" if figure.name else "bold")
@@ -83,6 +84,7 @@ def summarize_objectives(stage: StageReport) -> ObjectivesSummary:
     comparison = newest.get_comparison("bridge")
     if comparison is None:
         return ObjectivesSummary("none", [f"{newest.key}: {'; '.join(_explain_missing_comparison(newest, stage))}"])
+    # An old verdict must not pass or fail today's objectives.
     if newest.outdated:
         reason = "the comparison is outdated: baselines, suites or objectives have changed; the watcher makes a new one"
         return ObjectivesSummary("none", [f"{newest.key}: {reason}"])
@@ -113,7 +115,7 @@ def _render_stage(stage: StageReport) -> Iterator[RenderableType]:
     yield _make_text(f"{stage.name}: {bridge}", "bold")
     for note in stage.notes:
         yield _make_text(f"! {note}", "yellow")
-    # the overview has only the tiers' totals: entries are too many for a terminal's width
+    # The overview has only the tiers' totals: entries are too many for a terminal's width.
     totals = [figure for figure in list_figures(stage) if not figure.name]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("step", justify="right", no_wrap=True)

@@ -1,32 +1,33 @@
-"""Jobs and time of a cluster in memory; the clock is an argument.
+"""Simulates the jobs of a cluster in memory; the clock is an argument.
 
-What a job does while it runs is somebody else's: see ``JobBehaviour``. Slurm's words about them are in ``simulated_slurm``.
+``JobBehaviour`` defines what a job does. The Slurm commands are in ``slurm_commands.py``.
 """
 
+import enum
 import heapq
 import itertools
 import random
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 TERMINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"})
 
 REQUEUE_DELAY_SECONDS = 121.0
-"""Seconds that a requeued job waits, by default."""
+"""Slurm's delay before a requeued job may start."""
 
 PREEMPTION_REQUEUE_DELAY_SECONDS = 120.0
-"""Seconds that a preempted job which will be run again is shown as PREEMPTED, where a site does so."""
+"""How long a preempted job is PREEMPTED before it returns to the queue, on some sites."""
 
 MIN_JOB_AGE_SECONDS = 300.0
-"""Seconds that the queue shows a job after its end."""
+"""How long the queue lists a job after its end."""
 
 
 class AccountingRow(msgspec.Struct, kw_only=True):
-    """One run of a job, as accounting keeps it."""
+    """One run of a job, as accounting records it."""
 
     state: str
     submit: float
@@ -36,7 +37,7 @@ class AccountingRow(msgspec.Struct, kw_only=True):
 
 
 class SimulatedJob(msgspec.Struct, kw_only=True):
-    """One job, from sbatch until nobody remembers it."""
+    """One job, from sbatch until the queue purges it."""
 
     job_id: int
     name: str
@@ -44,51 +45,53 @@ class SimulatedJob(msgspec.Struct, kw_only=True):
     script: str
     request: Path
     visible_at: float
-    """Unix time from which squeue shows it, at the latest since it began: what runs is in the controller's memory."""
+    """Unix time from which squeue lists it; at the latest its start."""
     current_run: AccountingRow
     earlier_runs: list[AccountingRow] = msgspec.field(default_factory=list)
     reason: str = "JobHeldUser"
     held: bool = True
-    """Never released: accounting does not find it by name."""
+    """Not released yet; accounting does not find it by name."""
     accounting_only: bool = False
-    """A refused submission that accounting keeps as FAILED."""
+    """A refused submission that accounting records as FAILED."""
     will_requeue: bool = False
-    """Shown as over, and about to be put back into the queue."""
+    """Listed as ended, but about to return to the queue."""
     is_purged: bool = False
-    """Out of the queue."""
+    """Removed from the queue."""
     revision: int = 0
-    """Raised with every change, so that what was to happen to it before does not any more."""
+    """Raised with every change, which drops events scheduled before it."""
 
     @property
     def restarts(self) -> int:
-        """How often it was put back into the queue."""
+        """How often it returned to the queue."""
         return len(self.earlier_runs)
 
     @property
     def is_over(self) -> bool:
-        """Whether it ended."""
+        """Whether it has ended."""
         return self.current_run.state in TERMINAL_STATES
 
     @property
     def is_live(self) -> bool:
-        """Whether it runs, or may."""
+        """Whether it runs or may run."""
         return self.will_requeue or not (self.is_over or self.accounting_only or self.held)
 
 
 class SimulatedRun(msgspec.Struct, frozen=True):
-    """How a run will go."""
+    """Duration and ending of one run."""
 
     duration_seconds: float
     ending: int | str = 0
-    """Exit code of its script, or a state (``NODE_FAIL``), or ``requeue``, or ``preempted``: PREEMPTED, and requeued some time
-    later, or ``vanish``: ended, and forgotten at once."""
+    """Exit code of the script; a state such as ``NODE_FAIL``; or one of three words.
+
+    ``requeue``: back into the queue; ``preempted``: PREEMPTED, and later back; ``vanish``: ended and purged at once.
+    """
 
 
 class JobBehaviour(Protocol):
-    """What jobs do."""
+    """What the jobs of a cluster do."""
 
     def begin(self, job: SimulatedJob, now: float) -> SimulatedRun:
-        """Its script starts."""
+        """Start the script of a job; return how its run goes."""
         ...
 
     def end(self, job: SimulatedJob, run: SimulatedRun, now: float) -> int | str:
@@ -96,10 +99,33 @@ class JobBehaviour(Protocol):
         ...
 
 
-class SimulatedCluster:
-    """A cluster with ``slots`` jobs at once.
+class EventKind(enum.Enum):
+    """What happens to a job by itself."""
 
-    A released job waits ``wait`` seconds, drawn between the two.
+    START = enum.auto()
+    """It may start as soon as a slot is free."""
+    END = enum.auto()
+    """Its run ends."""
+    RETURN = enum.auto()
+    """A preempted job returns to the queue."""
+    PURGE = enum.auto()
+    """The queue drops it."""
+
+
+class _ScheduledEvent(NamedTuple):
+    at: float
+    serial: int
+    """Orders events of one time; unique, so that later fields are never compared."""
+    job_index: int
+    revision: int
+    """The job's revision when the event was scheduled: after a change of the job it is void."""
+    kind: EventKind
+
+
+class SimulatedCluster:
+    """A cluster that runs ``slots`` jobs at once.
+
+    A released job waits a time drawn from ``wait_range_seconds``.
     """
 
     def __init__(
@@ -114,41 +140,38 @@ class SimulatedCluster:
         self.jobs: list[SimulatedJob] = []
         self.next_id = 1000
         self.fault_counts: Counter[str] = Counter()
-        """What went wrong -> how often it did."""
-        self._clock, self._behaviour, self._rng, self._slots, self._wait_range_seconds = (
-            clock,
-            behaviour,
-            rng,
-            slots,
-            wait_range_seconds,
-        )
-        self._events: list[tuple[float, int, int, int, str]] = []
+        """Fault -> how often it happened."""
+        self._clock, self._behaviour, self._rng = clock, behaviour, rng
+        self._slots, self._wait_range_seconds = slots, wait_range_seconds
+        self._events: list[_ScheduledEvent] = []
         self._serial = itertools.count()
         self._runs: dict[int, SimulatedRun] = {}
         self._pending: deque[tuple[int, int]] = deque()
 
     def find_next_event_time(self) -> float:
-        """Unix time at which something happens by itself; infinite where nothing will."""
-        while self._events and self.jobs[self._events[0][2]].revision != self._events[0][3]:
-            heapq.heappop(self._events)
-        return self._events[0][0] if self._events else float("inf")
+        """Unix time of the next event; infinite without one."""
+        while self._events and self.jobs[self._events[0].job_index].revision != self._events[0].revision:
+            heapq.heappop(self._events)  # the job changed since: its event is void
+        return self._events[0].at if self._events else float("inf")
 
     def advance(self, now: float) -> None:
-        """Let everything happen that was to happen until ``now``."""
+        """Carry out all events until ``now`` (unix time)."""
         while self.find_next_event_time() <= now:
-            at, _, index, _, event = heapq.heappop(self._events)
-            if event == "start":
-                self._pending.append((index, self.jobs[index].revision))
-            elif event == "end":
-                self._end_run(index, at)
-            elif event == "return":
-                self._requeue(index, at)
-            else:
-                self.jobs[index].is_purged = True
-            self._start_pending_jobs(at)
+            event = heapq.heappop(self._events)
+            index, job = event.job_index, self.jobs[event.job_index]
+            match event.kind:
+                case EventKind.START:
+                    self._pending.append((index, job.revision))
+                case EventKind.END:
+                    self._end_run(index, event.at)
+                case EventKind.RETURN:
+                    self._requeue(index, event.at)
+                case EventKind.PURGE:
+                    job.is_purged = True
+            self._start_pending_jobs(event.at)
 
-    def _schedule_event(self, index: int, at: float, event: str) -> None:
-        heapq.heappush(self._events, (at, next(self._serial), index, self.jobs[index].revision, event))
+    def _schedule_event(self, index: int, at: float, kind: EventKind) -> None:
+        heapq.heappush(self._events, _ScheduledEvent(at, next(self._serial), index, self.jobs[index].revision, kind))
 
     def _start_pending_jobs(self, now: float) -> None:
         while self._pending and len(self._runs) < self._slots:
@@ -160,7 +183,7 @@ class SimulatedCluster:
             job.current_run.state, job.reason, job.current_run.start = "RUNNING", "None", now
             job.visible_at = min(job.visible_at, now)
             run = self._runs[index] = self._behaviour.begin(job, now)
-            self._schedule_event(index, now + run.duration_seconds, "end")
+            self._schedule_event(index, now + run.duration_seconds, EventKind.END)
 
     def _end_run(self, index: int, now: float) -> None:
         job = self.jobs[index]
@@ -174,8 +197,8 @@ class SimulatedCluster:
         if ending == "preempted":
             self.set_state(job, "PREEMPTED", now)
             job.will_requeue = True
-            job.revision += 1  # it is not forgotten
-            self._schedule_event(index, now + PREEMPTION_REQUEUE_DELAY_SECONDS, "return")
+            job.revision += 1  # drops the purge that set_state scheduled
+            self._schedule_event(index, now + PREEMPTION_REQUEUE_DELAY_SECONDS, EventKind.RETURN)
             return
         state = ending if isinstance(ending, str) else "COMPLETED" if ending == 0 else "FAILED"
         self.set_state(job, "FAILED" if state == "vanish" else state, now, exit_code=ending if isinstance(ending, int) else 0)
@@ -189,10 +212,10 @@ class SimulatedCluster:
         job.will_requeue = False
         job.earlier_runs.append(job.current_run)
         job.current_run, job.reason = AccountingRow(state="PENDING", submit=now), "BeginTime"
-        self._schedule_event(index, now + REQUEUE_DELAY_SECONDS, "start")
+        self._schedule_event(index, now + REQUEUE_DELAY_SECONDS, EventKind.START)
 
     def set_state(self, job: SimulatedJob, state: str, now: float, *, reason: str = "None", exit_code: int = 0) -> None:
-        """Set a job's state; the queue forgets terminal jobs after a while."""
+        """Set a job's state; schedule the purge of an ended job."""
         index = self.jobs.index(job)
         job.revision += 1
         job.will_requeue = False
@@ -200,24 +223,24 @@ class SimulatedCluster:
         self._runs.pop(index, None)
         if state in TERMINAL_STATES:
             job.current_run.end = now
-            self._schedule_event(index, now + MIN_JOB_AGE_SECONDS, "forget")
+            self._schedule_event(index, now + MIN_JOB_AGE_SECONDS, EventKind.PURGE)
 
     def add(self, job: SimulatedJob) -> None:
-        """Add a job; a ghost is only a row in accounting."""
+        """Add a job; release it unless held or only in accounting."""
         self.jobs.append(job)
         self.next_id += 1
         if not (job.held or job.accounting_only):
             self.release_job(len(self.jobs) - 1)
 
     def release_job(self, index: int) -> None:
-        """It may run."""
+        """Release a held job, which then waits for its start."""
         job = self.jobs[index]
         job.held, job.reason = False, "Priority"
         job.revision += 1
-        self._schedule_event(index, self._clock() + self._rng.uniform(*self._wait_range_seconds), "start")
+        self._schedule_event(index, self._clock() + self._rng.uniform(*self._wait_range_seconds), EventKind.START)
 
     def cancel(self, index: int) -> None:
-        """End a job, whatever it does."""
+        """Cancel a job in any state."""
         job, now = self.jobs[index], self._clock()
         if index in self._runs:
             self._behaviour.end(job, SimulatedRun(0.0, "CANCELLED"), now)

@@ -1,4 +1,4 @@
-"""What must always hold in a simulation, checked after every tick."""
+"""Checks the invariants of a simulation after every tick."""
 
 import json
 from collections import Counter
@@ -17,7 +17,7 @@ from watcher.core.result_paths import get_evaluation_paths
 from watcher.daemon.daemon import Daemon
 from watcher.journal.journal import read_journal
 from watcher.journal.replay import JournalState
-from watcher.observe import results as evidence
+from watcher.observe.results import check_results
 from watcher.reconcile.schedule import scheduled_evaluations
 from watcher.simulate.cluster import SimulatedCluster, SimulatedJob
 from watcher.simulate.jobs import SimulatedScoringJobs
@@ -25,7 +25,7 @@ from watcher.simulate.training import SimulatedTraining
 
 
 class Invariants:
-    """How often each promise was looked at, and where it was broken."""
+    """Counts the checks of each invariant, and lists its violations."""
 
     def __init__(self, config: Config) -> None:
         self.check_counts: Counter[str] = Counter()
@@ -34,15 +34,15 @@ class Invariants:
         self._verified_since: dict[str, float] = {}
 
     def check(self, name: str, holds: bool, violation: str) -> None:
-        """One look at one promise."""
+        """Count one check of an invariant; note a violation unless it holds."""
         self.check_counts[name] += 1
         if not holds:
             self.violations.append(f"{name}: {violation}")
 
     def check_tick(self, daemon: Daemon, slurm: SimulatedCluster, calls: Sequence[tuple[float, str]], now: float) -> None:
-        """What must hold whenever a tick is over."""
+        """Check what must hold after a tick."""
         call_counts = Counter(name for _, name in calls)
-        self.check("asks_once", call_counts["squeue"] <= 1 and call_counts["sacct"] <= 1, f"one tick asked {dict(call_counts)}")
+        self.check("asks_once", call_counts["squeue"] <= 1 and call_counts["sacct"] <= 1, f"one tick ran {dict(call_counts)}")
         self.check_one_live_submission(slurm)
         for record in daemon.journal.state.records.values():
             if record.state is EvaluationState.SCORED and self._verified_since.get(record.key) != record.since:
@@ -56,7 +56,7 @@ class Invariants:
         )
 
     def check_one_live_submission(self, slurm: SimulatedCluster) -> None:
-        """Never two jobs that may score one evaluation."""
+        """Check that no two live jobs may score one evaluation."""
         live_jobs: dict[str, SimulatedJob] = {}
         for job in slurm.jobs:
             if not job.is_live or job.is_purged or job.script.endswith("prefill.sbatch"):
@@ -69,16 +69,17 @@ class Invariants:
             self.check("one_live_submission", other_job is job, f"{evaluation}: {other_job.name} and {job.name} are both live")
 
     def check_scored_results(self, record: EvaluationRecord) -> None:
-        """What the journal calls scored has tier files of that very content."""
+        """Check that a scored evaluation has valid tier files of its checkpoint."""
         tiers = {tier: TierRequirement(digest) for tier, digest in record.suites.items()}
-        verdicts = evidence.check_results(get_evaluation_paths(self._config, record), record.fingerprint or "", tiers).verdicts
+        verdicts = check_results(get_evaluation_paths(self._config, record), record.fingerprint or "", tiers).verdicts
         is_valid = bool(verdicts) and all(verdict == TierVerdict("valid") for verdict in verdicts.values())
         self.check("scored_means_valid_files", is_valid, f"{record.key}: {verdicts}")
 
     def check_final_state(
         self, journal_state: JournalState, paths: StatePaths, scoring_jobs: SimulatedScoringJobs, training: SimulatedTraining
     ) -> None:
-        """What must hold after training and a while longer."""
+        """Check what must hold at the end of the simulation."""
+        # Complete: every scheduled evaluation is known and ended; exact: no content was scored twice.
         keys_by_identity = journal_state.index_by_identity()
         for scheduled_evaluation in scheduled_evaluations(self._config, {})[0]:
             key = keys_by_identity.get(scheduled_evaluation.identity)
@@ -90,7 +91,7 @@ class Invariants:
                 self.check(
                     "the_newest_content_is_scored",
                     _is_fingerprint_current(record),
-                    f"{record.key}: its checkpoint was rewritten since",
+                    f"{record.key}: its checkpoint has been rewritten",
                 )
         for (evaluation, fingerprint), count in scoring_jobs.publish_counts.items():
             self.check("scored_once", count == 1, f"{evaluation} with content {fingerprint[:8]} was scored {count} times")
@@ -98,12 +99,12 @@ class Invariants:
         self.check(
             "journal_tells_it_all",
             replayed_records == journal_state.records,
-            "what is read from disk differs from what was in memory",
+            "the journal on disk differs from the state in memory",
         )
         self.check("training_is_over", training.find_next_event_time() == float("inf"), "the schedule did not fit the days")
 
     def check_call_rate(self, max_per_minute: int, allowed_per_minute: int) -> None:
-        """The rate of Slurm commands."""
+        """Check the rate of Slurm commands."""
         self.check(
             "calls_per_minute",
             max_per_minute <= allowed_per_minute,

@@ -1,6 +1,6 @@
-"""What scoring jobs leave on disk: claim, tier files, run.json, exit record.
+"""Simulates scoring jobs: claim, tier files, run.json, exit record.
 
-As ``slurm/score.sbatch`` and ``scoring`` do it, fence and all: nothing is published for a checkpoint that moved meanwhile.
+As ``slurm/score.sbatch`` and ``scoring``, they publish nothing for a checkpoint that changed meanwhile.
 """
 
 import json
@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from suites.checkpoint.completeness import compute_fingerprint
 from suites.common.atomic_files import create_once, write_atomically, write_json_atomically
@@ -24,6 +25,8 @@ from suites.definitions.tokenizer_files import store_tokenizer
 from watcher.core.evaluation import PREFILL_DIRECTORY
 from watcher.simulate.cluster import SimulatedJob, SimulatedRun
 
+_Outcome = TypeVar("_Outcome")
+
 ENDING_PROBABILITIES: Mapping[int | str, float] = {
     1: 0.03,
     int(ExitCode.DATA_MISSING): 0.01,
@@ -37,13 +40,22 @@ ENDING_PROBABILITIES: Mapping[int | str, float] = {
     "COMPLETED": 0.01,
     "vanish": 0.01,
 }
-"""Ending -> how likely a run is to end so; it scores in all other cases. States are ends without an exit record."""
+"""Ending -> probability; all other runs score. A state is an end without an exit record."""
+
+
+def draw_outcome(draw: float, probabilities: Mapping[_Outcome, float], otherwise: _Outcome) -> _Outcome:
+    """The outcome on which a draw from [0, 1) falls, else ``otherwise``."""
+    for outcome, probability in probabilities.items():
+        draw -= probability
+        if draw < 0:
+            return outcome
+    return otherwise
 
 
 class SimulatedScoringJobs:
-    """Scoring runs of one cluster, with counts of what happened.
+    """The scoring runs of one cluster, with counts.
 
-    ``whole(folder)`` says whether a checkpoint is complete at this moment: what is scored otherwise is a broken promise.
+    ``is_complete(folder)`` tells whether a checkpoint is complete now; scoring another one is a violation.
     """
 
     def __init__(
@@ -56,15 +68,15 @@ class SimulatedScoringJobs:
     ) -> None:
         self.ending_probabilities = ending_probabilities
         self.running: dict[str, str] = {}
-        """Evaluation -> the run that is scoring it."""
+        """Evaluation -> the run that scores it now."""
         self.publish_counts: Counter[tuple[str, str]] = Counter()
         """(evaluation, fingerprint) -> how often it was scored."""
         self.total_seconds = 0.0
-        """Of all runs together."""
+        """Run time of all runs together."""
         self.started_count = 0
         """Runs that took their claim."""
         self.refused_count = 0
-        """Runs that found their claim another's, and did nothing."""
+        """Runs that lost their claim to another, and did nothing."""
         self.violations: list[str] = []
         self._rng, self._is_complete, self._duration_range_seconds = rng, is_complete, duration_range_seconds
         self._requests: dict[str, ScoringRequest] = {}
@@ -81,6 +93,7 @@ class SimulatedScoringJobs:
         if is_prefill(request):
             self._requests[job.name] = request
             return SimulatedRun(self._rng.uniform(60.0, 600.0))
+        # Two runs of one evaluation at a time break the fence's promise.
         other_run = self.running.get(request.evaluation)
         if other_run is not None:
             self.violations.append(f"one_run: {request.evaluation} is scored by {job.name} while {other_run} runs")
@@ -89,19 +102,11 @@ class SimulatedScoringJobs:
         self.started_count += 1
         low, high = (math.log(bound) for bound in self._duration_range_seconds)
         full_seconds = math.exp(self._rng.uniform(low, high))
-        ending = self._draw_ending()
+        ending = draw_outcome(self._rng.random(), self.ending_probabilities, otherwise=0)
         return SimulatedRun(full_seconds if ending == 0 else full_seconds * self._rng.random(), ending)
 
-    def _draw_ending(self) -> int | str:
-        draw = self._rng.random()
-        for ending, probability in self.ending_probabilities.items():
-            draw -= probability
-            if draw < 0:
-                return ending
-        return 0
-
     def end(self, job: SimulatedJob, run: SimulatedRun, now: float) -> int | str:
-        """Leave what a run with that ending leaves."""
+        """Write the files of an ended run; return its actual ending."""
         started_at = self._started_at.pop(job.name, None)
         if started_at is None:  # it never had its claim
             return run.ending
@@ -118,7 +123,8 @@ class SimulatedScoringJobs:
             elif isinstance(ending, int):
                 request.paths.folder.mkdir(parents=True, exist_ok=True)
                 write_json_atomically(
-                    request.paths.run_json, {"schema": SCHEMA, "run_id": request.run_id, "reason": f"drawn to end with {ending}"}
+                    request.paths.run_json,
+                    {"schema": SCHEMA, "run_id": request.run_id, "reason": f"simulated failure with exit code {ending}"},
                 )
         if isinstance(ending, int):
             owner = f"slurm:{job.job_id}"
@@ -135,7 +141,7 @@ class SimulatedScoringJobs:
         except UserError:
             return int(ExitCode.CHANGED)
         if not self._is_complete(request.checkpoint):
-            self.violations.append(f"only_complete: {request.evaluation} was scored while its checkpoint was not complete")
+            self.violations.append(f"only_complete: {request.evaluation} was scored with an incomplete checkpoint")
         self.publish_counts[request.evaluation, request.fingerprint] += 1
         publish_scores(request, value=1.0 + self._rng.random())
         return 0
@@ -147,7 +153,7 @@ def is_prefill(request: ScoringRequest) -> bool:
 
 
 def fill_cache(request: ScoringRequest, *, skipped_names: Collection[str] = ()) -> None:
-    """Fill the data cache as prefill does, but for ``skipped_names``."""
+    """Fill the data cache as prefill does, without ``skipped_names``."""
     data = DataPaths(Path(request.eval_data))
     tokenizer = data.eval_data.parent / "a tokenizer"
     tokenizer.mkdir(parents=True, exist_ok=True)
@@ -162,10 +168,10 @@ def fill_cache(request: ScoringRequest, *, skipped_names: Collection[str] = ()) 
 
 
 def publish_scores(request: ScoringRequest, *, value: float = 1.5) -> None:
-    """Valid tier files for a request."""
+    """Write valid tier files for a request."""
     request.paths.folder.mkdir(parents=True, exist_ok=True)
     for tier, (digest, names) in compute_tier_digests(request.suites).items():
-        entry = {"ppl": value, "acc": value, "passed": True}  # each tier has its own, and leaves the others
+        entry = {"ppl": value, "acc": value, "passed": True}  # each tier reads its own keys
         document = {
             "schema": SCHEMA,
             "tier": tier,

@@ -1,17 +1,16 @@
-"""Runs the real daemon against the simulated cluster and training run.
+"""Runs the real daemon against a simulated cluster and training run.
 
-Everything from the tick down to the words of squeue is what runs on a login node; only the clock, the cluster, the training and
-the scorer are not. Chance comes from one seed, so the same seed gives the same run. Polls in which nothing can have changed are
-counted and not made: see ``_Simulation._find_next_poll_time``.
+Only the clock, the cluster, the training and the scorer are simulated, from one seed: equal seeds give equal runs. Polls in
+which nothing can change are counted but not run: see ``_Simulation._find_next_poll_time``.
 """
 
 import os
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -21,32 +20,22 @@ from watcher.core.reasons import ReasonKind
 from watcher.core.request_types import Request
 from watcher.daemon.daemon import POLL_JITTER_FRACTION, Daemon
 from watcher.executors.slurm import SlurmExecutor
-from watcher.journal import request_files as asks
+from watcher.journal.request_files import write_request
 from watcher.observe.observer import ABANDONED_WATCH_SECONDS
 from watcher.simulate.invariants import Invariants
-from watcher.simulate.jobs import ENDING_PROBABILITIES, SimulatedScoringJobs
-from watcher.simulate.slurm_commands import SimulatedSlurm
+from watcher.simulate.jobs import ENDING_PROBABILITIES, SimulatedScoringJobs, draw_outcome
+from watcher.simulate.slurm_commands import FAULT_PROBABILITIES, SimulatedSlurm
 from watcher.simulate.summary import SimulationResult, count_max_per_minute, parse_gpu_count
 from watcher.simulate.training import SimulatedTraining
 from watcher.status.document import compute_latencies
 
 SIMULATION_START = 2_000_000_000.0
-"""Unix time at which every simulation begins (2033), later than any file that was really written."""
+"""Unix time at which every simulation begins: in 2033, later than any real file."""
 
 HOUR_SECONDS, DAY_SECONDS = 3600.0, 86400.0
 
 TRAINING_FRACTION = 0.9
-"""Part of the time in which training goes on; in the rest what is left gets its end."""
-"""How the reason of a bridge begins that waits for its stage's first checkpoint."""
-
-FAULT_PROBABILITIES: Mapping[str, Mapping[str, float]] = {
-    "sbatch": {"error": 0.02, "hang": 0.01, "lost": 0.02, "down": 0.02, "limit": 0.03, "silent": 0.005, "garbage": 0.005},
-    "squeue": {"down": 0.002, "lost": 0.002, "silent": 0.001, "garbage": 0.001},
-    "sacct": {"down": 0.05, "silent": 0.01},
-    "scontrol": {"down": 0.02, "error": 0.02, "denied": 0.01},
-    "scancel": {"down": 0.02},
-}
-"""Command -> how it goes wrong -> how likely."""
+"""Part of the time in which training runs; in the remainder all evaluations can end."""
 
 
 def run_simulation(
@@ -54,16 +43,12 @@ def run_simulation(
 ) -> SimulationResult:
     """Simulate ``config`` for some days. OSError.
 
-    ``every_poll``: also polls that cannot matter.
-
-    Nothing of the config's own folders is touched: all of it lies in a temporary folder, in memory where there is one.
+    ``every_poll``: run polls that cannot matter, too. All files lie in a temporary folder, in memory where possible.
     """
     memory_folder = Path("/dev/shm")  # noqa: S108  a folder in memory, in which a private one is made
-    with tempfile.TemporaryDirectory(
-        prefix="watcher-", dir=memory_folder if os.access(memory_folder, os.W_OK) else None
-    ) as folder:
-        run = _Simulation(relocate_config(Path(folder), config), environ, days=days, seed=seed, every_poll=every_poll)
-        return run.run()
+    parent = memory_folder if os.access(memory_folder, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="watcher-", dir=parent) as folder:
+        return _Simulation(relocate_config(Path(folder), config), environ, days=days, seed=seed, every_poll=every_poll).run()
 
 
 def relocate_config(root: Path, config: Config) -> Config:
@@ -84,16 +69,25 @@ def relocate_config(root: Path, config: Config) -> Config:
         executor="slurm",
         notify=None,
         prefill={**config.prefill, "auto": True},
-        report=ReportSettings(page=False, compare=False),  # their children would be real ones
+        report=ReportSettings(page=False, compare=False),  # their child processes would be real
         mirror=None if config.mirror is None else root / "mirror",
         stages=stages,
     )
 
 
+class _Outage(NamedTuple):
+    begin: float
+    """Unix time from which Slurm does not answer."""
+    end: float
+
+
 class _Simulation:
+    """One simulated run: daemon, cluster, training, and the faults that happen to them."""
+
     def __init__(self, config: Config, environ: Mapping[str, str], *, days: float, seed: int, every_poll: bool) -> None:
         self.config, self.environ, self.days, self.seed, self.every_poll = config, environ, days, seed, every_poll
         self.now, self.end_time = SIMULATION_START, SIMULATION_START + days * DAY_SECONDS
+        # A generator of its own for each part, so that a change in one does not shift the others' draws.
         seed_rng = random.Random(seed)  # noqa: S311  a die, not a key
         self.training = SimulatedTraining(
             config,
@@ -126,18 +120,17 @@ class _Simulation:
             folder.mkdir(parents=True, exist_ok=True)
 
     def read_clock(self) -> float:
-        """Unix time."""
+        """Unix time of the simulation."""
         return self.now
 
     def read_server_clock(self, path: Path) -> float:
-        """The file server's."""
+        """Unix time of the simulated file server; ``path`` is touched as the real one is."""
         path.touch()
         return self.now
 
     def _new_executor(self) -> SlurmExecutor:
-        limits = self.config.limits
         return SlurmExecutor(
-            per_minute=limits.slurm_calls_per_minute,
+            per_minute=self.config.limits.slurm_calls_per_minute,
             poll_seconds=self.config.poll,
             user="me",
             environment={},
@@ -145,11 +138,9 @@ class _Simulation:
             run=self.slurm.run,
         )
 
-    def _draw_outages(self, *, interval_seconds: float, duration_range_seconds: tuple[float, float]) -> list[tuple[float, float]]:
-        """(begin, end) of the times in which Slurm is away."""
-        return [
-            (at, at + self.rng.uniform(*duration_range_seconds)) for at in self._draw_times(interval_seconds=interval_seconds)
-        ]
+    def _draw_outages(self, *, interval_seconds: float, duration_range_seconds: tuple[float, float]) -> list[_Outage]:
+        times = self._draw_times(interval_seconds=interval_seconds)
+        return [_Outage(at, at + self.rng.uniform(*duration_range_seconds)) for at in times]
 
     def _draw_times(self, *, interval_seconds: float, spread: float = 1.0) -> list[float]:
         count = int(self.days * DAY_SECONDS * TRAINING_FRACTION / interval_seconds)
@@ -158,24 +149,23 @@ class _Simulation:
         ]
 
     def _choose_fault(self, command: str, now: float) -> str:
-        if any(begin <= now < end for begin, end in self.outages):
+        if any(outage.begin <= now < outage.end for outage in self.outages):
             return "down"
-        if now > SIMULATION_START + TRAINING_FRACTION * self.days * DAY_SECONDS:  # so that what is left gets its end
+        if (
+            now > SIMULATION_START + TRAINING_FRACTION * self.days * DAY_SECONDS
+        ):  # no faults at the end, so that all evaluations can end
             return ""
-        draw = random.Random(f"{self.seed} {command} {now}").random()  # noqa: S311  whatever was asked before
-        for fault, probability in FAULT_PROBABILITIES.get(command, {}).items():
-            draw -= probability
-            if draw < 0:
-                return fault
-        return ""
+        # Seeded by the time: skipped polls must not shift later faults.
+        draw = random.Random(f"{self.seed} {command} {now}").random()  # noqa: S311
+        return draw_outcome(draw, FAULT_PROBABILITIES.get(command, {}), otherwise="")
 
     def log(self, _event: str, **fields: Any) -> None:
-        """The log: failures are counted."""
-        if fields.get("kind"):
-            self.failure_counts[str(fields["kind"])] += 1
+        """Count the failures that the daemon logs."""
+        if fields.get("failure_kind"):
+            self.failure_counts[str(fields["failure_kind"])] += 1
 
     def run(self) -> SimulationResult:
-        """Poll after poll."""
+        """Run poll after poll until the end, then check what must hold."""
         next_poll_time = self.now
         while self.now < self.end_time:
             self.now += self.config.poll * self.poll_rng.uniform(1.0, 1.0 + POLL_JITTER_FRACTION)
@@ -188,12 +178,11 @@ class _Simulation:
         daemon = self._ensure_daemon()
         journal_state = daemon.journal.state
         self.invariants.check_final_state(journal_state, self.config.paths, self.scoring_jobs, self.training)
-        records = journal_state.records.values()
         daemon.close()
-        return self._build_result(records)
+        return self._build_result(list(journal_state.records.values()))
 
     def _advance_environment(self) -> None:
-        """Everything else that happens until now, in order."""
+        """Let training, cluster, kills and the operator act until now, in order of time."""
         while (at := min(self.training.find_next_event_time(), self.slurm.find_next_event_time())) <= self.now:
             self.training.advance(at)
             self.slurm.advance(at)
@@ -205,7 +194,7 @@ class _Simulation:
             self._retry_blocked(self.daemon.journal.state.records.values())
 
     def _kill_daemon(self) -> None:
-        """Kill as ``kill -9`` does: nothing is closed, and the lock stays."""
+        """Drop the daemon as ``kill -9`` does, without closing anything."""
         if self.daemon is not None:
             os.close(self.daemon.journal.detach())
             self.config.paths.lock.unlink()
@@ -213,16 +202,12 @@ class _Simulation:
             self.restart_count += 1
 
     def _retry_blocked(self, records: Iterable[EvaluationRecord]) -> None:
-        """Somebody looks once a day and tries again what is blocked."""
+        """Retry blocked evaluations, as an operator does once a day."""
         for index, record in enumerate(records):
             if record.state is EvaluationState.BLOCKED:
-                request_id = f"{int(self.now * 1000):014d}-{index:08x}"
-                asks.write_request(
-                    Request(
-                        id=request_id, at=self.now, kind="retry", stage=record.stage, steps=(record.step,), source=record.source
-                    ),
-                    self.config.paths,
-                )
+                request_id, steps = f"{int(self.now * 1000):014d}-{index:08x}", (record.step,)
+                request = Request(id=request_id, at=self.now, kind="retry", stage=record.stage, steps=steps, source=record.source)
+                write_request(request, self.config.paths)
 
     def _ensure_daemon(self) -> Daemon:
         if self.daemon is None:
@@ -249,43 +234,44 @@ class _Simulation:
             self.slurm.calls.append((self.now, "squeue"))
 
     def _find_next_poll_time(self) -> float:
-        """The next time at which a poll can matter: the next event anywhere.
+        """Unix time of the next poll that can matter: the next event anywhere.
 
-        Now, where something waits for time to pass.
+        Now, if the daemon waits for time to pass.
         """
         daemon = self._ensure_daemon()
         journal_state = daemon.journal.state
         records = journal_state.records.values()
         self.has_jobs_in_flight = any(record.state in IN_FLIGHT_STATES for record in records)
-        if journal_state.event_count != self.events_before or any(
-            self.now - at < ABANDONED_WATCH_SECONDS for at in journal_state.abandoned.values()
+        # The daemon acts at its next tick: after an event, an unanswered query, or while it waits for quiet.
+        tick_runner = daemon.tick_runner
+        if (
+            journal_state.event_count != self.events_before
+            or any(self.now - at < ABANDONED_WATCH_SECONDS for at in journal_state.abandoned.values())
+            or (tick_runner.queue is not None and tick_runner.queue.jobs is None)
+            or any(skip.is_being_rewritten for skip in tick_runner.skips)
         ):
-            return self.now
-        if daemon.tick_runner.queue is not None and daemon.tick_runner.queue.jobs is None:
-            return self.now
-        if any(skip.is_being_rewritten for skip in daemon.tick_runner.skips):
             return self.now
         candidate_times = [
             self.training.find_next_event_time(),
             self.slurm.find_next_event_time(),
             self.end_time - 10 * self.config.poll,
+            tick_runner.observer.next_full_scan,
+            *self.kill_times[:1],
+            *self.operator_times[:1],
+            *(boundary for outage in self.outages for boundary in outage if boundary > self.now),
         ]
-        candidate_times.append(daemon.tick_runner.observer.next_full_scan)
-        candidate_times += self.kill_times[:1] + self.operator_times[:1]
-        candidate_times += [boundary for window in self.outages for boundary in window if boundary > self.now]
+        # An evaluation that is neither steady nor settled acts when its back-off ends, or at once.
         for record in records:
-            is_backing_off = record.retry_at is not None and record.is_backing_off(self.now)
-            if record.state in IN_FLIGHT_STATES and not _is_steady(record):
-                return self.now
-            if record.state in IN_FLIGHT_STATES or record.state in SETTLED_STATES or _is_waiting_for_checkpoint(record):
-                continue
-            if not is_backing_off or record.retry_at is None:
-                return self.now
-            candidate_times.append(record.retry_at)
+            if record.state in IN_FLIGHT_STATES:
+                if not _is_steady(record):
+                    return self.now
+            elif record.state not in SETTLED_STATES and not _is_waiting_for_checkpoint(record):
+                if record.retry_at is None or not record.is_backing_off(self.now):
+                    return self.now
+                candidate_times.append(record.retry_at)
         return min(candidate_times)
 
-    def _build_result(self, records: Iterable[EvaluationRecord]) -> SimulationResult:
-        records = list(records)
+    def _build_result(self, records: Sequence[EvaluationRecord]) -> SimulationResult:
         calls = Counter(name for _, name in self.slurm.calls)
         max_per_minute = count_max_per_minute([at for at, _ in self.slurm.calls])
         self.invariants.check_call_rate(max_per_minute, self.config.limits.slurm_calls_per_minute)
@@ -311,14 +297,14 @@ class _Simulation:
 
 
 def _is_steady(record: EvaluationRecord) -> bool:
-    """In flight, and nothing about it waits for time to pass."""
+    """Whether nothing about an evaluation in flight waits for time to pass."""
     attempt = record.attempt
     is_released = attempt is not None and attempt.job_id is not None and attempt.released
     return is_released and record.state is not EvaluationState.SUBMITTING and record.reason_kind is not ReasonKind.CONFIRMING_END
 
 
 def _is_waiting_for_checkpoint(record: EvaluationRecord) -> bool:
-    """Whether it waits for a checkpoint to come: its own, or its stage's first."""
+    """Whether it waits for its own checkpoint, or for its stage's first one."""
     if record.is_waiting_for(ReasonKind.SETTINGS, ReasonKind.TOKENIZER):
         return True
     return record.is_waiting_for(ReasonKind.CHECKPOINT) and not Path(record.checkpoint).exists()

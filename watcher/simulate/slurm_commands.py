@@ -1,6 +1,6 @@
-"""sbatch, squeue, sacct, scontrol, scancel, sinfo over the simulated cluster.
+"""Simulates sbatch, squeue, sacct, scontrol, scancel and sinfo.
 
-``SimulatedSlurm.run`` stands where ``executors.slurm_commands.run_command`` does, so that everything above it is the real thing.
+``SimulatedSlurm.run`` replaces ``executors.slurm_commands.run_command``; everything above it is real.
 """
 
 import random
@@ -24,13 +24,22 @@ _SUBMIT_LIMIT_REACHED = (
     "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
 )
 
+FAULT_PROBABILITIES: Mapping[str, Mapping[str, float]] = {
+    "sbatch": {"error": 0.02, "hang": 0.01, "lost": 0.02, "down": 0.02, "limit": 0.03, "silent": 0.005, "garbage": 0.005},
+    "squeue": {"down": 0.002, "lost": 0.002, "silent": 0.001, "garbage": 0.001},
+    "sacct": {"down": 0.05, "silent": 0.01},
+    "scontrol": {"down": 0.02, "error": 0.02, "denied": 0.01},
+    "scancel": {"down": 0.02},
+}
+"""Command -> fault -> probability. ``SimulatedSlurm`` describes the faults."""
+
 
 class SimulatedSlurm(SimulatedCluster):
-    """One cluster with ``slots`` jobs at once.
+    """The Slurm commands of a cluster that runs ``slots`` jobs at once.
 
-    ``choose_fault(command, now)`` says how the next command goes wrong: ``down`` (not done), ``lost`` (not done, and sbatch cannot
-    tell), ``silent`` (not done, no answer), ``error`` (done, and the answer is an error), ``hang`` (done, no answer), ``garbage``
-    (done, and the answer is none), ``limit`` and ``refused`` (of sbatch), ``denied`` (of scontrol), or nothing.
+    ``choose_fault(command, now)`` gives the fault of the next command. Not carried out: ``down``, ``lost`` (sbatch cannot
+    tell), ``silent`` (no answer). Carried out: ``error`` (an error as answer), ``hang`` (no answer), ``garbage``. Also ``limit``
+    and ``refused`` of sbatch, ``denied`` of scontrol; an empty text is no fault.
     """
 
     def __init__(
@@ -47,12 +56,12 @@ class SimulatedSlurm(SimulatedCluster):
         self.choose_fault = choose_fault
         self.has_accounting = True
         self.queue_delay_seconds = self.accounting_delay_seconds = 0.0
-        """Seconds after which squeue and sacct know of a job."""
+        """Seconds until squeue and sacct list a job."""
         self.calls: list[tuple[float, str]] = []
         """(unix time, command) of every command."""
 
     def run(self, command: Sequence[str], environment: Mapping[str, str], _timeout_seconds: float) -> CommandResult:
-        """Answer a command."""
+        """Run a command and return its answer."""
         name, now = command[0], self._clock()
         self.calls.append((now, name))
         self.advance(now)
@@ -60,33 +69,26 @@ class SimulatedSlurm(SimulatedCluster):
         if fault not in {"", "limit", "refused", "denied"}:
             self.fault_counts[f"{name}: {fault}"] += 1
         if fault in {"down", "lost"}:
-            return CommandResult(
-                1,
-                "",
-                f"{name}: error: {'Batch job submission failed: ' if name == 'sbatch' else ''}{self._get_error_message(fault)}\n",
-            )
+            prefix = "Batch job submission failed: " if name == "sbatch" else ""
+            return _fail(f"{name}: error: {prefix}{_CONTROLLER_UNREACHABLE if fault == 'down' else _TIMED_OUT}\n")
         if fault == "silent":
             return CommandResult(None, "", "")
         options, arguments = _split_options(command[1:])
         result = _COMMANDS[name](self, options, arguments, environment, fault)
         self.advance(now)
         if fault == "error":
-            return CommandResult(1, "", f"{name}: error: {_TIMED_OUT}\n")
+            return _fail(f"{name}: error: {_TIMED_OUT}\n")
         if fault == "hang":
             return CommandResult(None, "", "")
         return CommandResult(0, "moved to Lustre 2\n", "") if fault == "garbage" else result
 
-    @staticmethod
-    def _get_error_message(fault: str) -> str:
-        return _CONTROLLER_UNREACHABLE if fault == "down" else _TIMED_OUT
-
     def sbatch(
         self, options: Mapping[str, str], arguments: Sequence[str], _environ: Mapping[str, str], fault: str
     ) -> CommandResult:
-        """A new job, held."""
+        """Submit a job."""
         if fault == "limit":
             self.fault_counts["sbatch: limit"] += 1
-            return CommandResult(1, "", f"sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: {_SUBMIT_LIMIT_REACHED}\n")
+            return _fail(f"sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: {_SUBMIT_LIMIT_REACHED}\n")
         now = self._clock()
         job = SimulatedJob(
             job_id=self.next_id,
@@ -105,16 +107,12 @@ class SimulatedSlurm(SimulatedCluster):
             job.accounting_only, job.held, job.is_purged = True, False, True
             job.current_run = AccountingRow(state="FAILED", submit=now, end=now, exit_code="1:0")
         self.add(job)
-        return (
-            CommandResult(1, "", f"sbatch: error: {_REFUSED}\n")
-            if job.accounting_only
-            else CommandResult(0, f"{job.job_id}\n", "")
-        )
+        return _fail(f"sbatch: error: {_REFUSED}\n") if job.accounting_only else CommandResult(0, f"{job.job_id}\n", "")
 
     def squeue(
         self, options: Mapping[str, str], _arguments: Sequence[str], environ: Mapping[str, str], _fault: str
     ) -> CommandResult:
-        """All jobs that the queue has."""
+        """List the jobs in the queue."""
         now = self._clock()
         lines = []
         for job in self.jobs:
@@ -140,10 +138,10 @@ class SimulatedSlurm(SimulatedCluster):
     def sacct(
         self, options: Mapping[str, str], _arguments: Sequence[str], environ: Mapping[str, str], _fault: str
     ) -> CommandResult:
-        """A row for each run of the named jobs; held jobs are not found."""
+        """List each run of the named jobs, without held ones."""
         if not self.has_accounting:
             self.fault_counts["sacct: absent"] += 1
-            return CommandResult(1, "", "Slurm accounting storage is disabled\n")
+            return _fail("Slurm accounting storage is disabled\n")
         now, names = self._clock(), set(options["name"].split(","))
         lines = []
         for job in self.jobs:
@@ -153,7 +151,7 @@ class SimulatedSlurm(SimulatedCluster):
                 self.fault_counts["sacct: lagging"] += 1
                 continue
             for row in (*job.earlier_runs, job.current_run):
-                visible_row = row
+                visible_row = row  # accounting lags: an end shows only after a while
                 if row.end is not None and now < row.end + self.accounting_delay_seconds:
                     self.fault_counts["sacct: lagging"] += 1
                     visible_row = AccountingRow(state="RUNNING", submit=row.submit, start=row.start)
@@ -174,7 +172,7 @@ class SimulatedSlurm(SimulatedCluster):
     def sinfo(
         self, options: Mapping[str, str], _arguments: Sequence[str], _environ: Mapping[str, str], _fault: str
     ) -> CommandResult:
-        """One partition: a day at most, 64 GB a node."""
+        """Show one partition: one day at most, 64 GB per node."""
         line = options["format"]
         for field, value in (("%P", options.get("partition", "all*")), ("%l", "1-00:00:00"), ("%m", "64000")):
             line = line.replace(field, value)
@@ -183,16 +181,16 @@ class SimulatedSlurm(SimulatedCluster):
     def scontrol(
         self, _options: Mapping[str, str], arguments: Sequence[str], _environ: Mapping[str, str], fault: str
     ) -> CommandResult:
-        """``release``."""
+        """Release a held job."""
         index = self._find_job_index(arguments[1])
         if index is None:
-            return CommandResult(1, "", "slurm_suspend error: Invalid job id specified\n")
+            return _fail("slurm_suspend error: Invalid job id specified\n")
         job = self.jobs[index]
         if job.is_over:
-            return CommandResult(1, "", f"Job has already finished for job {job.job_id}\n")
+            return _fail(f"Job has already finished for job {job.job_id}\n")
         if fault == "denied":
             self.fault_counts["scontrol: denied"] += 1
-            return CommandResult(1, "", f"Access/permission denied for job {job.job_id}\n")
+            return _fail(f"Access/permission denied for job {job.job_id}\n")
         if job.held:
             self.release_job(index)
         return CommandResult(0, "", "")
@@ -200,18 +198,20 @@ class SimulatedSlurm(SimulatedCluster):
     def scancel(
         self, options: Mapping[str, str], arguments: Sequence[str], _environ: Mapping[str, str], _fault: str
     ) -> CommandResult:
-        """End a job; unknown and finished ones give no message."""
+        """Cancel a job; unknown and ended ones give no message."""
         index = self._find_job_index(arguments[0])
-        if (
-            index is not None
-            and (self.jobs[index].will_requeue or not self.jobs[index].is_over)
-            and options.get("name") in {None, self.jobs[index].name}
-        ):
+        job = None if index is None else self.jobs[index]
+        can_end = job is not None and (job.will_requeue or not job.is_over) and options.get("name") in {None, job.name}
+        if index is not None and can_end:
             self.cancel(index)
         return CommandResult(0, "", "")
 
     def _find_job_index(self, job_id: str) -> int | None:
         return next((index for index, job in enumerate(self.jobs) if str(job.job_id) == job_id and not job.is_purged), None)
+
+
+def _fail(stderr: str) -> CommandResult:
+    return CommandResult(1, "", stderr)
 
 
 def _split_options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -1,4 +1,4 @@
-"""What a simulation came to, in figures."""
+"""Figures of a simulation."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -9,43 +9,44 @@ from suites.contract.encoding import SCHEMA
 
 
 class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a simulation came to."""
+    """The result of a simulation; `watcher simulate --json` prints it."""
 
     days: float
     seed: int
     evaluations: dict[str, int]
-    """State -> how many are in it at the end."""
+    """State -> number of evaluations at the end."""
     unfinished: dict[str, str]
-    """Evaluation -> its state and reason, where that is not ``scored``."""
+    """Evaluation -> state and reason, unless it is scored."""
     scores: int
-    """How often something was scored, rewrites included."""
+    """Published scores, including those of rewritten checkpoints."""
     runs: int
     gpu_hours: float
     polls: int
     restarts: int
-    """How often the daemon was killed and started again."""
+    """Kills and restarts of the daemon."""
     calls: dict[str, int]
-    """Slurm command -> how often."""
+    """Slurm command -> number of calls."""
     calls_per_minute: dict[str, float]
     """``mean``, and ``max`` of any 60 seconds."""
     failures: dict[str, int]
-    """Class of failure -> how often."""
+    """Class of failure -> count."""
     latencies: dict[str, dict[str, float]]
-    """As in status: p50 and p95 in seconds, and n."""
+    """As in status.json: p50 and p95 in seconds, and n."""
     checked: dict[str, int]
-    """Promise -> how often it was looked at."""
+    """Invariant -> number of checks."""
     broken: list[str]
+    """Violations of invariants."""
     schema: int = SCHEMA
 
 
 def parse_gpu_count(gres: str | None) -> int:
-    """GPUs of one job."""
+    """The GPUs in a gres such as ``gpu:4``; 1 without a number."""
     count_text = (gres or "").rpartition(":")[2]
     return int(count_text) if count_text.isdigit() else 1
 
 
 def count_max_per_minute(times: Iterable[float]) -> int:
-    """The most of them within any 60 seconds."""
+    """The largest number of ``times`` (seconds) within any 60 seconds."""
     window: deque[float] = deque()
     maximum = 0
     for at in sorted(times):

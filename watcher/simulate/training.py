@@ -13,7 +13,7 @@ import msgspec
 from watcher.config.settings import Config, Stage
 
 REWRITE_PROBABILITY = 0.05
-"""How likely a checkpoint is to be written once more."""
+"""Probability that a checkpoint is written a second time."""
 
 OPEN_ENDED_CHECKPOINTS = 20
 """Checkpoints of a stage whose ``every`` has no end."""
@@ -60,33 +60,33 @@ _TENSORS: dict[str, tuple[tuple[int, ...], str]] = {
     "decoder/0/pp_block/mlp/down_proj": ((8, 8), _COLUMN_SLICES.format(n=8)),
     "final_layer_norm/pp_block": ((8,), ""),
 }
-"""Module under model/model -> (shape, nanotron's slices; empty: not sharded)."""
+"""Module under model/model -> (shape, nanotron's slices; empty if not sharded)."""
 
 
 class SaveEvent(msgspec.Struct, frozen=True, order=True):
-    """Something that training does."""
+    """One half of a save."""
 
     at: float
     order: int
     stage: str
     step: int
     is_first_half: bool
-    """The first half of a save; else the rest of it."""
+    """The first half of the save; else the second."""
 
 
 class SimulatedTraining:
     """Writes the stages' checkpoints one after the other.
 
-    Within ``seconds`` from ``begin`` (unix time).
+    All within ``duration_seconds`` from ``start_time`` (unix time).
     """
 
     def __init__(self, config: Config, rng: random.Random, *, start_time: float, duration_seconds: float) -> None:
         self._stages = config.stages
         self._events: list[SaveEvent] = []
         self.save_counts: dict[tuple[str, int], int] = {}
-        """(stage, step) -> how often it was begun."""
+        """(stage, step) -> how many saves began."""
         self.complete_folders: set[str] = set()
-        """Folders that are complete now."""
+        """Checkpoint folders that are complete now."""
         self._plan_saves(rng, start_time, duration_seconds)
 
     def _plan_saves(self, rng: random.Random, start_time: float, duration_seconds: float) -> None:
@@ -95,7 +95,7 @@ class SimulatedTraining:
         for index, (stage, step) in enumerate(steps):
             at = start_time + interval_seconds * (index + rng.random())
             self._schedule_save(at, rng.uniform(20.0, 900.0), stage, step)
-            if rng.random() < REWRITE_PROBABILITY:  # the run went back and came by again
+            if rng.random() < REWRITE_PROBABILITY:  # the run resumed from an earlier step
                 rewritten_at = min(at + rng.uniform(0.2, 3.0) * interval_seconds, start_time + duration_seconds)
                 self._schedule_save(rewritten_at, rng.uniform(20.0, 900.0), stage, step)
 
@@ -104,11 +104,11 @@ class SimulatedTraining:
             heapq.heappush(self._events, SaveEvent(event_time, len(self._events), stage, step, is_first_half))
 
     def find_next_event_time(self) -> float:
-        """Unix time of what is written next; infinite after the end."""
+        """Unix time of the next write; infinite after the last one."""
         return self._events[0].at if self._events else float("inf")
 
     def advance(self, now: float) -> None:
-        """Write everything that was to be written until ``now``."""
+        """Write everything that is due until ``now`` (unix time)."""
         while self.find_next_event_time() <= now:
             event = heapq.heappop(self._events)
             stage = self._stages[event.stage]
@@ -116,24 +116,20 @@ class SimulatedTraining:
             if event.is_first_half:
                 self.complete_folders.discard(str(folder))
                 self.save_counts[stage.name, event.step] = self.save_counts.get((stage.name, event.step), 0) + 1
-                write_first_half(
-                    folder, event.step, max(list_training_steps(stage)), self._find_parent_checkpoint(stage), event.at
-                )
+                last_step, parent_checkpoint = max(list_training_steps(stage)), self._find_parent_checkpoint(stage)
+                write_first_half(folder, event.step, last_step, parent_checkpoint, event.at)
             else:
                 write_second_half(folder, event.step, event.at)
                 self.complete_folders.add(str(folder))
 
     def _find_parent_checkpoint(self, stage: Stage) -> str | None:
         source = None if stage.bridge is None else self._stages.get(stage.bridge.source)
-        return (
-            None
-            if source is None or not list_training_steps(source)
-            else str(source.checkpoints / str(max(list_training_steps(source))))
-        )
+        steps = () if source is None else list_training_steps(source)
+        return str(source.checkpoints / str(max(steps))) if source is not None and steps else None
 
 
 def list_training_steps(stage: Stage) -> tuple[int, ...]:
-    """A stage's steps, ascending; the first few of an endless schedule."""
+    """A stage's steps, ascending; the first ones of an endless schedule."""
     steps = set(stage.steps)
     if stage.every is not None and stage.first_step is not None:
         last_step = stage.first_step + stage.every * (OPEN_ENDED_CHECKPOINTS - 1) if stage.to is None else stage.to
@@ -142,7 +138,7 @@ def list_training_steps(stage: Stage) -> tuple[int, ...]:
 
 
 def write_first_half(folder: Path, step: int, last_step: int, started_from: str | None, at: float) -> None:
-    """config.yaml and half of the tensors, as in the middle of a save."""
+    """Write config.yaml and half of the tensors: an unfinished save."""
     config = {
         "checkpoints": {"resume_checkpoint_path": started_from, "checkpoints_path": str(folder.parent)},
         "general": {"run": folder.parent.name, "step": step, "seed": 42},
@@ -151,15 +147,15 @@ def write_first_half(folder: Path, step: int, last_step: int, started_from: str 
         "tokenizer": {"tokenizer_name_or_path": "simulated"},
         "tokens": {"micro_batch_size": 8, "sequence_length": 64, "train_steps": last_step},
     }
-    new = not folder.exists()
+    is_new = not folder.exists()
     _write_file(folder / "config.yaml", json.dumps(config).encode(), at)  # JSON is YAML, and quicker to write
     _write_tensors(folder, sorted(_TENSORS)[:4], at)
-    if new:
+    if is_new:
         _set_mtimes((folder, folder.parent), at)
 
 
 def write_second_half(folder: Path, step: int, at: float) -> None:
-    """The other tensors, the metadata, latest.txt and, last, model_config.json."""
+    """Write the other tensors, metadata, latest.txt and last model_config.json."""
     _write_tensors(folder, sorted(_TENSORS)[4:], at)
     metas = {"consumed_train_samples": step, "last_train_step": step}
     _write_file(

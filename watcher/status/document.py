@@ -50,8 +50,9 @@ def publish_status(document: StatusDocument, paths: StatePaths) -> None:
 
     Raises OSError if the state folder is not writable.
     """
+    # The text first: readers judge liveness by status.json, which then never is the newer one.
     write_atomically(paths.status_text, render_status(document, document["heartbeat"]))
-    # ASCII: a folder name that is not UTF-8 must not prevent the status
+    # ASCII: a folder name that is not UTF-8 must not prevent the status.
     write_atomically(paths.status_json, json.dumps(document, allow_nan=False, separators=(",", ":")) + "\n")
 
 
@@ -64,7 +65,7 @@ def compute_latencies(records: Iterable[EvaluationRecord]) -> dict[str, dict[str
     durations: dict[str, list[float]] = {}
     for record in records:
         for begin, end in LATENCY_INTERVALS:
-            # a repeated evaluation waited for a person, not for its checkpoint
+            # A repeated evaluation waited for a person, not for its checkpoint.
             if "again" in record.times and begin in {"complete", "detected"}:
                 continue
             if begin in record.times and end in record.times:
@@ -78,6 +79,7 @@ def compute_latencies(records: Iterable[EvaluationRecord]) -> dict[str, dict[str
 
 
 def _nearest_rank_percentile(sorted_values: list[float], fraction: float) -> float:
+    # Nearest rank is always a measured value, even for few of them.
     return round(sorted_values[max(0, math.ceil(fraction * len(sorted_values)) - 1)], 3)
 
 
@@ -108,6 +110,7 @@ def _build_stage(
     if stage is None:  # only an earlier config had it
         return {"checkpoints": None, "exists": False, "configured": False, "counts": _count_states(records), "evaluations": rows}
     checkpoints = str(stage.checkpoints)
+    # Only checkpoints that were seen count: a request for a later step must not hide the next one.
     newest_step = max((record.step for record in records if record.source == stage.name and record.times), default=0)
     return {
         "checkpoints": checkpoints,
@@ -123,8 +126,8 @@ def _build_stage(
 
 
 def _build_row(record: EvaluationRecord, detail: str, progress: Mapping[str, float]) -> StatusDocument:
-    """One evaluation; ``detail`` is what the last tick adds to the journal's reason."""
-    # scores come from tier files, and JSON has neither NaN nor infinity
+    """One evaluation's row; ``detail`` is added by the last tick."""
+    # Scores come from tier files, and JSON has neither NaN nor infinity.
     scores = select_finite(record.extra.get("scores"))
     return {
         "evaluation": record.key,
@@ -200,9 +203,10 @@ def build_status(
     """
     stages: dict[str, list[EvaluationRecord]] = {name: [] for name in config.stages}
     for record in records.values():
+        # A stage that left the config keeps its rows.
         stages.setdefault(record.stage, []).append(record)
     skip_reasons = _join_reasons(skips)
-    # a skip that repeats the journal's reason adds no detail
+    # A skip that repeats the journal's reason adds no detail.
     details = _join_reasons(skip for skip in skips if not skip.repeats_reason)
     return {
         "schema": STATUS_SCHEMA,
@@ -229,6 +233,7 @@ def build_status(
             name: _build_stage(config.stages.get(name), stage_records, skip_reasons, details, progress)
             for name, stage_records in stages.items()
         },
+        # A long schedule leaves thousands of skips, and each poll writes this file.
         "skipped": [{"evaluation": skip.evaluation, "reason": skip.reason} for skip in skips[:MAX_SKIPS_SHOWN]],
         "skipped_count": len(skips),
     }

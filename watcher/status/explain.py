@@ -101,6 +101,7 @@ def _describe_next_step(record: EvaluationRecord, now: float, poll_seconds: floa
         if record.retry_at <= now:
             return "The watcher retries at the next tick."
         return f"The watcher retries in {format_duration(record.retry_at - now)}, at {format_local_time(record.retry_at)}."
+    # Step and stage are ambiguous for a bridge, so the command needs the source.
     source_option = "" if record.source == record.stage else f" --from {record.source}"
     return NEXT_STEP_TEXTS[record.state].format(
         retry=f"watcher retry {record.stage} {record.step}{source_option}",
@@ -121,7 +122,7 @@ def explain_unknown_step(
         f"The watcher does not know {stage.name} step {step}.",
         *_describe_last_tick(skips.get(f"{stage.name}/step_{step}") or skips.get(str(folder))),
     ]
-    # a pending request or the schedule says what happens next; otherwise only a person can start it
+    # A pending request or the schedule says what happens next; otherwise only a person can start it.
     if is_requested:
         sentences.append("A request for it is pending; the next tick handles it.")
     elif source_stage is stage:

@@ -53,8 +53,10 @@ def check_liveness(paths: StatePaths, now: float) -> Health:
     except ValueError as error:
         return _make_absent_health(f"{path} {strip_control_characters(error)}")
     summary = _summarize(liveness, paths, now)
+    # A wrong clock can make a live watcher look stale, so a person has to see it.
     if skew := liveness.clock_skew_seconds:
         summary += f"; the clocks of the watcher and the file server differ by {format_duration(abs(skew))}"
+    # The watcher may be another version than this reader.
     document = normalize_status(liveness.document)
     return Health(verdict=liveness.verdict, summary=summary, age_seconds=liveness.age_seconds, document=document)
 
@@ -64,6 +66,7 @@ def _summarize(liveness: WatcherLiveness, paths: StatePaths, now: float) -> str:
     process, age = f"on {host} (pid {liveness.pid})", format_duration(age_seconds)
     if liveness.verdict == "stopped":
         return f"Stopped {process} {age} ago{_START_HINT}"
+    # Between two runs of a timer no process exists, so only the interval judges.
     if liveness.is_once_mode:
         interval = f", interval {format_duration(liveness.interval_seconds)}" if liveness.interval_seconds else ""
         last_run = f"last run of `watcher once` on {host} {age} ago{interval}"
@@ -72,7 +75,7 @@ def _summarize(liveness: WatcherLiveness, paths: StatePaths, now: float) -> str:
         return f"Not running: {last_run}; check the timer or cron entry that starts it"
     if liveness.verdict == "alive":
         return f"Running {process}; last poll {age} ago, interval {format_duration(liveness.poll_seconds)}"
-    # on a full disk the watcher cannot write its status, but can still touch its lock
+    # On a full disk the watcher cannot write its status, but can still touch its lock.
     if _measure_lock_age_seconds(paths, now) < STALE_AFTER_POLLS * liveness.poll_seconds:
         return f"Running {process}, but its status is {age} old; check that {paths.state} is writable"
     return f"Not running: last poll {process} at {format_local_time(now - age_seconds)}, {age} ago{_START_HINT}"
@@ -95,6 +98,7 @@ def make_downtime_alerts(previous: Health, now: float) -> tuple[Alert, ...]:
 
     ``previous`` is the health that the next watcher finds when it starts.
     """
+    # A requested stop and a first start are no outage.
     if previous.verdict != "stale" or previous.age_seconds is None:
         return ()
     since = now - previous.age_seconds

@@ -20,7 +20,7 @@ def read_job_progress(config: Config, records: Iterable[EvaluationRecord]) -> di
         if record.state is not EvaluationState.RUNNING or record.attempt is None:
             continue
         document = read_json_object_if_readable(get_evaluation_paths(config, record).progress_json)
-        # an earlier attempt's file may still lie in the folder
+        # An earlier attempt's file may still lie in the folder.
         if document.get("run_id") == record.attempt.run_id:
             progress[record.key] = select_finite_numbers(document, _PROGRESS_FIELDS)
     return progress

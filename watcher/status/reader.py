@@ -25,6 +25,7 @@ def normalize_status(document: JsonObject) -> StatusDocument:
     normalized["skipped"] = [_parse_fields(skip, {"evaluation": _as_text, "reason": _as_text}) for skip in skips]
     latencies = as_object(document.get("latencies"))
     parsed = {name: _parse_fields(as_object(latency), _LATENCY_FIELDS) for name, latency in latencies.items()}
+    # A latency without one of its numbers cannot be shown.
     normalized["latencies"] = {name: latency for name, latency in parsed.items() if None not in latency.values()}
     queue = document.get("queue")
     normalized["queue"] = _parse_fields(queue, _QUEUE_FIELDS) if isinstance(queue, Mapping) else None
@@ -46,6 +47,7 @@ def as_finite(value: object, limit: float = sys.float_info.max) -> float | int |
 
     ``limit`` is the largest absolute value.
     """
+    # In Python a bool is an int, and in JSON it is not.
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if abs(value) <= limit else None
@@ -65,8 +67,10 @@ def _parse_stage(name: str, stage: object) -> StatusDocument:
     parsed = _parse_fields(as_object(stage), _STAGE_FIELDS)
     rows = [_parse_fields(row, _ROW_FIELDS) for row in as_list(parsed.get("evaluations")) if isinstance(row, Mapping)]
     for row in rows:
+        # An older watcher wrote no directory and no source.
         row["directory"] = row["directory"] or row["evaluation"].rpartition("/")[2]
         row["source"] = row["source"] or name
+    # A row without these cannot be shown or found.
     return {**parsed, "evaluations": [row for row in rows if row["evaluation"] and row["state"] and row["step"] is not None]}
 
 

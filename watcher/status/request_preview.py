@@ -24,6 +24,7 @@ def preview_outcomes(request: Request, rows: Sequence[JsonObject], get_folder: C
     ``get_folder`` maps a step to its checkpoint folder.
     """
     steps_by_outcome: dict[str, list[int]] = {}
+    # A range may hold thousands of steps, and most of them share one outcome.
     for step in request.steps:
         outcome = _preview_outcome(request, step, _find_row(request, step, rows), get_folder)
         steps_by_outcome.setdefault(f"becomes the baseline; {outcome}" if request.bridge else outcome, []).append(step)
@@ -37,6 +38,7 @@ def _find_row(request: Request, step: int, rows: Sequence[JsonObject]) -> JsonOb
     same_step = [row for row in rows if row["step"] == step]
     if request.checkpoint is not None:
         return next((row for row in same_step if row["checkpoint"] == request.checkpoint), None)
+    # Enqueue means the stage's own checkpoint unless another source is named.
     source = request.source or (request.stage if request.kind == "enqueue" else None)
     matching = [row for row in same_step if source in {None, row["source"]}]
     return min(matching, key=lambda row: row["source"] != request.stage, default=None)
@@ -44,6 +46,7 @@ def _find_row(request: Request, step: int, rows: Sequence[JsonObject]) -> JsonOb
 
 def _preview_outcome(request: Request, step: int, row: JsonObject | None, get_folder: Callable[[int], Path]) -> str:
     if row is None:
+        # Only enqueue makes an evaluation; the others change one.
         if request.kind != "enqueue":
             return "unknown evaluation"
         folder = Path(request.checkpoint) if request.checkpoint is not None else get_folder(step)

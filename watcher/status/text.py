@@ -48,6 +48,7 @@ def render_status(document: JsonObject, now: float) -> str:
     host, poll_seconds = document["host"], document["poll"]
     is_once = document.get("mode") == "once"
     writer = f"`watcher once` on {host}" if is_once else f"{host} (polls every {format_duration(poll_seconds)})"
+    # status.txt is a file: it cannot know how old it is when somebody reads it.
     remark = "" if is_once else f" If older than {format_duration(3 * poll_seconds)}, the watcher is not running."
     if document.get("stopped"):
         remark = " The watcher was stopped."
@@ -101,7 +102,7 @@ def _render_stage(name: str, stage: JsonObject, now: float) -> list[str]:
     if stage.get("data_cache"):
         lines += _wrap_lines(f"data cache: {stage['data_cache']}", "  ", "    ")
     rows = stage["evaluations"]
-    # suspicious scores are always shown, however old
+    # Suspicious scores are always shown, however old.
     scored_rows = [row for row in rows if row["state"] == "scored" and not is_suspicious(row)]
     hidden = {row["evaluation"] for row in scored_rows[:-MAX_SCORED_SHOWN]}
     if hidden:
@@ -116,6 +117,7 @@ def _render_stage(name: str, stage: JsonObject, now: float) -> list[str]:
 def _build_cells(stage: str, row: JsonObject, now: float) -> dict[str, str]:
     scores = row.get("scores") or {}
     source = "" if row["source"] == stage else row["source"]
+    # A name that follows from step and source would only repeat two columns.
     default_names = {f"step_{row['step']}", f"step_{row['step']}_from_{row['source']}"}
     cells = {
         "step": str(row["step"]),
@@ -140,6 +142,7 @@ def _list_remarks(row: JsonObject, now: float) -> Iterable[str]:
         return (_SUSPICIOUS_TEXT if is_suspicious(row) else detail,)
     remarks = [detail or row["reason"]]
     retry_at = row.get("retry_at")
+    # Other states may keep an old retry time.
     if retry_at is not None and state in {"failed", "waiting"}:
         remarks.append("retry now" if retry_at <= now else f"retry in {format_duration(retry_at - now)}")
     if state == "running":
@@ -165,7 +168,8 @@ def _format_progress(progress: JsonObject, now: float) -> str:
 
 
 def _render_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """A header and a line for each row; a reason that does not fit goes below its row."""
+    """A header and a line for each row; long reasons go below."""
+    # Columns without any value would cost the width that reasons need.
     columns = [column for column in _COLUMNS if column in {"step", "state"} or any(row[column] for row in rows)]
     widths = {}
     for column in columns:

@@ -48,7 +48,7 @@ def test_rows_that_come_are_owed_within_the_hour_and_only_their_tier_is_asked_fo
     assert record.suites["tier2_ppl"] == before["tier2_ppl"]
     assert record.suites["tier3_cf"] != before["tier3_cf"]
     assert any(
-        "tier3_cf" in reason and "will be scored again" in reason for _, state, reason in record.history if state == "owed"
+        "tier3_cf" in reason and "will be scored again" in reason for _, state, reason in record.history if state == "pending"
     )
     request = read_scoring_request(watched.config.paths.attempt(record.attempt.run_id).request)
     assert [suite.name for suite in request.suites] == ["tasks"]

@@ -96,7 +96,7 @@ def test_jobs_are_followed_meanwhile_and_the_journal_does_not_grow(watched):
     assert read_in_each(watched, 20) == [1000] * 20
     assert watched.journal_state.event_count == events
     assert watched.executor.calls["queue"] == asked + 20
-    words = f"suites: {path}: its 50,000 bytes are being hashed; nothing of this stage is submitted before that"
+    words = f"suites: {path}: its 50,000 bytes are being hashed; this stage submits nothing before"
     assert watched.list_reasons()["stage1/step_200"].startswith(words)
     (running,) = watched.executor.live()
     running.ending = 0
@@ -152,7 +152,7 @@ def test_a_file_written_a_moment_ago_is_not_read_in_pieces(tmp_path):
     os.utime(tmp_path / "a.jsonl", (1000, 1000))
     suite = load_suite(str(tmp_path / "suite.yaml"), {}).to_request()
     contents = LocalDataHashes(bytes_per_tick=100)
-    with pytest.raises(Exception, match="written just now"):
+    with pytest.raises(Exception, match="was just written"):
         contents.add_data_hashes(suite, now=1001.0)
     with pytest.raises(DataBeingHashedError, match="150 bytes"):
         contents.add_data_hashes(suite, now=1002.5)

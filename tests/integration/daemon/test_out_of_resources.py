@@ -110,7 +110,7 @@ def test_the_limit_is_the_configs_own_where_it_has_one_else_the_partitions_and_i
     assert more_memory(SlurmSettings(), had, PARTITION).requested == {"mem": "98304M"}
     assert (
         more_memory(SlurmSettings(mem_max="80G"), had, PARTITION).message
-        == "next with 81920M, of at most 81920M by slurm.mem_max"
+        == "the next attempt asks for 81920M (maximum of slurm.mem_max: 81920M)"
     )
     assert (
         more_memory(SlurmSettings(), {"mem": "100000"}, PARTITION).message

@@ -88,7 +88,7 @@ def test_what_is_lacking_is_said_before_the_first_checkpoint_comes(lab):
     )
     document = json.loads(watched.config.paths.status_json.read_text())
     assert document["stages"]["stage1"]["data_cache"] == watched.list_reasons()[KEY]
-    assert "\n  data: the data cache lacks tokenizer acme/tok" in watched.config.paths.status_text.read_text()
+    assert "\n  data cache: the data cache lacks tokenizer acme/tok" in watched.config.paths.status_text.read_text()
 
 
 def test_suites_of_local_files_alone_are_never_held_back(lab):
@@ -234,7 +234,9 @@ def test_a_failing_prefill_backs_off_is_limited_and_says_its_words(lab, ending):
     assert watched.journal_state.prefills[KEY].full_reason == f"{words} (3 times in a row). Run {command} to try again"
     watched.tick(100)
     assert runs(watched) == {KEY: 3}
-    assert f" data: blocked: {words} (3 times in a row). Run " in " ".join(watched.config.paths.status_text.read_text().split())
+    assert f" data cache: blocked: {words} (3 times in a row). Run " in " ".join(
+        watched.config.paths.status_text.read_text().split()
+    )
     fill(watched)  # a person did
     watched.tick_until(watched.are_all_scored, 5)
     shutil.rmtree(watched.config.eval_data / "ppl_slices" / "s4")

@@ -238,7 +238,7 @@ def test_a_dry_run_goes_on_after_what_is_new_in_config_and_checkpoints(watched):
     watched.write_checkpoint("stage2", 300, started_from=str(moved / "200"))
     actions, skipped = run_dry(watched)
     assert actions == [("submit", "stage2/step_300", "complete and not scored")]
-    away = f"checkpoint: {moved} does not exist yet"
+    away = f"waiting for checkpoint: {moved} does not exist yet"
     assert {skipped[f"{stage}/step_{step}"] for stage, step in (("stage1", 100), ("stage1", 200), ("stage2", 200))} == {away}
 
 

@@ -70,7 +70,7 @@ BROKEN = {
 ELSEWHERE = {
     "adapter/step_10": ("waiting", "hellaswagg"),
     "tokens/step_10": ("blocked", "(exit 65)"),
-    "sealed/step_10": ("waiting", "cannot be made"),
+    "sealed/step_10": ("waiting", "cannot create "),
     "shut/step_10": ("blocked", "shut/by_checkpoint/step_10/parts: cannot be written (Not a directory)"),
     "nodata/step_10": ("waiting", "gone.jsonl"),
 }

@@ -46,7 +46,7 @@ def submit_stuck_job(watched, stuck):
 def test_a_stuck_job_is_given_a_minute_then_blocks_and_is_cancelled(watched, stuck):
     name = submit_stuck_job(watched, stuck)
     assert watched.list_states()[KEY] == "queued"
-    assert "BadConstraints; whether that stays is waited for" in watched.list_reasons()[KEY]
+    assert "BadConstraints; confirming that it stays so" in watched.list_reasons()[KEY]
     watched.tick(jobs=False)
     assert watched.list_states()[KEY] == "blocked"
     assert "can never run: BadConstraints; watcher retry" in watched.list_reasons()[KEY]

@@ -5,7 +5,7 @@ import pytest
 
 from support.executors.harness import USER
 from watcher.config.settings import Config, SlurmSettings
-from watcher.doctor import slurm_limits as doctor_slurm
+from watcher.doctor import slurm_limits
 from watcher.executors import slurm
 
 pytestmark = pytest.mark.slurm
@@ -25,7 +25,7 @@ def checks(lab, **changed):
         state=lab.folder,
         slurm=msgspec.structs.replace(SlurmSettings(cpus_per_task=1), **changed),
     )
-    return list(doctor_slurm.check_slurm_limits(config, lab.cluster.environment(USER)))
+    return list(slurm_limits.check_slurm_limits(config, lab.cluster.environment(USER)))
 
 
 def wrong(found):
@@ -45,18 +45,18 @@ def test_a_cluster_with_accounting_that_fits(accounted_slurm):
     assert named(found, "partition") == "urgent is up; MaxTime 1-00:00:00, slurm.time 02:00:00"
     assert "urgent has 8" in named(found, "gres")
     assert named(found, "account") == "lab; yours are lab"
-    assert "would be taken, and start about 20" in named(found, "submission")
+    assert ", expected start 20" in named(found, "submission")
 
 
 @pytest.mark.usefixtures("as_user")
 @pytest.mark.parametrize(
     ("changed", "name", "words"),
     [
-        ({"partition": "nosuch"}, "partition", "there is no nosuch"),
+        ({"partition": "nosuch"}, "partition", "the cluster has no partition nosuch"),
         ({"partition": "short", "time": "2-00"}, "partition", "is over the 04:00:00 that short allows"),
         ({"gres": "tape:1"}, "gres", "the cluster has no tape, only gpu"),
-        ({"account": "theirs"}, "account", "theirs is none of yours"),
-        ({"qos": "high"}, "qos", "high is none of yours"),
+        ({"account": "theirs"}, "account", "theirs is not yours"),
+        ({"qos": "high"}, "qos", "high is not yours"),
         ({"qos": "few", "time": "01:00:00"}, "qos", "is over the 00:30:00 that few allows"),
         ({"gres": "gpu:64"}, "submission", "Requested node configuration is not available"),
     ],
@@ -71,13 +71,13 @@ def test_what_does_not_fit_is_said_in_ours_and_in_slurms_words(changed, name, wo
 def test_without_accounting_the_rest_is_still_checked(slurm):
     found = checks(slurm, partition="short", time="02:00:00")
     assert wrong(found) == {}
-    assert named(found, "accounting").startswith("there is none")
-    assert named(found, "account").startswith("sacctmgr does not tell")
+    assert named(found, "accounting").startswith("none on this cluster")
+    assert named(found, "account").startswith("sacctmgr gives none")
 
 
 @pytest.mark.usefixtures("as_user")
 def test_a_controller_that_hangs_ends_the_questions(slurm, monkeypatch):
-    monkeypatch.setattr(doctor_slurm, "COMMAND_TIMEOUT_SECONDS", 2.0)
+    monkeypatch.setattr(slurm_limits, "COMMAND_TIMEOUT_SECONDS", 2.0)
     with slurm.cluster.process_frozen("ctld"):
         found = checks(slurm)
     assert list(wrong(found)) == ["slurm"]

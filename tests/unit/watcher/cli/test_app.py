@@ -67,11 +67,11 @@ def test_config_checks_the_suites_too(config_folder):
 
 def test_init_writes_a_config_that_loads_and_overwrites_nothing(config_folder):
     output = run_watcher("init", "new").output
-    assert f"wrote {config_folder}/new/watcher.yaml and {config_folder}/new/watcher.env" in output
+    assert f"Wrote {config_folder}/new/watcher.yaml and {config_folder}/new/watcher.env" in output
     config = check_config(config_folder / "new/watcher.yaml", {"SCRATCH": "/s"})
     assert list(config.stages) == ["stage1", "stage2", "stage3", "stage4"]
-    assert "is there already, and nothing is overwritten" in run_watcher("init", "new", exit_code=2).stderr
-    assert "is there already" in run_watcher("init", exit_code=2).stderr
+    assert "exists, and init overwrites nothing" in run_watcher("init", "new", exit_code=2).stderr
+    assert "exists, and init" in run_watcher("init", exit_code=2).stderr
     assert (config_folder / "watcher.yaml").read_text() == CONFIG
 
 
@@ -87,7 +87,7 @@ def test_init_s_environment_is_what_the_shell_reads(config_folder):
 
 def test_init_leaves_out_what_no_reader_of_such_files_agrees_on(config_folder):
     _, path = write_config_files(config_folder / "new", {"SCRATCH": "/a'b\n"})
-    assert "# SCRATCH=    (write it here)" in path.read_text()
+    assert "# SCRATCH=    (set it here)" in path.read_text()
 
 
 def test_init_in_a_place_that_cannot_be_written_is_one_line(config_folder):

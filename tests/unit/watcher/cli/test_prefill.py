@@ -50,7 +50,7 @@ def test_without_a_stage_all_are_filled(tmp_path):
 def test_a_stage_without_a_tokenizer_is_said_in_one_line(tmp_path):
     ended, calls, _ = prefill(tmp_path, "one", stage="{")
     assert (ended.exit_code, calls) == (2, [])
-    assert "stage one: no tokenizer is known before the stage's first checkpoint; give --tokenizer" in ended.output
+    assert "stage one: the tokenizer is unknown before the first checkpoint; give --tokenizer" in ended.output
 
 
 def test_the_tokenizer_that_the_first_checkpoint_named_is_taken_from_the_journal(tmp_path):
@@ -80,7 +80,7 @@ def test_as_a_job_it_is_submitted_and_leaves_its_end_beside_its_request(tmp_path
     (folder,) = (tmp_path / "evaluation_results" / ".watcher" / "prefills").iterdir()
     (record,) = wait_for_end(folder)
     assert (record.code, record.run_id) == (75, folder.name)
-    assert f"fills the cache; its log: {tmp_path}/evaluation_results/one/eval_logs/slurm/prefill_one_" in ended.output
+    assert f"fills the cache; log: {tmp_path}/evaluation_results/one/eval_logs/slurm/prefill_one_" in ended.output
     assert Path(ended.output.split()[-1]).is_file()
     request = read_scoring_request(folder / "request.json")
     assert (request.tokenizer, request.use_fast, request.offline) == ("acme/tok", False, False)
@@ -92,4 +92,4 @@ def test_as_a_job_it_is_submitted_and_leaves_its_end_beside_its_request(tmp_path
 def test_a_job_takes_no_options_of_the_terminal(tmp_path):
     ended, calls, _ = prefill(tmp_path, "one", "--refresh", more="prefill: {where: job}\n")
     assert (ended.exit_code, calls) == (2, [])
-    assert "--refresh, --jobs: a prefill job takes neither; leave it out" in ended.output
+    assert "--refresh, --jobs: a prefill job accepts neither; omit both" in ended.output

@@ -89,8 +89,8 @@ def test_a_checkpoint_elsewhere_is_asked_for_by_its_folder(config_folder):
             ("enqueue", "stage1", "1", "--from", "stag2"),
             "--from: no stage 'stag2' in {config_folder}/watcher.yaml; did you mean 'stage2'?",
         ),
-        (("enqueue", "stage1"), "enqueue stage1: no step is named; give at least one STEP, --bridge or --checkpoint DIR"),
-        (("retry", "stage1"), "retry stage1: no step is named; give at least one STEP"),
+        (("enqueue", "stage1"), "enqueue stage1: no step given; give at least one STEP, --bridge or --checkpoint DIR"),
+        (("retry", "stage1"), "retry stage1: no step given; give at least one STEP"),
         (("enqueue", "stage1", "x"), "STEP: 'x' is not a step; write 2000, or a range FIRST:LAST:EVERY, as 1000:50000:1000"),
         (("enqueue", "stage1", "1:2"), "STEP: '1:2' is not a step; write 2000, or a range"),
         (("enqueue", "stage1", "²"), "STEP: '²' is not a step; "),
@@ -105,12 +105,12 @@ def test_a_checkpoint_elsewhere_is_asked_for_by_its_folder(config_folder):
         (("enqueue", "stage1", "0:9999999:1"), "STEP: '0:9999999:1' holds more than 10000 steps; ask for fewer at a time"),
         (("enqueue", "stage1", "1", "--name", "a/b"), "--name: 'a/b' cannot be the name of a folder; use up to 100 letters"),
         (("enqueue", "stage1", "1", "--name", "step_7"), "--name: 'step_7' is like the names that the watcher gives"),
-        (("enqueue", "stage1", "1", "2", "--name", "x"), "--name: one name for 2 steps; give it with one STEP"),
+        (("enqueue", "stage1", "1", "2", "--name", "x"), "--name: one name for 2 steps; use it with one STEP"),
         (
             ("enqueue", "stage1", "--checkpoint", "none"),
             "{config_folder}/none: no such folder; give --checkpoint the folder of one step",
         ),
-        (("enqueue", "stage1", "--checkpoint", "."), "{config_folder}: which step is it? Its name is no number; give its STEP"),
+        (("enqueue", "stage1", "--checkpoint", "."), "{config_folder}: the folder's name is not a step; give its STEP"),
         (("enqueue", "stage1", "1", "2", "--checkpoint", "."), "{config_folder}: one checkpoint for 2 steps; give its STEP"),
         (
             ("enqueue", "stage1", "--bridge"),
@@ -118,9 +118,9 @@ def test_a_checkpoint_elsewhere_is_asked_for_by_its_folder(config_folder):
         ),
         (
             ("enqueue", "stage1", "5", "--bridge"),
-            "stages.stage1: has no bridge in the config; say whose checkpoint it is with --from",
+            "stages.stage1: has no bridge in the config; name the checkpoint's stage with --from",
         ),
-        (("why", "stage1", "1:3:1"), "STEP: 3 steps; ask about one at a time"),
+        (("why", "stage1", "1:3:1"), "STEP: 3 steps given; give one step"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line_and_exit_2(config_folder, arguments, complaint):
@@ -132,13 +132,13 @@ def test_what_cannot_be_meant_is_one_line_and_exit_2(config_folder, arguments, c
 
 @pytest.mark.usefixtures("config_folder")
 def test_the_command_says_when_it_is_taken_up():
-    later = "No watcher is running: it is taken up when `watcher run` or `watcher once` runs next."
+    later = "No watcher is running. The request waits until you run `watcher run` or `watcher once`."
     assert later in run_watcher("enqueue", "stage1", "150").output
     publish_daemon_status(age=600)
     assert later in run_watcher("enqueue", "stage1", "150").output
     publish_daemon_status()
     assert run_watcher("retry", "stage1", "100").output == (
-        "retry stage1: step 100\n  100: unknown evaluation\nThe watcher on login1 takes it up within 60 s.\n"
+        "retry stage1: step 100\n  100: unknown evaluation\nThe watcher on login1 reads the request within 60 s.\n"
     )
     assert "steps 10, 20, 30, 40, 50, 60, 70, 80 and 2 more" in run_watcher("cancel", "stage1", "10:100:10").output
 
@@ -274,4 +274,4 @@ def test_what_will_happen_is_said_for_each_step(arguments, expected, config_fold
     )
     lines = run_watcher(*arguments).output.splitlines()
     assert [line for line in lines if line.strip() in expected] == [f"  {line}" for line in expected]
-    assert lines[-1] == "The watcher on login1 takes it up within 60 s."
+    assert lines[-1] == "The watcher on login1 reads the request within 60 s."

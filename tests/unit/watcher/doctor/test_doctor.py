@@ -18,14 +18,10 @@ from click.testing import CliRunner
 from support.models.nanotron_checkpoint import write_tiny_checkpoint
 from watcher.cli.app import main
 from watcher.config.loader import load_config
-from watcher.config.units import parse_slurm_time as seconds_of
-from watcher.doctor import filesystem as doctor_disk
-from watcher.doctor import job_environment as doctor_job
-from watcher.doctor import lock_probe as holds
-from watcher.doctor import login_node as doctor_node
-from watcher.doctor import slurm_limits as doctor_slurm
+from watcher.config.units import parse_slurm_time
+from watcher.doctor import filesystem, job_environment, lock_probe, login_node, slurm_limits
 from watcher.doctor.check import DoctorCheck
-from watcher.doctor.filesystem import Mount, find_mount, parse_mountinfo, parse_quotas
+from watcher.doctor.filesystem import Folder, Mount, find_mount, parse_mountinfo, parse_quotas
 from watcher.executors.slurm_commands import CommandResult
 
 CONFIG = """
@@ -76,7 +72,7 @@ def one(checks, name):
 
 def test_the_command_says_a_line_for_each_and_exits_1_only_where_one_is_wrong(here, monkeypatch):
     monkeypatch.setattr(
-        holds, "run_two_probes", lambda kind, *_: ([*range(40)], []) if kind == "link" else ([[0, 1]], [[1, 2]])
+        lock_probe, "run_two_probes", lambda kind, *_: ([*range(40)], []) if kind == "link" else ([[0, 1]], [[1, 2]])
     )  # below
     config(here)
     result = CliRunner().invoke(main, ["doctor"])
@@ -118,7 +114,7 @@ def test_after_a_watcher_that_was_told_to_end_every_check_is_made(here):
     assert ran.stderr == ""
     *lines, summary = ran.stdout.splitlines()
     (line,) = [line for line in lines if "watcher: " in line]
-    said = r"warning  watcher: Stopped on .* \d+ s ago; start it with `watcher run`"
+    said = r"warning  watcher: Stopped on .* [\d.]+ s ago; start it with `watcher run`"
     assert re.fullmatch(said, line)
     names = [line[9:].partition(":")[0] for line in lines]
     assert names[names.index("watcher") + 1] == "requests"
@@ -131,15 +127,15 @@ def test_a_defect_in_one_check_keeps_no_other_from_being_made(here, monkeypatch)
         yield DoctorCheck("ok", "the first one", "is fine")
         raise KeyError("gone")
 
-    monkeypatch.setattr(doctor_node, "check_login_node", broken)
-    monkeypatch.setattr(doctor_disk, "check_filesystems", broken)
+    monkeypatch.setattr(login_node, "check_login_node", broken)
+    monkeypatch.setattr(filesystem, "check_filesystems", broken)
     monkeypatch.setattr(
-        doctor_job, "check_job_environment", lambda *_given, **_more: [DoctorCheck("ok", "the last one", "is fine")]
+        job_environment, "check_job_environment", lambda *_given, **_more: [DoctorCheck("ok", "the last one", "is fine")]
     )
     config(here)
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1
-    said = "a check ended with KeyError('gone'); those of its group after it are not made; report it as a bug"
+    said = "internal error: KeyError('gone'); the remaining checks of this group are skipped; report this bug"
     assert f"wrong    this node: {said}" in result.output
     assert f"wrong    disks: {said}" in result.output
     assert result.output.splitlines()[-2] == "ok       the last one: is fine"
@@ -160,9 +156,11 @@ def test_a_folder_lies_on_the_deepest_mount_and_the_last_of_two(path, point, kin
 
 
 def test_what_forgets_everything_is_warned_of():
-    assert doctor_disk._check_fs_type(Mount(Path("/tmp"), "tmpfs"), ["state", "results"]).verdict == "warning"
-    assert doctor_disk._check_fs_type(Mount(Path("/dev/shm"), "tmpfs"), ["checkpoints of stage1"]).verdict == "ok"
-    assert doctor_disk._check_fs_type(Mount(Path("/scratch"), "lustre"), ["state"]).message == "lustre (/scratch): state"
+    state = Folder("state", Path("/s"), is_written=True)
+    checkpoints = Folder("checkpoints of stage1", Path("/c"), is_written=False)
+    assert filesystem._check_fs_type(Mount(Path("/tmp"), "tmpfs"), [state, checkpoints]).verdict == "warning"
+    assert filesystem._check_fs_type(Mount(Path("/dev/shm"), "tmpfs"), [checkpoints]).verdict == "ok"
+    assert filesystem._check_fs_type(Mount(Path("/scratch"), "lustre"), [state]).message == "lustre (/scratch): state"
 
 
 LFS = "      /scratch 104857600* 0 104857600       -  812000       0 1000000       -\n"
@@ -179,29 +177,29 @@ def test_quotas_of_lustre_and_of_others_are_read():
 
 
 def test_a_full_quota_is_warned_of(monkeypatch):
-    monkeypatch.setattr(doctor_disk.shutil, "which", lambda name, path: f"/bin/{name}")  # noqa: ARG005  its signature
+    monkeypatch.setattr(filesystem.shutil, "which", lambda name, path: f"/bin/{name}")  # noqa: ARG005  its signature
     lustre = Mount(Path("/scratch"), "lustre")
-    (check,) = doctor_disk._check_quota(lustre, Path("/scratch"), {}, lambda *_: CommandResult(0, LFS, ""))
+    (check,) = filesystem._check_quota(lustre, Path("/scratch"), {}, lambda *_: CommandResult(0, LFS, ""))
     assert check.verdict == "warning"
     assert check.message == "/scratch: 100.0 of 100.0 GiB, 812000 of 1000000 files"
-    (check,) = doctor_disk._check_quota(Mount(Path("/home"), "nfs4"), Path("/home"), {}, lambda *_: CommandResult(0, NFS, ""))
+    (check,) = filesystem._check_quota(Mount(Path("/home"), "nfs4"), Path("/home"), {}, lambda *_: CommandResult(0, NFS, ""))
     assert (check.verdict, check.message) == ("ok", "server:/home: 1.0 of 10.0 GiB")
 
 
-@pytest.mark.parametrize("kind", holds.LOCK_KINDS)
+@pytest.mark.parametrize("kind", lock_probe.LOCK_KINDS)
 def test_two_processes_are_measured_side_by_side(kind, tmp_path):
-    first, second = holds.run_two_probes(kind, tmp_path / kind, 8, 2.0, 30.0)
+    first, second = lock_probe.run_two_probes(kind, tmp_path / kind, 8, 2.0, 30.0)
     if kind == "link":
         assert sorted([*first, *second]) == list(range(8))
     else:
         assert min(len(first), len(second)) >= 1
-        assert holds.count_overlaps(first, second) == 0
+        assert lock_probe.count_overlaps(first, second) == 0
         assert all(end > begin for begin, end in (*first, *second))
 
 
 def test_holds_that_touch_do_not_overlap_and_holds_that_share_time_do():
-    assert holds.count_overlaps([(0, 1), (2, 3)], [(1, 2), (3, 4)]) == 0
-    assert holds.count_overlaps([(0, 1), (2, 3)], [(0.5, 2.5)]) == 2
+    assert lock_probe.count_overlaps([(0, 1), (2, 3)], [(1, 2), (3, 4)]) == 0
+    assert lock_probe.count_overlaps([(0, 1), (2, 3)], [(0.5, 2.5)]) == 2
 
 
 @pytest.mark.parametrize(
@@ -216,16 +214,16 @@ def test_holds_that_touch_do_not_overlap_and_holds_that_share_time_do():
     ],
 )
 def test_a_lock_that_does_not_hold_is_said(kind, answer, verdict, monkeypatch, tmp_path):
-    monkeypatch.setattr(holds, "run_two_probes", lambda *_: answer)
-    assert doctor_disk._check_lock(kind, tmp_path, Mount(tmp_path, "lustre")).verdict == verdict
+    monkeypatch.setattr(lock_probe, "run_two_probes", lambda *_: answer)
+    assert filesystem._check_lock(kind, tmp_path, Mount(tmp_path, "lustre")).verdict == verdict
 
 
 def test_a_file_system_without_links_cannot_have_claims(monkeypatch, tmp_path):
     def refused(*_):
         raise RuntimeError("PermissionError: [Errno 1] Operation not permitted")
 
-    monkeypatch.setattr(holds, "run_two_probes", refused)
-    check = doctor_disk._check_lock("link", tmp_path, Mount(tmp_path, "exfat"))
+    monkeypatch.setattr(lock_probe, "run_two_probes", refused)
+    check = filesystem._check_lock("link", tmp_path, Mount(tmp_path, "exfat"))
     assert check.verdict == "wrong"
     assert "Operation not permitted" in check.message
 
@@ -237,7 +235,7 @@ def test_shards_of_another_user_are_named(here, monkeypatch):
     shard.chmod(0)
     allowed = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != shard and allowed(path, mode))  # root may do all
-    check = doctor_disk._check_readable("checkpoints of stage1", made.stages["stage1"].checkpoints)
+    check = filesystem._check_readable("checkpoints of stage1", made.stages["stage1"].checkpoints)
     assert check.verdict == "wrong"
     assert str(shard) in check.message
     shard.chmod(stat.S_IRUSR)
@@ -245,38 +243,38 @@ def test_shards_of_another_user_are_named(here, monkeypatch):
 
 @pytest.mark.parametrize(("skew", "verdict"), [(0.2, "ok"), (-20, "warning"), (300, "wrong")])
 def test_clocks_that_differ(skew, verdict, monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor_disk, "touch_clock", lambda _: doctor_disk.time.time() + skew)
-    assert doctor_disk._check_clock(tmp_path, Mount(tmp_path, "nfs4")).verdict == verdict
+    monkeypatch.setattr(filesystem, "touch_clock", lambda _: filesystem.time.time() + skew)
+    assert filesystem._check_clock(tmp_path, Mount(tmp_path, "nfs4")).verdict == verdict
 
 
 @pytest.mark.parametrize(("kind", "words"), [("lustre", "none from other nodes on lustre"), ("ext4", "inotify works")])
 def test_file_events_where_others_write(kind, words, here):
     made = config(here)
-    check = doctor_disk._check_file_events(made, [Mount(Path("/"), kind)])
+    check = filesystem._check_file_events(made, [Mount(Path("/"), kind)])
     assert check.message.startswith(words)
 
 
 def test_room_that_is_short(here, monkeypatch):
     made = config(here)
-    usage = doctor_disk.shutil.disk_usage(here)
-    monkeypatch.setattr(doctor_disk.shutil, "disk_usage", lambda _: usage._replace(free=2**29))
+    usage = filesystem.shutil.disk_usage(here)
+    monkeypatch.setattr(filesystem.shutil, "disk_usage", lambda _: usage._replace(free=2**29))
     mount = Mount(Path("/"), "ext4")
     found = list(
-        doctor_disk._check_free_space(
-            {mount: ["state"]}, doctor_disk.list_configured_folders(made), {"PATH": ""}, lambda *_: CommandResult(1, "", "")
+        filesystem._check_free_space(
+            {mount: [Folder("state", made.state, is_written=True)]}, {"PATH": ""}, lambda *_: CommandResult(1, "", "")
         )
     )
-    assert verdicts(found) == [("wrong", "room")]
+    assert verdicts(found) == [("wrong", "space")]
 
 
 def test_a_limit_of_cpu_time_is_counted_in_days(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (900, 900))
-    found = list(doctor_node._check_process_limits())
+    found = list(login_node._check_process_limits())
     check = one(found, "cpu limit")
     assert (check.verdict, check.message) == ("ok", "900 s (ulimit -t): a daemon lives about 45 days")
     assert one(found, "memory limit").verdict == "warning"
     monkeypatch.setattr(resource, "getrlimit", lambda _: (300, 300))
-    assert one(doctor_node._check_process_limits(), "cpu limit").verdict == "warning"
+    assert one(login_node._check_process_limits(), "cpu limit").verdict == "warning"
 
 
 def test_requests_that_nobody_takes_up(here):
@@ -285,7 +283,7 @@ def test_requests_that_nobody_takes_up(here):
     folder.mkdir(parents=True)
     (folder / "1.json").write_text("{}")
     os.utime(folder / "1.json", (0, 0))
-    assert doctor_node.check_requests_folder(made).verdict == "warning"
+    assert login_node.check_requests_folder(made).verdict == "warning"
 
 
 @pytest.mark.parametrize(
@@ -299,7 +297,7 @@ def test_requests_that_nobody_takes_up(here):
     ],
 )
 def test_the_jobs_interpreter_is_asked_after_the_setup_lines(said, name, verdict, words, here):
-    check = one(doctor_job.check_job_environment(config(here, said=VERSIONS | said), os.environ, offline=False), name)
+    check = one(job_environment.check_job_environment(config(here, said=VERSIONS | said), os.environ, offline=False), name)
     assert check.verdict == verdict
     assert words in check.message
 
@@ -307,46 +305,46 @@ def test_the_jobs_interpreter_is_asked_after_the_setup_lines(said, name, verdict
 @pytest.mark.parametrize(("built_for", "verdict"), [("12.8", "ok"), (None, "warning")])
 def test_a_torch_without_cuda_is_no_torch_for_gpu_nodes(built_for, verdict, here):
     made = config(here, executor="slurm", said=VERSIONS | {"built_for": built_for})
-    assert one(doctor_job.check_job_environment(made, os.environ, offline=False), "cuda").verdict == verdict
+    assert one(job_environment.check_job_environment(made, os.environ, offline=False), "cuda").verdict == verdict
 
 
 def test_an_interpreter_that_is_not_there_or_never_answers(here):
     made = msgspec.structs.replace(config(here), python="/nowhere/python")
-    check = one(doctor_job.check_job_environment(made, os.environ, offline=False), "job's python")
+    check = one(job_environment.check_job_environment(made, os.environ, offline=False), "job's python")
     assert check.verdict == "wrong"
     assert "/nowhere/python" in check.message
-    silent = one(
-        doctor_job.check_job_environment(config(here), os.environ, offline=False, run=lambda *_: CommandResult(None, "", "")),
-        "job's python",
+    checks = job_environment.check_job_environment(
+        config(here), os.environ, offline=False, run=lambda *_: CommandResult(None, "", "")
     )
+    silent = one(checks, "job's python")
     assert silent.verdict == "wrong"
     assert "no answer in 180 s" in silent.message
 
 
 def test_what_the_cache_lacks_and_what_mends_it(here):
     (here / "slices.yaml").write_text("tier: tier2_ppl\nslices:\n  web: {hf_dataset: a/b, target_tokens: 9}\n")
-    check = one(doctor_job.check_job_environment(config(here), os.environ, offline=False), "stage1 data")
+    check = one(job_environment.check_job_environment(config(here), os.environ, offline=False), "stage1 data")
     assert check.verdict == "warning"
     assert check.message == "1 of 1 are not in the cache: slices/web"
-    assert check.hint == "`watcher prefill stage1`"
+    assert check.hint == "run `watcher prefill stage1`"
 
 
 def test_offline_asks_the_child_for_every_byte(here):
     entry = {"suite": "slices", "name": "web", "state": "whole"}
     document = {"entries": [entry], "tokenizer": {"problems": []}, "network": "cut off", "prefill": "mend it"}
     made = config(here, offline=document)
-    assert one(doctor_job.check_job_environment(made, os.environ, offline=True), "stage1 offline").message == (
-        "1 entries read whole, network cut off"
+    assert one(job_environment.check_job_environment(made, os.environ, offline=True), "stage1 offline").message == (
+        "1 entries read in full, network cut off"
     )
     made = config(here, offline=document | {"entries": [entry | {"state": "damaged"}]})
-    check = one(doctor_job.check_job_environment(made, os.environ, offline=True), "stage1 offline")
+    check = one(job_environment.check_job_environment(made, os.environ, offline=True), "stage1 offline")
     assert (check.verdict, check.message, check.hint) == ("wrong", "slices/web is damaged", "mend it")
 
 
 def test_a_suite_that_cannot_be_used_is_wrong(here):
     made = config(here)
     (here / "slices.yaml").write_text("tier: tier2_ppl\nslices: 3\n")
-    assert one(doctor_job.check_job_environment(made, os.environ, offline=False), "stage1 suites").verdict == "wrong"
+    assert one(job_environment.check_job_environment(made, os.environ, offline=False), "stage1 suites").verdict == "wrong"
 
 
 PARTITION = (
@@ -384,9 +382,9 @@ class Cluster:
 
 
 def slurm_checks(here, monkeypatch, **changed):
-    monkeypatch.setattr(doctor_slurm.shutil, "which", lambda name, path=None: f"/bin/{name}")  # noqa: ARG005  its signature
+    monkeypatch.setattr(slurm_limits.shutil, "which", lambda name, path=None: f"/bin/{name}")  # noqa: ARG005  its signature
     cluster = Cluster(**changed)
-    return list(doctor_slurm.check_slurm_limits(config(here, executor="slurm"), {"PATH": "/bin"}, run=cluster)), cluster
+    return list(slurm_limits.check_slurm_limits(config(here, executor="slurm"), {"PATH": "/bin"}, run=cluster)), cluster
 
 
 def test_a_cluster_that_fits_the_config(here, monkeypatch):
@@ -396,8 +394,8 @@ def test_a_cluster_that_fits_the_config(here, monkeypatch):
     assert one(found, "partition").message == "gpu is up; MaxTime 1-00:00:00, slurm.time 04:00:00"
     assert one(found, "qos").message == "few: MaxWall 08:00:00, jobs submitted 2"
     assert one(found, "submission").message == (
-        "a job with --account=lab --partition=gpu --qos=few --gres=gpu:1 --cpus-per-task=8 --time=04:00:00 would be taken,"
-        " and start about 2026-11-24T06:10:36"
+        "Slurm accepts a job with --account=lab --partition=gpu --qos=few --gres=gpu:1 --cpus-per-task=8 --time=04:00:00,"
+        " expected start 2026-11-24T06:10:36"
     )
     assert len(cluster.asked) <= 10
 
@@ -406,10 +404,10 @@ def test_a_cluster_that_fits_the_config(here, monkeypatch):
     ("changed", "name", "words"),
     [
         ({"time": "02:00:00"}, "partition", "slurm.time 04:00:00 is over the 02:00:00 that gpu allows"),
-        ({"accounts": "other"}, "partition", "gpu does not take lab"),
+        ({"accounts": "other"}, "partition", "gpu does not accept lab"),
         ({"gres": "shard"}, "gres", "the cluster has no gpu, only shard"),
-        ({"mine": "other"}, "account", "lab is none of yours"),
-        ({"qos": "normal"}, "qos", "few is none of yours"),
+        ({"mine": "other"}, "account", "lab is not yours"),
+        ({"qos": "normal"}, "qos", "few is not yours"),
         ({"wall": "01:00:00"}, "qos", "slurm.time 04:00:00 is over the 01:00:00 that few allows"),
         ({"test": (1, "sbatch: error: x\nallocation failure: Invalid qos specification")}, "submission", "Invalid qos"),
         ({"queue": CommandResult(1, "", "slurm_load_jobs error: Unable to contact")}, "slurm", "Unable to contact"),
@@ -425,7 +423,7 @@ def test_a_cluster_that_does_not(changed, name, words, here, monkeypatch):
 
 
 def test_without_slurms_commands_that_is_all_that_is_said(here):
-    (check,) = doctor_slurm.check_slurm_limits(config(here, executor="slurm"), {"PATH": ""})
+    (check,) = slurm_limits.check_slurm_limits(config(here, executor="slurm"), {"PATH": ""})
     assert (check.verdict, check.message) == ("wrong", "no sbatch, squeue, scontrol, scancel on PATH")
 
 
@@ -444,4 +442,4 @@ def test_without_slurms_commands_that_is_all_that_is_said(here):
     ],
 )
 def test_slurms_times(text, seconds):
-    assert seconds_of(text) == seconds
+    assert parse_slurm_time(text) == seconds

@@ -66,7 +66,7 @@ def test_an_array_is_stuck_where_all_of_it_is():
     assert queued(("PENDING", never), ("PENDING", never)).stuck
     assert not queued(("PENDING", never), ("PENDING", turn)).stuck
     assert not queued(("PENDING", never), ("RUNNING", {})).stuck
-    assert queued(("RUNNING", {}), ("PENDING", turn)).reason == "tasks are RUNNING, PENDING"
+    assert queued(("RUNNING", {}), ("PENDING", turn)).reason == "tasks: RUNNING, PENDING"
 
 
 def test_accounting_tells_tasks_and_their_restarts():

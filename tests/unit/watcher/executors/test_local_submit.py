@@ -140,7 +140,7 @@ from pathlib import Path
 from support.executors.batch_scripts import AttemptFolder
 from support.executors.local_attempts import RUN_ID, LocalAttempts
 desk = LocalAttempts(Path(sys.argv[1]))
-desk.submit(desk.executor(FAKE_WAITS="yes"), AttemptFolder(desk.attempts / RUN_ID, ()))
+desk.submit(desk.make_executor(FAKE_WAITS="yes"), AttemptFolder(desk.attempts / RUN_ID, ()))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -232,7 +232,7 @@ def test_deeds_over_the_limit_are_put_off(lab):
 
 
 def test_a_limit_that_cannot_hold_the_poll_is_a_problem():
-    with pytest.raises(UserError, match="do not hold a poll every 5 s"):
+    with pytest.raises(UserError, match="are too few for a poll every 5 s"):
         SlurmExecutor(per_minute=10, poll_seconds=5)
 
 

@@ -108,7 +108,7 @@ def test_ninety_days_of_the_built_in_stages_say_what_they_cost(tmp_path):
 def test_simulate_tells_a_person(config_file):
     outcome = CliRunner().invoke(main, ["simulate", "--days", "2", "--config", str(config_file)])
     assert outcome.exit_code == 0, outcome.output
-    for words in ("evaluations: ", "GPU hours", "Slurm commands a minute", "promises looked at", "broken: 0"):
+    for words in ("evaluations: ", "GPU hours", "Slurm commands per minute", "invariants checked", "broken: 0"):
         assert words in outcome.stdout
 
 

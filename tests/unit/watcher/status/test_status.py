@@ -212,7 +212,7 @@ def test_a_long_reason_goes_on_below_its_row():
 
 def test_only_the_newest_of_many_scored_ones_are_shown():
     text = render_status(built(*(record(step) for step in range(1, 101))), NOW)
-    assert f"{100 - MAX_SCORED_SHOWN} older evaluations scored" in text
+    assert f"{100 - MAX_SCORED_SHOWN} older evaluations are scored" in text
     assert "\n   100  scored" in text
     assert "\n    80  scored" not in text
 
