@@ -49,7 +49,7 @@ def test_a_stuck_job_is_given_a_minute_then_blocks_and_is_cancelled(watched, stu
     assert "BadConstraints; confirming that it stays so" in watched.list_reasons()[KEY]
     watched.tick(jobs=False)
     assert watched.list_states()[KEY] == "blocked"
-    assert "can never run: BadConstraints; watcher retry" in watched.list_reasons()[KEY]
+    assert "can never run: BadConstraints. Fix it, then run watcher retry" in watched.list_reasons()[KEY]
     assert watched.executor.jobs[name].state is JobState.CANCELLED
     assert watched.config.paths.attempt(name).claim.read_text().startswith("void")
     watched.tick(5)
