@@ -12,7 +12,7 @@ import torch
 
 from scoring.model.loader import load_causal_lm
 from support.models.nanotron_checkpoint import BYTE_LEVEL_CONFIG, list_tensor_shapes, write_checkpoint
-from support.models.tiny_llama_items import BYTE_TOKENIZER
+from support.models.nanotron_fixtures import BYTE_TOKENIZER
 
 SLICE_COUNT = 8
 

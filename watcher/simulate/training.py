@@ -18,7 +18,7 @@ REWRITE_PROBABILITY = 0.05
 OPEN_ENDED_CHECKPOINTS = 20
 """Checkpoints of a stage whose ``every`` has no end."""
 
-_MODEL_CONFIG = {
+SIMULATED_MODEL_CONFIG = {
     "bos_token_id": 1,
     "eos_token_id": 2,
     "hidden_act": "silu",
@@ -36,6 +36,7 @@ _MODEL_CONFIG = {
     "tie_word_embeddings": True,
     "vocab_size": 8,
 }
+"""model_config.json with the keys that nanotron writes, of a model of almost no size."""
 
 _FULL_SLICE = "|None,None,None"
 
@@ -141,7 +142,7 @@ def write_first_half(folder: Path, step: int, last_step: int, started_from: str 
     config = {
         "checkpoints": {"resume_checkpoint_path": started_from, "checkpoints_path": str(folder.parent)},
         "general": {"run": folder.parent.name, "step": step, "seed": 42},
-        "model": {"dtype": "float32", "model_config": _MODEL_CONFIG},
+        "model": {"dtype": "float32", "model_config": SIMULATED_MODEL_CONFIG},
         "parallelism": {"dp": 1, "pp": 1, "tp": 1, "expert_parallel_size": 1, "context_parallel_size": 1},
         "tokenizer": {"tokenizer_name_or_path": "simulated"},
         "tokens": {"micro_batch_size": 8, "sequence_length": 64, "train_steps": last_step},
@@ -161,7 +162,7 @@ def write_second_half(folder: Path, step: int, at: float) -> None:
         folder / "checkpoint_metadata.json", json.dumps({"version": "1.5", "tp": 1, "dp": 1, "metas": metas}).encode(), at
     )
     _write_file(folder.parent / "latest.txt", str(step).encode(), at)
-    _write_file(folder / "model_config.json", json.dumps(_MODEL_CONFIG).encode(), at)
+    _write_file(folder / "model_config.json", json.dumps(SIMULATED_MODEL_CONFIG).encode(), at)
 
 
 def _write_tensors(folder: Path, modules: Iterable[str], at: float) -> None:

@@ -1,24 +1,18 @@
 """Which checkpoint a stage is compared with: the config's bridge, a late one, one that a person names; and what training says."""
 
-import itertools
-import os
 import time
 
 import pytest
 
-from suites.contract.encoding import encode_json
 from support.faults.kill_points import KillPoint, tick_until_settled
 from support.runs.watched_run import WatchedRun
 from watcher.config.loader import load_config
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
-from watcher.core.request_types import Request
 from watcher.journal.journal import read_journal
 from watcher.reconcile.baselines import build_comparison_requests, describe_bridge_override, describe_start_mismatch, find_bridge
 from watcher.report.data import build_report
 from watcher.report.terminal import summarize_objectives
 from watcher.status.health import check_liveness
-
-IDS = itertools.count()
 
 
 @pytest.fixture
@@ -31,12 +25,8 @@ def watched(tmp_path, monkeypatch):
     return made
 
 
-def ask(watched, *steps, **more):
-    made = Request(id=f"ask{next(IDS)}", at=watched.clock(), kind="enqueue", stage="stage2", steps=steps, by="ann", **more)
-    folder = watched.config.paths.requests
-    (folder / f"{made.id}.json").write_bytes(encode_json(made))
-    os.utime(folder, (watched.clock(), watched.clock()))
-    return made
+def request_step(watched, *steps, **fields):
+    return watched.write_request("enqueue", *steps, stage="stage2", by="ann", **fields)
 
 
 def notes(watched):
@@ -48,8 +38,8 @@ def notes(watched):
 
 def baselines(watched):
     """Evaluation -> the folder of the bridge that it is to be compared with."""
-    found = build_comparison_requests(watched.config, watched.journal_state)
-    return {key: None if request.bridge is None else request.bridge.directory for key, request in found.items()}
+    requests = build_comparison_requests(watched.config, watched.journal_state)
+    return {key: None if request.bridge is None else request.bridge.directory for key, request in requests.items()}
 
 
 def test_a_bridge_that_comes_late_is_compared_with_when_it_does(watched):
@@ -72,7 +62,7 @@ def test_a_person_names_another_baseline_and_everybody_says_which(watched, tmp_p
     watched.tick(6)
     assert baselines(watched) == {"stage2/step_300": "step_100"}
     folder = str(tmp_path / "ckpts" / "elsewhere" / "90")
-    ask(watched, 90, source="stage1", checkpoint=folder, bridge=True)
+    request_step(watched, 90, source="stage1", checkpoint=folder, bridge=True)
     watched.tick(6)
     assert watched.list_states()["stage2/step_90"] == "scored"
     request = build_comparison_requests(watched.config, watched.journal_state)["stage2/step_300"]
@@ -88,10 +78,10 @@ def test_the_configs_own_bridge_is_the_baseline_again_when_a_person_asks_for_it(
     watched.write_checkpoint("stage1", 100)
     watched.write_checkpoint("stage2", 300)
     watched.tick(6)
-    ask(watched, 90, bridge=True)
+    request_step(watched, 90, bridge=True)
     watched.tick(6)
     assert baselines(watched) == {"stage2/step_300": "step_90"}
-    again = ask(watched, 100, bridge=True)
+    again = request_step(watched, 100, bridge=True)
     watched.tick(2)
     assert baselines(watched) == {"stage2/step_300": "step_100"}
     assert watched.journal_state.closed_requests[again.id].startswith(
@@ -104,11 +94,11 @@ def test_a_checkpoint_that_is_scored_already_becomes_the_baseline_without_being_
     watched.write_checkpoint("stage1", 90)
     watched.write_checkpoint("stage2", 300)
     watched.tick(3)
-    ask(watched, 90, source="stage1")
+    request_step(watched, 90, source="stage1")
     watched.tick(6)
     assert baselines(watched) == {}
     runs = len(watched.run_ids())
-    ask(watched, 90, source="stage1", bridge=True)
+    request_step(watched, 90, source="stage1", bridge=True)
     watched.tick(3)
     assert baselines(watched) == {"stage2/step_300": "step_90"}
     assert len(watched.run_ids()) == runs
@@ -118,24 +108,24 @@ def test_where_training_began_elsewhere_status_report_and_comparison_say_so_also
     watched.write_checkpoint("stage1", 100)
     watched.write_checkpoint("stage2", 300, started_from="/other/stage1_long/100")
     watched.tick(6)
-    said = (
+    reason = (
         f"stage2 started from /other/stage1_long/100 according to its config.yaml, but its bridge is {watched.ckpts}/stage1/100"
     )
-    assert watched.list_reasons()["stage2/step_100"] == said
-    assert notes(watched) == (said,)
-    assert build_comparison_requests(watched.config, watched.journal_state)["stage2/step_300"].bridge.note == said
+    assert watched.list_reasons()["stage2/step_100"] == reason
+    assert notes(watched) == (reason,)
+    assert build_comparison_requests(watched.config, watched.journal_state)["stage2/step_300"].bridge.note == reason
     began = [entry for entry in watched.config.paths.journal.glob("*.jsonl") if '"stage_started_from"' in entry.read_text()]
     assert len(began) == 1
     watched.kill_daemon()
     watched.tick()
-    assert watched.list_reasons()["stage2/step_100"] == said
+    assert watched.list_reasons()["stage2/step_100"] == reason
     assert (
         sum(path.read_text().count('"event":"stage_started_from"') for path in watched.config.paths.journal.glob("*.jsonl")) == 1
     )
 
 
 @pytest.mark.parametrize(
-    ("begun", "said"),
+    ("begun", "mismatch"),
     [
         (None, None),
         ("/ckpts/stage1/100", None),
@@ -149,7 +139,7 @@ def test_where_training_began_elsewhere_status_report_and_comparison_say_so_also
         ("/models/base", "stage2 started from /models/base according to its config.yaml, but its bridge is /ckpts/stage1/100"),
     ],
 )
-def test_another_start_is_told_from_the_same_one_at_another_mount(begun, said):
+def test_another_start_is_told_from_the_same_one_at_another_mount(begun, mismatch):
     record = EvaluationRecord(
         stage="stage2",
         source="stage1",
@@ -160,7 +150,7 @@ def test_another_start_is_told_from_the_same_one_at_another_mount(begun, said):
         state=EvaluationState.SCORED,
         since=0.0,
     )
-    assert describe_start_mismatch("stage2", begun, record) == said
+    assert describe_start_mismatch("stage2", begun, record) == mismatch
 
 
 def test_a_bridge_at_another_place_is_scored_there_and_said(tmp_path, monkeypatch):
@@ -209,12 +199,12 @@ def test_a_bridge_of_a_stage_that_has_none_in_the_config_is_told_as_such(watched
     watched.write_checkpoint("stage1", 100)
     watched.configure(stage2={"steps": (300,), "seq_len": 64, "tokenizer": "t"})
     watched.start_daemon()
-    ask(watched, 100, source="stage1", bridge=True)
+    request_step(watched, 100, source="stage1", bridge=True)
     watched.tick(6)
     bridge = find_bridge("stage2", watched.journal_state.records.values())
     assert bridge.state is EvaluationState.SCORED
-    said = "stage1 step 100 by request; the config has no bridge"
-    assert describe_bridge_override(bridge, watched.config.stages["stage2"]) == said
+    description = "stage1 step 100 by request; the config has no bridge"
+    assert describe_bridge_override(bridge, watched.config.stages["stage2"]) == description
 
 
 def test_a_bridge_that_is_to_come_is_not_said_to_be_none(tmp_path, monkeypatch):
@@ -246,10 +236,10 @@ def test_killed_at_every_effect_of_naming_a_baseline(tmp_path):
             for stage, step in (("stage1", 50), ("stage1", 100), ("stage2", 300), ("stage2", 400)):
                 watched.write_checkpoint(stage, step)
             watched.tick()
-            first = ask(watched, 50, source="stage1")
+            first = request_step(watched, 50, source="stage1")
             watched.tick(2)
             watched.tick_until(watched.are_all_scored)
-            made = ask(watched, 50, source="stage1", bridge=True)
+            made = request_step(watched, 50, source="stage1", bridge=True)
             fuse = KillPoint(monkeypatch, watched.executor, blow_at)
             killed = tick_until_settled(watched, fuse)
             watched.tick(2)

@@ -1,6 +1,5 @@
 """Checkpoints and results that move while they are watched: written, rewritten, deleted, copied, cleaned away."""
 
-import itertools
 import os
 import random
 import shutil
@@ -8,30 +7,11 @@ from collections import deque
 
 import pytest
 
-from suites.contract.encoding import encode_json
-from suites.contract.paths import EvaluationPaths
 from support.models.nanotron_checkpoint import make_tiny_checkpoint_arguments, plan_writes
 from support.models.nanotron_checkpoint import write_checkpoint_stepwise as writes
 from support.runs.watched_run import WatchedRun, make_watched_fixture
-from watcher.core.request_types import Request
-
-IDS = itertools.count()
-
 
 watched = make_watched_fixture()
-
-
-def paths(watched, key):
-    stage, directory = key.split("/")
-    return EvaluationPaths(watched.config.results, stage, directory)
-
-
-def ask(watched, kind, *steps, stage="stage1", **more):
-    made = Request(id=f"ask{next(IDS)}", at=watched.clock(), kind=kind, stage=stage, steps=steps, **more)
-    folder = watched.config.paths.requests
-    (folder / f"{made.id}.json").write_bytes(encode_json(made))
-    os.utime(folder, (watched.clock(), watched.clock()))
-    return made.id
 
 
 @pytest.mark.parametrize("shuffled", [None, *range(10)])
@@ -78,7 +58,7 @@ def test_a_rewritten_scored_step_is_scored_again_and_the_old_results_are_kept(wa
     assert record.state == "scored"
     assert record.fingerprint != first
     assert len(watched.executor.runs) == 2
-    assert (paths(watched, "stage1/step_100").superseded_folder(first) / "tier2_ppl.json").is_file()
+    assert (watched.get_evaluation_paths().superseded_folder(first) / "tier2_ppl.json").is_file()
 
 
 def test_a_rewrite_while_it_is_scored_discards_the_scores(watched):
@@ -109,7 +89,7 @@ def test_a_copy_without_times_is_blocked_until_a_person_says_so(watched):
     watched.tick(2)
     assert watched.list_states()["stage1/step_100"] == "blocked"
     assert "lost its times" in watched.list_reasons()["stage1/step_100"]
-    ask(watched, "enqueue", 100, force=True)
+    watched.write_request("enqueue", 100, force=True)
     watched.tick(4)
     assert watched.list_states()["stage1/step_100"] == "scored"
 
@@ -159,7 +139,7 @@ def test_a_stage_folder_that_comes_months_later(tmp_path, monkeypatch):
 def test_results_that_a_cleaner_removed_are_lost_and_not_scored_again_unasked(watched):
     watched.write_checkpoint("stage1", 100)
     watched.tick(4)
-    folder = paths(watched, "stage1/step_100").folder
+    folder = watched.get_evaluation_paths().folder
     kept = watched.root / "kept"
     shutil.move(folder, kept)
     watched.tick(3)
@@ -170,7 +150,7 @@ def test_results_that_a_cleaner_removed_are_lost_and_not_scored_again_unasked(wa
     assert watched.list_states()["stage1/step_100"] == "scored"
     shutil.rmtree(folder)
     watched.tick(2)
-    ask(watched, "retry", 100)
+    watched.write_request("retry", 100)
     watched.tick(4)
     assert watched.list_states()["stage1/step_100"] == "scored"
     assert len(watched.executor.runs) == 2

@@ -14,8 +14,7 @@ def watched(tmp_path, monkeypatch):
     made.write_checkpoint("stage1", 100)
     made.tick()
     yield made
-    if made.daemon is not None:
-        made.daemon.close()
+    made.close_daemon()
 
 
 def troubles(watched):
@@ -37,8 +36,7 @@ def test_a_watcher_whose_state_folder_is_away_can_be_told_to_end(watched):
     watched.config.state.rename(watched.root / "away")
     watched.tick(jobs=False)
     watched.daemon.publish_stopped()
-    watched.daemon.close()
-    watched.daemon = None
+    watched.close_daemon()
 
 
 def test_a_lock_that_somebody_removed_is_made_again(watched):

@@ -14,7 +14,6 @@ from suites.contract.scoring_request import read_scoring_request
 from suites.definitions import local_data as data_files
 from suites.definitions.suite import load_suite
 from support.runs.watched_run import WatchedRun
-from watcher.daemon.daemon import Daemon
 from watcher.observe.local_data import DataBeingHashedError, LocalDataHashes
 
 A_TICK = 1000
@@ -47,8 +46,7 @@ def watched(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", counted)
     Counted.total = 0
     yield made
-    if made.daemon is not None:
-        made.daemon.close()
+    made.close_daemon()
 
 
 def write(watched, name, size, *, age=3000.0):
@@ -142,17 +140,7 @@ def test_once_reads_all_in_one_go(watched):
     write(watched, "web", 5000)
     write(watched, "items", 5000)
     watched.write_checkpoint("stage1", 100)
-    once = Daemon(
-        watched.config,
-        environ={},
-        log=lambda *_args, **_facts: None,
-        clock=watched.clock,
-        server_clock=watched.clock.read_server_time,
-        executor=watched.executor,
-        mode="once",
-    )
-    once.tick()
-    once.close()
+    watched.tick_once()
     assert Counted.total == 10_000
     assert len(watched.run_ids()) == 1
 

@@ -6,9 +6,8 @@ import sys
 
 import pytest
 
-from suites.contract.encoding import encode_json
 from support.runs.watched_run import WatchedRun
-from watcher.core.request_types import Amendment, Request
+from watcher.core.request_types import Amendment
 
 
 @pytest.fixture
@@ -16,15 +15,7 @@ def watched(tmp_path, monkeypatch):
     made = WatchedRun(tmp_path / "run", monkeypatch)
     made.start_daemon()
     yield made
-    if made.daemon is not None:
-        made.daemon.close()
-
-
-def leave(watched, ask_id, **more):
-    ask = Request(id=ask_id, at=watched.clock(), kind="enqueue", stage="stage1", **more)
-    folder = watched.config.paths.requests
-    (folder / f"{ask_id}.json").write_bytes(encode_json(ask))
-    os.utime(folder, (watched.clock(), watched.clock()))
+    made.close_daemon()
 
 
 def test_a_pipe_among_the_requests_is_told_and_not_waited_for(watched):
@@ -40,10 +31,7 @@ def test_a_pipe_among_the_requests_is_told_and_not_waited_for(watched):
 def test_an_amendment_that_names_a_folder_outside_the_results_is_told_and_not_done(watched, name):
     event = {"event": "created", "stage": "stage1", "source": "stage1", "step": 5, "directory": name, "origin": "request"}
     amendment = Amendment(key="stage1/x", state=None, events=({**event, "checkpoint": "/c"},))
-    ask = Request(id="a1", at=watched.clock(), kind="amend", amendments=(amendment,))
-    folder = watched.config.paths.requests
-    (folder / "a1.json").write_bytes(encode_json(ask))
-    os.utime(folder, (watched.clock(), watched.clock()))
+    watched.write_request("amend", stage="", request_id="a1", amendments=(amendment,))
     watched.tick(2)
     assert "stage1/x" not in watched.journal_state.records
     assert any("is no name of a folder of results; remove it" in note for note in watched.daemon.tick_runner.warnings)
@@ -52,9 +40,9 @@ def test_an_amendment_that_names_a_folder_outside_the_results_is_told_and_not_do
 def test_a_name_that_another_step_has_is_refused_and_said(watched):
     for step in (100, 300, 400):
         watched.write_checkpoint("stage1", step)
-    leave(watched, "a1", steps=(300,), name="mine")
+    watched.write_request("enqueue", 300, request_id="a1", name="mine")
     watched.tick(4)
-    leave(watched, "a2", steps=(400,), name="mine", force=True)
+    watched.write_request("enqueue", 400, request_id="a2", name="mine", force=True)
     watched.tick(4)
     record = watched.journal_state.records["stage1/mine"]
     assert (record.step, record.state, len(watched.executor.runs)) == (300, "scored", 2)
@@ -64,11 +52,11 @@ def test_a_name_that_another_step_has_is_refused_and_said(watched):
 def test_a_checkpoint_elsewhere_never_takes_the_folder_of_the_stages_own_step(watched):
     elsewhere = watched.write_checkpoint("other run", 300)
     watched.write_checkpoint("stage1", 100)
-    leave(watched, "a1", steps=(300,), checkpoint=str(elsewhere))
+    watched.write_request("enqueue", 300, request_id="a1", checkpoint=str(elsewhere))
     watched.tick(6)
     assert watched.journal_state.records["stage1/step_300_from_other_run"].state == "scored"
     own = watched.write_checkpoint("stage1", 300, seed=1)
-    leave(watched, "a2", steps=(300,))
+    watched.write_request("enqueue", 300, request_id="a2")
     watched.tick(6)
     record = watched.journal_state.records["stage1/step_300"]
     assert (record.state, record.checkpoint) == ("scored", str(own))

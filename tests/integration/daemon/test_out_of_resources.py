@@ -9,6 +9,7 @@ from suites.common.atomic_files import write_atomically
 from suites.contract.encoding import encode_json
 from suites.contract.exit_record import ExitRecord
 from suites.contract.paths import EvaluationPaths, attempt_log_paths
+from support.faults.kill_points import ProcessKilled, kill_around_event
 from support.runs.watched_run import WatchedRun
 from watcher.config.settings import SlurmSettings
 from watcher.config.units import format_slurm_time, parse_memory_mib, parse_slurm_time
@@ -243,20 +244,8 @@ def test_a_retry_begins_with_the_configs_own_again(watched):
 def test_killed_around_the_event_that_raises(watched, monkeypatch, before):
     watched.executor.endings[KEY] = deque([JobState.TIMEOUT])
     watched.tick_until(lambda: record(watched).state == "running")
-    real = watched.daemon.journal.append
-
-    class Killed(BaseException):
-        pass
-
-    def append(event, *, t):
-        if isinstance(event, events.Failed) and before:
-            raise Killed
-        real(event, t=t)
-        if isinstance(event, events.Failed):
-            raise Killed
-
-    monkeypatch.setattr(watched.daemon.journal, "append", append)
-    with pytest.raises(Killed):
+    kill_around_event(monkeypatch, watched.daemon.journal, "failed", before=before)
+    with pytest.raises(ProcessKilled):
         watched.tick(5)
     watched.kill_daemon()
     watched.tick_until(watched.are_all_scored)

@@ -13,6 +13,7 @@ import pytest
 from suites.checkpoint.completeness import compute_fingerprint
 from suites.contract.paths import EvaluationPaths
 from suites.contract.scoring_request import read_scoring_request
+from support.faults.kill_points import ProcessKilled, kill_around_event
 from support.runs.watched_run import WatchedRun, make_watched_fixture
 from watcher.core import events
 from watcher.core.evaluation import EvaluationState
@@ -170,38 +171,18 @@ def test_pins_never_lie_among_checkpoints(watched):
     assert list_pin_roots(watched.config, "x") == [watched.config.paths.pins, watched.root / ".watcher_pins" / "x"]
 
 
-class Killed(BaseException):
-    """The process is gone."""
-
-
 @pytest.mark.parametrize("event", ["pinned", "unpinned", "mirrored", "restored"])
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_killed_around_each_event(watched, monkeypatch, event, before):
     watched.config = msgspec.structs.replace(watched.config, mirror=watched.root / "mirror")
     watched.start_daemon()
-    armed = [True]
-
-    def arm(daemon):
-        real = daemon.journal.append
-
-        def append(journal_event, *, t):
-            if journal_event.name == event and before and armed:
-                armed.pop()
-                raise Killed
-            real(journal_event, t=t)
-            if journal_event.name == event and armed:
-                armed.pop()
-                raise Killed
-
-        monkeypatch.setattr(daemon.journal, "append", append)
-
-    arm(watched.daemon)
+    kill_around_event(monkeypatch, watched.daemon.journal, event, before=before)
     watched.write_checkpoint("stage1", 100)
     kills = 0
     for step in range(20):
         try:
             watched.tick()
-        except Killed:
+        except ProcessKilled:
             kills += 1
             watched.kill_daemon()
         if step == 10:
@@ -230,38 +211,33 @@ def mirrored(tmp_path, monkeypatch):
     made.write_checkpoint("stage1", 100)
     made.tick(6)
     yield made
-    if made.daemon is not None:
-        made.daemon.close()
+    made.close_daemon()
 
 
-def own(watched):
-    return EvaluationPaths(watched.config.results, "stage1", "step_100")
-
-
-def copy(watched):
+def get_mirror_paths(watched):
     return EvaluationPaths(watched.config.mirror, "stage1", "step_100")
 
 
 def test_what_a_cleaner_took_is_restored(mirrored):
-    before = {path.name: path.read_bytes() for path in own(mirrored).folder.glob("tier*.json")}
-    assert {path.name: path.read_bytes() for path in copy(mirrored).folder.iterdir()} == before
-    shutil.rmtree(own(mirrored).folder)
+    before = {path.name: path.read_bytes() for path in mirrored.get_evaluation_paths().folder.glob("tier*.json")}
+    assert {path.name: path.read_bytes() for path in get_mirror_paths(mirrored).folder.iterdir()} == before
+    shutil.rmtree(mirrored.get_evaluation_paths().folder)
     mirrored.tick(3)
     assert mirrored.list_states()[KEY] == "scored"
     assert record(mirrored).reason.startswith("restored from ")
-    assert {path.name: path.read_bytes() for path in own(mirrored).folder.glob("tier*.json")} == before
+    assert {path.name: path.read_bytes() for path in mirrored.get_evaluation_paths().folder.glob("tier*.json")} == before
     assert len(mirrored.executor.runs) == 1
 
 
 def test_a_copy_of_an_older_content_is_never_restored(mirrored):
-    older = json.loads(copy(mirrored).tier_json("tier2_ppl").read_text())
+    older = json.loads(get_mirror_paths(mirrored).tier_json("tier2_ppl").read_text())
     mirrored.write_checkpoint("stage1", 100, seed=1)
     mirrored.tick(8)
     assert len(mirrored.executor.runs) == 2
-    kept = copy(mirrored).superseded_folder(older["checkpoint"]["fingerprint"])
+    kept = get_mirror_paths(mirrored).superseded_folder(older["checkpoint"]["fingerprint"])
     assert json.loads((kept / "tier2_ppl.json").read_text()) == older
-    copy(mirrored).tier_json("tier2_ppl").write_text(json.dumps(older))
-    shutil.rmtree(own(mirrored).folder)
+    get_mirror_paths(mirrored).tier_json("tier2_ppl").write_text(json.dumps(older))
+    shutil.rmtree(mirrored.get_evaluation_paths().folder)
     mirrored.tick(3)
     assert mirrored.list_states()[KEY] == "lost"
 
@@ -270,8 +246,8 @@ def test_lost_before_there_was_a_mirror_is_restored_when_there_is_one(tmp_path, 
     watched = WatchedRun(tmp_path, monkeypatch, steps=(100,))
     watched.write_checkpoint("stage1", 100)
     watched.tick(5)
-    shutil.copytree(own(watched).folder, tmp_path / "mirror" / "stage1" / "by_checkpoint" / "step_100")
-    shutil.rmtree(own(watched).folder)
+    shutil.copytree(watched.get_evaluation_paths().folder, tmp_path / "mirror" / "stage1" / "by_checkpoint" / "step_100")
+    shutil.rmtree(watched.get_evaluation_paths().folder)
     watched.tick(3)
     assert record(watched).state is EvaluationState.LOST
     watched.daemon.reload_config(lambda: msgspec.structs.replace(watched.config, mirror=tmp_path / "mirror"))
@@ -281,9 +257,9 @@ def test_lost_before_there_was_a_mirror_is_restored_when_there_is_one(tmp_path, 
 
 
 def test_a_comparison_that_is_written_later_is_mirrored_within_the_hour(mirrored):
-    own(mirrored).compare_json.write_text('{"verdict": 1}')
+    mirrored.get_evaluation_paths().compare_json.write_text('{"verdict": 1}')
     mirrored.tick(3, seconds=1900)
-    assert copy(mirrored).compare_json.read_text() == '{"verdict": 1}'
+    assert get_mirror_paths(mirrored).compare_json.read_text() == '{"verdict": 1}'
     calls = [what for what, _ in mirrored.log_events].count("mirrored")
     mirrored.tick(4, seconds=1900)
     assert [what for what, _ in mirrored.log_events].count("mirrored") == calls

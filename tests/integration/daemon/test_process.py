@@ -147,8 +147,7 @@ def watched(tmp_path, monkeypatch):
     for module in (daemon_module, once_module):
         monkeypatch.setattr(module, "make_executor", lambda _config, _environ: made.executor)
     yield made
-    if made.daemon is not None:
-        made.daemon.close()
+    made.close_daemon()
 
 
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(watched):
@@ -165,19 +164,19 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(watched):
     assert not watched.executor.jobs
 
 
-def ask(watched, kind, *steps, **more):
+def request(watched, kind, *steps, **more):
     head = {"id": f"{kind}-{steps[0]}", "at": watched.clock(), "by": "me@here"}
     write_request(Request(**head, kind=kind, stage="stage1", steps=steps, **more), watched.config.paths)
 
 
-def rehearsed(watched):
+def run_dry(watched):
     """What a dry run tells, after making sure that nothing was written and nothing submitted."""
     before = {path: path.stat().st_mtime_ns for path in watched.root.rglob("*")}
     jobs = len(watched.executor.jobs)
     report = run_once(watched.config, dry_run=True, environ={})
     assert {path: path.stat().st_mtime_ns for path in watched.root.rglob("*")} == before
     assert len(watched.executor.jobs) == jobs
-    return [(told["action"], told["evaluation"], told["reason"]) for told in report.actions], {
+    return [(action["action"], action["evaluation"], action["reason"]) for action in report.actions], {
         skip["evaluation"]: skip["reason"] for skip in report.skipped
     }
 
@@ -185,12 +184,12 @@ def rehearsed(watched):
 def test_a_dry_run_goes_on_to_what_is_due_after_the_requests_are_answered(watched):
     watched.write_checkpoint("stage1", 100)
     watched.write_checkpoint("stage1", 150)
-    ask(watched, "enqueue", 40)
-    ask(watched, "enqueue", 150)
-    ask(watched, "cancel", 77)
-    told, skipped = rehearsed(watched)
+    request(watched, "enqueue", 40)
+    request(watched, "enqueue", 150)
+    request(watched, "cancel", 77)
+    actions, skipped = run_dry(watched)
     due = "complete and not scored"
-    assert sorted(told) == [
+    assert sorted(actions) == [
         ("answer", "stage1", "stage1 150: scheduled"),
         ("answer", "stage1", "stage1 40: scheduled"),
         ("answer", "stage1", "stage1 77: unknown evaluation"),
@@ -203,11 +202,10 @@ def test_a_dry_run_goes_on_to_what_is_due_after_the_requests_are_answered(watche
 def test_a_dry_run_foresees_that_results_are_set_aside_and_scored_anew(watched):
     watched.write_checkpoint("stage1", 100)
     watched.tick_until(lambda: watched.list_states().get("stage1/step_100") == "scored")
-    watched.daemon.close()
-    watched.daemon = None
-    ask(watched, "retry", 100, force=True)
-    told, _ = rehearsed(watched)
-    assert [(action, evaluation) for action, evaluation, _ in told] == [
+    watched.close_daemon()
+    request(watched, "retry", 100, force=True)
+    actions, _ = run_dry(watched)
+    assert [(action, evaluation) for action, evaluation, _ in actions] == [
         ("set_aside", "stage1/step_100"),
         ("answer", "stage1"),
         ("submit", "stage1/step_100"),
@@ -217,11 +215,10 @@ def test_a_dry_run_foresees_that_results_are_set_aside_and_scored_anew(watched):
 def test_a_dry_run_foresees_that_the_job_of_what_is_cancelled_is_ended(watched):
     watched.write_checkpoint("stage1", 100)
     watched.tick(2, jobs=False)
-    watched.daemon.close()
-    watched.daemon = None
-    ask(watched, "cancel", 100)
-    told, skipped = rehearsed(watched)
-    assert [(action, evaluation) for action, evaluation, _ in told] == [
+    watched.close_daemon()
+    request(watched, "cancel", 100)
+    actions, skipped = run_dry(watched)
+    assert [(action, evaluation) for action, evaluation, _ in actions] == [
         ("cancelled", "stage1/step_100"),
         ("answer", "stage1"),
         ("cancel", "stage1/step_100"),
@@ -232,16 +229,15 @@ def test_a_dry_run_foresees_that_the_job_of_what_is_cancelled_is_ended(watched):
 def test_a_dry_run_goes_on_after_what_is_new_in_config_and_checkpoints(watched):
     """Newly wanted, moved by the config, and where a stage began: each of them is journaled before anything else is decided."""
     watched.tick()
-    watched.daemon.close()
-    watched.daemon = None
+    watched.close_daemon()
     moved = watched.root / "elsewhere"
     watched.configure(stage2={"steps": (300,), "bridge": watched.make_bridge("stage1", step=200)})
     stages = watched.config.stages
     stages = {**stages, "stage1": msgspec.structs.replace(stages["stage1"], checkpoints=moved)}
     watched.config = msgspec.structs.replace(watched.config, stages=stages)
     watched.write_checkpoint("stage2", 300, started_from=str(moved / "200"))
-    told, skipped = rehearsed(watched)
-    assert told == [("submit", "stage2/step_300", "complete and not scored")]
+    actions, skipped = run_dry(watched)
+    assert actions == [("submit", "stage2/step_300", "complete and not scored")]
     away = f"waiting for checkpoint: {moved} does not exist yet"
     assert {skipped[f"{stage}/step_{step}"] for stage, step in (("stage1", 100), ("stage1", 200), ("stage2", 200))} == {away}
 

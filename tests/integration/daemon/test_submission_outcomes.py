@@ -5,19 +5,12 @@ from collections import Counter, deque
 import pytest
 
 from suites.contract.scoring_request import read_scoring_request
-from support.runs.watched_run import WatchedRun
+from support.runs.watched_run import WatchedRun, make_watched_fixture
 from watcher.config.settings import SlurmSettings
 from watcher.core.executor import ExecutorUnreachable, JobState
 from watcher.journal.journal import JournalSuperseded
 
-
-@pytest.fixture
-def watched(tmp_path, monkeypatch):
-    made = WatchedRun(tmp_path, monkeypatch, steps=(100,))
-    made.write_checkpoint("stage1", 100)
-    yield made
-    if made.daemon is not None:
-        made.daemon.close()
+watched = make_watched_fixture(steps=(100,), checkpoints=(100,))
 
 
 def scored_by_one_run(watched):

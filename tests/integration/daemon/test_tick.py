@@ -1,38 +1,17 @@
 """The whole tick, from a checkpoint on disk to valid results, with an executor in memory."""
 
-import itertools
 import json
-import os
 import shutil
 from collections import deque
 from pathlib import Path
 
-from suites.contract.encoding import encode_json
-from suites.contract.paths import EvaluationPaths
 from suites.contract.scoring_request import read_scoring_request
 from support.fakes.executor import FakeJob
 from support.runs.watched_run import SLICES_SUITE, WatchedRun, make_watched_fixture
 from watcher.core.executor import JobState
-from watcher.core.request_types import Request
 from watcher.simulate.jobs import publish_scores
 
-IDS = itertools.count()
-
-
 watched = make_watched_fixture()
-
-
-def paths(watched, key):
-    stage, directory = key.split("/")
-    return EvaluationPaths(watched.config.results, stage, directory)
-
-
-def ask(watched, kind, *steps, stage="stage1", **more):
-    made = Request(id=f"ask{next(IDS)}", at=watched.clock(), kind=kind, stage=stage, steps=steps, **more)
-    folder = watched.config.paths.requests
-    (folder / f"{made.id}.json").write_bytes(encode_json(made))
-    os.utime(folder, (watched.clock(), watched.clock()))
-    return made.id
 
 
 def test_a_complete_checkpoint_is_submitted_once_and_scored(watched):
@@ -120,17 +99,17 @@ def test_final_is_the_last_step_that_training_says(watched):
 
 def test_results_of_another_program_block_until_a_person_says_so(watched):
     watched.write_checkpoint("stage1", 100)
-    tier2 = paths(watched, "stage1/step_100").tier_json("tier2_ppl")
+    tier2 = watched.get_evaluation_paths().tier_json("tier2_ppl")
     tier2.parent.mkdir(parents=True)
     tier2.write_text('{"ppl": 12.5}')
     watched.tick(2)
     assert watched.list_states()["stage1/step_100"] == "blocked"
     assert "results of another program" in watched.list_reasons()["stage1/step_100"]
     assert tier2.read_text() == '{"ppl": 12.5}'
-    ask(watched, "retry", 100, force=True)
+    watched.write_request("retry", 100, force=True)
     watched.tick(4)
     assert watched.list_states()["stage1/step_100"] == "scored"
-    assert (paths(watched, "stage1/step_100").superseded_folder("foreign") / "tier2_ppl.json").read_text() == '{"ppl": 12.5}'
+    assert (watched.get_evaluation_paths().superseded_folder("foreign") / "tier2_ppl.json").read_text() == '{"ppl": 12.5}'
 
 
 def test_a_suite_that_changed_is_owed_alone(watched):
@@ -157,8 +136,7 @@ def test_a_broken_suite_stops_its_own_stage_only(watched):
 def test_valid_results_found_on_disk_are_believed(watched):
     watched.write_checkpoint("stage1", 100)
     watched.tick(4)
-    watched.daemon.close()
-    watched.daemon = None
+    watched.close_daemon()
     shutil.rmtree(watched.config.paths.state)
     watched.tick(2)
     assert watched.list_states()["stage1/step_100"] == "scored"
@@ -181,12 +159,12 @@ def test_cancel_and_retry(watched):
     watched.executor.endings["stage1/step_100"] = deque(["hang", 0])
     watched.write_checkpoint("stage1", 100)
     watched.tick(2)
-    ask(watched, "cancel", 100, by="me")
+    watched.write_request("cancel", 100, by="me")
     watched.tick(3)
     assert watched.list_states()["stage1/step_100"] == "cancelled"
     assert not watched.executor.live()
     assert not list(watched.config.paths.requests.glob("*.json"))
-    ask(watched, "retry", 100)
+    watched.write_request("retry", 100)
     watched.tick(4)
     assert watched.list_states()["stage1/step_100"] == "scored"
 
@@ -195,8 +173,8 @@ def test_enqueue_of_a_step_outside_the_schedule_and_of_a_folder_elsewhere(watche
     watched.write_checkpoint("stage1", 150)
     elsewhere = watched.write_checkpoint("elsewhere", 7)
     watched.tick()
-    ask(watched, "enqueue", 150)
-    ask(watched, "enqueue", 7, checkpoint=str(elsewhere), name="soup")
+    watched.write_request("enqueue", 150)
+    watched.write_request("enqueue", 7, checkpoint=str(elsewhere), name="soup")
     watched.tick(8)
     assert watched.list_states()["stage1/step_150"] == "scored"
     assert watched.list_states()["stage1/soup"] == "scored"
@@ -241,7 +219,7 @@ def test_another_bridge_that_a_person_names_is_scored_whatever_the_config_says(w
     watched.configure(stage1={"steps": (100,)}, stage2={"steps": (300,), **bridge})
     watched.write_checkpoint("stage1", 90)
     watched.tick()
-    ask(watched, "enqueue", 90, stage="stage2", bridge=True)
+    watched.write_request("enqueue", 90, stage="stage2", bridge=True)
     watched.tick(6)
     assert watched.list_states()["stage2/step_90"] == "scored"
     assert watched.journal_state.records["stage2/step_90"].source == "stage1"
@@ -251,8 +229,8 @@ def test_requests_that_cannot_be_read_or_understood_harm_nobody(watched):
     watched.write_checkpoint("stage1", 100)
     watched.start_daemon()
     (watched.config.paths.requests / "torn.json").write_text("{")
-    ask(watched, "enqueue", 5, stage="stage7")
-    ask(watched, "retry", 999)
+    watched.write_request("enqueue", 5, stage="stage7")
+    watched.write_request("retry", 999)
     watched.tick(4)
     assert watched.list_states()["stage1/step_100"] == "scored"
     assert sorted(watched.journal_state.closed_requests.values()) == [

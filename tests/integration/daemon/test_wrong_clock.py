@@ -14,8 +14,7 @@ def watched(tmp_path, monkeypatch):
     made.daemons_clock = lambda: made.clock() + made.skew
     made.write_checkpoint("stage1", 100)
     yield made
-    if made.daemon is not None:
-        made.daemon.close()
+    made.close_daemon()
 
 
 def until_settled(watched):

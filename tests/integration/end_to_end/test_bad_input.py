@@ -8,7 +8,8 @@ import time
 import pytest
 import yaml
 
-from support.runs.two_stages import REAL_CHECKPOINTS, TwoStagesRun
+from support.models.nanotron_fixtures import BYTE_TOKENIZER
+from support.runs.two_stages import TwoStagesRun
 
 pytestmark = pytest.mark.scoring
 
@@ -69,7 +70,7 @@ BROKEN = {
 ELSEWHERE = {
     "adapter/step_10": ("waiting", "hellaswagg"),
     "tokens/step_10": ("blocked", "(exit 65)"),
-    "sealed/step_10": ("waiting", "cannot be made"),
+    "sealed/step_10": ("waiting", "cannot create "),
     "shut/step_10": ("blocked", "shut/by_checkpoint/step_10/parts: cannot be written (Not a directory)"),
     "nodata/step_10": ("waiting", "gone.jsonl"),
 }
@@ -83,7 +84,7 @@ def write_suite(path, tier, section, **entries):
 
 def large_tokenizer(folder):
     """The byte tokenizer with more tokens than any of the models has rows."""
-    shutil.copytree(REAL_CHECKPOINTS / "byte_tokenizer", folder)
+    shutil.copytree(BYTE_TOKENIZER, folder)
     document = json.loads((folder / "tokenizer.json").read_text())
     document["model"]["vocab"] |= {f"<more{n}>": len(document["model"]["vocab"]) + n for n in range(5000)}
     (folder / "tokenizer.json").write_text(json.dumps(document))

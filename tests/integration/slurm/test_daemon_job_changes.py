@@ -6,20 +6,14 @@ import msgspec
 import pytest
 
 from suites.contract.scoring_request import read_scoring_request
-from support.runs.watched_run import WatchedRun
+from support.runs.watched_run import make_watched_fixture
 from watcher.core.executor import JobState
 from watcher.simulate.jobs import publish_scores
 
 KEY = "stage1/step_100"
 
 
-@pytest.fixture
-def watched(tmp_path, monkeypatch):
-    made = WatchedRun(tmp_path, monkeypatch, steps=(100,))
-    made.write_checkpoint("stage1", 100)
-    yield made
-    if made.daemon is not None:
-        made.daemon.close()
+watched = make_watched_fixture(steps=(100,), checkpoints=(100,))
 
 
 @pytest.fixture
@@ -40,16 +34,22 @@ def stuck(watched, monkeypatch):
     return names
 
 
-def test_a_stuck_job_is_given_a_minute_then_blocks_and_is_cancelled(watched, stuck):
+def submit_stuck_job(watched, stuck):
+    """Name of a job that the daemon has just seen stuck."""
     watched.tick(2, jobs=False)
     (name,) = watched.run_ids()
     stuck.add(name)
     watched.tick(seconds=1, jobs=False)
+    return name
+
+
+def test_a_stuck_job_is_given_a_minute_then_blocks_and_is_cancelled(watched, stuck):
+    name = submit_stuck_job(watched, stuck)
     assert watched.list_states()[KEY] == "queued"
-    assert "BadConstraints; whether that stays is waited for" in watched.list_reasons()[KEY]
+    assert "BadConstraints; confirming that it stays so" in watched.list_reasons()[KEY]
     watched.tick(jobs=False)
     assert watched.list_states()[KEY] == "blocked"
-    assert "can never run: BadConstraints; watcher retry" in watched.list_reasons()[KEY]
+    assert "can never run: BadConstraints. Fix it, then run watcher retry" in watched.list_reasons()[KEY]
     assert watched.executor.jobs[name].state is JobState.CANCELLED
     assert watched.config.paths.attempt(name).claim.read_text().startswith("void")
     watched.tick(5)
@@ -58,20 +58,14 @@ def test_a_stuck_job_is_given_a_minute_then_blocks_and_is_cancelled(watched, stu
 
 
 def test_a_job_that_was_stuck_for_a_moment_runs(watched, stuck):
-    watched.tick(2, jobs=False)
-    (name,) = watched.run_ids()
-    stuck.add(name)
-    watched.tick(seconds=1, jobs=False)
+    name = submit_stuck_job(watched, stuck)
     stuck.clear()
     watched.tick_until(watched.are_all_scored)
     assert [run_id for _, run_id in watched.executor.runs] == [name]
 
 
 def test_a_cancel_of_a_stuck_job_that_does_not_get_through_is_done_later(watched, stuck):
-    watched.tick(2, jobs=False)
-    (name,) = watched.run_ids()
-    stuck.add(name)
-    watched.tick(seconds=1, jobs=False)
+    name = submit_stuck_job(watched, stuck)
     watched.kill_daemon()
     real = watched.executor.cancel
     watched.executor.cancel = lambda _job: None  # scancel says nothing where it could do nothing

@@ -1,8 +1,10 @@
 """sbatch, squeue, sacct, sinfo, scontrol and scancel as FakeSlurm answers them, word for word as Slurm 22.05 does.
 
-``run_fake_command`` answers in this process, ``main`` is what the fake executables call.
+``run_fake_command`` answers in this process, ``main`` is what the fake executables call. Options and times are read and written
+again in ``watcher.simulate.slurm_commands``: the executables run on any python3, which has no watcher to import.
 """
 
+import itertools
 import json
 import os
 import re
@@ -69,19 +71,15 @@ def main() -> None:
     sys.exit(code)
 
 
-def _split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """``--option=value`` words up to the first word that is none, and what follows."""
-    options: dict[str, str] = {}
-    for place, word in enumerate(words):
-        if not word.startswith("-"):
-            return options, list(words[place:])
-        name, _, value = word.lstrip("-").partition("=")
-        options[name] = value
-    return options, []
+def _split_options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Leading ``--option=value`` arguments, and the remaining ones."""
+    leading = list(itertools.takewhile(lambda argument: argument.startswith("-"), arguments))
+    pairs = (argument.lstrip("-").partition("=") for argument in leading)
+    return {name: value for name, _, value in pairs}, list(arguments[len(leading) :])
 
 
-def _sbatch(fake: FakeSlurm, state: State, words: list[str], environment: Mapping[str, str]) -> CommandOutput:
-    options, arguments = _split(words)
+def _sbatch(fake: FakeSlurm, state: State, arguments: list[str], environment: Mapping[str, str]) -> CommandOutput:
+    options, arguments = _split_options(arguments)
     refused = _refusal(state, options, arguments)
     if not refused and "hold" not in options and _gpus(options) > 4:  # a held job is looked at when it is released
         refused = "Batch job submission failed: Requested node configuration is not available"
@@ -120,18 +118,18 @@ def _refusal(state: State, options: Mapping[str, str], arguments: Sequence[str])
 
 def _gpus(options: Mapping[str, str]) -> int:
     """How many a node are asked for; -1 where it is not gpus."""
-    found = re.fullmatch(r"gpu:(\d+)", options.get("gres", "gpu:0"))
-    return int(found[1]) if found else -1
+    match = re.fullmatch(r"gpu:(\d+)", options.get("gres", "gpu:0"))
+    return int(match[1]) if match else -1
 
 
-def _time(stamp: float | None, environment: Mapping[str, str], unknown: str) -> str:
-    if stamp is None:
-        return unknown
-    return time.strftime(environment.get("SLURM_TIME_FORMAT", "%Y-%m-%dT%H:%M:%S"), time.localtime(stamp))
+def _format_time(timestamp: float | None, environment: Mapping[str, str], placeholder: str) -> str:
+    if timestamp is None:
+        return placeholder
+    return time.strftime(environment.get("SLURM_TIME_FORMAT", "%Y-%m-%dT%H:%M:%S"), time.localtime(timestamp))
 
 
-def _squeue(_fake: FakeSlurm, state: State, words: list[str], environment: Mapping[str, str]) -> CommandOutput:
-    options, _ = _split(words)
+def _squeue(_fake: FakeSlurm, state: State, arguments: list[str], environment: Mapping[str, str]) -> CommandOutput:
+    options, _ = _split_options(arguments)
     lines = []
     for job in state["jobs"].values():
         if job["purged"]:
@@ -139,21 +137,21 @@ def _squeue(_fake: FakeSlurm, state: State, words: list[str], environment: Mappi
         fields = {
             "%F": job["task"][0] if job["task"] else job["id"],
             "%T": job["state"],
-            "%V": _time(job["submit"], environment, "N/A"),
-            "%S": _time(job["start"], environment, "N/A"),
-            "%e": _time(job["end"], environment, "N/A"),
+            "%V": _format_time(job["submit"], environment, "N/A"),
+            "%S": _format_time(job["start"], environment, "N/A"),
+            "%e": _format_time(job["end"], environment, "N/A"),
             "%r": job["reason"],
             "%j": job["name"],
             "%k": job["comment"],
         }
-        lines.append(re.sub("%[A-Za-z]", lambda found, fields=fields: fields[found[0]], options["format"]) + "\n")
+        lines.append(re.sub("%[A-Za-z]", lambda match, fields=fields: fields[match[0]], options["format"]) + "\n")
     return 0, "".join(lines), ""
 
 
-def _sacct(_fake: FakeSlurm, state: State, words: list[str], environment: Mapping[str, str]) -> CommandOutput:
+def _sacct(_fake: FakeSlurm, state: State, arguments: list[str], environment: Mapping[str, str]) -> CommandOutput:
     if not state["accounting"]:
         return 1, "", "Slurm accounting storage is disabled\n"
-    options, _ = _split(words)
+    options, _ = _split_options(arguments)
     names = options["name"].split(",")
     lines = []
     for job in state["jobs"].values():
@@ -166,9 +164,9 @@ def _sacct(_fake: FakeSlurm, state: State, words: list[str], environment: Mappin
                 "JobID": "_".join(job["task"]) if job["task"] else job["id"],
                 "State": row["state"],
                 "ExitCode": row.get("exit", "0:0"),
-                "Submit": _time(row["submit"], environment, "Unknown"),
-                "Start": _time(row["start"], environment, "Unknown"),
-                "End": _time(row["end"], environment, "Unknown"),
+                "Submit": _format_time(row["submit"], environment, "Unknown"),
+                "Start": _format_time(row["start"], environment, "Unknown"),
+                "End": _format_time(row["end"], environment, "Unknown"),
                 "NodeList": job["node"],
                 "JobName": job["name"],
                 "Comment": "",  # only where AccountingStoreFlags says so
@@ -177,16 +175,16 @@ def _sacct(_fake: FakeSlurm, state: State, words: list[str], environment: Mappin
     return 0, "".join(lines), ""
 
 
-def _sinfo(_fake: FakeSlurm, _state: State, words: list[str], _environment: Mapping[str, str]) -> CommandOutput:
-    options, _ = _split(words)
+def _sinfo(_fake: FakeSlurm, _state: State, arguments: list[str], _environment: Mapping[str, str]) -> CommandOutput:
+    options, _ = _split_options(arguments)
     known = {"short": ("short*", "4:00:00"), "closed": ("closed", "1-00:00:00")}
     chosen = [known[name] for name in known if options.get("partition", name) == name]
     rows = [{"%P": name, "%l": limit, "%m": "4000"} for name, limit in chosen]
-    return 0, "".join(re.sub("%[A-Za-z]", lambda found, row=row: row[found[0]], options["format"]) + "\n" for row in rows), ""
+    return 0, "".join(re.sub("%[A-Za-z]", lambda match, row=row: row[match[0]], options["format"]) + "\n" for row in rows), ""
 
 
-def _scontrol(fake: FakeSlurm, state: State, words: list[str], _environment: Mapping[str, str]) -> CommandOutput:
-    verb, number = words
+def _scontrol(fake: FakeSlurm, state: State, arguments: list[str], _environment: Mapping[str, str]) -> CommandOutput:
+    verb, number = arguments
     jobs = [job for job in find_job_tasks(state, number) if not job["purged"]]
     if not jobs:
         return 1, "", f"Invalid job id specified for job {number}\nslurm_suspend error: Invalid job id specified\n"
@@ -203,8 +201,8 @@ def _scontrol(fake: FakeSlurm, state: State, words: list[str], _environment: Map
     return 0, "", ""
 
 
-def _scancel(fake: FakeSlurm, state: State, words: list[str], _environment: Mapping[str, str]) -> CommandOutput:
-    options, numbers = _split(words)
+def _scancel(fake: FakeSlurm, state: State, arguments: list[str], _environment: Mapping[str, str]) -> CommandOutput:
+    options, numbers = _split_options(arguments)
     jobs = [
         job for job in find_job_tasks(state, numbers[0]) if not job["purged"] and job["state"].split()[0] not in TERMINAL_STATES
     ]

@@ -61,6 +61,23 @@ class KillPoint:
         return write
 
 
+def kill_around_event(monkeypatch, journal, event_name, *, before):
+    """The process ends right before this journal first takes an event of that name, or right after."""
+    append = journal.append
+    killed = False
+
+    def append_or_die(event, *, t):
+        nonlocal killed
+        if killed or event.name != event_name:
+            return append(event, t=t)
+        killed = True
+        if not before:
+            append(event, t=t)
+        raise ProcessKilled(event_name)
+
+    monkeypatch.setattr(journal, "append", append_or_die)
+
+
 def tick_until_settled(watched, kill_point):
     """Tick until all is settled; wherever the fuse blows, a new daemon takes over."""
     killed = False

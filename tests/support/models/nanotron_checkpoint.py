@@ -18,25 +18,11 @@ from typing import NamedTuple
 
 import yaml
 
+from watcher.simulate.training import SIMULATED_MODEL_CONFIG
+
 DTYPE_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
-BYTE_LEVEL_CONFIG = {  # a byte-level model of almost no size
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "hidden_act": "silu",
-    "hidden_size": 8,
-    "intermediate_size": 16,
-    "is_llama_config": True,
-    "max_position_embeddings": 64,
-    "num_attention_heads": 2,
-    "num_hidden_layers": 1,
-    "num_key_value_heads": 2,
-    "rms_norm_eps": 1e-5,
-    "rope_scaling": None,
-    "rope_theta": 10000.0,
-    "rope_interleaved": False,
-    "tie_word_embeddings": False,
-    "vocab_size": 256,
-}
+BYTE_LEVEL_CONFIG = {**SIMULATED_MODEL_CONFIG, "intermediate_size": 16, "tie_word_embeddings": False, "vocab_size": 256}
+"""model_config.json of a byte-level model of almost no size."""
 
 
 class RawTensor(NamedTuple):
@@ -105,18 +91,18 @@ def list_tensor_shapes(model_config: dict) -> dict[str, tuple[int, ...]]:
     """Llama's tensors (or Qwen2's with or without bias) under HF's names."""
     hidden, inner, vocab = (model_config[key] for key in ("hidden_size", "intermediate_size", "vocab_size"))
     kv = model_config["num_key_value_heads"] * hidden // model_config["num_attention_heads"]
-    found = {"model.embed_tokens.weight": (vocab, hidden), "model.norm.weight": (hidden,)}
+    shapes = {"model.embed_tokens.weight": (vocab, hidden), "model.norm.weight": (hidden,)}
     for layer in range(model_config["num_hidden_layers"]):
         block = f"model.layers.{layer}"
-        found |= {f"{block}.input_layernorm.weight": (hidden,), f"{block}.post_attention_layernorm.weight": (hidden,)}
+        shapes |= {f"{block}.input_layernorm.weight": (hidden,), f"{block}.post_attention_layernorm.weight": (hidden,)}
         for part, rows in (("q", hidden), ("k", kv), ("v", kv)):
-            found[f"{block}.self_attn.{part}_proj.weight"] = (rows, hidden)
+            shapes[f"{block}.self_attn.{part}_proj.weight"] = (rows, hidden)
             if model_config.get("attention_bias") and model_config.get("is_qwen2_config"):
-                found[f"{block}.self_attn.{part}_proj.bias"] = (rows,)
-        found[f"{block}.self_attn.o_proj.weight"] = (hidden, hidden)
+                shapes[f"{block}.self_attn.{part}_proj.bias"] = (rows,)
+        shapes[f"{block}.self_attn.o_proj.weight"] = (hidden, hidden)
         for part, shape in (("gate", (inner, hidden)), ("up", (inner, hidden)), ("down", (hidden, inner))):
-            found[f"{block}.mlp.{part}_proj.weight"] = shape
-    return found if model_config["tie_word_embeddings"] else {**found, "lm_head.weight": (vocab, hidden)}
+            shapes[f"{block}.mlp.{part}_proj.weight"] = shape
+    return shapes if model_config["tie_word_embeddings"] else {**shapes, "lm_head.weight": (vocab, hidden)}
 
 
 def plan_writes(
@@ -204,8 +190,8 @@ def convert_to_nanotron_tensors(tensors: Mapping) -> dict[str, RawTensor]:
             renamed = ours if renamed == hf else renamed
         match = re.fullmatch(r"(.+\.)(q|k|v|gate|up)_proj\.(weight|bias)", renamed)
         part = match[2] if match else ""
-        whole = f"{match[1]}{'gate_up' if part in {'gate', 'up'} else 'qkv'}_proj.{match[3]}" if match else renamed
-        fused.setdefault(whole, {})[part] = to_raw_tensor(tensor)
+        fused_name = f"{match[1]}{'gate_up' if part in {'gate', 'up'} else 'qkv'}_proj.{match[3]}" if match else renamed
+        fused.setdefault(fused_name, {})[part] = to_raw_tensor(tensor)
     merged = {}
     for name, parts in fused.items():
         rows = [parts[part] for part in ("", "q", "k", "v", "gate", "up") if part in parts]
@@ -254,7 +240,7 @@ def _chunks(name, raw, axis, model_config) -> list[int]:
 
 
 def _part(raw: RawTensor, axis: int, chunks: list[int], rank: int, tp: int) -> tuple[RawTensor, str]:
-    whole = "|None,None,None" if len(raw.shape) > 1 else ""
+    other_axis = "|None,None,None" if len(raw.shape) > 1 else ""
     pairs, rows, local, start = [], [], 0, 0
     width = len(raw.data) // raw.shape[0]
     element = DTYPE_BYTES[raw.dtype]
@@ -269,7 +255,7 @@ def _part(raw: RawTensor, axis: int, chunks: list[int], rank: int, tp: int) -> t
             rows.extend(raw.data[line + first * element : line + (first + size) * element] for line in lines)
         here = f"{local},{local + size},None" if len(chunks) > 1 else "None,None,None"
         there = f"{first},{first + size},None"
-        pairs.append(f"{here}{whole}#{there}{whole}" if axis == 0 else f"None,None,None|{here}#None,None,None|{there}")
+        pairs.append(f"{here}{other_axis}#{there}{other_axis}" if axis == 0 else f"None,None,None|{here}#None,None,None|{there}")
         local, start = local + size, start + chunk
     shape = (local, *raw.shape[1:]) if axis == 0 else (raw.shape[0], local)
     return RawTensor(raw.dtype, shape, b"".join(rows)), ";".join(pairs)

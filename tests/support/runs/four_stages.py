@@ -13,7 +13,8 @@ import yaml
 from suites.contract.paths import find_shipped_file
 from suites.definitions.suite import load_suite
 from support.fakes.hub_datasets import DATASET_LAYOUT, make_rows
-from support.runs.two_stages import REAL_CHECKPOINTS, TwoStagesRun, copy_under_step
+from support.models.nanotron_fixtures import BYTE_TOKENIZER, CHECKPOINTS
+from support.runs.two_stages import TwoStagesRun, copy_under_step
 
 STAGE_STEPS = {
     "stage1": [2000, 10000, 20000, 32000, 40000, 50000],
@@ -89,9 +90,9 @@ class FourStagesRun(TwoStagesRun):
         """A real checkpoint with noise of its own in every weight, so that no two have the same scores."""
         source = self.root / "made"
         shutil.rmtree(source, ignore_errors=True)
-        shutil.copytree(REAL_CHECKPOINTS / like, source, copy_function=shutil.copyfile)
+        shutil.copytree(CHECKPOINTS / like, source, copy_function=shutil.copyfile)
         run = yaml.safe_load((source / "config.yaml").read_text(encoding="utf-8"))
-        run["tokenizer"]["tokenizer_name_or_path"] = str(REAL_CHECKPOINTS / "byte_tokenizer")
+        run["tokenizer"]["tokenizer_name_or_path"] = str(BYTE_TOKENIZER)
         for phase in (run["tokens"], *run["data_stages"]):
             phase["sequence_length"] = 256  # as far as the model reaches: one choice of copa has 70 bytes
         (source / "config.yaml").write_text(yaml.safe_dump(run), encoding="utf-8")

@@ -11,7 +11,9 @@ from pathlib import Path
 import structlog
 
 from scoring.cli.app import scoring_cli
-from support.models.tiny_llama_items import BYTE_TOKENIZER, LLAMA_CHECKPOINT
+from scoring.cli.score_options import ScoreOptions, request_from_options
+from support.models.nanotron_fixtures import BYTE_TOKENIZER
+from support.models.tiny_llama_items import LLAMA_CHECKPOINT
 
 REPOSITORY_ROOT = Path(__file__).resolve().parents[3]
 
@@ -37,6 +39,29 @@ def make_score_arguments(folder, *more, checkpoint=LLAMA_CHECKPOINT, suites=("pp
     given += ["--results", str(folder / "results"), "--eval-data", str(folder / "data"), "--stage", "stage1"]
     given += ["--tokenizer", str(BYTE_TOKENIZER), "--seq-len", "64", "--device", "cpu"]
     return ["score", "--checkpoint", str(checkpoint), *given, *more]
+
+
+def make_score_request(folder, checkpoint=LLAMA_CHECKPOINT, **changes):
+    """The request of a job over ``write_suites(folder)``, as the watcher would have written it."""
+    options = {
+        "suites": (str(folder / "ppl.yaml"), str(folder / "cf.yaml")),
+        "results": folder / "results",
+        "eval_data": folder / "data",
+        "tokenizer": str(BYTE_TOKENIZER),
+        "slow_tokenizer": False,
+        "seq_len": 64,
+        "stage": "stage1",
+        "name": None,
+        "device": "cpu",
+        "dtype": None,
+        "padded_vocab": "in_softmax",
+        "backend": "direct",
+        "exports": (),
+        "offline": True,
+        "checkpoint": checkpoint,
+        **changes,
+    }
+    return request_from_options(ScoreOptions(**options), {})
 
 
 def get_results_folder(folder, step=60):

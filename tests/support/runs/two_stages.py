@@ -16,8 +16,9 @@ from pathlib import Path
 
 import yaml
 
+from support.models.nanotron_fixtures import BYTE_TOKENIZER, CHECKPOINTS
+
 REPOSITORY_ROOT = Path(__file__).resolve().parents[3]
-REAL_CHECKPOINTS = REPOSITORY_ROOT / "tests" / "data" / "checkpoints"
 CORPUS_TEXT = (
     "Each document is one row of bytes, and each byte is one token, so that a page of arithmetic can check what comes out. "
     "A checkpoint that is still being written is left alone until it is whole and has been quiet for a while. "
@@ -73,7 +74,7 @@ class TwoStagesRun:
                     "checkpoints": str(root / "ckpts" / stage),
                     "steps": steps[stage],
                     "suites": [str(root / "slices.yaml"), str(root / "tasks.yaml")],
-                    "tokenizer": str(REAL_CHECKPOINTS / "byte_tokenizer"),
+                    "tokenizer": str(BYTE_TOKENIZER),
                     "seq_len": 64,
                 }
                 for stage in stages
@@ -100,7 +101,7 @@ class TwoStagesRun:
     def write_checkpoint(self, stage: str, step: int, like: str = "llama_gqa_tp1/60") -> Path:
         """A real checkpoint appears, as nanotron writes it."""
         folder = self.root / "ckpts" / stage / str(step)
-        copy_under_step(REAL_CHECKPOINTS / like, folder, step)
+        copy_under_step(CHECKPOINTS / like, folder, step)
         return folder
 
     @property

@@ -1,5 +1,6 @@
 """A watched run for tests of the daemon: folders, suites, a clock that only tests move, and daemons that come and go."""
 
+import itertools
 import os
 import re
 from pathlib import Path
@@ -8,10 +9,13 @@ import msgspec
 import pytest
 
 import watcher.journal.lock
+from suites.contract.encoding import encode_json
+from suites.contract.paths import EvaluationPaths
 from support.fakes.executor import FakeExecutor
 from support.models.nanotron_checkpoint import set_times, write_latest, write_tiny_checkpoint
 from watcher.config.settings import Bridge, Config, LimitSettings, ReportSettings, RetrySettings, Stage
 from watcher.core.evaluation import EvaluationState
+from watcher.core.request_types import Request
 from watcher.daemon.daemon import Daemon
 
 SLICES_SUITE = "tier: tier2_ppl\nslices:\n  web: {data_files: [/data/web.jsonl], target_tokens: %d}\n"
@@ -65,6 +69,7 @@ class WatchedRun:
         self.config = msgspec.structs.replace(self.config, **settings)
         self.daemon = None
         self.log_events = []
+        self._request_numbers = itertools.count()
 
     def make_stage(self, name, **settings):
         suites = (str(self.root / "slices.yaml"), str(self.root / "tasks.yaml"))
@@ -93,17 +98,42 @@ class WatchedRun:
     def touch(self, stage):
         os.utime(self.ckpts / stage, (self.clock(), self.clock()))
 
+    def write_request(self, kind, *steps, stage="stage1", request_id=None, **fields):
+        """A request as the command line writes it, in a folder that the next tick finds changed; returns the request."""
+        request_id = request_id or f"request{next(self._request_numbers)}"
+        request = Request(id=request_id, at=self.clock(), kind=kind, stage=stage, steps=steps, **fields)
+        folder = self.config.paths.requests
+        (folder / f"{request.id}.json").write_bytes(encode_json(request))
+        os.utime(folder, (self.clock(), self.clock()))
+        return request
+
+    def get_evaluation_paths(self, key="stage1/step_100"):
+        stage, _, directory = key.partition("/")
+        return EvaluationPaths(self.config.results, stage, directory)
+
     def start_daemon(self):
         self.daemon = self.start_second_daemon()
         return self.daemon
 
-    def start_second_daemon(self):
+    def start_second_daemon(self, **options):
         """One more daemon on the same folder, whatever runs there already."""
         arguments = {"clock": self.daemons_clock, "server_clock": self.clock.read_server_time, "executor": self.executor}
-        return Daemon(self.config, environ={}, log=self._say, **arguments)
+        return Daemon(self.config, environ={}, log=self._say, **arguments, **options)
 
     def _say(self, what, **facts):
         self.log_events.append((what, facts))
+
+    def tick_once(self):
+        """A tick as `watcher once` does it."""
+        daemon = self.start_second_daemon(mode="once")
+        daemon.tick()
+        daemon.close()
+
+    def close_daemon(self):
+        """The daemon ends as it should, where there is one."""
+        if self.daemon is not None:
+            self.daemon.close()
+        self.daemon = None
 
     def kill_daemon(self):
         """The daemon is gone between two instructions: nothing of it is closed, flushed or released."""
@@ -138,8 +168,8 @@ class WatchedRun:
 
     def list_reasons(self):
         """What is said about each evaluation: its skip, else the record's reason."""
-        said = {key: record.full_reason for key, record in self.journal_state.records.items()}
-        return said | {skip.evaluation: skip.reason for skip in self.daemon.tick_runner.skips}
+        reasons = {key: record.full_reason for key, record in self.journal_state.records.items()}
+        return reasons | {skip.evaluation: skip.reason for skip in self.daemon.tick_runner.skips}
 
     def are_all_scored(self):
         return all(record.state is EvaluationState.SCORED for record in self.journal_state.records.values())
@@ -154,14 +184,15 @@ class WatchedRun:
         return sorted(path.name for path in folder.iterdir() if re.match("eval-", path.name)) if folder.is_dir() else []
 
 
-def make_watched_fixture(**how):
-    """A fixture ``watched``: a ``WatchedRun`` made so, its daemon closed after the test."""
+def make_watched_fixture(*, checkpoints=(), **settings):
+    """A fixture ``watched``: a ``WatchedRun`` with these checkpoints of stage1, its daemon closed after the test."""
 
     @pytest.fixture
     def watched(tmp_path, monkeypatch):
-        made = WatchedRun(tmp_path, monkeypatch, **how)
-        yield made
-        if made.daemon is not None:
-            made.daemon.close()
+        run = WatchedRun(tmp_path, monkeypatch, **settings)
+        for step in checkpoints:
+            run.write_checkpoint("stage1", step)
+        yield run
+        run.close_daemon()
 
     return watched

@@ -5,7 +5,7 @@ import random
 
 from demo import corpus
 from suites.common.errors import ExitCode
-from support.models.tiny_llama_items import CHECKPOINTS
+from support.models.nanotron_fixtures import CHECKPOINTS
 from support.runs.scoring_jobs import get_results_folder, make_score_arguments, run_scoring_in_process
 
 BASELINE_STEP, CANDIDATE_STEP = 40, 60

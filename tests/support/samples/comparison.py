@@ -179,27 +179,30 @@ def _objectives(objectives, totals, entries):
     for kind in ("improve", "hold"):
         for name in getattr(objectives, kind):
             tier = {"tier2": "tier2_ppl", "tier3": "tier3_cf", "tier4": "tier4_sft_native"}.get(name, "tier2_ppl")
-            found = totals.get(tier)
+            total = totals.get(tier)
             if name in objectives.groups:
-                found = _total(tier, [entry for entry in entries if entry.name in objectives.groups[name]])
-            if found is None:
-                yield ObjectiveResult(kind=kind, name=name, outcome="inconclusive", effect=None, why=f"{name} was not scored")
-                continue
-            judged = found.effect
-            margin = 0.0 if kind == "improve" else 0.005 if tier == "tier2_ppl" else 0.01
-            sign = 1 if judged.better_when == "lower" else -1
-            p = NORMAL.cdf((sign * judged.delta - margin) / judged.stderr)
-            outcome = "pass" if p <= 0.05 else "fail" if p >= 0.95 else "inconclusive"
-            yield ObjectiveResult(
-                kind=kind,
-                name=name,
-                outcome=outcome,
-                effect=judged,
-                margin=margin,
-                p=p,
-                test="made up: one-sided z at the 5 % level",
-                plain=sign * judged.delta <= 0,
-            )
+                total = _total(tier, [entry for entry in entries if entry.name in objectives.groups[name]])
+            yield judge_objective(kind, name, total)
+
+
+def judge_objective(kind, name, total):
+    """The outcome of a one-sided z-test on a total's effect; inconclusive without a total."""
+    if total is None:
+        return ObjectiveResult(kind=kind, name=name, outcome="inconclusive", effect=None, why=f"{name} was not scored")
+    effect = total.effect
+    margin = 0.0 if kind == "improve" else 0.005 if effect.better_when == "lower" else 0.01
+    loss = effect.delta if effect.better_when == "lower" else -effect.delta
+    p = NORMAL.cdf((loss - margin) / effect.stderr)
+    return ObjectiveResult(
+        kind=kind,
+        name=name,
+        outcome="pass" if p <= 0.05 else "fail" if p >= 0.95 else "inconclusive",
+        effect=effect,
+        margin=margin,
+        p=p,
+        test="made up: one-sided z at the 5 % level",
+        plain=loss <= 0,
+    )
 
 
 def make_evaluation_scores(stage, source, step, directory):

@@ -17,11 +17,19 @@ from unittest.mock import patch
 import yaml
 
 from suites.common.atomic_files import write_atomically, write_json_atomically
-from suites.contract.comparison import ComparedEntry, Comparison, ComparisonDocument, ObjectiveResult, Refusal, TierTotal
+from suites.contract.comparison import ComparedEntry, Comparison, ComparisonDocument, Refusal, TierTotal
 from suites.contract.encoding import encode_json
 from suites.contract.objectives import TIER4_RATES
 from suites.contract.paths import EvaluationPaths
-from support.samples.comparison import BRIDGES, OBJECTIVES, STAGE_STEPS, list_slices, make_effect, make_evaluation_scores
+from support.samples.comparison import (
+    BRIDGES,
+    OBJECTIVES,
+    STAGE_STEPS,
+    judge_objective,
+    list_slices,
+    make_effect,
+    make_evaluation_scores,
+)
 from watcher.config.loader import load_config
 from watcher.core import events
 from watcher.core.evaluation import Attempt
@@ -327,23 +335,7 @@ def _judged(objectives, entries, totals):
     for kind in ("improve", "hold") if objectives is not None else ():
         for name in getattr(objectives, kind):
             members = [entry for entry in entries if entry.name in objectives.groups.get(name, (name,))]
-            found = next((total for total in totals if total.tier == tiers.get(name)), None) or (
+            total = next((total for total in totals if total.tier == tiers.get(name)), None) or (
                 _total(members[0].tier, members) if members else None
             )
-            if found is None:
-                yield ObjectiveResult(kind=kind, name=name, outcome="inconclusive", effect=None, why=f"{name} was not scored")
-                continue
-            judged = found.effect
-            margin = 0.0 if kind == "improve" else 0.005 if judged.better_when == "lower" else 0.01
-            worse = judged.delta if judged.better_when == "lower" else -judged.delta
-            z = (worse - margin) / judged.stderr
-            outcome = "pass" if z < -1.645 else "fail" if z > 1.645 else "inconclusive"
-            yield ObjectiveResult(
-                kind=kind,
-                name=name,
-                outcome=outcome,
-                effect=judged,
-                margin=margin,
-                p=0.5 * math.erfc(-z / math.sqrt(2)),
-                plain=worse <= 0,
-            )
+            yield judge_objective(kind, name, total)

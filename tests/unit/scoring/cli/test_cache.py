@@ -13,17 +13,16 @@ from scoring.data.cache import ensure_slice
 from scoring.data.tokenizer import resolve_tokenizer
 from suites.common.errors import ExitCode
 from suites.contract.paths import DataPaths
+from support.models.nanotron_fixtures import BYTE_TOKENIZER
 
 pytestmark = pytest.mark.scoring
-
-BYTES = Path(__file__).parents[3] / "data" / "checkpoints" / "byte_tokenizer"
 
 
 @pytest.fixture
 def made(tmp_path):
     """A suite with the slice ``kept``; the cache also holds ``gone``."""
     data, folders = DataPaths(tmp_path / "eval_data"), {}
-    tokenizer = resolve_tokenizer(str(BYTES), data)
+    tokenizer = resolve_tokenizer(str(BYTE_TOKENIZER), data)
     for name in ("kept", "gone"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": f"text of {name}"}) + "\n")
         definition = {"data_files": [str(tmp_path / f"{name}.jsonl")], "text_field": "text"}
@@ -50,7 +49,7 @@ def test_list_says_size_use_and_source(made):
     gone, kept, total = said.splitlines()
     assert code == 0
     assert gone.startswith(f"gone/{folders['gone'].name}: ")
-    assert gone.endswith(f"used 2 days ago: 12 tokens of 1 local files, tokenizer {BYTES}")
+    assert gone.endswith(f"used 2 days ago: 12 tokens of 1 local files, tokenizer {BYTE_TOKENIZER}")
     assert "used today" in kept
     assert total.endswith("in total")
 
@@ -94,5 +93,5 @@ def test_using_an_entry_is_noted(made):
     data, folders, suite = made
     aged(folders["kept"])
     definition = {"data_files": [str(suite.parent / "kept.jsonl")], "text_field": "text"}
-    ensure_slice("kept", definition, tokenizer=resolve_tokenizer(str(BYTES), data), data=data, offline=True)
+    ensure_slice("kept", definition, tokenizer=resolve_tokenizer(str(BYTE_TOKENIZER), data), data=data, offline=True)
     assert time.time() - (folders["kept"] / "meta.json").stat().st_mtime < 60

@@ -8,44 +8,22 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-from scoring.cli.score_options import ScoreOptions, request_from_options
 from suites.common.errors import ExitCode
 from suites.contract.encoding import encode_json
 from suites.contract.scoring_request import compute_tier_digests
 from suites.contract.tier_files import check_tier_file
+from support.models.nanotron_fixtures import BYTE_TOKENIZER
 from support.models.tiny_llama_items import LLAMA_CHECKPOINT, REFERENCE_FOLDER, load_reference_tokens
 from support.runs.scoring_jobs import (
     REPOSITORY_ROOT,
     get_results_folder,
     make_score_arguments,
+    make_score_request,
     run_scoring_in_process,
     write_suites,
 )
 
 pytestmark = pytest.mark.scoring
-
-
-def request_for(folder, checkpoint=LLAMA_CHECKPOINT, **changes):
-    """What the watcher would have written."""
-    options = {
-        "suites": (str(folder / "ppl.yaml"), str(folder / "cf.yaml")),
-        "results": folder / "results",
-        "eval_data": folder / "data",
-        "tokenizer": str(LLAMA_CHECKPOINT.parent.parent / "byte_tokenizer"),
-        "slow_tokenizer": False,
-        "seq_len": 64,
-        "stage": "stage1",
-        "name": None,
-        "device": "cpu",
-        "dtype": None,
-        "padded_vocab": "in_softmax",
-        "backend": "direct",
-        "exports": (),
-        "offline": True,
-        "checkpoint": checkpoint,
-        **changes,
-    }
-    return request_from_options(ScoreOptions(**options), {})
 
 
 def run_json(folder):
@@ -82,7 +60,7 @@ def test_by_hand_in_a_process_of_its_own_gives_nanotrons_sums_and_never_imports_
         assert document["slices"][f"row{n}"]["nll_sum"] == pytest.approx(-logprob, abs=2e-3)
         assert document["slices"][f"row{n}"]["tokens"] == 47
     assert document["summary"]["nll_per_token"] == pytest.approx(-sum(expected) / 94, abs=1e-4)
-    request = request_for(tmp_path)
+    request = make_score_request(tmp_path)
     for tier, (digest, names) in compute_tier_digests(request.suites).items():
         path = request.paths.tier_json(tier)
         verdict = check_tier_file(path, tier=tier, fingerprint=request.fingerprint, suite_digest=digest, names=names)
@@ -97,7 +75,7 @@ def test_by_hand_in_a_process_of_its_own_gives_nanotrons_sums_and_never_imports_
 
 def test_a_request_is_scored_and_its_head_says_what_was_asked(tmp_path):
     write_suites(tmp_path)
-    request = request_for(tmp_path)
+    request = make_score_request(tmp_path)
     path = tmp_path / "request.json"
     path.write_bytes(encode_json(request))
     assert run_scoring_in_process(["score", str(path)]) == ExitCode.SCORED
@@ -128,7 +106,7 @@ def test_a_checkpoint_that_changed_since_it_was_judged_is_not_scored(tmp_path, c
     write_suites(tmp_path)
     checkpoint = copy_checkpoint(tmp_path)
     path = tmp_path / "request.json"
-    path.write_bytes(encode_json(request_for(tmp_path, checkpoint)))
+    path.write_bytes(encode_json(make_score_request(tmp_path, checkpoint)))
     os.utime(checkpoint / "model_config.json", (1, 1))
     assert run_scoring_in_process(["score", str(path)]) == ExitCode.CHANGED
     assert "changed since it was judged complete" in last_line(capsys)
@@ -188,7 +166,7 @@ def test_a_checkpoint_that_cannot_be_scored_is_one_clear_line(tmp_path, capsys, 
 def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path, capsys):
     write_suites(tmp_path)
     tokenizer = tmp_path / "tokenizer"
-    shutil.copytree(LLAMA_CHECKPOINT.parent.parent / "byte_tokenizer", tokenizer)
+    shutil.copytree(BYTE_TOKENIZER, tokenizer)
     document = json.loads((tokenizer / "tokenizer.json").read_text())
     document["added_tokens"] = [
         {
@@ -275,7 +253,7 @@ def test_what_is_not_there_has_its_own_exit_code(tmp_path, arguments, code, monk
 
 def test_prefill_makes_what_an_offline_job_needs(tmp_path, capsys):
     write_suites(tmp_path)
-    request = request_for(tmp_path)
+    request = make_score_request(tmp_path)
     path = tmp_path / "request.json"
     path.write_bytes(encode_json(request))
     assert run_scoring_in_process(["prefill", "--request", str(path)]) == ExitCode.SCORED
@@ -289,7 +267,7 @@ def test_prefill_makes_what_an_offline_job_needs(tmp_path, capsys):
 def test_data_that_changed_since_the_request_was_made_are_not_scored(tmp_path, capsys):
     write_suites(tmp_path)
     path = tmp_path / "request.json"
-    path.write_bytes(encode_json(request_for(tmp_path)))
+    path.write_bytes(encode_json(make_score_request(tmp_path)))
     with (tmp_path / "items.jsonl").open("a") as items:
         items.write('{"context": "One more:", "choices": ["a", "b"], "gold": 1}\n')
     assert run_scoring_in_process(["score", str(path)]) == ExitCode.CHANGED
@@ -299,8 +277,8 @@ def test_data_that_changed_since_the_request_was_made_are_not_scored(tmp_path, c
 
 def test_only_who_asks_for_the_same_numbers_shares_a_run(tmp_path):
     write_suites(tmp_path)
-    one = request_for(tmp_path).run_id
-    assert {request_for(tmp_path, **same).run_id for same in ({}, {"exports": ("lm-eval",)}, {"offline": False})} == {one}
-    assert request_for(tmp_path, device="cuda:0").run_id == request_for(tmp_path, device="cuda:1").run_id
+    one = make_score_request(tmp_path).run_id
+    assert {make_score_request(tmp_path, **same).run_id for same in ({}, {"exports": ("lm-eval",)}, {"offline": False})} == {one}
+    assert make_score_request(tmp_path, device="cuda:0").run_id == make_score_request(tmp_path, device="cuda:1").run_id
     others = [{"dtype": "bfloat16"}, {"seq_len": 32}, {"padded_vocab": "masked"}, {"device": "cuda"}, {"slow_tokenizer": True}]
-    assert len({one, *(request_for(tmp_path, **other).run_id for other in others)}) == 6
+    assert len({one, *(make_score_request(tmp_path, **other).run_id for other in others)}) == 6

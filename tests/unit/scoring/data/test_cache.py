@@ -19,26 +19,15 @@ from scoring.data.tokenizer import load_tokenizer, resolve_tokenizer
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths
 from suites.definitions.data_cache import read_complete_meta
+from support.models.nanotron_fixtures import BYTE_TOKENIZER
 
 pytestmark = pytest.mark.scoring
-
-BYTES = Path(__file__).parents[3] / "data" / "checkpoints" / "byte_tokenizer"
-
-
-@pytest.fixture
-def data(tmp_path):
-    return DataPaths(tmp_path / "eval_data")
-
-
-@pytest.fixture(scope="module")
-def by_bytes():
-    return load_tokenizer("bytes", BYTES, "digest")
 
 
 @pytest.fixture
 def with_ends(tmp_path):
     """Bytes, with BOS 256 and EOS 257."""
-    document = json.loads((BYTES / "tokenizer.json").read_text())
+    document = json.loads((BYTE_TOKENIZER / "tokenizer.json").read_text())
     document["added_tokens"] = [
         {
             "id": n,
@@ -63,8 +52,8 @@ def write(path: Path, rows) -> str:
     return str(path)
 
 
-def texts(path: Path, *found: str) -> str:
-    return write(path, [{"text": text} for text in found])
+def texts(path: Path, *documents: str) -> str:
+    return write(path, [{"text": text} for text in documents])
 
 
 def test_a_slice_is_bos_text_eos_of_each_document(tmp_path, data, with_ends):
@@ -96,13 +85,13 @@ def test_bos_and_eos_are_left_out_where_the_suite_says_so(tmp_path, data, with_e
     assert ensure_slice("s", definition, tokenizer=with_ends, data=data, offline=True).tokens.tolist() == [97, 98]
 
 
-def test_reading_stops_with_the_document_that_reaches_the_target(tmp_path, data, by_bytes):
+def test_reading_stops_with_the_document_that_reaches_the_target(tmp_path, data, byte_tokenizer):
     path = texts(tmp_path / "a.jsonl", "a" * 6, "b" * 6, "c" * 6)
     seen = []
     entry = ensure_slice(
         "s",
         {"data_files": [path], "target_tokens": 7},
-        tokenizer=by_bytes,
+        tokenizer=byte_tokenizer,
         data=data,
         offline=True,
         progress=lambda progress: seen.append(msgspec.structs.astuple(progress)),
@@ -112,14 +101,16 @@ def test_reading_stops_with_the_document_that_reaches_the_target(tmp_path, data,
     assert seen == [("s", 6, 7, 1, 6), ("s", 7, 7, 2, 12)]
 
 
-def test_an_entry_is_used_again_and_equal_content_has_an_equal_data_key(tmp_path, data, by_bytes):
+def test_an_entry_is_used_again_and_equal_content_has_an_equal_data_key(tmp_path, data, byte_tokenizer):
     path = texts(tmp_path / "a.jsonl", "some text")
-    first = ensure_slice("s", {"data_files": [path]}, tokenizer=by_bytes, data=data, offline=True)
+    first = ensure_slice("s", {"data_files": [path]}, tokenizer=byte_tokenizer, data=data, offline=True)
     inode = (first.folder / "packed_tokens.pt").stat().st_ino
-    again = ensure_slice("s", {"data_files": [path], "isolate_documents": True}, tokenizer=by_bytes, data=data, offline=True)
+    again = ensure_slice(
+        "s", {"data_files": [path], "isolate_documents": True}, tokenizer=byte_tokenizer, data=data, offline=True
+    )
     elsewhere = DataPaths(tmp_path / "elsewhere")
     moved = ensure_slice(
-        "t", {"data_files": [texts(tmp_path / "b.jsonl", "some text")]}, tokenizer=by_bytes, data=elsewhere, offline=True
+        "t", {"data_files": [texts(tmp_path / "b.jsonl", "some text")]}, tokenizer=byte_tokenizer, data=elsewhere, offline=True
     )
     assert (again.folder / "packed_tokens.pt").stat().st_ino == inode
     assert first.data_key == again.data_key == moved.data_key
@@ -128,30 +119,30 @@ def test_an_entry_is_used_again_and_equal_content_has_an_equal_data_key(tmp_path
 
 
 @pytest.mark.parametrize("change", [{"bos": False}, {"target_tokens": 3}, {"text_field": "other"}, "file", "tokenizer"])
-def test_whatever_changes_the_tokens_changes_the_key(tmp_path, data, by_bytes, change):
+def test_whatever_changes_the_tokens_changes_the_key(tmp_path, data, byte_tokenizer, change):
     path = write(tmp_path / "a.jsonl", [{"text": "abcd", "other": "efgh"}])
-    tokenizer = by_bytes
+    tokenizer = byte_tokenizer
     first = ensure_slice("s", {"data_files": [path]}, tokenizer=tokenizer, data=data, offline=True)
     if change == "file":
         write(tmp_path / "a.jsonl", [{"text": "abce", "other": "efgh"}])
     if change == "tokenizer":
-        tokenizer = load_tokenizer("bytes", BYTES, "another digest")
+        tokenizer = load_tokenizer("bytes", BYTE_TOKENIZER, "another digest")
     more = change if isinstance(change, dict) else {}
     second = ensure_slice("s", {"data_files": [path], **more}, tokenizer=tokenizer, data=data, offline=True)
     assert second.folder != first.folder
     assert read_complete_meta(first.folder) is not None
 
 
-def test_a_slice_without_text_is_named(tmp_path, data, by_bytes):
+def test_a_slice_without_text_is_named(tmp_path, data, byte_tokenizer):
     path = texts(tmp_path / "a.jsonl", "", "")
     with pytest.raises(UserError, match=r"a\.jsonl: contains no text to score") as caught:
-        ensure_slice("s", {"data_files": [path]}, tokenizer=by_bytes, data=data, offline=True)
+        ensure_slice("s", {"data_files": [path]}, tokenizer=byte_tokenizer, data=data, offline=True)
     assert caught.value.code == ExitCode.CANNOT_SCORE
     assert list((data.eval_data / "ppl_slices" / "s").iterdir()) == []
 
 
 def test_missing_while_offline_says_the_command_that_fetches_it(data):
-    tokenizer = resolve_tokenizer(str(BYTES), data)
+    tokenizer = resolve_tokenizer(str(BYTE_TOKENIZER), data)
     for ensure, definition in ((ensure_slice, {}), (ensure_task, {"adapter": "piqa"})):
         with pytest.raises(UserError) as caught:
             ensure(
@@ -164,14 +155,14 @@ def test_missing_while_offline_says_the_command_that_fetches_it(data):
             )
         assert caught.value.code == ExitCode.DATA_MISSING
         suites = "--suite stage1_ppl_slices --suite '/my suites/cf.yaml'"
-        command = f"{sys.executable} -m scoring prefill {suites} --eval-data {data.eval_data} --tokenizer {BYTES}"
+        command = f"{sys.executable} -m scoring prefill {suites} --eval-data {data.eval_data} --tokenizer {BYTE_TOKENIZER}"
         assert str(caught.value).endswith(f"on a machine with a network, run: {command}")
 
 
 @pytest.mark.parametrize("damaged", ["tokens cut", "meta torn", "meta gone", "tokens gone"])
-def test_a_damaged_entry_is_built_again(tmp_path, data, by_bytes, damaged):
+def test_a_damaged_entry_is_built_again(tmp_path, data, byte_tokenizer, damaged):
     definition = {"data_files": [texts(tmp_path / "a.jsonl", "some text")]}
-    first = ensure_slice("s", definition, tokenizer=by_bytes, data=data, offline=True)
+    first = ensure_slice("s", definition, tokenizer=byte_tokenizer, data=data, offline=True)
     kept, tokens, meta = first.data_key, first.folder / "packed_tokens.pt", first.folder / "meta.json"
     if damaged == "tokens cut":
         tokens.write_bytes(tokens.read_bytes()[:-10])
@@ -180,27 +171,29 @@ def test_a_damaged_entry_is_built_again(tmp_path, data, by_bytes, damaged):
     else:
         (meta if damaged == "meta gone" else tokens).unlink()
     assert find_damage(first.folder)
-    again = ensure_slice("s", definition, tokenizer=by_bytes, data=data, offline=True)
+    again = ensure_slice("s", definition, tokenizer=byte_tokenizer, data=data, offline=True)
     assert again.data_key == kept
     assert find_damage(again.folder) == []
     assert [path.name for path in again.folder.parent.iterdir()] == [again.folder.name]
 
 
-def test_a_changed_byte_is_found_by_verifying(tmp_path, data, by_bytes):
-    entry = ensure_slice("s", {"data_files": [texts(tmp_path / "a.jsonl", "text")]}, tokenizer=by_bytes, data=data, offline=True)
+def test_a_changed_byte_is_found_by_verifying(tmp_path, data, byte_tokenizer):
+    entry = ensure_slice(
+        "s", {"data_files": [texts(tmp_path / "a.jsonl", "text")]}, tokenizer=byte_tokenizer, data=data, offline=True
+    )
     raw = bytearray((entry.folder / "packed_tokens.pt").read_bytes())
     raw[-1] ^= 1
     (entry.folder / "packed_tokens.pt").write_bytes(raw)
     assert find_damage(entry.folder) == [f"{entry.folder / 'packed_tokens.pt'}: its sha256 differs from meta.json"]
 
 
-def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, data, by_bytes):
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, data, byte_tokenizer):
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device", "packed_tokens.pt")
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(UserError, match=r"the data cache cannot be written \(No space left") as caught:
-        ensure_slice("s", {"data_files": [texts(tmp_path / "a.jsonl", "ab")]}, tokenizer=by_bytes, data=data, offline=True)
+        ensure_slice("s", {"data_files": [texts(tmp_path / "a.jsonl", "ab")]}, tokenizer=byte_tokenizer, data=data, offline=True)
     assert caught.value.code == ExitCode.TEMPORARY
     assert list((data.eval_data / "ppl_slices" / "s").iterdir()) == []
 
@@ -278,10 +271,10 @@ ITEMS = [
 ]
 
 
-def test_a_task_comes_back_as_it_was_tokenised(tmp_path, data, by_bytes):
+def test_a_task_comes_back_as_it_was_tokenised(tmp_path, data, byte_tokenizer):
     definition = {"data_files": [write(tmp_path / "a.jsonl", ITEMS)], "adapter": "multiple_choice"}
-    entry = ensure_task("t", definition, tokenizer=by_bytes, data=data, offline=True)
-    again = ensure_task("t", definition, tokenizer=by_bytes, data=data, offline=True)
+    entry = ensure_task("t", definition, tokenizer=byte_tokenizer, data=data, offline=True)
+    again = ensure_task("t", definition, tokenizer=byte_tokenizer, data=data, offline=True)
     assert again.items == entry.items
     assert again.data_key == entry.data_key
     assert entry.format == "ours"
@@ -298,43 +291,43 @@ def test_a_task_comes_back_as_it_was_tokenised(tmp_path, data, by_bytes):
     assert lines[2]["pairs"] == [["Three?", " d"], ["Three?", " a"]]
 
 
-def test_a_task_without_unconditional_requests_has_none(tmp_path, data, by_bytes):
+def test_a_task_without_unconditional_requests_has_none(tmp_path, data, byte_tokenizer):
     rows = [{"sentence": "A saw B so _ ran.", "option1": "A", "option2": "Bert", "answer": "2"}]
     definition = {"data_files": [write(tmp_path / "a.jsonl", rows)], "adapter": "winogrande"}
-    (item,) = ensure_task("t", definition, tokenizer=by_bytes, data=data, offline=True).items
+    (item,) = ensure_task("t", definition, tokenizer=byte_tokenizer, data=data, offline=True).items
     assert item.uncond is None
     assert item.choices == ("A", "Bert")
     assert item.chars == [4, 4]
     assert [bytes(request.context) for request in item.requests] == [b"A saw B so A", b"A saw B so Bert"]
 
 
-def test_a_sentence_that_ends_with_an_option_is_as_long_for_both(tmp_path, data, by_bytes):
+def test_a_sentence_that_ends_with_an_option_is_as_long_for_both(tmp_path, data, byte_tokenizer):
     rows = [{"sentence": "A saw B so _ ran to Bert", "option1": "A", "option2": "Bert", "answer": "1"}]
     definition = {"data_files": [write(tmp_path / "a.jsonl", rows)], "adapter": "winogrande"}
-    (item,) = ensure_task("t", definition, tokenizer=by_bytes, data=data, offline=True).items
+    (item,) = ensure_task("t", definition, tokenizer=byte_tokenizer, data=data, offline=True).items
     assert item.chars == [11, 11]
 
 
-def test_a_sample_is_recorded_and_in_order(tmp_path, data, by_bytes):
+def test_a_sample_is_recorded_and_in_order(tmp_path, data, byte_tokenizer):
     rows = [{"context": f"{n}?", "choices": ["a", "b"], "gold": 0} for n in range(30)]
     definition = {"data_files": [write(tmp_path / "a.jsonl", rows)], "adapter": "multiple_choice", "subset_size": 10}
-    entry = ensure_task("t", definition, tokenizer=by_bytes, data=data, offline=True)
+    entry = ensure_task("t", definition, tokenizer=byte_tokenizer, data=data, offline=True)
     taken = [int(item.id) for item in entry.items]
     assert taken == sorted(set(taken))
     assert entry.meta["sample"] == {"seed": 1234, "of": 30, "taken": 10, "stratified": False}
 
 
-def test_rows_that_do_not_fit_are_named_and_nothing_is_kept(tmp_path, data, by_bytes):
+def test_rows_that_do_not_fit_are_named_and_nothing_is_kept(tmp_path, data, byte_tokenizer):
     path = write(tmp_path / "a.jsonl", [*ITEMS, {"body": 1}])
     with pytest.raises(UserError, match=r"a\.jsonl: row 3 has no value in column 'query'.*this row has: body"):
-        ensure_task("t", {"data_files": [path], "adapter": "multiple_choice"}, tokenizer=by_bytes, data=data, offline=True)
+        ensure_task("t", {"data_files": [path], "adapter": "multiple_choice"}, tokenizer=byte_tokenizer, data=data, offline=True)
     assert list((data.eval_data / "cf_tasks" / "t").iterdir()) == []
 
 
-def test_a_task_without_rows_is_named(tmp_path, data, by_bytes):
+def test_a_task_without_rows_is_named(tmp_path, data, byte_tokenizer):
     path = write(tmp_path / "a.jsonl", [])
     with pytest.raises(UserError, match="contains no rows"):
-        ensure_task("t", {"data_files": [path], "adapter": "piqa"}, tokenizer=by_bytes, data=data, offline=True)
+        ensure_task("t", {"data_files": [path], "adapter": "piqa"}, tokenizer=byte_tokenizer, data=data, offline=True)
 
 
 def test_the_sample_is_everybodys_own():

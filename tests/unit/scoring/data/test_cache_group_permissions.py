@@ -13,7 +13,7 @@ from scoring.data.tokenizer import load_tokenizer
 from suites.contract.paths import DataPaths
 from suites.definitions.data_cache import read_complete_meta
 from suites.definitions.tokenizer_files import compute_tokenizer_digest, store_tokenizer
-from support.models.tiny_llama_items import BYTE_TOKENIZER
+from support.models.nanotron_fixtures import BYTE_TOKENIZER
 
 pytestmark = [
     pytest.mark.scoring,

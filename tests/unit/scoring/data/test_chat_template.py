@@ -12,7 +12,7 @@ from scoring.data.tokenizer import resolve_tokenizer
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths
 from suites.definitions.suite import load_suite
-from support.models.tiny_llama_items import BYTE_TOKENIZER
+from support.models.nanotron_fixtures import BYTE_TOKENIZER
 
 pytestmark = pytest.mark.scoring
 

@@ -12,17 +12,11 @@ from scoring.data.cache import ensure_entry
 from scoring.data.tokenizer import resolve_tokenizer
 from scoring.runtime.network_namespace import NETWORK_CUT_OFF, run_in_empty_network
 from suites.common.errors import ExitCode, UserError
-from suites.contract.paths import DataPaths
 from suites.definitions.suite import load_suite
 from suites.definitions.tokenizer_files import store_tokenizer
-from support.models.tiny_llama_items import BYTE_TOKENIZER
+from support.models.nanotron_fixtures import BYTE_TOKENIZER
 
 pytestmark = pytest.mark.scoring
-
-
-@pytest.fixture
-def data(tmp_path):
-    return DataPaths(tmp_path / "eval_data")
 
 
 @pytest.fixture
@@ -60,18 +54,18 @@ def files_of(folder: Path):
 
 def test_local_files_are_made_by_the_job_and_the_cache_stays_as_it_was(tmp_path, data, local, capfd):
     before = files_of(tmp_path)
-    code, found = doctor(data, local, capfd=capfd)
-    assert (code, states(found)) == (0, {"web": ("made by the job", []), "ours": ("made by the job", [])})
-    assert (found["whole"], found["network"], found["tokenizer"]["problems"]) == (True, "cut off", [])
+    code, document = doctor(data, local, capfd=capfd)
+    assert (code, states(document)) == (0, {"web": ("made by the job", []), "ours": ("made by the job", [])})
+    assert (document["whole"], document["network"], document["tokenizer"]["problems"]) == (True, "cut off", [])
     assert files_of(tmp_path) == before
 
 
 def test_local_files_that_are_gone_or_not_what_the_suite_says_are_named(tmp_path, data, local, capfd):
     (tmp_path / "texts.jsonl").unlink()
     (tmp_path / "items.jsonl").write_text('{"question": "?"}\n')
-    code, found = doctor(data, local, capfd=capfd)
-    assert (code, found["whole"]) == (ExitCode.DATA_MISSING, False)
-    web, ours = (states(found)[name] for name in ("web", "ours"))
+    code, document = doctor(data, local, capfd=capfd)
+    assert (code, document["whole"]) == (ExitCode.DATA_MISSING, False)
+    web, ours = (states(document)[name] for name in ("web", "ours"))
     assert web == ("unusable", [f"{tmp_path / 'texts.jsonl'}: no such file"])
     assert ours[0] == "unusable"
     assert f"{tmp_path / 'items.jsonl'}" in ours[1][0]
@@ -84,15 +78,15 @@ def test_a_changed_byte_is_named_and_a_lost_file_of_ours_made_again(data, local,
         for suite in (load_suite(str(path), {}) for path in local)
         for name, definition in suite.definition.items()
     )
-    code, found = doctor(data, local, capfd=capfd)
-    assert (code, {state for state, _ in states(found).values()}) == (0, {"whole"})
+    code, document = doctor(data, local, capfd=capfd)
+    assert (code, {state for state, _ in states(document).values()}) == (0, {"whole"})
     tokens = web.folder / "packed_tokens.pt"
     raw = bytearray(tokens.read_bytes())
     raw[-1] ^= 1
     tokens.write_bytes(raw)
     (ours.folder / "requests.pt").unlink()
-    code, found = doctor(data, local, capfd=capfd)
-    assert (code, states(found)) == (
+    code, document = doctor(data, local, capfd=capfd)
+    assert (code, states(document)) == (
         ExitCode.DATA_MISSING,
         {"web": ("damaged", [f"{tokens}: its sha256 differs from meta.json"]), "ours": ("made by the job", [])},
     )
@@ -101,22 +95,22 @@ def test_a_changed_byte_is_named_and_a_lost_file_of_ours_made_again(data, local,
 def test_any_file_of_a_tokenizer_is_missed(data, tmp_path, capfd):
     (tmp_path / "ppl.yaml").write_text("tier: tier2_ppl\nslices: {web: {hf_dataset: acme/web}}\n")
     digest = store_tokenizer(BYTE_TOKENIZER, "acme/bytes", data)
-    code, found = doctor(data, [tmp_path / "ppl.yaml"], tokenizer="acme/bytes", capfd=capfd)
-    assert (code, found["tokenizer"]) == (ExitCode.DATA_MISSING, {"id": "acme/bytes", "digest": digest, "problems": []})
-    (state, (problem,)) = states(found)["web"]
+    code, document = doctor(data, [tmp_path / "ppl.yaml"], tokenizer="acme/bytes", capfd=capfd)
+    assert (code, document["tokenizer"]) == (ExitCode.DATA_MISSING, {"id": "acme/bytes", "digest": digest, "problems": []})
+    (state, (problem,)) = states(document)["web"]
     assert (state, problem.endswith(": does not exist")) == ("missing", True)
     pointer = data.tokenizer_pointer("acme/bytes")
     for file in (*data.tokenizer(digest).iterdir(), pointer):
         kept = file.read_bytes()
         file.unlink()
-        code, found = doctor(data, [tmp_path / "ppl.yaml"], tokenizer="acme/bytes", capfd=capfd)
-        (problem,) = found["tokenizer"]["problems"]
-        assert (code, found["tokenizer"]["digest"]) == (ExitCode.DATA_MISSING, None)
-        said = "missing" if file == pointer else "a file of the copy that it points to is missing or changed"
-        assert problem == f"{pointer}: {said}"
+        code, document = doctor(data, [tmp_path / "ppl.yaml"], tokenizer="acme/bytes", capfd=capfd)
+        (problem,) = document["tokenizer"]["problems"]
+        assert (code, document["tokenizer"]["digest"]) == (ExitCode.DATA_MISSING, None)
+        expected = "missing" if file == pointer else "a file of the copy that it points to is missing or changed"
+        assert problem == f"{pointer}: {expected}"
         with pytest.raises(UserError) as caught:  # what a job would say
             resolve_tokenizer("acme/bytes", data, offline=True, suites=[str(tmp_path / "ppl.yaml")])
-        assert (caught.value.code, caught.value.hint.partition(" run: ")[2]) == (ExitCode.DATA_MISSING, found["prefill"])
+        assert (caught.value.code, caught.value.hint.partition(" run: ")[2]) == (ExitCode.DATA_MISSING, document["prefill"])
         file.write_bytes(kept)
 
 

@@ -14,17 +14,16 @@ import torch
 from scoring.data.cache_entries import find_damage
 from suites.common.errors import ExitCode
 from suites.contract.encoding import encode_json
-from suites.contract.paths import DataPaths
 from suites.contract.scoring_request import ScoringRequest
 from suites.definitions.data_cache import missing_entries, read_complete_meta
 from suites.definitions.suite import load_suite
 from support.fakes.hub import make_hub_environment, serve_hub
 from support.fakes.hub_datasets import DATASET_LAYOUT, SentenceGenerator, encode_rows, make_full_hub, make_rows
+from support.models.nanotron_fixtures import BYTE_TOKENIZER
 from support.runs.prefill_process import ROOT, CommandProcess
 
 pytestmark = pytest.mark.scoring
 
-BYTES = Path(__file__).parents[3] / "data" / "checkpoints" / "byte_tokenizer"
 STAGES = [f"stage{n}_{kind}" for n in (1, 2, 3, 4) for kind in ("ppl_slices", "cf_core")]
 
 
@@ -49,11 +48,6 @@ def a_good_day(hub):
     hub.on_info = None
 
 
-@pytest.fixture
-def data(tmp_path):
-    return DataPaths(tmp_path / "eval_data")
-
-
 def texts(seed: str, count: int = 200) -> list[dict]:
     of = SentenceGenerator(seed)
     return [{"text": of.make_text()} for _ in range(count)]
@@ -71,7 +65,7 @@ def fill(tmp_path, scoring, data):
         suite = tmp_path / "suite.yaml"
         section = "slices" if tier == "tier2_ppl" else "tasks"
         suite.write_text(json.dumps({"tier": tier, section: {"web": definition}}))
-        given = ("--suite", suite, "--eval-data", data.eval_data, "--tokenizer", BYTES, "--jobs", "1")
+        given = ("--suite", suite, "--eval-data", data.eval_data, "--tokenizer", BYTE_TOKENIZER, "--jobs", "1")
         return scoring("prefill", *given, *options)
 
     return run
@@ -91,10 +85,10 @@ def test_every_data_set_of_all_four_stages_is_served_and_filled(hub, scoring, da
     named = {definition["hf_dataset"] for suite in suites for definition in suite.definition.values()}
     assert named == set(DATASET_LAYOUT)
     given = [word for name in STAGES for word in ("--suite", name)]
-    ended = scoring("prefill", *given, "--eval-data", data.eval_data, "--tokenizer", BYTES, "--jobs", "1")
+    ended = scoring("prefill", *given, "--eval-data", data.eval_data, "--tokenizer", BYTE_TOKENIZER, "--jobs", "1")
     assert (ended.code, complaints(ended)) == (0, []), ended.stderr
     assert len(ended.stdout.splitlines()) == 14 + 12  # what stages share is made once
-    assert missing_entries(tuple(suites), str(BYTES), data) == []
+    assert missing_entries(tuple(suites), str(BYTE_TOKENIZER), data) == []
     made = entries(data) + entries(data, "cf_tasks")
     assert len(made) == 26
     for folder in made:
@@ -105,7 +99,7 @@ def test_every_data_set_of_all_four_stages_is_served_and_filled(hub, scoring, da
 
 
 def test_what_was_filled_is_what_the_rows_say(scoring, data):
-    given = ("--suite", "stage3_ppl_slices", "--eval-data", data.eval_data, "--tokenizer", BYTES, "--jobs", "1")
+    given = ("--suite", "stage3_ppl_slices", "--eval-data", data.eval_data, "--tokenizer", BYTE_TOKENIZER, "--jobs", "1")
     assert scoring("prefill", *given).code == 0
     (folder,) = (data.eval_data / "ppl_slices" / "math_openmathinstruct1").iterdir()
     tokens = bytes(torch.load(folder / "packed_tokens.pt", weights_only=True)["tokens"].tolist()).decode()
@@ -153,7 +147,7 @@ def test_a_gated_data_set_is_said_in_one_line_and_keeps_no_other_from_being_fill
     hub.gated.add("acme/gated")
     suite = tmp_path / "suite.yaml"
     suite.write_text("tier: tier2_ppl\nslices:\n  a: {hf_dataset: acme/gated}\n  b: {hf_dataset: acme/open}\n")
-    given = ("--suite", suite, "--eval-data", data.eval_data, "--tokenizer", BYTES, "--jobs", jobs)
+    given = ("--suite", suite, "--eval-data", data.eval_data, "--tokenizer", BYTE_TOKENIZER, "--jobs", jobs)
     ended = scoring("prefill", *given)
     assert ended.code == ExitCode.DATA_MISSING
     (line,) = complaints(ended)
@@ -163,7 +157,7 @@ def test_a_gated_data_set_is_said_in_one_line_and_keeps_no_other_from_being_fill
 
 
 @pytest.mark.parametrize(
-    ("definition", "said"),
+    ("definition", "complaint"),
     [
         (
             {"hf_dataset": "acme/nowhere"},
@@ -183,11 +177,11 @@ def test_a_gated_data_set_is_said_in_one_line_and_keeps_no_other_from_being_fill
         ),
     ],
 )
-def test_what_is_not_on_the_hub_is_said_in_one_line(fill, data, definition, said):
+def test_what_is_not_on_the_hub_is_said_in_one_line(fill, data, definition, complaint):
     ended = fill(definition)
     assert ended.code == ExitCode.DATA_MISSING, ended.stderr
     (line,) = complaints(ended)
-    assert re.search(said, line), line
+    assert re.search(complaint, line), line
     assert "Traceback" not in ended.stderr
     assert entries(data) == []
 
@@ -281,13 +275,13 @@ def test_a_job_says_beside_its_request_what_it_could_not_make(hub, scoring, tmp_
     suite = tmp_path / "suite.yaml"
     suite.write_text("tier: tier2_ppl\nslices:\n  a: {hf_dataset: acme/shut}\n  b: {hf_dataset: acme/free}\n")
     head = {"run_id": "r", "stage": "s", "source_stage": "s", "step": 0, "directory": "d", "checkpoint": "", "fingerprint": ""}
-    rest = {"tokenizer": str(BYTES), "seq_len": 1, "results": str(tmp_path), "eval_data": str(data.eval_data)}
+    rest = {"tokenizer": str(BYTE_TOKENIZER), "seq_len": 1, "results": str(tmp_path), "eval_data": str(data.eval_data)}
     request = ScoringRequest(**head, **rest, suites=(load_suite(str(suite), {}).to_request(),))
     (tmp_path / "request.json").write_bytes(encode_json(request))
     ended = scoring("prefill", "--request", tmp_path / "request.json", "--jobs", "1")
-    said = json.loads((tmp_path / "prefill.json").read_text())
-    assert (ended.code, said["code"], said["run_id"]) == (ExitCode.DATA_MISSING, ExitCode.DATA_MISSING, "r")
-    assert said["reason"] == complaints(ended)[0].removeprefix("scoring: ")
+    run_document = json.loads((tmp_path / "prefill.json").read_text())
+    assert (ended.code, run_document["code"], run_document["run_id"]) == (ExitCode.DATA_MISSING, ExitCode.DATA_MISSING, "r")
+    assert run_document["reason"] == complaints(ended)[0].removeprefix("scoring: ")
     hub.gated.clear()
     assert scoring("prefill", "--request", tmp_path / "request.json", "--jobs", "1").code == 0
     assert json.loads((tmp_path / "prefill.json").read_text())["reason"] is None
@@ -295,15 +289,15 @@ def test_a_job_says_beside_its_request_what_it_could_not_make(hub, scoring, tmp_
 
 def test_prompts_of_their_own_need_no_cache(scoring, data):
     suites = tuple(load_suite(name, {}).to_request() for name in ("stage4_sft_native",))
-    assert missing_entries(suites, str(BYTES), data) == []
-    given = ("--suite", "stage4_sft_native", "--eval-data", data.eval_data, "--tokenizer", BYTES)
+    assert missing_entries(suites, str(BYTE_TOKENIZER), data) == []
+    given = ("--suite", "stage4_sft_native", "--eval-data", data.eval_data, "--tokenizer", BYTE_TOKENIZER)
     assert scoring("prefill", *given).code == 0
     ended = scoring("doctor", "--offline", *given, "--network", "cut off")
     assert (ended.code, ended.stdout) == (0, "no entries are needed\n")
 
 
 def test_a_tokenizer_of_the_hub_is_kept_and_found_again_without_it(hub, scoring, tmp_path, data):
-    files = {path.name: path.read_bytes() for path in BYTES.iterdir() if path.is_file()}
+    files = {path.name: path.read_bytes() for path in BYTE_TOKENIZER.iterdir() if path.is_file()}
     hub.push_commit("acme/bytes", files, kind="models")
     hub.push_commit("acme/some", one_file(texts("some")))
     suite = tmp_path / "suite.yaml"
@@ -324,8 +318,8 @@ def fresh(hub, tmp_path, data):
 
     def run(tokenizer: str, **variables: str) -> tuple[int, list[str]]:
         environ = {**make_hub_environment(hub, tmp_path / "hf_home", os.environ), **variables}
-        words = ("prefill", "--suite", "stage4_sft_native", "--eval-data", str(data.eval_data), "--tokenizer", tokenizer)
-        command = [sys.executable, "-m", "scoring", *words]
+        arguments = ("prefill", "--suite", "stage4_sft_native", "--eval-data", str(data.eval_data), "--tokenizer", tokenizer)
+        command = [sys.executable, "-m", "scoring", *arguments]
         ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=240, check=False)
         return ended.returncode, (ended.stdout + ended.stderr).splitlines()
 
@@ -333,7 +327,7 @@ def fresh(hub, tmp_path, data):
 
 
 def test_a_tokenizer_of_the_hub_is_fetched_by_a_fresh_process(hub, fresh, data):
-    files = {path.name: path.read_bytes() for path in BYTES.iterdir() if path.is_file()}
+    files = {path.name: path.read_bytes() for path in BYTE_TOKENIZER.iterdir() if path.is_file()}
     hub.push_commit("acme/fresh", files, kind="models")
     assert fresh("acme/fresh") == (0, [])
     wanted = (load_suite("stage1_ppl_slices", {}).to_request(),)
@@ -343,8 +337,8 @@ def test_a_tokenizer_of_the_hub_is_fetched_by_a_fresh_process(hub, fresh, data):
 def test_without_a_network_a_fresh_process_says_in_one_line_where_the_tokenizer_is_fetched(fresh, data):
     with socket.socket() as taken:  # bound and not listening: every connection to it is refused
         taken.bind(("127.0.0.1", 0))
-        code, said = fresh("acme/away", HF_ENDPOINT=f"http://127.0.0.1:{taken.getsockname()[1]}")
-    (line,) = said
+        code, lines = fresh("acme/away", HF_ENDPOINT=f"http://127.0.0.1:{taken.getsockname()[1]}")
+    (line,) = lines
     assert code == ExitCode.TEMPORARY
     assert line.startswith("scoring: acme/away: tokenizer cannot be fetched (ConnectError: ")
     command = f"--suite stage4_sft_native --eval-data {data.eval_data} --tokenizer acme/away"
@@ -358,7 +352,7 @@ def test_a_fresh_process_that_is_told_to_stay_offline_says_so_in_one_line(fresh)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "complaint"),
     [
         (
             "acme/no-such-model",
@@ -368,19 +362,19 @@ def test_a_fresh_process_that_is_told_to_stay_offline_says_so_in_one_line(fresh)
         ("acme/no-tokenizer", r"contains no tokenizer; name another tokenizer$"),
     ],
 )
-def test_a_tokenizer_that_the_hub_does_not_give_is_said_in_one_line(hub, scoring, data, name, said):
+def test_a_tokenizer_that_the_hub_does_not_give_is_said_in_one_line(hub, scoring, data, name, complaint):
     hub.push_commit("acme/locked-model", {"tokenizer.json": b"{}"}, kind="models")
     hub.gated.add("acme/locked-model")
     hub.push_commit("acme/no-tokenizer", {"README.md": b"# A model"}, kind="models")
     ended = scoring("prefill", "--suite", "stage4_sft_native", "--eval-data", data.eval_data, "--tokenizer", name)
     (line,) = ended.stderr.splitlines()
     assert ended.code == ExitCode.DATA_MISSING
-    assert re.match(rf"scoring: {name}: (tokenizer )?{said}", line), line
+    assert re.match(rf"scoring: {name}: (tokenizer )?{complaint}", line), line
 
 
 def test_a_busy_hub_is_asked_for_the_tokenizer_again_too(hub, scoring, data):
     hub.push_commit(
-        "acme/busy-model", {path.name: path.read_bytes() for path in BYTES.iterdir() if path.is_file()}, kind="models"
+        "acme/busy-model", {path.name: path.read_bytes() for path in BYTE_TOKENIZER.iterdir() if path.is_file()}, kind="models"
     )
     fault = hub.add_fault(r"^/api/models/acme/busy-model/", "503", times=1000, retry_after=0.01)
     given = ("--suite", "stage4_sft_native", "--eval-data", data.eval_data, "--tokenizer", "acme/busy-model")

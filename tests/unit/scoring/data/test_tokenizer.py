@@ -15,20 +15,9 @@ from scoring.data.tokenizer import load_tokenizer, resolve_tokenizer
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths
 from suites.definitions.tokenizer_files import compute_tokenizer_digest, read_cached_digest
+from support.models.nanotron_fixtures import BYTE_TOKENIZER
 
 pytestmark = pytest.mark.scoring
-
-BYTES = Path(__file__).parents[3] / "data" / "checkpoints" / "byte_tokenizer"
-
-
-@pytest.fixture
-def data(tmp_path):
-    return DataPaths(tmp_path / "eval_data")
-
-
-@pytest.fixture(scope="module")
-def by_bytes():
-    return load_tokenizer("bytes", BYTES, "d")
 
 
 def encode_pair(tokenizer, context: str, continuation: str, *, item_name: str):
@@ -58,9 +47,14 @@ def write_tokenizer(folder: Path, *, post=None, config=None, model=None, pre=Non
 LLAMA_LIKE = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 0)])
 
 
-def test_text_becomes_its_bytes_and_nothing_is_added(by_bytes):
-    assert by_bytes.encode(["héllo\n"])[0] == list("héllo\n".encode())
-    assert (by_bytes.vocab_size, by_bytes.bos_id, by_bytes.eos_id, by_bytes.prefix) == (256, None, None, ())
+def test_text_becomes_its_bytes_and_nothing_is_added(byte_tokenizer):
+    assert byte_tokenizer.encode(["héllo\n"])[0] == list("héllo\n".encode())
+    assert (byte_tokenizer.vocab_size, byte_tokenizer.bos_id, byte_tokenizer.eos_id, byte_tokenizer.prefix) == (
+        256,
+        None,
+        None,
+        (),
+    )
 
 
 def test_special_token_text_in_a_document_is_ordinary_text(tmp_path):
@@ -98,9 +92,9 @@ def test_bos_stands_once_where_the_tokenizer_puts_it(tmp_path, post, config, pre
 
 
 @given(context=st.text(min_size=1, max_size=20), continuation=st.text(min_size=1, max_size=20))
-def test_context_and_continuation_are_the_tokens_of_the_whole_text(by_bytes, context, continuation):
-    pair = encode_pair(by_bytes, context, continuation, item_name="x")
-    assert pair.context + pair.continuation == by_bytes.encode([context + continuation])[0]
+def test_context_and_continuation_are_the_tokens_of_the_whole_text(byte_tokenizer, context, continuation):
+    pair = encode_pair(byte_tokenizer, context, continuation, item_name="x")
+    assert pair.context + pair.continuation == byte_tokenizer.encode([context + continuation])[0]
     assert pair.continuation
 
 
@@ -136,15 +130,15 @@ def test_a_choice_without_a_token_is_named(tmp_path):
     assert caught.value.code == ExitCode.CANNOT_SCORE
 
 
-def test_an_empty_context_is_stood_in_for_by_bos_or_refused(tmp_path, by_bytes):
+def test_an_empty_context_is_stood_in_for_by_bos_or_refused(tmp_path, byte_tokenizer):
     tokenizer = load_tokenizer("t", write_tokenizer(tmp_path), "d")
     assert encode_pair(tokenizer, "", "a", item_name="x").context == [tokenizer.bos_id]
     with pytest.raises(UserError, match="x: has an empty context"):
-        encode_pair(by_bytes, "", "a", item_name="x")
+        encode_pair(byte_tokenizer, "", "a", item_name="x")
 
 
 def test_a_folder_is_copied_once_and_served_when_it_is_gone(tmp_path, data):
-    folder = shutil.copytree(BYTES, tmp_path / "tok")
+    folder = shutil.copytree(BYTE_TOKENIZER, tmp_path / "tok")
     first = resolve_tokenizer(str(folder), data, use_fast=True, offline=False)
     assert first.digest == compute_tokenizer_digest(data.tokenizer(first.digest))
     shutil.rmtree(folder)
@@ -153,7 +147,7 @@ def test_a_folder_is_copied_once_and_served_when_it_is_gone(tmp_path, data):
 
 
 def test_changed_files_change_the_digest_and_other_files_do_not(tmp_path, data):
-    folder = shutil.copytree(BYTES, tmp_path / "tok")
+    folder = shutil.copytree(BYTE_TOKENIZER, tmp_path / "tok")
     first = resolve_tokenizer(str(folder), data)
     (folder / "README.md").write_text("unrelated")
     assert resolve_tokenizer(str(folder), data).digest == first.digest
@@ -165,10 +159,10 @@ def test_changed_files_change_the_digest_and_other_files_do_not(tmp_path, data):
 
 
 def test_a_damaged_copy_is_made_again(data):
-    first = resolve_tokenizer(str(BYTES), data)
+    first = resolve_tokenizer(str(BYTE_TOKENIZER), data)
     (data.tokenizer(first.digest) / "tokenizer.json").write_text("{")
-    assert read_cached_digest(str(BYTES), data) is None
-    assert resolve_tokenizer(str(BYTES), data).encode(["a"])[0] == [97]
+    assert read_cached_digest(str(BYTE_TOKENIZER), data) is None
+    assert resolve_tokenizer(str(BYTE_TOKENIZER), data).encode(["a"])[0] == [97]
     assert [path.name for path in (data.eval_data / "tokenizers").iterdir() if path.name.startswith(".")] == []
 
 
@@ -202,7 +196,7 @@ def test_a_torn_tokenizer_is_named(tmp_path, data):
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc").exists(), reason="needs a place that nobody can write to")
 def test_a_cache_that_cannot_be_written_is_named():
     with pytest.raises(UserError, match="cannot be copied") as caught:
-        resolve_tokenizer(str(BYTES), DataPaths(Path("/proc/no-cache")))
+        resolve_tokenizer(str(BYTE_TOKENIZER), DataPaths(Path("/proc/no-cache")))
     assert caught.value.code == ExitCode.CANNOT_WRITE
 
 

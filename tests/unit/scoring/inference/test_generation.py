@@ -2,16 +2,6 @@
 
 import pytest
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    SmolLM3Config,
-    SmolLM3ForCausalLM,
-    Starcoder2Config,
-    Starcoder2ForCausalLM,
-)
 
 from scoring.inference import generation as generating
 from scoring.inference.generation import GenerationRequest, GenerationShape, fit_shape, generate_answers
@@ -21,8 +11,8 @@ from scoring.model.loader import load_causal_lm
 from suites.checkpoint.architecture import Architecture, Experts
 from support.models import hf_to_nanotron
 from support.models import moe as mixtures
-from support.models.nanotron_checkpoint import make_tiny_checkpoint_arguments, write_checkpoint
 from support.models.tiny_llama_items import LLAMA_CHECKPOINT
+from support.models.transformers_parity import load_from_nanotron, make_transformers_model
 
 pytestmark = pytest.mark.scoring
 torch.set_num_threads(1)
@@ -39,7 +29,7 @@ SEED = 14
 """Of weights with which no token of FROM_TRANSFORMERS is chosen by less than NEAR: equality is not left to rounding."""
 
 
-def randomised(model):
+def randomize_decisively(model):
     generator = torch.Generator().manual_seed(SEED)
     for name, parameter in model.named_parameters():
         parameter.data.normal_(0, 0.25, generator=generator)
@@ -51,75 +41,83 @@ def randomised(model):
 
 
 def llama():
-    model = randomised(LlamaForCausalLM(LlamaConfig(**SIZES, **ENDS, rms_norm_eps=1e-6, tie_word_embeddings=False)))
+    model = randomize_decisively(make_transformers_model("Llama", **SIZES, **ENDS, rms_norm_eps=1e-6, tie_word_embeddings=False))
     return model, LLAMA_KEYS, model.state_dict()
 
 
 def llama_interleaved_and_tied():
-    model = randomised(LlamaForCausalLM(LlamaConfig(**SIZES, **ENDS, rms_norm_eps=1e-6, tie_word_embeddings=True)))
+    model = randomize_decisively(make_transformers_model("Llama", **SIZES, **ENDS, rms_norm_eps=1e-6, tie_word_embeddings=True))
     return model, *hf_to_nanotron.convert_llama(model, interleaved=True)
 
 
 def qwen2():
-    model = randomised(Qwen2ForCausalLM(Qwen2Config(**SIZES, **ENDS, rms_norm_eps=1e-6, tie_word_embeddings=False)))
+    model = randomize_decisively(make_transformers_model("Qwen2", **SIZES, **ENDS, rms_norm_eps=1e-6, tie_word_embeddings=False))
     return model, {**QWEN2_KEYS, "attention_bias": True}, model.state_dict()
 
 
 def qwen2_tied():
-    model = randomised(Qwen2ForCausalLM(Qwen2Config(**SIZES, **ENDS, rms_norm_eps=1e-6, tie_word_embeddings=True)))
+    model = randomize_decisively(make_transformers_model("Qwen2", **SIZES, **ENDS, rms_norm_eps=1e-6, tie_word_embeddings=True))
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     return model, {**QWEN2_KEYS, "attention_bias": True, "tie_word_embeddings": True}, tensors
 
 
 def interpolated():
     rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
-    config = Qwen2Config(**SIZES, **ENDS, rms_norm_eps=1e-6, tie_word_embeddings=False, rope_parameters=rope)
-    model = randomised(Qwen2ForCausalLM(config))
+    model = randomize_decisively(
+        make_transformers_model("Qwen2", **SIZES, **ENDS, rms_norm_eps=1e-6, tie_word_embeddings=False, rope_parameters=rope)
+    )
     return model, {**QWEN2_KEYS, "attention_bias": True, "rope_seq_len_interpolation_factor": 4.0}, model.state_dict()
 
 
 def sliding():
     window = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 0}
-    config = Qwen2Config(**SIZES, **ENDS, **window, rms_norm_eps=1e-6, tie_word_embeddings=False)
-    model = randomised(Qwen2ForCausalLM(config))
+    model = randomize_decisively(
+        make_transformers_model("Qwen2", **SIZES, **ENDS, **window, rms_norm_eps=1e-6, tie_word_embeddings=False)
+    )
     return model, {**QWEN2_KEYS, "attention_bias": True, "sliding_window_size": 7}, model.state_dict()
 
 
 def nope():
-    config = SmolLM3Config(
-        **SIZES,
-        **ENDS,
-        rms_norm_eps=1e-6,
-        no_rope_layer_interval=2,
-        use_sliding_window=False,
-        tie_word_embeddings=False,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+    model = randomize_decisively(
+        make_transformers_model(
+            "SmolLM3",
+            **SIZES,
+            **ENDS,
+            rms_norm_eps=1e-6,
+            no_rope_layer_interval=2,
+            use_sliding_window=False,
+            tie_word_embeddings=False,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+        )
     )
-    model = randomised(SmolLM3ForCausalLM(config))
     return model, {**QWEN2_KEYS, "no_rope_layer": 2}, model.state_dict()
 
 
 def mixture_of_experts():
-    model = randomised(mixtures.make_qwen2_moe({**SIZES, **ENDS}))
+    model = randomize_decisively(mixtures.make_qwen2_moe({**SIZES, **ENDS}))
     moe, tensors = mixtures.convert_moe(model)
     return model, {**QWEN2_KEYS, "attention_bias": True, "moe_config": moe}, tensors
 
 
 def mixture_without_a_shared_expert():
-    model = mixtures.zero_shared_experts(randomised(mixtures.make_qwen2_moe({**SIZES, **ENDS}, num_experts_per_tok=3)))
+    model = mixtures.zero_shared_experts(randomize_decisively(mixtures.make_qwen2_moe({**SIZES, **ENDS}, num_experts_per_tok=3)))
     moe, tensors = mixtures.convert_moe(model, shared=False)
     return model, {**QWEN2_KEYS, "attention_bias": True, "moe_config": moe}, tensors
 
 
 def starcoder2():
-    config = Starcoder2Config(**SIZES, **ENDS, sliding_window=7, tie_word_embeddings=True)
-    model = randomised(Starcoder2ForCausalLM(config))
+    model = randomize_decisively(
+        make_transformers_model("Starcoder2", **SIZES, **ENDS, sliding_window=7, tie_word_embeddings=True)
+    )
     return model, *hf_to_nanotron.convert_starcoder2(model, multi_query=False)
 
 
 def starcoder2_multi_query():
-    config = Starcoder2Config(**{**SIZES, "num_key_value_heads": 1}, **ENDS, sliding_window=None, tie_word_embeddings=True)
-    model = randomised(Starcoder2ForCausalLM(config))
+    model = randomize_decisively(
+        make_transformers_model(
+            "Starcoder2", **{**SIZES, "num_key_value_heads": 1}, **ENDS, sliding_window=None, tie_word_embeddings=True
+        )
+    )
     return model, *hf_to_nanotron.convert_starcoder2(model, multi_query=True)
 
 
@@ -134,21 +132,20 @@ def questions(prompts=PROMPTS, new=NEW, **more):
 
 
 def answers(model, asked, rows=None):
-    found = fit_shape(asked)
-    shape = found if rows is None else GenerationShape(rows=rows, prompt_width=found.prompt_width, width=found.width)
+    fitted = fit_shape(asked)
+    shape = fitted if rows is None else GenerationShape(rows=rows, prompt_width=fitted.prompt_width, width=fitted.width)
     return generate_answers(model, asked, shape=shape, decode=lambda tokens: " ".join(map(str, tokens)))
 
 
-def of_transformers(model, prompt, new=NEW):
+def generate_with_transformers(model, prompt, new=NEW):
     ids = torch.tensor([prompt])
     with torch.inference_mode():
         made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False)
     return made[0, len(prompt) :].tolist()
 
 
-def written(folder, keys, tensors, dtype="float32"):
-    described = make_tiny_checkpoint_arguments(20, model_config=keys)
-    model = load_causal_lm(write_checkpoint(folder / "20", **{**described, "tensors": tensors}), device="cpu", dtype=dtype)
+def load_for_answers(folder, keys, tensors, dtype="float32"):
+    model = load_from_nanotron(folder, keys, tensors, dtype=dtype)
     model.fit_tokenizer(96)
     return model
 
@@ -156,10 +153,10 @@ def written(folder, keys, tensors, dtype="float32"):
 @pytest.mark.parametrize("family", FROM_TRANSFORMERS)
 def test_answers_are_those_of_transformers_generate(family, tmp_path):
     theirs, keys, tensors = family()
-    found = answers(written(tmp_path, keys, tensors), questions())
-    assert [reply.tokens for reply in found] == [of_transformers(theirs, prompt) for prompt in PROMPTS]
-    assert len({tuple(reply.tokens) for reply in found}) > 1
-    assert sum(reply.near_ties for reply in found) == 0
+    replies = answers(load_for_answers(tmp_path, keys, tensors), questions())
+    assert [reply.tokens for reply in replies] == [generate_with_transformers(theirs, prompt) for prompt in PROMPTS]
+    assert len({tuple(reply.tokens) for reply in replies}) > 1
+    assert sum(reply.near_ties for reply in replies) == 0
 
 
 class NoCache:
@@ -181,7 +178,7 @@ def decoder(**keys):
     architecture = Architecture(**{**common, "tied": False, "activation": "silu", "kv_heads": 2, **keys})
     body = build_decoder(architecture, mup=False, device=torch.device("cpu")).to_empty(device="cpu")
     made = CausalModel(
-        randomised(body), torch.randn(96, 32, generator=torch.Generator().manual_seed(3)), architecture, "masked", {}
+        randomize_decisively(body), torch.randn(96, 32, generator=torch.Generator().manual_seed(3)), architecture, "masked", {}
     )
     made.fit_tokenizer(96)
     return made
@@ -207,9 +204,9 @@ FAMILIES = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_cache_changes_no_answer_of_any_family(family):
     model = decoder(**FAMILIES[family])
-    found = answers(model, questions())
-    assert found == answers(NoCache(model), questions())
-    assert len({tuple(reply.tokens) for reply in found}) > 1
+    replies = answers(model, questions())
+    assert replies == answers(NoCache(model), questions())
+    assert len({tuple(reply.tokens) for reply in replies}) > 1
 
 
 @pytest.mark.parametrize("name", ["llama_gqa_tp2_pp2", "llama_rope_interleaved", "qwen2_bias_tp1", "qwen2_nope_tied_tp2"])
@@ -223,7 +220,7 @@ def test_what_nanotron_saved_answers_the_same_with_and_without_a_cache(name):
 @pytest.mark.parametrize("family", [llama, sliding, mixture_of_experts, starcoder2])
 def test_in_bf16_an_answer_is_the_same_every_time_and_in_any_company(family, tmp_path):
     _, keys, tensors = family()
-    model = written(tmp_path, keys, tensors, dtype="bfloat16")
+    model = load_for_answers(tmp_path, keys, tensors, dtype="bfloat16")
     shape = fit_shape(questions())
     runs = [generate_answers(model, questions(prompts), shape=shape, decode=str) for prompts in (PROMPTS, PROMPTS, PROMPTS[::-1])]
     assert runs[0] == runs[1] == runs[2][::-1]
@@ -236,14 +233,14 @@ def test_in_bf16_an_answer_is_the_same_every_time_and_in_any_company(family, tmp
 @pytest.mark.parametrize("rows", [1, 2, 8])
 def test_an_answer_does_not_depend_on_how_many_are_answered_together(rows, family, tmp_path):
     _, keys, tensors = family()
-    model = written(tmp_path, keys, tensors)
+    model = load_for_answers(tmp_path, keys, tensors)
     assert answers(model, questions(), rows) == answers(model, questions())
 
 
 def test_company_changes_no_bit_of_what_decides(tmp_path, monkeypatch):
     """With the shapes fixed, logits are equal bit by bit whoever stands in the other rows."""
     _, keys, tensors = sliding()
-    model = written(tmp_path, keys, tensors)
+    model = load_for_answers(tmp_path, keys, tensors)
     seen = []
     choose = generating._choose_tokens
 
@@ -264,32 +261,32 @@ def test_company_changes_no_bit_of_what_decides(tmp_path, monkeypatch):
 
 def test_an_answer_ends_at_a_stop_token_which_is_no_part_of_its_text(tmp_path):
     _, keys, tensors = llama()
-    model = written(tmp_path, keys, tensors)
-    (whole,) = answers(model, questions([PROMPTS[1]]))
-    stop = whole.tokens[6]
-    first = whole.tokens.index(stop)
+    model = load_for_answers(tmp_path, keys, tensors)
+    (uncut,) = answers(model, questions([PROMPTS[1]]))
+    stop = uncut.tokens[6]
+    first = uncut.tokens.index(stop)
     (cut,) = answers(model, questions([PROMPTS[1]], stop_ids=frozenset({stop})))
-    assert (cut.finish, cut.tokens) == ("stop_token", whole.tokens[: first + 1])
-    assert cut.text == " ".join(map(str, whole.tokens[:first]))
+    assert (cut.finish, cut.tokens) == ("stop_token", uncut.tokens[: first + 1])
+    assert cut.text == " ".join(map(str, uncut.tokens[:first]))
 
 
 def test_an_answer_ends_at_a_stop_string_even_across_tokens_and_an_early_one_is_no_matter_for_the_others(tmp_path):
     _, keys, tensors = llama()
-    model = written(tmp_path, keys, tensors)
+    model = load_for_answers(tmp_path, keys, tensors)
     plain = answers(model, questions())
     string = " ".join(map(str, plain[1].tokens[8:10]))
-    found = answers(model, questions(stop_strings=(string,)))
-    assert found[1].finish == "stop_string"
-    assert string not in found[1].text
-    assert plain[1].text.startswith(found[1].text)
+    stopped = answers(model, questions(stop_strings=(string,)))
+    assert stopped[1].finish == "stop_string"
+    assert string not in stopped[1].text
+    assert plain[1].text.startswith(stopped[1].text)
     assert [reply.finish for reply in plain] == ["length"] * 5
-    for before, after in zip(plain, found, strict=True):
+    for before, after in zip(plain, stopped, strict=True):
         assert before.tokens[: len(after.tokens)] == after.tokens
 
 
 def test_rows_of_the_head_that_stand_for_no_token_are_never_chosen(tmp_path):
     _, keys, tensors = llama()
-    model = written(tmp_path, keys, tensors)
+    model = load_for_answers(tmp_path, keys, tensors)
     model.fit_tokenizer(10)
     assert all(token < 10 for reply in answers(model, questions()) for token in reply.tokens)
 
@@ -297,14 +294,14 @@ def test_rows_of_the_head_that_stand_for_no_token_are_never_chosen(tmp_path):
 def test_a_logit_that_is_not_finite_is_said(tmp_path):
     _, keys, weights = llama()
     weights["lm_head.weight"] = torch.full_like(weights["lm_head.weight"], 3e38)
-    model = written(tmp_path, keys, weights)
+    model = load_for_answers(tmp_path, keys, weights)
     with pytest.raises(NotFiniteError):
         answers(model, questions())
 
 
 def test_between_counts_what_is_put_in_and_may_stop(tmp_path):
     _, keys, tensors = llama()
-    model = written(tmp_path, keys, tensors)
+    model = load_for_answers(tmp_path, keys, tensors)
     asked, counted = questions([[1, 2, 3], [4]], new=3), []
     generate_answers(model, asked, shape=fit_shape(asked), decode=str, on_batch=counted.append)
     assert counted == [4, 2, 2]

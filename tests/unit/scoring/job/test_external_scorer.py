@@ -10,17 +10,18 @@ import time
 import msgspec
 import pytest
 
-from scoring.cli.score_options import ScoreOptions, request_from_options
 from scoring.job.external_scorer import build_environment, prepare_folders
 from suites.common.errors import ExitCode
 from suites.contract.encoding import encode_json
 from suites.contract.paths import TIER_FILES, EvaluationPaths
 from suites.contract.scoring_request import compute_tier_digests
 from suites.contract.tier_files import check_tier_file
-from support.models.tiny_llama_items import BYTE_TOKENIZER, LLAMA_CHECKPOINT
+from support.models.nanotron_fixtures import BYTE_TOKENIZER
+from support.models.tiny_llama_items import LLAMA_CHECKPOINT
 from support.runs.scoring_jobs import (
     get_results_folder,
     make_score_arguments,
+    make_score_request,
     run_scoring_in_process,
     start_scoring_process,
     write_suites,
@@ -81,7 +82,7 @@ def test_the_simplest_files_are_published_with_our_head(tmp_path, scorer, capfd)
     assert cf["summary"] == {"primary": 0.5, "acc": 0.5, "tasks": 1}
     assert len(cf["tasks"]["ours"]["data_key"]) == 64
     assert not list(get_results_folder(tmp_path).glob("foreign/*/eval_data"))
-    request = request_by_hand_(tmp_path)
+    request = make_command_request(tmp_path)
     for tier, (digest, names) in compute_tier_digests(request.suites).items():
         path = request.paths.tier_json(tier)
         judged = check_tier_file(path, tier=tier, fingerprint=request.fingerprint, suite_digest=digest, names=names)
@@ -156,15 +157,8 @@ def test_whatever_else_it_leaves_fails_with_one_clear_line(tmp_path, scorer, res
     assert not (get_results_folder(tmp_path) / "tier3_cf.json").exists()
 
 
-def request_by_hand_(folder, **more):
-    given = {
-        "checkpoint": LLAMA_CHECKPOINT,
-        "suites": (str(folder / "ppl.yaml"), str(folder / "cf.yaml")),
-        "results": folder / "results",
-    }
-    given |= {"eval_data": folder / "data", "tokenizer": str(BYTE_TOKENIZER), "seq_len": 64, "stage": "stage1", "offline": False}
-    given |= {"slow_tokenizer": False, "name": None, "device": None, "dtype": None, "padded_vocab": "in_softmax", "exports": ()}
-    return request_from_options(ScoreOptions(**given, **{"backend": "command", "command": "true", **more}), {})
+def make_command_request(folder):
+    return make_score_request(folder, backend="command", command="true", device=None, offline=False)
 
 
 def test_a_list_is_arguments_and_a_line_is_the_users_own_bash(tmp_path, scorer):
@@ -172,7 +166,7 @@ def test_a_list_is_arguments_and_a_line_is_the_users_own_bash(tmp_path, scorer):
     said = tmp_path / "said"
     code = f"import os, sys; open({str(said)!r}, 'w').write(repr(sys.argv[1:]))"
     argv = (sys.executable, "-c", code, "$HOME; echo", "two words")
-    request = msgspec.structs.replace(request_by_hand_(tmp_path), command=argv)
+    request = msgspec.structs.replace(make_command_request(tmp_path), command=argv)
     (tmp_path / "request.json").write_bytes(encode_json(request))
     assert run_scoring_in_process(["score", str(tmp_path / "request.json")]) == ExitCode.BUG
     assert said.read_text() == "['$HOME; echo', 'two words']"
@@ -225,12 +219,12 @@ def test_a_tokenizer_of_the_hub_is_told_as_its_copy(tmp_path):
 
 def _bare(tmp_path):
     write_suites(tmp_path)
-    return request_by_hand_(tmp_path)
+    return make_command_request(tmp_path)
 
 
 def test_what_an_earlier_run_left_is_no_result_of_this_one(tmp_path, scorer):
     assert score(tmp_path, scorer()) == 0
-    request = request_by_hand_(tmp_path)
+    request = make_command_request(tmp_path)
     places = prepare_folders(msgspec.structs.replace(request, run_id="another"), [], 0)
     assert [path.name for path in places.results.parents[1].iterdir()] == [places.results.parent.name]
     assert list(places.results.iterdir()) == []

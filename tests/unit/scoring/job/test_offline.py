@@ -10,7 +10,7 @@ import pytest
 from suites.common.errors import ExitCode
 from support.fakes.hub import make_hub_environment, serve_hub
 from support.fakes.hub_datasets import make_full_hub
-from support.models.tiny_llama_items import BYTE_TOKENIZER
+from support.models.nanotron_fixtures import BYTE_TOKENIZER
 from support.runs.prefill_process import CommandProcess
 from support.runs.scoring_jobs import get_results_folder, make_score_arguments
 

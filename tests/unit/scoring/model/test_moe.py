@@ -7,25 +7,31 @@ all experts are taken. OLMoE and Qwen3-MoE have other attention, so of them the 
 
 import pytest
 import torch
-from transformers import MixtralConfig, MixtralForCausalLM, OlmoeConfig, Qwen3MoeConfig
+from transformers import OlmoeConfig, Qwen3MoeConfig
 from transformers.models.olmoe.modeling_olmoe import OlmoeSparseMoeBlock
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
 from scoring.model.loader import load_causal_lm
 from support.models import hf_to_nanotron
 from support.models import moe as mixtures
-from support.models.nanotron_checkpoint import make_tiny_checkpoint_arguments, write_checkpoint
+from support.models.transformers_parity import (
+    assert_logits_close,
+    assert_same_logits,
+    compute_logits,
+    compute_transformers_logits,
+    load_from_nanotron,
+    make_transformers_model,
+)
 
 pytestmark = pytest.mark.scoring
 torch.set_num_threads(1)
 
 SIZES = {**hf_to_nanotron.TINY_SIZES, "num_hidden_layers": 3}
 KEYS = {"is_llama_config": False, "is_qwen2_config": True, "rms_norm_eps": 1e-6, "rope_theta": 1e4}
-TOKENS = torch.arange(2 * 40).view(2, 40) % 96
 EVERY = [(experts, top) for experts in (1, 4, 6) for top in range(1, experts + 1)]
 
 
-def randomised(model):
+def randomize_experts(model):
     """Weights of a size at which experts differ and a softmax over them is far from even."""
     generator = torch.Generator().manual_seed(7)
     for name, parameter in model.named_parameters():
@@ -34,77 +40,68 @@ def randomised(model):
     return model.eval()
 
 
-def written(tmp_path, moe, tensors, *, tp=1, **keys):
-    described = make_tiny_checkpoint_arguments(20, model_config={**SIZES, **KEYS, **keys, "moe_config": moe}, tp=tp)
-    return load_causal_lm(write_checkpoint(tmp_path / "20", **{**described, "tensors": tensors}), device="cpu")
-
-
-def logits(model):
-    return model.logits(model.hidden_states(TOKENS))
-
-
-@torch.inference_mode()
-def of_transformers(model):
-    return model(TOKENS).logits
-
-
-def close(found, expected):
-    torch.testing.assert_close(found, expected, atol=3e-5, rtol=1e-5)
+def load_mixture(folder, moe, tensors, *, tp=1, **keys):
+    return load_from_nanotron(folder, {**SIZES, **KEYS, **keys, "moe_config": moe}, tensors, tp=tp)
 
 
 @pytest.mark.parametrize("tp", [1, 2])
 @pytest.mark.parametrize("activation", ["silu", "gelu"])
 def test_with_a_shared_expert_it_is_qwen2_moe(activation, tp, tmp_path):
-    theirs = randomised(mixtures.make_qwen2_moe(SIZES, hidden_act=activation))
+    theirs = randomize_experts(mixtures.make_qwen2_moe(SIZES, hidden_act=activation))
     moe, tensors = mixtures.convert_moe(theirs)
-    ours = written(tmp_path, moe, tensors, tp=tp, attention_bias=True, hidden_act=activation)
+    ours = load_mixture(tmp_path, moe, tensors, tp=tp, attention_bias=True, hidden_act=activation)
     assert ours.description["architecture"] == "qwen2 with experts"
-    close(logits(ours), of_transformers(theirs))
+    assert_same_logits(ours, theirs)
 
 
 def test_in_bf16_the_router_stays_fp32_as_nanotron_keeps_it(tmp_path):
-    theirs = randomised(mixtures.make_qwen2_moe(SIZES))
+    theirs = randomize_experts(mixtures.make_qwen2_moe(SIZES))
     moe, tensors = mixtures.convert_moe(theirs)
-    written(tmp_path, moe, tensors, attention_bias=True)
+    load_mixture(tmp_path, moe, tensors, attention_bias=True)
     rounded = load_causal_lm(tmp_path / "20", device="cpu", dtype="bfloat16")
     assert rounded.body.layers[0].mlp.router.weight.dtype is torch.float32
-    assert (logits(rounded) - of_transformers(theirs)).abs().mean() < 0.05 * of_transformers(theirs).std()
+    expected = compute_transformers_logits(theirs)
+    assert (compute_logits(rounded) - expected).abs().mean() < 0.05 * expected.std()
 
 
 @pytest.mark.parametrize(("experts", "top"), EVERY)
 def test_without_a_shared_expert_it_is_qwen2_moe_whose_shared_expert_adds_nothing(experts, top, tmp_path):
-    theirs = randomised(mixtures.make_qwen2_moe(SIZES, num_experts=experts, num_experts_per_tok=top))
-    with_it = of_transformers(theirs)
+    theirs = randomize_experts(mixtures.make_qwen2_moe(SIZES, num_experts=experts, num_experts_per_tok=top))
+    with_it = compute_transformers_logits(theirs)
     moe, tensors = mixtures.convert_moe(mixtures.zero_shared_experts(theirs), shared=False)
-    ours = written(tmp_path, moe, tensors, attention_bias=True)
+    ours = load_mixture(tmp_path, moe, tensors, attention_bias=True)
     assert not hasattr(ours.body.layers[1].mlp, "router")
-    close(logits(ours), of_transformers(theirs))
-    assert (logits(ours) - with_it).abs().max() > 0.1
+    assert_same_logits(ours, theirs)
+    assert (compute_logits(ours) - with_it).abs().max() > 0.1
 
 
 @pytest.mark.parametrize(
     ("written_as", "dense"), [([-1], []), (None, []), ([0, 1, 2], []), ([2, 0], [1]), ([1], [0, 2]), ([], [0, 1, 2])]
 )
 def test_layers_says_which_have_experts(written_as, dense, tmp_path):
-    theirs = mixtures.zero_shared_experts(randomised(mixtures.make_qwen2_moe(SIZES, mlp_only_layers=dense)))
+    theirs = mixtures.zero_shared_experts(randomize_experts(mixtures.make_qwen2_moe(SIZES, mlp_only_layers=dense)))
     moe, tensors = mixtures.convert_moe(theirs, shared=False)
     moe = {**moe, "layers": written_as} if written_as is not None else {key: moe[key] for key in moe if key != "layers"}
-    ours = written(tmp_path, moe, tensors, attention_bias=True)
+    ours = load_mixture(tmp_path, moe, tensors, attention_bias=True)
     assert [index for index, layer in enumerate(ours.body.layers) if not hasattr(layer.mlp, "router")] == dense
-    close(logits(ours), of_transformers(theirs))
+    assert_same_logits(ours, theirs)
 
 
 def test_with_all_experts_taken_it_is_mixtral_and_with_fewer_it_is_not(tmp_path):
     sizes = {**SIZES, "intermediate_size": 16, "tie_word_embeddings": False, "rms_norm_eps": 1e-6}
     rope = {"rope_type": "default", "rope_theta": 1e4}
-    config = MixtralConfig(**sizes, num_local_experts=4, num_experts_per_tok=4, sliding_window=None, rope_parameters=rope)
-    theirs = randomised(MixtralForCausalLM(config))
+    theirs = randomize_experts(
+        make_transformers_model(
+            "Mixtral", **sizes, num_local_experts=4, num_experts_per_tok=4, sliding_window=None, rope_parameters=rope
+        )
+    )
     moe, tensors = mixtures.convert_moe(theirs, shared=False)
-    close(logits(written(tmp_path / "all", moe, tensors)), of_transformers(theirs))
+    assert_same_logits(load_mixture(tmp_path / "all", moe, tensors), theirs)
     for layer in theirs.model.layers:
         layer.mlp.gate.top_k = 2
-    fewer = logits(written(tmp_path / "two", {**moe, "top_k": 2}, tensors))
-    assert (fewer - of_transformers(theirs)).abs().max() > 0.1  # Mixtral's two weights are renormalised, nanotron's are not
+    fewer = compute_logits(load_mixture(tmp_path / "two", {**moe, "top_k": 2}, tensors))
+    difference = fewer - compute_transformers_logits(theirs)
+    assert difference.abs().max() > 0.1  # Mixtral's two weights are renormalised, nanotron's are not
 
 
 @pytest.mark.parametrize("top", [1, 3, 8])
@@ -112,13 +109,13 @@ def test_with_all_experts_taken_it_is_mixtral_and_with_fewer_it_is_not(tmp_path)
 def test_its_block_is_that_of_olmoe_and_qwen3_moe_without_renormalising(family, top, tmp_path):
     more = {"num_experts": 8, "num_experts_per_tok": top, "norm_topk_prob": False}
     if family == "olmoe":
-        block = randomised(OlmoeSparseMoeBlock(OlmoeConfig(**{**SIZES, "intermediate_size": 16}, **more)))
+        block = randomize_experts(OlmoeSparseMoeBlock(OlmoeConfig(**{**SIZES, "intermediate_size": 16}, **more)))
     else:
-        block = randomised(Qwen3MoeSparseMoeBlock(Qwen3MoeConfig(**SIZES, moe_intermediate_size=16, **more)))
-    layer = randomised(mixtures.make_qwen2_moe({**SIZES, "num_hidden_layers": 1}, **more, mlp_only_layers=[]))
+        block = randomize_experts(Qwen3MoeSparseMoeBlock(Qwen3MoeConfig(**SIZES, moe_intermediate_size=16, **more)))
+    layer = randomize_experts(mixtures.make_qwen2_moe({**SIZES, "num_hidden_layers": 1}, **more, mlp_only_layers=[]))
     layer.model.layers[0].mlp.load_state_dict(block.state_dict(), strict=False)
     moe, tensors = mixtures.convert_moe(layer, shared=False)
-    ours = written(tmp_path, moe, tensors, num_hidden_layers=1, attention_bias=True)
+    ours = load_mixture(tmp_path, moe, tensors, num_hidden_layers=1, attention_bias=True)
     hidden = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        close(ours.body.layers[0].mlp(hidden), block(hidden))
+        assert_logits_close(ours.body.layers[0].mlp(hidden), block(hidden))

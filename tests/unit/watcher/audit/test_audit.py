@@ -10,10 +10,9 @@ import pytest
 
 from suites.common.atomic_files import write_atomically
 from suites.contract.encoding import encode_json
-from suites.contract.paths import EvaluationPaths
 from suites.contract.scoring_request import read_scoring_request
 from support.fakes.executor import FakeJob
-from support.runs.watched_run import SLICES_SUITE, WatchedRun
+from support.runs.watched_run import SLICES_SUITE, make_watched_fixture
 from watcher.audit import audit as audit_look
 from watcher.audit import repair as audit_look_repair
 from watcher.core import event_parsing, events
@@ -25,38 +24,22 @@ from watcher.journal.journal import Journal
 KEY = "stage1/step_100"
 
 
-@pytest.fixture
-def watched(tmp_path, monkeypatch):
-    made = WatchedRun(tmp_path, monkeypatch, steps=(100,))
-    made.write_checkpoint("stage1", 100)
-    yield made
-    if made.daemon is not None:
-        made.daemon.close()
+watched = make_watched_fixture(steps=(100,), checkpoints=(100,))
 
 
 @pytest.fixture
 def scored(watched):
     watched.tick_until(watched.are_all_scored, max_ticks=6)
     watched.executor.purge()
-    stop(watched)
+    watched.close_daemon()
     return watched
 
 
-def stop(watched):
-    watched.daemon.close()
-    watched.daemon = None
-
-
-def paths(watched, key=KEY):
-    stage, _, directory = key.partition("/")
-    return EvaluationPaths(watched.config.results, stage, directory)
-
-
 def look(watched, *, alive=False):
-    found = audit_look.run_audit(
+    result = audit_look.run_audit(
         watched.config, watched.executor, read_state_id(watched.config.state), {}, now=watched.clock(), alive=alive
     )
-    return found.differences
+    return result.differences
 
 
 def only(watched, **given):
@@ -73,13 +56,13 @@ def mend(watched, findings, *, alive=False):
 
 def amend(watched):
     """Repair, let a watcher answer, and look again."""
-    (said,) = mend(watched, look(watched))
-    assert "left as a request, handled when `watcher run` or `watcher once` runs next" in said
+    (line,) = mend(watched, look(watched))
+    assert "left as a request, handled when `watcher run` or `watcher once` runs next" in line
     os.utime(watched.config.paths.requests, (watched.clock(), watched.clock()))
     watched.start_daemon()
     watched.tick(jobs=False)
     states = watched.list_states()
-    stop(watched)
+    watched.close_daemon()
     return states
 
 
@@ -125,7 +108,7 @@ def test_valid_results_of_what_the_journal_gave_up_are_journaled(scored, event):
 
 
 def spoil(watched, how):
-    file = paths(watched).tier_json("tier3_cf")
+    file = watched.get_evaluation_paths().tier_json("tier3_cf")
     if how == "gone":
         file.unlink()
         return "no tier3_cf"
@@ -139,9 +122,9 @@ def spoil(watched, how):
         document = {"acc": 1}
     else:
         for tier in ("tier2_ppl", "tier3_cf"):
-            other = json.loads(paths(watched).tier_json(tier).read_text())
+            other = json.loads(watched.get_evaluation_paths().tier_json(tier).read_text())
             other["checkpoint"]["fingerprint"] = "0" * 64
-            write_atomically(paths(watched).tier_json(tier), json.dumps(other))
+            write_atomically(watched.get_evaluation_paths().tier_json(tier), json.dumps(other))
         return "results of another content (000000000000, not "
     write_atomically(file, json.dumps(document))
     return "no finite acc" if how == "invalid" else "written by another program"
@@ -149,20 +132,20 @@ def spoil(watched, how):
 
 @pytest.mark.parametrize("how", ["gone", "invalid", "torn", "foreign", "another fingerprint"])
 def test_a_scored_one_whose_results_are_no_good_becomes_lost_and_is_not_scored_again_unasked(scored, how):
-    words = spoil(scored, how)
+    observed = spoil(scored, how)
     finding = only(scored)
     assert (finding.key, finding.journal_state, finding.repair) == (KEY, "scored", "journal it as lost")
-    assert words in finding.observed
+    assert observed in finding.observed
     assert amend(scored)[KEY] == "lost"
     assert scored.executor.calls["submit"] == 1
 
 
 def test_lost_results_that_are_back_are_found(scored):
-    kept = paths(scored).tier_json("tier3_cf").read_bytes()
+    kept = scored.get_evaluation_paths().tier_json("tier3_cf").read_bytes()
     spoil(scored, "gone")
     assert amend(scored) == {KEY: "lost"}
     assert look(scored) == ()
-    write_atomically(paths(scored).tier_json("tier3_cf"), kept)
+    write_atomically(scored.get_evaluation_paths().tier_json("tier3_cf"), kept)
     assert only(scored).repair == "journal it as scored"
     assert amend(scored) == {KEY: "scored"}
 
@@ -226,7 +209,7 @@ def test_what_a_running_watcher_would_cancel_or_adopt_is_left_to_it(scored):
     journal = Journal.open(scored.config.paths)
     journal.append(events.Pending(evaluation=KEY, reason="asked"), t=scored.clock())
     journal.close()
-    shutil.rmtree(paths(scored).folder)
+    shutil.rmtree(scored.get_evaluation_paths().folder)
     scored.executor.jobs["eval-stage1-100-0badcafe"].state = JobState.RUNNING
     assert only(scored).repair == "none needed: the next tick adopts it"
 
@@ -237,9 +220,9 @@ def test_nothing_is_removed_behind_a_running_watchers_back(scored, monkeypatch):
     os.utime(scored.config.paths.requests / ".x.json.host.1.00000000", (0, 0))
     write_atomically(scored.config.paths.lock, json.dumps({"host": "another", "pid": 1, "start": 1}))
     findings = look(scored)
-    (said,) = mend(scored, findings)
-    assert "1 to remove or cancel, not done" in said
-    assert "a watcher already runs here: pid 1 on another" in said
+    (line,) = mend(scored, findings)
+    assert "1 to remove or cancel, not done" in line
+    assert "a watcher already runs here: pid 1 on another" in line
     assert look(scored) == findings
 
 
@@ -264,7 +247,7 @@ def test_attempts_that_the_journal_never_mentioned(scored):
 
 def part(watched, name, fingerprint):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    folder = paths(watched).parts
+    folder = watched.get_evaluation_paths().parts
     folder.mkdir(exist_ok=True)
     meta = {"part": json.dumps({"schema": 1, "fingerprint": fingerprint})}
     pq.write_table(pa.table({"x": [1]}).replace_schema_metadata(meta), folder / f"{name}.parquet")
@@ -273,7 +256,7 @@ def part(watched, name, fingerprint):
 
 @pytest.mark.scoring
 def test_parts_of_contents_that_are_gone_and_leases_of_the_dead_are_removed(scored):
-    fingerprint = json.loads(paths(scored).tier_json("tier2_ppl").read_text())["checkpoint"]["fingerprint"]
+    fingerprint = json.loads(scored.get_evaluation_paths().tier_json("tier2_ppl").read_text())["checkpoint"]["fingerprint"]
     kept, old = part(scored, "web.1", fingerprint), part(scored, "web.2", "f" * 64)
     lease, fresh = old.with_name("web.3.lease"), old.with_name("web.4.lease")
     for path, age in ((lease, 700), (fresh, 10)):
@@ -288,9 +271,9 @@ def test_parts_of_contents_that_are_gone_and_leases_of_the_dead_are_removed(scor
 
 def test_without_a_queue_jobs_are_not_compared_and_that_is_said(scored):
     scored.executor.unreachable = "Unable to contact slurm controller"
-    found = audit_look.run_audit(scored.config, scored.executor, "none", {}, now=scored.clock(), alive=False)
-    assert found.differences == ()
-    assert "Unable to contact slurm controller" in found.queue_error
+    result = audit_look.run_audit(scored.config, scored.executor, "none", {}, now=scored.clock(), alive=False)
+    assert result.differences == ()
+    assert "Unable to contact slurm controller" in result.queue_error
 
 
 def test_an_amendment_that_comes_too_late_does_nothing(scored):
@@ -308,7 +291,7 @@ def test_an_amendment_that_comes_too_late_does_nothing(scored):
 
 
 def test_results_of_another_program_are_shown_and_left_alone(scored):
-    other = paths(scored, "stage1/step_777").tier_json("tier2_ppl")
+    other = scored.get_evaluation_paths("stage1/step_777").tier_json("tier2_ppl")
     other.parent.mkdir()
     other.write_text("{}")
     finding = only(scored)

@@ -23,8 +23,7 @@ def watched(tmp_path, monkeypatch):
     made.write_checkpoint("stage1", 100)
     made.tick(2, jobs=False)
     yield made
-    if made.daemon is not None:
-        made.daemon.close()
+    made.close_daemon()
 
 
 def leave(watched, *ends):
@@ -40,7 +39,7 @@ def leave(watched, *ends):
         )
 
 
-def told(watched):
+def find_difference(watched):
     """What the audit says of the evaluation once no job of it is in the queue."""
     watched.executor.jobs.clear()
     config = watched.config
@@ -63,16 +62,16 @@ OUTCOMES = [
 ]
 
 
-@pytest.mark.parametrize(("ends", "words"), OUTCOMES)
-def test_of_an_attempt_in_flight(watched, ends, words):
+@pytest.mark.parametrize(("ends", "outcome"), OUTCOMES)
+def test_of_an_attempt_in_flight(watched, ends, outcome):
     leave(watched, *ends)
-    finding = told(watched)
-    assert finding.observed.endswith(f"; disk: {words}, no results")
+    finding = find_difference(watched)
+    assert finding.observed.endswith(f"; disk: {outcome}, no results")
     assert finding.amendment is None, "the next tick sees it"
 
 
-@pytest.mark.parametrize(("ends", "words"), OUTCOMES)
-def test_of_an_attempt_that_the_journal_does_not_know(watched, ends, words):
+@pytest.mark.parametrize(("ends", "outcome"), OUTCOMES)
+def test_of_an_attempt_that_the_journal_does_not_know(watched, ends, outcome):
     leave(watched, *ends)
     (run,) = watched.run_ids()
     place = watched.config.paths.attempt(run)
@@ -87,14 +86,14 @@ def test_of_an_attempt_that_the_journal_does_not_know(watched, ends, words):
         config, watched.executor, read_state_id(config.state), {}, now=watched.clock(), alive=False
     ).differences
     (finding,) = [each for each in findings if other.name in each.observed]
-    said = words.removeprefix("its run ")
-    how = said if said.startswith("ended") else f"claimed by slurm:101, {said}"
+    run_outcome = outcome.removeprefix("its run ")
+    how = run_outcome if run_outcome.startswith("ended") else f"claimed by slurm:101, {run_outcome}"
     assert finding.observed == f"disk: attempt {other.name} {how}"
 
 
-@pytest.mark.parametrize(("ends", "words"), OUTCOMES)
-def test_the_daemon_takes_the_same_end_for_the_end(watched, ends, words):
+@pytest.mark.parametrize(("ends", "outcome"), OUTCOMES)
+def test_the_daemon_takes_the_same_end_for_the_end(watched, ends, outcome):
     leave(watched, *ends)
     results = get_evaluation_paths(watched.config, watched.journal_state.records[KEY])
     seen = read_attempt_files(watched.config.paths, results, watched.run_ids()[0], 3)
-    assert [f"its run ended with {each.code}" for each in seen.exit_records] == [words] * words.startswith("its run")
+    assert [f"its run ended with {each.code}" for each in seen.exit_records] == [outcome] * outcome.startswith("its run")

@@ -4,9 +4,8 @@ import os
 import time
 
 import pytest
-from click.testing import CliRunner
 
-from watcher.cli.app import main
+from support.runs.watcher_commands import make_config_folder_fixture, run_watcher
 
 CONFIG = """
 results: results
@@ -14,45 +13,43 @@ executor: local
 stages:
   stage1: {checkpoints: ckpts/stage1, steps: [100], suites: [slices.yaml], tokenizer: ./tokenizer, seq_len: 64}
 """
+SUITE = "tier: tier2_ppl\nslices:\n  web: {data_files: [/data/web.jsonl], target_tokens: 9}\n"
+
+
+config_folder = make_config_folder_fixture(CONFIG)
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("SCRATCH", "WATCHER_CONFIG", "LIGHTEVAL_CMD"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "watcher.yaml").write_text(CONFIG)
-    (tmp_path / "slices.yaml").write_text("tier: tier2_ppl\nslices:\n  web: {data_files: [/data/web.jsonl], target_tokens: 9}\n")
-    return tmp_path
+def audited_folder(config_folder):
+    (config_folder / "slices.yaml").write_text(SUITE)
+    return config_folder
 
 
-def said(*words, code):
-    result = CliRunner().invoke(main, ["audit", *words])
-    assert result.exit_code == code, result.output
-    return result.output
+def run_audit(*arguments, exit_code):
+    return run_watcher("audit", *arguments, exit_code=exit_code).output
 
 
-def test_where_there_is_nothing_yet_all_agree_and_nothing_is_made(here):
-    assert said(code=0) == "Journal, disk and queue agree.\n"
-    assert not (here / "results").exists()
+def test_where_there_is_nothing_yet_all_agree_and_nothing_is_made(audited_folder):
+    assert run_audit(exit_code=0) == "Journal, disk and queue agree.\n"
+    assert not (audited_folder / "results").exists()
 
 
-def test_a_difference_is_one_harmless_line_and_exit_1(here):
-    folder = here / "results" / "stage1" / "by_checkpoint" / "step_1\x1b[2J\n"
+def test_a_difference_is_one_harmless_line_and_exit_1(audited_folder):
+    folder = audited_folder / "results" / "stage1" / "by_checkpoint" / "step_1\x1b[2J\n"
     folder.mkdir(parents=True)
     (folder / "tier2_ppl.json").write_text("{}")
-    (line,) = said(code=1).splitlines()
+    (line,) = run_audit(exit_code=1).splitlines()
     assert line.startswith("stage1/step_1?[2J : journal: not known; disk: tier2_ppl is foreign (")
     assert line.endswith("; repair: none: find out who wrote them")
 
 
-def test_what_is_left_over_is_removed_only_with_repair(here):
-    attempt = here / "results" / ".watcher" / "attempts" / "eval-stage1-100-0badcafe"
+def test_what_is_left_over_is_removed_only_with_repair(audited_folder):
+    attempt = audited_folder / "results" / ".watcher" / "attempts" / "eval-stage1-100-0badcafe"
     attempt.mkdir(parents=True)
     os.utime(attempt, (time.time() - 7200, time.time() - 7200))
     line = f"{attempt.name}: journal: no such attempt; disk: attempt {attempt.name} was never run; repair: remove it\n"
-    assert said(code=1) == line
+    assert run_audit(exit_code=1) == line
     assert attempt.is_dir()
-    assert said("--repair", code=1) == f"{line}{attempt.name}: {attempt} removed\n"
+    assert run_audit("--repair", exit_code=1) == f"{line}{attempt.name}: {attempt} removed\n"
     assert not attempt.exists()
-    assert said("--repair", code=0) == "Journal, disk and queue agree.\n"
+    assert run_audit("--repair", exit_code=0) == "Journal, disk and queue agree.\n"

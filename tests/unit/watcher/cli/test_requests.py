@@ -3,20 +3,18 @@ import time
 
 import msgspec
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from suites.common.errors import UserError
-from watcher.cli.app import main
+from support.runs.watcher_commands import make_config_folder_fixture, publish_daemon_status, run_watcher
 from watcher.config.loader import load_config
 from watcher.core import events
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
 from watcher.core.request_types import Request
-from watcher.journal import request_files as asks
+from watcher.journal import request_files
 from watcher.journal.journal import Journal
-from watcher.journal.request_files import read_requests as pending
-from watcher.status.document import DaemonFacts, build_status, publish_status
+from watcher.journal.request_files import read_requests
 
 CONFIG = """
 results: results
@@ -28,34 +26,13 @@ stages:
 """
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("SCRATCH", "WATCHER_CONFIG", "LIGHTEVAL_CMD"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "watcher.yaml").write_text(CONFIG)
-    return tmp_path
+config_folder = make_config_folder_fixture(CONFIG)
 
 
-def said(*words, code=0):
-    result = CliRunner().invoke(main, words)
-    assert result.exit_code == code, result.output
-    return result
-
-
-def left():
-    found, wrong = pending(load_config(None, {}).paths)
-    assert not wrong
-    return found
-
-
-def leave_status(*records, age=0.0):
-    config = load_config(None, {})
-    daemon = DaemonFacts(host="login1", pid=42, epoch=1, started_at=0.0, version="x", poll_seconds=60.0)
-    config.state.mkdir(parents=True, exist_ok=True)
-    now = time.time() - age
-    known = {record.key: record for record in records}
-    publish_status(build_status(records=known, skips=[], queue=None, config=config, now=now, daemon=daemon), config.paths)
+def read_pending():
+    requests, unreadable = read_requests(load_config(None, {}).paths)
+    assert not unreadable
+    return requests
 
 
 def record(step, state, stage="stage1"):
@@ -65,7 +42,7 @@ def record(step, state, stage="stage1"):
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("arguments", "expected"),
     [
         (("enqueue", "stage1", "150"), {"kind": "enqueue", "stage": "stage1", "steps": (150,), "force": False, "bridge": False}),
         (("enqueue", "stage1", "100:300:100", "7"), {"steps": (7, 100, 200, 300)}),
@@ -82,35 +59,35 @@ def record(step, state, stage="stage1"):
         (("cancel", "stage1", "100", "--name", "mine"), {"kind": "cancel", "name": "mine"}),
     ],
 )
-@pytest.mark.usefixtures("here")
-def test_what_is_asked_is_left_for_the_watcher(words, expected):
+@pytest.mark.usefixtures("config_folder")
+def test_what_is_asked_is_left_for_the_watcher(arguments, expected):
     before = time.time()
-    said(*words)
-    (ask,) = left()
+    run_watcher(*arguments)
+    (ask,) = read_pending()
     assert {key: getattr(ask, key) for key in expected} == expected
     assert before - 1 <= ask.at <= time.time() + 1
     assert "@" in ask.by
 
 
-def test_a_checkpoint_elsewhere_is_asked_for_by_its_folder(here):
-    (here / "old/4000").mkdir(parents=True)
-    (here / "old/best").mkdir()
-    said("enqueue", "stage1", "--checkpoint", "old/4000", "--name", "old_run")
-    said("enqueue", "stage1", "30", "--checkpoint", "old/best")
-    said("enqueue", "stage2", "--bridge", "--checkpoint", "old/4000")
-    first, second, third = left()
-    assert (first.checkpoint, first.steps, first.name) == (f"{here}/old/4000", (4000,), "old_run")
-    assert (second.checkpoint, second.steps) == (f"{here}/old/best", (30,))
-    assert (third.checkpoint, third.steps, third.source, third.bridge) == (f"{here}/old/4000", (4000,), "stage1", True)
+def test_a_checkpoint_elsewhere_is_asked_for_by_its_folder(config_folder):
+    (config_folder / "old/4000").mkdir(parents=True)
+    (config_folder / "old/best").mkdir()
+    run_watcher("enqueue", "stage1", "--checkpoint", "old/4000", "--name", "old_run")
+    run_watcher("enqueue", "stage1", "30", "--checkpoint", "old/best")
+    run_watcher("enqueue", "stage2", "--bridge", "--checkpoint", "old/4000")
+    first, second, third = read_pending()
+    assert (first.checkpoint, first.steps, first.name) == (f"{config_folder}/old/4000", (4000,), "old_run")
+    assert (second.checkpoint, second.steps) == (f"{config_folder}/old/best", (30,))
+    assert (third.checkpoint, third.steps, third.source, third.bridge) == (f"{config_folder}/old/4000", (4000,), "stage1", True)
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("arguments", "complaint"),
     [
-        (("enqueue", "stge1", "1"), "STAGE: no stage 'stge1' in {here}/watcher.yaml; did you mean 'stage1'?"),
+        (("enqueue", "stge1", "1"), "STAGE: no stage 'stge1' in {config_folder}/watcher.yaml; did you mean 'stage1'?"),
         (
             ("enqueue", "stage1", "1", "--from", "stag2"),
-            "--from: no stage 'stag2' in {here}/watcher.yaml; did you mean 'stage2'?",
+            "--from: no stage 'stag2' in {config_folder}/watcher.yaml; did you mean 'stage2'?",
         ),
         (("enqueue", "stage1"), "enqueue stage1: no step given; give at least one STEP, --bridge or --checkpoint DIR"),
         (("retry", "stage1"), "retry stage1: no step given; give at least one STEP"),
@@ -122,16 +99,19 @@ def test_a_checkpoint_elsewhere_is_asked_for_by_its_folder(here):
         (("cancel", "stage1", "-5"), "STEP: '-5' is not a step; "),
         (("why", "stage1", "-5"), "STEP: '-5' is not a step; "),
         (("enqueue", "stage1", "../../x"), "STEP: '../../x' is not a step; "),
-        (("enqueue", "../stage1", "1"), "STAGE: no stage '../stage1' in {here}/watcher.yaml"),
+        (("enqueue", "../stage1", "1"), "STAGE: no stage '../stage1' in {config_folder}/watcher.yaml"),
         (("enqueue", "stage1", "9:1:1"), "STEP: '9:1:1' holds no step; write FIRST:LAST:EVERY with FIRST <= LAST"),
         (("enqueue", "stage1", "1:9:0"), "STEP: '1:9:0' holds no step; "),
         (("enqueue", "stage1", "0:9999999:1"), "STEP: '0:9999999:1' holds more than 10000 steps; ask for fewer at a time"),
         (("enqueue", "stage1", "1", "--name", "a/b"), "--name: 'a/b' cannot be the name of a folder; use up to 100 letters"),
         (("enqueue", "stage1", "1", "--name", "step_7"), "--name: 'step_7' is like the names that the watcher gives"),
         (("enqueue", "stage1", "1", "2", "--name", "x"), "--name: one name for 2 steps; use it with one STEP"),
-        (("enqueue", "stage1", "--checkpoint", "none"), "{here}/none: no such folder; give --checkpoint the folder of one step"),
-        (("enqueue", "stage1", "--checkpoint", "."), "{here}: the folder's name is not a step; give its STEP"),
-        (("enqueue", "stage1", "1", "2", "--checkpoint", "."), "{here}: one checkpoint for 2 steps; give its STEP"),
+        (
+            ("enqueue", "stage1", "--checkpoint", "none"),
+            "{config_folder}/none: no such folder; give --checkpoint the folder of one step",
+        ),
+        (("enqueue", "stage1", "--checkpoint", "."), "{config_folder}: the folder's name is not a step; give its STEP"),
+        (("enqueue", "stage1", "1", "2", "--checkpoint", "."), "{config_folder}: one checkpoint for 2 steps; give its STEP"),
         (
             ("enqueue", "stage1", "--bridge"),
             "stages.stage1: has no bridge; write bridge: {{from: STAGE, step: N}}, or use --from",
@@ -143,67 +123,67 @@ def test_a_checkpoint_elsewhere_is_asked_for_by_its_folder(here):
         (("why", "stage1", "1:3:1"), "STEP: 3 steps given; give one step"),
     ],
 )
-def test_what_cannot_be_meant_is_one_line_and_exit_2(here, words, complaint):
-    result = said(*words, code=2)
-    assert result.stderr.startswith(complaint.format(here=here))
+def test_what_cannot_be_meant_is_one_line_and_exit_2(config_folder, arguments, complaint):
+    result = run_watcher(*arguments, exit_code=2)
+    assert result.stderr.startswith(complaint.format(config_folder=config_folder))
     assert result.stderr.count("\n") == 1
-    assert left() == []
+    assert read_pending() == []
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("config_folder")
 def test_the_command_says_when_it_is_taken_up():
     later = "No watcher is running. The request waits until you run `watcher run` or `watcher once`."
-    assert later in said("enqueue", "stage1", "150").output
-    leave_status(age=600)
-    assert later in said("enqueue", "stage1", "150").output
-    leave_status()
-    assert said("retry", "stage1", "100").output == (
+    assert later in run_watcher("enqueue", "stage1", "150").output
+    publish_daemon_status(age=600)
+    assert later in run_watcher("enqueue", "stage1", "150").output
+    publish_daemon_status()
+    assert run_watcher("retry", "stage1", "100").output == (
         "retry stage1: step 100\n  100: unknown evaluation\nThe watcher on login1 reads the request within 60 s.\n"
     )
-    assert "steps 10, 20, 30, 40, 50, 60, 70, 80 and 2 more" in said("cancel", "stage1", "10:100:10").output
+    assert "steps 10, 20, 30, 40, 50, 60, 70, 80 and 2 more" in run_watcher("cancel", "stage1", "10:100:10").output
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("config_folder")
 def test_what_is_scored_already_is_said():
-    leave_status(record(100, EvaluationState.SCORED), record(200, EvaluationState.BLOCKED))
-    assert "\n  100: already scored; use --force to score it again\n" in said("enqueue", "stage1", "100", "200").output
-    assert "already scored" not in said("enqueue", "stage1", "100", "--force").output
+    publish_daemon_status(record(100, EvaluationState.SCORED), record(200, EvaluationState.BLOCKED))
+    assert "\n  100: already scored; use --force to score it again\n" in run_watcher("enqueue", "stage1", "100", "200").output
+    assert "already scored" not in run_watcher("enqueue", "stage1", "100", "--force").output
 
 
-def test_a_state_folder_that_cannot_be_made_is_one_line(here):
-    (here / "results").mkdir()
-    (here / "results/.watcher").touch()
-    assert "the request cannot be left there (" in said("enqueue", "stage1", "1", code=73).stderr
+def test_a_state_folder_that_cannot_be_made_is_one_line(config_folder):
+    (config_folder / "results").mkdir()
+    (config_folder / "results/.watcher").touch()
+    assert "the request cannot be left there (" in run_watcher("enqueue", "stage1", "1", exit_code=73).stderr
 
 
 def test_requests_keep_their_order_and_never_collide():
-    ids = [asks.make_request_id(1_700_000_000.0 + number / 100) for number in range(50)]
+    ids = [request_files.make_request_id(1_700_000_000.0 + number / 100) for number in range(50)]
     assert ids == sorted(ids)
-    assert len({asks.make_request_id(1.0) for _ in range(100)}) == 100
+    assert len({request_files.make_request_id(1.0) for _ in range(100)}) == 100
 
 
 def test_a_user_without_a_name_can_ask_too(monkeypatch):
     def nameless():
         raise KeyError
 
-    monkeypatch.setattr(asks.getpass, "getuser", nameless)
-    assert asks.get_user_at_host().startswith("somebody@")
+    monkeypatch.setattr(request_files.getpass, "getuser", nameless)
+    assert request_files.get_user_at_host().startswith("somebody@")
 
 
 @given(st.integers(0, 10**6), st.integers(0, 1000), st.integers(1, 100))
 def test_a_range_holds_both_ends_when_it_reaches_the_last(first, more, every):
-    found = asks.parse_steps((f"{first}:{first + more * every}:{every}",))
-    assert found == tuple(range(first, first + more * every + 1, every))
+    steps = request_files.parse_steps((f"{first}:{first + more * every}:{every}",))
+    assert steps == tuple(range(first, first + more * every + 1, every))
 
 
 @given(st.lists(st.text(alphabet="0123456789:x ", max_size=8), max_size=3))
-def test_any_words_are_steps_or_a_problem(words):
+def test_any_words_are_steps_or_a_problem(arguments):
     try:
-        found = asks.parse_steps(tuple(words))
+        steps = request_files.parse_steps(tuple(arguments))
     except UserError as problem:
         assert problem.location == "STEP"  # noqa: PT017  either outcome is fine, a crash is not
     else:
-        assert list(found) == sorted(set(found))
+        assert list(steps) == sorted(set(steps))
 
 
 def journaled():
@@ -225,38 +205,38 @@ def journaled():
     journal.append(created, t=1_700_000_000.0)
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("config_folder")
 def test_why_tells_what_the_journal_knows():
     journaled()
-    both = said("why", "stage1", "100").output
+    both = run_watcher("why", "stage1", "100").output
     assert "stage1/step_100 (step 100) is in the schedule; its checkpoint is /c/100." in both
     assert "stage1/step_100_from_stage2" in both
-    one = said("why", "stage1", "100", "--from", "stage2").output
+    one = run_watcher("why", "stage1", "100", "--from", "stage2").output
     assert "a checkpoint of stage2" in one
     assert "by the schedule" not in one
     assert "No watcher is running, so nothing happens until" in one
-    leave_status()
-    assert "No watcher is running" not in said("why", "stage1", "100").output
+    publish_daemon_status()
+    assert "No watcher is running" not in run_watcher("why", "stage1", "100").output
 
 
-def test_why_explains_what_is_not_known(here):
-    assert "It is in the schedule; the next tick" in " ".join(said("why", "stage1", "100").output.split())
-    said("enqueue", "stage1", "150")
-    assert "A request for it is pending; the next tick handles it" in " ".join(said("why", "stage1", "150").output.split())
-    assert os.listdir(here / "results/.watcher") == ["requests"]  # noqa: PTH208  names only
+def test_why_explains_what_is_not_known(config_folder):
+    assert "It is in the schedule; the next tick" in " ".join(run_watcher("why", "stage1", "100").output.split())
+    run_watcher("enqueue", "stage1", "150")
+    assert "A request for it is pending; the next tick handles it" in " ".join(run_watcher("why", "stage1", "150").output.split())
+    assert os.listdir(config_folder / "results/.watcher") == ["requests"]  # noqa: PTH208  names only
 
 
-def test_an_ask_survives_its_journey(here):
+def test_an_ask_survives_its_journey(config_folder):
     ask = Request(
         id="1-a", at=1.5, kind="enqueue", stage="stage1", steps=(1, 2), source="s", checkpoint="/c", name="n", bridge=True
     )
-    asks.write_request(ask, load_config(None, {}).paths)
-    assert left() == [ask]
-    assert msgspec.json.decode((here / "results/.watcher/requests/1-a.json").read_bytes())["schema"] == 1
+    request_files.write_request(ask, load_config(None, {}).paths)
+    assert read_pending() == [ask]
+    assert msgspec.json.decode((config_folder / "results/.watcher/requests/1-a.json").read_bytes())["schema"] == 1
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("arguments", "expected"),
     [
         (
             ("enqueue", "stage1", "100:500:100"),
@@ -287,9 +267,11 @@ def test_an_ask_survives_its_journey(here):
         ),
     ],
 )
-def test_what_will_happen_is_said_for_each_step(words, expected, here):
-    (here / "ckpts" / "stage1" / "400").mkdir(parents=True)
-    leave_status(record(100, EvaluationState.SCORED), record(200, EvaluationState.QUEUED), record(300, EvaluationState.BLOCKED))
-    lines = said(*words).output.splitlines()
+def test_what_will_happen_is_said_for_each_step(arguments, expected, config_folder):
+    (config_folder / "ckpts" / "stage1" / "400").mkdir(parents=True)
+    publish_daemon_status(
+        record(100, EvaluationState.SCORED), record(200, EvaluationState.QUEUED), record(300, EvaluationState.BLOCKED)
+    )
+    lines = run_watcher(*arguments).output.splitlines()
     assert [line for line in lines if line.strip() in expected] == [f"  {line}" for line in expected]
     assert lines[-1] == "The watcher on login1 reads the request within 60 s."

@@ -13,7 +13,6 @@ import yaml
 
 from suites.contract.paths import StatePaths
 from support.runs.watched_run import make_watched_fixture
-from watcher.daemon.daemon import Daemon
 from watcher.daemon.systemd import SystemdNotifier, strip_systemd_variables
 from watcher.status.health import check_liveness
 
@@ -93,17 +92,7 @@ watched = make_watched_fixture()
 
 def once(watched):
     """A tick as `watcher once` does it, on the test's clock."""
-    daemon = Daemon(
-        watched.config,
-        environ={},
-        log=watched._say,
-        clock=watched.clock,
-        server_clock=watched.clock.read_server_time,
-        executor=watched.executor,
-        mode="once",
-    )
-    daemon.tick()
-    daemon.close()
+    watched.tick_once()
     os.utime(watched.config.paths.status_json, (watched.clock(), watched.clock()))
 
 

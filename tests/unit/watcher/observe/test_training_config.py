@@ -38,8 +38,7 @@ def watched(tmp_path, monkeypatch):
     )
     made.sft = tuple(str(tmp_path / f"{name}.yaml") for name in ("slices", "tasks", "sft"))
     yield made
-    if made.daemon is not None:
-        made.daemon.close()
+    made.close_daemon()
 
 
 def requests(watched):
