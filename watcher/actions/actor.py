@@ -11,7 +11,7 @@ journal. It never runs, and the next watcher cancels it.
 
 import socket
 from pathlib import Path
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
 import msgspec
 
@@ -27,10 +27,10 @@ from watcher.actions.submission import (
     prepare_scoring_attempt,
     remove_attempt_folder,
 )
+from watcher.actions.submission_delays import SubmissionDelays
 from watcher.config.settings import Config
 from watcher.core import events
 from watcher.core.actions import (
-    RESULTS_RETRY_SECONDS,
     AbandonAttempt,
     Action,
     ArchiveResults,
@@ -59,15 +59,6 @@ from watcher.reconcile.journal_events import postpone
 _LOGGED_FIELDS = ("reason", "hint", "job_id", "run_id", "failure_kind")
 
 
-class _SubmitLimit(NamedTuple):
-    """A submit limit that a submission met."""
-
-    message: str
-    since: float
-    in_flight_count: int
-    """Attempts in flight just then: where there are fewer, the limit may have room."""
-
-
 class Actor:
     """Performs actions; methods raise OSError or JournalSuperseded."""
 
@@ -84,8 +75,7 @@ class Actor:
         self.config = config
         self._journal, self._executor, self._state_id, self._clock, self._log = journal, executor, state_id, clock, log
         self._submissions_stopped = ""
-        self._last_limit: _SubmitLimit | None = None
-        self._unwritable_folders: dict[str, tuple[str, float]] = {}
+        self.delays = SubmissionDelays(self._count_in_flight)
         self.warnings: list[str] = []
         """Executor errors of this tick."""
         self._retention = RetentionActions(journal, state_id, clock=clock, append_event=self._append_event, log=log)
@@ -93,28 +83,6 @@ class Actor:
     def new_tick(self) -> None:
         """Allow submissions again."""
         self._submissions_stopped, self.warnings = "", [*self._retention.errors]
-
-    def submit_limit(self, now: float) -> str:
-        """The submit limit in force; empty where a new try is due."""
-        limit = self._last_limit
-        # A limit of running jobs has room once one of them ends, so the wait is then over early.
-        if (
-            limit is None
-            or not limit.since <= now < limit.since + policy.SUBMIT_LIMIT_RETRY_SECONDS
-            or self._count_in_flight() < limit.in_flight_count
-        ):
-            return ""
-        return (
-            f"submit limit: {limit.message}; next try when a job ends, or after {policy.SUBMIT_LIMIT_RETRY_SECONDS / 60:.0f} min"
-        )
-
-    def unwritable_results(self, now: float) -> dict[str, str]:
-        """Results folder that could not be made a moment ago -> why."""
-        # Without this delay each evaluation would try the folder again in each poll.
-        recent = {
-            folder: reason for folder, (reason, at) in self._unwritable_folders.items() if 0 <= now - at < RESULTS_RETRY_SECONDS
-        }
-        return {folder: f"{reason}; next try after {RESULTS_RETRY_SECONDS / 60:.0f} min" for folder, reason in recent.items()}
 
     def _count_in_flight(self) -> int:
         return sum(record.state in IN_FLIGHT_STATES for record in self._journal.state.iter_all_records())
@@ -170,7 +138,7 @@ class Actor:
             self._append_event(event)
 
     def _submit(self, action: SubmitEvaluation) -> None:
-        if self._submissions_stopped or action.request.results in self.unwritable_results(self._clock()):
+        if self._submissions_stopped or action.request.results in self.delays.unwritable_results(self._clock()):
             return
         record = self._journal.state.records[action.key]
         # The inspection may be some seconds old, and a rewrite can begin at any time.
@@ -190,10 +158,10 @@ class Actor:
         except OSError as error:
             reason = f"cannot create {error.filename}: {error.strerror}"
             # A full or unmounted results folder is no failure of the evaluation.
-            self._unwritable_folders[request.results] = reason, self._clock()
+            self.delays.set_unwritable(request.results, reason, self._clock())
             self._postpone(record, reason, ReasonKind.RESULTS)
             return
-        self._unwritable_folders.pop(request.results, None)
+        self.delays.clear_unwritable(request.results)
         # The request is on disk before the intent, so an intent always has its files.
         number, run_id = choose_attempt_name(
             self.config.paths, f"eval-{record.stage}-{record.step}", record, self._state_id, self._journal.epoch
@@ -257,7 +225,7 @@ class Actor:
         except ExecutorUnreachable as error:  # whether it got through is not known
             outcome = SubmissionResult(kind=SubmitKind.AMBIGUOUS, message=str(error))
         # Any other outcome shows that the limit is over.
-        self._last_limit = None
+        self.delays.clear_submit_limit()
         if is_intent_journaled and outcome.kind in {SubmitKind.AMBIGUOUS, SubmitKind.REFUSED}:
             self._append_event(intended)
         self._record_outcome(key, attempt, outcome)
@@ -302,7 +270,7 @@ class Actor:
             self._submissions_stopped = message
             self._postpone(self._journal.state.get_records(key)[key], f"submit limit: {message}", ReasonKind.SUBMIT_LIMIT)
             if self._executor.submissions_left != 0:  # else it is our own limit, which a minute lifts
-                self._last_limit = _SubmitLimit(message, self._clock(), self._count_in_flight())
+                self.delays.set_submit_limit(message, self._clock())
         else:
             self._submissions_stopped = message
             # The job may exist: further submissions of this tick would meet the same controller.

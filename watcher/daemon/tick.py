@@ -101,8 +101,8 @@ class TickRunner:
             # The actor alone knows what it met in submissions a moment ago.
             snapshot = msgspec.structs.replace(
                 snapshot,
-                submit_limit=self.actor.submit_limit(snapshot.now),
-                unwritable_results=self.actor.unwritable_results(snapshot.now),
+                submit_limit=self.actor.delays.submit_limit(snapshot.now),
+                unwritable_results=self.actor.delays.unwritable_results(snapshot.now),
             )
             decision = self._reconcile_if_changed(snapshot)
             self.skips, self.alerts, self.queue = decision.skips, decision.alerts, snapshot.queue

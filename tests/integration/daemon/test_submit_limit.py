@@ -95,9 +95,10 @@ def test_a_job_that_ends_has_the_next_one_tried_at_once(watched):
 
 def test_a_limit_is_tried_again_after_five_minutes_or_where_the_clock_is_wrong(watched):
     limited(watched)
-    assert watched.daemon.tick_runner.actor.submit_limit(watched.clock())
-    assert watched.daemon.tick_runner.actor.submit_limit(watched.clock() + 300) == ""
-    assert watched.daemon.tick_runner.actor.submit_limit(watched.clock() - 86400) == "", "the clock was set back: it is tried"
+    delays = watched.daemon.tick_runner.actor.delays
+    assert delays.submit_limit(watched.clock())
+    assert delays.submit_limit(watched.clock() + 300) == ""
+    assert delays.submit_limit(watched.clock() - 86400) == "", "the clock was set back: it is tried"
 
 
 def test_commands_of_a_minute_that_are_used_up_hold_back_until_the_next_poll_only(watched, monkeypatch):
