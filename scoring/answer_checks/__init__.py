@@ -1,1 +1,4 @@
-"""Checks of tier 4 answers. To add one: a function here, its parameters in `suites/definitions/checks.py`."""
+"""Checks of tier 4 answers.
+
+To add one: a function here, its parameters in `suites/definitions/checks.py`.
+"""

@@ -232,6 +232,7 @@ def gc(eval_data: Path, *, suites: tuple[str, ...], requests: tuple[Path, ...], 
     except UserError as error:
         click.echo(f"scoring: {error}", err=True)
         sys.exit(int(error.code))
+    # Without a list of what is in use, no entry can be called unused.
     removable = [*find_leftovers(data, now), *(find_unreferenced(data, suites_in_use, now) if suites_in_use else ())]
     for item in removable:
         if not dry_run:

@@ -61,7 +61,7 @@ class PublishedEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Tier -> its file, in the order of the tiers."""
 
     def get_entries(self, tier: str) -> dict[str, dict[str, Any]]:
-        """Name -> entry of a scored tier; in tier 4 ``{"rate": share}``, never null."""
+        """Name -> entry of a scored tier; tier 4: ``{"rate": share}``."""
         section: dict[str, Any] = self.documents[tier][SECTION_BY_TIER[tier]]
         if tier == TIER_BY_SHORT_NAME["tier4"]:
             return {name: {"rate": section[name]} for name in TIER4_RATES if section.get(name) is not None}

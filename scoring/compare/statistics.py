@@ -116,7 +116,7 @@ class DiscordantCounts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stderr(self) -> float:
-        """Standard error (n - 1) of the paired differences; nan for one pair."""
+        """Standard error of the paired differences; nan for one pair."""
         if self.n < 2:  # noqa: PLR2004  n - 1
             return math.nan
         return math.sqrt((self.gained + self.lost - self.n * self.delta**2) / (self.n - 1) / self.n)

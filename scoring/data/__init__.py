@@ -1,1 +1,4 @@
-"""Data sets, tokenizers and the data cache. To add a task: one function in `task_adapters.py`."""
+"""Data sets, tokenizers and the data cache.
+
+To add a task: one function in `task_adapters.py`.
+"""

@@ -60,6 +60,7 @@ def collect_points(results: Path, stages: Iterable[str] = ()) -> list[CurvePoint
             try:
                 curve_points.append(_build_point(open_evaluation(ref)))
             except NoScoresError:
+                # A running evaluation has a folder before it has scores.
                 continue
     if not curve_points:
         raise UserError(

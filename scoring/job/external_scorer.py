@@ -1,4 +1,4 @@
-"""Backend ``command``: runs the user's scorer and checks the numbers that it leaves.
+"""Backend ``command``: runs the user's scorer and checks its numbers.
 
 The command finds its input in the environment: LIGHTEVAL_CHECKPOINT_PATH, LIGHTEVAL_STEP, LIGHTEVAL_TOKENIZER (a folder),
 LIGHTEVAL_SEQ_LEN, NANOTRON_ROOT, and EVAL_DATA_DIR, a folder of links to the data cache:

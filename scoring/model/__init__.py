@@ -1,1 +1,4 @@
-"""Nanotron shards as a torch model. To add an architecture: `suites/checkpoint/architecture.py`, then `decoder.py`."""
+"""Nanotron shards as a torch model.
+
+To add an architecture: `suites/checkpoint/architecture.py`, then `decoder.py`.
+"""

@@ -298,6 +298,7 @@ def _describe_model(contents: CheckpointShards, seconds: float) -> dict[str, Any
         "mup": contents.training_config.mup,
         "tp": contents.tp,
         "pp": contents.pp,
+        # Widest first, so that a mixed checkpoint reads the same in each run.
         "checkpoint_dtypes": sorted({shard.dtype for shard in all_shards}, key=lambda name: -BYTES_PER_ELEMENT[name]),
         "files": len(all_shards),
         "bytes": contents.size_bytes,

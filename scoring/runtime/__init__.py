@@ -1,1 +1,1 @@
-"""The process around the work: parts and leases, fence, progress, stop signal, log, provenance."""
+"""The process around the work: leases, fence, progress, signals, log, provenance."""

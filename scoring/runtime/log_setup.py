@@ -1,4 +1,4 @@
-"""The log of a scoring process, and its warning that no watcher runs."""
+"""The log of a scoring process; warns if no watcher runs."""
 
 import contextlib
 import logging

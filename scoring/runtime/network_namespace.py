@@ -1,4 +1,7 @@
-"""Runs a scoring command without any network. Imports nothing heavy: the child does."""
+"""Runs a scoring command without any network.
+
+Imports nothing heavy: the child does.
+"""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""How far a run is: progress.json for the watcher, lines in the log for people."""
+"""Progress of a run: progress.json for watchers, log lines for people."""
 
 import itertools
 import time

@@ -78,7 +78,7 @@ def run_canary(model: Model, sample: CanarySample, *, source: str) -> CanaryResu
 
 
 def compare_with_unigram(model_nll: Floats, unigram_nll: Floats, *, rows: int, source: str) -> CanaryResult:
-    """Compare the NLL of the model with the unigram distribution's; nats, [N] each."""
+    """Compare the model's NLL with the unigram distribution's; nats, [N] each."""
     model_mean, unigram_mean = math.fsum(model_nll) / len(model_nll), math.fsum(unigram_nll) / len(unigram_nll)
     is_finite = model_mean < math.log(np.finfo(np.float64).max)
     return CanaryResult(

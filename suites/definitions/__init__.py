@@ -1,1 +1,1 @@
-"""Suites as data: what is scored, from YAML, with digests and cache keys."""
+"""Suites as data: what is scored, read from YAML, with digests."""

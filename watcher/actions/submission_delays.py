@@ -17,7 +17,7 @@ class _SubmitLimit(NamedTuple):
 
 
 class SubmissionDelays:
-    """The submit limit met last, and results folders that could not be made.
+    """The last submit limit, and results folders that cannot be made.
 
     Both are forgotten at a restart: the first try then meets them again.
     """

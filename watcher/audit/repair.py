@@ -11,7 +11,7 @@ from watcher.config.settings import Config
 from watcher.core.clock import touch_clock
 from watcher.core.executor import Executor, ExecutorUnreachable
 from watcher.core.request_types import Request
-from watcher.journal import request_files as asks
+from watcher.journal import request_files
 from watcher.journal.lock import DaemonLock
 
 
@@ -26,8 +26,14 @@ def repair_differences(
     amendments = tuple(difference.amendment for difference in differences if difference.amendment is not None)
     # Only the holder of the journal writes to it, so amendments are sent as a request.
     if amendments:
-        asks.write_request(
-            Request(id=asks.make_request_id(now), at=now, kind="amend", by=asks.get_user_at_host(), amendments=amendments),
+        request_files.write_request(
+            Request(
+                id=request_files.make_request_id(now),
+                at=now,
+                kind="amend",
+                by=request_files.get_user_at_host(),
+                amendments=amendments,
+            ),
             config.paths,
         )
         when = f"within {format_duration(config.poll)}" if alive else "when `watcher run` or `watcher once` runs next"

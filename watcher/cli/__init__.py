@@ -1,1 +1,4 @@
-"""Commands of `watcher`. One file for each group of commands; nothing here decides anything."""
+"""Commands of `watcher`.
+
+One file for each group of commands; nothing here decides anything.
+"""

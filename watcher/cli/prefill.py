@@ -1,4 +1,4 @@
-"""`watcher prefill`: fills the data cache by a child process or a job."""
+"""`watcher prefill`: fills the data cache, locally or by a job."""
 
 import secrets
 import subprocess

@@ -1,4 +1,4 @@
-"""`watcher report`: results as text, HTML, CSV or JSON, and the gate for scripts."""
+"""`watcher report`: results in four formats, and the gate for scripts."""
 
 import sys
 import time

@@ -44,7 +44,7 @@ def check_values(document: YamlDocument, config: Config) -> None:
 
 
 def check_slurm_options(document: YamlDocument, config: Config) -> None:
-    """UserError for an sbatch option that is unknown or set by the watcher."""
+    """Refuse sbatch options that are unknown or the watcher's own."""
     for key in ("account", "partition", "qos", "gres", "time", "mem", "time_max", "mem_max"):
         value = getattr(config.slurm, key)
         if value is not None and not re.fullmatch(r"[^\s-]\S*", value):

@@ -105,6 +105,7 @@ def _check_partition(config: Config, partitions: Mapping[str, Mapping[str, str]]
         yield DoctorCheck(WARNING, "partition", "scontrol shows none", "run `scontrol show partition`")
         return
     name = _get_partition_name(config, partitions)
+    # slurm.partition may be a list of names; only the first one is checked.
     partition_fields = partitions.get(name.split(",", maxsplit=1)[0])
     if partition_fields is None:
         message = f"the cluster has no partition {name}" if name else "none is configured, and the cluster has no default"

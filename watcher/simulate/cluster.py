@@ -1,4 +1,4 @@
-"""Simulates the jobs of a cluster in memory; the clock is an argument.
+"""Simulates a cluster's jobs in memory; the clock is an argument.
 
 ``JobBehaviour`` defines what a job does. The Slurm commands are in ``slurm_commands.py``.
 """

@@ -73,6 +73,7 @@ class SimulatedSlurm(SimulatedCluster):
             return _fail(f"{name}: error: {prefix}{_CONTROLLER_UNREACHABLE if fault == 'down' else _TIMED_OUT}\n")
         if fault == "silent":
             return CommandResult(None, "", "")
+        # From here on the command takes effect; some faults hide that from the caller.
         options, arguments = _split_options(command[1:])
         result = _COMMANDS[name](self, options, arguments, environment, fault)
         self.advance(now)
@@ -102,6 +103,7 @@ class SimulatedSlurm(SimulatedCluster):
         )
         if any(job.job_id == self.next_id for job in self.jobs):
             self.fault_counts["sbatch: an id again"] += 1
+        # Some clusters give a refused job an id, which only accounting then shows.
         if fault == "refused":
             self.fault_counts["sbatch: refused"] += 1
             job.accounting_only, job.held, job.is_purged = True, False, True
@@ -118,6 +120,7 @@ class SimulatedSlurm(SimulatedCluster):
         for job in self.jobs:
             if job.is_purged:
                 continue
+            # slurmctld may show a job some seconds after its sbatch returned.
             if now < job.visible_at:
                 self.fault_counts["squeue: late"] += 1
                 continue
