@@ -102,8 +102,12 @@ class SimulatedScoringJobs:
         self.started_count += 1
         low, high = (math.log(bound) for bound in self._duration_range_seconds)
         full_seconds = math.exp(self._rng.uniform(low, high))
-        ending = draw_outcome(self._rng.random(), self.ending_probabilities, otherwise=0)
+        ending = self._draw_ending()
         return SimulatedRun(full_seconds if ending == 0 else full_seconds * self._rng.random(), ending)
+
+    def _draw_ending(self) -> int | str:
+        # A method, so that a test can script the endings.
+        return draw_outcome(self._rng.random(), self.ending_probabilities, otherwise=0)
 
     def end(self, job: SimulatedJob, run: SimulatedRun, now: float) -> int | str:
         """Write the files of an ended run; return its actual ending."""

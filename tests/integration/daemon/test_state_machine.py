@@ -30,7 +30,7 @@ FAULTS = {
 FLOOR = 30
 
 FEW = settings(
-    max_examples=120,
+    max_examples=130,
     stateful_step_count=100,
     deadline=None,
     derandomize=True,
