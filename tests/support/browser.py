@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,6 +21,7 @@ PROGRAMS = ("chromium", "chromedriver", "npm")
 NPM_VERSIONS = {"uplot": "1.6.32", "axe-core": "4.14.1"}
 CACHE = Path(sys.prefix) / "share" / "npm"
 VENDOR = ROOT / "watcher" / "report" / "page" / "vendor" / "uplot"
+PAGE_LOAD_SECONDS = 120.0
 VENDORED = {"uPlot.iife.min.js": "dist/uPlot.iife.min.js", "uPlot.min.css": "dist/uPlot.min.css", "LICENSE": "LICENSE"}
 CHROMIUM_FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
@@ -117,7 +119,13 @@ class ChromiumBrowser:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
         self.take_console_and_requests()
-        self.driver.get(Path(path).resolve().as_uri())
+        address = Path(path).resolve().as_uri()
+        self.driver.get(address)
+        # On a busy machine get() can return while the page before this one is still shown.
+        deadline = time.monotonic() + PAGE_LOAD_SECONDS
+        while self.run("return [document.URL.split('#')[0], document.readyState]") != [address, "complete"]:
+            assert time.monotonic() < deadline, f"{address} does not load"
+            time.sleep(0.05)
         return self
 
     def run(self, script, *arguments):

@@ -109,7 +109,7 @@ def test_the_page_shows_them_as_text_and_runs_none_of_them(run, tmp_path):
         shown = window.run("return document.querySelector('#answers').innerText")
         assert "<img src=x onerror=" in shown
         assert "one \ufffd two \ufffd three" in shown
-        assert "998800 characters more" in shown.replace(",", "").replace("\u202f", "")
+        assert "998800 more characters" in shown.replace(",", "").replace("\u202f", "")
         console, _ = window.take_console_and_requests()
         assert console == []
     finally:

@@ -35,7 +35,7 @@ sys.path[:0] = {path!r}
 from support.runs.short_timeouts import apply_short_timeouts
 from watcher.cli.app import main
 apply_short_timeouts({constants!r})
-scoring_cli(prog_name="watcher")
+main(prog_name="watcher")
 """
 
 _SCORER = """\
