@@ -81,7 +81,7 @@ def test_a_job_that_slurm_kills_for_its_memory_is_tried_again_with_more(slurm, t
         watch.start_daemon()
         watch.wait_until(lambda: "ran out of memory" in told(watch))
         assert "Exceeded job memory limit" in told(watch)
-        assert "next with 300M, of at most 4000M by partition short" in told(watch)
+        assert "the next attempt asks for 300M (maximum of partition short: 4000M)" in told(watch)
         watch.wait_for_state("scored", 100)
         assert watch.stand_in_runs == ["200", "300"]
 
