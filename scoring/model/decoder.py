@@ -90,7 +90,7 @@ class Attention(nn.Module):
         """[B, S, hidden] -> [B, S, hidden], plain causal without ``mask``.
 
         With ``output_positions``, flat indices: [U, hidden].
-        Plain causal attention without ``mask``. ``update`` stores the new keys and values and returns those to attend to.
+        ``update`` stores the new keys and values and returns those to attend to.
         """
         projections = torch.cat([self.q_proj(x), self.kv_proj(x)], -1) if self.qkv_proj is None else self.qkv_proj(x)
         qkv = projections.unflatten(-1, (-1, self.head_dim))  # [B, S, heads + 2 kv heads, head_dim]
