@@ -1,4 +1,1 @@
-"""Data sets, tokenizers and the data cache.
-
-To add a task: one function in `task_adapters.py`.
-"""
+"""Tokenizers, and the data cache of tokenized slices and items."""

@@ -19,9 +19,11 @@ import torch
 
 from scoring.data.cache_entries import EntryProgress, ProgressCallback, obtain_entry, save_tensors
 from scoring.data.cloze_items import StoredItems, TaskItem, build_task_files
-from scoring.data.hub import open_hub_source
-from scoring.data.sources import EntryDefinition, Source, iter_documents, open_local_files
 from scoring.data.tokenizer import Tokenizer
+from scoring.sources.documents import iter_documents
+from scoring.sources.hub import open_hub_source
+from scoring.sources.local_files import open_local_files
+from scoring.sources.source import EntryDefinition, Source
 from suites.common.errors import ExitCode, UserError
 from suites.contract.encoding import to_plain_json
 from suites.contract.paths import DataPaths

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from scoring.data.cache_entries import EntryProgress, ProgressCallback, save_tensors
-from scoring.data.sources import Source
-from scoring.data.task_adapters import ClozeQuestion, TextRequest, adapt_row
 from scoring.data.tokenizer import Tokenizer, TokenRequest
+from scoring.sources.source import Source
+from scoring.sources.task_adapters import ClozeQuestion, TextRequest, adapt_row
 from suites.common.errors import ExitCode, UserError
 from suites.definitions.data_cache import FORMAT_VERSION
 from suites.definitions.suite import TaskDefinition

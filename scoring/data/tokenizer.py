@@ -132,7 +132,7 @@ def _fetch_tokenizer(identifier: str, prefill_command: str, *, offline: bool) ->
     if identifier.startswith(("/", ".", "~")) or identifier.count("/") > 1:
         message = "no such tokenizer folder, and the cache has no copy of it"
         raise UserError(message, location=identifier, hint="fix the path", code=ExitCode.DATA_MISSING)
-    from scoring.data.hub import fetch_tokenizer  # noqa: PLC0415  only here the network is needed
+    from scoring.sources.hub import fetch_tokenizer  # noqa: PLC0415  only here the network is needed
 
     return fetch_tokenizer(identifier, [*TOKENIZER_FILES, "config.json"], offline=offline, command=prefill_command)
 

@@ -34,7 +34,7 @@ PRIMARY_METRIC = {
     "mmlu": "acc_per_char",
     "multiple_choice": "acc_per_char",
 }
-"""Adapter -> metric that decides its task. scoring/data/task_adapters.py has one function for each adapter."""
+"""Adapter -> metric that decides its task. scoring/sources/task_adapters.py has one function for each adapter."""
 
 _ACC_NORM_IN_LM_EVAL = {"hellaswag", "piqa", "arc_easy", "arc_challenge", "openbookqa", "sciq"}
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from scoring.data.sources import EntryDefinition, Row, Source
+from scoring.sources.source import EntryDefinition, Row, Source
 from suites.common.errors import ExitCode, UserError
 
 T = TypeVar("T")

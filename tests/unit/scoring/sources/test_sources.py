@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from scoring.data import hub
-from scoring.data.hub import open_hub_source
-from scoring.data.sources import iter_documents, open_local_files
+from scoring.sources import hub
+from scoring.sources.documents import iter_documents
+from scoring.sources.hub import open_hub_source
+from scoring.sources.local_files import open_local_files
 from suites.common.errors import ExitCode, UserError
 from suites.definitions.local_data import hash_data_files
 from suites.definitions.suite import SliceDefinition

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scoring.data.task_adapters import TASK_ADAPTERS, adapt_row
+from scoring.sources.task_adapters import TASK_ADAPTERS, adapt_row
 from suites.common.errors import ExitCode, UserError
 from suites.definitions.suite import PRIMARY_METRIC
 

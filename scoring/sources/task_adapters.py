@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from scoring.data.sources import Row
+from scoring.sources.source import Row
 from suites.common.errors import ExitCode, UserError
 
 UNCOND_CONTEXT = "Answer:"
