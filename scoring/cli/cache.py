@@ -13,7 +13,8 @@ import click
 import msgspec
 
 from scoring.data.cache_entries import LEASE_SECONDS, find_damage
-from suites.common.atomic_files import is_creator_dead, is_process_gone, read_json_object
+from suites.common.atomic_files import is_creator_dead, is_process_gone
+from suites.common.documents import read_json_object
 from suites.common.errors import ExitCode, UserError
 from suites.common.formatting import format_bytes
 from suites.contract.paths import DataPaths

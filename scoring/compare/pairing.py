@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from scoring.compare.statistics import BoolArray, FloatArray
-from suites.common.atomic_files import read_json
+from suites.common.documents import read_json
 from suites.common.errors import ExitCode, UserError
 from suites.contract.comparison import EvaluationInfo, EvaluationRef, Refusal
 from suites.contract.objectives import TIER4_RATES, TIER_BY_SHORT_NAME

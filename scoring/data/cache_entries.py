@@ -20,7 +20,8 @@ import msgspec
 from filelock import SoftFileLease, Timeout
 
 from scoring.runtime.leases import identify_empty_lease
-from suites.common.atomic_files import fsync_folder, make_temporary_name, read_json, write_json_atomically
+from suites.common.atomic_files import fsync_folder, make_temporary_name, write_json_atomically
+from suites.common.documents import read_json
 from suites.common.errors import UserError, classify_write_error
 from suites.common.group_permissions import grant_group_access, make_shared_folders
 from suites.definitions.data_cache import META_FILE, read_complete_meta

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import tokenizers
 
-from suites.common.atomic_files import read_json
+from suites.common.documents import read_json
 from suites.common.errors import ExitCode, UserError, classify_write_error
 from suites.contract.paths import DataPaths
 from suites.definitions.data_cache import build_prefill_command

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from scoring.export.points import Axis, CurvePoint, make_missing_extra_error
-from suites.common.atomic_files import read_json, write_json_atomically
+from suites.common.atomic_files import write_json_atomically
+from suites.common.documents import read_json
 from suites.contract.encoding import canonical_digest
 
 

@@ -30,6 +30,7 @@ import structlog
 
 from scoring.runtime.parts import convert_write_errors
 from scoring.tiers.base import WorkItem
+from suites.common.documents import parse_json, read_content
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import TIER_FILES, DataPaths
 from suites.contract.scoring_request import ScoringRequest
@@ -220,11 +221,11 @@ def read_command_results(work_items: Sequence[WorkItem], folders: CommandFolders
 def _read_scores(tier: str, work_items: Sequence[WorkItem], path: Path) -> dict[str, Any]:
     section = TIER_SECTIONS[tier]
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(read_content(path), path)
     except FileNotFoundError:
         message = "the command ended with exit code 0, but did not write it"
         raise _build_results_error(tier, message, path) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise _build_results_error(tier, f"the file is not readable JSON: {error}", path) from error
     # {"slices": {NAME: ...}} or simply {NAME: ...}.
     scores = document.get(section, document) if isinstance(document, dict) else None

@@ -11,7 +11,8 @@ from scoring.runtime import parts
 from scoring.runtime.parts import convert_write_errors
 from scoring.tiers.base import RunInfo, ScoredItem
 from scoring.tiers.registry import TIERS
-from suites.common.atomic_files import read_json_object, write_atomically, write_json_atomically
+from suites.common.atomic_files import write_atomically, write_json_atomically
+from suites.common.documents import read_json_object
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import TIER_FILES, EvaluationPaths
 from suites.contract.scoring_request import ScoringRequest, compute_tier_digests

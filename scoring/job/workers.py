@@ -18,7 +18,7 @@ import torch
 
 from scoring.runtime.progress import LOGGED_KEYS, PROGRESS_INTERVAL_SECONDS, JobProgress, merge_progress
 from scoring.runtime.stop import StopRequest
-from suites.common.atomic_files import read_json_object
+from suites.common.documents import read_json_object
 from suites.contract.scoring_request import ScoringRequest
 
 _log = structlog.get_logger()

@@ -22,7 +22,7 @@ from scoring.model.memory_budget import refuse_oversized_model
 from suites.checkpoint.architecture import UnscorableCheckpoint
 from suites.checkpoint.completeness import CheckpointShards, compute_fingerprint, open_checkpoint_shards
 from suites.checkpoint.shard_headers import BYTES_PER_ELEMENT, Box, IncompleteFile, Shard
-from suites.common.atomic_files import open_without_blocking
+from suites.common.documents import open_without_blocking
 from suites.common.errors import ExitCode, UserError
 from suites.common.formatting import describe_error
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from suites.common.atomic_files import read_json_object, write_json_atomically
+from suites.common.atomic_files import write_json_atomically
+from suites.common.documents import read_json_object
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import EvaluationPaths
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import structlog
 
-from suites.common.atomic_files import read_json_object_if_readable, write_json_atomically
+from suites.common.atomic_files import write_json_atomically
+from suites.common.documents import read_json_object_if_readable
 from suites.contract.paths import EvaluationPaths
 
 PROGRESS_SCHEMA = 1

@@ -3,9 +3,6 @@
 Nanotron truncates and rewrites them in place, so an empty or torn one counts as a file that is being written.
 """
 
-import json
-import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ import yaml
 
 from suites.checkpoint.architecture import Architecture, UnscorableCheckpoint, parse_architecture
 from suites.checkpoint.shard_headers import IncompleteFile
-from suites.common.atomic_files import open_without_blocking
+from suites.common.documents import DamagedDocument, OversizedDocument, check_yaml_limits, parse_json, read_content
 from suites.common.errors import UserError
 from suites.common.formatting import describe_error
 
@@ -23,13 +20,7 @@ MAX_DOCUMENT_BYTES = 1 << 23
 
 MAX_RANKS = 1 << 16
 
-MAX_NESTING_DEPTH = 64
-
-MAX_NUMBER_DIGITS = 4000
-
 MAX_MERGED_KEYS = 10_000
-
-_NUMBER_PATTERN = re.compile(r"[-+0-9a-fA-Fx_:.]+")
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 
@@ -91,7 +82,7 @@ def read_training_config(path: Path) -> TrainingConfig:
     """
     try:
         return _extract_training_config(_parse_document(path, _parse_yaml_bounded))
-    except (OSError, IncompleteFile) as error:
+    except (OSError, IncompleteFile, UnscorableCheckpoint) as error:
         message = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
         raise UserError(message, location=path, hint="give the path of nanotron's training config") from error
 
@@ -103,8 +94,8 @@ def read_checkpoint_metadata(folder: Path) -> CheckpointMetadata:
     never be scored, OSError where one cannot be read.
     """
     config = _parse_document(folder / "config.yaml", _parse_yaml_bounded)
-    metadata = _parse_document(folder / "checkpoint_metadata.json", json.loads)
-    model_config = _parse_document(folder / "model_config.json", json.loads)
+    metadata = _parse_document(folder / "checkpoint_metadata.json", _parse_json)
+    model_config = _parse_document(folder / "model_config.json", _parse_json)
     metas = _get_mapping(metadata, "metas")
     if not metas:
         raise IncompleteFile("checkpoint_metadata.json has no metas")
@@ -119,15 +110,7 @@ def read_checkpoint_metadata(folder: Path) -> CheckpointMetadata:
 
 
 def _parse_yaml_bounded(content: bytes) -> Any:
-    depth = 0
-    # The C loader recurses without a limit, and would crash the process; numbers like 1:1:1... take quadratic time.
-    for event in yaml.parse(content, Loader=_Loader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_NESTING_DEPTH:
-            raise ValueError(f"nested more than {MAX_NESTING_DEPTH} deep")
-        text = event.value if isinstance(event, yaml.ScalarEvent) else ""
-        if len(text) > MAX_NUMBER_DIGITS and _NUMBER_PATTERN.fullmatch(text):
-            raise ValueError(f"a number of {len(text)} digits")
+    check_yaml_limits(content)
     # The nodes are counted before the loader builds objects: merges can grow exponentially.
     loader = _Loader(content)
     try:
@@ -136,6 +119,13 @@ def _parse_yaml_bounded(content: bytes) -> Any:
         return None if node is None else loader.construct_document(node)
     finally:
         loader.dispose()
+
+
+def _parse_json(content: bytes) -> Any:
+    try:
+        return parse_json(content, "")
+    except DamagedDocument as error:
+        raise ValueError(error.reason.removeprefix("not JSON: ")) from error
 
 
 class _MergeCounter:
@@ -169,15 +159,16 @@ class _MergeCounter:
 
 def _parse_document(path: Path, parser: Callable[[bytes], Any]) -> dict[str, Any]:
     try:
-        with open_without_blocking(path) as file:
-            content = file.read(min(os.fstat(file.fileno()).st_size, MAX_DOCUMENT_BYTES) + 1)  # read(n) allocates n at once
+        content = read_content(path, MAX_DOCUMENT_BYTES)
     except FileNotFoundError as error:
         raise IncompleteFile(f"{path.name} is missing") from error
-    # Empty and torn files are saves in progress. A file too large for nanotron stays so.
+    except OversizedDocument as error:
+        raise UnscorableCheckpoint(f"{path.name} is {error.reason}") from error
+    except DamagedDocument as error:
+        raise IncompleteFile(f"{path.name}: {error.reason}") from error
+    # Empty and torn files are saves in progress.
     if not content.strip():
         raise IncompleteFile(f"{path.name} is empty")
-    if len(content) > MAX_DOCUMENT_BYTES:
-        raise UnscorableCheckpoint(f"{path.name} has more than {MAX_DOCUMENT_BYTES} bytes")
     try:
         document = parser(content)
     except _PARSE_ERRORS as error:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from suites.checkpoint.architecture import ParameterSpec, UnscorableCheckpoint
-from suites.common.atomic_files import open_without_blocking
+from suites.common.documents import open_without_blocking
 
 BYTES_PER_ELEMENT = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 """Safetensors' name of a floating type that weights may have -> bytes an element."""

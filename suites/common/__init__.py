@@ -1,1 +1,1 @@
-"""Small helpers that depend on nothing: errors, atomic files, YAML reader, formatting."""
+"""Small helpers that depend on nothing: errors, files written and read, YAML, formatting."""

@@ -1,4 +1,4 @@
-"""Atomic file writes (temporary file, fsync, rename), and JSON reading.
+"""Atomic file writes: temporary file, fsync, rename.
 
 POSIX promises neither that other nodes see a rename at once nor that fsync reaches the disk behind a file server.
 Readers must treat a missing file as "not yet".
@@ -6,15 +6,11 @@ Readers must treat a missing file as "not yet".
 
 import contextlib
 import errno
-import io
 import json
-import math
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any
 
 
@@ -56,20 +52,6 @@ def is_process_gone(pid: int) -> bool:
     except OSError:  # EPERM: the process exists
         return False
     return False
-
-
-def open_without_blocking(path: Path) -> io.BufferedReader:
-    """Open a regular file for reading.
-
-    Never waits for the writer of a pipe.
-    Raises OSError, also for anything but a regular file.
-    """
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115  the caller closes it
-    if not S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "Not a regular file", str(path))
-    os.set_blocking(file.fileno(), True)  # files on tape would raise EAGAIN
-    return file
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -118,48 +100,3 @@ def create_once(path: Path, data: str) -> bool:
         temporary.unlink()
     fsync_folder(path.parent)
     return True
-
-
-def read_json(path: Path) -> Any:
-    """The document at ``path``; None where there is no file.
-
-    Raises OSError where it cannot be read, and ValueError with path and position where it is not JSON.
-    """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    try:
-        return json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object at ``path``.
-
-    Empty where there is none, or something else. Raises OSError.
-    """
-    try:
-        document = read_json(path)
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def read_json_object_if_readable(path: Path) -> dict[str, Any]:
-    """``read_json_object``; also empty where the file cannot be read."""
-    try:
-        return read_json_object(path)
-    except OSError:
-        return {}
-
-
-def select_finite_numbers(document: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
-    """The values under ``names`` that are finite numbers; booleans are none."""
-    numbers = {}
-    for name in names:
-        value = document.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            numbers[name] = value
-    return numbers

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 import yaml
 
+from suites.common.documents import DamagedDocument, check_yaml_limits, read_content
 from suites.common.errors import UserError
 from suites.common.variables import expand_variables
 
@@ -42,6 +43,8 @@ _ALLOWED_TAGS = tuple(
 )
 
 _MAX_NODES = 100_000
+
+MAX_YAML_BYTES = 1 << 23
 
 
 class Duration(float):
@@ -127,14 +130,13 @@ def parse_yaml(text: str, source: str, environ: Mapping[str, str], *, verbatim: 
     Raises UserError at file:line for bad syntax, a duplicate key or an unset ${VAR} without a default.
     """
     try:
+        check_yaml_limits(text)
         root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         line = (error.problem_mark.line + 1) if error.problem_mark else 1
         raise UserError(f"not YAML: {error.problem}", location=f"{source}:{line}", hint="correct the syntax there") from error
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"not YAML: {str(error).splitlines()[0]}", location=source, hint="save it as UTF-8 text") from error
-    except RecursionError as error:
-        raise UserError("YAML is nested too deeply", location=source, hint="use fewer levels") from error
     document = YamlDocument(None, {}, source)
     document.data = None if root is None else _build_value(root, (), document, environ, frozenset(verbatim))
     return document
@@ -146,9 +148,11 @@ def read_yaml(path: Path, environ: Mapping[str, str], *, verbatim: Collection[st
     Also raises UserError where the file cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_content(path, MAX_YAML_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror})", location=path, hint="give the path of a readable file") from error
+    except DamagedDocument as error:
+        raise UserError(f"cannot be read ({error.reason})", location=path, hint="give the path of a YAML file") from error
     except UnicodeDecodeError as error:
         raise UserError("is not UTF-8 text", location=path, hint="save it as UTF-8") from error
     return parse_yaml(text, str(path), environ, verbatim=verbatim)

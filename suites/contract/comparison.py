@@ -12,7 +12,9 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from suites.common.documents import DamagedDocument, read_struct
 from suites.common.errors import UserError
+from suites.common.formatting import describe_error
 from suites.contract.objectives import Objectives
 from suites.contract.paths import EvaluationPaths
 
@@ -260,8 +262,9 @@ def read_comparison_document(path: Path) -> ComparisonDocument | None:
     Raises UserError for any other content.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=ComparisonDocument)
+        return read_struct(path, ComparisonDocument)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise UserError(f"not a comparison: {error}", location=path, hint="delete it; the watcher makes it again") from error
+    except (OSError, DamagedDocument) as error:
+        reason = error.reason if isinstance(error, DamagedDocument) else describe_error(error)
+        raise UserError(f"not a comparison: {reason}", location=path, hint="delete it; the watcher makes it again") from error

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from suites.common.documents import DamagedDocument, read_struct
 from suites.common.errors import UserError
 
 SCHEMA = 1
@@ -41,9 +42,9 @@ def read_request(path: Path, request_type: type[_Request]) -> _Request:
     Raises UserError (usage) with the file and the wrong field.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=request_type)
+        return read_struct(path, request_type)
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror})", location=path, hint="give the path of a REQUEST.json") from error
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        message, hint = f"not a valid request: {error}", "correct that field, or let the watcher write the file"
+    except DamagedDocument as error:
+        message, hint = f"not a valid request: {error.reason}", "correct that field, or let the watcher write the file"
         raise UserError(message, location=path, hint=hint) from error

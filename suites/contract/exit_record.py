@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from suites.common.documents import DamagedDocument, read_struct
 from suites.common.errors import ExitCode
 from suites.contract.encoding import SCHEMA
 from suites.contract.paths import AttemptPaths
@@ -39,8 +40,8 @@ def read_exit_records(attempt: Path) -> list[ExitRecord]:
     records = []
     for path in AttemptPaths(attempt).list_exit_files():
         try:
-            records.append(msgspec.json.decode(path.read_bytes(), type=ExitRecord))
-        except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+            records.append(read_struct(path, ExitRecord))
+        except (OSError, DamagedDocument):
             continue
     return sorted(records, key=lambda record: (record.restart, record.task or 0))
 

@@ -3,13 +3,13 @@
 A dead watcher's last status always looks good, so only its age counts.
 """
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from suites.common.documents import DamagedDocument, parse_json, read_content
 
 STALE_AFTER_POLLS = 3
 """A heartbeat older than this number of polls is stale."""
@@ -48,15 +48,13 @@ def read_liveness(path: Path, now: float) -> WatcherLiveness:
     Raises OSError, or ValueError for a file that is no status. Both the heartbeat (the watcher's clock) and the mtime
     (the file server's) must be fresh: a watcher whose clock runs ahead would look alive for hours after its death.
     """
-    with path.open("rb") as file:
-        mtime = os.fstat(file.fileno()).st_mtime
-        try:
-            document = json.loads(file.read())
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"is not JSON ({error})") from error
+    try:
+        mtime, document = path.stat().st_mtime, parse_json(read_content(path), path)
+    except DamagedDocument as error:
+        raise ValueError(f"is not a watcher's status ({error.reason})") from error
     try:
         heartbeat, poll_seconds = _parse_seconds(document["heartbeat"]), _parse_seconds(document["poll"])
-        host, pid = str(document["host"]), int(document["pid"])
+        host, pid = str(document["host"]), int(_parse_seconds(document["pid"]))
     except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise ValueError(f"is not a watcher's status ({error!r})") from error
     # The older of the two signs of life counts.

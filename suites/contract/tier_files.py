@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from suites.common.atomic_files import read_json
+from suites.common.documents import read_json
 from suites.contract.objectives import TIER4_RATES
 
 TIER4 = "tier4_sft_native"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from suites.common.atomic_files import read_json_object
+from suites.common.documents import read_json_object
 from suites.common.formatting import format_names
 from suites.contract.encoding import canonical_digest, to_plain_json
 from suites.contract.paths import DataPaths

@@ -9,7 +9,8 @@ import os
 import shutil
 from pathlib import Path
 
-from suites.common.atomic_files import fsync_folder, make_temporary_name, read_json_object, write_json_atomically
+from suites.common.atomic_files import fsync_folder, make_temporary_name, write_json_atomically
+from suites.common.documents import read_json_object
 from suites.common.group_permissions import grant_group_access, make_shared_folders
 from suites.contract.paths import DataPaths
 

@@ -16,6 +16,7 @@ from typing import assert_never
 import msgspec
 
 from suites.common.atomic_files import create_once
+from suites.common.documents import read_line
 from suites.contract.paths import attempt_log_paths
 from watcher.actions.archive import archive_results
 from watcher.actions.retention import RetentionActions
@@ -294,7 +295,7 @@ class Actor:
         # A void claim keeps a job from starting: the batch script creates the same file first.
         if create_once(claim, f"void: given up by epoch {self._journal.epoch} on {socket.gethostname()}\n"):
             self._append_event(action.next_event)
-        elif claim.read_text(encoding="utf-8", errors="replace").startswith("void"):
+        elif read_line(claim).startswith("void"):
             self._append_event(action.next_event)  # by a watcher that was killed before journaling it
 
     def _close_request(self, action: CloseRequest) -> None:

@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from suites.common.atomic_files import fsync_folder, read_json_object, write_atomically
+from suites.common.atomic_files import fsync_folder, write_atomically
+from suites.common.documents import read_json_object
 from suites.contract.paths import EvaluationPaths
 from suites.contract.tier_files import get_fingerprint
 

@@ -1,5 +1,6 @@
 """Results, attempts and leftovers on disk, ignoring the journal. Reads only."""
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -8,7 +9,8 @@ from pathlib import Path
 import msgspec
 
 from suites.checkpoint.completeness import compute_fingerprint
-from suites.common.atomic_files import is_creator_dead, read_json
+from suites.common.atomic_files import is_creator_dead
+from suites.common.documents import DamagedDocument, open_without_blocking, read_json, read_line
 from suites.common.errors import UserError
 from suites.contract.exit_record import ExitRecord, combine_exit_records, read_exit_records
 from suites.contract.paths import TIER_FILES, EvaluationPaths, StatePaths
@@ -140,7 +142,9 @@ def _scan_attempt(paths: StatePaths, run_id: str, now: float) -> AttemptFolder:
         request: ScoringRequest | None = read_scoring_request(attempt_paths.request)
     except UserError:
         request = None
-    claim = attempt_paths.claim.read_text(encoding="utf-8", errors="replace").strip() if attempt_paths.claim.exists() else ""
+    claim = ""
+    with contextlib.suppress(OSError, DamagedDocument):
+        claim = read_line(attempt_paths.claim)
     age_seconds = max(0.0, now - attempt_paths.folder.stat().st_mtime)
     records = read_exit_records(attempt_paths.folder)
     return AttemptFolder(
@@ -188,7 +192,7 @@ def read_part_fingerprint(path: Path) -> str | None:
     The login node has no parquet library.
     """
     try:
-        with path.open("rb") as file:
+        with open_without_blocking(path) as file:
             # The footer holds the metadata, so the rows are never read.
             file_bytes = file.seek(0, os.SEEK_END)
             file.seek(max(0, file_bytes - _PARQUET_TAIL_BYTES))

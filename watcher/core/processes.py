@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,11 @@ _PROC = Path("/proc")
 
 _STAT_STATE, _STAT_GROUP, _STAT_START = 0, 2, 19
 """Fields of /proc/PID/stat, counted after the command's closing parenthesis (proc(5): fields 3, 5 and 22)."""
+
+MAX_PID = 1 << 22
+"""The largest process id that Linux gives."""
+
+_PROCESS_PATTERN = re.compile(r"(?P<host>[^:]*):(?P<pid>[0-9]{1,8}):(?P<start>[0-9]{1,19})(?::|$)")
 
 _DEAD_STATES = frozenset("ZXx")
 """Zombies answer ``kill -0`` for as long as nobody reaps them."""
@@ -31,8 +37,10 @@ class Process(msgspec.Struct, frozen=True):
     @classmethod
     def parse(cls, text: str) -> "Process | None":
         """``<host>:<pid>:<start>``; None where it is something else."""
-        host, pid, start = [*text.split(":"), "", ""][:3]
-        return cls(host, int(pid), int(start)) if pid.isdecimal() and start.isdecimal() else None
+        match = _PROCESS_PATTERN.match(text)
+        if match is None or not 1 <= int(match["pid"]) <= MAX_PID:
+            return None
+        return cls(match["host"], int(match["pid"]), int(match["start"]))
 
     def is_alive(self) -> bool:
         """Whether this very process is there (on this machine) and no zombie."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from suites.common.atomic_files import write_atomically
+from suites.common.documents import DamagedDocument, read_struct
 from suites.contract.paths import StatePaths
 from watcher import __version__
 from watcher.config.settings import Config
@@ -75,10 +76,8 @@ def _measure_once_interval_seconds(paths: StatePaths, now: float) -> float | Non
     None for the first run. It remembers this run.
     """
     run_times: list[float] = []
-    with contextlib.suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):  # missing or damaged: start anew
-        run_times = [
-            run_time for run_time in msgspec.json.decode(paths.once_json.read_bytes(), type=list[float]) if run_time < now
-        ]
+    with contextlib.suppress(OSError, DamagedDocument):  # missing or damaged: start anew
+        run_times = [run_time for run_time in read_struct(paths.once_json, list[float]) if run_time < now]
     # The longest interval counts: a timer that skips a run at night is not stale.
     run_times = [*run_times, now][-KEPT_ONCE_RUNS:]
     with contextlib.suppress(OSError):  # the status fails likewise on a full disk

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from suites.common.documents import DamagedDocument, read_struct
 from watcher.core.actions import Alert
 
 
@@ -34,6 +35,6 @@ class ReportState(msgspec.Struct, kw_only=True):
 def read_report_state(path: Path) -> ReportState:
     """reported.json; a new state where it is missing or damaged."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=ReportState)
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError):  # only the backoff of failures is lost
+        return read_struct(path, ReportState)
+    except (OSError, DamagedDocument):  # only the backoff of failures is lost
         return ReportState()

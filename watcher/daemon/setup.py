@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from suites.common.atomic_files import create_once
+from suites.common.documents import read_line
 from suites.common.errors import UserError
 from watcher.config.settings import Config
 from watcher.core.executor import Executor
@@ -32,12 +33,12 @@ def ensure_state_id(config: Config) -> str:
     """
     path = config.paths.state / "id"
     create_once(path, secrets.token_hex(8) + "\n")
-    return path.read_text(encoding="ascii").strip()
+    return read_line(path)
 
 
 def read_state_id(state: Path) -> str:
     """The name of a state folder, without making one."""
     try:
-        return (state / "id").read_text(encoding="ascii").strip()
+        return read_line(state / "id")
     except FileNotFoundError:
         return _NO_STATE_ID

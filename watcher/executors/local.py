@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from suites.common.atomic_files import write_atomically
+from suites.common.documents import DamagedDocument
 from suites.contract.encoding import encode_json
 from suites.contract.exit_record import ExitRecord, read_exit_records
 from suites.contract.paths import AttemptPaths
@@ -111,7 +112,7 @@ class LocalExecutor:
                 process.send_signal(signal.SIGTERM)
             else:
                 self._kill_after_grace(local_attempt.cancelled, process)
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, DamagedDocument) as error:
             raise ExecutorUnreachable(f"cannot cancel {job.name}: {error}") from error
 
     def query_queue(self) -> Mapping[str, Job]:
@@ -123,7 +124,7 @@ class LocalExecutor:
         for name in sorted(self._open_names):
             try:
                 job = self._inspect_attempt(name)
-            except (OSError, msgspec.DecodeError) as error:
+            except (OSError, DamagedDocument) as error:
                 job = Job(job_id="", name=name, state=JobState.UNKNOWN, raw_state="UNREADABLE", reason=str(error))
             if job is not None and job.state.is_terminal:
                 self._open_names.discard(name)

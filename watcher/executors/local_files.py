@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import msgspec
 
+from suites.common.documents import read_line, read_struct
 from suites.contract.paths import AttemptPaths
 from watcher.core.processes import Process
 
@@ -51,10 +52,10 @@ class LocalAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def read(cls, attempt: AttemptPaths) -> "LocalAttempt":
-        """Read all three files. OSError; DecodeError for unexpected content."""
+        """Read all three files. OSError; DamagedDocument for unexpected content."""
         claim, claimed_at = "", None
         try:
-            claim = attempt.claim.read_text(errors="replace").strip()
+            claim = read_line(attempt.claim)
             claimed_at = attempt.claim.stat().st_mtime
         except (FileNotFoundError, NotADirectoryError):
             pass
@@ -68,6 +69,6 @@ class LocalAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
 def _read_document(path: Path, kind: type[_Document]) -> _Document | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return read_struct(path, kind)
     except (FileNotFoundError, NotADirectoryError):
         return None

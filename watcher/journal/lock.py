@@ -11,13 +11,15 @@ import os
 import secrets
 import socket
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from suites.common.atomic_files import create_once, is_process_gone, write_atomically
+from suites.common.documents import MAX_LINE_BYTES, DamagedDocument, read_struct
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import StatePaths
-from watcher.core.processes import read_start_ticks
+from watcher.core.processes import MAX_PID, read_start_ticks
 
 MIN_LEASE_SECONDS = 600.0
 """Seconds without a heartbeat after which a watcher on another host counts as gone, at least."""
@@ -27,7 +29,7 @@ class LockOwner(msgspec.Struct, frozen=True, kw_only=True):
     """Who holds the lock."""
 
     host: str
-    pid: int
+    pid: Annotated[int, msgspec.Meta(ge=1, le=MAX_PID)]
     start: int | None
     """Ticks after boot at which the process started; None where /proc does not show it."""
     boot: str = ""
@@ -115,18 +117,12 @@ class DaemonLock:
     def _read_owner(self) -> tuple[LockOwner | None, float]:
         """Owner and last heartbeat (mtime); None where the file is no lock."""
         try:
-            fd = os.open(self._path, os.O_RDONLY)
+            heartbeat = self._path.stat().st_mtime
+            return read_struct(self._path, LockOwner, MAX_LINE_BYTES), heartbeat
         except FileNotFoundError:
             return None, 0.0
-        try:
-            heartbeat = os.fstat(fd).st_mtime
-            raw = os.read(fd, 65536)
-        finally:
-            os.close(fd)
-        try:
-            return msgspec.json.decode(raw, type=LockOwner), heartbeat
-        except (msgspec.DecodeError, msgspec.ValidationError):
-            return None, heartbeat
+        except DamagedDocument:
+            return None, 0.0
 
     def is_held(self) -> bool:
         """Whether the lock still names us."""

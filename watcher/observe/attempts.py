@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from suites.common.atomic_files import read_json_object_if_readable
+from suites.common.documents import DamagedDocument, read_json_object_if_readable, read_line
 from suites.common.errors import ExitCode, UserError
 from suites.contract.exit_record import ExitRecord, combine_exit_records, read_exit_records
 from suites.contract.paths import AttemptPaths, EvaluationPaths, StatePaths, list_attempt_log_paths, prefill_log_paths
@@ -29,8 +29,8 @@ def read_attempt_files(paths: StatePaths, results: EvaluationPaths, run_id: str,
     except OSError:
         return AttemptFiles()
     if attempt_paths.claim.name in names:
-        with contextlib.suppress(OSError):
-            claim = attempt_paths.claim.read_text(encoding="utf-8", errors="replace").strip() or None
+        with contextlib.suppress(OSError, DamagedDocument):
+            claim = read_line(attempt_paths.claim) or None
     # The folder is listed once, and opened only for what exists: this runs for each attempt in each poll.
     exit_records = (
         combine_exit_records(read_exit_records(attempt_paths.folder), tasks)

@@ -3,12 +3,13 @@
 A job that cannot write its results can usually still write its log: script and scorer end with a line for people on stderr.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+
+from suites.common.documents import read_tail
 
 _TAIL_BYTES = 16384
 
@@ -73,9 +74,7 @@ def _find_reason(lines: Sequence[str]) -> str:
 def _read_tail(log: Path) -> list[str]:
     """The last lines, none of them empty."""
     try:
-        with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-            text = file.read().decode(errors="replace")
+        text = read_tail(log, _TAIL_BYTES).decode(errors="replace")
     except OSError:
         return []
     return [line[:MAX_LINE_CHARACTERS] for line in (" ".join(line.split()) for line in text.split("\n")) if line]

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from suites.common.atomic_files import write_atomically
+from suites.common.documents import DamagedDocument, read_struct
 from suites.common.errors import UserError
 from suites.contract.scoring_request import FileDigest, SuiteInRequest
 from suites.definitions.local_data import FileHasher, bind_data_digests, expand_patterns, get_local_patterns
@@ -154,9 +155,9 @@ class LocalDataHashes:
             self._cached = {}
             if self._cache_file is not None:
                 try:
-                    records = msgspec.json.decode(self._cache_file.read_bytes(), type=list[HashedDataFiles])
+                    records = read_struct(self._cache_file, list[HashedDataFiles])
                     self._cached = {record.patterns: record for record in records}
-                except (OSError, msgspec.DecodeError, msgspec.ValidationError):  # nothing remembered: hash everything
+                except (OSError, DamagedDocument):  # nothing remembered: hash everything
                     self._cached = {}
         return self._cached
 

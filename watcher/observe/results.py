@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from suites.common.atomic_files import read_json_object_if_readable, select_finite_numbers
+from suites.common.documents import read_json_object_if_readable, select_finite_numbers
 from suites.contract.paths import EvaluationPaths
 from suites.contract.scoring_request import TierRequirement
 from suites.contract.tier_files import INSTRUCTION_MATCH_RATE, TierVerdict, check_tier_file, get_fingerprint

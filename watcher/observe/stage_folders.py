@@ -12,7 +12,7 @@ import msgspec
 
 from suites.checkpoint.completeness import list_steps
 from suites.checkpoint.metadata import read_training_config
-from suites.common.atomic_files import open_without_blocking
+from suites.common.documents import open_without_blocking
 from suites.common.errors import UserError
 from watcher.config.settings import Config, Stage
 from watcher.core.snapshot import StageFolder

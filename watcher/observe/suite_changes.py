@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from suites.common.atomic_files import read_json_object_if_readable
+from suites.common.documents import read_json_object_if_readable
 from suites.common.formatting import format_names
 from suites.contract.paths import EvaluationPaths
 from suites.contract.scoring_request import SuiteInRequest

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from suites.common.documents import open_without_blocking
 from suites.common.formatting import describe_error
 from suites.contract.paths import EvaluationPaths
 from watcher.report.data import ReportedEvaluation, StageReport
@@ -109,14 +110,14 @@ def _read_answer_rows(path: Path) -> Iterator[JsonObject]:
 
     Raises ValueError with the line's number for a line that is not JSON.
     """
-    with path.open("rb") as file:
+    with open_without_blocking(path) as file:
         # A broken model may write one endless line, so lines are read in bounded pieces.
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), start=1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 message = f"{path.name}, line {number}: not JSON, or longer than {MAX_LINE_BYTES} bytes"
                 raise ValueError(message) from error
             if isinstance(row, dict) and "name" in row:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from suites.common.atomic_files import read_json
+from suites.common.documents import read_json
 from suites.common.formatting import describe_error
 from suites.contract.paths import TIER_FILES, EvaluationPaths
 from watcher.status.reader import JsonObject, as_finite, as_list, as_object
@@ -19,7 +19,6 @@ from watcher.status.reader import JsonObject, as_finite, as_list, as_object
 ENTRY_SECTIONS = {"tier2_ppl": "slices", "tier3_cf": "tasks", "tier4_sft_native": "by_category"}
 """Tier -> key of the entries in its file."""
 
-MAX_FILE_BYTES = 64_000_000
 """Largest tier file that is read; real ones have less than a megabyte."""
 
 
@@ -107,12 +106,8 @@ def _read_document(path: Path, errors: list[str]) -> JsonObject:
     A file that holds something else adds a line to ``errors``.
     """
     try:
-        # One odd file must not exhaust the memory of a login node.
-        if path.exists() and path.stat().st_size > MAX_FILE_BYTES:
-            errors.append(f"{path.name}: larger than {MAX_FILE_BYTES // 1_000_000} MB")
-            return {}
         document = read_json(path)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         errors.append(f"{path.name}: {describe_error(error).removeprefix(f'{path}: ')}")
         return {}
     if document is not None and not isinstance(document, dict):

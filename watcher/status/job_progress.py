@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from suites.common.atomic_files import read_json_object_if_readable, select_finite_numbers
+from suites.common.documents import read_json_object_if_readable, select_finite_numbers
 from watcher.config.settings import Config
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
 from watcher.core.result_paths import get_evaluation_paths

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from suites.common.atomic_files import read_json
+from suites.common.documents import read_json
 from support.faults.failing_disk import ERROR_CODES, FailingDisk
 from support.runs.watched_run import WatchedRun
 

@@ -7,7 +7,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-from suites.common.atomic_files import read_json
+from suites.common.documents import read_json
 from support.slurm_cluster.daemon import SLURM_CONFIG, SlurmRun
 
 pytestmark = [pytest.mark.slurm, pytest.mark.scoring]

@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from scoring.runtime.fence import Fence
-from suites.common.atomic_files import read_json, write_json_atomically
+from suites.common.atomic_files import write_json_atomically
+from suites.common.documents import read_json
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import EvaluationPaths
 from suites.contract.scoring_request import SuiteInRequest, compute_tier_digests, merge_suites

@@ -20,7 +20,7 @@ from scoring.job import workers as many
 from scoring.model.memory_budget import TokenBudget
 from scoring.runtime.fence import Fence
 from scoring.runtime.progress import LOGGED_KEYS, JobProgress, merge_progress
-from suites.common.atomic_files import read_json
+from suites.common.documents import read_json
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import EvaluationPaths
 from support.models.tiny_llama_items import load_tiny_llama

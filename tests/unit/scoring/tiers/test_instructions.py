@@ -8,7 +8,7 @@ import yaml
 from scoring.inference.generation import GenerationResult
 from scoring.job import steps as run
 from scoring.tiers import instructions
-from suites.common.atomic_files import read_json
+from suites.common.documents import read_json
 from suites.common.errors import ExitCode
 from suites.contract.objectives import TIER4_RATES
 from suites.contract.paths import EvaluationPaths
