@@ -34,7 +34,7 @@ def locate_evaluation(folder: Path) -> EvaluationRef:
         hint = "give RESULTS/<stage>/by_checkpoint/<step>"
         raise UserError("is not the results folder of an evaluation", location=folder, hint=hint)
     stage = folder.parent.parent
-    return EvaluationRef(results=str(stage.parent), stage=stage.name, directory=folder.name)
+    return EvaluationRef(results=str(stage), stage=stage.name, directory=folder.name)
 
 
 def compare_folders(baseline: Path, candidate: Path, objectives: Objectives, *, as_json: bool) -> ExitCode:

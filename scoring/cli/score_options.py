@@ -76,7 +76,7 @@ def request_from_options(options: ScoreOptions, environ: Mapping[str, str]) -> S
         tokenizer=tokenizer if not Path(tokenizer).is_dir() else str(Path(tokenizer).absolute()),
         use_fast=not options.slow_tokenizer,
         seq_len=seq_len,
-        results=str(options.results.absolute()),
+        results=str(options.results.absolute() / stage),
         eval_data=str(options.eval_data.absolute()),
         backend=options.backend,
         command=(options.command or environ.get("LIGHTEVAL_CMD")) if options.backend == "command" else None,

@@ -52,11 +52,15 @@ def collect_points(results: Path, stages: Iterable[str] = ()) -> list[CurvePoint
 
     ``stages`` limits them to these stages. Raises UserError (data missing) if there are none.
     """
-    stage_names = tuple(stages) or tuple(sorted(path.parent.name for path in results.glob("*/by_checkpoint")))
+    # A stage with a folder of results of its own has by_checkpoint directly in it.
+    roots = [path.parent for pattern in ("by_checkpoint", "*/by_checkpoint") for path in sorted(results.glob(pattern))]
+    wanted_stages = frozenset(stages)
     curve_points = []
-    for stage in stage_names:
-        for folder in sorted((results / stage / "by_checkpoint").glob("*")):
-            ref = EvaluationRef(results=str(results), stage=stage, directory=folder.name)
+    for root in roots:
+        if wanted_stages and root.name not in wanted_stages:
+            continue
+        for folder in sorted((root / "by_checkpoint").glob("*")):
+            ref = EvaluationRef(results=str(root), stage=root.name, directory=folder.name)
             try:
                 curve_points.append(_build_point(open_evaluation(ref)))
             except NoScoresError:

@@ -33,6 +33,7 @@ class EvaluationRef(msgspec.Struct, frozen=True, kw_only=True):
     """Identifies one evaluation in a CompareRequest."""
 
     results: str
+    """The stage's folder of results, with ``by_checkpoint`` in it."""
     stage: str
     directory: str
     fingerprint: str | None = None
@@ -45,7 +46,7 @@ class EvaluationRef(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def paths(self) -> EvaluationPaths:
         """Paths of its results."""
-        return EvaluationPaths(Path(self.results), self.stage, self.directory)
+        return EvaluationPaths(Path(self.results), self.directory)
 
 
 class CompareRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,14 +19,14 @@ TIER_FILES = {
 class EvaluationPaths(msgspec.Struct, frozen=True):
     """Files of one evaluation's published results."""
 
-    results: Path
-    stage: str
+    root: Path
+    """The stage's folder of results, with ``by_checkpoint`` and ``eval_logs`` in it."""
     directory: str
 
     @property
     def folder(self) -> Path:
-        """The folder ``<results>/<stage>/by_checkpoint/<directory>``."""
-        return self.results / self.stage / "by_checkpoint" / self.directory
+        """The folder ``<root>/by_checkpoint/<directory>``."""
+        return self.root / "by_checkpoint" / self.directory
 
     def tier_json(self, tier: str) -> Path:
         """Published scores of one tier. Raises KeyError for an unknown tier."""
@@ -273,24 +273,24 @@ class LogPaths(NamedTuple):
     err: Path
 
 
-def attempt_log_paths(results: Path, stage: str, step: int, job_id: str) -> LogPaths:
-    """Logs of one scoring job; ``job_id`` may be Slurm's %j."""
-    return _make_log_paths(results, stage, f"eval_{stage}_{step}_{job_id}")
+def attempt_log_paths(root: Path, stage: str, step: int, job_id: str) -> LogPaths:
+    """Logs of one scoring job; ``root`` is the stage's, ``job_id`` may be Slurm's %j."""
+    return _make_log_paths(root, f"eval_{stage}_{step}_{job_id}")
 
 
-def list_attempt_log_paths(results: Path, stage: str, step: int, job_id: str, task_count: int) -> list[LogPaths]:
+def list_attempt_log_paths(root: Path, stage: str, step: int, job_id: str, task_count: int) -> list[LogPaths]:
     """Logs of a scoring job, or of all tasks of an array."""
     job_ids = [job_id] if task_count <= 1 else [f"{job_id}_{task}" for task in range(task_count)]
-    return [attempt_log_paths(results, stage, step, task_job_id) for task_job_id in job_ids]
+    return [attempt_log_paths(root, stage, step, task_job_id) for task_job_id in job_ids]
 
 
-def prefill_log_paths(results: Path, stage: str, job_id: str) -> LogPaths:
+def prefill_log_paths(root: Path, stage: str, job_id: str) -> LogPaths:
     """Logs of one prefill job; ``job_id`` may be Slurm's %j."""
-    return _make_log_paths(results, stage, f"prefill_{stage}_{job_id}")
+    return _make_log_paths(root, f"prefill_{stage}_{job_id}")
 
 
-def _make_log_paths(results: Path, stage: str, name: str) -> LogPaths:
-    folder = results / stage / "eval_logs" / "slurm"
+def _make_log_paths(root: Path, name: str) -> LogPaths:
+    folder = root / "eval_logs" / "slurm"
     return LogPaths(folder / f"{name}.out", folder / f"{name}.err")
 
 

@@ -66,6 +66,7 @@ class ScoringRequest(msgspec.Struct, frozen=True, kw_only=True):
     use_fast: bool = True
     seq_len: int
     results: str
+    """The stage's folder of results, with ``by_checkpoint`` and ``eval_logs`` in it."""
     eval_data: str
     python: str = "python3"
     """Interpreter with torch. The batch script runs ``${python} -m scoring score REQUEST.json``."""
@@ -96,7 +97,7 @@ class ScoringRequest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def paths(self) -> EvaluationPaths:
         """Paths of the results."""
-        return EvaluationPaths(Path(self.results), self.stage, self.directory)
+        return EvaluationPaths(Path(self.results), self.directory)
 
 
 def read_scoring_request(path: Path) -> ScoringRequest:

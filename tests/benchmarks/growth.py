@@ -48,7 +48,7 @@ def read_memory_bytes(name):
 
 def score_in_parts(count, folder):
     """So many parts of a row each, taken as a job takes them: leased, written, read again by a second worker."""
-    paths = EvaluationPaths(folder, "stage1", "step_1")
+    paths = EvaluationPaths(folder / "stage1", "step_1")
     paths.parts.mkdir(parents=True)
     of = {"seq_len": 128, "dtype": "float32", "backend": "direct", "padded_vocab": "in_softmax"}
     identity = RunIdentity(fingerprint="f", tokenizer="t", **of)

@@ -72,7 +72,7 @@ def score_model(folder: Path, number: int, noise: float | None) -> float:
 
 def read_model_row(folder: Path, number: int) -> dict:
     """What it published: the summary, how its answers ended, and how well the model reads the prompts themselves."""
-    paths = EvaluationPaths(folder / "results", str(number), "step_2000")
+    paths = EvaluationPaths(folder / "results" / str(number), "step_2000")
     document, run = json.loads(paths.tier_json(TIER).read_text()), json.loads(paths.run_json.read_text())
     prompts = document["prompts"]
     replies = [prompt["response"] for prompt in prompts.values()]

@@ -9,7 +9,7 @@ from watcher.core.actions import UNMANAGED, ArchiveResults
 
 def archive_results(action: ArchiveResults) -> None:
     """Move tier files and the files made from them to superseded/."""
-    paths = EvaluationPaths(Path(action.results_folder), action.stage, action.directory)
+    paths = EvaluationPaths(Path(action.results_folder), action.directory)
     for tier, label in action.tiers.items():
         moved_paths = [paths.tier_json(tier)]
         # Files beside another program's results may be its own, so only the tier file moves.

@@ -68,7 +68,7 @@ class RetentionActions:
         if mirror_root is None or self._clock() < self._mirror_retry_at:
             return
         results_paths = get_evaluation_paths(config, record)
-        mirror_paths = EvaluationPaths(mirror_root, record.stage, record.directory)
+        mirror_paths = EvaluationPaths(mirror_root / record.stage, record.directory)
         try:
             if action.restore:
                 mirror.restore_from_mirror(mirror_paths, results_paths, record.suites)

@@ -84,9 +84,11 @@ def _observe_state(
     tiers = {stage.name: plans.get_requirements(stage, now).tiers for stage in config.stages.values()}
     evaluation_paths = {record.key: get_evaluation_paths(config, record) for record in journal_state.records.values()}
     for stage in config.stages.values():
-        for name in list_result_folders(stage.results, stage.name):
-            evaluation_paths.setdefault(f"{stage.name}/{name}", EvaluationPaths(stage.results, stage.name, name))
-    results = {key: remains.read_tier_files(paths, tiers.get(paths.stage, {})) for key, paths in evaluation_paths.items()}
+        for name in list_result_folders(stage.root):
+            evaluation_paths.setdefault(f"{stage.name}/{name}", EvaluationPaths(stage.root, name))
+    results = {
+        key: remains.read_tier_files(paths, tiers.get(key.partition("/")[0], {})) for key, paths in evaluation_paths.items()
+    }
     checkpoint_folders = {record.checkpoint for record in journal_state.records.values()}
     # Results outside the journal name their checkpoint themselves.
     checkpoint_folders |= {tier_file.checkpoint for tier_files in results.values() for tier_file in tier_files.values()}
@@ -121,7 +123,7 @@ def _observe_state(
     return ObservedState(
         now=now,
         results=results,
-        result_folders={key: str(paths.results) for key, paths in evaluation_paths.items()},
+        result_folders={key: str(paths.root) for key, paths in evaluation_paths.items()},
         checkpoint_states=checkpoint_states,
         scores=scores,
         tiers=tiers,

@@ -41,6 +41,7 @@ class StageSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     checkpoints: Path
     results: Path | None = None
+    result_root: Path | None = None
     steps: tuple[StepNumber, ...] | StepNumber | str | None = None
     every: PositiveInt | None = None
     start: StepNumber | None = msgspec.field(name="from", default=None)

@@ -189,11 +189,17 @@ def _resolve_stage(
             message = f"{training_config}: no such file"
             raise document.make_error(message, (*location, "training_config"), "give the path of the training run's config.yaml")
         training_config = None
+    if stage.results and stage.result_root:
+        message = "is given beside results"
+        raise document.make_error(
+            message, (*location, "result_root"), "keep one: results is for several stages, result_root for one"
+        )
     suites = (stage.suites,) if isinstance(stage.suites, str) else stage.suites
     return Stage(
         name=str(location[-1]),
         checkpoints=_resolve_path(base, stage.checkpoints),
         results=_resolve_path(base, stage.results) if stage.results else results,
+        result_root=_resolve_path(base, stage.result_root) if stage.result_root else None,
         steps=_parse_steps(document, stage.steps, (*location, "steps")),
         every=stage.every,
         start=stage.start,

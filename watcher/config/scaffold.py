@@ -26,7 +26,7 @@ _ENVIRONMENT_TEMPLATE = """\
 # STAGE4_BRIDGE_CKPT_PATH=/path/to/another/checkpoint
 # STAGE4_STEPS="500 1500 3500 5000"
 # STAGE4_CONFIG_PATH=/path/to/config/sft_stage3_smoltalk.yaml
-# STAGE4_RESULT_ROOT=/path/to/evaluation_results
+# STAGE4_RESULT_ROOT=/path/to/evaluation_results/stage4
 # LIGHTEVAL_CMD="/path/to/another/scorer"
 """
 

@@ -29,6 +29,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     checkpoints: Path
     results: Path
+    result_root: Path | None = None
+    """Folder that holds by_checkpoint and eval_logs itself; None: ``results``/``name``."""
     steps: tuple[int, ...] = ()
     every: int | None = None
     start: int | None = None
@@ -47,6 +49,11 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     backend: str = "direct"
     command: str | tuple[str, ...] | None = None
     """For backend ``command``: a line for bash, or a list of arguments."""
+
+    @property
+    def root(self) -> Path:
+        """The stage's folder of results, with ``by_checkpoint`` and ``eval_logs`` in it."""
+        return self.results / self.name if self.result_root is None else self.result_root
 
     @property
     def first_step(self) -> int | None:

@@ -78,6 +78,7 @@ def check_stages(document: YamlDocument, config: Config) -> None:
     if not config.stages:
         raise document.make_error("has no stages", ("stages",), "add one, or omit stages: for the built-in four")
     names_by_folders: dict[tuple[Path, Path], str] = {}
+    names_by_root: dict[Path, str] = {}
     for name, stage in config.stages.items():
         location = ("stages", name)
         if not _STAGE_NAME.fullmatch(name):
@@ -91,6 +92,12 @@ def check_stages(document: YamlDocument, config: Config) -> None:
             message = f"watches the same checkpoints as {names_by_folders[key]}, with the same results"
             raise document.make_error(message, (*location, "checkpoints"), "put the suites of both into one stage")
         names_by_folders[key] = name
+        # Steps of two stages have equal names, so in one folder each would replace the other's scores.
+        root = _resolve_links(stage.root)
+        if root in names_by_root:
+            message = f"{stage.root} has the results of {names_by_root[root]}, too"
+            raise document.make_error(message, (*location, "result_root"), "give each stage a folder of its own")
+        names_by_root[root] = name
 
 
 def _check_schedule(document: YamlDocument, stage: Stage, location: YamlPath) -> None:
@@ -144,7 +151,11 @@ def check_folders(document: YamlDocument, stages_document: YamlDocument, config:
         (config.eval_data, document, ("eval_data",)),
         (config.state, document, ("state",)),
         (config.mirror, document, ("mirror",)),
-        *((stage.results, stages_document, ("stages", name, "results")) for name, stage in config.stages.items()),
+        *(
+            (folder, stages_document, ("stages", name, "results" if stage.result_root is None else "result_root"))
+            for name, stage in config.stages.items()
+            for folder in ((stage.results, stage.root) if stage.result_root is None else (stage.root,))
+        ),
     ]
     for folder, source_document, location in folders:
         if folder is None:

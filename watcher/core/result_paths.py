@@ -11,11 +11,11 @@ PUBLISHED_STATES = frozenset({EvaluationState.SCORED, EvaluationState.LOST})
 
 def get_evaluation_paths(config: Config, record: EvaluationRecord) -> EvaluationPaths:
     """Where an evaluation's results are, or are going to be."""
-    return EvaluationPaths(Path(get_results_folder(config, record)), record.stage, record.directory)
+    return EvaluationPaths(Path(get_results_folder(config, record)), record.directory)
 
 
 def get_results_folder(config: Config, record: EvaluationRecord) -> str:
-    """The results folder of an evaluation.
+    """The folder of results of an evaluation's stage, with ``by_checkpoint`` in it.
 
     It is the attempt's own while in flight or scored, else the config's.
     """
@@ -28,6 +28,6 @@ def get_results_folder(config: Config, record: EvaluationRecord) -> str:
 
 
 def get_configured_results_folder(config: Config, stage: str) -> str:
-    """The results folder that the config gives to a stage."""
+    """The folder of results that the config gives to a stage."""
     stage_config = config.stages.get(stage)
-    return str(config.results if stage_config is None else stage_config.results)
+    return str(config.results / stage if stage_config is None else stage_config.root)

@@ -97,8 +97,8 @@ def list_configured_folders(config: Config) -> list[Folder]:
     """All folders that watcher and jobs write, and those of checkpoints."""
     written = {"state": config.state, "results": config.results, "eval_data": config.eval_data}
     for stage in config.stages.values():
-        if stage.results != config.results:
-            written[f"results of {stage.name}"] = stage.results
+        if stage.result_root is not None or stage.results != config.results:
+            written[f"results of {stage.name}"] = stage.result_root or stage.results
     if config.mirror is not None:
         written["mirror"] = config.mirror
     read = [Folder(f"checkpoints of {stage.name}", stage.checkpoints, is_written=False) for stage in config.stages.values()]

@@ -51,7 +51,9 @@ def _read_job_reason(results: EvaluationPaths, attempt_paths: AttemptPaths, last
     return next(filter(None, (read_failure_reason(file, last_record.run_id, last_record.code) for file in files)), "")
 
 
-def add_failure_details(attempt_files: AttemptFiles, results: EvaluationPaths, attempt: Attempt, step: int) -> AttemptFiles:
+def add_failure_details(
+    attempt_files: AttemptFiles, results: EvaluationPaths, attempt: Attempt, *, stage: str, step: int
+) -> AttemptFiles:
     """``attempt_files`` with finished parts and the end of the log.
 
     The job's own documents come first. The log counts where they could not be written, or concern another task.
@@ -59,9 +61,9 @@ def add_failure_details(attempt_files: AttemptFiles, results: EvaluationPaths, a
     submitted_at = attempt.submit_time or attempt.intended
     last_record = attempt_files.exit_records[-1] if attempt_files.exit_records else None
     if results.directory == PREFILL_DIRECTORY:
-        logs = [prefill_log_paths(results.results, results.stage, attempt.job_id or "")]
+        logs = [prefill_log_paths(results.root, stage, attempt.job_id or "")]
     else:
-        logs = list_attempt_log_paths(results.results, results.stage, step, attempt.job_id or "", attempt.tasks)
+        logs = list_attempt_log_paths(results.root, stage, step, attempt.job_id or "", attempt.tasks)
     endings = [read_log_ending(stderr_log) for _, stderr_log in logs]
     # Each task of an array has its own log, and only the task that ended tells why.
     task_endings = (

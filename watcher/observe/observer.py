@@ -146,7 +146,11 @@ class Observer:
         # Logs are read only for failures, since they may be large and many.
         attempts |= {
             record.attempt.run_id: evidence_attempts.add_failure_details(
-                attempts[record.attempt.run_id], get_evaluation_paths(config, record), record.attempt, record.step
+                attempts[record.attempt.run_id],
+                get_evaluation_paths(config, record),
+                record.attempt,
+                stage=record.stage,
+                step=record.step,
             )
             for record in in_flight
             if record.attempt is not None and _has_failed(attempts[record.attempt.run_id], find_job(record.attempt, queue))

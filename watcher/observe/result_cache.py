@@ -56,14 +56,12 @@ class PublishedResultsCache:
         """Results of one record, also in a new results folder; None: unknown."""
         # Results that a person moved to the new folder count there.
         if configured_folder != recorded_folder:
-            moved_results = evidence.results_exist(
-                EvaluationPaths(Path(configured_folder), record.stage, record.directory), record.suites
-            )
+            moved_results = evidence.results_exist(EvaluationPaths(Path(configured_folder), record.directory), record.suites)
             if moved_results.is_valid and configured_folder not in self.missing_folders:
                 return msgspec.structs.replace(moved_results, results_folder=configured_folder)
         if recorded_folder in self.missing_folders:
             return None
-        return evidence.results_exist(EvaluationPaths(Path(recorded_folder), record.stage, record.directory), record.suites)
+        return evidence.results_exist(EvaluationPaths(Path(recorded_folder), record.directory), record.suites)
 
     def _find_changed(
         self, watched_folders: set[tuple[str, str]], journal_state: JournalState, config: Config, *, full_scan_due: bool
@@ -71,12 +69,12 @@ class PublishedResultsCache:
         changed = set()
         self.missing_folders = {}
         for stage, results_folder in sorted(watched_folders):
-            folder = EvaluationPaths(Path(results_folder), stage, "any").folder.parent
+            folder = EvaluationPaths(Path(results_folder), "any").folder.parent
             try:
                 mtime = os.stat(folder).st_mtime_ns  # noqa: PTH116  part of the idle poll
             except OSError:
                 mtime = 0
-                if not Path(results_folder).is_dir():  # an unmounted folder proves nothing about its files
+                if not Path(results_folder).parent.is_dir():  # an unmounted folder proves nothing about its files
                     self.missing_folders[results_folder] = _describe_missing_folder(results_folder, config, journal_state)
                     continue
             # The parent's mtime shows removed folders; files inside them are checked once an hour.
@@ -94,7 +92,7 @@ def _describe_missing_folder(results_folder: str, config: Config, journal_state:
         if record.state is EvaluationState.SCORED and get_results_folder(config, record) == results_folder
     )
     counts = ", ".join(f"{count} results of {stage}" for stage, count in counts_by_stage.items())
-    return f"{results_folder} is missing (unmounted?); the state of {counts} is unknown" if counts else ""
+    return f"{Path(results_folder).parent} is missing (unmounted?); the state of {counts} is unknown" if counts else ""
 
 
 class PendingResultsCache:
@@ -182,7 +180,7 @@ def check_mirrors(
     mirrors, stale = {}, set()
     for key, record_results in results.items():
         record = journal_state.records[key]
-        mirror_paths = EvaluationPaths(config.mirror, record.stage, record.directory)
+        mirror_paths = EvaluationPaths(config.mirror / record.stage, record.directory)
         # The mirror may restore these, but only content and suites that the journal names.
         if not record_results.is_valid and record.fingerprint is not None:
             current_tiers = requirements.get(record.stage, StageRequirements()).tiers

@@ -58,7 +58,7 @@ def build_comparison_requests(config: Config, journal_state: JournalState) -> di
 
 def _make_evaluation_ref(record: EvaluationRecord, stage: Stage) -> EvaluationRef:
     return EvaluationRef(
-        results=str(stage.results),
+        results=str(stage.root),
         stage=record.stage,
         directory=record.directory,
         fingerprint=record.fingerprint,

@@ -75,7 +75,7 @@ def make_archive_action(record: EvaluationRecord, stage: Stage, labels: dict[str
     """Move tier files to superseded/; ``labels``: tier -> folder name there."""
     return ArchiveResults(
         key=record.key,
-        results_folder=str(stage.results),
+        results_folder=str(stage.root),
         stage=record.stage,
         directory=record.directory,
         tiers=labels,

@@ -221,7 +221,7 @@ def _is_not_scored_already(case: _CompleteCheckpoint) -> Action | Skip | None:
         case.results,
         "valid results already exist",
         mtimes=case.content.mtimes,
-        results_folder=str(case.stage.results),
+        results_folder=str(case.stage.root),
     )
 
 
@@ -270,7 +270,7 @@ def _build_scoring_request(case: _CompleteCheckpoint) -> ScoringRequest:
         tokenizer=str(case.settings.tokenizer),
         use_fast=stage.use_fast,
         seq_len=int(case.settings.seq_len or 0),
-        results=str(stage.results),
+        results=str(stage.root),
         eval_data=str(config.eval_data),
         python=config.python,
         backend=stage.backend,

@@ -177,7 +177,7 @@ def build_prefill_request(stage: Stage, suites: tuple[SuiteInRequest, ...], toke
         tokenizer=tokenizer,
         use_fast=stage.use_fast,
         seq_len=0,
-        results=str(stage.results),
+        results=str(stage.root),
         eval_data=str(config.eval_data),
         python=config.python,
         # The one job that may use the network.

@@ -236,7 +236,7 @@ def _collect_skips(
 
 def _skip_results_in_other_folders(stage: Stage, journal_state: JournalState, config: Config) -> Iterator[Skip]:
     """Evaluations whose results lie outside the config's results folder."""
-    current_folder = str(stage.results)
+    current_folder = str(stage.root)
     stage_records = [
         record
         for record in journal_state.records.values()
@@ -247,7 +247,7 @@ def _skip_results_in_other_folders(stage: Stage, journal_state: JournalState, co
             message = (
                 f"is {current_folder}, but results of {count} evaluation{'s' if count > 1 else ''} are or will be in {folder}"
             )
-            hint = f"Move {folder}/{stage.name}/by_checkpoint there when no job writes to it, or change the config back"
+            hint = f"Move {folder}/by_checkpoint there when no job writes to it, or change the config back"
             yield Skip(
                 f"stages.{stage.name}.results", f"{message}; comparisons read {current_folder} only. {hint}", needs_attention=True
             )

@@ -76,7 +76,7 @@ def read_stage_answers(stage: StageReport) -> StageAnswers | None:
     total_characters = 0
     # The bridge first, since its answers are shown beside all others; then the newest, until the page is large enough.
     for evaluation in evaluations if bridge is None else [bridge, *evaluations]:
-        path = EvaluationPaths(Path(evaluation.results), stage.name, evaluation.directory).generations
+        path = EvaluationPaths(Path(evaluation.results), evaluation.directory).generations
         if not path.is_file():
             continue
         # A page of many megabytes opens slowly in a browser.

@@ -152,7 +152,7 @@ def _build_stage(
     stage_records = [record for record in journal_state.records.values() if record.stage == name]
     # Each record is read where its attempt published, since the config may name another folder now.
     evaluations = [
-        _build_from_record(record, get_evaluation_paths(config, record).results, compare_requests.get(record.key))
+        _build_from_record(record, get_evaluation_paths(config, record).root, compare_requests.get(record.key))
         for record in stage_records
     ]
     evaluations += _find_unjournaled(results, name, {record.directory for record in stage_records})
@@ -194,7 +194,7 @@ def _collect_notes(stage: Stage | None, bridge: EvaluationRecord | None, started
 
 
 def _build_from_record(record: EvaluationRecord, results: Path, compare_request: CompareRequest | None) -> ReportedEvaluation:
-    paths = EvaluationPaths(results, record.stage, record.directory)
+    paths = EvaluationPaths(results, record.directory)
     result_files = read_result_files(paths)
     errors = list(result_files.errors)
     # While an evaluation is being scored again, missing and older tier files are no errors.
@@ -243,11 +243,11 @@ def _find_unjournaled(results: Path, stage: str, known_directories: set[str]) ->
     """Results without a record: scored by hand, or before a deleted journal."""
     names: list[str] = []
     with contextlib.suppress(OSError):  # the report shows what can be read
-        names = list_result_folders(results, stage)
+        names = list_result_folders(results)
     for name in names:
         if name in known_directories:
             continue
-        paths = EvaluationPaths(results, stage, name)
+        paths = EvaluationPaths(results, name)
         result_files = read_result_files(paths)
         # A folder may exist without results: a job that has just started makes one.
         if not (result_files.tiers or result_files.errors):

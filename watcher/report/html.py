@@ -217,7 +217,7 @@ def _build_links(evaluation: ReportedEvaluation, results: Path) -> list[list[str
 
     Relative URLs hold wherever the file system is mounted.
     """
-    folder = EvaluationPaths(Path(evaluation.results), evaluation.stage, evaluation.directory).folder
+    folder = EvaluationPaths(Path(evaluation.results), evaluation.directory).folder
     labels = {".out": "log", ".err": "errors"}
     links = [[labels.get(Path(log).suffix, "log"), log] for log in evaluation.logs] + [["results", f"{folder}/"]]
     return [[label, _make_relative_url(path, results)] for label, path in links]

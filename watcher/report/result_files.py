@@ -59,12 +59,12 @@ class ResultFiles(msgspec.Struct, frozen=True, kw_only=True):
     """One line for each file that could not be read."""
 
 
-def list_result_folders(results: Path, stage: str) -> list[str]:
-    """Names of the evaluation folders among a stage's results, sorted.
+def list_result_folders(root: Path) -> list[str]:
+    """Names of the evaluation folders in a stage's folder of results, sorted.
 
     Empty if the stage has no results. Raises OSError if they cannot be listed.
     """
-    folder = EvaluationPaths(results, stage, "any").folder.parent
+    folder = EvaluationPaths(root, "any").folder.parent
     try:
         with os.scandir(folder) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))

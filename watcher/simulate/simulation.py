@@ -58,7 +58,12 @@ def relocate_config(root: Path, config: Config) -> Config:
     for name, stage in config.stages.items():
         bridge = None if stage.bridge is None else msgspec.structs.replace(stage.bridge, checkpoint=None)
         stages[name] = msgspec.structs.replace(
-            stage, checkpoints=folders[stage.checkpoints], results=root / "results", bridge=bridge, backend="direct"
+            stage,
+            checkpoints=folders[stage.checkpoints],
+            results=root / "results",
+            result_root=None,
+            bridge=bridge,
+            backend="direct",
         )
     return msgspec.structs.replace(
         config,

@@ -46,7 +46,7 @@ def asked_for(watched):
 
 
 def finish_a_part(watched, name="web"):
-    paths = EvaluationPaths(watched.config.results, "stage1", "step_100")
+    paths = EvaluationPaths(watched.config.results / "stage1", "step_100")
     paths.parts.mkdir(parents=True, exist_ok=True)
     part = paths.parts / f"{name}.0123456789abcdef.parquet"
     part.write_text("rows")
@@ -193,7 +193,7 @@ def test_out_of_memory_gets_half_as_much_again(watched):
 def test_slurms_line_in_the_log_says_out_of_memory_where_its_state_does_not(watched):
     watched.executor.endings[KEY] = deque(["no_record", 0])
     watched.tick_until(lambda: record(watched).state == "running")
-    log = attempt_log_paths(watched.config.results, "stage1", 100, "101")[1]
+    log = attempt_log_paths(watched.config.results / "stage1", "stage1", 100, "101")[1]
     log.write_text("loading\nslurmstepd: error: Exceeded job memory limit at some point.\nlast words\n")
     watched.tick_until(lambda: record(watched).state == "failed")
     assert "ran out of memory of 64G (slurmstepd: error: Exceeded job memory limit" in record(watched).reason

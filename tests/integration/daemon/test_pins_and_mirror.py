@@ -215,7 +215,7 @@ def mirrored(tmp_path, monkeypatch):
 
 
 def get_mirror_paths(watched):
-    return EvaluationPaths(watched.config.mirror, "stage1", "step_100")
+    return EvaluationPaths(watched.config.mirror / "stage1", "step_100")
 
 
 def test_what_a_cleaner_took_is_restored(mirrored):

@@ -56,7 +56,7 @@ def fill(watched, *, leave=()):
     stage = watched.config.stages["stage1"]
     suites = tuple(load_suite(name, {}).to_request() for name in stage.suites)
     head = {"run_id": "r", "stage": "stage1", "source_stage": "stage1", "step": 0, "directory": KEY, "checkpoint": ""}
-    rest = {"fingerprint": "", "tokenizer": stage.tokenizer, "seq_len": 1, "results": str(stage.results)}
+    rest = {"fingerprint": "", "tokenizer": stage.tokenizer, "seq_len": 1, "results": str(stage.root)}
     fill_cache(ScoringRequest(**head, **rest, suites=suites, eval_data=str(watched.config.eval_data)), skipped_names=leave)
 
 

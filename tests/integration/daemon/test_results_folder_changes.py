@@ -23,7 +23,7 @@ def say(watched, where, steps=STEPS):
 
 
 def there(where, step):
-    return EvaluationPaths(where, "stage1", f"step_{step}").tier_json("tier2_ppl").exists()
+    return EvaluationPaths(where / "stage1", f"step_{step}").tier_json("tier2_ppl").exists()
 
 
 def line(watched):
@@ -59,7 +59,9 @@ def test_a_job_in_flight_publishes_where_it_was_told_to_and_is_scored_by_that(wa
     assert [there(new, step) for step in STEPS] == [False, False, True]
     watched.tick(3, seconds=3700.0)
     assert watched.are_all_scored(), "what lies in the folder of before is not lost"
-    words = f"is {new}, but results of 2 evaluations are or will be in {old}; comparisons read {new} only. Move"
+    words = (
+        f"is {new}/stage1, but results of 2 evaluations are or will be in {old}/stage1; comparisons read {new}/stage1 only. Move"
+    )
     assert line(watched).startswith(words)
     status = json.loads(watched.config.paths.status_json.read_text())
     assert sum(warning.startswith("stages.stage1.results: ") for warning in status["warnings"]) == 1
@@ -74,7 +76,7 @@ def test_results_that_are_moved_along_are_found_there_and_the_line_goes(watched)
     watched.tick(2)
     assert Counter(watched.list_states().values()) == {"scored": 2, "waiting": 1}
     assert line(watched) == ""
-    assert {record.results for record in watched.journal_state.records.values() if record.results} == {str(new)}
+    assert {record.results for record in watched.journal_state.records.values() if record.results} == {str(new / "stage1")}
     watched.daemon.close()
     watched.start_daemon()
     watched.tick(2, seconds=3700.0)
@@ -97,7 +99,10 @@ def test_a_job_that_fails_there_is_tried_again_into_the_new_folder(watched):
     old, new = one_scored_and_one_in_flight(watched)
     watched.tick_until(lambda: watched.list_states()["stage1/step_200"] == "scored")
     requests = [read_scoring_request(watched.config.paths.attempt(run).request) for run in watched.run_ids()]
-    assert Counter(request.results for request in requests if request.step == 200) == {str(old): 1, str(new): 1}
+    assert Counter(request.results for request in requests if request.step == 200) == {
+        str(old / "stage1"): 1,
+        str(new / "stage1"): 1,
+    }
     assert there(new, 200)
     assert "results of 1 evaluation are or will be in" in line(watched)
 
@@ -134,7 +139,7 @@ def test_an_audit_looks_where_the_results_are(watched):
     assert [finding for finding in found if finding.key.startswith("stage1/step_")] == []
     shutil.copytree(old / "stage1", new / "stage1")
     watched.tick(2)
-    assert watched.journal_state.records[KEY].results == str(new)
+    assert watched.journal_state.records[KEY].results == str(new / "stage1")
 
 
 def test_what_is_scored_anew_is_scored_into_the_new_folder(watched):
@@ -144,4 +149,4 @@ def test_what_is_scored_anew_is_scored_into_the_new_folder(watched):
     watched.tick_until(lambda: runs(watched)[KEY] == 2 and watched.list_states()[KEY] == "scored")
     assert there(old, 100)
     assert there(new, 100)
-    assert watched.journal_state.records[KEY].results == str(new)
+    assert watched.journal_state.records[KEY].results == str(new / "stage1")

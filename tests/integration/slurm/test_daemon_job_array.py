@@ -49,7 +49,7 @@ def rows(results):
 def alone(watch):
     """The results of the same request by one process that shares with nobody."""
     (attempt,) = watch.attempts
-    request = json.loads((attempt / "request.json").read_text()) | {"results": str(watch.root / "alone"), "status": None}
+    request = json.loads((attempt / "request.json").read_text()) | {"results": str(watch.root / "alone" / "base"), "status": None}
     (watch.root / "alone.json").write_text(json.dumps(request))
     environ = watch.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(watch._path)}
     command = [sys.executable, "-m", "scoring", "score", watch.root / "alone.json"]

@@ -109,7 +109,7 @@ class WatchedRun:
 
     def get_evaluation_paths(self, key="stage1/step_100"):
         stage, _, directory = key.partition("/")
-        return EvaluationPaths(self.config.results, stage, directory)
+        return EvaluationPaths(self.config.results / stage, directory)
 
     def start_daemon(self):
         self.daemon = self.start_second_daemon()

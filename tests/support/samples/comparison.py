@@ -251,7 +251,7 @@ def make_sample_document(stage, step, results="/scratch/evaluation_results", *, 
     place = steps.index(step)
 
     def where(directory):
-        return EvaluationRef(results=str(results), stage=stage, directory=directory)
+        return EvaluationRef(results=f"{results}/{stage}", stage=stage, directory=directory)
 
     gain = 0.05 * (place + 1) / len(steps) if stage != "stage1" else 0.3
     comparisons = []

@@ -28,11 +28,11 @@ TIER_FILE_HEAD = {
 
 
 def find_real_results(step, stage="stage1"):
-    return EvaluationPaths(REAL_RESULTS, stage, f"step_{step}")
+    return EvaluationPaths(REAL_RESULTS / stage, f"step_{step}")
 
 
 def make_evaluation_ref(paths, **known):
-    return EvaluationRef(results=str(paths.results), stage=paths.stage, directory=paths.directory, **known)
+    return EvaluationRef(results=str(paths.root), stage=paths.root.name, directory=paths.directory, **known)
 
 
 def publish_sample_results(paths, *, slices=None, tasks=None, prompts=None, step=100, source=None, fingerprint=None, **head):
@@ -49,8 +49,8 @@ def publish_sample_results(paths, *, slices=None, tasks=None, prompts=None, step
         head: whatever else the heads say.
     """
     (paths.folder / "items").mkdir(parents=True, exist_ok=True)
-    who = {"path": f"/ckpts/{step}", "source_stage": source or paths.stage, "fingerprint": fingerprint or f"{step:064x}"}
-    common = {**TIER_FILE_HEAD, "stage": paths.stage, "step": step, "checkpoint": {**who, "tokens_seen": step * 1000}, **head}
+    who = {"path": f"/ckpts/{step}", "source_stage": source or paths.root.name, "fingerprint": fingerprint or f"{step:064x}"}
+    common = {**TIER_FILE_HEAD, "stage": paths.root.name, "step": step, "checkpoint": {**who, "tokens_seen": step * 1000}, **head}
     if slices:
         entries = {name: _slice(paths, name, *arrays) for name, arrays in slices.items()}
         _write(paths, "tier2_ppl", {**common, "summary": perplexity.summarise_slices(entries), "slices": entries})

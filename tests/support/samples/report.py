@@ -86,7 +86,7 @@ class ReportSample:
         return [*([self.bridges[stage]] if stage in self.bridges else []), *((stage, step) for step in self.steps[stage])]
 
     def get_paths(self, stage, step):
-        return EvaluationPaths(self.results, stage, f"step_{step}")
+        return EvaluationPaths(self.results / stage, f"step_{step}")
 
     def make_figure(self, stage, source, step, name):
         """(value, standard error) of one slice, task, rate or category."""

@@ -140,7 +140,7 @@ def test_p_values_of_a_comparison_are_corrected_together():
 def pair(tmp_path):
     """Two published evaluations that may be changed: step 40 and step 60."""
     shutil.copytree(published.REAL_RESULTS, tmp_path / "results")
-    return [EvaluationPaths(tmp_path / "results", "stage1", f"step_{step}") for step in (40, 60)]
+    return [EvaluationPaths(tmp_path / "results" / "stage1", f"step_{step}") for step in (40, 60)]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def made(tmp_path, name, *, shift=0.0, right=0.5, seed=0, **more):
     noise = np.random.default_rng(seed).normal(0, 0.002, 60)
     nll = tokens * (3.0 + rng.normal(0, 0.2, 60) + shift + noise)
     answers = np.arange(400) < 400 * right
-    paths = EvaluationPaths(tmp_path, "stage2", name)
+    paths = EvaluationPaths(tmp_path / "stage2", name)
     return publish_sample_results(paths, slices={"web": (tokens, nll)}, tasks={"ours": (answers,)}, **more)
 
 
@@ -360,7 +360,7 @@ def test_ten_items_are_too_few_and_so_are_ten_documents(tmp_path):
     tokens = np.full(9, 100)
     sides = [
         publish_sample_results(
-            EvaluationPaths(tmp_path, "stage2", name),
+            EvaluationPaths(tmp_path / "stage2", name),
             slices={"web": (tokens, tokens * value)},
             tasks={"ours": (np.full(5, right),)},
         )
@@ -377,7 +377,7 @@ def test_subjects_are_averaged_as_they_are_and_as_one(tmp_path):
     rng = np.random.default_rng(3)
     right = [rng.random(400) < np.asarray([0.4] * 300 + [0.6] * 100), rng.random(400) < np.asarray([0.5] * 300 + [0.9] * 100)]
     sides = [
-        publish_sample_results(EvaluationPaths(tmp_path, "stage3", name), tasks={"mmlu": (answers, subjects)})
+        publish_sample_results(EvaluationPaths(tmp_path / "stage3", name), tasks={"mmlu": (answers, subjects)})
         for name, answers in zip(("x", "y"), right, strict=True)
     ]
     found = entry(against_bridge(*sides), "mmlu")
@@ -395,7 +395,7 @@ def test_a_slice_of_a_single_document_is_compared_by_its_windows(tmp_path):
     sides = []
     for name, shift in (("a", 0.0), ("b", -0.3)):
         paths = publish_sample_results(
-            EvaluationPaths(tmp_path, "s", name), slices={"web": (np.asarray([4000]), np.asarray([12_000.0 + shift]))}
+            EvaluationPaths(tmp_path / "s", name), slices={"web": (np.asarray([4000]), np.asarray([12_000.0 + shift]))}
         )
         table = pq.read_table(paths.items_parquet("web")).to_pylist()
         nll = 100 * (3 + shift + rng.normal(0, 0.05, 40))
@@ -429,7 +429,7 @@ def prompts(chance, seed=0):
 def test_every_rate_is_paired_by_prompt_and_the_tiers_total_is_the_prompts_that_pass_all(tmp_path):
     stats = pytest.importorskip("scipy.stats")
     sides = [
-        publish_sample_results(EvaluationPaths(tmp_path, "stage4", name), prompts=prompts(chance, seed))
+        publish_sample_results(EvaluationPaths(tmp_path / "stage4", name), prompts=prompts(chance, seed))
         for name, chance, seed in (("a", 0.3, 1), ("b", 0.8, 2))
     ]
     found = against_bridge(
@@ -474,7 +474,7 @@ def test_prompts_that_were_changed_are_left_out_of_the_pairs(tmp_path):
     after["prompt3"] = (category, [("starts_with", "instruction", True), *checks])
     after["new"] = before["prompt2"]
     sides = [
-        publish_sample_results(EvaluationPaths(tmp_path, "stage4", name), prompts=each)
+        publish_sample_results(EvaluationPaths(tmp_path / "stage4", name), prompts=each)
         for name, each in (("a", before), ("b", after))
     ]
     edit_tier_file(sides[1], "tier4_sft_native", lambda document: document.update(data_key="another"))
@@ -489,7 +489,7 @@ def test_prompts_that_were_changed_are_left_out_of_the_pairs(tmp_path):
 
 
 def test_prompts_under_another_chat_template_are_refused(tmp_path):
-    sides = [publish_sample_results(EvaluationPaths(tmp_path, "stage4", name), prompts=prompts(0.5)) for name in ("a", "b")]
+    sides = [publish_sample_results(EvaluationPaths(tmp_path / "stage4", name), prompts=prompts(0.5)) for name in ("a", "b")]
     edit_tier_file(sides[0], "tier4_sft_native", lambda document: document.update(chat_template={"sha256": "old"}))
     found = against_bridge(*sides)
     assert [each.reason for each in found.refusals] == ["different chat template: old at the baseline, c at the candidate"]
@@ -540,7 +540,7 @@ def test_a_step_that_is_not_like_the_candidate_is_not_the_best(tmp_path):
 
 def test_a_baseline_that_is_gone_or_of_another_content_is_told_and_the_others_are_compared(tmp_path):
     first, last, candidate = steps(tmp_path, (0.1, 0.0, -0.1))
-    gone = EvaluationRef(results=str(tmp_path), stage="stage1", directory="step_50000")
+    gone = EvaluationRef(results=str(tmp_path / "stage1"), stage="stage1", directory="step_50000")
     document = compare_evaluation(
         CompareRequest(
             candidate=make_evaluation_ref(candidate),
@@ -557,7 +557,9 @@ def test_a_baseline_that_is_gone_or_of_another_content_is_told_and_the_others_ar
 
 def test_a_candidate_without_scores_is_a_problem(tmp_path):
     with pytest.raises(UserError, match="no scores; score it first") as caught:
-        compare_evaluation(CompareRequest(candidate=EvaluationRef(results=str(tmp_path), stage="stage1", directory="step_1")))
+        compare_evaluation(
+            CompareRequest(candidate=EvaluationRef(results=str(tmp_path / "stage1"), stage="stage1", directory="step_1"))
+        )
     assert caught.value.code == ExitCode.DATA_MISSING
 
 
@@ -599,7 +601,7 @@ def test_by_request_it_writes_the_document_and_by_hand_it_tells(tmp_path, capsys
 
 def test_what_cannot_be_compared_is_one_line_and_its_exit_code(tmp_path, capsys):
     made(tmp_path, "step_1")
-    folder = EvaluationPaths(tmp_path, "stage2", "step_1").folder
+    folder = EvaluationPaths(tmp_path / "stage2", "step_1").folder
     assert run_scoring_in_process(["compare", "--baseline", str(tmp_path), "--candidate", str(folder)]) == ExitCode.USAGE
     assert "is not the results folder of an evaluation" in capsys.readouterr().err
     (folder.parent / "step_2").mkdir()

@@ -69,7 +69,7 @@ def test_the_same_export_twice_changes_nothing_and_a_late_evaluation_adds_its_ow
 
 
 def test_a_bridge_is_a_run_of_its_own_and_deltas_to_it_are_curves(tmp_path):
-    paths = [EvaluationPaths(tmp_path / "r", "stage2", f"step_{step}") for step in (900, 100)]
+    paths = [EvaluationPaths(tmp_path / "r" / "stage2", f"step_{step}") for step in (900, 100)]
     sides = [
         publish_sample_results(each, tasks={"ours": ([number < limit for number in range(100)],)}, step=step, source=source)
         for each, step, source, limit in zip(paths, (900, 100), ("stage1", "stage2"), (40, 60), strict=True)
@@ -92,7 +92,7 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, capsys):
     )
     assert "no evaluation with scores" in capsys.readouterr().err
     paths = publish_sample_results(
-        EvaluationPaths(tmp_path, "s", "step_1"),
+        EvaluationPaths(tmp_path / "s", "step_1"),
         tasks={"ours": ([True, False],)},
         checkpoint={"path": "/c", "source_stage": "s", "fingerprint": "f"},
     )
@@ -107,7 +107,7 @@ def test_an_offline_run_of_wandb_holds_every_figure_on_its_own_axis_and_is_writt
     pytest.importorskip("wandb")
     from wandb.proto import wandb_internal_pb2  # noqa: PLC0415
 
-    found = curves.collect_points(find_real_results(20).results)
+    found = curves.collect_points(find_real_results(20).root.parent)
     assert curves_wandb.export_wandb(found, tmp_path, "tokens", "p") == 1
     before = contents(tmp_path)
     assert curves_wandb.export_wandb(found, tmp_path, "tokens", "p") == 0

@@ -254,7 +254,7 @@ def test_signals_are_passed_on_and_mean_another_time(tmp_path, scorer):
 
 def test_a_run_that_lost_its_fence_ends_the_command_and_publishes_nothing(tmp_path, scorer, monkeypatch):
     monkeypatch.setattr("scoring.job.external_scorer.FENCE_CHECK_SECONDS", 0.0)
-    fence = EvaluationPaths(tmp_path / "results", "stage1", "step_60").fence_json
+    fence = EvaluationPaths(tmp_path / "results" / "stage1", "step_60").fence_json
     command = scorer(f"""
         import time
         {SIMPLE.strip().replace(chr(10), chr(10) + "        ")}

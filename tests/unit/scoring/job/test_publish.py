@@ -34,7 +34,7 @@ def test_a_rewritten_checkpoint_replaces_the_scores_and_keeps_the_old_ones_aside
     new = load(folder / "tier2_ppl.json")
     assert new["checkpoint"]["fingerprint"] != old["checkpoint"]["fingerprint"]
     assert new["summary"]["ppl"] != old["summary"]["ppl"]
-    aside = EvaluationPaths(tmp_path / "results", "stage1", "step_60").superseded_folder(old["checkpoint"]["fingerprint"])
+    aside = EvaluationPaths(tmp_path / "results" / "stage1", "step_60").superseded_folder(old["checkpoint"]["fingerprint"])
     assert load(aside / "tier2_ppl.json") == old
     assert load(aside / "tier3_cf.json")["checkpoint"] == old["checkpoint"]
     assert load(aside / "run.json")["checkpoint"]["fingerprint"] == old["checkpoint"]["fingerprint"]
@@ -131,7 +131,7 @@ def test_a_name_in_two_suites_of_a_tier_is_refused():
 
 @pytest.fixture
 def paths(tmp_path):
-    found = EvaluationPaths(tmp_path, "stage1", "step_1")
+    found = EvaluationPaths(tmp_path / "stage1", "step_1")
     found.folder.mkdir(parents=True)
     return found
 

@@ -147,7 +147,7 @@ def test_every_gpu_gets_a_process_and_a_named_one_stays_alone(monkeypatch):
 
 
 def test_a_task_of_an_array_that_is_requeued_takes_nothing_from_the_others(tmp_path):
-    paths = EvaluationPaths(tmp_path, "stage1", "step_1")
+    paths = EvaluationPaths(tmp_path / "stage1", "step_1")
     paths.folder.mkdir(parents=True)
     tasks = [Fence(paths, "run", {"SLURM_ARRAY_TASK_ID": str(n)}) for n in range(3)]
     for task in tasks:
@@ -201,7 +201,7 @@ def test_out_of_memory_at_one_row_is_said():
 
 
 def test_progress_says_how_long_it_takes(tmp_path, monkeypatch):
-    paths = EvaluationPaths(tmp_path, "stage1", "step_1")
+    paths = EvaluationPaths(tmp_path / "stage1", "step_1")
     paths.parts.mkdir(parents=True)
     now = [100.0]
     monkeypatch.setattr("scoring.runtime.progress.time.monotonic", lambda: now[0])
@@ -234,7 +234,7 @@ def test_progress_says_how_long_it_takes(tmp_path, monkeypatch):
 
 def shared(tmp_path, run_id="r", **which):
     sizes = {"a": 100, "b": 300, "c": 600, "d": 1000}
-    return JobProgress(EvaluationPaths(tmp_path, "stage1", "step_1"), run_id, 4, part_sizes=sizes, **which)
+    return JobProgress(EvaluationPaths(tmp_path / "stage1", "step_1"), run_id, 4, part_sizes=sizes, **which)
 
 
 def score(progress, *labels):
@@ -246,12 +246,12 @@ def score(progress, *labels):
 
 
 def said_of_all(tmp_path):
-    said = read_json(EvaluationPaths(tmp_path, "stage1", "step_1").progress_json)
+    said = read_json(EvaluationPaths(tmp_path / "stage1", "step_1").progress_json)
     return said["parts_done"], said["parts"], said["size_done"], said["tokens"]
 
 
 def test_progress_of_an_array_is_that_of_all_its_tasks(tmp_path):
-    EvaluationPaths(tmp_path, "stage1", "step_1").parts.mkdir(parents=True)
+    EvaluationPaths(tmp_path / "stage1", "step_1").parts.mkdir(parents=True)
     score(shared(tmp_path, "an earlier run", array_task="7"), "d")
     first, second = shared(tmp_path, array_task="0"), shared(tmp_path, array_task="1")
     score(first, "a")
@@ -269,7 +269,7 @@ def test_progress_of_an_array_is_that_of_all_its_tasks(tmp_path):
 
 
 def test_progress_of_tasks_that_have_processes_each_is_that_of_all(tmp_path):
-    paths = EvaluationPaths(tmp_path, "stage1", "step_1")
+    paths = EvaluationPaths(tmp_path / "stage1", "step_1")
     paths.parts.mkdir(parents=True)
     for task, labels in (("0", "ab"), ("1", "cd")):
         for number, label in enumerate(labels):
@@ -280,7 +280,7 @@ def test_progress_of_tasks_that_have_processes_each_is_that_of_all(tmp_path):
 
 
 def test_a_worker_that_has_ended_counts_with_what_it_did_and_not_with_its_speed(tmp_path):
-    paths = EvaluationPaths(tmp_path, "stage1", "step_1")
+    paths = EvaluationPaths(tmp_path / "stage1", "step_1")
     paths.parts.mkdir(parents=True)
     score(shared(tmp_path, worker=0), "a")
     report = {"timings": {}, "parts": {"scored": ["b"], "reused": ["c"]}, "tokens": 300, "ended": time.time()}
@@ -296,7 +296,7 @@ def test_a_worker_that_has_ended_counts_with_what_it_did_and_not_with_its_speed(
 
 
 def test_a_slice_and_a_task_of_one_name_are_two_parts(tmp_path):
-    EvaluationPaths(tmp_path, "stage1", "step_1").parts.mkdir(parents=True)
+    EvaluationPaths(tmp_path / "stage1", "step_1").parts.mkdir(parents=True)
     tasks = [shared(tmp_path, array_task=str(n)) for n in range(2)]
     for task in tasks:
         for _ in range(2):

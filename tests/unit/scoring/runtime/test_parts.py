@@ -35,7 +35,7 @@ SLICES = {f"slice{n}": f"Text number {n} about the loss. " * 1500 for n in range
 
 @pytest.fixture
 def paths(tmp_path):
-    found = EvaluationPaths(tmp_path, "stage1", "step_1")
+    found = EvaluationPaths(tmp_path / "stage1", "step_1")
     found.parts.mkdir(parents=True)
     return found
 

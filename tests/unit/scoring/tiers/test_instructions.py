@@ -56,7 +56,7 @@ def prompts_of(count):
 
 
 def lines_of(folder):
-    path = EvaluationPaths(folder / "results", "stage1", "step_60").generations
+    path = EvaluationPaths(folder / "results" / "stage1", "step_60").generations
     return [json.loads(line) for line in path.read_bytes().decode("ascii").splitlines()]
 
 
@@ -191,7 +191,7 @@ def test_another_content_of_the_checkpoint_keeps_the_old_answers_aside(tmp_path)
     old, lines = load(tmp_path), lines_of(tmp_path)
     again = make_score_arguments(tmp_path, "--name", "step_60", checkpoint=LLAMA_CHECKPOINT.parent / "40", suites=("sft.yaml",))
     assert run_scoring_in_process(again) == ExitCode.SCORED
-    aside = EvaluationPaths(tmp_path / "results", "stage1", "step_60").superseded_folder(old["checkpoint"]["fingerprint"])
+    aside = EvaluationPaths(tmp_path / "results" / "stage1", "step_60").superseded_folder(old["checkpoint"]["fingerprint"])
     assert read_json(aside / "tier4_sft_native.json") == old
     kept = (aside / "tier4_sft_native_generations.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in kept] == lines
@@ -222,7 +222,7 @@ def test_hostile_answers_reach_the_disk_as_plain_ascii_json(tmp_path, said):
     said.update(zip(list(said), hostile, strict=True))
     write_prompts(tmp_path)
     assert run_scoring_in_process(make_score_arguments(tmp_path, suites=("sft.yaml",))) == ExitCode.SCORED
-    raw = EvaluationPaths(tmp_path / "results", "stage1", "step_60").generations.read_bytes()
+    raw = EvaluationPaths(tmp_path / "results" / "stage1", "step_60").generations.read_bytes()
     assert set(raw) <= {10, *range(32, 128)}
     assert [line["answer"] for line in lines_of(tmp_path)] == hostile
     document = (get_results_folder(tmp_path) / "tier4_sft_native.json").read_bytes()

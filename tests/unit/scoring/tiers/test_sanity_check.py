@@ -103,7 +103,7 @@ def test_a_run_that_finds_everything_scored_still_says_so(noise):
 def test_the_watcher_says_it_in_its_status(noise):
     folder, _, _ = noise
     suites = tuple(bind_current_data(load_suite(str(folder / name), {}).to_request()) for name in ("ppl.yaml", "cf.yaml"))
-    paths = EvaluationPaths(folder / "results", "stage1", "step_20")
+    paths = EvaluationPaths(folder / "results" / "stage1", "step_20")
     found = check_results(paths, documents(folder)["run"]["checkpoint"]["fingerprint"], compute_tier_digests(suites))
     assert found.is_valid
     assert found.scores["suspicious"] == 1.0

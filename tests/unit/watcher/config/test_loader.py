@@ -72,8 +72,8 @@ def test_the_built_in_config_is_the_four_stage_run():
         ({"STAGE4_STEPS": "500 700"}, "stage4", {"steps": (500, 700)}),
         ({"STAGE4_STEPS": "700,500"}, "stage4", {"steps": (500, 700)}),
         ({"STAGE4_STEPS": "700"}, "stage4", {"steps": (700,)}),
-        ({"STAGE4_RESULT_ROOT": "/r4"}, "stage4", {"results": Path("/r4")}),
-        ({"STAGE4_RESULT_ROOT": ""}, "stage4", {"results": Path("/s/evaluation_results")}),
+        ({"STAGE4_RESULT_ROOT": "/r4"}, "stage4", {"result_root": Path("/r4"), "root": Path("/r4")}),
+        ({"STAGE4_RESULT_ROOT": ""}, "stage4", {"result_root": None, "root": Path("/s/evaluation_results/stage4")}),
         ({"LIGHTEVAL_CMD": "score ${X}"}, "stage1", {"backend": "command", "command": "score ${X}"}),
     ],
 )

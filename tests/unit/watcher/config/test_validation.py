@@ -89,6 +89,16 @@ def problem(tmp_path, text, loader=load_config, environ=None):
         (WHOLE + "state: /data/ckpts/stage1/.watcher\n", ":7: state: /data/ckpts/stage1/.watcher lies inside the checkpoints"),
         (WHOLE + "mirror: /data/ckpts/stage1\n", ":7: mirror: /data/ckpts/stage1 lies inside the checkpoints of stage1"),
         (WHOLE + "    results: /data/ckpts/stage1/r\n", ":7: stages.stage1.results: /data/ckpts/stage1/r lies inside"),
+        (WHOLE + "    result_root: /data/ckpts/stage1/r\n", ":7: stages.stage1.result_root: /data/ckpts/stage1/r lies inside"),
+        (WHOLE + "    results: /data/ckpts\n", ":7: stages.stage1.results: /data/ckpts/stage1 lies inside the checkpoints"),
+        (
+            WHOLE + "    results: /r\n    result_root: /data/r\n",
+            ":8: stages.stage1.result_root: is given beside results; keep one",
+        ),
+        (
+            SECOND + "    result_root: /data/results/stage1\n",
+            ":11: stages.stage2.result_root: /data/results/stage1 has the results",
+        ),
         (WHOLE + "eval_data: /data/x/../ckpts/stage1/r\n", ":7: eval_data: /data/ckpts/stage1/r lies inside"),
         (SECOND.replace("ckpts/stage2", "ckpts/stage1"), ":8: stages.stage2.checkpoints: watches the same checkpoints as stage1"),
         # whole files

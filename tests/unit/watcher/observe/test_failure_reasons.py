@@ -144,14 +144,14 @@ def test_a_job_that_failed_before_its_claim_says_why(watched):
 
 
 def test_a_prefills_words_are_looked_for_in_its_own_log(tmp_path):
-    paths, results = StatePaths(tmp_path / "state"), EvaluationPaths(tmp_path, "stage1", PREFILL_DIRECTORY)
+    paths, results = StatePaths(tmp_path / "state"), EvaluationPaths(tmp_path / "stage1", PREFILL_DIRECTORY)
     place = paths.attempt("prefill-stage1-1")
     place.folder.mkdir(parents=True)
     record = ExitRecord(run_id="prefill-stage1-1", owner="slurm:7", host="n", restart=0, start=1.0, end=2.0, code=75)
     (place.folder / "exit.0.json").write_bytes(encode_json(record))
-    log = prefill_log_paths(tmp_path, "stage1", "7")[1]
+    log = prefill_log_paths(tmp_path / "stage1", "stage1", "7")[1]
     log.parent.mkdir(parents=True)
     log.write_text(f"scoring: {FULL}\nprefill.sbatch: prefill-stage1-1 ended with 75\n")
     attempt = Attempt(run_id="prefill-stage1-1", number=1, fingerprint="f", suites={}, intended=1.0, job_id="7")
-    seen = add_failure_details(read_attempt_files(paths, results, attempt.run_id), results, attempt, 0)
+    seen = add_failure_details(read_attempt_files(paths, results, attempt.run_id), results, attempt, stage="stage1", step=0)
     assert (seen.failure_reason, seen.logged_exit_code) == (FULL, 75)
