@@ -9,6 +9,7 @@ import msgspec
 
 from suites.common.errors import UserError
 from suites.contract.encoding import SCHEMA, read_request
+from suites.contract.job_owner import JobOwner
 from suites.contract.paths import EvaluationPaths
 
 
@@ -83,6 +84,8 @@ class ScoringRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Number of job array tasks that share the work."""
     status: str | None = None
     """Path of status.json, from which the job sees whether a watcher still runs."""
+    owner: JobOwner | None = None
+    """Who submitted it; None where a person started it by hand."""
 
     @property
     def evaluation(self) -> str:

@@ -168,7 +168,8 @@ class Actor:
             self.config.paths, f"eval-{record.stage}-{record.step}", record, self._state_id, self._journal.epoch
         )
         attempt_paths = self.config.paths.attempt(run_id)
-        request = msgspec.structs.replace(request, run_id=run_id, tasks=tasks)
+        owner = self._executor.identify()
+        request = msgspec.structs.replace(request, run_id=run_id, tasks=tasks, owner=owner)
         prepare_scoring_attempt(request, attempt_paths)
         suites = {suite.tier: suite.digest for suite in request.suites}
         resources = resolve_resources(self.config.slurm, record.raised_resources)
@@ -181,6 +182,7 @@ class Actor:
             resources=resources,
             tasks=tasks,
             results=request.results,
+            owner=owner,
         )
         self._submit_attempt(
             action.key,
@@ -197,7 +199,7 @@ class Actor:
         number, run_id = choose_attempt_name(
             self.config.paths, f"prefill-{action.request.stage}", record, self._state_id, self._journal.epoch
         )
-        request = msgspec.structs.replace(action.request, run_id=run_id)
+        request = msgspec.structs.replace(action.request, run_id=run_id, owner=self._executor.identify())
         attempt_paths, resources = (
             self.config.paths.attempt(run_id),
             resolve_resources(build_prefill_settings(self.config), record.raised_resources),
@@ -211,6 +213,7 @@ class Actor:
             intended=self._clock(),
             resources=resources,
             results=request.results,
+            owner=request.owner,
         )
         self._submit_attempt(action.key, attempt, submission, action.reason)
 

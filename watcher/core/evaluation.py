@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from suites.contract.job_owner import JobOwner
 from watcher.core.reasons import ReasonKind, join_hint
 
 MAX_CLOCK_SKEW_SECONDS = 60.0
@@ -85,6 +86,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """Requested ``time`` and ``mem``; the cluster's defaults where left out."""
     started: float | None = None
     restarts: int = 0
+    owner: JobOwner | None = None
+    """Who submitted it, and where; None: unknown, so the queue that lists it is the right one."""
 
 
 class Pin(msgspec.Struct, frozen=True, kw_only=True):

@@ -85,6 +85,8 @@ class Opened(JournalEvent, frozen=True, kw_only=True, tag="opened"):
     start: int | None = None
     """Start time of the process in clock ticks since boot."""
     version: str = ""
+    user: str = ""
+    """Who runs it."""
 
 
 class Created(JournalEvent, frozen=True, kw_only=True, tag="created"):

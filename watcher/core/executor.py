@@ -11,6 +11,8 @@ from typing import Protocol
 
 import msgspec
 
+from suites.contract.job_owner import JobOwner
+
 
 class JobState(enum.StrEnum):
     """A job's state, translated from the executor's own name for it."""
@@ -168,6 +170,13 @@ class Executor(Protocol):
     @property
     def submissions_left(self) -> int | None:
         """Submissions left in this minute; None where they are not counted."""
+        ...
+
+    def identify(self) -> JobOwner:
+        """Whose jobs its queue lists.
+
+        Slurm's ClusterName is asked once an hour, and empty where it cannot be had.
+        """
         ...
 
     def submit(self, submission: Submission) -> SubmissionResult:

@@ -1,13 +1,18 @@
 """Processes of this machine: start them in sessions, identify and signal them."""
 
 import contextlib
+import hashlib
 import os
+import pwd
 import re
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+
+from suites.common.atomic_files import is_process_gone
+from suites.contract.job_owner import JobOwner
 
 _PROC = Path("/proc")
 
@@ -72,6 +77,33 @@ class Process(msgspec.Struct, frozen=True):
             if self.is_alive():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.pid, signal_number)
+
+
+def is_process_hidden(pid: int) -> bool:
+    """Whether the process exists but /proc hides it (hidepid)."""
+    is_visible = (_PROC / str(pid)).exists()  # then it is dead, but for its parent
+    return not is_visible and not is_process_gone(pid)
+
+
+def identify_process_owner(executor: str, *, host: str | None = None, user: str | None = None) -> JobOwner:
+    """This process's user and machine; ``user`` replaces its own user."""
+    uid = os.geteuid()
+    with contextlib.suppress(KeyError):  # a container may lack the user
+        entry = pwd.getpwuid(uid) if user is None else pwd.getpwnam(user)
+        uid, user = entry.pw_uid, entry.pw_name
+    return JobOwner(
+        executor=executor, uid=uid, user=user or str(uid), host=host or os.uname().nodename, machine=read_machine_digest()
+    )
+
+
+def read_machine_digest() -> str:
+    """Digest of this machine's id; empty where it has none."""
+    try:
+        machine_id = Path("/etc/machine-id").read_bytes().strip()
+    except OSError:
+        return ""
+    # The id itself is meant to stay on its machine.
+    return hashlib.sha256(b"watcher\0" + machine_id).hexdigest()[:12] if machine_id else ""
 
 
 def read_start_ticks(pid: int) -> int | None:

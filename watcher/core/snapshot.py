@@ -6,6 +6,7 @@ import msgspec
 
 from suites.checkpoint.completeness import Completeness, Inspection
 from suites.contract.exit_record import ExitRecord
+from suites.contract.job_owner import JobOwner
 from suites.contract.scoring_request import ScoringRequest, SuiteInRequest, TierRequirement
 from suites.contract.tier_files import TierVerdict
 from watcher.core.evaluation import Attempt, EvaluationRecord, StageSettings
@@ -134,6 +135,8 @@ class QueueSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Such names were searched in accounting too, or there is none: a name in neither is unknown to Slurm."""
     error: str = ""
     """The executor's own message where ``jobs`` is None."""
+    owner: JobOwner | None = None
+    """Whose jobs it lists; None where every attempt in flight is among them."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,6 +203,11 @@ def find_job(attempt: Attempt, queue: QueueSnapshot | None) -> Job | None:
     if queue is None or queue.jobs is None:
         return None
     return queue.jobs.get(attempt.run_id) or (queue.history or {}).get(attempt.run_id)
+
+
+def find_blind_spot(attempt: Attempt, queue: QueueSnapshot | None) -> str:
+    """Why the queue's silence says nothing of the attempt; empty where it does."""
+    return "" if queue is None or queue.owner is None else queue.owner.find_blind_spot(attempt.owner)
 
 
 def format_job_comment(state_id: str) -> str:

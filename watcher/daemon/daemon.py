@@ -73,7 +73,9 @@ class Daemon:
             # A person finds in the lock which journal file belongs to the running watcher.
             self.lock.write_epoch(self.journal.epoch)
             owner = self.lock.owner
-            self.journal.append(Opened(host=owner.host, pid=owner.pid, start=owner.start, version=__version__), t=clock())
+            self.journal.append(
+                Opened(host=owner.host, pid=owner.pid, start=owner.start, version=__version__, user=owner.user), t=clock()
+            )
             self.notifier = Notifier(self.journal, environ, clock=clock, log=log)
             self._downtime_alerts = make_downtime_alerts(previous_health, clock())
             self._journal_warnings += self.journal.state.warnings

@@ -17,9 +17,10 @@ from suites.common.atomic_files import write_atomically
 from suites.common.documents import DamagedDocument
 from suites.contract.encoding import encode_json
 from suites.contract.exit_record import ExitRecord, read_exit_records
+from suites.contract.job_owner import JobOwner
 from suites.contract.paths import AttemptPaths
 from watcher.core.executor import ExecutorUnreachable, Job, JobState, PartitionLimits, Submission, SubmissionResult, SubmitKind
-from watcher.core.processes import Process, read_start_ticks, spawn_session
+from watcher.core.processes import Process, identify_process_owner, is_process_hidden, read_start_ticks, spawn_session
 from watcher.executors.local_files import CancelRecord, LocalAttempt, SpawnRecord
 
 _TRANSIENT_ERRNOS = frozenset(
@@ -52,7 +53,8 @@ class LocalExecutor:
         self.calls: Mapping[str, int] = {}
         self.submissions_left: int | None = None
         self._attempts = attempts
-        self._host = host or os.uname().nodename
+        self._owner = identify_process_owner("local", host=host)
+        self._host = self._owner.host
         self._environ = os.environ if environ is None else environ
         self._clock, self._grace_seconds, self._linger_seconds = clock, grace_seconds, linger_seconds
         self._children: dict[int, int | None] = {}
@@ -63,6 +65,10 @@ class LocalExecutor:
         """Attempts that may still change; only these are inspected."""
         self._ended: dict[str, tuple[float, Job]] = {}
 
+    def identify(self) -> JobOwner:
+        """This user on this machine."""
+        return self._owner
+
     def submit(self, submission: Submission) -> SubmissionResult:
         """Start the script; the job id is its pid.
 
@@ -71,7 +77,7 @@ class LocalExecutor:
         refusal = self._check_dependency(submission.after)
         if refusal is not None:
             return refusal
-        spawned = SpawnRecord(host=self._host, at=self._clock(), comment=submission.comment)
+        spawned = SpawnRecord(host=self._host, machine=self._owner.machine, at=self._clock(), comment=submission.comment)
         record_path = AttemptPaths(submission.request.parent).spawned_json
         setup = "" if submission.setup is None else str(submission.setup)
         try:
@@ -105,7 +111,7 @@ class LocalExecutor:
         try:
             local_attempt = LocalAttempt.read(attempt)
             process = local_attempt.process
-            if process is None or process.host != self._host or not (process.is_alive() or process.has_orphans()):
+            if process is None or not self._is_here(local_attempt) or not (process.is_alive() or process.has_orphans()):
                 return
             if local_attempt.cancelled is None:
                 write_atomically(attempt.cancelled_json, encode_json(CancelRecord(at=self._clock())))
@@ -195,17 +201,18 @@ class LocalExecutor:
             if local_attempt.claim:
                 self._open_names.discard(name)  # Slurm's, or abandoned before it began
             return None
-        is_on_this_host = process.host == self._host
+        is_on_this_host = self._is_here(local_attempt)
         is_alive = is_on_this_host and process.is_alive()
         has_orphans = is_on_this_host and not is_alive and process.has_orphans()
         if local_attempt.cancelled is not None and (is_alive or has_orphans):
             self._kill_after_grace(local_attempt.cancelled, process)
+        here = f"another {self._host}" if process.host == self._host else self._host
         job = Job(
             job_id=str(process.pid),
             name=name,
             state=JobState.UNKNOWN,
             raw_state="ELSEWHERE",
-            reason=f"it runs on {process.host}; this is {self._host}",
+            reason=f"it runs on {process.host}; this is {here}",
             submit_time=None if spawned is None else spawned.at,
             start_time=local_attempt.claimed_at,
             comment="" if spawned is None else spawned.comment,
@@ -217,10 +224,22 @@ class LocalExecutor:
             return job
         if is_alive or has_orphans:
             return _add_live_state(job, local_attempt.claim, has_orphans=has_orphans)
+        # What another user's process does is not visible here, so its absence from /proc says nothing.
+        if is_process_hidden(process.pid):
+            return _with_state(job, JobState.UNKNOWN, "it belongs to another user, and /proc hides it", "HIDDEN")
         if local_attempt.cancelled is not None:
             return _with_state(job, JobState.CANCELLED)
         self._reap_children()  # it may have ended since the last time
         return _add_unrecorded_end(job, self._children.get(process.pid))
+
+    def _is_here(self, local_attempt: LocalAttempt) -> bool:
+        """Whether its process is one of this machine."""
+        process, spawned = local_attempt.process, local_attempt.spawned
+        if process is None:
+            return False
+        # Hosts of two clusters may have one name.
+        machine = "" if spawned is None else spawned.machine
+        return self._owner.is_same_host(msgspec.structs.replace(self._owner, host=process.host, machine=machine))
 
     def _kill_after_grace(self, cancelled: CancelRecord, process: Process) -> None:
         """Send KILL once the grace period is over."""

@@ -17,6 +17,8 @@ class SpawnRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: int = 1
     host: str
+    machine: str = ""
+    """As in ``JobOwner``."""
     pid: int | None = None
     start: int | None = None
     """Start time in clock ticks since boot, as in /proc; None where the process ended at once."""

@@ -11,9 +11,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
 from suites.common.errors import UserError
+from suites.contract.job_owner import JobOwner
 from watcher.core.executor import ExecutorUnreachable, Job, PartitionLimits, Resources, Submission, SubmissionResult, SubmitKind
+from watcher.core.processes import identify_process_owner
 from watcher.executors import slurm_parsers
+from watcher.executors.cluster_name import ClusterName
 from watcher.executors.sbatch_response import find_reserved_options, parse_sbatch_response
 from watcher.executors.slurm_commands import CommandBudget, CommandResult, CommandRunner, clean_environment, run_command
 
@@ -74,6 +79,8 @@ class SlurmExecutor:
         self._run = run
         self._timeouts = _TIMEOUT_SECONDS_BY_COMMAND | dict(timeouts or {})
         self._budget = CommandBudget(per_minute, queries, clock)
+        self._cluster_name = ClusterName(self._query, clock)
+        self._owner = identify_process_owner("slurm", user=self.user)
         self._no_accounting_since: float | None = None
         self._partition_limits: dict[str, tuple[float, PartitionLimits]] = {}
 
@@ -81,6 +88,10 @@ class SlurmExecutor:
     def submissions_left(self) -> int:
         """How many submissions, with their releases, the rate limit still allows."""
         return max(0, self._budget.count_remaining(mutating=True) // 2)
+
+    def identify(self) -> JobOwner:
+        """This user on the cluster that the commands talk to."""
+        return msgspec.structs.replace(self._owner, cluster=self._cluster_name.get())
 
     def submit(self, submission: Submission) -> SubmissionResult:
         """Run one sbatch.

@@ -15,11 +15,11 @@ from typing import Annotated
 
 import msgspec
 
-from suites.common.atomic_files import create_once, is_process_gone, write_atomically
+from suites.common.atomic_files import create_once, write_atomically
 from suites.common.documents import MAX_LINE_BYTES, DamagedDocument, read_struct
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import StatePaths
-from watcher.core.processes import MAX_PID, read_start_ticks
+from watcher.core.processes import MAX_PID, identify_process_owner, is_process_hidden, read_start_ticks
 
 MIN_LEASE_SECONDS = 600.0
 """Seconds without a heartbeat after which a watcher on another host counts as gone, at least."""
@@ -36,6 +36,9 @@ class LockOwner(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0
     """0 until the journal is open."""
     token: str = ""
+    user: str = ""
+    machine: str = ""
+    """As in ``JobOwner``."""
     schema: int = 1
 
 
@@ -44,30 +47,31 @@ def make_lock_owner() -> LockOwner:
     boot = ""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    process = identify_process_owner("", host=socket.gethostname())
     return LockOwner(
-        host=socket.gethostname(), pid=os.getpid(), start=read_start_ticks(os.getpid()), boot=boot, token=secrets.token_hex(8)
+        host=process.host,
+        pid=os.getpid(),
+        start=read_start_ticks(os.getpid()),
+        boot=boot,
+        token=secrets.token_hex(8),
+        user=process.user,
+        machine=process.machine,
     )
 
 
 def is_owner_gone(owner: LockOwner, current: LockOwner) -> bool:
     """Whether ``owner`` is provably gone, which only its own host shows."""
     # Processes of another host are not visible here, so only its lease can end.
-    if owner.host != current.host:
+    if owner.host != current.host or (owner.machine and current.machine and owner.machine != current.machine):
         return False
     # A reboot ends every process, and pids begin anew.
     if owner.boot and current.boot and owner.boot != current.boot:
         return True
     # A pid alone may belong to another process: its start time decides.
     start = read_start_ticks(owner.pid)
-    if start is None and _is_hidden_process(owner.pid):
+    if start is None and is_process_hidden(owner.pid):
         return False
     return start is None or (owner.start is not None and owner.start != start)
-
-
-def _is_hidden_process(pid: int) -> bool:
-    """Whether the process exists but /proc hides it (hidepid)."""
-    visible = Path(f"/proc/{pid}").exists()  # then it is dead, but for its parent
-    return not visible and not is_process_gone(pid)
 
 
 class DaemonLock:
@@ -96,9 +100,10 @@ class DaemonLock:
                 and not is_owner_gone(owner, lock.owner)
                 and server_now - heartbeat <= max(lease_seconds, MIN_LEASE_SECONDS)
             ):
-                age_seconds = max(0.0, server_now - heartbeat)
+                age_seconds, of_user = max(0.0, server_now - heartbeat), f", run by {owner.user}" if owner.user else ""
                 raise UserError(
-                    f"a watcher already runs here: pid {owner.pid} on {owner.host}, last heartbeat {age_seconds:.0f} s ago",
+                    f"a watcher already runs here: pid {owner.pid} on {owner.host}, "
+                    f"last heartbeat {age_seconds:.0f} s ago{of_user}",
                     location=paths.state,
                     hint="let it run, stop it there, or give this one another state folder",
                     code=ExitCode.TEMPORARY,

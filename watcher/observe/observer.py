@@ -7,7 +7,7 @@ tick, and not at all while no job of ours can be in it.
 
 import operator
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from suites.contract.scoring_request import ScoringRequest
@@ -15,8 +15,8 @@ from suites.contract.tier_files import TierVerdict
 from suites.definitions.data_cache import summarize_missing_entries
 from watcher.config.settings import Config
 from watcher.core.clock import touch_clock
-from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationRecord, is_in_future
-from watcher.core.executor import Executor, ExecutorUnreachable, Job, JobState
+from watcher.core.evaluation import IN_FLIGHT_STATES
+from watcher.core.executor import Executor, Job, JobState
 from watcher.core.request_types import Request
 from watcher.core.result_paths import get_evaluation_paths
 from watcher.core.snapshot import (
@@ -35,29 +35,11 @@ from watcher.observe.checkpoints import FULL_SCAN_SECONDS, InspectionCache
 from watcher.observe.data_cache import MissingEntriesCache
 from watcher.observe.local_data import LocalDataHashes
 from watcher.observe.partition_limits import query_limits_of_ended_attempts
+from watcher.observe.queue import QueueReader, get_accounting_lag
 from watcher.observe.result_cache import PendingResultsCache, PublishedResultsCache, check_mirrors
 from watcher.observe.stage_folders import RACY_MTIME_SECONDS, StageFolderCache
 from watcher.observe.stage_plans import StageRequirementsCache
 from watcher.observe.suite_changes import SuiteChangesCache
-
-MAX_ACCOUNTING_WINDOW_SECONDS = 7 * 86400.0
-"""Seconds of accounting that are searched for an attempt whose time comes from a wrong clock."""
-
-
-ABANDONED_WATCH_SECONDS = 3600.0
-"""Seconds in which the queue is watched for the job of an abandoned attempt."""
-
-
-ACCOUNTING_LAG_SECONDS = 60.0
-"""Seconds after which accounting is queried for a name that the queue lacks, and between two such queries."""
-
-LOCAL_START_SECONDS = 5.0
-"""Seconds that a process of this machine may take to claim its attempt."""
-
-
-def get_accounting_lag(executor: Executor) -> float:
-    """Seconds until a missing name counts as missing; short for local processes."""
-    return ACCOUNTING_LAG_SECONDS if executor.submits_held else LOCAL_START_SECONDS
 
 
 class Observer:
@@ -84,9 +66,8 @@ class Observer:
         self._suite_changes = SuiteChangesCache()
         self._published_results = PublishedResultsCache()
         self._requests_listed: tuple[int, float] | None = None
-        self._full_scan_at = self._accounting_queried_at = float("-inf")
-        self._queue: QueueSnapshot | None = None
-        self._queue_queried = self._queue_answered = False
+        self._full_scan_at = float("-inf")
+        self._queue_reader = QueueReader()
         self._last_inputs: tuple[object, ...] = ()
         self._request_errors: list[str] = []
 
@@ -102,7 +83,7 @@ class Observer:
 
     def new_tick(self) -> None:
         """Forget the queue's answer and the bytes read in this tick."""
-        self._queue, self._queue_queried = None, False
+        self._queue_reader.new_tick()
         self._requirements.new_tick()
 
     def take_snapshot(self, config: Config, journal_state: JournalState, executor: Executor, now: float) -> Snapshot:
@@ -215,61 +196,17 @@ class Observer:
     def _observe_queue(
         self, config: Config, journal_state: JournalState, executor: Executor, now: float
     ) -> tuple[QueueSnapshot | None, dict[str, ScoringRequest]]:
-        records = list(journal_state.iter_all_records())
-        in_flight = [record for record in records if record.state in IN_FLIGHT_STATES and record.attempt is not None]
-        if not self._queue_queried:
-            # The job of an abandoned attempt may still appear, and has to be cancelled then.
-            recently_abandoned = any(0 <= now - at < ABANDONED_WATCH_SECONDS for at in journal_state.abandoned.values())
-            # The controller serves the entire cluster, so it is queried only while an answer matters.
-            should_query = (
-                bool(in_flight)
-                or recently_abandoned
-                or not self._queue_answered
-                or any(record.is_ready_to_submit for record in records)
-            )
-            if should_query:
-                self._queue_queried = True
-                self._queue = self._query_queue(executor, in_flight, now)
-                self._queue_answered = self._queue_answered or self._queue.jobs is not None
-        queue = self._queue
+        queue = self._queue_reader.read(journal_state, executor, now)
         if queue is None or queue.jobs is None:
             return queue, {}
-        known_run_ids = {record.attempt.run_id for record in records if record.attempt is not None}
+        known_run_ids = {record.attempt.run_id for record in journal_state.iter_all_records() if record.attempt is not None}
         # The request on disk shows which evaluation such a job belongs to.
-        unknown_names = [name for name, job in queue.jobs.items() if job.comment == self._comment and name not in known_run_ids]
         requests = {
             name: evidence_attempts.read_unknown_job(config.paths, name)
-            for name in unknown_names
-            if not queue.jobs[name].state.is_terminal
+            for name, job in queue.jobs.items()
+            if job.comment == self._comment and name not in known_run_ids and not job.state.is_terminal
         }
         return queue, {name: request for name, request in requests.items() if request is not None}
-
-    def _query_queue(self, executor: Executor, in_flight: Sequence[EvaluationRecord], now: float) -> QueueSnapshot:
-        try:
-            jobs = executor.query_queue()
-        except ExecutorUnreachable as error:
-            return QueueSnapshot(at=now, jobs=None, error=str(error))
-        # A fresh job is not in accounting yet, so a query would not find it.
-        missing_attempts = [
-            record.attempt
-            for record in in_flight
-            if record.attempt is not None
-            and record.attempt.run_id not in jobs
-            and (now - record.attempt.intended >= get_accounting_lag(executor) or is_in_future(record.attempt.intended, now))
-        ]
-        if not missing_attempts or (executor.submits_held and 0 <= now - self._accounting_queried_at < ACCOUNTING_LAG_SECONDS):
-            return QueueSnapshot(at=now, jobs=jobs)
-        self._accounting_queried_at = now
-        try:
-            # Accounting begins at midnight unless a start is given.
-            since = min(
-                now - MAX_ACCOUNTING_WINDOW_SECONDS if is_in_future(attempt.intended, now) else attempt.intended
-                for attempt in missing_attempts
-            )
-            history = executor.query_accounting([attempt.run_id for attempt in missing_attempts], since)
-        except ExecutorUnreachable as error:
-            return QueueSnapshot(at=now, jobs=jobs, error=str(error))
-        return QueueSnapshot(at=now, jobs=jobs, history=history, accounting_checked=True)
 
     def _read_requests(self, config: Config, server_now: float) -> list[Request]:
         """Command-line requests; the folder is listed only after a change."""

@@ -80,5 +80,6 @@ def _resolve_unknown_job(name: str, job: Job, snapshot: Snapshot, journal_state:
         intended=job.submit_time or snapshot.now,
         tasks=request.tasks,
         results=request.results,
+        owner=request.owner,
     )
     return make_adopted_event(record, attempt, job, f"job {job.job_id} belongs to this evaluation, but the journal lost it")

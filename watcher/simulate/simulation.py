@@ -21,7 +21,7 @@ from watcher.core.request_types import Request
 from watcher.daemon.daemon import POLL_JITTER_FRACTION, Daemon
 from watcher.executors.slurm import SlurmExecutor
 from watcher.journal.request_files import write_request
-from watcher.observe.observer import ABANDONED_WATCH_SECONDS
+from watcher.observe.queue import ABANDONED_WATCH_SECONDS
 from watcher.simulate.invariants import Invariants
 from watcher.simulate.jobs import ENDING_PROBABILITIES, SimulatedScoringJobs, draw_outcome
 from watcher.simulate.slurm_commands import FAULT_PROBABILITIES, SimulatedSlurm

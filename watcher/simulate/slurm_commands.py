@@ -184,7 +184,9 @@ class SimulatedSlurm(SimulatedCluster):
     def scontrol(
         self, _options: Mapping[str, str], arguments: Sequence[str], _environ: Mapping[str, str], fault: str
     ) -> CommandResult:
-        """Release a held job."""
+        """Release a held job, or show the cluster's name."""
+        if arguments == ["show", "config"]:
+            return CommandResult(0, "ClusterName = simulated\n", "")
         index = self._find_job_index(arguments[1])
         if index is None:
             return _fail("slurm_suspend error: Invalid job id specified\n")

@@ -9,7 +9,7 @@ import pytest
 from support.runs.watched_run import WatchedRun
 from watcher.core.executor import JobState
 from watcher.daemon.daemon import POLL_JITTER_FRACTION, _run_poll_loop
-from watcher.observe.observer import ACCOUNTING_LAG_SECONDS
+from watcher.observe.queue import ACCOUNTING_LAG_SECONDS
 
 POLLS = 200
 

@@ -13,6 +13,7 @@ import msgspec
 from suites.common.atomic_files import create_once, write_atomically
 from suites.contract.encoding import encode_json
 from suites.contract.exit_record import ExitRecord
+from suites.contract.job_owner import JobOwner
 from suites.contract.paths import AttemptPaths
 from suites.contract.scoring_request import read_scoring_request
 from watcher.core.executor import ExecutorUnreachable, Job, JobState, PartitionLimits, Resources, SubmissionResult, SubmitKind
@@ -63,8 +64,14 @@ class FakeExecutor:
         self.stuck_jobs: dict[str, str] = {}
         """Job name -> why it waits for ever."""
         self.on_effect = lambda _what: None
+        kind, cluster = ("slurm", "lab") if holds else ("local", "")
+        self.owner = JobOwner(executor=kind, uid=1001, user="ada", cluster=cluster, host="login01")
+        """Whose jobs it lists."""
 
     # what the watcher asks
+
+    def identify(self):
+        return self.owner
 
     def submit(self, submission):
         self.calls["submit"] += 1

@@ -65,7 +65,7 @@ class FakeSlurm:
         self.clock = clock
         (folder / "jobs").mkdir(parents=True, exist_ok=True)
         if not (folder / "state.json").exists():
-            state = {"next": 1, "jobs": {}, "faults": [], "accounting": accounting, "scheduling": True}
+            state = {"next": 1, "jobs": {}, "faults": [], "accounting": accounting, "scheduling": True, "cluster": "lab"}
             (folder / "state.json").write_text(json.dumps(state))
 
     @contextlib.contextmanager

@@ -184,6 +184,8 @@ def _sinfo(_fake: FakeSlurm, _state: State, arguments: list[str], _environment: 
 
 
 def _scontrol(fake: FakeSlurm, state: State, arguments: list[str], _environment: Mapping[str, str]) -> CommandOutput:
+    if arguments == ["show", "config"]:
+        return 0, f"Configuration data as of today\nClusterName             = {state['cluster']}\nSLURM_VERSION = 22.05.8\n", ""
     verb, number = arguments
     jobs = [job for job in find_job_tasks(state, number) if not job["purged"]]
     if not jobs:

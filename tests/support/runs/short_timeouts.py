@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Mapping
 
 SHORT_TIMEOUTS = {
-    "observe.observer.ACCOUNTING_LAG_SECONDS": 2.0,
+    "observe.queue.ACCOUNTING_LAG_SECONDS": 2.0,
     "reconcile.in_flight.FILE_VISIBILITY_SECONDS": 2.0,
     "reconcile.in_flight.VANISHED_AFTER_SECONDS": 4.0,
     "reconcile.in_flight.STUCK_AFTER_SECONDS": 2.0,
