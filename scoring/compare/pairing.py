@@ -32,6 +32,7 @@ HEAD_REQUIRED_EQUAL = {
 
 ENTRY_REQUIRED_EQUAL = {
     "format": "format",
+    "delimiter": "delimiter between context and choice",
     "isolate_documents": "definition (isolate_documents)",
     "primary_metric": "primary metric",
 }

@@ -15,8 +15,9 @@ import torch
 
 from scoring.data.cache_entries import EntryProgress, ProgressCallback, save_tensors
 from scoring.data.tokenizer import Tokenizer, TokenRequest
+from scoring.sources.questions import ClozeQuestion, TextRequest
 from scoring.sources.source import Source
-from scoring.sources.task_adapters import ClozeQuestion, TextRequest, adapt_row
+from scoring.sources.task_adapters import adapt_row, list_task_columns
 from suites.common.errors import ExitCode, UserError
 from suites.definitions.data_cache import FORMAT_VERSION
 from suites.definitions.suite import TaskDefinition
@@ -70,10 +71,7 @@ def build_task_files(
     Returns the part of meta.json that describes them. Raises UserError (cannot score) for rows that do not fit
     the adapter, or for a source without rows.
     """
-    questions = [
-        adapt_row(str(definition.adapter), definition.format, row, source=source.name, row_number=number)
-        for number, row in enumerate(source.rows())
-    ]
+    questions = [adapt_row(definition, row) for row in source.rows(list_task_columns(str(definition.adapter)))]
     if not questions:
         raise UserError("contains no rows", location=source.name, hint="fix its source", code=ExitCode.CANNOT_SCORE)
     sampled_rows = sample_rows([question.subject for question in questions], definition.subset_size)

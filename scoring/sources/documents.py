@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from scoring.sources.source import Source, make_content_error
+from scoring.sources.columns import describe_value
+from scoring.sources.source import Source, Undecodable
 from suites.definitions.suite import SliceDefinition, parse_template_fields
 
 _ARTICLE_TITLE_PATTERN = re.compile(r" = [^=\n](?:.*[^=\n])? = \n?")
@@ -27,22 +28,22 @@ def _iter_texts(definition: SliceDefinition, source: Source) -> Iterator[str]:
     required_values = definition.where or {}
     template = definition.text_template
     columns = parse_template_fields(template) if template is not None else [definition.text_field or "text"]
-    for number, row in enumerate(source.rows()):
-        missing = [column for column in (*required_values, *columns) if column not in row]
-        if missing:
-            hint = f"fix the slice's columns (this row has: {', '.join(map(str, row)) or 'none'})"
-            raise make_content_error(f"row {number} has no column {missing[0]!r}", source.name, hint)
-        if any(row[column] != value for column, value in required_values.items()):
+    for row in source.rows(list(dict.fromkeys((*required_values, *columns)))):
+        for column in (*required_values, *columns):
+            if column not in row.values:
+                raise row.make_error(f"has no column {column!r}", "fix the slice's columns")
+            if isinstance(value := row.values[column], Undecodable):
+                raise row.make_error(f"has {value.reason} in column {column!r}", "fix that row, or name another column")
+        if any(row.values[column] != value for column, value in required_values.items()):
             continue
-        values = {column: row[column] for column in columns}
+        values = {column: row.values[column] for column in columns}
         # A null in one column makes an empty document, not an error: data sets have such rows.
         if None in values.values():
             yield ""
             continue
         for column, value in values.items():
             if not isinstance(value, str):
-                message = f"row {number} has {type(value).__name__} in column {column!r}, not text"
-                raise make_content_error(message, source.name, "name another column")
+                raise row.make_error(f"has {describe_value(value)} in column {column!r}, not text", "name another column")
         yield template.format_map(values) if template is not None else values[columns[0]]
 
 

@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from scoring.sources.arrow_rows import iter_table_rows
 from scoring.sources.source import EntryDefinition, Row, Source
 from suites.common.errors import ExitCode, UserError
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+
+_BATCH_SIZE = 256
 
 MAX_ATTEMPTS = 4
 
@@ -55,12 +58,14 @@ def open_hub_source(definition: EntryDefinition) -> Source:
         "streaming": definition.streaming,
     }
 
-    def rows() -> Iterator[Row]:
+    def rows(columns: Sequence[str]) -> Iterator[Row]:
         row_count = 0
         for streaming in (True, False) if definition.streaming else (False,):
             try:
                 # The second attempt skips the rows that streaming has given.
-                for row in itertools.islice(_load_rows(definition, revision, streaming=streaming), row_count, None):
+                tables = _load_tables(definition, revision, streaming=streaming)
+                loaded_rows = iter_table_rows(tables, columns, location=dataset_label)
+                for row in itertools.islice(loaded_rows, row_count, None):
                     yield row
                     row_count += 1
             except Exception as error:
@@ -76,7 +81,7 @@ def open_hub_source(definition: EntryDefinition) -> Source:
     return Source(name=dataset_label, description=description, rows=rows)
 
 
-def _load_rows(definition: EntryDefinition, revision: str | None, *, streaming: bool) -> Iterator[Row]:
+def _load_tables(definition: EntryDefinition, revision: str | None, *, streaming: bool) -> Iterator[Any]:
     import datasets  # noqa: PLC0415  its import takes a second
     import datasets.utils.logging  # noqa: PLC0415  a submodule is an attribute of its package only after its import
 
@@ -84,7 +89,9 @@ def _load_rows(definition: EntryDefinition, revision: str | None, *, streaming: 
     datasets.utils.logging.disable_progress_bar()
     name = str(definition.hf_dataset)
     load_dataset = functools.partial(datasets.load_dataset, name, definition.hf_config, split=definition.split)
-    return iter(_retry_while_busy(name, lambda: load_dataset(revision=revision, streaming=streaming)))
+    dataset = _retry_while_busy(name, lambda: load_dataset(revision=revision, streaming=streaming))
+    # Tables leave columns undecoded that nobody needs: images, and values that Python cannot have.
+    return iter(dataset.with_format("arrow").iter(batch_size=_BATCH_SIZE))
 
 
 def _resolve_revision(name: str, requested: str | None) -> str | None:

@@ -38,5 +38,6 @@ class Cloze(CachedDataTier):
             work_item = scored_item.work_item
             metric = get_primary_metric(str(work_item.definition["adapter"]), work_item.format)
             figures = cloze_metric.summarise_task(scored_item.concat_rows().to_pylist(), primary_metric=metric)
-            entries[work_item.name] = {**figures, "format": work_item.format, "data_key": work_item.data_key}
+            style = {"format": work_item.format, "delimiter": work_item.definition.get("delimiter", " ")}
+            entries[work_item.name] = {**figures, **style, "data_key": work_item.data_key}
         return {"summary": cloze_metric.summarise_tasks(entries), self.section: entries}

@@ -95,6 +95,8 @@ class TaskDefinition(_DataSource, frozen=True, kw_only=True, forbid_unknown_fiel
     adapter: str | None = None
     subset_size: PositiveInt = 12_000
     format: str = "ours"
+    delimiter: str = " "
+    """Joins a choice to its context: white space, or nothing for languages without spaces."""
 
 
 _DefinitionType = type[SliceDefinition] | type[TaskDefinition] | type[PromptDefinition]
@@ -255,6 +257,9 @@ def _fill_definition(
     else:
         document.require_choice(location, "adapter", merged.get("adapter"), PRIMARY_METRIC)
         document.require_choice(location, "format", merged.get("format", "ours"), TASK_FORMATS)
+        if merged.get("delimiter", "").strip():
+            hint = 'write " ", or "" for languages without spaces; other text belongs to the context'
+            raise document.make_error("is not white space", (*location, "delimiter"), hint)
     return to_plain_json(msgspec.convert(merged, type_))
 
 

@@ -308,6 +308,18 @@ def test_a_sentence_that_ends_with_an_option_is_as_long_for_both(tmp_path, data,
     assert item.chars == [11, 11]
 
 
+def test_a_delimiter_is_part_of_the_key_and_of_the_tokens(tmp_path, data, byte_tokenizer):
+    definition = {"data_files": [write(tmp_path / "a.jsonl", ITEMS)], "adapter": "multiple_choice"}
+    entries = [
+        ensure_task("t", {**definition, **given}, tokenizer=byte_tokenizer, data=data, offline=True)
+        for given in ({}, {"delimiter": " "}, {"delimiter": ""})
+    ]
+    assert entries[0].folder == entries[1].folder != entries[2].folder
+    spaced, joined = ([bytes(request.continuation) for request in entry.items[0].requests] for entry in entries[1:])
+    assert spaced == [b" " + continuation for continuation in joined]
+    assert entries[1].items[0].chars == entries[2].items[0].chars == entries[2].items[0].chars_with_space
+
+
 def test_a_sample_is_recorded_and_in_order(tmp_path, data, byte_tokenizer):
     rows = [{"context": f"{n}?", "choices": ["a", "b"], "gold": 0} for n in range(30)]
     definition = {"data_files": [write(tmp_path / "a.jsonl", rows)], "adapter": "multiple_choice", "subset_size": 10}
@@ -319,7 +331,7 @@ def test_a_sample_is_recorded_and_in_order(tmp_path, data, byte_tokenizer):
 
 def test_rows_that_do_not_fit_are_named_and_nothing_is_kept(tmp_path, data, byte_tokenizer):
     path = write(tmp_path / "a.jsonl", [*ITEMS, {"body": 1}])
-    with pytest.raises(UserError, match=r"a\.jsonl: row 3 has no value in column 'query'.*this row has: body"):
+    with pytest.raises(UserError, match=r"a\.jsonl:4: row 3 has no column 'choices'.*this row has: body"):
         ensure_task("t", {"data_files": [path], "adapter": "multiple_choice"}, tokenizer=byte_tokenizer, data=data, offline=True)
     assert list((data.eval_data / "cf_tasks" / "t").iterdir()) == []
 

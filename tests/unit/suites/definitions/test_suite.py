@@ -162,6 +162,8 @@ TASK = "tier: tier3_cf\ntasks:\n  one: "
         (TASK + "{hf_dataset: a/b, adapter: hellaswagg}\n", 3, "unknown adapter 'hellaswagg'; did you mean 'hellaswag'?"),
         (TASK + "{hf_dataset: a/b, adapter: piqa, format: lm-eval}\n", 3, "did you mean 'lm_eval'?"),
         (TASK + "{hf_dataset: a/b, adapter: piqa, subset_size: -1}\n", 3, "expected `int` >= 1"),
+        (TASK + "{hf_dataset: a/b, adapter: piqa, delimiter: ': '}\n", 3, "delimiter: is not white space"),
+        (TASK + "{hf_dataset: a/b, adapter: piqa, delimiter: 1}\n", 3, "expected `str`, got `int`"),
         (TASK + "{data_files: ['${NOWHERE}/x.jsonl'], adapter: piqa}\n", 3, "${NOWHERE} is not set"),
     ],
 )
@@ -190,6 +192,16 @@ def test_templates_name_plain_columns_only():
     assert parse_template_fields("{a.b}") == []
     assert parse_template_fields("{a!r}") == []
     assert parse_template_fields("{a") == []
+
+
+def test_a_task_says_how_a_choice_joins_its_context(tmp_path):
+    tasks = "  a: {data_files: x.jsonl}\n  b: {data_files: x.jsonl, delimiter: ''}\n"
+    path = write(tmp_path, f"tier: tier3_cf\ndefaults: {{adapter: piqa}}\ntasks:\n{tasks}")
+    definition = load_suite(str(path), {}).definition
+    assert [definition[name]["delimiter"] for name in "ab"] == [" ", ""]
+    path.write_text(path.read_text().replace("{adapter: piqa}", '{adapter: piqa, delimiter: "\\n"}'))
+    definition = load_suite(str(path), {}).definition
+    assert [definition[name]["delimiter"] for name in "ab"] == ["\n", ""]
 
 
 def test_a_task_in_lm_evals_format_is_judged_by_lm_evals_metric():
