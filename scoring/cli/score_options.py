@@ -8,8 +8,10 @@ from typing import TypeVar
 import msgspec
 
 from suites.checkpoint.completeness import Completeness, Inspection, inspect_checkpoint
+from suites.checkpoint.layout import guess_step
 from suites.common.errors import ExitCode, UserError
 from suites.contract.encoding import canonical_digest
+from suites.contract.paths import format_step_directory
 from suites.contract.scoring_request import ScoringRequest, compute_tier_digests
 from suites.definitions.local_data import bind_current_data
 from suites.definitions.suite import load_suite
@@ -52,8 +54,10 @@ def request_from_options(options: ScoreOptions, environ: Mapping[str, str]) -> S
         hint = "give a complete checkpoint: a folder named after its step, with config.yaml in it"
         raise UserError(inspection.detail, location=folder, hint=hint, code=ExitCode.CANNOT_SCORE)
     # The folder's name is the step, as for the watcher; the metadata has it where the name is no number.
-    named_step = int(folder.name) if folder.name.isascii() and folder.name.isdigit() else inspection.step
-    step = _require_value(named_step, inspection, "the step", "name the folder after its step")
+    named_step = guess_step(folder.name)
+    step = _require_value(
+        inspection.step if named_step is None else named_step, inspection, "the step", "name the folder after its step"
+    )
     suites = tuple(bind_current_data(load_suite(suite, environ).to_request()) for suite in options.suites)
     tokenizer = options.tokenizer or _require_value(inspection.tokenizer, inspection, "a tokenizer", "give --tokenizer")
     seq_len = options.seq_len or _require_value(inspection.seq_len, inspection, "a sequence length", "give --seq-len")
@@ -69,7 +73,7 @@ def request_from_options(options: ScoreOptions, environ: Mapping[str, str]) -> S
         stage=stage,
         source_stage=stage,
         step=step,
-        directory=options.name or f"step_{step}",
+        directory=options.name or format_step_directory(step),
         checkpoint=str(folder),
         fingerprint=inspection.fingerprint,
         suites=suites,

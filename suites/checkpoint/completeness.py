@@ -3,7 +3,7 @@
 Nanotron writes without fsync and without rename, from many ranks at once, and writes some directories
 twice, so no single file proves that a checkpoint is complete. ``inspect_checkpoint`` checks all of them:
 
-1. the folder's name is a step;
+1. it is known which step the folder should be: the caller says it, or the folder's name;
 2. config.yaml, checkpoint_metadata.json and model_config.json parse and agree on that step;
 3. every tensor that model_config.json implies has all its files, for the tp and pp of this save;
 4. each file is as long as its header says, and the shards make up the whole tensor;
@@ -13,14 +13,13 @@ twice, so no single file proves that a checkpoint is complete. ``inspect_checkpo
 
 import enum
 import hashlib
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from suites.checkpoint.architecture import Architecture, UnscorableCheckpoint
+from suites.checkpoint.layout import guess_step
 from suites.checkpoint.metadata import CheckpointMetadata, TrainingConfig, read_checkpoint_metadata
 from suites.checkpoint.shard_files import METADATA_FILES, CheckpointListing, FileStat, ShardSelection, list_files, select_shards
 from suites.checkpoint.shard_headers import IncompleteFile, Shard, read_shards
@@ -29,8 +28,6 @@ from suites.common.formatting import describe_error, describe_permission_error, 
 
 QUIET_SECONDS = 600.0
 """Seconds without a write after which a save counts as interrupted, and a torn file as abandoned."""
-
-_STEP_PATTERN = re.compile(r"0|[1-9]\d{0,17}", re.ASCII)
 
 
 class Completeness(enum.StrEnum):
@@ -91,18 +88,6 @@ class CheckpointShards(msgspec.Struct, frozen=True, kw_only=True):
     ignored: tuple[str, ...]
 
 
-def list_steps(checkpoints_folder: Path) -> dict[int, Path]:
-    """Step -> folder of every checkpoint in ``checkpoints_folder``, in ascending order.
-
-    Raises OSError where the folder is missing or cannot be listed: that is not the same as having no checkpoints.
-    """
-    with os.scandir(checkpoints_folder) as entries:
-        step_folders = {
-            int(entry.name): Path(entry.path) for entry in entries if _STEP_PATTERN.fullmatch(entry.name) and entry.is_dir()
-        }
-    return dict(sorted(step_folders.items()))
-
-
 def read_mtimes(folder: Path) -> tuple[int, ...] | None:
     """(mtime in ns, size) of config.yaml, then the same of model_config.json.
 
@@ -152,14 +137,17 @@ def open_checkpoint_shards(folder: Path) -> CheckpointShards:
     return _check_shards(folder, listing, documents, _select_files(documents, listing))
 
 
-def inspect_checkpoint(folder: Path, *, now: float, settle_seconds: float, forced: bool = False) -> Inspection:
+def inspect_checkpoint(
+    folder: Path, *, now: float, settle_seconds: float, forced: bool = False, step: int | None = None
+) -> Inspection:
     """The state of a checkpoint folder. Raises nothing, whatever the folder holds.
 
     ``now`` is the file server's clock (unix time). A checkpoint is complete after ``settle_seconds`` without a write.
-    ``forced`` accepts an interrupted rewrite, a copy without times and files from the future.
+    ``forced`` accepts an interrupted rewrite, a copy without times, files from the future, and another step in a folder whose
+    name is no step. ``step``: which step it should be; None: the one of its name.
     """
     # Whatever may pass by itself is NOT_YET; only what no further write can change is UNSCORABLE.
-    inspector = _Inspector(folder, now, settle_seconds, forced)
+    inspector = _Inspector(folder, now, settle_seconds, forced, step)
     try:
         return inspector.inspect()
     except IncompleteFile as error:
@@ -182,8 +170,10 @@ class _Inspector:
     Keeps what it has read, so that every result says as much as is known.
     """
 
-    def __init__(self, folder: Path, now: float, settle_seconds: float, forced: bool) -> None:
+    def __init__(self, folder: Path, now: float, settle_seconds: float, forced: bool, step: int | None) -> None:
         self.folder, self.now, self.settle_seconds, self.forced = folder, now, settle_seconds, forced
+        named_step = guess_step(folder.name)
+        self.step = named_step if step is None or (forced and named_step is None) else step
         self.listing: CheckpointListing | None = None
         self.documents: CheckpointMetadata | None = None
         self.ignored: tuple[str, ...] = ()
@@ -214,8 +204,7 @@ class _Inspector:
         )
 
     def inspect(self) -> Inspection:
-        is_step = _STEP_PATTERN.fullmatch(self.folder.name) is not None
-        if not is_step and not self.forced:
+        if self.step is None and not self.forced:
             raise UnscorableCheckpoint(f"{self.folder.name!r} is not a step number")
         self.listing = list_files(self.folder)
         for name in METADATA_FILES:
@@ -238,8 +227,8 @@ class _Inspector:
             if quiet_seconds < 0:
                 reason = f"the newest file is dated {format_duration(-quiet_seconds)} in the future"
             return self.make_inspection(Completeness.NOT_YET, reason)
-        if is_step:
-            self.documents.require_step(int(self.folder.name))
+        if self.step is not None:
+            self.documents.require_step(self.step)
         checkpoint_shards = _check_shards(self.folder, self.listing, self.documents, selection)
         return self.make_inspection(Completeness.COMPLETE, "complete", checkpoint_shards.fingerprint)
 

@@ -70,7 +70,7 @@ class CheckpointMetadata(msgspec.Struct, frozen=True, kw_only=True):
         """Raise UnscorableCheckpoint unless config.yaml and checkpoint_metadata.json both name ``step``."""
         if (self.training_config.step, self.saved_step) != (step, step):
             raise UnscorableCheckpoint(
-                f"the folder is named {step}, but config.yaml has general.step {self.training_config.step} "
+                f"it should be step {step}, but config.yaml has general.step {self.training_config.step} "
                 f"and checkpoint_metadata.json metas.last_train_step {self.saved_step}"
             )
 

@@ -16,6 +16,14 @@ TIER_FILES = {
 """Tier -> file of its published scores."""
 
 
+def format_step_directory(step: int, source: str | None = None) -> str:
+    """The name of an evaluation's folder of results, whatever its checkpoint is called.
+
+    ``source``: the stage of a checkpoint that shares its step with one of the stage's own.
+    """
+    return f"step_{step}" if source is None else f"step_{step}_from_{source}"
+
+
 class EvaluationPaths(msgspec.Struct, frozen=True):
     """Files of one evaluation's published results."""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from suites.checkpoint.layout import CheckpointLayout
 from suites.common.errors import UserError
 from watcher.cli.options import config_option, copy_environment, echo_text, get_stage
 from watcher.config.settings import Config, Stage
@@ -67,7 +68,7 @@ def enqueue(
     if source is not None:
         get_stage(source, loaded, "--from")
     if checkpoint is not None:
-        checkpoint, steps = _resolve_checkpoint(checkpoint, steps)
+        checkpoint, steps = _resolve_checkpoint(checkpoint, steps, target_stage.layout)
     if as_bridge:
         source, steps = _resolve_bridge(target_stage, loaded, source, steps)
     if not steps:
@@ -124,7 +125,7 @@ def load_stage(config: Path | None, stage: str) -> tuple[Config, Stage]:
     return loaded, get_stage(stage, loaded)
 
 
-def _resolve_checkpoint(checkpoint: Path, steps: tuple[int, ...]) -> tuple[Path, tuple[int, ...]]:
+def _resolve_checkpoint(checkpoint: Path, steps: tuple[int, ...], layout: CheckpointLayout) -> tuple[Path, tuple[int, ...]]:
     folder = checkpoint.expanduser().absolute()
     if not folder.is_dir():
         hint = "give --checkpoint the folder of one step, which holds its config.yaml"
@@ -132,8 +133,8 @@ def _resolve_checkpoint(checkpoint: Path, steps: tuple[int, ...]) -> tuple[Path,
     if os.fsencode(folder).decode(errors="replace") != str(folder):
         hint = "give a symbolic link to it with a UTF-8 path"
         raise UserError("the path is not UTF-8, so the journal cannot hold it", location=folder.name, hint=hint)
-    if not steps and folder.name.isascii() and folder.name.isdigit():
-        steps = (int(folder.name),)
+    if not steps and (step := layout.read_step(folder.name)) is not None:
+        steps = (step,)
     if len(steps) != 1:
         message = f"one checkpoint for {len(steps)} steps" if steps else "the folder's name is not a step"
         raise UserError(message, location=folder, hint="give its STEP")
@@ -196,7 +197,7 @@ def _submit_request(config: Config, **fields: Any) -> None:
     noun = "step" if len(request.steps) == 1 else "steps"
     click.echo(f"{request.kind} {request.stage}: {noun} {format_steps(request.steps)}{source_suffix}")
     source_stage = config.stages[request.source or request.stage]
-    for line in preview_outcomes(request, rows, lambda step: source_stage.checkpoints / str(step)):
+    for line in preview_outcomes(request, rows, source_stage.get_checkpoint_folder):
         echo_text(f"  {line}")
     if health.verdict == "alive" and health.document is not None:
         poll = format_duration(health.document["poll"])

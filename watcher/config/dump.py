@@ -43,6 +43,7 @@ _Dumper.add_representer(str, _Dumper.represent_text)
 
 def _dump_stage(stage: Stage) -> dict[str, Any]:
     values = {"from" if key == "start" else key: value for key, value in msgspec.structs.asdict(stage).items() if key != "name"}
+    values["layout"] = msgspec.structs.asdict(stage.layout)
     values["objectives"] = msgspec.to_builtins(stage.objectives)
     if stage.bridge is not None:
         bridge = msgspec.structs.asdict(stage.bridge)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import msgspec
 
+from suites.checkpoint.layout import LAYOUT_KINDS
 from suites.common.yaml_reader import Duration
 from suites.contract.objectives import Margins
 from watcher.config.settings import PREFILL_CPUS, PREFILL_TIME, LimitSettings, PositiveInt
@@ -24,6 +25,13 @@ class BridgeSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     enabled: Flag = True
 
 
+class LayoutSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``stages.NAME.layout``: as ``CheckpointLayout``."""
+
+    kind: str = LAYOUT_KINDS[0]
+    name: str = "{step}"
+
+
 NameList = tuple[str, ...] | str
 
 
@@ -40,6 +48,7 @@ class StageSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """``stages.NAME``; ``loader.py`` fills in missing values."""
 
     checkpoints: Path
+    layout: LayoutSection | None = None
     results: Path | None = None
     result_root: Path | None = None
     steps: tuple[StepNumber, ...] | StepNumber | str | None = None

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 import suites
+from suites.checkpoint.layout import LAYOUT_KINDS, CheckpointLayout
 from suites.common.errors import UserError
 from suites.common.yaml_reader import YamlDocument, YamlPath, convert_document, parse_yaml, read_yaml
 from suites.contract.objectives import TIER4_RATES, TIER_BY_SHORT_NAME, Margins, Objectives, check_objectives
@@ -198,6 +199,7 @@ def _resolve_stage(
     return Stage(
         name=str(location[-1]),
         checkpoints=_resolve_path(base, stage.checkpoints),
+        layout=_resolve_layout(document, stage.layout, (*location, "layout")),
         results=_resolve_path(base, stage.results) if stage.results else results,
         result_root=_resolve_path(base, stage.result_root) if stage.result_root else None,
         steps=_parse_steps(document, stage.steps, (*location, "steps")),
@@ -213,6 +215,16 @@ def _resolve_stage(
         objectives=_resolve_objectives(stage.objectives),
         bridge=_resolve_bridge(base, stage.bridge),
     )
+
+
+def _resolve_layout(document: YamlDocument, section: file_schema.LayoutSection | None, location: YamlPath) -> CheckpointLayout:
+    if section is None:
+        return CheckpointLayout()
+    layout = CheckpointLayout(name=section.name, kind=document.require_choice(location, "kind", section.kind, LAYOUT_KINDS))
+    if mistake := layout.describe_mistake():
+        hint = "write step_{step}, iter_{step:07d} or the like"
+        raise document.make_error(mistake, (*location, "name"), hint)
+    return layout
 
 
 def _parse_steps(document: YamlDocument, steps: tuple[int, ...] | int | str | None, location: YamlPath) -> tuple[int, ...]:

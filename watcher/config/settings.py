@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from suites.checkpoint.layout import CheckpointLayout
 from suites.contract.objectives import Objectives
 from suites.contract.paths import StatePaths
 
@@ -28,6 +29,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     checkpoints: Path
+    layout: CheckpointLayout = CheckpointLayout()
+    """How the folders in ``checkpoints`` are named."""
     results: Path
     result_root: Path | None = None
     """Folder that holds by_checkpoint and eval_logs itself; None: ``results``/``name``."""
@@ -49,6 +52,10 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     backend: str = "direct"
     command: str | tuple[str, ...] | None = None
     """For backend ``command``: a line for bash, or a list of arguments."""
+
+    def get_checkpoint_folder(self, step: int) -> Path:
+        """The folder of a step, whether it exists or not."""
+        return self.checkpoints / self.layout.format_name(step)
 
     @property
     def root(self) -> Path:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from suites.checkpoint.completeness import Completeness, Inspection
+from suites.checkpoint.layout import CheckpointLayout
 from suites.contract.exit_record import ExitRecord
 from suites.contract.job_owner import JobOwner
 from suites.contract.scoring_request import ScoringRequest, SuiteInRequest, TierRequirement
@@ -21,6 +22,10 @@ class StageFolder(msgspec.Struct, frozen=True, kw_only=True):
     """Step -> folder; None: unknown, which is not the same as none."""
     error: str = ""
     """Why ``steps`` is unknown."""
+    layout: CheckpointLayout = CheckpointLayout()
+    """By which the folder was listed."""
+    unmatched: str = ""
+    """One line about folders that look like steps in another form; empty without any."""
     absent: bool = False
     """The folder is not there (yet)."""
     final_step: int | None = None

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from suites.checkpoint.layout import list_steps
 from suites.common.atomic_files import write_atomically
 from suites.common.errors import UserError
 from suites.common.formatting import format_duration
-from watcher.config.settings import Config
+from watcher.config.settings import Config, Stage
 from watcher.core.clock import touch_clock
 from watcher.daemon.wakeup import Wakeup
 from watcher.doctor import lock_probe
@@ -119,7 +120,7 @@ def check_filesystems(config: Config, environ: Mapping[str, str], *, run: Comman
         by_mount.setdefault(find_mount(folder.path, known_mounts), []).append(folder)
     yield from (_check_fs_type(mount, members) for mount, members in by_mount.items())
     yield from (_check_writable(folder.name, folder.path) for folder in folders if folder.is_written)
-    yield from (_check_readable(folder.name, folder.path) for folder in folders if not folder.is_written)
+    yield from (check for stage in config.stages.values() for check in _check_checkpoints(stage))
     # Claims and leases lie in state and results only; one measurement for each mount is enough.
     probe_folders = {find_mount(path, known_mounts): find_existing_parent(path) for path in (config.state, config.results)}
     for mount, probe_folder in probe_folders.items():
@@ -150,17 +151,26 @@ def _check_writable(name: str, folder: Path) -> DoctorCheck:
     return DoctorCheck(OK, name, f"{message} can be written")
 
 
-def _check_readable(name: str, folder: Path) -> DoctorCheck:
-    """Check read access to the newest step's files."""
+def _check_checkpoints(stage: Stage) -> Iterator[DoctorCheck]:
+    """Check names of the steps, and read access to the newest one's files."""
+    name, folder = f"checkpoints of {stage.name}", stage.checkpoints
     try:
-        steps = sorted((int(entry.name), Path(entry.path)) for entry in os.scandir(folder) if entry.name.isdecimal())
+        steps, unmatched = list_steps(folder, stage.layout)
     except FileNotFoundError:
-        return DoctorCheck(OK, name, f"{folder} does not exist yet")
+        yield DoctorCheck(OK, name, f"{folder} does not exist yet")
+        return
     except OSError as error:
-        return DoctorCheck(WRONG, name, f"{folder} cannot be listed ({error.strerror})", "ask its owner for read access")
-    if not steps:
-        return DoctorCheck(OK, name, f"{folder}: no step yet")
-    newest_step, newest_folder = steps[-1]
+        yield DoctorCheck(WRONG, name, f"{folder} cannot be listed ({error.strerror})", "ask its owner for read access")
+        return
+    if unmatched:
+        message, _, hint = unmatched.partition("; ")
+        yield DoctorCheck(WARNING, name, f"{folder}: {message}", hint)
+    yield _check_readable(name, folder, steps) if steps else DoctorCheck(OK, name, f"{folder}: no step yet")
+
+
+def _check_readable(name: str, folder: Path, steps: Mapping[int, Path]) -> DoctorCheck:
+    newest_step = max(steps)
+    newest_folder = steps[newest_step]
     for parent, folders, names in os.walk(newest_folder):  # unlike rglob it survives files that disappear meanwhile
         for path in (Path(parent) / child for child in (*folders, *names)):
             if not os.access(path, os.R_OK):

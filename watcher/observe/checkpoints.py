@@ -117,7 +117,7 @@ class InspectionCache:
             return
         folder = record.pin.folder
         inspections[folder] = inspect_checkpoint(
-            Path(folder), now=server_now, settle_seconds=settle_seconds, forced=record.forced
+            Path(folder), now=server_now, settle_seconds=settle_seconds, forced=record.forced, step=record.step
         )
 
     def _is_unreadable_for_long(self, folder: str, server_now: float) -> bool:
@@ -136,7 +136,9 @@ class InspectionCache:
             age_seconds = server_now - cached.inspected_at
             if _is_stable(cached.inspection, server_now) and 0 <= age_seconds < SLOW_CHECK_SECONDS:
                 return cached.inspection, mtimes
-        inspection = inspect_checkpoint(Path(folder), now=server_now, settle_seconds=settle_seconds, forced=record.forced)
+        inspection = inspect_checkpoint(
+            Path(folder), now=server_now, settle_seconds=settle_seconds, forced=record.forced, step=record.step
+        )
         # Old and new files may be mixed in what was read.
         if encode_mtimes(folder) != mtimes:
             reason = "being written: it changed during its inspection"
@@ -150,7 +152,9 @@ def _is_absent(record: EvaluationRecord, stage_folder: StageFolder | None) -> bo
 
     Folders outside any listing are inspected instead.
     """
-    if stage_folder is None or stage_folder.steps is None or not record.checkpoint.endswith(f"/{record.step}"):
+    if stage_folder is None or stage_folder.steps is None:
+        return False
+    if os.path.basename(record.checkpoint) != stage_folder.layout.format_name(record.step):  # noqa: PTH119
         return False
     return record.step not in stage_folder.steps
 

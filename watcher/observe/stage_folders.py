@@ -6,11 +6,11 @@ recent that the next one might not show in its mtime. A listing that fails is un
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import msgspec
 
-from suites.checkpoint.completeness import list_steps
+from suites.checkpoint.layout import CheckpointLayout, list_steps
 from suites.checkpoint.metadata import read_training_config
 from suites.common.documents import open_without_blocking
 from suites.common.errors import UserError
@@ -23,7 +23,7 @@ RELIST_SECONDS = 3600.0
 UNREADABLE_RETRY_SECONDS = 600.0
 """Seconds after the last change in which an unreadable config.yaml is tried at each poll."""
 
-MAX_LATEST_BYTES = 24
+MAX_LATEST_BYTES = 4096
 """Bytes of a latest.txt that are read, whatever its size."""
 
 RACY_MTIME_SECONDS = 3.0
@@ -47,7 +47,7 @@ class StageFolderCache:
     """Remembers every stage's folder from one poll to the next."""
 
     def __init__(self) -> None:
-        self._cached: dict[str, _CachedFolder] = {}
+        self._cached: dict[tuple[str, CheckpointLayout], _CachedFolder] = {}
         self._unscheduled: tuple[FolderStamp, tuple[str, ...], tuple[str, ...]] | None = None
         self.changed_folders: set[str] = set()
         """Folders (as text) that were listed anew since ``changed_folders`` was last cleared."""
@@ -55,7 +55,9 @@ class StageFolderCache:
     def list_stage(self, stage: Stage, server_now: float) -> StageFolder:
         """The stage's folder now; the same object where nothing changed."""
         folder, folder_name = stage.checkpoints, str(stage.checkpoints)
-        cached = self._cached.get(folder_name)
+        # Two stages may read one folder by two layouts.
+        cache_key = folder_name, stage.layout
+        cached = self._cached.get(cache_key)
         try:
             stamp = _read_stamp(folder)
             # A new step moves the folder's mtime; a rewritten step moves only latest.txt.
@@ -68,12 +70,26 @@ class StageFolderCache:
                 and 0 <= server_now - cached.listed_at < RELIST_SECONDS
             ):
                 return cached.stage_folder
-            stage_folder, is_reliable = (StageFolder(steps={}, absent=True), True) if stamp is None else _list_checkpoints(folder)
+            stage_folder, is_reliable = (
+                (StageFolder(steps={}, layout=stage.layout, absent=True), True)
+                if stamp is None
+                else _list_checkpoints(folder, stage.layout)
+            )
         except FileNotFoundError:  # deleted between two calls
-            stage_folder, stamp, latest_stamp, is_reliable = StageFolder(steps={}, absent=True), None, None, True
+            stage_folder, stamp, latest_stamp, is_reliable = (
+                StageFolder(steps={}, layout=stage.layout, absent=True),
+                None,
+                None,
+                True,
+            )
         except OSError as error:
             message = f"{folder}: cannot list: {error.strerror or error}"
-            stage_folder, stamp, latest_stamp, is_reliable = StageFolder(steps=None, error=message), None, None, False
+            stage_folder, stamp, latest_stamp, is_reliable = (
+                StageFolder(steps=None, layout=stage.layout, error=message),
+                None,
+                None,
+                False,
+            )
         # A recent mtime may hide a second change, on file systems with coarse times.
         newest_mtime = max((file_stamp[0] for file_stamp in (stamp, latest_stamp) if file_stamp is not None), default=0) / 1e9
         unchanged = cached is not None and cached.stage_folder == stage_folder
@@ -84,7 +100,7 @@ class StageFolderCache:
         if cached is not None and unchanged:
             stage_folder = cached.stage_folder
         age_seconds = server_now - newest_mtime
-        self._cached[folder_name] = _CachedFolder(
+        self._cached[cache_key] = _CachedFolder(
             stage_folder,
             stamp,
             latest_stamp,
@@ -119,28 +135,34 @@ def _read_stamp(path: Path) -> FolderStamp:
     return stats.st_mtime_ns, stats.st_ino, stats.st_size
 
 
-def _list_checkpoints(folder: Path) -> tuple[StageFolder, bool]:
+def _list_checkpoints(folder: Path, layout: CheckpointLayout) -> tuple[StageFolder, bool]:
     """List ``folder``, and whether its documents were readable."""
-    steps = list_steps(folder)
+    steps, unmatched = list_steps(folder, layout)
     if not steps:
-        return StageFolder(steps={}), True
+        return StageFolder(steps={}, layout=layout, unmatched=unmatched), True
     # The newest config.yaml has the final step; the first one names where the stage started.
-    newest_step = _read_latest_step(folder, steps)
+    newest_step = _read_latest_step(folder, steps, layout)
     first_step = min(steps)
     try:
         newest_config = read_training_config(steps[newest_step] / "config.yaml")
         first_config = newest_config if first_step == newest_step else read_training_config(steps[first_step] / "config.yaml")
     except UserError:  # being written: an empty or torn file is "not yet"
-        return StageFolder(steps=_to_text(steps)), False
-    return StageFolder(steps=_to_text(steps), final_step=newest_config.train_steps, started_from=first_config.started_from), True
+        return StageFolder(steps=_to_text(steps), layout=layout, unmatched=unmatched), False
+    return StageFolder(
+        steps=_to_text(steps),
+        layout=layout,
+        unmatched=unmatched,
+        final_step=newest_config.train_steps,
+        started_from=first_config.started_from,
+    ), True
 
 
 def _to_text(steps: Mapping[int, Path]) -> dict[int, str]:
     return {step: str(path) for step, path in steps.items()}
 
 
-def _read_latest_step(folder: Path, steps: Mapping[int, Path]) -> int:
-    """The step in latest.txt, if any.
+def _read_latest_step(folder: Path, steps: Mapping[int, Path], layout: CheckpointLayout) -> int:
+    """The step that latest.txt names, as a number, a folder's name or its path, if any.
 
     A run that went back writes smaller steps again.
     """
@@ -149,5 +171,5 @@ def _read_latest_step(folder: Path, steps: Mapping[int, Path]) -> int:
             text = file.read(MAX_LATEST_BYTES).strip()
     except OSError:
         text = b""
-    latest_step = int(text) if text.isdigit() else -1
-    return latest_step if latest_step in steps else max(steps)
+    latest_step = layout.read_step(PurePath(text.decode(errors="replace")).name)
+    return latest_step if latest_step is not None and latest_step in steps else max(steps)

@@ -5,6 +5,7 @@ from pathlib import PurePath
 
 import msgspec
 
+from suites.checkpoint.layout import guess_step
 from suites.contract.comparison import CompareRequest, EvaluationRef
 from watcher.config.settings import Config, Stage
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
@@ -94,8 +95,11 @@ def describe_start_mismatch(stage: str, started_from: str | None, bridge: Evalua
     # Mount points differ between nodes, so only run folder and step are compared.
     if start_path.parts[-2:] == bridge_path.parts[-2:] or start_path.name == bridge_path.parent.name:
         return None
-    if start_path.parent.name == bridge_path.parent.name and start_path.name.isdigit():
-        return f"{stage} started from step {start_path.name} according to its config.yaml, but its bridge is step {bridge.step}"
+    start_step = guess_step(start_path.name)
+    if start_path.parent.name == bridge_path.parent.name and start_step is not None:
+        if start_step == bridge.step:  # a folder that was renamed to another layout
+            return None
+        return f"{stage} started from step {start_step} according to its config.yaml, but its bridge is step {bridge.step}"
     return f"{stage} started from {started_from} according to its config.yaml, but its bridge is {bridge.checkpoint}"
 
 

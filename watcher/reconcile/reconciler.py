@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from suites.contract.paths import format_step_directory
 from watcher.config.settings import Config, Stage
 from watcher.core import events
 from watcher.core.actions import Action, CancelJob, Decision, Skip, SubmitEvaluation, UnpinCheckpoint
@@ -219,6 +220,9 @@ def _collect_skips(
         stage_folder = snapshot.stages[stage.name]
         if stage_folder.error or stage_folder.absent:
             skips.append(Skip(str(stage.checkpoints), stage_folder.error or "does not exist yet"))
+        if stage_folder.unmatched:
+            # Beside good steps such a folder may be a copy; alone it is the run itself, and nothing would ever be scored.
+            skips.append(Skip(str(stage.checkpoints), stage_folder.unmatched, needs_attention=not stage_folder.steps))
         if (requirements := snapshot.requirements.get(stage.name)) is not None and requirements.error:
             skips.append(Skip(stage.name, f"suites: {requirements.error}"))
         skips += _skip_unscheduled_steps(stage, stage_folder, journal_state)
@@ -260,7 +264,10 @@ def _skip_unscheduled_steps(stage: Stage, stage_folder: StageFolder, journal_sta
     }
     known_steps.update(list_scheduled_steps(stage, stage_folder))
     unscheduled_steps = [step for step in stage_folder.steps or () if step not in known_steps]
-    skips = [Skip(f"{stage.name}/step_{step}", "not in the schedule") for step in unscheduled_steps[:MAX_UNSCHEDULED_SHOWN]]
+    skips = [
+        Skip(f"{stage.name}/{format_step_directory(step)}", "not in the schedule")
+        for step in unscheduled_steps[:MAX_UNSCHEDULED_SHOWN]
+    ]
     if len(unscheduled_steps) > MAX_UNSCHEDULED_SHOWN:
         skips.append(Skip(stage.name, f"{len(unscheduled_steps) - MAX_UNSCHEDULED_SHOWN} more steps are not in the schedule"))
     return skips

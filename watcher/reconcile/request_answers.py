@@ -162,7 +162,7 @@ def _find_checkpoint_folder(source: str, step: int, stage_folder: StageFolder | 
     if stage_folder is not None and stage_folder.steps is not None and step in stage_folder.steps:
         return stage_folder.steps[step]
     stage = config.stages.get(source)
-    return str((config.scratch / "ckpts" / source if stage is None else stage.checkpoints) / str(step))
+    return str(config.scratch / "ckpts" / source / str(step) if stage is None else stage.get_checkpoint_folder(step))
 
 
 def _change_evaluation(request: Request, stage: Stage, record: EvaluationRecord, snapshot: Snapshot) -> tuple[list[Action], str]:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from suites.checkpoint.layout import guess_step
+from suites.contract.paths import format_step_directory
 from watcher.config.settings import Bridge, Config, Stage
 from watcher.core.snapshot import StageFolder
 from watcher.journal.replay import JournalState
@@ -99,7 +101,7 @@ def _make_scheduled_evaluation(stage: Stage, stage_folder: StageFolder | None, s
         source=stage.name,
         step=step,
         origin="schedule",
-        checkpoint=checkpoint or str(stage.checkpoints / str(step)),
+        checkpoint=checkpoint or str(stage.get_checkpoint_folder(step)),
     )
 
 
@@ -115,8 +117,8 @@ def resolve_bridge_step(stage: Stage, config: Config, stage_folders: Mapping[str
     # An explicit step decides before anything that is derived.
     if bridge.step is not None:
         return bridge.step, ""
-    if bridge.checkpoint is not None and Path(bridge.checkpoint).name.isdigit():
-        return int(Path(bridge.checkpoint).name), ""
+    if bridge.checkpoint is not None and (named_step := guess_step(Path(bridge.checkpoint).name)) is not None:
+        return named_step, ""
     source = config.stages.get(bridge.source)
     if source is None:
         return None, f"stages.{bridge.source} is not in the config; set bridge.step"
@@ -140,7 +142,7 @@ def find_start_step(stage: Stage, config: Config, stage_folders: Mapping[str, St
     if stage_folder is None or stage_folder.started_from is None or source is None:
         return None
     path = Path(stage_folder.started_from)
-    return int(path.name) if path.name.isdigit() and path.parent.name == source.checkpoints.name else None
+    return source.layout.read_step(path.name) if path.parent.name == source.checkpoints.name else None
 
 
 def resolve_bridge_checkpoint(bridge: Bridge, step: int, config: Config, stage_folders: Mapping[str, StageFolder]) -> str:
@@ -151,15 +153,14 @@ def resolve_bridge_checkpoint(bridge: Bridge, step: int, config: Config, stage_f
     if source_folder is not None and source_folder.steps is not None and step in source_folder.steps:
         return source_folder.steps[step]
     source = config.stages.get(bridge.source)
-    folder = config.scratch / "ckpts" / bridge.source if source is None else source.checkpoints
-    return str(folder / str(step))
+    return str(config.scratch / "ckpts" / bridge.source / str(step) if source is None else source.get_checkpoint_folder(step))
 
 
 def choose_directory(evaluation: ScheduledEvaluation, stage: Stage, taken: Container[str], name: str | None = None) -> str:
     """The directory of a new evaluation: a given or free name."""
     if name is not None:
         return name
-    plain_name = f"step_{evaluation.step}"
+    plain_name = format_step_directory(evaluation.step)
     is_stage_checkpoint = evaluation.source == evaluation.stage
     # A name, once given, never changes: a bridge leaves step_N free if the schedule can produce it.
     if (is_stage_checkpoint or not stage.is_scheduled(evaluation.step)) and f"{evaluation.stage}/{plain_name}" not in taken:
@@ -169,7 +170,7 @@ def choose_directory(evaluation: ScheduledEvaluation, stage: Stage, taken: Conta
 
 def make_distinct_directory(stage: str, step: int, source: str, taken: Container[str]) -> str:
     """The first free name of ``step_N_from_SOURCE``, ``step_N_from_SOURCE_2`` and so on."""
-    base_name = f"step_{step}_from_{_sanitize_name(source)}"
+    base_name = format_step_directory(step, _sanitize_name(source))
     number, name = 1, base_name
     while f"{stage}/{name}" in taken:
         number += 1

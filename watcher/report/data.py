@@ -19,7 +19,7 @@ from suites.contract.comparison import (
     Refusal,
     read_comparison_document,
 )
-from suites.contract.paths import EvaluationPaths, list_attempt_log_paths
+from suites.contract.paths import EvaluationPaths, format_step_directory, list_attempt_log_paths
 from watcher.config.settings import Config, Stage
 from watcher.core.evaluation import EvaluationRecord
 from watcher.core.result_paths import get_configured_results_folder, get_evaluation_paths
@@ -260,7 +260,7 @@ def _find_unjournaled(results: Path, stage: str, known_directories: set[str]) ->
             step=result_files.step if result_files.step is not None else -1,
             results=str(results),
             directory=name,
-            role="own" if result_files.source == stage and name == f"step_{result_files.step}" else "other",
+            role="own" if result_files.source == stage and name == format_step_directory(result_files.step or 0) else "other",
             state="on disk",
             checkpoint=result_files.checkpoint,
             files=result_files,

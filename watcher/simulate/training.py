@@ -112,7 +112,7 @@ class SimulatedTraining:
         while self.find_next_event_time() <= now:
             event = heapq.heappop(self._events)
             stage = self._stages[event.stage]
-            folder = stage.checkpoints / str(event.step)
+            folder = stage.get_checkpoint_folder(event.step)
             if event.is_first_half:
                 self.complete_folders.discard(str(folder))
                 self.save_counts[stage.name, event.step] = self.save_counts.get((stage.name, event.step), 0) + 1
@@ -125,7 +125,7 @@ class SimulatedTraining:
     def _find_parent_checkpoint(self, stage: Stage) -> str | None:
         source = None if stage.bridge is None else self._stages.get(stage.bridge.source)
         steps = () if source is None else list_training_steps(source)
-        return str(source.checkpoints / str(max(steps))) if source is not None and steps else None
+        return str(source.get_checkpoint_folder(max(steps))) if source is not None and steps else None
 
 
 def list_training_steps(stage: Stage) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping
 
 from suites.common.formatting import format_duration, format_local_time, strip_control_characters
+from suites.contract.paths import format_step_directory
 from watcher.config.settings import Config, Stage
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
 from watcher.status.text import TEXT_WIDTH
@@ -117,10 +118,10 @@ def explain_unknown_step(
     ``skips`` maps a folder or evaluation to the reason in status.json. ``is_requested``: a request for it is pending.
     """
     source_stage = config.stages.get(source or stage.name, stage)
-    folder = source_stage.checkpoints / str(step)
+    folder = source_stage.get_checkpoint_folder(step)
     sentences = [
         f"The watcher does not know {stage.name} step {step}.",
-        *_describe_last_tick(skips.get(f"{stage.name}/step_{step}") or skips.get(str(folder))),
+        *_describe_last_tick(skips.get(f"{stage.name}/{format_step_directory(step)}") or skips.get(str(folder))),
     ]
     # A pending request or the schedule says what happens next; otherwise only a person can start it.
     if is_requested:

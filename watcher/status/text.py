@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from suites.common.formatting import format_duration, format_local_time, strip_control_characters
+from suites.contract.paths import format_step_directory
 from suites.contract.tier_files import INSTRUCTION_MATCH_RATE
 from watcher.status.reader import JsonObject
 
@@ -118,7 +119,7 @@ def _build_cells(stage: str, row: JsonObject, now: float) -> dict[str, str]:
     scores = row.get("scores") or {}
     source = "" if row["source"] == stage else row["source"]
     # A name that follows from step and source would only repeat two columns.
-    default_names = {f"step_{row['step']}", f"step_{row['step']}_from_{row['source']}"}
+    default_names = {format_step_directory(row["step"]), format_step_directory(row["step"], row["source"])}
     cells = {
         "step": str(row["step"]),
         "from": source if row["directory"] in default_names else f"{source} {row['directory']}",

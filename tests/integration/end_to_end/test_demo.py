@@ -16,7 +16,8 @@ from rich.console import Console
 from tokenizers import Tokenizer
 
 from demo import corpus, run, show, train
-from suites.checkpoint.completeness import Completeness, inspect_checkpoint, list_steps
+from suites.checkpoint.completeness import Completeness, inspect_checkpoint
+from suites.checkpoint.layout import CheckpointLayout, list_steps
 from support.samples.report import ReportSample
 from watcher.config.loader import load_config
 
@@ -102,7 +103,8 @@ def test_training_cut_short_between_its_state_and_its_checkpoint_ends_with_the_s
 
 def test_its_checkpoints_are_whole_and_steps_go_on_counting_across_stages(folder):
     train.main(folder)
-    assert {stage: list(list_steps(folder / "ckpts" / stage)) for stage in train.STAGES} == {"stage1": [5, 10], "stage2": [15]}
+    listed = {stage: list_steps(folder / "ckpts" / stage, CheckpointLayout()).steps for stage in train.STAGES}
+    assert {stage: list(steps) for stage, steps in listed.items()} == {"stage1": [5, 10], "stage2": [15]}
     for stage, step in (("stage1", 5), ("stage1", 10), ("stage2", 15)):
         seen = inspect_checkpoint(folder / "ckpts" / stage / str(step), now=time.time() + 60, settle_seconds=1.0)
         assert seen.kind is Completeness.COMPLETE, seen.reason

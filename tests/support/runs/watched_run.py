@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 import watcher.journal.lock
+from suites.checkpoint.layout import CheckpointLayout
 from suites.contract.encoding import encode_json
 from suites.contract.paths import EvaluationPaths
 from support.fakes.executor import FakeExecutor
@@ -88,7 +89,8 @@ class WatchedRun:
 
     def write_checkpoint(self, stage, step, *, age=300.0, seed=0, **described):
         """A whole checkpoint that was finished ``age`` seconds ago."""
-        folder = write_tiny_checkpoint(self.ckpts / stage / str(step), step, seed=seed, **described)
+        layout = self.config.stages[stage].layout if stage in self.config.stages else CheckpointLayout()
+        folder = write_tiny_checkpoint(self.ckpts / stage / layout.format_name(step), step, seed=seed, **described)
         set_times(folder, self.clock() - age)
         self.touch(stage)
         write_latest(folder.parent, step)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from suites.checkpoint.completeness import Completeness, compute_fingerprint, inspect_checkpoint, list_steps, read_mtimes
+from suites.checkpoint.completeness import Completeness, compute_fingerprint, inspect_checkpoint, read_mtimes
 from support.models.nanotron_fixtures import COMPLETE_CHECKPOINTS, PARTIAL_CHECKPOINT, copy_checkpoint, find_checkpoint
 
 SAVED = 1_700_000_000.0
@@ -75,19 +75,6 @@ def test_fingerprint_moves_with_any_file_that_scores_depend_on(tmp_path):
     (folder / "random").mkdir()
     (folder / "random" / "state.pt").write_bytes(b"not scored")
     assert compute_fingerprint(folder) in seen
-
-
-def test_steps_are_folders_with_plain_numbers(tmp_path):
-    for name in ("100", "20", "0", "007", "-5", "1_000", "latest", "٣"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "40").write_text("a file")
-    (tmp_path / "60").symlink_to(tmp_path / "20", target_is_directory=True)
-    (tmp_path / "80").symlink_to(tmp_path / "nowhere")
-    assert list(list_steps(tmp_path)) == [0, 20, 60, 100]
-    with pytest.raises(FileNotFoundError):
-        list_steps(tmp_path / "nothing")
-    with pytest.raises(OSError, match="Not a directory"):
-        list_steps(tmp_path / "40")
 
 
 def test_markers_move_with_a_rewrite(tmp_path):

@@ -156,7 +156,7 @@ def test_a_renamed_step_is_unscorable(folder):
     other = folder.rename(folder.with_name("21"))
     found = judge(other)
     assert found.kind is Completeness.UNSCORABLE
-    assert "named 21, but config.yaml has general.step 20" in found.reason
+    assert "should be step 21, but config.yaml has general.step 20" in found.reason
 
 
 def test_a_folder_that_is_no_step_is_taken_only_when_forced(folder):
@@ -293,3 +293,12 @@ def test_tokens_seen_of_older_versions_are_samples_times_sequence_length(version
     folder = set_times(write_checkpoint(tmp_path / "20", **make_tiny_checkpoint_arguments(20, version=version, tp=2)), START)
     found = judge(folder)
     assert (found.kind, found.tokens_seen) == (Completeness.COMPLETE, 20 * 8 * 64)
+
+
+def test_the_step_that_is_asked_for_decides_whatever_the_folder_is_called(folder):
+    for name in ("step_20", "iter_0000020", "final"):
+        folder = folder.rename(folder.with_name(name))
+        assert judge(folder, step=20).kind is Completeness.COMPLETE
+        assert judge(folder, step=21).kind is Completeness.UNSCORABLE
+    assert judge(folder).reason == "'final' is not a step number"
+    assert judge(folder, step=21, forced=True).kind is Completeness.COMPLETE, "a person may call an average of steps one of them"

@@ -99,6 +99,11 @@ def problem(tmp_path, text, loader=load_config, environ=None):
             SECOND + "    result_root: /data/results/stage1\n",
             ":11: stages.stage2.result_root: /data/results/stage1 has the results",
         ),
+        (
+            WHOLE + "    layout: {name: step}\n",
+            ":7: stages.stage1.layout.name: 'step' does not hold {step} once; write step_{step}",
+        ),
+        (WHOLE + "    layout: {kind: hf}\n", ":7: stages.stage1.layout.kind: unknown kind 'hf'; use one of: nanotron"),
         (WHOLE + "eval_data: /data/x/../ckpts/stage1/r\n", ":7: eval_data: /data/ckpts/stage1/r lies inside"),
         (SECOND.replace("ckpts/stage2", "ckpts/stage1"), ":8: stages.stage2.checkpoints: watches the same checkpoints as stage1"),
         # whole files

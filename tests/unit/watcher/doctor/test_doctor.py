@@ -235,10 +235,20 @@ def test_shards_of_another_user_are_named(here, monkeypatch):
     shard.chmod(0)
     allowed = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != shard and allowed(path, mode))  # root may do all
-    check = filesystem._check_readable("checkpoints of stage1", made.stages["stage1"].checkpoints)
+    (check,) = filesystem._check_checkpoints(made.stages["stage1"])
     assert check.verdict == "wrong"
     assert str(shard) in check.message
     shard.chmod(stat.S_IRUSR)
+
+
+def test_steps_in_another_form_are_a_warning_with_the_pattern_to_write(here):
+    stage = config(here).stages["stage1"]
+    write_tiny_checkpoint(stage.checkpoints / "iter_0000100", 100)
+    warning, steps = filesystem._check_checkpoints(stage)
+    assert (warning.verdict, steps.verdict) == ("warning", "ok")
+    assert "iter_0000100 looks like a step" in warning.message
+    assert warning.hint.startswith("write layout: {name: 'iter_{step:07d}'}")
+    assert steps.message.endswith("no step yet")
 
 
 @pytest.mark.parametrize(("skew", "verdict"), [(0.2, "ok"), (-20, "warning"), (300, "wrong")])

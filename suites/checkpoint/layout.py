@@ -1,0 +1,164 @@
+"""How checkpoints are named after their steps: the only place that turns one into the other.
+
+A layout is a name with one ``{step}`` or ``{step:07d}`` in it. A name belongs to a step only if the layout gives the step that
+very name, so no two folders can be one step.
+"""
+
+import functools
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from suites.checkpoint.shard_files import METADATA_FILES
+from suites.common.formatting import format_names
+
+LAYOUT_KINDS = ("nanotron",)
+"""What a checkpoint's folder holds."""
+
+_PLACEHOLDER = re.compile(r"\{step(?::0(?:[1-9]|1[0-8])d)?\}")
+
+_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
+
+_STEP_WORDS = frozenset({"step", "steps", "iter", "iters", "iteration", "iterations", "checkpoint", "checkpoints", "ckpt"})
+"""Words before a number that say that it is a step."""
+
+_MAX_PROBED_FOLDERS = 20
+"""Folders with other names that are searched for a checkpoint's files."""
+
+
+class CheckpointLayout(msgspec.Struct, frozen=True):
+    """How the folders of a stage's checkpoints are named."""
+
+    name: str = "{step}"
+    """The folder's name, with ``{step}`` or, zero-padded to seven digits, ``{step:07d}`` in it."""
+    kind: str = LAYOUT_KINDS[0]
+
+    def describe_mistake(self) -> str:
+        """Why ``name`` is no pattern of a folder's name; empty where it is one."""
+        literal, count = _PLACEHOLDER.subn("", self.name)
+        if count != 1:
+            return f"{self.name!r} does not hold {{step}} once"
+        if set(literal) & set("{}/") or not literal.isprintable() or self.name.startswith("."):
+            return f"{self.name!r} is not the name of a visible folder"
+        return ""
+
+    def format_name(self, step: int) -> str:
+        """The name of a step's folder."""
+        return self.name.format(step=step)
+
+    def parse_name(self, name: str) -> int | None:
+        """The step of a folder's name; None for any other name."""
+        match = _compile_layout(self.name).fullmatch(name)
+        return int(match[1]) if match is not None and self.format_name(int(match[1])) == name else None
+
+    def read_step(self, name: str) -> int | None:
+        """The step in a name that a document mentions, which may be of another layout."""
+        step = self.parse_name(name)
+        return guess_step(name) if step is None else step
+
+
+class StepListing(NamedTuple):
+    """The checkpoints of a folder."""
+
+    steps: dict[int, Path]
+    """Step -> folder, in ascending order."""
+    unmatched: str
+    """One line about folders that look like steps in another form; empty without any."""
+
+
+def list_steps(folder: Path, layout: CheckpointLayout) -> StepListing:
+    """Every checkpoint in ``folder`` that the layout names, and what looks like another layout.
+
+    Raises OSError where the folder is missing or cannot be listed: that is not the same as having no checkpoints.
+    """
+    steps: dict[int, Path] = {}
+    other_names: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            step = layout.parse_name(entry.name)
+            if step is None and (entry.name.startswith(".") or not _NUMBER.search(entry.name)):
+                continue
+            if not _may_be_folder(entry):
+                continue
+            if step is None:
+                other_names.append(entry.name)
+            else:
+                steps[step] = Path(entry.path)
+    return StepListing(dict(sorted(steps.items())), _describe_other_names(folder, other_names, layout, has_steps=bool(steps)))
+
+
+def guess_step(name: str) -> int | None:
+    """The step in a folder's name of unknown layout; None where it names none."""
+    match = re.fullmatch(r"(.*?)([0-9]{1,18})", name, re.ASCII | re.DOTALL)
+    return int(match[2]) if match is not None and _introduces_step(match[1]) else None
+
+
+@functools.cache
+def _compile_layout(name: str) -> re.Pattern[str]:
+    before, after = _PLACEHOLDER.split(name)
+    return re.compile(f"{re.escape(before)}([0-9]{{1,18}}){re.escape(after)}", re.ASCII)
+
+
+def _may_be_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder. One that cannot be looked at counts: its inspection says why."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return True
+
+
+def _describe_other_names(folder: Path, names: Iterable[str], layout: CheckpointLayout, *, has_steps: bool) -> str:
+    candidates: dict[str, set[str]] = {}
+    for name in names:
+        for pattern in _list_patterns(name):
+            candidates.setdefault(pattern, set()).add(name)
+    # The number that varies is the step: of step_10_of_50 and step_20_of_50 the first one.
+    ranked = sorted(_join_paddings(candidates).items(), key=lambda item: (-len(item[1]), not _is_step_pattern(item[0])))
+    probes = 0 if has_steps else _MAX_PROBED_FOLDERS
+    for pattern, members in ranked:
+        # A backup such as 2000.old beside good steps is no mistake; alone it may be what the run calls its checkpoints.
+        if not _is_step_pattern(pattern):
+            probes -= 1
+            if probes < 0 or not any((folder / max(members) / file).exists() for file in METADATA_FILES):
+                continue
+        verb = "looks like a step" if len(members) == 1 else "look like steps"
+        message = f"{format_names(sorted(members), limit=3)} {verb}, but layout.name is {layout.name!r}"
+        return f"{message}; write layout: {{name: {pattern!r}}} in the stage to have them scored"
+    return ""
+
+
+def _is_step_pattern(pattern: str) -> bool:
+    before, after = _PLACEHOLDER.split(pattern)
+    return not after and _introduces_step(before)
+
+
+def _introduces_step(text: str) -> bool:
+    """Whether a number after ``text`` is a step: nothing, or words like ``global_step`` and ``iter_``."""
+    word = re.search(r"([A-Za-z]*)[-_. =]*$", text)
+    return not text or (word is not None and word[1].lower().removeprefix("global") in _STEP_WORDS)
+
+
+def _list_patterns(name: str) -> list[str]:
+    """A layout's name for each number in ``name``, the last one first."""
+    patterns = []
+    for match in reversed(list(_NUMBER.finditer(name))):
+        before, number, after = name[: match.start()], match[0], name[match.end() :]
+        placeholder = f"{{step:0{len(number)}d}}" if len(number) > 1 and number.startswith("0") else "{step}"
+        pattern = f"{before}{placeholder}{after}"
+        if not CheckpointLayout(pattern).describe_mistake():
+            patterns.append(pattern)
+    return patterns
+
+
+def _join_paddings(candidates: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """Candidates with the longer numbers that a zero-padded pattern matches, too."""
+    joined = {}
+    for pattern, members in candidates.items():
+        unpadded_members = candidates.get(_PLACEHOLDER.sub("{step}", pattern), set())
+        parse_name = CheckpointLayout(pattern).parse_name
+        joined[pattern] = members | {name for name in unpadded_members if parse_name(name) is not None}
+    return joined
