@@ -142,15 +142,30 @@ def _resolve_checkpoint(checkpoint: Path, steps: tuple[int, ...], layout: Checkp
 
 
 def _resolve_bridge(stage: Stage, config: Config, source: str | None, steps: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
-    from watcher.journal.request_files import resolve_bridge  # noqa: PLC0415
-
     if not steps:
-        configured_source, steps = resolve_bridge(stage, config)
-        return source or configured_source, steps
+        return _find_bridge_step(stage, config, source)
     if source is None and stage.bridge is None:
         hint = "name the checkpoint's stage with --from STAGE"
         raise UserError("has no bridge in the config", location=f"stages.{stage.name}", hint=hint)
     return source or (stage.bridge.source if stage.bridge else stage.name), steps
+
+
+def _find_bridge_step(stage: Stage, config: Config, source: str | None) -> tuple[str, tuple[int, ...]]:
+    """(source stage, steps) of the config's bridge, as the daemon resolves it now. UserError where it is unknown."""
+    from watcher.observe.stage_folders import StageFolderCache  # noqa: PLC0415
+    from watcher.reconcile.schedule import resolve_bridge_step  # noqa: PLC0415
+
+    location = f"stages.{stage.name}"
+    if stage.bridge is None:
+        hint = "write bridge: {from: STAGE, step: N}, or use --from STAGE with a step"
+        raise UserError("has no bridge", location=location, hint=hint)
+    stages = [each for each in (stage, config.stages.get(stage.bridge.source)) if each is not None]
+    folders = {each.name: StageFolderCache().list_stage(each, time.time()) for each in stages}
+    step, reason = resolve_bridge_step(stage, config, folders)
+    if step is None:
+        hint = "give it: enqueue STAGE STEP --bridge"
+        raise UserError(f"the step of its bridge is not known: {reason}", location=location, hint=hint)
+    return source or stage.bridge.source, (step,)
 
 
 def _request_change(

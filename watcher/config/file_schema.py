@@ -20,7 +20,7 @@ class BridgeSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """``stages.NAME.bridge``."""
 
     source: str = msgspec.field(name="from")
-    step: StepNumber | None = None
+    step: StepNumber | str | None = None
     checkpoint: Path | None = None
     enabled: Flag = True
 

@@ -16,7 +16,7 @@ from suites.common.errors import UserError
 from suites.common.yaml_reader import YamlDocument, YamlPath, convert_document, parse_yaml, read_yaml
 from suites.contract.objectives import TIER4_RATES, TIER_BY_SHORT_NAME, Margins, Objectives, check_objectives
 from watcher.config import file_schema
-from watcher.config.settings import Bridge, Config, LimitSettings, ReportSettings, RetrySettings, SlurmSettings, Stage
+from watcher.config.settings import FINAL_STEP, Bridge, Config, LimitSettings, ReportSettings, RetrySettings, SlurmSettings, Stage
 from watcher.config.units import parse_memory_mib
 from watcher.config.validation import check_folders, check_slurm_options, check_stages, check_values
 
@@ -213,7 +213,7 @@ def _resolve_stage(
         use_fast=bool(stage.use_fast),
         training_config=training_config,
         objectives=_resolve_objectives(stage.objectives),
-        bridge=_resolve_bridge(base, stage.bridge),
+        bridge=_resolve_bridge(document, base, stage.bridge, (*location, "bridge")),
     )
 
 
@@ -249,11 +249,16 @@ def _to_names(value: file_schema.NameList) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
 
 
-def _resolve_bridge(base: Path, section: file_schema.BridgeSection | None) -> Bridge | None:
+def _resolve_bridge(
+    document: YamlDocument, base: Path, section: file_schema.BridgeSection | None, location: YamlPath
+) -> Bridge | None:
     if section is None:
         return None
+    step = section.step
+    if isinstance(step, str) and step != FINAL_STEP:
+        raise document.make_error(f"{step!r} is not a step", (*location, "step"), f"write a number, or {FINAL_STEP}")
     checkpoint = str(_resolve_path(base, section.checkpoint)) if section.checkpoint else None
-    return Bridge(source=section.source, step=section.step, checkpoint=checkpoint, enabled=bool(section.enabled))
+    return Bridge(source=section.source, step=step, checkpoint=checkpoint, enabled=bool(section.enabled))
 
 
 def _resolve_suite(base: Path, name: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -13,12 +13,16 @@ from suites.contract.paths import StatePaths
 PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 
 
+FINAL_STEP: Literal["final"] = "final"
+"""The step of a bridge that is where its source ended, whatever was scheduled."""
+
+
 class Bridge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The checkpoint of another stage that is a stage's baseline."""
 
     source: str = msgspec.field(name="from")
-    step: int | None = None
-    """None: the last step of the source's schedule, or its final step."""
+    step: int | Literal["final"] | None = None
+    """None: the last step of the source's schedule, else as ``final``: where the next stage started, else train_steps."""
     checkpoint: str | None = None
     """A folder that replaces the source stage's own checkpoint."""
     enabled: bool = True

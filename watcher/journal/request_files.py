@@ -13,7 +13,6 @@ from suites.common.atomic_files import write_atomically
 from suites.common.errors import ExitCode, UserError
 from suites.contract.encoding import encode_json
 from suites.contract.paths import StatePaths
-from watcher.config.settings import Config, Stage
 from watcher.core.request_types import Request
 
 MAX_STEPS_PER_RANGE = 10_000
@@ -87,23 +86,6 @@ def parse_directory_name(text: str) -> str:
     if re.fullmatch(r"step_\d+(_from_.*)?", text):
         raise UserError(f"{text!r} is like the names that the watcher gives", location="--name", hint="let it begin otherwise")
     return text
-
-
-def resolve_bridge(stage: Stage, config: Config) -> tuple[str, tuple[int, ...]]:
-    """(source stage, steps) of a stage's bridge.
-
-    UserError where the config does not name the step.
-    """
-    location = f"stages.{stage.name}"
-    if stage.bridge is None:
-        raise UserError(
-            "has no bridge", location=location, hint="write bridge: {from: STAGE, step: N}, or use --from STAGE with a step"
-        )
-    # The command line reads no checkpoints, so only the config can name the step.
-    step = stage.bridge.step if stage.bridge.step is not None else config.stages[stage.bridge.source].last_step
-    if step is None:
-        raise UserError("the step of its bridge is not known", location=location, hint="give it: enqueue STAGE STEP --bridge")
-    return stage.bridge.source, (step,)
 
 
 def _find_impossible_value(request: Request, file_name: str) -> str:

@@ -7,7 +7,7 @@ import msgspec
 
 from suites.checkpoint.layout import guess_step
 from suites.contract.comparison import CompareRequest, EvaluationRef
-from watcher.config.settings import Config, Stage
+from watcher.config.settings import FINAL_STEP, Config, Stage
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
 from watcher.journal.replay import JournalState
 
@@ -78,7 +78,9 @@ def describe_bridge_override(bridge: EvaluationRecord, stage: Stage) -> str | No
     if bridge.baseline_selected_at is None:
         return None
     is_configured = (
-        stage.bridge.source == bridge.source and stage.bridge.step in {None, bridge.step} and not bridge.custom_directory
+        stage.bridge.source == bridge.source
+        and stage.bridge.step in {None, FINAL_STEP, bridge.step}
+        and not bridge.custom_directory
     )
     return None if is_configured else f"{label} from {bridge.checkpoint} by request"
 

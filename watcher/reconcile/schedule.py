@@ -12,7 +12,7 @@ import msgspec
 
 from suites.checkpoint.layout import guess_step
 from suites.contract.paths import format_step_directory
-from watcher.config.settings import Bridge, Config, Stage
+from watcher.config.settings import FINAL_STEP, Bridge, Config, Stage
 from watcher.core.snapshot import StageFolder
 from watcher.journal.replay import JournalState
 
@@ -108,14 +108,14 @@ def _make_scheduled_evaluation(stage: Stage, stage_folder: StageFolder | None, s
 def resolve_bridge_step(stage: Stage, config: Config, stage_folders: Mapping[str, StageFolder]) -> tuple[int | None, str]:
     """The step of ``stage``'s bridge, or why it is not known yet.
 
-    The first that is known of: the config's step, the last step of the source's schedule, the start in this stage's
-    config.yaml, the source's train_steps.
+    The first that is known of: the config's step, the step in the name of the config's folder, the last step of the source's
+    schedule (not for ``final``), the start in this stage's config.yaml, the source's train_steps.
     """
     bridge = stage.bridge
     if bridge is None:
         return None, "has no bridge"
     # An explicit step decides before anything that is derived.
-    if bridge.step is not None:
+    if isinstance(bridge.step, int):
         return bridge.step, ""
     if bridge.checkpoint is not None and (named_step := guess_step(Path(bridge.checkpoint).name)) is not None:
         return named_step, ""
@@ -123,7 +123,7 @@ def resolve_bridge_step(stage: Stage, config: Config, stage_folders: Mapping[str
     if source is None:
         return None, f"stages.{bridge.source} is not in the config; set bridge.step"
     # The schedule is known before training ends; config.yaml of the next stage is not.
-    if source.last_step is not None:
+    if bridge.step != FINAL_STEP and source.last_step is not None:
         return source.last_step, ""
     # Where this stage started from is a fact; train_steps is only a plan of the source's run.
     start_step = find_start_step(stage, config, stage_folders)

@@ -175,7 +175,7 @@ def _describe_awaited_bridge(stage: Stage) -> str:
     if stage.bridge is None or not stage.bridge.enabled:
         return ""
     source, step = stage.bridge.source, stage.bridge.step
-    return f"the last step of {source}" if step is None else f"{source} step {step}"
+    return f"the last step of {source}" if not isinstance(step, int) else f"{source} step {step}"
 
 
 def _collect_notes(stage: Stage | None, bridge: EvaluationRecord | None, started_from: str | None) -> Iterator[str]:

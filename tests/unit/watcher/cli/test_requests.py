@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from suites.common.errors import UserError
+from support.models.nanotron_checkpoint import write_tiny_checkpoint
 from support.runs.watcher_commands import make_config_folder_fixture, publish_daemon_status, run_watcher
 from watcher.config.loader import load_config
 from watcher.core import events
@@ -23,6 +24,7 @@ stages:
   stage1: {checkpoints: ckpts/stage1, steps: [100, 200], suites: [demo_stage1_ppl]}
   stage2: {checkpoints: ckpts/stage2, steps: [100], suites: [demo_stage2_ppl], bridge: {from: stage1}}
   stage3: {checkpoints: ckpts/stage3, every: 10, suites: [demo_stage2_ppl]}
+  stage4: {checkpoints: ckpts/stage4, every: 10, suites: [demo_stage2_ppl], bridge: {from: stage3, step: final}}
 """
 
 
@@ -79,6 +81,16 @@ def test_a_checkpoint_elsewhere_is_asked_for_by_its_folder(config_folder):
     assert (first.checkpoint, first.steps, first.name) == (f"{config_folder}/old/4000", (4000,), "old_run")
     assert (second.checkpoint, second.steps) == (f"{config_folder}/old/best", (30,))
     assert (third.checkpoint, third.steps, third.source, third.bridge) == (f"{config_folder}/old/4000", (4000,), "stage1", True)
+
+
+def test_a_bridge_from_where_its_source_ended_is_asked_for_by_what_the_folders_say(config_folder):
+    said = run_watcher("enqueue", "stage4", "--bridge", exit_code=2).stderr
+    assert said.startswith("stages.stage4: the step of its bridge is not known: the last step of stage3 is unknown yet; give it")
+    write_tiny_checkpoint(config_folder / "ckpts/stage3/50", 50, train_steps=70)
+    run_watcher("enqueue", "stage4", "--bridge")
+    write_tiny_checkpoint(config_folder / "ckpts/stage4/10", 10, started_from="/lustre/ckpts/stage3/65")
+    run_watcher("enqueue", "stage4", "--bridge")
+    assert [(request.source, request.steps) for request in read_pending()] == [("stage3", (70,)), ("stage3", (65,))]
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_the_built_in_config_is_the_four_stage_run():
         "stage1": None,
         "stage2": Bridge(source="stage1", step=50000),
         "stage3": Bridge(source="stage2", step=22000),
-        "stage4": Bridge(source="stage3", step=12000),
+        "stage4": Bridge(source="stage3", step="final"),
     }
     assert config.stages["stage3"].suites == ("stage3_ppl_slices", "stage3_cf_core")
     assert (config.executor, config.poll, config.settle, config.slurm.gres, config.slurm.cpus_per_task) == (
@@ -62,13 +62,13 @@ def test_the_built_in_config_is_the_four_stage_run():
         ({"STAGE2_INCLUDE_STAGE1_BRIDGE": "0"}, "stage2", {"bridge": Bridge(source="stage1", step=50000, enabled=False)}),
         ({"STAGE2_INCLUDE_STAGE1_BRIDGE": "1"}, "stage2", {"bridge": Bridge(source="stage1", step=50000)}),
         ({"STAGE3_INCLUDE_STAGE2_BRIDGE": "0"}, "stage3", {"bridge": Bridge(source="stage2", step=22000, enabled=False)}),
-        ({"STAGE4_INCLUDE_STAGE3_BRIDGE": "0"}, "stage4", {"bridge": Bridge(source="stage3", step=12000, enabled=False)}),
+        ({"STAGE4_INCLUDE_STAGE3_BRIDGE": "0"}, "stage4", {"bridge": Bridge(source="stage3", step="final", enabled=False)}),
         ({"STAGE2_BRIDGE_STEP": "48000"}, "stage2", {"bridge": Bridge(source="stage1", step=48000)}),
         ({"STAGE3_BRIDGE_STEP": "7"}, "stage3", {"bridge": Bridge(source="stage2", step=7)}),
         ({"STAGE4_BRIDGE_STEP": "7"}, "stage4", {"bridge": Bridge(source="stage3", step=7)}),
         ({"STAGE2_BRIDGE_CKPT_PATH": "/b/9"}, "stage2", {"bridge": Bridge(source="stage1", step=50000, checkpoint="/b/9")}),
         ({"STAGE3_BRIDGE_CKPT_PATH": "/b/9"}, "stage3", {"bridge": Bridge(source="stage2", step=22000, checkpoint="/b/9")}),
-        ({"STAGE4_BRIDGE_CKPT_PATH": "/b/9"}, "stage4", {"bridge": Bridge(source="stage3", step=12000, checkpoint="/b/9")}),
+        ({"STAGE4_BRIDGE_CKPT_PATH": "/b/9"}, "stage4", {"bridge": Bridge(source="stage3", step="final", checkpoint="/b/9")}),
         ({"STAGE4_STEPS": "500 700"}, "stage4", {"steps": (500, 700)}),
         ({"STAGE4_STEPS": "700,500"}, "stage4", {"steps": (500, 700)}),
         ({"STAGE4_STEPS": "700"}, "stage4", {"steps": (700,)}),

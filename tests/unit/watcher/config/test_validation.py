@@ -121,6 +121,10 @@ def problem(tmp_path, text, loader=load_config, environ=None):
             ":7: stages.stage1.layout.name: 'step' does not hold {step} once; write step_{step}",
         ),
         (WHOLE + "    layout: {kind: hf}\n", ":7: stages.stage1.layout.kind: unknown kind 'hf'; use one of: nanotron"),
+        (
+            SECOND + "    bridge: {from: stage1, step: fianl}\n",
+            ":11: stages.stage2.bridge.step: 'fianl' is not a step; write a number, or final",
+        ),
         (WHOLE + "eval_data: /data/x/../ckpts/stage1/r\n", ":7: eval_data: /data/ckpts/stage1/r lies inside"),
         (SECOND.replace("ckpts/stage2", "ckpts/stage1"), ":8: stages.stage2.checkpoints: watches the same checkpoints as stage1"),
         # whole files

@@ -81,6 +81,14 @@ BRIDGES = [
     ({"every": 10}, {}, seen("a", 10), seen("b"), None),
     ({"final": True}, {}, seen("a", final_step=77), seen("b", 1, started_from=f"{CKPTS}/a/70"), 70),
     ({"final": True}, {}, seen("a", final_step=77), seen("b", 1, started_from="/other/model"), 77),
+    ({"final": True}, {}, seen("a", final_step=77), seen("b", 1, started_from=f"/elsewhere/{CKPTS.name}/a/step_0070"), 70),
+    # final: where training ended, whatever was scheduled; what the next stage started from is a fact, train_steps is a plan
+    ({"steps": (10, 50)}, {"step": "final"}, seen("a"), seen("b"), None),
+    ({"steps": (10, 50)}, {"step": "final"}, seen("a", 10, final_step=77), seen("b"), 77),
+    ({"steps": (10, 50)}, {"step": "final"}, seen("a", 10, final_step=77), seen("b", 1, started_from=f"{CKPTS}/a/66"), 66),
+    ({"steps": (10, 50)}, {"step": "final", "checkpoint": "/elsewhere/step_48"}, seen("a", final_step=77), seen("b"), 48),
+    ({"steps": (10, 50)}, {"step": "final", "checkpoint": "/elsewhere/merged"}, seen("a", final_step=77), seen("b"), 77),
+    ({"steps": (10, 50)}, {"step": 40, "checkpoint": "/elsewhere/48"}, seen("a", final_step=77), seen("b"), 40),
 ]
 
 
