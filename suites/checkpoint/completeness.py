@@ -13,6 +13,7 @@ twice, so no single file proves that a checkpoint is complete. ``inspect_checkpo
 
 import enum
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def read_mtimes(folder: Path) -> tuple[int, ...] | None:
     """
     try:
         stats = [(folder / name).stat() for name in ("config.yaml", "model_config.json")]
-    except OSError:
+    except (OSError, ValueError):  # a NUL in the path
         return None
     return tuple(number for file_stat in stats for number in (file_stat.st_mtime_ns, file_stat.st_size))
 
@@ -155,13 +156,22 @@ def inspect_checkpoint(
     except UnscorableCheckpoint as error:
         return inspector.make_inspection(Completeness.UNSCORABLE, str(error))
     except (FileNotFoundError, NotADirectoryError) as error:
-        if not folder.is_dir():
-            return inspector.make_inspection(Completeness.GONE, f"{folder}: no such folder")
+        if not os.path.isdir(folder):  # noqa: PTH112  Path.is_dir may raise
+            return inspector.make_inspection(Completeness.GONE, f"{folder}: {_describe_missing_folder(folder)}")
         return inspector.make_inspection(Completeness.NOT_YET, f"{error.filename}: disappeared during the check")
     except PermissionError as error:
         return inspector.make_inspection(Completeness.UNREADABLE, describe_permission_error(error))
     except OSError as error:
         return inspector.make_inspection(Completeness.NOT_YET, f"cannot be read now: {describe_error(error)}")
+    except Exception as error:  # noqa: BLE001  one folder must not end the inspection of all others
+        reason = f"cannot be inspected: {type(error).__name__}: {describe_error(error)[:200]}"
+        return inspector.make_inspection(Completeness.UNREADABLE, reason)
+
+
+def _describe_missing_folder(folder: Path) -> str:
+    if os.path.islink(folder):  # noqa: PTH114
+        return f"a link to {os.path.realpath(folder)}, which is not there"
+    return "not a folder" if os.path.lexists(folder) else "no such folder"
 
 
 class _Inspector:

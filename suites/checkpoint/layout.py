@@ -82,12 +82,11 @@ def list_steps(folder: Path, layout: CheckpointLayout) -> StepListing:
             step = layout.parse_name(entry.name)
             if step is None and (entry.name.startswith(".") or not _NUMBER.search(entry.name)):
                 continue
-            if not _may_be_folder(entry):
-                continue
-            if step is None:
-                other_names.append(entry.name)
-            else:
+            # What has a step's name counts, even a file or a circle of links: its inspection says what is wrong with it.
+            if step is not None:
                 steps[step] = Path(entry.path)
+            elif _may_be_folder(entry):
+                other_names.append(entry.name)
     return StepListing(dict(sorted(steps.items())), _describe_other_names(folder, other_names, layout, has_steps=bool(steps)))
 
 

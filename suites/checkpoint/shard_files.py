@@ -4,6 +4,7 @@ A folder may also hold files of another tp or pp, or of killed saves. They are i
 """
 
 import errno
+import itertools
 import os
 import re
 import stat
@@ -19,6 +20,9 @@ METADATA_FILES = ("config.yaml", "checkpoint_metadata.json", "model_config.json"
 
 MAX_FOLDERS = 1 << 17
 """Under model/; the deepest architecture that is known here has half of them."""
+
+MAX_ENTRIES = 1 << 19
+"""Files under model/: more would take longer than a tick."""
 
 _MAX_DEPTH = 12
 
@@ -125,7 +129,9 @@ def _walk_model_files(top: Path) -> dict[str, FileStat]:
         if folder_count > MAX_FOLDERS:
             raise UnscorableCheckpoint(f"model/ has more than {MAX_FOLDERS} folders; nanotron makes fewer")
         with os.scandir(folder) as entries:
-            children = list(entries)
+            children = list(itertools.islice(entries, MAX_ENTRIES + 1 - len(files)))
+        if len(files) + len(children) > MAX_ENTRIES:
+            raise UnscorableCheckpoint(f"model/ has more than {MAX_ENTRIES} files; nanotron makes fewer")
         for entry in children:
             name = f"{relative}/{entry.name}"
             try:

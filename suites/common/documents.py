@@ -71,6 +71,11 @@ def open_without_blocking(path: Path) -> io.BufferedReader:
     return file
 
 
+def is_not_a_file(error: OSError) -> bool:
+    """Whether a path leads to no regular file, which no repetition changes."""
+    return error.errno in _NOT_A_FILE_ERRNOS
+
+
 def read_content(path: Path, max_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
     """All bytes of a regular file.
 
@@ -82,7 +87,7 @@ def read_content(path: Path, max_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
             size_bytes = os.fstat(file.fileno()).st_size
             content = file.read(size_bytes + 1) if size_bytes <= max_bytes else b""
     except OSError as error:
-        if error.errno not in _NOT_A_FILE_ERRNOS:
+        if not is_not_a_file(error):
             raise
         raise DamagedDocument(path, f"not a regular file ({error.strerror})") from error
     except ValueError as error:  # a NUL in its path, or a lone surrogate
@@ -185,6 +190,26 @@ def read_struct(path: Path, type_: type[_Struct], max_bytes: int = MAX_DOCUMENT_
         return msgspec.convert(document, type_)
     except (ValueError, OverflowError, RecursionError) as error:  # msgspec's ValidationError is a ValueError
         raise DamagedDocument(path, str(error)) from error
+
+
+def may_be_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder; True where that cannot be seen.
+
+    Then its own reader names it, and the listing of all others goes on.
+    """
+    try:
+        return entry.is_dir()
+    except OSError:
+        return True
+
+
+def is_utf8(text: str) -> bool:
+    """Whether the text has no lone surrogates, which no file and no path can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def select_finite_numbers(document: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:

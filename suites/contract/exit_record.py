@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -9,6 +10,10 @@ from suites.common.documents import DamagedDocument, read_struct
 from suites.common.errors import ExitCode
 from suites.contract.encoding import SCHEMA
 from suites.contract.paths import AttemptPaths
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+
+_UnixTime = Annotated[float, msgspec.Meta(ge=-1e11, le=1e11)]
 
 _MILD_CODES = (ExitCode.SCORED, ExitCode.TEMPORARY, ExitCode.CHANGED, ExitCode.DATA_MISSING)
 
@@ -26,12 +31,12 @@ class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
     owner: str
     """``slurm:<job id>`` or ``local:<host>:<pid>:<start time>``, as in the claim."""
     host: str
-    restart: int
-    start: float
-    end: float
-    code: int
+    restart: _Count
+    start: _UnixTime
+    end: _UnixTime
+    code: _Count
     signal: str | None = None
-    task: int | None = None
+    task: _Count | None = None
     """Task of a job array; None for other jobs."""
 
 

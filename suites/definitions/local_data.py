@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from suites.common.documents import open_without_blocking
 from suites.common.errors import ExitCode, UserError
 from suites.contract.encoding import canonical_digest
 from suites.contract.scoring_request import FileDigest, SuiteInRequest
@@ -87,7 +88,7 @@ class FileHasher:
         Raises OSError.
         """
         stop_at = self.bytes_read + max_bytes
-        with self.path.open("rb") as stream:
+        with open_without_blocking(self.path) as stream:
             stream.seek(self.bytes_read)
             while self.bytes_read < stop_at:
                 chunk = stream.read(int(min(_CHUNK_BYTES, stop_at - self.bytes_read)))

@@ -53,6 +53,7 @@ from watcher.core.reasons import ReasonKind
 from watcher.core.resources import build_prefill_settings, resolve_resources
 from watcher.core.snapshot import format_job_comment
 from watcher.journal.journal import Journal
+from watcher.journal.request_files import remove_request
 from watcher.observe.checkpoints import encode_mtimes
 from watcher.reconcile import retry_policy as policy
 from watcher.reconcile.journal_events import postpone
@@ -63,27 +64,20 @@ _LOGGED_FIELDS = ("reason", "hint", "job_id", "run_id", "failure_kind")
 class Actor:
     """Performs actions; methods raise OSError or JournalSuperseded."""
 
-    def __init__(
-        self,
-        config: Config,
-        journal: Journal,
-        executor: Executor,
-        state_id: str,
-        *,
-        clock: Clock,
-        log: LogFn,
-    ) -> None:
+    def __init__(self, config: Config, journal: Journal, executor: Executor, state_id: str, *, clock: Clock, log: LogFn) -> None:
         self.config = config
         self._journal, self._executor, self._state_id, self._clock, self._log = journal, executor, state_id, clock, log
         self._submissions_stopped = ""
         self.delays = SubmissionDelays(self._count_in_flight)
         self.warnings: list[str] = []
         """Executor errors of this tick."""
+        self.undeletable_requests: dict[str, str] = {}
+        """Id of an answered request whose file stays -> what a person can do."""
         self._retention = RetentionActions(journal, state_id, clock=clock, append_event=self._append_event, log=log)
 
     def new_tick(self) -> None:
         """Allow submissions again."""
-        self._submissions_stopped, self.warnings = "", [*self._retention.errors]
+        self._submissions_stopped, self.warnings = "", [*self._retention.errors, *self.undeletable_requests.values()]
 
     def _count_in_flight(self) -> int:
         return sum(record.state in IN_FLIGHT_STATES for record in self._journal.state.iter_all_records())
@@ -120,7 +114,7 @@ class Actor:
             case PinCheckpoint():
                 self._retention.pin(action, self.config)
             case UnpinCheckpoint():
-                self._retention.unpin(action)
+                self._retention.unpin(action, self.config)
             case MirrorResults():
                 self._retention.mirror(action, self.config)
             case CloseRequest():
@@ -305,4 +299,5 @@ class Actor:
         # The answer is journaled before the file is deleted, so a crash never loses it.
         if action.id not in self._journal.state.closed_requests:
             self._append_event(events.RequestAnswered(id=action.id, outcome=action.reason, reason=action.reason))
-        (self.config.paths.requests / f"{action.id}.json").unlink(missing_ok=True)
+        if problem := remove_request(self.config.paths, action.id):
+            self.undeletable_requests[action.id] = problem

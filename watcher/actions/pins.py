@@ -32,6 +32,13 @@ def list_pin_roots(config: Config, state_id: str) -> list[Path]:
     ]
 
 
+def is_pin_folder(folder: Path, config: Config, state_id: str) -> bool:
+    """Whether a folder lies where pins are made."""
+    real_parent = Path(os.path.realpath(folder.parent))
+    roots = (config.paths.pins, config.scratch / ".watcher_pins" / state_id)
+    return any(real_parent.is_relative_to(os.path.realpath(root)) for root in roots) and folder.name not in {"", ".", ".."}
+
+
 def pin_checkpoint(checkpoint: Path, fingerprint: str, key: str, roots: Iterable[Path], available_bytes: int) -> Pin:
     """Hard-link the files that scoring reads.
 

@@ -55,9 +55,10 @@ class RetentionActions:
         self._append_event(events.Pinned(evaluation=action.key, pin=pin, reason=pin.why or pin.folder))
         self._pin_error = f"pin: {action.key} is not protected against deletion: {pin.why}" if pin.why else ""
 
-    def unpin(self, action: UnpinCheckpoint) -> None:
+    def unpin(self, action: UnpinCheckpoint, config: Config) -> None:
         """Release a pin; one that is gone is no error."""
-        if action.folder:
+        # A damaged journal must not name a folder of somebody else's.
+        if action.folder and pins.is_pin_folder(Path(action.folder), config, self._state_id):
             pins.release_pin(Path(action.folder))
         self._append_event(events.Unpinned(evaluation=action.key, reason=action.reason))
 

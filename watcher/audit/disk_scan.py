@@ -10,7 +10,7 @@ import msgspec
 
 from suites.checkpoint.completeness import compute_fingerprint
 from suites.common.atomic_files import is_creator_dead
-from suites.common.documents import DamagedDocument, open_without_blocking, read_json, read_line
+from suites.common.documents import DamagedDocument, may_be_folder, open_without_blocking, read_json, read_line
 from suites.common.errors import UserError
 from suites.contract.exit_record import ExitRecord, combine_exit_records, read_exit_records
 from suites.contract.paths import TIER_FILES, EvaluationPaths, StatePaths
@@ -89,7 +89,11 @@ class LeftoverFile(msgspec.Struct, frozen=True):
 
 def read_tier_files(paths: EvaluationPaths, tiers: TierDefinitions) -> dict[str, TierFileState]:
     """Tier -> its published file; ``tiers``: requirements of the current suites."""
-    return {tier: _read_tier_file(paths.tier_json(tier), tier, tiers) for tier in TIER_FILES if paths.tier_json(tier).exists()}
+    return {
+        tier: _read_tier_file(paths.tier_json(tier), tier, tiers)
+        for tier in TIER_FILES
+        if os.path.lexists(paths.tier_json(tier)) or os.path.islink(paths.folder)  # noqa: PTH114  a circle holds nothing
+    }
 
 
 def _read_tier_file(path: Path, tier: str, tiers: TierDefinitions) -> TierFileState:
@@ -123,13 +127,15 @@ def read_checkpoint_state(folder: str) -> CheckpointState:
     try:
         return CheckpointState(fingerprint=compute_fingerprint(Path(folder)), mtimes=mtimes)
     except UserError:
-        return CheckpointState(is_deleted=not Path(folder).exists())
+        return CheckpointState(is_deleted=not os.path.lexists(folder))
+    except (OSError, ValueError):  # a path that is none
+        return CheckpointState()
 
 
 def scan_attempts(paths: StatePaths, now: float) -> dict[str, AttemptFolder]:
     """Run id -> content of its folder. OSError."""
     try:
-        names = sorted(entry.name for entry in os.scandir(paths.attempts) if entry.is_dir())
+        names = sorted(entry.name for entry in os.scandir(paths.attempts) if may_be_folder(entry))
     except FileNotFoundError:
         return {}
     return {name: _scan_attempt(paths, name, now) for name in names}
@@ -145,7 +151,7 @@ def _scan_attempt(paths: StatePaths, run_id: str, now: float) -> AttemptFolder:
     claim = ""
     with contextlib.suppress(OSError, DamagedDocument):
         claim = read_line(attempt_paths.claim)
-    age_seconds = max(0.0, now - attempt_paths.folder.stat().st_mtime)
+    age_seconds = max(0.0, now - attempt_paths.folder.lstat().st_mtime)
     records = read_exit_records(attempt_paths.folder)
     return AttemptFolder(
         folder=attempt_paths.folder,

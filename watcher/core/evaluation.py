@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from suites.contract.job_owner import JobOwner
+from watcher.core.field_types import Count, FileName, PathText, Step, TaskCount, UnixTime, WordOrNothing
 from watcher.core.reasons import ReasonKind, join_hint
 
 MAX_CLOCK_SKEW_SECONDS = 60.0
@@ -67,25 +68,25 @@ SETTLED_STATES = frozenset({EvaluationState.SCORED, EvaluationState.BLOCKED, Eva
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One submission of an evaluation."""
 
-    run_id: str
-    number: int
+    run_id: FileName
+    number: Count
     """1 for the first attempt of this evaluation, never reused."""
-    fingerprint: str
+    fingerprint: WordOrNothing
     suites: Mapping[str, str]
     """Tier -> requested suite digest."""
-    intended: float
-    tasks: int = 1
+    intended: UnixTime
+    tasks: TaskCount = 1
     """Number of array tasks."""
-    job_id: str | None = None
-    submit_time: float | None = None
+    job_id: WordOrNothing | None = None
+    submit_time: UnixTime | None = None
     """Unix time at which it was recorded; set with ``job_id``."""
     released: bool = False
-    results: str = ""
+    results: PathText = ""
     """The results folder that it publishes to; empty in older journals: the stage's."""
     resources: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Requested ``time`` and ``mem``; the cluster's defaults where left out."""
-    started: float | None = None
-    restarts: int = 0
+    started: UnixTime | None = None
+    restarts: Count = 0
     owner: JobOwner | None = None
     """Who submitted it, and where; None: unknown, so the queue that lists it is the right one."""
 
@@ -93,9 +94,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 class Pin(msgspec.Struct, frozen=True, kw_only=True):
     """Hard links of a checkpoint's files, or the reason for having none."""
 
-    fingerprint: str
-    folder: str = ""
-    size: int = 0
+    fingerprint: WordOrNothing
+    folder: PathText = ""
+    size: Step = 0
     """Bytes of the linked files."""
     why: str = ""
 
@@ -145,6 +146,8 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A person requested it, so the schedule does not matter."""
     custom_directory: bool = False
     """A person chose the directory's name, so stage, source and step do not identify this record."""
+    final: bool = False
+    """``final`` of the schedule asked for it: it was the last step of training."""
     baseline_selected_at: float | None = None
     """Unix time at which a person chose it as the stage's baseline; the last choice counts."""
     mtimes: str | None = None
@@ -210,9 +213,9 @@ class StageSettings(msgspec.Struct, frozen=True, kw_only=True):
     They are journaled once, so that a bridge scored later uses the same.
     """
 
-    tokenizer: str | None = None
-    seq_len: int | None = None
-    checkpoint: str = ""
+    tokenizer: PathText | None = None
+    seq_len: Count | None = None
+    checkpoint: PathText = ""
 
 
 PREFILL_DIRECTORY = "(prefill)"

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from watcher.core.evaluation import Attempt, Pin, StageSettings
+from watcher.core.field_types import Count, FileName, PathText, Step, UnixTime, WordOrNothing
 from watcher.core.reasons import ReasonKind, join_hint
 
 
@@ -48,9 +49,9 @@ class JournalEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 class StateChange(JournalEvent, frozen=True, kw_only=True):
     """Fields of events that change an evaluation's state."""
 
-    run_id: str | None = None
+    run_id: FileName | None = None
     """The attempt that it concerns: the event counts only while that attempt is the newest."""
-    retry_at: float | None = None
+    retry_at: UnixTime | None = None
     """Unix time before which nothing is tried again."""
     failure_kind: str | None = None
     """One more failure of this kind in a row."""
@@ -67,11 +68,11 @@ class StateChange(JournalEvent, frozen=True, kw_only=True):
 class CheckpointSeen(StateChange, frozen=True, kw_only=True):
     """A state change that can carry a complete checkpoint's content."""
 
-    fingerprint: str | None = None
+    fingerprint: WordOrNothing | None = None
     """None: the event does not concern the content."""
     mtimes: str | None = None
     """Mtimes and sizes of two files, as one text: while they stay, so does the content."""
-    completed_at: float | None = None
+    completed_at: UnixTime | None = None
     """Newest mtime of the files that matter, unix time."""
     deleted: bool = False
     """The complete checkpoint was deleted before it was scored."""
@@ -92,16 +93,18 @@ class Opened(JournalEvent, frozen=True, kw_only=True, tag="opened"):
 class Created(JournalEvent, frozen=True, kw_only=True, tag="created"):
     """An evaluation or a prefill becomes known."""
 
-    stage: str
-    source: str
-    step: int
-    directory: str
+    stage: FileName
+    source: FileName
+    step: Step
+    directory: FileName
     origin: str
     """``schedule``, ``bridge``, ``request`` or ``prefill``."""
-    checkpoint: str
+    checkpoint: PathText
     forced: bool = False
     requested: bool = False
     custom_directory: bool = False
+    final: bool = False
+    """It is the last step of training, which ``final`` of the schedule asks for."""
 
 
 class Pending(StateChange, frozen=True, kw_only=True, tag="pending"):
@@ -120,9 +123,9 @@ class Waiting(CheckpointSeen, frozen=True, kw_only=True, tag="waiting"):
 class Ready(StateChange, frozen=True, kw_only=True, tag="ready"):
     """The checkpoint is complete and waits for its submission."""
 
-    fingerprint: str
+    fingerprint: WordOrNothing
     mtimes: str | None = None
-    completed_at: float | None = None
+    completed_at: UnixTime | None = None
 
 
 # The journal holds the intent before sbatch runs, so a crash leaves a run id to search for.
@@ -144,18 +147,18 @@ class Abandoned(StateChange, frozen=True, kw_only=True, tag="abandoned"):
 class Submitted(StateChange, frozen=True, kw_only=True, tag="submitted"):
     """A job id is known."""
 
-    job_id: str
+    job_id: WordOrNothing
     attempt: Attempt
-    submit_time: float | None = None
+    submit_time: UnixTime | None = None
     released: bool = False
 
 
 class Adopted(StateChange, frozen=True, kw_only=True, tag="adopted"):
     """A job exists although the journal was not sure of it."""
 
-    job_id: str
+    job_id: WordOrNothing
     attempt: Attempt
-    submit_time: float | None = None
+    submit_time: UnixTime | None = None
     released: bool = False
 
 
@@ -166,14 +169,14 @@ class Released(StateChange, frozen=True, kw_only=True, tag="released"):
 class Started(StateChange, frozen=True, kw_only=True, tag="started"):
     """The job runs."""
 
-    started: float | None = None
-    restarts: int = 0
+    started: UnixTime | None = None
+    restarts: Count = 0
 
 
 class Requeued(StateChange, frozen=True, kw_only=True, tag="requeued"):
     """Slurm put the job back into its queue."""
 
-    restarts: int = 0
+    restarts: Count = 0
 
 
 class ConfirmingEnd(StateChange, frozen=True, kw_only=True, tag="confirming_end"):
@@ -183,12 +186,12 @@ class ConfirmingEnd(StateChange, frozen=True, kw_only=True, tag="confirming_end"
 class Scored(StateChange, frozen=True, kw_only=True, tag="scored"):
     """Valid results are published."""
 
-    fingerprint: str
+    fingerprint: WordOrNothing
     suites: Mapping[str, str]
     """Tier -> digest of its suites."""
     scores: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """Headlines of the valid tier files, for status."""
-    results: str = ""
+    results: PathText = ""
     """The results folder of the tier files; empty: the stage's."""
     mtimes: str | None = None
 
@@ -212,7 +215,7 @@ class Lost(StateChange, frozen=True, kw_only=True, tag="lost"):
 class ResultsLocated(StateChange, frozen=True, kw_only=True, tag="results_found"):
     """Published results are in place again, or in another folder."""
 
-    results: str | None = None
+    results: PathText | None = None
 
 
 class Restored(StateChange, frozen=True, kw_only=True, tag="restored"):
@@ -222,14 +225,14 @@ class Restored(StateChange, frozen=True, kw_only=True, tag="restored"):
 class CheckpointMoved(JournalEvent, frozen=True, kw_only=True, tag="moved"):
     """The config places the checkpoint elsewhere."""
 
-    checkpoint: str
+    checkpoint: PathText
 
 
 class MtimesUpdated(JournalEvent, frozen=True, kw_only=True, tag="mtimes_updated"):
     """The same content has other mtimes."""
 
     mtimes: str | None
-    fingerprint: str | None = None
+    fingerprint: WordOrNothing | None = None
 
 
 class Pinned(JournalEvent, frozen=True, kw_only=True, tag="pinned"):
@@ -256,21 +259,21 @@ class BaselineSelected(JournalEvent, frozen=True, kw_only=True, tag="baseline_se
 class LeftOver(JournalEvent, frozen=True, kw_only=True, tag="left_over"):
     """An audit found an attempt folder that the journal never mentioned."""
 
-    run_id: str
+    run_id: FileName
 
 
 class StageFactsRead(JournalEvent, frozen=True, kw_only=True, tag="stage_facts"):
     """Tokenizer and sequence length of a stage's first own checkpoint."""
 
-    stage: str
+    stage: FileName
     facts: StageSettings
 
 
 class StageStartedFrom(JournalEvent, frozen=True, kw_only=True, tag="stage_started_from"):
     """The checkpoint in a stage's own config.yaml that it started from."""
 
-    stage: str
-    checkpoint: str
+    stage: FileName
+    checkpoint: PathText
 
 
 class RequestAnswered(JournalEvent, frozen=True, kw_only=True, tag="answered"):

@@ -179,10 +179,6 @@ class Executor(Protocol):
         """
         ...
 
-    def set_command_rate(self, per_minute: int, poll_seconds: float) -> None:
-        """Take other limits of a reloaded config for commands a minute."""
-        ...
-
     def submit(self, submission: Submission) -> SubmissionResult:
         """Submit a held job.
 

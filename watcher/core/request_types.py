@@ -1,9 +1,14 @@
 """Requests left by the command line, and audit amendments."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+
+from watcher.core.field_types import FileName, PathText, Step, UnixTime
+
+MAX_STEPS_PER_REQUEST = 20_000
+"""More steps than any run has checkpoints: a typing error, or a file that no command wrote."""
 
 
 class Amendment(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,16 +31,16 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     Any login node may write one, with or without a running daemon.
     """
 
-    id: str
-    at: float
+    id: FileName
+    at: UnixTime
     kind: str
     """``enqueue``, ``retry``, ``cancel``, or ``amend`` by an audit."""
     stage: str = ""
-    steps: tuple[int, ...] = ()
+    steps: Annotated[tuple[Step, ...], msgspec.Meta(max_length=MAX_STEPS_PER_REQUEST)] = ()
     amendments: tuple[Amendment, ...] = ()
     source: str | None = None
     """Whose checkpoint: another stage. None: the stage's own."""
-    checkpoint: str | None = None
+    checkpoint: PathText | None = None
     """A folder outside the schedule."""
     name: str | None = None
     """The directory's name, given with ``checkpoint``."""

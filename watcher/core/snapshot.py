@@ -28,6 +28,10 @@ class StageFolder(msgspec.Struct, frozen=True, kw_only=True):
     """One line about folders that look like steps in another form; empty without any."""
     absent: bool = False
     """The folder is not there (yet)."""
+    is_empty: bool = False
+    """Nothing is in it, not even a latest.txt: so looks the mount point of a file system that is away."""
+    latest_step: int | None = None
+    """The step that training saved last: that of latest.txt where it exists, else the largest."""
     final_step: int | None = None
     """tokens.train_steps of the newest config.yaml."""
     started_from: str | None = None
@@ -161,6 +165,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Checkpoint folder -> its inspection, for those that had to be inspected."""
     mtimes: Mapping[str, str | None] = msgspec.field(default_factory=dict)
     """Checkpoint folder -> its mtimes just before its inspection; None: one of the two files is missing."""
+    deferred: frozenset[str] = frozenset()
+    """Checkpoint folders that are inspected in a later snapshot, since this tick has no more time."""
     results: Mapping[str, EvaluationResults] = msgspec.field(default_factory=dict)
     """Evaluation -> its results, for those that had to be checked."""
     suite_changes: Mapping[str, str] = msgspec.field(default_factory=dict)

@@ -8,6 +8,7 @@ from typing import assert_never
 
 import msgspec
 
+from suites.common.documents import DamagedDocument
 from watcher.actions.actor import Actor
 from watcher.config.settings import Config
 from watcher.core.actions import (
@@ -83,6 +84,10 @@ class TickRunner:
         self._job_comment, self._clock, self._log = format_job_comment(state_id), clock, log
         self._last_decision: tuple[int, Decision] | None = None
 
+    def reconfigure(self, config: Config) -> None:
+        """Use ``config`` from the next tick on."""
+        self.config = self.actor.config = config
+
     def tick(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
         """Run rounds until nothing is left, or ``is_stopping()``. OSError, JournalSuperseded."""
         self.observer.new_tick()
@@ -97,6 +102,7 @@ class TickRunner:
             # The actor alone knows what it met in submissions a moment ago.
             snapshot = msgspec.structs.replace(
                 snapshot,
+                requests=tuple(request for request in snapshot.requests if request.id not in self.actor.undeletable_requests),
                 submit_limit=self.actor.delays.submit_limit(snapshot.now),
                 unwritable_results=self.actor.delays.unwritable_results(snapshot.now),
             )
@@ -110,7 +116,7 @@ class TickRunner:
                 done.add(identify_action(action))
                 try:
                     self.actor.perform(action)
-                except OSError as error:
+                except (OSError, DamagedDocument) as error:
                     errors.append(f"{action.key}: {get_action_name(action)}: {error}")
                     self._log("trouble", evaluation=action.key, action=get_action_name(action), message=str(error))
                 except JournalSuperseded:
@@ -120,8 +126,8 @@ class TickRunner:
                     self._log("defect", evaluation=action.key, action=get_action_name(action), traceback=traceback.format_exc())
                 else:
                     self.performed_actions += describe_action(action)
-            # After an error the next poll is soon enough: a full disk would fail each round.
-            if not new_actions or is_stopping() or errors:
+            # What failed is in ``done``, so a full disk ends the rounds as well.
+            if not new_actions or is_stopping():
                 break
         self.warnings = (*self.observer.warnings, *self.actor.warnings, *errors)
 

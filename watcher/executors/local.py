@@ -69,9 +69,6 @@ class LocalExecutor:
         """This user on this machine."""
         return self._owner
 
-    def set_command_rate(self, per_minute: int, poll_seconds: float) -> None:
-        """Do nothing: no commands are counted."""
-
     def submit(self, submission: Submission) -> SubmissionResult:
         """Start the script; the job id is its pid.
 

@@ -12,19 +12,27 @@ import errno
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
 from suites.common.atomic_files import fsync_folder, write_atomically
+from suites.common.documents import is_not_a_file, is_too_deep, open_without_blocking
 from suites.contract.paths import StatePaths
 from watcher.core.events import JournalEvent, Opened
-from watcher.journal.replay import JournalState, replay
+from watcher.journal.replay import MAX_WARNINGS, JournalState, replay
 
 SCHEMA = 1
 
-_EPOCH_FILE_NAME = re.compile(r"(\d{8,})\.jsonl")
+MAX_LINE_BYTES = 1 << 22
+"""Bytes of the longest line that is read; events have some hundreds."""
+
+MAX_JOURNAL_BYTES = 1 << 31
+"""Bytes of one epoch's file that are read: years of events have fewer."""
+
+_EPOCH_FILE_NAME = re.compile(r"([0-9]{8,12})\.jsonl")
 
 
 class JournalSuperseded(Exception):  # noqa: N818  a state of affairs: another watcher took over
@@ -64,7 +72,7 @@ def list_run_ids(paths: StatePaths) -> set[str]:
     """
     run_ids: set[str] = set()
     for epoch in list_epochs(paths):
-        for line in paths.epoch_journal(epoch).read_bytes().split(b"\n"):
+        for line in _read_lines(paths.epoch_journal(epoch)):
             event = _decode_event(line)
             if event is not None and isinstance(event.get("run_id"), str):
                 run_ids.add(event["run_id"])
@@ -73,27 +81,38 @@ def list_run_ids(paths: StatePaths) -> set[str]:
 
 def _read_epoch(journal_state: JournalState, paths: StatePaths, epoch: int, *, quarantine: bool) -> None:
     path = paths.epoch_journal(epoch)
-    lines = path.read_bytes().split(b"\n")
-    torn_line = lines.pop()  # empty after a complete last line
-    # A reader beside a running watcher may meet a line in mid-write, so only the writer warns.
-    if torn_line and quarantine:
-        journal_state.warnings.append(
-            f"journal: {path.name} ends in the middle of a line; what it announced was not done, so it is left out"
-        )
     expected_seq = 0
+    try:
+        size_bytes = path.stat().st_size
+        lines = _read_lines(path)
+    except OSError as error:
+        # Events that cannot be read now would be forgotten; what is no file at all has none.
+        if not is_not_a_file(error):
+            raise
+        journal_state.warn(f"journal: {path.name} is not a regular file, so it counts as empty; move it away")
+        return
+    if size_bytes > MAX_JOURNAL_BYTES:
+        journal_state.warn(f"journal: {path.name} has more than {MAX_JOURNAL_BYTES:,} bytes; the rest is left out")
     for number, line in enumerate(lines, start=1):
-        if not line:
+        if line == b"\n":
             continue  # a newline that closes a line which could not be finished
+        # A reader beside a running watcher may meet a line in mid-write, so only the writer warns.
+        if not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES:
+            if quarantine:
+                journal_state.warn(
+                    f"journal: {path.name} ends in the middle of a line; what it announced was not done, so it is left out"
+                )
+            continue
         event = _decode_event(line)
         # The journal must stay readable after damage: queue and disk fill most gaps.
         if event is None:
-            _record_damaged_line(journal_state, paths, epoch, number, line, quarantine=quarantine)
+            _record_damaged_line(journal_state, paths, epoch, number, line.removesuffix(b"\n"), quarantine=quarantine)
             continue
         seq = event.get("seq")
         # A gap in the numbers shows lines that are missing without a trace.
         if isinstance(seq, int):
             if seq > expected_seq:
-                journal_state.warnings.append(f"journal: {path.name} lacks {seq - expected_seq} events before line {number}")
+                journal_state.warn(f"journal: {path.name} lacks {seq - expected_seq} events before line {number}")
             expected_seq = seq + 1
         replay(journal_state, event)
 
@@ -101,9 +120,27 @@ def _read_epoch(journal_state: JournalState, paths: StatePaths, epoch: int, *, q
 def _decode_event(line: bytes) -> dict[str, Any] | None:
     try:
         event = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
+    is_event = isinstance(event, dict) and isinstance(event.get("event"), str)
+    return event if is_event and not is_too_deep(event) else None
+
+
+def _read_lines(path: Path) -> Iterator[bytes]:
+    """The lines of an epoch's file with their newlines. OSError.
+
+    A line without one is torn, or the beginning of one that is too long for any event.
+    """
+    return _split_lines(open_without_blocking(path))
+
+
+def _split_lines(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while file.tell() < MAX_JOURNAL_BYTES and (line := file.readline(MAX_LINE_BYTES)):
+            yield line
+            # A sparse file is one line of zeros, of which nothing but the beginning is kept.
+            while len(line) == MAX_LINE_BYTES and not line.endswith(b"\n") and file.tell() < MAX_JOURNAL_BYTES:
+                line = file.readline(MAX_LINE_BYTES)
 
 
 def _encode_event(document: dict[str, Any]) -> bytes:
@@ -123,9 +160,9 @@ def _record_damaged_line(
 ) -> None:
     quarantine_file = paths.journal / f"quarantine.{epoch:08d}.{number}"
     message = f"journal: line {number} of {paths.epoch_journal(epoch).name} is damaged"
-    if quarantine:
+    if quarantine and len(journal_state.warnings) < MAX_WARNINGS:
         message += f", kept as {quarantine_file}" if _copy_damaged_line(quarantine_file, line) else " and cannot be copied aside"
-    journal_state.warnings.append(f"{message}; the lines after it count, the queue and the results folder say the rest")
+    journal_state.warn(f"{message}; the lines after it count, the queue and the results folder say the rest")
 
 
 def _copy_damaged_line(quarantine_file: Path, line: bytes) -> bool:

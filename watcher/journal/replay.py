@@ -9,12 +9,15 @@ from typing import Any
 
 import msgspec
 
+from suites.contract.liveness import MAX_SECONDS
 from watcher.core import event_parsing, events
 from watcher.core.evaluation import PREFILL_DIRECTORY, EvaluationRecord, EvaluationState, StageSettings
-from watcher.core.reasons import ReasonKind
+from watcher.journal.state_changes import apply_state_change
 
-MAX_HISTORY = 50
-"""Changes kept in a record."""
+MAX_WARNINGS = 20
+"""Damaged lines that are named: each is a line of the status and a notification."""
+
+MAX_EPOCH = 10**12
 
 
 class JournalState(msgspec.Struct, kw_only=True):
@@ -38,7 +41,14 @@ class JournalState(msgspec.Struct, kw_only=True):
     """The newest take-over."""
     event_count: int = 0
     warnings: list[str] = msgspec.field(default_factory=list)
-    """Damage of the journal's files."""
+    """Damage of the journal's files: the first ``MAX_WARNINGS`` of it, and that there is more."""
+
+    def warn(self, warning: str) -> bool:
+        """Note damage; whether it is among those that are named."""
+        is_named = len(self.warnings) < MAX_WARNINGS
+        if len(self.warnings) <= MAX_WARNINGS:
+            self.warnings.append(warning if is_named else "journal: more of its lines are damaged than are named here")
+        return is_named
 
     def get_records(self, key: str) -> dict[str, EvaluationRecord]:
         """Where the record of that key is, or belongs."""
@@ -59,32 +69,41 @@ class JournalState(msgspec.Struct, kw_only=True):
 def replay(journal_state: JournalState, document: Mapping[str, Any]) -> None:
     """Add one journal line to ``journal_state``.
 
-    Never raises for its content: unreadable content becomes a warning.
+    Never raises for its content: content that cannot be used becomes a warning, and changes nothing.
     """
     journal_state.event_count += 1
     epoch = document.get("epoch")
-    journal_state.epoch = max(journal_state.epoch, epoch if type(epoch) is int else 0)
-    name, key = document.get("event"), document.get("evaluation") or ""
+    journal_state.epoch = max(journal_state.epoch, epoch if type(epoch) is int and epoch < MAX_EPOCH else 0)
+    name, key = str(document.get("event"))[:100], str(document.get("evaluation") or "")[:300]
     # One odd line must not keep the watcher from starting.
     try:
-        event, t = event_parsing.parse_event(document), float(document["t"])
+        event, t = event_parsing.parse_event(document), _parse_time(document.get("t"))
         if not event.evaluation:
             _apply_to_state(journal_state, event, t)
             return
         records = journal_state.get_records(event.evaluation)
         record = apply_event(records.get(event.evaluation), event, t)
-    except (KeyError, TypeError, ValueError) as error:  # msgspec's ValidationError is a ValueError
-        journal_state.warnings.append(f"journal: {name} {key} cannot be understood ({error}); left out")
+        if record is None:
+            journal_state.warn(f"journal: {name} of {key}, which nothing introduced, is left out")
+            return
+        # Everything finds a record by its key, so another key would make one that nobody finds.
+        if record.key != event.evaluation:
+            raise ValueError(f"it names {record.key}")  # noqa: TRY301
+        if isinstance(event, events.Created) and event.evaluation not in records:
+            record = msgspec.structs.replace(record, extra=event_parsing.list_unknown_fields(document, events.Created))
+    except Exception as error:  # noqa: BLE001  whatever a damaged line holds, the lines after it count
+        journal_state.warn(f"journal: {name} {key} cannot be understood ({str(error)[:300]}); left out")
         return
-    if record is None:
-        journal_state.warnings.append(f"journal: {name} of {key}, which nothing introduced, is left out")
-        return
-    if isinstance(event, events.Created) and event.evaluation not in records:
-        record = msgspec.structs.replace(record, extra=event_parsing.list_unknown_fields(document, events.Created))
     records[event.evaluation] = record
     # Kept beside the records: a job may appear long after its evaluation has a newer attempt.
     if isinstance(event, events.StateChange) and event.run_id is not None and event.abandons_attempt:
         journal_state.abandoned[event.run_id] = t
+
+
+def _parse_time(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_SECONDS:
+        raise ValueError(f"t is {str(value)[:40]}, which is no time")
+    return float(value)
 
 
 def _apply_to_state(journal_state: JournalState, event: events.JournalEvent, t: float) -> None:
@@ -114,7 +133,7 @@ def apply_event(record: EvaluationRecord | None, event: events.JournalEvent, t: 
         names_its_attempt = isinstance(event, events.Intended | events.Submitted | events.Adopted | events.Scored)
         if event.run_id is not None and event.run_id != newest and not names_its_attempt:
             return record  # late news of an older attempt
-        return _apply_state_change(record, event, t)
+        return apply_state_change(record, event, t)
     return msgspec.structs.replace(record, **_annotations(record, event, t))
 
 
@@ -152,155 +171,10 @@ def _create_record(event: events.Created, t: float) -> EvaluationRecord:
         forced=event.forced,
         requested=event.requested,
         custom_directory=event.custom_directory,
+        final=event.final,
         baseline_selected_at=t if event.origin == "bridge" and event.requested else None,
         state=EvaluationState.PENDING,
         since=t,
         reason=event.reason,
         history=((t, EvaluationState.PENDING.value, event.reason),),
     )
-
-
-_STATE_AFTER: Mapping[type[events.StateChange], EvaluationState] = {
-    events.Pending: EvaluationState.PENDING,
-    events.Waiting: EvaluationState.WAITING,
-    events.Abandoned: EvaluationState.WAITING,
-    events.Ready: EvaluationState.READY,
-    events.Intended: EvaluationState.SUBMITTING,
-    events.SubmissionUnknown: EvaluationState.SUBMITTING,
-    events.Submitted: EvaluationState.QUEUED,
-    events.Adopted: EvaluationState.QUEUED,
-    events.Requeued: EvaluationState.QUEUED,
-    events.Started: EvaluationState.RUNNING,
-    events.Scored: EvaluationState.SCORED,
-    events.ResultsLocated: EvaluationState.SCORED,
-    events.Restored: EvaluationState.SCORED,
-    events.Failed: EvaluationState.FAILED,
-    events.Blocked: EvaluationState.BLOCKED,
-    events.Cancelled: EvaluationState.CANCELLED,
-    events.Lost: EvaluationState.LOST,
-}
-"""Event -> the evaluation's state after it; Released and ConfirmingEnd change none."""
-
-
-def _apply_state_change(record: EvaluationRecord, event: events.StateChange, t: float) -> EvaluationRecord:
-    """Apply state, reason, failures and resources of a state change."""
-    changes = _changes_of(record, event, t)
-    if event.failure_kind is not None:
-        changes["failures"] = {**record.failures, event.failure_kind: record.failures.get(event.failure_kind, 0) + 1}
-    elif event.cleared_failure_kind is not None:
-        kept = {kind: count for kind, count in record.failures.items() if kind != event.cleared_failure_kind}
-        changes["failures"] = kept
-    if event.raised_resources is not None:
-        changes["raised_resources"] = dict(event.raised_resources)
-    if event.raise_refused is not None:
-        changes["raise_refused"] = event.raise_refused
-    state = _STATE_AFTER.get(type(event), record.state)
-    says_anything_new = (state, event.reason_fields) != (record.state, record.reason_fields)
-    if says_anything_new or t < record.since:  # the clock was set back: time counts from here
-        # An equal event keeps ``since``, so that waiting times are those of the first one.
-        changes["since"] = t
-        changes["history"] = (*record.history, (t, state.value, event.full_reason))[-MAX_HISTORY:]
-    return msgspec.structs.replace(
-        record,
-        state=state,
-        reason=event.reason,
-        reason_kind=event.reason_kind,
-        hint=event.hint,
-        deleted=isinstance(event, events.CheckpointSeen) and event.deleted and event.reason_kind is ReasonKind.CHECKPOINT,
-        retry_at=event.retry_at,
-        **changes,
-    )
-
-
-def _changes_of(record: EvaluationRecord, event: events.StateChange, t: float) -> dict[str, Any]:
-    """Fields of the record that only this kind of event changes."""
-    match event:
-        case events.Pending():
-            # A person's retry or new content deserves all its tries again.
-            changes: dict[str, Any] = {"failures": {}, "raised_resources": {}, "raise_refused": False} if event.fresh else {}
-            changes |= {"forced": event.forced or record.forced, "requested": event.requested or record.requested}
-        case events.Ready():
-            changes = _content_changes(record, event, event.fingerprint, t)
-        case events.Waiting() | events.Blocked():
-            changes = {} if event.fingerprint is None else _content_changes(record, event, event.fingerprint, t)
-        case events.Intended():
-            # Numbers of attempts are never reused, since a run id is made of them.
-            changes = {"attempt": event.attempt, "attempts": max(record.attempts, event.attempt.number)}
-        case events.Submitted() | events.Adopted():
-            changes = _submission_changes(record, event, t)
-        case events.Released():
-            changes = _attempt_changes(record, released=True)
-        case events.Started():
-            changes = _attempt_changes(record, started=event.started, restarts=event.restarts)
-            changes["times"] = _update_times(record, started=event.started)
-        case events.Requeued():
-            changes = _attempt_changes(record, restarts=event.restarts)
-        case events.Scored():
-            changes = _scored_changes(record, event, t)
-        case events.ResultsLocated():
-            changes = {} if event.results is None else {"results": event.results}
-        case _:
-            changes = {}
-    return changes
-
-
-def _update_times(record: EvaluationRecord, **new_times: float | None) -> dict[str, float]:
-    return {**record.times, **{name: value for name, value in new_times.items() if value is not None}}
-
-
-def _content_changes(
-    record: EvaluationRecord, event: events.Ready | events.CheckpointSeen, fingerprint: str, t: float
-) -> dict[str, Any]:
-    """Changes of a complete checkpoint; the same content keeps its first times."""
-    same_content = fingerprint == record.fingerprint
-    before = record.times if same_content else {}
-    times = {
-        "complete": before.get("complete", event.completed_at),
-        "detected": before.get("detected", t),
-        "again": before.get("again", t) if "again" in before or "scored" in before else None,
-    }
-    changes: dict[str, Any] = {
-        "fingerprint": fingerprint,
-        "mtimes": event.mtimes,
-        "times": {name: value for name, value in times.items() if value is not None},
-    }
-    if not same_content:  # scores of another content
-        changes["extra"] = {name: value for name, value in record.extra.items() if name != "scores"}
-    return changes
-
-
-def _submission_changes(record: EvaluationRecord, event: events.Submitted | events.Adopted, t: float) -> dict[str, Any]:
-    """Changes of a known job id; the event carries the attempt."""
-    attempt, submitted_at = record.attempt, event.submit_time or t
-    if attempt is None or attempt.run_id != event.run_id:
-        attempt = event.attempt
-    return {
-        "attempt": msgspec.structs.replace(attempt, job_id=event.job_id, submit_time=submitted_at, released=event.released),
-        "attempts": max(record.attempts, attempt.number),
-        "times": _update_times(record, submitted=submitted_at),
-    }
-
-
-def _attempt_changes(record: EvaluationRecord, **fields: Any) -> dict[str, Any]:
-    """The newest attempt with these fields; None keeps a field."""
-    if record.attempt is None:
-        return {}
-    known = {name: value for name, value in fields.items() if value is not None}
-    return {"attempt": msgspec.structs.replace(record.attempt, **known)}
-
-
-def _scored_changes(record: EvaluationRecord, event: events.Scored, t: float) -> dict[str, Any]:
-    same_content = record.fingerprint == event.fingerprint
-    previous_scores = record.extra.get("scores", {}) if same_content else {}  # of tiers that were not asked for again
-    return {
-        "fingerprint": event.fingerprint,
-        "suites": dict(event.suites),
-        "failures": {},
-        "raised_resources": {},
-        "raise_refused": False,
-        "results": event.results,
-        # A job's end does not read the checkpoint, so the last inspection's mtimes stay.
-        "mtimes": record.mtimes if event.mtimes is None else event.mtimes,
-        "extra": {**record.extra, "scores": {**previous_scores, **event.scores}},
-        "times": _update_times(record, scored=t),
-    }

@@ -7,15 +7,23 @@ import secrets
 import socket
 from pathlib import Path
 
-import msgspec
-
 from suites.common.atomic_files import write_atomically
+from suites.common.documents import DamagedDocument, is_utf8, read_struct
 from suites.common.errors import ExitCode, UserError
 from suites.contract.encoding import encode_json
 from suites.contract.paths import StatePaths
-from watcher.core.request_types import Request
+from watcher.core.request_types import MAX_STEPS_PER_REQUEST, Request
 
 MAX_STEPS_PER_RANGE = 10_000
+
+MAX_REQUESTS = 1000
+"""Requests that one tick reads."""
+
+MAX_REQUEST_BYTES = 1 << 24
+"""Bytes of a request; an audit of 20,000 evaluations leaves one of 10 MB."""
+
+MAX_ERRORS = 20
+"""Files that are no requests and are named one by one."""
 
 _STEP_NUMBER = re.compile(r"[0-9]{1,15}")
 
@@ -32,6 +40,19 @@ def write_request(request: Request, paths: StatePaths) -> None:
         hint = "make room, make it writable for you, or name another with state:"
         message = f"the request cannot be left there ({error.strerror})"
         raise UserError(message, location=path.parent, hint=hint, code=ExitCode.CANNOT_WRITE) from error
+
+
+def remove_request(paths: StatePaths, request_id: str) -> str:
+    """Delete an answered request; why its file stays, else an empty text.
+
+    In a sticky folder only its owner can delete it, and nothing waits for that.
+    """
+    path = paths.requests / f"{request_id}.json"
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        return f"{path}: answered, but cannot be removed ({error.strerror}); remove it"
+    return ""
 
 
 def make_request_id(now: float) -> str:
@@ -71,6 +92,8 @@ def parse_steps(texts: tuple[str, ...]) -> tuple[int, ...]:
                 f"{text!r} holds more than {MAX_STEPS_PER_RANGE} steps", location="STEP", hint="ask for fewer at a time"
             )
         numbers.update(range(first, last + 1, every))
+        if len(numbers) > MAX_STEPS_PER_REQUEST:
+            raise UserError(f"these are more than {MAX_STEPS_PER_REQUEST} steps", location="STEP", hint="ask for fewer at a time")
     return tuple(sorted(numbers))
 
 
@@ -97,8 +120,9 @@ def _find_impossible_value(request: Request, file_name: str) -> str:
         directory = event.get("directory", "step")
         if not isinstance(directory, str) or "/" in directory or directory in {"", ".", ".."}:
             return f"{directory!r} is no name of a folder of results"
-    if any(step < 0 for step in request.steps):
-        return f"step {min(request.steps)} is below zero"
+    texts = (request.stage, request.source or "", request.checkpoint or "", request.by, request.kind)
+    if not all(is_utf8(text) for text in texts):
+        return "it holds text that is not UTF-8"
     if request.checkpoint is not None and not Path(request.checkpoint).is_absolute():
         return f"checkpoint {request.checkpoint!r} is no absolute path"
     if request.name is not None:
@@ -110,29 +134,39 @@ def _find_impossible_value(request: Request, file_name: str) -> str:
 
 
 def read_requests(paths: StatePaths) -> tuple[list[Request], list[str]]:
-    """Request files, oldest first, and errors of unreadable ones."""
-    requests, errors = [], []
+    """Request files, oldest first, and errors of unreadable ones.
+
+    At most ``MAX_REQUESTS`` of them; the others follow once these are answered.
+    """
+    requests: list[Request] = []
+    errors: list[str] = []
     try:
         names = sorted(name for name in os.listdir(paths.requests) if name.endswith(".json") and not name.startswith("."))  # noqa: PTH208
     except FileNotFoundError:
         return [], []
-    # One odd file must not hide the requests beside it.
+    except OSError as error:
+        return [], [f"{paths.requests}: requests cannot be listed ({error.strerror}); make it a readable folder"]
+    # One odd file must not hide the requests beside it: anybody with access may leave anything in this folder.
     for name in names:
-        # Anybody with access may leave anything in this folder.
-        if not (paths.requests / name).is_file():  # a pipe would be waited for, for ever
-            errors.append(f"{paths.requests / name}: not a request (no file); remove it and ask again")
-            continue
+        if len(requests) == MAX_REQUESTS:
+            break
+        path = paths.requests / name
         try:
-            request = msgspec.json.decode((paths.requests / name).read_bytes(), type=Request)
-        except FileNotFoundError:
-            continue
-        except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
-            errors.append(f"{paths.requests / name}: not a request ({error}); remove it and ask again")
-        else:
+            request = read_struct(path, Request, MAX_REQUEST_BYTES)
             reason = _find_impossible_value(request, name)
-            if reason:
-                errors.append(f"{paths.requests / name}: {reason}; remove it and ask again")
-            else:
-                requests.append(request)
+        except FileNotFoundError:
+            if not path.is_symlink():
+                continue  # answered since it was listed
+            reason = "a link to nothing"
+        except DamagedDocument as error:
+            reason = f"not a request ({error.reason})"
+        except OSError as error:
+            reason = f"not a request ({error.strerror})"
+        if not reason:
+            requests.append(request)
+        elif len(errors) < MAX_ERRORS:
+            errors.append(f"{path}: {reason}; remove it and ask again")
+        elif len(errors) == MAX_ERRORS:
+            errors.append(f"{paths.requests}: more of its files are no requests; remove them")
     # Requests are answered in the order in which people made them.
     return sorted(requests, key=lambda request: (request.at, request.id)), errors

@@ -64,7 +64,6 @@ class InspectionCache:
             folder = record.checkpoint
             parent = os.path.dirname(folder)  # noqa: PTH120  a pathlib object costs more than all the rest of this loop
             if record.state in OPEN_STATES:
-                self._inspect_pin(record, inspections, stage_folders.get(parent), config.settle, server_now)
                 if _is_absent(record, stage_folders.get(parent)):
                     self._cached.pop(folder, None)
                 elif not record.is_backing_off(now):
@@ -75,6 +74,7 @@ class InspectionCache:
                         else self._reuse_complete_inspection(record, server_now)
                     )
                     inspections[folder], mtimes[folder] = cached or self._inspect(record, config.settle, server_now)
+                self._inspect_pin(record, inspections, stage_folders.get(parent), config.settle, server_now)
             elif record.state is EvaluationState.BLOCKED and record.reason_kind is ReasonKind.CHECKPOINT:
                 # Only a changed checkpoint ends this block, so it is read again on changes and once an hour.
                 if parent in changed_folders or full_scan_due or self._is_unreadable_for_long(folder, server_now):
@@ -112,8 +112,12 @@ class InspectionCache:
         server_now: float,
     ) -> None:
         """Inspect the pin of a deleted or unlisted checkpoint."""
+        if record.pin is None or not record.pin.folder:
+            return
         # Where the checkpoint itself exists, it is the one to score.
-        if record.pin is None or not record.pin.folder or not (stage_folder is None or _is_absent(record, stage_folder)):
+        inspection = inspections.get(record.checkpoint)
+        is_gone = inspection is not None and inspection.kind is Completeness.GONE
+        if not (stage_folder is None or is_gone or _is_absent(record, stage_folder)):
             return
         folder = record.pin.folder
         inspections[folder] = inspect_checkpoint(

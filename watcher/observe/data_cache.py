@@ -9,12 +9,21 @@ from pathlib import Path
 
 import msgspec
 
+from suites.common.formatting import describe_error
 from suites.contract.paths import DataPaths
 from suites.contract.scoring_request import SuiteInRequest
-from suites.definitions.data_cache import list_hub_entries, locate_hub_entries, missing_entries
+from suites.contract.tier_files import TierVerdict
+from suites.definitions.data_cache import (
+    TOKENIZER_PREFIX,
+    list_hub_entries,
+    locate_hub_entries,
+    missing_entries,
+    summarize_missing_entries,
+)
 from watcher.config.settings import Config
+from watcher.core.evaluation import IN_FLIGHT_STATES
 from watcher.core.reasons import ReasonKind
-from watcher.core.snapshot import StageRequirements
+from watcher.core.snapshot import EvaluationResults, StageRequirements
 from watcher.journal.replay import JournalState
 
 DATA_CACHE_RECHECK_SECONDS = 3600.0
@@ -62,7 +71,10 @@ class MissingEntriesCache:
             # Names of entries hold the tokenizer's digest, so nothing can be checked before it is known.
             if tokenizer and stage_requirements.suites and not stage_requirements.error:
                 key = _CacheKey(stage.name, stage_requirements.suites, tokenizer, stage.use_fast, config.eval_data)
-                missing_entries[stage.name] = self._find_for_stage(key, journal_state, now)
+                try:
+                    missing_entries[stage.name] = self._find_for_stage(key, journal_state, now)
+                except (OSError, ValueError) as error:  # only this stage waits for a file that nobody can read
+                    missing_entries[stage.name] = (f"{TOKENIZER_PREFIX}{tokenizer} ({describe_error(error)})",)
         return missing_entries
 
     def _find_for_stage(self, key: _CacheKey, journal_state: JournalState, now: float) -> tuple[str, ...]:
@@ -108,3 +120,20 @@ def _read_stamp(path: Path) -> EntryStamp:
     except OSError:
         return None
     return stats.st_ino, stats.st_mtime_ns
+
+
+def check_prefill_results(
+    journal_state: JournalState, missing_entries: Mapping[str, tuple[str, ...]]
+) -> dict[str, EvaluationResults]:
+    """Results of prefills in flight: what the cache still lacks."""
+    return {
+        record.key: EvaluationResults(
+            verdicts={
+                "data cache": TierVerdict(
+                    *(("missing", f"lacks {summarize_missing_entries(missing)}") if missing else ("valid",))
+                )
+            }
+        )
+        for record in journal_state.prefills.values()
+        if record.state in IN_FLIGHT_STATES and (missing := missing_entries.get(record.stage)) is not None
+    }

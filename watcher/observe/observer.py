@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from suites.contract.scoring_request import ScoringRequest
-from suites.contract.tier_files import TierVerdict
-from suites.definitions.data_cache import summarize_missing_entries
 from watcher.config.settings import Config
 from watcher.core.clock import touch_clock
 from watcher.core.evaluation import IN_FLIGHT_STATES
@@ -21,7 +19,6 @@ from watcher.core.request_types import Request
 from watcher.core.result_paths import get_evaluation_paths
 from watcher.core.snapshot import (
     AttemptFiles,
-    EvaluationResults,
     QueueSnapshot,
     Snapshot,
     StageRequirements,
@@ -32,7 +29,7 @@ from watcher.journal import request_files as evidence_request_files
 from watcher.journal.replay import JournalState
 from watcher.observe import attempts as evidence_attempts
 from watcher.observe.checkpoints import FULL_SCAN_SECONDS, InspectionCache
-from watcher.observe.data_cache import MissingEntriesCache
+from watcher.observe.data_cache import MissingEntriesCache, check_prefill_results
 from watcher.observe.local_data import LocalDataHashes
 from watcher.observe.partition_limits import query_limits_of_ended_attempts
 from watcher.observe.queue import QueueReader, get_accounting_lag
@@ -121,7 +118,7 @@ class Observer:
         results |= self._pending_results.check_pending(
             config, journal_state, inspections, requirements, missing_folders=self._published_results.missing_folders, now=now
         )
-        results |= _check_prefill_results(journal_state, missing_entries)
+        results |= check_prefill_results(journal_state, missing_entries)
         # The disk is read before the queue: a job that ends in between has its exit record in the next snapshot.
         queue, unknown_jobs = self._observe_queue(config, journal_state, executor, now)
         # Logs are read only for failures, since they may be large and many.
@@ -215,6 +212,9 @@ class Observer:
             mtime = os.stat(folder).st_mtime_ns  # noqa: PTH116  part of the idle poll
         except FileNotFoundError:
             return []
+        except OSError as error:
+            self._request_errors = [f"{folder}: requests cannot be listed ({error.strerror})"]
+            return []
         if (
             self._requests_listed is not None
             and self._requests_listed[0] == mtime
@@ -231,20 +231,3 @@ def _has_failed(attempt_files: AttemptFiles, job: Job | None) -> bool:
     if attempt_files.exit_records and attempt_files.exit_records[-1].code != 0:
         return True
     return job is not None and job.state.is_terminal and job.state is not JobState.COMPLETED
-
-
-def _check_prefill_results(
-    journal_state: JournalState, missing_entries: Mapping[str, tuple[str, ...]]
-) -> dict[str, EvaluationResults]:
-    """Results of prefills in flight: what the cache still lacks."""
-    return {
-        record.key: EvaluationResults(
-            verdicts={
-                "data cache": TierVerdict(
-                    *(("missing", f"lacks {summarize_missing_entries(missing)}") if missing else ("valid",))
-                )
-            }
-        )
-        for record in journal_state.prefills.values()
-        if record.state in IN_FLIGHT_STATES and (missing := missing_entries.get(record.stage)) is not None
-    }

@@ -74,7 +74,7 @@ class PublishedResultsCache:
                 mtime = os.stat(folder).st_mtime_ns  # noqa: PTH116  part of the idle poll
             except OSError:
                 mtime = 0
-                if not Path(results_folder).parent.is_dir():  # an unmounted folder proves nothing about its files
+                if not os.path.isdir(os.path.dirname(results_folder)):  # noqa: PTH112, PTH120  an unmounted folder proves nothing about its files
                     self.missing_folders[results_folder] = _describe_missing_folder(results_folder, config, journal_state)
                     continue
             # The parent's mtime shows removed folders; files inside them are checked once an hour.
@@ -203,4 +203,6 @@ def has_comparison_changed(source: EvaluationPaths, target: EvaluationPaths) -> 
     try:
         return source.compare_json.stat().st_mtime_ns != target.compare_json.stat().st_mtime_ns
     except FileNotFoundError:
-        return source.compare_json.exists()
+        return os.path.isfile(source.compare_json)  # noqa: PTH113  Path.is_file may raise
+    except OSError:
+        return False

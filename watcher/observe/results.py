@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from suites.common.documents import read_json_object_if_readable, select_finite_numbers
-from suites.contract.paths import EvaluationPaths
+from suites.contract.paths import TIER_FILES, EvaluationPaths
 from suites.contract.scoring_request import TierRequirement
 from suites.contract.tier_files import INSTRUCTION_MATCH_RATE, TierVerdict, check_tier_file, get_fingerprint
 from watcher.core.snapshot import EvaluationResults
@@ -20,6 +20,9 @@ def check_results(paths: EvaluationPaths, fingerprint: str, tiers: Mapping[str, 
     fingerprints: dict[str, str] = {}
     scores: dict[str, float] = {}
     for tier, (digest, names) in tiers.items():
+        if tier not in TIER_FILES:
+            verdicts[tier] = TierVerdict("invalid", f"no tier is called {tier}")
+            continue
         path = paths.tier_json(tier)
         verdicts[tier] = check_tier_file(path, tier=tier, fingerprint=fingerprint, suite_digest=digest, names=names)
         # The content of a stale file names its folder in superseded/.
@@ -48,7 +51,7 @@ def _read_headline_scores(path: Path) -> dict[str, float]:
 def results_exist(paths: EvaluationPaths, tiers: Mapping[str, str]) -> EvaluationResults:
     """Whether the tier files of a scored evaluation still exist."""
     verdicts = {}
-    for tier in tiers:
+    for tier in (tier for tier in tiers if tier in TIER_FILES):
         path = paths.tier_json(tier)
         try:
             os.stat(path)  # noqa: PTH116  runs for every scored evaluation, so it has to be cheap

@@ -5,14 +5,14 @@ recent that the next one might not show in its mtime. A listing that fails is un
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
 import msgspec
 
 from suites.checkpoint.layout import CheckpointLayout, list_steps
-from suites.checkpoint.metadata import read_training_config
-from suites.common.documents import open_without_blocking
+from suites.checkpoint.metadata import TrainingConfig, read_training_config
+from suites.common.documents import may_be_folder, open_without_blocking
 from suites.common.errors import UserError
 from watcher.config.settings import Config, Stage
 from watcher.core.snapshot import StageFolder
@@ -22,6 +22,9 @@ RELIST_SECONDS = 3600.0
 
 UNREADABLE_RETRY_SECONDS = 600.0
 """Seconds after the last change in which an unreadable config.yaml is tried at each poll."""
+
+MAX_CONFIGS_TRIED = 3
+"""Checkpoints whose config.yaml is tried, where the first ones have none that is readable."""
 
 MAX_LATEST_BYTES = 4096
 """Bytes of a latest.txt that are read, whatever its size."""
@@ -75,6 +78,8 @@ class StageFolderCache:
                 if stamp is None
                 else _list_checkpoints(folder, stage.layout)
             )
+            if not (stage_folder.absent or stage_folder.steps or stage_folder.unmatched) and latest_stamp is None:
+                stage_folder = StageFolder(steps={}, layout=stage.layout, is_empty=True)
         except FileNotFoundError:  # deleted between two calls
             stage_folder, stamp, latest_stamp, is_reliable = (
                 StageFolder(steps={}, layout=stage.layout, absent=True),
@@ -118,7 +123,7 @@ class StageFolderCache:
             if self._unscheduled is not None and self._unscheduled[:2] == (stamp, watched):
                 return self._unscheduled[2]
             with os.scandir(folder) as entries:
-                names = sorted(entry.path for entry in entries if entry.name.startswith("stage") and entry.is_dir())
+                names = sorted(entry.path for entry in entries if entry.name.startswith("stage") and may_be_folder(entry))
         except OSError:  # list_stage reports it for each stage
             return ()
         unscheduled = tuple(name for name in names if name not in watched)
@@ -142,19 +147,31 @@ def _list_checkpoints(folder: Path, layout: CheckpointLayout) -> tuple[StageFold
         return StageFolder(steps={}, layout=layout, unmatched=unmatched), True
     # The newest config.yaml has the final step; the first one names where the stage started.
     newest_step = _read_latest_step(folder, steps, layout)
-    first_step = min(steps)
-    try:
-        newest_config = read_training_config(steps[newest_step] / "config.yaml")
-        first_config = newest_config if first_step == newest_step else read_training_config(steps[first_step] / "config.yaml")
-    except UserError:  # being written: an empty or torn file is "not yet"
-        return StageFolder(steps=_to_text(steps), layout=layout, unmatched=unmatched), False
+    newest_config = _read_first_config([steps[newest_step], *(steps[step] for step in sorted(steps, reverse=True))])
+    first_config = _read_first_config(list(steps.values()))
+    if newest_config is None or first_config is None:
+        return StageFolder(steps=_to_text(steps), layout=layout, unmatched=unmatched, latest_step=newest_step), False
     return StageFolder(
         steps=_to_text(steps),
         layout=layout,
         unmatched=unmatched,
+        latest_step=newest_step,
         final_step=newest_config.train_steps,
         started_from=first_config.started_from,
     ), True
+
+
+def _read_first_config(folders: Sequence[Path]) -> TrainingConfig | None:
+    """The first config.yaml of these that is readable; None where it is being written.
+
+    An empty or torn one is "not yet". One odd folder must not hide what the next one says of the same run.
+    """
+    for folder in folders[:MAX_CONFIGS_TRIED]:
+        try:
+            return read_training_config(folder / "config.yaml")
+        except UserError:
+            continue
+    return None
 
 
 def _to_text(steps: Mapping[int, Path]) -> dict[int, str]:

@@ -76,7 +76,7 @@ def _find_finished_stages(snapshot: Snapshot, journal_state: JournalState, confi
         stage_records = [
             record for record in journal_state.records.values() if record.stage == name and record.origin != "request"
         ]
-        if any(record.state not in SETTLED_STATES for record in stage_records):
+        if any(record.state not in SETTLED_STATES and not record.deleted for record in stage_records):
             continue
         # Bridges come from another run, so only the stage's own last step ends it.
         final_records = [r for r in stage_records if r.source == name and is_final_step(stage, snapshot.stages.get(name), r.step)]

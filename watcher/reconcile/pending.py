@@ -1,8 +1,6 @@
 """The next actions for an evaluation that is not in flight. Pure."""
 
-import enum
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from suites.checkpoint.completeness import Completeness, Inspection
@@ -13,8 +11,9 @@ from watcher.core import events
 from watcher.core.actions import UNMANAGED, Action, PinCheckpoint, Skip, SubmitEvaluation, UnpinCheckpoint
 from watcher.core.evaluation import EvaluationRecord, StageSettings
 from watcher.core.reasons import ReasonKind
-from watcher.core.snapshot import EvaluationResults, Snapshot, StageRequirements, select_inspection
+from watcher.core.snapshot import EvaluationResults, Snapshot, StageRequirements
 from watcher.journal.replay import JournalState
+from watcher.reconcile.checkpoint_presence import Presence, observe_presence, wait_for_absent
 from watcher.reconcile.journal_events import (
     BLOCKING_COMPLETENESS,
     CheckpointContent,
@@ -37,15 +36,12 @@ def next_action_pending(
         return [Skip(record.key, f"{record.full_reason}; again at {format_utc(record.retry_at)}", repeats_reason=True)]
     if record.stage not in config.stages or record.stage not in snapshot.requirements:
         return [wait_or_skip(record, f"stages.{record.stage} is no longer in the config")]
-    checkpoint = _checkpoint_state(record, snapshot, config)
-    if checkpoint.kind is _Presence.ABSENT:
-        is_deleted = checkpoint.deleted
-        return [
-            wait_or_skip(record, checkpoint.reason, kind=ReasonKind.CHECKPOINT, deleted=is_deleted, needs_attention=is_deleted)
-        ]
-    inspection = checkpoint.inspection
+    presence = observe_presence(record, snapshot, config)
+    if presence.kind is Presence.ABSENT:
+        return [wait_for_absent(record, presence, snapshot.now)]
+    inspection = presence.inspection
     if inspection is None:
-        return [Skip(record.key, checkpoint.reason)]
+        return [Skip(record.key, presence.reason)]
     if inspection.kind is Completeness.NOT_YET:
         # By the file server's clock, since the login node's may differ from it.
         quiet_seconds = 0.0 if inspection.newest_mtime is None else snapshot.server_now - inspection.newest_mtime
@@ -56,54 +52,6 @@ def next_action_pending(
     if inspection.kind in BLOCKING_COMPLETENESS:
         return [block_on_checkpoint(record, inspection)]
     return _next_action_complete(record, inspection, snapshot, config, journal_state)
-
-
-class _Presence(enum.Enum):
-    """Whether a checkpoint exists, as far as that is known."""
-
-    PRESENT = enum.auto()
-    ABSENT = enum.auto()
-    UNKNOWN = enum.auto()
-
-
-class _CheckpointState(NamedTuple):
-    """A checkpoint as this tick sees it."""
-
-    kind: _Presence
-    inspection: Inspection | None = None
-    """Where it is present."""
-    reason: str = ""
-    """Where it is absent or unknown."""
-    deleted: bool = False
-    """Where it is absent: an earlier tick saw it complete."""
-
-
-def _checkpoint_state(record: EvaluationRecord, snapshot: Snapshot, config: Config) -> _CheckpointState:
-    """The checkpoint's inspection, or why it is absent or unknown."""
-    source, stage_folder = config.stages.get(record.source), snapshot.stages.get(record.source)
-    folder = Path(record.checkpoint).parent
-    if source is None or folder != source.checkpoints:
-        stage_folder = None  # nothing lists its folder
-    # A failed listing is not an empty folder.
-    if stage_folder is not None and stage_folder.error:
-        return _CheckpointState(_Presence.UNKNOWN, reason=stage_folder.error)
-    inspection = select_inspection(record, snapshot.inspections)
-    if inspection is not None and inspection.kind is not Completeness.GONE:
-        return _CheckpointState(_Presence.PRESENT, inspection)
-    if inspection is None and stage_folder is not None and record.step in (stage_folder.steps or {}):
-        return _CheckpointState(_Presence.UNKNOWN, reason="new; inspected in the next tick")
-    # An unmounted file system must not look like a deletion, since a deletion is reported to a person.
-    detected, no_folder = record.times.get("detected"), stage_folder is not None and stage_folder.absent
-    if detected is not None and no_folder:
-        reason = f"{folder} is gone (unmounted?); the checkpoint was complete at {format_utc(detected)}"
-    elif detected is not None:
-        reason = f"deleted before it was scored; it was complete at {format_utc(detected)}"
-    elif no_folder:
-        reason = f"waiting for checkpoint: {folder} does not exist yet"
-    else:
-        reason = "waiting for checkpoint" if stage_folder is not None else f"waiting for checkpoint {record.checkpoint}"
-    deleted = detected is not None and not no_folder
-    return _CheckpointState(_Presence.ABSENT, reason=reason, deleted=deleted)
 
 
 class _CompleteCheckpoint(NamedTuple):

@@ -5,20 +5,25 @@ others follow by the time at which their checkpoint was complete, oldest first, 
 """
 
 import math
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 
+from suites.common.formatting import describe_error, format_bytes
 from suites.contract.paths import format_step_directory
 from watcher.config.settings import Config, Stage
 from watcher.core import events
-from watcher.core.actions import Action, CancelJob, Decision, Skip, SubmitEvaluation, UnpinCheckpoint
+from watcher.core.actions import Action, CancelJob, CloseRequest, Decision, Skip, SubmitEvaluation
 from watcher.core.evaluation import IN_FLIGHT_STATES, SETTLED_STATES, EvaluationRecord, EvaluationState
 from watcher.core.events import JournalEvent
+from watcher.core.request_types import Request
 from watcher.core.result_paths import get_results_folder
 from watcher.core.snapshot import Snapshot, StageFolder
 from watcher.journal.replay import JournalState
 from watcher.reconcile.alerts import collect_alerts
 from watcher.reconcile.baselines import describe_start_mismatch, find_bridge
+from watcher.reconcile.checkpoint_presence import find_confirmation_time
 from watcher.reconcile.in_flight import next_action_in_flight
 from watcher.reconcile.orphan_jobs import resolve_orphan_jobs
 from watcher.reconcile.pending import next_action_pending
@@ -29,6 +34,7 @@ from watcher.reconcile.schedule import (
     ScheduledEvaluation,
     choose_directory,
     is_final_step,
+    is_wanted,
     list_scheduled_steps,
     scheduled_evaluations,
     select_unknown_evaluations,
@@ -45,7 +51,7 @@ def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, c
     ``comment`` is the job comment of our jobs.
     """
     request_actions = [
-        action for request in snapshot.requests for action in answer_request(request, snapshot, config, journal_state)
+        action for request in snapshot.requests for action in _answer_request(request, snapshot, config, journal_state)
     ]
     if request_actions:  # they change what everything else depends on, which the next round decides
         return Decision(actions=tuple(request_actions))
@@ -65,9 +71,8 @@ def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, c
     for record in journal_state.records.values():
         if record.key in handled_keys:
             continue
-        # An evaluation that a person asked for stays wanted, whatever the schedule becomes.
-        is_scheduled = record.requested or (record.stage, record.source, record.step) in identities
-        for item in _next_actions(record, snapshot, config, journal_state, is_scheduled=is_scheduled):
+        is_scheduled = is_wanted(record, config, identities)
+        for item in _next_actions_or_defect(record, snapshot, config, journal_state, is_scheduled=is_scheduled):
             # Other stages' results folders may work, so only this folder's evaluations wait.
             if isinstance(item, SubmitEvaluation) and item.request.results in snapshot.unwritable_results:
                 outcomes.append(Skip(item.key, snapshot.unwritable_results[item.request.results]))
@@ -83,16 +88,38 @@ def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, c
     outcomes += _select_submissions(candidates, snapshot, config, journal_state)
     outcomes += _collect_skips(snapshot, config, journal_state, unknown_bridges)
     skips = tuple(item for item in outcomes if isinstance(item, Skip))
-    # While nothing changes on disk, the decision holds until the first backoff ends.
-    retry_times = [
-        r.retry_at for r in journal_state.iter_all_records() if r.retry_at is not None and r.state not in SETTLED_STATES
-    ]
+    # While nothing changes on disk, the decision holds until the first backoff ends, or a loss is confirmed.
+    open_records = [record for record in journal_state.iter_all_records() if record.state not in SETTLED_STATES]
+    times = [(record.retry_at, find_confirmation_time(record, snapshot.now)) for record in open_records]
     return Decision(
         actions=tuple(item for item in outcomes if not isinstance(item, Skip)),
         skips=skips,
         alerts=collect_alerts(snapshot, journal_state, config, skips),
-        valid_until=min(retry_times, default=math.inf),
+        valid_until=min((at for pair in times for at in pair if at is not None), default=math.inf),
     )
+
+
+def _answer_request(request: Request, snapshot: Snapshot, config: Config, journal_state: JournalState) -> list[Action]:
+    try:
+        return answer_request(request, snapshot, config, journal_state)
+    except Exception as error:  # noqa: BLE001  an odd request must not keep all others from their answers
+        reason = f"cannot be carried out: internal error: {_describe_defect(error)}"
+        return [CloseRequest(id=request.id, key=request.stage, reason=reason)]
+
+
+def _next_actions_or_defect(
+    record: EvaluationRecord, snapshot: Snapshot, config: Config, journal_state: JournalState, *, is_scheduled: bool
+) -> list[Action | Skip]:
+    try:
+        return _next_actions(record, snapshot, config, journal_state, is_scheduled=is_scheduled)
+    except Exception as error:  # noqa: BLE001  a defect about one evaluation must not stop the others
+        reason = f"nothing is done about it: internal error: {_describe_defect(error)}"
+        return [Skip(record.key, reason, needs_attention=True)]
+
+
+def _describe_defect(error: Exception) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {describe_error(error)[:200]} ({PurePath(frame.filename).name}:{frame.lineno})"
 
 
 def _next_actions(
@@ -103,9 +130,10 @@ def _next_actions(
     if record.state in SETTLED_STATES:
         outcome = next_action_settled(record, snapshot, config, is_scheduled=is_scheduled)
         return [] if outcome is None else [outcome]
-    # A pin holds disk space, so it ends with the wish to score.
-    if not is_scheduled and record.pin is not None:
-        return [UnpinCheckpoint(key=record.key, folder=record.pin.folder, reason="no longer in the schedule")]
+    # A schedule may be changed by mistake, and a pin that is dropped cannot be made again.
+    if not is_scheduled and record.pin is not None and record.pin.folder:
+        hint = f"its pin keeps {format_bytes(record.pin.size)}. Run watcher cancel to release it"
+        return [Skip(record.key, f"no longer in the schedule; {hint}")]
     if not is_scheduled:
         return [Skip(record.key, "no longer in the schedule")]
     return next_action_pending(record, snapshot, config, journal_state)
@@ -132,6 +160,7 @@ def _make_created_events(
                 directory=name,
                 origin=evaluation.origin,
                 checkpoint=evaluation.checkpoint,
+                final=evaluation.final,
                 reason="in the schedule" if evaluation.origin == "schedule" else f"bridge from {evaluation.source}",
             )
         )

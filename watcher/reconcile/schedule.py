@@ -13,6 +13,7 @@ import msgspec
 from suites.checkpoint.layout import guess_step
 from suites.contract.paths import format_step_directory
 from watcher.config.settings import FINAL_STEP, Bridge, Config, Stage
+from watcher.core.evaluation import EvaluationRecord
 from watcher.core.snapshot import StageFolder
 from watcher.journal.replay import JournalState
 
@@ -25,6 +26,8 @@ class ScheduledEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     step: int
     origin: str
     checkpoint: str
+    final: bool = False
+    """Only ``final`` of the schedule asks for it."""
 
     @property
     def identity(self) -> tuple[str, str, int]:
@@ -87,6 +90,30 @@ def list_scheduled_steps(stage: Stage, stage_folder: StageFolder | None) -> list
     return sorted(steps)
 
 
+def is_wanted(record: EvaluationRecord, config: Config, identities: Container[tuple[str, str, int]]) -> bool:
+    """Whether an evaluation is still to be scored.
+
+    ``identities``: of all evaluations that config and folders ask for now. What was taken up stays wanted while the config
+    asks for it, whatever the folders show today: they may be rotated, cleaned or unmounted.
+    """
+    if record.requested or (record.stage, record.source, record.step) in identities:
+        return True
+    stage = config.stages.get(record.stage)
+    if stage is None:
+        return False
+    if record.origin == "schedule":
+        return stage.is_scheduled(record.step) or (stage.final and record.final)
+    # The step of a bridge without one comes from a folder, so a bridge that was seen there stays.
+    bridge, source = stage.bridge, config.stages.get(record.source)
+    return (
+        record.origin == "bridge"
+        and "detected" in record.times
+        and bridge is not None
+        and (bridge.enabled, bridge.source, bridge.checkpoint) == (True, record.source, None)
+        and (bridge.step == FINAL_STEP or (bridge.step is None and source is not None and source.last_step is None))
+    )
+
+
 def is_final_step(stage: Stage, stage_folder: StageFolder | None, step: int) -> bool:
     """Whether ``step`` is the schedule's last one or train_steps."""
     if stage_folder is not None and stage_folder.final_step is not None and step == stage_folder.final_step:
@@ -102,6 +129,7 @@ def _make_scheduled_evaluation(stage: Stage, stage_folder: StageFolder | None, s
         step=step,
         origin="schedule",
         checkpoint=checkpoint or str(stage.get_checkpoint_folder(step)),
+        final=not stage.is_scheduled(step),
     )
 
 

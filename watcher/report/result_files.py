@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from suites.common.documents import read_json
+from suites.common.documents import may_be_folder, read_json
 from suites.common.formatting import describe_error
 from suites.contract.paths import TIER_FILES, EvaluationPaths
 from watcher.status.reader import JsonObject, as_finite, as_list, as_object
@@ -67,7 +67,7 @@ def list_result_folders(root: Path) -> list[str]:
     folder = EvaluationPaths(root, "any").folder.parent
     try:
         with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+            return sorted(entry.name for entry in entries if may_be_folder(entry) and not entry.name.startswith("."))
     except FileNotFoundError:
         return []
 

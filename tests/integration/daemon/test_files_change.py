@@ -114,13 +114,13 @@ def test_a_listing_that_fails_is_unknown_and_not_empty(watched, monkeypatch):
     watched.tick(4)
     listing = watched.daemon.tick_runner.observer._stage_folders
 
-    def fail(_folder):
+    def fail(*_given):
         raise OSError(116, "Stale file handle")
 
     monkeypatch.setattr("watcher.observe.stage_folders._list_checkpoints", fail)
     watched.write_checkpoint("stage1", 300)
     watched.tick()
-    assert listing._cached[str(watched.ckpts / "stage1")].stage_folder.steps is None
+    assert next(iter(listing._cached.values())).stage_folder.steps is None
     assert watched.list_states() == {"stage1/step_100": "scored", "stage1/step_200": "waiting"}
     assert watched.list_reasons()[str(watched.ckpts / "stage1")].endswith("cannot list: Stale file handle")
 

@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 from collections import deque
-from pathlib import Path
 
 import pytest
 
@@ -37,13 +36,7 @@ def watched(tmp_path, monkeypatch):
         text = made.root / f"{name}.yaml"
         text.write_text(text.read_text().replace("/data/", f"{made.root}/"))
     monkeypatch.setattr(watcher.daemon.daemon, "MAX_BYTES_PER_TICK", A_TICK)
-    really = Path.open
-
-    def counted(path, mode="r", *more, **named):
-        data = path.suffix == ".jsonl" and path.parent == made.root
-        return Counted(path) if data and mode == "rb" else really(path, mode, *more, **named)
-
-    monkeypatch.setattr(Path, "open", counted)
+    monkeypatch.setattr(data_files, "open_without_blocking", Counted)
     Counted.total = 0
     yield made
     made.close_daemon()

@@ -70,12 +70,12 @@ def test_a_folder_outside_every_stage_says_its_step_in_any_common_form(name, ste
     assert guess_step(name) == step
 
 
-def test_links_count_and_files_do_not(tmp_path):
+def test_links_count_and_so_does_what_is_no_folder_for_its_inspection_to_name_it(tmp_path):
     list_names(tmp_path, "100", "20", "0", "-5", "1_000", "latest", "٣")
     (tmp_path / "40").write_text("a file")
     (tmp_path / "60").symlink_to(tmp_path / "20", target_is_directory=True)
     (tmp_path / "80").symlink_to(tmp_path / "nowhere")
-    assert list(list_steps(tmp_path, CheckpointLayout()).steps) == [0, 20, 60, 100]
+    assert list(list_steps(tmp_path, CheckpointLayout()).steps) == [0, 20, 40, 60, 80, 100]
     with pytest.raises(FileNotFoundError):
         list_steps(tmp_path / "nothing", CheckpointLayout())
     with pytest.raises(OSError, match="Not a directory"):

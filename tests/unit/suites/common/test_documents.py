@@ -67,7 +67,8 @@ def test_no_poison_gets_out_of_a_reader_but_as_its_own_errors(tmp_path, reader, 
         assert_memory_below(lambda: read(path), 200_000_000)
     except errors as error:
         message = str(error)
-    assert (str(path) in message or reader == "liveness") and "\n" not in message
+    assert str(path) in message or reader == "liveness"
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("name", KINDS_OF_FILE)

@@ -282,6 +282,7 @@ PURE = [
     *(path.relative_to(WATCHER).as_posix() for path in sorted(WATCHER.glob("reconcile/*.py"))),
     *(f"core/{name}.py" for name in ("evaluation", "snapshot", "actions", "reasons", "resources", "result_paths")),
     "journal/replay.py",
+    "journal/state_changes.py",
     *(f"status/{name}.py" for name in ("document", "text", "explain")),
 ]
 
