@@ -75,7 +75,7 @@ def _read_prompt_tokens(side: PublishedEvaluation) -> dict[str, Any]:
         rows = [json.loads(line) for line in lines]
     except (FileNotFoundError, ValueError):
         return {}
-    return {row["name"]: row["prompt_tokens"] for row in rows}
+    return {row["name"]: row["prompt_tokens"] for row in rows if "prompt_tokens" in row}  # a user's scorer may not tell
 
 
 def _list_checks(prompt: PromptEntry) -> list[tuple[str, str]]:

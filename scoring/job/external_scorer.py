@@ -3,7 +3,8 @@
 The command finds its input in the environment: LIGHTEVAL_CHECKPOINT_PATH, LIGHTEVAL_STEP, LIGHTEVAL_TOKENIZER (a folder),
 LIGHTEVAL_SEQ_LEN, NANOTRON_ROOT, and EVAL_DATA_DIR, a folder of links to the data cache:
 ``ppl_slices/<slice>/packed_tokens.pt`` and ``cf_tasks/<task>/examples.jsonl``. It writes tier2_ppl.json with a perplexity for
-every slice and tier3_cf.json with an accuracy for every task to the empty folder LIGHTEVAL_RESULTS_DIR:
+every slice and tier3_cf.json with an accuracy for every task to the empty folder LIGHTEVAL_RESULTS_DIR
+(tier 4: ``external_instructions``):
 
     {"slices": {"code": {"ppl": 3.2}, ...}}   {"tasks": {"piqa": {"acc": 0.71}, ...}}
 
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 import msgspec
 import structlog
 
+from scoring.job import external_instructions
 from scoring.runtime.parts import convert_write_errors
 from scoring.tiers.base import WorkItem
 from suites.common.documents import parse_json, read_content
@@ -63,7 +65,7 @@ class SplitRequest(NamedTuple):
     external: ScoringRequest
     """What the user's command scores."""
     internal: ScoringRequest
-    """What this program scores."""
+    """What this program scores, unless the command does so, too."""
 
 
 def refuse_unsupported_command(request: ScoringRequest) -> None:
@@ -79,7 +81,7 @@ def refuse_unsupported_command(request: ScoringRequest) -> None:
 def split_request(request: ScoringRequest) -> SplitRequest:
     """Divide the suites between the user's command and this program.
 
-    No command scores tier 4.
+    A command must score tiers 2 and 3, and may score tier 4.
     """
     if request.backend != "command":
         return SplitRequest(msgspec.structs.replace(request, suites=()), request)
@@ -91,8 +93,10 @@ def split_request(request: ScoringRequest) -> SplitRequest:
     )
 
 
-def prepare_folders(request: ScoringRequest, work_items: Sequence[WorkItem], restart: int) -> CommandFolders:
-    """Make empty folders for this run, with links to its data.
+def prepare_folders(
+    request: ScoringRequest, work_items: Sequence[WorkItem], restart: int, prompts: Mapping[str, Mapping[str, Any]] | None = None
+) -> CommandFolders:
+    """Make empty folders for this run, with links to its data, and tier 4's ``prompts``.
 
     Removes the folders of earlier runs of the evaluation. Raises UserError where they cannot be written.
     """
@@ -109,6 +113,8 @@ def prepare_folders(request: ScoringRequest, work_items: Sequence[WorkItem], res
             link = folders.data / section / work_item.name / file_name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(work_item.entry.folder / file_name)
+        if prompts:
+            external_instructions.write_prompts(folders.data, prompts)
     return folders
 
 

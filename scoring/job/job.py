@@ -88,10 +88,11 @@ class ScoringJob:
         metadata = load_checkpoint_metadata(request)
         split = external_scorer.split_request(request)
         # The command goes first: what it leaves to us is a tier or two, and may need the device that it frees.
+        remaining = split.internal
         if split.external.suites:
-            CommandStep(request=split.external, run=run, metadata=metadata).score()
-        if split.internal.suites:
-            DirectStep(request=split.internal, run=run, metadata=metadata).score()
+            remaining = CommandStep(request=split.external, run=run, metadata=metadata, offered=remaining).score()
+        if remaining.suites:
+            DirectStep(request=remaining, run=run, metadata=metadata).score()
 
     def _write_run_json(self, code: ExitCode, reason: str | None = None, hint: str | None = None) -> None:
         """Write run.json unless another run holds the fence.

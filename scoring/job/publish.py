@@ -66,12 +66,17 @@ def build_head(request: ScoringRequest, tier: str, run_info: RunInfo) -> dict[st
 
 
 def publish_command_scores(
-    request: ScoringRequest, run_info: RunInfo, scores_by_tier: Mapping[str, Mapping[str, Any]]
+    request: ScoringRequest, run_info: RunInfo, scores_by_tier: Mapping[str, Mapping[str, Any]], generations: bytes | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Publish the numbers of the user's command. Returns tier -> summary."""
+    """Publish the numbers of the user's command, and its answers. Returns tier -> summary."""
     overrides = {"scorer_version": None, "command": request.command}
     documents = {tier: {**build_head(request, tier, run_info), **overrides, **scores} for tier, scores in scores_by_tier.items()}
-    return _publish_documents(request, documents, write_files=lambda: None)
+
+    def write_files() -> None:
+        if generations is not None:
+            write_atomically(request.paths.generations, generations)
+
+    return _publish_documents(request, documents, write_files=write_files)
 
 
 def publish_scored_items(

@@ -12,7 +12,7 @@ import torch
 
 from scoring.data.tokenizer import resolve_tokenizer
 from scoring.inference import loglikelihood
-from scoring.job import external_scorer, workers
+from scoring.job import external_instructions, external_scorer, workers
 from scoring.job.preflight import refuse_changed_checkpoint, resolve_device
 from scoring.job.publish import publish_command_scores, publish_scored_items
 from scoring.job.run_report import JobReport
@@ -29,6 +29,7 @@ from suites.checkpoint.metadata import CheckpointMetadata
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths
 from suites.contract.scoring_request import ScoringRequest, merge_suites
+from suites.contract.tier_files import TIER4
 
 
 class JobRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,18 +113,22 @@ class _Step(msgspec.Struct, frozen=True, kw_only=True):
 class CommandStep(_Step, frozen=True, kw_only=True):
     """Tiers 2 and 3 of ``backend: command``: the user's command scores them."""
 
-    def score(self) -> None:
-        """Run the command and publish its numbers.
+    offered: ScoringRequest
+    """The request with the suites that the command may score, too."""
+
+    def score(self) -> ScoringRequest:
+        """Run the command and publish its numbers. Returns ``offered`` with the suites that it left out.
 
         Raises UserError with the exit code of the job.
         """
         request, run, report = self.request, self.run, self.run.report
+        prompts = merge_suites(self.offered.suites).get(TIER4, {})
         context = self.build_context(request.dtype or "unknown")
         work_items = self.plan_work(context)
         # progress.json cannot look into the command: it says that it runs.
         report.progress = JobProgress(request.paths, request.run_id, len(work_items))
         report.progress.begin_part("command")
-        folders = external_scorer.prepare_folders(request, work_items, run.fence.restart)
+        folders = external_scorer.prepare_folders(request, work_items, run.fence.restart, prompts)
         try:
             environ = external_scorer.build_environment(request, context.identity.tokenizer, folders, run.environ)
             with report.time_phase("command"):
@@ -131,6 +136,7 @@ class CommandStep(_Step, frozen=True, kw_only=True):
                     request.command or (), environ, get_signal_name=lambda: run.stop.signal_name, check_fence=run.fence.check
                 )
             scores_by_tier = external_scorer.read_command_results(work_items, folders)
+            answers = external_instructions.read_command_answers(prompts, folders.results) if prompts else None
         finally:
             # The links go; what the command wrote stays for people until the next run.
             shutil.rmtree(folders.data, ignore_errors=True)
@@ -138,8 +144,13 @@ class CommandStep(_Step, frozen=True, kw_only=True):
             # The command may have run for hours: its numbers count only for the checkpoint that it was given.
             refuse_changed_checkpoint(request)
             run.fence.check()
-            report.summaries |= publish_command_scores(request, self.build_run_info(context), scores_by_tier)
-        report.scored += [work_item.name for work_item in work_items]
+            if answers is not None:
+                request = msgspec.structs.replace(request, suites=(*request.suites, *self.offered.suites))
+                scores_by_tier[TIER4] = answers.sections
+            generations = None if answers is None else answers.generations
+            report.summaries |= publish_command_scores(request, self.build_run_info(context), scores_by_tier, generations)
+        report.scored += [*(work_item.name for work_item in work_items), *(prompts if answers is not None else ())]
+        return self.offered if answers is None else msgspec.structs.replace(self.offered, suites=())
 
 
 class DirectStep(_Step, frozen=True, kw_only=True):

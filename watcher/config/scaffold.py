@@ -28,6 +28,7 @@ _ENVIRONMENT_TEMPLATE = """\
 # STAGE4_CONFIG_PATH=/path/to/config/sft_stage3_smoltalk.yaml
 # STAGE4_RESULT_ROOT=/path/to/evaluation_results/stage4
 # LIGHTEVAL_CMD="/path/to/another/scorer"
+# HF_DATASETS_TRUST_REMOTE_CODE=1          # for that scorer; ours never runs the code of a data set
 """
 
 

@@ -178,7 +178,8 @@ def test_it_is_told_everything_in_its_environment(tmp_path, scorer):
     command = scorer(
         SIMPLE
         + """
-        names = ("LIGHTEVAL_CHECKPOINT_PATH", "LIGHTEVAL_STEP", "LIGHTEVAL_TOKENIZER", "LIGHTEVAL_SEQ_LEN", "NANOTRON_ROOT")
+        names = ["LIGHTEVAL_CHECKPOINT_PATH", "LIGHTEVAL_STEP", "LIGHTEVAL_TOKENIZER", "LIGHTEVAL_SEQ_LEN", "NANOTRON_ROOT"]
+        names.append("HF_DATASETS_TRUST_REMOTE_CODE")
         (out / "environment.json").write_text(json.dumps({name: os.environ[name] for name in names}))
         import hashlib
         found = [path for path in data.rglob("*") if path.is_file()]
@@ -188,6 +189,7 @@ def test_it_is_told_everything_in_its_environment(tmp_path, scorer):
     )
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("NANOTRON_ROOT", "/src/nanotron")
+        monkeypatch.setenv("HF_DATASETS_TRUST_REMOTE_CODE", "1")
         monkeypatch.setenv("LIGHTEVAL_CMD", command)
         assert run_scoring_in_process([*make_score_arguments(tmp_path), "--backend", "command"]) == 0, why(tmp_path)
     (left,) = get_results_folder(tmp_path).glob("foreign/*/results")
@@ -198,6 +200,7 @@ def test_it_is_told_everything_in_its_environment(tmp_path, scorer):
         "LIGHTEVAL_TOKENIZER": str(BYTE_TOKENIZER),
         "LIGHTEVAL_SEQ_LEN": "64",
         "NANOTRON_ROOT": "/src/nanotron",
+        "HF_DATASETS_TRUST_REMOTE_CODE": "1",
     }
     files = json.loads((left / "data.json").read_text())
     assert sorted(files) == [
