@@ -3,6 +3,7 @@
 Everything streams: memory holds at most one batch of rows.
 """
 
+import contextlib
 import gzip
 import io
 import json
@@ -16,7 +17,7 @@ import msgspec
 from scoring.sources.arrow_rows import iter_table_rows
 from scoring.sources.source import Row, Source, make_content_error
 from suites.common.errors import ExitCode, UserError
-from suites.common.formatting import describe_error
+from suites.common.formatting import describe_error, strip_control_characters
 from suites.definitions.local_data import DataFile
 
 _BOM = b"\xef\xbb\xbf"
@@ -67,7 +68,7 @@ def open_local_files(files: list[DataFile]) -> Source:
 
 def _make_file_error(file: DataFile, row_count: int, error: Exception) -> UserError:
     """The error of a library that read a file: data missing for damage, else cannot score."""
-    reason = getattr(error, "strerror", None) or describe_error(error)
+    reason = strip_control_characters(getattr(error, "strerror", None) or describe_error(error))
     place = f" after {row_count} rows" if row_count else ""
     if isinstance(error, MemoryError):
         message, hint = (
@@ -91,14 +92,15 @@ def _refuse_other_format(start: bytes, path: Path, kind: str) -> None:
             raise make_content_error(f"is {name}, not {kind}", path, hint)
 
 
-def _open_text(path: Path, kind: str) -> "io.BufferedReader[Any]":
+@contextlib.contextmanager
+def _open_text(path: Path, kind: str) -> "Iterator[io.BufferedReader[Any]]":
     """The file's text as bytes, without a byte order mark, decompressed if its name ends in .gz."""
-    stream = io.BufferedReader(gzip.GzipFile(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
-    start = stream.peek()
-    _refuse_other_format(start, path, kind)
-    if start.startswith(_BOM):
-        stream.read(len(_BOM))
-    return stream
+    with io.BufferedReader(gzip.GzipFile(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
+        start = stream.peek()
+        _refuse_other_format(start, path, kind)
+        if start.startswith(_BOM):
+            stream.read(len(_BOM))
+        yield stream
 
 
 def _read_to_end(stream: "io.BufferedReader[Any]", path: Path) -> None:

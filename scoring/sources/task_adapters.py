@@ -256,14 +256,24 @@ def adapt_row(definition: TaskDefinition, row: Row) -> ClozeQuestion:
     try:
         question = adapter.make_question(read_columns(row, adapter.columns, optional=adapter.optional), style)
         _check_question(question, row, adapter.gold_column)
+        native_id = _read_native_id(row)
     except ColumnError as error:
         raise _make_row_error(definition, row, adapter, error) from error
-    native_id = next((row.values[key] for key in ID_COLUMNS if isinstance(row.values.get(key), str | int)), None)
     return msgspec.structs.replace(
         question,
         pairs=tuple(map(_move_spaces_to_continuation, question.pairs)) if style.format == "lm_eval" else question.pairs,
-        native_id=None if native_id is None else str(native_id),
+        native_id=native_id,
     )
+
+
+def _read_native_id(row: Row) -> str | None:
+    """The data set's own name of a row; values of other types name nothing."""
+    for column in ID_COLUMNS:
+        value = row.values.get(column)
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            name: str = read_columns(row, {column: GROUP})[column]
+            return name
+    return None
 
 
 def _check_question(question: ClozeQuestion, row: Row, gold_column: str | None) -> None:

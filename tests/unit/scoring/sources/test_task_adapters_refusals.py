@@ -99,6 +99,7 @@ def test_a_right_choice_that_is_none_of_the_choices_is_refused(adapter):
         ("multiple_choice", {"choices": ["a", 2]}, "row 3 has a list with 2 in column 'choices'"),
         ("multiple_choice", {"choices": {"a": 1}}, "row 3 has a struct of 'a' in column 'choices', not a list of texts"),
         ("multiple_choice", {"choices": ["a", "b \udfff"]}, "row 3 has a list with half of a surrogate pair in column 'choices'"),
+        ("multiple_choice", {"id": "\ud800"}, "row 3 has half of a surrogate pair in column 'id', not text"),
         ("multiple_choice", {"context": ...}, "row 3 has no value in column 'context' or 'query'"),
     ],
 )
