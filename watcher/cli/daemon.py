@@ -2,13 +2,11 @@
 
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from suites.common.errors import UserError
 from watcher.cli.options import config_option, copy_environment, echo_text
 
 if TYPE_CHECKING:
@@ -23,8 +21,12 @@ def run(config: Path | None) -> None:
     from watcher.daemon.daemon import run_daemon  # noqa: PLC0415
 
     environ = copy_environment()
-    loaded = _load_config_leniently(config, environ)
-    sys.exit(run_daemon(loaded, load_config=lambda: check_config(config, environ), environ=environ))
+
+    # One function for the start and for SIGHUP: what one refuses, the other refuses.
+    def load() -> "Config":
+        return check_config(config, environ)
+
+    sys.exit(run_daemon(load(), load_config=load, environ=environ))
 
 
 @click.command()
@@ -33,10 +35,11 @@ def run(config: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def once(config: Path | None, *, dry_run: bool, as_json: bool) -> None:
     """Run one tick and exit; for cron."""
+    from watcher.config.loader import check_config  # noqa: PLC0415
     from watcher.daemon.once import run_once  # noqa: PLC0415
 
     environ = copy_environment()
-    tick_report = run_once(_load_config_leniently(config, environ), dry_run=dry_run, environ=environ)
+    tick_report = run_once(check_config(config, environ), dry_run=dry_run, environ=environ)
     if as_json:
         click.echo(json.dumps({"actions": tick_report.actions, "skipped": tick_report.skipped}, indent=2))
     else:
@@ -46,18 +49,3 @@ def once(config: Path | None, *, dry_run: bool, as_json: bool) -> None:
             click.echo("Nothing to do.")
         for skip in tick_report.skipped:
             echo_text(f"skipped {skip['evaluation']}: {skip['reason']}")
-
-
-def _load_config_leniently(path: Path | None, environ: Mapping[str, str]) -> "Config":
-    """The config, with a warning where a stage's suites are unusable.
-
-    That stage waits and says so; other stages are scored.
-    """
-    from watcher.config.loader import check_config, load_config  # noqa: PLC0415
-
-    config = load_config(path, environ)
-    try:
-        check_config(path, environ)
-    except UserError as error:
-        echo_text(f"{error} (this stage waits until it is fixed; the others continue)", err=True)
-    return config

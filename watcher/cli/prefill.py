@@ -103,6 +103,6 @@ def _submit_prefill_job(stage: Stage, tokenizer: str, config: Config) -> int:
     except ExecutorUnreachable as error:
         hint = f"run scontrol release {outcome.job_id}"
         raise UserError(f"job {outcome.job_id} is held: {error}", location=location, hint=hint) from error
-    log_path = str(submission.stderr).replace("%j", outcome.job_id)
+    log_path = submission.stderr.with_name(submission.stderr.name.replace("%j", outcome.job_id))
     click.echo(f"{stage.name}: job {outcome.job_id} ({run_id}) fills the cache; log: {log_path}")
     return 0

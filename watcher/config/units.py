@@ -1,5 +1,6 @@
-"""Slurm time and memory strings <-> seconds and MiB."""
+"""Slurm time and memory strings <-> seconds and MiB; Slurm commands of a poll."""
 
+import math
 import re
 
 _SLURM_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})")
@@ -39,3 +40,12 @@ def parse_memory_mib(text: str | None) -> int | None:
     """
     match = None if text is None else _SLURM_MEMORY.fullmatch(text.strip())
     return None if match is None else int(int(match["number"]) * _MEBIBYTES_PER_UNIT[match["unit"].upper()]) or None
+
+
+SUBMISSION_COMMANDS = 2
+"""Slurm commands of one submission: sbatch and scontrol release."""
+
+
+def count_poll_commands(poll_seconds: float) -> int:
+    """Slurm commands that polls take in a minute: one squeue each, and one sacct."""
+    return math.ceil(60 / poll_seconds) + 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from suites.common.yaml_reader import YamlDocument, YamlPath, suggest_name
 from watcher.config.settings import Config, Stage
-from watcher.config.units import parse_memory_mib, parse_slurm_time
+from watcher.config.units import SUBMISSION_COMMANDS, count_poll_commands, parse_memory_mib, parse_slurm_time
 
 EXECUTORS = ("slurm", "local")
 
@@ -23,6 +23,8 @@ _RESERVED_OPTIONS = re.compile(
 )
 
 """Options that ``executors.slurm`` sets, or that would break one attempt, one job."""
+
+_RATE_HINT = "raise limits.slurm_calls_per_minute, or raise poll"
 
 _CONFIG_KEY_OPTIONS = {"--account", "--partition", "--qos", "--gres", "--cpus-per-task", "--time", "--mem"}
 
@@ -41,6 +43,19 @@ def check_values(document: YamlDocument, config: Config) -> None:
         raise document.make_error(f"{config.poll:g}s is too often", ("poll",), "write 1s or more; 60s is usual")
     if not config.python.strip():
         raise document.make_error("is empty", ("python",), "give the interpreter that has torch")
+    if config.executor == "slurm":
+        _check_command_rate(document, config)
+
+
+def _check_command_rate(document: YamlDocument, config: Config) -> None:
+    """UserError where polls leave no Slurm command for a submission."""
+    per_minute, polls = config.limits.slurm_calls_per_minute, count_poll_commands(config.poll)
+    if per_minute < polls + SUBMISSION_COMMANDS:
+        needs = f"a poll every {config.poll:g} s ({polls}) and a submission ({SUBMISSION_COMMANDS})"
+        message = f"{per_minute} Slurm commands per minute are too few for {needs}"
+        key: YamlPath = ("limits", "slurm_calls_per_minute")
+        # The line is the one that somebody wrote.
+        raise document.make_error(message, key if key in document.lines else ("poll",), _RATE_HINT)
 
 
 def check_slurm_options(document: YamlDocument, config: Config) -> None:
@@ -68,6 +83,9 @@ def check_slurm_options(document: YamlDocument, config: Config) -> None:
             )
         if _RESERVED_OPTIONS.fullmatch(option):
             raise document.make_error(f"{option} is set by the watcher", ("slurm", "extra"), "remove it")
+        if option == "--cpus-per-gpu":
+            message = "--cpus-per-gpu excludes --cpus-per-task, which the batch script sets"
+            raise document.make_error(message, ("slurm", "extra"), "write slurm: cpus_per_task: instead")
         if option in _CONFIG_KEY_OPTIONS:
             key = option[2:].replace("-", "_")
             raise document.make_error(f"{option} has its own key", ("slurm", "extra"), f"write slurm: {key}: instead")
@@ -141,9 +159,10 @@ def _check_bridge(document: YamlDocument, config: Config, stage: Stage, location
 
 
 def check_folders(document: YamlDocument, stages_document: YamlDocument, config: Config) -> None:
-    """UserError for a folder of the watcher inside a stage's checkpoints.
+    """UserError for a folder of the watcher that would not work.
 
-    Scripts that move checkpoints to S3 delete every folder in them.
+    It may not lie inside a stage's checkpoints: scripts that move checkpoints to S3 delete every folder in them. sbatch takes
+    names of logs for patterns; it has no escape for a backslash.
     """
     # Symbolic links are followed: a folder may lie among checkpoints under another path.
     folders: list[tuple[Path | None, YamlDocument, YamlPath]] = [
@@ -160,6 +179,12 @@ def check_folders(document: YamlDocument, stages_document: YamlDocument, config:
     for folder, source_document, location in folders:
         if folder is None:
             continue
+        if any(character < " " or character == "\x7f" for character in str(folder)):
+            message = f"{str(folder)!r} has a control character"
+            raise source_document.make_error(message, location, "rename the folder; lists of files have one path a line")
+        if config.executor == "slurm" and location[-1] == "results" and "\\" in str(folder):
+            message = f"Slurm cannot write a log below {folder}"
+            raise source_document.make_error(message, location, "use a path without a backslash, or executor: local")
         for stage in config.stages.values():
             checkpoints = _resolve_links(stage.checkpoints)
             if checkpoints in (_resolve_links(folder), *_resolve_links(folder).parents):

@@ -126,11 +126,11 @@ def _read_stat_fields(pid: str) -> list[str] | None:
 def spawn_session(command: Sequence[str], environ: Mapping[str, str], *, logs: tuple[Path, Path], name: str) -> int:
     """Start ``command`` in its own session, niced; returns the leader's pid.
 
-    ``logs`` are (out, err), appended to; ``%j`` in them becomes the pid, or ``name`` where a log of that
-    pid exists already. Raises OSError where a log cannot be opened or nothing can be started. Not
+    ``logs`` are (out, err), appended to; ``%j`` in their names becomes the pid, or ``name`` where a log of
+    that pid exists already. Raises OSError where a log cannot be opened or nothing can be started. Not
     subprocess.Popen: that one objects to children that are left alone.
     """
-    temporary_logs = [Path(str(log).replace("%j", name)) for log in logs]  # the pid is not known yet
+    temporary_logs = [log.with_name(log.name.replace("%j", name)) for log in logs]  # the pid is not known yet
     # Both logs are open before the start, so that an unwritable folder is an error before anything runs.
     with contextlib.ExitStack() as cleanup:
         descriptors = []
@@ -152,7 +152,7 @@ def spawn_session(command: Sequence[str], environ: Mapping[str, str], *, logs: t
             setsigdef=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE, signal.SIGXFSZ],
         )
     for log, path in zip(logs, temporary_logs, strict=True):
-        final_path = Path(str(log).replace("%j", str(pid)))
+        final_path = log.with_name(log.name.replace("%j", str(pid)))
         with contextlib.suppress(OSError):  # the log keeps its first name
             if not final_path.exists():
                 path.rename(final_path)

@@ -38,6 +38,9 @@ SUPERSEDED_EXIT_CODE = 5
 POLL_JITTER_FRACTION = 0.1
 """Share of a poll by which a sleep may be longer."""
 
+FIXED_KEYS = ("state", "scratch", "executor")
+"""Keys that only a restart changes: journal, lock, paths and jobs in flight belong to them."""
+
 
 class Daemon:
     """The running watcher, from taking the lock to releasing it."""
@@ -58,9 +61,12 @@ class Daemon:
         ``server_clock``: the file server's clock; ``executor``: instead of the config's.
         """
         self.config = config
-        self.log, self._clock = log, clock
+        self.log, self._clock, self._server_clock, self._environ = log, clock, server_clock, environ
+        # once finishes before it reports
+        self._data_bytes_per_tick = MAX_BYTES_PER_TICK if mode == "run" else math.inf
         self._journal_warnings: list[str] = []
         self._config_error = ""
+        self._config_stamp = _read_stamp(config.source)
         config.paths.state.mkdir(parents=True, exist_ok=True)
         server_now = server_clock(config.paths.clock_file)
         self.lock = DaemonLock.acquire(config.paths, lease_seconds=10 * config.poll, server_now=server_now)
@@ -81,21 +87,24 @@ class Daemon:
             self._journal_warnings += self.journal.state.warnings
             for warning in self._journal_warnings:
                 log("journal", message=warning)
-            self.tick_runner = TickRunner(
-                config,
-                self.journal,
-                make_executor(config, environ) if executor is None else executor,
-                ensure_state_id(config),
-                clock=clock,
-                server_clock=server_clock,
-                environ=environ,
-                log=log,
-                data_bytes_per_tick=MAX_BYTES_PER_TICK if mode == "run" else math.inf,  # once finishes before it reports
-            )
+            self.tick_runner = self._make_tick_runner(config, make_executor(config, environ) if executor is None else executor)
             self.report_scheduler = make_report_scheduler(config, environ, clock=clock, log=log)
         except BaseException:
             self.lock.release()
             raise
+
+    def _make_tick_runner(self, config: Config, executor: Executor) -> TickRunner:
+        return TickRunner(
+            config,
+            self.journal,
+            executor,
+            ensure_state_id(config),
+            clock=self._clock,
+            server_clock=self._server_clock,
+            environ=self._environ,
+            log=self.log,
+            data_bytes_per_tick=self._data_bytes_per_tick,
+        )
 
     def tick(self, is_stopping: Callable[[], bool] = lambda: False) -> bool:
         """One tick with notifications and status; whether it succeeded.
@@ -140,7 +149,8 @@ class Daemon:
         self._publish_status((*self.tick_runner.warnings, *warnings))
 
     def _publish_status(self, errors: tuple[str, ...], *, stopped: bool = False) -> bool:
-        warnings = (*self._journal_warnings, *filter(None, (self._config_error, self.notifier.last_error)), *errors)
+        config_warning = self._config_error or self._describe_edited_config()
+        warnings = (*self._journal_warnings, *filter(None, (config_warning, self.notifier.last_error)), *errors)
         try:
             self.heartbeat.beat(self.tick_runner, self.config, epoch=self.journal.epoch, warnings=warnings, stopped=stopped)
         except OSError as error:
@@ -158,28 +168,44 @@ class Daemon:
         """Publish the last status: the watcher was stopped."""
         self._publish_status(self.tick_runner.warnings, stopped=True)
 
-    def reload_config(self, load_config: Callable[[], Config]) -> None:
-        """Take a new config, or keep the old one with a warning.
+    def reload_config(self, load_config: Callable[[], Config]) -> bool:
+        """Take a new config as a fresh start would, or keep the old one with a warning.
 
-        State folder and executor cannot change.
+        State, scratch and executor cannot change. Returns whether the new one is taken.
         """
+        stamp = _read_stamp(self.config.source)  # before the content: a later edit differs from it
         try:
             config = load_config()
         except UserError as problem:
-            self._refuse_config(str(problem))
-            return
-        # Journal, lock and jobs belong to these two, so they cannot change under a running watcher.
-        if (config.state, config.executor) != (self.config.state, self.config.executor):
-            self._refuse_config("state and executor cannot change while the watcher runs; restart it")
-            return
-        self.config, self._config_error = config, ""
-        self.tick_runner.reconfigure(config)
+            return self._refuse_config(str(problem), stamp)
+        changes = [
+            f"{key} ({getattr(self.config, key)} > {getattr(config, key)})"
+            for key in FIXED_KEYS
+            if getattr(config, key) != getattr(self.config, key)
+        ]
+        if changes:
+            reason = f"{config.source}: {', '.join(changes)} cannot change while the watcher runs; restart it"
+            return self._refuse_config(reason, stamp)
+        executor = self.tick_runner.executor
+        executor.set_command_rate(config.limits.slurm_calls_per_minute, config.poll)
+        # Everything that a start derives from the config is made anew, so that no cache of the old one is left.
+        self.tick_runner = self._make_tick_runner(config, executor)
+        self.config, self._config_error, self._config_stamp = config, "", stamp
         self.report_scheduler.config = config
         self.log("config_reloaded", source=config.source)
+        return True
 
-    def _refuse_config(self, reason: str) -> None:
-        self._config_error = f"the new config is refused and the old one stays: {reason}"
+    def _refuse_config(self, reason: str, stamp: tuple[int, int] | None) -> bool:
+        self._config_error, self._config_stamp = f"the new config is refused and the old one stays: {reason}", stamp
         self.log("config_refused", message=reason)
+        return False
+
+    def _describe_edited_config(self) -> str:
+        """A warning where the config file is newer than the config in use."""
+        if _read_stamp(self.config.source) == self._config_stamp:
+            return ""
+        pid = self.lock.owner.pid
+        return f"{self.config.source} was edited, and this watcher uses what it read before; check it and run kill -HUP {pid}"
 
     def close(self) -> None:
         """Give everything back. Jobs go on."""
@@ -238,13 +264,7 @@ def _run_poll_loop(
 ) -> int:
     config, log = daemon.config, daemon.log
     log("watching", stages=sorted(config.stages), state=str(config.state), epoch=daemon.journal.epoch, pid=os.getpid())
-    # Polling works without events, so a failure of either is only logged.
-    warning = wakeup.watch_folders(stage.checkpoints for stage in config.stages.values())
-    if warning:
-        log("events", message=warning)
-    warning = systemd.notify_ready(config.poll)
-    if warning:
-        log("service", message=warning)
+    _use_poll_settings(daemon, wakeup, systemd)
     while True:
         try:
             if daemon.tick(lambda: signal_flags["stop"]):
@@ -264,4 +284,25 @@ def _run_poll_loop(
             return 0
         if signal_flags["reload"]:
             signal_flags["reload"] = False
-            daemon.reload_config(load_config)
+            if daemon.reload_config(load_config):
+                _use_poll_settings(daemon, wakeup, systemd)
+
+
+def _use_poll_settings(daemon: Daemon, wakeup: Wakeup, systemd: SystemdNotifier) -> None:
+    """Watch the folders of the config in use, and tell systemd its poll."""
+    # Polling works without events, so a failure of either is only logged.
+    warning = wakeup.watch_folders(stage.checkpoints for stage in daemon.config.stages.values())
+    if warning:
+        daemon.log("events", message=warning)
+    warning = systemd.notify_ready(daemon.config.poll)
+    if warning:
+        daemon.log("service", message=warning)
+
+
+def _read_stamp(source: str) -> tuple[int, int] | None:
+    """Time of change in ns and inode of a config file; None without a file."""
+    try:
+        stats = Path(source).stat()
+    except OSError:
+        return None
+    return stats.st_mtime_ns, stats.st_ino

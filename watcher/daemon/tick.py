@@ -84,10 +84,6 @@ class TickRunner:
         self._job_comment, self._clock, self._log = format_job_comment(state_id), clock, log
         self._last_decision: tuple[int, Decision] | None = None
 
-    def reconfigure(self, config: Config) -> None:
-        """Use ``config`` from the next tick on."""
-        self.config = self.actor.config = config
-
     def tick(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
         """Run rounds until nothing is left, or ``is_stopping()``. OSError, JournalSuperseded."""
         self.observer.new_tick()

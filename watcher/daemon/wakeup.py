@@ -47,7 +47,8 @@ class Wakeup:
             deadline = min(deadline, max(earliest_end, time.monotonic()))
 
     def watch_folders(self, folders: Iterable[Path]) -> str:
-        """Wake up when something is created in a folder; returns why not."""
+        """Wake up when something is created in one of these folders alone; returns why not."""
+        self._stop_watching()
         try:
             from watchdog.events import FileSystemEventHandler  # noqa: PLC0415  optional, and a cost at start
             from watchdog.observers import Observer  # noqa: PLC0415
@@ -87,10 +88,13 @@ class Wakeup:
 
     def close(self) -> None:
         """Stop watching and close the pipe."""
+        self._stop_watching()
+        os.close(self._read_fd)
+        os.close(self._write_fd)
+        self._read_fd = self._write_fd = -1
+
+    def _stop_watching(self) -> None:
         if self._observer is not None:
             self._observer.stop()
             self._observer.join(timeout=5)
             self._observer = None
-        os.close(self._read_fd)
-        os.close(self._write_fd)
-        self._read_fd = self._write_fd = -1

@@ -4,17 +4,21 @@ Every command has a time limit, the C locale, no Slurm settings of the user or a
 per minute. Nothing is tried twice here: the caller decides what a missing answer means.
 """
 
-import math
 import os
 import pwd
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+<<<<<<< HEAD
 import msgspec
 
 from suites.common.errors import UserError
 from suites.contract.job_owner import JobOwner
+=======
+from watcher.config.units import SUBMISSION_COMMANDS, count_poll_commands
+>>>>>>> 3f05e2a (One judge: start, once, doctor and SIGHUP check a config alike; a reload is a fresh start; log names are escaped)
 from watcher.core.executor import ExecutorUnreachable, Job, PartitionLimits, Resources, Submission, SubmissionResult, SubmitKind
 from watcher.core.processes import identify_process_owner
 from watcher.executors import slurm_parsers
@@ -49,8 +53,8 @@ _NO_ACCOUNTING_MESSAGES = ("accounting storage is disabled", "not running a supp
 class SlurmExecutor:
     """Submits, queries, releases and cancels jobs through Slurm's commands.
 
-    ``poll_seconds`` and ``per_minute`` divide the commands: see ``CommandBudget``. UserError if so frequent a poll leaves
-    none for a submission. ``clock`` (seconds) measures the minute; tests replace Slurm by ``run`` and ``environment``.
+    ``poll_seconds`` and ``per_minute`` divide the commands: see ``CommandBudget``. ``clock`` (seconds) measures the minute;
+    tests replace Slurm by ``run`` and ``environment``.
     """
 
     submits_held = True
@@ -66,11 +70,6 @@ class SlurmExecutor:
         run: CommandRunner = run_command,
         timeouts: Mapping[str, float] | None = None,
     ) -> None:
-        queries = math.ceil(60 / poll_seconds) + 1  # one squeue a poll, and one sacct a minute
-        if per_minute < queries + 2:
-            needs = f"a poll every {poll_seconds:g} s ({queries}) and a submission (2)"
-            message = f"{per_minute} Slurm commands per minute are too few for {needs}"
-            raise UserError(message, location="limits.slurm_calls_per_minute", hint="raise it, or raise poll")
         self.calls: Counter[str] = Counter()
         """Command -> how often it was run."""
         self.user = user or _get_user_name()
@@ -78,16 +77,24 @@ class SlurmExecutor:
         self._clock = clock
         self._run = run
         self._timeouts = _TIMEOUT_SECONDS_BY_COMMAND | dict(timeouts or {})
+<<<<<<< HEAD
         self._budget = CommandBudget(per_minute, queries, clock)
         self._cluster_name = ClusterName(self._query, clock)
         self._owner = identify_process_owner("slurm", user=self.user)
+=======
+        self._budget = CommandBudget(per_minute, count_poll_commands(poll_seconds), clock)
+>>>>>>> 3f05e2a (One judge: start, once, doctor and SIGHUP check a config alike; a reload is a fresh start; log names are escaped)
         self._no_accounting_since: float | None = None
         self._partition_limits: dict[str, tuple[float, PartitionLimits]] = {}
 
     @property
     def submissions_left(self) -> int:
         """How many submissions, with their releases, the rate limit still allows."""
-        return max(0, self._budget.count_remaining(mutating=True) // 2)
+        return max(0, self._budget.count_remaining(mutating=True) // SUBMISSION_COMMANDS)
+
+    def set_command_rate(self, per_minute: int, poll_seconds: float) -> None:
+        """Divide the next commands by other limits; those of the last minute still count."""
+        self._budget.per_minute, self._budget.queries = per_minute, count_poll_commands(poll_seconds)
 
     def identify(self) -> JobOwner:
         """This user on the cluster that the commands talk to."""
@@ -211,13 +218,16 @@ class SlurmExecutor:
 
 
 def format_resource_options(resources: Resources) -> list[str]:
-    """The options of sbatch for these resources."""
+    """The options of sbatch for these resources.
+
+    None has to be said for gres and CPUs: score.sbatch asks for one GPU and eight CPUs by itself.
+    """
     values = {
         "account": resources.account,
         "partition": resources.partition,
         "qos": resources.qos,
-        "gres": resources.gres,
-        "cpus-per-task": resources.cpus_per_task,
+        "gres": resources.gres or "none",
+        "cpus-per-task": resources.cpus_per_task or 1,
         "time": resources.time,
         "mem": resources.mem,
     }
@@ -236,13 +246,18 @@ def _build_sbatch_command(submission: Submission) -> list[str]:
         "--signal=B:USR1@120",
         f"--job-name={submission.name}",
         f"--comment={submission.comment}",
-        f"--output={submission.stdout}",
-        f"--error={submission.stderr}",
+        f"--output={_escape_folder(submission.stdout)}",
+        f"--error={_escape_folder(submission.stderr)}",
     ]
     if submission.after is not None:
         command += [f"--dependency=afterok:{submission.after}", "--kill-on-invalid-dep=yes"]
     setup = "" if submission.setup is None else str(submission.setup)
     return [*command, str(submission.script), str(submission.request), setup, submission.python]
+
+
+def _escape_folder(log: Path) -> str:
+    """The name of a log whose folder may hold %; in the file's name it begins a pattern."""
+    return f"{str(log.parent).replace('%', '%%')}/{log.name}"
 
 
 def _parse_jobs(command: str, result: CommandResult, parse: Callable[[str], slurm_parsers.ParsedJobs]) -> dict[str, Job]:

@@ -74,7 +74,7 @@ class CommandBudget:
     """
 
     def __init__(self, per_minute: int, queries: int, clock: Callable[[], float]) -> None:
-        self._per_minute, self._queries, self._clock = per_minute, queries, clock
+        self.per_minute, self.queries, self._clock = per_minute, queries, clock
         self._recent: deque[tuple[float, bool]] = deque()
 
     def count_remaining(self, *, mutating: bool) -> int:
@@ -82,14 +82,14 @@ class CommandBudget:
         now = self._clock()
         while self._recent and self._recent[0][0] <= now - _WINDOW_SECONDS:
             self._recent.popleft()
-        remaining = self._per_minute - len(self._recent)
+        remaining = self.per_minute - len(self._recent)
         if not mutating:
             return remaining
-        return min(remaining, self._per_minute - self._queries - sum(was_mutating for _, was_mutating in self._recent))
+        return min(remaining, self.per_minute - self.queries - sum(was_mutating for _, was_mutating in self._recent))
 
     def spend(self, *, mutating: bool) -> None:
         """Count one command."""
         self._recent.append((self._clock(), mutating))
 
     def __str__(self) -> str:
-        return f"rate limit: all {self._per_minute} Slurm commands of this minute are used (limits.slurm_calls_per_minute)"
+        return f"rate limit: all {self.per_minute} Slurm commands of this minute are used (limits.slurm_calls_per_minute)"

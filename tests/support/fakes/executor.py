@@ -73,6 +73,9 @@ class FakeExecutor:
     def identify(self):
         return self.owner
 
+    def set_command_rate(self, per_minute, poll_seconds):
+        """Nothing is counted here."""
+
     def submit(self, submission):
         self.calls["submit"] += 1
         outcome = self.submissions.popleft() if self.submissions else "ok"

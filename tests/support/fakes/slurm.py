@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -49,7 +50,10 @@ class SbatchRequest(NamedTuple):
 
 def _log(pattern: str, number: int, task: tuple[str, str] | None) -> str:
     array, index = task or (str(number), "4294967294")
-    return pattern.replace("%j", str(number)).replace("%A", array).replace("%a", index)
+    if "\\" in pattern:  # "Do not process any of the replacement symbols", and the backslashes go
+        return pattern.replace("\\", "")
+    values = {"%%": "%", "%j": str(number), "%A": array, "%a": index}
+    return re.sub("%[%jAa]", lambda match: values[match[0]], pattern)
 
 
 def find_job_tasks(state: State, number: str) -> list[dict[str, Any]]:
@@ -172,7 +176,7 @@ class FakeSlurm:
             "purged": False,
             "ghost": ghost,
             "qos": options.get("qos", "normal"),
-            "possible": options.get("gres", "gpu:0") in {"gpu:0", "gpu:1", "gpu:2", "gpu:3", "gpu:4"},
+            "possible": options.get("gres", "gpu:0") in {"none", "gpu:0", "gpu:1", "gpu:2", "gpu:3", "gpu:4"},
             "after": options.get("dependency", "").removeprefix("afterok:") or None,
             "out": _log(options.get("output", "slurm-%j.out"), number, task),
             "err": _log(options.get("error", options.get("output", "slurm-%j.out")), number, task),

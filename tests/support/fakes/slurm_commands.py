@@ -118,7 +118,7 @@ def _refusal(state: State, options: Mapping[str, str], arguments: Sequence[str])
 
 def _gpus(options: Mapping[str, str]) -> int:
     """How many a node are asked for; -1 where it is not gpus."""
-    match = re.fullmatch(r"gpu:(\d+)", options.get("gres", "gpu:0"))
+    match = re.fullmatch(r"gpu:(\d+)", options.get("gres", "none").replace("none", "gpu:0"))
     return int(match[1]) if match else -1
 
 

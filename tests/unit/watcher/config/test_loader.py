@@ -267,7 +267,8 @@ def test_any_config_survives_being_printed_and_loaded(tmp_path_factory, slurm, t
     folder = tmp_path_factory.mktemp("again")
     config = load_config(None, SCRATCH)
     stage = msgspec.structs.replace(config.stages["stage1"], tokenizer=tokenizer, every=7, start=start, to=None)
-    config = msgspec.structs.replace(config, slurm=slurm, poll=poll, stages={"stage1": stage})
+    limits = LimitSettings(slurm_calls_per_minute=1000)  # enough for any poll
+    config = msgspec.structs.replace(config, slurm=slurm, poll=poll, limits=limits, stages={"stage1": stage})
     assert same_again(folder, config) == config
 
 

@@ -39,6 +39,19 @@ def problem(tmp_path, text, loader=load_config, environ=None):
         (WHOLE + "poll: often\n", ":7: poll: 'often' is not a duration; write 90s, 15m or 2h"),
         (WHOLE + "poll: 0s\n", ":7: poll: 0s is too often; write 1s or more; 60s is usual"),
         (WHOLE + "limits:\n  max_running: 0\n", ":8: limits.max_running: expected `int` >= 1; write a value of that type"),
+        (
+            WHOLE + "poll: 5s\n",
+            ":7: poll: 10 Slurm commands per minute are too few for a poll every 5 s (13) and a",
+        ),
+        (
+            WHOLE + "limits:\n  slurm_calls_per_minute: 3\n",
+            ":8: limits.slurm_calls_per_minute: 3 Slurm commands per minute are too few for a poll every 60 s (2) and",
+        ),
+        (
+            WHOLE.replace("/data/results", "/data/a\\b"),
+            ":1: results: Slurm cannot write a log below /data/a\\b; use",
+        ),
+        (WHOLE + '    results: "/data/a\\nb"\n', ":7: stages.stage1.results: '/data/a\\nb' has a control character; rename"),
         (WHOLE + "executor: slrm\n", ":7: executor: unknown executor 'slrm'; did you mean 'slurm'?"),
         (WHOLE + "prefill: {where: moon}\n", ":7: prefill.where: unknown where 'moon'; use one of: login, job"),
         (
@@ -54,6 +67,10 @@ def problem(tmp_path, text, loader=load_config, environ=None):
         (WHOLE + "slurm: {time: 1 day}\n", ":7: slurm.time: '1 day' is not one word; write one word, or leave it out"),
         (WHOLE + "slurm: {extra: [exclusive]}\n", ":7: slurm.extra: 'exclusive' is not an option; write --name=value"),
         (WHOLE + "slurm: {extra: [--job-name=x]}\n", ":7: slurm.extra: --job-name is set by the watcher; remove it"),
+        (
+            WHOLE + "slurm: {extra: [--cpus-per-gpu=8]}\n",
+            ":7: slurm.extra: --cpus-per-gpu excludes --cpus-per-task, which the batch script sets; write slurm: cpus_per",
+        ),
         (WHOLE + "slurm: {extra: [-Jx]}\n", ":7: slurm.extra: -Jx is set by the watcher; remove it"),
         (WHOLE + "slurm: {extra: [--mem=4G]}\n", ":7: slurm.extra: --mem has its own key; write slurm: mem: instead"),
         # stages

@@ -61,7 +61,7 @@ def test_children_are_not_given_the_socket():
 
 def test_a_running_watcher_tells_its_service_and_a_clean_end_is_called_stopped(tmp_path):
     (tmp_path / "ckpts").mkdir()
-    stage = {"checkpoints": str(tmp_path / "ckpts"), "steps": [1], "suites": ["demo_stage1_ppl"]}
+    stage = {"checkpoints": str(tmp_path / "ckpts"), "steps": [1], "suites": ["stage1_ppl_slices"]}
     config = {"scratch": str(tmp_path), "executor": "local", "poll": "1s", "stages": {"base": stage}}
     (tmp_path / "watcher.yaml").write_text(yaml.safe_dump(config))
     with listening(str(tmp_path / "notify")) as heard:

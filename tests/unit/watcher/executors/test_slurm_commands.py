@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from suites.common.errors import UserError
 from support.executors.harness import FakeSlurmHarness
 from support.fakes.slurm import FakeSlurm, SbatchRequest
 from support.fakes.slurm_commands import run_fake_command
@@ -231,9 +230,18 @@ def test_deeds_over_the_limit_are_put_off(lab):
     assert executor.query_queue()[submission.name].state is not JobState.CANCELLED
 
 
-def test_a_limit_that_cannot_hold_the_poll_is_a_problem():
-    with pytest.raises(UserError, match="are too few for a poll every 5 s"):
-        SlurmExecutor(per_minute=10, poll_seconds=5)
+def test_a_new_rate_counts_the_commands_of_the_last_minute(lab):
+    clock = Clock()
+    executor = lab.make_executor(per_minute=6, poll_seconds=60, clock=clock)
+    for _ in range(2):
+        executor.query_queue()
+    executor.set_command_rate(100, 1)
+    assert executor.submissions_left == (100 - 61) // 2
+    executor.set_command_rate(4, 60)
+    assert executor.submissions_left == 1
+    clock.now += 60
+    executor.set_command_rate(100, 60)
+    assert executor.submissions_left == 49
 
 
 @pytest.mark.parametrize("jobs", [0, 20, 500])
