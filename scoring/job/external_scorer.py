@@ -135,6 +135,8 @@ def build_environment(
         "LIGHTEVAL_SEQ_LEN": str(request.seq_len),
         "NANOTRON_ROOT": environ.get("NANOTRON_ROOT") or _find_nanotron_source(),
         "EVAL_DATA_DIR": str(folders.data),
+        # The batch script leaves folders out of PYTHONPATH for the sake of our own packages only.
+        **({"PYTHONPATH": environ["SCORING_PYTHONPATH"]} if "SCORING_PYTHONPATH" in environ else {}),
     }
 
 

@@ -74,7 +74,7 @@ def run_workers(
 
 
 def _start_worker(request: ScoringRequest, number: int, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "scoring", "work", str(number)]
+    command = [sys.executable, "-P", "-m", "scoring", "work", str(number)]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, env=dict(environ))
     assert child.stdin is not None  # noqa: S101  stdin=PIPE
     with child.stdin as stream:

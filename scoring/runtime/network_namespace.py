@@ -35,6 +35,7 @@ def run_in_empty_network(argv: Sequence[str]) -> IsolatedRun:
         except OSError:
             continue
         if probe.returncode == 0:
-            return IsolatedRun(subprocess.run([*prefix, sys.executable, "-m", "scoring", *argv], check=False).returncode)
+            command = [*prefix, sys.executable, "-P", "-m", "scoring", *argv]
+            return IsolatedRun(subprocess.run(command, check=False).returncode)
         reason = " ".join(probe.stderr.split()) or reason
     return IsolatedRun(None, f"not cut off: {reason}")

@@ -26,6 +26,7 @@ def prefill(stage: str | None, *, refresh: bool, tokenizer: str | None, jobs: in
     Finished entries are kept, so a second run builds only missing ones.
     """
     from watcher.config.loader import load_config  # noqa: PLC0415
+    from watcher.core.python_path import drop_other_packages  # noqa: PLC0415
 
     loaded = load_config(config, copy_environment())
     stages = [get_stage(stage, loaded)] if stage is not None else list(loaded.stages.values())
@@ -40,7 +41,7 @@ def prefill(stage: str | None, *, refresh: bool, tokenizer: str | None, jobs: in
         for target_stage in stages:
             argv = build_prefill_argv(target_stage, loaded, tokenizer=tokenizers[target_stage.name], refresh=refresh, jobs=jobs)
             click.echo(f"{target_stage.name}: {' '.join(argv)}", err=True)
-            exit_codes.append(subprocess.run(argv, check=False).returncode)
+            exit_codes.append(subprocess.run(argv, env=drop_other_packages(copy_environment()), check=False).returncode)
     sys.exit(next((code for code in exit_codes if code), 0))
 
 
@@ -61,7 +62,7 @@ def _find_tokenizer(stage: Stage, config: Config, explicit_tokenizer: str | None
 
 def build_prefill_argv(stage: Stage, config: Config, *, tokenizer: str, refresh: bool, jobs: int | None) -> list[str]:
     """The command that fills the cache for a stage."""
-    argv = [config.python, "-m", "scoring", "prefill", "--eval-data", str(config.eval_data), "--tokenizer", tokenizer]
+    argv = [config.python, "-P", "-m", "scoring", "prefill", "--eval-data", str(config.eval_data), "--tokenizer", tokenizer]
     argv += [argument for suite in stage.suites for argument in ("--suite", suite)]
     argv += ["--slow-tokenizer"] if not stage.use_fast else []
     argv += ["--jobs", str(jobs)] if jobs is not None else []

@@ -172,16 +172,15 @@ class Executor(Protocol):
         """Submissions left in this minute; None where they are not counted."""
         ...
 
-<<<<<<< HEAD
     def identify(self) -> JobOwner:
         """Whose jobs its queue lists.
 
         Slurm's ClusterName is asked once an hour, and empty where it cannot be had.
         """
-=======
+        ...
+
     def set_command_rate(self, per_minute: int, poll_seconds: float) -> None:
         """Take other limits of a reloaded config for commands a minute."""
->>>>>>> 3f05e2a (One judge: start, once, doctor and SIGHUP check a config alike; a reload is a fresh start; log names are escaped)
         ...
 
     def submit(self, submission: Submission) -> SubmissionResult:

@@ -26,6 +26,7 @@ from watcher.config.settings import Config
 from watcher.core.actions import Alert
 from watcher.core.clock import Clock, LogFn
 from watcher.core.evaluation import SETTLED_STATES
+from watcher.core.python_path import drop_other_packages
 from watcher.daemon.background_process import BackgroundProcess, ProcessExit
 from watcher.daemon.report_state import ChildFailure, read_report_state
 from watcher.journal.replay import JournalState
@@ -215,7 +216,7 @@ class ReportScheduler:
             path = paths.comparison_request(record.stage, record.directory)
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, encode_json(request))
-            return key, [self.config.python, "-m", "scoring", "compare", str(path)]
+            return key, [self.config.python, "-P", "-m", "scoring", "compare", str(path)]
         page = report_html_path(self.config.results)
         # A deleted page is written again, even if nothing is new.
         is_current = self._signature == self._state.signature and page.exists()
@@ -224,7 +225,7 @@ class ReportScheduler:
         self._page_signature = self._signature
         # The page is made by another process, so that its memory does not stay in the daemon.
         config_options = [] if self.config.source == "built-in" else ["--config", self.config.source]
-        return REPORT_TASK, [sys.executable, "-m", "watcher", "report", "--html", str(page), *config_options]
+        return REPORT_TASK, [sys.executable, "-P", "-m", "watcher", "report", "--html", str(page), *config_options]
 
     def _is_backing_off(self, name: str, now: float) -> bool:
         failure = self._state.failures.get(name)
@@ -272,7 +273,9 @@ class ReportScheduler:
 
 def make_report_scheduler(config: Config, environ: Mapping[str, str], *, clock: Clock, log: LogFn) -> ReportScheduler:
     """The daemon's report scheduler."""
-    return ReportScheduler(config, BackgroundProcess(config.paths.children_log, environ, clock=clock), clock=clock, log=log)
+    return ReportScheduler(
+        config, BackgroundProcess(config.paths.children_log, drop_other_packages(environ), clock=clock), clock=clock, log=log
+    )
 
 
 def _shorten_list(messages: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ from suites.definitions.data_cache import build_prefill_command, missing_entries
 from suites.definitions.tokenizer_files import read_cached_digest
 from watcher import __version__
 from watcher.config.settings import Config, Stage
+from watcher.core.python_path import drop_other_packages
 from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck, get_last_output_line, run_with_timeout, warn_if
 from watcher.executors.slurm_commands import CommandRunner, clean_environment, run_command
 from watcher.journal.journal import read_journal
@@ -50,7 +51,7 @@ def check_job_environment(
         setup = Path(scratch) / "setup.sh"
         setup.write_text("".join(f"{line}\n" for line in config.slurm.setup), encoding="utf-8")
         shell = ["bash", "-c", _SETUP_SCRIPT, "doctor", str(setup) if config.slurm.setup else ""]
-        environment = clean_environment(environ)
+        environment = drop_other_packages(clean_environment(environ))
         yield from _check_interpreter(config, [*shell, config.python], environment, run)
         # As the daemon does it: a tokenizer may be known from a checkpoint alone, and the journal remembers it.
         plans = StageRequirementsCache(environ, LocalDataHashes(config.paths.contents_json))
@@ -73,7 +74,7 @@ def check_job_environment(
 def _check_interpreter(
     config: Config, shell: list[str], environment: Mapping[str, str], run: CommandRunner
 ) -> Iterator[DoctorCheck]:
-    result = run_with_timeout([*shell, "-c", _INTERPRETER_PROBE], environment, IMPORT_TIMEOUT_SECONDS, run)
+    result = run_with_timeout([*shell, "-P", "-c", _INTERPRETER_PROBE], environment, IMPORT_TIMEOUT_SECONDS, run)
     interpreter_info = _parse_json_output(result.stdout)
     if interpreter_info is None:
         hint = "check python: and slurm: setup: in the config"
@@ -126,7 +127,7 @@ def _check_offline_read(
     config: Config, stage: Stage, tokenizer: str, shell: list[str], *, environment: Mapping[str, str], run: CommandRunner
 ) -> DoctorCheck:
     """Read every byte of the data, as a job without a network does."""
-    command = [*shell, "-m", "scoring", "doctor", "--offline", "--json", "--eval-data", str(config.eval_data)]
+    command = [*shell, "-P", "-m", "scoring", "doctor", "--offline", "--json", "--eval-data", str(config.eval_data)]
     command += ["--tokenizer", tokenizer, *(argument for suite in stage.suites for argument in ("--suite", suite))]
     command += [] if stage.use_fast else ["--slow-tokenizer"]
     result = run_with_timeout(command, environment, CACHE_READ_TIMEOUT_SECONDS, run)

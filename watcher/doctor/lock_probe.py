@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import filelock
 
 from suites.common.atomic_files import create_once
+from watcher.core.python_path import drop_other_packages
 
 LOCK_KINDS = ("link", "lease", "flock")
 
@@ -80,8 +81,11 @@ def run_two_probes(kind: str, path: Path, count: int, duration_seconds: float, t
 
     RuntimeError if one fails or ``timeout_seconds`` are over.
     """
-    command = [sys.executable, "-m", "watcher.doctor.lock_probe", kind, str(path), str(count), str(duration_seconds)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    command = [sys.executable, "-P", "-m", "watcher.doctor.lock_probe", kind, str(path), str(count), str(duration_seconds)]
+    environ = drop_other_packages(os.environ)
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) for _ in range(2)
+    ]
     # Both are read in turn: the output of the second one fits its pipe while it waits.
     try:
         outputs = [process.communicate(timeout=timeout_seconds) for process in processes]

@@ -65,14 +65,12 @@ class LocalExecutor:
         """Attempts that may still change; only these are inspected."""
         self._ended: dict[str, tuple[float, Job]] = {}
 
-<<<<<<< HEAD
     def identify(self) -> JobOwner:
         """This user on this machine."""
         return self._owner
-=======
+
     def set_command_rate(self, per_minute: int, poll_seconds: float) -> None:
         """Do nothing: no commands are counted."""
->>>>>>> 3f05e2a (One judge: start, once, doctor and SIGHUP check a config alike; a reload is a fresh start; log names are escaped)
 
     def submit(self, submission: Submission) -> SubmissionResult:
         """Start the script; the job id is its pid.

@@ -11,14 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-<<<<<<< HEAD
 import msgspec
 
-from suites.common.errors import UserError
 from suites.contract.job_owner import JobOwner
-=======
 from watcher.config.units import SUBMISSION_COMMANDS, count_poll_commands
->>>>>>> 3f05e2a (One judge: start, once, doctor and SIGHUP check a config alike; a reload is a fresh start; log names are escaped)
 from watcher.core.executor import ExecutorUnreachable, Job, PartitionLimits, Resources, Submission, SubmissionResult, SubmitKind
 from watcher.core.processes import identify_process_owner
 from watcher.executors import slurm_parsers
@@ -77,13 +73,9 @@ class SlurmExecutor:
         self._clock = clock
         self._run = run
         self._timeouts = _TIMEOUT_SECONDS_BY_COMMAND | dict(timeouts or {})
-<<<<<<< HEAD
-        self._budget = CommandBudget(per_minute, queries, clock)
+        self._budget = CommandBudget(per_minute, count_poll_commands(poll_seconds), clock)
         self._cluster_name = ClusterName(self._query, clock)
         self._owner = identify_process_owner("slurm", user=self.user)
-=======
-        self._budget = CommandBudget(per_minute, count_poll_commands(poll_seconds), clock)
->>>>>>> 3f05e2a (One judge: start, once, doctor and SIGHUP check a config alike; a reload is a fresh start; log names are escaped)
         self._no_accounting_since: float | None = None
         self._partition_limits: dict[str, tuple[float, PartitionLimits]] = {}
 

@@ -37,7 +37,7 @@ def test_a_scored_attempt_leaves_a_claim_and_an_exit_record(attempt):
     assert record.owner == attempt.claim()
     assert record.owner.startswith(f"local:{record.host}:")
     assert record.start <= record.end
-    assert (attempt.folder / "arguments").read_text().splitlines() == ["-m", "scoring", "score", str(attempt.request)]
+    assert (attempt.folder / "arguments").read_text().splitlines() == ["-P", "-m", "scoring", "score", str(attempt.request)]
     assert not list(attempt.folder.glob(".*")), "nothing is left aside"
 
 
@@ -45,7 +45,7 @@ def test_prefill_runs_the_prefill_command_in_the_same_frame(attempt):
     code, words = wait_for_script(start_script(attempt, script=PREFILL_SCRIPT))
     assert code == 0, words
     arguments = (attempt.folder / "arguments").read_text().splitlines()
-    assert arguments == ["-m", "scoring", "prefill", "--request", str(attempt.request)]
+    assert arguments == ["-P", "-m", "scoring", "prefill", "--request", str(attempt.request)]
     assert attempt.exit_record.code == 0
 
 

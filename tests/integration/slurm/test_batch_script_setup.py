@@ -20,6 +20,7 @@ from support.executors.batch_scripts import (
     wait_for_script,
     write_stand_in,
 )
+from watcher.observe.job_logs import read_log_ending
 
 NAME = "eval-stage1-2000-0badcafe"
 ODD = 'it\'s a "folder" $HOME `id` \\n & ü'
@@ -60,16 +61,58 @@ def test_a_relative_request_is_found_after_the_setup_changed_folder(attempt, tmp
     assert attempt.exit_record.run_id == NAME
 
 
-def test_setup_lines_may_be_as_careless_as_module_files_are(attempt, tmp_path):
+NESTED = "false\ng() { false; return 0; }\ng\nexport NESTED=1\n"
+MODULE = "module() { eval \"$(printf 'false\\n')\"; }\n"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        'echo "$NOT_SET $# arguments"',
+        "source ./nested.sh",
+        "[ -f ./nosuch ] && source ./nosuch\ntrue",
+        "if false; then :; fi\n! true\nfalse || true\nfalse | true",
+        "f() { false; true; }\nf",
+        'eval "f() { false; }"\nuntil f || true; do :; done',
+        "cat >/dev/null <<END\nfalse\nEND",
+        "trap 'echo mine' ERR\nset +u",
+    ],
+)
+def test_setup_lines_may_be_as_careless_as_module_files_are(attempt, tmp_path, lines):
+    (tmp_path / "nested.sh").write_text(NESTED)
     setup = tmp_path / "setup.sh"
-    setup.write_text('echo "$NOT_SET $# arguments"\nfalse\nexport A=1\nno_such_command\n')
-    process = start_script(attempt, str(setup))
-    out, words = process.communicate(timeout=20)
-    assert process.returncode == 0, words
-    assert out.strip() == "0 arguments"
-    assert "no_such_command: command not found" in words
-    assert f"{setup}: its last command failed with 127; going on" in words
-    assert variables(attempt)["A"] == "1"
+    setup.write_text(f"cd {tmp_path}\n{lines}\nexport LAST=1\n")
+    code, words = wait_for_script(start_script(attempt, str(setup)))
+    assert code == 0, words
+    assert variables(attempt)["LAST"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("true\nfalse\ntrue", "setup line 2 failed with 1: false;"),
+        ("export A=1\n  module load cuda/99\ntrue", "setup line 2 failed with 127: module load cuda/99;"),
+        (f"{MODULE}module load cuda/99\ntrue", "setup line 2 failed with 1: module load cuda/99;"),
+        ("source /no/such/venv/bin/activate\ntrue", "setup line 1 failed with 1: source /no/such/venv/bin/activate;"),
+        ("f() {\n  true\n  false\n}\nf\ntrue", "setup line 5 failed with 1: f;"),
+        ("for i in 1 2; do\n  (exit $i)\ndone", "setup line 2 failed with 1: (exit $i);"),
+        ("ls \\\n  /no/such\ntrue", "setup line 2 failed with 2: /no/such;"),
+        ("X=$(exit 9)\ntrue", "setup line 1 failed with 9: X=$(exit 9);"),
+        ("set -e\ncd /no/such\ntrue", "setup line 2 failed with 1: cd /no/such;"),
+        ("true\nreturn 3\ntrue", "the setup lines failed: {setup}: ended with 3;"),
+        ("if true; then\ntrue", "the setup lines failed: {setup}: line 3: syntax error: unexpected end of file;"),
+    ],
+)
+def test_the_first_setup_line_that_fails_ends_the_job_and_is_named(attempt, tmp_path, lines, said):
+    setup = tmp_path / "setup.sh"
+    setup.write_text(f"{lines}\n")
+    code, words = wait_for_script(start_script(attempt, str(setup)))
+    assert code == ExitCode.UNAVAILABLE, words
+    assert said.format(setup=setup) + " fix slurm: setup: in the config" in words
+    assert (attempt.exit_record.code, attempt.run_count) == (ExitCode.UNAVAILABLE, 0)
+    log = tmp_path / "log"
+    log.write_text(words)
+    assert read_log_ending(log).reason.startswith(said.format(setup=setup)), "the words that the status shows"
 
 
 def test_setup_that_drops_traps_and_options_changes_nothing(attempt, tmp_path):
@@ -123,14 +166,66 @@ def test_usage_is_said_when_there_is_no_request(tmp_path):
     assert f"usage: score.sbatch REQUEST.json [SETUP [PYTHON]]; {nowhere.request} is not a readable file" in words
 
 
-def test_threads_follow_the_cpus_that_slurm_gave(attempt):
-    assert wait_for_script(start_script(attempt, SLURM_JOB_ID="1", SLURM_CPUS_PER_TASK="6", OMP_NUM_THREADS=""))[0] == 0
-    assert variables(attempt)["OMP_NUM_THREADS"] == "6"
+LOGIN_THREADS = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+    "OMP_THREAD_LIMIT": "1",
+    "OMP_PROC_BIND": "true",
+    "GOMP_CPU_AFFINITY": "0",
+    "KMP_AFFINITY": "disabled",
+}
+"""What a profile sets for the sake of a login node."""
 
 
-def test_threads_that_a_person_set_are_kept(attempt):
-    assert wait_for_script(start_script(attempt, SLURM_JOB_ID="1", SLURM_CPUS_PER_TASK="6", OMP_NUM_THREADS="2"))[0] == 0
+@pytest.mark.parametrize(
+    ("given", "lines", "threads"),
+    [
+        ({"SLURM_CPUS_PER_TASK": "6"}, "", "6"),
+        ({"SLURM_CPUS_ON_NODE": "4"}, "", "4"),
+        ({"SLURM_CPUS_PER_TASK": "6", "SLURM_CPUS_ON_NODE": "8"}, "source ./profile", "6"),
+        ({"SLURM_CPUS_PER_TASK": "6"}, "export OMP_NUM_THREADS=2", "2"),
+        ({"SLURM_CPUS_PER_TASK": "6"}, "export OMP_NUM_THREADS=$((OMP_NUM_THREADS / 2))", "3"),
+        ({"SLURM_CPUS_PER_TASK": "6"}, "unset OMP_NUM_THREADS", "6"),
+    ],
+)
+def test_threads_are_those_of_the_allocation_unless_a_setup_line_names_them(attempt, tmp_path, given, lines, threads):
+    (tmp_path / "profile").write_text("".join(f"export {name}={value}\n" for name, value in LOGIN_THREADS.items()))
+    setup = tmp_path / "setup.sh"
+    setup.write_text(f"cd {tmp_path}\n{lines}\n")
+    code, words = wait_for_script(start_script(attempt, str(setup), SLURM_JOB_ID="1", **LOGIN_THREADS, **given))
+    assert code == 0, words
+    assert {name: value for name, value in variables(attempt).items() if name in LOGIN_THREADS} == {"OMP_NUM_THREADS": threads}
+
+
+def test_a_job_without_slurm_keeps_the_threads_of_its_shell(attempt):
+    assert wait_for_script(start_script(attempt, OMP_NUM_THREADS="2"))[0] == 0
     assert variables(attempt)["OMP_NUM_THREADS"] == "2"
+
+
+@pytest.mark.parametrize("name", ["scoring", "suites"])
+@pytest.mark.parametrize("kind", ["package", "module"])
+@pytest.mark.parametrize("start", ["{folder}:/else", "/else:{folder}", ".:/else", ":/else", "/else:"])
+def test_a_package_of_the_users_on_pythonpath_hides_nothing(attempt, tmp_path, name, kind, start):
+    folder = tmp_path / "project"
+    path = folder / name / "__init__.py" if kind == "package" else folder / f"{name}.py"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    setup = tmp_path / "setup.sh"
+    given = start.format(folder=folder)
+    setup.write_text(f"cd {folder}\nexport PYTHONPATH={given}\n")
+    code, words = wait_for_script(start_script(attempt, str(setup)))
+    assert code == 0, words
+    assert (variables(attempt)["PYTHONPATH"], variables(attempt)["SCORING_PYTHONPATH"]) == ("/else", given)
+    assert f"is left out, since its '{name}' would hide the scorer's; going on" in words
+
+
+def test_a_pythonpath_with_the_scorer_itself_stays_as_it_is(attempt):
+    given = f"/else:{SCORE_SCRIPT.parents[1]}:/a b"
+    assert wait_for_script(start_script(attempt, PYTHONPATH=given))[0] == 0
+    assert variables(attempt)["PYTHONPATH"] == given
+    assert "SCORING_PYTHONPATH" not in variables(attempt)
 
 
 def test_a_log_without_room_ends_no_job(attempt):

@@ -38,7 +38,7 @@ def test_the_child_gets_what_the_config_says_and_its_code_is_passed_on(tmp_path)
     ended, (argv,), suite = prefill(tmp_path, "one", "--refresh", "--jobs", "2", code=75)
     assert ended.exit_code == 75, ended.output
     data = str(tmp_path / "evaluation_results" / "eval_data")
-    head = ["-m", "scoring", "prefill", "--eval-data", data, "--tokenizer", "acme/tok", "--suite", str(suite)]
+    head = ["-P", "-m", "scoring", "prefill", "--eval-data", data, "--tokenizer", "acme/tok", "--suite", str(suite)]
     assert argv == [*head, "--slow-tokenizer", "--jobs", "2", "--refresh"]
 
 
@@ -86,7 +86,7 @@ def test_as_a_job_it_is_submitted_and_leaves_its_end_beside_its_request(tmp_path
     assert (request.tokenizer, request.use_fast, request.offline) == ("acme/tok", False, False)
     assert [suite.source for suite in request.suites] == [str(tmp_path / "ours.yaml")]
     argv = json.loads((tmp_path / "log").read_text())
-    assert argv == ["-m", "scoring", "prefill", "--request", str(folder / "request.json")]
+    assert argv == ["-P", "-m", "scoring", "prefill", "--request", str(folder / "request.json")]
 
 
 def test_a_job_takes_no_options_of_the_terminal(tmp_path):

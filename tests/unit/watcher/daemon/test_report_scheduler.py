@@ -136,8 +136,8 @@ def test_what_fails_its_objectives_is_news_by_its_content_and_shown_after_a_rest
 def test_the_command_is_an_argument_list_of_the_configs_python(run):
     run.ticks()
     name, command = run.desk.started[0]
-    assert command[:4] == ["python3", "-m", "scoring", "compare"]
-    request = read_request(Path(command[4]), CompareRequest)
+    assert command[:5] == ["python3", "-P", "-m", "scoring", "compare"]
+    request = read_request(Path(command[5]), CompareRequest)
     assert f"{request.candidate.stage}/{request.candidate.directory}" == name
     assert request == build_comparison_requests(run.sample.config, run.ledger)[name]
 
@@ -145,8 +145,8 @@ def test_the_command_is_an_argument_list_of_the_configs_python(run):
 def test_the_page_is_made_by_this_very_watcher_with_this_config(run):
     run.ticks()
     command = dict(run.desk.started)[REPORT_TASK]
-    assert command[:4] == [sys.executable, "-m", "watcher", "report"]
-    assert command[4:] == ["--html", str(run.desk.page), "--config", str(run.sample.config_file)]
+    assert command[:5] == [sys.executable, "-P", "-m", "watcher", "report"]
+    assert command[5:] == ["--html", str(run.desk.page), "--config", str(run.sample.config_file)]
 
 
 def test_the_bridge_is_the_baseline_and_earlier_steps_of_the_stage_come_with_it(run):

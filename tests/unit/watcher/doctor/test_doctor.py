@@ -50,7 +50,7 @@ def interpreter(folder, said, *, offline=None):
     path = folder / "python"
     answers = {"look": json.dumps(said), "offline": json.dumps(offline)}
     whole = f"echo '{answers['offline']}'; exit {0 if offline else 66}"
-    path.write_text(f"#!/bin/bash\ncase $1 in -c) echo '{answers['look']}';; *) {whole};; esac\n")
+    path.write_text(f"#!/bin/bash\ncase $2 in -c) echo '{answers['look']}';; *) {whole};; esac\n")
     path.chmod(0o755)
     return path
 
