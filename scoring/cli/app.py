@@ -55,6 +55,12 @@ def scoring_cli() -> None:
 @click.option("--device", help="cpu, cuda or cuda:N; default: cuda where there is one.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: float32 on a CPU, bfloat16 on CUDA.")
 @click.option("--padded-vocab", type=click.Choice(["in_softmax", "masked"]), default="in_softmax", show_default=True)
+@click.option(
+    "--assume",
+    multiple=True,
+    metavar="KEY=ignored|applied",
+    help="What a key of model_config.json means that is not implemented; only rope_scaling can be applied.",
+)
 @click.option("--backend", type=click.Choice(["direct", "nanotron", "command"]), default="direct", show_default=True)
 @click.option("--command", help="Line for bash that --backend command runs; default: $LIGHTEVAL_CMD.")
 @click.option("--export", "exports", multiple=True, type=click.Choice(["lm-eval"]), help="Also write results in this format.")

@@ -1,7 +1,7 @@
 """Makes the request of ``python -m scoring score`` from its options."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,6 +9,7 @@ import msgspec
 
 from suites.checkpoint.completeness import Completeness, Inspection, inspect_checkpoint
 from suites.checkpoint.layout import guess_step
+from suites.checkpoint.model_config_reader import ASSUMPTIONS
 from suites.common.errors import ExitCode, UserError
 from suites.contract.encoding import canonical_digest
 from suites.contract.paths import format_step_directory
@@ -36,6 +37,7 @@ class ScoreOptions(msgspec.Struct, frozen=True, kw_only=True):
     padded_vocab: str
     backend: str
     command: str | None = None
+    assume: tuple[str, ...] = ()
     exports: tuple[str, ...]
     offline: bool
 
@@ -61,8 +63,9 @@ def request_from_options(options: ScoreOptions, environ: Mapping[str, str]) -> S
     suites = tuple(bind_current_data(load_suite(suite, environ).to_request()) for suite in options.suites)
     tokenizer = options.tokenizer or _require_value(inspection.tokenizer, inspection, "a tokenizer", "give --tokenizer")
     seq_len = options.seq_len or _require_value(inspection.seq_len, inspection, "a sequence length", "give --seq-len")
+    assume = _parse_assumptions(options.assume)
     # Everything that changes numbers is in the run id; exports and --offline change none.
-    settings = [tokenizer, options.slow_tokenizer, seq_len, options.dtype, options.padded_vocab, options.backend]
+    settings = [tokenizer, options.slow_tokenizer, seq_len, options.dtype, options.padded_vocab, options.backend, assume]
     device_type = (options.device or "").partition(":")[0]  # cuda:0 and cuda:1 give the same numbers
     identity_digest = canonical_digest(
         [inspection.fingerprint, *(digest for digest, _ in compute_tier_digests(suites).values()), *settings, device_type]
@@ -87,9 +90,22 @@ def request_from_options(options: ScoreOptions, environ: Mapping[str, str]) -> S
         device=options.device,
         dtype=options.dtype,
         padded_vocab=options.padded_vocab,
+        assume=assume,
         exports=options.exports,
         offline=options.offline,
     )
+
+
+def _parse_assumptions(arguments: Iterable[str]) -> dict[str, str]:
+    """Key -> choice of arguments such as ``rope_scaling=applied``. UserError for anything else."""
+    assumptions: dict[str, str] = {}
+    for argument in arguments:
+        key, _, choice = argument.partition("=")
+        if not key or choice not in ASSUMPTIONS:
+            hint = f"write KEY={' or KEY='.join(ASSUMPTIONS)}"
+            raise UserError(f"{argument!r} assumes nothing", location="--assume", hint=hint)
+        assumptions[key] = choice
+    return assumptions
 
 
 def _require_value(value: T | None, inspection: Inspection, setting: str, hint: str) -> T:

@@ -16,6 +16,7 @@ from suites.common.errors import ExitCode, UserError
 from suites.contract.comparison import EvaluationInfo, EvaluationRef, Refusal
 from suites.contract.objectives import TIER4_RATES, TIER_BY_SHORT_NAME
 from suites.contract.paths import EvaluationPaths
+from suites.contract.tier_files import find_contradicting_key
 
 SECTION_BY_TIER = {"tier2_ppl": "slices", "tier3_cf": "tasks", "tier4_sft_native": "summary"}
 
@@ -154,6 +155,9 @@ def find_comparable_names(
         side_name = "candidate" if tier not in candidate.documents else "baseline"
         return ComparableNames([], [Refusal(name=tier, reason=f"not scored at the {side_name}", tier=tier)])
     mismatch = describe_mismatch(baseline.documents[tier], candidate.documents[tier], HEAD_REQUIRED_EQUAL)
+    assumed = [document.get("assume") or {} for document in (baseline.documents[tier], candidate.documents[tier])]
+    if mismatch is None and (key := find_contradicting_key(*assumed)):
+        mismatch = f"different meaning of {key}: {assumed[0][key]} at the baseline, {assumed[1][key]} at the candidate"
     if mismatch is not None:
         return ComparableNames([], [Refusal(name=tier, reason=mismatch, tier=tier)])
     # A head mismatch refuses the tier; an entry's own mismatch refuses that entry only.

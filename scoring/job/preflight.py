@@ -2,15 +2,17 @@
 
 from typing import NamedTuple
 
+import msgspec
 import torch
 
 from scoring.export.lm_eval import EXPORTERS
 from scoring.job import external_scorer
 from scoring.model import nanotron_backend
+from scoring.model.open_checkpoint import HINT_ASSUME
 from scoring.tiers.registry import TIERS
-from suites.checkpoint.architecture import UnscorableCheckpoint
 from suites.checkpoint.completeness import compute_fingerprint
 from suites.checkpoint.metadata import CheckpointMetadata, read_checkpoint_metadata
+from suites.checkpoint.model_config_reader import UnscorableCheckpoint
 from suites.checkpoint.shard_headers import IncompleteFile
 from suites.common.errors import ExitCode, UserError
 from suites.common.formatting import describe_error
@@ -47,12 +49,20 @@ def refuse_changed_checkpoint(request: ScoringRequest) -> None:
 def load_checkpoint_metadata(request: ScoringRequest) -> CheckpointMetadata:
     """Read the documents of the checkpoint.
 
-    Raises UserError (changed) where that fails: they were readable when the checkpoint was judged complete.
+    Raises UserError (changed) where that fails: they were readable when the checkpoint was judged complete. Raises UserError
+    (cannot score) for a key that is not implemented, unless the request says what it means.
     """
     try:
-        return read_checkpoint_metadata(request.resolve_checkpoint_folder())
+        metadata = read_checkpoint_metadata(request.resolve_checkpoint_folder())
     except (IncompleteFile, UnscorableCheckpoint, OSError) as error:
         raise _build_changed_error(request, f"changed or vanished: {describe_error(error)}") from error
+    # Other backends compute the model with their own code.
+    if request.backend != "direct":
+        return metadata
+    try:
+        return msgspec.structs.replace(metadata, architecture=metadata.architecture.assume(request.assume))
+    except UnscorableCheckpoint as error:
+        raise UserError(str(error), location=request.checkpoint, hint=HINT_ASSUME, code=ExitCode.CANNOT_SCORE) from error
 
 
 def _build_changed_error(request: ScoringRequest, message: str) -> UserError:

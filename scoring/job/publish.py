@@ -59,6 +59,7 @@ def build_head(request: ScoringRequest, tier: str, run_info: RunInfo) -> dict[st
         "seq_len": identity.seq_len,
         "backend": identity.backend,
         "padded_vocab": identity.padded_vocab,
+        "assume": identity.assume,
         "scorer_version": SCORER_VERSION,
         "run_id": request.run_id,
         "canary": run_info.canary,

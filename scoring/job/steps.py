@@ -84,6 +84,7 @@ class _Step(msgspec.Struct, frozen=True, kw_only=True):
             dtype=dtype,
             backend=request.backend,
             padded_vocab=request.padded_vocab,
+            assume=dict(self.metadata.architecture.assumed),
         )
         return JobContext(request=request, identity=identity, tokenizer=tokenizer, stop=self.run.stop)
 

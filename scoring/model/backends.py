@@ -23,9 +23,16 @@ def load_model(request: ScoringRequest, *, device: str, dtype: str) -> LoadedMod
         model = load_nanotron_model(folder, expected_fingerprint=request.fingerprint)
     else:
         model = load_causal_lm(
-            folder, device=device, dtype=dtype, padded_vocab=request.padded_vocab, expected_fingerprint=request.fingerprint
+            folder,
+            device=device,
+            dtype=dtype,
+            padded_vocab=request.padded_vocab,
+            expected_fingerprint=request.fingerprint,
+            assume=request.assume,
         )
     _log.info("model loaded", **{key: model.description.get(key) for key in ("architecture", "bytes", "load_seconds")})
+    if assumed := model.description.get("assumed"):
+        _log.warning("keys of model_config.json are assumed", **assumed)
     if ignored := model.description.get("ignored"):
         _log.warning("ignored files of another topology or leftovers", files=len(ignored), first=ignored[0])
     return model

@@ -16,6 +16,7 @@ from scoring.model.attention_mask import QueryBlock
 from scoring.model.kv_cache import UpdateKV
 from scoring.model.linear import Linear
 from scoring.model.moe import Activation, ExpertsMLP, GatedMLP
+from scoring.model.rope import compute_frequencies
 from suites.checkpoint.architecture import Architecture
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -28,7 +29,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "relu": functional.relu,
     "relu2": lambda x: functional.relu(x).square(),
 }
-"""Name in model_config.json -> function. Each returns a new tensor, which its caller may overwrite."""
+"""Each of ``ACTIVATION_NAMES`` -> its function. Each returns a new tensor, which its caller may overwrite."""
 
 
 class RopeCosSin(NamedTuple):
@@ -214,13 +215,13 @@ class Decoder(nn.Module):
             self.embed_tokens = Embedding(arch.vocab, arch.hidden)
             self.layers = nn.ModuleList(DecoderLayer(arch, index, scale=scale) for index in range(arch.layers))
             self.norm = _build_norm(arch)
-        frequencies = 1.0 / arch.rope_theta ** (torch.arange(0, arch.head_dim, 2, dtype=torch.float32) / arch.head_dim)
-        self.frequencies = (frequencies / arch.rope_factor).to(device)  # float32 [head_dim / 2]
+        self.frequencies = compute_frequencies(arch).to(device)  # float32 [head_dim / 2]
+        self.rope_amplitude = 1.0 if arch.rope_scaling is None else arch.rope_scaling.attention_factor
 
     def compute_rope(self, position_ids: torch.Tensor) -> RopeCosSin:
         """Cosine and sine for int64 [B, S]."""
         angles = position_ids[..., None, None].float() * self.frequencies  # [B, S, 1, head_dim / 2]
-        return RopeCosSin(angles.cos(), angles.sin())
+        return RopeCosSin(angles.cos() * self.rope_amplitude, angles.sin() * self.rope_amplitude)
 
 
 def _build_norm(arch: Architecture) -> nn.Module:

@@ -7,8 +7,9 @@ an error message.
 import math
 import os
 import time
+import types
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,15 @@ from scoring.model.causal_lm import EMBEDDING_NAME, HEAD_NAME, CausalModel, buil
 from scoring.model.decoder import Decoder
 from scoring.model.linear import Linear, lay_out_weight
 from scoring.model.memory_budget import refuse_oversized_model
-from suites.checkpoint.architecture import UnscorableCheckpoint
-from suites.checkpoint.completeness import CheckpointShards, compute_fingerprint, open_checkpoint_shards
-from suites.checkpoint.shard_headers import BYTES_PER_ELEMENT, Box, IncompleteFile, Shard
+from scoring.model.open_checkpoint import (
+    assume_keys,
+    make_cannot_score_error,
+    make_changed_error,
+    open_expected_checkpoint,
+    refuse_rewritten_checkpoint,
+)
+from suites.checkpoint.completeness import CheckpointShards
+from suites.checkpoint.shard_headers import BYTES_PER_ELEMENT, Box, Shard
 from suites.common.documents import open_without_blocking
 from suites.common.errors import ExitCode, UserError
 from suites.common.formatting import describe_error
@@ -38,10 +45,6 @@ PADDED_VOCAB_CHOICES = ("in_softmax", "masked")
 READER_THREADS = 8
 """Files read at the same time: one reader gets only a fraction of a parallel file system's speed."""
 
-_HINT_CHANGED = "it is scored again when it is complete again"
-
-_HINT_CANNOT_SCORE = "use a complete nanotron checkpoint of a supported architecture"
-
 
 def load_causal_lm(
     folder: Path,
@@ -50,6 +53,7 @@ def load_causal_lm(
     dtype: str | None = None,
     padded_vocab: str = "in_softmax",
     expected_fingerprint: str | None = None,
+    assume: Mapping[str, str] = types.MappingProxyType({}),
 ) -> CausalModel:
     """Load a Llama, Qwen2-class or Starcoder2 checkpoint of any tp x pp.
 
@@ -59,6 +63,7 @@ def load_causal_lm(
         dtype: ``float32`` or ``bfloat16``; by default float32 on a CPU and bfloat16 on CUDA.
         padded_vocab: ``in_softmax`` as nanotron has it, or ``masked`` (see ``CausalModel.fit_tokenizer``).
         expected_fingerprint: fingerprint of the content that was found complete.
+        assume: key of model_config.json that is not implemented -> ``ignored`` or ``applied``.
 
     Raises:
         UserError: CHANGED if the content is not the expected one or changes meanwhile; CANNOT_SCORE, with the name, if a
@@ -69,15 +74,12 @@ def load_causal_lm(
     if padded_vocab not in PADDED_VOCAB_CHOICES:
         hint = f"give one of {', '.join(PADDED_VOCAB_CHOICES)}"
         raise UserError(f"padded_vocab is {padded_vocab!r}", location=folder, hint=hint)
-    contents = open_expected_checkpoint(folder, expected_fingerprint)
+    contents = assume_keys(open_expected_checkpoint(folder, expected_fingerprint), assume, folder)
     # Reading takes longest, so it begins before CUDA starts and before the model exists.
     with ThreadPoolExecutor(READER_THREADS) as pool:
         try:
             tensors = _TensorPrefetcher(pool, contents, folder)
-            try:
-                body = build_decoder(contents.architecture, mup=contents.training_config.mup, device=torch_device)
-            except (ValueError, KeyError) as error:
-                raise _make_cannot_score_error(folder, f"unsupported architecture: {describe_error(error)}") from error
+            body = build_decoder(contents.architecture, mup=contents.training_config.mup, device=torch_device)
             refuse_oversized_model(
                 contents.architecture, device=torch_device, bytes_per_value=torch_dtype.itemsize, folder=folder
             )
@@ -146,40 +148,6 @@ def _resolve_torch_device(device: str, dtype: str | None) -> tuple[torch.device,
     return torch_device, _WEIGHT_DTYPES[dtype_name]
 
 
-def open_expected_checkpoint(folder: Path, expected_fingerprint: str | None) -> CheckpointShards:
-    """Open a checkpoint whose content must be the expected one.
-
-    Without a fingerprint any content is accepted.
-    Raises UserError: CHANGED if the content is not the expected one; CANNOT_SCORE if the checkpoint is unreadable or unsupported.
-    """
-    try:
-        contents = open_checkpoint_shards(folder)
-    except UnscorableCheckpoint as error:
-        raise _make_cannot_score_error(folder, str(error)) from error
-    except (IncompleteFile, OSError) as error:
-        # It was complete when a fingerprint was computed, so it has changed since.
-        if expected_fingerprint is not None:
-            raise _make_changed_error(folder, f"changed or vanished: {describe_error(error)}") from error
-        raise _make_cannot_score_error(folder, describe_error(error)) from error
-    if expected_fingerprint is not None and contents.fingerprint != expected_fingerprint:
-        raise _make_changed_error(folder, "changed since it was found complete")
-    return contents
-
-
-def refuse_rewritten_checkpoint(folder: Path, contents: CheckpointShards) -> None:
-    """Raise UserError (CHANGED) if a checkpoint changed since it was opened."""
-    if compute_fingerprint(folder) != contents.fingerprint:
-        raise _make_changed_error(folder, "was rewritten while it was loaded")
-
-
-def _make_changed_error(folder: Path, message: str) -> UserError:
-    return UserError(message, location=folder, hint=_HINT_CHANGED, code=ExitCode.CHANGED)
-
-
-def _make_cannot_score_error(folder: Path, message: str, hint: str = _HINT_CANNOT_SCORE) -> UserError:
-    return UserError(message, location=folder, hint=hint, code=ExitCode.CANNOT_SCORE)
-
-
 def _fill_parameters(
     body: Decoder, contents: CheckpointShards, tensors: _TensorPrefetcher, folder: Path, dtype: torch.dtype
 ) -> torch.Tensor:
@@ -201,7 +169,7 @@ def _fill_parameters(
         # aminmax of a tensor with a NaN is NaN twice
         if not all(math.isfinite(extreme) for extreme in torch.stack(torch.aminmax(tensor)).tolist()):
             message = f"{name} has values that are not finite ({contents.tensors[name][0].file})"
-            raise _make_cannot_score_error(folder, message, "check the training run: it diverged")
+            raise make_cannot_score_error(folder, message, "check the training run: it diverged")
         for parameter_name, weight in convert_tensor(contents.architecture, name, tensor):
             # A router computes in fp32 whatever the model's type, as nanotron's does.
             target_dtype = torch.float32 if parameter_name.endswith("mlp.router.weight") else dtype
@@ -214,12 +182,12 @@ def _fill_parameters(
             if expected is None or expected.shape != value.shape:
                 shape = None if expected is None else tuple(expected.shape)
                 message = f"{name} gives {parameter_name} the shape {tuple(value.shape)}, but the architecture has {shape}"
-                raise _make_cannot_score_error(folder, message)
+                raise make_cannot_score_error(folder, message)
             module, _, attribute = parameter_name.rpartition(".")
             setattr(body.get_submodule(module), attribute, torch.nn.Parameter(value, requires_grad=False))
         del tensor, weight, value  # else they stay in memory while the next tensor is read
     if unfilled:
-        raise _make_cannot_score_error(folder, f"no tensor for {min(unfilled)}")
+        raise make_cannot_score_error(folder, f"no tensor for {min(unfilled)}")
     return body.embed_tokens.weight if head is None else head
 
 
@@ -276,10 +244,10 @@ def _read_into(folder: Path, shard: Shard, offset_bytes: int, destination: torch
             while filled_bytes < len(buffer):
                 read_bytes = file.raw.readinto(buffer[filled_bytes:])
                 if not read_bytes:
-                    raise _make_changed_error(folder, f"{shard.file} was truncated while it was loaded")
+                    raise make_changed_error(folder, f"{shard.file} was truncated while it was loaded")
                 filled_bytes += read_bytes
     except OSError as error:
-        raise _make_changed_error(folder, f"changed or vanished: {describe_error(error)}") from error
+        raise make_changed_error(folder, f"changed or vanished: {describe_error(error)}") from error
 
 
 def _describe_model(contents: CheckpointShards, seconds: float) -> dict[str, Any]:
@@ -296,6 +264,7 @@ def _describe_model(contents: CheckpointShards, seconds: float) -> dict[str, Any
         "vocab": arch.vocab,
         "tied": arch.tied,
         "mup": contents.training_config.mup,
+        "assumed": dict(arch.assumed),
         "tp": contents.tp,
         "pp": contents.pp,
         # Widest first, so that a mixed checkpoint reads the same in each run.

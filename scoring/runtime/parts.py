@@ -49,6 +49,8 @@ class RunIdentity(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     backend: str
     padded_vocab: str
+    assume: dict[str, str] = msgspec.field(default_factory=dict)
+    """Key of model_config.json that is not implemented -> what it was taken for."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,24 +5,27 @@ Tensor names are nanotron's, with dots (``model.decoder.0.pp_block.attn.qkv_proj
 """
 
 import math
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
+from suites.checkpoint.model_config_reader import (
+    ROPE_SCALING_KEY,
+    ModelConfigReader,
+    UnimplementedKey,
+    UnscorableCheckpoint,
+    describe_unassumed_keys,
+    describe_value,
+    is_without_effect,
+)
+from suites.checkpoint.rope_scaling import RopeScaling, has_no_effect, parse_rope_scaling
+
 MAX_LAYERS = 4096
 
-MAX_DIMENSION_SIZE = 1 << 32
+ACTIVATION_NAMES = ("silu", "swish", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "relu2")
 
 MODEL_FAMILIES = ("llama", "qwen2", "starcoder2")
-
-
-class UnscorableCheckpoint(Exception):  # noqa: N818  a verdict on a checkpoint, not a defect
-    """The checkpoint can never be scored as it is.
-
-    The message says why in one line.
-    """
 
 
 class ParameterSpec(msgspec.Struct, frozen=True):
@@ -77,6 +80,12 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True):
     multi_query: bool = False
     """Starcoder2 with one key and value head in a tensor of its own."""
     experts: Experts | None = None
+    rope_scaling: RopeScaling | None = None
+    """As recorded, where it is implemented; after ``assume``: where it is applied."""
+    unimplemented: tuple[UnimplementedKey, ...] = ()
+    """Keys of model_config.json that may change the computation; no number is right before ``assume`` says what they mean."""
+    assumed: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """Key -> ``ignored`` or ``applied``, as ``assume`` decided."""
 
     @property
     def head_dim(self) -> int:
@@ -92,6 +101,18 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True):
     def n_params(self) -> int:
         """Number of weights; a tied embedding counts once."""
         return sum(math.prod(parameter.shape) for parameter in self.parameters())
+
+    def assume(self, choices: Mapping[str, str]) -> "Architecture":
+        """The architecture with its unimplemented keys ignored or applied.
+
+        Choices for keys that it does not have are left out. Raises UnscorableCheckpoint for a key without a possible choice.
+        """
+        problem = describe_unassumed_keys(self.unimplemented, choices)
+        if problem:
+            raise UnscorableCheckpoint(problem)
+        assumed = {key.name: choices[key.name] for key in self.unimplemented}
+        scaling = self.rope_scaling if assumed.get(ROPE_SCALING_KEY) == "applied" else None
+        return msgspec.structs.replace(self, rope_scaling=scaling, unimplemented=(), assumed=assumed)
 
     def parameters(self) -> tuple[ParameterSpec, ...]:
         """Every tensor that a complete checkpoint of this architecture has."""
@@ -113,7 +134,9 @@ def parse_architecture(model_config: Any) -> Architecture:
             f"unknown architecture: exactly one of {family_flags} must be true in model_config.json (keys found: {present_keys})"
         )
     # Every tensor shape follows from these sizes, so heads that do not divide them are refused here.
-    reader = _ConfigReader(model_config)
+    reader = ModelConfigReader(model_config)
+    for name in MODEL_FAMILIES:
+        reader.read(f"is_{name}_config")
     architecture = _parse_starcoder2(reader) if families == ["starcoder2"] else _parse_llama_like(families[0], reader)
     if architecture.hidden % architecture.heads or architecture.head_dim % 2:
         raise UnscorableCheckpoint(
@@ -123,52 +146,27 @@ def parse_architecture(model_config: Any) -> Architecture:
         raise UnscorableCheckpoint(
             f"model_config.json: {architecture.heads} heads cannot share {architecture.kv_heads} key and value heads"
         )
-    return architecture
+    return _add_unimplemented_keys(architecture, reader)
 
 
-class _ConfigReader:
-    """Reads values of model_config.json and checks their types and bounds."""
-
-    def __init__(self, data: dict[str, Any]) -> None:
-        self.data = data
-
-    def make_error(self, key: str) -> UnscorableCheckpoint:
-        description = f"is {str(self.data[key])[:60]!r}" if key in self.data else "is missing"
-        return UnscorableCheckpoint(f"model_config.json: {key} {description}, which is not a usable value")
-
-    def _read(self, key: str, default: Any, is_usable: Callable[[Any], bool]) -> Any:
-        value = self.data.get(key)
-        value = default if value is None else value
-        if not is_usable(value):
-            raise self.make_error(key)
-        return value
-
-    def read_size(self, key: str, default: int | None = None, maximum: int = MAX_DIMENSION_SIZE) -> int:
-        return int(self._read(key, default, lambda value: type(value) is int and 0 < value <= maximum))
-
-    def read_optional_size(self, key: str) -> int | None:
-        return None if self.data.get(key) is None else self.read_size(key)
-
-    def read_number(self, key: str, default: float | None = None) -> float:
-        return float(self._read(key, default, lambda value: type(value) in {int, float} and 0 < value <= sys.float_info.max))
-
-    def read_flag(self, key: str, *, default: bool) -> bool:
-        return bool(self._read(key, default, lambda value: isinstance(value, bool)))
-
-    def read_text(self, key: str, default: str) -> str:
-        value = self.data.get(key, default)
-        if not isinstance(value, str):
-            raise self.make_error(key)
-        return value
-
-    def read_layers(self, key: str, count: int) -> tuple[int, ...]:
-        value = self.data.get(key) or []
-        if not isinstance(value, list) or not all(type(layer) is int and -1 <= layer < count for layer in value):
-            raise self.make_error(key)
-        return tuple(range(count)) if value == [-1] else tuple(sorted(set(value)))
+def _add_unimplemented_keys(architecture: Architecture, reader: ModelConfigReader) -> Architecture:
+    head_dim, value = reader.read("head_dim"), reader.read(ROPE_SCALING_KEY)
+    keys = list(reader.find_unimplemented_keys())
+    if head_dim not in {None, architecture.head_dim}:
+        keys.append(UnimplementedKey("head_dim", describe_value(head_dim)))
+    # Nanotron's main records rope_scaling and ignores it; some forks apply it. Only the user knows which one trained the model.
+    scaling = parse_rope_scaling(value, max_positions=architecture.max_positions, theta=architecture.rope_theta)
+    if scaling is not None and has_no_effect(scaling):
+        scaling = None
+    elif not is_without_effect(ROPE_SCALING_KEY, value):
+        choices = ("ignored",) if scaling is None else ("ignored", "applied")
+        keys.append(UnimplementedKey(ROPE_SCALING_KEY, describe_value(value), choices))
+    return msgspec.structs.replace(
+        architecture, rope_scaling=scaling, unimplemented=tuple(sorted(keys, key=lambda key: key.name))
+    )
 
 
-def _parse_llama_like(family: str, reader: _ConfigReader) -> Architecture:
+def _parse_llama_like(family: str, reader: ModelConfigReader) -> Architecture:
     layers = reader.read_size("num_hidden_layers", maximum=MAX_LAYERS)
     heads = reader.read_size("num_attention_heads")
     is_qwen = family == "qwen2"
@@ -182,7 +180,7 @@ def _parse_llama_like(family: str, reader: _ConfigReader) -> Architecture:
         vocab=reader.read_size("vocab_size"),
         tied=reader.read_flag("tie_word_embeddings", default=False),
         norm_eps=reader.read_number("rms_norm_eps", 1e-6),
-        activation=reader.read_text("hidden_act", "silu"),
+        activation=reader.read_name("hidden_act", "silu", ACTIVATION_NAMES),
         max_positions=reader.read_size("max_position_embeddings", 2048),
         rope_theta=reader.read_number("rope_theta", 10_000.0),
         # A save without this key is older than the key: nanotron rotated interleaved pairs then.
@@ -195,20 +193,20 @@ def _parse_llama_like(family: str, reader: _ConfigReader) -> Architecture:
     )
 
 
-def _parse_experts(reader: _ConfigReader, layer_count: int) -> Experts | None:
-    data = reader.data.get("moe_config")
-    if data is None:
+def _parse_experts(reader: ModelConfigReader, layer_count: int) -> Experts | None:
+    moe_reader = reader.read_section("moe_config", layers=[-1])
+    if moe_reader is None:
         return None
-    if not isinstance(data, dict):
-        raise reader.make_error("moe_config")
-    moe_reader = _ConfigReader({"layers": [-1], **data})
+    shared_intermediate = moe_reader.read_optional_size("shared_expert_intermediate_size")
+    if not moe_reader.read_flag("enable_shared_expert", default=False):
+        shared_intermediate = None
+    elif shared_intermediate is None:
+        raise moe_reader.make_error("shared_expert_intermediate_size")
     experts = Experts(
         count=moe_reader.read_size("num_experts"),
         top_k=moe_reader.read_size("top_k"),
         intermediate=moe_reader.read_size("moe_intermediate_size"),
-        shared_intermediate=moe_reader.read_size("shared_expert_intermediate_size")
-        if moe_reader.read_flag("enable_shared_expert", default=False)
-        else None,
+        shared_intermediate=shared_intermediate,
         layers=moe_reader.read_layers("layers", layer_count),
     )
     if experts.top_k > experts.count:
@@ -216,24 +214,25 @@ def _parse_experts(reader: _ConfigReader, layer_count: int) -> Experts | None:
     return experts if experts.layers else None
 
 
-def _parse_starcoder2(reader: _ConfigReader) -> Architecture:
+def _parse_starcoder2(reader: ModelConfigReader) -> Architecture:
     layers = reader.read_size("num_hidden_layers", maximum=MAX_LAYERS)
     hidden = reader.read_size("hidden_size")
-    if not reader.read_flag("use_rotary_embeddings", default=True):
-        raise reader.make_error("use_rotary_embeddings")
     # Without grouped_query, nanotron's Starcoder2 has one key and value head.
-    multi_query = reader.read_flag("multi_query", default=False) or not reader.read_flag("grouped_query", default=False)
+    is_grouped, kv_heads = reader.read_flag("grouped_query", default=False), reader.read_optional_size("num_kv_heads")
+    multi_query = reader.read_flag("multi_query", default=False) or not is_grouped
+    if not multi_query and kv_heads is None:
+        raise reader.make_error("num_kv_heads")
     return Architecture(
         family="starcoder2",
         layers=layers,
         hidden=hidden,
         intermediate=reader.read_size("intermediate_size", 4 * hidden),
         heads=reader.read_size("num_attention_heads"),
-        kv_heads=1 if multi_query else reader.read_size("num_kv_heads"),
+        kv_heads=1 if multi_query or kv_heads is None else kv_heads,
         vocab=reader.read_size("vocab_size"),
         tied=True,
         norm_eps=reader.read_number("layer_norm_epsilon", 1e-5),
-        activation=reader.read_text("activation_function", "gelu_pytorch_tanh"),
+        activation=reader.read_name("activation_function", "gelu_pytorch_tanh", ACTIVATION_NAMES),
         max_positions=reader.read_size("max_position_embeddings", 4096),
         rope_theta=reader.read_number("rope_theta", 10_000.0),
         sliding_window=reader.read_optional_size("sliding_window_size"),

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import msgspec
 
-from suites.checkpoint.architecture import Architecture, UnscorableCheckpoint
+from suites.checkpoint.architecture import Architecture
 from suites.checkpoint.layout import guess_step
 from suites.checkpoint.metadata import CheckpointMetadata, TrainingConfig, read_checkpoint_metadata
+from suites.checkpoint.model_config_reader import UnimplementedKey, UnscorableCheckpoint
 from suites.checkpoint.shard_files import METADATA_FILES, CheckpointListing, FileStat, ShardSelection, list_files, select_shards
 from suites.checkpoint.shard_headers import IncompleteFile, Shard, read_shards
 from suites.common.errors import ExitCode, UserError
@@ -65,6 +66,8 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: str | None = None
     started_from: str | None = None
     """The checkpoint, or folder of checkpoints, that the run started from."""
+    unimplemented: tuple[UnimplementedKey, ...] = ()
+    """Keys of model_config.json without a meaning here, unless the stage's ``assume`` gives them one."""
     ignored: tuple[str, ...] = ()
     """Files under model/ that belong to other topologies or to killed saves."""
 
@@ -210,6 +213,7 @@ class _Inspector:
             seq_len=training_config.seq_len,
             tokenizer=training_config.tokenizer,
             started_from=training_config.started_from,
+            unimplemented=self.documents.architecture.unimplemented if self.documents is not None else (),
             ignored=self.ignored,
         )
 

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import yaml
 
-from suites.checkpoint.architecture import Architecture, UnscorableCheckpoint, parse_architecture
+from suites.checkpoint.architecture import Architecture, parse_architecture
+from suites.checkpoint.model_config_reader import UnscorableCheckpoint
 from suites.checkpoint.shard_headers import IncompleteFile
 from suites.common.documents import DamagedDocument, OversizedDocument, check_yaml_limits, parse_json, read_content
 from suites.common.errors import UserError

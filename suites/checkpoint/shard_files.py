@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from suites.checkpoint.architecture import ParameterSpec, UnscorableCheckpoint
+from suites.checkpoint.architecture import ParameterSpec
+from suites.checkpoint.model_config_reader import UnscorableCheckpoint
 
 METADATA_FILES = ("config.yaml", "checkpoint_metadata.json", "model_config.json")
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from suites.checkpoint.architecture import ParameterSpec, UnscorableCheckpoint
+from suites.checkpoint.architecture import ParameterSpec
+from suites.checkpoint.model_config_reader import UnscorableCheckpoint
 from suites.common.documents import open_without_blocking
 
 BYTES_PER_ELEMENT = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}

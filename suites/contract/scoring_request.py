@@ -78,6 +78,8 @@ class ScoringRequest(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str | None = None
     padded_vocab: str = "in_softmax"
     """Padding rows of the vocabulary: ``in_softmax`` as in nanotron, or ``masked``."""
+    assume: dict[str, str] = msgspec.field(default_factory=dict)
+    """Key of model_config.json that is not implemented -> ``ignored``, or ``applied`` where it can be."""
     exports: tuple[str, ...] = ()
     offline: bool = True
     tasks: int = 1

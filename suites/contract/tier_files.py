@@ -86,3 +86,11 @@ def _check_prompts(path: Path, document: dict[str, Any], names: tuple[str, ...])
         if not isinstance(entry, dict) or not isinstance(entry.get("passed"), bool):
             return TierVerdict("invalid", f"{path}: {name} has not passed, and not failed")
     return TierVerdict("valid")
+
+
+def find_contradicting_key(first: Mapping[str, str], second: Mapping[str, str]) -> str | None:
+    """A key of model_config.json that two heads' ``assume`` take differently.
+
+    A key that only one checkpoint has is no contradiction: the other one has nothing to assume.
+    """
+    return next((key for key in first if key in second and first[key] != second[key]), None)

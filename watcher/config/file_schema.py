@@ -60,6 +60,7 @@ class StageSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     tokenizer: str | None = None
     seq_len: PositiveInt | None = None
     use_fast: Flag = True
+    assume: dict[str, str] | None = None
     training_config: Path | None = None
     objectives: ObjectivesSection | None = None
     bridge: BridgeSection | None = None

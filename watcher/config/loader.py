@@ -211,6 +211,7 @@ def _resolve_stage(
         tokenizer=_resolve_tokenizer(base, stage.tokenizer),
         seq_len=stage.seq_len,
         use_fast=bool(stage.use_fast),
+        assume=dict(stage.assume or {}),
         training_config=training_config,
         objectives=_resolve_objectives(stage.objectives),
         bridge=_resolve_bridge(document, base, stage.bridge, (*location, "bridge")),

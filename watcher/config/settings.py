@@ -49,6 +49,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: str | None = None
     seq_len: int | None = None
     use_fast: bool = True
+    assume: dict[str, str] = msgspec.field(default_factory=dict)
+    """Key of model_config.json that is not implemented -> ``ignored``, or ``applied`` (rope_scaling)."""
     training_config: Path | None = None
     """A training config with tokenizer and sequence length, used until the stage has a checkpoint."""
     objectives: Objectives = msgspec.field(default_factory=Objectives)

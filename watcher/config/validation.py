@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+from suites.checkpoint.model_config_reader import ASSUMPTIONS, ROPE_SCALING_KEY
 from suites.common.yaml_reader import YamlDocument, YamlPath, suggest_name
 from watcher.config.settings import Config, Stage
 from watcher.config.units import SUBMISSION_COMMANDS, count_poll_commands, parse_memory_mib, parse_slurm_time
@@ -143,6 +144,12 @@ def _check_scoring(document: YamlDocument, stage: Stage, location: YamlPath) -> 
     if stage.backend == "command" and not stage.command:
         hint = "set command:, or export LIGHTEVAL_CMD"
         raise document.make_error("backend command has no command", (*location, "backend"), hint)
+    for key, choice in stage.assume.items():
+        document.require_choice((*location, "assume"), key, choice, ASSUMPTIONS)
+        if choice == "applied" and key != ROPE_SCALING_KEY:
+            raise document.make_error(f"only {ROPE_SCALING_KEY} can be applied", (*location, "assume", key), "write ignored")
+    if stage.assume and stage.backend != "direct":
+        raise document.make_error(f"is not used by backend {stage.backend}", (*location, "assume"), "remove it")
     if stage.backend != "command" and stage.command:
         raise document.make_error(f"is not used by backend {stage.backend}", (*location, "command"), "set backend: command")
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from suites.checkpoint.completeness import Completeness, Inspection
 from watcher.config.settings import Stage
 from watcher.core import events
-from watcher.core.actions import ArchiveResults, Skip
+from watcher.core.actions import UNMANAGED, Action, ArchiveResults, Skip
 from watcher.core.evaluation import Attempt, EvaluationRecord, EvaluationState
 from watcher.core.executor import Job, JobState
 from watcher.core.reasons import ReasonKind
@@ -128,3 +128,23 @@ def postpone(record: EvaluationRecord, reason: str, kind: ReasonKind) -> events.
     """
     outcome = wait_or_skip(record, reason, kind=kind)
     return None if isinstance(outcome, Skip) else outcome
+
+
+def resolve_conflicting_results(
+    record: EvaluationRecord, content: CheckpointContent, results: EvaluationResults, stage: Stage
+) -> Action | None:
+    """Archive tier files of other content, or ask a person."""
+    unmanaged = [tier for tier, verdict in results.verdicts.items() if verdict.kind == "foreign"]
+    older_fingerprints = {
+        tier: fingerprint for tier, fingerprint in results.fingerprints.items() if fingerprint != content.fingerprint
+    }
+    # Files of another program are somebody's work: only a person may have them moved.
+    if unmanaged and not record.forced:
+        message = f"results of another program are in its folder: {results.verdicts[unmanaged[0]].reason}"
+        hint = "Run watcher retry --force to move them to superseded/"
+        return events.Blocked(evaluation=record.key, reason=message, hint=hint, **content._asdict())
+    labels = {**older_fingerprints, **dict.fromkeys(unmanaged, UNMANAGED)}
+    if not labels:
+        return None
+    reason = "results of another program" if unmanaged else "results of the earlier checkpoint content"
+    return make_archive_action(record, stage, labels, f"{reason} move to superseded/")

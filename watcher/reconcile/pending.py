@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from suites.checkpoint.completeness import Completeness, Inspection
+from suites.checkpoint.model_config_reader import describe_unassumed_keys
 from suites.common.formatting import format_utc
 from suites.contract.scoring_request import ScoringRequest, SuiteInRequest
 from watcher.config.settings import Config, Stage
 from watcher.core import events
-from watcher.core.actions import UNMANAGED, Action, PinCheckpoint, Skip, SubmitEvaluation, UnpinCheckpoint
+from watcher.core.actions import Action, PinCheckpoint, Skip, SubmitEvaluation, UnpinCheckpoint
 from watcher.core.evaluation import EvaluationRecord, StageSettings
 from watcher.core.reasons import ReasonKind
 from watcher.core.snapshot import EvaluationResults, Snapshot, StageRequirements
@@ -18,8 +19,8 @@ from watcher.reconcile.journal_events import (
     BLOCKING_COMPLETENESS,
     CheckpointContent,
     block_on_checkpoint,
-    make_archive_action,
     make_scored_event,
+    resolve_conflicting_results,
     wait_or_skip,
 )
 from watcher.reconcile.prefill_job import describe_missing_data
@@ -146,6 +147,15 @@ def _settings_are_known(case: _CompleteCheckpoint) -> Action | Skip | None:
     return None
 
 
+def _architecture_is_implemented(case: _CompleteCheckpoint) -> Action | Skip | None:
+    # Other backends compute the model with their own code.
+    keys = case.inspection.unimplemented if case.stage.backend == "direct" else ()
+    problem = describe_unassumed_keys(keys, case.stage.assume, f"stages.{case.stage.name}.assume")
+    if not problem:
+        return None
+    return wait_or_skip(case.record, problem, kind=ReasonKind.SETTINGS, content=case.content, needs_attention=True)
+
+
 def _results_are_known(case: _CompleteCheckpoint) -> Action | Skip | None:
     if case.content is None or case.results is None:
         return Skip(case.record.key, "complete; its results folder is read in the next tick")
@@ -155,7 +165,7 @@ def _results_are_known(case: _CompleteCheckpoint) -> Action | Skip | None:
 def _has_no_conflicting_results(case: _CompleteCheckpoint) -> Action | Skip | None:
     if case.results is None or case.content is None:
         return None
-    return _resolve_conflicting_results(case.record, case.content, case.results, case.stage)
+    return resolve_conflicting_results(case.record, case.content, case.results, case.stage)
 
 
 def _is_not_scored_already(case: _CompleteCheckpoint) -> Action | Skip | None:
@@ -193,6 +203,7 @@ def _data_are_cached(case: _CompleteCheckpoint) -> Action | Skip | None:
 _GATES: tuple[Callable[[_CompleteCheckpoint], Action | Skip | None], ...] = (
     _suites_are_usable,
     _settings_are_known,
+    _architecture_is_implemented,
     _results_are_known,
     _has_no_conflicting_results,
     _is_not_scored_already,
@@ -221,6 +232,7 @@ def _build_scoring_request(case: _CompleteCheckpoint) -> ScoringRequest:
         results=str(stage.root),
         eval_data=str(config.eval_data),
         python=config.python,
+        assume=stage.assume,
         backend=stage.backend,
         command=stage.command,
         status=str(config.paths.status_json),
@@ -235,23 +247,3 @@ def _pin_actions(case: _CompleteCheckpoint) -> list[Action | Skip]:
     if case.config.pin and record.pin is None:
         return [PinCheckpoint(key=record.key, checkpoint=record.checkpoint, fingerprint=fingerprint)]
     return []
-
-
-def _resolve_conflicting_results(
-    record: EvaluationRecord, content: CheckpointContent, results: EvaluationResults, stage: Stage
-) -> Action | None:
-    """Archive tier files of other content, or ask a person."""
-    unmanaged = [tier for tier, verdict in results.verdicts.items() if verdict.kind == "foreign"]
-    older_fingerprints = {
-        tier: fingerprint for tier, fingerprint in results.fingerprints.items() if fingerprint != content.fingerprint
-    }
-    # Files of another program are somebody's work: only a person may have them moved.
-    if unmanaged and not record.forced:
-        message = f"results of another program are in its folder: {results.verdicts[unmanaged[0]].reason}"
-        hint = "Run watcher retry --force to move them to superseded/"
-        return events.Blocked(evaluation=record.key, reason=message, hint=hint, **content._asdict())
-    labels = {**older_fingerprints, **dict.fromkeys(unmanaged, UNMANAGED)}
-    if not labels:
-        return None
-    reason = "results of another program" if unmanaged else "results of the earlier checkpoint content"
-    return make_archive_action(record, stage, labels, f"{reason} move to superseded/")

@@ -10,7 +10,7 @@ import msgspec
 
 from suites.contract.comparison import ComparedEntry, Comparison, Effect, EffectVerdict, TierTotal
 from suites.contract.objectives import TIER4_RATES
-from suites.contract.tier_files import TIER4
+from suites.contract.tier_files import TIER4, find_contradicting_key
 from watcher.report.data import HEADLINE_METRICS, ReportedEvaluation, StageReport
 from watcher.report.result_files import FigureValue
 
@@ -134,6 +134,8 @@ def is_comparable(first: ReportedEvaluation, second: ReportedEvaluation, figure:
     tiers = first.files.tiers.get(figure.tier), second.files.tiers.get(figure.tier)
     # Another tokenizer, dtype or length gives another number for equal weights.
     if tiers[0] is None or tiers[1] is None or _select_settings(tiers[0].settings) != _select_settings(tiers[1].settings):
+        return False
+    if find_contradicting_key(tiers[0].assume, tiers[1].assume):
         return False
     # A task is comparable by its own data, even if other tasks of the suite changed.
     if figure.name and figure.tier != TIER4:

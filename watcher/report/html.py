@@ -238,6 +238,7 @@ def _pool_provenance(evaluation: ReportedEvaluation, pool: ProvenancePool) -> li
             "suite": tier_figures.suite_digest,
             "suites": list(tier_figures.suites),
             **tier_figures.settings,
+            **({"assume": dict(tier_figures.assume)} if tier_figures.assume else {}),
         }
         for tier, tier_figures in evaluation.files.tiers.items()
     }

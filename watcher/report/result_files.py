@@ -35,6 +35,8 @@ class TierFigures(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str = ""
     suite_digest: str = ""
     suites: tuple[str, ...] = ()
+    assume: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """Key of model_config.json that is not implemented -> what it was taken for."""
     settings: Mapping[str, str] = msgspec.field(default_factory=dict)
     """What comparable figures share: tokenizer, dtype, seq_len, backend, padded_vocab."""
     totals: Mapping[str, FigureValue] = msgspec.field(default_factory=dict)
@@ -127,6 +129,7 @@ def _parse_tier(tier: str, document: JsonObject) -> TierFigures:
         fingerprint=_parse_text(as_object(document.get("checkpoint")).get("fingerprint")),
         suite_digest=_parse_text(document.get("suite_digest")),
         suites=tuple(map(str, as_list(document.get("suites")))),
+        assume={str(key): str(choice) for key, choice in as_object(document.get("assume")).items()},
         settings={
             "tokenizer": _parse_text(as_object(document.get("tokenizer")).get("digest")),
             **{key: _parse_text(document.get(key)) for key in ("dtype", "seq_len", "backend", "padded_vocab")},

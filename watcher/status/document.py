@@ -120,6 +120,7 @@ def _build_stage(
         "configured": True,
         "next": stage.find_next_step(newest_step),
         "last": stage.last_step,
+        "assume": dict(stage.assume),
         "counts": _count_states(records),
         "evaluations": rows,
     }

@@ -127,6 +127,7 @@ _STAGE_FIELDS: Mapping[str, FieldParser] = {
     "data_cache": _as_text,
     "next": _as_int,
     "last": _as_int,
+    "assume": lambda value: {str(key): _as_text(choice) for key, choice in as_object(value).items()},
     "counts": select_finite,
 }
 

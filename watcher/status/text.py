@@ -102,6 +102,9 @@ def _render_stage(name: str, stage: JsonObject, now: float) -> list[str]:
         lines += _wrap_lines(f"! {stage['error']}", "  ", "    ")
     if stage.get("data_cache"):
         lines += _wrap_lines(f"data cache: {stage['data_cache']}", "  ", "    ")
+    if assumed := stage.get("assume"):
+        choices = ", ".join(f"{key} {choice}" for key, choice in assumed.items())
+        lines += _wrap_lines(f"assumed of model_config.json, where it has the key: {choices}", "  ", "    ")
     rows = stage["evaluations"]
     # Suspicious scores are always shown, however old.
     scored_rows = [row for row in rows if row["state"] == "scored" and not is_suspicious(row)]

@@ -88,7 +88,7 @@ _STARCODER2 = {
     "model.embed_tokens": "model.token_embeddings.pp_block.token_embedding",
 }
 _SIZES = (
-    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     "max_position_embeddings",
 )
 

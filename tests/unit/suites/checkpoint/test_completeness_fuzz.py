@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from suites.checkpoint.architecture import MAX_LAYERS, UnscorableCheckpoint, parse_architecture
+from suites.checkpoint.architecture import MAX_LAYERS, parse_architecture
 from suites.checkpoint.completeness import inspect_checkpoint, open_checkpoint_shards
+from suites.checkpoint.model_config_reader import UnscorableCheckpoint
 from suites.checkpoint.shard_headers import IncompleteFile
 from suites.common.errors import UserError
 from support.faults.fuzzed_files import (

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from suites.checkpoint.architecture import ParameterSpec, UnscorableCheckpoint
+from suites.checkpoint.architecture import ParameterSpec
+from suites.checkpoint.model_config_reader import UnscorableCheckpoint
 from suites.checkpoint.shard_files import parse_shard_name
 from suites.checkpoint.shard_headers import MAX_HEADER_BYTES, IncompleteFile, parse_shape, read_header, read_shards
 from support.faults.fuzzed_files import assert_memory_below

@@ -47,6 +47,7 @@ def whole():
         "configured": True,
         "next": 400,
         "last": 500,
+        "assume": {"rope_scaling": "ignored"},
     }
     return {
         "schema": 1,

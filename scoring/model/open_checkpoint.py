@@ -1,0 +1,62 @@
+"""Opens the checkpoint of a request: the content that was found complete, with the meaning that the request gives its keys."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from suites.checkpoint.completeness import CheckpointShards, compute_fingerprint, open_checkpoint_shards
+from suites.checkpoint.model_config_reader import UnscorableCheckpoint
+from suites.checkpoint.shard_headers import IncompleteFile
+from suites.common.errors import ExitCode, UserError
+from suites.common.formatting import describe_error
+
+_HINT_CHANGED = "it is scored again when it is complete again"
+
+HINT_ASSUME = "name the key in the stage's assume in watcher.yaml, or in --assume"
+
+_HINT_CANNOT_SCORE = "use a complete nanotron checkpoint of a supported architecture"
+
+
+def open_expected_checkpoint(folder: Path, expected_fingerprint: str | None) -> CheckpointShards:
+    """Open a checkpoint whose content must be the expected one.
+
+    Without a fingerprint any content is accepted.
+    Raises UserError: CHANGED if the content is not the expected one; CANNOT_SCORE if the checkpoint is unreadable or unsupported.
+    """
+    try:
+        contents = open_checkpoint_shards(folder)
+    except UnscorableCheckpoint as error:
+        raise make_cannot_score_error(folder, str(error)) from error
+    except (IncompleteFile, OSError) as error:
+        # It was complete when a fingerprint was computed, so it has changed since.
+        if expected_fingerprint is not None:
+            raise make_changed_error(folder, f"changed or vanished: {describe_error(error)}") from error
+        raise make_cannot_score_error(folder, describe_error(error)) from error
+    if expected_fingerprint is not None and contents.fingerprint != expected_fingerprint:
+        raise make_changed_error(folder, "changed since it was found complete")
+    return contents
+
+
+def assume_keys(contents: CheckpointShards, assume: Mapping[str, str], folder: Path) -> CheckpointShards:
+    """The contents with an architecture whose keys are all implemented, ignored or applied."""
+    try:
+        return msgspec.structs.replace(contents, architecture=contents.architecture.assume(assume))
+    except UnscorableCheckpoint as error:
+        raise make_cannot_score_error(folder, str(error), HINT_ASSUME) from error
+
+
+def refuse_rewritten_checkpoint(folder: Path, contents: CheckpointShards) -> None:
+    """Raise UserError (CHANGED) if a checkpoint changed since it was opened."""
+    if compute_fingerprint(folder) != contents.fingerprint:
+        raise make_changed_error(folder, "was rewritten while it was loaded")
+
+
+def make_changed_error(folder: Path, message: str) -> UserError:
+    """The error of a checkpoint that is not the one that was found complete."""
+    return UserError(message, location=folder, hint=_HINT_CHANGED, code=ExitCode.CHANGED)
+
+
+def make_cannot_score_error(folder: Path, message: str, hint: str = _HINT_CANNOT_SCORE) -> UserError:
+    """The error of a checkpoint that cannot be scored as it is."""
+    return UserError(message, location=folder, hint=hint, code=ExitCode.CANNOT_SCORE)
