@@ -3,5 +3,5 @@
 Never imports watcher, never reads its journal.
 """
 
-SCORER_VERSION = 3
+SCORER_VERSION = 4
 """Part of every part's key. Raised only when numbers change, so that old parts are scored again."""

@@ -29,6 +29,11 @@ class CheckVerdict(msgspec.Struct, frozen=True):
     """Printable, and short."""
 
 
+def straighten_quotes(text: str) -> str:
+    """The text with straight quotes for curly ones."""
+    return text.translate({0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'})
+
+
 def quote_text(text: str, max_characters: int = MAX_QUOTED_CHARACTERS) -> str:
     """The beginning of a text in quotes, with escapes for unprintable characters."""
     beginning = text[:max_characters]

@@ -1,7 +1,9 @@
 """Checks of JSON and Python. Python is parsed and never run."""
 
 import ast
+import builtins
 import json
+import re
 import textwrap
 import warnings
 from typing import Any, NoReturn
@@ -20,7 +22,9 @@ MAX_CODE_CHARACTERS = 100_000
 
 _PYTHON_LABELS = frozenset({"", "python", "python3", "py"})
 
-_NO_EFFECT_NODES = (ast.Name, ast.Constant, ast.Tuple, ast.Attribute, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp)
+_FENCE = re.compile(r"(?P<fence>`{3,}|~{3,})\s*(?P<info>[^`]*)")
+
+_LANGUAGE = re.compile(r"[\w+#-]+")
 
 _PARSE_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
 
@@ -85,23 +89,28 @@ def refuse_schema(schema: dict[str, Any], *, location: str) -> None:
 class FencedBlock(msgspec.Struct):
     """One fenced block of an answer, as far as it was read."""
 
+    fence: str
     language: str
     lines: list[str]
     is_closed: bool = False
 
 
 def find_code_blocks(text: str) -> list[FencedBlock]:
-    """The fenced blocks of a text; the last one may be open."""
+    """The fenced blocks of a text; the last one may be open.
+
+    As in CommonMark, a fence closes a block that began with no more of its characters.
+    """
     blocks: list[FencedBlock] = []
     for line in text.splitlines():
         is_inside = bool(blocks) and not blocks[-1].is_closed
-        is_fence = line.lstrip().startswith("```")
-        if is_inside and is_fence:
+        match = _FENCE.match(line.strip())
+        if is_inside and match and not match["info"] and match["fence"].startswith(blocks[-1].fence):
             blocks[-1].is_closed = True
         elif is_inside:
             blocks[-1].lines.append(line)
-        elif is_fence:
-            blocks.append(FencedBlock(line.strip().lstrip("`").strip().lower(), []))
+        elif match:
+            language = _LANGUAGE.search(match["info"].lower())
+            blocks.append(FencedBlock(match["fence"], language[0] if language else "", []))
     return blocks
 
 
@@ -120,56 +129,119 @@ class _ParsedPython(msgspec.Struct, frozen=True):
     """An answer's syntax tree, or why it does not parse."""
 
     tree: ast.Module
+    code: str = ""
     error: str = ""
 
 
 def _parse_python(text: str) -> _ParsedPython:
     code = extract_python(text)
     if len(code) > MAX_CODE_CHARACTERS:
-        return _ParsedPython(ast.Module([], []), f"{len(code)} characters")
+        return _ParsedPython(ast.Module([], []), error=f"{len(code)} characters")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about invalid escapes in the answer's strings
-            return _ParsedPython(ast.parse(code))
+            tree = ast.parse(code)
+            # Compiling, too, runs nothing; it refuses what parses and is no program, such as `return home`.
+            compile(tree, "<answer>", "exec", dont_inherit=True)
+            return _ParsedPython(tree, code)
     except _PARSE_ERRORS as error:
-        return _ParsedPython(ast.Module([], []), quote_text(f"{type(error).__name__}: {error}", 80))
+        return _ParsedPython(ast.Module([], []), error=quote_text(f"{type(error).__name__}: {error}", 80))
+
+
+def _has_effect(node: ast.AST, code: str, bound_names: frozenset[str]) -> bool:
+    """Whether a statement defines, assigns, calls or loops, in itself or in a part of it."""
+    match node:
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef() | ast.Assign() | ast.AugAssign() | ast.NamedExpr():
+            return True
+        case ast.For() | ast.AsyncFor() | ast.While() | ast.With() | ast.AsyncWith() | ast.Await():
+            return True
+        case ast.AnnAssign():  # "Answer: 42" declares a name and does nothing
+            return node.value is not None
+        case ast.Lambda():
+            return False
+        case ast.Call(func=ast.Name(id=name)) if name not in bound_names:
+            # "Sure (really)" is no call, but "print (x)" is.
+            return not _has_blank_before_arguments(node, code)
+        case ast.Call():
+            return True
+    return any(_has_effect(child, code, bound_names) for child in ast.iter_child_nodes(node))
+
+
+def _has_blank_before_arguments(call: ast.Call, code: str) -> bool:
+    line = code.splitlines()[(call.func.end_lineno or 1) - 1].encode()
+    return line[call.func.end_col_offset or 0 :][:1].isspace()
+
+
+def _find_bound_names(tree: ast.Module) -> frozenset[str]:
+    """Builtins, and the names that the program defines, assigns or imports."""
+    names = set(dir(builtins))
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                names.add(name)
+            case ast.alias():
+                names.add((node.asname or node.name).partition(".")[0])
+    return frozenset(names)
 
 
 def check_python_parses(answer: ModelAnswer, _check: checks.AnswerCheck) -> CheckVerdict:
-    """Passes where the Python parses and a statement has an effect.
+    """Passes where the answer is a Python program: it compiles, and defines, assigns, calls or loops.
 
     The Python is in fenced blocks, or the entire answer where there are none; blocks of another language do not count.
-    "Sure" parses and fails: a name, a number or a comparison alone has no effect.
+    "Sure", "Answer: 42", "[1, 2]", "import this" and "Yes (maybe)" parse and fail: they do nothing, or only look like Python.
     """
     parsed = _parse_python(answer.text)
     if parsed.error:
         return CheckVerdict(False, f"does not parse: {parsed.error}")
-    effective = [
-        node for node in parsed.tree.body if not (isinstance(node, ast.Expr) and isinstance(node.value, _NO_EFFECT_NODES))
-    ]
-    return CheckVerdict(bool(effective), f"{len(parsed.tree.body)} statements" if effective else "no statement with an effect")
+    bound_names = _find_bound_names(parsed.tree)
+    is_program = any(_has_effect(node, parsed.code, bound_names) for node in parsed.tree.body)
+    return CheckVerdict(is_program, f"{len(parsed.tree.body)} statements" if is_program else "no statement with an effect")
+
+
+def _list_argument_names(arguments: ast.arguments) -> list[str]:
+    """Names in order; ``*`` before those by keyword only, ``*args`` and ``**kwargs`` with their stars."""
+    names = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]
+    if arguments.vararg is not None:
+        names.append(f"*{arguments.vararg.arg}")
+    elif arguments.kwonlyargs:
+        names.append("*")
+    names += [argument.arg for argument in arguments.kwonlyargs]
+    return names if arguments.kwarg is None else [*names, f"**{arguments.kwarg.arg}"]
+
+
+def _find_signatures(tree: ast.Module, name: str) -> list[list[str] | None]:
+    """The arguments of each definition of a name; None for a class."""
+    signatures: list[list[str] | None] = []
+    # Methods and nested functions count, too.
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() if node.name == name:
+                signatures.append(_list_argument_names(node.args))
+            case ast.ClassDef() if node.name == name:
+                signatures.append(None)
+            case ast.Assign(targets=[ast.Name(id=target)], value=ast.Lambda() as function) if target == name:
+                signatures.append(_list_argument_names(function.args))
+    return signatures
 
 
 def check_python_defines(answer: ModelAnswer, check: checks.PythonDefinition) -> CheckVerdict:
-    """Passes where the answer's Python parses and defines the function or class.
+    """Passes where the answer's Python compiles and defines the function or class.
 
-    Where the check lists arguments, they must match by name and order; defaults and annotations are free.
+    Where the check lists arguments, they must match by name and order, with the stars of ``*args`` and ``**kwargs`` and a ``*``
+    before those by keyword only; defaults and annotations are free.
     """
     parsed = _parse_python(answer.text)
     if parsed.error:
         return CheckVerdict(False, f"does not parse: {parsed.error}")
-    node_types = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    # Methods and nested functions count, too.
-    definitions = [node for node in ast.walk(parsed.tree) if isinstance(node, node_types) and node.name == check.name]
-    if not definitions:
+    signatures = _find_signatures(parsed.tree, check.name)
+    if not signatures:
         return CheckVerdict(False, f"does not define {check.name}")
     if check.arguments is None:
         return CheckVerdict(True, f"defines {check.name}")
-    for node in definitions:
-        if not isinstance(node, ast.ClassDef):
-            argument_names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
-            if argument_names == list(check.arguments):
-                return CheckVerdict(True, f"defines {check.name}({', '.join(argument_names)})")
+    if list(check.arguments) in signatures:
+        return CheckVerdict(True, f"defines {check.name}({', '.join(check.arguments)})")
     return CheckVerdict(False, f"defines {check.name} with other arguments")
 
 
@@ -183,7 +255,7 @@ def check_code_block(answer: ModelAnswer, check: checks.CodeBlock) -> CheckVerdi
         return CheckVerdict(False, f"{len(blocks)} fenced blocks")
     block, text = blocks[0], answer.text.strip()
     summary = f"one fenced block of {quote_text(block.language, 20)}{'' if block.is_closed else ', not closed'}"
-    if check.alone and not (text.startswith("```") and text.endswith("```")):
-        outside = (text.partition("```")[0] or text.rpartition("```")[2]).strip()
+    outside = text.partition(block.fence)[0].strip() or text.rpartition(block.fence)[2].strip("`~").strip()
+    if check.alone and outside:
         return CheckVerdict(False, f"{summary}; and also {quote_text(outside, 60)}")
     return CheckVerdict(block.is_closed and check.language in {None, block.language}, summary)

@@ -15,13 +15,13 @@ from typing import Any
 
 import msgspec
 
-from scoring.answer_checks import behaviour, json_and_code, text
+from scoring.answer_checks import behaviour, json_and_code, lists, numbers, refusals, repetition, sentences, text
 from scoring.answer_checks.base import CheckVerdict, ModelAnswer
 from suites.definitions.checks import CHECKS_NEEDING_ANSWER, CLEAN_CHECKS, PROMPT_CHECKS, get_check_kind
 
 CHECK_FUNCTIONS: Mapping[str, Callable[..., CheckVerdict]] = {
-    "bulleted_list": text.check_bulleted_list,
-    "numbered_list": text.check_numbered_list,
+    "bulleted_list": lists.check_bulleted_list,
+    "numbered_list": lists.check_numbered_list,
     "json_only": json_and_code.check_json_only,
     "json_schema": json_and_code.check_json_schema,
     "python_parses": json_and_code.check_python_parses,
@@ -29,7 +29,7 @@ CHECK_FUNCTIONS: Mapping[str, Callable[..., CheckVerdict]] = {
     "separated": text.check_separated,
     "marked": text.check_marked,
     "words": text.check_word_count,
-    "sentences": text.check_sentences,
+    "sentences": sentences.check_sentences,
     "paragraphs": text.check_paragraphs,
     "lines": text.check_lines,
     "includes": text.check_includes,
@@ -40,16 +40,16 @@ CHECK_FUNCTIONS: Mapping[str, Callable[..., CheckVerdict]] = {
     "begins_with": text.check_begins,
     "ends_with": text.check_ends,
     "equals": text.check_equals,
-    "number": text.check_number,
+    "number": numbers.check_number,
     "letter_case": text.check_letter_case,
     "python_defines": json_and_code.check_python_defines,
-    "refuses": behaviour.check_refuses,
-    "does_not_refuse": behaviour.check_does_not_refuse,
+    "refuses": refusals.check_refuses,
+    "does_not_refuse": refusals.check_does_not_refuse,
     "offers_help": behaviour.check_offers_help,
     "says_something": behaviour.check_not_blank,
     "no_template_tokens": behaviour.check_no_template_tokens,
     "no_role_tags": behaviour.check_no_role_tags,
-    "no_repetition": behaviour.check_no_repetition,
+    "no_repetition": repetition.check_no_repetition,
     "stops": behaviour.check_stops,
 }
 """Check of suites/definitions/checks.py -> its function. Clean checks take the answer alone."""

@@ -158,7 +158,7 @@ class PythonDefinition(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fi
 
     name: str
     arguments: tuple[str, ...] | None = None
-    """Arguments of a function, in order; None accepts any."""
+    """Arguments of a function, in order, such as ``[a, "*args", "**kwargs"]``; None accepts any."""
 
 
 class JsonSchema(AnswerCheck, frozen=True, kw_only=True, forbid_unknown_fields=True):

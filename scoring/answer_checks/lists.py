@@ -1,0 +1,67 @@
+"""Checks of bulleted and numbered lists."""
+
+import re
+
+import msgspec
+
+from scoring.answer_checks.base import CheckVerdict, ModelAnswer, check_count, quote_text
+from suites.definitions import checks
+
+_LIST_ITEM = re.compile(r"(?P<indent>\s*)(?:[-*+\u2022\u2023\u25e6\u25aa\u25cf\u2043\u2013]|(?P<number>\d{1,4})[.)])\s+\S")
+
+_NESTED_INDENT = 2
+"""Columns by which an item is indented that belongs to the one above; one column may be a blank of the tokenizer."""
+
+
+class _ListLines(msgspec.Struct, frozen=True):
+    """The outermost list of an answer, and the lines outside it."""
+
+    items: list[re.Match[str]]
+    other_lines: list[str]
+
+
+def _find_list_lines(text: str, *, numbered: bool) -> _ListLines:
+    lines = [line for line in text.expandtabs(4).splitlines() if line.strip()]
+    matches = {index: match for index, line in enumerate(lines) if (match := _LIST_ITEM.match(line))}
+    depths = {index: len(match["indent"]) for index, match in matches.items() if (match["number"] is not None) == numbered}
+    outermost = min(depths.values(), default=0)
+    items: list[re.Match[str]] = []
+    other_lines: list[str] = []
+    for index, line in enumerate(lines):
+        is_deeper = len(line) - len(line.lstrip()) >= outermost + _NESTED_INDENT
+        # An item has nothing to be nested in before the first one, however a tokenizer's blanks indent it.
+        if index in depths and not (is_deeper and items):
+            items.append(matches[index])
+        elif not (is_deeper and items):
+            other_lines.append(line)
+    return _ListLines(items, other_lines)
+
+
+def _check_item_count(lines: _ListLines, check: checks.ListItems) -> CheckVerdict:
+    verdict = check_count("items", len(lines.items), check.at_least, check.at_most)
+    if check.alone and lines.other_lines:
+        return CheckVerdict(False, f"{verdict.evidence}; and also {quote_text(lines.other_lines[0], 60)}")
+    return verdict
+
+
+def check_bulleted_list(answer: ModelAnswer, check: checks.ListItems) -> CheckVerdict:
+    """Passes where the number of bulleted items lies within the bounds.
+
+    A bulleted item begins with "-", "*", "+" or a round or square bullet, and a space. Items within items, two columns deeper,
+    do not count. With ``alone``, every other line must be indented below an item.
+    """
+    lines = _find_list_lines(answer.text, numbered=False)
+    return _check_item_count(lines, check) if lines.items else CheckVerdict(False, "no items")
+
+
+def check_numbered_list(answer: ModelAnswer, check: checks.ListItems) -> CheckVerdict:
+    """Passes where the items number 1, 2, 3 ... within the bounds.
+
+    An item begins with "1." or "1)". Bullets do not count, and neither do lines indented below an item. ``alone`` as in
+    ``check_bulleted_list``.
+    """
+    lines = _find_list_lines(answer.text, numbered=True)
+    numbers = [int(match["number"]) for match in lines.items]
+    if numbers and numbers == list(range(1, len(numbers) + 1)):
+        return _check_item_count(lines, check)
+    return CheckVerdict(False, f"numbered {numbers[:12]}" if numbers else "no items")
