@@ -228,7 +228,8 @@ class StoredItems:
 def _build_item(example: Example, requests: Iterator[TokenRequest], uncond: Iterator[TokenRequest]) -> TaskItem:
     """An item from its text and its next requests."""
     continuations = [pair.continuation for pair in example.pairs]
-    # winogrande scores what follows its options, and that may end with the same word as one of them.
+    # winogrande scores one continuation after contexts that end with its options. lm-evaluation-harness calls these contexts the
+    # choices, so it divides by their length.
     has_shared_continuation = len(set(continuations)) == 1 < len(set(example.choices))
     return TaskItem(
         index=example.index,
@@ -239,8 +240,14 @@ def _build_item(example: Example, requests: Iterator[TokenRequest], uncond: Iter
         requests=[next(requests) for _ in continuations],
         uncond=None if example.uncond is None else [next(uncond) for _ in example.uncond],
         chars=[
-            len(choice if continuation.endswith(choice) and not has_shared_continuation else continuation.removeprefix(" "))
-            for choice, continuation in zip(example.choices, continuations, strict=True)
+            len(
+                pair.context
+                if has_shared_continuation
+                else choice
+                if pair.continuation.endswith(choice)
+                else pair.continuation.removeprefix(" ")
+            )
+            for choice, pair in zip(example.choices, example.pairs, strict=True)
         ],
         chars_with_space=[len(continuation) for continuation in continuations],
         bytes=[len(continuation.encode()) for continuation in continuations],

@@ -267,6 +267,7 @@ def _describe_model(contents: CheckpointShards, seconds: float) -> dict[str, Any
         "assumed": dict(arch.assumed),
         "tp": contents.tp,
         "pp": contents.pp,
+        "ep": contents.ep,
         # Widest first, so that a mixed checkpoint reads the same in each run.
         "checkpoint_dtypes": sorted({shard.dtype for shard in all_shards}, key=lambda name: -BYTES_PER_ELEMENT[name]),
         "files": len(all_shards),

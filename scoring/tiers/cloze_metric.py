@@ -4,7 +4,8 @@ A choice's log-likelihood (ll) is the sum of the natural-log probabilities of it
 the highest value, the first of equals:
 
     acc           ll
-    acc_norm      ll / characters of the choice, without the space before it (lm-evaluation-harness's)
+    acc_norm      ll / characters of the choice, without the space before it (lm-evaluation-harness's); of winogrande, whose choices
+                  share what follows them, ll / characters of the context that ends with the option
     acc_per_char  ll / characters with that space (OLMES's)
     acc_per_byte  ll / UTF-8 bytes with that space
     acc_per_token ll / tokens
@@ -42,7 +43,7 @@ TASK_ROW_SCHEMA = pa.schema(
         ("ll", _FLOATS),
         ("ll_uncond", _FLOATS),  # null where the task has none
         ("tokens", _COUNTS),
-        ("chars", _COUNTS),  # without the space before the choice
+        ("chars", _COUNTS),  # without the space before the choice; of winogrande's contexts
         ("chars_with_space", _COUNTS),
         ("bytes", _COUNTS),
         ("truncated", pa.bool_()),

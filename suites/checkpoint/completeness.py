@@ -89,6 +89,7 @@ class CheckpointShards(msgspec.Struct, frozen=True, kw_only=True):
     """Of all model files."""
     tp: int
     pp: int
+    ep: int
     ignored: tuple[str, ...]
 
 
@@ -258,7 +259,8 @@ class _Inspector:
 
 
 def _select_files(documents: CheckpointMetadata, listing: CheckpointListing) -> ShardSelection:
-    selection = select_shards(documents.architecture.parameters(), listing.model_files, tp=documents.tp, pp=documents.pp)
+    ranks = {"tp": documents.tp, "pp": documents.pp, "ep": documents.ep}
+    selection = select_shards(documents.architecture.parameters(), listing.model_files, **ranks)
     if selection.missing is not None:
         raise IncompleteFile(selection.missing)
     return selection
@@ -280,6 +282,7 @@ def _check_shards(
         size_bytes=sum(listing.model_files[file].size_bytes for files in selection.files.values() for file in files),
         tp=documents.tp,
         pp=documents.pp,
+        ep=documents.ep,
         ignored=selection.ignored,
     )
 

@@ -63,6 +63,8 @@ class CheckpointMetadata(msgspec.Struct, frozen=True, kw_only=True):
     architecture: Architecture
     tp: int
     pp: int
+    ep: int
+    """Expert-parallel ranks: 1 where nothing is said."""
     saved_step: int | None
     """``metas.last_train_step`` of checkpoint_metadata.json."""
     tokens_seen: int | None
@@ -105,6 +107,9 @@ def read_checkpoint_metadata(folder: Path) -> CheckpointMetadata:
         architecture=parse_architecture(model_config),
         tp=_parse_rank_count(metadata.get("tp"), "checkpoint_metadata.json: tp"),
         pp=_parse_rank_count(_get_mapping(config, "parallelism").get("pp"), "config.yaml: parallelism.pp"),
+        ep=_parse_rank_count(
+            _get_mapping(config, "parallelism").get("expert_parallel_size") or 1, "config.yaml: parallelism.expert_parallel_size"
+        ),
         saved_step=_as_count(metas.get("last_train_step")),
         tokens_seen=_compute_tokens_seen(metas, _as_count(_get_mapping(config, "tokens").get("sequence_length"))),
     )

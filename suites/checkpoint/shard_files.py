@@ -28,7 +28,8 @@ MAX_ENTRIES = 1 << 19
 _MAX_DEPTH = 12
 
 _RANKS_PATTERN = (
-    r"_pp-rank-(?P<pp>\d{1,6})-of-(?P<pps>\d{1,6})_tp-rank-(?P<tp>\d{1,6})-of-(?P<tps>\d{1,6})(?P<exp>_exp-rank-\d+-of-\d+)?"
+    r"_pp-rank-(?P<pp>\d{1,6})-of-(?P<pps>\d{1,6})_tp-rank-(?P<tp>\d{1,6})-of-(?P<tps>\d{1,6})"
+    r"(?:_exp-rank-(?P<ep>\d{1,6})-of-(?P<eps>\d{1,6}))?"
 )
 
 _CURRENT_NAME_PATTERN = re.compile(rf"model_(?P<param>[^.]+?)(?:{_RANKS_PATTERN})?\.safetensors", re.ASCII)
@@ -36,8 +37,18 @@ _CURRENT_NAME_PATTERN = re.compile(rf"model_(?P<param>[^.]+?)(?:{_RANKS_PATTERN}
 _LEGACY_NAME_PATTERN = re.compile(rf"model_model_(?P<param>[^.]+?)\.safetensors{_RANKS_PATTERN}\.safetensors", re.ASCII)
 
 
-_CandidateFiles = dict[tuple[int, int], dict[int, str]]
-"""(name format, pp rank) -> tp rank -> file, of one parameter."""
+class FileSource(NamedTuple):
+    """Where the files of one parameter come from; together they are the tensor."""
+
+    name_format: int
+    pp_rank: int
+    """-1: an unsharded file."""
+    ep: int
+    """Number of expert-parallel ranks in the names; 1 without."""
+
+
+_CandidateFiles = dict[FileSource, dict[tuple[int, int], str]]
+"""Source -> (ep rank, tp rank) -> file, of one parameter."""
 
 
 class FileStat(NamedTuple):
@@ -54,6 +65,9 @@ class ShardRanks(NamedTuple):
     pp: int
     tp_rank: int
     tp: int
+    ep_rank: int
+    ep: int
+    """1 where the name has no rank of an expert group."""
 
 
 class ShardFileName(msgspec.Struct, frozen=True):
@@ -64,8 +78,6 @@ class ShardFileName(msgspec.Struct, frozen=True):
     """None for an unsharded tensor."""
     name_format: int
     """0: nanotron's present format. 1: the format of 2024-03 to 2024-04-24."""
-    expert_rank: bool = False
-    """Whether the name has the rank of an expert group."""
 
 
 class ShardSelection(msgspec.Struct, frozen=True):
@@ -157,13 +169,16 @@ def parse_shard_name(relative: str) -> ShardFileName | None:
     match = legacy_match or _CURRENT_NAME_PATTERN.fullmatch(file_name)
     if match is None or not folder.startswith("model/"):
         return None
-    ranks = None if match["pp"] is None else ShardRanks(*(int(match[name]) for name in ("pp", "pps", "tp", "tps")))
+    numbers = {name: int(match[name] or (name == "eps")) for name in ("pp", "pps", "tp", "tps", "ep", "eps")}
+    ranks = None if match["pp"] is None else ShardRanks(*numbers.values())
     name_format = 0 if legacy_match is None else 1
-    return ShardFileName(f"{module}.{match['param']}", ranks, name_format, expert_rank=match["exp"] is not None)
+    return ShardFileName(f"{module}.{match['param']}", ranks, name_format)
 
 
-def select_shards(parameters: Iterable[ParameterSpec], listing: Mapping[str, FileStat], *, tp: int, pp: int) -> ShardSelection:
-    """The model files that a run of ``tp`` x ``pp`` ranks wrote.
+def select_shards(
+    parameters: Iterable[ParameterSpec], listing: Mapping[str, FileStat], *, tp: int, pp: int, ep: int = 1
+) -> ShardSelection:
+    """The model files that a run of ``tp`` x ``pp`` x ``ep`` ranks wrote.
 
     A tensor's name does not tell its pipeline rank, so any single one is used. Where two ranks hold the tensor, one of
     them from another partition of the layers, the newer files count.
@@ -174,21 +189,21 @@ def select_shards(parameters: Iterable[ParameterSpec], listing: Mapping[str, Fil
     for relative in sorted(listing):
         shard_name = parse_shard_name(relative)
         ranks = None if shard_name is None else shard_name.ranks
-        is_other_topology = ranks is not None and (ranks.pp, ranks.tp) != (pp, tp)
-        if shard_name is None or shard_name.expert_rank or is_other_topology:
+        is_other_topology = ranks is not None and ((ranks.pp, ranks.tp) != (pp, tp) or ranks.ep not in {1, ep})
+        if shard_name is None or is_other_topology:
             ignored.append(relative)
             continue
         # An unsharded tensor is filed under pipeline rank -1, which no real rank has.
-        source = (shard_name.name_format, -1 if ranks is None else ranks.pp_rank)
-        tp_rank = 0 if ranks is None else ranks.tp_rank
-        groups.setdefault(shard_name.parameter, {}).setdefault(source, {})[tp_rank] = relative
+        source = FileSource(shard_name.name_format, *((-1, 1) if ranks is None else (ranks.pp_rank, ranks.ep)))
+        rank = (0, 0) if ranks is None else (ranks.ep_rank, ranks.tp_rank)
+        groups.setdefault(shard_name.parameter, {}).setdefault(source, {})[rank] = relative
     files: dict[str, tuple[str, ...]] = {}
     missing = None
     for parameter in parameters:
         candidates = groups.pop(parameter.name, {})
         chosen = _choose_files(parameter, candidates, listing, tp)
         if chosen is None:
-            missing = missing or _describe_missing_files(parameter, candidates, tp)
+            missing = missing or _describe_missing_files(parameter, candidates, tp, ep)
             continue
         files[parameter.name] = chosen
         ignored.extend(file for group in candidates.values() for file in group.values() if file not in chosen)
@@ -201,18 +216,19 @@ def _choose_files(
     parameter: ParameterSpec, candidates: _CandidateFiles, listing: Mapping[str, FileStat], tp: int
 ) -> tuple[str, ...] | None:
     # A sharded tensor's complete set of shards takes precedence over an unsharded file.
-    unsharded = candidates.get((0, -1))
+    unsharded = candidates.get(FileSource(0, -1, 1))
     complete = {
-        key: tuple(group[rank] for rank in range(tp))
-        for key, group in candidates.items()
-        if key[1] >= 0 and set(group) == set(range(tp))
+        source: tuple(group[rank] for rank in sorted(group))
+        for source, group in candidates.items()
+        if source.pp_rank >= 0 and _has_all_ranks(set(group), source.ep, tp)
     }
-    if unsharded is not None and not (parameter.sharded and complete):
-        return (unsharded[0],)
+    if unsharded is not None and not (complete and (parameter.sharded or max(source.ep for source in complete) > 1)):
+        return (unsharded[0, 0],)
     if not complete:
         return None
-    name_format = min(key[0] for key in complete)  # a save of today replaces one in the legacy format
-    candidate_sets = [files for key, files in complete.items() if key[0] == name_format]
+    # A save of today replaces one in the legacy format; experts split over ranks replace those of a run without.
+    best = min((source.name_format, -source.ep) for source in complete)
+    candidate_sets = [files for source, files in complete.items() if (source.name_format, -source.ep) == best]
     # Only a set that is newer as a whole is known to replace the other one.
     newest = max(candidate_sets, key=lambda files: max(listing[file].mtime_ns for file in files))
     oldest_mtime_ns = min(listing[file].mtime_ns for file in newest)
@@ -223,12 +239,25 @@ def _choose_files(
     return newest
 
 
-def _describe_missing_files(parameter: ParameterSpec, candidates: _CandidateFiles, tp: int) -> str:
-    rank_sets = [group for (_, rank), group in candidates.items() if rank >= 0]
+def _has_all_ranks(ranks: set[tuple[int, int]], ep: int, tp: int) -> bool:
+    """Whether (ep rank, tp rank) are all of a tensor's.
+
+    Experts that tensor parallelism does not split are written by its rank 0 alone.
+    """
+    all_ranks = {(ep_rank, tp_rank) for ep_rank in range(ep) for tp_rank in range(tp)}
+    return ranks == all_ranks or (ep > 1 and ranks == {(ep_rank, 0) for ep_rank in range(ep)})
+
+
+def _describe_missing_files(parameter: ParameterSpec, candidates: _CandidateFiles, tp: int, ep: int) -> str:
+    rank_sets = {source: group for source, group in candidates.items() if source.pp_rank >= 0}
     if not rank_sets:
-        return f"{parameter.name} has no file for tp={tp}"
-    fullest = max(rank_sets, key=len)  # the others are probably left over from earlier saves
-    missing_ranks = sorted(set(range(tp)) - set(fullest))
+        return f"{parameter.name} has no file for tp={tp}" + (f" and ep={ep}" if ep > 1 else "")
+    source, fullest = max(rank_sets.items(), key=lambda item: len(item[1]))  # the others are probably left over
+    if missing_groups := sorted(set(range(source.ep)) - {ep_rank for ep_rank, _ in fullest}):
+        return f"{parameter.name} lacks the shard of expert rank {', '.join(map(str, missing_groups[:8]))} of {source.ep}"
+    missing_ranks = sorted(
+        {tp_rank for ep_rank in range(source.ep) for tp_rank in range(tp) if (ep_rank, tp_rank) not in fullest}
+    )
     if not missing_ranks:
         return f"{parameter.name} has a shard of a rank beyond tp={tp}"
     return f"{parameter.name} lacks the shard of tp rank {', '.join(map(str, missing_ranks[:8]))} of {tp}"

@@ -25,6 +25,9 @@ MAX_HEADER_BYTES = 1 << 20
 
 MAX_PIECES = 1024
 
+_EXPERT_RANK = "_exp-rank-"
+"""In the name of a file with the experts of one rank."""
+
 _LENGTH_FIELD_BYTES = 8
 
 _MAX_DIMENSIONS = 8
@@ -133,10 +136,15 @@ def read_shards(parameter: ParameterSpec, files: tuple[str, ...], folder: Path) 
 
     Raises IncompleteFile, UnscorableCheckpoint or OSError, as ``read_header`` does.
     """
-    shards = []
+    shards: list[Shard] = []
+    seen_boxes: list[list[Box]] = []
     for file in files:
         header = read_header(folder / file, file)
         pieces = _parse_pieces(parameter, header, file, is_only_file=len(files) == 1)
+        # Ranks of tensor parallelism may each have written the same experts.
+        if _EXPERT_RANK in file and [piece.tensor_box for piece in pieces] in seen_boxes:
+            continue
+        seen_boxes.append([piece.tensor_box for piece in pieces])
         _check_coverage(file, header.shape, [piece.shard_box for piece in pieces])
         shards.append(Shard(file, header.dtype, header.shape, header.offset_bytes, pieces))
     if len({shard.dtype for shard in shards}) > 1:
@@ -154,7 +162,11 @@ def _parse_pieces(parameter: ParameterSpec, header: ShardHeader, file: str, *, i
         full_box = tuple((0, size) for size in header.shape)
         if header.shape != parameter.shape:
             expectation = "model_config.json implies" if is_only_file else "it names no slices, and the full tensor is"
-            raise UnscorableCheckpoint(f"{file}: {parameter.name} is {header.shape}, {expectation} {parameter.shape}")
+            message = f"{file}: {parameter.name} is {header.shape}, {expectation} {parameter.shape}"
+            # Nanotron's main gives all expert-parallel ranks one file name: the last writer's experts are left.
+            if ".experts." in parameter.name and header.shape[1:] == parameter.shape[1:]:
+                message += "; only the experts of one rank were saved"
+            raise UnscorableCheckpoint(message)
         return (ShardPiece(full_box, full_box),)
     # With slices, the shard says itself which box of the tensor it holds.
     tensor_shape = parse_shape(header.metadata.get("unsharded_shape", ""))

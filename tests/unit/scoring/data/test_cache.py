@@ -297,15 +297,16 @@ def test_a_task_without_unconditional_requests_has_none(tmp_path, data, byte_tok
     (item,) = ensure_task("t", definition, tokenizer=byte_tokenizer, data=data, offline=True).items
     assert item.uncond is None
     assert item.choices == ("A", "Bert")
-    assert item.chars == [4, 4]
+    assert item.chars == [len("A saw B so A"), len("A saw B so Bert")]
     assert [bytes(request.context) for request in item.requests] == [b"A saw B so A", b"A saw B so Bert"]
 
 
-def test_a_sentence_that_ends_with_an_option_is_as_long_for_both(tmp_path, data, byte_tokenizer):
+def test_a_sentence_that_ends_with_an_option_has_the_lengths_of_its_contexts(tmp_path, data, byte_tokenizer):
     rows = [{"sentence": "A saw B so _ ran to Bert", "option1": "A", "option2": "Bert", "answer": "1"}]
     definition = {"data_files": [write(tmp_path / "a.jsonl", rows)], "adapter": "winogrande"}
     (item,) = ensure_task("t", definition, tokenizer=byte_tokenizer, data=data, offline=True).items
-    assert item.chars == [11, 11]
+    assert item.chars == [len("A saw B so A"), len("A saw B so Bert")]
+    assert item.chars_with_space == [len(" ran to Bert")] * 2
 
 
 def test_a_delimiter_is_part_of_the_key_and_of_the_tokens(tmp_path, data, byte_tokenizer):
