@@ -160,7 +160,6 @@ def find_comparable_names(
         mismatch = f"different meaning of {key}: {assumed[0][key]} at the baseline, {assumed[1][key]} at the candidate"
     if mismatch is not None:
         return ComparableNames([], [Refusal(name=tier, reason=mismatch, tier=tier)])
-    # A head mismatch refuses the tier; an entry's own mismatch refuses that entry only.
     names, reasons = [], {}
     baseline_entries, candidate_entries = baseline.get_entries(tier), candidate.get_entries(tier)
     keys = ENTRY_REQUIRED_EQUAL | (DATA_REQUIRED_EQUAL if same_data else {})

@@ -4,8 +4,8 @@ A choice's log-likelihood (ll) is the sum of the natural-log probabilities of it
 the highest value, the first of equals:
 
     acc           ll
-    acc_norm      ll / characters of the choice, without the space before it (lm-evaluation-harness's); of winogrande, whose choices
-                  share what follows them, ll / characters of the context that ends with the option
+    acc_norm      ll / characters of the choice, without the space before it (lm-evaluation-harness's)
+                  winogrande's choices share what follows them: ll / characters of the context that ends with the option
     acc_per_char  ll / characters with that space (OLMES's)
     acc_per_byte  ll / UTF-8 bytes with that space
     acc_per_token ll / tokens
