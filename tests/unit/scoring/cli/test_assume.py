@@ -59,7 +59,7 @@ def test_scores_under_contradicting_choices_are_not_compared(tmp_path, capsys):
     for baseline, candidate in (("ignored", "applied"), ("plain", "applied")):
         paths = [str(tmp_path / "results" / "stage1" / "by_checkpoint" / name) for name in (baseline, candidate)]
         run_scoring_in_process(["compare", "--baseline", paths[0], "--candidate", paths[1], "--json"])
-        reasons[baseline] = {refusal["reason"] for refusal in json.loads(capsys.readouterr().out)["refusals"]}
+        reasons[baseline] = {refusal["reason"] for refusal in json.loads(capsys.readouterr().out)["comparison"]["refusals"]}
     assert reasons["ignored"] == {"different meaning of rope_scaling: ignored at the baseline, applied at the candidate"}
     assert not any("rope_scaling" in reason for reason in reasons["plain"])
 
