@@ -133,6 +133,8 @@ def _adapt_social_i_qa(row: Columns, style: QuestionStyle) -> ClozeQuestion:
 def _adapt_sciq(row: Columns, style: QuestionStyle) -> ClozeQuestion:
     context = _format_question(row["question"])
     if style.format == "lm_eval":
+        if "support" not in row:
+            raise ColumnError("support", "has no value in column 'support', which format lm_eval reads")
         context = f"{row['support'].lstrip()}\n{context}"
     choices = [row["distractor1"], row["distractor2"], row["distractor3"], row["correct_answer"]]
     return make_cloze_question(style, context, choices, 3)
@@ -220,6 +222,7 @@ TASK_ADAPTERS: Mapping[str, TaskAdapter] = {
         make_question=_adapt_sciq,
         columns=dict.fromkeys(("question", "distractor1", "distractor2", "distractor3", "correct_answer", "support"), TEXT),
         gold_column=None,
+        optional=("support",),
     ),
     "qasc": _declare_labelled(_adapt_qasc),
     "copa": TaskAdapter(

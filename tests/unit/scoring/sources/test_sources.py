@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -133,6 +134,19 @@ def test_a_data_set_in_the_hubs_layout_is_streamed(tmp_path):
     source = open_hub_source(definition)
     assert [row.values["n"] for row in source.rows(["n"])] == [1, 2, 3, 4]
     assert source.description["streaming"] is True
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_only_the_needed_columns_of_a_data_set_are_decoded(tmp_path, monkeypatch, streaming):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    definition = msgspec.structs.replace(hub_folder(tmp_path), streaming=streaming)
+    (file,) = (tmp_path / "hub" / "data").iterdir()
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("at", pa.array([253402300800000000] * 4, pa.timestamp("us"))), file)
+    source = open_hub_source(definition)
+    assert list(iter_documents(definition, source)) == ["one\n", "zwei", "vier"]
+    (at, *_) = (row.values["at"] for row in source.rows(["at"]))
+    assert at.reason.startswith("a value that cannot be read (")
 
 
 def test_where_streaming_fails_the_rest_comes_from_the_whole_data_set(tmp_path, monkeypatch, caplog):
