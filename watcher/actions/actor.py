@@ -9,16 +9,14 @@ a limit lasts. If a later try succeeds and its watcher is killed before journali
 journal. It never runs, and the next watcher cancels it.
 """
 
-import socket
 from pathlib import Path
 from typing import assert_never
 
 import msgspec
 
-from suites.common.atomic_files import create_once
-from suites.common.documents import read_line
 from suites.contract.paths import attempt_log_paths
 from watcher.actions.archive import archive_results
+from watcher.actions.claims import describe_occupant, void_claim
 from watcher.actions.retention import RetentionActions
 from watcher.actions.submission import (
     build_scoring_submission,
@@ -68,6 +66,8 @@ class Actor:
         self.config = config
         self._journal, self._executor, self._state_id, self._clock, self._log = journal, executor, state_id, clock, log
         self._submissions_stopped = ""
+        self.server_now = clock()
+        """Unix time by the file server's clock, as of the last snapshot."""
         self.delays = SubmissionDelays(self._count_in_flight)
         self.warnings: list[str] = []
         """Executor errors of this tick."""
@@ -140,6 +140,11 @@ class Actor:
         if encode_mtimes(record.checkpoint) != action.mtimes:
             reason = "the checkpoint changed just before its submission"
             self._append_event(events.Pending(evaluation=action.key, reason=reason))
+            return
+        occupant = describe_occupant(record, action.request.paths, self.config.paths, self._journal.state, self.server_now)
+        if occupant:
+            self.delays.set_occupied(action.key, occupant, self._clock())
+            self._postpone(record, occupant, ReasonKind.OTHER_OWNER)
             return
         pin = record.pin
         # The job may read the pin, but only where it holds the requested content.
@@ -285,15 +290,9 @@ class Actor:
         self._executor.cancel(action.job)
 
     def _abandon_attempt(self, action: AbandonAttempt) -> None:
-        """Void the claim, then journal; the first writer of a claim wins."""
-        attempt_paths = self.config.paths.attempt(action.run_id)
-        attempt_paths.folder.mkdir(parents=True, exist_ok=True)
-        claim = attempt_paths.claim
-        # A void claim keeps a job from starting: the batch script creates the same file first.
-        if create_once(claim, f"void: given up by epoch {self._journal.epoch} on {socket.gethostname()}\n"):
+        """Void the claim, then journal; the first writer of a claim wins, or a person's word."""
+        if void_claim(self.config.paths.attempt(action.run_id), self._journal.epoch, by_person=action.by_person):
             self._append_event(action.next_event)
-        elif read_line(claim).startswith("void"):
-            self._append_event(action.next_event)  # by a watcher that was killed before journaling it
 
     def _close_request(self, action: CloseRequest) -> None:
         # The answer is journaled before the file is deleted, so a crash never loses it.

@@ -6,6 +6,9 @@ from typing import NamedTuple
 from watcher.core.actions import RESULTS_RETRY_SECONDS
 from watcher.reconcile.retry_policy import SUBMIT_LIMIT_RETRY_SECONDS
 
+OCCUPIED_RETRY_SECONDS = 60.0
+"""Seconds after which the results folder of another run is looked at again."""
+
 
 class _SubmitLimit(NamedTuple):
     """A submit limit that a submission met."""
@@ -26,6 +29,7 @@ class SubmissionDelays:
         self._count_in_flight = count_in_flight
         self._last_limit: _SubmitLimit | None = None
         self._unwritable_folders: dict[str, tuple[str, float]] = {}
+        self._occupied: dict[str, tuple[str, float]] = {}
 
     def set_submit_limit(self, message: str, now: float) -> None:
         """Start the delay after a submit limit."""
@@ -54,6 +58,14 @@ class SubmissionDelays:
     def clear_unwritable(self, folder: str) -> None:
         """End the delay of a results folder."""
         self._unwritable_folders.pop(folder, None)
+
+    def set_occupied(self, evaluation: str, reason: str, now: float) -> None:
+        """Start the delay of an evaluation on whose results another run works."""
+        self._occupied[evaluation] = reason, now
+
+    def occupied(self, now: float) -> dict[str, str]:
+        """Evaluation on whose results another run was seen to work a moment ago -> which."""
+        return {key: reason for key, (reason, at) in self._occupied.items() if 0 <= now - at < OCCUPIED_RETRY_SECONDS}
 
     def unwritable_results(self, now: float) -> dict[str, str]:
         """Results folder that could not be made a moment ago -> why."""

@@ -78,6 +78,8 @@ class AbandonAttempt(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     run_id: str
     next_event: JournalEvent
+    by_person: bool = False
+    """A person says that nobody runs it, so a claim does not keep it."""
 
     @property
     def reason(self) -> str:

@@ -6,11 +6,12 @@ import msgspec
 
 from suites.checkpoint.completeness import Completeness, Inspection
 from suites.checkpoint.layout import CheckpointLayout
+from suites.common.formatting import strip_control_characters
 from suites.contract.exit_record import ExitRecord
 from suites.contract.job_owner import JobOwner
 from suites.contract.scoring_request import ScoringRequest, SuiteInRequest, TierRequirement
 from suites.contract.tier_files import TierVerdict
-from watcher.core.evaluation import Attempt, EvaluationRecord, StageSettings
+from watcher.core.evaluation import MAX_CLOCK_SKEW_SECONDS, Attempt, EvaluationRecord, StageSettings
 from watcher.core.executor import Job, PartitionLimits
 from watcher.core.request_types import Request
 
@@ -90,6 +91,32 @@ def select_inspection(record: EvaluationRecord, inspections: Mapping[str, Inspec
     return pinned if same_content else inspection
 
 
+LIFE_SIGN_SECONDS = 300.0
+"""Seconds for which a sign of life counts: a run leaves one each minute."""
+
+
+class LifeSign(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest sign of a run in a results folder."""
+
+    run_id: str
+    """Empty where no file names it."""
+    at: float
+    """By the file server's clock."""
+    host: str = ""
+    job_id: str = ""
+    owner: JobOwner | None = None
+
+    def is_fresh(self, server_now: float) -> bool:
+        """Whether the run may still be at work."""
+        return -MAX_CLOCK_SKEW_SECONDS <= server_now - self.at < LIFE_SIGN_SECONDS
+
+    def __str__(self) -> str:
+        """``run eval-stage1-2000-0badcafe (job 12) of ada (uid 1001) on cluster lab, host node7``."""
+        job = f" (job {self.job_id})" if self.job_id else ""
+        owner = f" of {self.owner}" if self.owner is not None else ""
+        return strip_control_characters(f"run {self.run_id}{job}{owner}" + (f", host {self.host}" if self.host else ""))
+
+
 class AttemptFiles(msgspec.Struct, frozen=True, kw_only=True):
     """What the disk holds of one attempt."""
 
@@ -105,6 +132,8 @@ class AttemptFiles(msgspec.Struct, frozen=True, kw_only=True):
     """Number of parts finished since its submission."""
     out_of_memory_line: str = ""
     """The line of its log about exhausted host memory."""
+    life_sign: LifeSign | None = None
+    """Of this attempt, in the results folder; read where the queue lists no live job."""
 
 
 class EvaluationResults(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,6 +220,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The limit that the last submission met, as text, until the next try."""
     unwritable_results: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Results folder that could not be created -> why, until the next try."""
+    occupied: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """Evaluation -> the unknown run that works on its results, until it is looked at again."""
     submissions_left: int | None = None
     """Submissions that the executor still accepts now; None: it does not count."""
     requests: tuple[Request, ...] = ()

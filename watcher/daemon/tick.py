@@ -95,12 +95,14 @@ class TickRunner:
         # Each round observes anew, so decisions rest on what the last round really changed.
         for _ in range(MAX_ROUNDS):
             snapshot = self.observer.take_snapshot(self.config, self.journal.state, self.executor, self._clock())
+            self.actor.server_now = snapshot.server_now
             # The actor alone knows what it met in submissions a moment ago.
             snapshot = msgspec.structs.replace(
                 snapshot,
                 requests=tuple(request for request in snapshot.requests if request.id not in self.actor.undeletable_requests),
                 submit_limit=self.actor.delays.submit_limit(snapshot.now),
                 unwritable_results=self.actor.delays.unwritable_results(snapshot.now),
+                occupied=self.actor.delays.occupied(snapshot.now),
             )
             decision = self._reconcile_if_changed(snapshot)
             self.skips, self.alerts, self.queue = decision.skips, decision.alerts, snapshot.queue

@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
+
 from suites.contract.scoring_request import ScoringRequest
 from watcher.config.settings import Config
 from watcher.core.clock import touch_clock
@@ -30,6 +32,7 @@ from watcher.journal.replay import JournalState
 from watcher.observe import attempts as evidence_attempts
 from watcher.observe.checkpoints import FULL_SCAN_SECONDS, InspectionCache
 from watcher.observe.data_cache import MissingEntriesCache, check_prefill_results
+from watcher.observe.life_signs import read_life_sign
 from watcher.observe.local_data import LocalDataHashes
 from watcher.observe.partition_limits import query_limits_of_ended_attempts
 from watcher.observe.queue import QueueReader, get_accounting_lag
@@ -133,6 +136,14 @@ class Observer:
             for record in in_flight
             if record.attempt is not None and _has_failed(attempts[record.attempt.run_id], find_job(record.attempt, queue))
         }
+        # Where the queue shows no live job, the results folder may show a live run.
+        attempts |= {
+            record.attempt.run_id: msgspec.structs.replace(
+                attempts[record.attempt.run_id], life_sign=read_life_sign(get_evaluation_paths(config, record))
+            )
+            for record in in_flight
+            if record.attempt is not None and not _is_listed_live(find_job(record.attempt, queue))
+        }
         requests = self._read_requests(config, server_now)
         inputs: tuple[object, ...] = (config, *stages.values(), *requirements.values(), *missing_entries.values(), unscheduled)
         # Caches return the same object while nothing changed, so identity is enough and cheap.
@@ -231,3 +242,7 @@ def _has_failed(attempt_files: AttemptFiles, job: Job | None) -> bool:
     if attempt_files.exit_records and attempt_files.exit_records[-1].code != 0:
         return True
     return job is not None and job.state.is_terminal and job.state is not JobState.COMPLETED
+
+
+def _is_listed_live(job: Job | None) -> bool:
+    return job is not None and not job.state.is_terminal

@@ -16,10 +16,11 @@ from watcher.core.actions import AbandonAttempt, Action, ReleaseJob, Skip
 from watcher.core.evaluation import Attempt, EvaluationRecord, EvaluationState, is_in_future
 from watcher.core.executor import Job, JobState
 from watcher.core.reasons import ReasonKind
-from watcher.core.snapshot import AttemptFiles, Snapshot, find_job
+from watcher.core.snapshot import AttemptFiles, Snapshot, find_blind_spot, find_job
 from watcher.reconcile import retry_policy as policy
 from watcher.reconcile.journal_events import make_adopted_event, make_scored_event
 from watcher.reconcile.out_of_resources import SCORER_EXIT_CODES, EndedAttempt, decide_after_out_of_resources
+from watcher.reconcile.unseen_attempts import get_fresh_sign, is_final_end, wait_for_owner
 
 FILE_VISIBILITY_SECONDS = 60.0
 """Seconds that a file server may take to show what a job on another node wrote."""
@@ -41,6 +42,8 @@ def next_action_in_flight(
     """The next action for an evaluation with a submitted job."""
     attempt_files = snapshot.attempts.get(attempt.run_id, AttemptFiles())
     job = find_job(attempt, snapshot.queue)
+    # A queue that could not have listed the job says nothing by its silence; what it lists, it knows.
+    blind_spot = find_blind_spot(attempt, snapshot.queue) if job is None else ""
     if record.state is EvaluationState.SUBMITTING:
         return _next_action_submitting(record, attempt, attempt_files, snapshot, rules)
     # The name is unique to the attempt, while a recorded id may be wrong: the queue's id counts.
@@ -54,6 +57,8 @@ def next_action_in_flight(
     results = snapshot.results.get(record.key)
     # A job that still runs may publish again, so it is scored at its end.
     is_over = last_exit is not None or (not is_alive and _is_queue_newer(attempt, snapshot))
+    if blind_spot:
+        is_over = last_exit is not None or get_fresh_sign(attempt, attempt_files, snapshot) is None
     # Valid results count before any job state: exit codes and states can both be wrong about them.
     if results is not None and results.is_valid and is_over:
         where = {"results_folder": attempt.results, "run_id": attempt.run_id}
@@ -62,6 +67,8 @@ def next_action_in_flight(
         return (
             _next_action_stuck(record, attempt, job, snapshot, rules) if job.stuck else _next_action_alive(record, attempt, job)
         )
+    if blind_spot and (last_exit is None or not is_final_end(attempt, last_exit)):
+        return wait_for_owner(record, attempt, attempt_files, snapshot, blind_spot)
     # No answer of the queue is no news about the job.
     if snapshot.jobs is None:
         return Skip(record.key, f"{record.state.value}: the queue {snapshot.queue_problem}")
@@ -103,6 +110,8 @@ def _next_action_submitting(
         )
     if snapshot.queue is None or snapshot.queue.jobs is None:
         return Skip(record.key, "submitting: sbatch outcome unknown, and the queue is unreachable")
+    if blind_spot := find_blind_spot(attempt, snapshot.queue):
+        return wait_for_owner(record, attempt, attempt_files, snapshot, blind_spot)
     # An intended time ahead of the clock is not believed, so the wait begins when that was noticed.
     lookup_since = record.since if is_in_future(attempt.intended, snapshot.queue.at) else attempt.intended
     if is_in_future(lookup_since, snapshot.queue.at):
@@ -197,8 +206,10 @@ def _next_action_ended(ended: EndedAttempt, snapshot: Snapshot, config: Config, 
     # Whether Slurm requeues after a node failure or a preemption depends on the site.
     if job is not None and job.state in _REQUEUABLE_STATES:
         reason = f"job {job.job_id} is {job.raw_state}; waiting for Slurm to requeue it"
-        return _confirm_end(record, attempt, reason, policy.REQUEUE_WINDOW_SECONDS, now) or policy.decide_after_job_state(
-            record, job, attempt_files, results_error, rules, now=now
+        return (
+            _confirm_end(record, attempt, reason, policy.REQUEUE_WINDOW_SECONDS, now)
+            or _wait_for_live_run(ended, snapshot, reason)
+            or policy.decide_after_job_state(record, job, attempt_files, results_error, rules, now=now)
         )
     # A person's scancel stops retries; exit code 0 means that the work was finished before the scancel.
     if job is not None and job.state is JobState.CANCELLED and (last_exit is None or last_exit.code != 0):
@@ -231,9 +242,19 @@ def _next_action_ended(ended: EndedAttempt, snapshot: Snapshot, config: Config, 
     if last_exit is not None or job is not None:
         return _next_action_without_results(record, attempt, last_exit, snapshot, rules)
     # Neither queue nor accounting knows the job; without slurmdbd only the exit record could say more.
-    confirmation = _confirm_end(record, attempt, f"job {attempt.job_id} is no longer in the queue", VANISHED_AFTER_SECONDS, now)
+    reason = f"job {attempt.job_id} is no longer in the queue"
+    waiting = _confirm_end(record, attempt, reason, VANISHED_AFTER_SECONDS, now) or _wait_for_live_run(ended, snapshot, reason)
     event = policy.decide_after_vanished(record, rules, now)
-    return confirmation or (event if attempt_files.claim is not None else _abandon(record, attempt, event))
+    return waiting or (event if attempt_files.claim is not None else _abandon(record, attempt, event))
+
+
+def _wait_for_live_run(ended: EndedAttempt, snapshot: Snapshot, reason: str) -> Skip | None:
+    """Wait while files show that the run goes on, whatever Slurm says."""
+    sign = get_fresh_sign(ended.attempt, ended.attempt_files, snapshot)
+    if sign is None:
+        return None
+    seconds = max(0.0, snapshot.server_now - sign.at)
+    return Skip(ended.record.key, f"{reason}, but its run gave a sign of life {seconds:.0f} s ago; waiting for its end")
 
 
 def _next_action_without_results(

@@ -76,6 +76,8 @@ def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, c
             # Other stages' results folders may work, so only this folder's evaluations wait.
             if isinstance(item, SubmitEvaluation) and item.request.results in snapshot.unwritable_results:
                 outcomes.append(Skip(item.key, snapshot.unwritable_results[item.request.results]))
+            elif isinstance(item, SubmitEvaluation) and item.key in snapshot.occupied:
+                outcomes.append(Skip(item.key, snapshot.occupied[item.key]))
             elif isinstance(item, SubmitEvaluation):
                 candidates.append(item)
             else:

@@ -17,6 +17,7 @@ from watcher.core.snapshot import Snapshot, StageFolder
 from watcher.journal.replay import JournalState
 from watcher.reconcile.journal_events import make_archive_action
 from watcher.reconcile.schedule import ScheduledEvaluation, choose_directory, make_distinct_directory
+from watcher.reconcile.unseen_attempts import find_unseen, give_up_unseen
 
 AMENDABLE_EVENTS = (events.Created, events.Scored, events.Lost, events.ResultsLocated, events.Pending, events.LeftOver)
 """Events that an audit may propose."""
@@ -167,11 +168,14 @@ def _find_checkpoint_folder(source: str, step: int, stage_folder: StageFolder | 
 
 def _change_evaluation(request: Request, stage: Stage, record: EvaluationRecord, snapshot: Snapshot) -> tuple[list[Action], str]:
     if request.kind == "cancel":
-        return _cancel_evaluation(request, record)
+        return _cancel_evaluation(request, record, snapshot)
+    requester = f" by {request.by}" if request.by else ""
     # One evaluation must never have two live jobs, not even by request.
     if record.state in IN_FLIGHT_STATES:
-        return [], f"already {record.state.value}"
-    requester = f" by {request.by}" if request.by else ""
+        give_up = give_up_unseen(record, snapshot, requester) if request.kind == "retry" and request.force else None
+        if give_up is None:
+            return [], f"already {record.state.value}"
+        return [give_up], f"given up: {give_up.reason}"
     reason = f"{request.kind}{requester}"
     pending_event = events.Pending(evaluation=record.key, reason=reason, fresh=True, forced=request.force, requested=True)
     if record.state is EvaluationState.SCORED:
@@ -186,8 +190,10 @@ def _change_evaluation(request: Request, stage: Stage, record: EvaluationRecord,
     return [pending_event], f"will be retried (was {record.state.value})"
 
 
-def _cancel_evaluation(request: Request, record: EvaluationRecord) -> tuple[list[Action], str]:
+def _cancel_evaluation(request: Request, record: EvaluationRecord, snapshot: Snapshot) -> tuple[list[Action], str]:
     """Journal the cancel; the next round then cancels the orphaned job."""
+    if blind_spot := find_unseen(record, snapshot):
+        return [], f"not cancelled: {blind_spot}; its owner can cancel it there"
     if record.state in {EvaluationState.SCORED, EvaluationState.LOST, EvaluationState.CANCELLED}:
         return [], f"already {record.state.value}"
     run_id = None if record.attempt is None or record.state not in IN_FLIGHT_STATES else record.attempt.run_id

@@ -161,6 +161,7 @@ def _build_attempt(attempt: Attempt) -> StatusDocument:
         "submitted": attempt.submit_time,
         "started": attempt.started,
         "restarts": attempt.restarts,
+        "owner": "" if attempt.owner is None else str(attempt.owner),
     }
 
 

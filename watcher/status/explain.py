@@ -71,6 +71,7 @@ def _describe_state(record: EvaluationRecord, now: float) -> str:
     sentences = [f"Since {since}: {record.state.value}{_format_reason(record.full_reason)}."]
     if attempt := record.attempt:
         job = f"job {attempt.job_id}" if attempt.job_id else "no job known yet"
+        job += "" if attempt.owner is None else f" of {attempt.owner}"
         restarts = f", {attempt.restarts} restarts" if attempt.restarts else ""
         sentences.append(f"The newest attempt is number {attempt.number}, {attempt.run_id} ({job}{restarts}).")
     if record.failures:

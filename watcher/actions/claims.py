@@ -1,0 +1,44 @@
+"""Whose an attempt and an evaluation's results are: void claims, and runs at work."""
+
+import socket
+
+from suites.common.atomic_files import create_once
+from suites.common.documents import DamagedDocument, read_line
+from suites.contract.paths import AttemptPaths, EvaluationPaths, StatePaths
+from watcher.core.evaluation import EvaluationRecord
+from watcher.journal.replay import JournalState
+from watcher.observe.life_signs import find_other_run
+
+
+def void_claim(attempt_paths: AttemptPaths, epoch: int, *, by_person: bool) -> bool:
+    """Make sure that an attempt never starts; False where it may have started.
+
+    The batch script creates the same file first. A person's word counts even where the attempt was claimed. OSError where the
+    folder cannot be written.
+    """
+    try:
+        attempt_paths.folder.mkdir(parents=True, exist_ok=True)
+        if create_once(attempt_paths.claim, f"void: given up by epoch {epoch} on {socket.gethostname()}\n"):
+            return True
+        # By a watcher that was killed before journaling it.
+        return read_line(attempt_paths.claim).startswith("void") or by_person
+    except (OSError, DamagedDocument):
+        # A folder of another user may not be writable, and the person says that nobody runs it.
+        if not by_person:
+            raise
+        return True
+
+
+def describe_occupant(
+    record: EvaluationRecord, results: EvaluationPaths, state: StatePaths, journal_state: JournalState, server_now: float
+) -> str:
+    """The run that works on these results although the journal lacks it; empty for none.
+
+    It is a run of a state folder that was deleted, of another one, or started by hand.
+    """
+    sign = find_other_run(results, state, server_now)
+    # The newest attempt is known to have ended, and a person's word has ended the abandoned ones.
+    newest_run_id = None if record.attempt is None else record.attempt.run_id
+    if sign is None or sign.run_id == newest_run_id or sign.run_id in journal_state.abandoned:
+        return ""
+    return f"{sign} works on these results, and this journal does not know it; waiting for its end"
