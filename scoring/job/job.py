@@ -3,6 +3,7 @@
 The cheapest refusals come first: fence, published results, checkpoint, device, data. The model is loaded only for a missing part.
 """
 
+import contextlib
 import time
 from collections.abc import Mapping
 
@@ -48,7 +49,7 @@ class ScoringJob:
         """
         self.request = request
         self.run = JobRun(
-            fence=Fence(request.paths, request.run_id, environ),
+            fence=Fence(request.paths, request.run_id, environ, request.owner),
             stop=stop,
             environ=environ,
             processes=processes,
@@ -82,6 +83,12 @@ class ScoringJob:
         with convert_write_errors(request.paths.folder):
             request.paths.parts.mkdir(parents=True, exist_ok=True)
             run.fence.acquire()
+        # Workers have a parent that does it for all of them.
+        with run.fence.keep_renewed() if run.worker is None else contextlib.nullcontext():
+            self._score_behind_fence()
+
+    def _score_behind_fence(self) -> None:
+        request, run = self.request, self.run
         refuse_unsupported_request(request)
         refuse_unmanaged_results(request)
         refuse_changed_checkpoint(request)

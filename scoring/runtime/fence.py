@@ -3,22 +3,31 @@
 A run writes it when it starts, and reads it before each part and before it publishes.
 
 A node that was given up for lost may come back with a copy of a job that now runs elsewhere. The copy reads another run or
-restart in the fence, stops, and publishes nothing.
+restart in the fence, stops, and publishes nothing. The fence also shows others that its run is at work: it names the job and
+its owner, and its mtime is renewed each minute.
 """
 
+import contextlib
 import os
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from suites.common.atomic_files import write_json_atomically
 from suites.common.documents import read_json_object
 from suites.common.errors import ExitCode, UserError
+from suites.contract.job_owner import JobOwner
 from suites.contract.paths import EvaluationPaths
 
 SCHEMA = 1
+
+RENEWAL_SECONDS = 60.0
+"""Seconds between two renewals. A watcher counts a fence that was renewed within five minutes as a live run."""
 
 
 class Fence:
@@ -28,8 +37,11 @@ class Fence:
     and a file of the task its restart, so that a restart stops no other task.
     """
 
-    def __init__(self, paths: EvaluationPaths, run_id: str, environ: Mapping[str, str]) -> None:
-        self.run_id = run_id
+    def __init__(self, paths: EvaluationPaths, run_id: str, environ: Mapping[str, str], owner: JobOwner | None = None) -> None:
+        self.run_id, self._path = run_id, paths.fence_json
+        self._job = {"job_id": environ.get("SLURM_JOB_ID") or str(os.getpid())}
+        if owner is not None:
+            self._job["owner"] = msgspec.to_builtins(owner)
         self.restart = int(environ.get("SLURM_RESTART_COUNT") or 0)
         task = environ.get("SLURM_ARRAY_TASK_ID")
         self._restart_by_path = (
@@ -51,7 +63,30 @@ class Fence:
                     raise _build_lost_error(path, document)
             # An earlier run, or an earlier restart of this one: from now on its checks fail.
             holder = {"host": socket.gethostname(), "pid": os.getpid(), "at": time.time()}
-            write_json_atomically(path, {"schema": SCHEMA, "run_id": self.run_id, "restart": restart, **holder})
+            write_json_atomically(path, {"schema": SCHEMA, "run_id": self.run_id, "restart": restart, **holder, **self._job})
+
+    @contextlib.contextmanager
+    def keep_renewed(self) -> Iterator[None]:
+        """Renew the fence while the block runs: loading and external scorers leave no other sign of life."""
+        ended = threading.Event()
+        thread = threading.Thread(target=self._renew_until, args=(ended,), name="fence", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _renew_until(self, ended: threading.Event) -> None:
+        while not ended.wait(RENEWAL_SECONDS):
+            self.renew()
+
+    def renew(self) -> None:
+        """Show that this run is at work, unless another one holds the fence."""
+        # A disk that is full or gone stops nothing.
+        with contextlib.suppress(OSError):
+            if read_json_object(self._path).get("run_id") == self.run_id:
+                os.utime(self._path)
 
     def check(self) -> None:
         """Raise UserError (temporary) where another run or restart holds the fence."""

@@ -2,6 +2,7 @@ import json
 import os
 import signal
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 
@@ -9,8 +10,10 @@ from scoring.runtime.fence import Fence
 from suites.common.atomic_files import write_json_atomically
 from suites.common.documents import read_json
 from suites.common.errors import ExitCode, UserError
+from suites.contract.job_owner import JobOwner
 from suites.contract.paths import EvaluationPaths
 from suites.contract.scoring_request import SuiteInRequest, compute_tier_digests, merge_suites
+from support.executors.batch_scripts import wait_until
 from support.models.tiny_llama_items import LLAMA_CHECKPOINT
 from support.runs.scoring_jobs import get_results_folder, make_score_arguments, run_scoring_in_process, write_suites
 
@@ -166,6 +169,22 @@ def test_workers_of_one_run_share_the_fence(paths):
     first.check()
     second.check()
     assert paths.fence_json.read_bytes() == written
+
+
+def test_a_fence_names_its_job_and_owner_and_is_renewed_while_it_is_ours(paths, monkeypatch):
+    monkeypatch.setattr("scoring.runtime.fence.RENEWAL_SECONDS", 0.01)
+    owner = JobOwner(executor="slurm", uid=1001, user="ada", cluster="lab", host="login01")
+    fence = Fence(paths, "run", {"SLURM_JOB_ID": "12"}, owner)
+    fence.acquire()
+    document = read_json(paths.fence_json)
+    assert (document["job_id"], msgspec.convert(document["owner"], JobOwner)) == ("12", owner)
+    with fence.keep_renewed():
+        os.utime(paths.fence_json, (1.0, 1.0))
+        wait_until(lambda: paths.fence_json.stat().st_mtime > 1.0, "the fence is renewed")
+    Fence(paths, "another", {}).acquire()
+    os.utime(paths.fence_json, (1.0, 1.0))
+    fence.renew()
+    assert paths.fence_json.stat().st_mtime == 1.0
 
 
 def test_a_fence_that_is_gone_or_torn_is_not_ours(paths):
