@@ -165,6 +165,11 @@ class StatePaths(msgspec.Struct, frozen=True):
         return self.state / "daemon.lock"
 
     @property
+    def owner_json(self) -> Path:
+        """The user whose watchers look after this folder."""
+        return self.state / "owner.json"
+
+    @property
     def log(self) -> Path:
         """The daemon's rotating log."""
         return self.state / "watcher.log"

@@ -13,6 +13,7 @@ from watcher.core.executor import Executor, ExecutorUnreachable
 from watcher.core.request_types import Request
 from watcher.journal import request_files
 from watcher.journal.lock import DaemonLock
+from watcher.journal.state_owner import claim_state_folder
 
 
 def repair_differences(
@@ -44,6 +45,7 @@ def repair_differences(
     if not remaining:
         return
     try:
+        claim_state_folder(config.paths, shared=config.share_state)
         # A running watcher could be using these files, or adopting these jobs.
         lock = DaemonLock.acquire(config.paths, lease_seconds=10 * config.poll, server_now=touch_clock(config.paths.clock_file))
     except UserError as problem:

@@ -101,8 +101,11 @@ def retry(
 ) -> None:
     """Retry evaluations that are blocked, failed, cancelled or lost.
 
-    With --force also scored ones, folders with results of another program, and interrupted saves.
+    With --force also scored ones, folders with results of another program, and interrupted saves. A job of another user,
+    cluster or executor, which the watcher cannot see, is given up by your word: first see what is printed of it.
     """
+    if force:
+        _print_jobs_in_flight(config, stage, step_arguments, source, name)
     _request_change("retry", stage, step_arguments, source=source, name=name, force=force, config=config)
 
 
@@ -115,6 +118,31 @@ def retry(
 def cancel(stage: str, step_arguments: tuple[str, ...], *, source: str | None, name: str | None, config: Path | None) -> None:
     """Cancel evaluations and their jobs. They stay cancelled until you run watcher retry."""
     _request_change("cancel", stage, step_arguments, source=source, name=name, force=False, config=config)
+
+
+def _print_jobs_in_flight(
+    config: Path | None, stage: str, step_arguments: tuple[str, ...], source: str | None, name: str | None
+) -> None:
+    """Whose jobs --force may give up, with their last signs of life."""
+    from suites.common.formatting import format_duration, format_local_time  # noqa: PLC0415
+    from watcher.core.evaluation import IN_FLIGHT_STATES  # noqa: PLC0415
+    from watcher.core.result_paths import get_evaluation_paths  # noqa: PLC0415
+    from watcher.journal.journal import read_journal  # noqa: PLC0415
+    from watcher.journal.request_files import parse_steps  # noqa: PLC0415
+    from watcher.observe.life_signs import read_life_sign  # noqa: PLC0415
+
+    loaded, _ = load_stage(config, stage)
+    steps = parse_steps(step_arguments)
+    for record in read_journal(loaded.paths).records.values():
+        attempt = record.attempt
+        is_meant = record.stage == stage and record.step in steps and source in {None, record.source}
+        if not is_meant or name not in {None, record.directory} or record.state not in IN_FLIGHT_STATES or attempt is None:
+            continue
+        sign = read_life_sign(get_evaluation_paths(loaded, record))
+        news = "no sign of it in its results folder"
+        if sign is not None and sign.run_id == attempt.run_id:
+            news = f"last sign of it {format_duration(max(0.0, time.time() - sign.at))} ago, at {format_local_time(sign.at)}"
+        echo_text(f"{record.key} is {record.state.value}: {attempt.describe_job()}; {news}")
 
 
 def load_stage(config: Path | None, stage: str) -> tuple[Config, Stage]:

@@ -117,6 +117,7 @@ class ConfigFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     results: Path | None = None
     eval_data: Path | None = None
     state: Path | None = None
+    share_state: Flag = False
     python: str = "python3"
     executor: str = "slurm"
     poll: Duration = Duration(60)

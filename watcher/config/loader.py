@@ -133,6 +133,7 @@ def _resolve_config(
         results=results,
         eval_data=_resolve_path(base, file.eval_data or results / "eval_data"),
         state=_resolve_path(base, file.state or results / ".watcher"),
+        share_state=bool(file.share_state),
         python=str(_resolve_path(base, file.python)) if "/" in file.python else file.python,
         executor=file.executor,
         poll=float(file.poll),

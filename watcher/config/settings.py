@@ -166,6 +166,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     results: Path
     eval_data: Path
     state: Path
+    share_state: bool = False
+    """Whether watchers of several users take turns in the state folder."""
     python: str = "python3"
     executor: str = "slurm"
     poll: float = 60.0

@@ -90,6 +90,11 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     owner: JobOwner | None = None
     """Who submitted it, and where; None: unknown, so the queue that lists it is the right one."""
 
+    def describe_job(self) -> str:
+        """``job 12 of ada (uid 1001) on cluster lab``."""
+        job = "its job" if self.job_id is None else f"job {self.job_id}"
+        return job if self.owner is None else f"{job} of {self.owner}"
+
 
 class Pin(msgspec.Struct, frozen=True, kw_only=True):
     """Hard links of a checkpoint's files, or the reason for having none."""

@@ -29,6 +29,7 @@ from watcher.daemon.tick import TickRunner
 from watcher.daemon.wakeup import Wakeup
 from watcher.journal.journal import Journal, JournalSuperseded
 from watcher.journal.lock import DaemonLock
+from watcher.journal.state_owner import claim_state_folder
 from watcher.observe.local_data import MAX_BYTES_PER_TICK
 from watcher.status.health import check_liveness, make_downtime_alerts
 
@@ -251,6 +252,7 @@ def open_daemon(config: Config, environ: Mapping[str, str], *, console: bool, mo
     """
     try:
         config.paths.state.mkdir(parents=True, exist_ok=True)
+        claim_state_folder(config.paths, shared=config.share_state)
         return Daemon(config, environ=environ, log=logs.start_daemon_log(config.paths.log, console=console), mode=mode)
     except OSError as error:
         hint = "make it writable, or set state: in the config"

@@ -34,12 +34,6 @@ def is_final_end(attempt: Attempt, last_exit: ExitRecord) -> bool:
     return is_local or (last_exit.signal is None and last_exit.code != ExitCode.TEMPORARY)
 
 
-def describe_job(attempt: Attempt) -> str:
-    """``job 12 of ada (uid 1001) on cluster lab``."""
-    job = "its job" if attempt.job_id is None else f"job {attempt.job_id}"
-    return job if attempt.owner is None else f"{job} of {attempt.owner}"
-
-
 def find_unseen(record: EvaluationRecord, snapshot: Snapshot) -> str:
     """Whose the job of an attempt in flight is, and why it is not seen here.
 
@@ -49,7 +43,7 @@ def find_unseen(record: EvaluationRecord, snapshot: Snapshot) -> str:
     if record.state not in IN_FLIGHT_STATES or attempt is None or find_job(attempt, snapshot.queue) is not None:
         return ""
     blind_spot = find_blind_spot(attempt, snapshot.queue)
-    return f"{describe_job(attempt)} cannot be seen here: {blind_spot}" if blind_spot else ""
+    return f"{attempt.describe_job()} cannot be seen here: {blind_spot}" if blind_spot else ""
 
 
 def give_up_unseen(record: EvaluationRecord, snapshot: Snapshot, requester: str) -> AbandonAttempt | None:
@@ -74,7 +68,7 @@ def wait_for_owner(
 ) -> Skip:
     """Leave an attempt to the watcher that can see it; say whose it is."""
     news = _describe_news(attempt, attempt_files)
-    reason = f"{record.state.value}: {describe_job(attempt)} cannot be seen here: {blind_spot}; {news}"
+    reason = f"{record.state.value}: {attempt.describe_job()} cannot be seen here: {blind_spot}; {news}"
     # In a folder that is shared on purpose this is no news before it lasts.
     is_quiet = snapshot.now - max(record.since, _get_last_sign(attempt, attempt_files)) >= QUIET_SECONDS
     return Skip(record.key, f"{reason}. A watcher of its owner follows it there; {GIVE_UP_HINT}", needs_attention=is_quiet)

@@ -56,6 +56,8 @@ def _preview_outcome(request: Request, step: int, row: JsonObject | None, get_fo
         if state in {EvaluationState.SCORED, EvaluationState.LOST, EvaluationState.CANCELLED}:
             return f"already {state}"
         return "will be cancelled, with its job" if state in IN_FLIGHT_STATES else "will be cancelled"
+    if state in IN_FLIGHT_STATES and request.kind == "retry" and request.force:
+        return f"already {state}; given up only if the watcher cannot see its job"
     if state in IN_FLIGHT_STATES:
         return f"already {state}"
     if state == EvaluationState.SCORED:

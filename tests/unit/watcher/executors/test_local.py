@@ -110,6 +110,28 @@ def test_a_pid_that_was_given_to_another_process_is_not_our_job(desk):
     executor.cancel(job)  # we are still here to see it
 
 
+def test_a_job_of_another_machine_of_that_name_is_unknown_too(desk):
+    """Two clusters with one file system may each have a login01."""
+    executor, attempt, _ = desk.start_waiting_job()
+    spawned = msgspec.json.decode((attempt.folder / "spawned.json").read_bytes())
+    assert spawned["machine"] == executor.identify().machine
+    twin = LocalExecutor(desk.attempts, clock=desk.clock)
+    twin._owner = msgspec.structs.replace(executor.identify(), machine="0123456789ab")
+    (attempt.folder / "spawned.json").write_bytes(msgspec.json.encode(spawned | {"machine": "ba9876543210"}))
+    job = twin.query_queue()[RUN_ID]
+    assert (job.state, job.raw_state) == (JobState.UNKNOWN, "ELSEWHERE")
+    assert job.reason == f"it runs on {os.uname().nodename}; this is another {os.uname().nodename}"
+
+
+def test_a_process_that_proc_hides_is_unknown_and_no_end(desk, monkeypatch):
+    """/proc mounted with hidepid shows only one's own processes."""
+    executor, _, _ = desk.start_waiting_job()
+    monkeypatch.setattr("watcher.core.processes._PROC", desk.root / "no-proc")
+    monkeypatch.setattr("watcher.core.processes.Process.has_orphans", lambda _self: False)
+    job = executor.query_queue()[RUN_ID]
+    assert (job.state, job.raw_state) == (JobState.UNKNOWN, "HIDDEN")
+
+
 def test_a_job_of_another_host_is_unknown_until_its_exit_record_says_more(desk):
     executor, attempt, _ = desk.start_waiting_job()
     elsewhere = LocalExecutor(desk.attempts, host="login2", clock=desk.clock)

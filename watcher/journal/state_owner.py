@@ -1,0 +1,55 @@
+"""owner.json: the one user whose watchers look after a state folder.
+
+Slurm lists a user's own jobs, and files of one user may not be writable for another. So one user at a time looks after
+a state folder, unless the config says ``share_state``.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from suites.common.atomic_files import create_once
+from suites.common.documents import DamagedDocument, read_struct
+from suites.common.errors import ExitCode, UserError
+from suites.common.formatting import strip_control_characters
+from suites.contract.encoding import encode_json
+from suites.contract.paths import StatePaths
+from watcher.core.processes import identify_process_owner
+
+
+class StateOwner(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose state folder it is: the first user's."""
+
+    schema: int = 1
+    uid: int
+    user: str
+    host: str = ""
+
+
+def claim_state_folder(paths: StatePaths, *, shared: bool) -> None:
+    """Note whose an unowned state folder is; refuse another user's.
+
+    ``shared``: several users take turns. Raises UserError, or OSError where the folder cannot be used.
+    """
+    me = identify_process_owner("")
+    owner = _read_owner(paths.owner_json)
+    if owner is None:
+        create_once(paths.owner_json, encode_json(StateOwner(uid=me.uid, user=me.user, host=me.host)).decode())
+        owner = _read_owner(paths.owner_json)  # another user may have been first
+    if shared or owner is None or owner.uid == me.uid:
+        return
+    whose = strip_control_characters(f"{owner.user} (uid {owner.uid})")
+    raise UserError(
+        f"this state folder is looked after by {whose}, one user at a time; you are {me.user} (uid {me.uid})",
+        location=paths.state,
+        hint=f"let {owner.user} run the watcher, set state: to a folder of yours, or share_state: true in the config",
+        code=ExitCode.CANNOT_WRITE,
+    )
+
+
+def _read_owner(path: Path) -> StateOwner | None:
+    """None where there is none, or nothing that names one."""
+    try:
+        return read_struct(path, StateOwner)
+    except (FileNotFoundError, DamagedDocument):
+        return None
