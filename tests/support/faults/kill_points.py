@@ -3,7 +3,7 @@
 After one effect is before the next: the disk is the same.
 """
 
-import watcher.actions.actor
+import watcher.actions.claims
 import watcher.actions.submission
 import watcher.daemon.setup
 import watcher.journal.journal
@@ -22,7 +22,7 @@ class KillPoint:
         self.effect_names = ""
         executor.on_effect = self.record_effect
         for module, names in (
-            (watcher.actions.actor, ("create_once",)),
+            (watcher.actions.claims, ("create_once",)),
             (watcher.actions.submission, ("write_atomically",)),
             (watcher.journal.lock, ("write_atomically", "create_once")),
             (watcher.daemon.setup, ("create_once",)),
