@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from suites.contract.job_owner import JobOwner
 from suites.contract.paths import EvaluationPaths
 from suites.contract.scoring_request import TierRequirement
 from watcher.actions import pins
@@ -20,6 +21,7 @@ from watcher.journal import journal as ledger
 from watcher.journal import request_files as evidence_request_files
 from watcher.journal.replay import JournalState
 from watcher.observe import results as evidence
+from watcher.observe.life_signs import find_other_run
 from watcher.observe.local_data import LocalDataHashes
 from watcher.observe.stage_plans import StageRequirementsCache
 from watcher.report.result_files import list_result_folders
@@ -45,11 +47,13 @@ def run_audit(
     # No quarantine: an audit changes nothing, and a watcher may be writing.
     journal_state = ledger.read_journal(config.paths)
     jobs, queue_error = _read_queue(executor)
+    queue_owner = None if jobs is None else executor.identify()
     observed = _observe_state(
         config,
         journal_state,
         jobs,
         environ,
+        queue_owner=queue_owner,
         state_id=state_id,
         now=now,
         # Without a running watcher nothing changes by itself.
@@ -76,6 +80,7 @@ def _observe_state(
     jobs: Mapping[str, Job] | None,
     environ: Mapping[str, str],
     *,
+    queue_owner: JobOwner | None,
     state_id: str,
     now: float,
     grace_seconds: float,
@@ -103,6 +108,9 @@ def _observe_state(
         for run_id, attempt in attempt_folders.items()
         if attempt.request is not None and run_id in live_run_ids
     }
+    # So are those of a run that only its files show.
+    other_runs = {key: find_other_run(paths, config.paths, now) for key, paths in evaluation_paths.items()}
+    in_flight_keys |= {key for key, sign in other_runs.items() if sign is not None and sign.run_id}
     leftovers: list[LeftoverFile] = []
     for key, paths in evaluation_paths.items():
         if key not in in_flight_keys:
@@ -129,6 +137,7 @@ def _observe_state(
         tiers=tiers,
         attempts=attempt_folders,
         jobs=jobs,
+        queue_owner=queue_owner,
         leftovers=tuple(leftovers),
         invalid_requests=tuple(evidence_request_files.read_requests(config.paths)[1]),
         grace_seconds=grace_seconds,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from suites.contract.job_owner import JobOwner
 from watcher.audit.disk_scan import AttemptFolder, CheckpointState, LeftoverFile, TierDefinitions, TierFileState
 from watcher.core import events
 from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationRecord, EvaluationState
@@ -36,6 +37,8 @@ class ObservedState(msgspec.Struct, frozen=True, kw_only=True):
     attempts: Mapping[str, AttemptFolder]
     jobs: Mapping[str, Job] | None
     """By name; None: the queue is unreachable, and jobs are not compared."""
+    queue_owner: JobOwner | None = None
+    """Whose jobs the queue lists; None where it is unreachable."""
     leftovers: tuple[LeftoverFile, ...] = ()
     invalid_requests: tuple[str, ...] = ()
     grace_seconds: float = 0.0
@@ -213,6 +216,10 @@ def _check_in_flight(record: EvaluationRecord, observed: ObservedState) -> Diffe
         if not has_ended and not is_valid:
             return None  # nothing is known
         queue_state = "queue: unreachable"
+    elif observed.queue_owner is not None and (blind_spot := observed.queue_owner.find_blind_spot(attempt.owner)):
+        if not has_ended and not is_valid:
+            return None  # this queue could not list it
+        queue_state = f"queue: {attempt.describe_job()} cannot be seen here: {blind_spot}"
     else:
         queue_state = f"queue: no job {attempt.run_id}"
     return report_only(record.key, _describe_record(record), f"{queue_state}; disk: {message}", LEFT_TO_NEXT_TICK)

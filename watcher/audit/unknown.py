@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from suites.contract.scoring_request import ScoringRequest
 from watcher.audit.differences import (
     LEFT_TO_NEXT_TICK,
     Difference,
@@ -149,7 +150,7 @@ def check_attempts(observed: ObservedState, known_run_ids: frozenset[str]) -> It
                 repair=repair,
                 amendment=amendment,
             )
-        elif attempt.age_seconds > NEW_ATTEMPT_SECONDS and observed.jobs is not None:
+        elif attempt.age_seconds > NEW_ATTEMPT_SECONDS and observed.jobs is not None and not _is_unseen(request, observed):
             yield Difference(
                 key=key,
                 journal_state=record_state,
@@ -157,3 +158,9 @@ def check_attempts(observed: ObservedState, known_run_ids: frozenset[str]) -> It
                 repair="remove it",
                 path_to_remove=attempt.folder,
             )
+
+
+def _is_unseen(request: ScoringRequest | None, observed: ObservedState) -> bool:
+    """Whether the attempt's job may wait in a queue that is not ours."""
+    owner = None if request is None else request.owner
+    return observed.queue_owner is not None and bool(observed.queue_owner.find_blind_spot(owner))
