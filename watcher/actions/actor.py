@@ -141,7 +141,10 @@ class Actor:
             reason = "the checkpoint changed just before its submission"
             self._append_event(events.Pending(evaluation=action.key, reason=reason))
             return
-        occupant = describe_occupant(record, action.request.paths, self.config.paths, self._journal.state, self.server_now)
+        owner = self._executor.identify()
+        occupant = describe_occupant(
+            record, action.request.paths, self.config.paths, self._journal.state, me=owner, server_now=self.server_now
+        )
         if occupant:
             self.delays.set_occupied(action.key, occupant, self._clock())
             self._postpone(record, occupant, ReasonKind.OTHER_OWNER)
@@ -167,7 +170,6 @@ class Actor:
             self.config.paths, f"eval-{record.stage}-{record.step}", record, self._state_id, self._journal.epoch
         )
         attempt_paths = self.config.paths.attempt(run_id)
-        owner = self._executor.identify()
         request = msgspec.structs.replace(request, run_id=run_id, tasks=tasks, owner=owner)
         prepare_scoring_attempt(request, attempt_paths)
         suites = {suite.tier: suite.digest for suite in request.suites}

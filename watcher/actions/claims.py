@@ -4,6 +4,7 @@ import socket
 
 from suites.common.atomic_files import create_once
 from suites.common.documents import DamagedDocument, read_line
+from suites.contract.job_owner import JobOwner
 from suites.contract.paths import AttemptPaths, EvaluationPaths, StatePaths
 from watcher.core.evaluation import EvaluationRecord
 from watcher.journal.replay import JournalState
@@ -30,15 +31,24 @@ def void_claim(attempt_paths: AttemptPaths, epoch: int, *, by_person: bool) -> b
 
 
 def describe_occupant(
-    record: EvaluationRecord, results: EvaluationPaths, state: StatePaths, journal_state: JournalState, server_now: float
+    record: EvaluationRecord,
+    results: EvaluationPaths,
+    state: StatePaths,
+    journal_state: JournalState,
+    *,
+    me: JobOwner,
+    server_now: float,
 ) -> str:
-    """The run that works on these results although the journal lacks it; empty for none.
+    """The run that works on these results although nothing of it is in flight; empty for none.
 
-    It is a run of a state folder that was deleted, of another one, or started by hand.
+    It is a run of a state folder that was deleted, of another one, started by hand, or cancelled where its owner did not see it.
+    ``me``: whose queue this watcher asks. ``server_now``: by the file server's clock.
     """
     sign = find_other_run(results, state, server_now)
-    # The newest attempt is known to have ended, and a person's word has ended the abandoned ones.
-    newest_run_id = None if record.attempt is None else record.attempt.run_id
-    if sign is None or sign.run_id == newest_run_id or sign.run_id in journal_state.abandoned:
+    if sign is None or sign.run_id in journal_state.abandoned:
         return ""
-    return f"{sign} works on these results, and this journal does not know it; waiting for its end"
+    # The newest attempt is known to have ended, where our queue could have listed it.
+    newest = record.attempt
+    if newest is not None and sign.run_id == newest.run_id and not me.find_blind_spot(newest.owner):
+        return ""
+    return f"{sign} works on these results, and nothing of it is in flight here; waiting for its end"

@@ -68,7 +68,7 @@ def next_action_in_flight(
             _next_action_stuck(record, attempt, job, snapshot, rules) if job.stuck else _next_action_alive(record, attempt, job)
         )
     if blind_spot and (last_exit is None or not is_final_end(attempt, last_exit)):
-        return wait_for_owner(record, attempt, attempt_files, snapshot, blind_spot)
+        return wait_for_owner(record, attempt, snapshot, blind_spot=blind_spot, command=rules.give_up_command)
     # No answer of the queue is no news about the job.
     if snapshot.jobs is None:
         return Skip(record.key, f"{record.state.value}: the queue {snapshot.queue_problem}")
@@ -111,7 +111,7 @@ def _next_action_submitting(
     if snapshot.queue is None or snapshot.queue.jobs is None:
         return Skip(record.key, "submitting: sbatch outcome unknown, and the queue is unreachable")
     if blind_spot := find_blind_spot(attempt, snapshot.queue):
-        return wait_for_owner(record, attempt, attempt_files, snapshot, blind_spot)
+        return wait_for_owner(record, attempt, snapshot, blind_spot=blind_spot, command=rules.give_up_command)
     # An intended time ahead of the clock is not believed, so the wait begins when that was noticed.
     lookup_since = record.since if is_in_future(attempt.intended, snapshot.queue.at) else attempt.intended
     if is_in_future(lookup_since, snapshot.queue.at):

@@ -76,9 +76,11 @@ def _next_action_in_flight_prefill(
     record: EvaluationRecord, attempt: Attempt, snapshot: Snapshot, config: Config, journal_state: JournalState
 ) -> Action | Skip:
     stage = config.stages.get(record.stage)
+    command = "watcher retry" if stage is None else format_prefill_command(stage, config)
     rules = policy.RetryRules(
         config.retry,
-        retry_command="watcher retry" if stage is None else format_prefill_command(stage, config),
+        retry_command=command,
+        give_up_command=command,  # it fills the cache, and a complete cache ends the prefill
         success_reason=CACHE_COMPLETE,
         # A scoring job waits for data; a prefill job exists to get them.
         missing_data_is_failure=True,

@@ -65,6 +65,8 @@ class RetryRules(NamedTuple):
     retry: RetrySettings
     retry_command: str = "watcher retry"
     """The command that a person runs for another try."""
+    give_up_command: str = "watcher retry --force"
+    """The same where an attempt of another owner is dead."""
     success_reason: str = "valid results"
     missing_data_is_failure: bool = False
     """A prefill job that ends with missing data failed; a scoring job waits for them."""

@@ -15,8 +15,6 @@ from watcher.core.snapshot import AttemptFiles, LifeSign, Snapshot, find_blind_s
 QUIET_SECONDS = 3600.0
 """Seconds without any sign of such an attempt after which a person is told."""
 
-GIVE_UP_HINT = "if it is dead, run watcher retry --force"
-
 
 def get_fresh_sign(attempt: Attempt, attempt_files: AttemptFiles, snapshot: Snapshot) -> LifeSign | None:
     """A sign that this attempt is at work now."""
@@ -63,15 +61,19 @@ def give_up_unseen(record: EvaluationRecord, snapshot: Snapshot, requester: str)
     return AbandonAttempt(key=record.key, run_id=attempt.run_id, next_event=event, by_person=True)
 
 
-def wait_for_owner(
-    record: EvaluationRecord, attempt: Attempt, attempt_files: AttemptFiles, snapshot: Snapshot, blind_spot: str
-) -> Skip:
-    """Leave an attempt to the watcher that can see it; say whose it is."""
+def wait_for_owner(record: EvaluationRecord, attempt: Attempt, snapshot: Snapshot, *, blind_spot: str, command: str) -> Skip:
+    """Leave an attempt to the watcher that can see it; say whose it is.
+
+    ``command`` helps once it is dead.
+    """
+    attempt_files = snapshot.attempts.get(attempt.run_id, AttemptFiles())
     news = _describe_news(attempt, attempt_files)
     reason = f"{record.state.value}: {attempt.describe_job()} cannot be seen here: {blind_spot}; {news}"
     # In a folder that is shared on purpose this is no news before it lasts.
     is_quiet = snapshot.now - max(record.since, _get_last_sign(attempt, attempt_files)) >= QUIET_SECONDS
-    return Skip(record.key, f"{reason}. A watcher of its owner follows it there; {GIVE_UP_HINT}", needs_attention=is_quiet)
+    return Skip(
+        record.key, f"{reason}. A watcher of its owner follows it there; if it is dead, run {command}", needs_attention=is_quiet
+    )
 
 
 def _get_last_sign(attempt: Attempt, attempt_files: AttemptFiles) -> float:

@@ -214,3 +214,37 @@ def test_a_deleted_state_folder_does_not_double_a_job_that_runs(watched, name):
     # Its end leaves valid results, or nothing that is fresh: then it is scored.
     watched.tick_until(watched.are_all_scored)
     assert watched.executor.calls["submit"] == 1
+
+
+def test_a_cancelled_job_that_still_runs_elsewhere_is_not_doubled_by_a_retry(watched):
+    """Its own watcher died between the cancel's event and scancel."""
+    (run_id,) = submit_first(watched, how="running")
+    watched.executor.unreachable = "scancel does not get through"
+    watched.write_request("cancel", 100)
+    watched.tick(jobs=False)
+    assert watched.list_states()[KEY] == "cancelled"
+    change_watcher(watched, **OTHERS["user"])
+    watched.tick()
+    watched.write_request("retry", 100)
+    for _ in range(10):
+        touch_file(watched, "fence.json", {"run_id": run_id})
+        watched.tick()
+    assert watched.executor.calls["submit"] == 0
+    assert f"run {run_id} works on these results" in watched.list_reasons()[KEY]
+    watched.tick_until(watched.are_all_scored)
+    assert watched.executor.calls["submit"] == 1
+
+
+def test_a_prefill_of_another_owner_is_waited_for_until_the_cache_is_complete(watched):
+    watched.config = msgspec.structs.replace(watched.config, prefill={**watched.config.prefill, "auto": True, "where": "job"})
+    suite = watched.root / "slices.yaml"
+    suite.write_text("tier: tier2_ppl\nslices:\n  web: {hf_dataset: some/web, target_tokens: 1000}\n")
+    watched.tick(3, jobs=False)
+    (prefill,) = watched.journal_state.prefills.values()
+    assert prefill.attempt is not None
+    change_watcher(watched, **OTHERS["user"])
+    watched.tick(HOURS)
+    assert watched.executor.calls["submit"] == 0
+    reason = watched.list_reasons()[prefill.key]
+    assert "of ada (uid 1001) on cluster lab cannot be seen here" in reason
+    assert "run watcher prefill stage1" in reason
