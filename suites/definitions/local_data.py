@@ -56,18 +56,35 @@ def detect_file_kind(path: Path) -> str:
 
 
 def expand_patterns(patterns: Sequence[str] | str) -> list[Path]:
-    """The files that paths and globs match; a glob's are sorted.
+    """The files that paths and globs match; a glob's are sorted, and folders are left out.
 
-    Raises UserError (data missing) for a pattern without a match.
+    Raises UserError (data missing) for a pattern without a match, and for a match that cannot be used: a link whose file is
+    gone, or a name that is not UTF-8, which no result file could hold.
     """
     matches: list[Path] = []
     for pattern in (patterns,) if isinstance(patterns, str) else patterns:
-        paths = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207  absolute
-        files = [Path(path) for path in paths if Path(path).is_file()]
-        if not files:
-            raise UserError("no such file", location=pattern, hint="create it, or correct data_files", code=ExitCode.DATA_MISSING)
-        matches += files
+        try:
+            matches += _match_files(pattern)
+        except UnicodeEncodeError as error:
+            message, hint = "a name that is not UTF-8", "rename it"
+            raise UserError(message, location=ascii(error.object), hint=hint, code=ExitCode.DATA_MISSING) from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL
+            message = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+            location = getattr(error, "filename", None) or pattern
+            raise UserError(message, location=location, hint="correct data_files", code=ExitCode.DATA_MISSING) from error
     return matches
+
+
+def _match_files(pattern: str) -> list[Path]:
+    """Raises UnicodeEncodeError, ValueError and OSError for names that the system does not take."""
+    paths = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207  absolute
+    for path in paths:
+        path.encode()
+    files = [path for path in map(Path, paths) if not path.is_dir()]
+    missing = [str(path) for path in files if not path.is_file()] if files else [pattern]
+    if missing:
+        raise UserError("no such file", location=missing[0], hint="create it, or correct data_files", code=ExitCode.DATA_MISSING)
+    return files
 
 
 class FileHasher:
