@@ -17,8 +17,10 @@ import structlog
 from scoring.cli.cache import cache
 from scoring.cli.exit_codes import run_guarded
 from scoring.cli.options import (
+    assume_option,
     eval_data_option,
     json_option,
+    parse_assumptions,
     refuse_request_with_options,
     slow_tokenizer_option,
     suite_option,
@@ -55,12 +57,7 @@ def scoring_cli() -> None:
 @click.option("--device", help="cpu, cuda or cuda:N; default: cuda where there is one.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: float32 on a CPU, bfloat16 on CUDA.")
 @click.option("--padded-vocab", type=click.Choice(["in_softmax", "masked"]), default="in_softmax", show_default=True)
-@click.option(
-    "--assume",
-    multiple=True,
-    metavar="KEY=ignored|applied",
-    help="What a key of model_config.json means that is not implemented; only rope_scaling can be applied.",
-)
+@assume_option
 @click.option("--backend", type=click.Choice(["direct", "nanotron", "command"]), default="direct", show_default=True)
 @click.option("--command", help="Line for bash that --backend command runs; default: $LIGHTEVAL_CMD.")
 @click.option("--export", "exports", multiple=True, type=click.Choice(["lm-eval"]), help="Also write results in this format.")
@@ -212,8 +209,9 @@ def check_offline_jobs(
 @scoring_cli.command("verify")
 @click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Folder of the checkpoint.")
 @click.option("--tokens", type=click.IntRange(min=1), default=1000, show_default=True, help="Number of tokens to compare.")
+@assume_option
 @json_option
-def verify_logits_with_nanotron(checkpoint: Path, tokens: int, as_json: bool) -> None:
+def verify_logits_with_nanotron(checkpoint: Path, tokens: int, assume: tuple[str, ...], as_json: bool) -> None:
     """Compare this loader's logits with nanotron's own, on a GPU.
 
     Exits 65 where they differ, 69 where nanotron or a GPU is missing.
@@ -222,7 +220,7 @@ def verify_logits_with_nanotron(checkpoint: Path, tokens: int, as_json: bool) ->
     def run() -> ExitCode:
         from scoring.inference import verify as cross_check  # noqa: PLC0415  torch
 
-        difference = cross_check.verify_logits(checkpoint.absolute(), tokens=tokens)
+        difference = cross_check.verify_logits(checkpoint.absolute(), tokens=tokens, assume=parse_assumptions(assume))
         document = cross_check.build_verify_document(checkpoint, difference)
         click.echo(json.dumps(document, indent=2) if as_json else difference.verdict)
         return ExitCode.SCORED if difference.agree else ExitCode.CANNOT_SCORE

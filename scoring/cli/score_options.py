@@ -1,15 +1,15 @@
 """Makes the request of ``python -m scoring score`` from its options."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from scoring.cli.options import parse_assumptions
 from suites.checkpoint.completeness import Completeness, Inspection, inspect_checkpoint
 from suites.checkpoint.layout import guess_step
-from suites.checkpoint.model_config_reader import ASSUMPTIONS
 from suites.common.errors import ExitCode, UserError
 from suites.contract.encoding import canonical_digest
 from suites.contract.paths import format_step_directory
@@ -63,7 +63,7 @@ def request_from_options(options: ScoreOptions, environ: Mapping[str, str]) -> S
     suites = tuple(bind_current_data(load_suite(suite, environ).to_request()) for suite in options.suites)
     tokenizer = options.tokenizer or _require_value(inspection.tokenizer, inspection, "a tokenizer", "give --tokenizer")
     seq_len = options.seq_len or _require_value(inspection.seq_len, inspection, "a sequence length", "give --seq-len")
-    assume = _parse_assumptions(options.assume)
+    assume = parse_assumptions(options.assume)
     # Everything that changes numbers is in the run id; exports and --offline change none.
     settings = [tokenizer, options.slow_tokenizer, seq_len, options.dtype, options.padded_vocab, options.backend, assume]
     device_type = (options.device or "").partition(":")[0]  # cuda:0 and cuda:1 give the same numbers
@@ -94,18 +94,6 @@ def request_from_options(options: ScoreOptions, environ: Mapping[str, str]) -> S
         exports=options.exports,
         offline=options.offline,
     )
-
-
-def _parse_assumptions(arguments: Iterable[str]) -> dict[str, str]:
-    """Key -> choice of arguments such as ``rope_scaling=applied``. UserError for anything else."""
-    assumptions: dict[str, str] = {}
-    for argument in arguments:
-        key, _, choice = argument.partition("=")
-        if not key or choice not in ASSUMPTIONS:
-            hint = f"write KEY={' or KEY='.join(ASSUMPTIONS)}"
-            raise UserError(f"{argument!r} assumes nothing", location="--assume", hint=hint)
-        assumptions[key] = choice
-    return assumptions
 
 
 def _require_value(value: T | None, inspection: Inspection, setting: str, hint: str) -> T:

@@ -6,6 +6,7 @@ its own two types measures the rounding.
 
 import gc
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,11 @@ class LogitDifference(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def verify_logits(folder: Path, *, tokens: int = DEFAULT_TOKENS) -> LogitDifference:
+def verify_logits(folder: Path, *, tokens: int = DEFAULT_TOKENS, assume: Mapping[str, str] | None = None) -> LogitDifference:
     """Compare a checkpoint's logits from nanotron and from the direct loader.
 
-    Loads it three times: with nanotron, and directly in bfloat16 and float32.
+    Loads it three times: with nanotron, and directly in bfloat16 and float32. ``assume`` as in ``load_causal_lm``: the choice
+    that agrees is the one that this nanotron makes.
     Raises UserError: UNAVAILABLE, before anything is loaded, without a GPU or nanotron; or as the loaders do.
     """
     # One model at a time: three would not fit on every device.
@@ -63,9 +65,13 @@ def verify_logits(folder: Path, *, tokens: int = DEFAULT_TOKENS) -> LogitDiffere
     del nanotron_model
     gc.collect()  # its modules refer to each other
     torch.cuda.empty_cache()
-    bfloat16_logits = _compute_logits(loader.load_causal_lm(folder, device="cuda", dtype="bfloat16"), token_ids)
+    bfloat16_logits = _compute_logits(
+        loader.load_causal_lm(folder, device="cuda", dtype="bfloat16", assume=assume or {}), token_ids
+    )
     torch.cuda.empty_cache()
-    float32_logits = _compute_logits(loader.load_causal_lm(folder, device="cuda", dtype="float32"), token_ids)
+    float32_logits = _compute_logits(
+        loader.load_causal_lm(folder, device="cuda", dtype="float32", assume=assume or {}), token_ids
+    )
     return compare_logits(nanotron_logits, bfloat16_logits, float32_logits)
 
 

@@ -262,8 +262,14 @@ def _select_files(documents: CheckpointMetadata, listing: CheckpointListing) -> 
     ranks = {"tp": documents.tp, "pp": documents.pp, "ep": documents.ep}
     selection = select_shards(documents.architecture.parameters(), listing.model_files, **ranks)
     if selection.missing is not None:
-        raise IncompleteFile(selection.missing)
+        raise IncompleteFile(selection.missing + _name_unimplemented_keys(documents))
     return selection
+
+
+def _name_unimplemented_keys(documents: CheckpointMetadata) -> str:
+    """Keys that may explain why a tensor is missing or surplus."""
+    keys = ", ".join(f"{key.name} {key.value}" for key in documents.architecture.unimplemented)
+    return f" (model_config.json has {keys}, which is not implemented)" if keys else ""
 
 
 def _check_shards(
@@ -271,7 +277,8 @@ def _check_shards(
 ) -> CheckpointShards:
     if selection.surplus:
         surplus = format_names(selection.surplus, limit=1)
-        raise UnscorableCheckpoint(f"holds a tensor that model_config.json does not imply: {surplus}")
+        message = f"holds a tensor that model_config.json does not imply: {surplus}{_name_unimplemented_keys(documents)}"
+        raise UnscorableCheckpoint(message)
     # The headers are read last: they cost one open per shard.
     parameters = {parameter.name: parameter for parameter in documents.architecture.parameters()}
     return CheckpointShards(

@@ -1,6 +1,7 @@
 """Keys of model_config.json that are not implemented, from the command line to the tier files and the comparison."""
 
 import json
+import shutil
 
 import pytest
 
@@ -69,3 +70,18 @@ def test_an_argument_that_assumes_nothing_is_refused(argument, tmp_path, capsys)
     write_suites(tmp_path)
     assert score(tmp_path, "x", argument)[0] == ExitCode.USAGE
     assert "rite KEY=ignored or KEY=applied" in capsys.readouterr().err
+
+
+def test_a_key_is_named_where_its_tensors_are_missing_or_surplus(tmp_path, capsys):
+    write_suites(tmp_path)
+    folder = write_tiny_checkpoint(tmp_path / "ckpts" / "20", 20, model_config={"use_qk_norm": True})
+    norm = folder / "model/model/decoder/0/pp_block/input_layernorm/model_weight.safetensors"
+    surplus = folder / "model/model/decoder/0/pp_block/attn/q_norm/model_weight.safetensors"
+    surplus.parent.mkdir(parents=True)
+    shutil.copy2(norm, surplus)
+    for change in (lambda: None, norm.unlink):
+        change()
+        arguments = make_score_arguments(tmp_path, "--assume", "use_qk_norm=ignored", checkpoint=folder)
+        assert run_scoring_in_process(arguments) == ExitCode.CANNOT_SCORE
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "(model_config.json has use_qk_norm true, which is not implemented)" in line
