@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import torch
 
-from scoring.data.cache_entries import EntryProgress, ProgressCallback, obtain_entry, save_tensors
+from scoring.data.cache_entries import EntryProgress, ProgressCallback, load_tensors, obtain_entry, save_tensors
 from scoring.data.cloze_items import StoredItems, TaskItem, build_task_files
 from scoring.data.tokenizer import Tokenizer
 from scoring.sources.documents import iter_documents
@@ -93,7 +93,7 @@ def ensure_slice(name: str, definition: Mapping[str, Any], **options: Unpack[Ent
     cannot score (rows that do not fit the definition, or no text), cannot write (the cache).
     """
     location, meta = _ensure_entry("tier2_ppl", name, definition, **options)
-    stored = torch.load(location.folder / TOKENS_FILE, weights_only=True, mmap=True, map_location="cpu")
+    stored = load_tensors(location.folder / TOKENS_FILE, ("tokens", "document_starts", "document_bytes"))
     return SliceEntry(**stored, meta=meta, data_key=meta["data_key"], folder=location.folder)
 
 

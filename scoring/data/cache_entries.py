@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,8 @@ from filelock import SoftFileLease, Timeout
 from scoring.runtime.leases import identify_empty_lease
 from suites.common.atomic_files import fsync_folder, make_temporary_name, write_json_atomically
 from suites.common.documents import read_json
-from suites.common.errors import UserError, classify_write_error
+from suites.common.errors import ExitCode, UserError, classify_write_error
+from suites.common.formatting import describe_error, strip_control_characters
 from suites.common.group_permissions import grant_group_access, make_shared_folders
 from suites.definitions.data_cache import META_FILE, read_complete_meta
 
@@ -219,3 +220,24 @@ def save_tensors(tensors: "Mapping[str, torch.Tensor]", path: Path) -> None:
     buffer = io.BytesIO()
     torch.save(dict(tensors), buffer)
     path.write_bytes(buffer.getbuffer())
+
+
+def load_tensors(path: Path, names: Collection[str]) -> "dict[str, torch.Tensor]":
+    """The tensors of a file, mapped into memory.
+
+    Raises UserError (data missing) for a damaged file.
+    """
+    import torch  # noqa: PLC0415  as above
+
+    try:
+        tensors = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+        return {name: tensors[name] for name in names}
+    except Exception as error:
+        raise make_damage_error(path, error) from error
+
+
+def make_damage_error(path: Path, error: Exception) -> UserError:
+    """The error of an entry's file that a library cannot read."""
+    reason = strip_control_characters(f"{type(error).__name__}: {describe_error(error)}")[:200]
+    hint = "remove its folder, and prefill it again"
+    return UserError(f"is damaged ({reason})", location=path, hint=hint, code=ExitCode.DATA_MISSING)

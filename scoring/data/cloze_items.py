@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import torch
 
-from scoring.data.cache_entries import EntryProgress, ProgressCallback, save_tensors
+from scoring.data.cache_entries import EntryProgress, ProgressCallback, load_tensors, make_damage_error, save_tensors
 from scoring.data.tokenizer import Tokenizer, TokenRequest
 from scoring.sources.questions import ClozeQuestion, TextRequest
 from scoring.sources.source import Source
@@ -195,7 +195,8 @@ class StoredItems:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._tensors = torch.load(folder / REQUESTS_FILE, weights_only=True, mmap=True, map_location="cpu")
+        self._folder = folder
+        self._tensors = load_tensors(folder / REQUESTS_FILE, ("tokens", "starts", "requests", "uncond"))
         self._lines = (folder / EXAMPLES_FILE).read_bytes()
 
     @property
@@ -214,7 +215,16 @@ class StoredItems:
         return digest.hexdigest()
 
     def load_items(self) -> list[TaskItem]:
-        """All items, in order."""
+        """All items, in order.
+
+        Raises UserError (data missing) for a damaged entry.
+        """
+        try:
+            return self._decode_items()
+        except Exception as error:  # wrong bytes of any of the two files
+            raise make_damage_error(self._folder, error) from error
+
+    def _decode_items(self) -> list[TaskItem]:
         tokens, starts = self._tensors["tokens"].tolist(), self._tensors["starts"].tolist()
         sequences = [tokens[start:stop] for start, stop in pairwise(starts)]
         requests, uncond = (

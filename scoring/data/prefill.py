@@ -173,7 +173,7 @@ def _make_in_processes(
                 "a process was killed, perhaps for lack of memory",
                 location="prefill",
                 hint="run it again with a smaller --jobs",
-                code=ExitCode.BUG,
+                code=ExitCode.TEMPORARY,
             ) from error
         except BaseException:
             # The children end at their next document, and entries that have not begun are dropped.
