@@ -199,6 +199,11 @@ class StatePaths(msgspec.Struct, frozen=True):
         return self.state / "contents.json"
 
     @property
+    def runs_json(self) -> Path:
+        """Names of stages that run folders got; without it, runs whose folders are gone lose theirs."""
+        return self.state / "runs.json"
+
+    @property
     def reported_json(self) -> Path:
         """Inputs of the last report; may be deleted at any time."""
         return self.state / "reported.json"

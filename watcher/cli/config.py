@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from watcher.cli.options import config_option, copy_environment
+from watcher.cli.options import config_option, copy_environment, echo_text
 
 
 @click.command()
@@ -25,4 +25,7 @@ def print_config(config: Path | None) -> None:
     from watcher.config.dump import dump_config  # noqa: PLC0415
     from watcher.config.loader import check_config  # noqa: PLC0415
 
-    click.echo(dump_config(check_config(config, copy_environment())), nl=False)
+    loaded = check_config(config, copy_environment())
+    click.echo(dump_config(loaded), nl=False)
+    for folder, problem in loaded.run_problems.items():
+        echo_text(f"{folder} {problem}", err=True)

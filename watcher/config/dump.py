@@ -21,14 +21,20 @@ def dump_config(config: Config) -> str:
 
     Loading it gives the same Config, whatever the environment.
     """
-    values = {key: value for key, value in msgspec.structs.asdict(config).items() if key not in {"source", "stages"}}
+    values = {
+        key: value
+        for key, value in msgspec.structs.asdict(config).items()
+        if key not in {"source", "stages", "runs", "run_problems"}
+    }
     values["slurm"] = msgspec.structs.asdict(config.slurm)
     values["pin_max"] = f"{config.pin_max // 2**20}M"
     values["limits"], values["retry"] = msgspec.structs.asdict(config.limits), msgspec.structs.asdict(config.retry)
     values["report"] = msgspec.structs.asdict(config.report)
-    values["stages"] = {name: _dump_stage(stage) for name, stage in config.stages.items()}
+    values["stages"] = {name: _dump_stage(stage, is_glob=name in config.runs) for name, stage in config.written_stages.items()}
     text = yaml.dump(_to_plain(values), Dumper=_Dumper, default_flow_style=None, sort_keys=False, allow_unicode=True, width=120)
-    return f"# {config.source}\n{text}"
+    made = {name: [stage.name for stage in config.stages.values() if stage.runs == name] for name in config.runs}
+    notes = [f"# {name} makes the stages: {', '.join(stages) or 'none yet'}\n" for name, stages in made.items()]
+    return f"# {config.source}\n{''.join(notes)}{text}"
 
 
 class _Dumper(yaml.SafeDumper):
@@ -41,8 +47,10 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(str, _Dumper.represent_text)
 
 
-def _dump_stage(stage: Stage) -> dict[str, Any]:
-    values = {"from" if key == "start" else key: value for key, value in msgspec.structs.asdict(stage).items() if key != "name"}
+def _dump_stage(stage: Stage, *, is_glob: bool) -> dict[str, Any]:
+    fields = {key: value for key, value in msgspec.structs.asdict(stage).items() if key not in {"name", "runs"}}
+    renamed_keys = {"start": "from"} | ({"checkpoints": "runs"} if is_glob else {})
+    values = {renamed_keys.get(key, key): value for key, value in fields.items()}
     values["layout"] = msgspec.structs.asdict(stage.layout)
     values["objectives"] = msgspec.to_builtins(stage.objectives)
     if stage.bridge is not None:

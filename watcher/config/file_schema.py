@@ -47,7 +47,8 @@ class ObjectivesSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
 class StageSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """``stages.NAME``; ``loader.py`` fills in missing values."""
 
-    checkpoints: Path
+    checkpoints: Path | None = None
+    runs: Path | None = None
     layout: LayoutSection | None = None
     results: Path | None = None
     result_root: Path | None = None

@@ -16,6 +16,7 @@ from suites.common.errors import UserError
 from suites.common.yaml_reader import YamlDocument, YamlPath, convert_document, parse_yaml, read_yaml
 from suites.contract.objectives import TIER4_RATES, TIER_BY_SHORT_NAME, Margins, Objectives, check_objectives
 from watcher.config import file_schema
+from watcher.config.run_folders import add_run_stages, describe_glob_mistake, read_run_names
 from watcher.config.settings import FINAL_STEP, Bridge, Config, LimitSettings, ReportSettings, RetrySettings, SlurmSettings, Stage
 from watcher.config.units import parse_memory_mib
 from watcher.config.validation import check_folders, check_slurm_options, check_stages, check_values
@@ -57,7 +58,7 @@ def check_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     from suites.definitions.suite import load_suite  # noqa: PLC0415  `watcher status` does without
 
     config, stages_document = _load_config_and_document(path, environ)
-    for name, stage in config.stages.items():
+    for name, stage in config.written_stages.items():
         location = ("stages", name, "suites")
         tiers: dict[str, str] = {}
         scored: dict[str, tuple[str, ...]] = {}
@@ -127,6 +128,7 @@ def _resolve_config(
         raise document.make_error("has no scratch, and $SCRATCH is not set", (), hint)
     results = _resolve_path(base, results)
     retry, report = file.retry or file_schema.RetrySection(), file.report or file_schema.ReportSection()
+    written_stages = _resolve_stages(stages_document, base, results, environ)
     config = Config(
         source=document.source,
         scratch=_resolve_path(base, scratch) if scratch else results.parent,
@@ -151,8 +153,10 @@ def _resolve_config(
         pin=bool(file.pin),
         pin_max=(parse_memory_mib(str(file.pin_max)) or 0) * 2**20,
         mirror=_resolve_path(base, file.mirror) if file.mirror else None,
-        stages=_resolve_stages(stages_document, base, results, environ),
+        stages={name: stage for name, stage in written_stages.items() if "*" not in str(stage.checkpoints)},
+        runs={name: stage for name, stage in written_stages.items() if "*" in str(stage.checkpoints)},
     )
+    config = add_run_stages(config, read_run_names(config.paths.runs_json))
     check_values(document, config)
     check_slurm_options(document, config)
     check_stages(stages_document, config)
@@ -199,7 +203,7 @@ def _resolve_stage(
     suites = (stage.suites,) if isinstance(stage.suites, str) else stage.suites
     return Stage(
         name=str(location[-1]),
-        checkpoints=_resolve_path(base, stage.checkpoints),
+        checkpoints=_resolve_checkpoints(document, base, stage, location),
         layout=_resolve_layout(document, stage.layout, (*location, "layout")),
         results=_resolve_path(base, stage.results) if stage.results else results,
         result_root=_resolve_path(base, stage.result_root) if stage.result_root else None,
@@ -217,6 +221,24 @@ def _resolve_stage(
         objectives=_resolve_objectives(stage.objectives),
         bridge=_resolve_bridge(document, base, stage.bridge, (*location, "bridge")),
     )
+
+
+def _resolve_checkpoints(document: YamlDocument, base: Path, stage: file_schema.StageSection, location: YamlPath) -> Path:
+    """The folder of checkpoints, or the glob of such folders."""
+    if stage.runs is None:
+        if stage.checkpoints is None:
+            raise document.make_error("has no checkpoints", location, "write checkpoints: FOLDER, or runs: GLOB")
+        if "*" in str(stage.checkpoints):
+            hint = "write runs: for a stage of each folder that it matches"
+            raise document.make_error("holds a *", (*location, "checkpoints"), hint)
+        return _resolve_path(base, stage.checkpoints)
+    for key in ("checkpoints", "result_root"):
+        if getattr(stage, key) is not None:
+            raise document.make_error("is of one stage, and runs makes many", (*location, key), "remove one of the two")
+    pattern = _resolve_path(base, stage.runs)
+    if mistake := describe_glob_mistake(pattern):
+        raise document.make_error(mistake, (*location, "runs"), "write ${SCRATCH}/ablations/*/ckpts or the like")
+    return pattern
 
 
 def _resolve_layout(document: YamlDocument, section: file_schema.LayoutSection | None, location: YamlPath) -> CheckpointLayout:

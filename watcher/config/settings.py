@@ -33,6 +33,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     checkpoints: Path
+    runs: str | None = None
+    """The ``runs`` entry that made it; None: it is written in the file."""
     layout: CheckpointLayout = CheckpointLayout()
     """How the folders in ``checkpoints`` are named."""
     results: Path
@@ -183,6 +185,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that all pins together may keep."""
     mirror: Path | None = None
     stages: Mapping[str, Stage] = msgspec.field(default_factory=dict)
+    """Those of the file, then those of run folders."""
+    runs: Mapping[str, Stage] = msgspec.field(default_factory=dict)
+    """Entries with ``runs``: what the stage of each run folder is made from; ``checkpoints`` is the glob."""
+    run_problems: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """Run folder that gets no stage -> why."""
+
+    @property
+    def written_stages(self) -> Mapping[str, Stage]:
+        """The entries of the file: stages, and what stages of runs are made from."""
+        return {name: stage for name, stage in self.stages.items() if stage.runs is None} | dict(self.runs)
 
     @property
     def paths(self) -> StatePaths:

@@ -16,7 +16,7 @@ BACKENDS = ("direct", "nanotron", "command")
 PREFILL_RUNNERS = ("login", "job")
 """Who fills the data cache: a process on the login node, or a Slurm job."""
 
-_STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_STAGE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 _RESERVED_OPTIONS = re.compile(
     r"--(job-name|comment|output|error|hold|parsable|(no-)?requeue|open-mode|signal|dependency|export|array|wait|wrap|chdir|test-only)"
@@ -94,14 +94,14 @@ def check_slurm_options(document: YamlDocument, config: Config) -> None:
 
 def check_stages(document: YamlDocument, config: Config) -> None:
     """UserError for an empty schedule, a bridge to nowhere, or equal stages."""
-    if not config.stages:
+    if not config.written_stages:
         raise document.make_error("has no stages", ("stages",), "add one, or omit stages: for the built-in four")
     names_by_folders: dict[tuple[Path, Path], str] = {}
     names_by_root: dict[Path, str] = {}
-    for name, stage in config.stages.items():
+    for name, stage in config.written_stages.items():
         location = ("stages", name)
         if not _STAGE_NAME.fullmatch(name):
-            hint = "use letters, digits, _ . and -, beginning with a letter or digit"
+            hint = "use letters, digits, _ . and -, beginning with none of the last two"
             raise document.make_error("not a valid stage name", location, hint)
         _check_schedule(document, stage, location)
         _check_scoring(document, stage, location)
@@ -179,7 +179,7 @@ def check_folders(document: YamlDocument, stages_document: YamlDocument, config:
         (config.mirror, document, ("mirror",)),
         *(
             (folder, stages_document, ("stages", name, "results" if stage.result_root is None else "result_root"))
-            for name, stage in config.stages.items()
+            for name, stage in config.written_stages.items()
             for folder in ((stage.results, stage.root) if stage.result_root is None else (stage.root,))
         ),
     ]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from suites.common.errors import ExitCode, UserError
 from watcher import __version__
+from watcher.config.run_folders import list_watched_folders, update_run_stages
 from watcher.config.settings import Config
 from watcher.core.clock import Clock, LogFn, touch_clock
 from watcher.core.events import Opened
@@ -118,6 +119,7 @@ class Daemon:
             # The lock is checked first: a tick without it could act beside another watcher.
             if not self.lock.renew_heartbeat():
                 self._recover_lock()
+            self._find_runs()
             self.tick_runner.tick(is_stopping)
             self.heartbeat.ticks += 1
             errors = self.tick_runner.warnings
@@ -127,6 +129,14 @@ class Daemon:
             errors, is_successful = (f"this tick ended early: {error}",), False
             self.log("trouble", message=str(error))
         return self._publish_status((*errors, *self.report_scheduler.run_pending(self.journal.state))) and is_successful
+
+    def _find_runs(self) -> None:
+        """Make a stage of every run folder that came since the last tick."""
+        config = update_run_stages(self.config)
+        if config is not self.config:
+            self.log("runs", stages=sorted(set(config.stages) - set(self.config.stages)), refused=dict(config.run_problems))
+            self.config = self.report_scheduler.config = config
+            self.tick_runner.use_stages(config)
 
     def _recover_lock(self) -> None:
         """Stop at another watcher's lock; make a removed lock again."""
@@ -268,9 +278,12 @@ def _run_poll_loop(
     log("watching", stages=sorted(config.stages), state=str(config.state), epoch=daemon.journal.epoch, pid=os.getpid())
     _use_poll_settings(daemon, wakeup, systemd)
     while True:
+        stages = daemon.config.stages
         try:
             if daemon.tick(lambda: signal_flags["stop"]):
                 systemd.notify_tick(daemon.summary)
+            if daemon.config.stages is not stages:  # run folders came
+                _watch_stage_folders(daemon, wakeup)
         except JournalSuperseded as error:
             log("superseded", message=str(error))
             return SUPERSEDED_EXIT_CODE
@@ -293,12 +306,16 @@ def _run_poll_loop(
 def _use_poll_settings(daemon: Daemon, wakeup: Wakeup, systemd: SystemdNotifier) -> None:
     """Watch the folders of the config in use, and tell systemd its poll."""
     # Polling works without events, so a failure of either is only logged.
-    warning = wakeup.watch_folders(stage.checkpoints for stage in daemon.config.stages.values())
-    if warning:
-        daemon.log("events", message=warning)
+    _watch_stage_folders(daemon, wakeup)
     warning = systemd.notify_ready(daemon.config.poll)
     if warning:
         daemon.log("service", message=warning)
+
+
+def _watch_stage_folders(daemon: Daemon, wakeup: Wakeup) -> None:
+    warning = wakeup.watch_folders(list_watched_folders(daemon.config))
+    if warning:
+        daemon.log("events", message=warning)
 
 
 def _read_stamp(source: str) -> tuple[int, int] | None:

@@ -84,6 +84,10 @@ class TickRunner:
         self._job_comment, self._clock, self._log = format_job_comment(state_id), clock, log
         self._last_decision: tuple[int, Decision] | None = None
 
+    def use_stages(self, config: Config) -> None:
+        """Take the stages of new run folders; all else of ``config`` is as before."""
+        self.config = self.actor.config = config
+
     def tick(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
         """Run rounds until nothing is left, or ``is_stopping()``. OSError, JournalSuperseded."""
         self.observer.new_tick()

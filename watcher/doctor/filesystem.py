@@ -121,6 +121,7 @@ def check_filesystems(config: Config, environ: Mapping[str, str], *, run: Comman
     yield from (_check_fs_type(mount, members) for mount, members in by_mount.items())
     yield from (_check_writable(folder.name, folder.path) for folder in folders if folder.is_written)
     yield from (check for stage in config.stages.values() for check in _check_checkpoints(stage))
+    yield from _check_runs(config)
     # Claims and leases lie in state and results only; one measurement for each mount is enough.
     probe_folders = {find_mount(path, known_mounts): find_existing_parent(path) for path in (config.state, config.results)}
     for mount, probe_folder in probe_folders.items():
@@ -166,6 +167,14 @@ def _check_checkpoints(stage: Stage) -> Iterator[DoctorCheck]:
         message, _, hint = unmatched.partition("; ")
         yield DoctorCheck(WARNING, name, f"{folder}: {message}", hint)
     yield _check_readable(name, folder, steps) if steps else DoctorCheck(OK, name, f"{folder}: no step yet")
+
+
+def _check_runs(config: Config) -> Iterator[DoctorCheck]:
+    for name, template in config.runs.items():
+        count = sum(stage.runs == name for stage in config.stages.values())
+        yield DoctorCheck(OK, f"runs of {name}", f"{template.checkpoints}: {count} stages")
+    for folder, problem in config.run_problems.items():
+        yield DoctorCheck(WARNING, "runs", f"{folder} {problem}")
 
 
 def _check_readable(name: str, folder: Path, steps: Mapping[int, Path]) -> DoctorCheck:

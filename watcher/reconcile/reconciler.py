@@ -265,6 +265,10 @@ def _collect_skips(
         )
         if bridge is not None and mismatch is not None:
             skips.append(Skip(bridge.key, mismatch))
+    skips += [Skip(folder, problem, needs_attention=True) for folder, problem in config.run_problems.items()]
+    for name, template in config.runs.items():
+        if all(stage.runs != name for stage in config.stages.values()):
+            skips.append(Skip(str(template.checkpoints), "no run folder matches yet"))
     skips += [Skip(folder, "looks like a stage, but the config has no such stage") for folder in snapshot.unscheduled]
     return skips
 

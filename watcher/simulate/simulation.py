@@ -77,6 +77,8 @@ def relocate_config(root: Path, config: Config) -> Config:
         report=ReportSettings(page=False, compare=False),  # their child processes would be real
         mirror=None if config.mirror is None else root / "mirror",
         stages=stages,
+        runs={},
+        run_problems={},
     )
 
 

@@ -77,7 +77,10 @@ def problem(tmp_path, text, loader=load_config, environ=None):
         (HEAD + "stages: {}\n", ":2: stages: has no stages; add one, or omit stages: for the built-in four"),
         (HEAD + "stages: [a]\n", ":2: stages: expected `object`, got `array`"),
         (HEAD + "stages:\n  a/b: {checkpoints: /x, steps: [1], suites: [s]}\n", ":3: stages.a/b: not a valid stage name"),
-        (HEAD + "stages:\n  a: {steps: [1], suites: [s]}\n", ":3: stages.a: has no checkpoints; write checkpoints: ..."),
+        (
+            HEAD + "stages:\n  a: {steps: [1], suites: [s]}\n",
+            ":3: stages.a: has no checkpoints; write checkpoints: FOLDER, or runs: GLOB",
+        ),
         (STAGE + "    steps: [100]\n", ":3: stages.stage1: has no suites; write suites: ..."),
         (STAGE + "    steps: [100]\n    suites: []\n", ":6: stages.stage1.suites: lists no suite; name at least one"),
         (
