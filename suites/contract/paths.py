@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from suites.common.errors import UserError
-
 TIER_FILES = {
     "tier2_ppl": "tier2_ppl.json",
     "tier3_cf": "tier3_cf.json",
@@ -310,15 +308,3 @@ def prefill_log_paths(root: Path, stage: str, job_id: str) -> LogPaths:
 def _make_log_paths(root: Path, name: str) -> LogPaths:
     folder = root / "eval_logs" / "slurm"
     return LogPaths(folder / f"{name}.out", folder / f"{name}.err")
-
-
-def find_shipped_file(name: str) -> Path:
-    """A file that comes with the project, such as ``slurm/score.sbatch``.
-
-    Looks in the source tree first, then in the installed wheel, which has slurm/ and systemd/ under watcher/shipped/.
-    """
-    root = Path(__file__).resolve().parents[2]
-    for candidate in (root / name, root / "watcher" / "shipped" / name):
-        if candidate.is_file():
-            return candidate
-    raise UserError("missing from this installation", location=name, hint="reinstall checkpoint-watcher")

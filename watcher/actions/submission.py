@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from suites.common.atomic_files import fsync_folder, write_atomically
 from suites.contract.encoding import encode_json
-from suites.contract.paths import AttemptPaths, LogPaths, StatePaths, find_shipped_file, prefill_log_paths
+from suites.contract.paths import AttemptPaths, LogPaths, StatePaths, prefill_log_paths
 from suites.contract.scoring_request import ScoringRequest
+from suites.contract.shipped_files import find_shipped_file
 from watcher.config.settings import Config, SlurmSettings
 from watcher.core.evaluation import Attempt, EvaluationRecord
 from watcher.core.executor import Resources, Submission

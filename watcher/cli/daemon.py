@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def run(config: Path | None) -> None:
     """Watch until stopped (Ctrl-C, SIGTERM); SIGHUP re-reads the config."""
     from watcher.config.loader import check_config  # noqa: PLC0415
-    from watcher.daemon.daemon import run_daemon  # noqa: PLC0415
+    from watcher.daemon.polling import run_daemon  # noqa: PLC0415
 
     environ = copy_environment()
 

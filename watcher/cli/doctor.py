@@ -41,13 +41,14 @@ def doctor(config: Path | None, *, offline: bool) -> None:
 
 def run_all_checks(config: "Config", environ: Mapping[str, str], *, offline: bool) -> Iterator["DoctorCheck"]:
     """Run every check, in the order in which the watcher needs things."""
-    from watcher.doctor import filesystem, job_environment, login_node, slurm_limits  # noqa: PLC0415
+    from watcher.doctor import checkpoints, filesystem, job_environment, login_node, slurm_limits  # noqa: PLC0415
 
     # Called late, so that an internal error of one group leaves the others.
     groups: dict[str, Callable[[], Iterable[DoctorCheck]]] = {
         "this node": lambda: login_node.check_login_node(config, environ),
         "requests": lambda: [login_node.check_requests_folder(config)],
         "slurm": lambda: slurm_limits.check_slurm_limits(config, environ) if config.executor == "slurm" else (),
+        "checkpoints": lambda: checkpoints.check_checkpoints(config),
         "disks": lambda: filesystem.check_filesystems(config, environ),
         "jobs": lambda: job_environment.check_job_environment(config, environ, offline=offline),
     }

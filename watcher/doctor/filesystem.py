@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from suites.checkpoint.layout import list_steps
 from suites.common.atomic_files import write_atomically
 from suites.common.errors import UserError
 from suites.common.formatting import format_duration
-from watcher.config.settings import Config, Stage
+from watcher.config.settings import Config
 from watcher.core.clock import touch_clock
 from watcher.daemon.wakeup import Wakeup
 from watcher.doctor import lock_probe
@@ -120,8 +119,6 @@ def check_filesystems(config: Config, environ: Mapping[str, str], *, run: Comman
         by_mount.setdefault(find_mount(folder.path, known_mounts), []).append(folder)
     yield from (_check_fs_type(mount, members) for mount, members in by_mount.items())
     yield from (_check_writable(folder.name, folder.path) for folder in folders if folder.is_written)
-    yield from (check for stage in config.stages.values() for check in _check_checkpoints(stage))
-    yield from _check_runs(config)
     # Claims and leases lie in state and results only; one measurement for each mount is enough.
     probe_folders = {find_mount(path, known_mounts): find_existing_parent(path) for path in (config.state, config.results)}
     for mount, probe_folder in probe_folders.items():
@@ -150,50 +147,6 @@ def _check_writable(name: str, folder: Path) -> DoctorCheck:
             WRONG, name, f"{message} cannot be written ({error.strerror})", "make it writable, or set another folder"
         )
     return DoctorCheck(OK, name, f"{message} can be written")
-
-
-def _check_checkpoints(stage: Stage) -> Iterator[DoctorCheck]:
-    """Check names of the steps, and read access to the newest one's files."""
-    name, folder = f"checkpoints of {stage.name}", stage.checkpoints
-    try:
-        steps, unmatched = list_steps(folder, stage.layout)
-    except FileNotFoundError:
-        yield DoctorCheck(OK, name, f"{folder} does not exist yet")
-        return
-    except OSError as error:
-        yield DoctorCheck(WRONG, name, f"{folder} cannot be listed ({error.strerror})", "ask its owner for read access")
-        return
-    if unmatched:
-        message, _, hint = unmatched.partition("; ")
-        yield DoctorCheck(WARNING, name, f"{folder}: {message}", hint)
-    yield _check_readable(name, folder, steps) if steps else DoctorCheck(OK, name, f"{folder}: no step yet")
-
-
-def _check_runs(config: Config) -> Iterator[DoctorCheck]:
-    for name, template in config.runs.items():
-        count = sum(stage.runs == name for stage in config.stages.values())
-        yield DoctorCheck(OK, f"runs of {name}", f"{template.checkpoints}: {count} stages")
-    for folder, problem in config.run_problems.items():
-        yield DoctorCheck(WARNING, "runs", f"{folder} {problem}")
-
-
-def _check_readable(name: str, folder: Path, steps: Mapping[int, Path]) -> DoctorCheck:
-    newest_step = max(steps)
-    newest_folder = steps[newest_step]
-    for parent, folders, names in os.walk(newest_folder):  # unlike rglob it survives files that disappear meanwhile
-        for path in (Path(parent) / child for child in (*folders, *names)):
-            if not os.access(path, os.R_OK):
-                owner = _get_owner_name(path)
-                hint = f"ask {owner} to run `chmod -R a+rX {newest_folder}`"
-                return DoctorCheck(WRONG, name, f"{path}, owned by {owner}, cannot be read", hint)
-    return DoctorCheck(OK, name, f"{folder}: {len(steps)} steps; the newest, {newest_step}, can be read")
-
-
-def _get_owner_name(path: Path) -> str:
-    try:
-        return path.owner()
-    except (KeyError, OSError):
-        return "another user"
 
 
 def _run_probes(folder: Path, mount: Mount) -> Iterator[DoctorCheck]:

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 
-from suites.contract.paths import find_shipped_file
+from suites.contract.shipped_files import find_shipped_file
 from watcher.actions.submission import build_resources
 from watcher.config.settings import Config
 from watcher.config.units import parse_slurm_time

@@ -18,7 +18,8 @@ from watcher.config.settings import Config, ReportSettings
 from watcher.core.evaluation import IN_FLIGHT_STATES, SETTLED_STATES, EvaluationRecord, EvaluationState
 from watcher.core.reasons import ReasonKind
 from watcher.core.request_types import Request
-from watcher.daemon.daemon import POLL_JITTER_FRACTION, Daemon
+from watcher.daemon.daemon import Daemon
+from watcher.daemon.polling import POLL_JITTER_FRACTION
 from watcher.executors.slurm import SlurmExecutor
 from watcher.journal.request_files import write_request
 from watcher.observe.queue import ABANDONED_WATCH_SECONDS

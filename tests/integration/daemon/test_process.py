@@ -26,7 +26,7 @@ import os, sys
 from pathlib import Path
 import msgspec
 from watcher.config.settings import Config, Stage
-from watcher.daemon import daemon
+from watcher.daemon import polling
 root = Path(sys.argv[1])
 steps = tuple(int(word) for word in sys.argv[2].split(","))
 def load():
@@ -37,7 +37,7 @@ def load():
     stage = Stage(name="stage1", checkpoints=root / "ckpts" / "stage1", results=root / "results", steps=steps + more)
     return Config(source="test", scratch=root, results=root / "results", eval_data=root / "data", state=root / "state",
                   executor="local", poll=0.2, settle=1.0, stages={"stage1": stage})
-code = daemon.run_daemon(load(), load_config=load, environ=dict(os.environ))
+code = polling.run_daemon(load(), load_config=load, environ=dict(os.environ))
 print("modules", [name for name in FORBIDDEN.split() if name in sys.modules])
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 print("peak KiB", peak.split()[1])  # rusage would count the process that this one was forked from
@@ -184,19 +184,19 @@ def run_dry(watched):
 def test_a_dry_run_goes_on_to_what_is_due_after_the_requests_are_answered(watched):
     watched.write_checkpoint("stage1", 100)
     watched.write_checkpoint("stage1", 150)
-    request(watched, "enqueue", 40)
+    request(watched, "enqueue", 400)
     request(watched, "enqueue", 150)
     request(watched, "cancel", 77)
     actions, skipped = run_dry(watched)
     due = "complete and not scored"
     assert sorted(actions) == [
         ("answer", "stage1", "stage1 150: scheduled"),
-        ("answer", "stage1", "stage1 40: scheduled"),
+        ("answer", "stage1", "stage1 400: scheduled"),
         ("answer", "stage1", "stage1 77: unknown evaluation"),
         ("submit", "stage1/step_100", due),
         ("submit", "stage1/step_150", due),
     ]
-    assert skipped == {"stage1/step_40": "waiting for checkpoint", "stage1/step_200": "waiting for checkpoint"}
+    assert skipped == {"stage1/step_400": "waiting for checkpoint", "stage1/step_200": "waiting for checkpoint"}
 
 
 def test_a_dry_run_foresees_that_results_are_set_aside_and_scored_anew(watched):

@@ -8,7 +8,7 @@ import pytest
 
 from support.runs.watched_run import WatchedRun
 from watcher.core.executor import JobState
-from watcher.daemon.daemon import POLL_JITTER_FRACTION, _run_poll_loop
+from watcher.daemon.polling import POLL_JITTER_FRACTION, _run_poll_loop
 from watcher.observe.queue import ACCOUNTING_LAG_SECONDS
 
 POLLS = 200
@@ -22,7 +22,7 @@ def sleeps_of_a_run(poll):
         slept.append(seconds)
         asked["stop"] = len(slept) == POLLS
 
-    config = SimpleNamespace(poll=poll, stages={}, state="state")
+    config = SimpleNamespace(poll=poll, stages={}, runs={}, state="state")
     daemon = SimpleNamespace(
         config=config,
         journal=SimpleNamespace(epoch=1),

@@ -10,7 +10,7 @@ import pytest
 
 from suites.common.errors import ExitCode
 from support.fakes.slurm_daemon import FakeSlurmRun
-from watcher.daemon.daemon import SUPERSEDED_EXIT_CODE
+from watcher.daemon.polling import SUPERSEDED_EXIT_CODE
 
 ENDS = {int(ExitCode.TEMPORARY): "told that another one runs", SUPERSEDED_EXIT_CODE: "superseded"}
 

@@ -22,7 +22,7 @@ DAEMON = """
 import os, sys
 from pathlib import Path
 from watcher.config.settings import Bridge, Config, LimitSettings, RetrySettings, Stage
-from watcher.daemon import daemon
+from watcher.daemon import polling
 root, steps = Path(sys.argv[1]), tuple(int(word) for word in sys.argv[2].split(","))
 suites = (str(root / "slices.yaml"), str(root / "tasks.yaml"))
 def stage(name, **more):
@@ -32,7 +32,7 @@ stages = {"stage1": stage("stage1", steps=steps), "stage2": stage("stage2", brid
 config = Config(source="test", scratch=root, results=root / "results", eval_data=root / "data", state=root / "state",
                 python=str(root / "scorer"), executor="local", poll=0.1, settle=0.2, retry=RetrySettings(backoff=0.1),
                 limits=LimitSettings(max_running=3), stages=stages)
-sys.exit(daemon.run_daemon(config, load_config=lambda: config, environ=dict(os.environ)))
+sys.exit(polling.run_daemon(config, load_config=lambda: config, environ=dict(os.environ)))
 """
 
 SCORER = """#!{python}

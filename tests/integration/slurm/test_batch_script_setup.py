@@ -10,7 +10,7 @@ import pytest
 
 from suites.common.errors import ExitCode
 from suites.contract.exit_record import read_exit_records
-from suites.contract.paths import find_shipped_file
+from suites.contract.shipped_files import find_shipped_file
 from support.executors.batch_scripts import (
     SCORE_SCRIPT,
     AttemptFolder,

@@ -5,7 +5,7 @@ import random
 from support.runs.watched_run import WatchedRun
 from watcher.config.settings import LimitSettings
 from watcher.core.executor import JobState
-from watcher.daemon.daemon import POLL_JITTER_FRACTION
+from watcher.daemon.polling import POLL_JITTER_FRACTION
 from watcher.executors.slurm import SlurmExecutor
 from watcher.executors.slurm_commands import CommandResult
 from watcher.executors.slurm_parsers import FIELD_SEPARATOR

@@ -10,8 +10,8 @@ import msgspec
 
 from suites.contract.encoding import encode_json
 from suites.contract.exit_record import ExitRecord, read_exit_records
-from suites.contract.paths import find_shipped_file
 from suites.contract.scoring_request import ScoringRequest, SuiteInRequest
+from suites.contract.shipped_files import find_shipped_file
 
 SCORE_SCRIPT, PREFILL_SCRIPT = find_shipped_file("slurm/score.sbatch"), find_shipped_file("slurm/prefill.sbatch")
 

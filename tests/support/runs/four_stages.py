@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from suites.contract.paths import find_shipped_file
+from suites.contract.shipped_files import find_shipped_file
 from suites.definitions.suite import load_suite
 from support.fakes.hub_datasets import DATASET_LAYOUT, make_rows
 from support.models.nanotron_fixtures import BYTE_TOKENIZER, CHECKPOINTS

@@ -19,7 +19,7 @@ from support.models.nanotron_checkpoint import write_tiny_checkpoint
 from watcher.cli.app import main
 from watcher.config.loader import load_config
 from watcher.config.units import parse_slurm_time
-from watcher.doctor import filesystem, job_environment, lock_probe, login_node, slurm_limits
+from watcher.doctor import checkpoints, filesystem, job_environment, lock_probe, login_node, slurm_limits
 from watcher.doctor.check import DoctorCheck
 from watcher.doctor.filesystem import Folder, Mount, find_mount, parse_mountinfo, parse_quotas
 from watcher.executors.slurm_commands import CommandResult
@@ -235,7 +235,7 @@ def test_shards_of_another_user_are_named(here, monkeypatch):
     shard.chmod(0)
     allowed = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != shard and allowed(path, mode))  # root may do all
-    (check,) = filesystem._check_checkpoints(made.stages["stage1"])
+    (check,) = checkpoints._check_steps(made.stages["stage1"])
     assert check.verdict == "wrong"
     assert str(shard) in check.message
     shard.chmod(stat.S_IRUSR)
@@ -244,7 +244,7 @@ def test_shards_of_another_user_are_named(here, monkeypatch):
 def test_steps_in_another_form_are_a_warning_with_the_pattern_to_write(here):
     stage = config(here).stages["stage1"]
     write_tiny_checkpoint(stage.checkpoints / "iter_0000100", 100)
-    warning, steps = filesystem._check_checkpoints(stage)
+    warning, steps = checkpoints._check_steps(stage)
     assert (warning.verdict, steps.verdict) == ("warning", "ok")
     assert "iter_0000100 looks like a step" in warning.message
     assert warning.hint.startswith("write layout: {name: 'iter_{step:07d}'}")

@@ -1,0 +1,56 @@
+"""Checks the folders of checkpoints: layouts, runs, readability."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from suites.checkpoint.layout import list_steps
+from watcher.config.settings import Config, Stage
+from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck
+
+
+def _check_steps(stage: Stage) -> Iterator[DoctorCheck]:
+    """Check names of the steps, and read access to the newest one's files."""
+    name, folder = f"checkpoints of {stage.name}", stage.checkpoints
+    try:
+        steps, unmatched = list_steps(folder, stage.layout)
+    except FileNotFoundError:
+        yield DoctorCheck(OK, name, f"{folder} does not exist yet")
+        return
+    except OSError as error:
+        yield DoctorCheck(WRONG, name, f"{folder} cannot be listed ({error.strerror})", "ask its owner for read access")
+        return
+    if unmatched:
+        message, _, hint = unmatched.partition("; ")
+        yield DoctorCheck(WARNING, name, f"{folder}: {message}", hint)
+    yield _check_readable(name, folder, steps) if steps else DoctorCheck(OK, name, f"{folder}: no step yet")
+
+
+def check_checkpoints(config: Config) -> Iterator[DoctorCheck]:
+    """Check names and files of every stage's steps, and the globs of runs."""
+    for stage in config.stages.values():
+        yield from _check_steps(stage)
+    for name, template in config.runs.items():
+        count = sum(stage.runs == name for stage in config.stages.values())
+        yield DoctorCheck(OK, f"runs of {name}", f"{template.checkpoints}: {count} stages")
+    for folder, problem in config.run_problems.items():
+        yield DoctorCheck(WARNING, "runs", f"{folder} {problem}")
+
+
+def _check_readable(name: str, folder: Path, steps: Mapping[int, Path]) -> DoctorCheck:
+    newest_step = max(steps)
+    newest_folder = steps[newest_step]
+    for parent, folders, names in os.walk(newest_folder):  # unlike rglob it survives files that disappear meanwhile
+        for path in (Path(parent) / child for child in (*folders, *names)):
+            if not os.access(path, os.R_OK):
+                owner = _get_owner_name(path)
+                hint = f"ask {owner} to run `chmod -R a+rX {newest_folder}`"
+                return DoctorCheck(WRONG, name, f"{path}, owned by {owner}, cannot be read", hint)
+    return DoctorCheck(OK, name, f"{folder}: {len(steps)} steps; the newest, {newest_step}, can be read")
+
+
+def _get_owner_name(path: Path) -> str:
+    try:
+        return path.owner()
+    except (KeyError, OSError):
+        return "another user"
