@@ -22,6 +22,8 @@ from watcher.actions.submission import (
     build_scoring_submission,
     choose_attempt_name,
     count_tasks,
+    make_attempt,
+    make_unknown_event,
     prepare_prefill_attempt,
     prepare_scoring_attempt,
     remove_attempt_folder,
@@ -103,7 +105,7 @@ class Actor:
             case SubmitPrefill():
                 self._submit_prefill(action)
             case ReleaseJob():
-                self._release(action.key, action.run_id, action.job, already_running=action.already_running)
+                self._release(action)
             case CancelJob():
                 self._cancel(action)
             case AbandonAttempt():
@@ -172,19 +174,8 @@ class Actor:
         attempt_paths = self.config.paths.attempt(run_id)
         request = msgspec.structs.replace(request, run_id=run_id, tasks=tasks, owner=owner)
         prepare_scoring_attempt(request, attempt_paths)
-        suites = {suite.tier: suite.digest for suite in request.suites}
         resources = resolve_resources(self.config.slurm, record.raised_resources)
-        attempt = Attempt(
-            run_id=run_id,
-            number=number,
-            fingerprint=request.fingerprint,
-            suites=suites,
-            intended=self._clock(),
-            resources=resources,
-            tasks=tasks,
-            results=request.results,
-            owner=owner,
-        )
+        attempt = make_attempt(request, number, resources, self._clock())
         self._submit_attempt(
             action.key,
             attempt,
@@ -206,16 +197,7 @@ class Actor:
             resolve_resources(build_prefill_settings(self.config), record.raised_resources),
         )
         submission = prepare_prefill_attempt(request, attempt_paths, self.config, format_job_comment(self._state_id), resources)
-        attempt = Attempt(
-            run_id=run_id,
-            number=number,
-            fingerprint=request.fingerprint,
-            suites={},
-            intended=self._clock(),
-            resources=resources,
-            results=request.results,
-            owner=request.owner,
-        )
+        attempt = make_attempt(request, number, resources, self._clock())
         self._submit_attempt(action.key, attempt, submission, action.reason)
 
     def _submit_attempt(self, key: str, attempt: Attempt, submission: Submission, reason: str) -> None:
@@ -253,7 +235,7 @@ class Actor:
             if not released:
                 self._journal.fence()
                 job = Job(job_id=outcome.job_id, name=run_id, state=JobState.HELD, raw_state="HELD", submit_time=now)
-                self._release(key, run_id, job)
+                self._release(ReleaseJob(key=key, run_id=run_id, job=job))
         elif outcome.kind is SubmitKind.REFUSED and self._journal.state.get_records(key)[key].raised_resources:
             self._append_event(
                 policy.without_raise(
@@ -279,13 +261,25 @@ class Actor:
         else:
             self._submissions_stopped = message
             # The job may exist: further submissions of this tick would meet the same controller.
-            reason = f"sbatch outcome unknown ({message}); searching the queue for the job"
-            self._append_event(events.SubmissionUnknown(evaluation=key, run_id=run_id, reason=reason))
+            self._append_event(make_unknown_event(self.config, self._journal.state.get_records(key)[key], run_id, outcome))
 
-    def _release(self, key: str, run_id: str, job: Job, *, already_running: bool = False) -> None:
-        if not already_running:
-            self._executor.release(job)
-        self._append_event(events.Released(evaluation=key, run_id=run_id, reason=f"job {job.job_id}"))
+    def _release(self, action: ReleaseJob) -> None:
+        # A release that is denied each time must come to an end, so it counts before it is tried.
+        is_counted = action.failure_kind is not None
+        released = events.Released(
+            evaluation=action.key,
+            run_id=action.run_id,
+            reason=action.reason if is_counted else f"job {action.job.job_id}",
+            failure_kind=action.failure_kind,
+            retry_at=action.retry_at,
+        )
+        if is_counted:
+            self._append_event(released)
+            self._journal.fence()
+        if not action.already_running:
+            self._executor.release(action.job)
+        if not is_counted:
+            self._append_event(released)
 
     def _cancel(self, action: CancelJob) -> None:
         self._log("cancel", evaluation=action.key, job=action.job.job_id, reason=action.reason)

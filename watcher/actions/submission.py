@@ -13,9 +13,14 @@ from suites.contract.paths import AttemptPaths, LogPaths, StatePaths, prefill_lo
 from suites.contract.scoring_request import ScoringRequest
 from suites.contract.shipped_files import find_shipped_file
 from watcher.config.settings import Config, SlurmSettings
-from watcher.core.evaluation import Attempt, EvaluationRecord
-from watcher.core.executor import Resources, Submission
-from watcher.core.resources import build_prefill_settings
+from watcher.core import events
+from watcher.core.evaluation import PREFILL_DIRECTORY, Attempt, EvaluationRecord, Refusal
+from watcher.core.executor import Resources, Submission, SubmissionResult
+from watcher.core.reasons import ReasonKind
+from watcher.core.resources import build_prefill_settings, get_submit_options
+
+MAX_WORDS_CHARACTERS = 1000
+"""Characters of sbatch's answer that are kept: a site may write a page."""
 
 
 class AttemptName(NamedTuple):
@@ -39,6 +44,23 @@ def choose_attempt_name(paths: StatePaths, prefix: str, record: EvaluationRecord
     return AttemptName(number, run_id)
 
 
+def make_attempt(request: ScoringRequest, number: int, resources: Mapping[str, str], now: float) -> Attempt:
+    """The attempt of a request that has its run id."""
+    # A prefill publishes no tier, so its suites belong to its fingerprint alone.
+    suites = {} if request.directory == PREFILL_DIRECTORY else {suite.tier: suite.digest for suite in request.suites}
+    return Attempt(
+        run_id=request.run_id,
+        number=number,
+        fingerprint=request.fingerprint,
+        suites=suites,
+        intended=now,
+        resources=resources,
+        tasks=request.tasks,
+        results=request.results,
+        owner=request.owner,
+    )
+
+
 def build_scoring_submission(attempt: Attempt, config: Config, logs: LogPaths, comment: str) -> Submission:
     """The submission of a scoring attempt; ``comment`` identifies our jobs."""
     return Submission(
@@ -51,6 +73,22 @@ def build_scoring_submission(attempt: Attempt, config: Config, logs: LogPaths, c
         resources=build_resources(config.slurm, attempt.resources, attempt.tasks),
         python=config.python,
         setup=write_setup_file(config),
+    )
+
+
+def make_unknown_event(
+    config: Config, record: EvaluationRecord, run_id: str, outcome: SubmissionResult
+) -> events.SubmissionUnknown:
+    """The event of an outcome that is not known; it keeps what may be a refusal."""
+    words = " ".join(outcome.message.split())[:MAX_WORDS_CHARACTERS]
+    options = get_submit_options(config, record)
+    refusal = Refusal(options=options.key, described_options=options.text, answer=outcome.answer, words=words)
+    return events.SubmissionUnknown(
+        evaluation=record.key,
+        run_id=run_id,
+        reason=f"sbatch outcome unknown ({words}); searching the queue for the job",
+        reason_kind=ReasonKind.UNKNOWN_OUTCOME,
+        refusal=refusal if outcome.answer else None,
     )
 
 

@@ -61,6 +61,10 @@ class ReleaseJob(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     job: Job
     already_running: bool = False
+    failure_kind: str | None = None
+    """Of a release that is counted: Slurm held the job itself."""
+    retry_at: float | None = None
+    """Unix time before which it is not released again."""
     reason: str = ""
 
 

@@ -96,6 +96,31 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
         return job if self.owner is None else f"{job} of {self.owner}"
 
 
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer of sbatch in words that no table knows: perhaps a refusal."""
+
+    options: str
+    """Key of the options that were asked for: see ``SubmitOptions``."""
+    described_options: str = ""
+    """The same for people."""
+    answer: str
+    """The words without numbers: equal answers are equal here."""
+    words: str
+    """The site's own words."""
+
+
+class RefusedOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Options that sbatch answered in equal words that no table knows."""
+
+    refusal: Refusal
+    count: int
+    """Equal answers in a row."""
+    since: float
+    """Unix time of the first."""
+    last: float
+    """Unix time of the last."""
+
+
 class Pin(msgspec.Struct, frozen=True, kw_only=True):
     """Hard links of a checkpoint's files, or the reason for having none."""
 
@@ -138,6 +163,8 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     failures: Mapping[str, int] = msgspec.field(default_factory=dict)
     """Failure kind -> how often in a row since the last success or retry."""
     retry_at: float | None = None
+    refusal: Refusal | None = None
+    """What sbatch said to the newest attempt; set while its outcome is unknown and no table knows the words."""
     raised_resources: Mapping[str, str] = msgspec.field(default_factory=dict)
     """``time`` and ``mem`` of the next attempt beyond the config's, after an earlier one ran out of them."""
     raise_refused: bool = False

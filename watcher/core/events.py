@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from watcher.core.evaluation import Attempt, Pin, StageSettings
+from watcher.core.evaluation import Attempt, Pin, Refusal, StageSettings
 from watcher.core.field_types import Count, FileName, PathText, Step, UnixTime, WordOrNothing
 from watcher.core.reasons import ReasonKind, join_hint
 
@@ -138,9 +138,15 @@ class Intended(StateChange, frozen=True, kw_only=True, tag="intended"):
 class SubmissionUnknown(StateChange, frozen=True, kw_only=True, tag="submission_unknown"):
     """Whether the submission made a job is not known."""
 
+    refusal: Refusal | None = None
+    """Where sbatch answered in words that no table knows."""
+
 
 class Abandoned(StateChange, frozen=True, kw_only=True, tag="abandoned"):
     """A lost attempt is abandoned, and its claim is void."""
+
+    refusal: Refusal | None = None
+    """sbatch's words to it, which count as a refusal: Slurm answered, and knows no such job."""
 
 
 # The attempt is repeated here in case the line of the intent is damaged.

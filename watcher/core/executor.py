@@ -18,6 +18,9 @@ class JobState(enum.StrEnum):
     """A job's state, translated from the executor's own name for it."""
 
     HELD = "held"
+    """By a person, or as we submitted it."""
+    REQUEUED_HELD = "requeued_held"
+    """Slurm itself held it, after a failed launch or by a rule of the site: nobody releases it but us."""
     PENDING = "pending"
     RUNNING = "running"
     COMPLETING = "completing"
@@ -31,6 +34,8 @@ class JobState(enum.StrEnum):
     # Terminal on some sites and requeued on others: the reconciler waits before it counts as an end.
     PREEMPTED = "preempted"
     CANCELLED = "cancelled"
+    LOST = "lost"
+    """Cancelled by nobody: the controller lost its state."""
     UNKNOWN = "unknown"
     """A state that our table lacks; shown as it is, and never an end."""
 
@@ -49,6 +54,7 @@ _TERMINAL_STATES = frozenset(
         JobState.NODE_FAIL,
         JobState.PREEMPTED,
         JobState.CANCELLED,
+        JobState.LOST,
     }
 )
 
@@ -77,6 +83,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """``watcher:<id of the state folder>`` for jobs of ours."""
     stuck: bool = False
     """It can never run by itself (impossible resources, a limit that it can never meet); ``reason`` says why."""
+    is_known: bool = True
+    """The executor's table has its state and reason; otherwise a person should look."""
+    is_canceller_known: bool = True
+    """Of a cancelled job: the executor says who cancelled it, or never will."""
+    copies: tuple["Job", ...] = ()
+    """Other jobs of the same name: something submitted it more than once."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it may still start: nothing of it runs."""
+        return self.state in {JobState.PENDING, JobState.HELD, JobState.REQUEUED_HELD}
 
 
 class SubmitKind(enum.StrEnum):
@@ -101,6 +118,8 @@ class SubmissionResult(msgspec.Struct, frozen=True, kw_only=True):
     job_id: str | None = None
     message: str = ""
     """The executor's complete message."""
+    answer: str = ""
+    """Of an AMBIGUOUS answer in words that no table knows: what equal answers share. It may be a refusal."""
 
 
 class Resources(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,6 +171,13 @@ class ExecutorUnreachable(Exception):  # noqa: N818  a state of affairs, not a d
     """The executor does not answer; the message is its own.
 
     No answer says nothing about jobs.
+    """
+
+
+class AnswerDoubtful(ExecutorUnreachable):
+    """An empty answer beside a complaint that no table knows; the message is its line.
+
+    Whoever expects a job takes it for no answer. Where none is expected, it is an empty one.
     """
 
 

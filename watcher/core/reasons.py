@@ -26,6 +26,8 @@ class ReasonKind(enum.StrEnum):
     """Another training run wrote the checkpoint."""
     REFUSED = "refused"
     """sbatch refuses these options."""
+    UNKNOWN_OUTCOME = "unknown_outcome"
+    """Whether sbatch made a job is being searched."""
     BUDGET = "budget"
     PAUSED = "paused"
     OTHER = "other"

@@ -4,7 +4,10 @@ Time is doubled and memory multiplied by one and a half after each attempt that 
 ``slurm.time_max`` or ``slurm.mem_max``, else the partition's limit.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -53,6 +56,25 @@ def resolve_resources(slurm: SlurmSettings, raised: Mapping[str, str]) -> dict[s
         if raised_value is not None and (requested_value is None or raised_value > requested_value):
             requested[name] = raised[name]
     return requested
+
+
+class SubmitOptions(NamedTuple):
+    """What sbatch is asked for in a record's next submission, apart from names and paths."""
+
+    key: str
+    """Equal while nothing changes in the config, or in raised resources, that sbatch could refuse."""
+    text: str
+    """For people, in the words of the config."""
+
+
+def get_submit_options(config: Config, record: EvaluationRecord) -> SubmitOptions:
+    """The options of the record's next submission."""
+    slurm = get_slurm_settings(config, record)
+    settings = msgspec.structs.asdict(slurm) | resolve_resources(slurm, record.raised_resources)
+    content = json.dumps([settings, config.python], sort_keys=True, default=str)
+    shown = {name: value for name, value in settings.items() if value and name not in {"time_max", "mem_max", "setup", "extra"}}
+    text = ", ".join([*(f"{name}: {value}" for name, value in shown.items()), *slurm.extra])
+    return SubmitOptions(hashlib.sha256(content.encode()).hexdigest()[:16], text)
 
 
 def more_time(

@@ -12,8 +12,11 @@ from suites.contract.job_owner import JobOwner
 from suites.contract.scoring_request import ScoringRequest, SuiteInRequest, TierRequirement
 from suites.contract.tier_files import TierVerdict
 from watcher.core.evaluation import MAX_CLOCK_SKEW_SECONDS, Attempt, EvaluationRecord, StageSettings
-from watcher.core.executor import Job, PartitionLimits
+from watcher.core.executor import Job, JobState, PartitionLimits
 from watcher.core.request_types import Request
+
+CANCELLED_STATES = frozenset({JobState.CANCELLED, JobState.LOST})
+"""Ends that are somebody's or the controller's, and not the job's own."""
 
 
 class StageFolder(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,7 +247,26 @@ def find_job(attempt: Attempt, queue: QueueSnapshot | None) -> Job | None:
     # Accounting lags behind the queue, so without the queue it says nothing about a live job.
     if queue is None or queue.jobs is None:
         return None
-    return queue.jobs.get(attempt.run_id) or (queue.history or {}).get(attempt.run_id)
+    listed, past = (_select_copy(attempt, jobs.get(attempt.run_id)) for jobs in (queue.jobs, queue.history or {}))
+    # The queue does not say who cancelled a job, and accounting does.
+    if listed is not None and not listed.is_canceller_known and past is not None and past.state in CANCELLED_STATES:
+        return past
+    return listed or past
+
+
+def _select_copy(attempt: Attempt, job: Job | None) -> Job | None:
+    """Of several jobs with the attempt's name, the one that is its own."""
+    if job is None or (not job.copies and job.job_id == attempt.job_id):
+        return job
+    copies = [job, *job.copies]
+    # One that runs took the claim, or ends by itself; of the others the recorded one counts.
+    selected = max(
+        copies,
+        key=lambda copy: (not copy.state.is_terminal, not copy.is_waiting, copy.job_id == attempt.job_id),
+    )
+    # A cancelled copy says nothing about the job itself.
+    is_other = attempt.job_id is not None and selected.job_id != attempt.job_id
+    return None if is_other and selected.state in CANCELLED_STATES else selected
 
 
 def find_blind_spot(attempt: Attempt, queue: QueueSnapshot | None) -> str:

@@ -13,7 +13,7 @@ from suites.contract.shipped_files import find_shipped_file
 from watcher.actions.submission import build_resources
 from watcher.config.settings import Config
 from watcher.config.units import parse_slurm_time
-from watcher.core.executor import ExecutorUnreachable
+from watcher.core.executor import AnswerDoubtful, ExecutorUnreachable
 from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck, get_last_output_line, run_with_timeout, warn_if
 from watcher.executors.slurm import SlurmExecutor, format_resource_options
 from watcher.executors.slurm_commands import CommandRunner, clean_environment, run_command
@@ -47,6 +47,10 @@ def check_slurm_limits(config: Config, environ: Mapping[str, str], *, run: Comma
     started = time.monotonic()
     try:
         jobs = executor.query_queue()
+    except AnswerDoubtful as error:
+        jobs = {}
+        hint = "while a job is in flight, an empty answer beside this line counts as none: have the cause mended"
+        yield DoctorCheck(WARNING, "slurm", str(error), hint)
     except ExecutorUnreachable as error:
         yield DoctorCheck(WRONG, "slurm", str(error), "the watcher waits until Slurm answers; try `squeue` on this node")
         return

@@ -9,13 +9,21 @@ import msgspec
 
 from watcher.core.executor import Job, JobState
 
-_LIVE_STATES = (JobState.RUNNING, JobState.COMPLETING, JobState.UNKNOWN, JobState.PENDING, JobState.HELD)
+_LIVE_STATES = (
+    JobState.RUNNING,
+    JobState.COMPLETING,
+    JobState.UNKNOWN,
+    JobState.PENDING,
+    JobState.REQUEUED_HELD,
+    JobState.HELD,
+)
 """A live array has the first of these states that one of its tasks has."""
 
 _ENDED_STATES = (
     JobState.TIMEOUT,
     JobState.OUT_OF_MEMORY,
     JobState.NODE_FAIL,
+    JobState.LOST,
     JobState.PREEMPTED,
     JobState.FAILED,
     JobState.COMPLETED,
@@ -51,6 +59,7 @@ def merge_array_tasks(tasks: Sequence[Job]) -> Job:
         end_time=None if live_tasks else max(ends, default=None),
         restarts=max(task.restarts for task in tasks),
         stuck=bool(live_tasks) and len(live_tasks) == len(tasks) and all(task.stuck for task in live_tasks),
+        is_known=all(task.is_known for task in tasks),
     )
 
 

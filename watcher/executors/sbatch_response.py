@@ -1,78 +1,22 @@
 """Classifies sbatch's output: submitted, refused, later or ambiguous. Pure.
 
-The messages are those of slurm_strerror in Slurm 20.11 to 25.05. An unknown answer is AMBIGUOUS: the job may exist.
+An unknown answer is AMBIGUOUS: the job may exist. It carries its words, since a site's own refusal looks like this.
 """
 
 import re
 from collections.abc import Iterable
 
 from watcher.core.executor import SubmissionResult, SubmitKind
+from watcher.executors.sbatch_messages import LATER_MESSAGES, LOST_MESSAGES, POLICY_VIOLATION, REFUSAL_MESSAGES
+from watcher.executors.slurm_messages import Meaning, judge_line
 
-_AMBIGUOUS_MESSAGES = (
-    "Socket timed out",
-    "Unable to contact slurm controller",
-    "Zero Bytes were transmitted",
-    "authentication",
-    "Munge",
-    "Unexpected message received",
-)
-"""The request or its answer was lost on the way: the job may exist, whatever else the output contains."""
-
-_TRY_LATER_MESSAGES = (
-    "MaxSubmitJob",  # AssocMaxSubmitJobLimit, QOSMaxSubmitJobPerUserLimit, QOSMaxSubmitJobPerAccountLimit
-    "GrpSubmitJob",  # AssocGrpSubmitJobsLimit, QOSGrpSubmitJobsLimit
-    "Slurm temporarily unable to accept job",  # MaxJobCount
-    "Slurm job queue full",
-    "Resource temporarily unavailable",
-    "Required partition not available (inactive or drain)",
-    "Requested partition configuration not available now",
-    "Job dependency problem",  # the prefill job ended and was purged: the next tick finds its data instead
-)
-"""Not submitted for certain; the cause goes away by itself."""
-
-_REFUSAL_MESSAGES = (
-    "Invalid partition name specified",
-    "No partition specified or system default partition",
-    "Invalid account or account/partition combination specified",
-    "Invalid qos specification",
-    "Invalid wckey specification",
-    "Requested time limit is invalid (missing or exceeds some limit)",
-    "Node count specification invalid",
-    "Requested node configuration is not available",
-    "Requested nodes not in this partition",
-    "More processors requested than permitted",
-    "Memory required by task is not available",
-    "Invalid generic resource (gres) specification",
-    "Invalid Trackable RESource (TRES) specification",
-    "Invalid license specification",
-    "Invalid feature specification",
-    "Invalid node name specified",
-    "Invalid --nice value",
-    "Requested reservation is invalid",
-    "Access denied to requested reservation",
-    "Access/permission denied",
-    "User's group not permitted to use this partition",
-    "Unable to open file",
-    "Batch script is empty!",
-    "This does not look like a batch script",
-    "Batch script contains DOS line breaks",
-    "sbatch: error: Invalid --",
-    "sbatch: error: Invalid numeric value",
-    "sbatch: unrecognized option",
-    "sbatch: invalid option",
-)
-"""Not submitted for certain; a person must change something first."""
-
-_POLICY_VIOLATION = "Job violates accounting/QOS policy"
-"""Either a submit limit or a size that the QOS never grants; the line before it usually names which."""
-
-_SIZE_LIMIT = re.compile(r"(?:QOS|Assoc)\w*(?:Wall|CPU|Cpu|Mem|GRES|Gres|Node|Tres|TRES|Billing)\w*")
+_SIZE_LIMIT = re.compile(r"(?:qos|assoc)\w*(?:wall|cpu|mem|gres|node|tres|billing)\w*")
 
 _RESERVED_LONG = ("--array", "--wrap", "--test-only", "--wait", "--clusters")
 
 _RESERVED_SHORT = ("-a", "-W", "-M")
 
-_JOB_ID = re.compile(r"(?:Submitted batch job )?(\d+)(?:;\S+)?")
+_JOB_ID = re.compile(r"(?:Submitted batch job )?(\d+)(?:;\S+| on cluster \S+)?")
 
 
 def find_reserved_options(extra: Iterable[str]) -> list[str]:
@@ -96,18 +40,39 @@ def parse_sbatch_response(exit_code: int | None, stdout: str, stderr: str) -> Su
     ids = [match[1] for line in stdout.splitlines() if (match := _JOB_ID.fullmatch(line.strip()))]
     if exit_code == 0 and len(ids) == 1:
         return SubmissionResult(kind=SubmitKind.SUBMITTED, job_id=ids[0], message=stderr.strip())
-    if exit_code is None or exit_code <= 0 or ids:
+    # A command that was killed, or that names jobs and fails, says nothing about its submission.
+    if exit_code is None or exit_code < 0 or ids:
         return SubmissionResult(kind=SubmitKind.AMBIGUOUS, message=message)
-    return SubmissionResult(kind=_classify_refusal(message), message=message)
+    kind = SubmitKind.AMBIGUOUS if exit_code == 0 else _classify(_drop_noise(message))
+    if kind is not SubmitKind.AMBIGUOUS:
+        return SubmissionResult(kind=kind, message=message)
+    message = message or f"sbatch ended with exit code {exit_code}, without a word"
+    return SubmissionResult(kind=kind, message=message, answer=_make_comparable(message))
 
 
-def _classify_refusal(message: str) -> SubmitKind:
-    if any(known_message in message for known_message in _AMBIGUOUS_MESSAGES):
+def _drop_noise(message: str) -> str:
+    """The lower-case message without lines about Slurm's configuration, which use words of refusals too."""
+    lines = message.lower().splitlines()
+    return "\n".join([line for line in lines if ": error: " not in line or judge_line(line) is not Meaning.NOTHING] or lines)
+
+
+def _make_comparable(message: str) -> str:
+    """The words that two equal answers share; empty where the answer was lost, which is no refusal."""
+    text = _drop_noise(message)
+    return "" if _has_any(text, LOST_MESSAGES) else " ".join(re.sub(r"\d+", "0", text).split())
+
+
+def _classify(text: str) -> SubmitKind:
+    if _has_any(text, LOST_MESSAGES):
         return SubmitKind.AMBIGUOUS
-    if any(known_message in message for known_message in _TRY_LATER_MESSAGES):
+    if _has_any(text, LATER_MESSAGES):
         return SubmitKind.LATER
-    if any(known_message in message for known_message in _REFUSAL_MESSAGES):
+    if _has_any(text, REFUSAL_MESSAGES):
         return SubmitKind.REFUSED
-    if _POLICY_VIOLATION in message:
-        return SubmitKind.REFUSED if _SIZE_LIMIT.search(message) else SubmitKind.LATER
+    if POLICY_VIOLATION in text:
+        return SubmitKind.REFUSED if _SIZE_LIMIT.search(text) else SubmitKind.LATER
     return SubmitKind.AMBIGUOUS
+
+
+def _has_any(text: str, messages: Iterable[str]) -> bool:
+    return any(message in text for message in messages)

@@ -15,12 +15,23 @@ import msgspec
 
 from suites.contract.job_owner import JobOwner
 from watcher.config.units import SUBMISSION_COMMANDS, count_poll_commands
-from watcher.core.executor import ExecutorUnreachable, Job, PartitionLimits, Resources, Submission, SubmissionResult, SubmitKind
+from watcher.core.executor import (
+    AnswerDoubtful,
+    ExecutorUnreachable,
+    Job,
+    PartitionLimits,
+    Resources,
+    Submission,
+    SubmissionResult,
+    SubmitKind,
+)
 from watcher.core.processes import identify_process_owner
 from watcher.executors import slurm_parsers
 from watcher.executors.cluster_name import ClusterName
 from watcher.executors.sbatch_response import find_reserved_options, parse_sbatch_response
 from watcher.executors.slurm_commands import CommandBudget, CommandResult, CommandRunner, clean_environment, run_command
+from watcher.executors.slurm_messages import Meaning, judge_output
+from watcher.executors.slurm_records import RecordMarks
 
 _TIMEOUT_SECONDS_BY_COMMAND = {"sbatch": 60.0, "sacct": 60.0}
 
@@ -76,6 +87,7 @@ class SlurmExecutor:
         self._budget = CommandBudget(per_minute, count_poll_commands(poll_seconds), clock)
         self._cluster_name = ClusterName(self._query, clock)
         self._owner = identify_process_owner("slurm", user=self.user)
+        self._marks = RecordMarks()
         self._no_accounting_since: float | None = None
         self._partition_limits: dict[str, tuple[float, PartitionLimits]] = {}
 
@@ -120,11 +132,11 @@ class SlurmExecutor:
     def query_queue(self) -> Mapping[str, Job]:
         """Run one squeue; jobs by name.
 
-        ExecutorUnreachable also for exit 0 with errors alone, as for an unknown user.
+        ExecutorUnreachable also for exit 0 with words of no answer alone, as for an unknown user. AnswerDoubtful: see there.
         """
-        layout = slurm_parsers.FIELD_SEPARATOR.join(slurm_parsers.QUEUE_FIELDS)
+        layout = self._marks.make_layout(slurm_parsers.QUEUE_FIELDS)
         result = self._query(["squeue", "--noheader", "--all", "--states=all", f"--user={self.user}", f"--format={layout}"])
-        return _parse_jobs("squeue", result, slurm_parsers.parse_queue)
+        return self._parse_jobs("squeue", result, slurm_parsers.parse_queue)
 
     def query_accounting(self, names: Sequence[str], since: float) -> Mapping[str, Job] | None:
         """Run one sacct from an hour before ``since``; jobs by name.
@@ -141,7 +153,7 @@ class SlurmExecutor:
             "sacct",
             "--noheader",
             "--parsable2",
-            f"--delimiter={slurm_parsers.FIELD_SEPARATOR}",
+            f"--delimiter={self._marks.separator}",
             "--allocations",
             "--duplicates",
             f"--user={self.user}",
@@ -162,7 +174,7 @@ class SlurmExecutor:
             self._no_accounting_since = self._clock()
             return None
         self._no_accounting_since = None
-        jobs = _parse_jobs("sacct", result, slurm_parsers.parse_accounting)
+        jobs = self._parse_jobs("sacct", result, slurm_parsers.parse_accounting)
         requested_names = set(names)
         return {name: job for name, job in jobs.items() if name in requested_names}
 
@@ -171,12 +183,11 @@ class SlurmExecutor:
         cached = self._partition_limits.get(partition or "")
         if cached is not None and self._clock() < cached[0] + _LIMITS_MAX_AGE_SECONDS:
             return cached[1]
-        layout = slurm_parsers.FIELD_SEPARATOR.join(slurm_parsers.LIMIT_FIELDS)
+        layout = self._marks.make_layout(slurm_parsers.LIMIT_FIELDS)
         partition_option = [f"--partition={partition}"] if partition else []
         result = self._query(["sinfo", "--noheader", *partition_option, f"--format={layout}"])
-        if result.exit_code != 0:
-            raise ExecutorUnreachable(_format_failure("sinfo", result))
-        limits = slurm_parsers.parse_partition_limits(result.stdout, partition)
+        limits = slurm_parsers.parse_partition_limits(result.stdout, partition, self._marks)
+        _check_answer("sinfo", result, is_empty=not limits.source)
         self._partition_limits[partition or ""] = (self._clock(), limits)
         return limits
 
@@ -186,6 +197,17 @@ class SlurmExecutor:
         result = self._execute(command, mutating=True)
         if result.exit_code != 0 and not any(known_message in result.stderr for known_message in _HARMLESS_MESSAGES):
             raise ExecutorUnreachable(_format_failure(command[0], result))
+
+    def _parse_jobs(
+        self, command: str, result: CommandResult, parse: Callable[[str, RecordMarks], slurm_parsers.ParsedJobs]
+    ) -> dict[str, Job]:
+        """The jobs in a command's output. ExecutorUnreachable for no answer."""
+        jobs, record_count, damage = parse(result.stdout, self._marks)
+        _check_answer(command, result, is_empty=not record_count)
+        # What cannot be read may be the very job that is looked for.
+        if damage:
+            raise ExecutorUnreachable(f"{command}: cannot be read: {damage}")
+        return jobs
 
     def _query(self, command: Sequence[str]) -> CommandResult:
         if self._budget.count_remaining(mutating=False) < 1:
@@ -252,14 +274,16 @@ def _escape_folder(log: Path) -> str:
     return f"{str(log.parent).replace('%', '%%')}/{log.name}"
 
 
-def _parse_jobs(command: str, result: CommandResult, parse: Callable[[str], slurm_parsers.ParsedJobs]) -> dict[str, Job]:
-    """The jobs in a command's output. ExecutorUnreachable for an error or garbage."""
-    if result.exit_code != 0 or (not result.stdout.strip() and "error" in result.stderr):
+def _check_answer(command: str, result: CommandResult, *, is_empty: bool) -> None:
+    """Raise ExecutorUnreachable where the output is no answer, AnswerDoubtful where it may be none."""
+    if result.exit_code != 0:
         raise ExecutorUnreachable(_format_failure(command, result))
-    jobs, unreadable_lines = parse(result.stdout)
-    if unreadable_lines and not jobs:
-        raise ExecutorUnreachable(f"{command}: cannot be read: {unreadable_lines[0]!r}")
-    return jobs
+    # Records are an answer, whatever else was written beside them.
+    meaning, line = judge_output(result.stdout, result.stderr) if is_empty else (Meaning.NOTHING, "")
+    if meaning is Meaning.NO_ANSWER:
+        raise ExecutorUnreachable(f"{command}: {line}")
+    if meaning is Meaning.DOUBT:
+        raise AnswerDoubtful(f"{command}: {line}")
 
 
 def _format_failure(command: str, result: CommandResult) -> str:

@@ -1,7 +1,6 @@
 """Parses the output of squeue, sacct and sinfo. Pure.
 
-The text formats are used because Slurm's JSON changes between releases. The tables hold the job states and reasons of
-Slurm 20.11 to 25.05; any other state is UNKNOWN.
+The text formats are used because Slurm's JSON changes between releases. What states mean stands in ``job_states``.
 """
 
 import pwd
@@ -10,12 +9,13 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from watcher.config.units import parse_memory_mib, parse_slurm_time
 from watcher.core.executor import Job, JobState, PartitionLimits
 from watcher.executors.job_arrays import merge_array_tasks
-
-FIELD_SEPARATOR = "\x1f"
-"""ASCII's unit separator, which nobody types into a job's name."""
+from watcher.executors.job_states import Canceller, classify_job
+from watcher.executors.slurm_records import RecordMarks
 
 QUEUE_FIELDS = ("%F", "%T", "%V", "%S", "%e", "%r", "%j", "%k")
 """squeue -o: job id (of the array for a task), state, submit, start, end, then free text: reason, name, comment."""
@@ -23,66 +23,19 @@ QUEUE_FIELDS = ("%F", "%T", "%V", "%S", "%e", "%r", "%j", "%k")
 LIMIT_FIELDS = ("%P", "%l", "%m")
 """sinfo -o: partition (with * if it is the default), time limit, MiB of a node."""
 
-ACCOUNTING_FIELDS = ("JobID", "State", "ExitCode", "Submit", "Start", "End", "NodeList", "JobName", "Comment")
-
-_JOB_STATES = {
-    "PENDING": JobState.PENDING,
-    "CONFIGURING": JobState.PENDING,
-    "POWER_UP_NODE": JobState.PENDING,
-    "REQUEUED": JobState.PENDING,
-    "REQUEUE_FED": JobState.PENDING,
-    "REQUEUE_HOLD": JobState.HELD,
-    "RESV_DEL_HOLD": JobState.HELD,
-    "SPECIAL_EXIT": JobState.HELD,
-    "RUNNING": JobState.RUNNING,
-    "SUSPENDED": JobState.RUNNING,
-    "STOPPED": JobState.RUNNING,
-    "RESIZING": JobState.RUNNING,
-    "SIGNALING": JobState.RUNNING,
-    "STAGE_OUT": JobState.COMPLETING,
-    "COMPLETING": JobState.COMPLETING,
-    "COMPLETED": JobState.COMPLETED,
-    "FAILED": JobState.FAILED,
-    "TIMEOUT": JobState.TIMEOUT,
-    "DEADLINE": JobState.TIMEOUT,
-    "OUT_OF_MEMORY": JobState.OUT_OF_MEMORY,
-    "NODE_FAIL": JobState.NODE_FAIL,
-    "BOOT_FAIL": JobState.NODE_FAIL,
-    "LAUNCH_FAILED": JobState.NODE_FAIL,
-    "RECONFIG_FAIL": JobState.NODE_FAIL,
-    "PREEMPTED": JobState.PREEMPTED,
-    "CANCELLED": JobState.CANCELLED,
-}
-
-_STUCK_REASON = re.compile(
-    r"BadConstraints|PartitionConfig|PartitionTimeLimit|PartitionNodeLimit|DependencyNeverSatisfied|"
-    r"InvalidAccount|InvalidQOS|AccountNotAllowed|QOSNotAllowed|(?:QOS|Assoc)Max\w+PerJob\w*"
-)
-"""Reasons for which a job waits for ever.
-
-Slurm checks a job submitted with --hold against the nodes only at its release, and a partition may not enforce its limits at
-submission.
-"""
+ACCOUNTING_FIELDS = ("JobID", "State", "ExitCode", "Submit", "Start", "JobName", "Comment", "NodeList", "End")
+"""sacct --format; the first and the last never hold a newline, since sacct does not frame its records."""
 
 _TASK_ID = re.compile(r"(?P<job>\d+)(?:_(?P<task>\d+|\[[^\]]*\]))?")
 
 
-def parse_job_state(raw_state: str, reason: str = "") -> JobState:
-    """The JobState of a Slurm state such as ``CANCELLED by 1000``.
-
-    A pending job whose reason contains "held" is HELD.
-    """
-    state_name = raw_state.split(maxsplit=1)[0].rstrip("+") if raw_state.split() else ""
-    state = _JOB_STATES.get(state_name, JobState.UNKNOWN)
-    # JobHeldUser, JobHeldAdmin, "job requeued in held state", "launch failed requeued held"
-    return JobState.HELD if state is JobState.PENDING and "held" in reason.lower() else state
-
-
 class ParsedJobs(NamedTuple):
-    """Jobs by name, and the lines that could not be read."""
+    """Jobs by name, and what is wrong with the output."""
 
     jobs: dict[str, Job]
-    unreadable_lines: list[str]
+    record_count: int
+    damage: str = ""
+    """Why some record cannot be read; empty where all can."""
 
 
 class ExitStatus(NamedTuple):
@@ -92,37 +45,42 @@ class ExitStatus(NamedTuple):
     signal: int | None
 
 
-def parse_queue(text: str) -> ParsedJobs:
-    """The jobs in squeue's output.
+def parse_queue(text: str, marks: RecordMarks) -> ParsedJobs:
+    """The jobs in squeue's output of ``QUEUE_FIELDS``.
 
-    The tasks of an array, one line each, become one job. Of several jobs with one name (never the watcher's) a live one is
-    kept, then the newest.
+    The tasks of an array, one line each, become one job. Of several jobs with one name the live ones come first, of these the
+    running ones, then the newest; the others are its copies.
     """
     tasks_by_job: dict[tuple[str, str], list[Job]] = {}
-    unreadable_lines = []
-    for line in _split_lines(text):
-        fields = line.split(FIELD_SEPARATOR, len(QUEUE_FIELDS) - 1)
-        if len(fields) != len(QUEUE_FIELDS) or not fields[0].strip().isdigit():
-            unreadable_lines.append(line)
-            continue
+    rows, damage = marks.split_framed(text, len(QUEUE_FIELDS))
+    for fields in rows:
         task = _parse_queue_fields(fields)
         tasks_by_job.setdefault((task.name, task.job_id), []).append(task)
-    jobs = sorted(map(merge_array_tasks, tasks_by_job.values()), key=lambda job: (not job.state.is_terminal, int(job.job_id)))
-    return ParsedJobs({job.name: job for job in jobs}, unreadable_lines)
+    jobs = _collect_copies(map(merge_array_tasks, tasks_by_job.values()))
+    return ParsedJobs(jobs, len(rows), damage)
 
 
-def _split_lines(text: str) -> Iterable[str]:
-    """The lines of Slurm's output.
+def _collect_copies(jobs: Iterable[Job]) -> dict[str, Job]:
+    """Jobs by name, those of equal names as copies of one."""
+    jobs_by_name: dict[str, list[Job]] = {}
+    for job in jobs:
+        jobs_by_name.setdefault(job.name, []).append(job)
+    collected = {}
+    for name, equals in jobs_by_name.items():
+        first, *others = sorted(equals, key=_rank_copy, reverse=True)
+        collected[name] = msgspec.structs.replace(first, copies=tuple(others)) if others else first
+    return collected
 
-    str.splitlines also splits at U+0085 and U+2028, which a comment may contain.
-    """
-    return (line for line in text.split("\n") if line)
+
+def _rank_copy(job: Job) -> tuple[bool, bool, int]:
+    return not job.state.is_terminal, not job.is_waiting, int(job.job_id) if job.job_id.isdecimal() else -1
 
 
 def _parse_queue_fields(fields: Sequence[str]) -> Job:
-    job_id, raw_state, submitted, started, ended, reason, name, comment = (field.strip() for field in fields)
-    state = parse_job_state(raw_state, reason)
-    is_waiting = state in {JobState.PENDING, JobState.HELD}
+    job_id, raw_state, submitted, started, ended, reason = (field.strip() for field in fields[:6])
+    name, comment = fields[6:]  # unstripped: a name that ends with a space is another name
+    state, is_stuck, is_known = classify_job(raw_state, reason)
+    is_waiting = state in {JobState.PENDING, JobState.HELD, JobState.REQUEUED_HELD}
     return Job(
         job_id=job_id,
         name=name,
@@ -133,29 +91,30 @@ def _parse_queue_fields(fields: Sequence[str]) -> Job:
         start_time=None if is_waiting else parse_timestamp(started),  # for a waiting job it is a forecast
         end_time=parse_timestamp(ended) if state.is_terminal else None,
         comment="" if comment == "(null)" else comment,
-        stuck=state is JobState.PENDING and _STUCK_REASON.fullmatch(reason) is not None,
+        stuck=is_stuck,
+        is_known=is_known,
+        is_canceller_known=False,
     )
 
 
-def parse_accounting(text: str) -> ParsedJobs:
-    """The jobs in sacct's output (-X -D).
+def parse_accounting(text: str, marks: RecordMarks) -> ParsedJobs:
+    """The jobs in sacct's output of ``ACCOUNTING_FIELDS`` (-X -D).
 
     A requeued job has a line for each run: the last one counts, the others are its restarts. A refused submission may be
     recorded as FAILED without a node; it is left out. The tasks of an array (``12_3``, ``12_[4-7]``) become one job.
     """
     tasks_by_job: dict[tuple[str, str], dict[str, Job]] = {}
-    unreadable_lines = []
-    for line in _split_lines(text):
-        fields = [field.strip() for field in line.split(FIELD_SEPARATOR, len(ACCOUNTING_FIELDS) - 1)]
-        match = _TASK_ID.fullmatch(fields[0])
-        if len(fields) != len(ACCOUNTING_FIELDS) or match is None:
-            unreadable_lines.append(line)
-            continue
-        job_id, task = match["job"], match["task"] or ""
-        _, raw_state, exit_code, submitted, started, ended, nodes, name, comment = fields
+    rows, damage = marks.split_delimited(text, len(ACCOUNTING_FIELDS))
+    for row in rows:
+        array_id, raw_state, exit_code, submitted, started = (field.strip() for field in row[:5])
+        name, comment, nodes, ended = row[5:]
+        match = _TASK_ID.fullmatch(array_id)
+        # The id of a heterogeneous job, 12+0, stays as it is: a job under our name is never hidden.
+        job_id, task = (array_id, "") if match is None else (match["job"], match["task"] or "")
         if raw_state == "FAILED" and nodes == "None assigned":
             continue
-        state = parse_job_state(raw_state)
+        who = Canceller.SOMEBODY if " by " in raw_state else Canceller.NOBODY
+        state, _, is_known = classify_job(raw_state, who=who)
         exit_status = parse_exit_code(exit_code) if state.is_terminal else ExitStatus(None, None)
         tasks = tasks_by_job.setdefault((name, job_id), {})
         other = tasks.get(task)  # an earlier run of the same task
@@ -172,19 +131,20 @@ def parse_accounting(text: str) -> ParsedJobs:
             exit_code=exit_status.code,
             exit_signal=exit_status.signal,
             comment=comment,
+            is_known=is_known,
         )
         if other is None or (job.submit_time or 0) >= (other.submit_time or 0):
             tasks[task] = job
-    jobs = [merge_array_tasks(list(tasks.values())) for tasks in tasks_by_job.values()]
-    return ParsedJobs({job.name: job for job in sorted(jobs, key=lambda job: job.submit_time or 0)}, unreadable_lines)
+    jobs = _collect_copies(merge_array_tasks(list(tasks.values())) for tasks in tasks_by_job.values())
+    return ParsedJobs(jobs, len(rows), damage)
 
 
-def parse_partition_limits(text: str, partition: str | None) -> PartitionLimits:
+def parse_partition_limits(text: str, partition: str | None, marks: RecordMarks) -> PartitionLimits:
     """The smallest limits in sinfo's output; ``partition`` None: the default one."""
     times, memories, names = [], [], []
-    for line in _split_lines(text):
-        fields = [field.strip() for field in line.split(FIELD_SEPARATOR)]
-        if len(fields) != len(LIMIT_FIELDS) or (partition is None and not fields[0].endswith("*")):
+    for row in marks.split_framed(text, len(LIMIT_FIELDS)).rows:
+        fields = [field.strip() for field in row]
+        if partition is None and not fields[0].endswith("*"):
             continue
         names.append(fields[0].rstrip("*"))
         times.append(parse_slurm_time(fields[1]))

@@ -11,8 +11,8 @@ import msgspec
 
 from suites.contract.liveness import MAX_SECONDS
 from watcher.core import event_parsing, events
-from watcher.core.evaluation import PREFILL_DIRECTORY, EvaluationRecord, EvaluationState, StageSettings
-from watcher.journal.state_changes import apply_state_change
+from watcher.core.evaluation import PREFILL_DIRECTORY, EvaluationRecord, EvaluationState, RefusedOptions, StageSettings
+from watcher.journal.state_changes import apply_state_change, count_refusals
 
 MAX_WARNINGS = 20
 """Damaged lines that are named: each is a line of the status and a notification."""
@@ -35,6 +35,8 @@ class JournalState(msgspec.Struct, kw_only=True):
     """Id of a request from the command line -> its outcome."""
     abandoned: dict[str, float] = msgspec.field(default_factory=dict)
     """Abandoned attempt, its claim void if it never ran -> when."""
+    refused_options: dict[str, RefusedOptions] = msgspec.field(default_factory=dict)
+    """Key of options -> how sbatch answered them; empty after any submission that succeeded."""
     notified: dict[str, float] = msgspec.field(default_factory=dict)
     """News -> when the ``notify`` command was started for it."""
     epoch: int = 0
@@ -82,7 +84,8 @@ def replay(journal_state: JournalState, document: Mapping[str, Any]) -> None:
             _apply_to_state(journal_state, event, t)
             return
         records = journal_state.get_records(event.evaluation)
-        record = apply_event(records.get(event.evaluation), event, t)
+        previous = records.get(event.evaluation)
+        record = apply_event(previous, event, t)
         if record is None:
             journal_state.warn(f"journal: {name} of {key}, which nothing introduced, is left out")
             return
@@ -95,6 +98,7 @@ def replay(journal_state: JournalState, document: Mapping[str, Any]) -> None:
         journal_state.warn(f"journal: {name} {key} cannot be understood ({str(error)[:300]}); left out")
         return
     records[event.evaluation] = record
+    count_refusals(journal_state.refused_options, previous, event, t)
     # Kept beside the records: a job may appear long after its evaluation has a newer attempt.
     if isinstance(event, events.StateChange) and event.run_id is not None and event.abandons_attempt:
         journal_state.abandoned[event.run_id] = t

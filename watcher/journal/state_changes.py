@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from watcher.core import events
-from watcher.core.evaluation import EvaluationRecord, EvaluationState
+from watcher.core.evaluation import EvaluationRecord, EvaluationState, RefusedOptions
 from watcher.core.reasons import ReasonKind
 
 MAX_HISTORY = 50
@@ -80,7 +80,9 @@ def _changes_of(record: EvaluationRecord, event: events.StateChange, t: float) -
             changes = {} if event.fingerprint is None else _content_changes(record, event, event.fingerprint, t)
         case events.Intended():
             # Numbers of attempts are never reused, since a run id is made of them.
-            changes = {"attempt": event.attempt, "attempts": max(record.attempts, event.attempt.number)}
+            changes = {"attempt": event.attempt, "attempts": max(record.attempts, event.attempt.number), "refusal": None}
+        case events.SubmissionUnknown():
+            changes = {"refusal": event.refusal}
         case events.Submitted() | events.Adopted():
             changes = _submission_changes(record, event, t)
         case events.Released():
@@ -160,3 +162,20 @@ def _scored_changes(record: EvaluationRecord, event: events.Scored, t: float) ->
         "extra": {**record.extra, "scores": {**previous_scores, **event.scores}},
         "times": _update_times(record, scored=t),
     }
+
+
+def count_refusals(
+    refused_options: dict[str, RefusedOptions], previous: EvaluationRecord | None, event: events.JournalEvent, t: float
+) -> None:
+    """Count a refusal of options; any submission that succeeds ends them all.
+
+    ``previous``: the event's record before it.
+    """
+    is_found = isinstance(event, events.Adopted) and previous is not None and previous.state is EvaluationState.SUBMITTING
+    if is_found or isinstance(event, events.Submitted):
+        refused_options.clear()
+    elif isinstance(event, events.Abandoned) and event.refusal is not None:
+        refusal, known = event.refusal, refused_options.get(event.refusal.options)
+        # Other words are another refusal.
+        count, since = (1, t) if known is None or known.refusal.answer != refusal.answer else (known.count + 1, known.since)
+        refused_options[refusal.options] = RefusedOptions(refusal=refusal, count=count, since=since, last=t)

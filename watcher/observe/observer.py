@@ -67,14 +67,17 @@ class Observer:
         self._published_results = PublishedResultsCache()
         self._requests_listed: tuple[int, float] | None = None
         self._full_scan_at = float("-inf")
-        self._queue_reader = QueueReader()
+        self._queue_reader = QueueReader(self._comment)
         self._last_inputs: tuple[object, ...] = ()
         self._request_errors: list[str] = []
 
     @property
     def warnings(self) -> list[str]:
         """Errors of the last snapshot that concern no single evaluation."""
-        return [*self._request_errors, *filter(None, self._published_results.missing_folders.values())]
+        return [
+            *self._request_errors,
+            *filter(None, (self._queue_reader.note, *self._published_results.missing_folders.values())),
+        ]
 
     @property
     def next_full_scan(self) -> float:

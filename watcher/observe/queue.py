@@ -4,10 +4,10 @@ The queue is asked at most once a tick, and not at all while no job of ours can 
 what it lacks is only asked for in accounting where that owner is the attempt's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from watcher.core.evaluation import IN_FLIGHT_STATES, Attempt, EvaluationRecord, is_in_future
-from watcher.core.executor import Executor, ExecutorUnreachable
+from watcher.core.executor import AnswerDoubtful, Executor, ExecutorUnreachable, Job, JobState
 from watcher.core.snapshot import QueueSnapshot
 from watcher.journal.replay import JournalState
 
@@ -30,12 +30,22 @@ def get_accounting_lag(executor: Executor) -> float:
 
 
 class QueueReader:
-    """The queue of one tick."""
+    """The queue of one tick, and what the last one listed. ``comment``: that of our jobs."""
 
-    def __init__(self) -> None:
+    def __init__(self, comment: str) -> None:
+        self._comment = comment
         self._accounting_queried_at = float("-inf")
+        self._accounting_names: frozenset[str] = frozenset()
+        """Names that the last query was about; empty where it had no answer."""
+        self._history: Mapping[str, Job] | None = None
         self._queue: QueueSnapshot | None = None
         self._is_queried = self._was_answered = False
+        self._listed_own_job = False
+        """Whether the last query listed a job of ours."""
+        self._listed_live_job = False
+        """Whether the last answer listed one that may still run: a scored one may be requeued."""
+        self.note = ""
+        """What of the last answer a person should know; empty for nothing."""
 
     def new_tick(self) -> None:
         """Forget the answer of the last tick."""
@@ -54,6 +64,7 @@ class QueueReader:
             bool(in_flight)
             or recently_abandoned
             or not self._was_answered
+            or self._listed_live_job
             or any(record.is_ready_to_submit for record in records)
         )
         if should_query:
@@ -63,12 +74,23 @@ class QueueReader:
         return self._queue
 
     def _query(self, executor: Executor, in_flight: Sequence[EvaluationRecord], now: float) -> QueueSnapshot:
+        expects_job, self._listed_own_job, self.note = bool(in_flight) or self._listed_own_job, False, ""
         try:
             jobs = executor.query_queue()
         except ExecutorUnreachable as error:
-            return QueueSnapshot(at=now, jobs=None, error=str(error))
+            # A complaint that no table knows hides no job where there is none to hide.
+            if expects_job or not isinstance(error, AnswerDoubtful):
+                return QueueSnapshot(at=now, jobs=None, error=str(error))
+            jobs = {}
+            self.note = f"{error}: taken for an empty queue, since no job of this watcher is expected in it"
+        own_jobs = [job for job in jobs.values() if job.comment == self._comment]
+        self._listed_own_job = bool(own_jobs)
+        self._listed_live_job = any(not job.state.is_terminal for job in own_jobs)
         missing_attempts = [
-            record.attempt for record in in_flight if record.attempt is not None and record.attempt.run_id not in jobs
+            record.attempt
+            for record in in_flight
+            if record.attempt is not None
+            and (record.attempt.run_id not in jobs or _is_cancelled_by_unknown(jobs[record.attempt.run_id]))
         ]
         if not missing_attempts:
             return QueueSnapshot(at=now, jobs=jobs)
@@ -79,19 +101,35 @@ class QueueReader:
             attempt
             for attempt in missing_attempts
             if not owner.find_blind_spot(attempt.owner)
-            and (now - attempt.intended >= get_accounting_lag(executor) or is_in_future(attempt.intended, now))
+            and (
+                attempt.run_id in jobs
+                or now - attempt.intended >= get_accounting_lag(executor)
+                or is_in_future(attempt.intended, now)
+            )
         ]
-        if not missing_attempts or (executor.submits_held and 0 <= now - self._accounting_queried_at < ACCOUNTING_LAG_SECONDS):
+        names = [attempt.run_id for attempt in missing_attempts]
+        if not names:
             return QueueSnapshot(at=now, jobs=jobs, owner=owner)
-        self._accounting_queried_at = now
+        if executor.submits_held and 0 <= now - self._accounting_queried_at < ACCOUNTING_LAG_SECONDS:
+            # The last answer counts until the next one: else what it said would be forgotten in between.
+            history = self._history if self._accounting_names else None
+            is_checked = self._accounting_names.issuperset(names)
+            return QueueSnapshot(at=now, jobs=jobs, history=history, accounting_checked=is_checked, owner=owner)
+        self._accounting_queried_at, self._accounting_names = now, frozenset()
         try:
             # Accounting begins at midnight unless a start is given.
             since = min(_get_accounting_start(attempt, now) for attempt in missing_attempts)
-            history = executor.query_accounting([attempt.run_id for attempt in missing_attempts], since)
+            self._history = executor.query_accounting(names, since)
         except ExecutorUnreachable as error:
             return QueueSnapshot(at=now, jobs=jobs, error=str(error), owner=owner)
-        return QueueSnapshot(at=now, jobs=jobs, history=history, accounting_checked=True, owner=owner)
+        self._accounting_names = frozenset(names)
+        return QueueSnapshot(at=now, jobs=jobs, history=self._history, accounting_checked=True, owner=owner)
 
 
 def _get_accounting_start(attempt: Attempt, now: float) -> float:
     return now - MAX_ACCOUNTING_WINDOW_SECONDS if is_in_future(attempt.intended, now) else attempt.intended
+
+
+def _is_cancelled_by_unknown(job: Job) -> bool:
+    """Whether only accounting may know who cancelled a job."""
+    return job.state is JobState.CANCELLED and not job.is_canceller_known

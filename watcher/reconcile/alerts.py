@@ -16,6 +16,7 @@ from watcher.core.actions import Alert, Skip
 from watcher.core.evaluation import SETTLED_STATES, EvaluationRecord, EvaluationState
 from watcher.core.snapshot import Snapshot
 from watcher.journal.replay import JournalState
+from watcher.reconcile.refused_options import make_refusal_alerts
 from watcher.reconcile.schedule import is_final_step
 
 
@@ -32,6 +33,7 @@ def collect_alerts(snapshot: Snapshot, journal_state: JournalState, config: Conf
         for skip in skips
         if skip.needs_attention and skip.evaluation in journal_state.records
     ]
+    candidates += make_refusal_alerts(journal_state, config)
     candidates += _find_finished_stages(snapshot, journal_state, config)
     return tuple(alert for alert in candidates if alert.id not in journal_state.notified)
 

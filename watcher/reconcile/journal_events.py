@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from suites.checkpoint.completeness import Completeness, Inspection
 from watcher.config.settings import Stage
 from watcher.core import events
-from watcher.core.actions import UNMANAGED, Action, ArchiveResults, Skip
-from watcher.core.evaluation import Attempt, EvaluationRecord, EvaluationState
+from watcher.core.actions import UNMANAGED, AbandonAttempt, Action, ArchiveResults, Skip
+from watcher.core.evaluation import Attempt, EvaluationRecord, EvaluationState, is_in_future
 from watcher.core.executor import Job, JobState
 from watcher.core.reasons import ReasonKind
 from watcher.core.snapshot import EvaluationResults
@@ -148,3 +150,22 @@ def resolve_conflicting_results(
         return None
     reason = "results of another program" if unmanaged else "results of the earlier checkpoint content"
     return make_archive_action(record, stage, labels, f"{reason} move to superseded/")
+
+
+def abandon(record: EvaluationRecord, attempt: Attempt, event: events.StateChange) -> AbandonAttempt:
+    """Give the attempt up; its job is cancelled should it appear."""
+    next_event = msgspec.structs.replace(event, abandons_attempt=True)
+    return AbandonAttempt(key=record.key, run_id=attempt.run_id, next_event=next_event)
+
+
+def confirm_end(record: EvaluationRecord, attempt: Attempt, detail: str, seconds: float, now: float) -> Action | Skip | None:
+    """Wait ``seconds`` before an end is believed; None afterwards."""
+    # The wait is journaled, so a restart of the watcher does not begin it again.
+    if record.reason_kind is not ReasonKind.CONFIRMING_END or is_in_future(record.since, now):
+        return events.ConfirmingEnd(
+            evaluation=record.key,
+            run_id=attempt.run_id,
+            reason=detail,
+            reason_kind=ReasonKind.CONFIRMING_END,
+        )
+    return Skip(record.key, record.full_reason, repeats_reason=True) if now - record.since < seconds else None

@@ -28,6 +28,7 @@ from watcher.journal.replay import JournalState
 from watcher.reconcile import retry_policy as policy
 from watcher.reconcile.in_flight import next_action_in_flight
 from watcher.reconcile.journal_events import make_pending_event
+from watcher.reconcile.refused_options import RefusedOptionsGate
 
 CACHE_COMPLETE = "the data cache is complete"
 
@@ -59,7 +60,9 @@ def describe_missing_data(stage: Stage, suites: Iterable[SuiteInRequest], snapsh
     return f"the data cache lacks {summarize_missing_entries(missing_entries)}{hint}"
 
 
-def next_prefill_actions(snapshot: Snapshot, journal_state: JournalState, config: Config) -> list[Action | Skip]:
+def next_prefill_actions(
+    snapshot: Snapshot, journal_state: JournalState, config: Config, refused_options: RefusedOptionsGate
+) -> list[Action | Skip]:
     """The next step of every stage's prefill, or why there is none."""
     outcomes: list[Action | Skip] = []
     # A stage that left the config may still have a prefill job in flight.
@@ -68,7 +71,9 @@ def next_prefill_actions(snapshot: Snapshot, journal_state: JournalState, config
         if record is not None and record.state in IN_FLIGHT_STATES and record.attempt is not None:
             outcomes.append(_next_action_in_flight_prefill(record, record.attempt, snapshot, config, journal_state))
         elif stage is not None:
-            outcomes += _next_actions_idle_prefill(record, stage, snapshot, config, journal_state)
+            actions = _next_actions_idle_prefill(record, stage, snapshot, config, journal_state)
+            hold = refused_options.describe_hold(record) if record and any(isinstance(a, SubmitPrefill) for a in actions) else ""
+            outcomes += [Skip(make_prefill_key(name), hold)] if hold else actions
     return outcomes
 
 

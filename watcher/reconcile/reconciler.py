@@ -28,6 +28,7 @@ from watcher.reconcile.in_flight import next_action_in_flight
 from watcher.reconcile.orphan_jobs import resolve_orphan_jobs
 from watcher.reconcile.pending import next_action_pending
 from watcher.reconcile.prefill_job import next_prefill_actions
+from watcher.reconcile.refused_options import PROBE_SECONDS, RefusedOptionsGate, skip_refused_options
 from watcher.reconcile.request_answers import answer_request
 from watcher.reconcile.retry_policy import RetryRules
 from watcher.reconcile.schedule import (
@@ -82,17 +83,21 @@ def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, c
                 candidates.append(item)
             else:
                 outcomes.append(item)
+    refused_options = RefusedOptionsGate(snapshot, config, journal_state)
     outcomes += [
         item
-        for item in next_prefill_actions(snapshot, journal_state, config)
+        for item in next_prefill_actions(snapshot, journal_state, config, refused_options)
         if isinstance(item, Skip) or item.key not in handled_keys
     ]
-    outcomes += _select_submissions(candidates, snapshot, config, journal_state)
+    submissions = _select_submissions(candidates, snapshot, config, journal_state)
+    outcomes += refused_options.hold_submissions(submissions, journal_state.records)
+    outcomes += skip_refused_options(journal_state, config)
     outcomes += _collect_skips(snapshot, config, journal_state, unknown_bridges)
     skips = tuple(item for item in outcomes if isinstance(item, Skip))
     # While nothing changes on disk, the decision holds until the first backoff ends, or a loss is confirmed.
     open_records = [record for record in journal_state.iter_all_records() if record.state not in SETTLED_STATES]
     times = [(record.retry_at, find_confirmation_time(record, snapshot.now)) for record in open_records]
+    times += [(refused.last + PROBE_SECONDS, None) for refused in journal_state.refused_options.values()]
     return Decision(
         actions=tuple(item for item in outcomes if not isinstance(item, Skip)),
         skips=skips,

@@ -13,7 +13,8 @@ NODE_FAIL, PREEMPTED      retried, no failure, once Slurm had its time to requeu
 vanished                  failed
 can never run             blocked with the executor's reason
 raise refused             retried with the config's time and memory, no failure
-CANCELLED                 cancelled until ``watcher retry``
+CANCELLED                 cancelled until ``watcher retry``; by nobody: like NODE_FAIL
+held by Slurm itself      released up to three times, then blocked
 ========================  ======================================================================
 """
 
@@ -40,6 +41,11 @@ SUBMIT_LIMIT_RETRY_SECONDS = 300.0
 """Seconds after which a submission that met a limit is tried again; sooner where a job of ours ended."""
 
 TIMEOUT_KIND = JobState.TIMEOUT.value
+
+LAUNCH_KIND = "launch"
+
+MAX_RELEASES = 3
+"""Releases of jobs that Slurm itself held, since the last success or retry of their evaluation."""
 
 REQUEUE_WINDOW_SECONDS = 300.0
 """Seconds in which Slurm may requeue a job that was preempted or whose node failed."""
@@ -125,9 +131,10 @@ def decide_after_job_state(
         reason = f"{end}{state_name}, but {results_error or 'there are no valid results'}"
         return fail_or_block(record, "no_results", reason, rules, now)
     # The node or the scheduler is at fault, and not the evaluation.
-    if job.state in {JobState.NODE_FAIL, JobState.PREEMPTED}:
+    if job.state in {JobState.NODE_FAIL, JobState.PREEMPTED, JobState.LOST}:
+        by_nobody = " by nobody (the controller lost its state)" if job.state is JobState.LOST else ""
         return retry_without_penalty(
-            record, job.state.value, f"{end}{state_name}; it is retried, and this is no failure", rules, now
+            record, job.state.value, f"{end}{state_name}{by_nobody}; it is retried, and this is no failure", rules, now
         )
     detail = f" with exit code {job.exit_code}" if job.exit_code else f" by signal {job.exit_signal}" if job.exit_signal else ""
     if job.state in {JobState.TIMEOUT, JobState.OUT_OF_MEMORY}:
@@ -199,6 +206,13 @@ def decide_after_stuck(record: EvaluationRecord, job: Job, rules: RetryRules, no
     if record.raised_resources:
         return without_raise(record, reason, rules, now)
     return events.Blocked(**_of_attempt(record), reason=reason, hint=f"Fix it, then run {rules.retry_command}")
+
+
+def decide_after_hold(record: EvaluationRecord, job: Job, rules: RetryRules) -> StateChange:
+    """The transition of a job that Slurm holds again after each release."""
+    reason = f"job {job.job_id} was released {MAX_RELEASES} times, and Slurm holds it again: {job.reason or job.raw_state}"
+    hint = f"Ask the site why the launch fails (often a node's Prolog), then run {rules.retry_command}"
+    return events.Blocked(**_of_attempt(record), reason=reason, hint=hint)
 
 
 def fail_or_block(

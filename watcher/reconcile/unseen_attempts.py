@@ -1,6 +1,6 @@
-"""Attempts that this watcher's queue cannot list: of another user, cluster, executor or machine. Pure.
+"""Attempts that the queue does not list: not yet, or of another user, cluster, executor or machine. Pure.
 
-The queue's silence says nothing of them. Files do: valid results, an exit record, signs of life. Such an attempt is never
+The queue's silence says nothing of others' jobs. Files do: valid results, an exit record, signs of life. Such an attempt is never
 taken for vanished, and nothing is submitted in its place before it ended or a person gave it up.
 """
 
@@ -8,9 +8,14 @@ from suites.common.errors import ExitCode
 from suites.common.formatting import format_local_time
 from suites.contract.exit_record import ExitRecord
 from watcher.core import events
-from watcher.core.actions import AbandonAttempt, Skip
-from watcher.core.evaluation import IN_FLIGHT_STATES, Attempt, EvaluationRecord
+from watcher.core.actions import AbandonAttempt, Action, Skip
+from watcher.core.evaluation import IN_FLIGHT_STATES, Attempt, EvaluationRecord, is_in_future
+from watcher.core.executor import Job, JobState
+from watcher.core.reasons import ReasonKind
 from watcher.core.snapshot import AttemptFiles, LifeSign, Snapshot, find_blind_spot, find_job
+from watcher.reconcile import retry_policy as policy
+from watcher.reconcile.journal_events import abandon, make_adopted_event
+from watcher.reconcile.out_of_resources import EndedAttempt
 
 QUIET_SECONDS = 3600.0
 """Seconds without any sign of such an attempt after which a person is told."""
@@ -84,3 +89,75 @@ def _get_last_sign(attempt: Attempt, attempt_files: AttemptFiles) -> float:
 def _describe_news(attempt: Attempt, attempt_files: AttemptFiles) -> str:
     last_sign = _get_last_sign(attempt, attempt_files)
     return f"last sign of it at {format_local_time(last_sign)}" if last_sign else "no sign of it in its results folder"
+
+
+def next_action_submitting(
+    record: EvaluationRecord, attempt: Attempt, attempt_files: AttemptFiles, snapshot: Snapshot, rules: policy.RetryRules
+) -> Action | Skip:
+    """Find out whether a submission made a job."""
+    # sbatch can fail with a timeout although the job exists, so queue and claim are asked before anything else.
+    job = find_job(attempt, snapshot.queue)
+    if job is not None:
+        return make_adopted_event(record, attempt, job, f"found in the queue as job {job.job_id}")
+    # A claim proves that the job ran, even where the queue and accounting already forgot it.
+    if attempt_files.claim is not None and not attempt_files.claim.startswith("void"):
+        return make_adopted_event(
+            record, attempt, _parse_claim_job(attempt, attempt_files.claim), f"found by its claim file: {attempt_files.claim}"
+        )
+    if snapshot.queue is None or snapshot.queue.jobs is None:
+        return Skip(record.key, f"submitting: {_describe_unknown_outcome(record)}; the queue {snapshot.queue_problem}")
+    if blind_spot := find_blind_spot(attempt, snapshot.queue):
+        return wait_for_owner(record, attempt, snapshot, blind_spot=blind_spot, command=rules.give_up_command)
+    # An intended time ahead of the clock is not believed, so the wait begins when that was noticed.
+    lookup_since = record.since if is_in_future(attempt.intended, snapshot.queue.at) else attempt.intended
+    if is_in_future(lookup_since, snapshot.queue.at):
+        # Both times are ahead of the clock: a new event gives the wait a beginning that can be believed.
+        return events.SubmissionUnknown(
+            evaluation=record.key,
+            run_id=attempt.run_id,
+            reason=_describe_unknown_outcome(record),
+            reason_kind=ReasonKind.UNKNOWN_OUTCOME,
+            refusal=record.refusal,
+        )
+    waited_seconds = snapshot.queue.at - lookup_since
+    # Accounting lags, and a held job is not in it by name: its silence counts only after the lag.
+    if waited_seconds < snapshot.accounting_lag_seconds or not snapshot.queue.accounting_checked:
+        return Skip(record.key, f"submitting: {_describe_unknown_outcome(record)}")
+    failure_count = record.failures.get("unsure", 0) + 1
+    # Abandoning makes the claim void first, so a job that appears later still cannot run.
+    answer = "" if record.refusal is None else f"sbatch answered: {record.refusal.words}; "
+    searched = f"no job {attempt.run_id} in queue or accounting after {waited_seconds:.0f} s"
+    # More time or memory than the config's may be what was refused.
+    if record.refusal is not None and record.raised_resources:
+        return abandon(record, attempt, policy.without_raise(record, record.refusal.words, rules, snapshot.now))
+    abandoned = events.Abandoned(
+        evaluation=record.key,
+        run_id=attempt.run_id,
+        failure_kind="unsure",
+        reason=f"{answer}{searched}; the attempt is abandoned",
+        refusal=record.refusal,
+        retry_at=snapshot.now + policy.compute_backoff_seconds(rules.retry, failure_count),
+    )
+    return abandon(record, attempt, abandoned)
+
+
+def _describe_unknown_outcome(record: EvaluationRecord) -> str:
+    """What sbatch said, where it said anything before its watcher was killed."""
+    is_told = record.reason_kind is ReasonKind.UNKNOWN_OUTCOME
+    return record.reason if is_told else "sbatch outcome unknown; searching the queue for the job"
+
+
+def _parse_claim_job(attempt: Attempt, claim: str) -> Job:
+    """The job that a claim names: ``slurm:<job id>`` or ``local:<host>:<pid>:<start>``."""
+    kind, _, remainder = claim.partition(":")
+    job_id = remainder.split(":")[1] if kind == "local" and remainder.count(":") >= 1 else remainder or claim
+    return Job(job_id=job_id, name=attempt.run_id, state=JobState.RUNNING, raw_state="claimed", submit_time=attempt.intended)
+
+
+def wait_for_live_run(ended: EndedAttempt, snapshot: Snapshot, reason: str) -> Skip | None:
+    """Wait while files show that the run goes on, whatever Slurm says."""
+    sign = get_fresh_sign(ended.attempt, ended.attempt_files, snapshot)
+    if sign is None:
+        return None
+    seconds = max(0.0, snapshot.server_now - sign.at)
+    return Skip(ended.record.key, f"{reason}, but its run gave a sign of life {seconds:.0f} s ago; waiting for its end")

@@ -81,7 +81,9 @@ class SimulatedSlurm(SimulatedCluster):
             return _fail(f"{name}: error: {_TIMED_OUT}\n")
         if fault == "hang":
             return CommandResult(None, "", "")
-        return CommandResult(0, "moved to Lustre 2\n", "") if fault == "garbage" else result
+        # An sbatch without an id, or a list that is cut off.
+        garbage = "moved to Lustre 2\n" if name == "sbatch" else result.stdout[:-10]
+        return CommandResult(0, garbage, "") if fault == "garbage" else result
 
     def sbatch(
         self, options: Mapping[str, str], arguments: Sequence[str], _environ: Mapping[str, str], fault: str

@@ -1,6 +1,7 @@
 """The limit of Slurm commands a minute, as it is shipped: it holds in every minute, and a burst of checkpoints gets through."""
 
 import random
+import re
 
 from support.runs.watched_run import WatchedRun
 from watcher.config.settings import LimitSettings
@@ -8,7 +9,6 @@ from watcher.core.executor import JobState
 from watcher.daemon.polling import POLL_JITTER_FRACTION
 from watcher.executors.slurm import SlurmExecutor
 from watcher.executors.slurm_commands import CommandResult
-from watcher.executors.slurm_parsers import FIELD_SEPARATOR
 
 STEPS = tuple(range(100, 2100, 100))
 
@@ -29,14 +29,18 @@ class Commands:
             number = str(len(self.jobs) + 1)
             self.jobs[number] = [options["--job-name"], options["--comment"], "JobHeldUser"]
             return CommandResult(0, f"{number}\n", "")
+        if command[:3] == ["scontrol", "show", "config"]:
+            return CommandResult(0, "ClusterName = lab\n", "")
         if command[0] == "scontrol":
             self.jobs[command[2]][2] = "Resources"
             return CommandResult(0, "", "")
+        values = {"%T": "PENDING", "%V": "1700000000", "%S": "N/A", "%e": "N/A"}
         rows = [
-            FIELD_SEPARATOR.join([number, "PENDING", "1700000000", "N/A", "N/A", reason, name, comment])
+            values | {"%F": number, "%r": reason, "%j": name, "%k": comment}
             for number, (name, comment, reason) in self.jobs.items()
         ]
-        return CommandResult(0, "".join(f"{row}\n" for row in rows), "")
+        lines = [re.sub("%[A-Za-z]", lambda field, row=row: row[field[0]], options["--format"]) for row in rows]
+        return CommandResult(0, "".join(f"{line}\n" for line in lines), "")
 
     def most_in_a_minute(self):
         """However the minute is laid."""

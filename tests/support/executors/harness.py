@@ -141,6 +141,21 @@ class SlurmClusterHarness(ExecutorHarness):
     def lose_responses(self) -> AbstractContextManager[None]:
         return self.cluster.process_frozen("ctld")
 
+    @contextmanager
+    def failing_launches(self) -> Iterator[None]:
+        """While the block runs, each node's Prolog fails: its job is requeued and held, and the node drained."""
+        flag = self.folder / "launches_fail"
+        flag.touch()
+        try:
+            yield
+        finally:
+            flag.unlink()
+            self.resume_nodes()
+
+    def resume_nodes(self) -> None:
+        """Undo drains."""
+        self.cluster.run_slurm_command("scontrol", "update", f"NodeName={','.join(self.cluster.layout.nodes)}", "State=RESUME")
+
     def requeue_job(self, job: Job) -> None:
         self.cluster.run_slurm_command("scontrol", "requeue", job.job_id, user=USER).check_returncode()
 
@@ -170,11 +185,13 @@ def start_slurm_cluster_harness(*, accounting: bool) -> Iterator[Callable[[], Sl
             jobs.mkdir()
             about = pwd.getpwnam(USER)
             os.chown(jobs, about.pw_uid, about.pw_gid)
+            prolog = folder / "prolog"
+            prolog.write_text(f"#!/bin/bash\n[ ! -e {jobs}/launches_fail ]\n")
+            prolog.chmod(0o755)
             cluster = SlurmCluster(folder / "cluster")
             # short memory only where accounting remembers for it
-            cluster.start(
-                accounting=accounting, users=[USER], settings=SLURM_SETTINGS | ({"MinJobAge": "2"} if accounting else {})
-            )
+            settings = SLURM_SETTINGS | {"Prolog": str(prolog)} | ({"MinJobAge": "2"} if accounting else {})
+            cluster.start(accounting=accounting, users=[USER], settings=settings)
             made.append(SlurmClusterHarness(cluster, jobs))
         return made[0]
 

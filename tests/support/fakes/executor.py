@@ -19,7 +19,7 @@ from suites.contract.scoring_request import read_scoring_request
 from watcher.core.executor import ExecutorUnreachable, Job, JobState, PartitionLimits, Resources, SubmissionResult, SubmitKind
 from watcher.simulate.jobs import fill_cache, publish_scores
 
-LIVE_STATES = {JobState.HELD, JobState.PENDING, JobState.RUNNING, JobState.COMPLETING}
+LIVE_STATES = {JobState.HELD, JobState.REQUEUED_HELD, JobState.PENDING, JobState.RUNNING, JobState.COMPLETING, JobState.UNKNOWN}
 
 
 class FakeJob(msgspec.Struct, kw_only=True):
@@ -48,8 +48,8 @@ class FakeExecutor:
         self.purged: dict[str, FakeJob] = {}
         self.next_id = 100
         self.submissions = deque()
-        """How the next submissions end: ``ok``, ``lost_reply``, ``nothing``, ``refused``, ``later``, ``later WORDS``; ``ok`` once
-        used up."""
+        """How the next submissions end: ``ok``, ``lost_reply``, ``nothing``, ``refused``, ``later``, ``later WORDS``,
+        ``says WORDS`` that no table knows, ``says, but WORDS`` although there is a job; ``ok`` once used up."""
         self.endings: dict[str, deque] = {}
         """Evaluation -> how its next runs end."""
         self.unreachable = ""
@@ -63,6 +63,10 @@ class FakeExecutor:
         """Job name -> what it asked for."""
         self.stuck_jobs: dict[str, str] = {}
         """Job name -> why it waits for ever."""
+        self.failed_launches = 0
+        """How many of the next starts fail: Slurm requeues these jobs and holds them."""
+        self.told: dict[str, dict[str, object]] = {}
+        """Job name -> fields that the queue tells otherwise."""
         self.on_effect = lambda _what: None
         kind, cluster = ("slurm", "lab") if holds else ("local", "")
         self.owner = JobOwner(executor=kind, uid=1001, user="ada", cluster=cluster, host="login01")
@@ -85,6 +89,10 @@ class FakeExecutor:
             return SubmissionResult(kind=SubmitKind.LATER, message=outcome.partition(" ")[2] or "QOSMaxSubmitJobPerUserLimit")
         if outcome == "nothing":
             return SubmissionResult(kind=SubmitKind.AMBIGUOUS, message="Socket timed out on send/recv operation")
+        words = outcome.partition(" ")[2] if outcome.startswith("says ") else outcome.partition("says, but ")[2]
+        unclear = SubmissionResult(kind=SubmitKind.AMBIGUOUS, message=words, answer=words.lower())
+        if outcome.startswith("says "):
+            return unclear
         self.next_id += 1
         assert submission.name not in self.jobs, "one name, one job"
         assert submission.stdout.parent.is_dir()
@@ -98,6 +106,8 @@ class FakeExecutor:
             state=JobState.HELD if self.submits_held else JobState.PENDING,
         )
         self.on_effect("submit: after")
+        if outcome.startswith("says, but "):
+            return unclear
         if outcome == "lost_reply":
             return SubmissionResult(kind=SubmitKind.AMBIGUOUS, message="Socket timed out on send/recv operation")
         return SubmissionResult(kind=SubmitKind.SUBMITTED, job_id=str(self.next_id))
@@ -106,8 +116,8 @@ class FakeExecutor:
         self.calls["release"] += 1
         self._reach()
         found = self.jobs.get(job.name)
-        if found is not None and found.job_id == job.job_id and found.state is JobState.HELD:
-            found.state = JobState.PENDING
+        if found is not None and found.job_id == job.job_id and found.state in {JobState.HELD, JobState.REQUEUED_HELD}:
+            found.state, found.reason = JobState.PENDING, ""
         self.on_effect("release: after")
 
     def cancel(self, job):
@@ -120,7 +130,7 @@ class FakeExecutor:
     def query_queue(self):
         self.calls["queue"] += 1
         self._reach()
-        return {name: self._tell(job) for name, job in self.jobs.items()}
+        return {name: msgspec.structs.replace(self._tell(job), **self.told.get(name, {})) for name, job in self.jobs.items()}
 
     def query_accounting(self, names, since):
         self.calls["history"] += 1
@@ -175,6 +185,12 @@ class FakeExecutor:
         )
 
     def _start(self, job):
+        if self.failed_launches:
+            self.failed_launches -= 1
+            job.state, job.raw_state, job.reason = JobState.REQUEUED_HELD, "PENDING", "launch failed requeued held"
+            job.restarts += 1
+            return
+        job.raw_state = ""
         request = read_scoring_request(job.request)
         folder = job.request.parent
         owner = f"slurm:{job.job_id}"

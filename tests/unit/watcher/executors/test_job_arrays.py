@@ -5,28 +5,17 @@ import pytest
 from suites.common.errors import ExitCode
 from suites.contract.exit_record import ExitRecord, combine_exit_records, read_exit_records
 from support.executors.batch_scripts import make_attempt, start_script, wait_for_script, write_stand_in
+from support.fakes.slurm_rows import accounting_row, queue_row, read_accounting, read_queue
 from watcher.core.executor import JobState
 from watcher.executors.job_arrays import merge_array_tasks
-from watcher.executors.slurm_parsers import ACCOUNTING_FIELDS, FIELD_SEPARATOR, QUEUE_FIELDS, parse_accounting, parse_queue
 
 NAME = "eval-stage1-2000-0badcafe"
 
 
-def row(**changed):
-    given = dict(zip(QUEUE_FIELDS, ("12", "RUNNING", "100", "200", "300", "None", "eval-1", "watcher:x"), strict=True))
-    return FIELD_SEPARATOR.join((given | changed).values())
-
-
-def past(**changed):
-    values = ("12_0", "COMPLETED", "0:0", "100", "200", "300", "node1", "eval-1", "")
-    return FIELD_SEPARATOR.join((dict(zip(ACCOUNTING_FIELDS, values, strict=True)) | changed).values())
-
-
 def queued(*tasks):
     """The one job of an array whose tasks are (state word, changed fields)."""
-    lines = [row(**{"%T": word, **more}) for word, more in tasks]
-    jobs, unread = parse_queue("\n".join(lines))
-    assert (list(jobs), unread) == (["eval-1"], [])
+    jobs = read_queue(*(queue_row(**{"%F": "12", "%T": word, **more}) for word, more in tasks))
+    assert list(jobs) == ["eval-1"]
     return jobs["eval-1"]
 
 
@@ -71,14 +60,14 @@ def test_an_array_is_stuck_where_all_of_it_is():
 
 def test_accounting_tells_tasks_and_their_restarts():
     lines = [
-        past(JobID="12_0"),
-        past(JobID="12_1", State="NODE_FAIL", Submit="100"),
-        past(JobID="12_1", State="FAILED", Submit="150", End="400"),
-        past(JobID="12_[2-3]", State="PENDING", Submit="100", Start="Unknown", End="Unknown", NodeList=""),
+        accounting_row(JobID="12_0"),
+        accounting_row(JobID="12_1", State="NODE_FAIL", Submit="100"),
+        accounting_row(JobID="12_1", State="FAILED", Submit="150", End="400"),
+        accounting_row(JobID="12_[2-3]", State="PENDING", Submit="100", Start="Unknown", End="Unknown", NodeList=""),
     ]
-    job = parse_accounting("\n".join(lines))[0]["eval-1"]
+    job = read_accounting(*lines)["eval-1"]
     assert (job.job_id, job.state, job.restarts) == ("12", JobState.RUNNING, 1)
-    job = parse_accounting("\n".join(lines[:3]))[0]["eval-1"]
+    job = read_accounting(*lines[:3])["eval-1"]
     assert (job.state, job.restarts, job.end_time) == (JobState.FAILED, 1, 400)
     assert merge_array_tasks([job]) is job
 

@@ -148,7 +148,6 @@ def test_trouble_with_any_other_command_is_unreachable_in_slurms_words(lab, how,
     "answer",
     [
         CommandResult(0, "", "squeue: error: Invalid user: x\n"),
-        CommandResult(0, "under maintenance\n", ""),
         CommandResult(1, "", ""),
     ],
 )
@@ -158,8 +157,9 @@ def test_an_empty_queue_is_believed_only_without_an_error(answer):
         executor.query_queue()
 
 
-def test_an_empty_queue_is_empty():
-    assert SlurmExecutor(run=lambda *_: CommandResult(0, "", "")).query_queue() == {}
+@pytest.mark.parametrize("banner", ["", "CLUSTER: lab\n", "Maintenance on Monday\n"])
+def test_an_empty_queue_is_empty(banner):
+    assert SlurmExecutor(run=lambda *_: CommandResult(0, banner, "")).query_queue() == {}
 
 
 def test_accounting_that_came_is_seen_within_the_hour(lab):

@@ -4,17 +4,13 @@ import time
 
 import pytest
 
+from support.fakes.slurm_rows import MARKS, queue_row, read_accounting, read_queue
+from support.fakes.slurm_rows import accounting_row as past
 from watcher.core.executor import JobState, PartitionLimits, SubmitKind
 from watcher.executors.sbatch_response import find_reserved_options, parse_sbatch_response
 from watcher.executors.slurm_parsers import (
-    ACCOUNTING_FIELDS,
-    FIELD_SEPARATOR,
-    QUEUE_FIELDS,
-    parse_accounting,
     parse_exit_code,
-    parse_job_state,
     parse_partition_limits,
-    parse_queue,
     parse_timestamp,
 )
 
@@ -101,101 +97,41 @@ def test_a_limit_means_later(words):
     assert parse_sbatch_response(1, "", words).kind is SubmitKind.LATER
 
 
-@pytest.mark.parametrize(
-    ("word", "reason", "state"),
-    [
-        ("PENDING", "Priority", JobState.PENDING),
-        ("PENDING", "JobHeldUser", JobState.HELD),
-        ("PENDING", "JobHeldAdmin", JobState.HELD),
-        ("PENDING", "job requeued in held state", JobState.HELD),
-        ("CONFIGURING", "", JobState.PENDING),
-        ("SUSPENDED", "", JobState.RUNNING),
-        ("COMPLETING", "", JobState.COMPLETING),
-        ("CANCELLED by 1000", "", JobState.CANCELLED),
-        ("CANCELLED+", "", JobState.CANCELLED),
-        ("OUT_OF_MEMORY", "", JobState.OUT_OF_MEMORY),
-        ("BOOT_FAIL", "", JobState.NODE_FAIL),
-        ("DEADLINE", "", JobState.TIMEOUT),
-        ("REVOKED", "", JobState.UNKNOWN),
-        ("TELEPORTED", "", JobState.UNKNOWN),
-        ("", "", JobState.UNKNOWN),
-    ],
-)
-def test_states(word, reason, state):
-    assert parse_job_state(word, reason) is state
-
-
-def row(**changed):
-    given = dict(zip(QUEUE_FIELDS, ("7", "RUNNING", "100", "200", "300", "None", "eval-1", "watcher:x"), strict=True))
-    return FIELD_SEPARATOR.join((given | changed).values())
-
-
 def test_times_that_are_forecasts_are_left_out():
-    jobs, unread = parse_queue("\n".join([row(), row(**{"%j": "eval-2", "%T": "PENDING", "%r": "Priority"})]))
-    assert unread == []
+    jobs = read_queue(queue_row(), queue_row(**{"%j": "eval-2", "%T": "PENDING", "%r": "Priority"}))
     assert [(job.submit_time, job.start_time, job.end_time) for job in jobs.values()] == [(100, 200, None), (100, None, None)]
 
 
-def test_a_word_that_is_not_in_the_table_is_shown_as_it_is():
-    jobs, _ = parse_queue(row(**{"%T": "TELEPORTED"}))
-    assert (jobs["eval-1"].state, jobs["eval-1"].raw_state) == (JobState.UNKNOWN, "TELEPORTED")
-
-
-@pytest.mark.parametrize("reason", ["BadConstraints", "PartitionTimeLimit", "QOSMaxWallDurationPerJobLimit", "PartitionConfig"])
-def test_a_job_that_waits_for_ever_is_stuck(reason):
-    jobs, _ = parse_queue(row(**{"%T": "PENDING", "%r": reason}))
-    assert jobs["eval-1"].stuck
-
-
-@pytest.mark.parametrize(
-    "reason", ["Priority", "Resources", "QOSMaxJobsPerUserLimit", "BeginTime", "Dependency", "PartitionDown"]
-)
-def test_a_job_that_waits_for_its_turn_is_not_stuck(reason):
-    jobs, _ = parse_queue(row(**{"%T": "PENDING", "%r": reason}))
-    assert not jobs["eval-1"].stuck
-
-
-def test_lines_that_cannot_be_read_are_told_and_cost_no_other_line():
-    jobs, unread = parse_queue(f"slurm is being upgraded\n{row()}\nof a name with a newline")
-    assert (list(jobs), len(unread)) == (["eval-1"], 2)
-
-
-def test_a_comment_may_hold_anything():
-    jobs, _ = parse_queue(row(**{"%k": f"a{FIELD_SEPARATOR}b|c/ü\u2028"}))
-    assert jobs["eval-1"].comment == f"a{FIELD_SEPARATOR}b|c/ü\u2028".strip()
-
-
 @pytest.mark.parametrize("order", [1, -1])
-def test_of_two_jobs_of_one_name_the_live_one_then_the_newer_counts(order):
-    rows = [row(**{"%F": "7"}), row(**{"%F": "9", "%T": "FAILED"}), row(**{"%F": "8", "%T": "PENDING"})]
-    jobs, _ = parse_queue("\n".join(rows[::order]))
-    assert jobs["eval-1"].job_id == "8"
-
-
-def past(**changed):
-    values = ("7", "COMPLETED", "0:0", "100", "200", "300", "node1", "eval-1", "")
-    return FIELD_SEPARATOR.join((dict(zip(ACCOUNTING_FIELDS, values, strict=True)) | changed).values())
+def test_of_jobs_of_one_name_the_running_one_counts_then_the_newer_and_the_others_are_copies(order):
+    rows = [queue_row(**{"%F": "7"}), queue_row(**{"%F": "9", "%T": "FAILED"}), queue_row(**{"%F": "8", "%T": "PENDING"})]
+    jobs = read_queue(*rows[::order])
+    assert (jobs["eval-1"].job_id, [copy.job_id for copy in jobs["eval-1"].copies]) == ("7", ["8", "9"])
 
 
 def test_the_ghost_of_a_refused_submission_is_no_job_of_ours():
     ghosts = [
         past(State="FAILED", ExitCode=code, NodeList="None assigned", End=end) for code, end in (("0:0", "Unknown"), ("1:0", "9"))
     ]
-    assert parse_accounting("\n".join(ghosts)) == ({}, [])
-    jobs, _ = parse_accounting(past(State="FAILED", ExitCode="1:0"))
+    assert read_accounting(*ghosts) == {}
+    jobs = read_accounting(past(State="FAILED", ExitCode="1:0"))
     assert jobs["eval-1"].exit_code == 1
 
 
 def test_earlier_runs_of_a_requeued_job_are_its_restarts():
-    rows = [past(State="REQUEUED"), past(State="NODE_FAIL", Submit="150"), past(Submit="160", Start="170")]
-    job = parse_accounting("\n".join(rows))[0]["eval-1"]
+    rows = [
+        past(State="REQUEUED"),
+        past(State="NODE_FAIL", Submit="150"),
+        past(Submit="160", Start="170"),
+    ]
+    job = read_accounting(*rows)["eval-1"]
     assert (job.state, job.restarts, job.submit_time) == (JobState.COMPLETED, 2, 160)
 
 
 def test_who_cancelled_is_named():
-    assert parse_accounting(past(State="CANCELLED by 0"))[0]["eval-1"].reason == "by root (uid 0)"
-    assert parse_accounting(past(State="CANCELLED by 4294967"))[0]["eval-1"].reason == "by uid 4294967"
-    assert parse_accounting(past(State="CANCELLED"))[0]["eval-1"].reason == ""
+    assert read_accounting(past(State="CANCELLED by 0"))["eval-1"].reason == "by root (uid 0)"
+    assert read_accounting(past(State="CANCELLED by 4294967"))["eval-1"].reason == "by uid 4294967"
+    assert read_accounting(past(State="CANCELLED"))["eval-1"].reason == ""
 
 
 @pytest.mark.parametrize(("text", "meant"), [("0:0", (0, None)), ("65:0", (65, None)), ("0:9", (None, 9)), ("", (None, None))])
@@ -221,10 +157,12 @@ def test_options_that_would_break_one_attempt_one_job_are_found():
 
 
 def test_a_partitions_limits_are_the_smallest_that_are_told():
-    text = "a*\x1f4:00:00\x1f4000+\nb\x1f1-00:00:00\x1f64000\nc\x1finfinite\x1f0\n"
-    assert parse_partition_limits(text, None) == PartitionLimits(time_seconds=14400.0, memory_mib=4000, source="partition a")
-    assert parse_partition_limits(text, "a,b,c") == PartitionLimits(
+    rows = [MARKS.make_layout(row) for row in (("a*", "4:00:00", "4000+"), ("b", "1-00:00:00", "64000"), ("c", "infinite", "0"))]
+    text = "\n".join(["CLUSTER: lab", *rows])
+    limits = PartitionLimits(time_seconds=14400.0, memory_mib=4000, source="partition a")
+    assert parse_partition_limits(text, None, MARKS) == limits
+    assert parse_partition_limits(text, "a,b,c", MARKS) == PartitionLimits(
         time_seconds=14400.0, memory_mib=4000, source="partition a, b, c"
     )
-    assert parse_partition_limits("c\x1finfinite\x1f0\n", "c") == PartitionLimits(source="partition c")
-    assert parse_partition_limits("", "nosuch") == PartitionLimits()
+    assert parse_partition_limits(rows[2], "c", MARKS) == PartitionLimits(source="partition c")
+    assert parse_partition_limits("", "nosuch", MARKS) == PartitionLimits()
