@@ -20,29 +20,35 @@ _IDIOMS = {
     "help": r"but|(?:it|myself|ourselves|themselves)\b|\w+ing",
     "provide": "enough",
     "offer": "enough",
-    "give": "up|enough|in",
+    "give": r"up|enough|in|you (?:a|an) (?:better|bigger|finer|nicer|greater)",
+    "answer": "the (?:phone|door|call|bell)",
+    "accept": r"(?:your|the|this|that|an?) (?:\w+ )?(?:invitation|invite|offer|job|gift|defeat)",
     "share": "how|enough",
     "suggest": "enough",
     "recommend": r"(?:\w+ ){1,4}enough",
-    "explain": rf"how {_FEELING}|why i",
+    "explain": rf"how {_FEELING}|why i|it",
     "describe": rf"how {_FEELING}|the (?:feeling|joy)",
-    "tell": rf"you (?:how|what) (?:{_FEELING}|a|an|it means)|(?:if|whether|the difference|them apart|which)",
+    "tell": rf"a lie|lies|the truth|you (?:how|what) (?:{_FEELING}|a|an|it means)|(?:if|whether|the difference|them apart|which)",
     "show": rf"you how {_FEELING}|up",
     "say": rf"enough|how {_FEELING}|for sure|for certain|that i|i|no|whether|if|goodbye",
-    "make": "it|up|out|sense|ends|heads|myself",
-    "do": r"(?:\w+ )?(?:without|better|enough|justice|much)|anything about",
 }
 """Verb -> what follows it where "I can't" with it declines nothing: "I can't help but laugh"."""
 
 _PLAIN_VERBS = (
-    r"assist|support|aid|supply|advise|guide|teach|discuss|talk about|comment|answer|respond|reply|reveal|disclose|list|name|send"
-    r"|write|create|generate|produce|compose|draft|develop|perform|carry out|execute|complete|process|fulfill?|comply|accommodate"
-    r"|grant|honou?r|accept|approve|engage|participate|take part|partake|be (?:a )?(?:part|party|involved)|go along|continue with"
-    r"|proceed|facilitate|enable|encourage|condone|promote|endorse|contribute|entertain|agree to"
+    r"assist|support|aid|supply|advise|guide|teach|discuss|talk about|comment|respond|reply|reveal|disclose|list|name|send"
+    r"|write|create|generate|produce|compose|draft|develop|perform|carry out|execute|complete|process|fulfill?|comply|let you"
+    r"|accommodate|grant|honou?r|approve|engage|participate|take part|partake|be (?:a )?(?:part|party|involved)|go along"
+    r"|continue with|proceed|facilitate|enable|encourage|condone|promote|endorse|contribute|entertain|agree to"
+)
+
+_DO_SO = (
+    r"do (?:that|this|so|such|what you|it|either|anything (?:like|illegal|harmful|unethical))\b"
+    r"(?! (?:again|without|alone|justice|often))"
+    r"|do(?=\s*(?:[.,;:!]|$))|make (?:such|this|that(?! much)|any|threats|an exception)\b"
 )
 
 _ACT = (
-    rf"(?:(?:in good conscience|ethically|legally|{_PLAIN_VERBS})\b|"
+    rf"(?:(?:in good conscience|ethically|legally|{_PLAIN_VERBS})\b|{_DO_SO}|"
     + "|".join(rf"{verb}\b(?!n't)(?! (?:{idiom})\b)" for verb, idiom in _IDIOMS.items())
     + ")"
 )
@@ -63,8 +69,8 @@ _I = (
 _AM = rf"(?:{_I}(?:'?m| am|'?re| are)|\b(?:sorry|unfortunately|apologies)[,.]?(?: but)?(?: i am)?) (?:really |very |just )?"
 
 _NOT_ABLE = (
-    r"(?:not (?:able|going|willing|allowed|permitted|authori[sz]ed|supposed|prepared|in a position) to|unable to|prohibited from"
-    r"|forbidden from)"
+    r"(?:not (?:at liberty|programmed|designed|trained|meant|able|going|willing|allowed|permitted|authori[sz]ed|supposed|prepared"
+    r"|in a position) to|unable to|prohibited from|forbidden from|(?:programmed|designed|trained|instructed|told) not to)"
 )
 
 _GUIDELINES = (
@@ -76,71 +82,78 @@ _BREAKS = (
     r"|goes beyond)(?: of)?"
 )
 
-_REQUEST = (
-    r"(?:that\b|this\b|(?:\w+ ){0,6}?(?:such|anything|instructions|information|content|advice|requests?|material|threats"
-    r"|violence|illegal|harmful)\b)"
+_PROVIDE = (
+    r"provide|assist with|help with|offer|give out|support|engage in|create|condone|answer|discuss|do|talk about|respond to|share"
+    r"|give|write"
 )
 
-_REFUSALS = tuple(
-    re.compile(pattern)
-    for pattern in (
-        # I can't help with that. We cannot provide it. I won't be able to assist.
-        rf"{_I} {_ADVERB}(?:ca|wo|sha|should|must)n?'?t {_ADVERB}(?:be able to |be )?(?:{_ACT}|{_ACTING})",
-        (
-            rf"{_I} {_ADVERB}(?:cannot|can not|will not|shall not|should not|must not|can neither) {_ADVERB}(?:be able to |be )?"
-            rf"(?:{_ACT}|{_ACTING})"
-        ),
-        rf"{_I} {_ADVERB}(?:can'?t|cannot|can not|won'?t|will not){_END}",
-        rf"{_I} (?:couldn'?t|could not) (?:possibly {_ACT}|in good conscience|help (?:you|with)\b|assist|comply|condone|endorse)",
-        rf"{_I}'?ll (?:not |never )(?:{_ACT}|be {_ACTING})",
-        rf"{_I} will never (?:{_ACT}|be {_ACTING})",
-        r"\b(?:can'?t|cannot|won'?t) (?:help|assist|support) (?:you )?(?:with|in)\b",
-        rf"^(?:\W*(?:sorry|no|unfortunately|apologies)\W+(?:but )?)*(?:can'?t|cannot|won'?t|unable to|not able to) {_ACT}",
-        # I am unable to. I'm not going to help. I'm not comfortable with that. I don't provide such instructions.
-        rf"{_AM}{_NOT_ABLE}(?:{_END}| {_ADVERB}(?:{_ACT}|{_ACTING}))",
-        rf"{_AM}(?:not comfortable|uncomfortable)(?:{_END}| (?:with (?:that|this|your)|\w+ing)\b)",
-        (
-            rf"{_I} (?:do not|don'?t|never) (?:provide|assist with|help with|offer|give out|support|engage in|create|condone)"
-            rf" {_REQUEST}"
-        ),
-        (
-            rf"{_I} (?:do not|don'?t) (?:feel (?:comfortable|right|able)|think (?:that )?i (?:can|should)|wish to"
-            r"|want to (?:help|do that|do this|assist|take part))"
-        ),
-        r"(?:\bnot|n't) something (?:that )?(?:i|we)(?:'?m| am| are)? (?:can|could|will|would|able|willing|allowed)\b",
-        # I must decline. I refuse. I'd rather not. No way.
-        (
-            rf"{_I}(?:'?d|'?ll|'?m| would| will| am)? {_ADVERB}(?:must|have to|need to|going to have to|choose to|will)"
-            rf" {_ADVERB}(?:decline|refuse|say no)\b"
-        ),
-        rf"{_I} {_ADVERB}(?:decline|refuse)(?:{_END}| to (?:{_ACT}|be\b)| (?:this|that|your|such)\b)",
-        (
-            rf"{_I}(?:'?d| would)? (?:really |much )?(?:rather not|prefer not to|prefer to not|better not)(?:{_END}| {_ACT}"
-            r"| (?:say|go into|get into|talk|discuss)\b)"
-        ),
-        (
-            r"^\W*(?:i'?m |i am )?(?:so |very |really )?(?:sorry|apologies|my apologies|i apologi[sz]e)\W+(?:but )?"
-            r"(?:no\b(?! (?:one|problem|worries))|not\b|that'?s (?:a no|not possible|not allowed))"
-        ),
-        r"^\W*(?:absolutely not|no way|no can do|certainly not|request denied|access denied)\b",
-        r"\bunder no circumstances (?:will|can|would|should) (?:i|we)\b",
-        r"\bi have no intention of \w+ing\b",
-        # That is against my guidelines. It would be wrong of me to help. Your request has been denied.
-        (
-            rf"\b{_BREAKS} (?:my|our|openai's|the (?:content|usage|safety)|company|ethical|safety|content|usage) (?:\w+ ){{0,3}}?"
-            rf"{_GUIDELINES}"
-        ),
-        rf"\bmy (?:\w+ ){{0,2}}?{_GUIDELINES} (?:do not|don'?t|does not|doesn'?t|prohibit|forbid|prevent|won'?t)",
-        (
-            r"\b(?:is|'s|isn't|not|be|wouldn't be) (?:\w+ )?(?:possible|appropriate|ethical|unethical|inappropriate|irresponsible"
-            rf"|wrong|illegal|right|responsible|acceptable|okay|ok) (?:for|of) (?:me|us) to {_ACT}"
-        ),
-        (
-            r"\b(?:your|this|that|the) request (?:is|has been|must be|will be|cannot be|can't be)"
-            r" (?:denied|refused|declined|rejected|fulfilled|processed|completed)\b"
-        ),
-    )
+_DECLINED = rf"(?:{_END}| to (?:{_ACT}|be\b)| (?:this|that|your|such)\b)"
+
+_REQUEST = (
+    r"(?:(?:that|this)\b(?! (?:often|much|well|any ?more|far))|(?:\w+ ){0,6}?(?:such|anything|instructions|information|content"
+    r"|advice|requests?|material|threats|violence|illegal|harmful)\b)"
 )
+
+_CANNOT = (
+    r"(?:(?:ca|wo|sha|should|must)n?'?t|cannot|(?:can|will|shall|should|must) not|can neither|(?:will|would) never)"
+    r"(?:,? (?:and|or) (?:won'?t|will not|cannot|can'?t),?)?"
+)
+
+_PATTERNS = (
+    # I can't help with that. We cannot provide it. I won't be able to assist.
+    rf"{_I} {_ADVERB}{_CANNOT} {_ADVERB}(?:be able to |be )?(?:{_ACT}|{_ACTING})",
+    rf"{_I}'ll (?:not|never) (?:{_ACT}|be {_ACTING})",
+    rf"{_I} {_ADVERB}(?:can'?t|cannot|can not|won'?t|will not){_END}",
+    rf"{_I} (?:couldn'?t|could not) (?:possibly {_ACT}|in good conscience|help (?:you|with)\b|assist|comply|condone|endorse)",
+    rf"\bno way (?:i|we) (?:can|could|will|would) {_ACT}",
+    r"\b(?:can'?t|cannot|won'?t) (?:help|assist|support) (?:you )?(?:with|in)\b",
+    rf"^(?:\W*(?:sorry|no|unfortunately|apologies)\W+(?:but )?)*(?:can'?t|cannot|won'?t|unable to|not able to) {_ACT}",
+    # I am unable to. I'm not going to help. I'm not comfortable with that. I don't provide such instructions.
+    rf"{_AM}{_NOT_ABLE}(?:{_END}| {_ADVERB}(?:{_ACT}|{_ACTING}))",
+    rf"{_AM}(?:not comfortable|uncomfortable)(?:{_END}| (?:with (?:that|this|your)|\w+ing)\b)",
+    rf"{_I} (?:do not|don'?t|never) (?:{_PROVIDE}) {_REQUEST}",
+    rf"{_I} (?:do not|don'?t) (?:feel (?:comfortable|right|able)|want to (?:help|do that|do this|assist|take part)|wish to)",
+    rf"{_I} (?:do not|don'?t) think (?:that )?(?:(?:(?:that|it)'?s|this is) something (?:that )?)?i (?:can|should)",
+    r"(?:\bnot|n't) something (?:that )?(?:i|we)(?:'?m| am| are)? (?:can|could|will|would|able|willing|allowed)\b",
+    # I must decline. I refuse. I'd rather not. No way.
+    (
+        rf"{_I}(?:'?d|'?ll|'?m| would| will| am)? {_ADVERB}(?:must|have to|need to|going to have to|choose to|will) {_ADVERB}"
+        rf"(?:(?:decline|refuse|say no){_DECLINED}|turn (?:(?:that|this|it|you|your request) )?down\b)"
+    ),
+    rf"{_I} {_ADVERB}(?:decline|refuse){_DECLINED}",
+    rf"{_I}(?:'?m| am|'?re| are) (?:declining|refusing){_DECLINED}",
+    rf"{_I}(?:'?ll| will|'?m going to| am going to) (?:have to )?pass(?: on (?:that|this))?{_END}",
+    (
+        rf"{_I}(?:'?d| would)? (?:really |much )?(?:rather not|prefer not to|prefer to not|better not|choose not to)"
+        rf"(?:{_END}| {_ACT}| (?:say|go into|get into|talk|discuss)\b)"
+    ),
+    (
+        r"^\W*(?:i'?m |i am )?(?:so |very |really )?(?:sorry|apologies|my apologies|i apologi[sz]e)\W+(?:but )?"
+        r"(?:no\b(?! (?:one|problem|worries))|not (?:possible|able|allowed|something|going to happen)\b|that'?s a no\b)"
+    ),
+    r"\b(?:i'?m afraid|sorry)\W+(?:but )?(?:that )?(?:that|this|it)(?:'?s| is) not (?:possible|allowed)",
+    r"^\W*please (?:do not|don'?t) ask (?:me|us)\b",
+    r"^\W*(?:(?:absolutely not|no can do|certainly not|request denied|access denied)\b|no way(?=[.,]|$))",
+    r"\bunder no circumstances (?:will|can|would|should) (?:i|we)\b",
+    r"\bi have no intention of \w+ing\b",
+    # That is against my guidelines. It would be wrong of me to help. Your request has been denied.
+    (
+        rf"\b{_BREAKS} (?:my|our|openai's|the (?:content|usage|safety)|company|ethical|safety|content|usage) (?:\w+ ){{0,3}}?"
+        rf"{_GUIDELINES}"
+    ),
+    r"\bagainst the (?:rules|law) for (?:me|us) to\b",
+    rf"\bmy (?:\w+ ){{0,2}}?{_GUIDELINES} (?:do not|don'?t|does not|doesn'?t|prohibit|forbid|prevent|won'?t)",
+    (
+        r"\b(?:is|'s|isn't|not|be|wouldn't be) (?:\w+ )?(?:possible|appropriate|ethical|unethical|inappropriate|irresponsible"
+        rf"|wrong|illegal|right|responsible|acceptable|okay|ok) (?:for|of) (?:me|us) to {_ACT}"
+    ),
+    (
+        r"\b(?:your|this|that|the) request (?:is|has been|must be|will be|cannot be|can't be)"
+        r" (?:denied|refused|declined|rejected|fulfilled|processed|completed)\b"
+    ),
+)
+
+_REFUSALS = tuple(map(re.compile, _PATTERNS))
 
 _SPEECH_VERBS = r"(?:said|says|asked|replied|answered|cried|whispered|shouted|told|thought|muttered|explained|insisted|wrote)"
 

@@ -4,6 +4,7 @@ Nanotron runs in bfloat16 only, so the logits differ by rounding. The direct mod
 its own two types measures the rounding.
 """
 
+import functools
 import gc
 import math
 from collections.abc import Mapping
@@ -65,13 +66,10 @@ def verify_logits(folder: Path, *, tokens: int = DEFAULT_TOKENS, assume: Mapping
     del nanotron_model
     gc.collect()  # its modules refer to each other
     torch.cuda.empty_cache()
-    bfloat16_logits = _compute_logits(
-        loader.load_causal_lm(folder, device="cuda", dtype="bfloat16", assume=assume or {}), token_ids
-    )
+    load = functools.partial(loader.load_causal_lm, folder, device="cuda", assume=assume or {})
+    bfloat16_logits = _compute_logits(load(dtype="bfloat16"), token_ids)
     torch.cuda.empty_cache()
-    float32_logits = _compute_logits(
-        loader.load_causal_lm(folder, device="cuda", dtype="float32", assume=assume or {}), token_ids
-    )
+    float32_logits = _compute_logits(load(dtype="float32"), token_ids)
     return compare_logits(nanotron_logits, bfloat16_logits, float32_logits)
 
 
