@@ -64,6 +64,9 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     train_steps: int | None = None
     seq_len: int | None = None
     tokenizer: str | None = None
+    vocab_size: int | None = None
+    """Rows of the embedding, with padding."""
+    run_name: str | None = None
     started_from: str | None = None
     """The checkpoint, or folder of checkpoints, that the run started from."""
     unimplemented: tuple[UnimplementedKey, ...] = ()
@@ -213,6 +216,8 @@ class _Inspector:
             train_steps=training_config.train_steps,
             seq_len=training_config.seq_len,
             tokenizer=training_config.tokenizer,
+            vocab_size=self.documents.architecture.vocab if self.documents is not None else None,
+            run_name=training_config.run_name,
             started_from=training_config.started_from,
             unimplemented=self.documents.architecture.unimplemented if self.documents is not None else (),
             ignored=self.ignored,

@@ -52,6 +52,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True):
     train_steps: int | None = None
     started_from: str | None = None
     """Source of the first weights: another run's checkpoints, one of them, or the model of ``init_method``."""
+    run_name: str | None = None
+    """``general.run``, else ``general.project``."""
     mup: bool = False
     """Whether attention is scaled by 1 / head_dim. No other document records it."""
 
@@ -185,7 +187,8 @@ def _parse_document(path: Path, parser: Callable[[bytes], Any]) -> dict[str, Any
 
 
 def _extract_training_config(config: Mapping[str, Any]) -> TrainingConfig:
-    step = _as_count(_get_mapping(config, "general").get("step"))
+    general = _get_mapping(config, "general")
+    step = _as_count(general.get("step"))
     tokens = _get_mapping(config, "tokens")
     return TrainingConfig(
         step=step,
@@ -193,6 +196,7 @@ def _extract_training_config(config: Mapping[str, Any]) -> TrainingConfig:
         seq_len=_find_stage_seq_len(config, step or 0) or _as_count(tokens.get("sequence_length")),
         train_steps=_as_count(tokens.get("train_steps")),
         started_from=_find_started_from(config),
+        run_name=_as_text(general.get("run")) or _as_text(general.get("project")),
         mup=_get_mapping(_get_mapping(config, "model"), "init_method").get("use_mup") is True,
     )
 

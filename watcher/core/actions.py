@@ -172,5 +172,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     skips: tuple[Skip, ...] = ()
     alerts: tuple[Alert, ...] = ()
     """News that nobody was notified of yet."""
+    is_preliminary: bool = False
+    """The actions change records, and nothing else was decided yet: the same snapshot is decided upon again."""
     valid_until: float = 0.0
     """Unix time until which an unchanged snapshot gives the same decision; 0: decide again in the next tick."""

@@ -192,6 +192,12 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     """
     history: tuple[tuple[float, str, str], ...] = ()
     """(time, state, reason) of every change, oldest first; the last 50."""
+    run_name: str | None = None
+    """Training run of the content last judged complete, from its config.yaml."""
+    notes: tuple[str, ...] = ()
+    """How that content's config.yaml differs from its stage's, where it is scored all the same."""
+    compared_with: str = ""
+    """In BLOCKED with kind TOKENIZER: digest of the stage's facts that it differs from."""
     extra: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """Fields of newer events that this version does not have, kept unchanged."""
 
@@ -242,14 +248,20 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StageSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokenizer and sequence length of a stage's first own checkpoint.
+    """What a stage's first own checkpoint says of its training.
 
-    They are journaled once, so that a bridge scored later uses the same.
+    It is journaled, so that a bridge scored later uses the same, and read anew when that checkpoint is rewritten.
     """
 
     tokenizer: PathText | None = None
+    tokenizer_digest: str | None = None
+    """None: its files cannot be read without a network."""
     seq_len: Count | None = None
+    vocab_size: Count | None = None
+    run_name: PathText | None = None
     checkpoint: PathText = ""
+    fingerprint: str | None = None
+    """Content of ``checkpoint`` when it was read."""
 
 
 PREFILL_DIRECTORY = "(prefill)"

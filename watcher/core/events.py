@@ -74,6 +74,10 @@ class CheckpointSeen(StateChange, frozen=True, kw_only=True):
     """Mtimes and sizes of two files, as one text: while they stay, so does the content."""
     completed_at: UnixTime | None = None
     """Newest mtime of the files that matter, unix time."""
+    run_name: PathText | None = None
+    """Its training run."""
+    notes: tuple[PathText, ...] = ()
+    """How its config.yaml differs from its stage's."""
     deleted: bool = False
     """The complete checkpoint was deleted before it was scored."""
 
@@ -126,6 +130,8 @@ class Ready(StateChange, frozen=True, kw_only=True, tag="ready"):
     fingerprint: WordOrNothing
     mtimes: str | None = None
     completed_at: UnixTime | None = None
+    run_name: PathText | None = None
+    notes: tuple[PathText, ...] = ()
 
 
 # The journal holds the intent before sbatch runs, so a crash leaves a run id to search for.
@@ -208,6 +214,9 @@ class Failed(StateChange, frozen=True, kw_only=True, tag="failed"):
 
 class Blocked(CheckpointSeen, frozen=True, kw_only=True, tag="blocked"):
     """A person must do something first."""
+
+    compared_with: str = ""
+    """Digest of the stage's facts that the checkpoint differs from."""
 
 
 class Cancelled(StateChange, frozen=True, kw_only=True, tag="cancelled"):

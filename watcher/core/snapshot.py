@@ -195,6 +195,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Stage -> what its data cache lacks (``data_cache.missing_entries``); stages for which that is unknown are left out."""
     inspections: Mapping[str, Inspection] = msgspec.field(default_factory=dict)
     """Checkpoint folder -> its inspection, for those that had to be inspected."""
+    tokenizer_digests: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """Tokenizer of an inspection or the config -> digest of its files, where they can be read without a network."""
     mtimes: Mapping[str, str | None] = msgspec.field(default_factory=dict)
     """Checkpoint folder -> its mtimes just before its inspection; None: one of the two files is missing."""
     deferred: frozenset[str] = frozenset()

@@ -96,9 +96,11 @@ class TickRunner:
         # An effect whose event failed would be decided again in each round.
         done: set[tuple[str, str, str]] = set()
         errors: list[str] = []
+        preliminary: Snapshot | None = None
         # Each round observes anew, so decisions rest on what the last round really changed.
         for _ in range(MAX_ROUNDS):
-            snapshot = self.observer.take_snapshot(self.config, self.journal.state, self.executor, self._clock())
+            # What was observed once, such as a changed folder, must not be lost to a round that only adds records.
+            snapshot = preliminary or self.observer.take_snapshot(self.config, self.journal.state, self.executor, self._clock())
             self.actor.server_now = snapshot.server_now
             # The actor alone knows what it met in submissions a moment ago.
             snapshot = msgspec.structs.replace(
@@ -129,8 +131,10 @@ class TickRunner:
                 else:
                     self.performed_actions += describe_action(action)
             # What failed is in ``done``, so a full disk ends the rounds as well.
-            if not new_actions or is_stopping():
+            if is_stopping() or not (new_actions or preliminary):
                 break
+            is_decided_again = decision.is_preliminary and bool(new_actions)
+            preliminary = msgspec.structs.replace(snapshot, requests=()) if is_decided_again else None
         self.warnings = (*self.observer.warnings, *self.actor.warnings, *errors)
 
     def _reconcile_if_changed(self, snapshot: Snapshot) -> Decision:

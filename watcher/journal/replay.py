@@ -114,7 +114,7 @@ def _apply_to_state(journal_state: JournalState, event: events.JournalEvent, t: 
     """Apply an event that concerns no evaluation."""
     match event:
         case events.StageFactsRead():
-            journal_state.stage_settings.setdefault(event.stage, event.facts)  # the first checkpoint's, and no later one's
+            journal_state.stage_settings[event.stage] = event.facts
         case events.StageStartedFrom():
             journal_state.started_from[event.stage] = event.checkpoint
         case events.Notified():

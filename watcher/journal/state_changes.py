@@ -78,6 +78,7 @@ def _changes_of(record: EvaluationRecord, event: events.StateChange, t: float) -
             changes = _content_changes(record, event, event.fingerprint, t)
         case events.Waiting() | events.Blocked():
             changes = {} if event.fingerprint is None else _content_changes(record, event, event.fingerprint, t)
+            changes["compared_with"] = event.compared_with if isinstance(event, events.Blocked) else ""
         case events.Intended():
             # Numbers of attempts are never reused, since a run id is made of them.
             changes = {"attempt": event.attempt, "attempts": max(record.attempts, event.attempt.number), "refusal": None}
@@ -119,6 +120,8 @@ def _content_changes(
     changes: dict[str, Any] = {
         "fingerprint": fingerprint,
         "mtimes": event.mtimes,
+        "run_name": event.run_name,
+        "notes": event.notes,
         "times": {name: value for name, value in times.items() if value is not None},
     }
     if not same_content:  # scores of another content

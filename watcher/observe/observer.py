@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from suites.contract.paths import DataPaths
 from suites.contract.scoring_request import ScoringRequest
 from watcher.config.settings import Config
 from watcher.core.clock import touch_clock
@@ -40,6 +41,7 @@ from watcher.observe.result_cache import PendingResultsCache, PublishedResultsCa
 from watcher.observe.stage_folders import RACY_MTIME_SECONDS, StageFolderCache
 from watcher.observe.stage_plans import StageRequirementsCache
 from watcher.observe.suite_changes import SuiteChangesCache
+from watcher.observe.tokenizer_digests import TokenizerDigestCache
 
 
 class Observer:
@@ -62,6 +64,7 @@ class Observer:
         )
         # Each cache makes one kind of reading cheap, so that an idle poll costs a few stats.
         self._missing_entries = MissingEntriesCache()
+        self._tokenizer_digests = TokenizerDigestCache()
         self._pending_results = PendingResultsCache()
         self._suite_changes = SuiteChangesCache()
         self._published_results = PublishedResultsCache()
@@ -166,6 +169,9 @@ class Observer:
             unscheduled=unscheduled,
             missing_entries=missing_entries,
             inspections=inspections,
+            tokenizer_digests=self._tokenizer_digests.read_digests(
+                inspections.values(), requirements.values(), DataPaths(config.eval_data), now
+            ),
             mtimes=mtimes,
             results=results,
             suite_changes=self._suite_changes.describe_changed_records(config, journal_state, requirements),

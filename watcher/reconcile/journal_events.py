@@ -96,6 +96,8 @@ class CheckpointContent(NamedTuple):
     fingerprint: str
     mtimes: str | None
     completed_at: float | None
+    run_name: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def wait_or_skip(

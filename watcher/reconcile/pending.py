@@ -24,6 +24,7 @@ from watcher.reconcile.journal_events import (
     wait_or_skip,
 )
 from watcher.reconcile.prefill_job import describe_missing_data
+from watcher.reconcile.stage_facts import FactsComparison, block_on_conflict, compare_with_stage
 
 STALLED_SAVE_SECONDS = 86400.0
 """Seconds without a write after which an incomplete checkpoint needs attention: it will not complete by itself."""
@@ -68,6 +69,8 @@ class _CompleteCheckpoint(NamedTuple):
     """The stage's first own checkpoint; empty where there is none yet."""
     content: CheckpointContent | None
     """None: the checkpoint has no fingerprint."""
+    comparison: FactsComparison
+    """With the stage's first checkpoint."""
     results: EvaluationResults | None
     snapshot: Snapshot
     config: Config
@@ -91,27 +94,19 @@ def _next_action_complete(
     """The action of the first gate that answers, else the submission."""
     stage, requirements = config.stages[record.stage], snapshot.requirements[record.stage]
     mtimes = snapshot.mtimes.get(record.checkpoint)
-    actions: list[Action | Skip] = []
-    stage_settings = journal_state.stage_settings.get(stage.name)
-    is_stage_checkpoint = record.source == record.stage and not record.custom_directory
-    if (
-        stage_settings is None
-        and is_stage_checkpoint
-        and requirements.is_usable
-        and (requirements.tokenizer is None or requirements.seq_len is None)
-    ):
-        # Journaled before anything depends on it: a bridge that is scored later uses the same.
-        stage_settings = StageSettings(tokenizer=inspection.tokenizer, seq_len=inspection.seq_len, checkpoint=record.checkpoint)
-        actions.append(events.StageFactsRead(stage=stage.name, facts=stage_settings, reason=record.key))
-    fingerprint = inspection.fingerprint
+    fingerprint, stage_facts = inspection.fingerprint, journal_state.stage_settings.get(stage.name)
+    comparison = compare_with_stage(record, inspection, snapshot, stage_facts)
     case = _CompleteCheckpoint(
         record=record,
         inspection=inspection,
         stage=stage,
         requirements=requirements,
-        settings=requirements.resolve_settings(stage_settings),
-        first_checkpoint="" if stage_settings is None else stage_settings.checkpoint,
-        content=CheckpointContent(fingerprint, mtimes, inspection.newest_mtime) if fingerprint else None,
+        settings=requirements.resolve_settings(stage_facts),
+        first_checkpoint="" if stage_facts is None else stage_facts.checkpoint,
+        content=CheckpointContent(fingerprint, mtimes, inspection.newest_mtime, inspection.run_name, comparison.notes)
+        if fingerprint
+        else None,
+        comparison=comparison,
         results=snapshot.results.get(record.key),
         snapshot=snapshot,
         config=config,
@@ -120,11 +115,11 @@ def _next_action_complete(
     for gate in _GATES:
         action = gate(case)
         if action is not None:
-            return [*actions, action]
+            return [action]
     submit = SubmitEvaluation(
         key=record.key, request=_build_scoring_request(case), mtimes=mtimes, reason="complete and not scored"
     )
-    return [*actions, *_pin_actions(case), submit]
+    return [*_pin_actions(case), submit]
 
 
 def _suites_are_usable(case: _CompleteCheckpoint) -> Action | Skip | None:
@@ -156,6 +151,10 @@ def _architecture_is_implemented(case: _CompleteCheckpoint) -> Action | Skip | N
     return wait_or_skip(case.record, problem, kind=ReasonKind.SETTINGS, content=case.content, needs_attention=True)
 
 
+def _belongs_to_stage(case: _CompleteCheckpoint) -> Action | Skip | None:
+    return block_on_conflict(case.record, case.comparison, case.content)
+
+
 def _results_are_known(case: _CompleteCheckpoint) -> Action | Skip | None:
     if case.content is None or case.results is None:
         return Skip(case.record.key, "complete; its results folder is read in the next tick")
@@ -163,9 +162,11 @@ def _results_are_known(case: _CompleteCheckpoint) -> Action | Skip | None:
 
 
 def _has_no_conflicting_results(case: _CompleteCheckpoint) -> Action | Skip | None:
-    if case.results is None or case.content is None:
+    """Archive tier files of other content, or ask a person."""
+    record, content, results = case.record, case.content, case.results
+    if results is None or content is None:
         return None
-    return resolve_conflicting_results(case.record, case.content, case.results, case.stage)
+    return resolve_conflicting_results(record, content, results, case.stage)
 
 
 def _is_not_scored_already(case: _CompleteCheckpoint) -> Action | Skip | None:
@@ -204,6 +205,7 @@ _GATES: tuple[Callable[[_CompleteCheckpoint], Action | Skip | None], ...] = (
     _suites_are_usable,
     _settings_are_known,
     _architecture_is_implemented,
+    _belongs_to_stage,
     _results_are_known,
     _has_no_conflicting_results,
     _is_not_scored_already,

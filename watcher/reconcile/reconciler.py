@@ -41,6 +41,7 @@ from watcher.reconcile.schedule import (
     select_unknown_evaluations,
 )
 from watcher.reconcile.settled import next_action_settled
+from watcher.reconcile.stage_facts import make_stage_facts_events
 
 MAX_UNSCHEDULED_SHOWN = 200
 """Unscheduled steps of one stage that are listed; the others are counted."""
@@ -55,15 +56,16 @@ def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, c
         action for request in snapshot.requests for action in _answer_request(request, snapshot, config, journal_state)
     ]
     if request_actions:  # they change what everything else depends on, which the next round decides
-        return Decision(actions=tuple(request_actions))
+        return Decision(actions=tuple(request_actions), is_preliminary=True)
     # The schedule is compared with the journal at every tick: no event of the file system has to arrive for it.
     evaluations, unknown_bridges = scheduled_evaluations(config, snapshot.stages)
     created = _make_created_events(select_unknown_evaluations(evaluations, journal_state), config, journal_state)
     moved = _make_moved_events(evaluations, journal_state)
     stage_starts = _make_stage_start_events(snapshot, config, journal_state)
+    stage_facts = make_stage_facts_events(snapshot, journal_state)
     # These events change the records below, so the rest is decided in the next round of this tick.
-    if created or moved or stage_starts:
-        return Decision(actions=(*created, *moved, *stage_starts))
+    if created or moved or stage_starts or stage_facts:
+        return Decision(actions=(*created, *moved, *stage_starts, *stage_facts), is_preliminary=True)
     identities = {evaluation.identity for evaluation in evaluations}
     # Orphans come before submissions, since a job that is adopted makes a submission needless.
     outcomes: list[Action | Skip] = resolve_orphan_jobs(snapshot, journal_state, comment)
@@ -135,7 +137,7 @@ def _next_actions(
     if record.state in IN_FLIGHT_STATES and record.attempt is not None:
         return [next_action_in_flight(record, record.attempt, snapshot, config, RetryRules(config.retry))]
     if record.state in SETTLED_STATES:
-        outcome = next_action_settled(record, snapshot, config, is_scheduled=is_scheduled)
+        outcome = next_action_settled(record, snapshot, config, journal_state, is_scheduled=is_scheduled)
         return [] if outcome is None else [outcome]
     # A schedule may be changed by mistake, and a pin that is dropped cannot be made again.
     if not is_scheduled and record.pin is not None and record.pin.folder:

@@ -9,11 +9,13 @@ from watcher.core.actions import Action, MirrorResults, Skip, UnpinCheckpoint
 from watcher.core.evaluation import EvaluationRecord, EvaluationState, build_mirror_token
 from watcher.core.reasons import ReasonKind
 from watcher.core.snapshot import Snapshot, find_outdated_tiers
+from watcher.journal.replay import JournalState
 from watcher.reconcile.journal_events import BLOCKING_COMPLETENESS, block_on_checkpoint, make_pending_event
+from watcher.reconcile.stage_facts import compute_facts_digest
 
 
 def next_action_settled(
-    record: EvaluationRecord, snapshot: Snapshot, config: Config, *, is_scheduled: bool
+    record: EvaluationRecord, snapshot: Snapshot, config: Config, journal_state: JournalState, *, is_scheduled: bool
 ) -> Action | Skip | None:
     """The next action for a settled evaluation, if any."""
     # A blocked evaluation may still be scored after a person's help, so its pin stays.
@@ -26,7 +28,7 @@ def next_action_settled(
             repeats_reason=bool(record.reason),
         )
     if record.state is EvaluationState.BLOCKED:
-        return _next_action_blocked(record, snapshot)
+        return _next_action_blocked(record, snapshot, journal_state)
     # Missing files come before everything else: a mirror of missing files would be empty.
     results_action = _next_action_missing_results(record, snapshot)
     if results_action is not None:
@@ -80,8 +82,16 @@ def _is_checkpoint_gone(record: EvaluationRecord, snapshot: Snapshot, config: Co
     return stage_folder.steps is not None and record.step not in stage_folder.steps
 
 
-def _next_action_blocked(record: EvaluationRecord, snapshot: Snapshot) -> Action | Skip:
+def _next_action_blocked(record: EvaluationRecord, snapshot: Snapshot, journal_state: JournalState) -> Action | Skip:
     inspection = snapshot.inspections.get(record.checkpoint)
+    requirements, facts = snapshot.requirements.get(record.stage), journal_state.stage_settings.get(record.stage)
+    if (
+        record.reason_kind is ReasonKind.TOKENIZER
+        and requirements is not None
+        and facts is not None
+        and record.compared_with != compute_facts_digest(requirements, facts)
+    ):
+        return make_pending_event(record, "the stage's tokenizer changed")
     if record.reason_kind is ReasonKind.CHECKPOINT and inspection is not None:
         if inspection.kind not in BLOCKING_COMPLETENESS:
             return make_pending_event(record, "the checkpoint changed")

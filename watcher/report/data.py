@@ -33,6 +33,7 @@ from watcher.reconcile.baselines import (
 )
 from watcher.report.result_files import ResultFiles, list_result_folders, read_result_files
 from watcher.status.health import Health
+from watcher.status.training_notes import describe_training_changes
 
 REPORT_SCHEMA = 1
 
@@ -59,6 +60,8 @@ class ReportedEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     since: float | None = None
     checkpoint: str = ""
+    run_name: str | None = None
+    """Its training run."""
     suspicious: bool = False
     logs: tuple[str, ...] = ()
     """Paths of the newest attempt's logs."""
@@ -167,7 +170,10 @@ def _build_stage(
         bridge=None if bridge is None else bridge.key,
         awaited="" if stage is None or bridge is not None else _describe_awaited_bridge(stage),
         objectives={} if stage is None else msgspec.to_builtins(stage.objectives),
-        notes=tuple(_collect_notes(stage, bridge, journal_state.started_from.get(name))),
+        notes=(
+            *_collect_notes(stage, bridge, journal_state.started_from.get(name)),
+            *describe_training_changes(name, stage_records),
+        ),
     )
 
 
@@ -220,6 +226,7 @@ def _build_from_record(record: EvaluationRecord, results: Path, compare_request:
         reason=record.reason,
         since=record.since,
         checkpoint=record.checkpoint,
+        run_name=record.run_name,
         suspicious=isinstance(scores, Mapping) and bool(scores.get("suspicious")),
         logs=_list_logs(record, results),
         files=result_files,

@@ -151,6 +151,7 @@ def _build_evaluation_data(evaluation: ReportedEvaluation, results: Path, pool: 
         "step": evaluation.step,
         "source": evaluation.source,
         "role": evaluation.role,
+        "run": evaluation.run_name,
         "state": evaluation.state,
         "reason": evaluation.reason,
         "since": _round_number(evaluation.since, 13),

@@ -19,6 +19,7 @@ from watcher.core.evaluation import PREFILL_DIRECTORY, Attempt, EvaluationRecord
 from watcher.core.snapshot import QueueSnapshot
 from watcher.status.reader import StatusDocument, select_finite
 from watcher.status.text import render_status
+from watcher.status.training_notes import describe_training_changes
 
 STATUS_SCHEMA = 1
 
@@ -118,6 +119,7 @@ def _build_stage(
         "error": skip_reasons.get(checkpoints, ""),
         "data_cache": skip_reasons.get(f"{stage.name}/{PREFILL_DIRECTORY}", ""),
         "configured": True,
+        "notes": describe_training_changes(stage.name, records),
         "next": stage.find_next_step(newest_step),
         "last": stage.last_step,
         "assume": dict(stage.assume),
@@ -137,6 +139,7 @@ def _build_row(record: EvaluationRecord, detail: str, progress: Mapping[str, flo
         "source": record.source,
         "origin": record.origin,
         "checkpoint": record.checkpoint,
+        "run_name": record.run_name,
         "state": record.state.value,
         "reason": record.full_reason,
         "reason_kind": record.reason_kind.value,

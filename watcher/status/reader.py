@@ -125,6 +125,7 @@ _STAGE_FIELDS: Mapping[str, FieldParser] = {
     "checkpoints": _as_text_or_none,
     "error": _as_text,
     "data_cache": _as_text,
+    "notes": lambda value: [note for note in as_list(value) if isinstance(note, str)],
     "next": _as_int,
     "last": _as_int,
     "assume": lambda value: {str(key): _as_text(choice) for key, choice in as_object(value).items()},

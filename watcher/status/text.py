@@ -105,6 +105,8 @@ def _render_stage(name: str, stage: JsonObject, now: float) -> list[str]:
     if assumed := stage.get("assume"):
         choices = ", ".join(f"{key} {choice}" for key, choice in assumed.items())
         lines += _wrap_lines(f"assumed of model_config.json, where it has the key: {choices}", "  ", "    ")
+    for note in stage.get("notes", ()):
+        lines += _wrap_lines(f"! {note}", "  ", "    ")
     rows = stage["evaluations"]
     # Suspicious scores are always shown, however old.
     scored_rows = [row for row in rows if row["state"] == "scored" and not is_suspicious(row)]

@@ -20,7 +20,7 @@ def watched(tmp_path, monkeypatch):
     made = WatchedRun(tmp_path, monkeypatch)
     made.configure(
         stage1={"steps": (100,)},
-        stage2={"steps": (300, 400), "bridge": made.make_bridge("stage1"), "seq_len": 64, "tokenizer": "t"},
+        stage2={"steps": (300, 400), "bridge": made.make_bridge("stage1"), "seq_len": 64, "tokenizer": "byte-level"},
     )
     return made
 
@@ -156,7 +156,7 @@ def test_another_start_is_told_from_the_same_one_at_another_mount(begun, mismatc
 def test_a_bridge_at_another_place_is_scored_there_and_said(tmp_path, monkeypatch):
     watched = WatchedRun(tmp_path, monkeypatch)
     folder = watched.write_checkpoint("copies", 100)
-    stage2 = {"steps": (300,), "seq_len": 64, "tokenizer": "t"}
+    stage2 = {"steps": (300,), "seq_len": 64, "tokenizer": "byte-level"}
     watched.configure(
         stage1={"steps": (100,)}, stage2={**stage2, "bridge": watched.make_bridge("stage1", checkpoint=str(folder))}
     )
@@ -186,7 +186,9 @@ def test_the_built_in_stages_take_their_bridges_from_the_environment(tmp_path, m
 def test_a_disabled_bridge_leaves_a_stage_to_its_own_steps(tmp_path, monkeypatch):
     watched = WatchedRun(tmp_path, monkeypatch)
     bridge = watched.make_bridge("stage1", enabled=False)
-    watched.configure(stage1={"steps": (100,)}, stage2={"steps": (300, 400), "bridge": bridge, "seq_len": 64, "tokenizer": "t"})
+    watched.configure(
+        stage1={"steps": (100,)}, stage2={"steps": (300, 400), "bridge": bridge, "seq_len": 64, "tokenizer": "byte-level"}
+    )
     for stage, step in (("stage1", 100), ("stage2", 300), ("stage2", 400)):
         watched.write_checkpoint(stage, step)
     watched.tick(9)
@@ -197,7 +199,7 @@ def test_a_disabled_bridge_leaves_a_stage_to_its_own_steps(tmp_path, monkeypatch
 
 def test_a_bridge_of_a_stage_that_has_none_in_the_config_is_told_as_such(watched):
     watched.write_checkpoint("stage1", 100)
-    watched.configure(stage2={"steps": (300,), "seq_len": 64, "tokenizer": "t"})
+    watched.configure(stage2={"steps": (300,), "seq_len": 64, "tokenizer": "byte-level"})
     watched.start_daemon()
     request_step(watched, 100, source="stage1", bridge=True)
     watched.tick(6)
@@ -212,7 +214,7 @@ def test_a_bridge_that_is_to_come_is_not_said_to_be_none(tmp_path, monkeypatch):
     watched = WatchedRun(tmp_path, monkeypatch, steps=(100,))
     watched.configure(
         stage1={"every": 100, "to": None},
-        stage2={"steps": (300,), "bridge": watched.make_bridge("stage1"), "seq_len": 64, "tokenizer": "t"},
+        stage2={"steps": (300,), "bridge": watched.make_bridge("stage1"), "seq_len": 64, "tokenizer": "byte-level"},
     )
     watched.write_checkpoint("stage2", 300)
     watched.tick(6)
@@ -232,7 +234,7 @@ def test_killed_at_every_effect_of_naming_a_baseline(tmp_path):
         with pytest.MonkeyPatch.context() as monkeypatch:
             watched = WatchedRun(tmp_path / str(blow_at), monkeypatch, steps=(100,))
             bridge = watched.make_bridge("stage1", step=100)
-            watched.configure(stage2={"steps": (300, 400), "bridge": bridge, "seq_len": 64, "tokenizer": "t"})
+            watched.configure(stage2={"steps": (300, 400), "bridge": bridge, "seq_len": 64, "tokenizer": "byte-level"})
             for stage, step in (("stage1", 50), ("stage1", 100), ("stage2", 300), ("stage2", 400)):
                 watched.write_checkpoint(stage, step)
             watched.tick()

@@ -175,6 +175,23 @@ def test_a_blocked_checkpoint_that_is_mended_is_taken_up_again(watched):
     assert watched.list_states()["stage1/step_200"] == "scored"
 
 
+@pytest.mark.parametrize("first", ["a new step", "a request"])
+def test_a_mended_checkpoint_is_seen_in_a_tick_that_first_adds_an_evaluation(watched, first):
+    watched.configure(stage1={"every": 100})
+    broken = watched.write_checkpoint("stage1", 200)
+    (broken / "model_config.json").write_text('{"is_other_config": true}')
+    watched.write_checkpoint("stage1", 100)
+    watched.tick(4)
+    assert watched.list_states()["stage1/step_200"] == "blocked"
+    watched.write_checkpoint("stage1", 200)
+    if first == "a request":
+        watched.write_request("enqueue", 150)
+    else:
+        watched.write_checkpoint("stage1", 300)
+    watched.tick(5)
+    assert watched.list_states()["stage1/step_200"] == "scored"
+
+
 def test_a_backlog_is_not_looked_through_at_each_poll_and_a_rewrite_in_it_is_seen_before_it_is_submitted(tmp_path, monkeypatch):
     watched = WatchedRun(tmp_path, monkeypatch, steps=(100, 200, 300), max_running=1)
     for step in (100, 200, 300):

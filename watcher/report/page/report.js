@@ -84,6 +84,23 @@ function listPoints(stage, figure) {
   const allPoints = stage.evaluations.map((evaluation, i) => ({evaluation, i, x: view.x === "steps" ? evaluation.step : evaluation.tokens, y: figure.v[i], e: figure.e[i]}));
   return allPoints.filter(point => point.evaluation.role === "own" && isKnown(point.x) && isKnown(point.y)).sort((a, b) => a.x - b.x);
 }
+// The points at which another training run begins: one curve must not mix two runs unseen.
+const listRunChanges = points => points.filter((point, i) => i && point.evaluation.run && points[i - 1].evaluation.run && point.evaluation.run !== points[i - 1].evaluation.run);
+function drawRunChanges(chart, points) {
+  const {ctx, bbox} = chart;
+  ctx.save();
+  ctx.strokeStyle = ctx.fillStyle = getColour("--soft");
+  ctx.setLineDash([3, 3]);
+  for (const point of listRunChanges(points)) {
+    const x = chart.valToPos(point.x, "x", true);
+    ctx.beginPath();
+    ctx.moveTo(x, bbox.top);
+    ctx.lineTo(x, bbox.top + bbox.height);
+    ctx.stroke();
+    ctx.fillText(point.evaluation.run, x + 4, bbox.top + 12);
+  }
+  ctx.restore();
+}
 function formatAxisCounts(values) {
   const largest = Math.max(...values.filter(isKnown).map(Math.abs));
   const [size, unit] = [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]].find(([size, unit]) => largest >= (unit === "k" ? 1e4 : size)) || [1, ""];
@@ -126,7 +143,7 @@ function drawPlot(plot) {
       {...axis, size: small ? 22 : 28, gap: 3, space: small ? 52 : 64, values: (_, values) => formatAxisCounts(values)},
       {...axis, size: small ? 46 : 54, gap: 4, space: small ? 26 : 34, values: (_, values, __, ___, gap) => values.map(value => formatTick(value, figure, gap))},
     ],
-    hooks: {setCursor: [chart => showReading(plot, chart.cursor.idx)]},
+    hooks: {setCursor: [chart => showReading(plot, chart.cursor.idx)], draw: [chart => drawRunChanges(chart, points)]},
   }, [xs, ys, high, low, bridgeLine], element);
   plot.base = bridgeValue;
 }
@@ -145,7 +162,7 @@ function describePlot({stage, figure}) {
   const points = listPoints(stage, figure);
   if (!points.length) return `${figureName(figure)}, ${stage.name}: not scored yet`;
   const first = points[0], last = points[points.length - 1], bridgeValue = stage.bridge === null ? null : figure.v[stage.bridge];
-  return `${figureName(figure)}, ${stage.name}, ${points.length} checkpoints: ${formatValue(first.y, figure)} at step ${first.evaluation.step}, ${formatValue(last.y, figure)} at step ${last.evaluation.step}` + (isKnown(bridgeValue) ? `; bridge: ${formatValue(bridgeValue, figure)}` : "") + ". Left and right arrow keys read the points, up and down go to the other charts.";
+  return `${figureName(figure)}, ${stage.name}, ${points.length} checkpoints: ${formatValue(first.y, figure)} at step ${first.evaluation.step}, ${formatValue(last.y, figure)} at step ${last.evaluation.step}` + (isKnown(bridgeValue) ? `; bridge: ${formatValue(bridgeValue, figure)}` : "") + listRunChanges(points).map(point => `; run ${point.evaluation.run} from step ${point.evaluation.step} on`).join("") + ". Left and right arrow keys read the points, up and down go to the other charts.";
 }
 const visibilityObserver = "IntersectionObserver" in window ? new IntersectionObserver(entries => { for (const entry of entries) if (entry.isIntersecting) { const plot = plots.find(candidate => candidate.element === entry.target); if (plot && !plot.chart) drawPlot(plot); } }, {rootMargin: "400px"}) : null;
 

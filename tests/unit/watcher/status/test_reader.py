@@ -44,6 +44,7 @@ def whole():
         "exists": True,
         "error": "away",
         "data_cache": "waits",
+        "notes": ["training run b from step 2 on; before it a"],
         "configured": True,
         "next": 400,
         "last": 500,

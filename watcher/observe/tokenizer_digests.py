@@ -1,0 +1,69 @@
+"""Digests of the tokenizers that checkpoints name, without a network."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from suites.checkpoint.completeness import Inspection
+from suites.contract.paths import DataPaths
+from suites.definitions.tokenizer_files import compute_tokenizer_digest, list_tokenizer_files, read_cached_digest
+from watcher.core.snapshot import StageRequirements
+
+RECHECK_SECONDS = 300.0
+"""Seconds after which the files of a tokenizer are stat'ed again."""
+
+_Stamps = tuple[tuple[int, int, int] | None, ...]
+
+
+class _CachedDigest(msgspec.Struct, frozen=True):
+    digest: str | None
+    stamps: _Stamps
+    checked_at: float
+
+
+class TokenizerDigestCache:
+    """Reads a tokenizer's files once, and again when they change."""
+
+    def __init__(self) -> None:
+        self._cached: dict[tuple[str, Path], _CachedDigest] = {}
+
+    def read_digests(
+        self, inspections: Iterable[Inspection], requirements: Iterable[StageRequirements], data: DataPaths, now: float
+    ) -> dict[str, str]:
+        """Tokenizer -> its digest; those that cannot be read offline are left out.
+
+        Nothing is read while no complete checkpoint was inspected, since only those are compared.
+        """
+        named = {inspection.tokenizer for inspection in inspections if inspection.fingerprint is not None}
+        identifiers = named | {required.tokenizer for required in requirements} if named else set()
+        digests = {identifier: self._read_digest(identifier, data, now) for identifier in identifiers if identifier}
+        return {identifier: digest for identifier, digest in digests.items() if digest is not None}
+
+    def _read_digest(self, identifier: str, data: DataPaths, now: float) -> str | None:
+        key = (identifier, data.eval_data)
+        cached = self._cached.get(key)
+        if cached is not None and 0 <= now - cached.checked_at < RECHECK_SECONDS:
+            return cached.digest
+        folder = Path(identifier).expanduser()
+        # A tokenizer may have tens of megabytes, so unchanged files are not read again.
+        try:
+            paths = list_tokenizer_files(folder) if folder.is_dir() else [data.tokenizer_pointer(identifier)]
+            stamps = tuple(map(_read_stamp, paths))
+            if cached is not None and stamps == cached.stamps:
+                digest = cached.digest
+            else:
+                digest = compute_tokenizer_digest(folder) if folder.is_dir() else read_cached_digest(identifier, data)
+        except (OSError, ValueError):  # what cannot be read has no digest, and the comparison says so
+            digest, stamps = None, ()
+        self._cached[key] = _CachedDigest(digest, stamps, now)
+        return digest
+
+
+def _read_stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stats = os.stat(path)  # noqa: PTH116  part of the poll
+    except OSError:
+        return None
+    return stats.st_ino, stats.st_mtime_ns, stats.st_size

@@ -1,0 +1,130 @@
+"""What a stage's first checkpoint says of its training, and later ones that differ. Pure."""
+
+from typing import NamedTuple
+
+from suites.checkpoint.completeness import Inspection
+from suites.contract.encoding import canonical_digest
+from watcher.core import events
+from watcher.core.evaluation import EvaluationRecord, StageSettings
+from watcher.core.reasons import ReasonKind
+from watcher.core.snapshot import Snapshot, StageRequirements
+from watcher.journal.replay import JournalState
+from watcher.reconcile.journal_events import CheckpointContent
+
+
+class FactsComparison(NamedTuple):
+    """How a checkpoint's own training config relates to its stage's."""
+
+    conflict: str = ""
+    """Why it cannot stand in the stage's curve."""
+    notes: tuple[str, ...] = ()
+    """Differences that do not prevent its scoring."""
+    compared_with: str = ""
+    """Digest of the facts that it was compared with: a conflict ends when they change."""
+
+
+def make_stage_facts_events(snapshot: Snapshot, journal_state: JournalState) -> list[events.StageFactsRead]:
+    """The facts of each stage's first complete checkpoint; again once that one is rewritten.
+
+    They are journaled before anything depends on them: a bridge that is scored later uses the same.
+    """
+    first_records: dict[str, EvaluationRecord] = {}
+    for record in journal_state.records.values():
+        known = journal_state.stage_settings.get(record.stage)
+        inspection = snapshot.inspections.get(record.checkpoint)
+        if not _is_stage_checkpoint(record) or inspection is None or inspection.fingerprint is None:
+            continue
+        # A checkpoint that is written anew may belong to another training run, so its old facts say nothing.
+        is_rewritten = known is not None and (
+            known.checkpoint == record.checkpoint and known.fingerprint != inspection.fingerprint
+        )
+        is_first = record.stage not in first_records or record.step < first_records[record.stage].step
+        if is_rewritten or (known is None and is_first):
+            first_records[record.stage] = record
+    return [
+        events.StageFactsRead(
+            stage=record.stage,
+            facts=_extract_facts(record.checkpoint, snapshot.inspections[record.checkpoint], snapshot),
+            reason=record.key,
+        )
+        for record in first_records.values()
+    ]
+
+
+def compare_with_stage(
+    record: EvaluationRecord, inspection: Inspection, snapshot: Snapshot, stage_facts: StageSettings | None
+) -> FactsComparison:
+    """How a complete checkpoint differs from its stage; only the stage's own are compared."""
+    if stage_facts is None or not _is_stage_checkpoint(record):
+        return FactsComparison()
+    facts = _extract_facts(record.checkpoint, inspection, snapshot)
+    return _compare_facts(record, facts, stage_facts, snapshot)
+
+
+def _is_stage_checkpoint(record: EvaluationRecord) -> bool:
+    return record.source == record.stage and not record.custom_directory
+
+
+def _extract_facts(checkpoint: str, inspection: Inspection, snapshot: Snapshot) -> StageSettings:
+    """What a complete checkpoint's documents say of its training."""
+    return StageSettings(
+        tokenizer=inspection.tokenizer,
+        tokenizer_digest=snapshot.tokenizer_digests.get(inspection.tokenizer or ""),
+        seq_len=inspection.seq_len,
+        vocab_size=inspection.vocab_size,
+        run_name=inspection.run_name,
+        checkpoint=checkpoint,
+        fingerprint=inspection.fingerprint,
+    )
+
+
+def compute_facts_digest(requirements: StageRequirements, stage_facts: StageSettings) -> str:
+    """Digest of what checkpoints of the stage are compared with."""
+    compared = [requirements.tokenizer, requirements.seq_len, stage_facts.tokenizer, stage_facts.tokenizer_digest]
+    return canonical_digest([*compared, stage_facts.vocab_size, stage_facts.checkpoint, stage_facts.fingerprint])[:16]
+
+
+def _compare_facts(
+    record: EvaluationRecord, facts: StageSettings, stage_facts: StageSettings, snapshot: Snapshot
+) -> FactsComparison:
+    """Compare a checkpoint of the stage's own with the stage's first one, and with the watcher's config."""
+    conflicts, notes, requirements = [], [], snapshot.requirements[record.stage]
+    step = stage_facts.checkpoint.rpartition("/")[2]
+    expected = requirements.tokenizer or stage_facts.tokenizer
+    expected_digest = (
+        snapshot.tokenizer_digests.get(requirements.tokenizer) if requirements.tokenizer else stage_facts.tokenizer_digest
+    )
+    if facts.tokenizer is not None and expected is not None:
+        source = "the config sets" if requirements.tokenizer else f"checkpoint {step} has"
+        difference = f"its config.yaml has tokenizer {facts.tokenizer}, and {source} {expected}"
+        if facts.tokenizer_digest is None or expected_digest is None:
+            if facts.tokenizer != expected:
+                notes.append(f"{difference}; their files cannot be compared offline")
+        elif facts.tokenizer_digest != expected_digest:
+            conflicts.append(f"{difference}: their files differ")
+    if facts.vocab_size is not None and stage_facts.vocab_size not in {None, facts.vocab_size}:
+        conflicts.append(f"its vocab_size is {facts.vocab_size}, and checkpoint {step} has {stage_facts.vocab_size}")
+    expected_length = requirements.seq_len or stage_facts.seq_len
+    if facts.seq_len is not None and expected_length not in {None, facts.seq_len}:
+        notes.append(f"its config.yaml has sequence length {facts.seq_len}; it is scored at {expected_length}")
+    # A person who set the tokenizer, or forced the step, has decided: the difference is only said.
+    if requirements.tokenizer or record.forced:
+        conflicts, notes = [], [*conflicts, *notes]
+    return FactsComparison("; ".join(conflicts), tuple(notes), compute_facts_digest(requirements, stage_facts))
+
+
+def block_on_conflict(
+    record: EvaluationRecord, comparison: FactsComparison, content: CheckpointContent | None
+) -> events.Blocked | None:
+    """Keep a checkpoint of another tokenizer out of the stage's curve."""
+    if not comparison.conflict or content is None:
+        return None
+    stage = record.stage
+    return events.Blocked(
+        evaluation=record.key,
+        reason=f"another training than its stage's: {comparison.conflict}",
+        reason_kind=ReasonKind.TOKENIZER,
+        hint=f"Set stages.{stage}.tokenizer, or run watcher retry {stage} {record.step} --force to score it all the same",
+        compared_with=comparison.compared_with,
+        **content._asdict(),
+    )
