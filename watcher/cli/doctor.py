@@ -1,5 +1,7 @@
 """`watcher doctor`: checks that need no running watcher."""
 
+import contextlib
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from suites.common.errors import UserError
 from watcher.cli.options import config_option, copy_environment, echo_text
 
 if TYPE_CHECKING:
@@ -23,45 +26,54 @@ def doctor(config: Path | None, *, offline: bool) -> None:
 
     It runs about ten Slurm commands; `sbatch --test-only` uses up a job id. Files that it writes are removed.
     """
-    from watcher.config.loader import load_config  # noqa: PLC0415
-    from watcher.doctor.check import OK, WARNING, WRONG  # noqa: PLC0415
+    from watcher.config.loader import check_config, load_config  # noqa: PLC0415
+    from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck  # noqa: PLC0415
 
-    environ = copy_environment()
+    environ, loaded, refusal = copy_environment(), None, None
+    try:
+        loaded = check_config(config, environ)
+    except UserError as error:
+        refusal = error
+        # A broken suite refuses the config, and yet everything else can be checked.
+        with contextlib.suppress(UserError):
+            loaded = load_config(config, environ)
     counts = dict.fromkeys((OK, WARNING, WRONG), 0)
     started = time.monotonic()
-    for check in run_all_checks(load_config(config, environ), environ, offline=offline):
+    message = "" if refusal is None else f"{refusal.location}: {refusal.message}"
+    first = DoctorCheck(OK, "config", loaded.source) if refusal is None and loaded else DoctorCheck(WRONG, "config", message, "")
+    checks = () if loaded is None else run_all_checks(loaded, environ, offline=offline)
+    for check in itertools.chain([first], checks):
         counts[check.verdict] += 1
         click.echo(f"{check.verdict:<8} ", nl=False)
         echo_text(f"{check.name}: {check.message}{'; ' if check.hint else ''}{check.hint}")
         sys.stdout.flush()  # a check may take minutes
     elapsed_seconds = time.monotonic() - started
     click.echo(f"{counts[OK]} ok, {counts[WARNING]} warnings, {counts[WRONG]} wrong, in {elapsed_seconds:.0f} s")
+    if refusal is not None:  # as every other command ends with this config
+        raise refusal
     sys.exit(1 if counts[WRONG] else 0)
 
 
 def run_all_checks(config: "Config", environ: Mapping[str, str], *, offline: bool) -> Iterator["DoctorCheck"]:
     """Run every check, in the order in which the watcher needs things."""
-    from watcher.doctor import checkpoints, filesystem, job_environment, login_node, slurm_limits  # noqa: PLC0415
+    from watcher.doctor import (  # noqa: PLC0415
+        checkpoints,
+        filesystem,
+        job_environment,
+        login_environment,
+        login_node,
+        slurm_limits,
+    )
+    from watcher.doctor.check import run_check  # noqa: PLC0415
 
     # Called late, so that an internal error of one group leaves the others.
     groups: dict[str, Callable[[], Iterable[DoctorCheck]]] = {
         "this node": lambda: login_node.check_login_node(config, environ),
-        "requests": lambda: [login_node.check_requests_folder(config)],
+        "login environment": lambda: login_environment.check_login_environment(config, environ),
         "slurm": lambda: slurm_limits.check_slurm_limits(config, environ) if config.executor == "slurm" else (),
         "checkpoints": lambda: checkpoints.check_checkpoints(config),
         "disks": lambda: filesystem.check_filesystems(config, environ),
         "jobs": lambda: job_environment.check_job_environment(config, environ, offline=offline),
     }
     for name, checks in groups.items():
-        yield from _run_group(name, checks)
-
-
-def _run_group(name: str, checks: Callable[[], Iterable["DoctorCheck"]]) -> Iterator["DoctorCheck"]:
-    """Run the checks of one group; an internal error becomes a line."""
-    from watcher.doctor.check import WRONG, DoctorCheck  # noqa: PLC0415
-
-    try:
-        yield from checks()
-    except Exception as error:  # noqa: BLE001  whatever fails, the other groups run
-        message = f"internal error: {error!r}; the remaining checks of this group are skipped"
-        yield DoctorCheck(WRONG, name, message, "report this bug")
+        yield from run_check(name, checks)

@@ -1,9 +1,10 @@
 """One line of `watcher doctor`: verdict, name, message, hint."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from suites.common.errors import UserError
 from watcher.executors.slurm_commands import CommandResult, CommandRunner, run_command
 
 OK, WARNING, WRONG = "ok", "warning", "wrong"
@@ -22,6 +23,20 @@ class DoctorCheck(msgspec.Struct, frozen=True):
 def warn_if(is_bad: bool, name: str, message: str, hint: str) -> DoctorCheck:
     """A warning with ``hint`` if ``is_bad``, else ok."""
     return DoctorCheck(WARNING, name, message, hint) if is_bad else DoctorCheck(OK, name, message)
+
+
+def run_check(name: str, check: Callable[[], DoctorCheck | Iterable[DoctorCheck]]) -> Iterator[DoctorCheck]:
+    """The lines of one check; whatever it meets becomes a line, and the next check runs."""
+    try:
+        found = check()
+        yield from [found] if isinstance(found, DoctorCheck) else found
+    except UserError as error:
+        yield DoctorCheck(WRONG, name, f"{error.location}: {error.message}", error.hint)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        yield DoctorCheck(WRONG, name, f"cannot be checked: {place}{error.strerror or error}", "fix it and run doctor again")
+    except Exception as error:  # noqa: BLE001  a defect of one check must not hide the others
+        yield DoctorCheck(WRONG, name, f"cannot be checked: internal error: {error!r}", "report this bug")
 
 
 def run_with_timeout(

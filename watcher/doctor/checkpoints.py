@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from suites.checkpoint.layout import list_steps
 from watcher.config.settings import Config, Stage
-from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck
+from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck, run_check
 
 
 def _check_steps(stage: Stage) -> Iterator[DoctorCheck]:
@@ -29,7 +30,7 @@ def _check_steps(stage: Stage) -> Iterator[DoctorCheck]:
 def check_checkpoints(config: Config) -> Iterator[DoctorCheck]:
     """Check names and files of every stage's steps, and the globs of runs."""
     for stage in config.stages.values():
-        yield from _check_steps(stage)
+        yield from run_check(f"checkpoints of {stage.name}", partial(_check_steps, stage))
     for name, template in config.runs.items():
         count = sum(stage.runs == name for stage in config.stages.values())
         yield DoctorCheck(OK, f"runs of {name}", f"{template.checkpoints}: {count} stages")

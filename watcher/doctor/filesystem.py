@@ -1,16 +1,14 @@
-"""Checks file systems: type, locks, renames, space, readability."""
+"""Checks file systems: type, locks, renames, readability."""
 
 import contextlib
 import os
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-
-import msgspec
 
 from suites.common.atomic_files import write_atomically
 from suites.common.errors import UserError
@@ -19,8 +17,9 @@ from watcher.config.settings import Config
 from watcher.core.clock import touch_clock
 from watcher.daemon.wakeup import Wakeup
 from watcher.doctor import lock_probe
-from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck, run_with_timeout, warn_if
-from watcher.executors.slurm_commands import CommandRunner, clean_environment, run_command
+from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck, run_check, warn_if
+from watcher.doctor.disk_space import Mount, check_free_space, find_existing_parent
+from watcher.executors.slurm_commands import CommandRunner, run_command
 
 SHARED_FILESYSTEMS = frozenset(
     {"lustre", "gpfs", "nfs", "nfs4", "beegfs", "cephfs", "ceph", "panfs", "wekafs", "pvfs2", "afs", "9p", "cifs"}
@@ -33,23 +32,10 @@ VOLATILE_FILESYSTEMS = frozenset({"tmpfs", "ramfs"})
 LOCK_PROBE_COUNT, LOCK_PROBE_SECONDS, LOCK_PROBE_TIMEOUT_SECONDS = 40, 2.0, 30.0
 """Most holds of each process; seconds that both go on; seconds until they are killed."""
 
-LOW_SPACE_BYTES, VERY_LOW_SPACE_BYTES = 20 * 2**30, 2**30
-"""Bytes: less free space is a warning, or wrong."""
-
-QUOTA_WARNING_FRACTION = 0.9
-"""Part of a quota above which there is a warning."""
-
 _SKEW_WARNING_SECONDS, _SKEW_FAILURE_SECONDS = 5.0, 60.0
 """Difference to the file server's clock."""
 
 _OCTAL_ESCAPE = re.compile(r"\\([0-7]{3})")
-
-
-class Mount(msgspec.Struct, frozen=True):
-    """A mount point and the type of its file system."""
-
-    mount_point: Path
-    fs_type: str
 
 
 class Folder(NamedTuple):
@@ -59,16 +45,6 @@ class Folder(NamedTuple):
     path: Path
     is_written: bool
     """The watcher or its jobs write it; checkpoints are only read."""
-
-
-class Quota(NamedTuple):
-    """One line of quota output; a limit of 0 is none."""
-
-    filesystem: str
-    used_kib: int
-    limit_kib: int
-    file_count: int
-    file_limit: int
 
 
 def parse_mountinfo(mountinfo: str) -> list[Mount]:
@@ -105,11 +81,6 @@ def list_configured_folders(config: Config) -> list[Folder]:
     return [*(Folder(name, path, is_written=True) for name, path in written.items()), *read]
 
 
-def find_existing_parent(path: Path) -> Path:
-    """The folder itself, else its nearest existing parent."""
-    return next(candidate for candidate in (path, *path.parents) if candidate.is_dir())
-
-
 def check_filesystems(config: Config, environ: Mapping[str, str], *, run: CommandRunner = run_command) -> Iterator[DoctorCheck]:
     """Check file systems, locks and renames, then space."""
     known_mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace"))
@@ -118,14 +89,17 @@ def check_filesystems(config: Config, environ: Mapping[str, str], *, run: Comman
     for folder in folders:
         by_mount.setdefault(find_mount(folder.path, known_mounts), []).append(folder)
     yield from (_check_fs_type(mount, members) for mount, members in by_mount.items())
-    yield from (_check_writable(folder.name, folder.path) for folder in folders if folder.is_written)
+    for folder in folders:
+        if folder.is_written:
+            yield from run_check(folder.name, partial(_check_writable, folder.name, folder.path))
     # Claims and leases lie in state and results only; one measurement for each mount is enough.
-    probe_folders = {find_mount(path, known_mounts): find_existing_parent(path) for path in (config.state, config.results)}
-    for mount, probe_folder in probe_folders.items():
-        if os.access(probe_folder, os.W_OK | os.X_OK):
-            yield from _run_probes(probe_folder, mount)
-    yield from _check_free_space(by_mount, environ, run)
-    yield _check_file_events(config, known_mounts)
+    for mount, path in {find_mount(path, known_mounts): path for path in (config.state, config.results)}.items():
+        yield from run_check("locks", partial(_run_probes, path, mount))
+    for mount, members in by_mount.items():
+        written = next((folder.path for folder in members if folder.is_written), None)
+        if written is not None:
+            yield from run_check("space", partial(check_free_space, mount, written, environ, run))
+    yield from run_check("file events", lambda: _check_file_events(config, known_mounts))
 
 
 def _check_fs_type(mount: Mount, folders: list[Folder]) -> DoctorCheck:
@@ -149,12 +123,15 @@ def _check_writable(name: str, folder: Path) -> DoctorCheck:
     return DoctorCheck(OK, name, f"{message} can be written")
 
 
-def _run_probes(folder: Path, mount: Mount) -> Iterator[DoctorCheck]:
+def _run_probes(path: Path, mount: Mount) -> Iterator[DoctorCheck]:
+    folder = find_existing_parent(path)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".doctor-") as scratch:
             yield _check_rename_and_fsync(Path(scratch), mount)
             for kind in lock_probe.LOCK_KINDS:
-                yield _check_lock(kind, Path(scratch), mount)
+                yield from run_check(_LOCK_CONSEQUENCES[kind][0], partial(_check_lock, kind, Path(scratch), mount))
             yield _check_clock(Path(scratch), mount)
     except OSError as error:
         yield DoctorCheck(WRONG, "locks", f"{folder}: {error.strerror or error}", "check that the folder can be written")
@@ -212,58 +189,6 @@ def _check_clock(folder: Path, mount: Mount) -> DoctorCheck:
     if abs(skew_seconds) > _SKEW_FAILURE_SECONDS:
         return DoctorCheck(WRONG, "clock", message, hint)
     return warn_if(abs(skew_seconds) > _SKEW_WARNING_SECONDS, "clock", message, hint)
-
-
-def _check_free_space(
-    by_mount: Mapping[Mount, list[Folder]], environ: Mapping[str, str], run: CommandRunner
-) -> Iterator[DoctorCheck]:
-    for mount, folders in by_mount.items():
-        written = next((folder.path for folder in folders if folder.is_written), None)
-        if written is None:
-            continue
-        folder = find_existing_parent(written)
-        free_bytes, filesystem_stats = shutil.disk_usage(folder).free, os.statvfs(folder)
-        message = f"{mount.mount_point}: {free_bytes / 2**30:.1f} GiB free"
-        is_short_of_inodes = filesystem_stats.f_files > 0 and filesystem_stats.f_favail < 10_000  # noqa: PLR2004  a stage has some hundred files
-        if is_short_of_inodes:
-            message += f", only {filesystem_stats.f_favail} more files"
-        verdict = (
-            WRONG if free_bytes < VERY_LOW_SPACE_BYTES or is_short_of_inodes else WARNING if free_bytes < LOW_SPACE_BYTES else OK
-        )
-        hint = "free some space; the data cache takes about 10 GiB" if verdict != OK else ""
-        yield DoctorCheck(verdict, "space", message, hint)
-        yield from _check_quota(mount, folder, environ, run)
-
-
-def _check_quota(mount: Mount, folder: Path, environ: Mapping[str, str], run: CommandRunner) -> Iterator[DoctorCheck]:
-    command = ["lfs", "quota", "-q", "-u", str(os.getuid()), str(folder)] if mount.fs_type == "lustre" else ["quota", "-w"]
-    if shutil.which(command[0], path=environ.get("PATH")) is None:
-        return
-    result = run_with_timeout(command, clean_environment(environ), 15.0, run)
-    for quota in parse_quotas(result.stdout):
-        parts = [f"{quota.used_kib / 2**20:.1f} of {quota.limit_kib / 2**20:.1f} GiB"] if quota.limit_kib else []
-        parts += [f"{quota.file_count} of {quota.file_limit} files"] if quota.file_limit else []
-        if parts:
-            is_nearly_full = 0 < QUOTA_WARNING_FRACTION * quota.limit_kib < quota.used_kib
-            is_nearly_full |= 0 < QUOTA_WARNING_FRACTION * quota.file_limit < quota.file_count
-            hint = "free some space, or request a larger quota; a full one stops jobs while they write"
-            yield warn_if(is_nearly_full, "quota", f"{quota.filesystem}: {', '.join(parts)}", hint)
-
-
-def parse_quotas(text: str) -> list[Quota]:
-    """The quotas in the output of ``lfs quota -q`` or ``quota -w``.
-
-    Columns: name, blocks, quota, limit, [grace,] files, quota, limit[, grace]. A ``*`` marks a value over its limit.
-    """
-    parsed_rows = []
-    for line in text.splitlines():
-        name, *columns = line.split() or [""]
-        numbers = [int(column.rstrip("*")) for column in columns if re.fullmatch(r"\d+\*?", column)]
-        if len(numbers) >= 6 and name:  # noqa: PLR2004  used, soft and hard limit of both
-            used_kib, soft_limit_kib, hard_limit_kib, file_count, soft_file_limit, hard_file_limit = numbers[:6]
-            file_limit = hard_file_limit or soft_file_limit
-            parsed_rows.append(Quota(name, used_kib, hard_limit_kib or soft_limit_kib, file_count, file_limit))
-    return parsed_rows
 
 
 def _check_file_events(config: Config, known_mounts: list[Mount]) -> DoctorCheck:

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from suites.definitions.tokenizer_files import read_cached_digest
 from watcher import __version__
 from watcher.config.settings import Config, Stage
 from watcher.core.python_path import drop_other_packages
-from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck, get_last_output_line, run_with_timeout, warn_if
+from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck, get_last_output_line, run_check, run_with_timeout, warn_if
 from watcher.executors.slurm_commands import CommandRunner, clean_environment, run_command
 from watcher.journal.journal import read_journal
 from watcher.observe.local_data import LocalDataHashes
@@ -22,7 +23,16 @@ from watcher.observe.stage_plans import StageRequirementsCache
 IMPORT_TIMEOUT_SECONDS, CACHE_READ_TIMEOUT_SECONDS = 180.0, 1800.0
 """Seconds: torch from a cold file server takes minutes; --offline reads the entire cache."""
 
-_SETUP_SCRIPT = 'if [ -n "$1" ]; then source "$1"; fi; shift; exec "$@"'
+_SETUP_SCRIPT = r"""
+setup=$1; shift; command=("$@"); set --
+fail() { [ "$3" != "$setup" ] || { echo "setup line $2 failed with $1: $(sed -n "$2p" -- "$setup")" >&2; exit 69; }; }
+if [ -n "$setup" ]; then
+    trap 'fail "$?" "$LINENO" "${BASH_SOURCE[0]}"' ERR
+    source "$setup" || { echo "the setup lines failed with $?" >&2; exit 69; }
+    trap - ERR
+fi
+exec "${command[@]}"
+"""
 """Runs the setup lines and then the command, as the batch script does."""
 
 _INTERPRETER_PROBE = """
@@ -52,23 +62,38 @@ def check_job_environment(
         setup.write_text("".join(f"{line}\n" for line in config.slurm.setup), encoding="utf-8")
         shell = ["bash", "-c", _SETUP_SCRIPT, "doctor", str(setup) if config.slurm.setup else ""]
         environment = drop_other_packages(clean_environment(environ))
-        yield from _check_interpreter(config, [*shell, config.python], environment, run)
+        yield from run_check("job's python", lambda: _check_interpreter(config, [*shell, config.python], environment, run))
         # As the daemon does it: a tokenizer may be known from a checkpoint alone, and the journal remembers it.
         plans = StageRequirementsCache(environ, LocalDataHashes(config.paths.contents_json))
-        journal_state = read_journal(config.paths)
         for stage in config.stages.values():
-            plan = plans.get_requirements(stage, 0.0)
-            if plan.error:
-                yield DoctorCheck(WRONG, f"{stage.name} suites", plan.error, "fix the suite file; the stage waits until then")
-                continue
-            tokenizer = plan.resolve_settings(journal_state.stage_settings.get(stage.name)).tokenizer
-            if tokenizer is None:
-                message = f"tokenizer unknown before the first checkpoint; set stages.{stage.name}.tokenizer to prefill now"
-                yield DoctorCheck(OK, f"{stage.name} data", message)
-                continue
-            yield _check_data_cache(config, stage, tokenizer, plans)
-            if offline:
-                yield _check_offline_read(config, stage, tokenizer, [*shell, config.python], environment=environment, run=run)
+            checks = _check_stage(
+                config, stage, plans, [*shell, config.python], environment=environment, run=run, offline=offline
+            )
+            yield from run_check(f"{stage.name} data", partial(iter, checks))
+
+
+def _check_stage(
+    config: Config,
+    stage: Stage,
+    plans: StageRequirementsCache,
+    shell: list[str],
+    *,
+    environment: Mapping[str, str],
+    run: CommandRunner,
+    offline: bool,
+) -> Iterator[DoctorCheck]:
+    plan = plans.get_requirements(stage, 0.0)
+    if plan.error:
+        yield DoctorCheck(WRONG, f"{stage.name} suites", plan.error, "fix the suite file; the stage waits until then")
+        return
+    tokenizer = plan.resolve_settings(read_journal(config.paths).stage_settings.get(stage.name)).tokenizer
+    if tokenizer is None:
+        message = f"tokenizer unknown before the first checkpoint; set stages.{stage.name}.tokenizer to prefill now"
+        yield DoctorCheck(OK, f"{stage.name} data", message)
+        return
+    yield _check_data_cache(config, stage, tokenizer, plans)
+    if offline:
+        yield _check_offline_read(config, stage, tokenizer, shell, environment=environment, run=run)
 
 
 def _check_interpreter(

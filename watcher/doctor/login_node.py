@@ -9,7 +9,7 @@ from pathlib import Path
 
 from suites.common.formatting import format_duration
 from watcher.config.settings import Config
-from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck, run_with_timeout, warn_if
+from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck, run_check, run_with_timeout, warn_if
 from watcher.executors.slurm_commands import CommandRunner, run_command
 from watcher.status.health import check_liveness
 
@@ -24,14 +24,19 @@ _REQUIRED_COMMANDS = {"slurm": (), "local": ("bash", "nice")}
 
 def check_login_node(config: Config, environ: Mapping[str, str], *, run: CommandRunner = run_command) -> Iterator[DoctorCheck]:
     """Check limits, survival after logout, and the running daemon."""
-    yield from _check_process_limits()
-    yield _check_cgroup_memory()
-    yield _check_survives_logout(environ, run)
+    yield from run_check("process limits", _check_process_limits)
+    yield from run_check("memory limit", _check_cgroup_memory)
+    yield from run_check("logout", lambda: _check_survives_logout(environ, run))
     for name in _REQUIRED_COMMANDS[config.executor]:
         if shutil.which(name, path=environ.get("PATH")) is None:
             yield DoctorCheck(WRONG, "local executor", f"no {name} on PATH", f"install {name}")
+    yield from run_check("watcher", lambda: _check_watcher(config))
+    yield from run_check("requests", lambda: check_requests_folder(config))
+
+
+def _check_watcher(config: Config) -> DoctorCheck:
     health = check_liveness(config.paths, time.time())
-    yield warn_if(health.verdict != "alive", "watcher", health.summary, "")
+    return warn_if(health.verdict != "alive", "watcher", health.summary, "")
 
 
 def _check_process_limits() -> Iterator[DoctorCheck]:

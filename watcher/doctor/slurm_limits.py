@@ -14,7 +14,7 @@ from watcher.actions.submission import build_resources
 from watcher.config.settings import Config
 from watcher.config.units import parse_slurm_time
 from watcher.core.executor import AnswerDoubtful, ExecutorUnreachable
-from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck, get_last_output_line, run_with_timeout, warn_if
+from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck, get_last_output_line, run_check, run_with_timeout, warn_if
 from watcher.executors.slurm import SlurmExecutor, format_resource_options
 from watcher.executors.slurm_commands import CommandRunner, clean_environment, run_command
 
@@ -58,16 +58,16 @@ def check_slurm_limits(config: Config, environ: Mapping[str, str], *, run: Comma
     version_line = version.stdout.strip() or get_last_output_line(version)
     message = f"{version_line}; squeue answered in {elapsed_seconds:.2f} s, {len(jobs)} jobs of yours"
     yield warn_if(elapsed_seconds > SLOW_RESPONSE_SECONDS, "slurm", message, "raise poll to spare the controller")
-    yield _check_accounting(executor)
+    yield from run_check("accounting", lambda: _check_accounting(executor))
     config_output = run_with_timeout(["scontrol", "show", "config"], environment, COMMAND_TIMEOUT_SECONDS, run)
     cluster_config = dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", config_output.stdout, re.MULTILINE))
     partitions = _parse_partitions(
         run_with_timeout(["scontrol", "show", "partition", "-o"], environment, COMMAND_TIMEOUT_SECONDS, run).stdout
     )
-    yield from _check_partition(config, partitions)
-    yield _check_gres(config, cluster_config, partitions)
-    yield from _check_association(config, environment, run)
-    yield _check_test_submission(config, environment, run)
+    yield from run_check("partition", lambda: _check_partitions(config, partitions))
+    yield from run_check("gres", lambda: _check_gres(config, cluster_config, partitions))
+    yield from run_check("account", lambda: _check_association(config, environment, run))
+    yield from run_check("submission", lambda: _check_test_submission(config, environment, run))
 
 
 def _check_accounting(executor: SlurmExecutor) -> DoctorCheck:
@@ -88,10 +88,11 @@ def _parse_partitions(text: str) -> dict[str, dict[str, str]]:
     return {fields["PartitionName"]: fields for fields in rows if "PartitionName" in fields}
 
 
-def _get_partition_name(config: Config, partitions: Mapping[str, Mapping[str, str]]) -> str:
-    """The configured partition, else the cluster's default, else an empty string."""
-    defaults = (name for name, fields in partitions.items() if fields.get("Default") == "YES")
-    return config.slurm.partition or next(defaults, "")
+def _get_partition_names(config: Config, partitions: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The configured partitions, else the cluster's default, else none."""
+    if config.slurm.partition:
+        return list(dict.fromkeys(filter(None, config.slurm.partition.split(","))))
+    return [name for name, fields in partitions.items() if fields.get("Default") == "YES"][:1]
 
 
 def _check_time(name: str, limit: str, requested: str | None, owner: str) -> DoctorCheck | None:
@@ -103,23 +104,30 @@ def _check_time(name: str, limit: str, requested: str | None, owner: str) -> Doc
     return DoctorCheck(WRONG, name, message, f"set slurm: time: to {limit} or less")
 
 
-def _check_partition(config: Config, partitions: Mapping[str, Mapping[str, str]]) -> Iterator[DoctorCheck]:
-    slurm = config.slurm
+def _check_partitions(config: Config, partitions: Mapping[str, Mapping[str, str]]) -> Iterator[DoctorCheck]:
+    """Check every partition of the list: sbatch refuses all for one wrong name."""
     if not partitions:
         yield DoctorCheck(WARNING, "partition", "scontrol shows none", "run `scontrol show partition`")
         return
-    name = _get_partition_name(config, partitions)
-    # slurm.partition may be a list of names; only the first one is checked.
-    partition_fields = partitions.get(name.split(",", maxsplit=1)[0])
-    if partition_fields is None:
-        message = f"the cluster has no partition {name}" if name else "none is configured, and the cluster has no default"
+    names = _get_partition_names(config, partitions)
+    if not names:
+        message = "none is configured, and the cluster has no default"
         yield DoctorCheck(WRONG, "partition", message, f"set slurm: partition: to one of {', '.join(partitions)}")
-        return
-    state, time_limit = partition_fields.get("State", "?"), partition_fields.get("MaxTime", "")
+    for name in names:
+        if name in partitions:
+            yield from _check_partition(config, name, partitions[name])
+        else:
+            hint = f"set slurm: partition: to one of {', '.join(partitions)}"
+            yield DoctorCheck(WRONG, "partition", f"the cluster has no partition {name}", hint)
+
+
+def _check_partition(config: Config, name: str, fields: Mapping[str, str]) -> Iterator[DoctorCheck]:
+    slurm = config.slurm
+    state, time_limit = fields.get("State", "?"), fields.get("MaxTime", "")
     if state != "UP":
         yield DoctorCheck(WARNING, "partition", f"{name} is {state}, so jobs wait", "set another partition, or wait")
     for key, value in (("Accounts", slurm.account), ("Qos", slurm.qos)):
-        allowed, denied = partition_fields.get(f"Allow{key}", "ALL"), partition_fields.get(f"Deny{key}", "")
+        allowed, denied = fields.get(f"Allow{key}", "ALL"), fields.get(f"Deny{key}", "")
         if value and ((allowed not in {"ALL", ""} and value not in allowed.split(",")) or value in denied.split(",")):
             yield DoctorCheck(WRONG, "partition", f"{name} does not accept {value}", f"it accepts {allowed}")
     too_long = _check_time("partition", time_limit, slurm.time, name)
@@ -140,10 +148,11 @@ def _check_gres(config: Config, cluster_config: Mapping[str, str], partitions: M
     if known_types and gres_type not in known_types.split(","):
         hint = "set slurm: gres: to a value of `sinfo -o %G`"
         return DoctorCheck(WRONG, "gres", f"the cluster has no {gres_type}, only {known_types}", hint)
-    name = _get_partition_name(config, partitions)
-    count_match = re.search(rf"gres/{re.escape(gres_type)}=(\d+)", partitions.get(name, {}).get("TRES", ""))
-    supply = f"{name} has {count_match[1]}" if count_match else f"the cluster knows {gres_type}"
-    return DoctorCheck(OK, "gres", f"{requested_gres}; {supply}")
+    pattern = re.compile(rf"gres/{re.escape(gres_type)}=(\d+)")
+    names = _get_partition_names(config, partitions)
+    counts = {name: pattern.search(partitions.get(name, {}).get("TRES", "")) for name in names}
+    supply = ", ".join(f"{name} has {count[1]}" for name, count in counts.items() if count)
+    return DoctorCheck(OK, "gres", f"{requested_gres}; {supply or f'the cluster knows {gres_type}'}")
 
 
 def _check_association(config: Config, environment: Mapping[str, str], run: CommandRunner) -> Iterator[DoctorCheck]:

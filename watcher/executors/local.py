@@ -28,7 +28,7 @@ _TRANSIENT_ERRNOS = frozenset(
 )
 """Errors of the machine, not of the submission."""
 
-_DROPPED_VARIABLES = ("SLURM_", "SBATCH_", "NOTIFY_SOCKET", "WATCHDOG_")
+DROPPED_PREFIXES = ("SLURM_", "SBATCH_", "NOTIFY_SOCKET", "WATCHDOG_")
 """Prefixes of variables of a surrounding Slurm job, and of those that systemd sets for the daemon only."""
 
 
@@ -87,7 +87,7 @@ class LocalExecutor:
             write_atomically(record_path, encode_json(spawned))
             pid = spawn_session(
                 ["bash", str(submission.script), str(submission.request), setup, submission.python],
-                {name: value for name, value in self._environ.items() if not name.startswith(_DROPPED_VARIABLES)},
+                {name: value for name, value in self._environ.items() if not name.startswith(DROPPED_PREFIXES)},
                 logs=(submission.stdout, submission.stderr),
                 name=submission.name,
             )

@@ -10,7 +10,10 @@ from typing import NamedTuple
 
 _SLURM_PREFIXES = ("SLURM_", "SLURMD_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SALLOC_", "SRUN_")
 
-_ALLOWED_VARIABLES = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"})
+CLUSTER_VARIABLES = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_SACK_SOCKET", "SLURM_SACK_KEY", "SLURM_SACK_JWKS", "MUNGE_SOCKET")
+"""Variables that say where the cluster and its authentication are."""
+
+_ALLOWED_VARIABLES = frozenset({*CLUSTER_VARIABLES, "SLURM_JWT"})
 """Variables that locate the cluster and identify the user; all others would change the commands."""
 
 _WINDOW_SECONDS = 60.0
@@ -61,10 +64,12 @@ def _kill_group(leader: int) -> None:
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """``environment`` without other jobs' settings, in the C locale."""
-    variables = {
-        name: value for name, value in environment.items() if name in _ALLOWED_VARIABLES or not name.startswith(_SLURM_PREFIXES)
-    }
-    return variables | {"LC_ALL": "C"}
+    return {name: value for name, value in environment.items() if not is_dropped(name)} | {"LC_ALL": "C"}
+
+
+def is_dropped(name: str) -> bool:
+    """Whether Slurm's commands run without this variable."""
+    return name.startswith(_SLURM_PREFIXES) and name not in _ALLOWED_VARIABLES
 
 
 class CommandBudget:

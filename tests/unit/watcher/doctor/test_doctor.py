@@ -16,58 +16,13 @@ import pytest
 from click.testing import CliRunner
 
 from support.models.nanotron_checkpoint import write_tiny_checkpoint
+from support.runs.doctor_config import VERSIONS, config, one, verdicts
 from watcher.cli.app import main
-from watcher.config.loader import load_config
 from watcher.config.units import parse_slurm_time
-from watcher.doctor import checkpoints, filesystem, job_environment, lock_probe, login_node, slurm_limits
-from watcher.doctor.check import DoctorCheck
-from watcher.doctor.filesystem import Folder, Mount, find_mount, parse_mountinfo, parse_quotas
+from watcher.doctor import checkpoints, disk_space, filesystem, job_environment, lock_probe, login_environment, login_node
+from watcher.doctor.disk_space import Mount, parse_quotas
+from watcher.doctor.filesystem import Folder, find_mount, parse_mountinfo
 from watcher.executors.slurm_commands import CommandResult
-
-CONFIG = """
-results: results
-executor: {executor}
-python: {python}
-slurm: {{partition: gpu, account: lab, qos: few, time: "04:00:00", setup: "echo from the setup lines"}}
-stages:
-  stage1: {{checkpoints: ckpts/stage1, steps: [100], suites: [slices.yaml], tokenizer: ./tokenizer, seq_len: 64}}
-"""
-VERSIONS = {"torch": "2.8", "transformers": "5.0", "scoring": "there", "suites": "there", "watcher": None, "cuda": []}
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("SCRATCH", "WATCHER_CONFIG", "LIGHTEVAL_CMD"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "slices.yaml").write_text("tier: tier2_ppl\nslices:\n  web: {data_files: [/data/web.jsonl], target_tokens: 9}\n")
-    (tmp_path / "tokenizer").mkdir()
-    return tmp_path
-
-
-def interpreter(folder, said, *, offline=None):
-    """A `python` that answers as the job's would."""
-    path = folder / "python"
-    answers = {"look": json.dumps(said), "offline": json.dumps(offline)}
-    whole = f"echo '{answers['offline']}'; exit {0 if offline else 66}"
-    path.write_text(f"#!/bin/bash\ncase $2 in -c) echo '{answers['look']}';; *) {whole};; esac\n")
-    path.chmod(0o755)
-    return path
-
-
-def config(folder, *, executor="local", said=VERSIONS, **more):
-    full = {"executable": "/env/bin/python", "python": "3.12.1", "built_for": "12.8", **said}
-    (folder / "watcher.yaml").write_text(CONFIG.format(executor=executor, python=interpreter(folder, full, **more)))
-    return load_config(None, {})
-
-
-def verdicts(checks):
-    return [(check.verdict, check.name) for check in checks]
-
-
-def one(checks, name):
-    (found,) = [check for check in checks if check.name == name]
-    return found
 
 
 def test_the_command_says_a_line_for_each_and_exits_1_only_where_one_is_wrong(here, monkeypatch):
@@ -122,23 +77,43 @@ def test_after_a_watcher_that_was_told_to_end_every_check_is_made(here):
     assert re.fullmatch(r"\d+ ok, \d+ warnings, \d+ wrong, in \d+ s", summary)
 
 
-def test_a_defect_in_one_check_keeps_no_other_from_being_made(here, monkeypatch):
-    def broken(*_given, **_more):
-        yield DoctorCheck("ok", "the first one", "is fine")
-        raise KeyError("gone")
+CHECKS = {
+    "process limits": (login_node, "_check_process_limits"),
+    "memory limit": (login_node, "_check_cgroup_memory"),
+    "logout": (login_node, "_check_survives_logout"),
+    "watcher": (login_node, "check_liveness"),
+    "requests": (login_node, "check_requests_folder"),
+    "PYTHONPATH": (login_environment, "_check_python_path"),
+    "state": (filesystem, "_check_writable"),
+    "checkpoints of stage1": (checkpoints, "list_steps"),
+    "locks": (filesystem, "_check_rename_and_fsync"),
+    "space": (filesystem, "check_free_space"),
+    "file events": (filesystem, "Wakeup"),
+    "job's python": (job_environment, "_check_interpreter"),
+    "stage1 data": (job_environment, "read_journal"),
+}
+"""A check of each group -> the function that fails in it."""
 
-    monkeypatch.setattr(login_node, "check_login_node", broken)
-    monkeypatch.setattr(filesystem, "check_filesystems", broken)
+
+@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("trouble", [KeyError("gone"), PermissionError(13, "Permission denied", "/x"), RecursionError("deep")])
+def test_whatever_one_check_meets_every_other_is_made(here, monkeypatch, name, trouble):
+    def fail(*_given, **_more):
+        raise trouble
+
     monkeypatch.setattr(
-        job_environment, "check_job_environment", lambda *_given, **_more: [DoctorCheck("ok", "the last one", "is fine")]
+        lock_probe, "run_two_probes", lambda kind, *_: ([*range(40)], []) if kind == "link" else ([[0, 1]], [[1, 2]])
     )
+    monkeypatch.setattr(*CHECKS[name], fail)
     config(here)
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1
-    said = "internal error: KeyError('gone'); the remaining checks of this group are skipped; report this bug"
-    assert f"wrong    this node: {said}" in result.output
-    assert f"wrong    disks: {said}" in result.output
-    assert result.output.splitlines()[-2] == "ok       the last one: is fine"
+    *lines, summary = result.output.splitlines()
+    (line,) = [line for line in lines if line.startswith(f"wrong    {name}: ")]
+    assert "Permission denied" in line or line.endswith(f"internal error: {trouble!r}; report this bug")
+    others = {"memory limit", "logout", "watcher", "requests", "checkpoints of stage1", "space", "file events", "stage1 data"}
+    assert others <= {line[9:].partition(": ")[0] for line in lines}
+    assert re.fullmatch(r"\d+ ok, \d+ warnings, \d+ wrong, in \d+ s", summary)
 
 
 @pytest.mark.parametrize(
@@ -177,12 +152,12 @@ def test_quotas_of_lustre_and_of_others_are_read():
 
 
 def test_a_full_quota_is_warned_of(monkeypatch):
-    monkeypatch.setattr(filesystem.shutil, "which", lambda name, path: f"/bin/{name}")  # noqa: ARG005  its signature
+    monkeypatch.setattr(disk_space.shutil, "which", lambda name, path: f"/bin/{name}")  # noqa: ARG005  its signature
     lustre = Mount(Path("/scratch"), "lustre")
-    (check,) = filesystem._check_quota(lustre, Path("/scratch"), {}, lambda *_: CommandResult(0, LFS, ""))
+    (check,) = disk_space._check_quota(lustre, Path("/scratch"), {}, lambda *_: CommandResult(0, LFS, ""))
     assert check.verdict == "warning"
     assert check.message == "/scratch: 100.0 of 100.0 GiB, 812000 of 1000000 files"
-    (check,) = filesystem._check_quota(Mount(Path("/home"), "nfs4"), Path("/home"), {}, lambda *_: CommandResult(0, NFS, ""))
+    (check,) = disk_space._check_quota(Mount(Path("/home"), "nfs4"), Path("/home"), {}, lambda *_: CommandResult(0, NFS, ""))
     assert (check.verdict, check.message) == ("ok", "server:/home: 1.0 of 10.0 GiB")
 
 
@@ -266,14 +241,10 @@ def test_file_events_where_others_write(kind, words, here):
 
 def test_room_that_is_short(here, monkeypatch):
     made = config(here)
-    usage = filesystem.shutil.disk_usage(here)
-    monkeypatch.setattr(filesystem.shutil, "disk_usage", lambda _: usage._replace(free=2**29))
+    usage = disk_space.shutil.disk_usage(here)
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda _: usage._replace(free=2**29))
     mount = Mount(Path("/"), "ext4")
-    found = list(
-        filesystem._check_free_space(
-            {mount: [Folder("state", made.state, is_written=True)]}, {"PATH": ""}, lambda *_: CommandResult(1, "", "")
-        )
-    )
+    found = list(disk_space.check_free_space(mount, made.state, {"PATH": ""}, lambda *_: CommandResult(1, "", "")))
     assert verdicts(found) == [("wrong", "space")]
 
 
@@ -355,86 +326,6 @@ def test_a_suite_that_cannot_be_used_is_wrong(here):
     made = config(here)
     (here / "slices.yaml").write_text("tier: tier2_ppl\nslices: 3\n")
     assert one(job_environment.check_job_environment(made, os.environ, offline=False), "stage1 suites").verdict == "wrong"
-
-
-PARTITION = (
-    "PartitionName=gpu AllowAccounts={accounts} AllowQos=ALL Default=NO MaxTime={time} State={state} TRES=cpu=9,gres/gpu=8\n"
-)
-
-
-class Cluster:
-    """Answers of a cluster, a word changed here and there."""
-
-    def __init__(self, **changed):
-        self.said = {"time": "1-00:00:00", "state": "UP", "accounts": "ALL", "gres": "gpu", "mine": "lab", "qos": "few,normal"}
-        self.said |= {"wall": "08:00:00", "test": (0, "sbatch: Job 11 to start at 2026-11-24T06:10:36 using 1 processors")}
-        self.said |= changed
-        self.asked = []
-
-    def __call__(self, command, _environment, _timeout):
-        self.asked.append(command[0])
-        said = self.said
-        if command[0] == "squeue":
-            return said.get("queue", CommandResult(0, "", ""))
-        if command[0] == "sacct":
-            return CommandResult(1, "", "Slurm accounting storage is disabled")
-        if command[:3] == ["scontrol", "show", "config"]:
-            return CommandResult(0, f"GresTypes               = {said['gres']}\nMinJobAge = 300 sec\n", "")
-        if command[0] == "scontrol":
-            return CommandResult(0, PARTITION.format(**said), "")
-        if command[:4] == ["sacctmgr", "-nP", "show", "assoc"]:
-            return CommandResult(0, f"{said['mine']}||{said['qos']}||\n", "")
-        if command[0] == "sacctmgr":
-            return CommandResult(0, f"few|{said['wall']}|2|\n", "")
-        if "--test-only" in command:
-            return CommandResult(said["test"][0], "", said["test"][1])
-        return CommandResult(0, "slurm 23.11.4\n", "")
-
-
-def slurm_checks(here, monkeypatch, **changed):
-    monkeypatch.setattr(slurm_limits.shutil, "which", lambda name, path=None: f"/bin/{name}")  # noqa: ARG005  its signature
-    cluster = Cluster(**changed)
-    return list(slurm_limits.check_slurm_limits(config(here, executor="slurm"), {"PATH": "/bin"}, run=cluster)), cluster
-
-
-def test_a_cluster_that_fits_the_config(here, monkeypatch):
-    found, cluster = slurm_checks(here, monkeypatch)
-    assert {check.verdict for check in found} == {"ok"}
-    assert one(found, "slurm").message.startswith("slurm 23.11.4; squeue answered in ")
-    assert one(found, "partition").message == "gpu is up; MaxTime 1-00:00:00, slurm.time 04:00:00"
-    assert one(found, "qos").message == "few: MaxWall 08:00:00, jobs submitted 2"
-    assert one(found, "submission").message == (
-        "Slurm accepts a job with --account=lab --partition=gpu --qos=few --gres=gpu:1 --cpus-per-task=8 --time=04:00:00,"
-        " expected start 2026-11-24T06:10:36"
-    )
-    assert len(cluster.asked) <= 10
-
-
-@pytest.mark.parametrize(
-    ("changed", "name", "words"),
-    [
-        ({"time": "02:00:00"}, "partition", "slurm.time 04:00:00 is over the 02:00:00 that gpu allows"),
-        ({"accounts": "other"}, "partition", "gpu does not accept lab"),
-        ({"gres": "shard"}, "gres", "the cluster has no gpu, only shard"),
-        ({"mine": "other"}, "account", "lab is not yours"),
-        ({"qos": "normal"}, "qos", "few is not yours"),
-        ({"wall": "01:00:00"}, "qos", "slurm.time 04:00:00 is over the 01:00:00 that few allows"),
-        ({"test": (1, "sbatch: error: x\nallocation failure: Invalid qos specification")}, "submission", "Invalid qos"),
-        ({"queue": CommandResult(1, "", "slurm_load_jobs error: Unable to contact")}, "slurm", "Unable to contact"),
-        ({"queue": CommandResult(None, "", "")}, "slurm", "no answer in 15 s"),
-    ],
-)
-def test_a_cluster_that_does_not(changed, name, words, here, monkeypatch):
-    found, _ = slurm_checks(here, monkeypatch, **changed)
-    wrong = [check for check in found if check.verdict == "wrong"]
-    assert [check.name for check in wrong] == [name]
-    assert words in wrong[0].message
-    assert wrong[0].hint
-
-
-def test_without_slurms_commands_that_is_all_that_is_said(here):
-    (check,) = slurm_limits.check_slurm_limits(config(here, executor="slurm"), {"PATH": ""})
-    assert (check.verdict, check.message) == ("wrong", "no sbatch, squeue, scontrol, scancel on PATH")
 
 
 @pytest.mark.parametrize(
