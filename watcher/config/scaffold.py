@@ -8,28 +8,37 @@ from typing import NamedTuple
 from suites.common.atomic_files import create_once
 from suites.common.errors import UserError
 from watcher.config.loader import DEFAULT_CONFIG_FILE
+from watcher.config.settings import CLUSTER_VARIABLES
 
 _ENVIRONMENT_TEMPLATE = """\
 # Environment for systemd (EnvironmentFile=) and cron, which do not read the files of your login shell.
 # From cron:  set -a; . {path}; set +a; watcher once
 {variables}
-# Uncomment a line to override watcher.yaml:
-# EVAL_DATA_DIR=/path/to/eval_data
-# STAGE2_INCLUDE_STAGE1_BRIDGE=1
-# STAGE2_BRIDGE_STEP=50000
-# STAGE2_BRIDGE_CKPT_PATH=/path/to/another/checkpoint
-# STAGE3_INCLUDE_STAGE2_BRIDGE=1
-# STAGE3_BRIDGE_STEP=22000
-# STAGE3_BRIDGE_CKPT_PATH=/path/to/another/checkpoint
-# STAGE4_INCLUDE_STAGE3_BRIDGE=1
-# STAGE4_BRIDGE_STEP=final
-# STAGE4_BRIDGE_CKPT_PATH=/path/to/another/checkpoint
-# STAGE4_STEPS="500 1500 3500 5000"
-# STAGE4_CONFIG_PATH=/path/to/config/sft_stage3_smoltalk.yaml
-# STAGE4_RESULT_ROOT=/path/to/evaluation_results/stage4
-# LIGHTEVAL_CMD="/path/to/another/scorer"
-# HF_DATASETS_TRUST_REMOTE_CODE=1          # for that scorer; ours never runs the code of a data set
+# What Slurm's commands need, as it was set when this file was written:
+{cluster}
+# Uncomment a line to override watcher.yaml; what was set when this file was written is set here.
+# HF_DATASETS_TRUST_REMOTE_CODE is for LIGHTEVAL_CMD: ours never runs the code of a data set.
+{overrides}
 """
+
+_OVERRIDES = {
+    "EVAL_DATA_DIR": "/path/to/eval_data",
+    "STAGE2_INCLUDE_STAGE1_BRIDGE": "1",
+    "STAGE2_BRIDGE_STEP": "50000",
+    "STAGE2_BRIDGE_CKPT_PATH": "/path/to/another/checkpoint",
+    "STAGE3_INCLUDE_STAGE2_BRIDGE": "1",
+    "STAGE3_BRIDGE_STEP": "22000",
+    "STAGE3_BRIDGE_CKPT_PATH": "/path/to/another/checkpoint",
+    "STAGE4_INCLUDE_STAGE3_BRIDGE": "1",
+    "STAGE4_BRIDGE_STEP": "final",
+    "STAGE4_BRIDGE_CKPT_PATH": "/path/to/another/checkpoint",
+    "STAGE4_STEPS": "500 1500 3500 5000",
+    "STAGE4_CONFIG_PATH": "/path/to/config/sft_stage3_smoltalk.yaml",
+    "STAGE4_RESULT_ROOT": "/path/to/evaluation_results/stage4",
+    "LIGHTEVAL_CMD": "/path/to/another/scorer",
+    "HF_DATASETS_TRUST_REMOTE_CODE": "1",
+}
+"""Variables of the built-in config, each with an example."""
 
 
 class ScaffoldFiles(NamedTuple):
@@ -45,7 +54,7 @@ def write_config_files(folder: Path, environ: Mapping[str, str]) -> ScaffoldFile
     for path in files:
         if path.exists() or path.is_symlink():
             raise UserError("exists, and init overwrites nothing", location=path, hint="move it, or name another folder")
-    text = _ENVIRONMENT_TEMPLATE.format(path=files.environment, variables=_format_variables(files.config, environ))
+    text = _format_environment(files, environ)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         default_config = DEFAULT_CONFIG_FILE.read_text(encoding="utf-8")
@@ -59,12 +68,27 @@ def write_config_files(folder: Path, environ: Mapping[str, str]) -> ScaffoldFile
     return files
 
 
-def _format_variables(config_file: Path, environ: Mapping[str, str]) -> str:
-    lines = []
-    for name in ("SCRATCH", "PATH"):
-        value = environ.get(name, "")
-        if value and value.isprintable() and not set(value) & set("'\"\\$`"):
-            lines.append(f"{name}={shlex.quote(value)}")
-        else:
-            lines.append(f"# {name}=    (set it here)")
-    return "\n".join([*lines, f"WATCHER_CONFIG={shlex.quote(str(config_file))}"])
+def _format_environment(files: ScaffoldFiles, environ: Mapping[str, str]) -> str:
+    variables = [_format_variable(name, environ.get(name, "")) for name in ("SCRATCH", "PATH")]
+    variables.append(f"WATCHER_CONFIG={shlex.quote(str(files.config))}")
+    # Libraries of a Slurm that is not installed in the system's folders.
+    cluster = [_format_variable(name, environ[name]) for name in (*CLUSTER_VARIABLES, "LD_LIBRARY_PATH") if environ.get(name)]
+    if environ.get("SLURM_JWT"):
+        cluster.append("# SLURM_JWT=    (a token ends, and this file stays: set it where the watcher starts)")
+    overrides = [
+        _format_variable(name, environ[name]) if environ.get(name) else f'# {name}="{example}"'
+        for name, example in _OVERRIDES.items()
+    ]
+    return _ENVIRONMENT_TEMPLATE.format(
+        path=files.environment,
+        variables="\n".join(variables),
+        cluster="\n".join(cluster) or "# (nothing: the system's slurm.conf is used)",
+        overrides="\n".join(overrides),
+    )
+
+
+def _format_variable(name: str, value: str) -> str:
+    """A line that systemd and sh read alike; a comment where no quoting suits both."""
+    if value and value.isprintable() and not set(value) & set("'\"\\$`"):
+        return f"{name}={shlex.quote(value)}"
+    return f"# {name}=    (set it here)"

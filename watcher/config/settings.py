@@ -103,6 +103,12 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
         return min(candidates, default=None)
 
 
+CLUSTER_VARIABLES = (
+    *("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_SACK_SOCKET", "SLURM_SACK_KEY", "SLURM_SACK_JWKS"),
+    "MUNGE_SOCKET",
+)
+"""Environment variables that say where the cluster and its authentication are; Slurm's commands need them."""
+
 PREFILL_CPUS = 4
 """CPUs of a prefill job; it builds as many entries at once."""
 

@@ -7,11 +7,11 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 
-from watcher.config.settings import Config
+from watcher.config.settings import CLUSTER_VARIABLES, Config
 from watcher.core.python_path import find_hidden_package
 from watcher.doctor.check import OK, WARNING, DoctorCheck, run_check, warn_if
 from watcher.executors.local import DROPPED_PREFIXES
-from watcher.executors.slurm_commands import CLUSTER_VARIABLES, is_dropped
+from watcher.executors.slurm_commands import is_dropped
 
 THREAD_VARIABLES = (
     *("OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "OMP_PLACES", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"),

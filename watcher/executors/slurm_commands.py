@@ -8,10 +8,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-_SLURM_PREFIXES = ("SLURM_", "SLURMD_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SALLOC_", "SRUN_")
+from watcher.config.settings import CLUSTER_VARIABLES
 
-CLUSTER_VARIABLES = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_SACK_SOCKET", "SLURM_SACK_KEY", "SLURM_SACK_JWKS", "MUNGE_SOCKET")
-"""Variables that say where the cluster and its authentication are."""
+_SLURM_PREFIXES = ("SLURM_", "SLURMD_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SALLOC_", "SRUN_")
 
 _ALLOWED_VARIABLES = frozenset({*CLUSTER_VARIABLES, "SLURM_JWT"})
 """Variables that locate the cluster and identify the user; all others would change the commands."""

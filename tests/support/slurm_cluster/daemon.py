@@ -64,7 +64,7 @@ import scoring.job.steps
 from scoring.cli.app import scoring_cli
 root, restart = Path({root!r}), os.environ.get("SLURM_RESTART_COUNT", "0")
 {patch}
-sys.argv = ["scoring", *sys.argv[3:]]
+sys.argv = ["scoring", *sys.argv[4:]]
 scoring_cli()
 """
 

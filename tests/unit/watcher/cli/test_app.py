@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -83,6 +84,21 @@ def test_init_s_environment_is_what_the_shell_reads(config_folder):
     assert {f"{key}={value}" for key, value in environ.items()} | {f"WATCHER_CONFIG={config_folder}/new/watcher.yaml"} <= set(
         lines
     )
+
+
+def test_init_keeps_what_slurms_commands_need_and_what_overrides_the_config(config_folder):
+    cluster = {"SLURM_CONF": "/etc/b/slurm.conf", "MUNGE_SOCKET": "/run/b", "LD_LIBRARY_PATH": "/opt/slurm/lib:/opt/lib"}
+    environ = {"SCRATCH": "/s", "PATH": "/bin", "EVAL_DATA_DIR": "/data", "STAGE4_STEPS": "500 1500", **cluster}
+    _, path = write_config_files(config_folder / "new", environ | {"SLURM_JWT": "secret", "SBATCH_QOS": "x"})
+    text = path.read_text()
+    kept = dict(line.split("=", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert {name: shlex.split(value)[0] for name, value in kept.items()} == environ | {
+        "WATCHER_CONFIG": f"{config_folder}/new/watcher.yaml"
+    }
+    assert "secret" not in text
+    assert "# SLURM_JWT=    (a token ends" in text
+    _, path = write_config_files(config_folder / "plain", {"SCRATCH": "/s", "PATH": "/bin"})
+    assert "# (nothing: the system's slurm.conf is used)" in path.read_text()
 
 
 def test_init_leaves_out_what_no_reader_of_such_files_agrees_on(config_folder):
