@@ -188,15 +188,15 @@ def test_an_edited_config_that_nobody_loaded_is_said(watch):
 def test_a_dry_run_shows_what_is_due_beside_pending_requests(watch):
     watch.write_checkpoint("base", 100)
     environ = watch.environ | {"SCRATCH": str(watch.root), "PYTHONPATH": str(REPOSITORY_ROOT)}
-    for step in ("40", "50"):
+    for step in ("140", "150"):
         assert run_watcher(watch.root, environ, "enqueue", "base", step).returncode == 0
     done = run_watcher(watch.root, environ, "once", "--dry-run")
     assert done.stdout.splitlines() == [
-        "answer base: base 40: scheduled",
-        "answer base: base 50: scheduled",
+        "answer base: base 140: scheduled",
+        "answer base: base 150: scheduled",
         "submit base/step_100: complete and not scored",
-        "skipped base/step_40: waiting for checkpoint",
-        "skipped base/step_50: waiting for checkpoint",
+        "skipped base/step_140: waiting for checkpoint",
+        "skipped base/step_150: waiting for checkpoint",
     ]
 
 
