@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from suites.checkpoint.shard_files import METADATA_FILES
+from suites.common.documents import may_be_folder
 from suites.common.formatting import format_names
 
 LAYOUT_KINDS = ("nanotron",)
@@ -85,9 +86,21 @@ def list_steps(folder: Path, layout: CheckpointLayout) -> StepListing:
             # What has a step's name counts, even a file or a circle of links: its inspection says what is wrong with it.
             if step is not None:
                 steps[step] = Path(entry.path)
-            elif _may_be_folder(entry):
+            elif may_be_folder(entry):
                 other_names.append(entry.name)
-    return StepListing(dict(sorted(steps.items())), _describe_other_names(folder, other_names, layout, has_steps=bool(steps)))
+    other = _find_other_layout(folder, other_names, has_steps=bool(steps))
+    return StepListing(dict(sorted(steps.items())), "" if other is None else other.describe(layout))
+
+
+def detect_layout(folder: Path) -> CheckpointLayout:
+    """The layout that most checkpoints in ``folder`` have; plain numbers where there are any, or none at all. OSError."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and may_be_folder(entry)]
+    plain = CheckpointLayout()
+    if any(plain.parse_name(name) is not None for name in names):
+        return plain
+    other = _find_other_layout(folder, names, has_steps=False)
+    return plain if other is None else CheckpointLayout(other.pattern)
 
 
 def guess_step(name: str) -> int | None:
@@ -102,15 +115,19 @@ def _compile_layout(name: str) -> re.Pattern[str]:
     return re.compile(f"{re.escape(before)}([0-9]{{1,18}}){re.escape(after)}", re.ASCII)
 
 
-def _may_be_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a folder. One that cannot be looked at counts: its inspection says why."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return True
+class _OtherLayout(NamedTuple):
+    """Folders that look like steps of another layout."""
+
+    pattern: str
+    names: list[str]
+
+    def describe(self, layout: CheckpointLayout) -> str:
+        verb = "looks like a step" if len(self.names) == 1 else "look like steps"
+        message = f"{format_names(self.names, limit=3)} {verb}, but layout.name is {layout.name!r}"
+        return f"{message}; write layout: {{name: {self.pattern!r}}} in the stage to have them scored"
 
 
-def _describe_other_names(folder: Path, names: Iterable[str], layout: CheckpointLayout, *, has_steps: bool) -> str:
+def _find_other_layout(folder: Path, names: Iterable[str], *, has_steps: bool) -> _OtherLayout | None:
     candidates: dict[str, set[str]] = {}
     for name in names:
         for pattern in _list_patterns(name):
@@ -124,10 +141,8 @@ def _describe_other_names(folder: Path, names: Iterable[str], layout: Checkpoint
             probes -= 1
             if probes < 0 or not any((folder / max(members) / file).exists() for file in METADATA_FILES):
                 continue
-        verb = "looks like a step" if len(members) == 1 else "look like steps"
-        message = f"{format_names(sorted(members), limit=3)} {verb}, but layout.name is {layout.name!r}"
-        return f"{message}; write layout: {{name: {pattern!r}}} in the stage to have them scored"
-    return ""
+        return _OtherLayout(pattern, sorted(members))
+    return None
 
 
 def _is_step_pattern(pattern: str) -> bool:

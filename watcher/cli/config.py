@@ -9,11 +9,16 @@ from watcher.cli.options import config_option, copy_environment, echo_text
 
 @click.command()
 @click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
-def init(folder: Path) -> None:
+@click.option(
+    "--single-stage", type=click.Path(path_type=Path), metavar="CHECKPOINTS", help="For one run, whose steps lie in this folder."
+)
+def init(folder: Path, single_stage: Path | None) -> None:
     """Write watcher.yaml and watcher.env (for systemd and cron) into DIR. Overwrites nothing."""
     from watcher.config.scaffold import write_config_files  # noqa: PLC0415
 
-    config_path, environment_path = write_config_files(folder.absolute(), copy_environment())
+    config_path, environment_path = write_config_files(
+        folder.absolute(), copy_environment(), None if single_stage is None else single_stage.expanduser().absolute()
+    )
     click.echo(f"Wrote {config_path} and {environment_path}")
     click.echo(f"Edit both, then check them:  watcher config --config {config_path}")
 

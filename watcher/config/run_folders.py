@@ -128,7 +128,7 @@ class _RunNamer:
         folders_by_name: dict[str, list[str]] = {}
         for folder, matched in folders.names.items():
             if folder not in taken and self._may_be_run(Path(folder)):
-                folders_by_name.setdefault(_sanitize_name(matched), []).append(folder)
+                folders_by_name.setdefault(sanitize_stage_name(matched), []).append(folder)
         for name, members in sorted(folders_by_name.items()):
             # Of two that would share a name, the folder that is called just so gets it.
             exact = [folder for folder in members if folders.names[folder] == name]
@@ -167,7 +167,8 @@ class _RunNamer:
         return root in own_files | {stage.result_root for stage in self.stages.values()}
 
 
-def _sanitize_name(matched: str) -> str:
+def sanitize_stage_name(matched: str) -> str:
+    """A stage's name from a folder's: other characters than letters, digits, _ . and - become _."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", matched)[:MAX_NAME_CHARACTERS]
     # A stage is an argument of commands and a folder: it does not look like an option, and is not hidden.
     return re.sub(r"^[.-]", "_", name) or "_"

@@ -1,14 +1,20 @@
 """Writes the files of `watcher init`: watcher.yaml and watcher.env."""
 
+import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from suites.checkpoint.layout import CheckpointLayout, detect_layout
 from suites.common.atomic_files import create_once
 from suites.common.errors import UserError
 from watcher.config.loader import DEFAULT_CONFIG_FILE
+from watcher.config.run_folders import sanitize_stage_name
 from watcher.config.settings import CLUSTER_VARIABLES
+
+_CHECKPOINT_FOLDER_NAMES = ("ckpts", "ckpt", "checkpoints", "checkpoint")
+"""Names of folders that say nothing of the run in them."""
 
 _ENVIRONMENT_TEMPLATE = """\
 # Environment for systemd (EnvironmentFile=) and cron, which do not read the files of your login shell.
@@ -48,8 +54,22 @@ class ScaffoldFiles(NamedTuple):
     environment: Path
 
 
-def write_config_files(folder: Path, environ: Mapping[str, str]) -> ScaffoldFiles:
-    """Write watcher.yaml and watcher.env into ``folder``. UserError where one exists."""
+_SINGLE_STAGE = """\
+stages:
+  {name}:
+    checkpoints: {checkpoints}
+    layout: {{name: {layout}}}
+    every: 1               # each checkpoint that appears; every: 1000 scores one in a thousand steps
+    final: true            # and the last step, whatever its number
+    suites: [stage1_ppl_slices, stage1_cf_core]
+"""
+
+
+def write_config_files(folder: Path, environ: Mapping[str, str], single_stage: Path | None = None) -> ScaffoldFiles:
+    """Write watcher.yaml and watcher.env into ``folder``. UserError where one exists.
+
+    ``single_stage``: the folder of the only stage's checkpoints.
+    """
     files = ScaffoldFiles(folder / "watcher.yaml", folder / "watcher.env")
     for path in files:
         if path.exists() or path.is_symlink():
@@ -57,8 +77,10 @@ def write_config_files(folder: Path, environ: Mapping[str, str]) -> ScaffoldFile
     text = _format_environment(files, environ)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        default_config = DEFAULT_CONFIG_FILE.read_text(encoding="utf-8")
-        created = [create_once(files.config, default_config), create_once(files.environment, text)]
+        config_text = DEFAULT_CONFIG_FILE.read_text(encoding="utf-8")
+        if single_stage is not None:
+            config_text = _write_single_stage(config_text, single_stage, environ)
+        created = [create_once(files.config, config_text), create_once(files.environment, text)]
     except OSError as error:
         raise UserError(
             f"cannot be written ({error.strerror})", location=folder, hint="name a folder that you can write"
@@ -92,3 +114,25 @@ def _format_variable(name: str, value: str) -> str:
     if value and value.isprintable() and not set(value) & set("'\"\\$`"):
         return f"{name}={shlex.quote(value)}"
     return f"# {name}=    (set it here)"
+
+
+def _write_single_stage(default_config: str, checkpoints: Path, environ: Mapping[str, str]) -> str:
+    """The default config with one stage, of the checkpoints that lie directly in a folder."""
+    head = default_config[: default_config.index("\nstages:\n") + 1]
+    # Results never lie among checkpoints, which other programs delete.
+    scratch = Path(environ["SCRATCH"]) if environ.get("SCRATCH") else checkpoints.parent
+    has_scratch = bool(environ.get("SCRATCH")) and checkpoints not in (scratch, *scratch.parents)
+    scratch_text = "${SCRATCH}" if has_scratch else _quote(str(checkpoints.parent))
+    name = checkpoints.parent.name if checkpoints.name in _CHECKPOINT_FOLDER_NAMES else checkpoints.name
+    try:
+        layout = detect_layout(checkpoints)
+    except FileNotFoundError:
+        layout = CheckpointLayout()
+    return head.replace("scratch: ${SCRATCH}", f"scratch: {scratch_text}", 1) + _SINGLE_STAGE.format(
+        name=_quote(sanitize_stage_name(name)), checkpoints=_quote(str(checkpoints)), layout=_quote(layout.name)
+    )
+
+
+def _quote(text: str) -> str:
+    """A YAML text that no reader takes for a number, a variable or a key."""
+    return json.dumps(text.replace("${", "$${"), ensure_ascii=False)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 
 import msgspec
 
-from suites.checkpoint.layout import CheckpointLayout, list_steps
+from suites.checkpoint.layout import CheckpointLayout, guess_step, list_steps
 from suites.checkpoint.metadata import TrainingConfig, read_training_config
 from suites.common.documents import may_be_folder, open_without_blocking
 from suites.common.errors import UserError
@@ -115,7 +115,7 @@ class StageFolderCache:
         return stage_folder
 
     def find_unscheduled(self, config: Config) -> tuple[str, ...]:
-        """stage*/ folders under ${scratch}/ckpts that no stage of the config has."""
+        """Folders under ${scratch}/ckpts, or that folder itself, that look like stages which the config lacks."""
         folder = config.scratch / "ckpts"
         watched = tuple(str(stage.checkpoints) for stage in config.stages.values())
         try:
@@ -123,7 +123,11 @@ class StageFolderCache:
             if self._unscheduled is not None and self._unscheduled[:2] == (stamp, watched):
                 return self._unscheduled[2]
             with os.scandir(folder) as entries:
-                names = sorted(entry.path for entry in entries if entry.name.startswith("stage") and may_be_folder(entry))
+                folders = [entry for entry in entries if may_be_folder(entry)]
+            names = sorted(entry.path for entry in folders if entry.name.startswith("stage"))
+            # A run that saves directly into ckpts is a stage, too.
+            if any(guess_step(entry.name) is not None for entry in folders):
+                names.append(str(folder))
         except OSError:  # list_stage reports it for each stage
             return ()
         unscheduled = tuple(name for name in names if name not in watched)

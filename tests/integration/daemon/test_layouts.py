@@ -45,6 +45,12 @@ def test_a_layout_that_is_not_taken_is_said_with_the_pattern_that_takes_it(name,
     assert str(watched.ckpts / "stage1") not in watched.list_reasons()
 
 
+def test_steps_that_lie_directly_in_ckpts_look_like_a_stage(watched):
+    (watched.ckpts / "step_100").mkdir()
+    watched.tick()
+    assert watched.list_reasons()[str(watched.ckpts)] == "looks like a stage, but the config has no such stage"
+
+
 def test_beside_good_steps_another_form_is_said_and_alerts_nobody(watched):
     watched.write_checkpoint("stage1", 100)
     (watched.ckpts / "stage1" / "step_200").mkdir()

@@ -76,6 +76,32 @@ def test_init_writes_a_config_that_loads_and_overwrites_nothing(config_folder):
     assert (config_folder / "watcher.yaml").read_text() == CONFIG
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("my run/ckpts", ("2000", "4000"), "my_run", "{step}"),
+        ("out/sft-1", ("checkpoint-500", "logs"), "sft-1", "checkpoint-{step}"),
+        ("out/${x}", ("iter_0002000",), "__x_", "iter_{step:07d}"),
+        ("later/checkpoints", (), "later", "{step}"),
+    ],
+)
+@pytest.mark.parametrize("scratch", ["", "elsewhere", "inside"])
+def test_init_for_a_run_whose_steps_lie_in_one_folder(case, scratch, config_folder, monkeypatch):
+    folder, steps, name, layout = case
+    for step in steps:
+        (config_folder / folder / step).mkdir(parents=True)
+    where = {"": "", "elsewhere": str(config_folder / "scratch"), "inside": str(config_folder / folder)}[scratch]
+    monkeypatch.setenv("SCRATCH", where)
+    run_watcher("init", "new", "--single-stage", folder)
+    config = check_config(config_folder / "new/watcher.yaml", {"SCRATCH": where})
+    (stage,) = config.stages.values()
+    assert (stage.name, stage.checkpoints, stage.layout.name) == (name, config_folder / folder, layout)
+    assert (stage.every, stage.final) == (1, True)
+    expected = config_folder / "scratch" if scratch == "elsewhere" else (config_folder / folder).parent
+    assert config.results == expected / "evaluation_results"
+    assert run_watcher("config", "--config", "new/watcher.yaml").output.startswith(f"# {config_folder}/new/watcher.yaml")
+
+
 def test_init_s_environment_is_what_the_shell_reads(config_folder):
     environ = {"SCRATCH": "/scratch with space/me", "PATH": "/bin:/usr/bin"}
     _, path = write_config_files(config_folder / "new", environ)
