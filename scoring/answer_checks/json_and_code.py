@@ -148,23 +148,29 @@ def _parse_python(text: str) -> _ParsedPython:
         return _ParsedPython(ast.Module([], []), error=quote_text(f"{type(error).__name__}: {error}", 80))
 
 
-def _has_effect(node: ast.AST, code: str, bound_names: frozenset[str]) -> bool:
+def _has_effect(tree: ast.Module, code: str) -> bool:
     """Whether a statement defines, assigns, calls or loops, in itself or in a part of it."""
-    match node:
-        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef() | ast.Assign() | ast.AugAssign() | ast.NamedExpr():
-            return True
-        case ast.For() | ast.AsyncFor() | ast.While() | ast.With() | ast.AsyncWith() | ast.Await():
-            return True
-        case ast.AnnAssign():  # "Answer: 42" declares a name and does nothing
-            return node.value is not None
-        case ast.Lambda():
-            return False
-        case ast.Call(func=ast.Name(id=name)) if name not in bound_names:
-            # "Sure (really)" is no call, but "print (x)" is.
-            return not _has_blank_before_arguments(node, code)
-        case ast.Call():
-            return True
-    return any(_has_effect(child, code, bound_names) for child in ast.iter_child_nodes(node))
+    bound_names = _find_bound_names(tree)
+    # Not recursive: an answer may nest deeper than Python can call.
+    pending: list[ast.AST] = [*tree.body]
+    while pending:
+        match node := pending.pop():
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef() | ast.Assign() | ast.AugAssign() | ast.NamedExpr():
+                return True
+            case ast.For() | ast.AsyncFor() | ast.While() | ast.With() | ast.AsyncWith() | ast.Await():
+                return True
+            case ast.AnnAssign():  # "Answer: 42" declares a name and does nothing
+                if node.value is not None:
+                    return True
+            case ast.Call(func=ast.Name(id=name)) if name not in bound_names and _has_blank_before_arguments(node, code):
+                continue  # "Sure (really)" is no call; "print (x)" is
+            case ast.Call():
+                return True
+            case ast.Lambda():
+                continue
+            case _:
+                pending.extend(ast.iter_child_nodes(node))
+    return False
 
 
 def _has_blank_before_arguments(call: ast.Call, code: str) -> bool:
@@ -195,8 +201,7 @@ def check_python_parses(answer: ModelAnswer, _check: checks.AnswerCheck) -> Chec
     parsed = _parse_python(answer.text)
     if parsed.error:
         return CheckVerdict(False, f"does not parse: {parsed.error}")
-    bound_names = _find_bound_names(parsed.tree)
-    is_program = any(_has_effect(node, parsed.code, bound_names) for node in parsed.tree.body)
+    is_program = _has_effect(parsed.tree, parsed.code)
     return CheckVerdict(is_program, f"{len(parsed.tree.body)} statements" if is_program else "no statement with an effect")
 
 

@@ -104,6 +104,15 @@ def problem(tmp_path, text, loader=load_config, environ=None):
         (WHOLE + "    backend: comand\n", ":7: stages.stage1.backend: unknown backend 'comand'; did you mean 'command'?"),
         (WHOLE + "    backend: command\n", ":7: stages.stage1.backend: backend command has no command; set command:, or export"),
         (WHOLE + "    backend: direct\n    command: x\n", ":8: stages.stage1.command: is not used by backend direct"),
+        # keys of model_config.json
+        (WHOLE + "    assume: {a: used}\n", ":7: stages.stage1.assume.a: unknown a 'used'"),
+        (WHOLE + "    assume: {a: aplied}\n", ":7: stages.stage1.assume.a: unknown a 'aplied'; did you mean 'applied'?"),
+        (WHOLE + "    assume: {a: applied}\n", ":7: stages.stage1.assume.a: only rope_scaling can be applied; write ignored"),
+        (WHOLE + "    assume: rope_scaling\n", ":7: stages.stage1.assume"),
+        (
+            WHOLE + "    backend: command\n    command: x\n    assume: {a: ignored}\n",
+            ":9: stages.stage1.assume: is not used by backend",
+        ),
         (WHOLE + "    training_config: /none.yaml\n", ":7: stages.stage1.training_config: /none.yaml: no such file"),
         # places
         (WHOLE + "state: /data/ckpts/stage1/.watcher\n", ":7: state: /data/ckpts/stage1/.watcher lies inside the checkpoints"),
