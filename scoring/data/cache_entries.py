@@ -23,7 +23,7 @@ from scoring.runtime.leases import identify_empty_lease
 from suites.common.atomic_files import fsync_folder, make_temporary_name, write_json_atomically
 from suites.common.documents import read_json
 from suites.common.errors import ExitCode, UserError, classify_write_error
-from suites.common.formatting import describe_error, strip_control_characters
+from suites.common.formatting import describe_error
 from suites.common.group_permissions import grant_group_access, make_shared_folders
 from suites.definitions.data_cache import META_FILE, read_complete_meta
 
@@ -238,6 +238,6 @@ def load_tensors(path: Path, names: Collection[str]) -> "dict[str, torch.Tensor]
 
 def make_damage_error(path: Path, error: Exception) -> UserError:
     """The error of an entry's file that a library cannot read."""
-    reason = strip_control_characters(f"{type(error).__name__}: {describe_error(error)}")[:200]
+    reason = f"{type(error).__name__}: {describe_error(error)}"[:200]
     hint = "remove its folder, and prefill it again"
     return UserError(f"is damaged ({reason})", location=path, hint=hint, code=ExitCode.DATA_MISSING)

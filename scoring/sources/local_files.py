@@ -17,7 +17,7 @@ import msgspec
 from scoring.sources.arrow_rows import iter_table_rows
 from scoring.sources.source import Row, Source, make_content_error
 from suites.common.errors import ExitCode, UserError
-from suites.common.formatting import describe_error, strip_control_characters
+from suites.common.formatting import describe_error
 from suites.definitions.local_data import DataFile
 
 _BOM = b"\xef\xbb\xbf"
@@ -68,7 +68,7 @@ def open_local_files(files: list[DataFile]) -> Source:
 
 def _make_file_error(file: DataFile, row_count: int, error: Exception) -> UserError:
     """The error of a library that read a file: data missing for damage, else cannot score."""
-    reason = strip_control_characters(getattr(error, "strerror", None) or describe_error(error))
+    reason = getattr(error, "strerror", None) or describe_error(error)
     place = f" after {row_count} rows" if row_count else ""
     if isinstance(error, MemoryError):
         message, hint = (

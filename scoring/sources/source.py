@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from suites.common.errors import ExitCode, UserError
-from suites.common.formatting import format_names, strip_control_characters
+from suites.common.formatting import format_names
 from suites.definitions.suite import SliceDefinition, TaskDefinition
 
 EntryDefinition = SliceDefinition | TaskDefinition
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
     def make_error(self, message: str, hint: str) -> UserError:
         """The error (cannot score) of a row that does not fit; the hint is followed by the row's columns."""
-        present = strip_control_characters(format_names(list(map(str, self.columns)), _MAX_NAMED_COLUMNS)) or "none"
+        present = format_names(list(map(str, self.columns)), _MAX_NAMED_COLUMNS) or "none"
         hint = f"{hint} (this row has: {present})"
         return UserError(f"row {self.number} {message}", location=self.location, hint=hint, code=ExitCode.CANNOT_SCORE)
 

@@ -6,6 +6,8 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from suites.common.formatting import strip_control_characters
+
 
 class ExitCode(enum.IntEnum):
     """Exit codes of ``python -m scoring`` (after sysexits.h)."""
@@ -33,11 +35,15 @@ def classify_write_error(error: OSError) -> ExitCode:
 
 
 class UserError(Exception):
-    """An error with its place, a hint and an exit code."""
+    """An error with its place, a hint and an exit code.
+
+    Its text is one printable line, whatever a library, a file or its name put into the message.
+    """
 
     def __init__(self, message: str, *, location: str | Path, hint: str, code: ExitCode = ExitCode.USAGE) -> None:
         self.message, self.location, self.hint, self.code = message, str(location), hint, code
-        super().__init__(f"{location}: {message}; {hint}")
+        line = f"{location}: {message}; {hint}"
+        super().__init__(line if line.isprintable() else strip_control_characters(line))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by parts: errors travel between processes."""

@@ -163,6 +163,8 @@ REFUSED_TASKS = {  # name -> (file, what is said)
 
 ONE_TEXT = pa.table({"text": ["eins", "zwei"]})
 
+JSON_TEXTS = pa.ExtensionArray.from_storage(pa.json_(), pa.array(['"eins"', '"zwei"']))
+
 RIGHT_SLICES = {  # name -> file; its documents are eins and zwei
     "two gzip members": raw("a.jsonl.gz", gzip.compress(b'{"text": "eins"}\n') + gzip.compress(b'{"text": "zwei"}\n')),
     "carriage returns": raw("a.jsonl", b'{"text": "eins"}\r\n\r\n{"text": "zwei"}\r\n'),
@@ -173,6 +175,9 @@ RIGHT_SLICES = {  # name -> file; its documents are eins and zwei
     "escapes": raw("a.jsonl", b'{"text": "\\u0065ins"}\n{"text": "z\\u0077ei"}\n'),
     "dictionary": table_of(pa.table({"text": ONE_TEXT["text"].dictionary_encode()})),
     "large strings": table_of(ONE_TEXT.cast(pa.schema([("text", pa.large_string())]))),
+    "JSON as Arrow has it": table_of(
+        pa.table({"text": pa.ExtensionArray.from_storage(pa.json_(), pa.array(['"eins"', '"zwei"']))})
+    ),
     "brotli": table_of(ONE_TEXT, compression="brotli"),
     "lz4": table_of(ONE_TEXT, compression="lz4"),
     "a row group a row": table_of(ONE_TEXT, row_group_size=1),

@@ -149,6 +149,24 @@ def test_only_the_needed_columns_of_a_data_set_are_decoded(tmp_path, monkeypatch
     assert at.reason.startswith("a value that cannot be read (")
 
 
+def test_values_of_mixed_types_stay_what_they_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = [
+        {"q": "plain", "c": ["a", "b"], "s": {"text": ["a"], "label": ["A"]}},
+        {"q": ["a", 1], "c": ["a", 1], "s": {"text": ["a"], "label": [1]}},
+        {"q": 0.5, "c": "x", "s": {"text": ["a"], "label": None}},
+        {"q": '"', "c": [], "s": None},
+    ]
+    (tmp_path / "hub").mkdir()
+    write_rows(tmp_path / "hub" / "train.jsonl", rows)
+    definition = SliceDefinition(hf_dataset=str(tmp_path / "hub"), split="train", text_field="q")
+    for streaming in (True, False):
+        source = open_hub_source(msgspec.structs.replace(definition, streaming=streaming))
+        assert [row.values for row in source.rows(["q", "c", "s"])] == rows
+        with pytest.raises(UserError, match=r"hub/train: row 1 has a list of 2 in column 'q', not text"):
+            list(iter_documents(definition, source))
+
+
 def test_where_streaming_fails_the_rest_comes_from_the_whole_data_set(tmp_path, monkeypatch, caplog):
     asked = []
 

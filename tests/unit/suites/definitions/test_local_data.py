@@ -30,7 +30,7 @@ def test_globs_match_files_and_leave_folders_out(folder):
         ("*.jsonl", "{folder}/*.jsonl: no such file"),
         ("sub", "{folder}/sub: no such file"),
         ("su*", "{folder}/su*: no such file"),
-        ("\0/*/x.txt", "{folder}/\0/*/x.txt: cannot be read (embedded null byte)"),
+        ("\0/*/x.txt", "{folder}/?/*/x.txt: cannot be read (embedded null byte)"),
         ("\0.txt", "no such file"),
         ("\ud800.txt", "a name that is not UTF-8; rename it"),
         (f"{'a' * 300}.txt", "a.txt: cannot be read (File name too long)"),
