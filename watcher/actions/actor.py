@@ -16,7 +16,7 @@ import msgspec
 
 from suites.contract.paths import attempt_log_paths
 from watcher.actions.archive import archive_results
-from watcher.actions.claims import describe_occupant, void_claim
+from watcher.actions.claims import describe_occupant, retire_unseen_attempt, void_claim
 from watcher.actions.retention import RetentionActions
 from watcher.actions.submission import (
     build_scoring_submission,
@@ -151,6 +151,7 @@ class Actor:
             self.delays.set_occupied(action.key, occupant, self._clock())
             self._postpone(record, occupant, ReasonKind.OTHER_OWNER)
             return
+        retire_unseen_attempt(record, self.config.paths, owner, self._journal.epoch)
         pin = record.pin
         # The job may read the pin, but only where it holds the requested content.
         pinned = pin.folder if pin is not None and pin.folder and pin.fingerprint == action.request.fingerprint else None

@@ -30,6 +30,16 @@ def void_claim(attempt_paths: AttemptPaths, epoch: int, *, by_person: bool) -> b
         return True
 
 
+def retire_unseen_attempt(record: EvaluationRecord, state: StatePaths, me: JobOwner, epoch: int) -> None:
+    """Void the claim of an earlier attempt whose job our queue cannot list, if it never began.
+
+    A person may have cancelled it where nobody saw its job: it could begin beside the new one.
+    """
+    earlier = record.attempt
+    if earlier is not None and me.find_blind_spot(earlier.owner):
+        void_claim(state.attempt(earlier.run_id), epoch, by_person=True)
+
+
 def describe_occupant(
     record: EvaluationRecord,
     results: EvaluationPaths,
