@@ -68,6 +68,7 @@ def run_all_checks(config: "Config", environ: Mapping[str, str], *, offline: boo
 
     # Called late, so that an internal error of one group leaves the others.
     groups: dict[str, Callable[[], Iterable[DoctorCheck]]] = {
+        "state folder": lambda: [login_node.check_state_owner(config)],
         "this node": lambda: login_node.check_login_node(config, environ),
         "login environment": lambda: login_environment.check_login_environment(config, environ),
         "slurm": lambda: slurm_limits.check_slurm_limits(config, environ) if config.executor == "slurm" else (),

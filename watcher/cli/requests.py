@@ -139,9 +139,9 @@ def _print_jobs_in_flight(
         if not is_meant or name not in {None, record.directory} or record.state not in IN_FLIGHT_STATES or attempt is None:
             continue
         sign = read_life_sign(get_evaluation_paths(loaded, record))
-        news = "no sign of it in its results folder"
+        news = "no progress in its results folder"
         if sign is not None and sign.run_id == attempt.run_id:
-            news = f"last sign of it {format_duration(max(0.0, time.time() - sign.at))} ago, at {format_local_time(sign.at)}"
+            news = f"last progress {format_duration(max(0.0, time.time() - sign.at))} ago, at {format_local_time(sign.at)}"
         echo_text(f"{record.key} is {record.state.value}: {attempt.describe_job()}; {news}")
 
 

@@ -3,14 +3,17 @@
 import os
 import resource
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from suites.common.errors import UserError
 from suites.common.formatting import format_duration
 from watcher.config.settings import Config
 from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck, run_check, run_with_timeout, warn_if
 from watcher.executors.slurm_commands import CommandRunner, run_command
+from watcher.journal.state_owner import read_state_owner, refuse_other_user
 from watcher.status.health import check_liveness
 
 CPU_SECONDS_PER_DAY = 20.0
@@ -88,6 +91,25 @@ def _check_survives_logout(environ: Mapping[str, str], run: CommandRunner) -> Do
         message = "no systemd, tmux, screen or crontab on this node"
         return DoctorCheck(WARNING, "logout", message, "ask the site how processes survive logout")
     return DoctorCheck(OK, "logout", f"not in tmux; to survive logout, use {' or '.join(tools)}")
+
+
+def check_state_owner(config: Config) -> DoctorCheck:
+    """Check who looks after the state folder, and whether those who share it can write there."""
+    name, paths = "state folder", config.paths
+    try:
+        refuse_other_user(paths, shared=config.share_state)
+        owner = read_state_owner(paths)
+    except UserError as error:
+        return DoctorCheck(WRONG, name, error.message, error.hint)
+    except OSError as error:
+        return DoctorCheck(WRONG, name, f"cannot be read: {error}", "make it readable, or set state: in the config")
+    if owner is None:
+        return DoctorCheck(OK, name, f"{paths.state} will be looked after by the first user of `watcher run` or `watcher once`")
+    message = f"looked after by {owner.user} (uid {owner.uid}){', shared with others' if config.share_state else ''}"
+    # New files have to be the group's, and writable for it.
+    is_group_writable = paths.state.stat().st_mode & (stat.S_ISGID | stat.S_IWGRP) == (stat.S_ISGID | stat.S_IWGRP)
+    hint = f"share_state needs umask 002 and a setgid folder: chmod -R g+rwX {paths.state}, and chmod g+s on its folders"
+    return warn_if(config.share_state and not is_group_writable, name, message, hint)
 
 
 def check_requests_folder(config: Config) -> DoctorCheck:

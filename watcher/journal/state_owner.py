@@ -4,8 +4,6 @@ Slurm lists a user's own jobs, and files of one user may not be writable for ano
 a state folder, unless the config says ``share_state``.
 """
 
-from pathlib import Path
-
 import msgspec
 
 from suites.common.atomic_files import create_once
@@ -32,10 +30,14 @@ def claim_state_folder(paths: StatePaths, *, shared: bool) -> None:
     ``shared``: several users take turns. Raises UserError, or OSError where the folder cannot be used.
     """
     me = identify_process_owner("")
-    owner = _read_owner(paths.owner_json)
-    if owner is None:
+    if read_state_owner(paths) is None:
         create_once(paths.owner_json, encode_json(StateOwner(uid=me.uid, user=me.user, host=me.host)).decode())
-        owner = _read_owner(paths.owner_json)  # another user may have been first
+    refuse_other_user(paths, shared=shared)  # another user may have been first
+
+
+def refuse_other_user(paths: StatePaths, *, shared: bool) -> None:
+    """Raise UserError for the state folder of another user, unless it is ``shared``. OSError."""
+    me, owner = identify_process_owner(""), read_state_owner(paths)
     if shared or owner is None or owner.uid == me.uid:
         return
     whose = strip_control_characters(f"{owner.user} (uid {owner.uid})")
@@ -47,9 +49,9 @@ def claim_state_folder(paths: StatePaths, *, shared: bool) -> None:
     )
 
 
-def _read_owner(path: Path) -> StateOwner | None:
-    """None where there is none, or nothing that names one."""
+def read_state_owner(paths: StatePaths) -> StateOwner | None:
+    """None where there is no owner.json, or nothing in it that names one. OSError."""
     try:
-        return read_struct(path, StateOwner)
+        return read_struct(paths.owner_json, StateOwner)
     except (FileNotFoundError, DamagedDocument):
         return None

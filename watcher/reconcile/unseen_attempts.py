@@ -88,7 +88,7 @@ def _get_last_sign(attempt: Attempt, attempt_files: AttemptFiles) -> float:
 
 def _describe_news(attempt: Attempt, attempt_files: AttemptFiles) -> str:
     last_sign = _get_last_sign(attempt, attempt_files)
-    return f"last sign of it at {format_local_time(last_sign)}" if last_sign else "no sign of it in its results folder"
+    return f"last progress at {format_local_time(last_sign)}" if last_sign else "no progress in its results folder"
 
 
 def next_action_submitting(

@@ -44,11 +44,11 @@ def journal(config_folder):
 @pytest.mark.usefixtures("journal")
 def test_owner_job_and_last_sign_of_life_are_printed():
     text = run_watcher("retry", "stage1", "100", "200", "--force").output
-    assert "stage1/step_100 is queued: job 12 of ada (uid 1001) on cluster lab; no sign of it in its results folder" in text
+    assert "stage1/step_100 is queued: job 12 of ada (uid 1001) on cluster lab; no progress in its results folder" in text
     assert "step_200 is" not in text
 
 
-@pytest.mark.parametrize(("run_id", "told"), [("eval-1", "last sign of it 3 min ago, at "), ("another", "no sign of it")])
+@pytest.mark.parametrize(("run_id", "told"), [("eval-1", "last progress 3 min ago, at "), ("another", "no progress in")])
 def test_only_the_attempts_own_progress_is_a_sign_of_it(journal, run_id, told):
     path = get_evaluation_paths(load_config(None, {}), journal.state.records["stage1/step_100"]).progress_json
     path.parent.mkdir(parents=True)

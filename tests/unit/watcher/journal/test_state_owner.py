@@ -8,6 +8,8 @@ import watcher.journal.state_owner
 from suites.common.errors import ExitCode, UserError
 from suites.contract.job_owner import JobOwner
 from suites.contract.paths import StatePaths
+from watcher.config.settings import Config
+from watcher.doctor.login_node import check_state_owner
 from watcher.journal.state_owner import claim_state_folder
 
 
@@ -67,3 +69,26 @@ def test_a_damaged_owner_json_keeps_nobody_out(paths, become, content):
     become(1002, "bob")
     claim_state_folder(paths, shared=False)
     assert paths.owner_json.read_text() == content
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        (1001, "ada", False, 0o755, "ok", "looked after by ada (uid 1001)"),
+        (1002, "bob", False, 0o755, "wrong", "this state folder is looked after by ada (uid 1001)"),
+        (1002, "bob", True, 0o2775, "ok", "looked after by ada (uid 1001), shared with others"),
+        (1002, "bob", True, 0o755, "warning", "looked after by ada (uid 1001), shared with others"),
+    ],
+)
+def test_doctor_says_whose_the_state_folder_is(paths, become, case):
+    (uid, user, shared, mode, verdict, words) = case
+    claim_state_folder(paths, shared=False)
+    paths.state.chmod(mode)
+    become(uid, user)
+    config = Config(
+        source="", scratch=paths.state, results=paths.state, eval_data=paths.state, state=paths.state, share_state=shared
+    )
+    check = check_state_owner(config)
+    assert (check.verdict, check.name) == (verdict, "state folder")
+    assert words in check.message
+    assert ("umask 002" in check.hint) == (verdict == "warning")
