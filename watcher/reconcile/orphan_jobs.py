@@ -53,7 +53,8 @@ def _cancel_copies(key: str, record: EvaluationRecord | None, job: Job, snapshot
     return [
         CancelJob(key=key, job=copy, reason=f"it is a copy of job {kept.job_id}: one attempt has one job")
         for copy in (job, *job.copies)
-        if copy.job_id != kept.job_id and copy.is_waiting
+        # A person's own job may have the name, too.
+        if copy.job_id != kept.job_id and copy.is_waiting and copy.comment == job.comment
     ]
 
 

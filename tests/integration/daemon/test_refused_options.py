@@ -1,7 +1,7 @@
 """Refusals in a site's own words: shown at once, and after three equal ones the options are blocked, not the evaluations."""
 
 import signal
-from collections import deque
+from collections import Counter, deque
 
 import msgspec
 import pytest
@@ -9,7 +9,8 @@ import yaml
 
 from support.executors.harness import FAKE_COMMANDS_FOLDER
 from support.fakes.slurm_daemon import FakeSlurmRun
-from support.runs.watched_run import make_watched_fixture
+from support.faults.kill_points import KillPoint, tick_until_settled
+from support.runs.watched_run import WatchedRun, make_watched_fixture
 from watcher.config.settings import SlurmSettings
 from watcher.core.executor import ExecutorUnreachable, JobState
 from watcher.status.document import DaemonFacts, build_status
@@ -147,6 +148,29 @@ def test_raised_resources_that_are_refused_are_given_up(watched):
     watched.tick_until(watched.are_all_scored, max_ticks=60)
     reasons = [reason for record in watched.journal_state.records.values() for _, _, reason in record.history]
     assert [f"refused: {WORDS}; retrying with the config's resources" in reason for reason in reasons].count(True) == 1
+
+
+@pytest.mark.parametrize("answers", [(f"says {WORDS}",) * 2, (f"says, but {WORDS}",), (f"says {WORDS}", f"says, but {WORDS}")])
+def test_killed_at_every_effect_while_a_site_answers_in_its_own_words(tmp_path, answers):
+    blow_at = 0
+    while True:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            run = WatchedRun(tmp_path / str(blow_at), monkeypatch, steps=(100, 200))
+            for step in (100, 200):
+                run.write_checkpoint("stage1", step)
+            run.executor.submissions = deque(answers)
+            fuse = KillPoint(monkeypatch, run.executor, blow_at)
+            killed = tick_until_settled(run, fuse)
+            assert set(run.list_states().values()) == {"scored"}, fuse.effect_names
+            runs = Counter(evaluation for evaluation, _ in run.executor.runs)
+            assert runs == {"stage1/step_100": 1, "stage1/step_200": 1}, fuse.effect_names
+            assert not run.executor.live_at_once
+            assert not run.executor.live()
+            run.daemon.close()
+        if not killed:
+            break
+        blow_at += 1
+    assert blow_at > 20
 
 
 def test_a_real_daemon_shows_the_words_and_goes_on_once_the_config_has_the_option(tmp_path):
