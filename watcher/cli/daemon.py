@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 @config_option
 def run(config: Path | None) -> None:
     """Watch until stopped (Ctrl-C, SIGTERM); SIGHUP re-reads the config."""
-    from watcher.config.loader import check_config  # noqa: PLC0415
+    from watcher.config.loader import check_config, find_config  # noqa: PLC0415
     from watcher.daemon.polling import run_daemon  # noqa: PLC0415
 
     environ = copy_environment()
+    # A file that is deleted later must be missed by a reload, which would take the built-in config instead.
+    path = find_config(config, environ)
 
     # One function for the start and for SIGHUP: what one refuses, the other refuses.
     def load() -> "Config":
-        return check_config(config, environ)
+        return check_config(path, environ)
 
     sys.exit(run_daemon(load(), load_config=load, environ=environ))
 
@@ -42,10 +44,12 @@ def once(config: Path | None, *, dry_run: bool, as_json: bool) -> None:
     tick_report = run_once(check_config(config, environ), dry_run=dry_run, environ=environ)
     if as_json:
         click.echo(json.dumps({"actions": tick_report.actions, "skipped": tick_report.skipped}, indent=2))
-    else:
-        for action in tick_report.actions:
-            echo_text(f"{action['action']} {action['evaluation']}: {action['reason']}")
-        if not tick_report.actions:
-            click.echo("Nothing to do.")
-        for skip in tick_report.skipped:
-            echo_text(f"skipped {skip['evaluation']}: {skip['reason']}")
+        return
+    for action in tick_report.actions:
+        echo_text(f"{action['action']} {action['evaluation']}: {action['reason']}")
+    if not tick_report.actions:
+        click.echo("Nothing to do.")
+    for skip in tick_report.skipped:
+        echo_text(f"skipped {skip['evaluation']}: {skip['reason']}")
+    for warning in tick_report.warnings:
+        echo_text(f"warning: {warning}", err=True)

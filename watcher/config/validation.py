@@ -189,7 +189,7 @@ def check_folders(document: YamlDocument, stages_document: YamlDocument, config:
         if any(character < " " or character == "\x7f" for character in str(folder)):
             message = f"{str(folder)!r} has a control character"
             raise source_document.make_error(message, location, "rename the folder; lists of files have one path a line")
-        if config.executor == "slurm" and location[-1] == "results" and "\\" in str(folder):
+        if config.executor == "slurm" and location[-1] in {"results", "result_root"} and "\\" in str(folder):
             message = f"Slurm cannot write a log below {folder}"
             raise source_document.make_error(message, location, "use a path without a backslash, or executor: local")
         for stage in config.stages.values():

@@ -1,6 +1,7 @@
 """`watcher once --dry-run`: what a tick would do, without doing it."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,6 +19,14 @@ from watcher.observe.observer import Observer
 from watcher.reconcile.reconciler import reconcile
 
 
+class TickPreview(NamedTuple):
+    """Actions, skips and warnings of a tick that was not made."""
+
+    actions: list[dict[str, str]]
+    skips: tuple[Skip, ...]
+    warnings: tuple[str, ...]
+
+
 def preview_tick(
     config: Config,
     journal: DryJournal,
@@ -26,8 +35,8 @@ def preview_tick(
     *,
     clock: Clock,
     environ: Mapping[str, str],
-) -> tuple[list[dict[str, str]], tuple[Skip, ...]]:
-    """Actions and skips of a tick, without writing or submitting.
+) -> TickPreview:
+    """What a tick would do, without writing or submitting.
 
     It repeats rounds like a tick: events go to ``journal``, which is only in memory, and effects on disk are applied to the next
     snapshot.
@@ -54,7 +63,7 @@ def preview_tick(
                 journal.append(action, t=snapshot.now)
         if not new_actions:
             break
-    return descriptions, skips
+    return TickPreview(descriptions, skips, tuple(observer.warnings))
 
 
 class _ForeseenEffects:

@@ -23,6 +23,8 @@ class TickReport(msgspec.Struct, frozen=True):
     """{"action", "evaluation", "reason"} each."""
     skipped: list[dict[str, str]]
     """{"evaluation", "reason"} each."""
+    warnings: tuple[str, ...] = ()
+    """Of a dry run; those of a real tick are in the status."""
 
 
 def run_once(config: Config, *, dry_run: bool, environ: Mapping[str, str]) -> TickReport:
@@ -33,10 +35,11 @@ def run_once(config: Config, *, dry_run: bool, environ: Mapping[str, str]) -> Ti
     # A dry run takes no lock, so it also works beside a running watcher.
     if dry_run:
         journal = DryJournal(read_journal(config.paths))
-        actions, skips = preview_tick(
+        preview = preview_tick(
             config, journal, make_executor(config, environ), read_state_id(config.paths.state), clock=time.time, environ=environ
         )
-        return _build_tick_report(actions, skips, journal.state.records)
+        report = _build_tick_report(preview.actions, preview.skips, journal.state.records)
+        return msgspec.structs.replace(report, warnings=preview.warnings)
     daemon = open_daemon(config, environ, console=False, mode="once")
     try:
         daemon.tick()

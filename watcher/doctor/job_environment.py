@@ -28,8 +28,10 @@ setup=$1; shift; command=("$@"); set --
 fail() { [ "$3" != "$setup" ] || { echo "setup line $2 failed with $1: $(sed -n "$2p" -- "$setup")" >&2; exit 69; }; }
 if [ -n "$setup" ]; then
     trap 'fail "$?" "$LINENO" "${BASH_SOURCE[0]}"' ERR
-    source "$setup" || { echo "the setup lines failed with $?" >&2; exit 69; }
+    source "$setup"
+    code=$?
     trap - ERR
+    [ "$code" = 0 ] || { echo "the setup lines failed with $code" >&2; exit 69; }
 fi
 exec "${command[@]}"
 """
@@ -102,6 +104,10 @@ def _check_interpreter(
     result = run_with_timeout([*shell, "-P", "-c", _INTERPRETER_PROBE], environment, IMPORT_TIMEOUT_SECONDS, run)
     interpreter_info = _parse_json_output(result.stdout)
     if interpreter_info is None:
+        if "Unknown option: -P" in result.stderr:
+            message = f"{config.python} is older than Python 3.11"
+            yield DoctorCheck(WRONG, "job's python", message, "set python: to a newer one in the config")
+            return
         hint = "check python: and slurm: setup: in the config"
         yield DoctorCheck(WRONG, "job's python", f"{config.python}: {get_last_output_line(result)}", hint)
         return

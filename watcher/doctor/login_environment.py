@@ -46,6 +46,8 @@ def check_login_environment(config: Config, environ: Mapping[str, str]) -> Itera
             yield DoctorCheck(OK, name, f"{environ[name]}: {message}")
     yield from run_check("PYTHONPATH", lambda: _check_python_path(environ))
     yield from run_check("python environment", lambda: _check_python_environment(config, environ))
+    if environ.get("LC_ALL", "C") != "C" and config.executor == "slurm":
+        yield DoctorCheck(OK, "LC_ALL", f"{environ['LC_ALL']}: replaced by C, in the jobs, too; slurm: setup: may set it")
     for name, effect in _INHERITED.items():
         if environ.get(name):
             yield DoctorCheck(OK, name, f"{environ[name]}: inherited; {effect}")

@@ -4,6 +4,7 @@
 It ignores the time limit of a QOS, so that is compared here.
 """
 
+import math
 import re
 import shutil
 import time
@@ -14,6 +15,7 @@ from watcher.actions.submission import build_resources
 from watcher.config.settings import Config
 from watcher.config.units import parse_slurm_time
 from watcher.core.executor import AnswerDoubtful, ExecutorUnreachable
+from watcher.core.resources import build_prefill_settings
 from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck, get_last_output_line, run_check, run_with_timeout, warn_if
 from watcher.executors.slurm import SlurmExecutor, format_resource_options
 from watcher.executors.slurm_commands import CommandRunner, clean_environment, run_command
@@ -119,6 +121,24 @@ def _check_partitions(config: Config, partitions: Mapping[str, Mapping[str, str]
         else:
             hint = f"set slurm: partition: to one of {', '.join(partitions)}"
             yield DoctorCheck(WRONG, "partition", f"the cluster has no partition {name}", hint)
+    if config.prefill.get("where") == "job":
+        yield from _check_prefill_partition(config, partitions)
+
+
+def _check_prefill_partition(config: Config, partitions: Mapping[str, Mapping[str, str]]) -> Iterator[DoctorCheck]:
+    prefill = build_prefill_settings(config)
+    for name in filter(None, (prefill.partition or "").split(",")):
+        fields = partitions.get(name)
+        if fields is None:
+            hint = f"set prefill: partition: to one of {', '.join(partitions)}"
+            yield DoctorCheck(WRONG, "prefill partition", f"the cluster has no partition {name}", hint)
+            continue
+        limit, state = fields.get("MaxTime", ""), fields.get("State", "?")
+        is_long = (parse_slurm_time(prefill.time) or 0) > (parse_slurm_time(limit) or math.inf)
+        message = f"{name} is {state.lower()}; MaxTime {limit}, prefill.time {prefill.time}"
+        yield warn_if(
+            state != "UP" or is_long, "prefill partition", message, "set another partition, or a shorter prefill: time:"
+        )
 
 
 def _check_partition(config: Config, name: str, fields: Mapping[str, str]) -> Iterator[DoctorCheck]:

@@ -173,6 +173,19 @@ def test_a_reload_with_a_broken_suite_keeps_the_old_config_whole(watch):
     assert f"{watch.root}/slices.yaml:2: " in answer["message"]
 
 
+def test_a_config_that_is_gone_is_missed_and_not_replaced_by_the_built_in_one(watch):
+    (watch.root / "elsewhere").mkdir()
+    watch.environ |= {"WATCHER_CONFIG": str(watch.config)}
+    start(watch)
+    watch.config.rename(watch.root / "elsewhere/watcher.yaml")
+    watch.daemon.send_signal(signal.SIGHUP)
+    watch.wait_until(lambda: any(line["event"] == "config_refused" for line in read_log(watch)))
+    assert (
+        f"{watch.config}: cannot be read"
+        in next(line for line in read_log(watch) if line["event"] == "config_refused")["message"]
+    )
+
+
 def test_an_edited_config_that_nobody_loaded_is_said(watch):
     start(watch)
     watch.config.write_text(watch.config.read_text() + "\n# edited\n")
@@ -190,7 +203,9 @@ def test_a_dry_run_shows_what_is_due_beside_pending_requests(watch):
     environ = watch.environ | {"SCRATCH": str(watch.root), "PYTHONPATH": str(REPOSITORY_ROOT)}
     for step in ("140", "150"):
         assert run_watcher(watch.root, environ, "enqueue", "base", step).returncode == 0
+    (watch.state / "requests/damaged.json").write_text("{")
     done = run_watcher(watch.root, environ, "once", "--dry-run")
+    assert "damaged.json" in done.stderr
     assert done.stdout.splitlines() == [
         "answer base: base 140: scheduled",
         "answer base: base 150: scheduled",

@@ -298,7 +298,7 @@ def test_stages_that_need_other_data_have_a_prefill_each(lab):
 
 def test_a_dry_run_says_that_it_would_submit_one(lab):
     watched = lab(auto=True)
-    told, skips = preview_tick(
+    told, skips, _ = preview_tick(
         watched.config, DryJournal(read_journal(watched.config.paths)), watched.executor, "id", clock=watched.clock, environ={}
     )
     assert [(action["action"], action["evaluation"]) for action in told] == [("prefill", KEY)]

@@ -302,6 +302,30 @@ def test_an_interpreter_that_is_not_there_or_never_answers(here):
     assert "no answer in 180 s" in silent.message
 
 
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("module load cuda/99", "setup line 1 failed with 127: module load cuda/99"),
+        ("true\ncd /no/such", "setup line 2 failed with 1: cd /no/such"),
+        ("if true; then", "the setup lines failed with "),
+    ],
+)
+def test_a_setup_line_that_fails_is_named(here, lines, words):
+    made = config(here)
+    made = msgspec.structs.replace(made, slurm=msgspec.structs.replace(made.slurm, setup=tuple(lines.splitlines())))
+    check = one(job_environment.check_job_environment(made, os.environ, offline=False), "job's python")
+    assert check.verdict == "wrong"
+    assert words in check.message
+
+
+def test_a_python_that_is_too_old_is_called_so(here):
+    answer = CommandResult(2, "", "Unknown option: -P\nusage: python3 [option] ...\nTry `python -h' for more information.\n")
+    check = one(
+        job_environment.check_job_environment(config(here), os.environ, offline=False, run=lambda *_: answer), "job's python"
+    )
+    assert (check.verdict, check.message.endswith(" is older than Python 3.11")) == ("wrong", True)
+
+
 def test_what_the_cache_lacks_and_what_mends_it(here):
     (here / "slices.yaml").write_text("tier: tier2_ppl\nslices:\n  web: {hf_dataset: a/b, target_tokens: 9}\n")
     check = one(job_environment.check_job_environment(config(here), os.environ, offline=False), "stage1 data")

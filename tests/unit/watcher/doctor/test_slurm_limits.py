@@ -121,3 +121,23 @@ def test_every_partition_of_a_list_is_checked(here, monkeypatch, names, found):
     for verdict, words in found:
         assert any(check.verdict == verdict and words in check.message for check in lines), lines
     assert "gpu has 8" in one(checks, "gres").message
+
+
+@pytest.mark.parametrize(
+    ("prefill", "verdict", "words"),
+    [
+        ({"partition": "gpu"}, "ok", "gpu is up; MaxTime 1-00:00:00, prefill.time 04:00:00"),
+        ({"partition": "debug"}, "warning", "debug is up; MaxTime 00:30:00, prefill.time 04:00:00"),
+        ({"partition": "debug", "time": "00:20:00"}, "ok", "debug is up"),
+        ({"partition": "broken"}, "warning", "broken is down"),
+        ({"partition": "serail"}, "wrong", "the cluster has no partition serail"),
+    ],
+)
+def test_the_partition_of_prefill_jobs_is_checked_too(here, monkeypatch, prefill, verdict, words):
+    made = config(here, executor="slurm")
+    made = msgspec.structs.replace(made, prefill={**made.prefill, "where": "job", **prefill})
+    monkeypatch.setattr(slurm_limits.shutil, "which", lambda name, path=None: f"/bin/{name}")  # noqa: ARG005  its signature
+    check = one(slurm_limits.check_slurm_limits(made, {"PATH": "/bin"}, run=Cluster(partitions=LIST)), "prefill partition")
+    assert check.verdict == verdict
+    assert words in check.message
+    assert check.hint or verdict == "ok"
