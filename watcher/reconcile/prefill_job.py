@@ -65,6 +65,12 @@ def next_prefill_actions(
 ) -> list[Action | Skip]:
     """The next step of every stage's prefill, or why there is none."""
     outcomes: list[Action | Skip] = []
+    # Stages of one sweep need the same data, which one job gets for all of them.
+    filling = {
+        record.attempt.fingerprint: record.stage
+        for record in journal_state.prefills.values()
+        if record.state in IN_FLIGHT_STATES and record.attempt is not None
+    }
     # A stage that left the config may still have a prefill job in flight.
     for name in dict.fromkeys((*config.stages, *(record.stage for record in journal_state.prefills.values()))):
         record, stage = journal_state.prefills.get(make_prefill_key(name)), config.stages.get(name)
@@ -73,6 +79,10 @@ def next_prefill_actions(
         elif stage is not None:
             actions = _next_actions_idle_prefill(record, stage, snapshot, config, journal_state)
             hold = refused_options.describe_hold(record) if record and any(isinstance(a, SubmitPrefill) for a in actions) else ""
+            submission = next((action for action in actions if isinstance(action, SubmitPrefill)), None)
+            if submission is not None and not hold:
+                other = filling.setdefault(submission.request.fingerprint, name)
+                hold = "" if other == name else f"the prefill job of {other} gets the same data"
             outcomes += [Skip(make_prefill_key(name), hold)] if hold else actions
     return outcomes
 

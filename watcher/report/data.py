@@ -93,6 +93,8 @@ class StageReport(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     checkpoints: str
+    runs: str | None = None
+    """The ``runs`` entry that made the stage: its siblings are alternatives, and none comes before another."""
     evaluations: tuple[ReportedEvaluation, ...]
     bridge: str | None = None
     """Key of the baseline's evaluation."""
@@ -164,6 +166,7 @@ def _build_stage(
     return StageReport(
         name=name,
         checkpoints="" if stage is None else str(stage.checkpoints),
+        runs=None if stage is None else stage.runs,
         evaluations=tuple(
             sorted(evaluations, key=lambda evaluation: (evaluation.role == "own", evaluation.step, evaluation.directory))
         ),

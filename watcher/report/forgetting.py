@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from watcher.report.data import Report, ReportedEvaluation
+from watcher.report.data import Report, ReportedEvaluation, StageReport
 from watcher.report.figures import (
     Figure,
     FigureChange,
@@ -79,13 +79,27 @@ def build_matrix(report: Report) -> StageMatrix:
     figures = dict.fromkeys(figure for stage in report.stages for figure in list_figures(stage))
     rows = []
     for figure in sorted(figures, key=lambda figure: (figure.tier, figure.name != "")):
-        cells = [_build_cell(figure, newest[: column + 1], stage_changes) for column, stage_changes in enumerate(changes)]
+        cells = [
+            _build_cell(figure, [*_list_earlier(report.stages, newest, column), newest[column]], stage_changes)
+            for column, stage_changes in enumerate(changes)
+        ]
         rows.append(MatrixRow(figure, tuple(cells)))
     return StageMatrix(
         stages=tuple(stage.name for stage in report.stages),
         evaluations=tuple(None if evaluation is None else evaluation.key for evaluation in newest),
         rows=tuple(rows),
     )
+
+
+def _list_earlier(
+    stages: Sequence[StageReport], newest: Sequence[ReportedEvaluation | None], column: int
+) -> list[ReportedEvaluation | None]:
+    """The ends of the stages before one; runs of a sweep are alternatives, so none forgets what another had."""
+    return [
+        evaluation
+        for stage, evaluation in zip(stages[:column], newest[:column], strict=True)
+        if stage.runs is None or stage.runs != stages[column].runs
+    ]
 
 
 def _build_cell(

@@ -296,6 +296,17 @@ def test_stages_that_need_other_data_have_a_prefill_each(lab):
     assert runs(watched) == {KEY: 1, "stage2/(prefill)": 1, "stage1/step_100": 1}
 
 
+def test_stages_that_need_the_same_data_share_one_prefill(lab):
+    watched = lab(auto=True)
+    watched.configure(**{f"run{n}": {"steps": (), "tokenizer": "acme/tok", "seq_len": 64} for n in range(4)})
+    watched.tick(1)
+    said = watched.list_reasons()
+    assert [said[f"run{n}/(prefill)"] for n in range(4)] == ["the prefill job of stage1 gets the same data"] * 4
+    watched.tick_until(watched.are_all_scored, 9)
+    watched.tick(5)
+    assert runs(watched) == {KEY: 1, "stage1/step_100": 1}
+
+
 def test_a_dry_run_says_that_it_would_submit_one(lab):
     watched = lab(auto=True)
     told, skips, _ = preview_tick(

@@ -16,6 +16,11 @@ from suites.contract.encoding import encode_json
 from support.samples.comparison import STAGE_STEPS, list_slices
 from support.samples.report import ReportSample
 from watcher.cli.app import main
+from watcher.config.loader import load_config
+from watcher.journal.journal import read_journal
+from watcher.report.data import build_report
+from watcher.report.forgetting import build_matrix
+from watcher.status.health import check_liveness
 
 EVIL = "\x1b[2J[red]x[/red]\x9b31m\u202e\ud800\r\nafter"
 
@@ -59,6 +64,14 @@ def test_all_stages_are_shown_with_what_was_forgotten(sample):
     said = command(sample).output
     assert all(f"{stage}: " in said for stage in STAGE_STEPS)
     assert "Forgotten, by more than two standard errors:" in said
+
+
+def test_runs_of_one_sweep_are_alternatives_and_forget_nothing_of_each_other(sample):
+    config = load_config(sample.config_file, {})
+    report = build_report(config, read_journal(config.paths), check_liveness(config.paths, 0.0), 0.0)
+    assert build_matrix(report).list_forgotten()
+    stages = tuple(msgspec.structs.replace(stage, runs="sweep") for stage in report.stages)
+    assert not build_matrix(msgspec.structs.replace(report, stages=stages)).list_forgotten()
 
 
 def test_one_step_shows_every_figure_and_every_objective(sample):
