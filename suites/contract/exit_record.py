@@ -42,8 +42,12 @@ class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_exit_records(attempt: Path) -> list[ExitRecord]:
     """All readable exit records of an attempt, oldest restart first."""
-    records = []
-    for path in AttemptPaths(attempt).list_exit_files():
+    records: list[ExitRecord] = []
+    try:
+        paths = AttemptPaths(attempt).list_exit_files()
+    except OSError:  # a folder that cannot be looked into
+        return records
+    for path in paths:
         try:
             records.append(read_struct(path, ExitRecord))
         except (OSError, DamagedDocument):

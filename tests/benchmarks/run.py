@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import arrival as bench_arrival
 from benchmarks import day as bench_day
 from benchmarks import gpu
 from benchmarks import growth as bench_growth
@@ -196,6 +197,7 @@ of {figures["repeats"]}, the sides in turn, models loaded before. lm-evaluation-
 
 BENCHMARK_PARTS = {
     "watcher": (bench_watcher.measure_watcher, render_watcher),
+    "arrival": (bench_arrival.measure_arrival, bench_arrival.render_arrival),
     "day": (bench_day.measure_day, bench_day.render_day),
     "scoring": (bench_scoring.measure_scoring, render_scoring),
     "speed": (bench_speed.SMALL_MODEL.measure, render_speed),

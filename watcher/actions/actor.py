@@ -9,6 +9,7 @@ a limit lasts. If a later try succeeds and its watcher is killed before journali
 journal. It never runs, and the next watcher cancels it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import assert_never
 
@@ -33,7 +34,6 @@ from watcher.config.settings import Config
 from watcher.core import events
 from watcher.core.actions import (
     AbandonAttempt,
-    Action,
     ArchiveResults,
     CancelJob,
     CloseRequest,
@@ -84,11 +84,15 @@ class Actor:
     def _count_in_flight(self) -> int:
         return sum(record.state in IN_FLIGHT_STATES for record in self._journal.state.iter_all_records())
 
-    def perform(self, action: Action) -> None:
-        """Do one action."""
-        if isinstance(action, JournalEvent):
-            self._append_event(action)
-            return
+    def append_events(self, batch: Sequence[JournalEvent]) -> None:
+        """Journal events in one write: nothing has an effect between them."""
+        self._journal.append_all(batch, t=self._clock())
+        for event in batch:
+            fields = {name: getattr(event, name) for name in _LOGGED_FIELDS if getattr(event, name, None)}
+            self._log(event.name, evaluation=event.evaluation, **fields)
+
+    def perform(self, action: Effect) -> None:
+        """Do one effect."""
         self._journal.fence()
         try:
             self._perform_effect(action)
@@ -125,9 +129,7 @@ class Actor:
                 assert_never(action)
 
     def _append_event(self, event: JournalEvent) -> None:
-        self._journal.append(event, t=self._clock())
-        fields = {name: getattr(event, name) for name in _LOGGED_FIELDS if getattr(event, name, None)}
-        self._log(event.name, evaluation=event.evaluation, **fields)
+        self.append_events([event])
 
     def _postpone(self, record: EvaluationRecord, reason: str, kind: ReasonKind) -> None:
         event = postpone(record, reason, kind)

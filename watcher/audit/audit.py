@@ -1,5 +1,6 @@
 """Collects the state that an audit compares, and finds all differences."""
 
+import contextlib
 from collections.abc import Mapping
 
 import msgspec
@@ -122,7 +123,9 @@ def _observe_state(
                 if record is not None
                 else set()
             )
-            leftovers += remains.find_leftover_files(key, paths, frozenset(fingerprints), now)
+            # A folder that cannot be looked into is named by its tier files.
+            with contextlib.suppress(OSError):
+                leftovers += remains.find_leftover_files(key, paths, frozenset(fingerprints), now)
     pinned_folders = {record.pin.folder for record in journal_state.records.values() if record.pin is not None}
     for path in pins.find_orphan_pins(pins.list_pin_roots(config, state_id), pinned_folders):
         leftovers.append(LeftoverFile("/".join(path.parts[-4:-2]), path, "a pin that no evaluation owns"))

@@ -1,6 +1,8 @@
-"""The file server's clock; types of the clock and log arguments."""
+"""The file server's clock, the time of a tick, and types of the clock and log arguments."""
 
+import math
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,3 +25,25 @@ def touch_clock(path: Path) -> float:
         return os.fstat(fd).st_mtime
     finally:
         os.close(fd)
+
+
+class TimeSlice:
+    """The seconds that a tick works before it publishes its status.
+
+    A half of it is for observing, so that what was seen is also acted upon.
+    """
+
+    def __init__(self, monotonic: Clock = time.monotonic) -> None:
+        self._monotonic, self._started_at, self._seconds = monotonic, 0.0, math.inf
+
+    def start(self, seconds: float) -> None:
+        """Begin a slice of so many seconds."""
+        self._started_at, self._seconds = self._monotonic(), seconds
+
+    def is_half_over(self) -> bool:
+        """Whether the time for observing is used up."""
+        return self._monotonic() - self._started_at >= self._seconds / 2
+
+    def is_over(self) -> bool:
+        """Whether the status is due."""
+        return self._monotonic() - self._started_at >= self._seconds

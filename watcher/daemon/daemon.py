@@ -130,10 +130,10 @@ class Daemon:
         """Stop at another watcher's lock; make a removed lock again."""
         lock = self.config.paths.lock
         # A cleaner of scratch may remove the lock; the journal shows whether another watcher runs.
-        if not lock.exists():
+        if self.lock.is_free():
             self.journal.fence()
             if self.lock.recreate():
-                self.log("lock", message=f"{lock} was removed; it is created again")
+                self.log("lock", message=f"{lock} was removed or damaged; it is created again")
                 return
         message = f"another watcher holds {lock}; this one stops"
         raise JournalSuperseded(message)

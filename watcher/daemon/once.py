@@ -42,10 +42,14 @@ def run_once(config: Config, *, dry_run: bool, environ: Mapping[str, str]) -> Ti
         return msgspec.structs.replace(report, warnings=preview.warnings)
     daemon = open_daemon(config, environ, console=False, mode="once")
     try:
-        daemon.tick()
+        performed_actions = []
+        is_successful = True
+        while is_successful:  # one tick, whatever number of slices it takes
+            is_successful = daemon.tick() and daemon.tick_runner.is_unfinished
+            performed_actions += daemon.tick_runner.performed_actions
         # No later tick of this process would start the comparisons.
         daemon.finish_reports()
-        return _build_tick_report(daemon.tick_runner.performed_actions, daemon.tick_runner.skips, daemon.journal.state.records)
+        return _build_tick_report(performed_actions, daemon.tick_runner.skips, daemon.journal.state.records)
     except JournalSuperseded as error:
         raise UserError(
             str(error), location=config.paths.state, hint="run watcher status to see which watcher runs", code=ExitCode.TEMPORARY

@@ -67,7 +67,8 @@ def _run_poll_loop(
             log("defect", message="internal error in this tick; the next tick runs as usual", traceback=traceback.format_exc())
         # Many watchers must not ask at once. Never sooner than a poll: the limit of calls a minute would skip a turn.
         jitter = random.uniform(1, 1 + POLL_JITTER_FRACTION)  # noqa: S311
-        wakeup.sleep(daemon.config.poll * jitter, lambda: signal_flags["stop"] or signal_flags["reload"])
+        pause = 0.0 if daemon.tick_runner.is_unfinished else daemon.config.poll * jitter
+        wakeup.sleep(pause, lambda: signal_flags["stop"] or signal_flags["reload"])
         if signal_flags["stop"]:
             systemd.notify_stopping()
             daemon.publish_stopped()

@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -72,26 +72,19 @@ def list_run_ids(paths: StatePaths) -> set[str]:
     """
     run_ids: set[str] = set()
     for epoch in list_epochs(paths):
-        for line in _read_lines(paths.epoch_journal(epoch)):
-            event = _decode_event(line)
-            if event is not None and isinstance(event.get("run_id"), str):
-                run_ids.add(event["run_id"])
+        decoded = map(_decode_event, _open_epoch(paths.epoch_journal(epoch)) or ())
+        run_ids |= {event["run_id"] for event in decoded if event is not None and isinstance(event.get("run_id"), str)}
     return run_ids
 
 
 def _read_epoch(journal_state: JournalState, paths: StatePaths, epoch: int, *, quarantine: bool) -> None:
     path = paths.epoch_journal(epoch)
     expected_seq = 0
-    try:
-        size_bytes = path.stat().st_size
-        lines = _read_lines(path)
-    except OSError as error:
-        # Events that cannot be read now would be forgotten; what is no file at all has none.
-        if not is_not_a_file(error):
-            raise
+    lines = _open_epoch(path)
+    if lines is None:
         journal_state.warn(f"journal: {path.name} is not a regular file, so it counts as empty; move it away")
         return
-    if size_bytes > MAX_JOURNAL_BYTES:
+    if path.stat().st_size > MAX_JOURNAL_BYTES:
         journal_state.warn(f"journal: {path.name} has more than {MAX_JOURNAL_BYTES:,} bytes; the rest is left out")
     for number, line in enumerate(lines, start=1):
         if line == b"\n":
@@ -126,15 +119,21 @@ def _decode_event(line: bytes) -> dict[str, Any] | None:
     return event if is_event and not is_too_deep(event) else None
 
 
-def _read_lines(path: Path) -> Iterator[bytes]:
-    """The lines of an epoch's file with their newlines. OSError.
+def _open_epoch(path: Path) -> Iterator[bytes] | None:
+    """The lines of an epoch's file; None where it is no file at all. OSError.
 
-    A line without one is torn, or the beginning of one that is too long for any event.
+    Events that cannot be read now would be forgotten, so only what can have none counts as empty.
     """
-    return _split_lines(open_without_blocking(path))
+    try:
+        return _split_lines(open_without_blocking(path))
+    except OSError as error:
+        if not is_not_a_file(error) and not (isinstance(error, FileNotFoundError) and path.is_symlink()):
+            raise
+        return None
 
 
 def _split_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines with their newlines; one without is torn, or the beginning of one that is too long for any event."""
     with file:
         while file.tell() < MAX_JOURNAL_BYTES and (line := file.readline(MAX_LINE_BYTES)):
             yield line
@@ -199,31 +198,38 @@ class Journal:
             return cls(paths, journal_state, epoch, fd)
 
     def append(self, event: JournalEvent, *, t: float) -> None:
-        """Write one event to disk, then replay it.
+        """``append_all`` of one event."""
+        self.append_all([event], t=t)
 
-        OSError: nothing is replayed, and the next append removes a torn line.
+    def append_all(self, batch: Sequence[JournalEvent], *, t: float) -> None:
+        """Write events to disk, then replay them.
+
+        OSError: nothing is replayed, and the next append removes what was written of them.
         """
-        header = {"schema": SCHEMA, "seq": self._seq, "epoch": self.epoch, "t": t}
-        line = _encode_event({**header, **msgspec.to_builtins(event)})
+        lines = []
+        for number, event in enumerate(batch, start=self._seq):
+            header = {"schema": SCHEMA, "seq": number, "epoch": self.epoch, "t": t}
+            lines.append(_encode_event({**header, **msgspec.to_builtins(event)}) + b"\n")
         # State changes only after the fsync, so memory never runs ahead of the disk.
-        self._write(line + b"\n")
-        self._seq += 1
-        self._has_events = self._has_events or not isinstance(event, Opened)
-        replay(self.state, msgspec.json.decode(line))  # exactly what a reader will see
+        self._write(b"".join(lines))
+        self._seq += len(lines)
+        self._has_events = self._has_events or not all(isinstance(event, Opened) for event in batch)
+        for line in lines:
+            replay(self.state, msgspec.json.decode(line))  # exactly what a reader will see
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, content: bytes) -> None:
         # Two torn lines in one would swallow the event that follows them.
         if self._has_torn_line:
             os.ftruncate(self._fd, self._size_bytes)
             self._has_torn_line = False
-        self._has_torn_line = True  # until the line is known to be complete
+        self._has_torn_line = True  # until the last line is known to be complete
         # A full disk can take a part of a line without any error.
-        if os.write(self._fd, line) != len(line):
-            message = f"{self._paths.epoch_journal(self.epoch)}: no room for a whole line"
+        if os.write(self._fd, content) != len(content):
+            message = f"{self._paths.epoch_journal(self.epoch)}: no room for whole lines"
             raise OSError(message)
         os.fsync(self._fd)
         self._has_torn_line = False
-        self._size_bytes += len(line)
+        self._size_bytes += len(content)
 
     def is_superseded(self) -> bool:
         """Whether a newer epoch exists, or ours was removed.

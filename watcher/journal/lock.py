@@ -108,6 +108,7 @@ class DaemonLock:
                     hint="let it run, stop it there, or give this one another state folder",
                     code=ExitCode.TEMPORARY,
                 )
+            lock._move_folder_aside()
             # The last writer wins, and the token shows afterwards who that was.
             write_atomically(lock._path, lock._encode_owner())
             if lock.is_held():
@@ -122,7 +123,7 @@ class DaemonLock:
     def _read_owner(self) -> tuple[LockOwner | None, float]:
         """Owner and last heartbeat (mtime); None where the file is no lock."""
         try:
-            heartbeat = self._path.stat().st_mtime
+            heartbeat = self._path.lstat().st_mtime
             return read_struct(self._path, LockOwner, MAX_LINE_BYTES), heartbeat
         except FileNotFoundError:
             return None, 0.0
@@ -146,9 +147,23 @@ class DaemonLock:
         os.utime(self._path)
         return True
 
+    def is_free(self) -> bool:
+        """Whether no watcher's lock is there: it was removed, or is no lock at all."""
+        return self._read_owner()[0] is None
+
     def recreate(self) -> bool:
-        """Make a removed lock again; False where another watcher took it first."""
-        return create_once(self._path, self._encode_owner()) or self.is_held()
+        """Make a removed or damaged lock again; False where another watcher took it first."""
+        if create_once(self._path, self._encode_owner()) or self.is_held():
+            return True
+        if self.is_free():
+            self._move_folder_aside()
+            write_atomically(self._path, self._encode_owner())
+        return self.is_held()
+
+    def _move_folder_aside(self) -> None:
+        """Move away what no file can replace."""
+        if self._path.is_dir() and not self._path.is_symlink():
+            self._path.rename(self._path.with_name(f"{self._path.name}.damaged.{secrets.token_hex(4)}"))
 
     def release(self) -> None:
         """Give the lock back, unless it became another's."""

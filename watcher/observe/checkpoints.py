@@ -1,7 +1,7 @@
 """Inspects checkpoints that may have changed, and caches inspections."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -28,6 +28,25 @@ class _CachedInspection(msgspec.Struct, frozen=True):
     forced: bool
 
 
+class _Look(msgspec.Struct):
+    """One snapshot's look at all checkpoints."""
+
+    settle_seconds: float
+    now: float
+    server_now: float
+    changed_folders: frozenset[str]
+    full_scan_due: bool
+    deferred_before: frozenset[str]
+    is_out_of_time: Callable[[], bool]
+    has_begun: bool = False
+
+    def take_time(self) -> bool:
+        """Whether there is time for one more inspection; for the first one always."""
+        is_allowed = not self.has_begun or not self.is_out_of_time()
+        self.has_begun = True
+        return is_allowed
+
+
 def encode_mtimes(folder: str) -> str | None:
     """``completeness.read_mtimes`` as one text for the journal."""
     numbers = read_mtimes(Path(folder))
@@ -41,6 +60,14 @@ class InspectionCache:
         self._cached: dict[str, _CachedInspection] = {}
         self._suspects: set[str] = set()
         """Folders of settled evaluations whose mtimes changed and which are incomplete still."""
+        self.deferred: set[str] = set()
+        """Folders that were due when the time was used up; the next calls inspect them."""
+        self._pass: dict[str, _CachedInspection] = {}
+        """Inspections since ``new_pass``: rounds and slices of one tick do not repeat them."""
+
+    def new_pass(self) -> None:
+        """Inspect everything again that may change at any time."""
+        self._pass = {}
 
     def inspect_checkpoints(
         self,
@@ -52,45 +79,83 @@ class InspectionCache:
         now: float,
         server_now: float,
         full_scan_due: bool,
+        is_out_of_time: Callable[[], bool] = lambda: False,
     ) -> tuple[dict[str, Inspection], dict[str, str | None]]:
         """(inspections, mtimes) by folder.
 
-        ``changed_folders``: stage folders that changed since the last tick.
+        ``changed_folders``: stage folders that changed since the last tick. What is due when ``is_out_of_time()`` is deferred;
+        at least one is inspected.
         """
         inspections: dict[str, Inspection] = {}
         mtimes: dict[str, str | None] = {}
         stage_folders = {str(stage.checkpoints): stages[stage.name] for stage in config.stages.values()}
+        look = _Look(
+            config.settle, now, server_now, frozenset(changed_folders), full_scan_due, frozenset(self.deferred), is_out_of_time
+        )
+        self.deferred = set()
         for record in records:
-            folder = record.checkpoint
-            parent = os.path.dirname(folder)  # noqa: PTH120  a pathlib object costs more than all the rest of this loop
-            if record.state in OPEN_STATES:
-                if _is_absent(record, stage_folders.get(parent)):
-                    self._cached.pop(folder, None)
-                elif not record.is_backing_off(now):
-                    # A complete checkpoint that waits for limits keeps its inspection until something changes.
-                    cached = (
-                        None
-                        if parent in changed_folders or full_scan_due
-                        else self._reuse_complete_inspection(record, server_now)
-                    )
-                    inspections[folder], mtimes[folder] = cached or self._inspect(record, config.settle, server_now)
-                self._inspect_pin(record, inspections, stage_folders.get(parent), config.settle, server_now)
-            elif record.state is EvaluationState.BLOCKED and record.reason_kind is ReasonKind.CHECKPOINT:
-                # Only a changed checkpoint ends this block, so it is read again on changes and once an hour.
-                if parent in changed_folders or full_scan_due or self._is_unreadable_for_long(folder, server_now):
-                    inspections[folder], mtimes[folder] = self._inspect(record, config.settle, server_now)
-            elif record.state in {EvaluationState.SCORED, EvaluationState.BLOCKED} and record.mtimes is not None:
-                # A rewrite of a scored step shows only in two mtimes, and reading them all each poll would cost too much.
-                if parent in changed_folders or full_scan_due or folder in self._suspects:
-                    # Files that are missing belong to a deletion, which leaves the scores alone.
-                    if encode_mtimes(folder) in {record.mtimes, None}:
-                        self._suspects.discard(folder)
-                    else:
-                        self._suspects.add(folder)
-                        inspections[folder], mtimes[folder] = self._inspect(record, config.settle, server_now)
-            else:
-                self._cached.pop(folder, None)
+            parent = os.path.dirname(record.checkpoint)  # noqa: PTH120  a pathlib object costs more than all the rest of this loop
+            stage_folder = stage_folders.get(parent)
+            found = self._inspect_record(record, parent, stage_folder, look)
+            if found is not None:
+                inspections[record.checkpoint], mtimes[record.checkpoint] = found
+            if record.state in OPEN_STATES and record.pin is not None:
+                self._inspect_pin(record, inspections, stage_folder, config.settle, server_now)
         return inspections, mtimes
+
+    def _inspect_record(
+        self, record: EvaluationRecord, parent: str, stage_folder: StageFolder | None, look: "_Look"
+    ) -> tuple[Inspection, str | None] | None:
+        """The inspection that is due now; None where there is none, or no time for it."""
+        folder = record.checkpoint
+        is_changed = look.full_scan_due or parent in look.changed_folders
+        is_due = is_changed or folder in look.deferred_before
+        if record.state in OPEN_STATES:
+            if _is_absent(record, stage_folder):
+                self._cached.pop(folder, None)
+                return None
+            if record.is_backing_off(look.now):
+                return None
+            # A complete checkpoint that waits for limits keeps its inspection until something changes.
+            reused = None if is_changed else self._reuse_complete_inspection(record, look.server_now)
+            return reused or self._inspect_in_time(record, look)
+        if record.state is EvaluationState.BLOCKED and record.reason_kind is ReasonKind.CHECKPOINT:
+            # Only a changed checkpoint ends this block, so it is read again on changes and once an hour.
+            is_due = is_due or self._is_unreadable_for_long(folder, look.server_now)
+            return self._inspect_in_time(record, look) if is_due else None
+        if record.state in {EvaluationState.SCORED, EvaluationState.BLOCKED} and record.mtimes is not None:
+            # A rewrite of a scored step shows only in two mtimes, and reading them all each poll would cost too much.
+            return self._inspect_settled(record, look) if is_due or folder in self._suspects else None
+        self._cached.pop(folder, None)
+        return None
+
+    def _inspect_settled(self, record: EvaluationRecord, look: "_Look") -> tuple[Inspection, str | None] | None:
+        folder = record.checkpoint
+        if not look.take_time():
+            self.deferred.add(folder)
+            return None
+        # Files that are missing belong to a deletion, which leaves the scores alone.
+        if encode_mtimes(folder) in {record.mtimes, None}:
+            self._suspects.discard(folder)
+            return None
+        self._suspects.add(folder)
+        return self._inspect(record, look.settle_seconds, look.server_now)
+
+    def _inspect_in_time(self, record: EvaluationRecord, look: "_Look") -> tuple[Inspection, str | None] | None:
+        folder, known = record.checkpoint, self._pass.get(record.checkpoint)
+        # A pending one may have changed in the middle of a tick, which its submission noticed.
+        if (
+            known is not None
+            and known.forced == record.forced
+            and (record.state is not EvaluationState.PENDING or encode_mtimes(folder) == known.mtimes)
+        ):
+            return known.inspection, known.mtimes
+        if not look.take_time():
+            self.deferred.add(folder)
+            return None
+        inspection, mtimes = self._inspect(record, look.settle_seconds, look.server_now)
+        self._pass[folder] = _CachedInspection(inspection, mtimes, look.server_now, record.forced)
+        return inspection, mtimes
 
     def _reuse_complete_inspection(self, record: EvaluationRecord, server_now: float) -> tuple[Inspection, str | None] | None:
         """The cached inspection of a complete checkpoint that waits for limits.

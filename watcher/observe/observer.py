@@ -88,12 +88,31 @@ class Observer:
         return self._full_scan_at + FULL_SCAN_SECONDS
 
     def new_tick(self) -> None:
-        """Forget the queue's answer and the bytes read in this tick."""
+        """Look at everything again: the queue, checkpoints and data."""
         self._queue_reader.new_tick()
+        self._inspections.new_pass()
         self._requirements.new_tick()
 
-    def take_snapshot(self, config: Config, journal_state: JournalState, executor: Executor, now: float) -> Snapshot:
-        """Everything that a decision needs. OSError where the state folder is unusable."""
+    def continue_tick(self, oldest_queue: float) -> None:
+        """Go on with what the last tick had no time for.
+
+        The queue is asked again where its answer is older than ``oldest_queue``.
+        """
+        self._queue_reader.new_tick(oldest_queue)
+        self._requirements.new_tick()
+
+    def take_snapshot(
+        self,
+        config: Config,
+        journal_state: JournalState,
+        executor: Executor,
+        now: float,
+        is_out_of_time: Callable[[], bool] = lambda: False,
+    ) -> Snapshot:
+        """Everything that a decision needs. OSError where the state folder is unusable.
+
+        Checkpoints that are not inspected when ``is_out_of_time()`` are deferred to the next snapshot.
+        """
         server_now = self._server_clock(config.paths.clock_file)
         stages = {stage.name: self._stage_folders.list_stage(stage, server_now) for stage in config.stages.values()}
         requirements = self._read_requirements(config, journal_state, now, server_now)
@@ -109,6 +128,7 @@ class Observer:
             now=now,
             server_now=server_now,
             full_scan_due=full_scan_due,
+            is_out_of_time=is_out_of_time,
         )
         in_flight = [
             record
@@ -155,7 +175,14 @@ class Observer:
         # Caches return the same object while nothing changed, so identity is enough and cheap.
         unchanged = len(inputs) == len(self._last_inputs) and all(map(operator.is_, inputs, self._last_inputs))
         has_changed = not unchanged or bool(
-            inspections or mtimes or results or queue or requests or in_flight or self._stage_folders.changed_folders
+            inspections
+            or mtimes
+            or results
+            or queue
+            or requests
+            or in_flight
+            or self._stage_folders.changed_folders
+            or self._inspections.deferred
         )
         self._last_inputs = inputs
         self._stage_folders.changed_folders.clear()
@@ -173,6 +200,7 @@ class Observer:
                 inspections.values(), requirements.values(), DataPaths(config.eval_data), now
             ),
             mtimes=mtimes,
+            deferred=frozenset(self._inspections.deferred),
             results=results,
             suite_changes=self._suite_changes.describe_changed_records(config, journal_state, requirements),
             mirrors=mirrors,

@@ -4,6 +4,7 @@ The queue is asked at most once a tick, and not at all while no job of ours can 
 what it lacks is only asked for in accounting where that owner is the attempt's.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from watcher.core.evaluation import IN_FLIGHT_STATES, Attempt, EvaluationRecord, is_in_future
@@ -47,9 +48,10 @@ class QueueReader:
         self.note = ""
         """What of the last answer a person should know; empty for nothing."""
 
-    def new_tick(self) -> None:
-        """Forget the answer of the last tick."""
-        self._queue, self._is_queried = None, False
+    def new_tick(self, oldest_kept: float = math.inf) -> None:
+        """Forget an answer from before ``oldest_kept``."""
+        if self._queue is None or self._queue.at < oldest_kept:
+            self._queue, self._is_queried = None, False
 
     def read(self, journal_state: JournalState, executor: Executor, now: float) -> QueueSnapshot | None:
         """The queue; None where no job of ours can be in it."""

@@ -64,7 +64,7 @@ class StageFolderCache:
         try:
             stamp = _read_stamp(folder)
             # A new step moves the folder's mtime; a rewritten step moves only latest.txt.
-            latest_stamp = _read_stamp(folder / "latest.txt") if stamp is not None else None
+            latest_stamp = _read_latest_stamp(folder) if stamp is not None else None
             if (
                 cached is not None
                 and cached.is_reliable
@@ -142,6 +142,14 @@ def _read_stamp(path: Path) -> FolderStamp:
     except FileNotFoundError:
         return None
     return stats.st_mtime_ns, stats.st_ino, stats.st_size
+
+
+def _read_latest_stamp(folder: Path) -> FolderStamp:
+    """The stamp of latest.txt; None where it is missing, or a link that leads nowhere."""
+    try:
+        return _read_stamp(folder / "latest.txt")
+    except OSError:
+        return None
 
 
 def _list_checkpoints(folder: Path, layout: CheckpointLayout) -> tuple[StageFolder, bool]:

@@ -1,7 +1,6 @@
 """Whether a checkpoint is present, absent, gone or unknown. Pure."""
 
 import enum
-from pathlib import Path
 from typing import NamedTuple
 
 from suites.checkpoint.completeness import Completeness, Inspection
@@ -62,12 +61,16 @@ def observe_presence(record: EvaluationRecord, snapshot: Snapshot, config: Confi
 def _find_listing(record: EvaluationRecord, snapshot: Snapshot, config: Config) -> StageFolder | None:
     """The listing that shows this checkpoint's folder; None where nothing lists it."""
     source = config.stages.get(record.source)
-    is_listed = source is not None and Path(record.checkpoint).parent == source.checkpoints
+    is_listed = source is not None and _get_parent(record) == str(source.checkpoints)
     return snapshot.stages.get(record.source) if is_listed else None
 
 
+def _get_parent(record: EvaluationRecord) -> str:
+    return record.checkpoint.rpartition("/")[0]  # this runs for every open evaluation in each poll
+
+
 def _describe_deleted(record: EvaluationRecord, stage_folder: StageFolder | None) -> CheckpointPresence:
-    folder, seen = Path(record.checkpoint).parent, f"complete at {format_utc(record.times['detected'])}"
+    folder, seen = _get_parent(record), f"complete at {format_utc(record.times['detected'])}"
     # An unmounted file system must not look like a deletion, which is reported to a person at once.
     if stage_folder is not None and stage_folder.absent:
         return CheckpointPresence(Presence.ABSENT, reason=f"{folder} is gone (unmounted?); the checkpoint was {seen}")
@@ -86,7 +89,7 @@ def _describe_unseen(
     """
     if stage_folder is None:
         return CheckpointPresence(Presence.ABSENT, reason=f"waiting for checkpoint {record.checkpoint}")
-    folder = Path(record.checkpoint).parent
+    folder = _get_parent(record)
     if stage_folder.absent:
         return CheckpointPresence(Presence.ABSENT, reason=f"waiting for checkpoint: {folder} does not exist yet")
     if listed_inspection is not None:

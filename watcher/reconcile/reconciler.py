@@ -1,8 +1,4 @@
-"""(snapshot, journal state, config) -> actions and skips. Pure.
-
-Order of submission, where limits allow only some: bridges and final steps first, since comparisons wait for them. The
-others follow by the time at which their checkpoint was complete, oldest first, then by step.
-"""
+"""(snapshot, journal state, config) -> actions and skips. Pure."""
 
 import math
 import traceback
@@ -34,7 +30,6 @@ from watcher.reconcile.retry_policy import RetryRules
 from watcher.reconcile.schedule import (
     ScheduledEvaluation,
     choose_directory,
-    is_final_step,
     is_wanted,
     list_scheduled_steps,
     scheduled_evaluations,
@@ -42,9 +37,14 @@ from watcher.reconcile.schedule import (
 )
 from watcher.reconcile.settled import next_action_settled
 from watcher.reconcile.stage_facts import make_stage_facts_events
+from watcher.reconcile.submission_order import select_submissions
 
 MAX_UNSCHEDULED_SHOWN = 200
 """Unscheduled steps of one stage that are listed; the others are counted."""
+
+
+MAX_REQUEST_ACTIONS = 5000
+"""Actions after which a round answers no further request."""
 
 
 def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, comment: str) -> Decision:
@@ -52,9 +52,11 @@ def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, c
 
     ``comment`` is the job comment of our jobs.
     """
-    request_actions = [
-        action for request in snapshot.requests for action in _answer_request(request, snapshot, config, journal_state)
-    ]
+    request_actions: list[Action] = []
+    for request in snapshot.requests:
+        request_actions += _answer_request(request, snapshot, config, journal_state)
+        if len(request_actions) >= MAX_REQUEST_ACTIONS:  # the others follow in the next round
+            break
     if request_actions:  # they change what everything else depends on, which the next round decides
         return Decision(actions=tuple(request_actions), is_preliminary=True)
     # The schedule is compared with the journal at every tick: no event of the file system has to arrive for it.
@@ -91,7 +93,7 @@ def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, c
         for item in next_prefill_actions(snapshot, journal_state, config, refused_options)
         if isinstance(item, Skip) or item.key not in handled_keys
     ]
-    submissions = _select_submissions(candidates, snapshot, config, journal_state)
+    submissions = select_submissions(candidates, snapshot, config, journal_state)
     outcomes += refused_options.hold_submissions(submissions, journal_state.records)
     outcomes += skip_refused_options(journal_state, config)
     outcomes += _collect_skips(snapshot, config, journal_state, unknown_bridges)
@@ -208,44 +210,6 @@ def _make_stage_start_events(snapshot: Snapshot, config: Config, journal_state: 
             reason = f"config.yaml of {stage.name} names {started_from} as its start"
             starts.append(events.StageStartedFrom(stage=stage.name, checkpoint=started_from, reason=reason))
     return starts
-
-
-def _select_submissions(
-    candidates: list[SubmitEvaluation], snapshot: Snapshot, config: Config, journal_state: JournalState
-) -> list[Action | Skip]:
-    """As many submissions as limits allow, the most urgent first."""
-    if not candidates:
-        return []
-    # Without the queue a lost job looks like none, so nothing new is submitted.
-    if snapshot.jobs is None:
-        return [Skip(candidate.key, f"ready; the queue {snapshot.queue_problem}") for candidate in candidates]
-    in_flight_count = sum(record.state in IN_FLIGHT_STATES for record in journal_state.records.values())
-    limits = [(config.limits.max_queued - in_flight_count, f"ready; limits.max_queued ({config.limits.max_queued}) is reached")]
-    max_running = config.limits.max_running if config.limits.max_running is not None else snapshot.max_running
-    if max_running is not None:
-        limits.append(
-            (max_running - in_flight_count, f"ready; limits.max_running ({max_running}) is reached, {in_flight_count} in flight")
-        )
-    if snapshot.submit_limit:
-        # A limit that Slurm named comes first: it explains more than our own numbers.
-        limits.insert(0, (0, snapshot.submit_limit))
-    if snapshot.submissions_left is not None:
-        limits.append((snapshot.submissions_left, "ready; limits.slurm_calls_per_minute is used up for this minute"))
-    available, reason = min(limits, key=lambda limit: limit[0])  # the first of two equal ones
-    # Comparisons wait for bridges and final steps, so those go first.
-    ranked = sorted(
-        candidates, key=lambda candidate: _make_priority_key(journal_state.records[candidate.key], config, snapshot.stages)
-    )
-    available = max(0, available)
-    return [*ranked[:available], *(Skip(candidate.key, reason) for candidate in ranked[available:])]
-
-
-def _make_priority_key(
-    record: EvaluationRecord, config: Config, stage_folders: Mapping[str, StageFolder]
-) -> tuple[bool, float, str, int]:
-    stage = config.stages[record.stage]
-    is_first = record.source != record.stage or is_final_step(stage, stage_folders.get(stage.name), record.step)
-    return not is_first, record.times.get("complete", math.inf), record.stage, record.step
 
 
 def _collect_skips(

@@ -4,7 +4,7 @@ The effects come first and the answer last, so a crash between them repeats the 
 nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from watcher.config.settings import Config, Stage
@@ -37,9 +37,13 @@ def answer_request(request: Request, snapshot: Snapshot, config: Config, journal
         return [CloseRequest(id=request.id, key=request.stage, reason=f"{message}; the request is ignored")]
     actions: list[Action] = []
     outcomes: list[str] = []
+    records_by_step: dict[int, list[EvaluationRecord]] = {}
+    for record in journal_state.records.values():
+        if record.stage == request.stage:
+            records_by_step.setdefault(record.step, []).append(record)
     for step in request.steps:
         step_actions: list[Action] = []
-        key = _find_evaluation(request, stage, step, journal_state.records)
+        key = _find_evaluation(request, stage, records_by_step.get(step, []), journal_state.records)
         # A name that is taken would put two checkpoints into one results folder.
         if key is not None and _is_name_taken(request, step, journal_state.records[key]):
             record = journal_state.records[key]
@@ -92,15 +96,16 @@ def _parse_amended_events(amendment: Amendment) -> list[JournalEvent] | None:
     return amended if all(isinstance(event, AMENDABLE_EVENTS) for event in amended) else None
 
 
-def _find_evaluation(request: Request, stage: Stage, step: int, records: Mapping[str, EvaluationRecord]) -> str | None:
-    """The evaluation that a request means.
+def _find_evaluation(
+    request: Request, stage: Stage, same_step: Sequence[EvaluationRecord], records: Mapping[str, EvaluationRecord]
+) -> str | None:
+    """The evaluation that a request means, by its name or among those of the same step.
 
-    It is found by name, else by step and source; the stage's own comes first.
+    The stage's own comes first.
     """
     if request.name is not None:
         key = f"{request.stage}/{request.name}"
         return key if key in records else None
-    same_step = [record for record in records.values() if (record.stage, record.step) == (request.stage, step)]
     # A checkpoint's path is unique, so it decides before step and source.
     if request.checkpoint is not None:
         return next((record.key for record in same_step if record.checkpoint == request.checkpoint), None)
@@ -177,6 +182,9 @@ def _change_evaluation(request: Request, stage: Stage, record: EvaluationRecord,
             return [], f"already {record.state.value}"
         return [give_up], f"given up: {give_up.reason}"
     reason = f"{request.kind}{requester}"
+    # A large request may be carried out in several ticks, and its first steps are met again.
+    if record.state is EvaluationState.PENDING and record.requested and not record.failures and record.forced >= request.force:
+        return [], "scheduled"
     pending_event = events.Pending(evaluation=record.key, reason=reason, fresh=True, forced=request.force, requested=True)
     if record.state is EvaluationState.SCORED:
         if not request.force:

@@ -17,10 +17,15 @@ TEXT_WIDTH = 100
 MAX_SCORED_SHOWN = 20
 """Scored evaluations shown for each stage: the newest."""
 
+MAX_ROWS_SHOWN = 200
+"""Rows shown for each stage: a schedule of thousands of steps would fill the text, and be rendered in each poll."""
+
 MAX_UNSCHEDULED_SHOWN = 20
 """Lines shown of what is not scheduled."""
 
 _STATES_WITHOUT_JOB = ("scored", "cancelled")
+
+_STATES_THAT_WAIT = ("pending", "waiting", "ready", "scored", "cancelled")
 
 _COLUMNS = ("step", "from", "state", "for", "job", "ppl", "primary", "match")
 """Left of the reason."""
@@ -114,6 +119,12 @@ def _render_stage(name: str, stage: JsonObject, now: float) -> list[str]:
     if hidden:
         lines.append(f"  {len(hidden)} older evaluations are scored")
     shown = [row for row in rows if row["evaluation"] not in hidden]
+    if len(shown) > MAX_ROWS_SHOWN:
+        lines.append(f"  {len(shown) - MAX_ROWS_SHOWN} more evaluations: see `watcher status --json`")
+        # What needs a look comes before what only waits for its turn, and both stay in the order of their steps.
+        urgent = sorted(shown, key=lambda row: row["state"] in _STATES_THAT_WAIT)[:MAX_ROWS_SHOWN]
+        kept = {row["evaluation"] for row in urgent}
+        shown = [row for row in shown if row["evaluation"] in kept]
     if shown:
         return lines + _render_table([_build_cells(name, row, now) for row in shown])
     next_step = stage.get("next")

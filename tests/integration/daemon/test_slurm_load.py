@@ -30,6 +30,7 @@ def sleeps_of_a_run(poll):
         log=lambda *_, **__: None,
         tick=lambda _is_stopping: True,
         publish_stopped=lambda: None,
+        tick_runner=SimpleNamespace(is_unfinished=False),
     )
     systemd = SimpleNamespace(notify_ready=lambda _poll: "", notify_tick=lambda _summary: None, notify_stopping=lambda: None)
     wakeup = SimpleNamespace(watch_folders=lambda _folders: "", sleep=sleep)

@@ -134,19 +134,19 @@ def test_whatever_else_comes_of_a_try_is_journaled_with_its_intent(watched, outc
 def test_a_submission_that_got_through_and_could_not_be_journaled_is_not_made_twice(watched, monkeypatch):
     limited(watched, steps=(100,))
     watched.executor.submissions.clear()
-    real = watched.daemon.journal.append
+    real = watched.daemon.journal.append_all
 
-    def full(event, key="", /, **fields):
-        if event == "submitted":
+    def full(batch, *, t):
+        if any(event.name == "submitted" for event in batch):
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(event, key, **fields)
+        real(batch, t=t)
 
-    monkeypatch.setattr(watched.daemon.journal, "append", full)
+    monkeypatch.setattr(watched.daemon.journal, "append_all", full)
     watched.tick(12)
     names = [job.name for job in watched.executor.jobs.values()]
     assert len(names) == len(set(names)) > 0
     assert watched.executor.runs == []
-    monkeypatch.setattr(watched.daemon.journal, "append", real)
+    monkeypatch.setattr(watched.daemon.journal, "append_all", real)
     watched.tick_until(lambda: watched.list_states()[KEY] == "scored")
     each_was_scored_by_one_run(watched, (100,))
 

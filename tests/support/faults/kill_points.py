@@ -63,19 +63,20 @@ class KillPoint:
 
 def kill_around_event(monkeypatch, journal, event_name, *, before):
     """The process ends right before this journal first takes an event of that name, or right after."""
-    append = journal.append
+    append_all = journal.append_all
     killed = False
 
-    def append_or_die(event, *, t):
+    def append_or_die(batch, *, t):
         nonlocal killed
-        if killed or event.name != event_name:
-            return append(event, t=t)
+        names = [event.name for event in batch]
+        if killed or event_name not in names:
+            return append_all(batch, t=t)
         killed = True
-        if not before:
-            append(event, t=t)
+        if written := batch[: names.index(event_name) + (not before)]:
+            append_all(written, t=t)
         raise ProcessKilled(event_name)
 
-    monkeypatch.setattr(journal, "append", append_or_die)
+    monkeypatch.setattr(journal, "append_all", append_or_die)
 
 
 def tick_until_settled(watched, kill_point):

@@ -72,11 +72,13 @@ POISONS = {**KINDS_OF_FILE, **CONTENTS}
 
 def remove(path: Path) -> None:
     """Take away what lies there, whatever it is."""
-    if path.is_dir() and not path.is_symlink():
+    if path.is_symlink():
+        path.unlink()
+    elif path.is_dir():
         for child in path.iterdir():
             remove(child)
         path.rmdir()
-    elif path.is_symlink() or path.exists():
+    elif path.exists():
         path.unlink()
 
 

@@ -265,7 +265,7 @@ def test_what_is_no_longer_in_the_schedule_is_left_alone():
 def test_the_limits_are_told_by_name():
     ledger = JournalState(records={f"s/step_{n}": record() for n in range(3)})
     from watcher.core.actions import SubmitEvaluation  # noqa: PLC0415
-    from watcher.reconcile.reconciler import _select_submissions  # noqa: PLC0415  the smallest place that limits show in
+    from watcher.reconcile.reconciler import select_submissions  # noqa: PLC0415  the smallest place that limits show in
 
     candidate = SubmitEvaluation(key="s/step_0", request=None, mtimes=None)
     for limits, left, why in (
@@ -273,7 +273,7 @@ def test_the_limits_are_told_by_name():
         (LimitSettings(max_queued=2), None, "ready; limits.max_queued (2) is reached"),
         (LimitSettings(), 0, "ready; limits.slurm_calls_per_minute is used up for this minute"),
     ):
-        found = _select_submissions([candidate], world(submissions_left=left), config(stage("s"), limits=limits), ledger)
+        found = select_submissions([candidate], world(submissions_left=left), config(stage("s"), limits=limits), ledger)
         assert found == [Skip("s/step_0", why)]
 
 

@@ -1,0 +1,53 @@
+"""Which submissions are made where limits allow only some. Pure.
+
+Bridges and final steps come first, since comparisons wait for them. The others follow by the time at which their checkpoint
+was complete, oldest first, then by step.
+"""
+
+import math
+from collections.abc import Mapping
+
+from watcher.config.settings import Config
+from watcher.core.actions import Action, Skip, SubmitEvaluation
+from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationRecord
+from watcher.core.snapshot import Snapshot, StageFolder
+from watcher.journal.replay import JournalState
+from watcher.reconcile.schedule import is_final_step
+
+
+def select_submissions(
+    candidates: list[SubmitEvaluation], snapshot: Snapshot, config: Config, journal_state: JournalState
+) -> list[Action | Skip]:
+    """As many submissions as limits allow, the most urgent first."""
+    if not candidates:
+        return []
+    # Without the queue a lost job looks like none, so nothing new is submitted.
+    if snapshot.jobs is None:
+        return [Skip(candidate.key, f"ready; the queue {snapshot.queue_problem}") for candidate in candidates]
+    in_flight_count = sum(record.state in IN_FLIGHT_STATES for record in journal_state.records.values())
+    limits = [(config.limits.max_queued - in_flight_count, f"ready; limits.max_queued ({config.limits.max_queued}) is reached")]
+    max_running = config.limits.max_running if config.limits.max_running is not None else snapshot.max_running
+    if max_running is not None:
+        limits.append(
+            (max_running - in_flight_count, f"ready; limits.max_running ({max_running}) is reached, {in_flight_count} in flight")
+        )
+    if snapshot.submit_limit:
+        # A limit that Slurm named comes first: it explains more than our own numbers.
+        limits.insert(0, (0, snapshot.submit_limit))
+    if snapshot.submissions_left is not None:
+        limits.append((snapshot.submissions_left, "ready; limits.slurm_calls_per_minute is used up for this minute"))
+    available, reason = min(limits, key=lambda limit: limit[0])  # the first of two equal ones
+    # Comparisons wait for bridges and final steps, so those go first.
+    ranked = sorted(
+        candidates, key=lambda candidate: _make_priority_key(journal_state.records[candidate.key], config, snapshot.stages)
+    )
+    available = max(0, available)
+    return [*ranked[:available], *(Skip(candidate.key, reason) for candidate in ranked[available:])]
+
+
+def _make_priority_key(
+    record: EvaluationRecord, config: Config, stage_folders: Mapping[str, StageFolder]
+) -> tuple[bool, float, str, int]:
+    stage = config.stages[record.stage]
+    is_first = record.source != record.stage or is_final_step(stage, stage_folders.get(stage.name), record.step)
+    return not is_first, record.times.get("complete", math.inf), record.stage, record.step
