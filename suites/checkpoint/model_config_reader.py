@@ -25,7 +25,7 @@ MAX_SHOWN_CHARACTERS = 120
 
 _WITHOUT_EFFECT = re.compile(
     r"\w+_token_id|initializer_\w+|init_std|init_method|\w*loss\w*|log_attn_probs|\w*(?:dropout|pdrop)\w*|\w*recompute\w*"
-    r"|gradient_checkpointing\w*|_fused_\w+|_use_qkv_packed|_use_doc_masking|ring_attn_heads_k_stride|token_dispatcher_type"
+    r"|gradient_\w+|disable_parameter_transpose_cache|router_load_balancing_type|\w*jitter\w*|use_\w*permute|_fused_\w+|_use_qkv_packed|_use_doc_masking|ring_attn_heads_k_stride|token_dispatcher_type"
     r"|pretraining_tp|use_cache|output_(?:router_logits|attentions|hidden_states)|\w*softmax_in_fp32|architectures|model_type|torch_dtype|dtype"
     r"|transformers_version|_name_or_path|auto_map"
 )

@@ -26,7 +26,8 @@ NEUTRAL = [
     *((QWEN2, {key: value}) for key, value in {
         "log_attn_probs": True, "ring_attn_heads_k_stride": 2, "_fused_rotary_emb": True, "_use_doc_masking": True,
         "_attn_implementation": "llama3_ring_attention", "flex_attention_mask": "document", "no_rope_layer": None,
-        "moe_config": {**MOE, "router_aux_loss_coef": 0.01, "shared_expert_intermediate_size": 5632,
+        "moe_config": {**MOE, "router_aux_loss_coef": 0.01, "router_jitter_noise": 0.1, "router_load_balancing_type": "aux_loss",
+                       "use_torch_permute": True, "shared_expert_intermediate_size": 5632,
                        "enable_shared_expert": False, "token_dispatcher_type": "alltoall", "layers": [-1]},
     }.items()),
     *((STARCODER2, {key: value}) for key, value in {
@@ -57,7 +58,8 @@ NAMED = [
         "_attn_implementation": "differential", "norm_type": "layernorm", "use_alibi": True, "position_embedding_type": "alibi",
         "parallel_attention": True, "num_nextn_predict_layers": 1, "rope_local_base_freq": 10000.0, "post_norm": True,
         "moe_config": MOE, "rope_parameters": {"rope_type": "llama3", "factor": 8.0}, "mup_width_multiplier": 4.0,
-        "is_mla": True, "kv_lora_rank": 512, "attention_sink": True, "something_new": 3, "something_else": {"a": {"b": [0, 2]}},
+        "use_mla": True, "no_rope_layers": [3, 7], "attention_chunk_size": 8192, "kv_lora_rank": 512,
+        "attention_sink": True, "something_new": 3, "something_else": {"a": {"b": [0, 2]}},
         "rope_scaling": LLAMA3,
     }.items()),
     (QWEN2, {"moe_config": {**MOE, "norm_topk_prob": True}}, "moe_config.norm_topk_prob"),
