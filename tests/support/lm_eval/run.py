@@ -60,7 +60,7 @@ def write_task_file(folder: Path, name: str, rows: Path, *, include: str | None 
 def write_group_file(folder: Path, name: str, tasks: Sequence[str]) -> str:
     """Write ``here_NAME.yaml``: a group as mmlu is one; its name."""
     group = f"here_{name}"
-    aggregate = [{"metric": "acc", "weight_by_size": True}]
+    aggregate = [{"metric": metric, "weight_by_size": True} for metric in ("acc", "acc_norm")]
     definition = {"group": group, "task": list(tasks), "aggregate_metric_list": aggregate, "metadata": {"version": 2}}
     (folder / f"{group}.yaml").write_text(yaml.safe_dump(definition))
     return group
