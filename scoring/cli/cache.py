@@ -19,15 +19,23 @@ from suites.common.errors import ExitCode, UserError
 from suites.common.formatting import format_bytes
 from suites.contract.paths import DataPaths
 from suites.contract.scoring_request import SuiteInRequest, read_scoring_request
-from suites.definitions.data_cache import CACHE_ENTRY_KINDS, META_FILE, compute_entry_key, extract_key_fields, read_complete_meta
+from suites.contract.tier_files import TIER4
+from suites.definitions.data_cache import (
+    CACHE_ENTRY_KINDS,
+    META_FILE,
+    compute_entry_key,
+    compute_prompts_key,
+    extract_key_fields,
+    read_complete_meta,
+)
 from suites.definitions.local_data import hash_data_files
 from suites.definitions.suite import SliceDefinition, TaskDefinition, load_suite
-from suites.definitions.tokenizer_files import compute_tokenizer_digest
+from suites.definitions.tokenizer_files import read_tokenizer_copy
 
 DAY_SECONDS = 86400.0
 """Seconds after its last use in which an entry or a temporary file may still be in use."""
 
-_TIER_BY_SECTION = {"ppl_slices": "tier2_ppl", "cf_tasks": "tier3_cf"}
+_TIER_BY_SECTION = {"ppl_slices": "tier2_ppl", "cf_tasks": "tier3_cf", "sft_prompts": TIER4}
 
 
 class CacheEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +131,9 @@ def find_unreferenced(data: DataPaths, suites: Iterable[SuiteInRequest], now: fl
     # One name may have several definitions, in suites of different stages.
     needed: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for suite in suites:
-        for name, definition in suite.definition.items():
+        # The prompts of a suite are one entry.
+        entries_of_suite = {suite.name: suite.definition} if suite.tier == TIER4 else suite.definition
+        for name, definition in entries_of_suite.items():
             needed.setdefault((suite.tier, name), []).append(definition)
     digests: set[Any] = set()
     for entry in list_entries(data):
@@ -132,7 +142,7 @@ def find_unreferenced(data: DataPaths, suites: Iterable[SuiteInRequest], now: fl
         if reason and now - entry.last_used > DAY_SECONDS:
             yield RemovableItem(path=entry.folder, reason=reason, bytes=entry.bytes)
         elif entry.meta is not None:
-            digests.add(str(entry.meta["tokenizer"]["digest"]).removesuffix("-slow"))
+            digests.add(str(entry.meta["tokenizer"]["digest"]))
     # A tokenizer stays for the entries that were made with it, and for the ids that resolve to it.
     for pointer in data.eval_data.glob("tokenizers/by_id/*.json"):
         digests.add(read_json_object(pointer).get("digest"))
@@ -143,8 +153,11 @@ def find_unreferenced(data: DataPaths, suites: Iterable[SuiteInRequest], now: fl
 
 def _explain_unneeded(folder: Path, tier: str, meta: dict[str, Any], definitions: list[dict[str, Any]]) -> str:
     """Return why no definition needs this entry, or an empty text."""
-    kind, definition_type = CACHE_ENTRY_KINDS[tier]
     digest = str(meta["tokenizer"]["digest"])
+    if tier == TIER4:
+        is_needed = any(compute_prompts_key(definition, digest) == folder.name for definition in definitions)
+        return "" if is_needed else "no suite needs it"
+    kind, definition_type = CACHE_ENTRY_KINDS[tier]
     for definition in definitions:
         # The key covers the content of local files, so it is computed from the files as they are now.
         typed: SliceDefinition | TaskDefinition = msgspec.convert(definition, definition_type)
@@ -179,9 +192,9 @@ def list_(eval_data: Path) -> None:
         total += entry.bytes
         summary = "not complete; the next job or prefill builds it"
         if entry.meta is not None:
-            unit = "tokens" if entry.tier == "tier2_ppl" else "examples"
-            source, tokenizer = entry.meta["source"], entry.meta["tokenizer"]["identifier"]
-            source_name = source.get("hf_dataset") or f"{len(source.get('data_files', ()))} local files"
+            unit = {"tier2_ppl": "tokens", TIER4: "prompts"}.get(entry.tier, "examples")
+            source, tokenizer = entry.meta["source"], entry.meta["tokenizer"]["id"]
+            source_name = source.get("hf_dataset") or source.get("suite") or f"{len(source.get('data_files', ()))} local files"
             revision = f"@{source['revision'][:12]}" if source.get("revision") else ""
             summary = f"{entry.meta[unit]:,} {unit} of {source_name}{revision}, tokenizer {tokenizer}"
         unused_days = (now - entry.last_used) / DAY_SECONDS
@@ -212,7 +225,7 @@ def verify_cache(eval_data: Path) -> None:
 
 
 def _find_tokenizer_damage(copy: Path) -> list[str]:
-    return [] if compute_tokenizer_digest(copy) == copy.name else [f"{copy}: its files do not have the digest of its name"]
+    return [f"{copy}: its files do not have the digest of its name"] if read_tokenizer_copy(copy) is None else []
 
 
 @cache.command()

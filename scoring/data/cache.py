@@ -19,18 +19,18 @@ import torch
 
 from scoring.data.cache_entries import EntryProgress, ProgressCallback, load_tensors, obtain_entry, save_tensors
 from scoring.data.cloze_items import StoredItems, TaskItem, build_task_files
-from scoring.data.tokenizer import Tokenizer
 from scoring.sources.documents import iter_documents
 from scoring.sources.hub import open_hub_source
 from scoring.sources.local_files import open_local_files
 from scoring.sources.source import EntryDefinition, Source
+from scoring.tokenizers.tokenizer import EncodedText, Tokenizer
+from scoring.tokenizers.unknown_text import TextCoverage
 from suites.common.errors import ExitCode, UserError
 from suites.contract.encoding import to_plain_json
 from suites.contract.paths import DataPaths
 from suites.definitions.data_cache import CACHE_ENTRY_KINDS, build_prefill_command, compute_entry_key, extract_key_fields
 from suites.definitions.local_data import hash_data_files
 from suites.definitions.suite import SliceDefinition
-from suites.definitions.tokenizer_files import SLOW_SUFFIX
 
 TOKENS_FILE = "packed_tokens.pt"
 
@@ -157,15 +157,15 @@ def _ensure_entry(
             # Read after the rows: the source notes there how they were fetched.
             "source": source.description,
             "definition": to_plain_json(typed),
-            "tokenizer": {"identifier": tokenizer.identifier, "digest": tokenizer.digest},
+            "tokenizer": tokenizer.describe(),
             "versions": {package: version(package) for package in ("tokenizers", "torch")},
             **content,
         }
 
     offline_error = None
     if location.local_source is None and options["offline"]:
-        use_fast = not tokenizer.digest.endswith(SLOW_SUFFIX)
-        command = build_prefill_command(options.get("suites", ("SUITE",)), data, tokenizer.identifier, use_fast=use_fast)
+        suites = options.get("suites", ("SUITE",))
+        command = build_prefill_command(suites, data, tokenizer.identifier, use_fast=tokenizer.use_fast)
         offline_error = UserError(
             f"{name} is not in the data cache for this tokenizer, and this job is offline",
             location=location.folder,
@@ -180,14 +180,15 @@ def _build_slice_files(
 ) -> dict[str, Any]:
     """Write the tensors of a slice into ``temporary``; returns the part of meta.json that describes them."""
     target = definition.target_tokens
-    prefix_ids = [tokenizer.bos_id] if definition.bos and tokenizer.bos_id is not None else []
-    suffix_ids = [tokenizer.eos_id] if definition.eos and tokenizer.eos_id is not None else []
-    tokens, starts, document_bytes, total_bytes = array("i"), array("q"), array("q"), 0
-    for text, ids in _encode_batches(iter_documents(definition, source), tokenizer):
+    separator = tokenizer.separate_documents(bos=definition.bos, eos=definition.eos)
+    tokens, starts, document_bytes, total_bytes, coverage = array("i"), array("q"), array("q"), 0, TextCoverage()
+    for text, encoded in _encode_batches(iter_documents(definition, source), tokenizer):
         starts.append(len(tokens))
-        document_bytes.append(len(text.encode()))
-        total_bytes += document_bytes[-1]
-        tokens.extend([*prefix_ids, *ids, *suffix_ids])
+        coverage = coverage.add(text, encoded.unknown)
+        total_bytes += len(text.encode())
+        # Bits per byte divides by what is predicted: text without a token is not.
+        document_bytes.append(len(text.encode()) - encoded.unknown.bytes)
+        tokens.extend([*separator.before, *encoded.tokens, *separator.after])
         progress(EntryProgress(name, min(len(tokens), target), target, len(starts), total_bytes))
         # The last document is kept entirely: the slice may exceed its target by a part of it.
         if len(tokens) >= target:
@@ -213,13 +214,15 @@ def _build_slice_files(
         "documents": len(starts),
         "bytes": total_bytes,
         "tokens": len(tokens),
+        "separator": {name: list(ids) for name, ids in separator._asdict().items()},
+        **coverage._asdict(),
         "reached_target": len(tokens) >= target,
         "data_key": digest.hexdigest(),
     }
 
 
-def _encode_batches(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[tuple[str, list[int]]]:
-    """Each text with its token ids."""
+def _encode_batches(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[tuple[str, EncodedText]]:
+    """Each text with its token ids, and what of it has none."""
     remaining = iter(texts)
     while batch := list(islice(remaining, _BATCH_SIZE)):
-        yield from zip(batch, tokenizer.encode(batch), strict=True)
+        yield from zip(batch, tokenizer.encode_with_unknown(batch), strict=True)

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from scoring.data.cache_entries import EntryProgress, ProgressCallback, load_tensors, make_damage_error, save_tensors
-from scoring.data.tokenizer import Tokenizer, TokenRequest
 from scoring.sources.questions import ClozeQuestion, TextRequest
 from scoring.sources.source import Source
 from scoring.sources.task_adapters import adapt_row, list_task_columns
+from scoring.tokenizers.tokenizer import Tokenizer, TokenRequest
+from scoring.tokenizers.unknown_text import TextCoverage
 from suites.common.errors import ExitCode, UserError
 from suites.definitions.data_cache import FORMAT_VERSION
 from suites.definitions.suite import TaskDefinition
@@ -78,7 +79,7 @@ def build_task_files(
     examples = _build_examples(questions, sampled_rows)
     lines = b"".join(msgspec.json.encode(example) + b"\n" for example in examples)
     (temporary / EXAMPLES_FILE).write_bytes(lines)
-    pool, text_bytes = _TokenSequencePool(), 0
+    pool, text_bytes, coverage = _TokenSequencePool(), 0, TextCoverage()
     for start in range(0, len(examples), _BATCH_SIZE):
         batch = examples[start : start + _BATCH_SIZE]
         text_bytes += sum(len(text.encode()) for example in batch for pair in example.pairs for text in pair)
@@ -89,6 +90,9 @@ def build_task_files(
             names = [f"{source.name}: row {row}" for row in rows_of_pairs]
             for request in tokenizer.encode_pairs(pairs, name_item=names.__getitem__):
                 column.append([pool.intern(request.context), pool.intern(request.continuation)])
+        texts = list(dict.fromkeys(text for example in batch for pair in example.pairs for text in pair))
+        for text, unknown in zip(texts, tokenizer.count_unknown(texts), strict=True):
+            coverage = coverage.add(text, unknown)
         progress(EntryProgress(name, start + len(batch), len(examples), start + len(batch), text_bytes))
     tensors = pool.to_tensors()
     save_tensors(tensors, temporary / REQUESTS_FILE)
@@ -100,6 +104,7 @@ def build_task_files(
         "format": definition.format,
         "examples": len(examples),
         "requests": len(pool.requests) + len(pool.uncond),
+        **coverage._asdict(),
         "sample": {
             "seed": SAMPLE_SEED,
             "of": len(questions),

@@ -25,13 +25,16 @@ import msgspec
 
 from scoring.data import cache
 from scoring.data.cache_entries import find_damage
-from scoring.data.tokenizer import Tokenizer, load_tokenizer, resolve_tokenizer
+from scoring.data.prompt_entries import ensure_prompts
+from scoring.data.tokenizer_cache import resolve_tokenizer
 from scoring.runtime.network_namespace import NETWORK_CUT_OFF
+from scoring.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths
 from suites.contract.scoring_request import SuiteInRequest
-from suites.definitions.data_cache import CACHE_ENTRY_KINDS, build_prefill_command, read_complete_meta
-from suites.definitions.tokenizer_files import compute_tokenizer_digest, read_cached_digest
+from suites.contract.tier_files import TIER4
+from suites.definitions.data_cache import CACHE_ENTRY_KINDS, build_prefill_command, compute_prompts_key, read_complete_meta
+from suites.definitions.tokenizer_files import parse_tokenizer_identifier, read_cached_tokenizer
 
 SCHEMA = 1
 
@@ -67,6 +70,7 @@ def check_offline(request: OfflineCheckRequest, network: str) -> dict[str, Any]:
         if suite.tier in CACHE_ENTRY_KINDS
         for name, definition in suite.definition.items()
     ]
+    entries += [_check_prompts(suite, tokenizer, request) for suite in request.suites if suite.tier == TIER4]
     suite_options = [suite.suite_option for suite in request.suites]
     return {
         "schema": SCHEMA,
@@ -99,14 +103,15 @@ def report_offline_check(document: dict[str, Any], *, as_json: bool) -> ExitCode
 
 def _check_tokenizer(request: OfflineCheckRequest) -> tuple[Tokenizer | None, list[str]]:
     """The tokenizer as a job would load it, and problems. Copies nothing into the cache."""
-    folder, pointer = Path(request.tokenizer).expanduser(), request.data.tokenizer_pointer(request.tokenizer)
+    folder = parse_tokenizer_identifier(request.tokenizer).folder
+    pointer = request.data.tokenizer_pointer(request.tokenizer, use_fast=request.use_fast)
     try:
-        digest = compute_tokenizer_digest(folder) if folder.is_dir() else read_cached_digest(request.tokenizer, request.data)
-        if digest is not None:
-            tokenizer_folder = folder if folder.is_dir() else request.data.tokenizer(digest)
-            return load_tokenizer(request.tokenizer, tokenizer_folder, digest, use_fast=request.use_fast), []
+        resolved = read_cached_tokenizer(request.tokenizer, request.data, use_fast=request.use_fast)
+        if resolved is not None:
+            copy = request.data.tokenizer(resolved.digest)
+            return load_tokenizer(request.tokenizer, copy, resolved, use_fast=request.use_fast), []
         with tempfile.TemporaryDirectory(prefix="doctor-") as scratch:
-            # The hub's local cache may have it.
+            # A job reads a folder itself, and the hub's local cache may have an id.
             return resolve_tokenizer(request.tokenizer, DataPaths(Path(scratch)), use_fast=request.use_fast, offline=True), []
     except OSError as error:
         return None, [f"{error.filename or folder}: cannot be read ({error.strerror})"]
@@ -115,6 +120,24 @@ def _check_tokenizer(request: OfflineCheckRequest) -> tuple[Tokenizer | None, li
             return None, [f"{error.location}: {error.message}"]
         problem = "a file of the copy that it points to is missing or changed" if pointer.exists() else "missing"
         return None, [f"{pointer}: {problem}"]
+
+
+def _check_prompts(suite: SuiteInRequest, tokenizer: Tokenizer | None, request: OfflineCheckRequest) -> EntryCheck:
+    """The state of a suite's rendered prompts, which a job makes where they are missing."""
+    check = functools.partial(EntryCheck, suite=suite.name, tier=suite.tier, name="prompts")
+    if tokenizer is None:
+        return check(state="missing", problems=["its folder is unknown without the tokenizer"])
+    folder = request.data.entry("prompts", suite.name, compute_prompts_key(suite.definition, tokenizer.digest))
+    damage = find_damage(folder)
+    if damage and folder.is_dir():
+        return check(folder=str(folder), state="damaged", problems=damage)
+    try:
+        with tempfile.TemporaryDirectory(prefix="doctor-") as scratch:
+            data = DataPaths(Path(scratch)) if damage else request.data
+            ensure_prompts(suite.name, suite.definition, tokenizer=tokenizer, data=data)
+    except UserError as error:
+        return check(folder=str(folder), state="unusable", problems=[f"{error.location}: {error.message}"])
+    return check(folder=str(folder), state="made by the job" if damage else "whole")
 
 
 def _check_entry(

@@ -10,7 +10,7 @@ import os
 import queue
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -22,15 +22,18 @@ import structlog
 from scoring.data import cache
 from scoring.data.cache_entries import EntryProgress, ProgressCallback
 from scoring.data.prefill_progress import PrefillDisplay
-from scoring.data.tokenizer import Tokenizer, resolve_tokenizer
+from scoring.data.prompt_entries import ensure_prompts
+from scoring.data.tokenizer_cache import resolve_tokenizer
 from scoring.runtime.log_setup import configure_scoring_log
 from scoring.runtime.stop import StopRequest
+from scoring.tokenizers.tokenizer import Tokenizer
 from suites.common.atomic_files import write_json_atomically
 from suites.common.errors import ExitCode, UserError
 from suites.common.formatting import format_bytes
 from suites.contract.encoding import canonical_json
 from suites.contract.paths import AttemptPaths, DataPaths
 from suites.contract.scoring_request import ScoringRequest, SuiteInRequest
+from suites.contract.tier_files import TIER4
 from suites.definitions.data_cache import CACHE_ENTRY_KINDS
 
 SCHEMA = 1
@@ -42,10 +45,11 @@ _UPDATE_INTERVAL_SECONDS = 0.5
 
 
 class PrefillEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry that a suite needs."""
+    """An entry that a suite needs: a slice, a task, or all its prompts."""
 
     tier: str
     name: str
+    """Of the slice or task; of the suite of prompts."""
     definition: dict[str, Any]
 
 
@@ -63,7 +67,7 @@ class PrefillOptions(msgspec.Struct, frozen=True, kw_only=True):
         return DataPaths(Path(self.eval_data))
 
 
-def list_prefill_entries(suites: Iterable[SuiteInRequest]) -> list[PrefillEntry]:
+def list_prefill_entries(suites: Sequence[SuiteInRequest]) -> list[PrefillEntry]:
     """The entries of all suites in their order, without duplicates."""
     entries = (
         PrefillEntry(tier=suite.tier, name=name, definition=definition)
@@ -71,7 +75,11 @@ def list_prefill_entries(suites: Iterable[SuiteInRequest]) -> list[PrefillEntry]
         if suite.tier in CACHE_ENTRY_KINDS
         for name, definition in suite.definition.items()
     )
-    return list({canonical_json([entry.tier, entry.name, entry.definition]): entry for entry in entries}.values())
+    prompts = (
+        PrefillEntry(tier=suite.tier, name=suite.name, definition=suite.definition) for suite in suites if suite.tier == TIER4
+    )
+    unique = {canonical_json([entry.tier, entry.name, entry.definition]): entry for entry in (*entries, *prompts)}
+    return list(unique.values())
 
 
 def prefill_request(request: ScoringRequest, folder: Path, *, refresh: bool, jobs: int | None) -> ExitCode:
@@ -118,7 +126,7 @@ def fill_data_cache(
     stop.listen()
     # The tokenizer is fetched before the processes start, which would all fetch it.
     suite_options = [suite.suite_option for suite in suites]
-    resolve_tokenizer(options.tokenizer, options.data, use_fast=options.use_fast, offline=False, suites=suite_options)
+    resolve_tokenizer(options.tokenizer, options.data, use_fast=options.use_fast, suites=suite_options, refresh=options.refresh)
     entries = list_prefill_entries(suites)
     process_count = max(1, min(jobs or min(DEFAULT_MAX_JOBS, len(os.sched_getaffinity(0))), len(entries)))
 
@@ -222,6 +230,8 @@ def _throttle_progress(update: ProgressCallback, check_stop: Callable[[], None])
 def _make_entry(entry: PrefillEntry, options: PrefillOptions, progress: ProgressCallback) -> str:
     """Obtain an entry; returns the line that is printed for it. Raises nothing but UserError, which can be pickled."""
     try:
+        if entry.tier == TIER4:
+            return _make_prompts(entry, options)
         cached = cache.ensure_entry(
             entry.tier,
             entry.name,
@@ -245,7 +255,13 @@ def _make_entry(entry: PrefillEntry, options: PrefillOptions, progress: Progress
     return f"{entry.name}: {meta['tokens']:,} tokens of {meta['documents']:,} documents ({size}) in {cached.folder}"
 
 
+def _make_prompts(entry: PrefillEntry, options: PrefillOptions) -> str:
+    tokenizer = _load_tokenizer_once(options)
+    cached = ensure_prompts(entry.name, entry.definition, tokenizer=tokenizer, data=options.data, refresh=options.refresh)
+    return f"{entry.name}: {cached.meta['prompts']:,} prompts of {cached.meta['tokens']:,} tokens in {cached.folder}"
+
+
 @functools.cache
 def _load_tokenizer_once(options: PrefillOptions) -> Tokenizer:
     """The tokenizer, loaded once a process."""
-    return resolve_tokenizer(options.tokenizer, options.data, use_fast=options.use_fast, offline=False)
+    return resolve_tokenizer(options.tokenizer, options.data, use_fast=options.use_fast)

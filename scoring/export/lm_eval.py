@@ -121,7 +121,7 @@ def export_lm_eval(
 def _build_run_metadata(request: ScoringRequest, run_info: RunInfo, parts: Sequence[Mapping[str, Any]]) -> Json:
     """The fields of the results file that do not depend on tasks."""
     head = {"stage": request.stage, "source_stage": request.source_stage, "step": request.step, "scorer_version": SCORER_VERSION}
-    head |= {"fingerprint": request.fingerprint, "tokens_seen": run_info.tokens_seen, "tokenizer": run_info.tokenizer}
+    head |= {"fingerprint": request.fingerprint, "tokens_seen": run_info.tokens_seen, "tokenizer": run_info.tokenizer["id"]}
     versions = provenance.collect_versions()
     return {
         "config": {

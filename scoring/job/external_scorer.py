@@ -37,6 +37,7 @@ from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import TIER_FILES, DataPaths
 from suites.contract.scoring_request import ScoringRequest
 from suites.contract.tier_files import ENTRY_SCORES, TIER_SECTIONS
+from suites.definitions.tokenizer_files import parse_tokenizer_identifier
 
 POLL_SECONDS = 0.2
 """Seconds between two checks of the command and of our own signals."""
@@ -123,7 +124,7 @@ def build_environment(
 ) -> dict[str, str]:
     """Return ``environ`` with the variables that the command reads."""
     # The command gets a folder in any case: a tokenizer of the Hub is copied to the cache.
-    tokenizer = Path(request.tokenizer).expanduser()
+    tokenizer = parse_tokenizer_identifier(request.tokenizer).folder
     if not tokenizer.is_dir():
         tokenizer = DataPaths(Path(request.eval_data)).tokenizer(tokenizer_digest)
     return {

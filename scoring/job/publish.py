@@ -54,7 +54,7 @@ def build_head(request: ScoringRequest, tier: str, run_info: RunInfo) -> dict[st
             if suite.tier == tier
             for name, data_mark in compute_definition_digests(suite).items()
         },
-        "tokenizer": {"id": run_info.tokenizer, "digest": identity.tokenizer},
+        "tokenizer": {key: value for key, value in run_info.tokenizer.items() if key != "notes"},
         "dtype": identity.dtype,
         "seq_len": identity.seq_len,
         "backend": identity.backend,
@@ -63,7 +63,13 @@ def build_head(request: ScoringRequest, tier: str, run_info: RunInfo) -> dict[st
         "scorer_version": SCORER_VERSION,
         "run_id": request.run_id,
         "canary": run_info.canary,
+        "notes": list(run_info.tokenizer["notes"]),
     }
+
+
+def _build_document(head: dict[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
+    """A tier file. Its notes are the tokenizer's, then the tier's own."""
+    return {**head, **sections, "notes": [*head["notes"], *sections.get("notes", ())]}
 
 
 def publish_command_scores(
@@ -88,7 +94,7 @@ def publish_scored_items(
     Idempotent: the same parts give the same files, so a run that was killed in here is simply repeated.
     """
     documents = {
-        tier: {**build_head(request, tier, run_info), **TIERS[tier].build_sections(scored_items)}
+        tier: _build_document(build_head(request, tier, run_info), TIERS[tier].build_sections(scored_items))
         for tier, scored_items in scored_by_tier.items()
     }
 

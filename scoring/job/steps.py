@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from scoring.data.tokenizer import resolve_tokenizer
+from scoring.data.tokenizer_cache import resolve_tokenizer
 from scoring.inference import loglikelihood
 from scoring.job import external_instructions, external_scorer, workers
 from scoring.job.preflight import refuse_changed_checkpoint, resolve_device
@@ -104,7 +104,7 @@ class _Step(msgspec.Struct, frozen=True, kw_only=True):
         """Return what the head of every tier file says of this run."""
         return RunInfo(
             identity=context.identity,
-            tokenizer=self.request.tokenizer,
+            tokenizer=context.tokenizer.describe(),
             tokens_seen=self.metadata.tokens_seen,
             parameter_count=self.metadata.architecture.n_params,
             canary=self.run.report.canary,

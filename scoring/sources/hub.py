@@ -104,11 +104,12 @@ def _resolve_revision(name: str, requested: str | None) -> str | None:
         raise _make_dataset_error(f"{name}@{requested}" if requested else name, error) from error
 
 
-def fetch_tokenizer(identifier: str, patterns: Sequence[str], *, offline: bool, command: str) -> Path:
-    """A folder with the files of a model repository that match ``patterns``.
+def fetch_tokenizer(identifier: str, patterns: Sequence[str], *, revision: str | None, offline: bool, command: str) -> Path:
+    """A folder with the files of a model repository that match ``patterns``, named after its commit.
 
-    They come from the hub or from its local cache. ``command`` is the command line for the hint. Raises UserError: data
-    missing, or temporary for an error of the network. Raises OSError when the hub's local cache cannot be used.
+    ``revision`` is a branch, tag or commit; None is the main branch. The files come from the hub or from its local cache.
+    ``command`` is the command line for the hint. Raises UserError: data missing, or temporary for an error of the network.
+    Raises OSError when the hub's local cache cannot be used.
     """
     # Submodules are imported by their full names: a package has only those as attributes that something imported before.
     from huggingface_hub import snapshot_download  # noqa: PLC0415  only for fetching
@@ -118,7 +119,9 @@ def fetch_tokenizer(identifier: str, patterns: Sequence[str], *, offline: bool, 
     offline = offline or HF_HUB_OFFLINE
     retry_hint = f"on a machine with a network, run: {command}"
     disable_progress_bars()
-    download = functools.partial(snapshot_download, identifier, allow_patterns=list(patterns), local_files_only=offline)
+    download = functools.partial(
+        snapshot_download, identifier, revision=revision, allow_patterns=list(patterns), local_files_only=offline
+    )
     try:
         return Path(_retry_while_busy(identifier, download))
     except Exception as error:

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 import pyarrow as pa
 
-from scoring.data.tokenizer import Tokenizer
 from scoring.model.backends import LoadedModel
 from scoring.runtime.parts import FinishedPart, Part, RunIdentity
 from scoring.runtime.stop import StopRequest
 from scoring.tiers.canary import CanarySample
+from scoring.tokenizers.tokenizer import Tokenizer
 from suites.contract.paths import EvaluationPaths
 from suites.contract.scoring_request import ScoringRequest
 
@@ -102,8 +102,8 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What the head of every tier file has besides the request."""
 
     identity: RunIdentity
-    tokenizer: str
-    """The path or id in the request."""
+    tokenizer: Mapping[str, Any]
+    """``Tokenizer.describe``."""
     tokens_seen: int | None
     parameter_count: int | None = None
     """Parameters of the checkpoint."""

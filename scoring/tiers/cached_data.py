@@ -11,6 +11,7 @@ from scoring.data import cache
 from scoring.data.cache_entries import EntryProgress
 from scoring.runtime import parts
 from scoring.tiers.base import JobContext, ScoredItem, WorkItem
+from scoring.tokenizers.unknown_text import TextCoverage
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths, EvaluationPaths
 from suites.contract.scoring_request import ScoringRequest
@@ -83,6 +84,11 @@ def _ensure_entry(tier: str, name: str, definition: dict[str, Any], context: Job
     )
     _refuse_changed_data(tier, name, entry.meta, request)
     return entry
+
+
+def get_text_coverage(meta: Mapping[str, Any]) -> TextCoverage:
+    """How much of an entry's text has tokens."""
+    return TextCoverage(**{field: meta[field] for field in TextCoverage._fields})
 
 
 def _refuse_changed_data(tier: str, name: str, meta: Mapping[str, Any], request: ScoringRequest) -> None:

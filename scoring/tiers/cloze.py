@@ -7,7 +7,7 @@ from scoring.model.backends import LoadedModel
 from scoring.runtime.parts import Part
 from scoring.tiers import cloze_metric
 from scoring.tiers.base import JobContext, PartScores, ScoredItem, WorkItem
-from scoring.tiers.cached_data import CachedDataTier
+from scoring.tiers.cached_data import CachedDataTier, get_text_coverage
 from scoring.tiers.canary import CanarySample, sample_texts
 from suites.definitions.suite import get_primary_metric
 
@@ -33,11 +33,14 @@ class Cloze(CachedDataTier):
 
     def build_sections(self, scored_items: Sequence[ScoredItem]) -> dict[str, Any]:
         """``summary`` and ``tasks``."""
-        entries = {}
+        entries, notes = {}, []
         for scored_item in scored_items:
             work_item = scored_item.work_item
             metric = get_primary_metric(str(work_item.definition["adapter"]), work_item.format)
             figures = cloze_metric.summarise_task(scored_item.concat_rows().to_pylist(), primary_metric=metric)
+            coverage = get_text_coverage(work_item.entry.meta)
             style = {"format": work_item.format, "delimiter": work_item.definition.get("delimiter", " ")}
-            entries[work_item.name] = {**figures, **style, "data_key": work_item.data_key}
-        return {"summary": cloze_metric.summarise_tasks(entries), self.section: entries}
+            entries[work_item.name] = {**figures, **style, **coverage._asdict(), "data_key": work_item.data_key}
+            notes.append(coverage.describe(work_item.name, "its choices are scored without them"))
+        summary = cloze_metric.summarise_tasks(entries)
+        return {"summary": summary, "notes": [note for note in notes if note is not None], self.section: entries}

@@ -25,9 +25,9 @@ import numpy as np
 import pyarrow as pa
 
 from scoring.data.cloze_items import TaskItem
-from scoring.data.tokenizer import TokenRequest
 from scoring.inference.loglikelihood import NEAR_TIE_NATS, Model, compute_token_logprobs
 from scoring.inference.prefix_tree import Ints, TokenSpan
+from scoring.tokenizers.tokenizer import TokenRequest
 from suites.common.errors import ExitCode, UserError
 
 CLOZE_METRICS = ("acc", "acc_norm", "acc_per_char", "acc_per_byte", "acc_per_token", "acc_uncond")

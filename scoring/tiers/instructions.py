@@ -37,12 +37,13 @@ from scoring.answer_checks.base import ModelAnswer
 from scoring.answer_checks.json_and_code import refuse_schema
 from scoring.answer_checks.rates import PROMPT_RATES, PromptEntry, all_pass, list_requested_outcomes
 from scoring.answer_checks.text import split_word_tokens
-from scoring.data.chat_template import ChatTemplate, RenderedPrompt
+from scoring.data.prompt_entries import PromptsEntry, StoredPrompt, ensure_prompts
 from scoring.inference.generation import GenerationRequest, GenerationShape, fit_shape, generate_answers
 from scoring.model.backends import LoadedModel
 from scoring.runtime.parts import Part, build_part
 from scoring.tiers.base import JobContext, PartScores, ScoredItem, WorkItem
 from scoring.tiers.canary import CanarySample, sample_texts
+from scoring.tokenizers.rendered_prompt import TemplateDescription
 from suites.common.errors import ExitCode, UserError
 from suites.contract.encoding import canonical_json
 from suites.contract.paths import DataPaths, EvaluationPaths
@@ -80,9 +81,8 @@ class PreparedPrompt(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     definition: dict[str, Any]
-    rendered: RenderedPrompt
+    rendered: StoredPrompt
     generation_request: GenerationRequest
-    chat: ChatTemplate
 
 
 class PreparedPrompts(msgspec.Struct, frozen=True):
@@ -90,6 +90,8 @@ class PreparedPrompts(msgspec.Struct, frozen=True):
 
     prompts: list[PreparedPrompt]
     shape: GenerationShape
+    templates: list[TemplateDescription]
+    """Those of the prompts, without duplicates."""
 
 
 class Instructions:
@@ -103,9 +105,20 @@ class Instructions:
         Raises UserError where a prompt cannot be rendered or leaves no room for an answer.
         """
         context.stop.check()
-        chats: dict[str | None, ChatTemplate] = {}
-        prompts = [_prepare_prompt(name, definition, chats, context) for name, definition in definitions.items()]
-        templates = canonical_json([chat.description for chat in chats.values()])
+        data = DataPaths(Path(context.request.eval_data))
+        entries = [
+            ensure_prompts(suite.name, suite.definition, tokenizer=context.tokenizer, data=data)
+            for suite in context.request.suites
+            if suite.tier == TIER
+        ]
+        prompts = [
+            _prepare_prompt(name, definitions[name], entry, context.request.seq_len)
+            for entry in entries
+            for name in entry.prompts
+        ]
+        # Suites share a template as a rule.
+        descriptions = list(dict.fromkeys(template for entry in entries for template in entry.templates))
+        templates = canonical_json(msgspec.to_builtins(descriptions))
         tokens = canonical_json([prompt.rendered.tokens for prompt in prompts])
         data_key = hashlib.sha256((templates + tokens).encode()).hexdigest()
         parts = []
@@ -118,7 +131,7 @@ class Instructions:
             }
             stop = start + len(part_prompts)
             parts.append(build_part(TIER, WORK_ITEM_NAME, definition, templates, context.identity, start=start, stop=stop))
-        entry = PreparedPrompts(prompts, fit_shape([prompt.generation_request for prompt in prompts]))
+        entry = PreparedPrompts(prompts, fit_shape([prompt.generation_request for prompt in prompts]), descriptions)
         yield WorkItem(tier=TIER, name=WORK_ITEM_NAME, definition=dict(definitions), data_key=data_key, entry=entry, parts=parts)
 
     def sample_for_canary(self, work_item: WorkItem, seq_len: int) -> CanarySample:
@@ -129,15 +142,16 @@ class Instructions:
         self, work_item: WorkItem, part: Part, model: LoadedModel, context: JobContext, on_batch: Callable[[int], None]
     ) -> PartScores:
         """Answer the part's prompts and check the answers."""
-        del context
+        tokenizer = context.tokenizer
+        special_tokens = frozenset(tokenizer.resolved.reading.special_tokens)
         entry: PreparedPrompts = work_item.entry
         prompts = entry.prompts[part.start : part.stop]
         requests = [prompt.generation_request for prompt in prompts]
-        results = generate_answers(model, requests, shape=entry.shape, decode=prompts[0].chat.decode, on_batch=on_batch)
+        results = generate_answers(model, requests, shape=entry.shape, decode=tokenizer.decode, on_batch=on_batch)
         # Checks run here, in the part, so that evidence is kept although the tier file has only verdicts.
         rows = []
         for prompt, result in zip(prompts, results, strict=True):
-            answer = ModelAnswer(text=result.text, finish=result.finish, special_tokens=prompt.chat.special_tokens)
+            answer = ModelAnswer(text=result.text, finish=result.finish, special_tokens=special_tokens)
             outcomes = check_registry.check_answer(answer, prompt.definition["checks"])
             rows.append(
                 {
@@ -158,12 +172,13 @@ class Instructions:
     def build_sections(self, scored_items: Sequence[ScoredItem]) -> dict[str, Any]:
         """``summary``, ``by_category``, ``chat_template``, ``data_key`` and ``prompts``."""
         (scored_item,) = scored_items
-        first_prompt: PreparedPrompt = scored_item.work_item.entry.prompts[0]
+        templates: list[TemplateDescription] = scored_item.work_item.entry.templates
         prompts = {row["name"]: _build_entry(row) for row in scored_item.concat_rows().to_pylist()}
         return {
             "summary": summarise_prompts(prompts),
             "by_category": summarise_categories(prompts),
-            "chat_template": first_prompt.chat.description,
+            "chat_template": msgspec.to_builtins(templates[0]),
+            "notes": list(dict.fromkeys(note for template in templates for note in template.notes)),
             "data_key": scored_item.work_item.data_key,
             self.section: prompts,
         }
@@ -180,36 +195,28 @@ class Instructions:
         yield paths.generations, "".join(lines).encode("ascii")
 
 
-def _prepare_prompt(
-    name: str, definition: dict[str, Any], chats: dict[str | None, ChatTemplate], context: JobContext
-) -> PreparedPrompt:
-    """Render one prompt; ``chats`` keeps the templates that were already loaded."""
+def _prepare_prompt(name: str, definition: dict[str, Any], entry: PromptsEntry, seq_len: int) -> PreparedPrompt:
+    """One prompt of the data cache, with the room for its answer."""
     prompt_definition = msgspec.convert(definition, PromptDefinition)
     # The login node has no jsonschema, so schemas are checked here, before anything is scored.
     for check in prompt_definition.checks:
         if check["check"] == "json_schema":
             refuse_schema(check["schema"], location=f"prompt {name}")
-    request, tokenizer = context.request, context.tokenizer
-    if prompt_definition.chat_template not in chats:
-        folder = DataPaths(Path(request.eval_data)).tokenizer(tokenizer.digest.removesuffix("-slow"))
-        chats[prompt_definition.chat_template] = ChatTemplate(
-            tokenizer, folder, use_fast=request.use_fast, fallback=prompt_definition.chat_template
-        )
-    chat = chats[prompt_definition.chat_template]
-    rendered = chat.render([msgspec.to_builtins(message) for message in prompt_definition.messages])
+    rendered = entry.prompts[name]
+    template = entry.templates[rendered.template]
     # Prompt and answer share the sequence length.
-    max_answer_tokens = request.seq_len - len(rendered.tokens)
+    max_answer_tokens = seq_len - len(rendered.tokens)
     if max_answer_tokens < 1 or not rendered.tokens:
-        detail = f"takes {len(rendered.tokens)} tokens of a sequence length of {request.seq_len}: no room for an answer"
+        detail = f"takes {len(rendered.tokens)} tokens of a sequence length of {seq_len}: no room for an answer"
         hint = "give a larger seq_len, or leave the prompt out"
         raise UserError(detail, location=f"prompt {name}", hint=hint, code=ExitCode.CANNOT_SCORE)
     generation_request = GenerationRequest(
         tokens=rendered.tokens,
         max_new_tokens=min(prompt_definition.max_new_tokens, max_answer_tokens),
-        stop_ids=chat.stop_ids,
-        stop_strings=(*prompt_definition.stop, *chat.stop_strings),
+        stop_ids=frozenset(template.stop_tokens),
+        stop_strings=(*prompt_definition.stop, *template.stop_strings),
     )
-    return PreparedPrompt(name=name, definition=definition, rendered=rendered, generation_request=generation_request, chat=chat)
+    return PreparedPrompt(name=name, definition=definition, rendered=rendered, generation_request=generation_request)
 
 
 def _build_entry(row: Mapping[str, Any]) -> dict[str, Any]:

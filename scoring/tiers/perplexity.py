@@ -7,7 +7,7 @@ from scoring.model.backends import LoadedModel
 from scoring.runtime.parts import Part
 from scoring.tiers import perplexity_metric
 from scoring.tiers.base import JobContext, PartScores, ScoredItem, WorkItem
-from scoring.tiers.cached_data import CachedDataTier
+from scoring.tiers.cached_data import CachedDataTier, get_text_coverage
 from scoring.tiers.canary import CanarySample, sample_stream
 
 
@@ -43,8 +43,16 @@ class Perplexity(CachedDataTier):
 
     def build_sections(self, scored_items: Sequence[ScoredItem]) -> dict[str, Any]:
         """``summary`` and ``slices``."""
-        entries = {
-            scored_item.work_item.name: {**scored_item.parts[0].meta["entry"], "data_key": scored_item.work_item.data_key}
-            for scored_item in scored_items
-        }
-        return {"summary": perplexity_metric.summarise_slices(entries), self.section: entries}
+        entries, notes = {}, []
+        for scored_item in scored_items:
+            work_item = scored_item.work_item
+            coverage = get_text_coverage(work_item.entry.meta)
+            entries[work_item.name] = {
+                **scored_item.parts[0].meta["entry"],
+                **coverage._asdict(),
+                "separator": work_item.entry.meta["separator"],
+                "data_key": work_item.data_key,
+            }
+            notes.append(coverage.describe(work_item.name, "bits per byte divides by the bytes of the others"))
+        summary = perplexity_metric.summarise_slices(entries)
+        return {"summary": summary, "notes": [note for note in notes if note is not None], self.section: entries}

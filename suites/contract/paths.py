@@ -111,20 +111,22 @@ class DataPaths(msgspec.Struct, frozen=True):
     eval_data: Path
 
     def entry(self, kind: str, name: str, key: str) -> Path:
-        """Folder of one entry; ``kind`` is ``slice`` or ``task``.
+        """Folder of one entry; ``kind`` is ``slice``, ``task`` or ``prompts``.
 
-        A slice has packed_tokens.pt and meta.json; a task examples.jsonl, meta.json and the tokenized requests.
+        A slice has packed_tokens.pt and meta.json; a task examples.jsonl, meta.json and the tokenized requests; the prompts of
+        a suite prompts.jsonl and meta.json.
         """
-        return self.eval_data / {"slice": "ppl_slices", "task": "cf_tasks"}[kind] / name / key
+        return self.eval_data / {"slice": "ppl_slices", "task": "cf_tasks", "prompts": "sft_prompts"}[kind] / name / key
 
     def tokenizer(self, digest: str) -> Path:
-        """Folder with a copy of a tokenizer's files."""
+        """Folder with a copy of a tokenizer's files, and their reading."""
         return self.eval_data / "tokenizers" / digest
 
-    def tokenizer_pointer(self, identifier: str) -> Path:
+    def tokenizer_pointer(self, identifier: str, *, use_fast: bool = True) -> Path:
         """File with the digest of a tokenizer id or path."""
         safe_name = "".join(character if character.isalnum() or character in "-_." else "_" for character in identifier)[-80:]
-        digest = hashlib.sha256(identifier.encode()).hexdigest()[:12]  # two identifiers may have one safe name
+        marked = identifier if use_fast else f"{identifier}\0slow"  # the same files may be read in two ways
+        digest = hashlib.sha256(marked.encode()).hexdigest()[:12]  # two identifiers may have one safe name
         return self.eval_data / "tokenizers" / "by_id" / f"{safe_name}.{digest}.json"
 
 

@@ -17,7 +17,7 @@ from suites.contract.encoding import canonical_digest, to_plain_json
 from suites.contract.paths import DataPaths
 from suites.contract.scoring_request import SuiteInRequest
 from suites.definitions.suite import SliceDefinition, TaskDefinition
-from suites.definitions.tokenizer_files import make_cache_digest, read_cached_digest
+from suites.definitions.tokenizer_files import parse_tokenizer_identifier, read_cached_digest
 
 FORMAT_VERSION = 1
 """Part of every key. Raise it when the same source gives other bytes; older versions keep their entries."""
@@ -31,7 +31,7 @@ CACHE_ENTRY_KINDS: dict[str, tuple[str, type[SliceDefinition] | type[TaskDefinit
     "tier2_ppl": ("slice", SliceDefinition),
     "tier3_cf": ("task", TaskDefinition),
 }
-"""Tier -> (kind of its entries, type of their definitions). Other tiers have no entries."""
+"""Tier -> (kind of its entries, type of their definitions). Tier 4 has one entry a suite, which any job can make."""
 
 _FIELDS_NOT_IN_KEY = ("streaming", "isolate_documents")  # they change the download and the scoring, not the entry
 
@@ -78,6 +78,19 @@ def read_complete_meta(folder: Path) -> dict[str, Any] | None:
     return meta if is_complete else None
 
 
+def extract_prompt_fields(prompts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The fields of a suite's prompts that decide how they are rendered."""
+    return {
+        name: {key: prompt[key] for key in ("messages", "chat_template") if prompt.get(key) is not None}
+        for name, prompt in prompts.items()
+    }
+
+
+def compute_prompts_key(prompts: Mapping[str, Mapping[str, Any]], tokenizer_digest: str) -> str:
+    """20 hex digits for the content of the entry of a suite's rendered prompts."""
+    return compute_entry_key("prompts", extract_prompt_fields(prompts), tokenizer_digest)
+
+
 class HubEntry(NamedTuple):
     """A slice or task of a hub data set."""
 
@@ -109,10 +122,9 @@ def locate_hub_entries(
 
     None where the tokenizer is not in the cache.
     """
-    tokenizer_digest = read_cached_digest(identifier, data)
-    if tokenizer_digest is None:
+    digest = read_cached_digest(identifier, data, use_fast=use_fast)
+    if digest is None:
         return None
-    digest = make_cache_digest(tokenizer_digest, use_fast=use_fast)
     folders = {
         entry.label: locate_hub_entry(entry.tier, entry.name, entry.definition, digest, data)
         for entry in list_hub_entries(suites)
@@ -128,7 +140,7 @@ def missing_entries(suites: tuple[SuiteInRequest, ...], identifier: str, data: D
     entry_folders = locate_hub_entries(suites, identifier, data, use_fast=use_fast)
     # Without the tokenizer no key is known. A tokenizer in a folder needs no prefill, but its entries do.
     if entry_folders is None:
-        tokenizer = [] if Path(identifier).expanduser().is_dir() else [f"{TOKENIZER_PREFIX}{identifier}"]
+        tokenizer = [] if parse_tokenizer_identifier(identifier).folder.is_dir() else [f"{TOKENIZER_PREFIX}{identifier}"]
         return [*tokenizer, *(entry.label for entry in list_hub_entries(suites))]
     return [label for label, folder in entry_folders.items() if read_complete_meta(folder) is None]
 

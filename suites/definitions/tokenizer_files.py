@@ -1,20 +1,29 @@
-"""Files of a tokenizer, their digest, and their copy in the cache.
+"""Files of a tokenizer, and its copy in the data cache.
 
-The digest needs no network and no library: that of a folder comes from its files, that of an id from the pointer that a
-prefill left in the data cache.
+A cached tokenizer is a folder named after the digest of its reading: the files, resolved.json, and pipeline.json where
+tokenizer.json alone does not give the ids. Nothing here needs a network or a library.
 """
 
 import hashlib
+import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from suites.common.atomic_files import fsync_folder, make_temporary_name, write_json_atomically
 from suites.common.documents import read_json_object
 from suites.common.group_permissions import grant_group_access, make_shared_folders
 from suites.contract.paths import DataPaths
+from suites.contract.resolved_tokenizer import (
+    PIPELINE_JSON,
+    ResolvedTokenizer,
+    has_its_pipeline,
+    read_resolved_tokenizer,
+)
 
-SCHEMA = 1
+SCHEMA = 2
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -27,96 +36,165 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "spiece.model",
     "sentencepiece.bpe.model",
+    "tiktoken.model",
+    "tekken.json",
     "chat_template.jinja",
 )
 
-SLOW_SUFFIX = "-slow"
-"""Suffix of the digest where the slow implementation is used."""
+TEMPLATE_FOLDER = "additional_chat_templates"
+"""Folder of further chat templates, ``NAME.jinja`` each."""
+
+HUB_PATTERNS = (*TOKENIZER_FILES, f"{TEMPLATE_FOLDER}/*.jinja", "config.json")
+"""What is fetched of a repository."""
 
 _VOCABULARY_FILES = frozenset(
-    {"tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"}
+    {
+        *("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json"),
+        *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tiktoken.model"),
+    }
 )
 
+_CONFIG_KEYS = ("model_type", "tokenizer_class", "model_name", "auto_map")
+"""What transformers reads of config.json to choose a tokenizer's class. The other keys change for other reasons."""
 
-def list_tokenizer_files(folder: Path) -> list[Path]:
-    """The tokenizer files in ``folder``, by name; empty without a vocabulary.
 
-    config.json counts only where no other file names the tokenizer's class, since it changes for other reasons, too.
+class TokenizerIdentifier(NamedTuple):
+    """A tokenizer as people name it: a folder, or ``ID`` or ``ID@REVISION`` of the hub."""
+
+    name: str
+    revision: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """``name`` as a folder, whether it exists or not."""
+        return Path(self.name).expanduser()
+
+
+def parse_tokenizer_identifier(identifier: str) -> TokenizerIdentifier:
+    """Name and revision. A folder that exists has no revision, whatever its name."""
+    if Path(identifier).expanduser().is_dir():
+        return TokenizerIdentifier(identifier)
+    name, _, revision = identifier.partition("@")
+    # As in transformers, a revision of a folder means nothing.
+    if not revision or Path(name).expanduser().is_dir():
+        return TokenizerIdentifier(name)
+    return TokenizerIdentifier(name, revision)
+
+
+def read_tokenizer_files(folder: Path) -> dict[str, bytes]:
+    """Name -> bytes of the tokenizer files in ``folder``, by name; empty without a vocabulary.
+
+    config.json is reduced to the keys that choose the tokenizer's class.
     """
-    files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    if not _VOCABULARY_FILES & {path.name for path in files}:
-        return []
-    if not {"tokenizer.json", "tokenizer_config.json"} & {path.name for path in files} and (folder / "config.json").is_file():
-        files.append(folder / "config.json")
-    return sorted(files, key=lambda path: path.name)
+    names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if not _VOCABULARY_FILES & set(names):
+        return {}
+    names += [f"{TEMPLATE_FOLDER}/{path.name}" for path in folder.glob(f"{TEMPLATE_FOLDER}/*.jinja")]
+    files = {name: (folder / name).read_bytes() for name in names}
+    config = _reduce_config(folder / "config.json")
+    if config:
+        files["config.json"] = config
+    return dict(sorted(files.items()))
 
 
-def compute_tokenizer_digest(folder: Path) -> str | None:
-    """SHA-256 (24 hex digits) over names and bytes of the tokenizer files.
+def _reduce_config(path: Path) -> bytes | None:
+    config = {key: value for key, value in read_json_object(path).items() if key in _CONFIG_KEYS}
+    return json.dumps(config, sort_keys=True).encode() if config else None
 
-    None without a tokenizer.
-    """
-    files = list_tokenizer_files(folder)
+
+def compute_files_digest(files: Mapping[str, bytes]) -> str | None:
+    """SHA-256 (24 hex digits) over names and bytes; None without files."""
     if not files:
         return None
     digest = hashlib.sha256()
-    for path in files:
-        content = path.read_bytes()
-        digest.update(f"{path.name}\0{len(content)}\0".encode())
+    for name, content in sorted(files.items()):
+        digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
     return digest.hexdigest()[:24]
 
 
-def make_cache_digest(digest: str, *, use_fast: bool) -> str:
-    """The digest in cache keys, with a suffix for slow tokenizers."""
-    return digest if use_fast else f"{digest}{SLOW_SUFFIX}"
+def store_tokenizer(
+    resolved: ResolvedTokenizer,
+    files: Mapping[str, bytes],
+    pipeline: bytes | None,
+    identifier: str,
+    data: DataPaths,
+    *,
+    use_fast: bool,
+) -> None:
+    """Copy a tokenizer and its reading into the data cache, and point ``identifier`` at them.
 
-
-def store_tokenizer(folder: Path, identifier: str, data: DataPaths) -> str | None:
-    """Copy a tokenizer into the data cache and return its digest.
-
-    Also point ``identifier`` at the copy. None where the folder has no tokenizer.
     Raises OSError where the cache cannot be written.
     """
-    digest = compute_tokenizer_digest(folder)
-    if digest is None:
-        return None
-    stored_copy = data.tokenizer(digest)
-    if compute_tokenizer_digest(stored_copy) != digest:
-        _copy_tokenizer(folder, stored_copy, digest)
-    if read_cached_digest(identifier, data) != digest:
-        pointer = data.tokenizer_pointer(identifier)
+    stored_copy = data.tokenizer(resolved.digest)
+    if read_tokenizer_copy(stored_copy) is None:
+        _write_copy(resolved, files if pipeline is None else {**files, PIPELINE_JSON: pipeline}, stored_copy)
+    pointer = data.tokenizer_pointer(identifier, use_fast=use_fast)
+    document = {"schema": SCHEMA, "identifier": identifier, "files": resolved.reading.files, "digest": resolved.digest}
+    if read_json_object(pointer) != document:
         make_shared_folders(pointer.parent)
-        write_json_atomically(pointer, {"schema": SCHEMA, "identifier": identifier, "digest": digest})
+        write_json_atomically(pointer, document)
         grant_group_access(pointer)
-    return digest
 
 
-def read_cached_digest(identifier: str, data: DataPaths) -> str | None:
-    """The last digest of ``identifier``, if its cached copy is complete.
+def read_tokenizer_copy(folder: Path) -> ResolvedTokenizer | None:
+    """The reading of a cached tokenizer whose files are all as they were written. Reads every byte.
 
-    None otherwise.
+    None for a damaged or missing one.
     """
-    digest = read_json_object(data.tokenizer_pointer(identifier)).get("digest")
-    return digest if isinstance(digest, str) and compute_tokenizer_digest(data.tokenizer(digest)) == digest else None
+    resolved = read_resolved_tokenizer(folder)
+    if resolved is None or resolved.digest != folder.name or not has_its_pipeline(folder, resolved.reading):
+        return None
+    try:
+        return resolved if compute_files_digest(read_tokenizer_files(folder)) == resolved.reading.files else None
+    except OSError:
+        return None
 
 
-def _copy_tokenizer(folder: Path, stored_copy: Path, digest: str) -> None:
+def read_cached_tokenizer(identifier: str, data: DataPaths, *, use_fast: bool = True) -> ResolvedTokenizer | None:
+    """The reading that a prefill left for ``identifier``.
+
+    None without one, where its copy is damaged, or where a folder's files have changed since. Raises OSError where the folder
+    cannot be read.
+    """
+    pointer = read_json_object(data.tokenizer_pointer(identifier, use_fast=use_fast))
+    digest, files = pointer.get("digest"), pointer.get("files")
+    folder = parse_tokenizer_identifier(identifier).folder
+    # A folder that is gone is served from its copy.
+    if not isinstance(digest, str) or (
+        folder.is_dir() and compute_files_digest(read_tokenizer_files(folder)) not in {files, None}
+    ):
+        return None
+    return read_tokenizer_copy(data.tokenizer(digest))
+
+
+def read_cached_digest(identifier: str, data: DataPaths, *, use_fast: bool = True) -> str | None:
+    """The digest of ``read_cached_tokenizer``; None where there is none, or where the folder cannot be read."""
+    try:
+        resolved = read_cached_tokenizer(identifier, data, use_fast=use_fast)
+    except OSError:
+        return None
+    return None if resolved is None else resolved.digest
+
+
+def _write_copy(resolved: ResolvedTokenizer, files: Mapping[str, bytes], stored_copy: Path) -> None:
     temporary = stored_copy.with_name(make_temporary_name(stored_copy))
     make_shared_folders(temporary)
     try:
-        for source in list_tokenizer_files(folder):
-            with (temporary / source.name).open("wb") as target:
-                target.write(source.read_bytes())
-                target.flush()
-                os.fsync(target.fileno())
+        for name, content in files.items():
+            (temporary / name).parent.mkdir(exist_ok=True)
+            (temporary / name).write_bytes(content)
+        resolved.write(temporary)
+        for path in filter(Path.is_file, temporary.rglob("*")):
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
         grant_group_access(temporary)
         if stored_copy.exists():  # its content differs from the digest in its name, so it is damaged
             stored_copy.rename(temporary.with_name(f"{temporary.name}.damaged"))
         try:
             temporary.rename(stored_copy)
         except OSError:  # another process was faster, with the same bytes; or the cache cannot be written
-            if compute_tokenizer_digest(stored_copy) != digest:
+            if read_tokenizer_copy(stored_copy) is None:
                 raise
         fsync_folder(stored_copy.parent)
     finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from scoring.data import cache
-from scoring.data.tokenizer import resolve_tokenizer
+from scoring.data.tokenizer_cache import resolve_tokenizer
 from scoring.inference.loglikelihood import compute_token_logprobs
 from scoring.inference.prefix_tree import TokenSpan
 from scoring.model.loader import load_causal_lm

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.speed import BATCH_SIZES, LmEvalProcess, write_hf_model
-from scoring.data.tokenizer import resolve_tokenizer
+from scoring.data.tokenizer_cache import resolve_tokenizer
 from scoring.inference.loglikelihood import compute_token_logprobs
 from scoring.inference.prefix_tree import TokenSpan
 from scoring.model.loader import load_causal_lm

@@ -17,7 +17,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from scoring.data import cache
-from scoring.data.tokenizer import resolve_tokenizer
+from scoring.data.tokenizer_cache import resolve_tokenizer
 from scoring.model.loader import load_causal_lm
 from scoring.tiers import cloze_metric as choice
 from suites.contract.paths import DataPaths

@@ -203,6 +203,8 @@ class Scored(StateChange, frozen=True, kw_only=True, tag="scored"):
     """Tier -> digest of its suites."""
     scores: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """Headlines of the valid tier files, for status."""
+    notes: tuple[str, ...] = ()
+    """What the tier files tell a person: what was guessed, left out or ignored."""
     results: PathText = ""
     """The results folder of the tier files; empty: the stage's."""
     mtimes: str | None = None

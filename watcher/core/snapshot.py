@@ -150,6 +150,8 @@ class EvaluationResults(msgspec.Struct, frozen=True, kw_only=True):
     """The results folder of these files, where it is not the record's."""
     scores: Mapping[str, float] = msgspec.field(default_factory=dict)
     """Headlines of the valid ones, for status: ``ppl``, ``primary``, ``instruction_match_rate``; ``suspicious``."""
+    notes: tuple[str, ...] = ()
+    """Those of the valid ones, without duplicates."""
 
     @property
     def is_valid(self) -> bool:

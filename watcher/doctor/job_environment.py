@@ -150,7 +150,8 @@ def _check_data_cache(config: Config, stage: Stage, tokenizer: str, plans: Stage
     if missing_labels:
         message = f"{len(missing_labels)} of {entry_count} are not in the cache: {format_names(missing_labels)}"
         return DoctorCheck(WARNING, name, message, f"run `watcher prefill {stage.name}`")
-    source = "in the cache" if read_cached_digest(tokenizer, data_paths) else "read by the jobs from local files"
+    is_cached = read_cached_digest(tokenizer, data_paths, use_fast=stage.use_fast) is not None
+    source = "in the cache" if is_cached else "read by the jobs from local files"
     return DoctorCheck(OK, name, f"{entry_count} slices, tasks and prompts, tokenizer {tokenizer}: {source}")
 
 

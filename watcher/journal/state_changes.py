@@ -125,7 +125,7 @@ def _content_changes(
         "times": {name: value for name, value in times.items() if value is not None},
     }
     if not same_content:  # scores of another content
-        changes["extra"] = {name: value for name, value in record.extra.items() if name != "scores"}
+        changes["extra"] = {name: value for name, value in record.extra.items() if name not in {"scores", "notes"}}
     return changes
 
 
@@ -162,7 +162,7 @@ def _scored_changes(record: EvaluationRecord, event: events.Scored, t: float) ->
         "results": event.results,
         # A job's end does not read the checkpoint, so the last inspection's mtimes stay.
         "mtimes": record.mtimes if event.mtimes is None else event.mtimes,
-        "extra": {**record.extra, "scores": {**previous_scores, **event.scores}},
+        "extra": {**record.extra, "scores": {**previous_scores, **event.scores}, "notes": list(event.notes)},
         "times": _update_times(record, scored=t),
     }
 

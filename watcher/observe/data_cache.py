@@ -88,7 +88,8 @@ class MissingEntriesCache:
         data = DataPaths(key.eval_data)
         entry_folders = locate_hub_entries(key.suites, key.tokenizer, data, use_fast=key.use_fast)
         # Without the tokenizer's pointer no entry has a name yet, and the pointer arrives first.
-        watched_paths = [data.tokenizer_pointer(key.tokenizer)] if entry_folders is None else list(entry_folders.values())
+        pointer = data.tokenizer_pointer(key.tokenizer, use_fast=key.use_fast)
+        watched_paths = [pointer] if entry_folders is None else list(entry_folders.values())
         stamps = {path: _read_stamp(path) for path in watched_paths}  # before the check: later changes then show in the next poll
         missing_labels = tuple(missing_entries(key.suites, key.tokenizer, data, use_fast=key.use_fast))
         if entry_folders is not None:

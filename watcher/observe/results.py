@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 from suites.common.documents import read_json_object_if_readable, select_finite_numbers
 from suites.contract.paths import TIER_FILES, EvaluationPaths
@@ -19,6 +19,7 @@ def check_results(paths: EvaluationPaths, fingerprint: str, tiers: Mapping[str, 
     verdicts: dict[str, TierVerdict] = {}
     fingerprints: dict[str, str] = {}
     scores: dict[str, float] = {}
+    notes: dict[str, None] = {}
     for tier, (digest, names) in tiers.items():
         if tier not in TIER_FILES:
             verdicts[tier] = TierVerdict("invalid", f"no tier is called {tier}")
@@ -31,16 +32,23 @@ def check_results(paths: EvaluationPaths, fingerprint: str, tiers: Mapping[str, 
             if file_fingerprint is not None:
                 fingerprints[tier] = file_fingerprint
         elif verdicts[tier].kind == "valid":
-            scores |= _read_headline_scores(path)
-    return EvaluationResults(verdicts=verdicts, fingerprints=fingerprints, scores=scores)
+            document = read_json_object_if_readable(path)
+            scores |= _read_headline_scores(document)
+            notes |= dict.fromkeys(_read_notes(document))
+    return EvaluationResults(verdicts=verdicts, fingerprints=fingerprints, scores=scores, notes=tuple(notes))
 
 
-def _read_headline_scores(path: Path) -> dict[str, float]:
+def _read_notes(document: Mapping[str, Any]) -> list[str]:
+    """What a tier file tells a person."""
+    notes = document.get("notes")
+    return [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
+
+
+def _read_headline_scores(document: Mapping[str, Any]) -> dict[str, float]:
     """Finite ``ppl``, ``primary`` and ``instruction_match_rate`` of a tier file.
 
     ``suspicious``: 1 where its canary failed.
     """
-    document = read_json_object_if_readable(path)
     summary, canary = document.get("summary"), document.get("canary")
     scores = select_finite_numbers(summary, ("ppl", "primary", INSTRUCTION_MATCH_RATE)) if isinstance(summary, dict) else {}
     if isinstance(canary, dict) and canary.get("suspicious") is True:

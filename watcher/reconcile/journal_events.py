@@ -36,6 +36,7 @@ def make_scored_event(
         # Tiers that were not asked for again keep their digests.
         suites={**record.suites, **suites},
         scores=results.scores,
+        notes=results.notes,
         reason=reason,
         results=results_folder,
         run_id=run_id,

@@ -18,10 +18,11 @@ from suites.contract.encoding import SCHEMA, encode_json
 from suites.contract.exit_record import ExitRecord
 from suites.contract.objectives import TIER4_RATES
 from suites.contract.paths import DataPaths
+from suites.contract.resolved_tokenizer import ResolvedTokenizer, TokenizerReading
 from suites.contract.scoring_request import ScoringRequest, compute_tier_digests, read_scoring_request
 from suites.contract.tier_files import TIER_SECTIONS
 from suites.definitions.data_cache import META_FILE, locate_hub_entries
-from suites.definitions.tokenizer_files import store_tokenizer
+from suites.definitions.tokenizer_files import compute_files_digest, store_tokenizer
 from watcher.core.evaluation import PREFILL_DIRECTORY
 from watcher.simulate.cluster import SimulatedJob, SimulatedRun
 
@@ -159,10 +160,21 @@ def is_prefill(request: ScoringRequest) -> bool:
 def fill_cache(request: ScoringRequest, *, skipped_names: Collection[str] = ()) -> None:
     """Fill the data cache as prefill does, without ``skipped_names``."""
     data = DataPaths(Path(request.eval_data))
-    tokenizer = data.eval_data.parent / "a tokenizer"
-    tokenizer.mkdir(parents=True, exist_ok=True)
-    (tokenizer / "tokenizer.json").write_text("{}", encoding="utf-8")
-    store_tokenizer(tokenizer, request.tokenizer, data)
+    files = {"tokenizer.json": b"{}"}
+    reading = TokenizerReading(
+        files=str(compute_files_digest(files)),
+        way="tokenizer.json",
+        model_file="tokenizer.json",
+        tokenizer_class="",
+        bos=None,
+        eos=None,
+        prefix_ids=(),
+        vocab_size=0,
+        special_tokens={},
+        covers_all_text=True,
+    )
+    resolved = ResolvedTokenizer(reading=reading)
+    store_tokenizer(resolved, files, None, request.tokenizer, data, use_fast=request.use_fast)
     entry_folders = locate_hub_entries(request.suites, request.tokenizer, data, use_fast=request.use_fast) or {}
     for label, folder in entry_folders.items():
         if label.rpartition("/")[2] not in skipped_names:

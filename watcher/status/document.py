@@ -152,6 +152,7 @@ def _build_row(record: EvaluationRecord, detail: str, progress: Mapping[str, flo
         "failures": dict(record.failures),
         "times": dict(record.times),
         "scores": {name: float(score) for name, score in scores.items()},
+        "notes": list(record.extra.get("notes", ())),
         "progress": dict(progress),
     }
 

@@ -140,6 +140,7 @@ _ROW_FIELDS: Mapping[str, FieldParser] = {
     "retry_at": _as_seconds,
     "times": _select_seconds,
     "scores": select_finite,
+    "notes": lambda value: [note for note in as_list(value) if isinstance(note, str)],
     "progress": _select_seconds,
 }
 

@@ -5,6 +5,7 @@ Text from outside loses its control characters, so that a terminal acts upon non
 
 import textwrap
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from suites.common.formatting import format_duration, format_local_time, strip_control_characters
@@ -113,6 +114,9 @@ def _render_stage(name: str, stage: JsonObject, now: float) -> list[str]:
     for note in stage.get("notes", ()):
         lines += _wrap_lines(f"! {note}", "  ", "    ")
     rows = stage["evaluations"]
+    # What all scores of a stage say, such as which tokenizer decided, is said once.
+    for note, count in Counter(note for row in rows for note in row.get("notes") or ()).items():
+        lines += _wrap_lines(f"note on {count} evaluation{'s' if count > 1 else ''}: {note}", "  ", "    ")
     # Suspicious scores are always shown, however old.
     scored_rows = [row for row in rows if row["state"] == "scored" and not is_suspicious(row)]
     hidden = {row["evaluation"] for row in scored_rows[:-MAX_SCORED_SHOWN]}

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from scoring.data.chat_template import valid_utf8
 from scoring.inference.generation import GenerationResult
 from scoring.tiers import instructions
+from scoring.tokenizers.tokenizer import valid_utf8
 from suites.common.errors import ExitCode
 from support import browser
 from support.models.tiny_llama_items import LLAMA_CHECKPOINT

@@ -14,7 +14,7 @@ from scoring.answer_checks.base import ModelAnswer, quote_text
 from scoring.answer_checks.json_and_code import extract_python, refuse_schema
 from scoring.answer_checks.sentences import split_sentences
 from scoring.answer_checks.text import split_word_tokens
-from scoring.data.chat_template import valid_utf8
+from scoring.tokenizers.tokenizer import valid_utf8
 from suites.common.errors import UserError
 from suites.definitions.checks import CHECKS_NEEDING_ANSWER, CLEAN_CHECKS, PROMPT_CHECKS
 from suites.definitions.suite import load_suite

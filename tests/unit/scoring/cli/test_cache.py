@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from scoring.cli.app import scoring_cli
 from scoring.data.cache import ensure_slice
-from scoring.data.tokenizer import resolve_tokenizer
+from scoring.data.tokenizer_cache import resolve_tokenizer
 from suites.common.errors import ExitCode
 from suites.contract.paths import DataPaths
 from support.models.nanotron_fixtures import BYTE_TOKENIZER

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scoring.data.tokenizer import load_tokenizer
+from scoring.data.tokenizer_cache import resolve_tokenizer
 from suites.contract.paths import DataPaths
 from support.models.nanotron_fixtures import BYTE_TOKENIZER
 
@@ -13,5 +13,5 @@ def data(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def byte_tokenizer():
-    return load_tokenizer("bytes", BYTE_TOKENIZER, "digest")
+def byte_tokenizer(tmp_path_factory):
+    return resolve_tokenizer(str(BYTE_TOKENIZER), DataPaths(tmp_path_factory.mktemp("bytes")))

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 from scoring.data.cache import ensure_slice, ensure_task
 from scoring.data.cache_entries import find_damage, obtain_entry
 from scoring.data.cloze_items import sample_rows
-from scoring.data.tokenizer import load_tokenizer, resolve_tokenizer
+from scoring.data.tokenizer_cache import resolve_tokenizer
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths
 from suites.definitions.data_cache import read_complete_meta
@@ -44,7 +45,7 @@ def with_ends(tmp_path):
     folder.mkdir()
     (folder / "tokenizer.json").write_text(json.dumps(document))
     (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
-    return load_tokenizer("ends", folder, "ends")
+    return resolve_tokenizer(str(folder), DataPaths(tmp_path / "ends data"))
 
 
 def write(path: Path, rows) -> str:
@@ -73,7 +74,8 @@ def test_a_slice_is_bos_text_eos_of_each_document(tmp_path, data, with_ends):
         "tokens": 8,
         "reached_target": False,
     }
-    assert entry.meta["tokenizer"] == {"identifier": "ends", "digest": "ends"}
+    assert entry.meta["tokenizer"] == with_ends.describe()
+    assert entry.meta["separator"] == {"before": [256], "after": [257]}
     assert entry.meta["source"]["data_files"][0]["path"] == path
     assert entry.folder.parent == data.eval_data / "ppl_slices" / "s"
     assert sorted(entry.meta["files"]) == ["packed_tokens.pt"]
@@ -126,7 +128,9 @@ def test_whatever_changes_the_tokens_changes_the_key(tmp_path, data, byte_tokeni
     if change == "file":
         write(tmp_path / "a.jsonl", [{"text": "abce", "other": "efgh"}])
     if change == "tokenizer":
-        tokenizer = load_tokenizer("bytes", BYTE_TOKENIZER, "another digest")
+        folder = shutil.copytree(BYTE_TOKENIZER, tmp_path / "other")
+        (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "a"}')
+        tokenizer = resolve_tokenizer(str(folder), data)
     more = change if isinstance(change, dict) else {}
     second = ensure_slice("s", {"data_files": [path], **more}, tokenizer=tokenizer, data=data, offline=True)
     assert second.folder != first.folder

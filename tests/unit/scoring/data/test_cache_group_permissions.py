@@ -9,10 +9,10 @@ import pytest
 
 from scoring.cli.cache import _remove
 from scoring.data.cache import ensure_slice
-from scoring.data.tokenizer import load_tokenizer
+from scoring.data.tokenizer_cache import resolve_tokenizer
 from suites.contract.paths import DataPaths
 from suites.definitions.data_cache import read_complete_meta
-from suites.definitions.tokenizer_files import compute_tokenizer_digest, store_tokenizer
+from suites.definitions.tokenizer_files import read_tokenizer_files, store_tokenizer
 from support.models.nanotron_fixtures import BYTE_TOKENIZER
 
 pytestmark = [
@@ -57,26 +57,22 @@ def shared(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
+def tokenizer(tmp_path_factory):
     """Read while we may: the others see no part of this user's home."""
-    return load_tokenizer(str(BYTE_TOKENIZER), BYTE_TOKENIZER, str(compute_tokenizer_digest(BYTE_TOKENIZER)))
+    return resolve_tokenizer(str(BYTE_TOKENIZER), DataPaths(tmp_path_factory.mktemp("bytes")))
 
 
 @pytest.mark.parametrize("mode", [0o2775, 0o0775], ids=["setgid", "group-writable"])
 def test_what_either_makes_the_other_can_mend_and_replace(tmp_path, shared, tokenizer, mode):
     shared.eval_data.chmod(mode)
-    digest = str(compute_tokenizer_digest(BYTE_TOKENIZER))
-    copied = tmp_path / "tokenizer"
-    copied.mkdir()
-    for file in BYTE_TOKENIZER.iterdir():
-        (copied / file.name).write_bytes(file.read_bytes())
+    files = read_tokenizer_files(BYTE_TOKENIZER)
 
     def make(name, **how):
         definition = {"data_files": [str(tmp_path / f"{name}.jsonl")], "text_field": "text"}
         return ensure_slice("web", definition, tokenizer=tokenizer, data=shared, offline=True, **how)
 
     def use():
-        assert store_tokenizer(copied, "acme/bytes", shared) == digest
+        store_tokenizer(tokenizer.resolved, files, None, "acme/bytes", shared, use_fast=True)
 
     as_user(ANNA, lambda: (make("a"), use()))
     made = make("a").folder
@@ -88,7 +84,7 @@ def test_what_either_makes_the_other_can_mend_and_replace(tmp_path, shared, toke
         assert not path.is_dir() or bool(found.st_mode & stat.S_ISGID) == bool(mode & stat.S_ISGID), path
     as_user(BERT, lambda: (make("b"), make("a", refresh=True), use()))
     (made / "packed_tokens.pt").write_bytes(b"torn")
-    (tokens,) = shared.tokenizer(digest).glob("tokenizer.json")
+    (tokens,) = shared.tokenizer(tokenizer.digest).glob("tokenizer.json")
     tokens.unlink()
     as_user(BERT, lambda: (make("a"), use()))
     assert read_complete_meta(made) is not None

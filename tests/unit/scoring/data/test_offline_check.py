@@ -9,11 +9,11 @@ import pytest
 
 from scoring.cli.app import scoring_cli
 from scoring.data.cache import ensure_entry
-from scoring.data.tokenizer import resolve_tokenizer
+from scoring.data.tokenizer_cache import resolve_tokenizer
 from scoring.runtime.network_namespace import NETWORK_CUT_OFF, run_in_empty_network
 from suites.common.errors import ExitCode, UserError
 from suites.definitions.suite import load_suite
-from suites.definitions.tokenizer_files import store_tokenizer
+from suites.definitions.tokenizer_files import read_tokenizer_files, store_tokenizer
 from support.models.nanotron_fixtures import BYTE_TOKENIZER
 
 pytestmark = pytest.mark.scoring
@@ -94,7 +94,9 @@ def test_a_changed_byte_is_named_and_a_lost_file_of_ours_made_again(data, local,
 
 def test_any_file_of_a_tokenizer_is_missed(data, tmp_path, capfd):
     (tmp_path / "ppl.yaml").write_text("tier: tier2_ppl\nslices: {web: {hf_dataset: acme/web}}\n")
-    digest = store_tokenizer(BYTE_TOKENIZER, "acme/bytes", data)
+    resolved = resolve_tokenizer(str(BYTE_TOKENIZER), data).resolved
+    digest = resolved.digest
+    store_tokenizer(resolved, read_tokenizer_files(BYTE_TOKENIZER), None, "acme/bytes", data, use_fast=True)
     code, document = doctor(data, [tmp_path / "ppl.yaml"], tokenizer="acme/bytes", capfd=capfd)
     assert (code, document["tokenizer"]) == (ExitCode.DATA_MISSING, {"id": "acme/bytes", "digest": digest, "problems": []})
     (state, (problem,)) = states(document)["web"]

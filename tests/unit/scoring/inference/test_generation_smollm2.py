@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from scoring.data.chat_template import ChatTemplate
-from scoring.data.tokenizer import resolve_tokenizer
+from scoring.data.tokenizer_cache import resolve_tokenizer
 from scoring.inference.generation import GenerationRequest, fit_shape, generate_answers
 from scoring.model.loader import load_causal_lm
+from scoring.tokenizers.chat_template import ChatTemplate
 from suites.contract.paths import DataPaths
 from suites.definitions.suite import load_suite
 from support.models import smollm2

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from scoring.data.tokenizer import resolve_tokenizer
+from scoring.data.tokenizer_cache import resolve_tokenizer
 from scoring.model.loader import load_causal_lm
 from suites.contract.paths import DataPaths
 from support.models.nanotron_fixtures import BYTE_TOKENIZER, find_checkpoint

@@ -26,7 +26,16 @@ WORTHLESS = (None, 1e999, -1e999, float("nan"), 1e300, 10**400, -1, 0.5, True, "
 def row(step, state, **more):
     name = f"step_{step}"
     said = {"source": "stage1", "origin": "schedule", "checkpoint": f"/c/{step}", "reason": "why", "detail": "", "since": NOW - 9}
-    rest = {"attempt": None, "attempts": 0, "retry_at": None, "failures": {}, "times": {}, "scores": {}, "progress": {}}
+    rest = {
+        "attempt": None,
+        "attempts": 0,
+        "retry_at": None,
+        "failures": {},
+        "times": {},
+        "scores": {},
+        "notes": [],
+        "progress": {},
+    }
     return {"evaluation": f"stage1/{name}", "directory": name, "step": step, "state": state, **said, **rest, **more}
 
 

@@ -11,13 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, processors
 
-from scoring.data.tokenizer import load_tokenizer, resolve_tokenizer
+from scoring.data.tokenizer_cache import resolve_tokenizer
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths
-from suites.definitions.tokenizer_files import compute_tokenizer_digest, read_cached_digest
+from suites.definitions.tokenizer_files import read_cached_digest, read_tokenizer_copy
 from support.models.nanotron_fixtures import BYTE_TOKENIZER
 
 pytestmark = pytest.mark.scoring
+
+
+def tokenizer_of(folder: Path, **options):
+    """Read into a data cache beside the folder."""
+    return resolve_tokenizer(str(folder), DataPaths(folder.parent / f"{folder.name} data"), **options)
 
 
 def encode_pair(tokenizer, context: str, continuation: str, *, item_name: str):
@@ -39,7 +44,7 @@ def write_tokenizer(folder: Path, *, post=None, config=None, model=None, pre=Non
     backend.enable_padding(length=8)
     backend.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(
-        json.dumps({"bos_token": "<s>", "eos_token": {"content": "</s>"}, **(config or {})})
+        json.dumps({"bos_token": "<s>", "eos_token": {"__type": "AddedToken", "content": "</s>"}, **(config or {})})
     )
     return folder
 
@@ -58,14 +63,14 @@ def test_text_becomes_its_bytes_and_nothing_is_added(byte_tokenizer):
 
 
 def test_special_token_text_in_a_document_is_ordinary_text(tmp_path):
-    tokenizer = load_tokenizer("t", write_tokenizer(tmp_path, post=LLAMA_LIKE), "d")
+    tokenizer = tokenizer_of(write_tokenizer(tmp_path, post=LLAMA_LIKE))
     ids = tokenizer.encode(["<s>x</s>"])[0]
     assert len(ids) == len("<s>x</s>")
     assert {tokenizer.bos_id, tokenizer.eos_id}.isdisjoint(ids)
 
 
 def test_truncation_and_padding_of_the_file_do_not_apply(tmp_path):
-    tokenizer = load_tokenizer("t", write_tokenizer(tmp_path), "d")
+    tokenizer = tokenizer_of(write_tokenizer(tmp_path))
     assert len(tokenizer.encode(["twelve chars"])[0]) == 12
     assert [len(ids) for ids in tokenizer.encode(["a", "bcd"])] == [1, 3]
 
@@ -75,16 +80,17 @@ def test_truncation_and_padding_of_the_file_do_not_apply(tmp_path):
     [
         (LLAMA_LIKE, {}, (0,)),
         (LLAMA_LIKE, {"add_bos_token": True}, (0,)),
-        (LLAMA_LIKE, {"add_bos_token": False}, ()),
+        # transformers goes by tokenizer.json, whatever the flag says.
+        (LLAMA_LIKE, {"add_bos_token": False}, (0,)),
         (None, {}, ()),
-        (None, {"add_bos_token": True}, (0,)),
+        (None, {"add_bos_token": True}, ()),
         (None, {"add_bos_token": True, "bos_token": None}, ()),
-        (None, {"tokenizer_class": "LlamaTokenizerFast"}, (0,)),
+        (None, {"tokenizer_class": "LlamaTokenizerFast"}, ()),
         (None, {"tokenizer_class": "Qwen2Tokenizer"}, ()),
     ],
 )
 def test_bos_stands_once_where_the_tokenizer_puts_it(tmp_path, post, config, prefix):
-    tokenizer = load_tokenizer("t", write_tokenizer(tmp_path, post=post, config=config), "d")
+    tokenizer = tokenizer_of(write_tokenizer(tmp_path / "tok", post=post, config=config))
     assert tokenizer.prefix == prefix
     pair = encode_pair(tokenizer, "ab", " c", item_name="x")
     assert tuple(pair.context) == (*prefix, *tokenizer.encode(["ab"])[0])
@@ -105,7 +111,7 @@ def merging(tmp_path: Path) -> Path:
 
 
 def test_a_token_across_the_boundary_moves_it_back(tmp_path):
-    tokenizer = load_tokenizer("t", merging(tmp_path), "d")
+    tokenizer = tokenizer_of(merging(tmp_path))
     pair = encode_pair(tokenizer, "ca", "bc", item_name="x")
     assert pair.context == tokenizer.encode(["c"])[0]
     assert pair.continuation == tokenizer.encode(["abc"])[0]
@@ -115,7 +121,7 @@ def test_a_token_across_the_boundary_moves_it_back(tmp_path):
 def test_sentencepiece_prefix_space_does_not_come_twice(tmp_path):
     pieces = [("<unk>", 0.0), ("▁", -3.0), *((c, -4.0) for c in "abc"), ("▁a", -1.0), ("▁b", -1.0)]
     folder = write_tokenizer(tmp_path, model=models.Unigram(pieces, 0), pre=pre_tokenizers.Metaspace())
-    tokenizer = load_tokenizer("t", folder, "d")
+    tokenizer = tokenizer_of(folder)
     pair = encode_pair(tokenizer, "a", " b", item_name="x")
     assert (pair.context, pair.continuation) == ([5], [6])
 
@@ -126,12 +132,12 @@ def test_a_choice_without_a_token_is_named(tmp_path):
     backend.normalizer = tokenizers.normalizers.Strip()
     backend.save(str(folder / "tokenizer.json"))
     with pytest.raises(UserError, match=r"^items.jsonl: row 7: a choice has no token of its own") as caught:
-        encode_pair(load_tokenizer("t", folder, "d"), "a", " ", item_name="items.jsonl: row 7")
+        encode_pair(tokenizer_of(folder), "a", " ", item_name="items.jsonl: row 7")
     assert caught.value.code == ExitCode.CANNOT_SCORE
 
 
 def test_an_empty_context_is_stood_in_for_by_bos_or_refused(tmp_path, byte_tokenizer):
-    tokenizer = load_tokenizer("t", write_tokenizer(tmp_path), "d")
+    tokenizer = tokenizer_of(write_tokenizer(tmp_path))
     assert encode_pair(tokenizer, "", "a", item_name="x").context == [tokenizer.bos_id]
     with pytest.raises(UserError, match="x: has an empty context"):
         encode_pair(byte_tokenizer, "", "a", item_name="x")
@@ -140,7 +146,7 @@ def test_an_empty_context_is_stood_in_for_by_bos_or_refused(tmp_path, byte_token
 def test_a_folder_is_copied_once_and_served_when_it_is_gone(tmp_path, data):
     folder = shutil.copytree(BYTE_TOKENIZER, tmp_path / "tok")
     first = resolve_tokenizer(str(folder), data, use_fast=True, offline=False)
-    assert first.digest == compute_tokenizer_digest(data.tokenizer(first.digest))
+    assert read_tokenizer_copy(data.tokenizer(first.digest)) == first.resolved
     shutil.rmtree(folder)
     again = resolve_tokenizer(str(folder), data, use_fast=True, offline=True)
     assert (again.digest, again.encode(["é"])[0]) == (first.digest, list("é".encode()))
@@ -155,7 +161,7 @@ def test_changed_files_change_the_digest_and_other_files_do_not(tmp_path, data):
     second = resolve_tokenizer(str(folder), data)
     assert second.digest != first.digest
     assert read_cached_digest(str(folder), data) == second.digest
-    assert compute_tokenizer_digest(data.tokenizer(first.digest)) == first.digest
+    assert read_tokenizer_copy(data.tokenizer(first.digest)) == first.resolved
 
 
 def test_a_damaged_copy_is_made_again(data):
@@ -211,4 +217,5 @@ def test_a_tokenizer_without_tokenizer_json_is_loaded_by_transformers(tmp_path, 
     tokenizer = resolve_tokenizer(str(tmp_path), data)
     assert len(tokenizer.encode(["<|endoftext|>"])[0]) == len("<|endoftext|>")
     assert tokenizer.eos_id == vocab["<|endoftext|>"]
-    assert resolve_tokenizer(str(tmp_path), data, use_fast=False).digest == f"{tokenizer.digest}-slow"
+    slow = resolve_tokenizer(str(tmp_path), data, use_fast=False)
+    assert (slow.resolved.reading.way, slow.digest) == ("transformers", tokenizer.digest)

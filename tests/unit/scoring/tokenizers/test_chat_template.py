@@ -7,8 +7,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from scoring.data.chat_template import ChatTemplate
-from scoring.data.tokenizer import resolve_tokenizer
+from scoring.data.tokenizer_cache import resolve_tokenizer
+from scoring.tokenizers.chat_template import ChatTemplate
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths
 from suites.definitions.suite import load_suite
@@ -62,7 +62,9 @@ def write_tokenizer(folder, template=None, *, bos=True, special=SPECIAL, **setti
 def chat_of(folder, fallback=None, *, use_fast=True):
     data = DataPaths(folder.parent / "data")
     tokenizer = resolve_tokenizer(str(folder), data, use_fast=use_fast)
-    return ChatTemplate(tokenizer, data.tokenizer(tokenizer.digest.removesuffix("-slow")), use_fast=use_fast, fallback=fallback)
+    chat = ChatTemplate(tokenizer, fallback=fallback)
+    chat.decode, chat.special_tokens = tokenizer.decode, frozenset(tokenizer.resolved.reading.special_tokens)
+    return chat
 
 
 def of_transformers(folder, template, talk):
@@ -91,12 +93,12 @@ def test_there_is_one_bos_and_it_is_the_template_s(tmp_path):
 
 def test_before_the_suite_s_template_stands_what_the_tokenizer_itself_would_write(tmp_path):
     chat = chat_of(write_tokenizer(tmp_path / "tokenizer"), fallback=CHATML)
-    assert chat.description["source"] == "suite"
+    assert chat.describe().source == "suite"
     assert chat.decode(chat.render(TALK).tokens).startswith("<s><|im_start|>system\nBe kind.<|im_end|>")
     without = chat_of(write_tokenizer(tmp_path / "without", bos=False), fallback=CHATML)
     assert without.decode(without.render(TALK).tokens).startswith("<|im_start|>")
     own = chat_of(write_tokenizer(tmp_path / "own", CHATML), fallback=HEADERS)
-    assert own.description["source"] == "tokenizer"
+    assert own.describe().source == "tokenizer"
     assert own.decode(own.render(TALK).tokens).startswith("<|im_start|>")
 
 
@@ -113,7 +115,7 @@ def test_the_token_after_an_answer_ends_it_and_so_does_eos(tmp_path, template, t
 def test_where_the_template_s_marks_are_no_tokens_they_end_an_answer_as_strings(tmp_path):
     chat = chat_of(write_tokenizer(tmp_path / "tokenizer", special=["<s>", "</s>"]), fallback=CHATML)
     assert chat.stop_strings == ("<|im_end|>",)
-    assert chat.description["stop_strings"] == ["<|im_end|>"]
+    assert chat.describe().stop_strings == ("<|im_end|>",)
 
 
 IGNORES_SYSTEM = NO_SYSTEM.partition("{% endif %}")[2].replace("{% else %}", "{% elif m.role == 'assistant' %}")
@@ -158,7 +160,7 @@ def test_a_template_in_a_file_of_its_own_or_among_several_is_found(tmp_path):
 
 
 def test_the_same_prompt_is_rendered_every_day(tmp_path):
-    template = "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}"
+    template = "{{ strftime_now('%d %b %Y') }} {% for m in messages %}{{ m.content }}{% endfor %}"
     assert chat_of(write_tokenizer(tmp_path / "tokenizer", template)).render(TALK[1:]).text.startswith("01 Jan 2025 Hello")
 
 
