@@ -10,7 +10,9 @@ from suites.common.errors import UserError
 
 suite_option = click.option("--suite", "suites", multiple=True, help="Name or file of a suite. Repeatable.")
 tokenizer_option = click.option("--tokenizer", help="Folder or Hub id of the tokenizer.")
-slow_tokenizer_option = click.option("--slow-tokenizer", is_flag=True, help="Use the slow implementation of the tokenizer.")
+slow_tokenizer_option = click.option(
+    "--slow-tokenizer", is_flag=True, help="Ids of SentencePiece where there is a tokenizer.model."
+)
 eval_data_option = click.option("--eval-data", type=click.Path(path_type=Path), help="Folder of the data cache.")
 assume_option = click.option(
     "--assume",

@@ -39,6 +39,10 @@ _PARSE_ERRORS = (  # all that fuzzing has made PyYAML's constructors and json ra
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+_TOKENIZER_KEYS = frozenset({"tokenizer_name_or_path", "tokenizer_revision", "tokenizer_max_length"})
+"""Keys of nanotron's ``tokenizer:`` section. The longest text is none of scoring's business: nothing is truncated."""
+
+
 class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of a training run from its config.yaml.
 
@@ -192,13 +196,26 @@ def _extract_training_config(config: Mapping[str, Any]) -> TrainingConfig:
     tokens = _get_mapping(config, "tokens")
     return TrainingConfig(
         step=step,
-        tokenizer=_as_text(_get_mapping(config, "tokenizer").get("tokenizer_name_or_path")),
+        tokenizer=_find_tokenizer(_get_mapping(config, "tokenizer")),
         seq_len=_find_stage_seq_len(config, step or 0) or _as_count(tokens.get("sequence_length")),
         train_steps=_as_count(tokens.get("train_steps")),
         started_from=_find_started_from(config),
         run_name=_as_text(general.get("run")) or _as_text(general.get("project")),
         mup=_get_mapping(_get_mapping(config, "model"), "init_method").get("use_mup") is True,
     )
+
+
+def _find_tokenizer(section: Mapping[str, Any]) -> str | None:
+    """The tokenizer's folder, or its hub id with ``@REVISION``."""
+    # A key of a fork may change the ids: without its meaning the scores would be of other texts.
+    unknown = next((key for key, value in section.items() if value is not None and key not in _TOKENIZER_KEYS), None)
+    if unknown is not None:
+        raise UnscorableCheckpoint(f"config.yaml: tokenizer.{unknown} is not supported")
+    name, revision = _as_text(section.get("tokenizer_name_or_path")), section.get("tokenizer_revision")
+    # As in transformers, a revision of a folder means nothing.
+    if name is None or revision is None or name.startswith(("/", ".", "~")):
+        return name
+    return f"{name}@{revision}"
 
 
 def _find_stage_seq_len(config: Mapping[str, Any], step: int) -> int | None:

@@ -13,7 +13,8 @@ from suites.contract.paths import DataPaths
 from suites.contract.resolved_tokenizer import read_resolved_tokenizer
 from suites.definitions.tokenizer_files import read_cached_digest
 from support.runs.scoring_jobs import REPOSITORY_ROOT
-from support.tokenizers.folders import ENDOFTEXT, FAST, IM_END, IM_START, added, begins_with, byte_level, save
+from support.tokenizers.folders import FAST
+from support.tokenizers.vocabularies import ENDOFTEXT, IM_END, IM_START, added, begins_with, byte_level, save
 
 pytestmark = pytest.mark.scoring
 
@@ -56,7 +57,8 @@ class Prefilled:
         stored = torch.load(entry / "packed_tokens.pt", weights_only=True)
         starts = [*stored["document_starts"].tolist(), len(stored["tokens"])]
         self.documents = [stored["tokens"][start:stop].tolist() for start, stop in pairwise(starts)]
-        self.prompts = [json.loads(line) for path in data.eval_data.glob("sft_prompts/*/*/prompts.jsonl") for line in path.open()]
+        paths = data.eval_data.glob("sft_prompts/*/*/prompts.jsonl")
+        self.prompts = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
 
     @property
     def ends(self):
@@ -161,7 +163,7 @@ def test_a_template_that_takes_parts_gets_parts(tmp_path, prefill):
     folder = write_bytes(tmp_path / "t", ENDOFTEXT, settings=config)
     assert prefill(folder, prompt="What is up?").returncode == 0
     (prompt,) = Prefilled(tmp_path, folder).prompts
-    assert (prompt["text"], prompt["content_parts"]) == ("user: What is up?\n", True)
+    assert (prompt["text"], prompt["content_parts"]) == ("user: What is up?", True)
 
 
 def test_a_template_that_loses_a_message_is_refused_in_one_line(tmp_path, prefill):

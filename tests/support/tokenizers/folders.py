@@ -1,31 +1,38 @@
-"""Tokenizer folders of every kind that pre-training runs use, as small files: the rows of the matrix.
+"""Tokenizer folders as people have them: the rows of the matrix.
 
 A folder is a vocabulary, a pipeline around it, and what its configuration says: class, flags, special tokens.
 """
 
-import json
-import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer
 
-BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
-"""The 256 symbols of byte-level vocabularies, in the order of their ids."""
-
-GEORGIAN = "აბგდევზთიკლმნოპჟრსტუფქღყშჩცძწჭხჯჰ"
-
-ENDOFTEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-
-QWEN_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-
-UNK, WORD_UNK = "<unk>", "[UNK]"
-
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+from support.tokenizers.vocabularies import (
+    CHATML,
+    ENDOFTEXT,
+    GEORGIAN,
+    IM_END,
+    IM_START,
+    PADDING,
+    UNK,
+    add_specials,
+    added,
+    begins_with,
+    byte_level,
+    characters,
+    llama_bytes,
+    qwen,
+    save,
+    unigram,
+    vocab_and_merges,
+    words,
 )
+
+FAST = "PreTrainedTokenizerFast"
+
+ENDS = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
 class FolderKind(NamedTuple):
@@ -33,130 +40,6 @@ class FolderKind(NamedTuple):
 
     name: str
     write: Callable[[Path], None]
-
-
-def save(folder: Path, backend: Tokenizer | None, settings: dict[str, Any] | None, **documents: Any) -> None:
-    """tokenizer.json, tokenizer_config.json and other documents (``config`` is config.json)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if backend is not None:
-        backend.save(str(folder / "tokenizer.json"))
-    if settings is not None:
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    for name, document in documents.items():
-        (folder / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
-
-
-def add_specials(backend: Tokenizer, *tokens: str) -> Tokenizer:
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
-    return backend
-
-
-def byte_level(
-    *specials: str, merges: tuple[tuple[str, str], ...] = (), prefix_space: bool = False, post: Any = "bytes"
-) -> Tokenizer:
-    """BPE over the 256 byte symbols; special tokens follow from 256 on."""
-    vocab = {symbol: index for index, symbol in enumerate(BYTES)}
-    for left, right in merges:
-        vocab[left + right] = len(vocab)
-    backend = Tokenizer(models.BPE(vocab=vocab, merges=list(merges)))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
-    backend.decoder = decoders.ByteLevel()
-    if post == "bytes":
-        backend.post_processor = processors.ByteLevel(trim_offsets=False)
-    add_specials(backend, *specials)
-    return backend
-
-
-def begins_with(backend: Tokenizer, token: str, end: str | None = None) -> Tokenizer:
-    """With a post-processor that puts ``token`` before a text, and ``end`` after it."""
-    used = [token] if end is None else [token, end]
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{token} $A" + (f" {end}" if end else ""),
-        special_tokens=[(text, backend.token_to_id(text)) for text in used],
-    )
-    return backend
-
-
-def qwen(*specials: str) -> Tokenizer:
-    """Qwen2's pipeline: NFC, its regular expression, bytes."""
-    backend = byte_level(*specials, merges=(("t", "h"), ("th", "e")))
-    backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(_regex(QWEN_SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    return backend
-
-
-def _regex(pattern: str) -> Any:
-    from tokenizers import Regex  # noqa: PLC0415  a name that few need
-
-    return Regex(pattern)
-
-
-def llama_bytes(*, letters: str = string.ascii_lowercase, split: str = "metaspace") -> Tokenizer:
-    """Llama 2's vocabulary in small: <unk>, <s>, </s>, 256 bytes, pieces with a leading mark."""
-    pieces = ["▁", *letters, "▁t", "th", "▁th", "he"]
-    vocab = {token: n for n, token in enumerate(["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256)), *pieces])}
-    merges = [("▁", "t"), ("t", "h"), ("▁t", "h"), ("h", "e")]
-    backend = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token=UNK, fuse_unk=True, byte_fallback=True))
-    if split == "metaspace":
-        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    elif split == "gemma":
-        backend.normalizer = normalizers.Replace(" ", "▁")
-        backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    else:
-        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    strip = [] if split == "gemma" else [decoders.Strip(" ", 1, 0)]
-    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
-    return add_specials(backend, "<unk>", "<s>", "</s>")
-
-
-def characters(alphabet: str, *specials: str, unk: str | None = None) -> Tokenizer:
-    """One token a character of a small alphabet: DNA, digits, a script."""
-    tokens = [*specials, *alphabet]
-    backend = Tokenizer(models.BPE(vocab={token: n for n, token in enumerate(tokens)}, merges=[], unk_token=unk))
-    backend.decoder = decoders.Fuse()
-    return add_specials(backend, *specials)
-
-
-def words(*specials: str) -> Tokenizer:
-    """Whole words, [UNK] for others."""
-    tokens = [*specials, "the", "cat", "sat", "on", "mat", ".", ","]
-    backend = Tokenizer(models.WordLevel({token: n for n, token in enumerate(tokens)}, unk_token=WORD_UNK))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    return add_specials(backend, *specials)
-
-
-def unigram() -> Tokenizer:
-    """SentencePiece's unigram in tokenizer.json, with bytes."""
-    pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((f"<0x{n:02X}>", -20.0) for n in range(256))]
-    pieces += [("▁", -3.0), *((letter, -5.0) for letter in string.ascii_lowercase), ("▁the", -4.0), ("▁a", -4.5)]
-    backend = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
-    return add_specials(backend, "<unk>", "<s>", "</s>")
-
-
-def added(index: int, text: str, *, special: bool = True, **options: bool) -> dict[str, Any]:
-    """One entry of added_tokens_decoder."""
-    flags = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False, **options}
-    return {str(index): {"content": text, "special": special, **flags}}
-
-
-def vocab_and_merges(folder: Path, settings: dict[str, Any] | None, *specials: str, **documents: Any) -> None:
-    """A folder without tokenizer.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    vocab = {symbol: index for index, symbol in enumerate([*BYTES, "th", "the", *specials])}
-    (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\nt h\nth e\n", encoding="utf-8")
-    save(folder, None, settings, **documents)
-
-
-FAST = "PreTrainedTokenizerFast"
-ENDS = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
 def kind(name: str, backend: Callable[[], Tokenizer] | None, settings: Any = None, **documents: Any) -> FolderKind:
@@ -169,9 +52,33 @@ def eot() -> Tokenizer:
     return byte_level(ENDOFTEXT)
 
 
+def neox() -> Tokenizer:
+    """GPT-NeoX's vocabulary in small."""
+    return byte_level(ENDOFTEXT, PADDING)
+
+
 def sent(**options: Any) -> Tokenizer:
     """Bytes with <s> and </s>."""
     return byte_level("<s>", "</s>", **options)
+
+
+def list_sentencepiece_kinds(model: bytes) -> Iterator[FolderKind]:
+    """Folders with a tokenizer.model alone."""
+    llama = {"tokenizer_class": "LlamaTokenizer", **ENDS, "unk_token": UNK}
+    specials = {**added(0, UNK), **added(1, "<s>"), **added(2, "</s>"), **added(400, IM_START), **added(401, IM_END)}
+    for name, settings in {
+        "bos": {**llama, "add_bos_token": True},
+        "no_bos": {**llama, "add_bos_token": False},
+        "not_legacy": {**llama, "add_bos_token": True, "legacy": False},
+        "defaults": {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True},
+        "added": {**llama, "add_bos_token": True, "added_tokens_decoder": specials},
+    }.items():
+
+        def write(folder: Path, settings: dict[str, Any] = settings) -> None:
+            save(folder, None, settings)
+            (folder / "tokenizer.model").write_bytes(model)
+
+        yield FolderKind(f"sentencepiece_{name}", write)
 
 
 def list_folder_kinds() -> Iterator[FolderKind]:
@@ -186,10 +93,13 @@ def list_folder_kinds() -> Iterator[FolderKind]:
 
 def _class_defaults() -> Iterator[FolderKind]:
     """BOS and EOS from class defaults and from documents."""
-    for model_type in ("gpt2", "gpt_neox", "qwen2", "gptj", "gpt_neo", "olmo"):
+    for model_type in ("gpt2", "qwen2", "gptj", "gpt_neo"):
         yield kind(f"defaults_{model_type}", eot, {"model_max_length": 1024}, config={"model_type": model_type})
-    for name in ("GPT2Tokenizer", "GPT2TokenizerFast", "GPTNeoXTokenizerFast", "Qwen2Tokenizer", "Qwen2TokenizerFast"):
+    for name in ("GPT2Tokenizer", "GPT2TokenizerFast", "Qwen2Tokenizer", "Qwen2TokenizerFast"):
         yield kind(f"class_{name}", eot, {"tokenizer_class": name})
+    yield kind("class_GPTNeoXTokenizerFast", neox, {"tokenizer_class": "GPTNeoXTokenizerFast"})
+    for model_type in ("gpt_neox", "olmo"):
+        yield kind(f"defaults_{model_type}", neox, {"model_max_length": 1024}, config={"model_type": model_type})
     yield kind("nothing_named", eot, {})
     yield kind("no_config_at_all", eot)
     yield kind("class_null_bos", eot, {"tokenizer_class": "GPT2Tokenizer", "bos_token": None, "eos_token": ENDOFTEXT})
@@ -248,10 +158,11 @@ def _flags() -> Iterator[FolderKind]:
     for name in (FAST, "LlamaTokenizerFast", "GPT2Tokenizer", "GPTNeoXTokenizerFast", None):
         label = {None: "none", FAST: "fast"}.get(name, str(name).removesuffix("Fast").removesuffix("Tokenizer").lower())
         ends = ENDS if name is None else {**ENDS, "tokenizer_class": name}
-        yield kind(f"flag_true_{label}", sent, {**ends, "add_bos_token": True})
+        specials = ("<s>", "</s>", PADDING, ENDOFTEXT) if label == "gptneox" else ("<s>", "</s>")
+        yield kind(f"flag_true_{label}", lambda specials=specials: byte_level(*specials), {**ends, "add_bos_token": True})
         yield kind(
             f"flag_false_template_{label}",
-            lambda: begins_with(byte_level("<s>", "</s>"), "<s>"),
+            lambda specials=specials: begins_with(byte_level(*specials), "<s>"),
             {**ends, "add_bos_token": False},
         )
     yield kind(
@@ -274,7 +185,7 @@ def _flags() -> Iterator[FolderKind]:
         "prefix_space_file_silent", lambda: byte_level(ENDOFTEXT, prefix_space=True), {"tokenizer_class": "GPT2TokenizerFast"}
     )
     yield kind("prefix_space_fast", eot, {"tokenizer_class": FAST, "eos_token": ENDOFTEXT, "add_prefix_space": True})
-    yield kind("prefix_space_neox", eot, {"tokenizer_class": "GPTNeoXTokenizerFast", "add_prefix_space": True})
+    yield kind("prefix_space_neox", neox, {"tokenizer_class": "GPTNeoXTokenizerFast", "add_prefix_space": True})
 
 
 def _families() -> Iterator[FolderKind]:
@@ -336,12 +247,6 @@ def _families() -> Iterator[FolderKind]:
         )
     yield kind("llama2_no_post_processor", llama_bytes, {"tokenizer_class": "LlamaTokenizerFast", **ENDS, "unk_token": "<unk>"})
     yield kind(
-        "llama2_bos_off",
-        lambda: begins_with(llama_bytes(), "<s>"),
-        {"tokenizer_class": "LlamaTokenizer", **ENDS, "add_bos_token": False},
-        config={"model_type": "llama"},
-    )
-    yield kind(
         "mistral",
         lambda: begins_with(llama_bytes(split="normalizer"), "<s>"),
         {"tokenizer_class": "LlamaTokenizer", **ENDS, "unk_token": "<unk>"},
@@ -349,7 +254,7 @@ def _families() -> Iterator[FolderKind]:
     )
     yield kind(
         "gemma",
-        lambda: begins_with(llama_bytes(split="gemma"), "<s>"),
+        lambda: begins_with(add_specials(llama_bytes(split="gemma"), "<mask>"), "<s>"),
         {"tokenizer_class": "GemmaTokenizer", **ENDS, "unk_token": "<unk>", "pad_token": "<s>", "add_bos_token": True},
     )
     yield kind("unigram", unigram, {"tokenizer_class": FAST, **ENDS, "unk_token": "<unk>"})

@@ -356,7 +356,9 @@ def test_instruction_scores_are_shown_where_there_are_some(tmp_path, monkeypatch
 def test_scores_of_a_tier_that_was_not_asked_for_again_are_still_shown(tmp_path, monkeypatch):
     watched = WatchedRun(tmp_path, monkeypatch, steps=(100,))
     watched.write_checkpoint("stage1", 100)
-    monkeypatch.setattr(evidence, "_read_headline_scores", lambda path: {"ppl" if "tier2" in path.name else "primary": 2.0})
+    monkeypatch.setattr(
+        evidence, "_read_headline_scores", lambda document: {"ppl" if document["tier"] == "tier2_ppl" else "primary": 2.0}
+    )
     watched.tick_until(watched.are_all_scored)
     (watched.root / "tasks.yaml").write_text((watched.root / "tasks.yaml").read_text().replace("ours", "others"))
     watched.tick_until(lambda: len(watched.run_ids()) == 2 and watched.are_all_scored())
