@@ -17,6 +17,7 @@ from suites.contract.encoding import encode_json
 from suites.contract.scoring_request import ScoringRequest
 from suites.definitions.data_cache import missing_entries, read_complete_meta
 from suites.definitions.suite import load_suite
+from suites.definitions.tokenizer_files import read_cached_tokenizer
 from support.fakes.hub import make_hub_environment, serve_hub
 from support.fakes.hub_datasets import DATASET_LAYOUT, SentenceGenerator, encode_rows, make_full_hub, make_rows
 from support.models.nanotron_fixtures import BYTE_TOKENIZER
@@ -324,6 +325,19 @@ def fresh(hub, tmp_path, data):
         return ended.returncode, (ended.stdout + ended.stderr).splitlines()
 
     return run
+
+
+def test_a_revision_of_a_tokenizer_is_fetched_and_said(hub, fresh, data):
+    files = {path.name: path.read_bytes() for path in BYTE_TOKENIZER.iterdir() if path.is_file()}
+    first = hub.push_commit("acme/moves", files, kind="models")
+    hub.push_commit("acme/moves", {**files, "tokenizer_config.json": b'{"eos_token": "a"}'}, kind="models")
+    assert fresh(f"acme/moves@{first}")[0] == 0
+    assert fresh("acme/moves")[0] == 0
+    old, new = (read_cached_tokenizer(name, data) for name in (f"acme/moves@{first}", "acme/moves"))
+    assert (old.revision, old.reading.eos) == (first, None)
+    assert (new.revision != first, new.reading.eos.text) == (True, "a")
+    code, (line,) = fresh("acme/moves@no-such-branch")
+    assert (code, "RevisionNotFoundError" in line) == (ExitCode.DATA_MISSING, True)
 
 
 def test_a_tokenizer_of_the_hub_is_fetched_by_a_fresh_process(hub, fresh, data):

@@ -18,13 +18,13 @@ FEW = ("concise_capital", "clean_hello", "json_sum")
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """(our model, transformers', the chat) of the same weights."""
+    """(our model, transformers', the chat, the tokenizer) of the same weights."""
     folder = tmp_path_factory.mktemp("smollm2")
     tensors = smollm2.load_hf_tensors()
     checkpoint = smollm2.write_smollm2_checkpoint(folder, tensors=tensors)
     tokenizer = resolve_tokenizer(str(folder / "tokenizer"), DataPaths(folder))
     template = load_suite("stage4_sft_native", {}).definition["clean_hello"]["chat_template"]
-    chat = ChatTemplate(tokenizer, DataPaths(folder).tokenizer(tokenizer.digest), use_fast=True, fallback=template)
+    chat = ChatTemplate(tokenizer, fallback=template)
     ours = load_causal_lm(checkpoint, device="cpu")
     ours.fit_tokenizer(tokenizer.vocab_size)
     names = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "vocab_size")
@@ -42,11 +42,11 @@ def both(tmp_path_factory):
         theirs = LlamaForCausalLM(config)
     theirs.load_state_dict({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}, assign=True)
     theirs.model.rotary_emb = type(theirs.model.rotary_emb)(config)
-    return ours, theirs.eval(), chat
+    return ours, theirs.eval(), chat, tokenizer
 
 
 def compare(both, names, most, rows=None):
-    ours, theirs, chat = both
+    ours, theirs, chat, tokenizer = both
     suite = load_suite("stage4_sft_native", {}).definition
     asked = []
     for name in names:
@@ -55,7 +55,7 @@ def compare(both, names, most, rows=None):
         asked.append(GenerationRequest(tokens=tokens, max_new_tokens=new, stop_ids=chat.stop_ids))
     shape = fit_shape(asked)
     shape = type(shape)(rows=rows or len(asked), prompt_width=shape.prompt_width, width=shape.width)
-    replies = generate_answers(ours, asked, shape=shape, decode=chat.decode)
+    replies = generate_answers(ours, asked, shape=shape, decode=tokenizer.decode)
     for name, question, reply in zip(names, asked, replies, strict=True):
         ids = torch.tensor([question.tokens])
         with torch.inference_mode():
