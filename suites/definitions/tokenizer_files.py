@@ -81,20 +81,24 @@ def parse_tokenizer_identifier(identifier: str) -> TokenizerIdentifier:
     return TokenizerIdentifier(name, revision)
 
 
+def list_tokenizer_files(folder: Path) -> list[str]:
+    """The names of the tokenizer files in ``folder``, ascending; empty without a vocabulary."""
+    names = [name for name in (*TOKENIZER_FILES, "config.json") if (folder / name).is_file()]
+    if not _VOCABULARY_FILES & set(names):
+        return []
+    return sorted([*names, *(f"{TEMPLATE_FOLDER}/{path.name}" for path in folder.glob(f"{TEMPLATE_FOLDER}/*.jinja"))])
+
+
 def read_tokenizer_files(folder: Path) -> dict[str, bytes]:
-    """Name -> bytes of the tokenizer files in ``folder``, by name; empty without a vocabulary.
+    """Name -> bytes of the tokenizer files in ``folder``.
 
     config.json is reduced to the keys that choose the tokenizer's class.
     """
-    names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    if not _VOCABULARY_FILES & set(names):
-        return {}
-    names += [f"{TEMPLATE_FOLDER}/{path.name}" for path in folder.glob(f"{TEMPLATE_FOLDER}/*.jinja")]
-    files = {name: (folder / name).read_bytes() for name in names}
-    config = _reduce_config(folder / "config.json")
-    if config:
-        files["config.json"] = config
-    return dict(sorted(files.items()))
+    read = {
+        name: _reduce_config(folder / name) if name == "config.json" else (folder / name).read_bytes()
+        for name in list_tokenizer_files(folder)
+    }
+    return {name: content for name, content in read.items() if content is not None}
 
 
 def _reduce_config(path: Path) -> bytes | None:
@@ -166,6 +170,18 @@ def read_cached_tokenizer(identifier: str, data: DataPaths, *, use_fast: bool = 
     ):
         return None
     return read_tokenizer_copy(data.tokenizer(digest))
+
+
+def find_files_digest(identifier: str, data: DataPaths) -> str | None:
+    """Digest of a tokenizer's files: of the folder itself, else of a cached copy.
+
+    None where neither is there. Raises OSError.
+    """
+    folder = parse_tokenizer_identifier(identifier).folder
+    if folder.is_dir():
+        return compute_files_digest(read_tokenizer_files(folder))
+    readings = (read_cached_tokenizer(identifier, data, use_fast=use_fast) for use_fast in (True, False))
+    return next((resolved.reading.files for resolved in readings if resolved is not None), None)
 
 
 def read_cached_digest(identifier: str, data: DataPaths, *, use_fast: bool = True) -> str | None:

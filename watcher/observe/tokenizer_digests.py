@@ -8,7 +8,7 @@ import msgspec
 
 from suites.checkpoint.completeness import Inspection
 from suites.contract.paths import DataPaths
-from suites.definitions.tokenizer_files import compute_tokenizer_digest, list_tokenizer_files, read_cached_digest
+from suites.definitions.tokenizer_files import find_files_digest, list_tokenizer_files, parse_tokenizer_identifier
 from watcher.core.snapshot import StageRequirements
 
 RECHECK_SECONDS = 300.0
@@ -46,15 +46,15 @@ class TokenizerDigestCache:
         cached = self._cached.get(key)
         if cached is not None and 0 <= now - cached.checked_at < RECHECK_SECONDS:
             return cached.digest
-        folder = Path(identifier).expanduser()
+        folder = parse_tokenizer_identifier(identifier).folder
         # A tokenizer may have tens of megabytes, so unchanged files are not read again.
         try:
-            paths = list_tokenizer_files(folder) if folder.is_dir() else [data.tokenizer_pointer(identifier)]
+            paths = [data.tokenizer_pointer(identifier, use_fast=use_fast) for use_fast in (True, False)]
+            if folder.is_dir():
+                paths = [folder / name for name in list_tokenizer_files(folder)]
             stamps = tuple(map(_read_stamp, paths))
-            if cached is not None and stamps == cached.stamps:
-                digest = cached.digest
-            else:
-                digest = compute_tokenizer_digest(folder) if folder.is_dir() else read_cached_digest(identifier, data)
+            is_unchanged = cached is not None and stamps == cached.stamps
+            digest = cached.digest if cached is not None and is_unchanged else find_files_digest(identifier, data)
         except (OSError, ValueError):  # what cannot be read has no digest, and the comparison says so
             digest, stamps = None, ()
         self._cached[key] = _CachedDigest(digest, stamps, now)

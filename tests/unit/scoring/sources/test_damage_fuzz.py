@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from scoring.data.cache import ensure_entry
-from scoring.data.tokenizer import load_tokenizer
+from scoring.data.tokenizer_cache import resolve_tokenizer
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths
 from support.datasets.damaged_files import DAMAGES, write_damaged_file
@@ -33,7 +33,8 @@ def find_fault(file, error) -> str | None:
 
 def damage_files(folder, seeds):
     """(damage, outcome) -> how often, over the files of those seeds."""
-    tokenizer, data = load_tokenizer("bytes", BYTE_TOKENIZER, "digest"), DataPaths(folder / "cache")
+    data = DataPaths(folder / "cache")
+    tokenizer = resolve_tokenizer(str(BYTE_TOKENIZER), data)
     outcomes, faults = Counter(), {}
     for seed in seeds:
         file, outcome = write_damaged_file(folder, seed), "SCORED"
