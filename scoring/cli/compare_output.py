@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scoring.compare.compare import compare_with_baseline
-from scoring.compare.pairing import open_evaluation
+from scoring.compare.published import open_evaluation
 from suites.common.errors import ExitCode, UserError
 from suites.contract.comparison import ComparedEntry, Comparison, Effect, EvaluationRef
 from suites.contract.encoding import encode_json

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from scoring.compare.entries import ENTRY_KINDS, PairedEntry, apply_holm, build_entry, build_totals, pair_entry
 from scoring.compare.objectives import evaluate_objectives
-from scoring.compare.pairing import PairingError, PublishedEvaluation, find_comparable_names, open_evaluation
+from scoring.compare.pairing import PairingError, find_comparable_names
+from scoring.compare.published import PublishedEvaluation, open_evaluation
 from scoring.compare.statistics import SIGNIFICANCE_LEVEL, TEST_POWER
 from suites.common.atomic_files import write_atomically
 from suites.common.errors import ExitCode, UserError

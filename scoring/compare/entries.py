@@ -12,12 +12,12 @@ from scoring.compare.pairing import (
     MissingRowsError,
     PairedOutcomes,
     PairedRows,
-    PublishedEvaluation,
     describe_coverage,
     pair_slice_rows,
     pair_task_outcomes,
 )
 from scoring.compare.prompt_pairing import find_common_prompts, get_prompts, pair_rate_rows
+from scoring.compare.published import PublishedEvaluation
 from scoring.compare.statistics import SIGNIFICANCE_LEVEL, adjust_p_values_holm
 from suites.contract.comparison import ComparedEntry, Effect, TierTotal
 

@@ -6,7 +6,7 @@ import msgspec
 
 from scoring.compare import effects
 from scoring.compare.entries import ENTRY_KINDS, PairedEntry, build_total_effects, join_slices
-from scoring.compare.pairing import PublishedEvaluation
+from scoring.compare.published import PublishedEvaluation
 from scoring.compare.statistics import SIGNIFICANCE_LEVEL
 from suites.contract.comparison import ObjectiveOutcome, ObjectiveResult
 from suites.contract.objectives import Objectives, resolve_objective

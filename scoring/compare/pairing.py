@@ -8,17 +8,11 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from scoring.compare.published import PublishedEvaluation
 from scoring.compare.statistics import BoolArray, FloatArray
-from suites.common.documents import read_json
-from suites.common.errors import ExitCode, UserError
-from suites.contract.comparison import EvaluationInfo, EvaluationRef, Refusal
-from suites.contract.objectives import TIER4_RATES, TIER_BY_SHORT_NAME
-from suites.contract.paths import EvaluationPaths
+from suites.contract.comparison import Refusal
 from suites.contract.tier_files import find_contradicting_key
-
-SECTION_BY_TIER = {"tier2_ppl": "slices", "tier3_cf": "tasks", "tier4_sft_native": "summary"}
 
 HEAD_REQUIRED_EQUAL = {
     "tokenizer": "tokenizer",
@@ -42,88 +36,12 @@ ENTRY_REQUIRED_EQUAL = {
 DATA_REQUIRED_EQUAL = {"data_key": "data"}
 
 
-class NoScoresError(UserError):
-    """The evaluation has no tier file."""
-
-
 class PairingError(Exception):
     """Rows that do not fit together: the entry is not compared."""
 
 
 class MissingRowsError(Exception):
     """A side without rows: only the published figures are compared."""
-
-
-class PublishedEvaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """The published tier files of one evaluation."""
-
-    paths: EvaluationPaths
-    info: EvaluationInfo
-    documents: dict[str, dict[str, Any]]
-    """Tier -> its file, in the order of the tiers."""
-
-    def get_entries(self, tier: str) -> dict[str, dict[str, Any]]:
-        """Name -> entry of a scored tier; tier 4: ``{"rate": share}``."""
-        section: dict[str, Any] = self.documents[tier][SECTION_BY_TIER[tier]]
-        if tier == TIER_BY_SHORT_NAME["tier4"]:
-            return {name: {"rate": section[name]} for name in TIER4_RATES if section.get(name) is not None}
-        return section
-
-    def list_scored_names(self) -> dict[str, tuple[str, ...]]:
-        """Tier -> names of its entries."""
-        return {tier: tuple(self.get_entries(tier)) for tier in self.documents}
-
-    def list_total_members(self, tier: str) -> tuple[str, ...]:
-        """The entries that a tier's total is made of."""
-        return TIER4_RATES[:1] if tier == TIER_BY_SHORT_NAME["tier4"] else tuple(self.get_entries(tier))
-
-    def read_rows(self, name: str) -> pa.Table | None:
-        """items/<name>.parquet; None where the file is missing."""
-        path = self.paths.items_parquet(name)
-        try:
-            return pq.read_table(path)
-        except FileNotFoundError:
-            return None
-        except (pa.ArrowException, OSError) as error:
-            message, hint = f"cannot read the rows ({error})", "score it again: watcher retry --force"
-            raise UserError(message, location=path, hint=hint, code=ExitCode.DATA_MISSING) from error
-
-
-def open_evaluation(ref: EvaluationRef) -> PublishedEvaluation:
-    """Read the tier files of an evaluation.
-
-    Raises NoScoresError where there is none, and UserError (data missing) where one is no JSON or they are of another
-    checkpoint content than the reference.
-    """
-    paths, documents = ref.paths, {}
-    for tier in TIER_BY_SHORT_NAME.values():
-        try:
-            document = read_json(paths.tier_json(tier))
-        except ValueError as error:
-            hint = "score it again: watcher retry --force"
-            raise UserError(str(error), location=paths.tier_json(tier), hint=hint, code=ExitCode.DATA_MISSING) from error
-        # A file without our head or without the tier's section is another program's.
-        if isinstance(document, dict) and isinstance(document.get("checkpoint"), dict) and SECTION_BY_TIER[tier] in document:
-            documents[tier] = document
-    if not documents:
-        raise NoScoresError("no scores", location=paths.folder, hint="score it first", code=ExitCode.DATA_MISSING)
-    # All tiers must be of one content, the one that the request names if it names one.
-    first = next(iter(documents.values()))
-    fingerprints = {document["checkpoint"].get("fingerprint") for document in documents.values()}
-    if fingerprints != {ref.fingerprint or first["checkpoint"]["fingerprint"]}:
-        message = "scores of another content of this checkpoint"
-        raise UserError(message, location=paths.folder, hint="wait until it is scored again", code=ExitCode.DATA_MISSING)
-    info = EvaluationInfo(
-        stage=first["stage"],
-        source_stage=first["checkpoint"]["source_stage"],
-        step=first["step"],
-        directory=paths.directory,
-        checkpoint=first["checkpoint"]["path"],
-        fingerprint=first["checkpoint"]["fingerprint"],
-        tokens_seen=first["checkpoint"].get("tokens_seen"),
-        suites={tier: document["suite_digest"] for tier, document in documents.items()},
-    )
-    return PublishedEvaluation(paths=paths, info=info, documents=documents)
 
 
 def describe_mismatch(baseline: Mapping[str, Any], candidate: Mapping[str, Any], keys: Mapping[str, str]) -> str | None:

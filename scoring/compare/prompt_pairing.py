@@ -7,14 +7,8 @@ from typing import Any
 import numpy as np
 
 from scoring.answer_checks.rates import PROMPT_RATES, PromptEntry, list_requested_outcomes
-from scoring.compare.pairing import (
-    MissingRowsError,
-    PairedOutcomes,
-    PairedRows,
-    PairingError,
-    PublishedEvaluation,
-    describe_missing_rows,
-)
+from scoring.compare.pairing import MissingRowsError, PairedOutcomes, PairedRows, PairingError, describe_missing_rows
+from scoring.compare.published import PublishedEvaluation
 from suites.contract.tier_files import TIER4
 
 

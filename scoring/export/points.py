@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from scoring.compare.pairing import NoScoresError, PublishedEvaluation, open_evaluation
+from scoring.compare.published import NoScoresError, PublishedEvaluation, open_evaluation
 from suites.common.errors import ExitCode, UserError
 from suites.contract.comparison import ComparisonDocument, EvaluationRef, read_comparison_document
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from scoring.compare.compare import compare_evaluation, run_comparison
-from scoring.compare.pairing import open_evaluation
+from scoring.compare.published import open_evaluation
 from suites.common.errors import ExitCode, UserError
 from suites.contract.comparison import CompareRequest, EvaluationRef, read_comparison_document
 from suites.contract.encoding import encode_json

@@ -12,7 +12,8 @@ import pytest
 
 from scoring.compare.entries import PairedEntry, apply_holm, build_entry, build_totals
 from scoring.compare.objectives import evaluate_objectives
-from scoring.compare.pairing import PairedOutcomes, PairedRows, open_evaluation, pair_slice_rows, pair_task_outcomes
+from scoring.compare.pairing import PairedOutcomes, PairedRows, pair_slice_rows, pair_task_outcomes
+from scoring.compare.published import open_evaluation
 from suites.contract.objectives import Objectives
 from support.samples.published_results import find_real_results, make_evaluation_ref
 
