@@ -32,7 +32,7 @@ class LocalHarness(ExecutorHarness):
         request.write_text("{}")
         if made.setup is not None:
             made.setup.touch()
-        scorer = made.script.read_text().replace("\n", f"\nset -- \"$4\" '{made.setup or ''}' '{made.python}'\n", 1)
+        scorer = made.script.read_text().replace("\n", f"\nset -- \"$5\" '{made.setup or ''}' '{made.python}'\n", 1)
         made.script.write_text(scorer)
         return msgspec.structs.replace(made, script=SCORE_SCRIPT, request=request, python=str(made.script))
 
