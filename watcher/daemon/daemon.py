@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from suites.common.errors import ExitCode, UserError
+from suites.common.errors import UserError
 from watcher import __version__
 from watcher.config.run_folders import update_run_stages
 from watcher.config.settings import Config
@@ -24,7 +24,7 @@ from watcher.daemon.setup import ensure_state_id, make_executor
 from watcher.daemon.tick import TickRunner
 from watcher.journal.journal import Journal, JournalSuperseded
 from watcher.journal.lock import DaemonLock
-from watcher.journal.state_owner import claim_state_folder
+from watcher.journal.state_owner import claim_state_folder, make_unusable_error
 from watcher.observe.local_data import MAX_BYTES_PER_TICK
 from watcher.status.health import check_liveness, make_downtime_alerts
 
@@ -227,10 +227,7 @@ def open_daemon(config: Config, environ: Mapping[str, str], *, console: bool, mo
         claim_state_folder(config.paths, shared=config.share_state)
         return Daemon(config, environ=environ, log=logs.start_daemon_log(config.paths.log, console=console), mode=mode)
     except OSError as error:
-        hint = "make it writable, or set state: in the config"
-        raise UserError(
-            f"the state folder is unusable: {error}", location=config.paths.state, hint=hint, code=ExitCode.CANNOT_WRITE
-        ) from error
+        raise make_unusable_error(config.paths, error, shared=config.share_state) from error
 
 
 def _read_stamp(source: str) -> tuple[int, int] | None:

@@ -4,6 +4,10 @@ Slurm lists a user's own jobs, and files of one user may not be writable for ano
 a state folder, unless the config says ``share_state``.
 """
 
+import contextlib
+import os
+import pwd
+
 import msgspec
 
 from suites.common.atomic_files import create_once
@@ -47,6 +51,20 @@ def refuse_other_user(paths: StatePaths, *, shared: bool) -> None:
         hint=f"let {owner.user} run the watcher, set state: to a folder of yours, or share_state: true in the config",
         code=ExitCode.CANNOT_WRITE,
     )
+
+
+def make_unusable_error(paths: StatePaths, error: OSError, *, shared: bool) -> UserError:
+    """The error of a state folder that this user cannot use; it names another owner."""
+    hint = "make it writable, or set state: in the config"
+    whose = ""
+    if isinstance(error, PermissionError):
+        with contextlib.suppress(OSError, KeyError):
+            uid = paths.state.stat().st_uid
+            whose = "" if uid == os.geteuid() else f"; the folder is {pwd.getpwuid(uid).pw_name}'s (uid {uid})"
+        if shared:
+            hint = "share_state needs umask 002 for every user, and a setgid folder (README: Two users, two clusters)"
+    message = f"the state folder is unusable: {error}{whose}"
+    return UserError(message, location=paths.state, hint=hint, code=ExitCode.CANNOT_WRITE)
 
 
 def read_state_owner(paths: StatePaths) -> StateOwner | None:

@@ -110,6 +110,8 @@ def test_a_shared_folder_with_umask_022_is_refused_with_the_file_that_cannot_be_
     assert ended.returncode == ExitCode.CANNOT_WRITE
     assert "Permission denied" in ended.stderr
     assert str(run.state) in ended.stderr
+    assert f"; the folder is {USER}'s (uid " in ended.stderr
+    assert "share_state needs umask 002" in ended.stderr
     let_end(run)
     assert "scored" in run.once(first).stdout
 
