@@ -20,6 +20,9 @@ _TIMED_OUT = "Socket timed out on send/recv operation"
 
 _REFUSED = "Batch job submission failed: Requested node configuration is not available"
 
+_SITE_RULE = "This cluster wants a project: add --account=PROJECT"
+"""A refusal in a site's own words, which no table knows."""
+
 _SUBMIT_LIMIT_REACHED = (
     "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
 )
@@ -38,8 +41,8 @@ class SimulatedSlurm(SimulatedCluster):
     """The Slurm commands of a cluster that runs ``slots`` jobs at once.
 
     ``choose_fault(command, now)`` gives the fault of the next command. Not carried out: ``down``, ``lost`` (sbatch cannot
-    tell), ``silent`` (no answer). Carried out: ``error`` (an error as answer), ``hang`` (no answer), ``garbage``. Also ``limit``
-    and ``refused`` of sbatch, ``denied`` of scontrol; an empty text is no fault.
+    tell), ``silent`` (no answer). Carried out: ``error`` (an error as answer), ``hang`` (no answer), ``garbage``. Also ``limit``,
+    ``refused`` and ``words`` (refused in words that no table knows) of sbatch, ``denied`` of scontrol; an empty text is no fault.
     """
 
     def __init__(
@@ -89,6 +92,8 @@ class SimulatedSlurm(SimulatedCluster):
         self, options: Mapping[str, str], arguments: Sequence[str], _environ: Mapping[str, str], fault: str
     ) -> CommandResult:
         """Submit a job."""
+        if fault == "words":
+            return _fail(f"sbatch: error: {_SITE_RULE}\nsbatch: error: Batch job submission failed: Unspecified error\n")
         if fault == "limit":
             self.fault_counts["sbatch: limit"] += 1
             return _fail(f"sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: {_SUBMIT_LIMIT_REACHED}\n")

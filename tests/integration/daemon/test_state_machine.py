@@ -21,6 +21,7 @@ FAULTS = {
     "a refused release": "scontrol: denied",
     "a submit limit": "sbatch: limit",
     "a refused submission's row in sacct": "sbatch: refused",
+    "a refusal in a site's own words": "sbatch: words",
     "a checkpoint vanishes": "checkpoint: vanishes",
     "a checkpoint vanishes in flight": "checkpoint: vanishes in flight",
     "a late listing": "listing: late",

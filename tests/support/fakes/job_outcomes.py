@@ -5,7 +5,7 @@ from collections import deque
 
 from watcher.simulate.jobs import SimulatedScoringJobs
 
-SBATCH_FAULTS = (*3 * ("error", "hang", "limit", "refused"), "lost", "down", "silent", "garbage")
+SBATCH_FAULTS = (*3 * ("error", "hang", "limit", "refused", "words"), "lost", "down", "silent", "garbage")
 ENDING_STATES = ("NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY", "FAILED", "COMPLETED", "vanish", "CANCELLED")
 RUN_ENDINGS = (0, 0, 0, 0, 1, 66, 75, *8 * ("PREEMPTED", "preempted"), "requeue", *ENDING_STATES)
 
