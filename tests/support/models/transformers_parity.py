@@ -25,8 +25,11 @@ def randomize_weights(model):
 
 def load_from_nanotron(folder, model_config, tensors, *, dtype=None, **described):
     """Our model, read from ``folder/20`` after that was written there as nanotron does."""
-    arguments = make_tiny_checkpoint_arguments(20, model_config=model_config, **described)
-    return load_causal_lm(write_checkpoint(folder / "20", **{**arguments, "tensors": tensors}), device="cpu", dtype=dtype)
+    arguments = {**make_tiny_checkpoint_arguments(20, **described), "tensors": tensors}
+    # The byte-level Llama's keys complete a Llama alone: other families refuse them.
+    is_llama = model_config.get("is_llama_config", True)
+    arguments["model_config"] = {**arguments["model_config"], **model_config} if is_llama else model_config
+    return load_causal_lm(write_checkpoint(folder / "20", **arguments), device="cpu", dtype=dtype)
 
 
 def compute_logits(model, **options):
