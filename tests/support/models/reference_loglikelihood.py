@@ -95,10 +95,13 @@ def score_example(example, model):
     uncond = None if example["uncond"] is None else model.compute_loglikelihoods(example["uncond"])
     texts = [continuation for _, continuation in example["pairs"]]
     assert all(text.startswith(" ") for text in texts)
+    # winogrande has one continuation after two contexts, which lm-evaluation-harness calls the choices.
+    is_shared = len(set(texts)) == 1
+    lengths = [len(context) if is_shared else len(text) - 1 for context, text in example["pairs"]]
     tokens = [model.tokenize_pair(*pair)[1] for pair in example["pairs"]]
     metrics = {
         "acc": ll,
-        "acc_norm": [value / (len(text) - 1) for value, text in zip(ll, texts, strict=True)],
+        "acc_norm": [value / length for value, length in zip(ll, lengths, strict=True)],
         "acc_per_char": [value / len(text) for value, text in zip(ll, texts, strict=True)],
         "acc_per_byte": [value / len(text.encode()) for value, text in zip(ll, texts, strict=True)],
         "acc_per_token": [value / count for value, count in zip(ll, tokens, strict=True)],
