@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 
@@ -52,6 +53,21 @@ def is_process_gone(pid: int) -> bool:
     except OSError:  # EPERM: the process exists
         return False
     return False
+
+
+def move_other_kinds_aside(path: Path) -> None:
+    """Rename what lies at ``path`` and is no regular file, so that one can be made there.
+
+    To open a pipe for writing waits for its reader. Raises OSError.
+    """
+    try:
+        is_file = S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return
+    except OSError:  # a circle of links
+        is_file = False
+    if not is_file:
+        path.rename(path.with_name(f"{path.name}.damaged.{secrets.token_hex(4)}"))
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from suites.common.atomic_files import fsync_folder, make_temporary_name, write_json_atomically
-from suites.common.documents import read_json_object
+from suites.common.documents import read_content, read_json_object
 from suites.common.group_permissions import grant_group_access, make_shared_folders
 from suites.contract.paths import DataPaths
 from suites.contract.resolved_tokenizer import (
@@ -46,6 +46,9 @@ TEMPLATE_FOLDER = "additional_chat_templates"
 
 HUB_PATTERNS = (*TOKENIZER_FILES, f"{TEMPLATE_FOLDER}/*.jinja", "config.json")
 """What is fetched of a repository."""
+
+MAX_TOKENIZER_BYTES = 1 << 28
+"""Bytes of a tokenizer's largest file; the largest in use have 35 MB."""
 
 _VOCABULARY_FILES = frozenset(
     {
@@ -95,7 +98,7 @@ def read_tokenizer_files(folder: Path) -> dict[str, bytes]:
     config.json is reduced to the keys that choose the tokenizer's class.
     """
     read = {
-        name: _reduce_config(folder / name) if name == "config.json" else (folder / name).read_bytes()
+        name: _reduce_config(folder / name) if name == "config.json" else read_content(folder / name, MAX_TOKENIZER_BYTES)
         for name in list_tokenizer_files(folder)
     }
     return {name: content for name, content in read.items() if content is not None}

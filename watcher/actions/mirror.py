@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from suites.common.atomic_files import fsync_folder, write_atomically
-from suites.common.documents import read_json_object
+from suites.common.documents import read_content, read_json_object
 from suites.contract.paths import EvaluationPaths
 from suites.contract.tier_files import get_fingerprint
 
@@ -44,8 +44,7 @@ def restore_from_mirror(source: EvaluationPaths, target: EvaluationPaths, tiers:
 
 
 def _copy_file(path: Path, target: Path) -> None:
-    with path.open("rb") as file:
-        stats, content = os.fstat(file.fileno()), file.read()
+    stats, content = path.stat(), read_content(path)
     write_atomically(target, content)
     # Equal mtimes show later, without reading, that the copy is up to date.
     os.utime(target, ns=(stats.st_atime_ns, stats.st_mtime_ns))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from suites.common.documents import DamagedDocument
 from suites.common.errors import UserError
 from suites.contract.paths import EvaluationPaths
 from watcher.actions import mirror, pins
@@ -75,7 +76,7 @@ class RetentionActions:
                 mirror.restore_from_mirror(mirror_paths, results_paths, record.suites)
             else:
                 mirror.copy_to_mirror(results_paths, mirror_paths, record.suites, str(record.fingerprint))
-        except OSError as error:
+        except (OSError, DamagedDocument) as error:
             self._mirror_error = f"mirror: {action.key}: {error}; next try in {RESULTS_RETRY_SECONDS / 60:.0f} min"
             # A mirror is a second copy: nothing waits for it.
             self._mirror_retry_at = self._clock() + RESULTS_RETRY_SECONDS

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from suites.common.atomic_files import fsync_folder, write_atomically
+from suites.common.documents import DamagedDocument, read_content
 from suites.contract.encoding import encode_json
 from suites.contract.paths import AttemptPaths, LogPaths, StatePaths, prefill_log_paths
 from suites.contract.scoring_request import ScoringRequest
@@ -120,7 +121,11 @@ def write_setup_file(config: Config) -> Path | None:
     if not lines:
         return None
     path, text = config.paths.setup_script, "".join(f"{line}\n" for line in lines)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
+    try:
+        is_current = read_content(path) == text.encode()
+    except (FileNotFoundError, DamagedDocument):
+        is_current = False
+    if not is_current:
         write_atomically(path, text)
     return path
 

@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from suites.common.atomic_files import move_other_kinds_aside
+from suites.common.documents import is_not_a_file
+
 Clock = Callable[[], float]
 """Unix time."""
 
@@ -13,12 +16,21 @@ LogFn = Callable[..., None]
 """Writes one log line: (event name, **fields)."""
 
 
+_TOUCH_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK  # a pipe would wait for its reader
+
+
 def touch_clock(path: Path) -> float:
     """The file server's clock (unix time).
 
     It is the mtime that the server stamps on a file that we touch.
     """
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        fd = os.open(path, _TOUCH_FLAGS, 0o666)
+    except OSError as error:
+        if not is_not_a_file(error):
+            raise
+        move_other_kinds_aside(path)
+        fd = os.open(path, _TOUCH_FLAGS, 0o666)
     # The file server's clock stamps the mtime, so ages of files do not depend on this node's clock.
     try:
         os.utime(fd)

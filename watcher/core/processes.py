@@ -135,7 +135,7 @@ def spawn_session(command: Sequence[str], environ: Mapping[str, str], *, logs: t
     with contextlib.ExitStack() as cleanup:
         descriptors = []
         for path in temporary_logs:
-            descriptors.append(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666))
+            descriptors.append(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666))
             cleanup.callback(os.close, descriptors[-1])
         pid = os.posix_spawnp(
             "nice",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from suites.common.atomic_files import move_other_kinds_aside
 from watcher.core.clock import Clock
 from watcher.core.processes import Process, read_start_ticks, spawn_session
 
@@ -104,6 +105,7 @@ class BackgroundProcess:
 
     def _rotate_log(self) -> int:
         """Keep the log small; returns its size."""
+        move_other_kinds_aside(self._log_path)
         size_bytes = self._log_path.stat().st_size if self._log_path.exists() else 0
         if size_bytes <= MAX_CHILD_LOG_BYTES:
             return size_bytes

@@ -1,5 +1,6 @@
 """The daemon's log: console (pretty or JSON) and a rotating JSON file."""
 
+import contextlib
 import logging
 import logging.handlers
 import sys
@@ -7,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
+
+from suites.common.atomic_files import move_other_kinds_aside
 
 MAX_DAEMON_LOG_BYTES = 5_000_000
 
@@ -41,6 +44,8 @@ def start_daemon_log(path: Path, *, console: bool) -> Callable[..., None]:
     console_handler.setFormatter(_make_formatter(processors, console_renderer))
     if console:
         logger.addHandler(console_handler)
+    with contextlib.suppress(OSError):  # then each line is lost, as on a full disk
+        move_other_kinds_aside(path)
     file_handler = logging.handlers.RotatingFileHandler(
         path, maxBytes=MAX_DAEMON_LOG_BYTES, backupCount=KEPT_LOG_FILES, encoding="utf-8", delay=True
     )

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import msgspec
 
-from suites.common.atomic_files import create_once, write_atomically
+from suites.common.atomic_files import create_once, move_other_kinds_aside, write_atomically
 from suites.common.documents import MAX_LINE_BYTES, DamagedDocument, read_struct
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import StatePaths
@@ -108,7 +108,7 @@ class DaemonLock:
                     hint="let it run, stop it there, or give this one another state folder",
                     code=ExitCode.TEMPORARY,
                 )
-            lock._move_folder_aside()
+            move_other_kinds_aside(lock._path)
             # The last writer wins, and the token shows afterwards who that was.
             write_atomically(lock._path, lock._encode_owner())
             if lock.is_held():
@@ -122,8 +122,10 @@ class DaemonLock:
 
     def _read_owner(self) -> tuple[LockOwner | None, float]:
         """Owner and last heartbeat (mtime); None where the file is no lock."""
+        if self._path.is_symlink():  # a lock of ours is none
+            return None, 0.0
         try:
-            heartbeat = self._path.lstat().st_mtime
+            heartbeat = self._path.stat().st_mtime
             return read_struct(self._path, LockOwner, MAX_LINE_BYTES), heartbeat
         except FileNotFoundError:
             return None, 0.0
@@ -156,14 +158,9 @@ class DaemonLock:
         if create_once(self._path, self._encode_owner()) or self.is_held():
             return True
         if self.is_free():
-            self._move_folder_aside()
+            move_other_kinds_aside(self._path)
             write_atomically(self._path, self._encode_owner())
         return self.is_held()
-
-    def _move_folder_aside(self) -> None:
-        """Move away what no file can replace."""
-        if self._path.is_dir() and not self._path.is_symlink():
-            self._path.rename(self._path.with_name(f"{self._path.name}.damaged.{secrets.token_hex(4)}"))
 
     def release(self) -> None:
         """Give the lock back, unless it became another's."""
