@@ -159,8 +159,8 @@ PLACE = "model/model/decoder/3/pp_block/attn/qkv_proj"
     ("base", "found"),
     [
         ("model_weight.safetensors", ("weight", None, 0)),
-        ("model_bias_pp-rank-1-of-2_tp-rank-3-of-4.safetensors", ("bias", (1, 2, 3, 4), 0)),
-        ("model_model_weight.safetensors_pp-rank-0-of-1_tp-rank-0-of-2.safetensors", ("weight", (0, 1, 0, 2), 1)),
+        ("model_bias_pp-rank-1-of-2_tp-rank-3-of-4.safetensors", ("bias", (1, 2, 3, 4, 0, 1), 0)),
+        ("model_model_weight.safetensors_pp-rank-0-of-1_tp-rank-0-of-2.safetensors", ("weight", (0, 1, 0, 2, 0, 1), 1)),
         ("model_merged_gate_up_proj.safetensors", ("merged_gate_up_proj", None, 0)),
         ("model_weight.safetensors.lock", None),
         (".tmpAb12", None),
