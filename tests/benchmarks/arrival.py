@@ -154,6 +154,7 @@ def render_arrival(figures: dict) -> str:
 Complete checkpoints on the schedule that appear by one rename, and one request of so many steps. `watcher run`, local executor,
 a poll of {figures["poll_s"]:.0f} s: a status that is older than {3 * figures["poll_s"]:.0f} s counts as stale. All
 ready: inspected and journaled, in slices of half a poll. A poll then: what each later poll costs while they wait for their turn.
+{figures.get("note", "")}
 
 {render_markdown_table([head, *rows])}
 """
