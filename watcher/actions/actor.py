@@ -30,6 +30,8 @@ from watcher.actions.submission import (
     remove_attempt_folder,
 )
 from watcher.actions.submission_delays import SubmissionDelays
+from watcher.attempts import retry_policy as policy
+from watcher.attempts.journal_events import postpone
 from watcher.config.settings import Config
 from watcher.core import events
 from watcher.core.actions import (
@@ -55,8 +57,6 @@ from watcher.core.snapshot import format_job_comment
 from watcher.journal.journal import Journal
 from watcher.journal.request_files import remove_request
 from watcher.observe.checkpoints import encode_mtimes
-from watcher.reconcile import retry_policy as policy
-from watcher.reconcile.journal_events import postpone
 
 _LOGGED_FIELDS = ("reason", "hint", "job_id", "run_id", "failure_kind")
 

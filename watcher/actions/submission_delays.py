@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from watcher.attempts.retry_policy import SUBMIT_LIMIT_RETRY_SECONDS
 from watcher.core.actions import RESULTS_RETRY_SECONDS
-from watcher.reconcile.retry_policy import SUBMIT_LIMIT_RETRY_SECONDS
 
 OCCUPIED_RETRY_SECONDS = 60.0
 """Seconds after which the results folder of another run is looked at again."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import msgspec
 
 from suites.contract.scoring_request import ScoringRequest
+from watcher.attempts.orphan_jobs import resolve_orphan_jobs
 from watcher.audit.differences import (
     LEFT_TO_NEXT_TICK,
     Difference,
@@ -22,7 +23,6 @@ from watcher.core.events import JournalEvent
 from watcher.core.request_types import Amendment
 from watcher.core.snapshot import QueueSnapshot, Snapshot
 from watcher.journal.replay import JournalState
-from watcher.reconcile.orphan_jobs import resolve_orphan_jobs
 from watcher.reconcile.schedule import ScheduledEvaluation, choose_directory
 
 NEW_ATTEMPT_SECONDS = 3600.0

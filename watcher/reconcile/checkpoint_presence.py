@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 from suites.checkpoint.completeness import Completeness, Inspection
 from suites.common.formatting import format_utc
+from watcher.attempts.journal_events import wait_or_skip
 from watcher.config.settings import Config
 from watcher.core.actions import Skip
 from watcher.core.evaluation import EvaluationRecord
 from watcher.core.events import Waiting
 from watcher.core.reasons import ReasonKind
 from watcher.core.snapshot import Snapshot, StageFolder, select_inspection
-from watcher.reconcile.journal_events import wait_or_skip
 
 GONE_CONFIRMED_SECONDS = 600.0
 """Seconds after which a missing checkpoint needs attention: a file server may list a folder late, or come back."""

@@ -7,6 +7,14 @@ from suites.checkpoint.completeness import Completeness, Inspection
 from suites.checkpoint.model_config_reader import describe_unassumed_keys
 from suites.common.formatting import format_utc
 from suites.contract.scoring_request import ScoringRequest, SuiteInRequest
+from watcher.attempts.journal_events import (
+    BLOCKING_COMPLETENESS,
+    CheckpointContent,
+    block_on_checkpoint,
+    make_scored_event,
+    resolve_conflicting_results,
+    wait_or_skip,
+)
 from watcher.config.settings import Config, Stage
 from watcher.core import events
 from watcher.core.actions import Action, PinCheckpoint, Skip, SubmitEvaluation, UnpinCheckpoint
@@ -15,14 +23,6 @@ from watcher.core.reasons import ReasonKind
 from watcher.core.snapshot import EvaluationResults, Snapshot, StageRequirements
 from watcher.journal.replay import JournalState
 from watcher.reconcile.checkpoint_presence import Presence, observe_presence, wait_for_absent
-from watcher.reconcile.journal_events import (
-    BLOCKING_COMPLETENESS,
-    CheckpointContent,
-    block_on_checkpoint,
-    make_scored_event,
-    resolve_conflicting_results,
-    wait_or_skip,
-)
 from watcher.reconcile.prefill_job import describe_missing_data
 from watcher.reconcile.stage_facts import FactsComparison, block_on_conflict, compare_with_stage
 

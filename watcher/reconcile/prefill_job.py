@@ -12,6 +12,9 @@ from collections.abc import Iterable
 from suites.contract.encoding import canonical_digest
 from suites.contract.scoring_request import ScoringRequest, SuiteInRequest
 from suites.definitions.data_cache import TOKENIZER_PREFIX, summarize_missing_entries
+from watcher.attempts import retry_policy as policy
+from watcher.attempts.in_flight import next_action_in_flight
+from watcher.attempts.journal_events import make_pending_event
 from watcher.config.settings import Config, Stage
 from watcher.core import events
 from watcher.core.actions import Action, Skip, SubmitPrefill
@@ -25,9 +28,6 @@ from watcher.core.evaluation import (
 )
 from watcher.core.snapshot import Snapshot
 from watcher.journal.replay import JournalState
-from watcher.reconcile import retry_policy as policy
-from watcher.reconcile.in_flight import next_action_in_flight
-from watcher.reconcile.journal_events import make_pending_event
 from watcher.reconcile.refused_options import RefusedOptionsGate
 
 CACHE_COMPLETE = "the data cache is complete"

@@ -8,6 +8,9 @@ from pathlib import PurePath
 
 from suites.common.formatting import describe_error, format_bytes
 from suites.contract.paths import format_step_directory
+from watcher.attempts.in_flight import next_action_in_flight
+from watcher.attempts.orphan_jobs import resolve_orphan_jobs
+from watcher.attempts.retry_policy import RetryRules
 from watcher.config.settings import Config, Stage
 from watcher.core import events
 from watcher.core.actions import Action, CancelJob, CloseRequest, Decision, Skip, SubmitEvaluation
@@ -20,13 +23,10 @@ from watcher.journal.replay import JournalState
 from watcher.reconcile.alerts import collect_alerts
 from watcher.reconcile.baselines import describe_start_mismatch, find_bridge
 from watcher.reconcile.checkpoint_presence import find_confirmation_time
-from watcher.reconcile.in_flight import next_action_in_flight
-from watcher.reconcile.orphan_jobs import resolve_orphan_jobs
 from watcher.reconcile.pending import next_action_pending
 from watcher.reconcile.prefill_job import next_prefill_actions
 from watcher.reconcile.refused_options import PROBE_SECONDS, RefusedOptionsGate, skip_refused_options
 from watcher.reconcile.request_answers import answer_request
-from watcher.reconcile.retry_policy import RetryRules
 from watcher.reconcile.schedule import (
     ScheduledEvaluation,
     choose_directory,

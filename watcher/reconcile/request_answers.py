@@ -7,6 +7,8 @@ nothing.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from watcher.attempts.journal_events import make_archive_action
+from watcher.attempts.unseen_attempts import find_unseen, give_up_unseen
 from watcher.config.settings import Config, Stage
 from watcher.core import event_parsing, events
 from watcher.core.actions import Action, CloseRequest
@@ -15,9 +17,7 @@ from watcher.core.events import JournalEvent
 from watcher.core.request_types import Amendment, Request
 from watcher.core.snapshot import Snapshot, StageFolder
 from watcher.journal.replay import JournalState
-from watcher.reconcile.journal_events import make_archive_action
 from watcher.reconcile.schedule import ScheduledEvaluation, choose_directory, make_distinct_directory
-from watcher.reconcile.unseen_attempts import find_unseen, give_up_unseen
 
 AMENDABLE_EVENTS = (events.Created, events.Scored, events.Lost, events.ResultsLocated, events.Pending, events.LeftOver)
 """Events that an audit may propose."""

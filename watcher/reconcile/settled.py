@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from suites.checkpoint.completeness import Completeness
+from watcher.attempts.journal_events import BLOCKING_COMPLETENESS, block_on_checkpoint, make_pending_event
 from watcher.config.settings import Config
 from watcher.core import events
 from watcher.core.actions import Action, MirrorResults, Skip, UnpinCheckpoint
@@ -10,7 +11,6 @@ from watcher.core.evaluation import EvaluationRecord, EvaluationState, build_mir
 from watcher.core.reasons import ReasonKind
 from watcher.core.snapshot import Snapshot, find_outdated_tiers
 from watcher.journal.replay import JournalState
-from watcher.reconcile.journal_events import BLOCKING_COMPLETENESS, block_on_checkpoint, make_pending_event
 from watcher.reconcile.stage_facts import compute_facts_digest
 
 

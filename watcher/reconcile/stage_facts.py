@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 from suites.checkpoint.completeness import Inspection
 from suites.contract.encoding import canonical_digest
+from watcher.attempts.journal_events import CheckpointContent
 from watcher.core import events
 from watcher.core.evaluation import EvaluationRecord, StageSettings
 from watcher.core.reasons import ReasonKind
 from watcher.core.snapshot import Snapshot, StageRequirements
 from watcher.journal.replay import JournalState
-from watcher.reconcile.journal_events import CheckpointContent
 
 
 class FactsComparison(NamedTuple):

@@ -9,8 +9,8 @@ from support.executors.harness import FAKE_COMMANDS_FOLDER
 from support.fakes.slurm_daemon import FakeSlurmRun
 from support.faults.kill_points import KillPoint, tick_until_settled
 from support.runs.watched_run import WatchedRun, make_watched_fixture
+from watcher.attempts.retry_policy import MAX_RELEASES
 from watcher.core.executor import ExecutorUnreachable, JobState
-from watcher.reconcile.retry_policy import MAX_RELEASES
 
 KEY = "stage1/step_100"
 

@@ -9,6 +9,7 @@ import watcher
 from suites.contract.exit_record import ExitRecord
 from suites.contract.scoring_request import TierRequirement
 from suites.contract.tier_files import TierVerdict
+from watcher.attempts import retry_policy as policy
 from watcher.config.settings import Bridge, Config, LimitSettings, RetrySettings, Stage
 from watcher.core.actions import Skip
 from watcher.core.evaluation import Attempt, EvaluationRecord, EvaluationState
@@ -16,7 +17,6 @@ from watcher.core.executor import Job, JobState
 from watcher.core.reasons import ReasonKind
 from watcher.core.snapshot import AttemptFiles, EvaluationResults, QueueSnapshot, Snapshot, StageFolder, StageRequirements
 from watcher.journal.replay import JournalState
-from watcher.reconcile import retry_policy as policy
 from watcher.reconcile.reconciler import reconcile
 from watcher.reconcile.schedule import ScheduledEvaluation, choose_directory, resolve_bridge_step, scheduled_evaluations
 
@@ -279,7 +279,11 @@ def test_the_limits_are_told_by_name():
 
 WATCHER = Path(watcher.__file__).parent
 PURE = [
-    *(path.relative_to(WATCHER).as_posix() for path in sorted(WATCHER.glob("reconcile/*.py"))),
+    *(
+        path.relative_to(WATCHER).as_posix()
+        for room in ("attempts", "reconcile")
+        for path in sorted((WATCHER / room).glob("*.py"))
+    ),
     *(f"core/{name}.py" for name in ("evaluation", "snapshot", "actions", "reasons", "resources", "result_paths")),
     "journal/replay.py",
     "journal/state_changes.py",

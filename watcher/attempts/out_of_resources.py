@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from suites.common.errors import ExitCode
 from suites.contract.exit_record import ExitRecord
+from watcher.attempts import retry_policy as policy
 from watcher.config.settings import Config
 from watcher.config.units import format_slurm_time, parse_slurm_time
 from watcher.core.evaluation import Attempt, EvaluationRecord
@@ -12,7 +13,6 @@ from watcher.core.events import StateChange
 from watcher.core.executor import Job, JobState, PartitionLimits
 from watcher.core.resources import ResourceRaise, get_slurm_settings, more_memory, more_time, resolve_resources
 from watcher.core.snapshot import AttemptFiles, Snapshot
-from watcher.reconcile import retry_policy as policy
 
 WARNING_LEAD_SECONDS = 300.0
 """Seconds before its end at which Slurm may warn a job: two minutes, up to one earlier, checked every 30 s."""

@@ -7,15 +7,15 @@ taken for vanished, and nothing is submitted in its place before it ended or a p
 from suites.common.errors import ExitCode
 from suites.common.formatting import format_local_time
 from suites.contract.exit_record import ExitRecord
+from watcher.attempts import retry_policy as policy
+from watcher.attempts.journal_events import abandon, make_adopted_event
+from watcher.attempts.out_of_resources import EndedAttempt
 from watcher.core import events
 from watcher.core.actions import AbandonAttempt, Action, Skip
 from watcher.core.evaluation import IN_FLIGHT_STATES, Attempt, EvaluationRecord, is_in_future
 from watcher.core.executor import Job, JobState
 from watcher.core.reasons import ReasonKind
 from watcher.core.snapshot import AttemptFiles, LifeSign, Snapshot, find_blind_spot, find_job
-from watcher.reconcile import retry_policy as policy
-from watcher.reconcile.journal_events import abandon, make_adopted_event
-from watcher.reconcile.out_of_resources import EndedAttempt
 
 QUIET_SECONDS = 3600.0
 """Seconds without any sign of such an attempt after which a person is told."""

@@ -5,12 +5,12 @@ person's cancel, from a requeue after the scores, or from a wrapper that submits
 evaluation has nothing else in flight; the rest is cancelled.
 """
 
+from watcher.attempts.journal_events import make_adopted_event
 from watcher.core.actions import Action, CancelJob, Skip
 from watcher.core.evaluation import IN_FLIGHT_STATES, MAX_CLOCK_SKEW_SECONDS, Attempt, EvaluationRecord, EvaluationState
 from watcher.core.executor import Job, JobState
 from watcher.core.snapshot import Snapshot, find_job
 from watcher.journal.replay import JournalState
-from watcher.reconcile.journal_events import make_adopted_event
 
 _HELD_STATES = frozenset({JobState.HELD, JobState.REQUEUED_HELD})
 

@@ -8,6 +8,16 @@ made void before it is given up, so that it can never run afterwards.
 from typing import Any
 
 from suites.contract.exit_record import ExitRecord
+from watcher.attempts import retry_policy as policy
+from watcher.attempts.journal_events import abandon, confirm_end, make_adopted_event, make_scored_event
+from watcher.attempts.out_of_resources import SCORER_EXIT_CODES, EndedAttempt, decide_after_out_of_resources
+from watcher.attempts.unseen_attempts import (
+    get_fresh_sign,
+    is_final_end,
+    next_action_submitting,
+    wait_for_live_run,
+    wait_for_owner,
+)
 from watcher.config.settings import Config
 from watcher.core import events
 from watcher.core.actions import Action, ReleaseJob, Skip
@@ -15,16 +25,6 @@ from watcher.core.evaluation import Attempt, EvaluationRecord, EvaluationState, 
 from watcher.core.executor import Job, JobState
 from watcher.core.reasons import ReasonKind
 from watcher.core.snapshot import AttemptFiles, Snapshot, find_blind_spot, find_job
-from watcher.reconcile import retry_policy as policy
-from watcher.reconcile.journal_events import abandon, confirm_end, make_adopted_event, make_scored_event
-from watcher.reconcile.out_of_resources import SCORER_EXIT_CODES, EndedAttempt, decide_after_out_of_resources
-from watcher.reconcile.unseen_attempts import (
-    get_fresh_sign,
-    is_final_end,
-    next_action_submitting,
-    wait_for_live_run,
-    wait_for_owner,
-)
 
 FILE_VISIBILITY_SECONDS = 60.0
 """Seconds that a file server may take to show what a job on another node wrote."""
