@@ -37,6 +37,11 @@ MAX_BACKOFF_SECONDS = 3600.0
 MISSING_DATA_RETRY_SECONDS = 900.0
 """Seconds after which an evaluation with missing data is tried again."""
 
+MAX_MISSING_DATA_ENDS = 4
+"""Jobs of one evaluation in a row that may end for lack of data, although none seemed missing."""
+
+MISSING_DATA_KIND = "data"
+
 SUBMIT_LIMIT_RETRY_SECONDS = 300.0
 """Seconds after which a submission that met a limit is tried again; sooner where a job of ours ended."""
 
@@ -99,8 +104,7 @@ def decide_after_exit(
     if code == ExitCode.DATA_MISSING and rules.missing_data_is_failure:
         return fail_or_block(record, "exit", f"{message or 'a data set cannot be had'} (exit {code})", rules, now)
     if code == ExitCode.DATA_MISSING:
-        retry_at = now + MISSING_DATA_RETRY_SECONDS
-        return events.Waiting(**_of_attempt(record), reason=reason, reason_kind=ReasonKind.DATA, retry_at=retry_at)
+        return _wait_for_data(record, reason, rules, now)
     # Finished parts are kept, so each retry makes progress and none counts as a failure.
     if code == ExitCode.TEMPORARY:
         return retry_without_penalty(record, "temporary", reason, rules, now)
@@ -112,6 +116,23 @@ def decide_after_exit(
     if exit_record.signal is not None:
         return fail_or_block(record, "signal", f"killed by SIG{exit_record.signal} on {exit_record.host}", rules, now)
     return fail_or_block(record, "exit", reason, rules, now)
+
+
+def _wait_for_data(record: EvaluationRecord, reason: str, rules: RetryRules, now: float) -> StateChange:
+    """Retry a job that lacked data, unless several in a row did."""
+    failure_count = record.failures.get(MISSING_DATA_KIND, 0) + 1
+    # The watcher saw all entries before each submission, so another job would lack the same.
+    if failure_count >= MAX_MISSING_DATA_ENDS:
+        return events.Blocked(
+            **_of_attempt(record),
+            failure_kind=MISSING_DATA_KIND,
+            reason=f"{reason} ({failure_count} times in a row)",
+            hint=f"Run watcher prefill {record.stage}, then {rules.retry_command}",
+        )
+    retry_at = now + MISSING_DATA_RETRY_SECONDS
+    return events.Waiting(
+        **_of_attempt(record), reason=reason, reason_kind=ReasonKind.DATA, failure_kind=MISSING_DATA_KIND, retry_at=retry_at
+    )
 
 
 def decide_after_job_state(

@@ -157,9 +157,8 @@ def is_prefill(request: ScoringRequest) -> bool:
     return request.directory == PREFILL_DIRECTORY
 
 
-def fill_cache(request: ScoringRequest, *, skipped_names: Collection[str] = ()) -> None:
-    """Fill the data cache as prefill does, without ``skipped_names``."""
-    data = DataPaths(Path(request.eval_data))
+def cache_tokenizer(identifier: str, data: DataPaths, *, use_fast: bool = True) -> None:
+    """Store a reading of a tokenizer as prefill does."""
     files = {"tokenizer.json": b"{}"}
     reading = TokenizerReading(
         files=str(compute_files_digest(files)),
@@ -174,7 +173,13 @@ def fill_cache(request: ScoringRequest, *, skipped_names: Collection[str] = ()) 
         covers_all_text=True,
     )
     resolved = ResolvedTokenizer(reading=reading)
-    store_tokenizer(resolved, files, None, request.tokenizer, data, use_fast=request.use_fast)
+    store_tokenizer(resolved, files, None, identifier, data, use_fast=use_fast)
+
+
+def fill_cache(request: ScoringRequest, *, skipped_names: Collection[str] = ()) -> None:
+    """Fill the data cache as prefill does, without ``skipped_names``."""
+    data = DataPaths(Path(request.eval_data))
+    cache_tokenizer(request.tokenizer, data, use_fast=request.use_fast)
     entry_folders = locate_hub_entries(request.suites, request.tokenizer, data, use_fast=request.use_fast) or {}
     for label, folder in entry_folders.items():
         if label.rpartition("/")[2] not in skipped_names:

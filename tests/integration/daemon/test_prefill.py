@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 import watcher.observe.data_cache
+from suites.contract.paths import DataPaths
 from suites.contract.scoring_request import ScoringRequest
 from suites.definitions.suite import load_suite
 from support.fakes.executor import fill_cache
@@ -18,6 +19,7 @@ from watcher.config.settings import SlurmSettings
 from watcher.core.executor import JobState, PartitionLimits
 from watcher.daemon.dry_run import preview_tick
 from watcher.journal.journal import DryJournal, read_journal
+from watcher.simulate.jobs import cache_tokenizer
 
 SLICES = "tier: tier2_ppl\nslices:\n" + "".join(f"  s{n}: {{hf_dataset: acme/s{n}}}\n" for n in range(5))
 LOCAL = "  ours: {data_files: [/data/web.jsonl]}\n"
@@ -93,6 +95,7 @@ def test_what_is_lacking_is_said_before_the_first_checkpoint_comes(lab):
 
 def test_suites_of_local_files_alone_are_never_held_back(lab):
     watched = lab(slices="tier: tier2_ppl\nslices:\n" + LOCAL)
+    cache_tokenizer("acme/tok", DataPaths(watched.config.eval_data))
     watched.tick_until(watched.are_all_scored, 5)
 
 
@@ -339,3 +342,31 @@ def test_killed_at_every_effect(tmp_path, holds, accounting, ending):
             break
         blow_at += 1
     assert blow_at > 25, "there were fewer effects than there must be"
+
+
+def test_suites_of_local_files_wait_for_a_tokenizer_of_the_hub_that_is_not_cached(tmp_path, monkeypatch):
+    watched = WatchedRun(tmp_path, monkeypatch, steps=(100,))
+    (tmp_path / "text.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "local.yaml").write_text(
+        f"tier: tier2_ppl\nslices: {{one: {{data_files: ['{tmp_path}/text.jsonl'], target_tokens: 9}}}}\n"
+    )
+    watched.configure(stage1={"steps": (100,), "suites": (str(tmp_path / "local.yaml"),)})
+    watched.write_checkpoint("stage1", 100, tokenizer="acme/uncached")
+    watched.tick(30)
+    assert watched.list_states() == {"stage1/step_100": "waiting"}
+    assert "the data cache lacks tokenizer acme/uncached" in watched.list_reasons()["stage1/step_100"]
+    assert "Run watcher prefill stage1" in watched.list_reasons()["stage1/step_100"]
+    assert watched.run_ids() == []
+    watched.close_daemon()
+
+
+def test_jobs_that_lack_data_again_and_again_are_capped_and_say_why(tmp_path, monkeypatch):
+    watched = WatchedRun(tmp_path, monkeypatch, steps=(100,))
+    watched.write_checkpoint("stage1", 100)
+    watched.executor.endings["stage1/step_100"] = deque([66] * 9)
+    watched.tick(200)
+    assert watched.list_states() == {"stage1/step_100": "blocked"}
+    assert len(watched.run_ids()) == 4
+    reason = watched.list_reasons()["stage1/step_100"]
+    assert "words of exit 66 (exit 66) (4 times in a row). Run watcher prefill stage1, then watcher retry" in reason
+    watched.close_daemon()

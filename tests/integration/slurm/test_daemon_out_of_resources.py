@@ -103,7 +103,7 @@ def test_a_preempted_job_that_is_requeued_keeps_its_attempt(slurm, tmp_path):
 def test_a_preempted_job_that_is_not_requeued_is_made_again_for_free(slurm, tmp_path):
     fragile = {"slurm": SLURM_CONFIG["slurm"] | {"partition": "fragile"}}
     with SlurmRun(
-        tmp_path / "run", slurm, steps=[100], settings=fragile, constants={"reconcile.retry_policy.REQUEUE_WINDOW_SECONDS": 2.0}
+        tmp_path / "run", slurm, steps=[100], settings=fragile, constants={"attempts.retry_policy.REQUEUE_WINDOW_SECONDS": 2.0}
     ) as watch:
         watch.hold_stand_in()
         watch.write_checkpoint("base", 100)

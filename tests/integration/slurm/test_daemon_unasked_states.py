@@ -70,7 +70,7 @@ def test_a_persons_requeue_into_held_state_is_respected(slurm, tmp_path):
 
 
 def test_a_controller_that_lost_its_state_cancels_nothing(accounted_slurm, tmp_path):
-    constants = {"reconcile.retry_policy.REQUEUE_WINDOW_SECONDS": 5.0}
+    constants = {"attempts.retry_policy.REQUEUE_WINDOW_SECONDS": 5.0}
     with SlurmRun(tmp_path / "run", accounted_slurm, steps=[100], constants=constants) as watch:
         watch.hold_stand_in()
         watch.write_checkpoint("base", 100)

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 SHORT_TIMEOUTS = {
     "observe.queue.ACCOUNTING_LAG_SECONDS": 2.0,
-    "reconcile.in_flight.FILE_VISIBILITY_SECONDS": 2.0,
-    "reconcile.in_flight.VANISHED_AFTER_SECONDS": 4.0,
-    "reconcile.in_flight.STUCK_AFTER_SECONDS": 2.0,
-    "reconcile.retry_policy.REQUEUE_WINDOW_SECONDS": 20.0,
-    "reconcile.retry_policy.SUBMIT_LIMIT_RETRY_SECONDS": 0.5,
+    "attempts.in_flight.FILE_VISIBILITY_SECONDS": 2.0,
+    "attempts.in_flight.VANISHED_AFTER_SECONDS": 4.0,
+    "attempts.in_flight.STUCK_AFTER_SECONDS": 2.0,
+    "attempts.retry_policy.REQUEUE_WINDOW_SECONDS": 20.0,
+    "attempts.retry_policy.SUBMIT_LIMIT_RETRY_SECONDS": 0.5,
 }
 
 

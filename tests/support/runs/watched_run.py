@@ -11,13 +11,14 @@ import pytest
 import watcher.journal.lock
 from suites.checkpoint.layout import CheckpointLayout
 from suites.contract.encoding import encode_json
-from suites.contract.paths import EvaluationPaths
+from suites.contract.paths import DataPaths, EvaluationPaths
 from support.fakes.executor import FakeExecutor
 from support.models.nanotron_checkpoint import set_times, write_latest, write_tiny_checkpoint
 from watcher.config.settings import Bridge, Config, LimitSettings, ReportSettings, RetrySettings, Stage
 from watcher.core.evaluation import EvaluationState
 from watcher.core.request_types import Request
 from watcher.daemon.daemon import Daemon
+from watcher.simulate.jobs import cache_tokenizer
 
 SLICES_SUITE = "tier: tier2_ppl\nslices:\n  web: {data_files: [/data/web.jsonl], target_tokens: %d}\n"
 TASKS_SUITE = "tier: tier3_cf\ntasks:\n  ours: {data_files: [/data/items.jsonl], adapter: multiple_choice}\n"
@@ -68,6 +69,8 @@ class WatchedRun:
             stages={"stage1": stage},
         )
         self.config = msgspec.structs.replace(self.config, **settings)
+        for identifier in ("byte-level", "t", "other", "/models/sft-tokenizer"):
+            cache_tokenizer(identifier, DataPaths(self.config.eval_data))
         self.daemon = None
         self.log_events = []
         self._request_numbers = itertools.count()

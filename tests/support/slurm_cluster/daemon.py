@@ -24,8 +24,8 @@ SLURM_CONFIG: dict[str, Any] = {
 
 SHORT_SLURM_TIMEOUTS = SHORT_TIMEOUTS | {
     "observe.queue.ACCOUNTING_LAG_SECONDS": 3.0,
-    "reconcile.retry_policy.REQUEUE_WINDOW_SECONDS": 60.0,
-    "reconcile.retry_policy.SUBMIT_LIMIT_RETRY_SECONDS": 2.0,
+    "attempts.retry_policy.REQUEUE_WINDOW_SECONDS": 60.0,
+    "attempts.retry_policy.SUBMIT_LIMIT_RETRY_SECONDS": 2.0,
 }
 """A real controller takes longer."""
 
