@@ -267,7 +267,7 @@ def server_clocked(watched, *args):
 
 
 def test_once_in_a_state_folder_that_cannot_be_made_is_one_line(watched, tmp_path):
-    (tmp_path / "results").write_text("a file")
+    (tmp_path / "results" / ".watcher").write_text("a file")
     with pytest.raises(UserError, match="state folder is unusable"):
         run_once(watched.config, dry_run=False, environ={})
 
