@@ -33,6 +33,9 @@ class PipelineCodec:
     def __init__(self, backend: tokenizers.Tokenizer, *, splits_special_tokens: bool = False) -> None:
         backend.no_truncation()
         backend.no_padding()
+        # Dropout is for training: with it, equal text would have other ids each time.
+        if getattr(backend.model, "dropout", None) is not None:
+            backend.model.dropout = None
         backend.encode_special_tokens = True  # special-token text is ordinary text, but in prompts
         self.backend, self._splits_special_tokens = backend, splits_special_tokens
 

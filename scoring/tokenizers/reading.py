@@ -8,6 +8,7 @@ the pipeline that transformers makes of vocab.json and merges.txt, tiktoken or t
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +28,7 @@ from scoring.tokenizers.library import (
 from scoring.tokenizers.pipeline import build_pipeline
 from suites.common.errors import ExitCode, UserError
 from suites.contract.resolved_tokenizer import ResolvedTokenizer, SpecialToken, TokenizerReading, TokenizerWay
-from suites.definitions.tokenizer_files import compute_files_digest, read_tokenizer_files
+from suites.definitions.tokenizer_files import TOKENIZER_FILES, compute_files_digest, read_tokenizer_files
 
 SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
@@ -67,11 +68,18 @@ def read_tokenizer_folder(folder: Path, identifier: str, *, use_fast: bool, revi
 
     Raises UserError: usage (no tokenizer in it), unavailable (a library is missing), cannot score. Raises OSError.
     """
-    files = read_tokenizer_files(folder)
-    digest = compute_files_digest(files)
-    if digest is None:
-        raise UserError("contains no tokenizer", location=folder, hint="name a folder with a tokenizer.json")
+    for name in TOKENIZER_FILES:
+        # Without such a file the tokenizer would be read as another one, and nothing would say so.
+        if os.path.lexists(folder / name) and not (folder / name).is_file():
+            message = f"{name} is no file that can be read (a link whose target is gone, a pipe or a folder)"
+            raise UserError(message, location=folder, hint="restore it, or remove the entry", code=ExitCode.DATA_MISSING)
     try:
+        files = read_tokenizer_files(folder)
+        digest = compute_files_digest(files)
+        if digest is None:
+            raise UserError(  # noqa: TRY301  the same answer
+                "contains no tokenizer", location=folder, hint="name a folder with a tokenizer.json"
+            )
         # What is read is what the cache will hold, not what the folder may hold a moment later.
         with tempfile.TemporaryDirectory(prefix="tokenizer-") as scratch:
             for name, content in files.items():
@@ -80,6 +88,11 @@ def read_tokenizer_folder(folder: Path, identifier: str, *, use_fast: bool, revi
             return _read(Path(scratch), files, digest, use_fast=use_fast, revision=revision)
     except UserError as error:
         raise UserError(error.message, location=identifier, hint=error.hint, code=error.code) from error
+    except OSError:
+        raise
+    except Exception as error:  # libraries raise anything for a folder that they did not expect
+        message = f"this tokenizer cannot be loaded: {describe_error(error)}"
+        raise UserError(message, location=identifier, hint="fix its files", code=ExitCode.CANNOT_SCORE) from error
 
 
 def _read(folder: Path, files: dict[str, bytes], digest: str, *, use_fast: bool, revision: str | None) -> FolderReading:

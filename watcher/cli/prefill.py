@@ -3,6 +3,7 @@
 import secrets
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -54,10 +55,27 @@ def _find_tokenizer(stage: Stage, config: Config, explicit_tokenizer: str | None
         return explicit_tokenizer
     requirements = StageRequirementsCache(copy_environment()).get_requirements(stage, 0.0)
     tokenizer = requirements.resolve_settings(read_journal(config.paths).stage_settings.get(stage.name)).tokenizer
+    tokenizer = tokenizer or _read_first_tokenizer(stage, config)
     if tokenizer is None:
         hint = "give --tokenizer, or set tokenizer or training_config of this stage"
         raise UserError("the tokenizer is unknown before the first checkpoint", location=f"stage {stage.name}", hint=hint)
     return tokenizer
+
+
+def _read_first_tokenizer(stage: Stage, config: Config) -> str | None:
+    """The tokenizer of the stage's lowest complete step, before any tick has read it."""
+    from suites.checkpoint.completeness import Completeness, inspect_checkpoint  # noqa: PLC0415
+    from suites.checkpoint.layout import list_steps  # noqa: PLC0415
+
+    try:
+        folders = list_steps(stage.checkpoints, stage.layout).steps
+    except OSError:
+        return None
+    for step, folder in folders.items():
+        inspection = inspect_checkpoint(folder, now=time.time(), settle_seconds=config.settle, step=step)
+        if inspection.kind is Completeness.COMPLETE:
+            return inspection.tokenizer
+    return None
 
 
 def build_prefill_argv(stage: Stage, config: Config, *, tokenizer: str, refresh: bool, jobs: int | None) -> list[str]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from suites.common.atomic_files import write_json_atomically
-from suites.common.documents import DamagedDocument, read_struct
+from suites.common.documents import DamagedDocument, is_utf8, read_struct
 from suites.contract.paths import report_html_path
 from watcher.config.settings import Config, Stage
 
@@ -127,7 +127,11 @@ class _RunNamer:
         taken = {str(stage.checkpoints) for stage in self.stages.values()}
         folders_by_name: dict[str, list[str]] = {}
         for folder, matched in folders.names.items():
-            if folder not in taken and self._may_be_run(Path(folder)):
+            # No document can hold such a name, so the run would stop all others.
+            if not is_utf8(folder):
+                printable = folder.encode("utf-8", "backslashreplace").decode()
+                self.problems[printable] = "is not scored: its name is not UTF-8; rename the folder"
+            elif folder not in taken and self._may_be_run(Path(folder)):
                 folders_by_name.setdefault(sanitize_stage_name(matched), []).append(folder)
         for name, members in sorted(folders_by_name.items()):
             # Of two that would share a name, the folder that is called just so gets it.

@@ -79,7 +79,7 @@ def write_config_files(folder: Path, environ: Mapping[str, str], single_stage: P
         folder.mkdir(parents=True, exist_ok=True)
         config_text = DEFAULT_CONFIG_FILE.read_text(encoding="utf-8")
         if single_stage is not None:
-            config_text = _write_single_stage(config_text, single_stage, environ)
+            config_text = _write_single_stage(config_text, single_stage)
         created = [create_once(files.config, config_text), create_once(files.environment, text)]
     except OSError as error:
         raise UserError(
@@ -116,19 +116,20 @@ def _format_variable(name: str, value: str) -> str:
     return f"# {name}=    (set it here)"
 
 
-def _write_single_stage(default_config: str, checkpoints: Path, environ: Mapping[str, str]) -> str:
+def _write_single_stage(default_config: str, checkpoints: Path) -> str:
     """The default config with one stage, of the checkpoints that lie directly in a folder."""
     head = default_config[: default_config.index("\nstages:\n") + 1]
     # Results never lie among checkpoints, which other programs delete.
-    scratch = Path(environ["SCRATCH"]) if environ.get("SCRATCH") else checkpoints.parent
-    has_scratch = bool(environ.get("SCRATCH")) and checkpoints not in (scratch, *scratch.parents)
-    scratch_text = "${SCRATCH}" if has_scratch else _quote(str(checkpoints.parent))
-    name = checkpoints.parent.name if checkpoints.name in _CHECKPOINT_FOLDER_NAMES else checkpoints.name
+    is_plain_name = checkpoints.name in _CHECKPOINT_FOLDER_NAMES
+    # Each run has results and state of its own: two runs in one state folder would take each other's scores.
+    results = checkpoints.parent / ("evaluation_results" if is_plain_name else f"{checkpoints.name}_evaluation_results")
+    name = checkpoints.parent.name if is_plain_name else checkpoints.name
     try:
         layout = detect_layout(checkpoints)
     except FileNotFoundError:
         layout = CheckpointLayout()
-    return head.replace("scratch: ${SCRATCH}", f"scratch: {scratch_text}", 1) + _SINGLE_STAGE.format(
+    folders = f"scratch: {_quote(str(checkpoints.parent))}\nresults: {_quote(str(results))}"
+    return head.replace("scratch: ${SCRATCH}", folders, 1) + _SINGLE_STAGE.format(
         name=_quote(sanitize_stage_name(name)), checkpoints=_quote(str(checkpoints)), layout=_quote(layout.name)
     )
 

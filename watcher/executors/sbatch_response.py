@@ -16,7 +16,10 @@ _RESERVED_LONG = ("--array", "--wrap", "--test-only", "--wait", "--clusters")
 
 _RESERVED_SHORT = ("-a", "-W", "-M")
 
-_JOB_ID = re.compile(r"(?:Submitted batch job )?(\d+)(?:;\S+| on cluster \S+)?")
+_JOB_ID = re.compile(r"(?:Submitted batch job )?(\d+)(?:;\S+| on cluster \S+)?", re.ASCII)
+
+_NAMES_A_JOB = re.compile(r"submitted batch job|\bjob (?:\d+ )?(?:was |is )?submitted", re.IGNORECASE)
+"""A message that names a submission, whatever else went wrong."""
 
 
 def find_reserved_options(extra: Iterable[str]) -> list[str]:
@@ -41,7 +44,7 @@ def parse_sbatch_response(exit_code: int | None, stdout: str, stderr: str) -> Su
     if exit_code == 0 and len(ids) == 1:
         return SubmissionResult(kind=SubmitKind.SUBMITTED, job_id=ids[0], message=stderr.strip())
     # A command that was killed, or that names jobs and fails, says nothing about its submission.
-    if exit_code is None or exit_code < 0 or ids:
+    if exit_code is None or exit_code < 0 or ids or _NAMES_A_JOB.search(message):
         return SubmissionResult(kind=SubmitKind.AMBIGUOUS, message=message)
     kind = SubmitKind.AMBIGUOUS if exit_code == 0 else _classify(_drop_noise(message))
     if kind is not SubmitKind.AMBIGUOUS:

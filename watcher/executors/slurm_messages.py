@@ -61,7 +61,15 @@ NO_ANSWER_WORDS: tuple[str, ...] = (
 )
 """Words of a question that reached nobody, or whose answer was lost."""
 
-_COMPLAINT = re.compile(r"\b(?:error|fatal):|\bslurm_\w+", re.IGNORECASE)
+_COMPLAINT = re.compile(
+    r"\b(?:error|fatal):|\bslurm_\w+"
+    # a wrapper's shell, sudo or ssh, or the system, may have kept the command from running
+    r"|permission denied|operation not permitted|input/output error|stale file handle|no space left|transport endpoint"
+    r"|cannot (?:fork|execute|allocate)|\bfork: |^killed\b|segmentation fault|out of memory|resource temporarily unavailable"
+    r"|a password is required|host key verification|broken pipe|command not found|no such file or directory"
+    r"|^(?:ssh|sudo|kex_\w+): ",
+    re.IGNORECASE,
+)
 
 _PREFIX = re.compile(r"^(?:[\w./-]+: )?(?:(?:error|fatal|warning|info|debug\d?): ?)?", re.IGNORECASE)
 """``squeue: error: `` before a line's own words."""

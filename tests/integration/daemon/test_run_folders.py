@@ -1,6 +1,7 @@
 """An ablation sweep: run folders appear one after the other while the daemon runs, and each becomes a stage."""
 
 import json
+import os
 import shutil
 
 import msgspec
@@ -107,3 +108,11 @@ def test_a_folder_of_runs_that_cannot_be_listed_is_said_and_known_runs_go_on(swe
     real.rename(sweep.root / "ablations")
     sweep.tick_until(sweep.are_all_scored)
     assert str(sweep.root / "ablations") not in sweep.list_reasons()
+
+
+def test_a_run_folder_whose_name_is_not_utf8_is_said_and_the_others_go_on(sweep):
+    sweep.write_run_step("good", 100)
+    (sweep.root / "ablations" / os.fsdecode(b"\xff") / "ckpts").mkdir(parents=True)
+    sweep.tick(6)
+    assert sweep.list_states()["good/step_100"] == "scored"
+    assert any("its name is not UTF-8; rename the folder" in reason for reason in sweep.list_reasons().values())

@@ -192,6 +192,33 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path, data):
         resolve_tokenizer(str(tmp_path), data)
 
 
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("tokenizer_config.json", lambda path: path.symlink_to(path.with_name("pruned"))),
+        ("tokenizer_config.json", os.mkfifo),
+        ("tokenizer_config.json", lambda path: path.write_text('{"a":' * 50_000 + "1" + "}" * 50_000)),
+        ("tokenizer_config.json", lambda path: path.write_text('{"tokenizer_class": "CLIPTokenizer"}')),
+        ("additional_chat_templates/x.jinja", lambda path: path.mkdir(parents=True)),
+    ],
+    ids=["a pruned link", "a pipe", "deep", "another class's", "a folder for a template"],
+)
+def test_a_folder_that_no_library_can_read_is_refused_in_one_line(tmp_path, data, name, damage):
+    folder = write_tokenizer(tmp_path / "odd")
+    (folder / name).unlink(missing_ok=True)
+    damage(folder / name)
+    with pytest.raises(UserError) as caught:
+        resolve_tokenizer(str(folder), data)
+    assert caught.value.code in {ExitCode.CANNOT_SCORE, ExitCode.DATA_MISSING}
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_dropout_of_training_is_switched_off(tmp_path):
+    model = models.BPE(vocab={"a": 0, "b": 1, "ab": 2, "abab": 3}, merges=[("a", "b"), ("ab", "ab")], dropout=0.5)
+    tokenizer = tokenizer_of(write_tokenizer(tmp_path / "drop", model=model))
+    assert {tuple(tokenizer.encode(["abab" * 8])[0]) for _ in range(20)} == {(3,) * 8}
+
+
 def test_a_torn_tokenizer_is_named(tmp_path, data):
     (tmp_path / "tokenizer.json").write_text('{"version"')
     with pytest.raises(UserError, match="this tokenizer cannot be loaded") as caught:

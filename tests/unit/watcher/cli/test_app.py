@@ -97,8 +97,9 @@ def test_init_for_a_run_whose_steps_lie_in_one_folder(case, scratch, config_fold
     (stage,) = config.stages.values()
     assert (stage.name, stage.checkpoints, stage.layout.name) == (name, config_folder / folder, layout)
     assert (stage.every, stage.final) == (1, True)
-    expected = config_folder / "scratch" if scratch == "elsewhere" else (config_folder / folder).parent
-    assert config.results == expected / "evaluation_results"
+    place = config_folder / folder
+    own = "evaluation_results" if place.name in {"ckpts", "checkpoints"} else f"{place.name}_evaluation_results"
+    assert (config.results, config.state) == (place.parent / own, place.parent / own / ".watcher")
     assert run_watcher("config", "--config", "new/watcher.yaml").output.startswith(f"# {config_folder}/new/watcher.yaml")
 
 

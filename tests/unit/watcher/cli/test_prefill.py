@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from suites.contract.exit_record import read_exit_records
 from suites.contract.paths import StatePaths
 from suites.contract.scoring_request import read_scoring_request
+from support.models.nanotron_checkpoint import set_times, write_tiny_checkpoint
 from watcher.cli.app import main
 from watcher.core import events
 from watcher.core.evaluation import StageSettings
@@ -62,6 +63,14 @@ def test_the_tokenizer_that_the_first_checkpoint_named_is_taken_from_the_journal
     ended, (argv,), _ = prefill(tmp_path, "one", stage="{")
     assert ended.exit_code == 0, ended.output
     assert argv[argv.index("--tokenizer") + 1] == "acme/found"
+
+
+def test_the_tokenizer_of_a_complete_checkpoint_is_taken_before_any_tick(tmp_path):
+    folder = write_tiny_checkpoint(tmp_path / "ckpts" / "1", 1, tokenizer="acme/trained")
+    set_times(folder, time.time() - 3600)
+    ended, (argv,), _ = prefill(tmp_path, "one", stage="{")
+    assert ended.exit_code == 0, ended.output
+    assert argv[argv.index("--tokenizer") + 1] == "acme/trained"
 
 
 def wait_for_end(folder):

@@ -226,6 +226,17 @@ def test_a_lost_answer_is_never_a_refusal(words, beside):
     assert (outcome.kind, outcome.answer) == (SubmitKind.AMBIGUOUS, "")
 
 
+def test_a_failure_that_names_a_job_is_no_refusal():
+    for stdout, stderr in (
+        ("Submitted batch job 123 (held)", "hook: i/o error; invalid --mail"),
+        ("", "sbatch: job submitted; post hook: unable to open file /var/log/x"),
+        ("Job 123 submitted", "email hook: rate limit exceeded"),
+        ("Submitted batch job \u0661\u0662", ""),
+    ):
+        assert parse_sbatch_response(1, stdout, stderr).kind is SubmitKind.AMBIGUOUS, stdout
+    assert parse_sbatch_response(0, "Submitted batch job \u0661\u0662", "").kind is SubmitKind.AMBIGUOUS
+
+
 @pytest.mark.parametrize("words", UNKNOWN)
 def test_words_that_no_table_knows_are_ambiguous_and_kept(words):
     outcome = classify(FAILED + words)

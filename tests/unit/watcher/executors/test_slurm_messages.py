@@ -74,6 +74,13 @@ DOUBTFUL = [
     "squeue: fatal: something new",
     "slurm_get_something: odd",
     "error: 17",
+    "Permission denied (publickey).",
+    "Killed",
+    "bash: fork: retry: Resource temporarily unavailable",
+    "/opt/slurm/bin/squeue: Input/output error",
+    "sudo: a password is required",
+    "bash: line 1: squeue: command not found",
+    "cannot execute binary file",
 ]
 
 
