@@ -69,7 +69,7 @@ class WatchedRun:
             stages={"stage1": stage},
         )
         self.config = msgspec.structs.replace(self.config, **settings)
-        for identifier in ("byte-level", "t", "other", "/models/sft-tokenizer"):
+        for identifier in ("byte-level", "t", "other", "simulated", "/models/sft-tokenizer"):
             cache_tokenizer(identifier, DataPaths(self.config.eval_data))
         self.daemon = None
         self.log_events = []
