@@ -20,23 +20,24 @@ _SUPERSCRIPTS = str.maketrans("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\
 
 _PLAIN = re.compile(r"\d+(?:\.\d*)?|\.\d+")
 
-_GROUPED = re.compile(rf"\d{{1,3}}(?:(?P<group>[,{_SEPARATORS}])\d{{3}})(?:(?P=group)\d{{3}})*(?:\.\d+)?")
-"""1,250 and 1 250 000.5: the groups have one separator, and "." begins the decimals."""
+_GROUPED = re.compile(rf"[1-9]\d{{0,2}}(?:(?P<group>[,{_SEPARATORS}])\d{{3}})(?:(?P=group)\d{{3}})*(?:\.\d+)?")
+"""1,250 and 1 250 000.5: the groups have one separator, "." begins the decimals, and no group is led by 0."""
 
-_INDIAN = re.compile(r"\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?")
+_INDIAN = re.compile(r"[1-9]\d?(?:,\d{2})+,\d{3}(?:\.\d+)?")
 
 _CONTINENTAL = re.compile(
-    rf"(?:\d{{1,3}}(?:\.\d{{3}}){{2,}}|\d{{1,3}}(?P<group>[.{_SEPARATORS}])\d{{3}}(?:(?P=group)\d{{3}})*,\d+|\d+,\d+)"
+    rf"(?:[1-9]\d{{0,2}}(?:\.\d{{3}}){{2,}}|[1-9]\d{{0,2}}(?P<group>[.{_SEPARATORS}])\d{{3}}(?:(?P=group)\d{{3}})*,\d+|\d+,\d+)"
 )
 """1.250.000 and 1.250,5 and 0,5: "," begins the decimals. 1.250 and 1,250 are read as in English."""
 
 _EXPONENT = re.compile(
     r"(?P<digits>.+?)(?:[eE](?P<e>[-+]?\d{1,4})"
-    r"|\s*[\u00d7x*\u00b7]\s*10(?:\^?(?P<power>[-+]?\d{1,4})|(?P<raised>[\u2070-\u209f\u00b9\u00b2\u00b3]{1,4})))"
+    r"|\s*[\u00d7x*\u00b7]\s*10(?:\^(?P<power>[-+]?\d{1,4})|(?P<raised>[\u2070-\u209f\u00b9\u00b2\u00b3]{1,4})))"
 )
 """1.25e3, 1.25 x 10^3, and the latter with a multiplication sign and a raised 3."""
 
-_BEFORE, _AFTER = " \t\r\n\"'`*_", " \t\r\n\"'`*_.!"
+_BEFORE = " \t\r\n\"'`*_\u201c\u201d\u2018\u2019\u00ab\u00bb\u200b\ufeff"
+_AFTER = f"{_BEFORE}.!\u3002"
 """Decoration around an answer. A full stop before digits is a decimal point."""
 
 

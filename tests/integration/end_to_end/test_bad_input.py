@@ -68,7 +68,6 @@ BROKEN = {
     210: (lambda _folder: None, "blocked", "results of another program"),
 }
 ELSEWHERE = {
-    "adapter/step_10": ("waiting", "hellaswagg"),
     "tokens/step_10": ("blocked", "(exit 65)"),
     "sealed/step_10": ("waiting", "cannot create "),
     "shut/step_10": ("blocked", "shut/by_checkpoint/step_10/parts: cannot be written (Not a directory)"),
@@ -99,8 +98,6 @@ def scenario_of_all(root):
     for stage in stages.values():
         stage.pop("bridge", None)
         stage["suites"] = stage["suites"][:1]
-    items = {"data_files": [str(root / "items.jsonl")], "adapter": "hellaswagg"}
-    stages["adapter"]["suites"] = [write_suite(root / "adapter.yaml", "tier3_cf", "tasks", ours=items)]
     gone = {"data_files": [str(root / "gone.jsonl")], "text_field": "text"}
     stages["nodata"]["suites"] = [write_suite(root / "nodata.yaml", "tier2_ppl", "slices", gone=gone)]
     stages["tokens"]["tokenizer"] = large_tokenizer(root / "large_tokenizer")
@@ -111,6 +108,20 @@ def scenario_of_all(root):
     (root / "shut_results" / "shut" / "by_checkpoint").write_text("")
     scenario.config.write_text(yaml.safe_dump(config))
     return scenario
+
+
+def refuse_start_with_a_broken_suite(scenario):
+    """A suite that cannot be read refuses the start with its file and line; a corrected config starts."""
+    good = scenario.config.read_text()
+    items = {"data_files": [str(scenario.root / "items.jsonl")], "adapter": "hellaswagg"}
+    config = yaml.safe_load(good)
+    config["stages"]["last"]["suites"] = [write_suite(scenario.root / "adapter.yaml", "tier3_cf", "tasks", ours=items)]
+    scenario.config.write_text(yaml.safe_dump(config))
+    scenario.start_daemon()
+    assert scenario.daemon.wait(timeout=60) == 2
+    log = (scenario.root / "daemon.log").read_text()
+    assert "adapter.yaml:3: tasks.ours.adapter: unknown adapter 'hellaswagg'; did you mean 'hellaswag'?" in log
+    scenario.config.write_text(good)
 
 
 def evaluations(scenario):
@@ -134,6 +145,7 @@ def test_each_bad_input_is_one_clear_line_and_everything_else_goes_on(tmp_path):
     scenario.write_checkpoint("base", 100)
     for stage in (*(key.partition("/")[0] for key in ELSEWHERE), "last"):
         scenario.write_checkpoint(stage, 10)
+    refuse_start_with_a_broken_suite(scenario)
     scenario.start_daemon()
     end, rows, said = time.monotonic() + 120, {}, {}
     later = False
