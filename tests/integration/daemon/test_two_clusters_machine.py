@@ -1,5 +1,6 @@
 """Anything may go wrong while watchers of two clusters take turns: no evaluation has two live jobs, and all is scored."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -16,6 +17,7 @@ FEW = settings(
 )
 
 
+@pytest.mark.slow
 def test_two_clusters_in_any_order():
     EVENT_COUNTS.clear()
     run_state_machine_as_test(DaemonsOfTwoClustersMachine, settings=FEW)
