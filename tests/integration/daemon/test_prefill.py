@@ -344,22 +344,6 @@ def test_killed_at_every_effect(tmp_path, holds, accounting, ending):
     assert blow_at > 25, "there were fewer effects than there must be"
 
 
-def test_suites_of_local_files_wait_for_a_tokenizer_of_the_hub_that_is_not_cached(tmp_path, monkeypatch):
-    watched = WatchedRun(tmp_path, monkeypatch, steps=(100,))
-    (tmp_path / "text.jsonl").write_text('{"text": "a"}\n')
-    (tmp_path / "local.yaml").write_text(
-        f"tier: tier2_ppl\nslices: {{one: {{data_files: ['{tmp_path}/text.jsonl'], target_tokens: 9}}}}\n"
-    )
-    watched.configure(stage1={"steps": (100,), "suites": (str(tmp_path / "local.yaml"),)})
-    watched.write_checkpoint("stage1", 100, tokenizer="acme/uncached")
-    watched.tick(30)
-    assert watched.list_states() == {"stage1/step_100": "waiting"}
-    assert "the data cache lacks tokenizer acme/uncached" in watched.list_reasons()["stage1/step_100"]
-    assert "Run watcher prefill stage1" in watched.list_reasons()["stage1/step_100"]
-    assert watched.run_ids() == []
-    watched.close_daemon()
-
-
 def test_jobs_that_lack_data_again_and_again_are_capped_and_say_why(tmp_path, monkeypatch):
     watched = WatchedRun(tmp_path, monkeypatch, steps=(100,))
     watched.write_checkpoint("stage1", 100)
