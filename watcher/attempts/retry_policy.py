@@ -2,7 +2,7 @@
 
 ========================  ======================================================================
 exit 65, 69, 73           blocked with the scorer's reason
-exit 66                   waiting for data; retried after a while, no failure
+exit 66                   waiting for data; retried after a while, blocked after four in a row
 exit 75                   retried with backoff, no failure: finished parts are kept
 exit 76                   pending: the checkpoint is inspected again
 other exits, signals      failed: retried with doubled backoff, ``retry.attempts`` times, then blocked
@@ -121,7 +121,7 @@ def decide_after_exit(
 def _wait_for_data(record: EvaluationRecord, reason: str, rules: RetryRules, now: float) -> StateChange:
     """Retry a job that lacked data, unless several in a row did."""
     failure_count = record.failures.get(MISSING_DATA_KIND, 0) + 1
-    # The watcher saw all entries before each submission, so another job would lack the same.
+    # The watcher missed nothing before each submission, so another job would lack the same.
     if failure_count >= MAX_MISSING_DATA_ENDS:
         return events.Blocked(
             **_of_attempt(record),

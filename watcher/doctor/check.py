@@ -28,8 +28,8 @@ def warn_if(is_bad: bool, name: str, message: str, hint: str) -> DoctorCheck:
 def run_check(name: str, check: Callable[[], DoctorCheck | Iterable[DoctorCheck]]) -> Iterator[DoctorCheck]:
     """The lines of one check; whatever it meets becomes a line, and the next check runs."""
     try:
-        found = check()
-        yield from [found] if isinstance(found, DoctorCheck) else found
+        outcome = check()
+        yield from [outcome] if isinstance(outcome, DoctorCheck) else outcome
     except UserError as error:
         yield DoctorCheck(WRONG, name, f"{error.location}: {error.message}", error.hint)
     except OSError as error:

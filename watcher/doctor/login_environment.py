@@ -101,10 +101,10 @@ def _check_python_environment(config: Config, environ: Mapping[str, str]) -> Ite
     """Conda and virtual environments: their PATH decides which ``python3`` runs."""
     for name in ("CONDA_PREFIX", "VIRTUAL_ENV"):
         if environ.get(name):
-            found = shutil.which(config.python, path=environ.get("PATH"))
+            program = shutil.which(config.python, path=environ.get("PATH"))
             message = f"{environ[name]}: inherited; jobs run {config.python}"
             hint = "write its full path in python: where the watcher starts from another shell"
             if "/" in config.python:
                 yield DoctorCheck(OK, name, message)
             else:
-                yield DoctorCheck(WARNING, name, f"{message}, which is {found or 'not on PATH'} here", hint)
+                yield DoctorCheck(WARNING, name, f"{message}, which is {program or 'not on PATH'} here", hint)

@@ -96,9 +96,9 @@ class InspectionCache:
         for record in records:
             parent = os.path.dirname(record.checkpoint)  # noqa: PTH120  a pathlib object costs more than all the rest of this loop
             stage_folder = stage_folders.get(parent)
-            found = self._inspect_record(record, parent, stage_folder, look)
-            if found is not None:
-                inspections[record.checkpoint], mtimes[record.checkpoint] = found
+            inspected = self._inspect_record(record, parent, stage_folder, look)
+            if inspected is not None:
+                inspections[record.checkpoint], mtimes[record.checkpoint] = inspected
             if record.state in OPEN_STATES and record.pin is not None:
                 self._inspect_pin(record, inspections, stage_folder, config.settle, server_now)
         return inspections, mtimes
