@@ -222,7 +222,8 @@ echo "${printed}"
 
 @pytest.mark.parametrize("printed", ["first", "second"])
 def test_of_several_copies_one_runs_and_the_others_are_cancelled(tmp_path, printed):
-    run = FakeSlurmRun(tmp_path / "run", steps={"base": [100, 200]})
+    # The job runs on while the watcher looks, so that its copy is seen as a copy and not as a requeue.
+    run = FakeSlurmRun(tmp_path / "run", steps={"base": [100, 200]}, job_seconds=1)
     folder = tmp_path / "site"
     folder.mkdir()
     (folder / "sbatch").write_text(SUBMITS_TWICE.format(folder=FAKE_COMMANDS_FOLDER, printed=printed))
