@@ -116,7 +116,7 @@ def _check_tokenizer(request: OfflineCheckRequest) -> tuple[Tokenizer | None, li
     except OSError as error:
         return None, [f"{error.filename or folder}: cannot be read ({error.strerror})"]
     except UserError as error:
-        if error.code != ExitCode.DATA_MISSING:
+        if error.code != ExitCode.DATA_MISSING or folder.is_dir():
             return None, [f"{error.location}: {error.message}"]
         problem = "a file of the copy that it points to is missing or changed" if pointer.exists() else "missing"
         return None, [f"{pointer}: {problem}"]

@@ -8,29 +8,18 @@ the pipeline that transformers makes of vocab.json and merges.txt, tiktoken or t
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tokenizers
-
-from scoring.tokenizers.codecs import Codec, LibraryCodec, PipelineCodec, SentencePieceCodec
-from scoring.tokenizers.library import (
-    LibraryTokenizer,
-    describe_error,
-    find_class_name,
-    open_library_tokenizer,
-    open_sentencepiece_backend,
-)
-from scoring.tokenizers.pipeline import build_pipeline
+from scoring.tokenizers.codecs import PipelineCodec
+from scoring.tokenizers.id_source import IdSource, choose_id_source
+from scoring.tokenizers.library import describe_error, find_class_name, open_library_tokenizer
 from suites.common.errors import ExitCode, UserError
-from suites.contract.resolved_tokenizer import ResolvedTokenizer, SpecialToken, TokenizerReading, TokenizerWay
-from suites.definitions.tokenizer_files import TOKENIZER_FILES, compute_files_digest, read_tokenizer_files
-
-SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+from suites.contract.resolved_tokenizer import ResolvedTokenizer, SpecialToken, TokenizerReading
+from suites.definitions.tokenizer_files import compute_files_digest, read_tokenizer_files
 
 _PROBES = ("a", "A", "0", "the", "Hello world", "\u4e2d", " ")
 
@@ -51,28 +40,11 @@ class FolderReading(NamedTuple):
     pipeline: bytes | None
 
 
-class _Ids(NamedTuple):
-    """Where ids come from, and what follows from it."""
-
-    way: TokenizerWay
-    codec: Codec
-    model_file: str
-    pipeline: bytes | None = None
-    special_tokens: dict[str, int] | None = None
-    """Only SentencePiece's; a pipeline knows its own."""
-    notes: tuple[str, ...] = ()
-
-
 def read_tokenizer_folder(folder: Path, identifier: str, *, use_fast: bool, revision: str | None = None) -> FolderReading:
     """The reading of a folder.
 
     Raises UserError: usage (no tokenizer in it), unavailable (a library is missing), cannot score. Raises OSError.
     """
-    for name in TOKENIZER_FILES:
-        # Without such a file the tokenizer would be read as another one, and nothing would say so.
-        if os.path.lexists(folder / name) and not (folder / name).is_file():
-            message = f"{name} is no file that can be read (a link whose target is gone, a pipe or a folder)"
-            raise UserError(message, location=folder, hint="restore it, or remove the entry", code=ExitCode.DATA_MISSING)
     try:
         files = read_tokenizer_files(folder)
         digest = compute_files_digest(files)
@@ -99,11 +71,11 @@ def _read(folder: Path, files: dict[str, bytes], digest: str, *, use_fast: bool,
     _refuse_damaged_files(files)
     opened = open_library_tokenizer(folder, use_fast=use_fast)
     library = opened.tokenizer
-    ids = _choose_ids(folder, opened, use_fast=use_fast)
+    ids = choose_id_source(folder, opened, use_fast=use_fast)
     bos, eos = (_find_special_token(name, library, ids) for name in ("bos_token", "eos_token"))
     prefix = _find_prefix(library, ids)
     template = find_default_template(library)
-    vocab_size, special_tokens = _list_tokens(library, ids)
+    vocab_size, special_tokens = ids.list_tokens(library)
     reading = TokenizerReading(
         files=digest,
         pipeline=None if ids.pipeline is None else hashlib.sha256(ids.pipeline).hexdigest(),
@@ -116,7 +88,7 @@ def _read(folder: Path, files: dict[str, bytes], digest: str, *, use_fast: bool,
         vocab_size=vocab_size,
         special_tokens=special_tokens,
         splits_special_tokens=bool(getattr(library, "split_special_tokens", False)),
-        covers_all_text=_covers_all_text(ids.codec),
+        covers_all_text=ids.covers_all_text,
         template=None if template is None else hashlib.sha256(template.encode()).hexdigest(),
     )
     versions = {name: found for name in _LIBRARIES if (found := _find_version(name))}
@@ -138,74 +110,16 @@ def _refuse_damaged_files(files: Mapping[str, bytes]) -> None:
             raise UserError(message, location=name, hint="fix its files", code=ExitCode.CANNOT_SCORE) from error
 
 
-def _choose_ids(folder: Path, opened: LibraryTokenizer, *, use_fast: bool) -> _Ids:
-    """The first way that the folder allows. ``use_fast: false`` prefers SentencePiece's own ids."""
-    library, has_json = opened.tokenizer, (folder / "tokenizer.json").is_file()
-    model_file = next((name for name in SENTENCEPIECE_FILES if (folder / name).is_file()), None)
-    if model_file is not None and not (has_json and use_fast):
-        ids = _use_sentencepiece(folder, library, model_file)
-        if ids is not None:
-            return ids
-    if has_json:
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the library raises bare Exception
-            message = f"this tokenizer cannot be loaded: tokenizer.json: {describe_error(error)}"
-            raise UserError(message, location=folder, hint="fix its files", code=ExitCode.CANNOT_SCORE) from error
-        built = build_pipeline(backend, folder, library)
-        return _Ids("tokenizer.json", PipelineCodec(backend), "tokenizer.json", built.pipeline, notes=built.notes)
-    library_backend = getattr(library, "backend_tokenizer", None)
-    vocabulary = next(
-        (name for name in ("vocab.json", "vocab.txt", "tiktoken.model", "tekken.json") if (folder / name).is_file()), ""
-    )
-    if library_backend is None:
-        return _Ids("transformers", LibraryCodec(library), model_file or vocabulary)
-    copied = tokenizers.Tokenizer.from_str(library_backend.to_str())
-    copied.no_truncation()
-    copied.no_padding()
-    return _Ids("transformers", PipelineCodec(copied), model_file or vocabulary, copied.to_str().encode())
-
-
-def _use_sentencepiece(folder: Path, library: Any, model_file: str) -> _Ids | None:
-    """SentencePiece's own ids; None where the file is no model of it, or where the class numbers its pieces otherwise."""
-    import sentencepiece  # noqa: PLC0415  few tokenizers need it
-
-    model = sentencepiece.SentencePieceProcessor()
-    try:
-        model.Load(str(folder / model_file))
-    except Exception:  # noqa: BLE001  a tiktoken file may have the same name
-        return None
-    vocabulary = library.get_vocab()
-    known = [(vocabulary.get(model.id_to_piece(index)), index) for index in range(model.get_piece_size())]
-    if sum(theirs == ours for theirs, ours in known) < len(known) * 0.9:
-        return None
-    backend = open_sentencepiece_backend(folder, library, model_file)
-    tokens = {str(token): index for index, token in backend.added_tokens_decoder.items()}
-    codec = SentencePieceCodec(folder / model_file, tokens)
-    return _Ids("sentencepiece", codec, model_file, special_tokens=tokens)
-
-
-def _find_special_token(name: str, library: Any, ids: _Ids) -> SpecialToken | None:
+def _find_special_token(name: str, library: Any, ids: IdSource) -> SpecialToken | None:
     """BOS or EOS. Raises UserError where it is named and has no id."""
     text = getattr(library, name)
     if text is None:
         return None
-    index = _find_id(str(text), library, ids)
+    index = ids.find_id(str(text), library)
     if index is None:
         message = f"{name} is {text!r}, for which the vocabulary has no id"
         raise UserError(message, location=name, hint="name a token of the vocabulary", code=ExitCode.CANNOT_SCORE)
     return SpecialToken(text=str(text), id=index)
-
-
-def _find_id(text: str, library: Any, ids: _Ids) -> int | None:
-    if isinstance(ids.codec, PipelineCodec):
-        return ids.codec.backend.token_to_id(text)
-    if isinstance(ids.codec, SentencePieceCodec):
-        model = ids.codec.model
-        index = (ids.special_tokens or {}).get(text, model.piece_to_id(text))
-        return index if index != model.unk_id() or text == model.id_to_piece(index) else None
-    index = library.convert_tokens_to_ids(text)
-    return index if isinstance(index, int) and (index != library.unk_token_id or text == library.unk_token) else None
 
 
 class _Prefix(NamedTuple):
@@ -213,7 +127,7 @@ class _Prefix(NamedTuple):
     note: str | None = None
 
 
-def _find_prefix(library: Any, ids: _Ids) -> _Prefix:
+def _find_prefix(library: Any, ids: IdSource) -> _Prefix:
     """What precedes a text.
 
     transformers says so. tokenizer.json decides for Llama's classes, whose flags transformers 4 obeys and 5 does not.
@@ -223,7 +137,7 @@ def _find_prefix(library: Any, ids: _Ids) -> _Prefix:
     tokens = library.convert_ids_to_tokens(
         _find_ids_before(library.encode(probe), library.encode(probe, add_special_tokens=False))
     )
-    theirs = tuple(index for token in tokens if (index := _find_id(token, library, ids)) is not None)
+    theirs = tuple(index for token in tokens if (index := ids.find_id(token, library)) is not None)
     if len(theirs) != len(tokens):
         message = f"transformers puts {' '.join(tokens)} before a text, which the vocabulary does not have"
         raise UserError(message, location="prefix", hint="name a token of the vocabulary", code=ExitCode.CANNOT_SCORE)
@@ -256,7 +170,7 @@ def _name_ids(ids: tuple[int, ...]) -> str:
     return " ".join(map(str, ids)) or "nothing"
 
 
-def _find_probe(library: Any, ids: _Ids) -> str:
+def _find_probe(library: Any, ids: IdSource) -> str:
     """A text that has tokens; small alphabets have few."""
     vocabulary = sorted(library.get_vocab().items(), key=lambda entry: entry[1])
     texts: Iterator[str] = iter([*_PROBES, *(token for token, _ in vocabulary[:512])])
@@ -285,32 +199,7 @@ def find_default_template(library: Any) -> str | None:
     return template if isinstance(template, str) else None
 
 
-class _Tokens(NamedTuple):
-    vocab_size: int
-    special_tokens: dict[str, int]
-
-
-def _list_tokens(library: Any, ids: _Ids) -> _Tokens:
-    """The vocabulary's size (highest id plus one), and its special tokens."""
-    if isinstance(ids.codec, PipelineCodec):
-        backend = ids.codec.backend
-        added = {token.content: index for index, token in backend.get_added_tokens_decoder().items() if token.special}
-        return _Tokens(max(backend.get_vocab(with_added_tokens=True).values()) + 1, added)
-    if isinstance(ids.codec, SentencePieceCodec):
-        tokens = ids.special_tokens or {}
-        return _Tokens(max([ids.codec.model.get_piece_size() - 1, *tokens.values()]) + 1, tokens)
-    special = {str(token): index for index, token in library.added_tokens_decoder.items() if token.special}
-    special |= {str(library.convert_ids_to_tokens(index)): index for index in library.all_special_ids}
-    return _Tokens(max(library.get_vocab().values()) + 1, special)
-
-
-def _covers_all_text(codec: Codec) -> bool:
-    if isinstance(codec, PipelineCodec):
-        return codec.unknown_text_counter.covers_all_text
-    return isinstance(codec, SentencePieceCodec) and codec.covers_all_text
-
-
-def _compare_with_library(library: Any, ids: _Ids) -> Iterator[str]:
+def _compare_with_library(library: Any, ids: IdSource) -> Iterator[str]:
     """A note where transformers gives other ids for ordinary text."""
     for text, ours in zip(_COMPARED_TEXTS, ids.codec.encode(_COMPARED_TEXTS), strict=True):
         theirs = list(library.encode(text, add_special_tokens=False, split_special_tokens=True))

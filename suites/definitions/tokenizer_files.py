@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from suites.common.atomic_files import fsync_folder, make_temporary_name, write_json_atomically
 from suites.common.documents import read_content, read_json_object
+from suites.common.errors import ExitCode, UserError
 from suites.common.group_permissions import grant_group_access, make_shared_folders
 from suites.contract.paths import DataPaths
 from suites.contract.resolved_tokenizer import (
@@ -85,17 +86,24 @@ def parse_tokenizer_identifier(identifier: str) -> TokenizerIdentifier:
 
 
 def list_tokenizer_files(folder: Path) -> list[str]:
-    """The names of the tokenizer files in ``folder``, ascending; empty without a vocabulary."""
-    names = [name for name in (*TOKENIZER_FILES, "config.json") if (folder / name).is_file()]
-    if not _VOCABULARY_FILES & set(names):
-        return []
-    return sorted([*names, *(f"{TEMPLATE_FOLDER}/{path.name}" for path in folder.glob(f"{TEMPLATE_FOLDER}/*.jinja"))])
+    """The names of the tokenizer files in ``folder``, ascending; empty without a vocabulary.
+
+    Raises UserError (data missing) for an entry that is no file: without it the tokenizer would silently be another one.
+    """
+    names = [name for name in (*TOKENIZER_FILES, "config.json") if os.path.lexists(folder / name)]
+    names += [f"{TEMPLATE_FOLDER}/{path.name}" for path in folder.glob(f"{TEMPLATE_FOLDER}/*.jinja")]
+    for name in names:
+        if not (folder / name).is_file():
+            message = f"{name} is no file that can be read (a link whose target is gone, a pipe or a folder)"
+            raise UserError(message, location=folder, hint="restore it, or remove the entry", code=ExitCode.DATA_MISSING)
+    return sorted(names) if _VOCABULARY_FILES & set(names) else []
 
 
 def read_tokenizer_files(folder: Path) -> dict[str, bytes]:
     """Name -> bytes of the tokenizer files in ``folder``.
 
-    config.json is reduced to the keys that choose the tokenizer's class.
+    config.json is reduced to the keys that choose the tokenizer's class. Raises OSError, and UserError as
+    ``list_tokenizer_files``.
     """
     read = {
         name: _reduce_config(folder / name) if name == "config.json" else read_content(folder / name, MAX_TOKENIZER_BYTES)
@@ -154,15 +162,15 @@ def read_tokenizer_copy(folder: Path) -> ResolvedTokenizer | None:
         return None
     try:
         return resolved if compute_files_digest(read_tokenizer_files(folder)) == resolved.reading.files else None
-    except OSError:
+    except (OSError, UserError):
         return None
 
 
 def read_cached_tokenizer(identifier: str, data: DataPaths, *, use_fast: bool = True) -> ResolvedTokenizer | None:
     """The reading that a prefill left for ``identifier``.
 
-    None without one, where its copy is damaged, or where a folder's files have changed since. Raises OSError where the folder
-    cannot be read.
+    None without one, where its copy is damaged, or where a folder's files have changed since. Raises OSError and UserError
+    where the folder cannot be read.
     """
     pointer = read_json_object(data.tokenizer_pointer(identifier, use_fast=use_fast))
     digest, files = pointer.get("digest"), pointer.get("files")
@@ -178,7 +186,7 @@ def read_cached_tokenizer(identifier: str, data: DataPaths, *, use_fast: bool = 
 def find_files_digest(identifier: str, data: DataPaths) -> str | None:
     """Digest of a tokenizer's files: of the folder itself, else of a cached copy.
 
-    None where neither is there. Raises OSError.
+    None where neither is there. Raises OSError and UserError as ``read_cached_tokenizer``.
     """
     folder = parse_tokenizer_identifier(identifier).folder
     if folder.is_dir():
@@ -191,7 +199,7 @@ def read_cached_digest(identifier: str, data: DataPaths, *, use_fast: bool = Tru
     """The digest of ``read_cached_tokenizer``; None where there is none, or where the folder cannot be read."""
     try:
         resolved = read_cached_tokenizer(identifier, data, use_fast=use_fast)
-    except OSError:
+    except (OSError, UserError):
         return None
     return None if resolved is None else resolved.digest
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from suites.checkpoint.completeness import Inspection
+from suites.common.errors import UserError
 from suites.contract.paths import DataPaths
 from suites.definitions.tokenizer_files import find_files_digest, list_tokenizer_files, parse_tokenizer_identifier
 from watcher.core.snapshot import StageRequirements
@@ -55,7 +56,7 @@ class TokenizerDigestCache:
             stamps = tuple(map(_read_stamp, paths))
             is_unchanged = cached is not None and stamps == cached.stamps
             digest = cached.digest if cached is not None and is_unchanged else find_files_digest(identifier, data)
-        except (OSError, ValueError):  # what cannot be read has no digest, and the comparison says so
+        except (OSError, ValueError, UserError):  # what cannot be read has no digest, and the comparison says so
             digest, stamps = None, ()
         self._cached[key] = _CachedDigest(digest, stamps, now)
         return digest

@@ -14,7 +14,13 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from scoring.data.tokenizer_cache import resolve_tokenizer
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths
-from suites.definitions.tokenizer_files import read_cached_digest, read_tokenizer_copy
+from suites.definitions.tokenizer_files import (
+    find_files_digest,
+    list_tokenizer_files,
+    read_cached_digest,
+    read_cached_tokenizer,
+    read_tokenizer_copy,
+)
 from support.models.nanotron_fixtures import BYTE_TOKENIZER
 
 pytestmark = pytest.mark.scoring
@@ -211,6 +217,22 @@ def test_a_folder_that_no_library_can_read_is_refused_in_one_line(tmp_path, data
         resolve_tokenizer(str(folder), data)
     assert caught.value.code in {ExitCode.CANNOT_SCORE, ExitCode.DATA_MISSING}
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["added_tokens.json", "chat_template.jinja", "config.json", "additional_chat_templates/x.jinja"])
+def test_an_entry_that_is_no_file_is_refused_by_every_reader_of_a_folder_in_the_cache(tmp_path, data, name):
+    folder = write_tokenizer(tmp_path / "odd")
+    resolve_tokenizer(str(folder), data)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).symlink_to(tmp_path / "pruned")
+    refused = rf"{name} is no file that can be read"
+    for read in (resolve_tokenizer, find_files_digest, read_cached_tokenizer):
+        with pytest.raises(UserError, match=refused) as caught:
+            read(str(folder), data)
+        assert caught.value.code == ExitCode.DATA_MISSING
+    with pytest.raises(UserError, match=refused):
+        list_tokenizer_files(folder)
+    assert read_cached_digest(str(folder), data) is None
 
 
 def test_dropout_of_training_is_switched_off(tmp_path):
