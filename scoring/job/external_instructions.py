@@ -18,7 +18,14 @@ from typing import Any
 import msgspec
 
 from scoring.tiers.instructions import summarise_categories, summarise_prompts
-from suites.common.documents import DamagedDocument, read_content, read_json
+from suites.common.documents import (
+    DamagedDocument,
+    RepeatedKeyError,
+    parse_json,
+    read_content,
+    read_json,
+    refuse_repeated_names,
+)
 from suites.common.errors import ExitCode, UserError
 from suites.contract.encoding import canonical_digest
 from suites.contract.objectives import TIER4_RATES
@@ -119,10 +126,13 @@ def _complete_summary(given: Any, entries: Mapping[str, Any], path: Path) -> dic
 
 def _read_generations(definitions: Definitions, entries: Mapping[str, Any], path: Path) -> bytes:
     try:
-        rows = [json.loads(line) for line in read_content(path).splitlines() if line.strip()]
+        rows = [parse_json(line, path) for line in read_content(path).splitlines() if line.strip()]
+        refuse_repeated_names(row["name"] for row in rows if isinstance(row, dict) and isinstance(row.get("name"), str))
     except FileNotFoundError as error:
         raise _build_error("the command wrote tier4_sft_native.json, but not the answers", path) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except RepeatedKeyError as error:
+        raise _build_error(f"a prompt is answered twice: {error}", path) from error
+    except (OSError, ValueError) as error:
         raise _build_error(f"the file is not readable JSON lines: {error}"[:200], path) from error
     rows_by_name = {row["name"]: row for row in rows if isinstance(row, dict) and isinstance(row.get("name"), str)}
     lines = []

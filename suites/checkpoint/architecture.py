@@ -152,7 +152,7 @@ def parse_architecture(model_config: Any) -> Architecture:
 def _add_unimplemented_keys(architecture: Architecture, reader: ModelConfigReader) -> Architecture:
     head_dim, value = reader.read("head_dim"), reader.read(ROPE_SCALING_KEY)
     keys = list(reader.find_unimplemented_keys())
-    if head_dim not in {None, architecture.head_dim}:
+    if head_dim not in (None, architecture.head_dim):  # it may be a list, which no set holds
         keys.append(UnimplementedKey("head_dim", describe_value(head_dim)))
     # Nanotron's main records rope_scaling and ignores it; some forks apply it. Only the user knows which one trained the model.
     scaling = parse_rope_scaling(value, max_positions=architecture.max_positions, theta=architecture.rope_theta)

@@ -13,7 +13,16 @@ import yaml
 from suites.checkpoint.architecture import Architecture, parse_architecture
 from suites.checkpoint.model_config_reader import UnscorableCheckpoint
 from suites.checkpoint.shard_headers import IncompleteFile
-from suites.common.documents import DamagedDocument, OversizedDocument, check_yaml_limits, parse_json, read_content
+from suites.common.documents import (
+    AmbiguousDocument,
+    DamagedDocument,
+    OversizedDocument,
+    RepeatedKeyError,
+    check_yaml_limits,
+    parse_json,
+    read_content,
+    refuse_repeated_names,
+)
 from suites.common.errors import UserError
 from suites.common.formatting import describe_error
 
@@ -24,6 +33,8 @@ MAX_RANKS = 1 << 16
 MAX_MERGED_KEYS = 10_000
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
+
+_TEXT_TAG = "tag:yaml.org,2002:str"
 
 _PARSE_ERRORS = (  # all that fuzzing has made PyYAML's constructors and json raise
     yaml.YAMLError,
@@ -127,7 +138,7 @@ def _parse_yaml_bounded(content: bytes) -> Any:
     loader = _Loader(content)
     try:
         node = loader.get_single_node()
-        _MergeCounter().count_keys(node)
+        _KeyCounter().count_keys(node)
         return None if node is None else loader.construct_document(node)
     finally:
         loader.dispose()
@@ -136,14 +147,16 @@ def _parse_yaml_bounded(content: bytes) -> Any:
 def _parse_json(content: bytes) -> Any:
     try:
         return parse_json(content, "")
+    except AmbiguousDocument as error:
+        raise RepeatedKeyError(error.reason) from error
     except DamagedDocument as error:
         raise ValueError(error.reason.removeprefix("not JSON: ")) from error
 
 
-class _MergeCounter:
-    """Counts the keys that a document's ``<<: *other`` copy.
+class _KeyCounter:
+    """Counts the keys of a document, and those that its ``<<: *other`` copy.
 
-    Raises ValueError for too many.
+    Raises ValueError for too many copies, and RepeatedKeyError.
     """
 
     def __init__(self) -> None:
@@ -158,6 +171,7 @@ class _MergeCounter:
         if isinstance(node, yaml.SequenceNode):
             self.key_counts[id(node)] = sum(map(self.count_keys, node.value))
             return self.key_counts[id(node)]
+        refuse_repeated_names(key.value for key, _ in node.value if key.tag == _TEXT_TAG)
         for key, value in node.value:
             self.count_keys(key)
             value_keys = self.count_keys(value)
@@ -183,6 +197,8 @@ def _parse_document(path: Path, parser: Callable[[bytes], Any]) -> dict[str, Any
         raise IncompleteFile(f"{path.name} is empty")
     try:
         document = parser(content)
+    except RepeatedKeyError as error:  # no repetition tells which of the two values the training used
+        raise UnscorableCheckpoint(f"{path.name}: {error}; keep the one that the training used") from error
     except _PARSE_ERRORS as error:
         raise IncompleteFile(f"torn {path.name}: {describe_error(error)[:160]}") from error
     if not isinstance(document, dict):

@@ -46,7 +46,7 @@ def parse_rope_scaling(value: Any, *, max_positions: int, theta: float) -> RopeS
     if not isinstance(value, dict):
         return None
     kind = value.get("rope_type", value.get("type"))
-    if kind not in _REQUIRED_NUMBERS or value.get("type", kind) != kind:
+    if not isinstance(kind, str) or kind not in _REQUIRED_NUMBERS or value.get("type", kind) != kind:
         return None
     numbers = {
         key: float(value[key])

@@ -16,7 +16,7 @@ import msgspec
 
 from suites.checkpoint.architecture import ParameterSpec
 from suites.checkpoint.model_config_reader import UnscorableCheckpoint
-from suites.common.documents import open_without_blocking
+from suites.common.documents import RepeatedKeyError, open_without_blocking, refuse_repeated_keys
 
 BYTES_PER_ELEMENT = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 """Safetensors' name of a floating type that weights may have -> bytes an element."""
@@ -99,7 +99,10 @@ def read_header(path: Path, name: str) -> ShardHeader:
             raise UnscorableCheckpoint(f"{name}: a header of {header_bytes} bytes is too large for nanotron")
         content = file.read(header_bytes)
     try:
-        header = _parse_header(json.loads(content.decode()), offset_bytes=_LENGTH_FIELD_BYTES + header_bytes)
+        document = json.loads(content.decode(), object_pairs_hook=refuse_repeated_keys)
+        header = _parse_header(document, offset_bytes=_LENGTH_FIELD_BYTES + header_bytes)
+    except RepeatedKeyError as error:
+        raise UnscorableCheckpoint(f"{name}: its header is ambiguous: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IncompleteFile(f"torn header: {name}: {str(error)[:120] or type(error).__name__}") from error
     # From here on the header is intact, so a wrong type is final, and a wrong length is a save in progress.

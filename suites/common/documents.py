@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from stat import S_ISREG
@@ -55,6 +56,14 @@ class DamagedDocument(ValueError):  # noqa: N818  a state of a file
 
 class OversizedDocument(DamagedDocument):
     """A document with more bytes than anything that belongs there."""
+
+
+class AmbiguousDocument(DamagedDocument):
+    """A document in which an object has a key twice: readers differ in which value counts."""
+
+
+class RepeatedKeyError(ValueError):
+    """An object has a key twice. The message names the key."""
 
 
 def open_without_blocking(path: Path) -> io.BufferedReader:
@@ -120,12 +129,29 @@ def parse_json(content: bytes, path: Path | str) -> Any:
     try:
         # Python's integers have no limit, and one that no float can hold breaks whatever computes with it.
         parse_int = _parse_integer if _LONG_NUMBER.search(content) else None
-        document = json.loads(content, parse_int=parse_int)
+        document = json.loads(content, parse_int=parse_int, object_pairs_hook=refuse_repeated_keys)
+    except RepeatedKeyError as error:
+        raise AmbiguousDocument(path, str(error)) from error
     except (ValueError, RecursionError) as error:
         raise DamagedDocument(path, f"not JSON: {error}") from error
     if is_too_deep(document):
         raise DamagedDocument(path, f"nested more than {MAX_DEPTH} deep")
     return document
+
+
+def refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of its keys and values, for json's ``object_pairs_hook``. Raises RepeatedKeyError."""
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        refuse_repeated_names([name for name, _ in pairs])
+    return document
+
+
+def refuse_repeated_names(names: Iterable[str]) -> None:
+    """Raise RepeatedKeyError where the keys of an object are not different ones."""
+    repeated = next((name for name, count in Counter(names).items() if count > 1), None)
+    if repeated is not None:
+        raise RepeatedKeyError(f"it has the key {repeated[:60]!r} twice")
 
 
 def _parse_integer(text: str) -> float:

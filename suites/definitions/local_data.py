@@ -47,12 +47,14 @@ class DataFile(msgspec.Struct, frozen=True, kw_only=True):
 def detect_file_kind(path: Path) -> str:
     """The kind that the suffix names: ``jsonl``, ``parquet`` or ``txt``.
 
-    Raises UserError (usage) for an unsupported suffix.
+    Raises UserError (cannot score) for an unsupported suffix.
     """
     for suffix in ("".join(path.suffixes[-2:]).lower(), path.suffix.lower()):
         if suffix in _KIND_BY_SUFFIX:
             return _KIND_BY_SUFFIX[suffix]
-    raise UserError("unsupported kind of file", location=path, hint="use one of: " + ", ".join(_KIND_BY_SUFFIX))
+    message = f"its name ends in {path.suffix!r}, which is no format of data files" if path.suffix else "its name says no format"
+    hint = "write it as one of: " + ", ".join(_KIND_BY_SUFFIX)
+    raise UserError(message, location=path, hint=hint, code=ExitCode.CANNOT_SCORE)
 
 
 def expand_patterns(patterns: Sequence[str] | str) -> list[Path]:
@@ -94,7 +96,7 @@ class FileHasher:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises UserError (usage) for an unsupported suffix."""
+        """Raises UserError (cannot score) for an unsupported suffix."""
         self.path, self.kind = path, detect_file_kind(path)
         self.bytes_read = 0
         self._digest = hashlib.sha256()
@@ -119,7 +121,7 @@ class FileHasher:
 def hash_file(path: Path) -> DataFile:
     """One file, read to its end.
 
-    Raises OSError, or UserError (usage) for an unsupported suffix.
+    Raises OSError, or UserError (cannot score) for an unsupported suffix.
     """
     data_file = FileHasher(path).read_more()
     assert data_file is not None  # noqa: S101  it reads to the end
@@ -129,7 +131,7 @@ def hash_file(path: Path) -> DataFile:
 def hash_data_files(patterns: Sequence[str] | str) -> list[DataFile]:
     """The files that paths and globs match, with their digests.
 
-    Raises UserError: data missing (no match, or unreadable) or usage (unsupported suffix).
+    Raises UserError: data missing (no match, or unreadable) or cannot score (unsupported suffix).
     """
     hashed_files = []
     for path in expand_patterns(patterns):

@@ -22,8 +22,7 @@ def find_fault(file, error) -> str | None:
         return f"not refused, but {error!r}"
     said = str(error)
     faults = {
-        f"the code is {error.code.name}": error.code not in FILES_OF_DATA
-        and (file.path.suffix, error.code) != (".csv", ExitCode.USAGE),
+        f"the code is {error.code.name}": error.code not in FILES_OF_DATA,
         "the file is not named": str(file.path) not in said,
         "it is not one printable line": not said.isprintable(),
         "it is long": len(said) > 600,
@@ -42,6 +41,7 @@ def damage_files(folder, seeds):
             assert ensure_entry(file.tier, f"s{seed}", file.definition, tokenizer=tokenizer, data=data, offline=True).data_key
         except Exception as error:  # noqa: BLE001  a bug is an outcome, too
             outcome = error.code.name if isinstance(error, UserError) else "BUG"
+            outcome = "NO_FORMAT" if "is no format of data files" in str(error) else outcome
             if fault := find_fault(file, error):
                 faults[seed] = (file.damage, fault)
         outcomes[file.damage, outcome] += 1
@@ -54,6 +54,7 @@ def test_no_damage_of_a_data_file_is_taken_for_a_bug(tmp_path):
     outcomes = damage_files(tmp_path, range(300))
     assert {damage for damage, _ in outcomes} == set(DAMAGES)
     assert outcomes["none", "SCORED"] > 5
+    assert outcomes["none", "NO_FORMAT"] > 0
     assert outcomes["none", "CANNOT_SCORE"] + outcomes["none", "DATA_MISSING"] <= outcomes["none", "SCORED"] // 2
 
 

@@ -171,7 +171,7 @@ RIGHT_SLICES = {  # name -> file; its documents are eins and zwei
     "byte order mark": raw("a.jsonl", b'\xef\xbb\xbf{"text": "eins"}\n{"text": "zwei"}'),
     "byte order mark, packed": raw("a.jsonl.gz", gzip.compress(b'\xef\xbb\xbf{"text": "eins"}\n{"text": "zwei"}')),
     "NaN in another column": raw("a.jsonl", b'{"text": "eins", "n": NaN}\n{"text": "zwei", "n": -Infinity}\n'),
-    "a key twice": raw("a.jsonl", b'{"text": "null", "text": "eins"}\n{"text": "zwei"}\n'),
+    "another key twice": raw("a.jsonl", b'{"id": 1, "text": "eins", "id": 2}\n{"text": "zwei", "a": {"b": 1, "b": 2}}\n'),
     "escapes": raw("a.jsonl", b'{"text": "\\u0065ins"}\n{"text": "z\\u0077ei"}\n'),
     "dictionary": table_of(pa.table({"text": ONE_TEXT["text"].dictionary_encode()})),
     "large strings": table_of(ONE_TEXT.cast(pa.schema([("text", pa.large_string())]))),
@@ -211,7 +211,11 @@ REFUSED_SLICES = {  # name -> (file, what is said)
     "parquet as lines": (raw("a.jsonl", b"PAR1\0\0PAR1"), "is parquet, not JSON lines"),
     "lines as parquet": (raw("a.parquet", b'{"text": "eins"}'), "not a valid parquet file"),
     "an Arrow file": (raw("a.parquet", b"ARROW1\0\0"), "is an Arrow file, not parquet"),
-    "csv": (raw("a.csv", b'text\n"eins, ""zwei"""\n'), "unsupported kind of file"),
+    "csv": (raw("a.csv", b'text\n"eins, ""zwei"""\n'), "ends in '.csv', which is no format of data files"),
+    "text twice": (
+        raw("a.jsonl", b'{"text": "null", "text": "eins"}\n'),
+        "a.jsonl:1: row 0 has 2 values in column 'text'",
+    ),
     "text by language": (
         raw("a.jsonl", b'{"text": {"en": "one"}}'),
         "a.jsonl:1: row 0 has a struct of 'en' in column 'text'",

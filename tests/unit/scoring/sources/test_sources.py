@@ -105,7 +105,9 @@ def test_a_lone_surrogate_does_not_stop_a_slice(tmp_path):
         ("a.jsonl.gz", b"not gzip", {}, r"a\.jsonl\.gz: cannot be read", ExitCode.DATA_MISSING),
         ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-20], {}, r"a\.jsonl\.gz: cannot", ExitCode.DATA_MISSING),
         ("a.parquet", b"PAR1....PAR1", {}, r"a\.parquet: not a valid parquet file", ExitCode.CANNOT_SCORE),
-        ("a.csv", b"a,b\n", {}, "unsupported kind of file", ExitCode.USAGE),
+        ("a.csv", b"a,b\n", {}, r"its name ends in '\.csv'.*one of: \.jsonl, .*\.parquet", ExitCode.CANNOT_SCORE),
+        ("a.json", b"[]", {}, r"its name ends in '\.json', which is no format of data files", ExitCode.CANNOT_SCORE),
+        ("a", b"a", {}, r"/a: its name says no format; write it as one of: \.jsonl", ExitCode.CANNOT_SCORE),
         ("a.jsonl", None, {}, r"a\.jsonl: no such file", ExitCode.DATA_MISSING),
     ],
 )

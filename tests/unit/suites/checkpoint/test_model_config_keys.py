@@ -1,5 +1,7 @@
 """Keys of model_config.json that no code here reads: without effect by name or value, or named."""
 
+import contextlib
+
 import pytest
 
 from suites.checkpoint.architecture import parse_architecture
@@ -116,6 +118,11 @@ SCALINGS = [
     ({"type": "yarn", "factor": 4.0, "truncate": "no"}, False),
     ("linear", False),
     ([4.0], False),
+    *[({"rope_type": kind, "factor": 4.0}, False) for kind in (["linear"], {"linear": 4}, 4, 4.5, True, "Linear", "")],
+    *[({"type": kind, "factor": 4.0}, False) for kind in (["linear"], {}, [[]], 1)],
+    ({"rope_type": "linear", "type": ["linear"], "factor": 4.0}, False),
+    ({"rope_type": "linear", "factor": [4.0]}, False),
+    ({**LLAMA3, "original_max_position_embeddings": [64]}, False),
 ]  # fmt: skip
 
 
@@ -130,6 +137,14 @@ def test_a_rope_scaling_is_applied_only_where_all_of_it_is_implemented(value, ca
     else:
         with pytest.raises(UnscorableCheckpoint, match="rope_scaling: ignored}"):
             architecture.assume({"rope_scaling": "applied"})
+
+
+@pytest.mark.parametrize("value", [[], [1], ["a"], {}, {"a": [1]}, {"type": ["a"]}, "a", "", 0, -1, 0.5, 10**308, True, None])
+def test_a_key_of_any_type_is_read_or_refused(value):
+    for config in (LLAMA, STARCODER2):
+        for name in (*config, "head_dim", "moe_config", "sliding_window_size", "no_rope_layer", "rope_scaling", "other_key"):
+            with contextlib.suppress(UnscorableCheckpoint):
+                parse_architecture({**config, name: value}).assume({})
 
 
 def test_only_a_rope_scaling_is_ever_applied():

@@ -1,5 +1,6 @@
 """The reader of other processes' documents: every poison is one of two errors, soon, and names its file."""
 
+import json
 import math
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ import yaml
 
 from suites.common.documents import (
     MAX_DEPTH,
+    AmbiguousDocument,
     DamagedDocument,
     OversizedDocument,
     check_yaml_limits,
@@ -76,6 +78,32 @@ def test_what_is_no_file_is_never_a_document(tmp_path, name):
     poison(tmp_path / "x", name)
     with pytest.raises((OSError, DamagedDocument)):
         read_content(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        (b'{"a": 1, "a": 1}', "a"),
+        (b'{"a": 1, "b": 2, "a": null}', "a"),
+        (b'{"x": {"b": 1, "b": 2}}', "b"),
+        (b'[1, {"x": [{"deep": [], "deep": {}}]}]', "deep"),
+        (b'{"\\u0061": 1, "a": 2}', "a"),
+        (b'{"": 1, "": 2}', ""),
+        ('{"é": 1, "é": 2}'.encode(), "é"),
+    ],
+)
+def test_a_key_twice_is_ambiguous_and_named(tmp_path, content, key):
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    for read in (read_json, lambda each: read_struct(each, Small)):
+        with pytest.raises(AmbiguousDocument) as caught:
+            read(path)
+        assert str(caught.value) == f"{path}: it has the key {key!r} twice"
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "A": 2}', '[{"a": 1}, {"a": 1}]', '{"a": {"a": 1}}', '{"a": "a", "b": "a"}', "{}"])
+def test_keys_that_only_look_alike_are_not_ambiguous(text):
+    assert parse_json(text.encode(), "x") == json.loads(text)
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\ud800"])
