@@ -10,7 +10,7 @@ from rich.table import Table
 from scoring.compare.compare import compare_with_baseline
 from scoring.compare.published import open_evaluation
 from suites.common.errors import ExitCode, UserError
-from suites.contract.comparison import ComparedEntry, Comparison, Effect, EvaluationRef
+from suites.contract.comparison import ComparedEntry, Comparison, Effect, EvaluationRef, describe_levels
 from suites.contract.encoding import encode_json
 from suites.contract.objectives import Objectives
 
@@ -70,6 +70,7 @@ def print_comparison(comparison: Comparison, title: str, console: Console) -> No
     needed_width = console.measure(table, options=console.options.update(max_width=MAX_TABLE_CHARACTERS)).maximum
     console.width = max(console.width, needed_width)
     console.print(table)
+    console.print(describe_levels(comparison), markup=False, highlight=False, soft_wrap=True)
     for objective in comparison.objectives:
         reason = f" ({objective.why})" if objective.why else ""
         p = "" if objective.p is None else f"; p = {objective.p:.3g}, {objective.test}"
@@ -93,5 +94,5 @@ def _format_row(name: str, effect: Effect) -> list[str]:
         *("" if value is None else f"{value:.2g}" for value in (effect.p, effect.p_holm)),
         "" if effect.smallest_detectable is None else f"{effect.smallest_detectable:.4f}",
         str(effect.n),
-        VERDICT_TEXTS.get(effect.verdict, effect.verdict),
+        VERDICT_TEXTS.get(effect.verdict, effect.verdict) if effect.hint is None else f"hint: {effect.hint}",
     ]

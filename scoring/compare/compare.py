@@ -1,15 +1,18 @@
 """The paired comparison of a checkpoint with earlier ones.
 
-``suites.contract.comparison`` describes the document. The entries of a comparison are one family: their p values are
-corrected after Holm, so in a comparison of equals some entry is called better or worse in at most 5 % of cases. A tier's
-total and an objective are single questions, fixed beforehand; they stay uncorrected at the same level.
+``suites.contract.comparison`` describes the document. The request holds the level of this look, one of a stage's many:
+``suites.contract.looks`` divides it over the tiers' totals and the entries, whose p values are corrected after Holm. Without one
+it is a single look, and each total, each objective and the family of entries has 5 %.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from scoring.compare.entries import ENTRY_KINDS, PairedEntry, apply_holm, build_entry, build_totals, pair_entry
+import msgspec
+
+from scoring.compare.best import BestChoice, choose_best
+from scoring.compare.entries import PairedEntry, apply_holm, build_entry, build_totals, pair_entry
+from scoring.compare.look import Look
 from scoring.compare.objectives import evaluate_objectives
 from scoring.compare.pairing import PairingError, find_comparable_names
 from scoring.compare.published import PublishedEvaluation, open_evaluation
@@ -26,7 +29,7 @@ from suites.contract.comparison import (
     Refusal,
 )
 from suites.contract.encoding import encode_json
-from suites.contract.objectives import TIER_BY_SHORT_NAME, Objectives, ObjectiveTarget, choose_ranking_total
+from suites.contract.objectives import TIER_BY_SHORT_NAME, Objectives
 
 
 def run_comparison(request: CompareRequest) -> ComparisonDocument:
@@ -70,14 +73,22 @@ def compare_evaluation(request: CompareRequest) -> ComparisonDocument:
     earlier += previous
     best = choose_best([opened.side for opened in earlier], candidate, request.objectives)
     if best is not None:
-        baselines.append(earlier[best]._replace(role="best"))
+        baselines.append(earlier[best.position]._replace(role="best"))
     elif earlier:
         refusals.append(Refusal(name="best", reason="no earlier step has the total that ranks the steps of this stage"))
     return ComparisonDocument(
         candidate=candidate.info,
         request=request,
         comparisons=tuple(
-            compare_with_baseline(role, side, candidate, request.objectives if role == "bridge" else Objectives(), note=ref.note)
+            compare_with_baseline(
+                role,
+                side,
+                candidate,
+                request.objectives if role == "bridge" else Objectives(),
+                level=request.level,
+                choice=best if role == "best" else None,
+                note=ref.note,
+            )
             for role, ref, side in baselines
         ),
         refusals=tuple(refusals),
@@ -97,49 +108,20 @@ def _open_baselines(role: BaselineRole, refs: Sequence[EvaluationRef], refusals:
     return opened
 
 
-def choose_best(earlier: Sequence[PublishedEvaluation], candidate: PublishedEvaluation, objectives: Objectives) -> int | None:
-    """Index of the evaluation with the best ranking total; None without totals.
-
-    Of equals it is the first.
-
-    The total is over the entries that are comparable with the candidate's; an evaluation that misses one is left out.
-    """
-    target = choose_ranking_total(objectives, candidate.list_scored_names())
-    if target is None:
-        return None
-    scored = candidate.get_entries(target.tier)
-    members = tuple(scored) if target.names is None else target.names
-    totals: dict[int, float] = {}
-    for index, side in enumerate(earlier):
-        names = find_comparable_names(target.tier, side, candidate, same_data=True).names
-        if all(name in names for name in members if name in scored):
-            totals[index] = _compute_total(target, side, [name for name in names if name in members])
-    choose = min if target.tier == TIER_BY_SHORT_NAME["tier2"] else max
-    return choose(totals, key=totals.__getitem__) if totals else None
-
-
-def _compute_total(target: ObjectiveTarget, side: PublishedEvaluation, names: Sequence[str]) -> float:
-    """A tier's total over some entries.
-
-    Tier 2: nats a token. Tier 3: the mean of tasks. Tier 4: its one rate.
-    """
-    if target.names is None and target.tier == TIER_BY_SHORT_NAME["tier4"]:
-        names = side.list_total_members(target.tier)
-    entries = [side.get_entries(target.tier)[name] for name in names]
-    if target.tier == TIER_BY_SHORT_NAME["tier2"]:
-        return math.fsum(float(entry["nll_sum"]) for entry in entries) / sum(int(entry["tokens"]) for entry in entries)
-    return math.fsum(float(entry[ENTRY_KINDS[target.tier].judged_by]) for entry in entries) / len(entries)
-
-
 def compare_with_baseline(
     role: BaselineRole,
     baseline: PublishedEvaluation,
     candidate: PublishedEvaluation,
     objectives: Objectives,
     *,
+    level: float | None = None,
+    choice: BestChoice | None = None,
     note: str | None = None,
 ) -> Comparison:
-    """The comparison of the candidate with one baseline."""
+    """The comparison of the candidate with one baseline.
+
+    ``level`` is that of the look; None: a single look. ``choice`` is how the best was chosen.
+    """
     paired: list[PairedEntry] = []
     refusals: list[Refusal] = []
     for tier in TIER_BY_SHORT_NAME.values():
@@ -152,9 +134,29 @@ def compare_with_baseline(
                 paired.append(pair_entry(tier, name, baseline, candidate))
             except PairingError as error:
                 refusals.append(Refusal(name=name, reason=str(error), tier=tier))
+    look = Look(level=level, tier_count=len(candidate.documents), candidate_count=1 if choice is None else choice.candidate_count)
+    comparison = judge_pairs(role, paired, look, baseline=baseline, candidate=candidate, objectives=objectives)
+    return msgspec.structs.replace(
+        comparison,
+        refusals=tuple(refusals),
+        note=note,
+        choice=None if choice is None else choice.describe(baseline.info.step),
+    )
+
+
+def judge_pairs(
+    role: BaselineRole,
+    paired: Sequence[PairedEntry],
+    look: Look,
+    *,
+    baseline: PublishedEvaluation,
+    candidate: PublishedEvaluation,
+    objectives: Objectives,
+) -> Comparison:
+    """All effects, verdicts and outcomes of paired data."""
     # All entries are known now, so their number corrects each one's smallest detectable difference.
-    entries = apply_holm([build_entry(entry, baseline, candidate, len(paired)) for entry in paired])
-    results = tuple(evaluate_objectives(objectives, paired, baseline, candidate))
+    entries = apply_holm([build_entry(entry, baseline, candidate, len(paired), look) for entry in paired], look)
+    results = tuple(evaluate_objectives(objectives, paired, baseline, candidate, look))
     outcomes = {result.outcome for result in results}
     # The worst outcome is the comparison's.
     order: tuple[ObjectiveOutcome, ...] = ("fail", "inconclusive", "pass")
@@ -162,9 +164,10 @@ def compare_with_baseline(
         role=role,
         baseline=baseline.info,
         entries=tuple(entries),
-        totals=tuple(build_totals(paired, candidate)),
+        totals=tuple(build_totals(paired, candidate, look)),
         objectives=results,
         outcome=next((outcome for outcome in order if outcome in outcomes), None),
-        refusals=tuple(refusals),
-        note=note,
+        total_level=look.total_level,
+        entry_level=look.entry_level,
+        candidate_count=look.candidate_count,
     )

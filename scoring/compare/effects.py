@@ -16,7 +16,7 @@ from scoring.compare.statistics import (
     estimate_from_residuals,
     estimate_mean_difference,
 )
-from suites.contract.comparison import Effect, EffectVerdict
+from suites.contract.comparison import Direction, Effect
 
 MIN_CLUSTERS = 10
 """A t test over fewer clusters (by their effective number) is not reported."""
@@ -41,11 +41,21 @@ def build_bare_effect(figures: MetricPair) -> Effect:
     )
 
 
-def decide_verdict(effect: Effect, p: float) -> EffectVerdict:
-    """The verdict of a test with this p value, at SIGNIFICANCE_LEVEL."""
-    if p > SIGNIFICANCE_LEVEL or effect.delta == 0:
-        return "no_change_seen"
+def get_direction(effect: Effect) -> Direction:
+    """Whether the candidate looks better or worse."""
     return "better" if (effect.delta < 0) == (effect.better_when == "lower") else "worse"
+
+
+def judge_effect(effect: Effect, p: float, level: float = SIGNIFICANCE_LEVEL) -> Effect:
+    """The effect with the verdict of a test with this p value.
+
+    What only SIGNIFICANCE_LEVEL, the level of a single look, calls significant is a hint.
+    """
+    if p > SIGNIFICANCE_LEVEL or effect.delta == 0:
+        return msgspec.structs.replace(effect, verdict="no_change_seen", hint=None)
+    direction = get_direction(effect)
+    is_hint = p > level
+    return msgspec.structs.replace(effect, verdict="hint" if is_hint else direction, hint=direction if is_hint else None)
 
 
 def _add_test(effect: Effect, tested: Estimate | DiscordantCounts, test: str, *, level: float) -> Effect:
@@ -53,16 +63,11 @@ def _add_test(effect: Effect, tested: Estimate | DiscordantCounts, test: str, *,
 
     ``level`` is the one of its smallest detectable difference.
     """
-    interval = tested.confidence_interval()
-    return msgspec.structs.replace(
-        effect,
-        low=interval.low,
-        high=interval.high,
-        p=tested.p,
-        smallest_detectable=tested.smallest_detectable(level),
-        test=test,
-        verdict=decide_verdict(effect, tested.p),
+    interval, p = tested.confidence_interval(), tested.p
+    tested_effect = msgspec.structs.replace(
+        effect, low=interval.low, high=interval.high, p=p, smallest_detectable=tested.smallest_detectable(level), test=test
     )
+    return judge_effect(tested_effect, p)
 
 
 def build_estimate_effect(figures: MetricPair, estimate: Estimate, n: int, test: str, *, stderr: float, level: float) -> Effect:

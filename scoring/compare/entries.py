@@ -8,6 +8,7 @@ import msgspec
 
 from scoring.compare import effects
 from scoring.compare.effects import MetricPair, SummedRatio
+from scoring.compare.look import Look
 from scoring.compare.pairing import (
     MissingRowsError,
     PairedOutcomes,
@@ -20,6 +21,8 @@ from scoring.compare.prompt_pairing import find_common_prompts, get_prompts, pai
 from scoring.compare.published import PublishedEvaluation
 from scoring.compare.statistics import SIGNIFICANCE_LEVEL, adjust_p_values_holm
 from suites.contract.comparison import ComparedEntry, Effect, TierTotal
+
+SINGLE_LOOK = Look()
 
 
 class EntryKind(msgspec.Struct, frozen=True):
@@ -107,13 +110,17 @@ def _build_paired_effects(paired: PairedEntry, *, level: float = SIGNIFICANCE_LE
 
 
 def build_entry(
-    paired: PairedEntry, baseline: PublishedEvaluation, candidate: PublishedEvaluation, entry_count: int
+    paired: PairedEntry,
+    baseline: PublishedEvaluation,
+    candidate: PublishedEvaluation,
+    entry_count: int,
+    look: Look = SINGLE_LOOK,
 ) -> ComparedEntry:
     """An entry of compare.json before Holm's correction.
 
     ``entry_count`` is the number of entries: the smallest detectable difference must survive their correction.
     """
-    level = SIGNIFICANCE_LEVEL / entry_count
+    level = look.entry_level / entry_count / look.candidate_count
     kind, primary_outcomes = ENTRY_KINDS[paired.tier], paired.outcomes.get(paired.primary)
     if paired.is_paired:
         effects_by_key = _build_paired_effects(paired, level=level)
@@ -146,31 +153,33 @@ def build_entry(
     )
 
 
-def apply_holm(entries: Sequence[ComparedEntry]) -> list[ComparedEntry]:
+def apply_holm(entries: Sequence[ComparedEntry], look: Look = SINGLE_LOOK) -> list[ComparedEntry]:
     """Correct the p values and verdicts of a comparison's entries.
 
     Holm's correction is over the effects that decide. The effects beside them get Bonferroni's, which is never milder.
     """
-    tested = [entry.effect.p for entry in entries if entry.effect.p is not None]
+    tested = [look.correct_for_choice(entry.effect, entry.effect.p) for entry in entries if entry.effect.p is not None]
     adjusted = iter(adjust_p_values_holm(tested))
     corrected_entries = []
     for entry in entries:
         corrected_effects = dict(entry.effects)
         for key, effect in entry.effects.items():
             if effect.p is not None:
-                p = next(adjusted) if key == entry.judged_by else min(1.0, effect.p * len(tested))
-                corrected_effects[key] = msgspec.structs.replace(effect, p_holm=p, verdict=effects.decide_verdict(effect, p))
+                beside = min(1.0, look.correct_for_choice(effect, effect.p) * len(tested))
+                p = next(adjusted) if key == entry.judged_by else beside
+                corrected = msgspec.structs.replace(effect, p_holm=p)
+                corrected_effects[key] = effects.judge_effect(corrected, p, look.entry_level)
         corrected_entries.append(msgspec.structs.replace(entry, effects=corrected_effects))
     return corrected_entries
 
 
-def build_totals(paired: Sequence[PairedEntry], candidate: PublishedEvaluation) -> Iterator[TierTotal]:
+def build_totals(paired: Sequence[PairedEntry], candidate: PublishedEvaluation, look: Look = SINGLE_LOOK) -> Iterator[TierTotal]:
     """The total of each tier over its entries with rows or outcomes."""
     for tier in candidate.documents:
         members = candidate.list_total_members(tier)
         usable = [entry for entry in paired if entry.tier == tier and entry.name in members and entry.is_paired]
         if usable:
-            effects_by_key = build_total_effects(usable)
+            effects_by_key = build_total_effects(usable, look)
             names = tuple(entry.name for entry in usable)
             yield TierTotal(
                 tier=tier,
@@ -182,22 +191,27 @@ def build_totals(paired: Sequence[PairedEntry], candidate: PublishedEvaluation) 
             )
 
 
-def build_total_effects(usable: Sequence[PairedEntry]) -> dict[str, Effect]:
+def build_total_effects(usable: Sequence[PairedEntry], look: Look = SINGLE_LOOK) -> dict[str, Effect]:
     """Effects of several entries of one tier together.
 
-    Weights are those of the tier's summary. Effects are uncorrected, since a total is a single question.
+    Weights are those of the tier's summary. A total is a single question, so no other entry corrects it.
     One entry has its own effects.
     """
+    return look.judge_total(_measure_total(usable, level=look.total_level / look.candidate_count))
+
+
+def _measure_total(usable: Sequence[PairedEntry], *, level: float) -> dict[str, Effect]:
+    """Effects of a total; ``level`` is the one of the smallest detectable difference."""
     kind = ENTRY_KINDS[usable[0].tier]
     if len(usable) == 1:
-        return _build_paired_effects(usable[0])
+        return _build_paired_effects(usable[0], level=level)
     if kind.name == "slice":
         ratio = join_slices(usable)
-        return {metric: ratio.build_effect(metric) for metric in kind.figure_keys}
+        return {metric: ratio.build_effect(metric, level=level) for metric in kind.figure_keys}
     if kind.name == "task":
         return {
-            "primary": effects.build_mean_effect("primary", [entry.outcomes[entry.primary] for entry in usable]),
-            "acc": effects.build_mean_effect("acc", [entry.outcomes["acc"] for entry in usable]),
+            "primary": effects.build_mean_effect("primary", [entry.outcomes[entry.primary] for entry in usable], level=level),
+            "acc": effects.build_mean_effect("acc", [entry.outcomes["acc"] for entry in usable], level=level),
         }
     raise ValueError("rates have no common total")
 

@@ -5,27 +5,32 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from scoring.compare import effects
-from scoring.compare.entries import ENTRY_KINDS, PairedEntry, build_total_effects, join_slices
+from scoring.compare.entries import ENTRY_KINDS, SINGLE_LOOK, PairedEntry, build_total_effects, join_slices
+from scoring.compare.look import Look
 from scoring.compare.published import PublishedEvaluation
-from scoring.compare.statistics import SIGNIFICANCE_LEVEL
 from suites.contract.comparison import ObjectiveOutcome, ObjectiveResult
 from suites.contract.objectives import Objectives, resolve_objective
 
 
 def evaluate_objectives(
-    objectives: Objectives, paired: Sequence[PairedEntry], baseline: PublishedEvaluation, candidate: PublishedEvaluation
+    objectives: Objectives,
+    paired: Sequence[PairedEntry],
+    baseline: PublishedEvaluation,
+    candidate: PublishedEvaluation,
+    look: Look = SINGLE_LOOK,
 ) -> Iterator[ObjectiveResult]:
     """The result of every objective of the stage, in the config's order."""
     kinds: tuple[effects.ObjectiveKind, ...] = ("improve", "hold")
     for kind in kinds:
         for name in getattr(objectives, kind):
-            yield _evaluate_objective(kind, name, objectives, paired=paired, baseline=baseline, candidate=candidate)
+            yield _evaluate_objective(kind, name, objectives, look, paired=paired, baseline=baseline, candidate=candidate)
 
 
 def _evaluate_objective(
     kind: effects.ObjectiveKind,
     name: str,
     objectives: Objectives,
+    look: Look,
     *,
     paired: Sequence[PairedEntry],
     baseline: PublishedEvaluation,
@@ -43,7 +48,7 @@ def _evaluate_objective(
     missing = [member for member in members if member not in compared]
     if not usable:
         return msgspec.structs.replace(result, why=f"not comparable: {', '.join(missing)}")
-    effects_by_key = build_total_effects(usable)
+    effects_by_key = build_total_effects(usable, look)
     effect = effects_by_key[ENTRY_KINDS[tier].judged_by]
     allowed_loss = objectives.margins.points / 100 if effect.better_when == "higher" else objectives.margins.nll_per_token
     margin = allowed_loss if kind == "hold" else 0.0
@@ -51,16 +56,18 @@ def _evaluate_objective(
     result = msgspec.structs.replace(result, effect=effect, margin=margin, plain=plain)
     if effect.p is None:
         return msgspec.structs.replace(result, why="too few items")
-    # The same data as the effect's, with a one-sided test: either direction at SIGNIFICANCE_LEVEL.
+    # The same data as the effect's, with a one-sided test in either direction.
     data = join_slices(usable) if usable[0].rows is not None else [entry.outcomes[entry.primary] for entry in usable]
     test = effects.run_one_sided_test(kind, data, margin, is_lower_better=effect.better_when == "lower")
+    pass_level, fail_level = look.get_objective_levels(kind, objectives)
     outcome: ObjectiveOutcome = (
-        "pass" if test.p_not_met <= SIGNIFICANCE_LEVEL else "fail" if test.p_not_missed <= SIGNIFICANCE_LEVEL else "inconclusive"
+        "pass" if test.p_not_met <= pass_level else "fail" if test.p_not_missed <= fail_level else "inconclusive"
     )
     why = f"without {', '.join(missing)}" if missing else None
     # A member that only one side scored is new or gone. One that both scored and that does not fit may hide a loss.
     mismatched = [name for name in missing if name in candidate.get_entries(tier) and name in baseline.get_entries(tier)]
     if outcome == "pass" and mismatched:
         outcome, why = "inconclusive", f"would pass, but these are not comparable: {', '.join(mismatched)}"
-    test_text = f"{test.test}, at {100 * SIGNIFICANCE_LEVEL:g} %"
+    test_text = f"{test.test}, at {100 * pass_level:.3g} %"
+    test_text += "" if fail_level == pass_level else f" to pass and {100 * fail_level:.3g} % to fail"
     return msgspec.structs.replace(result, outcome=outcome, p=test.p_not_met, test=test_text, why=why)

@@ -8,13 +8,14 @@ nats per token, or shares from 0 to 1; ``Effect.better_when`` says which directi
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
 from suites.common.documents import DamagedDocument, read_struct
 from suites.common.errors import UserError
 from suites.common.formatting import describe_error
+from suites.contract.looks import STAGE_LEVEL
 from suites.contract.objectives import Objectives
 from suites.contract.paths import EvaluationPaths
 
@@ -24,9 +25,15 @@ BaselineRole = Literal["bridge", "previous", "best"]
 
 BASELINE_ROLES: tuple[BaselineRole, ...] = ("bridge", "previous", "best")
 
-EffectVerdict = Literal["better", "worse", "no_change_seen", "too_few_items"]
+Direction = Literal["better", "worse"]
+
+EffectVerdict = Literal["better", "worse", "hint", "no_change_seen", "too_few_items"]
+"""``hint``: significant at a single look and not at this look's level, so it may be one of many looks' false alarms."""
 
 ObjectiveOutcome = Literal["pass", "fail", "inconclusive"]
+
+
+Level = Annotated[float, msgspec.Meta(gt=0, le=STAGE_LEVEL)]
 
 
 class EvaluationRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +72,8 @@ class CompareRequest(msgspec.Struct, frozen=True, kw_only=True):
     """
     objectives: Objectives = msgspec.field(default_factory=Objectives)
     """Checked against the bridge only."""
+    level: Level | None = None
+    """Level of this look against each baseline, fixed and journaled at its first comparison; None: a single look at 5 %."""
 
 
 class EvaluationInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,14 +113,17 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     p: float | None = None
     """Two-sided, for the hypothesis of no difference."""
     p_holm: float | None = None
-    """After Holm's correction over the entries; null for totals and for figures without a verdict."""
+    """After Holm's correction over the entries; where worse than the best, also over the steps that it was chosen from.
+    Null where nothing was corrected."""
     smallest_detectable: float | None = None
-    """Size of the difference that this test detects in 80 % of cases; same unit, never negative."""
+    """Size of the difference that this test, at its level, detects in 80 % of cases; same unit, never negative."""
     n: int = 0
     """Number of independent samples: documents (or windows), items or prompts."""
     test: str = ""
     """Name of the test that gave ``p``."""
     verdict: EffectVerdict = "too_few_items"
+    hint: Direction | None = None
+    """Direction of the verdict ``hint``; null for every other verdict."""
 
 
 class ComparedEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -206,6 +218,14 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     refusals: tuple[Refusal, ...] = ()
     note: str | None = None
     """Note of the request about this baseline."""
+    total_level: float = STAGE_LEVEL
+    """Level of the verdict of each total."""
+    entry_level: float = STAGE_LEVEL
+    """Level of the verdicts of all entries together, after Holm's correction."""
+    candidate_count: int = 1
+    """Number of earlier steps that the baseline was chosen from: ``worse`` is corrected for so many pairs."""
+    choice: str | None = None
+    """How the best was chosen, for people; null for other roles."""
 
     def get_total(self, tier: str) -> TierTotal | None:
         """The total of a tier.
@@ -213,6 +233,13 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         None where no part of it was compared.
         """
         return next((total for total in self.totals if total.tier == tier), None)
+
+
+def describe_levels(comparison: Comparison) -> str:
+    """The levels of a comparison's verdicts, for people."""
+    if comparison.entry_level == STAGE_LEVEL:
+        return f"a single look: each total, and all entries together, at {100 * STAGE_LEVEL:g} %"
+    return f"each total at {100 * comparison.total_level:.2g} %, all entries together at {100 * comparison.entry_level:.2g} %"
 
 
 class NamedEffect(NamedTuple):
@@ -238,8 +265,8 @@ class ComparisonDocument(msgspec.Struct, frozen=True, kw_only=True):
     """In the order of ``BASELINE_ROLES``; previous and best may be the same evaluation."""
     refusals: tuple[Refusal, ...] = ()
     """Baselines that could not be compared; ``name`` is the role."""
-    level: float = 0.05
-    """Level of every test."""
+    level: float = STAGE_LEVEL
+    """Level of a single look: of intervals and hints, and of verdicts where ``request.level`` is null."""
     power: float = 0.8
     """Power of every ``smallest_detectable``."""
 

@@ -16,7 +16,15 @@ from urllib.parse import quote
 
 import msgspec
 
-from suites.contract.comparison import BASELINE_ROLES, BaselineRole, Comparison, EffectVerdict, ObjectiveResult
+from suites.contract.comparison import (
+    BASELINE_ROLES,
+    BaselineRole,
+    Comparison,
+    EffectVerdict,
+    ObjectiveResult,
+    describe_levels,
+)
+from suites.contract.looks import CONTROL_SENTENCES
 from suites.contract.paths import EvaluationPaths
 from watcher import __version__
 from watcher.report.answers import read_stage_answers
@@ -29,7 +37,7 @@ PAGE_FOLDER = Path(__file__).with_name("page")
 
 UPLOT_FOLDER = PAGE_FOLDER / "vendor" / "uplot"
 
-VERDICTS: tuple[EffectVerdict, ...] = ("better", "worse", "no_change_seen", "too_few_items")
+VERDICTS: tuple[EffectVerdict, ...] = ("better", "worse", "hint", "no_change_seen", "too_few_items")
 
 SIGNIFICANT_DIGITS = 7
 """Significant digits of the page's numbers; --json and --csv have all."""
@@ -99,6 +107,7 @@ def build_page_data(report: Report, results: Path) -> PageData:
         "skipped": as_list(status.get("skipped"))[:_MAX_SKIPPED],
         "skipped_count": status.get("skipped_count", 0),
         "verdicts": list(VERDICTS),
+        "controlled": list(CONTROL_SENTENCES),
         "stages": [_build_stage_data(stage, results, pool) for stage in report.stages],
         "matrix": _build_matrix_data(report),
         "answers": {
@@ -177,6 +186,8 @@ def _build_comparison_data(comparison: Comparison) -> PageData:
         "source": baseline.source_stage,
         "outcome": comparison.outcome,
         "note": comparison.note,
+        "choice": comparison.choice,
+        "levels": describe_levels(comparison),
         "refusals": [[refusal.name, refusal.reason] for refusal in comparison.refusals],
         "objectives": [_build_objective_data(objective) for objective in comparison.objectives],
     }

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from suites.common.formatting import strip_control_characters
-from suites.contract.comparison import Comparison, ObjectiveResult
+from suites.contract.comparison import Comparison, ObjectiveResult, describe_levels
 from watcher.report.data import TIER_LABELS, Report, ReportedEvaluation, StageReport
 from watcher.report.figures import Figure, FigureChange, collect_changes, find_newest, get_figure_value, list_figures
 from watcher.report.forgetting import build_matrix
@@ -20,7 +20,7 @@ from watcher.report.result_files import FigureValue
 
 _STYLES = {"better": "green", "worse": "red", "pass": "green", "fail": "red"}
 
-_SIGNS = {"better": "▲", "worse": "▼", "no_change_seen": "=", "too_few_items": "?"}
+_SIGNS = {"better": "▲", "worse": "▼", "hint": "~", "no_change_seen": "=", "too_few_items": "?"}
 
 
 class ObjectivesSummary(NamedTuple):
@@ -165,6 +165,9 @@ def _describe_evaluation(evaluation: ReportedEvaluation) -> Iterator[str]:
 def _describe_comparison(comparison: Comparison) -> Iterator[str]:
     baseline, note = comparison.baseline, f"; {comparison.note}" if comparison.note else ""
     yield f"{comparison.role}: {baseline.stage}/{baseline.directory}, {baseline.source_stage} step {baseline.step}{note}"
+    yield f"  {describe_levels(comparison)}"
+    if comparison.choice:
+        yield f"  {comparison.choice}"
     yield from (f"{refusal.name} is not compared: {refusal.reason}" for refusal in comparison.refusals)
 
 

@@ -5,7 +5,7 @@ const TIERS = {tier2_ppl: "Perplexity", tier3_cf: "Accuracy", tier4_sft_native: 
 const ENTRY_TITLES = {tier2_ppl: "Slices", tier3_cf: "Tasks", tier4_sft_native: "Rates and categories"};
 const TIER_DESCRIPTIONS = {tier2_ppl: "perplexity, lower is better", tier3_cf: "primary accuracy, higher is better", tier4_sft_native: "share of prompts, higher is better"};
 const BASELINE_NAMES = {bridge: "the bridge", previous: "the step before", best: "the best so far"};
-const VERDICT_BADGES = {better: ["good", "▲", "better"], worse: ["bad", "▼", "worse"], no_change_seen: ["", "=", "no change seen"], too_few_items: ["", "?", "too few items"]};
+const VERDICT_BADGES = {better: ["good", "▲", "better"], worse: ["bad", "▼", "worse"], hint: ["", "~", "hint"], no_change_seen: ["", "=", "no change seen"], too_few_items: ["", "?", "too few items"]};
 const OUTCOME_BADGES = {pass: ["good", "✓", "pass"], fail: ["bad", "✗", "fail"], inconclusive: ["", "~", "inconclusive"]};
 const view = {x: "steps", role: "bridge"};
 const plots = [];
@@ -65,7 +65,8 @@ const stepLabel = (stage, evaluation) => evaluation.source === stage.name ? `ste
 function renderChange(change, figure, {interval = false} = {}) {
   if (!change) return null;
   const [delta, low, high, p, verdict] = change;
-  const [tone, sign, word] = VERDICT_BADGES[data.verdicts[verdict]];
+  const [tone, sign, badgeWord] = VERDICT_BADGES[data.verdicts[verdict]];
+  const word = data.verdicts[verdict] === "hint" ? `hint: ${(delta < 0) === figure.lower ? "better" : "worse"} at a single look only` : badgeWord;
   const unit = isShare(figure) ? " pts" : "";
   const range = interval && isKnown(low) && isKnown(high) ? ` [${formatSigned(low, figure)}, ${formatSigned(high, figure)}]` : "";
   const title = `${word}${isKnown(low) ? `; 95 % interval ${formatSize(low, figure)} to ${formatSize(high, figure)}` : ""}${isKnown(p) ? `; p = ${p < 0.0005 ? p.toExponential(1) : p.toFixed(3)}` : ""}`;
@@ -317,7 +318,8 @@ function buildEvaluationTable(stage) {
         h("td", null, getOutcome(stage, i) ? badge(OUTCOME_BADGES[getOutcome(stage, i)]) : null), h("td", null, renderState(evaluation)),
         h("td", {class: "small"}, evaluation.links.map(([text, href]) => [h("a", {href, "aria-label": `${text} of ${stepLabel(stage, evaluation)}`}, text), " "]), h("button", {type: "button", class: "plain", "aria-label": `provenance of ${stepLabel(stage, evaluation)}`, onclick: () => showProvenance(stage, evaluation)}, "provenance"))),
     }));
-    element.replaceChildren(makeSortableTable(heads, rows, `Evaluations of ${stage.name}, changes against ${BASELINE_NAMES[view.role]}`));
+    const newest = findNewestIndex(stage), choice = newest === null ? null : stage.evaluations[newest].against[view.role]?.choice;
+    element.replaceChildren(makeSortableTable(heads, rows, `Evaluations of ${stage.name}, changes against ${BASELINE_NAMES[view.role]}`), ...(choice ? [h("p", {class: "meta choice"}, `${stepLabel(stage, stage.evaluations[newest])}: ${choice}`)] : []));
   };
   refreshers.push(fill);
   return element;
@@ -326,7 +328,7 @@ function buildEvaluationTable(stage) {
 function showProvenance(stage, evaluation) {
   const close = () => dialog.close();
   const facts = Object.assign({evaluation: evaluation.key, checkpoint: evaluation.checkpoint}, ...evaluation.provenance.map(i => data.provenance[i]));
-  const compared = Object.entries(evaluation.against).map(([role, comparison]) => h("li", null, `${BASELINE_NAMES[role]}: ${comparison.key} (${comparison.source} step ${comparison.step})`, comparison.note ? `; ${comparison.note}` : "", comparison.refusals.length ? h("ul", null, comparison.refusals.map(([name, reason]) => h("li", null, `${name} not compared: ${reason}`))) : null));
+  const compared = Object.entries(evaluation.against).map(([role, comparison]) => h("li", null, `${BASELINE_NAMES[role]}: ${comparison.key} (${comparison.source} step ${comparison.step})`, comparison.note ? `; ${comparison.note}` : "", comparison.choice ? `; ${comparison.choice}` : "", `; ${comparison.levels}`, comparison.refusals.length ? h("ul", null, comparison.refusals.map(([name, reason]) => h("li", null, `${name} not compared: ${reason}`))) : null));
   const dialog = h("dialog", {"aria-labelledby": "from"}, h("div", {class: "head"}, h("h2", {id: "from"}, `${stage.name}, ${stepLabel(stage, evaluation)}`), h("button", {type: "button", onclick: close}, "Close")),
     compared.length ? [h("h3", null, "Compared with"), h("ul", {class: "small"}, compared)] : null, h("h3", null, "Provenance"), h("pre", null, JSON.stringify(facts, null, 2)));
   dialog.addEventListener("close", () => dialog.remove());
@@ -433,7 +435,7 @@ function buildHealthSection() {
 }
 
 function buildFooter() {
-  const glossary = [["Change", "Candidate minus baseline on the same items, rows or prompts (paired). Brackets hold the 95 % confidence interval."], ["better, worse", "Verdict of the paired test, after Holm's correction over the slices and tasks of one comparison. no change seen: the difference is not significant. too few items: no test is possible."],
+  const glossary = [["Change", "Candidate minus baseline on the same items, rows or prompts (paired). Brackets hold the 95 % confidence interval."], ["better, worse", "Verdict of the paired test, after Holm's correction over the slices and tasks of one comparison. hint: significant if this were the stage's only look, so it is drawn neutrally. no change seen: the difference is not significant. too few items: no test is possible."], ["Many looks", data.controlled.join(" ")],
     ["pass, fail, inconclusive", "improve: the total must be better than the bridge's by a one-sided test. hold: it must not be worse by more than the margin. The plain rule checks only the sign."],
     ["Forgotten", "A stage's newest figure is worse than the best newest figure of an earlier stage on the same data, by more than two standard errors. The test treats the two as independent."], ["±", "One standard error. That of a perplexity is clustered by document; that of a total follows from its slices or tasks."]];
   document.getElementById("foot").append(h("h2", null, "How to read this"), h("dl", null, glossary.map(([term, text]) => [h("dt", null, term), h("dd", null, text)])), h("p", null, `checkpoint watcher ${data.version}; config: ${data.config}`));

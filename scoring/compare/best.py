@@ -1,0 +1,70 @@
+"""Which earlier step is the best so far.
+
+The best of many noisy totals is no baseline that was chosen beforehand: ``scoring.compare.look`` corrects what is worse than it.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from scoring.compare.entries import ENTRY_KINDS
+from scoring.compare.pairing import find_comparable_names
+from scoring.compare.published import PublishedEvaluation
+from suites.contract.objectives import TIER_BY_SHORT_NAME, Objectives, ObjectiveTarget, choose_ranking_total
+
+
+class BestChoice(NamedTuple):
+    """Which of the earlier evaluations is the best."""
+
+    position: int
+    candidate_count: int
+    """Number of earlier evaluations with the total."""
+    target: ObjectiveTarget
+
+    def describe(self, step: int) -> str:
+        """The choice in words."""
+        tier = next(name for name, tier in TIER_BY_SHORT_NAME.items() if tier == self.target.tier)
+        names = "" if self.target.names is None else f" over {', '.join(self.target.names)}"
+        if self.candidate_count == 1:
+            return f"step {step} is the only earlier step with a total of {tier}{names}"
+        return (
+            f"step {step} has the best total of {tier}{names} among {self.candidate_count} earlier steps. "
+            "Part of that is luck: its scores are inflated by the choice, so the changes beside it lean towards worse. "
+            f"Worse is tested against all {self.candidate_count} steps at once."
+        )
+
+
+def choose_best(
+    earlier: Sequence[PublishedEvaluation], candidate: PublishedEvaluation, objectives: Objectives
+) -> BestChoice | None:
+    """The evaluation with the best ranking total; None without totals.
+
+    Of equals it is the first.
+
+    The total is over the entries that are comparable with the candidate's; an evaluation that misses one is left out.
+    """
+    target = choose_ranking_total(objectives, candidate.list_scored_names())
+    if target is None:
+        return None
+    scored = candidate.get_entries(target.tier)
+    members = tuple(scored) if target.names is None else target.names
+    totals: dict[int, float] = {}
+    for index, side in enumerate(earlier):
+        names = find_comparable_names(target.tier, side, candidate, same_data=True).names
+        if all(name in names for name in members if name in scored):
+            totals[index] = _compute_total(target, side, [name for name in names if name in members])
+    choose = min if target.tier == TIER_BY_SHORT_NAME["tier2"] else max
+    return BestChoice(choose(totals, key=totals.__getitem__), len(totals), target) if totals else None
+
+
+def _compute_total(target: ObjectiveTarget, side: PublishedEvaluation, names: Sequence[str]) -> float:
+    """A tier's total over some entries.
+
+    Tier 2: nats a token. Tier 3: the mean of tasks. Tier 4: its one rate.
+    """
+    if target.names is None and target.tier == TIER_BY_SHORT_NAME["tier4"]:
+        names = side.list_total_members(target.tier)
+    entries = [side.get_entries(target.tier)[name] for name in names]
+    if target.tier == TIER_BY_SHORT_NAME["tier2"]:
+        return math.fsum(float(entry["nll_sum"]) for entry in entries) / sum(int(entry["tokens"]) for entry in entries)
+    return math.fsum(float(entry[ENTRY_KINDS[target.tier].judged_by]) for entry in entries) / len(entries)
