@@ -1,1 +1,1 @@
-"""Tokenizers, and the data cache of tokenized slices and items."""
+"""The data cache of tokenized slices, items and prompts, and what fills it."""

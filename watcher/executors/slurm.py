@@ -1,4 +1,4 @@
-"""The Slurm executor: the only module that runs Slurm commands.
+"""The Slurm executor: submission, queue and accounting by Slurm's own commands.
 
 Every command has a time limit, the C locale, no Slurm settings of the user or a surrounding job, and counts against a limit
 per minute. Nothing is tried twice here: the caller decides what a missing answer means.
