@@ -1,4 +1,4 @@
-"""``python -m scoring compare`` and ``export``, which read published results."""
+"""``python -m scoring compare``, ``export`` and ``derive``, which read published results."""
 
 import sys
 from pathlib import Path
@@ -84,5 +84,30 @@ def export(
         if wandb is not None:
             click.echo(f"{wandb_export.export_wandb(points, wandb.absolute(), axis, project)} runs written")
         return ExitCode.SCORED
+
+    sys.exit(run_guarded(run))
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path))
+def derive(results: Path) -> None:
+    """Add to RESULTS what follows from their rows, such as bits per byte.
+
+    Results that have everything stay as they are. Exits 66 where something cannot be derived.
+    """
+
+    def run() -> ExitCode:
+        from scoring.job.derive import derive_results  # noqa: PLC0415  pyarrow
+
+        evaluation_count, changed_count, refused_count = 0, 0, 0
+        for derivation in derive_results(results.absolute()):
+            evaluation_count, changed_count = evaluation_count + 1, changed_count + bool(derivation.written)
+            refused_count += len(derivation.refused)
+            if derivation.written:
+                click.echo(f"{derivation.evaluation}: wrote {', '.join(derivation.written)}")
+            for line in derivation.refused:
+                click.echo(line, err=True)
+        click.echo(f"{changed_count} of {evaluation_count} evaluations changed, {refused_count} figures not derived")
+        return ExitCode.DATA_MISSING if refused_count else ExitCode.SCORED
 
     sys.exit(run_guarded(run))

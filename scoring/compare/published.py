@@ -77,6 +77,18 @@ class PublishedEvaluation(msgspec.Struct, frozen=True, kw_only=True):
             raise _make_damage_error(f"cannot read the rows ({error})", path) from error
 
 
+def list_evaluations(results: Path) -> list[EvaluationRef]:
+    """The folders of evaluations below a results folder, or below one stage's."""
+    # A stage with a folder of results of its own has by_checkpoint directly in it.
+    roots = [path.parent for pattern in ("by_checkpoint", "*/by_checkpoint") for path in sorted(results.glob(pattern))]
+    return [
+        EvaluationRef(results=str(root), stage=root.name, directory=folder.name)
+        for root in roots
+        for folder in sorted((root / "by_checkpoint").iterdir())
+        if folder.is_dir()
+    ]
+
+
 def open_evaluation(ref: EvaluationRef) -> PublishedEvaluation:
     """Read the tier files of an evaluation.
 

@@ -19,6 +19,7 @@ import msgspec
 
 from scoring import SCORER_VERSION
 from scoring.data.cloze_items import EXAMPLES_FILE, Example
+from scoring.inference.bits_per_byte import add_bits_per_byte
 from scoring.runtime import provenance
 from scoring.tiers.base import Exporter, RunInfo, ScoredItem
 from scoring.tiers.cloze_metric import CLOZE_METRICS
@@ -168,8 +169,8 @@ def _build_task_results(scored_item: ScoredItem, entry: Json, definition: Json) 
     """The task, or each of its subjects, as lm-evaluation-harness has mmlu."""
     with (scored_item.work_item.entry.folder / EXAMPLES_FILE).open("rb") as lines:
         examples = {example.index: example for example in map(msgspec.json.Decoder(Example).decode, lines)}
-    higher_is_better = {metric: True for metric in CLOZE_METRICS if entry[metric] is not None}
-    rows, name = scored_item.concat_rows().to_pylist(), _get_task_name(scored_item)
+    higher_is_better = {metric: True for metric in CLOZE_METRICS if entry[metric] is not None} | {"bpb": False}
+    rows, name = add_bits_per_byte(scored_item.concat_rows()).to_pylist(), _get_task_name(scored_item)
     subjects: dict[str, str | None] = {
         f"{name}_{re.sub('[^0-9A-Za-z_]', '_', subject)}": subject for subject in entry.get("by_subject", ())
     }
@@ -206,7 +207,7 @@ def _build_task_sample(number: int, row: Json, example: Example, metrics: Iterab
         target=str(row["gold"]),
         arguments=[{"arg_0": pair.context, "arg_1": pair.continuation} for pair in example.pairs],
         answers=[[str(value), "None"] for value in row["ll"]],
-        values={metric: float(row[f"pick_{metric}"] == row["gold"]) for metric in metrics},
+        values={metric: row["bpb"] if metric == "bpb" else float(row[f"pick_{metric}"] == row["gold"]) for metric in metrics},
     )
 
 
@@ -285,7 +286,7 @@ def _build_task_config(
 def _build_group_figures(name: str, entry: Json) -> Json:
     """Means weighted by size, with lm-evaluation-harness's pooled standard error."""
     parts = list(entry["by_subject"].values())
-    metrics = [metric for metric in CLOZE_METRICS if entry["micro"][metric] is not None]
+    metrics = [metric for metric in (*CLOZE_METRICS, "bpb") if entry["micro"][metric] is not None]
     values = {metric: entry["micro"][metric] for metric in metrics}
     for metric in metrics:
         errors = [part[f"{metric}_stderr"] for part in parts]

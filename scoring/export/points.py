@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from scoring.compare.published import NoScoresError, PublishedEvaluation, open_evaluation
+from scoring.compare.published import NoScoresError, PublishedEvaluation, list_evaluations, open_evaluation
 from suites.common.errors import ExitCode, UserError
-from suites.contract.comparison import ComparisonDocument, EvaluationRef, read_comparison_document
+from suites.contract.comparison import ComparisonDocument, read_comparison_document
 
 Axis = Literal["step", "tokens"]
 
@@ -52,20 +52,16 @@ def collect_points(results: Path, stages: Iterable[str] = ()) -> list[CurvePoint
 
     ``stages`` limits them to these stages. Raises UserError (data missing) if there are none.
     """
-    # A stage with a folder of results of its own has by_checkpoint directly in it.
-    roots = [path.parent for pattern in ("by_checkpoint", "*/by_checkpoint") for path in sorted(results.glob(pattern))]
     wanted_stages = frozenset(stages)
     curve_points = []
-    for root in roots:
-        if wanted_stages and root.name not in wanted_stages:
+    for ref in list_evaluations(results):
+        if wanted_stages and ref.stage not in wanted_stages:
             continue
-        for folder in sorted((root / "by_checkpoint").glob("*")):
-            ref = EvaluationRef(results=str(root), stage=root.name, directory=folder.name)
-            try:
-                curve_points.append(_build_point(open_evaluation(ref)))
-            except NoScoresError:
-                # A running evaluation has a folder before it has scores.
-                continue
+        try:
+            curve_points.append(_build_point(open_evaluation(ref)))
+        except NoScoresError:
+            # A running evaluation has a folder before it has scores.
+            continue
     if not curve_points:
         raise UserError(
             "no evaluation with scores",
@@ -92,7 +88,10 @@ def _build_point(evaluation: PublishedEvaluation) -> CurvePoint:
     )
 
 
-_ENTRY_METRICS = {"slices": ("ppl", "nll_per_token", "bits_per_byte"), "tasks": ("primary", "acc", "acc_norm")}
+_ENTRY_METRICS = {
+    "slices": ("ppl", "nll_per_token", "bits_per_byte"),
+    "tasks": ("primary", "acc", "acc_norm", "bpb", "bpb_uncond"),
+}
 
 
 def _iter_values(documents: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:

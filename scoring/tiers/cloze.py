@@ -1,14 +1,17 @@
 """Tier 3: cloze tasks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from scoring.inference.bits_per_byte import add_bits_per_byte
 from scoring.model.backends import LoadedModel
-from scoring.runtime.parts import Part
+from scoring.runtime.parts import Part, encode_parquet
 from scoring.tiers import cloze_metric
 from scoring.tiers.base import JobContext, PartScores, ScoredItem, WorkItem
 from scoring.tiers.cached_data import CachedDataTier, get_text_coverage
 from scoring.tiers.canary import CanarySample, sample_texts
+from suites.contract.paths import EvaluationPaths
 from suites.definitions.suite import get_primary_metric
 
 
@@ -44,3 +47,8 @@ class Cloze(CachedDataTier):
             notes.append(coverage.describe(work_item.name, "its choices are scored without them"))
         summary = cloze_metric.summarise_tasks(entries)
         return {"summary": summary, "notes": [note for note in notes if note is not None], self.section: entries}
+
+    def encode_files(self, paths: EvaluationPaths, scored_items: Sequence[ScoredItem]) -> Iterator[tuple[Path, bytes]]:
+        """items/<name>.parquet of every task, with bits per byte."""
+        for scored_item in scored_items:
+            yield paths.items_parquet(scored_item.work_item.name), encode_parquet(add_bits_per_byte(scored_item.concat_rows()))

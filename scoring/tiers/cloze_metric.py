@@ -12,7 +12,7 @@ the highest value, the first of equals:
     acc_uncond    ll - ll of the choice after "Answer:" alone; not for every task
 
 A metric's value is the share of items whose pick is the gold choice; its standard error is the sample's
-standard deviation / sqrt(n).
+standard deviation / sqrt(n). Bits per byte of the gold choices stand beside them: ``scoring/inference/bits_per_byte.py``.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ import pyarrow as pa
 from scoring.data.cloze_items import TaskItem
 from scoring.inference.loglikelihood import NEAR_TIE_NATS, Model, compute_token_logprobs
 from scoring.inference.prefix_tree import Ints, TokenSpan
+from scoring.tiers.derived_figures import derive_entry, mean_if_complete, summarise_bits
 from scoring.tokenizers.tokenizer import TokenRequest
 from suites.common.errors import ExitCode, UserError
 
@@ -51,7 +52,7 @@ TASK_ROW_SCHEMA = pa.schema(
         ("key", pa.string()),  # hash of its tokens and its right choice: the same question in any task
     ]
 )
-"""Columns of items/<task>.parquet."""
+"""Columns of a part's rows; items/<task>.parquet has ``bpb`` and ``bpb_uncond``, too."""
 
 
 def score_items(
@@ -220,8 +221,8 @@ def summarise_task(rows: Sequence[dict[str, Any]], *, primary_metric: str) -> di
             by_subject[subject] = {**_compute_accuracies(subject_rows), "examples": len(subject_rows)}
         entry["by_subject"] = by_subject
         entry["micro"] = {metric: overall[metric] for metric in CLOZE_METRICS}
-        entry["macro"] = {metric: _mean_if_complete([by[metric] for by in by_subject.values()]) for metric in CLOZE_METRICS}
-    return entry
+        entry["macro"] = {metric: mean_if_complete([by[metric] for by in by_subject.values()]) for metric in CLOZE_METRICS}
+    return derive_entry(entry, rows)
 
 
 def _compute_accuracies(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
@@ -246,13 +247,7 @@ def _compute_best_gap(ll: Sequence[float]) -> float:
     return ordered[0] - ordered[1] if len(ordered) > 1 else math.inf
 
 
-def _mean_if_complete(values: Sequence[float | None]) -> float | None:
-    """The mean; None where a value is missing."""
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known and len(known) == len(values) else None
-
-
 def summarise_tasks(tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The tier's summary: means over tasks."""
-    means = {key: _mean_if_complete([entry[key] for entry in tasks.values()]) for key in ("primary", "acc", "acc_norm")}
-    return {**means, "tasks": len(tasks)}
+    means = {key: mean_if_complete([entry[key] for entry in tasks.values()]) for key in ("primary", "acc", "acc_norm")}
+    return {**means, **summarise_bits(tasks), "tasks": len(tasks)}

@@ -104,6 +104,10 @@ class EvaluationPaths(msgspec.Struct, frozen=True):
         """Folder of results of an earlier content or suite."""
         return self.folder / "superseded" / ".".join(filter(None, (fingerprint[:12], suite_digest[:12])))
 
+    def underived_folder(self, fingerprint: str, digest: str) -> Path:
+        """Folder of what ``python -m scoring derive`` replaced; ``digest`` is its tier file's."""
+        return self.folder / "superseded" / f"{fingerprint[:12]}.underived.{digest[:12]}"
+
 
 class DataPaths(msgspec.Struct, frozen=True):
     """Files of the data cache that all jobs share."""

@@ -78,7 +78,7 @@ def test_equal_choices_get_equal_numbers_and_the_first_is_picked(model):
 
 
 def test_near_ties_are_closer_than_a_thousandth():
-    row = {"index": 0, "id": "a", "subject": None, "gold": 0, "ll_uncond": None, "truncated": False}
+    row = {"index": 0, "id": "a", "subject": None, "gold": 0, "ll_uncond": None, "bytes": [2, 2], "truncated": False}
     row |= {f"pick_{metric}": 0 for metric in CLOZE_METRICS}
     rows = [row | {"ll": [-1.0, -1.0 - gap]} for gap in (0.0, 0.0005, 0.002, 1.0)]
     entry = summarise_task(rows, primary_metric="acc")
@@ -135,7 +135,12 @@ def test_the_tier_is_the_mean_over_tasks():
     tasks = {"a": {"primary": 0.5, "acc": 0.4, "acc_norm": 0.2}, "b": {"primary": 0.7, "acc": 0.8, "acc_norm": 0.6}}
     found = summarise_tasks(tasks)
     assert found.pop("tasks") == 2
+    assert found.pop("bpb") is None
     assert found == pytest.approx({"primary": 0.6, "acc": 0.6, "acc_norm": 0.4})
+    with_bits = {name: {**entry, "bpb": entry["acc"] + 1} for name, entry in tasks.items()}
+    assert summarise_tasks(with_bits)["bpb"] == pytest.approx(1.6)
+    del with_bits["a"]["bpb"]
+    assert summarise_tasks(with_bits)["bpb"] is None
 
 
 def test_stretches_scored_apart_make_the_same_table(model, made, rows):
