@@ -24,6 +24,7 @@ class BestChoice(NamedTuple):
     def describe(self, step: int) -> str:
         """The choice in words."""
         tier = next(name for name, tier in TIER_BY_SHORT_NAME.items() if tier == self.target.tier)
+        tier += "" if self.target.metric is None else f", {self.target.metric},"
         names = "" if self.target.names is None else f" over {', '.join(self.target.names)}"
         if self.candidate_count == 1:
             return f"step {step} is the only earlier step with a total of {tier}{names}"
@@ -52,13 +53,14 @@ def choose_best(
     for index, side in enumerate(earlier):
         names = find_comparable_names(target.tier, side, candidate, same_data=True).names
         if all(name in names for name in members if name in scored):
-            totals[index] = _compute_total(target, side, [name for name in names if name in members])
-    choose = min if target.tier == TIER_BY_SHORT_NAME["tier2"] else max
+            total = _compute_total(target, side, [name for name in names if name in members])
+            totals |= {} if total is None else {index: total}
+    choose = min if target.metric == "bpb" or target.tier == TIER_BY_SHORT_NAME["tier2"] else max
     return BestChoice(choose(totals, key=totals.__getitem__), len(totals), target) if totals else None
 
 
-def _compute_total(target: ObjectiveTarget, side: PublishedEvaluation, names: Sequence[str]) -> float:
-    """A tier's total over some entries.
+def _compute_total(target: ObjectiveTarget, side: PublishedEvaluation, names: Sequence[str]) -> float | None:
+    """A tier's total over some entries; None where one has no such figure, as results of before have no bits per byte.
 
     Tier 2: nats a token. Tier 3: the mean of tasks. Tier 4: its one rate.
     """
@@ -67,4 +69,6 @@ def _compute_total(target: ObjectiveTarget, side: PublishedEvaluation, names: Se
     entries = [side.get_entries(target.tier)[name] for name in names]
     if target.tier == TIER_BY_SHORT_NAME["tier2"]:
         return math.fsum(float(entry["nll_sum"]) for entry in entries) / sum(int(entry["tokens"]) for entry in entries)
-    return math.fsum(float(entry[ENTRY_KINDS[target.tier].judged_by]) for entry in entries) / len(entries)
+    values = [entry.get(target.metric or ENTRY_KINDS[target.tier].judged_by) for entry in entries]
+    known = [float(value) for value in values if value is not None]
+    return math.fsum(known) / len(values) if known and len(known) == len(values) else None

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from scoring.compare.best import BestChoice, choose_best
-from scoring.compare.entries import PairedEntry, apply_holm, build_entry, build_totals, pair_entry
+from scoring.compare.entries import PairedEntry, apply_holm, build_entry, build_totals, count_judged_effects, pair_entry
 from scoring.compare.look import Look
 from scoring.compare.objectives import evaluate_objectives
 from scoring.compare.pairing import PairingError, find_comparable_names
@@ -134,7 +134,9 @@ def compare_with_baseline(
                 paired.append(pair_entry(tier, name, baseline, candidate))
             except PairingError as error:
                 refusals.append(Refusal(name=name, reason=str(error), tier=tier))
-    look = Look(level=level, tier_count=len(candidate.documents), candidate_count=1 if choice is None else choice.candidate_count)
+    # Bits per byte are judged beside the accuracies, so tier 3 has two totals.
+    total_count = len(candidate.documents) + any(entry.bits is not None for entry in paired)
+    look = Look(level=level, tier_count=total_count, candidate_count=1 if choice is None else choice.candidate_count)
     comparison = judge_pairs(role, paired, look, baseline=baseline, candidate=candidate, objectives=objectives)
     return msgspec.structs.replace(
         comparison,
@@ -155,7 +157,8 @@ def judge_pairs(
 ) -> Comparison:
     """All effects, verdicts and outcomes of paired data."""
     # All entries are known now, so their number corrects each one's smallest detectable difference.
-    entries = apply_holm([build_entry(entry, baseline, candidate, len(paired), look) for entry in paired], look)
+    count = count_judged_effects(paired)
+    entries = apply_holm([build_entry(entry, baseline, candidate, count, look) for entry in paired], look)
     results = tuple(evaluate_objectives(objectives, paired, baseline, candidate, look))
     outcomes = {result.outcome for result in results}
     # The worst outcome is the comparison's.

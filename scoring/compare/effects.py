@@ -34,7 +34,7 @@ def build_bare_effect(figures: MetricPair) -> Effect:
     """An effect without an error."""
     return Effect(
         metric=figures.metric,
-        better_when="lower" if figures.metric in {"ppl", "nll_per_token"} else "higher",
+        better_when="lower" if figures.metric in {"ppl", "nll_per_token", "bpb"} else "higher",
         baseline=figures.baseline,
         candidate=figures.candidate,
         delta=figures.candidate - figures.baseline,
@@ -235,7 +235,7 @@ def run_one_sided_test(
 def is_plain_rule_met(effects: Mapping[str, Effect]) -> bool:
     """Whether the sign alone is right.
 
-    That is delta_ppl <= 0, delta_acc >= 0, delta of a rate >= 0.
+    That is delta_ppl <= 0, delta_acc >= 0, delta of a rate >= 0; of bits per byte <= 0 where they alone are given.
     """
-    effect = next(effects[key] for key in ("ppl", "acc", "rate") if key in effects)
+    effect = next(effects[key] for key in ("ppl", "acc", "rate", "bpb") if key in effects)
     return effect.delta <= 0 if effect.better_when == "lower" else effect.delta >= 0

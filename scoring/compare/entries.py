@@ -7,15 +7,17 @@ from typing import Literal
 import msgspec
 
 from scoring.compare import effects
+from scoring.compare.bits_per_byte import build_bits_effect
 from scoring.compare.effects import MetricPair, SummedRatio
 from scoring.compare.look import Look
 from scoring.compare.pairing import (
     MissingRowsError,
+    PairedBits,
     PairedOutcomes,
     PairedRows,
     describe_coverage,
     pair_slice_rows,
-    pair_task_outcomes,
+    pair_task,
 )
 from scoring.compare.prompt_pairing import find_common_prompts, get_prompts, pair_rate_rows
 from scoring.compare.published import PublishedEvaluation
@@ -56,6 +58,8 @@ class PairedEntry(msgspec.Struct, frozen=True, kw_only=True):
     """Of a ratio of sums: a slice, or a share of checks."""
     outcomes: Mapping[str, PairedOutcomes] = msgspec.field(default_factory=dict)
     """Metric -> outcomes of a task, or of a share of prompts."""
+    bits: PairedBits | None = None
+    """Bits per byte of a task's gold answers."""
     primary: str = ""
     """The metric of ``outcomes`` that decides."""
     note: str | None = None
@@ -82,10 +86,10 @@ def pair_entry(tier: str, name: str, baseline: PublishedEvaluation, candidate: P
             note = None if has_same_data else describe_coverage(len(rows.tokens), entry["documents"], kind.unit)
             return msgspec.structs.replace(paired, rows=rows, note=note)
         if kind.name == "task":
-            outcomes = pair_task_outcomes(name, tuple(dict.fromkeys((primary, "acc"))), baseline, candidate)
-            paired_count, total_count = len(next(iter(outcomes.values())).baseline), entry["examples"]
+            task = pair_task(name, tuple(dict.fromkeys((primary, "acc"))), baseline, candidate)
+            paired_count, total_count = len(next(iter(task.outcomes.values())).baseline), entry["examples"]
             note = None if paired_count == total_count else describe_coverage(paired_count, total_count, kind.unit)
-            return msgspec.structs.replace(paired, outcomes=outcomes, note=note)
+            return msgspec.structs.replace(paired, outcomes=task.outcomes, bits=task.bits, note=note)
         common, total_count = find_common_prompts(baseline, candidate), len(get_prompts(candidate))
         note = None if len(common) == total_count else describe_coverage(len(common), total_count, kind.unit)
         rate = pair_rate_rows(name, common, baseline, candidate)
@@ -106,7 +110,10 @@ def _build_paired_effects(paired: PairedEntry, *, level: float = SIGNIFICANCE_LE
         ratio = SummedRatio((paired.rows,))
         return {metric: ratio.build_effect(metric, level=level) for metric in kind.figure_keys}
     metrics = {kind.judged_by: paired.primary} | ({"acc": "acc"} if kind.name == "task" else {})
-    return {key: effects.build_outcome_effect(metric, paired.outcomes[metric], level=level) for key, metric in metrics.items()}
+    outcome_effects = {
+        key: effects.build_outcome_effect(metric, paired.outcomes[metric], level=level) for key, metric in metrics.items()
+    }
+    return outcome_effects | ({} if paired.bits is None else {"bpb": build_bits_effect([paired.bits], level=level)})
 
 
 def build_entry(
@@ -118,7 +125,7 @@ def build_entry(
 ) -> ComparedEntry:
     """An entry of compare.json before Holm's correction.
 
-    ``entry_count`` is the number of entries: the smallest detectable difference must survive their correction.
+    ``entry_count`` is the number of judged effects: the smallest detectable difference must survive their correction.
     """
     level = look.entry_level / entry_count / look.candidate_count
     kind, primary_outcomes = ENTRY_KINDS[paired.tier], paired.outcomes.get(paired.primary)
@@ -133,11 +140,13 @@ def build_entry(
                     metric=paired.primary if key == "primary" else key, baseline=figures[0][key], candidate=figures[1][key]
                 )
             )
-            for key in kind.figure_keys
+            for key in (*kind.figure_keys, *(("bpb",) if all(figure.get("bpb") is not None for figure in figures) else ()))
         }
     if kind.name == "task" and primary_outcomes is not None:
         macro = effects.build_subject_effect(paired.primary, primary_outcomes, level=level)
         effects_by_key |= {} if macro is None else {"primary_macro": macro}
+    if paired.bits is not None and (subject_bits := paired.bits.split_by_subject()):
+        effects_by_key["bpb_macro"] = build_bits_effect(subject_bits, level=level)
     counts = None if primary_outcomes is None else effects.count_discordant(primary_outcomes)
     return ComparedEntry(
         tier=paired.tier,
@@ -156,21 +165,39 @@ def build_entry(
 def apply_holm(entries: Sequence[ComparedEntry], look: Look = SINGLE_LOOK) -> list[ComparedEntry]:
     """Correct the p values and verdicts of a comparison's entries.
 
-    Holm's correction is over the effects that decide. The effects beside them get Bonferroni's, which is never milder.
+    Holm's correction is over the effects that decide, and over bits per byte. The effects beside them get Bonferroni's, which
+    is never milder.
     """
-    tested = [look.correct_for_choice(entry.effect, entry.effect.p) for entry in entries if entry.effect.p is not None]
-    adjusted = iter(adjust_p_values_holm(tested))
+    family = [(entry.tier, entry.name, key) for entry in entries for key in entry.effects if key in _list_judged_keys(entry)]
+    p_values = {
+        (entry.tier, entry.name, key): look.correct_for_choice(effect, effect.p)
+        for entry in entries
+        for key, effect in entry.effects.items()
+        if effect.p is not None
+    }
+    tested = [member for member in family if member in p_values]
+    adjusted = dict(zip(tested, adjust_p_values_holm([p_values[member] for member in tested]), strict=True))
     corrected_entries = []
     for entry in entries:
         corrected_effects = dict(entry.effects)
         for key, effect in entry.effects.items():
-            if effect.p is not None:
-                beside = min(1.0, look.correct_for_choice(effect, effect.p) * len(tested))
-                p = next(adjusted) if key == entry.judged_by else beside
+            member = (entry.tier, entry.name, key)
+            if member in p_values:
+                p = adjusted.get(member, min(1.0, p_values[member] * len(tested)))
                 corrected = msgspec.structs.replace(effect, p_holm=p)
                 corrected_effects[key] = effects.judge_effect(corrected, p, look.entry_level)
         corrected_entries.append(msgspec.structs.replace(entry, effects=corrected_effects))
     return corrected_entries
+
+
+def _list_judged_keys(entry: ComparedEntry) -> tuple[str, ...]:
+    """The effects of an entry that get a verdict of their own."""
+    return entry.judged_by, "bpb"
+
+
+def count_judged_effects(paired: Sequence[PairedEntry]) -> int:
+    """How many effects of entries get a verdict of their own."""
+    return len(paired) + sum(entry.bits is not None for entry in paired)
 
 
 def build_totals(paired: Sequence[PairedEntry], candidate: PublishedEvaluation, look: Look = SINGLE_LOOK) -> Iterator[TierTotal]:
@@ -209,9 +236,11 @@ def _measure_total(usable: Sequence[PairedEntry], *, level: float) -> dict[str, 
         ratio = join_slices(usable)
         return {metric: ratio.build_effect(metric, level=level) for metric in kind.figure_keys}
     if kind.name == "task":
+        bits = [entry.bits for entry in usable if entry.bits is not None]
         return {
             "primary": effects.build_mean_effect("primary", [entry.outcomes[entry.primary] for entry in usable], level=level),
             "acc": effects.build_mean_effect("acc", [entry.outcomes["acc"] for entry in usable], level=level),
+            **({"bpb": build_bits_effect(bits, level=level)} if len(bits) == len(usable) else {}),
         }
     raise ValueError("rates have no common total")
 

@@ -16,6 +16,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     level: float | None = None
     """Of all its tests together; None: a single look, each question at STAGE_LEVEL."""
     tier_count: int = 1
+    """Number of totals with a verdict: one a tier, and that of bits per byte."""
     candidate_count: int = 1
     """Number of steps that the baseline was chosen from."""
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from scoring.compare import effects
+from scoring.compare.bits_per_byte import run_bits_test
 from scoring.compare.entries import ENTRY_KINDS, SINGLE_LOOK, PairedEntry, build_total_effects, join_slices
 from scoring.compare.look import Look
 from scoring.compare.published import PublishedEvaluation
@@ -44,21 +45,26 @@ def _evaluate_objective(
     tier = target.tier
     members = candidate.list_total_members(tier) if target.names is None else target.names
     usable = [entry for entry in paired if entry.tier == tier and entry.name in members and entry.is_paired]
+    if target.metric == "bpb":
+        usable = [entry for entry in usable if entry.bits is not None]
     compared = {entry.name for entry in usable}
     missing = [member for member in members if member not in compared]
     if not usable:
         return msgspec.structs.replace(result, why=f"not comparable: {', '.join(missing)}")
     effects_by_key = build_total_effects(usable, look)
-    effect = effects_by_key[ENTRY_KINDS[tier].judged_by]
-    allowed_loss = objectives.margins.points / 100 if effect.better_when == "higher" else objectives.margins.nll_per_token
-    margin = allowed_loss if kind == "hold" else 0.0
-    plain = effects.is_plain_rule_met(effects_by_key)
+    key = target.metric or ENTRY_KINDS[tier].judged_by
+    effect = effects_by_key[key]
+    margin = objectives.margins.find(effect.metric) if kind == "hold" else 0.0
+    plain = effects.is_plain_rule_met({key: effect} if target.metric else effects_by_key)
     result = msgspec.structs.replace(result, effect=effect, margin=margin, plain=plain)
     if effect.p is None:
         return msgspec.structs.replace(result, why="too few items")
     # The same data as the effect's, with a one-sided test in either direction.
-    data = join_slices(usable) if usable[0].rows is not None else [entry.outcomes[entry.primary] for entry in usable]
-    test = effects.run_one_sided_test(kind, data, margin, is_lower_better=effect.better_when == "lower")
+    if target.metric == "bpb":
+        test = run_bits_test([entry.bits for entry in usable if entry.bits is not None], margin)
+    else:
+        data = join_slices(usable) if usable[0].rows is not None else [entry.outcomes[entry.primary] for entry in usable]
+        test = effects.run_one_sided_test(kind, data, margin, is_lower_better=effect.better_when == "lower")
     pass_level, fail_level = look.get_objective_levels(kind, objectives)
     outcome: ObjectiveOutcome = (
         "pass" if test.p_not_met <= pass_level else "fail" if test.p_not_missed <= fail_level else "inconclusive"

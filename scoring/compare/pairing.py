@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from scoring.compare.published import PublishedEvaluation
 from scoring.compare.statistics import BoolArray, FloatArray
+from scoring.inference.bits_per_byte import NEEDED_COLUMNS, compute_item_bpb
 from suites.contract.comparison import Refusal
 from suites.contract.tier_files import find_contradicting_key
 
@@ -187,13 +188,49 @@ class PairedOutcomes(msgspec.Struct, frozen=True, kw_only=True):
     subjects: Sequence[str | None] = ()
 
 
-def pair_task_outcomes(
-    name: str, metrics: Sequence[str], baseline: PublishedEvaluation, candidate: PublishedEvaluation
-) -> dict[str, PairedOutcomes]:
-    """Metric -> outcomes of common items, if every item has a pick.
+class PairedBits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bits per byte of each item's gold answer, in the same order on both sides; [n] each."""
 
-    Raises PairingError or MissingRowsError.
-    """
+    baseline: FloatArray
+    candidate: FloatArray
+    subjects: Sequence[str | None] = ()
+
+    def split_by_subject(self) -> list["PairedBits"]:
+        """A part for each subject; empty where items have none."""
+        parts = []
+        for name in sorted({subject for subject in self.subjects if subject is not None}):
+            mask = np.asarray([subject == name for subject in self.subjects])
+            parts.append(PairedBits(baseline=self.baseline[mask], candidate=self.candidate[mask]))
+        return parts
+
+
+def _pair_bits(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], subjects: Sequence[str | None]) -> PairedBits | None:
+    """Both sides of the paired rows; None where a row has no log-likelihood of its gold choice."""
+    sides: list[list[float]] = [[], []]
+    for pair in pairs:
+        for side, row in zip(sides, pair, strict=True):
+            try:
+                value = compute_item_bpb(row, "bpb") if all(column in row for column in NEEDED_COLUMNS) else None
+            except ValueError:
+                return None
+            if value is None:
+                return None
+            side.append(value)
+    baseline, candidate = (np.asarray(side, dtype=np.float64) for side in sides)
+    return PairedBits(baseline=baseline, candidate=candidate, subjects=subjects)
+
+
+class PairedTask(msgspec.Struct, frozen=True, kw_only=True):
+    """A task's common items."""
+
+    outcomes: dict[str, PairedOutcomes]
+    """Metric -> outcomes, of each metric by which every item has a pick."""
+    bits: PairedBits | None
+    """Bits per byte of gold answers; None where a side's rows have no log-likelihoods."""
+
+
+def pair_task(name: str, metrics: Sequence[str], baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> PairedTask:
+    """The common items of a task. Raises PairingError or MissingRowsError."""
     tables = _read_both_tables("tier3_cf", name, baseline, candidate)
     mismatch = _describe_data_mismatch("tier3_cf", name, baseline, candidate)
     # Of the same data, items go by their index; of other data, by the hash of their content.
@@ -214,7 +251,7 @@ def pair_task_outcomes(
         if None not in picks[0] and None not in picks[1]:
             is_correct = [np.asarray(picked) == gold for picked in picks]
             outcomes[metric] = PairedOutcomes(baseline=is_correct[0], candidate=is_correct[1], subjects=subjects)
-    return outcomes
+    return PairedTask(outcomes=outcomes, bits=_pair_bits(pairs, subjects))
 
 
 def _read_both_tables(tier: str, name: str, baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> _TablePair:

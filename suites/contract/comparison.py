@@ -133,8 +133,8 @@ class ComparedEntry(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["slice", "task", "rate"]
     name: str
     effects: dict[str, Effect]
-    """A slice has ``nll_per_token`` and ``ppl``; a task ``primary``, ``acc`` and, with subjects, ``primary_macro``
-    (mean over subjects); a rate ``rate``."""
+    """A slice has ``nll_per_token`` and ``ppl``; a task ``primary``, ``acc``, ``bpb`` and, with subjects, ``primary_macro`` and
+    ``bpb_macro`` (means over subjects); a rate ``rate``."""
     judged_by: str
     """Key in ``effects`` of the effect that gives the verdict and enters Holm's correction."""
     plain: bool
@@ -158,7 +158,7 @@ class TierTotal(msgspec.Struct, frozen=True, kw_only=True):
 
     tier: str
     effects: dict[str, Effect]
-    """Tier 2 ``nll_per_token`` and ``ppl`` (sums over all tokens), tier 3 ``primary`` and ``acc`` (means over tasks),
+    """Tier 2 ``nll_per_token`` and ``ppl`` (sums over all tokens), tier 3 ``primary``, ``acc`` and ``bpb`` (means over tasks),
     tier 4 ``rate`` (all_checks_pass_rate)."""
     judged_by: str
     plain: bool

@@ -1,7 +1,8 @@
 """Objectives of a stage: what it must improve or hold.
 
 A name is a tier (``tier2``, ``tier3``, ``tier4``), a slice, task or tier 4 rate of the stage's suites, or a group of slices
-or of tasks with a common total.
+or of tasks with a common total. ``.bpb`` behind ``tier3``, a task or a group of tasks means the bits per byte of its gold
+answers.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -24,6 +25,8 @@ TIER4_RATES = (
 )
 """Rates of tier 4's summary, from 0 to 1 or null. The first is the tier's total: the share of prompts that passed every check."""
 
+BPB_SUFFIX = ".bpb"
+
 NonNegativeFloat = Annotated[float, msgspec.Meta(ge=0)]
 
 
@@ -34,6 +37,13 @@ class Margins(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Nats per token, for perplexity slices."""
     points: NonNegativeFloat = 1.0
     """Percentage points, for accuracies and rates."""
+    bits_per_byte: NonNegativeFloat = 0.01
+    """Bits per byte of gold answers."""
+
+    def find(self, metric: str) -> float:
+        """The margin of a metric, in the unit of its differences."""
+        by_metric = {"bpb": self.bits_per_byte, "nll_per_token": self.nll_per_token}
+        return by_metric.get(metric, self.points / 100)
 
 
 class Objectives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +67,8 @@ class ObjectiveTarget(msgspec.Struct, frozen=True):
     tier: str
     names: tuple[str, ...] | None
     """Slices, tasks or rates; None for the tier's total."""
+    metric: str | None = None
+    """``bpb``; None for the metric that judges the tier."""
 
 
 def resolve_objective(name: str, objectives: Objectives, scored: Mapping[str, Collection[str]]) -> ObjectiveTarget | None:
@@ -71,6 +83,11 @@ def resolve_objective(name: str, objectives: Objectives, scored: Mapping[str, Co
         for tier, names in scored.items():
             if any(member in names for member in members):
                 return ObjectiveTarget(tier, members)
+    # A task may be called so: the suffix is read last.
+    if name.endswith(BPB_SUFFIX):
+        target = resolve_objective(name.removesuffix(BPB_SUFFIX), objectives, scored)
+        if target is not None and target.tier == TIER_BY_SHORT_NAME["tier3"] and target.metric is None:
+            return ObjectiveTarget(target.tier, target.names, "bpb")
     return None
 
 
@@ -125,11 +142,15 @@ def _check_objective_names(
     scored: Mapping[str, Collection[str]],
 ) -> None:
     for name in names:
-        if name in TIER_BY_SHORT_NAME and TIER_BY_SHORT_NAME[name] not in scored:
+        tier_name = name.removesuffix(BPB_SUFFIX)
+        if tier_name in TIER_BY_SHORT_NAME and TIER_BY_SHORT_NAME[tier_name] not in scored:
             scored_tiers = ", ".join(short_name for short_name, tier in TIER_BY_SHORT_NAME.items() if tier in scored)
-            hint = f"name one of {scored_tiers}, or add a suite of {name}"
-            raise document.make_error(f"the stage has no suite of {name}", location, hint)
+            hint = f"name one of {scored_tiers}, or add a suite of {tier_name}"
+            raise document.make_error(f"the stage has no suite of {tier_name}", location, hint)
         if resolve_objective(name, objectives, scored) is None:
+            if name.endswith(BPB_SUFFIX) and resolve_objective(tier_name, objectives, scored) is not None:
+                hint = f"write {tier_name}, or {BPB_SUFFIX} behind tier3, a task or a group of tasks"
+                raise document.make_error(f"{tier_name} has no gold answers, so no bits per byte of them", location, hint)
             known = [*TIER_BY_SHORT_NAME, *objectives.groups, *(member for members in scored.values() for member in members)]
             raise document.make_error(f"no tier, slice, task or group {name!r}", location, suggest_name(name, known))
     if len(set(names)) < len(names):

@@ -189,6 +189,17 @@ def test_a_mistake_in_a_suite_is_told_with_both_places(tmp_path):
             check_config,
             ":7: stages.stage1.objectives.hold: the stage has no suite of tier4; name one of tier2, or",
         ),
+        (
+            "{improve: [tier3.bpb]}",
+            check_config,
+            ":7: stages.stage1.objectives.improve: the stage has no suite of tier3; name one of tier2, or add a suite of tier3",
+        ),
+        (
+            "{improve: [tier2.bpb]}",
+            check_config,
+            ":7: stages.stage1.objectives.improve: tier2 has no gold answers, so no bits per byte of them; write tier2, or",
+        ),
+        ("{margins: {bits_per_byte: -1}}", load_config, ":7: stages.stage1.objectives.margins.bits_per_byte: expected `float`"),
         ("{imprve: [tier3]}", load_config, ":7: stages.stage1.objectives: unknown key 'imprve'; did you mean 'improve'?"),
         ("{margins: {points: -1}}", load_config, ":7: stages.stage1.objectives.margins.points: expected `float` >= 0.0"),
         (

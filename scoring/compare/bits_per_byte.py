@@ -1,0 +1,44 @@
+"""Bits per byte of gold answers in pairs: mean differences over the same items.
+
+A task's figure is a mean over items, and a tier's a mean over tasks, so their differences are means of differences.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from scoring.compare.effects import MetricPair, OneSidedTest, build_estimate_effect
+from scoring.compare.pairing import PairedBits
+from scoring.compare.statistics import SIGNIFICANCE_LEVEL, Estimate, estimate_from_residuals
+from suites.contract.comparison import Effect
+
+METRIC = "bpb"
+
+
+def estimate_bits(parts: Sequence[PairedBits]) -> Estimate:
+    """The plain mean over parts of their mean differences, each part a stratum."""
+    differences = [part.candidate - part.baseline for part in parts]  # [n] for each part
+    means = [float(values.mean()) for values in differences]
+    residuals = [(values - mean) / len(values) for values, mean in zip(differences, means, strict=True)]
+    weights = [np.ones(len(values)) for values in differences]
+    return estimate_from_residuals(sum(means) / len(parts), residuals, weights, float(len(parts)))
+
+
+def build_bits_effect(parts: Sequence[PairedBits], *, level: float = SIGNIFICANCE_LEVEL) -> Effect:
+    """The tested effect on a task, or on the mean of several tasks or subjects."""
+    figures = MetricPair(
+        metric=METRIC,
+        baseline=sum(float(part.baseline.mean()) for part in parts) / len(parts),
+        candidate=sum(float(part.candidate.mean()) for part in parts) / len(parts),
+    )
+    estimate, n = estimate_bits(parts), sum(len(part.baseline) for part in parts)
+    test = "paired t test over items" if len(parts) == 1 else f"t test of the mean of {len(parts)} paired differences"
+    return build_estimate_effect(figures, estimate, n, test, stderr=estimate.stderr, level=level)
+
+
+def run_bits_test(parts: Sequence[PairedBits], margin: float) -> OneSidedTest:
+    """The test of an objective on bits per byte, which are better when lower."""
+    p_not_met = estimate_bits(parts).p_at_least(margin)
+    return OneSidedTest(
+        p_not_met=p_not_met, p_not_missed=1 - p_not_met, test="one-sided t test of the mean of paired differences"
+    )
