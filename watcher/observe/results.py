@@ -45,12 +45,14 @@ def _read_notes(document: Mapping[str, Any]) -> list[str]:
 
 
 def _read_headline_scores(document: Mapping[str, Any]) -> dict[str, float]:
-    """Finite ``ppl``, ``primary`` and ``instruction_match_rate`` of a tier file.
+    """Finite ``ppl``, ``primary``, ``bpb`` and ``instruction_match_rate`` of a tier file.
 
     ``suspicious``: 1 where its canary failed.
     """
     summary, canary = document.get("summary"), document.get("canary")
-    scores = select_finite_numbers(summary, ("ppl", "primary", INSTRUCTION_MATCH_RATE)) if isinstance(summary, dict) else {}
+    scores = (
+        select_finite_numbers(summary, ("ppl", "primary", "bpb", INSTRUCTION_MATCH_RATE)) if isinstance(summary, dict) else {}
+    )
     if isinstance(canary, dict) and canary.get("suspicious") is True:
         scores["suspicious"] = 1.0
     return {name: float(value) for name, value in scores.items()}

@@ -1,6 +1,7 @@
 """The report's figures in one order, and their changes against each baseline.
 
-A figure is named (tier, name). The name is a slice, a task, a tier-4 rate or a category; it is empty for the tier's total.
+A figure is named (tier, name, measure). The name is a slice, a task, a tier-4 rate or a category; it is empty for the tier's
+total. The measure is empty for the tier's own, or ``bpb``, the bits per byte of gold answers.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,8 +12,13 @@ import msgspec
 from suites.contract.comparison import ComparedEntry, Comparison, Effect, EffectVerdict, TierTotal
 from suites.contract.objectives import TIER4_RATES
 from suites.contract.tier_files import TIER4, find_contradicting_key
-from watcher.report.data import HEADLINE_METRICS, ReportedEvaluation, StageReport
+from watcher.report.data import HEADLINE_METRICS, TIER_LABELS, ReportedEvaluation, StageReport
 from watcher.report.result_files import FigureValue
+
+BITS_PER_BYTE = "bpb"
+
+UNCONDITIONAL_BITS = "bpb_uncond"
+"""The same of the choices without their questions: plain language modelling."""
 
 _CATEGORY_METRIC = "pass"
 
@@ -28,16 +34,29 @@ class Figure(msgspec.Struct, frozen=True):
     tier: str
     name: str
     """Empty for the tier's total."""
+    measure: str = ""
+    """``bpb``, or empty."""
 
     @property
     def metric(self) -> str:
         """Key of the figure among the numbers of an entry or total."""
-        return _ENTRY_METRICS[self.tier] if self.name else HEADLINE_METRICS[self.tier]
+        return self.measure or (_ENTRY_METRICS[self.tier] if self.name else HEADLINE_METRICS[self.tier])
 
     @property
     def lower_is_better(self) -> bool:
-        """True for perplexities, False for accuracies and rates."""
-        return self.tier == "tier2_ppl"
+        """True for perplexities and bits, False for accuracies and rates."""
+        return not self.is_share
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it lies between 0 and 1."""
+        return self.tier != "tier2_ppl" and not self.measure
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        name = self.name or f"{TIER_LABELS[self.tier]} total"
+        return f"{name}, bits per byte" if self.measure else name
 
 
 class FigureChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +84,8 @@ class FigureEffect(NamedTuple):
 def list_figures(stage: StageReport) -> list[Figure]:
     """The stage's figures by tier: the total, then the entries.
 
-    Entries have the order of the newest tier file; those of older files follow.
+    Entries have the order of the newest tier file; those of older files follow. Bits per byte follow for the tasks that are at
+    chance in the newest file: there accuracy says nothing.
     """
     figures: dict[Figure, None] = {}
     for tier in HEADLINE_METRICS:
@@ -78,6 +98,9 @@ def list_figures(stage: StageReport) -> list[Figure]:
             rates = [rate for rate in TIER4_RATES[1:] if any(rate in tier_file.totals for tier_file in tier_files)]
             figures |= dict.fromkeys(Figure(tier, rate) for rate in rates)
         figures |= dict.fromkeys(Figure(tier, name) for tier_file in reversed(tier_files) for name in tier_file.entries)
+        if any(BITS_PER_BYTE in tier_file.totals for tier_file in tier_files):
+            figures[Figure(tier, "", BITS_PER_BYTE)] = None
+        figures |= dict.fromkeys(Figure(tier, name, BITS_PER_BYTE) for name in tier_files[-1].at_chance)
     return list(figures)
 
 
@@ -107,6 +130,14 @@ def collect_changes(comparison: Comparison | None) -> dict[Figure, FigureChange]
             p=tested.p if tested.p_holm is None else tested.p_holm,
             verdict=tested.verdict,
         )
+        if bits := result.effects.get(BITS_PER_BYTE):
+            changes[msgspec.structs.replace(figure, measure=BITS_PER_BYTE)] = FigureChange(
+                value=bits.delta,
+                low=bits.low,
+                high=bits.high,
+                p=bits.p if bits.p_holm is None else bits.p_holm,
+                verdict=bits.verdict,
+            )
     return changes
 
 

@@ -29,7 +29,7 @@ from suites.contract.paths import EvaluationPaths
 from watcher import __version__
 from watcher.report.answers import read_stage_answers
 from watcher.report.data import Report, ReportedEvaluation, StageReport
-from watcher.report.figures import Figure, FigureChange, collect_changes, get_figure_value, list_figures
+from watcher.report.figures import UNCONDITIONAL_BITS, Figure, FigureChange, collect_changes, get_figure_value, list_figures
 from watcher.report.forgetting import MatrixCell, build_matrix
 from watcher.status.reader import as_finite, as_list, as_object
 
@@ -146,11 +146,18 @@ def _build_figure_data(figure: Figure, evaluations: Sequence[ReportedEvaluation]
         "metric": figure.metric,
         "v": [None if value is None else _round_number(value.value) for value in values],
         "e": [None if value is None else _round_number(value.error) for value in values],
+        # Beside bits per byte: what the choices cost without their questions.
+        **({"u": [_get_unconditional_bits(figure, each) for each in evaluations]} if figure.measure and figure.name else {}),
     }
 
 
+def _get_unconditional_bits(figure: Figure, evaluation: ReportedEvaluation) -> float | int | None:
+    value = get_figure_value(evaluation, msgspec.structs.replace(figure, measure=UNCONDITIONAL_BITS))
+    return None if value is None else _round_number(value.value)
+
+
 def _encode_figure(figure: Figure) -> PageData:
-    return {"tier": figure.tier, "name": figure.name, "lower": figure.lower_is_better}
+    return {"tier": figure.tier, "name": figure.name, "measure": figure.measure, "lower": figure.lower_is_better}
 
 
 def _build_evaluation_data(evaluation: ReportedEvaluation, results: Path, pool: ProvenancePool) -> PageData:

@@ -42,6 +42,8 @@ class TierFigures(msgspec.Struct, frozen=True, kw_only=True):
     totals: Mapping[str, FigureValue] = msgspec.field(default_factory=dict)
     entries: Mapping[str, Mapping[str, FigureValue]] = msgspec.field(default_factory=dict)
     """Slice, task or category -> metric -> figure."""
+    at_chance: tuple[str, ...] = ()
+    """Tasks whose accuracy is no better than guesses."""
     data_keys: Mapping[str, str] = msgspec.field(default_factory=dict)
     primary_metrics: Mapping[str, str] = msgspec.field(default_factory=dict)
 
@@ -136,6 +138,7 @@ def _parse_tier(tier: str, document: JsonObject) -> TierFigures:
         },
         totals=totals,
         entries=entries,
+        at_chance=tuple(entry for entry, fields in fields_by_entry.items() if fields.get("at_chance") is True),
         data_keys={entry: str(key) for entry, key in data_keys.items() if key},
         primary_metrics={entry: str(metric) for entry, metric in primary_metrics.items() if metric},
     )
@@ -184,7 +187,7 @@ def _add_total_errors(tier: str, totals: dict[str, FigureValue], entries: Mappin
             _set_error(totals, "nll_per_token", error)
             _set_ppl_error(totals, error)
     if tier == "tier3_cf":
-        for metric in ("primary", "acc", "acc_norm"):
+        for metric in ("primary", "acc", "acc_norm", "bpb"):
             errors = [number.error for entry in entries.values() if (number := entry.get(metric)) and number.error is not None]
             if errors and len(errors) == len(entries):
                 _set_error(totals, metric, math.sqrt(math.fsum(stderr**2 for stderr in errors)) / len(errors))

@@ -47,9 +47,9 @@ def print_report(report: Report, console: Console, *, details: bool) -> None:
         console.print()
         console.print(_make_text("Forgotten, by more than two standard errors:"))
     for forgotten in losses:
-        loss = f"{forgotten.loss:.3g}" if forgotten.figure.lower_is_better else f"{100 * forgotten.loss:.1f} points"
+        loss = f"{forgotten.loss:.3g}" if not forgotten.figure.is_share else f"{100 * forgotten.loss:.1f} points"
         stages = f"at the end of {forgotten.stage} than at the end of {forgotten.best_stage}"
-        console.print(_make_text(f"{forgotten.figure.name}: {loss} worse {stages}"))
+        console.print(_make_text(f"{forgotten.figure.label}: {loss} worse {stages}"))
 
 
 def print_evaluation(evaluation: ReportedEvaluation, stage: StageReport, console: Console) -> None:
@@ -67,7 +67,7 @@ def print_evaluation(evaluation: ReportedEvaluation, stage: StageReport, console
     # A row for each figure, a column for each baseline.
     changes_by_comparison = [collect_changes(comparison) for comparison in evaluation.comparisons]
     for figure in figures:
-        name = _make_text(figure.name or f"{TIER_LABELS[figure.tier]} total", "" if figure.name else "bold")
+        name = _make_text(figure.label, "" if figure.name else "bold")
         cells = [_render_change(changes.get(figure), figure) for changes in changes_by_comparison]
         table.add_row(name, _render_value(get_figure_value(evaluation, figure), figure), *cells)
     console.print(table)
@@ -116,7 +116,7 @@ def _render_stage(stage: StageReport) -> Iterator[RenderableType]:
     for note in stage.notes:
         yield _make_text(f"! {note}", "yellow")
     # The overview has only the tiers' totals: entries are too many for a terminal's width.
-    totals = [figure for figure in list_figures(stage) if not figure.name]
+    totals = [figure for figure in list_figures(stage) if not figure.name and not figure.measure]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("step", justify="right", no_wrap=True)
     for figure in totals:

@@ -63,6 +63,22 @@ def test_the_curves_are_what_the_tier_files_say(chromium, page, sample):
     assert checked == 90
 
 
+def test_a_task_at_chance_has_its_bits_per_byte_beside_those_without_the_question(chromium, page, sample):
+    chromium.open_file(page)
+    _, tasks, _ = sample.checkpoint_counts("stage1")
+    key = f"stage1/tier3_cf/{tasks[0]}/bpb"
+    drawn = "const plot = window.report.plots.find(each => each.key === arguments[0]); if (!plot.chart) window.report.drawAll();"
+    series = chromium.run(f"{drawn} return plot.chart.data;", key)
+    files = [json.loads(sample.get_paths("stage1", step).tier_json("tier3_cf").read_text()) for step in sample.steps["stage1"]]
+    assert series[1] == pytest.approx([file["tasks"][tasks[0]]["bpb"] for file in files], rel=1e-6)
+    assert series[5] == [1.9] * len(files)
+    assert "without the question 1.900" in chromium.run(
+        "return document.querySelector(`[data-plot='${arguments[0]}']`).textContent", key
+    )
+    others = [f"stage1/tier3_cf/{name}/bpb" for name in tasks[1:]]
+    assert chromium.run("return window.report.plots.filter(each => arguments[0].includes(each.key)).length", others) == 0
+
+
 def test_the_bridge_is_a_line_at_its_own_score(chromium, page, sample):
     found = {one["key"]: one for one in chromium.open_file(page).run(POINTS)}
     bridge = json.loads(sample.get_paths("stage3", 22000).tier_json("tier2_ppl").read_text())

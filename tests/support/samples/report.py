@@ -150,7 +150,9 @@ class ReportSample:
         for name in tasks:
             value, error = self.make_figure(stage, source, step, name)
             entry = {"primary": value, "primary_metric": "acc_per_char", "acc_per_char": value, "acc_per_char_stderr": error}
-            entries["tier3_cf"][name] = {**entry, "acc": value - 0.02, "acc_stderr": error, "acc_norm": value, "examples": 1500}
+            entry |= {"acc": value - 0.02, "acc_stderr": error, "acc_norm": value, "examples": 1500}
+            bits = {"bpb": 2 - value, "bpb_stderr": error, "bpb_uncond": 1.9, "at_chance": name == tasks[0]}
+            entries["tier3_cf"][name] = entry | bits
         for name in CATEGORIES if rates else ():
             value, _ = self.make_figure(stage, source, step, name)
             entries["tier4_sft_native"][name] = {"prompts": 24, "pass": value, "format": min(1, value + 0.1), "clean": 1.0}

@@ -30,7 +30,7 @@ const announce = text => { document.getElementById("spoken").textContent = text;
 // ---------------------------------------------------------------- numbers
 
 const isKnown = value => value !== null && value !== undefined;
-const isShare = figure => figure.tier !== "tier2_ppl";
+const isShare = figure => figure.tier !== "tier2_ppl" && !figure.measure;
 function formatValue(value, figure) {
   if (!isKnown(value)) return "";
   if (isShare(figure)) return `${(100 * value).toFixed(1)} %`;
@@ -74,7 +74,7 @@ function renderChange(change, figure, {interval = false} = {}) {
 }
 const findNewestIndex = stage => { const ownEvaluations = stage.evaluations.map((evaluation, i) => [evaluation, i]).filter(([evaluation, i]) => evaluation.role === "own" && stage.figures.some(f => isKnown(f.v[i]))); return ownEvaluations.length ? ownEvaluations[ownEvaluations.length - 1][1] : null; };
 const getChange = (stage, index, figure, role = view.role) => stage.changes[role][index]?.[stage.figures.indexOf(figure)] || null;
-const figureName = figure => figure.name || TIERS[figure.tier] || figure.tier;
+const figureName = figure => figure.measure ? `${figure.name || "Gold answers"}, bits per byte` : figure.name || TIERS[figure.tier] || figure.tier;
 const getOutcome = (stage, index) => index === null ? null : stage.evaluations[index].against.bridge?.outcome;
 
 // ---------------------------------------------------------------- charts
@@ -82,7 +82,7 @@ const getOutcome = (stage, index) => index === null ? null : stage.evaluations[i
 const getColour = token => getComputedStyle(document.documentElement).getPropertyValue(token).trim();
 
 function listPoints(stage, figure) {
-  const allPoints = stage.evaluations.map((evaluation, i) => ({evaluation, i, x: view.x === "steps" ? evaluation.step : evaluation.tokens, y: figure.v[i], e: figure.e[i]}));
+  const allPoints = stage.evaluations.map((evaluation, i) => ({evaluation, i, x: view.x === "steps" ? evaluation.step : evaluation.tokens, y: figure.v[i], e: figure.e[i], u: figure.u?.[i]}));
   return allPoints.filter(point => point.evaluation.role === "own" && isKnown(point.x) && isKnown(point.y)).sort((a, b) => a.x - b.x);
 }
 // The points at which another training run begins: one curve must not mix two runs unseen.
@@ -121,8 +121,8 @@ function drawPlot(plot) {
   plot.points = points;
   const xs = points.map(point => point.x), ys = points.map(point => point.y);
   const high = points.map(point => point.y + (point.e ?? 0)), low = points.map(point => point.y - (point.e ?? 0));
-  const bridgeLine = xs.map(() => bridgeValue);
-  const shownValues = [...high, ...low, ...(isKnown(bridgeValue) ? [bridgeValue] : [])];
+  const bridgeLine = xs.map(() => bridgeValue), choiceAlone = points.map(point => point.u ?? null);
+  const shownValues = [...high, ...low, ...choiceAlone.filter(isKnown), ...(isKnown(bridgeValue) ? [bridgeValue] : [])];
   const minimum = Math.min(...shownValues), maximum = Math.max(...shownValues), pad = (maximum - minimum) * 0.08 || Math.abs(maximum) * 0.02 || 0.01;
   const span = xs.length ? xs[xs.length - 1] - xs[0] : 0, edge = span * 0.03 || (xs[0] || 1) * 0.1;
   const axisColour = getColour("--soft"), gridColour = getColour("--line"), font = `${small ? 10.5 : 12}px system-ui, sans-serif`;
@@ -138,6 +138,7 @@ function drawPlot(plot) {
       {stroke: "transparent", width: 0, points: {show: false}},
       {stroke: "transparent", width: 0, points: {show: false}},
       {stroke: getColour("--bridge"), width: 1.5, dash: [6, 4], points: {show: false}},
+      {stroke: getColour("--soft"), width: 1.5, dash: [2, 3], points: {show: false}},
     ],
     bands: [{series: [2, 3], fill: getColour("--band")}],
     axes: [
@@ -145,32 +146,33 @@ function drawPlot(plot) {
       {...axis, size: small ? 46 : 54, gap: 4, space: small ? 26 : 34, values: (_, values, __, ___, gap) => values.map(value => formatTick(value, figure, gap))},
     ],
     hooks: {setCursor: [chart => showReading(plot, chart.cursor.idx)], draw: [chart => drawRunChanges(chart, points)]},
-  }, [xs, ys, high, low, bridgeLine], element);
+  }, [xs, ys, high, low, bridgeLine, choiceAlone], element);
   plot.base = bridgeValue;
 }
 function showReading(plot, index) {
   const point = index === null || index === undefined ? null : plot.points[index];
   plot.reading.replaceChildren(...(point ? [describePoint(plot, point)] : describeNewest(plot)));
 }
-const describePoint = (plot, point) => `${view.x === "steps" ? `step ${formatCount(point.x)}` : `${formatCount(point.x)} tokens`}: ${formatValue(point.y, plot.figure)}${isKnown(point.e) ? ` ± ${formatSize(point.e, plot.figure)}` : ""}`;
+const describePoint = (plot, point) => `${view.x === "steps" ? `step ${formatCount(point.x)}` : `${formatCount(point.x)} tokens`}: ${formatValue(point.y, plot.figure)}${isKnown(point.e) ? ` ± ${formatSize(point.e, plot.figure)}` : ""}${describeChoiceAlone(point, plot.figure)}`;
+const describeChoiceAlone = (point, figure) => isKnown(point.u) ? `; without the question ${formatValue(point.u, figure)}` : "";
 function describeNewest({stage, figure}) {
   const last = listPoints(stage, figure).pop();
   if (!last) return ["not scored yet"];
   const change = renderChange(getChange(stage, last.i, figure), figure);
-  return [h("b", null, formatValue(last.y, figure)), ...(change ? [" ", change] : [])];
+  return [h("b", null, formatValue(last.y, figure)), ...(change ? [" ", change] : []), describeChoiceAlone(last, figure)];
 }
 function describePlot({stage, figure}) {
   const points = listPoints(stage, figure);
   if (!points.length) return `${figureName(figure)}, ${stage.name}: not scored yet`;
   const first = points[0], last = points[points.length - 1], bridgeValue = stage.bridge === null ? null : figure.v[stage.bridge];
-  return `${figureName(figure)}, ${stage.name}, ${points.length} checkpoints: ${formatValue(first.y, figure)} at step ${first.evaluation.step}, ${formatValue(last.y, figure)} at step ${last.evaluation.step}` + (isKnown(bridgeValue) ? `; bridge: ${formatValue(bridgeValue, figure)}` : "") + listRunChanges(points).map(point => `; run ${point.evaluation.run} from step ${point.evaluation.step} on`).join("") + ". Left and right arrow keys read the points, up and down go to the other charts.";
+  return `${figureName(figure)}, ${stage.name}, ${points.length} checkpoints: ${formatValue(first.y, figure)} at step ${first.evaluation.step}, ${formatValue(last.y, figure)} at step ${last.evaluation.step}` + (isKnown(bridgeValue) ? `; bridge: ${formatValue(bridgeValue, figure)}` : "") + describeChoiceAlone(last, figure) + listRunChanges(points).map(point => `; run ${point.evaluation.run} from step ${point.evaluation.step} on`).join("") + ". Left and right arrow keys read the points, up and down go to the other charts.";
 }
 const visibilityObserver = "IntersectionObserver" in window ? new IntersectionObserver(entries => { for (const entry of entries) if (entry.isIntersecting) { const plot = plots.find(candidate => candidate.element === entry.target); if (plot && !plot.chart) drawPlot(plot); } }, {rootMargin: "400px"}) : null;
 
 function makeChart(stage, figure, small, first) {
   const reading = h("span", {class: "now"});
   const element = h("div", {class: "plot", role: "img", tabindex: first ? "0" : "-1"});
-  const plot = {element, stage, figure, small, reading, at: -1, key: `${stage.name}/${figure.tier}/${figure.name}`};
+  const plot = {element, stage, figure, small, reading, at: -1, key: `${stage.name}/${figure.tier}/${figure.name}${figure.measure ? `/${figure.measure}` : ""}`};
   element.addEventListener("keydown", event => handleArrowKey(plot, event));
   element.addEventListener("blur", () => { plot.at = -1; plot.chart?.setCursor({left: -10, top: -10}); });
   plots.push(plot);
@@ -237,7 +239,7 @@ function buildCard(stage, number) {
     const totals = stage.figures.filter(figure => !figure.name);
     element.replaceChildren(h("h2", null, h("a", {href: `#stage-${number}`}, stage.name), outcome ? badge(OUTCOME_BADGES[outcome]) : null),
       h("p", {class: "of"}, `${scored} of ${total} scored${last === null ? "" : `; newest: ${stepLabel(stage, stage.evaluations[last])}`}`),
-      h("dl", null, totals.map(figure => [h("dt", null, TIERS[figure.tier]), h("dd", {class: "value"}, last === null ? "–" : formatValue(figure.v[last], figure) || "–"), h("dd", null, last === null ? null : renderChange(getChange(stage, last, figure), figure))])));
+      h("dl", null, totals.map(figure => [h("dt", null, figureName(figure)), h("dd", {class: "value"}, last === null ? "–" : formatValue(figure.v[last], figure) || "–"), h("dd", null, last === null ? null : renderChange(getChange(stage, last, figure), figure))])));
   };
   refreshers.push(fill);
   return element;
@@ -250,7 +252,7 @@ function buildMatrixSection() {
   let tier = null;
   for (const row of rows) {
     if (row.tier !== tier) { tier = row.tier; body.push(h("tr", {class: "group"}, h("th", {colspan: stages.length + 1, scope: "colgroup"}, `${TIERS[tier]} `, h("span", {class: "soft small"}, TIER_DESCRIPTIONS[tier])))); }
-    body.push(h("tr", {class: row.name ? null : "total"}, h("th", {scope: "row", class: "name"}, row.name || "total"), row.cells.map(cell => {
+    body.push(h("tr", {class: row.name ? null : "total"}, h("th", {scope: "row", class: "name"}, row.measure ? figureName(row) : row.name || "total"), row.cells.map(cell => {
       if (!cell) return h("td", {class: "soft"}, h("span", {"aria-hidden": "true"}, "·"), hiddenText("not in this stage"));
       const forgotten = cell.forgotten;
       return h("td", {class: forgotten ? "lost" : null}, formatValue(cell.v, row), renderChange(cell.change, row), forgotten ? h("span", {class: "lost"}, `${formatSize(forgotten[2], row)}${isShare(row) ? " pts" : ""} worse than ${forgotten[0]}`) : null);
@@ -266,9 +268,9 @@ function buildObjectives(stage, index) {
   const comparison = index === null ? null : stage.evaluations[index].against.bridge;
   if (!comparison || !comparison.objectives.length) return null;
   return h("ul", {class: "goals", "aria-label": "Objectives"}, comparison.objectives.map(objective => {
-    const slices = objective.metric === "nll_per_token";
+    const slices = ["nll_per_token", "bpb"].includes(objective.metric);
     const formatEffect = value => slices ? `${value < 0 ? "−" : "+"}${Math.abs(value).toPrecision(3)}` : `${value < 0 ? "−" : "+"}${Math.abs(100 * value).toFixed(1)}`;
-    const unit = slices ? " nats a token" : " pts";
+    const unit = objective.metric === "bpb" ? " bits a byte" : slices ? " nats a token" : " pts";
     const margin = objective.kind === "hold" ? `, margin ${slices ? objective.margin : (100 * objective.margin).toFixed(1)}` : "";
     return h("li", null, badge(OUTCOME_BADGES[objective.outcome]), `${objective.kind} ${objective.name}`, h("span", {class: "soft"}, isKnown(objective.delta) ? `${formatEffect(objective.delta)}${isKnown(objective.low) ? ` [${formatEffect(objective.low)}, ${formatEffect(objective.high)}]` : ""}${unit}${margin}` : objective.why || "", isKnown(objective.plain) ? ` · plain rule: ${objective.plain ? "kept" : "broken"}` : ""));
   }));
@@ -306,7 +308,7 @@ function renderState(evaluation) {
 }
 
 function buildEvaluationTable(stage) {
-  const totals = stage.figures.filter(figure => !figure.name), element = h("div");
+  const totals = stage.figures.filter(figure => !figure.name && !figure.measure), element = h("div");
   const fill = () => {
     const heads = [{text: "step", n: true}, {text: "tokens", n: true}, ...totals.flatMap(figure => [{text: TIERS[figure.tier], n: true}, {text: "change [95 %]"}]), {text: "objectives"}, {text: "state", fixed: false}, {text: "more", fixed: true}];
     const rows = stage.evaluations.map((evaluation, i) => ({
@@ -341,12 +343,20 @@ function buildFigureTable(stage) {
   const fill = () => {
     if (!details.open) return;
     const shown = stage.evaluations.map((evaluation, i) => i).filter(i => stage.figures.some(figure => isKnown(figure.v[i])));
-    const rows = stage.figures.map(figure => h("tr", null, h("th", {scope: "row", class: "name"}, figure.name || `${TIERS[figure.tier]}, total`), shown.map(i => h("td", {class: "n"}, formatValue(figure.v[i], figure), renderChange(getChange(stage, i, figure), figure)))));
+    const rows = stage.figures.map(figure => h("tr", null, h("th", {scope: "row", class: "name"}, figure.name || figure.measure ? figureName(figure) : `${TIERS[figure.tier]}, total`), shown.map(i => h("td", {class: "n"}, formatValue(figure.v[i], figure), renderChange(getChange(stage, i, figure), figure)))));
     details.replaceChildren(details.firstChild, h("div", {class: "wide", tabindex: "0", role: "region", "aria-label": `All figures of ${stage.name}`}, h("table", null, h("thead", null, h("tr", null, h("th", {scope: "col"}, "figure"), shown.map(i => h("th", {scope: "col", class: "n"}, stepLabel(stage, stage.evaluations[i]))))), h("tbody", null, rows))));
   };
   details.addEventListener("toggle", fill);
   refreshers.push(fill);
   return details;
+}
+
+function buildBitsCharts(stage) {
+  const figures = stage.figures.filter(figure => figure.measure && figure.name);
+  if (!figures.length) return null;
+  return [h("h3", null, "Tasks at chance", h("small", null, "bits per byte of the gold answers, lower is better; their accuracy is no better than guesses")),
+    h("div", {class: "plots many"}, figures.map((figure, i) => makeChart(stage, figure, true, i === 0))),
+    h("p", {class: "meta"}, "Dotted: the same answers without their questions, which is plain language modelling. The gap is what the question adds.")];
 }
 
 function buildStageSection(stage, number) {
@@ -357,8 +367,8 @@ function buildStageSection(stage, number) {
     stage.notes.map(text => h("p", {class: "note"}, text)), buildObjectives(stage, last),
     totals.length ? [h("h3", null, "Totals"), h("div", {class: "plots"}, totals.map((figure, i) => makeChart(stage, figure, false, i === 0))),
       h("p", {class: "key"}, h("span", null, "checkpoints of this stage"), h("span", {class: "error"}, "± one standard error"), bridge ? h("span", {class: "bridge"}, "the bridge") : null)] : h("p", {class: "soft"}, "Nothing is scored yet."),
-    groups.map(tier => { const figures = stage.figures.filter(figure => figure.tier === tier && figure.name); return figures.length ? [h("h3", null, ENTRY_TITLES[tier], h("small", null, TIER_DESCRIPTIONS[tier])), h("div", {class: "plots many"}, figures.map((figure, i) => makeChart(stage, figure, true, i === 0)))] : null; }),
-    h("h3", null, "Evaluations"), buildEvaluationTable(stage), stage.figures.length ? buildFigureTable(stage) : null);
+    groups.map(tier => { const figures = stage.figures.filter(figure => figure.tier === tier && figure.name && !figure.measure); return figures.length ? [h("h3", null, ENTRY_TITLES[tier], h("small", null, TIER_DESCRIPTIONS[tier])), h("div", {class: "plots many"}, figures.map((figure, i) => makeChart(stage, figure, true, i === 0)))] : null; }),
+    buildBitsCharts(stage), h("h3", null, "Evaluations"), buildEvaluationTable(stage), stage.figures.length ? buildFigureTable(stage) : null);
 }
 
 // ---------------------------------------------------------------- answers
