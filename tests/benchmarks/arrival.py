@@ -23,7 +23,6 @@ SIZES = (2_000, 5_000, 20_000)
 REQUESTED_STEPS = 10_000
 POLL_SECONDS = 10.0
 IDLE_POLLS = 3
-SUITE = 'tier: tier2_ppl\nslices: {{one: {{data_files: ["{text}"], target_tokens: 1000}}}}\n'
 
 
 def write_checkpoints(folder: Path, count: int) -> None:
@@ -56,25 +55,13 @@ class ArrivalBenchmark(MeasuredDaemon):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        (root / "text.jsonl").write_text('{"text": "a"}\n')
-        (root / "suite.yaml").write_text(SUITE.format(text=root / "text.jsonl"))
-        sleeper = root / "python"
-        sleeper.write_text("#!/bin/sh\nexec sleep 5\n")
-        sleeper.chmod(0o755)
-        stage = {"checkpoints": str(root / "ckpts"), "every": 1, "suites": [str(root / "suite.yaml")]}
-        self.config.write_text(
-            yaml.safe_dump(
-                {
-                    "scratch": str(root),
-                    "results": str(root / "results"),
-                    "executor": "local",
-                    "python": str(sleeper),
-                    "poll": f"{POLL_SECONDS}s",
-                    "settle": "1s",
-                    "report": {"page": False, "compare": False},
-                    "stages": {"stage1": {**stage, "tokenizer": "byte-level", "seq_len": 64}},
-                }
-            )
+        self.write_config(
+            {"stage1": {"checkpoints": str(root / "ckpts"), "every": 1}},
+            job_seconds=5,
+            executor="local",
+            poll=f"{POLL_SECONDS}s",
+            settle="1s",
+            report={"page": False, "compare": False},
         )
 
     def watch_heartbeats(self, is_done: Callable[[dict[str, int]], bool], seconds: float) -> dict[str, float]:

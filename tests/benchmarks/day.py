@@ -11,8 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import yaml
-
 import watcher.daemon.daemon
 from benchmarks.tables import format_number, render_markdown_table
 from benchmarks.watching import HOUR_SECONDS, MeasuredDaemon, write_complete_checkpoint, write_unscheduled_checkpoints
@@ -23,10 +21,6 @@ from watcher.core.clock import touch_clock
 STAGES, CHECKPOINTS, JOBS_IN_FLIGHT = 4, 10_000, 20
 POLLS_A_DAY, HOURS = 1440, 24
 MEASURED_POLLS = 60
-SUITE = """\
-tier: tier2_ppl
-slices: {{one: {{data_files: ["{text}"], target_tokens: 1000}}}}
-"""
 
 
 class DayBenchmark(MeasuredDaemon):
@@ -34,10 +28,6 @@ class DayBenchmark(MeasuredDaemon):
 
     def __init__(self, root: Path, environ: dict[str, str]) -> None:
         super().__init__(root, environ | {"SCRATCH": str(root)})
-        (root / "text.jsonl").write_text('{"text": "a"}\n')
-        (root / "suite.yaml").write_text(SUITE.format(text=root / "text.jsonl"))
-        (root / "python").write_text("#!/bin/sh\nexec sleep 3600\n")
-        (root / "python").chmod(0o755)
         each, scheduled = CHECKPOINTS // STAGES, JOBS_IN_FLIGHT // STAGES
         stages = {}
         for place in range(1, STAGES + 1):
@@ -52,21 +42,14 @@ class DayBenchmark(MeasuredDaemon):
             stages[f"stage{place}"] = {
                 "checkpoints": str(folder),
                 "steps": list(range(1, scheduled + 1)),
-                "suites": [str(root / "suite.yaml")],
-                "tokenizer": "byte-level",
-                "seq_len": 64,
             }
-        settings = {
-            "scratch": str(root),
-            "results": str(root / "results"),
-            "python": str(root / "python"),
-            "poll": "1s",
-            "slurm": {"gres": None, "cpus_per_task": 1, "mem": "100", "time": "01:00:00"},
-            "limits": {"slurm_calls_per_minute": 10_000},
-            "report": {"compare": False, "page": False},
-            "stages": stages,
-        }
-        self.config.write_text(yaml.safe_dump(settings))
+        self.write_config(
+            stages,
+            job_seconds=3600,
+            slurm={"gres": None, "cpus_per_task": 1, "mem": "100", "time": "01:00:00"},
+            limits={"slurm_calls_per_minute": 10_000},
+            report={"compare": False, "page": False},
+        )
 
     def wait_until_all_in_flight(self) -> None:
         """Until every job is in the queue, and nothing is done any more."""

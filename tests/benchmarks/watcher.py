@@ -15,8 +15,6 @@ import sys
 import time
 from pathlib import Path
 
-import yaml
-
 import watcher.daemon.daemon
 from benchmarks.watching import HOUR_SECONDS, MeasuredDaemon, write_complete_checkpoint, write_unscheduled_checkpoints
 from watcher.config.loader import check_config
@@ -26,10 +24,6 @@ BACKLOG_SIZES = (10, 200)
 POLL_SECONDS = 1.0
 WARM_TICKS = 6
 MEASURED_TICKS = 50
-SUITE = """\
-tier: tier2_ppl
-slices: {{one: {{data_files: ["{text}"], target_tokens: 1000}}}}
-"""
 
 
 class DaemonBenchmark(MeasuredDaemon):
@@ -47,32 +41,13 @@ class DaemonBenchmark(MeasuredDaemon):
             steps = list(range(1, backlog + 1))
             for step in steps:
                 write_complete_checkpoint(checkpoints / str(step), step)
-        (root / "text.jsonl").write_text('{"text": "a"}\n')
-        (root / "suite.yaml").write_text(SUITE.format(text=root / "text.jsonl"))
-        sleeper = root / "python"  # a job that never ends while it is looked at
-        sleeper.write_text("#!/bin/sh\nexec sleep 600\n")
-        sleeper.chmod(0o755)
-        self.config.write_text(
-            yaml.safe_dump(
-                {
-                    "scratch": str(root),
-                    "results": str(root / "results"),
-                    "executor": "local",
-                    "python": str(sleeper),
-                    "poll": f"{POLL_SECONDS}s",
-                    "settle": "1s",
-                    "limits": {"max_running": 1},
-                    "stages": {
-                        "stage1": {
-                            "checkpoints": str(checkpoints),
-                            "steps": steps,
-                            "suites": [str(root / "suite.yaml")],
-                            "tokenizer": "byte-level",
-                            "seq_len": 64,
-                        }
-                    },
-                }
-            )
+        self.write_config(
+            {"stage1": {"checkpoints": str(checkpoints), "steps": steps}},
+            job_seconds=600,  # a job that never ends while it is looked at
+            executor="local",
+            poll=f"{POLL_SECONDS}s",
+            settle="1s",
+            limits={"max_running": 1},
         )
 
     def end_jobs(self) -> None:

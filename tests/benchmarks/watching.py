@@ -9,10 +9,17 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from suites.contract.paths import DataPaths
 from support.models.nanotron_checkpoint import write_tiny_checkpoint
+from watcher.simulate.jobs import cache_tokenizer
 
 HOUR_SECONDS = 3600.0
+SUITE = 'tier: tier2_ppl\nslices: {{one: {{data_files: ["{text}"], target_tokens: 1000}}}}\n'
+TOKENIZER = "byte-level"
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -40,6 +47,25 @@ class MeasuredDaemon:
         self.environ = None if environ is None else dict(environ)
         self.start_seconds = 0.0
         self.process: subprocess.Popen[bytes] | None = None
+
+    def write_config(self, stages: Mapping[str, Mapping[str, Any]], *, job_seconds: int, **settings: Any) -> None:
+        """The config, a suite of one local file, and a stand-in whose jobs take so long and score nothing."""
+        (self.root / "text.jsonl").write_text('{"text": "a"}\n')
+        (self.root / "suite.yaml").write_text(SUITE.format(text=self.root / "text.jsonl"))
+        (self.root / "python").write_text(f"#!/bin/sh\nexec sleep {job_seconds}\n")
+        (self.root / "python").chmod(0o755)
+        results = self.root / "results"
+        cache_tokenizer(TOKENIZER, DataPaths(results / "eval_data"))
+        shared = {"suites": [str(self.root / "suite.yaml")], "tokenizer": TOKENIZER, "seq_len": 64}
+        document = {
+            "scratch": str(self.root),
+            "results": str(results),
+            "python": str(self.root / "python"),
+            "poll": "1s",
+            "stages": {name: {**shared, **stage} for name, stage in stages.items()},
+            **settings,
+        }
+        self.config.write_text(yaml.safe_dump(document))
 
     def start_daemon(self) -> None:
         """Start it, and wait for its first status: the daemon's start-up time."""

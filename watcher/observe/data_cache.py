@@ -20,6 +20,7 @@ from suites.definitions.data_cache import (
     missing_entries,
     summarize_missing_entries,
 )
+from suites.definitions.tokenizer_files import parse_tokenizer_identifier
 from watcher.config.settings import Config
 from watcher.core.evaluation import IN_FLIGHT_STATES
 from watcher.core.reasons import ReasonKind
@@ -61,8 +62,8 @@ class MissingEntriesCache:
     ) -> dict[str, tuple[str, ...]]:
         """Stage -> missing entries of its data cache.
 
-        The same object as before while nothing differs. A stage whose tokenizer or suites are not known yet is left out. One
-        whose suites all read local files lacks nothing: its jobs make their data themselves.
+        The same object as before while nothing differs. A stage whose tokenizer or suites are not known yet is left out. Where
+        all suites read local files, jobs make the data themselves, and only a tokenizer of the hub can be missing.
         """
         missing_entries = {}
         for stage in config.stages.values():
@@ -78,7 +79,7 @@ class MissingEntriesCache:
         return missing_entries
 
     def _find_for_stage(self, key: _CacheKey, journal_state: JournalState, now: float) -> tuple[str, ...]:
-        if not list_hub_entries(key.suites):
+        if not list_hub_entries(key.suites) and parse_tokenizer_identifier(key.tokenizer).folder.is_dir():
             return ()
         cached = self._cached.get(key.stage)
         is_fresh = cached is not None and cached.key == key and 0 <= now - cached.checked_at < DATA_CACHE_RECHECK_SECONDS

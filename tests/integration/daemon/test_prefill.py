@@ -344,6 +344,28 @@ def test_killed_at_every_effect(tmp_path, holds, accounting, ending):
     assert blow_at > 25, "there were fewer effects than there must be"
 
 
+def test_suites_of_local_files_wait_for_a_tokenizer_of_the_hub_that_is_not_cached(lab):
+    watched = lab(slices="tier: tier2_ppl\nslices:\n" + LOCAL)
+    watched.tick(30)
+    command = f"watcher prefill stage1 --config {watched.root / 'watcher.yaml'}"
+    said = f"the data cache lacks tokenizer acme/tok. Run {command}"
+    assert (watched.list_states(), watched.list_reasons()["stage1/step_100"]) == ({"stage1/step_100": "waiting"}, said)
+    told, skips, _ = preview_tick(
+        watched.config, DryJournal(read_journal(watched.config.paths)), watched.executor, "id", clock=watched.clock, environ={}
+    )
+    assert ({skip.evaluation: skip.reason for skip in skips}["stage1/step_100"], told) == (said, [])
+    assert watched.run_ids() == []
+    fill(watched)
+    watched.tick_until(watched.are_all_scored, 5)
+    assert runs(watched) == {"stage1/step_100": 1}
+
+
+def test_a_prefill_job_gets_the_tokenizer_of_suites_of_local_files(lab):
+    watched = lab(slices="tier: tier2_ppl\nslices:\n" + LOCAL, auto=True)
+    watched.tick_until(watched.are_all_scored, 9)
+    assert runs(watched) == {KEY: 1, "stage1/step_100": 1}
+
+
 def test_jobs_that_lack_data_again_and_again_are_capped_and_say_why(tmp_path, monkeypatch):
     watched = WatchedRun(tmp_path, monkeypatch, steps=(100,))
     watched.write_checkpoint("stage1", 100)

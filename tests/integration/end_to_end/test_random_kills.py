@@ -13,8 +13,10 @@ import textwrap
 import time
 from collections import Counter
 
+from suites.contract.paths import DataPaths
 from support.executors.batch_scripts import wait_until
 from support.models.nanotron_checkpoint import set_times, write_tiny_checkpoint
+from watcher.simulate.jobs import cache_tokenizer
 
 STEPS = (10, 20, 30, 40, 50, 60)
 
@@ -76,6 +78,7 @@ def test_killed_at_random_moments_each_evaluation_runs_once(tmp_path):
     (tmp_path / "run.py").write_text(textwrap.dedent(DAEMON))
     (tmp_path / "slices.yaml").write_text("tier: tier2_ppl\nslices:\n  web: {data_files: [/data/web.jsonl]}\n")
     (tmp_path / "tasks.yaml").write_text("tier: tier3_cf\ntasks:\n  ours: {data_files: [/d.jsonl], adapter: multiple_choice}\n")
+    cache_tokenizer("t", DataPaths(tmp_path / "data"))
     scorer = tmp_path / "scorer"
     scorer.write_text(SCORER.format(python=sys.executable, path=sys.path, root=str(tmp_path)))
     scorer.chmod(0o755)

@@ -184,8 +184,9 @@ stages:
 """
 
 
-def test_a_dry_run_shows_both_what_was_asked_for_and_what_is_due(config_folder):
-    (config_folder / "watcher.yaml").write_text(DUE)
+def prepare_due_step(config_folder, config):
+    """A complete checkpoint and data of its own; returns what runs a command there."""
+    (config_folder / "watcher.yaml").write_text(config)
     (config_folder / "slices.yaml").write_text("tier: tier2_ppl\nslices:\n  web: {data_files: [web.jsonl], target_tokens: 9}\n")
     (config_folder / "web.jsonl").write_text('{"text": "some words"}\n')
     (config_folder / "tokenizer").mkdir()
@@ -198,6 +199,22 @@ def test_a_dry_run_shows_both_what_was_asked_for_and_what_is_due(config_folder):
         assert (process.returncode, err) == (0, "")
         return out.splitlines()
 
+    return command
+
+
+def test_local_data_wait_for_a_tokenizer_of_the_hub_and_every_command_names_it(config_folder):
+    command = prepare_due_step(config_folder, DUE.replace("./tokenizer", "acme/uncached"))
+    waits = "the data cache lacks tokenizer acme/uncached. Run watcher prefill stage1"
+    assert any(line.startswith(f"skipped stage1/step_100: {waits}") for line in command("once", "--dry-run"))
+    command("once")
+    assert not list(config_folder.glob("results/.watcher/attempts/*"))
+    row = json.loads((config_folder / "results/.watcher/status.json").read_text())["stages"]["stage1"]["evaluations"][0]
+    assert (row["state"], row["reason_kind"]) == ("waiting", "data")
+    assert row["reason"].startswith(waits)
+
+
+def test_a_dry_run_shows_both_what_was_asked_for_and_what_is_due(config_folder):
+    command = prepare_due_step(config_folder, DUE)
     submits = "submit stage1/step_100: complete and not scored"
     assert command("once", "--dry-run") == [submits, "skipped stage1/step_200: waiting for checkpoint"]
     command("enqueue", "stage1", "40")
