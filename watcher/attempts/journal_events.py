@@ -37,6 +37,7 @@ def make_scored_event(
         suites={**record.suites, **suites},
         scores=results.scores,
         notes=results.notes,
+        assume=results.assume,
         reason=reason,
         results=results_folder,
         run_id=run_id,

@@ -205,6 +205,8 @@ class Scored(StateChange, frozen=True, kw_only=True, tag="scored"):
     """Headlines of the valid tier files, for status."""
     notes: tuple[str, ...] = ()
     """What the tier files tell a person: what was guessed, left out or ignored."""
+    assume: Mapping[str, Mapping[str, str]] = msgspec.field(default_factory=dict)
+    """Tier -> key of model_config.json -> the choice under which its scores were made."""
     results: PathText = ""
     """The results folder of the tier files; empty: the stage's."""
     mtimes: str | None = None

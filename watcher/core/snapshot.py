@@ -152,6 +152,8 @@ class EvaluationResults(msgspec.Struct, frozen=True, kw_only=True):
     """Headlines of the valid ones, for status: ``ppl``, ``primary``, ``instruction_match_rate``; ``suspicious``."""
     notes: tuple[str, ...] = ()
     """Those of the valid ones, without duplicates."""
+    assume: Mapping[str, Mapping[str, str]] = msgspec.field(default_factory=dict)
+    """Tier -> the ``assume`` of its valid file, where it has one."""
 
     @property
     def is_valid(self) -> bool:

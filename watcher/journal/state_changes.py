@@ -125,7 +125,7 @@ def _content_changes(
         "times": {name: value for name, value in times.items() if value is not None},
     }
     if not same_content:  # scores of another content
-        changes["extra"] = {name: value for name, value in record.extra.items() if name not in {"scores", "notes"}}
+        changes["extra"] = {name: value for name, value in record.extra.items() if name not in {"scores", "notes", "assume"}}
     return changes
 
 
@@ -153,6 +153,7 @@ def _scored_changes(record: EvaluationRecord, event: events.Scored, t: float) ->
     same_content = record.fingerprint == event.fingerprint
     scores_before = record.extra.get("scores") if same_content else None  # of tiers that were not asked for again
     previous_scores = scores_before if isinstance(scores_before, dict) else {}
+    shown = {"scores": {**previous_scores, **event.scores}, "notes": list(event.notes), "assume": dict(event.assume)}
     return {
         "fingerprint": event.fingerprint,
         "suites": dict(event.suites),
@@ -162,7 +163,7 @@ def _scored_changes(record: EvaluationRecord, event: events.Scored, t: float) ->
         "results": event.results,
         # A job's end does not read the checkpoint, so the last inspection's mtimes stay.
         "mtimes": record.mtimes if event.mtimes is None else event.mtimes,
-        "extra": {**record.extra, "scores": {**previous_scores, **event.scores}, "notes": list(event.notes)},
+        "extra": {**record.extra, **shown},
         "times": _update_times(record, scored=t),
     }
 

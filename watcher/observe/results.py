@@ -20,6 +20,7 @@ def check_results(paths: EvaluationPaths, fingerprint: str, tiers: Mapping[str, 
     fingerprints: dict[str, str] = {}
     scores: dict[str, float] = {}
     notes: dict[str, None] = {}
+    assume: dict[str, dict[str, str]] = {}
     for tier, (digest, names) in tiers.items():
         if tier not in TIER_FILES:
             verdicts[tier] = TierVerdict("invalid", f"no tier is called {tier}")
@@ -35,7 +36,15 @@ def check_results(paths: EvaluationPaths, fingerprint: str, tiers: Mapping[str, 
             document = read_json_object_if_readable(path)
             scores |= _read_headline_scores(document)
             notes |= dict.fromkeys(_read_notes(document))
-    return EvaluationResults(verdicts=verdicts, fingerprints=fingerprints, scores=scores, notes=tuple(notes))
+            if choices := _read_assume(document):
+                assume[tier] = choices
+    return EvaluationResults(verdicts=verdicts, fingerprints=fingerprints, scores=scores, notes=tuple(notes), assume=assume)
+
+
+def _read_assume(document: Mapping[str, Any]) -> dict[str, str]:
+    """Key of model_config.json -> the choice under which a tier was scored."""
+    choices = document.get("assume")
+    return {key: str(choice) for key, choice in choices.items()} if isinstance(choices, dict) else {}
 
 
 def _read_notes(document: Mapping[str, Any]) -> list[str]:

@@ -33,7 +33,7 @@ from watcher.reconcile.baselines import (
 )
 from watcher.report.result_files import ResultFiles, list_result_folders, read_result_files
 from watcher.status.health import Health
-from watcher.status.training_notes import describe_training_changes
+from watcher.status.training_notes import describe_other_assumptions, describe_training_changes
 
 REPORT_SCHEMA = 1
 
@@ -176,6 +176,7 @@ def _build_stage(
         notes=(
             *_collect_notes(stage, bridge, journal_state.started_from.get(name)),
             *describe_training_changes(name, stage_records),
+            *(() if stage is None else describe_other_assumptions(stage, stage_records)),
         ),
     )
 

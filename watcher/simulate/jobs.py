@@ -200,6 +200,7 @@ def publish_scores(request: ScoringRequest, *, value: float = 1.5) -> None:
             "step": request.step,
             "checkpoint": {"path": request.checkpoint, "fingerprint": request.fingerprint, "source_stage": request.source_stage},
             "suite_digest": digest,
+            "assume": request.assume,
             "summary": dict.fromkeys(TIER4_RATES, 1.0),
             TIER_SECTIONS[tier]: dict.fromkeys(names, entry),
         }

@@ -19,7 +19,11 @@ from watcher.core.evaluation import PREFILL_DIRECTORY, Attempt, EvaluationRecord
 from watcher.core.snapshot import QueueSnapshot
 from watcher.status.reader import StatusDocument, select_finite
 from watcher.status.text import render_status
-from watcher.status.training_notes import describe_training_changes
+from watcher.status.training_notes import (
+    describe_other_assumptions,
+    describe_training_changes,
+    read_published_assume,
+)
 
 STATUS_SCHEMA = 1
 
@@ -119,7 +123,7 @@ def _build_stage(
         "error": skip_reasons.get(checkpoints, ""),
         "data_cache": skip_reasons.get(f"{stage.name}/{PREFILL_DIRECTORY}", ""),
         "configured": True,
-        "notes": describe_training_changes(stage.name, records),
+        "notes": [*describe_training_changes(stage.name, records), *describe_other_assumptions(stage, records)],
         "next": stage.find_next_step(newest_step),
         "last": stage.last_step,
         "assume": dict(stage.assume),
@@ -153,6 +157,7 @@ def _build_row(record: EvaluationRecord, detail: str, progress: Mapping[str, flo
         "times": dict(record.times),
         "scores": {name: float(score) for name, score in scores.items()},
         "notes": list(record.extra.get("notes", ())),
+        "assume": read_published_assume(record),
         "progress": dict(progress),
     }
 

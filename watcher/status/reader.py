@@ -141,6 +141,7 @@ _ROW_FIELDS: Mapping[str, FieldParser] = {
     "times": _select_seconds,
     "scores": select_finite,
     "notes": lambda value: [note for note in as_list(value) if isinstance(note, str)],
+    "assume": as_object,
     "progress": _select_seconds,
 }
 

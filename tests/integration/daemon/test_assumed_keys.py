@@ -59,3 +59,30 @@ def test_two_stages_read_the_same_checkpoint_each_in_its_way(watched):
     watched.tick_until(watched.are_all_scored, max_ticks=8)
     requests = [read_scoring_request(watched.config.paths.attempt(run_id).request) for run_id in watched.run_ids()]
     assert {request.stage: request.assume["rope_scaling"] for request in requests} == {"stage1": "ignored", "stage2": "applied"}
+
+
+@pytest.mark.parametrize(
+    ("assume", "said"),
+    [
+        ({"rope_scaling": "applied"}, "now has applied"),
+        ({}, "now has no choice for it"),
+        ({"rope_scaling": "ignored", "use_qk_norm": "ignored"}, ""),
+    ],
+)
+def test_scores_under_another_choice_are_named_with_what_scores_them_again(assume, said, watched):
+    watched.configure(stage1={"steps": (100, 200), "assume": {"rope_scaling": "ignored"}})
+    for step in (100, 200):
+        watched.write_checkpoint("stage1", step, **LINEAR)
+    watched.tick_until(lambda: len(watched.list_states()) == 2 and watched.are_all_scored(), 9)
+    watched.configure(stage1={"steps": (100, 200), "assume": assume})
+    watched.tick(3)
+    assert watched.list_states() == {"stage1/step_100": "scored", "stage1/step_200": "scored"}, "the scores stay"
+    notes = json.loads(watched.config.paths.status_json.read_text())["stages"]["stage1"]["notes"]
+    assert len(notes) == bool(said)
+    assert all(f"step 100, 200: scored with rope_scaling ignored, and stages.stage1.assume {said}" in note for note in notes)
+    if "applied" in said:
+        watched.write_request("enqueue", 100)
+        watched.write_request("retry", 200, force=True)
+        watched.tick_until(lambda: len(watched.run_ids()) == 3 and watched.are_all_scored(), 9)
+        (note,) = json.loads(watched.config.paths.status_json.read_text())["stages"]["stage1"]["notes"]
+        assert note.startswith("step 100: scored with")
