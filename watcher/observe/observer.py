@@ -2,7 +2,7 @@
 
 An idle poll stats each stage's folder, its latest.txt and its folder of results, whatever the number of checkpoints.
 Settled evaluations are checked again only when a folder changed, and once an hour. The queue is queried at most once a
-tick, and not at all while no job of ours can be in it.
+tick, and once an hour while no job of ours should be in it.
 """
 
 import operator
@@ -149,7 +149,7 @@ class Observer:
         )
         results |= check_prefill_results(journal_state, missing_entries)
         # The disk is read before the queue: a job that ends in between has its exit record in the next snapshot.
-        queue, unknown_jobs = self._observe_queue(config, journal_state, executor, now)
+        queue, unknown_jobs = self._observe_queue(config, journal_state, executor, now, full_scan_due=full_scan_due)
         # Logs are read only for failures, since they may be large and many.
         attempts |= {
             record.attempt.run_id: evidence_attempts.add_failure_details(
@@ -239,9 +239,9 @@ class Observer:
         }
 
     def _observe_queue(
-        self, config: Config, journal_state: JournalState, executor: Executor, now: float
+        self, config: Config, journal_state: JournalState, executor: Executor, now: float, *, full_scan_due: bool
     ) -> tuple[QueueSnapshot | None, dict[str, ScoringRequest]]:
-        queue = self._queue_reader.read(journal_state, executor, now)
+        queue = self._queue_reader.read(journal_state, executor, now, full_scan_due=full_scan_due)
         if queue is None or queue.jobs is None:
             return queue, {}
         known_run_ids = {record.attempt.run_id for record in journal_state.iter_all_records() if record.attempt is not None}

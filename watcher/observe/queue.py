@@ -1,6 +1,7 @@
 """Asks the executor for its queue, and accounting for what the queue lacks.
 
-The queue is asked at most once a tick, and not at all while no job of ours can be in it. It lists the jobs of one owner:
+The queue is asked at most once a tick. While no job of ours should be in it, it is asked with the hourly look at settled
+evaluations: a site may requeue a job long after its scores. It lists the jobs of one owner:
 what it lacks is only asked for in accounting where that owner is the attempt's.
 """
 
@@ -53,8 +54,10 @@ class QueueReader:
         if self._queue is None or self._queue.at < oldest_kept:
             self._queue, self._is_queried = None, False
 
-    def read(self, journal_state: JournalState, executor: Executor, now: float) -> QueueSnapshot | None:
-        """The queue; None where no job of ours can be in it."""
+    def read(
+        self, journal_state: JournalState, executor: Executor, now: float, *, full_scan_due: bool
+    ) -> QueueSnapshot | None:
+        """The queue; None where no job of ours should be in it, and no look at all is due."""
         if self._is_queried:
             return self._queue
         records = list(journal_state.iter_all_records())
@@ -68,6 +71,7 @@ class QueueReader:
             or not self._was_answered
             or self._listed_live_job
             or any(record.is_ready_to_submit for record in records)
+            or (full_scan_due and any(record.attempts for record in records))
         )
         if should_query:
             self._is_queried = True

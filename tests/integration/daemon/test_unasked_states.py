@@ -181,6 +181,24 @@ def test_a_job_that_is_back_in_the_queue_after_its_scores_is_cancelled_and_that_
     assert len(watched.executor.runs) == 1
 
 
+def test_a_job_that_is_requeued_long_after_its_scores_is_seen_within_the_hour_at_one_query(watched):
+    watched.tick(4)
+    job = only_job(watched)
+    watched.executor.purge()
+    watched.tick(20)
+    assert watched.list_states()[KEY] == "scored"
+    job.state, job.restarts = JobState.PENDING, 1
+    watched.executor.jobs[job.name] = job
+    before = watched.executor.calls["queue"]
+    watched.tick(60, jobs=False)
+    assert job.state is JobState.CANCELLED
+    assert watched.list_states()[KEY] == "scored"
+    watched.executor.purge()
+    seen = watched.executor.calls["queue"]
+    watched.tick(120, jobs=False)
+    assert (seen - before, watched.executor.calls["queue"] - seen) == (2, 2), "once an hour, and once more after it was seen live"
+
+
 def test_a_job_that_only_ends_slowly_after_its_scores_is_left_alone(watched):
     watched.tick(2)
     job = only_job(watched)
