@@ -180,6 +180,7 @@ def _resolve_bridge(stage: Stage, config: Config, source: str | None, steps: tup
 
 def _find_bridge_step(stage: Stage, config: Config, source: str | None) -> tuple[str, tuple[int, ...]]:
     """(source stage, steps) of the config's bridge, as the daemon resolves it now. UserError where it is unknown."""
+    from watcher.core.bounded_reads import BoundedReads  # noqa: PLC0415
     from watcher.observe.stage_folders import StageFolderCache  # noqa: PLC0415
     from watcher.reconcile.schedule import resolve_bridge_step  # noqa: PLC0415
 
@@ -188,7 +189,8 @@ def _find_bridge_step(stage: Stage, config: Config, source: str | None) -> tuple
         hint = "write bridge: {from: STAGE, step: N}, or use --from STAGE with a step"
         raise UserError("has no bridge", location=location, hint=hint)
     stages = [each for each in (stage, config.stages.get(stage.bridge.source)) if each is not None]
-    folders = {each.name: StageFolderCache().list_stage(each, time.time()) for each in stages}
+    cache = StageFolderCache(BoundedReads(config.poll))
+    folders = {each.name: cache.list_stage(each, time.time()) for each in stages}
     step, reason = resolve_bridge_step(stage, config, folders)
     if step is None:
         hint = "give it: enqueue STAGE STEP --bridge"

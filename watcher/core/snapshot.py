@@ -26,6 +26,8 @@ class StageFolder(msgspec.Struct, frozen=True, kw_only=True):
     """Step -> folder; None: unknown, which is not the same as none."""
     error: str = ""
     """Why ``steps`` is unknown."""
+    is_hanging: bool = False
+    """Its file server does not answer, so nothing in it is read."""
     layout: CheckpointLayout = CheckpointLayout()
     """By which the folder was listed."""
     unmatched: str = ""

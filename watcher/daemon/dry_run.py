@@ -8,6 +8,7 @@ import msgspec
 from suites.contract.tier_files import TierVerdict
 from watcher.config.settings import Config
 from watcher.core.actions import Action, ArchiveResults, CloseRequest, Skip
+from watcher.core.bounded_reads import BoundedReads
 from watcher.core.clock import Clock
 from watcher.core.events import JournalEvent
 from watcher.core.executor import Executor
@@ -43,7 +44,11 @@ def preview_tick(
     """
     # The server's clock would need a file to touch, and a dry run writes nothing.
     observer = Observer(
-        state_id, environ, server_clock=lambda _: clock(), data_hashes=LocalDataHashes(config.paths.contents_json)
+        state_id,
+        environ,
+        server_clock=lambda _: clock(),
+        data_hashes=LocalDataHashes(config.paths.contents_json),
+        reads=BoundedReads(config.poll, clock),
     )
     descriptions: list[dict[str, str]] = []
     done: set[tuple[str, str, str]] = set()

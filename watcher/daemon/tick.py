@@ -28,6 +28,7 @@ from watcher.core.actions import (
     SubmitPrefill,
     UnpinCheckpoint,
 )
+from watcher.core.bounded_reads import BoundedReads
 from watcher.core.clock import Clock, LogFn, TimeSlice
 from watcher.core.events import JournalEvent
 from watcher.core.executor import Executor
@@ -79,6 +80,7 @@ class TickRunner:
             environ,
             server_clock=server_clock,
             data_hashes=LocalDataHashes(config.paths.contents_json, can_write=True, bytes_per_tick=data_bytes_per_tick),
+            reads=BoundedReads(config.poll, clock),
         )
         self.skips: tuple[Skip, ...] = ()
         self.alerts: tuple[Alert, ...] = ()

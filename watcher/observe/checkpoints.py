@@ -8,6 +8,7 @@ import msgspec
 
 from suites.checkpoint.completeness import Completeness, Inspection, inspect_checkpoint, read_mtimes
 from watcher.config.settings import Config
+from watcher.core.bounded_reads import BoundedReads, HangingRead
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
 from watcher.core.reasons import ReasonKind
 from watcher.core.snapshot import StageFolder
@@ -56,7 +57,8 @@ def encode_mtimes(folder: str) -> str | None:
 class InspectionCache:
     """Remembers inspections from one poll to the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, reads: BoundedReads) -> None:
+        self._reads = reads
         self._cached: dict[str, _CachedInspection] = {}
         self._suspects: set[str] = set()
         """Folders of settled evaluations whose mtimes changed and which are incomplete still."""
@@ -108,6 +110,9 @@ class InspectionCache:
     ) -> tuple[Inspection, str | None] | None:
         """The inspection that is due now; None where there is none, or no time for it."""
         folder = record.checkpoint
+        # Whoever touches what hangs hangs too.
+        if stage_folder is not None and stage_folder.is_hanging:
+            return None
         is_changed = look.full_scan_due or parent in look.changed_folders
         is_due = is_changed or folder in look.deferred_before
         if record.state in OPEN_STATES:
@@ -135,7 +140,8 @@ class InspectionCache:
             self.deferred.add(folder)
             return None
         # Files that are missing belong to a deletion, which leaves the scores alone.
-        if encode_mtimes(folder) in {record.mtimes, None}:
+        mtimes = self._read_mtimes(folder, record.mtimes)
+        if mtimes in {record.mtimes, None}:
             self._suspects.discard(folder)
             return None
         self._suspects.add(folder)
@@ -147,7 +153,7 @@ class InspectionCache:
         if (
             known is not None
             and known.forced == record.forced
-            and (record.state is not EvaluationState.PENDING or encode_mtimes(folder) == known.mtimes)
+            and (record.state is not EvaluationState.PENDING or self._read_mtimes(folder, known.mtimes) == known.mtimes)
         ):
             return known.inspection, known.mtimes
         if not look.take_time():
@@ -184,10 +190,15 @@ class InspectionCache:
         is_gone = inspection is not None and inspection.kind is Completeness.GONE
         if not (stage_folder is None or is_gone or _is_absent(record, stage_folder)):
             return
-        folder = record.pin.folder
-        inspections[folder] = inspect_checkpoint(
-            Path(folder), now=server_now, settle_seconds=settle_seconds, forced=record.forced, step=record.step
-        )
+        folder, step, forced = record.pin.folder, record.step, record.forced
+        try:
+            inspections[folder] = self._reads.run(
+                ("pin", folder),
+                folder,
+                lambda: inspect_checkpoint(Path(folder), now=server_now, settle_seconds=settle_seconds, forced=forced, step=step),
+            )
+        except HangingRead as error:
+            inspections[folder] = _describe_hanging(folder, error)
 
     def _is_unreadable_for_long(self, folder: str, server_now: float) -> bool:
         cached = self._cached.get(folder)
@@ -195,25 +206,49 @@ class InspectionCache:
             cached.inspection.kind is Completeness.UNREADABLE and server_now - cached.inspected_at >= SLOW_CHECK_SECONDS
         )
 
+    def _read_mtimes(self, folder: str, known: str | None) -> str | None:
+        """The mtimes now; ``known`` while its file server does not answer."""
+        try:
+            return self._reads.run(("mtimes", folder), folder, lambda: encode_mtimes(folder))
+        except HangingRead:
+            return known
+
     def _inspect(self, record: EvaluationRecord, settle_seconds: float, server_now: float) -> tuple[Inspection, str | None]:
-        folder = record.checkpoint
-        # Mtimes before content: a write during the inspection then shows as a difference.
-        mtimes = encode_mtimes(folder)
-        cached = self._cached.get(folder)
-        # Shards may change without these mtimes, so even a stable folder is read again after a while.
-        if cached is not None and (cached.mtimes, cached.forced) == (mtimes, record.forced):
-            age_seconds = server_now - cached.inspected_at
-            if _is_stable(cached.inspection, server_now) and 0 <= age_seconds < SLOW_CHECK_SECONDS:
-                return cached.inspection, mtimes
-        inspection = inspect_checkpoint(
-            Path(folder), now=server_now, settle_seconds=settle_seconds, forced=record.forced, step=record.step
-        )
-        # Old and new files may be mixed in what was read.
-        if encode_mtimes(folder) != mtimes:
-            reason = "being written: it changed during its inspection"
-            inspection = msgspec.structs.replace(inspection, kind=Completeness.NOT_YET, reason=reason, fingerprint=None)
-        self._cached[folder] = _CachedInspection(inspection, mtimes, server_now, record.forced)
-        return inspection, mtimes
+        folder, step, forced, cached = record.checkpoint, record.step, record.forced, self._cached.get(record.checkpoint)
+        try:
+            inspected = self._reads.run(
+                ("inspection", folder, step, forced),
+                folder,
+                lambda: _inspect_folder(folder, step, cached, forced=forced, settle_seconds=settle_seconds, now=server_now),
+            )
+        except HangingRead as error:
+            return _describe_hanging(folder, error), None
+        self._cached[folder] = inspected
+        return inspected.inspection, inspected.mtimes
+
+
+def _inspect_folder(
+    folder: str, step: int, known: _CachedInspection | None, *, forced: bool, settle_seconds: float, now: float
+) -> _CachedInspection:
+    """The inspection of a folder at ``now``, the server's clock; ``known`` itself while it still holds."""
+    # Mtimes before content: a write during the inspection then shows as a difference.
+    mtimes = encode_mtimes(folder)
+    # Shards may change without these mtimes, so even a stable folder is read again after a while.
+    if known is not None and (known.mtimes, known.forced) == (mtimes, forced):
+        age_seconds = now - known.inspected_at
+        if _is_stable(known.inspection, now) and 0 <= age_seconds < SLOW_CHECK_SECONDS:
+            return known
+    inspection = inspect_checkpoint(Path(folder), now=now, settle_seconds=settle_seconds, forced=forced, step=step)
+    # Old and new files may be mixed in what was read.
+    if encode_mtimes(folder) != mtimes:
+        reason = "being written: it changed during its inspection"
+        inspection = msgspec.structs.replace(inspection, kind=Completeness.NOT_YET, reason=reason, fingerprint=None)
+    return _CachedInspection(inspection, mtimes, now, forced)
+
+
+def _describe_hanging(folder: str, error: HangingRead) -> Inspection:
+    """What is known of a checkpoint whose file server does not answer: nothing."""
+    return Inspection(kind=Completeness.NOT_YET, reason=f"{folder}: {error.strerror}", folder=Path(folder))
 
 
 def _is_absent(record: EvaluationRecord, stage_folder: StageFolder | None) -> bool:

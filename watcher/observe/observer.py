@@ -15,6 +15,7 @@ import msgspec
 from suites.contract.paths import DataPaths
 from suites.contract.scoring_request import ScoringRequest
 from watcher.config.settings import Config
+from watcher.core.bounded_reads import BoundedReads
 from watcher.core.clock import touch_clock
 from watcher.core.evaluation import IN_FLIGHT_STATES
 from watcher.core.executor import Executor, Job, JobState
@@ -54,14 +55,17 @@ class Observer:
         *,
         server_clock: Callable[[Path], float] = touch_clock,
         data_hashes: LocalDataHashes | None = None,
+        reads: BoundedReads,
     ) -> None:
+        """``reads``: how folders of other people are read."""
         self._server_clock = server_clock
         self._comment = format_job_comment(state_id)
         self._stage_folders, self._requirements, self._inspections = (
-            StageFolderCache(),
+            StageFolderCache(reads),
             StageRequirementsCache(environ, data_hashes),
-            InspectionCache(),
+            InspectionCache(reads),
         )
+        self._reads = reads
         # Each cache makes one kind of reading cheap, so that an idle poll costs a few stats.
         self._missing_entries = MissingEntriesCache()
         self._tokenizer_digests = TokenizerDigestCache()
@@ -89,6 +93,7 @@ class Observer:
 
     def new_tick(self) -> None:
         """Look at everything again: the queue, checkpoints and data."""
+        self._reads.new_tick()
         self._queue_reader.new_tick()
         self._inspections.new_pass()
         self._requirements.new_tick()
@@ -98,6 +103,7 @@ class Observer:
 
         The queue is asked again where its answer is older than ``oldest_queue``.
         """
+        self._reads.new_tick()
         self._queue_reader.new_tick(oldest_queue)
         self._requirements.new_tick()
 

@@ -54,9 +54,7 @@ class QueueReader:
         if self._queue is None or self._queue.at < oldest_kept:
             self._queue, self._is_queried = None, False
 
-    def read(
-        self, journal_state: JournalState, executor: Executor, now: float, *, full_scan_due: bool
-    ) -> QueueSnapshot | None:
+    def read(self, journal_state: JournalState, executor: Executor, now: float, *, full_scan_due: bool) -> QueueSnapshot | None:
         """The queue; None where no job of ours should be in it, and no look at all is due."""
         if self._is_queried:
             return self._queue

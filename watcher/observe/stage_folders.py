@@ -1,12 +1,13 @@
 """Lists a stage's checkpoint folder when its mtime changed.
 
 A folder is listed again when it or its latest.txt changed, and once an hour. It is also listed while its last change is so
-recent that the next one might not show in its mtime. A listing that fails is unknown, never empty.
+recent that the next one might not show in its mtime. A listing that fails is unknown, never empty. One that hangs stops no other.
 """
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,6 +16,7 @@ from suites.checkpoint.metadata import TrainingConfig, read_training_config
 from suites.common.documents import may_be_folder, open_without_blocking
 from suites.common.errors import UserError
 from watcher.config.settings import Config, Stage
+from watcher.core.bounded_reads import BoundedReads, HangingRead
 from watcher.core.snapshot import StageFolder
 
 RELIST_SECONDS = 3600.0
@@ -35,104 +37,123 @@ RACY_MTIME_SECONDS = 3.0
 FolderStamp = tuple[int, ...] | None
 
 
-class _CachedFolder(msgspec.Struct, frozen=True):
+class _Listing(msgspec.Struct, frozen=True, kw_only=True):
     """A listed folder with its stamps."""
 
     stage_folder: StageFolder
-    stamp: FolderStamp
-    latest_stamp: FolderStamp
+    stamp: FolderStamp = None
+    latest_stamp: FolderStamp = None
     listed_at: float
-    is_reliable: bool
-    """Whether a further change would show in the stamps."""
+    is_readable: bool = True
+    """Whether the folder and its documents were readable."""
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether a further change would show in the stamps."""
+        # A recent mtime may hide a second change, on file systems with coarse times.
+        stamps = (stamp[0] for stamp in (self.stamp, self.latest_stamp) if stamp is not None)
+        age_seconds = self.listed_at - max(stamps, default=0) / 1e9
+        return age_seconds > (RACY_MTIME_SECONDS if self.is_readable else UNREADABLE_RETRY_SECONDS)
+
+
+class _Unscheduled(NamedTuple):
+    """Folders that look like stages, and what they depend on."""
+
+    stamp: FolderStamp
+    watched: tuple[str, ...]
+    """Folders of the config's stages."""
+    folders: tuple[str, ...]
 
 
 class StageFolderCache:
     """Remembers every stage's folder from one poll to the next."""
 
-    def __init__(self) -> None:
-        self._cached: dict[tuple[str, CheckpointLayout], _CachedFolder] = {}
-        self._unscheduled: tuple[FolderStamp, tuple[str, ...], tuple[str, ...]] | None = None
+    def __init__(self, reads: BoundedReads) -> None:
+        self._reads = reads
+        self._cached: dict[tuple[str, CheckpointLayout], _Listing] = {}
+        self._unscheduled: _Unscheduled | None = None
         self.changed_folders: set[str] = set()
         """Folders (as text) that were listed anew since ``changed_folders`` was last cleared."""
 
     def list_stage(self, stage: Stage, server_now: float) -> StageFolder:
         """The stage's folder now; the same object where nothing changed."""
-        folder, folder_name = stage.checkpoints, str(stage.checkpoints)
+        folder_name = str(stage.checkpoints)
         # Two stages may read one folder by two layouts.
         cache_key = folder_name, stage.layout
         cached = self._cached.get(cache_key)
         try:
-            stamp = _read_stamp(folder)
-            # A new step moves the folder's mtime; a rewritten step moves only latest.txt.
-            latest_stamp = _read_latest_stamp(folder) if stamp is not None else None
-            if (
-                cached is not None
-                and cached.is_reliable
-                and cached.stage_folder.steps is not None
-                and (cached.stamp, cached.latest_stamp) == (stamp, latest_stamp)
-                and 0 <= server_now - cached.listed_at < RELIST_SECONDS
-            ):
-                return cached.stage_folder
-            stage_folder, is_reliable = (
-                (StageFolder(steps={}, layout=stage.layout, absent=True), True)
-                if stamp is None
-                else _list_checkpoints(folder, stage.layout)
-            )
-            if not (stage_folder.absent or stage_folder.steps or stage_folder.unmatched) and latest_stamp is None:
-                stage_folder = StageFolder(steps={}, layout=stage.layout, is_empty=True)
-        except FileNotFoundError:  # deleted between two calls
-            stage_folder, stamp, latest_stamp, is_reliable = (
-                StageFolder(steps={}, layout=stage.layout, absent=True),
-                None,
-                None,
-                True,
-            )
+            listing = self._reads.run(cache_key, folder_name, lambda: _read_folder(stage, cached, server_now))
         except OSError as error:
-            message = f"{folder}: cannot list: {error.strerror or error}"
-            stage_folder, stamp, latest_stamp, is_reliable = (
-                StageFolder(steps=None, layout=stage.layout, error=message),
-                None,
-                None,
-                False,
-            )
-        # A recent mtime may hide a second change, on file systems with coarse times.
-        newest_mtime = max((file_stamp[0] for file_stamp in (stamp, latest_stamp) if file_stamp is not None), default=0) / 1e9
-        unchanged = cached is not None and cached.stage_folder == stage_folder
+            listing = _describe_failure(stage, error, server_now)
+        if listing is cached:
+            return listing.stage_folder
+        unchanged = cached is not None and cached.stage_folder == listing.stage_folder
         # Even an equal listing may hide a rewritten step, so inspections look again.
-        if cached is None or not unchanged or (cached.stamp, cached.latest_stamp) != (stamp, latest_stamp):
+        if cached is None or not unchanged or (cached.stamp, cached.latest_stamp) != (listing.stamp, listing.latest_stamp):
             self.changed_folders.add(folder_name)
         # Identity tells the observer that nothing changed.
         if cached is not None and unchanged:
-            stage_folder = cached.stage_folder
-        age_seconds = server_now - newest_mtime
-        self._cached[cache_key] = _CachedFolder(
-            stage_folder,
-            stamp,
-            latest_stamp,
-            server_now,
-            age_seconds > (RACY_MTIME_SECONDS if is_reliable else UNREADABLE_RETRY_SECONDS),
-        )
-        return stage_folder
+            listing = msgspec.structs.replace(listing, stage_folder=cached.stage_folder)
+        self._cached[cache_key] = listing
+        return listing.stage_folder
 
     def find_unscheduled(self, config: Config) -> tuple[str, ...]:
         """Folders under ${scratch}/ckpts, or that folder itself, that look like stages which the config lacks."""
         folder = config.scratch / "ckpts"
         watched = tuple(str(stage.checkpoints) for stage in config.stages.values())
         try:
-            stamp = _read_stamp(folder)
-            if self._unscheduled is not None and self._unscheduled[:2] == (stamp, watched):
-                return self._unscheduled[2]
-            with os.scandir(folder) as entries:
-                folders = [entry for entry in entries if may_be_folder(entry)]
-            names = sorted(entry.path for entry in folders if entry.name.startswith("stage"))
-            # A run that saves directly into ckpts is a stage, too.
-            if any(guess_step(entry.name) is not None for entry in folders):
-                names.append(str(folder))
+            self._unscheduled = self._reads.run(
+                ("unscheduled", watched), str(folder), lambda: _find_unscheduled(folder, watched, self._unscheduled)
+            )
         except OSError:  # list_stage reports it for each stage
             return ()
-        unscheduled = tuple(name for name in names if name not in watched)
-        self._unscheduled = (stamp, watched, unscheduled)
-        return unscheduled
+        return self._unscheduled.folders
+
+
+def _find_unscheduled(folder: Path, watched: tuple[str, ...], known: _Unscheduled | None) -> _Unscheduled:
+    stamp = _read_stamp(folder)
+    if known is not None and (known.stamp, known.watched) == (stamp, watched):
+        return known
+    with os.scandir(folder) as entries:
+        folders = [entry for entry in entries if may_be_folder(entry)]
+    names = sorted(entry.path for entry in folders if entry.name.startswith("stage"))
+    # A run that saves directly into ckpts is a stage, too.
+    if any(guess_step(entry.name) is not None for entry in folders):
+        names.append(str(folder))
+    return _Unscheduled(stamp, watched, tuple(name for name in names if name not in watched))
+
+
+def _read_folder(stage: Stage, known: _Listing | None, server_now: float) -> _Listing:
+    """The listing of a stage's folder; ``known`` itself where nothing changed. OSError."""
+    folder, layout = stage.checkpoints, stage.layout
+    try:
+        stamp = _read_stamp(folder)
+        # A new step moves the folder's mtime; a rewritten step moves only latest.txt.
+        latest_stamp = _read_latest_stamp(folder) if stamp is not None else None
+        if (
+            known is not None
+            and known.is_reliable
+            and known.stage_folder.steps is not None
+            and (known.stamp, known.latest_stamp) == (stamp, latest_stamp)
+            and 0 <= server_now - known.listed_at < RELIST_SECONDS
+        ):
+            return known
+        stage_folder, is_readable = StageFolder(steps={}, layout=layout, absent=True), True
+        if stamp is not None:
+            stage_folder, is_readable = _list_checkpoints(folder, layout)
+    except FileNotFoundError:  # deleted between two calls
+        return _Listing(stage_folder=StageFolder(steps={}, layout=layout, absent=True), listed_at=server_now)
+    if not (stage_folder.absent or stage_folder.steps or stage_folder.unmatched) and latest_stamp is None:
+        stage_folder = StageFolder(steps={}, layout=layout, is_empty=True)
+    return _Listing(
+        stage_folder=stage_folder, stamp=stamp, latest_stamp=latest_stamp, listed_at=server_now, is_readable=is_readable
+    )
+
+
+def _describe_failure(stage: Stage, error: OSError, server_now: float) -> _Listing:
+    message = f"{stage.checkpoints}: cannot list: {error.strerror or error}"
+    stage_folder = StageFolder(steps=None, layout=stage.layout, error=message, is_hanging=isinstance(error, HangingRead))
+    return _Listing(stage_folder=stage_folder, listed_at=server_now, is_readable=False)
 
 
 def _read_stamp(path: Path) -> FolderStamp:

@@ -243,7 +243,7 @@ def test_a_dry_run_goes_on_after_what_is_new_in_config_and_checkpoints(watched):
 
 
 def test_once_submits_and_a_later_once_scores(watched, monkeypatch):
-    monkeypatch.setattr("watcher.daemon.tick.Observer", lambda *args, **_: server_clocked(watched, *args))
+    monkeypatch.setattr("watcher.daemon.tick.Observer", lambda *args, **options: server_clocked(watched, *args, **options))
     watched.write_checkpoint("stage1", 100)
     first = run_once(watched.config, dry_run=False, environ={})
     assert [action["action"] for action in first.actions] == ["submit"]
@@ -260,10 +260,10 @@ def test_once_submits_and_a_later_once_scores(watched, monkeypatch):
     assert not watched.config.paths.lock.exists()
 
 
-def server_clocked(watched, *args):
+def server_clocked(watched, *args, **options):
     from watcher.observe.observer import Observer  # noqa: PLC0415  the real one, before it is replaced
 
-    return Observer(*args, server_clock=watched.clock.read_server_time)
+    return Observer(*args, **(options | {"server_clock": watched.clock.read_server_time}))
 
 
 def test_once_in_a_state_folder_that_cannot_be_made_is_one_line(watched, tmp_path):

@@ -34,6 +34,7 @@ def row(step, state, **more):
         "times": {},
         "scores": {},
         "notes": [],
+        "assume": {"tier2_ppl": {"rope_scaling": "ignored"}},
         "progress": {},
     }
     return {"evaluation": f"stage1/{name}", "directory": name, "step": step, "state": state, **said, **rest, **more}
