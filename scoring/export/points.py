@@ -116,6 +116,6 @@ def make_missing_extra_error(name: str) -> UserError:
     return UserError(
         f"{name} is not installed",
         location="export",
-        hint=f"run: pip install 'checkpoint-watcher[{name}]'",
+        hint=f"run in the watcher's source: pip install '.[{name}]'",
         code=ExitCode.UNAVAILABLE,
     )

@@ -145,15 +145,23 @@ def missing_entries(suites: tuple[SuiteInRequest, ...], identifier: str, data: D
     return [label for label, folder in entry_folders.items() if read_complete_meta(folder) is None]
 
 
-def build_prefill_command(suites: Sequence[str], data: DataPaths, identifier: str, *, use_fast: bool = True) -> str:
+def list_prefill_arguments(
+    python: str, suites: Sequence[str], data: DataPaths, identifier: str, *, use_fast: bool = True
+) -> list[str]:
     """The command that fills the cache for ``suites`` (values of ``--suite``).
 
     It needs a network.
     """
     suite_options = [option for suite in suites for option in ("--suite", suite)]
-    arguments = [sys.executable or "python", "-m", "scoring", "prefill", *suite_options]
+    # -P: a folder `scoring` of the user's must not hide ours.
+    arguments = [python, "-P", "-m", "scoring", "prefill", *suite_options]
     arguments += ["--eval-data", str(data.eval_data), "--tokenizer", identifier]
-    return shlex.join(arguments if use_fast else [*arguments, "--slow-tokenizer"])
+    return arguments if use_fast else [*arguments, "--slow-tokenizer"]
+
+
+def build_prefill_command(suites: Sequence[str], data: DataPaths, identifier: str, *, use_fast: bool = True) -> str:
+    """The same with this Python, as a line for a person."""
+    return shlex.join(list_prefill_arguments(sys.executable or "python", suites, data, identifier, use_fast=use_fast))
 
 
 def summarize_missing_entries(labels: Iterable[str]) -> str:

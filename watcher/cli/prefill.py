@@ -1,6 +1,7 @@
 """`watcher prefill`: fills the data cache, locally or by a job."""
 
 import secrets
+import shlex
 import subprocess
 import sys
 import time
@@ -41,7 +42,7 @@ def prefill(stage: str | None, *, refresh: bool, tokenizer: str | None, jobs: in
         exit_codes = []  # a stage that fails does not keep the others from being filled
         for target_stage in stages:
             argv = build_prefill_argv(target_stage, loaded, tokenizer=tokenizers[target_stage.name], refresh=refresh, jobs=jobs)
-            click.echo(f"{target_stage.name}: {' '.join(argv)}", err=True)
+            click.echo(f"{target_stage.name}: {shlex.join(argv)}", err=True)
             exit_codes.append(subprocess.run(argv, env=drop_other_packages(copy_environment()), check=False).returncode)
     sys.exit(next((code for code in exit_codes if code), 0))
 
@@ -66,13 +67,18 @@ def _read_first_tokenizer(stage: Stage, config: Config) -> str | None:
     """The tokenizer of the stage's lowest complete step, before any tick has read it."""
     from suites.checkpoint.completeness import Completeness, inspect_checkpoint  # noqa: PLC0415
     from suites.checkpoint.layout import list_steps  # noqa: PLC0415
+    from watcher.core.clock import touch_clock  # noqa: PLC0415
 
     try:
         folders = list_steps(stage.checkpoints, stage.layout).steps
     except OSError:
         return None
+    try:  # the file server stamped the files, and the login node's clock may differ
+        server_now = touch_clock(config.paths.clock_file)
+    except OSError:  # no watcher has run here yet, or it is another user's
+        server_now = time.time()
     for step, folder in folders.items():
-        inspection = inspect_checkpoint(folder, now=time.time(), settle_seconds=config.settle, step=step)
+        inspection = inspect_checkpoint(folder, now=server_now, settle_seconds=config.settle, step=step)
         if inspection.kind is Completeness.COMPLETE:
             return inspection.tokenizer
     return None
@@ -80,9 +86,11 @@ def _read_first_tokenizer(stage: Stage, config: Config) -> str | None:
 
 def build_prefill_argv(stage: Stage, config: Config, *, tokenizer: str, refresh: bool, jobs: int | None) -> list[str]:
     """The command that fills the cache for a stage."""
-    argv = [config.python, "-P", "-m", "scoring", "prefill", "--eval-data", str(config.eval_data), "--tokenizer", tokenizer]
-    argv += [argument for suite in stage.suites for argument in ("--suite", suite)]
-    argv += ["--slow-tokenizer"] if not stage.use_fast else []
+    from suites.contract.paths import DataPaths  # noqa: PLC0415
+    from suites.definitions.data_cache import list_prefill_arguments  # noqa: PLC0415
+
+    data = DataPaths(config.eval_data)
+    argv = list_prefill_arguments(config.python, stage.suites, data, tokenizer, use_fast=stage.use_fast)
     argv += ["--jobs", str(jobs)] if jobs is not None else []
     return [*argv, "--refresh"] if refresh else argv
 

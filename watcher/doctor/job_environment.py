@@ -9,7 +9,7 @@ from typing import Any
 
 from suites.common.formatting import format_names
 from suites.contract.paths import DataPaths
-from suites.definitions.data_cache import build_prefill_command, missing_entries
+from suites.definitions.data_cache import missing_entries
 from suites.definitions.tokenizer_files import read_cached_digest
 from watcher import __version__
 from watcher.config.settings import Config, Stage
@@ -19,6 +19,7 @@ from watcher.executors.slurm_commands import CommandRunner, clean_environment, r
 from watcher.journal.journal import read_journal
 from watcher.observe.local_data import LocalDataHashes
 from watcher.observe.stage_plans import StageRequirementsCache
+from watcher.reconcile.prefill_job import format_prefill_command
 
 IMPORT_TIMEOUT_SECONDS, CACHE_READ_TIMEOUT_SECONDS = 180.0, 1800.0
 """Seconds: torch from a cold file server takes minutes; --offline reads the entire cache."""
@@ -119,7 +120,7 @@ def _check_interpreter(
     description = f"{interpreter_info['executable']} {interpreter_info['python']}" + (f", {versions}" if versions else "")
     if import_errors:
         name, import_error = next(iter(import_errors.items()))
-        hint = "run pip install 'checkpoint-watcher[scoring]' in it, or set another python: in the config"
+        hint = "install the watcher's source in it (pip install -c constraints.txt '.[scoring]'), or set another python:"
         message = f"{description}: cannot import {', '.join(import_errors)} ({name}: {import_error})"
         yield DoctorCheck(WRONG, "job's python", message, hint)
         return
@@ -149,7 +150,7 @@ def _check_data_cache(config: Config, stage: Stage, tokenizer: str, plans: Stage
     name = f"{stage.name} data"
     if missing_labels:
         message = f"{len(missing_labels)} of {entry_count} are not in the cache: {format_names(missing_labels)}"
-        return DoctorCheck(WARNING, name, message, f"run `watcher prefill {stage.name}`")
+        return DoctorCheck(WARNING, name, message, f"run `{format_prefill_command(stage, config)}`")
     is_cached = read_cached_digest(tokenizer, data_paths, use_fast=stage.use_fast) is not None
     source = "in the cache" if is_cached else "read by the jobs from local files"
     return DoctorCheck(OK, name, f"{entry_count} slices, tasks and prompts, tokenizer {tokenizer}: {source}")
@@ -166,7 +167,7 @@ def _check_offline_read(
     name = f"{stage.name} offline"
     document = _parse_json_output(result.stdout)
     if document is None:
-        return DoctorCheck(WRONG, name, get_last_output_line(result), f"run `{config.python} -m scoring doctor` to see why")
+        return DoctorCheck(WRONG, name, get_last_output_line(result), f"run `{config.python} -P -m scoring doctor` to see why")
     # The child exits with an error for a bad entry; its document says which one and what fetches it.
     bad_entries = [entry for entry in document["entries"] if entry["state"] not in {"whole", "made by the job"}]
     errors = [
@@ -174,9 +175,7 @@ def _check_offline_read(
         *(f"{entry['suite']}/{entry['name']} is {entry['state']}" for entry in bad_entries),
     ]
     if result.exit_code != 0 or errors:
-        hint = document.get("prefill") or build_prefill_command(
-            stage.suites, DataPaths(config.eval_data), tokenizer, use_fast=stage.use_fast
-        )
+        hint = document.get("prefill") or f"run `{format_prefill_command(stage, config)}`"
         return DoctorCheck(WRONG, name, format_names(errors) or get_last_output_line(result), hint)
     return DoctorCheck(OK, name, f"{len(document['entries'])} entries read in full, network {document['network']}")
 

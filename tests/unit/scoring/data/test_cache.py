@@ -159,7 +159,7 @@ def test_missing_while_offline_says_the_command_that_fetches_it(data):
             )
         assert caught.value.code == ExitCode.DATA_MISSING
         suites = "--suite stage1_ppl_slices --suite '/my suites/cf.yaml'"
-        command = f"{sys.executable} -m scoring prefill {suites} --eval-data {data.eval_data} --tokenizer {BYTE_TOKENIZER}"
+        command = f"{sys.executable} -P -m scoring prefill {suites} --eval-data {data.eval_data} --tokenizer {BYTE_TOKENIZER}"
         assert str(caught.value).endswith(f"on a machine with a network, run: {command}")
 
 

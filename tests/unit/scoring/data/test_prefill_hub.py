@@ -357,7 +357,7 @@ def test_without_a_network_a_fresh_process_says_in_one_line_where_the_tokenizer_
     assert code == ExitCode.TEMPORARY
     assert line.startswith("scoring: acme/away: tokenizer cannot be fetched (ConnectError: ")
     command = f"--suite stage4_sft_native --eval-data {data.eval_data} --tokenizer acme/away"
-    assert line.endswith(f"; on a machine with a network, run: {sys.executable} -m scoring prefill {command}")
+    assert line.endswith(f"; on a machine with a network, run: {sys.executable} -P -m scoring prefill {command}")
 
 
 def test_a_fresh_process_that_is_told_to_stay_offline_says_so_in_one_line(fresh):

@@ -182,7 +182,7 @@ def test_an_id_never_seen_is_data_missing_offline_and_the_command_is_said(data):
     with pytest.raises(UserError) as caught:
         resolve_tokenizer("someone/never-seen", data, use_fast=True, offline=True)
     assert caught.value.code == ExitCode.DATA_MISSING
-    assert f"python -m scoring prefill --suite SUITE --eval-data {data.eval_data} --tokenizer someone/never-seen" in str(
+    assert f"python -P -m scoring prefill --suite SUITE --eval-data {data.eval_data} --tokenizer someone/never-seen" in str(
         caught.value
     )
 

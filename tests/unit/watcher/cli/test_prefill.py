@@ -39,7 +39,7 @@ def test_the_child_gets_what_the_config_says_and_its_code_is_passed_on(tmp_path)
     ended, (argv,), suite = prefill(tmp_path, "one", "--refresh", "--jobs", "2", code=75)
     assert ended.exit_code == 75, ended.output
     data = str(tmp_path / "evaluation_results" / "eval_data")
-    head = ["-P", "-m", "scoring", "prefill", "--eval-data", data, "--tokenizer", "acme/tok", "--suite", str(suite)]
+    head = ["-P", "-m", "scoring", "prefill", "--suite", str(suite), "--eval-data", data, "--tokenizer", "acme/tok"]
     assert argv == [*head, "--slow-tokenizer", "--jobs", "2", "--refresh"]
 
 
@@ -68,6 +68,15 @@ def test_the_tokenizer_that_the_first_checkpoint_named_is_taken_from_the_journal
 def test_the_tokenizer_of_a_complete_checkpoint_is_taken_before_any_tick(tmp_path):
     folder = write_tiny_checkpoint(tmp_path / "ckpts" / "1", 1, tokenizer="acme/trained")
     set_times(folder, time.time() - 3600)
+    ended, (argv,), _ = prefill(tmp_path, "one", stage="{")
+    assert ended.exit_code == 0, ended.output
+    assert argv[argv.index("--tokenizer") + 1] == "acme/trained"
+
+
+def test_a_checkpoint_is_judged_by_the_file_server_s_clock(tmp_path, monkeypatch):
+    folder = write_tiny_checkpoint(tmp_path / "ckpts" / "1", 1, tokenizer="acme/trained")
+    set_times(folder, time.time() + 7200)  # the server is hours ahead
+    monkeypatch.setattr("watcher.core.clock.touch_clock", lambda _path: time.time() + 3 * 3600)
     ended, (argv,), _ = prefill(tmp_path, "one", stage="{")
     assert ended.exit_code == 0, ended.output
     assert argv[argv.index("--tokenizer") + 1] == "acme/trained"

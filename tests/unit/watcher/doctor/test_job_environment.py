@@ -74,7 +74,7 @@ def test_what_the_cache_lacks_and_what_mends_it(here):
     check = one(job_environment.check_job_environment(config(here), os.environ, offline=False), "stage1 data")
     assert check.verdict == "warning"
     assert check.message == "1 of 1 are not in the cache: slices/web"
-    assert check.hint == "run `watcher prefill stage1`"
+    assert check.hint == f"run `watcher prefill stage1 --config {here / 'watcher.yaml'}`"
 
 
 def test_offline_asks_the_child_for_every_byte(here):
