@@ -132,8 +132,11 @@ def _find_other_layout(folder: Path, names: Iterable[str], *, has_steps: bool) -
     for name in names:
         for pattern in _list_patterns(name):
             candidates.setdefault(pattern, set()).add(name)
-    # The number that varies is the step: of step_10_of_50 and step_20_of_50 the first one.
-    ranked = sorted(_join_paddings(candidates).items(), key=lambda item: (-len(item[1]), not _is_step_pattern(item[0])))
+    # A number behind a word such as step is the step, as in tp2_step60; else the one that varies.
+    ranked = sorted(
+        _join_paddings(candidates).items(),
+        key=lambda item: (not _has_step_word(item[0]), -len(item[1]), not _is_step_pattern(item[0])),
+    )
     probes = 0 if has_steps else _MAX_PROBED_FOLDERS
     for pattern, members in ranked:
         # A backup such as 2000.old beside good steps is no mistake; alone it may be what the run calls its checkpoints.
@@ -148,6 +151,11 @@ def _find_other_layout(folder: Path, names: Iterable[str], *, has_steps: bool) -
 def _is_step_pattern(pattern: str) -> bool:
     before, after = _PLACEHOLDER.split(pattern)
     return not after and _introduces_step(before)
+
+
+def _has_step_word(pattern: str) -> bool:
+    before, _ = _PLACEHOLDER.split(pattern)
+    return bool(before) and _introduces_step(before)
 
 
 def _introduces_step(text: str) -> bool:

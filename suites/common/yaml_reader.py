@@ -46,6 +46,9 @@ _MAX_NODES = 100_000
 
 MAX_YAML_BYTES = 1 << 23
 
+_MAX_KEYS_SHOWN = 3
+"""Keys of a mapping that an error shows."""
+
 
 class Duration(float):
     """Seconds, written as 90s, 15m, 2h, 1d or a plain number."""
@@ -241,11 +244,23 @@ def _convert_value(document: YamlDocument, value: Any, type_: Any, location: Yam
     try:
         return msgspec.convert(value, type_, dec_hook=_decode_hook, strict=True)
     except msgspec.ValidationError as error:
+        if (form := _describe_form(type_, location)) and not isinstance(value, dict):
+            raise document.make_error(f"{value!r} is no mapping", location, f"write {form}") from error
         # msgspec's own path and "| null" say less than our line number.
         message = str(error).partition(" - at `$")[0].replace(" | null`", "`", 1)
         hint = "put it in quotes" if "`str`" in message.split("got")[0] and not isinstance(value, list | dict | None) else None
         hint = hint or ("write 90s, 15m or 2h" if "is not a duration" in message else "write a value of that type")
         raise document.make_error(message[:1].lower() + message[1:], location, hint) from error
+
+
+def _describe_form(type_: Any, location: YamlPath) -> str:
+    """How a mapping of some known keys is written, such as ``layout: {name: ..., kind: ...}``; empty for other types."""
+    structs = [each for each in (type_, *typing.get_args(type_)) if isinstance(each, type) and issubclass(each, msgspec.Struct)]
+    if not structs or not location:
+        return ""
+    keys = list(_get_struct_fields(structs[0]))
+    shown = ", ".join(f"{key}: ..." for key in keys[:_MAX_KEYS_SHOWN]) + (", ..." if len(keys) > _MAX_KEYS_SHOWN else "")
+    return f"{location[-1]}: {{{shown}}}"
 
 
 def _is_matching_container(type_: Any, value: Any) -> bool:

@@ -9,7 +9,8 @@ import click
 
 from suites.common.atomic_files import write_atomically
 from suites.common.errors import ExitCode, UserError
-from watcher.cli.options import config_option, copy_environment, echo_text, get_stage
+from suites.contract.paths import StatePaths, report_html_path
+from watcher.cli.options import config_option, copy_environment, echo_text, find_shown_state, get_stage
 
 if TYPE_CHECKING:
     from watcher.report.data import Report, StageReport
@@ -46,7 +47,11 @@ def report(
         raise UserError(
             "options exclude each other", location="report", hint="give one of --details, --json, --csv, --html, --check"
         )
-    loaded = load_config(config, copy_environment())
+    try:
+        loaded = load_config(config, copy_environment())
+    except UserError as error:
+        _name_last_page(find_shown_state(config, error))
+        raise
     now = time.time()
     journal_state = read_journal(loaded.paths)
     if stage is not None and not any(record.stage == stage for record in journal_state.records.values()):
@@ -62,6 +67,16 @@ def report(
         _exit_by_objectives(full_report.stages[0])
     else:
         _print_report(full_report, step, details=details)
+
+
+def _name_last_page(paths: StatePaths) -> None:
+    """Say where the newest page is that a watcher wrote."""
+    from watcher.status.health import check_liveness  # noqa: PLC0415
+
+    document = check_liveness(paths, time.time()).document
+    page = None if document is None or not document["results"] else report_html_path(Path(document["results"]))
+    if page is not None and page.exists():
+        echo_text(f"The last report is {page}", err=True)
 
 
 def _write_page(full_report: "Report", html: Path) -> None:

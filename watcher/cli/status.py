@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from suites.common.errors import UserError
-from watcher.cli.options import config_option, copy_environment
-from watcher.cli.requests import StepsCommand, from_option, load_stage, stage_argument
+from watcher.cli.options import config_option, copy_environment, find_shown_state, get_stage
+from watcher.cli.requests import StepsCommand, from_option, stage_argument
 
 _CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
@@ -23,7 +23,11 @@ def status(config: Path | None, *, as_json: bool, watch: bool) -> None:
     """Show whether the watcher runs, and what is scored. Exits 0 running, 3 stale or stopped, 4 absent."""
     from watcher.config.loader import load_config  # noqa: PLC0415
 
-    paths = load_config(config, copy_environment()).paths
+    config_error: UserError | None = None
+    try:
+        paths = load_config(config, copy_environment()).paths
+    except UserError as error:
+        paths, config_error = find_shown_state(config, error), error
 
     def print_status() -> int:
         from watcher.status.health import check_liveness  # noqa: PLC0415
@@ -39,7 +43,10 @@ def status(config: Path | None, *, as_json: bool, watch: bool) -> None:
             click.echo("\n".join([health.summary, *lines]))
         return health.exit_code
 
-    sys.exit(_repeat_until_interrupted(print_status) if watch else print_status())
+    exit_code = _repeat_until_interrupted(print_status) if watch else print_status()
+    if config_error is not None:
+        raise config_error
+    sys.exit(exit_code)
 
 
 def _repeat_until_interrupted(print_once: Callable[[], int], interval_seconds: float = 2.0) -> int:
@@ -62,35 +69,46 @@ def _repeat_until_interrupted(print_once: Callable[[], int], interval_seconds: f
 @config_option
 def why(stage: str, step: str, *, source: str | None, config: Path | None) -> None:
     """Explain the state of one evaluation: history, reason and next step."""
+    from watcher.config.loader import load_config  # noqa: PLC0415
     from watcher.journal.journal import read_journal  # noqa: PLC0415
     from watcher.journal.request_files import parse_steps, read_requests  # noqa: PLC0415
     from watcher.status.explain import explain_evaluation, explain_unknown_step  # noqa: PLC0415
     from watcher.status.health import check_liveness  # noqa: PLC0415
 
-    loaded, target_stage = load_stage(config, stage)
     steps = parse_steps((step,))
     if len(steps) != 1:
         raise UserError(f"{len(steps)} steps given", location="STEP", hint="give one step")
     (step_number,) = steps
+    loaded, config_error = None, None
+    try:
+        loaded = load_config(config, copy_environment())
+        target_stage, paths = get_stage(stage, loaded), loaded.paths
+    except UserError as error:
+        if loaded is not None:
+            raise
+        paths, config_error = find_shown_state(config, error), error
     now = time.time()
     records = [
         record
-        for record in read_journal(loaded.paths).records.values()
+        for record in read_journal(paths).records.values()
         if (record.stage, record.step) == (stage, step_number) and source in {None, record.source}
     ]
     # The journal has the history; only the running daemon knows what the job is doing now.
-    health = check_liveness(loaded.paths, now)
+    health = check_liveness(paths, now)
     details = {row["evaluation"]: row["detail"] for row in health.list_evaluations(stage)}
-    poll = loaded.poll if health.verdict == "alive" else None
+    poll = loaded.poll if loaded is not None and health.verdict == "alive" else None
     paragraphs = [explain_evaluation(record, now, details.get(record.key, ""), poll_seconds=poll) for record in records]
-    if not paragraphs:  # not in the journal: it is unscheduled, skipped, or requested and not taken yet
+    if not paragraphs and loaded is not None:  # not in the journal: it is unscheduled, skipped, or requested and not taken yet
         skips = {skip["evaluation"]: skip["reason"] for skip in (health.document or {}).get("skipped", ())}
         is_requested = any(
             request.kind == "enqueue" and request.stage == stage and step_number in request.steps
-            for request in read_requests(loaded.paths)[0]
+            for request in read_requests(paths)[0]
         )
         paragraphs = [explain_unknown_step(target_stage, step_number, source, loaded, skips=skips, is_requested=is_requested)]
-    click.echo("\n\n".join(paragraphs))
+    if paragraphs:
+        click.echo("\n\n".join(paragraphs))
+    if config_error is not None:
+        raise config_error
     if health.verdict != "alive":
         click.echo(
             f"\nNo watcher is running, so nothing happens until you run `watcher run` or `watcher once`.\n{health.summary}"

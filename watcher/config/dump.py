@@ -9,6 +9,7 @@ import yaml
 from suites.common.yaml_reader import parse_plain_scalar
 from watcher.config.loader import SHELL_KEYS
 from watcher.config.settings import Config, Stage
+from watcher.config.units import format_memory_mib
 
 _DURATION_KEYS = ("poll", "settle", "backoff")
 
@@ -27,7 +28,7 @@ def dump_config(config: Config) -> str:
         if key not in {"source", "stages", "runs", "run_problems"}
     }
     values["slurm"] = msgspec.structs.asdict(config.slurm)
-    values["pin_max"] = f"{config.pin_max // 2**20}M"
+    values["pin_max"] = format_memory_mib(config.pin_max // 2**20)
     values["limits"], values["retry"] = msgspec.structs.asdict(config.limits), msgspec.structs.asdict(config.retry)
     values["report"] = msgspec.structs.asdict(config.report)
     values["stages"] = {name: _dump_stage(stage, is_glob=name in config.runs) for name, stage in config.written_stages.items()}

@@ -28,8 +28,8 @@ class BridgeSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class LayoutSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """``stages.NAME.layout``: as ``CheckpointLayout``."""
 
-    kind: str = LAYOUT_KINDS[0]
     name: str = "{step}"
+    kind: str = LAYOUT_KINDS[0]
 
 
 NameList = tuple[str, ...] | str

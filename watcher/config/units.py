@@ -42,6 +42,12 @@ def parse_memory_mib(text: str | None) -> int | None:
     return None if match is None else int(int(match["number"]) * _MEBIBYTES_PER_UNIT[match["unit"].upper()]) or None
 
 
+def format_memory_mib(mebibytes: int) -> str:
+    """``64G`` or ``1500M``: in the largest unit that leaves no fraction."""
+    unit, size = next((unit, size) for unit, size in (("T", 1024**2), ("G", 1024), ("M", 1)) if mebibytes % size == 0)
+    return f"{mebibytes // size}{unit}"
+
+
 SUBMISSION_COMMANDS = 2
 """Slurm commands of one submission: sbatch and scontrol release."""
 

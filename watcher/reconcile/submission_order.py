@@ -28,8 +28,10 @@ def select_submissions(
     limits = [(config.limits.max_queued - in_flight_count, f"ready; limits.max_queued ({config.limits.max_queued}) is reached")]
     max_running = config.limits.max_running if config.limits.max_running is not None else snapshot.max_running
     if max_running is not None:
+        # Those that are submitted now are in flight when anybody reads this.
+        soon_count = max(in_flight_count, min(max_running, in_flight_count + len(candidates)))
         limits.append(
-            (max_running - in_flight_count, f"ready; limits.max_running ({max_running}) is reached, {in_flight_count} in flight")
+            (max_running - in_flight_count, f"ready; limits.max_running ({max_running}) is reached, {soon_count} in flight")
         )
     if snapshot.submit_limit:
         # A limit that Slurm named comes first: it explains more than our own numbers.

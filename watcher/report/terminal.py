@@ -98,7 +98,8 @@ def summarize_objectives(stage: StageReport) -> ObjectivesSummary:
 def _explain_missing_comparison(evaluation: ReportedEvaluation, stage: StageReport) -> Iterator[str]:
     refusal = next((refusal for refusal in evaluation.refusals if refusal.name == "bridge"), None)
     if stage.bridge is None:
-        yield f"the bridge, {stage.awaited}, is not scored yet" if stage.awaited else f"{stage.name} has no bridge"
+        no_bridge = f"{stage.name} has no bridge, so it has no verdict: write bridge: {{from: STAGE, step: N}} in the config"
+        yield f"the bridge, {stage.awaited}, is not scored yet" if stage.awaited else no_bridge
     elif refusal is not None:
         yield f"not compared with the bridge: {refusal.reason}"
     else:

@@ -98,6 +98,8 @@ def test_a_link_to_itself_is_listed_for_its_inspection_to_name_it(tmp_path):
         (["005", "010", "100"], "{step:03d}"),
         (["100", "step_200"], "step_{step}"),
         (["epoch=3-step=200", "epoch=3-step=400"], "epoch=3-step={step}"),
+        (["tp2_step60"], "tp2_step{step}"),
+        (["tp1_step60", "tp2_step60", "tp2_step120"], "tp2_step{step}"),
     ],
 )
 def test_names_in_another_form_are_said_with_the_pattern_that_takes_them(names, pattern, tmp_path):

@@ -14,6 +14,8 @@ from support.runs.watcher_commands import make_config_folder_fixture, publish_da
 from watcher import __version__
 from watcher.config.loader import check_config
 from watcher.config.scaffold import write_config_files
+from watcher.core import events
+from watcher.journal.journal import Journal
 
 COMMANDS = ("run", "once", "status", "enqueue", "why", "retry", "cancel", "init", "config")
 CONFIG = """
@@ -45,6 +47,43 @@ def test_a_broken_config_is_one_line_and_exit_2_everywhere(config_folder, comman
     assert result.stderr == f"{config_folder}/bad.yaml:1: unknown key 'pol'; did you mean 'poll'?\n"
 
 
+@pytest.mark.parametrize("mistake", ["pol: 1s\n", "stages: [\n"])
+def test_what_a_watcher_left_is_shown_beside_a_broken_config(config_folder, mistake):
+    publish_daemon_status()
+    (config_folder / "watcher.yaml").write_text(f"results: results\n{mistake}")
+    result = run_watcher("status", exit_code=2)
+    assert "Running on login1" in result.stdout
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith(f"{config_folder}/watcher.yaml:")
+    assert json.loads(run_watcher("status", "--json", exit_code=2).stdout)["health"] == "alive"
+
+
+def test_the_last_report_and_an_evaluation_are_found_beside_a_broken_config(config_folder):
+    journal = Journal.open(StatePaths(config_folder / "results/.watcher"))
+    created = {"stage": "stage1", "source": "stage1", "step": 100, "directory": "step_100", "origin": "schedule"}
+    journal.append(events.Created(evaluation="stage1/step_100", checkpoint="/c/100", **created), t=time.time())
+    journal.close()
+    publish_daemon_status()
+    (config_folder / "results/report.html").write_text("")
+    (config_folder / "watcher.yaml").write_text(f"{CONFIG}pol: 1s\n")
+    result = run_watcher("why", "stage1", "100", exit_code=2)
+    assert "stage1/step_100 (step 100) is in the schedule" in result.stdout
+    assert "unknown key 'pol'" in result.stderr
+    first, second = run_watcher("report", exit_code=2).stderr.splitlines()
+    assert first == f"The last report is {config_folder}/results/report.html"
+    assert "unknown key 'pol'" in second
+
+
+@pytest.mark.parametrize("command", [("status",), ("once", "--dry-run"), ("enqueue", "stage1", "5"), ("config",)])
+def test_the_built_in_config_is_said_to_be_used(config_folder, monkeypatch, command):
+    (config_folder / "watcher.yaml").unlink()
+    monkeypatch.setenv("SCRATCH", str(config_folder))
+    result = run_watcher(*command, exit_code=4 if command == ("status",) else 0)
+    assert result.stderr.splitlines()[0] == (
+        f"Config: the built-in one, over {config_folder} (no --config, no $WATCHER_CONFIG, and no watcher.yaml in this folder)"
+    )
+
+
 @pytest.mark.usefixtures("config_folder")
 def test_wrong_usage_is_exit_2():
     assert "No such command" in run_watcher("stats", exit_code=2).stderr
@@ -55,6 +94,7 @@ def test_config_prints_what_it_means(config_folder):
     output = run_watcher("config").output
     assert output.startswith(f"# {config_folder}/watcher.yaml\n")
     assert "steps: [100, 200]" in output
+    assert "pin_max: 1T\n" in output
     assert f"checkpoints: {config_folder}/ckpts" in output
 
 

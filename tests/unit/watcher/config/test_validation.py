@@ -35,6 +35,16 @@ def problem(tmp_path, text, loader=load_config, environ=None):
         (WHOLE + "retry: {zzz: 1}\n", ":7: retry: unknown key 'zzz'; use one of: attempts, backoff"),
         (WHOLE + "poll: 5s\npoll: 6s\n", ":8: poll: occurs twice; keep one of the two"),
         (WHOLE + "  stage1: {}\n", ":7: stages.stage1: occurs twice; keep one of the two"),
+        # text where keys are needed
+        (
+            WHOLE + '    layout: "step_{step}"\n',
+            ":7: stages.stage1.layout: 'step_{step}' is no mapping; write layout: {name: ..., kind: ...}",
+        ),
+        (
+            WHOLE + "    bridge: stage1\n",
+            ":7: stages.stage1.bridge: 'stage1' is no mapping; write bridge: {from: ..., step: ..., checkpoint: ..., ...}",
+        ),
+        (WHOLE + "limits: [1]\n", ":7: limits: [1] is no mapping; write limits: {max_running: ..., "),
         # values of the wrong kind
         (WHOLE + "poll: often\n", ":7: poll: 'often' is not a duration; write 90s, 15m or 2h"),
         (WHOLE + "poll: 0s\n", ":7: poll: 0s is too often; write 1s or more; 60s is usual"),

@@ -270,11 +270,17 @@ def test_the_limits_are_told_by_name():
     candidate = SubmitEvaluation(key="s/step_0", request=None, mtimes=None)
     for limits, left, why in (
         (LimitSettings(max_running=3), None, "ready; limits.max_running (3) is reached, 3 in flight"),
+        (LimitSettings(max_running=2), None, "ready; limits.max_running (2) is reached, 3 in flight"),
         (LimitSettings(max_queued=2), None, "ready; limits.max_queued (2) is reached"),
         (LimitSettings(), 0, "ready; limits.slurm_calls_per_minute is used up for this minute"),
     ):
         found = select_submissions([candidate], world(submissions_left=left), config(stage("s"), limits=limits), ledger)
         assert found == [Skip("s/step_0", why)]
+    # What is submitted now counts: a preview never has it in flight.
+    free = JournalState(records={f"s/step_{n}": record(EvaluationState.READY, attempt=None) for n in range(3)})
+    candidates = [SubmitEvaluation(key=key, request=None, mtimes=None) for key in free.records]
+    found = select_submissions(candidates, world(), config(stage("s"), limits=LimitSettings(max_running=2)), free)
+    assert found == [*candidates[:2], Skip("s/step_2", "ready; limits.max_running (2) is reached, 2 in flight")]
 
 
 WATCHER = Path(watcher.__file__).parent

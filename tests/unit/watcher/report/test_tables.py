@@ -144,7 +144,8 @@ def test_the_gate_goes_by_the_newest_steps_objectives(mine, outcome, code):
 
 def test_the_gate_says_what_there_is_to_wait_for(mine):
     assert command(mine, "--check", "stage1").exit_code == 4
-    assert "stage1 has no bridge" in command(mine, "--check", "stage1").output
+    said = "stage1 has no bridge, so it has no verdict: write bridge: {from: STAGE, step: N} in the config"
+    assert said in command(mine, "--check", "stage1").output
     mine.get_paths("stage2", 20).compare_json.unlink()
     found = command(mine, "--check", "stage2")
     assert found.exit_code == 4
