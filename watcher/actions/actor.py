@@ -15,7 +15,7 @@ from typing import assert_never
 
 import msgspec
 
-from suites.contract.paths import attempt_log_paths
+from suites.contract.log_paths import attempt_log_paths
 from watcher.actions.archive import archive_results
 from watcher.actions.claims import describe_occupant, retire_unseen_attempt, void_claim
 from watcher.actions.retention import RetentionActions

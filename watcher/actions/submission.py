@@ -10,7 +10,8 @@ from typing import NamedTuple
 from suites.common.atomic_files import fsync_folder, write_atomically
 from suites.common.documents import DamagedDocument, read_content
 from suites.contract.encoding import encode_json
-from suites.contract.paths import AttemptPaths, LogPaths, StatePaths, prefill_log_paths
+from suites.contract.log_paths import LogPaths, prefill_log_paths
+from suites.contract.paths import AttemptPaths, StatePaths
 from suites.contract.scoring_request import ScoringRequest
 from suites.contract.shipped_files import find_shipped_file
 from watcher.config.settings import Config, SlurmSettings

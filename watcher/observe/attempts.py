@@ -11,7 +11,8 @@ import msgspec
 from suites.common.documents import DamagedDocument, read_json_object_if_readable, read_line
 from suites.common.errors import ExitCode, UserError
 from suites.contract.exit_record import ExitRecord, combine_exit_records, read_exit_records
-from suites.contract.paths import AttemptPaths, EvaluationPaths, StatePaths, list_attempt_log_paths, prefill_log_paths
+from suites.contract.log_paths import list_attempt_log_paths, prefill_log_paths
+from suites.contract.paths import AttemptPaths, EvaluationPaths, StatePaths
 from suites.contract.scoring_request import ScoringRequest, TierRequirement, compute_tier_digests, read_scoring_request
 from watcher.core.evaluation import PREFILL_DIRECTORY, Attempt
 from watcher.core.snapshot import AttemptFiles

@@ -19,7 +19,8 @@ from suites.contract.comparison import (
     Refusal,
     read_comparison_document,
 )
-from suites.contract.paths import EvaluationPaths, format_step_directory, list_attempt_log_paths
+from suites.contract.log_paths import list_attempt_log_paths
+from suites.contract.paths import EvaluationPaths, format_step_directory
 from watcher.config.settings import Config, Stage
 from watcher.core.evaluation import EvaluationRecord
 from watcher.core.result_paths import get_configured_results_folder, get_evaluation_paths

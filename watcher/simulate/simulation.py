@@ -12,9 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
-
-from watcher.config.settings import Config, ReportSettings
+from watcher.config.settings import Config
 from watcher.core.evaluation import IN_FLIGHT_STATES, SETTLED_STATES, EvaluationRecord, EvaluationState
 from watcher.core.reasons import ReasonKind
 from watcher.core.request_types import Request
@@ -25,6 +23,7 @@ from watcher.journal.request_files import write_request
 from watcher.observe.queue import ABANDONED_WATCH_SECONDS
 from watcher.simulate.invariants import Invariants
 from watcher.simulate.jobs import ENDING_PROBABILITIES, SimulatedScoringJobs, draw_outcome
+from watcher.simulate.relocation import relocate_config
 from watcher.simulate.slurm_commands import FAULT_PROBABILITIES, SimulatedSlurm
 from watcher.simulate.summary import SimulationResult, count_max_per_minute, parse_gpu_count
 from watcher.simulate.training import SimulatedTraining
@@ -50,37 +49,6 @@ def run_simulation(
     parent = memory_folder if os.access(memory_folder, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="watcher-", dir=parent) as folder:
         return _Simulation(relocate_config(Path(folder), config), environ, days=days, seed=seed, every_poll=every_poll).run()
-
-
-def relocate_config(root: Path, config: Config) -> Config:
-    """The config with all folders under ``root`` and the Slurm executor."""
-    folders = {stage.checkpoints: root / "ckpts" / f"{n}" for n, stage in enumerate(config.stages.values())}
-    stages = {}
-    for name, stage in config.stages.items():
-        bridge = None if stage.bridge is None else msgspec.structs.replace(stage.bridge, checkpoint=None)
-        stages[name] = msgspec.structs.replace(
-            stage,
-            checkpoints=folders[stage.checkpoints],
-            results=root / "results",
-            result_root=None,
-            bridge=bridge,
-            backend="direct",
-        )
-    return msgspec.structs.replace(
-        config,
-        scratch=root,
-        results=root / "results",
-        eval_data=root / "results" / "eval_data",
-        state=root / "state",
-        executor="slurm",
-        notify=None,
-        prefill={**config.prefill, "auto": True},
-        report=ReportSettings(page=False, compare=False),  # their child processes would be real
-        mirror=None if config.mirror is None else root / "mirror",
-        stages=stages,
-        runs={},
-        run_problems={},
-    )
 
 
 class _Outage(NamedTuple):

@@ -8,7 +8,8 @@ import pytest
 from suites.common.atomic_files import write_atomically
 from suites.contract.encoding import encode_json
 from suites.contract.exit_record import ExitRecord
-from suites.contract.paths import EvaluationPaths, attempt_log_paths
+from suites.contract.log_paths import attempt_log_paths
+from suites.contract.paths import EvaluationPaths
 from support.faults.kill_points import ProcessKilled, kill_around_event
 from support.runs.watched_run import WatchedRun
 from watcher.config.settings import SlurmSettings

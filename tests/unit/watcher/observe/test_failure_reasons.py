@@ -8,7 +8,8 @@ import pytest
 
 from suites.contract.encoding import encode_json
 from suites.contract.exit_record import ExitRecord
-from suites.contract.paths import AttemptPaths, EvaluationPaths, StatePaths, attempt_log_paths, prefill_log_paths
+from suites.contract.log_paths import attempt_log_paths, prefill_log_paths
+from suites.contract.paths import AttemptPaths, EvaluationPaths, StatePaths
 from suites.contract.scoring_request import read_scoring_request
 from support.runs.watched_run import make_watched_fixture
 from watcher.core.evaluation import PREFILL_DIRECTORY, Attempt
