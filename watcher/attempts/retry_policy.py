@@ -120,17 +120,10 @@ def decide_after_exit(
 
 def _wait_for_data(record: EvaluationRecord, reason: str, rules: RetryRules, now: float) -> StateChange:
     """Retry a job that lacked data, unless several in a row did."""
-    failure_count = record.failures.get(MISSING_DATA_KIND, 0) + 1
     # The watcher missed nothing before each submission, so another job would lack the same.
-    if failure_count >= MAX_MISSING_DATA_ENDS:
-        return events.Blocked(
-            **_of_attempt(record),
-            failure_kind=MISSING_DATA_KIND,
-            reason=f"{reason} ({failure_count} times in a row)",
-            hint=f"Run watcher prefill {record.stage}, then {rules.retry_command}",
-        )
+    hint = f"Run watcher prefill {record.stage}, then {rules.retry_command}"
     retry_at = now + MISSING_DATA_RETRY_SECONDS
-    return events.Waiting(
+    return _block_at_limit(record, MISSING_DATA_KIND, reason, MAX_MISSING_DATA_ENDS, hint) or events.Waiting(
         **_of_attempt(record), reason=reason, reason_kind=ReasonKind.DATA, failure_kind=MISSING_DATA_KIND, retry_at=retry_at
     )
 
@@ -246,18 +239,47 @@ def fail_or_block(
     raised_resources: Mapping[str, str] | None = None,
 ) -> StateChange:
     """One more failure of ``kind``: retry, or block at ``retry.attempts``."""
-    # Failures count for each kind alone, so a node failure does not use up the tries of a timeout.
-    failure_count = record.failures.get(kind, 0) + 1
-    fields = {**_of_attempt(record), "failure_kind": kind, "raised_resources": raised_resources}
-    if failure_count >= rules.retry.attempts:
-        row = f" ({failure_count} times in a row)" if failure_count > 1 else ""
-        return events.Blocked(**fields, reason=reason + row, hint=f"Run {rules.retry_command} to try again")
-    return events.Failed(**fields, reason=reason, retry_at=now + compute_backoff_seconds(rules.retry, failure_count))
+    hint = f"Run {rules.retry_command} to try again"
+    blocked = _block_at_limit(record, kind, reason, rules.retry.attempts, hint, raised_resources=raised_resources)
+    return blocked or events.Failed(
+        **_of_attempt(record),
+        failure_kind=kind,
+        raised_resources=raised_resources,
+        reason=reason,
+        retry_at=now + compute_backoff_seconds(rules.retry, _count_in_row(record, kind)),
+    )
+
+
+def _count_in_row(record: EvaluationRecord, kind: str) -> int:
+    """Failures in a row with the newest one.
+
+    They count for each kind alone, so a node failure does not use up the tries of a timeout.
+    """
+    return record.failures.get(kind, 0) + 1
+
+
+def _block_at_limit(
+    record: EvaluationRecord,
+    kind: str,
+    reason: str,
+    limit: int,
+    hint: str,
+    *,
+    raised_resources: Mapping[str, str] | None = None,
+) -> events.Blocked | None:
+    """Block at the ``limit``-th failure of a kind in a row; None before it."""
+    failure_count = _count_in_row(record, kind)
+    if failure_count < limit:
+        return None
+    row = f" ({failure_count} times in a row)" if failure_count > 1 else ""
+    return events.Blocked(
+        **_of_attempt(record), failure_kind=kind, raised_resources=raised_resources, reason=reason + row, hint=hint
+    )
 
 
 def retry_without_penalty(record: EvaluationRecord, kind: str, reason: str, rules: RetryRules, now: float) -> StateChange:
     """Retry after a backoff; it never counts as a failure."""
-    retry_at = now + compute_backoff_seconds(rules.retry, record.failures.get(kind, 0) + 1)
+    retry_at = now + compute_backoff_seconds(rules.retry, _count_in_row(record, kind))
     return events.Waiting(**_of_attempt(record), reason=reason, failure_kind=kind, retry_at=retry_at)
 
 

@@ -49,3 +49,16 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     by: str = ""
     """user@host, for the journal."""
     schema: int = 1
+
+    def means(self, checkpoint: str, source: str, *, default_source: str, custom_directory: bool = False) -> bool:
+        """Whether an evaluation of one of its steps may be meant, where it has no ``name``.
+
+        Of several, the stage's own one is. ``default_source``: whose checkpoint is meant where none is named.
+        """
+        # A checkpoint's path is unique, so it decides before the source.
+        if self.checkpoint is not None:
+            return checkpoint == self.checkpoint
+        if self.source is not None:
+            return source == self.source
+        # Only enqueue makes evaluations: the others mean what there is.
+        return self.kind != "enqueue" or (source == default_source and not custom_directory)

@@ -106,15 +106,13 @@ def _find_evaluation(
     if request.name is not None:
         key = f"{request.stage}/{request.name}"
         return key if key in records else None
-    # A checkpoint's path is unique, so it decides before step and source.
-    if request.checkpoint is not None:
-        return next((record.key for record in same_step if record.checkpoint == request.checkpoint), None)
-    if request.source is not None:
-        return next((record.key for record in same_step if record.source == request.source), None)
-    if request.kind == "enqueue":
-        source = _resolve_source(request, stage)
-        return next((record.key for record in same_step if record.source == source and not record.custom_directory), None)
-    return next((record.key for record in sorted(same_step, key=lambda record: record.source != request.stage)), None)
+    source = _resolve_source(request, stage)
+    matching = [
+        record
+        for record in same_step
+        if request.means(record.checkpoint, record.source, default_source=source, custom_directory=record.custom_directory)
+    ]
+    return min(matching, key=lambda record: record.source != request.stage).key if matching else None
 
 
 def _is_name_taken(request: Request, step: int, record: EvaluationRecord) -> bool:

@@ -32,15 +32,13 @@ def preview_outcomes(request: Request, rows: Sequence[JsonObject], get_folder: C
 
 
 def _find_row(request: Request, step: int, rows: Sequence[JsonObject]) -> JsonObject | None:
-    """The evaluation that the request means, by the rule of ``reconcile.request_answers``."""
     if request.name is not None:
         return next((row for row in rows if row["directory"] == request.name), None)
-    same_step = [row for row in rows if row["step"] == step]
-    if request.checkpoint is not None:
-        return next((row for row in same_step if row["checkpoint"] == request.checkpoint), None)
-    # Enqueue means the stage's own checkpoint unless another source is named.
-    source = request.source or (request.stage if request.kind == "enqueue" else None)
-    matching = [row for row in same_step if source in {None, row["source"]}]
+    matching = [
+        row
+        for row in rows
+        if row["step"] == step and request.means(row["checkpoint"], row["source"], default_source=request.stage)
+    ]
     return min(matching, key=lambda row: row["source"] != request.stage, default=None)
 
 
