@@ -8,20 +8,11 @@ import pytest
 import yaml
 
 from support.fakes.slurm_daemon import FakeSlurmRun
+from support.runs.scripts import write_stand_in_scorer
 
-_SCORER = """\
-#!{python}
-import sys, time
-sys.path[:0] = {path!r}
-from pathlib import Path
-from suites.contract.scoring_request import read_scoring_request
-from watcher.simulate.jobs import publish_scores
-root = Path({root!r})
-request = read_scoring_request(Path(sys.argv[-1]))
-with (root / "runs").open("a") as runs:
-    runs.write(request.evaluation + "\\n")
-while (root / "hold").exists():
-    time.sleep(0.05)
+_SCORER_LINES = """\
+note(request.evaluation)
+wait_while_held()
 if (root / "fail").exists():
     sys.exit(70)
 publish_scores(request)
@@ -33,8 +24,7 @@ class ChangingRun(FakeSlurmRun):
 
     def __init__(self, root):
         super().__init__(root, steps={"base": [100]})
-        path = [str(entry) for entry in sys.path if entry]
-        (root / "scorer").write_text(_SCORER.format(python=sys.executable, path=path, root=str(root)))
+        write_stand_in_scorer(root, _SCORER_LINES)
         (root / "hold").touch()
         self.write_checkpoint("base", 100)
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from support.executors.harness import FAKE_COMMANDS_FOLDER
 from support.fakes.slurm_daemon import FakeSlurmRun
 from support.runs.watched_run import WatchedRun, make_watched_fixture
 from watcher.core.executor import AnswerDoubtful
@@ -13,11 +12,10 @@ LINE = "squeue: error: the site says something new"
 watched = make_watched_fixture(steps=(100,), checkpoints=(100,))
 
 WRAPPER = """\
-#!/bin/bash
 echo "CLUSTER: lab"
 echo "*** Maintenance on Monday: 07:00 | all partitions ***"
 echo "$(basename "$0"): error: Ignoring ControlMachine since SlurmctldHost is set." >&2
-exec "{folder}/$(basename "$0")" "$@"
+exec "$real" "$@"
 """
 
 
@@ -76,12 +74,7 @@ def test_headings_banners_and_warnings_of_a_wrapper_neither_hide_jobs_nor_stop_t
     run = FakeSlurmRun(tmp_path / "run", steps={"base": [100, 200]})
     with run.fake.state() as state:
         state["accounting"] = accounting
-    folder = tmp_path / "wrappers"
-    folder.mkdir()
-    for name in ("squeue", "sacct", "sinfo", "scontrol", "scancel"):
-        (folder / name).write_text(WRAPPER.format(folder=FAKE_COMMANDS_FOLDER))
-        (folder / name).chmod(0o755)
-    run.environ = run.environ | {"PATH": f"{folder}:{run.environ['PATH']}"}
+    run.put_before_slurm(WRAPPER, "squeue", "sacct", "sinfo", "scontrol", "scancel")
     for step in (100, 200):
         run.write_checkpoint("base", step)
     daemon = run.start_another_daemon()

@@ -7,7 +7,6 @@ import msgspec
 import pytest
 import yaml
 
-from support.executors.harness import FAKE_COMMANDS_FOLDER
 from support.fakes.slurm_daemon import FakeSlurmRun
 from support.faults.kill_points import KillPoint, tick_until_settled
 from support.runs.watched_run import WatchedRun, make_watched_fixture
@@ -19,6 +18,15 @@ WORDS = "sbatch: error: This cluster wants a project: add --account=PROJECT"
 STEPS = (100, 200, 300, 400, 500)
 
 watched = make_watched_fixture(steps=STEPS, checkpoints=STEPS)
+
+
+WANTS_A_PROJECT = """\
+echo "$@" >>"$(dirname "$0")/calls"
+[[ " $* " == *" --account=lab "* ]] && exec "$real" "$@"
+echo "sbatch: error: This cluster wants a project: add --account=PROJECT" >&2
+echo "sbatch: error: Batch job submission failed: Unspecified error" >&2
+exit 1
+"""
 
 
 def refuse(watched, words=WORDS, count=1000):
@@ -175,19 +183,7 @@ def test_killed_at_every_effect_while_a_site_answers_in_its_own_words(tmp_path, 
 
 def test_a_real_daemon_shows_the_words_and_goes_on_once_the_config_has_the_option(tmp_path):
     run = FakeSlurmRun(tmp_path / "run", steps={"base": [100, 200]})
-    folder = tmp_path / "site"
-    folder.mkdir()
-    (folder / "sbatch").write_text(
-        f"""#!/bin/bash
-echo "$@" >>{folder}/calls
-[[ " $* " == *" --account=lab "* ]] && exec {FAKE_COMMANDS_FOLDER}/sbatch "$@"
-echo "sbatch: error: This cluster wants a project: add --account=PROJECT" >&2
-echo "sbatch: error: Batch job submission failed: Unspecified error" >&2
-exit 1
-"""
-    )
-    (folder / "sbatch").chmod(0o755)
-    run.environ = run.environ | {"PATH": f"{folder}:{run.environ['PATH']}"}
+    folder = run.put_before_slurm(WANTS_A_PROJECT, "sbatch")
     for step in (100, 200):
         run.write_checkpoint("base", step)
     daemon = run.start_another_daemon()

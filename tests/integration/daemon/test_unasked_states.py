@@ -5,7 +5,6 @@ from collections import Counter, deque
 
 import pytest
 
-from support.executors.harness import FAKE_COMMANDS_FOLDER
 from support.fakes.slurm_daemon import FakeSlurmRun
 from support.faults.kill_points import KillPoint, tick_until_settled
 from support.runs.watched_run import WatchedRun, make_watched_fixture
@@ -231,9 +230,8 @@ def test_what_is_in_no_row_is_said_loudly_and_left_alone(watched, state, raw_sta
 
 
 SUBMITS_TWICE = """\
-#!/bin/bash
-first=$({folder}/sbatch "$@")
-second=$({folder}/sbatch "$@")
+first=$("$real" "$@")
+second=$("$real" "$@")
 echo "${printed}"
 """
 
@@ -242,11 +240,7 @@ echo "${printed}"
 def test_of_several_copies_one_runs_and_the_others_are_cancelled(tmp_path, printed):
     # The job runs on while the watcher looks, so that its copy is seen as a copy and not as a requeue.
     run = FakeSlurmRun(tmp_path / "run", steps={"base": [100, 200]}, job_seconds=1)
-    folder = tmp_path / "site"
-    folder.mkdir()
-    (folder / "sbatch").write_text(SUBMITS_TWICE.format(folder=FAKE_COMMANDS_FOLDER, printed=printed))
-    (folder / "sbatch").chmod(0o755)
-    run.environ = run.environ | {"PATH": f"{folder}:{run.environ['PATH']}"}
+    run.put_before_slurm(SUBMITS_TWICE.format(printed=printed), "sbatch")
     for step in (100, 200):
         run.write_checkpoint("base", step)
     daemon = run.start_another_daemon()

@@ -16,6 +16,7 @@ from collections import Counter
 from suites.contract.paths import DataPaths
 from support.executors.batch_scripts import wait_until
 from support.models.nanotron_checkpoint import set_times, write_tiny_checkpoint
+from support.runs.scripts import write_stand_in_scorer
 from watcher.simulate.jobs import cache_tokenizer
 
 STEPS = (10, 20, 30, 40, 50, 60)
@@ -35,18 +36,6 @@ config = Config(source="test", scratch=root, results=root / "results", eval_data
                 python=str(root / "scorer"), executor="local", poll=0.1, settle=0.2, retry=RetrySettings(backoff=0.1),
                 limits=LimitSettings(max_running=3), stages=stages)
 sys.exit(polling.run_daemon(config, load_config=lambda: config, environ=dict(os.environ)))
-"""
-
-SCORER = """#!{python}
-import sys
-sys.path[:0] = {path!r}
-from pathlib import Path
-from suites.contract.scoring_request import read_scoring_request
-from watcher.simulate.jobs import publish_scores
-request = read_scoring_request(Path(sys.argv[-1]))
-with open({root!r} + "/runs", "a") as runs:
-    runs.write(request.evaluation + "\\n")
-publish_scores(request)
 """
 
 
@@ -79,9 +68,7 @@ def test_killed_at_random_moments_each_evaluation_runs_once(tmp_path):
     (tmp_path / "slices.yaml").write_text("tier: tier2_ppl\nslices:\n  web: {data_files: [/data/web.jsonl]}\n")
     (tmp_path / "tasks.yaml").write_text("tier: tier3_cf\ntasks:\n  ours: {data_files: [/d.jsonl], adapter: multiple_choice}\n")
     cache_tokenizer("t", DataPaths(tmp_path / "data"))
-    scorer = tmp_path / "scorer"
-    scorer.write_text(SCORER.format(python=sys.executable, path=sys.path, root=str(tmp_path)))
-    scorer.chmod(0o755)
+    write_stand_in_scorer(tmp_path, "note(request.evaluation)\npublish_scores(request)")
     draw = random.Random(0)
     kills = 0
     for step in STEPS:

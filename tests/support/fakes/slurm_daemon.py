@@ -15,8 +15,9 @@ from suites.contract.paths import StatePaths
 from support.executors.harness import FAKE_COMMANDS_FOLDER
 from support.fakes.slurm import TERMINAL_STATES, FakeSlurm
 from support.models.nanotron_checkpoint import set_times, write_tiny_checkpoint
+from support.runs.scripts import write_executable, write_stand_in_scorer, write_watcher_script
 from support.runs.short_timeouts import SHORT_TIMEOUTS
-from support.runs.two_stages import REPOSITORY_ROOT, TwoStagesRun
+from support.runs.two_stages import TwoStagesRun
 from watcher.journal.journal import read_journal
 
 DAEMON_SETTINGS: dict[str, Any] = {
@@ -26,16 +27,11 @@ DAEMON_SETTINGS: dict[str, Any] = {
     "limits": {"slurm_calls_per_minute": 100_000},
     "retry": {"backoff": "0.1s"},
 }
-_DAEMON = """\
-import sys
-sys.path[:0] = {path!r}
+_DAEMON_LINES = """\
 from pathlib import Path
 from support.faults.kill_after_effect import EffectCounter
-from support.runs.short_timeouts import apply_short_timeouts
-from watcher.cli.app import main
 from watcher.daemon.wakeup import Wakeup
 from watcher.journal import lock
-apply_short_timeouts({timeouts!r})
 sleep = Wakeup.sleep
 Wakeup.sleep = lambda self, seconds, is_urgent: sleep(self, seconds / 20, is_urgent)
 kill_at, locks = sys.argv.pop(1), sys.argv.pop(1)
@@ -49,25 +45,12 @@ elif locks == "lease is short":
     lock.DaemonLock.acquire = lambda paths, *, lease_seconds, server_now: acquire(paths, lease_seconds=0.3, server_now=server_now)
 effects = EffectCounter(Path({root!r}), int(kill_at) if kill_at else None, Path({root!r} + "-effects"))
 effects.install()
-try:
-    main(prog_name="watcher")
-finally:
-    effects.write_count()
-"""
-
-_SCORER = """\
-#!{python}
-import os, sys, time
-sys.path[:0] = {path!r}
-from pathlib import Path
-from suites.contract.scoring_request import read_scoring_request
-from watcher.simulate.jobs import publish_scores
-root = Path({root!r})
-request = read_scoring_request(Path(sys.argv[-1]))
-with (root / "runs").open("a") as runs:
-    runs.write(request.evaluation + "\\n")
-time.sleep({seconds})
-publish_scores(request)
+run_watcher = main
+def main(**options):
+    try:
+        run_watcher(**options)
+    finally:
+        effects.write_count()
 """
 
 
@@ -84,16 +67,21 @@ class FakeSlurmRun(TwoStagesRun):
         results: Path | None = None,
     ) -> None:
         self.fake = FakeSlurm(root / "slurm")
-        path = [str(REPOSITORY_ROOT), str(REPOSITORY_ROOT / "tests"), *filter(None, sys.path)]
         environ = os.environ | {"PATH": f"{FAKE_COMMANDS_FOLDER}:{os.environ['PATH']}", "FAKE_SLURM": str(self.fake.folder)}
         more = {"python": str(root / "scorer")} | (settings or {})
         super().__init__(root, steps=steps, executor="slurm", settings=DAEMON_SETTINGS | more, environ=environ, results=results)
-        scorer = self.root / "scorer"
-        scorer.write_text(_SCORER.format(python=sys.executable, path=path, root=str(root), seconds=job_seconds))
-        scorer.chmod(0o755)
-        (root / "daemon.py").write_text(
-            _DAEMON.format(path=path, timeouts=SHORT_TIMEOUTS | {"observe.checkpoints.SLOW_CHECK_SECONDS": 0.5}, root=str(root))
-        )
+        write_stand_in_scorer(root, f"note(request.evaluation)\ntime.sleep({job_seconds})\npublish_scores(request)")
+        timeouts = SHORT_TIMEOUTS | {"observe.checkpoints.SLOW_CHECK_SECONDS": 0.5}
+        write_watcher_script(root / "daemon.py", timeouts, lines=_DAEMON_LINES.format(root=str(root)))
+
+    def put_before_slurm(self, text: str, *commands: str) -> Path:
+        """Put a bash script before commands of the fake Slurm; ``$real`` is the real one. Returns the script's folder."""
+        folder = self.root.with_name(f"{self.root.name}-site")
+        folder.mkdir()
+        for command in commands:
+            write_executable(folder / command, f"#!/bin/bash\nreal={FAKE_COMMANDS_FOLDER}/{command}\n{text}\n")
+        self.environ = self.environ | {"PATH": f"{folder}:{self.environ['PATH']}"}
+        return folder
 
     def write_checkpoint(self, stage: str, step: int, like: str = "") -> Path:  # noqa: ARG002  all are alike here
         """A tiny checkpoint that was finished long ago."""

@@ -13,8 +13,9 @@ import yaml
 
 from suites.contract.exit_record import ExitRecord, read_exit_records
 from support.executors.harness import SlurmClusterHarness
+from support.runs.scripts import IMPORT_PATH, write_executable, write_stand_in_scorer, write_watcher_script
 from support.runs.short_timeouts import SHORT_TIMEOUTS
-from support.runs.two_stages import REPOSITORY_ROOT, TwoStagesRun
+from support.runs.two_stages import TwoStagesRun
 
 SLURM_CONFIG: dict[str, Any] = {
     "slurm": {"partition": "short", "gres": None, "cpus_per_task": 2, "mem": "1500", "time": "00:20:00"},
@@ -29,28 +30,9 @@ SHORT_SLURM_TIMEOUTS = SHORT_TIMEOUTS | {
 }
 """A real controller takes longer."""
 
-_DAEMON = """\
-import sys
-sys.path[:0] = {path!r}
-from support.runs.short_timeouts import apply_short_timeouts
-from watcher.cli.app import main
-apply_short_timeouts({constants!r})
-main(prog_name="watcher")
-"""
-
-_SCORER = """\
-#!{python}
-import os, sys, time
-sys.path[:0] = {path!r}
-from pathlib import Path
-from suites.contract.scoring_request import read_scoring_request
-from watcher.simulate.jobs import publish_scores
-root = Path({root!r})
-request = read_scoring_request(Path(sys.argv[-1]))
-with (root / "runs").open("a") as runs:
-    runs.write(f"{{request.evaluation}} {{os.environ.get('SLURM_JOB_ID')}} {{os.environ.get('FROM_SETUP', '-')}}\\n")
-while (root / "hold").exists():
-    time.sleep(0.05)
+_SCORER_LINES = """\
+note(f"{request.evaluation} {os.environ.get('SLURM_JOB_ID')} {os.environ.get('FROM_SETUP', '-')}")
+wait_while_held()
 publish_scores(request)
 """
 
@@ -85,7 +67,6 @@ class SlurmRun(TwoStagesRun):
     ) -> None:
         """``scorer``: lines run before the real one; None: a stand-in that writes valid tier files once ``hold`` is gone."""
         self.harness = lab
-        self._path = [str(REPOSITORY_ROOT), str(REPOSITORY_ROOT / "tests"), *sys.path]
         more = {"python": str(root / "scorer")} | (settings or {})
         super().__init__(
             root,
@@ -94,9 +75,11 @@ class SlurmRun(TwoStagesRun):
             settings=SLURM_CONFIG | more,
             environ=lab.cluster.environment() | (environ or {}),
         )
-        template = _SCORER if scorer is None else _PATCHED_SCORER
-        given = {"python": sys.executable, "path": self._path, "root": str(root), "patch": scorer}
-        self._executable("scorer", template.format(**given))
+        if scorer is None:
+            write_stand_in_scorer(root, _SCORER_LINES)
+        else:
+            given = {"python": sys.executable, "path": IMPORT_PATH, "root": str(root), "patch": scorer}
+            write_executable(root / "scorer", _PATCHED_SCORER.format(**given))
         self._constants = SHORT_SLURM_TIMEOUTS | (constants or {})
         (root / "bin").mkdir()
 
@@ -109,16 +92,10 @@ class SlurmRun(TwoStagesRun):
             self.daemon.wait()
         self.harness.cluster.run_slurm_command("scancel", "--quiet", "--user=root")
 
-    def _executable(self, name: str, text: str) -> Path:
-        path = self.root / name
-        path.write_text(text)
-        path.chmod(0o755)
-        return path
-
     def wrap_slurm_command(self, command: str, text: str) -> None:
         """Put a bash script before a command of Slurm's; ``$real`` is the real one."""
         real = shutil.which(command)
-        self._executable(f"bin/{command}", f"#!/bin/bash\nreal={real}\n{text}\n")
+        write_executable(self.root / "bin" / command, f"#!/bin/bash\nreal={real}\n{text}\n")
 
     @property
     def slurmctld_pid(self) -> int:
@@ -129,7 +106,7 @@ class SlurmRun(TwoStagesRun):
 
     def start_daemon(self) -> None:
         """Start ``watcher run`` with its waits shortened."""
-        self._executable("daemon.py", _DAEMON.format(path=self._path, constants=self._constants))
+        write_watcher_script(self.root / "daemon.py", self._constants)
         environment = self.environ | {"SCRATCH": str(self.root), "PATH": f"{self.root}/bin:{self.environ['PATH']}"}
         with (self.root / "daemon.log").open("ab") as log:
             self.daemon = subprocess.Popen(

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from support.runs.scripts import write_stand_in_scorer, write_watcher_script
 from support.runs.short_timeouts import SHORT_TIMEOUTS
 from support.runs.two_stages import REPOSITORY_ROOT, TwoStagesRun
 from support.slurm_cluster.cluster import SlurmCluster
@@ -25,36 +26,17 @@ from support.slurm_cluster.install import ensure_unix_user
 
 GROUP = "labgroup"
 
-_ONCE = """\
-import os, sys
-os.umask({umask:#o})
-sys.path[:0] = {path!r}
-from support.runs.short_timeouts import apply_short_timeouts
-from watcher.cli.app import main
-apply_short_timeouts({constants!r})
-main(prog_name="watcher")
-"""
-
-_SCORER = """\
-#!{python}
-import json, os, random, sys, time
-sys.path[:0] = {path!r}
-from pathlib import Path
-from suites.contract.scoring_request import read_scoring_request
-from watcher.simulate.jobs import publish_scores
-root = Path({root!r})
-request = read_scoring_request(Path(sys.argv[-1]))
-def note(what):
-    with (root / "runs").open("a") as runs:
-        runs.write(f"{{what}} {{request.evaluation}} {{time.time()}} {{os.getuid()}} {{os.environ['SLURM_CLUSTER_NAME']}}\\n")
+_SCORER_LINES = """\
+import json
+def note_run(what):
+    note(f"{what} {request.evaluation} {time.time()} {os.getuid()} {os.environ['SLURM_CLUSTER_NAME']}")
 request.paths.folder.mkdir(parents=True, exist_ok=True)
-(request.paths.progress_json).write_text(json.dumps({{"run_id": request.run_id}}))  # as the real one does each minute
-note("begin")
+(request.paths.progress_json).write_text(json.dumps({"run_id": request.run_id}))  # as the real one does each minute
+note_run("begin")
 time.sleep(random.uniform(0, float((root / "seconds").read_text())))
-while (root / "hold").exists():
-    time.sleep(0.05)
+wait_while_held()
 publish_scores(request)
-note("end")
+note_run("end")
 """
 
 
@@ -114,11 +96,10 @@ class SharedStateRun(TwoStagesRun):
         python = find_python(users[0], path)
         settings = SLURM_CONFIG | {"python": str(root / "scorer"), "share_state": share_state}
         super().__init__(root, steps={"base": list(steps)}, executor="slurm", settings=settings)
-        values = {"python": python, "path": path, "root": str(root), "umask": umask, "constants": SHORT_TIMEOUTS}
-        self.python, self.once_script = python, root / "once.py"
-        self.once_script.write_text(_ONCE.format(**values))
-        (root / "scorer").write_text(_SCORER.format(**values))
-        (root / "scorer").chmod(0o755)
+        self.python = python
+        umask_line = f"os.umask({umask:#o})"
+        self.once_script = write_watcher_script(root / "once.py", SHORT_TIMEOUTS, import_path=path, first_lines=umask_line)
+        write_stand_in_scorer(root, _SCORER_LINES, python=python, path=path)
         (root / "seconds").write_text(str(seconds))
         (root / "runs").touch()
         (root / "runs").chmod(0o666)
