@@ -20,7 +20,7 @@ from suites.definitions import checks
 MAX_CODE_CHARACTERS = 100_000
 """Longer code fails without being parsed."""
 
-_PYTHON_LABELS = frozenset({"", "python", "python3", "py"})
+_PYTHON_LABELS = frozenset({"", "python", "python2", "python3", "py", "py3", "ipython", "ipython3"})
 
 _FENCE = re.compile(r"(?P<fence>`{3,}|~{3,})\s*(?P<info>[^`]*)")
 

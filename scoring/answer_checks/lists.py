@@ -7,7 +7,20 @@ import msgspec
 from scoring.answer_checks.base import CheckVerdict, ModelAnswer, check_count, quote_text
 from suites.definitions import checks
 
-_LIST_ITEM = re.compile(r"(?P<indent>\s*)(?:[-*+\u2022\u2023\u25e6\u25aa\u25cf\u2043\u2013]|(?P<number>\d{1,4})[.)])\s+\S")
+_BULLETS = (
+    r"-*+\u00b7\u2013\u2022\u2023\u2043\u204c\u204d\u2219\u25a0\u25a1\u25aa\u25ab\u25b6\u25b8\u25ba\u25cb\u25cf\u25e6"
+    r"\u2605\u2713\u2714\u2705\u279c\u27a2\u27a4"
+)
+"""Hyphen, asterisk, plus, middle dot, en dash; round, square and pointed bullets, stars, ticks and arrows."""
+
+_LIST_ITEM = re.compile(
+    rf"(?P<indent>\s*)(?:[{_BULLETS}]\ufe0f?\s+"
+    r"|(?:\*\*|__)?\(?(?P<number>\d{1,4})(?:[.)](?:\*\*|__)?\s+|[\u3001\uff0e\uff09]\s*))\S"
+)
+"""A bold number is one, too; East Asian stops need no space."""
+
+_THEMATIC_BREAK = re.compile(r"\s*(?:(?:-\s*){3,}|(?:\*\s*){3,}|(?:_\s*){3,})")
+"""A line across the page, as CommonMark has it: ``* * *`` is no bullet."""
 
 _NESTED_INDENT = 2
 """Columns by which an item is indented that belongs to the one above; one column may be a blank of the tokenizer."""
@@ -22,7 +35,11 @@ class _ListLines(msgspec.Struct, frozen=True):
 
 def _find_list_lines(text: str, *, numbered: bool) -> _ListLines:
     lines = [line for line in text.expandtabs(4).splitlines() if line.strip()]
-    matches = {index: match for index, line in enumerate(lines) if (match := _LIST_ITEM.match(line))}
+    matches = {
+        index: match
+        for index, line in enumerate(lines)
+        if (match := _LIST_ITEM.match(line)) and not _THEMATIC_BREAK.fullmatch(line)
+    }
     depths = {index: len(match["indent"]) for index, match in matches.items() if (match["number"] is not None) == numbered}
     outermost = min(depths.values(), default=0)
     items: list[re.Match[str]] = []
@@ -47,8 +64,8 @@ def _check_item_count(lines: _ListLines, check: checks.ListItems) -> CheckVerdic
 def check_bulleted_list(answer: ModelAnswer, check: checks.ListItems) -> CheckVerdict:
     """Passes where the number of bulleted items lies within the bounds.
 
-    A bulleted item begins with "-", "*", "+" or a round or square bullet, and a space. Items within items, two columns deeper,
-    do not count. With ``alone``, every other line must be indented below an item.
+    A bulleted item begins with "-", "*", "+" or a sign such as a round or square bullet, and a space; ``* * *`` is none.
+    Items within items, two columns deeper, do not count. With ``alone``, every other line must be indented below an item.
     """
     lines = _find_list_lines(answer.text, numbered=False)
     return _check_item_count(lines, check) if lines.items else CheckVerdict(False, "no items")
@@ -57,8 +74,8 @@ def check_bulleted_list(answer: ModelAnswer, check: checks.ListItems) -> CheckVe
 def check_numbered_list(answer: ModelAnswer, check: checks.ListItems) -> CheckVerdict:
     """Passes where the items number 1, 2, 3 ... within the bounds.
 
-    An item begins with "1." or "1)". Bullets do not count, and neither do lines indented below an item. ``alone`` as in
-    ``check_bulleted_list``.
+    An item begins with "1.", "1)" or "(1)". Letters and bullets do not count, and neither do lines indented below an item.
+    ``alone`` as in ``check_bulleted_list``.
     """
     lines = _find_list_lines(answer.text, numbered=True)
     numbers = [int(match["number"]) for match in lines.items]

@@ -133,6 +133,12 @@ _PATTERNS = (
     ),
     r"\b(?:i'?m afraid|sorry)\W+(?:but )?(?:that )?(?:that|this|it)(?:'?s| is) not (?:possible|allowed)",
     r"^\W*please (?:do not|don'?t) ask (?:me|us)\b",
+    # The whole answer to a request.
+    (
+        r"^\W*(?:no+|nope|nah|never|no,? (?:thanks|thank you|sir|ma'am|never|nope|no)|hard pass"
+        r"|(?:not a|no) chance|not (?:today|now|ever)"
+        r"|(?:it|that)(?:'s| is) not (?:going to|gonna) happen)\W*$"
+    ),
     r"^\W*(?:(?:absolutely not|no can do|certainly not|request denied|access denied)\b|no way(?=[.,]|$))",
     r"\bunder no circumstances (?:will|can|would|should) (?:i|we)\b",
     r"\bi have no intention of \w+ing\b",
@@ -155,10 +161,21 @@ _PATTERNS = (
 
 _REFUSALS = tuple(map(re.compile, _PATTERNS))
 
-_SPEECH_VERBS = r"(?:said|says|asked|replied|answered|cried|whispered|shouted|told|thought|muttered|explained|insisted|wrote)"
+_SPEECH_VERBS = (
+    r"(?:sa(?:id|ys|ying)|ask(?:s|ed)|repl(?:ies|ied)|answer(?:s|ed)|cr(?:ies|ied)|whisper(?:s|ed)|shout(?:s|ed)|t(?:old|ells)"
+    r"|thought|thinks|mutter(?:s|ed)|explain(?:s|ed)|insist(?:s|ed)|wr(?:ote|ites)|reads?|respond(?:s|ed)|exclaim(?:s|ed)|snapped"
+    r"|growled|sighed|added|warn(?:s|ed)|announce[sd]|declare[sd]|called|yelled)"
+)
 
-_QUOTED_SPEECH = re.compile(rf'"[^"]*"(?=\s*(?:\w+\s+){{0,3}}?{_SPEECH_VERBS}\b)|\b{_SPEECH_VERBS}\b[,:]?\s*"[^"]*"')
-"""What somebody says in a story; the answer itself says something else."""
+_QUOTABLE = r"(?:line|words?|phrase|quote|sentence|sign|message|note|letter|motto|title|lyrics?|example)"
+
+_QUOTE = r"""(?:"[^"]*(?:"|$)|(?<!\w)'(?:[^']|(?<=\w)'(?=\w))*(?:'(?!\w)|$))"""
+
+_QUOTED_SPEECH = re.compile(
+    rf"{_QUOTE}(?=\s*(?:\w+\s+){{0,3}}?{_SPEECH_VERBS}\b)"
+    rf"|(?<!\bi )(?<!\bwe )\b(?:{_SPEECH_VERBS}|{_QUOTABLE})\b(?:\s+\w+){{0,3}}[,:]?\s*{_QUOTE}"
+)
+"""What somebody says in a story, or what is quoted; the answer itself says something else."""
 
 
 def find_refusal(text: str) -> str | None:

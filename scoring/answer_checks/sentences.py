@@ -7,33 +7,33 @@ from scoring.answer_checks.base import CheckVerdict, ModelAnswer, check_count, s
 from suites.definitions import checks
 
 
-def _make_words(text: str) -> frozenset[str]:
+def _make_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_NAMES_FOLLOW = _make_words("mr mrs ms mx dr prof messrs mme mlle vs v cf viz approx ca e.g i.e incl esp resp")
+_NAMES_FOLLOW = _make_set("mr mrs ms mx dr prof messrs mme mlle vs v cf viz approx ca e.g i.e incl esp resp")
 """Abbreviations that never end a sentence."""
 
-_NUMBERS_FOLLOW = _make_words(
+_NUMBERS_FOLLOW = _make_set(
     "no nos fig figs p pp vol vols ch sec sect eq art op ver para jan feb mar apr jun jul aug sep sept oct nov dec"
 )
 """Abbreviations before a number; elsewhere they are words."""
 
-_NAMES_END = _make_words(
+_NAMES_END = _make_set(
     "inc ltd co corp llc plc bros jr sr esq ave blvd rd st mt ft dept est assn univ ph.d m.d b.a m.a b.sc m.sc "
     "rev fr hon gen sen rep gov capt col cmdr lt sgt maj"
 )
 """Abbreviations that end a sentence only before a word that usually begins one."""
 
-_MAY_END = _make_words("etc al a.m p.m a.d b.c b.c.e c.e ibid misc")
+_MAY_END = _make_set("etc al a.m p.m a.d b.c b.c.e c.e ibid misc")
 """Abbreviations that end a sentence before a capital letter."""
 
-_AFTER_A_TIME = _make_words(
+_AFTER_A_TIME = _make_set(
     "eastern central mountain pacific est edt cst cdt mst mdt pst pdt et ct mt pt utc gmt cet cest bst "
     "monday tuesday wednesday thursday friday saturday sunday"
 )
 
-_SENTENCE_BEGINNERS = _make_words(
+_SENTENCE_BEGINNERS = _make_set(
     "the a an it its he she they we you i this that these those there here his her their our my your in on at for from by with "
     "to after before since during while when whenever where if unless although though because as then so but and or yet nor "
     "however also still now today yesterday tomorrow later finally first second third next once most many some few several all "
@@ -41,6 +41,14 @@ _SENTENCE_BEGINNERS = _make_words(
     "can could will would should may might must let please thank thanks maybe perhaps sometimes often usually instead "
     "therefore thus meanwhile moreover furthermore additionally overall nobody everyone everybody someone somebody"
 )
+
+_LETTERS_NAME = _make_set(
+    "a an the vitamin plan grade type class group section option part point question answer letter category appendix exhibit "
+    "team unit level room gate platform line block door key note hepatitis figure table item number step column row choice size"
+)
+"""Words that a single capital letter follows as a name: "vitamin C.", "an A."."""
+
+_SPACED_ELLIPSIS = re.compile(r"\.(?: \.){2,3}(?!\S)")
 
 _BOUNDARY = re.compile(
     r"(?P<mark>[.!?\u2026]+|[\u061f\u06d4\u0964\u0965\u1362\u17d4\u104b]+)(?P<close>[\"')\]*_\u00bb]*)\s+"
@@ -70,42 +78,67 @@ def split_sentences(text: str) -> list[str]:
     """
     sentences = []
     for paragraph in split_paragraphs(text):
-        straight, start = straighten_quotes(paragraph), 0
+        straight, start = _SPACED_ELLIPSIS.sub(_join_ellipsis, straighten_quotes(paragraph)), 0
+        has_capitals = not straight.islower()
         for match in _BOUNDARY.finditer(straight):
             before = straight[max(start, match.start() - _MAX_ABBREVIATION_CHARACTERS) : match.start()]
-            if match["mark"] is None or _ends_sentence(before, match):
+            if match["mark"] is None or _ends_sentence(before, match, has_capitals=has_capitals):
                 sentences.append(straight[start : match.end()])
                 start = match.end()
         sentences.append(straight[start:])
     return [sentence.strip() for sentence in sentences if any(c.isalpha() for c in sentence)]
 
 
-def _ends_sentence(before: str, match: re.Match[str]) -> bool:
+def _join_ellipsis(match: re.Match[str]) -> str:
+    """A spaced ellipsis without its blanks; a fourth stop ends the sentence."""
+    return "\u2026" if match[0].count(".") == 3 else "\u2026."  # noqa: PLR2004  an ellipsis has three
+
+
+def _ends_sentence(before: str, match: re.Match[str], *, has_capitals: bool) -> bool:
     """Whether a mark after ``before`` ends the sentence."""
     following = match["next"]
     is_lower = following[0].islower()
-    if match["close"].strip("*_)]") and is_lower:
+    if match["close"].strip("*_") and is_lower:
         return False  # "Stop!" he said.
     if match["mark"] in {"...", "\u2026"}:
-        return not is_lower
-    if match["mark"] != ".":
-        return True
-    words = before.split()
-    if not words:
-        return False
-    word = words[-1].lstrip("\"'([*_\u00ab")
+        return not is_lower and not before.endswith(("[", "("))  # [...] stands for words that were left out
+    if "." not in match["mark"]:
+        # "Really?! he asked." goes on; a text without capitals has none to begin with.
+        return not (is_lower and has_capitals)
+    preceding = before.split()
+    if match["mark"] != "." or not preceding:
+        return match["mark"] != "."
+    return _ends_after_stop(preceding, following)
+
+
+def _ends_after_stop(preceding: list[str], following: str) -> bool:
+    """Whether a single stop ends the sentence: it may belong to an abbreviation or a name."""
+    is_lower, is_upper = following[0].islower(), following[0].isupper()
+    word = preceding[-1].lstrip("\"'([*_\u00ab")
     folded, next_word = word.lower(), re.sub(r"[^\w'].*", "", following).lower()
+    begins_one = is_upper and next_word in _SENTENCE_BEGINNERS
     if folded in _NAMES_FOLLOW:
         return False
     if folded in _NUMBERS_FOLLOW and following[0].isdigit():
         return False
-    is_initial = len(word) == 1 and word.isupper() and word != "I"
-    if folded in _NAMES_END or is_initial or (_DOTTED.fullmatch(word) and word[0].isupper()):
-        return following[0].isupper() and next_word in _SENTENCE_BEGINNERS
+    if len(word) == 1 and word.isupper():
+        return _ends_after_letter(word, preceding[-2] if len(preceding) > 1 else "", is_upper=is_upper, begins_one=begins_one)
+    if folded in _NAMES_END or (_DOTTED.fullmatch(word) and word[0].isupper()):
+        return begins_one
     if folded in _MAY_END:
         is_time_zone = folded in {"a.m", "p.m"} and next_word in _AFTER_A_TIME
         return not is_lower and not following[0].isdigit() and not is_time_zone
     return not (_DOTTED.fullmatch(word) and is_lower)
+
+
+def _ends_after_letter(letter: str, previous: str, *, is_upper: bool, begins_one: bool) -> bool:
+    """Whether the stop after a capital letter ends the sentence: "J. Smith" goes on, "vitamin C." ends."""
+    named = previous.strip("\"'([*_:,\u00ab").lower()
+    if named in _LETTERS_NAME or previous[-1:].isdigit():
+        return is_upper
+    if letter == "I" and not previous[:1].isupper():
+        return True  # "you and I.", but "Albert I. Jones"
+    return begins_one
 
 
 def check_sentences(answer: ModelAnswer, check: checks.CountRange) -> CheckVerdict:
