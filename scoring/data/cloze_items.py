@@ -103,6 +103,7 @@ def build_task_files(
     return {
         "format": definition.format,
         "examples": len(examples),
+        "repeated": len(examples) - len({(example.gold, example.pairs) for example in examples}),
         "requests": len(pool.requests) + len(pool.uncond),
         **coverage._asdict(),
         "sample": {
@@ -144,13 +145,16 @@ def sample_rows(subjects: Sequence[str | None], size: int) -> list[int]:
 
 
 def _build_examples(questions: Sequence[ClozeQuestion], sampled_rows: Sequence[int]) -> list[Example]:
-    """The sampled questions with unique ids: the data set's own, with ``#row`` if it repeats, else the row number."""
-    id_counts = Counter(question.native_id for question in questions)
+    """The sampled questions with unique ids: the data set's own, else the row number; with ``#row`` where it repeats."""
+    names = [str(row) if question.native_id is None else question.native_id for row, question in enumerate(questions)]
+    name_counts, taken = Counter(names), set(names)
     examples = []
     for index, row in enumerate(sampled_rows):
-        question = questions[row]
-        suffix = f"#{row}" if id_counts[question.native_id] > 1 else ""
-        identifier = str(row) if question.native_id is None else f"{question.native_id}{suffix}"
+        question, identifier = questions[row], names[row]
+        # Another row may be called as this one would be.
+        while name_counts[names[row]] > 1 and identifier in taken:
+            identifier += f"#{row}"
+        taken.add(identifier)
         examples.append(
             Example(
                 index=index,

@@ -1,30 +1,24 @@
 """Fills the data cache with the entries that suites need.
 
-Several entries are built at a time, each in a process. Finished entries stay: started again after an interruption, prefill
-builds only the missing ones.
+Each entry is built in a process beside this one, several at a time. Finished entries stay: started again after an
+interruption, prefill builds only the missing ones.
 """
 
 import functools
-import multiprocessing
 import os
-import queue
 import sys
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import structlog
 
 from scoring.data import cache
-from scoring.data.cache_entries import EntryProgress, ProgressCallback
+from scoring.data.cache_entries import ProgressCallback
+from scoring.data.entry_processes import PrefillEntry, build_in_processes
 from scoring.data.prefill_progress import PrefillDisplay
 from scoring.data.prompt_entries import ensure_prompts
 from scoring.data.tokenizer_cache import resolve_tokenizer
-from scoring.runtime.log_setup import configure_scoring_log
 from scoring.runtime.stop import StopRequest
 from scoring.tokenizers.tokenizer import Tokenizer
 from suites.common.atomic_files import write_json_atomically
@@ -40,17 +34,6 @@ SCHEMA = 1
 
 DEFAULT_MAX_JOBS = 4
 """Without --jobs. More processes would wait for the same network, and a login node is shared."""
-
-_UPDATE_INTERVAL_SECONDS = 0.5
-
-
-class PrefillEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry that a suite needs: a slice, a task, or all its prompts."""
-
-    tier: str
-    name: str
-    """Of the slice or task; of the suite of prompts."""
-    definition: dict[str, Any]
 
 
 class PrefillOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,104 +113,23 @@ def fill_data_cache(
     entries = list_prefill_entries(suites)
     process_count = max(1, min(jobs or min(DEFAULT_MAX_JOBS, len(os.sched_getaffinity(0))), len(entries)))
 
-    def report(get_line: Callable[[], str]) -> None:
-        try:
-            display.print_result(get_line())
-        except UserError as error:
-            errors.append(error)
-            display.print_error(f"scoring: {error}")
+    def report(outcome: str | UserError) -> None:
+        if isinstance(outcome, UserError):
+            errors.append(outcome)
+            display.print_error(f"scoring: {outcome}")
+        else:
+            display.print_result(outcome)
 
     with PrefillDisplay(len(entries), interactive=sys.stderr.isatty()) as display:
-        if process_count == 1:
-            for entry in entries:
-                report(functools.partial(_make_entry, entry, options, _throttle_progress(display.update, stop.check)))
-        else:
-            _make_in_processes(entries, options, jobs=process_count, update=display.update, report=report, stop=stop)
+        build = functools.partial(_make_entry, options)
+        build_in_processes(build, entries, jobs=process_count, update=display.update, report=report, stop=stop)
         stop.check()
     codes = [error.code for error in errors]
     permanent_codes = [code for code in codes if code != ExitCode.TEMPORARY]
     return (permanent_codes or codes or [ExitCode.SCORED])[0]
 
 
-def _make_in_processes(
-    entries: list[PrefillEntry],
-    options: PrefillOptions,
-    *,
-    jobs: int,
-    update: ProgressCallback,
-    report: Callable[[Callable[[], str]], None],
-    stop: StopRequest,
-) -> None:
-    """Build entries in a pool. Shows their progress and reports each when it ends."""
-    context = multiprocessing.get_context("spawn")
-    progress_queue, stop_event = context.Queue(), context.Event()
-    init_arguments = (progress_queue, stop_event, os.getpid())
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_init_process, initargs=init_arguments) as pool:
-        pending: set[Future[str]] = {pool.submit(_make_in_child, entry, options) for entry in entries}
-        try:
-            while pending:
-                stop.check()
-                finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                # Progress first: an entry's last bar is drawn before its line is printed.
-                while True:
-                    try:
-                        update(progress_queue.get_nowait())
-                    except queue.Empty:
-                        break
-                for future in finished:
-                    report(future.result)
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a process was killed, perhaps for lack of memory",
-                location="prefill",
-                hint="run it again with a smaller --jobs",
-                code=ExitCode.TEMPORARY,
-            ) from error
-        except BaseException:
-            # The children end at their next document, and entries that have not begun are dropped.
-            stop_event.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-_report_progress: ProgressCallback
-"""In a process of the pool: sends progress to the parent, and raises UserError if prefill stops."""
-
-
-def _init_process(progress_queue: Any, stop_event: Any, parent_pid: int) -> None:
-    """Prepare a process of the pool."""
-    global _report_progress  # noqa: PLW0603  an initializer has no other way to hand something over
-    configure_scoring_log()
-    process_stop = StopRequest(parent_pid=parent_pid)
-    process_stop.listen()
-
-    def check_stop() -> None:
-        process_stop.check()
-        if stop_event.is_set():
-            raise UserError("stopped", location="prefill", hint="run it again", code=ExitCode.TEMPORARY)
-
-    _report_progress = _throttle_progress(progress_queue.put, check_stop)
-
-
-def _make_in_child(entry: PrefillEntry, options: PrefillOptions) -> str:
-    return _make_entry(entry, options, _report_progress)
-
-
-def _throttle_progress(update: ProgressCallback, check_stop: Callable[[], None]) -> ProgressCallback:
-    """A callback that always checks for a stop, but calls ``update`` at most twice a second."""
-    last_update = 0.0
-
-    def report_progress(progress: EntryProgress) -> None:
-        nonlocal last_update
-        check_stop()
-        if time.monotonic() - last_update >= _UPDATE_INTERVAL_SECONDS or progress.done >= progress.total:
-            last_update = time.monotonic()
-            update(progress)
-
-    return report_progress
-
-
-def _make_entry(entry: PrefillEntry, options: PrefillOptions, progress: ProgressCallback) -> str:
+def _make_entry(options: PrefillOptions, entry: PrefillEntry, progress: ProgressCallback) -> str:
     """Obtain an entry; returns the line that is printed for it. Raises nothing but UserError, which can be pickled."""
     try:
         if entry.tier == TIER4:

@@ -45,6 +45,8 @@ class Cloze(CachedDataTier):
             style = {"format": work_item.format, "delimiter": work_item.definition.get("delimiter", " ")}
             entries[work_item.name] = {**figures, **style, **coverage._asdict(), "data_key": work_item.data_key}
             notes.append(coverage.describe(work_item.name, "its choices are scored without them"))
+            if repeated_count := work_item.entry.meta.get("repeated"):
+                notes.append(f"{work_item.name}: {repeated_count} items repeat another one, and count each")
         summary = cloze_metric.summarise_tasks(entries)
         return {"summary": summary, "notes": [note for note in notes if note is not None], self.section: entries}
 

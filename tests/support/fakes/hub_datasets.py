@@ -179,3 +179,14 @@ def make_full_hub(count: int = 300) -> FakeHub:
     for name in DATASET_LAYOUT:
         hub.push_commit(name, make_dataset_files(name, count))
     return hub
+
+
+def make_texts(seed: str, count: int = 200) -> list[dict]:
+    """Rows of one column, text."""
+    sentences = SentenceGenerator(seed)
+    return [{"text": sentences.make_text()} for _ in range(count)]
+
+
+def make_one_file(rows, path: str = "data/train-00000-of-00001.parquet") -> dict[str, bytes]:
+    """The files of a data set whose rows lie in one."""
+    return {"README.md": b"# A data set\n", path: encode_rows(path, rows)}

@@ -42,6 +42,11 @@ class CommandResult(NamedTuple):
     stdout: str
     stderr: str
 
+    @property
+    def complaints(self) -> list[str]:
+        """Its lines of errors."""
+        return [line for line in self.stderr.splitlines() if line.startswith("scoring: ")]
+
 
 class CommandProcess:
     """Runs one command after another in the same process."""

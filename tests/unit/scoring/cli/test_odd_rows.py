@@ -170,3 +170,32 @@ def test_a_stream_damaged_inside_says_that_it_cannot_be_read(tmp_path):
     assert ended.code == ExitCode.DATA_MISSING
     for name in slices:
         assert ended.line_about(tmp_path / f"{name}.jsonl.gz").startswith(f"scoring: {tmp_path}/{name}.jsonl.gz: cannot be read")
+
+
+def test_files_that_are_read_in_part_or_not_at_all_are_named_and_stop_no_other(tmp_path):
+    deep = "[" * 20_000 + "]" * 20_000
+    (tmp_path / "deep.jsonl").write_text("".join(f'{{"more": {deep}, "text": "{text}"}}\n' for text in TEXTS))
+    (tmp_path / "needed.jsonl").write_text(f'{{"text": {deep}}}\n')
+    (tmp_path / "twice.jsonl").write_text('{"text": "a", "text": "b"}\n')
+    (tmp_path / "table.csv").write_text("text\neins\n")
+    (tmp_path / "list.json").write_text('[{"text": "eins"}]')
+    # Statistics would hold the texts, too, outside of what the checksums cover.
+    options = {"compression": "none", "use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
+    pq.write_table(make_parquet(), tmp_path / "page.parquet", **options)
+    content = bytearray((tmp_path / "page.parquet").read_bytes())
+    content[content.index(b"zwei")] ^= 1
+    (tmp_path / "page.parquet").write_bytes(content)
+    names = ("deep.jsonl", "needed.jsonl", "twice.jsonl", "table.csv", "list.json", "page.parquet")
+    slices = {name.partition(".")[0]: {"data_files": name} for name in names}
+    ended = prefill(tmp_path, {"tier": "tier2_ppl", "slices": slices})
+    assert (ended.code, len(ended.lines)) == (ExitCode.CANNOT_SCORE, len(names) - 1)
+    assert ended.read_documents("deep") == TEXTS
+    said = {
+        "needed.jsonl": "row 0 has a value nested more than 64 deep in column 'text'",
+        "twice.jsonl": "row 0 has 2 values in column 'text'",
+        "table.csv": "its name ends in '.csv', which is no format of data files; write it as one of: .jsonl, ",
+        "list.json": "its name ends in '.json', which is no format of data files; write it as one of: .jsonl, ",
+        "page.parquet": "not a valid parquet file: ",
+    }
+    for name, text in said.items():
+        assert text in ended.line_about(tmp_path / name)

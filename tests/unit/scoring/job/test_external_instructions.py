@@ -136,6 +136,7 @@ def test_two_of_its_checkpoints_are_compared(score, tmp_path):
         (SIMPLE.replace("answers", "None"), "generations.jsonl: the command wrote tier4_sft_native.json, but not the answers"),
         (SIMPLE.replace("answers", "answers[1:]"), "generations.jsonl: short has no answer"),
         (SIMPLE.replace("answers", '["x"]'), "generations.jsonl: short has no answer"),
+        (SIMPLE.replace("answers", "[*answers, answers[0]]"), "a prompt is answered twice: it has the key 'short' twice"),
         (SIMPLE + '\n(out / "tier4_sft_native_generations.jsonl").write_text("{")', "the file is not readable JSON lines"),
     ],
 )  # fmt: skip
