@@ -76,11 +76,11 @@ class BoundedReads:
         """Give the next reads their full time."""
         self._seconds_left = self._tick_seconds
 
-    def run(self, key: Hashable, path: str, read: Callable[[], _Result]) -> _Result:
+    def run(self, key: Hashable, path: str, read: Callable[[], _Result], *, seconds: float | None = None) -> _Result:
         """What ``read()`` returns or raises; HangingRead while it has no result.
 
         ``read`` changes nothing that anybody else uses. A read that hangs is not begun again: a later call with its ``key`` gets
-        its result.
+        its result. ``seconds``: its own time, where it may take longer than others.
         """
         if key in self._hanging:
             late, began_at = self._hanging[key]
@@ -93,7 +93,7 @@ class BoundedReads:
             self._reader = _Reader()
         future, began_at, began = self._reader.begin(read), self._clock(), time.monotonic()
         try:
-            return future.result(timeout=max(MIN_READ_SECONDS, self._seconds_left))
+            return future.result(timeout=seconds or max(MIN_READ_SECONDS, self._seconds_left))
         except TimeoutError:
             if future.done():  # in this moment, or with an error of this type
                 return future.result()

@@ -40,7 +40,7 @@ from watcher.observe.partition_limits import query_limits_of_ended_attempts
 from watcher.observe.queue import QueueReader, get_accounting_lag
 from watcher.observe.result_cache import PendingResultsCache, PublishedResultsCache, check_mirrors
 from watcher.observe.stage_folders import RACY_MTIME_SECONDS, StageFolderCache
-from watcher.observe.stage_plans import StageRequirementsCache
+from watcher.observe.stage_plans import BoundedRequirements, StageRequirementsCache
 from watcher.observe.suite_changes import SuiteChangesCache
 from watcher.observe.tokenizer_digests import TokenizerDigestCache
 
@@ -62,7 +62,7 @@ class Observer:
         self._comment = format_job_comment(state_id)
         self._stage_folders, self._requirements, self._inspections = (
             StageFolderCache(reads),
-            StageRequirementsCache(environ, data_hashes),
+            BoundedRequirements(StageRequirementsCache(environ, data_hashes), reads),
             InspectionCache(reads),
         )
         self._reads = reads
@@ -83,7 +83,10 @@ class Observer:
         """Errors of the last snapshot that concern no single evaluation."""
         return [
             *self._request_errors,
-            *filter(None, (self._queue_reader.note, *self._published_results.missing_folders.values())),
+            *filter(
+                None,
+                (self._requirements.warning, self._queue_reader.note, *self._published_results.missing_folders.values()),
+            ),
         ]
 
     @property

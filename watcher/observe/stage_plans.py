@@ -1,5 +1,6 @@
 """Suites, tokenizer and sequence length of a stage, re-read on changes."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from suites.contract.scoring_request import compute_tier_digests
 from suites.definitions.local_data import get_local_patterns
 from suites.definitions.suite import load_suite
 from watcher.config.settings import Stage
+from watcher.core.bounded_reads import BoundedReads, HangingRead
 from watcher.core.evaluation import StageSettings
 from watcher.core.snapshot import StageRequirements
 from watcher.observe.local_data import DataFileStamp, DataNotReadyError, LocalDataHashes, read_stamps
@@ -23,6 +25,9 @@ DATA_CHECK_SECONDS = 3600.0
 
 REREAD_SECONDS = 86400.0
 """Seconds after which they are read anew whatever their mtimes: a name may point to another file."""
+
+DATA_READ_SECONDS = 60.0
+"""Seconds after which suites and local data count as hanging: they may be hashed, and that takes some."""
 
 FileStamps = Mapping[Path, tuple[int, ...] | None]
 """File -> mtime in ns, inode and size; None where it cannot be read."""
@@ -91,6 +96,11 @@ class StageRequirementsCache:
             )
         return cached.loaded.requirements
 
+    def get_known(self, stage: Stage) -> StageRequirements | None:
+        """What was read last, without a look at the disk; None where nothing was."""
+        cached = self._cached.get(stage.name)
+        return None if cached is None or cached.stage != stage else cached.loaded.requirements
+
     def _reload(
         self, stage: Stage, cached: _CachedRequirements | None, now: float, settle_seconds: float, server_now: float
     ) -> StageRequirements:
@@ -139,6 +149,49 @@ class StageRequirementsCache:
             requirements = msgspec.structs.replace(requirements, error=str(error))
             return msgspec.structs.replace(result, requirements=requirements, is_changing=isinstance(error, DataNotReadyError))
         return msgspec.structs.replace(result, requirements=msgspec.structs.replace(requirements, suites=suites, tiers=tiers))
+
+
+class BoundedRequirements:
+    """Requirements of all stages, also while a file server hangs."""
+
+    def __init__(self, cache: StageRequirementsCache, reads: BoundedReads) -> None:
+        self._cache, self._reads = cache, reads
+        self._hanging_stage: str | None = None
+        self._message = ""
+
+    @property
+    def warning(self) -> str:
+        """What hangs, since when; empty for nothing."""
+        return f"{self._message} Until it answers, what was read before counts" if self._hanging_stage is not None else ""
+
+    def new_tick(self) -> None:
+        """Reset the bytes of data that may be read."""
+        self._cache.new_tick()
+
+    def get_requirements(
+        self, stage: Stage, now: float, *, check_data: bool, settle_seconds: float, server_now: float
+    ) -> StageRequirements:
+        """As ``StageRequirementsCache`` has them; while a file server hangs, what was read before."""
+        read = functools.partial(
+            self._cache.get_requirements,
+            stage,
+            now,
+            check_data=check_data,
+            settle_seconds=settle_seconds,
+            server_now=server_now,
+        )
+        # Stages share one cache of hashes, so nothing else is read while one of these reads hangs.
+        if self._hanging_stage in {None, stage.name}:
+            path = f"stages.{stage.name}: suites and local data"
+            try:
+                requirements = self._reads.run(("requirements", stage.name), path, read, seconds=DATA_READ_SECONDS)
+            except HangingRead as error:
+                self._hanging_stage, self._message = stage.name, f"{path}: {error.strerror}"
+            else:
+                self._hanging_stage = None
+                return requirements
+        known = self._cache.get_known(stage)
+        return known or StageRequirements(tokenizer=stage.tokenizer, seq_len=stage.seq_len, error=self._message)
 
 
 def _list_named_files(stage: Stage) -> tuple[Path, ...]:

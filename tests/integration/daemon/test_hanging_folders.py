@@ -6,8 +6,10 @@ import threading
 
 import pytest
 
+from support.models.nanotron_checkpoint import set_times
 from support.runs.watched_run import make_watched_fixture
 from watcher.core import bounded_reads
+from watcher.observe import stage_plans
 
 watched = make_watched_fixture(steps=(100,), checkpoints=(100,))
 
@@ -74,6 +76,32 @@ def test_a_stage_whose_folder_hangs_stops_no_other_and_is_named_since_when(watch
     tick_until(watched, watched.are_all_scored)
     assert read_stage(watched, "stage2")["error"] == ""
     assert len(watched.run_ids()) == 3
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_suites_whose_data_hang_are_named_and_what_was_read_before_counts(watched, hang, monkeypatch, is_known):
+    monkeypatch.setattr(stage_plans, "DATA_READ_SECONDS", 0.2)
+    data, own = watched.root / "data", watched.root / "own.yaml"
+    data.mkdir()
+    (data / "text.jsonl").write_text('{"text": "a"}\n')
+    set_times(data, watched.clock() - 9000)
+    own.write_text(f"tier: tier2_ppl\nslices: {{ours: {{data_files: ['{data}/text.jsonl'], target_tokens: 9}}}}\n")
+    watched.configure(stage2={"steps": (100,), "suites": (str(own),)})
+    if is_known:
+        watched.tick(2)
+    hanging = hang(data)
+    watched.write_checkpoint("stage2", 100)
+    tick_until(watched, lambda: watched.list_states()["stage1/step_100"] == "scored")
+    status = json.loads(watched.config.paths.status_json.read_text())
+    assert any("stages.stage2: suites and local data: no answer since " in warning for warning in status["warnings"])
+    if is_known:
+        tick_until(watched, watched.are_all_scored)
+    else:
+        assert "no answer since" in watched.list_reasons()["stage2/step_100"]
+    hanging.answers.set()
+    tick_until(watched, watched.are_all_scored)
+    watched.tick()
+    assert json.loads(watched.config.paths.status_json.read_text())["warnings"] == []
 
 
 @pytest.mark.parametrize("is_scored", [False, True])
