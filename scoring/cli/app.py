@@ -26,7 +26,7 @@ from scoring.cli.options import (
     suite_option,
     tokenizer_option,
 )
-from scoring.cli.results import compare, derive, export
+from scoring.cli.results import compare, derive, export, summarise
 from scoring.cli.score_options import ScoreOptions, request_from_options
 from scoring.runtime.log_setup import warn_if_unwatched
 from scoring.runtime.network_namespace import NETWORK_CUT_OFF, run_in_empty_network
@@ -228,5 +228,5 @@ def verify_logits_with_nanotron(checkpoint: Path, tokens: int, assume: tuple[str
     sys.exit(run_guarded(run))
 
 
-for command in (cache, compare, derive, export):
+for command in (cache, compare, derive, export, summarise):
     scoring_cli.add_command(command)

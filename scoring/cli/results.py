@@ -1,4 +1,4 @@
-"""``python -m scoring compare``, ``export`` and ``derive``, which read published results."""
+"""``python -m scoring compare``, ``summarise``, ``export`` and ``derive``, which read published results."""
 
 import sys
 from pathlib import Path
@@ -12,6 +12,7 @@ from suites.common.errors import ExitCode
 from suites.contract.comparison import CompareRequest
 from suites.contract.encoding import encode_json, read_request
 from suites.contract.objectives import Objectives
+from suites.contract.stage_summary import StageRequest
 
 CurveAxis = Literal["step", "tokens"]
 
@@ -48,6 +49,23 @@ def compare(
             objectives = Objectives(improve=improve, hold=hold)
             return compare_output.compare_folders(Path(str(baseline)), Path(str(candidate)), objectives, as_json=as_json)
         document = compare.run_comparison(read_request(request_file, CompareRequest))
+        if as_json:
+            click.echo(encode_json(document), nl=False)
+        return ExitCode.SCORED
+
+    sys.exit(run_guarded(run))
+
+
+@click.command()
+@click.argument("request_file", type=click.Path(path_type=Path), metavar="REQUEST.json")
+@json_option
+def summarise(request_file: Path, *, as_json: bool) -> None:
+    """Write a stage's stage.json: its noise, its signal, and what it forgot."""
+
+    def run() -> ExitCode:
+        from scoring.compare.stage_summary import run_stage_summary  # noqa: PLC0415  numpy and pyarrow
+
+        document = run_stage_summary(read_request(request_file, StageRequest))
         if as_json:
             click.echo(encode_json(document), nl=False)
         return ExitCode.SCORED

@@ -227,6 +227,8 @@ class PairedTask(msgspec.Struct, frozen=True, kw_only=True):
     """Metric -> outcomes, of each metric by which every item has a pick."""
     bits: PairedBits | None
     """Bits per byte of gold answers; None where a side's rows have no log-likelihoods."""
+    ids: tuple[str, ...]
+    """Of the items, in the order of the outcomes."""
 
 
 def pair_task(name: str, metrics: Sequence[str], baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> PairedTask:
@@ -251,7 +253,8 @@ def pair_task(name: str, metrics: Sequence[str], baseline: PublishedEvaluation, 
         if None not in picks[0] and None not in picks[1]:
             is_correct = [np.asarray(picked) == gold for picked in picks]
             outcomes[metric] = PairedOutcomes(baseline=is_correct[0], candidate=is_correct[1], subjects=subjects)
-    return PairedTask(outcomes=outcomes, bits=_pair_bits(pairs, subjects))
+    ids = tuple(str(after["id"]) for _, after in pairs)
+    return PairedTask(outcomes=outcomes, bits=_pair_bits(pairs, subjects), ids=ids)
 
 
 def _read_both_tables(tier: str, name: str, baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> _TablePair:

@@ -1,0 +1,133 @@
+"""The summary of one stage: noise and signal of its figures, and what it forgot."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from scoring.compare.entries import ENTRY_KINDS
+from scoring.compare.forgetting import compare_with_earlier_ends
+from scoring.compare.noise import DIFFERENCE_FACTOR, MIN_EVALUATIONS, Window, compute_range_limit, estimate_noise, find_window
+from scoring.compare.pairing import find_comparable_names
+from scoring.compare.published import PublishedEvaluation, open_evaluation
+from suites.common.atomic_files import write_atomically
+from suites.common.errors import ExitCode, UserError
+from suites.contract.comparison import EvaluationRef, Refusal
+from suites.contract.encoding import encode_json
+from suites.contract.stage_summary import FigureNoise, StageDocument, StageRequest, stage_summary_path
+
+_TOTALS = {"tier2_ppl": ("nll_per_token",), "tier3_cf": ("primary", "bpb"), "tier4_sft_native": ()}
+"""Tier -> figures of its summary; tier 4's rates are its entries."""
+
+
+def run_stage_summary(request: StageRequest) -> StageDocument:
+    """Summarise and publish stage.json. Equal requests of equal scores write equal bytes.
+
+    Raises UserError: data missing where no evaluation has scores, cannot write where the document cannot be published.
+    """
+    document = summarise_stage(request)
+    path, content = stage_summary_path(Path(request.results)), encode_json(document)
+    try:
+        if not path.is_file() or path.read_bytes() != content:
+            write_atomically(path, content)
+    except OSError as error:
+        message, hint = f"cannot write the summary ({error.strerror})", "free disk space, or make the folder writable"
+        raise UserError(message, location=path, hint=hint, code=ExitCode.CANNOT_WRITE) from error
+    return document
+
+
+def summarise_stage(request: StageRequest) -> StageDocument:
+    """The content of stage.json; evaluations without scores are among its refusals."""
+    refusals: list[Refusal] = []
+    sides = _open_evaluations(request.evaluations, refusals)
+    if not sides:
+        hint = "score a checkpoint of this stage first"
+        raise UserError("no evaluation with scores", location=request.stage, hint=hint, code=ExitCode.DATA_MISSING)
+    steps = [side.info.step for side in sides]
+    window = find_window(steps, request.noise_within)
+    earlier_ends = _open_evaluations(request.earlier_ends, refusals)
+    return StageDocument(
+        request=request,
+        window=() if window is None else tuple(steps[window.start : window.stop]),
+        wanted="" if window is not None else describe_wanted(request.stage, steps, request.noise_within),
+        noise=tuple(_list_noise(sides, window)),
+        forgetting=tuple(compare_with_earlier_ends(sides[-1], earlier_ends, request.stage_count, refusals)),
+        refusals=tuple(refusals),
+    )
+
+
+def _open_evaluations(refs: Sequence[EvaluationRef], refusals: list[Refusal]) -> list[PublishedEvaluation]:
+    sides = []
+    for ref in refs:
+        try:
+            sides.append(open_evaluation(ref))
+        except UserError as problem:
+            refusals.append(Refusal(name=f"{ref.stage}/{ref.directory}", reason=problem.message))
+    return sides
+
+
+def describe_wanted(stage: str, steps: Sequence[int], within: int | None) -> str:
+    """Which evaluations make the noise known."""
+    newest, span = steps[-1], within
+    if span is None:
+        span = steps[-1] - steps[-2] if len(steps) > 1 else newest
+    distance = max(span // (MIN_EVALUATIONS - 1), 1)
+    start = max(newest - distance * (MIN_EVALUATIONS - 1), 0)
+    return (
+        f"the noise needs {MIN_EVALUATIONS} evaluations{'' if within is None else f' within {within} steps'}; "
+        f"where these checkpoints exist: watcher enqueue {stage} {start}:{newest}:{distance}"
+    )
+
+
+def _list_noise(sides: Sequence[PublishedEvaluation], window: Window | None) -> Iterator[FigureNoise]:
+    """The noise of every figure of the newest evaluation."""
+    newest = sides[-1]
+    steps = tuple(side.info.step for side in sides)
+    for tier in newest.documents:
+        comparable = [set(find_comparable_names(tier, side, newest, same_data=True).names) for side in sides]
+        entries = newest.get_entries(tier)
+        for metric in _TOTALS[tier]:
+            values = [
+                side.documents[tier]["summary"].get(metric) if names >= set(entries) else None
+                for side, names in zip(sides, comparable, strict=True)
+            ]
+            yield from _measure(FigureNoise(tier=tier, name="", metric=metric, newest=0.0), values, steps, window)
+        kind = ENTRY_KINDS[tier]
+        for name, entry in entries.items():
+            for metric in (kind.judged_by, "bpb") if kind.name == "task" else (kind.judged_by,):
+                values = [
+                    side.get_entries(tier)[name].get(metric) if name in names else None
+                    for side, names in zip(sides, comparable, strict=True)
+                ]
+                at_chance = entry.get("at_chance") if metric == kind.judged_by else None
+                figure = FigureNoise(tier=tier, name=name, metric=metric, newest=0.0, at_chance=at_chance)
+                yield from _measure(figure, values, steps, window)
+
+
+def _measure(
+    figure: FigureNoise, values: Sequence[float | None], steps: tuple[int, ...], window: Window | None
+) -> Iterator[FigureNoise]:
+    """The figure with noise and signal, where all evaluations of the window have it."""
+    newest = values[-1]
+    if newest is None:
+        return
+    known = [float(value) for value in values if value is not None]
+    fields = {name: getattr(figure, name) for name in ("tier", "name", "metric", "at_chance")}
+    if window is None or None in values[window.start : window.stop]:
+        yield FigureNoise(**fields, newest=float(newest))
+        return
+    inside = [float(value) for value in values[window.start : window.stop] if value is not None]
+    band = estimate_noise(steps[window.start : window.stop], inside)
+    signal = float(np.ptp(known))
+    snr = signal / band.sigma if band.sigma > 0 else None
+    yield FigureNoise(
+        **fields,
+        newest=float(newest),
+        noise=band.sigma,
+        low=band.low,
+        high=band.high,
+        within_noise=DIFFERENCE_FACTOR * band.sigma,
+        signal=signal,
+        snr=snr,
+        says_something=signal > 0 if snr is None else snr > compute_range_limit(steps, window),
+    )

@@ -1,0 +1,117 @@
+"""stage.json: a stage's own noise, which of its figures say something, and what it forgot; and the request for it.
+
+``python -m scoring summarise REQUEST.json`` writes it at ``stage_summary_path``; the watcher only renders it.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from suites.common.documents import DamagedDocument, read_struct
+from suites.common.errors import UserError
+from suites.common.formatting import describe_error
+from suites.contract.comparison import Effect, EvaluationRef, Refusal
+
+SCHEMA = 1
+
+MAX_LOST_ITEMS = 200
+"""Names of lost items that a figure lists; the others are counted."""
+
+
+class StageRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Input of ``python -m scoring summarise``. Equal requests give equal documents."""
+
+    schema: int = SCHEMA
+    stage: str
+    results: str
+    """The stage's folder of results, with ``by_checkpoint`` in it."""
+    evaluations: tuple[EvaluationRef, ...]
+    """Scored steps of the stage's own run, ascending; the last is the stage's end so far."""
+    noise_within: int | None = None
+    """Steps between the first and the last evaluation of the noise's window; None: the densest window."""
+    earlier_ends: tuple[EvaluationRef, ...] = ()
+    """The newest evaluations of the stages before."""
+    stage_count: int = 1
+    """Stages with earlier ends: the level of what was forgotten is divided by it."""
+
+
+class FigureNoise(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure's noise between checkpoints, in its own unit."""
+
+    tier: str
+    name: str
+    """Empty for a tier's total."""
+    metric: str
+    """``nll_per_token``, ``primary``, ``bpb`` or ``rate``."""
+    newest: float
+    noise: float | None = None
+    """Standard deviation between checkpoints; null: not known yet."""
+    low: float | None = None
+    high: float | None = None
+    """95 % band of ``noise``."""
+    within_noise: float | None = None
+    """Changes up to this size are within the run's noise: 1.96 sqrt(2) noise."""
+    signal: float | None = None
+    """Range over the stage's evaluations."""
+    snr: float | None = None
+    """``signal`` / ``noise``."""
+    says_something: bool | None = None
+    """Whether the range is larger than that of noise alone in 95 % of stages."""
+    at_chance: bool | None = None
+    """Of a task: whether its newest accuracy is no better than guesses."""
+
+
+class ForgottenFigure(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure at the stage's end against the end of an earlier stage, on the same items or documents."""
+
+    tier: str
+    name: str
+    metric: str
+    earlier_stage: str
+    earlier_directory: str
+    effect: Effect
+    """Candidate: this stage's end. ``p_holm`` is corrected over all figures, earlier stages and stages."""
+    forgotten: bool
+    lost: int | None = None
+    """Items that only the earlier end got right."""
+    gained: int | None = None
+    never_known: float | None = None
+    """Share of the items that neither got right."""
+    lost_items: tuple[str, ...] = ()
+    """Ids of lost items of a forgotten task, at most MAX_LOST_ITEMS."""
+
+
+class StageDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """stage.json."""
+
+    schema: int = SCHEMA
+    request: StageRequest
+    window: tuple[int, ...] = ()
+    """Steps of the evaluations that the noise is estimated from; empty: not known yet."""
+    wanted: str = ""
+    """What makes the noise known, for people."""
+    noise: tuple[FigureNoise, ...] = ()
+    forgetting: tuple[ForgottenFigure, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+    def find_noise(self, tier: str, name: str, metric: str) -> FigureNoise | None:
+        """The noise of one figure."""
+        return next((each for each in self.noise if (each.tier, each.name, each.metric) == (tier, name, metric)), None)
+
+
+def stage_summary_path(results: Path) -> Path:
+    """File of a stage's summary in its folder of results."""
+    return results / "stage.json"
+
+
+def read_stage_document(path: Path) -> StageDocument | None:
+    """The document at ``path``; None where there is no file. Raises UserError for any other content."""
+    try:
+        return read_struct(path, StageDocument)
+    except FileNotFoundError:
+        return None
+    except (OSError, DamagedDocument) as error:
+        reason = error.reason if isinstance(error, DamagedDocument) else describe_error(error)
+        raise UserError(
+            f"no summary of a stage: {reason}", location=path, hint="delete it; the watcher makes it again"
+        ) from error
