@@ -3,13 +3,13 @@
 A task's figure is a mean over items, and a tier's a mean over tasks, so their differences are means of differences.
 """
 
+import math
 from collections.abc import Sequence
-
-import numpy as np
 
 from scoring.compare.effects import MetricPair, OneSidedTest, build_estimate_effect
 from scoring.compare.pairing import PairedBits
-from scoring.compare.statistics import SIGNIFICANCE_LEVEL, Estimate, estimate_from_residuals
+from scoring.compare.ratio_estimate import Estimate, join_strata
+from scoring.compare.statistics import SIGNIFICANCE_LEVEL
 from suites.contract.comparison import Effect
 
 METRIC = "bpb"
@@ -18,10 +18,11 @@ METRIC = "bpb"
 def estimate_bits(parts: Sequence[PairedBits]) -> Estimate:
     """The plain mean over parts of their mean differences, each part a stratum."""
     differences = [part.candidate - part.baseline for part in parts]  # [n] for each part
-    means = [float(values.mean()) for values in differences]
-    residuals = [(values - mean) / len(values) for values, mean in zip(differences, means, strict=True)]
-    weights = [np.ones(len(values)) for values in differences]
-    return estimate_from_residuals(sum(means) / len(parts), residuals, weights, float(len(parts)))
+    delta = sum(float(values.mean()) for values in differences) / len(parts)
+    if min(len(values) for values in differences) < 2:  # noqa: PLR2004  one item shows no spread
+        return Estimate(delta=delta, stderr=math.nan, df=1.0)
+    variances = [float(values.var(ddof=1)) / len(values) / len(parts) ** 2 for values in differences]
+    return join_strata(delta, variances, [len(values) - 1 for values in differences])
 
 
 def build_bits_effect(parts: Sequence[PairedBits], *, level: float = SIGNIFICANCE_LEVEL) -> Effect:
