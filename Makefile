@@ -72,7 +72,7 @@ $(LOGIN)/.installed: dist/.built constraints.txt
 
 # What a login node gets: the wheel, no torch, no numpy. Run from elsewhere, so that nothing is found by being in the repository.
 login-node: $(LOGIN)/.installed
-	@for unwanted in torch numpy pyarrow datasets transformers tokenizers safetensors; do \
+	@for unwanted in torch numpy scipy pyarrow datasets transformers tokenizers safetensors; do \
 	    if $(LOGIN)/bin/python -c "import $$unwanted" 2>/dev/null; then echo "a plain install brings $$unwanted" >&2; exit 1; fi; done
 	cd / && EXPECT_INSTALLED=1 $(CURDIR)/$(LOGIN)/bin/pytest -q -m "not slow" -p no:cacheprovider -n $(JOBS) -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) \
 	    $(CURDIR)/tests/unit/suites $(CURDIR)/tests/unit/watcher $(CURDIR)/tests/integration/daemon

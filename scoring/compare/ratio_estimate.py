@@ -14,6 +14,8 @@ from scoring.compare.statistics import SIGNIFICANCE_LEVEL, TEST_POWER, FloatArra
 
 SKEWNESS_REACH = 2.0
 """Standard errors up to which a correction for skewness may narrow an interval; further out, its shift is constant."""
+NO_SKEWNESS = 1e-12
+"""What is less moves no digit of an interval."""
 
 CRITICAL_SPREAD = 2.5
 """Relative spread of critical value times stderr, in that of stderr alone.
@@ -91,17 +93,18 @@ def _remove_skewness(t: float, skewness: float) -> float:
     section 3). Where it moves t away from zero, its shift stops growing at SKEWNESS_REACH: a sample's skewness is too
     uncertain to make a small p value smaller still.
     """
-    if skewness == 0:
-        return t
     reached = _limit_reach(t, skewness)
-    return ((1 + skewness * reached / 3) ** 3 - 1) / skewness + skewness / 6 + (t - reached)
+    return t + skewness * (reached**2 / 3 + 1 / 6) + skewness**2 * reached**3 / 27
 
 
 def _restore_skewness(value: float, skewness: float) -> float:
     """The inverse of ``_remove_skewness``."""
-    if skewness == 0:
+    if abs(skewness) < NO_SKEWNESS:
         return value
-    t = 3 * (math.cbrt(1 + skewness * (value - skewness / 6)) - 1) / skewness
+    scaled = skewness * (value - skewness / 6)
+    # Near zero, a cube root less one would lose digits.
+    grown = math.expm1(math.log1p(scaled) / 3) if scaled > -0.5 else math.cbrt(1 + scaled) - 1  # noqa: PLR2004
+    t = 3 * grown / skewness
     reached = _limit_reach(t, skewness)
     return t if reached == t else value - _remove_skewness(reached, skewness) + reached
 

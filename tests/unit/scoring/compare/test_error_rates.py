@@ -12,7 +12,7 @@ import pytest
 
 from scoring.compare.entries import PairedEntry, apply_holm, build_entry, build_totals
 from scoring.compare.objectives import evaluate_objectives
-from scoring.compare.pairing import PairedOutcomes, PairedRows, pair_slice_rows, pair_task_outcomes
+from scoring.compare.pairing import PairedOutcomes, PairedRows, pair_slice_rows, pair_task
 from scoring.compare.published import open_evaluation
 from suites.contract.objectives import Objectives
 from support.samples.published_results import find_real_results, make_evaluation_ref
@@ -33,7 +33,7 @@ class Real:
         )
         self.rows = {name: pair_slice_rows(name, self.baseline, self.candidate) for name in SLICES}
         self.answers = {
-            name: pair_task_outcomes(name, ("acc_per_char", "acc"), self.baseline, self.candidate)["acc_per_char"]
+            name: pair_task(name, ("acc_per_char", "acc"), self.baseline, self.candidate).outcomes["acc_per_char"]
             for name in TASKS
         }
 
@@ -154,4 +154,4 @@ def test_the_signs_are_what_is_drawn_and_nothing_else(both):
         else:
             was, now = both.answers[one.name], one.outcomes["acc"]
             assert ((now.baseline != now.candidate) == (was.baseline != was.candidate)).all()
-    assert msgspec.to_builtins(OBJECTIVES)["margins"] == {"nll_per_token": 0.005, "points": 1.0}
+    assert msgspec.to_builtins(OBJECTIVES)["margins"] == {"nll_per_token": 0.005, "points": 1.0, "bits_per_byte": 0.01}
