@@ -8,14 +8,14 @@ nats per token, or shares from 0 to 1; ``Effect.better_when`` says which directi
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from suites.common.documents import DamagedDocument, read_struct
 from suites.common.errors import UserError
 from suites.common.formatting import describe_error
-from suites.contract.looks import STAGE_LEVEL
+from suites.contract.looks import STAGE_LEVEL, Level
 from suites.contract.objectives import Objectives
 from suites.contract.paths import EvaluationPaths
 
@@ -31,9 +31,6 @@ EffectVerdict = Literal["better", "worse", "hint", "no_change_seen", "too_few_it
 """``hint``: significant at a single look and not at this look's level, so it may be one of many looks' false alarms."""
 
 ObjectiveOutcome = Literal["pass", "fail", "inconclusive"]
-
-
-Level = Annotated[float, msgspec.Meta(gt=0, le=STAGE_LEVEL)]
 
 
 class EvaluationRef(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,10 +4,14 @@ A look is the comparison of one more checkpoint on the same items. A union bound
 their levels sum to ``STAGE_LEVEL`` for each baseline. No statistics: the watcher journals these levels, and comparisons use them.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+import msgspec
 
 STAGE_LEVEL = 0.05
 """Probability of any false verdict of a stage's comparisons with one baseline; the level of a single look, too."""
+
+Level = Annotated[float, msgspec.Meta(gt=0, le=STAGE_LEVEL)]
 
 RESERVED_SHARE = 0.2
 """Share of the stage's level for looks that nobody planned."""
@@ -38,7 +42,7 @@ class DividedLevel(NamedTuple):
 
 def compute_planned_level(planned_count: int) -> float:
     """The level of each planned look."""
-    return STAGE_LEVEL * (1 - RESERVED_SHARE) / planned_count
+    return (STAGE_LEVEL - RESERVED_SHARE * STAGE_LEVEL) / planned_count
 
 
 def compute_added_level(order: int, planned_count: int) -> float:

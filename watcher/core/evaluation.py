@@ -182,6 +182,10 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     """``final`` of the schedule asked for it: it was the last step of training."""
     baseline_selected_at: float | None = None
     """Unix time at which a person chose it as the stage's baseline; the last choice counts."""
+    level: float | None = None
+    """Level of its comparisons, fixed at the first one; None: it was never compared."""
+    look_order: int = 0
+    """Its number among the stage's looks that nobody planned, from 1; 0: planned, or never compared."""
     mtimes: str | None = None
     """Mtimes and sizes of the content last judged complete (``completeness.read_mtimes``), as one text."""
     times: Mapping[str, float] = msgspec.field(default_factory=dict)

@@ -52,8 +52,9 @@ EVENT_TYPES: Mapping[str, type[JournalEvent]] = {
             events.Mirrored,
             events.BaselineSelected,
             events.LeftOver,
+            events.LevelFixed,
         ),
-        *(events.StageFactsRead, events.StageStartedFrom, events.RequestAnswered, events.Notified),
+        *(events.StageFactsRead, events.StageStartedFrom, events.LooksPlanned, events.RequestAnswered, events.Notified),
     )
 }
 """Name in the journal -> its struct."""

@@ -5,8 +5,10 @@ from typing import Any
 
 import msgspec
 
+from suites.contract.looks import Level
 from watcher.core.evaluation import Attempt, Pin, Refusal, StageSettings
 from watcher.core.field_types import Count, FileName, PathText, Step, UnixTime, WordOrNothing
+from watcher.core.look_plan import LookPlan
 from watcher.core.reasons import ReasonKind, join_hint
 
 
@@ -293,6 +295,21 @@ class StageStartedFrom(JournalEvent, frozen=True, kw_only=True, tag="stage_start
 
     stage: FileName
     checkpoint: PathText
+
+
+class LooksPlanned(JournalEvent, frozen=True, kw_only=True, tag="looks_planned"):
+    """The looks that share a stage's level, fixed at its first comparison."""
+
+    stage: FileName
+    plan: LookPlan
+
+
+class LevelFixed(JournalEvent, frozen=True, kw_only=True, tag="level_fixed"):
+    """The level of an evaluation's comparisons, fixed at the first one."""
+
+    level: Level
+    order: Count = 0
+    """Its number among the stage's unplanned looks, from 1; 0: it was planned."""
 
 
 class RequestAnswered(JournalEvent, frozen=True, kw_only=True, tag="answered"):

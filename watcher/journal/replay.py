@@ -12,6 +12,7 @@ import msgspec
 from suites.contract.liveness import MAX_SECONDS
 from watcher.core import event_parsing, events
 from watcher.core.evaluation import PREFILL_DIRECTORY, EvaluationRecord, EvaluationState, RefusedOptions, StageSettings
+from watcher.core.look_plan import LookPlan
 from watcher.journal.state_changes import apply_state_change, count_refusals
 
 MAX_WARNINGS = 20
@@ -31,6 +32,8 @@ class JournalState(msgspec.Struct, kw_only=True):
     """Stage -> settings of its first own checkpoint."""
     started_from: dict[str, str] = msgspec.field(default_factory=dict)
     """Stage -> the checkpoint that it started from, according to its own config.yaml."""
+    look_plans: dict[str, LookPlan] = msgspec.field(default_factory=dict)
+    """Stage -> the looks that share its level."""
     closed_requests: dict[str, str] = msgspec.field(default_factory=dict)
     """Id of a request from the command line -> its outcome."""
     abandoned: dict[str, float] = msgspec.field(default_factory=dict)
@@ -117,6 +120,8 @@ def _apply_to_state(journal_state: JournalState, event: events.JournalEvent, t: 
             journal_state.stage_settings[event.stage] = event.facts
         case events.StageStartedFrom():
             journal_state.started_from[event.stage] = event.checkpoint
+        case events.LooksPlanned():
+            journal_state.look_plans.setdefault(event.stage, event.plan)
         case events.Notified():
             journal_state.notified[event.id] = t
         case events.RequestAnswered():
@@ -157,6 +162,9 @@ def _annotations(record: EvaluationRecord, event: events.JournalEvent, t: float)
             changes = {"mirror_token": event.copy}
         case events.BaselineSelected():
             changes = {"origin": "bridge", "requested": True, "baseline_selected_at": t}
+        case events.LevelFixed():
+            # The first one counts: a later one would change verdicts.
+            changes = {"level": event.level, "look_order": event.order} if record.level is None else {}
         case event_parsing.UnknownEvent():
             changes = {"extra": {**record.extra, event.name_in_journal: dict(event.fields)}}
         case _:

@@ -1,6 +1,6 @@
 """Which checkpoints an evaluation is compared with. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 import msgspec
@@ -26,12 +26,38 @@ def is_stage_checkpoint(record: EvaluationRecord) -> bool:
     return record.origin != "bridge" and record.source == record.stage and not record.custom_directory
 
 
+def group_by_stage(journal_state: JournalState) -> dict[str, list[EvaluationRecord]]:
+    """Stage -> its evaluations, in the journal's order."""
+    by_stage: dict[str, list[EvaluationRecord]] = {}
+    for record in journal_state.records.values():
+        by_stage.setdefault(record.stage, []).append(record)
+    return by_stage
+
+
+def find_compared(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
+    """Those of a stage's evaluations that can be compared with something."""
+    scored = [record for record in records if record.state is EvaluationState.SCORED]
+    bridge = find_bridge(scored[0].stage, records) if scored else None
+    has_bridge = bridge is not None and bridge.state is EvaluationState.SCORED
+    first_step = min((record.step for record in scored if is_stage_checkpoint(record)), default=None)
+    return [
+        record
+        for record in scored
+        if record.origin != "bridge"
+        and (has_bridge or (is_stage_checkpoint(record) and first_step is not None and record.step > first_step))
+    ]
+
+
 def build_comparison_requests(config: Config, journal_state: JournalState) -> dict[str, CompareRequest]:
-    """Evaluation -> the comparison that its compare.json should hold."""
+    """Evaluation -> the comparison that its compare.json should hold.
+
+    Without a level it cannot be made yet.
+    """
     requests: dict[str, CompareRequest] = {}
-    records = list(journal_state.records.values())
+    by_stage = group_by_stage(journal_state)
     for stage in config.stages.values():
-        scored = [record for record in records if record.stage == stage.name and record.state is EvaluationState.SCORED]
+        records = by_stage.get(stage.name, [])
+        scored = [record for record in records if record.state is EvaluationState.SCORED]
         evaluation_refs = {record.key: _make_evaluation_ref(record, stage) for record in scored}
         stage_checkpoints = sorted(filter(is_stage_checkpoint, scored), key=lambda record: record.step)
         bridge = find_bridge(stage.name, records)
@@ -43,17 +69,20 @@ def build_comparison_requests(config: Config, journal_state: JournalState) -> di
                 describe_start_mismatch(stage.name, journal_state.started_from.get(stage.name), bridge),
             )
             baseline = msgspec.structs.replace(evaluation_refs[bridge.key], note="; ".join(filter(None, bridge_notes)) or None)
-        for record in scored:
+        for record in find_compared(records):
             # Only the stage's own run has earlier steps to compare with.
             earlier = (
                 tuple(evaluation_refs[previous.key] for previous in stage_checkpoints if previous.step < record.step)
                 if is_stage_checkpoint(record)
                 else ()
             )
-            if record.origin != "bridge" and (baseline is not None or earlier):
-                requests[record.key] = CompareRequest(
-                    candidate=evaluation_refs[record.key], bridge=baseline, earlier=earlier, objectives=stage.objectives
-                )
+            requests[record.key] = CompareRequest(
+                candidate=evaluation_refs[record.key],
+                bridge=baseline,
+                earlier=earlier,
+                objectives=stage.objectives,
+                level=record.level,
+            )
     return requests
 
 

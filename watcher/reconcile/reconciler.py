@@ -23,6 +23,7 @@ from watcher.journal.replay import JournalState
 from watcher.reconcile.alerts import collect_alerts
 from watcher.reconcile.baselines import describe_start_mismatch, find_bridge
 from watcher.reconcile.checkpoint_presence import find_confirmation_time
+from watcher.reconcile.looks import make_look_events
 from watcher.reconcile.pending import next_action_pending
 from watcher.reconcile.prefill_job import next_prefill_actions
 from watcher.reconcile.refused_options import PROBE_SECONDS, RefusedOptionsGate, skip_refused_options
@@ -65,9 +66,10 @@ def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, c
     moved = _make_moved_events(evaluations, journal_state)
     stage_starts = _make_stage_start_events(snapshot, config, journal_state)
     stage_facts = make_stage_facts_events(snapshot, journal_state)
+    looks = make_look_events(snapshot.stages, journal_state, config)
     # These events change the records below, so the rest is decided in the next round of this tick.
-    if created or moved or stage_starts or stage_facts:
-        return Decision(actions=(*created, *moved, *stage_starts, *stage_facts), is_preliminary=True)
+    if created or moved or stage_starts or stage_facts or looks:
+        return Decision(actions=(*created, *moved, *stage_starts, *stage_facts, *looks), is_preliminary=True)
     identities = {evaluation.identity for evaluation in evaluations}
     # Orphans come before submissions, since a job that is adopted makes a submission needless.
     outcomes: list[Action | Skip] = resolve_orphan_jobs(snapshot, journal_state, comment)

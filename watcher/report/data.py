@@ -237,7 +237,9 @@ def _build_from_record(record: EvaluationRecord, results: Path, compare_request:
         files=result_files,
         compared=compared,
         # Figures of an old comparison are still shown, but its outcome is not today's.
-        outdated=compared is not None and compare_request is not None and compared.request != compare_request,
+        outdated=compared is not None
+        and compare_request is not None
+        and (compare_request.level is None or compared.request != compare_request),
         errors=tuple(dict.fromkeys(errors)),
         times=record.times,
     )

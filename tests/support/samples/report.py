@@ -33,8 +33,10 @@ from support.samples.comparison import (
 from watcher.config.loader import load_config
 from watcher.core import events
 from watcher.core.evaluation import Attempt
+from watcher.core.snapshot import StageFolder
 from watcher.journal.journal import Journal
 from watcher.reconcile.baselines import build_comparison_requests
+from watcher.reconcile.looks import make_look_events
 
 CATEGORIES = ("bulleted_list", "strict_json", "python_code", "safety", "concise_answer")
 TOKENS_PER_STEP = 2_097_152
@@ -135,6 +137,9 @@ class ReportSample:
                 journal.append(events.Submitted(**of_attempt, job_id=job_id), t=at + 61)
                 journal.append(events.Scored(evaluation=key, **content), t=at + 900)
                 at += 1200
+        folders = {name: StageFolder(steps={}) for name in self.config.stages}
+        for event in make_look_events(folders, journal.state, self.config):
+            journal.append(event, t=at)
         self.journal_state = journal.state
         journal.close()
 

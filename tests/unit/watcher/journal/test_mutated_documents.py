@@ -83,6 +83,8 @@ def make_journal():
         events.Pending(evaluation="stage1/step_300", fresh=True, forced=True, requested=True),
         events.LeftOver(evaluation=KEY, run_id="eval-x"),
         events.StageFactsRead(stage="stage1", facts={"tokenizer": "t", "seq_len": 64, "checkpoint": "/c/stage1/100"}),
+        events.LooksPlanned(stage="stage1", plan={"planned_count": 3, "steps": (100,), "every": 100, "first": 200, "last": 300}),
+        events.LevelFixed(evaluation="stage1/step_200", level=0.01, order=1),
         events.StageStartedFrom(stage="stage1", checkpoint="/c/stage0/900"),
         events.RequestAnswered(id="r1", outcome="scheduled"),
         events.Notified(id="blocked x", about="x"),

@@ -1,0 +1,34 @@
+"""The looks that a stage's schedule plans. Data only."""
+
+import msgspec
+
+from watcher.core.field_types import Count, Step
+
+
+class LookPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The steps whose comparisons share the planned part of a stage's level.
+
+    It is journaled at the stage's first comparison and never changes, whatever becomes of the schedule.
+    """
+
+    planned_count: Count
+    """Number of different steps below; 0: the schedule names none."""
+    steps: tuple[Step, ...] = ()
+    """Listed steps, and the last step of training where the schedule asks for it."""
+    every: Count | None = None
+    """Distance of the steps from ``first`` to ``last``; None: only ``steps`` are planned."""
+    first: Step = 0
+    last: Step = 0
+
+    def includes(self, step: int) -> bool:
+        """Whether a step's look is planned."""
+        return step in self.steps or (bool(self.every) and step in range(self.first, self.last + 1, self.every or 1))
+
+
+def make_look_plan(steps: tuple[int, ...], every: int | None, first: int, last: int) -> LookPlan:
+    """The plan of listed steps and of ``every`` from ``first`` to ``last``."""
+    regular = range(first, last + 1, every) if every else range(0)
+    planned_count = len(regular) + sum(step not in regular for step in steps)
+    if not regular:
+        return LookPlan(planned_count=planned_count, steps=steps)
+    return LookPlan(planned_count=planned_count, steps=steps, every=every, first=first, last=last)
