@@ -31,7 +31,7 @@ class BestChoice(NamedTuple):
         return (
             f"step {step} has the best total of {tier}{names} among {self.candidate_count} earlier steps. "
             "Part of that is luck: its scores are inflated by the choice, so the changes beside it lean towards worse. "
-            f"Worse is tested against all {self.candidate_count} steps at once."
+            f"Worse is tested against all {self.candidate_count} steps at once in that tier."
         )
 
 

@@ -136,7 +136,9 @@ def compare_with_baseline(
                 refusals.append(Refusal(name=name, reason=str(error), tier=tier))
     # Bits per byte are judged beside the accuracies, so tier 3 has two totals.
     total_count = len(candidate.documents) + any(entry.bits is not None for entry in paired)
-    look = Look(level=level, tier_count=total_count, candidate_count=1 if choice is None else choice.candidate_count)
+    look = Look(level=level, tier_count=total_count)
+    if choice is not None:
+        look = msgspec.structs.replace(look, candidate_count=choice.candidate_count, ranked_by=choice.target.tier)
     comparison = judge_pairs(role, paired, look, baseline=baseline, candidate=candidate, objectives=objectives)
     return msgspec.structs.replace(
         comparison,

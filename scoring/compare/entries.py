@@ -127,7 +127,7 @@ def build_entry(
 
     ``entry_count`` is the number of judged effects: the smallest detectable difference must survive their correction.
     """
-    level = look.entry_level / entry_count / look.candidate_count
+    level = look.entry_level / entry_count / look.count_pairs(paired.tier)
     kind, primary_outcomes = ENTRY_KINDS[paired.tier], paired.outcomes.get(paired.primary)
     if paired.is_paired:
         effects_by_key = _build_paired_effects(paired, level=level)
@@ -170,7 +170,7 @@ def apply_holm(entries: Sequence[ComparedEntry], look: Look = SINGLE_LOOK) -> li
     """
     family = [(entry.tier, entry.name, key) for entry in entries for key in entry.effects if key in _list_judged_keys(entry)]
     p_values = {
-        (entry.tier, entry.name, key): look.correct_for_choice(effect, effect.p)
+        (entry.tier, entry.name, key): look.correct_for_choice(entry.tier, effect, effect.p)
         for entry in entries
         for key, effect in entry.effects.items()
         if effect.p is not None
@@ -224,7 +224,8 @@ def build_total_effects(usable: Sequence[PairedEntry], look: Look = SINGLE_LOOK)
     Weights are those of the tier's summary. A total is a single question, so no other entry corrects it.
     One entry has its own effects.
     """
-    return look.judge_total(_measure_total(usable, level=look.total_level / look.candidate_count))
+    tier = usable[0].tier
+    return look.judge_total(tier, _measure_total(usable, level=look.total_level / look.count_pairs(tier)))
 
 
 def _measure_total(usable: Sequence[PairedEntry], *, level: float) -> dict[str, Effect]:

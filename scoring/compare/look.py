@@ -19,6 +19,8 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     """Number of totals with a verdict: one a tier, and that of bits per byte."""
     candidate_count: int = 1
     """Number of steps that the baseline was chosen from."""
+    ranked_by: str | None = None
+    """The tier whose scores chose the baseline; None: it was chosen beforehand."""
 
     @property
     def total_level(self) -> float:
@@ -30,22 +32,29 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
         """The level of all entries together."""
         return divide_level(self.level, self.tier_count).entries
 
-    def correct_for_choice(self, effect: Effect, p: float) -> float:
+    def count_pairs(self, tier: str) -> int:
+        """Number of pairs that a test of ``tier`` is corrected for.
+
+        Other tiers have other items, whose chance the choice does not know: there the chosen step is any step.
+        """
+        return self.candidate_count if tier == self.ranked_by else 1
+
+    def correct_for_choice(self, tier: str, effect: Effect, p: float) -> float:
         """The p value, corrected for the baseline's choice by its own scores.
 
         Worse than the chosen one is Bonferroni's test against every step at once: of the union of all pairs' errors, those of
         the chosen pair are a part. Better needs none: the choice made the baseline look better than it is.
         """
-        return min(1.0, p * self.candidate_count) if get_direction(effect) == "worse" else p
+        return min(1.0, p * self.count_pairs(tier)) if get_direction(effect) == "worse" else p
 
-    def judge_total(self, effects: Mapping[str, Effect]) -> dict[str, Effect]:
+    def judge_total(self, tier: str, effects: Mapping[str, Effect]) -> dict[str, Effect]:
         """Verdicts of a total's effects at ``total_level``."""
         judged = {}
         for key, effect in effects.items():
             judged[key] = effect
             if effect.p is not None:
-                p = self.correct_for_choice(effect, effect.p)
-                is_corrected = self.candidate_count > 1
+                p = self.correct_for_choice(tier, effect, effect.p)
+                is_corrected = self.count_pairs(tier) > 1
                 with_p = msgspec.structs.replace(effect, p_holm=p if is_corrected else None)
                 judged[key] = judge_effect(with_p, p, self.total_level)
         return judged

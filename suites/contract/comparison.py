@@ -220,7 +220,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     entry_level: float = STAGE_LEVEL
     """Level of the verdicts of all entries together, after Holm's correction."""
     candidate_count: int = 1
-    """Number of earlier steps that the baseline was chosen from: ``worse`` is corrected for so many pairs."""
+    """Number of earlier steps that the baseline was chosen from.
+
+    In the tier that chose it, ``worse`` is corrected for so many pairs."""
     choice: str | None = None
     """How the best was chosen, for people; null for other roles."""
 

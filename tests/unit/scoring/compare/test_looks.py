@@ -39,13 +39,14 @@ def test_what_is_significant_at_a_single_look_only_is_a_hint(p, level, delta, be
 
 
 def test_worse_than_the_best_is_tested_against_every_step_it_was_chosen_from_and_better_is_not():
-    look = Look(level=0.002, candidate_count=24)
-    assert look.correct_for_choice(effect(0.1), 0.001) == pytest.approx(0.024)
-    assert look.correct_for_choice(effect(0.1), 0.5) == 1.0
-    assert look.correct_for_choice(effect(-0.1), 0.001) == 0.001
-    judged = look.judge_total({"nll_per_token": effect(0.1, p=0.001)})["nll_per_token"]
+    look = Look(level=0.002, candidate_count=24, ranked_by="tier2_ppl")
+    assert look.correct_for_choice("tier2_ppl", effect(0.1), 0.001) == pytest.approx(0.024)
+    assert look.correct_for_choice("tier2_ppl", effect(0.1), 0.5) == 1.0
+    assert look.correct_for_choice("tier2_ppl", effect(-0.1), 0.001) == 0.001
+    assert look.correct_for_choice("tier3_cf", effect(0.1), 0.001) == 0.001  # its items had no say in the choice
+    judged = look.judge_total("tier2_ppl", {"nll_per_token": effect(0.1, p=0.001)})["nll_per_token"]
     assert (judged.verdict, judged.hint, judged.p, judged.p_holm) == ("hint", "worse", 0.001, pytest.approx(0.024))
-    assert look.judge_total({"nll_per_token": effect(-0.1, p=0.001)})["nll_per_token"].verdict == "better"
+    assert look.judge_total("tier2_ppl", {"nll_per_token": effect(-0.1, p=0.001)})["nll_per_token"].verdict == "better"
 
 
 @pytest.mark.parametrize(
@@ -106,6 +107,7 @@ def test_the_choice_of_the_best_is_in_words_and_in_the_level_of_worse():
     assert "inflated by the choice" in best.choice
     total = best.get_total("tier2_ppl").effect
     assert total.p_holm == pytest.approx(min(1.0, 2 * total.p))
+    assert best.get_total("tier3_cf").effect.p_holm is None
     for role in ("bridge", "previous"):
         comparison = document.get_comparison(role)
         assert (comparison.choice, comparison.candidate_count) == (None, 1)

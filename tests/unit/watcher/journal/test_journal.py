@@ -212,7 +212,8 @@ EVENTS = st.lists(
 )
 
 
-OTHERS = {"host": "h", "pid": 1, "copy": "c", "pin": {"fingerprint": "f"}, "facts": {}, "id": "i"}
+OTHERS = {"host": "h", "pid": 1, "copy": "c", "pin": {"fingerprint": "f"}, "facts": {}, "id": "i", "level": 0.01}
+OTHERS |= {"plan": {"planned_count": 2, "steps": [1, 2]}}
 
 
 def complete(event):
