@@ -11,7 +11,14 @@ from scipy import stats
 
 from scoring.compare.discordant_counts import DiscordantCounts, estimate_mean_difference
 from scoring.compare.ratio_estimate import estimate_ratio_difference
-from support.samples.clustered_documents import EFFECTS, Scenario, draw_counts, draw_documents, draw_estimates
+from support.samples.clustered_documents import (
+    EFFECTS,
+    Scenario,
+    draw_counts,
+    draw_documents,
+    draw_estimates,
+    draw_repeated_slice,
+)
 
 STRICT_LEVELS = (0.001, 0.0003)
 POWER_LEVELS = (0.05, 0.002)
@@ -42,14 +49,28 @@ def print_head(*cells):
 
 
 def print_slices(draws):
-    print_head("document effects", "sigma", "documents", "df, median", "coverage, %", "error at 0.001", "at 0.0003")
-    for effects in EFFECTS:
-        for sigma in (0.5, 1.0, 1.5):
-            for count in (10, 20, 60, 200, 1000, 5000):
-                rng = np.random.default_rng([1, list(EFFECTS).index(effects), int(10 * sigma), count])
-                estimates = draw_estimates(rng, Scenario(effects, sigma, count), min(draws, draws * 300 // count))
-                df = np.median([estimate.df for estimate in estimates])
-                print(f"| {effects} | {sigma:g} | {count:,} | {df:.1f} | {describe_estimates(estimates)} |", flush=True)
+    print_head("sigma", "documents", *(f"{effects}, %" for effects in EFFECTS))
+    for sigma in (0.5, 1.0, 1.5):
+        for count in (10, 20, 60, 200, 1000, 5000):
+            cells = []
+            for index, effects in enumerate(EFFECTS):
+                rng = np.random.default_rng([1, index, int(10 * sigma), count])
+                estimates = draw_estimates(rng, Scenario(effects, sigma, count), min(draws, max(600, draws * 300 // count)))
+                covered = sum(low <= 0 <= high for low, high in (estimate.confidence_interval() for estimate in estimates))
+                cells.append(format_rate(covered, len(estimates)))
+            print(f"| {sigma:g} | {count:,} | {' | '.join(cells)} |", flush=True)
+
+
+def print_tails(draws):
+    print_head("sigma", "documents", *(f"{effects} at {level:g}" for effects in EFFECTS for level in STRICT_LEVELS))
+    for sigma, count in ((0.5, 20), (0.5, 200), (1.0, 60), (1.0, 200), (1.5, 60), (1.5, 200)):
+        cells = []
+        for index, effects in enumerate(EFFECTS):
+            rng = np.random.default_rng([6, index, int(10 * sigma), count])
+            estimates = draw_estimates(rng, Scenario(effects, sigma, count), 10 * draws)
+            below, above = ([each.p_at_least() for each in side] for side in (estimates, [each.negated for each in estimates]))
+            cells.append(format_tails(below, above))
+        print(f"| {sigma:g} | {count:,} | {' | '.join(cells)} |", flush=True)
 
 
 def print_totals(draws):
@@ -80,23 +101,33 @@ def print_tasks(draws):
 
 
 def print_powers(draws):
-    print_head("of", "stated at 0.05: found, %", "stated at 0.002: found, %")
+    print_head(
+        "documents", "effects", "sigma", *(f"{kind} at {level}: found, %" for kind in ("median", "own") for level in POWER_LEVELS)
+    )
     for effects in ("normal", "skewed"):
         for sigma in (0.5, 1.0, 1.5):
             for count in (60, 300, 1000):
-                estimates = draw_estimates(np.random.default_rng([4, count]), Scenario(effects, sigma, count), draws // 2)
-                cells = [format_rate(count_found_with_own_difference(estimates, level), len(estimates)) for level in POWER_LEVELS]
-                print(f"| {count:,} documents, {effects}, sigma {sigma:g} | {' | '.join(cells)} |", flush=True)
+                rng, scenario = np.random.default_rng([4, count]), Scenario(effects, sigma, count)
+                slices = [draw_repeated_slice(rng, scenario, draws // 20) for _ in range(10)]
+                cells = []
+                for is_median in (True, False):
+                    for level in POWER_LEVELS:
+                        found = sum(count_found_documents(each, level, is_median=is_median) for each in slices)
+                        cells.append(format_rate(found, sum(map(len, slices))))
+                print(f"| {count:,} | {effects} | {sigma:g} | {' | '.join(cells)} |", flush=True)
+    print_head("items", "discordant, %", *(f"stated at {level}: found, %" for level in POWER_LEVELS))
     rng = np.random.default_rng(5)
     for n in (20, 100, 500, 2000, 12_000):
         for share in (0.05, 0.15, 0.4):
             cells = [format_rate(count_found_items(rng, n, share, level, draws), draws) for level in POWER_LEVELS]
-            print(f"| {n:,} items, {100 * share:.0f} % discordant | {' | '.join(cells)} |", flush=True)
+            print(f"| {n:,} | {100 * share:.0f} | {' | '.join(cells)} |", flush=True)
 
 
-def count_found_with_own_difference(estimates, level):
-    """How many find the difference that they state, once it is there."""
-    moved = [msgspec.structs.replace(each, delta=each.delta + each.smallest_detectable(level)) for each in estimates]
+def count_found_documents(estimates, level, *, is_median):
+    """How many find the difference that they state, or that is stated in the median, once it is there."""
+    stated = [each.smallest_detectable(level) for each in estimates]
+    planted = [np.median(stated)] * len(stated) if is_median else stated
+    moved = [msgspec.structs.replace(each, delta=each.delta + shift) for each, shift in zip(estimates, planted, strict=True)]
     return sum(each.p <= level and each.delta > 0 for each in moved)
 
 
@@ -110,5 +141,5 @@ def count_found_items(rng, n, share, level, draws):
 
 if __name__ == "__main__":
     requested = int(sys.argv[1]) if len(sys.argv) > 1 else 4000
-    for print_table in (print_slices, print_totals, print_tasks, print_powers):
+    for print_table in (print_slices, print_tails, print_totals, print_tasks, print_powers):
         print_table(requested)

@@ -32,10 +32,13 @@ class Scenario(NamedTuple):
     count: int
 
 
-def draw_documents(rng, scenario, shift=0.0):
-    """A slice whose true difference is ``shift`` nats a token: sum E[difference] / sum E[tokens]."""
+def draw_documents(rng, scenario, shift=0.0, log_lengths=None):
+    """A slice whose true difference is ``shift`` nats a token: sum E[difference] / sum E[tokens].
+
+    ``log_lengths`` are those of a slice that is scored again.
+    """
     count = scenario.count
-    log_lengths = rng.normal(0, scenario.sigma, count)
+    log_lengths = rng.normal(0, scenario.sigma, count) if log_lengths is None else log_lengths
     sizes = np.maximum(1, np.round(MEDIAN_LENGTH * np.exp(log_lengths)))
     unit_effects = {
         "normal": lambda: rng.normal(size=count),
@@ -54,6 +57,12 @@ def draw_documents(rng, scenario, shift=0.0):
 def draw_estimates(rng, scenario, draws) -> list[Estimate]:
     """Estimates of no difference by the product's own function."""
     return [estimate_ratio_difference([draw_documents(rng, scenario)]) for _ in range(draws)]
+
+
+def draw_repeated_slice(rng, scenario, draws) -> list[Estimate]:
+    """The same: one slice's documents, compared again and again."""
+    log_lengths = rng.normal(0, scenario.sigma, scenario.count)
+    return [estimate_ratio_difference([draw_documents(rng, scenario, 0.0, log_lengths)]) for _ in range(draws)]
 
 
 def draw_counts(rng, n, discordant_share, difference, draws) -> list[DiscordantCounts]:
