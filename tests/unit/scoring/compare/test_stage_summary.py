@@ -35,7 +35,8 @@ def publish_run(root, steps, *, seed=1):
     return tuple(refs)
 
 
-def read_values(root, steps, tier, section, name, metric):
+def read_values(root, steps, tier, *keys):
+    section, name, metric = keys
     files = [json.loads(EvaluationPaths(root, f"step_{step}").tier_json(tier).read_text()) for step in steps]
     return [file[section][name][metric] for file in files]
 
