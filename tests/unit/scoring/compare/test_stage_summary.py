@@ -35,7 +35,7 @@ def publish_run(root, steps, *, seed=1):
     return tuple(refs)
 
 
-def read_values(root, steps, tier, *keys):
+def read_values(root, steps, tier, keys):
     section, name, metric = keys
     files = [json.loads(EvaluationPaths(root, f"step_{step}").tier_json(tier).read_text()) for step in steps]
     return [file[section][name][metric] for file in files]
@@ -53,7 +53,7 @@ def test_a_figures_noise_is_that_of_its_published_values(stage):
     assert document.window == tuple(steps)
     assert document.wanted == ""
     for name in ("code", "prose"):
-        values = read_values(root, steps, "tier2_ppl", "slices", name, "nll_per_token")
+        values = read_values(root, steps, "tier2_ppl", ("slices", name, "nll_per_token"))
         figure = document.find_noise("tier2_ppl", name, "nll_per_token")
         assert (figure.noise, figure.low, figure.high) == pytest.approx(tuple(estimate_noise(steps, values)))
         assert figure.signal == pytest.approx(max(values) - min(values))
