@@ -191,6 +191,10 @@ class StatePaths(msgspec.Struct, frozen=True):
         """Request for an evaluation's compare.json."""
         return self.state / "comparisons" / f"{stage}.{directory}.json"
 
+    def summary_request(self, stage: str) -> Path:
+        """Request for a stage's stage.json."""
+        return self.state / "comparisons" / f"{stage}.json"
+
     @property
     def children_log(self) -> Path:
         """Log of the daemon's child processes: comparisons and the report."""

@@ -53,6 +53,7 @@ def _dump_stage(stage: Stage, *, is_glob: bool) -> dict[str, Any]:
     renamed_keys = {"start": "from"} | ({"checkpoints": "runs"} if is_glob else {})
     values = {renamed_keys.get(key, key): value for key, value in fields.items()}
     values["layout"] = msgspec.structs.asdict(stage.layout)
+    values["noise"] = {"within": values.pop("noise_within")}
     values["objectives"] = msgspec.to_builtins(stage.objectives)
     if stage.bridge is not None:
         bridge = msgspec.structs.asdict(stage.bridge)

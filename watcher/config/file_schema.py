@@ -44,6 +44,12 @@ class ObjectivesSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     margins: Margins | None = None
 
 
+class NoiseSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``stages.NAME.noise``."""
+
+    within: PositiveInt | None = None
+
+
 class StageSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """``stages.NAME``; ``loader.py`` fills in missing values."""
 
@@ -64,6 +70,7 @@ class StageSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     assume: dict[str, str] | None = None
     training_config: Path | None = None
     objectives: ObjectivesSection | None = None
+    noise: NoiseSection | None = None
     bridge: BridgeSection | None = None
     backend: str | None = None
     command: str | tuple[str, ...] | None = None

@@ -56,6 +56,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     training_config: Path | None = None
     """A training config with tokenizer and sequence length, used until the stage has a checkpoint."""
     objectives: Objectives = msgspec.field(default_factory=Objectives)
+    noise_within: int | None = None
+    """Steps between the first and the last evaluation that tell the run's noise; None: the densest ones."""
     bridge: Bridge | None = None
     backend: str = "direct"
     command: str | tuple[str, ...] | None = None

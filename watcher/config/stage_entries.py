@@ -78,6 +78,7 @@ def _resolve_stage(
         assume=dict(stage.assume or {}),
         training_config=training_config,
         objectives=_resolve_objectives(stage.objectives),
+        noise_within=None if stage.noise is None else stage.noise.within,
         bridge=_resolve_bridge(document, base, stage.bridge, (*location, "bridge")),
     )
 

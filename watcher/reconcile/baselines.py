@@ -58,7 +58,7 @@ def build_comparison_requests(config: Config, journal_state: JournalState) -> di
     for stage in config.stages.values():
         records = by_stage.get(stage.name, [])
         scored = [record for record in records if record.state is EvaluationState.SCORED]
-        evaluation_refs = {record.key: _make_evaluation_ref(record, stage) for record in scored}
+        evaluation_refs = {record.key: make_evaluation_ref(record, stage) for record in scored}
         stage_checkpoints = sorted(filter(is_stage_checkpoint, scored), key=lambda record: record.step)
         bridge = find_bridge(stage.name, records)
         baseline = None
@@ -86,7 +86,8 @@ def build_comparison_requests(config: Config, journal_state: JournalState) -> di
     return requests
 
 
-def _make_evaluation_ref(record: EvaluationRecord, stage: Stage) -> EvaluationRef:
+def make_evaluation_ref(record: EvaluationRecord, stage: Stage) -> EvaluationRef:
+    """The evaluation for a request."""
     return EvaluationRef(
         results=str(stage.root),
         stage=record.stage,

@@ -225,6 +225,17 @@ def test_objectives_are_checked_where_they_stand(tmp_path, objectives, loader, m
     assert "general_wep" not in said or said.endswith("did you mean 'general_web'?")
 
 
+@pytest.mark.parametrize(
+    ("noise", "message"),
+    [
+        ("{within: 0}", ":7: stages.stage1.noise.within: expected `int` >= 1"),
+        ("{wthin: 9}", ":7: stages.stage1.noise: unknown key"),
+    ],
+)
+def test_the_window_of_the_noise_is_checked_where_it_stands(tmp_path, noise, message):
+    assert problem(tmp_path, WHOLE + f"    noise: {noise}\n", load_config).startswith(message)
+
+
 def test_results_behind_a_link_into_the_checkpoints_are_found(tmp_path):
     (tmp_path / "ckpts").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "ckpts")

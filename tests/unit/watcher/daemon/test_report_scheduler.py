@@ -13,6 +13,7 @@ from suites.common.atomic_files import write_atomically
 from suites.contract.comparison import CompareRequest, ComparisonDocument, read_comparison_document
 from suites.contract.encoding import encode_json, read_request
 from suites.contract.paths import report_html_path
+from suites.contract.stage_summary import StageDocument, StageRequest, read_stage_document, stage_summary_path
 from support.samples.comparison import make_evaluation_scores, make_sample_comparison
 from support.samples.report import ReportSample
 from watcher.config.settings import ReportSettings
@@ -27,6 +28,7 @@ from watcher.daemon.report_scheduler import (
 )
 from watcher.journal import journal
 from watcher.reconcile.baselines import build_comparison_requests
+from watcher.reconcile.stage_requests import build_stage_requests
 
 STEPS = {"stage1": (15, 25), "stage2": (10, 20, 30)}
 BRIDGES = {"stage2": ("stage1", 25)}
@@ -38,11 +40,12 @@ class Desk:
 
     def __init__(self):
         self.busy = ""
-        self.started, self.failing, self.closed = [], {}, False
+        self.started, self.failing, self.closed, self.summaries = [], {}, False, []
 
     def start(self, name, command):
         assert not self.busy
-        self.started.append((name, list(command)))
+        self.command = list(command)
+        (self.summaries if "summarise" in command else self.started).append((name, self.command))
         self.busy = name
 
     def poll(self):
@@ -52,15 +55,20 @@ class Desk:
         if name in self.failing:
             code, words = self.failing[name]
             return ProcessExit(name=name, code=code, message=words)
-        command = self.started[-1][1]
         if name == REPORT_TASK:
             write_atomically(self.page, "page")
+        elif "summarise" in self.command:
+            summarise(read_request(Path(self.command[-1]), StageRequest))
         else:
-            answer(read_request(Path(command[-1]), CompareRequest))
+            answer(read_request(Path(self.command[-1]), CompareRequest))
         return ProcessExit(name=name, code=0)
 
     def close(self):
         self.closed = True
+
+
+def summarise(request):
+    write_atomically(stage_summary_path(Path(request.results)), encode_json(StageDocument(request=request)))
 
 
 def answer(request):
@@ -100,6 +108,37 @@ def test_every_scored_step_is_compared_once_and_then_the_report_is_written(run):
     assert run.desk.started[-1][0] == REPORT_TASK
     assert run.ticks(200) == [name for name, _ in run.desk.started]
     assert len(run.desk.started) == 5
+
+
+def test_every_stage_is_summarised_once_after_its_comparisons_and_again_after_a_new_score(run):
+    run.ticks()
+    assert [name.split(",")[0] for name, _ in run.desk.summaries] == ["stage1", "stage2"]
+    command = run.desk.summaries[1][1]
+    assert command[:5] == ["python3", "-P", "-m", "scoring", "summarise"]
+    request = read_request(Path(command[5]), StageRequest)
+    assert request == build_stage_requests(run.sample.config, run.ledger)["stage2"]
+    assert [ref.directory for ref in request.evaluations] == ["step_10", "step_20", "step_30"]
+    assert [(ref.stage, ref.directory) for ref in request.earlier_ends] == [("stage1", "step_25")]
+    assert request.stage_count == 1
+    run.ticks(200)
+    assert len(run.desk.summaries) == 2
+    run.ledger.records["stage2/step_30"] = msgspec.structs.replace(run.ledger.records["stage2/step_30"], fingerprint="other")
+    run.ledger.event_count += 1
+    run.ticks()
+    assert [name.split(",")[0] for name, _ in run.desk.summaries[2:]] == ["stage2"]
+    stage_summary_path(Path(request.results)).write_text("{")
+    run.ticks(70)
+    assert len(run.desk.summaries) == 4
+    assert read_stage_document(stage_summary_path(Path(request.results))).request.stage == "stage2"
+
+
+def test_a_summary_that_fails_is_told_and_rests(run):
+    name = "stage2, its noise and what it forgot"
+    run.desk.failing[name] = (70, "no numpy today")
+    run.ticks()
+    assert len([each for each, _ in run.desk.summaries if each == name]) <= 2  # in twelve minutes
+    assert any("cannot compare stage2, its noise and what it forgot: no numpy today" in note for note in run.reporter.warnings)
+    assert run.desk.started[-1][0] == REPORT_TASK, "the page is written all the same"
 
 
 def test_what_fails_its_objectives_is_news_by_its_content_and_shown_after_a_restart(run):
