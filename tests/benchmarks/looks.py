@@ -18,6 +18,8 @@ from scipy.stats import binomtest
 from support.samples import look_rates
 
 STAGES = {6: 1000, 25: 300, 50: 100}
+SHAPE_SHARES = {"small": 0.45, "middle": 0.45, "large": 0.1}
+"""Of the stages of equal checkpoints; large ones take most of the time."""
 POWERS = {
     "bridge": {6: 0.8, 25: 0.8, 50: 0.8},
     "previous": {6: 0.8, 25: 0.8, 50: None},
@@ -28,7 +30,7 @@ FALSE_VERDICTS = (
     "a false fail",
     "a false pass of improve",
 )
-CHUNK = 20
+CHUNK = 5
 """Stages that a process simulates in one go."""
 
 
@@ -71,17 +73,17 @@ def run_chunks(pool: ProcessPoolExecutor, count: Callable[..., Counter], seed: i
 def measure(pool: ProcessPoolExecutor, share: float) -> Iterator[Rate]:
     """Every rate of the table."""
     for steps, all_stages in STAGES.items():
-        stages = max(round(all_stages * share / 3), 1)
         counts: Counter = Counter()
-        for seed, shape in enumerate(look_rates.SHAPES):
+        stages_of = {shape: max(round(all_stages * share * part), 1) for shape, part in SHAPE_SHARES.items()}
+        for seed, (shape, stages) in enumerate(stages_of.items()):
             counts.update(run_chunks(pool, look_rates.count_false_verdicts, seed + 1, stages, steps, shape))
         for name in FALSE_VERDICTS:
-            yield Rate(name, steps, counts[name], 3 * stages, at_most=0.05)
+            yield Rate(name, steps, counts[name], sum(stages_of.values()), at_most=0.05)
         for role in look_rates.ROLES:
-            yield Rate(f"{role}: any hint", steps, counts[f"{role}: any hint"], 3 * stages)
+            yield Rate(f"{role}: any hint", steps, counts[f"{role}: any hint"], sum(stages_of.values()))
     for seed, shape in enumerate(look_rates.SHAPES):
         # One look a stage: looks of one stage are no independent trials.
-        stages = max(round(1000 * share), 1)
+        stages = max(round(2000 * SHAPE_SHARES[shape] * share), 1)
         counts = run_chunks(pool, look_rates.count_false_holds, 20 + seed, stages, 1, shape)
         for tier in ("tier2", "tier3"):
             yield Rate(f"a look: hold {tier} passes at the margin, {shape}", 1, counts[tier], stages, at_most=0.05)

@@ -21,7 +21,7 @@ class StageShape(NamedTuple):
 SHAPES = {
     "small": StageShape({"five": SliceShape(5, 1.5), "sixty": SliceShape(60, 1.0)}, {"twenty": 20, "hundred": 100}),
     "middle": StageShape({"even": SliceShape(200, 0.5), "web": SliceShape(1000, 1.0)}, {"some": 300, "thousand": 1000}),
-    "large": StageShape({"skewed": SliceShape(1000, 1.5), "long": SliceShape(5000, 1.5)}, {"thousand": 1000, "many": 12_000}),
+    "large": StageShape({"skewed": SliceShape(500, 1.5), "long": SliceShape(5000, 1.5)}, {"thousand": 1000, "many": 12_000}),
 }
 
 PLANTED_SHAPE = StageShape({"even": SliceShape(2000, 0.5), "web": SliceShape(2000, 1.0)}, {"some": 1000, "thousand": 2000})

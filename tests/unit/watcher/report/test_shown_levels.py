@@ -1,0 +1,79 @@
+"""Hints, levels and the choice of the best, wherever a verdict is shown."""
+
+import io
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from suites.contract.looks import CONTROL_SENTENCES
+from support.samples.hints import CHOICE, show_hint
+from support.samples.report import ReportSample
+from watcher.journal.journal import read_journal
+from watcher.reconcile.alerts import make_regression_alert
+from watcher.report.data import build_report
+from watcher.report.html import build_page_data
+from watcher.report.tables import iter_report_rows
+from watcher.report.terminal import print_report
+from watcher.status.health import check_liveness
+
+
+@pytest.fixture
+def sample(tmp_path):
+    steps, bridges = {"stage1": (15, 25), "stage2": (10, 20, 30)}, {"stage2": ("stage1", 25)}
+    made = ReportSample(
+        tmp_path, steps=steps, bridges=bridges, of=lambda _stage: (("general_web",), ("sciq",), ())
+    ).write_sample()
+    show_hint(made, "stage2", 30)
+    return made
+
+
+def read_report(sample):
+    state = read_journal(sample.config.paths)
+    return build_report(sample.config, state, check_liveness(sample.config.paths, sample.now), sample.now)
+
+
+def test_the_terminal_draws_a_hint_neutrally_and_says_the_levels_and_the_choice(sample):
+    console = Console(file=io.StringIO(), width=300, force_terminal=True, color_system="standard")
+    print_report(read_report(sample), console, details=True)
+    text = console.file.getvalue()
+    lines = [line for line in text.splitlines() if "~ " in line]
+    assert len(lines) >= 3
+    assert all("\x1b[32m~" not in line and "\x1b[31m~" not in line for line in lines)
+    assert "each total at 0.064 %, all entries together at 0.032 %" in text
+    assert CHOICE in text
+
+
+def test_the_pages_data_have_hints_levels_choice_and_what_is_controlled(sample):
+    data = build_page_data(read_report(sample), sample.results)
+    assert data["controlled"] == list(CONTROL_SENTENCES)
+    assert len(CONTROL_SENTENCES) == 4
+    assert all(len(sentence.split()) <= 25 for sentence in CONTROL_SENTENCES)
+    stage = next(stage for stage in data["stages"] if stage["name"] == "stage2")
+    newest = stage["evaluations"][-1]["against"]
+    assert newest["best"]["choice"] == CHOICE
+    assert newest["bridge"]["choice"] is None
+    assert newest["bridge"]["levels"] == "each total at 0.064 %, all entries together at 0.032 %"
+    totals = [place for place, figure in enumerate(stage["figures"]) if not figure["name"]]
+    shown = {data["verdicts"][stage["changes"]["best"][-1][place][4]] for place in totals}
+    assert shown == {"hint"}
+
+
+def test_a_hint_stands_in_the_rows_and_alerts_nobody(sample):
+    report = read_report(sample)
+    rows = [row for row in iter_report_rows(report) if row["evaluation"] == "stage2/step_30" and not row["name"]]
+    assert {row["verdict"] for row in rows if row.get("against")} == {"hint"}
+    stage = next(stage for stage in report.stages if stage.name == "stage2")
+    comparison = stage.evaluations[-1].get_comparison("bridge")
+    without_objectives = msgspec.structs.replace(comparison, objectives=(), outcome=None)
+    assert make_regression_alert("stage2/step_30", "stage2", without_objectives) is None
+
+
+def test_a_comparison_without_a_journaled_level_is_outdated(sample):
+    state = read_journal(sample.config.paths)
+    record = state.records["stage2/step_30"]
+    assert record.level is not None
+    state.records["stage2/step_30"] = msgspec.structs.replace(record, level=None)
+    report = build_report(sample.config, state, check_liveness(sample.config.paths, sample.now), sample.now)
+    stage = next(stage for stage in report.stages if stage.name == "stage2")
+    assert [evaluation.outdated for evaluation in stage.iter_stage_evaluations()] == [False, False, True]
