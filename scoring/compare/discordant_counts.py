@@ -9,7 +9,7 @@ import numpy as np
 from scipy import optimize, special
 
 from scoring.compare.ratio_estimate import Estimate, join_strata
-from scoring.compare.statistics import SIGNIFICANCE_LEVEL, TEST_POWER, Interval
+from scoring.compare.statistics import SIGNIFICANCE_LEVEL, TEST_POWER, FloatArray, Interval
 
 _LIKELY_SPREAD = 6.0
 """Standard deviations of a count beyond which its probability does not matter for a power."""
@@ -114,14 +114,25 @@ def _compute_power(n: int, discordant_share: float, difference: float, level: fl
     counts = np.arange(max(0, math.floor(middle - half_width)), min(n, math.ceil(middle + half_width)) + 1)  # [k]
     log_weights = special.xlogy(counts, discordant_share) + special.xlog1py(n - counts, -discordant_share)
     weights = np.exp(log_weights - special.betaln(counts + 1, n - counts + 1) - math.log(n + 1))  # [k], binomial
-    # The largest number of losses that is still significant; rounding may make it one too large.
-    allowed_losses = np.ceil(special.bdtrik(level / 2, counts, 0.5))  # [k]
-    allowed_losses -= special.bdtr(allowed_losses, counts, 0.5) > level / 2
-    allowed_losses -= special.bdtr(np.maximum(allowed_losses, 0), counts, 0.5) > level / 2
+    allowed_losses = _list_allowed_losses(n, level)[counts]  # [k]
     loss_probability = max(0.0, (1 - difference / discordant_share) / 2)
     is_possible = allowed_losses >= 0
     powers = special.bdtr(allowed_losses[is_possible], counts[is_possible], loss_probability)
     return float((weights[is_possible] * powers).sum())
+
+
+@functools.lru_cache(100)
+def _list_allowed_losses(n: int, level: float) -> FloatArray:
+    """The largest number of losses that is significant among 0 to ``n`` discordant pairs, as [n + 1]; negative or nan: none is.
+
+    A task's items are the same at every look, so one list serves all power calculations of a process.
+    """
+    counts = np.arange(n + 1)
+    allowed_losses: FloatArray = np.ceil(special.bdtrik(level / 2, counts, 0.5))
+    # Rounding may make it one too large.
+    allowed_losses -= special.bdtr(allowed_losses, counts, 0.5) > level / 2
+    allowed_losses -= special.bdtr(np.maximum(allowed_losses, 0), counts, 0.5) > level / 2
+    return allowed_losses
 
 
 def estimate_mean_difference(parts: Sequence[DiscordantCounts]) -> Estimate:

@@ -9,7 +9,7 @@ import numpy as np
 
 from scoring.compare.discordant_counts import DiscordantCounts, compute_mean_stderr, estimate_mean_difference
 from scoring.compare.pairing import PairedOutcomes, PairedRows
-from scoring.compare.ratio_estimate import ClusterSums, Estimate, estimate_ratio_difference
+from scoring.compare.ratio_estimate import Estimate, add_totals, estimate_ratio_difference
 from scoring.compare.statistics import SIGNIFICANCE_LEVEL
 from suites.contract.comparison import Direction, Effect
 
@@ -85,15 +85,10 @@ class SummedRatio(msgspec.Struct, frozen=True):
 
     slices: tuple[PairedRows, ...]
 
-    @property
-    def token_count(self) -> float:
-        """Predicted tokens of all slices."""
-        return math.fsum(math.fsum(rows.tokens) for rows in self.slices)
-
     def compute_metric(self, metric: str) -> MetricPair:
         """``nll_per_token``, ``ppl`` or ``rate`` over the compared rows: sums over all tokens."""
-        baseline = math.fsum([math.fsum(rows.baseline) for rows in self.slices]) / self.token_count
-        candidate = math.fsum([math.fsum(rows.candidate) for rows in self.slices]) / self.token_count
+        baseline_sum, candidate_sum, token_count = add_totals([rows.clusters for rows in self.slices])
+        baseline, candidate = baseline_sum / token_count, candidate_sum / token_count
         if metric == "ppl":
             baseline, candidate = math.exp(baseline), math.exp(candidate)
         return MetricPair(metric=metric, baseline=baseline, candidate=candidate)
@@ -104,7 +99,7 @@ class SummedRatio(msgspec.Struct, frozen=True):
         Both sides predict the same tokens, so that of nats per token is one ratio of sums; of perplexities it is the
         difference of two ratios' exponentials.
         """
-        strata = [ClusterSums(rows.baseline, rows.candidate, rows.tokens) for rows in self.slices]
+        strata = [rows.clusters for rows in self.slices]
         return estimate_ratio_difference(strata, np.exp) if metric == "ppl" else estimate_ratio_difference(strata)
 
     def build_effect(self, metric: str, *, level: float = SIGNIFICANCE_LEVEL) -> Effect:

@@ -1,5 +1,6 @@
 """Two evaluations side by side: comparable entries, and rows in equal order."""
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from scoring.compare.published import PublishedEvaluation
+from scoring.compare.ratio_estimate import ClusterSums
 from scoring.compare.statistics import BoolArray, FloatArray
 from scoring.inference.bits_per_byte import NEEDED_COLUMNS, compute_item_bpb
 from suites.contract.comparison import Refusal
@@ -103,7 +105,7 @@ def describe_missing_rows(*, at_baseline: bool) -> str:
     return f"no rows at the {'baseline' if at_baseline else 'candidate'}: only the figures are compared"
 
 
-class PairedRows(msgspec.Struct, frozen=True, kw_only=True):
+class PairedRows(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A slice's clusters, in the same order on both sides; [D] each."""
 
     baseline: FloatArray
@@ -113,6 +115,11 @@ class PairedRows(msgspec.Struct, frozen=True, kw_only=True):
     """Predicted tokens of a cluster; of a prompt, its checks."""
     unit: str
     """``document``; ``window`` where a slice is one document; ``prompt`` for a share of checks."""
+
+    @functools.cached_property
+    def clusters(self) -> ClusterSums:
+        """The rows as clusters of ratios of sums."""
+        return ClusterSums(self.baseline, self.candidate, self.tokens)
 
 
 def pair_slice_rows(name: str, baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> PairedRows:
