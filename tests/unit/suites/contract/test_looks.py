@@ -1,10 +1,13 @@
 """The levels of a stage's looks: fixed in advance, and never more than the stage's together."""
 
 import math
+from pathlib import Path
 
 import pytest
 
-from suites.contract.looks import STAGE_LEVEL, compute_added_level, compute_planned_level, divide_level
+from suites.contract.looks import CONTROL_SENTENCES, STAGE_LEVEL, compute_added_level, compute_planned_level, divide_level
+
+REPOSITORY_ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.mark.parametrize("planned", [0, 1, 6, 25, 50, 1000])
@@ -25,3 +28,11 @@ def test_the_tests_of_a_look_never_spend_more_than_its_level(level, tiers):
 
 def test_a_single_look_asks_each_question_at_five_percent():
     assert divide_level(None, 3) == (0.05, 0.05)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/statistics.md"])
+def test_what_is_controlled_stands_in_the_documents_too(name):
+    text = " ".join((REPOSITORY_ROOT / name).read_text(encoding="utf-8").split())
+    for sentence in CONTROL_SENTENCES:
+        assert len(sentence.split()) <= 25
+        assert sentence in text

@@ -48,7 +48,6 @@ def test_the_pages_data_have_hints_levels_choice_and_what_is_controlled(sample):
     data = build_page_data(read_report(sample), sample.results)
     assert data["controlled"] == list(CONTROL_SENTENCES)
     assert len(CONTROL_SENTENCES) == 4
-    assert all(len(sentence.split()) <= 25 for sentence in CONTROL_SENTENCES)
     stage = next(stage for stage in data["stages"] if stage["name"] == "stage2")
     newest = stage["evaluations"][-1]["against"]
     assert newest["best"]["choice"] == CHOICE
