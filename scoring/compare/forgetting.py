@@ -66,6 +66,7 @@ def _list_figures(
     for key in (entry.judged_by, "bpb"):
         if key not in entry.effects:
             continue
+        shown = entry.effects.get("ppl", entry.effects[key])
         figure = ForgottenFigure(
             tier=entry.tier,
             name=entry.name,
@@ -73,6 +74,8 @@ def _list_figures(
             earlier_stage=earlier.info.stage,
             earlier_directory=earlier.info.directory,
             effect=entry.effects[key],
+            earlier_value=shown.baseline,
+            loss=shown.delta if shown.better_when == "lower" else -shown.delta,
             forgotten=False,
         )
         outcomes = paired.outcomes.get(paired.primary)

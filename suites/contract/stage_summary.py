@@ -71,6 +71,10 @@ class ForgottenFigure(msgspec.Struct, frozen=True, kw_only=True):
     earlier_directory: str
     effect: Effect
     """Candidate: this stage's end. ``p_holm`` is corrected over all figures, earlier stages and stages."""
+    earlier_value: float
+    """In the report's unit: perplexity for a slice."""
+    loss: float
+    """How much worse the stage's end is, in that unit; negative where it is better."""
     forgotten: bool
     lost: int | None = None
     """Items that only the earlier end got right."""

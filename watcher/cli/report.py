@@ -23,6 +23,8 @@ CHECK_EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3, "none": 4}
 @click.argument("stage", required=False)
 @click.argument("step", required=False, type=click.IntRange(min=0))
 @click.option("--details", is_flag=True, help="Every figure of every evaluation.")
+@click.option("--snr", is_flag=True, help="The run's own noise, and which figures say something yet.")
+@click.option("--items", is_flag=True, help="Also the names of the items that later stages lost.")
 @click.option("--json", "form", flag_value="json", help="Everything as JSON.")
 @click.option("--csv", "form", flag_value="csv", help="Tidy CSV: a row for each evaluation and metric.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the page for a browser.")
@@ -33,7 +35,16 @@ CHECK_EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3, "none": 4}
 )
 @config_option
 def report(
-    stage: str | None, step: int | None, *, details: bool, form: str | None, html: Path | None, check: bool, config: Path | None
+    stage: str | None,
+    step: int | None,
+    *,
+    details: bool,
+    snr: bool,
+    items: bool,
+    form: str | None,
+    html: Path | None,
+    check: bool,
+    config: Path | None,
 ) -> None:
     """Show results of all stages, of STAGE, or of one STEP in detail."""
     from watcher.config.loader import load_config  # noqa: PLC0415
@@ -43,9 +54,11 @@ def report(
 
     if check and stage is None:
         raise UserError("needs a stage", location="report --check", hint="run watcher report STAGE --check")
-    if check + bool(form) + bool(html) + details > 1:
+    if check + bool(form) + bool(html) + details + snr > 1 or (items and (check or form or html or snr or step is not None)):
         raise UserError(
-            "options exclude each other", location="report", hint="give one of --details, --json, --csv, --html, --check"
+            "options exclude each other",
+            location="report",
+            hint="give one of --details, --snr, --json, --csv, --html, --check; --items only beside --details",
         )
     try:
         loaded = load_config(config, copy_environment())
@@ -66,7 +79,7 @@ def report(
     elif check:
         _exit_by_objectives(full_report.stages[0])
     else:
-        _print_report(full_report, step, details=details)
+        _print_report(full_report, step, details=details, snr=snr, items=items)
 
 
 def _name_last_page(paths: StatePaths) -> None:
@@ -100,14 +113,17 @@ def _exit_by_objectives(stage: "StageReport") -> None:
     sys.exit(CHECK_EXIT_CODES[outcome])
 
 
-def _print_report(full_report: "Report", step: int | None, *, details: bool) -> None:
+def _print_report(full_report: "Report", step: int | None, *, details: bool, snr: bool, items: bool) -> None:
     from rich.console import Console  # noqa: PLC0415
 
-    from watcher.report.terminal import print_evaluation, print_report  # noqa: PLC0415
+    from watcher.report.terminal import print_evaluation, print_report, print_signal_and_noise  # noqa: PLC0415
 
     console = Console(highlight=False, emoji=False, markup=False, soft_wrap=False)
+    if snr:
+        print_signal_and_noise(full_report, console)
+        return
     if step is None:
-        print_report(full_report, console, details=details)
+        print_report(full_report, console, details=details, show_items=items)
         return
     stage = full_report.stages[0]
     matches = [evaluation for evaluation in stage.evaluations if evaluation.step == step]

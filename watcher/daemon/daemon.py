@@ -151,7 +151,14 @@ class Daemon:
         config_warning = self._config_error or self._describe_edited_config()
         warnings = (*self._journal_warnings, *filter(None, (config_warning, self.notifier.last_error)), *errors)
         try:
-            self.heartbeat.beat(self.tick_runner, self.config, epoch=self.journal.epoch, warnings=warnings, stopped=stopped)
+            self.heartbeat.beat(
+                self.tick_runner,
+                self.config,
+                epoch=self.journal.epoch,
+                warnings=warnings,
+                stage_notes=self.report_scheduler.stage_notes,
+                stopped=stopped,
+            )
         except OSError as error:
             self.log("trouble", message=f"cannot write the status: {error}")
             return False

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -34,7 +34,14 @@ class Heartbeat:
         self.ticks = 0
 
     def beat(
-        self, tick_runner: TickRunner, config: Config, *, epoch: int, warnings: Sequence[str], stopped: bool = False
+        self,
+        tick_runner: TickRunner,
+        config: Config,
+        *,
+        epoch: int,
+        warnings: Sequence[str],
+        stage_notes: Mapping[str, str],
+        stopped: bool = False,
     ) -> None:
         """Publish the status. Raises OSError where the state folder cannot be written."""
         now = self._clock()
@@ -56,6 +63,7 @@ class Heartbeat:
             ticks=self.ticks,
             slurm_calls=dict(tick_runner.executor.calls),
             warnings=tuple(warnings),
+            stage_notes=dict(stage_notes),
         )
         document = status.build_status(
             records=tick_runner.journal.state.records,

@@ -21,7 +21,7 @@ from suites.common.formatting import format_duration
 from suites.contract.comparison import CompareRequest, ComparisonDocument, read_comparison_document
 from suites.contract.encoding import encode_json
 from suites.contract.paths import report_html_path
-from suites.contract.stage_summary import StageRequest, read_stage_document, stage_summary_path
+from suites.contract.stage_summary import StageRequest
 from watcher import __version__
 from watcher.config.settings import Config
 from watcher.core.actions import Alert
@@ -30,6 +30,7 @@ from watcher.core.evaluation import SETTLED_STATES
 from watcher.core.python_path import drop_other_packages
 from watcher.daemon.background_process import BackgroundProcess, ProcessExit
 from watcher.daemon.report_state import ChildFailure, read_report_state
+from watcher.daemon.stage_summaries import StageSummaries
 from watcher.journal.replay import JournalState
 from watcher.reconcile.alerts import make_regression_alert
 from watcher.reconcile.baselines import build_comparison_requests
@@ -45,9 +46,6 @@ CANNOT_COMPARE_RETRY_SECONDS = 21_600.0
 """Seconds until an unusable python is tried again."""
 
 REPORT_TASK = "report"
-
-SUMMARY_SUFFIX = ", its noise and what it forgot"
-"""Behind a stage: the child that writes its stage.json."""
 
 _CANNOT_COMPARE_EXIT_CODES = frozenset({126, 127, int(ExitCode.UNAVAILABLE)})
 
@@ -80,7 +78,7 @@ class ReportScheduler:
         self._last_check: tuple[int, Config, float] | None = None
         self._compare_cache: dict[str, tuple[CompareRequest, tuple[int, int, int], bool]] = {}
         self._due_comparisons: dict[str, CompareRequest] = {}
-        self._due_summaries: dict[str, StageRequest] = {}
+        self._summaries = StageSummaries(_read_file_stamp)
         self._signature = ""
         self._page_signature = ""
         self._request_digests: dict[str, str] = {}
@@ -99,6 +97,11 @@ class ReportScheduler:
             messages.append(f"{subject}: {failure.message} ({retry_text}; see {self.config.paths.children_log})")
         regressions = [alert.message for alert in self.alerts]
         return (*_shorten_list(messages), *_shorten_list(regressions[::-1]))
+
+    @property
+    def stage_notes(self) -> dict[str, str]:
+        """Stage -> which evaluations its noise still needs."""
+        return self._summaries.notes
 
     @property
     def alerts(self) -> tuple[Alert, ...]:
@@ -171,9 +174,7 @@ class ReportScheduler:
         stamps = {key: _read_file_stamp(request.candidate.paths.compare_json) for key, request in requests.items()}
         signature.update("".join(f"\n{key} {stamp}" for key, stamp in stamps.items()).encode(errors="replace"))
         summaries = build_stage_requests(self.config, journal_state) if self.config.report.compare else {}
-        for stage, summary_request in summaries.items():
-            stamp = _read_file_stamp(stage_summary_path(Path(summary_request.results)))
-            signature.update(f"\n{stage} {stamp} {summary_request.noise_within}".encode(errors="replace"))
+        signature.update(self._summaries.refresh(summaries).encode(errors="replace"))
         self._signature = signature.hexdigest()
         # With an equal signature no comparison was due, so none is read again.
         is_unchanged = self._signature == self._state.signature and not self._state.failures and not self._state.unable
@@ -182,12 +183,7 @@ class ReportScheduler:
             if is_unchanged
             else {key: requests[key] for key in requests if not self._is_up_to_date(key, requests[key], stamps[key])}
         )
-        self._due_summaries = (
-            {}
-            if is_unchanged
-            else {f"{stage}{SUMMARY_SUFFIX}": summaries[stage] for stage in summaries if not _is_answered(summaries[stage])}
-        )
-        due_requests: dict[str, CompareRequest | StageRequest] = {**self._due_comparisons, **self._due_summaries}
+        due_requests: dict[str, CompareRequest | StageRequest] = {**self._due_comparisons, **self._summaries.due}
         self._request_digests = {key: _digest_request(request) for key, request in due_requests.items()}
         # A failure counts for its own request only: another question deserves a try at once.
         kept_failures = {
@@ -235,7 +231,7 @@ class ReportScheduler:
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, encode_json(request))
             return key, [self.config.python, "-P", "-m", "scoring", "compare", str(path)]
-        for key, summary_request in self._due_summaries.items() if can_compare else ():
+        for key, summary_request in self._summaries.due.items() if can_compare else ():
             if self._is_backing_off(key, now):
                 continue
             path = paths.summary_request(summary_request.stage)
@@ -263,10 +259,8 @@ class ReportScheduler:
         if finished.code == 0 and name == REPORT_TASK:
             self._state.signature = self._page_signature
         # Exit code 0 proves nothing: the document does.
-        is_unanswered = (name in self._due_comparisons and _read_matching_comparison(self._due_comparisons[name]) is None) or (
-            name in self._due_summaries and not _is_answered(self._due_summaries[name])
-        )
-        if finished.code == 0 and is_unanswered:
+        is_unanswered = name in self._due_comparisons and _read_matching_comparison(self._due_comparisons[name]) is None
+        if finished.code == 0 and (is_unanswered or self._summaries.is_unanswered(name)):
             finished = ProcessExit(name=name, code=int(ExitCode.BUG), message="it wrote no answer")
         if finished.code == 0:
             self._state.unable = None if name != REPORT_TASK else self._state.unable
@@ -313,15 +307,6 @@ def _read_matching_comparison(request: CompareRequest) -> ComparisonDocument | N
     except UserError:
         return None
     return comparison if comparison is not None and comparison.request == request else None
-
-
-def _is_answered(request: StageRequest) -> bool:
-    """Whether stage.json answers ``request``."""
-    try:
-        document = read_stage_document(stage_summary_path(Path(request.results)))
-    except UserError:
-        return False
-    return document is not None and document.request == request
 
 
 def _digest_request(request: CompareRequest | StageRequest) -> str:

@@ -21,6 +21,7 @@ from suites.contract.comparison import (
 )
 from suites.contract.log_paths import list_attempt_log_paths
 from suites.contract.paths import EvaluationPaths, format_step_directory
+from suites.contract.stage_summary import StageDocument
 from watcher.config.settings import Config, Stage
 from watcher.core.evaluation import EvaluationRecord
 from watcher.core.result_paths import get_configured_results_folder, get_evaluation_paths
@@ -33,6 +34,7 @@ from watcher.reconcile.baselines import (
     is_stage_checkpoint,
 )
 from watcher.report.result_files import ResultFiles, list_result_folders, read_result_files
+from watcher.report.signal_and_noise import read_summary
 from watcher.status.health import Health
 from watcher.status.training_notes import describe_other_assumptions, describe_training_changes
 
@@ -104,6 +106,8 @@ class StageReport(msgspec.Struct, frozen=True, kw_only=True):
     objectives: Mapping[str, Any] = msgspec.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """Remarks on the baseline: not the config's, or not scored yet."""
+    summary: StageDocument | None = None
+    """stage.json: noise, and what was forgotten."""
 
     def iter_stage_evaluations(self) -> Iterator[ReportedEvaluation]:
         """The stage's own checkpoints, ascending by step."""
@@ -163,6 +167,8 @@ def _build_stage(
     ]
     evaluations += _find_unjournaled(results, name, {record.directory for record in stage_records})
     bridge = find_bridge(name, stage_records)
+    errors: list[str] = []
+    summary = read_summary(results, errors)
     # The bridge comes from another stage, so its step says nothing about the order of these.
     return StageReport(
         name=name,
@@ -177,8 +183,10 @@ def _build_stage(
         notes=(
             *_collect_notes(stage, bridge, journal_state.started_from.get(name)),
             *describe_training_changes(name, stage_records),
+            *errors,
             *(() if stage is None else describe_other_assumptions(stage, stage_records)),
         ),
+        summary=summary,
     )
 
 

@@ -4,14 +4,15 @@ A figure is named (tier, name, measure). The name is a slice, a task, a tier-4 r
 total. The measure is empty for the tier's own, or ``bpb``, the bits per byte of gold answers.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
 
 from suites.contract.comparison import ComparedEntry, Comparison, Effect, EffectVerdict, TierTotal
 from suites.contract.objectives import TIER4_RATES
-from suites.contract.tier_files import TIER4, find_contradicting_key
+from suites.contract.stage_summary import StageDocument
+from suites.contract.tier_files import TIER4
 from watcher.report.data import HEADLINE_METRICS, TIER_LABELS, ReportedEvaluation, StageReport
 from watcher.report.result_files import FigureValue
 
@@ -71,6 +72,8 @@ class FigureChange(msgspec.Struct, frozen=True, kw_only=True):
     p: float | None
     """Two-sided; after Holm's correction if several figures were tested."""
     verdict: EffectVerdict
+    is_within_noise: bool = False
+    """Whether the run's own noise makes changes of this size; a remark that changes nothing."""
 
 
 class FigureEffect(NamedTuple):
@@ -116,8 +119,11 @@ def get_figure_value(evaluation: ReportedEvaluation, figure: Figure) -> FigureVa
     return tier.entries.get(figure.name, {}).get(_CATEGORY_METRIC if figure.tier == TIER4 else figure.metric)
 
 
-def collect_changes(comparison: Comparison | None) -> dict[Figure, FigureChange]:
-    """The changes of a comparison, by figure; empty for None."""
+def collect_changes(comparison: Comparison | None, summary: StageDocument | None = None) -> dict[Figure, FigureChange]:
+    """The changes of a comparison, by figure; empty for None.
+
+    ``summary`` has the run's own noise.
+    """
     changes: dict[Figure, FigureChange] = {}
     for figure, result in _iter_results(comparison) if comparison is not None else ():
         # The test may be in another unit than the figure: nats a token for perplexity.
@@ -129,6 +135,7 @@ def collect_changes(comparison: Comparison | None) -> dict[Figure, FigureChange]
             high=displayed.high,
             p=tested.p if tested.p_holm is None else tested.p_holm,
             verdict=tested.verdict,
+            is_within_noise=_is_within_noise(summary, figure, result.judged_by, tested),
         )
         if bits := result.effects.get(BITS_PER_BYTE):
             changes[msgspec.structs.replace(figure, measure=BITS_PER_BYTE)] = FigureChange(
@@ -137,8 +144,14 @@ def collect_changes(comparison: Comparison | None) -> dict[Figure, FigureChange]
                 high=bits.high,
                 p=bits.p if bits.p_holm is None else bits.p_holm,
                 verdict=bits.verdict,
+                is_within_noise=_is_within_noise(summary, figure, BITS_PER_BYTE, bits),
             )
     return changes
+
+
+def _is_within_noise(summary: StageDocument | None, figure: Figure, metric: str, effect: Effect) -> bool:
+    noise = None if summary is None else summary.find_noise(figure.tier, figure.name, metric)
+    return noise is not None and noise.within_noise is not None and abs(effect.delta) <= noise.within_noise
 
 
 def iter_effects(comparison: Comparison) -> Iterator[FigureEffect]:
@@ -158,22 +171,3 @@ def _iter_results(comparison: Comparison) -> Iterator[tuple[Figure, TierTotal | 
 def find_newest(evaluations: Iterable[ReportedEvaluation]) -> ReportedEvaluation | None:
     """The last evaluation that has figures."""
     return next((evaluation for evaluation in reversed(list(evaluations)) if evaluation.files.tiers), None)
-
-
-def is_comparable(first: ReportedEvaluation, second: ReportedEvaluation, figure: Figure) -> bool:
-    """Whether both scored the figure with equal data, tokenizer and settings."""
-    tiers = first.files.tiers.get(figure.tier), second.files.tiers.get(figure.tier)
-    # Another tokenizer, dtype or length gives another number for equal weights.
-    if tiers[0] is None or tiers[1] is None or _select_settings(tiers[0].settings) != _select_settings(tiers[1].settings):
-        return False
-    if find_contradicting_key(tiers[0].assume, tiers[1].assume):
-        return False
-    # A task is comparable by its own data, even if other tasks of the suite changed.
-    if figure.name and figure.tier != TIER4:
-        return tiers[0].data_keys.get(figure.name) == tiers[1].data_keys.get(figure.name)
-    return tiers[0].data_keys == tiers[1].data_keys and tiers[0].suite_digest == tiers[1].suite_digest
-
-
-def _select_settings(settings: Mapping[str, str]) -> dict[str, str]:
-    # Across stages the backend may differ; tokenizer, dtype and length may not.
-    return {key: value for key, value in settings.items() if key != "backend"}

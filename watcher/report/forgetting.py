@@ -1,29 +1,23 @@
 """Stages by figures: newest value, change, and what later stages forgot. Pure.
 
-A change within a stage is the paired comparison with its bridge. Across stages no pairs exist. A figure counts as forgotten if a
-stage's newest value is worse than the best earlier one by more than two standard errors. The two values are treated as
-independent, which is cautious for equal items.
+A change within a stage is the paired comparison with its bridge. What was forgotten stands in stage.json, in pairs over the same
+items and documents; of several earlier stages the largest loss is shown.
 """
-
-import math
-from collections.abc import Sequence
 
 import msgspec
 
+from suites.contract.stage_summary import ForgottenFigure
 from watcher.report.data import Report, ReportedEvaluation, StageReport
 from watcher.report.figures import (
+    BITS_PER_BYTE,
     Figure,
     FigureChange,
     collect_changes,
     find_newest,
     get_figure_value,
-    is_comparable,
     list_figures,
 )
 from watcher.report.result_files import FigureValue
-
-FORGETTING_THRESHOLD_STDERRS = 2.0
-"""Standard errors of a difference above which a loss counts as forgetting."""
 
 
 class Forgetting(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +29,8 @@ class Forgetting(msgspec.Struct, frozen=True, kw_only=True):
     best_value: float
     loss: float
     """Positive."""
+    comparison: ForgottenFigure
+    """The test behind it, with the lost items of a task."""
 
 
 class MatrixCell(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,14 +72,19 @@ def build_matrix(report: Report) -> StageMatrix:
     """The matrix of all stages of the report."""
     newest = [find_newest(stage.iter_stage_evaluations()) for stage in report.stages]
     changes = [{} if evaluation is None else collect_changes(evaluation.get_comparison("bridge")) for evaluation in newest]
+    forgotten = [_collect_forgotten(stage, evaluation) for stage, evaluation in zip(report.stages, newest, strict=True)]
     figures = dict.fromkeys(figure for stage in report.stages for figure in list_figures(stage))
-    rows = []
-    for figure in sorted(figures, key=lambda figure: (figure.tier, figure.name != "")):
-        cells = [
-            _build_cell(figure, [*_list_earlier(report.stages, newest, column), newest[column]], stage_changes)
-            for column, stage_changes in enumerate(changes)
-        ]
-        rows.append(MatrixRow(figure, tuple(cells)))
+    figures |= dict.fromkeys(figure for losses in forgotten for figure in losses)
+    rows = [
+        MatrixRow(
+            figure,
+            tuple(
+                _build_cell(figure, evaluation, stage_changes, losses)
+                for evaluation, stage_changes, losses in zip(newest, changes, forgotten, strict=True)
+            ),
+        )
+        for figure in sorted(figures, key=lambda figure: (figure.tier, figure.name != ""))
+    ]
     return StageMatrix(
         stages=tuple(stage.name for stage in report.stages),
         evaluations=tuple(None if evaluation is None else evaluation.key for evaluation in newest),
@@ -91,52 +92,39 @@ def build_matrix(report: Report) -> StageMatrix:
     )
 
 
-def _list_earlier(
-    stages: Sequence[StageReport], newest: Sequence[ReportedEvaluation | None], column: int
-) -> list[ReportedEvaluation | None]:
-    """The ends of the stages before one; runs of a sweep are alternatives, so none forgets what another had."""
-    return [
-        evaluation
-        for stage, evaluation in zip(stages[:column], newest[:column], strict=True)
-        if stage.runs is None or stage.runs != stages[column].runs
-    ]
+def is_summary_current(stage: StageReport, newest: ReportedEvaluation | None) -> bool:
+    """Whether stage.json is about the stage's newest evaluation."""
+    if stage.summary is None or newest is None or not stage.summary.request.evaluations:
+        return False
+    return stage.summary.request.evaluations[-1].directory == newest.directory
+
+
+def _collect_forgotten(stage: StageReport, newest: ReportedEvaluation | None) -> dict[Figure, Forgetting]:
+    """Figure -> its largest loss; empty where stage.json is about another evaluation."""
+    if stage.summary is None or not is_summary_current(stage, newest):
+        return {}
+    losses: dict[Figure, Forgetting] = {}
+    for each in stage.summary.forgetting:
+        figure = Figure(each.tier, each.name, BITS_PER_BYTE if each.metric == BITS_PER_BYTE else "")
+        if each.forgotten and (figure not in losses or each.loss > losses[figure].loss):
+            losses[figure] = Forgetting(
+                figure=figure,
+                stage=stage.name,
+                best_stage=each.earlier_stage,
+                best_value=each.earlier_value,
+                loss=each.loss,
+                comparison=each,
+            )
+    return losses
 
 
 def _build_cell(
-    figure: Figure, newest: Sequence[ReportedEvaluation | None], changes: dict[Figure, FigureChange]
+    figure: Figure,
+    evaluation: ReportedEvaluation | None,
+    changes: dict[Figure, FigureChange],
+    losses: dict[Figure, Forgetting],
 ) -> MatrixCell | None:
-    """The cell of the last stage of ``newest``."""
-    *earlier, evaluation = newest
     value = None if evaluation is None else get_figure_value(evaluation, figure)
     if evaluation is None or value is None:
         return None
-    return MatrixCell(
-        evaluation=evaluation.key,
-        figure_value=value,
-        change=changes.get(figure),
-        forgotten=_find_forgetting(figure, evaluation, value, earlier),
-    )
-
-
-def _find_forgetting(
-    figure: Figure, evaluation: ReportedEvaluation, value: FigureValue, earlier: Sequence[ReportedEvaluation | None]
-) -> Forgetting | None:
-    earlier_values = [
-        (candidate.stage, candidate_value)
-        for candidate in earlier
-        if candidate is not None
-        and is_comparable(candidate, evaluation, figure)
-        and (candidate_value := get_figure_value(candidate, figure)) is not None
-    ]
-    if not earlier_values:
-        return None
-    # With this sign a lower value is the better one, and a positive loss the worse.
-    sign = 1.0 if figure.lower_is_better else -1.0
-    best_stage, best = min(earlier_values, key=lambda pair: sign * pair[1].value)
-    loss = sign * (value.value - best.value)
-    # Without an error a loss cannot be separated from noise.
-    if value.error is None or best.error is None:
-        return None
-    if loss <= FORGETTING_THRESHOLD_STDERRS * math.hypot(value.error, best.error):
-        return None
-    return Forgetting(figure=figure, stage=evaluation.stage, best_stage=best_stage, best_value=best.value, loss=loss)
+    return MatrixCell(evaluation=evaluation.key, figure_value=value, change=changes.get(figure), forgotten=losses.get(figure))

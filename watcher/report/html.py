@@ -26,11 +26,13 @@ from suites.contract.comparison import (
 )
 from suites.contract.looks import CONTROL_SENTENCES
 from suites.contract.paths import EvaluationPaths
+from suites.contract.stage_summary import StageDocument
 from watcher import __version__
 from watcher.report.answers import read_stage_answers
 from watcher.report.data import Report, ReportedEvaluation, StageReport
 from watcher.report.figures import UNCONDITIONAL_BITS, Figure, FigureChange, collect_changes, get_figure_value, list_figures
 from watcher.report.forgetting import MatrixCell, build_matrix
+from watcher.report.signal_and_noise import build_noise_data
 from watcher.status.reader import as_finite, as_list, as_object
 
 PAGE_FOLDER = Path(__file__).with_name("page")
@@ -131,10 +133,12 @@ def _build_stage_data(stage: StageReport, results: Path, pool: ProvenancePool) -
         "objectives": stage.objectives,
         "bridge": keys.index(stage.bridge) if stage.bridge in keys else None,
         "awaited": stage.awaited,
+        "noise": None if stage.summary is None else build_noise_data(stage.summary),
         "evaluations": [_build_evaluation_data(evaluation, results, pool) for evaluation in evaluations],
         "figures": [_build_figure_data(figure, evaluations) for figure in figures],
         "changes": {
-            role: [_build_changes_data(evaluation, role, figures) for evaluation in evaluations] for role in BASELINE_ROLES
+            role: [_build_changes_data(evaluation, role, figures, stage.summary) for evaluation in evaluations]
+            for role in BASELINE_ROLES
         },
     }
 
@@ -217,18 +221,24 @@ def _build_objective_data(objective: ObjectiveResult) -> PageData:
     }
 
 
-def _build_changes_data(evaluation: ReportedEvaluation, role: BaselineRole, figures: Sequence[Figure]) -> list[Any] | None:
+def _build_changes_data(
+    evaluation: ReportedEvaluation, role: BaselineRole, figures: Sequence[Figure], summary: StageDocument | None
+) -> list[Any] | None:
     """The change of each figure, or None without a comparison."""
     comparison = evaluation.get_comparison(role)
-    changes = collect_changes(comparison)
+    changes = collect_changes(comparison, summary)
     return None if comparison is None else [_encode_change(changes.get(figure)) for figure in figures]
 
 
 def _encode_change(change: FigureChange | None) -> list[Any] | None:
-    """[delta, low, high, p, index of the verdict]."""
+    """[delta, low, high, p, index of the verdict, whether it is within the run's noise]."""
     if change is None:
         return None
-    return [*map(_round_number, (change.value, change.low, change.high, change.p)), VERDICTS.index(change.verdict)]
+    return [
+        *map(_round_number, (change.value, change.low, change.high, change.p)),
+        VERDICTS.index(change.verdict),
+        change.is_within_noise,
+    ]
 
 
 def _build_links(evaluation: ReportedEvaluation, results: Path) -> list[list[str]]:

@@ -13,10 +13,12 @@ from rich.text import Text
 
 from suites.common.formatting import strip_control_characters
 from suites.contract.comparison import Comparison, ObjectiveResult, describe_levels
+from suites.contract.stage_summary import ForgottenFigure
 from watcher.report.data import TIER_LABELS, Report, ReportedEvaluation, StageReport
 from watcher.report.figures import Figure, FigureChange, collect_changes, find_newest, get_figure_value, list_figures
 from watcher.report.forgetting import build_matrix
 from watcher.report.result_files import FigureValue
+from watcher.report.signal_and_noise import render_table
 
 _STYLES = {"better": "green", "worse": "red", "pass": "green", "fail": "red"}
 
@@ -32,8 +34,11 @@ class ObjectivesSummary(NamedTuple):
     """The reasons, for people."""
 
 
-def print_report(report: Report, console: Console, *, details: bool) -> None:
-    """Print every stage; with ``details`` also every figure of every evaluation."""
+def print_report(report: Report, console: Console, *, details: bool, show_items: bool = False) -> None:
+    """Print every stage; with ``details`` also every figure of every evaluation.
+
+    ``show_items``: the names of lost items.
+    """
     console.print(_make_text(report.health_line))
     for stage in report.stages:
         console.print()
@@ -41,15 +46,35 @@ def print_report(report: Report, console: Console, *, details: bool) -> None:
             console.print(part)
         for evaluation in stage.evaluations if details else ():
             print_evaluation(evaluation, stage, console)
-    # A single stage has no earlier one whose figures it could forget.
-    losses = build_matrix(report).list_forgotten() if len(report.stages) > 1 else []
+    losses = build_matrix(report).list_forgotten()
     if losses:
         console.print()
-        console.print(_make_text("Forgotten, by more than two standard errors:"))
+        console.print(_make_text("Forgotten, by paired tests that are corrected together:"))
     for forgotten in losses:
         loss = f"{forgotten.loss:.3g}" if not forgotten.figure.is_share else f"{100 * forgotten.loss:.1f} points"
         stages = f"at the end of {forgotten.stage} than at the end of {forgotten.best_stage}"
-        console.print(_make_text(f"{forgotten.figure.label}: {loss} worse {stages}"))
+        tested = forgotten.comparison
+        p = "" if tested.effect.p_holm is None else f"; p = {tested.effect.p_holm:.2g}"
+        items = "" if tested.lost is None else f"; {tested.lost} items lost, {tested.gained} gained"
+        console.print(_make_text(f"{forgotten.figure.label}: {loss} worse {stages}{p}{items}"))
+        if show_items and tested.lost_items:
+            console.print(_make_text(f"lost: {', '.join(tested.lost_items)}{_count_others(tested)}"))
+
+
+def _count_others(tested: ForgottenFigure) -> str:
+    others = (tested.lost or 0) - len(tested.lost_items)
+    return f" and {others} more" if others else ""
+
+
+def print_signal_and_noise(report: Report, console: Console) -> None:
+    """Print the run's own noise of every stage, and which figures say something."""
+    for stage in report.stages:
+        console.print(_make_text(stage.name, "bold"))
+        if stage.summary is None:
+            console.print(_make_text("no stage.json yet: the watcher makes it after the first scores, if report.compare is on"))
+            continue
+        for part in render_table(stage.summary):
+            console.print(part)
 
 
 def print_evaluation(evaluation: ReportedEvaluation, stage: StageReport, console: Console) -> None:
@@ -65,7 +90,7 @@ def print_evaluation(evaluation: ReportedEvaluation, stage: StageReport, console
     for heading in ("figure", "value", *(f"vs {comparison.role} [95 %]" for comparison in evaluation.comparisons)):
         table.add_column(_make_text(heading), justify="right" if heading == "value" else "left")
     # A row for each figure, a column for each baseline.
-    changes_by_comparison = [collect_changes(comparison) for comparison in evaluation.comparisons]
+    changes_by_comparison = [collect_changes(comparison, stage.summary) for comparison in evaluation.comparisons]
     for figure in figures:
         name = _make_text(figure.label, "" if figure.name else "bold")
         cells = [_render_change(changes.get(figure), figure) for changes in changes_by_comparison]
@@ -127,7 +152,7 @@ def _render_stage(stage: StageReport) -> Iterator[RenderableType]:
     table.add_column("state", overflow="fold")
     for evaluation in stage.evaluations:
         comparison = evaluation.get_comparison("bridge")
-        changes = collect_changes(comparison)
+        changes = collect_changes(comparison, stage.summary)
         unchanged = _make_text("bridge" if evaluation.key == stage.bridge else "", "dim")
         cells: list[Text] = []
         for figure in totals:
@@ -185,7 +210,8 @@ def _render_change(change: FigureChange | None, figure: Figure) -> Text:
         return Text()
     spec = "+.3g" if figure.tier == "tier2_ppl" else "+.4f"
     interval = _format_interval(change.low, change.high, spec)
-    return _make_text(f"{_SIGNS[change.verdict]} {change.value:{spec}}{interval}", _STYLES.get(change.verdict, "dim"))
+    remark = " (within the run's noise)" if change.is_within_noise else ""
+    return _make_text(f"{_SIGNS[change.verdict]} {change.value:{spec}}{interval}{remark}", _STYLES.get(change.verdict, "dim"))
 
 
 def _render_objective(objective: ObjectiveResult) -> Text:

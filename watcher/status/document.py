@@ -109,6 +109,8 @@ def _build_stage(
     skip_reasons: Mapping[str, str],
     details: Mapping[str, str],
     progress: Mapping[str, Mapping[str, float]],
+    *,
+    note: str,
 ) -> StatusDocument:
     ordered = sorted(records, key=lambda record: (record.step, record.source, record.directory))
     rows = [_build_row(record, details.get(record.key, ""), progress.get(record.key, {})) for record in ordered]
@@ -123,7 +125,11 @@ def _build_stage(
         "error": skip_reasons.get(checkpoints, ""),
         "data_cache": skip_reasons.get(f"{stage.name}/{PREFILL_DIRECTORY}", ""),
         "configured": True,
-        "notes": [*describe_training_changes(stage.name, records), *describe_other_assumptions(stage, records)],
+        "notes": [
+            *describe_training_changes(stage.name, records),
+            *describe_other_assumptions(stage, records),
+            *filter(None, [note]),
+        ],
         "next": stage.find_next_step(newest_step),
         "last": stage.last_step,
         "assume": dict(stage.assume),
@@ -194,6 +200,8 @@ class DaemonFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Executor command -> number of calls since the start."""
     warnings: tuple[str, ...] = ()
     """Problems that concern no single evaluation: a torn journal, a full disk, an unreadable folder."""
+    stage_notes: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """Stage -> what makes its noise known."""
 
 
 def build_status(
@@ -241,7 +249,9 @@ def build_status(
         "counts": _count_states(records.values()),
         "latencies": compute_latencies(records.values()),
         "stages": {
-            name: _build_stage(config.stages.get(name), stage_records, skip_reasons, details, progress)
+            name: _build_stage(
+                config.stages.get(name), stage_records, skip_reasons, details, progress, note=daemon.stage_notes.get(name, "")
+            )
             for name, stage_records in stages.items()
         },
         # A long schedule leaves thousands of skips, and each poll writes this file.

@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 from suites.contract.comparison import read_comparison_document
-from suites.contract.paths import report_html_path
+from suites.contract.paths import StatePaths, report_html_path
+from suites.contract.stage_summary import read_stage_document, stage_summary_path
 from support.runs.two_stages import TwoStagesRun
+from watcher.config.loader import load_config
 
 pytestmark = pytest.mark.scoring
 PAUSE_MOST = 240.0
@@ -43,7 +45,7 @@ def test_a_run_is_scored_compared_and_reported(tmp_path):
         if set(states.values()) != {"scored"} or len(states) < len(scenario.expected_evaluations) or not page.exists():
             return False
         (stage,) = [stage for stage in data_of(page)["stages"] if stage["name"] == "stage2"]
-        return all(one["against"].get("bridge") for one in stage["evaluations"] if one["role"] == "own")
+        return stage["noise"] and all(one["against"].get("bridge") for one in stage["evaluations"] if one["role"] == "own")
 
     scenario.start_daemon()
     try:
@@ -58,6 +60,11 @@ def test_a_run_is_scored_compared_and_reported(tmp_path):
     delta = after["summary"]["nll_per_token"] - before["summary"]["nll_per_token"]
     assert bridge.get_total("tier2_ppl").effects["nll_per_token"].delta == pytest.approx(delta, abs=1e-9)
     assert compared.get_comparison("previous").baseline.directory == "step_20"
+    summary = read_stage_document(stage_summary_path(scenario.results / "stage2"))
+    assert [ref.directory for ref in summary.request.evaluations] == ["step_20", "step_30"]
+    assert stage_summary_path(scenario.results / "stage1").is_file()
+    status = json.loads(StatePaths(load_config(Path(scenario.config), {}).state).status_json.read_text())
+    assert any("watcher enqueue stage2 " in note for note in status["stages"]["stage2"]["notes"])
     (stage,) = [stage for stage in data_of(page)["stages"] if stage["name"] == "stage2"]
     index = [one["directory"] for one in stage["evaluations"]].index("step_30")
     total = [figure["name"] for figure in stage["figures"]].index("")

@@ -21,6 +21,7 @@ from suites.contract.comparison import ComparedEntry, Comparison, ComparisonDocu
 from suites.contract.encoding import encode_json
 from suites.contract.objectives import TIER4_RATES
 from suites.contract.paths import EvaluationPaths
+from suites.contract.stage_summary import FigureNoise, ForgottenFigure, StageDocument, stage_summary_path
 from support.samples.comparison import (
     BRIDGES,
     OBJECTIVES,
@@ -37,6 +38,7 @@ from watcher.core.snapshot import StageFolder
 from watcher.journal.journal import Journal
 from watcher.reconcile.baselines import build_comparison_requests
 from watcher.reconcile.looks import make_look_events
+from watcher.reconcile.stage_requests import build_stage_requests
 
 CATEGORIES = ("bulleted_list", "strict_json", "python_code", "safety", "concise_answer")
 TOKENS_PER_STEP = 2_097_152
@@ -82,6 +84,9 @@ class ReportSample:
         for key, request in build_comparison_requests(self.config, self.journal_state).items():
             record = self.journal_state.records[key]
             write_atomically(request.candidate.paths.compare_json, encode_json(self._compared(record, request)))
+        # A stage that was cut to a few steps has a summary of its own, too.
+        for request in build_stage_requests(self.config, self.journal_state).values():
+            write_atomically(stage_summary_path(Path(request.results)), encode_json(self._summary(request)))
         self._status()
 
     def list_evaluations(self, stage):
@@ -300,6 +305,43 @@ class ReportSample:
         lower = kind == "slice"
         plain = (value <= base) if lower else (value >= base)
         return ComparedEntry(tier=tier, kind=kind, name=name, effects=effects, judged_by=judged, plain=plain, unit=unit)
+
+    def _summary(self, request):
+        stage, end = request.stage, self.steps[request.stage][-1]
+        slices, tasks, _ = self.checkpoint_counts(stage)
+        kinds = [("tier2_ppl", "nll_per_token", slices), ("tier3_cf", "primary", tasks)]
+        noise, forgetting = [], []
+        for tier, metric, names in kinds:
+            for number, name in enumerate(names):
+                newest, error = self.make_figure(stage, stage, end, name)
+                figure = {"tier": tier, "name": name, "metric": metric, "newest": newest}
+                bands = {"noise": error, "low": error / 2, "high": 2 * error, "within_noise": 2.77 * error, "signal": 9 * error}
+                noise.append(FigureNoise(**figure, **bands, snr=9.0 - number, says_something=number < 4))
+                for earlier in request.earlier_ends:
+                    if name not in {each for found in self.checkpoint_counts(earlier.stage) for each in found}:
+                        continue
+                    before, _ = self.make_figure(earlier.stage, earlier.stage, self.steps[earlier.stage][-1], name)
+                    effect = make_effect(metric, before, newest - before, error / 3, 1500, lower=tier == "tier2_ppl", family=100)
+                    loss = math.exp(newest) - math.exp(before) if tier == "tier2_ppl" else before - newest
+                    lost = {"lost": 3, "gained": 1, "never_known": 0.2} if tier == "tier3_cf" else {}
+                    forgotten = effect.verdict == "worse"
+                    forgetting.append(
+                        ForgottenFigure(
+                            tier=tier,
+                            name=name,
+                            metric=metric,
+                            earlier_stage=earlier.stage,
+                            earlier_directory=earlier.directory,
+                            effect=effect,
+                            earlier_value=math.exp(before) if tier == "tier2_ppl" else before,
+                            loss=loss,
+                            forgotten=forgotten,
+                            lost_items=("q17", "q18") if forgotten and lost else (),
+                            **lost,
+                        )
+                    )
+        steps = tuple(self.steps[stage])
+        return StageDocument(request=request, window=steps, noise=tuple(noise), forgetting=tuple(forgetting))
 
     def _status(self):
         counts = {"scored": len(self.journal_state.records)}

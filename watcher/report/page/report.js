@@ -64,13 +64,13 @@ const stepLabel = (stage, evaluation) => evaluation.source === stage.name ? `ste
 
 function renderChange(change, figure, {interval = false} = {}) {
   if (!change) return null;
-  const [delta, low, high, p, verdict] = change;
+  const [delta, low, high, p, verdict, withinNoise] = change;
   const [tone, sign, badgeWord] = VERDICT_BADGES[data.verdicts[verdict]];
   const word = data.verdicts[verdict] === "hint" ? `hint: ${(delta < 0) === figure.lower ? "better" : "worse"} at a single look only` : badgeWord;
   const unit = isShare(figure) ? " pts" : "";
   const range = interval && isKnown(low) && isKnown(high) ? ` [${formatSigned(low, figure)}, ${formatSigned(high, figure)}]` : "";
   const title = `${word}${isKnown(low) ? `; 95 % interval ${formatSize(low, figure)} to ${formatSize(high, figure)}` : ""}${isKnown(p) ? `; p = ${p < 0.0005 ? p.toExponential(1) : p.toFixed(3)}` : ""}`;
-  return h("span", {class: `delta ${tone}`, title}, h("span", {"aria-hidden": "true"}, `${sign} `), `${formatSigned(delta, figure)}${unit}${range}`, hiddenText(` ${word}`));
+  return h("span", {class: `delta ${tone}`, title}, h("span", {"aria-hidden": "true"}, `${sign} `), `${formatSigned(delta, figure)}${unit}${range}`, hiddenText(` ${word}`), withinNoise ? h("span", {class: "soft", title: "within the run's noise"}, h("span", {"aria-hidden": "true"}, " ≈"), hiddenText(" within the run's noise")) : null);
 }
 const findNewestIndex = stage => { const ownEvaluations = stage.evaluations.map((evaluation, i) => [evaluation, i]).filter(([evaluation, i]) => evaluation.role === "own" && stage.figures.some(f => isKnown(f.v[i]))); return ownEvaluations.length ? ownEvaluations[ownEvaluations.length - 1][1] : null; };
 const getChange = (stage, index, figure, role = view.role) => stage.changes[role][index]?.[stage.figures.indexOf(figure)] || null;
@@ -259,7 +259,7 @@ function buildMatrixSection() {
     })));
   }
   return h("section", {id: "matrix"}, h("h2", null, "Forgotten figures"),
-    h("p", {class: "meta"}, forgottenCount ? `${forgottenCount} ${forgottenCount === 1 ? "figure is" : "figures are"} worse than at the end of an earlier stage, by more than two standard errors.` : "No figure is worse than at the end of an earlier stage by more than two standard errors."),
+    h("p", {class: "meta"}, forgottenCount ? `${forgottenCount} ${forgottenCount === 1 ? "figure is" : "figures are"} worse than at the end of an earlier stage, by paired tests that are corrected together.` : "No figure is shown to be worse than at the end of an earlier stage."),
     h("p", {class: "meta"}, "Each stage's newest checkpoint on its suites, with its paired change from the stage's bridge."),
     h("div", {class: "wide", tabindex: "0", role: "region", "aria-label": "Stages by suites"}, h("table", {class: "matrix"}, h("thead", null, h("tr", null, h("th", {scope: "col"}, "Suite"), stages.map((stage, i) => h("th", {scope: "col"}, stage, h("br"), h("span", {class: "soft small"}, at[i] ? at[i].slice(stage.length + 1) : "no evaluations yet"))))), h("tbody", null, body))));
 }
@@ -359,6 +359,18 @@ function buildBitsCharts(stage) {
     h("p", {class: "meta"}, "Dotted: the same answers without their questions, which is plain language modelling. The gap is what the question adds.")];
 }
 
+function buildNoiseTable(stage) {
+  const {noise} = stage;
+  if (!noise) return null;
+  const show = value => isKnown(value) ? String(+value.toPrecision(3)) : "";
+  const rows = noise.rows.map(([name, metric, newest, sigma, low, high, signal, snr, says, atChance]) => ({keys: [name, metric, newest, sigma, signal, snr, says, atChance],
+    element: h("tr", null, h("th", {scope: "row", class: "name"}, name), h("td", null, metric), h("td", {class: "n"}, show(newest)), h("td", {class: "n"}, isKnown(sigma) ? `${show(sigma)} [${show(low)}, ${show(high)}]` : ""), h("td", {class: "n"}, show(signal)), h("td", {class: "n"}, isKnown(snr) ? snr.toFixed(1) : ""), h("td", null, says), h("td", null, atChance === true ? "at chance" : ""))}));
+  const heads = [{text: "figure"}, {text: "metric"}, {text: "newest", n: true}, {text: "noise [95 %]", n: true}, {text: "signal", n: true}, {text: "SNR", n: true}, {text: "says something"}, {text: "chance"}];
+  return h("details", {class: "noise"}, h("summary", null, "Signal and noise: which figures say something yet"),
+    h("p", {class: "meta"}, noise.window.length ? `The run's own noise between checkpoints, from steps ${noise.window[0]} to ${noise.window[noise.window.length - 1]} (${noise.window.length} evaluations). A change within it is remarked; verdicts do not change.` : `Not known yet: ${noise.wanted}`),
+    makeSortableTable(heads, rows, `Signal and noise of ${stage.name}`));
+}
+
 function buildStageSection(stage, number) {
   const last = findNewestIndex(stage), outcome = getOutcome(stage, last), bridge = stage.bridge === null ? null : stage.evaluations[stage.bridge];
   const totals = stage.figures.filter(figure => !figure.name), groups = [...new Set(stage.figures.map(figure => figure.tier))];
@@ -368,7 +380,7 @@ function buildStageSection(stage, number) {
     totals.length ? [h("h3", null, "Totals"), h("div", {class: "plots"}, totals.map((figure, i) => makeChart(stage, figure, false, i === 0))),
       h("p", {class: "key"}, h("span", null, "checkpoints of this stage"), h("span", {class: "error"}, "± one standard error"), bridge ? h("span", {class: "bridge"}, "the bridge") : null)] : h("p", {class: "soft"}, "Nothing is scored yet."),
     groups.map(tier => { const figures = stage.figures.filter(figure => figure.tier === tier && figure.name && !figure.measure); return figures.length ? [h("h3", null, ENTRY_TITLES[tier], h("small", null, TIER_DESCRIPTIONS[tier])), h("div", {class: "plots many"}, figures.map((figure, i) => makeChart(stage, figure, true, i === 0)))] : null; }),
-    buildBitsCharts(stage), h("h3", null, "Evaluations"), buildEvaluationTable(stage), stage.figures.length ? buildFigureTable(stage) : null);
+    buildBitsCharts(stage), buildNoiseTable(stage), h("h3", null, "Evaluations"), buildEvaluationTable(stage), stage.figures.length ? buildFigureTable(stage) : null);
 }
 
 // ---------------------------------------------------------------- answers
@@ -447,7 +459,7 @@ function buildHealthSection() {
 function buildFooter() {
   const glossary = [["Change", "Candidate minus baseline on the same items, rows or prompts (paired). Brackets hold the 95 % confidence interval."], ["better, worse", "Verdict of the paired test, after Holm's correction over the slices and tasks of one comparison. hint: significant if this were the stage's only look, so it is drawn neutrally. no change seen: the difference is not significant. too few items: no test is possible."], ["Many looks", data.controlled.join(" ")],
     ["pass, fail, inconclusive", "improve: the total must be better than the bridge's by a one-sided test. hold: it must not be worse by more than the margin. The plain rule checks only the sign."],
-    ["Forgotten", "A stage's newest figure is worse than the best newest figure of an earlier stage on the same data, by more than two standard errors. The test treats the two as independent."], ["±", "One standard error. That of a perplexity is clustered by document; that of a total follows from its slices or tasks."]];
+    ["≈", "The change is within the run's own noise: neighbouring checkpoints differ by as much. A remark; the verdict stands."], ["Forgotten", "A stage's newest figure is worse than an earlier stage's newest one on the same items or documents: McNemar's or a paired t test, corrected over all figures and stages (Holm, Bonferroni), at 5 %."], ["±", "One standard error. That of a perplexity is clustered by document; that of a total follows from its slices or tasks."]];
   document.getElementById("foot").append(h("h2", null, "How to read this"), h("dl", null, glossary.map(([term, text]) => [h("dt", null, term), h("dd", null, text)])), h("p", null, `checkpoint watcher ${data.version}; config: ${data.config}`));
 }
 

@@ -81,6 +81,8 @@ class Run:
         self.sample = ReportSample(root, steps=STEPS, bridges=BRIDGES, of=lambda _stage: ONE).write_sample()
         for path in self.sample.results.glob("*/by_checkpoint/*/compare.json"):
             path.unlink()
+        for path in self.sample.results.glob("*/stage.json"):
+            path.unlink()
         self.now, self.desk = 1_800_000_000.0, Desk()
         self.desk.page = report_html_path(self.sample.results)
         self.start()
@@ -129,6 +131,12 @@ def test_every_stage_is_summarised_once_after_its_comparisons_and_again_after_a_
     stage_summary_path(Path(request.results)).write_text("{")
     run.ticks(70)
     assert len(run.desk.summaries) == 4
+    assert run.reporter.stage_notes == {}
+    document = read_stage_document(stage_summary_path(Path(request.results)))
+    noted = msgspec.structs.replace(document, wanted="the noise needs 8 evaluations")
+    write_atomically(stage_summary_path(Path(request.results)), encode_json(noted))
+    run.ticks(70)
+    assert run.reporter.stage_notes == {"stage2": "the noise needs 8 evaluations"}
     assert read_stage_document(stage_summary_path(Path(request.results))).request.stage == "stage2"
 
 

@@ -18,6 +18,7 @@ from support.samples.report import ReportSample
 from watcher.cli.app import main
 from watcher.config.loader import load_config
 from watcher.journal.journal import read_journal
+from watcher.reconcile.stage_requests import build_stage_requests
 from watcher.report.data import build_report
 from watcher.report.forgetting import build_matrix
 from watcher.status.health import check_liveness
@@ -63,15 +64,17 @@ def test_a_table_has_every_step_with_its_totals_and_their_change_since_the_bridg
 def test_all_stages_are_shown_with_what_was_forgotten(sample):
     said = command(sample).output
     assert all(f"{stage}: " in said for stage in STAGE_STEPS)
-    assert "Forgotten, by more than two standard errors:" in said
+    assert "Forgotten, by paired tests that are corrected together:" in said
 
 
 def test_runs_of_one_sweep_are_alternatives_and_forget_nothing_of_each_other(sample):
     config = load_config(sample.config_file, {})
-    report = build_report(config, read_journal(config.paths), check_liveness(config.paths, 0.0), 0.0)
-    assert build_matrix(report).list_forgotten()
-    stages = tuple(msgspec.structs.replace(stage, runs="sweep") for stage in report.stages)
-    assert not build_matrix(msgspec.structs.replace(report, stages=stages)).list_forgotten()
+    journal_state = read_journal(config.paths)
+    assert build_matrix(build_report(config, journal_state, check_liveness(config.paths, 0.0), 0.0)).list_forgotten()
+    assert any(request.earlier_ends for request in build_stage_requests(config, journal_state).values())
+    stages = {name: msgspec.structs.replace(stage, runs="sweep") for name, stage in config.stages.items()}
+    requests = build_stage_requests(msgspec.structs.replace(config, stages=stages), journal_state)
+    assert not any(request.earlier_ends for request in requests.values())
 
 
 def test_one_step_shows_every_figure_and_every_objective(sample):

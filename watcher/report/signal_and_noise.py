@@ -1,0 +1,80 @@
+"""The run's own noise for the report: read from stage.json, nothing is computed here."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from suites.common.errors import UserError
+from suites.common.formatting import strip_control_characters
+from suites.contract.stage_summary import FigureNoise, StageDocument, read_stage_document, stage_summary_path
+
+HEADINGS = ("figure", "metric", "newest", "noise [95 %]", "signal", "SNR", "says something", "at chance")
+
+NOT_KNOWN = "not known yet"
+
+
+def read_summary(results: Path, errors: list[str]) -> StageDocument | None:
+    """A stage's stage.json; a damaged one adds a line to ``errors``."""
+    path = stage_summary_path(results)
+    try:
+        return read_stage_document(path)
+    except UserError as error:
+        errors.append(f"{path.name}: {error.message}")
+        return None
+
+
+def sort_by_signal(document: StageDocument) -> list[FigureNoise]:
+    """Figures with the largest signal-to-noise first; unknown ones last."""
+    return sorted(document.noise, key=lambda figure: (figure.snr is None, -(figure.snr or 0.0)))
+
+
+def describe_judgement(figure: FigureNoise) -> str:
+    """Whether the figure says something yet."""
+    return {True: "yes", False: "not yet", None: NOT_KNOWN}[figure.says_something]
+
+
+def build_noise_data(document: StageDocument) -> dict[str, Any]:
+    """The same for the page; a row is a list."""
+    rows = [
+        [
+            *(_name(figure), figure.metric, figure.newest, figure.noise, figure.low, figure.high, figure.signal, figure.snr),
+            *(describe_judgement(figure), figure.at_chance),
+        ]
+        for figure in sort_by_signal(document)
+    ]
+    return {"window": list(document.window), "wanted": document.wanted, "rows": rows}
+
+
+def _name(figure: FigureNoise) -> str:
+    return figure.name or f"{figure.tier.partition('_')[0]} total"
+
+
+def render_table(document: StageDocument) -> Iterator[Table | Text]:
+    """The table of ``watcher report --snr``."""
+    if document.window:
+        steps = f"steps {document.window[0]} to {document.window[-1]}, {len(document.window)} evaluations"
+        yield Text(f"the run's own noise from {steps}")
+    else:
+        yield Text(strip_control_characters(f"{NOT_KNOWN}: {document.wanted}"))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading in {"figure", "metric"} else "right")
+    for figure in sort_by_signal(document):
+        table.add_row(*(Text(strip_control_characters(cell)) for cell in _list_cells(figure)))
+    yield table
+
+
+def _list_cells(figure: FigureNoise) -> Iterator[str]:
+    yield _name(figure)
+    yield figure.metric
+    yield f"{figure.newest:.4g}"
+    is_known = figure.noise is not None and figure.low is not None and figure.high is not None
+    yield f"{figure.noise:.2g} [{figure.low:.2g}, {figure.high:.2g}]" if is_known else NOT_KNOWN
+    yield "" if figure.signal is None else f"{figure.signal:.2g}"
+    yield "" if figure.snr is None else f"{figure.snr:.1f}"
+    yield describe_judgement(figure)
+    yield {True: "yes", False: "no", None: ""}[figure.at_chance]
