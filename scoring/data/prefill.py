@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
 import msgspec
 import structlog
 
@@ -109,7 +110,11 @@ def fill_data_cache(
     stop.listen()
     # The tokenizer is fetched before the processes start, which would all fetch it.
     suite_options = [suite.suite_option for suite in suites]
-    resolve_tokenizer(options.tokenizer, options.data, use_fast=options.use_fast, suites=suite_options, refresh=options.refresh)
+    tokenizer = resolve_tokenizer(
+        options.tokenizer, options.data, use_fast=options.use_fast, suites=suite_options, refresh=options.refresh
+    )
+    for line in (tokenizer.summarize(), *tokenizer.resolved.notes):
+        click.echo(f"{options.tokenizer}: {line}", err=True)
     entries = list_prefill_entries(suites)
     process_count = max(1, min(jobs or min(DEFAULT_MAX_JOBS, len(os.sched_getaffinity(0))), len(entries)))
 

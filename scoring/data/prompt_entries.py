@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 
 from scoring.data.cache_entries import obtain_entry
+from scoring.tokenizers.prompt_renderer import PromptToRender, render_prompts
 from scoring.tokenizers.rendered_prompt import RenderedPrompt, TemplateDescription
 from scoring.tokenizers.tokenizer import Tokenizer
+from suites.common.errors import UserError
 from suites.contract.paths import DataPaths
 from suites.definitions.data_cache import compute_prompts_key, extract_prompt_fields
 
@@ -39,7 +41,7 @@ def ensure_prompts(
 ) -> PromptsEntry:
     """The entry of a suite's prompts, built if it is missing.
 
-    Raises UserError: cannot score (a template that fails or loses a message), cannot write (the cache).
+    Raises UserError: cannot score (a template that fails, loses a message or exceeds the limits), cannot write (the cache).
     """
     folder = data.entry("prompts", suite, compute_prompts_key(definitions, tokenizer.digest))
 
@@ -54,7 +56,10 @@ def ensure_prompts(
             **_build_files(temporary, definitions, tokenizer),
         }
 
-    meta = obtain_entry(folder, build, refresh=refresh)
+    try:
+        meta = obtain_entry(folder, build, refresh=refresh)
+    except UserError as error:
+        raise UserError(error.message, location=f"{suite}: {error.location}", hint=error.hint, code=error.code) from error
     decoder = msgspec.json.Decoder(StoredPrompt)
     prompts = [decoder.decode(line) for line in (folder / PROMPTS_FILE).read_bytes().splitlines()]
     templates = msgspec.convert(meta["templates"], list[TemplateDescription])
@@ -62,20 +67,16 @@ def ensure_prompts(
 
 
 def _build_files(temporary: Path, definitions: Mapping[str, dict[str, Any]], tokenizer: Tokenizer) -> dict[str, Any]:
-    from scoring.tokenizers.chat_template import ChatTemplate  # noqa: PLC0415  transformers: its import takes seconds
-
-    chats: dict[str | None, ChatTemplate] = {}
-    prompts = []
-    for name, definition in definitions.items():
-        fallback = definition.get("chat_template")
-        if fallback not in chats:
-            chats[fallback] = ChatTemplate(tokenizer, fallback=fallback)
-        rendered = chats[fallback].render(definition["messages"])
-        prompts.append(StoredPrompt(name=name, template=list(chats).index(fallback), **msgspec.structs.asdict(rendered)))
+    asked = [PromptToRender(entry["messages"], entry.get("chat_template")) for entry in definitions.values()]
+    rendered = render_prompts(asked, tokenizer)
+    prompts = [
+        StoredPrompt(name=name, template=template, **msgspec.structs.asdict(prompt))
+        for name, template, prompt in zip(definitions, rendered.template_indices, rendered.prompts, strict=True)
+    ]
     lines = b"".join(msgspec.json.encode(prompt) + b"\n" for prompt in prompts)
     (temporary / PROMPTS_FILE).write_bytes(lines)
     return {
-        "templates": [msgspec.to_builtins(chat.describe()) for chat in chats.values()],
+        "templates": msgspec.to_builtins(rendered.templates),
         "prompts": len(prompts),
         "tokens": sum(len(prompt.tokens) for prompt in prompts),
         "data_key": hashlib.sha256(lines).hexdigest(),

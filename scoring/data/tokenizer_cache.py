@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from scoring.tokenizers.library import is_code_of_its_repository
 from scoring.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from suites.common.errors import ExitCode, UserError, classify_write_error
 from suites.contract.paths import DataPaths
@@ -60,7 +61,7 @@ def _read_and_store(identifier: str, data: DataPaths, *, use_fast: bool, offline
     if not folder.is_dir():
         fetched = _fetch_tokenizer(named, command, offline=offline)
         folder, revision = fetched, fetched.name
-        if not read_tokenizer_files(folder):
+        if not read_tokenizer_files(folder) and not is_code_of_its_repository(folder):
             hint = "name another tokenizer"
             raise UserError("contains no tokenizer", location=identifier, hint=hint, code=ExitCode.DATA_MISSING)
     reading = read_tokenizer_folder(folder, identifier, use_fast=use_fast, revision=revision)

@@ -12,10 +12,8 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any, NamedTuple, Self
 from unittest import mock
 
-import jinja2
-
 from scoring.tokenizers.codecs import SentencePieceCodec
-from scoring.tokenizers.library import make_sentencepiece_prompt_encoder, open_library_tokenizer, open_sentencepiece_backend
+from scoring.tokenizers.library import describe_error, make_sentencepiece_prompt_encoder, open_sentencepiece_backend
 from scoring.tokenizers.reading import find_default_template
 from scoring.tokenizers.rendered_prompt import RenderedPrompt, TemplateDescription
 from scoring.tokenizers.tokenizer import Tokenizer
@@ -26,8 +24,11 @@ FIXED_DATE = datetime(2025, 1, 1, tzinfo=UTC)
 
 _SENTINEL = "This-is-mark-{}-x"
 
-_TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
-"""Errors that a template of somebody else may raise."""
+MAX_PROMPT_CHARACTERS = 1 << 22
+"""Longer prompts than any model reads."""
+
+_TEMPLATE_ERRORS = Exception
+"""Code of somebody else raises anything: errors of types, recursion, memory, nested blocks."""
 
 Messages = Sequence[dict[str, str]]
 
@@ -58,12 +59,12 @@ class _StopCriteria(NamedTuple):
 class ChatTemplate:
     """One template with one tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer, *, fallback: str | None) -> None:
-        """``fallback`` is the suite's template.
+    def __init__(self, tokenizer: Tokenizer, library: Any, *, fallback: str | None) -> None:
+        """``library`` is transformers' tokenizer of the folder, ``fallback`` the suite's template.
 
         Raises UserError (cannot score) for a missing or invalid template.
         """
-        self._library = open_library_tokenizer(tokenizer.folder, use_fast=tokenizer.use_fast).tokenizer
+        self._library = library
         own_template = find_default_template(self._library)
         template = own_template if own_template is not None else fallback
         self.location = f"tokenizer {tokenizer.identifier}" if own_template is not None else "chat_template of the suite"
@@ -104,16 +105,18 @@ class ChatTemplate:
         try:
             text = self._render_text(form.convert(messages), add_generation_prompt=True)
         except _TEMPLATE_ERRORS as error:
-            raise self._make_error(f"fails: {error}") from error
+            raise self._make_error(f"fails: {describe_error(error)}") from error
         tokens = self._encode(text)
         if tokens[: len(self._prefix)] != self._prefix:
             tokens = [*self._prefix, *tokens]
         return RenderedPrompt(text=text, tokens=tokens, system_in_user=form.system_in_user, content_parts=form.content_parts)
 
     def _render_text(self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool) -> str:
-        options = {"chat_template": self.template, "tokenize": False, "add_generation_prompt": add_generation_prompt}
-        with _stop_the_clock():
-            return str(self._library.apply_chat_template(list(messages), **options))
+        text = render_template(self._library, self.template, messages, add_generation_prompt=add_generation_prompt)
+        if len(text) > MAX_PROMPT_CHARACTERS:
+            raise ValueError(f"it writes {len(text):,} characters, and {MAX_PROMPT_CHARACTERS:,} are the most")
+        text.encode()  # half of a surrogate pair is no text
+        return text
 
     def _render_probe(self, *, add_generation_prompt: bool) -> str:
         probe = [{"role": "user", "content": _SENTINEL.format(0)}]
@@ -138,7 +141,7 @@ class ChatTemplate:
             try:
                 text = self._render_text(form.convert(messages), add_generation_prompt=True).casefold()
             except _TEMPLATE_ERRORS as error:
-                failure = failure or f"fails: {error}"
+                failure = failure or f"fails: {describe_error(error)}"
                 continue
             lost = next((message["role"] for message in messages if message["content"].casefold() not in text), None)
             if lost is None:
@@ -167,7 +170,7 @@ class ChatTemplate:
         try:
             text = self._render_answered_probe()
         except _TEMPLATE_ERRORS as error:
-            raise self._make_error(f"fails: {error}") from error
+            raise self._make_error(f"fails: {describe_error(error)}") from error
         _, mark, after = text.rpartition(_SENTINEL.format(1))
         after = after.strip()
         if not mark or not after:
@@ -176,6 +179,13 @@ class ChatTemplate:
         if first in self._special_ids:
             return _StopCriteria(ids | {first}, ())
         return _StopCriteria(ids, (after.splitlines()[0],))
+
+
+def render_template(library: Any, template: str, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool) -> str:
+    """What transformers renders on FIXED_DATE. Raises what the template raises."""
+    options = {"chat_template": template, "tokenize": False, "add_generation_prompt": add_generation_prompt}
+    with _stop_the_clock():
+        return str(library.apply_chat_template(list(messages), **options))
 
 
 def _choose_encoder(tokenizer: Tokenizer, library: Any) -> Callable[[str], list[int]]:

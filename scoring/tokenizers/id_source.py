@@ -1,5 +1,6 @@
 """Where a tokenizer's ids come from, and what follows from it: ids of special tokens, size of the vocabulary."""
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,7 +88,17 @@ def choose_id_source(folder: Path, opened: LibraryTokenizer, *, use_fast: bool) 
     copied = tokenizers.Tokenizer.from_str(library_backend.to_str())
     copied.no_truncation()
     copied.no_padding()
-    return IdSource("transformers", PipelineCodec(copied), model_file or vocabulary, copied.to_str().encode())
+    file = model_file or vocabulary
+    notes = (f"{file} says nothing of how text is split: transformers' pattern is used",) if _is_tiktoken(folder / file) else ()
+    return IdSource("transformers", PipelineCodec(copied), file, copied.to_str().encode(), notes=notes)
+
+
+def _is_tiktoken(path: Path) -> bool:
+    """Whether a file has lines of a token in base64 and its rank."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return re.fullmatch(rb"[A-Za-z0-9+/]+={0,2} [0-9]+\r?\n", stream.readline(4096)) is not None
 
 
 def _use_sentencepiece(folder: Path, library: Any, model_file: str) -> IdSource | None:

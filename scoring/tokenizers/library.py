@@ -5,7 +5,7 @@ Its errors become one line: a library that is missing is named, and code of the 
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,10 @@ from suites.common.errors import ExitCode, UserError
 
 _MISSING_LIBRARIES = ("sentencepiece", "tiktoken", "mistral_common", "mistral-common", "protobuf", "sacremoses", "blobfile")
 """Libraries that transformers asks for in errors of any class."""
+
+
+_CLASSES_WITHOUT_PROMPTS = frozenset({"MistralCommonBackend"})
+"""Classes that encode no rendered prompt. mistral-common's is chosen for a tekken.json, also beside a tokenizer.json."""
 
 
 class LibraryTokenizer(NamedTuple):
@@ -33,10 +37,16 @@ def open_library_tokenizer(folder: Path, *, use_fast: bool = True) -> LibraryTok
     from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: PLC0415  its import takes seconds
 
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    failure: Exception
     try:
-        return LibraryTokenizer(AutoTokenizer.from_pretrained(str(folder), use_fast=use_fast, **options))
+        opened = AutoTokenizer.from_pretrained(str(folder), use_fast=use_fast, **options)
     except Exception as error:  # noqa: BLE001  it raises any class for a folder that it cannot open
         failure = error
+    else:
+        if type(opened).__name__ not in _CLASSES_WITHOUT_PROMPTS:
+            return LibraryTokenizer(opened)
+        message = f"{type(opened).__name__} of transformers recognises no special tokens in a prompt"
+        failure = UserError(message, location=folder, hint="give a tokenizer.json", code=ExitCode.CANNOT_SCORE)
     if (folder / "tokenizer.json").is_file():
         try:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), **options)
@@ -51,6 +61,8 @@ def open_library_tokenizer(folder: Path, *, use_fast: bool = True) -> LibraryTok
 
 def explain_failure(folder: Path, error: Exception) -> UserError:
     """The one line for a folder that a library cannot open."""
+    if isinstance(error, UserError):
+        return error
     text = str(error)
     library = next((name for name in _MISSING_LIBRARIES if isinstance(error, ImportError) and name in text.lower()), None)
     library = library or next(
@@ -63,10 +75,20 @@ def explain_failure(folder: Path, error: Exception) -> UserError:
         message = f"{find_class_name(folder) or 'its class'} needs the library {library}, which is not installed"
         return UserError(message, location=folder, hint=hint, code=ExitCode.UNAVAILABLE)
     if "trust_remote_code" in text or "remote code" in text:
-        message = f"{find_class_name(folder) or 'its class'} is code of its repository, which is never run"
-        return UserError(message, location=folder, hint="give a tokenizer.json", code=ExitCode.CANNOT_SCORE)
+        return refuse_code(folder)
     message = f"this tokenizer cannot be loaded: {describe_error(error)}"
     return UserError(message, location=folder, hint="fix its files", code=ExitCode.CANNOT_SCORE)
+
+
+def refuse_code(folder: Path) -> UserError:
+    """The one line for a class that the repository brings along."""
+    message = f"{find_class_name(folder) or 'its class'} is code of its repository, which is never run"
+    return UserError(message, location=folder, hint="give a tokenizer.json", code=ExitCode.CANNOT_SCORE)
+
+
+def is_code_of_its_repository(folder: Path) -> bool:
+    """Whether the folder's documents name code as the tokenizer's class (``auto_map``)."""
+    return any("AutoTokenizer" in (document.get("auto_map") or {}) for document in _read_documents(folder))
 
 
 def describe_error(error: BaseException) -> str:
@@ -77,14 +99,18 @@ def describe_error(error: BaseException) -> str:
 
 def find_class_name(folder: Path) -> str | None:
     """The class that the folder's documents name."""
+    names = (document.get("tokenizer_class") for document in _read_documents(folder))
+    return next((name for name in names if isinstance(name, str)), None)
+
+
+def _read_documents(folder: Path) -> Iterator[dict[str, Any]]:
     for name in ("tokenizer_config.json", "config.json"):
         try:
             document = json.loads((folder / name).read_bytes())
         except (OSError, ValueError):
             continue
-        if isinstance(document, dict) and isinstance(document.get("tokenizer_class"), str):
-            return str(document["tokenizer_class"])
-    return None
+        if isinstance(document, dict):
+            yield document
 
 
 def open_sentencepiece_backend(folder: Path, library: Any, model_file: str) -> Any:

@@ -16,7 +16,13 @@ from typing import Any, NamedTuple
 
 from scoring.tokenizers.codecs import PipelineCodec
 from scoring.tokenizers.id_source import IdSource, choose_id_source
-from scoring.tokenizers.library import describe_error, find_class_name, open_library_tokenizer
+from scoring.tokenizers.library import (
+    describe_error,
+    find_class_name,
+    is_code_of_its_repository,
+    open_library_tokenizer,
+    refuse_code,
+)
 from suites.common.errors import ExitCode, UserError
 from suites.contract.resolved_tokenizer import ResolvedTokenizer, SpecialToken, TokenizerReading
 from suites.definitions.tokenizer_files import compute_files_digest, read_tokenizer_files
@@ -48,6 +54,8 @@ def read_tokenizer_folder(folder: Path, identifier: str, *, use_fast: bool, revi
     try:
         files = read_tokenizer_files(folder)
         digest = compute_files_digest(files)
+        if digest is None and is_code_of_its_repository(folder):
+            raise refuse_code(folder)  # noqa: TRY301  the same answer
         if digest is None:
             raise UserError(  # noqa: TRY301  the same answer
                 "contains no tokenizer", location=folder, hint="name a folder with a tokenizer.json"
@@ -93,7 +101,8 @@ def _read(folder: Path, files: dict[str, bytes], digest: str, *, use_fast: bool,
     )
     versions = {name: found for name in _LIBRARIES if (found := _find_version(name))}
     flag_note = _describe_ignored_flag(files, bos, prefix.ids, ids.way)
-    notes = (*filter(None, (opened.note, prefix.note, flag_note)), *ids.notes, *_compare_with_library(library, ids))
+    notes = (*filter(None, (opened.note, prefix.note, flag_note)), *ids.notes)
+    notes = (*notes, *_describe_moved_tokens(files, library, ids), *_compare_with_library(library, ids))
     return FolderReading(
         ResolvedTokenizer(reading=reading, revision=revision, versions=versions, notes=notes), files, ids.pipeline
     )
@@ -155,15 +164,34 @@ def _describe_ignored_flag(
     files: Mapping[str, bytes], bos: SpecialToken | None, prefix_ids: tuple[int, ...], way: str
 ) -> str | None:
     """The note where versions of transformers differ about BOS."""
-    flag = json.loads(files.get("tokenizer_config.json", b"{}")).get("add_bos_token")
+    flag = _read_config(files).get("add_bos_token")
     has_bos = bos is not None and bos.id in prefix_ids
     outcome = "BOS is put before a text" if has_bos else "no BOS is put before a text"
     if way == "tokenizer.json" and isinstance(flag, bool) and flag != has_bos and bos is not None:
         source = f"add_bos_token is {str(flag).lower()}, but tokenizer.json decides: {outcome}"
-        return f"{source}; some classes of transformers 4 obey the flag"
+        obeyed = f"put {bos.id} ({bos.text}) there" if flag else f"leave {bos.id} ({bos.text}) out"
+        return f"{source}; classes of transformers 4 that obey the flag {obeyed}"
     if way != "tokenizer.json" and flag is None and bos is not None and not has_bos:
         return f"add_bos_token is not set: {outcome}, as transformers 5 has it; classes of transformers 4 may put one"
     return None
+
+
+def _describe_moved_tokens(files: Mapping[str, bytes], library: Any, ids: IdSource) -> Iterator[str]:
+    """A note where an added token has another id than its document says, or than transformers gives it."""
+    documented = _read_config(files).get("added_tokens_decoder") or {}
+    for index, token in documented.items():
+        text = str(token["content"])
+        ours, theirs = ids.find_id(text, library), library.convert_tokens_to_ids(text)
+        if str(ours) != index:
+            yield f"added_tokens_decoder says {index} for {text}, whose id is {ours}: as transformers has it"
+            return
+        if theirs != ours:
+            yield f"transformers {version('transformers')} gives {text} the id {theirs}; {index} of added_tokens_decoder is used"
+            return
+
+
+def _read_config(files: Mapping[str, bytes]) -> dict[str, Any]:
+    return dict(json.loads(files.get("tokenizer_config.json", b"{}")))
 
 
 def _name_ids(ids: tuple[int, ...]) -> str:

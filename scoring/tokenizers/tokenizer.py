@@ -121,6 +121,14 @@ class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
             "notes": list(resolved.notes),
         }
 
+    def summarize(self) -> str:
+        """The reading in one line, for a person."""
+        reading = self.resolved.reading
+        bos, eos = (f"{token.id} ({token.text})" if token else "none" for token in (reading.bos, reading.eos))
+        before = " ".join(map(str, reading.prefix_ids)) or "nothing"
+        source = f"{reading.tokenizer_class}, ids of {reading.model_file or reading.way}, {reading.vocab_size:,} tokens"
+        return f"{source}; BOS {bos}, EOS {eos}, {before} before a text"
+
     def encode_pairs(self, pairs: Sequence[tuple[str, str]], *, name_item: Callable[[int], str]) -> list[TokenRequest]:
         """Encode (context, continuation) pairs, split where the context's tokens end.
 

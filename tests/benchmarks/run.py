@@ -24,6 +24,7 @@ from benchmarks import probes as bench_probes
 from benchmarks import report as bench_report
 from benchmarks import scoring as bench_scoring
 from benchmarks import speed as bench_speed
+from benchmarks import start as bench_start
 from benchmarks import watcher as bench_watcher
 from benchmarks.tables import format_number, render_markdown_table
 from benchmarks.told import render_gpu, render_growth, render_perplexity
@@ -200,6 +201,7 @@ BENCHMARK_PARTS = {
     "arrival": (bench_arrival.measure_arrival, bench_arrival.render_arrival),
     "day": (bench_day.measure_day, bench_day.render_day),
     "scoring": (bench_scoring.measure_scoring, render_scoring),
+    "start": (bench_start.measure_start, bench_start.render_start),
     "speed": (bench_speed.SMALL_MODEL.measure, render_speed),
     "speed_135m": (bench_speed.LARGER_MODEL.measure, render_speed),
     "perplexity": (bench_perplexity.measure_perplexity, render_perplexity),
@@ -242,9 +244,10 @@ def _render_results(found: dict[str, dict]) -> Iterator[str]:
 def main() -> None:
     """Measure what is asked for, or all that can be; figures of the other parts stay as they were."""
     possible = set(BENCHMARK_PARTS) if torch.cuda.is_available() else set(BENCHMARK_PARTS) - {"gpu"}
+    possible -= set() if bench_start.has_old_commit() else {"start"}
     wanted = set(sys.argv[1:]) or possible
     if wanted - possible:
-        sys.exit(f"there is no such part, or no CUDA for it: {', '.join(sorted(wanted - possible))}")
+        sys.exit(f"there is no such part, or no CUDA or no old commit for it: {', '.join(sorted(wanted - possible))}")
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for part in [part for part in BENCHMARK_PARTS if part in wanted]:
             (Path(folder) / part).mkdir()

@@ -62,16 +62,21 @@ def sent(**options: Any) -> Tokenizer:
     return byte_level("<s>", "</s>", **options)
 
 
-def list_sentencepiece_kinds(model: bytes) -> Iterator[FolderKind]:
+def list_sentencepiece_kinds(model: bytes, piece_count: int) -> Iterator[FolderKind]:
     """Folders with a tokenizer.model alone."""
     llama = {"tokenizer_class": "LlamaTokenizer", **ENDS, "unk_token": UNK}
-    specials = {**added(0, UNK), **added(1, "<s>"), **added(2, "</s>"), **added(400, IM_START), **added(401, IM_END)}
+    ends = {**added(0, UNK), **added(1, "<s>"), **added(2, "</s>")}
+
+    def add_chat(start: int) -> dict[str, Any]:
+        return {"added_tokens_decoder": {**ends, **added(start, IM_START), **added(start + 1, IM_END)}}
+
     for name, settings in {
         "bos": {**llama, "add_bos_token": True},
         "no_bos": {**llama, "add_bos_token": False},
         "not_legacy": {**llama, "add_bos_token": True, "legacy": False},
         "defaults": {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True},
-        "added": {**llama, "add_bos_token": True, "added_tokens_decoder": specials},
+        "added": {**llama, "add_bos_token": True, **add_chat(piece_count)},
+        "gap": {**llama, "add_bos_token": True, **add_chat(piece_count + 80)},
     }.items():
 
         def write(folder: Path, settings: dict[str, Any] = settings) -> None:

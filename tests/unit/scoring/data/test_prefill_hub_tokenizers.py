@@ -66,8 +66,10 @@ def test_a_revision_of_a_tokenizer_is_fetched_and_said(hub, fresh, data):
 def test_a_tokenizer_of_the_hub_is_fetched_by_a_fresh_process(hub, fresh, data):
     files = {path.name: path.read_bytes() for path in BYTE_TOKENIZER.iterdir() if path.is_file()}
     hub.push_commit("acme/fresh", files, kind="models")
-    code, (line,) = fresh("acme/fresh")
-    assert (code, line.partition(":")[0]) == (0, "stage4_sft_native")
+    code, (entry, read) = fresh("acme/fresh")
+    assert (code, entry.partition(":")[0]) == (0, "stage4_sft_native")
+    read_as = "PreTrainedTokenizerFast, ids of tokenizer.json, 256 tokens; BOS none, EOS none, nothing before a text"
+    assert read == f"acme/fresh: {read_as}"
     wanted = (load_suite("stage1_ppl_slices", {}).to_request(),)
     assert "tokenizer acme/fresh" not in missing_entries(wanted, "acme/fresh", data)
 

@@ -7,10 +7,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from scoring.data.tokenizer_cache import resolve_tokenizer
 from scoring.inference.generation import GenerationRequest, fit_shape, generate_answers
 from scoring.model.loader import load_causal_lm
-from scoring.tokenizers.chat_template import ChatTemplate
 from suites.contract.paths import DataPaths
 from suites.definitions.suite import load_suite
 from support.models import smollm2
+from support.tokenizers.comparison import open_chat
 
 pytestmark = pytest.mark.scoring
 FEW = ("concise_capital", "clean_hello", "json_sum")
@@ -24,7 +24,7 @@ def both(tmp_path_factory):
     checkpoint = smollm2.write_smollm2_checkpoint(folder, tensors=tensors)
     tokenizer = resolve_tokenizer(str(folder / "tokenizer"), DataPaths(folder))
     template = load_suite("stage4_sft_native", {}).definition["clean_hello"]["chat_template"]
-    chat = ChatTemplate(tokenizer, fallback=template)
+    chat = open_chat(tokenizer, fallback=template)
     ours = load_causal_lm(checkpoint, device="cpu")
     ours.fit_tokenizer(tokenizer.vocab_size)
     names = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "vocab_size")

@@ -25,7 +25,7 @@ from support.runs.scoring_jobs import (
 
 pytestmark = pytest.mark.scoring
 
-SLOW = ("transformers", "datasets", "huggingface_hub", "pandas", "sympy", "torch._dynamo", "torch._inductor")
+SLOW = ("transformers", "jinja2", "datasets", "huggingface_hub", "pandas", "sympy", "torch._dynamo", "torch._inductor")
 """Each takes from a third of a second to several."""
 
 SCORE = """
@@ -45,8 +45,19 @@ scoring_cli(sys.argv[2:], prog_name="scoring")
 
 def test_a_job_with_a_warm_cache_imports_nothing_slow(tmp_path):
     write_suites(tmp_path)
-    assert run_scoring_in_process(make_score_arguments(tmp_path, "--name", "first")) == ExitCode.SCORED
-    command = [sys.executable, "-c", SCORE, " ".join(SLOW), *make_score_arguments(tmp_path)]
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
+    checks = [{"check": "includes", "phrases": ["a"]}]
+    prompt = {
+        "category": "concise_answer",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "checks": checks,
+        "max_new_tokens": 2,
+    }
+    suite = {"tier": "tier4_sft_native", "prompts": {"one": {**prompt, "chat_template": template}}}
+    (tmp_path / "sft.yaml").write_text(json.dumps(suite))
+    suites = ("ppl.yaml", "cf.yaml", "sft.yaml")
+    assert run_scoring_in_process(make_score_arguments(tmp_path, "--name", "first", suites=suites)) == ExitCode.SCORED
+    command = [sys.executable, "-c", SCORE, " ".join(SLOW), *make_score_arguments(tmp_path, suites=suites)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=REPOSITORY_ROOT, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["loaded"]

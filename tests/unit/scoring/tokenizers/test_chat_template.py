@@ -8,11 +8,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from scoring.data.tokenizer_cache import resolve_tokenizer
-from scoring.tokenizers.chat_template import ChatTemplate
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import DataPaths
 from suites.definitions.suite import load_suite
 from support.models.nanotron_fixtures import BYTE_TOKENIZER
+from support.tokenizers.comparison import open_chat
 
 pytestmark = pytest.mark.scoring
 
@@ -62,7 +62,7 @@ def write_tokenizer(folder, template=None, *, bos=True, special=SPECIAL, **setti
 def chat_of(folder, fallback=None, *, use_fast=True):
     data = DataPaths(folder.parent / "data")
     tokenizer = resolve_tokenizer(str(folder), data, use_fast=use_fast)
-    chat = ChatTemplate(tokenizer, fallback=fallback)
+    chat = open_chat(tokenizer, fallback=fallback)
     chat.decode, chat.special_tokens = tokenizer.decode, frozenset(tokenizer.resolved.reading.special_tokens)
     return chat
 

@@ -4,9 +4,6 @@ Where both versions agree, ours is equal. Where they disagree it is equal to one
 The complete matrix builds environments of both versions; its part against the installed transformers needs none.
 """
 
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,23 +12,29 @@ import sentencepiece
 import tokenizers
 
 from scoring.data.tokenizer_cache import resolve_tokenizer
-from scoring.tokenizers.chat_template import ChatTemplate
-from suites.common.errors import UserError
 from suites.contract.paths import DataPaths
 from support.tokenizers import describe
+from support.tokenizers.comparison import (
+    VERSIONS,
+    build_transformers_environment,
+    describe_ours,
+    describe_theirs,
+    find_differences,
+    find_wrong_prompts,
+    render_ours,
+)
 from support.tokenizers.folders import FAST, list_folder_kinds, list_sentencepiece_kinds
-from support.tokenizers.templates import CONVERSATIONS, TEMPLATES, fold_system, make_parts
+from support.tokenizers.templates import CONVERSATIONS, TEMPLATES
 from support.tokenizers.vocabularies import CHATML, ENDOFTEXT, IM_END, IM_START, byte_level, save
 
 pytestmark = pytest.mark.scoring
-
-FIELDS = ("prefix", "bos", "eos", "vocab_size", "ids", "special_ids")
 
 DOCUMENTED = {
     "flag_true_llama": "add_bos_token: 4.57 obeys it, 5 goes by tokenizer.json; so do we",
     "flag_false_template_llama": "likewise",
     "flag_true_gptneox": "likewise",
     "llama2_no_post_processor": "no post-processor and no flag: 4.57 puts BOS, 5 does not; nor do we",
+    "sentencepiece_gap": "added tokens after a gap: 4.57 gives the ids that the folder names, 5 the next ones; we do as 4.57",
     "prefix_space_fast": "add_prefix_space with PreTrainedTokenizerFast: 4.57 obeys it, 5 does not; we do",
 }
 
@@ -65,7 +68,8 @@ def write_all(root):
         hard_vocab_limit=False,
         minloglevel=2,
     )
-    for kind in list_sentencepiece_kinds((root / "sp.model").read_bytes()):
+    model = sentencepiece.SentencePieceProcessor(str(root / "sp.model"))
+    for kind in list_sentencepiece_kinds(model.serialized_model_proto(), model.get_piece_size()):
         kind.write(root / kind.name)
 
 
@@ -81,26 +85,6 @@ def ours(folders, tmp_path_factory):
     """Folder's name -> what the reading says, in the words of ``describe``."""
     data = DataPaths(tmp_path_factory.mktemp("data"))
     return {folder.name: describe_ours(folder, data) for folder in folders}
-
-
-def describe_ours(folder, data):
-    tokenizer = resolve_tokenizer(str(folder), data)
-    reading = tokenizer.resolved.reading
-    described = {
-        "prefix": list(reading.prefix_ids),
-        "bos": tokenizer.bos_id,
-        "eos": tokenizer.eos_id,
-        "vocab_size": tokenizer.vocab_size,
-        "ids": tokenizer.encode(describe.TEXTS),
-    }
-    if reading.way != "sentencepiece":
-        described["special_ids"] = [tokenizer.codec.encode_prompt(text) for text in describe.TEXTS]
-    return described
-
-
-def find_differences(theirs, ours):
-    """The fields of one row that differ."""
-    return {field for field in FIELDS if field in ours and theirs.get(field) != ours[field]}
 
 
 def test_every_row_equals_the_installed_transformers_but_where_it_builds_a_pipeline_anew(folders, ours):
@@ -127,7 +111,7 @@ def test_ids_without_changes_are_those_of_the_tokenizers_library(folders, ours):
 
 def test_sentencepiece_gives_its_own_ids(folders, ours):
     names = [folder for folder in folders if folder.name.startswith("sentencepiece_")]
-    assert len(names) == 5
+    assert len(names) == 6
     for folder in names:
         model = sentencepiece.SentencePieceProcessor(str(folder / "tokenizer.model"))
         assert ours[folder.name]["ids"] == [model.encode(text) for text in describe.TEXTS], folder.name
@@ -145,63 +129,19 @@ def prompts(tmp_path_factory):
     }
 
 
-def render_ours(tokenizer, template, messages):
-    try:
-        return ChatTemplate(tokenizer, fallback=template).render(messages)
-    except UserError:
-        return None
-
-
-def find_wrong_prompts(python, prompts):
-    """Ours that are not what transformers renders for the form that we chose, and refusals of what loses no message."""
-    folder, ours = prompts
-    # The forms: as it is, the system message folded, as parts, both.
-    forms = [lambda m: m, fold_system, make_parts, lambda m: make_parts(fold_system(m))]
-    conversations = [
-        form(messages) if number % 2 == 0 or messages[0]["role"] == "system" else messages
-        for messages in CONVERSATIONS
-        for number, form in enumerate(forms)
-    ]
-    request = {"folder": str(folder), "templates": list(TEMPLATES.values()), "conversations": conversations}
-    (folder.parent / "request.json").write_text(json.dumps(request))
-    rendered = dict(zip(TEMPLATES, json.loads(run_describe(python, "--templates", folder.parent / "request.json")), strict=True))
-    wrong = []
-    for name, prompts_of_template in ours.items():
-        for number, mine in enumerate(prompts_of_template):
-            texts = rendered[name][4 * number : 4 * number + 4]
-            wanted = [message["content"].strip() for message in CONVERSATIONS[number]]
-            if mine is not None and mine.text != texts[mine.system_in_user + 2 * mine.content_parts]:
-                wrong.append((name, mine.text, texts))
-            if mine is None and any(text is not None and all(content in text for content in wanted) for text in texts):
-                wrong.append((name, None, texts))
-    return wrong
-
-
-def run_describe(python, *arguments):
-    command = [str(python), str(Path(describe.__file__)), *map(str, arguments)]
-    environ = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    environ.pop("PYTHONPATH", None)
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=1200, check=True).stdout
-
-
 def test_prompts_are_what_the_installed_transformers_renders(prompts):
-    assert find_wrong_prompts(sys.executable, prompts) == []
+    assert find_wrong_prompts(sys.executable, prompts[0], TEMPLATES, prompts[1]) == []
     refused = {name for name, rendered in prompts[1].items() if rendered[0] is None}
     assert refused == {"loses_all", "broken", "reaches_out"}
 
 
-@pytest.fixture(scope="module", params=["4.57.1", "5.23.0"])
-def other_python(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=VERSIONS)
+def other_python(request):
     """The Python of an environment with this transformers."""
-    folder = tmp_path_factory.mktemp("environment") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    wanted = [f"transformers=={request.param}", "sentencepiece", "tiktoken", "jinja2", "protobuf"]
-    installed = subprocess.run(
-        [folder / "bin" / "python", "-m", "pip", "install", "-q", *wanted], check=False, capture_output=True
-    )
-    if installed.returncode:
-        pytest.skip("no environment with this transformers can be built here")
-    return folder / "bin" / "python", request.param
+    try:
+        return build_transformers_environment(request.param), request.param
+    except RuntimeError as error:
+        pytest.skip(str(error))
 
 
 @pytest.mark.slow
@@ -209,8 +149,7 @@ def test_every_row_equals_transformers_4_and_5_or_is_documented(other_python, fo
     python, version = other_python
     is_old = version.startswith("4")
     slow = [str(folder) for folder in folders if folder.name.startswith("sentencepiece_")]
-    described = json.loads(run_describe(python, *[str(folder) for folder in folders if str(folder) not in slow]))
-    described |= json.loads(run_describe(python, "--slow", *slow))
+    described = describe_theirs(python, [folder for folder in folders if str(folder) not in slow], slow)
     assert len(described) >= 70
     for path, theirs in described.items():
         name = Path(path).name
@@ -225,11 +164,13 @@ def test_every_row_equals_transformers_4_and_5_or_is_documented(other_python, fo
 
 @pytest.mark.slow
 def test_prompts_are_what_transformers_4_and_5_render(other_python, prompts):
-    assert find_wrong_prompts(other_python[0], prompts) == []
+    assert find_wrong_prompts(other_python[0], prompts[0], TEMPLATES, prompts[1]) == []
 
 
 def test_the_matrix_is_large_enough():
-    assert len(list(list_folder_kinds())) >= 60
+    row_names = [kind.name for kind in (*list_folder_kinds(), *list_sentencepiece_kinds(b"", 0))]
+    assert len(row_names) >= 60
+    assert set(row_names) >= DOCUMENTED.keys()
     assert len(TEMPLATES) >= 25
-    assert len(DOCUMENTED) <= 5
+    assert len(DOCUMENTED) * 60 <= 5 * len(row_names)
     assert TEMPLATES["chatml"] == CHATML
