@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from scoring.compare.effects import MetricPair, OneSidedTest, build_estimate_effect
 from scoring.compare.pairing import PairedBits
-from scoring.compare.ratio_estimate import Estimate, join_strata
-from scoring.compare.statistics import SIGNIFICANCE_LEVEL
+from scoring.estimators.ratio_estimate import Estimate, join_strata
+from scoring.estimators.statistics import SIGNIFICANCE_LEVEL
 from suites.contract.comparison import Effect
 
 METRIC = "bpb"

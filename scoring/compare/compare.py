@@ -16,7 +16,7 @@ from scoring.compare.look import Look
 from scoring.compare.objectives import evaluate_objectives
 from scoring.compare.pairing import PairingError, find_comparable_names
 from scoring.compare.published import PublishedEvaluation, open_evaluation
-from scoring.compare.statistics import SIGNIFICANCE_LEVEL, TEST_POWER
+from scoring.estimators.statistics import SIGNIFICANCE_LEVEL, TEST_POWER
 from suites.common.atomic_files import write_atomically
 from suites.common.errors import ExitCode, UserError
 from suites.contract.comparison import (

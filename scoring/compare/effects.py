@@ -7,10 +7,10 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from scoring.compare.discordant_counts import DiscordantCounts, compute_mean_stderr, estimate_mean_difference
 from scoring.compare.pairing import PairedOutcomes, PairedRows
-from scoring.compare.ratio_estimate import Estimate, add_totals, estimate_ratio_difference
-from scoring.compare.statistics import SIGNIFICANCE_LEVEL
+from scoring.estimators.discordant_counts import DiscordantCounts, compute_mean_stderr, estimate_mean_difference
+from scoring.estimators.ratio_estimate import Estimate, add_totals, estimate_ratio_difference
+from scoring.estimators.statistics import SIGNIFICANCE_LEVEL
 from suites.contract.comparison import Direction, Effect
 
 MIN_CLUSTERS = 10

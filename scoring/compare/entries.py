@@ -21,7 +21,7 @@ from scoring.compare.pairing import (
 )
 from scoring.compare.prompt_pairing import find_common_prompts, get_prompts, pair_rate_rows
 from scoring.compare.published import PublishedEvaluation
-from scoring.compare.statistics import SIGNIFICANCE_LEVEL, adjust_p_values_holm
+from scoring.estimators.statistics import SIGNIFICANCE_LEVEL, adjust_p_values_holm
 from suites.contract.comparison import ComparedEntry, Effect, TierTotal
 
 SINGLE_LOOK = Look()

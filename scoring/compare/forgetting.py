@@ -13,7 +13,7 @@ from scoring.compare.effects import judge_effect
 from scoring.compare.entries import ENTRY_KINDS, PairedEntry, build_entry, pair_entry
 from scoring.compare.pairing import PairingError, find_comparable_names, pair_task
 from scoring.compare.published import PublishedEvaluation
-from scoring.compare.statistics import BoolArray, adjust_p_values_holm
+from scoring.estimators.statistics import BoolArray, adjust_p_values_holm
 from suites.contract.comparison import ComparedEntry, Refusal
 from suites.contract.objectives import TIER_BY_SHORT_NAME
 from suites.contract.stage_summary import MAX_LOST_ITEMS, ForgottenFigure

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from scoring.compare.published import PublishedEvaluation
-from scoring.compare.ratio_estimate import ClusterSums
-from scoring.compare.statistics import BoolArray, FloatArray
+from scoring.estimators.ratio_estimate import ClusterSums
+from scoring.estimators.statistics import BoolArray, FloatArray
 from scoring.inference.bits_per_byte import NEEDED_COLUMNS, compute_item_bpb
 from suites.contract.comparison import Refusal
 from suites.contract.tier_files import find_contradicting_key

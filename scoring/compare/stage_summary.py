@@ -7,9 +7,9 @@ import numpy as np
 
 from scoring.compare.entries import ENTRY_KINDS
 from scoring.compare.forgetting import compare_with_earlier_ends
-from scoring.compare.noise import DIFFERENCE_FACTOR, MIN_EVALUATIONS, Window, compute_range_limit, estimate_noise, find_window
 from scoring.compare.pairing import find_comparable_names
 from scoring.compare.published import PublishedEvaluation, open_evaluation
+from scoring.estimators.noise import DIFFERENCE_FACTOR, MIN_EVALUATIONS, Window, compute_range_limit, estimate_noise, find_window
 from suites.common.atomic_files import write_atomically
 from suites.common.errors import ExitCode, UserError
 from suites.contract.comparison import EvaluationRef, Refusal

@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 from scipy import stats
 
-from scoring.compare.discordant_counts import DiscordantCounts, estimate_mean_difference
-from scoring.compare.ratio_estimate import estimate_ratio_difference
+from scoring.estimators.discordant_counts import DiscordantCounts, estimate_mean_difference
+from scoring.estimators.ratio_estimate import estimate_ratio_difference
 from support.samples.clustered_documents import (
     EFFECTS,
     Scenario,

@@ -27,8 +27,8 @@ def prefill(stage: str | None, *, refresh: bool, tokenizer: str | None, jobs: in
     It runs as a process of this terminal, or as a job with `prefill: {where: job, partition: NAME}` in the config.
     Finished entries are kept, so a second run builds only missing ones.
     """
+    from suites.common.python_path import drop_other_packages  # noqa: PLC0415
     from watcher.config.loader import load_config  # noqa: PLC0415
-    from watcher.core.python_path import drop_other_packages  # noqa: PLC0415
 
     loaded = load_config(config, copy_environment())
     stages = [get_stage(stage, loaded)] if stage is not None else list(loaded.stages.values())

@@ -18,6 +18,7 @@ from typing import Protocol
 from suites.common.atomic_files import write_atomically
 from suites.common.errors import ExitCode, UserError
 from suites.common.formatting import format_duration
+from suites.common.python_path import drop_other_packages
 from suites.contract.comparison import CompareRequest, ComparisonDocument, read_comparison_document
 from suites.contract.encoding import encode_json
 from suites.contract.paths import report_html_path
@@ -27,7 +28,6 @@ from watcher.config.settings import Config
 from watcher.core.actions import Alert
 from watcher.core.clock import Clock, LogFn
 from watcher.core.evaluation import SETTLED_STATES
-from watcher.core.python_path import drop_other_packages
 from watcher.daemon.background_process import BackgroundProcess, ProcessExit
 from watcher.daemon.report_state import ChildFailure, read_report_state
 from watcher.daemon.stage_summaries import StageSummaries

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from suites.common.formatting import format_names
+from suites.common.python_path import drop_other_packages
 from suites.contract.paths import DataPaths
 from suites.definitions.data_cache import missing_entries
 from suites.definitions.tokenizer_files import read_cached_digest
 from watcher import __version__
 from watcher.config.settings import Config, Stage
-from watcher.core.python_path import drop_other_packages
 from watcher.doctor.check import OK, WARNING, WRONG, DoctorCheck, get_last_output_line, run_check, run_with_timeout, warn_if
 from watcher.executors.slurm_commands import CommandRunner, clean_environment, run_command
 from watcher.journal.journal import read_journal

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import filelock
 
 from suites.common.atomic_files import create_once
-from watcher.core.python_path import drop_other_packages
+from suites.common.python_path import drop_other_packages
 
 LOCK_KINDS = ("link", "lease", "flock")
 

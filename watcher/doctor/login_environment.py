@@ -7,8 +7,8 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 
+from suites.common.python_path import find_hidden_package
 from watcher.config.settings import CLUSTER_VARIABLES, Config
-from watcher.core.python_path import find_hidden_package
 from watcher.doctor.check import OK, WARNING, DoctorCheck, run_check, warn_if
 from watcher.executors.local import DROPPED_PREFIXES
 from watcher.executors.slurm_commands import is_dropped

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scoring.compare.discordant_counts import DiscordantCounts
-from scoring.compare.ratio_estimate import ClusterSums, Estimate, estimate_ratio_difference
+from scoring.estimators.discordant_counts import DiscordantCounts
+from scoring.estimators.ratio_estimate import ClusterSums, Estimate, estimate_ratio_difference
 
 MEDIAN_LENGTH = 400
 DOCUMENT_SPREAD = 0.05

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scoring.compare.noise import estimate_noise
 from scoring.compare.stage_summary import summarise_stage
+from scoring.estimators.noise import estimate_noise
 from suites.common.errors import ExitCode, UserError
 from suites.contract.encoding import encode_json
 from suites.contract.paths import EvaluationPaths

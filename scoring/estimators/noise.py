@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scoring.compare.statistics import FloatArray
+from scoring.estimators.statistics import FloatArray
 
 MIN_EVALUATIONS = 8
 

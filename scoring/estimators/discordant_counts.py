@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 from scipy import optimize, special
 
-from scoring.compare.ratio_estimate import Estimate, join_strata
-from scoring.compare.statistics import SIGNIFICANCE_LEVEL, TEST_POWER, FloatArray, Interval
+from scoring.estimators.ratio_estimate import Estimate, join_strata
+from scoring.estimators.statistics import SIGNIFICANCE_LEVEL, TEST_POWER, FloatArray, Interval
 
 _LIKELY_SPREAD = 6.0
 """Standard deviations of a count beyond which its probability does not matter for a power."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from scoring.compare.ratio_estimate import (
+from scoring.estimators.ratio_estimate import (
     ClusterSums,
     Estimate,
     _remove_skewness,

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from benchmarks.coverage import count_found_documents, count_found_items
-from scoring.compare.discordant_counts import estimate_mean_difference
-from scoring.compare.ratio_estimate import estimate_ratio_difference
+from scoring.estimators.discordant_counts import estimate_mean_difference
+from scoring.estimators.ratio_estimate import estimate_ratio_difference
 from support.samples.clustered_documents import Scenario, draw_counts, draw_documents, draw_estimates, draw_repeated_slice
 
 pytestmark = pytest.mark.scoring

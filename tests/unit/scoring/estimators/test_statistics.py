@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from scoring.compare.statistics import adjust_p_values_holm
+from scoring.estimators.statistics import adjust_p_values_holm
 
 pytestmark = pytest.mark.scoring
 

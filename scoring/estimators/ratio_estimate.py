@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from scipy import special
 
-from scoring.compare.statistics import SIGNIFICANCE_LEVEL, TEST_POWER, FloatArray, Interval
+from scoring.estimators.statistics import SIGNIFICANCE_LEVEL, TEST_POWER, FloatArray, Interval
 
 SKEWNESS_REACH = 2.0
 """Standard errors up to which a correction for skewness may narrow an interval; further out, its shift is constant."""

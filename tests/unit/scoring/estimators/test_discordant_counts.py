@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from scoring.compare import discordant_counts as ours
+from scoring.estimators import discordant_counts as ours
 
 pytestmark = pytest.mark.scoring
 

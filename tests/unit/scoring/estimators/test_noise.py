@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scoring.compare.noise import Window, compute_range_limit, estimate_noise, find_window
+from scoring.estimators.noise import Window, compute_range_limit, estimate_noise, find_window
 
 pytestmark = pytest.mark.scoring
 
