@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from suites.checkpoint.layout import CheckpointLayout
 from suites.common.errors import UserError
@@ -99,7 +100,7 @@ def enqueue(
 def retry(
     stage: str, step_arguments: tuple[str, ...], *, source: str | None, name: str | None, force: bool, config: Path | None
 ) -> None:
-    """Retry evaluations that are blocked, failed, cancelled or lost.
+    """Retry evaluations that are blocked, failed, cancelled or lost. Exits 2 where one cannot be retried.
 
     With --force also scored ones, folders with results of another program, and interrupted saves. A job of another user,
     cluster or executor, which the watcher cannot see, is given up by your word: first see what is printed of it.
@@ -116,7 +117,10 @@ def retry(
 @name_option
 @config_option
 def cancel(stage: str, step_arguments: tuple[str, ...], *, source: str | None, name: str | None, config: Path | None) -> None:
-    """Cancel evaluations and their jobs. They stay cancelled until you run watcher retry."""
+    """Cancel evaluations and their jobs. They stay cancelled until you run watcher retry.
+
+    Exits 2 where one cannot be cancelled.
+    """
     _request_change("cancel", stage, step_arguments, source=source, name=name, force=False, config=config)
 
 
@@ -221,8 +225,7 @@ def _request_change(
 
 def _submit_request(config: Config, **fields: Any) -> None:
     """Write a request with these fields of ``Request``; print what happens and when."""
-    from suites.common.formatting import format_duration  # noqa: PLC0415
-    from watcher.journal.request_files import get_user_at_host, make_request_id, write_request  # noqa: PLC0415
+    from watcher.journal.request_files import get_user_at_host, make_request_id, read_requests, write_request  # noqa: PLC0415
     from watcher.status.health import check_liveness  # noqa: PLC0415
     from watcher.status.request_preview import format_steps, preview_outcomes  # noqa: PLC0415
 
@@ -237,15 +240,25 @@ def _submit_request(config: Config, **fields: Any) -> None:
         ):
             message = f"{request.name!r} is the name of step {row['step']}, {row['checkpoint']}"
             raise UserError(message, location="--name", hint=f"give another name, or step {row['step']}")
-    write_request(request, config.paths)
-    source_suffix = "" if request.source in {None, request.stage} else f" of {request.source}"
     noun = "step" if len(request.steps) == 1 else "steps"
+    source_suffix = "" if request.source in {None, request.stage} else f" of {request.source}"
     click.echo(f"{request.kind} {request.stage}: {noun} {format_steps(request.steps)}{source_suffix}")
     source_stage = config.stages[request.source or request.stage]
-    for line in preview_outcomes(request, rows, source_stage.get_checkpoint_folder):
-        echo_text(f"  {line}")
-    if health.verdict == "alive" and health.document is not None:
-        poll = format_duration(health.document["poll"])
-        echo_text(f"The watcher on {health.document['host']} reads the request within {poll}.")
+    pending = {step for other in read_requests(config.paths)[0] if other.stage == request.stage for step in other.steps}
+    outcomes = preview_outcomes(request, rows, source_stage.get_checkpoint_folder, pending=pending)
+    for outcome, steps in outcomes.items():
+        echo_text(f"  {format_steps(steps)}: {outcome.text}")
+    # Without a status nothing is known of any evaluation, so everything is left to the watcher.
+    if health.document is not None:
+        changed = [step for outcome, steps in outcomes.items() if outcome.effect == "changes" for step in steps]
+        request = msgspec.structs.replace(request, steps=tuple(sorted(changed)))
+    if request.steps:
+        write_request(request, config.paths)
+        echo_text(health.next_reading)
     else:
-        click.echo("No watcher is running. The request waits until you run `watcher run` or `watcher once`.")
+        click.echo("Nothing to do: no request is left.")
+    refused = {outcome.text: steps for outcome, steps in outcomes.items() if outcome.effect == "refused"}
+    if refused and health.document is not None:
+        message = "; ".join(f"{format_steps(steps)}: {text}" for text, steps in refused.items())
+        hint = "`watcher status` lists what can be changed"
+        raise UserError(f"not done: {message}", location=f"{request.kind} {request.stage}", hint=hint)

@@ -96,7 +96,9 @@ def why(stage: str, step: str, *, source: str | None, config: Path | None) -> No
     # The journal has the history; only the running daemon knows what the job is doing now.
     health = check_liveness(paths, now)
     details = {row["evaluation"]: row["detail"] for row in health.list_evaluations(stage)}
-    poll = loaded.poll if loaded is not None and health.verdict == "alive" else None
+    # Between two runs of a timer no process polls.
+    is_polling = health.verdict == "alive" and (health.document or {}).get("mode") != "once"
+    poll = loaded.poll if loaded is not None and is_polling else None
     paragraphs = [explain_evaluation(record, now, details.get(record.key, ""), poll_seconds=poll) for record in records]
     if not paragraphs and loaded is not None:  # not in the journal: it is unscheduled, skipped, or requested and not taken yet
         skips = {skip["evaluation"]: skip["reason"] for skip in (health.document or {}).get("skipped", ())}

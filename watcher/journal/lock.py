@@ -74,6 +74,19 @@ def is_owner_gone(owner: LockOwner, current: LockOwner) -> bool:
     return start is None or (owner.start is not None and owner.start != start)
 
 
+def read_lock(path: Path) -> tuple[LockOwner | None, float]:
+    """Owner and last heartbeat (mtime); None where the file is no lock."""
+    if path.is_symlink():  # a lock of ours is none
+        return None, 0.0
+    try:
+        heartbeat = path.stat().st_mtime
+        return read_struct(path, LockOwner, MAX_LINE_BYTES), heartbeat
+    except FileNotFoundError:
+        return None, 0.0
+    except DamagedDocument:
+        return None, 0.0
+
+
 class DaemonLock:
     """The lock of one state folder, held from ``acquire`` to ``release``."""
 
@@ -93,7 +106,7 @@ class DaemonLock:
         for _ in range(10):
             if create_once(lock._path, lock._encode_owner()):
                 return lock
-            owner, heartbeat = lock._read_owner()
+            owner, heartbeat = read_lock(lock._path)
             # The lease is long: a login node under load must not lose its lock in one slow tick.
             if (
                 owner is not None
@@ -120,21 +133,9 @@ class DaemonLock:
     def _encode_owner(self) -> str:
         return msgspec.json.encode(self.owner).decode() + "\n"
 
-    def _read_owner(self) -> tuple[LockOwner | None, float]:
-        """Owner and last heartbeat (mtime); None where the file is no lock."""
-        if self._path.is_symlink():  # a lock of ours is none
-            return None, 0.0
-        try:
-            heartbeat = self._path.stat().st_mtime
-            return read_struct(self._path, LockOwner, MAX_LINE_BYTES), heartbeat
-        except FileNotFoundError:
-            return None, 0.0
-        except DamagedDocument:
-            return None, 0.0
-
     def is_held(self) -> bool:
         """Whether the lock still names us."""
-        owner, _ = self._read_owner()
+        owner, _ = read_lock(self._path)
         return owner is not None and owner.token == self.owner.token
 
     def write_epoch(self, epoch: int) -> None:
@@ -151,7 +152,7 @@ class DaemonLock:
 
     def is_free(self) -> bool:
         """Whether no watcher's lock is there: it was removed, or is no lock at all."""
-        return self._read_owner()[0] is None
+        return read_lock(self._path)[0] is None
 
     def recreate(self) -> bool:
         """Make a removed or damaged lock again; False where another watcher took it first."""

@@ -4,6 +4,7 @@ A figure is named (tier, name, measure). The name is a slice, a task, a tier-4 r
 total. The measure is empty for the tier's own, or ``bpb``, the bits per byte of gold answers.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -25,8 +26,10 @@ _CATEGORY_METRIC = "pass"
 
 _ENTRY_METRICS = {"tier2_ppl": "ppl", "tier3_cf": "primary", TIER4: "rate"}
 
-_DISPLAY_METRICS = ("ppl", "primary", "rate", "acc")
-"""Effects in the figures' units; the first that a comparison has is shown."""
+_PERPLEXITY = "ppl"
+
+_MAX_NATS = 300.0
+"""exp of more has no use as a perplexity, and soon overflows."""
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -126,13 +129,15 @@ def collect_changes(comparison: Comparison | None, summary: StageDocument | None
     """
     changes: dict[Figure, FigureChange] = {}
     for figure, result in _iter_results(comparison) if comparison is not None else ():
-        # The test may be in another unit than the figure: nats a token for perplexity.
-        displayed = next((result.effects[key] for key in _DISPLAY_METRICS if key in result.effects), result.effect)
         tested = result.effect
+        perplexity = result.effects.get(_PERPLEXITY)
+        value, low, high = (
+            (tested.delta, tested.low, tested.high) if perplexity is None else _show_as_perplexity(tested, perplexity)
+        )
         changes[figure] = FigureChange(
-            value=displayed.delta,
-            low=displayed.low,
-            high=displayed.high,
+            value=value,
+            low=low,
+            high=high,
             p=tested.p if tested.p_holm is None else tested.p_holm,
             verdict=tested.verdict,
             is_within_noise=_is_within_noise(summary, figure, result.judged_by, tested),
@@ -147,6 +152,17 @@ def collect_changes(comparison: Comparison | None, summary: StageDocument | None
                 is_within_noise=_is_within_noise(summary, figure, BITS_PER_BYTE, bits),
             )
     return changes
+
+
+def _show_as_perplexity(tested: Effect, perplexity: Effect) -> tuple[float, float | None, float | None]:
+    """Change and interval of a test in nats a token, at the baseline's perplexity.
+
+    The interval of the perplexities' own difference could exclude zero where this test, which gives the verdict, does not.
+    """
+    low, high = (
+        None if bound is None else perplexity.baseline * math.expm1(min(bound, _MAX_NATS)) for bound in (tested.low, tested.high)
+    )
+    return perplexity.delta, low, high
 
 
 def _is_within_noise(summary: StageDocument | None, figure: Figure, metric: str, effect: Effect) -> bool:

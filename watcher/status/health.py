@@ -9,6 +9,7 @@ from suites.common.formatting import format_duration, format_local_time, strip_c
 from suites.contract.liveness import STALE_AFTER_POLLS, WatcherLiveness, read_liveness
 from suites.contract.paths import StatePaths
 from watcher.core.actions import Alert
+from watcher.journal.lock import is_owner_gone, make_lock_owner, read_lock
 from watcher.status.reader import StatusDocument, normalize_status
 
 EXIT_CODES = {"alive": 0, "stopped": 3, "stale": 3, "absent": 4}
@@ -29,6 +30,18 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """status.json, normalized; None if it is absent or unreadable."""
 
     @property
+    def next_reading(self) -> str:
+        """When a request that is left now will be read, for people."""
+        if self.verdict != "alive" or self.document is None:
+            return "No watcher is running. The request waits until you run `watcher run` or `watcher once`."
+        # Between two runs of a timer nobody reads, however short the poll time.
+        if self.document["mode"] == "once":
+            interval = self.document["interval"]
+            timer = f", which ran every {format_duration(interval)}" if interval else ""
+            return f"The next run of `watcher once` on {self.document['host']} reads the request{timer}."
+        return f"The watcher on {self.document['host']} reads the request within {format_duration(self.document['poll'])}."
+
+    @property
     def exit_code(self) -> int:
         """0 alive, 3 stopped or stale, 4 absent."""
         return EXIT_CODES[self.verdict]
@@ -41,7 +54,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 def check_liveness(paths: StatePaths, now: float) -> Health:
     """Read status.json and judge it at ``now``, the reader's own clock.
 
-    The rule is in ``suites.contract.liveness``.
+    The rule is in ``suites.contract.liveness``. On the watcher's own host a process that is gone is stale at once.
     """
     path = paths.status_json
     try:
@@ -52,6 +65,8 @@ def check_liveness(paths: StatePaths, now: float) -> Health:
         return _make_absent_health(f"{path} cannot be read ({error.strerror})")
     except ValueError as error:
         return _make_absent_health(f"{path} {strip_control_characters(error)}")
+    if liveness.verdict == "alive" and not liveness.is_once_mode and _is_process_gone(liveness, paths):
+        liveness = msgspec.structs.replace(liveness, verdict="stale")
     summary = _summarize(liveness, paths, now)
     # A wrong clock can make a live watcher look stale, so a person has to see it.
     if skew := liveness.clock_skew_seconds:
@@ -75,10 +90,21 @@ def _summarize(liveness: WatcherLiveness, paths: StatePaths, now: float) -> str:
         return f"Not running: {last_run}; check the timer or cron entry that starts it"
     if liveness.verdict == "alive":
         return f"Running {process}; last poll {age} ago, interval {format_duration(liveness.poll_seconds)}"
+    if _is_process_gone(liveness, paths):
+        return f"Not running: the watcher {process} ended without a stop request; last poll {age} ago{_START_HINT}"
     # On a full disk the watcher cannot write its status, but can still touch its lock.
     if _measure_lock_age_seconds(paths, now) < STALE_AFTER_POLLS * liveness.poll_seconds:
         return f"Running {process}, but its status is {age} old; check that {paths.state} is writable"
     return f"Not running: last poll {process} at {format_local_time(now - age_seconds)}, {age} ago{_START_HINT}"
+
+
+def _is_process_gone(liveness: WatcherLiveness, paths: StatePaths) -> bool:
+    """Whether the lock's owner wrote the status and is provably gone, which only its own host shows."""
+    try:
+        owner, _ = read_lock(paths.lock)
+    except OSError:
+        return False
+    return owner is not None and owner.pid == liveness.pid and is_owner_gone(owner, make_lock_owner())
 
 
 def _measure_lock_age_seconds(paths: StatePaths, now: float) -> float:

@@ -1,7 +1,8 @@
 """What a request will lead to, by the last status. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationState
 from watcher.core.request_types import Request
@@ -11,24 +12,40 @@ MAX_STEPS_SHOWN = 8
 """Steps of one outcome that are named."""
 
 
+class Outcome(NamedTuple):
+    """What a request does with one step."""
+
+    text: str
+    effect: Literal["changes", "none", "refused"] = "changes"
+    """``none``: it is so already. ``refused``: it cannot be done as asked."""
+
+
 def format_steps(steps: Sequence[int]) -> str:
-    """``2000, 4000 and 3 more``."""
-    shown_steps = ", ".join(map(str, steps[:MAX_STEPS_SHOWN]))
-    return shown_steps + (f" and {len(steps) - MAX_STEPS_SHOWN} more" if len(steps) > MAX_STEPS_SHOWN else "")
+    """``2000, 4000 and 3 more``; two or more are hidden, never one."""
+    hidden_count = len(steps) - MAX_STEPS_SHOWN
+    if hidden_count <= 1:
+        return ", ".join(map(str, steps))
+    return f"{', '.join(map(str, steps[:MAX_STEPS_SHOWN]))} and {hidden_count} more"
 
 
-def preview_outcomes(request: Request, rows: Sequence[JsonObject], get_folder: Callable[[int], Path]) -> list[str]:
-    """One line for each outcome, with its steps.
+def preview_outcomes(
+    request: Request, rows: Sequence[JsonObject], get_folder: Callable[[int], Path], *, pending: Collection[int] = ()
+) -> dict[Outcome, list[int]]:
+    """The steps of each outcome.
 
-    An example is ``2000, 4000: will be retried (was blocked)``. ``rows`` are the stage's evaluations in status.json;
-    ``get_folder`` maps a step to its checkpoint folder.
+    ``rows`` are the stage's evaluations in status.json; ``get_folder`` maps a step to its checkpoint folder; ``pending`` are
+    steps of requests that are not read yet, which may change anything.
     """
-    steps_by_outcome: dict[str, list[int]] = {}
+    steps_by_outcome: dict[Outcome, list[int]] = {}
     # A range may hold thousands of steps, and most of them share one outcome.
     for step in request.steps:
         outcome = _preview_outcome(request, step, _find_row(request, step, rows), get_folder)
-        steps_by_outcome.setdefault(f"becomes the baseline; {outcome}" if request.bridge else outcome, []).append(step)
-    return [f"{format_steps(steps)}: {outcome}" for outcome, steps in steps_by_outcome.items()]
+        if step in pending and outcome.effect != "changes":
+            outcome = Outcome(f"{outcome.text}, unless a request before this one changes that")
+        if request.bridge:
+            outcome = Outcome(f"becomes the baseline; {outcome.text}")
+        steps_by_outcome.setdefault(outcome, []).append(step)
+    return steps_by_outcome
 
 
 def _find_row(request: Request, step: int, rows: Sequence[JsonObject]) -> JsonObject | None:
@@ -42,24 +59,26 @@ def _find_row(request: Request, step: int, rows: Sequence[JsonObject]) -> JsonOb
     return min(matching, key=lambda row: row["source"] != request.stage, default=None)
 
 
-def _preview_outcome(request: Request, step: int, row: JsonObject | None, get_folder: Callable[[int], Path]) -> str:
+def _preview_outcome(request: Request, step: int, row: JsonObject | None, get_folder: Callable[[int], Path]) -> Outcome:
     if row is None:
         # Only enqueue makes an evaluation; the others change one.
         if request.kind != "enqueue":
-            return "unknown evaluation"
+            return Outcome("unknown evaluation", "refused")
         folder = Path(request.checkpoint) if request.checkpoint is not None else get_folder(step)
-        return f"will be scored once its checkpoint {'is complete' if folder.is_dir() else 'exists'}"
+        return Outcome(f"will be scored once its checkpoint {'is complete' if folder.is_dir() else 'exists'}")
     state = str(row["state"])
     if request.kind == "cancel":
-        if state in {EvaluationState.SCORED, EvaluationState.LOST, EvaluationState.CANCELLED}:
-            return f"already {state}"
-        return "will be cancelled, with its job" if state in IN_FLIGHT_STATES else "will be cancelled"
+        if state in {EvaluationState.SCORED, EvaluationState.LOST}:
+            return Outcome(f"already {state}", "refused")
+        if state == EvaluationState.CANCELLED:
+            return Outcome(f"already {state}", "none")
+        return Outcome("will be cancelled, with its job" if state in IN_FLIGHT_STATES else "will be cancelled")
     if state in IN_FLIGHT_STATES and request.kind == "retry" and request.force:
-        return f"already {state}; given up only if the watcher cannot see its job"
+        return Outcome(f"already {state}; given up only if the watcher cannot see its job")
     if state in IN_FLIGHT_STATES:
-        return f"already {state}"
+        return Outcome(f"already {state}", "none")
     if state == EvaluationState.SCORED:
         if request.force:
-            return "will be scored again; current results move to superseded/"
-        return "already scored; use --force to score it again"
-    return f"will be retried (was {state})"
+            return Outcome("will be scored again; current results move to superseded/")
+        return Outcome("already scored; use --force to score it again", "none" if request.kind == "enqueue" else "refused")
+    return Outcome(f"will be retried (was {state})")

@@ -149,10 +149,69 @@ def test_the_command_says_when_it_is_taken_up():
     publish_daemon_status(age=600)
     assert later in run_watcher("enqueue", "stage1", "150").output
     publish_daemon_status()
-    assert run_watcher("retry", "stage1", "100").output == (
-        "retry stage1: step 100\n  100: unknown evaluation\nThe watcher on login1 reads the request within 60 s.\n"
+    assert run_watcher("enqueue", "stage1", "200").output == (
+        "enqueue stage1: step 200\n  200: will be scored once its checkpoint exists\n"
+        "The watcher on login1 reads the request within 60 s.\n"
     )
-    assert "steps 10, 20, 30, 40, 50, 60, 70, 80 and 2 more" in run_watcher("cancel", "stage1", "10:100:10").output
+    said = run_watcher("enqueue", "stage1", "10:90:10").output
+    assert "steps 10, 20, 30, 40, 50, 60, 70, 80, 90\n" in said
+    assert "steps 10, 20, 30, 40, 50, 60, 70, 80 and 2 more" in run_watcher("enqueue", "stage1", "10:100:10").output
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        (180.0, "The next run of `watcher once` on login1 reads the request, which ran every 3 min."),
+        (None, "The next run of `watcher once` on login1 reads the request."),
+    ],
+)
+@pytest.mark.usefixtures("config_folder")
+def test_a_timer_s_next_run_reads_the_request(interval, said):
+    publish_daemon_status(mode="once", interval_seconds=interval)
+    assert run_watcher("enqueue", "stage1", "150").output.endswith(f"{said}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left", "exit_code", "said"),
+    [
+        (("retry", "stage1", "900"), (), 2, "retry stage1: not done: 900: unknown evaluation; `watcher status` lists"),
+        (("retry", "stage1", "100"), (), 2, "not done: 100: already scored; use --force to score it again; "),
+        (("retry", "stage1", "100", "300", "900"), (300,), 2, "not done: 100: already scored; use --force"),
+        (("retry", "stage1", "100", "--force"), (100,), 0, ""),
+        (("retry", "stage1", "200"), (), 0, ""),
+        (("retry", "stage1", "300"), (300,), 0, ""),
+        (("cancel", "stage1", "100"), (), 2, "not done: 100: already scored; "),
+        (("cancel", "stage1", "900"), (), 2, "not done: 900: unknown evaluation; "),
+        (("cancel", "stage1", "400"), (), 0, ""),
+        (("cancel", "stage1", "200", "400"), (200,), 0, ""),
+        (("enqueue", "stage1", "100"), (), 0, ""),
+        (("enqueue", "stage1", "100", "200", "900"), (900,), 0, ""),
+        (("enqueue", "stage1", "100", "--bridge", "--from", "stage1"), (100,), 0, ""),
+    ],
+)
+@pytest.mark.usefixtures("config_folder")
+def test_a_script_can_tell_what_is_not_done(arguments, left, exit_code, said):
+    states = {100: "SCORED", 200: "RUNNING", 300: "BLOCKED", 400: "CANCELLED"}
+    publish_daemon_status(*(record(step, EvaluationState[state]) for step, state in states.items()))
+    result = run_watcher(*arguments, exit_code=exit_code)
+    assert said in result.stderr
+    assert [request.steps for request in read_pending()] == ([left] if left else [])
+    assert ("Nothing to do: no request is left." in result.output) == (not left)
+
+
+@pytest.mark.usefixtures("config_folder")
+def test_a_request_after_one_that_is_not_read_yet_is_left_to_the_watcher():
+    publish_daemon_status(record(200, EvaluationState.RUNNING))
+    run_watcher("enqueue", "stage1", "900")
+    run_watcher("cancel", "stage1", "200")
+    assert "unless a request before this one changes that" in run_watcher("cancel", "stage1", "900").output
+    run_watcher("retry", "stage1", "200")
+    assert [(request.kind, request.steps) for request in read_pending()] == [
+        ("enqueue", (900,)),
+        ("cancel", (200,)),
+        ("cancel", (900,)),
+        ("retry", (200,)),
+    ]
 
 
 @pytest.mark.usefixtures("config_folder")
@@ -284,6 +343,7 @@ def test_what_will_happen_is_said_for_each_step(arguments, expected, config_fold
     publish_daemon_status(
         record(100, EvaluationState.SCORED), record(200, EvaluationState.QUEUED), record(300, EvaluationState.BLOCKED)
     )
-    lines = run_watcher(*arguments).output.splitlines()
+    is_refused = "unknown" in str(expected) or arguments[:3] == ("cancel", "stage1", "100")
+    lines = run_watcher(*arguments, exit_code=2 if is_refused else 0).stdout.splitlines()
     assert [line for line in lines if line.strip() in expected] == [f"  {line}" for line in expected]
     assert lines[-1] == "The watcher on login1 reads the request within 60 s."

@@ -1,17 +1,20 @@
 """Hints, levels and the choice of the best, wherever a verdict is shown."""
 
 import io
+import math
 
 import msgspec
 import pytest
 from rich.console import Console
 
+from suites.contract.comparison import ComparedEntry, Comparison, Effect
 from suites.contract.looks import CONTROL_SENTENCES
 from support.samples.hints import CHOICE, show_hint
 from support.samples.report import ReportSample
 from watcher.journal.journal import read_journal
 from watcher.reconcile.alerts import make_regression_alert
 from watcher.report.data import build_report
+from watcher.report.figures import Figure, collect_changes
 from watcher.report.html import build_page_data
 from watcher.report.tables import iter_report_rows
 from watcher.report.terminal import print_report
@@ -76,3 +79,39 @@ def test_a_comparison_without_a_journaled_level_is_outdated(sample):
     report = build_report(sample.config, state, check_liveness(sample.config.paths, sample.now), sample.now)
     stage = next(stage for stage in report.stages if stage.name == "stage2")
     assert [evaluation.outdated for evaluation in stage.iter_stage_evaluations()] == [False, False, True]
+
+
+def make_slice(test, perplexity):
+    """A comparison of one slice, with the test in nats a token and the perplexities' own interval beside it."""
+    figures = {"better_when": "lower", "n": 20, "p": 0.2}
+    nats = Effect(
+        metric="nll_per_token", baseline=5.0, candidate=5.0 + test[0], delta=test[0], low=test[1], high=test[2], **figures
+    )
+    base = math.exp(5.0)
+    values = {"baseline": base, "candidate": base * math.exp(test[0]), "delta": base * math.expm1(test[0])}
+    shown = Effect(metric="ppl", low=perplexity[0], high=perplexity[1], **values, **figures)
+    effects = {"nll_per_token": nats, "ppl": shown}
+    names = {"tier": "tier2_ppl", "kind": "slice", "name": "web", "judged_by": "nll_per_token", "unit": "document"}
+    entry = ComparedEntry(effects=effects, plain=True, **names)
+    return Comparison(role="bridge", baseline=None, entries=(entry,))
+
+
+@pytest.mark.parametrize(
+    ("test", "perplexity"),
+    [
+        ((-0.129, -0.427, 0.061), (-65.5, -5.27)),  # the perplexities' own interval excludes zero, the test's does not
+        ((-0.2, -0.3, -0.1), (-60.0, 3.0)),
+        ((0.1, -0.2, 0.4), (1.0, 20.0)),
+        ((0.5, 0.1, 5000.0), (1.0, 200.0)),
+        ((0.5, None, None), (None, None)),
+    ],
+)
+def test_a_changes_interval_is_that_of_the_test_that_gives_its_sign(test, perplexity):
+    change = collect_changes(make_slice(test, perplexity))[Figure("tier2_ppl", "web")]
+    assert change.value == pytest.approx(math.exp(5.0) * math.expm1(test[0]))
+    for shown, tested in ((change.low, test[1]), (change.high, test[2])):
+        assert (shown is None) == (tested is None)
+        if tested is not None:
+            assert math.isfinite(shown)
+            assert (shown > 0) == (tested > 0)
+            assert (shown > change.value) == (tested > test[0])

@@ -55,8 +55,10 @@ def test_a_table_has_every_step_with_its_totals_and_their_change_since_the_bridg
     compared = read_comparison_document(sample.get_paths("stage3", 4000).compare_json).get_comparison("bridge")
     (line,) = [line for line in said.splitlines() if line.split()[:1] == ["4000"]]
     assert f"{file['summary']['ppl']:.4g}" in line
-    total = compared.get_total("tier2_ppl").effects["ppl"]
-    assert f"{total.delta:+.3g} [{total.low:+.3g}, {total.high:+.3g}]" in line
+    effects = compared.get_total("tier2_ppl").effects
+    perplexity, tested = effects["ppl"], effects["nll_per_token"]
+    low, high = (perplexity.baseline * math.expm1(bound) for bound in (tested.low, tested.high))
+    assert f"{perplexity.delta:+.3g} [{low:+.3g}, {high:+.3g}]" in line
     assert compared.outcome in line
     assert "bridge: stage2 step 22000" in said
 

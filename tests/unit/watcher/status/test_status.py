@@ -1,5 +1,6 @@
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from watcher.core.evaluation import Attempt, EvaluationRecord, EvaluationState
 from watcher.core.executor import Job, JobState
 from watcher.core.result_paths import get_evaluation_paths
 from watcher.core.snapshot import QueueSnapshot
+from watcher.journal.lock import make_lock_owner
 from watcher.observe import results as evidence
 from watcher.status.document import MAX_SKIPS_SHOWN, DaemonFacts, build_status, compute_latencies, publish_status
 from watcher.status.health import check_liveness
@@ -255,6 +257,30 @@ def test_a_dead_daemon_s_last_word_does_not_count_as_life(tmp_path, now, mtime, 
 
 def test_a_stale_status_says_since_when(tmp_path):
     assert ", 2 h ago; start it with `watcher run`" in check_liveness(left(tmp_path), NOW + 7200).summary
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({}, "stale"),
+        ({"start": 1}, "stale"),  # another process has its pid
+        ({"boot": "an earlier one", "pid": os.getpid()}, "stale"),
+        ({"pid": os.getpid(), "start": None}, "alive"),
+        ({"host": "another"}, "alive"),  # its processes cannot be seen here
+        ({"machine": "another"}, "alive"),
+    ],
+)
+def test_a_process_that_is_gone_is_seen_on_its_own_host(tmp_path, changes, verdict):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    owner = msgspec.structs.replace(make_lock_owner(), **{"pid": gone.pid, **changes})
+    paths = left(tmp_path, pid=owner.pid)
+    paths.lock.write_bytes(msgspec.json.encode(owner))
+    health = check_liveness(paths, NOW + 1)
+    assert health.verdict == verdict
+    assert ("ended without a stop request; last poll 1 s ago" in health.summary) == (verdict == "stale")
+    paths = left(tmp_path, pid=owner.pid + 1)  # the lock of another watcher says nothing of this one
+    assert check_liveness(paths, NOW + 1).verdict == "alive"
 
 
 def test_clocks_that_differ_are_told(tmp_path):
