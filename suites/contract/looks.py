@@ -24,8 +24,8 @@ ASSUMED_LOOKS = 100
 
 CONTROL_SENTENCES = (
     "Of stages of equal checkpoints, at most 5 % get any false better or worse, of a total or an entry, for each baseline.",
-    "That covers all steps of the stage: their levels are fixed at its first comparison, and a fifth is kept for later ones.",
-    "A false pass of improve, and any false fail, has 5 % a stage each; a false pass of hold has 5 % a step.",
+    "That covers all steps of the stage; a fifth of the 5 % is reserved for steps outside the schedule of its first comparison.",
+    "False passes of improve and false fails have at most 5 % a stage each, false passes of hold about 5 % a step.",
     "A hint is significant at a single look only; intervals and comparisons by hand are single looks at 5 %.",
 )
 """What is controlled, and over what, for people."""
