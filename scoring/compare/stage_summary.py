@@ -1,6 +1,6 @@
 """The summary of one stage: noise and signal of its figures, and what it forgot."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from scoring.compare.forgetting import compare_with_earlier_ends
 from scoring.compare.pairing import find_comparable_names
 from scoring.compare.published import PublishedEvaluation, open_evaluation
 from scoring.estimators.noise import DIFFERENCE_FACTOR, MIN_EVALUATIONS, Window, compute_range_limit, estimate_noise, find_window
+from suites.checkpoint.layout import detect_layout, list_steps
 from suites.common.atomic_files import write_atomically
 from suites.common.errors import ExitCode, UserError
 from suites.contract.comparison import EvaluationRef, Refusal
@@ -19,10 +20,14 @@ from suites.contract.stage_summary import FigureNoise, StageDocument, StageReque
 _TOTALS = {"tier2_ppl": ("nll_per_token",), "tier3_cf": ("primary", "bpb"), "tier4_sft_native": ()}
 """Tier -> figures of its summary; tier 4's rates are its entries."""
 
+_MAX_STEPS_TO_SUGGEST = 100
+"""Newest checkpoints among which those to score are looked for: the search is quadratic."""
+
 
 def run_stage_summary(request: StageRequest) -> StageDocument:
-    """Summarise and publish stage.json. Equal requests of equal scores write equal bytes.
+    """Summarise and publish stage.json.
 
+    Equal requests of equal scores write equal bytes, but for the checkpoints that ``wanted`` finds on disk.
     Raises UserError: data missing where no evaluation has scores, cannot write where the document cannot be published.
     """
     document = summarise_stage(request)
@@ -45,11 +50,12 @@ def summarise_stage(request: StageRequest) -> StageDocument:
         raise UserError("no evaluation with scores", location=request.stage, hint=hint, code=ExitCode.DATA_MISSING)
     steps = [side.info.step for side in sides]
     window = find_window(steps, request.noise_within)
+    on_disk = set() if window is not None else _list_steps_on_disk(sides[-1])
     earlier_ends = _open_evaluations(request.earlier_ends, refusals)
     return StageDocument(
         request=request,
         window=() if window is None else tuple(steps[window.start : window.stop]),
-        wanted="" if window is not None else describe_wanted(request.stage, steps, request.noise_within),
+        wanted="" if window is not None else describe_wanted(request.stage, steps, request.noise_within, on_disk),
         noise=tuple(_list_noise(sides, window)),
         forgetting=tuple(compare_with_earlier_ends(sides[-1], earlier_ends, request.stage_count, refusals)),
         refusals=tuple(refusals),
@@ -66,17 +72,28 @@ def _open_evaluations(refs: Sequence[EvaluationRef], refusals: list[Refusal]) ->
     return sides
 
 
-def describe_wanted(stage: str, steps: Sequence[int], within: int | None) -> str:
-    """Which evaluations make the noise known."""
-    newest, span = steps[-1], within
-    if span is None:
-        span = steps[-1] - steps[-2] if len(steps) > 1 else newest
-    distance = max(span // (MIN_EVALUATIONS - 1), 1)
-    start = max(newest - distance * (MIN_EVALUATIONS - 1), 0)
-    return (
-        f"the noise needs {MIN_EVALUATIONS} evaluations{'' if within is None else f' within {within} steps'}; "
-        f"where these checkpoints exist: watcher enqueue {stage} {start}:{newest}:{distance}"
-    )
+def describe_wanted(stage: str, steps: Sequence[int], within: int | None, on_disk: Collection[int]) -> str:
+    """Which evaluations make the noise known: those of checkpoints that lie on disk, else later ones."""
+    known = sorted({*steps, *on_disk})[-_MAX_STEPS_TO_SUGGEST:]
+    window = find_window(known, within)
+    # Training goes on at the end, so the newest checkpoints of a window are the ones to score.
+    suggested = known[-MIN_EVALUATIONS:] if window is None else known[window.start : window.stop][-MIN_EVALUATIONS:]
+    if window is None and within is not None:
+        suggested = [step for step in suggested if known[-1] - step <= within]
+    text = f"the noise needs {MIN_EVALUATIONS} evaluations{'' if within is None else f' within {within} steps'}"
+    if unscored := [str(step) for step in suggested if step not in steps]:
+        text += f"; to score what is on disk: watcher enqueue {stage} {' '.join(unscored)}"
+    missing_count = MIN_EVALUATIONS - len(suggested)
+    return text + (f"; {missing_count} more have to come from other checkpoints" if missing_count else "")
+
+
+def _list_steps_on_disk(newest: PublishedEvaluation) -> set[int]:
+    """The steps beside the newest evaluation's checkpoint; none where its folder is gone."""
+    folder = Path(newest.info.checkpoint).parent
+    try:
+        return set(list_steps(folder, detect_layout(folder)).steps)
+    except OSError:
+        return set()
 
 
 def _list_noise(sides: Sequence[PublishedEvaluation], window: Window | None) -> Iterator[FigureNoise]:

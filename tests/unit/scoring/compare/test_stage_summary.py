@@ -68,17 +68,57 @@ def test_a_figures_noise_is_that_of_its_published_values(stage):
     assert document.find_noise("tier2_ppl", "", "nll_per_token").snr > 10
 
 
-def test_too_few_evaluations_name_the_steps_to_enqueue(stage):
-    root, _, refs = stage
-    document = summarise_stage(StageRequest(stage="stage1", results=str(root), evaluations=refs[:7]))
+def summarise_beside(tmp_path, scored, on_disk, *, within=None, layout="{}"):
+    """The summary of a stage whose checkpoints lie in a folder."""
+    folder, root = tmp_path / "ckpts", tmp_path / "stage1"
+    for step in on_disk:
+        (folder / layout.format(step)).mkdir(parents=True)
+    refs = publish_run(root, scored)
+    for step in scored:
+        path = str(folder / layout.format(step))
+        for tier in ("tier2_ppl", "tier3_cf"):
+            edit_tier_file(EvaluationPaths(root, f"step_{step}"), tier, lambda it, path=path: it["checkpoint"].update(path=path))
+    return summarise_stage(StageRequest(stage="stage1", results=str(root), evaluations=refs, noise_within=within))
+
+
+HUNDREDS = tuple(range(100, 1100, 100))
+
+
+@pytest.mark.parametrize(
+    ("scored", "on_disk", "within", "said"),
+    [
+        ((100, 400, 600), HUNDREDS[:6], None, "; to score what is on disk: watcher enqueue stage1 200 300 500; 2 more have"),
+        ((200, 400, 1000), HUNDREDS, None, "; to score what is on disk: watcher enqueue stage1 300 500 600 700 800 900"),
+        ((1000,), (*HUNDREDS[:9], 1000, 1007), None, "watcher enqueue stage1 400 500 600 700 800 900 1007"),
+        (
+            (900, 1000),
+            HUNDREDS,
+            300,
+            "8 evaluations within 300 steps; to score what is on disk: watcher enqueue stage1 700 800; 4",
+        ),
+        ((900, 1000), HUNDREDS, 700, "watcher enqueue stage1 300 400 500 600 700 800"),
+        ((900, 1000), (), None, "the noise needs 8 evaluations; 6 more have to come from other checkpoints"),  # deleted
+        ((900, 1000), (900, 1000), None, "the noise needs 8 evaluations; 6 more have to come from other checkpoints"),
+    ],
+)
+def test_too_few_evaluations_name_steps_that_are_on_disk(tmp_path, scored, on_disk, within, said):
+    document = summarise_beside(tmp_path, scored, on_disk, within=within)
     assert document.window == ()
-    assert document.wanted.endswith("watcher enqueue stage1 602:700:14")
+    assert said in document.wanted
     assert {figure.noise for figure in document.noise} == {None}
-    within = summarise_stage(StageRequest(stage="stage1", results=str(root), evaluations=refs, noise_within=350))
-    assert "8 evaluations within 350 steps" in within.wanted
-    assert within.wanted.endswith("watcher enqueue stage1 650:1000:50")
+    enqueued = document.wanted.partition("stage1 ")[2].partition(";")[0].split()
+    assert set(map(int, enqueued)) <= set(on_disk)
+
+
+def test_checkpoints_of_another_layout_are_named_by_their_steps(tmp_path):
+    document = summarise_beside(tmp_path, (900, 1000), HUNDREDS, layout="step_{}")
+    assert document.wanted.endswith("watcher enqueue stage1 300 400 500 600 700 800")
+
+
+def test_enough_evaluations_within_the_window_want_no_more(stage):
+    root, _, refs = stage
     enough = summarise_stage(StageRequest(stage="stage1", results=str(root), evaluations=refs, noise_within=700))
-    assert enough.window == tuple(range(300, 1100, 100))
+    assert (enough.window, enough.wanted) == (tuple(range(300, 1100, 100)), "")
 
 
 def test_a_figure_of_other_data_in_the_window_is_not_known(tmp_path):

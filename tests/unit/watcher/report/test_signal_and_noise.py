@@ -46,7 +46,7 @@ def test_every_figure_has_its_noise_the_largest_signal_first(sample):
 
 def test_what_is_not_known_yet_names_the_steps_that_would_help(tmp_path):
     sample = ReportSample(tmp_path, steps={"stage1": (15, 25)}, bridges={}, of=lambda _: (("web",), (), ())).write_sample()
-    wanted = "the noise needs 8 evaluations; where these checkpoints exist: watcher enqueue stage1 18:25:1"
+    wanted = "the noise needs 8 evaluations; to score what is on disk: watcher enqueue stage1 18 20"
     unknown = FigureNoise(tier="tier2_ppl", name="web", metric="nll_per_token", newest=2.5)
     edit_summary(sample, "stage1", window=(), wanted=wanted, noise=(unknown,))
     said = report(sample, "--snr")[1]
