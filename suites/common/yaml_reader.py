@@ -245,7 +245,8 @@ def _convert_value(document: YamlDocument, value: Any, type_: Any, location: Yam
         return msgspec.convert(value, type_, dec_hook=_decode_hook, strict=True)
     except msgspec.ValidationError as error:
         if (form := _describe_form(type_, location)) and not isinstance(value, dict):
-            raise document.make_error(f"{value!r} is no mapping", location, f"write {form}") from error
+            shown = "null" if value is None else repr(value)
+            raise document.make_error(f"{shown} is no mapping", location, f"write {form}") from error
         # msgspec's own path and "| null" say less than our line number.
         message = str(error).partition(" - at `$")[0].replace(" | null`", "`", 1)
         hint = "put it in quotes" if "`str`" in message.split("got")[0] and not isinstance(value, list | dict | None) else None

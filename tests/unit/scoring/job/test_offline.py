@@ -49,7 +49,7 @@ def test_scoring_needs_no_network_and_every_file_of_the_cache(tmp_path):
             (line,) = [line for line in ended.stderr.splitlines() if line.startswith("scoring: ")]
             name = file.parents[1].name
             assert f"{name} is not in the data cache" in line
-            command = [sys.executable, "-m", "scoring", "prefill", *given, "--eval-data", tmp_path / "data"]
+            command = [sys.executable, "-P", "-m", "scoring", "prefill", *given, "--eval-data", tmp_path / "data"]
             command += ["--tokenizer", BYTE_TOKENIZER]
             assert line.partition(" run: ")[2] == " ".join(map(str, command))
             ended = offline("doctor", "--offline", *command[4:], "--network", "cut off", "--json")

@@ -150,7 +150,7 @@ TASK = "tier: tier3_cf\ntasks:\n  one: "
         (SLICE + "{hf_dataset: a/b, text_template: plain}\n", 3, "names no column"),
         (SLICE + "{hf_dataset: a/b, articles: wikitexts}\n", 3, "did you mean 'wikitext'?"),
         (SLICE + "{hf_dataset: a/b, adapter: piqa}\n", 3, "unknown key 'adapter'"),
-        (SLICE + "\n", 3, "expected `object`, got `null`"),
+        (SLICE + "\n", 3, "null is no mapping; write web: {hf_dataset: ..."),
         ("tier: tier2_ppl\nslices:\n  ../up: {hf_dataset: a/b}\n", 3, "not a name"),
         ("tier: tier2_ppl\nslices:\n  a: {hf_dataset: a/b}\n  a: {hf_dataset: a/b}\n", 4, "occurs twice"),
         ("tier: tier2_ppl\nextends: stage1_ppl_slice\n", 2, "did you mean 'stage1_ppl_slices'?"),
