@@ -27,7 +27,7 @@ CHOICE_COUNT = 4
 CONTEXT_LINES = 6
 _NOT_TEXT = {"test", "tests", "idlelib", "lib2to3", "encodings", "pydoc_data", "site-packages", "dist-packages", "distutils"}
 _TRAIN_CHARS = {"prose": 2_500_000, "code": 2_500_000, "late": 2_000_000}
-_HELDOUT_CHARS = range(1_500, 12_000)  # documents of this length: a slice of a few thousand tokens then holds several
+_HELDOUT_CHARS = 1_500  # their beginnings, to the end of a line: fewer than ten documents a slice would give no verdict
 _ENDING_CHARS = range(16, 64)
 
 Documents = dict[str, list[tuple[str, str]]]
@@ -43,9 +43,7 @@ def build_corpus(folder: Path) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
     train, heldout = split_documents(collect_documents())
     for kind in DOCUMENT_KINDS:
-        fitting = [(name, text) for name, text in heldout[kind] if len(text) in _HELDOUT_CHARS]
-        random.Random(0).shuffle(fitting)
-        write_jsonl(folder / "data" / f"{kind}_heldout.jsonl", ({"name": name, "text": text} for name, text in fitting))
+        write_jsonl(folder / "data" / f"{kind}_heldout.jsonl", list_excerpts(heldout[kind]))
     for kind in ("prose", "code"):
         write_jsonl(folder / "data" / f"{kind}_cloze.jsonl", make_cloze_items(heldout[kind]))
     tokenizer = train_tokenizer([text for kind in DOCUMENT_KINDS for _, text in train[kind]])
@@ -110,6 +108,17 @@ def split_documents(documents_by_kind: Documents) -> tuple[Documents, Documents]
 
 def _held_out(name: str) -> bool:
     return zlib.crc32(name.encode()) % 8 == 0
+
+
+def list_excerpts(entries: list[tuple[str, str]]) -> list[dict[str, object]]:
+    """Rows {name, text} in a fixed random order: the beginning of each document that is long enough."""
+    rows: list[dict[str, object]] = [
+        {"name": name, "text": text[: text.rfind("\n", 0, _HELDOUT_CHARS) + 1]}
+        for name, text in entries
+        if len(text) >= _HELDOUT_CHARS
+    ]
+    random.Random(0).shuffle(rows)
+    return [row for row in rows if row["text"]]
 
 
 def make_cloze_items(entries: list[tuple[str, str]]) -> Iterator[dict[str, object]]:

@@ -25,6 +25,7 @@ from demo.show import ExpectedEvaluation, ProgressBoard, read_scores
 from suites.common.errors import UserError
 from suites.contract.comparison import CompareRequest, read_comparison_document
 from suites.contract.paths import report_html_path
+from suites.definitions.suite import SHIPPED_SUITES_FOLDER
 from support.slurm_cluster.cluster import SlurmCluster
 from support.slurm_cluster.install import install_slurm
 from watcher.config.loader import load_config
@@ -56,7 +57,7 @@ def write_config(folder: Path, executor: str) -> Path:
         stage: {
             "checkpoints": str(folder / "ckpts" / stage),
             "steps": list(steps),
-            "suites": [f"demo_{stage}_ppl", f"demo_{stage}_cf"],
+            "suites": [f"suites/demo_{stage}_{tier}.yaml" for tier in ("ppl", "cf")],
         }
         for stage, steps in SCHEDULE.items()
     }
@@ -72,9 +73,23 @@ def write_config(folder: Path, executor: str) -> Path:
         "slurm": {"gres": None, "cpus_per_task": 1, "time": "00:10:00"},
         "stages": stages,
     }
+    write_suites(folder)
     path = folder / "watcher.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return path
+
+
+def write_suites(folder: Path) -> None:
+    """The demo's suites with the place of its data: `watcher` on the demo's config then needs no variable."""
+    data = str(folder / "data")
+    (folder / "suites").mkdir(exist_ok=True)
+    for path in SHIPPED_SUITES_FOLDER.glob("demo_*.yaml"):
+        suite = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for entry in (suite.get("slices") or suite.get("tasks") or {}).values():
+            entry["data_files"] = [file.replace("${DEMO_DATA}", data) for file in entry["data_files"]]
+        if "extends" in suite:  # a shipped name would be the shipped suite
+            suite["extends"] = f"./{suite['extends']}.yaml"
+        (folder / "suites" / path.name).write_text(yaml.safe_dump(suite, sort_keys=False), encoding="utf-8")
 
 
 def make_process_environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
@@ -82,7 +97,6 @@ def make_process_environment(folder: Path, more: Mapping[str, str]) -> dict[str,
     return {
         **os.environ,
         **more,
-        "DEMO_DATA": str(folder / "data"),
         "PYTHONPATH": str(ROOT / "tests"),
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",

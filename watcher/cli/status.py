@@ -30,7 +30,9 @@ def status(config: Path | None, *, as_json: bool, watch: bool) -> None:
         paths, config_error = find_shown_state(config, error), error
 
     def print_status() -> int:
+        from watcher.journal.request_files import read_requests  # noqa: PLC0415
         from watcher.status.health import check_liveness  # noqa: PLC0415
+        from watcher.status.request_preview import describe_requests  # noqa: PLC0415
         from watcher.status.text import render_status_body  # noqa: PLC0415
 
         health = check_liveness(paths, time.time())
@@ -40,7 +42,7 @@ def status(config: Path | None, *, as_json: bool, watch: bool) -> None:
             click.echo(json.dumps({**document, "health": health.verdict, "age_seconds": age}))
         else:
             lines = [] if health.document is None else render_status_body(health.document, time.time())
-            click.echo("\n".join([health.summary, *lines]))
+            click.echo("\n".join([health.summary, *describe_requests(read_requests(paths)[0]), *lines]))
         return health.exit_code
 
     exit_code = _repeat_until_interrupted(print_status) if watch else print_status()

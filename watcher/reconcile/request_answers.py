@@ -159,7 +159,7 @@ def _create_evaluation(
         custom_directory=request.name is not None or request.checkpoint is not None,
         reason=f"requested{f' by {request.by}' if request.by else ''}",
     )
-    return [created], "scheduled"
+    return [created], "will be scored"
 
 
 def _find_checkpoint_folder(source: str, step: int, stage_folder: StageFolder | None, config: Config) -> str:
@@ -182,7 +182,7 @@ def _change_evaluation(request: Request, stage: Stage, record: EvaluationRecord,
     reason = f"{request.kind}{requester}"
     # A large request may be carried out in several ticks, and its first steps are met again.
     if record.state is EvaluationState.PENDING and record.requested and not record.failures and record.forced >= request.force:
-        return [], "scheduled"
+        return [], "will be scored"
     pending_event = events.Pending(evaluation=record.key, reason=reason, fresh=True, forced=request.force, requested=True)
     if record.state is EvaluationState.SCORED:
         if not request.force:

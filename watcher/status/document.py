@@ -65,13 +65,20 @@ def compute_latencies(records: Iterable[EvaluationRecord]) -> dict[str, dict[str
     """Latency name -> p50, p95 and n, such as ``complete_to_scored``.
 
     p50 and p95 are seconds, by nearest rank; n is the count. A latency without measurements is left out. A negative difference
-    (two clocks) counts as zero. An evaluation that is scored again contributes only the latencies of its job.
+    (two clocks) counts as zero. An evaluation that is scored again contributes only the latencies of its job;
+    one that a person requested later than its checkpoint was complete does not count from there.
     """
     durations: dict[str, list[float]] = {}
     for record in records:
         for begin, end in LATENCY_INTERVALS:
             # A repeated evaluation waited for a person, not for its checkpoint.
             if "again" in record.times and begin in {"complete", "detected"}:
+                continue
+            if (
+                begin == "complete"
+                and record.origin == "request"
+                and record.times.get(begin, math.inf) < _get_creation_time(record)
+            ):
                 continue
             if begin in record.times and end in record.times:
                 durations.setdefault(f"{begin}_to_{end}", []).append(max(0.0, record.times[end] - record.times[begin]))
@@ -81,6 +88,10 @@ def compute_latencies(records: Iterable[EvaluationRecord]) -> dict[str, dict[str
         name: {"p50": _nearest_rank_percentile(values, 0.5), "p95": _nearest_rank_percentile(values, 0.95), "n": len(values)}
         for name, values in durations.items()
     }
+
+
+def _get_creation_time(record: EvaluationRecord) -> float:
+    return record.history[0][0] if record.history else record.since
 
 
 def _nearest_rank_percentile(sorted_values: list[float], fraction: float) -> float:

@@ -1,4 +1,4 @@
-"""`watcher why`: one paragraph on the state of an evaluation. Pure."""
+"""`watcher why`: the life of an evaluation, a line for each event. Pure."""
 
 import textwrap
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ _MILESTONES = (("detected", "seen complete"), ("submitted", "submitted"), ("star
 
 
 def explain_evaluation(record: EvaluationRecord, now: float, detail: str = "", *, poll_seconds: float | None = None) -> str:
-    """History, state and next step of one evaluation, wrapped to 100 columns.
+    """History, state and next step of one evaluation, a line each, wrapped to 100 columns.
 
     ``detail`` is what the last tick adds to the journal's reason. ``poll_seconds`` is the interval of the running watcher;
     None if none runs.
@@ -44,7 +44,7 @@ def explain_evaluation(record: EvaluationRecord, now: float, detail: str = "", *
         [
             _describe_evaluation(record),
             *_describe_history(record),
-            _describe_state(record, now),
+            *_describe_state(record, now),
             *_describe_timing(record),
             *_describe_last_tick(detail),
             _describe_next_step(record, now, poll_seconds),
@@ -66,7 +66,7 @@ def _describe_history(record: EvaluationRecord) -> list[str]:
     return [f"({hidden_count} earlier changes are in the journal.)", *sentences] if hidden_count else sentences
 
 
-def _describe_state(record: EvaluationRecord, now: float) -> str:
+def _describe_state(record: EvaluationRecord, now: float) -> list[str]:
     since = f"{format_local_time(record.since)} ({format_duration(now - record.since)})"
     sentences = [f"Since {since}: {record.state.value}{_format_reason(record.full_reason)}."]
     if attempt := record.attempt:
@@ -77,7 +77,7 @@ def _describe_state(record: EvaluationRecord, now: float) -> str:
     if record.failures:
         failures = ", ".join(f"{kind} {count}" for kind, count in record.failures.items())
         sentences.append(f"Consecutive failures: {failures}.")
-    return " ".join(sentences)
+    return sentences
 
 
 def _describe_timing(record: EvaluationRecord) -> list[str]:
@@ -86,6 +86,12 @@ def _describe_timing(record: EvaluationRecord) -> list[str]:
     if completed_at is None:
         return []
     parts = [f"The checkpoint was complete at {format_local_time(completed_at)}"]
+    # The job's times are those of the last round, which did not wait for the checkpoint.
+    if "again" in record.times:
+        if "detected" in record.times:
+            parts.append(f"seen complete after {format_duration(record.times['detected'] - completed_at)}")
+        rounds = [f"{name} at {format_local_time(record.times[name])}" for name, _ in _MILESTONES[1:] if name in record.times]
+        return [f"{'; '.join(parts)}. It was scored once before; the last round: {', '.join(rounds) or 'not submitted yet'}."]
     milestones = [
         f"{label} after {format_duration(record.times[name] - completed_at)}"
         for name, label in _MILESTONES
@@ -130,7 +136,7 @@ def explain_unknown_step(
     elif source_stage is stage:
         sentences.append(_describe_schedule(stage, step))
     sentences.append(f"Its checkpoint path is {folder}.")
-    if not is_requested:
+    if not is_requested and not (source_stage is stage and stage.is_scheduled(step)):
         source_option = "" if source_stage is stage else f" --from {source_stage.name}"
         sentences.append(f"Run `watcher enqueue {stage.name} {step}{source_option}` to score it once.")
     return _wrap_sentences(sentences)
@@ -152,5 +158,8 @@ def _format_reason(reason: str) -> str:
 
 
 def _wrap_sentences(sentences: list[str]) -> str:
-    text = " ".join(strip_control_characters(sentence) for sentence in sentences)
-    return textwrap.fill(text, TEXT_WIDTH, break_on_hyphens=False)
+    """A line for each sentence; the rest of a long one is indented."""
+    return "\n".join(
+        textwrap.fill(strip_control_characters(sentence), TEXT_WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+        for sentence in sentences
+    )

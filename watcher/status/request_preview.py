@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from suites.common.formatting import format_names, strip_control_characters
 from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationState
 from watcher.core.request_types import Request
 from watcher.status.reader import JsonObject
@@ -26,6 +27,20 @@ def format_steps(steps: Sequence[int]) -> str:
     if hidden_count <= 1:
         return ", ".join(map(str, steps))
     return f"{', '.join(map(str, steps[:MAX_STEPS_SHOWN]))} and {hidden_count} more"
+
+
+def describe_requests(requests: Sequence[Request]) -> list[str]:
+    """One line on requests that wait for a watcher; none without any."""
+    if not requests:
+        return []
+    names = [
+        "an audit's repair"  # it has amendments instead of steps
+        if request.kind == "amend"
+        else f"{request.kind} {request.stage} ({len(request.steps)} step{'' if len(request.steps) == 1 else 's'})"
+        for request in requests
+    ]
+    subject = "1 request is" if len(requests) == 1 else f"{len(requests)} requests are"
+    return [strip_control_characters(f"{subject} not read yet: {format_names(names, MAX_STEPS_SHOWN)}")]
 
 
 def preview_outcomes(
@@ -65,7 +80,9 @@ def _preview_outcome(request: Request, step: int, row: JsonObject | None, get_fo
         if request.kind != "enqueue":
             return Outcome("unknown evaluation", "refused")
         folder = Path(request.checkpoint) if request.checkpoint is not None else get_folder(step)
-        return Outcome(f"will be scored once its checkpoint {'is complete' if folder.is_dir() else 'exists'}")
+        # Whether it is complete is the watcher's to judge, which also knows when it was last written.
+        checkpoint = "; its checkpoint is on disk and is checked first" if folder.is_dir() else " once its checkpoint exists"
+        return Outcome(f"will be scored{checkpoint}")
     state = str(row["state"])
     if request.kind == "cancel":
         if state in {EvaluationState.SCORED, EvaluationState.LOST}:

@@ -207,8 +207,8 @@ def test_a_dry_run_shows_what_is_due_beside_pending_requests(watch):
     done = run_watcher(watch.root, environ, "once", "--dry-run")
     assert "damaged.json" in done.stderr
     assert done.stdout.splitlines() == [
-        "answer base: base 140: scheduled",
-        "answer base: base 150: scheduled",
+        "answer base: base 140: will be scored",
+        "answer base: base 150: will be scored",
         "submit base/step_100: complete and not scored",
         "skipped base/step_140: waiting for checkpoint",
         "skipped base/step_150: waiting for checkpoint",

@@ -190,8 +190,8 @@ def test_a_dry_run_goes_on_to_what_is_due_after_the_requests_are_answered(watche
     actions, skipped = run_dry(watched)
     due = "complete and not scored"
     assert sorted(actions) == [
-        ("answer", "stage1", "stage1 150: scheduled"),
-        ("answer", "stage1", "stage1 400: scheduled"),
+        ("answer", "stage1", "stage1 150: will be scored"),
+        ("answer", "stage1", "stage1 400: will be scored"),
         ("answer", "stage1", "stage1 77: unknown evaluation"),
         ("submit", "stage1/step_100", due),
         ("submit", "stage1/step_150", due),

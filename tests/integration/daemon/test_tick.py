@@ -178,7 +178,7 @@ def test_enqueue_of_a_step_outside_the_schedule_and_of_a_folder_elsewhere(watche
     watched.tick(8)
     assert watched.list_states()["stage1/step_150"] == "scored"
     assert watched.list_states()["stage1/soup"] == "scored"
-    assert sorted(watched.journal_state.closed_requests.values()) == ["stage1 150: scheduled", "stage1 7: scheduled"]
+    assert sorted(watched.journal_state.closed_requests.values()) == ["stage1 150: will be scored", "stage1 7: will be scored"]
 
 
 def test_several_at_once_keep_to_the_limit_and_go_in_order(tmp_path, monkeypatch):

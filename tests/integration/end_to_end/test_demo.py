@@ -16,10 +16,12 @@ from rich.console import Console
 from tokenizers import Tokenizer
 
 from demo import corpus, run, show, train
+from scoring.compare.effects import MIN_CLUSTERS
 from suites.checkpoint.completeness import Completeness, inspect_checkpoint
 from suites.checkpoint.layout import CheckpointLayout, list_steps
+from suites.definitions.suite import load_suite
 from support.samples.report import ReportSample
-from watcher.config.loader import load_config
+from watcher.config.loader import check_config, load_config
 
 pytestmark = pytest.mark.scoring
 
@@ -37,6 +39,26 @@ def test_no_held_out_document_is_trained_on(documents):
     assert not trained & held
     paragraphs = {p for _, text in heldout["prose"] for p in text.split("\n\n")}
     assert not any(p in paragraphs for _, text in training["prose"] for p in text.split("\n\n"))
+
+
+def test_every_slice_has_enough_documents_for_a_verdict(documents):
+    _, heldout = corpus.split_documents(documents)
+    tokenizer = corpus.train_tokenizer([text for entries in heldout.values() for _, text in entries])
+    for entries in heldout.values():
+        token_counts = [len(tokenizer.encode(row["text"]).ids) for row in corpus.list_excerpts(entries)]
+        # The suites take documents until they have 8000 tokens.
+        assert sum(token_counts[:MIN_CLUSTERS]) < 8000
+        assert len(token_counts) >= MIN_CLUSTERS
+
+
+def test_its_config_can_be_used_without_the_demo_s_environment(tmp_path):
+    folder = tmp_path / 'a folder "y"'
+    folder.mkdir()
+    loaded = check_config(run.write_config(folder, "local"), {})
+    for stage in loaded.stages.values():
+        for source in stage.suites:
+            definition = load_suite(source, {}, base=folder).definition
+            assert {Path(file).parent for entry in definition.values() for file in entry["data_files"]} == {folder / "data"}
 
 
 def test_the_gold_choice_is_what_the_document_says(documents):

@@ -260,7 +260,7 @@ def test_a_dry_run_shows_both_what_was_asked_for_and_what_is_due(config_folder):
     command("enqueue", "stage1", "40")
     before = {path: path.stat().st_mtime_ns for path in config_folder.rglob("*")}
     answer, submission, *skipped = command("once", "--dry-run")
-    assert (answer, submission) == ("answer stage1: stage1 40: scheduled", submits)
+    assert (answer, submission) == ("answer stage1: stage1 40: will be scored", submits)
     assert skipped[0].startswith("skipped stage1/step_40: gone before it was seen complete")
     assert skipped[1:] == ["skipped stage1/step_200: waiting for checkpoint"]
     assert {path: path.stat().st_mtime_ns for path in config_folder.rglob("*")} == before

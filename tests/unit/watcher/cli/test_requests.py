@@ -214,6 +214,17 @@ def test_a_request_after_one_that_is_not_read_yet_is_left_to_the_watcher():
     ]
 
 
+@pytest.mark.parametrize("age", [0.0, 600.0])
+@pytest.mark.usefixtures("config_folder")
+def test_the_status_says_which_requests_wait(age):
+    publish_daemon_status(age=age)
+    assert "not read yet" not in run_watcher("status", exit_code=3 if age else 0).output
+    run_watcher("enqueue", "stage1", "10:90:10")
+    run_watcher("enqueue", "stage2", "150")
+    said = run_watcher("status", exit_code=3 if age else 0).output
+    assert "2 requests are not read yet: enqueue stage1 (9 steps), enqueue stage2 (1 step)\n" in said
+
+
 @pytest.mark.usefixtures("config_folder")
 def test_what_is_scored_already_is_said():
     publish_daemon_status(record(100, EvaluationState.SCORED), record(200, EvaluationState.BLOCKED))
@@ -316,7 +327,10 @@ def test_an_ask_survives_its_journey(config_folder):
         (("enqueue", "stage1", "300"), ["300: will be retried (was blocked)"]),
         (
             ("enqueue", "stage1", "400", "500"),
-            ["400: will be scored once its checkpoint is complete", "500: will be scored once its checkpoint exists"],
+            [
+                "400: will be scored; its checkpoint is on disk and is checked first",
+                "500: will be scored once its checkpoint exists",
+            ],
         ),
         (("enqueue", "stage1", "100", "--force"), ["100: will be scored again; current results move to superseded/"]),
         (

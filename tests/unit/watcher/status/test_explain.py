@@ -87,6 +87,33 @@ def test_a_long_history_is_shortened():
     assert "reason 17" in text
 
 
+def test_each_event_has_a_line_of_its_own():
+    history = ((NOW - 900, "pending", "in the schedule"), (NOW - 600, "waiting", "x" * 40 + " y" * 40), (NOW - 120, "ready", ""))
+    lines = explain_evaluation(record(EvaluationState.READY, history=history), NOW).splitlines()
+    starts = [line for line in lines if not line.startswith("    ")]
+    assert len(starts) == len(lines) - 1 == 5
+    assert starts[1] == f"{format_local_time(NOW - 900)}: pending: in the schedule."
+    assert starts[2].startswith(f"{format_local_time(NOW - 600)}: waiting: xxx")
+
+
+def test_what_is_scored_again_is_not_said_to_have_waited_for_its_checkpoint():
+    times = {"complete": NOW - 5000, "detected": NOW - 4990, "again": NOW - 300, "submitted": NOW - 290, "scored": NOW - 200}
+    text = flat(explain_evaluation(record(EvaluationState.SCORED, times=times), NOW))
+    assert (
+        f"The checkpoint was complete at {format_local_time(NOW - 5000)}; seen complete after 10 s. It was scored once before; "
+        f"the last round: submitted at {format_local_time(NOW - 290)}, scored at {format_local_time(NOW - 200)}."
+    ) in text
+    assert "scored after" not in text
+    del times["submitted"], times["scored"]
+    assert "the last round: not submitted yet." in flat(explain_evaluation(record(EvaluationState.READY, times=times), NOW))
+
+
+@pytest.mark.parametrize(("step", "source", "needed"), [(100, None, False), (6000, None, True), (100, "stage1", True)])
+def test_what_starts_by_itself_needs_no_command(step, source, needed):
+    text = explain_unknown_step(STAGE, step, source, CONFIG, skips={}, is_requested=False)
+    assert ("watcher enqueue" in text) == needed
+
+
 def test_hostile_reasons_reach_no_terminal():
     text = explain_evaluation(
         record(EvaluationState.BLOCKED, reason="\x1b[2Jx\ny", history=((NOW, "pending\x07", "\x9b"), (NOW, "b", ""))), NOW

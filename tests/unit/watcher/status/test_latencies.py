@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from support.runs.watched_run import make_watched_fixture
+from watcher.core.evaluation import EvaluationRecord, EvaluationState
 from watcher.core.executor import JobState
 from watcher.journal.journal import read_journal
 from watcher.status.document import LATENCY_INTERVALS, compute_latencies
@@ -73,6 +74,28 @@ def test_what_is_scored_once_more_says_nothing_of_how_long_checkpoints_wait(watc
     every = {name: watched.clock() for leg in LATENCY_INTERVALS for name in leg}
     again = msgspec.structs.replace(once_more, times={**every, **once_more.times})
     assert set(compute_latencies([again])) == {"submitted_to_started", "started_to_scored"}, "what its job took still counts"
+
+
+@pytest.mark.parametrize(("complete_before", "counts"), [(180.0, False), (-60.0, True)])
+@pytest.mark.parametrize("origin", ["request", "schedule"])
+def test_a_request_for_an_old_checkpoint_says_nothing_of_how_long_checkpoints_wait(complete_before, counts, origin):
+    asked = 1_700_000_000.0
+    times = {"complete": asked - complete_before, "detected": asked + 100, "submitted": asked + 101, "scored": asked + 200}
+    record = EvaluationRecord(
+        stage="stage1",
+        source="stage1",
+        step=100,
+        directory="step_100",
+        origin=origin,
+        checkpoint="/c",
+        state=EvaluationState.SCORED,
+        since=asked + 200,
+        times=times,
+        history=((asked, "pending", ""),),
+    )
+    latencies = compute_latencies([record])
+    assert ("complete_to_detected" in latencies) == ("complete_to_scored" in latencies) == (counts or origin == "schedule")
+    assert "detected_to_submitted" in latencies
 
 
 def test_journals_of_before_say_when_it_was_first_seen(watched):
