@@ -52,12 +52,12 @@ def test_scoring_needs_no_network_and_every_file_of_the_cache(tmp_path):
             command = [sys.executable, "-P", "-m", "scoring", "prefill", *given, "--eval-data", tmp_path / "data"]
             command += ["--tokenizer", BYTE_TOKENIZER]
             assert line.partition(" run: ")[2] == " ".join(map(str, command))
-            ended = offline("doctor", "--offline", *command[4:], "--network", "cut off", "--json")
+            ended = offline("doctor", "--offline", *command[5:], "--network", "cut off", "--json")
             assert ended.code == ExitCode.DATA_MISSING, (file, ended.stderr)
             found = json.loads(ended.stdout)
             (entry,) = [entry for entry in found["entries"] if entry["state"] != "whole"]
             assert (entry["name"], entry["problems"]) == (name, [f"{file}: missing"])
             assert found["prefill"] == " ".join(map(str, command))
             file.write_bytes(kept)
-        ended = offline("doctor", "--offline", *command[4:])
+        ended = offline("doctor", "--offline", *command[5:])
         assert (ended.code, ended.stdout) == (0, "2 whole\n"), ended.stderr
