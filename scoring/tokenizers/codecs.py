@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,8 +78,22 @@ class SentencePieceCodec:
 
     @property
     def covers_all_text(self) -> bool:
-        """Every byte is a piece."""
-        return sum(map(self.model.is_byte, range(self.model.get_piece_size()))) == 256  # noqa: PLR2004  values of a byte
+        """Every byte is a piece, and nothing is dropped before."""
+        has_bytes = sum(map(self.model.is_byte, range(self.model.get_piece_size()))) == 256  # noqa: PLR2004  values of a byte
+        return has_bytes and not self._joins_spaces and not any(map(self._is_dropped, map(chr, range(0x300))))
+
+    @functools.cached_property
+    def _joins_spaces(self) -> bool:
+        """Whether normalization leaves one of several spaces, and none at the ends of a text."""
+        return bool(self.model.normalize("a  a") == self.model.normalize("a a"))
+
+    @functools.cache  # noqa: B019  it lives as long as the tokenizer
+    def _is_dropped(self, character: str) -> bool:
+        return bool(self.model.normalize(f"a{character}a") == self.model.normalize("aa"))
+
+    @functools.cache  # noqa: B019  as above
+    def _is_space(self, character: str) -> bool:
+        return bool(self.model.normalize(f"a{character}a") == self.model.normalize("a a"))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """As ``Codec.encode``."""
@@ -100,12 +115,30 @@ class SentencePieceCodec:
         return text + (self.model.decode(run) if run else "")
 
     def count_unknown(self, texts: Sequence[str]) -> list[UnknownText]:
-        """As ``Codec.count_unknown``: an unknown piece is the text that it stands for."""
+        """As ``Codec.count_unknown``: unknown pieces, and what normalization drops.
+
+        An unknown piece is the text that it stands for. Of a run of white space one may be left, and none at the ends.
+        """
         unknown_id, pieces = self.model.unk_id(), self.model.encode(list(texts), out_type=str)
         return [
-            UnknownText.of("".join(piece for piece, token in zip(row, ids, strict=True) if token == unknown_id))
-            for row, ids in zip(pieces, self.encode(texts), strict=True)
+            UnknownText.of(
+                "".join(piece for piece, token in zip(row, ids, strict=True) if token == unknown_id) + self._list_dropped(text)
+            )
+            for text, row, ids in zip(texts, pieces, self.encode(texts), strict=True)
         ]
+
+    def _list_dropped(self, text: str) -> str:
+        """The characters that normalization leaves out."""
+        kept = "".join(character for character in text if not self._is_dropped(character))
+        dropped = "".join(character for character in text if self._is_dropped(character))
+        if not self._joins_spaces:
+            return dropped
+        runs = ["".join(run) for is_space, run in groupby(kept, key=self._is_space) if is_space]
+        ends = (kept and self._is_space(kept[0]), kept and self._is_space(kept[-1]))
+        lost = [run[1:] for run in runs]
+        lost[:1] = runs[:1] if ends[0] else lost[:1]
+        lost[-1:] = runs[-1:] if ends[1] else lost[-1:]
+        return dropped + "".join(lost)
 
 
 class LibraryCodec:

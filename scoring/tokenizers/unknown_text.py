@@ -2,16 +2,23 @@
 
 import functools
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Sequence
+from itertools import compress
+from operator import or_
 from typing import Any, NamedTuple, Self
 
 import tokenizers
 from tokenizers import pre_tokenizers
 
-_DROPPING_STEPS = frozenset({"Whitespace", "WhitespaceSplit", "BertPreTokenizer", "CharDelimiterSplit"})
-"""Pre-tokenizers that drop the characters between words."""
-
+from scoring.tokenizers.dropped_text import (
+    NormalizerProbe,
+    gives_spaces_back,
+    iter_steps,
+    mark_uncovered,
+    may_normalizer_drop,
+    may_pre_tokenizer_drop,
+)
 
 UNKNOWN_SHARE_NOTED = 0.001
 """Share of characters without a token above which a person is told."""
@@ -19,6 +26,8 @@ UNKNOWN_SHARE_NOTED = 0.001
 
 _UTF8_BYTES = sorted({byte for byte in range(0xF5) if byte not in {0xC0, 0xC1}})
 """The bytes that occur in UTF-8."""
+
+_GAP = re.compile(b"\1+")
 
 
 class UnknownText(NamedTuple):
@@ -61,10 +70,11 @@ class UnknownTextCounter:
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         self._backend, self._vocabulary = backend, backend.get_vocab(with_added_tokens=False)
         pipeline = json.loads(backend.to_str())
-        model, steps = pipeline["model"], list(_iter_steps([pipeline["normalizer"], pipeline["pre_tokenizer"]]))
+        model, normalizer, pre_tokenizer = pipeline["model"], pipeline["normalizer"], pipeline["pre_tokenizer"]
         self._unknown_id = _find_unknown_id(model, self._vocabulary)
-        self._is_byte_level = any(step["type"] == "ByteLevel" for step in steps)
-        drops_text = any(step["type"] in _DROPPING_STEPS or step.get("behavior") == "Removed" for step in steps)
+        self._is_byte_level = any(step["type"] == "ByteLevel" for step in iter_steps([normalizer, pre_tokenizer]))
+        drops_text = may_normalizer_drop(normalizer) or may_pre_tokenizer_drop(pre_tokenizer)
+        self._probe = NormalizerProbe(backend)
         self.covers_all_text = self._has_all_bytes(model) and not drops_text
         """Nothing can be without a token, so nothing needs to be counted."""
 
@@ -76,16 +86,50 @@ class UnknownTextCounter:
         return bool(model.get("byte_fallback")) and all(has_bytes)
 
     def count(self, texts: Sequence[str]) -> list[UnknownText]:
-        """What of each text has no token."""
-        # A dropped byte leaves no trace in the offsets where other bytes of its character have tokens.
-        if self._is_byte_level and self._unknown_id is None:
-            return [self._count_characters(text) for text in texts]
-        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
-        return [self._count_gaps(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
+        """What of each text has no token.
 
-    def _count_characters(self, text: str) -> UnknownText:
-        counts = {character: count for character, count in Counter(text).items() if self._has_missing_byte(character)}
-        return UnknownText(sum(counts.values()), sum(len(character.encode()) * count for character, count in counts.items()))
+        A character has one where a known token stands for it, or for what the normalizer made of it: lower case, a
+        composed or compatible form. One space between words counts as said where decoding puts one there.
+        """
+        encodings = self._plain_backend.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            self._count(text, encoding, dropped)
+            for text, encoding, dropped in zip(texts, encodings, self._probe.mark_dropped(texts), strict=True)
+        ]
+
+    @functools.cached_property
+    def _plain_backend(self) -> tokenizers.Tokenizer:
+        """Without the post-processor, which may trim spaces from the offsets."""
+        backend = tokenizers.Tokenizer.from_str(json.dumps({**json.loads(self._backend.to_str()), "post_processor": None}))
+        backend.encode_special_tokens = True
+        return backend
+
+    def _count(self, text: str, encoding: tokenizers.Encoding, dropped: bytearray) -> UnknownText:
+        """One text. ``dropped``: 1 for each character that the normalizer drops, which tokens may span."""
+        lost = self._mark_untold(text, encoding)
+        # A dropped byte leaves no trace in the offsets where other bytes of its character have tokens.
+        missing = {c for c in set(text) if self._is_byte_level and not c.isascii() and self._has_missing_byte(c)}
+        marks = [character in missing for character in text] if missing else bytes(len(text))
+        return UnknownText.of("".join(compress(text, map(or_, map(or_, lost, dropped), marks))))
+
+    def _mark_untold(self, text: str, encoding: tokenizers.Encoding) -> bytearray:
+        """1 for each character that no known token stands for, by the tokens' offsets."""
+        lost, ids = mark_uncovered(text, encoding), encoding.ids
+        if 1 in lost and self._gives_spaces_back:
+            for gap in _GAP.finditer(lost):
+                space = next((n for n in range(*gap.span()) if text[n].isspace()), None)
+                if space is not None and gap.start() > 0 and gap.end() < len(text):
+                    lost[space] = 0
+        if self._unknown_id in ids:  # last: the mark before a word is put at the word's first character
+            for token, (start, stop) in zip(ids, encoding.offsets, strict=True):
+                if token == self._unknown_id:
+                    lost[start:stop] = b"\1" * (stop - start)
+        self._probe.settle_composed(text, lost)
+        return lost
+
+    @functools.cached_property
+    def _gives_spaces_back(self) -> bool:
+        return gives_spaces_back(self._backend, self._unknown_id)
 
     @functools.cached_property
     def _has_missing_byte(self) -> Callable[[str], bool]:
@@ -98,28 +142,12 @@ class UnknownTextCounter:
 
         return has_missing_byte
 
-    def _count_gaps(self, text: str, encoding: tokenizers.Encoding) -> UnknownText:
-        """Characters that no known token stands for, by the tokens' offsets."""
-        is_known = bytearray(len(text))
-        for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
-            if token != self._unknown_id:
-                is_known[start:stop] = b"\1" * (stop - start)
-        return UnknownText.of("".join(character for character, known in zip(text, is_known, strict=True) if not known))
-
 
 def _list_characters_of_all_bytes() -> list[str]:
     """Characters in which every byte of UTF-8 occurs."""
     four_bytes = (0x10000, 0x40000, 0x80000, 0xC0000, 0x100000)
     three_bytes = (0x800, *(lead << 12 for lead in range(1, 16)))  # 0xD000 comes before the surrogates
     return [chr(point) for point in (*range(0x800), *three_bytes, *four_bytes)]
-
-
-def _iter_steps(steps: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Normalizers or pre-tokenizers as JSON, those of sequences included."""
-    for step in steps:
-        if step is not None:
-            yield step
-            yield from _iter_steps([*step.get("normalizers", ()), *step.get("pretokenizers", ())])
 
 
 def _find_unknown_id(model: dict[str, Any], vocabulary: dict[str, int]) -> int | None:
