@@ -9,7 +9,7 @@ import msgspec
 
 from scoring.cli.options import parse_assumptions
 from suites.checkpoint.completeness import Completeness, Inspection, inspect_checkpoint
-from suites.checkpoint.layout import guess_step
+from suites.checkpoint.layout import CHECKPOINT_FOLDER_NAMES, guess_step
 from suites.common.errors import ExitCode, UserError
 from suites.contract.encoding import canonical_digest
 from suites.contract.paths import format_step_directory
@@ -74,7 +74,7 @@ def request_from_options(options: ScoreOptions, environ: Mapping[str, str]) -> S
     return ScoringRequest(
         run_id=f"by-hand-{stage}-{step}-{identity_digest[:8]}",
         stage=stage,
-        source_stage=stage,
+        source_stage=stage if folder.parent.name in CHECKPOINT_FOLDER_NAMES else folder.parent.name,
         step=step,
         directory=options.name or format_step_directory(step),
         checkpoint=str(folder),

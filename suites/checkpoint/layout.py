@@ -30,6 +30,9 @@ _STEP_WORDS = frozenset({"step", "steps", "iter", "iters", "iteration", "iterati
 _MAX_PROBED_FOLDERS = 20
 """Folders with other names that are searched for a checkpoint's files."""
 
+CHECKPOINT_FOLDER_NAMES = ("ckpts", "ckpt", "checkpoints", "checkpoint")
+"""Names of folders that say nothing of the run in them."""
+
 
 class CheckpointLayout(msgspec.Struct, frozen=True):
     """How the folders of a stage's checkpoints are named."""

@@ -3,7 +3,7 @@
 PYTHONPATH=tests .venv/bin/python -m benchmarks.coverage [DRAWS]
 """
 
-import sys
+import argparse
 
 import msgspec
 import numpy as np
@@ -140,6 +140,8 @@ def count_found_items(rng, n, share, level, draws):
 
 
 if __name__ == "__main__":
-    requested = int(sys.argv[1]) if len(sys.argv) > 1 else 4000
+    parser = argparse.ArgumentParser(description="Measure the error rates and coverage that docs/statistics.md states.")
+    parser.add_argument("draws", type=int, nargs="?", default=4000, help="simulated comparisons for each cell (default: 4000)")
+    requested = parser.parse_args().draws
     for print_table in (print_slices, print_tails, print_totals, print_tasks, print_powers):
         print_table(requested)

@@ -17,8 +17,6 @@ from watcher.core.events import JournalEvent
 from watcher.core.executor import Job
 from watcher.core.request_types import Amendment
 
-LEFT_TO_NEXT_TICK = "none needed: the next tick handles it"
-
 
 class ObservedState(msgspec.Struct, frozen=True, kw_only=True):
     """Disk and queue, with the journal ignored."""
@@ -58,11 +56,19 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     amendment: Amendment | None = None
     path_to_remove: Path | None = None
     job_to_cancel: Job | None = None
+    is_left_to_watcher: bool = False
+    """The next tick handles it, and nobody needs to do anything."""
 
 
 def report_only(key: str, journal_state: str, observed: str, repair: str) -> Difference:
-    """A difference that a person judges, or that the next tick handles."""
+    """A difference that a person judges."""
     return Difference(key=key, journal_state=journal_state, observed=observed, repair=repair)
+
+
+def leave_to_watcher(key: str, journal_state: str, observed: str, effect: str = "handles it") -> Difference:
+    """A difference that the next tick handles."""
+    repair = f"none needed: the next tick {effect}"
+    return Difference(key=key, journal_state=journal_state, observed=observed, repair=repair, is_left_to_watcher=True)
 
 
 def check_evaluation(record: EvaluationRecord, observed: ObservedState) -> Difference | None:
@@ -204,7 +210,7 @@ def _check_in_flight(record: EvaluationRecord, observed: ObservedState) -> Diffe
             message = (
                 f"queue: job {job.job_id} is {job.raw_state}; disk: its folder {attempt.run_id} is gone, so the job cannot score"
             )
-            return report_only(record.key, _describe_record(record), message, "none: the watcher handles its end")
+            return leave_to_watcher(record.key, _describe_record(record), message, "handles its end")
         return None
     is_valid, disk_state = check_tier_files(observed.results.get(record.key, {}), set(attempt.suites))
     has_ended = attempt_folder is not None and bool(attempt_folder.exit_records)
@@ -222,4 +228,4 @@ def _check_in_flight(record: EvaluationRecord, observed: ObservedState) -> Diffe
         queue_state = f"queue: {attempt.describe_job()} cannot be seen here: {blind_spot}"
     else:
         queue_state = f"queue: no job {attempt.run_id}"
-    return report_only(record.key, _describe_record(record), f"{queue_state}; disk: {message}", LEFT_TO_NEXT_TICK)
+    return leave_to_watcher(record.key, _describe_record(record), f"{queue_state}; disk: {message}")

@@ -7,10 +7,10 @@ import msgspec
 from suites.contract.scoring_request import ScoringRequest
 from watcher.attempts.orphan_jobs import resolve_orphan_jobs
 from watcher.audit.differences import (
-    LEFT_TO_NEXT_TICK,
     Difference,
     ObservedState,
     check_tier_files,
+    leave_to_watcher,
     make_audit_scored_event,
     report_only,
 )
@@ -72,7 +72,7 @@ def check_unknown_results(key: str, observed: ObservedState, journal_state: Jour
     # An existing checkpoint can be scored again, so here only its own valid results are journaled.
     if not checkpoint.is_deleted:
         if is_scheduled:
-            return report_only(key, record_state, f"disk: {disk_state}", LEFT_TO_NEXT_TICK)
+            return leave_to_watcher(key, record_state, f"disk: {disk_state}")
         if checkpoint.fingerprint != first_file.fingerprint:
             return report_only(
                 key, record_state, f"disk: {disk_state}, not the checkpoint's", "none: run watcher enqueue to score it"
@@ -123,7 +123,7 @@ def check_jobs(observed: ObservedState, journal_state: JournalState, job_comment
         ]
         if actions:
             effect = "cancels it" if isinstance(actions[0], CancelJob) else "adopts it"
-            yield report_only(key, record_state, message, f"none needed: the next tick {effect}")
+            yield leave_to_watcher(key, record_state, message, effect)
         else:
             yield Difference(key=key, journal_state=record_state, observed=message, repair="cancel it", job_to_cancel=job)
 

@@ -15,9 +15,10 @@ EXIT_DIFFERENCES = 1
 @click.option("--repair", is_flag=True, help="Amend the journal through a request; remove leftover files and cancel orphan jobs.")
 @config_option
 def audit(config: Path | None, *, repair: bool) -> None:
-    """Compare journal, disk and queue. Exits 1 on differences.
+    """Compare journal, disk and queue. Exits 1 on differences that need a person.
 
-    Prints a line for each difference. Without --repair nothing is written. What the next tick repairs by itself is only reported.
+    Prints a line for each difference. Without --repair nothing is written. What the next tick repairs by itself is only
+    reported, and needs nobody.
     """
     from watcher.audit.audit import run_audit  # noqa: PLC0415
     from watcher.audit.repair import repair_differences  # noqa: PLC0415
@@ -41,4 +42,5 @@ def audit(config: Path | None, *, repair: bool) -> None:
     if repair:
         for line in repair_differences(loaded, executor, result.differences, now=now, alive=alive):
             echo_text(line)
-    sys.exit(EXIT_DIFFERENCES if result.differences or result.queue_error else 0)
+    needs_person = any(not difference.is_left_to_watcher for difference in result.differences)
+    sys.exit(EXIT_DIFFERENCES if needs_person or result.queue_error else 0)

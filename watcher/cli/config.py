@@ -1,5 +1,6 @@
 """`watcher init` and `watcher config`."""
 
+import os
 from pathlib import Path
 
 import click
@@ -17,10 +18,15 @@ def init(folder: Path, single_stage: Path | None) -> None:
     from watcher.config.scaffold import write_config_files  # noqa: PLC0415
 
     config_path, environment_path = write_config_files(
-        folder.absolute(), copy_environment(), None if single_stage is None else single_stage.expanduser().absolute()
+        _make_absolute(folder), copy_environment(), None if single_stage is None else _make_absolute(single_stage.expanduser())
     )
     click.echo(f"Wrote {config_path} and {environment_path}")
     click.echo(f"Edit both, then check them:  watcher config --config {config_path}")
+
+
+def _make_absolute(path: Path) -> Path:
+    """The path without ``..``, as people read it; links stay as they are written."""
+    return Path(os.path.abspath(path))  # noqa: PTH100  resolve() would follow links
 
 
 @click.command("config")

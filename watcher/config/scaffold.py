@@ -6,15 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from suites.checkpoint.layout import CheckpointLayout, detect_layout
+from suites.checkpoint.layout import CHECKPOINT_FOLDER_NAMES, CheckpointLayout, detect_layout
 from suites.common.atomic_files import create_once
 from suites.common.errors import UserError
 from watcher.config.loader import DEFAULT_CONFIG_FILE
 from watcher.config.run_folders import sanitize_stage_name
 from watcher.config.settings import CLUSTER_VARIABLES
-
-_CHECKPOINT_FOLDER_NAMES = ("ckpts", "ckpt", "checkpoints", "checkpoint")
-"""Names of folders that say nothing of the run in them."""
 
 _ENVIRONMENT_TEMPLATE = """\
 # Environment for systemd (EnvironmentFile=) and cron, which do not read the files of your login shell.
@@ -120,7 +117,7 @@ def _write_single_stage(default_config: str, checkpoints: Path) -> str:
     """The default config with one stage, of the checkpoints that lie directly in a folder."""
     head = default_config[: default_config.index("\nstages:\n") + 1]
     # Results never lie among checkpoints, which other programs delete.
-    is_plain_name = checkpoints.name in _CHECKPOINT_FOLDER_NAMES
+    is_plain_name = checkpoints.name in CHECKPOINT_FOLDER_NAMES
     # Each run has results and state of its own: two runs in one state folder would take each other's scores.
     results = checkpoints.parent / ("evaluation_results" if is_plain_name else f"{checkpoints.name}_evaluation_results")
     name = checkpoints.parent.name if is_plain_name else checkpoints.name

@@ -91,7 +91,9 @@ def _check_stage(
         return
     tokenizer = plan.resolve_settings(read_journal(config.paths).stage_settings.get(stage.name)).tokenizer
     if tokenizer is None:
-        message = f"tokenizer unknown before the first checkpoint; set stages.{stage.name}.tokenizer to prefill now"
+        message = (
+            f"tokenizer unknown until the watcher reads a complete checkpoint; set stages.{stage.name}.tokenizer to prefill now"
+        )
         yield DoctorCheck(OK, f"{stage.name} data", message)
         return
     yield _check_data_cache(config, stage, tokenizer, plans)
@@ -107,9 +109,9 @@ def _check_interpreter(
     if interpreter_info is None:
         if "Unknown option: -P" in result.stderr:
             message = f"{config.python} is older than Python 3.11"
-            yield DoctorCheck(WRONG, "job's python", message, "set python: to a newer one in the config")
+            yield DoctorCheck(WRONG, "job's python", message, "name a newer one as `python` in the config")
             return
-        hint = "check python: and slurm: setup: in the config"
+        hint = "check `python` and `slurm: setup` in the config"
         yield DoctorCheck(WRONG, "job's python", f"{config.python}: {get_last_output_line(result)}", hint)
         return
     # A watcher that the job's python lacks is no error: the job needs scoring and suites only.
@@ -120,7 +122,7 @@ def _check_interpreter(
     description = f"{interpreter_info['executable']} {interpreter_info['python']}" + (f", {versions}" if versions else "")
     if import_errors:
         name, import_error = next(iter(import_errors.items()))
-        hint = "install the watcher's source in it (pip install -c constraints.txt '.[scoring]'), or set another python:"
+        hint = "install the watcher's source in it (pip install -c constraints.txt '.[scoring]'), or name another as `python`"
         message = f"{description}: cannot import {', '.join(import_errors)} ({name}: {import_error})"
         yield DoctorCheck(WRONG, "job's python", message, hint)
         return
@@ -136,7 +138,8 @@ def _check_cuda(config: Config, interpreter_info: Mapping[str, Any]) -> DoctorCh
         return DoctorCheck(OK, "cuda", f"{len(interpreter_info['cuda'])} x {interpreter_info['cuda'][0]}")
     if not interpreter_info["built_for"]:
         hint = "install a torch with CUDA; this one scores on the CPUs of a GPU node"
-        return warn_if(config.executor != "local", "cuda", "this torch is built without CUDA", hint)
+        asks_for_gpu = config.executor != "local" and config.slurm.gres is not None
+        return warn_if(asks_for_gpu, "cuda", "this torch is built without CUDA", hint)
     if config.executor == "local":
         hint = "set executor: slurm, if there is a cluster"
         return DoctorCheck(WARNING, "cuda", "no GPU here, and jobs run here, on the CPUs", hint)

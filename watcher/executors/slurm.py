@@ -281,14 +281,19 @@ def _check_answer(command: str, result: CommandResult, *, is_empty: bool) -> Non
     # Records are an answer, whatever else was written beside them.
     meaning, line = judge_output(result.stdout, result.stderr) if is_empty else (Meaning.NOTHING, "")
     if meaning is Meaning.NO_ANSWER:
-        raise ExecutorUnreachable(f"{command}: {line}")
+        raise ExecutorUnreachable(_name_command(command, line))
     if meaning is Meaning.DOUBT:
-        raise AnswerDoubtful(f"{command}: {line}")
+        raise AnswerDoubtful(_name_command(command, line))
 
 
 def _format_failure(command: str, result: CommandResult) -> str:
     detail = "; ".join(line.strip() for line in (result.stderr or result.stdout).splitlines() if line.strip())
-    return f"{command}: {detail or f'exit code {result.exit_code} without output'}"
+    return _name_command(command, detail or f"exit code {result.exit_code} without output")
+
+
+def _name_command(command: str, text: str) -> str:
+    """``text`` behind the command's name, which Slurm's own lines begin with already."""
+    return text if text.startswith(f"{command}: ") else f"{command}: {text}"
 
 
 def _get_user_name() -> str:

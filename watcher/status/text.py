@@ -183,8 +183,10 @@ def _format_progress(progress: JsonObject, now: float) -> str:
         text += f", {progress['tokens_per_s']:,.0f} tokens/s"
     if "mfu" in progress:
         text += f" (MFU {100 * progress['mfu']:.0f} %)"
-    if "seconds_left" in progress:
-        text += f", {format_duration(progress['seconds_left'] - (now - progress.get('at', now)))} left"
+    # An estimate that ran out says nothing: the job still runs.
+    seconds_left = progress.get("seconds_left", 0.0) - (now - progress.get("at", now))
+    if seconds_left > 0:
+        text += f", {format_duration(seconds_left)} left"
     return text
 
 

@@ -282,3 +282,12 @@ def test_only_who_asks_for_the_same_numbers_shares_a_run(tmp_path):
     assert make_score_request(tmp_path, device="cuda:0").run_id == make_score_request(tmp_path, device="cuda:1").run_id
     others = [{"dtype": "bfloat16"}, {"seq_len": 32}, {"padded_vocab": "masked"}, {"device": "cuda"}, {"slow_tokenizer": True}]
     assert len({one, *(make_score_request(tmp_path, **other).run_id for other in others)}) == 6
+
+
+@pytest.mark.parametrize(("folder", "source"), [("stage1/60", "stage1"), ("run1/ckpts/60", "st5"), ("sft-1/step_60", "sft-1")])
+def test_a_checkpoint_scored_on_another_stages_suites_keeps_its_own_stage(tmp_path, folder, source):
+    write_suites(tmp_path)
+    checkpoint = tmp_path / folder
+    shutil.copytree(copy_checkpoint(tmp_path), checkpoint)
+    request = make_score_request(tmp_path, checkpoint, stage="st5")
+    assert (request.stage, request.source_stage, request.paths.root.name) == ("st5", source, "st5")

@@ -1,5 +1,10 @@
 """How often intervals cover and differences are found; tests/benchmarks/coverage.py makes the full tables."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -88,3 +93,13 @@ def test_a_task_finds_the_difference_that_it_states(n, share, level):
     interval = read_interval(count_found_items(np.random.default_rng([12, n]), n, share, level, 2000), 2000)
     assert interval.high >= 0.8
     assert interval.low <= 0.86
+
+
+@pytest.mark.parametrize(("words", "code", "said"), [(("--help",), 0, "usage: "), (("many",), 2, "invalid int value: 'many'")])
+def test_the_tables_command_says_how_it_is_called(words, code, said):
+    path = str(Path(__file__).resolve().parents[3])
+    command = [sys.executable, "-m", "benchmarks.coverage", *words]
+    ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert ended.returncode == code
+    assert said in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -314,3 +314,11 @@ def test_status_needs_few_modules(config_folder):
         "scoring",
     }
     assert not loaded & heavy
+
+
+def test_init_names_folders_without_detours(config_folder):
+    output = run_watcher("init", "sub/../../elsewhere", "--single-stage", "x/../run1/ckpts").output
+    assert f"Wrote {config_folder.parent}/elsewhere/watcher.yaml and " in output
+    assert ".." not in output
+    assert ".." not in (config_folder.parent / "elsewhere/watcher.yaml").read_text().partition("stages:")[2]
+    assert ".." not in (config_folder.parent / "elsewhere/watcher.env").read_text()

@@ -6,6 +6,10 @@ import time
 import pytest
 
 from support.runs.watcher_commands import make_config_folder_fixture, run_watcher
+from watcher.config.loader import load_config
+from watcher.core import events
+from watcher.core.evaluation import Attempt
+from watcher.journal.journal import Journal
 
 CONFIG = """
 results: results
@@ -53,3 +57,25 @@ def test_what_is_left_over_is_removed_only_with_repair(audited_folder):
     assert run_audit("--repair", exit_code=1) == f"{line}{attempt.name}: {attempt} removed\n"
     assert not attempt.exists()
     assert run_audit("--repair", exit_code=0) == "Journal, disk and queue agree.\n"
+
+
+@pytest.mark.parametrize(("state", "exit_code"), [("queued", 0), ("scored", 1)])
+def test_what_the_next_tick_handles_is_no_alarm(audited_folder, state, exit_code):
+    paths = load_config(None, {}).paths
+    paths.journal.mkdir(parents=True)
+    journal = Journal.open(paths)
+    names = {"stage": "stage1", "source": "stage1", "step": 100, "directory": "step_100"}
+    key, run_id = "stage1/step_100", "eval-stage1-100-0badcafe"
+    attempt = Attempt(run_id=run_id, number=1, fingerprint="f", suites={}, intended=1.7e9)
+    made = [
+        events.Created(evaluation=key, origin="schedule", checkpoint=str(audited_folder / "ckpts/stage1/100"), **names),
+        events.Intended(evaluation=key, attempt=attempt, run_id=run_id),
+        events.Submitted(evaluation=key, job_id="7", attempt=attempt, run_id=run_id),
+        events.Scored(evaluation=key, fingerprint="f", suites={"tier2_ppl": "d"}),
+    ]
+    for event in made if state == "scored" else made[:-1]:
+        journal.append(event, t=1_700_000_000.0)
+    journal.close()
+    said = run_audit(exit_code=exit_code)
+    assert ("; repair: none needed: the next tick handles it\n" in said) == (exit_code == 0)
+    assert said.count("\n") == 1

@@ -93,3 +93,25 @@ def test_a_suite_that_cannot_be_used_is_wrong(here):
     made = config(here)
     (here / "slices.yaml").write_text("tier: tier2_ppl\nslices: 3\n")
     assert one(job_environment.check_job_environment(made, os.environ, offline=False), "stage1 suites").verdict == "wrong"
+
+
+def test_jobs_that_ask_for_no_gpu_need_no_cuda(here):
+    made = config(here, executor="slurm", said=VERSIONS | {"built_for": None})
+    made = msgspec.structs.replace(made, slurm=msgspec.structs.replace(made.slurm, gres=None))
+    assert one(job_environment.check_job_environment(made, os.environ, offline=False), "cuda").verdict == "ok"
+
+
+@pytest.mark.parametrize("import_error", ["ModuleNotFoundError: x", "OSError: libcudart: cannot open"])
+def test_a_hint_names_keys_and_does_not_end_in_a_colon(here, import_error):
+    made = config(here, said=VERSIONS | {"scoring": None, "errors": {"scoring": import_error}})
+    hint = one(job_environment.check_job_environment(made, os.environ, offline=False), "job's python").hint
+    assert hint.endswith("or name another as `python`")
+
+
+def test_a_checkpoint_that_is_still_settling_is_not_called_missing(here):
+    (here / "ckpts/100").mkdir(parents=True)
+    made = config(here)
+    stage = msgspec.structs.replace(made.stages["stage1"], tokenizer=None)
+    made = msgspec.structs.replace(made, stages={"stage1": stage})
+    message = one(job_environment.check_job_environment(made, os.environ, offline=False), "stage1 data").message
+    assert message.startswith("tokenizer unknown until the watcher reads a complete checkpoint; set stages.stage1.tokenizer")

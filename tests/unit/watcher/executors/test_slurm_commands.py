@@ -265,3 +265,18 @@ def test_so_many_names_that_no_argument_holds_them_are_still_one_question(lab):
     executor._run = lambda command, *_: seen.append(command) or CommandResult(0, "", "")
     assert executor.query_accounting(names, 0) == {}
     assert max(map(len, seen[0])) < 1000
+
+
+@pytest.mark.parametrize(
+    ("stderr", "said"),
+    [
+        ("squeue: error: Unable to contact slurm controller\n", "squeue: error: Unable to contact slurm controller"),
+        ("slurm_load_jobs error: Unable to contact\n", "squeue: slurm_load_jobs error: Unable to contact"),
+        ("", "squeue: exit code 1 without output"),
+    ],
+)
+def test_a_failure_names_its_command_once(stderr, said):
+    executor = SlurmExecutor(environment={}, run=lambda *_: CommandResult(1, "", stderr))
+    with pytest.raises(ExecutorUnreachable) as caught:
+        executor.query_queue()
+    assert str(caught.value) == said

@@ -395,3 +395,11 @@ def test_scores_of_a_tier_that_was_not_asked_for_again_are_still_shown(tmp_path,
     watched.tick_until(lambda: len(watched.run_ids()) == 3 and watched.are_all_scored())
     (record,) = watched.journal_state.records.values()
     assert record.extra["scores"] == {"primary": 3.0}, "those of another content are gone"
+
+
+@pytest.mark.parametrize(("seconds_left", "age", "said"), [(780, 0, ", 13 min left"), (3, 5, ""), (0, 0, ""), (None, 0, "")])
+def test_an_estimate_that_ran_out_is_not_shown(seconds_left, age, said):
+    progress = {"at": NOW - age, "parts_done": 2, "parts": 3} | ({} if seconds_left is None else {"seconds_left": seconds_left})
+    lines = render_status_body(built(at_work(), progress={"stage1/step_200": progress}), NOW)
+    (line,) = [line for line in lines if "2 of 3 parts" in line]
+    assert line.endswith(f"2 of 3 parts{said}")
