@@ -10,6 +10,7 @@ from rich.table import Table
 from scoring.compare.compare import compare_with_baseline
 from scoring.compare.published import open_evaluation
 from suites.common.errors import ExitCode, UserError
+from suites.common.formatting import strip_control_characters
 from suites.contract.comparison import ComparedEntry, Comparison, Effect, EvaluationRef, describe_levels
 from suites.contract.encoding import encode_json
 from suites.contract.objectives import Objectives
@@ -76,7 +77,8 @@ def print_comparison(comparison: Comparison, title: str, console: Console) -> No
         p = "" if objective.p is None else f"; p = {objective.p:.3g}, {objective.test}"
         console.print(f"{objective.kind} {objective.name}: {objective.outcome}{reason}{p}", markup=False, highlight=False)
     for refusal in comparison.refusals:
-        console.print(f"not compared: {refusal.name}: {refusal.reason}", markup=False, highlight=False)
+        line = strip_control_characters(f"not compared: {refusal.name}: {refusal.reason}")
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _format_entry_name(entry: ComparedEntry) -> str:

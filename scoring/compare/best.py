@@ -47,7 +47,7 @@ def choose_best(
     target = choose_ranking_total(objectives, candidate.list_scored_names())
     if target is None:
         return None
-    scored = candidate.get_entries(target.tier)
+    scored = candidate.list_names(target.tier)
     members = tuple(scored) if target.names is None else target.names
     totals: dict[int, float] = {}
     for index, side in enumerate(earlier):
@@ -66,9 +66,16 @@ def _compute_total(target: ObjectiveTarget, side: PublishedEvaluation, names: Se
     """
     if target.names is None and target.tier == TIER_BY_SHORT_NAME["tier4"]:
         names = side.list_total_members(target.tier)
-    entries = [side.get_entries(target.tier)[name] for name in names]
+    scored = side.get_entries(target.tier)
+    if not names or any(name not in scored for name in names):
+        return None
+    entries = [scored[name] for name in names]
     if target.tier == TIER_BY_SHORT_NAME["tier2"]:
-        return math.fsum(float(entry["nll_sum"]) for entry in entries) / sum(int(entry["tokens"]) for entry in entries)
+        # A scorer of one's own may give no sums.
+        sums = [entry.get("nll_sum") for entry in entries]
+        weighted = [entry["nll_per_token"] * entry["tokens"] for entry in entries]
+        nll = [given if isinstance(given, int | float) else product for given, product in zip(sums, weighted, strict=True)]
+        return math.fsum(nll) / math.fsum(entry["tokens"] for entry in entries)
     values = [entry.get(target.metric or ENTRY_KINDS[target.tier].judged_by) for entry in entries]
     known = [float(value) for value in values if value is not None]
     return math.fsum(known) / len(values) if known and len(known) == len(values) else None

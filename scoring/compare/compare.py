@@ -14,21 +14,21 @@ from scoring.compare.best import BestChoice, choose_best
 from scoring.compare.entries import PairedEntry, apply_holm, build_entry, build_totals, count_judged_effects, pair_entry
 from scoring.compare.look import Look
 from scoring.compare.objectives import evaluate_objectives
-from scoring.compare.pairing import PairingError, find_comparable_names
-from scoring.compare.published import PublishedEvaluation, open_evaluation
+from scoring.compare.pairing import find_comparable_names
+from scoring.compare.publish import publish_document
+from scoring.compare.published import PublishedEvaluation, describe_unread, open_evaluation
+from scoring.compare.rows import PairingError
 from scoring.estimators.statistics import SIGNIFICANCE_LEVEL, TEST_POWER
-from suites.common.atomic_files import write_atomically
-from suites.common.errors import ExitCode, UserError
+from suites.common.errors import UserError
 from suites.contract.comparison import (
     BaselineRole,
     CompareRequest,
     Comparison,
     ComparisonDocument,
     EvaluationRef,
-    ObjectiveOutcome,
     Refusal,
+    find_worst_outcome,
 )
-from suites.contract.encoding import encode_json
 from suites.contract.objectives import TIER_BY_SHORT_NAME, Objectives
 
 
@@ -38,14 +38,7 @@ def run_comparison(request: CompareRequest) -> ComparisonDocument:
     Raises UserError: data missing where the candidate has no scores, cannot write where the document cannot be published.
     """
     document = compare_evaluation(request)
-    path, content = request.candidate.paths.compare_json, encode_json(document)
-    try:
-        # An unchanged file keeps its mtime, so its readers do not read it again.
-        if not path.is_file() or path.read_bytes() != content:
-            write_atomically(path, content)
-    except OSError as error:
-        message, hint = f"cannot write the comparison ({error.strerror})", "free disk space, or make the folder writable"
-        raise UserError(message, location=path, hint=hint, code=ExitCode.CANNOT_WRITE) from error
+    publish_document(request.candidate.paths.compare_json, document)
     return document
 
 
@@ -104,7 +97,7 @@ def _open_baselines(role: BaselineRole, refs: Sequence[EvaluationRef], refusals:
         try:
             opened.append(OpenedBaseline(role, ref, open_evaluation(ref)))
         except UserError as problem:
-            refusals.append(Refusal(name=role, reason=f"{ref.stage}/{ref.directory}: {problem.message}"))
+            refusals.append(Refusal(name=role, reason=f"{ref.stage}/{ref.directory}: {describe_unread(ref, problem)}"))
     return opened
 
 
@@ -162,16 +155,13 @@ def judge_pairs(
     count = count_judged_effects(paired)
     entries = apply_holm([build_entry(entry, baseline, candidate, count, look) for entry in paired], look)
     results = tuple(evaluate_objectives(objectives, paired, baseline, candidate, look))
-    outcomes = {result.outcome for result in results}
-    # The worst outcome is the comparison's.
-    order: tuple[ObjectiveOutcome, ...] = ("fail", "inconclusive", "pass")
     return Comparison(
         role=role,
         baseline=baseline.info,
         entries=tuple(entries),
         totals=tuple(build_totals(paired, candidate, look)),
         objectives=results,
-        outcome=next((outcome for outcome in order if outcome in outcomes), None),
+        outcome=find_worst_outcome(results),
         total_level=look.total_level,
         entry_level=look.entry_level,
         candidate_count=look.candidate_count,

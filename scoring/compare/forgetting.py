@@ -11,8 +11,9 @@ import numpy as np
 
 from scoring.compare.effects import judge_effect
 from scoring.compare.entries import ENTRY_KINDS, PairedEntry, build_entry, pair_entry
-from scoring.compare.pairing import PairingError, find_comparable_names, pair_task
+from scoring.compare.pairing import find_comparable_names, pair_task
 from scoring.compare.published import PublishedEvaluation
+from scoring.compare.rows import PairingError
 from scoring.estimators.statistics import BoolArray, adjust_p_values_holm
 from suites.contract.comparison import ComparedEntry, Refusal
 from suites.contract.objectives import TIER_BY_SHORT_NAME
@@ -48,7 +49,7 @@ def _compare(earlier: PublishedEvaluation, end: PublishedEvaluation, refusals: l
         refusals += [
             Refusal(name=refusal.name, tier=tier, reason=f"{earlier.info.stage}: {refusal.reason}")
             for refusal in comparable.refusals
-            if refusal.name == tier or refusal.name in earlier.get_entries(tier)  # a new figure has nothing to forget
+            if refusal.name == tier or refusal.name in earlier.list_names(tier)  # a new figure has nothing to forget
         ]
         for name in comparable.names:
             try:

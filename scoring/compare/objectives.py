@@ -71,7 +71,7 @@ def _evaluate_objective(
     )
     why = f"without {', '.join(missing)}" if missing else None
     # A member that only one side scored is new or gone. One that both scored and that does not fit may hide a loss.
-    mismatched = [name for name in missing if name in candidate.get_entries(tier) and name in baseline.get_entries(tier)]
+    mismatched = [name for name in missing if name in candidate.list_names(tier) and name in baseline.list_names(tier)]
     if outcome == "pass" and mismatched:
         outcome, why = "inconclusive", f"would pass, but these are not comparable: {', '.join(mismatched)}"
     test_text = f"{test.test}, at {100 * pass_level:.3g} %"

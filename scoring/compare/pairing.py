@@ -2,8 +2,9 @@
 
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from scoring.compare.published import PublishedEvaluation
+from scoring.compare.rows import PairingError, read_slice_rows, read_task_rows
 from scoring.estimators.ratio_estimate import ClusterSums
 from scoring.estimators.statistics import BoolArray, FloatArray
 from scoring.inference.bits_per_byte import NEEDED_COLUMNS, compute_item_bpb
@@ -37,10 +39,6 @@ ENTRY_REQUIRED_EQUAL = {
 """The same for entries. Data may differ: then the common documents or items are compared."""
 
 DATA_REQUIRED_EQUAL = {"data_key": "data"}
-
-
-class PairingError(Exception):
-    """Rows that do not fit together: the entry is not compared."""
 
 
 class MissingRowsError(Exception):
@@ -81,17 +79,21 @@ def find_comparable_names(
         mismatch = f"different meaning of {key}: {assumed[0][key]} at the baseline, {assumed[1][key]} at the candidate"
     if mismatch is not None:
         return ComparableNames([], [Refusal(name=tier, reason=mismatch, tier=tier)])
-    names, reasons = [], {}
+    names: list[str] = []
+    reasons: dict[str, str] = {}
     baseline_entries, candidate_entries = baseline.get_entries(tier), candidate.get_entries(tier)
     keys = ENTRY_REQUIRED_EQUAL | (DATA_REQUIRED_EQUAL if same_data else {})
+    reasons |= {name: f"damaged entry: {reason}" for side in (baseline, candidate) for name, reason in side.damage[tier].items()}
     for name, entry in candidate_entries.items():
+        if name in reasons:
+            continue
         if name not in baseline_entries:
             reasons[name] = "not scored at the baseline"
         elif (entry_mismatch := describe_mismatch(baseline_entries[name], entry, keys)) is not None:
             reasons[name] = entry_mismatch
         else:
             names.append(name)
-    reasons |= {name: "not scored at the candidate" for name in baseline_entries if name not in candidate_entries}
+    reasons = {name: "not scored at the candidate" for name in baseline_entries if name not in candidate_entries} | reasons
     return ComparableNames(names, [Refusal(name=name, reason=reason, tier=tier) for name, reason in reasons.items()])
 
 
@@ -127,32 +129,34 @@ def pair_slice_rows(name: str, baseline: PublishedEvaluation, candidate: Publish
 
     Raises PairingError or MissingRowsError.
     """
-    tables = _read_both_tables("tier2_ppl", name, baseline, candidate)
+    tables = _read_both_tables("tier2_ppl", name, baseline, candidate, read_slice_rows)
     mismatch = _describe_data_mismatch("tier2_ppl", name, baseline, candidate)
     if mismatch is not None:
         return _pair_common_documents(tables, mismatch)
-    documents = _pair_equal_rows(tables, "document")
-    return documents if len(documents.tokens) > 1 else _pair_equal_rows(tables, "window")
+    paired = _pair_equal_rows(tables, "document")
+    # One document shows no spread; its windows do.
+    if len(paired.tokens) < 2:  # noqa: PLR2004
+        paired = max(paired, _pair_equal_rows(tables, "window"), key=lambda rows: len(rows.tokens))
+    if not len(paired.tokens):
+        raise PairingError("no row has a predicted token")
+    return paired
 
 
-class _TablePair(NamedTuple):
-    baseline: pa.Table
-    candidate: pa.Table
-
-
-def _pair_equal_rows(tables: _TablePair, unit: str) -> PairedRows:
+def _pair_equal_rows(tables: Sequence[pa.Table], unit: str) -> PairedRows:
     """Rows of one kind with predicted tokens. Raises PairingError where they differ."""
     sides = [_filter_kind(table, unit) for table in tables]
-    for key in ("index", "tokens"):
-        if not np.array_equal(*(side[key].to_numpy() for side in sides)):
-            raise PairingError(f"the {unit}s differ")
+    for key in ("index", "tokens", "bytes"):
+        if all(key in side.column_names for side in sides):
+            baseline_values, candidate_values = (side[key].to_pylist() for side in sides)
+            if baseline_values != candidate_values:
+                raise PairingError(f"the {unit}s differ in {key}")
     tokens = sides[0]["tokens"].to_numpy()  # [rows], the same on both sides
     kept = tokens > 0
     baseline, candidate = (side["nll_sum"].to_numpy()[kept].astype(np.float64) for side in sides)
     return PairedRows(baseline=baseline, candidate=candidate, tokens=tokens[kept].astype(np.float64), unit=unit)
 
 
-def _pair_common_documents(tables: _TablePair, mismatch: str) -> PairedRows:
+def _pair_common_documents(tables: Sequence[pa.Table], mismatch: str) -> PairedRows:
     """The documents with the same text in and before them; or PairingError(mismatch)."""
     baseline_rows, candidate_rows = (_index_by_key(_filter_kind(table, "document")) for table in tables)
     common = [
@@ -174,6 +178,8 @@ def _index_by_key(table: pa.Table) -> dict[str, dict[str, Any]]:
     rows_by_key: dict[str, dict[str, Any]] = {}
     key_counts: Counter[str] = Counter()
     for row in table.to_pylist() if "key" in table.column_names else ():
+        if row["key"] is None:
+            continue
         key_counts[row["key"]] += 1
         rows_by_key[f"{row['key']}.{key_counts[row['key']]}"] = row
     return rows_by_key
@@ -231,7 +237,7 @@ class PairedTask(msgspec.Struct, frozen=True, kw_only=True):
     """A task's common items."""
 
     outcomes: dict[str, PairedOutcomes]
-    """Metric -> outcomes, of each metric by which every item has a pick."""
+    """Metric -> outcomes."""
     bits: PairedBits | None
     """Bits per byte of gold answers; None where a side's rows have no log-likelihoods."""
     ids: tuple[str, ...]
@@ -240,7 +246,7 @@ class PairedTask(msgspec.Struct, frozen=True, kw_only=True):
 
 def pair_task(name: str, metrics: Sequence[str], baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> PairedTask:
     """The common items of a task. Raises PairingError or MissingRowsError."""
-    tables = _read_both_tables("tier3_cf", name, baseline, candidate)
+    tables = _read_both_tables("tier3_cf", name, baseline, candidate, functools.partial(read_task_rows, metrics=metrics))
     mismatch = _describe_data_mismatch("tier3_cf", name, baseline, candidate)
     # Of the same data, items go by their index; of other data, by the hash of their content.
     baseline_rows, candidate_rows = (
@@ -248,28 +254,35 @@ def pair_task(name: str, metrics: Sequence[str], baseline: PublishedEvaluation, 
     )
     common = [index for index in (sorted(candidate_rows) if mismatch is None else candidate_rows) if index in baseline_rows]
     pairs = [(baseline_rows[index], candidate_rows[index]) for index in common]
-    if mismatch is None and any(before[key] != after[key] for before, after in pairs for key in ("id", "gold")):
-        raise PairingError("the items differ")
+    # Items of equal content in other tasks may have other ids and subjects.
+    for key in ("id", "gold", "subject", "bytes") if mismatch is None else ("gold", "bytes"):
+        is_known = all(key in table.column_names for table in tables)
+        if is_known and any(before[key] != after[key] for before, after in pairs):
+            raise PairingError(f"the items differ in {key}")
     if not pairs:
         raise PairingError(mismatch or "no common items")
     gold = np.asarray([before["gold"] for before, _ in pairs])  # [n]
     subjects = tuple(before["subject"] for before, _ in pairs)
     outcomes = {}
     for metric in metrics:
-        picks = [[row[f"pick_{metric}"] for row in side] for side in zip(*pairs, strict=True)]  # baseline's, candidate's
-        if None not in picks[0] and None not in picks[1]:
-            is_correct = [np.asarray(picked) == gold for picked in picks]
-            outcomes[metric] = PairedOutcomes(baseline=is_correct[0], candidate=is_correct[1], subjects=subjects)
+        picks = [np.asarray([row[f"pick_{metric}"] for row in side]) for side in zip(*pairs, strict=True)]  # [n] of each side
+        outcomes[metric] = PairedOutcomes(baseline=picks[0] == gold, candidate=picks[1] == gold, subjects=subjects)
     ids = tuple(str(after["id"]) for _, after in pairs)
     return PairedTask(outcomes=outcomes, bits=_pair_bits(pairs, subjects), ids=ids)
 
 
-def _read_both_tables(tier: str, name: str, baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> _TablePair:
-    tables = _TablePair(baseline.read_rows(name), candidate.read_rows(name))
-    if tables.baseline is None or tables.candidate is None:
+def _read_both_tables(
+    tier: str,
+    name: str,
+    baseline: PublishedEvaluation,
+    candidate: PublishedEvaluation,
+    read: Callable[[Path], pa.Table | None],
+) -> list[pa.Table]:
+    tables = [read(side.paths.items_parquet(name)) for side in (baseline, candidate)]
+    if any(table is None for table in tables):
         # Figures of other data are not comparable, so without rows nothing is.
         mismatch = _describe_data_mismatch(tier, name, baseline, candidate)
         if mismatch is not None:
             raise PairingError(mismatch)
-        raise MissingRowsError(describe_missing_rows(at_baseline=tables.baseline is None))
+        raise MissingRowsError(describe_missing_rows(at_baseline=tables[0] is None))
     return tables

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from scoring.answer_checks.rates import PROMPT_RATES, PromptEntry, list_requested_outcomes
-from scoring.compare.pairing import MissingRowsError, PairedOutcomes, PairedRows, PairingError, describe_missing_rows
+from scoring.compare.pairing import MissingRowsError, PairedOutcomes, PairedRows, describe_missing_rows
 from scoring.compare.published import PublishedEvaluation
-from suites.contract.tier_files import TIER4
+from scoring.compare.rows import MAX_ROWS_BYTES, DamagedRowsError, PairingError
+from suites.common.documents import DamagedDocument, read_content
+from suites.contract.tier_files import TIER4, find_prompt_damage
 
 
 def get_prompts(side: PublishedEvaluation) -> Mapping[str, PromptEntry]:
@@ -21,11 +23,15 @@ def get_prompts(side: PublishedEvaluation) -> Mapping[str, PromptEntry]:
 def find_common_prompts(baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> list[str]:
     """Prompts with the same checks and rendered tokens on both sides.
 
-    They are in the candidate's order. Raises MissingRowsError where a side has no prompts.
+    They are in the candidate's order. Raises MissingRowsError where a side has no prompts, and PairingError for damaged ones.
     """
     baseline_prompts, candidate_prompts = get_prompts(baseline), get_prompts(candidate)
     if not baseline_prompts or not candidate_prompts:
         raise MissingRowsError(describe_missing_rows(at_baseline=not baseline_prompts))
+    for side in (baseline, candidate):
+        for name, prompt in get_prompts(side).items():
+            if reason := find_prompt_damage(prompt):
+                raise PairingError(f"{side.paths.tier_json(TIER4)}: damaged prompt {name}: {reason}")
     common = [
         prompt
         for prompt in candidate_prompts
@@ -63,13 +69,18 @@ def pair_rate_rows(
 
 
 def _read_prompt_tokens(side: PublishedEvaluation) -> dict[str, Any]:
-    """Prompt -> tokens, from the generations; empty where they cannot be read."""
+    """Prompt -> tokens, from the generations; empty where there are none. Raises DamagedRowsError."""
+    path = side.paths.generations
     try:
-        lines = side.paths.generations.read_text(encoding="ascii").splitlines()
-        rows = [json.loads(line) for line in lines]
-    except (FileNotFoundError, ValueError):
+        rows = [json.loads(line) for line in read_content(path, MAX_ROWS_BYTES).decode("ascii").splitlines()]
+        # A user's scorer may not tell.
+        return {str(row["name"]): row["prompt_tokens"] for row in rows if "prompt_tokens" in row}
+    except FileNotFoundError:
         return {}
-    return {row["name"]: row["prompt_tokens"] for row in rows if "prompt_tokens" in row}  # a user's scorer may not tell
+    except DamagedDocument as error:
+        raise DamagedRowsError(path, error.reason) from error
+    except (LookupError, TypeError, ValueError, RecursionError, OSError) as error:
+        raise DamagedRowsError(path, f"no answers: {error}") from error
 
 
 def _list_checks(prompt: PromptEntry) -> list[tuple[str, str]]:

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from suites.common.documents import read_json
+from suites.common.documents import DamagedDocument, read_json
 from suites.common.errors import ExitCode, UserError
+from suites.common.formatting import describe_error
 from suites.contract.comparison import EvaluationInfo, EvaluationRef
 from suites.contract.objectives import TIER4_RATES, TIER_BY_SHORT_NAME
 from suites.contract.paths import EvaluationPaths
+from suites.contract.tier_files import find_entry_damage, find_total_damage
 
 SECTION_BY_TIER = {"tier2_ppl": "slices", "tier3_cf": "tasks", "tier4_sft_native": "summary"}
 
@@ -50,31 +50,40 @@ class PublishedEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     info: EvaluationInfo
     documents: dict[str, dict[str, Any]]
     """Tier -> its file, in the order of the tiers."""
+    damage: dict[str, dict[str, str]]
+    """Tier -> name of an entry whose figures cannot be used -> why not."""
 
     def get_entries(self, tier: str) -> dict[str, dict[str, Any]]:
-        """Name -> entry of a scored tier; tier 4: ``{"rate": share}``."""
-        section: dict[str, Any] = self.documents[tier][SECTION_BY_TIER[tier]]
-        if tier == TIER_BY_SHORT_NAME["tier4"]:
-            return {name: {"rate": section[name]} for name in TIER4_RATES if section.get(name) is not None}
-        return section
+        """Name -> usable entry of a scored tier; tier 4: ``{"rate": share}``."""
+        return {name: entry for name, entry in _list_entries(tier, self.documents[tier]).items() if name not in self.damage[tier]}
+
+    def list_names(self, tier: str) -> tuple[str, ...]:
+        """Names of a scored tier's entries, usable or not."""
+        return tuple(_list_entries(tier, self.documents[tier]))
 
     def list_scored_names(self) -> dict[str, tuple[str, ...]]:
         """Tier -> names of its entries."""
-        return {tier: tuple(self.get_entries(tier)) for tier in self.documents}
+        return {tier: self.list_names(tier) for tier in self.documents}
 
     def list_total_members(self, tier: str) -> tuple[str, ...]:
         """The entries that a tier's total is made of."""
-        return TIER4_RATES[:1] if tier == TIER_BY_SHORT_NAME["tier4"] else tuple(self.get_entries(tier))
+        return TIER4_RATES[:1] if tier == TIER_BY_SHORT_NAME["tier4"] else self.list_names(tier)
 
-    def read_rows(self, name: str) -> pa.Table | None:
-        """items/<name>.parquet; None where the file is missing."""
-        path = self.paths.items_parquet(name)
-        try:
-            return pq.read_table(path)
-        except FileNotFoundError:
-            return None
-        except Exception as error:  # whatever pyarrow raises for wrong bytes
-            raise _make_damage_error(f"cannot read the rows ({error})", path) from error
+    def find_total_damage(self, tier: str) -> str | None:
+        """Why the tier's totals cannot be used, with the file; None where they can."""
+        reason = find_total_damage(self.documents[tier]["summary"])
+        return None if reason is None else f"{self.paths.tier_json(tier)}: {reason}"
+
+    def get_total(self, tier: str, metric: str) -> float | None:
+        """A total of the tier's summary; None where it is unknown or damaged."""
+        return None if self.find_total_damage(tier) else self.documents[tier]["summary"].get(metric)
+
+
+def _list_entries(tier: str, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    section: dict[str, Any] = document[SECTION_BY_TIER[tier]]
+    if tier == TIER_BY_SHORT_NAME["tier4"]:
+        return {name: {"rate": section[name]} for name in TIER4_RATES if section.get(name) is not None}
+    return section
 
 
 def list_evaluations(results: Path) -> list[EvaluationRef]:
@@ -103,8 +112,9 @@ def open_evaluation(ref: EvaluationRef) -> PublishedEvaluation:
             if isinstance(document, dict) and isinstance(document.get("checkpoint"), dict) and SECTION_BY_TIER[tier] in document:
                 msgspec.convert(document, _TierFile)
                 documents[tier] = document
-        except ValueError as error:  # msgspec's, too
-            raise _make_damage_error(str(error), paths.tier_json(tier)) from error
+        except (OSError, ValueError) as error:  # msgspec's, too
+            reason = error.reason if isinstance(error, DamagedDocument) else _describe_without_path(error)
+            raise _make_damage_error(reason, paths.tier_json(tier)) from error
     if not documents:
         raise NoScoresError("no scores", location=paths.folder, hint="score it first", code=ExitCode.DATA_MISSING)
     # All tiers must be of one content, the one that the request names if it names one.
@@ -123,7 +133,24 @@ def open_evaluation(ref: EvaluationRef) -> PublishedEvaluation:
         tokens_seen=first["checkpoint"].get("tokens_seen"),
         suites={tier: document["suite_digest"] for tier, document in documents.items()},
     )
-    return PublishedEvaluation(paths=paths, info=info, documents=documents)
+    damage = {
+        tier: {
+            name: f"{paths.tier_json(tier)}: {entry_damage}"
+            for name, entry in _list_entries(tier, document).items()
+            if (entry_damage := find_entry_damage(tier, entry)) is not None
+        }
+        for tier, document in documents.items()
+    }
+    return PublishedEvaluation(paths=paths, info=info, documents=documents, damage=damage)
+
+
+def _describe_without_path(error: Exception) -> str:
+    return f"cannot be read ({error.strerror})" if isinstance(error, OSError) else describe_error(error)
+
+
+def describe_unread(ref: EvaluationRef, problem: UserError) -> str:
+    """Why ``open_evaluation`` raised, with the file where one is damaged."""
+    return problem.message if problem.location == str(ref.paths.folder) else f"{problem.location}: {problem.message}"
 
 
 def _make_damage_error(message: str, path: Path) -> UserError:

@@ -8,13 +8,12 @@ import numpy as np
 from scoring.compare.entries import ENTRY_KINDS
 from scoring.compare.forgetting import compare_with_earlier_ends
 from scoring.compare.pairing import find_comparable_names
-from scoring.compare.published import PublishedEvaluation, open_evaluation
+from scoring.compare.publish import publish_document
+from scoring.compare.published import PublishedEvaluation, describe_unread, open_evaluation
 from scoring.estimators.noise import DIFFERENCE_FACTOR, MIN_EVALUATIONS, Window, compute_range_limit, estimate_noise, find_window
 from suites.checkpoint.layout import detect_layout, list_steps
-from suites.common.atomic_files import write_atomically
 from suites.common.errors import ExitCode, UserError
 from suites.contract.comparison import EvaluationRef, Refusal
-from suites.contract.encoding import encode_json
 from suites.contract.stage_summary import FigureNoise, StageDocument, StageRequest, stage_summary_path
 
 _TOTALS = {"tier2_ppl": ("nll_per_token",), "tier3_cf": ("primary", "bpb"), "tier4_sft_native": ()}
@@ -31,13 +30,7 @@ def run_stage_summary(request: StageRequest) -> StageDocument:
     Raises UserError: data missing where no evaluation has scores, cannot write where the document cannot be published.
     """
     document = summarise_stage(request)
-    path, content = stage_summary_path(Path(request.results)), encode_json(document)
-    try:
-        if not path.is_file() or path.read_bytes() != content:
-            write_atomically(path, content)
-    except OSError as error:
-        message, hint = f"cannot write the summary ({error.strerror})", "free disk space, or make the folder writable"
-        raise UserError(message, location=path, hint=hint, code=ExitCode.CANNOT_WRITE) from error
+    publish_document(stage_summary_path(Path(request.results)), document)
     return document
 
 
@@ -66,9 +59,20 @@ def _open_evaluations(refs: Sequence[EvaluationRef], refusals: list[Refusal]) ->
     sides = []
     for ref in refs:
         try:
-            sides.append(open_evaluation(ref))
+            side = open_evaluation(ref)
         except UserError as problem:
-            refusals.append(Refusal(name=f"{ref.stage}/{ref.directory}", reason=problem.message))
+            refusals.append(Refusal(name=f"{ref.stage}/{ref.directory}", reason=describe_unread(ref, problem)))
+            continue
+        sides.append(side)
+        refusals += [
+            Refusal(name=name, tier=tier, reason=f"damaged entry: {reason}")
+            for tier, reasons in side.damage.items()
+            for name, reason in reasons.items()
+        ]
+        totals = {tier: side.find_total_damage(tier) for tier in side.documents}
+        refusals += [
+            Refusal(name=tier, tier=tier, reason=f"damaged totals: {reason}") for tier, reason in totals.items() if reason
+        ]
     return sides
 
 
@@ -105,7 +109,7 @@ def _list_noise(sides: Sequence[PublishedEvaluation], window: Window | None) -> 
         entries = newest.get_entries(tier)
         for metric in _TOTALS[tier]:
             values = [
-                side.documents[tier]["summary"].get(metric) if names >= set(entries) else None
+                side.get_total(tier, metric) if names >= set(newest.list_names(tier)) else None
                 for side, names in zip(sides, comparable, strict=True)
             ]
             yield from _measure(FigureNoise(tier=tier, name="", metric=metric, newest=0.0), values, steps, window)

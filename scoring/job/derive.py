@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scoring.compare.published import list_evaluations
+from scoring.compare.rows import MAX_ROWS_BYTES
 from scoring.inference.bits_per_byte import LOG_LIKELIHOOD_COLUMNS, NEEDED_COLUMNS, add_bits_per_byte
 from scoring.runtime.parts import convert_write_errors, encode_parquet
 from scoring.tiers.derived_figures import derive_entry, summarise_bits
@@ -27,8 +28,8 @@ from suites.contract.tier_files import TIER_SECTIONS, get_fingerprint
 
 TIER = "tier3_cf"
 
-MAX_ROWS_BYTES = 1 << 30
-"""Largest file of rows that is read."""
+_DAMAGE = (OSError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
+"""What damaged rows and entries raise."""
 
 
 class Derivation(msgspec.Struct, kw_only=True):
@@ -81,14 +82,19 @@ def _derive_evaluation(paths: EvaluationPaths, derivation: Derivation) -> None:
             entries[name] = _derive_from_rows(entry, rows)
             if not set(LOG_LIKELIHOOD_COLUMNS) <= set(rows.column_names):
                 replacements[rows_path] = _Replacement(original, encode_parquet(add_bits_per_byte(rows)))
-        except (OSError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+        except _DAMAGE as error:
             entries[name] = entry
             derivation.refused.append(f"{path}: bits per byte of {name} cannot be derived: {_describe(error, paths)}")
     if len(derivation.refused) < len(section):
-        derived = {**document, TIER_SECTIONS[TIER]: entries, "summary": {**document["summary"], **summarise_bits(entries)}}
-        if derived != document:
+        try:
+            derived = {**document, TIER_SECTIONS[TIER]: entries, "summary": {**document["summary"], **summarise_bits(entries)}}
             text = json.dumps(derived, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-            replacements[path] = _Replacement(content, text.encode())
+            if derived != document:
+                replacements[path] = _Replacement(content, text.encode())
+        except _DAMAGE as error:
+            reason = f"damaged figures ({_describe(error, paths)})"
+            derivation.refused.append(f"{path}: nothing is derived: {reason}; score it again: watcher retry --force")
+            return
     kept_folder = paths.underived_folder(str(get_fingerprint(document)), hashlib.sha256(content).hexdigest())
     _replace_files(paths, replacements, kept_folder)
     derivation.written += [str(file.relative_to(paths.folder)) for file in replacements]

@@ -36,7 +36,7 @@ from suites.common.documents import parse_json, read_content
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import TIER_FILES, DataPaths
 from suites.contract.scoring_request import ScoringRequest
-from suites.contract.tier_files import ENTRY_SCORES, TIER_SECTIONS
+from suites.contract.tier_files import ENTRY_SCORES, TIER_SECTIONS, find_entry_damage
 from suites.definitions.tokenizer_files import parse_tokenizer_identifier
 
 POLL_SECONDS = 0.2
@@ -272,12 +272,17 @@ def _complete_entry(given: Any, work_item: WorkItem, path: Path) -> dict[str, An
         derived = {"primary": value, "primary_metric": "acc", "examples": meta["examples"]}
     if not (_is_number(entry.get("tokens")) and entry["tokens"] > 0):
         entry.pop("tokens", None)
+    # Null says that the command does not know it.
+    completed = {**derived, **{key: figure for key, figure in entry.items() if figure is not None or key not in derived}}
+    # What the entry holds beside its score is read by every later comparison.
+    if reason := find_entry_damage(work_item.tier, completed):
+        raise _build_results_error(work_item.tier, f"{work_item.name} has a figure that cannot be used: {reason}", path)
     try:
         json.dumps(entry, allow_nan=False, ensure_ascii=False).encode()
     except ValueError as error:
         message = f"{work_item.name} holds values that cannot be published: {error}"
         raise _build_results_error(work_item.tier, message, path) from error
-    return {**derived, **entry, "data_key": work_item.data_key}
+    return {**completed, "data_key": work_item.data_key}
 
 
 def _is_number(value: Any) -> bool:

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISBLK, S_ISCHR, S_ISFIFO, S_ISREG
 from typing import Any, TypeVar
 
 import msgspec
@@ -39,6 +39,8 @@ MAX_NUMBER_DIGITS = 4000
 _LONG_NUMBER = re.compile(rb"[0-9]{300}")
 
 _YAML_NUMBER = re.compile(r"[-+0-9a-fA-Fx_:.]+")
+
+_OTHER_KINDS = ((S_ISFIFO, "a pipe"), (S_ISCHR, "a device"), (S_ISBLK, "a device"))
 
 _NOT_A_FILE_ERRNOS = frozenset({errno.EINVAL, errno.ENXIO, errno.EISDIR, errno.ELOOP, errno.ENODEV, errno.EOVERFLOW})
 
@@ -73,9 +75,11 @@ def open_without_blocking(path: Path) -> io.BufferedReader:
     Raises OSError, also for anything but a regular file.
     """
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY))  # noqa: SIM115  the caller closes it
-    if not S_ISREG(os.fstat(file.fileno()).st_mode):
+    mode = os.fstat(file.fileno()).st_mode
+    if not S_ISREG(mode):
         file.close()
-        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+        kind = next((name for is_kind, name in _OTHER_KINDS if is_kind(mode)), "something else")
+        raise OSError(errno.EINVAL, f"Not a regular file but {kind}", str(path))
     os.set_blocking(file.fileno(), True)  # files on tape would raise EAGAIN
     return file
 

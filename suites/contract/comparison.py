@@ -6,7 +6,8 @@
 nats per token, or shares from 0 to 1; ``Effect.better_when`` says which direction is better.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,7 +17,7 @@ from suites.common.documents import DamagedDocument, read_struct
 from suites.common.errors import UserError
 from suites.common.formatting import describe_error
 from suites.contract.looks import STAGE_LEVEL, Level
-from suites.contract.objectives import Objectives
+from suites.contract.objectives import TIER_BY_SHORT_NAME, Objectives
 from suites.contract.paths import EvaluationPaths
 
 SCHEMA = 1
@@ -289,9 +290,47 @@ def read_comparison_document(path: Path) -> ComparisonDocument | None:
     Raises UserError for any other content.
     """
     try:
-        return read_struct(path, ComparisonDocument)
+        document = read_struct(path, ComparisonDocument)
+        if reason := find_contradiction(document):
+            raise DamagedDocument(path, reason)  # noqa: TRY301  one error for all damage
     except FileNotFoundError:
         return None
     except (OSError, DamagedDocument) as error:
-        reason = error.reason if isinstance(error, DamagedDocument) else describe_error(error)
+        reason = error.reason if isinstance(error, DamagedDocument) else error.strerror or describe_error(error)
         raise UserError(f"not a comparison: {reason}", location=path, hint="delete it; the watcher makes it again") from error
+    return document
+
+
+def find_worst_outcome(objectives: Sequence[ObjectiveResult]) -> ObjectiveOutcome | None:
+    """The outcome of a comparison with these objectives."""
+    outcomes = {objective.outcome for objective in objectives}
+    order: tuple[ObjectiveOutcome, ...] = ("fail", "inconclusive", "pass")
+    return next((outcome for outcome in order if outcome in outcomes), None)
+
+
+def find_contradiction(document: ComparisonDocument) -> str | None:
+    """What in a document contradicts itself, so that no reader can show it; None where nothing does."""
+    roles = [comparison.role for comparison in document.comparisons]
+    if len(set(roles)) < len(roles):
+        return "it has two comparisons of one role"
+    for comparison in document.comparisons:
+        compared_scores: tuple[ComparedEntry | TierTotal, ...] = (*comparison.entries, *comparison.totals)
+        for compared in compared_scores:
+            name = f"{comparison.role}: {compared.name if isinstance(compared, ComparedEntry) else 'total of ' + compared.tier}"
+            if compared.tier not in TIER_BY_SHORT_NAME.values():
+                return f"{name}: there is no tier {compared.tier[:60]!r}"
+            if compared.judged_by not in compared.effects:
+                return f"{name}: it is judged by {compared.judged_by[:60]!r}, which is none of its effects"
+        if comparison.outcome != (worst := find_worst_outcome(comparison.objectives)):
+            return f"{comparison.role}: its outcome is {comparison.outcome}, that of its objectives {worst}"
+        if any(objective.effect is not None and not _is_finite(objective.effect) for objective in comparison.objectives):
+            return f"{comparison.role}: a figure of an objective is no finite number"
+    for named in document.iter_effects():
+        if not _is_finite(named.effect):
+            return f"{named.role}: {named.key[:60]} of {named.name[:60]} is no finite number"
+    return None
+
+
+def _is_finite(effect: Effect) -> bool:
+    fields = (getattr(effect, name) for name in effect.__struct_fields__)
+    return all(math.isfinite(value) for value in fields if isinstance(value, float))

@@ -1,9 +1,10 @@
 """Published scores of one tier: layout and validity of the file."""
 
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -20,6 +21,93 @@ ENTRY_SCORES = {"tier2_ppl": "ppl", "tier3_cf": "acc"}
 
 INSTRUCTION_MATCH_RATE = "instruction_match_rate"
 """The rate of tier 4 that ``watcher status`` shows."""
+
+
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+_Nats = Annotated[float, msgspec.Meta(ge=-750, le=750)]
+"""As large as the logarithm of a float, and no NaN."""
+
+_Bits = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
+
+_Count = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
+
+
+class _SliceFigures(msgspec.Struct):
+    """What is read of a slice's entry, whoever wrote or edited it."""
+
+    ppl: Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)]
+    nll_per_token: _Nats
+    tokens: Annotated[float, msgspec.Meta(gt=0, le=1e18)]
+    nll_sum: Annotated[float, msgspec.Meta(ge=-1e21, le=1e21)] | None = None
+    documents: _Count | None = None
+
+
+class _TaskFigures(msgspec.Struct):
+    """What is read of a task's entry."""
+
+    primary: _Share
+    acc: _Share
+    primary_metric: Annotated[str, msgspec.Meta(min_length=1)]
+    examples: _Count
+    bpb: _Bits | None = None
+    at_chance: bool | None = None
+
+
+class _RateFigures(msgspec.Struct):
+    """What is read of a rate."""
+
+    rate: _Share
+
+
+class _Check(msgspec.Struct):
+    check: str
+    kind: str
+    passed: bool
+
+
+class _Prompt(msgspec.Struct):
+    """What is read of a prompt of tier 4."""
+
+    category: str
+    passed: bool
+    format: bool | None
+    clean: bool | None
+    checks: list[_Check]
+
+
+class _TotalFigures(msgspec.Struct):
+    """What is read of a tier's summary."""
+
+    nll_per_token: _Nats | None = None
+    primary: _Share | None = None
+    bpb: _Bits | None = None
+
+
+_ENTRY_TYPES: dict[str, type[msgspec.Struct]] = {"tier2_ppl": _SliceFigures, "tier3_cf": _TaskFigures, TIER4: _RateFigures}
+
+
+def find_entry_damage(tier: str, entry: Any) -> str | None:
+    """Why an entry (tier 4: ``{"rate": share}``) cannot be compared; None where its figures have type and range."""
+    return _find_damage(entry, _ENTRY_TYPES[tier])
+
+
+def find_prompt_damage(prompt: Any) -> str | None:
+    """The same of a prompt of tier 4."""
+    return _find_damage(prompt, _Prompt)
+
+
+def find_total_damage(summary: Any) -> str | None:
+    """The same of a tier's summary."""
+    return _find_damage(summary, _TotalFigures)
+
+
+def _find_damage(document: Any, type_: type[msgspec.Struct]) -> str | None:
+    try:
+        msgspec.convert(document, type_)
+    except ValueError as error:  # msgspec's ValidationError, too
+        return str(error).replace("`$.", "`")
+    return None
 
 
 class TierVerdict(msgspec.Struct, frozen=True):

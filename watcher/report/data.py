@@ -296,7 +296,7 @@ def _read_comparison(paths: EvaluationPaths, result_files: ResultFiles, errors: 
     try:
         compared = read_comparison_document(paths.compare_json)
     except UserError as error:
-        errors.append(f"{paths.compare_json.name}: {error.message}")
+        errors.append(f"{paths.compare_json.name}: {error.message}; damaged, so nothing is compared")
         return None
     # After a rewrite the comparison lags behind the tier files for a while.
     fingerprints = {tier.fingerprint for tier in result_files.tiers.values()}

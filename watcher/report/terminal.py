@@ -127,6 +127,8 @@ def _explain_missing_comparison(evaluation: ReportedEvaluation, stage: StageRepo
         yield f"the bridge, {stage.awaited}, is not scored yet" if stage.awaited else no_bridge
     elif refusal is not None:
         yield f"not compared with the bridge: {refusal.reason}"
+    elif damage := [error for error in evaluation.errors if error.startswith("compare.json: ")]:
+        yield from damage
     else:
         yield "not compared with the bridge yet"
         yield from stage.notes

@@ -226,7 +226,7 @@ def test_rows_that_do_not_fit_are_refused_and_rows_that_are_not_there_leave_the_
     pair[1].items_parquet("late").unlink()
     pair[0].items_parquet("code_order").unlink()
     found = against_bridge(*pair)
-    assert [(each.name, each.reason) for each in found.refusals] == [("code", "the documents differ")]
+    assert [(each.name, each.reason) for each in found.refusals] == [("code", "the documents differ in index")]
     late = entry(found, "late")
     assert (late.effect.stderr, late.effect.p, late.effect.verdict) == (None, None, "too_few_items")
     assert late.note == "no rows at the candidate: only the figures are compared"
@@ -236,11 +236,11 @@ def test_rows_that_do_not_fit_are_refused_and_rows_that_are_not_there_leave_the_
     assert all(each.effect.p_holm is not None for each in found.entries if each.effect.p is not None)
 
 
-def test_rows_that_cannot_be_read_are_a_problem_with_their_path(pair):
+def test_rows_that_cannot_be_read_are_refused_with_their_path(pair):
     pair[1].items_parquet("code").write_bytes(b"PAR1 torn")
-    with pytest.raises(UserError, match=r"code\.parquet: cannot read the rows") as caught:
-        against_bridge(*pair)
-    assert caught.value.code == ExitCode.DATA_MISSING
+    (refusal,) = against_bridge(*pair).refusals
+    assert refusal.name == "code"
+    assert refusal.reason.startswith(f"{pair[1].items_parquet('code')}: damaged rows: cannot be read (")
 
 
 # Made-up figures

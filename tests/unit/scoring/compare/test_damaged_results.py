@@ -69,8 +69,10 @@ def test_a_key_that_is_gone_is_named(sides, say, key):
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"PAR1" + raw[::-1], lambda _raw: b""])
-def test_rows_that_cannot_be_read_are_named(sides, say, damage):
+def test_rows_that_cannot_be_read_are_named(sides, capsys, damage):
     file = sides[1].items_parquet("code")
     file.write_bytes(damage(file.read_bytes()))
-    for line in say(count=2):
-        assert line.startswith(f"scoring: {file}: cannot read the rows (")
+    for baseline, candidate in (sides, sides[::-1]):
+        command = ["compare", "--baseline", str(baseline.folder), "--candidate", str(candidate.folder)]
+        assert run_scoring_in_process(command) == ExitCode.SCORED
+        assert f"not compared: code: {file}: damaged rows: cannot be read (" in capsys.readouterr().out
