@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scoring.tokenizers.codecs import PipelineCodec
+from scoring.tokenizers.document_checks import refuse_damaged_files
 from scoring.tokenizers.id_source import IdSource, choose_id_source
 from scoring.tokenizers.library import (
     describe_error,
@@ -76,7 +77,7 @@ def read_tokenizer_folder(folder: Path, identifier: str, *, use_fast: bool, revi
 
 
 def _read(folder: Path, files: dict[str, bytes], digest: str, *, use_fast: bool, revision: str | None) -> FolderReading:
-    _refuse_damaged_files(files)
+    refuse_damaged_files(files)
     opened = open_library_tokenizer(folder, use_fast=use_fast)
     library = opened.tokenizer
     ids = choose_id_source(folder, opened, use_fast=use_fast)
@@ -106,17 +107,6 @@ def _read(folder: Path, files: dict[str, bytes], digest: str, *, use_fast: bool,
     return FolderReading(
         ResolvedTokenizer(reading=reading, revision=revision, versions=versions, notes=notes), files, ids.pipeline
     )
-
-
-def _refuse_damaged_files(files: Mapping[str, bytes]) -> None:
-    """Raise UserError for a JSON document that is none: libraries would say so less clearly, or not at all."""
-    for name, content in files.items():
-        try:
-            if name.endswith(".json") and not isinstance(json.loads(content), dict):
-                raise ValueError("no object")  # noqa: TRY301  the same answer
-        except ValueError as error:
-            message = f"this tokenizer cannot be loaded: {name} is damaged ({error})"
-            raise UserError(message, location=name, hint="fix its files", code=ExitCode.CANNOT_SCORE) from error
 
 
 def _find_special_token(name: str, library: Any, ids: IdSource) -> SpecialToken | None:
