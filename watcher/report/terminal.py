@@ -3,11 +3,11 @@
 All text is shown as it is, without markup and control characters.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +23,10 @@ from watcher.report.signal_and_noise import render_table
 _STYLES = {"better": "green", "worse": "red", "pass": "green", "fail": "red"}
 
 _SIGNS = {"better": "▲", "worse": "▼", "hint": "~", "no_change_seen": "=", "too_few_items": "?"}
+
+
+_MAX_TABLE_WIDTH = 1000
+"""Columns of the widest table: one with four baselines and a long name."""
 
 
 class ObjectivesSummary(NamedTuple):
@@ -42,8 +46,7 @@ def print_report(report: Report, console: Console, *, details: bool, show_items:
     console.print(_make_text(report.health_line))
     for stage in report.stages:
         console.print()
-        for part in _render_stage(stage):
-            console.print(part)
+        _print_stage(stage, console)
         for evaluation in stage.evaluations if details else ():
             print_evaluation(evaluation, stage, console)
     losses = build_matrix(report).list_forgotten()
@@ -86,16 +89,21 @@ def print_evaluation(evaluation: ReportedEvaluation, stage: StageReport, console
     figures = [figure for figure in list_figures(stage) if get_figure_value(evaluation, figure) is not None]
     if not figures:
         return
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in ("figure", "value", *(f"vs {comparison.role} [95 %]" for comparison in evaluation.comparisons)):
-        table.add_column(_make_text(heading), justify="right" if heading == "value" else "left")
-    # A row for each figure, a column for each baseline.
-    changes_by_comparison = [collect_changes(comparison, stage.summary) for comparison in evaluation.comparisons]
-    for figure in figures:
-        name = _make_text(figure.label, "" if figure.name else "bold")
-        cells = [_render_change(changes.get(figure), figure) for changes in changes_by_comparison]
-        table.add_row(name, _render_value(get_figure_value(evaluation, figure), figure), *cells)
-    console.print(table)
+    # A row for each figure, a column for each baseline; the best is often the step before, with the same changes.
+    columns: dict[tuple[FigureChange | None, ...], list[str]] = {}
+    for comparison in evaluation.comparisons:
+        changes = collect_changes(comparison, stage.summary)
+        columns.setdefault(tuple(changes.get(figure) for figure in figures), []).append(comparison.role)
+
+    def build_table(separator: str) -> Table:
+        table = _make_table("figure", "value", *(f"vs {' and '.join(roles)}{separator}[95 %]" for roles in columns.values()))
+        for index, figure in enumerate(figures):
+            name = _make_text(figure.label, "" if figure.name else "bold")
+            cells = [_render_change(changes[index], figure, separator) for changes in columns]
+            table.add_row(name, _render_value(get_figure_value(evaluation, figure), figure), *cells)
+        return table
+
+    _print_table(build_table, console)
     for comparison in evaluation.comparisons:
         for objective in comparison.objectives:
             console.print(_render_objective(objective))
@@ -134,36 +142,72 @@ def _explain_missing_comparison(evaluation: ReportedEvaluation, stage: StageRepo
         yield from stage.notes
 
 
-def _render_stage(stage: StageReport) -> Iterator[RenderableType]:
+def _print_stage(stage: StageReport, console: Console) -> None:
     baseline = stage.find_baseline()
     if baseline is not None:
         bridge = f"bridge: {baseline.source} step {baseline.step}"
     else:
         bridge = f"bridge: {stage.awaited}, not scored yet" if stage.awaited else "no bridge"
-    yield _make_text(f"{stage.name}: {bridge}", "bold")
+    console.print(_make_text(f"{stage.name}: {bridge}", "bold"))
     for note in stage.notes:
-        yield _make_text(f"! {note}", "yellow")
+        console.print(_make_text(f"! {note}", "yellow"))
+    if not stage.evaluations:
+        console.print(_make_text("no evaluations yet"))
+        return
     # The overview has only the tiers' totals: entries are too many for a terminal's width.
     totals = [figure for figure in list_figures(stage) if not figure.name and not figure.measure]
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("step", justify="right", no_wrap=True)
-    for figure in totals:
-        table.add_column(f"{TIER_LABELS[figure.tier]} {figure.metric.replace('all_checks_pass_rate', 'passed')}", justify="right")
-        table.add_column("vs bridge [95 %]")
-    table.add_column("objectives")
-    table.add_column("state", overflow="fold")
+    labels = [f"{TIER_LABELS[figure.tier]} {figure.metric.replace('all_checks_pass_rate', 'passed')}" for figure in totals]
+    comparisons = [evaluation.get_comparison("bridge") for evaluation in stage.evaluations]
+    states = [_render_state(evaluation) for evaluation in stage.evaluations]
+    has_states = any(state.plain for state in states)
+    has_outcomes = any(comparison is not None and comparison.outcome for comparison in comparisons)
+
+    def build_table(separator: str) -> Table:
+        headings = [heading for label in labels for heading in (label, f"vs bridge{separator}[95 %]")]
+        table = _make_table(
+            "step", *headings, *(["objectives"] * has_outcomes), *(["state"] * has_states), right=("step", *labels)
+        )
+        for evaluation, comparison, state in zip(stage.evaluations, comparisons, states, strict=True):
+            changes = collect_changes(comparison, stage.summary)
+            unchanged = _make_text("bridge" if evaluation.key == stage.bridge else "", "dim")
+            cells: list[Text] = []
+            for figure in totals:
+                cells.append(_render_value(get_figure_value(evaluation, figure), figure))
+                cells.append(_render_change(changes[figure], figure, separator) if figure in changes else unchanged)
+            outcome = "" if comparison is None else comparison.outcome or ""
+            cells += [_make_text(outcome, _STYLES.get(outcome, ""))] * has_outcomes + [state] * has_states
+            table.add_row(_render_step(evaluation, stage), *cells)
+        return table
+
+    _print_table(build_table, console)
+    # A reason is a sentence, which a narrow column would break into words.
     for evaluation in stage.evaluations:
-        comparison = evaluation.get_comparison("bridge")
-        changes = collect_changes(comparison, stage.summary)
-        unchanged = _make_text("bridge" if evaluation.key == stage.bridge else "", "dim")
-        cells: list[Text] = []
-        for figure in totals:
-            cells.append(_render_value(get_figure_value(evaluation, figure), figure))
-            cells.append(_render_change(changes[figure], figure) if figure in changes else unchanged)
-        outcome = "" if comparison is None else comparison.outcome or ""
-        cells.append(_make_text(outcome, _STYLES.get(outcome, "")))
-        table.add_row(_render_step(evaluation, stage), *cells, _render_state(evaluation))
-    yield table if stage.evaluations else _make_text("no evaluations yet")
+        reason = "" if evaluation.state == "scored" else evaluation.reason
+        if text := "; ".join(filter(None, (reason, *evaluation.errors))):
+            step = _render_step(evaluation, stage).plain
+            console.print(_make_text(f"{step}: {text}", "red" if evaluation.errors else ""))
+
+
+def _make_table(*headings: str, right: Sequence[str] = ("value",)) -> Table:
+    """A table whose cells have the lines that they are given: a number that is broken or cut would be a wrong one."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in headings:
+        lines = [_make_text(line) for line in heading.split("\n")]
+        table.add_column(Text("\n").join(lines), justify="right" if heading in right else "left", no_wrap=True)
+    return table
+
+
+def _print_table(build_table: Callable[[str], Table], console: Console) -> None:
+    """Print a table; where it is too wide, with intervals below their changes, and then as wide as it needs to be."""
+    width = console.width
+    for separator in (" ", "\n"):
+        table = build_table(separator)
+        needed_width = console.measure(table, options=console.options.update(max_width=_MAX_TABLE_WIDTH)).maximum
+        if needed_width <= width:
+            break
+    console.width = max(width, needed_width)
+    console.print(table)
+    console.width = width
 
 
 def _render_step(evaluation: ReportedEvaluation, stage: StageReport) -> Text:
@@ -173,10 +217,9 @@ def _render_step(evaluation: ReportedEvaluation, stage: StageReport) -> Text:
 
 
 def _render_state(evaluation: ReportedEvaluation) -> Text:
-    remarks = [] if evaluation.state == "scored" else [evaluation.state, evaluation.reason]
+    remarks = [] if evaluation.state == "scored" else [evaluation.state]
     remarks += ["suspicious"] * evaluation.suspicious + ["comparison outdated"] * evaluation.outdated
-    text = "; ".join(filter(None, (*remarks, *evaluation.errors)))
-    return _make_text(text, "red" if evaluation.errors or evaluation.suspicious else "")
+    return _make_text("; ".join(remarks), "red" if evaluation.errors or evaluation.suspicious else "")
 
 
 def _describe_evaluation(evaluation: ReportedEvaluation) -> Iterator[str]:
@@ -187,13 +230,14 @@ def _describe_evaluation(evaluation: ReportedEvaluation) -> Iterator[str]:
     yield from (f"! {error}" for error in evaluation.errors)
     for comparison in evaluation.comparisons:
         yield from _describe_comparison(comparison)
+    for levels in dict.fromkeys(map(describe_levels, evaluation.comparisons)):
+        yield f"levels of the verdicts: {levels}; intervals are 95 % each, not corrected"
     yield from (f"not compared with {refusal.name}: {refusal.reason}" for refusal in evaluation.refusals)
 
 
 def _describe_comparison(comparison: Comparison) -> Iterator[str]:
     baseline, note = comparison.baseline, f"; {comparison.note}" if comparison.note else ""
     yield f"{comparison.role}: {baseline.stage}/{baseline.directory}, {baseline.source_stage} step {baseline.step}{note}"
-    yield f"  {describe_levels(comparison)}"
     if comparison.choice:
         yield f"  {comparison.choice}"
     yield from (f"{refusal.name} is not compared: {refusal.reason}" for refusal in comparison.refusals)
@@ -207,13 +251,14 @@ def _render_value(value: FigureValue | None, figure: Figure) -> Text:
     return _make_text(f"{value.value:{value_spec}}{error}")
 
 
-def _render_change(change: FigureChange | None, figure: Figure) -> Text:
+def _render_change(change: FigureChange | None, figure: Figure, separator: str = " ") -> Text:
     if change is None:
         return Text()
     spec = "+.3g" if figure.tier == "tier2_ppl" else "+.4f"
-    interval = _format_interval(change.low, change.high, spec)
-    remark = " (within the run's noise)" if change.is_within_noise else ""
-    return _make_text(f"{_SIGNS[change.verdict]} {change.value:{spec}}{interval}{remark}", _STYLES.get(change.verdict, "dim"))
+    interval = _format_interval(change.low, change.high, spec).strip()
+    remark = "(within the run's noise)" if change.is_within_noise else ""
+    lines = filter(None, (f"{_SIGNS[change.verdict]} {change.value:{spec}}", interval, remark))
+    return Text(separator.join(lines), style=_STYLES.get(change.verdict, "dim"))
 
 
 def _render_objective(objective: ObjectiveResult) -> Text:

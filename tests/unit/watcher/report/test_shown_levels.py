@@ -17,7 +17,7 @@ from watcher.report.data import build_report
 from watcher.report.figures import Figure, collect_changes
 from watcher.report.html import build_page_data
 from watcher.report.tables import iter_report_rows
-from watcher.report.terminal import print_report
+from watcher.report.terminal import print_evaluation, print_report
 from watcher.status.health import check_liveness
 
 
@@ -115,3 +115,43 @@ def test_a_changes_interval_is_that_of_the_test_that_gives_its_sign(test, perple
             assert math.isfinite(shown)
             assert (shown > 0) == (tested > 0)
             assert (shown > change.value) == (tested > test[0])
+
+
+@pytest.mark.parametrize("width", [40, 80, 300])
+def test_no_number_is_broken_or_cut_however_narrow_the_terminal(sample, width):
+    console = Console(file=io.StringIO(), width=width)
+    print_report(read_report(sample), console, details=False)
+    lines = console.file.getvalue().splitlines()
+    assert not any("…" in line for line in lines)
+    assert not any(line.rstrip().endswith((" ±", ",")) for line in lines)
+    intervals = [line for line in lines if "[+" in line or "[-" in line]
+    assert intervals
+    assert all(line.count("[") == line.count("]") for line in intervals)
+    assert any("▲ " in line and "[" in line for line in lines) == (width == 300)
+
+
+def test_a_reason_is_a_sentence_below_the_table(sample):
+    report = read_report(sample)
+    stage = report.stages[1]
+    reason = "the tokenizer of this checkpoint is another one than the stage's; see watcher why"
+    blocked = msgspec.structs.replace(stage.evaluations[-1], state="blocked", reason=reason)
+    stage = msgspec.structs.replace(stage, evaluations=(*stage.evaluations[:-1], blocked))
+    console = Console(file=io.StringIO(), width=60)
+    print_report(msgspec.structs.replace(report, stages=(stage,)), console, details=False)
+    text = console.file.getvalue()
+    assert f"30: {reason}" in " ".join(text.split())
+    assert sum(line.rstrip().endswith(" blocked") for line in text.splitlines()) == 1
+
+
+def test_a_best_that_is_the_step_before_shares_its_column_and_levels_are_said_once(sample):
+    report = read_report(sample)
+    stage = report.stages[1]
+    newest = stage.evaluations[-1]
+    previous = newest.get_comparison("previous")
+    best = msgspec.structs.replace(previous, role="best")
+    document = msgspec.structs.replace(newest.compared, comparisons=(previous, best))
+    console = Console(file=io.StringIO(), width=300)
+    print_evaluation(msgspec.structs.replace(newest, compared=document), stage, console)
+    text = console.file.getvalue()
+    assert text.count("vs previous and best [95 %]") == text.count("[95 %]") == 1
+    assert text.count("levels of the verdicts: ") == 1
