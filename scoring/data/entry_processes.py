@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from scoring.data.cache_entries import EntryProgress, ProgressCallback
+from scoring.runtime.forced_end import FORCED_END_CODE, end_when_asked
 from scoring.runtime.log_setup import configure_scoring_log
 from scoring.runtime.stop import StopRequest
 from suites.common.errors import ExitCode, UserError
@@ -76,9 +77,10 @@ def build_in_processes(
             for worker in [worker for worker in workers.values() if worker.connection in ready]:
                 _handle_message(worker, workers, waiting, update=update, report=report)
     finally:
-        # Processes that still build end at their next document.
+        # Processes that still build end at their next document, or some seconds later.
         for worker in workers.values():
             worker.connection.close()
+            worker.process.terminate()
         for worker in workers.values():
             worker.process.join()
 
@@ -113,6 +115,7 @@ def _handle_message(
 def _make_death_error(worker: _Worker) -> UserError:
     """The error of an entry whose process ended without an answer."""
     status, definition = worker.process.exitcode or 0, worker.entry.definition
+    status = -signal.SIGTERM if status == FORCED_END_CODE else status
     source = definition.get("hf_dataset") or definition.get("data_files") or "its data"
     message = f"the process that read {source} ended with exit code {status}"
     if status >= 0:
@@ -143,6 +146,7 @@ def _serve(connection: Connection, build: EntryBuild, parent_pid: int) -> None:
     configure_scoring_log()
     stop = StopRequest(parent_pid=parent_pid)
     stop.listen()
+    end_when_asked()
 
     def check_stop() -> None:
         stop.check()
