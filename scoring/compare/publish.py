@@ -9,7 +9,7 @@ from suites.common.documents import parse_json
 from suites.common.errors import ExitCode, UserError
 from suites.contract.comparison import ComparisonDocument, find_contradiction
 from suites.contract.encoding import encode_json
-from suites.contract.stage_summary import StageDocument
+from suites.contract.stage_summary import StageDocument, find_summary_damage
 
 
 def publish_document(path: Path, document: ComparisonDocument | StageDocument) -> None:
@@ -32,10 +32,11 @@ def publish_document(path: Path, document: ComparisonDocument | StageDocument) -
 
 def _describe_difference(path: Path, document: ComparisonDocument | StageDocument, content: bytes) -> str | None:
     """Why the content is not read as the document; None where it is."""
+    damage = find_contradiction(document) if isinstance(document, ComparisonDocument) else find_summary_damage(document)
+    if damage is not None:
+        return damage
     try:
         is_same = msgspec.convert(parse_json(content, path), type(document)) == document
     except ValueError as error:  # msgspec's, too
         return str(error)
-    if not is_same:  # JSON has no NaN: it becomes null
-        return "a figure is no finite number"
-    return find_contradiction(document) if isinstance(document, ComparisonDocument) else None
+    return None if is_same else "it is not read as what was written"

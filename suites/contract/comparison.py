@@ -6,7 +6,6 @@
 nats per token, or shares from 0 to 1; ``Effect.better_when`` says which direction is better.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,6 +15,7 @@ import msgspec
 from suites.common.documents import DamagedDocument, read_struct
 from suites.common.errors import UserError
 from suites.common.formatting import describe_error
+from suites.contract.encoding import find_non_finite_number
 from suites.contract.looks import STAGE_LEVEL, Level
 from suites.contract.objectives import TIER_BY_SHORT_NAME, Objectives
 from suites.contract.paths import EvaluationPaths
@@ -323,14 +323,5 @@ def find_contradiction(document: ComparisonDocument) -> str | None:
                 return f"{name}: it is judged by {compared.judged_by[:60]!r}, which is none of its effects"
         if comparison.outcome != (worst := find_worst_outcome(comparison.objectives)):
             return f"{comparison.role}: its outcome is {comparison.outcome}, that of its objectives {worst}"
-        if any(objective.effect is not None and not _is_finite(objective.effect) for objective in comparison.objectives):
-            return f"{comparison.role}: a figure of an objective is no finite number"
-    for named in document.iter_effects():
-        if not _is_finite(named.effect):
-            return f"{named.role}: {named.key[:60]} of {named.name[:60]} is no finite number"
-    return None
-
-
-def _is_finite(effect: Effect) -> bool:
-    fields = (getattr(effect, name) for name in effect.__struct_fields__)
-    return all(math.isfinite(value) for value in fields if isinstance(value, float))
+    place = find_non_finite_number(document)
+    return None if place is None else f"no finite number - at `{place[:100]}`"

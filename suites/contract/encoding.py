@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,22 @@ def canonical_json(document: Any) -> str:
 def canonical_digest(document: Any) -> str:
     """SHA-256 (hex) of the canonical JSON of ``document``."""
     return hashlib.sha256(canonical_json(document).encode()).hexdigest()
+
+
+def find_non_finite_number(value: Any, location: str = "$") -> str | None:
+    """Where in a struct or in its plain values a NaN or an infinity is; None where there is none."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else location
+    if isinstance(value, msgspec.Struct):
+        children = [(f".{name}", getattr(value, name)) for name in value.__struct_fields__]
+    elif isinstance(value, dict):
+        children = [(f".{name}", child) for name, child in value.items()]
+    elif isinstance(value, list | tuple):
+        children = [(f"[{index}]", child) for index, child in enumerate(value)]
+    else:
+        return None
+    places = (find_non_finite_number(child, location + suffix) for suffix, child in children)
+    return next((place for place in places if place is not None), None)
 
 
 def to_plain_json(value: msgspec.Struct) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from suites.common.documents import DamagedDocument, read_struct
 from suites.common.errors import UserError
 from suites.common.formatting import describe_error
 from suites.contract.comparison import Effect, EvaluationRef, Refusal
+from suites.contract.encoding import find_non_finite_number
+from suites.contract.objectives import TIER_BY_SHORT_NAME
 
 SCHEMA = 1
 
@@ -111,11 +113,24 @@ def stage_summary_path(results: Path) -> Path:
 def read_stage_document(path: Path) -> StageDocument | None:
     """The document at ``path``; None where there is no file. Raises UserError for any other content."""
     try:
-        return read_struct(path, StageDocument)
+        document = read_struct(path, StageDocument)
+        if reason := find_summary_damage(document):
+            raise DamagedDocument(path, reason)  # noqa: TRY301  one error for all damage
     except FileNotFoundError:
         return None
     except (OSError, DamagedDocument) as error:
-        reason = error.reason if isinstance(error, DamagedDocument) else describe_error(error)
+        reason = error.reason if isinstance(error, DamagedDocument) else error.strerror or describe_error(error)
         raise UserError(
             f"no summary of a stage: {reason}", location=path, hint="delete it; the watcher makes it again"
         ) from error
+    return document
+
+
+def find_summary_damage(document: StageDocument) -> str | None:
+    """What in a summary no reader can show; None where nothing is."""
+    figures: tuple[FigureNoise | ForgottenFigure, ...] = (*document.noise, *document.forgetting)
+    unknown = next((figure.tier for figure in figures if figure.tier not in TIER_BY_SHORT_NAME.values()), None)
+    if unknown is not None:
+        return f"there is no tier {unknown[:60]!r}"
+    place = find_non_finite_number(document)
+    return None if place is None else f"no finite number - at `{place[:100]}`"
