@@ -164,6 +164,9 @@ def _pair_common_documents(tables: Sequence[pa.Table], mismatch: str) -> PairedR
         for key in candidate_rows
         if key in baseline_rows and candidate_rows[key]["tokens"] == baseline_rows[key]["tokens"] > 0
     ]
+    byte_pairs = [(baseline_rows[key].get("bytes"), candidate_rows[key].get("bytes")) for key in common]
+    if any(before != after for before, after in byte_pairs if before is not None and after is not None):
+        raise PairingError("documents of one key differ in bytes")
     if len(common) < 2:  # noqa: PLR2004  one document shows no spread
         raise PairingError(mismatch)
     baseline, candidate, tokens = (

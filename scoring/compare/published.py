@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from scoring.compare.rows import raise_if_passing
 from suites.common.documents import DamagedDocument, read_json
 from suites.common.errors import ExitCode, UserError
 from suites.common.formatting import describe_error
@@ -112,8 +113,11 @@ def open_evaluation(ref: EvaluationRef) -> PublishedEvaluation:
             if isinstance(document, dict) and isinstance(document.get("checkpoint"), dict) and SECTION_BY_TIER[tier] in document:
                 msgspec.convert(document, _TierFile)
                 documents[tier] = document
-        except (OSError, ValueError) as error:  # msgspec's, too
-            reason = error.reason if isinstance(error, DamagedDocument) else _describe_without_path(error)
+        except OSError as error:
+            raise_if_passing(paths.tier_json(tier), error)
+            raise _make_damage_error(f"cannot be read ({error.strerror})", paths.tier_json(tier)) from error
+        except ValueError as error:  # msgspec's, too
+            reason = error.reason if isinstance(error, DamagedDocument) else describe_error(error)
             raise _make_damage_error(reason, paths.tier_json(tier)) from error
     if not documents:
         raise NoScoresError("no scores", location=paths.folder, hint="score it first", code=ExitCode.DATA_MISSING)
@@ -144,12 +148,10 @@ def open_evaluation(ref: EvaluationRef) -> PublishedEvaluation:
     return PublishedEvaluation(paths=paths, info=info, documents=documents, damage=damage)
 
 
-def _describe_without_path(error: Exception) -> str:
-    return f"cannot be read ({error.strerror})" if isinstance(error, OSError) else describe_error(error)
-
-
 def describe_unread(ref: EvaluationRef, problem: UserError) -> str:
-    """Why ``open_evaluation`` raised, with the file where one is damaged."""
+    """Why ``open_evaluation`` raised, with the file where one is damaged. Raises what may pass by itself again."""
+    if problem.code is ExitCode.TEMPORARY:
+        raise problem
     return problem.message if problem.location == str(ref.paths.folder) else f"{problem.location}: {problem.message}"
 
 

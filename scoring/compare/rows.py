@@ -109,6 +109,8 @@ def _count_choices(columns: "_Columns") -> _Array | None:
     columns.check_list("ll", "number", lambda values: ~np.isfinite(values) | (values > ROUNDING_NATS), "log-likelihood")
     columns.check_list("bytes", "integer", lambda values: values <= 0, "number of bytes")
     lengths, byte_lengths = (pc.list_value_length(table[name]).fill_null(-1).to_numpy() for name in ("ll", "bytes"))
+    # A scorer of one's own may know none; one that is missing is damage.
+    columns.refuse((lengths < 0) & bool((lengths >= 0).any()), "has no log-likelihoods")
     columns.refuse((lengths >= 0) & (lengths != byte_lengths), "has unequal numbers of log-likelihoods and bytes")
     return np.asarray(lengths)
 
@@ -117,14 +119,14 @@ def _read_table(path: Path) -> pa.Table | None:
     try:
         content = read_content(path, MAX_ROWS_BYTES)
     except FileNotFoundError:
+        if path.is_symlink():
+            raise DamagedRowsError(path, "a link to a file that is gone") from None
         return None
     except DamagedDocument as error:
         raise DamagedRowsError(path, error.reason) from error
     except OSError as error:
-        if error.errno in _LASTING_ERRNOS:
-            raise DamagedRowsError(path, f"cannot be read ({error.strerror})") from error
-        message = f"cannot be read ({error.strerror})"
-        raise UserError(message, location=path, hint="try again when the disk answers", code=ExitCode.TEMPORARY) from error
+        raise_if_passing(path, error)
+        raise DamagedRowsError(path, f"cannot be read ({error.strerror})") from error
     try:
         table = pq.read_table(pa.BufferReader(content))
         table.validate(full=True)
@@ -133,6 +135,13 @@ def _read_table(path: Path) -> pa.Table | None:
     if not table.num_rows:
         raise DamagedRowsError(path, "there are none")
     return table.combine_chunks()
+
+
+def raise_if_passing(path: Path, error: OSError) -> None:
+    """Raise UserError (temporary) for an error that may pass by itself, and must not become a lasting refusal."""
+    if error.errno not in _LASTING_ERRNOS:
+        message, hint = f"cannot be read ({error.strerror})", "try again when the disk answers"
+        raise UserError(message, location=path, hint=hint, code=ExitCode.TEMPORARY) from error
 
 
 class _Columns:

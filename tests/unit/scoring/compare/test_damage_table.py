@@ -1,5 +1,6 @@
 """One damaged file or figure never costs more than its own entry, and no published document is refused by its reader."""
 
+import errno
 import json
 import math
 import os
@@ -9,6 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from scoring.compare import rows
+from suites.common import documents
+from suites.common.documents import read_content
 from suites.common.errors import ExitCode
 from suites.contract.comparison import CompareRequest, read_comparison_document
 from suites.contract.encoding import encode_json
@@ -107,8 +111,10 @@ ROW_DAMAGE = [  # entry, damage, what is said
     ("quiz", set_column("ll", [-1.0, None]), "row 3 has a wrong log-likelihood"),
     ("quiz", set_column("ll", [-1.0, 4.0]), "row 3 has a wrong log-likelihood"),
     ("quiz", set_column("ll", lambda values: [str(value) for value in values], pa.string()), "their ll is string"),
+    ("quiz", set_column("ll", None), "row 3 has no log-likelihoods"),
     ("quiz", set_column("index", 2), "they have index 2 twice"),
     ("quiz", replace_by(lambda path: path.mkdir()), "not a regular file (Is a directory)"),
+    ("quiz", replace_by(lambda path: path.symlink_to("gone")), "a link to a file that is gone"),
     ("quiz", replace_by(os.mkfifo), "not a regular file (Not a regular file but a pipe)"),
     ("quiz", replace_by(lambda path: path.symlink_to(path)), "not a regular file (Too many levels of symbolic links)"),
 ]
@@ -217,6 +223,21 @@ def test_an_entry_without_a_figure_is_refused_by_name(sides, position, tier, nam
     check_refused(compare_and_summarise(sides), "bridge", name, f"`{key}`")
     edit_tier_file(sides[position], tier, lambda document: document[section].update({name: {}}))
     check_refused(compare_and_summarise(sides), "bridge", name, "damaged entry: ")
+
+
+@pytest.mark.parametrize("name", ["items/code.parquet", "tier3_cf.json"])
+def test_a_disk_that_fails_is_tried_again_and_refuses_nothing(sides, monkeypatch, name):
+    def fail(path, *arguments):
+        if path == sides[0].folder / name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read_content(path, *arguments)
+
+    monkeypatch.setattr(rows if name.endswith("parquet") else documents, "read_content", fail)
+    bridge, _, candidate = map(make_evaluation_ref, sides)
+    request = sides[2].root.parent / "request.json"
+    request.write_bytes(encode_json(CompareRequest(candidate=candidate, bridge=bridge)))
+    assert run_scoring_in_process(["compare", str(request)]) == ExitCode.TEMPORARY
+    assert not sides[2].compare_json.exists()
 
 
 def test_a_metric_that_no_row_knows_is_refused(sides):
