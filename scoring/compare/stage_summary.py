@@ -10,11 +10,11 @@ from scoring.compare.forgetting import compare_with_earlier_ends
 from scoring.compare.pairing import find_comparable_names
 from scoring.compare.publish import publish_document
 from scoring.compare.published import PublishedEvaluation, describe_unread, open_evaluation
-from scoring.estimators.noise import DIFFERENCE_FACTOR, MIN_EVALUATIONS, Window, compute_range_limit, estimate_noise, find_window
+from scoring.estimators.noise import DIFFERENCE_FACTOR, Window, compute_range_limit, estimate_noise, find_resolution, find_window
 from suites.checkpoint.layout import detect_layout, list_steps
 from suites.common.errors import ExitCode, UserError
 from suites.contract.comparison import EvaluationRef, Refusal
-from suites.contract.stage_summary import FigureNoise, StageDocument, StageRequest, stage_summary_path
+from suites.contract.stage_summary import MIN_EVALUATIONS, FigureNoise, StageDocument, StageRequest, stage_summary_path
 
 _TOTALS = {"tier2_ppl": ("nll_per_token",), "tier3_cf": ("primary", "bpb"), "tier4_sft_native": ()}
 """Tier -> figures of its summary; tier 4's rates are its entries."""
@@ -78,7 +78,7 @@ def _open_evaluations(refs: Sequence[EvaluationRef], refusals: list[Refusal]) ->
 
 def describe_wanted(stage: str, steps: Sequence[int], within: int | None, on_disk: Collection[int]) -> str:
     """Which evaluations make the noise known: those of checkpoints that lie on disk, else later ones."""
-    known = sorted({*steps, *on_disk})[-_MAX_STEPS_TO_SUGGEST:]
+    known = sorted({*steps, *on_disk} - {0})[-_MAX_STEPS_TO_SUGGEST:]
     window = find_window(known, within)
     # Training goes on at the end, so the newest checkpoints of a window are the ones to score.
     suggested = known[-MIN_EVALUATIONS:] if window is None else known[window.start : window.stop][-MIN_EVALUATIONS:]
@@ -138,7 +138,11 @@ def _measure(
         yield FigureNoise(**fields, newest=float(newest))
         return
     inside = [float(value) for value in values[window.start : window.stop] if value is not None]
-    band = estimate_noise(steps[window.start : window.stop], inside)
+    # The whole stage has more of the repeated values that show a figure's resolution.
+    band = estimate_noise(steps[window.start : window.stop], inside, find_resolution(known))
+    if band is None:
+        yield FigureNoise(**fields, newest=float(newest), unknown="no smooth trend")
+        return
     signal = float(np.ptp(known))
     snr = signal / band.sigma if band.sigma > 0 else None
     yield FigureNoise(

@@ -14,7 +14,11 @@ from suites.contract.comparison import Effect, EvaluationRef, Refusal
 from suites.contract.encoding import find_non_finite_number
 from suites.contract.objectives import TIER_BY_SHORT_NAME
 
-SCHEMA = 1
+SCHEMA = 2
+"""In the request, too: a summary of before is made again."""
+
+MIN_EVALUATIONS = 8
+"""Fewer do not tell the noise."""
 
 MAX_LOST_ITEMS = 200
 """Names of lost items that a figure lists; the others are counted."""
@@ -48,6 +52,8 @@ class FigureNoise(msgspec.Struct, frozen=True, kw_only=True):
     newest: float
     noise: float | None = None
     """Standard deviation between checkpoints; null: not known yet."""
+    unknown: str = ""
+    """Why it is not, where the window's values are there."""
     low: float | None = None
     high: float | None = None
     """95 % band of ``noise``."""

@@ -11,6 +11,7 @@ from suites.checkpoint.layout import LAYOUT_KINDS, CheckpointLayout
 from suites.common.errors import UserError
 from suites.common.yaml_reader import YamlDocument, YamlPath, convert_document
 from suites.contract.objectives import Margins, Objectives
+from suites.contract.stage_summary import MIN_EVALUATIONS
 from watcher.config import file_schema
 from watcher.config.run_folders import describe_glob_mistake
 from watcher.config.settings import FINAL_STEP, Bridge, Stage
@@ -78,7 +79,7 @@ def _resolve_stage(
         assume=dict(stage.assume or {}),
         training_config=training_config,
         objectives=_resolve_objectives(stage.objectives),
-        noise_within=None if stage.noise is None else stage.noise.within,
+        noise_within=_resolve_noise(document, stage.noise, (*location, "noise")),
         bridge=_resolve_bridge(document, base, stage.bridge, (*location, "bridge")),
     )
 
@@ -127,6 +128,14 @@ def _resolve_objectives(section: file_schema.ObjectivesSection | None) -> Object
     groups = {name: _to_names(members) for name, members in (section.groups or {}).items()}
     margins = section.margins or Margins()
     return Objectives(improve=_to_names(section.improve), hold=_to_names(section.hold), groups=groups, margins=margins)
+
+
+def _resolve_noise(document: YamlDocument, section: file_schema.NoiseSection | None, location: YamlPath) -> int | None:
+    """Steps of the noise's window. UserError where it cannot hold enough evaluations."""
+    if section is None or section.within is None or section.within >= MIN_EVALUATIONS - 1:
+        return None if section is None else section.within
+    message = f"{section.within} steps cannot hold {MIN_EVALUATIONS} evaluations"
+    raise document.make_error(message, (*location, "within"), f"write {MIN_EVALUATIONS - 1} or more, or remove it")
 
 
 def _to_names(value: file_schema.NameList) -> tuple[str, ...]:

@@ -34,7 +34,9 @@ def sort_by_signal(document: StageDocument) -> list[FigureNoise]:
 
 def describe_judgement(figure: FigureNoise) -> str:
     """Whether the figure says something yet."""
-    return {True: "yes", False: "not yet", None: NOT_KNOWN}[figure.says_something]
+    if figure.says_something is None:
+        return f"{NOT_KNOWN} ({figure.unknown})" if figure.unknown else NOT_KNOWN
+    return "yes" if figure.says_something else "not yet"
 
 
 def build_noise_data(document: StageDocument) -> dict[str, Any]:

@@ -135,6 +135,19 @@ def test_a_figure_of_other_data_in_the_window_is_not_known(tmp_path):
     assert document.find_noise("tier2_ppl", "prose", "nll_per_token").noise > 0
 
 
+def test_a_figure_that_jumps_is_not_known_and_says_why(tmp_path):
+    draw, refs = np.random.default_rng(6), []
+    for step in range(1, 31):
+        paths = EvaluationPaths(tmp_path / "stage1", f"step_{step}")
+        nll = (300 if step < 20 else 250) + draw.normal(0, 1)
+        slices = {"jumps": (np.full(5, 100), np.full(5, nll)), "stays": (np.full(5, 100), np.full(5, 300 + draw.normal(0, 1)))}
+        refs.append(make_evaluation_ref(publish_sample_results(paths, slices=slices, tasks={}, step=step)))
+    document = summarise_stage(StageRequest(stage="stage1", results=str(tmp_path / "stage1"), evaluations=tuple(refs)))
+    jumps, stays = (document.find_noise("tier2_ppl", name, "nll_per_token") for name in ("jumps", "stays"))
+    assert (jumps.noise, jumps.says_something, jumps.unknown) == (None, None, "no smooth trend")
+    assert (stays.noise > 0, stays.unknown) == (True, "")
+
+
 def publish_end(root, step, right, nll):
     tasks = {name: (np.asarray(values), None) for name, values in right.items()}
     slices = {"web": (np.full(40, 50), np.asarray(nll))}

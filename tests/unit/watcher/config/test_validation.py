@@ -229,6 +229,7 @@ def test_objectives_are_checked_where_they_stand(tmp_path, objectives, loader, m
     ("noise", "message"),
     [
         ("{within: 0}", ":7: stages.stage1.noise.within: expected `int` >= 1"),
+        ("{within: 6}", ":7: stages.stage1.noise.within: 6 steps cannot hold 8 evaluations"),
         ("{wthin: 9}", ":7: stages.stage1.noise: unknown key"),
     ],
 )

@@ -52,6 +52,8 @@ def test_what_is_not_known_yet_names_the_steps_that_would_help(tmp_path):
     said = report(sample, "--snr")[1]
     assert f"not known yet: {wanted}" in said
     assert said.count("not known yet") == 3  # above the table, and in two columns
+    edit_summary(sample, "stage1", window=(15, 25), noise=(msgspec.structs.replace(unknown, unknown="no smooth trend"),))
+    assert "not known yet (no smooth trend)" in report(sample, "--snr")[1]
     stage_summary_path(sample.results / "stage1").unlink()
     assert "no stage.json yet" in report(sample, "--snr")[1]
     stage_summary_path(sample.results / "stage1").write_text("{")
