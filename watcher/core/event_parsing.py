@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from watcher.core import events
+from watcher.core import events, stage_events
 from watcher.core.events import JournalEvent
 
 
@@ -52,9 +52,15 @@ EVENT_TYPES: Mapping[str, type[JournalEvent]] = {
             events.Mirrored,
             events.BaselineSelected,
             events.LeftOver,
-            events.LevelFixed,
+            stage_events.LevelFixed,
         ),
-        *(events.StageFactsRead, events.StageStartedFrom, events.LooksPlanned, events.RequestAnswered, events.Notified),
+        *(
+            stage_events.StageFactsRead,
+            stage_events.StageStartedFrom,
+            stage_events.LooksPlanned,
+            events.RequestAnswered,
+            events.Notified,
+        ),
     )
 }
 """Name in the journal -> its struct."""

@@ -5,10 +5,8 @@ from typing import Any
 
 import msgspec
 
-from suites.contract.looks import Level
-from watcher.core.evaluation import Attempt, Pin, Refusal, StageSettings
+from watcher.core.evaluation import Attempt, Pin, Refusal
 from watcher.core.field_types import Count, FileName, PathText, Step, UnixTime, WordOrNothing
-from watcher.core.look_plan import LookPlan
 from watcher.core.reasons import ReasonKind, join_hint
 
 
@@ -281,35 +279,6 @@ class LeftOver(JournalEvent, frozen=True, kw_only=True, tag="left_over"):
     """An audit found an attempt folder that the journal never mentioned."""
 
     run_id: FileName
-
-
-class StageFactsRead(JournalEvent, frozen=True, kw_only=True, tag="stage_facts"):
-    """Tokenizer and sequence length of a stage's first own checkpoint."""
-
-    stage: FileName
-    facts: StageSettings
-
-
-class StageStartedFrom(JournalEvent, frozen=True, kw_only=True, tag="stage_started_from"):
-    """The checkpoint in a stage's own config.yaml that it started from."""
-
-    stage: FileName
-    checkpoint: PathText
-
-
-class LooksPlanned(JournalEvent, frozen=True, kw_only=True, tag="looks_planned"):
-    """The looks that share a stage's level, fixed at its first comparison."""
-
-    stage: FileName
-    plan: LookPlan
-
-
-class LevelFixed(JournalEvent, frozen=True, kw_only=True, tag="level_fixed"):
-    """The level of an evaluation's comparisons, fixed at the first one."""
-
-    level: Level
-    order: Count = 0
-    """Its number among the stage's unplanned looks, from 1; 0: it was planned."""
 
 
 class RequestAnswered(JournalEvent, frozen=True, kw_only=True, tag="answered"):

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from suites.contract.liveness import MAX_SECONDS
-from watcher.core import event_parsing, events
+from watcher.core import event_parsing, events, stage_events
 from watcher.core.evaluation import PREFILL_DIRECTORY, EvaluationRecord, EvaluationState, RefusedOptions, StageSettings
-from watcher.core.look_plan import LookPlan
+from watcher.core.stage_events import LookPlan
 from watcher.journal.state_changes import apply_state_change, count_refusals
 
 MAX_WARNINGS = 20
@@ -116,11 +116,11 @@ def _parse_time(value: object) -> float:
 def _apply_to_state(journal_state: JournalState, event: events.JournalEvent, t: float) -> None:
     """Apply an event that concerns no evaluation."""
     match event:
-        case events.StageFactsRead():
+        case stage_events.StageFactsRead():
             journal_state.stage_settings[event.stage] = event.facts
-        case events.StageStartedFrom():
+        case stage_events.StageStartedFrom():
             journal_state.started_from[event.stage] = event.checkpoint
-        case events.LooksPlanned():
+        case stage_events.LooksPlanned():
             journal_state.look_plans.setdefault(event.stage, event.plan)
         case events.Notified():
             journal_state.notified[event.id] = t
@@ -162,7 +162,7 @@ def _annotations(record: EvaluationRecord, event: events.JournalEvent, t: float)
             changes = {"mirror_token": event.copy}
         case events.BaselineSelected():
             changes = {"origin": "bridge", "requested": True, "baseline_selected_at": t}
-        case events.LevelFixed():
+        case stage_events.LevelFixed():
             # The first one counts: a later one would change verdicts.
             changes = {"level": event.level, "look_order": event.order} if record.level is None else {}
         case event_parsing.UnknownEvent():

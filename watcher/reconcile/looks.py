@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from suites.contract.looks import ASSUMED_LOOKS, compute_added_level, compute_planned_level
 from watcher.config.settings import Config, Stage
-from watcher.core import events
+from watcher.core import stage_events
 from watcher.core.evaluation import EvaluationRecord
 from watcher.core.events import JournalEvent
-from watcher.core.look_plan import LookPlan, make_look_plan
 from watcher.core.snapshot import StageFolder
+from watcher.core.stage_events import LookPlan, make_look_plan
 from watcher.journal.replay import JournalState
 from watcher.reconcile.baselines import find_compared, group_by_stage, is_stage_checkpoint
 
@@ -47,17 +47,17 @@ def _make_stage_events(
     plan = journal_state.look_plans.get(stage.name)
     if plan is None:
         plan, reason = plan_looks(stage, final_step)
-        yield events.LooksPlanned(stage=stage.name, plan=plan, reason=reason)
+        yield stage_events.LooksPlanned(stage=stage.name, plan=plan, reason=reason)
     added_count = sum(record.look_order > 0 for record in records)
     for record in unlevelled:
         if is_stage_checkpoint(record) and plan.includes(record.step):
             reason = f"one of {plan.planned_count} planned looks"
-            yield events.LevelFixed(evaluation=record.key, level=compute_planned_level(plan.planned_count), reason=reason)
+            yield stage_events.LevelFixed(evaluation=record.key, level=compute_planned_level(plan.planned_count), reason=reason)
         else:
             added_count += 1
             level = compute_added_level(added_count, plan.planned_count)
             reason = f"look {added_count} beside the {plan.planned_count} planned ones"
-            yield events.LevelFixed(evaluation=record.key, level=level, order=added_count, reason=reason)
+            yield stage_events.LevelFixed(evaluation=record.key, level=level, order=added_count, reason=reason)
 
 
 def plan_looks(stage: Stage, final_step: int | None) -> DescribedPlan:

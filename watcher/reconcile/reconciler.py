@@ -12,7 +12,7 @@ from watcher.attempts.in_flight import next_action_in_flight
 from watcher.attempts.orphan_jobs import resolve_orphan_jobs
 from watcher.attempts.retry_policy import RetryRules
 from watcher.config.settings import Config, Stage
-from watcher.core import events
+from watcher.core import events, stage_events
 from watcher.core.actions import Action, CancelJob, CloseRequest, Decision, Skip, SubmitEvaluation
 from watcher.core.evaluation import IN_FLIGHT_STATES, SETTLED_STATES, EvaluationRecord, EvaluationState
 from watcher.core.events import JournalEvent
@@ -210,7 +210,7 @@ def _make_stage_start_events(snapshot: Snapshot, config: Config, journal_state: 
         started_from = snapshot.stages[stage.name].started_from
         if started_from is not None and started_from != journal_state.started_from.get(stage.name):
             reason = f"config.yaml of {stage.name} names {started_from} as its start"
-            starts.append(events.StageStartedFrom(stage=stage.name, checkpoint=started_from, reason=reason))
+            starts.append(stage_events.StageStartedFrom(stage=stage.name, checkpoint=started_from, reason=reason))
     return starts
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from suites.checkpoint.completeness import Inspection
 from suites.contract.encoding import canonical_digest
 from watcher.attempts.journal_events import CheckpointContent
-from watcher.core import events
+from watcher.core import events, stage_events
 from watcher.core.evaluation import EvaluationRecord, StageSettings
 from watcher.core.reasons import ReasonKind
 from watcher.core.snapshot import Snapshot, StageRequirements
@@ -23,7 +23,7 @@ class FactsComparison(NamedTuple):
     """Digest of the facts that it was compared with: a conflict ends when they change."""
 
 
-def make_stage_facts_events(snapshot: Snapshot, journal_state: JournalState) -> list[events.StageFactsRead]:
+def make_stage_facts_events(snapshot: Snapshot, journal_state: JournalState) -> list[stage_events.StageFactsRead]:
     """The facts of each stage's first complete checkpoint; again once that one is rewritten.
 
     They are journaled before anything depends on them: a bridge that is scored later uses the same.
@@ -42,7 +42,7 @@ def make_stage_facts_events(snapshot: Snapshot, journal_state: JournalState) -> 
         if is_rewritten or (known is None and is_first):
             first_records[record.stage] = record
     return [
-        events.StageFactsRead(
+        stage_events.StageFactsRead(
             stage=record.stage,
             facts=_extract_facts(record.checkpoint, snapshot.inspections[record.checkpoint], snapshot),
             reason=record.key,

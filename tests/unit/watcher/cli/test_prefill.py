@@ -12,7 +12,7 @@ from suites.contract.paths import StatePaths
 from suites.contract.scoring_request import read_scoring_request
 from support.models.nanotron_checkpoint import set_times, write_tiny_checkpoint
 from watcher.cli.app import main
-from watcher.core import events
+from watcher.core import stage_events
 from watcher.core.evaluation import StageSettings
 from watcher.journal.journal import Journal
 
@@ -58,7 +58,7 @@ def test_the_tokenizer_that_the_first_checkpoint_named_is_taken_from_the_journal
     paths = StatePaths(tmp_path / "evaluation_results" / ".watcher")
     journal = Journal.open(paths)
     facts = StageSettings(tokenizer="acme/found", seq_len=8)
-    journal.append(events.StageFactsRead(stage="one", facts=facts), t=1.0)
+    journal.append(stage_events.StageFactsRead(stage="one", facts=facts), t=1.0)
     journal.close()
     ended, (argv,), _ = prefill(tmp_path, "one", stage="{")
     assert ended.exit_code == 0, ended.output

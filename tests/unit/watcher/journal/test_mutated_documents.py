@@ -18,7 +18,7 @@ from suites.contract.liveness import read_liveness
 from suites.contract.paths import StatePaths
 from support.faults.mutated_documents import damage, encode, mutate
 from watcher.config.settings import Config, ReportSettings, Stage
-from watcher.core import event_parsing, events
+from watcher.core import event_parsing, events, stage_events
 from watcher.core.evaluation import Attempt, Pin
 from watcher.core.request_types import Amendment, Request
 from watcher.core.snapshot import Snapshot, StageFolder, StageRequirements
@@ -82,10 +82,12 @@ def make_journal():
         events.Cancelled(evaluation="stage1/step_300"),
         events.Pending(evaluation="stage1/step_300", fresh=True, forced=True, requested=True),
         events.LeftOver(evaluation=KEY, run_id="eval-x"),
-        events.StageFactsRead(stage="stage1", facts={"tokenizer": "t", "seq_len": 64, "checkpoint": "/c/stage1/100"}),
-        events.LooksPlanned(stage="stage1", plan={"planned_count": 3, "steps": (100,), "every": 100, "first": 200, "last": 300}),
-        events.LevelFixed(evaluation="stage1/step_200", level=0.01, order=1),
-        events.StageStartedFrom(stage="stage1", checkpoint="/c/stage0/900"),
+        stage_events.StageFactsRead(stage="stage1", facts={"tokenizer": "t", "seq_len": 64, "checkpoint": "/c/stage1/100"}),
+        stage_events.LooksPlanned(
+            stage="stage1", plan={"planned_count": 3, "steps": (100,), "every": 100, "first": 200, "last": 300}
+        ),
+        stage_events.LevelFixed(evaluation="stage1/step_200", level=0.01, order=1),
+        stage_events.StageStartedFrom(stage="stage1", checkpoint="/c/stage0/900"),
         events.RequestAnswered(id="r1", outcome="scheduled"),
         events.Notified(id="blocked x", about="x"),
     ]

@@ -9,7 +9,7 @@ import pytest
 
 from suites.contract.looks import STAGE_LEVEL
 from watcher.config.settings import Bridge, Config, Stage
-from watcher.core import events
+from watcher.core import events, stage_events
 from watcher.core.event_parsing import EVENT_TYPES
 from watcher.core.snapshot import StageFolder
 from watcher.journal.replay import JournalState, replay
@@ -133,8 +133,8 @@ def test_a_second_event_for_one_evaluation_or_stage_changes_nothing():
     run.score(20)
     run.fix()
     plan = run.state.look_plans["s"]
-    run.journal(events.LevelFixed(evaluation="s/step_20", level=0.001, order=7))
-    run.journal(events.LooksPlanned(stage="s", plan=msgspec.structs.replace(plan, planned_count=9)))
+    run.journal(stage_events.LevelFixed(evaluation="s/step_20", level=0.001, order=7))
+    run.journal(stage_events.LooksPlanned(stage="s", plan=msgspec.structs.replace(plan, planned_count=9)))
     assert run.levels() == {"s/step_20": 0.02}
     assert run.state.look_plans["s"] == plan
 

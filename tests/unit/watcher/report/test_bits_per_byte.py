@@ -11,7 +11,7 @@ from suites.contract.paths import EvaluationPaths
 from watcher.observe.results import check_results
 from watcher.report.data import Report, ReportedEvaluation, StageReport
 from watcher.report.figures import Figure, collect_changes, get_figure_value, list_figures
-from watcher.report.html import build_page_data
+from watcher.report.page_data import build_page_data
 from watcher.report.result_files import read_result_files
 from watcher.report.tables import render_csv
 

@@ -15,7 +15,7 @@ from watcher.journal.journal import read_journal
 from watcher.reconcile.alerts import make_regression_alert
 from watcher.report.data import build_report
 from watcher.report.figures import Figure, collect_changes
-from watcher.report.html import build_page_data
+from watcher.report.page_data import build_page_data
 from watcher.report.tables import iter_report_rows
 from watcher.report.terminal import print_evaluation, print_report
 from watcher.status.health import check_liveness

@@ -11,7 +11,7 @@ from watcher.config.loader import load_config
 from watcher.core.request_types import Request
 from watcher.journal.replay import JournalState
 from watcher.report.data import build_report
-from watcher.report.html import build_page_data as page
+from watcher.report.page_data import build_page_data as page
 from watcher.status.health import check_liveness, make_downtime_alerts
 from watcher.status.reader import normalize_status
 from watcher.status.request_preview import preview_outcomes

@@ -1,8 +1,11 @@
-"""The looks that a stage's schedule plans. Data only."""
+"""Journal events about a stage as a whole: what its first checkpoint says, and the looks that it plans. Data only."""
 
 import msgspec
 
-from watcher.core.field_types import Count, Step
+from suites.contract.looks import Level
+from watcher.core.evaluation import StageSettings
+from watcher.core.events import JournalEvent
+from watcher.core.field_types import Count, FileName, PathText, Step
 
 
 class LookPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,3 +35,32 @@ def make_look_plan(steps: tuple[int, ...], every: int | None, first: int, last: 
     if not regular:
         return LookPlan(planned_count=planned_count, steps=steps)
     return LookPlan(planned_count=planned_count, steps=steps, every=every, first=first, last=last)
+
+
+class StageFactsRead(JournalEvent, frozen=True, kw_only=True, tag="stage_facts"):
+    """Tokenizer and sequence length of a stage's first own checkpoint."""
+
+    stage: FileName
+    facts: StageSettings
+
+
+class StageStartedFrom(JournalEvent, frozen=True, kw_only=True, tag="stage_started_from"):
+    """The checkpoint in a stage's own config.yaml that it started from."""
+
+    stage: FileName
+    checkpoint: PathText
+
+
+class LooksPlanned(JournalEvent, frozen=True, kw_only=True, tag="looks_planned"):
+    """The looks that share a stage's level, fixed at its first comparison."""
+
+    stage: FileName
+    plan: LookPlan
+
+
+class LevelFixed(JournalEvent, frozen=True, kw_only=True, tag="level_fixed"):
+    """The level of an evaluation's comparisons, fixed at the first one."""
+
+    level: Level
+    order: Count = 0
+    """Its number among the stage's unplanned looks, from 1; 0: it was planned."""
