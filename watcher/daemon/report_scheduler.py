@@ -17,7 +17,6 @@ from typing import Protocol
 
 from suites.common.atomic_files import write_atomically
 from suites.common.errors import ExitCode, UserError
-from suites.common.formatting import format_duration
 from suites.common.python_path import drop_other_packages
 from suites.contract.comparison import CompareRequest, ComparisonDocument, read_comparison_document
 from suites.contract.encoding import encode_json
@@ -29,7 +28,7 @@ from watcher.core.actions import Alert
 from watcher.core.clock import Clock, LogFn
 from watcher.core.evaluation import SETTLED_STATES
 from watcher.daemon.background_process import BackgroundProcess, ProcessExit
-from watcher.daemon.report_state import ChildFailure, read_report_state
+from watcher.daemon.report_state import REPORT_TASK, read_report_state, shorten_list
 from watcher.daemon.stage_summaries import StageSummaries
 from watcher.journal.replay import JournalState
 from watcher.reconcile.alerts import make_regression_alert
@@ -38,16 +37,6 @@ from watcher.reconcile.stage_requests import build_stage_requests
 
 RECHECK_SECONDS = 3600.0
 """Seconds after which compare.json files are stat'ed although the journal did not change."""
-
-MIN_CHILD_BACKOFF_SECONDS, MAX_CHILD_BACKOFF_SECONDS = 300.0, 86_400.0
-"""Seconds until a failed comparison is tried again: doubled each time, up to a day."""
-
-CANNOT_COMPARE_RETRY_SECONDS = 21_600.0
-"""Seconds until an unusable python is tried again."""
-
-REPORT_TASK = "report"
-
-_CANNOT_COMPARE_EXIT_CODES = frozenset({126, 127, int(ExitCode.UNAVAILABLE)})
 
 
 class ProcessRunner(Protocol):
@@ -86,17 +75,9 @@ class ReportScheduler:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Failures and failed objectives, for the status."""
-        messages = []
-        if self._state.unable is not None:
-            hint = "set python: to an environment with the [scoring] extra, or report: {compare: false}"
-            messages.append(f"{self.config.python} cannot compare results here: {self._state.unable.message}; {hint}")
-        for name, failure in self._state.failures.items():
-            remaining_seconds = failure.retry_at - self._clock()
-            retry_text = f"next try in {format_duration(remaining_seconds)}" if remaining_seconds > 0 else "next try soon"
-            subject = "cannot write report.html" if name == REPORT_TASK else f"cannot compare {name}"
-            messages.append(f"{subject}: {failure.message} ({retry_text}; see {self.config.paths.children_log})")
+        failures = self._state.describe_failures(self.config.python, self.config.paths.children_log, self._clock())
         regressions = [alert.message for alert in self.alerts]
-        return (*_shorten_list(messages), *_shorten_list(regressions[::-1]))
+        return (*failures, *shorten_list(regressions[::-1]))
 
     @property
     def stage_notes(self) -> dict[str, str]:
@@ -220,11 +201,10 @@ class ReportScheduler:
 
     def _next_command(self, journal_state: JournalState) -> tuple[str, list[str]] | None:
         now, paths = self._clock(), self.config.paths
-        failure = self._state.unable
-        can_compare = failure is None or not now < failure.retry_at <= now + CANNOT_COMPARE_RETRY_SECONDS
+        can_compare = self._state.can_compare(now)
         # Comparisons before the page, which shows them.
         for key, request in self._due_comparisons.items() if can_compare else ():
-            if self._is_backing_off(key, now):
+            if self._state.is_backing_off(key, now):
                 continue
             record = journal_state.records[key]
             path = paths.comparison_request(record.stage, record.directory)
@@ -232,7 +212,7 @@ class ReportScheduler:
             write_atomically(path, encode_json(request))
             return key, [self.config.python, "-P", "-m", "scoring", "compare", str(path)]
         for key, summary_request in self._summaries.due.items() if can_compare else ():
-            if self._is_backing_off(key, now):
+            if self._state.is_backing_off(key, now):
                 continue
             path = paths.summary_request(summary_request.stage)
             path.parent.mkdir(exist_ok=True)
@@ -241,16 +221,12 @@ class ReportScheduler:
         page = report_html_path(self.config.results)
         # A deleted page is written again, even if nothing is new.
         is_current = self._signature == self._state.signature and page.exists()
-        if not self.config.report.page or is_current or not journal_state.records or self._is_backing_off(REPORT_TASK, now):
+        if not self.config.report.page or is_current or not journal_state.records or self._state.is_backing_off(REPORT_TASK, now):
             return None
         self._page_signature = self._signature
         # The page is made by another process, so that its memory does not stay in the daemon.
         config_options = [] if self.config.source == "built-in" else ["--config", self.config.source]
         return REPORT_TASK, [sys.executable, "-P", "-m", "watcher", "report", "--html", str(page), *config_options]
-
-    def _is_backing_off(self, name: str, now: float) -> bool:
-        failure = self._state.failures.get(name)
-        return failure is not None and now < failure.retry_at <= now + MAX_CHILD_BACKOFF_SECONDS
 
     def _record_exit(self, finished: ProcessExit) -> None:
         """Remember how a child ended."""
@@ -262,31 +238,13 @@ class ReportScheduler:
         is_unanswered = name in self._due_comparisons and _read_matching_comparison(self._due_comparisons[name]) is None
         if finished.code == 0 and (is_unanswered or self._summaries.is_unanswered(name)):
             finished = ProcessExit(name=name, code=int(ExitCode.BUG), message="it wrote no answer")
-        if finished.code == 0:
-            self._state.unable = None if name != REPORT_TASK else self._state.unable
-            self._state.failures.pop(name, None)
-            self._save_state()
-            return
-        self._log("child_failed", name=name, code=finished.code, message=finished.message)
-        # The python itself cannot compare, so each evaluation would fail alike.
-        if name != REPORT_TASK and (finished.code in _CANNOT_COMPARE_EXIT_CODES or "No module named" in finished.message):
-            self._state.unable = ChildFailure(
-                count=1, retry_at=self._clock() + CANNOT_COMPARE_RETRY_SECONDS, message=finished.message
-            )
-            self._save_state()
-            return
-        count = 1 + (self._state.failures[name].count if name in self._state.failures else 0)
-        backoff_seconds = min(MIN_CHILD_BACKOFF_SECONDS * 2 ** min(count - 1, 20), MAX_CHILD_BACKOFF_SECONDS)
-        self._state.failures[name] = ChildFailure(
-            count=count,
-            retry_at=self._clock() + backoff_seconds,
-            message=finished.message,
-            request_digest=self._request_digests.get(name, ""),
-        )
+        if finished.code != 0:
+            self._log("child_failed", name=name, code=finished.code, message=finished.message)
+        self._state.remember_exit(finished, self._clock(), self._request_digests.get(name, ""))
         self._save_state()
 
     def _save_state(self) -> None:
-        write_atomically(self.config.paths.reported_json, encode_json(self._state))
+        self._state.save(self.config.paths.reported_json)
 
 
 def make_report_scheduler(config: Config, environ: Mapping[str, str], *, clock: Clock, log: LogFn) -> ReportScheduler:
@@ -294,10 +252,6 @@ def make_report_scheduler(config: Config, environ: Mapping[str, str], *, clock: 
     return ReportScheduler(
         config, BackgroundProcess(config.paths.children_log, drop_other_packages(environ), clock=clock), clock=clock, log=log
     )
-
-
-def _shorten_list(messages: list[str]) -> list[str]:
-    return messages[:5] + ([f"and {len(messages) - 5} more of that kind"] if len(messages) > 5 else [])  # noqa: PLR2004
 
 
 def _read_matching_comparison(request: CompareRequest) -> ComparisonDocument | None:

@@ -19,12 +19,12 @@ from support.samples.report import ReportSample
 from watcher.config.settings import ReportSettings
 from watcher.daemon.background_process import BackgroundProcess, ProcessExit
 from watcher.daemon.daemon import Daemon
-from watcher.daemon.report_scheduler import (
+from watcher.daemon.report_scheduler import ReportScheduler
+from watcher.daemon.report_state import (
     CANNOT_COMPARE_RETRY_SECONDS,
     MAX_CHILD_BACKOFF_SECONDS,
     MIN_CHILD_BACKOFF_SECONDS,
     REPORT_TASK,
-    ReportScheduler,
 )
 from watcher.journal import journal
 from watcher.reconcile.baselines import build_comparison_requests
