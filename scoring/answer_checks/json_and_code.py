@@ -24,6 +24,12 @@ _PYTHON_LABELS = frozenset({"", "python", "python2", "python3", "py", "py3", "ip
 
 _FENCE = re.compile(r"(?P<fence>`{3,}|~{3,})\s*(?P<info>[^`]*)")
 
+_LIST_MARKERS = re.compile(r"\ufeff?\s*(?:(?:[-*+]|\d{1,3}[.)])\s+)*")
+"""Before a fence that opens within an item of a list."""
+
+_LONG_DIGITS = re.compile(r"(?<![\w.])(\d{4000})\d+")
+"""Python converts no longer number from text, although its grammar has it."""
+
 _LANGUAGE = re.compile(r"[\w+#-]+")
 
 _PARSE_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
@@ -108,7 +114,7 @@ def find_code_blocks(text: str) -> list[FencedBlock]:
             blocks[-1].is_closed = True
         elif is_inside:
             blocks[-1].lines.append(line)
-        elif match:
+        elif match := _FENCE.match(_LIST_MARKERS.sub("", line, count=1).strip()):
             language = _LANGUAGE.search(match["info"].lower())
             blocks.append(FencedBlock(match["fence"], language[0] if language else "", []))
     return blocks
@@ -121,8 +127,10 @@ def extract_python(text: str) -> str:
     """
     blocks = find_code_blocks(text)
     if not blocks:
-        return textwrap.dedent(text).strip()
-    return "\n\n".join(textwrap.dedent("\n".join(block.lines)) for block in blocks if block.language in _PYTHON_LABELS)
+        return textwrap.dedent(text.lstrip("\ufeff")).strip()
+    return "\n\n".join(
+        textwrap.dedent("\n".join(block.lines).lstrip("\ufeff")) for block in blocks if block.language in _PYTHON_LABELS
+    )
 
 
 class _ParsedPython(msgspec.Struct, frozen=True):
@@ -137,6 +145,7 @@ def _parse_python(text: str) -> _ParsedPython:
     code = extract_python(text)
     if len(code) > MAX_CODE_CHARACTERS:
         return _ParsedPython(ast.Module([], []), error=f"{len(code)} characters")
+    code = _LONG_DIGITS.sub(r"\1", code)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about invalid escapes in the answer's strings

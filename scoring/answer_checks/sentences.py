@@ -25,7 +25,7 @@ _NAMES_END = _make_set(
 )
 """Abbreviations that end a sentence only before a word that usually begins one."""
 
-_MAY_END = _make_set("etc al a.m p.m a.d b.c b.c.e c.e ibid misc")
+_MAY_END = _make_set("etc al a.m p.m a.d b.c b.c.e c.e ibid misc t.v i.d i.q o.k d.i.y a.s.a.p r.s.v.p w.c c.v g.p.a b.b.q")
 """Abbreviations that end a sentence before a capital letter."""
 
 _AFTER_A_TIME = _make_set(
@@ -47,6 +47,19 @@ _LETTERS_NAME = _make_set(
     "team unit level room gate platform line block door key note hepatitis figure table item number step column row choice size"
 )
 """Words that a single capital letter follows as a name: "vitamin C.", "an A."."""
+
+_COMPANIES = _make_set("inc ltd llc corp plc co")
+"""After a name that ends with a mark: "Yahoo! Inc."."""
+
+_SAID_BEFORE_NO = _make_set(
+    "say says said saying answer answers answered reply replies replied vote votes voted mean means meant"
+)
+"""Before "no." that is no number: "I said no. 5 people agreed."."""
+
+_TIGHT_BOUNDARY = re.compile(
+    r"(?<![\w.@/])(?P<word>[^\W\d_]{2,})(?P<mark>[.!?]+)(?P<next>[^\W\d_]+)(?=(?:['\u2019]\w+)?(?:[\s,;:!?]|\.(?!\w)|$))"
+)
+"""A mark with a word on either side and no white space."""
 
 _SPACED_ELLIPSIS = re.compile(r"\.(?: \.){2,3}(?!\S)")
 
@@ -73,12 +86,13 @@ def split_paragraphs(text: str) -> list[str]:
 def split_sentences(text: str) -> list[str]:
     """The sentences of a text.
 
-    A sentence ends at ., ! or ? before white space, or at an empty line. An abbreviation ends one only where the next word begins
-    one. A piece without a letter is none.
+    A sentence ends at ., ! or ? before white space or a capital that begins the next one, or at an empty line.
+    An abbreviation ends one only where the next word begins one. A piece without a letter is none.
     """
     sentences = []
     for paragraph in split_paragraphs(text):
         straight, start = _SPACED_ELLIPSIS.sub(_join_ellipsis, straighten_quotes(paragraph)), 0
+        straight = _TIGHT_BOUNDARY.sub(_part_sentences, straight)
         has_capitals = not straight.islower()
         for match in _BOUNDARY.finditer(straight):
             before = straight[max(start, match.start() - _MAX_ABBREVIATION_CHARACTERS) : match.start()]
@@ -94,6 +108,13 @@ def _join_ellipsis(match: re.Match[str]) -> str:
     return "\u2026" if match[0].count(".") == 3 else "\u2026."  # noqa: PLR2004  an ellipsis has three
 
 
+def _part_sentences(match: re.Match[str]) -> str:
+    """A blank after a mark that lacks it: "the end.Then", but "example.com", "System.Console"."""
+    word, mark, following = match["word"], match["mark"], match["next"]
+    begins = following.istitle() and (mark != "." or word.islower() or following.lower() in _SENTENCE_BEGINNERS)
+    return f"{word}{mark} {following}" if begins else match[0]
+
+
 def _ends_sentence(before: str, match: re.Match[str], *, has_capitals: bool) -> bool:
     """Whether a mark after ``before`` ends the sentence."""
     following = match["next"]
@@ -103,6 +124,8 @@ def _ends_sentence(before: str, match: re.Match[str], *, has_capitals: bool) -> 
     if match["mark"] in {"...", "\u2026"}:
         return not is_lower and not before.endswith(("[", "("))  # [...] stands for words that were left out
     if "." not in match["mark"]:
+        if match["mark"] == "!" and following.rstrip(".,").lower() in _COMPANIES and following[-1] in ".,":
+            return False
         # "Really?! he asked." goes on; a text without capitals has none to begin with.
         return not (is_lower and has_capitals)
     preceding = before.split()
@@ -120,14 +143,14 @@ def _ends_after_stop(preceding: list[str], following: str) -> bool:
     if folded in _NAMES_FOLLOW:
         return False
     if folded in _NUMBERS_FOLLOW and following[0].isdigit():
-        return False
+        return folded == "no" and len(preceding) > 1 and preceding[-2].lower() in _SAID_BEFORE_NO
     if len(word) == 1 and word.isupper():
         return _ends_after_letter(word, preceding[-2] if len(preceding) > 1 else "", is_upper=is_upper, begins_one=begins_one)
-    if folded in _NAMES_END or (_DOTTED.fullmatch(word) and word[0].isupper()):
-        return begins_one
     if folded in _MAY_END:
         is_time_zone = folded in {"a.m", "p.m"} and next_word in _AFTER_A_TIME
         return not is_lower and not following[0].isdigit() and not is_time_zone
+    if folded in _NAMES_END or (_DOTTED.fullmatch(word) and word[0].isupper()):
+        return begins_one
     return not (_DOTTED.fullmatch(word) and is_lower)
 
 

@@ -67,7 +67,7 @@ EXAMPLES = [
     ("bulleted_list", {"at_least": 3}, [], ["one\ntwo\nthree", "**a**\n**b**\n**c**", "---\n---\n---"]),
     ("bulleted_list", {"at_least": 1, "alone": True}, ["- a\n  more of a\n- b"], ["Sure:\n- a", "- a\nDone"]),
     ("numbered_list", {"at_least": 2, "at_most": 3}, ["1. a\n2. b", "Steps:\n1) a\n2) b\n3) c"], ["1. a", "- a\n- b"]),
-    ("numbered_list", {"at_least": 2}, ["1. a\n   - detail\n2. b"], ["1. a\n1. b", "2. a\n3. b", "1. a\n3. b", "1.a\n2.b"]),
+    ("numbered_list", {"at_least": 2}, ["1. a\n   - detail\n2. b"], ["1. a\n1. b", "2. a\n3. b", "1. a\n3. b", "1.5\n2.5"]),
     ("numbered_list", {"at_least": 2, "alone": True}, ["1. a\n\n2. b\n"], ["1. a\n2. b\n\nEnjoy!"]),
     ("json_only", {}, ['{"a": 1}', " [1, 2]\n", "42", '"x"'], []),
     ("json_only", {}, [], ['```json\n{"a": 1}\n```', "Here: {}", "{'a': 1}", "[1,]", "[NaN]"]),
