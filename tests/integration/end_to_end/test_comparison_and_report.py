@@ -80,7 +80,7 @@ def test_a_python_without_the_scorer_is_told_and_the_report_written_all_the_same
     """As on a login node: jobs bring their own environment, and `python` here has nothing."""
     scenario = configured(tmp_path / "run")
     bare = tmp_path / "bare"
-    cases = f'*compare*) exec {sys.executable} -I -S -c "import numpy";; *) exec {sys.executable} "$@";;'
+    cases = f'*compare*|*summarise*) exec {sys.executable} -I -S -c "import numpy";; *) exec {sys.executable} "$@";;'
     bare.write_text(f'#!/bin/bash\ncase "$*" in {cases} esac\n')
     bare.chmod(0o755)
     config = yaml.safe_load(scenario.config.read_text())
