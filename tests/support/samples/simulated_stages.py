@@ -79,7 +79,7 @@ class SimulatedStage:
 
     def _publish(self, index):
         slices = {
-            name: {"nll_sum": float(nll[index].sum()), "tokens": int(tokens.sum()), "data_key": name}
+            name: {"nll_per_token": float(nll[index].sum() / tokens.sum()), "tokens": int(tokens.sum()), "data_key": name}
             for name, (tokens, nll) in self.rows.items()
         }
         tasks = {
@@ -91,7 +91,12 @@ class SimulatedStage:
         about = EvaluationInfo(
             stage="s", source_stage="s", step=index, directory=f"step_{index}", checkpoint=f"/c/{index}", fingerprint=str(index)
         )
-        return PublishedEvaluation(paths=EvaluationPaths(Path("/r"), f"step_{index}"), info=about, documents=documents)
+        return PublishedEvaluation(
+            paths=EvaluationPaths(Path("/r"), f"step_{index}"),
+            info=about,
+            documents=documents,
+            damage={tier: {} for tier in documents},
+        )
 
     def pair(self, baseline, candidate):
         """The pairs of two checkpoints, as the comparison has them after reading."""
