@@ -91,7 +91,7 @@ def test_a_request_is_scored_and_its_head_says_what_was_asked(tmp_path):
     }
     assert document["checkpoint"] == {
         "path": str(LLAMA_CHECKPOINT),
-        "source_stage": "stage1",
+        "source_stage": "llama_gqa_tp1",
         "fingerprint": request.fingerprint,
         "tokens_seen": 30720,
     }

@@ -56,7 +56,7 @@ def right(tmp_path):
     return found, disk.count
 
 
-@pytest.mark.parametrize("every", [41, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [97, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_write_fails_once_and_for_good(tmp_path, right, every):
     wanted, writes = right
     codes = {}

@@ -96,6 +96,7 @@ def test_four_processes_and_the_tasks_of_an_array_give_the_bits_of_one(tmp_path)
     assert {path.name for path in array.glob("fence*.json")} == {"fence.json", "fence.0.json", "fence.1.json"}
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_its_part_only(tmp_path):
     slices = {name: text * 12 for name, text in SLICES.items()}
     write_suites(tmp_path, slices=slices, items=3)

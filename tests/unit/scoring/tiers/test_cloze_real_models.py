@@ -174,6 +174,7 @@ def smollm2_plain(smollm2_at, smollm2_tensors):
     return ReferenceModel(smollm2.MODEL_CONFIG, smollm2_tensors, smollm2_at.parent / "tokenizer", 512)
 
 
+@pytest.mark.slow
 def test_smollm2_from_three_tensor_parallel_shards_scores_every_task_as_a_plain_loop_does(smollm2_at, smollm2_plain, tmp_path):
     found = scored(tmp_path, smollm2_at, TASKS, 10, "--seq-len", "512", longest=SHORT)
     tasks = tier3(tmp_path, smollm2.STEP)
