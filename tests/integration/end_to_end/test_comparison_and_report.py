@@ -64,7 +64,7 @@ def test_a_run_is_scored_compared_and_reported(tmp_path):
     assert [ref.directory for ref in summary.request.evaluations] == ["step_20", "step_30"]
     assert stage_summary_path(scenario.results / "stage1").is_file()
     status = json.loads(StatePaths(load_config(Path(scenario.config), {}).state).status_json.read_text())
-    assert any("watcher enqueue stage2 " in note for note in status["stages"]["stage2"]["notes"])
+    assert any("the noise needs 8 evaluations" in note for note in status["stages"]["stage2"]["notes"])
     (stage,) = [stage for stage in data_of(page)["stages"] if stage["name"] == "stage2"]
     index = [one["directory"] for one in stage["evaluations"]].index("step_30")
     total = [figure["name"] for figure in stage["figures"]].index("")

@@ -69,6 +69,7 @@ def prefill(tmp_path, templates, own_template=None):
     return subprocess.run(command, cwd=REPOSITORY_ROOT, env=environ, capture_output=True, text=True, timeout=1800, check=False)
 
 
+@pytest.mark.slow
 def test_templates_without_limits_end_with_a_line_each_and_good_ones_beside_them_render(tmp_path):
     ended = prefill(
         tmp_path, {name: before + ANSWER for name, (before, _) in GREEDY.items()} | {name: TEMPLATES[name] for name in GOOD}

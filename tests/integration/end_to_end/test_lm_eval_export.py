@@ -57,6 +57,7 @@ print(json.dumps(found, default=str))
 """
 
 
+@pytest.mark.slow
 def test_its_own_tools_read_every_figure_and_every_sample_back(tmp_path):
     python = lm_eval_env.ensure_lm_eval_python()
     suites_with_subjects(tmp_path)

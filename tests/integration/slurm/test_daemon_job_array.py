@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from suites.common.documents import read_json
+from support.runs.scripts import IMPORT_PATH
 from support.slurm_cluster.daemon import SLURM_CONFIG, SlurmRun
 
 pytestmark = [pytest.mark.slurm, pytest.mark.scoring]
@@ -51,7 +52,7 @@ def alone(watch):
     (attempt,) = watch.attempts
     request = json.loads((attempt / "request.json").read_text()) | {"results": str(watch.root / "alone" / "base"), "status": None}
     (watch.root / "alone.json").write_text(json.dumps(request))
-    environ = watch.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(watch._path)}
+    environ = watch.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(IMPORT_PATH)}
     command = [sys.executable, "-m", "scoring", "score", watch.root / "alone.json"]
     subprocess.run(command, check=True, env=environ, capture_output=True)
     return watch.root / "alone" / "base" / "by_checkpoint" / "step_100"

@@ -17,7 +17,7 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(params=["slurm", "accounted_slurm"])
+@pytest.fixture(params=["slurm", pytest.param("accounted_slurm", marks=pytest.mark.slow)])
 def cluster(request) -> SlurmClusterHarness:
     return request.getfixturevalue(request.param)
 

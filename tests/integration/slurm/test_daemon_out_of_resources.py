@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from suites.contract.paths import StatePaths
+from support.runs.scripts import write_executable
 from support.runs.two_stages import REPOSITORY_ROOT
 from support.slurm_cluster.daemon import SLURM_CONFIG, SlurmRun
 from watcher.journal.journal import read_journal
@@ -76,7 +77,7 @@ def test_a_job_that_slurm_kills_for_its_memory_is_tried_again_with_more(slurm, t
             "path": [str(REPOSITORY_ROOT), str(REPOSITORY_ROOT / "tests"), *sys.path],
             "root": str(watch.root),
         }
-        watch._executable("scorer", HUNGRY.format(**given))
+        write_executable(watch.root / "scorer", HUNGRY.format(**given))
         watch.write_checkpoint("base", 100)
         watch.start_daemon()
         watch.wait_until(lambda: "ran out of memory" in told(watch))

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.scoring
 torch.set_num_threads(1)
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_runs_small_on_a_cpu(tmp_path, capsys):
     assert gpu.main(["--device", "cpu", "--size", "tiny", "--into", str(tmp_path), "--scratch", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "results.json").read_text())["gpu"]

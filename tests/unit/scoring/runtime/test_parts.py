@@ -192,6 +192,7 @@ def tier_files(folder):
     return {path.name: path.read_text() for path in sorted(get_results_folder(folder).glob("tier*.json"))}
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_started_again_only_what_is_missing_is_scored(tmp_path):
     write_suites(tmp_path, slices=SLICES)
     found = get_results_folder(tmp_path) / "parts"
