@@ -106,13 +106,13 @@ class UnknownTextCounter:
 
     def _count(self, text: str, encoding: tokenizers.Encoding, dropped: bytearray) -> UnknownText:
         """One text. ``dropped``: 1 for each character that the normalizer drops, which tokens may span."""
-        lost = self._mark_untold(text, encoding)
+        lost = self._mark_unknown(text, encoding)
         # A dropped byte leaves no trace in the offsets where other bytes of its character have tokens.
         missing = {c for c in set(text) if self._is_byte_level and not c.isascii() and self._has_missing_byte(c)}
         marks = [character in missing for character in text] if missing else bytes(len(text))
         return UnknownText.of("".join(compress(text, map(or_, map(or_, lost, dropped), marks))))
 
-    def _mark_untold(self, text: str, encoding: tokenizers.Encoding) -> bytearray:
+    def _mark_unknown(self, text: str, encoding: tokenizers.Encoding) -> bytearray:
         """1 for each character that no known token stands for, by the tokens' offsets."""
         lost, ids = mark_uncovered(text, encoding), encoding.ids
         if 1 in lost and self._gives_spaces_back:

@@ -11,7 +11,7 @@ import hashlib
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -199,25 +199,23 @@ class ReportScheduler:
                 self._state.regressed[key] = alert
         return cached[2]
 
-    def _next_command(self, journal_state: JournalState) -> tuple[str, list[str]] | None:
-        now, paths = self._clock(), self.config.paths
-        can_compare = self._state.can_compare(now)
-        # Comparisons before the page, which shows them.
-        for key, request in self._due_comparisons.items() if can_compare else ():
-            if self._state.is_backing_off(key, now):
-                continue
+    def _iter_requests(self, journal_state: JournalState) -> Iterator[tuple[str, str, Path, CompareRequest | StageRequest]]:
+        """Name of the child, its command, and the request with its path: comparisons, then the stages' summaries."""
+        paths = self.config.paths
+        for key, request in self._due_comparisons.items():
             record = journal_state.records[key]
-            path = paths.comparison_request(record.stage, record.directory)
-            path.parent.mkdir(exist_ok=True)
-            write_atomically(path, encode_json(request))
-            return key, [self.config.python, "-P", "-m", "scoring", "compare", str(path)]
-        for key, summary_request in self._summaries.due.items() if can_compare else ():
-            if self._state.is_backing_off(key, now):
-                continue
-            path = paths.summary_request(summary_request.stage)
-            path.parent.mkdir(exist_ok=True)
-            write_atomically(path, encode_json(summary_request))
-            return key, [self.config.python, "-P", "-m", "scoring", "summarise", str(path)]
+            yield key, "compare", paths.comparison_request(record.stage, record.directory), request
+        for name, summary_request in self._summaries.due.items():
+            yield name, "summarise", paths.summary_request(summary_request.stage), summary_request
+
+    def _next_command(self, journal_state: JournalState) -> tuple[str, list[str]] | None:
+        now = self._clock()
+        # Comparisons before the page, which shows them.
+        for name, command, path, request in self._iter_requests(journal_state) if self._state.can_compare(now) else ():
+            if not self._state.is_backing_off(name, now):
+                path.parent.mkdir(exist_ok=True)
+                write_atomically(path, encode_json(request))
+                return name, [self.config.python, "-P", "-m", "scoring", command, str(path)]
         page = report_html_path(self.config.results)
         # A deleted page is written again, even if nothing is new.
         is_current = self._signature == self._state.signature and page.exists()
