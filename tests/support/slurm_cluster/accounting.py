@@ -64,7 +64,7 @@ def fill_accounts(folder: Path, layout: ClusterLayout, tool: Callable[..., subpr
 
     One sacctmgr with its commands on stdin: a process each would cost up to 0.6 s each.
     """
-    done = folder / "state/accounts"
+    done = folder / "etc/accounts.done"  # not under state/, which tests of a lost StateSaveLocation empty
     if done.exists():
         return
     users = ",".join(dict.fromkeys(["root", *layout.users]))
