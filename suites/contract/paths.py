@@ -13,12 +13,12 @@ TIER_FILES = {
 """Tier -> file of its published scores."""
 
 
-def format_step_directory(step: int, source: str | None = None) -> str:
+def format_step_directory(step: int, source: str | None = None, *, average: str = "") -> str:
     """The name of an evaluation's folder of results, whatever its checkpoint is called.
 
-    ``source``: the stage of a checkpoint that shares its step with one of the stage's own.
+    ``source``: the stage of a checkpoint that shares its step with one of the stage's own. ``average``: an average's name.
     """
-    return f"step_{step}" if source is None else f"step_{step}_from_{source}"
+    return "_".join(filter(None, (f"step_{step}", average, source and f"from_{source}")))
 
 
 class EvaluationPaths(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from suites.common.errors import UserError
+from suites.contract.averages import AverageMember
 from suites.contract.encoding import SCHEMA, read_request
 from suites.contract.job_owner import JobOwner
 from suites.contract.paths import EvaluationPaths
@@ -62,6 +63,8 @@ class ScoringRequest(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str
     pinned: str | None = None
     """Folder of hard links to the checkpoint's files, read after its own folder is deleted."""
+    average: tuple[AverageMember, ...] = ()
+    """Checkpoints whose weighted mean is scored, ascending by step; the last is ``checkpoint``. Empty: that one itself."""
     suites: tuple[SuiteInRequest, ...]
     tokenizer: str
     use_fast: bool = True

@@ -44,6 +44,8 @@ force_option = click.option("--force", is_flag=True, help="Score again even if s
 @from_option
 @click.option("--checkpoint", type=click.Path(path_type=Path), metavar="DIR", help="A checkpoint outside the stage folder.")
 @name_option
+@click.option("--average", metavar="A,B,..,STEP", help="Score the mean of these steps' weights.")
+@click.option("--weights", metavar="W,W,..", help="Relative weights of the steps of --average. Default: equal ones.")
 @click.option("--bridge", "as_bridge", is_flag=True, help="Make it the stage's baseline. Without STEP: the config's bridge.")
 @force_option
 @config_option
@@ -54,15 +56,19 @@ def enqueue(
     source: str | None,
     checkpoint: Path | None,
     name: str | None,
+    average: str | None,
+    weights: str | None,
     as_bridge: bool,
     force: bool,
     config: Path | None,
 ) -> None:
     """Score steps of STAGE, scheduled or not. STEP may be a range, both ends included: 1000:50000:1000.
 
+    With --average the weights of several steps are averaged while they are loaded; the last of them is STEP.
+
     With --force a scored step is scored again, and an interrupted save or a copy without times is accepted.
     """
-    from watcher.journal.request_files import parse_directory_name, parse_steps  # noqa: PLC0415
+    from watcher.journal.request_files import parse_average, parse_directory_name, parse_steps  # noqa: PLC0415
 
     loaded, target_stage = load_stage(config, stage)
     steps = parse_steps(step_arguments)
@@ -75,6 +81,11 @@ def enqueue(
     if not steps:
         hint = "give at least one STEP, --bridge or --checkpoint DIR"
         raise UserError("no step given", location=f"enqueue {stage}", hint=hint)
+    if average is None and weights is not None:
+        raise UserError("weights of no average", location="--weights", hint="name the steps with --average")
+    members = None if average is None else parse_average(average, weights)
+    if members is not None:
+        _refuse_odd_average(members.steps, steps, has_checkpoint=checkpoint is not None, as_bridge=as_bridge)
     if name is not None and len(steps) > 1:
         raise UserError(f"one name for {len(steps)} steps", location="--name", hint="use it with one STEP")
     _submit_request(
@@ -85,9 +96,20 @@ def enqueue(
         source=source,
         checkpoint=None if checkpoint is None else str(checkpoint),
         name=None if name is None else parse_directory_name(name),
+        average=() if members is None else members.steps,
+        weights=() if members is None else members.weights,
         bridge=as_bridge,
         force=force,
     )
+
+
+def _refuse_odd_average(members: tuple[int, ...], steps: tuple[int, ...], *, has_checkpoint: bool, as_bridge: bool) -> None:
+    """UserError for an average that is of no step, or of what is no step."""
+    if has_checkpoint or as_bridge:
+        option = "--checkpoint" if has_checkpoint else "--bridge"
+        raise UserError("an average is of a stage's own steps", location=option, hint="remove it, or --average")
+    if steps != members[-1:]:
+        raise UserError("STEP is not the last one of --average", location="--average", hint=f"give STEP {members[-1]}")
 
 
 @click.command(cls=StepsCommand)

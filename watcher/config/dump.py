@@ -55,6 +55,9 @@ def _dump_stage(stage: Stage, *, is_glob: bool) -> dict[str, Any]:
     values["layout"] = msgspec.structs.asdict(stage.layout)
     values["noise"] = {"within": values.pop("noise_within")}
     values["objectives"] = msgspec.to_builtins(stage.objectives)
+    if stage.average is not None:
+        average = msgspec.to_builtins(stage.average)
+        values["average"] = {key: value for key, value in average.items() if value not in (None, [])}
     if stage.bridge is not None:
         bridge = msgspec.structs.asdict(stage.bridge)
         values["bridge"] = {"from": bridge.pop("source"), **bridge}

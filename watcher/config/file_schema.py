@@ -7,6 +7,7 @@ import msgspec
 
 from suites.checkpoint.layout import LAYOUT_KINDS
 from suites.common.yaml_reader import Duration
+from suites.contract.averages import MAX_MEMBERS
 from suites.contract.objectives import Margins
 from watcher.config.settings import PREFILL_CPUS, PREFILL_TIME, LimitSettings, PositiveInt
 
@@ -50,6 +51,15 @@ class NoiseSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     within: PositiveInt | None = None
 
 
+class AverageSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``stages.NAME.average``: as ``AverageSchedule``."""
+
+    last: Annotated[int, msgspec.Meta(ge=2, le=MAX_MEMBERS)] | None = None
+    every: PositiveInt
+    weights: Annotated[tuple[float, ...], msgspec.Meta(max_length=MAX_MEMBERS)] | None = None
+    ema: float | None = None
+
+
 class StageSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """``stages.NAME``; ``loader.py`` fills in missing values."""
 
@@ -72,6 +82,7 @@ class StageSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     objectives: ObjectivesSection | None = None
     noise: NoiseSection | None = None
     bridge: BridgeSection | None = None
+    average: AverageSection | None = None
     backend: str | None = None
     command: str | tuple[str, ...] | None = None
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from suites.checkpoint.layout import CheckpointLayout
+from suites.contract.averages import decay_weights, normalize_weights
 from suites.contract.objectives import Objectives
 from suites.contract.paths import StatePaths
 
@@ -26,6 +27,44 @@ class Bridge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     checkpoint: str | None = None
     """A folder that replaces the source stage's own checkpoint."""
     enabled: bool = True
+
+
+class AverageSchedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which averages of a stage's checkpoints are scored."""
+
+    last: int
+    """Members: the newest complete checkpoints at or before a step."""
+    every: int
+    """Steps from one average to the next; the first is at ``every``."""
+    given_weights: tuple[float, ...] = msgspec.field(name="weights", default=())
+    """Relative weights, oldest member first; empty: equal ones, or those of ``ema``."""
+    ema: float | None = None
+    """Weight of each member, divided by that of the next newer one."""
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Weights of the members, oldest first; together 1."""
+        if self.ema is not None:
+            return decay_weights(self.last, self.ema)
+        return normalize_weights(self.given_weights or (1.0,) * self.last)
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all members have the same weight."""
+        return len(set(self.weights)) == 1
+
+    @property
+    def rule(self) -> str:
+        """The averages in words, equal for equal averages: ``last 4``."""
+        if self.is_uniform:
+            return f"last {self.last}"
+        if self.ema is not None:
+            return f"last {self.last}, ema {self.ema:g}"
+        return f"last {self.last}, weights {' '.join(map(repr, self.given_weights))}"
+
+    def is_scheduled(self, step: int) -> bool:
+        """Whether there is an average at this step, once it exists."""
+        return step >= self.every and step % self.every == 0
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +98,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     noise_within: int | None = None
     """Steps between the first and the last evaluation that tell the run's noise; None: the densest ones."""
     bridge: Bridge | None = None
+    average: AverageSchedule | None = None
     backend: str = "direct"
     command: str | tuple[str, ...] | None = None
     """For backend ``command``: a line for bash, or a list of arguments."""

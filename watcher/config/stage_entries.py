@@ -1,5 +1,6 @@
 """Resolves the entries of ``stages`` in watcher.yaml."""
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from suites.contract.objectives import Margins, Objectives
 from suites.contract.stage_summary import MIN_EVALUATIONS
 from watcher.config import file_schema
 from watcher.config.run_folders import describe_glob_mistake
-from watcher.config.settings import FINAL_STEP, Bridge, Stage
+from watcher.config.settings import FINAL_STEP, AverageSchedule, Bridge, Stage
 
 SUITES_PACKAGE_FOLDER = Path(suites.__file__).parent
 """Where the shipped suites lie."""
@@ -81,6 +82,7 @@ def _resolve_stage(
         objectives=_resolve_objectives(stage.objectives),
         noise_within=_resolve_noise(document, stage.noise, (*location, "noise")),
         bridge=_resolve_bridge(document, base, stage.bridge, (*location, "bridge")),
+        average=_resolve_average(document, stage.average, (*location, "average")),
     )
 
 
@@ -152,6 +154,27 @@ def _resolve_bridge(
         raise document.make_error(f"{step!r} is not a step", (*location, "step"), f"write a number, or {FINAL_STEP}")
     checkpoint = str(resolve_path(base, section.checkpoint)) if section.checkpoint else None
     return Bridge(source=section.source, step=step, checkpoint=checkpoint, enabled=bool(section.enabled))
+
+
+def _resolve_average(
+    document: YamlDocument, section: file_schema.AverageSection | None, location: YamlPath
+) -> AverageSchedule | None:
+    """UserError where the number of members or their weights are unclear."""
+    if section is None:
+        return None
+    weights, last = tuple(section.weights or ()), section.last
+    if weights and section.ema is not None:
+        raise document.make_error("is given beside weights", (*location, "ema"), "keep one of the two")
+    if weights and last not in {None, len(weights)}:
+        message = f"{len(weights)} weights for the last {last} checkpoints"
+        raise document.make_error(message, (*location, "weights"), "give one weight a checkpoint, oldest first")
+    if not all(0 < weight < math.inf for weight in weights):
+        raise document.make_error("holds a weight that is not positive", (*location, "weights"), "leave that checkpoint out")
+    if section.ema is not None and not 0 < section.ema < 1:
+        raise document.make_error(f"{section.ema:g} is not between 0 and 1", (*location, "ema"), "0.9 is usual")
+    if last is None and len(weights) < 2:  # noqa: PLR2004  one checkpoint is no average
+        raise document.make_error("does not say of how many checkpoints", location, "write last: 4, or weights: of two or more")
+    return AverageSchedule(last=last or len(weights), every=section.every, given_weights=weights, ema=section.ema)
 
 
 def _resolve_suite(base: Path, name: str) -> str:

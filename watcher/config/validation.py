@@ -148,6 +148,9 @@ def _check_scoring(document: YamlDocument, stage: Stage, location: YamlPath) -> 
         document.require_choice((*location, "assume"), key, choice, ASSUMPTIONS)
         if choice == "applied" and key != ROPE_SCALING_KEY:
             raise document.make_error(f"only {ROPE_SCALING_KEY} can be applied", (*location, "assume", key), "write ignored")
+    if stage.average is not None and stage.backend != "direct":
+        message, hint = f"backend {stage.backend} scores checkpoints as they are", "remove it, or use backend: direct"
+        raise document.make_error(message, (*location, "average"), hint)
     if stage.assume and stage.backend != "direct":
         raise document.make_error(f"is not used by backend {stage.backend}", (*location, "assume"), "remove it")
     if stage.backend != "command" and stage.command:

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from suites.contract.averages import AverageStep
 from suites.contract.job_owner import JobOwner
 from watcher.core.field_types import Count, FileName, PathText, Step, TaskCount, UnixTime, WordOrNothing
 from watcher.core.reasons import ReasonKind, join_hint
@@ -141,6 +142,13 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     """``schedule``, ``bridge`` or ``request``."""
     checkpoint: str
+    """Of an average: its last member's folder."""
+    average: tuple[AverageStep, ...] = ()
+    """Members of an average, ascending by step; empty: it is the checkpoint itself."""
+    average_name: str = ""
+    """Such as ``avg4``: it tells an average from the others of its step."""
+    average_rule: str = ""
+    """The schedule's rule that it stands for, as ``AverageSchedule.rule``; empty: a person named its members."""
     state: EvaluationState
     since: float
     """Unix time of the last change of state or reason."""
@@ -209,6 +217,11 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     def key(self) -> str:
         """``stage1/step_2000``."""
         return f"{self.stage}/{self.directory}"
+
+    @property
+    def identity(self) -> tuple[str, str, int, str]:
+        """(stage, source, step, average): what no two evaluations share, but for those that a person named."""
+        return self.stage, self.source, self.step, self.average_name
 
     @property
     def full_reason(self) -> str:

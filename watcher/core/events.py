@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from suites.contract.averages import AverageStep
 from watcher.core.evaluation import Attempt, Pin, Refusal
 from watcher.core.field_types import Count, FileName, PathText, Step, UnixTime, WordOrNothing
 from watcher.core.reasons import ReasonKind, join_hint
@@ -109,6 +110,9 @@ class Created(JournalEvent, frozen=True, kw_only=True, tag="created"):
     custom_directory: bool = False
     final: bool = False
     """It is the last step of training, which ``final`` of the schedule asks for."""
+    average: tuple[AverageStep, ...] = ()
+    average_name: WordOrNothing = ""
+    average_rule: str = ""
 
 
 class Pending(StateChange, frozen=True, kw_only=True, tag="pending"):

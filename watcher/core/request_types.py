@@ -1,10 +1,11 @@
 """Requests left by the command line, and audit amendments."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
 
+from suites.contract.averages import MAX_MEMBERS, normalize_weights
 from watcher.core.field_types import FileName, PathText, Step, UnixTime
 
 MAX_STEPS_PER_REQUEST = 20_000
@@ -44,17 +45,38 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """A folder outside the schedule."""
     name: str | None = None
     """The directory's name, given with ``checkpoint``."""
+    average: Annotated[tuple[Step, ...], msgspec.Meta(max_length=MAX_MEMBERS)] = ()
+    """Steps whose weighted mean is meant, ascending; the last is the one of ``steps``. Empty: the checkpoint itself."""
+    weights: Annotated[tuple[float, ...], msgspec.Meta(max_length=MAX_MEMBERS)] = ()
+    """Relative weights of ``average``, in its order; empty: equal ones."""
     bridge: bool = False
     force: bool = False
     by: str = ""
     """user@host, for the journal."""
     schema: int = 1
 
-    def means(self, checkpoint: str, source: str, *, default_source: str, custom_directory: bool = False) -> bool:
+    def list_average(self) -> list[tuple[int, float]]:
+        """(step, weight) of the average's members, ascending; the weights are together 1."""
+        weights = normalize_weights(self.weights or (1.0,) * len(self.average))
+        return list(zip(self.average, weights, strict=True))
+
+    def means(
+        self,
+        checkpoint: str,
+        source: str,
+        *,
+        default_source: str,
+        custom_directory: bool = False,
+        average: Sequence[tuple[int, float]] = (),
+    ) -> bool:
         """Whether an evaluation of one of its steps may be meant, where it has no ``name``.
 
-        Of several, the stage's own one is. ``default_source``: whose checkpoint is meant where none is named.
+        Of several, the stage's own one is. ``default_source``: whose checkpoint is meant where none is named. ``average``: steps
+        and weights of an average.
         """
+        # An average is meant by its members or its name alone.
+        if [tuple(member) for member in average] != self.list_average():
+            return False
         # A checkpoint's path is unique, so it decides before the source.
         if self.checkpoint is not None:
             return checkpoint == self.checkpoint

@@ -64,11 +64,9 @@ class JournalState(msgspec.Struct, kw_only=True):
         yield from self.records.values()
         yield from self.prefills.values()
 
-    def index_by_identity(self) -> dict[tuple[str, str, int], str]:
-        """(stage, source, step) -> evaluation, without those that a person named."""
-        return {
-            (record.stage, record.source, record.step): key for key, record in self.records.items() if not record.custom_directory
-        }
+    def index_by_identity(self) -> dict[tuple[str, str, int, str], str]:
+        """(stage, source, step, average) -> evaluation, without those that a person named."""
+        return {record.identity: key for key, record in self.records.items() if not record.custom_directory}
 
 
 def replay(journal_state: JournalState, document: Mapping[str, Any]) -> None:
@@ -184,6 +182,9 @@ def _create_record(event: events.Created, t: float) -> EvaluationRecord:
         requested=event.requested,
         custom_directory=event.custom_directory,
         final=event.final,
+        average=event.average,
+        average_name=event.average_name,
+        average_rule=event.average_rule,
         baseline_selected_at=t if event.origin == "bridge" and event.requested else None,
         state=EvaluationState.PENDING,
         since=t,

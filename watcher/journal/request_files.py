@@ -1,15 +1,18 @@
 """requests/: write, read and validate request files."""
 
 import getpass
+import math
 import os
 import re
 import secrets
 import socket
 from pathlib import Path
+from typing import NamedTuple
 
 from suites.common.atomic_files import write_atomically
 from suites.common.documents import DamagedDocument, is_utf8, read_struct
 from suites.common.errors import ExitCode, UserError
+from suites.contract.averages import MAX_MEMBERS
 from suites.contract.encoding import encode_json
 from suites.contract.paths import StatePaths
 from watcher.core.request_types import MAX_STEPS_PER_REQUEST, Request
@@ -97,16 +100,48 @@ def parse_steps(texts: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
-def parse_directory_name(text: str) -> str:
-    """A directory name given by a person.
+class RequestedAverage(NamedTuple):
+    """Members of an average that a person names."""
 
-    UserError where it is invalid or could clash with the watcher's own names.
+    steps: tuple[int, ...]
+    """Ascending."""
+    weights: tuple[float, ...]
+    """Relative ones in the same order; empty: equal ones."""
+
+
+def parse_average(average: str, weights: str | None) -> RequestedAverage:
+    """Members from ``34000,36000`` and weights from ``1,2.5``. UserError for other texts."""
+    texts = [text.strip() for text in average.split(",")]
+    for text in texts:
+        if not _STEP_NUMBER.fullmatch(text):
+            raise UserError(f"{text!r} is not a step", location="--average", hint="write 34000,36000,38000,40000")
+    steps = [int(text) for text in texts]
+    if len(set(steps)) != len(steps) or not 2 <= len(steps) <= MAX_MEMBERS:  # noqa: PLR2004  one checkpoint is no average
+        message = f"names {len(set(steps))} different steps" if len(set(steps)) == len(steps) else "names a step twice"
+        raise UserError(message, location="--average", hint=f"name 2 to {MAX_MEMBERS} different steps")
+    if weights is None:
+        return RequestedAverage(tuple(sorted(steps)), ())
+    try:
+        numbers = [float(text) for text in weights.split(",")]
+    except ValueError:
+        raise UserError(f"{weights!r} is not a list of numbers", location="--weights", hint="write 1,1,2,4") from None
+    if len(numbers) != len(steps) or not all(0 < number < math.inf for number in numbers):
+        hint = f"give {len(steps)} positive numbers, one for each step of --average"
+        raise UserError(f"{weights!r} does not fit --average", location="--weights", hint=hint)
+    ordered = sorted(zip(steps, numbers, strict=True))
+    return RequestedAverage(tuple(step for step, _ in ordered), tuple(number for _, number in ordered))
+
+
+def parse_directory_name(text: str, *, is_new: bool = True) -> str:
+    """A directory name given by a person; ``is_new``: for a new evaluation.
+
+    UserError where it is invalid, or where a new one could clash with the watcher's own names.
     """
     if not _DIRECTORY_NAME.fullmatch(text) or len(text) > 100:  # noqa: PLR2004  it is part of file and job names
         hint = "use up to 100 letters, digits, _ . and -, beginning with a letter or digit"
         raise UserError(f"{text!r} cannot be the name of a folder", location="--name", hint=hint)
     # A name of the watcher's own form would collide with a later evaluation.
-    if re.fullmatch(r"step_\d+(_from_.*)?", text):
+    if is_new and re.fullmatch(r"step_\d+(_avg\d.*)?(_from_.*)?", text):
         raise UserError(f"{text!r} is like the names that the watcher gives", location="--name", hint="let it begin otherwise")
     return text
 
@@ -125,9 +160,14 @@ def _find_impossible_value(request: Request, file_name: str) -> str:
         return "it holds text that is not UTF-8"
     if request.checkpoint is not None and not Path(request.checkpoint).is_absolute():
         return f"checkpoint {request.checkpoint!r} is no absolute path"
+    has_weights = len(request.weights) in {0, len(request.average)} and all(0 < weight < math.inf for weight in request.weights)
+    if request.average and (list(request.average) != sorted(set(request.average)) or request.average[-1:] != request.steps):
+        return f"its average {request.average} is not ascending up to its step"
+    if not has_weights:
+        return f"its weights {request.weights} do not fit its average"
     if request.name is not None:
         try:
-            parse_directory_name(request.name)
+            parse_directory_name(request.name, is_new=request.kind == "enqueue")
         except UserError as error:
             return error.message
     return ""

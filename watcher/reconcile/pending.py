@@ -38,6 +38,8 @@ def next_action_pending(
         return [Skip(record.key, f"{record.full_reason}; again at {format_utc(record.retry_at)}", repeats_reason=True)]
     if record.stage not in config.stages or record.stage not in snapshot.requirements:
         return [wait_or_skip(record, f"stages.{record.stage} is no longer in the config")]
+    if record.average:  # nothing reads its members yet
+        return [Skip(record.key, "averages are not scored yet")]
     presence = observe_presence(record, snapshot, config)
     if presence.kind is Presence.ABSENT:
         return [wait_for_absent(record, presence, snapshot.now)]

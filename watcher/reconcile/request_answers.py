@@ -7,6 +7,7 @@ nothing.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from suites.contract.averages import AverageStep, format_average_name, has_equal_weights
 from watcher.attempts.journal_events import make_archive_action
 from watcher.attempts.unseen_attempts import find_unseen, give_up_unseen
 from watcher.config.settings import Config, Stage
@@ -110,7 +111,13 @@ def _find_evaluation(
     matching = [
         record
         for record in same_step
-        if request.means(record.checkpoint, record.source, default_source=source, custom_directory=record.custom_directory)
+        if request.means(
+            record.checkpoint,
+            record.source,
+            default_source=source,
+            custom_directory=record.custom_directory,
+            average=[(member.step, member.weight) for member in record.average],
+        )
     ]
     return min(matching, key=lambda record: record.source != request.stage).key if matching else None
 
@@ -132,12 +139,27 @@ def _create_evaluation(
     stage = config.stages[request.stage]
     source = _resolve_source(request, stage)
     origin = "bridge" if request.bridge else "request"
-    folder = request.checkpoint or _find_checkpoint_folder(source, step, snapshot.stages.get(source), config)
-    evaluation = ScheduledEvaluation(stage=stage.name, source=source, step=step, origin=origin, checkpoint=folder)
+    stage_folder = snapshot.stages.get(source)
+    folder = request.checkpoint or _find_checkpoint_folder(source, step, stage_folder, config)
+    members = tuple(
+        AverageStep(
+            step=member_step, weight=weight, checkpoint=_find_checkpoint_folder(source, member_step, stage_folder, config)
+        )
+        for member_step, weight in request.list_average()
+    )
+    evaluation = ScheduledEvaluation(
+        stage=stage.name,
+        source=source,
+        step=step,
+        origin=origin,
+        checkpoint=folder,
+        average=members,
+        average_name=_name_average(members, stage_folder),
+    )
     if (
         request.checkpoint is not None
         and source == stage.name
-        and folder != _find_checkpoint_folder(source, step, snapshot.stages.get(source), config)
+        and folder != _find_checkpoint_folder(source, step, stage_folder, config)
     ):
         # A folder outside the schedule must not take the name of the stage's own step.
         name = request.name or make_distinct_directory(
@@ -153,6 +175,8 @@ def _create_evaluation(
         directory=name,
         origin=origin,
         checkpoint=folder,
+        average=evaluation.average,
+        average_name=evaluation.average_name,
         forced=request.force,
         requested=True,
         # Such a record is found by its name alone, since step and source may belong to another one too.
@@ -160,6 +184,16 @@ def _create_evaluation(
         reason=f"requested{f' by {request.by}' if request.by else ''}",
     )
     return [created], "will be scored"
+
+
+def _name_average(members: Sequence[AverageStep], stage_folder: StageFolder | None) -> str:
+    """The average's name: a plain one where its members are the newest listed steps up to the last; empty without members."""
+    if not members:
+        return ""
+    steps = [member.step for member in members]
+    listed = () if stage_folder is None or stage_folder.steps is None else stage_folder.steps
+    newest = sorted(step for step in listed if step <= steps[-1])[-len(steps) :]
+    return format_average_name(members, is_plain=has_equal_weights(members) and newest == steps)
 
 
 def _find_checkpoint_folder(source: str, step: int, stage_folder: StageFolder | None, config: Config) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from suites.checkpoint.layout import guess_step
+from suites.contract.averages import AverageStep
 from suites.contract.paths import format_step_directory
 from watcher.config.settings import FINAL_STEP, Bridge, Config, Stage
 from watcher.core.evaluation import EvaluationRecord
@@ -28,11 +29,14 @@ class ScheduledEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: str
     final: bool = False
     """Only ``final`` of the schedule asks for it."""
+    average: tuple[AverageStep, ...] = ()
+    average_name: str = ""
+    average_rule: str = ""
 
     @property
-    def identity(self) -> tuple[str, str, int]:
-        """Its identity, equal in every tick."""
-        return self.stage, self.source, self.step
+    def identity(self) -> tuple[str, str, int, str]:
+        """Its identity, equal in every tick; the last is an average's name."""
+        return self.stage, self.source, self.step, self.average_name
 
 
 def scheduled_evaluations(
@@ -90,13 +94,13 @@ def list_scheduled_steps(stage: Stage, stage_folder: StageFolder | None) -> list
     return sorted(steps)
 
 
-def is_wanted(record: EvaluationRecord, config: Config, identities: Container[tuple[str, str, int]]) -> bool:
+def is_wanted(record: EvaluationRecord, config: Config, identities: Container[tuple[str, str, int, str]]) -> bool:
     """Whether an evaluation is still to be scored.
 
     ``identities``: of all evaluations that config and folders ask for now. What was taken up stays wanted while the config
     asks for it, whatever the folders show today: they may be rotated, cleaned or unmounted.
     """
-    if record.requested or (record.stage, record.source, record.step) in identities:
+    if record.requested or record.identity in identities:
         return True
     stage = config.stages.get(record.stage)
     if stage is None:
@@ -188,17 +192,17 @@ def choose_directory(evaluation: ScheduledEvaluation, stage: Stage, taken: Conta
     """The directory of a new evaluation: a given or free name."""
     if name is not None:
         return name
-    plain_name = format_step_directory(evaluation.step)
+    plain_name = format_step_directory(evaluation.step, average=evaluation.average_name)
     is_stage_checkpoint = evaluation.source == evaluation.stage
     # A name, once given, never changes: a bridge leaves step_N free if the schedule can produce it.
     if (is_stage_checkpoint or not stage.is_scheduled(evaluation.step)) and f"{evaluation.stage}/{plain_name}" not in taken:
         return plain_name
-    return make_distinct_directory(evaluation.stage, evaluation.step, evaluation.source, taken)
+    return make_distinct_directory(evaluation.stage, evaluation.step, evaluation.source, taken, evaluation.average_name)
 
 
-def make_distinct_directory(stage: str, step: int, source: str, taken: Container[str]) -> str:
+def make_distinct_directory(stage: str, step: int, source: str, taken: Container[str], average: str = "") -> str:
     """The first free name of ``step_N_from_SOURCE``, ``step_N_from_SOURCE_2`` and so on."""
-    base_name = format_step_directory(step, _sanitize_name(source))
+    base_name = format_step_directory(step, _sanitize_name(source), average=average)
     number, name = 1, base_name
     while f"{stage}/{name}" in taken:
         number += 1

@@ -160,6 +160,7 @@ def _build_row(record: EvaluationRecord, detail: str, progress: Mapping[str, flo
         "source": record.source,
         "origin": record.origin,
         "checkpoint": record.checkpoint,
+        "average": [{"step": member.step, "weight": member.weight} for member in record.average],
         "run_name": record.run_name,
         "state": record.state.value,
         "reason": record.full_reason,

@@ -69,9 +69,27 @@ def _find_row(request: Request, step: int, rows: Sequence[JsonObject]) -> JsonOb
     matching = [
         row
         for row in rows
-        if row["step"] == step and request.means(row["checkpoint"], row["source"], default_source=request.stage)
+        if row["step"] == step
+        and request.means(
+            row["checkpoint"],
+            row["source"],
+            default_source=request.stage,
+            average=[(member["step"], member["weight"]) for member in row.get("average", ())],
+        )
     ]
     return min(matching, key=lambda row: row["source"] != request.stage, default=None)
+
+
+def _preview_creation(request: Request, step: int, get_folder: Callable[[int], Path]) -> Outcome:
+    """What an enqueue of an unknown evaluation leads to."""
+    folders = [get_folder(each) for each in request.average or (step,)]
+    if request.checkpoint is not None:
+        folders = [Path(request.checkpoint)]
+    # Whether it is complete is the watcher's to judge, which also knows when it was last written.
+    if all(folder.is_dir() for folder in folders):
+        suffix = "its checkpoint is" if len(folders) == 1 else f"its {len(folders)} checkpoints are"
+        return Outcome(f"will be scored; {suffix} on disk and {'is' if len(folders) == 1 else 'are'} checked first")
+    return Outcome(f"will be scored once its {'checkpoint exists' if len(folders) == 1 else 'checkpoints exist'}")
 
 
 def _preview_outcome(request: Request, step: int, row: JsonObject | None, get_folder: Callable[[int], Path]) -> Outcome:
@@ -79,10 +97,7 @@ def _preview_outcome(request: Request, step: int, row: JsonObject | None, get_fo
         # Only enqueue makes an evaluation; the others change one.
         if request.kind != "enqueue":
             return Outcome("unknown evaluation", "refused")
-        folder = Path(request.checkpoint) if request.checkpoint is not None else get_folder(step)
-        # Whether it is complete is the watcher's to judge, which also knows when it was last written.
-        checkpoint = "; its checkpoint is on disk and is checked first" if folder.is_dir() else " once its checkpoint exists"
-        return Outcome(f"will be scored{checkpoint}")
+        return _preview_creation(request, step, get_folder)
     state = str(row["state"])
     if request.kind == "cancel":
         if state in {EvaluationState.SCORED, EvaluationState.LOST}:

@@ -3,6 +3,7 @@
 import pytest
 
 from suites.common.errors import ExitCode, UserError
+from watcher.config.dump import dump_config
 from watcher.config.loader import check_config, load_config
 
 HEAD = "results: /data/results\n"  # line 1
@@ -260,3 +261,44 @@ def test_a_config_that_is_not_there_is_named(tmp_path):
         load_config(tmp_path / "none.yaml", {})
     with pytest.raises(UserError, match="cannot be read"):
         load_config(None, {"WATCHER_CONFIG": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("average", "message"),
+    [
+        ("{last: 1, every: 100}", ":7: stages.stage1.average.last: expected `int` >= 2"),
+        ("{last: 4}", ":7: stages.stage1.average: has no every; write every: ..."),
+        ("{every: 100}", ":7: stages.stage1.average: does not say of how many checkpoints; write last: 4"),
+        ("{lats: 4, every: 100}", ":7: stages.stage1.average: unknown key 'lats'; did you mean 'last'?"),
+        ("{last: 3, every: 100, weights: [1, 2]}", ":7: stages.stage1.average.weights: 2 weights for the last 3"),
+        ("{every: 100, weights: [1, 0]}", ":7: stages.stage1.average.weights: holds a weight that is not positive"),
+        ("{every: 100, weights: [1]}", ":7: stages.stage1.average: does not say of how many checkpoints"),
+        ("{last: 2, every: 100, ema: 1}", ":7: stages.stage1.average.ema: 1 is not between 0 and 1"),
+        ("{every: 100, weights: [1, 2], ema: .5}", ":7: stages.stage1.average.ema: is given beside weights"),
+        (
+            "{last: 2, every: 100}\n    backend: nanotron",
+            ":7: stages.stage1.average: backend nanotron scores checkpoints as they are; remove it",
+        ),
+    ],
+)
+def test_averages_are_checked_where_they_stand(tmp_path, average, message):
+    assert problem(tmp_path, WHOLE + f"    average: {average}\n", load_config).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("average", "weights", "rule"),
+    [
+        ("{last: 4, every: 100}", (0.25, 0.25, 0.25, 0.25), "last 4"),
+        ("{every: 100, weights: [2, 2]}", (0.5, 0.5), "last 2"),
+        ("{every: 100, weights: [1, 3]}", (0.25, 0.75), "last 2, weights 1.0 3.0"),
+        ("{last: 3, every: 100, ema: .5}", (1 / 7, 2 / 7, 4 / 7), "last 3, ema 0.5"),
+    ],
+)
+def test_weights_of_an_average_are_together_one(tmp_path, average, weights, rule):
+    path = tmp_path / "w.yaml"
+    path.write_text(WHOLE + f"    average: {average}\n")
+    resolved = load_config(path, {}).stages["stage1"].average
+    assert (resolved.weights, resolved.rule) == (weights, rule)
+    # What is printed means the same.
+    path.write_text(dump_config(load_config(path, {})))
+    assert load_config(path, {}).stages["stage1"].average == resolved
