@@ -64,6 +64,11 @@ def format_bytes(size_bytes: float) -> str:
     return f"{size_bytes:.0f} B"
 
 
+def format_count(count: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: ``1 step``, ``2 steps``."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
 def format_names(names: Sequence[str], limit: int = 3) -> str:
     """The first names: ``a, b, c and 4 more``."""
     hidden_count = len(names) - limit

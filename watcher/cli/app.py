@@ -12,9 +12,10 @@ import click
 from suites.common.errors import UserError
 from watcher import __version__
 from watcher.cli.audit import audit
-from watcher.cli.config import init, print_config
+from watcher.cli.config import completion, init, print_config
 from watcher.cli.daemon import once, run
 from watcher.cli.doctor import doctor
+from watcher.cli.evaluations import list_evaluations, logs
 from watcher.cli.options import echo_text
 from watcher.cli.prefill import prefill
 from watcher.cli.report import report
@@ -50,5 +51,9 @@ def main() -> None:
     """Score every scheduled checkpoint once, soon after it is complete."""
 
 
-for subcommand in (run, once, status, enqueue, why, retry, cancel, audit, doctor, init, print_config, prefill, report, simulate):
+for subcommand in (
+    *(run, once, status, list_evaluations, why, logs, report),
+    *(enqueue, retry, cancel, audit),
+    *(init, print_config, doctor, prefill, simulate, completion),
+):
     main.add_command(subcommand)

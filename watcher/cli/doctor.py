@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from suites.common.errors import UserError
-from watcher.cli.options import config_option, copy_environment, echo_text
+from suites.common.formatting import format_count
+from watcher.cli.options import config_option, copy_environment, echo_json, echo_text, json_option
 
 if TYPE_CHECKING:
     from watcher.config.settings import Config
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--offline", is_flag=True, help="Also read the entire data cache, as a job without a network does.")
+@json_option
 @config_option
-def doctor(config: Path | None, *, offline: bool) -> None:
+def doctor(config: Path | None, *, offline: bool, as_json: bool) -> None:
     """Check Slurm, file systems, the jobs' Python and data, and this node. Exits 1 on an error.
 
     It runs about ten Slurm commands; `sbatch --test-only` uses up a job id. Files that it writes are removed.
@@ -42,13 +45,20 @@ def doctor(config: Path | None, *, offline: bool) -> None:
     message = "" if refusal is None else f"{refusal.location}: {refusal.message}"
     first = DoctorCheck(OK, "config", loaded.source) if refusal is None and loaded else DoctorCheck(WRONG, "config", message, "")
     checks = () if loaded is None else run_all_checks(loaded, environ, offline=offline)
+    done: list[DoctorCheck] = []
     for check in itertools.chain([first], checks):
+        done.append(check)
         counts[check.verdict] += 1
-        click.echo(f"{check.verdict:<8} ", nl=False)
-        echo_text(f"{check.name}: {check.message}{'; ' if check.hint else ''}{check.hint}")
-        sys.stdout.flush()  # a check may take minutes
+        if not as_json:
+            click.echo(f"{check.verdict:<8} ", nl=False)
+            echo_text(f"{check.name}: {check.message}{'; ' if check.hint else ''}{check.hint}")
+            sys.stdout.flush()  # a check may take minutes
     elapsed_seconds = time.monotonic() - started
-    click.echo(f"{counts[OK]} ok, {counts[WARNING]} warnings, {counts[WRONG]} wrong, in {elapsed_seconds:.0f} s")
+    if as_json:
+        echo_json(checks=[msgspec.structs.asdict(check) for check in done], counts=counts, seconds=round(elapsed_seconds, 3))
+    else:
+        warnings = format_count(counts[WARNING], "warning")
+        click.echo(f"{counts[OK]} ok, {warnings}, {counts[WRONG]} wrong, in {elapsed_seconds:.0f} s")
     if refusal is not None:  # as every other command ends with this config
         raise refusal
     sys.exit(1 if counts[WRONG] else 0)

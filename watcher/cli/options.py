@@ -1,8 +1,12 @@
 """Options and arguments that commands share."""
 
+import json
 import os
-from collections.abc import Mapping
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,6 +14,10 @@ from suites.common.errors import UserError
 from suites.common.yaml_reader import suggest_name
 from suites.contract.paths import StatePaths
 from watcher.config.settings import Config, Stage
+from watcher.core.evaluation import EvaluationRecord
+
+DOCUMENT_SCHEMA = 1
+"""Schema of every document that a command prints with --json."""
 
 
 def _name_built_in_config(_context: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
@@ -30,6 +38,19 @@ config_option = click.option(
     help="Config file. Default: $WATCHER_CONFIG, then ./watcher.yaml, then the built-in config.",
 )
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+
+
+def complete_stage(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The stages of the config, for the shell's completion."""
+    from watcher.config.loader import load_config  # noqa: PLC0415
+
+    try:
+        stages = load_config(None, copy_environment()).stages
+    except (UserError, OSError):  # a shell shows no errors while somebody types
+        return []
+    return [name for name in stages if name.startswith(incomplete)]
+
 
 def copy_environment() -> Mapping[str, str]:
     """A copy of the environment at the start of the command."""
@@ -41,6 +62,23 @@ def get_stage(name: str, config: Config, location: str = "STAGE") -> Stage:
     if name not in config.stages:
         raise UserError(f"no stage {name!r} in {config.source}", location=location, hint=suggest_name(name, config.stages))
     return config.stages[name]
+
+
+def parse_one_step(text: str) -> int:
+    """The step that a command's STEP names. UserError for none or several."""
+    from watcher.journal.request_files import parse_steps  # noqa: PLC0415
+
+    steps = parse_steps((text,))
+    if len(steps) != 1:
+        raise UserError(f"{len(steps)} steps given", location="STEP", hint="give one step")
+    return steps[0]
+
+
+def select_records(
+    records: Iterable[EvaluationRecord], stage: str, step: int, source: str | None = None
+) -> list[EvaluationRecord]:
+    """The evaluations of one step; several where a bridge or a named checkpoint shares it."""
+    return [record for record in records if (record.stage, record.step) == (stage, step) and source in {None, record.source}]
 
 
 def find_shown_state(config: Path | None, error: UserError) -> StatePaths:
@@ -65,3 +103,16 @@ def echo_text(line: str, *, err: bool = False) -> None:
 
     indent = " " * (len(line) - len(line.lstrip(" ")))
     click.echo(indent + strip_control_characters(line), err=err)
+
+
+def echo_json(**fields: Any) -> None:
+    """Print a document of a command: its schema, then ``fields``."""
+    click.echo(json.dumps({"schema": DOCUMENT_SCHEMA, **fields}, allow_nan=False))
+
+
+def echo_paged(lines: Sequence[str]) -> None:
+    """Print lines; through a pager where a terminal has too few rows for them."""
+    if sys.stdout.isatty() and len(lines) >= shutil.get_terminal_size().lines:
+        click.echo_via_pager("\n".join(lines))
+    else:
+        click.echo("\n".join(lines))

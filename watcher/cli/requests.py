@@ -11,7 +11,16 @@ import msgspec
 
 from suites.checkpoint.layout import CheckpointLayout
 from suites.common.errors import UserError
-from watcher.cli.options import config_option, copy_environment, echo_text, get_stage
+from watcher.cli.options import (
+    complete_stage,
+    config_option,
+    copy_environment,
+    echo_json,
+    echo_text,
+    get_stage,
+    json_option,
+    select_records,
+)
 from watcher.config.settings import Config, Stage
 from watcher.core.request_types import Request
 
@@ -27,11 +36,13 @@ class StepsCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
-stage_argument = click.argument("stage")
+stage_argument = click.argument("stage", shell_complete=complete_stage)
 
 steps_argument = click.argument("step_arguments", metavar="STEP...", nargs=-1)
 
-from_option = click.option("--from", "source", metavar="SOURCE", help="Stage of the checkpoint. Default: STAGE.")
+from_option = click.option(
+    "--from", "source", metavar="SOURCE", help="Stage of the checkpoint. Default: STAGE.", shell_complete=complete_stage
+)
 
 name_option = click.option("--name", metavar="NAME", help="Name of the results folder.")
 
@@ -48,6 +59,7 @@ force_option = click.option("--force", is_flag=True, help="Score again even if s
 @click.option("--weights", metavar="W,W,..", help="Relative weights of the steps of --average. Default: equal ones.")
 @click.option("--bridge", "as_bridge", is_flag=True, help="Make it the stage's baseline. Without STEP: the config's bridge.")
 @force_option
+@json_option
 @config_option
 def enqueue(
     stage: str,
@@ -60,6 +72,7 @@ def enqueue(
     weights: str | None,
     as_bridge: bool,
     force: bool,
+    as_json: bool,
     config: Path | None,
 ) -> None:
     """Score steps of STAGE, scheduled or not. STEP may be a range, both ends included: 1000:50000:1000.
@@ -90,6 +103,7 @@ def enqueue(
         raise UserError(f"one name for {len(steps)} steps", location="--name", hint="use it with one STEP")
     _submit_request(
         loaded,
+        as_json=as_json,
         kind="enqueue",
         stage=stage,
         steps=steps,
@@ -118,9 +132,17 @@ def _refuse_odd_average(members: tuple[int, ...], steps: tuple[int, ...], *, has
 @from_option
 @name_option
 @force_option
+@json_option
 @config_option
 def retry(
-    stage: str, step_arguments: tuple[str, ...], *, source: str | None, name: str | None, force: bool, config: Path | None
+    stage: str,
+    step_arguments: tuple[str, ...],
+    *,
+    source: str | None,
+    name: str | None,
+    force: bool,
+    as_json: bool,
+    config: Path | None,
 ) -> None:
     """Retry evaluations that are blocked, failed, cancelled or lost. Exits 2 where one cannot be retried.
 
@@ -128,8 +150,8 @@ def retry(
     cluster or executor, which the watcher cannot see, is given up by your word: first see what is printed of it.
     """
     if force:
-        _print_jobs_in_flight(config, stage, step_arguments, source, name)
-    _request_change("retry", stage, step_arguments, source=source, name=name, force=force, config=config)
+        _print_jobs_in_flight(config, stage, step_arguments, source, name, err=as_json)
+    _request_change("retry", stage, step_arguments, source=source, name=name, force=force, as_json=as_json, config=config)
 
 
 @click.command(cls=StepsCommand)
@@ -137,17 +159,20 @@ def retry(
 @steps_argument
 @from_option
 @name_option
+@json_option
 @config_option
-def cancel(stage: str, step_arguments: tuple[str, ...], *, source: str | None, name: str | None, config: Path | None) -> None:
+def cancel(
+    stage: str, step_arguments: tuple[str, ...], *, source: str | None, name: str | None, as_json: bool, config: Path | None
+) -> None:
     """Cancel evaluations and their jobs. They stay cancelled until you run watcher retry.
 
     Exits 2 where one cannot be cancelled.
     """
-    _request_change("cancel", stage, step_arguments, source=source, name=name, force=False, config=config)
+    _request_change("cancel", stage, step_arguments, source=source, name=name, force=False, as_json=as_json, config=config)
 
 
 def _print_jobs_in_flight(
-    config: Path | None, stage: str, step_arguments: tuple[str, ...], source: str | None, name: str | None
+    config: Path | None, stage: str, step_arguments: tuple[str, ...], source: str | None, name: str | None, *, err: bool
 ) -> None:
     """Whose jobs --force may give up, with their last signs of life."""
     from suites.common.formatting import format_duration, format_local_time  # noqa: PLC0415
@@ -158,17 +183,16 @@ def _print_jobs_in_flight(
     from watcher.observe.life_signs import read_life_sign  # noqa: PLC0415
 
     loaded, _ = load_stage(config, stage)
-    steps = parse_steps(step_arguments)
-    for record in read_journal(loaded.paths).records.values():
+    known = read_journal(loaded.paths).records.values()
+    for record in (record for step in parse_steps(step_arguments) for record in select_records(known, stage, step, source)):
         attempt = record.attempt
-        is_meant = record.stage == stage and record.step in steps and source in {None, record.source}
-        if not is_meant or name not in {None, record.directory} or record.state not in IN_FLIGHT_STATES or attempt is None:
+        if name not in {None, record.directory} or record.state not in IN_FLIGHT_STATES or attempt is None:
             continue
         sign = read_life_sign(get_evaluation_paths(loaded, record))
         news = "no progress in its results folder"
         if sign is not None and sign.run_id == attempt.run_id:
             news = f"last progress {format_duration(max(0.0, time.time() - sign.at))} ago, at {format_local_time(sign.at)}"
-        echo_text(f"{record.key} is {record.state.value}: {attempt.describe_job()}; {news}")
+        echo_text(f"{record.key} is {record.state.value}: {attempt.describe_job()}; {news}", err=err)
 
 
 def load_stage(config: Path | None, stage: str) -> tuple[Config, Stage]:
@@ -232,6 +256,7 @@ def _request_change(
     source: str | None,
     name: str | None,
     force: bool,
+    as_json: bool,
     config: Path | None,
 ) -> None:
     from watcher.journal.request_files import parse_steps  # noqa: PLC0415
@@ -242,10 +267,10 @@ def _request_change(
     steps = parse_steps(step_arguments)
     if not steps:
         raise UserError("no step given", location=f"{kind} {stage}", hint="give at least one STEP")
-    _submit_request(loaded, kind=kind, stage=stage, steps=steps, source=source, name=name, force=force)
+    _submit_request(loaded, as_json=as_json, kind=kind, stage=stage, steps=steps, source=source, name=name, force=force)
 
 
-def _submit_request(config: Config, **fields: Any) -> None:
+def _submit_request(config: Config, *, as_json: bool, **fields: Any) -> None:
     """Write a request with these fields of ``Request``; print what happens and when."""
     from watcher.journal.request_files import get_user_at_host, make_request_id, read_requests, write_request  # noqa: PLC0415
     from watcher.status.health import check_liveness  # noqa: PLC0415
@@ -262,23 +287,31 @@ def _submit_request(config: Config, **fields: Any) -> None:
         ):
             message = f"{request.name!r} is the name of step {row['step']}, {row['checkpoint']}"
             raise UserError(message, location="--name", hint=f"give another name, or step {row['step']}")
-    noun = "step" if len(request.steps) == 1 else "steps"
-    source_suffix = "" if request.source in {None, request.stage} else f" of {request.source}"
-    click.echo(f"{request.kind} {request.stage}: {noun} {format_steps(request.steps)}{source_suffix}")
     source_stage = config.stages[request.source or request.stage]
     pending = {step for other in read_requests(config.paths)[0] if other.stage == request.stage for step in other.steps}
     outcomes = preview_outcomes(request, rows, source_stage.get_checkpoint_folder, pending=pending)
-    for outcome, steps in outcomes.items():
-        echo_text(f"  {format_steps(steps)}: {outcome.text}")
+    left = request
     # Without a status nothing is known of any evaluation, so everything is left to the watcher.
     if health.document is not None:
         changed = [step for outcome, steps in outcomes.items() if outcome.effect == "changes" for step in steps]
-        request = msgspec.structs.replace(request, steps=tuple(sorted(changed)))
-    if request.steps:
-        write_request(request, config.paths)
-        echo_text(health.next_reading)
+        left = msgspec.structs.replace(request, steps=tuple(sorted(changed)))
+    if left.steps:
+        write_request(left, config.paths)
+    if as_json:
+        echo_json(
+            request=left.id if left.steps else None,
+            kind=request.kind,
+            stage=request.stage,
+            outcomes=[{"steps": steps, "effect": outcome.effect, "text": outcome.text} for outcome, steps in outcomes.items()],
+            next=health.next_reading if left.steps else None,
+        )
     else:
-        click.echo("Nothing to do: no request is left.")
+        source_suffix = "" if request.source in {None, request.stage} else f" of {request.source}"
+        noun = "step" if len(request.steps) == 1 else "steps"
+        click.echo(f"{request.kind} {request.stage}: {noun} {format_steps(request.steps)}{source_suffix}")
+        for outcome, steps in outcomes.items():
+            echo_text(f"  {format_steps(steps)}: {outcome.text}")
+        echo_text(health.next_reading if left.steps else "Nothing to do: no request is left.")
     refused = {outcome.text: steps for outcome, steps in outcomes.items() if outcome.effect == "refused"}
     if refused and health.document is not None:
         message = "; ".join(f"{format_steps(steps)}: {text}" for text, steps in refused.items())

@@ -9,7 +9,16 @@ from pathlib import Path
 import click
 
 from suites.common.errors import UserError
-from watcher.cli.options import config_option, copy_environment, find_shown_state, get_stage
+from watcher.cli.options import (
+    config_option,
+    copy_environment,
+    echo_json,
+    find_shown_state,
+    get_stage,
+    json_option,
+    parse_one_step,
+    select_records,
+)
 from watcher.cli.requests import StepsCommand, from_option, stage_argument
 
 _CLEAR_SCREEN = "\x1b[H\x1b[2J"
@@ -68,19 +77,18 @@ def _repeat_until_interrupted(print_once: Callable[[], int], interval_seconds: f
 @stage_argument
 @click.argument("step")
 @from_option
+@click.option("--all", "all_changes", is_flag=True, help="Every change that is remembered: the last 50.")
+@json_option
 @config_option
-def why(stage: str, step: str, *, source: str | None, config: Path | None) -> None:
-    """Explain the state of one evaluation: history, reason and next step."""
+def why(stage: str, step: str, *, source: str | None, all_changes: bool, as_json: bool, config: Path | None) -> None:
+    """Explain the state of one evaluation: timeline, reason and next step."""
     from watcher.config.loader import load_config  # noqa: PLC0415
     from watcher.journal.journal import read_journal  # noqa: PLC0415
-    from watcher.journal.request_files import parse_steps, read_requests  # noqa: PLC0415
-    from watcher.status.explain import explain_evaluation, explain_unknown_step  # noqa: PLC0415
+    from watcher.journal.request_files import read_requests  # noqa: PLC0415
+    from watcher.status.explain import explain_evaluation, explain_unknown_step, list_evaluation_facts  # noqa: PLC0415
     from watcher.status.health import check_liveness  # noqa: PLC0415
 
-    steps = parse_steps((step,))
-    if len(steps) != 1:
-        raise UserError(f"{len(steps)} steps given", location="STEP", hint="give one step")
-    (step_number,) = steps
+    step_number = parse_one_step(step)
     loaded, config_error = None, None
     try:
         loaded = load_config(config, copy_environment())
@@ -90,30 +98,34 @@ def why(stage: str, step: str, *, source: str | None, config: Path | None) -> No
             raise
         paths, config_error = find_shown_state(config, error), error
     now = time.time()
-    records = [
-        record
-        for record in read_journal(paths).records.values()
-        if (record.stage, record.step) == (stage, step_number) and source in {None, record.source}
-    ]
+    records = select_records(read_journal(paths).records.values(), stage, step_number, source)
     # The journal has the history; only the running daemon knows what the job is doing now.
     health = check_liveness(paths, now)
     details = {row["evaluation"]: row["detail"] for row in health.list_evaluations(stage)}
     # Between two runs of a timer no process polls.
     is_polling = health.verdict == "alive" and (health.document or {}).get("mode") != "once"
     poll = loaded.poll if loaded is not None and is_polling else None
-    paragraphs = [explain_evaluation(record, now, details.get(record.key, ""), poll_seconds=poll) for record in records]
-    if not paragraphs and loaded is not None:  # not in the journal: it is unscheduled, skipped, or requested and not taken yet
+    unknown = None
+    if not records and loaded is not None:  # not in the journal: it is unscheduled, skipped, or requested and not taken yet
         skips = {skip["evaluation"]: skip["reason"] for skip in (health.document or {}).get("skipped", ())}
         is_requested = any(
             request.kind == "enqueue" and request.stage == stage and step_number in request.steps
             for request in read_requests(paths)[0]
         )
-        paragraphs = [explain_unknown_step(target_stage, step_number, source, loaded, skips=skips, is_requested=is_requested)]
-    if paragraphs:
-        click.echo("\n\n".join(paragraphs))
+        unknown = explain_unknown_step(target_stage, step_number, source, loaded, skips=skips, is_requested=is_requested)
+    if as_json:
+        facts = [list_evaluation_facts(record, now, details.get(record.key, ""), poll_seconds=poll) for record in records]
+        reason = None if unknown is None else " ".join(unknown.split())
+        echo_json(evaluations=facts, unknown=reason, health=health.verdict, summary=health.summary)
+    else:
+        paragraphs = [
+            explain_evaluation(record, now, details.get(record.key, ""), poll_seconds=poll, all_changes=all_changes)
+            for record in records
+        ]
+        click.echo("\n\n".join([*paragraphs, *([] if unknown is None else [unknown])]))
     if config_error is not None:
         raise config_error
-    if health.verdict != "alive":
+    if health.verdict != "alive" and not as_json:
         click.echo(
             f"\nNo watcher is running, so nothing happens until you run `watcher run` or `watcher once`.\n{health.summary}"
         )

@@ -22,6 +22,26 @@ def dump_config(config: Config) -> str:
 
     Loading it gives the same Config, whatever the environment.
     """
+    text = yaml.dump(
+        _escape_variables(list_config_values(config)),
+        Dumper=_Dumper,
+        default_flow_style=None,
+        sort_keys=False,
+        allow_unicode=True,
+        width=120,
+    )
+    made = list_made_stages(config)
+    notes = [f"# {name} makes the stages: {', '.join(stages) or 'none yet'}\n" for name, stages in made.items()]
+    return f"# {config.source}\n{''.join(notes)}{text}"
+
+
+def list_made_stages(config: Config) -> dict[str, list[str]]:
+    """Entry with ``runs`` -> the stages that it makes."""
+    return {name: [stage.name for stage in config.stages.values() if stage.runs == name] for name in config.runs}
+
+
+def list_config_values(config: Config) -> dict[str, Any]:
+    """The keys of watcher.yaml with their resolved values, as plain JSON values."""
     values = {
         key: value
         for key, value in msgspec.structs.asdict(config).items()
@@ -32,10 +52,8 @@ def dump_config(config: Config) -> str:
     values["limits"], values["retry"] = msgspec.structs.asdict(config.limits), msgspec.structs.asdict(config.retry)
     values["report"] = msgspec.structs.asdict(config.report)
     values["stages"] = {name: _dump_stage(stage, is_glob=name in config.runs) for name, stage in config.written_stages.items()}
-    text = yaml.dump(_to_plain(values), Dumper=_Dumper, default_flow_style=None, sort_keys=False, allow_unicode=True, width=120)
-    made = {name: [stage.name for stage in config.stages.values() if stage.runs == name] for name in config.runs}
-    notes = [f"# {name} makes the stages: {', '.join(stages) or 'none yet'}\n" for name, stages in made.items()]
-    return f"# {config.source}\n{''.join(notes)}{text}"
+    plain: dict[str, Any] = _to_plain(values)
+    return plain
 
 
 class _Dumper(yaml.SafeDumper):
@@ -70,7 +88,14 @@ def _to_plain(value: Any, key: str = "") -> Any:
     if isinstance(value, tuple | list):
         return [_to_plain(item, key) for item in value]
     if isinstance(value, Path):
-        value = str(value)
-    if isinstance(value, str) and key not in SHELL_KEYS:
-        return value.replace("${", "$${")
+        return str(value)
     return f"{value:.15g}s" if key in _DURATION_KEYS else value
+
+
+def _escape_variables(value: Any, key: str = "") -> Any:
+    """The values as the file has them: a text ``${`` is no variable."""
+    if isinstance(value, dict):
+        return {name: _escape_variables(item, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_escape_variables(item, key) for item in value]
+    return value.replace("${", "$${") if isinstance(value, str) and key not in SHELL_KEYS else value

@@ -1,13 +1,13 @@
-"""`watcher why`: the life of an evaluation, a line for each event. Pure."""
+"""`watcher why`: the life of an evaluation as a timeline. Pure."""
 
-import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from suites.common.formatting import format_duration, format_local_time, strip_control_characters
+from suites.common.formatting import format_count, format_duration, format_local_time, strip_control_characters
 from suites.contract.paths import format_step_directory
 from watcher.config.settings import Config, Stage
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
-from watcher.status.text import TEXT_WIDTH
+from watcher.status.table import hang_lines, wrap_lines
 
 NEXT_STEP_TEXTS = {
     EvaluationState.PENDING: "The watcher checks the checkpoint {when}.",
@@ -29,27 +29,94 @@ NEXT_STEP_TEXTS = {
 
 _ORIGIN_TEXTS = {"schedule": "is in the schedule", "bridge": "is the stage's bridge"}
 
-_MAX_HISTORY_SHOWN = 12
+MAX_CHANGES_SHOWN = 12
+"""Newest changes that are shown without being asked for more."""
+
+COMPLETE = "complete"
+"""In a timeline: when the checkpoint's newest file was written."""
 
 _MILESTONES = (("detected", "seen complete"), ("submitted", "submitted"), ("started", "started"), ("scored", "scored"))
 
 
-def explain_evaluation(record: EvaluationRecord, now: float, detail: str = "", *, poll_seconds: float | None = None) -> str:
-    """History, state and next step of one evaluation, a line each, wrapped to 100 columns.
+class Change(NamedTuple):
+    """One change of an evaluation."""
+
+    at: float
+    """Unix time."""
+    state: str
+    """An evaluation's state, or ``complete``."""
+    reason: str
+
+
+def list_changes(record: EvaluationRecord) -> list[Change]:
+    """Every change that the record holds, oldest first, and when its checkpoint was complete."""
+    changes = [Change(*entry) for entry in record.history] or [Change(record.since, record.state.value, record.full_reason)]
+    completed_at = record.times.get("complete")
+    if completed_at is not None:
+        place = next((index for index, change in enumerate(changes) if change.at > completed_at), len(changes))
+        changes.insert(place, Change(completed_at, COMPLETE, "the checkpoint's newest file"))
+    return changes
+
+
+def explain_evaluation(
+    record: EvaluationRecord, now: float, detail: str = "", *, poll_seconds: float | None = None, all_changes: bool = False
+) -> str:
+    """Timeline, state and next step of one evaluation, at most 80 columns wide.
 
     ``detail`` is what the last tick adds to the journal's reason. ``poll_seconds`` is the interval of the running watcher;
     None if none runs.
     """
-    return _wrap_sentences(
+    return "\n".join(
         [
-            _describe_evaluation(record),
-            *_describe_history(record),
-            *_describe_state(record, now),
-            *_describe_timing(record),
-            *_describe_last_tick(detail),
-            _describe_next_step(record, now, poll_seconds),
+            *_wrap_sentences([_describe_evaluation(record)]),
+            "",
+            *_render_timeline(list_changes(record), now, is_whole=all_changes),
+            "",
+            *_wrap_sentences(
+                [
+                    *_describe_attempt(record),
+                    *_describe_timing(record),
+                    *_describe_last_tick(detail),
+                    describe_next_step(record, now, poll_seconds),
+                ]
+            ),
         ]
     )
+
+
+def list_evaluation_facts(
+    record: EvaluationRecord, now: float, detail: str, *, poll_seconds: float | None = None
+) -> dict[str, Any]:
+    """What ``explain_evaluation`` says, as plain JSON values."""
+    attempt = record.attempt
+    return {
+        "evaluation": record.key,
+        "stage": record.stage,
+        "step": record.step,
+        "source": record.source,
+        "origin": record.origin,
+        "checkpoint": record.checkpoint,
+        "state": record.state.value,
+        "since": record.since,
+        "reason_kind": record.reason_kind.value,
+        "reason": record.reason,
+        "hint": record.hint,
+        "detail": detail,
+        "timeline": [change._asdict() for change in list_changes(record)],
+        "attempt": None
+        if attempt is None
+        else {
+            "number": attempt.number,
+            "run_id": attempt.run_id,
+            "job_id": attempt.job_id,
+            "restarts": attempt.restarts,
+            "owner": "" if attempt.owner is None else str(attempt.owner),
+        },
+        "failures": dict(record.failures),
+        "times": dict(record.times),
+        "retry_at": record.retry_at,
+        "next": describe_next_step(record, now, poll_seconds),
+    }
 
 
 def _describe_evaluation(record: EvaluationRecord) -> str:
@@ -58,21 +125,33 @@ def _describe_evaluation(record: EvaluationRecord) -> str:
     return f"{record.key} (step {record.step}{source}) {origin}; its checkpoint is {record.checkpoint}."
 
 
-def _describe_history(record: EvaluationRecord) -> list[str]:
-    earlier = record.history[:-1]  # the last entry is the current state
-    shown = earlier[-_MAX_HISTORY_SHOWN:]
-    sentences = [f"{format_local_time(at)}: {state}{_format_reason(reason)}." for at, state, reason in shown]
-    hidden_count = len(earlier) - len(shown)
-    return [f"({hidden_count} earlier changes are in the journal.)", *sentences] if hidden_count else sentences
+def _render_timeline(changes: Sequence[Change], now: float, *, is_whole: bool) -> list[str]:
+    """A line for each change: time of day, time since the one before, state and reason; a day where it changes."""
+    hidden_count = 0 if is_whole else max(0, len(changes) - MAX_CHANGES_SHOWN)
+    lines = [f"({format_count(hidden_count, 'earlier change')}: see --all)"] if hidden_count else []
+    ends = [change.at for change in changes[1:]] + [now]
+    day = ""
+    for index, change in enumerate(changes):
+        change_day, _, clock = format_local_time(change.at).partition(" ")
+        gap = f"+{format_duration(change.at - changes[index - 1].at)}" if index > hidden_count else ""
+        if index < hidden_count:
+            continue
+        lines += [change_day] if change_day != day else []
+        day = change_day
+        is_now = index == len(changes) - 1
+        lasts = f" ({format_duration(ends[index] - change.at)} ago)" if is_now else ""
+        lines += hang_lines(
+            f"  {clock}  {gap:<12} {strip_control_characters(change.state):<10} ", f"{change.reason}{lasts}".strip()
+        )
+    return lines
 
 
-def _describe_state(record: EvaluationRecord, now: float) -> list[str]:
-    since = f"{format_local_time(record.since)} ({format_duration(now - record.since)})"
-    sentences = [f"Since {since}: {record.state.value}{_format_reason(record.full_reason)}."]
+def _describe_attempt(record: EvaluationRecord) -> list[str]:
+    sentences = []
     if attempt := record.attempt:
         job = f"job {attempt.job_id}" if attempt.job_id else "no job known yet"
         job += "" if attempt.owner is None else f" of {attempt.owner}"
-        restarts = f", {attempt.restarts} restarts" if attempt.restarts else ""
+        restarts = f", {format_count(attempt.restarts, 'restart')}" if attempt.restarts else ""
         sentences.append(f"The newest attempt is number {attempt.number}, {attempt.run_id} ({job}{restarts}).")
     if record.failures:
         failures = ", ".join(f"{kind} {count}" for kind, count in record.failures.items())
@@ -104,7 +183,8 @@ def _describe_last_tick(detail: str | None) -> list[str]:
     return [f"Last tick: {detail.rstrip('.')}."] if detail else []
 
 
-def _describe_next_step(record: EvaluationRecord, now: float, poll_seconds: float | None) -> str:
+def describe_next_step(record: EvaluationRecord, now: float, poll_seconds: float | None) -> str:
+    """What happens next, and when; or what a person has to do."""
     if record.retry_at is not None and record.state in {EvaluationState.FAILED, EvaluationState.WAITING}:
         if record.retry_at <= now:
             return "The watcher retries at the next tick."
@@ -139,7 +219,7 @@ def explain_unknown_step(
     if not is_requested and not (source_stage is stage and stage.is_scheduled(step)):
         source_option = "" if source_stage is stage else f" --from {source_stage.name}"
         sentences.append(f"Run `watcher enqueue {stage.name} {step}{source_option}` to score it once.")
-    return _wrap_sentences(sentences)
+    return "\n".join(_wrap_sentences(sentences))
 
 
 def _describe_schedule(stage: Stage, step: int) -> str:
@@ -153,13 +233,6 @@ def _describe_schedule(stage: Stage, step: int) -> str:
     return f"It is not in the schedule of {stage.name} ({'; '.join(parts) or 'no steps'}) and was not requested."
 
 
-def _format_reason(reason: str) -> str:
-    return f": {reason.rstrip('.')}" if reason else ""
-
-
-def _wrap_sentences(sentences: list[str]) -> str:
+def _wrap_sentences(sentences: Sequence[str]) -> list[str]:
     """A line for each sentence; the rest of a long one is indented."""
-    return "\n".join(
-        textwrap.fill(strip_control_characters(sentence), TEXT_WIDTH, subsequent_indent="    ", break_on_hyphens=False)
-        for sentence in sentences
-    )
+    return [line for sentence in sentences for line in wrap_lines(sentence, "", "    ")]

@@ -1,19 +1,16 @@
-"""The status document for people, at most 100 columns wide.
+"""The status document for people, at most 80 columns wide.
 
 Text from outside loses its control characters, so that a terminal acts upon none of it.
 """
 
-import textwrap
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from suites.common.formatting import format_duration, format_local_time, strip_control_characters
+from suites.common.formatting import format_count, format_duration, format_local_time, strip_control_characters
 from suites.contract.paths import format_step_directory
 from suites.contract.tier_files import INSTRUCTION_MATCH_RATE
 from watcher.status.reader import JsonObject
-
-TEXT_WIDTH = 100
+from watcher.status.table import fit_to_width, measure_width, render_table, wrap_lines
 
 MAX_SCORED_SHOWN = 20
 """Scored evaluations shown for each stage: the newest."""
@@ -38,8 +35,6 @@ _RIGHT_ALIGNED = ("step", "for", "ppl", "primary", "match")
 
 _MAX_COLUMN_WIDTHS = {"step": 12, "from": 16, "job": 14}
 
-_MAX_REASON_LINES = 3
-
 _SUSPICIOUS_TEXT = "suspicious: no better than predicting tokens by their frequency"
 
 _LATENCY_PHASES = (
@@ -60,16 +55,16 @@ def render_status(document: JsonObject, now: float) -> str:
     if document.get("stopped"):
         remark = " The watcher was stopped."
     head = f"Status at {format_local_time(document['heartbeat'])} from {writer}.{remark}"
-    return "\n".join([*_wrap_lines(head), *render_status_body(document, now)]) + "\n"
+    return "\n".join([*wrap_lines(head), *render_status_body(document, now)]) + "\n"
 
 
 def render_status_body(document: JsonObject, now: float) -> list[str]:
     """The lines below the first."""
     counts = ", ".join(f"{number} {state}" for state, number in document.get("counts", {}).items()) or "No evaluations yet"
-    lines = _wrap_lines(f"{counts}. Config: {document.get('config', '?')}")
+    lines = wrap_lines(f"{counts}. Config: {document.get('config', '?')}")
     lines += _render_queue(document.get("queue"), document.get("executor", "the executor"), now)
     for warning in document.get("warnings", ()):
-        lines += _wrap_lines(f"! {warning}")
+        lines += wrap_lines(f"! {warning}")
     for name, stage in document.get("stages", {}).items():
         lines += ["", *_render_stage(name, stage, now)]
     lines += _render_unscheduled(document)
@@ -89,48 +84,49 @@ def _render_latencies(latencies: Mapping[str, Mapping[str, float]]) -> list[str]
         for name, key in _LATENCY_PHASES
         if key in latencies
     ]
-    return lines + (_wrap_lines(f"Each phase (median, p95): {'; '.join(phases)}") if phases else [])
+    return lines + (wrap_lines(f"Each phase (median, p95): {'; '.join(phases)}") if phases else [])
 
 
 def _render_queue(queue: JsonObject | None, executor: str, now: float) -> list[str]:
     if not queue or queue.get("jobs") is not None:
         return []
     since = queue.get("since") or queue["at"]
-    return _wrap_lines(
+    return wrap_lines(
         f"! {executor} has not answered since {format_local_time(since)}, {format_duration(now - since)} ago: {queue['error']}."
         " Nothing is lost; work continues when it answers."
     )
 
 
 def _render_stage(name: str, stage: JsonObject, now: float) -> list[str]:
-    lines = _wrap_lines(f"{name}: {stage.get('checkpoints') or 'no longer in the config'}")
+    lines = wrap_lines(f"{name}: {stage.get('checkpoints') or 'no longer in the config'}")
     if stage.get("error"):
-        lines += _wrap_lines(f"! {stage['error']}", "  ", "    ")
+        lines += wrap_lines(f"! {stage['error']}", "  ", "    ")
     if stage.get("data_cache"):
-        lines += _wrap_lines(f"data cache: {stage['data_cache']}", "  ", "    ")
+        lines += wrap_lines(f"data cache: {stage['data_cache']}", "  ", "    ")
     if assumed := stage.get("assume"):
         choices = ", ".join(f"{key} {choice}" for key, choice in assumed.items())
-        lines += _wrap_lines(f"assumed of model_config.json, where it has the key: {choices}", "  ", "    ")
+        lines += wrap_lines(f"assumed of model_config.json, where it has the key: {choices}", "  ", "    ")
     for note in stage.get("notes", ()):
-        lines += _wrap_lines(f"! {note}", "  ", "    ")
+        lines += wrap_lines(f"! {note}", "  ", "    ")
     rows = stage["evaluations"]
     # What all scores of a stage say, such as which tokenizer decided, is said once.
     for note, count in Counter(note for row in rows for note in row.get("notes") or ()).items():
-        lines += _wrap_lines(f"note on {count} evaluation{'s' if count > 1 else ''}: {note}", "  ", "    ")
+        lines += wrap_lines(f"note on {format_count(count, 'evaluation')}: {note}", "  ", "    ")
     # Suspicious scores are always shown, however old.
     scored_rows = [row for row in rows if row["state"] == "scored" and not is_suspicious(row)]
     hidden = {row["evaluation"] for row in scored_rows[:-MAX_SCORED_SHOWN]}
     if hidden:
-        lines.append(f"  {len(hidden)} older evaluations are scored")
+        lines.append(f"  {format_count(len(hidden), 'older evaluation')} scored")
     shown = [row for row in rows if row["evaluation"] not in hidden]
     if len(shown) > MAX_ROWS_SHOWN:
-        lines.append(f"  {len(shown) - MAX_ROWS_SHOWN} more evaluations: see `watcher status --json`")
+        lines.append(f"  {format_count(len(shown) - MAX_ROWS_SHOWN, 'more evaluation')}: see `watcher list {name}`")
         # What needs a look comes before what only waits for its turn, and both stay in the order of their steps.
         urgent = sorted(shown, key=lambda row: row["state"] in _STATES_THAT_WAIT)[:MAX_ROWS_SHOWN]
         kept = {row["evaluation"] for row in urgent}
         shown = [row for row in shown if row["evaluation"] in kept]
     if shown:
-        return lines + _render_table([_build_cells(name, row, now) for row in shown])
+        cells = [_build_cells(name, row, now) for row in shown]
+        return lines + render_table(cells, _COLUMNS, right_aligned=_RIGHT_ALIGNED, max_widths=_MAX_COLUMN_WIDTHS)
     next_step = stage.get("next")
     return [*lines, "  no evaluations yet" + ("" if next_step is None else f"; next step: {next_step}")]
 
@@ -190,26 +186,6 @@ def _format_progress(progress: JsonObject, now: float) -> str:
     return text
 
 
-def _render_table(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """A header and a line for each row; long reasons go below."""
-    # Columns without any value would cost the width that reasons need.
-    columns = [column for column in _COLUMNS if column in {"step", "state"} or any(row[column] for row in rows)]
-    widths = {}
-    for column in columns:
-        limit = _MAX_COLUMN_WIDTHS.get(column, TEXT_WIDTH)
-        widths[column] = max(measure_width(column), *(min(measure_width(row[column]), limit) for row in rows))
-    header = {column: column for column in columns} | {"reason": "reason" if any(row["reason"] for row in rows) else ""}
-    lines = []
-    for row in (header, *rows):
-        cells = [_fit_to_width(row[column], widths[column], right=column in _RIGHT_ALIGNED) for column in columns]
-        left = "  " + "  ".join(cells) + "  "
-        if measure_width(left) + measure_width(row["reason"]) <= TEXT_WIDTH:
-            lines.append((left + row["reason"]).rstrip())
-        else:
-            lines += [left.rstrip(), *_wrap_lines(row["reason"], " " * 6, " " * 6)[:_MAX_REASON_LINES]]
-    return lines
-
-
 def _render_unscheduled(document: JsonObject) -> list[str]:
     """What the last tick skipped and no line above shows."""
     stages = document.get("stages", {}).values()
@@ -225,31 +201,20 @@ def _render_unscheduled(document: JsonObject) -> list[str]:
         return []
     lines = ["", "Not scheduled:"]
     for skip in skips[:MAX_UNSCHEDULED_SHOWN]:
-        lines += _wrap_lines(skip, "  ", "    ")
+        lines += wrap_lines(skip, "  ", "    ")
     hidden_count = len(skips) - MAX_UNSCHEDULED_SHOWN
     return [*lines, f"  and {hidden_count} more in status.json"] if hidden_count > 0 else lines
 
 
-def measure_width(text: str) -> int:
-    """Columns on a terminal."""
-    if text.isascii():  # nearly always, and every tick measures every cell
-        return len(text)
-    return sum(
-        2 if unicodedata.east_asian_width(character) in "WF" else not unicodedata.combining(character) for character in text
-    )
-
-
-def _fit_to_width(text: str, width: int, *, right: bool) -> str:
-    while measure_width(text) > width:
-        text = text[:-2] + "…"
-    padding = " " * (width - measure_width(text))
-    return padding + text if right else text + padding
-
-
-def _wrap_lines(text: str, indent: str = "", continuation: str = "  ") -> list[str]:
-    """``text`` without control characters, in lines of at most TEXT_WIDTH columns."""
-    text = strip_control_characters(text)
-    is_narrow = text.isascii() or all(measure_width(character) <= 1 for character in text)
-    width = TEXT_WIDTH if is_narrow else TEXT_WIDTH // 2  # textwrap counts characters, not columns
-    wrapped = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=continuation, break_on_hyphens=False)
-    return wrapped or [""]
+def render_evaluations(rows: Sequence[JsonObject], now: float, width: int | None) -> list[str]:
+    """A header and one line for each row, which has its ``stage``; cut to ``width`` columns, whole where that is None."""
+    cells = [{"evaluation": row["evaluation"], **_build_cells(row["stage"], row, now)} for row in rows]
+    columns = [column for column in ("evaluation", *_COLUMNS[2:]) if any(cell[column] for cell in cells)]
+    widths = {column: max(measure_width(column), *(measure_width(cell[column]) for cell in cells)) for column in columns}
+    header = {column: column for column in columns} | {"reason": "reason" if any(cell["reason"] for cell in cells) else ""}
+    lines = []
+    for cell in (header, *cells):
+        fitted = [fit_to_width(cell[column], widths[column], right=column in _RIGHT_ALIGNED) for column in columns]
+        line = "  ".join([*fitted, cell["reason"]]).rstrip()
+        lines.append(line if width is None else fit_to_width(line, width).rstrip())
+    return lines

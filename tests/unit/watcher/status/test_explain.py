@@ -5,7 +5,8 @@ import pytest
 from suites.common.formatting import format_local_time
 from watcher.config.settings import Config, Stage
 from watcher.core.evaluation import Attempt, EvaluationRecord, EvaluationState
-from watcher.status.explain import explain_evaluation, explain_unknown_step
+from watcher.status.explain import explain_evaluation, explain_unknown_step, list_changes
+from watcher.status.table import TEXT_WIDTH
 
 NOW = 1_700_000_000.0
 STAGE = Stage(name="stage2", checkpoints=Path("/c/stage2"), results=Path("/r"), steps=(100, 200), every=1000, to=5000, final=True)
@@ -54,21 +55,27 @@ def test_the_story_of_a_failure():
         ),
         NOW,
     )
-    assert flat(text) == (
-        "stage2/step_100 (step 100) is in the schedule; its checkpoint is /c/stage2/100. "
-        f"{format_local_time(NOW - 900)}: pending: in the schedule. {format_local_time(NOW - 600)}: queued: job 77. "
-        f"Since {format_local_time(NOW - 120)} (2 min): failed: out of memory on node7. "
-        "The newest attempt is number 2, eval-stage2-100-abc (job 77, 1 restarts). "
-        "Consecutive failures: out_of_memory 2. "
-        f"The watcher retries in 5 min, at {format_local_time(NOW + 300)}."
-    )
-    assert max(map(len, text.splitlines())) <= 100
+    day = format_local_time(NOW).partition(" ")[0]
+    clocks = [format_local_time(NOW - ago).partition(" ")[2] for ago in (900, 600, 120)]
+    assert text.splitlines() == [
+        "stage2/step_100 (step 100) is in the schedule; its checkpoint is /c/stage2/100.",
+        "",
+        day,
+        f"  {clocks[0]}               pending    in the schedule",
+        f"  {clocks[1]}  +5 min       queued     job 77",
+        f"  {clocks[2]}  +8 min       failed     out of memory on node7. (2 min ago)",
+        "",
+        "The newest attempt is number 2, eval-stage2-100-abc (job 77, 1 restart).",
+        "Consecutive failures: out_of_memory 2.",
+        f"The watcher retries in 5 min, at {format_local_time(NOW + 300)}.",
+    ]
+    assert max(map(len, text.splitlines())) <= TEXT_WIDTH
 
 
 @pytest.mark.parametrize("state", list(EvaluationState))
 def test_every_state_says_what_happens_next(state):
     text = explain_evaluation(record(state, reason="because"), NOW)
-    assert f": {state.value}: because." in flat(text)
+    assert f" {state.value} because (2 min ago)" in flat(text)
     assert text.rstrip().endswith((".", "?"))
     assert "{" not in text
 
@@ -81,19 +88,28 @@ def test_a_bridge_names_its_source_in_what_to_do():
 
 def test_a_long_history_is_shortened():
     history = tuple((NOW - 100 + number, "waiting", f"reason {number}") for number in range(30))
-    text = flat(explain_evaluation(record(EvaluationState.WAITING, history=history), NOW))
-    assert "(17 earlier changes are in the journal.)" in text
-    assert "reason 16" not in text
-    assert "reason 17" in text
+    text = explain_evaluation(record(EvaluationState.WAITING, history=history), NOW)
+    assert "(18 earlier changes: see --all)" in text
+    assert "reason 17\n" not in text
+    assert "reason 18\n" in text
+    whole = explain_evaluation(record(EvaluationState.WAITING, history=history), NOW, all_changes=True)
+    assert "earlier change" not in whole
+    assert [f"reason {number}" in whole for number in range(30)] == [True] * 30
 
 
-def test_each_event_has_a_line_of_its_own():
-    history = ((NOW - 900, "pending", "in the schedule"), (NOW - 600, "waiting", "x" * 40 + " y" * 40), (NOW - 120, "ready", ""))
-    lines = explain_evaluation(record(EvaluationState.READY, history=history), NOW).splitlines()
-    starts = [line for line in lines if not line.startswith("    ")]
-    assert len(starts) == len(lines) - 1 == 5
-    assert starts[1] == f"{format_local_time(NOW - 900)}: pending: in the schedule."
-    assert starts[2].startswith(f"{format_local_time(NOW - 600)}: waiting: xxx")
+def test_the_timeline_names_each_day_once_and_the_checkpoint_s_own_time():
+    history = (
+        (NOW - 200_000, "pending", "in the schedule"),
+        (NOW - 600, "ready", "x" * 30 + " y" * 40),
+        (NOW - 590, "queued", ""),
+    )
+    changes = record(EvaluationState.QUEUED, history=history, times={"complete": NOW - 700.0})
+    lines = explain_evaluation(changes, NOW).splitlines()
+    days = [line for line in lines if line and line[0].isdigit()]
+    assert days == sorted({format_local_time(at).partition(" ")[0] for at in (NOW - 200_000, NOW - 700, NOW - 590)})
+    assert [line[24:].split()[0] for line in lines if "  +" in line] == ["complete", "ready", "queued"]
+    assert [change.state for change in list_changes(changes)] == ["pending", "complete", "ready", "queued"]
+    assert max(map(len, lines)) <= TEXT_WIDTH
 
 
 def test_what_is_scored_again_is_not_said_to_have_waited_for_its_checkpoint():

@@ -23,7 +23,8 @@ from watcher.observe import results as evidence
 from watcher.status.document import MAX_SKIPS_SHOWN, DaemonFacts, build_status, compute_latencies, publish_status
 from watcher.status.health import check_liveness
 from watcher.status.job_progress import read_job_progress
-from watcher.status.text import MAX_SCORED_SHOWN, TEXT_WIDTH, measure_width, render_status, render_status_body
+from watcher.status.table import TEXT_WIDTH, measure_width
+from watcher.status.text import MAX_SCORED_SHOWN, render_status, render_status_body
 
 NOW = 1_700_000_000.0
 DAEMON = DaemonFacts(
@@ -214,7 +215,7 @@ def test_a_long_reason_goes_on_below_its_row():
 
 def test_only_the_newest_of_many_scored_ones_are_shown():
     text = render_status(built(*(record(step) for step in range(1, 101))), NOW)
-    assert f"{100 - MAX_SCORED_SHOWN} older evaluations are scored" in text
+    assert f"{100 - MAX_SCORED_SHOWN} older evaluations scored" in text
     assert "\n   100  scored" in text
     assert "\n    80  scored" not in text
 
