@@ -1,5 +1,6 @@
 """Compares two results folders and prints the comparison. Writes nothing."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -7,7 +8,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from scoring.compare.compare import compare_with_baseline
+from scoring.compare.compare import compare_with_baseline, pair_evaluations
+from scoring.compare.entries import PairedEntry
 from scoring.compare.published import open_evaluation
 from suites.common.errors import ExitCode, UserError
 from suites.common.formatting import strip_control_characters
@@ -26,6 +28,19 @@ class ComparisonOutput(msgspec.Struct, frozen=True, kw_only=True):
 
     candidate: msgspec.Raw
     comparison: Comparison
+    items: tuple["ChangedItems", ...] | msgspec.UnsetType = msgspec.UNSET
+
+
+class ChangedItems(msgspec.Struct, frozen=True, kw_only=True):
+    """Items of a task, or prompts of a rate, that only one side got right."""
+
+    tier: str
+    name: str
+    metric: str
+    gained: tuple[str, ...]
+    """Those that only the candidate got right."""
+    lost: tuple[str, ...]
+    """Those that only the baseline got right."""
 
 
 def locate_evaluation(folder: Path) -> EvaluationRef:
@@ -38,16 +53,48 @@ def locate_evaluation(folder: Path) -> EvaluationRef:
     return EvaluationRef(results=str(stage), stage=stage.name, directory=folder.name)
 
 
-def compare_folders(baseline: Path, candidate: Path, objectives: Objectives, *, as_json: bool) -> ExitCode:
+def compare_folders(
+    baseline: Path, candidate: Path, objectives: Objectives, *, as_json: bool, with_items: bool = False
+) -> ExitCode:
     """Compare two results folders and print a table or JSON."""
     baseline_side, candidate_side = open_evaluation(locate_evaluation(baseline)), open_evaluation(locate_evaluation(candidate))
-    comparison = compare_with_baseline("bridge", baseline_side, candidate_side, objectives)
+    pairs = pair_evaluations(baseline_side, candidate_side)
+    comparison = compare_with_baseline("bridge", baseline_side, candidate_side, objectives, pairs=pairs)
+    items = tuple(list_changed_items(pairs.entries)) if with_items else msgspec.UNSET
     if as_json:
-        output = ComparisonOutput(candidate=msgspec.Raw(msgspec.json.encode(candidate_side.info)), comparison=comparison)
+        output = ComparisonOutput(
+            candidate=msgspec.Raw(msgspec.json.encode(candidate_side.info)), comparison=comparison, items=items
+        )
         Console(soft_wrap=True, highlight=False, markup=False).out(encode_json(output).decode(), end="")
-    else:
-        print_comparison(comparison, f"{candidate} against {baseline}", Console())
+        return ExitCode.SCORED
+    console = Console(highlight=False, markup=False)
+    print_comparison(comparison, f"{candidate} against {baseline}", console)
+    if items is not msgspec.UNSET:
+        _print_items(items, console)
     return ExitCode.SCORED
+
+
+def list_changed_items(entries: Sequence[PairedEntry]) -> Iterator[ChangedItems]:
+    """What changed sides, by the metric that decides; tasks and rates without a change are left out."""
+    for entry in entries:
+        outcomes = entry.outcomes.get(entry.primary)
+        if outcomes is None:
+            continue
+        sides = [outcomes.candidate & ~outcomes.baseline, outcomes.baseline & ~outcomes.candidate]  # [n] each
+        gained, lost = (tuple(outcomes.ids[int(index)] for index in side.nonzero()[0]) for side in sides)
+        if gained or lost:
+            yield ChangedItems(tier=entry.tier, name=entry.name, metric=entry.primary, gained=gained, lost=lost)
+
+
+def _print_items(items: Sequence[ChangedItems], console: Console) -> None:
+    """A line for each task or rate and direction, with every id."""
+    for changed in items:
+        for direction, names in (("gained", changed.gained), ("lost", changed.lost)):
+            if names:
+                line = strip_control_characters(f"{changed.name}: {len(names)} {direction}: {', '.join(names)}")
+                console.print(line, soft_wrap=True)
+    if not items:
+        console.print("No item changed sides.")
 
 
 def print_comparison(comparison: Comparison, title: str, console: Console) -> None:
@@ -62,10 +109,13 @@ def print_comparison(comparison: Comparison, title: str, console: Console) -> No
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for entry in comparison.entries:
-        table.add_row(*_format_row(_format_entry_name(entry), entry.effect))
+        for key in entry.judged_keys:
+            table.add_row(*_format_row(_format_entry_name(entry, key), entry.effects[key]))
     table.add_section()
     for total in comparison.totals:
-        table.add_row(*_format_row(f"{total.tier}: total of {len(total.names)}", total.effect))
+        for key in total.judged_keys:
+            name = f"{total.tier}: total of {len(total.names)}"
+            table.add_row(*_format_row(name if key == total.judged_by else f"{name} ({key})", total.effects[key]))
     console.print(title, markup=False, highlight=False, soft_wrap=True)
     # Rich cuts a table to the console's width; a console in a pipe has 80 columns.
     needed_width = console.measure(table, options=console.options.update(max_width=MAX_TABLE_CHARACTERS)).maximum
@@ -81,8 +131,9 @@ def print_comparison(comparison: Comparison, title: str, console: Console) -> No
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _format_entry_name(entry: ComparedEntry) -> str:
-    return entry.name if entry.effect.metric == "rate" else f"{entry.name} ({entry.effect.metric})"
+def _format_entry_name(entry: ComparedEntry, key: str) -> str:
+    metric = entry.effects[key].metric
+    return entry.name if metric == "rate" else f"{entry.name} ({metric})"
 
 
 def _format_row(name: str, effect: Effect) -> list[str]:

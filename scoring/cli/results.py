@@ -23,6 +23,7 @@ CurveAxis = Literal["step", "tokens"]
 @click.option("--candidate", type=click.Path(path_type=Path), help="Results folder of the evaluation to judge.")
 @click.option("--improve", multiple=True, help="Tier (tier2, tier3, tier4), slice or task that should be better. Repeatable.")
 @click.option("--hold", multiple=True, help="The same, that must not be worse by more than the default margins. Repeatable.")
+@click.option("--items", is_flag=True, help="Also the items and prompts that only one side got right.")
 @json_option
 def compare(
     request_file: Path | None,
@@ -31,13 +32,14 @@ def compare(
     *,
     improve: tuple[str, ...],
     hold: tuple[str, ...],
+    items: bool,
     as_json: bool,
 ) -> None:
     """Compare two checkpoints with paired tests and confidence intervals.
 
     With a REQUEST.json it writes compare.json.
     """
-    refuse_request_with_options(request_file, (baseline, candidate, improve, hold))
+    refuse_request_with_options(request_file, (baseline, candidate, improve, hold, items))
     if request_file is None and not (baseline and candidate):
         raise click.UsageError("give --baseline and --candidate, or a REQUEST.json")
 
@@ -47,7 +49,9 @@ def compare(
 
         if request_file is None:
             objectives = Objectives(improve=improve, hold=hold)
-            return compare_output.compare_folders(Path(str(baseline)), Path(str(candidate)), objectives, as_json=as_json)
+            return compare_output.compare_folders(
+                Path(str(baseline)), Path(str(candidate)), objectives, as_json=as_json, with_items=items
+            )
         document = compare.run_comparison(read_request(request_file, CompareRequest))
         if as_json:
             click.echo(encode_json(document), nl=False)

@@ -110,23 +110,14 @@ def compare_with_baseline(
     level: float | None = None,
     choice: BestChoice | None = None,
     note: str | None = None,
+    pairs: "PairedEvaluations | None" = None,
 ) -> Comparison:
     """The comparison of the candidate with one baseline.
 
-    ``level`` is that of the look; None: a single look. ``choice`` is how the best was chosen.
+    ``level`` is that of the look; None: a single look. ``choice`` is how the best was chosen. ``pairs``: the two, if they
+    were paired before.
     """
-    paired: list[PairedEntry] = []
-    refusals: list[Refusal] = []
-    for tier in TIER_BY_SHORT_NAME.values():
-        if tier not in candidate.documents and tier not in baseline.documents:
-            continue
-        comparable = find_comparable_names(tier, baseline, candidate)
-        refusals += comparable.refusals
-        for name in comparable.names:
-            try:
-                paired.append(pair_entry(tier, name, baseline, candidate))
-            except PairingError as error:
-                refusals.append(Refusal(name=name, reason=str(error), tier=tier))
+    paired, refusals = pairs or pair_evaluations(baseline, candidate)
     # Bits per byte are judged beside the accuracies, so tier 3 has two totals.
     total_count = len(candidate.documents) + any(entry.bits is not None for entry in paired)
     look = Look(level=level, tier_count=total_count)
@@ -139,6 +130,30 @@ def compare_with_baseline(
         note=note,
         choice=None if choice is None else choice.describe(baseline.info.step),
     )
+
+
+class PairedEvaluations(NamedTuple):
+    """The paired data of two evaluations."""
+
+    entries: list[PairedEntry]
+    refusals: list[Refusal]
+
+
+def pair_evaluations(baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> PairedEvaluations:
+    """Every entry that fits together, and why the others do not."""
+    paired: list[PairedEntry] = []
+    refusals: list[Refusal] = []
+    for tier in TIER_BY_SHORT_NAME.values():
+        if tier not in candidate.documents and tier not in baseline.documents:
+            continue
+        comparable = find_comparable_names(tier, baseline, candidate)
+        refusals += comparable.refusals
+        for name in comparable.names:
+            try:
+                paired.append(pair_entry(tier, name, baseline, candidate))
+            except PairingError as error:
+                refusals.append(Refusal(name=name, reason=str(error), tier=tier))
+    return PairedEvaluations(paired, refusals)
 
 
 def judge_pairs(

@@ -168,7 +168,7 @@ def apply_holm(entries: Sequence[ComparedEntry], look: Look = SINGLE_LOOK) -> li
     Holm's correction is over the effects that decide, and over bits per byte. The effects beside them get Bonferroni's, which
     is never milder.
     """
-    family = [(entry.tier, entry.name, key) for entry in entries for key in entry.effects if key in _list_judged_keys(entry)]
+    family = [(entry.tier, entry.name, key) for entry in entries for key in entry.judged_keys]
     p_values = {
         (entry.tier, entry.name, key): look.correct_for_choice(entry.tier, effect, effect.p)
         for entry in entries
@@ -188,11 +188,6 @@ def apply_holm(entries: Sequence[ComparedEntry], look: Look = SINGLE_LOOK) -> li
                 corrected_effects[key] = effects.judge_effect(corrected, p, look.entry_level)
         corrected_entries.append(msgspec.structs.replace(entry, effects=corrected_effects))
     return corrected_entries
-
-
-def _list_judged_keys(entry: ComparedEntry) -> tuple[str, ...]:
-    """The effects of an entry that get a verdict of their own."""
-    return entry.judged_by, "bpb"
 
 
 def count_judged_effects(paired: Sequence[PairedEntry]) -> int:

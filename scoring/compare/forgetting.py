@@ -11,7 +11,7 @@ import numpy as np
 
 from scoring.compare.effects import judge_effect
 from scoring.compare.entries import ENTRY_KINDS, PairedEntry, build_entry, pair_entry
-from scoring.compare.pairing import find_comparable_names, pair_task
+from scoring.compare.pairing import PairedOutcomes, find_comparable_names
 from scoring.compare.published import PublishedEvaluation
 from scoring.compare.rows import PairingError
 from scoring.estimators.statistics import BoolArray, adjust_p_values_holm
@@ -57,12 +57,10 @@ def _compare(earlier: PublishedEvaluation, end: PublishedEvaluation, refusals: l
             except PairingError as error:
                 refusals.append(Refusal(name=name, tier=tier, reason=f"{earlier.info.stage}: {error}"))
                 continue
-            yield from _list_figures(paired, build_entry(paired, earlier, end, 1), earlier, end)
+            yield from _list_figures(paired, build_entry(paired, earlier, end, 1), earlier)
 
 
-def _list_figures(
-    paired: PairedEntry, entry: ComparedEntry, earlier: PublishedEvaluation, end: PublishedEvaluation
-) -> Iterator[ForgottenFigure]:
+def _list_figures(paired: PairedEntry, entry: ComparedEntry, earlier: PublishedEvaluation) -> Iterator[ForgottenFigure]:
     """The entry's own figure, and its bits per byte."""
     for key in (entry.judged_by, "bpb"):
         if key not in entry.effects:
@@ -87,14 +85,13 @@ def _list_figures(
                 lost=int(lost.sum()),
                 gained=int(gained.sum()),
                 never_known=float((~outcomes.baseline & ~outcomes.candidate).mean()),
-                lost_items=_name_items(paired, lost, earlier, end),
+                lost_items=_name_items(paired, outcomes, lost),
             )
         yield figure
 
 
-def _name_items(paired: PairedEntry, lost: BoolArray, earlier: PublishedEvaluation, end: PublishedEvaluation) -> tuple[str, ...]:
+def _name_items(paired: PairedEntry, outcomes: PairedOutcomes, lost: BoolArray) -> tuple[str, ...]:
     """The ids of the lost items of a task; empty for rates."""
     if ENTRY_KINDS[paired.tier].name != "task":
         return ()
-    ids = pair_task(paired.name, (paired.primary,), earlier, end).ids
-    return tuple(ids[index] for index in np.flatnonzero(lost)[:MAX_LOST_ITEMS])
+    return tuple(outcomes.ids[index] for index in np.flatnonzero(lost)[:MAX_LOST_ITEMS])

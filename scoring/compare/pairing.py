@@ -202,6 +202,8 @@ class PairedOutcomes(msgspec.Struct, frozen=True, kw_only=True):
     baseline: BoolArray
     candidate: BoolArray
     subjects: Sequence[str | None] = ()
+    ids: Sequence[str] = ()
+    """Of the items, or names of the prompts; only needed to name them."""
 
 
 class PairedBits(msgspec.Struct, frozen=True, kw_only=True):
@@ -243,8 +245,6 @@ class PairedTask(msgspec.Struct, frozen=True, kw_only=True):
     """Metric -> outcomes."""
     bits: PairedBits | None
     """Bits per byte of gold answers; None where a side's rows have no log-likelihoods."""
-    ids: tuple[str, ...]
-    """Of the items, in the order of the outcomes."""
 
 
 def pair_task(name: str, metrics: Sequence[str], baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> PairedTask:
@@ -266,12 +266,12 @@ def pair_task(name: str, metrics: Sequence[str], baseline: PublishedEvaluation, 
         raise PairingError(mismatch or "no common items")
     gold = np.asarray([before["gold"] for before, _ in pairs])  # [n]
     subjects = tuple(before["subject"] for before, _ in pairs)
+    ids = tuple(str(after["id"]) for _, after in pairs)
     outcomes = {}
     for metric in metrics:
         picks = [np.asarray([row[f"pick_{metric}"] for row in side]) for side in zip(*pairs, strict=True)]  # [n] of each side
-        outcomes[metric] = PairedOutcomes(baseline=picks[0] == gold, candidate=picks[1] == gold, subjects=subjects)
-    ids = tuple(str(after["id"]) for _, after in pairs)
-    return PairedTask(outcomes=outcomes, bits=_pair_bits(pairs, subjects), ids=ids)
+        outcomes[metric] = PairedOutcomes(baseline=picks[0] == gold, candidate=picks[1] == gold, subjects=subjects, ids=ids)
+    return PairedTask(outcomes=outcomes, bits=_pair_bits(pairs, subjects))
 
 
 def _read_both_tables(

@@ -62,7 +62,7 @@ def pair_rate_rows(
         outcomes = [[PROMPT_RATES[name](prompt) for prompt in side] for side in sides]
         kept = [index for index in range(len(common)) if None not in (outcomes[0][index], outcomes[1][index])]
         is_passed = [np.asarray([side[index] for index in kept], dtype=bool) for side in outcomes]  # [prompts] each
-        paired = PairedOutcomes(baseline=is_passed[0], candidate=is_passed[1])
+        paired = PairedOutcomes(baseline=is_passed[0], candidate=is_passed[1], ids=tuple(common[index] for index in kept))
     if not kept:
         raise PairingError("no common prompts")
     return paired

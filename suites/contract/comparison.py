@@ -28,6 +28,9 @@ BASELINE_ROLES: tuple[BaselineRole, ...] = ("bridge", "previous", "best")
 
 Direction = Literal["better", "worse"]
 
+GOLD_BITS = "bpb"
+"""Key of the effect on bits per byte of gold answers."""
+
 EffectVerdict = Literal["better", "worse", "hint", "no_change_seen", "too_few_items"]
 """``hint``: significant at a single look and not at this look's level, so it may be one of many looks' false alarms."""
 
@@ -150,6 +153,11 @@ class ComparedEntry(msgspec.Struct, frozen=True, kw_only=True):
         """The effect that gives the verdict."""
         return self.effects[self.judged_by]
 
+    @property
+    def judged_keys(self) -> tuple[str, ...]:
+        """Keys of the effects with a verdict of their own: ``judged_by``, and bits per byte of gold answers."""
+        return tuple(key for key in (self.judged_by, GOLD_BITS) if key in self.effects)
+
 
 class TierTotal(msgspec.Struct, frozen=True, kw_only=True):
     """A tier's total over common entries, weighted as in its summary."""
@@ -169,6 +177,11 @@ class TierTotal(msgspec.Struct, frozen=True, kw_only=True):
     def effect(self) -> Effect:
         """The effect that gives the verdict."""
         return self.effects[self.judged_by]
+
+    @property
+    def judged_keys(self) -> tuple[str, ...]:
+        """Keys of the effects with a verdict of their own: ``judged_by``, and bits per byte of gold answers."""
+        return tuple(key for key in (self.judged_by, GOLD_BITS) if key in self.effects)
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):

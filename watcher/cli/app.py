@@ -14,6 +14,7 @@ from watcher import __version__
 from watcher.cli.audit import audit
 from watcher.cli.config import completion, init, print_config
 from watcher.cli.daemon import once, run
+from watcher.cli.diff import diff
 from watcher.cli.doctor import doctor
 from watcher.cli.evaluations import list_evaluations, logs
 from watcher.cli.options import echo_text
@@ -52,7 +53,7 @@ def main() -> None:
 
 
 for subcommand in (
-    *(run, once, status, list_evaluations, why, logs, report),
+    *(run, once, status, list_evaluations, why, logs, report, diff),
     *(enqueue, retry, cancel, audit),
     *(init, print_config, doctor, prefill, simulate, completion),
 ):

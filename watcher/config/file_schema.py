@@ -9,7 +9,7 @@ from suites.checkpoint.layout import LAYOUT_KINDS
 from suites.common.yaml_reader import Duration
 from suites.contract.averages import MAX_MEMBERS
 from suites.contract.objectives import Margins
-from watcher.config.settings import PREFILL_CPUS, PREFILL_TIME, LimitSettings, PositiveInt
+from watcher.config.settings import DEFAULT_PYTHON, PREFILL_CPUS, PREFILL_TIME, LimitSettings, PositiveInt
 
 StepNumber = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -137,7 +137,7 @@ class ConfigFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     eval_data: Path | None = None
     state: Path | None = None
     share_state: Flag = False
-    python: str = "python3"
+    python: str = DEFAULT_PYTHON
     executor: str = "slurm"
     poll: Duration = Duration(60)
     settle: Duration = Duration(60)

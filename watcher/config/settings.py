@@ -14,6 +14,9 @@ from suites.contract.paths import StatePaths
 PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 
 
+DEFAULT_PYTHON = "python3"
+"""The interpreter with torch, where nobody names one."""
+
 FINAL_STEP: Literal["final"] = "final"
 """The step of a bridge that is where its source ended, whatever was scheduled."""
 
@@ -218,7 +221,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     state: Path
     share_state: bool = False
     """Whether watchers of several users take turns in the state folder."""
-    python: str = "python3"
+    python: str = DEFAULT_PYTHON
     executor: str = "slurm"
     poll: float = 60.0
     settle: float = 60.0
