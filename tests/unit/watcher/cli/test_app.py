@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import pytest
 
@@ -13,7 +14,7 @@ from support.models.nanotron_checkpoint import set_times, write_tiny_checkpoint
 from support.runs.watcher_commands import make_config_folder_fixture, publish_daemon_status, run_watcher
 from watcher import __version__
 from watcher.config.loader import check_config
-from watcher.config.scaffold import write_config_files
+from watcher.config.scaffold import compose_files
 from watcher.core import events
 from watcher.journal.journal import Journal
 
@@ -108,7 +109,7 @@ def test_config_checks_the_suites_too(config_folder):
 
 def test_init_writes_a_config_that_loads_and_overwrites_nothing(config_folder):
     output = run_watcher("init", "new").output
-    assert f"Wrote {config_folder}/new/watcher.yaml and {config_folder}/new/watcher.env" in output
+    assert output.startswith(f"Wrote {config_folder}/new/watcher.yaml\nWrote {config_folder}/new/watcher.env\n")
     config = check_config(config_folder / "new/watcher.yaml", {"SCRATCH": "/s"})
     assert list(config.stages) == ["stage1", "stage2", "stage3", "stage4"]
     assert "exists, and init overwrites nothing" in run_watcher("init", "new", exit_code=2).stderr
@@ -143,9 +144,17 @@ def test_init_for_a_run_whose_steps_lie_in_one_folder(case, scratch, config_fold
     assert run_watcher("config", "--config", "new/watcher.yaml").output.startswith(f"# {config_folder}/new/watcher.yaml")
 
 
+def compose_environment(folder, environ):
+    """The text of watcher.env, with a ``watcher`` on PATH."""
+    with mock.patch("shutil.which", return_value="/bin/watcher"):
+        files = compose_files(folder, environ)
+    return files.texts[files.environment]
+
+
 def test_init_s_environment_is_what_the_shell_reads(config_folder):
     environ = {"SCRATCH": "/scratch with space/me", "PATH": "/bin:/usr/bin"}
-    _, path = write_config_files(config_folder / "new", environ)
+    path = config_folder / "watcher.env"
+    path.write_text(compose_environment(config_folder / "new", environ))
     script = f"set -a; . '{path}'; set +a; exec env"
     lines = subprocess.run(["/bin/sh", "-c", script], env={}, capture_output=True, text=True, check=True).stdout.splitlines()
     assert {f"{key}={value}" for key, value in environ.items()} | {f"WATCHER_CONFIG={config_folder}/new/watcher.yaml"} <= set(
@@ -156,21 +165,20 @@ def test_init_s_environment_is_what_the_shell_reads(config_folder):
 def test_init_keeps_what_slurms_commands_need_and_what_overrides_the_config(config_folder):
     cluster = {"SLURM_CONF": "/etc/b/slurm.conf", "MUNGE_SOCKET": "/run/b", "LD_LIBRARY_PATH": "/opt/slurm/lib:/opt/lib"}
     environ = {"SCRATCH": "/s", "PATH": "/bin", "EVAL_DATA_DIR": "/data", "STAGE4_STEPS": "500 1500", **cluster}
-    _, path = write_config_files(config_folder / "new", environ | {"SLURM_JWT": "secret", "SBATCH_QOS": "x"})
-    text = path.read_text()
+    text = compose_environment(config_folder / "new", environ | {"SLURM_JWT": "secret", "SBATCH_QOS": "x"})
     kept = dict(line.split("=", 1) for line in text.splitlines() if not line.startswith("#"))
     assert {name: shlex.split(value)[0] for name, value in kept.items()} == environ | {
         "WATCHER_CONFIG": f"{config_folder}/new/watcher.yaml"
     }
     assert "secret" not in text
     assert "# SLURM_JWT=    (a token ends" in text
-    _, path = write_config_files(config_folder / "plain", {"SCRATCH": "/s", "PATH": "/bin"})
-    assert "# (nothing: the system's slurm.conf is used)" in path.read_text()
+    plain = compose_environment(config_folder / "plain", {"SCRATCH": "/s", "PATH": "/bin"})
+    assert "# (nothing: the system's slurm.conf is used)" in plain
+    assert "# HF_HOME=    (default: ~/.cache/huggingface)" in plain
 
 
 def test_init_leaves_out_what_no_reader_of_such_files_agrees_on(config_folder):
-    _, path = write_config_files(config_folder / "new", {"SCRATCH": "/a'b\n"})
-    assert "# SCRATCH=    (set it here)" in path.read_text()
+    assert "# SCRATCH=    (set it here)" in compose_environment(config_folder / "new", {"SCRATCH": "/a'b\n"})
 
 
 def test_init_in_a_place_that_cannot_be_written_is_one_line(config_folder):
@@ -318,7 +326,7 @@ def test_status_needs_few_modules(config_folder):
 
 def test_init_names_folders_without_detours(config_folder):
     output = run_watcher("init", "sub/../../elsewhere", "--single-stage", "x/../run1/ckpts").output
-    assert f"Wrote {config_folder.parent}/elsewhere/watcher.yaml and " in output
+    assert f"Wrote {config_folder.parent}/elsewhere/watcher.yaml\n" in output
     assert ".." not in output
     assert ".." not in (config_folder.parent / "elsewhere/watcher.yaml").read_text().partition("stages:")[2]
     assert ".." not in (config_folder.parent / "elsewhere/watcher.env").read_text()
