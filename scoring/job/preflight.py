@@ -11,7 +11,8 @@ from scoring.model import nanotron_backend
 from scoring.model.open_checkpoint import HINT_ASSUME
 from scoring.tiers.registry import TIERS
 from suites.checkpoint.completeness import compute_fingerprint
-from suites.checkpoint.metadata import CheckpointMetadata, read_checkpoint_metadata
+from suites.checkpoint.folder_kind import read_checkpoint_metadata
+from suites.checkpoint.metadata import CheckpointMetadata
 from suites.checkpoint.model_config_reader import UnscorableCheckpoint
 from suites.checkpoint.shard_headers import IncompleteFile
 from suites.common.errors import ExitCode, UserError

@@ -27,7 +27,7 @@ from scoring.model.open_checkpoint import (
     open_expected_checkpoint,
     refuse_rewritten_checkpoint,
 )
-from suites.checkpoint.completeness import CheckpointShards
+from suites.checkpoint.contents import CheckpointShards
 from suites.checkpoint.shard_headers import BYTES_PER_ELEMENT, Box, Shard
 from suites.common.documents import open_without_blocking
 from suites.common.errors import ExitCode, UserError

@@ -19,7 +19,7 @@ from scoring.model.attention_mask import QueryBlock
 from scoring.model.causal_lm import ModelVocabulary
 from scoring.model.memory_budget import MIN_TOKEN_POSITIONS, TokenBudget
 from scoring.model.open_checkpoint import open_expected_checkpoint, refuse_rewritten_checkpoint
-from suites.checkpoint.completeness import CheckpointShards
+from suites.checkpoint.contents import CheckpointShards
 from suites.common.errors import ExitCode, UserError
 from suites.common.formatting import describe_error
 from suites.contract.scoring_request import ScoringRequest

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import msgspec
 
-from suites.checkpoint.completeness import CheckpointShards, compute_fingerprint, open_checkpoint_shards
+from suites.checkpoint.completeness import compute_fingerprint, open_checkpoint_shards
+from suites.checkpoint.contents import CheckpointShards
 from suites.checkpoint.model_config_reader import UnscorableCheckpoint
 from suites.checkpoint.shard_headers import IncompleteFile
 from suites.common.errors import ExitCode, UserError

@@ -86,6 +86,8 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True):
     """Keys of model_config.json that may change the computation; no number is right before ``assume`` says what they mean."""
     assumed: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Key -> ``ignored`` or ``applied``, as ``assume`` decided."""
+    stored_parameters: tuple[ParameterSpec, ...] = ()
+    """Tensors as the files have them, of an architecture that only transformers computes. Its sizes are estimates then."""
 
     @property
     def head_dim(self) -> int:
@@ -116,6 +118,8 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True):
 
     def parameters(self) -> tuple[ParameterSpec, ...]:
         """Every tensor that a complete checkpoint of this architecture has."""
+        if self.stored_parameters:
+            return self.stored_parameters
         return tuple(_starcoder2_parameters(self) if self.family == "starcoder2" else _llama_parameters(self))
 
 

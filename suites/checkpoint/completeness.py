@@ -1,4 +1,4 @@
-"""Whether a nanotron checkpoint folder is complete, partial or damaged; its fingerprint.
+"""Whether a checkpoint folder is complete, partial or damaged; its fingerprint.
 
 Nanotron writes without fsync and without rename, from many ranks at once, and writes some directories
 twice, so no single file proves that a checkpoint is complete. ``inspect_checkpoint`` checks all of them:
@@ -9,6 +9,9 @@ twice, so no single file proves that a checkpoint is complete. ``inspect_checkpo
 4. each file is as long as its header says, and the shards make up the whole tensor;
 5. no rewrite is under way: config.yaml, which is written first, is not newer than model_config.json,
    which is written last, and nothing has been written for a settle time, by the file server's clock.
+
+A Hugging Face checkpoint has config.json, safetensors that agree with their index, and trainer_state.json where the Trainer
+wrote it: with the step, and not older than config.json. Everything else is the same.
 """
 
 import enum
@@ -19,14 +22,15 @@ from pathlib import Path
 
 import msgspec
 
-from suites.checkpoint.architecture import Architecture
+from suites.checkpoint.contents import CheckpointFolder, CheckpointShards
+from suites.checkpoint.folder_kind import open_folder
 from suites.checkpoint.layout import guess_step
-from suites.checkpoint.metadata import CheckpointMetadata, TrainingConfig, read_checkpoint_metadata
+from suites.checkpoint.metadata import CheckpointMetadata, TrainingConfig
 from suites.checkpoint.model_config_reader import UnimplementedKey, UnscorableCheckpoint
-from suites.checkpoint.shard_files import METADATA_FILES, CheckpointListing, FileStat, ShardSelection, list_files, select_shards
-from suites.checkpoint.shard_headers import IncompleteFile, Shard, read_shards
+from suites.checkpoint.shard_files import CheckpointListing, FileStat, ShardSelection
+from suites.checkpoint.shard_headers import IncompleteFile
 from suites.common.errors import ExitCode, UserError
-from suites.common.formatting import describe_error, describe_permission_error, format_duration, format_names
+from suites.common.formatting import describe_error, describe_permission_error, format_duration
 
 QUIET_SECONDS = 600.0
 """Seconds without a write after which a save counts as interrupted, and a torn file as abandoned."""
@@ -80,35 +84,6 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
         return self.reason if self.quiet is None else f"{self.reason}; no write for {format_duration(self.quiet)}"
 
 
-class CheckpointShards(msgspec.Struct, frozen=True, kw_only=True):
-    """A complete checkpoint, ready to load: every tensor with its checked shards."""
-
-    architecture: Architecture
-    training_config: TrainingConfig
-    tensors: Mapping[str, tuple[Shard, ...]]
-    """Nanotron's parameter name -> shards in the order of their tp ranks."""
-    fingerprint: str
-    size_bytes: int
-    """Of all model files."""
-    tp: int
-    pp: int
-    ep: int
-    ignored: tuple[str, ...]
-
-
-def read_mtimes(folder: Path) -> tuple[int, ...] | None:
-    """(mtime in ns, size) of config.yaml, then the same of model_config.json.
-
-    None where one is missing.
-    Every rewrite of a checkpoint changes them. The four numbers stand in the journal as a list.
-    """
-    try:
-        stats = [(folder / name).stat() for name in ("config.yaml", "model_config.json")]
-    except (OSError, ValueError):  # a NUL in the path
-        return None
-    return tuple(number for file_stat in stats for number in (file_stat.st_mtime_ns, file_stat.st_size))
-
-
 def compute_fingerprint(folder: Path) -> str:
     """SHA-256 over names, sizes and mtimes of all files that affect scores.
 
@@ -127,22 +102,36 @@ def list_scoring_files(folder: Path) -> dict[str, int]:
 
 def _read_scoring_stats(folder: Path) -> dict[str, FileStat]:
     try:
-        listing = list_files(folder)
-        return _get_scoring_stats(listing, _select_files(read_checkpoint_metadata(folder), listing))
+        reader = open_folder(folder)
+        listing = reader.list_files()
+        return _get_scoring_stats(listing, reader.select_files(reader.read_metadata(), listing))
     except (IncompleteFile, UnscorableCheckpoint, OSError) as error:
         message, hint = f"changed or vanished: {describe_error(error)}", "it is scored again once it is complete"
         raise UserError(message, location=folder, hint=hint, code=ExitCode.CHANGED) from error
 
 
-def open_checkpoint_shards(folder: Path) -> CheckpointShards:
+def open_checkpoint_shards(folder: Path, *, as_stored: bool = False) -> CheckpointShards:
     """Every tensor of a checkpoint with its checked shards, whatever the mtimes.
 
+    ``as_stored`` as in ``folder_kind.open_folder``.
     Raises IncompleteFile where a file is missing or torn, UnscorableCheckpoint where the checkpoint can never be
     scored, OSError where it cannot be read.
     """
-    listing = list_files(folder)
-    documents = read_checkpoint_metadata(folder)
-    return _check_shards(folder, listing, documents, _select_files(documents, listing))
+    reader = open_folder(folder, as_stored=as_stored)
+    listing = reader.list_files()
+    metadata = reader.read_metadata()
+    selection = reader.select_files(metadata, listing)
+    return CheckpointShards(
+        architecture=metadata.architecture,
+        training_config=metadata.training_config,
+        tensors=reader.read_shards(metadata, listing, selection),
+        fingerprint=_hash_file_stats(_get_scoring_stats(listing, selection)),
+        size_bytes=sum(listing.model_files[file].size_bytes for file in _list_used_files(selection)),
+        tp=metadata.tp,
+        pp=metadata.pp,
+        ep=metadata.ep,
+        ignored=selection.ignored,
+    )
 
 
 def inspect_checkpoint(
@@ -192,7 +181,7 @@ class _Inspector:
         named_step = guess_step(folder.name)
         self.step = named_step if step is None or (forced and named_step is None) else step
         self.listing: CheckpointListing | None = None
-        self.documents: CheckpointMetadata | None = None
+        self.metadata: CheckpointMetadata | None = None
         self.ignored: tuple[str, ...] = ()
 
     @property
@@ -201,7 +190,7 @@ class _Inspector:
         return self.now - self.listing.newest_mtime if self.listing is not None else 0.0
 
     def make_inspection(self, kind: Completeness, reason: str, fingerprint: str | None = None) -> Inspection:
-        training_config = self.documents.training_config if self.documents is not None else TrainingConfig()
+        training_config = self.metadata.training_config if self.metadata is not None else TrainingConfig()
         return Inspection(
             kind=kind,
             reason=" ".join(reason.split()),
@@ -212,34 +201,34 @@ class _Inspector:
             quiet=self.quiet_seconds
             if kind in {Completeness.NOT_YET, Completeness.INTERRUPTED} and self.quiet_seconds > QUIET_SECONDS
             else None,
-            tokens_seen=self.documents.tokens_seen if self.documents is not None else None,
+            tokens_seen=self.metadata.tokens_seen if self.metadata is not None else None,
             train_steps=training_config.train_steps,
             seq_len=training_config.seq_len,
             tokenizer=training_config.tokenizer,
-            vocab_size=self.documents.architecture.vocab if self.documents is not None else None,
+            vocab_size=self.metadata.architecture.vocab if self.metadata is not None else None,
             run_name=training_config.run_name,
             started_from=training_config.started_from,
-            unimplemented=self.documents.architecture.unimplemented if self.documents is not None else (),
+            unimplemented=self.metadata.architecture.unimplemented if self.metadata is not None else (),
             ignored=self.ignored,
         )
 
     def inspect(self) -> Inspection:
         if self.step is None and not self.forced:
             raise UnscorableCheckpoint(f"{self.folder.name!r} is not a step number")
-        self.listing = list_files(self.folder)
-        for name in METADATA_FILES:
-            if name not in self.listing.metadata_files:
-                raise IncompleteFile(f"{name} is missing")
-        self.documents = read_checkpoint_metadata(self.folder)
+        reader = open_folder(self.folder)
+        self.listing = reader.list_files()
+        if (missing := reader.find_missing_document(self.listing, forced=self.forced)) is not None:
+            raise IncompleteFile(f"{missing} is missing")
+        self.metadata = reader.read_metadata()
         # A rewrite in progress says nothing reliable of its shards; an interrupted one still names its unused files.
-        rewrite = None if self.forced else self._check_write_order(self.listing)
+        rewrite = None if self.forced else self._check_write_order(reader, self.listing)
         if rewrite is not None and rewrite.kind is Completeness.NOT_YET:
             return rewrite
-        selection = _select_files(self.documents, self.listing)
+        selection = reader.select_files(self.metadata, self.listing)
         self.ignored = selection.ignored
         if rewrite is not None:
             return rewrite
-        # Nanotron writes without a final marker: only quiet tells that the save has ended.
+        # No save has a final marker that proves it: only quiet tells that it has ended.
         quiet_seconds = self.quiet_seconds
         if quiet_seconds < self.settle_seconds and not (self.forced and quiet_seconds < -QUIET_SECONDS):
             settle_time = format_duration(self.settle_seconds)
@@ -248,60 +237,35 @@ class _Inspector:
                 reason = f"the newest file is dated {format_duration(-quiet_seconds)} in the future"
             return self.make_inspection(Completeness.NOT_YET, reason)
         if self.step is not None:
-            self.documents.require_step(self.step)
-        checkpoint_shards = _check_shards(self.folder, self.listing, self.documents, selection)
-        return self.make_inspection(Completeness.COMPLETE, "complete", checkpoint_shards.fingerprint)
+            reader.require_step(self.metadata, self.step)
+        # The headers of shards are read last: they cost one open for each.
+        reader.read_shards(self.metadata, self.listing, selection)
+        fingerprint = _hash_file_stats(_get_scoring_stats(self.listing, selection))
+        return self.make_inspection(Completeness.COMPLETE, "complete", fingerprint)
 
-    def _check_write_order(self, listing: CheckpointListing) -> Inspection | None:
-        """An inspection where config.yaml, written first, is newer than model_config.json, written last."""
-        config, model_config = (listing.metadata_files[name] for name in ("config.yaml", "model_config.json"))
-        if config.mtime_ns <= model_config.mtime_ns:
+    def _check_write_order(self, reader: CheckpointFolder, listing: CheckpointListing) -> Inspection | None:
+        """An inspection where the document that is written first is newer than the one that is written last."""
+        order = reader.get_write_order(listing)
+        if order is None:
             return None
-        order = f"config.yaml is {format_duration((config.mtime_ns - model_config.mtime_ns) / 1e9)} newer than model_config.json"
+        first, last = (listing.metadata_files[name] for name in order)
+        if first.mtime_ns <= last.mtime_ns:
+            return None
+        difference = f"{order[0]} is {format_duration((first.mtime_ns - last.mtime_ns) / 1e9)} newer than {order[1]}"
         if self.quiet_seconds > QUIET_SECONDS:
-            return self.make_inspection(Completeness.INTERRUPTED, f"interrupted rewrite, or a copy that lost its times: {order}")
-        return self.make_inspection(Completeness.NOT_YET, f"being rewritten: {order}")
+            reason = f"interrupted rewrite, or a copy that lost its times: {difference}"
+            return self.make_inspection(Completeness.INTERRUPTED, reason)
+        return self.make_inspection(Completeness.NOT_YET, f"being rewritten: {difference}")
 
 
-def _select_files(documents: CheckpointMetadata, listing: CheckpointListing) -> ShardSelection:
-    ranks = {"tp": documents.tp, "pp": documents.pp, "ep": documents.ep}
-    selection = select_shards(documents.architecture.parameters(), listing.model_files, **ranks)
-    if selection.missing is not None:
-        raise IncompleteFile(selection.missing + _name_unimplemented_keys(documents))
-    return selection
-
-
-def _name_unimplemented_keys(documents: CheckpointMetadata) -> str:
-    """Keys that may explain why a tensor is missing or surplus."""
-    keys = ", ".join(f"{key.name} {key.value}" for key in documents.architecture.unimplemented)
-    return f" (model_config.json has {keys}, which is not implemented)" if keys else ""
-
-
-def _check_shards(
-    folder: Path, listing: CheckpointListing, documents: CheckpointMetadata, selection: ShardSelection
-) -> CheckpointShards:
-    if selection.surplus:
-        surplus = format_names(selection.surplus, limit=1)
-        message = f"holds a tensor that model_config.json does not imply: {surplus}{_name_unimplemented_keys(documents)}"
-        raise UnscorableCheckpoint(message)
-    # The headers are read last: they cost one open per shard.
-    parameters = {parameter.name: parameter for parameter in documents.architecture.parameters()}
-    return CheckpointShards(
-        architecture=documents.architecture,
-        training_config=documents.training_config,
-        tensors={name: read_shards(parameters[name], files, folder) for name, files in selection.files.items()},
-        fingerprint=_hash_file_stats(_get_scoring_stats(listing, selection)),
-        size_bytes=sum(listing.model_files[file].size_bytes for files in selection.files.values() for file in files),
-        tp=documents.tp,
-        pp=documents.pp,
-        ep=documents.ep,
-        ignored=selection.ignored,
-    )
+def _list_used_files(selection: ShardSelection) -> list[str]:
+    """The model files that hold tensors, each once."""
+    return list(dict.fromkeys(file for files in selection.files.values() for file in files))
 
 
 def _get_scoring_stats(listing: CheckpointListing, selection: ShardSelection) -> dict[str, FileStat]:
     """Relative name -> stat of the files that scores depend on."""
-    return {**listing.metadata_files} | {file: listing.model_files[file] for files in selection.files.values() for file in files}
+    return {**listing.metadata_files} | {file: listing.model_files[file] for file in _list_used_files(selection)}
 
 
 def _hash_file_stats(file_stats: Mapping[str, FileStat]) -> str:

@@ -13,12 +13,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from suites.checkpoint.shard_files import METADATA_FILES
+from suites.checkpoint.folder_kind import MARKER_FILES, CheckpointKind, detect_kind, list_names
 from suites.common.documents import may_be_folder
 from suites.common.formatting import format_names
 
-LAYOUT_KINDS = ("nanotron",)
-"""What a checkpoint's folder holds."""
+LAYOUT_KINDS = tuple(kind.value for kind in CheckpointKind)
+"""What may have written the checkpoints. It decides the default of their names; a folder is read by what is in it."""
+
+DEFAULT_NAMES = {CheckpointKind.NANOTRON: "{step}", CheckpointKind.HF: "checkpoint-{step}"}
+"""Kind -> name of a step's folder, where the layout has none."""
 
 _PLACEHOLDER = re.compile(r"\{step(?::0(?:[1-9]|1[0-8])d)?\}")
 
@@ -39,7 +42,7 @@ class CheckpointLayout(msgspec.Struct, frozen=True):
 
     name: str = "{step}"
     """The folder's name, with ``{step}`` or, zero-padded to seven digits, ``{step:07d}`` in it."""
-    kind: str = LAYOUT_KINDS[0]
+    kind: CheckpointKind = CheckpointKind.NANOTRON
 
     def describe_mistake(self) -> str:
         """Why ``name`` is no pattern of a folder's name; empty where it is one."""
@@ -103,7 +106,10 @@ def detect_layout(folder: Path) -> CheckpointLayout:
     if any(plain.parse_name(name) is not None for name in names):
         return plain
     other = _find_other_layout(folder, names, has_steps=False)
-    return plain if other is None else CheckpointLayout(other.pattern)
+    if other is None:
+        return plain
+    newest = max(other.names, key=lambda name: (CheckpointLayout(other.pattern).parse_name(name) or 0, name))
+    return CheckpointLayout(other.pattern, detect_kind(list_names(folder / newest), newest))
 
 
 def guess_step(name: str) -> int | None:
@@ -145,7 +151,7 @@ def _find_other_layout(folder: Path, names: Iterable[str], *, has_steps: bool) -
         # A backup such as 2000.old beside good steps is no mistake; alone it may be what the run calls its checkpoints.
         if not _is_step_pattern(pattern):
             probes -= 1
-            if probes < 0 or not any((folder / max(members) / file).exists() for file in METADATA_FILES):
+            if probes < 0 or not any((folder / max(members) / file).exists() for file in MARKER_FILES):
                 continue
         return _OtherLayout(pattern, sorted(members))
     return None

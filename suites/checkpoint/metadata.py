@@ -28,6 +28,9 @@ from suites.common.formatting import describe_error
 
 MAX_DOCUMENT_BYTES = 1 << 23
 
+MAX_JSON_BYTES = 1 << 26
+"""Bytes of an index of 100,000 tensors, or of a trainer's log of a million steps."""
+
 MAX_RANKS = 1 << 16
 
 MAX_MERGED_KEYS = 10_000
@@ -74,7 +77,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckpointMetadata(msgspec.Struct, frozen=True, kw_only=True):
-    """The three documents of one checkpoint, parsed."""
+    """The documents of one checkpoint, parsed."""
 
     training_config: TrainingConfig
     architecture: Architecture
@@ -83,16 +86,10 @@ class CheckpointMetadata(msgspec.Struct, frozen=True, kw_only=True):
     ep: int
     """Expert-parallel ranks: 1 where nothing is said."""
     saved_step: int | None
-    """``metas.last_train_step`` of checkpoint_metadata.json."""
+    """``metas.last_train_step`` of checkpoint_metadata.json, or ``global_step`` of trainer_state.json."""
     tokens_seen: int | None
-
-    def require_step(self, step: int) -> None:
-        """Raise UnscorableCheckpoint unless config.yaml and checkpoint_metadata.json both name ``step``."""
-        if (self.training_config.step, self.saved_step) != (step, step):
-            raise UnscorableCheckpoint(
-                f"it should be step {step}, but config.yaml has general.step {self.training_config.step} "
-                f"and checkpoint_metadata.json metas.last_train_step {self.saved_step}"
-            )
+    model_document: str = "model_config.json"
+    """The document that describes the architecture."""
 
 
 def read_training_config(path: Path) -> TrainingConfig:
@@ -107,8 +104,8 @@ def read_training_config(path: Path) -> TrainingConfig:
         raise UserError(message, location=path, hint="give the path of nanotron's training config") from error
 
 
-def read_checkpoint_metadata(folder: Path) -> CheckpointMetadata:
-    """The three documents of a checkpoint.
+def read_nanotron_metadata(folder: Path) -> CheckpointMetadata:
+    """The three documents of a nanotron checkpoint.
 
     Raises IncompleteFile where one is missing, empty or does not parse, UnscorableCheckpoint where its values can
     never be scored, OSError where one cannot be read.
@@ -130,6 +127,11 @@ def read_checkpoint_metadata(folder: Path) -> CheckpointMetadata:
         saved_step=_as_count(metas.get("last_train_step")),
         tokens_seen=_compute_tokens_seen(metas, _as_count(_get_mapping(config, "tokens").get("sequence_length"))),
     )
+
+
+def read_json_document(path: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint. Raises as ``read_nanotron_metadata`` does."""
+    return _parse_document(path, _parse_json, MAX_JSON_BYTES)
 
 
 def _parse_yaml_bounded(content: bytes) -> Any:
@@ -183,9 +185,9 @@ class _KeyCounter:
         return self.key_counts[id(node)]
 
 
-def _parse_document(path: Path, parser: Callable[[bytes], Any]) -> dict[str, Any]:
+def _parse_document(path: Path, parser: Callable[[bytes], Any], max_bytes: int = MAX_DOCUMENT_BYTES) -> dict[str, Any]:
     try:
-        content = read_content(path, MAX_DOCUMENT_BYTES)
+        content = read_content(path, max_bytes)
     except FileNotFoundError as error:
         raise IncompleteFile(f"{path.name} is missing") from error
     except OversizedDocument as error:

@@ -99,6 +99,8 @@ class CheckpointListing(msgspec.Struct, frozen=True):
     metadata_files: Mapping[str, FileStat]
     model_files: Mapping[str, FileStat]
     folder_mtime_ns: int
+    other_mtime_ns: int = 0
+    """The newest write to any other file, where those belong to a save as well."""
 
     @property
     def newest_mtime(self) -> float:
@@ -107,7 +109,8 @@ class CheckpointListing(msgspec.Struct, frozen=True):
         Of the folder itself while nothing is in it.
         """
         files = (*self.metadata_files.values(), *self.model_files.values())
-        return max((file.mtime_ns for file in files), default=self.folder_mtime_ns) / 1e9
+        mtimes = [file.mtime_ns for file in files] + ([self.other_mtime_ns] if self.other_mtime_ns else [])
+        return max(mtimes, default=self.folder_mtime_ns) / 1e9
 
 
 def list_files(folder: Path) -> CheckpointListing:

@@ -1,4 +1,4 @@
-"""Safetensors headers of nanotron's shards, and the slices that they hold.
+"""Safetensors headers, and the slices that nanotron's shards hold.
 
 The headers are not trusted: nothing larger than the file is allocated, and every error names the file.
 """
@@ -8,7 +8,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,20 @@ from suites.common.documents import RepeatedKeyError, open_without_blocking, ref
 BYTES_PER_ELEMENT = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 """Safetensors' name of a floating type that weights may have -> bytes an element."""
 
+BYTES_PER_STORED_ELEMENT = {
+    **BYTES_PER_ELEMENT,
+    **dict.fromkeys(("I64", "U64"), 8),
+    **dict.fromkeys(("I32", "U32"), 4),
+    **dict.fromkeys(("I16", "U16"), 2),
+    **dict.fromkeys(("I8", "U8", "BOOL"), 1),
+}
+"""The same for buffers too, such as masks and counters."""
+
 MAX_HEADER_BYTES = 1 << 20
+"""Of a nanotron file, which holds one tensor."""
+
+MAX_TENSORS_HEADER_BYTES = 100_000_000
+"""Of a file with many tensors: safetensors' own limit."""
 
 MAX_PIECES = 1024
 
@@ -69,7 +82,7 @@ class Shard(msgspec.Struct, frozen=True):
 
 
 class ShardHeader(msgspec.Struct, frozen=True):
-    """The header of a file that holds one tensor, ``data``."""
+    """One tensor in the header of a file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -77,15 +90,34 @@ class ShardHeader(msgspec.Struct, frozen=True):
     """Position of the first element in the file."""
     data_bytes: int
     metadata: Mapping[str, str]
+    """Of the whole file."""
 
 
 def read_header(path: Path, name: str) -> ShardHeader:
-    """The header of a file with one tensor.
+    """The header of a nanotron file with one tensor.
 
     Error messages use ``name``, since dozens of shards share a file name.
     Raises IncompleteFile where the header or its data is torn, UnscorableCheckpoint for a header that no half-written
     file of nanotron's can have, OSError where the file cannot be read.
     """
+    return _read_headers(path, name, MAX_HEADER_BYTES, _parse_nanotron_header, BYTES_PER_ELEMENT)["data"]
+
+
+def read_tensor_headers(path: Path, name: str) -> dict[str, ShardHeader]:
+    """Tensor name -> its header, of a file with any number of tensors, as transformers writes them.
+
+    Buffers of other types than weights' are allowed. Raises as ``read_header`` does.
+    """
+    return _read_headers(path, name, MAX_TENSORS_HEADER_BYTES, _parse_tensor_headers, BYTES_PER_STORED_ELEMENT)
+
+
+def _read_headers(
+    path: Path,
+    name: str,
+    max_header_bytes: int,
+    parse: Callable[[Any, int], dict[str, ShardHeader]],
+    element_bytes: Mapping[str, int],
+) -> dict[str, ShardHeader]:
     with open_without_blocking(path) as file:
         file_bytes = os.fstat(file.fileno()).st_size
         if file_bytes < _LENGTH_FIELD_BYTES:
@@ -95,43 +127,65 @@ def read_header(path: Path, name: str) -> ShardHeader:
         if header_bytes > file_bytes - _LENGTH_FIELD_BYTES:
             needed_bytes = _LENGTH_FIELD_BYTES + header_bytes
             raise IncompleteFile(f"truncated shard: {name} has {file_bytes} bytes, its header alone takes {needed_bytes}")
-        if header_bytes > MAX_HEADER_BYTES:
-            raise UnscorableCheckpoint(f"{name}: a header of {header_bytes} bytes is too large for nanotron")
+        if header_bytes > max_header_bytes:
+            raise UnscorableCheckpoint(f"{name}: a header of {header_bytes} bytes is too large")
         content = file.read(header_bytes)
+    data_offset = _LENGTH_FIELD_BYTES + header_bytes
     try:
-        document = json.loads(content.decode(), object_pairs_hook=refuse_repeated_keys)
-        header = _parse_header(document, offset_bytes=_LENGTH_FIELD_BYTES + header_bytes)
+        headers = parse(json.loads(content.decode(), object_pairs_hook=refuse_repeated_keys), data_offset)
     except RepeatedKeyError as error:
         raise UnscorableCheckpoint(f"{name}: its header is ambiguous: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IncompleteFile(f"torn header: {name}: {str(error)[:120] or type(error).__name__}") from error
     # From here on the header is intact, so a wrong type is final, and a wrong length is a save in progress.
-    if header.dtype not in BYTES_PER_ELEMENT:
-        usable_types = ", ".join(BYTES_PER_ELEMENT)
-        raise UnscorableCheckpoint(f"{name}: weights of type {header.dtype[:20]!r} cannot be scored; {usable_types} can")
-    if math.prod(header.shape) * BYTES_PER_ELEMENT[header.dtype] != header.data_bytes:
-        description = f"{header.dtype} {header.shape} does not take {header.data_bytes} bytes"
-        raise IncompleteFile(f"torn header: {name}: {description}")
-    expected_bytes = header.offset_bytes + header.data_bytes
+    for tensor_name, header in headers.items():
+        place = name if tensor_name == "data" else f"{name}: {tensor_name[:120]}"
+        if header.dtype not in element_bytes:
+            usable_types = ", ".join(BYTES_PER_ELEMENT)
+            raise UnscorableCheckpoint(f"{place}: weights of type {header.dtype[:20]!r} cannot be scored; {usable_types} can")
+        if math.prod(header.shape) * element_bytes[header.dtype] != header.data_bytes:
+            description = f"{header.dtype} {header.shape} does not take {header.data_bytes} bytes"
+            raise IncompleteFile(f"torn header: {place}: {description}")
+    expected_bytes = data_offset + sum(header.data_bytes for header in headers.values())
     if file_bytes != expected_bytes:
         kind = "truncated shard" if file_bytes < expected_bytes else "shard with extra bytes after its data"
         raise IncompleteFile(f"{kind}: {name} has {file_bytes} bytes, its header says {expected_bytes}")
-    return header
+    return headers
 
 
-def _parse_header(document: Any, *, offset_bytes: int) -> ShardHeader:
-    # A missing or malformed key raises here, and the caller reports a torn header.
-    tensor, metadata = document["data"], document.get("__metadata__") or {}
-    others = set(document) - {"data", "__metadata__"}
-    if others:
+def _parse_nanotron_header(document: Any, data_offset: int) -> dict[str, ShardHeader]:
+    headers = _parse_tensor_headers({"data": document["data"], **document}, data_offset)
+    if others := set(headers) - {"data"}:
         raise ValueError(f"other entries beside 'data': {sorted(others)[:3]}")
-    dtype, shape, (begin, end) = tensor["dtype"], tensor["shape"], tensor["data_offsets"]
-    numbers = [begin, end, *shape]
-    if not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers) or begin != 0 or len(shape) > _MAX_DIMENSIONS:
-        raise ValueError(f"shape {str(shape)[:60]} with offsets [{begin}, {end}]")
-    if not isinstance(dtype, str) or not all(isinstance(text, str) for text in metadata.values()):
-        raise TypeError("its dtype or metadata is not text")
-    return ShardHeader(dtype, tuple(shape), offset_bytes, end, dict(metadata))
+    return headers
+
+
+def _parse_tensor_headers(document: Any, data_offset: int) -> dict[str, ShardHeader]:
+    # A missing or malformed key raises here, and the caller reports a torn header.
+    metadata = document.get("__metadata__") or {}
+    if not all(isinstance(text, str) for text in metadata.values()):
+        raise TypeError("its metadata is not text")
+    metadata = dict(metadata)
+    headers, ranges = {}, []
+    for name, tensor in document.items():
+        if name == "__metadata__":
+            continue
+        dtype, shape, (begin, end) = tensor["dtype"], tensor["shape"], tensor["data_offsets"]
+        numbers = [begin, end, *shape]
+        is_valid = all(type(number) is int and 0 <= number < 1 << 62 for number in numbers) and begin <= end
+        if not is_valid or len(shape) > _MAX_DIMENSIONS:
+            raise ValueError(f"shape {str(shape)[:60]} with offsets [{begin}, {end}]")
+        if not isinstance(dtype, str):
+            raise TypeError("its dtype is not text")
+        headers[name] = ShardHeader(dtype, tuple(shape), data_offset + begin, end - begin, metadata)
+        ranges.append((begin, end))
+    # Safetensors allows no holes: the tensors follow each other from the first byte on.
+    position = 0
+    for begin, end in sorted(ranges):
+        if begin != position:
+            raise ValueError(f"its tensors leave or share bytes at {min(begin, position)}")
+        position = end
+    return headers
 
 
 def read_shards(parameter: ParameterSpec, files: tuple[str, ...], folder: Path) -> tuple[Shard, ...]:

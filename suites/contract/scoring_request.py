@@ -100,7 +100,8 @@ class ScoringRequest(msgspec.Struct, frozen=True, kw_only=True):
     def resolve_checkpoint_folder(self) -> Path:
         """The checkpoint's folder, or its pinned copy after the folder is deleted."""
         folder = Path(self.checkpoint)
-        return folder if self.pinned is None or (folder / "config.yaml").exists() else Path(self.pinned)
+        is_there = any((folder / name).exists() for name in ("config.yaml", "config.json"))
+        return folder if self.pinned is None or is_there else Path(self.pinned)
 
     @property
     def paths(self) -> EvaluationPaths:

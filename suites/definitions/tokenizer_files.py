@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from suites.checkpoint.hf_folder import VOCABULARY_FILES
 from suites.common.atomic_files import fsync_folder, make_temporary_name, write_json_atomically
 from suites.common.documents import read_content, read_json_object
 from suites.common.errors import ExitCode, UserError
@@ -51,13 +52,6 @@ HUB_PATTERNS = (*TOKENIZER_FILES, f"{TEMPLATE_FOLDER}/*.jinja", "config.json")
 MAX_TOKENIZER_BYTES = 1 << 28
 """Bytes of a tokenizer's largest file; the largest in use have 35 MB."""
 
-_VOCABULARY_FILES = frozenset(
-    {
-        *("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json"),
-        *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tiktoken.model"),
-    }
-)
-
 _CONFIG_KEYS = ("model_type", "tokenizer_class", "model_name", "auto_map")
 """What transformers reads of config.json to choose a tokenizer's class. The other keys change for other reasons."""
 
@@ -96,7 +90,7 @@ def list_tokenizer_files(folder: Path) -> list[str]:
         if not (folder / name).is_file():
             message = f"{name} is no file that can be read (a link whose target is gone, a pipe or a folder)"
             raise UserError(message, location=folder, hint="restore it, or remove the entry", code=ExitCode.DATA_MISSING)
-    return sorted(names) if _VOCABULARY_FILES & set(names) else []
+    return sorted(names) if VOCABULARY_FILES & set(names) else []
 
 
 def read_tokenizer_files(folder: Path) -> dict[str, bytes]:

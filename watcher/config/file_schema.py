@@ -29,7 +29,7 @@ class BridgeSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class LayoutSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """``stages.NAME.layout``: as ``CheckpointLayout``."""
 
-    name: str = "{step}"
+    name: str | None = None
     kind: str = LAYOUT_KINDS[0]
 
 

@@ -23,7 +23,7 @@ _SINGLE_STAGE = """\
 stages:
   {name}:
     checkpoints: {checkpoints}
-    layout: {{name: {layout}}}
+    layout: {{kind: {kind}, name: {layout}}}
     every: 1               # each checkpoint that appears; every: 1000 scores one in a thousand steps
     final: true            # and the last step, whatever its number
     suites: [{suites}]
@@ -150,7 +150,11 @@ def _write_single_stage(default_config: str, checkpoints: Path, suites: str) -> 
         layout = CheckpointLayout()
     folders = f"scratch: {_quote(str(checkpoints.parent))}\nresults: {_quote(str(results))}"
     return head.replace("scratch: ${SCRATCH}", folders, 1) + _SINGLE_STAGE.format(
-        name=_quote(sanitize_stage_name(name)), checkpoints=_quote(str(checkpoints)), layout=_quote(layout.name), suites=suites
+        name=_quote(sanitize_stage_name(name)),
+        checkpoints=_quote(str(checkpoints)),
+        kind=layout.kind,
+        layout=_quote(layout.name),
+        suites=suites,
     )
 
 

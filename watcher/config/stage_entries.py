@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 
 import suites
-from suites.checkpoint.layout import LAYOUT_KINDS, CheckpointLayout
+from suites.checkpoint.folder_kind import CheckpointKind
+from suites.checkpoint.layout import DEFAULT_NAMES, LAYOUT_KINDS, CheckpointLayout
 from suites.common.errors import UserError
 from suites.common.yaml_reader import YamlDocument, YamlPath, convert_document
 from suites.contract.objectives import Margins, Objectives
@@ -107,7 +108,8 @@ def _resolve_checkpoints(document: YamlDocument, base: Path, stage: file_schema.
 def _resolve_layout(document: YamlDocument, section: file_schema.LayoutSection | None, location: YamlPath) -> CheckpointLayout:
     if section is None:
         return CheckpointLayout()
-    layout = CheckpointLayout(name=section.name, kind=document.require_choice(location, "kind", section.kind, LAYOUT_KINDS))
+    kind = CheckpointKind(document.require_choice(location, "kind", section.kind, LAYOUT_KINDS))
+    layout = CheckpointLayout(name=DEFAULT_NAMES[kind] if section.name is None else section.name, kind=kind)
     if mistake := layout.describe_mistake():
         hint = "write step_{step}, iter_{step:07d} or the like"
         raise document.make_error(mistake, (*location, "name"), hint)

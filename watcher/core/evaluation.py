@@ -195,7 +195,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     look_order: int = 0
     """Its number among the stage's looks that nobody planned, from 1; 0: planned, or never compared."""
     mtimes: str | None = None
-    """Mtimes and sizes of the content last judged complete (``completeness.read_mtimes``), as one text."""
+    """Mtimes and sizes of the content last judged complete (``folder_kind.read_mtimes``), as one text."""
     times: Mapping[str, float] = msgspec.field(default_factory=dict)
     """``complete`` (newest mtime), ``detected``, ``submitted``, ``started``, ``scored``: unix times of the last round.
 

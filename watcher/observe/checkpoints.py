@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from suites.checkpoint.completeness import Completeness, Inspection, inspect_checkpoint, read_mtimes
+from suites.checkpoint.completeness import Completeness, Inspection, inspect_checkpoint
+from suites.checkpoint.folder_kind import read_mtimes
 from watcher.config.settings import Config
 from watcher.core.bounded_reads import BoundedReads, HangingRead
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
@@ -49,7 +50,7 @@ class _Look(msgspec.Struct):
 
 
 def encode_mtimes(folder: str) -> str | None:
-    """``completeness.read_mtimes`` as one text for the journal."""
+    """``folder_kind.read_mtimes`` as one text for the journal."""
     numbers = read_mtimes(Path(folder))
     return None if numbers is None else "-".join(map(str, numbers))
 

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from suites.checkpoint.folder_kind import read_run_settings
 from suites.checkpoint.layout import CheckpointLayout, guess_step, list_steps
-from suites.checkpoint.metadata import TrainingConfig, read_training_config
+from suites.checkpoint.metadata import TrainingConfig
 from suites.common.documents import may_be_folder, open_without_blocking
 from suites.common.errors import UserError
 from watcher.config.settings import Config, Stage
@@ -195,13 +196,13 @@ def _list_checkpoints(folder: Path, layout: CheckpointLayout) -> tuple[StageFold
 
 
 def _read_first_config(folders: Sequence[Path]) -> TrainingConfig | None:
-    """The first config.yaml of these that is readable; None where it is being written.
+    """The settings of the first of these that are readable; None where they are being written.
 
     An empty or torn one is "not yet". One odd folder must not hide what the next one says of the same run.
     """
     for folder in folders[:MAX_CONFIGS_TRIED]:
         try:
-            return read_training_config(folder / "config.yaml")
+            return read_run_settings(folder)
         except UserError:
             continue
     return None

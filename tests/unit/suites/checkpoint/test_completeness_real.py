@@ -2,7 +2,8 @@
 
 import pytest
 
-from suites.checkpoint.completeness import Completeness, compute_fingerprint, inspect_checkpoint, read_mtimes
+from suites.checkpoint.completeness import Completeness, compute_fingerprint, inspect_checkpoint
+from suites.checkpoint.folder_kind import read_mtimes
 from support.models.nanotron_fixtures import COMPLETE_CHECKPOINTS, PARTIAL_CHECKPOINT, copy_checkpoint, find_checkpoint
 
 SAVED = 1_700_000_000.0

@@ -11,7 +11,8 @@ import yaml
 from suites.checkpoint import completeness as checkpoint
 from suites.checkpoint import shard_files
 from suites.checkpoint.completeness import Completeness, compute_fingerprint, inspect_checkpoint
-from suites.checkpoint.metadata import read_checkpoint_metadata, read_training_config
+from suites.checkpoint.folder_kind import read_checkpoint_metadata
+from suites.checkpoint.metadata import read_training_config
 from suites.checkpoint.shard_headers import IncompleteFile, read_header
 from suites.common.errors import ExitCode, UserError
 from support.models.nanotron_checkpoint import (
@@ -244,7 +245,7 @@ def test_a_stale_file_handle_is_not_yet(folder, monkeypatch):
     def stale(_):
         raise OSError(116, "Stale file handle", str(folder))
 
-    monkeypatch.setattr(checkpoint, "list_files", stale)
+    monkeypatch.setattr(checkpoint, "open_folder", stale)
     found = judge(folder)
     assert found.kind is Completeness.NOT_YET
     assert found.reason == f"cannot be read now: {folder}: Stale file handle"

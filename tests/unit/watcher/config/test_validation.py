@@ -143,7 +143,10 @@ def problem(tmp_path, text, loader=load_config, environ=None):
             WHOLE + "    layout: {name: step}\n",
             ":7: stages.stage1.layout.name: 'step' does not hold {step} once; write step_{step}",
         ),
-        (WHOLE + "    layout: {kind: hf}\n", ":7: stages.stage1.layout.kind: unknown kind 'hf'; use one of: nanotron"),
+        (
+            WHOLE + "    layout: {kind: dcp}\n",
+            ":7: stages.stage1.layout.kind: unknown kind 'dcp'; use one of: nanotron, hf",
+        ),
         (
             SECOND + "    bridge: {from: stage1, step: fianl}\n",
             ":11: stages.stage2.bridge.step: 'fianl' is not a step; write a number, or final",
@@ -302,3 +305,18 @@ def test_weights_of_an_average_are_together_one(tmp_path, average, weights, rule
     # What is printed means the same.
     path.write_text(dump_config(load_config(path, {})))
     assert load_config(path, {}).stages["stage1"].average == resolved
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [
+        ("{kind: hf}", "checkpoint-500"),
+        ('{kind: hf, name: "step_{step}"}', "step_500"),
+        ("{kind: nanotron}", "500"),
+        ("{}", "500"),
+    ],
+)
+def test_the_kind_of_a_layout_decides_the_default_name(tmp_path, layout, name):
+    path = tmp_path / "w.yaml"
+    path.write_text(f"{WHOLE}    layout: {layout}\n")
+    assert load_config(path, {}).stages["stage1"].layout.format_name(500) == name
