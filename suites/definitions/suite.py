@@ -1,7 +1,8 @@
 """Loads a suite from YAML and computes its digest.
 
 The name of a suite is that of its file (``stage1_ppl_slices``), or a path. ``extends`` adds to other suites of the tier;
-``defaults`` apply to the slices, tasks or prompts of the same file. Data sources are not opened here.
+``defaults`` apply to the slices, tasks or prompts of the same file. ``NAME@quick`` cuts it (``quick_suites``). Data sources are
+not opened here.
 """
 
 import re
@@ -18,6 +19,7 @@ from suites.contract.encoding import canonical_digest, to_plain_json
 from suites.contract.scoring_request import SuiteInRequest
 from suites.contract.tier_files import TIER4, TIER_SECTIONS
 from suites.definitions.prompts import PromptDefaults, PromptDefinition, fill_prompt
+from suites.definitions.quick_suites import QUICK_SUFFIX, cut_definition
 
 PRIMARY_METRIC = {
     "hellaswag": "acc_per_char",
@@ -125,7 +127,8 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_request(self) -> SuiteInRequest:
         """The suite for a ScoringRequest."""
-        source = self.name if self.path.parent == SHIPPED_SUITES_FOLDER else str(self.path)
+        suffix = QUICK_SUFFIX if self.name.endswith(QUICK_SUFFIX) else ""
+        source = self.name if self.path.parent == SHIPPED_SUITES_FOLDER else f"{self.path}{suffix}"
         return SuiteInRequest(name=self.name, tier=self.tier, digest=self.digest, definition=self.definition, source=source)
 
 
@@ -135,7 +138,16 @@ def load_suite(name_or_path: str, environ: Mapping[str, str], *, base: Path | No
     ``base`` (default: the working folder) is the start of relative paths.
     Raises UserError (usage) with file, line and the nearest valid name for an invalid suite.
     """
-    return _load_suite_file(_find_suite_file(name_or_path, base), environ, ())
+    suite = _load_suite_file(_find_suite_file(name_or_path.removesuffix(QUICK_SUFFIX), base), environ, ())
+    return _cut_suite(suite) if name_or_path.endswith(QUICK_SUFFIX) else suite
+
+
+def _cut_suite(suite: Suite) -> Suite:
+    definition = cut_definition(suite.definition)
+    if definition == suite.definition:  # prompts, or a suite that is small already
+        return suite
+    digest = canonical_digest({"tier": suite.tier, "definition": definition})
+    return msgspec.structs.replace(suite, name=suite.name + QUICK_SUFFIX, definition=definition, digest=digest)
 
 
 def list_shipped_suites() -> list[str]:

@@ -23,6 +23,7 @@ from watcher.cli.report import report
 from watcher.cli.requests import cancel, enqueue, retry
 from watcher.cli.simulate import simulate
 from watcher.cli.status import status, why
+from watcher.cli.trial import try_checkpoint
 
 EXIT_FAILED = 1
 
@@ -55,6 +56,6 @@ def main() -> None:
 for subcommand in (
     *(run, once, status, list_evaluations, why, logs, report, diff),
     *(enqueue, retry, cancel, audit),
-    *(init, print_config, doctor, prefill, simulate, completion),
+    *(init, try_checkpoint, print_config, doctor, prefill, simulate, completion),
 ):
     main.add_command(subcommand)

@@ -74,6 +74,7 @@ class StageSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     to: StepNumber | None = None
     final: Flag = False
     suites: tuple[str, ...] | str
+    quick: Flag = False
     tokenizer: str | None = None
     seq_len: PositiveInt | None = None
     use_fast: Flag = True

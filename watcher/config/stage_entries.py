@@ -14,6 +14,7 @@ from suites.common.errors import UserError
 from suites.common.yaml_reader import YamlDocument, YamlPath, convert_document
 from suites.contract.objectives import Margins, Objectives
 from suites.contract.stage_summary import MIN_EVALUATIONS
+from suites.definitions.quick_suites import QUICK_SUFFIX, name_quick_suite
 from watcher.config import file_schema
 from watcher.config.run_folders import describe_glob_mistake
 from watcher.config.settings import FINAL_STEP, AverageSchedule, Bridge, Stage
@@ -63,6 +64,8 @@ def _resolve_stage(
             message, (*location, "result_root"), "keep one: results is for several stages, result_root for one"
         )
     suites = (stage.suites,) if isinstance(stage.suites, str) else stage.suites
+    if stage.quick:
+        suites = tuple(name_quick_suite(suite) for suite in suites)
     return Stage(
         name=str(location[-1]),
         checkpoints=_resolve_checkpoints(document, base, stage, location),
@@ -181,6 +184,8 @@ def _resolve_average(
 
 def _resolve_suite(base: Path, name: str) -> str:
     """The name of a shipped suite, else a path beside the config."""
+    if name.endswith(QUICK_SUFFIX):
+        return name_quick_suite(_resolve_suite(base, name.removesuffix(QUICK_SUFFIX)))
     if "/" in name or name.endswith((".yaml", ".yml")):
         return str(resolve_path(base, name))
     local_suite = base / f"{name}.yaml"
