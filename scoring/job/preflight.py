@@ -43,12 +43,13 @@ def resolve_device(request: ScoringRequest) -> DeviceChoice:
 
 def refuse_changed_checkpoint(request: ScoringRequest) -> None:
     """Raise UserError (changed) where the request is for another content."""
-    if compute_fingerprint(request.resolve_checkpoint_folder()) != request.fingerprint:
-        raise _build_changed_error(request, "changed since it was judged complete")
+    for member in request.members:
+        if compute_fingerprint(member.resolve_folder()) != member.fingerprint:
+            raise _build_changed_error(member.checkpoint, "changed since it was judged complete")
 
 
 def load_checkpoint_metadata(request: ScoringRequest) -> CheckpointMetadata:
-    """Read the documents of the checkpoint.
+    """Read the documents of the checkpoint; of an average: of its last member.
 
     Raises UserError (changed) where that fails: they were readable when the checkpoint was judged complete. Raises UserError
     (cannot score) for a key that is not implemented, unless the request says what it means.
@@ -56,7 +57,7 @@ def load_checkpoint_metadata(request: ScoringRequest) -> CheckpointMetadata:
     try:
         metadata = read_checkpoint_metadata(request.resolve_checkpoint_folder())
     except (IncompleteFile, UnscorableCheckpoint, OSError) as error:
-        raise _build_changed_error(request, f"changed or vanished: {describe_error(error)}") from error
+        raise _build_changed_error(request.checkpoint, f"changed or vanished: {describe_error(error)}") from error
     # Other backends compute the model with their own code.
     if request.backend != "direct":
         return metadata
@@ -66,9 +67,9 @@ def load_checkpoint_metadata(request: ScoringRequest) -> CheckpointMetadata:
         raise UserError(str(error), location=request.checkpoint, hint=HINT_ASSUME, code=ExitCode.CANNOT_SCORE) from error
 
 
-def _build_changed_error(request: ScoringRequest, message: str) -> UserError:
+def _build_changed_error(checkpoint: str, message: str) -> UserError:
     hint = "it is scored again when it is complete again"
-    return UserError(message, location=request.checkpoint, hint=hint, code=ExitCode.CHANGED)
+    return UserError(message, location=checkpoint, hint=hint, code=ExitCode.CHANGED)
 
 
 def refuse_unsupported_request(request: ScoringRequest) -> None:
@@ -79,6 +80,9 @@ def refuse_unsupported_request(request: ScoringRequest) -> None:
             raise UserError(f"tier {suite.tier!r} cannot be scored", location=f"suite {suite.name}", hint=hint)
     if not request.suites:
         raise UserError("there is nothing to score", location="request", hint="give a suite")
+    if request.average and request.backend != "direct":
+        message = f"backend {request.backend} scores checkpoints as they are, and this is an average of {len(request.average)}"
+        raise UserError(message, location="backend", hint="use backend direct", code=ExitCode.UNAVAILABLE)
     # Each backend refuses the options that it does not have.
     if request.backend == "nanotron":
         nanotron_backend.refuse_unsupported_options(request)

@@ -3,7 +3,7 @@
 import structlog
 
 from scoring.model.causal_lm import CausalModel
-from scoring.model.loader import load_causal_lm
+from scoring.model.loader import load_averaged_lm, load_causal_lm
 from scoring.model.nanotron_backend import NanotronModel, load_nanotron_model
 from suites.contract.scoring_request import ScoringRequest
 
@@ -19,7 +19,11 @@ def load_model(request: ScoringRequest, *, device: str, dtype: str) -> LoadedMod
     """
     folder = request.resolve_checkpoint_folder()
     model: LoadedModel
-    if request.backend == "nanotron":
+    if request.average:
+        model = load_averaged_lm(
+            request.average, device=device, dtype=dtype, padded_vocab=request.padded_vocab, assume=request.assume
+        )
+    elif request.backend == "nanotron":
         model = load_nanotron_model(folder, expected_fingerprint=request.fingerprint)
     else:
         model = load_causal_lm(

@@ -1,7 +1,8 @@
 """Opens the checkpoint of a request: the content that was found complete, with the meaning that the request gives its keys."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -17,6 +18,14 @@ _HINT_CHANGED = "it is scored again when it is complete again"
 HINT_ASSUME = "name the key in the stage's assume in watcher.yaml, or in --assume"
 
 _HINT_CANNOT_SCORE = "use a complete nanotron checkpoint of a supported architecture"
+
+
+class CheckpointSource(NamedTuple):
+    """A checkpoint that is read, with its weight in an average."""
+
+    folder: Path
+    contents: CheckpointShards
+    weight: float = 1.0
 
 
 def open_expected_checkpoint(folder: Path, expected_fingerprint: str | None) -> CheckpointShards:
@@ -45,6 +54,23 @@ def assume_keys(contents: CheckpointShards, assume: Mapping[str, str], folder: P
         return msgspec.structs.replace(contents, architecture=contents.architecture.assume(assume))
     except UnscorableCheckpoint as error:
         raise make_cannot_score_error(folder, str(error), HINT_ASSUME) from error
+
+
+def refuse_other_architectures(sources: Sequence[CheckpointSource]) -> None:
+    """Raise UserError (cannot score) for a member whose architecture is not the last one's.
+
+    Their tp x pp may differ: it says how the tensors are stored, and not what they are.
+    """
+    last = sources[-1]
+    for source in sources[:-1]:
+        facts, last_facts = (
+            {**msgspec.structs.asdict(each.contents.architecture), "mup": each.contents.training_config.mup}
+            for each in (source, last)
+        )
+        different = next((name for name, value in facts.items() if value != last_facts[name]), None)
+        if different is not None:
+            message = f"cannot be averaged with {last.folder.name}: {different} is {facts[different]} and {last_facts[different]}"
+            raise make_cannot_score_error(source.folder, message, "average checkpoints of one architecture")
 
 
 def refuse_rewritten_checkpoint(folder: Path, contents: CheckpointShards) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -32,6 +33,17 @@ class AverageMember(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str
     pinned: str | None = None
     """Folder of hard links, read after the member's own folder is deleted."""
+
+    def resolve_folder(self) -> Path:
+        """The member's folder, or its pinned copy after the folder is deleted."""
+        return resolve_pinned_folder(self.checkpoint, self.pinned)
+
+
+def resolve_pinned_folder(checkpoint: str, pinned: str | None) -> Path:
+    """A checkpoint's folder, or its pinned copy after the folder is deleted."""
+    folder = Path(checkpoint)
+    is_there = any((folder / name).exists() for name in ("config.yaml", "config.json"))
+    return folder if pinned is None or is_there else Path(pinned)
 
 
 def normalize_weights(weights: Sequence[float]) -> tuple[float, ...]:

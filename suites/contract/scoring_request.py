@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from suites.common.errors import UserError
-from suites.contract.averages import AverageMember
+from suites.contract.averages import AverageMember, resolve_pinned_folder
 from suites.contract.encoding import SCHEMA, read_request
 from suites.contract.job_owner import JobOwner
 from suites.contract.paths import EvaluationPaths
@@ -99,9 +99,15 @@ class ScoringRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     def resolve_checkpoint_folder(self) -> Path:
         """The checkpoint's folder, or its pinned copy after the folder is deleted."""
-        folder = Path(self.checkpoint)
-        is_there = any((folder / name).exists() for name in ("config.yaml", "config.json"))
-        return folder if self.pinned is None or is_there else Path(self.pinned)
+        return resolve_pinned_folder(self.checkpoint, self.pinned)
+
+    @property
+    def members(self) -> tuple[AverageMember, ...]:
+        """The checkpoints that the job reads: those of the average, or the one."""
+        own = AverageMember(
+            step=self.step, weight=1.0, checkpoint=self.checkpoint, fingerprint=self.fingerprint, pinned=self.pinned
+        )
+        return self.average or (own,)
 
     @property
     def paths(self) -> EvaluationPaths:

@@ -10,6 +10,7 @@ import pytest
 
 from scoring.model import loader as checkpoint
 from scoring.model import memory_budget as budget
+from scoring.model import tensor_reader
 from scoring.model.loader import load_causal_lm
 from suites.checkpoint.architecture import parse_architecture
 from suites.common.errors import ExitCode, UserError
@@ -78,7 +79,7 @@ def test_signals_are_heard_before_torch_is_imported():
 
 def test_weights_are_being_read_while_the_device_starts(monkeypatch):
     read, build = threading.Event(), checkpoint.build_decoder
-    merge = checkpoint._merge_shards
+    merge = tensor_reader._merge_shards
 
     def reading(*given):
         read.set()
@@ -88,7 +89,7 @@ def test_weights_are_being_read_while_the_device_starts(monkeypatch):
         assert read.wait(60)
         return build(*given, **more)
 
-    monkeypatch.setattr(checkpoint, "_merge_shards", reading)
+    monkeypatch.setattr(tensor_reader, "_merge_shards", reading)
     monkeypatch.setattr(checkpoint, "build_decoder", starting)
     assert load_causal_lm(LLAMA_CHECKPOINT, device="cpu").parameter_count > 0
 

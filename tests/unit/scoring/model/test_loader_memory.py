@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.loading import MIB, measure_loading_cases
 from scoring.model import loader as checkpoint
+from scoring.model import tensor_reader
 from support.models.nanotron_checkpoint import make_tiny_checkpoint_arguments, write_checkpoint
 
 pytestmark = pytest.mark.scoring
@@ -33,7 +34,7 @@ class Held:
             self.most = max(self.most, self.now)
 
     def __call__(self, folder, shape, shards):
-        size = torch.Size(shape).numel() * checkpoint._TORCH_DTYPES[shards[0].dtype].itemsize
+        size = torch.Size(shape).numel() * tensor_reader._TORCH_DTYPES[shards[0].dtype].itemsize
         self.add(size)
         whole = self.merge(folder, shape, shards)
         weakref.finalize(whole, self.add, -size)
@@ -53,10 +54,10 @@ def test_what_was_read_and_is_not_yet_a_weight_is_one_tensor_at_most(elsewhere, 
     folder = write_checkpoint(tmp_path / "20", **{**described, "tensors": tensors})
     if elsewhere:
         monkeypatch.setattr(checkpoint, "_move_to_device", lambda device, whole: whole.clone())  # noqa: ARG005  the device that is none
-    really_merge, most = checkpoint._merge_shards, []
+    really_merge, most = tensor_reader._merge_shards, []
     for _ in range(3):  # a reading thread may let go of what it read a moment late
         held = Held(really_merge)
-        monkeypatch.setattr(checkpoint, "_merge_shards", held)
+        monkeypatch.setattr(tensor_reader, "_merge_shards", held)
         model = checkpoint.load_causal_lm(folder, device="cpu", dtype="float32" if elsewhere else "bfloat16")
         assert held.now == 0
         most.append(held.most)

@@ -7,7 +7,7 @@ from array import array
 import pytest
 import torch
 
-from scoring.model import loader as loading
+from scoring.model import tensor_reader
 from scoring.model.loader import load_causal_lm
 from suites.checkpoint.completeness import compute_fingerprint
 from suites.common.errors import ExitCode, UserError
@@ -110,7 +110,7 @@ def test_an_expected_checkpoint_that_is_being_rewritten_or_removed_has_changed(f
 
 @pytest.mark.parametrize("event", ["truncated", "removed", "rewritten", "a pipe"])
 def test_a_checkpoint_that_changes_while_it_is_loaded_has_changed(event, folder, monkeypatch):
-    really_read = loading._read_into
+    really_read = tensor_reader._read_into
 
     def read_meanwhile(place, shard, *how):
         if shard.file == HEAD and event == "truncated":
@@ -123,7 +123,7 @@ def test_a_checkpoint_that_changes_while_it_is_loaded_has_changed(event, folder,
             write_tiny_checkpoint(folder, 20, seed=1)
         really_read(place, shard, *how)
 
-    monkeypatch.setattr(loading, "_read_into", read_meanwhile)
+    monkeypatch.setattr(tensor_reader, "_read_into", read_meanwhile)
     problem(folder, ExitCode.CHANGED)
 
 

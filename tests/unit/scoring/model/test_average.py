@@ -1,0 +1,174 @@
+"""An average that is made while loading has the bits of one that was made beforehand with numpy, and saved."""
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from scoring.model import tensor_reader
+from scoring.model.loader import load_averaged_lm, load_causal_lm
+from suites.checkpoint.completeness import compute_fingerprint
+from suites.common.errors import ExitCode, UserError
+from suites.contract.averages import AverageMember, decay_weights, normalize_weights
+from support.models.moe import convert_moe, make_qwen2_moe
+from support.models.nanotron_checkpoint import list_tensor_shapes, make_tiny_checkpoint_arguments, write_checkpoint
+
+pytestmark = pytest.mark.scoring
+torch.set_num_threads(1)
+
+STEPS = (10, 20, 30, 40)
+SIZES = {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
+
+
+def draw_tensors(shapes, seed, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
+
+
+def average_with_numpy(members, weights):
+    """The mean in float64, each tensor saved in the type of the last member."""
+    return {
+        name: torch.from_numpy(
+            sum(
+                weight * np.asarray(tensors[name].double()) for weight, tensors in zip(weights, members, strict=True)
+            )  # in the members' order
+        ).to(last.dtype)
+        for name, last in members[-1].items()
+    }
+
+
+def write_members(base, members, *, topologies=((1, 1),) * 4, **model_config):
+    return [
+        write_checkpoint(
+            base / str(step),
+            **{**make_tiny_checkpoint_arguments(step, model_config={**SIZES, **model_config}), "tensors": tensors},
+            tp=tp,
+            pp=pp,
+        )
+        for step, tensors, (tp, pp) in zip(STEPS, members, topologies, strict=False)
+    ]
+
+
+def list_members(folders, weights):
+    return [
+        AverageMember(step=int(folder.name), weight=weight, checkpoint=str(folder), fingerprint=compute_fingerprint(folder))
+        for folder, weight in zip(folders, weights, strict=True)
+    ]
+
+
+def assert_same_bits(ours, theirs):
+    parameters, expected = dict(ours.body.named_parameters()), dict(theirs.body.named_parameters())
+    assert parameters.keys() == expected.keys()
+    assert all(torch.equal(parameters[name], expected[name]) for name in expected)
+    assert torch.equal(ours.head, theirs.head)
+
+
+WEIGHTS = {
+    "uniform": normalize_weights([1] * 4),
+    "given": normalize_weights([1, 2, 3, 7]),
+    "ema": decay_weights(4, 0.9),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("how", WEIGHTS)
+def test_the_mean_has_the_bits_of_a_saved_one(how, tied, dtype, tmp_path):
+    config = {"tie_word_embeddings": tied}
+    shapes = list_tensor_shapes(make_tiny_checkpoint_arguments(1, model_config={**SIZES, **config})["model_config"])
+    members = [draw_tensors(shapes, seed, dtype) for seed in STEPS]
+    folders = write_members(tmp_path, members, topologies=((1, 1), (2, 2), (1, 2), (2, 1)), **config)
+    (saved,) = write_members(tmp_path / "saved", [average_with_numpy(members, WEIGHTS[how])], **config)
+    before = {file for file in tmp_path.rglob("*") if file.is_file()}
+    ours = load_averaged_lm(list_members(folders, WEIGHTS[how]), device="cpu")
+    assert_same_bits(ours, load_causal_lm(saved, device="cpu"))
+    assert {file for file in tmp_path.rglob("*") if file.is_file()} == before
+    assert [(member["tp"], member["pp"]) for member in ours.description["members"]] == [(1, 1), (2, 2), (1, 2), (2, 1)]
+
+
+def test_a_mixture_of_experts_is_averaged_expert_by_expert(tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256}
+    theirs = make_qwen2_moe({**sizes, "num_hidden_layers": 2})
+    moe, tensors = convert_moe(theirs)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    config = {**sizes, "is_llama_config": False, "is_qwen2_config": True, "attention_bias": True, "moe_config": moe}
+    members = [draw_tensors(shapes, seed) for seed in STEPS]
+    folders = write_members(tmp_path, members, topologies=((1, 1), (2, 1), (1, 2), (2, 2)), **config)
+    (saved,) = write_members(tmp_path / "saved", [average_with_numpy(members, WEIGHTS["given"])], **config)
+    ours = load_averaged_lm(list_members(folders, WEIGHTS["given"]), device="cpu")
+    assert ours.description["architecture"] == "qwen2 with experts"
+    assert_same_bits(ours, load_causal_lm(saved, device="cpu"))
+
+
+@pytest.fixture
+def folders(tmp_path):
+    shapes = list_tensor_shapes(make_tiny_checkpoint_arguments(1, model_config=SIZES)["model_config"])
+    return write_members(tmp_path, [draw_tensors(shapes, seed) for seed in STEPS])
+
+
+def find_problem(members, code):
+    with pytest.raises(UserError) as caught:
+        load_averaged_lm(members, device="cpu")
+    assert caught.value.code is code
+    return f"{caught.value.location}: {caught.value.message}"
+
+
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        ({"vocab_size": 260}, "vocab is 260 and 256"),
+        ({"rope_theta": 5e5}, "rope_theta is 500000.0 and 10000.0"),
+        ({"num_hidden_layers": 1}, "layers is 1 and 2"),
+        ({"tie_word_embeddings": True}, "tied is True and False"),
+    ],
+)
+def test_a_member_of_another_shape_is_refused_by_name(changed, difference, folders):
+    config = {**SIZES, **changed}
+    shapes = list_tensor_shapes(make_tiny_checkpoint_arguments(1, model_config=config)["model_config"])
+    described = make_tiny_checkpoint_arguments(20, model_config=config)
+    for file in folders[1].rglob("*.safetensors"):
+        file.unlink()
+    write_checkpoint(folders[1], **{**described, "tensors": draw_tensors(shapes, 1)})
+    said = find_problem(list_members(folders, WEIGHTS["uniform"]), ExitCode.CANNOT_SCORE)
+    assert said == f"{folders[1]}: cannot be averaged with 40: {difference}"
+
+
+def test_the_member_with_a_nan_is_named(folders):
+    described = make_tiny_checkpoint_arguments(30, model_config=SIZES)
+    tensors = draw_tensors({name: raw.shape for name, raw in described["tensors"].items()}, 1)
+    tensors["model.norm.weight"][3] = float("nan")
+    write_checkpoint(folders[2], **{**described, "tensors": tensors})
+    said = find_problem(list_members(folders, WEIGHTS["uniform"]), ExitCode.CANNOT_SCORE)
+    assert said.startswith(f"{folders[2]}: ")
+    assert "has values that are not finite" in said
+
+
+@pytest.mark.parametrize("position", [0, 2, 3])
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_member_that_was_rewritten_is_never_mixed_in(when, position, folders, monkeypatch):
+    members = list_members(folders, WEIGHTS["uniform"])
+    folder, really_read, count = folders[position], tensor_reader._read_into, []
+
+    def rewrite():
+        write_checkpoint(folder, **make_tiny_checkpoint_arguments(int(folder.name), 99, model_config=SIZES))
+
+    def read_meanwhile(*arguments):
+        count.append(1)
+        if len(count) == 5:
+            rewrite()
+        really_read(*arguments)
+
+    if when == "before":
+        rewrite()
+    else:
+        monkeypatch.setattr(tensor_reader, "_read_into", read_meanwhile)
+    assert find_problem(members, ExitCode.CHANGED).startswith(f"{folder}: ")
+
+
+def test_the_pinned_copy_of_a_deleted_member_is_read(folders, tmp_path):
+    members = list_members(folders, WEIGHTS["uniform"])
+    expected = load_averaged_lm(members, device="cpu")
+    (tmp_path / "pins").mkdir()
+    pinned = folders[0].rename(tmp_path / "pins" / folders[0].name)
+    members[0] = msgspec.structs.replace(members[0], pinned=str(pinned))
+    assert_same_bits(load_averaged_lm(members, device="cpu"), expected)
