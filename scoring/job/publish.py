@@ -45,6 +45,7 @@ def build_head(request: ScoringRequest, tier: str, run_info: RunInfo) -> dict[st
             "source_stage": request.source_stage,
             "fingerprint": request.fingerprint,
             "tokens_seen": run_info.tokens_seen,
+            **request.describe_average(),
         },
         "suite_digest": compute_tier_digests(request.suites)[tier].digest,
         "suites": [suite.name for suite in request.suites if suite.tier == tier],

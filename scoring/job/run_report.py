@@ -90,7 +90,12 @@ class JobReport(msgspec.Struct, kw_only=True):
             "run_id": request.run_id,
             "stage": request.stage,
             "step": request.step,
-            "checkpoint": {"path": request.checkpoint, "source_stage": request.source_stage, "fingerprint": request.fingerprint},
+            "checkpoint": {
+                "path": request.checkpoint,
+                "source_stage": request.source_stage,
+                "fingerprint": request.fingerprint,
+                **request.describe_average(),
+            },
             "outcome": code.name.lower(),
             "code": int(code),
             "reason": reason,

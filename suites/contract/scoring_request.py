@@ -109,6 +109,12 @@ class ScoringRequest(msgspec.Struct, frozen=True, kw_only=True):
         )
         return self.average or (own,)
 
+    def describe_average(self) -> dict[str, list[dict[str, Any]]]:
+        """``average`` in the head of a tier file and in run.json: the members; nothing where it is one checkpoint."""
+        names = ("step", "weight", "checkpoint", "fingerprint")
+        members = [{name: getattr(member, name) for name in names} for member in self.average]
+        return {"average": members} if members else {}
+
     @property
     def paths(self) -> EvaluationPaths:
         """Paths of the results."""
