@@ -12,6 +12,7 @@ import click
 from suites.common.errors import UserError
 from watcher import __version__
 from watcher.cli.audit import audit
+from watcher.cli.changes import cancel, pause, resume, retry
 from watcher.cli.config import completion, init, print_config
 from watcher.cli.daemon import once, run
 from watcher.cli.diff import diff
@@ -20,7 +21,7 @@ from watcher.cli.evaluations import list_evaluations, logs
 from watcher.cli.options import echo_text
 from watcher.cli.prefill import prefill
 from watcher.cli.report import report
-from watcher.cli.requests import cancel, enqueue, retry
+from watcher.cli.requests import enqueue
 from watcher.cli.simulate import simulate
 from watcher.cli.status import status, why
 from watcher.cli.trial import try_checkpoint
@@ -55,7 +56,7 @@ def main() -> None:
 
 for subcommand in (
     *(run, once, status, list_evaluations, why, logs, report, diff),
-    *(enqueue, retry, cancel, audit),
+    *(enqueue, retry, cancel, pause, resume, audit),
     *(init, try_checkpoint, print_config, doctor, prefill, simulate, completion),
 ):
     main.add_command(subcommand)

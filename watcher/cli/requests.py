@@ -1,4 +1,4 @@
-"""`watcher enqueue`, `retry` and `cancel`: write a request for the watcher."""
+"""`watcher enqueue`, and what every command does that leaves a request for the watcher."""
 
 import os
 import re
@@ -19,7 +19,6 @@ from watcher.cli.options import (
     echo_text,
     get_stage,
     json_option,
-    select_records,
 )
 from watcher.config.settings import Config, Stage
 from watcher.core.request_types import Request
@@ -101,7 +100,7 @@ def enqueue(
         _refuse_odd_average(members.steps, steps, has_checkpoint=checkpoint is not None, as_bridge=as_bridge)
     if name is not None and len(steps) > 1:
         raise UserError(f"one name for {len(steps)} steps", location="--name", hint="use it with one STEP")
-    _submit_request(
+    submit_request(
         loaded,
         as_json=as_json,
         kind="enqueue",
@@ -124,75 +123,6 @@ def _refuse_odd_average(members: tuple[int, ...], steps: tuple[int, ...], *, has
         raise UserError("an average is of a stage's own steps", location=option, hint="remove it, or --average")
     if steps != members[-1:]:
         raise UserError("STEP is not the last one of --average", location="--average", hint=f"give STEP {members[-1]}")
-
-
-@click.command(cls=StepsCommand)
-@stage_argument
-@steps_argument
-@from_option
-@name_option
-@force_option
-@json_option
-@config_option
-def retry(
-    stage: str,
-    step_arguments: tuple[str, ...],
-    *,
-    source: str | None,
-    name: str | None,
-    force: bool,
-    as_json: bool,
-    config: Path | None,
-) -> None:
-    """Retry evaluations that are blocked, failed, cancelled or lost. Exits 2 where one cannot be retried.
-
-    With --force also scored ones, folders with results of another program, and interrupted saves. A job of another user,
-    cluster or executor, which the watcher cannot see, is given up by your word: first see what is printed of it.
-    """
-    if force:
-        _print_jobs_in_flight(config, stage, step_arguments, source, name, err=as_json)
-    _request_change("retry", stage, step_arguments, source=source, name=name, force=force, as_json=as_json, config=config)
-
-
-@click.command(cls=StepsCommand)
-@stage_argument
-@steps_argument
-@from_option
-@name_option
-@json_option
-@config_option
-def cancel(
-    stage: str, step_arguments: tuple[str, ...], *, source: str | None, name: str | None, as_json: bool, config: Path | None
-) -> None:
-    """Cancel evaluations and their jobs. They stay cancelled until you run watcher retry.
-
-    Exits 2 where one cannot be cancelled.
-    """
-    _request_change("cancel", stage, step_arguments, source=source, name=name, force=False, as_json=as_json, config=config)
-
-
-def _print_jobs_in_flight(
-    config: Path | None, stage: str, step_arguments: tuple[str, ...], source: str | None, name: str | None, *, err: bool
-) -> None:
-    """Whose jobs --force may give up, with their last signs of life."""
-    from suites.common.formatting import format_duration, format_local_time  # noqa: PLC0415
-    from watcher.core.evaluation import IN_FLIGHT_STATES  # noqa: PLC0415
-    from watcher.core.result_paths import get_evaluation_paths  # noqa: PLC0415
-    from watcher.journal.journal import read_journal  # noqa: PLC0415
-    from watcher.journal.request_files import parse_steps  # noqa: PLC0415
-    from watcher.observe.life_signs import read_life_sign  # noqa: PLC0415
-
-    loaded, _ = load_stage(config, stage)
-    known = read_journal(loaded.paths).records.values()
-    for record in (record for step in parse_steps(step_arguments) for record in select_records(known, stage, step, source)):
-        attempt = record.attempt
-        if name not in {None, record.directory} or record.state not in IN_FLIGHT_STATES or attempt is None:
-            continue
-        sign = read_life_sign(get_evaluation_paths(loaded, record))
-        news = "no progress in its results folder"
-        if sign is not None and sign.run_id == attempt.run_id:
-            news = f"last progress {format_duration(max(0.0, time.time() - sign.at))} ago, at {format_local_time(sign.at)}"
-        echo_text(f"{record.key} is {record.state.value}: {attempt.describe_job()}; {news}", err=err)
 
 
 def load_stage(config: Path | None, stage: str) -> tuple[Config, Stage]:
@@ -248,29 +178,7 @@ def _find_bridge_step(stage: Stage, config: Config, source: str | None) -> tuple
     return source or stage.bridge.source, (step,)
 
 
-def _request_change(
-    kind: str,
-    stage: str,
-    step_arguments: tuple[str, ...],
-    *,
-    source: str | None,
-    name: str | None,
-    force: bool,
-    as_json: bool,
-    config: Path | None,
-) -> None:
-    from watcher.journal.request_files import parse_steps  # noqa: PLC0415
-
-    loaded, _ = load_stage(config, stage)
-    if source is not None:
-        get_stage(source, loaded, "--from")
-    steps = parse_steps(step_arguments)
-    if not steps:
-        raise UserError("no step given", location=f"{kind} {stage}", hint="give at least one STEP")
-    _submit_request(loaded, as_json=as_json, kind=kind, stage=stage, steps=steps, source=source, name=name, force=force)
-
-
-def _submit_request(config: Config, *, as_json: bool, **fields: Any) -> None:
+def submit_request(config: Config, *, as_json: bool, **fields: Any) -> None:
     """Write a request with these fields of ``Request``; print what happens and when."""
     from watcher.journal.request_files import get_user_at_host, make_request_id, read_requests, write_request  # noqa: PLC0415
     from watcher.status.health import check_liveness  # noqa: PLC0415

@@ -58,6 +58,8 @@ EVENT_TYPES: Mapping[str, type[JournalEvent]] = {
             stage_events.StageFactsRead,
             stage_events.StageStartedFrom,
             stage_events.LooksPlanned,
+            stage_events.Paused,
+            stage_events.Resumed,
             events.RequestAnswered,
             events.Notified,
         ),

@@ -35,8 +35,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     id: FileName
     at: UnixTime
     kind: str
-    """``enqueue``, ``retry``, ``cancel``, or ``amend`` by an audit."""
+    """``enqueue``, ``retry``, ``cancel``, ``pause``, ``resume``, or ``amend`` by an audit."""
     stage: str = ""
+    """Empty with ``pause`` and ``resume``: every stage."""
     steps: Annotated[tuple[Step, ...], msgspec.Meta(max_length=MAX_STEPS_PER_REQUEST)] = ()
     amendments: tuple[Amendment, ...] = ()
     source: str | None = None
@@ -53,6 +54,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     force: bool = False
     by: str = ""
     """user@host, for the journal."""
+    reason: str = ""
+    """Of ``pause``, in a person's words."""
     schema: int = 1
 
     def list_average(self) -> list[tuple[int, float]]:

@@ -64,3 +64,33 @@ class LevelFixed(JournalEvent, frozen=True, kw_only=True, tag="level_fixed"):
     level: Level
     order: Count = 0
     """Its number among the stage's unplanned looks, from 1; 0: it was planned."""
+
+
+class Pause(msgspec.Struct, frozen=True, kw_only=True):
+    """Why nothing new is submitted."""
+
+    since: float
+    """Unix time."""
+    by: str = ""
+    """user@host."""
+    reason: str = ""
+
+    def __str__(self) -> str:
+        """``paused by ada@login1: the disk is full``."""
+        return "paused" + (f" by {self.by}" if self.by else "") + (f": {self.reason.rstrip('.')}" if self.reason else "")
+
+
+class Paused(JournalEvent, frozen=True, kw_only=True, tag="paused"):
+    """From here on nothing new is submitted."""
+
+    stage: str = ""
+    """Empty: of every stage."""
+    by: str = ""
+
+
+class Resumed(JournalEvent, frozen=True, kw_only=True, tag="resumed"):
+    """The end of a pause."""
+
+    stage: str = ""
+    """Empty: of every pause."""
+    by: str = ""

@@ -74,6 +74,7 @@ class Heartbeat:
             daemon=facts,
             queue_error_since=self._queue_error_since,
             progress=running.read_job_progress(config, tick_runner.journal.state.records.values()),
+            pauses=tick_runner.journal.state.pauses,
         )
         status.publish_status(document, config.paths)
 

@@ -12,7 +12,7 @@ import msgspec
 from suites.contract.liveness import MAX_SECONDS
 from watcher.core import event_parsing, events, stage_events
 from watcher.core.evaluation import PREFILL_DIRECTORY, EvaluationRecord, EvaluationState, RefusedOptions, StageSettings
-from watcher.core.stage_events import LookPlan
+from watcher.core.stage_events import LookPlan, Pause
 from watcher.journal.state_changes import apply_state_change, count_refusals
 
 MAX_WARNINGS = 20
@@ -34,6 +34,8 @@ class JournalState(msgspec.Struct, kw_only=True):
     """Stage -> the checkpoint that it started from, according to its own config.yaml."""
     look_plans: dict[str, LookPlan] = msgspec.field(default_factory=dict)
     """Stage -> the looks that share its level."""
+    pauses: dict[str, Pause] = msgspec.field(default_factory=dict)
+    """Paused stage, or an empty text for every stage -> the pause."""
     closed_requests: dict[str, str] = msgspec.field(default_factory=dict)
     """Id of a request from the command line -> its outcome."""
     abandoned: dict[str, float] = msgspec.field(default_factory=dict)
@@ -54,6 +56,10 @@ class JournalState(msgspec.Struct, kw_only=True):
         if len(self.warnings) <= MAX_WARNINGS:
             self.warnings.append(warning if is_named else "journal: more of its lines are damaged than are named here")
         return is_named
+
+    def find_pause(self, stage: str) -> Pause | None:
+        """The pause that holds a stage's submissions."""
+        return self.pauses.get("") or self.pauses.get(stage)
 
     def get_records(self, key: str) -> dict[str, EvaluationRecord]:
         """Where the record of that key is, or belongs."""
@@ -120,6 +126,14 @@ def _apply_to_state(journal_state: JournalState, event: events.JournalEvent, t: 
             journal_state.started_from[event.stage] = event.checkpoint
         case stage_events.LooksPlanned():
             journal_state.look_plans.setdefault(event.stage, event.plan)
+        case stage_events.Paused():
+            # The same request may be answered twice, around a crash: the pause is as old as its first answer.
+            since = journal_state.pauses[event.stage].since if event.stage in journal_state.pauses else t
+            journal_state.pauses[event.stage] = Pause(since=since, by=event.by, reason=event.reason)
+        case stage_events.Resumed():
+            journal_state.pauses = {
+                stage: pause for stage, pause in journal_state.pauses.items() if event.stage not in {"", stage}
+            }
         case events.Notified():
             journal_state.notified[event.id] = t
         case events.RequestAnswered():

@@ -155,7 +155,7 @@ def _find_impossible_value(request: Request, file_name: str) -> str:
         directory = event.get("directory", "step")
         if not isinstance(directory, str) or "/" in directory or directory in {"", ".", ".."}:
             return f"{directory!r} is no name of a folder of results"
-    texts = (request.stage, request.source or "", request.checkpoint or "", request.by, request.kind)
+    texts = (request.stage, request.source or "", request.checkpoint or "", request.by, request.kind, request.reason)
     if not all(is_utf8(text) for text in texts):
         return "it holds text that is not UTF-8"
     if request.checkpoint is not None and not Path(request.checkpoint).is_absolute():

@@ -24,6 +24,7 @@ from watcher.reconcile.alerts import collect_alerts
 from watcher.reconcile.baselines import describe_start_mismatch, find_bridge
 from watcher.reconcile.checkpoint_presence import find_confirmation_time
 from watcher.reconcile.looks import make_look_events
+from watcher.reconcile.pauses import skip_paused
 from watcher.reconcile.pending import next_action_pending
 from watcher.reconcile.prefill_job import next_prefill_actions
 from watcher.reconcile.refused_options import PROBE_SECONDS, RefusedOptionsGate, skip_refused_options
@@ -79,7 +80,9 @@ def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, c
         if record.key in handled_keys:
             continue
         is_scheduled = is_wanted(record, config, identities)
-        for item in _next_actions_or_defect(record, snapshot, config, journal_state, is_scheduled=is_scheduled):
+        for item in skip_paused(
+            _next_actions_or_defect(record, snapshot, config, journal_state, is_scheduled=is_scheduled), journal_state
+        ):
             # Other stages' results folders may work, so only this folder's evaluations wait.
             if isinstance(item, SubmitEvaluation) and item.request.results in snapshot.unwritable_results:
                 outcomes.append(Skip(item.key, snapshot.unwritable_results[item.request.results]))
@@ -92,7 +95,7 @@ def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, c
     refused_options = RefusedOptionsGate(snapshot, config, journal_state)
     outcomes += [
         item
-        for item in next_prefill_actions(snapshot, journal_state, config, refused_options)
+        for item in skip_paused(next_prefill_actions(snapshot, journal_state, config, refused_options), journal_state)
         if isinstance(item, Skip) or item.key not in handled_keys
     ]
     submissions = select_submissions(candidates, snapshot, config, journal_state)

@@ -1,4 +1,4 @@
-"""enqueue, retry, cancel and amend requests -> actions. Pure.
+"""Requests -> actions: enqueue, retry, cancel, pause, resume and amend. Pure.
 
 The effects come first and the answer last, so a crash between them repeats the request. Repeating an effect changes
 nothing.
@@ -18,6 +18,7 @@ from watcher.core.events import JournalEvent
 from watcher.core.request_types import Amendment, Request
 from watcher.core.snapshot import Snapshot, StageFolder
 from watcher.journal.replay import JournalState
+from watcher.reconcile.pauses import answer_pause
 from watcher.reconcile.schedule import ScheduledEvaluation, choose_directory, make_distinct_directory
 
 AMENDABLE_EVENTS = (events.Created, events.Scored, events.Lost, events.ResultsLocated, events.Pending, events.LeftOver)
@@ -32,6 +33,8 @@ def answer_request(request: Request, snapshot: Snapshot, config: Config, journal
         return [CloseRequest(id=request.id, key=request.stage, reason=journal_state.closed_requests[request.id])]
     if request.kind == "amend":
         return _apply_amendments(request, journal_state)
+    if request.kind in {"pause", "resume"}:
+        return answer_pause(request, journal_state, is_known=stage is not None)
     # A bad request is answered too, else its file would be read at every tick.
     if stage is None or request.kind not in {"enqueue", "retry", "cancel"}:
         message = f"no stage {request.stage}" if stage is None else f"unknown request {request.kind!r}"

@@ -17,6 +17,7 @@ from watcher.config.settings import Config, Stage
 from watcher.core.actions import Skip
 from watcher.core.evaluation import PREFILL_DIRECTORY, Attempt, EvaluationRecord
 from watcher.core.snapshot import QueueSnapshot
+from watcher.core.stage_events import Pause
 from watcher.status.reader import StatusDocument, select_finite
 from watcher.status.text import render_status
 from watcher.status.training_notes import (
@@ -226,11 +227,12 @@ def build_status(
     daemon: DaemonFacts,
     queue_error_since: float | None = None,
     progress: Mapping[str, Mapping[str, float]] = types.MappingProxyType({}),
+    pauses: Mapping[str, Pause] = types.MappingProxyType({}),
 ) -> StatusDocument:
     """The status document at ``now`` (unix time): plain JSON values, no NaN.
 
     ``queue_error_since`` is the start of an outage of the executor that still lasts. ``progress`` maps running evaluations to
-    their progress.
+    their progress. ``pauses`` maps paused stages, or an empty text for every stage, to their pauses.
     """
     stages: dict[str, list[EvaluationRecord]] = {name: [] for name in config.stages}
     for record in records.values():
@@ -257,6 +259,7 @@ def build_status(
         "config": config.source,
         "executor": config.executor,
         "results": str(config.results),
+        "paused": {stage: msgspec.structs.asdict(pause) for stage, pause in pauses.items()},
         "queue": _build_queue(queue, queue_error_since),
         "counts": _count_states(records.values()),
         "latencies": compute_latencies(records.values()),

@@ -27,6 +27,8 @@ def normalize_status(document: JsonObject) -> StatusDocument:
     parsed = {name: _parse_fields(as_object(latency), _LATENCY_FIELDS) for name, latency in latencies.items()}
     # A latency without one of its numbers cannot be shown.
     normalized["latencies"] = {name: latency for name, latency in parsed.items() if None not in latency.values()}
+    paused = {str(stage): pause for stage, pause in as_object(document.get("paused")).items() if isinstance(pause, Mapping)}
+    normalized["paused"] = {stage: _parse_fields(pause, _PAUSE_FIELDS) for stage, pause in paused.items()}
     queue = document.get("queue")
     normalized["queue"] = _parse_fields(queue, _QUEUE_FIELDS) if isinstance(queue, Mapping) else None
     return normalized
@@ -113,6 +115,8 @@ _TOP_FIELDS: Mapping[str, FieldParser] = {
 }
 
 _LATENCY_FIELDS: Mapping[str, FieldParser] = dict.fromkeys(("p50", "p95", "n"), _as_seconds)
+
+_PAUSE_FIELDS: Mapping[str, FieldParser] = {"since": lambda value: _as_seconds(value) or 0.0, "by": _as_text, "reason": _as_text}
 
 _QUEUE_FIELDS: Mapping[str, FieldParser] = {
     "at": lambda value: _as_seconds(value) or 0.0,

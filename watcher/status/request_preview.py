@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from suites.common.formatting import format_names, strip_control_characters
+from suites.common.formatting import format_count, format_names, strip_control_characters
 from watcher.core.evaluation import IN_FLIGHT_STATES, EvaluationState
 from watcher.core.request_types import Request
 from watcher.status.reader import JsonObject
@@ -33,14 +33,17 @@ def describe_requests(requests: Sequence[Request]) -> list[str]:
     """One line on requests that wait for a watcher; none without any."""
     if not requests:
         return []
-    names = [
-        "an audit's repair"  # it has amendments instead of steps
-        if request.kind == "amend"
-        else f"{request.kind} {request.stage} ({len(request.steps)} step{'' if len(request.steps) == 1 else 's'})"
-        for request in requests
-    ]
+    names = [_name_request(request) for request in requests]
     subject = "1 request is" if len(requests) == 1 else f"{len(requests)} requests are"
     return [strip_control_characters(f"{subject} not read yet: {format_names(names, MAX_STEPS_SHOWN)}")]
+
+
+def _name_request(request: Request) -> str:
+    if request.kind == "amend":  # it has amendments instead of steps
+        return "an audit's repair"
+    if request.kind in {"pause", "resume"}:
+        return f"{request.kind} {request.stage or 'every stage'}"
+    return f"{request.kind} {request.stage} ({format_count(len(request.steps), 'step')})"
 
 
 def preview_outcomes(

@@ -63,12 +63,23 @@ def render_status_body(document: JsonObject, now: float) -> list[str]:
     counts = ", ".join(f"{number} {state}" for state, number in document.get("counts", {}).items()) or "No evaluations yet"
     lines = wrap_lines(f"{counts}. Config: {document.get('config', '?')}")
     lines += _render_queue(document.get("queue"), document.get("executor", "the executor"), now)
+    for stage, pause in document.get("paused", {}).items():
+        lines += _render_pause(stage, pause, now)
     for warning in document.get("warnings", ()):
         lines += wrap_lines(f"! {warning}")
     for name, stage in document.get("stages", {}).items():
         lines += ["", *_render_stage(name, stage, now)]
     lines += _render_unscheduled(document)
     return lines + _render_latencies(document.get("latencies", {}))
+
+
+def _render_pause(stage: str, pause: JsonObject, now: float) -> list[str]:
+    by = f" by {pause['by']}" if pause["by"] else ""
+    reason = f": {pause['reason'].rstrip('.')}" if pause["reason"] else ""
+    since = f"{format_local_time(pause['since'])} ({format_duration(now - pause['since'])})"
+    command = f"watcher resume {stage}".strip()
+    subject = f"{stage} is paused" if stage else "Paused"
+    return wrap_lines(f"! {subject} since {since}{by}{reason}. Nothing new is submitted until `{command}`; jobs go on")
 
 
 def _render_latencies(latencies: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -31,11 +31,12 @@ def run_watcher(*arguments, exit_code=0):
     return result
 
 
-def publish_daemon_status(*records, age=0.0, **facts):
+def publish_daemon_status(*records, age=0.0, pauses=None, **facts):
     """The status that a daemon on login1 with these records left ``age`` seconds ago; ``facts`` are of ``DaemonFacts``."""
     config = load_config(None, {})
     daemon = DaemonFacts(host="login1", pid=42, epoch=1, started_at=0.0, version="x", poll_seconds=60.0, **facts)
     config.state.mkdir(parents=True, exist_ok=True)
     now = time.time() - age
     by_key = {record.key: record for record in records}
-    publish_status(build_status(records=by_key, skips=[], queue=None, config=config, now=now, daemon=daemon), config.paths)
+    status = build_status(records=by_key, skips=[], queue=None, config=config, now=now, daemon=daemon, pauses=pauses or {})
+    publish_status(status, config.paths)

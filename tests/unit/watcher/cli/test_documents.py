@@ -14,7 +14,9 @@ from watcher.cli.app import main
 from watcher.config.loader import load_config
 from watcher.core import events
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
+from watcher.core.stage_events import Pause
 from watcher.journal.journal import Journal
+from watcher.journal.request_files import read_requests
 
 CONFIG = """
 results: results
@@ -122,6 +124,14 @@ class RequestAnswer(Document):
     next: str | None
 
 
+class PauseAnswer(Document):
+    request: str | None
+    kind: Literal["pause", "resume"]
+    stage: str | None
+    effect: str
+    next: str | None
+
+
 class Row(msgspec.Struct, kw_only=True):
     """Beside what status.json may gain."""
 
@@ -205,6 +215,33 @@ def test_requests(arguments, exit_code, effects):
     assert answer.kind == arguments[0]
     assert [outcome.effect for outcome in answer.outcomes] == effects
     assert (answer.request is None) == ("changes" not in effects) == (answer.next is None)
+
+
+@pytest.mark.usefixtures("journaled")
+def test_pause_and_resume():
+    idle = read_document(PauseAnswer, "resume", "stage1")
+    assert (idle.request, idle.effect, idle.next) == (None, "stage1 is not paused", None)
+    begun = read_document(PauseAnswer, "pause", "stage1", "--reason", "full disk")
+    assert begun.effect == "stage1: nothing new is submitted; jobs that run or wait in the queue go on"
+    # A request that nobody read yet may have paused it.
+    assert read_document(PauseAnswer, "resume").request is not None
+    requests, _ = read_requests(load_config(None, {}).paths)
+    assert [(request.kind, request.stage, request.reason) for request in requests] == [
+        ("pause", "stage1", "full disk"),
+        ("resume", "", ""),
+    ]
+    assert "2 requests are not read yet: pause stage1, resume every stage" in run_watcher("status").output
+    assert "no stage 'stage2'" in run_watcher("pause", "stage2", exit_code=2).stderr
+
+
+@pytest.mark.usefixtures("config_folder")
+def test_a_stage_is_not_resumed_alone_while_every_stage_is_paused():
+    publish_daemon_status(pauses={"": Pause(since=time.time() - 60, by="ada@login1")})
+    assert (
+        "every stage is paused, not this one alone; run `watcher resume`" in run_watcher("resume", "stage1", exit_code=2).stderr
+    )
+    status = " ".join(run_watcher("status").output.split())
+    assert "(60 s) by ada@login1. Nothing new is submitted until `watcher resume`; jobs go on" in status
 
 
 @pytest.mark.usefixtures("journaled")
