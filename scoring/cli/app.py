@@ -58,7 +58,9 @@ def scoring_cli() -> None:
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: float32 on a CPU, bfloat16 on CUDA.")
 @click.option("--padded-vocab", type=click.Choice(["in_softmax", "masked"]), default="in_softmax", show_default=True)
 @assume_option
-@click.option("--backend", type=click.Choice(["direct", "nanotron", "command"]), default="direct", show_default=True)
+@click.option(
+    "--backend", type=click.Choice(["direct", "transformers", "nanotron", "command"]), default="direct", show_default=True
+)
 @click.option("--command", help="Line for bash that --backend command runs; default: $LIGHTEVAL_CMD.")
 @click.option("--export", "exports", multiple=True, type=click.Choice(["lm-eval"]), help="Also write results in this format.")
 @click.option("--offline", is_flag=True, help="Use no network: data and tokenizer come from the cache.")

@@ -9,6 +9,7 @@ import msgspec
 
 from scoring.cli.options import parse_assumptions
 from suites.checkpoint.completeness import Completeness, Inspection, inspect_checkpoint
+from suites.checkpoint.contents import CheckpointKind
 from suites.checkpoint.layout import CHECKPOINT_FOLDER_NAMES, guess_step
 from suites.common.errors import ExitCode, UserError
 from suites.contract.encoding import canonical_digest
@@ -48,18 +49,19 @@ def request_from_options(options: ScoreOptions, environ: Mapping[str, str]) -> S
     The checkpoint must be complete, but its files may be new. The run id is a digest of what is scored and how: two processes
     that are started with the same options share the work.
 
-    Raises UserError: CANNOT_SCORE (checkpoint not complete), USAGE (a suite, or a value that config.yaml lacks).
+    Raises UserError: CANNOT_SCORE (checkpoint not complete), USAGE (a suite, or a value that its documents lack).
     """
     folder = options.checkpoint.absolute()
     inspection = inspect_checkpoint(folder, now=time.time(), settle_seconds=0.0, forced=True)
     if inspection.kind is not Completeness.COMPLETE or inspection.fingerprint is None:
-        hint = "give a complete checkpoint: a folder named after its step, with config.yaml in it"
+        hint = "give a complete checkpoint: nanotron's folder of one step, or a folder with config.json and safetensors"
         raise UserError(inspection.detail, location=folder, hint=hint, code=ExitCode.CANNOT_SCORE)
     # The folder's name is the step, as for the watcher; the metadata has it where the name is no number.
     named_step = guess_step(folder.name)
-    step = _require_value(
-        inspection.step if named_step is None else named_step, inspection, "the step", "name the folder after its step"
-    )
+    step = inspection.step if named_step is None else named_step
+    # A published model has no step; its results are named after its folder.
+    is_model = step is None and inspection.checkpoint_kind is CheckpointKind.HF
+    step = 0 if is_model else _require_value(step, inspection, "the step", "name the folder after its step")
     suites = tuple(bind_current_data(load_suite(suite, environ).to_request()) for suite in options.suites)
     tokenizer = options.tokenizer or _require_value(inspection.tokenizer, inspection, "a tokenizer", "give --tokenizer")
     seq_len = options.seq_len or _require_value(inspection.seq_len, inspection, "a sequence length", "give --seq-len")
@@ -76,7 +78,7 @@ def request_from_options(options: ScoreOptions, environ: Mapping[str, str]) -> S
         stage=stage,
         source_stage=stage if folder.parent.name in CHECKPOINT_FOLDER_NAMES else folder.parent.name,
         step=step,
-        directory=options.name or format_step_directory(step),
+        directory=options.name or (folder.name if is_model else format_step_directory(step)),
         checkpoint=str(folder),
         fingerprint=inspection.fingerprint,
         suites=suites,
@@ -98,5 +100,5 @@ def request_from_options(options: ScoreOptions, environ: Mapping[str, str]) -> S
 
 def _require_value(value: T | None, inspection: Inspection, setting: str, hint: str) -> T:
     if value is None:
-        raise UserError(f"config.yaml does not have {setting}", location=inspection.folder, hint=hint)
+        raise UserError(f"its documents do not have {setting}", location=inspection.folder, hint=hint)
     return value

@@ -10,11 +10,9 @@ from typing import NamedTuple
 import msgspec
 import torch
 
+from scoring.inference.decoding import open_decoding
 from scoring.inference.loglikelihood import NEAR_TIE_NATS, NotFiniteError
-from scoring.model.attention_mask import full_mask
 from scoring.model.backends import LoadedModel
-from scoring.model.causal_lm import CausalModel
-from scoring.model.kv_cache import KVCache
 
 GENERATION_ROWS = 32
 """Rows of every forward pass. Rows without a prompt are computed, too, and ignored.
@@ -68,57 +66,6 @@ def fit_shape(requests: Sequence[GenerationRequest]) -> GenerationShape:
         prompt_width=-(-prompt_width // GENERATION_WIDTH_MULTIPLE) * GENERATION_WIDTH_MULTIPLE,
         width=-(-width // GENERATION_WIDTH_MULTIPLE) * GENERATION_WIDTH_MULTIPLE,
     )
-
-
-class _CachedDecoding:
-    """Decodes token by token with a KV cache.
-
-    Shapes: R rows, prompts of P columns, prompts and answers of W columns.
-    """
-
-    def __init__(self, model: CausalModel, shape: GenerationShape) -> None:
-        self.model = model
-        self.kv_cache = KVCache(model.architecture, rows=shape.rows, width=shape.width, like=model.head)
-        self.row_index = torch.arange(shape.rows, device=model.device)  # [R]
-
-    def prefill(self, tokens: torch.Tensor, last_positions: torch.Tensor) -> torch.Tensor:
-        """Read the prompts int64 [R, P].
-
-        Returns the hidden states [R, hidden] at their last tokens, int64 [R].
-        """
-        hidden = self.model.hidden_states(tokens, kv_cache=self.kv_cache)  # [R, P, hidden]
-        return hidden[self.row_index, last_positions]
-
-    def decode_step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Read one more token int64 [R] of each row.
-
-        Returns its hidden states [R, hidden]. ``positions``: int64 [R].
-        """
-        mask = full_mask(self.kv_cache.begin_step(positions))  # of [R, 1, W]
-        return self.model.hidden_states(tokens[:, None], positions[:, None], mask, kv_cache=self.kv_cache)[:, 0]
-
-
-class _UncachedDecoding:
-    """Decodes without a KV cache: reads everything again for each token. Slow."""
-
-    def __init__(self, model: LoadedModel, shape: GenerationShape) -> None:
-        self.model = model
-        self.tokens = torch.zeros(shape.rows, shape.width, dtype=torch.int64, device=model.device)  # [R, W]
-        self.row_index = torch.arange(shape.rows, device=model.device)  # [R]
-
-    def prefill(self, tokens: torch.Tensor, last_positions: torch.Tensor) -> torch.Tensor:
-        """As ``_CachedDecoding.prefill``."""
-        self.tokens[:, : tokens.shape[1]] = tokens
-        return self._read(last_positions)
-
-    def decode_step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """As ``_CachedDecoding.decode_step``."""
-        self.tokens[self.row_index, positions] = tokens
-        return self._read(positions)
-
-    def _read(self, positions: torch.Tensor) -> torch.Tensor:
-        hidden = self.model.hidden_states(self.tokens[:, : int(positions.max()) + 1])  # [R, longest row, hidden]
-        return hidden[self.row_index, positions]  # [R, hidden]
 
 
 def generate_answers(
@@ -203,7 +150,7 @@ def _generate_batch(
         prompts[index, : len(request.tokens)] = torch.tensor(request.tokens)
     lengths = [len(request.tokens) for request in requests] + [1] * (shape.rows - len(requests))
     positions = torch.tensor(lengths, device=model.device) - 1  # [R]: of the newest token of each row
-    decoding = _CachedDecoding(model, shape) if isinstance(model, CausalModel) else _UncachedDecoding(model, shape)
+    decoding = open_decoding(model, rows=shape.rows, width=shape.width)
     hidden = decoding.prefill(prompts.to(model.device), positions)  # [R, hidden]
     on_batch(sum(lengths[: len(requests)]))
     while True:

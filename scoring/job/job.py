@@ -10,7 +10,12 @@ from collections.abc import Mapping
 import structlog
 
 from scoring.job import external_scorer
-from scoring.job.preflight import load_checkpoint_metadata, refuse_changed_checkpoint, refuse_unsupported_request
+from scoring.job.preflight import (
+    choose_backend,
+    load_checkpoint_metadata,
+    refuse_changed_checkpoint,
+    refuse_unsupported_request,
+)
 from scoring.job.publish import refuse_unmanaged_results
 from scoring.job.run_report import JobReport
 from scoring.job.steps import CommandStep, DirectStep, JobRun
@@ -93,6 +98,7 @@ class ScoringJob:
         refuse_unmanaged_results(request)
         refuse_changed_checkpoint(request)
         metadata = load_checkpoint_metadata(request)
+        request = choose_backend(request, metadata)
         split = external_scorer.split_request(request)
         # The command goes first: what it leaves to us is a tier or two, and may need the device that it frees.
         remaining = split.internal

@@ -12,12 +12,16 @@ from scoring.model.open_checkpoint import HINT_ASSUME
 from scoring.tiers.registry import TIERS
 from suites.checkpoint.completeness import compute_fingerprint
 from suites.checkpoint.folder_kind import read_checkpoint_metadata
+from suites.checkpoint.hf_folder import CONFIG_FILE
 from suites.checkpoint.metadata import CheckpointMetadata
 from suites.checkpoint.model_config_reader import UnscorableCheckpoint
 from suites.checkpoint.shard_headers import IncompleteFile
 from suites.common.errors import ExitCode, UserError
 from suites.common.formatting import describe_error
 from suites.contract.scoring_request import ScoringRequest
+
+_OWN_BACKENDS = ("direct", "transformers")
+"""Backends whose tensors are read here."""
 
 
 class DeviceChoice(NamedTuple):
@@ -67,6 +71,24 @@ def load_checkpoint_metadata(request: ScoringRequest) -> CheckpointMetadata:
         raise UserError(str(error), location=request.checkpoint, hint=HINT_ASSUME, code=ExitCode.CANNOT_SCORE) from error
 
 
+def choose_backend(request: ScoringRequest, metadata: CheckpointMetadata) -> ScoringRequest:
+    """The request with the backend that computes its checkpoint.
+
+    ``direct`` becomes ``transformers`` where this project's decoder does not know the model. Raises UserError where the
+    request names a backend that cannot read the checkpoint.
+    """
+    is_hf = metadata.model_document == CONFIG_FILE
+    if request.backend == "direct" and metadata.architecture.stored_parameters:
+        request = msgspec.structs.replace(request, backend="transformers")
+    if request.backend == "transformers" and not is_hf:
+        hint = "use backend direct, which reads it as it is"
+        raise UserError("backend transformers reads no nanotron checkpoint", location=request.checkpoint, hint=hint)
+    if request.backend == "nanotron" and is_hf:
+        hint = "use backend direct or transformers"
+        raise UserError("backend nanotron reads no Hugging Face checkpoint", location=request.checkpoint, hint=hint)
+    return request
+
+
 def _build_changed_error(checkpoint: str, message: str) -> UserError:
     hint = "it is scored again when it is complete again"
     return UserError(message, location=checkpoint, hint=hint, code=ExitCode.CHANGED)
@@ -80,7 +102,7 @@ def refuse_unsupported_request(request: ScoringRequest) -> None:
             raise UserError(f"tier {suite.tier!r} cannot be scored", location=f"suite {suite.name}", hint=hint)
     if not request.suites:
         raise UserError("there is nothing to score", location="request", hint="give a suite")
-    if request.average and request.backend != "direct":
+    if request.average and request.backend not in _OWN_BACKENDS:
         message = f"backend {request.backend} scores checkpoints as they are, and this is an average of {len(request.average)}"
         raise UserError(message, location="backend", hint="use backend direct", code=ExitCode.UNAVAILABLE)
     # Each backend refuses the options that it does not have.
@@ -88,7 +110,7 @@ def refuse_unsupported_request(request: ScoringRequest) -> None:
         nanotron_backend.refuse_unsupported_options(request)
     elif request.backend == "command":
         external_scorer.refuse_unsupported_command(request)
-    elif request.backend != "direct":
+    elif request.backend not in _OWN_BACKENDS:
         hint = "use --backend direct, which needs nothing else"
         raise UserError(f"there is no backend {request.backend!r}", location="backend", hint=hint, code=ExitCode.UNAVAILABLE)
     for export_name in request.exports:

@@ -90,7 +90,6 @@ class CausalModel(ModelVocabulary):
         # A tied embedding is the head's memory and counts once.
         parameters = {parameter.data_ptr(): parameter.numel() for parameter in (*body.parameters(), head)}
         self.parameter_count = sum(parameters.values())
-        self.has_fp32_product = head.dtype is not torch.float32 and head.device.type == "cuda"
 
     @functools.cached_property
     def budget(self) -> TokenBudget:
@@ -179,20 +178,28 @@ class CausalModel(ModelVocabulary):
 
         Products of the weights as they are, summed and kept in fp32.
         """
-        # CUDA multiplies bfloat16 with fp32 sums. Elsewhere both sides become fp32 first.
-        if self.has_fp32_product:
-            flat = hidden.reshape(-1, hidden.shape[-1])  # [N, hidden]
-            logits = torch.mm(flat, self.head.t(), out_dtype=torch.float32).view(*hidden.shape[:-1], -1)  # [..., V]
-        elif hidden[..., 0].numel() < MIN_BATCH_INVARIANT_ROWS:
-            # Few rows are padded, so that a token's logits do not depend on how many rows are computed.
-            few = hidden.flatten(0, -2)  # [N, hidden]
-            padded = functional.pad(few, (0, 0, 0, MIN_BATCH_INVARIANT_ROWS - len(few)))  # [8, hidden]
-            logits = linear(padded.float(), self.head.float())[: len(few)].view(*hidden.shape[:-1], -1)  # [..., V]
-        else:
-            logits = linear(hidden.float(), self.head.float())  # [..., V]
+        logits = compute_fp32_logits(hidden, self.head)
         if self.padded_vocab == "masked":
             logits[..., self.real_vocab :] = -torch.inf
         return logits
+
+
+def compute_fp32_logits(hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+    """[..., hidden], [V, hidden] -> float32 [..., V], whatever their types are.
+
+    A row's logits do not depend on how many rows are computed.
+    """
+    # CUDA multiplies bfloat16 with fp32 sums. Elsewhere both sides become fp32 first.
+    if head.dtype is not torch.float32 and head.device.type == "cuda":
+        flat = hidden.reshape(-1, hidden.shape[-1])  # [N, hidden]
+        product: torch.Tensor = torch.mm(flat, head.t(), out_dtype=torch.float32).view(*hidden.shape[:-1], -1)  # [..., V]
+        return product
+    if hidden[..., 0].numel() < MIN_BATCH_INVARIANT_ROWS:
+        # Few rows are padded, so that a token's logits do not depend on how many rows are computed.
+        few = hidden.flatten(0, -2)  # [N, hidden]
+        padded = functional.pad(few, (0, 0, 0, MIN_BATCH_INVARIANT_ROWS - len(few)))  # [8, hidden]
+        return linear(padded.float(), head.float())[: len(few)].view(*hidden.shape[:-1], -1)  # [..., V]
+    return linear(hidden.float(), head.float())  # [..., V]
 
 
 def _to_additive_mask(mask: Sequence[QueryBlock] | None, hidden: torch.Tensor) -> Sequence[QueryBlock] | None:

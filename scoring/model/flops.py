@@ -4,6 +4,7 @@ Their ratio at a measured speed is the model FLOPs utilization (MFU).
 """
 
 import math
+import re
 
 import torch
 
@@ -15,6 +16,10 @@ _PEAK_FLOPS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 
 
 _QKV_NAME_PARTS = ("qkv", "query_key_value")
 """Parts of the names of matrices that compute keys and values."""
+
+
+_STORED_EMBEDDING = re.compile(r"embed|\bw[tp]e\b")
+"""Names of embeddings and heads of models that transformers computes."""
 
 
 def get_peak_flops(device: torch.device) -> float | None:
@@ -55,8 +60,10 @@ def count_flop_per_token(arch: Architecture, *, seq_len: int | None) -> float:
 def _active_share(arch: Architecture, name: str) -> float:
     """The share of a matrix that a token uses.
 
-    0 for the embedding (looked up) and the head (counted separately).
+    0 for the embedding (looked up) and the head (counted separately), and for experts of which nobody says how many are used.
     """
     if "embedding" in name or "lm_head" in name:
+        return 0.0
+    if arch.stored_parameters and (_STORED_EMBEDDING.search(name) or ".experts." in name):
         return 0.0
     return arch.experts.top_k / arch.experts.count if arch.experts is not None and ".merged_" in name else 1.0

@@ -81,23 +81,32 @@ def load_averaged_lm(
     Raises:
         UserError: CANNOT_SCORE, with the member and the difference, if the members have different architectures.
     """
+    sources = open_members(members, assume=assume)
+    return _load_model(sources, device=device, dtype=dtype, padded_vocab=padded_vocab)
+
+
+def open_members(
+    members: Sequence[AverageMember], *, assume: Mapping[str, str] = types.MappingProxyType({}), as_stored: bool = False
+) -> tuple[CheckpointSource, ...]:
+    """The members of an average, which must have one architecture. Errors are those of ``load_averaged_lm``."""
     sources = []
     for member in members:
         folder = member.resolve_folder()
-        contents = assume_keys(open_expected_checkpoint(folder, member.fingerprint), assume, folder)
-        sources.append(CheckpointSource(folder, contents, member.weight))
+        contents = open_expected_checkpoint(folder, member.fingerprint, as_stored=as_stored)
+        sources.append(CheckpointSource(folder, assume_keys(contents, assume, folder), member.weight))
     refuse_other_architectures(sources)
-    return _load_model(tuple(sources), device=device, dtype=dtype, padded_vocab=padded_vocab)
+    return tuple(sources)
 
 
 def _load_model(sources: tuple[CheckpointSource, ...], *, device: str, dtype: str | None, padded_vocab: str) -> CausalModel:
     """The model of one checkpoint, or of the mean of several."""
     started_seconds = time.monotonic()
-    torch_device, torch_dtype = _resolve_torch_device(device, dtype)
+    torch_device, torch_dtype = resolve_torch_device(device, dtype)
     folder, contents = sources[-1].folder, sources[-1].contents
-    if padded_vocab not in PADDED_VOCAB_CHOICES:
-        hint = f"give one of {', '.join(PADDED_VOCAB_CHOICES)}"
-        raise UserError(f"padded_vocab is {padded_vocab!r}", location=folder, hint=hint)
+    if contents.architecture.stored_parameters:
+        message = f"{contents.architecture.family} is a model that only transformers computes"
+        raise make_cannot_score_error(folder, message, "use --backend transformers")
+    refuse_unknown_padding(padded_vocab, folder)
     # Reading takes longest, so it begins before CUDA starts and before the model exists.
     with ThreadPoolExecutor(READER_THREADS) as pool:
         try:
@@ -116,7 +125,15 @@ def _load_model(sources: tuple[CheckpointSource, ...], *, device: str, dtype: st
     return CausalModel(body, head, contents.architecture, padded_vocab, description)
 
 
-def _resolve_torch_device(device: str, dtype: str | None) -> tuple[torch.device, torch.dtype]:
+def refuse_unknown_padding(padded_vocab: str, folder: Path) -> None:
+    """Raise UserError for another word than PADDED_VOCAB_CHOICES."""
+    if padded_vocab not in PADDED_VOCAB_CHOICES:
+        hint = f"give one of {', '.join(PADDED_VOCAB_CHOICES)}"
+        raise UserError(f"padded_vocab is {padded_vocab!r}", location=folder, hint=hint)
+
+
+def resolve_torch_device(device: str, dtype: str | None) -> tuple[torch.device, torch.dtype]:
+    """The device and the type of weights on it. UserError for unknown ones, UNAVAILABLE without CUDA."""
     try:
         torch_device = torch.device(device)
     except RuntimeError as error:
@@ -214,7 +231,7 @@ def _describe_model(sources: Sequence[CheckpointSource], seconds: float) -> dict
         "ep": contents.ep,
         # Widest first, so that a mixed checkpoint reads the same in each run.
         "checkpoint_dtypes": sorted({shard.dtype for shard in all_shards}, key=lambda name: -BYTES_PER_ELEMENT[name]),
-        "files": len(all_shards),
+        "files": sum(source.contents.file_count for source in sources),
         "bytes": sum(source.contents.size_bytes for source in sources),
         "members": members if len(members) > 1 else None,
         "ignored": [file for source in sources for file in source.contents.ignored],

@@ -17,7 +17,7 @@ _HINT_CHANGED = "it is scored again when it is complete again"
 
 HINT_ASSUME = "name the key in the stage's assume in watcher.yaml, or in --assume"
 
-_HINT_CANNOT_SCORE = "use a complete nanotron checkpoint of a supported architecture"
+_HINT_CANNOT_SCORE = "use a complete checkpoint of a supported architecture"
 
 
 class CheckpointSource(NamedTuple):
@@ -28,14 +28,14 @@ class CheckpointSource(NamedTuple):
     weight: float = 1.0
 
 
-def open_expected_checkpoint(folder: Path, expected_fingerprint: str | None) -> CheckpointShards:
+def open_expected_checkpoint(folder: Path, expected_fingerprint: str | None, *, as_stored: bool = False) -> CheckpointShards:
     """Open a checkpoint whose content must be the expected one.
 
-    Without a fingerprint any content is accepted.
+    Without a fingerprint any content is accepted. ``as_stored`` as in ``folder_kind.open_folder``.
     Raises UserError: CHANGED if the content is not the expected one; CANNOT_SCORE if the checkpoint is unreadable or unsupported.
     """
     try:
-        contents = open_checkpoint_shards(folder)
+        contents = open_checkpoint_shards(folder, as_stored=as_stored)
     except UnscorableCheckpoint as error:
         raise make_cannot_score_error(folder, str(error)) from error
     except (IncompleteFile, OSError) as error:

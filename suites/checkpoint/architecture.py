@@ -113,7 +113,8 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True):
         if problem:
             raise UnscorableCheckpoint(problem)
         assumed = {key.name: choices[key.name] for key in self.unimplemented}
-        scaling = self.rope_scaling if assumed.get(ROPE_SCALING_KEY) == "applied" else None
+        # A scaling that is no open question, such as a Hugging Face model's, stays.
+        scaling = None if assumed.get(ROPE_SCALING_KEY) == "ignored" else self.rope_scaling
         return msgspec.structs.replace(self, rope_scaling=scaling, unimplemented=(), assumed=assumed)
 
     def parameters(self) -> tuple[ParameterSpec, ...]:

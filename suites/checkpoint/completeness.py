@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from suites.checkpoint.contents import CheckpointFolder, CheckpointShards
+from suites.checkpoint.contents import CheckpointFolder, CheckpointKind, CheckpointShards
 from suites.checkpoint.folder_kind import open_folder
 from suites.checkpoint.layout import guess_step
 from suites.checkpoint.metadata import CheckpointMetadata, TrainingConfig
@@ -76,7 +76,8 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     unimplemented: tuple[UnimplementedKey, ...] = ()
     """Keys of model_config.json without a meaning here, unless the stage's ``assume`` gives them one."""
     ignored: tuple[str, ...] = ()
-    """Files under model/ that belong to other topologies or to killed saves."""
+    """Model files that belong to other topologies, to killed saves, or to nothing that is read."""
+    checkpoint_kind: CheckpointKind = CheckpointKind.NANOTRON
 
     @property
     def detail(self) -> str:
@@ -183,6 +184,7 @@ class _Inspector:
         self.listing: CheckpointListing | None = None
         self.metadata: CheckpointMetadata | None = None
         self.ignored: tuple[str, ...] = ()
+        self.checkpoint_kind = CheckpointKind.NANOTRON
 
     @property
     def quiet_seconds(self) -> float:
@@ -210,12 +212,14 @@ class _Inspector:
             started_from=training_config.started_from,
             unimplemented=self.metadata.architecture.unimplemented if self.metadata is not None else (),
             ignored=self.ignored,
+            checkpoint_kind=self.checkpoint_kind,
         )
 
     def inspect(self) -> Inspection:
         if self.step is None and not self.forced:
             raise UnscorableCheckpoint(f"{self.folder.name!r} is not a step number")
         reader = open_folder(self.folder)
+        self.checkpoint_kind = reader.kind
         self.listing = reader.list_files()
         if (missing := reader.find_missing_document(self.listing, forced=self.forced)) is not None:
             raise IncompleteFile(f"{missing} is missing")

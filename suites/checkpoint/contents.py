@@ -3,6 +3,7 @@
 A folder is a nanotron checkpoint (``nanotron_folder``) or a Hugging Face one (``hf_folder``); ``folder_kind`` says which.
 """
 
+import enum
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +14,14 @@ from suites.checkpoint.architecture import Architecture
 from suites.checkpoint.metadata import CheckpointMetadata, TrainingConfig
 from suites.checkpoint.shard_files import CheckpointListing, ShardSelection
 from suites.checkpoint.shard_headers import Shard
+
+
+class CheckpointKind(enum.StrEnum):
+    """What wrote a checkpoint's folder."""
+
+    NANOTRON = "nanotron"
+    HF = "hf"
+    """transformers: save_pretrained, Trainer, TRL."""
 
 
 class CheckpointShards(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +39,11 @@ class CheckpointShards(msgspec.Struct, frozen=True, kw_only=True):
     ep: int = 1
     ignored: tuple[str, ...]
 
+    @property
+    def file_count(self) -> int:
+        """How many model files hold the tensors."""
+        return len({shard.file for shards in self.tensors.values() for shard in shards})
+
 
 class CheckpointFolder(Protocol):
     """Reads one folder of one kind.
@@ -41,6 +55,10 @@ class CheckpointFolder(Protocol):
     @property
     def path(self) -> Path:
         """The folder."""
+
+    @property
+    def kind(self) -> CheckpointKind:
+        """Of which kind it is."""
 
     def list_files(self) -> CheckpointListing:
         """Documents and model files that are there."""

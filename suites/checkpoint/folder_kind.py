@@ -1,10 +1,9 @@
 """Which kind of checkpoint a folder holds, by what is in it."""
 
-import enum
 import os
 from pathlib import Path
 
-from suites.checkpoint.contents import CheckpointFolder
+from suites.checkpoint.contents import CheckpointFolder, CheckpointKind
 from suites.checkpoint.hf_folder import (
     CONFIG_FILE,
     INDEX_FILE,
@@ -21,15 +20,6 @@ from suites.checkpoint.shard_headers import IncompleteFile
 from suites.checkpoint.unsupported_weights import is_unsupported
 from suites.common.errors import UserError
 from suites.common.formatting import describe_error
-
-
-class CheckpointKind(enum.StrEnum):
-    """What wrote a checkpoint's folder."""
-
-    NANOTRON = "nanotron"
-    HF = "hf"
-    """transformers: save_pretrained, Trainer, TRL."""
-
 
 MARKER_FILES = ("config.yaml", "model_config.json", CONFIG_FILE)
 """Files of which a checkpoint of any kind has one."""

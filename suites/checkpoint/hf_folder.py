@@ -16,6 +16,7 @@ from typing import Any
 
 from suites.checkpoint import hf_config
 from suites.checkpoint.architecture import ParameterSpec
+from suites.checkpoint.contents import CheckpointKind
 from suites.checkpoint.hf_tensors import StoredTensor, map_tensors
 from suites.checkpoint.metadata import CheckpointMetadata, TrainingConfig, read_json_document
 from suites.checkpoint.model_config_reader import UnscorableCheckpoint
@@ -61,6 +62,8 @@ def has_hf_weights(names: frozenset[str]) -> bool:
 
 class HuggingFaceFolder:
     """As ``contents.CheckpointFolder``; it reads documents and headers once."""
+
+    kind = CheckpointKind.HF
 
     def __init__(self, path: Path, names: frozenset[str], *, as_stored: bool = False) -> None:
         """``names``: the folder's entries. ``as_stored``: describe the tensors as the files have them, whatever the model."""
@@ -172,7 +175,7 @@ class HuggingFaceFolder:
     @property
     def _weights(self) -> dict[str, StoredTensor]:
         """Tensors of floating types; the others are buffers, such as masks."""
-        return {name: tensor for name, tensor in self._stored_tensors.items() if tensor.header.dtype in BYTES_PER_ELEMENT}
+        return {name: tensor for name, tensor in sorted(self._stored_tensors.items()) if tensor.header.dtype in BYTES_PER_ELEMENT}
 
     @functools.cached_property
     def _stored_tensors(self) -> Mapping[str, StoredTensor]:

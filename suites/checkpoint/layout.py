@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from suites.checkpoint.folder_kind import MARKER_FILES, CheckpointKind, detect_kind, list_names
+from suites.checkpoint.contents import CheckpointKind
+from suites.checkpoint.folder_kind import MARKER_FILES, detect_kind, list_names
 from suites.common.documents import may_be_folder
 from suites.common.formatting import format_names
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from suites.checkpoint.contents import CheckpointKind
 from suites.checkpoint.metadata import CheckpointMetadata, read_nanotron_metadata
 from suites.checkpoint.model_config_reader import UnscorableCheckpoint
 from suites.checkpoint.shard_files import METADATA_FILES, CheckpointListing, ShardSelection, list_files, select_shards
@@ -12,6 +13,8 @@ from suites.common.formatting import format_names
 
 class NanotronFolder:
     """As ``contents.CheckpointFolder``; it keeps nothing of what it read."""
+
+    kind = CheckpointKind.NANOTRON
 
     def __init__(self, path: Path) -> None:
         self.path = path

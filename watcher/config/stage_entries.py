@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 import suites
-from suites.checkpoint.folder_kind import CheckpointKind
+from suites.checkpoint.contents import CheckpointKind
 from suites.checkpoint.layout import DEFAULT_NAMES, LAYOUT_KINDS, CheckpointLayout
 from suites.common.errors import UserError
 from suites.common.yaml_reader import YamlDocument, YamlPath, convert_document

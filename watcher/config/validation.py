@@ -11,7 +11,7 @@ from watcher.config.units import SUBMISSION_COMMANDS, count_poll_commands, parse
 
 EXECUTORS = ("slurm", "local")
 
-BACKENDS = ("direct", "nanotron", "command")
+BACKENDS = ("direct", "transformers", "nanotron", "command")
 
 PREFILL_RUNNERS = ("login", "job")
 """Who fills the data cache: a process on the login node, or a Slurm job."""
@@ -148,7 +148,7 @@ def _check_scoring(document: YamlDocument, stage: Stage, location: YamlPath) -> 
         document.require_choice((*location, "assume"), key, choice, ASSUMPTIONS)
         if choice == "applied" and key != ROPE_SCALING_KEY:
             raise document.make_error(f"only {ROPE_SCALING_KEY} can be applied", (*location, "assume", key), "write ignored")
-    if stage.average is not None and stage.backend != "direct":
+    if stage.average is not None and stage.backend not in {"direct", "transformers"}:
         message, hint = f"backend {stage.backend} scores checkpoints as they are", "remove it, or use backend: direct"
         raise document.make_error(message, (*location, "average"), hint)
     if stage.assume and stage.backend != "direct":

@@ -14,7 +14,8 @@ from suites.checkpoint.completeness import (
     list_scoring_files,
     open_checkpoint_shards,
 )
-from suites.checkpoint.folder_kind import CheckpointKind, detect_kind, read_mtimes, read_run_settings
+from suites.checkpoint.contents import CheckpointKind
+from suites.checkpoint.folder_kind import detect_kind, read_mtimes, read_run_settings
 from suites.checkpoint.layout import CheckpointLayout, detect_layout
 from support.models.hf_checkpoint import encode_safetensors, plan_hf_writes, write_hf_folder
 from support.models.nanotron_checkpoint import RawTensor, write_tiny_checkpoint
