@@ -20,6 +20,7 @@ from watcher.actions.archive import archive_results
 from watcher.actions.claims import describe_occupant, retire_unseen_attempt, void_claim
 from watcher.actions.retention import RetentionActions
 from watcher.actions.submission import (
+    add_pins,
     build_scoring_submission,
     choose_attempt_name,
     count_tasks,
@@ -56,7 +57,7 @@ from watcher.core.resources import build_prefill_settings, resolve_resources
 from watcher.core.snapshot import format_job_comment
 from watcher.journal.journal import Journal
 from watcher.journal.request_files import remove_request
-from watcher.observe.checkpoints import encode_mtimes
+from watcher.observe.checkpoints import encode_record_mtimes
 
 _LOGGED_FIELDS = ("reason", "hint", "job_id", "run_id", "failure_kind")
 
@@ -141,7 +142,7 @@ class Actor:
             return
         record = self._journal.state.records[action.key]
         # The inspection may be some seconds old, and a rewrite can begin at any time.
-        if encode_mtimes(record.checkpoint) != action.mtimes:
+        if encode_record_mtimes(record) != action.mtimes:
             reason = "the checkpoint changed just before its submission"
             self._append_event(events.Pending(evaluation=action.key, reason=reason))
             return
@@ -154,10 +155,7 @@ class Actor:
             self._postpone(record, occupant, ReasonKind.OTHER_OWNER)
             return
         retire_unseen_attempt(record, self.config.paths, owner, self._journal.epoch)
-        pin = record.pin
-        # The job may read the pin, but only where it holds the requested content.
-        pinned = pin.folder if pin is not None and pin.folder and pin.fingerprint == action.request.fingerprint else None
-        request = msgspec.structs.replace(action.request, pinned=pinned)
+        request = add_pins(action.request, record, self._journal.state.member_pins)
         try:
             tasks = count_tasks(self.config, request)
             logs = attempt_log_paths(Path(request.results), request.stage, request.step, "%A_%a" if tasks > 1 else "%j")

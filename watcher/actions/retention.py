@@ -8,7 +8,7 @@ from suites.common.errors import UserError
 from suites.contract.paths import EvaluationPaths
 from watcher.actions import mirror, pins
 from watcher.config.settings import Config
-from watcher.core import events
+from watcher.core import events, stage_events
 from watcher.core.actions import RESULTS_RETRY_SECONDS, MirrorResults, PinCheckpoint, UnpinCheckpoint
 from watcher.core.clock import Clock, LogFn
 from watcher.core.evaluation import build_mirror_token
@@ -41,27 +41,36 @@ class RetentionActions:
 
     def pin(self, action: PinCheckpoint, config: Config) -> None:
         """Pin a checkpoint; refused links are reported once and block nothing."""
-        records = self._journal.state.records.values()
+        known_pins = list(self._journal.state.iter_pins())
         roots = pins.list_pin_roots(config, self._state_id)
         if not self._orphans_removed:
             # Once after the start is enough, since only a killed watcher leaves orphans.
             self._orphans_removed = True
-            for orphan in pins.remove_orphan_pins(roots, {record.pin.folder for record in records if record.pin is not None}):
+            for orphan in pins.remove_orphan_pins(roots, {pin.folder for pin in known_pins}):
                 self._log("pin_swept", folder=str(orphan))
-        available_bytes = config.pin_max - sum(record.pin.size for record in records if record.pin is not None)
+        available_bytes = config.pin_max - sum(pin.size for pin in known_pins)
         try:
             pin = pins.pin_checkpoint(Path(action.checkpoint), action.fingerprint, action.key, roots, available_bytes)
         except UserError:  # it is being deleted: the next inspection shows that
             return
-        self._append_event(events.Pinned(evaluation=action.key, pin=pin, reason=pin.why or pin.folder))
-        self._pin_error = f"pin: {action.key} is not protected against deletion: {pin.why}" if pin.why else ""
+        reason, name = pin.why or pin.folder, action.checkpoint if action.is_member else action.key
+        self._append_event(
+            stage_events.MemberPinned(checkpoint=action.checkpoint, pin=pin, reason=reason)
+            if action.is_member
+            else events.Pinned(evaluation=action.key, pin=pin, reason=reason)
+        )
+        self._pin_error = f"pin: {name} is not protected against deletion: {pin.why}" if pin.why else ""
 
     def unpin(self, action: UnpinCheckpoint, config: Config) -> None:
         """Release a pin; one that is gone is no error."""
         # A damaged journal must not name a folder of somebody else's.
         if action.folder and pins.is_pin_folder(Path(action.folder), config, self._state_id):
             pins.release_pin(Path(action.folder))
-        self._append_event(events.Unpinned(evaluation=action.key, reason=action.reason))
+        self._append_event(
+            stage_events.MemberUnpinned(checkpoint=action.member, reason=action.reason)
+            if action.member
+            else events.Unpinned(evaluation=action.key, reason=action.reason)
+        )
 
     def mirror(self, action: MirrorResults, config: Config) -> None:
         """Mirror or restore results; an unwritable mirror is retried later."""

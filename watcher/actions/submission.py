@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from suites.common.atomic_files import fsync_folder, write_atomically
 from suites.common.documents import DamagedDocument, read_content
 from suites.contract.encoding import encode_json
@@ -16,7 +18,7 @@ from suites.contract.scoring_request import ScoringRequest
 from suites.contract.shipped_files import find_shipped_file
 from watcher.config.settings import Config, SlurmSettings
 from watcher.core import events
-from watcher.core.evaluation import PREFILL_DIRECTORY, Attempt, EvaluationRecord, Refusal
+from watcher.core.evaluation import PREFILL_DIRECTORY, Attempt, EvaluationRecord, Pin, Refusal
 from watcher.core.executor import Resources, Submission, SubmissionResult
 from watcher.core.reasons import ReasonKind
 from watcher.core.resources import build_prefill_settings, get_submit_options
@@ -44,6 +46,20 @@ def choose_attempt_name(paths: StatePaths, prefix: str, record: EvaluationRecord
         if not attempt.claim.exists() and not attempt.request.exists():
             break
     return AttemptName(number, run_id)
+
+
+def add_pins(request: ScoringRequest, record: EvaluationRecord, member_pins: Mapping[str, Pin]) -> ScoringRequest:
+    """The request with the pins that the job may read: those that hold the requested content."""
+
+    def find_folder(pin: Pin | None, fingerprint: str) -> str | None:
+        return pin.folder if pin is not None and pin.folder and pin.fingerprint == fingerprint else None
+
+    members = tuple(
+        msgspec.structs.replace(member, pinned=find_folder(member_pins.get(member.checkpoint), member.fingerprint))
+        for member in request.average
+    )
+    pinned = members[-1].pinned if members else find_folder(record.pin, request.fingerprint)
+    return msgspec.structs.replace(request, pinned=pinned, average=members)
 
 
 def make_attempt(request: ScoringRequest, number: int, resources: Mapping[str, str], now: float) -> Attempt:

@@ -126,7 +126,7 @@ def _observe_state(
             # A folder that cannot be looked into is named by its tier files.
             with contextlib.suppress(OSError):
                 leftovers += remains.find_leftover_files(key, paths, frozenset(fingerprints), now)
-    pinned_folders = {record.pin.folder for record in journal_state.records.values() if record.pin is not None}
+    pinned_folders = {pin.folder for pin in journal_state.iter_pins()}
     for path in pins.find_orphan_pins(pins.list_pin_roots(config, state_id), pinned_folders):
         leftovers.append(LeftoverFile("/".join(path.parts[-4:-2]), path, "a pin that no evaluation owns"))
     for folder in (config.state, config.paths.journal, config.paths.requests):

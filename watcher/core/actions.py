@@ -117,6 +117,8 @@ class PinCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     checkpoint: str
     fingerprint: str
+    is_member: bool = False
+    """It is pinned for an average, which has the pins of all its members, and not for its own evaluation."""
     reason: str = "until it is scored"
 
 
@@ -125,6 +127,8 @@ class UnpinCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     folder: str
+    member: str = ""
+    """Folder of the checkpoint that was pinned for an average; empty: it was pinned for its own evaluation."""
     reason: str
 
 

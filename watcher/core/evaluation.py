@@ -219,6 +219,18 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.stage}/{self.directory}"
 
     @property
+    def inspected(self) -> str:
+        """The key of its inspection and mtimes in a snapshot: its folder, or for an average its own key."""
+        return self.key if self.average else self.checkpoint
+
+    @property
+    def arguments(self) -> str:
+        """How commands name it: ``stage1 2000``, with --from for a bridge, --name for an average."""
+        if self.average:
+            return f"{self.stage} {self.step} --name {self.directory}"
+        return f"{self.stage} {self.step}" + ("" if self.source == self.stage else f" --from {self.source}")
+
+    @property
     def identity(self) -> tuple[str, str, int, str]:
         """(stage, source, step, average): what no two evaluations share, but for those that a person named."""
         return self.stage, self.source, self.step, self.average_name

@@ -55,6 +55,8 @@ EVENT_TYPES: Mapping[str, type[JournalEvent]] = {
             stage_events.LevelFixed,
         ),
         *(
+            stage_events.MemberPinned,
+            stage_events.MemberUnpinned,
             stage_events.StageFactsRead,
             stage_events.StageStartedFrom,
             stage_events.LooksPlanned,

@@ -87,7 +87,7 @@ def find_outdated_tiers(record: EvaluationRecord, plan: StageRequirements) -> li
 
 def select_inspection(record: EvaluationRecord, inspections: Mapping[str, Inspection]) -> Inspection | None:
     """The inspection of the checkpoint, or of its pin once deleted."""
-    inspection = inspections.get(record.checkpoint)
+    inspection = inspections.get(record.inspected)
     if record.pin is None or not record.pin.folder or (inspection is not None and inspection.kind is not Completeness.GONE):
         return inspection
     pinned = inspections.get(record.pin.folder)
@@ -200,11 +200,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     missing_entries: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     """Stage -> what its data cache lacks (``data_cache.missing_entries``); stages for which that is unknown are left out."""
     inspections: Mapping[str, Inspection] = msgspec.field(default_factory=dict)
-    """Checkpoint folder -> its inspection, for those that had to be inspected."""
+    """``EvaluationRecord.inspected`` -> inspection of the checkpoint, or of all members together; for those that were due."""
     tokenizer_digests: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Tokenizer of an inspection or the config -> digest of its files, where they can be read without a network."""
     mtimes: Mapping[str, str | None] = msgspec.field(default_factory=dict)
-    """Checkpoint folder -> its mtimes just before its inspection; None: one of the two files is missing."""
+    """The same keys -> the mtimes just before the inspection; None: one of the two files is missing."""
     deferred: frozenset[str] = frozenset()
     """Checkpoint folders that are inspected in a later snapshot, since this tick has no more time."""
     results: Mapping[str, EvaluationResults] = msgspec.field(default_factory=dict)

@@ -1,9 +1,9 @@
-"""Journal events about a stage as a whole: what its first checkpoint says, and the looks that it plans. Data only."""
+"""Journal events about a stage as a whole: its first checkpoint, its averages' members, the looks that it plans. Data only."""
 
 import msgspec
 
 from suites.contract.looks import Level
-from watcher.core.evaluation import StageSettings
+from watcher.core.evaluation import Pin, StageSettings
 from watcher.core.events import JournalEvent
 from watcher.core.field_types import Count, FileName, PathText, Step
 
@@ -35,6 +35,19 @@ def make_look_plan(steps: tuple[int, ...], every: int | None, first: int, last: 
     if not regular:
         return LookPlan(planned_count=planned_count, steps=steps)
     return LookPlan(planned_count=planned_count, steps=steps, every=every, first=first, last=last)
+
+
+class MemberPinned(JournalEvent, frozen=True, kw_only=True, tag="member_pinned"):
+    """Hard links keep a checkpoint for an average, or could not be made."""
+
+    checkpoint: PathText
+    pin: Pin
+
+
+class MemberUnpinned(JournalEvent, frozen=True, kw_only=True, tag="member_unpinned"):
+    """The hard links of a checkpoint that no average needs are gone."""
+
+    checkpoint: PathText
 
 
 class StageFactsRead(JournalEvent, frozen=True, kw_only=True, tag="stage_facts"):

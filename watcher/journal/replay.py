@@ -5,13 +5,15 @@ newer version change no state; ``EvaluationRecord.extra`` keeps them for display
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 import msgspec
 
+from suites.contract.averages import AverageStep
 from suites.contract.liveness import MAX_SECONDS
 from watcher.core import event_parsing, events, stage_events
-from watcher.core.evaluation import PREFILL_DIRECTORY, EvaluationRecord, EvaluationState, RefusedOptions, StageSettings
+from watcher.core.evaluation import PREFILL_DIRECTORY, EvaluationRecord, EvaluationState, Pin, RefusedOptions, StageSettings
 from watcher.core.stage_events import LookPlan, Pause
 from watcher.journal.state_changes import apply_state_change, count_refusals
 
@@ -36,6 +38,8 @@ class JournalState(msgspec.Struct, kw_only=True):
     """Stage -> the looks that share its level."""
     pauses: dict[str, Pause] = msgspec.field(default_factory=dict)
     """Paused stage, or an empty text for every stage -> the pause."""
+    member_pins: dict[str, Pin] = msgspec.field(default_factory=dict)
+    """Checkpoint's folder -> the pin that keeps it for an average."""
     closed_requests: dict[str, str] = msgspec.field(default_factory=dict)
     """Id of a request from the command line -> its outcome."""
     abandoned: dict[str, float] = msgspec.field(default_factory=dict)
@@ -69,6 +73,11 @@ class JournalState(msgspec.Struct, kw_only=True):
         """Whatever may have a job: evaluations and prefills."""
         yield from self.records.values()
         yield from self.prefills.values()
+
+    def iter_pins(self) -> Iterator[Pin]:
+        """Every pin: of evaluations, and of averages' members."""
+        yield from (record.pin for record in self.records.values() if record.pin is not None)
+        yield from self.member_pins.values()
 
     def index_by_identity(self) -> dict[tuple[str, str, int, str], str]:
         """(stage, source, step, average) -> evaluation, without those that a person named."""
@@ -120,6 +129,10 @@ def _parse_time(value: object) -> float:
 def _apply_to_state(journal_state: JournalState, event: events.JournalEvent, t: float) -> None:
     """Apply an event that concerns no evaluation."""
     match event:
+        case stage_events.MemberPinned():
+            journal_state.member_pins[event.checkpoint] = event.pin
+        case stage_events.MemberUnpinned():
+            journal_state.member_pins.pop(event.checkpoint, None)
         case stage_events.StageFactsRead():
             journal_state.stage_settings[event.stage] = event.facts
         case stage_events.StageStartedFrom():
@@ -162,7 +175,7 @@ def _annotations(record: EvaluationRecord, event: events.JournalEvent, t: float)
     """Fields that an event changes beside the record's state."""
     match event:
         case events.CheckpointMoved():
-            changes: dict[str, Any] = {"checkpoint": event.checkpoint}
+            changes: dict[str, Any] = {"checkpoint": event.checkpoint, "average": _move_members(record, event.checkpoint)}
         case events.MtimesUpdated():
             # Equal content with new mtimes: without this event it would be read at every poll.
             changes = {"mtimes": event.mtimes, "fingerprint": event.fingerprint or record.fingerprint}
@@ -182,6 +195,14 @@ def _annotations(record: EvaluationRecord, event: events.JournalEvent, t: float)
         case _:
             changes = {}  # such as left_over, which only names an attempt
     return changes
+
+
+def _move_members(record: EvaluationRecord, checkpoint: str) -> tuple[AverageStep, ...]:
+    """The members of an average whose last one is now at ``checkpoint``: all lie in one folder."""
+    parent = PurePath(checkpoint).parent
+    return tuple(
+        msgspec.structs.replace(member, checkpoint=str(parent / PurePath(member.checkpoint).name)) for member in record.average
+    )
 
 
 def _create_record(event: events.Created, t: float) -> EvaluationRecord:

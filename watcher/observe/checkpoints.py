@@ -1,18 +1,22 @@
 """Inspects checkpoints that may have changed, and caches inspections."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from suites.checkpoint.completeness import Completeness, Inspection, inspect_checkpoint
 from suites.checkpoint.folder_kind import read_mtimes
-from watcher.config.settings import Config
+from watcher.averages.inspection import SeenCheckpoints, add_average
+from watcher.averages.members import join_mtimes, list_member_records, make_candidate
+from watcher.averages.schedule import list_choices
+from watcher.config.settings import Config, Stage
 from watcher.core.bounded_reads import BoundedReads, HangingRead
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
 from watcher.core.reasons import ReasonKind
 from watcher.core.snapshot import StageFolder
+from watcher.journal.replay import JournalState
 
 FULL_SCAN_SECONDS = 3600.0
 
@@ -49,6 +53,13 @@ class _Look(msgspec.Struct):
         return is_allowed
 
 
+def encode_record_mtimes(record: EvaluationRecord) -> str | None:
+    """The mtimes of an evaluation's checkpoint; of an average: of all its members."""
+    if record.average:
+        return join_mtimes(encode_mtimes(member.checkpoint) for member in record.average)
+    return encode_mtimes(record.checkpoint)
+
+
 def encode_mtimes(folder: str) -> str | None:
     """``folder_kind.read_mtimes`` as one text for the journal."""
     numbers = read_mtimes(Path(folder))
@@ -74,7 +85,7 @@ class InspectionCache:
 
     def inspect_checkpoints(
         self,
-        records: Iterable[EvaluationRecord],
+        journal_state: JournalState,
         config: Config,
         stages: Mapping[str, StageFolder],
         changed_folders: set[str],
@@ -84,27 +95,49 @@ class InspectionCache:
         full_scan_due: bool,
         is_out_of_time: Callable[[], bool] = lambda: False,
     ) -> tuple[dict[str, Inspection], dict[str, str | None]]:
-        """(inspections, mtimes) by folder.
+        """(inspections, mtimes) by folder; of an average by its key, too.
 
         ``changed_folders``: stage folders that changed since the last tick. What is due when ``is_out_of_time()`` is deferred;
         at least one is inspected.
         """
-        inspections: dict[str, Inspection] = {}
-        mtimes: dict[str, str | None] = {}
         stage_folders = {str(stage.checkpoints): stages[stage.name] for stage in config.stages.values()}
         look = _Look(
             config.settle, now, server_now, frozenset(changed_folders), full_scan_due, frozenset(self.deferred), is_out_of_time
         )
         self.deferred = set()
-        for record in records:
-            parent = os.path.dirname(record.checkpoint)  # noqa: PTH120  a pathlib object costs more than all the rest of this loop
-            stage_folder = stage_folders.get(parent)
-            inspected = self._inspect_record(record, parent, stage_folder, look)
-            if inspected is not None:
-                inspections[record.checkpoint], mtimes[record.checkpoint] = inspected
-            if record.state in OPEN_STATES and record.pin is not None:
-                self._inspect_pin(record, inspections, stage_folder, config.settle, server_now)
-        return inspections, mtimes
+        seen = SeenCheckpoints({}, {}, journal_state.member_pins)
+        for record in journal_state.records.values():
+            for member in list_member_records(record, journal_state.member_pins):
+                self._look_at(member, seen, stage_folders, look)
+            if record.average:
+                add_average(record, seen, lambda member: self._inspect(member, config.settle, server_now))
+        for stage in config.stages.values():
+            self._look_for_members(stage, seen, stages[stage.name], journal_state, look)
+        return seen.inspections, seen.mtimes
+
+    def _look_at(
+        self, record: EvaluationRecord, seen: SeenCheckpoints, stage_folders: Mapping[str, StageFolder], look: "_Look"
+    ) -> None:
+        """Inspect a checkpoint, and its pin, where that is due."""
+        parent = os.path.dirname(record.checkpoint)  # noqa: PTH120  a pathlib object costs more than all the rest of this loop
+        stage_folder = stage_folders.get(parent)
+        inspected = self._inspect_record(record, parent, stage_folder, look)
+        if inspected is not None:
+            seen.inspections[record.checkpoint], seen.mtimes[record.checkpoint] = inspected
+        if record.state in OPEN_STATES and record.pin is not None:
+            self._inspect_pin(record, seen.inspections, stage_folder, look.settle_seconds, look.server_now)
+
+    def _look_for_members(
+        self, stage: Stage, seen: SeenCheckpoints, stage_folder: StageFolder, journal_state: JournalState, look: "_Look"
+    ) -> None:
+        """Inspect what may become a member of an average that the stage's rule asks for."""
+
+        def inspect(step: int, folder: str) -> Inspection | None:
+            if folder not in seen.inspections:
+                self._look_at(make_candidate(stage.name, step, folder), seen, {str(stage.checkpoints): stage_folder}, look)
+            return seen.inspections.get(folder)
+
+        list_choices(stage, stage_folder, journal_state, inspect, server_now=look.server_now)
 
     def _inspect_record(
         self, record: EvaluationRecord, parent: str, stage_folder: StageFolder | None, look: "_Look"

@@ -130,7 +130,7 @@ class Observer:
         # A rewrite in place moves no folder's mtime, so everything is checked once an hour.
         full_scan_due = not 0 <= now - self._full_scan_at < FULL_SCAN_SECONDS
         inspections, mtimes = self._inspections.inspect_checkpoints(
-            journal_state.records.values(),
+            journal_state,
             config,
             stages,
             self._stage_folders.changed_folders,

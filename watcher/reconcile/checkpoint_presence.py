@@ -1,14 +1,16 @@
 """Whether a checkpoint is present, absent, gone or unknown. Pure."""
 
 import enum
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from suites.checkpoint.completeness import Completeness, Inspection
 from suites.common.formatting import format_utc
 from watcher.attempts.journal_events import wait_or_skip
+from watcher.averages.members import list_member_records
 from watcher.config.settings import Config
 from watcher.core.actions import Skip
-from watcher.core.evaluation import EvaluationRecord
+from watcher.core.evaluation import EvaluationRecord, Pin
 from watcher.core.events import Waiting
 from watcher.core.reasons import ReasonKind
 from watcher.core.snapshot import Snapshot, StageFolder, select_inspection
@@ -41,8 +43,23 @@ class CheckpointPresence(NamedTuple):
     """Where it is gone: only after a while is that certain."""
 
 
-def observe_presence(record: EvaluationRecord, snapshot: Snapshot, config: Config) -> CheckpointPresence:
-    """The checkpoint's inspection, or why it is absent or unknown."""
+def observe_presence(
+    record: EvaluationRecord, snapshot: Snapshot, config: Config, member_pins: Mapping[str, Pin]
+) -> CheckpointPresence:
+    """The checkpoint's inspection, or why it is absent or unknown; of an average: why the first such member is.
+
+    ``member_pins``: folder -> pin, as in the journal.
+    """
+    if record.average:
+        for member in list_member_records(record, member_pins):
+            presence = observe_presence(member, snapshot, config, {})
+            if presence.kind is not Presence.PRESENT:
+                reason, detail = (text and f"step {member.step}: {text}" for text in (presence.reason, presence.detail))
+                return presence._replace(reason=reason or "", detail=detail)
+        inspection = snapshot.inspections.get(record.inspected)
+        if inspection is None:
+            return CheckpointPresence(Presence.UNKNOWN, reason="its members are inspected in the next tick")
+        return CheckpointPresence(Presence.PRESENT, inspection)
     stage_folder = _find_listing(record, snapshot, config)
     # A failed listing is not an empty folder.
     if stage_folder is not None and stage_folder.error:

@@ -1,11 +1,12 @@
 """The next actions for an evaluation that is not in flight. Pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from suites.checkpoint.completeness import Completeness, Inspection
 from suites.checkpoint.model_config_reader import describe_unassumed_keys
 from suites.common.formatting import format_utc
+from suites.contract.averages import AverageMember
 from suites.contract.scoring_request import ScoringRequest, SuiteInRequest
 from watcher.attempts.journal_events import (
     BLOCKING_COMPLETENESS,
@@ -15,6 +16,7 @@ from watcher.attempts.journal_events import (
     resolve_conflicting_results,
     wait_or_skip,
 )
+from watcher.averages.inspection import describe_difference, select_member_inspections
 from watcher.config.settings import Config, Stage
 from watcher.core import events
 from watcher.core.actions import Action, PinCheckpoint, Skip, SubmitEvaluation, UnpinCheckpoint
@@ -38,9 +40,7 @@ def next_action_pending(
         return [Skip(record.key, f"{record.full_reason}; again at {format_utc(record.retry_at)}", repeats_reason=True)]
     if record.stage not in config.stages or record.stage not in snapshot.requirements:
         return [wait_or_skip(record, f"stages.{record.stage} is no longer in the config")]
-    if record.average:  # nothing reads its members yet
-        return [Skip(record.key, "averages are not scored yet")]
-    presence = observe_presence(record, snapshot, config)
+    presence = observe_presence(record, snapshot, config, journal_state.member_pins)
     if presence.kind is Presence.ABSENT:
         return [wait_for_absent(record, presence, snapshot.now)]
     inspection = presence.inspection
@@ -49,7 +49,8 @@ def next_action_pending(
     if inspection.kind is Completeness.NOT_YET:
         # By the file server's clock, since the login node's may differ from it.
         quiet_seconds = 0.0 if inspection.newest_mtime is None else snapshot.server_now - inspection.newest_mtime
-        reason, detail = "waiting for checkpoint: not complete yet", f"waiting for checkpoint: {inspection.detail}"
+        name = f"checkpoint {inspection.step}" if record.average else "checkpoint"
+        reason, detail = f"waiting for {name}: not complete yet", f"waiting for checkpoint: {inspection.detail}"
         return [
             wait_or_skip(record, reason, detail, kind=ReasonKind.CHECKPOINT, needs_attention=quiet_seconds > STALLED_SAVE_SECONDS)
         ]
@@ -74,6 +75,8 @@ class _CompleteCheckpoint(NamedTuple):
     comparison: FactsComparison
     """With the stage's first checkpoint."""
     results: EvaluationResults | None
+    members: Sequence[Inspection]
+    """Inspections of an average's members; of any other evaluation: its own."""
     snapshot: Snapshot
     config: Config
 
@@ -95,7 +98,7 @@ def _next_action_complete(
 ) -> list[Action | Skip]:
     """The action of the first gate that answers, else the submission."""
     stage, requirements = config.stages[record.stage], snapshot.requirements[record.stage]
-    mtimes = snapshot.mtimes.get(record.checkpoint)
+    mtimes = snapshot.mtimes.get(record.inspected)
     fingerprint, stage_facts = inspection.fingerprint, journal_state.stage_settings.get(stage.name)
     comparison = compare_with_stage(record, inspection, snapshot, stage_facts)
     case = _CompleteCheckpoint(
@@ -110,6 +113,7 @@ def _next_action_complete(
         else None,
         comparison=comparison,
         results=snapshot.results.get(record.key),
+        members=select_member_inspections(record, snapshot.inspections, journal_state.member_pins) or [],
         snapshot=snapshot,
         config=config,
     )
@@ -151,6 +155,16 @@ def _architecture_is_implemented(case: _CompleteCheckpoint) -> Action | Skip | N
     if not problem:
         return None
     return wait_or_skip(case.record, problem, kind=ReasonKind.SETTINGS, content=case.content, needs_attention=True)
+
+
+def _members_are_alike(case: _CompleteCheckpoint) -> Action | Skip | None:
+    if not case.record.average:
+        return None
+    problem = describe_difference(case.record, case.members, case.snapshot.tokenizer_digests)
+    if not problem:
+        return None
+    hint = f"an average needs one tokenizer and one vocabulary. Run watcher cancel {case.record.arguments}"
+    return wait_or_skip(case.record, f"{problem}; {hint}", kind=ReasonKind.TOKENIZER, content=case.content, needs_attention=True)
 
 
 def _belongs_to_stage(case: _CompleteCheckpoint) -> Action | Skip | None:
@@ -207,6 +221,7 @@ _GATES: tuple[Callable[[_CompleteCheckpoint], Action | Skip | None], ...] = (
     _suites_are_usable,
     _settings_are_known,
     _architecture_is_implemented,
+    _members_are_alike,
     _belongs_to_stage,
     _results_are_known,
     _has_no_conflicting_results,
@@ -229,6 +244,15 @@ def _build_scoring_request(case: _CompleteCheckpoint) -> ScoringRequest:
         directory=record.directory,
         checkpoint=record.checkpoint,
         fingerprint=str(case.inspection.fingerprint),
+        average=tuple(
+            AverageMember(
+                step=member.step,
+                weight=member.weight,
+                checkpoint=member.checkpoint,
+                fingerprint=str(inspection.fingerprint),
+            )
+            for member, inspection in zip(record.average, case.members, strict=False)
+        ),
         suites=case.missing_suites,
         tokenizer=str(case.settings.tokenizer),
         use_fast=stage.use_fast,
@@ -246,6 +270,8 @@ def _build_scoring_request(case: _CompleteCheckpoint) -> ScoringRequest:
 def _pin_actions(case: _CompleteCheckpoint) -> list[Action | Skip]:
     """Release a pin of other content; pin where the config asks."""
     record, fingerprint = case.record, str(case.inspection.fingerprint)
+    if record.average:  # its members have pins of their own
+        return []
     if record.pin is not None and record.pin.fingerprint != fingerprint:
         return [UnpinCheckpoint(key=record.key, folder=record.pin.folder, reason="the checkpoint was rewritten")]
     if case.config.pin and record.pin is None:

@@ -11,6 +11,7 @@ from suites.contract.paths import format_step_directory
 from watcher.attempts.in_flight import next_action_in_flight
 from watcher.attempts.orphan_jobs import resolve_orphan_jobs
 from watcher.attempts.retry_policy import RetryRules
+from watcher.averages.pins import next_member_pin_actions
 from watcher.config.settings import Config, Stage
 from watcher.core import events, stage_events
 from watcher.core.actions import Action, CancelJob, CloseRequest, Decision, Skip, SubmitEvaluation
@@ -37,6 +38,7 @@ from watcher.reconcile.schedule import (
     scheduled_evaluations,
     select_unknown_evaluations,
 )
+from watcher.reconcile.scheduled_averages import list_member_choices, make_average_events, skip_waiting_averages
 from watcher.reconcile.settled import next_action_settled
 from watcher.reconcile.stage_facts import make_stage_facts_events
 from watcher.reconcile.submission_order import select_submissions
@@ -68,13 +70,18 @@ def reconcile(snapshot: Snapshot, journal_state: JournalState, config: Config, c
     stage_starts = _make_stage_start_events(snapshot, config, journal_state)
     stage_facts = make_stage_facts_events(snapshot, journal_state)
     looks = make_look_events(snapshot.stages, journal_state, config)
+    choices = list_member_choices(snapshot, config, journal_state)
+    averages = make_average_events(choices, config, journal_state)
     # These events change the records below, so the rest is decided in the next round of this tick.
-    if created or moved or stage_starts or stage_facts or looks:
-        return Decision(actions=(*created, *moved, *stage_starts, *stage_facts, *looks), is_preliminary=True)
+    changes = (*created, *moved, *stage_starts, *stage_facts, *looks, *averages)
+    if changes:
+        return Decision(actions=changes, is_preliminary=True)
     identities = {evaluation.identity for evaluation in evaluations}
     # Orphans come before submissions, since a job that is adopted makes a submission needless.
     outcomes: list[Action | Skip] = resolve_orphan_jobs(snapshot, journal_state, comment)
     handled_keys = {item.key for item in outcomes if not isinstance(item, Skip | CancelJob)}
+    outcomes += next_member_pin_actions(snapshot, config, journal_state, choices)
+    outcomes += skip_waiting_averages(choices, config, snapshot)
     candidates: list[SubmitEvaluation] = []
     for record in journal_state.records.values():
         if record.key in handled_keys:

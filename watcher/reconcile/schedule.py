@@ -13,6 +13,7 @@ import msgspec
 from suites.checkpoint.layout import guess_step
 from suites.contract.averages import AverageStep
 from suites.contract.paths import format_step_directory
+from watcher.averages.schedule import is_average_of
 from watcher.config.settings import FINAL_STEP, Bridge, Config, Stage
 from watcher.core.evaluation import EvaluationRecord
 from watcher.core.snapshot import StageFolder
@@ -105,6 +106,9 @@ def is_wanted(record: EvaluationRecord, config: Config, identities: Container[tu
     stage = config.stages.get(record.stage)
     if stage is None:
         return False
+    if record.average:
+        rule = stage.average
+        return rule is not None and rule.is_scheduled(record.step) and is_average_of(record, stage, rule)
     if record.origin == "schedule":
         return stage.is_scheduled(record.step) or (stage.final and record.final)
     # The step of a bridge without one comes from a folder, so a bridge that was seen there stays.

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from suites.checkpoint.completeness import Completeness
 from watcher.attempts.journal_events import BLOCKING_COMPLETENESS, block_on_checkpoint, make_pending_event
+from watcher.averages.members import describe_changed_members
 from watcher.config.settings import Config
 from watcher.core import events
 from watcher.core.actions import Action, MirrorResults, Skip, UnpinCheckpoint
@@ -79,11 +80,12 @@ def _is_checkpoint_gone(record: EvaluationRecord, snapshot: Snapshot, config: Co
     # A folder outside every listing is not known to be gone.
     if source is None or stage_folder is None or Path(record.checkpoint).parent != source.checkpoints:
         return False
-    return stage_folder.steps is not None and record.step not in stage_folder.steps
+    steps = [member.step for member in record.average] or [record.step]
+    return stage_folder.steps is not None and not all(step in stage_folder.steps for step in steps)
 
 
 def _next_action_blocked(record: EvaluationRecord, snapshot: Snapshot, journal_state: JournalState) -> Action | Skip:
-    inspection = snapshot.inspections.get(record.checkpoint)
+    inspection = snapshot.inspections.get(record.inspected)
     requirements, facts = snapshot.requirements.get(record.stage), journal_state.stage_settings.get(record.stage)
     if (
         record.reason_kind is ReasonKind.TOKENIZER
@@ -109,15 +111,19 @@ def _skip_blocked(record: EvaluationRecord) -> Skip:
 
 def _next_action_rewritten(record: EvaluationRecord, snapshot: Snapshot) -> Action | Skip | None:
     """React to changed mtimes: score new content, or note new mtimes."""
-    inspection = snapshot.inspections.get(record.checkpoint)
+    inspection, mtimes = snapshot.inspections.get(record.inspected), snapshot.mtimes.get(record.inspected)
     if inspection is None:
         return None
+    name = f"{describe_changed_members(record, mtimes)} of the average" if record.average else "the checkpoint"
+    # Without the others the changed member makes no average, and the scores of the old ones are all that is left.
+    if record.average and inspection.kind is Completeness.GONE:
+        reason = f"{name} changed, but {inspection.reason}, so the scores stay"
+        return Skip(record.key, f"{record.state.value}; {reason}")
     if inspection.kind is not Completeness.COMPLETE or inspection.fingerprint is None:
         reason = f"{record.state.value}; its checkpoint is being rewritten: {inspection.detail}"
         return Skip(record.key, reason, is_being_rewritten=True)
     if inspection.fingerprint != record.fingerprint:
-        return make_pending_event(record, "the checkpoint was rewritten")
-    mtimes = snapshot.mtimes.get(record.checkpoint)
+        return make_pending_event(record, f"{name} {'were' if name.startswith('steps') else 'was'} rewritten")
     if mtimes == record.mtimes:  # another evaluation of the same checkpoint caused this inspection
         return None
     return events.MtimesUpdated(evaluation=record.key, mtimes=mtimes, reason="same content, new mtimes")

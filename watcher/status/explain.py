@@ -96,6 +96,7 @@ def list_evaluation_facts(
         "source": record.source,
         "origin": record.origin,
         "checkpoint": record.checkpoint,
+        "average": [{"step": member.step, "weight": member.weight} for member in record.average],
         "state": record.state.value,
         "since": record.since,
         "reason_kind": record.reason_kind.value,
@@ -122,6 +123,9 @@ def list_evaluation_facts(
 def _describe_evaluation(record: EvaluationRecord) -> str:
     source = "" if record.source == record.stage else f", a checkpoint of {record.source}"
     origin = _ORIGIN_TEXTS.get(record.origin, "was requested")
+    if record.average:
+        members = ", ".join(f"{member.step} ({member.weight:.3g})" for member in record.average)
+        return f"{record.key} (step {record.step}{source}) {origin}; it is the average of steps {members} by weight."
     return f"{record.key} (step {record.step}{source}) {origin}; its checkpoint is {record.checkpoint}."
 
 
@@ -189,10 +193,8 @@ def describe_next_step(record: EvaluationRecord, now: float, poll_seconds: float
         if record.retry_at <= now:
             return "The watcher retries at the next tick."
         return f"The watcher retries in {format_duration(record.retry_at - now)}, at {format_local_time(record.retry_at)}."
-    # Step and stage are ambiguous for a bridge, so the command needs the source.
-    source_option = "" if record.source == record.stage else f" --from {record.source}"
     return NEXT_STEP_TEXTS[record.state].format(
-        retry=f"watcher retry {record.stage} {record.step}{source_option}",
+        retry=f"watcher retry {record.arguments}",
         when="when it next runs" if poll_seconds is None else f"within {format_duration(poll_seconds)}",
     )
 

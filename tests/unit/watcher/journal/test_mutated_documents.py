@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from suites.contract.averages import AverageStep
 from suites.contract.encoding import encode_json
 from suites.contract.liveness import read_liveness
 from suites.contract.paths import StatePaths
@@ -35,6 +36,7 @@ from watcher.status.text import render_status
 NOW = 1_700_000_000.0
 KEY = "stage1/step_100"
 ATTEMPT = Attempt(run_id="eval-stage1-100-ab", number=1, fingerprint="f1", suites={"tier2_ppl": "d"}, intended=NOW, tasks=2)
+AVERAGE = tuple(AverageStep(step=step, weight=0.5, checkpoint=f"/c/stage1/{step}") for step in (300, 400))
 
 
 def make_journal():
@@ -50,6 +52,8 @@ def make_journal():
             directory=f"step_{step}",
             origin=origin,
             checkpoint=f"/c/stage1/{step}",
+            average=AVERAGE if step == AVERAGE[-1].step else (),
+            average_name="avg2" if step == AVERAGE[-1].step else "",
         )
         for step, origin in ((100, "schedule"), (200, "bridge"), (300, "request"), (400, "schedule"))
     ]
@@ -72,6 +76,8 @@ def make_journal():
         events.Mirrored(**about, copy="c"),
         events.MtimesUpdated(**about, mtimes="1-2-3-5"),
         events.Unpinned(**about),
+        stage_events.MemberPinned(checkpoint="/c/stage1/300", pin=Pin(fingerprint="f3", folder="/s/w/pins/y", size=9)),
+        stage_events.MemberUnpinned(checkpoint="/c/stage1/400"),
         events.Lost(evaluation=KEY),
         events.Restored(evaluation=KEY),
         events.ResultsLocated(evaluation=KEY, results="/s/r2"),

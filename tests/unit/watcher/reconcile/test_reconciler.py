@@ -287,7 +287,7 @@ WATCHER = Path(watcher.__file__).parent
 PURE = [
     *(
         path.relative_to(WATCHER).as_posix()
-        for room in ("attempts", "reconcile")
+        for room in ("attempts", "averages", "reconcile")
         for path in sorted((WATCHER / room).glob("*.py"))
     ),
     *(f"core/{name}.py" for name in ("evaluation", "snapshot", "actions", "reasons", "resources", "result_paths")),
