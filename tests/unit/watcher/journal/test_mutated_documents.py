@@ -94,6 +94,9 @@ def make_journal():
         ),
         stage_events.LevelFixed(evaluation="stage1/step_200", level=0.01, order=1),
         stage_events.StageStartedFrom(stage="stage1", checkpoint="/c/stage0/900"),
+        stage_events.Paused(stage="stage1", by="ada@login", reason="full"),
+        stage_events.Resumed(by="ada@login"),
+        stage_events.Paused(by="ada@login"),
         events.RequestAnswered(id="r1", outcome="scheduled"),
         events.Notified(id="blocked x", about="x"),
     ]

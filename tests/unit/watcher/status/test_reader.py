@@ -75,6 +75,7 @@ def whole():
         "config": "/w.yaml",
         "executor": "slurm",
         "results": "/r",
+        "paused": {"stage1": {"since": NOW - 60, "by": "ada@login1", "reason": "full"}},
         "queue": {"at": NOW, "jobs": None, "error": "squeue: no answer", "since": NOW - 50},
         "counts": {"scored": 1, "running": 1, "failed": 1},
         "latencies": {"complete_to_scored": {"p50": 1.0, "p95": 2.0, "n": 3}},
