@@ -69,6 +69,9 @@ def compare_evaluation(request: CompareRequest) -> ComparisonDocument:
         baselines.append(earlier[best.position]._replace(role="best"))
     elif earlier:
         refusals.append(Refusal(name="best", reason="no earlier step has the total that ranks the steps of this stage"))
+    baselines += [] if request.last_member is None else _open_baselines("last_member", [request.last_member], refusals)
+    if request.previous_average is not None:
+        baselines += _open_baselines("previous_average", [request.previous_average], refusals)
     return ComparisonDocument(
         candidate=candidate.info,
         request=request,

@@ -22,9 +22,9 @@ from suites.contract.paths import EvaluationPaths
 
 SCHEMA = 1
 
-BaselineRole = Literal["bridge", "previous", "best"]
+BaselineRole = Literal["bridge", "previous", "best", "last_member", "previous_average"]
 
-BASELINE_ROLES: tuple[BaselineRole, ...] = ("bridge", "previous", "best")
+BASELINE_ROLES: tuple[BaselineRole, ...] = ("bridge", "previous", "best", "last_member", "previous_average")
 
 Direction = Literal["better", "worse"]
 
@@ -71,10 +71,19 @@ class CompareRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     The last is ``previous``; ``objectives.choose_ranking_total`` decides which is ``best``.
     """
+    last_member: EvaluationRef | None = None
+    """Of an average: the step that it is made at."""
+    previous_average: EvaluationRef | None = None
+    """Of an average: the one before it with the same weights."""
     objectives: Objectives = msgspec.field(default_factory=Objectives)
     """Checked against the bridge only."""
     level: Level | None = None
     """Level of this look against each baseline, fixed and journaled at its first comparison; None: a single look at 5 %."""
+
+    @property
+    def lacks_level(self) -> bool:
+        """Whether it is one of a stage's looks, and its level is not fixed yet. An average's is a single look."""
+        return self.level is None and (self.bridge is not None or bool(self.earlier))
 
 
 class EvaluationInfo(msgspec.Struct, frozen=True, kw_only=True):

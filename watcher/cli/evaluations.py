@@ -121,7 +121,7 @@ def logs(stage: str, step: str, *, source: str | None, follow: bool, lines: int,
         hint = f"see `watcher why {stage} {step}`"
         raise UserError("no evaluation of that step is known", location=f"logs {stage} {step}", hint=hint)
     # The stage's own checkpoint comes first, as for every other command.
-    record = min(records, key=lambda each: each.source != stage)
+    record = min(records, key=lambda each: (bool(each.average), each.source != stage))
     paths = _list_logs(loaded, record)
     if only_paths:
         click.echo("\n".join(map(str, paths)))

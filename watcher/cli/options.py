@@ -77,7 +77,7 @@ def parse_one_step(text: str) -> int:
 def select_records(
     records: Iterable[EvaluationRecord], stage: str, step: int, source: str | None = None
 ) -> list[EvaluationRecord]:
-    """The evaluations of one step; several where a bridge or a named checkpoint shares it."""
+    """The evaluations of one step; several where a bridge, an average or a named checkpoint shares it."""
     return [record for record in records if (record.stage, record.step) == (stage, step) and source in {None, record.source}]
 
 

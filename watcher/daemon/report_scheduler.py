@@ -146,7 +146,7 @@ class ReportScheduler:
         self._last_check = (journal_state.event_count, self.config, now)
         requests = build_comparison_requests(self.config, journal_state) if self.config.report.compare else {}
         # A tick fixes the level first: a verdict made without it would change.
-        requests = {key: request for key, request in requests.items() if request.level is not None}
+        requests = {key: request for key, request in requests.items() if not request.lacks_level}
         # The signature covers everything that the page shows, so an equal one makes no new page.
         signature = hashlib.sha256(f"{__version__}\n{self.config.stages!r}".encode(errors="replace"))
         for record in journal_state.records.values():

@@ -81,7 +81,11 @@ def _find_finished_stages(snapshot: Snapshot, journal_state: JournalState, confi
         if any(record.state not in SETTLED_STATES and not record.deleted for record in stage_records):
             continue
         # Bridges come from another run, so only the stage's own last step ends it.
-        final_records = [r for r in stage_records if r.source == name and is_final_step(stage, snapshot.stages.get(name), r.step)]
+        final_records = [
+            record
+            for record in stage_records
+            if record.source == name and not record.average and is_final_step(stage, snapshot.stages.get(name), record.step)
+        ]
         if any(record.state is EvaluationState.SCORED for record in final_records):
             scored_count = sum(record.state is EvaluationState.SCORED for record in stage_records)
             remainder = f", {len(stage_records) - scored_count} not" if scored_count < len(stage_records) else ""

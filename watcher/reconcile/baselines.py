@@ -1,6 +1,6 @@
 """Which checkpoints an evaluation is compared with. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 
 import msgspec
@@ -23,7 +23,7 @@ def find_bridge(stage: str, records: Iterable[EvaluationRecord]) -> EvaluationRe
 
 def is_stage_checkpoint(record: EvaluationRecord) -> bool:
     """Whether it is a checkpoint of the stage's own training run."""
-    return record.origin != "bridge" and record.source == record.stage and not record.custom_directory
+    return record.origin != "bridge" and record.source == record.stage and not record.custom_directory and not record.average
 
 
 def group_by_stage(journal_state: JournalState) -> dict[str, list[EvaluationRecord]]:
@@ -35,7 +35,7 @@ def group_by_stage(journal_state: JournalState) -> dict[str, list[EvaluationReco
 
 
 def find_compared(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
-    """Those of a stage's evaluations that can be compared with something."""
+    """Those of a stage's evaluations that can be compared with something as one of its looks: averages are none."""
     scored = [record for record in records if record.state is EvaluationState.SCORED]
     bridge = find_bridge(scored[0].stage, records) if scored else None
     has_bridge = bridge is not None and bridge.state is EvaluationState.SCORED
@@ -44,6 +44,7 @@ def find_compared(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]
         record
         for record in scored
         if record.origin != "bridge"
+        and not record.average
         and (has_bridge or (is_stage_checkpoint(record) and first_step is not None and record.step > first_step))
     ]
 
@@ -83,7 +84,33 @@ def build_comparison_requests(config: Config, journal_state: JournalState) -> di
                 objectives=stage.objectives,
                 level=record.level,
             )
+        for record in scored:
+            if record.average and (request := _build_average_request(record, scored, evaluation_refs)) is not None:
+                requests[record.key] = request
     return requests
+
+
+def _build_average_request(
+    record: EvaluationRecord, scored: Sequence[EvaluationRecord], evaluation_refs: Mapping[str, EvaluationRef]
+) -> CompareRequest | None:
+    """An average against its last member and the average before it, a single look each; None without both."""
+    last_member = next(
+        (each for each in scored if (each.source, each.step) == (record.source, record.step) and not each.average), None
+    )
+    weights = [member.weight for member in record.average]
+    alike = [
+        each
+        for each in scored
+        if each.source == record.source and each.step < record.step and [member.weight for member in each.average] == weights
+    ]
+    previous = max(alike, key=lambda each: each.step, default=None)
+    if last_member is None and previous is None:
+        return None
+    return CompareRequest(
+        candidate=evaluation_refs[record.key],
+        last_member=None if last_member is None else evaluation_refs[last_member.key],
+        previous_average=None if previous is None else evaluation_refs[previous.key],
+    )
 
 
 def make_evaluation_ref(record: EvaluationRecord, stage: Stage) -> EvaluationRef:

@@ -278,7 +278,9 @@ def _skip_results_in_other_folders(stage: Stage, journal_state: JournalState, co
 def _skip_unscheduled_steps(stage: Stage, stage_folder: StageFolder, journal_state: JournalState) -> list[Skip]:
     # A step in the journal has its own row, scheduled or not.
     known_steps = {
-        record.step for record in journal_state.records.values() if record.source == stage.name and record.stage == stage.name
+        record.step
+        for record in journal_state.records.values()
+        if record.source == record.stage == stage.name and not record.average
     }
     known_steps.update(list_scheduled_steps(stage, stage_folder))
     unscheduled_steps = [step for step in stage_folder.steps or () if step not in known_steps]

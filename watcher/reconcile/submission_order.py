@@ -51,5 +51,6 @@ def _make_priority_key(
     record: EvaluationRecord, config: Config, stage_folders: Mapping[str, StageFolder]
 ) -> tuple[bool, float, str, int]:
     stage = config.stages[record.stage]
-    is_first = record.source != record.stage or is_final_step(stage, stage_folders.get(stage.name), record.step)
+    is_own_last = not record.average and is_final_step(stage, stage_folders.get(stage.name), record.step)
+    is_first = record.source != record.stage or is_own_last
     return not is_first, record.times.get("complete", math.inf), record.stage, record.step

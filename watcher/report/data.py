@@ -57,7 +57,9 @@ class ReportedEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Folder of the stage's results."""
     directory: str
     role: str
-    """``own``, ``bridge``, or ``other`` (named by a person, or not in the journal)."""
+    """``own``, ``bridge``, ``average``, or ``other`` (named by a person, or not in the journal)."""
+    average: tuple[tuple[int, float], ...] = ()
+    """(step, weight) of an average's members, ascending."""
     state: str
     """The journal's state; ``on disk`` if the journal has no record."""
     reason: str = ""
@@ -175,7 +177,9 @@ def _build_stage(
         checkpoints="" if stage is None else str(stage.checkpoints),
         runs=None if stage is None else stage.runs,
         evaluations=tuple(
-            sorted(evaluations, key=lambda evaluation: (evaluation.role == "own", evaluation.step, evaluation.directory))
+            sorted(
+                evaluations, key=lambda evaluation: (evaluation.role in {"own", "average"}, evaluation.step, evaluation.directory)
+            )
         ),
         bridge=None if bridge is None else bridge.key,
         awaited="" if stage is None or bridge is not None else _describe_awaited_bridge(stage),
@@ -234,7 +238,8 @@ def _build_from_record(record: EvaluationRecord, results: Path, compare_request:
         step=record.step,
         results=str(results),
         directory=record.directory,
-        role="bridge" if record.origin == "bridge" else "own" if is_stage_checkpoint(record) else "other",
+        role=_get_role(record),
+        average=tuple((member.step, member.weight) for member in record.average),
         state=str(record.state),
         reason=record.reason,
         since=record.since,
@@ -247,10 +252,18 @@ def _build_from_record(record: EvaluationRecord, results: Path, compare_request:
         # Figures of an old comparison are still shown, but its outcome is not today's.
         outdated=compared is not None
         and compare_request is not None
-        and (compare_request.level is None or compared.request != compare_request),
+        and (compare_request.lacks_level or compared.request != compare_request),
         errors=tuple(dict.fromkeys(errors)),
         times=record.times,
     )
+
+
+def _get_role(record: EvaluationRecord) -> str:
+    if record.origin == "bridge":
+        return "bridge"
+    if record.average and record.source == record.stage and not record.custom_directory:
+        return "average"
+    return "own" if is_stage_checkpoint(record) else "other"
 
 
 def _list_logs(record: EvaluationRecord, results: Path) -> tuple[str, ...]:

@@ -143,6 +143,7 @@ def _build_evaluation_data(evaluation: ReportedEvaluation, results: Path, pool: 
         "since": _round_number(evaluation.since, 13),
         "tokens": evaluation.files.tokens_seen,
         "checkpoint": evaluation.checkpoint,
+        "members": [[step, _round_number(weight)] for step, weight in evaluation.average],
         "suspicious": evaluation.suspicious,
         "errors": list(evaluation.errors),
         "outdated": evaluation.outdated,

@@ -212,7 +212,7 @@ def _print_table(build_table: Callable[[str], Table], console: Console) -> None:
 
 def _render_step(evaluation: ReportedEvaluation, stage: StageReport) -> Text:
     source = "" if evaluation.source == stage.name else f"{evaluation.source} "
-    directory_suffix = f" {evaluation.directory}" if evaluation.role == "other" else ""
+    directory_suffix = f" {evaluation.directory}" if evaluation.role in {"average", "other"} else ""
     return _make_text(f"{source}{evaluation.step}{directory_suffix}")
 
 
@@ -223,7 +223,8 @@ def _render_state(evaluation: ReportedEvaluation) -> Text:
 
 
 def _describe_evaluation(evaluation: ReportedEvaluation) -> Iterator[str]:
-    yield f"checkpoint: {evaluation.checkpoint}"
+    members = ", ".join(f"{step} ({weight:.3g})" for step, weight in evaluation.average)
+    yield f"average of steps, by weight: {members}" if members else f"checkpoint: {evaluation.checkpoint}"
     if evaluation.files.tokens_seen is not None:
         yield f"tokens seen: {evaluation.files.tokens_seen}"
     yield from (f"log: {log}" for log in evaluation.logs)

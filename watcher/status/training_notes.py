@@ -11,7 +11,8 @@ from watcher.status.request_preview import format_steps
 
 def describe_training_changes(stage: str, records: Iterable[EvaluationRecord]) -> list[str]:
     """One line for each change of the training run, and for each difference from the stage's settings."""
-    own = sorted((record for record in records if record.source == stage and not record.custom_directory), key=lambda r: r.step)
+    own = [record for record in records if record.source == stage and not (record.custom_directory or record.average)]
+    own.sort(key=lambda record: record.step)
     named = [record for record in own if record.run_name is not None]
     lines = [
         f"training run {record.run_name} from step {record.step} on; before it {previous.run_name}"

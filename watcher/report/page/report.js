@@ -4,7 +4,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const TIERS = {tier2_ppl: "Perplexity", tier3_cf: "Accuracy", tier4_sft_native: "Instructions"};
 const ENTRY_TITLES = {tier2_ppl: "Slices", tier3_cf: "Tasks", tier4_sft_native: "Rates and categories"};
 const TIER_DESCRIPTIONS = {tier2_ppl: "perplexity, lower is better", tier3_cf: "primary accuracy, higher is better", tier4_sft_native: "share of prompts, higher is better"};
-const BASELINE_NAMES = {bridge: "the bridge", previous: "the step before", best: "the best so far"};
+const BASELINE_NAMES = {bridge: "the bridge", previous: "the step before", best: "the best so far", last_member: "its last member", previous_average: "the average before"};
 const VERDICT_BADGES = {better: ["good", "▲", "better"], worse: ["bad", "▼", "worse"], hint: ["", "~", "hint"], no_change_seen: ["", "=", "no change seen"], too_few_items: ["", "?", "too few items"]};
 const OUTCOME_BADGES = {pass: ["good", "✓", "pass"], fail: ["bad", "✗", "fail"], inconclusive: ["", "~", "inconclusive"]};
 const view = {x: "steps", role: "bridge"};
@@ -60,7 +60,7 @@ function formatAge(seconds) {
   return `${Math.round(total / 86400)} days`;
 }
 const formatDate = at => new Date(1000 * at).toLocaleString(undefined, {dateStyle: "medium", timeStyle: "short"});
-const stepLabel = (stage, evaluation) => evaluation.source === stage.name ? `step ${evaluation.step}` : `${evaluation.source} step ${evaluation.step}`;
+const stepLabel = (stage, evaluation) => `${evaluation.role === "average" ? "average at " : ""}${evaluation.source === stage.name ? "" : `${evaluation.source} `}step ${evaluation.step}`;
 
 function renderChange(change, figure, {interval = false} = {}) {
   if (!change) return null;
@@ -73,7 +73,9 @@ function renderChange(change, figure, {interval = false} = {}) {
   return h("span", {class: `delta ${tone}`, title}, h("span", {"aria-hidden": "true"}, `${sign} `), `${formatSigned(delta, figure)}${unit}${range}`, hiddenText(` ${word}`), withinNoise ? h("span", {class: "soft", title: "within the run's noise"}, h("span", {"aria-hidden": "true"}, " ≈"), hiddenText(" within the run's noise")) : null);
 }
 const findNewestIndex = stage => { const ownEvaluations = stage.evaluations.map((evaluation, i) => [evaluation, i]).filter(([evaluation, i]) => evaluation.role === "own" && stage.figures.some(f => isKnown(f.v[i]))); return ownEvaluations.length ? ownEvaluations[ownEvaluations.length - 1][1] : null; };
-const getChange = (stage, index, figure, role = view.role) => stage.changes[role][index]?.[stage.figures.indexOf(figure)] || null;
+// An average has one baseline of its own, whatever the steps are compared with.
+const getRole = evaluation => evaluation.role === "average" ? (evaluation.against.last_member ? "last_member" : "previous_average") : view.role;
+const getChange = (stage, index, figure, role = getRole(stage.evaluations[index])) => stage.changes[role][index]?.[stage.figures.indexOf(figure)] || null;
 const figureName = figure => figure.measure ? `${figure.name || "Gold answers"}, bits per byte` : figure.name || TIERS[figure.tier] || figure.tier;
 const getOutcome = (stage, index) => index === null ? null : stage.evaluations[index].against.bridge?.outcome;
 
@@ -81,9 +83,15 @@ const getOutcome = (stage, index) => index === null ? null : stage.evaluations[i
 
 const getColour = token => getComputedStyle(document.documentElement).getPropertyValue(token).trim();
 
-function listPoints(stage, figure) {
+function listPoints(stage, figure, role = "own") {
   const allPoints = stage.evaluations.map((evaluation, i) => ({evaluation, i, x: view.x === "steps" ? evaluation.step : evaluation.tokens, y: figure.v[i], e: figure.e[i], u: figure.u?.[i]}));
-  return allPoints.filter(point => point.evaluation.role === "own" && isKnown(point.x) && isKnown(point.y)).sort((a, b) => a.x - b.x);
+  return allPoints.filter(point => point.evaluation.role === role && isKnown(point.x) && isKnown(point.y)).sort((a, b) => a.x - b.x);
+}
+// The steps of both lines in one order: uPlot draws over one axis. A point without a step of its own has no ``y``.
+function mergePoints(points, averages) {
+  const merged = points.map(point => ({...point, average: averages.find(average => average.x === point.x)}));
+  const alone = averages.filter(average => !points.some(point => point.x === average.x)).map(average => ({evaluation: average.evaluation, i: average.i, x: average.x, y: null, average}));
+  return [...merged, ...alone].sort((a, b) => a.x - b.x);
 }
 // The points at which another training run begins: one curve must not mix two runs unseen.
 const listRunChanges = points => points.filter((point, i) => i && point.evaluation.run && points[i - 1].evaluation.run && point.evaluation.run !== points[i - 1].evaluation.run);
@@ -117,12 +125,12 @@ function formatTick(value, figure, gap) {
 function drawPlot(plot) {
   const {element, stage, figure, small} = plot;
   plot.chart?.destroy();
-  const points = listPoints(stage, figure), bridgeValue = stage.bridge === null ? null : figure.v[stage.bridge];
+  const points = mergePoints(listPoints(stage, figure), listPoints(stage, figure, "average")), bridgeValue = stage.bridge === null ? null : figure.v[stage.bridge];
   plot.points = points;
-  const xs = points.map(point => point.x), ys = points.map(point => point.y);
-  const high = points.map(point => point.y + (point.e ?? 0)), low = points.map(point => point.y - (point.e ?? 0));
+  const xs = points.map(point => point.x), ys = points.map(point => point.y), averageLine = points.map(point => point.average?.y ?? null);
+  const high = points.map(point => point.y === null ? null : point.y + (point.e ?? 0)), low = points.map(point => point.y === null ? null : point.y - (point.e ?? 0));
   const bridgeLine = xs.map(() => bridgeValue), choiceAlone = points.map(point => point.u ?? null);
-  const shownValues = [...high, ...low, ...choiceAlone.filter(isKnown), ...(isKnown(bridgeValue) ? [bridgeValue] : [])];
+  const shownValues = [...[...high, ...low, ...averageLine].filter(isKnown), ...choiceAlone.filter(isKnown), ...(isKnown(bridgeValue) ? [bridgeValue] : [])];
   const minimum = Math.min(...shownValues), maximum = Math.max(...shownValues), pad = (maximum - minimum) * 0.08 || Math.abs(maximum) * 0.02 || 0.01;
   const span = xs.length ? xs[xs.length - 1] - xs[0] : 0, edge = span * 0.03 || (xs[0] || 1) * 0.1;
   const axisColour = getColour("--soft"), gridColour = getColour("--line"), font = `${small ? 10.5 : 12}px system-ui, sans-serif`;
@@ -134,11 +142,12 @@ function drawPlot(plot) {
     scales: {x: {time: false, range: xs.length ? [xs[0] - edge, xs[xs.length - 1] + edge] : [0, 1]}, y: {range: shownValues.length ? [minimum - pad, maximum + pad] : [0, 1]}},
     series: [
       {},
-      {stroke: getColour("--own"), width: 2, points: {show: true, size: small ? 4 : 6, fill: getColour("--own")}},
-      {stroke: "transparent", width: 0, points: {show: false}},
-      {stroke: "transparent", width: 0, points: {show: false}},
+      {stroke: getColour("--own"), width: 2, spanGaps: true, points: {show: true, size: small ? 4 : 6, fill: getColour("--own")}},
+      {stroke: "transparent", width: 0, spanGaps: true, points: {show: false}},
+      {stroke: "transparent", width: 0, spanGaps: true, points: {show: false}},
       {stroke: getColour("--bridge"), width: 1.5, dash: [6, 4], points: {show: false}},
       {stroke: getColour("--soft"), width: 1.5, dash: [2, 3], points: {show: false}},
+      {stroke: getColour("--average"), width: 2, spanGaps: true, points: {show: true, size: small ? 4 : 6, fill: getColour("--average")}},
     ],
     bands: [{series: [2, 3], fill: getColour("--band")}],
     axes: [
@@ -146,14 +155,15 @@ function drawPlot(plot) {
       {...axis, size: small ? 46 : 54, gap: 4, space: small ? 26 : 34, values: (_, values, __, ___, gap) => values.map(value => formatTick(value, figure, gap))},
     ],
     hooks: {setCursor: [chart => showReading(plot, chart.cursor.idx)], draw: [chart => drawRunChanges(chart, points)]},
-  }, [xs, ys, high, low, bridgeLine, choiceAlone], element);
+  }, [xs, ys, high, low, bridgeLine, choiceAlone, averageLine], element);
   plot.base = bridgeValue;
 }
 function showReading(plot, index) {
   const point = index === null || index === undefined ? null : plot.points[index];
   plot.reading.replaceChildren(...(point ? [describePoint(plot, point)] : describeNewest(plot)));
 }
-const describePoint = (plot, point) => `${view.x === "steps" ? `step ${formatCount(point.x)}` : `${formatCount(point.x)} tokens`}: ${formatValue(point.y, plot.figure)}${isKnown(point.e) ? ` ± ${formatSize(point.e, plot.figure)}` : ""}${describeChoiceAlone(point, plot.figure)}`;
+const describePoint = (plot, point) => `${view.x === "steps" ? `step ${formatCount(point.x)}` : `${formatCount(point.x)} tokens`}: ${[isKnown(point.y) ? `${formatValue(point.y, plot.figure)}${isKnown(point.e) ? ` ± ${formatSize(point.e, plot.figure)}` : ""}` : null, point.average ? describeAverage(point.average, plot.figure) : null].filter(text => text).join("; ")}${describeChoiceAlone(point, plot.figure)}`;
+const describeAverage = (point, figure) => `average of ${point.evaluation.members.length}: ${formatValue(point.y, figure)}`;
 const describeChoiceAlone = (point, figure) => isKnown(point.u) ? `; without the question ${formatValue(point.u, figure)}` : "";
 function describeNewest({stage, figure}) {
   const last = listPoints(stage, figure).pop();
@@ -162,10 +172,12 @@ function describeNewest({stage, figure}) {
   return [h("b", null, formatValue(last.y, figure)), ...(change ? [" ", change] : []), describeChoiceAlone(last, figure)];
 }
 function describePlot({stage, figure}) {
-  const points = listPoints(stage, figure);
+  const points = listPoints(stage, figure), newestAverage = listPoints(stage, figure, "average").pop();
+  const averageText = newestAverage ? `; ${describeAverage(newestAverage, figure)} at step ${newestAverage.evaluation.step}` : "";
+  if (!points.length && newestAverage) return `${figureName(figure)}, ${stage.name}${averageText}.`;
   if (!points.length) return `${figureName(figure)}, ${stage.name}: not scored yet`;
   const first = points[0], last = points[points.length - 1], bridgeValue = stage.bridge === null ? null : figure.v[stage.bridge];
-  return `${figureName(figure)}, ${stage.name}, ${points.length} checkpoints: ${formatValue(first.y, figure)} at step ${first.evaluation.step}, ${formatValue(last.y, figure)} at step ${last.evaluation.step}` + (isKnown(bridgeValue) ? `; bridge: ${formatValue(bridgeValue, figure)}` : "") + describeChoiceAlone(last, figure) + listRunChanges(points).map(point => `; run ${point.evaluation.run} from step ${point.evaluation.step} on`).join("") + ". Left and right arrow keys read the points, up and down go to the other charts.";
+  return `${figureName(figure)}, ${stage.name}, ${points.length} checkpoints: ${formatValue(first.y, figure)} at step ${first.evaluation.step}, ${formatValue(last.y, figure)} at step ${last.evaluation.step}` + (isKnown(bridgeValue) ? `; bridge: ${formatValue(bridgeValue, figure)}` : "") + averageText + describeChoiceAlone(last, figure) + listRunChanges(points).map(point => `; run ${point.evaluation.run} from step ${point.evaluation.step} on`).join("") + ". Left and right arrow keys read the points, up and down go to the other charts.";
 }
 const visibilityObserver = "IntersectionObserver" in window ? new IntersectionObserver(entries => { for (const entry of entries) if (entry.isIntersecting) { const plot = plots.find(candidate => candidate.element === entry.target); if (plot && !plot.chart) drawPlot(plot); } }, {rootMargin: "400px"}) : null;
 
@@ -314,14 +326,14 @@ function buildEvaluationTable(stage) {
     const rows = stage.evaluations.map((evaluation, i) => ({
       keys: [evaluation.step, evaluation.tokens, ...totals.flatMap(figure => [figure.v[i], getChange(stage, i, figure)?.[0]]), getOutcome(stage, i) || null, evaluation.state],
       element: h("tr", {class: i === stage.bridge ? "base" : null},
-        h("th", {scope: "row", class: "n"}, evaluation.source === stage.name ? evaluation.step : [h("span", {class: "soft"}, `${evaluation.source} `), evaluation.step], i === stage.bridge ? h("div", {class: "soft small"}, "bridge") : evaluation.role === "other" ? h("div", {class: "soft small name"}, evaluation.directory) : null),
+        h("th", {scope: "row", class: "n"}, evaluation.source === stage.name ? evaluation.step : [h("span", {class: "soft"}, `${evaluation.source} `), evaluation.step], i === stage.bridge ? h("div", {class: "soft small"}, "bridge") : evaluation.role === "average" ? h("div", {class: "soft small"}, `average of ${evaluation.members.length}`) : evaluation.role === "other" ? h("div", {class: "soft small name"}, evaluation.directory) : null),
         h("td", {class: "n"}, formatCount(evaluation.tokens)),
         totals.flatMap(figure => [h("td", {class: "n"}, formatValue(figure.v[i], figure), isKnown(figure.e[i]) ? h("span", {class: "soft"}, ` ± ${formatSize(figure.e[i], figure)}`) : null), h("td", null, renderChange(getChange(stage, i, figure), figure, {interval: true}))]),
         h("td", null, getOutcome(stage, i) ? badge(OUTCOME_BADGES[getOutcome(stage, i)]) : null), h("td", null, renderState(evaluation)),
         h("td", {class: "small"}, evaluation.links.map(([text, href]) => [h("a", {href, "aria-label": `${text} of ${stepLabel(stage, evaluation)}`}, text), " "]), h("button", {type: "button", class: "plain", "aria-label": `provenance of ${stepLabel(stage, evaluation)}`, onclick: () => showProvenance(stage, evaluation)}, "provenance"))),
     }));
     const newest = findNewestIndex(stage), choice = newest === null ? null : stage.evaluations[newest].against[view.role]?.choice;
-    element.replaceChildren(makeSortableTable(heads, rows, `Evaluations of ${stage.name}, changes against ${BASELINE_NAMES[view.role]}`), ...(choice ? [h("p", {class: "meta choice"}, `${stepLabel(stage, stage.evaluations[newest])}: ${choice}`)] : []));
+    element.replaceChildren(makeSortableTable(heads, rows, `Evaluations of ${stage.name}, changes against ${BASELINE_NAMES[view.role]}; those of averages against their last member`), ...(choice ? [h("p", {class: "meta choice"}, `${stepLabel(stage, stage.evaluations[newest])}: ${choice}`)] : []));
   };
   refreshers.push(fill);
   return element;
@@ -329,7 +341,7 @@ function buildEvaluationTable(stage) {
 
 function showProvenance(stage, evaluation) {
   const close = () => dialog.close();
-  const facts = Object.assign({evaluation: evaluation.key, checkpoint: evaluation.checkpoint}, ...evaluation.provenance.map(i => data.provenance[i]));
+  const facts = Object.assign({evaluation: evaluation.key, checkpoint: evaluation.checkpoint}, evaluation.members.length ? {"step and weight of its members": evaluation.members} : {}, ...evaluation.provenance.map(i => data.provenance[i]));
   const compared = Object.entries(evaluation.against).map(([role, comparison]) => h("li", null, `${BASELINE_NAMES[role]}: ${comparison.key} (${comparison.source} step ${comparison.step})`, comparison.note ? `; ${comparison.note}` : "", comparison.choice ? `; ${comparison.choice}` : "", `; ${comparison.levels}`, comparison.refusals.length ? h("ul", null, comparison.refusals.map(([name, reason]) => h("li", null, `${name} not compared: ${reason}`))) : null));
   const dialog = h("dialog", {"aria-labelledby": "from"}, h("div", {class: "head"}, h("h2", {id: "from"}, `${stage.name}, ${stepLabel(stage, evaluation)}`), h("button", {type: "button", onclick: close}, "Close")),
     compared.length ? [h("h3", null, "Compared with"), h("ul", {class: "small"}, compared)] : null, h("h3", null, "Provenance"), h("pre", null, JSON.stringify(facts, null, 2)));
@@ -378,7 +390,7 @@ function buildStageSection(stage, number) {
     h("p", {class: "meta"}, bridge ? `Bridge: ${bridge.source} step ${bridge.step}. ` : stage.awaited ? `Bridge: ${stage.awaited}, not scored yet. ` : "No bridge. ", h("span", {class: "path"}, stage.checkpoints)),
     stage.notes.map(text => h("p", {class: "note"}, text)), buildObjectives(stage, last),
     totals.length ? [h("h3", null, "Totals"), h("div", {class: "plots"}, totals.map((figure, i) => makeChart(stage, figure, false, i === 0))),
-      h("p", {class: "key"}, h("span", null, "checkpoints of this stage"), h("span", {class: "error"}, "± one standard error"), bridge ? h("span", {class: "bridge"}, "the bridge") : null)] : h("p", {class: "soft"}, "Nothing is scored yet."),
+      h("p", {class: "key"}, h("span", null, "checkpoints of this stage"), h("span", {class: "error"}, "± one standard error"), bridge ? h("span", {class: "bridge"}, "the bridge") : null, stage.evaluations.some(evaluation => evaluation.role === "average") ? h("span", {class: "average"}, "averages of checkpoints' weights") : null)] : h("p", {class: "soft"}, "Nothing is scored yet."),
     groups.map(tier => { const figures = stage.figures.filter(figure => figure.tier === tier && figure.name && !figure.measure); return figures.length ? [h("h3", null, ENTRY_TITLES[tier], h("small", null, TIER_DESCRIPTIONS[tier])), h("div", {class: "plots many"}, figures.map((figure, i) => makeChart(stage, figure, true, i === 0)))] : null; }),
     buildBitsCharts(stage), buildNoiseTable(stage), h("h3", null, "Evaluations"), buildEvaluationTable(stage), stage.figures.length ? buildFigureTable(stage) : null);
 }

@@ -15,7 +15,7 @@ import pytest
 from scoring.compare.compare import compare_evaluation, run_comparison
 from scoring.compare.published import open_evaluation
 from suites.common.errors import ExitCode, UserError
-from suites.contract.comparison import CompareRequest, EvaluationRef, read_comparison_document
+from suites.contract.comparison import CompareRequest, EvaluationRef, describe_levels, read_comparison_document
 from suites.contract.encoding import encode_json
 from suites.contract.objectives import Margins, Objectives
 from suites.contract.paths import EvaluationPaths
@@ -522,6 +522,24 @@ def test_the_previous_and_the_best_step_are_found_and_the_bridge_says_which_it_i
     assert document.candidate.tokens_seen == 4000
     by_accuracy = msgspec.structs.replace(request, objectives=Objectives(improve=("tier3",)))
     assert compare_evaluation(by_accuracy).get_comparison("best").baseline.directory == "step_1"  # the first of equals
+
+
+def test_an_average_is_compared_with_its_last_member_and_the_one_before_as_a_single_look(tmp_path):
+    member, average_before, candidate = steps(tmp_path, (0.0, -0.2, -0.1))
+    request = CompareRequest(
+        candidate=make_evaluation_ref(candidate),
+        last_member=make_evaluation_ref(member),
+        previous_average=make_evaluation_ref(average_before),
+    )
+    document = compare_evaluation(request)
+    assert [(each.role, each.baseline.directory) for each in document.comparisons] == [
+        ("last_member", "step_1"),
+        ("previous_average", "step_2"),
+    ]
+    assert [each.get_total("tier2_ppl").effect.verdict for each in document.comparisons] == ["better", "worse"]
+    assert {describe_levels(each) for each in document.comparisons} == {
+        "a single look: each total, and all entries together, at 5 %"
+    }
 
 
 def test_a_step_that_is_not_like_the_candidate_is_not_the_best(tmp_path):
