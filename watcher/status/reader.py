@@ -136,6 +136,11 @@ _STAGE_FIELDS: Mapping[str, FieldParser] = {
     "counts": select_finite,
 }
 
+_MEMBER_FIELDS: Mapping[str, FieldParser] = {
+    "step": lambda value: _as_int(value) or 0,
+    "weight": lambda value: as_finite(value) or 0.0,
+}
+
 _ROW_FIELDS: Mapping[str, FieldParser] = {
     **dict.fromkeys(("evaluation", "directory", "source", "origin", "checkpoint", "state", "reason", "detail"), _as_text),
     "step": _as_int,
@@ -146,6 +151,7 @@ _ROW_FIELDS: Mapping[str, FieldParser] = {
     "scores": select_finite,
     "notes": lambda value: [note for note in as_list(value) if isinstance(note, str)],
     "assume": as_object,
+    "average": lambda value: [_parse_fields(member, _MEMBER_FIELDS) for member in as_list(value) if isinstance(member, Mapping)],
     "progress": _select_seconds,
 }
 
