@@ -206,7 +206,11 @@ class Observer:
             missing_entries=missing_entries,
             inspections=inspections,
             tokenizer_digests=self._tokenizer_digests.read_digests(
-                inspections.values(), requirements.values(), DataPaths(config.eval_data), now
+                inspections.values(),
+                requirements.values(),
+                journal_state.stage_settings.values(),
+                DataPaths(config.eval_data),
+                now,
             ),
             mtimes=mtimes,
             deferred=frozenset(self._inspections.deferred),

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from suites.checkpoint.completeness import Inspection
+from suites.checkpoint.contents import CheckpointKind
 from suites.contract.encoding import canonical_digest
 from watcher.attempts.journal_events import CheckpointContent
 from watcher.core import events, stage_events
@@ -39,7 +40,8 @@ def make_stage_facts_events(snapshot: Snapshot, journal_state: JournalState) -> 
             known.checkpoint == record.checkpoint and known.fingerprint != inspection.fingerprint
         )
         is_first = record.stage not in first_records or record.step < first_records[record.stage].step
-        if is_rewritten or (known is None and is_first):
+        is_needed = known is None or _has_lost_tokenizer(known, inspection, snapshot)
+        if is_rewritten or (is_needed and is_first):
             first_records[record.stage] = record
     return [
         stage_events.StageFactsRead(
@@ -51,6 +53,17 @@ def make_stage_facts_events(snapshot: Snapshot, journal_state: JournalState) -> 
     ]
 
 
+def _has_lost_tokenizer(known: StageSettings, inspection: Inspection, snapshot: Snapshot) -> bool:
+    """Whether the stage's tokenizer was deleted with its checkpoint, and this one has the same.
+
+    A Hugging Face checkpoint has its tokenizer in its folder, and trainings keep only the newest ones.
+    """
+    if known.tokenizer is None or known.tokenizer != known.checkpoint or known.tokenizer in snapshot.tokenizer_digests:
+        return False
+    digest = snapshot.tokenizer_digests.get(inspection.tokenizer or "")
+    return digest is not None and digest == known.tokenizer_digest
+
+
 def compare_with_stage(
     record: EvaluationRecord, inspection: Inspection, snapshot: Snapshot, stage_facts: StageSettings | None
 ) -> FactsComparison:
@@ -58,7 +71,8 @@ def compare_with_stage(
     if stage_facts is None or not _is_stage_checkpoint(record):
         return FactsComparison()
     facts = _extract_facts(record.checkpoint, inspection, snapshot)
-    return _compare_facts(record, facts, stage_facts, snapshot)
+    document = "folder" if inspection.checkpoint_kind is CheckpointKind.HF else "config.yaml"
+    return _compare_facts(record, facts, stage_facts, snapshot, document)
 
 
 def _is_stage_checkpoint(record: EvaluationRecord) -> bool:
@@ -85,9 +99,12 @@ def compute_facts_digest(requirements: StageRequirements, stage_facts: StageSett
 
 
 def _compare_facts(
-    record: EvaluationRecord, facts: StageSettings, stage_facts: StageSettings, snapshot: Snapshot
+    record: EvaluationRecord, facts: StageSettings, stage_facts: StageSettings, snapshot: Snapshot, document: str
 ) -> FactsComparison:
-    """Compare a checkpoint of the stage's own with the stage's first one, and with the watcher's config."""
+    """Compare a checkpoint of the stage's own with the stage's first one, and with the watcher's config.
+
+    ``document``: where its facts stand.
+    """
     conflicts, notes, requirements = [], [], snapshot.requirements[record.stage]
     step = stage_facts.checkpoint.rpartition("/")[2]
     expected = requirements.tokenizer or stage_facts.tokenizer
@@ -96,7 +113,7 @@ def _compare_facts(
     )
     if facts.tokenizer is not None and expected is not None:
         source = "the config sets" if requirements.tokenizer else f"checkpoint {step} has"
-        difference = f"its config.yaml has tokenizer {facts.tokenizer}, and {source} {expected}"
+        difference = f"its {document} has tokenizer {facts.tokenizer}, and {source} {expected}"
         if facts.tokenizer_digest is None or expected_digest is None:
             if facts.tokenizer != expected:
                 notes.append(f"{difference}; their files cannot be compared offline")
@@ -106,7 +123,7 @@ def _compare_facts(
         conflicts.append(f"its vocab_size is {facts.vocab_size}, and checkpoint {step} has {stage_facts.vocab_size}")
     expected_length = requirements.seq_len or stage_facts.seq_len
     if facts.seq_len is not None and expected_length not in {None, facts.seq_len}:
-        notes.append(f"its config.yaml has sequence length {facts.seq_len}; it is scored at {expected_length}")
+        notes.append(f"its {document} has sequence length {facts.seq_len}; it is scored at {expected_length}")
     # A person who set the tokenizer, or forced the step, has decided: the difference is only said.
     if requirements.tokenizer or record.forced:
         conflicts, notes = [], [*conflicts, *notes]
