@@ -2,12 +2,14 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from watcher.cli.options import config_option, copy_environment, echo_text
+from suites.common.formatting import strip_control_characters
+from watcher.cli.options import config_option, copy_environment, echo_paged, echo_text
 
 if TYPE_CHECKING:
     from watcher.config.settings import Config
@@ -36,20 +38,33 @@ def run(config: Path | None) -> None:
 @click.option("--dry-run", is_flag=True, help="Print the actions; do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def once(config: Path | None, *, dry_run: bool, as_json: bool) -> None:
-    """Run one tick and exit; for cron."""
+    """Run one tick and exit; for cron. Shows what it did, and the status after it."""
     from watcher.config.loader import check_config  # noqa: PLC0415
     from watcher.daemon.once import run_once  # noqa: PLC0415
 
     environ = copy_environment()
-    tick_report = run_once(check_config(config, environ), dry_run=dry_run, environ=environ)
+    loaded = check_config(config, environ)
+    tick_report = run_once(loaded, dry_run=dry_run, environ=environ)
     if as_json:
         click.echo(json.dumps({"actions": tick_report.actions, "skipped": tick_report.skipped}, indent=2))
         return
-    for action in tick_report.actions:
-        echo_text(f"{action['action']} {action['evaluation']}: {action['reason']}")
-    if not tick_report.actions:
-        click.echo("Nothing to do.")
-    for skip in tick_report.skipped:
-        echo_text(f"skipped {skip['evaluation']}: {skip['reason']}")
+    lines = [f"{action['action']} {action['evaluation']}: {action['reason']}" for action in tick_report.actions]
+    lines = [strip_control_characters(line) for line in lines or ["Nothing to do."]]
+    if dry_run:
+        lines += [strip_control_characters(f"skipped {skip['evaluation']}: {skip['reason']}") for skip in tick_report.skipped]
+    else:
+        lines += _describe_outcome(loaded)
+    echo_paged(lines)
     for warning in tick_report.warnings:
         echo_text(f"warning: {warning}", err=True)
+
+
+def _describe_outcome(config: "Config") -> list[str]:
+    """The status after the tick, in the words of `watcher status`, and what happens next."""
+    from watcher.status.health import check_liveness  # noqa: PLC0415
+    from watcher.status.text import render_status_body  # noqa: PLC0415
+
+    now = time.time()
+    health = check_liveness(config.paths, now)
+    body = [] if health.document is None else render_status_body(health.document, now)
+    return ["", *body, "", health.summary]

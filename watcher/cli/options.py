@@ -4,9 +4,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,9 @@ from suites.common.yaml_reader import suggest_name
 from suites.contract.paths import StatePaths
 from watcher.config.settings import Config, Stage
 from watcher.core.evaluation import EvaluationRecord
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 DOCUMENT_SCHEMA = 1
 """Schema of every document that a command prints with --json."""
@@ -110,9 +113,29 @@ def echo_json(**fields: Any) -> None:
     click.echo(json.dumps({"schema": DOCUMENT_SCHEMA, **fields}, allow_nan=False))
 
 
+def make_console() -> "Console":
+    """A console for tables. NO_COLOR and a pipe leave out colours."""
+    from rich.console import Console  # noqa: PLC0415
+
+    return Console(highlight=False, emoji=False, markup=False, soft_wrap=False)
+
+
 def echo_paged(lines: Sequence[str]) -> None:
     """Print lines; through a pager where a terminal has too few rows for them."""
     if sys.stdout.isatty() and len(lines) >= shutil.get_terminal_size().lines:
-        click.echo_via_pager("\n".join(lines))
+        click.echo_via_pager("\n".join(lines), color=has_colors())
     else:
         click.echo("\n".join(lines))
+
+
+def echo_console(render: Callable[["Console"], None]) -> None:
+    """Print what ``render`` prints to a console, as ``echo_paged`` does."""
+    console = make_console()
+    with console.capture() as capture:
+        render(console)
+    echo_paged(capture.get().rstrip("\n").split("\n"))
+
+
+def has_colors() -> bool:
+    """Whether standard output shows colours (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

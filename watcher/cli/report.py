@@ -10,9 +10,11 @@ import click
 from suites.common.atomic_files import write_atomically
 from suites.common.errors import ExitCode, UserError
 from suites.contract.paths import StatePaths, report_html_path
-from watcher.cli.options import config_option, copy_environment, echo_text, find_shown_state, get_stage
+from watcher.cli.options import config_option, copy_environment, echo_console, echo_text, find_shown_state, get_stage
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from watcher.report.data import Report, StageReport
 
 CHECK_EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3, "none": 4}
@@ -114,21 +116,22 @@ def _exit_by_objectives(stage: "StageReport") -> None:
 
 
 def _print_report(full_report: "Report", step: int | None, *, details: bool, snr: bool, items: bool) -> None:
-    from rich.console import Console  # noqa: PLC0415
-
     from watcher.report.terminal import print_evaluation, print_report, print_signal_and_noise  # noqa: PLC0415
 
-    console = Console(highlight=False, emoji=False, markup=False, soft_wrap=False)
     if snr:
-        print_signal_and_noise(full_report, console)
+        echo_console(lambda console: print_signal_and_noise(full_report, console))
         return
     if step is None:
-        print_report(full_report, console, details=details, show_items=items)
+        echo_console(lambda console: print_report(full_report, console, details=details, show_items=items))
         return
     stage = full_report.stages[0]
     matches = [evaluation for evaluation in stage.evaluations if evaluation.step == step]
     if not matches:
         steps = ", ".join(str(evaluation.step) for evaluation in stage.evaluations) or "none yet"
         raise UserError(f"{stage.name} has no evaluation of step {step}", location="STEP", hint=f"evaluated steps: {steps}")
-    for evaluation in matches:
-        print_evaluation(evaluation, stage, console)
+
+    def print_matches(console: "Console") -> None:
+        for evaluation in matches:
+            print_evaluation(evaluation, stage, console)
+
+    echo_console(print_matches)

@@ -1,6 +1,8 @@
 """`watcher status` and `watcher why`."""
 
 import json
+import re
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -9,17 +11,25 @@ from pathlib import Path
 import click
 
 from suites.common.errors import UserError
+from suites.common.formatting import format_count
 from watcher.cli.options import (
     config_option,
     copy_environment,
     echo_json,
+    echo_paged,
     find_shown_state,
     get_stage,
+    has_colors,
     json_option,
     parse_one_step,
     select_records,
 )
 from watcher.cli.requests import StepsCommand, from_option, stage_argument
+
+_STATE_COLORS = {"scored": "green", "running": "cyan", "failed": "red", "blocked": "red", "lost": "red"}
+
+_ROW_STATE = re.compile(rf"(  +[0-9]+  (?:\S+(?: \S+)* +)?)({'|'.join(_STATE_COLORS)})(?= )")
+"""A row of the table: step, source and state."""
 
 _CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
@@ -51,13 +61,35 @@ def status(config: Path | None, *, as_json: bool, watch: bool) -> None:
             click.echo(json.dumps({**document, "health": health.verdict, "age_seconds": age}))
         else:
             lines = [] if health.document is None else render_status_body(health.document, time.time())
-            click.echo("\n".join([health.summary, *describe_requests(read_requests(paths)[0]), *lines]))
+            lines = [health.summary, *describe_requests(read_requests(paths)[0]), *lines]
+            lines = [_color_line(line) for line in lines] if has_colors() else lines
+            if watch and sys.stdout.isatty():
+                click.echo("\n".join(_cut_to_screen(lines)))
+            else:
+                echo_paged(lines)
         return health.exit_code
 
     exit_code = _repeat_until_interrupted(print_status) if watch else print_status()
     if config_error is not None:
         raise config_error
     sys.exit(exit_code)
+
+
+def _cut_to_screen(lines: list[str]) -> list[str]:
+    """The lines that a screen holds, and how many it does not: the first ones are what changes and what is wrong."""
+    room = shutil.get_terminal_size().lines - 2
+    hidden_count = len(lines) - room
+    return lines if hidden_count <= 0 else [*lines[:room], f"and {format_count(hidden_count, 'more line')}: watcher status"]
+
+
+def _color_line(line: str) -> str:
+    """A line with the colour of what it warns of, or of its row's state."""
+    if line.lstrip().startswith("! ") or line.startswith("Not running"):
+        return click.style(line, fg="yellow")
+    match = _ROW_STATE.match(line)
+    if match is None:
+        return line
+    return match[1] + click.style(match[2], fg=_STATE_COLORS[match[2]]) + line[match.end() :]
 
 
 def _repeat_until_interrupted(print_once: Callable[[], int], interval_seconds: float = 2.0) -> int:
@@ -122,7 +154,7 @@ def why(stage: str, step: str, *, source: str | None, all_changes: bool, as_json
             explain_evaluation(record, now, details.get(record.key, ""), poll_seconds=poll, all_changes=all_changes)
             for record in records
         ]
-        click.echo("\n\n".join([*paragraphs, *([] if unknown is None else [unknown])]))
+        echo_paged("\n\n".join([*paragraphs, *([] if unknown is None else [unknown])]).split("\n"))
     if config_error is not None:
         raise config_error
     if health.verdict != "alive" and not as_json:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from suites.common.errors import UserError
-from watcher.cli.options import copy_environment, echo_text, json_option
+from watcher.cli.options import copy_environment, echo_text, json_option, make_console
 
 if TYPE_CHECKING:
     from watcher.report.data import Report
@@ -158,12 +158,9 @@ def _print_scores(report: "Report", *, as_json: bool) -> None:
 
         click.echo(render_json(report))
         return
-    from rich.console import Console  # noqa: PLC0415
-
     from watcher.report.terminal import print_evaluation  # noqa: PLC0415
 
     (stage,) = report.stages
-    console = Console(highlight=False, emoji=False, markup=False, soft_wrap=False)
     for evaluation in stage.evaluations:
-        print_evaluation(evaluation, stage, console)
+        print_evaluation(evaluation, stage, make_console())
         echo_text(f"Scores: {Path(evaluation.results) / 'by_checkpoint' / evaluation.directory}")

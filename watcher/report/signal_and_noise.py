@@ -1,16 +1,16 @@
 """The run's own noise for the report: read from stage.json, nothing is computed here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from suites.common.errors import UserError
-from suites.common.formatting import strip_control_characters
+from suites.common.formatting import format_count
 from suites.contract.stage_summary import FigureNoise, StageDocument, read_stage_document, stage_summary_path
+from watcher.report.terminal_tables import make_table, make_text
 
 HEADINGS = ("figure", "metric", "newest", "noise [95 %]", "signal", "SNR", "says something", "at chance")
 
@@ -55,19 +55,31 @@ def _name(figure: FigureNoise) -> str:
     return figure.name or f"{figure.tier.partition('_')[0]} total"
 
 
-def render_table(document: StageDocument) -> Iterator[Table | Text]:
-    """The table of ``watcher report --snr``."""
-    if document.window:
-        steps = f"steps {document.window[0]} to {document.window[-1]}, {len(document.window)} evaluations"
-        yield Text(f"the run's own noise from {steps}")
-    else:
-        yield Text(strip_control_characters(f"{NOT_KNOWN}: {document.wanted}"))
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading in {"figure", "metric"} else "right")
+def describe_window(document: StageDocument) -> Text:
+    """From which steps the noise is known, or what it still wants."""
+    if not document.window:
+        return make_text(f"{NOT_KNOWN}: {document.wanted}")
+    count = format_count(len(document.window), "evaluation")
+    return make_text(f"the run's own noise from steps {document.window[0]} to {document.window[-1]}, {count}")
+
+
+def list_noise_layouts(document: StageDocument) -> Iterator[list[Table]]:
+    """The table of ``watcher report --snr``: whole, with intervals below, and as two tables."""
+    yield [_build_table(document, HEADINGS, " ")]
+    yield [_build_table(document, HEADINGS, "\n")]
+    yield [_build_table(document, HEADINGS[:4], "\n"), _build_table(document, (*HEADINGS[:2], *HEADINGS[4:]), "\n")]
+
+
+def _build_table(document: StageDocument, headings: Sequence[str], separator: str) -> Table:
+    table = make_table(
+        *(heading.replace(" [", f"{separator}[") for heading in headings),
+        right=[heading.replace(" [", f"{separator}[") for heading in headings if heading not in {"figure", "metric"}],
+    )
     for figure in sort_by_signal(document):
-        table.add_row(*(Text(strip_control_characters(cell)) for cell in _list_cells(figure)))
-    yield table
+        cells = dict(zip(HEADINGS, _list_cells(figure), strict=True))
+        parts = [[make_text(part) for part in cells[heading].replace(" [", f"{separator}[").split("\n")] for heading in headings]
+        table.add_row(*(Text("\n").join(lines) for lines in parts))
+    return table
 
 
 def _list_cells(figure: FigureNoise) -> Iterator[str]:

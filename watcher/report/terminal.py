@@ -3,30 +3,25 @@
 All text is shown as it is, without markup and control characters.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from suites.common.formatting import strip_control_characters
 from suites.contract.comparison import Comparison, ObjectiveResult, describe_levels
 from suites.contract.stage_summary import ForgottenFigure
 from watcher.report.data import TIER_LABELS, Report, ReportedEvaluation, StageReport
 from watcher.report.figures import Figure, FigureChange, collect_changes, find_newest, get_figure_value, list_figures
 from watcher.report.forgetting import build_matrix
 from watcher.report.result_files import FigureValue
-from watcher.report.signal_and_noise import render_table
+from watcher.report.signal_and_noise import describe_window, list_noise_layouts
+from watcher.report.terminal_tables import make_table, make_text, print_layout
 
 _STYLES = {"better": "green", "worse": "red", "pass": "green", "fail": "red"}
 
 _SIGNS = {"better": "▲", "worse": "▼", "hint": "~", "no_change_seen": "=", "too_few_items": "?"}
-
-
-_MAX_TABLE_WIDTH = 1000
-"""Columns of the widest table: one with four baselines and a long name."""
 
 
 class ObjectivesSummary(NamedTuple):
@@ -43,7 +38,7 @@ def print_report(report: Report, console: Console, *, details: bool, show_items:
 
     ``show_items``: the names of lost items.
     """
-    console.print(_make_text(report.health_line))
+    console.print(make_text(report.health_line))
     for stage in report.stages:
         console.print()
         _print_stage(stage, console)
@@ -52,16 +47,16 @@ def print_report(report: Report, console: Console, *, details: bool, show_items:
     losses = build_matrix(report).list_forgotten()
     if losses:
         console.print()
-        console.print(_make_text("Forgotten, by paired tests that are corrected together:"))
+        console.print(make_text("Forgotten, by paired tests that are corrected together:"))
     for forgotten in losses:
         loss = f"{forgotten.loss:.3g}" if not forgotten.figure.is_share else f"{100 * forgotten.loss:.1f} points"
         stages = f"at the end of {forgotten.stage} than at the end of {forgotten.best_stage}"
         tested = forgotten.comparison
         p = "" if tested.effect.p_holm is None else f"; p = {tested.effect.p_holm:.2g}"
         items = "" if tested.lost is None else f"; {tested.lost} items lost, {tested.gained} gained"
-        console.print(_make_text(f"{forgotten.figure.label}: {loss} worse {stages}{p}{items}"))
+        console.print(make_text(f"{forgotten.figure.label}: {loss} worse {stages}{p}{items}"))
         if show_items and tested.lost_items:
-            console.print(_make_text(f"lost: {', '.join(tested.lost_items)}{_count_others(tested)}"))
+            console.print(make_text(f"lost: {', '.join(tested.lost_items)}{_count_others(tested)}"))
 
 
 def _count_others(tested: ForgottenFigure) -> str:
@@ -72,20 +67,20 @@ def _count_others(tested: ForgottenFigure) -> str:
 def print_signal_and_noise(report: Report, console: Console) -> None:
     """Print the run's own noise of every stage, and which figures say something."""
     for stage in report.stages:
-        console.print(_make_text(stage.name, "bold"))
+        console.print(make_text(stage.name, "bold"))
         if stage.summary is None:
-            console.print(_make_text("no stage.json yet: the watcher makes it after the first scores, if report.compare is on"))
+            console.print(make_text("no stage.json yet: the watcher makes it after the first scores, if report.compare is on"))
             continue
-        for part in render_table(stage.summary):
-            console.print(part)
+        console.print(describe_window(stage.summary))
+        print_layout(list_noise_layouts(stage.summary), console)
 
 
 def print_evaluation(evaluation: ReportedEvaluation, stage: StageReport, console: Console) -> None:
     """Print all figures of one evaluation and its comparisons."""
     console.print()
-    console.print(_make_text(f"{evaluation.key}: {evaluation.source} step {evaluation.step}, {evaluation.state}", "bold"))
+    console.print(make_text(f"{evaluation.key}: {evaluation.source} step {evaluation.step}, {evaluation.state}", "bold"))
     for line in _describe_evaluation(evaluation):
-        console.print(_make_text(line))
+        console.print(make_text(line))
     figures = [figure for figure in list_figures(stage) if get_figure_value(evaluation, figure) is not None]
     if not figures:
         return
@@ -95,15 +90,21 @@ def print_evaluation(evaluation: ReportedEvaluation, stage: StageReport, console
         changes = collect_changes(comparison, stage.summary)
         columns.setdefault(tuple(changes.get(figure) for figure in figures), []).append(comparison.role)
 
-    def build_table(separator: str) -> Table:
-        table = _make_table("figure", "value", *(f"vs {' and '.join(roles)}{separator}[95 %]" for roles in columns.values()))
+    def build_table(separator: str, shown: Sequence[tuple[FigureChange | None, ...]]) -> Table:
+        headings = [f"vs {' and '.join(columns[changes])}{separator}[95 %]" for changes in shown]
+        table = make_table("figure", "value", *headings)
         for index, figure in enumerate(figures):
-            name = _make_text(figure.label, "" if figure.name else "bold")
-            cells = [_render_change(changes[index], figure, separator) for changes in columns]
+            name = make_text(figure.label, "" if figure.name else "bold")
+            cells = [_render_change(changes[index], figure, separator) for changes in shown]
             table.add_row(name, _render_value(get_figure_value(evaluation, figure), figure), *cells)
         return table
 
-    _print_table(build_table, console)
+    def list_layouts() -> Iterator[list[Table]]:
+        yield [build_table(" ", list(columns))]
+        yield [build_table("\n", list(columns))]
+        yield [build_table("\n", [changes]) for changes in columns] or [build_table("\n", [])]
+
+    print_layout(list_layouts(), console)
     for comparison in evaluation.comparisons:
         for objective in comparison.objectives:
             console.print(_render_objective(objective))
@@ -148,11 +149,11 @@ def _print_stage(stage: StageReport, console: Console) -> None:
         bridge = f"bridge: {baseline.source} step {baseline.step}"
     else:
         bridge = f"bridge: {stage.awaited}, not scored yet" if stage.awaited else "no bridge"
-    console.print(_make_text(f"{stage.name}: {bridge}", "bold"))
+    console.print(make_text(f"{stage.name}: {bridge}", "bold"))
     for note in stage.notes:
-        console.print(_make_text(f"! {note}", "yellow"))
+        console.print(make_text(f"! {note}", "yellow"))
     if not stage.evaluations:
-        console.print(_make_text("no evaluations yet"))
+        console.print(make_text("no evaluations yet"))
         return
     # The overview has only the tiers' totals: entries are too many for a terminal's width.
     totals = [figure for figure in list_figures(stage) if not figure.name and not figure.measure]
@@ -162,64 +163,48 @@ def _print_stage(stage: StageReport, console: Console) -> None:
     has_states = any(state.plain for state in states)
     has_outcomes = any(comparison is not None and comparison.outcome for comparison in comparisons)
 
-    def build_table(separator: str) -> Table:
-        headings = [heading for label in labels for heading in (label, f"vs bridge{separator}[95 %]")]
-        table = _make_table(
-            "step", *headings, *(["objectives"] * has_outcomes), *(["state"] * has_states), right=("step", *labels)
-        )
+    def build_table(separator: str, shown: Sequence[int], *, is_last: bool = True) -> Table:
+        headings = [heading for number in shown for heading in (labels[number], f"vs bridge{separator}[95 %]")]
+        ends = ["objectives"] * (has_outcomes and is_last) + ["state"] * (has_states and is_last)
+        table = make_table("step", *headings, *ends, right=("step", *labels))
         for evaluation, comparison, state in zip(stage.evaluations, comparisons, states, strict=True):
             changes = collect_changes(comparison, stage.summary)
-            unchanged = _make_text("bridge" if evaluation.key == stage.bridge else "", "dim")
+            unchanged = make_text("bridge" if evaluation.key == stage.bridge else "", "dim")
             cells: list[Text] = []
-            for figure in totals:
+            for figure in (totals[number] for number in shown):
                 cells.append(_render_value(get_figure_value(evaluation, figure), figure))
                 cells.append(_render_change(changes[figure], figure, separator) if figure in changes else unchanged)
             outcome = "" if comparison is None else comparison.outcome or ""
-            cells += [_make_text(outcome, _STYLES.get(outcome, ""))] * has_outcomes + [state] * has_states
-            table.add_row(_render_step(evaluation, stage), *cells)
+            outcomes = [make_text(outcome, _STYLES.get(outcome, ""))] * (has_outcomes and is_last)
+            table.add_row(_render_step(evaluation, stage), *cells, *outcomes, *([state] * (has_states and is_last)))
         return table
 
-    _print_table(build_table, console)
+    def list_layouts() -> Iterator[list[Table]]:
+        every = range(len(totals))
+        yield [build_table(" ", every)]
+        yield [build_table("\n", every)]
+        # A table for each tier; the last one says how the steps end.
+        yield [build_table("\n", [number], is_last=number == every[-1]) for number in every] or [build_table("\n", [])]
+
+    print_layout(list_layouts(), console)
     # A reason is a sentence, which a narrow column would break into words.
     for evaluation in stage.evaluations:
         reason = "" if evaluation.state == "scored" else evaluation.reason
         if text := "; ".join(filter(None, (reason, *evaluation.errors))):
             step = _render_step(evaluation, stage).plain
-            console.print(_make_text(f"{step}: {text}", "red" if evaluation.errors else ""))
-
-
-def _make_table(*headings: str, right: Sequence[str] = ("value",)) -> Table:
-    """A table whose cells have the lines that they are given: a number that is broken or cut would be a wrong one."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in headings:
-        lines = [_make_text(line) for line in heading.split("\n")]
-        table.add_column(Text("\n").join(lines), justify="right" if heading in right else "left", no_wrap=True)
-    return table
-
-
-def _print_table(build_table: Callable[[str], Table], console: Console) -> None:
-    """Print a table; where it is too wide, with intervals below their changes, and then as wide as it needs to be."""
-    width = console.width
-    for separator in (" ", "\n"):
-        table = build_table(separator)
-        needed_width = console.measure(table, options=console.options.update(max_width=_MAX_TABLE_WIDTH)).maximum
-        if needed_width <= width:
-            break
-    console.width = max(width, needed_width)
-    console.print(table)
-    console.width = width
+            console.print(make_text(f"{step}: {text}", "red" if evaluation.errors else ""))
 
 
 def _render_step(evaluation: ReportedEvaluation, stage: StageReport) -> Text:
     source = "" if evaluation.source == stage.name else f"{evaluation.source} "
     directory_suffix = f" {evaluation.directory}" if evaluation.role in {"average", "other"} else ""
-    return _make_text(f"{source}{evaluation.step}{directory_suffix}")
+    return make_text(f"{source}{evaluation.step}{directory_suffix}")
 
 
 def _render_state(evaluation: ReportedEvaluation) -> Text:
     remarks = [] if evaluation.state == "scored" else [evaluation.state]
     remarks += ["suspicious"] * evaluation.suspicious + ["comparison outdated"] * evaluation.outdated
-    return _make_text("; ".join(remarks), "red" if evaluation.errors or evaluation.suspicious else "")
+    return make_text("; ".join(remarks), "red" if evaluation.errors or evaluation.suspicious else "")
 
 
 def _describe_evaluation(evaluation: ReportedEvaluation) -> Iterator[str]:
@@ -249,7 +234,7 @@ def _render_value(value: FigureValue | None, figure: Figure) -> Text:
         return Text()
     value_spec, error_spec = (".4g", ".2g") if figure.tier == "tier2_ppl" else (".4f", ".4f")
     error = "" if value.error is None else f" ± {value.error:{error_spec}}"
-    return _make_text(f"{value.value:{value_spec}}{error}")
+    return make_text(f"{value.value:{value_spec}}{error}")
 
 
 def _render_change(change: FigureChange | None, figure: Figure, separator: str = " ") -> Text:
@@ -270,12 +255,8 @@ def _render_objective(objective: ObjectiveResult) -> Text:
     text += "" if objective.p is None else f", one-sided p {objective.p:.3g}"
     text += f"; {objective.why}" if objective.why else ""
     text += "" if objective.plain is None else f" (plain rule: {'kept' if objective.plain else 'broken'})"
-    return _make_text(text, _STYLES.get(objective.outcome, ""))
+    return make_text(text, _STYLES.get(objective.outcome, ""))
 
 
 def _format_interval(low: float | None, high: float | None, spec: str) -> str:
     return "" if low is None or high is None else f" [{low:{spec}}, {high:{spec}}]"
-
-
-def _make_text(text: str, style: str = "") -> Text:
-    return Text(strip_control_characters(text), style=style)

@@ -86,8 +86,11 @@ def _summarize(liveness: WatcherLiveness, paths: StatePaths, now: float) -> str:
         interval = f", interval {format_duration(liveness.interval_seconds)}" if liveness.interval_seconds else ""
         last_run = f"last run of `watcher once` on {host} {age} ago{interval}"
         if liveness.verdict == "alive":
-            return f"Running from a timer; {last_run}"
-        return f"Not running: {last_run}; check the timer or cron entry that starts it"
+            if liveness.interval_seconds:
+                return f"Running from a timer; {last_run}"
+            # A first run may be a person's: nothing shows that another one comes.
+            return f"Not running between runs: {last_run}; run it again, from cron or a timer, or `watcher run`"
+        return f"Not running: {last_run}; check the timer or cron entry that starts it, or run it again"
     if liveness.verdict == "alive":
         return f"Running {process}; last poll {age} ago, interval {format_duration(liveness.poll_seconds)}"
     if _is_process_gone(liveness, paths):

@@ -219,8 +219,12 @@ def test_once_does_what_is_due_and_dry_run_writes_nothing(config_folder):
     assert all(set(skip) == {"evaluation", "reason"} for skip in document["skipped"])
     assert "stage1/step_100" in {entry["evaluation"] for entry in (*document["actions"], *document["skipped"])}
     assert "stage1/step_100" in run_watcher("once", "--dry-run").output
-    run_watcher("once")
+    done = run_watcher("once").stdout
     assert StatePaths(config_folder / "results/.watcher").status_json.exists()
+    # What `status` says comes from there, and no watcher is promised that nobody started.
+    body = run_watcher("status").stdout.splitlines()[1:]
+    assert done.splitlines()[-len(body) - 2 : -2] == body
+    assert "Not running between runs: last run of `watcher once` on " in done
 
 
 DUE = """

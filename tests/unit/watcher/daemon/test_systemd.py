@@ -103,6 +103,9 @@ def verdict(watched, seconds):
 def test_between_two_runs_by_once_nothing_is_stale(watched):
     once(watched)
     assert verdict(watched, 3000) == "alive", "how often it comes is not known yet"
+    first = check_liveness(watched.config.paths, watched.clock() + 30).summary
+    assert first.startswith("Not running between runs: last run of `watcher once` on ")
+    assert first.endswith("; run it again, from cron or a timer, or `watcher run`")
     assert verdict(watched, 3700) == "stale"
     for _ in range(3):
         watched.clock.at += 1800

@@ -5,12 +5,14 @@ import math
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
 from suites.contract.comparison import ComparedEntry, Comparison, Effect
 from suites.contract.looks import CONTROL_SENTENCES
 from support.samples.hints import CHOICE, show_hint
 from support.samples.report import ReportSample
+from watcher.cli.app import main
 from watcher.journal.journal import read_journal
 from watcher.reconcile.alerts import make_regression_alert
 from watcher.report.data import build_report
@@ -128,6 +130,17 @@ def test_no_number_is_broken_or_cut_however_narrow_the_terminal(sample, width):
     assert intervals
     assert all(line.count("[") == line.count("]") for line in intervals)
     assert any("▲ " in line and "[" in line for line in lines) == (width == 300)
+    # On a narrow terminal a table may be wider than it; on a usual one none is.
+    assert width == 40 or max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize("arguments", [(), ("--snr",), ("--details",), ("stage2", "30")])
+def test_in_a_pipe_every_table_has_eighty_columns(sample, arguments):
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["report", *arguments, "--config", str(sample.config_file)])
+    assert result.exit_code == 0, result.output
+    # A path has no place where it could be broken.
+    assert max(len(line) for line in result.output.splitlines() if "/" not in line) <= 80
+    assert "\x1b" not in result.output
 
 
 def test_a_reason_is_a_sentence_below_the_table(sample):
