@@ -97,8 +97,13 @@ def _observe_state(
     }
     checkpoint_folders = {record.checkpoint for record in journal_state.records.values()}
     # Results outside the journal name their checkpoint themselves.
-    checkpoint_folders |= {tier_file.checkpoint for tier_files in results.values() for tier_file in tier_files.values()}
+    all_tier_files = [tier_file for tier_files in results.values() for tier_file in tier_files.values()]
+    checkpoint_folders |= {tier_file.checkpoint for tier_file in all_tier_files}
+    averages = {record.inspected: record.average for record in journal_state.records.values() if record.average}
+    averages |= {tier_file.inspected: tier_file.average for tier_file in all_tier_files if tier_file.average}
+    checkpoint_folders |= {member.checkpoint for members in averages.values() for member in members}
     checkpoint_states = {folder: remains.read_checkpoint_state(folder) for folder in checkpoint_folders}
+    checkpoint_states |= {key: remains.combine_states(members, checkpoint_states) for key, members in averages.items()}
     scores = {key: _read_headline_scores(evaluation_paths[key], tier_files) for key, tier_files in results.items()}
     attempt_folders = remains.scan_attempts(config.paths, now)
     # Files of an evaluation with a live job are in use, whatever the journal says.
@@ -119,9 +124,7 @@ def _observe_state(
             fingerprints = {tier_file.fingerprint for tier_file in results[key].values()}
             # A part stays useful while its content is published, journaled or on disk now.
             fingerprints |= (
-                {record.fingerprint or "", checkpoint_states[record.checkpoint].fingerprint or ""}
-                if record is not None
-                else set()
+                {record.fingerprint or "", checkpoint_states[record.inspected].fingerprint or ""} if record is not None else set()
             )
             # A folder that cannot be looked into is named by its tier files.
             with contextlib.suppress(OSError):

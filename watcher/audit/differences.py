@@ -83,7 +83,7 @@ def check_evaluation(record: EvaluationRecord, observed: ObservedState) -> Diffe
     )
     tier_files = observed.results.get(record.key, {})
     is_valid, disk_state = check_tier_files(tier_files, required_tiers)
-    checkpoint = observed.checkpoint_states[record.checkpoint]
+    checkpoint = observed.checkpoint_states[record.inspected]
     if record.state is EvaluationState.SCORED:
         return _check_scored(record, tier_files, checkpoint, observed, is_valid=is_valid, disk_state=disk_state)
     if not is_valid:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,10 +12,12 @@ from suites.checkpoint.completeness import compute_fingerprint
 from suites.common.atomic_files import is_creator_dead
 from suites.common.documents import DamagedDocument, may_be_folder, open_without_blocking, read_json, read_line
 from suites.common.errors import UserError
+from suites.contract.averages import AverageStep, compute_average_fingerprint
 from suites.contract.exit_record import ExitRecord, combine_exit_records, read_exit_records
 from suites.contract.paths import TIER_FILES, EvaluationPaths, StatePaths
 from suites.contract.scoring_request import ScoringRequest, TierRequirement, read_scoring_request, required_names
 from suites.contract.tier_files import check_tier_file
+from watcher.averages.members import join_mtimes
 from watcher.observe.checkpoints import encode_mtimes
 
 TierDefinitions = Mapping[str, TierRequirement]
@@ -46,6 +48,13 @@ class TierFileState(msgspec.Struct, frozen=True, kw_only=True):
     step: int | None = None
     source: str = ""
     checkpoint: str = ""
+    average: tuple[AverageStep, ...] = ()
+    """Members of an average; empty: it is the checkpoint itself."""
+
+    @property
+    def inspected(self) -> str:
+        """The key of its checkpoint's state: its folder, or for an average its fingerprint."""
+        return self.fingerprint if self.average else self.checkpoint
 
 
 class CheckpointState(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +127,26 @@ def _read_tier_file(path: Path, tier: str, tiers: TierDefinitions) -> TierFileSt
         step=step if isinstance(step, int) else None,
         source=str(checkpoint_head.get("source_stage", "")),
         checkpoint=str(checkpoint_head.get("path", "")),
+        average=_read_members(checkpoint_head.get("average")),
+    )
+
+
+def _read_members(value: object) -> tuple[AverageStep, ...]:
+    try:
+        return msgspec.convert(value or (), tuple[AverageStep, ...])
+    except msgspec.ValidationError:
+        return ()
+
+
+def combine_states(members: Sequence[AverageStep], states: Mapping[str, CheckpointState]) -> CheckpointState:
+    """The state of an average: complete where every member is, deleted where one is."""
+    member_states = [states[member.checkpoint] for member in members]
+    fingerprints = [state.fingerprint for state in member_states if state.fingerprint is not None]
+    contents = zip(fingerprints, (member.weight for member in members), strict=False)
+    return CheckpointState(
+        fingerprint=compute_average_fingerprint(contents) if len(fingerprints) == len(members) else None,
+        mtimes=join_mtimes(state.mtimes for state in member_states),
+        is_deleted=any(state.is_deleted for state in member_states),
     )
 
 

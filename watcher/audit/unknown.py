@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from suites.contract.averages import AverageStep, format_average_name
 from suites.contract.scoring_request import ScoringRequest
 from watcher.attempts.orphan_jobs import resolve_orphan_jobs
 from watcher.audit.differences import (
@@ -15,7 +16,7 @@ from watcher.audit.differences import (
     report_only,
 )
 from watcher.audit.disk_scan import LeftoverFile
-from watcher.config.settings import Config
+from watcher.config.settings import Config, Stage
 from watcher.core import events
 from watcher.core.actions import CancelJob
 from watcher.core.evaluation import IN_FLIGHT_STATES
@@ -56,18 +57,22 @@ def check_unknown_results(key: str, observed: ObservedState, journal_state: Jour
     # Without a step and a valid head nothing can be journaled for a person.
     if not is_valid or first_file.step is None:
         return report_only(key, record_state, f"disk: {disk_state}", "none: find out who wrote them")
-    checkpoint = observed.checkpoint_states[first_file.checkpoint]
+    checkpoint = observed.checkpoint_states[first_file.inspected]
     scheduled_evaluation = ScheduledEvaluation(
         stage=stage_name,
         source=first_file.source or stage_name,
         step=first_file.step,
         origin="request",
         checkpoint=first_file.checkpoint,
+        average=first_file.average,
+        average_name=_find_average_name(first_file.average, name),
     )
     # A folder whose name the watcher would not choose is found by its name alone.
     custom_directory = choose_directory(scheduled_evaluation, stage, journal_state.records) != name
     is_scheduled = (
-        scheduled_evaluation.source == stage_name and stage.is_scheduled(scheduled_evaluation.step) and not custom_directory
+        scheduled_evaluation.source == stage_name
+        and stage.is_scheduled(scheduled_evaluation.step)
+        and not (custom_directory or first_file.average)
     )
     # An existing checkpoint can be scored again, so here only its own valid results are journaled.
     if not checkpoint.is_deleted:
@@ -84,6 +89,9 @@ def check_unknown_results(key: str, observed: ObservedState, journal_state: Jour
         directory=name,
         origin="schedule" if is_scheduled else "request",
         checkpoint=scheduled_evaluation.checkpoint,
+        average=scheduled_evaluation.average,
+        average_name=scheduled_evaluation.average_name,
+        average_rule=_find_average_rule(stage, scheduled_evaluation),
         custom_directory=custom_directory,
         reason="audit: its results are on disk",
     )
@@ -93,6 +101,20 @@ def check_unknown_results(key: str, observed: ObservedState, journal_state: Jour
     return Difference(
         key=key, journal_state=record_state, observed=f"disk: {disk_state}", repair="journal it as scored", amendment=amendment
     )
+
+
+def _find_average_name(members: tuple[AverageStep, ...], directory: str) -> str:
+    """The name of an average whose folder is called ``directory``; empty without members."""
+    if not members:
+        return ""
+    full_name = format_average_name(members, is_plain=False)
+    return full_name if full_name in directory else format_average_name(members, is_plain=True)
+
+
+def _find_average_rule(stage: Stage, evaluation: ScheduledEvaluation) -> str:
+    """The stage's rule where the average has its weights; else empty."""
+    weights = tuple(member.weight for member in evaluation.average)
+    return stage.average.rule if stage.average is not None and stage.average.weights == weights else ""
 
 
 def check_jobs(observed: ObservedState, journal_state: JournalState, job_comment: str) -> Iterator[Difference]:

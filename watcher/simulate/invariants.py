@@ -3,11 +3,13 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
 from suites.checkpoint.completeness import compute_fingerprint
 from suites.common.errors import UserError
+from suites.contract.averages import compute_average_fingerprint
 from suites.contract.paths import StatePaths
 from suites.contract.scoring_request import TierRequirement
 from suites.contract.tier_files import TierVerdict
@@ -119,6 +121,9 @@ def _read_evaluation_key(job: SimulatedJob) -> str:
 
 def _is_fingerprint_current(record: EvaluationRecord) -> bool:
     try:
+        if record.average:
+            contents = [(compute_fingerprint(Path(member.checkpoint)), member.weight) for member in record.average]
+            return compute_average_fingerprint(contents) == record.fingerprint
         return compute_fingerprint(record.checkpoint_path()) == record.fingerprint
     except UserError:
         return False

@@ -141,11 +141,11 @@ class SimulatedScoringJobs:
 
     def _publish_results(self, request: ScoringRequest) -> int:
         try:
-            if compute_fingerprint(Path(request.checkpoint)) != request.fingerprint:
+            if any(compute_fingerprint(member.resolve_folder()) != member.fingerprint for member in request.members):
                 return int(ExitCode.CHANGED)
         except UserError:
             return int(ExitCode.CHANGED)
-        if not self._is_complete(request.checkpoint):
+        if not all(self._is_complete(member.checkpoint) for member in request.members):
             self.violations.append(f"only_complete: {request.evaluation} was scored with an incomplete checkpoint")
         self.publish_counts[request.evaluation, request.fingerprint] += 1
         publish_scores(request, value=1.0 + self._rng.random())
@@ -198,7 +198,12 @@ def publish_scores(request: ScoringRequest, *, value: float = 1.5) -> None:
             "tier": tier,
             "stage": request.stage,
             "step": request.step,
-            "checkpoint": {"path": request.checkpoint, "fingerprint": request.fingerprint, "source_stage": request.source_stage},
+            "checkpoint": {
+                "path": request.checkpoint,
+                "fingerprint": request.fingerprint,
+                "source_stage": request.source_stage,
+                **request.describe_average(),
+            },
             "suite_digest": digest,
             "assume": request.assume,
             "summary": dict.fromkeys(TIER4_RATES, 1.0),

@@ -1,5 +1,6 @@
 """Averages as evaluations: when they are due, what they are made of, and what keeps their members."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from suites.contract.scoring_request import read_scoring_request
 from support.faults.kill_points import KillPoint, tick_until_settled
 from support.models.nanotron_checkpoint import set_times
 from support.runs.watched_run import WatchedRun, make_watched_fixture
+from watcher.audit.audit import run_audit
+from watcher.audit.repair import repair_differences
 from watcher.config.settings import AverageSchedule
+from watcher.daemon.setup import read_state_id
 from watcher.journal.journal import read_journal
 
 KEY = "stage1/step_400_avg4"
@@ -172,6 +176,39 @@ def test_members_of_two_tokenizers_are_refused_by_name(watched):
     assert watched.list_reasons()["stage1/step_400_avg2"].startswith(
         "step 200 has the tokenizer t, and step 400 /models/other; an average needs one tokenizer and one vocabulary. "
     )
+
+
+def test_an_audit_judges_an_average_by_all_its_members_and_journals_it_again(watched):
+    follow(watched, last=2, ema=0.5)
+    for step in (200, 400):
+        watched.write_checkpoint("stage1", step)
+    watched.tick(8)
+    (key,) = watched.list_states()
+    before = watched.journal_state.records[key]
+    watched.close_daemon()
+
+    def look():
+        state_id, now = read_state_id(watched.config.state), watched.clock()
+        return run_audit(watched.config, watched.executor, state_id, {}, now=now, alive=False).differences
+
+    assert look() == ()
+    # A shard changes behind the mtimes that the watcher looks at.
+    shard = next((watched.ckpts / "stage1" / "200").rglob("*.safetensors"))
+    times = shard.stat().st_atime_ns, shard.stat().st_mtime_ns
+    os.utime(shard)
+    (found,) = look()
+    assert "the checkpoint was rewritten" in found.observed
+    os.utime(shard, ns=times)
+    assert look() == ()
+    # Without a journal the tier files say what was averaged.
+    shutil.rmtree(watched.config.paths.journal)
+    watched.configure(stage1={"steps": ()})
+    (found,) = [each for each in look() if each.repair == "journal it as scored"]
+    list(repair_differences(watched.config, watched.executor, [found], now=watched.clock(), alive=False))
+    watched.tick(2)
+    after = watched.journal_state.records[key]
+    assert (after.state, after.average, after.average_name) == ("scored", before.average, before.average_name)
+    assert after.fingerprint == before.fingerprint
 
 
 @pytest.mark.slow

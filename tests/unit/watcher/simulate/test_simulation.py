@@ -123,3 +123,13 @@ def test_a_config_without_a_schedule_is_not_simulated(tmp_path):
 def test_the_most_in_a_minute_is_of_any_sixty_seconds():
     assert count_max_per_minute([0, 30, 59, 61, 200]) == 3
     assert count_max_per_minute([]) == 0
+
+
+def test_averages_break_no_promise_either(config_file):
+    document = yaml.safe_load(config_file.read_text())
+    document["stages"]["base"]["average"] = {"last": 2, "every": 100}
+    config_file.write_text(yaml.safe_dump(document))
+    for seed in range(3):
+        result = play(config_file, seed)
+        assert result.broken == [], f"seed {seed}"
+        assert sum(result.evaluations.values()) == 9, f"seed {seed}"

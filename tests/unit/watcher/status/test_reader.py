@@ -35,6 +35,7 @@ def row(step, state, **more):
         "scores": {},
         "notes": [],
         "assume": {"tier2_ppl": {"rope_scaling": "ignored"}},
+        "average": [{"step": step, "weight": 1.0}],
         "progress": {},
     }
     return {"evaluation": f"stage1/{name}", "directory": name, "step": step, "state": state, **said, **rest, **more}
