@@ -58,7 +58,7 @@ def compare_folders(
 ) -> ExitCode:
     """Compare two results folders and print a table or JSON."""
     baseline_side, candidate_side = open_evaluation(locate_evaluation(baseline)), open_evaluation(locate_evaluation(candidate))
-    pairs = pair_evaluations(baseline_side, candidate_side)
+    pairs = pair_evaluations(baseline_side, candidate_side, any_model=True)
     comparison = compare_with_baseline("bridge", baseline_side, candidate_side, objectives, pairs=pairs)
     items = tuple(list_changed_items(pairs.entries)) if with_items else msgspec.UNSET
     if as_json:

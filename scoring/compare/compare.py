@@ -14,6 +14,7 @@ from scoring.compare.best import BestChoice, choose_best
 from scoring.compare.entries import PairedEntry, apply_holm, build_entry, build_totals, count_judged_effects, pair_entry
 from scoring.compare.look import Look
 from scoring.compare.objectives import evaluate_objectives
+from scoring.compare.other_models import describe_other_model, list_free_keys, refuse_perplexities
 from scoring.compare.pairing import find_comparable_names
 from scoring.compare.publish import publish_document
 from scoring.compare.published import PublishedEvaluation, describe_unread, open_evaluation
@@ -142,18 +143,27 @@ class PairedEvaluations(NamedTuple):
     refusals: list[Refusal]
 
 
-def pair_evaluations(baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> PairedEvaluations:
-    """Every entry that fits together, and why the others do not."""
+def pair_evaluations(
+    baseline: PublishedEvaluation, candidate: PublishedEvaluation, *, any_model: bool = False
+) -> PairedEvaluations:
+    """Every entry that fits together, and why the others do not.
+
+    ``any_model``: where tokenizer or length differ, they are compared by text, as a single look.
+    """
     paired: list[PairedEntry] = []
     refusals: list[Refusal] = []
     for tier in TIER_BY_SHORT_NAME.values():
         if tier not in candidate.documents and tier not in baseline.documents:
             continue
-        comparable = find_comparable_names(tier, baseline, candidate)
+        difference = describe_other_model(tier, baseline, candidate) if any_model else None
+        free_keys = list_free_keys(tier, baseline, candidate) if any_model else ()
+        comparable = find_comparable_names(tier, baseline, candidate, free_keys=free_keys)
         refusals += comparable.refusals
+        if difference is not None and tier == TIER_BY_SHORT_NAME["tier2"]:
+            refusals.append(refuse_perplexities(difference))
         for name in comparable.names:
             try:
-                paired.append(pair_entry(tier, name, baseline, candidate))
+                paired.append(pair_entry(tier, name, baseline, candidate, other_model=difference is not None))
             except PairingError as error:
                 refusals.append(Refusal(name=name, reason=str(error), tier=tier))
     return PairedEvaluations(paired, refusals)

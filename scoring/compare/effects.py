@@ -11,7 +11,7 @@ from scoring.compare.pairing import PairedOutcomes, PairedRows
 from scoring.estimators.discordant_counts import DiscordantCounts, compute_mean_stderr, estimate_mean_difference
 from scoring.estimators.ratio_estimate import Estimate, add_totals, estimate_ratio_difference
 from scoring.estimators.statistics import SIGNIFICANCE_LEVEL
-from suites.contract.comparison import Direction, Effect
+from suites.contract.comparison import BITS_PER_BYTE, GOLD_BITS, Direction, Effect
 
 MIN_CLUSTERS = 10
 """A test over fewer clusters is not reported.
@@ -19,6 +19,9 @@ MIN_CLUSTERS = 10
 The rule looks at their number alone. One that looks at lengths or residuals keeps the samples that miss the long documents,
 and their intervals cover less. Few clusters that decide make the interval wide instead.
 """
+
+
+LOWER_IS_BETTER = frozenset({"ppl", "nll_per_token", GOLD_BITS, BITS_PER_BYTE})
 
 
 class MetricPair(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +36,7 @@ def build_bare_effect(figures: MetricPair) -> Effect:
     """An effect without an error."""
     return Effect(
         metric=figures.metric,
-        better_when="lower" if figures.metric in {"ppl", "nll_per_token", "bpb"} else "higher",
+        better_when="lower" if figures.metric in LOWER_IS_BETTER else "higher",
         baseline=figures.baseline,
         candidate=figures.candidate,
         delta=figures.candidate - figures.baseline,
@@ -86,7 +89,7 @@ class SummedRatio(msgspec.Struct, frozen=True):
     slices: tuple[PairedRows, ...]
 
     def compute_metric(self, metric: str) -> MetricPair:
-        """``nll_per_token``, ``ppl`` or ``rate`` over the compared rows: sums over all tokens."""
+        """``nll_per_token``, ``ppl``, ``bits_per_byte`` or ``rate`` over the compared rows: sums over all tokens or bytes."""
         baseline_sum, candidate_sum, token_count = add_totals([rows.clusters for rows in self.slices])
         baseline, candidate = baseline_sum / token_count, candidate_sum / token_count
         if metric == "ppl":
@@ -219,5 +222,5 @@ def is_plain_rule_met(effects: Mapping[str, Effect]) -> bool:
 
     That is delta_ppl <= 0, delta_acc >= 0, delta of a rate >= 0; of bits per byte <= 0 where they alone are given.
     """
-    effect = next(effects[key] for key in ("ppl", "acc", "rate", "bpb") if key in effects)
+    effect = next(effects[key] for key in ("ppl", "acc", "rate", BITS_PER_BYTE, GOLD_BITS) if key in effects)
     return effect.delta <= 0 if effect.better_when == "lower" else effect.delta >= 0

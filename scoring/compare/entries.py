@@ -10,6 +10,7 @@ from scoring.compare import effects
 from scoring.compare.bits_per_byte import build_bits_effect
 from scoring.compare.effects import MetricPair, SummedRatio
 from scoring.compare.look import Look
+from scoring.compare.other_models import TEXT_KEY, pair_document_bits
 from scoring.compare.pairing import (
     MissingRowsError,
     PairedBits,
@@ -21,8 +22,9 @@ from scoring.compare.pairing import (
 )
 from scoring.compare.prompt_pairing import find_common_prompts, get_prompts, pair_rate_rows
 from scoring.compare.published import PublishedEvaluation
+from scoring.compare.rows import PairingError
 from scoring.estimators.statistics import SIGNIFICANCE_LEVEL, adjust_p_values_holm
-from suites.contract.comparison import ComparedEntry, Effect, TierTotal
+from suites.contract.comparison import BITS_PER_BYTE, ComparedEntry, Effect, TierTotal
 
 SINGLE_LOOK = Look()
 
@@ -69,9 +71,26 @@ class PairedEntry(msgspec.Struct, frozen=True, kw_only=True):
         """Whether there is more than figures."""
         return self.rows is not None or bool(self.outcomes)
 
+    @property
+    def ratio_keys(self) -> tuple[str, ...]:
+        """Effects of a ratio of sums."""
+        return (BITS_PER_BYTE,) if self.is_over_bytes else ENTRY_KINDS[self.tier].figure_keys
 
-def pair_entry(tier: str, name: str, baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> PairedEntry:
-    """The paired data of one entry that both sides have.
+    @property
+    def judged_by(self) -> str:
+        """Key of the effect whose verdict is the entry's."""
+        return BITS_PER_BYTE if self.is_over_bytes else ENTRY_KINDS[self.tier].judged_by
+
+    @property
+    def is_over_bytes(self) -> bool:
+        """Whether it is text of two models, over bytes."""
+        return self.rows is not None and self.rows.is_over_bytes
+
+
+def pair_entry(
+    tier: str, name: str, baseline: PublishedEvaluation, candidate: PublishedEvaluation, *, other_model: bool = False
+) -> PairedEntry:
+    """The paired data of one entry that both sides have; of ``other_model`` by text.
 
     Raises PairingError where they do not fit together.
     """
@@ -81,19 +100,25 @@ def pair_entry(tier: str, name: str, baseline: PublishedEvaluation, candidate: P
     # A note says over what part the entry is compared, where that is not all of the candidate's.
     try:
         if kind.name == "slice":
-            rows = pair_slice_rows(name, baseline, candidate)
-            has_same_data = baseline.get_entries(tier)[name].get("data_key") == entry.get("data_key")
+            rows = (pair_document_bits if other_model else pair_slice_rows)(name, baseline, candidate)
+            has_same_data = rows.is_over_bytes is False and baseline.get_entries(tier)[name].get("data_key") == entry.get(
+                "data_key"
+            )
             note = None if has_same_data else describe_coverage(len(rows.tokens), entry["documents"], kind.unit)
             return msgspec.structs.replace(paired, rows=rows, note=note)
         if kind.name == "task":
-            task = pair_task(name, tuple(dict.fromkeys((primary, "acc"))), baseline, candidate)
+            metrics, key_column = tuple(dict.fromkeys((primary, "acc"))), TEXT_KEY if other_model else "key"
+            task = pair_task(name, metrics, baseline, candidate, key_column=key_column)
             paired_count, total_count = len(next(iter(task.outcomes.values())).baseline), entry["examples"]
             note = None if paired_count == total_count else describe_coverage(paired_count, total_count, kind.unit)
             return msgspec.structs.replace(paired, outcomes=task.outcomes, bits=task.bits, note=note)
-        common, total_count = find_common_prompts(baseline, candidate), len(get_prompts(candidate))
+        common = find_common_prompts(baseline, candidate, other_model=other_model)
+        total_count = len(get_prompts(candidate))
         note = None if len(common) == total_count else describe_coverage(len(common), total_count, kind.unit)
         rate = pair_rate_rows(name, common, baseline, candidate)
     except MissingRowsError as error:
+        if other_model:  # published figures are per token
+            raise PairingError(str(error)) from error
         return msgspec.structs.replace(paired, note=str(error))
     if isinstance(rate, PairedRows):
         return msgspec.structs.replace(paired, rows=rate, note=note)
@@ -108,7 +133,7 @@ def _build_paired_effects(paired: PairedEntry, *, level: float = SIGNIFICANCE_LE
     kind = ENTRY_KINDS[paired.tier]
     if paired.rows is not None:
         ratio = SummedRatio((paired.rows,))
-        return {metric: ratio.build_effect(metric, level=level) for metric in kind.figure_keys}
+        return {metric: ratio.build_effect(metric, level=level) for metric in paired.ratio_keys}
     metrics = {kind.judged_by: paired.primary} | ({"acc": "acc"} if kind.name == "task" else {})
     outcome_effects = {
         key: effects.build_outcome_effect(metric, paired.outcomes[metric], level=level) for key, metric in metrics.items()
@@ -153,10 +178,12 @@ def build_entry(
         kind=kind.name,
         name=paired.name,
         effects=effects_by_key,
-        judged_by=kind.judged_by,
+        judged_by=paired.judged_by,
         plain=effects.is_plain_rule_met(effects_by_key),
         unit=paired.rows.unit if paired.rows is not None else kind.unit,  # type: ignore[arg-type]
-        tokens=int(math.fsum(paired.rows.tokens)) if paired.rows is not None and kind.name == "slice" else None,
+        tokens=int(math.fsum(paired.rows.tokens))
+        if paired.rows is not None and kind.name == "slice" and not paired.is_over_bytes
+        else None,
         discordant=None if counts is None else (counts.gained, counts.lost),
         note=paired.note,
     )
@@ -206,7 +233,7 @@ def build_totals(paired: Sequence[PairedEntry], candidate: PublishedEvaluation, 
             yield TierTotal(
                 tier=tier,
                 effects=effects_by_key,
-                judged_by=ENTRY_KINDS[tier].judged_by,
+                judged_by=usable[0].judged_by,
                 plain=effects.is_plain_rule_met(effects_by_key),
                 names=names,
                 left_out=tuple(name for name in members if name not in names),
@@ -230,7 +257,7 @@ def _measure_total(usable: Sequence[PairedEntry], *, level: float) -> dict[str, 
         return _build_paired_effects(usable[0], level=level)
     if kind.name == "slice":
         ratio = join_slices(usable)
-        return {metric: ratio.build_effect(metric, level=level) for metric in kind.figure_keys}
+        return {metric: ratio.build_effect(metric, level=level) for metric in usable[0].ratio_keys}
     if kind.name == "task":
         bits = [entry.bits for entry in usable if entry.bits is not None]
         return {

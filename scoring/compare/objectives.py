@@ -44,7 +44,9 @@ def _evaluate_objective(
     # The total over those members that both sides have, as in the tier's summary.
     tier = target.tier
     members = candidate.list_total_members(tier) if target.names is None else target.names
-    usable = [entry for entry in paired if entry.tier == tier and entry.name in members and entry.is_paired]
+    usable = [
+        entry for entry in paired if entry.tier == tier and entry.name in members and entry.is_paired and not entry.is_over_bytes
+    ]
     if target.metric == "bpb":
         usable = [entry for entry in usable if entry.bits is not None]
     compared = {entry.name for entry in usable}

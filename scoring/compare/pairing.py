@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +67,21 @@ class ComparableNames(msgspec.Struct, frozen=True):
 
 
 def find_comparable_names(
-    tier: str, baseline: PublishedEvaluation, candidate: PublishedEvaluation, *, same_data: bool = False
+    tier: str,
+    baseline: PublishedEvaluation,
+    candidate: PublishedEvaluation,
+    *,
+    same_data: bool = False,
+    free_keys: Collection[str] = (),
 ) -> ComparableNames:
-    """Match the entries of a tier by definition, and with ``same_data`` by data."""
+    """Match the entries of a tier by definition, and with ``same_data`` by data; ``free_keys`` of the heads may differ."""
     if tier not in candidate.documents or tier not in baseline.documents:
         side_name = "candidate" if tier not in candidate.documents else "baseline"
         return ComparableNames([], [Refusal(name=tier, reason=f"not scored at the {side_name}", tier=tier)])
-    mismatch = describe_mismatch(baseline.documents[tier], candidate.documents[tier], HEAD_REQUIRED_EQUAL)
+    required = {key: text for key, text in HEAD_REQUIRED_EQUAL.items() if key not in free_keys}
+    mismatch = describe_mismatch(baseline.documents[tier], candidate.documents[tier], required)
     assumed = [document.get("assume") or {} for document in (baseline.documents[tier], candidate.documents[tier])]
-    if mismatch is None and (key := find_contradicting_key(*assumed)):
+    if mismatch is None and "assume" not in free_keys and (key := find_contradicting_key(*assumed)):
         mismatch = f"different meaning of {key}: {assumed[0][key]} at the baseline, {assumed[1][key]} at the candidate"
     if mismatch is not None:
         return ComparableNames([], [Refusal(name=tier, reason=mismatch, tier=tier)])
@@ -111,10 +117,11 @@ class PairedRows(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A slice's clusters, in the same order on both sides; [D] each."""
 
     baseline: FloatArray
-    """Sum of -log p of a cluster, in nats; of a prompt, checks that passed."""
+    """Sum of -log p of a cluster, in nats (over bytes: in bits); of a prompt, checks that passed."""
     candidate: FloatArray
     tokens: FloatArray
-    """Predicted tokens of a cluster; of a prompt, its checks."""
+    """Predicted tokens of a cluster, or bytes of its text; of a prompt, its checks."""
+    is_over_bytes: bool = False
     unit: str
     """``document``; ``window`` where a slice is one document; ``prompt`` for a share of checks."""
 
@@ -129,7 +136,7 @@ def pair_slice_rows(name: str, baseline: PublishedEvaluation, candidate: Publish
 
     Raises PairingError or MissingRowsError.
     """
-    tables = _read_both_tables("tier2_ppl", name, baseline, candidate, read_slice_rows)
+    tables = read_both_tables("tier2_ppl", name, baseline, candidate, read_slice_rows)
     mismatch = _describe_data_mismatch("tier2_ppl", name, baseline, candidate)
     if mismatch is not None:
         return _pair_common_documents(tables, mismatch)
@@ -144,7 +151,7 @@ def pair_slice_rows(name: str, baseline: PublishedEvaluation, candidate: Publish
 
 def _pair_equal_rows(tables: Sequence[pa.Table], unit: str) -> PairedRows:
     """Rows of one kind with predicted tokens. Raises PairingError where they differ."""
-    sides = [_filter_kind(table, unit) for table in tables]
+    sides = [filter_kind(table, unit) for table in tables]
     for key in ("index", "tokens", "bytes"):
         if all(key in side.column_names for side in sides):
             baseline_values, candidate_values = (side[key].to_pylist() for side in sides)
@@ -158,7 +165,7 @@ def _pair_equal_rows(tables: Sequence[pa.Table], unit: str) -> PairedRows:
 
 def _pair_common_documents(tables: Sequence[pa.Table], mismatch: str) -> PairedRows:
     """The documents with the same text in and before them; or PairingError(mismatch)."""
-    baseline_rows, candidate_rows = (_index_by_key(_filter_kind(table, "document")) for table in tables)
+    baseline_rows, candidate_rows = (index_by_key(filter_kind(table, "document"), "key") for table in tables)
     common = [
         key
         for key in candidate_rows
@@ -176,15 +183,15 @@ def _pair_common_documents(tables: Sequence[pa.Table], mismatch: str) -> PairedR
     return PairedRows(baseline=baseline, candidate=candidate, tokens=tokens, unit="document")
 
 
-def _index_by_key(table: pa.Table) -> dict[str, dict[str, Any]]:
-    """Key and occurrence -> row; empty for a table without keys."""
+def index_by_key(table: pa.Table, column: str) -> dict[str, dict[str, Any]]:
+    """Key and occurrence -> row; empty for a table without such keys."""
     rows_by_key: dict[str, dict[str, Any]] = {}
     key_counts: Counter[str] = Counter()
-    for row in table.to_pylist() if "key" in table.column_names else ():
-        if row["key"] is None:
+    for row in table.to_pylist() if column in table.column_names else ():
+        if row[column] is None:
             continue
-        key_counts[row["key"]] += 1
-        rows_by_key[f"{row['key']}.{key_counts[row['key']]}"] = row
+        key_counts[row[column]] += 1
+        rows_by_key[f"{row[column]}.{key_counts[row[column]]}"] = row
     return rows_by_key
 
 
@@ -192,7 +199,8 @@ def _describe_data_mismatch(tier: str, name: str, baseline: PublishedEvaluation,
     return describe_mismatch(baseline.get_entries(tier)[name], candidate.get_entries(tier)[name], DATA_REQUIRED_EQUAL)
 
 
-def _filter_kind(table: pa.Table, kind: str) -> pa.Table:
+def filter_kind(table: pa.Table, kind: str) -> pa.Table:
+    """The rows of documents or windows, by their index."""
     return table.filter(pc.equal(table["kind"], kind)).sort_by("index")
 
 
@@ -247,13 +255,16 @@ class PairedTask(msgspec.Struct, frozen=True, kw_only=True):
     """Bits per byte of gold answers; None where a side's rows have no log-likelihoods."""
 
 
-def pair_task(name: str, metrics: Sequence[str], baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> PairedTask:
-    """The common items of a task. Raises PairingError or MissingRowsError."""
-    tables = _read_both_tables("tier3_cf", name, baseline, candidate, functools.partial(read_task_rows, metrics=metrics))
+def pair_task(
+    name: str, metrics: Sequence[str], baseline: PublishedEvaluation, candidate: PublishedEvaluation, *, key_column: str = "key"
+) -> PairedTask:
+    """The common items of a task, by index or by ``key_column``. Raises PairingError or MissingRowsError."""
+    tables = read_both_tables("tier3_cf", name, baseline, candidate, functools.partial(read_task_rows, metrics=metrics))
     mismatch = _describe_data_mismatch("tier3_cf", name, baseline, candidate)
     # Of the same data, items go by their index; of other data, by the hash of their content.
     baseline_rows, candidate_rows = (
-        {row["index"]: row for row in table.to_pylist()} if mismatch is None else _index_by_key(table) for table in tables
+        {row["index"]: row for row in table.to_pylist()} if mismatch is None else index_by_key(table, key_column)
+        for table in tables
     )
     common = [index for index in (sorted(candidate_rows) if mismatch is None else candidate_rows) if index in baseline_rows]
     pairs = [(baseline_rows[index], candidate_rows[index]) for index in common]
@@ -274,13 +285,14 @@ def pair_task(name: str, metrics: Sequence[str], baseline: PublishedEvaluation, 
     return PairedTask(outcomes=outcomes, bits=_pair_bits(pairs, subjects))
 
 
-def _read_both_tables(
+def read_both_tables(
     tier: str,
     name: str,
     baseline: PublishedEvaluation,
     candidate: PublishedEvaluation,
     read: Callable[[Path], pa.Table | None],
 ) -> list[pa.Table]:
+    """Both sides' rows. Raises MissingRowsError, or PairingError where without rows nothing is comparable."""
     tables = [read(side.paths.items_parquet(name)) for side in (baseline, candidate)]
     if any(table is None for table in tables):
         # Figures of other data are not comparable, so without rows nothing is.

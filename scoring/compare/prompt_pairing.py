@@ -20,8 +20,8 @@ def get_prompts(side: PublishedEvaluation) -> Mapping[str, PromptEntry]:
     return prompts if isinstance(prompts, dict) else {}
 
 
-def find_common_prompts(baseline: PublishedEvaluation, candidate: PublishedEvaluation) -> list[str]:
-    """Prompts with the same checks and rendered tokens on both sides.
+def find_common_prompts(baseline: PublishedEvaluation, candidate: PublishedEvaluation, *, other_model: bool = False) -> list[str]:
+    """Prompts with the same checks and rendered tokens on both sides; of another model, with the same messages.
 
     They are in the candidate's order. Raises MissingRowsError where a side has no prompts, and PairingError for damaged ones.
     """
@@ -39,8 +39,9 @@ def find_common_prompts(baseline: PublishedEvaluation, candidate: PublishedEvalu
     ]
     if baseline.documents[TIER4].get("data_key") == candidate.documents[TIER4].get("data_key"):
         return common
-    tokens = [_read_prompt_tokens(side) for side in (baseline, candidate)]
-    return [prompt for prompt in common if prompt in tokens[0] and tokens[0][prompt] == tokens[1].get(prompt)]
+    column = "messages" if other_model else "prompt_tokens"
+    texts = [_read_prompt_column(side, column) for side in (baseline, candidate)]
+    return [prompt for prompt in common if prompt in texts[0] and texts[0][prompt] == texts[1].get(prompt)]
 
 
 def pair_rate_rows(
@@ -68,13 +69,13 @@ def pair_rate_rows(
     return paired
 
 
-def _read_prompt_tokens(side: PublishedEvaluation) -> dict[str, Any]:
-    """Prompt -> tokens, from the generations; empty where there are none. Raises DamagedRowsError."""
+def _read_prompt_column(side: PublishedEvaluation, column: str) -> dict[str, Any]:
+    """Prompt -> its tokens or messages, from the generations; empty where there are none. Raises DamagedRowsError."""
     path = side.paths.generations
     try:
         rows = [json.loads(line) for line in read_content(path, MAX_ROWS_BYTES).decode("ascii").splitlines()]
         # A user's scorer may not tell.
-        return {str(row["name"]): row["prompt_tokens"] for row in rows if "prompt_tokens" in row}
+        return {str(row["name"]): row[column] for row in rows if column in row}
     except FileNotFoundError:
         return {}
     except DamagedDocument as error:

@@ -62,12 +62,17 @@ def read_slice_rows(path: Path) -> pa.Table | None:
     for name, kind in (("index", "integer"), ("tokens", "integer"), ("nll_sum", "number")):
         columns.check(name, kind)
     columns.check("bytes", "integer", is_nullable=True, is_optional=True)
-    columns.check("key", "text", is_nullable=True, is_optional=True)
+    for name in ("key", "text_key"):
+        columns.check(name, "text", is_nullable=True, is_optional=True)
+    columns.check("special_nll_sum", "number", is_optional=True)
     tokens, nll = table["tokens"].to_numpy(), table["nll_sum"].to_numpy().astype(np.float64)  # [rows] each
     columns.refuse((tokens < 0) | (tokens > MAX_TOKENS), "has a number of tokens that cannot be")
     columns.refuse(~np.isfinite(nll), "has an nll_sum that is no finite number")
     columns.refuse(nll < -ROUNDING_NATS * np.maximum(tokens, 1), "has a negative nll_sum")
     columns.refuse((tokens > 0) & (nll > MAX_NATS_PER_TOKEN * tokens), f"has over {MAX_NATS_PER_TOKEN:g} nats a token")
+    if "special_nll_sum" in table.column_names:
+        special = table["special_nll_sum"].to_numpy().astype(np.float64)  # [rows]
+        columns.refuse(~np.isfinite(special), "has a special_nll_sum that is no finite number")
     if "bytes" in table.column_names:
         columns.refuse(pc.less(table["bytes"], 0).fill_null(False).to_numpy(), "has negative bytes")
     for kind in ("document", "window"):
@@ -88,7 +93,8 @@ def read_task_rows(path: Path, metrics: Sequence[str]) -> pa.Table | None:
     columns.check("gold", "integer")
     columns.check("id", "text")
     columns.check("subject", "text", is_nullable=True)
-    columns.check("key", "text", is_nullable=True, is_optional=True)
+    for name in ("key", "text_key"):
+        columns.check(name, "text", is_nullable=True, is_optional=True)
     chosen = ("gold", *(f"pick_{metric}" for metric in metrics))
     choice_counts = _count_choices(columns)
     for name in chosen:

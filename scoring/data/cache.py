@@ -46,9 +46,11 @@ class SliceEntry(msgspec.Struct, frozen=True, kw_only=True):
     """int64 [D], ascending from 0: the index in ``tokens`` where each document begins."""
     document_bytes: torch.Tensor
     """int64 [D]: UTF-8 bytes of each document's text."""
+    document_texts: torch.Tensor | None = None
+    """int64 [D]: a hash of each document's text, equal for all tokenizers; None in entries of before."""
     meta: dict[str, Any]
     data_key: str
-    """sha256 (hex) of the three tensors."""
+    """sha256 (hex) of the first three tensors."""
     folder: Path
 
 
@@ -93,7 +95,8 @@ def ensure_slice(name: str, definition: Mapping[str, Any], **options: Unpack[Ent
     cannot score (rows that do not fit the definition, or no text), cannot write (the cache).
     """
     location, meta = _ensure_entry("tier2_ppl", name, definition, **options)
-    stored = load_tensors(location.folder / TOKENS_FILE, ("tokens", "document_starts", "document_bytes"))
+    names = ("tokens", "document_starts", "document_bytes")
+    stored = load_tensors(location.folder / TOKENS_FILE, names, optional=("document_texts",))
     return SliceEntry(**stored, meta=meta, data_key=meta["data_key"], folder=location.folder)
 
 
@@ -182,10 +185,12 @@ def _build_slice_files(
     target = definition.target_tokens
     separator = tokenizer.separate_documents(bos=definition.bos, eos=definition.eos)
     tokens, starts, document_bytes, total_bytes, coverage = array("i"), array("q"), array("q"), 0, TextCoverage()
+    document_texts = array("q")
     for text, encoded in _encode_batches(iter_documents(definition, source), tokenizer):
         starts.append(len(tokens))
         coverage = coverage.add(text, encoded.unknown)
         total_bytes += len(text.encode())
+        document_texts.append(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True))
         # Bits per byte divides by what is predicted: text without a token is not.
         document_bytes.append(len(text.encode()) - encoded.unknown.bytes)
         tokens.extend([*separator.before, *encoded.tokens, *separator.after])
@@ -205,7 +210,9 @@ def _build_slice_files(
         "document_starts": np.array(starts, dtype=np.int64),  # [D]
         "document_bytes": np.array(document_bytes, dtype=np.int64),  # [D]
     }
-    save_tensors({key: torch.from_numpy(values) for key, values in arrays.items()}, temporary / TOKENS_FILE)
+    # The texts' hashes are no part of the data key: they change no score.
+    stored = {**arrays, "document_texts": np.array(document_texts, dtype=np.int64)}  # [D]
+    save_tensors({key: torch.from_numpy(values) for key, values in stored.items()}, temporary / TOKENS_FILE)
     digest = hashlib.sha256()
     for key, values in arrays.items():
         digest.update(f"{key} {values.size}\n".encode())

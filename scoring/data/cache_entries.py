@@ -222,8 +222,8 @@ def save_tensors(tensors: "Mapping[str, torch.Tensor]", path: Path) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-def load_tensors(path: Path, names: Collection[str]) -> "dict[str, torch.Tensor]":
-    """The tensors of a file, mapped into memory.
+def load_tensors(path: Path, names: Collection[str], *, optional: Collection[str] = ()) -> "dict[str, torch.Tensor]":
+    """The tensors of a file, mapped into memory; those of ``optional`` that it has, too.
 
     Raises UserError (data missing) for a damaged file.
     """
@@ -231,7 +231,7 @@ def load_tensors(path: Path, names: Collection[str]) -> "dict[str, torch.Tensor]
 
     try:
         tensors = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
-        return {name: tensors[name] for name in names}
+        return {name: tensors[name] for name in (*names, *(name for name in optional if name in tensors))}
     except Exception as error:
         raise make_damage_error(path, error) from error
 

@@ -62,6 +62,8 @@ class TaskItem(msgspec.Struct, frozen=True, kw_only=True):
     chars_with_space: list[int]
     bytes: list[int]
     """UTF-8 bytes of the continuation, its space included."""
+    text_key: str | None = None
+    """16 hex digits of texts and right choice, equal for all tokenizers."""
 
 
 def build_task_files(
@@ -253,6 +255,7 @@ def _build_item(example: Example, requests: Iterator[TokenRequest], uncond: Iter
     return TaskItem(
         index=example.index,
         id=example.id,
+        text_key=hashlib.sha256(msgspec.json.encode([example.pairs, example.gold])).hexdigest()[:16],
         subject=example.subject,
         gold=example.gold,
         choices=example.choices,

@@ -58,8 +58,8 @@ class ScoredItem(msgspec.Struct, frozen=True, kw_only=True):
     parts: Sequence[FinishedPart]
 
     def concat_rows(self) -> pa.Table:
-        """The rows of all parts, in order."""
-        return pa.concat_tables([finished_part.rows for finished_part in self.parts])
+        """The rows of all parts, in order; null where a part of before lacks a column."""
+        return pa.concat_tables([finished_part.rows for finished_part in self.parts], promote_options="default")
 
 
 class PartScores(NamedTuple):

@@ -50,6 +50,7 @@ TASK_ROW_SCHEMA = pa.schema(
         ("truncated", pa.bool_()),
         *((f"pick_{metric}", pa.int64()) for metric in CLOZE_METRICS),
         ("key", pa.string()),  # hash of its tokens and its right choice: the same question in any task
+        ("text_key", pa.string()),  # hash of its text and its right choice, equal for all tokenizers
     ]
 )
 """Columns of a part's rows; items/<task>.parquet has ``bpb`` and ``bpb_uncond``, too."""
@@ -170,7 +171,7 @@ def _build_row(item: TaskItem, ll: list[float], ll_uncond: list[float], seq_len:
     for metric in CLOZE_METRICS:
         values = compute_choice_scores(row, metric)
         row[f"pick_{metric}"] = None if values is None else values.index(max(values))
-    row["key"] = hash_item(item)
+    row["key"], row["text_key"] = hash_item(item), item.text_key
     return row
 
 

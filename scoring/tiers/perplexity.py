@@ -30,6 +30,7 @@ class Perplexity(CachedDataTier):
             tokens=entry.tokens.numpy(),
             document_starts=entry.document_starts.numpy(),
             document_bytes=entry.document_bytes.numpy(),
+            document_texts=None if entry.document_texts is None else entry.document_texts.numpy(),
         )
         return perplexity_metric.score_slice(
             model,

@@ -37,6 +37,7 @@ SLICE_ROW_SCHEMA = pa.schema(
         ("special_nll_sum", pa.float64()),
         ("bytes", pa.int64()),  # of text; documents only
         ("key", pa.string()),  # hash of all tokens that its figures depend on; documents only
+        ("text_key", pa.string()),  # hash of its text, equal for all tokenizers; documents only
     ]
 )
 """Columns of items/<slice>.parquet."""
@@ -51,6 +52,8 @@ class TokenStream(msgspec.Struct, frozen=True, kw_only=True):
     """[D], rising from 0."""
     document_bytes: Ints
     """[D]: UTF-8 bytes of the documents' text."""
+    document_texts: Ints | None = None
+    """[D]: hashes of the documents' text; None: unknown."""
 
 
 class Window(NamedTuple):
@@ -120,6 +123,8 @@ def score_slice(
     per_document = _sum_by_group("document", targets, document_index, len(starts))
     per_document["bytes"] = [int(count) for count in stream.document_bytes]
     per_document["key"] = list(compute_document_keys(tokens, starts, is_isolated=isolate_documents))
+    if stream.document_texts is not None:
+        per_document["text_key"] = [f"{int(value) % (1 << 64):016x}" for value in stream.document_texts]
     table = pa.concat_tables([pa.Table.from_pydict(rows, schema=SLICE_ROW_SCHEMA) for rows in (per_window, per_document)])
     return PartScores(summarise_slice(per_document, per_window) | {"isolate_documents": isolate_documents}, table)
 
@@ -154,6 +159,7 @@ def _sum_by_group(kind: str, targets: _Targets, group_index: Ints, count: int) -
         "special_nll_sum": np.bincount(group_index, weights=targets.nll * targets.is_special, minlength=count),
         "bytes": [None] * count,
         "key": [None] * count,
+        "text_key": [None] * count,
     }
 
 

@@ -31,6 +31,9 @@ Direction = Literal["better", "worse"]
 GOLD_BITS = "bpb"
 """Key of the effect on bits per byte of gold answers."""
 
+BITS_PER_BYTE = "bits_per_byte"
+"""Key of the effect on text, where two models have other tokenizers or lengths."""
+
 EffectVerdict = Literal["better", "worse", "hint", "no_change_seen", "too_few_items"]
 """``hint``: significant at a single look and not at this look's level, so it may be one of many looks' false alarms."""
 
@@ -143,8 +146,11 @@ class ComparedEntry(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["slice", "task", "rate"]
     name: str
     effects: dict[str, Effect]
-    """A slice has ``nll_per_token`` and ``ppl``; a task ``primary``, ``acc``, ``bpb`` and, with subjects, ``primary_macro`` and
-    ``bpb_macro`` (means over subjects); a rate ``rate``."""
+    """A slice has ``nll_per_token`` and ``ppl``, and ``bits_per_byte`` instead where two models have other tokenizers or lengths.
+
+    A task has ``primary``, ``acc``, ``bpb`` and, with subjects, ``primary_macro`` and ``bpb_macro`` (means over subjects); a rate
+    has ``rate``.
+    """
     judged_by: str
     """Key in ``effects`` of the effect that gives the verdict and enters Holm's correction."""
     plain: bool

@@ -40,7 +40,7 @@ def publish_sample_results(paths, *, slices=None, tasks=None, prompts=None, step
 
     Args:
         paths: of the evaluation.
-        slices: name -> (tokens [D], nll [D]).
+        slices: name -> (tokens [D], nll [D]), or with the bytes [D] and keys of the texts [D].
         tasks: name -> (right [n] bool, subjects or None); or (right, subjects, right by plain acc).
         prompts: name -> (category, [(check, kind, passed)]).
         step: of the checkpoint.
@@ -65,7 +65,10 @@ def publish_sample_results(paths, *, slices=None, tasks=None, prompts=None, step
             "prompts": entries,
         }
         _write(paths, "tier4_sft_native", {**common, "chat_template": {"sha256": "c"}, "data_key": "k", **found})
-        lines = [json.dumps({"name": name, "prompt_tokens": [1, 2, len(name)]}) + "\n" for name in prompts]
+        lines = [
+            json.dumps({"name": name, "prompt_tokens": [1, 2, len(name)], "messages": [{"content": name}]}) + "\n"
+            for name in prompts
+        ]
         paths.generations.write_text("".join(lines))
     return paths
 
@@ -88,7 +91,8 @@ def _write(paths, tier, document):
     paths.tier_json(tier).write_text(json.dumps({"tier": tier, **document}))
 
 
-def _slice(paths, name, tokens, nll):
+def _slice(paths, name, tokens, nll, *texts):
+    byte_counts, text_keys = texts or (None, None)
     count = len(tokens)
     rows = {
         "kind": ["document"] * count,
@@ -98,8 +102,9 @@ def _slice(paths, name, tokens, nll):
         "nll_sum": np.asarray(nll, dtype=float),
         "special_tokens": np.zeros(count, dtype=int),
         "special_nll_sum": np.zeros(count),
-        "bytes": 4 * np.asarray(tokens),
+        "bytes": 4 * np.asarray(tokens) if byte_counts is None else np.asarray(byte_counts),
         "key": [f"document {index}" for index in range(count)],
+        "text_key": [f"text {index}" for index in range(count)] if text_keys is None else text_keys,
     }
     pq.write_table(pa.Table.from_pydict(rows, schema=perplexity.SLICE_ROW_SCHEMA), paths.items_parquet(name))
     return perplexity.summarise_slice(rows, rows) | {"isolate_documents": False, "data_key": f"data of {name}"}
@@ -124,6 +129,7 @@ def _task(paths, name, right, subjects=None, right_by_acc=None):
             **{f"pick_{metric}": int(by_acc[index] if metric == "acc" else right[index]) for metric in choice.CLOZE_METRICS},
             "pick_acc_uncond": None,
             "key": f"item {index}",
+            "text_key": f"text {index}",
         }
         for index in range(len(right))
     ]
