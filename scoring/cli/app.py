@@ -128,6 +128,7 @@ def score_request(request: ScoringRequest, *, processes: int = 1, worker: int | 
 @eval_data_option
 @tokenizer_option
 @slow_tokenizer_option
+@click.option("--model", metavar="OWNER/NAME@REVISION", help="Fetch this model of the hub first, with its tokenizer.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Entries built at once; default: up to four.")
 @click.option("--refresh", is_flag=True, help="Also rebuild entries that exist, from the current data sets.")
 def prefill_data(
@@ -137,6 +138,7 @@ def prefill_data(
     tokenizer: str | None,
     *,
     slow_tokenizer: bool,
+    model: str | None,
     jobs: int | None,
     refresh: bool,
 ) -> None:
@@ -144,9 +146,9 @@ def prefill_data(
 
     Needs a network, so that jobs need none.
     """
-    refuse_request_with_options(request_file, (suites, eval_data, tokenizer, slow_tokenizer))
-    if request_file is None and not (suites and eval_data and tokenizer):
-        raise click.UsageError("give --request, or --suite, --eval-data and --tokenizer")
+    refuse_request_with_options(request_file, (suites, eval_data, tokenizer, slow_tokenizer, model))
+    if request_file is None and not (suites and eval_data and (tokenizer or model)):
+        raise click.UsageError("give --request, or --suite, --eval-data, and --tokenizer or --model")
 
     def run() -> ExitCode:
         from scoring.data.prefill import PrefillOptions, fill_data_cache, prefill_request  # noqa: PLC0415  torch
@@ -154,7 +156,14 @@ def prefill_data(
         if request_file is not None:
             return prefill_request(read_scoring_request(request_file), request_file.parent, refresh=refresh, jobs=jobs)
         suites_in_request = tuple(load_suite(suite, os.environ).to_request() for suite in suites)
-        options = PrefillOptions(eval_data=str(eval_data), tokenizer=str(tokenizer), use_fast=not slow_tokenizer, refresh=refresh)
+        tokenizer_name = tokenizer or str(DataPaths(Path(str(eval_data))).model(str(model)))
+        options = PrefillOptions(
+            eval_data=str(eval_data),
+            tokenizer=tokenizer_name,
+            use_fast=not slow_tokenizer,
+            refresh=refresh,
+            model=model,
+        )
         return fill_data_cache(suites_in_request, options, jobs=jobs)
 
     sys.exit(run_guarded(run))

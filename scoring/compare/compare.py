@@ -5,7 +5,7 @@
 it is a single look, and each total, each objective and the family of entries has 5 %.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -88,10 +88,25 @@ def compare_evaluation(request: CompareRequest) -> ComparisonDocument:
             )
             for role, ref, side in baselines
         ),
+        references=tuple(_compare_with_references(request.references, candidate, refusals)),
         refusals=tuple(refusals),
         level=SIGNIFICANCE_LEVEL,
         power=TEST_POWER,
     )
+
+
+def _compare_with_references(
+    refs: Sequence[EvaluationRef], candidate: PublishedEvaluation, refusals: list[Refusal]
+) -> Iterator[Comparison]:
+    """A single look at each, since no schedule of looks belongs to another model."""
+    for ref in refs:
+        try:
+            side = open_evaluation(ref)
+        except UserError as problem:
+            refusals.append(Refusal(name=ref.directory, reason=f"{ref.stage}/{ref.directory}: {describe_unread(ref, problem)}"))
+            continue
+        pairs = pair_evaluations(side, candidate, any_model=True)
+        yield compare_with_baseline("reference", side, candidate, Objectives(), pairs=pairs)
 
 
 def _open_baselines(role: BaselineRole, refs: Sequence[EvaluationRef], refusals: list[Refusal]) -> list[OpenedBaseline]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scoring.compare.crossings import list_crossings
 from scoring.compare.entries import ENTRY_KINDS
 from scoring.compare.forgetting import compare_with_earlier_ends
 from scoring.compare.pairing import find_comparable_names
@@ -51,6 +52,7 @@ def summarise_stage(request: StageRequest) -> StageDocument:
         wanted="" if window is not None else describe_wanted(request.stage, steps, request.noise_within, on_disk),
         noise=tuple(_list_noise(sides, window)),
         forgetting=tuple(compare_with_earlier_ends(sides[-1], earlier_ends, request.stage_count, refusals)),
+        crossings=tuple(list_crossings(request.evaluations, request.references, refusals)),
         refusals=tuple(refusals),
     )
 

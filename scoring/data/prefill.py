@@ -17,6 +17,7 @@ import structlog
 from scoring.data import cache
 from scoring.data.cache_entries import ProgressCallback
 from scoring.data.entry_processes import PrefillEntry, build_in_processes
+from scoring.data.model_cache import ensure_model
 from scoring.data.prefill_progress import PrefillDisplay
 from scoring.data.prompt_entries import ensure_prompts
 from scoring.data.tokenizer_cache import resolve_tokenizer
@@ -44,6 +45,8 @@ class PrefillOptions(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: str
     use_fast: bool
     refresh: bool
+    model: str | None = None
+    """A model of the hub that is fetched first; its tokenizer lies beside it."""
 
     @property
     def data(self) -> DataPaths:
@@ -71,7 +74,13 @@ def prefill_request(request: ScoringRequest, folder: Path, *, refresh: bool, job
 
     Writes the outcome to prefill.json in ``folder``; the watcher reads it.
     """
-    options = PrefillOptions(eval_data=request.eval_data, tokenizer=request.tokenizer, use_fast=request.use_fast, refresh=refresh)
+    options = PrefillOptions(
+        eval_data=request.eval_data,
+        tokenizer=request.tokenizer,
+        use_fast=request.use_fast,
+        refresh=refresh,
+        model=request.model,
+    )
     errors: list[UserError] = []
     code = ExitCode.BUG
     try:
@@ -108,6 +117,8 @@ def fill_data_cache(
     errors = [] if errors is None else errors
     stop = StopRequest()
     stop.listen()
+    if options.model is not None:
+        click.echo(ensure_model(options.model, options.data, refresh=options.refresh), err=True)
     # The tokenizer is fetched before the processes start, which would all fetch it.
     suite_options = [suite.suite_option for suite in suites]
     tokenizer = resolve_tokenizer(

@@ -104,6 +104,39 @@ def _resolve_revision(name: str, requested: str | None) -> str | None:
         raise _make_dataset_error(f"{name}@{requested}" if requested else name, error) from error
 
 
+def fetch_model(identifier: str, patterns: Sequence[str], folder: Path, *, revision: str | None) -> str:
+    """Fetch the files of a model repository that match ``patterns`` into ``folder``; returns their commit.
+
+    ``revision`` is a branch, tag or commit; None is the main branch. Raises UserError: data missing, or temporary for an error of
+    the network. Raises OSError for the disk.
+    """
+    from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415  only for fetching
+    from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415  a submodule has to be imported by name
+
+    disable_progress_bars()
+    try:
+        # One commit for all files: a branch may move between two of them.
+        info = _retry_while_busy(identifier, lambda: HfApi().model_info(identifier, revision=revision))
+        commit = str(info.sha)
+        download = functools.partial(
+            snapshot_download, identifier, revision=commit, allow_patterns=list(patterns), local_dir=str(folder)
+        )
+        _retry_while_busy(identifier, download)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _LOCAL_DISK_ERRNOS:
+            raise
+        hint = "give an id of the hub and its revision; for a private one, log in: hf auth login"
+        if _is_gated(error):
+            hint = _make_access_hint(identifier)
+        raise _make_fetch_error(
+            "model", identifier, error, hint=hint, retry_hint="try again on a machine with a network"
+        ) from error
+    if not any(folder.glob("*.safetensors")):
+        hint = "take a revision with safetensors, such as refs/pr/N, or convert it and give its folder"
+        raise UserError("has no safetensors", location=identifier, hint=hint, code=ExitCode.DATA_MISSING)
+    return commit
+
+
 def fetch_tokenizer(identifier: str, patterns: Sequence[str], *, revision: str | None, offline: bool, command: str) -> Path:
     """A folder with the files of a model repository that match ``patterns``, named after its commit.
 

@@ -136,16 +136,28 @@ def open_checkpoint_shards(folder: Path, *, as_stored: bool = False) -> Checkpoi
 
 
 def inspect_checkpoint(
-    folder: Path, *, now: float, settle_seconds: float, forced: bool = False, step: int | None = None
+    folder: Path,
+    *,
+    now: float,
+    settle_seconds: float,
+    forced: bool = False,
+    step: int | None = None,
+    any_step: bool = False,
 ) -> Inspection:
     """The state of a checkpoint folder. Raises nothing, whatever the folder holds.
 
     ``now`` is the file server's clock (unix time). A checkpoint is complete after ``settle_seconds`` without a write.
     ``forced`` accepts an interrupted rewrite, a copy without times, files from the future, and another step in a folder whose
-    name is no step. ``step``: which step it should be; None: the one of its name.
+    name is no step. ``step``: which step it should be; None: the one of its name. ``any_step``: it stands for a model of any
+    step, whatever its name.
     """
     # Whatever may pass by itself is NOT_YET; only what no further write can change is UNSCORABLE.
-    inspector = _Inspector(folder, now, settle_seconds, forced, step)
+    named_step = guess_step(folder.name)
+    is_free = any_step or (forced and named_step is None)
+    expected_step = None if is_free else named_step if step is None else step
+    inspector = _Inspector(folder, now, settle_seconds, forced, expected_step)
+    if expected_step is None and not is_free:
+        return inspector.make_inspection(Completeness.UNSCORABLE, f"{folder.name!r} is not a step number")
     try:
         return inspector.inspect()
     except IncompleteFile as error:
@@ -179,8 +191,7 @@ class _Inspector:
 
     def __init__(self, folder: Path, now: float, settle_seconds: float, forced: bool, step: int | None) -> None:
         self.folder, self.now, self.settle_seconds, self.forced = folder, now, settle_seconds, forced
-        named_step = guess_step(folder.name)
-        self.step = named_step if step is None or (forced and named_step is None) else step
+        self.step = step
         self.listing: CheckpointListing | None = None
         self.metadata: CheckpointMetadata | None = None
         self.ignored: tuple[str, ...] = ()
@@ -216,8 +227,6 @@ class _Inspector:
         )
 
     def inspect(self) -> Inspection:
-        if self.step is None and not self.forced:
-            raise UnscorableCheckpoint(f"{self.folder.name!r} is not a step number")
         reader = open_folder(self.folder)
         self.checkpoint_kind = reader.kind
         self.listing = reader.list_files()

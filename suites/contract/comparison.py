@@ -22,9 +22,10 @@ from suites.contract.paths import EvaluationPaths
 
 SCHEMA = 1
 
-BaselineRole = Literal["bridge", "previous", "best", "last_member", "previous_average"]
+BaselineRole = Literal["bridge", "previous", "best", "last_member", "previous_average", "reference"]
 
 BASELINE_ROLES: tuple[BaselineRole, ...] = ("bridge", "previous", "best", "last_member", "previous_average")
+"""Roles of which an evaluation has at most one baseline."""
 
 Direction = Literal["better", "worse"]
 
@@ -78,6 +79,8 @@ class CompareRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Of an average: the step that it is made at."""
     previous_average: EvaluationRef | None = None
     """Of an average: the one before it with the same weights."""
+    references: tuple[EvaluationRef, ...] = ()
+    """Other models on the same suites. Each comparison with one is a single look, in the order given here."""
     objectives: Objectives = msgspec.field(default_factory=Objectives)
     """Checked against the bridge only."""
     level: Level | None = None
@@ -291,8 +294,10 @@ class ComparisonDocument(msgspec.Struct, frozen=True, kw_only=True):
     """The request that was answered. While it equals the present one, no new comparison is needed."""
     comparisons: tuple[Comparison, ...] = ()
     """In the order of ``BASELINE_ROLES``; previous and best may be the same evaluation."""
+    references: tuple[Comparison, ...] = ()
+    """With other models, by text where their tokenizers or lengths differ."""
     refusals: tuple[Refusal, ...] = ()
-    """Baselines that could not be compared; ``name`` is the role."""
+    """Baselines that could not be compared; ``name`` is the role, or that of a reference's evaluation."""
     level: float = STAGE_LEVEL
     """Level of a single look: of intervals and hints, and of verdicts where ``request.level`` is null."""
     power: float = 0.8
@@ -341,7 +346,7 @@ def find_contradiction(document: ComparisonDocument) -> str | None:
     roles = [comparison.role for comparison in document.comparisons]
     if len(set(roles)) < len(roles):
         return "it has two comparisons of one role"
-    for comparison in document.comparisons:
+    for comparison in (*document.comparisons, *document.references):
         compared_scores: tuple[ComparedEntry | TierTotal, ...] = (*comparison.entries, *comparison.totals)
         for compared in compared_scores:
             name = f"{comparison.role}: {compared.name if isinstance(compared, ComparedEntry) else 'total of ' + compared.tier}"

@@ -23,8 +23,8 @@ def list_attempt_log_paths(root: Path, stage: str, step: int, job_id: str, task_
 
 
 def prefill_log_paths(root: Path, stage: str, job_id: str) -> LogPaths:
-    """Logs of one prefill job; ``job_id`` may be Slurm's %j."""
-    return _make_log_paths(root, f"prefill_{stage}_{job_id}")
+    """Logs of one prefill job of a stage, or of a reference; ``job_id`` may be Slurm's %j."""
+    return _make_log_paths(root, f"prefill_{stage.replace(':', '_')}_{job_id}")
 
 
 def _make_log_paths(root: Path, name: str) -> LogPaths:

@@ -21,6 +21,11 @@ def format_step_directory(step: int, source: str | None = None, *, average: str 
     return "_".join(filter(None, (f"step_{step}", average, source and f"from_{source}")))
 
 
+def format_reference_directory(name: str) -> str:
+    """The same of a reference, on any stage's suites."""
+    return f"reference_{name}"
+
+
 class EvaluationPaths(msgspec.Struct, frozen=True):
     """Files of one evaluation's published results."""
 
@@ -121,16 +126,24 @@ class DataPaths(msgspec.Struct, frozen=True):
         """
         return self.eval_data / {"slice": "ppl_slices", "task": "cf_tasks", "prompts": "sft_prompts"}[kind] / name / key
 
+    def model(self, identifier: str) -> Path:
+        """Folder of a model of the hub, ``OWNER/NAME@REVISION``, with its tokenizer."""
+        digest = hashlib.sha256(identifier.encode()).hexdigest()[:12]  # two identifiers may have one safe name
+        return self.eval_data / "models" / f"{_make_safe_name(identifier)}.{digest}"
+
     def tokenizer(self, digest: str) -> Path:
         """Folder with a copy of a tokenizer's files, and their reading."""
         return self.eval_data / "tokenizers" / digest
 
     def tokenizer_pointer(self, identifier: str, *, use_fast: bool = True) -> Path:
         """File with the digest of a tokenizer id or path."""
-        safe_name = "".join(character if character.isalnum() or character in "-_." else "_" for character in identifier)[-80:]
         marked = identifier if use_fast else f"{identifier}\0slow"  # the same files may be read in two ways
         digest = hashlib.sha256(marked.encode()).hexdigest()[:12]  # two identifiers may have one safe name
-        return self.eval_data / "tokenizers" / "by_id" / f"{safe_name}.{digest}.json"
+        return self.eval_data / "tokenizers" / "by_id" / f"{_make_safe_name(identifier)}.{digest}.json"
+
+
+def _make_safe_name(identifier: str) -> str:
+    return "".join(character if character.isalnum() or character in "-_." else "_" for character in identifier)[-80:]
 
 
 class StatePaths(msgspec.Struct, frozen=True):

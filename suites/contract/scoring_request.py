@@ -68,6 +68,8 @@ class ScoringRequest(msgspec.Struct, frozen=True, kw_only=True):
     suites: tuple[SuiteInRequest, ...]
     tokenizer: str
     use_fast: bool = True
+    model: str | None = None
+    """Of a prefill: the model of the hub that it fetches first, ``OWNER/NAME@REVISION``; its tokenizer is beside it."""
     seq_len: int
     results: str
     """The stage's folder of results, with ``by_checkpoint`` and ``eval_logs`` in it."""

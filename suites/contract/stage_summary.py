@@ -37,6 +37,8 @@ class StageRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Steps between the first and the last evaluation of the noise's window; None: the densest window."""
     earlier_ends: tuple[EvaluationRef, ...] = ()
     """The newest evaluations of the stages before."""
+    references: tuple[EvaluationRef, ...] = ()
+    """Other models, as the evaluations' compare.json have them."""
     stage_count: int = 1
     """Stages with earlier ends: the level of what was forgotten is divided by it."""
 
@@ -93,6 +95,39 @@ class ForgottenFigure(msgspec.Struct, frozen=True, kw_only=True):
     """Ids of lost items of a forgotten task, at most MAX_LOST_ITEMS."""
 
 
+class Crossing(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one figure's curve goes ahead of another model for good."""
+
+    reference: str
+    """``reference:NAME``."""
+    tier: str
+    name: str
+    """Empty for a tier's total."""
+    metric: str
+    is_ahead: bool
+    """Whether the newest evaluation is better than the reference."""
+    step: float | None
+    """Of the crossing, by straight lines between evaluations; null: it is behind at the newest, or ahead from the first on."""
+    low: float | None
+    high: float | None
+    """Ends of its 95 % interval, pointwise.
+
+    ``low`` null: before the first evaluation, or not yet; ``high`` null: after the newest one, or before the first.
+    """
+    first_step: int
+    newest_step: int
+
+    def describe(self) -> str:
+        """The step and its interval, for people."""
+        if not self.is_ahead:
+            return f"not ahead at step {self.newest_step}"
+        if self.step is None:
+            return f"ahead from step {self.first_step} on"
+        low = f"before {self.first_step}" if self.low is None else f"{self.low:.0f}"
+        high = f"after {self.newest_step}" if self.high is None else f"{self.high:.0f}"
+        return f"ahead from step {self.step:.0f} on [{low}, {high}]"
+
+
 class StageDocument(msgspec.Struct, frozen=True, kw_only=True):
     """stage.json."""
 
@@ -104,6 +139,8 @@ class StageDocument(msgspec.Struct, frozen=True, kw_only=True):
     """What makes the noise known, for people."""
     noise: tuple[FigureNoise, ...] = ()
     forgetting: tuple[ForgottenFigure, ...] = ()
+    crossings: tuple[Crossing, ...] = ()
+    """Where the stage's curves overtake the references."""
     refusals: tuple[Refusal, ...] = ()
 
     def find_noise(self, tier: str, name: str, metric: str) -> FigureNoise | None:
@@ -134,7 +171,7 @@ def read_stage_document(path: Path) -> StageDocument | None:
 
 def find_summary_damage(document: StageDocument) -> str | None:
     """What in a summary no reader can show; None where nothing is."""
-    figures: tuple[FigureNoise | ForgottenFigure, ...] = (*document.noise, *document.forgetting)
+    figures: tuple[FigureNoise | ForgottenFigure | Crossing, ...] = (*document.noise, *document.forgetting, *document.crossings)
     unknown = next((figure.tier for figure in figures if figure.tier not in TIER_BY_SHORT_NAME.values()), None)
     if unknown is not None:
         return f"there is no tier {unknown[:60]!r}"

@@ -27,6 +27,9 @@ META_FILE = "meta.json"
 TOKENIZER_PREFIX = "tokenizer "
 """Prefix of the tokenizer in ``missing_entries``."""
 
+MODEL_PREFIX = "model "
+"""The same of a model of the hub."""
+
 CACHE_ENTRY_KINDS: dict[str, tuple[str, type[SliceDefinition] | type[TaskDefinition]]] = {
     "tier2_ppl": ("slice", SliceDefinition),
     "tier3_cf": ("task", TaskDefinition),
@@ -146,16 +149,16 @@ def missing_entries(suites: tuple[SuiteInRequest, ...], identifier: str, data: D
 
 
 def list_prefill_arguments(
-    python: str, suites: Sequence[str], data: DataPaths, identifier: str, *, use_fast: bool = True
+    python: str, suites: Sequence[str], data: DataPaths, identifier: str, *, use_fast: bool = True, model: str | None = None
 ) -> list[str]:
-    """The command that fills the cache for ``suites`` (values of ``--suite``).
+    """The command that fills the cache for ``suites`` (values of ``--suite``); with ``model`` it fetches that first.
 
     It needs a network.
     """
     suite_options = [option for suite in suites for option in ("--suite", suite)]
     # -P: a folder `scoring` of the user's must not hide ours.
     arguments = [python, "-P", "-m", "scoring", "prefill", *suite_options]
-    arguments += ["--eval-data", str(data.eval_data), "--tokenizer", identifier]
+    arguments += ["--eval-data", str(data.eval_data), "--tokenizer", identifier, *(("--model", model) if model else ())]
     return arguments if use_fast else [*arguments, "--slow-tokenizer"]
 
 
@@ -166,4 +169,5 @@ def build_prefill_command(suites: Sequence[str], data: DataPaths, identifier: st
 
 def summarize_missing_entries(labels: Iterable[str]) -> str:
     """The first missing entries, without the names of their suites."""
-    return format_names([label if label.startswith(TOKENIZER_PREFIX) else label.rpartition("/")[2] for label in labels])
+    prefixes = (TOKENIZER_PREFIX, MODEL_PREFIX)
+    return format_names([label if label.startswith(prefixes) else label.rpartition("/")[2] for label in labels])

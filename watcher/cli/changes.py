@@ -15,6 +15,7 @@ from watcher.cli.options import (
     get_stage,
     json_option,
     select_records,
+    split_reference,
 )
 from watcher.cli.requests import (
     StepsCommand,
@@ -26,6 +27,7 @@ from watcher.cli.requests import (
     steps_argument,
     submit_request,
 )
+from watcher.config.settings import REFERENCE_PREFIX
 from watcher.core.request_types import Request
 
 
@@ -52,6 +54,7 @@ def retry(
     With --force also scored ones, folders with results of another program, and interrupted saves. A job of another user,
     cluster or executor, which the watcher cannot see, is given up by your word: first see what is printed of it.
     """
+    step_arguments, source = split_reference(step_arguments, source)
     if force:
         _print_jobs_in_flight(config, stage, step_arguments, source, name, err=as_json)
     _request_change("retry", stage, step_arguments, source=source, name=name, force=force, as_json=as_json, config=config)
@@ -71,6 +74,7 @@ def cancel(
 
     Exits 2 where one cannot be cancelled.
     """
+    step_arguments, source = split_reference(step_arguments, source)
     _request_change("cancel", stage, step_arguments, source=source, name=name, force=False, as_json=as_json, config=config)
 
 
@@ -112,7 +116,7 @@ def _request_change(
     from watcher.journal.request_files import parse_steps  # noqa: PLC0415
 
     loaded, _ = load_stage(config, stage)
-    if source is not None:
+    if source is not None and not source.startswith(REFERENCE_PREFIX):
         get_stage(source, loaded, "--from")
     steps = parse_steps(step_arguments)
     if not steps:

@@ -115,7 +115,8 @@ def logs(stage: str, step: str, *, source: str | None, follow: bool, lines: int,
     from watcher.journal.journal import read_journal  # noqa: PLC0415
 
     loaded = load_config(config, copy_environment())
-    records = select_records(read_journal(loaded.paths).records.values(), stage, parse_one_step(step), source)
+    step_number, source = parse_one_step(step, source)
+    records = select_records(read_journal(loaded.paths).records.values(), stage, step_number, source)
     if not records:
         get_stage(stage, loaded)
         hint = f"see `watcher why {stage} {step}`"

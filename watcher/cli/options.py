@@ -13,7 +13,7 @@ import click
 from suites.common.errors import UserError
 from suites.common.yaml_reader import suggest_name
 from suites.contract.paths import StatePaths
-from watcher.config.settings import Config, Stage
+from watcher.config.settings import REFERENCE_PREFIX, Config, Stage
 from watcher.core.evaluation import EvaluationRecord
 
 if TYPE_CHECKING:
@@ -67,14 +67,24 @@ def get_stage(name: str, config: Config, location: str = "STAGE") -> Stage:
     return config.stages[name]
 
 
-def parse_one_step(text: str) -> int:
-    """The step that a command's STEP names. UserError for none or several."""
+def split_reference(arguments: Sequence[str], source: str | None) -> tuple[tuple[str, ...], str | None]:
+    """Steps and source that a command's STEPs mean: ``reference:NAME`` is step 0 of that source. UserError beside others."""
+    if not any(argument.startswith(REFERENCE_PREFIX) for argument in arguments):
+        return tuple(arguments), source
+    if len(arguments) > 1 or source is not None:
+        raise UserError("a reference has no steps", location=arguments[0], hint="give it alone")
+    return ("0",), arguments[0]
+
+
+def parse_one_step(text: str, source: str | None) -> tuple[int, str | None]:
+    """The step that a command's STEP names, and its source. UserError for none or several."""
     from watcher.journal.request_files import parse_steps  # noqa: PLC0415
 
-    steps = parse_steps((text,))
+    arguments, source = split_reference((text,), source)
+    steps = parse_steps(arguments)
     if len(steps) != 1:
         raise UserError(f"{len(steps)} steps given", location="STEP", hint="give one step")
-    return steps[0]
+    return steps[0], source
 
 
 def select_records(

@@ -6,23 +6,26 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import msgspec
 
 from suites.common.errors import ExitCode, UserError
 from watcher.cli.options import config_option, copy_environment, get_stage
-from watcher.config.settings import Config, Stage
+from watcher.config.settings import Config, Reference, Stage
 
 
 @click.command()
-@click.argument("stage", required=False)
+@click.argument("target", required=False, metavar="[STAGE|reference:NAME]")
 @click.option("--refresh", is_flag=True, help="Rebuild existing entries from the current data sets.")
 @click.option("--tokenizer", metavar="PATH", help="Tokenizer, where neither config nor checkpoint names one.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Entries built at once. Default: up to four.")
 @config_option
-def prefill(stage: str | None, *, refresh: bool, tokenizer: str | None, jobs: int | None, config: Path | None) -> None:
-    """Download and tokenize the data of STAGE (default: all stages) into the cache. Needs a network.
+def prefill(target: str | None, *, refresh: bool, tokenizer: str | None, jobs: int | None, config: Path | None) -> None:
+    """Download and tokenize the data of STAGE (default: all stages and references) into the cache. Needs a network.
+
+    Of reference:NAME it also fetches the model, where that is one of the hub.
 
     It runs as a process of this terminal, or as a job with `prefill: {where: job, partition: NAME}` in the config.
     Finished entries are kept, so a second run builds only missing ones.
@@ -31,20 +34,57 @@ def prefill(stage: str | None, *, refresh: bool, tokenizer: str | None, jobs: in
     from watcher.config.loader import load_config  # noqa: PLC0415
 
     loaded = load_config(config, copy_environment())
-    stages = [get_stage(stage, loaded)] if stage is not None else list(loaded.stages.values())
-    tokenizers = {target_stage.name: _find_tokenizer(target_stage, loaded, tokenizer) for target_stage in stages}
+    references = {reference.source: reference for reference in loaded.references.values()}
+    targets = [*loaded.stages, *references] if target is None else [target]
+    fills = {
+        name: _plan_reference(references[name], loaded)
+        if name in references
+        else _plan_stage(get_stage(name, loaded), loaded, tokenizer)
+        for name in targets
+    }
     if loaded.prefill.get("where") == "job":
         if refresh or jobs is not None:
             hint = "omit both, or set prefill: {where: login} and run it where there is a network"
             raise UserError("a prefill job accepts neither", location="--refresh, --jobs", hint=hint)
-        exit_codes = [_submit_prefill_job(target_stage, tokenizers[target_stage.name], loaded) for target_stage in stages]
+        exit_codes = [_submit_prefill_job(name, fill, loaded) for name, fill in fills.items()]
     else:
         exit_codes = []  # a stage that fails does not keep the others from being filled
-        for target_stage in stages:
-            argv = build_prefill_argv(target_stage, loaded, tokenizer=tokenizers[target_stage.name], refresh=refresh, jobs=jobs)
-            click.echo(f"{target_stage.name}: {shlex.join(argv)}", err=True)
+        for name, fill in fills.items():
+            argv = build_prefill_argv(fill, loaded, refresh=refresh, jobs=jobs)
+            click.echo(f"{name}: {shlex.join(argv)}", err=True)
             exit_codes.append(subprocess.run(argv, env=drop_other_packages(copy_environment()), check=False).returncode)
     sys.exit(next((code for code in exit_codes if code), 0))
+
+
+class Fill(NamedTuple):
+    """What one run of the scorer's prefill fills."""
+
+    suites: tuple[str, ...]
+    """Names or files."""
+    tokenizer: str
+    use_fast: bool
+    results: Path
+    """Where a job's logs go."""
+    reference: Reference | None = None
+
+
+def _plan_stage(stage: Stage, config: Config, explicit_tokenizer: str | None) -> Fill:
+    return Fill(stage.suites, _find_tokenizer(stage, config, explicit_tokenizer), stage.use_fast, stage.root)
+
+
+def _plan_reference(reference: Reference, config: Config) -> Fill:
+    """The suites of all its stages, with its own tokenizer. UserError where it has none."""
+    from suites.checkpoint.completeness import inspect_checkpoint  # noqa: PLC0415
+
+    suites = tuple(dict.fromkeys(suite for stage in config.list_reference_stages(reference) for suite in stage.suites))
+    tokenizer = reference.checkpoint
+    if reference.hub_model is None:
+        inspection = inspect_checkpoint(Path(reference.checkpoint), now=time.time(), settle_seconds=0.0, any_step=True)
+        if inspection.tokenizer is None:
+            hint = "give the folder of a complete model with its tokenizer"
+            raise UserError(f"has no tokenizer ({inspection.detail})", location=reference.checkpoint, hint=hint)
+        tokenizer = inspection.tokenizer
+    return Fill(suites, tokenizer, use_fast=True, results=config.results, reference=reference)
 
 
 def _find_tokenizer(stage: Stage, config: Config, explicit_tokenizer: str | None) -> str:
@@ -84,18 +124,18 @@ def _read_first_tokenizer(stage: Stage, config: Config) -> str | None:
     return None
 
 
-def build_prefill_argv(stage: Stage, config: Config, *, tokenizer: str, refresh: bool, jobs: int | None) -> list[str]:
-    """The command that fills the cache for a stage."""
+def build_prefill_argv(fill: Fill, config: Config, *, refresh: bool, jobs: int | None) -> list[str]:
+    """The command that fills the cache for a stage or a reference."""
     from suites.contract.paths import DataPaths  # noqa: PLC0415
     from suites.definitions.data_cache import list_prefill_arguments  # noqa: PLC0415
 
-    data = DataPaths(config.eval_data)
-    argv = list_prefill_arguments(config.python, stage.suites, data, tokenizer, use_fast=stage.use_fast)
+    data, model = DataPaths(config.eval_data), None if fill.reference is None else fill.reference.hub_model
+    argv = list_prefill_arguments(config.python, fill.suites, data, fill.tokenizer, use_fast=fill.use_fast, model=model)
     argv += ["--jobs", str(jobs)] if jobs is not None else []
     return [*argv, "--refresh"] if refresh else argv
 
 
-def _submit_prefill_job(stage: Stage, tokenizer: str, config: Config) -> int:
+def _submit_prefill_job(target: str, fill: Fill, config: Config) -> int:
     """Submit and release a prefill job; return 0. UserError on a failure.
 
     No daemon follows it: its log and the cache show its outcome.
@@ -105,11 +145,16 @@ def _submit_prefill_job(stage: Stage, tokenizer: str, config: Config) -> int:
     from watcher.core.executor import ExecutorUnreachable, Job, JobState, SubmitKind  # noqa: PLC0415
     from watcher.core.resources import build_prefill_settings, resolve_resources  # noqa: PLC0415
     from watcher.daemon.setup import make_executor  # noqa: PLC0415
-    from watcher.reconcile.prefill_job import build_prefill_request  # noqa: PLC0415
+    from watcher.reconcile.prefill_job import build_prefill_request, build_reference_prefill_request  # noqa: PLC0415
 
-    suites = tuple(load_suite(name, copy_environment()).to_request() for name in stage.suites)
-    run_id = f"prefill-{stage.name}-{secrets.token_hex(4)}"
-    scoring_request = msgspec.structs.replace(build_prefill_request(stage, suites, tokenizer, config), run_id=run_id)
+    suites = tuple(load_suite(name, copy_environment()).to_request() for name in fill.suites)
+    scoring_request = (
+        build_prefill_request(config.stages[target], suites, fill.tokenizer, config)
+        if fill.reference is None
+        else build_reference_prefill_request(fill.reference, suites, fill.tokenizer, config)
+    )
+    run_id = f"prefill-{target.replace(':', '_')}-{secrets.token_hex(4)}"
+    scoring_request = msgspec.structs.replace(scoring_request, run_id=run_id)
     attempt_paths, executor = config.paths.manual_prefill(run_id), make_executor(config, copy_environment())
     resources = resolve_resources(build_prefill_settings(config), {})
     try:
@@ -118,7 +163,7 @@ def _submit_prefill_job(stage: Stage, tokenizer: str, config: Config) -> int:
         unwritable = error.filename or attempt_paths.folder
         raise UserError(f"cannot be written ({error.strerror})", location=unwritable, hint="make it writable") from error
     outcome = executor.submit(submission)
-    message, location = " ".join(outcome.message.split()), f"stage {stage.name}"
+    message, location = " ".join(outcome.message.split()), target if fill.reference else f"stage {target}"
     if outcome.kind is SubmitKind.REFUSED:
         raise UserError(f"sbatch refused the job: {message}", location=location, hint="fix prefill: or slurm: in the config")
     if outcome.job_id is None:  # after an ambiguous answer the job may exist: a second one would do the same work
@@ -131,5 +176,5 @@ def _submit_prefill_job(stage: Stage, tokenizer: str, config: Config) -> int:
         hint = f"run scontrol release {outcome.job_id}"
         raise UserError(f"job {outcome.job_id} is held: {error}", location=location, hint=hint) from error
     log_path = submission.stderr.with_name(submission.stderr.name.replace("%j", outcome.job_id))
-    click.echo(f"{stage.name}: job {outcome.job_id} ({run_id}) fills the cache; log: {log_path}")
+    click.echo(f"{target}: job {outcome.job_id} ({run_id}) fills the cache; log: {log_path}")
     return 0

@@ -195,7 +195,7 @@ def submit_request(config: Config, *, as_json: bool, **fields: Any) -> None:
         ):
             message = f"{request.name!r} is the name of step {row['step']}, {row['checkpoint']}"
             raise UserError(message, location="--name", hint=f"give another name, or step {row['step']}")
-    source_stage = config.stages[request.source or request.stage]
+    source_stage = config.stages.get(request.source or request.stage, config.stages[request.stage])
     pending = {step for other in read_requests(config.paths)[0] if other.stage == request.stage for step in other.steps}
     outcomes = preview_outcomes(request, rows, source_stage.get_checkpoint_folder, pending=pending)
     left = request

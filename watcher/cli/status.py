@@ -120,7 +120,7 @@ def why(stage: str, step: str, *, source: str | None, all_changes: bool, as_json
     from watcher.status.explain import explain_evaluation, explain_unknown_step, list_evaluation_facts  # noqa: PLC0415
     from watcher.status.health import check_liveness  # noqa: PLC0415
 
-    step_number = parse_one_step(step)
+    step_number, source = parse_one_step(step, source)
     loaded, config_error = None, None
     try:
         loaded = load_config(config, copy_environment())

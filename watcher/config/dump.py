@@ -8,7 +8,8 @@ import yaml
 
 from suites.common.yaml_reader import parse_plain_scalar
 from watcher.config.loader import SHELL_KEYS
-from watcher.config.settings import Config, Stage
+from watcher.config.references import HUB_PREFIX
+from watcher.config.settings import Config, Reference, Stage
 from watcher.config.units import format_memory_mib
 
 _DURATION_KEYS = ("poll", "settle", "backoff")
@@ -51,6 +52,7 @@ def list_config_values(config: Config) -> dict[str, Any]:
     values["pin_max"] = format_memory_mib(config.pin_max // 2**20)
     values["limits"], values["retry"] = msgspec.structs.asdict(config.limits), msgspec.structs.asdict(config.retry)
     values["report"] = msgspec.structs.asdict(config.report)
+    values["references"] = {name: _dump_reference(reference) for name, reference in config.references.items()}
     values["stages"] = {name: _dump_stage(stage, is_glob=name in config.runs) for name, stage in config.written_stages.items()}
     plain: dict[str, Any] = _to_plain(values)
     return plain
@@ -80,6 +82,17 @@ def _dump_stage(stage: Stage, *, is_glob: bool) -> dict[str, Any]:
         bridge = msgspec.structs.asdict(stage.bridge)
         values["bridge"] = {"from": bridge.pop("source"), **bridge}
     return values
+
+
+def _dump_reference(reference: Reference) -> dict[str, Any]:
+    checkpoint = reference.checkpoint if reference.hub_model is None else f"{HUB_PREFIX}{reference.hub_model}"
+    return {
+        "checkpoint": checkpoint,
+        "stages": list(reference.stages) or None,
+        "tokens": reference.tokens,
+        "seq_len": reference.seq_len,
+        "backend": reference.backend,
+    }
 
 
 def _to_plain(value: Any, key: str = "") -> Any:

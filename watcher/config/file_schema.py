@@ -88,6 +88,16 @@ class StageSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     command: str | tuple[str, ...] | None = None
 
 
+class ReferenceSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """``references.NAME``: as ``settings.Reference``; a text is its ``checkpoint``."""
+
+    checkpoint: str
+    stages: NameList | None = None
+    tokens: int | float | str | None = None
+    seq_len: PositiveInt | None = None
+    backend: str | None = None
+
+
 class SlurmSection(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """``slurm``: as ``settings.SlurmSettings``; numbers are allowed for texts."""
 
@@ -151,4 +161,5 @@ class ConfigFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     pin: Flag = False
     pin_max: str | int = "1T"
     mirror: Path | None = None
+    references: dict[str, ReferenceSection | str] | None = None
     stages: dict[str, StageSection] | None = None

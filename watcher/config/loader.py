@@ -13,6 +13,7 @@ from suites.common.errors import UserError
 from suites.common.yaml_reader import YamlDocument, YamlPath, convert_document, parse_yaml, read_yaml
 from suites.contract.objectives import TIER4_RATES, TIER_BY_SHORT_NAME, check_objectives
 from watcher.config import file_schema
+from watcher.config.references import resolve_references
 from watcher.config.run_folders import add_run_stages, read_run_names
 from watcher.config.settings import Config, LimitSettings, ReportSettings, RetrySettings, SlurmSettings
 from watcher.config.stage_entries import resolve_path, resolve_stages
@@ -151,6 +152,10 @@ def _resolve_config(
         stages={name: stage for name, stage in written_stages.items() if "*" not in str(stage.checkpoints)},
         runs={name: stage for name, stage in written_stages.items() if "*" in str(stage.checkpoints)},
     )
+    references = resolve_references(
+        document, file.references or {}, base=base, eval_data=config.eval_data, stage_names=written_stages
+    )
+    config = msgspec.structs.replace(config, references=references)
     config = add_run_stages(config, read_run_names(config.paths.runs_json))
     check_values(document, config)
     check_slurm_options(document, config)

@@ -148,6 +148,35 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
         return min(candidates, default=None)
 
 
+class Reference(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that stages are compared with, scored once on each one's suites."""
+
+    name: str
+    checkpoint: str
+    """Its folder; that of a model of the hub is in the data cache."""
+    hub_model: str | None = None
+    """``OWNER/NAME@REVISION`` of the hub, which prefill fetches."""
+    stages: tuple[str, ...] = ()
+    """Keys of ``stages`` on whose suites it is scored; empty: all."""
+    tokens: int | None = None
+    """Tokens that it was trained on."""
+    seq_len: int | None = None
+    """Its context length for scoring; None: the model's own."""
+    backend: str | None = None
+    """None: transformers for a Hugging Face folder, direct for nanotron's."""
+
+    @property
+    def source(self) -> str:
+        """Its name in records and results, where a checkpoint's stage stands."""
+        return f"{REFERENCE_PREFIX}{self.name}"
+
+    def covers(self, stage: Stage) -> bool:
+        """Whether it is scored on the stage's suites."""
+        return not self.stages or stage.name in self.stages or stage.runs in self.stages
+
+
+REFERENCE_PREFIX = "reference:"
+
 CLUSTER_VARIABLES = (
     *("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_SACK_SOCKET", "SLURM_SACK_KEY", "SLURM_SACK_JWKS"),
     "MUNGE_SOCKET",
@@ -235,12 +264,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     pin_max: int = 1 << 40
     """Bytes that all pins together may keep."""
     mirror: Path | None = None
+    references: Mapping[str, Reference] = msgspec.field(default_factory=dict)
     stages: Mapping[str, Stage] = msgspec.field(default_factory=dict)
     """Those of the file, then those of run folders."""
     runs: Mapping[str, Stage] = msgspec.field(default_factory=dict)
     """Entries with ``runs``: what the stage of each run folder is made from; ``checkpoints`` is the glob."""
     run_problems: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Run folder that gets no stage -> why."""
+
+    def find_reference(self, source: str) -> Reference | None:
+        """The reference of a record's source; None where it is none, or no longer in the config."""
+        return self.references.get(source.removeprefix(REFERENCE_PREFIX)) if source.startswith(REFERENCE_PREFIX) else None
+
+    def list_reference_stages(self, reference: Reference) -> list[Stage]:
+        """The stages on whose suites it is scored."""
+        return [stage for stage in self.stages.values() if reference.covers(stage)]
 
     @property
     def written_stages(self) -> Mapping[str, Stage]:

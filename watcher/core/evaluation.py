@@ -140,7 +140,7 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     step: int
     directory: str
     origin: str
-    """``schedule``, ``bridge`` or ``request``."""
+    """``schedule``, ``bridge``, ``reference`` or ``request``."""
     checkpoint: str
     """Of an average: its last member's folder."""
     average: tuple[AverageStep, ...] = ()
@@ -225,7 +225,9 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def arguments(self) -> str:
-        """How commands name it: ``stage1 2000``, with --from for a bridge, --name for an average."""
+        """How commands name it: ``stage1 2000``, with --from or --name where it is needed; ``stage1 reference:NAME``."""
+        if self.is_reference:
+            return f"{self.stage} {self.source}"
         if self.average:
             return f"{self.stage} {self.step} --name {self.directory}"
         return f"{self.stage} {self.step}" + ("" if self.source == self.stage else f" --from {self.source}")
@@ -234,6 +236,11 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True):
     def identity(self) -> tuple[str, str, int, str]:
         """(stage, source, step, average): what no two evaluations share, but for those that a person named."""
         return self.stage, self.source, self.step, self.average_name
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is a model that the config names to compare with: it has a tokenizer and a length of its own."""
+        return self.origin == "reference"
 
     @property
     def full_reason(self) -> str:

@@ -103,7 +103,7 @@ class Created(JournalEvent, frozen=True, kw_only=True, tag="created"):
     step: Step
     directory: FileName
     origin: str
-    """``schedule``, ``bridge``, ``request`` or ``prefill``."""
+    """``schedule``, ``bridge``, ``reference``, ``request`` or ``prefill``."""
     checkpoint: PathText
     forced: bool = False
     requested: bool = False

@@ -1,6 +1,6 @@
 """What one tick observed: stages, checkpoints, results, attempts, queue. Data only."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -78,6 +78,11 @@ class StageRequirements(msgspec.Struct, frozen=True, kw_only=True):
             seq_len=self.seq_len or next((settings.seq_len for settings in sources if settings.seq_len), None),
             checkpoint="" if checkpoint_settings is None else checkpoint_settings.checkpoint,
         )
+
+
+def join_suites(plans: Iterable[StageRequirements]) -> tuple[SuiteInRequest, ...]:
+    """The suites of several stages, each once."""
+    return tuple({(suite.name, suite.digest): suite for plan in plans for suite in plan.suites}.values())
 
 
 def find_outdated_tiers(record: EvaluationRecord, plan: StageRequirements) -> list[str]:
@@ -198,7 +203,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     unscheduled: tuple[str, ...] = ()
     """Folders named like stages that no stage of the config has."""
     missing_entries: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
-    """Stage -> what its data cache lacks (``data_cache.missing_entries``); stages for which that is unknown are left out."""
+    """Stage, or source of a reference -> what its data cache lacks (``data_cache.missing_entries``).
+
+    Those for which that is unknown are left out, and references of which nothing is to be scored."""
     inspections: Mapping[str, Inspection] = msgspec.field(default_factory=dict)
     """``EvaluationRecord.inspected`` -> inspection of the checkpoint, or of all members together; for those that were due."""
     tokenizer_digests: Mapping[str, str] = msgspec.field(default_factory=dict)

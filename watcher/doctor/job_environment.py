@@ -153,7 +153,7 @@ def _check_data_cache(config: Config, stage: Stage, tokenizer: str, plans: Stage
     name = f"{stage.name} data"
     if missing_labels:
         message = f"{len(missing_labels)} of {entry_count} are not in the cache: {format_names(missing_labels)}"
-        return DoctorCheck(WARNING, name, message, f"run `{format_prefill_command(stage, config)}`")
+        return DoctorCheck(WARNING, name, message, f"run `{format_prefill_command(stage.name, config)}`")
     is_cached = read_cached_digest(tokenizer, data_paths, use_fast=stage.use_fast) is not None
     source = "in the cache" if is_cached else "read by the jobs from local files"
     return DoctorCheck(OK, name, f"{entry_count} slices, tasks and prompts, tokenizer {tokenizer}: {source}")
@@ -178,7 +178,7 @@ def _check_offline_read(
         *(f"{entry['suite']}/{entry['name']} is {entry['state']}" for entry in bad_entries),
     ]
     if result.exit_code != 0 or errors:
-        hint = document.get("prefill") or f"run `{format_prefill_command(stage, config)}`"
+        hint = document.get("prefill") or f"run `{format_prefill_command(stage.name, config)}`"
         return DoctorCheck(WRONG, name, format_names(errors) or get_last_output_line(result), hint)
     return DoctorCheck(OK, name, f"{len(document['entries'])} entries read in full, network {document['network']}")
 

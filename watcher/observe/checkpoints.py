@@ -248,7 +248,9 @@ class InspectionCache:
             return known
 
     def _inspect(self, record: EvaluationRecord, settle_seconds: float, server_now: float) -> tuple[Inspection, str | None]:
-        folder, step, forced, cached = record.checkpoint, record.step, record.forced, self._cached.get(record.checkpoint)
+        folder, forced, cached = record.checkpoint, record.forced, self._cached.get(record.checkpoint)
+        # A reference stands for a model, whatever step its folder names.
+        step = None if record.is_reference else record.step
         try:
             inspected = self._reads.run(
                 ("inspection", folder, step, forced),
@@ -262,7 +264,7 @@ class InspectionCache:
 
 
 def _inspect_folder(
-    folder: str, step: int, known: _CachedInspection | None, *, forced: bool, settle_seconds: float, now: float
+    folder: str, step: int | None, known: _CachedInspection | None, *, forced: bool, settle_seconds: float, now: float
 ) -> _CachedInspection:
     """The inspection of a folder at ``now``, the server's clock; ``known`` itself while it still holds."""
     # Mtimes before content: a write during the inspection then shows as a difference.
@@ -272,7 +274,9 @@ def _inspect_folder(
         age_seconds = now - known.inspected_at
         if _is_stable(known.inspection, now) and 0 <= age_seconds < SLOW_CHECK_SECONDS:
             return known
-    inspection = inspect_checkpoint(Path(folder), now=now, settle_seconds=settle_seconds, forced=forced, step=step)
+    inspection = inspect_checkpoint(
+        Path(folder), now=now, settle_seconds=settle_seconds, forced=forced, step=step, any_step=step is None
+    )
     # Old and new files may be mixed in what was read.
     if encode_mtimes(folder) != mtimes:
         reason = "being written: it changed during its inspection"

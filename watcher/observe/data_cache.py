@@ -9,22 +9,25 @@ from pathlib import Path
 
 import msgspec
 
+from suites.checkpoint.completeness import Inspection
 from suites.common.formatting import describe_error
 from suites.contract.paths import DataPaths
 from suites.contract.scoring_request import SuiteInRequest
 from suites.contract.tier_files import TierVerdict
 from suites.definitions.data_cache import (
+    MODEL_PREFIX,
     TOKENIZER_PREFIX,
     list_hub_entries,
     locate_hub_entries,
     missing_entries,
+    read_complete_meta,
     summarize_missing_entries,
 )
 from suites.definitions.tokenizer_files import parse_tokenizer_identifier
 from watcher.config.settings import Config
-from watcher.core.evaluation import IN_FLIGHT_STATES
+from watcher.core.evaluation import IN_FLIGHT_STATES, SETTLED_STATES
 from watcher.core.reasons import ReasonKind
-from watcher.core.snapshot import EvaluationResults, StageRequirements
+from watcher.core.snapshot import EvaluationResults, StageRequirements, join_suites
 from watcher.journal.replay import JournalState
 
 DATA_CACHE_RECHECK_SECONDS = 3600.0
@@ -37,6 +40,7 @@ class _CacheKey(msgspec.Struct, frozen=True):
     """What the answer depends on, apart from the disk."""
 
     stage: str
+    """Or the source of a reference."""
     suites: tuple[SuiteInRequest, ...]
     tokenizer: str
     use_fast: bool
@@ -56,6 +60,8 @@ class MissingEntriesCache:
 
     def __init__(self) -> None:
         self._cached: dict[str, _CachedEntries] = {}
+        self._models: dict[str, tuple[str, ...]] = {}
+        self._tokenizers: dict[str, str] = {}
 
     def find_missing_entries(
         self, config: Config, requirements: Mapping[str, StageRequirements], journal_state: JournalState, now: float
@@ -72,11 +78,51 @@ class MissingEntriesCache:
             # Names of entries hold the tokenizer's digest, so nothing can be checked before it is known.
             if tokenizer and stage_requirements.suites and not stage_requirements.error:
                 key = _CacheKey(stage.name, stage_requirements.suites, tokenizer, stage.use_fast, config.eval_data)
-                try:
-                    missing_entries[stage.name] = self._find_for_stage(key, journal_state, now)
-                except (OSError, ValueError) as error:  # only this stage waits for a file that nobody can read
-                    missing_entries[stage.name] = (f"{TOKENIZER_PREFIX}{tokenizer} ({describe_error(error)})",)
+                missing_entries[stage.name] = self._find_or_describe(key, journal_state, now)
         return missing_entries
+
+    def find_for_references(
+        self,
+        config: Config,
+        requirements: Mapping[str, StageRequirements],
+        journal_state: JournalState,
+        inspections: Mapping[str, Inspection],
+        now: float,
+    ) -> dict[str, tuple[str, ...]]:
+        """Source of a reference -> what it lacks on the suites of all its stages; only of those that are to be scored.
+
+        The model itself may be missing, where it is one of the hub.
+        """
+        wanted = {
+            record.source
+            for record in journal_state.records.values()
+            if record.is_reference and record.state not in SETTLED_STATES
+        }
+        found: dict[str, tuple[str, ...]] = {}
+        for reference in config.references.values():
+            plans = [requirements[stage.name] for stage in config.list_reference_stages(reference)]
+            suites = join_suites(plan for plan in plans if plan.is_usable)
+            if reference.source not in wanted or not suites:
+                continue
+            if reference.hub_model is not None and read_complete_meta(Path(reference.checkpoint)) is None:
+                labels = (f"{MODEL_PREFIX}{reference.hub_model}", *(entry.label for entry in list_hub_entries(suites)))
+                known = self._models.get(reference.source)
+                found[reference.source] = self._models[reference.source] = known if known == labels else labels
+                continue
+            inspection = inspections.get(reference.checkpoint)
+            if inspection is not None and inspection.tokenizer:
+                self._tokenizers[reference.checkpoint] = inspection.tokenizer
+            tokenizer = self._tokenizers.get(reference.checkpoint)
+            if tokenizer is not None:
+                key = _CacheKey(reference.source, suites, tokenizer, use_fast=True, eval_data=config.eval_data)
+                found[reference.source] = self._find_or_describe(key, journal_state, now)
+        return found
+
+    def _find_or_describe(self, key: _CacheKey, journal_state: JournalState, now: float) -> tuple[str, ...]:
+        try:
+            return self._find_for_stage(key, journal_state, now)
+        except (OSError, ValueError) as error:  # only this one waits for a file that nobody can read
+            return (f"{TOKENIZER_PREFIX}{key.tokenizer} ({describe_error(error)})",)
 
     def _find_for_stage(self, key: _CacheKey, journal_state: JournalState, now: float) -> tuple[str, ...]:
         if not list_hub_entries(key.suites) and parse_tokenizer_identifier(key.tokenizer).folder.is_dir():
@@ -111,7 +157,9 @@ def _has_changed(cached: _CachedEntries) -> bool:
 def _has_data_failure_since(cached: _CachedEntries, journal_state: JournalState) -> bool:
     """Whether a job missed data since, although nothing was lacking."""
     return not cached.missing_entries and any(
-        record.stage == cached.key.stage and record.is_waiting_for(ReasonKind.DATA) and record.since > cached.checked_at
+        cached.key.stage in {record.stage, record.source}
+        and record.is_waiting_for(ReasonKind.DATA)
+        and record.since > cached.checked_at
         for record in journal_state.records.values()
     )
 

@@ -139,6 +139,7 @@ class Observer:
             full_scan_due=full_scan_due,
             is_out_of_time=is_out_of_time,
         )
+        missing_entries |= self._missing_entries.find_for_references(config, requirements, journal_state, inspections, now)
         in_flight = [
             record
             for record in journal_state.iter_all_records()

@@ -74,9 +74,11 @@ def _find_finished_stages(snapshot: Snapshot, journal_state: JournalState, confi
     """Stages whose last step is scored and that have nothing pending."""
     finished = []
     for name, stage in config.stages.items():
-        # Evaluations on request are extra: they neither finish a stage nor keep it open.
+        # Evaluations on request and references are extra: they neither finish a stage nor keep it open.
         stage_records = [
-            record for record in journal_state.records.values() if record.stage == name and record.origin != "request"
+            record
+            for record in journal_state.records.values()
+            if record.stage == name and record.origin not in {"request", "reference"}
         ]
         if any(record.state not in SETTLED_STATES and not record.deleted for record in stage_records):
             continue

@@ -23,7 +23,8 @@ def find_bridge(stage: str, records: Iterable[EvaluationRecord]) -> EvaluationRe
 
 def is_stage_checkpoint(record: EvaluationRecord) -> bool:
     """Whether it is a checkpoint of the stage's own training run."""
-    return record.origin != "bridge" and record.source == record.stage and not record.custom_directory and not record.average
+    is_own = record.origin not in {"bridge", "reference"} and record.source == record.stage
+    return is_own and not record.custom_directory and not record.average
 
 
 def group_by_stage(journal_state: JournalState) -> dict[str, list[EvaluationRecord]]:
@@ -38,14 +39,17 @@ def find_compared(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]
     """Those of a stage's evaluations that can be compared with something as one of its looks: averages are none."""
     scored = [record for record in records if record.state is EvaluationState.SCORED]
     bridge = find_bridge(scored[0].stage, records) if scored else None
-    has_bridge = bridge is not None and bridge.state is EvaluationState.SCORED
+    # A bridge or a reference is there from the first step on.
+    has_baseline = (bridge is not None and bridge.state is EvaluationState.SCORED) or any(
+        record.is_reference for record in scored
+    )
     first_step = min((record.step for record in scored if is_stage_checkpoint(record)), default=None)
     return [
         record
         for record in scored
-        if record.origin != "bridge"
+        if record.origin not in {"bridge", "reference"}
         and not record.average
-        and (has_bridge or (is_stage_checkpoint(record) and first_step is not None and record.step > first_step))
+        and (has_baseline or (is_stage_checkpoint(record) and first_step is not None and record.step > first_step))
     ]
 
 
@@ -70,6 +74,7 @@ def build_comparison_requests(config: Config, journal_state: JournalState) -> di
                 describe_start_mismatch(stage.name, journal_state.started_from.get(stage.name), bridge),
             )
             baseline = msgspec.structs.replace(evaluation_refs[bridge.key], note="; ".join(filter(None, bridge_notes)) or None)
+        references = list_references(config, stage, scored)
         for record in find_compared(records):
             # Only the stage's own run has earlier steps to compare with.
             earlier = (
@@ -77,7 +82,10 @@ def build_comparison_requests(config: Config, journal_state: JournalState) -> di
                 if is_stage_checkpoint(record)
                 else ()
             )
+            if baseline is None and not earlier and not references:
+                continue
             requests[record.key] = CompareRequest(
+                references=references,
                 candidate=evaluation_refs[record.key],
                 bridge=baseline,
                 earlier=earlier,
@@ -86,7 +94,7 @@ def build_comparison_requests(config: Config, journal_state: JournalState) -> di
             )
         for record in scored:
             if record.average and (request := _build_average_request(record, scored, evaluation_refs)) is not None:
-                requests[record.key] = request
+                requests[record.key] = msgspec.structs.replace(request, references=references)
     return requests
 
 
@@ -110,6 +118,15 @@ def _build_average_request(
         candidate=evaluation_refs[record.key],
         last_member=None if last_member is None else evaluation_refs[last_member.key],
         previous_average=None if previous is None else evaluation_refs[previous.key],
+    )
+
+
+def list_references(config: Config, stage: Stage, scored: Iterable[EvaluationRecord]) -> tuple[EvaluationRef, ...]:
+    """The references of the config that are scored on the stage's suites."""
+    return tuple(
+        make_evaluation_ref(record, stage)
+        for record in scored
+        if (reference := config.find_reference(record.source)) is not None and reference.covers(stage)
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from suites.checkpoint.completeness import Completeness, Inspection
+from suites.checkpoint.contents import CheckpointKind
 from suites.checkpoint.model_config_reader import describe_unassumed_keys
 from suites.common.formatting import format_utc
 from suites.contract.averages import AverageMember
@@ -25,7 +26,7 @@ from watcher.core.reasons import ReasonKind
 from watcher.core.snapshot import EvaluationResults, Snapshot, StageRequirements
 from watcher.journal.replay import JournalState
 from watcher.reconcile.checkpoint_presence import Presence, observe_presence, wait_for_absent
-from watcher.reconcile.prefill_job import describe_missing_data
+from watcher.reconcile.prefill_job import describe_missing_data, describe_missing_model
 from watcher.reconcile.stage_facts import FactsComparison, block_on_conflict, compare_with_stage
 
 STALLED_SAVE_SECONDS = 86400.0
@@ -41,6 +42,8 @@ def next_action_pending(
     if record.stage not in config.stages or record.stage not in snapshot.requirements:
         return [wait_or_skip(record, f"stages.{record.stage} is no longer in the config")]
     presence = observe_presence(record, snapshot, config, journal_state.member_pins)
+    if record.is_reference and presence.kind is Presence.ABSENT and (missing := describe_missing_model(record, snapshot, config)):
+        return [wait_or_skip(record, missing, kind=ReasonKind.DATA)]
     if presence.kind is Presence.ABSENT:
         return [wait_for_absent(record, presence, snapshot.now)]
     inspection = presence.inspection
@@ -90,7 +93,22 @@ class _CompleteCheckpoint(NamedTuple):
 
     def missing_data(self) -> str:
         """Why a job would miss data; empty where it would not."""
-        return describe_missing_data(self.stage, self.missing_suites, self.snapshot, self.config)
+        target = self.record.source if self.record.is_reference else self.stage.name
+        return describe_missing_data(target, self.missing_suites, self.snapshot, self.config)
+
+    @property
+    def backend(self) -> str:
+        """The stage's; of a reference the one that opens its folder, unless a program of the user's scores."""
+        reference = self.config.find_reference(self.record.source)
+        if reference is None or self.stage.backend == "command":
+            return self.stage.backend
+        is_hf = self.inspection.checkpoint_kind is CheckpointKind.HF
+        return reference.backend or ("transformers" if is_hf else "direct")
+
+    @property
+    def assume(self) -> dict[str, str]:
+        """What the stage assumes of its own training's checkpoints; of other models nothing."""
+        return {} if self.record.is_reference else self.stage.assume
 
 
 def _next_action_complete(
@@ -106,7 +124,9 @@ def _next_action_complete(
         inspection=inspection,
         stage=stage,
         requirements=requirements,
-        settings=requirements.resolve_settings(stage_facts),
+        settings=_resolve_reference_settings(record, inspection, config)
+        if record.is_reference
+        else requirements.resolve_settings(stage_facts),
         first_checkpoint="" if stage_facts is None else stage_facts.checkpoint,
         content=CheckpointContent(fingerprint, mtimes, inspection.newest_mtime, inspection.run_name, comparison.notes)
         if fingerprint
@@ -128,6 +148,13 @@ def _next_action_complete(
     return [*_pin_actions(case), submit]
 
 
+def _resolve_reference_settings(record: EvaluationRecord, inspection: Inspection, config: Config) -> StageSettings:
+    """A reference's own tokenizer and length, whatever the stage has."""
+    reference = config.find_reference(record.source)
+    seq_len = None if reference is None else reference.seq_len
+    return StageSettings(tokenizer=inspection.tokenizer, seq_len=seq_len or inspection.seq_len, checkpoint=record.checkpoint)
+
+
 def _suites_are_usable(case: _CompleteCheckpoint) -> Action | Skip | None:
     if case.requirements.is_usable:
         return None
@@ -140,6 +167,10 @@ def _settings_are_known(case: _CompleteCheckpoint) -> Action | Skip | None:
         ("seq_len", case.settings.seq_len, ReasonKind.SETTINGS),
         ("tokenizer", case.settings.tokenizer, ReasonKind.TOKENIZER),
     ):
+        if not value and case.record.is_reference:
+            where = f"{case.record.checkpoint} has no {name}"
+            hint = "put the tokenizer's files beside the model" if name == "tokenizer" else f"set {name} of the reference"
+            return wait_or_skip(case.record, f"{where}; {hint}", kind=kind, content=case.content, needs_attention=True)
         if not value:
             first, stage = case.first_checkpoint, case.stage.name
             why = f"unknown: {first} does not name it" if first else f"unknown until {stage} has a checkpoint"
@@ -150,8 +181,8 @@ def _settings_are_known(case: _CompleteCheckpoint) -> Action | Skip | None:
 
 def _architecture_is_implemented(case: _CompleteCheckpoint) -> Action | Skip | None:
     # Other backends compute the model with their own code.
-    keys = case.inspection.unimplemented if case.stage.backend == "direct" else ()
-    problem = describe_unassumed_keys(keys, case.stage.assume, f"stages.{case.stage.name}.assume")
+    keys = case.inspection.unimplemented if case.backend == "direct" else ()
+    problem = describe_unassumed_keys(keys, case.assume, f"stages.{case.stage.name}.assume")
     if not problem:
         return None
     return wait_or_skip(case.record, problem, kind=ReasonKind.SETTINGS, content=case.content, needs_attention=True)
@@ -255,13 +286,13 @@ def _build_scoring_request(case: _CompleteCheckpoint) -> ScoringRequest:
         ),
         suites=case.missing_suites,
         tokenizer=str(case.settings.tokenizer),
-        use_fast=stage.use_fast,
+        use_fast=record.is_reference or stage.use_fast,
         seq_len=int(case.settings.seq_len or 0),
         results=str(stage.root),
         eval_data=str(config.eval_data),
         python=config.python,
-        assume=stage.assume,
-        backend=stage.backend,
+        assume=case.assume,
+        backend=case.backend,
         command=stage.command,
         status=str(config.paths.status_json),
     )
@@ -274,6 +305,7 @@ def _pin_actions(case: _CompleteCheckpoint) -> list[Action | Skip]:
         return []
     if record.pin is not None and record.pin.fingerprint != fingerprint:
         return [UnpinCheckpoint(key=record.key, folder=record.pin.folder, reason="the checkpoint was rewritten")]
-    if case.config.pin and record.pin is None:
+    # Training rotates its own checkpoints, and no other model.
+    if case.config.pin and record.pin is None and not record.is_reference:
         return [PinCheckpoint(key=record.key, checkpoint=record.checkpoint, fingerprint=fingerprint)]
     return []

@@ -47,6 +47,8 @@ MAX_UNSCHEDULED_SHOWN = 200
 """Unscheduled steps of one stage that are listed; the others are counted."""
 
 
+_CREATION_REASONS = {"schedule": "in the schedule", "reference": "a reference of the config"}
+
 MAX_REQUEST_ACTIONS = 5000
 """Actions after which a round answers no further request."""
 
@@ -165,7 +167,7 @@ def _next_actions(
 def _make_created_events(
     evaluations: list[ScheduledEvaluation], config: Config, journal_state: JournalState
 ) -> list[JournalEvent]:
-    """Create evaluations of the config's schedules and bridges.
+    """Create evaluations of the config's schedules, references and bridges.
 
     The stage's own steps come first: they get the plain name step_N.
     """
@@ -184,7 +186,7 @@ def _make_created_events(
                 origin=evaluation.origin,
                 checkpoint=evaluation.checkpoint,
                 final=evaluation.final,
-                reason="in the schedule" if evaluation.origin == "schedule" else f"bridge from {evaluation.source}",
+                reason=_CREATION_REASONS.get(evaluation.origin, f"bridge from {evaluation.source}"),
             )
         )
         taken_keys.add(f"{evaluation.stage}/{name}")

@@ -1,4 +1,4 @@
-"""The evaluations of schedules and bridges, and their directory names. Pure.
+"""The evaluations of schedules, references and bridges, and their directory names. Pure.
 
 An evaluation is (stage of the suites, source stage, step). Its directory is ``step_<STEP>``; so is a bridge's,
 unless the stage's own schedule could produce that step: then ``step_<STEP>_from_<source>``. A directory,
@@ -12,9 +12,9 @@ import msgspec
 
 from suites.checkpoint.layout import guess_step
 from suites.contract.averages import AverageStep
-from suites.contract.paths import format_step_directory
+from suites.contract.paths import format_reference_directory, format_step_directory
 from watcher.averages.schedule import is_average_of
-from watcher.config.settings import FINAL_STEP, Bridge, Config, Stage
+from watcher.config.settings import FINAL_STEP, REFERENCE_PREFIX, Bridge, Config, Stage
 from watcher.core.evaluation import EvaluationRecord
 from watcher.core.snapshot import StageFolder
 from watcher.journal.replay import JournalState
@@ -43,7 +43,7 @@ class ScheduledEvaluation(msgspec.Struct, frozen=True, kw_only=True):
 def scheduled_evaluations(
     config: Config, stage_folders: Mapping[str, StageFolder]
 ) -> tuple[list[ScheduledEvaluation], dict[str, str]]:
-    """All evaluations of schedules and bridges, and reasons for unknown bridges.
+    """All evaluations of schedules, references and bridges, and reasons for unknown bridges.
 
     Listed steps are wanted before they exist. Those of ``every`` and ``final`` are wanted once they exist: training may
     end before them.
@@ -54,6 +54,13 @@ def scheduled_evaluations(
         stage_folder = stage_folders.get(stage.name)
         evaluations += [
             _make_scheduled_evaluation(stage, stage_folder, step) for step in list_scheduled_steps(stage, stage_folder)
+        ]
+        evaluations += [
+            ScheduledEvaluation(
+                stage=stage.name, source=reference.source, step=0, origin="reference", checkpoint=reference.checkpoint
+            )
+            for reference in config.references.values()
+            if reference.covers(stage)
         ]
         if stage.bridge is None or not stage.bridge.enabled:
             continue
@@ -196,6 +203,8 @@ def choose_directory(evaluation: ScheduledEvaluation, stage: Stage, taken: Conta
     """The directory of a new evaluation: a given or free name."""
     if name is not None:
         return name
+    if evaluation.origin == "reference":
+        return format_reference_directory(evaluation.source.removeprefix(REFERENCE_PREFIX))
     plain_name = format_step_directory(evaluation.step, average=evaluation.average_name)
     is_stage_checkpoint = evaluation.source == evaluation.stage
     # A name, once given, never changes: a bridge leaves step_N free if the schedule can produce it.

@@ -6,7 +6,7 @@ from suites.contract.stage_summary import StageRequest
 from watcher.config.settings import Config
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
 from watcher.journal.replay import JournalState
-from watcher.reconcile.baselines import group_by_stage, is_stage_checkpoint, make_evaluation_ref
+from watcher.reconcile.baselines import group_by_stage, is_stage_checkpoint, list_references, make_evaluation_ref
 
 
 def build_stage_requests(config: Config, journal_state: JournalState) -> dict[str, StageRequest]:
@@ -32,6 +32,9 @@ def build_stage_requests(config: Config, journal_state: JournalState) -> dict[st
             evaluations=tuple(make_evaluation_ref(record, stage) for record in scored[stage.name]),
             noise_within=stage.noise_within,
             earlier_ends=ends[stage.name],
+            references=list_references(
+                config, stage, (record for record in by_stage[stage.name] if record.state is EvaluationState.SCORED)
+            ),
             stage_count=max(stage_count, 1),
         )
         for stage in stages

@@ -22,7 +22,12 @@ from suites.contract.resolved_tokenizer import ResolvedTokenizer, TokenizerReadi
 from suites.contract.scoring_request import ScoringRequest, compute_tier_digests, read_scoring_request
 from suites.contract.tier_files import TIER_SECTIONS
 from suites.definitions.data_cache import META_FILE, locate_hub_entries
-from suites.definitions.tokenizer_files import compute_files_digest, store_tokenizer
+from suites.definitions.tokenizer_files import (
+    compute_files_digest,
+    parse_tokenizer_identifier,
+    read_tokenizer_files,
+    store_tokenizer,
+)
 from watcher.core.evaluation import PREFILL_DIRECTORY
 from watcher.simulate.cluster import SimulatedJob, SimulatedRun
 
@@ -159,7 +164,8 @@ def is_prefill(request: ScoringRequest) -> bool:
 
 def cache_tokenizer(identifier: str, data: DataPaths, *, use_fast: bool = True) -> None:
     """Store a reading of a tokenizer as prefill does."""
-    files = {"tokenizer.json": b"{}"}
+    folder = parse_tokenizer_identifier(identifier).folder
+    files = read_tokenizer_files(folder) if folder.is_dir() else {"tokenizer.json": b"{}"}
     reading = TokenizerReading(
         files=str(compute_files_digest(files)),
         way="tokenizer.json",

@@ -21,6 +21,11 @@ def relocate_config(root: Path, config: Config) -> Config:
             bridge=bridge,
             backend="direct",
         )
+    # Real models are neither read nor fetched: the simulation writes small ones.
+    references = {
+        name: msgspec.structs.replace(reference, checkpoint=str(root / "references" / name / "1"), hub_model=None)
+        for name, reference in config.references.items()
+    }
     return msgspec.structs.replace(
         config,
         scratch=root,
@@ -32,6 +37,7 @@ def relocate_config(root: Path, config: Config) -> Config:
         prefill={**config.prefill, "auto": True},
         report=ReportSettings(page=False, compare=False),  # their child processes would be real
         mirror=None if config.mirror is None else root / "mirror",
+        references=references,
         stages=stages,
         runs={},
         run_problems={},

@@ -87,6 +87,11 @@ class SimulatedTraining:
         """(stage, step) -> how many saves began."""
         self.complete_folders: set[str] = set()
         """Checkpoint folders that are complete now."""
+        for reference in config.references.values():
+            folder = Path(reference.checkpoint)
+            write_first_half(folder, 1, 1, None, start_time)
+            write_second_half(folder, 1, start_time)
+            self.complete_folders.add(str(folder))
         self._plan_saves(rng, start_time, duration_seconds)
 
     def _plan_saves(self, rng: random.Random, start_time: float, duration_seconds: float) -> None:

@@ -67,7 +67,8 @@ def compute_latencies(records: Iterable[EvaluationRecord]) -> dict[str, dict[str
 
     p50 and p95 are seconds, by nearest rank; n is the count. A latency without measurements is left out. A negative difference
     (two clocks) counts as zero. An evaluation that is scored again contributes only the latencies of its job;
-    one that a person requested later than its checkpoint was complete does not count from there.
+    one that a person requested later than its checkpoint was complete does not count from there, and no
+    reference does.
     """
     durations: dict[str, list[float]] = {}
     for record in records:
@@ -77,7 +78,7 @@ def compute_latencies(records: Iterable[EvaluationRecord]) -> dict[str, dict[str
                 continue
             if (
                 begin == "complete"
-                and record.origin == "request"
+                and record.origin in {"request", "reference"}
                 and record.times.get(begin, math.inf) < _get_creation_time(record)
             ):
                 continue

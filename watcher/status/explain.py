@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from suites.common.formatting import format_count, format_duration, format_local_time, strip_control_characters
 from suites.contract.paths import format_step_directory
-from watcher.config.settings import Config, Stage
+from watcher.config.settings import REFERENCE_PREFIX, Config, Stage
 from watcher.core.evaluation import EvaluationRecord, EvaluationState
 from watcher.status.table import hang_lines, wrap_lines
 
@@ -27,7 +27,10 @@ NEXT_STEP_TEXTS = {
     EvaluationState.LOST: "The watcher does not score it again by itself. Restore the files or run `{retry} --force`.",
 }
 
-_ORIGIN_TEXTS = {"schedule": "is in the schedule", "bridge": "is the stage's bridge"}
+_ORIGIN_TEXTS = {
+    "schedule": "is in the schedule",
+    "bridge": "is the stage's bridge",
+}
 
 MAX_CHANGES_SHOWN = 12
 """Newest changes that are shown without being asked for more."""
@@ -122,6 +125,8 @@ def list_evaluation_facts(
 
 def _describe_evaluation(record: EvaluationRecord) -> str:
     source = "" if record.source == record.stage else f", a checkpoint of {record.source}"
+    if record.is_reference:
+        return f"{record.key} is {record.source}, a reference of the config; its model is {record.checkpoint}."
     origin = _ORIGIN_TEXTS.get(record.origin, "was requested")
     if record.average:
         members = ", ".join(f"{member.step} ({member.weight:.3g})" for member in record.average)
@@ -206,6 +211,8 @@ def explain_unknown_step(
 
     ``skips`` maps a folder or evaluation to the reason in status.json. ``is_requested``: a request for it is pending.
     """
+    if source is not None and source.startswith(REFERENCE_PREFIX):
+        return f"The watcher does not know {source} on the suites of {stage.name}. References are in the config: `references:`."
     source_stage = config.stages.get(source or stage.name, stage)
     folder = source_stage.get_checkpoint_folder(step)
     sentences = [

@@ -146,9 +146,12 @@ def _build_cells(stage: str, row: JsonObject, now: float) -> dict[str, str]:
     scores = row.get("scores") or {}
     source = "" if row["source"] == stage else row["source"]
     # A name that follows from step and source would only repeat two columns.
+    is_reference = row["origin"] == "reference"
     default_names = {format_step_directory(row["step"]), format_step_directory(row["step"], row["source"])}
+    if is_reference:
+        default_names = {row["directory"]}
     cells = {
-        "step": str(row["step"]),
+        "step": "-" if is_reference else str(row["step"]),
         "from": source if row["directory"] in default_names else f"{source} {row['directory']}",
         "state": row["state"],
         "for": format_duration(now - row["since"]),

@@ -44,6 +44,7 @@ class ClozeItem(msgspec.Struct, frozen=True, kw_only=True):
     chars: list[int]
     chars_with_space: list[int]
     bytes: list[int]
+    text_key: str | None = None
 
 
 def make_item(index, context, choices, gold, *, subject=None, uncond=True):

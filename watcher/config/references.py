@@ -1,0 +1,72 @@
+"""Resolves ``references`` in watcher.yaml: models that every stage is compared with."""
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from suites.common.yaml_reader import YamlDocument, YamlPath, suggest_name
+from suites.contract.paths import DataPaths
+from watcher.config import file_schema
+from watcher.config.settings import Reference
+from watcher.config.stage_entries import resolve_path
+
+HUB_PREFIX = "hub:"
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+_HUB_MODEL = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?", re.ASCII)
+
+REFERENCE_BACKENDS = ("direct", "transformers")
+
+_TOKEN_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+
+
+def resolve_references(
+    document: YamlDocument,
+    sections: dict[str, file_schema.ReferenceSection | str],
+    *,
+    base: Path,
+    eval_data: Path,
+    stage_names: Collection[str],
+) -> dict[str, Reference]:
+    """The entries of ``references``, with absolute folders; those of the hub in the data cache.
+
+    ``stage_names``: keys of ``stages``. UserError.
+    """
+    references = {}
+    for name, given in sections.items():
+        location: YamlPath = ("references", name)
+        section = file_schema.ReferenceSection(checkpoint=given) if isinstance(given, str) else given
+        if not _NAME.fullmatch(name):
+            hint = "use letters, digits, _ . and -, beginning with none of the last two"
+            raise document.make_error("not a valid name of a reference", location, hint)
+        stages = (section.stages,) if isinstance(section.stages, str) else section.stages or ()
+        for stage in stages:
+            if stage not in stage_names:
+                raise document.make_error(f"no stage {stage!r}", (*location, "stages"), suggest_name(stage, stage_names))
+        is_hub = section.checkpoint.startswith(HUB_PREFIX)
+        model = section.checkpoint.removeprefix(HUB_PREFIX)
+        if is_hub and not _HUB_MODEL.fullmatch(model):
+            raise document.make_error(f"{model!r} names no model of the hub", location, "write hub:OWNER/NAME@REVISION")
+        references[name] = Reference(
+            name=name,
+            checkpoint=str(DataPaths(eval_data).model(model) if is_hub else resolve_path(base, section.checkpoint)),
+            hub_model=model if is_hub else None,
+            stages=tuple(stages),
+            tokens=_parse_tokens(document, section.tokens, (*location, "tokens")),
+            seq_len=section.seq_len,
+            backend=None
+            if section.backend is None
+            else document.require_choice(location, "backend", section.backend, REFERENCE_BACKENDS),
+        )
+    return references
+
+
+def _parse_tokens(document: YamlDocument, value: float | str | None, location: YamlPath) -> int | None:
+    """Tokens from a number, or a text such as ``1.5T``."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d{1,2})?) ?([KMBT]?)", str(value), re.ASCII | re.IGNORECASE)
+    if match is None:
+        raise document.make_error(f"{value!r} is no number of tokens", location, "write 11T or 600B")
+    return round(float(match[1]) * _TOKEN_UNITS[match[2].upper()])
