@@ -49,9 +49,9 @@ def scoring_cli() -> None:
 @suite_option
 @click.option("--results", type=click.Path(path_type=Path), help="Folder for the results of all stages.")
 @eval_data_option
-@click.option("--tokenizer", help="Folder or Hub id of the tokenizer; default: the one in the checkpoint's config.yaml.")
+@click.option("--tokenizer", help="Folder or Hub id of the tokenizer; default: the checkpoint's own.")
 @slow_tokenizer_option
-@click.option("--seq-len", type=click.IntRange(min=1), help="Sequence length; default: the one in the checkpoint's config.yaml.")
+@click.option("--seq-len", type=click.IntRange(min=1), help="Sequence length; default: the checkpoint's own.")
 @click.option("--stage", help="Folder under --results; default: the name of the checkpoint's parent folder.")
 @click.option("--name", help="Folder of this evaluation; default: step_<STEP>.")
 @click.option("--device", help="cpu, cuda or cuda:N; default: cuda where there is one.")

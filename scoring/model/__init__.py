@@ -1,4 +1,4 @@
-"""Nanotron shards as a torch model.
+"""Shards as a torch model.
 
 To add an architecture: `suites/checkpoint/architecture.py`, then `decoder.py`.
 """

@@ -1,1 +1,1 @@
-"""A Nanotron checkpoint on disk, without tensors: layout, headers, completeness, fingerprint."""
+"""A checkpoint on disk, without tensors: layout, headers, completeness, fingerprint."""

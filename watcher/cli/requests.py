@@ -136,7 +136,7 @@ def load_stage(config: Path | None, stage: str) -> tuple[Config, Stage]:
 def _resolve_checkpoint(checkpoint: Path, steps: tuple[int, ...], layout: CheckpointLayout) -> tuple[Path, tuple[int, ...]]:
     folder = checkpoint.expanduser().absolute()
     if not folder.is_dir():
-        hint = "give --checkpoint the folder of one step, which holds its config.yaml"
+        hint = "give --checkpoint the folder of one step, which holds its config.yaml or config.json"
         raise UserError("no such folder", location=folder, hint=hint)
     if os.fsencode(folder).decode(errors="replace") != str(folder):
         hint = "give a symbolic link to it with a UTF-8 path"

@@ -27,7 +27,7 @@ _OWN_FOLDER = "watcher_try"
     "--suite", "suites", multiple=True, help=f"Name or file of a suite. Repeatable. Default: {', '.join(_DEFAULT_SUITES)}."
 )
 @click.option("--quick", is_flag=True, help="256 items a task and 200,000 tokens a slice.")
-@click.option("--tokenizer", metavar="PATH_OR_ID", help="Default: the one in the checkpoint's config.yaml.")
+@click.option("--tokenizer", metavar="PATH_OR_ID", help="Default: the checkpoint's own.")
 @click.option("--python", metavar="PATH", help="Interpreter with torch. Default: this one.")
 @click.option("--device", help="cpu, cuda or cuda:N. Default: cuda where there is one.")
 @click.option("--results", type=click.Path(path_type=Path), default=_OWN_FOLDER, show_default=True, help="Folder of the scores.")
@@ -71,7 +71,9 @@ def try_checkpoint(
     environ = copy_environment()
     folder = checkpoint.expanduser().absolute()
     if not folder.is_dir():
-        raise UserError("no such folder", location=folder, hint="give the folder of one step, which holds its config.yaml")
+        raise UserError(
+            "no such folder", location=folder, hint="give the folder of one step, which holds its config.yaml or config.json"
+        )
     if not by_job and (account or partition):
         raise UserError("need --slurm", location="--account, --partition", hint="add it, or leave them out")
     chosen = [name_quick_suite(suite) if quick else suite for suite in suites or _DEFAULT_SUITES]
